@@ -1,0 +1,160 @@
+//! Typed ids. All are made outside the domain and passed in.
+//!
+//! A reservation's id carries its org's id, so that every route finds and authorises it without a look-up.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use uuid::Uuid;
+
+/// A text that is not an id of the kind asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} ids look like \"{prefix}_…\"; this is not one")]
+pub struct IdError {
+    pub kind: &'static str,
+    pub prefix: &'static str,
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal, $kind:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub Uuid);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(out, concat!($prefix, "_{}"), self.0.simple())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<$name, IdError> {
+                text.strip_prefix(concat!($prefix, "_"))
+                    .filter(|rest| rest.len() == 32)
+                    .and_then(|rest| Uuid::try_parse(rest).ok())
+                    .map($name)
+                    .ok_or(IdError { kind: $kind, prefix: $prefix })
+            }
+        }
+
+        text_id!($name, $prefix);
+    };
+}
+
+macro_rules! text_id {
+    ($name:ident, $prefix:literal) => {
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$name, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                text.parse().map_err(D::Error::custom)
+            }
+        }
+
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "pattern": concat!("^", $prefix, "_") })
+            }
+        }
+    };
+}
+
+id!(
+    /// An organisation: the unit that buys and spends.
+    OrgId, "org", "org"
+);
+id!(
+    /// A project of an org.
+    ProjectId, "prj", "project"
+);
+id!(
+    /// One lot of credits.
+    LotId, "lot", "lot"
+);
+id!(
+    /// A catalogue item.
+    BundleId, "bnd", "bundle"
+);
+id!(
+    /// One event of the log.
+    EventId, "evt", "event"
+);
+id!(
+    /// One request on `/v1`.
+    RequestId, "req", "request"
+);
+
+impl OrgId {
+    /// The org that owns the global facts, on shard 0.
+    pub const SYSTEM: OrgId = OrgId(Uuid::nil());
+}
+
+macro_rules! org_scoped_id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal, $kind:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name {
+            pub org: OrgId,
+            pub local: Uuid,
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(out, concat!($prefix, "_{}{}"), self.org.0.simple(), self.local.simple())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<$name, IdError> {
+                let parse = |rest: &str| {
+                    let (org, local) = rest.split_at_checked(32)?;
+                    let local = Uuid::try_parse(local).ok().filter(|_| local.len() == 32)?;
+                    Some($name { org: OrgId(Uuid::try_parse(org).ok()?), local })
+                };
+                text.strip_prefix(concat!($prefix, "_"))
+                    .and_then(parse)
+                    .ok_or(IdError { kind: $kind, prefix: $prefix })
+            }
+        }
+
+        text_id!($name, $prefix);
+    };
+}
+
+org_scoped_id!(
+    /// A hold on an org's balance.
+    ReservationId, "rsv", "reservation"
+);
+org_scoped_id!(
+    /// The public half of a key.
+    KeyId, "key", "key"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reservation_id_names_its_org() {
+        let id = ReservationId { org: OrgId(Uuid::from_u128(7)), local: Uuid::from_u128(9) };
+
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert!(id.to_string()[..40].parse::<ReservationId>().is_err());
+        assert!("rsv_é".parse::<ReservationId>().is_err());
+    }
+}

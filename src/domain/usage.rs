@@ -1,0 +1,75 @@
+//! Usage: the vector of disjoint token classes that one provider call consumed.
+
+use serde::{Deserialize, Serialize};
+
+/// Token counts of one provider call. The classes are disjoint: a token counts in exactly one of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Usage {
+    #[serde(skip_serializing_if = "is_zero")]
+    pub input_tokens: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cache_read_tokens: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cache_write_5m_tokens: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cache_write_1h_tokens: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub output_tokens: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub reasoning_tokens: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub audio_input_tokens: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cached_audio_tokens: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub audio_output_tokens: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub image_tokens: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub video_tokens: u64,
+    /// Counted by the call, not by the token: web searches of a provider's server tool.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub web_searches: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// Where a usage vector came from; each settle records which. Best first.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum UsageSource {
+    /// The provider's final report.
+    Final,
+    /// The last cumulative report of a stream that broke off.
+    Cumulative,
+    /// Counted from the output that was delivered.
+    Counted,
+    /// Nothing is known: the hold's bound.
+    Bound,
+    /// Told by an external gateway.
+    External,
+}
+
+impl Usage {
+    /// All tokens that the provider counts as input, cached ones included.
+    pub fn input_total(&self) -> u64 {
+        self.input_tokens
+            + self.cache_read_tokens
+            + self.cache_write_5m_tokens
+            + self.cache_write_1h_tokens
+            + self.audio_input_tokens
+            + self.cached_audio_tokens
+            + self.image_tokens
+            + self.video_tokens
+    }
+
+    /// All tokens that the provider counts as output, reasoning included.
+    pub fn output_total(&self) -> u64 {
+        self.output_tokens + self.reasoning_tokens + self.audio_output_tokens
+    }
+}

@@ -1,0 +1,5 @@
+//! Tollgate: prepaid AI credits that are never overspent.
+//!
+//! The modules in reading order; each may import those above it (`docs/ARCHITECTURE.md`).
+
+pub mod domain;
