@@ -2,7 +2,11 @@
 //!
 //! Everything here is a pure function of its arguments; time and ids are among them.
 
+pub mod account;
+pub mod alerting;
+pub mod commerce;
 pub mod credits;
+pub mod event;
 pub mod ids;
 pub mod time;
 pub mod usage;

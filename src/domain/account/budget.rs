@@ -1,0 +1,151 @@
+//! Budgets: caps on money per window, on an org, project, key or end user.
+
+use std::collections::HashMap;
+
+use chrono::{Datelike, Duration, NaiveDate, TimeZone};
+use chrono_tz::Tz;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::credits::Credits;
+use crate::domain::event::Purpose;
+use crate::domain::ids::{KeyId, ProjectId};
+use crate::domain::time::Timestamp;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+#[serde(tag = "scope", rename_all = "snake_case")]
+pub enum BudgetScope {
+    Org,
+    Project {
+        #[schema(value_type = String)]
+        project: ProjectId,
+    },
+    Key {
+        #[schema(value_type = String)]
+        key: KeyId,
+    },
+    /// One end user by name, or each of them with a count of its own when absent.
+    EndUser { end_user: Option<String> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BudgetWindow {
+    Day,
+    /// From Monday.
+    Week,
+    Month,
+    Total,
+}
+
+/// What makes two budgets the same one: a changed cap keeps the count.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+pub struct BudgetKey {
+    #[serde(flatten)]
+    pub scope: BudgetScope,
+    pub window: BudgetWindow,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+pub struct Budget {
+    #[serde(flatten)]
+    pub key: BudgetKey,
+    #[schema(value_type = String)]
+    pub cap: Credits,
+}
+
+/// One window's count of one budget.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct CounterKey {
+    /// Whose count it is, where the budget counts each end user apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_user: Option<String>,
+    pub starts_at: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    pub charged: Credits,
+    pub held: Credits,
+}
+
+/// A budget with its counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetState {
+    pub budget: Budget,
+    #[serde(with = "as_pairs")]
+    pub counters: HashMap<CounterKey, Counter>,
+}
+
+impl Budget {
+    /// Whether a hold for this purpose counts here.
+    pub fn covers(&self, purpose: &Purpose) -> bool {
+        match &self.key.scope {
+            BudgetScope::Org => true,
+            BudgetScope::Project { project } => purpose.project == Some(*project),
+            BudgetScope::Key { key } => purpose.key == Some(*key),
+            BudgetScope::EndUser { end_user: Some(name) } => purpose.end_user.as_ref() == Some(name),
+            BudgetScope::EndUser { end_user: None } => purpose.end_user.is_some(),
+        }
+    }
+
+    /// The window in which a hold decided at `at` counts.
+    pub fn counter_key(&self, purpose: &Purpose, at: Timestamp, zone: Tz) -> CounterKey {
+        let end_user = match &self.key.scope {
+            BudgetScope::EndUser { end_user: None } => purpose.end_user.clone(),
+            BudgetScope::EndUser { end_user: Some(_) }
+            | BudgetScope::Org
+            | BudgetScope::Project { .. }
+            | BudgetScope::Key { .. } => None,
+        };
+        CounterKey { end_user, starts_at: self.key.window.start(at, zone) }
+    }
+}
+
+impl BudgetWindow {
+    /// When the window that holds `at` began, in the org's time zone.
+    pub fn start(self, at: Timestamp, zone: Tz) -> Timestamp {
+        let day = at.to_utc().with_timezone(&zone).date_naive();
+        let first = match self {
+            BudgetWindow::Day => day,
+            BudgetWindow::Week => day - Duration::days(i64::from(day.weekday().num_days_from_monday())),
+            BudgetWindow::Month => day.with_day(1).unwrap_or(day),
+            BudgetWindow::Total => return Timestamp(0),
+        };
+        midnight(first, zone)
+    }
+}
+
+/// The first instant of a day; where daylight saving skips midnight, the first that exists.
+fn midnight(day: NaiveDate, zone: Tz) -> Timestamp {
+    (0..24)
+        .filter_map(|hour| day.and_hms_opt(hour, 0, 0))
+        .find_map(|local| zone.from_local_datetime(&local).earliest())
+        .map_or(Timestamp(0), |start| Timestamp(start.timestamp_micros()))
+}
+
+impl BudgetState {
+    pub fn count(&self, key: &CounterKey) -> Counter {
+        self.counters.get(key).copied().unwrap_or_default()
+    }
+
+    /// Windows that are over and hold nothing need no memory.
+    pub fn forget_before(&mut self, starts_at: Timestamp) {
+        if self.counters.len() > 64 {
+            self.counters.retain(|key, counter| key.starts_at >= starts_at || !counter.held.is_zero());
+        }
+    }
+}
+
+/// JSON has no maps with structured keys: snapshots store pairs.
+mod as_pairs {
+    use super::{Counter, CounterKey, HashMap};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(map: &HashMap<CounterKey, Counter>, to: S) -> Result<S::Ok, S::Error> {
+        map.iter().collect::<Vec<_>>().serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<HashMap<CounterKey, Counter>, D::Error> {
+        Ok(Vec::<(CounterKey, Counter)>::deserialize(from)?.into_iter().collect())
+    }
+}

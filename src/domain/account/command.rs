@@ -1,0 +1,86 @@
+//! What can be asked of an account. Imperatives; ids and prices are arguments, made before.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::account::budget::Budget;
+use crate::domain::account::limits::Limits;
+use crate::domain::alerting::AlertRule;
+use crate::domain::commerce::Payment;
+use crate::domain::credits::Credits;
+use crate::domain::event::{Attempt, Dispatcher, ExpiryPolicy, GrantKind, LotTerms, Purpose, Role};
+use crate::domain::ids::{BundleId, KeyId, LotId, ProjectId, ReservationId};
+use crate::domain::time::Timestamp;
+
+/// A command to one org's account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", content = "with")]
+pub enum OrgCommand {
+    OpenOrg { slug: String, time_zone: String, overdraft_limit: Credits },
+    SuspendOrg { reason: String },
+    ResumeOrg,
+    CloseOrg,
+    SetOverdraftLimit { overdraft_limit: Credits },
+    CreateProject { project: ProjectId, name: String },
+    CreateKey { key: KeyId, role: Role, project: Option<ProjectId>, secret_sha256: String },
+    RevokeKey { key: KeyId },
+    Purchase { terms: LotTerms, bundle: BundleId, quantity: u32, payment: Payment },
+    Grant { terms: LotTerms, kind: GrantKind, note: Option<String> },
+    /// `lot` is the id of the lot that a positive adjustment makes.
+    Adjust { credits: Credits, reason: String, lot: LotId },
+    Refund { lot: LotId, credits: Credits, reference: String },
+    Reserve(Reserve),
+    Grow { reservation: ReservationId, credits: Credits, expiry: ExpiryPolicy },
+    Extend { reservation: ReservationId, ttl_seconds: i64 },
+    Release { reservation: ReservationId },
+    Settle(Settle),
+    SetBudgets { budgets: Vec<Budget> },
+    SetLimits { limits: Vec<Limits> },
+    SetAlertRules { rules: Vec<AlertRule> },
+    /// Writes the events that time alone has brought about; changes nothing else.
+    Expire,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reserve {
+    pub reservation: ReservationId,
+    pub credits: Credits,
+    pub ttl_seconds: i64,
+    pub expiry: ExpiryPolicy,
+    pub dispatcher: Dispatcher,
+    pub price_book_version: u64,
+    pub purpose: Purpose,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settle {
+    pub reservation: ReservationId,
+    /// The exact cost: the sum of the attempts', or the credits that an external gateway names.
+    pub cost: Credits,
+    pub price_book_version: u64,
+    pub attempts: Vec<Attempt>,
+    /// The route, arm and model as they turned out; absent fields keep the hold's.
+    pub purpose: Option<Purpose>,
+    /// Why the usage can't be trusted: the hold's bound is charged and an operator is told.
+    pub quarantine: Option<String>,
+}
+
+/// Longest life of a hold: a week. A hold without end is a leak.
+pub const TTL_SECONDS_MAX: i64 = 7 * 24 * 3600;
+
+/// Where one reservation stands, for whoever asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReservationStatus {
+    Held,
+    Settled,
+    Released,
+    Expired,
+}
+
+/// Parameters of a hold that is open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldTerms {
+    pub expires_at: Timestamp,
+    pub expiry: ExpiryPolicy,
+    pub dispatcher: Dispatcher,
+}

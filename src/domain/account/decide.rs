@@ -1,0 +1,564 @@
+//! Decisions: guards in a documented order, one a line; the success comes last. Nothing here changes anything.
+
+use crate::domain::account::budget::{BudgetScope, BudgetState};
+use crate::domain::account::command::{OrgCommand, Reserve, ReservationStatus, Settle, TTL_SECONDS_MAX};
+use crate::domain::account::lot::Lot;
+use crate::domain::account::refusal::Refusal;
+use crate::domain::account::{Account, Ended, Hold, OrgStatus};
+use crate::domain::alerting::{AlertRule, AlertSubject};
+use crate::domain::credits::Credits;
+use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, LotBurn, LotShare, LotTerms, Purpose};
+use crate::domain::ids::{LotId, ReservationId};
+use crate::domain::time::Timestamp;
+
+type Decision = Result<Vec<Event>, Refusal>;
+
+pub(super) fn decide(account: &Account, command: OrgCommand, now: Timestamp) -> Decision {
+    match command {
+        OrgCommand::OpenOrg { slug, time_zone, overdraft_limit } => {
+            open_org(account, slug, time_zone, overdraft_limit)
+        }
+        OrgCommand::SuspendOrg { reason } => {
+            exists(account)?;
+            not_closed(account)?;
+            match account.status {
+                OrgStatus::Suspended { .. } => Ok(vec![]),
+                OrgStatus::Unknown | OrgStatus::Active | OrgStatus::Closed => {
+                    Ok(vec![Event::OrgSuspended { reason }])
+                }
+            }
+        }
+        OrgCommand::ResumeOrg => {
+            exists(account)?;
+            not_closed(account)?;
+            Ok(match account.status {
+                OrgStatus::Suspended { .. } => vec![Event::OrgResumed {}],
+                OrgStatus::Unknown | OrgStatus::Active | OrgStatus::Closed => vec![],
+            })
+        }
+        OrgCommand::CloseOrg => close_org(account),
+        OrgCommand::SetOverdraftLimit { overdraft_limit } => {
+            exists(account)?;
+            not_closed(account)?;
+            not_negative(overdraft_limit)?;
+            Ok(vec![Event::OverdraftLimitSet { overdraft_limit }])
+        }
+        OrgCommand::CreateProject { project, name } => {
+            exists(account)?;
+            not_closed(account)?;
+            require(!account.projects.values().any(|taken| *taken == name), || Refusal::ProjectExists)?;
+            Ok(vec![Event::ProjectCreated { project, name }])
+        }
+        OrgCommand::CreateKey { key, role, project, secret_sha256 } => {
+            exists(account)?;
+            not_closed(account)?;
+            known_project(account, project)?;
+            require(!account.keys.contains_key(&key), || Refusal::KeyExists)?;
+            Ok(vec![Event::KeyCreated { key, role, project, secret_sha256 }])
+        }
+        OrgCommand::RevokeKey { key } => {
+            let known = account.keys.get(&key).ok_or(Refusal::UnknownKey)?;
+            Ok(if known.revoked { vec![] } else { vec![Event::KeyRevoked { key }] })
+        }
+        OrgCommand::Purchase { terms, bundle, quantity, payment } => {
+            new_lot(account, &terms, now)?;
+            let repaid = account.totals.debt.min(terms.credits);
+            Ok(vec![Event::CreditsPurchased { terms, bundle, quantity, payment, repaid }])
+        }
+        OrgCommand::Grant { terms, kind, note } => {
+            new_lot(account, &terms, now)?;
+            let repaid = account.totals.debt.min(terms.credits);
+            Ok(vec![Event::CreditsGranted { terms, kind, note, repaid }])
+        }
+        OrgCommand::Adjust { credits, reason, lot } => adjust(account, credits, reason, lot, now),
+        OrgCommand::Refund { lot, credits, reference } => refund(account, lot, credits, reference),
+        OrgCommand::Reserve(reserve) => decide_reserve(account, reserve, now),
+        OrgCommand::Grow { reservation, credits, expiry } => grow(account, reservation, credits, expiry),
+        OrgCommand::Extend { reservation, ttl_seconds } => extend(account, reservation, ttl_seconds, now),
+        OrgCommand::Release { reservation } => release(account, reservation),
+        OrgCommand::Settle(command) => settle(account, command),
+        OrgCommand::SetBudgets { budgets } => {
+            exists(account)?;
+            not_closed(account)?;
+            for (index, budget) in budgets.iter().enumerate() {
+                not_negative(budget.cap)?;
+                require(budgets[..index].iter().all(|other| other.key != budget.key), || {
+                    Refusal::DuplicateBudget
+                })?;
+                if let BudgetScope::Project { project } = &budget.key.scope {
+                    known_project(account, Some(*project))?;
+                }
+            }
+            Ok(vec![Event::BudgetsSet { budgets }])
+        }
+        OrgCommand::SetLimits { limits } => {
+            exists(account)?;
+            not_closed(account)?;
+            Ok(vec![Event::LimitsSet { limits }])
+        }
+        OrgCommand::SetAlertRules { rules } => {
+            exists(account)?;
+            not_closed(account)?;
+            Ok(vec![Event::AlertRulesSet { rules }])
+        }
+        OrgCommand::Expire => Ok(vec![]),
+    }
+}
+
+/// The next end that time alone has brought about: lots and holds whose time is over.
+pub(super) fn next_due(account: &Account, now: Timestamp) -> Option<Event> {
+    let lot_due = |lot: &&Lot| lot.is_due(now) && lot.free().is_positive();
+    if let Some(lot) = account.live_lots().find(lot_due) {
+        let credits = lot.free();
+        let burn = lot.burn(credits);
+        return Some(Event::CreditsExpired {
+            lot: lot.id,
+            credits,
+            revenue_minor: burn.revenue_minor,
+            currency: burn.currency,
+        });
+    }
+    let (at, reservation) = account.due.first()?;
+    let hold = account.holds.get(reservation).filter(|_| *at <= now)?;
+    let charged = match hold.terms.expiry {
+        ExpiryPolicy::Release => Credits::ZERO,
+        ExpiryPolicy::ChargeInput { credits } => credits.min(hold.credits),
+        ExpiryPolicy::ChargeBound => hold.credits,
+    };
+    Some(Event::ReservationExpired {
+        reservation: *reservation,
+        charged,
+        released: hold.credits.saturating_sub(charged),
+        burned: burn_hold(account, hold, charged),
+        purpose: hold.purpose.clone(),
+    })
+}
+
+/// The alerts whose threshold lies crossed and that are armed.
+pub(super) fn alerts(account: &Account) -> Vec<Event> {
+    let crossed = account.alert_rules.iter().flat_map(|rule| crossings(account, rule));
+    let armed = crossed.filter(|(subject, ..)| !account.raised.contains(subject));
+    armed.map(|(subject, threshold, value)| Event::AlertRaised { subject, threshold, value }).collect()
+}
+
+/// Every crossing of a rule as things stand: (subject, threshold, value).
+pub(super) fn crossings(account: &Account, rule: &AlertRule) -> Vec<(AlertSubject, Credits, Credits)> {
+    let subject = || AlertSubject { rule: rule.clone(), budget: None, window: None };
+    let unspent = unspent(account);
+    match rule {
+        AlertRule::BalanceBelow { credits } if unspent <= *credits => vec![(subject(), *credits, unspent)],
+        AlertRule::BalanceBelow { .. } => vec![],
+        AlertRule::PercentOfLastPurchase { percent } => {
+            let threshold = percent_of(account.last_purchase, *percent);
+            let crossed = account.last_purchase.is_positive() && unspent <= threshold;
+            if crossed { vec![(subject(), threshold, unspent)] } else { vec![] }
+        }
+        AlertRule::BudgetPercent { percent } => {
+            account.budgets.iter().flat_map(|state| budget_crossings(state, rule, *percent)).collect()
+        }
+    }
+}
+
+fn budget_crossings(
+    state: &BudgetState,
+    rule: &AlertRule,
+    percent: u8,
+) -> impl Iterator<Item = (AlertSubject, Credits, Credits)> {
+    let threshold = percent_of(state.budget.cap, percent);
+    let crossed = state.counters.iter().filter(move |(_, count)| {
+        count.charged >= threshold && count.charged.is_positive()
+    });
+    crossed.map(move |(window, count)| {
+        let subject = AlertSubject {
+            rule: rule.clone(),
+            budget: Some(state.budget.key.clone()),
+            window: Some(window.clone()),
+        };
+        (subject, threshold, count.charged)
+    })
+}
+
+fn percent_of(credits: Credits, percent: u8) -> Credits {
+    credits.mul_div(i64::from(percent), 100).unwrap_or(credits)
+}
+
+/// Unspent and unexpired credits, holds apart.
+fn unspent(account: &Account) -> Credits {
+    let t = &account.totals;
+    t.granted.saturating_sub(t.consumed).saturating_sub(t.expired).saturating_sub(t.refunded)
+}
+
+fn open_org(account: &Account, slug: String, time_zone: String, overdraft_limit: Credits) -> Decision {
+    require(account.status == OrgStatus::Unknown, || Refusal::OrgExists)?;
+    require(time_zone.parse::<chrono_tz::Tz>().is_ok(), || Refusal::UnknownTimeZone(time_zone.clone()))?;
+    not_negative(overdraft_limit)?;
+    Ok(vec![Event::OrgOpened { slug, time_zone, overdraft_limit }])
+}
+
+fn close_org(account: &Account) -> Decision {
+    exists(account)?;
+    if account.status == OrgStatus::Closed {
+        return Ok(vec![]);
+    }
+    let open = account.holds.len();
+    require(open == 0, || Refusal::OpenReservations { open })?;
+    let mut events: Vec<Event> = account
+        .live_lots()
+        .map(|lot| {
+            let burn = lot.burn(lot.free());
+            Event::CreditsExpired {
+                lot: lot.id,
+                credits: lot.free(),
+                revenue_minor: burn.revenue_minor,
+                currency: burn.currency,
+            }
+        })
+        .collect();
+    let open_keys = account.keys.iter().filter(|(_, key)| !key.revoked);
+    events.extend(open_keys.map(|(key, _)| Event::KeyRevoked { key: *key }));
+    events.push(Event::OrgClosed {});
+    Ok(events)
+}
+
+fn new_lot(account: &Account, terms: &LotTerms, now: Timestamp) -> Result<(), Refusal> {
+    exists(account)?;
+    not_closed(account)?;
+    amount(terms.credits)?;
+    require(terms.expires_at.is_none_or(|at| at > now), || Refusal::ExpiryInPast)?;
+    require(!account.lots.contains_key(&terms.lot), || Refusal::LotExists)
+}
+
+fn adjust(account: &Account, credits: Credits, reason: String, lot: LotId, now: Timestamp) -> Decision {
+    exists(account)?;
+    not_closed(account)?;
+    require(!credits.is_zero(), || Refusal::AmountZero)?;
+    amount(credits.abs())?;
+    if credits.is_positive() {
+        let terms = LotTerms { lot, credits, priority: 0, expires_at: None };
+        new_lot(account, &terms, now)?;
+        let repaid = account.totals.debt.min(credits);
+        return Ok(vec![Event::CreditsAdjusted { credits, reason, terms: Some(terms), burned: vec![], repaid }]);
+    }
+    let asked = credits.abs();
+    let available = account.balance().available;
+    require(asked <= available, || Refusal::InsufficientCredits { available, asked })?;
+    let burned = burn_free(account, asked, |_| Credits::ZERO);
+    Ok(vec![Event::CreditsAdjusted { credits, reason, terms: None, burned, repaid: Credits::ZERO }])
+}
+
+fn refund(account: &Account, lot: LotId, credits: Credits, reference: String) -> Decision {
+    exists(account)?;
+    amount(credits)?;
+    let lot = account.lots.get(&lot).ok_or(Refusal::UnknownLot)?;
+    let refundable = lot.free().min(account.balance().available.or_zero());
+    require(credits <= refundable, || Refusal::NotRefundable { refundable, asked: credits })?;
+    Ok(vec![Event::CreditsRefunded {
+        lot: lot.id,
+        credits,
+        reference,
+        refund_minor: lot.refund_minor(credits),
+        currency: lot.currency.clone(),
+    }])
+}
+
+/// Guards: org, amount, ttl, known id, project, request limit, balance, then every budget on the path.
+fn decide_reserve(account: &Account, command: Reserve, now: Timestamp) -> Decision {
+    may_spend(account)?;
+    amount(command.credits)?;
+    ttl(command.ttl_seconds)?;
+    let known = account.holds.contains_key(&command.reservation)
+        || account.ended.contains_key(&command.reservation);
+    require(!known, || Refusal::ReservationExists)?;
+    known_project(account, command.purpose.project)?;
+    within_request_limit(account, &command.purpose, command.credits)?;
+    affordable(account, command.credits)?;
+    within_budgets(account, &command.purpose, command.credits, now)?;
+    Ok(vec![Event::CreditsReserved {
+        reservation: command.reservation,
+        credits: command.credits,
+        expires_at: now.plus_seconds(command.ttl_seconds),
+        expiry: command.expiry,
+        dispatcher: command.dispatcher,
+        price_book_version: command.price_book_version,
+        purpose: command.purpose,
+        pins: pin(account, command.credits),
+    }])
+}
+
+/// Decided like a hold for the difference, in the first one's windows.
+fn grow(account: &Account, reservation: ReservationId, credits: Credits, expiry: ExpiryPolicy) -> Decision {
+    may_spend(account)?;
+    amount(credits)?;
+    let hold = open_hold(account, reservation)?;
+    affordable(account, credits)?;
+    within_budgets(account, &hold.purpose, credits, hold.reserved_at)?;
+    Ok(vec![Event::ReservationGrown { reservation, credits, expiry, pins: pin(account, credits) }])
+}
+
+fn extend(account: &Account, reservation: ReservationId, ttl_seconds: i64, now: Timestamp) -> Decision {
+    ttl(ttl_seconds)?;
+    let hold = open_hold(account, reservation)?;
+    let expires_at = now.plus_seconds(ttl_seconds);
+    Ok(if expires_at <= hold.terms.expires_at {
+        vec![]
+    } else {
+        vec![Event::ReservationExtended { reservation, expires_at }]
+    })
+}
+
+fn release(account: &Account, reservation: ReservationId) -> Decision {
+    if let Some(ended) = account.ended.get(&reservation)
+        && ended.status == ReservationStatus::Released
+    {
+        return Ok(vec![]);
+    }
+    let hold = open_hold(account, reservation)?;
+    Ok(vec![Event::ReservationReleased { reservation, released: hold.credits }])
+}
+
+fn settle(account: &Account, command: Settle) -> Decision {
+    require(!command.cost.is_negative(), || Refusal::AmountNotPositive)?;
+    require(command.cost <= Credits::COMMAND_MAX, || Refusal::AmountTooLarge { max: Credits::COMMAND_MAX })?;
+    if let Some(ended) = account.ended.get(&command.reservation) {
+        return settle_late(account, ended, command);
+    }
+    let hold = account.holds.get(&command.reservation).ok_or(Refusal::UnknownReservation)?;
+    let cost = if command.quarantine.is_some() { hold.credits } else { command.cost };
+    let charged = capped(cost, hold.credits, hold.terms.dispatcher == Dispatcher::Tollgate);
+    let settled = Event::ReservationSettled {
+        reservation: command.reservation,
+        cost,
+        charged,
+        released: hold.credits.saturating_sub(charged).or_zero(),
+        charged_before: Credits::ZERO,
+        late: false,
+        excess: cost.saturating_sub(charged),
+        price_book_version: command.price_book_version,
+        purpose: command.purpose.clone().unwrap_or_else(|| hold.purpose.clone()),
+        attempts: command.attempts,
+        burned: burn_hold(account, hold, charged),
+        reserved_at: hold.reserved_at,
+    };
+    Ok(with_warnings(settled, command.reservation, hold.credits, cost, charged, command.quarantine))
+}
+
+/// Recorded once, however late: charges the cost less what the end charged, or gives back the difference (I3).
+fn settle_late(account: &Account, ended: &Ended, command: Settle) -> Decision {
+    require(!ended.settled, || Refusal::ReservationEnded { status: ReservationStatus::Settled })?;
+    let cost = if command.quarantine.is_some() { ended.held } else { command.cost };
+    let charged = capped(cost, ended.held, ended.capped);
+    let burned = if charged >= ended.charged {
+        burn_free(account, charged.saturating_sub(ended.charged), |_| Credits::ZERO)
+    } else {
+        give_back(account, &ended.burned, ended.charged.saturating_sub(charged))
+    };
+    let settled = Event::ReservationSettled {
+        reservation: command.reservation,
+        cost,
+        charged,
+        released: Credits::ZERO,
+        charged_before: ended.charged,
+        late: true,
+        excess: cost.saturating_sub(charged),
+        price_book_version: command.price_book_version,
+        purpose: command.purpose.clone().unwrap_or_else(|| ended.purpose.clone()),
+        attempts: command.attempts,
+        burned,
+        reserved_at: ended.reserved_at,
+    };
+    Ok(with_warnings(settled, command.reservation, ended.held, cost, charged, command.quarantine))
+}
+
+fn with_warnings(
+    settled: Event,
+    reservation: ReservationId,
+    held: Credits,
+    cost: Credits,
+    charged: Credits,
+    quarantine: Option<String>,
+) -> Vec<Event> {
+    let mut events = vec![settled];
+    if cost > charged {
+        events.push(Event::BoundExceeded { reservation, held, cost });
+    }
+    events.extend(quarantine.map(|reason| Event::UsageQuarantined { reservation, reason }));
+    events
+}
+
+fn capped(cost: Credits, held: Credits, is_capped: bool) -> Credits {
+    if is_capped { cost.min(held) } else { cost }
+}
+
+/// Free credits in burn order, as pins; what they lack stands on the overdraft.
+fn pin(account: &Account, credits: Credits) -> Vec<LotShare> {
+    let mut left = credits;
+    let mut pins = Vec::with_capacity(1);
+    for lot in account.live_lots() {
+        let take = lot.free().min(left);
+        if take.is_positive() {
+            pins.push(LotShare { lot: lot.id, credits: take });
+            left = left.saturating_sub(take);
+        }
+        if left.is_zero() {
+            break;
+        }
+    }
+    pins
+}
+
+/// The lots that pay a hold's charge: its pins first, then live lots; the rest is debt.
+fn burn_hold(account: &Account, hold: &Hold, charged: Credits) -> Vec<LotBurn> {
+    let mut left = charged;
+    let mut burned: Vec<LotBurn> = Vec::with_capacity(hold.pins.len());
+    for pinned in &hold.pins {
+        let take = pinned.credits.min(left);
+        let Some(lot) = account.lots.get(&pinned.lot).filter(|_| take.is_positive()) else { continue };
+        match burned.iter_mut().find(|burn| burn.lot == lot.id) {
+            Some(earlier) => *earlier = lot.burn(earlier.credits.saturating_add(take)),
+            None => burned.push(lot.burn(take)),
+        }
+        left = left.saturating_sub(take);
+    }
+    if left.is_zero() {
+        return burned;
+    }
+    let taken = burned;
+    let already = |id: LotId| taken.iter().filter(|b| b.lot == id).map(|b| b.credits).sum::<Credits>();
+    let more = burn_free(account, left, already);
+    merge(account, taken, more)
+}
+
+/// Burns live lots in order. `already` says what the same event burns of a lot from its pins.
+fn burn_free(account: &Account, credits: Credits, already: impl Fn(LotId) -> Credits) -> Vec<LotBurn> {
+    let mut left = credits;
+    let mut burned = Vec::new();
+    for lot in account.live_lots() {
+        let take = lot.free().min(left);
+        if take.is_positive() {
+            burned.push(LotBurn { credits: take, ..lot.burn(already(lot.id).saturating_add(take)) });
+            left = left.saturating_sub(take);
+        }
+        if left.is_zero() {
+            break;
+        }
+    }
+    burned
+}
+
+/// One entry per lot: revenue is rounded once per lot and event.
+fn merge(account: &Account, mut burned: Vec<LotBurn>, more: Vec<LotBurn>) -> Vec<LotBurn> {
+    for extra in more {
+        match burned.iter_mut().find(|burn| burn.lot == extra.lot) {
+            Some(earlier) => {
+                if let Some(lot) = account.lots.get(&extra.lot) {
+                    *earlier = lot.burn(earlier.credits.saturating_add(extra.credits));
+                }
+            }
+            None => burned.push(extra),
+        }
+    }
+    burned
+}
+
+/// Returns credits: debt shrinks first, then the lots that paid get theirs back, the last one first; where a later
+/// lot has repaid what was debt then, the newest lots that paid anything.
+fn give_back(account: &Account, paid: &[LotBurn], credits: Credits) -> Vec<LotBurn> {
+    let mut left = credits.saturating_sub(account.totals.debt.min(credits));
+    let mut returned: Vec<LotBurn> = Vec::new();
+    let payers = paid.iter().rev().map(|burn| (burn.lot, burn.credits));
+    let others = account.lots.values().rev().map(|lot| (lot.id, lot.consumed));
+    for (id, most) in payers.chain(others) {
+        let Some(lot) = account.lots.get(&id) else { continue };
+        let before = returned.iter().find(|burn| burn.lot == id).map_or(Credits::ZERO, |b| b.credits.abs());
+        let take = most.min(lot.consumed).saturating_sub(before).min(left);
+        if take.is_positive() {
+            let burn = lot.burn(Credits::ZERO.saturating_sub(take.saturating_add(before)));
+            returned.retain(|earlier| earlier.lot != id);
+            returned.push(burn);
+            left = left.saturating_sub(take);
+        }
+    }
+    returned
+}
+
+fn open_hold(account: &Account, reservation: ReservationId) -> Result<&Hold, Refusal> {
+    account.holds.get(&reservation).ok_or_else(|| match account.ended.get(&reservation) {
+        Some(ended) => Refusal::ReservationEnded { status: ended.status },
+        None => Refusal::UnknownReservation,
+    })
+}
+
+fn affordable(account: &Account, asked: Credits) -> Result<(), Refusal> {
+    let available = account.balance().available;
+    require(asked <= available, || Refusal::InsufficientCredits { available, asked })
+}
+
+fn within_budgets(account: &Account, purpose: &Purpose, asked: Credits, at: Timestamp) -> Result<(), Refusal> {
+    for state in account.budgets.iter().filter(|state| state.budget.covers(purpose)) {
+        let count = state.count(&state.budget.counter_key(purpose, at, account.time_zone));
+        let used = count.charged.saturating_add(count.held);
+        let available = state.budget.cap.saturating_sub(used).or_zero();
+        require(used.saturating_add(asked) <= state.budget.cap, || Refusal::BudgetExceeded {
+            budget: state.budget.key.clone(),
+            cap: state.budget.cap,
+            available,
+            asked,
+        })?;
+    }
+    Ok(())
+}
+
+fn within_request_limit(account: &Account, purpose: &Purpose, asked: Credits) -> Result<(), Refusal> {
+    let applies = |scope: &BudgetScope| match scope {
+        BudgetScope::Org => true,
+        BudgetScope::Project { project } => purpose.project == Some(*project),
+        BudgetScope::Key { key } => purpose.key == Some(*key),
+        BudgetScope::EndUser { end_user } => {
+            purpose.end_user.is_some() && (end_user.is_none() || *end_user == purpose.end_user)
+        }
+    };
+    let caps = account.limits.iter().filter(|limits| applies(&limits.scope));
+    match caps.filter_map(|limits| limits.credits_per_request).min() {
+        Some(limit) if asked > limit => Err(Refusal::RequestTooLarge { limit, asked }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn may_spend(account: &Account) -> Result<(), Refusal> {
+    match &account.status {
+        OrgStatus::Active => Ok(()),
+        OrgStatus::Unknown => Err(Refusal::UnknownOrg),
+        OrgStatus::Suspended { reason } => Err(Refusal::OrgSuspended { reason: reason.clone() }),
+        OrgStatus::Closed => Err(Refusal::OrgClosed),
+    }
+}
+
+fn exists(account: &Account) -> Result<(), Refusal> {
+    require(account.status != OrgStatus::Unknown, || Refusal::UnknownOrg)
+}
+
+fn not_closed(account: &Account) -> Result<(), Refusal> {
+    require(account.status != OrgStatus::Closed, || Refusal::OrgClosed)
+}
+
+fn known_project(account: &Account, project: Option<crate::domain::ids::ProjectId>) -> Result<(), Refusal> {
+    require(project.is_none_or(|id| account.projects.contains_key(&id)), || Refusal::UnknownProject)
+}
+
+fn amount(credits: Credits) -> Result<(), Refusal> {
+    require(credits.is_positive(), || Refusal::AmountNotPositive)?;
+    require(credits <= Credits::COMMAND_MAX, || Refusal::AmountTooLarge { max: Credits::COMMAND_MAX })
+}
+
+fn not_negative(credits: Credits) -> Result<(), Refusal> {
+    require(!credits.is_negative(), || Refusal::AmountNotPositive)?;
+    require(credits <= Credits::COMMAND_MAX, || Refusal::AmountTooLarge { max: Credits::COMMAND_MAX })
+}
+
+fn ttl(seconds: i64) -> Result<(), Refusal> {
+    require((1..=TTL_SECONDS_MAX).contains(&seconds), || Refusal::TtlOutOfRange { max: TTL_SECONDS_MAX })
+}
+
+fn require(holds: bool, refusal: impl FnOnce() -> Refusal) -> Result<(), Refusal> {
+    if holds { Ok(()) } else { Err(refusal()) }
+}

@@ -1,0 +1,325 @@
+//! The fold: every event changes the account in one way. Total and exhaustive; nothing is decided here.
+
+use crate::domain::account::budget::{BudgetKey, BudgetState, Counter, CounterKey};
+use crate::domain::account::command::{HoldTerms, ReservationStatus};
+use crate::domain::account::lot::Lot;
+use crate::domain::account::{Account, ENDED_KEPT_SECONDS, Ended, Hold, Key, OrgStatus, decide};
+use crate::domain::commerce::Payment;
+use crate::domain::credits::Credits;
+use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, LotBurn, LotShare, LotTerms, Purpose};
+use crate::domain::ids::{LotId, ReservationId};
+use crate::domain::time::Timestamp;
+
+pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
+    match event {
+        Event::OrgOpened { slug, time_zone, overdraft_limit } => {
+            account.slug.clone_from(slug);
+            account.status = OrgStatus::Active;
+            account.time_zone = time_zone.parse().unwrap_or(chrono_tz::Tz::UTC);
+            account.opened_at = at;
+            account.totals.overdraft_limit = *overdraft_limit;
+        }
+        Event::OrgSuspended { reason } => account.status = OrgStatus::Suspended { reason: reason.clone() },
+        Event::OrgResumed {} => account.status = OrgStatus::Active,
+        Event::OrgClosed {} => account.status = OrgStatus::Closed,
+        Event::OverdraftLimitSet { overdraft_limit } => account.totals.overdraft_limit = *overdraft_limit,
+        Event::ProjectCreated { project, name } => {
+            account.projects.insert(*project, name.clone());
+        }
+        Event::KeyCreated { key, role, project, secret_sha256 } => {
+            let made = Key {
+                role: *role,
+                project: *project,
+                secret_sha256: secret_sha256.clone(),
+                revoked: false,
+                created_at: at,
+            };
+            account.keys.insert(*key, made);
+        }
+        Event::KeyRevoked { key } => {
+            if let Some(known) = account.keys.get_mut(key) {
+                known.revoked = true;
+            }
+        }
+        Event::CreditsPurchased { terms, payment, repaid, .. } => {
+            account.last_purchase = terms.credits;
+            open_lot(account, terms, Some(payment), *repaid, at);
+        }
+        Event::CreditsGranted { terms, repaid, .. } => open_lot(account, terms, None, *repaid, at),
+        Event::CreditsAdjusted { credits, terms, burned, repaid, .. } => match terms {
+            Some(terms) => open_lot(account, terms, None, *repaid, at),
+            None => charge(account, credits.abs(), burned),
+        },
+        Event::CreditsRefunded { lot, credits, refund_minor, .. } => {
+            account.totals.refunded = account.totals.refunded.saturating_add(*credits);
+            with_lot(account, *lot, |lot| {
+                lot.refunded = lot.refunded.saturating_add(*credits);
+                lot.refunded_minor += refund_minor;
+            });
+        }
+        Event::CreditsExpired { lot, credits, revenue_minor, .. } => {
+            account.totals.expired = account.totals.expired.saturating_add(*credits);
+            with_lot(account, *lot, |lot| {
+                lot.expired = lot.expired.saturating_add(*credits);
+                lot.recognised_minor += revenue_minor;
+            });
+        }
+        Event::CreditsReserved {
+            reservation,
+            credits,
+            expires_at,
+            expiry,
+            dispatcher,
+            price_book_version,
+            purpose,
+            pins,
+        } => {
+            let terms = HoldTerms { expires_at: *expires_at, expiry: *expiry, dispatcher: *dispatcher };
+            open_hold(account, *reservation, *credits, terms, *price_book_version, purpose, pins, at);
+        }
+        Event::ReservationGrown { reservation, credits, expiry, pins } => {
+            grow_hold(account, *reservation, *credits, *expiry, pins);
+        }
+        Event::ReservationExtended { reservation, expires_at } => {
+            if let Some(hold) = account.holds.get_mut(reservation) {
+                account.due.remove(&(hold.terms.expires_at, *reservation));
+                hold.terms.expires_at = *expires_at;
+                account.due.insert((*expires_at, *reservation));
+            }
+        }
+        Event::ReservationReleased { reservation, .. } => {
+            end_hold(account, *reservation, ReservationStatus::Released, Credits::ZERO, &[], at);
+        }
+        Event::ReservationExpired { reservation, charged, burned, .. } => {
+            end_hold(account, *reservation, ReservationStatus::Expired, *charged, burned, at);
+        }
+        Event::ReservationSettled { reservation, charged, charged_before, late, burned, .. } => {
+            if *late {
+                correct(account, *reservation, charged.saturating_sub(*charged_before), burned);
+            } else {
+                end_hold(account, *reservation, ReservationStatus::Settled, *charged, burned, at);
+            }
+        }
+        Event::BudgetsSet { budgets } => {
+            let mut before = std::mem::take(&mut account.budgets);
+            let keep = |key: &BudgetKey| before.iter().position(|state| state.budget.key == *key);
+            let kept: Vec<Option<usize>> = budgets.iter().map(|budget| keep(&budget.key)).collect();
+            account.budgets = budgets
+                .iter()
+                .zip(kept)
+                .map(|(budget, kept)| BudgetState {
+                    budget: budget.clone(),
+                    counters: kept
+                        .and_then(|index| before.get_mut(index))
+                        .map(|state| std::mem::take(&mut state.counters))
+                        .unwrap_or_default(),
+                })
+                .collect();
+        }
+        Event::LimitsSet { limits } => account.limits.clone_from(limits),
+        Event::AlertRulesSet { rules } => {
+            account.alert_rules.clone_from(rules);
+            account.raised.retain(|subject| rules.contains(&subject.rule));
+        }
+        Event::AlertRaised { subject, .. } => {
+            account.raised.insert(subject.clone());
+        }
+        Event::BoundExceeded { .. } | Event::UsageQuarantined { .. } => {}
+        // The system org's own; an account holds none.
+        Event::BundleDefined { .. }
+        //PP         | Event::PricesPublished { .. }
+        | Event::Claimed { .. }
+        | Event::ClaimFulfilled { .. }
+        | Event::ClaimFreed { .. } => {}
+    }
+    rearm(account);
+}
+
+/// Recovery re-arms: what is no longer crossed may be raised again.
+fn rearm(account: &mut Account) {
+    if account.raised.is_empty() {
+        return;
+    }
+    let crossed: Vec<_> =
+        account.alert_rules.iter().flat_map(|rule| decide::crossings(account, rule)).map(|c| c.0).collect();
+    account.raised.retain(|subject| crossed.contains(subject));
+}
+
+fn open_lot(account: &mut Account, terms: &LotTerms, payment: Option<&Payment>, repaid: Credits, at: Timestamp) {
+    let mut lot = Lot {
+        id: terms.lot,
+        granted: terms.credits,
+        consumed: Credits::ZERO,
+        expired: Credits::ZERO,
+        refunded: Credits::ZERO,
+        pinned: Credits::ZERO,
+        priority: terms.priority,
+        expires_at: terms.expires_at,
+        created_at: at,
+        paid_minor: payment.map_or(0, |payment| payment.net_minor),
+        currency: payment.map(|payment| payment.currency.clone()),
+        recognised_minor: 0,
+        refunded_minor: 0,
+    };
+    // Debt was consumed already; the lot only takes over who paid it.
+    lot.recognised_minor = lot.burn(repaid).revenue_minor;
+    lot.consumed = repaid;
+    account.totals.debt = account.totals.debt.saturating_sub(repaid);
+    account.totals.granted = account.totals.granted.saturating_add(terms.credits);
+    account.lots.insert(lot.id, lot);
+    list(account, terms.lot);
+}
+
+#[allow(clippy::too_many_arguments, reason = "the fields of one event, taken apart by the match")]
+fn open_hold(
+    account: &mut Account,
+    reservation: ReservationId,
+    credits: Credits,
+    terms: HoldTerms,
+    price_book_version: u64,
+    purpose: &Purpose,
+    pins: &[LotShare],
+    at: Timestamp,
+) {
+    account.totals.held = account.totals.held.saturating_add(credits);
+    pin(account, pins);
+    let zone = account.time_zone;
+    let mut counted_in = Vec::new();
+    for state in account.budgets.iter_mut().filter(|state| state.budget.covers(purpose)) {
+        let key = state.budget.counter_key(purpose, at, zone);
+        state.forget_before(key.starts_at);
+        let counter = state.counters.entry(key.clone()).or_default();
+        counter.held = counter.held.saturating_add(credits);
+        counted_in.push((state.budget.key.clone(), key));
+    }
+    account.due.insert((terms.expires_at, reservation));
+    let hold = Hold {
+        credits,
+        terms,
+        pins: pins.to_vec(),
+        purpose: purpose.clone(),
+        price_book_version,
+        reserved_at: at,
+        counted_in,
+    };
+    account.holds.insert(reservation, hold);
+}
+
+fn grow_hold(
+    account: &mut Account,
+    reservation: ReservationId,
+    credits: Credits,
+    expiry: ExpiryPolicy,
+    pins: &[LotShare],
+) {
+    let Some(mut hold) = account.holds.remove(&reservation) else { return };
+    account.totals.held = account.totals.held.saturating_add(credits);
+    pin(account, pins);
+    hold.credits = hold.credits.saturating_add(credits);
+    hold.terms.expiry = expiry;
+    hold.pins.extend_from_slice(pins);
+    count(account, &hold.counted_in, |counter| counter.held = counter.held.saturating_add(credits));
+    account.holds.insert(reservation, hold);
+}
+
+fn end_hold(
+    account: &mut Account,
+    reservation: ReservationId,
+    status: ReservationStatus,
+    charged: Credits,
+    burned: &[LotBurn],
+    at: Timestamp,
+) {
+    let Some(hold) = account.holds.remove(&reservation) else { return };
+    account.due.remove(&(hold.terms.expires_at, reservation));
+    account.totals.held = account.totals.held.saturating_sub(hold.credits);
+    for pinned in &hold.pins {
+        with_lot(account, pinned.lot, |lot| lot.pinned = lot.pinned.saturating_sub(pinned.credits));
+    }
+    charge(account, charged, burned);
+    count(account, &hold.counted_in, |counter| {
+        counter.held = counter.held.saturating_sub(hold.credits);
+        counter.charged = counter.charged.saturating_add(charged);
+    });
+    let ended = Ended {
+        status,
+        held: hold.credits,
+        charged,
+        burned: burned.to_vec(),
+        capped: hold.terms.dispatcher == Dispatcher::Tollgate,
+        purpose: hold.purpose,
+        price_book_version: hold.price_book_version,
+        reserved_at: hold.reserved_at,
+        settled: status == ReservationStatus::Settled,
+        counted_in: hold.counted_in,
+    };
+    account.ended.insert(reservation, ended);
+    account.ended_order.push_back((at, reservation));
+    let horizon = at.plus_seconds(-ENDED_KEPT_SECONDS);
+    while account.ended_order.front().is_some_and(|(ended_at, _)| *ended_at < horizon) {
+        if let Some((_, old)) = account.ended_order.pop_front() {
+            account.ended.remove(&old);
+        }
+    }
+}
+
+/// A late settle: `delta` more, or less when negative.
+fn correct(account: &mut Account, reservation: ReservationId, delta: Credits, burned: &[LotBurn]) {
+    charge(account, delta, burned);
+    let Some(ended) = account.ended.get_mut(&reservation) else { return };
+    ended.charged = ended.charged.saturating_add(delta);
+    ended.burned.extend_from_slice(burned);
+    ended.settled = true;
+    ended.status = ReservationStatus::Settled;
+    let counted_in = std::mem::take(&mut ended.counted_in);
+    count(account, &counted_in, |counter| counter.charged = counter.charged.saturating_add(delta));
+}
+
+/// Counts as consumed; what the lots did not pay is debt.
+fn charge(account: &mut Account, credits: Credits, burned: &[LotBurn]) {
+    account.totals.consumed = account.totals.consumed.saturating_add(credits);
+    let by_lots: Credits = burned.iter().map(|burn| burn.credits).sum();
+    account.totals.debt = account.totals.debt.saturating_add(credits).saturating_sub(by_lots);
+    for burn in burned {
+        with_lot(account, burn.lot, |lot| {
+            lot.consumed = lot.consumed.saturating_add(burn.credits);
+            lot.recognised_minor += burn.revenue_minor;
+        });
+    }
+}
+
+fn pin(account: &mut Account, pins: &[LotShare]) {
+    for share in pins {
+        with_lot(account, share.lot, |lot| lot.pinned = lot.pinned.saturating_add(share.credits));
+    }
+}
+
+fn count(account: &mut Account, windows: &[(BudgetKey, CounterKey)], change: impl Fn(&mut Counter)) {
+    for (budget, window) in windows {
+        if let Some(state) = account.budgets.iter_mut().find(|state| state.budget.key == *budget) {
+            change(state.counters.entry(window.clone()).or_default());
+        }
+    }
+}
+
+/// Changes a lot and keeps the burn order to lots that have credits left.
+fn with_lot(account: &mut Account, id: LotId, change: impl FnOnce(&mut Lot)) {
+    let Some(lot) = account.lots.get_mut(&id) else { return };
+    let was_live = lot.remaining().is_positive();
+    change(lot);
+    let is_live = lot.remaining().is_positive();
+    match (was_live, is_live) {
+        (true, false) => account.burn_order.retain(|listed| *listed != id),
+        (false, true) => list(account, id),
+        (true, true) | (false, false) => {}
+    }
+}
+
+fn list(account: &mut Account, id: LotId) {
+    let Some(lot) = account.lots.get(&id).filter(|lot| lot.remaining().is_positive()) else { return };
+    let key = lot.burn_key();
+    let place = account.burn_order.partition_point(|other| {
+        account.lots.get(other).is_some_and(|other| other.burn_key() < key)
+    });
+    account.burn_order.insert(place, id);
+}

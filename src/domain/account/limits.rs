@@ -1,0 +1,21 @@
+//! Limits: caps on rate, concurrency and the size of one request. The edge enforces them; they are facts of the org.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::account::budget::BudgetScope;
+use crate::domain::credits::Credits;
+
+/// The limits of one scope. Absent means none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+pub struct Limits {
+    #[serde(flatten)]
+    pub scope: BudgetScope,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_per_minute: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrent_requests: Option<u32>,
+    /// The largest hold that one request may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub credits_per_request: Option<Credits>,
+}

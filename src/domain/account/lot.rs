@@ -1,0 +1,98 @@
+//! A lot: credits from one purchase or grant, with what was paid for them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::credits::Credits;
+use crate::domain::event::LotBurn;
+use crate::domain::ids::LotId;
+use crate::domain::time::Timestamp;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lot {
+    pub id: LotId,
+    pub granted: Credits,
+    pub consumed: Credits,
+    pub expired: Credits,
+    pub refunded: Credits,
+    /// Credits that open holds keep from expiring and from being refunded.
+    pub pinned: Credits,
+    pub priority: i16,
+    pub expires_at: Option<Timestamp>,
+    pub created_at: Timestamp,
+    /// Net amount paid in minor units; 0 for what was granted free.
+    pub paid_minor: i64,
+    pub currency: Option<String>,
+    /// Revenue recognised so far, in minor units.
+    pub recognised_minor: i64,
+    /// Money given back, in minor units.
+    pub refunded_minor: i64,
+}
+
+/// Sorts as lots burn: priority, earliest expiry, promotional before paid, lowest cost basis, oldest, id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct BurnKey {
+    priority: i16,
+    expires_at: Timestamp,
+    paid: bool,
+    /// Minor units per million credits: whole numbers, so that the order is exact.
+    basis: i128,
+    created_at: Timestamp,
+    id: LotId,
+}
+
+impl Lot {
+    pub fn remaining(&self) -> Credits {
+        self.granted.saturating_sub(self.consumed).saturating_sub(self.expired).saturating_sub(self.refunded)
+    }
+
+    /// What no hold pins.
+    pub fn free(&self) -> Credits {
+        self.remaining().saturating_sub(self.pinned)
+    }
+
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+
+    pub(super) fn burn_key(&self) -> BurnKey {
+        let basis = i128::from(self.paid_minor)
+            .saturating_mul(1_000_000_000_000_000)
+            .checked_div(i128::from(self.granted.nanos()))
+            .unwrap_or(0);
+        BurnKey {
+            priority: self.priority,
+            expires_at: self.expires_at.unwrap_or(Timestamp(i64::MAX)),
+            paid: self.paid_minor > 0,
+            basis,
+            created_at: self.created_at,
+            id: self.id,
+        }
+    }
+
+    /// Revenue due once `gone` credits of the lot are burned or expired: round(paid × gone ÷ granted).
+    fn revenue_at(&self, gone: Credits) -> i64 {
+        let granted = i128::from(self.granted.nanos());
+        if granted == 0 {
+            return 0;
+        }
+        let doubled = 2 * i128::from(self.paid_minor) * i128::from(gone.nanos()) + granted;
+        i64::try_from(doubled.div_euclid(2 * granted)).unwrap_or(i64::MAX)
+    }
+
+    /// What burning `credits` more (or fewer, when negative) recognises, as the event will carry it.
+    pub fn burn(&self, credits: Credits) -> LotBurn {
+        let gone = self.consumed.saturating_add(self.expired).saturating_add(credits);
+        LotBurn {
+            lot: self.id,
+            credits,
+            revenue_minor: self.revenue_at(gone).saturating_sub(self.recognised_minor),
+            currency: self.currency.clone(),
+        }
+    }
+
+    /// The share of the price that a refund of `credits` gives back.
+    pub fn refund_minor(&self, credits: Credits) -> i64 {
+        let gone = self.refunded.saturating_add(credits);
+        self.revenue_at(gone).saturating_sub(self.refunded_minor)
+    }
+}

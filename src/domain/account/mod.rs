@@ -1,0 +1,244 @@
+//! The account: the fold of one org's events, and the pure decisions on it.
+//!
+//! [`Account::handle`] is the one way in: it decides a command, evolves the account by what was decided, and says
+//! which alerts that crossed. Lots burn by priority, earliest expiry, promotional before paid, lowest cost basis,
+//! oldest, id. A hold pins lots in that order; pinned credits neither expire nor are refunded.
+
+pub mod budget;
+pub mod command;
+mod decide;
+mod evolve;
+pub mod limits;
+pub mod lot;
+pub mod refusal;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+
+use chrono_tz::Tz;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::account::budget::{BudgetKey, BudgetState, CounterKey};
+use crate::domain::account::command::{HoldTerms, OrgCommand, ReservationStatus};
+use crate::domain::account::limits::Limits;
+use crate::domain::account::lot::Lot;
+use crate::domain::account::refusal::Refusal;
+use crate::domain::alerting::{AlertRule, AlertSubject};
+use crate::domain::credits::Credits;
+use crate::domain::event::{Balance, Event, LotBurn, LotShare, Purpose, Role};
+use crate::domain::ids::{KeyId, LotId, OrgId, ProjectId, ReservationId};
+use crate::domain::time::Timestamp;
+
+/// How long an ended reservation stays in memory, by log time; older ones come from the projection.
+pub const ENDED_KEPT_SECONDS: i64 = 3600;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    pub org: OrgId,
+    /// Number of events folded; the next event has this plus one.
+    pub version: i64,
+    pub slug: String,
+    pub status: OrgStatus,
+    pub time_zone: Tz,
+    pub opened_at: Timestamp,
+    pub lots: BTreeMap<LotId, Lot>,
+    /// Lots with credits left, in the order in which they burn.
+    burn_order: Vec<LotId>,
+    pub holds: HashMap<ReservationId, Hold>,
+    /// Open holds by the time at which they end by themselves.
+    due: BTreeSet<(Timestamp, ReservationId)>,
+    pub ended: HashMap<ReservationId, Ended>,
+    ended_order: VecDeque<(Timestamp, ReservationId)>,
+    totals: Totals,
+    pub budgets: Vec<BudgetState>,
+    pub limits: Vec<Limits>,
+    pub alert_rules: Vec<AlertRule>,
+    /// Alerts raised and not yet re-armed.
+    raised: HashSet<AlertSubject>,
+    /// The size of the last purchase, which percent rules refer to.
+    last_purchase: Credits,
+    pub projects: BTreeMap<ProjectId, String>,
+    pub keys: BTreeMap<KeyId, Key>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum OrgStatus {
+    /// No event yet.
+    Unknown,
+    Active,
+    Suspended { reason: String },
+    Closed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    pub role: Role,
+    pub project: Option<ProjectId>,
+    pub secret_sha256: String,
+    pub revoked: bool,
+    pub created_at: Timestamp,
+}
+
+/// An open reservation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    pub credits: Credits,
+    pub terms: HoldTerms,
+    pub pins: Vec<LotShare>,
+    pub purpose: Purpose,
+    pub price_book_version: u64,
+    pub reserved_at: Timestamp,
+    /// The budget windows in which it counts.
+    counted_in: Vec<(BudgetKey, CounterKey)>,
+}
+
+/// A reservation that has ended, kept for late settles and repeats.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    pub status: ReservationStatus,
+    pub held: Credits,
+    pub charged: Credits,
+    pub burned: Vec<LotBurn>,
+    pub capped: bool,
+    pub purpose: Purpose,
+    pub price_book_version: u64,
+    pub reserved_at: Timestamp,
+    /// True once a settle was recorded, however late.
+    pub settled: bool,
+    counted_in: Vec<(BudgetKey, CounterKey)>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Totals {
+    granted: Credits,
+    held: Credits,
+    consumed: Credits,
+    expired: Credits,
+    refunded: Credits,
+    debt: Credits,
+    overdraft_limit: Credits,
+}
+
+/// One event with the balance after it.
+pub type Step = (Event, Balance);
+
+impl Account {
+    /// An org of which nothing is known yet.
+    pub fn new(org: OrgId) -> Account {
+        Account {
+            org,
+            version: 0,
+            slug: String::new(),
+            status: OrgStatus::Unknown,
+            time_zone: Tz::UTC,
+            opened_at: Timestamp(0),
+            lots: BTreeMap::new(),
+            burn_order: Vec::new(),
+            holds: HashMap::new(),
+            due: BTreeSet::new(),
+            ended: HashMap::new(),
+            ended_order: VecDeque::new(),
+            totals: Totals::default(),
+            budgets: Vec::new(),
+            limits: Vec::new(),
+            alert_rules: Vec::new(),
+            raised: HashSet::new(),
+            last_purchase: Credits::ZERO,
+            projects: BTreeMap::new(),
+            keys: BTreeMap::new(),
+        }
+    }
+
+    /// Decides a command and evolves by it. On a refusal the account is as before.
+    ///
+    /// Time-driven ends that are due must have been taken first with [`Account::expire_due`].
+    pub fn handle(&mut self, command: OrgCommand, now: Timestamp) -> Result<Vec<Step>, Refusal> {
+        let decided = decide::decide(self, command, now)?;
+        let mut steps = Vec::with_capacity(decided.len());
+        for event in decided {
+            steps.push(self.step(event, now));
+        }
+        self.raise_alerts(now, &mut steps);
+        Ok(steps)
+    }
+
+    /// The ends that time alone has brought about until `now` (I11), evolved and ready to be appended.
+    pub fn expire_due(&mut self, now: Timestamp) -> Vec<Step> {
+        let mut steps = Vec::new();
+        while let Some(event) = decide::next_due(self, now) {
+            steps.push(self.step(event, now));
+        }
+        if !steps.is_empty() {
+            self.raise_alerts(now, &mut steps);
+        }
+        steps
+    }
+
+    /// Whether [`Account::expire_due`] has something to say.
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        decide::next_due(self, now).is_some()
+    }
+
+    /// Folds one event. Total: what the log holds is true.
+    pub fn evolve(&mut self, event: &Event, at: Timestamp) {
+        evolve::evolve(self, event, at);
+        self.version += 1;
+        debug_assert!(self.lots_add_up(), "I8 broken by {event:?}");
+    }
+
+    /// Granted + overdraft limit = available + held + consumed + expired + refunded (I1).
+    pub fn balance(&self) -> Balance {
+        let t = &self.totals;
+        let spent = t.held.saturating_add(t.consumed).saturating_add(t.expired).saturating_add(t.refunded);
+        Balance {
+            available: t.granted.saturating_add(t.overdraft_limit).saturating_sub(spent),
+            held: t.held,
+            granted: t.granted,
+            consumed: t.consumed,
+            expired: t.expired,
+            refunded: t.refunded,
+            debt: t.debt,
+            overdraft_limit: t.overdraft_limit,
+        }
+    }
+
+    /// The balance as it counts at `now`, with the ends that are due but not yet written.
+    pub fn as_of(&self, now: Timestamp) -> std::borrow::Cow<'_, Account> {
+        if !self.is_due(now) {
+            return std::borrow::Cow::Borrowed(self);
+        }
+        let mut later = self.clone();
+        later.expire_due(now);
+        std::borrow::Cow::Owned(later)
+    }
+
+    /// Lots with credits left, in burn order.
+    pub fn live_lots(&self) -> impl Iterator<Item = &Lot> {
+        self.burn_order.iter().filter_map(|id| self.lots.get(id))
+    }
+
+    /// When something will happen by itself next.
+    pub fn next_due_at(&self) -> Option<Timestamp> {
+        let hold = self.due.first().map(|(at, _)| *at);
+        let lot = self.live_lots().filter(|lot| lot.free().is_positive()).filter_map(|lot| lot.expires_at).min();
+        [hold, lot].into_iter().flatten().min()
+    }
+
+    fn step(&mut self, event: Event, at: Timestamp) -> Step {
+        self.evolve(&event, at);
+        (event, self.balance())
+    }
+
+    fn raise_alerts(&mut self, now: Timestamp, steps: &mut Vec<Step>) {
+        for event in decide::alerts(self) {
+            steps.push(self.step(event, now));
+        }
+    }
+
+    /// Per lot: granted = consumed + expired + refunded + remaining, and pins fit (I8).
+    fn lots_add_up(&self) -> bool {
+        self.lots.values().all(|lot| {
+            !lot.remaining().is_negative() && !lot.pinned.is_negative() && lot.pinned <= lot.remaining()
+        })
+    }
+}

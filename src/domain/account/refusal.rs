@@ -1,0 +1,67 @@
+//! The business "no", as a value with a name and its numbers.
+
+use crate::domain::account::budget::BudgetKey;
+use crate::domain::account::command::ReservationStatus;
+use crate::domain::credits::Credits;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("this org does not exist")]
+    UnknownOrg,
+    #[error("this org exists already")]
+    OrgExists,
+    #[error("the org is suspended ({reason}); resume it before it spends")]
+    OrgSuspended { reason: String },
+    #[error("the org is closed")]
+    OrgClosed,
+    #[error("{open} reservations are still open; settle or release them before the org is closed")]
+    OpenReservations { open: usize },
+    #[error("the amount must be greater than zero")]
+    AmountNotPositive,
+    #[error("an adjustment of zero changes nothing; name an amount")]
+    AmountZero,
+    #[error("the amount is larger than a single command may name ({max})")]
+    AmountTooLarge { max: Credits },
+    #[error("ttl_seconds must lie between 1 and {max}")]
+    TtlOutOfRange { max: i64 },
+    #[error("the expiry lies in the past")]
+    ExpiryInPast,
+    #[error("{asked} credits were asked for and {available} are available; buy or grant credits, or ask for less")]
+    InsufficientCredits { available: Credits, asked: Credits },
+    #[error("the budget would be exceeded: {asked} credits asked, {available} left in its window")]
+    BudgetExceeded { budget: BudgetKey, cap: Credits, available: Credits, asked: Credits },
+    #[error("one request may hold at most {limit} credits; {asked} were asked for")]
+    RequestTooLarge { limit: Credits, asked: Credits },
+    #[error("there is no such reservation")]
+    UnknownReservation,
+    #[error("a reservation with this id exists already")]
+    ReservationExists,
+    #[error("the reservation has ended: it is {status:?}")]
+    ReservationEnded { status: ReservationStatus },
+    #[error("there is no such lot")]
+    UnknownLot,
+    #[error("a lot with this id exists already")]
+    LotExists,
+    #[error("{refundable} credits of this lot can be refunded; {asked} were asked for")]
+    NotRefundable { refundable: Credits, asked: Credits },
+    #[error("there is no such project")]
+    UnknownProject,
+    #[error("a project of this name exists already")]
+    ProjectExists,
+    #[error("there is no such key")]
+    UnknownKey,
+    #[error("a key with this id exists already")]
+    KeyExists,
+    #[error("two budgets have the same scope and window; keep one")]
+    DuplicateBudget,
+    #[error("\"{0}\" is not an IANA time zone; an example is \"Europe/Berlin\"")]
+    UnknownTimeZone(String),
+    #[error("the name \"{0}\" is taken")]
+    NameTaken(String),
+    #[error("there is no such bundle")]
+    UnknownBundle,
+    #[error("a bundle of this name exists already")]
+    BundleExists,
+    #[error("the idempotency key was used for another command; use a new key")]
+    IdempotencyConflict,
+}

@@ -1,0 +1,44 @@
+//! What is sold and how it was paid: bundles, payments, and the claims that make slugs and payments unique.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::account::command::OrgCommand;
+use crate::domain::credits::Credits;
+use crate::domain::ids::{BundleId, OrgId};
+
+/// A catalogue item. Immutable: another price is another bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Bundle {
+    pub id: BundleId,
+    pub name: String,
+    pub credits: Credits,
+    /// In minor units (cents) of `currency`.
+    pub price_minor: i64,
+    /// ISO 4217.
+    pub currency: String,
+    /// How long its credits live after the purchase; for ever when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validity_days: Option<u32>,
+}
+
+/// What was paid for a lot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Payment {
+    pub method: String,
+    /// The processor's reference; unique over all orgs.
+    pub reference: String,
+    pub currency: String,
+    pub net_minor: i64,
+    pub tax_minor: i64,
+}
+
+/// A name that one command took for itself before it went on in its org (DESIGN §4, global facts).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Claim {
+    /// `slug:acme`, `payment:manual:INV-1`.
+    pub name: String,
+    pub org: OrgId,
+    /// What to do in the org once the name is taken; a worker finishes it after a crash.
+    #[schemars(with = "serde_json::Value")]
+    pub then: Box<OrgCommand>,
+}

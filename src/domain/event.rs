@@ -1,0 +1,307 @@
+//! What happened, in the past tense. Events are kept for ever: every field is there for a later reader.
+//!
+//! `docs/EVENTS.md` says of each kind what it means, who emits it and who reads it. A new kind or version is
+//! only ever added; `schemas/events` holds one schema and one golden file per version.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::account::budget::Budget;
+use crate::domain::account::limits::Limits;
+use crate::domain::alerting::{AlertRule, AlertSubject};
+use crate::domain::commerce::{Bundle, Claim, Payment};
+use crate::domain::credits::Credits;
+use crate::domain::ids::{BundleId, EventId, KeyId, LotId, OrgId, ProjectId, RequestId, ReservationId};
+//PP use crate::domain::pricing::book::Publication;
+use crate::domain::time::Timestamp;
+use crate::domain::usage::{Usage, UsageSource};
+
+/// One event with its place in its org.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recorded {
+    pub org: OrgId,
+    /// Gapless per org, from 1.
+    pub version: i64,
+    pub id: EventId,
+    /// Decision time.
+    pub at: Timestamp,
+    pub payload: Payload,
+}
+
+/// What the log stores as the payload's bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Payload {
+    /// The key that asked for it; absent for Tollgate's own workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<KeyId>,
+    /// The idempotency key that this command bound; on its first event only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<CommandRef>,
+    /// The org's balance after this event; absent on the system org's events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balance: Option<Balance>,
+    pub event: Event,
+}
+
+/// A command's identity: one key, one effect (I4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct CommandRef {
+    pub key: String,
+    /// Hex digest of what was asked; the same key with another fingerprint is a conflict.
+    pub fingerprint: String,
+}
+
+/// An org's money at one moment. `granted + overdraft_limit = available + held + consumed + expired + refunded`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Balance {
+    pub available: Credits,
+    pub held: Credits,
+    pub granted: Credits,
+    pub consumed: Credits,
+    pub expired: Credits,
+    pub refunded: Credits,
+    /// The part of `consumed` that no lot has paid yet.
+    pub debt: Credits,
+    pub overdraft_limit: Credits,
+}
+
+/// Credits that came from, or went back to, one lot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct LotShare {
+    pub lot: LotId,
+    pub credits: Credits,
+}
+
+/// Credits that one lot paid, with the revenue that this recognises.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct LotBurn {
+    pub lot: LotId,
+    /// Negative where a late settle gives back.
+    pub credits: Credits,
+    /// In minor units of the lot's currency; 0 for what was granted free.
+    pub revenue_minor: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub currency: Option<String>,
+}
+
+/// Credits from one purchase or grant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct LotTerms {
+    pub lot: LotId,
+    pub credits: Credits,
+    /// Lower burns first.
+    pub priority: i16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GrantKind {
+    Promotional,
+    Goodwill,
+    Migration,
+}
+
+/// Who and what a hold is for: the dimensions of every later report.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default)]
+pub struct Purpose {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<ProjectId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyId>,
+    /// A pseudonym.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_user: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arm: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+}
+
+/// What a hold that nobody ended charges when its time is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(tag = "policy", rename_all = "snake_case")]
+pub enum ExpiryPolicy {
+    Release,
+    /// The input was sent: charge its bound.
+    ChargeInput { credits: Credits },
+    ChargeBound,
+}
+
+/// Who sends the request that a hold is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Dispatcher {
+    /// The bound is proven: the org never pays more than the hold (I2).
+    Tollgate,
+    /// An external gateway: what it reports is charged, above the hold too.
+    External,
+}
+
+/// How one call to a provider ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptOutcome {
+    Succeeded,
+    /// The provider said no before it did anything that costs.
+    Refused,
+    /// The stream or answer broke off after it began.
+    Broken,
+    /// Nobody knows what the provider did.
+    Unknown,
+    /// The client went away.
+    Cancelled,
+}
+
+/// One call to one provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Attempt {
+    pub provider: String,
+    pub model: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_request_id: Option<String>,
+    pub outcome: AttemptOutcome,
+    pub usage: Usage,
+    pub usage_source: UsageSource,
+    /// What the org is charged for it: usage × price book version, rounded once (I9).
+    pub cost: Credits,
+    /// The provider's list price for it.
+    pub provider_cost: Credits,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<String>,
+    pub started_at: Timestamp,
+    pub ended_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+}
+
+/// Everything that can have happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(tag = "kind", content = "data")]
+pub enum Event {
+    OrgOpened { slug: String, time_zone: String, overdraft_limit: Credits },
+    OrgSuspended { reason: String },
+    OrgResumed {},
+    OrgClosed {},
+    OverdraftLimitSet { overdraft_limit: Credits },
+    ProjectCreated { project: ProjectId, name: String },
+    KeyCreated { key: KeyId, role: Role, project: Option<ProjectId>, secret_sha256: String },
+    KeyRevoked { key: KeyId },
+    CreditsPurchased { terms: LotTerms, bundle: BundleId, quantity: u32, payment: Payment, repaid: Credits },
+    CreditsGranted { terms: LotTerms, kind: GrantKind, note: Option<String>, repaid: Credits },
+    /// A negative one counts as consumed; a positive one is a lot.
+    CreditsAdjusted { credits: Credits, reason: String, terms: Option<LotTerms>, burned: Vec<LotBurn>, repaid: Credits },
+    CreditsRefunded { lot: LotId, credits: Credits, reference: String, refund_minor: i64, currency: Option<String> },
+    CreditsExpired { lot: LotId, credits: Credits, revenue_minor: i64, currency: Option<String> },
+    CreditsReserved {
+        reservation: ReservationId,
+        credits: Credits,
+        expires_at: Timestamp,
+        expiry: ExpiryPolicy,
+        dispatcher: Dispatcher,
+        price_book_version: u64,
+        purpose: Purpose,
+        /// The lots that this hold pins, in burn order; what they lack stands on the overdraft.
+        pins: Vec<LotShare>,
+    },
+    ReservationGrown { reservation: ReservationId, credits: Credits, expiry: ExpiryPolicy, pins: Vec<LotShare> },
+    ReservationExtended { reservation: ReservationId, expires_at: Timestamp },
+    ReservationReleased { reservation: ReservationId, released: Credits },
+    /// `charged` is an estimate by the hold's policy; a late settle corrects it.
+    ReservationExpired { reservation: ReservationId, charged: Credits, released: Credits, burned: Vec<LotBurn>, purpose: Purpose },
+    ReservationSettled {
+        reservation: ReservationId,
+        /// The exact cost, before any cap.
+        cost: Credits,
+        /// What the org pays in all.
+        charged: Credits,
+        released: Credits,
+        /// What an expiry had charged before this late settle.
+        charged_before: Credits,
+        /// True where the reservation had ended before.
+        late: bool,
+        /// What the operator bears: the cost above a hold that Tollgate priced.
+        excess: Credits,
+        price_book_version: u64,
+        purpose: Purpose,
+        attempts: Vec<Attempt>,
+        burned: Vec<LotBurn>,
+        /// The decision time of the hold: the window in which this counts.
+        reserved_at: Timestamp,
+    },
+    BoundExceeded { reservation: ReservationId, held: Credits, cost: Credits },
+    UsageQuarantined { reservation: ReservationId, reason: String },
+    BudgetsSet { budgets: Vec<Budget> },
+    LimitsSet { limits: Vec<Limits> },
+    AlertRulesSet { rules: Vec<AlertRule> },
+    AlertRaised { subject: AlertSubject, threshold: Credits, value: Credits },
+    // The system org's events, on shard 0.
+    BundleDefined { bundle: Bundle },
+    //PP PricesPublished { publication: Publication },
+    Claimed { claim: Claim },
+    ClaimFulfilled { name: String },
+    ClaimFreed { name: String, reason: String },
+}
+
+/// What a key may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    Operator,
+    Finance,
+    OrgAdmin,
+    Gateway,
+    Inference,
+}
+
+impl Event {
+    /// The kind's name, as the log's column stores it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Event::OrgOpened { .. } => "OrgOpened",
+            Event::OrgSuspended { .. } => "OrgSuspended",
+            Event::OrgResumed {} => "OrgResumed",
+            Event::OrgClosed {} => "OrgClosed",
+            Event::OverdraftLimitSet { .. } => "OverdraftLimitSet",
+            Event::ProjectCreated { .. } => "ProjectCreated",
+            Event::KeyCreated { .. } => "KeyCreated",
+            Event::KeyRevoked { .. } => "KeyRevoked",
+            Event::CreditsPurchased { .. } => "CreditsPurchased",
+            Event::CreditsGranted { .. } => "CreditsGranted",
+            Event::CreditsAdjusted { .. } => "CreditsAdjusted",
+            Event::CreditsRefunded { .. } => "CreditsRefunded",
+            Event::CreditsExpired { .. } => "CreditsExpired",
+            Event::CreditsReserved { .. } => "CreditsReserved",
+            Event::ReservationGrown { .. } => "ReservationGrown",
+            Event::ReservationExtended { .. } => "ReservationExtended",
+            Event::ReservationReleased { .. } => "ReservationReleased",
+            Event::ReservationExpired { .. } => "ReservationExpired",
+            Event::ReservationSettled { .. } => "ReservationSettled",
+            Event::BoundExceeded { .. } => "BoundExceeded",
+            Event::UsageQuarantined { .. } => "UsageQuarantined",
+            Event::BudgetsSet { .. } => "BudgetsSet",
+            Event::LimitsSet { .. } => "LimitsSet",
+            Event::AlertRulesSet { .. } => "AlertRulesSet",
+            Event::AlertRaised { .. } => "AlertRaised",
+            Event::BundleDefined { .. } => "BundleDefined",
+            //PP             Event::PricesPublished { .. } => "PricesPublished",
+            Event::Claimed { .. } => "Claimed",
+            Event::ClaimFulfilled { .. } => "ClaimFulfilled",
+            Event::ClaimFreed { .. } => "ClaimFreed",
+        }
+    }
+
+    /// The payload's schema version.
+    pub const fn schema_version(&self) -> i32 {
+        1
+    }
+}
