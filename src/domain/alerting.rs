@@ -6,7 +6,9 @@ use crate::domain::account::budget::{BudgetKey, CounterKey};
 use crate::domain::credits::Credits;
 
 /// When an org wants to hear. Balances are unspent, unexpired credits; holds do not count, so that alerts don't flap.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema,
+)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum AlertRule {
     /// The balance fell to this or below.

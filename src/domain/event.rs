@@ -133,7 +133,9 @@ pub struct Purpose {
 pub enum ExpiryPolicy {
     Release,
     /// The input was sent: charge its bound.
-    ChargeInput { credits: Credits },
+    ChargeInput {
+        credits: Credits,
+    },
     ChargeBound,
 }
 
@@ -188,20 +190,66 @@ pub struct Attempt {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "kind", content = "data")]
 pub enum Event {
-    OrgOpened { slug: String, time_zone: String, overdraft_limit: Credits },
-    OrgSuspended { reason: String },
+    OrgOpened {
+        slug: String,
+        time_zone: String,
+        overdraft_limit: Credits,
+    },
+    OrgSuspended {
+        reason: String,
+    },
     OrgResumed {},
     OrgClosed {},
-    OverdraftLimitSet { overdraft_limit: Credits },
-    ProjectCreated { project: ProjectId, name: String },
-    KeyCreated { key: KeyId, role: Role, project: Option<ProjectId>, secret_sha256: String },
-    KeyRevoked { key: KeyId },
-    CreditsPurchased { terms: LotTerms, bundle: BundleId, quantity: u32, payment: Payment, repaid: Credits },
-    CreditsGranted { terms: LotTerms, kind: GrantKind, note: Option<String>, repaid: Credits },
+    OverdraftLimitSet {
+        overdraft_limit: Credits,
+    },
+    ProjectCreated {
+        project: ProjectId,
+        name: String,
+    },
+    KeyCreated {
+        key: KeyId,
+        role: Role,
+        project: Option<ProjectId>,
+        secret_sha256: String,
+    },
+    KeyRevoked {
+        key: KeyId,
+    },
+    CreditsPurchased {
+        terms: LotTerms,
+        bundle: BundleId,
+        quantity: u32,
+        payment: Payment,
+        repaid: Credits,
+    },
+    CreditsGranted {
+        terms: LotTerms,
+        kind: GrantKind,
+        note: Option<String>,
+        repaid: Credits,
+    },
     /// A negative one counts as consumed; a positive one is a lot.
-    CreditsAdjusted { credits: Credits, reason: String, terms: Option<LotTerms>, burned: Vec<LotBurn>, repaid: Credits },
-    CreditsRefunded { lot: LotId, credits: Credits, reference: String, refund_minor: i64, currency: Option<String> },
-    CreditsExpired { lot: LotId, credits: Credits, revenue_minor: i64, currency: Option<String> },
+    CreditsAdjusted {
+        credits: Credits,
+        reason: String,
+        terms: Option<LotTerms>,
+        burned: Vec<LotBurn>,
+        repaid: Credits,
+    },
+    CreditsRefunded {
+        lot: LotId,
+        credits: Credits,
+        reference: String,
+        refund_minor: i64,
+        currency: Option<String>,
+    },
+    CreditsExpired {
+        lot: LotId,
+        credits: Credits,
+        revenue_minor: i64,
+        currency: Option<String>,
+    },
     CreditsReserved {
         reservation: ReservationId,
         credits: Credits,
@@ -213,11 +261,28 @@ pub enum Event {
         /// The lots that this hold pins, in burn order; what they lack stands on the overdraft.
         pins: Vec<LotShare>,
     },
-    ReservationGrown { reservation: ReservationId, credits: Credits, expiry: ExpiryPolicy, pins: Vec<LotShare> },
-    ReservationExtended { reservation: ReservationId, expires_at: Timestamp },
-    ReservationReleased { reservation: ReservationId, released: Credits },
+    ReservationGrown {
+        reservation: ReservationId,
+        credits: Credits,
+        expiry: ExpiryPolicy,
+        pins: Vec<LotShare>,
+    },
+    ReservationExtended {
+        reservation: ReservationId,
+        expires_at: Timestamp,
+    },
+    ReservationReleased {
+        reservation: ReservationId,
+        released: Credits,
+    },
     /// `charged` is an estimate by the hold's policy; a late settle corrects it.
-    ReservationExpired { reservation: ReservationId, charged: Credits, released: Credits, burned: Vec<LotBurn>, purpose: Purpose },
+    ReservationExpired {
+        reservation: ReservationId,
+        charged: Credits,
+        released: Credits,
+        burned: Vec<LotBurn>,
+        purpose: Purpose,
+    },
     ReservationSettled {
         reservation: ReservationId,
         /// The exact cost, before any cap.
@@ -238,22 +303,50 @@ pub enum Event {
         /// The decision time of the hold: the window in which this counts.
         reserved_at: Timestamp,
     },
-    BoundExceeded { reservation: ReservationId, held: Credits, cost: Credits },
-    UsageQuarantined { reservation: ReservationId, reason: String },
-    BudgetsSet { budgets: Vec<Budget> },
-    LimitsSet { limits: Vec<Limits> },
-    AlertRulesSet { rules: Vec<AlertRule> },
-    AlertRaised { subject: AlertSubject, threshold: Credits, value: Credits },
+    BoundExceeded {
+        reservation: ReservationId,
+        held: Credits,
+        cost: Credits,
+    },
+    UsageQuarantined {
+        reservation: ReservationId,
+        reason: String,
+    },
+    BudgetsSet {
+        budgets: Vec<Budget>,
+    },
+    LimitsSet {
+        limits: Vec<Limits>,
+    },
+    AlertRulesSet {
+        rules: Vec<AlertRule>,
+    },
+    AlertRaised {
+        subject: AlertSubject,
+        threshold: Credits,
+        value: Credits,
+    },
     // The system org's events, on shard 0.
-    BundleDefined { bundle: Bundle },
+    BundleDefined {
+        bundle: Bundle,
+    },
     //PP PricesPublished { publication: Publication },
-    Claimed { claim: Claim },
-    ClaimFulfilled { name: String },
-    ClaimFreed { name: String, reason: String },
+    Claimed {
+        claim: Claim,
+    },
+    ClaimFulfilled {
+        name: String,
+    },
+    ClaimFreed {
+        name: String,
+        reason: String,
+    },
 }
 
 /// What a key may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     Operator,

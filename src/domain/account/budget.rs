@@ -11,7 +11,9 @@ use crate::domain::event::Purpose;
 use crate::domain::ids::{KeyId, ProjectId};
 use crate::domain::time::Timestamp;
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema,
+)]
 #[serde(tag = "scope", rename_all = "snake_case")]
 pub enum BudgetScope {
     Org,
@@ -24,10 +26,14 @@ pub enum BudgetScope {
         key: KeyId,
     },
     /// One end user by name, or each of them with a count of its own when absent.
-    EndUser { end_user: Option<String> },
+    EndUser {
+        end_user: Option<String>,
+    },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum BudgetWindow {
     Day,
@@ -38,7 +44,9 @@ pub enum BudgetWindow {
 }
 
 /// What makes two budgets the same one: a changed cap keeps the count.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema,
+)]
 pub struct BudgetKey {
     #[serde(flatten)]
     pub scope: BudgetScope,

@@ -15,27 +15,77 @@ use crate::domain::time::Timestamp;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", content = "with")]
 pub enum OrgCommand {
-    OpenOrg { slug: String, time_zone: String, overdraft_limit: Credits },
-    SuspendOrg { reason: String },
+    OpenOrg {
+        slug: String,
+        time_zone: String,
+        overdraft_limit: Credits,
+    },
+    SuspendOrg {
+        reason: String,
+    },
     ResumeOrg,
     CloseOrg,
-    SetOverdraftLimit { overdraft_limit: Credits },
-    CreateProject { project: ProjectId, name: String },
-    CreateKey { key: KeyId, role: Role, project: Option<ProjectId>, secret_sha256: String },
-    RevokeKey { key: KeyId },
-    Purchase { terms: LotTerms, bundle: BundleId, quantity: u32, payment: Payment },
-    Grant { terms: LotTerms, kind: GrantKind, note: Option<String> },
+    SetOverdraftLimit {
+        overdraft_limit: Credits,
+    },
+    CreateProject {
+        project: ProjectId,
+        name: String,
+    },
+    CreateKey {
+        key: KeyId,
+        role: Role,
+        project: Option<ProjectId>,
+        secret_sha256: String,
+    },
+    RevokeKey {
+        key: KeyId,
+    },
+    Purchase {
+        terms: LotTerms,
+        bundle: BundleId,
+        quantity: u32,
+        payment: Payment,
+    },
+    Grant {
+        terms: LotTerms,
+        kind: GrantKind,
+        note: Option<String>,
+    },
     /// `lot` is the id of the lot that a positive adjustment makes.
-    Adjust { credits: Credits, reason: String, lot: LotId },
-    Refund { lot: LotId, credits: Credits, reference: String },
+    Adjust {
+        credits: Credits,
+        reason: String,
+        lot: LotId,
+    },
+    Refund {
+        lot: LotId,
+        credits: Credits,
+        reference: String,
+    },
     Reserve(Reserve),
-    Grow { reservation: ReservationId, credits: Credits, expiry: ExpiryPolicy },
-    Extend { reservation: ReservationId, ttl_seconds: i64 },
-    Release { reservation: ReservationId },
+    Grow {
+        reservation: ReservationId,
+        credits: Credits,
+        expiry: ExpiryPolicy,
+    },
+    Extend {
+        reservation: ReservationId,
+        ttl_seconds: i64,
+    },
+    Release {
+        reservation: ReservationId,
+    },
     Settle(Settle),
-    SetBudgets { budgets: Vec<Budget> },
-    SetLimits { limits: Vec<Limits> },
-    SetAlertRules { rules: Vec<AlertRule> },
+    SetBudgets {
+        budgets: Vec<Budget>,
+    },
+    SetLimits {
+        limits: Vec<Limits>,
+    },
+    SetAlertRules {
+        rules: Vec<AlertRule>,
+    },
     /// Writes the events that time alone has brought about; changes nothing else.
     Expire,
 }

@@ -1,7 +1,7 @@
 //! Decisions: guards in a documented order, one a line; the success comes last. Nothing here changes anything.
 
 use crate::domain::account::budget::{BudgetScope, BudgetState};
-use crate::domain::account::command::{OrgCommand, Reserve, ReservationStatus, Settle, TTL_SECONDS_MAX};
+use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, Settle, TTL_SECONDS_MAX};
 use crate::domain::account::lot::Lot;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::account::{Account, Ended, Hold, OrgStatus};
@@ -165,9 +165,10 @@ fn budget_crossings(
     percent: u8,
 ) -> impl Iterator<Item = (AlertSubject, Credits, Credits)> {
     let threshold = percent_of(state.budget.cap, percent);
-    let crossed = state.counters.iter().filter(move |(_, count)| {
-        count.charged >= threshold && count.charged.is_positive()
-    });
+    let crossed = state
+        .counters
+        .iter()
+        .filter(move |(_, count)| count.charged >= threshold && count.charged.is_positive());
     crossed.map(move |(window, count)| {
         let subject = AlertSubject {
             rule: rule.clone(),
@@ -237,7 +238,13 @@ fn adjust(account: &Account, credits: Credits, reason: String, lot: LotId, now: 
         let terms = LotTerms { lot, credits, priority: 0, expires_at: None };
         new_lot(account, &terms, now)?;
         let repaid = account.totals.debt.min(credits);
-        return Ok(vec![Event::CreditsAdjusted { credits, reason, terms: Some(terms), burned: vec![], repaid }]);
+        return Ok(vec![Event::CreditsAdjusted {
+            credits,
+            reason,
+            terms: Some(terms),
+            burned: vec![],
+            repaid,
+        }]);
     }
     let asked = credits.abs();
     let available = account.balance().available;
@@ -266,8 +273,8 @@ fn decide_reserve(account: &Account, command: Reserve, now: Timestamp) -> Decisi
     may_spend(account)?;
     amount(command.credits)?;
     ttl(command.ttl_seconds)?;
-    let known = account.holds.contains_key(&command.reservation)
-        || account.ended.contains_key(&command.reservation);
+    let known =
+        account.holds.contains_key(&command.reservation) || account.ended.contains_key(&command.reservation);
     require(!known, || Refusal::ReservationExists)?;
     known_project(account, command.purpose.project)?;
     within_request_limit(account, &command.purpose, command.credits)?;
@@ -493,7 +500,12 @@ fn affordable(account: &Account, asked: Credits) -> Result<(), Refusal> {
     require(asked <= available, || Refusal::InsufficientCredits { available, asked })
 }
 
-fn within_budgets(account: &Account, purpose: &Purpose, asked: Credits, at: Timestamp) -> Result<(), Refusal> {
+fn within_budgets(
+    account: &Account,
+    purpose: &Purpose,
+    asked: Credits,
+    at: Timestamp,
+) -> Result<(), Refusal> {
     for state in account.budgets.iter().filter(|state| state.budget.covers(purpose)) {
         let count = state.count(&state.budget.counter_key(purpose, at, account.time_zone));
         let used = count.charged.saturating_add(count.held);

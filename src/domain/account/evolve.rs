@@ -145,7 +145,13 @@ fn rearm(account: &mut Account) {
     account.raised.retain(|subject| crossed.contains(subject));
 }
 
-fn open_lot(account: &mut Account, terms: &LotTerms, payment: Option<&Payment>, repaid: Credits, at: Timestamp) {
+fn open_lot(
+    account: &mut Account,
+    terms: &LotTerms,
+    payment: Option<&Payment>,
+    repaid: Credits,
+    at: Timestamp,
+) {
     let mut lot = Lot {
         id: terms.lot,
         granted: terms.credits,
@@ -318,8 +324,8 @@ fn with_lot(account: &mut Account, id: LotId, change: impl FnOnce(&mut Lot)) {
 fn list(account: &mut Account, id: LotId) {
     let Some(lot) = account.lots.get(&id).filter(|lot| lot.remaining().is_positive()) else { return };
     let key = lot.burn_key();
-    let place = account.burn_order.partition_point(|other| {
-        account.lots.get(other).is_some_and(|other| other.burn_key() < key)
-    });
+    let place = account
+        .burn_order
+        .partition_point(|other| account.lots.get(other).is_some_and(|other| other.burn_key() < key));
     account.burn_order.insert(place, id);
 }

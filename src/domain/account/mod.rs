@@ -66,7 +66,9 @@ pub enum OrgStatus {
     /// No event yet.
     Unknown,
     Active,
-    Suspended { reason: String },
+    Suspended {
+        reason: String,
+    },
     Closed,
 }
 
@@ -220,7 +222,8 @@ impl Account {
     /// When something will happen by itself next.
     pub fn next_due_at(&self) -> Option<Timestamp> {
         let hold = self.due.first().map(|(at, _)| *at);
-        let lot = self.live_lots().filter(|lot| lot.free().is_positive()).filter_map(|lot| lot.expires_at).min();
+        let lot =
+            self.live_lots().filter(|lot| lot.free().is_positive()).filter_map(|lot| lot.expires_at).min();
         [hold, lot].into_iter().flatten().min()
     }
 

@@ -26,7 +26,9 @@ pub enum Refusal {
     TtlOutOfRange { max: i64 },
     #[error("the expiry lies in the past")]
     ExpiryInPast,
-    #[error("{asked} credits were asked for and {available} are available; buy or grant credits, or ask for less")]
+    #[error(
+        "{asked} credits were asked for and {available} are available; buy or grant credits, or ask for less"
+    )]
     InsufficientCredits { available: Credits, asked: Credits },
     #[error("the budget would be exceeded: {asked} credits asked, {available} left in its window")]
     BudgetExceeded { budget: BudgetKey, cap: Credits, available: Credits, asked: Credits },
