@@ -8,5 +8,6 @@ pub mod commerce;
 pub mod credits;
 pub mod event;
 pub mod ids;
+pub mod pricing;
 pub mod time;
 pub mod usage;

@@ -31,6 +31,12 @@ pub struct Usage {
     /// Counted by the call, not by the token: web searches of a provider's server tool.
     #[serde(skip_serializing_if = "is_zero")]
     pub web_searches: u64,
+    /// Pictures generated, where a model is priced by the picture.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub images: u64,
+    /// Seconds of media, where a model is priced by the second.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub seconds: u64,
 }
 
 fn is_zero(count: &u64) -> bool {
@@ -56,20 +62,24 @@ pub enum UsageSource {
 }
 
 impl Usage {
-    /// All tokens that the provider counts as input, cached ones included.
+    /// All tokens that the provider counts as input, cached ones included. Pins at the end of the range.
     pub fn input_total(&self) -> u64 {
-        self.input_tokens
-            + self.cache_read_tokens
-            + self.cache_write_5m_tokens
-            + self.cache_write_1h_tokens
-            + self.audio_input_tokens
-            + self.cached_audio_tokens
-            + self.image_tokens
-            + self.video_tokens
+        [
+            self.input_tokens,
+            self.cache_read_tokens,
+            self.cache_write_5m_tokens,
+            self.cache_write_1h_tokens,
+            self.audio_input_tokens,
+            self.cached_audio_tokens,
+            self.image_tokens,
+            self.video_tokens,
+        ]
+        .into_iter()
+        .fold(0, u64::saturating_add)
     }
 
-    /// All tokens that the provider counts as output, reasoning included.
+    /// All tokens that the provider counts as output, reasoning included. Pins at the end of the range.
     pub fn output_total(&self) -> u64 {
-        self.output_tokens + self.reasoning_tokens + self.audio_output_tokens
+        self.output_tokens.saturating_add(self.reasoning_tokens).saturating_add(self.audio_output_tokens)
     }
 }

@@ -1,0 +1,221 @@
+//! `PriceBook`: the fold of all publications. Nothing leaves it, so that every charge can be recomputed.
+
+use std::collections::HashMap;
+
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::ids::OrgId;
+use crate::domain::pricing::rate_card::{Rate, RateCard};
+use crate::domain::time::Timestamp;
+
+/// One change of the price book, as its event carries it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Publication {
+    /// The book's version from this publication on: one more than before.
+    pub version: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cards: Vec<RateCard>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mark_ups: Vec<MarkUp>,
+}
+
+/// What is added to list prices from a moment on, for everybody or for one org.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MarkUp {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub org: Option<OrgId>,
+    pub percent: Rate,
+    pub effective_from: Timestamp,
+}
+
+/// All cards that were ever published, looked up by provider and model.
+#[derive(Clone, Debug, Default)]
+pub struct PriceBook {
+    version: u64,
+    cards: HashMap<String, HashMap<String, Vec<Published<RateCard>>>>,
+    mark_ups: Vec<Published<MarkUp>>,
+}
+
+#[derive(Clone, Debug)]
+struct Published<T> {
+    version: u64,
+    what: T,
+}
+
+impl PriceBook {
+    /// The version of the last publication; 0 for an empty book.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Adds a publication. One that was applied before changes nothing, so a replay is harmless.
+    pub fn apply(&mut self, publication: &Publication) {
+        if publication.version <= self.version {
+            return;
+        }
+        self.version = publication.version;
+        for card in &publication.cards {
+            self.cards
+                .entry(card.provider.clone())
+                .or_default()
+                .entry(card.model.clone())
+                .or_default()
+                .push(Published { version: publication.version, what: card.clone() });
+        }
+        let version = publication.version;
+        self.mark_ups
+            .extend(publication.mark_ups.iter().map(|mark_up| Published { version, what: mark_up.clone() }));
+    }
+
+    /// The card that prices a call: the org's own before the general one, and of each the one in force at `at` in
+    /// this version of the book. A model without any card gets the ceiling price (model `*` of its provider, then of
+    /// provider `*`) where the operator published one.
+    pub fn card(
+        &self,
+        version: u64,
+        org: OrgId,
+        provider: &str,
+        model: &str,
+        at: Timestamp,
+    ) -> Option<&RateCard> {
+        let any = RateCard::ANY;
+        [(provider, model), (provider, any), (any, any)]
+            .into_iter()
+            .find_map(|(provider, model)| self.own_or_general(version, org, provider, model, at))
+    }
+
+    fn own_or_general(
+        &self,
+        version: u64,
+        org: OrgId,
+        provider: &str,
+        model: &str,
+        at: Timestamp,
+    ) -> Option<&RateCard> {
+        let cards = self.cards.get(provider)?.get(model)?;
+        [Some(org), None].into_iter().find_map(|whose| {
+            cards
+                .iter()
+                .filter(|card| card.version <= version && card.what.org == whose)
+                .filter(|card| card.what.effective_from <= at)
+                .max_by_key(|card| (card.what.effective_from, card.version))
+                .map(|card| &card.what)
+        })
+    }
+
+    /// Percent on top of list prices: the org's own mark-up, else the general one, else none.
+    pub fn mark_up_percent(&self, version: u64, org: OrgId, at: Timestamp) -> Decimal {
+        [Some(org), None]
+            .into_iter()
+            .find_map(|whose| {
+                self.mark_ups
+                    .iter()
+                    .filter(|published| published.version <= version && published.what.org == whose)
+                    .filter(|published| published.what.effective_from <= at)
+                    .max_by_key(|published| (published.what.effective_from, published.version))
+            })
+            .map_or(Decimal::ZERO, |published| published.what.percent.decimal())
+    }
+
+    /// The general card in force of every model, and the org's own where it has one, by provider and model.
+    pub fn in_force(&self, org: OrgId, at: Timestamp) -> Vec<&RateCard> {
+        let mut cards: Vec<&RateCard> = self
+            .cards
+            .iter()
+            .flat_map(|(provider, models)| models.keys().map(move |model| (provider, model)))
+            .filter_map(|(provider, model)| self.own_or_general(self.version, org, provider, model, at))
+            .collect();
+        cards.sort_by(|a, b| (&a.provider, &a.model).cmp(&(&b.provider, &b.model)));
+        cards
+    }
+
+    /// Every card of a model with the version that published it, in the order of publication.
+    pub fn history(&self, provider: &str, model: &str) -> Vec<(u64, &RateCard)> {
+        let cards = self.cards.get(provider).and_then(|models| models.get(model));
+        cards.into_iter().flatten().map(|card| (card.version, &card.what)).collect()
+    }
+
+    /// The providers that have a general card for a model now, in alphabetical order.
+    pub fn providers_of(&self, model: &str, at: Timestamp) -> Vec<&str> {
+        let mut providers: Vec<&str> = self
+            .cards
+            .iter()
+            .filter(|(provider, _)| {
+                self.own_or_general(self.version, OrgId::SYSTEM, provider, model, at).is_some()
+            })
+            .map(|(provider, _)| provider.as_str())
+            .collect();
+        providers.sort_unstable();
+        providers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::pricing::rate_card::tests::card;
+    use uuid::Uuid;
+
+    const ACME: OrgId = OrgId(Uuid::from_u128(1));
+    const OTHER: OrgId = OrgId(Uuid::from_u128(2));
+
+    fn book() -> PriceBook {
+        let mut later = card("2", "4");
+        later.effective_from = Timestamp(100);
+        let mut own = card("0.5", "1");
+        own.org = Some(ACME);
+        let mut ceiling = card("90", "90");
+        ceiling.model = RateCard::ANY.into();
+        let mark_up = |org, percent: &str| MarkUp {
+            org,
+            percent: percent.parse().expect("a rate"),
+            effective_from: Timestamp(0),
+        };
+        let mut book = PriceBook::default();
+        for publication in [
+            Publication { version: 1, cards: vec![card("1", "2")], mark_ups: vec![mark_up(None, "10")] },
+            Publication { version: 2, cards: vec![later], mark_ups: vec![mark_up(Some(ACME), "5")] },
+            Publication { version: 3, cards: vec![own, ceiling], mark_ups: Vec::new() },
+        ] {
+            book.apply(&publication);
+            book.apply(&publication);
+        }
+        book
+    }
+
+    #[test]
+    fn the_card_is_that_of_the_version_the_org_and_the_moment() {
+        let book = book();
+        for (version, org, model, at, input) in [
+            (0, OTHER, "m", 50, None),
+            (1, OTHER, "m", 150, Some("1")),
+            (2, OTHER, "m", 99, Some("1")),
+            (2, OTHER, "m", 100, Some("2")),
+            (2, ACME, "m", 100, Some("2")),
+            (3, ACME, "m", 100, Some("0.5")),
+            (3, OTHER, "m", 100, Some("2")),
+            (2, OTHER, "unknown", 100, None),
+            (3, OTHER, "unknown", 100, Some("90")),
+        ] {
+            let found = book.card(version, org, "openai", model, Timestamp(at));
+
+            let found = found.and_then(|card| card.rates.input).map(|rate| rate.to_string());
+            assert_eq!(found.as_deref(), input, "version {version}, {model} at {at}");
+        }
+    }
+
+    #[test]
+    fn history_mark_ups_and_the_list_in_force() {
+        let book = book();
+
+        assert_eq!(book.version(), 3);
+        assert_eq!(book.history("openai", "m").iter().map(|(v, _)| *v).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(book.mark_up_percent(1, ACME, Timestamp(0)), Decimal::from(10));
+        assert_eq!(book.mark_up_percent(3, ACME, Timestamp(0)), Decimal::from(5));
+        assert_eq!(book.in_force(OTHER, Timestamp(0)).len(), 2);
+        assert_eq!(book.providers_of("m", Timestamp(0)), ["openai"]);
+    }
+}

@@ -1,0 +1,268 @@
+//! The bound: the most that one attempt can cost, and the largest output that a balance affords.
+//!
+//! Promise: for every usage within the demand (its input, its output times `n`, its units and its reachable tiers),
+//! `cost ≤ bound`. Both go through the same price list, so a new class can't be priced and not bounded.
+
+use rust_decimal::Decimal;
+use rust_decimal::prelude::ToPrimitive;
+
+use crate::domain::credits::Credits;
+use crate::domain::pricing::cost::{
+    PriceError, Terms, per_million, price_list, units_cost, uplift_factor, with_mark_up,
+};
+use crate::domain::pricing::rate_card::{PriceList, RateCard, ServiceTier};
+use crate::domain::usage::Usage;
+
+/// What a request can consume at most, output apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demand {
+    pub input_tokens_max: u64,
+    /// Answers asked for; each may be as long as the clamp.
+    pub n: u64,
+    pub web_searches_max: u64,
+    /// Whether the request may write to the provider's short-lived cache, which can be dearer than plain input.
+    pub cache_writes: bool,
+    /// Whether it may write to the long-lived one.
+    pub long_cache_writes: bool,
+    pub audio_input: bool,
+    pub audio_output: bool,
+    pub pictures_or_video: bool,
+    /// Besides the tier of the terms, those in which the provider may choose to serve it.
+    pub other_tiers: Vec<ServiceTier>,
+}
+
+impl Demand {
+    /// Plain text in and out, one answer, in the tier of its terms.
+    pub fn text(input_tokens_max: u64) -> Demand {
+        Demand {
+            input_tokens_max,
+            n: 1,
+            web_searches_max: 0,
+            cache_writes: true,
+            long_cache_writes: false,
+            audio_input: false,
+            audio_output: false,
+            pictures_or_video: false,
+            other_tiers: Vec::new(),
+        }
+    }
+}
+
+/// ⌈input bound × dearest input rate + n × clamp × dearest output rate + units⌉ over every tier and long-context step
+/// that is reachable, uplifts and mark-up included. A bound too large for an amount is the largest amount.
+pub fn bound(
+    card: &RateCard,
+    terms: &Terms,
+    demand: &Demand,
+    output_clamp_tokens: u64,
+) -> Result<Credits, PriceError> {
+    let dearest = Dearest::of(card, terms, demand)?;
+    let output_tokens = output_clamp_tokens.saturating_mul(demand.n);
+    Ok(dearest.credits(demand.input_tokens_max, output_tokens).unwrap_or(Credits::from_nanos(i64::MAX)))
+}
+
+/// The largest clamp whose bound is at most `available`; `None` when not even an empty answer is affordable.
+/// Where output is free, `u64::MAX`: the model's own maximum is the caller's to apply.
+pub fn affordable_output(
+    card: &RateCard,
+    terms: &Terms,
+    demand: &Demand,
+    available: Credits,
+) -> Result<Option<u64>, PriceError> {
+    let affords = |clamp| Ok(bound(card, terms, demand, clamp)? <= available);
+    if !affords(0)? {
+        return Ok(None);
+    }
+    if affords(u64::MAX)? {
+        return Ok(Some(u64::MAX));
+    }
+    // Bounds grow with the clamp, so halving finds the edge; a guess from the rate saves most of the steps.
+    let dearest = Dearest::of(card, terms, demand)?;
+    let mut below = 0;
+    let mut above = u64::MAX;
+    if let Some(guess) = dearest.guess(demand, available) {
+        for near in [guess.saturating_sub(2), guess.saturating_add(2)] {
+            if affords(near)? { below = below.max(near) } else { above = above.min(near) }
+        }
+    }
+    while above - below > 1 {
+        let middle = below + (above - below) / 2;
+        if affords(middle)? { below = middle } else { above = middle }
+    }
+    Ok(Some(below))
+}
+
+/// The dearest reachable rate of each side, uplifted but not yet marked up.
+struct Dearest {
+    input: Decimal,
+    output: Decimal,
+    units: Decimal,
+    mark_up_percent: Decimal,
+}
+
+impl Dearest {
+    fn of(card: &RateCard, terms: &Terms, demand: &Demand) -> Result<Dearest, PriceError> {
+        let mut input = Decimal::ZERO;
+        let mut output = Decimal::ZERO;
+        let others = demand.other_tiers.iter().copied().filter(|tier| card.has_tier(*tier));
+        for tier in others.chain([terms.tier]) {
+            for step in card.steps_up_to(demand.input_tokens_max) {
+                let list = price_list(card, tier, step)?;
+                input = input.max(dearest_input(&list, demand));
+                output = output.max(dearest_output(&list, demand));
+            }
+        }
+        // Tokens of the input may be counted as reasoning or output by no provider; the factor hits both sides alike.
+        let factor = uplift_factor(card, terms)?;
+        let raise = |rate: Decimal| rate.checked_mul(factor).ok_or(PriceError::OutOfRange);
+        let searches = Usage { web_searches: demand.web_searches_max, ..Usage::default() };
+        Ok(Dearest {
+            input: raise(input)?,
+            output: raise(output)?,
+            units: units_cost(card, &searches)?,
+            mark_up_percent: terms.mark_up_percent,
+        })
+    }
+
+    fn credits(&self, input_tokens: u64, output_tokens: u64) -> Option<Credits> {
+        let sum = per_million(self.input, input_tokens)?
+            .checked_add(per_million(self.output, output_tokens)?)?
+            .checked_add(self.units)?;
+        with_mark_up(sum, self.mark_up_percent).and_then(Credits::round_up)
+    }
+
+    fn guess(&self, demand: &Demand, available: Credits) -> Option<u64> {
+        let left = available.checked_sub(self.credits(demand.input_tokens_max, 0)?)?.to_decimal();
+        let one = with_mark_up(per_million(self.output, 1)?, self.mark_up_percent)?;
+        left.checked_div(one)?.checked_div(Decimal::from(demand.n))?.to_u64()
+    }
+}
+
+fn dearest_input(list: &PriceList, demand: &Demand) -> Decimal {
+    let reachable = [
+        (true, list.input),
+        (true, list.cache_read),
+        (demand.cache_writes, list.cache_write_5m),
+        (demand.long_cache_writes, list.cache_write_1h),
+        (demand.audio_input, list.audio_input),
+        (demand.audio_input, list.cached_audio),
+        (demand.pictures_or_video, list.image),
+        (demand.pictures_or_video, list.video),
+    ];
+    dearest(reachable)
+}
+
+fn dearest_output(list: &PriceList, demand: &Demand) -> Decimal {
+    dearest([(true, list.output), (true, list.reasoning), (demand.audio_output, list.audio_output)])
+}
+
+fn dearest<const N: usize>(rates: [(bool, Decimal); N]) -> Decimal {
+    rates.into_iter().filter(|(reachable, _)| *reachable).map(|(_, rate)| rate).max().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::pricing::cost::cost;
+    use crate::domain::pricing::rate_card::tests::{card, rate};
+    use crate::domain::pricing::rate_card::{LongContext, Rates, TierRates, Uplift};
+    use proptest::prelude::*;
+
+    fn steep_card() -> RateCard {
+        let mut card = card("2", "8");
+        card.rates.cache_write_5m = rate("2.5");
+        card.rates.cache_write_1h = rate("4");
+        card.rates.reasoning = rate("9");
+        card.long_context = vec![LongContext {
+            above_tokens: 1_000,
+            rates: Rates { input: rate("4.0000001"), output: rate("16"), ..Rates::default() },
+        }];
+        card.tiers.insert(
+            ServiceTier::Priority,
+            TierRates {
+                rates: Rates { input: rate("5"), output: rate("20"), ..Rates::default() },
+                long_context: Vec::new(),
+            },
+        );
+        card.uplifts.insert(Uplift::RegionEu, "1.1".parse().expect("a rate"));
+        card.units.web_search = rate("0.01");
+        card
+    }
+
+    #[test]
+    fn the_bound_is_priced_at_the_dearest_that_is_reachable() {
+        let card = steep_card();
+        let terms = Terms::default();
+        let text = |tokens| Demand { cache_writes: false, ..Demand::text(tokens) };
+        for (demand, clamp, credits) in [
+            (text(1_000), 0, "0.002"),
+            (text(1_001), 0, "0.004004001"),
+            (text(1_000), 1_000, "0.011"),
+            (Demand { n: 3, ..text(0) }, 1_000, "0.027"),
+            (Demand { cache_writes: true, ..text(1_000) }, 0, "0.0025"),
+            (Demand { long_cache_writes: true, ..text(1_000) }, 0, "0.004"),
+            (Demand { web_searches_max: 2, ..text(0) }, 0, "0.02"),
+            (Demand { other_tiers: vec![ServiceTier::Priority], ..text(1_000) }, 0, "0.005"),
+        ] {
+            assert_eq!(
+                bound(&card, &terms, &demand, clamp),
+                Ok(credits.parse().expect(credits)),
+                "{demand:?}"
+            );
+        }
+        assert_eq!(bound(&card, &terms, &text(0), u64::MAX), Ok(Credits::from_nanos(i64::MAX)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_usage_within_the_demand_costs_more_than_the_bound(
+            input in 0u64..3_000, written in 0u64..1_000, output in 0u64..2_000, reasoning in 0u64..2_000,
+            searches in 0u64..4, percent in 0u32..50, priority in any::<bool>(), europe in any::<bool>(),
+        ) {
+            let card = steep_card();
+            let tier = if priority { ServiceTier::Priority } else { ServiceTier::Standard };
+            let terms = Terms {
+                tier,
+                uplifts: if europe { [Uplift::RegionEu].into() } else { Default::default() },
+                mark_up_percent: Decimal::from(percent),
+            };
+            let usage = Usage {
+                input_tokens: input,
+                cache_write_5m_tokens: written,
+                output_tokens: output,
+                reasoning_tokens: reasoning,
+                web_searches: searches,
+                ..Usage::default()
+            };
+            let demand = Demand { web_searches_max: searches, ..Demand::text(input + written) };
+
+            let most = bound(&card, &terms, &demand, output + reasoning).expect("a bound");
+
+            prop_assert!(cost(&card, &terms, &usage).expect("a cost") <= most);
+        }
+
+        #[test]
+        fn the_affordable_output_is_the_largest(nanos in 0i64..100_000_000_000, n in 1u64..4, input in 0u64..2_000) {
+            let (card, terms) = (steep_card(), Terms::default());
+            let demand = Demand { n, ..Demand::text(input) };
+            let available = Credits::from_nanos(nanos);
+
+            match affordable_output(&card, &terms, &demand, available).expect("a clamp") {
+                Some(clamp) => {
+                    prop_assert!(bound(&card, &terms, &demand, clamp).expect("a bound") <= available);
+                    prop_assert!(bound(&card, &terms, &demand, clamp + 1).expect("a bound") > available);
+                }
+                None => prop_assert!(bound(&card, &terms, &demand, 0).expect("a bound") > available),
+            }
+        }
+    }
+
+    #[test]
+    fn free_output_is_affordable_without_end() {
+        let demand = Demand::text(0);
+
+        let clamp = affordable_output(&card("1", "0"), &Terms::default(), &demand, Credits::ZERO);
+
+        assert_eq!(clamp, Ok(Some(u64::MAX)));
+    }
+}

@@ -1,0 +1,230 @@
+//! The exact cost of a usage vector: summed in decimals, rounded once, half up.
+
+use std::collections::BTreeSet;
+
+use rust_decimal::Decimal;
+
+use crate::domain::credits::Credits;
+use crate::domain::pricing::rate_card::{PriceList, Rate, RateCard, ServiceTier, Uplift};
+use crate::domain::usage::Usage;
+
+/// How a call is priced beyond its card: the tier and uplifts under which it was served, and the mark-up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    pub tier: ServiceTier,
+    pub uplifts: BTreeSet<Uplift>,
+    pub mark_up_percent: Decimal,
+}
+
+/// Why a card can't price a call.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PriceError {
+    #[error("the rate card of {provider}/{model} has no price for the {tier:?} tier")]
+    TierWithoutPrice { provider: String, model: String, tier: ServiceTier },
+    #[error("the rate card of {provider}/{model} has no price for fast mode")]
+    FastWithoutPrice { provider: String, model: String },
+    #[error("the rate card of {provider}/{model} has no price for {unit}")]
+    UnitWithoutPrice { provider: String, model: String, unit: &'static str },
+    #[error("the price lies outside what an amount can hold")]
+    OutOfRange,
+}
+
+/// What one call costs, rounded half up to the nanocredit.
+pub fn cost(card: &RateCard, terms: &Terms, usage: &Usage) -> Result<Credits, PriceError> {
+    let list = price_list(card, terms.tier, usage.input_total())?;
+    let uplift = uplift_factor(card, terms)?;
+    let units = units_cost(card, usage)?;
+    tokens_cost(&list, usage)
+        .and_then(|tokens| tokens.checked_mul(uplift)?.checked_add(units))
+        .and_then(|sum| with_mark_up(sum, terms.mark_up_percent))
+        .and_then(Credits::round_half_up)
+        .ok_or(PriceError::OutOfRange)
+}
+
+pub(super) fn price_list(
+    card: &RateCard,
+    tier: ServiceTier,
+    input_total: u64,
+) -> Result<PriceList, PriceError> {
+    card.price_list(tier, input_total).ok_or_else(|| PriceError::TierWithoutPrice {
+        provider: card.provider.clone(),
+        model: card.model.clone(),
+        tier,
+    })
+}
+
+/// The product of the uplifts in force. A region that the card does not name costs nothing extra; a fast mode that
+/// it does not name has no price.
+pub(super) fn uplift_factor(card: &RateCard, terms: &Terms) -> Result<Decimal, PriceError> {
+    if terms.uplifts.contains(&Uplift::Fast) && !card.uplifts.contains_key(&Uplift::Fast) {
+        return Err(PriceError::FastWithoutPrice {
+            provider: card.provider.clone(),
+            model: card.model.clone(),
+        });
+    }
+    terms
+        .uplifts
+        .iter()
+        .filter_map(|uplift| card.uplifts.get(uplift))
+        .try_fold(Decimal::ONE, |product, factor| product.checked_mul(factor.decimal()))
+        .ok_or(PriceError::OutOfRange)
+}
+
+pub(super) fn with_mark_up(amount: Decimal, percent: Decimal) -> Option<Decimal> {
+    let factor = Decimal::ONE.checked_add(percent.checked_div(Decimal::ONE_HUNDRED)?)?;
+    amount.checked_mul(factor)
+}
+
+/// Credits for `tokens` at a rate per million.
+pub(super) fn per_million(rate: Decimal, tokens: u64) -> Option<Decimal> {
+    rate.checked_mul(Decimal::from(tokens))?.checked_mul(Decimal::new(1, 6))
+}
+
+fn tokens_cost(list: &PriceList, usage: &Usage) -> Option<Decimal> {
+    [
+        (list.input, usage.input_tokens),
+        (list.cache_read, usage.cache_read_tokens),
+        (list.cache_write_5m, usage.cache_write_5m_tokens),
+        (list.cache_write_1h, usage.cache_write_1h_tokens),
+        (list.output, usage.output_tokens),
+        (list.reasoning, usage.reasoning_tokens),
+        (list.audio_input, usage.audio_input_tokens),
+        (list.cached_audio, usage.cached_audio_tokens),
+        (list.audio_output, usage.audio_output_tokens),
+        (list.image, usage.image_tokens),
+        (list.video, usage.video_tokens),
+    ]
+    .into_iter()
+    .try_fold(Decimal::ZERO, |sum, (rate, tokens)| sum.checked_add(per_million(rate, tokens)?))
+}
+
+pub(super) fn units_cost(card: &RateCard, usage: &Usage) -> Result<Decimal, PriceError> {
+    let units = [
+        ("web searches", card.units.web_search, usage.web_searches),
+        ("generated images", card.units.image, usage.images),
+        ("seconds", card.units.second, usage.seconds),
+    ];
+    let mut sum = card.units.call.map_or(Decimal::ZERO, Rate::decimal);
+    for (unit, rate, count) in units.into_iter().filter(|(_, _, count)| *count > 0) {
+        let rate = rate.ok_or_else(|| PriceError::UnitWithoutPrice {
+            provider: card.provider.clone(),
+            model: card.model.clone(),
+            unit,
+        })?;
+        sum = rate
+            .decimal()
+            .checked_mul(Decimal::from(count))
+            .and_then(|cost| sum.checked_add(cost))
+            .ok_or(PriceError::OutOfRange)?;
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::pricing::rate_card::tests::{card, rate};
+    use crate::domain::pricing::rate_card::{LongContext, Rates, TierRates};
+
+    fn usage(input_tokens: u64, output_tokens: u64) -> Usage {
+        Usage { input_tokens, output_tokens, ..Usage::default() }
+    }
+
+    #[test]
+    fn every_class_is_charged_at_its_own_rate() {
+        let mut card = card("1", "10");
+        card.rates = Rates {
+            cache_read: rate("0.1"),
+            cache_write_5m: rate("1.25"),
+            cache_write_1h: rate("2"),
+            reasoning: rate("20"),
+            audio_input: rate("3"),
+            cached_audio: rate("0.3"),
+            audio_output: rate("30"),
+            image: rate("4"),
+            video: rate("5"),
+            ..card.rates
+        };
+        card.units.web_search = rate("0.01");
+        card.units.call = rate("0.001");
+        let million = 1_000_000;
+        for (usage, credits) in [
+            (usage(million, 0), "1.001"),
+            (usage(0, million), "10.001"),
+            (Usage { cache_read_tokens: million, ..Usage::default() }, "0.101"),
+            (Usage { cache_write_5m_tokens: million, ..Usage::default() }, "1.251"),
+            (Usage { cache_write_1h_tokens: million, ..Usage::default() }, "2.001"),
+            (Usage { reasoning_tokens: million, ..Usage::default() }, "20.001"),
+            (Usage { audio_input_tokens: million, ..Usage::default() }, "3.001"),
+            (Usage { cached_audio_tokens: million, ..Usage::default() }, "0.301"),
+            (Usage { audio_output_tokens: million, ..Usage::default() }, "30.001"),
+            (Usage { image_tokens: million, ..Usage::default() }, "4.001"),
+            (Usage { video_tokens: million, ..Usage::default() }, "5.001"),
+            (Usage { web_searches: 3, ..Usage::default() }, "0.031"),
+            (Usage::default(), "0.001"),
+        ] {
+            assert_eq!(
+                cost(&card, &Terms::default(), &usage),
+                Ok(credits.parse().expect(credits)),
+                "{usage:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_sum_is_rounded_once_and_half_up() {
+        // Half a nanocredit a token: rounding each class by itself would make one and two tokens cost the same.
+        let usage_of_three = usage(1, 2);
+        let card = card("0.0005", "0.0005");
+
+        assert_eq!(cost(&card, &Terms::default(), &usage_of_three), Ok(Credits::from_nanos(2)));
+        assert_eq!(cost(&card, &Terms::default(), &usage(1, 0)), Ok(Credits::from_nanos(1)));
+    }
+
+    #[test]
+    fn tier_long_context_uplift_and_mark_up_multiply() {
+        let mut card = card("2", "8");
+        card.long_context = vec![LongContext {
+            above_tokens: 200_000,
+            rates: Rates { input: rate("4"), output: rate("16"), ..Rates::default() },
+        }];
+        card.tiers.insert(
+            ServiceTier::Batch,
+            TierRates {
+                rates: Rates { input: rate("1"), output: rate("4"), ..Rates::default() },
+                long_context: Vec::new(),
+            },
+        );
+        card.uplifts.insert(Uplift::RegionEu, "1.1".parse().expect("a rate"));
+        let eu = Terms { uplifts: [Uplift::RegionEu].into(), ..Terms::default() };
+        let batch = Terms { tier: ServiceTier::Batch, ..Terms::default() };
+        let marked = Terms { mark_up_percent: Decimal::from(25), ..Terms::default() };
+        // The tier is chosen by the whole input: cached tokens count towards the threshold.
+        let long = Usage { cache_read_tokens: 100_001, ..usage(100_000, 0) };
+        for (terms, usage, credits) in [
+            (Terms::default(), usage(100_000, 100_000), "1"),
+            (Terms::default(), long, "0.800004"),
+            (eu, usage(100_000, 0), "0.22"),
+            (batch, usage(100_000, 100_000), "0.5"),
+            (marked, usage(100_000, 0), "0.25"),
+        ] {
+            assert_eq!(cost(&card, &terms, &usage), Ok(credits.parse().expect(credits)), "{terms:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_price_is_an_error_and_never_free() {
+        let card = card("1", "1");
+        let flex = Terms { tier: ServiceTier::Flex, ..Terms::default() };
+        let fast = Terms { uplifts: [Uplift::Fast].into(), ..Terms::default() };
+        let searched = Usage { web_searches: 1, ..Usage::default() };
+
+        assert!(matches!(cost(&card, &flex, &usage(1, 1)), Err(PriceError::TierWithoutPrice { .. })));
+        assert!(matches!(cost(&card, &fast, &usage(1, 1)), Err(PriceError::FastWithoutPrice { .. })));
+        assert!(matches!(
+            cost(&card, &Terms::default(), &searched),
+            Err(PriceError::UnitWithoutPrice { .. })
+        ));
+        assert_eq!(cost(&card, &Terms::default(), &usage(u64::MAX, u64::MAX)), Err(PriceError::OutOfRange));
+    }
+}

@@ -1,0 +1,14 @@
+//! Prices: what a usage vector costs, and what a request can cost at most.
+//!
+//! Promises: rates and sums are exact decimals; a cost is rounded once, half up; a bound is rounded up and is never
+//! below the cost of any usage that it covers. Deliberately not here: where price maps come from, and who pays.
+
+pub mod book;
+pub mod bound;
+pub mod cost;
+pub mod rate_card;
+
+pub use book::{MarkUp, PriceBook, Publication};
+pub use bound::{Demand, affordable_output, bound};
+pub use cost::{PriceError, Terms, cost};
+pub use rate_card::{LongContext, Mode, Rate, RateCard, Rates, ServiceTier, TierRates, UnitRates, Uplift};
