@@ -2,4 +2,5 @@
 //!
 //! The modules in reading order; each may import those above it (`docs/ARCHITECTURE.md`).
 
+pub mod clock;
 pub mod domain;

@@ -13,7 +13,7 @@ use crate::domain::alerting::{AlertRule, AlertSubject};
 use crate::domain::commerce::{Bundle, Claim, Payment};
 use crate::domain::credits::Credits;
 use crate::domain::ids::{BundleId, EventId, KeyId, LotId, OrgId, ProjectId, RequestId, ReservationId};
-//PP use crate::domain::pricing::book::Publication;
+use crate::domain::pricing::book::Publication;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
 
@@ -330,7 +330,7 @@ pub enum Event {
     BundleDefined {
         bundle: Bundle,
     },
-    //PP PricesPublished { publication: Publication },
+    PricesPublished { publication: Publication },
     Claimed {
         claim: Claim,
     },
@@ -386,7 +386,7 @@ impl Event {
             Event::AlertRulesSet { .. } => "AlertRulesSet",
             Event::AlertRaised { .. } => "AlertRaised",
             Event::BundleDefined { .. } => "BundleDefined",
-            //PP             Event::PricesPublished { .. } => "PricesPublished",
+                        Event::PricesPublished { .. } => "PricesPublished",
             Event::Claimed { .. } => "Claimed",
             Event::ClaimFulfilled { .. } => "ClaimFulfilled",
             Event::ClaimFreed { .. } => "ClaimFreed",

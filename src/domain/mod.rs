@@ -9,5 +9,6 @@ pub mod credits;
 pub mod event;
 pub mod ids;
 pub mod pricing;
+pub mod system;
 pub mod time;
 pub mod usage;
