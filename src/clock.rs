@@ -1,7 +1,7 @@
 //! The one place that reads time or randomness; everything else gets them as arguments.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
@@ -15,8 +15,14 @@ pub struct Clock(Arc<Source>);
 #[derive(Debug)]
 enum Source {
     /// Start time plus a monotonic clock: an adjusted wall clock never takes a node back in time.
-    System { started: Instant, started_at: i64 },
-    Manual { now: AtomicI64, drawn: AtomicU64 },
+    System {
+        started: Instant,
+        started_at: i64,
+    },
+    Manual {
+        now: AtomicI64,
+        drawn: AtomicU64,
+    },
 }
 
 impl Clock {

@@ -330,7 +330,9 @@ pub enum Event {
     BundleDefined {
         bundle: Bundle,
     },
-    PricesPublished { publication: Publication },
+    PricesPublished {
+        publication: Publication,
+    },
     Claimed {
         claim: Claim,
     },
@@ -386,7 +388,7 @@ impl Event {
             Event::AlertRulesSet { .. } => "AlertRulesSet",
             Event::AlertRaised { .. } => "AlertRaised",
             Event::BundleDefined { .. } => "BundleDefined",
-                        Event::PricesPublished { .. } => "PricesPublished",
+            Event::PricesPublished { .. } => "PricesPublished",
             Event::Claimed { .. } => "Claimed",
             Event::ClaimFulfilled { .. } => "ClaimFulfilled",
             Event::ClaimFreed { .. } => "ClaimFreed",

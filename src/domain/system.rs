@@ -26,13 +26,25 @@ struct ClaimState {
 
 #[derive(Clone, Debug)]
 pub enum SystemCommand {
-    DefineBundle { bundle: Bundle },
-    PublishPrices { cards: Vec<RateCard>, mark_ups: Vec<MarkUp> },
+    DefineBundle {
+        bundle: Bundle,
+    },
+    PublishPrices {
+        cards: Vec<RateCard>,
+        mark_ups: Vec<MarkUp>,
+    },
     /// Takes a name. The same claim again joins the first; the event then carries the first one's ids.
-    Claim { claim: Claim },
-    FulfilClaim { name: String },
+    Claim {
+        claim: Claim,
+    },
+    FulfilClaim {
+        name: String,
+    },
     /// Only a recorded refusal of what the claim was for frees it.
-    FreeClaim { name: String, reason: String },
+    FreeClaim {
+        name: String,
+        reason: String,
+    },
 }
 
 impl System {
@@ -149,7 +161,11 @@ mod tests {
     use crate::domain::account::command::OrgCommand;
 
     fn claim(org: u128) -> Claim {
-        Claim { name: "slug:acme".into(), org: OrgId(Uuid::from_u128(org)), then: Box::new(OrgCommand::ResumeOrg) }
+        Claim {
+            name: "slug:acme".into(),
+            org: OrgId(Uuid::from_u128(org)),
+            then: Box::new(OrgCommand::ResumeOrg),
+        }
     }
 
     fn after(system: &mut System, command: SystemCommand) -> Result<(), Refusal> {

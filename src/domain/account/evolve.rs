@@ -127,7 +127,7 @@ pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
         Event::BoundExceeded { .. } | Event::UsageQuarantined { .. } => {}
         // The system org's own; an account holds none.
         Event::BundleDefined { .. }
-                | Event::PricesPublished { .. }
+        | Event::PricesPublished { .. }
         | Event::Claimed { .. }
         | Event::ClaimFulfilled { .. }
         | Event::ClaimFreed { .. } => {}
