@@ -1,0 +1,107 @@
+//! How an answer travels: its frames in the pace of the token rate, and the weather on the way.
+
+use super::sold::Sale;
+use super::weather::WeatherKind;
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::stream;
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+/// A part of an answer and the output tokens that it brings.
+#[derive(Debug)]
+pub struct Frame {
+    pub bytes: Bytes,
+    pub output_tokens: u64,
+}
+
+impl Frame {
+    pub fn of(bytes: impl Into<Bytes>, output_tokens: u64) -> Frame {
+        Frame { bytes: bytes.into(), output_tokens }
+    }
+}
+
+/// What slows or breaks a delivery.
+#[derive(Clone, Copy, Debug)]
+pub struct Conditions {
+    pub weather: Option<WeatherKind>,
+    pub stall: Duration,
+    /// 0 delivers as fast as the client reads.
+    pub tokens_per_second: u32,
+}
+
+/// A body that sends the frames; the sale closes when the last one is handed over, or when the body is dropped.
+pub fn body_of(frames: Vec<Frame>, conditions: Conditions, sale: Sale) -> Body {
+    let fault_at = frames.len() / 2;
+    let delivery = Delivery {
+        frames: frames.into(),
+        fault_in: matches!(conditions.weather, Some(WeatherKind::StallWithin | WeatherKind::Cut))
+            .then_some(fault_at),
+        conditions,
+        sale,
+        owed: Duration::ZERO,
+        broken: false,
+    };
+    Body::from_stream(stream::unfold(delivery, Delivery::next))
+}
+
+/// A body that breaks before its first byte. The head of an answer leaves together with the start of its body,
+/// so the client sees a connection that closes without a word.
+pub fn refused() -> Body {
+    Body::from_stream(stream::iter([Err::<Bytes, io::Error>(broken_connection())]))
+}
+
+struct Delivery {
+    frames: VecDeque<Frame>,
+    /// Frames until the weather strikes.
+    fault_in: Option<usize>,
+    conditions: Conditions,
+    sale: Sale,
+    /// Time that the delivered tokens should have taken and did not.
+    owed: Duration,
+    broken: bool,
+}
+
+impl Delivery {
+    async fn next(mut self) -> Option<(io::Result<Bytes>, Delivery)> {
+        /// Timers tick in milliseconds, so shorter waits are saved up.
+        const WAIT_MIN: Duration = Duration::from_millis(4);
+        if self.broken {
+            return None;
+        }
+        if self.fault_in == Some(0) {
+            self.fault_in = None;
+            if self.conditions.weather == Some(WeatherKind::Cut) {
+                // What came before the break must reach the client.
+                tokio::time::sleep(WAIT_MIN).await;
+                self.broken = true;
+                self.sale.close(false);
+                return Some((Err(broken_connection()), self));
+            }
+            tokio::time::sleep(self.conditions.stall).await;
+        }
+        let frame = self.frames.pop_front()?;
+        self.owed += self.duration_of(frame.output_tokens);
+        if self.owed >= WAIT_MIN {
+            tokio::time::sleep(self.owed).await;
+            self.owed = Duration::ZERO;
+        }
+        self.sale.deliver(frame.output_tokens);
+        self.fault_in = self.fault_in.map(|left| left.saturating_sub(1));
+        if self.frames.is_empty() {
+            self.sale.close(true);
+        }
+        Some((Ok(frame.bytes), self))
+    }
+
+    fn duration_of(&self, tokens: u64) -> Duration {
+        let micros =
+            tokens.saturating_mul(1_000_000).checked_div(u64::from(self.conditions.tokens_per_second));
+        Duration::from_micros(micros.unwrap_or(0))
+    }
+}
+
+fn broken_connection() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, "simulated weather")
+}

@@ -1,0 +1,456 @@
+//! A simulator of AI providers: OpenAI's and Anthropic's shapes, generated text, true token counts, and weather.
+//!
+//! It promises that a seed and the order of the requests determine every answer, that the tokens which an answer
+//! reports are those of its text (or those which the request's headers gave), and that `GET /simulator/sold` tells
+//! what was truly generated, whatever the weather made the answers say. It imports the domain's usage only, so it
+//! proves the gateway from outside. It judges no prices and keeps no state but its book.
+//!
+//! A request steers its answer by headers: sizes (`Hints::read`) and `x-simulate-weather` (`WeatherKind::named`).
+//! Any key is accepted, except a missing one and `invalid`.
+
+mod answer;
+mod anthropic;
+mod catalogue;
+mod chance;
+mod delivery;
+mod exchange;
+mod openai;
+mod schema;
+mod sold;
+mod tokens;
+mod weather;
+
+#[cfg(test)]
+mod tests;
+
+pub use sold::{Sold, SoldRow};
+pub use weather::{Weather, WeatherError, WeatherKind};
+
+use crate::domain::usage::Usage;
+use arc_swap::ArcSwap;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use axum::serve::ListenerExt;
+use bytes::Bytes;
+use catalogue::Dialect;
+use chance::Chance;
+use delivery::{Conditions, Frame};
+use exchange::{Content, Exchange, Failure, FailureBody, Hints, Reply};
+use serde_json::Value;
+use sold::{Sale, SoldBook};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// Images travel in bodies.
+const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// The arguments of `tollgate simulate`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SimulateArgs {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:4010")]
+    pub listen: SocketAddr,
+    /// The same seed and the same requests give the same answers.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Milliseconds before every answer.
+    #[arg(long, default_value_t = 0)]
+    pub latency_ms: u64,
+    /// The pace of streams; 0 is as fast as the client reads.
+    #[arg(long, default_value_t = 0)]
+    pub tokens_per_second: u32,
+    /// How often requests fail: a file, or for example `rate_limited=0.02,503=0.01,cut=0.01,stall_ms=5000`.
+    #[arg(long)]
+    pub weather: Option<String>,
+}
+
+/// How the simulated providers behave.
+#[derive(Clone, Debug, Default)]
+pub struct SimulatorConfig {
+    pub seed: u64,
+    pub latency: Duration,
+    /// 0 is as fast as the client reads.
+    pub tokens_per_second: u32,
+    pub weather: Weather,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SimulateError {
+    #[error("the weather can't be read: {0}")]
+    Weather(#[from] WeatherError),
+    #[error("the weather's file can't be read: {0}")]
+    WeatherFile(std::io::Error),
+    #[error("can't listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("the simulator stopped: {0}")]
+    Serve(std::io::Error),
+}
+
+/// Runs `tollgate simulate` until Ctrl-C.
+pub async fn run(args: SimulateArgs) -> Result<(), SimulateError> {
+    let weather = match &args.weather {
+        None => Weather::calm(),
+        Some(given) if std::path::Path::new(given).is_file() => {
+            Weather::parse(&std::fs::read_to_string(given).map_err(SimulateError::WeatherFile)?)?
+        }
+        Some(given) => Weather::parse(given)?,
+    };
+    let config = SimulatorConfig {
+        seed: args.seed,
+        latency: Duration::from_millis(args.latency_ms),
+        tokens_per_second: args.tokens_per_second,
+        weather,
+    };
+    let failed = |source| SimulateError::Listen { address: args.listen, source };
+    let listener = TcpListener::bind(args.listen).await.map_err(failed)?;
+    println!("Simulated providers listen on http://{}", listener.local_addr().map_err(failed)?);
+    let interrupted = async {
+        // Without a signal handler the process ends by the signal itself.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    serve(listener, config, interrupted).await.map_err(SimulateError::Serve)
+}
+
+/// Serves until `shutdown`; open connections are then left alone, as by a provider that goes away.
+pub async fn serve(
+    listener: TcpListener,
+    config: SimulatorConfig,
+    shutdown: impl Future<Output = ()>,
+) -> std::io::Result<()> {
+    SimulatorHandle::new(config).serve(listener, shutdown).await
+}
+
+pub fn router(config: SimulatorConfig) -> axum::Router {
+    SimulatorHandle::new(config).router()
+}
+
+/// A running simulator: switches its weather and reads its book. Clones are the same simulator.
+#[derive(Clone, Debug)]
+pub struct SimulatorHandle(Arc<Simulator>);
+
+#[derive(Debug)]
+struct Simulator {
+    seed: u64,
+    latency: Duration,
+    tokens_per_second: u32,
+    weather: ArcSwap<Weather>,
+    requests: AtomicU64,
+    book: SoldBook,
+}
+
+impl SimulatorHandle {
+    pub fn new(config: SimulatorConfig) -> SimulatorHandle {
+        SimulatorHandle(Arc::new(Simulator {
+            seed: config.seed,
+            latency: config.latency,
+            tokens_per_second: config.tokens_per_second,
+            weather: ArcSwap::from_pointee(config.weather),
+            requests: AtomicU64::new(0),
+            book: SoldBook::default(),
+        }))
+    }
+
+    /// For the requests that arrive from now on.
+    pub fn set_weather(&self, weather: Weather) {
+        self.0.weather.store(Arc::new(weather));
+    }
+
+    pub fn sold(&self) -> Sold {
+        self.0.book.read()
+    }
+
+    pub fn router(&self) -> axum::Router {
+        axum::Router::new()
+            .route("/v1/chat/completions", post(chat))
+            .route("/v1/embeddings", post(embeddings))
+            .route("/v1/messages", post(messages))
+            .route("/v1/messages/count_tokens", post(count_tokens))
+            .route("/v1/models", get(models))
+            .route("/v1/models/{model}", get(model))
+            .route("/simulator/sold", get(sold_so_far))
+            .fallback(unknown_route)
+            .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+            .with_state(self.clone())
+    }
+
+    pub async fn serve(
+        &self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> std::io::Result<()> {
+        tokio::task::spawn_blocking(tokens::warm_up);
+        let listener = listener.tap_io(|connection| {
+            // A failure to set it only costs time.
+            if let Err(error) = connection.set_nodelay(true) {
+                tracing::debug!(%error, "a connection keeps Nagle's delay");
+            }
+        });
+        tokio::select! {
+            served = axum::serve(listener, self.router()).into_future() => served,
+            () = shutdown => Ok(()),
+        }
+    }
+
+    /// Admits, lets the weather strike, answers, and books.
+    async fn answer(&self, endpoint: &Endpoint, headers: HeaderMap, body: Bytes) -> Response {
+        let number = self.0.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut chance = Chance::of(self.0.seed, number);
+        let mut row = SoldRow {
+            number,
+            request_id: chance.identifier("req_"),
+            endpoint: endpoint.path,
+            model: String::new(),
+            stream: false,
+            status: 200,
+            weather: None,
+            complete: false,
+            usage: Usage::default(),
+        };
+        let request = Incoming { endpoint, headers: &headers, body: &body, row: &mut row };
+        let outcome = self.generate(request, chance);
+        let failed = outcome.as_ref().err().map(|failure| failure.status);
+        row.status = failed.unwrap_or(200);
+        if let Ok(reply) = &outcome {
+            row.usage = reply.usage.clone();
+            row.stream = matches!(reply.content, Content::Stream(_));
+            if row.stream {
+                // Sold as it is delivered.
+                row.usage.output_tokens = 0;
+            }
+        }
+        let (weather, request_id) = (row.weather, row.request_id.clone());
+        let mut sale = Sale::open(&self.0.book, endpoint.sells.then_some(row));
+        self.wait(weather).await;
+        let mut response = match outcome {
+            Ok(reply) => self.respond(reply, weather, endpoint.dialect, sale),
+            Err(failure) => {
+                sale.close(true);
+                fail(failure, endpoint.dialect, &request_id)
+            }
+        };
+        sign(response.headers_mut(), endpoint.dialect, &request_id);
+        response
+    }
+
+    fn generate(&self, request: Incoming<'_>, mut chance: Chance) -> Result<Reply, Failure> {
+        let Incoming { endpoint, headers, body, row } = request;
+        let dialect = endpoint.dialect;
+        authenticate(headers, dialect)?;
+        let body: Value = serde_json::from_slice(body).map_err(|_| Failure::not_json(dialect))?;
+        let name = body["model"].as_str().ok_or_else(|| Failure::no_model_given(dialect))?;
+        row.model = name.to_owned();
+        let model = catalogue::find(name, dialect).ok_or_else(|| Failure::unknown_model(dialect, name))?;
+        row.model = model.answers_as.to_owned();
+        let sky = self.0.weather.load();
+        let drawn = sky.draw(&mut chance).filter(|_| endpoint.sells);
+        let weather = match headers.get("x-simulate-weather").map(|asked| asked.to_str().unwrap_or_default())
+        {
+            None => drawn,
+            Some("calm") => None,
+            Some(asked) => Some(WeatherKind::named(asked).ok_or_else(|| unknown_weather(dialect, asked))?),
+        };
+        row.weather = weather;
+        if let Some(failure) = weather.and_then(|kind| Failure::of_weather(kind, dialect, &sky)) {
+            return Err(failure);
+        }
+        let hints = Hints::read(headers);
+        (endpoint.make)(&mut Exchange { number: row.number, model, body, hints, weather, chance })
+    }
+
+    async fn wait(&self, weather: Option<WeatherKind>) {
+        let stalled = weather == Some(WeatherKind::StallBefore);
+        let stall = if stalled { self.0.weather.load().stall } else { Duration::ZERO };
+        let wait = self.0.latency + stall;
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    fn respond(&self, reply: Reply, weather: Option<WeatherKind>, dialect: Dialect, sale: Sale) -> Response {
+        let conditions = Conditions {
+            weather,
+            stall: self.0.weather.load().stall,
+            tokens_per_second: self.0.tokens_per_second,
+        };
+        let (frames, length, kind) = match reply.content {
+            Content::Unary(body) => {
+                let whole = Bytes::from(body.to_string());
+                let (length, middle) = (whole.len(), whole.len() / 2);
+                let halves = vec![Frame::of(whole.slice(..middle), 0), Frame::of(whole.slice(middle..), 0)];
+                (halves, Some(length), "application/json")
+            }
+            Content::Stream(frames) if weather == Some(WeatherKind::ErrorWithin) => {
+                (broken_off(frames, dialect), None, "text/event-stream; charset=utf-8")
+            }
+            Content::Stream(frames) => (frames, None, "text/event-stream; charset=utf-8"),
+        };
+        let mut response = delivery::body_of(frames, conditions, sale).into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        if let Some(length) = length {
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        response
+    }
+}
+
+/// One thing that the providers do.
+struct Endpoint {
+    path: &'static str,
+    dialect: Dialect,
+    /// Costs tokens, meets the weather and stands in the book.
+    sells: bool,
+    make: fn(&mut Exchange) -> Result<Reply, Failure>,
+}
+
+struct Incoming<'a> {
+    endpoint: &'a Endpoint,
+    headers: &'a HeaderMap,
+    body: &'a Bytes,
+    /// Filled in as far as the request is understood.
+    row: &'a mut SoldRow,
+}
+
+async fn chat(State(simulator): State<SimulatorHandle>, headers: HeaderMap, body: Bytes) -> Response {
+    const CHAT: Endpoint =
+        Endpoint { path: "/v1/chat/completions", dialect: Dialect::OpenAi, sells: true, make: openai::chat };
+    simulator.answer(&CHAT, headers, body).await
+}
+
+async fn embeddings(State(simulator): State<SimulatorHandle>, headers: HeaderMap, body: Bytes) -> Response {
+    const EMBEDDINGS: Endpoint =
+        Endpoint { path: "/v1/embeddings", dialect: Dialect::OpenAi, sells: true, make: openai::embeddings };
+    simulator.answer(&EMBEDDINGS, headers, body).await
+}
+
+async fn messages(State(simulator): State<SimulatorHandle>, headers: HeaderMap, body: Bytes) -> Response {
+    const MESSAGES: Endpoint = Endpoint {
+        path: "/v1/messages",
+        dialect: Dialect::Anthropic,
+        sells: true,
+        make: anthropic::messages,
+    };
+    simulator.answer(&MESSAGES, headers, body).await
+}
+
+async fn count_tokens(State(simulator): State<SimulatorHandle>, headers: HeaderMap, body: Bytes) -> Response {
+    const COUNT_TOKENS: Endpoint = Endpoint {
+        path: "/v1/messages/count_tokens",
+        dialect: Dialect::Anthropic,
+        sells: false,
+        make: anthropic::count_tokens,
+    };
+    simulator.answer(&COUNT_TOKENS, headers, body).await
+}
+
+async fn models(headers: HeaderMap) -> Response {
+    let dialect = dialect_of(&headers);
+    match authenticate(&headers, dialect) {
+        Err(failure) => fail(failure, dialect, "req_models"),
+        Ok(()) => Json(match dialect {
+            Dialect::OpenAi => openai::models(),
+            Dialect::Anthropic => anthropic::models(),
+        })
+        .into_response(),
+    }
+}
+
+async fn model(Path(name): Path<String>, headers: HeaderMap) -> Response {
+    if let Err(failure) = authenticate(&headers, Dialect::OpenAi) {
+        return fail(failure, Dialect::OpenAi, "req_models");
+    }
+    let found = catalogue::find(&name, Dialect::OpenAi).or(catalogue::find(&name, Dialect::Anthropic));
+    match found {
+        Some(model) => Json(openai::model_entry(model)).into_response(),
+        None => fail(Failure::unknown_model(Dialect::OpenAi, &name), Dialect::OpenAi, "req_models"),
+    }
+}
+
+async fn sold_so_far(State(simulator): State<SimulatorHandle>) -> Json<Sold> {
+    Json(simulator.sold())
+}
+
+async fn unknown_route(method: Method, uri: Uri, request: Request<Body>) -> Response {
+    let message = format!("Invalid URL ({method} {})", uri.path());
+    let body = match dialect_of(request.headers()) {
+        Dialect::OpenAi => openai::error(&message, "invalid_request_error", None, None),
+        Dialect::Anthropic => anthropic::error("not_found_error", &message),
+    };
+    (StatusCode::NOT_FOUND, Json(body)).into_response()
+}
+
+/// Routes of both providers go by the header that every Anthropic client sends.
+fn dialect_of(headers: &HeaderMap) -> Dialect {
+    if headers.contains_key("anthropic-version") { Dialect::Anthropic } else { Dialect::OpenAi }
+}
+
+fn authenticate(headers: &HeaderMap, dialect: Dialect) -> Result<(), Failure> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let bearer = text("authorization").and_then(|value| value.strip_prefix("Bearer "));
+    let key = match dialect {
+        Dialect::OpenAi => bearer,
+        Dialect::Anthropic => text("x-api-key").or(bearer),
+    };
+    match key.map(str::trim) {
+        None | Some("" | "invalid") => Err(Failure::unauthorized(dialect)),
+        Some(_) => Ok(()),
+    }
+}
+
+fn unknown_weather(dialect: Dialect, asked: &str) -> Failure {
+    let message = WeatherError::Unknown(asked.to_owned()).to_string();
+    match dialect {
+        Dialect::OpenAi => openai::invalid(&message, "x-simulate-weather"),
+        Dialect::Anthropic => anthropic::invalid(&message),
+    }
+}
+
+fn fail(failure: Failure, dialect: Dialect, request_id: &str) -> Response {
+    let status = StatusCode::from_u16(failure.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = match failure.body {
+        FailureBody::Nothing => return delivery::refused().into_response(),
+        FailureBody::Html(page) => (status, axum::response::Html(page)).into_response(),
+        FailureBody::Json(mut body) => {
+            if dialect == Dialect::Anthropic {
+                body["request_id"] = Value::from(request_id);
+            }
+            (status, Json(body)).into_response()
+        }
+    };
+    if let Some(seconds) = failure.retry_after_seconds {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+fn sign(headers: &mut HeaderMap, dialect: Dialect, request_id: &str) {
+    let name = match dialect {
+        Dialect::OpenAi => "x-request-id",
+        Dialect::Anthropic => "request-id",
+    };
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        headers.insert(name, value);
+    }
+    if dialect == Dialect::OpenAi {
+        headers.insert("openai-version", HeaderValue::from_static("2020-10-01"));
+    }
+}
+
+/// The first half of a stream and the event with which a provider gives up.
+fn broken_off(mut frames: Vec<Frame>, dialect: Dialect) -> Vec<Frame> {
+    frames.truncate(frames.len() / 2);
+    let event = match dialect {
+        Dialect::OpenAi => openai::error_event(),
+        Dialect::Anthropic => anthropic::error_event(),
+    };
+    frames.push(Frame::of(event, 0));
+    frames
+}
