@@ -1,4 +1,20 @@
 //! Usage: the vector of disjoint token classes that one provider call consumed.
+//!
+//! Each provider counts in its own way; a submodule per dialect turns its report into the vector. Promise: the
+//! classes add up to what the provider reports, an explicit zero is a zero, and a count that can't be true is a
+//! `UsageAnomaly`, never a number.
+
+mod anthropic;
+mod count;
+mod gemini;
+mod openai;
+#[cfg(test)]
+pub(crate) mod recordings;
+
+pub use anthropic::{AnthropicStream, anthropic_other_models, from_anthropic};
+pub use count::UsageAnomaly;
+pub use gemini::from_gemini;
+pub use openai::{from_openai_chat, from_openai_embeddings, from_openai_responses, openai_web_searches};
 
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +78,27 @@ pub enum UsageSource {
 }
 
 impl Usage {
+    /// Both together, class by class. Pins at the end of the range.
+    pub fn plus(&self, other: &Usage) -> Usage {
+        let sum = |class: fn(&Usage) -> u64| class(self).saturating_add(class(other));
+        Usage {
+            input_tokens: sum(|usage| usage.input_tokens),
+            cache_read_tokens: sum(|usage| usage.cache_read_tokens),
+            cache_write_5m_tokens: sum(|usage| usage.cache_write_5m_tokens),
+            cache_write_1h_tokens: sum(|usage| usage.cache_write_1h_tokens),
+            output_tokens: sum(|usage| usage.output_tokens),
+            reasoning_tokens: sum(|usage| usage.reasoning_tokens),
+            audio_input_tokens: sum(|usage| usage.audio_input_tokens),
+            cached_audio_tokens: sum(|usage| usage.cached_audio_tokens),
+            audio_output_tokens: sum(|usage| usage.audio_output_tokens),
+            image_tokens: sum(|usage| usage.image_tokens),
+            video_tokens: sum(|usage| usage.video_tokens),
+            web_searches: sum(|usage| usage.web_searches),
+            images: sum(|usage| usage.images),
+            seconds: sum(|usage| usage.seconds),
+        }
+    }
+
     /// All tokens that the provider counts as input, cached ones included. Pins at the end of the range.
     pub fn input_total(&self) -> u64 {
         [

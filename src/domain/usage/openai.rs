@@ -1,0 +1,242 @@
+//! OpenAI's counting, and that of providers who speak its dialects.
+//!
+//! Cached and cache-written tokens lie inside the prompt, reasoning inside the completion. xAI counts reasoning beside
+//! the completion and inside the total; some gateways beside both. The figures themselves tell which.
+
+use serde_json::Value;
+
+use crate::domain::usage::Usage;
+use crate::domain::usage::count::{UsageAnomaly, count, no_output_of, reported, required};
+
+/// The `usage` of a chat completion, or of the last chunk of its stream.
+pub fn from_openai_chat(report: &Value) -> Result<Usage, UsageAnomaly> {
+    let prompt = |part| count(report, &["prompt_tokens_details", part]);
+    let completion = |part| count(report, &["completion_tokens_details", part]);
+    no_output_of(completion("image_tokens")?, "image output tokens")?;
+    let input = Input {
+        total: required(report, "prompt_tokens")?,
+        cached: cached_of_chat(report)?,
+        written: prompt("cache_write_tokens")?.max(count(report, &["cache_creation_input_tokens"])?),
+        audio: prompt("audio_tokens")?,
+        image: prompt("image_tokens")?,
+        video: prompt("video_tokens")?,
+    };
+    let output = Output {
+        total: required(report, "completion_tokens")?,
+        reasoning: completion("reasoning_tokens")?,
+        audio: completion("audio_tokens")?,
+        grand_total: reported(report, &["total_tokens"])?,
+    };
+    let searches = count(report, &["server_tool_use_details", "web_search_requests"])?;
+    let web_searches = searches.max(count(report, &["num_sources_used"])?);
+    Ok(Usage { web_searches, ..disjoint(input, output)? })
+}
+
+/// The `usage` of a response. Web searches are not in it: see `openai_web_searches`.
+pub fn from_openai_responses(report: &Value) -> Result<Usage, UsageAnomaly> {
+    let part = |part| count(report, &["input_tokens_details", part]);
+    let input = Input {
+        total: required(report, "input_tokens")?,
+        cached: part("cached_tokens")?,
+        written: part("cache_write_tokens")?,
+        audio: part("audio_tokens")?,
+        image: part("image_tokens")?,
+        video: part("video_tokens")?,
+    };
+    let output = Output {
+        total: required(report, "output_tokens")?,
+        reasoning: count(report, &["output_tokens_details", "reasoning_tokens"])?,
+        audio: count(report, &["output_tokens_details", "audio_tokens"])?,
+        grand_total: reported(report, &["total_tokens"])?,
+    };
+    disjoint(input, output)
+}
+
+/// The `usage` of an embedding call: input alone.
+pub fn from_openai_embeddings(report: &Value) -> Result<Usage, UsageAnomaly> {
+    let input_tokens = required(report, "prompt_tokens")?;
+    match reported(report, &["total_tokens"])? {
+        Some(total) if total != input_tokens => Err(UsageAnomaly::SumsDiffer { total, parts: input_tokens }),
+        Some(_) | None => Ok(Usage { input_tokens, ..Usage::default() }),
+    }
+}
+
+/// The web searches that a response's output shows: the usage doesn't count them, the invoice does. Opening a page
+/// and searching within it are free.
+pub fn openai_web_searches(response: &Value) -> u64 {
+    let items = response.get("output").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let is_search = |item: &&Value| {
+        let action = item.pointer("/action/type").and_then(Value::as_str).unwrap_or("search");
+        item.get("type").and_then(Value::as_str) == Some("web_search_call") && action == "search"
+    };
+    items.iter().filter(is_search).count() as u64
+}
+
+/// DeepSeek and Mistral name cached tokens in their own ways besides OpenAI's.
+fn cached_of_chat(report: &Value) -> Result<u64, UsageAnomaly> {
+    let names: [&[&str]; 3] =
+        [&["prompt_tokens_details", "cached_tokens"], &["prompt_cache_hit_tokens"], &["num_cached_tokens"]];
+    for name in names {
+        if let Some(cached) = reported(report, name)? {
+            return Ok(cached);
+        }
+    }
+    Ok(0)
+}
+
+struct Input {
+    total: u64,
+    cached: u64,
+    written: u64,
+    audio: u64,
+    image: u64,
+    video: u64,
+}
+
+struct Output {
+    total: u64,
+    reasoning: u64,
+    audio: u64,
+    grand_total: Option<u64>,
+}
+
+fn disjoint(input: Input, output: Output) -> Result<Usage, UsageAnomaly> {
+    // Cached audio is reported both as cached and as audio; what the parts exceed the whole by is that overlap.
+    let parts = input.cached + input.written + input.audio + input.image + input.video;
+    let cached_audio = parts.saturating_sub(input.total);
+    if cached_audio > input.cached.min(input.audio) {
+        return Err(UsageAnomaly::PartExceedsWhole { part: "parts of the prompt", whole: "prompt tokens" });
+    }
+    let sum = input.total + output.total;
+    let beside = output.reasoning_is_beside(sum);
+    let reasoning_inside = if beside { 0 } else { output.reasoning };
+    let output_tokens =
+        output.total.checked_sub(reasoning_inside + output.audio).ok_or(UsageAnomaly::PartExceedsWhole {
+            part: "parts of the completion",
+            whole: "completion tokens",
+        })?;
+    match output.grand_total {
+        Some(total) if total != sum && !(beside && total == sum + output.reasoning) => {
+            return Err(UsageAnomaly::SumsDiffer { total, parts: sum });
+        }
+        Some(_) | None => {}
+    }
+    Ok(Usage {
+        input_tokens: input.total - (parts - cached_audio),
+        cache_read_tokens: input.cached - cached_audio,
+        cache_write_5m_tokens: input.written,
+        output_tokens,
+        reasoning_tokens: output.reasoning,
+        audio_input_tokens: input.audio - cached_audio,
+        cached_audio_tokens: cached_audio,
+        audio_output_tokens: output.audio,
+        image_tokens: input.image,
+        video_tokens: input.video,
+        ..Usage::default()
+    })
+}
+
+impl Output {
+    /// Reasoning was counted beside the completion when it can't be inside, or when only so the total adds up.
+    fn reasoning_is_beside(&self, sum: u64) -> bool {
+        self.reasoning > self.total || (self.reasoning > 0 && self.grand_total == Some(sum + self.reasoning))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn parts_of_the_prompt_and_the_completion_become_classes_of_their_own() {
+        let report = json!({
+            "prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150,
+            "prompt_tokens_details": {"cached_tokens": 30, "cache_write_tokens": 10, "audio_tokens": 5},
+            "completion_tokens_details": {"reasoning_tokens": 20, "audio_tokens": 7},
+        });
+
+        let expected = Usage {
+            input_tokens: 55,
+            cache_read_tokens: 30,
+            cache_write_5m_tokens: 10,
+            audio_input_tokens: 5,
+            output_tokens: 23,
+            reasoning_tokens: 20,
+            audio_output_tokens: 7,
+            ..Usage::default()
+        };
+        assert_eq!(from_openai_chat(&report), Ok(expected));
+    }
+
+    #[test]
+    fn the_figures_tell_where_reasoning_was_counted() {
+        for (completion, reasoning, total, output, why) in [
+            (50, 20, Some(60), 30, "inside, as OpenAI counts"),
+            (50, 20, Some(80), 50, "beside, inside the total, as xAI counts"),
+            (9, 61, Some(19), 9, "beside both: it can't be inside"),
+            (50, 20, None, 30, "inside when nothing says otherwise"),
+        ] {
+            let report = json!({
+                "prompt_tokens": 10, "completion_tokens": completion, "total_tokens": total,
+                "completion_tokens_details": {"reasoning_tokens": reasoning},
+            });
+
+            let usage = from_openai_chat(&report).expect(why);
+
+            assert_eq!((usage.output_tokens, usage.reasoning_tokens), (output, reasoning), "{why}");
+        }
+    }
+
+    #[test]
+    fn cached_audio_is_counted_once() {
+        let details = json!({"cached_tokens": 60, "audio_tokens": 80});
+        let report = json!({"prompt_tokens": 100, "completion_tokens": 0, "prompt_tokens_details": details});
+
+        let usage = from_openai_chat(&report).expect("a usage");
+
+        assert_eq!(
+            (usage.cache_read_tokens, usage.audio_input_tokens, usage.cached_audio_tokens),
+            (20, 40, 40)
+        );
+        assert_eq!(usage.input_total(), 100);
+    }
+
+    #[test]
+    fn what_cannot_be_true_is_an_anomaly() {
+        for (report, what) in [
+            (json!({}), "nothing"),
+            (json!(null), "null"),
+            (json!({"prompt_tokens": -1, "completion_tokens": 1}), "negative"),
+            (json!({"prompt_tokens": 1.5, "completion_tokens": 1}), "a fraction"),
+            (json!({"prompt_tokens": "1", "completion_tokens": 1}), "a text"),
+            (json!({"prompt_tokens": 1_000_000_001, "completion_tokens": 1}), "absurd"),
+            (json!({"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 3}), "another total"),
+            (
+                json!({"prompt_tokens": 1, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 2}}),
+                "more cached than prompt",
+            ),
+            (
+                json!({"prompt_tokens": 1, "completion_tokens": 1, "completion_tokens_details": {"image_tokens": 1}}),
+                "a picture without a price",
+            ),
+        ] {
+            assert!(from_openai_chat(&report).is_err(), "{what}");
+        }
+        let zero = json!({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0});
+        assert_eq!(from_openai_chat(&zero), Ok(Usage::default()));
+    }
+
+    #[test]
+    fn only_searches_count_among_the_web_calls_of_a_response() {
+        let output = json!([
+            {"type": "web_search_call", "action": {"type": "search"}},
+            {"type": "web_search_call", "action": {"type": "open_page"}},
+            {"type": "web_search_call"},
+            {"type": "message"},
+        ]);
+
+        assert_eq!(openai_web_searches(&json!({"output": output})), 2);
+        assert_eq!(openai_web_searches(&json!({})), 0);
+    }
+}
