@@ -5,3 +5,5 @@
 pub mod clock;
 pub mod domain;
 pub mod simulator;
+pub mod ledger;
+pub mod store;

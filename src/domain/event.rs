@@ -37,7 +37,7 @@ pub struct Payload {
     pub by: Option<KeyId>,
     /// The idempotency key that this command bound; on its first event only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub command: Option<CommandRef>,
+    pub command: Option<BoundCommand>,
     /// The org's balance after this event; absent on the system org's events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balance: Option<Balance>,
@@ -50,6 +50,14 @@ pub struct CommandRef {
     pub key: String,
     /// Hex digest of what was asked; the same key with another fingerprint is a conflict.
     pub fingerprint: String,
+}
+
+/// A command's identity as its first event carries it, with how many events the command made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct BoundCommand {
+    #[serde(flatten)]
+    pub command: CommandRef,
+    pub events: u32,
 }
 
 /// An org's money at one moment. `granted + overdraft_limit = available + held + consumed + expired + refunded`.

@@ -4,6 +4,7 @@
 
 pub mod account;
 pub mod alerting;
+pub mod chain;
 pub mod commerce;
 pub mod credits;
 pub mod event;

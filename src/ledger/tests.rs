@@ -1,0 +1,173 @@
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::*;
+use crate::domain::account::command::{Reserve, Settle};
+use crate::domain::credits::Credits;
+use crate::domain::event::{Balance, Dispatcher, ExpiryPolicy, GrantKind, LotTerms, Purpose};
+use crate::domain::ids::{LotId, ReservationId};
+use crate::domain::time::Timestamp;
+use crate::store::SqliteStore;
+
+const ACME: OrgId = OrgId(Uuid::from_u128(0xACE));
+
+struct Node {
+    ledger: Ledger,
+    store: Arc<SqliteStore>,
+    clock: Clock,
+    folder: tempfile::TempDir,
+}
+
+impl Node {
+    async fn start() -> Node {
+        let folder = tempfile::tempdir().expect("a folder");
+        Node::on(folder, Clock::manual(Timestamp(1_000_000_000_000_000), 1)).await
+    }
+
+    async fn on(folder: tempfile::TempDir, clock: Clock) -> Node {
+        let store = Arc::new(SqliteStore::open(&folder.path().join("t.db")).await.expect("opens"));
+        let ledger = Ledger::open(store.clone(), clock.clone()).await.expect("folds");
+        Node { ledger, store, clock, folder }
+    }
+
+    async fn funded(credits: i64) -> Node {
+        let node = Node::start().await;
+        node.run(OrgCommand::OpenOrg {
+            slug: "acme".into(),
+            time_zone: "UTC".into(),
+            overdraft_limit: Credits::ZERO,
+        })
+        .await
+        .expect("opens");
+        let terms = LotTerms {
+            lot: LotId(Uuid::from_u128(1)),
+            credits: Credits::from_whole(credits),
+            priority: 0,
+            expires_at: None,
+        };
+        node.run(OrgCommand::Grant { terms, kind: GrantKind::Goodwill, note: None }).await.expect("grants");
+        node
+    }
+
+    async fn run(&self, command: OrgCommand) -> Result<Outcome, LedgerError> {
+        self.keyed(command, None).await
+    }
+
+    async fn keyed(&self, command: OrgCommand, key: Option<(&str, &str)>) -> Result<Outcome, LedgerError> {
+        let idempotency = key.map(|(key, print)| CommandRef { key: key.into(), fingerprint: print.into() });
+        self.ledger.submit(Submission { org: ACME, command, by: None, idempotency }).await
+    }
+
+    async fn balance(&self) -> Balance {
+        self.ledger.read(ACME, Account::balance).await.expect("reads")
+    }
+}
+
+fn id(n: u128) -> ReservationId {
+    ReservationId { org: ACME, local: Uuid::from_u128(n) }
+}
+
+fn reserve(n: u128, credits: i64) -> OrgCommand {
+    OrgCommand::Reserve(Reserve {
+        reservation: id(n),
+        credits: Credits::from_whole(credits),
+        ttl_seconds: 60,
+        expiry: ExpiryPolicy::Release,
+        dispatcher: Dispatcher::External,
+        price_book_version: 0,
+        purpose: Purpose::default(),
+    })
+}
+
+fn settle(n: u128, credits: i64) -> OrgCommand {
+    OrgCommand::Settle(Settle {
+        reservation: id(n),
+        cost: Credits::from_whole(credits),
+        price_book_version: 0,
+        attempts: vec![],
+        purpose: None,
+        quarantine: None,
+    })
+}
+
+#[tokio::test]
+async fn i1_concurrent_holds_never_overspend() {
+    let node = Node::funded(100).await;
+
+    let holds = (0..500).map(|n| node.run(reserve(n, 1)));
+    let outcomes = futures_util::future::join_all(holds).await;
+
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 100);
+    assert_eq!(node.balance().await.available, Credits::ZERO);
+}
+
+#[tokio::test]
+async fn i4_one_key_has_one_effect_within_a_batch_and_after() {
+    let node = Node::funded(10).await;
+    let key = Some(("k", "same"));
+
+    let (first, twin) = tokio::join!(node.keyed(reserve(1, 2), key), node.keyed(reserve(2, 2), key));
+    let again = node.keyed(reserve(3, 2), key).await.expect("replays");
+    let other = node.keyed(reserve(4, 3), Some(("k", "other"))).await;
+
+    let first = first.expect("holds");
+    assert_eq!(twin.expect("replays").events, first.events);
+    assert_eq!(again.events, first.events);
+    assert!(again.replayed && !first.replayed);
+    assert!(matches!(other, Err(LedgerError::Refused(Refusal::IdempotencyConflict))));
+    assert_eq!(node.balance().await.held, Credits::from_whole(2));
+}
+
+#[tokio::test]
+async fn i5_a_restart_finds_everything_acknowledged() {
+    let node = Node::funded(10).await;
+    node.run(reserve(1, 4)).await.expect("holds");
+    node.keyed(settle(1, 3), Some(("s", "1"))).await.expect("settles");
+    let before = node.balance().await;
+    let Node { ledger, store, clock, folder } = node;
+    drop(ledger);
+    // The writer task owns the store until it has seen that nobody can ask any more.
+    while Arc::strong_count(&store) > 1 {
+        tokio::task::yield_now().await;
+    }
+    drop(store);
+
+    let node = Node::on(folder, clock).await;
+
+    assert_eq!(node.balance().await, before);
+    assert!(node.keyed(settle(1, 3), Some(("s", "1"))).await.expect("replays").replayed);
+}
+
+#[tokio::test]
+async fn i11_a_hold_counts_as_ended_once_its_time_is_over() {
+    let node = Node::funded(10).await;
+    node.run(reserve(1, 10)).await.expect("holds");
+    node.clock.advance_seconds(60);
+
+    assert_eq!(node.balance().await.available, Credits::from_whole(10));
+    node.run(reserve(2, 10)).await.expect("holds what the first one gave back");
+}
+
+#[tokio::test]
+async fn i5_a_full_disk_refuses_writes_keeps_reads_and_recovers() {
+    let node = Node::funded(10).await;
+    node.store.cap_pages(1).await.expect("caps");
+    let mut refused = 0;
+    for n in 0..200 {
+        refused += u32::from(node.run(reserve(n, 0)).await.is_err());
+        if matches!(node.run(reserve(1_000 + n, 1)).await, Err(LedgerError::Unavailable(_))) {
+            break;
+        }
+    }
+
+    let full = node.run(reserve(5_000, 1)).await;
+    let readable = node.balance().await;
+    node.store.cap_pages(u32::MAX / 2).await.expect("uncaps");
+    let held = node.balance().await.held;
+
+    assert!(matches!(full, Err(LedgerError::Unavailable(_) | LedgerError::Refused(_))), "{full:?}");
+    assert_eq!(readable.held, held);
+    assert!(refused > 0);
+    node.run(settle(1_000, 1)).await.expect("writes again");
+}

@@ -1,0 +1,127 @@
+//! The only place that holds SQL: the log, and personal data outside it.
+//!
+//! The log stores envelopes; what an event means is the domain's. Every key and statement names `shard`.
+
+mod sqlite;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::domain::chain::{Fields, Hash};
+
+pub use sqlite::SqliteStore;
+
+/// One stored event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventRow {
+    pub shard: i32,
+    /// Gapless per shard, from 1.
+    pub position: i64,
+    pub org_id: Uuid,
+    /// Gapless per org, from 1.
+    pub org_version: i64,
+    pub event_id: Uuid,
+    pub kind: String,
+    pub schema_version: i32,
+    /// Microseconds since the Unix epoch.
+    pub recorded_at: i64,
+    /// As it was hashed, byte for byte.
+    pub payload: Vec<u8>,
+    pub hash: Hash,
+}
+
+impl EventRow {
+    pub fn fields(&self) -> Fields<'_> {
+        Fields {
+            shard: self.shard,
+            position: self.position,
+            org_id: self.org_id.as_bytes(),
+            org_version: self.org_version,
+            event_id: self.event_id.as_bytes(),
+            kind: &self.kind,
+            schema_version: self.schema_version,
+            recorded_at: self.recorded_at,
+            payload: &self.payload,
+        }
+    }
+}
+
+/// Where a shard's log ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub next_position: i64,
+    pub last_hash: Hash,
+    /// Raised by a takeover; a writer under an older one has lost the shard.
+    pub epoch: i64,
+}
+
+/// How a compare-and-set on the head ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// The events are durable.
+    Written,
+    /// The head was not where it was expected: nothing was written.
+    Conflict,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the database can't be reached or written: {0}")]
+    Unavailable(String),
+    #[error("the disk is full: free some space; nothing acknowledged is lost and writing resumes by itself")]
+    Full,
+    #[error("the commit's outcome is not known: {0}")]
+    UnknownOutcome(String),
+    #[error("the database is damaged: {0}; run `tollgate verify` and restore from a backup")]
+    Corrupt(String),
+    #[error("this database was written by a newer Tollgate; run that version or a later one")]
+    NewerVersion,
+    #[error("another process has this database open ({0}); stop it first")]
+    Locked(String),
+    #[error("the bundled SQLite {0} is older than 3.51.3, which fixes a bug that can lose commits; rebuild")]
+    OldSqlite(String),
+}
+
+/// The append-only log.
+#[async_trait]
+pub trait EventLog: Send + Sync {
+    /// The heads of all shards, by shard.
+    async fn heads(&self) -> Result<Vec<Head>, StoreError>;
+
+    async fn head(&self, shard: i32) -> Result<Head, StoreError>;
+
+    /// Moves the shard's head from `expected` to `new` and inserts the events, all or nothing, durably.
+    async fn append(
+        &self,
+        shard: i32,
+        expected: &Head,
+        new: &Head,
+        events: &[EventRow],
+    ) -> Result<Appended, StoreError>;
+
+    /// Events of a shard from a position on, in order, at most `limit`.
+    async fn read(&self, shard: i32, from_position: i64, limit: i64) -> Result<Vec<EventRow>, StoreError>;
+
+    /// Events of one org from a version on, in order, at most `limit`.
+    async fn read_org(
+        &self,
+        shard: i32,
+        org_id: Uuid,
+        from_version: i64,
+        limit: i64,
+    ) -> Result<Vec<EventRow>, StoreError>;
+}
+
+/// A name and mail address, kept outside the log so that they can be erased.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Profile {
+    pub name: String,
+    pub email: Option<String>,
+}
+
+#[async_trait]
+pub trait Profiles: Send + Sync {
+    async fn put_profile(&self, shard: i32, subject_id: &str, profile: &Profile) -> Result<(), StoreError>;
+    async fn profile(&self, shard: i32, subject_id: &str) -> Result<Option<Profile>, StoreError>;
+    async fn erase_profile(&self, shard: i32, subject_id: &str) -> Result<(), StoreError>;
+}

@@ -1,0 +1,421 @@
+//! The log on embedded SQLite: WAL, synchronous=FULL, one writer connection, a lock against a second process.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use crate::domain::chain::Hash;
+use crate::store::{Appended, EventLog, EventRow, Head, Profile, Profiles, StoreError};
+
+/// Rows of one insert: full statements are prepared once, and 64 rows keep well under SQLite's variable limit.
+const ROWS_PER_INSERT: usize = 64;
+/// SQLite's primary result code for a full disk.
+const SQLITE_FULL: &str = "13";
+const SQLITE_CORRUPT: &str = "11";
+const SQLITE_NOT_A_DATABASE: &str = "26";
+/// The first version without the WAL-reset bug.
+const SQLITE_MIN: [u32; 3] = [3, 51, 3];
+
+pub struct SqliteStore {
+    writer: Mutex<SqliteConnection>,
+    readers: SqlitePool,
+    /// Held for as long as the store lives.
+    _lock: File,
+}
+
+impl std::fmt::Debug for SqliteStore {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("SqliteStore").finish_non_exhaustive()
+    }
+}
+
+impl SqliteStore {
+    /// Opens a database file, or creates it.
+    ///
+    /// # Errors
+    /// `Locked` while another process has it, `NewerVersion`, `Corrupt`, or `Unavailable`.
+    pub async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
+        let lock = lock(path)?;
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .statement_cache_capacity(200);
+        let mut writer = SqliteConnection::connect_with(&options).await.map_err(store_error)?;
+        new_enough(&mut writer).await?;
+        sqlx::migrate!("migrations/sqlite").run(&mut writer).await.map_err(migrate_error)?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(4)
+            .connect_with(options.read_only(true).create_if_missing(false))
+            .await
+            .map_err(store_error)?;
+        Ok(SqliteStore { writer: Mutex::new(writer), readers, _lock: lock })
+    }
+
+    /// Caps the file's size in pages of 4 KiB, as an operator's quota.
+    ///
+    /// # Errors
+    /// Where the database can't be reached.
+    pub async fn cap_pages(&self, pages: u32) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        // A pragma takes no parameters; the value is a number of ours.
+        let pragma = sqlx::AssertSqlSafe(format!("pragma max_page_count = {pages}"));
+        sqlx::query(pragma).execute(&mut *writer).await.map_err(store_error)?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl EventLog for SqliteStore {
+    async fn heads(&self) -> Result<Vec<Head>, StoreError> {
+        let rows = sqlx::query("select next_position, last_hash, epoch from log_heads order by shard")
+            .fetch_all(&self.readers)
+            .await
+            .map_err(store_error)?;
+        rows.iter().map(head).collect()
+    }
+
+    async fn head(&self, shard: i32) -> Result<Head, StoreError> {
+        let row = sqlx::query("select next_position, last_hash, epoch from log_heads where shard = ?1")
+            .bind(shard)
+            .fetch_one(&self.readers)
+            .await
+            .map_err(store_error)?;
+        head(&row)
+    }
+
+    async fn append(
+        &self,
+        shard: i32,
+        expected: &Head,
+        new: &Head,
+        events: &[EventRow],
+    ) -> Result<Appended, StoreError> {
+        let mut writer = self.writer.lock().await;
+        let mut transaction = writer.begin_with("begin immediate").await.map_err(store_error)?;
+        let moved = sqlx::query(
+            "update log_heads set next_position = ?1, last_hash = ?2 \
+             where shard = ?3 and next_position = ?4 and last_hash = ?5 and epoch = ?6",
+        )
+        .bind(new.next_position)
+        .bind(&new.last_hash[..])
+        .bind(shard)
+        .bind(expected.next_position)
+        .bind(&expected.last_hash[..])
+        .bind(expected.epoch)
+        .execute(&mut *transaction)
+        .await
+        .map_err(store_error)?;
+        if moved.rows_affected() == 0 {
+            transaction.rollback().await.map_err(store_error)?;
+            return Ok(Appended::Conflict);
+        }
+        for rows in events.chunks(ROWS_PER_INSERT) {
+            insert(&mut transaction, rows).await.map_err(store_error)?;
+        }
+        transaction.commit().await.map_err(|error| match store_error(error) {
+            StoreError::Unavailable(why) => StoreError::UnknownOutcome(why),
+            known => known,
+        })?;
+        Ok(Appended::Written)
+    }
+
+    async fn read(&self, shard: i32, from_position: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
+        let rows = sqlx::query(
+            "select shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash \
+             from events where shard = ?1 and position >= ?2 order by position limit ?3",
+        )
+        .bind(shard)
+        .bind(from_position)
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(store_error)?;
+        rows.iter().map(event).collect()
+    }
+
+    async fn read_org(
+        &self,
+        shard: i32,
+        org_id: Uuid,
+        from_version: i64,
+        limit: i64,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        let rows = sqlx::query(
+            "select shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash \
+             from events where shard = ?1 and org_id = ?2 and org_version >= ?3 order by position limit ?4",
+        )
+        .bind(shard)
+        .bind(&org_id.as_bytes()[..])
+        .bind(from_version)
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(store_error)?;
+        rows.iter().map(event).collect()
+    }
+}
+
+#[async_trait]
+impl Profiles for SqliteStore {
+    async fn put_profile(&self, shard: i32, subject_id: &str, profile: &Profile) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        sqlx::query(
+            "insert into profiles (shard, subject_id, name, email) values (?1, ?2, ?3, ?4) \
+             on conflict (shard, subject_id) do update set name = excluded.name, email = excluded.email",
+        )
+        .bind(shard)
+        .bind(subject_id)
+        .bind(&profile.name)
+        .bind(profile.email.as_deref())
+        .execute(&mut *writer)
+        .await
+        .map_err(store_error)?;
+        Ok(())
+    }
+
+    async fn profile(&self, shard: i32, subject_id: &str) -> Result<Option<Profile>, StoreError> {
+        let row = sqlx::query("select name, email from profiles where shard = ?1 and subject_id = ?2")
+            .bind(shard)
+            .bind(subject_id)
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(store_error)?;
+        row.map(|row| {
+            Ok(Profile {
+                name: row.try_get("name").map_err(store_error)?,
+                email: row.try_get("email").map_err(store_error)?,
+            })
+        })
+        .transpose()
+    }
+
+    async fn erase_profile(&self, shard: i32, subject_id: &str) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        sqlx::query("delete from profiles where shard = ?1 and subject_id = ?2")
+            .bind(shard)
+            .bind(subject_id)
+            .execute(&mut *writer)
+            .await
+            .map_err(store_error)?;
+        Ok(())
+    }
+}
+
+async fn insert(connection: &mut SqliteConnection, rows: &[EventRow]) -> Result<(), sqlx::Error> {
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "insert into events \
+         (shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash) ",
+    );
+    query.push_values(rows, |mut values, row| {
+        values
+            .push_bind(row.shard)
+            .push_bind(row.position)
+            .push_bind(&row.org_id.as_bytes()[..])
+            .push_bind(row.org_version)
+            .push_bind(&row.event_id.as_bytes()[..])
+            .push_bind(row.kind.as_str())
+            .push_bind(row.schema_version)
+            .push_bind(row.recorded_at)
+            .push_bind(row.payload.as_slice())
+            .push_bind(&row.hash[..]);
+    });
+    query.build().persistent(true).execute(connection).await?;
+    Ok(())
+}
+
+fn event(row: &SqliteRow) -> Result<EventRow, StoreError> {
+    let read = || -> Result<EventRow, sqlx::Error> {
+        Ok(EventRow {
+            shard: row.try_get("shard")?,
+            position: row.try_get("position")?,
+            org_id: Uuid::from_slice(row.try_get("org_id")?).map_err(|e| sqlx::Error::Decode(e.into()))?,
+            org_version: row.try_get("org_version")?,
+            event_id: Uuid::from_slice(row.try_get("event_id")?).map_err(|e| sqlx::Error::Decode(e.into()))?,
+            kind: row.try_get("kind")?,
+            schema_version: row.try_get("schema_version")?,
+            recorded_at: row.try_get("recorded_at")?,
+            payload: row.try_get("payload")?,
+            hash: hash(row.try_get("hash")?)?,
+        })
+    };
+    read().map_err(|error| StoreError::Corrupt(error.to_string()))
+}
+
+fn head(row: &SqliteRow) -> Result<Head, StoreError> {
+    let read = || -> Result<Head, sqlx::Error> {
+        Ok(Head {
+            next_position: row.try_get("next_position")?,
+            last_hash: hash(row.try_get("last_hash")?)?,
+            epoch: row.try_get("epoch")?,
+        })
+    };
+    read().map_err(|error| StoreError::Corrupt(error.to_string()))
+}
+
+fn hash(bytes: &[u8]) -> Result<Hash, sqlx::Error> {
+    Hash::try_from(bytes).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// Takes the lock that keeps a second process out.
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let name = PathBuf::from(name);
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&name)
+        .map_err(|error| StoreError::Unavailable(format!("{}: {error}", name.display())))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked(path.display().to_string())),
+        Err(TryLockError::Error(error)) => {
+            Err(StoreError::Unavailable(format!("{}: {error}", name.display())))
+        }
+    }
+}
+
+async fn new_enough(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let version: String =
+        sqlx::query_scalar("select sqlite_version()").fetch_one(connection).await.map_err(store_error)?;
+    let parts: Vec<u32> = version.split('.').filter_map(|part| part.parse().ok()).collect();
+    if parts.as_slice() >= SQLITE_MIN.as_slice() { Ok(()) } else { Err(StoreError::OldSqlite(version)) }
+}
+
+fn store_error(error: sqlx::Error) -> StoreError {
+    let code = error.as_database_error().and_then(|e| e.code()).map(|code| primary(&code));
+    match code.as_deref() {
+        Some(SQLITE_FULL) => StoreError::Full,
+        Some(SQLITE_CORRUPT | SQLITE_NOT_A_DATABASE) => StoreError::Corrupt(error.to_string()),
+        Some(_) | None => StoreError::Unavailable(error.to_string()),
+    }
+}
+
+/// The low byte of SQLite's extended result code.
+fn primary(code: &str) -> String {
+    code.parse::<i32>().map_or_else(|_| code.to_owned(), |code| (code & 0xff).to_string())
+}
+
+fn migrate_error(error: sqlx::migrate::MigrateError) -> StoreError {
+    use sqlx::migrate::MigrateError;
+    match error {
+        MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => StoreError::NewerVersion,
+        MigrateError::Execute(error) => store_error(error),
+        other => StoreError::Unavailable(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(position: i64) -> EventRow {
+        EventRow {
+            shard: 0,
+            position,
+            org_id: Uuid::from_u128(1),
+            org_version: position,
+            event_id: Uuid::from_u128(position.unsigned_abs().into()),
+            kind: "OrgResumed".into(),
+            schema_version: 1,
+            recorded_at: 7,
+            payload: vec![b'x'; 300],
+            hash: [u8::try_from(position % 251).unwrap_or(0); 32],
+        }
+    }
+
+    fn head_at(next_position: i64) -> Head {
+        Head { next_position, last_hash: [u8::from(next_position > 1); 32], epoch: 0 }
+    }
+
+    async fn open() -> (tempfile::TempDir, SqliteStore) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = SqliteStore::open(&folder.path().join("t.db")).await.expect("opens");
+        (folder, store)
+    }
+
+    #[tokio::test]
+    async fn an_append_is_all_or_nothing_and_its_rows_read_back() {
+        let (_folder, store) = open().await;
+        let rows: Vec<EventRow> = (1..=150).map(row).collect();
+
+        let written = store.append(0, &head_at(1), &head_at(151), &rows).await.expect("appends");
+        let lost = store.append(0, &head_at(1), &head_at(2), &rows[..1]).await.expect("answers");
+
+        assert_eq!((written, lost), (Appended::Written, Appended::Conflict));
+        assert_eq!(store.head(0).await.expect("a head"), head_at(151));
+        assert_eq!(store.read(0, 1, 1000).await.expect("rows"), rows);
+        assert_eq!(store.read_org(0, Uuid::from_u128(1), 149, 10).await.expect("rows").len(), 2);
+    }
+
+    #[tokio::test]
+    async fn the_log_refuses_updates_and_deletes() {
+        let (_folder, store) = open().await;
+        store.append(0, &head_at(1), &head_at(2), &[row(1)]).await.expect("appends");
+        let mut writer = store.writer.lock().await;
+
+        for statement in ["update events set kind = 'x'", "delete from events"] {
+            let refused = sqlx::query(statement).execute(&mut *writer).await.expect_err("refused");
+
+            assert!(refused.to_string().contains("events are never"), "{refused}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_second_process_is_kept_out() {
+        let (folder, _store) = open().await;
+
+        let second = SqliteStore::open(&folder.path().join("t.db")).await;
+
+        assert!(matches!(second, Err(StoreError::Locked(_))), "{second:?}");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_database_is_named_damaged() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("t.db");
+        std::fs::write(&path, vec![7_u8; 8192]).expect("writes");
+
+        let opened = SqliteStore::open(&path).await;
+
+        assert!(matches!(opened, Err(StoreError::Corrupt(_))), "{opened:?}");
+    }
+
+    #[tokio::test]
+    async fn a_database_of_a_newer_version_is_refused() {
+        let (folder, store) = open().await;
+        sqlx::query("insert into _sqlx_migrations (version, description, success, checksum, execution_time) values (9999, 'later', true, x'00', 0)")
+            .execute(&mut *store.writer.lock().await)
+            .await
+            .expect("writes");
+        drop(store);
+
+        let opened = SqliteStore::open(&folder.path().join("t.db")).await;
+
+        assert!(matches!(opened, Err(StoreError::NewerVersion)), "{opened:?}");
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_loses_nothing_and_writing_resumes() {
+        let (_folder, store) = open().await;
+        store.cap_pages(1).await.expect("caps");
+        let rows: Vec<EventRow> = (1..=150).map(row).collect();
+
+        let full = store.append(0, &head_at(1), &head_at(151), &rows).await;
+        store.cap_pages(u32::MAX / 2).await.expect("caps");
+        let resumed = store.append(0, &head_at(1), &head_at(151), &rows).await;
+
+        assert!(matches!(full, Err(StoreError::Full)), "{full:?}");
+        assert_eq!(resumed.expect("appends"), Appended::Written);
+    }
+}
