@@ -100,32 +100,16 @@ impl EventLog for SqliteStore {
         events: &[EventRow],
     ) -> Result<Appended, StoreError> {
         let mut writer = self.writer.lock().await;
-        let mut transaction = writer.begin_with("begin immediate").await.map_err(store_error)?;
-        let moved = sqlx::query(
-            "update log_heads set next_position = ?1, last_hash = ?2 \
-             where shard = ?3 and next_position = ?4 and last_hash = ?5 and epoch = ?6",
-        )
-        .bind(new.next_position)
-        .bind(&new.last_hash[..])
-        .bind(shard)
-        .bind(expected.next_position)
-        .bind(&expected.last_hash[..])
-        .bind(expected.epoch)
-        .execute(&mut *transaction)
-        .await
-        .map_err(store_error)?;
-        if moved.rows_affected() == 0 {
-            transaction.rollback().await.map_err(store_error)?;
-            return Ok(Appended::Conflict);
+        statement(&mut writer, "begin immediate").await?;
+        let moved = move_head(&mut writer, shard, expected, new, events).await;
+        match moved {
+            Ok(true) => commit(&mut writer).await,
+            Ok(false) => roll_back(&mut writer).await.map(|()| Appended::Conflict),
+            Err(error) => {
+                roll_back(&mut writer).await?;
+                Err(store_error(error))
+            }
         }
-        for rows in events.chunks(ROWS_PER_INSERT) {
-            insert(&mut transaction, rows).await.map_err(store_error)?;
-        }
-        transaction.commit().await.map_err(|error| match store_error(error) {
-            StoreError::Unavailable(why) => StoreError::UnknownOutcome(why),
-            known => known,
-        })?;
-        Ok(Appended::Written)
     }
 
     async fn read(&self, shard: i32, from_position: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
@@ -208,6 +192,60 @@ impl Profiles for SqliteStore {
             .map_err(store_error)?;
         Ok(())
     }
+}
+
+/// The compare-and-set and the events, inside the open transaction. False where the head was elsewhere.
+async fn move_head(
+    connection: &mut SqliteConnection,
+    shard: i32,
+    expected: &Head,
+    new: &Head,
+    events: &[EventRow],
+) -> Result<bool, sqlx::Error> {
+    let moved = sqlx::query(
+        "update log_heads set next_position = ?1, last_hash = ?2 \
+         where shard = ?3 and next_position = ?4 and last_hash = ?5 and epoch = ?6",
+    )
+    .bind(new.next_position)
+    .bind(&new.last_hash[..])
+    .bind(shard)
+    .bind(expected.next_position)
+    .bind(&expected.last_hash[..])
+    .bind(expected.epoch)
+    .execute(&mut *connection)
+    .await?;
+    if moved.rows_affected() == 0 {
+        return Ok(false);
+    }
+    for rows in events.chunks(ROWS_PER_INSERT) {
+        insert(connection, rows).await?;
+    }
+    Ok(true)
+}
+
+async fn commit(connection: &mut SqliteConnection) -> Result<Appended, StoreError> {
+    match statement(connection, "commit").await {
+        Ok(()) => Ok(Appended::Written),
+        Err(StoreError::Full) => roll_back(connection).await.and(Err(StoreError::Full)),
+        Err(error) => {
+            roll_back(connection).await?;
+            Err(StoreError::UnknownOutcome(error.to_string()))
+        }
+    }
+}
+
+/// Ends what is left of a transaction. SQLite has ended it already after some errors, a full disk among them, which
+/// is why the transaction is not sqlx's: that one loses count.
+async fn roll_back(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    match statement(connection, "rollback").await {
+        Err(StoreError::Unavailable(why)) if why.contains("no transaction is active") => Ok(()),
+        ended => ended,
+    }
+}
+
+async fn statement(connection: &mut SqliteConnection, sql: &'static str) -> Result<(), StoreError> {
+    sqlx::query(sql).execute(connection).await.map_err(store_error)?;
+    Ok(())
 }
 
 async fn insert(connection: &mut SqliteConnection, rows: &[EventRow]) -> Result<(), sqlx::Error> {
