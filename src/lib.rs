@@ -4,6 +4,6 @@
 
 pub mod clock;
 pub mod domain;
-pub mod simulator;
 pub mod ledger;
+pub mod simulator;
 pub mod store;

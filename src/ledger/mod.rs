@@ -90,7 +90,8 @@ impl Ledger {
         let system = Arc::new(ArcSwap::from_pointee(System::default()));
         let mut queues = Vec::with_capacity(shards);
         for shard in 0..shards {
-            let shard = i32::try_from(shard).map_err(|_| LedgerError::Unavailable("too many shards".into()))?;
+            let shard =
+                i32::try_from(shard).map_err(|_| LedgerError::Unavailable("too many shards".into()))?;
             let (sender, queue) = mpsc::channel(QUEUE_MAX);
             let writer = Writer::fold(shard, log.clone(), clock.clone(), system.clone()).await?;
             tokio::spawn(writer.run(queue));

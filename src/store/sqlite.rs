@@ -277,7 +277,8 @@ fn event(row: &SqliteRow) -> Result<EventRow, StoreError> {
             position: row.try_get("position")?,
             org_id: Uuid::from_slice(row.try_get("org_id")?).map_err(|e| sqlx::Error::Decode(e.into()))?,
             org_version: row.try_get("org_version")?,
-            event_id: Uuid::from_slice(row.try_get("event_id")?).map_err(|e| sqlx::Error::Decode(e.into()))?,
+            event_id: Uuid::from_slice(row.try_get("event_id")?)
+                .map_err(|e| sqlx::Error::Decode(e.into()))?,
             kind: row.try_get("kind")?,
             schema_version: row.try_get("schema_version")?,
             recorded_at: row.try_get("recorded_at")?,
