@@ -7,6 +7,7 @@
 mod state;
 #[cfg(test)]
 mod tests;
+pub mod verify;
 mod writer;
 
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::*;
@@ -8,7 +9,7 @@ use crate::domain::credits::Credits;
 use crate::domain::event::{Balance, Dispatcher, ExpiryPolicy, GrantKind, LotTerms, Purpose};
 use crate::domain::ids::{LotId, ReservationId};
 use crate::domain::time::Timestamp;
-use crate::store::SqliteStore;
+use crate::store::{Appended, EventRow, Head, SqliteStore};
 
 const ACME: OrgId = OrgId(Uuid::from_u128(0xACE));
 
@@ -167,4 +168,48 @@ async fn i5_a_full_disk_refuses_writes_keeps_reads_and_recovers() {
     assert_eq!(readable.held, Credits::from_whole(i64::try_from(acknowledged).expect("small")));
     assert!(resumed.is_ok(), "{resumed:?}");
     assert_eq!(node.balance().await.held, readable.held.saturating_add(Credits::from_whole(1)));
+}
+
+#[tokio::test]
+async fn i6_a_sound_log_verifies_and_a_changed_byte_is_found() {
+    let node = Node::funded(10).await;
+    node.run(reserve(1, 4)).await.expect("holds");
+    node.run(settle(1, 3)).await.expect("settles");
+    let sound = verify::verify(&*node.store).await.expect("reads");
+
+    let tampered = verify::verify(&Tampered(node.store.clone())).await.expect("reads");
+
+    assert!(sound.is_sound(), "{:?}", sound.findings);
+    assert_eq!((sound.orgs, sound.events), (1, 4));
+    assert!(tampered.findings.iter().any(|f| f.invariant == "I6" && f.position == 3), "{tampered:?}");
+}
+
+/// A log in which somebody changed an amount at position 3.
+struct Tampered(Arc<SqliteStore>);
+
+#[async_trait]
+impl EventLog for Tampered {
+    async fn heads(&self) -> Result<Vec<Head>, StoreError> {
+        self.0.heads().await
+    }
+
+    async fn head(&self, shard: i32) -> Result<Head, StoreError> {
+        self.0.head(shard).await
+    }
+
+    async fn append(&self, _: i32, _: &Head, _: &Head, _: &[EventRow]) -> Result<Appended, StoreError> {
+        Ok(Appended::Conflict)
+    }
+
+    async fn read(&self, shard: i32, from: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
+        let mut rows = self.0.read(shard, from, limit).await?;
+        for row in rows.iter_mut().filter(|row| row.position == 3) {
+            row.payload = String::from_utf8_lossy(&row.payload).replace("\"4\"", "\"5\"").into_bytes();
+        }
+        Ok(rows)
+    }
+
+    async fn read_org(&self, shard: i32, org: Uuid, from: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
+        self.0.read_org(shard, org, from, limit).await
+    }
 }

@@ -1,0 +1,144 @@
+//! Checks a log from the first event to the last: gaps, hash chains, the fold, and the balance that every event
+//! carries. Reads only; says what it found.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::domain::chain;
+use crate::domain::event::Balance;
+use crate::domain::ids::OrgId;
+use crate::ledger::state::{ShardState, decode};
+use crate::store::{EventLog, EventRow, Head, StoreError};
+
+/// Events read at a time.
+const PAGE: i64 = 5_000;
+/// Past this many findings more of the same help nobody.
+const FINDINGS_MAX: usize = 100;
+
+/// What a check of the whole log found.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    pub shards: usize,
+    pub orgs: usize,
+    pub events: u64,
+    /// Empty when the log is sound.
+    pub findings: Vec<Finding>,
+}
+
+/// One breach, where it is and what it means.
+#[derive(Debug, Serialize)]
+pub struct Finding {
+    pub shard: i32,
+    pub position: i64,
+    /// The invariant that does not hold.
+    pub invariant: &'static str,
+    pub what: String,
+}
+
+impl Report {
+    pub fn is_sound(&self) -> bool {
+        self.findings.is_empty()
+    }
+
+    fn add(&mut self, shard: i32, position: i64, invariant: &'static str, what: String) {
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(Finding { shard, position, invariant, what });
+        }
+    }
+}
+
+/// Walks every shard.
+///
+/// # Errors
+/// Where the database can't be read at all.
+pub async fn verify(log: &dyn EventLog) -> Result<Report, StoreError> {
+    let mut report = Report::default();
+    for (shard, head) in log.heads().await?.into_iter().enumerate() {
+        let shard = i32::try_from(shard).map_err(|_| StoreError::Corrupt("too many shards".into()))?;
+        verify_shard(log, shard, &head, &mut report).await?;
+        report.shards += 1;
+    }
+    Ok(report)
+}
+
+async fn verify_shard(
+    log: &dyn EventLog,
+    shard: i32,
+    head: &Head,
+    report: &mut Report,
+) -> Result<(), StoreError> {
+    let mut walk = Walk { next_position: 1, ..Walk::default() };
+    loop {
+        let rows = match log.read(shard, walk.next_position, PAGE).await {
+            Ok(rows) => rows,
+            Err(StoreError::Corrupt(what)) => {
+                report.add(shard, walk.next_position, "I5", format!("can't be read: {what}"));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        if rows.is_empty() {
+            break;
+        }
+        rows.iter().for_each(|row| walk.check(row, report));
+    }
+    if walk.next_position != head.next_position {
+        let what = format!("the head says {}, the events end at {}", head.next_position, walk.next_position);
+        report.add(shard, walk.next_position, "I6", what);
+    } else if walk.shard_hash != head.last_hash {
+        report.add(shard, walk.next_position, "I6", "the head's hash is not that of the events".into());
+    }
+    report.orgs += walk.state.accounts.len();
+    Ok(())
+}
+
+#[derive(Default)]
+struct Walk {
+    next_position: i64,
+    shard_hash: chain::Hash,
+    org_hashes: HashMap<Uuid, chain::Hash>,
+    state: ShardState,
+}
+
+impl Walk {
+    fn check(&mut self, row: &EventRow, report: &mut Report) {
+        report.events += 1;
+        let mut breach = |invariant, what| report.add(row.shard, row.position, invariant, what);
+        if row.position != self.next_position {
+            breach("I6", format!("positions jump from {} to {}", self.next_position - 1, row.position));
+        }
+        self.next_position = row.position + 1;
+        let previous = self.org_hashes.entry(row.org_id).or_default();
+        if chain::event_hash(previous, &row.fields()) != row.hash {
+            breach("I6", "the event's hash is not that of its columns and of the event before it".into());
+        }
+        *previous = row.hash;
+        self.shard_hash = chain::shard_hash(&self.shard_hash, &row.hash);
+        if let Err(error) = self.state.fold(row) {
+            breach("I6", error.to_string());
+            return;
+        }
+        match (decode(row).map(|recorded| recorded.payload.balance), self.folded(row)) {
+            (Ok(Some(carried)), Some(folded)) if carried != folded => {
+                breach("I7", format!("the event says {carried:?}, the fold says {folded:?}"));
+            }
+            (Ok(Some(carried)), _) if !adds_up(&carried) => {
+                breach("I1", format!("the balance does not add up: {carried:?}"));
+            }
+            _ => {}
+        }
+    }
+
+    fn folded(&self, row: &EventRow) -> Option<Balance> {
+        self.state.accounts.get(&OrgId(row.org_id)).map(|slot| slot.account.balance())
+    }
+}
+
+/// I1: granted + overdraft limit = available + held + consumed + expired + refunded.
+pub fn adds_up(b: &Balance) -> bool {
+    let has = i128::from(b.granted.nanos()) + i128::from(b.overdraft_limit.nanos());
+    let uses = [b.available, b.held, b.consumed, b.expired, b.refunded];
+    has == uses.iter().map(|credits| i128::from(credits.nanos())).sum()
+}
