@@ -209,7 +209,13 @@ impl EventLog for Tampered {
         Ok(rows)
     }
 
-    async fn read_org(&self, shard: i32, org: Uuid, from: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
+    async fn read_org(
+        &self,
+        shard: i32,
+        org: Uuid,
+        from: i64,
+        limit: i64,
+    ) -> Result<Vec<EventRow>, StoreError> {
         self.0.read_org(shard, org, from, limit).await
     }
 }
