@@ -108,7 +108,7 @@ struct ChatRequest {
 
 impl ChatRequest {
     fn read(body: &Value, hints: &Hints) -> Result<ChatRequest, Failure> {
-        if !body["messages"].as_array().is_some_and(|messages| !messages.is_empty()) {
+        if body["messages"].as_array().is_none_or(Vec::is_empty) {
             return Err(invalid("'messages' must be an array with at least one message.", "messages"));
         }
         let choices = positive(body, "n")?.unwrap_or(1);
