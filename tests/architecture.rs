@@ -1,0 +1,651 @@
+//! The shape of the house, held by a test: who may import whom, what is pure, and where SQL stands.
+//!
+//! Reads the sources with the standard library only: comments, texts and `#[cfg(test)]` items are set aside, the
+//! rest is looked at word by word. Every breach is a sentence that says what to do. The rules themselves are the
+//! tables below; `docs/ARCHITECTURE.md` gives their reasons.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A top-level module of `src/` and the other top-level modules that it may import.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("domain", &[]),
+    ("clock", &["domain"]),
+    ("config", &["domain"]),
+    ("store", &["domain", "clock", "config"]),
+    ("ledger", &["domain", "clock", "config", "store"]),
+    ("operations", &["domain", "clock", "config", "store", "ledger"]),
+    ("notify", &["domain", "clock", "config"]),
+    ("http", &["domain", "clock", "config", "ledger", "operations"]),
+    ("gateway", &["domain", "clock", "config", "ledger", "operations"]),
+    ("console", &["domain", "clock", "config", "ledger", "operations"]),
+    ("workers", &["domain", "clock", "config", "store", "ledger", "operations", "notify"]),
+    ("simulator", &["domain", "clock"]),
+    ("app", EVERYTHING),
+    ("demo", EVERYTHING),
+    ("main", EVERYTHING),
+    ("lib", EVERYTHING),
+];
+
+/// What stands at the top composes all that is below it.
+const EVERYTHING: &[&str] = &[
+    "domain",
+    "clock",
+    "config",
+    "store",
+    "ledger",
+    "operations",
+    "notify",
+    "http",
+    "gateway",
+    "console",
+    "workers",
+    "simulator",
+    "app",
+    "demo",
+];
+
+/// A folder whose code may not use certain words, and what to do instead.
+struct Purity {
+    under: &'static str,
+    except: &'static [&'static str],
+    words: &'static [&'static str],
+    instead: &'static str,
+}
+
+const PURITIES: &[Purity] = &[
+    Purity {
+        under: "src/domain/",
+        except: &[],
+        words: &[
+            "async",
+            "await",
+            "tokio",
+            "sqlx",
+            "axum",
+            "reqwest",
+            "std::fs",
+            "std::net",
+            "std::env",
+            "std::process",
+        ],
+        instead: "the domain is pure: take what you need as an argument, and let an operation or the ledger fetch it",
+    },
+    Purity {
+        under: "src/domain/",
+        except: &[],
+        words: &[
+            "SystemTime",
+            "Instant",
+            "Utc::now",
+            "Local::now",
+            "getrandom",
+            "Uuid::new_v4",
+            "Uuid::now_v7",
+        ],
+        instead: "time, ids and chance are arguments: src/clock.rs makes them",
+    },
+    Purity {
+        under: "src/domain/",
+        except: &["src/domain/routing", "src/domain/statistics"],
+        words: &["f32", "f64"],
+        instead: "no floats near money: use Credits, Decimal or whole numbers",
+    },
+    Purity {
+        under: "src/gateway/providers",
+        except: &[],
+        words: &["async", "await", "tokio", "reqwest", "axum"],
+        instead: "a provider's adapter is pure functions over bytes: the HTTP is shared, in src/gateway/attempt.rs",
+    },
+    Purity {
+        under: "src/gateway/dialects",
+        except: &[],
+        words: &["async", "await", "tokio", "reqwest", "axum"],
+        instead: "a dialect is pure functions over values: the HTTP is shared, in src/gateway/edge.rs",
+    },
+    Purity {
+        under: "src/",
+        except: &["src/store"],
+        words: &["sqlx"],
+        instead: "only the store holds SQL: give it a function there",
+    },
+    Purity {
+        under: "src/",
+        except: &["src/clock.rs"],
+        words: &["SystemTime::now", "std::time::Instant::now", "Utc::now", "Local::now", "getrandom"],
+        instead: "time, ids and chance are arguments: src/clock.rs makes them",
+    },
+];
+
+#[test]
+fn the_house_keeps_its_shape() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    collect_sources(&root.join("src"), &mut files);
+    files.sort();
+    assert!(!files.is_empty(), "no sources under {}", root.display());
+
+    let breaches: Vec<String> = files
+        .iter()
+        .flat_map(|file| {
+            let path = file.strip_prefix(root).unwrap().to_string_lossy().replace('\\', "/");
+            breaches_of(&path, &fs::read_to_string(file).unwrap())
+        })
+        .collect();
+
+    assert!(breaches.is_empty(), "{} breaches:\n{}", breaches.len(), breaches.join("\n"));
+}
+
+fn collect_sources(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect_sources(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// Everything that is wrong with one file, one sentence each.
+fn breaches_of(path: &str, source: &str) -> Vec<String> {
+    if is_test_file(path) {
+        return Vec::new();
+    }
+    let tokens = without_test_items(scan(source));
+    let mut breaches = import_breaches(path, &tokens);
+    breaches.extend(PURITIES.iter().flat_map(|purity| purity_breaches(path, &tokens, purity)));
+    breaches.extend(sql_breaches(path, &tokens));
+    breaches
+}
+
+fn is_test_file(path: &str) -> bool {
+    path.ends_with("/tests.rs") || path.contains("/tests/")
+}
+
+// --- The rules ---
+
+fn import_breaches(path: &str, tokens: &[Token]) -> Vec<String> {
+    let layer = layer_of(path);
+    let Some((_, allowed)) = LAYERS.iter().find(|(name, _)| *name == layer) else {
+        return vec![format!(
+            "{path}: `{layer}` is a layer that the architecture does not know; put the file into a layer that is \
+             there, or give `{layer}` a line in LAYERS of tests/architecture.rs and in docs/ARCHITECTURE.md."
+        )];
+    };
+    imports(path, tokens)
+        .into_iter()
+        .filter(|import| import.layer != layer && LAYERS.iter().any(|(name, _)| *name == import.layer))
+        .filter(|import| !allowed.contains(&import.layer.as_str()))
+        .map(|import| {
+            let advice = match (layer.as_str(), import.layer.as_str()) {
+                ("domain", _) => "the domain imports no layer; take what you need as an argument",
+                ("http" | "gateway" | "console", "store") => {
+                    "go through an operation or a read of the ledger"
+                }
+                ("http" | "gateway" | "console", "http" | "gateway" | "console") => {
+                    "what both need is an operation, or belongs to the domain"
+                }
+                ("simulator", _) => {
+                    "the simulator proves the gateway from outside; it uses clock and domain only"
+                }
+                ("notify", _) => "it uses domain, config and clock only; let a worker hand it what to send",
+                _ => "turn the call around, or move what it needs to a layer on its left",
+            };
+            format!("{path}:{}: {layer} may not import {}; {advice}.", import.line, import.layer)
+        })
+        .collect()
+}
+
+fn purity_breaches(path: &str, tokens: &[Token], purity: &Purity) -> Vec<String> {
+    let applies =
+        path.starts_with(purity.under) && !purity.except.iter().any(|except| path.starts_with(except));
+    if !applies {
+        return Vec::new();
+    }
+    let mut breaches = Vec::new();
+    for word in purity.words {
+        let wanted: Vec<&str> = word.split("::").flat_map(|part| ["::", part]).skip(1).collect();
+        let hits = tokens.windows(wanted.len()).filter(|window| {
+            window.iter().zip(&wanted).all(|(token, text)| token.kind == Kind::Code && token.text == *text)
+        });
+        breaches.extend(
+            hits.map(|hit| {
+                format!("{path}:{}: `{word}` may not stand here; {}.", hit[0].line, purity.instead)
+            }),
+        );
+    }
+    breaches
+}
+
+fn sql_breaches(path: &str, tokens: &[Token]) -> Vec<String> {
+    if path.starts_with("src/store") {
+        return Vec::new();
+    }
+    let texts = tokens.iter().filter(|token| token.kind == Kind::Text && is_sql(&token.text));
+    texts
+        .map(|text| {
+            format!(
+                "{path}:{}: this text is SQL; only the store holds SQL: give it a function there.",
+                text.line
+            )
+        })
+        .collect()
+}
+
+/// A sentence may begin with "select" or "update"; a statement goes on with its own second word.
+fn is_sql(text: &str) -> bool {
+    let text = text.trim_start().to_lowercase();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let has = |word: &str| words.contains(&word);
+    match words.as_slice() {
+        ["select", ..] => has("from") && words.len() > 3,
+        ["insert", "into", ..] | ["delete", "from", ..] => true,
+        ["update", _, "set", ..] => true,
+        ["create" | "drop" | "alter", "table" | "index" | "trigger" | "view", ..] => true,
+        ["pragma", ..] => words.len() == 2 || has("="),
+        ["with", _, "as", next, ..] => next.starts_with('('),
+        _ => false,
+    }
+}
+
+// --- Imports ---
+
+#[derive(Debug, PartialEq)]
+struct Import {
+    layer: String,
+    line: usize,
+}
+
+/// `src/http/orgs.rs` and `src/http.rs` belong to `http`.
+fn layer_of(path: &str) -> String {
+    module_of(path).first().cloned().unwrap_or_else(|| file_stem(path))
+}
+
+/// The module that a file is: `src/a/b.rs` and `src/a/b/mod.rs` are `a::b`; the crate's roots are nothing.
+fn module_of(path: &str) -> Vec<String> {
+    let inner = path.trim_start_matches("src/").trim_end_matches(".rs");
+    let mut parts: Vec<String> = inner.split('/').map(str::to_owned).collect();
+    if parts.last().is_some_and(|last| last == "mod") {
+        parts.pop();
+    }
+    if parts == ["lib"] || parts == ["main"] { Vec::new() } else { parts }
+}
+
+fn file_stem(path: &str) -> String {
+    path.rsplit('/').next().unwrap_or(path).trim_end_matches(".rs").to_owned()
+}
+
+/// Every top-level module that the file names, by `crate::`, `tollgate::` or enough `super::`.
+fn imports(path: &str, tokens: &[Token]) -> Vec<Import> {
+    let depth = module_of(path).len();
+    let mut found = Vec::new();
+    let mut position = 0;
+    while position < tokens.len() {
+        let before_is_path = position > 0 && tokens[position - 1].is("::");
+        let rest = &tokens[position..];
+        if !before_is_path && rest[0].kind == Kind::Code && rest.get(1).is_some_and(|next| next.is("::")) {
+            let supers = rest
+                .chunks(2)
+                .take_while(|pair| pair[0].is("super") && pair.get(1).is_some_and(|next| next.is("::")));
+            let supers = supers.count();
+            if rest[0].is("crate") || rest[0].is("tollgate") {
+                found.extend(first_names(&rest[2..]));
+            } else if supers > 0 && supers >= depth {
+                found.extend(first_names(&rest[2 * supers..]));
+            }
+            position += 2 * supers.max(1) - 1;
+        }
+        position += 1;
+    }
+    found
+}
+
+/// The first name of a path, or of every path in its braces.
+fn first_names(tokens: &[Token]) -> Vec<Import> {
+    let name = |token: &Token| Import { layer: token.text.clone(), line: token.line };
+    match tokens.first() {
+        Some(first) if first.is("{") => {
+            let mut names = Vec::new();
+            let mut depth = 0;
+            let mut at_start = false;
+            for token in tokens {
+                match token.text.as_str() {
+                    "{" => {
+                        depth += 1;
+                        at_start = depth == 1;
+                    }
+                    "}" => depth -= 1,
+                    "," => at_start = depth == 1,
+                    _ => {
+                        if at_start {
+                            names.push(name(token));
+                        }
+                        at_start = false;
+                    }
+                }
+                if depth == 0 {
+                    break;
+                }
+            }
+            names
+        }
+        Some(first) => vec![name(first)],
+        None => Vec::new(),
+    }
+}
+
+// --- Reading Rust, as far as the rules need it ---
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    /// A word, or a mark; `::` is one mark.
+    Code,
+    /// What stands in a string.
+    Text,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Token {
+    kind: Kind,
+    text: String,
+    line: usize,
+}
+
+impl Token {
+    fn is(&self, text: &str) -> bool {
+        self.kind == Kind::Code && self.text == text
+    }
+}
+
+/// Words, marks and strings; comments and characters are left out.
+fn scan(source: &str) -> Vec<Token> {
+    let mut reader = Reader { letters: source.chars().collect(), at: 0, line: 1 };
+    let mut tokens = Vec::new();
+    while let Some(letter) = reader.peek(0) {
+        let line = reader.line;
+        let mut push = |kind, text| tokens.push(Token { kind, text, line });
+        if letter == '/' && reader.peek(1) == Some('/') {
+            reader.take_while(|letter| letter != '\n');
+        } else if letter == '/' && reader.peek(1) == Some('*') {
+            reader.skip_block_comment();
+        } else if letter == '"' {
+            push(Kind::Text, reader.take_text());
+        } else if letter == '\'' {
+            reader.skip_character_or_lifetime();
+        } else if letter.is_alphanumeric() || letter == '_' {
+            let word = reader.take_while(|letter| letter.is_alphanumeric() || letter == '_');
+            match (word.as_str(), reader.peek(0)) {
+                ("r" | "br" | "cr", Some('"' | '#')) if reader.raw_text_follows() => {
+                    push(Kind::Text, reader.take_raw_text());
+                }
+                _ => push(Kind::Code, word),
+            }
+        } else if letter == ':' && reader.peek(1) == Some(':') {
+            reader.skip(2);
+            push(Kind::Code, "::".to_owned());
+        } else {
+            reader.skip(1);
+            if !letter.is_whitespace() {
+                push(Kind::Code, letter.to_string());
+            }
+        }
+    }
+    tokens
+}
+
+struct Reader {
+    letters: Vec<char>,
+    at: usize,
+    line: usize,
+}
+
+impl Reader {
+    fn peek(&self, ahead: usize) -> Option<char> {
+        self.letters.get(self.at + ahead).copied()
+    }
+
+    fn skip(&mut self, count: usize) {
+        for _ in 0..count {
+            if self.peek(0) == Some('\n') {
+                self.line += 1;
+            }
+            self.at += 1;
+        }
+    }
+
+    fn take_while(&mut self, wanted: impl Fn(char) -> bool) -> String {
+        let mut taken = String::new();
+        while let Some(letter) = self.peek(0).filter(|letter| wanted(*letter)) {
+            taken.push(letter);
+            self.skip(1);
+        }
+        taken
+    }
+
+    /// Block comments nest.
+    fn skip_block_comment(&mut self) {
+        let mut depth = 0;
+        while let Some(letter) = self.peek(0) {
+            match (letter, self.peek(1)) {
+                ('/', Some('*')) => {
+                    depth += 1;
+                    self.skip(2);
+                }
+                ('*', Some('/')) => {
+                    depth -= 1;
+                    self.skip(2);
+                }
+                _ => self.skip(1),
+            }
+            if depth == 0 {
+                return;
+            }
+        }
+    }
+
+    fn take_text(&mut self) -> String {
+        let mut text = String::new();
+        self.skip(1);
+        while let Some(letter) = self.peek(0) {
+            match letter {
+                '"' => {
+                    self.skip(1);
+                    break;
+                }
+                '\\' => {
+                    // An escaped line end only folds the text; every escape reads as a space.
+                    text.push(' ');
+                    self.skip(2);
+                }
+                _ => {
+                    text.push(letter);
+                    self.skip(1);
+                }
+            }
+        }
+        text
+    }
+
+    /// `r#"` begins a text, `r#type` is a word.
+    fn raw_text_follows(&self) -> bool {
+        let hashes = (0..).take_while(|ahead| self.peek(*ahead) == Some('#')).count();
+        self.peek(hashes) == Some('"')
+    }
+
+    fn take_raw_text(&mut self) -> String {
+        let hashes = self.take_while(|letter| letter == '#').len();
+        self.skip(1);
+        let mut text = String::new();
+        while let Some(letter) = self.peek(0) {
+            let closes = letter == '"' && (1..=hashes).all(|ahead| self.peek(ahead) == Some('#'));
+            if closes {
+                self.skip(1 + hashes);
+                break;
+            }
+            text.push(letter);
+            self.skip(1);
+        }
+        text
+    }
+
+    /// `'x'` and `'\n'` are characters, `'static` is a lifetime and reads as a word without its mark.
+    fn skip_character_or_lifetime(&mut self) {
+        match (self.peek(1), self.peek(2)) {
+            (Some('\\'), _) => {
+                self.skip(3);
+                self.take_while(|letter| letter != '\'');
+                self.skip(1);
+            }
+            (Some(_), Some('\'')) => self.skip(3),
+            _ => self.skip(1),
+        }
+    }
+}
+
+/// Tests may do what the code may not: items under `#[cfg(test)]` are dropped.
+fn without_test_items(tokens: Vec<Token>) -> Vec<Token> {
+    const MARK: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
+    let mut kept = Vec::new();
+    let mut position = 0;
+    while position < tokens.len() {
+        let marked = tokens[position..].iter().zip(MARK).filter(|(token, text)| token.is(text)).count();
+        if marked == MARK.len() {
+            position = end_of_item(&tokens, position + MARK.len());
+        } else {
+            kept.push(tokens[position].clone());
+            position += 1;
+        }
+    }
+    kept
+}
+
+/// Where the item that begins here ends: after its braces, or after its semicolon.
+fn end_of_item(tokens: &[Token], start: usize) -> usize {
+    let mut depth = 0;
+    for (position, token) in tokens.iter().enumerate().skip(start) {
+        if token.is("{") {
+            depth += 1;
+        } else if token.is("}") {
+            depth -= 1;
+        }
+        if depth == 0 && (token.is("}") || token.is(";")) {
+            return position + 1;
+        }
+    }
+    tokens.len()
+}
+
+// --- The rules on made-up sources ---
+
+fn check(path: &str, source: &str, expected: &[&str]) {
+    let breaches = breaches_of(path, source);
+    assert_eq!(breaches.len(), expected.len(), "{path}: {breaches:#?}");
+    for (breach, part) in breaches.iter().zip(expected) {
+        assert!(breach.contains(part), "`{breach}` does not say `{part}`");
+    }
+}
+
+#[test]
+fn imports_go_to_the_left() {
+    check("src/ledger/writer.rs", "use crate::store::EventLog;\nuse crate::domain::credits::Credits;", &[]);
+    check(
+        "src/store/mod.rs",
+        "use crate::ledger::Ledger;",
+        &["src/store/mod.rs:1: store may not import ledger"],
+    );
+    check(
+        "src/domain/credits.rs",
+        "\n\nuse crate::store::Row;",
+        &["src/domain/credits.rs:3: domain may not import store"],
+    );
+    check("src/http/orgs.rs", "fn f() { crate::store::open() }", &["go through an operation"]);
+    check("src/http/orgs.rs", "use crate::gateway::Edge;", &["what both need is an operation"]);
+    check("src/workers/deliver.rs", "use crate::{notify, store::Outbox};", &[]);
+    check("src/notify/mail.rs", "use crate::ledger::Ledger;", &["let a worker hand it"]);
+    check("src/simulator/mod.rs", "use crate::gateway::dialects;", &["from outside"]);
+    check("src/app.rs", "use crate::{http, gateway, store};", &[]);
+    check("src/main.rs", "use tollgate::demo;", &[]);
+}
+
+#[test]
+fn imports_are_found_in_groups_and_behind_supers() {
+    check(
+        "src/store/sqlite/log.rs",
+        "use crate::{domain::{ids, time}, http::{a, b}, workers};",
+        &["may not import http", "may not import workers"],
+    );
+    check("src/store/sqlite/log.rs", "use super::super::ledger::X;", &[]);
+    check("src/store/sqlite/log.rs", "use super::super::super::ledger::X;", &["may not import ledger"]);
+    check("src/store/mod.rs", "use super::{ledger, domain};", &["may not import ledger"]);
+    check("src/store.rs", "pub(crate) fn f(x: super::ledger::X) {}", &["may not import ledger"]);
+    check("src/store/mod.rs", "use self::ledger::X; use other::crate_like::http::Y;", &[]);
+}
+
+#[test]
+fn a_layer_that_nobody_knows_is_a_breach() {
+    check("src/helpers/mod.rs", "fn f() {}", &["`helpers` is a layer that the architecture does not know"]);
+}
+
+#[test]
+fn the_domain_is_pure() {
+    check("src/domain/a.rs", "pub async fn f() {}", &["`async` may not stand here; the domain is pure"]);
+    check("src/domain/a.rs", "use std::fs::File;", &["`std::fs`"]);
+    check("src/domain/a.rs", "fn f(x: f64) {}", &["no floats near money"]);
+    check("src/domain/routing/score.rs", "fn f(x: f64) {}", &[]);
+    check("src/domain/statistics.rs", "fn f(x: f32) {}", &[]);
+    check("src/domain/a.rs", "fn f(asynchronous: u8, f64_like: u8) {}", &[]);
+    check(
+        "src/domain/a.rs",
+        "// async f64 tokio\n/* std::fs /* nested */ f32 */ const A: &str = \"f64 async\";",
+        &[],
+    );
+}
+
+#[test]
+fn adapters_and_dialects_are_pure() {
+    check("src/gateway/providers/openai.rs", "use reqwest::Client;", &["pure functions over bytes"]);
+    check("src/gateway/dialects/chat.rs", "use axum::Json;", &["pure functions over values"]);
+    check("src/gateway/attempt.rs", "use reqwest::Client; async fn f() {}", &[]);
+}
+
+#[test]
+fn only_the_store_holds_sql() {
+    check("src/ledger/a.rs", "use sqlx::Row;", &["only the store holds SQL"]);
+    check(
+        "src/ledger/a.rs",
+        "const Q: &str = \"select org_id from events where shard = 1\";",
+        &["this text is SQL"],
+    );
+    check("src/http/a.rs", "const Q: &str = r#\"\n  insert into orgs values (1)\"#;", &["this text is SQL"]);
+    check("src/store/a.rs", "const Q: &str = \"delete from views\"; use sqlx::Row;", &[]);
+    check(
+        "src/http/a.rs",
+        "const M: &str = \"Select a model first\"; const N: &str = \"update the card\";",
+        &[],
+    );
+}
+
+#[test]
+fn time_and_chance_come_from_the_clock() {
+    check("src/http/a.rs", "let now = SystemTime::now();", &["src/clock.rs makes them"]);
+    check("src/clock.rs", "let now = SystemTime::now(); getrandom::fill(&mut bytes);", &[]);
+}
+
+#[test]
+fn tests_may_do_what_the_code_may_not() {
+    let source = "fn f() {}\n#[cfg(test)]\nmod tests { use crate::app::App; async fn g() { if true {} } }\nuse crate::http::X;";
+    check("src/store/a.rs", source, &["src/store/a.rs:4: store may not import http"]);
+    check("src/store/a.rs", "#[cfg(test)]\nmod tests;\nfn f() {}", &[]);
+    check("src/simulator/tests.rs", "use crate::app::App;", &[]);
+}
+
+#[test]
+fn characters_and_lifetimes_do_not_confuse_the_reader() {
+    check(
+        "src/domain/a.rs",
+        "fn f<'a>(x: &'a str) -> char { let q = '\"'; let e = '\\''; 'x' } fn g(y: f64) {}",
+        &["`f64`"],
+    );
+    check("src/domain/a.rs", "fn f(r#type: u8) -> &'static str { r\"a f64\" }", &[]);
+}
