@@ -7,3 +7,4 @@ pub mod domain;
 pub mod ledger;
 pub mod simulator;
 pub mod store;
+pub mod gateway;

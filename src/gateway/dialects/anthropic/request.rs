@@ -1,0 +1,339 @@
+//! Message requests.
+
+use serde_json::{Map, Value, json};
+
+use super::super::conversation::{
+    Conversation, Effort, Image, Message, Part, ResponseSchema, Role, Tool, ToolCall, ToolChoice,
+};
+use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
+use super::answer::input;
+
+pub fn parse_request(body: &Value) -> Result<Conversation, Refused> {
+    let mut conversation = Conversation::default();
+    let object = body.as_object().ok_or_else(|| Malformed::new("body", "must be a JSON object"))?;
+    for (field, value) in object {
+        if !value.is_null() {
+            parse_field(&mut conversation, field, value)?;
+        }
+    }
+    conversation.dropped.dedup();
+    Ok(conversation)
+}
+
+fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> Result<(), Refused> {
+    match field {
+        "model" => {}
+        "max_tokens" => conversation.max_output_tokens = value.as_u64(),
+        "messages" => {
+            for (index, message) in value.as_array().into_iter().flatten().enumerate() {
+                parse_message(conversation, &format!("messages.{index}"), message)?;
+            }
+        }
+        "system" => {
+            let parts = parse_parts(&mut conversation.dropped, "system", value)?;
+            conversation.system.splice(0..0, texts("system", parts)?);
+        }
+        "stream" => conversation.stream = value.as_bool().unwrap_or(false),
+        "temperature" => conversation.temperature = Some(number(field, value)?),
+        "top_p" => conversation.top_p = Some(number(field, value)?),
+        "top_k" => conversation.top_k = Some(number(field, value)?),
+        "stop_sequences" => {
+            let items = value.as_array().into_iter().flatten();
+            conversation.stop = items.filter_map(|item| item.as_str().map(str::to_owned)).collect();
+        }
+        "tools" => {
+            for (index, tool) in value.as_array().into_iter().flatten().enumerate() {
+                let tool = parse_tool(&mut conversation.dropped, &format!("tools.{index}"), tool)?;
+                conversation.tools.push(tool);
+            }
+        }
+        "tool_choice" => parse_tool_choice(conversation, value)?,
+        "metadata" => conversation.end_user = value["user_id"].as_str().map(str::to_owned),
+        "thinking" => conversation.effort = effort(value),
+        "output_format" => conversation.response_schema = parse_format(field, value)?,
+        "output_config" => parse_output_config(conversation, value)?,
+        "service_tier" | "cache_control" => conversation.dropped.push(field.to_owned()),
+        "context_management" | "mcp_servers" if is_empty(value) => {}
+        "inference_geo" if value == "global" => {}
+        "speed" if value == "standard" => {}
+        _ => return unsupported(field, "the upstream of this model can't do it"),
+    }
+    Ok(())
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty)
+}
+
+fn unsupported<T>(field: impl Into<String>, why: &str) -> Result<T, Refused> {
+    Err(Unsupported::new(field, why).into())
+}
+
+fn number(field: &str, value: &Value) -> Result<serde_json::Number, Malformed> {
+    value.as_number().cloned().ok_or_else(|| Malformed::new(field, "must be a number"))
+}
+
+/// A budget becomes the effort that spends about as much.
+fn effort(thinking: &Value) -> Option<Effort> {
+    match (thinking["type"].as_str(), thinking["budget_tokens"].as_u64()) {
+        (Some("enabled"), Some(..=2_048)) => Some(Effort::Low),
+        (Some("enabled"), Some(2_049..=8_192)) => Some(Effort::Medium),
+        (Some("enabled"), _) => Some(Effort::High),
+        (Some("adaptive"), _) => Some(Effort::Medium),
+        _ => None,
+    }
+}
+
+fn parse_output_config(conversation: &mut Conversation, config: &Value) -> Result<(), Refused> {
+    for (field, value) in config.as_object().into_iter().flatten() {
+        match (field.as_str(), value.as_str()) {
+            _ if value.is_null() => {}
+            ("format", _) => conversation.response_schema = parse_format("output_config.format", value)?,
+            ("effort", Some("low")) => conversation.effort = Some(Effort::Low),
+            ("effort", Some("medium")) => conversation.effort = Some(Effort::Medium),
+            ("effort", _) => conversation.effort = Some(Effort::High),
+            _ => return unsupported(format!("output_config.{field}"), "the upstream can't do it"),
+        }
+    }
+    Ok(())
+}
+
+fn parse_format(at: &str, format: &Value) -> Result<Option<ResponseSchema>, Refused> {
+    if format["type"] != "json_schema" || !format["schema"].is_object() {
+        return Err(Malformed::new(at, "must be a json_schema with its schema").into());
+    }
+    Ok(Some(ResponseSchema { name: "answer".to_owned(), schema: format["schema"].clone() }))
+}
+
+fn parse_message(conversation: &mut Conversation, at: &str, message: &Value) -> Result<(), Refused> {
+    let parts = parse_parts(&mut conversation.dropped, &format!("{at}.content"), &message["content"])?;
+    let role = match message["role"].as_str() {
+        Some("user") => Role::User,
+        Some("assistant") => Role::Assistant,
+        Some("system") => {
+            conversation.dropped.push(format!("{at}.position"));
+            conversation.system.extend(texts(at, parts)?);
+            return Ok(());
+        }
+        _ => return Err(Malformed::new(format!("{at}.role"), "must be user or assistant").into()),
+    };
+    conversation.messages.push(Message { role, parts });
+    Ok(())
+}
+
+fn texts(at: &str, parts: Vec<Part>) -> Result<Vec<String>, Refused> {
+    let text = |part| match part {
+        Part::Text(text) => Ok(text),
+        _ => unsupported(at, "a system prompt holds text only"),
+    };
+    parts.into_iter().map(text).collect()
+}
+
+fn parse_parts(dropped: &mut Vec<String>, at: &str, content: &Value) -> Result<Vec<Part>, Refused> {
+    let blocks = match content {
+        Value::Null => return Ok(Vec::new()),
+        Value::String(text) => return Ok(vec![Part::Text(text.clone())]),
+        Value::Array(blocks) => blocks,
+        _ => return Err(Malformed::new(at, "must be a string or an array").into()),
+    };
+    let mut parts = Vec::new();
+    for (nth, block) in blocks.iter().enumerate() {
+        if !block["cache_control"].is_null() {
+            dropped.push("cache_control".to_owned());
+        }
+        parts.extend(parse_block(dropped, &format!("{at}.{nth}"), block)?);
+    }
+    Ok(parts)
+}
+
+fn parse_block(dropped: &mut Vec<String>, at: &str, block: &Value) -> Result<Option<Part>, Refused> {
+    let text = |field: &str| -> Result<String, Malformed> {
+        let found = block[field].as_str().map(str::to_owned);
+        found.ok_or_else(|| Malformed::new(format!("{at}.{field}"), "Field required"))
+    };
+    match block["type"].as_str() {
+        Some("text") => {
+            if block["citations"].as_array().is_some_and(|citations| !citations.is_empty()) {
+                dropped.push(format!("{at}.citations"));
+            }
+            Ok(Some(Part::Text(text("text")?)))
+        }
+        Some("image") => parse_image(at, &block["source"]).map(|image| Some(Part::Image(image))),
+        Some("tool_use") => {
+            let arguments = block["input"].to_string();
+            Ok(Some(Part::ToolCall(ToolCall { id: text("id")?, name: text("name")?, arguments })))
+        }
+        Some("tool_result") => {
+            if block["is_error"] == true {
+                dropped.push(format!("{at}.is_error"));
+            }
+            let parts = parse_parts(dropped, &format!("{at}.content"), &block["content"])?;
+            Ok(Some(Part::ToolResult { call_id: text("tool_use_id")?, parts }))
+        }
+        // A model's earlier thoughts mean nothing to another family.
+        Some("thinking" | "redacted_thinking") => {
+            dropped.push(format!("{at}.thinking"));
+            Ok(None)
+        }
+        Some(kind) => unsupported(at, &format!("the upstream of this model can't read {kind}")),
+        None => Err(Malformed::new(format!("{at}.type"), "Field required").into()),
+    }
+}
+
+fn parse_image(at: &str, source: &Value) -> Result<Image, Refused> {
+    let text = |field: &str| source[field].as_str().map(str::to_owned);
+    let image = match source["type"].as_str() {
+        Some("url") => text("url").map(Image::Url),
+        Some("base64") => text("media_type")
+            .zip(text("data"))
+            .map(|(media_type, base64)| Image::Inline { media_type, base64 }),
+        _ => return unsupported(format!("{at}.source.type"), "images are sent inline or by URL"),
+    };
+    image.ok_or_else(|| Malformed::new(format!("{at}.source"), "is not an image source").into())
+}
+
+fn parse_tool(dropped: &mut Vec<String>, at: &str, tool: &Value) -> Result<Tool, Refused> {
+    if let Some(kind) = tool["type"].as_str().filter(|kind| *kind != "custom") {
+        return unsupported(format!("{at}.type"), &format!("{kind} is Anthropic's own"));
+    }
+    if !tool["cache_control"].is_null() {
+        dropped.push("cache_control".to_owned());
+    }
+    if tool["defer_loading"] == true {
+        dropped.push(format!("{at}.defer_loading"));
+    }
+    let name = tool["name"].as_str().ok_or_else(|| Malformed::new(format!("{at}.name"), "Field required"))?;
+    if !tool["input_schema"].is_object() {
+        return Err(Malformed::new(format!("{at}.input_schema"), "Field required").into());
+    }
+    Ok(Tool {
+        name: name.to_owned(),
+        description: tool["description"].as_str().map(str::to_owned),
+        schema: tool["input_schema"].clone(),
+        strict: tool["strict"].as_bool(),
+    })
+}
+
+fn parse_tool_choice(conversation: &mut Conversation, choice: &Value) -> Result<(), Refused> {
+    conversation.tool_choice = Some(match (choice["type"].as_str(), choice["name"].as_str()) {
+        (Some("auto"), _) => ToolChoice::Auto,
+        (Some("none"), _) => ToolChoice::None,
+        (Some("any"), _) => ToolChoice::Required,
+        (Some("tool"), Some(name)) => ToolChoice::Tool(name.to_owned()),
+        _ => return Err(Malformed::new("tool_choice", "must be auto, any, none or a named tool").into()),
+    });
+    conversation.parallel_tool_calls = choice["disable_parallel_tool_use"].as_bool().map(|disable| !disable);
+    Ok(())
+}
+
+pub fn render_request(conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
+    let mut dropped = conversation.dropped;
+    let mut body = Map::new();
+    body.insert("model".into(), model.into());
+    if let Some(tokens) = conversation.max_output_tokens {
+        body.insert("max_tokens".into(), tokens.into());
+    }
+    if !conversation.system.is_empty() {
+        body.insert("system".into(), conversation.system.join("\n\n").into());
+    }
+    let messages: Vec<Value> = conversation.messages.iter().filter_map(render_message).collect();
+    if messages.is_empty() {
+        return unsupported("messages", "the upstream of this model needs a user's message");
+    }
+    body.insert("messages".into(), messages.into());
+    if !conversation.tools.is_empty() {
+        body.insert("tools".into(), conversation.tools.iter().map(render_tool).collect());
+        if conversation.tool_choice.is_some() || conversation.parallel_tool_calls == Some(false) {
+            let choice = conversation.tool_choice.unwrap_or(ToolChoice::Auto);
+            body.insert("tool_choice".into(), render_tool_choice(choice, conversation.parallel_tool_calls));
+        }
+    }
+    if let Some(schema) = conversation.response_schema {
+        let format = json!({"type": "json_schema", "schema": schema.schema});
+        body.insert("output_config".into(), json!({"format": format}));
+    }
+    if conversation.effort.is_some() {
+        // Thinking here wants a budget, free sampling and the earlier thoughts, which other dialects don't carry.
+        dropped.push("reasoning_effort".to_owned());
+    }
+    if let Some(temperature) = conversation.temperature {
+        if temperature.as_f64().is_some_and(|value| value > 1.0) {
+            return unsupported("temperature", "the upstream of this model takes at most 1");
+        }
+        body.insert("temperature".into(), Value::Number(temperature));
+    }
+    match (conversation.top_p, body.contains_key("temperature")) {
+        // Newer models refuse both samplers together.
+        (Some(_), true) => dropped.push("top_p".to_owned()),
+        (Some(top_p), false) => {
+            body.insert("top_p".into(), Value::Number(top_p));
+        }
+        (None, _) => {}
+    }
+    if let Some(top_k) = conversation.top_k {
+        body.insert("top_k".into(), Value::Number(top_k));
+    }
+    if !conversation.stop.is_empty() {
+        body.insert("stop_sequences".into(), conversation.stop.into());
+    }
+    if let Some(user) = conversation.end_user {
+        body.insert("metadata".into(), json!({"user_id": user}));
+    }
+    if conversation.stream {
+        body.insert("stream".into(), true.into());
+    }
+    Ok(UpstreamRequest { body: Value::Object(body), dropped })
+}
+
+/// Empty texts are refused by this provider, so that they are left out, and messages with nothing else too.
+fn render_message(message: &Message) -> Option<Value> {
+    let content: Vec<Value> = message.parts.iter().filter_map(render_part).collect();
+    let role = match message.role {
+        Role::User => "user",
+        Role::Assistant => "assistant",
+    };
+    (!content.is_empty()).then(|| json!({"role": role, "content": content}))
+}
+
+fn render_part(part: &Part) -> Option<Value> {
+    match part {
+        Part::Text(text) if text.is_empty() => None,
+        Part::Text(text) => Some(json!({"type": "text", "text": text})),
+        Part::Image(Image::Url(url)) => Some(json!({"type": "image", "source": {"type": "url", "url": url}})),
+        Part::Image(Image::Inline { media_type, base64 }) => {
+            let source = json!({"type": "base64", "media_type": media_type, "data": base64});
+            Some(json!({"type": "image", "source": source}))
+        }
+        Part::ToolCall(call) => {
+            Some(json!({"type": "tool_use", "id": call.id, "name": call.name, "input": input(call)}))
+        }
+        Part::ToolResult { call_id, parts } => {
+            let content: Vec<Value> = parts.iter().filter_map(render_part).collect();
+            Some(json!({"type": "tool_result", "tool_use_id": call_id, "content": content}))
+        }
+    }
+}
+
+fn render_tool(tool: &Tool) -> Value {
+    let mut rendered = json!({"name": tool.name, "input_schema": tool.schema});
+    if let Some(description) = &tool.description {
+        rendered["description"] = description.as_str().into();
+    }
+    if let Some(strict) = tool.strict {
+        rendered["strict"] = strict.into();
+    }
+    rendered
+}
+
+fn render_tool_choice(choice: ToolChoice, parallel: Option<bool>) -> Value {
+    let mut rendered = match choice {
+        ToolChoice::None => return json!({"type": "none"}),
+        ToolChoice::Auto => json!({"type": "auto"}),
+        ToolChoice::Required => json!({"type": "any"}),
+        ToolChoice::Tool(name) => json!({"type": "tool", "name": name}),
+    };
+    if let Some(parallel) = parallel {
+        rendered["disable_parallel_tool_use"] = (!parallel).into();
+    }
+    rendered
+}

@@ -1,0 +1,238 @@
+//! Message stream events.
+
+use serde_json::{Value, json};
+
+use super::super::conversation::{Delta, FinishReason, TokenCounts};
+use super::super::sse::event_frame;
+use super::{finish_reason, stop_reason, tokens, usage};
+
+/// Reads events into neutral steps.
+#[derive(Debug, Default)]
+pub struct EventReader {
+    tool_calls: u64,
+    /// The client's tool call that is being written, and whether any of its arguments came.
+    open_call: Option<(u64, bool)>,
+    usage: Value,
+}
+
+impl EventReader {
+    pub fn read(&mut self, event: &Value) -> Vec<Delta> {
+        match event["type"].as_str() {
+            Some("message_start") => {
+                let message = &event["message"];
+                let text = |field: &str| message[field].as_str().unwrap_or("").to_owned();
+                self.usage = message["usage"].clone();
+                vec![Delta::Start { id: text("id"), model: text("model") }, Delta::Usage(tokens(&self.usage))]
+            }
+            Some("content_block_start") => self.block_start(&event["content_block"]),
+            Some("content_block_delta") => self.block_delta(&event["delta"]),
+            Some("content_block_stop") => self.block_stop(),
+            Some("message_delta") => {
+                merge_usage(&mut self.usage, &event["usage"]);
+                let reason = event["delta"]["stop_reason"].as_str().map(finish_reason);
+                let finish = reason.map(Delta::Finish);
+                finish.into_iter().chain([Delta::Usage(tokens(&self.usage))]).collect()
+            }
+            Some("message_stop") => vec![Delta::End],
+            Some("error") => vec![Delta::Failed(event.clone())],
+            _ => Vec::new(),
+        }
+    }
+
+    /// The report so far: that of the start, with what later events corrected.
+    pub fn usage(&self) -> Option<&Value> {
+        Some(&self.usage).filter(|usage| usage.is_object())
+    }
+
+    fn block_start(&mut self, block: &Value) -> Vec<Delta> {
+        let text = |field: &str| block[field].as_str().unwrap_or("").to_owned();
+        let said = |text: String, delta: fn(String) -> Delta| {
+            if text.is_empty() { Vec::new() } else { vec![delta(text)] }
+        };
+        match block["type"].as_str() {
+            Some("text") => said(text("text"), Delta::Text),
+            Some("thinking") => said(text("thinking"), Delta::Thinking),
+            Some("tool_use") => {
+                let index = self.tool_calls;
+                self.tool_calls += 1;
+                let mut deltas = vec![Delta::ToolCall { index, id: text("id"), name: text("name") }];
+                let given = block["input"].as_object().filter(|input| !input.is_empty());
+                self.open_call = Some((index, given.is_some()));
+                deltas.extend(
+                    given.map(|_| Delta::ToolArguments { index, fragment: block["input"].to_string() }),
+                );
+                deltas
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn block_delta(&mut self, delta: &Value) -> Vec<Delta> {
+        let text = |field: &str| delta[field].as_str().unwrap_or("").to_owned();
+        match (delta["type"].as_str(), &mut self.open_call) {
+            (Some("text_delta"), _) => vec![Delta::Text(text("text"))],
+            (Some("thinking_delta"), _) => vec![Delta::Thinking(text("thinking"))],
+            (Some("input_json_delta"), Some((index, came))) => {
+                let fragment = text("partial_json");
+                if fragment.is_empty() {
+                    return Vec::new();
+                }
+                *came = true;
+                vec![Delta::ToolArguments { index: *index, fragment }]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// A call without arguments is an empty object elsewhere, not an empty text.
+    fn block_stop(&mut self) -> Vec<Delta> {
+        match self.open_call.take() {
+            Some((index, false)) => vec![Delta::ToolArguments { index, fragment: "{}".to_owned() }],
+            Some((_, true)) | None => Vec::new(),
+        }
+    }
+}
+
+/// Later reports are cumulative and win. A flat cache count that moved makes the nested split stale.
+fn merge_usage(usage: &mut Value, later: &Value) {
+    let (Some(before), Some(later)) = (usage.as_object_mut(), later.as_object()) else {
+        if later.is_object() {
+            *usage = later.clone();
+        }
+        return;
+    };
+    let flat = "cache_creation_input_tokens";
+    let moved = later.get(flat).is_some_and(|count| !count.is_null() && before.get(flat) != Some(count));
+    if moved && !later.contains_key("cache_creation") {
+        before.shift_remove("cache_creation");
+    }
+    for (field, value) in later.iter().filter(|(_, value)| !value.is_null()) {
+        before.insert(field.clone(), value.clone());
+    }
+}
+
+/// Writes neutral steps as events. Blocks of this dialect come one after the other, so that what arrives for a
+/// second tool call while the first is open waits until the end.
+#[derive(Debug, Default)]
+pub struct EventWriter {
+    blocks: u64,
+    open: Option<Open>,
+    waiting_calls: Vec<WaitingCall>,
+    waiting_text: String,
+    finish: Option<FinishReason>,
+    tokens: TokenCounts,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Open {
+    Thinking,
+    Text,
+    Call(u64),
+}
+
+#[derive(Debug)]
+struct WaitingCall {
+    index: u64,
+    id: String,
+    name: String,
+    arguments: String,
+}
+
+impl EventWriter {
+    pub fn write(&mut self, delta: Delta, out: &mut String) {
+        match delta {
+            Delta::Start { id, model } => {
+                let message = json!({
+                    "id": id, "type": "message", "role": "assistant", "model": model, "content": [],
+                    "stop_reason": null, "stop_sequence": null, "usage": usage(&self.tokens),
+                });
+                push(out, json!({"type": "message_start", "message": message}));
+            }
+            Delta::Thinking(text) if !matches!(self.open, Some(Open::Call(_))) => {
+                self.open(Open::Thinking, json!({"type": "thinking", "thinking": "", "signature": ""}), out);
+                self.block_delta(json!({"type": "thinking_delta", "thinking": text}), out);
+            }
+            // Thoughts about a call that is being written have no place in this dialect's order.
+            Delta::Thinking(_) => {}
+            Delta::Text(text) if matches!(self.open, Some(Open::Call(_))) => {
+                self.waiting_text.push_str(&text)
+            }
+            Delta::Text(text) => {
+                self.open(Open::Text, json!({"type": "text", "text": ""}), out);
+                self.block_delta(json!({"type": "text_delta", "text": text}), out);
+            }
+            Delta::ToolCall { index, id, name } if matches!(self.open, Some(Open::Call(_))) => {
+                self.waiting_calls.push(WaitingCall { index, id, name, arguments: String::new() });
+            }
+            Delta::ToolCall { index, id, name } => self.open_call(index, &id, &name, out),
+            Delta::ToolArguments { index, fragment } => {
+                match self.waiting_calls.iter_mut().find(|call| call.index == index) {
+                    Some(call) => call.arguments.push_str(&fragment),
+                    None => self.arguments(&fragment, out),
+                }
+            }
+            Delta::Finish(finish) => self.finish = Some(finish),
+            Delta::Usage(tokens) => self.tokens = tokens,
+            Delta::End => self.end(out),
+            Delta::Failed(_) => {}
+        }
+    }
+
+    fn end(&mut self, out: &mut String) {
+        for call in std::mem::take(&mut self.waiting_calls) {
+            self.close(out);
+            self.open_call(call.index, &call.id, &call.name, out);
+            self.arguments(&call.arguments, out);
+        }
+        self.close(out);
+        let text = std::mem::take(&mut self.waiting_text);
+        if !text.is_empty() {
+            self.write(Delta::Text(text), out);
+            self.close(out);
+        }
+        let reason = stop_reason(self.finish.unwrap_or(FinishReason::Stop));
+        push(
+            out,
+            json!({
+                "type": "message_delta",
+                "delta": {"stop_reason": reason, "stop_sequence": null},
+                "usage": usage(&self.tokens),
+            }),
+        );
+        push(out, json!({"type": "message_stop"}));
+    }
+
+    fn open_call(&mut self, index: u64, id: &str, name: &str, out: &mut String) {
+        let block = json!({"type": "tool_use", "id": id, "name": name, "input": {}});
+        self.open(Open::Call(index), block, out);
+    }
+
+    fn arguments(&mut self, fragment: &str, out: &mut String) {
+        self.block_delta(json!({"type": "input_json_delta", "partial_json": fragment}), out);
+    }
+
+    fn open(&mut self, wanted: Open, block: Value, out: &mut String) {
+        if self.open == Some(wanted) {
+            return;
+        }
+        self.close(out);
+        push(out, json!({"type": "content_block_start", "index": self.blocks, "content_block": block}));
+        self.open = Some(wanted);
+    }
+
+    fn block_delta(&mut self, delta: Value, out: &mut String) {
+        push(out, json!({"type": "content_block_delta", "index": self.blocks, "delta": delta}));
+    }
+
+    fn close(&mut self, out: &mut String) {
+        if self.open.take().is_some() {
+            push(out, json!({"type": "content_block_stop", "index": self.blocks}));
+            self.blocks += 1;
+        }
+    }
+}
+
+fn push(out: &mut String, event: Value) {
+    let name = event["type"].as_str().unwrap_or("").to_owned();
+    out.push_str(&event_frame(&name, &event.to_string()));
+}

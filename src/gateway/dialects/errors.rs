@@ -1,0 +1,75 @@
+//! Error bodies in the shapes that each dialect's SDK reads.
+
+use serde_json::{Value, json};
+
+use super::Dialect;
+
+/// An error in words that both dialects can carry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErrorBody<'a> {
+    pub status: u16,
+    /// A stable name for programs, such as `insufficient_credits`.
+    pub code: &'a str,
+    pub message: &'a str,
+    /// The field at fault, where there is one.
+    pub field: Option<&'a str>,
+    pub request_id: &'a str,
+}
+
+/// The body of an error answer.
+pub fn error_body(dialect: Dialect, error: &ErrorBody<'_>) -> Value {
+    match dialect {
+        Dialect::OpenaiChat => openai_error(error),
+        Dialect::AnthropicMessages => anthropic_error(error),
+    }
+}
+
+/// The frame that ends a stream which broke after its first byte.
+pub fn error_event(dialect: Dialect, error: &ErrorBody<'_>) -> String {
+    let body = error_body(dialect, error);
+    match dialect {
+        Dialect::OpenaiChat => format!("data: {body}\n\n"),
+        Dialect::AnthropicMessages => format!("event: error\ndata: {body}\n\n"),
+    }
+}
+
+/// OpenAI's shape: SDKs choose the exception by status, programs look at `code`.
+pub fn openai_error(error: &ErrorBody<'_>) -> Value {
+    let kind = match error.status {
+        402 => "insufficient_quota",
+        429 => "rate_limit_error",
+        500.. => "server_error",
+        _ => "invalid_request_error",
+    };
+    json!({"error": {
+        "message": error.message,
+        "type": kind,
+        "param": error.field,
+        "code": error.code,
+    }})
+}
+
+/// Anthropic's shape, where the type is tied to the status; the code stands beside it.
+pub fn anthropic_error(error: &ErrorBody<'_>) -> Value {
+    let kind = match error.status {
+        401 => "authentication_error",
+        402 => "billing_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        503 | 529 => "overloaded_error",
+        504 => "timeout_error",
+        500.. => "api_error",
+        _ => "invalid_request_error",
+    };
+    let message = match error.field {
+        Some(field) => format!("{field}: {}", error.message),
+        None => error.message.to_owned(),
+    };
+    json!({
+        "type": "error",
+        "error": {"type": kind, "message": message, "code": error.code},
+        "request_id": error.request_id,
+    })
+}

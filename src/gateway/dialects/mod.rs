@@ -1,0 +1,139 @@
+//! The dialects of AI requests: each is read into one neutral conversation and rendered from it.
+//!
+//! Promises: a request to an upstream of its own dialect goes on as it came, changed only where the hold demands
+//! it; across dialects, what the target can't say is refused by name or named in a list of dropped fields, never
+//! lost silently. Pure: bytes and JSON in, bytes and JSON out.
+
+mod anthropic;
+pub mod conversation;
+pub mod errors;
+mod openai_chat;
+pub mod relay;
+mod same;
+pub mod sse;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::providers;
+
+pub use relay::{Delivered, StreamEnds, StreamRelay};
+pub use same::answer_for_client;
+
+/// A wire format of generation requests, as callers and upstreams speak it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dialect {
+    OpenaiChat,
+    AnthropicMessages,
+}
+
+/// The request is not what its dialect says: 400.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {message}")]
+pub struct Malformed {
+    pub field: String,
+    pub message: String,
+}
+
+/// The request is sound, but what this field asks can't be priced or can't be said to the upstream: 422.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is not supported: {why}")]
+pub struct Unsupported {
+    pub field: String,
+    pub why: String,
+}
+
+/// Why a request was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+}
+
+/// A request as an upstream reads it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpstreamRequest {
+    pub body: Value,
+    /// Fields of the caller's request that the upstream's dialect lacks and that were left out; told in a header.
+    pub dropped: Vec<String>,
+}
+
+impl Malformed {
+    pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { field: field.into(), message: message.into() }
+    }
+}
+
+impl Unsupported {
+    pub fn new(field: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { field: field.into(), why: why.into() }
+    }
+}
+
+/// The model that the caller names.
+pub fn requested_model(body: &Value) -> Option<&str> {
+    body["model"].as_str()
+}
+
+/// Whether the caller wants its answer as a stream.
+pub fn wants_stream(body: &Value) -> bool {
+    body["stream"].as_bool().unwrap_or(false)
+}
+
+/// Whether the caller wants the usage at the end of its stream; Anthropic's streams always tell it.
+pub fn wants_stream_usage(dialect: Dialect, body: &Value) -> bool {
+    match dialect {
+        Dialect::OpenaiChat => body["stream_options"]["include_usage"].as_bool().unwrap_or(false),
+        Dialect::AnthropicMessages => true,
+    }
+}
+
+/// The end user, as a pseudonym, whom the caller names.
+pub fn end_user(dialect: Dialect, body: &Value) -> Option<&str> {
+    match dialect {
+        Dialect::OpenaiChat => body["user"].as_str(),
+        Dialect::AnthropicMessages => body["metadata"]["user_id"].as_str(),
+    }
+}
+
+/// The caller's request as the upstream reads it, for the upstream's name of the model. Price and clamp what this
+/// returns (`providers::price_fields`, `providers::clamp`): it is what is sent.
+pub fn upstream_request(
+    client: Dialect,
+    upstream: Dialect,
+    body: &Value,
+    model: &str,
+) -> Result<UpstreamRequest, Refused> {
+    providers::validate(client, body)?;
+    if client == upstream {
+        return Ok(UpstreamRequest { body: same::patched(upstream, body, model), dropped: Vec::new() });
+    }
+    let parsed = match client {
+        Dialect::OpenaiChat => openai_chat::parse_request(body)?,
+        Dialect::AnthropicMessages => anthropic::parse_request(body)?,
+    };
+    match upstream {
+        Dialect::OpenaiChat => openai_chat::render_request(parsed, model),
+        Dialect::AnthropicMessages => anthropic::render_request(parsed, model),
+    }
+}
+
+/// A whole answer of an upstream in the caller's dialect. `created_at_seconds` is for dialects that date answers.
+pub fn translate_answer(
+    upstream: Dialect,
+    client: Dialect,
+    body: &Value,
+    created_at_seconds: i64,
+) -> Result<Value, Malformed> {
+    let answer = match upstream {
+        Dialect::OpenaiChat => openai_chat::parse_answer(body)?,
+        Dialect::AnthropicMessages => anthropic::parse_answer(body)?,
+    };
+    Ok(match client {
+        Dialect::OpenaiChat => openai_chat::render_answer(&answer, created_at_seconds),
+        Dialect::AnthropicMessages => anthropic::render_answer(&answer),
+    })
+}

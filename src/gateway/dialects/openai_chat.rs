@@ -1,0 +1,59 @@
+//! OpenAI chat completions: requests, answers and chunks, to and from the neutral conversation.
+
+mod answer;
+mod request;
+mod stream;
+
+pub(super) use answer::{parse_answer, render_answer};
+pub(super) use request::{parse_request, render_request};
+pub(super) use stream::{ChunkReader, ChunkWriter};
+
+use serde_json::{Value, json};
+
+use super::conversation::{FinishReason, TokenCounts};
+
+fn finish_reason(name: &str) -> FinishReason {
+    match name {
+        "length" => FinishReason::MaxTokens,
+        "tool_calls" | "function_call" => FinishReason::ToolCalls,
+        "content_filter" => FinishReason::ContentFilter,
+        _ => FinishReason::Stop,
+    }
+}
+
+fn finish_name(finish: FinishReason) -> &'static str {
+    match finish {
+        FinishReason::Stop => "stop",
+        FinishReason::MaxTokens => "length",
+        FinishReason::ToolCalls => "tool_calls",
+        FinishReason::ContentFilter => "content_filter",
+    }
+}
+
+/// Cached and written tokens are inside the prompt here, reasoning inside the completion.
+fn tokens(usage: &Value) -> TokenCounts {
+    let count = |pointer: &str| usage.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+    let cache_read = count("/prompt_tokens_details/cached_tokens");
+    let cache_write = count("/prompt_tokens_details/cache_write_tokens");
+    TokenCounts {
+        input: count("/prompt_tokens").saturating_sub(cache_read).saturating_sub(cache_write),
+        cache_read,
+        cache_write,
+        output: count("/completion_tokens"),
+        reasoning: count("/completion_tokens_details/reasoning_tokens"),
+    }
+}
+
+fn usage(tokens: &TokenCounts) -> Value {
+    let prompt = tokens.input.saturating_add(tokens.cache_read).saturating_add(tokens.cache_write);
+    json!({
+        "prompt_tokens": prompt,
+        "completion_tokens": tokens.output,
+        "total_tokens": prompt.saturating_add(tokens.output),
+        "prompt_tokens_details": {
+            "cached_tokens": tokens.cache_read,
+            "cache_write_tokens": tokens.cache_write,
+        },
+        "completion_tokens_details": {"reasoning_tokens": tokens.reasoning},
+    })
+}

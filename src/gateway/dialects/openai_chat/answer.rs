@@ -1,0 +1,81 @@
+//! Whole chat completions.
+
+use serde_json::{Value, json};
+
+use super::super::Malformed;
+use super::super::conversation::{Answer, FinishReason, ToolCall};
+use super::{finish_name, finish_reason, tokens, usage};
+
+pub fn parse_answer(body: &Value) -> Result<Answer, Malformed> {
+    let choice = body
+        .pointer("/choices/0")
+        .ok_or_else(|| Malformed::new("choices", "the provider's answer holds no choice"))?;
+    let message = &choice["message"];
+    let text = |field: &str| message[field].as_str().unwrap_or("");
+    let refusal = text("refusal");
+    let thinking = if text("reasoning_content").is_empty() { "reasoning" } else { "reasoning_content" };
+    let mut finish = finish_reason(choice["finish_reason"].as_str().unwrap_or("stop"));
+    if !refusal.is_empty() && finish == FinishReason::Stop {
+        finish = FinishReason::ContentFilter;
+    }
+    Ok(Answer {
+        id: body["id"].as_str().unwrap_or("").to_owned(),
+        model: body["model"].as_str().unwrap_or("").to_owned(),
+        thinking: text(thinking).to_owned(),
+        text: format!("{}{refusal}", text("content")),
+        tool_calls: tool_calls(message),
+        finish,
+        tokens: tokens(&body["usage"]),
+    })
+}
+
+/// Calls of tools, and of the older functions, which have no id.
+fn tool_calls(message: &Value) -> Vec<ToolCall> {
+    let call = |id: &Value, function: &Value| ToolCall {
+        id: id.as_str().unwrap_or("function_call").to_owned(),
+        name: function["name"].as_str().unwrap_or("").to_owned(),
+        arguments: function["arguments"].as_str().unwrap_or("").to_owned(),
+    };
+    let calls = message["tool_calls"].as_array().into_iter().flatten();
+    let mut calls: Vec<ToolCall> = calls.map(|tool| call(&tool["id"], &tool["function"])).collect();
+    if message["function_call"].is_object() {
+        calls.push(call(&Value::Null, &message["function_call"]));
+    }
+    calls
+}
+
+pub fn render_answer(answer: &Answer, created_at_seconds: i64) -> Value {
+    let mut message = json!({
+        "role": "assistant",
+        "content": if answer.text.is_empty() { Value::Null } else { Value::from(answer.text.as_str()) },
+        "refusal": null,
+    });
+    if !answer.thinking.is_empty() {
+        message["reasoning_content"] = answer.thinking.as_str().into();
+    }
+    if !answer.tool_calls.is_empty() {
+        message["tool_calls"] = answer.tool_calls.iter().map(tool_call).collect();
+    }
+    json!({
+        "id": answer.id,
+        "object": "chat.completion",
+        "created": created_at_seconds,
+        "model": answer.model,
+        "choices": [{
+            "index": 0,
+            "message": message,
+            "logprobs": null,
+            "finish_reason": finish_name(answer.finish),
+        }],
+        "usage": usage(&answer.tokens),
+    })
+}
+
+pub(super) fn tool_call(call: &ToolCall) -> Value {
+    let arguments = if call.arguments.is_empty() { "{}" } else { &call.arguments };
+    json!({
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": arguments},
+    })
+}

@@ -1,0 +1,432 @@
+//! Chat completion requests.
+
+use serde_json::{Map, Value, json};
+
+use super::super::conversation::{
+    Conversation, Effort, Image, Message, Part, ResponseSchema, Role, Tool, ToolCall, ToolChoice,
+};
+use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
+use super::answer::tool_call;
+use crate::gateway::providers::is_openai_reasoning_model;
+
+/// Fields that tune an answer or its bookkeeping at OpenAI, and that an answer elsewhere can do without.
+const DROPPABLE: [&str; 14] = [
+    "frequency_penalty",
+    "presence_penalty",
+    "seed",
+    "store",
+    "metadata",
+    "service_tier",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "verbosity",
+    "stream_options",
+    "logit_bias",
+    "top_logprobs",
+];
+
+pub fn parse_request(body: &Value) -> Result<Conversation, Refused> {
+    let mut conversation = Conversation::default();
+    let object = body.as_object().ok_or_else(|| Malformed::new("body", "must be a JSON object"))?;
+    for (field, value) in object {
+        if !value.is_null() {
+            parse_field(&mut conversation, field, value)?;
+        }
+    }
+    Ok(conversation)
+}
+
+fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> Result<(), Refused> {
+    match field {
+        "model" => {}
+        "messages" => {
+            for (index, message) in value.as_array().into_iter().flatten().enumerate() {
+                parse_message(conversation, index, message)?;
+            }
+        }
+        "max_tokens" | "max_completion_tokens" => {
+            let asked = value.as_u64();
+            let before = conversation.max_output_tokens;
+            conversation.max_output_tokens = before.min(asked).or(before).or(asked);
+        }
+        "stream" => conversation.stream = value.as_bool().unwrap_or(false),
+        "temperature" => conversation.temperature = Some(number(field, value)?),
+        "top_p" => conversation.top_p = Some(number(field, value)?),
+        "top_k" => conversation.top_k = Some(number(field, value)?),
+        "user" => conversation.end_user = value.as_str().map(str::to_owned),
+        "stop" => conversation.stop = stop(value)?,
+        "tools" => {
+            for (index, tool) in value.as_array().into_iter().flatten().enumerate() {
+                conversation.tools.push(parse_tool(index, tool)?);
+            }
+        }
+        "tool_choice" => conversation.tool_choice = Some(parse_tool_choice(value)?),
+        "parallel_tool_calls" => conversation.parallel_tool_calls = value.as_bool(),
+        "response_format" => conversation.response_schema = parse_response_format(value)?,
+        "reasoning_effort" => {
+            conversation.effort = match value.as_str() {
+                Some("high" | "xhigh") => Some(Effort::High),
+                Some("medium") => Some(Effort::Medium),
+                Some("low" | "minimal") => Some(Effort::Low),
+                _ => None,
+            }
+        }
+        "n" if value.as_u64() == Some(1) => {}
+        "n" => return unsupported(field, "the upstream gives one answer a call"),
+        "logprobs" if value == false => {}
+        "modalities" if *value == json!(["text"]) => {}
+        "functions" | "function_call" => {
+            return unsupported(field, "use tools and tool_choice with this model");
+        }
+        _ if DROPPABLE.contains(&field) => {
+            // The usage chunk is Tollgate's to write, so that this field is obeyed, not dropped.
+            if field != "stream_options" {
+                conversation.dropped.push(field.to_owned());
+            }
+        }
+        _ => return unsupported(field, "the upstream of this model can't do it"),
+    }
+    Ok(())
+}
+
+fn unsupported<T>(field: impl Into<String>, why: &str) -> Result<T, Refused> {
+    Err(Unsupported::new(field, why).into())
+}
+
+fn number(field: &str, value: &Value) -> Result<serde_json::Number, Malformed> {
+    value.as_number().cloned().ok_or_else(|| Malformed::new(field, "must be a number"))
+}
+
+fn stop(value: &Value) -> Result<Vec<String>, Malformed> {
+    let texts: Option<Vec<String>> = match value {
+        Value::String(text) => Some(vec![text.clone()]),
+        Value::Array(items) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
+        _ => None,
+    };
+    texts.ok_or_else(|| Malformed::new("stop", "must be a string or an array of strings"))
+}
+
+fn parse_message(conversation: &mut Conversation, index: usize, message: &Value) -> Result<(), Refused> {
+    let at = format!("messages[{index}]");
+    if message["audio"].is_object() {
+        return unsupported(format!("{at}.audio"), "the upstream of this model knows no audio");
+    }
+    match message["role"].as_str() {
+        Some("system" | "developer") => {
+            if !conversation.messages.is_empty() {
+                conversation.dropped.push(format!("{at}.position"));
+            }
+            for part in parse_parts(&mut conversation.dropped, &at, &message["content"])? {
+                match part {
+                    Part::Text(text) => conversation.system.push(text),
+                    _ => return unsupported(format!("{at}.content"), "a system message holds text only"),
+                }
+            }
+        }
+        Some("user") => {
+            let parts = parse_parts(&mut conversation.dropped, &at, &message["content"])?;
+            conversation.messages.push(Message { role: Role::User, parts });
+        }
+        Some("assistant") => {
+            let mut parts = parse_parts(&mut conversation.dropped, &at, &message["content"])?;
+            if message["function_call"].is_object() {
+                return unsupported(format!("{at}.function_call"), "use tool_calls with this model");
+            }
+            for (nth, call) in message["tool_calls"].as_array().into_iter().flatten().enumerate() {
+                parts.push(Part::ToolCall(parse_tool_call(&format!("{at}.tool_calls[{nth}]"), call)?));
+            }
+            conversation.messages.push(Message { role: Role::Assistant, parts });
+        }
+        Some("tool") => {
+            let call_id = message["tool_call_id"]
+                .as_str()
+                .ok_or_else(|| Malformed::new(format!("{at}.tool_call_id"), "is required"))?
+                .to_owned();
+            let parts = parse_parts(&mut conversation.dropped, &at, &message["content"])?;
+            push_tool_result(&mut conversation.messages, Part::ToolResult { call_id, parts });
+        }
+        Some("function") => return unsupported(format!("{at}.role"), "use tool messages with this model"),
+        _ => {
+            return Err(Malformed::new(
+                format!("{at}.role"),
+                "must be system, developer, user, assistant or tool",
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
+/// Results of one turn stand together, as they answer one message.
+fn push_tool_result(messages: &mut Vec<Message>, result: Part) {
+    match messages.last_mut() {
+        Some(Message { role: Role::User, parts })
+            if parts.iter().all(|part| matches!(part, Part::ToolResult { .. })) =>
+        {
+            parts.push(result);
+        }
+        _ => messages.push(Message { role: Role::User, parts: vec![result] }),
+    }
+}
+
+fn parse_parts(dropped: &mut Vec<String>, at: &str, content: &Value) -> Result<Vec<Part>, Refused> {
+    let items = match content {
+        Value::Null => return Ok(Vec::new()),
+        Value::String(text) if text.is_empty() => return Ok(Vec::new()),
+        Value::String(text) => return Ok(vec![Part::Text(text.clone())]),
+        Value::Array(items) => items,
+        _ => return Err(Malformed::new(format!("{at}.content"), "must be a string or an array").into()),
+    };
+    let mut parts = Vec::new();
+    for (nth, item) in items.iter().enumerate() {
+        let at = format!("{at}.content[{nth}]");
+        let text = |field: &str| item[field].as_str().map(|text| Part::Text(text.to_owned()));
+        let part = match item["type"].as_str() {
+            Some("text") => text("text"),
+            Some("refusal") => text("refusal"),
+            Some("image_url") => {
+                if !item["image_url"]["detail"].is_null() {
+                    dropped.push(format!("{at}.image_url.detail"));
+                }
+                item["image_url"]["url"].as_str().map(|url| Part::Image(parse_image(url)))
+            }
+            Some(_) => {
+                return unsupported(format!("{at}.type"), "the upstream of this model takes text and images");
+            }
+            None => None,
+        };
+        if !item["prompt_cache_breakpoint"].is_null() {
+            dropped.push(format!("{at}.prompt_cache_breakpoint"));
+        }
+        parts.push(part.ok_or_else(|| Malformed::new(at, "is not a content part"))?);
+    }
+    Ok(parts)
+}
+
+fn parse_image(url: &str) -> Image {
+    let inline = url.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,"));
+    match inline {
+        Some((media_type, base64)) => {
+            Image::Inline { media_type: media_type.to_owned(), base64: base64.to_owned() }
+        }
+        None => Image::Url(url.to_owned()),
+    }
+}
+
+fn parse_tool_call(at: &str, call: &Value) -> Result<ToolCall, Refused> {
+    if call["type"] == "custom" {
+        return unsupported(format!("{at}.type"), "custom tools are OpenAI's own");
+    }
+    let text = |pointer: &str| {
+        let found = call.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        found.ok_or_else(|| Malformed::new(format!("{at}{}", pointer.replace('/', ".")), "is required"))
+    };
+    Ok(ToolCall { id: text("/id")?, name: text("/function/name")?, arguments: text("/function/arguments")? })
+}
+
+fn parse_tool(index: usize, tool: &Value) -> Result<Tool, Refused> {
+    if tool["type"] != "function" {
+        return unsupported(
+            format!("tools[{index}].type"),
+            "the upstream of this model knows functions only",
+        );
+    }
+    let function = &tool["function"];
+    let name = function["name"]
+        .as_str()
+        .ok_or_else(|| Malformed::new(format!("tools[{index}].function.name"), "is required"))?;
+    let schema = match &function["parameters"] {
+        Value::Null => json!({"type": "object", "properties": {}}),
+        schema => schema.clone(),
+    };
+    Ok(Tool {
+        name: name.to_owned(),
+        description: function["description"].as_str().filter(|text| !text.is_empty()).map(str::to_owned),
+        schema,
+        strict: function["strict"].as_bool(),
+    })
+}
+
+fn parse_tool_choice(choice: &Value) -> Result<ToolChoice, Refused> {
+    match choice {
+        Value::String(name) => match name.as_str() {
+            "auto" => Ok(ToolChoice::Auto),
+            "none" => Ok(ToolChoice::None),
+            "required" => Ok(ToolChoice::Required),
+            _ => Err(Malformed::new("tool_choice", "must be auto, none, required or a function").into()),
+        },
+        _ => match choice["function"]["name"].as_str() {
+            Some(name) => Ok(ToolChoice::Tool(name.to_owned())),
+            None => unsupported("tool_choice", "the upstream of this model can't restrict tools in this way"),
+        },
+    }
+}
+
+fn parse_response_format(format: &Value) -> Result<Option<ResponseSchema>, Refused> {
+    match format["type"].as_str() {
+        Some("text") => Ok(None),
+        Some("json_schema") => {
+            let wanted = &format["json_schema"];
+            if !wanted["schema"].is_object() {
+                return Err(Malformed::new("response_format.json_schema.schema", "is required").into());
+            }
+            let name = wanted["name"].as_str().unwrap_or("answer").to_owned();
+            Ok(Some(ResponseSchema { name, schema: wanted["schema"].clone() }))
+        }
+        Some("json_object") => {
+            unsupported("response_format.type", "the upstream of this model needs a json_schema")
+        }
+        _ => Err(Malformed::new("response_format.type", "must be text, json_object or json_schema").into()),
+    }
+}
+
+pub fn render_request(conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
+    let Conversation { mut dropped, .. } = conversation;
+    let mut body = Map::new();
+    body.insert("model".into(), model.into());
+    let mut messages = Vec::new();
+    if !conversation.system.is_empty() {
+        messages.push(json!({"role": "system", "content": conversation.system.join("\n\n")}));
+    }
+    for message in &conversation.messages {
+        render_message(message, &mut messages)?;
+    }
+    body.insert("messages".into(), messages.into());
+    if let Some(tokens) = conversation.max_output_tokens {
+        let field = if is_openai_reasoning_model(model) { "max_completion_tokens" } else { "max_tokens" };
+        body.insert(field.into(), tokens.into());
+    }
+    if !conversation.tools.is_empty() {
+        body.insert("tools".into(), conversation.tools.iter().map(render_tool).collect());
+        if let Some(choice) = &conversation.tool_choice {
+            body.insert("tool_choice".into(), render_tool_choice(choice));
+        }
+        if let Some(parallel) = conversation.parallel_tool_calls {
+            body.insert("parallel_tool_calls".into(), parallel.into());
+        }
+    }
+    if let Some(schema) = conversation.response_schema {
+        let wanted = json!({"name": schema.name, "schema": schema.schema, "strict": true});
+        body.insert("response_format".into(), json!({"type": "json_schema", "json_schema": wanted}));
+    }
+    match conversation.effort {
+        Some(effort) if is_openai_reasoning_model(model) => {
+            body.insert("reasoning_effort".into(), effort_name(effort).into());
+        }
+        Some(_) => dropped.push("thinking".to_owned()),
+        None => {}
+    }
+    if conversation.top_k.is_some() {
+        dropped.push("top_k".to_owned());
+    }
+    // Reasoning models refuse samplers and stops, so that sending them would fail the call.
+    let samples = !is_openai_reasoning_model(model);
+    let tuning = [
+        ("temperature", conversation.temperature.map(Value::Number)),
+        ("top_p", conversation.top_p.map(Value::Number)),
+        ("stop", (!conversation.stop.is_empty()).then(|| conversation.stop.into())),
+    ];
+    for (field, value) in tuning {
+        match value {
+            Some(value) if samples => {
+                body.insert(field.into(), value);
+            }
+            Some(_) => dropped.push(field.to_owned()),
+            None => {}
+        }
+    }
+    if let Some(user) = conversation.end_user {
+        body.insert("user".into(), user.into());
+    }
+    if conversation.stream {
+        body.insert("stream".into(), true.into());
+        body.insert("stream_options".into(), json!({"include_usage": true}));
+    }
+    Ok(UpstreamRequest { body: Value::Object(body), dropped })
+}
+
+fn effort_name(effort: Effort) -> &'static str {
+    match effort {
+        Effort::Low => "low",
+        Effort::Medium => "medium",
+        Effort::High => "high",
+    }
+}
+
+/// One neutral message may be several here: each tool result is a message, before what else the user says.
+fn render_message(message: &Message, out: &mut Vec<Value>) -> Result<(), Refused> {
+    let mut content = Vec::new();
+    let mut calls = Vec::new();
+    for part in &message.parts {
+        match part {
+            Part::Text(text) => content.push(json!({"type": "text", "text": text})),
+            Part::Image(image) => {
+                if message.role == Role::Assistant {
+                    return unsupported("messages.content", "an assistant message can't hold an image here");
+                }
+                content.push(json!({"type": "image_url", "image_url": {"url": image_url(image)}}));
+            }
+            Part::ToolCall(call) => calls.push(tool_call(call)),
+            Part::ToolResult { call_id, parts } => {
+                out.push(json!({"role": "tool", "tool_call_id": call_id, "content": result_text(parts)?}));
+            }
+        }
+    }
+    if content.is_empty() && calls.is_empty() {
+        return Ok(());
+    }
+    let content = match (content.as_slice(), message.role) {
+        ([], _) => Value::Null,
+        ([only], _) if only["type"] == "text" => only["text"].clone(),
+        _ => content.into(),
+    };
+    let mut rendered = match message.role {
+        Role::User => json!({"role": "user", "content": content}),
+        Role::Assistant => json!({"role": "assistant", "content": content}),
+    };
+    if !calls.is_empty() {
+        rendered["tool_calls"] = calls.into();
+    }
+    out.push(rendered);
+    Ok(())
+}
+
+fn image_url(image: &Image) -> String {
+    match image {
+        Image::Url(url) => url.clone(),
+        Image::Inline { media_type, base64 } => format!("data:{media_type};base64,{base64}"),
+    }
+}
+
+fn result_text(parts: &[Part]) -> Result<String, Refused> {
+    let mut texts = Vec::new();
+    for part in parts {
+        match part {
+            Part::Text(text) => texts.push(text.as_str()),
+            _ => return unsupported("messages.content.tool_result", "a tool's result holds text only here"),
+        }
+    }
+    Ok(texts.join("\n"))
+}
+
+fn render_tool(tool: &Tool) -> Value {
+    let mut function = json!({"name": tool.name, "parameters": tool.schema});
+    if let Some(description) = &tool.description {
+        function["description"] = description.as_str().into();
+    }
+    if let Some(strict) = tool.strict {
+        function["strict"] = strict.into();
+    }
+    json!({"type": "function", "function": function})
+}
+
+fn render_tool_choice(choice: &ToolChoice) -> Value {
+    match choice {
+        ToolChoice::Auto => "auto".into(),
+        ToolChoice::None => "none".into(),
+        ToolChoice::Required => "required".into(),
+        ToolChoice::Tool(name) => json!({"type": "function", "function": {"name": name}}),
+    }
+}

@@ -1,0 +1,261 @@
+//! A stream on its way from an upstream to a client: metered, and re-framed where the dialects differ.
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::conversation::Delta;
+use super::sse::{Frame, SseError, SseParser, data_frame};
+use super::{Dialect, anthropic, openai_chat};
+use crate::gateway::providers::classify::{UpstreamFailure, classify_event};
+
+/// What was delivered so far, for the case that the provider's own report never comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Output steps with text in them; providers send about one token in each.
+    pub deltas: u64,
+    pub characters: u64,
+    /// Its bytes bound its tokens.
+    pub bytes: u64,
+}
+
+/// Who speaks what at the two ends of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamEnds {
+    pub upstream: Dialect,
+    pub client: Dialect,
+    /// Whether the client asked for the usage (`wants_stream_usage` of its own request).
+    pub client_wants_usage: bool,
+    /// Dates the chunks of dialects that date them.
+    pub created_at_seconds: i64,
+}
+
+/// One stream. Push the upstream's bytes, send on what comes back.
+///
+/// An error that the upstream reports within the stream is not passed on: see `failure`.
+#[derive(Debug)]
+pub struct StreamRelay {
+    ends: StreamEnds,
+    parser: SseParser,
+    reader: Reader,
+    writer: Writer,
+    usage: Option<Value>,
+    served_model: Option<String>,
+    service_tier: Option<String>,
+    delivered: Delivered,
+    finished: bool,
+    ended: bool,
+    failure: Option<UpstreamFailure>,
+}
+
+#[derive(Debug)]
+enum Reader {
+    Chunks(openai_chat::ChunkReader),
+    Events(anthropic::EventReader),
+}
+
+#[derive(Debug)]
+enum Writer {
+    /// One dialect at both ends: frames go on as they came.
+    Same,
+    Chunks(openai_chat::ChunkWriter),
+    Events(Box<anthropic::EventWriter>),
+}
+
+impl StreamRelay {
+    pub fn new(ends: StreamEnds) -> Self {
+        let reader = match ends.upstream {
+            Dialect::OpenaiChat => Reader::Chunks(openai_chat::ChunkReader::default()),
+            Dialect::AnthropicMessages => Reader::Events(anthropic::EventReader::default()),
+        };
+        let writer = match ends.client {
+            client if client == ends.upstream => Writer::Same,
+            Dialect::OpenaiChat => Writer::Chunks(openai_chat::ChunkWriter::new(
+                ends.created_at_seconds,
+                ends.client_wants_usage,
+            )),
+            Dialect::AnthropicMessages => Writer::Events(Box::default()),
+        };
+        Self {
+            ends,
+            parser: SseParser::default(),
+            reader,
+            writer,
+            usage: None,
+            served_model: None,
+            service_tier: None,
+            delivered: Delivered::default(),
+            finished: false,
+            ended: false,
+            failure: None,
+        }
+    }
+
+    /// Takes bytes of the upstream and returns those for the client, often none.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<Bytes, SseError> {
+        let frames = self.parser.push(bytes)?;
+        Ok(self.relay(&frames))
+    }
+
+    /// The upstream closed its stream. Returns the last bytes for the client; a stream that is then not
+    /// `is_whole` broke off.
+    pub fn finish(&mut self) -> Result<Bytes, SseError> {
+        let last = self.parser.finish()?;
+        let mut out = self.relay(last.as_slice()).to_vec();
+        // Some servers close after the finish reason, without the mark of the end.
+        if self.finished && !self.ended && self.failure.is_none() {
+            let mut text = String::new();
+            self.end(&mut text);
+            out.extend_from_slice(text.as_bytes());
+        }
+        Ok(Bytes::from(out))
+    }
+
+    /// Whether the answer came to its end.
+    pub fn is_whole(&self) -> bool {
+        self.finished || self.ended
+    }
+
+    /// The error that the upstream reported within the stream.
+    pub fn failure(&self) -> Option<&UpstreamFailure> {
+        self.failure.as_ref()
+    }
+
+    /// The provider's last usage report: final when the stream `is_whole`, else cumulative so far.
+    pub fn usage_json(&self) -> Option<&Value> {
+        self.usage.as_ref()
+    }
+
+    pub fn delivered(&self) -> Delivered {
+        self.delivered
+    }
+
+    /// The model that the provider says answered.
+    pub fn served_model(&self) -> Option<&str> {
+        self.served_model.as_deref()
+    }
+
+    /// The tier in which the provider says it answered; it sets the price.
+    pub fn service_tier(&self) -> Option<&str> {
+        self.service_tier.as_deref()
+    }
+
+    fn relay(&mut self, frames: &[Frame]) -> Bytes {
+        let mut out = Vec::new();
+        for frame in frames {
+            if self.failure.is_none() {
+                self.relay_frame(frame, &mut out);
+            }
+        }
+        Bytes::from(out)
+    }
+
+    fn relay_frame(&mut self, frame: &Frame, out: &mut Vec<u8>) {
+        let data = frame.data.as_deref().unwrap_or("");
+        if data.trim() == "[DONE]" {
+            let mut text = String::new();
+            self.end(&mut text);
+            out.extend_from_slice(if self.writer.is_same() { &frame.raw } else { text.as_bytes() });
+            return;
+        }
+        let Ok(event) = serde_json::from_str::<Value>(data) else {
+            // Comments, keep-alives and what we can't read mean nothing in another dialect.
+            if self.writer.is_same() {
+                out.extend_from_slice(&frame.raw);
+            }
+            return;
+        };
+        self.note(&event);
+        let deltas = match &mut self.reader {
+            Reader::Chunks(reader) => reader.read(&event),
+            Reader::Events(reader) => reader.read(&event),
+        };
+        if let Reader::Events(reader) = &self.reader {
+            self.usage = reader.usage().cloned();
+        }
+        let mut text = String::new();
+        for delta in deltas {
+            self.relay_delta(delta, &mut text);
+        }
+        if self.failure.is_some() {
+            return;
+        }
+        if self.writer.is_same() {
+            self.forward(frame, event, out);
+        } else {
+            out.extend_from_slice(text.as_bytes());
+        }
+    }
+
+    /// Keeps what the settle needs of a raw event.
+    fn note(&mut self, event: &Value) {
+        let message = if event["message"].is_object() { &event["message"] } else { event };
+        if let Some(model) = message["model"].as_str().filter(|model| !model.is_empty()) {
+            self.served_model = Some(model.to_owned());
+        }
+        let tier = message["service_tier"].as_str().or_else(|| message["usage"]["service_tier"].as_str());
+        if let Some(tier) = tier {
+            self.service_tier = Some(tier.to_owned());
+        }
+        if self.ends.upstream == Dialect::OpenaiChat && event["usage"].is_object() {
+            self.usage = Some(event["usage"].clone());
+        }
+    }
+
+    fn relay_delta(&mut self, delta: Delta, text: &mut String) {
+        if let Some(output) = delta.output().filter(|output| !output.is_empty()) {
+            self.delivered.deltas += 1;
+            self.delivered.characters += output.chars().count() as u64;
+            self.delivered.bytes += output.len() as u64;
+        }
+        match delta {
+            Delta::Failed(event) => self.failure = Some(classify_event(&event)),
+            Delta::End => self.end(text),
+            Delta::Finish(_) => {
+                self.finished = true;
+                self.writer.write(delta, text);
+            }
+            Delta::Start { .. }
+            | Delta::Thinking(_)
+            | Delta::Text(_)
+            | Delta::ToolCall { .. }
+            | Delta::ToolArguments { .. }
+            | Delta::Usage(_) => self.writer.write(delta, text),
+        }
+    }
+
+    fn end(&mut self, text: &mut String) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.writer.write(Delta::End, text);
+        }
+    }
+
+    /// The usage that we asked for must not reach a client that did not.
+    fn forward(&self, frame: &Frame, mut event: Value, out: &mut Vec<u8>) {
+        let hides = self.ends.client == Dialect::OpenaiChat
+            && !self.ends.client_wants_usage
+            && event["usage"].is_object();
+        if !hides {
+            out.extend_from_slice(&frame.raw);
+            return;
+        }
+        let usage_only = event["choices"].as_array().is_none_or(Vec::is_empty);
+        if !usage_only && let Some(chunk) = event.as_object_mut() {
+            chunk.shift_remove("usage");
+            out.extend_from_slice(data_frame(&event.to_string()).as_bytes());
+        }
+    }
+}
+
+impl Writer {
+    fn is_same(&self) -> bool {
+        matches!(self, Writer::Same)
+    }
+
+    fn write(&mut self, delta: Delta, out: &mut String) {
+        match self {
+            Writer::Same => {}
+            Writer::Chunks(writer) => writer.write(delta, out),
+            Writer::Events(writer) => writer.write(delta, out),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What a failed upstream call means: one predicate for retry, fallback and alarm.
+
+use serde_json::Value;
+
+/// What went wrong, in Tollgate's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// No answer: refused, reset, or a timeout before the first byte.
+    Unreachable,
+    RateLimited,
+    Overloaded,
+    /// The operator's own account at the provider is exhausted: an alarm, never the caller's error.
+    QuotaExhausted,
+    /// The operator's own key is refused: an alarm too.
+    Auth,
+    ContextLength,
+    ContentPolicy,
+    ModelNotFound,
+    TooLarge,
+    InvalidRequest,
+    ServerError,
+}
+
+/// Where the call may be tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Retry {
+    /// Here after a pause, or at the next provider.
+    HereOrElsewhere,
+    /// At the next provider only.
+    Elsewhere,
+    /// Only at a fallback that the route names for this very case.
+    RouteFallbackOnly,
+    Never,
+}
+
+/// A failed upstream call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamFailure {
+    pub kind: FailureKind,
+    pub retry: Retry,
+    pub retry_after_seconds: Option<u64>,
+    /// The operator must act: an exhausted account, a refused key.
+    pub alarms_operator: bool,
+    /// The provider's HTTP status; `None` where there was no answer.
+    pub status: Option<u16>,
+    /// The provider's own words. Shown to a caller only for a failure that is the caller's.
+    pub message: String,
+}
+
+impl UpstreamFailure {
+    /// The provider did not answer: refused, reset or timed out before the first byte.
+    pub fn unreachable(message: impl Into<String>) -> Self {
+        Self::new(FailureKind::Unreachable, None, None, message.into())
+    }
+
+    /// Whether the caller's own request is at fault, so that the provider's message is for the caller.
+    pub fn is_the_callers(&self) -> bool {
+        use FailureKind as Kind;
+        match self.kind {
+            Kind::ContextLength | Kind::ContentPolicy | Kind::TooLarge | Kind::InvalidRequest => true,
+            Kind::Unreachable
+            | Kind::RateLimited
+            | Kind::Overloaded
+            | Kind::QuotaExhausted
+            | Kind::Auth
+            | Kind::ModelNotFound
+            | Kind::ServerError => false,
+        }
+    }
+
+    fn new(
+        kind: FailureKind,
+        status: Option<u16>,
+        retry_after_seconds: Option<u64>,
+        message: String,
+    ) -> Self {
+        let alarms_operator = matches!(kind, FailureKind::QuotaExhausted | FailureKind::Auth);
+        Self { kind, retry: retry(kind), retry_after_seconds, alarms_operator, status, message }
+    }
+}
+
+/// Judges an answer whose status is not a success. `retry_after` is that header as it came.
+pub fn classify(status: u16, retry_after: Option<&str>, body: &[u8]) -> UpstreamFailure {
+    let parsed: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+    let error = Reported::of(&parsed);
+    let kind = kind(status, &error);
+    let message = if error.message.is_empty() {
+        format!("the provider answered {status}")
+    } else {
+        error.message.to_owned()
+    };
+    // Fractions round up; a date is left out: the pause then is the caller's own backoff.
+    let seconds = retry_after.and_then(|header| {
+        let (whole, fraction) = header.trim().split_once('.').unwrap_or((header.trim(), ""));
+        let more = fraction.bytes().any(|digit| digit != b'0');
+        whole.parse::<u64>().ok().map(|seconds| seconds.saturating_add(u64::from(more)))
+    });
+    UpstreamFailure::new(kind, Some(status), seconds, message)
+}
+
+/// Judges an error that came as an event of an open stream.
+pub fn classify_event(event: &Value) -> UpstreamFailure {
+    let error = Reported::of(event);
+    let status = match error.kind {
+        "overloaded_error" | "service_unavailable_error" => 529,
+        "rate_limit_error" | "insufficient_quota" | "tokens" | "requests" => 429,
+        "invalid_request_error" => 400,
+        "authentication_error" => 401,
+        "permission_error" => 403,
+        "not_found_error" => 404,
+        "request_too_large" => 413,
+        _ => 500,
+    };
+    UpstreamFailure::new(kind(status, &error), None, None, error.message.to_owned())
+}
+
+/// The parts of an error body that both dialects share.
+struct Reported<'a> {
+    kind: &'a str,
+    code: &'a str,
+    message: &'a str,
+}
+
+impl<'a> Reported<'a> {
+    fn of(body: &'a Value) -> Self {
+        let error = if body["error"].is_null() { body } else { &body["error"] };
+        let text = |field: &str| error[field].as_str().unwrap_or("");
+        let message = if error.is_string() { error.as_str().unwrap_or("") } else { text("message") };
+        Self { kind: text("type"), code: text("code"), message }
+    }
+
+    fn says(&self, phrases: &[&str]) -> bool {
+        let message = self.message.to_ascii_lowercase();
+        phrases.iter().any(|phrase| message.contains(phrase))
+    }
+}
+
+fn kind(status: u16, error: &Reported<'_>) -> FailureKind {
+    if error.code == "insufficient_quota"
+        || error.kind == "insufficient_quota"
+        || error.kind == "billing_error"
+        || status == 402
+        || error.says(&["credit balance is too low"])
+    {
+        return FailureKind::QuotaExhausted;
+    }
+    match status {
+        401 | 403 => FailureKind::Auth,
+        // The one rate limit that waiting doesn't cure: the request alone exceeds it.
+        429 if error.says(&["request too large"]) => FailureKind::TooLarge,
+        429 => FailureKind::RateLimited,
+        503 | 529 => FailureKind::Overloaded,
+        500..=599 | 408 | 409 => FailureKind::ServerError,
+        413 => FailureKind::TooLarge,
+        404 => FailureKind::ModelNotFound,
+        _ if error.code == "context_length_exceeded"
+            || error.says(&["prompt is too long", "maximum context length", "exceed context limit"]) =>
+        {
+            FailureKind::ContextLength
+        }
+        _ if matches!(error.code, "content_filter" | "content_policy_violation")
+            || error.says(&["content filtering policy", "content management policy"]) =>
+        {
+            FailureKind::ContentPolicy
+        }
+        _ => FailureKind::InvalidRequest,
+    }
+}
+
+fn retry(kind: FailureKind) -> Retry {
+    match kind {
+        FailureKind::Unreachable
+        | FailureKind::RateLimited
+        | FailureKind::Overloaded
+        | FailureKind::ServerError => Retry::HereOrElsewhere,
+        FailureKind::QuotaExhausted | FailureKind::Auth => Retry::Elsewhere,
+        FailureKind::ContextLength | FailureKind::ContentPolicy => Retry::RouteFallbackOnly,
+        FailureKind::ModelNotFound | FailureKind::TooLarge | FailureKind::InvalidRequest => Retry::Never,
+    }
+}

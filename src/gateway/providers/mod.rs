@@ -1,0 +1,157 @@
+//! Facts about each upstream wire family: where its calls go, what bounds their output, what changes their
+//! price, where usage stands and what a failure means.
+//!
+//! Pure: nothing here does I/O, and nothing here knows a price.
+
+mod anthropic;
+mod bound;
+pub mod classify;
+pub mod embeddings;
+pub mod models;
+mod openai;
+mod price_fields;
+
+use serde_json::Value;
+
+use super::dialects::{Dialect, Malformed, Refused};
+
+pub use bound::input_bound_tokens;
+pub use price_fields::{PriceFields, SearchContext, ServiceTier, WebSearch};
+
+/// The path of embeddings under an OpenAI-compatible base URL (which ends before `/v1`).
+pub const EMBEDDINGS_PATH: &str = "/v1/embeddings";
+
+/// The version that `anthropic-version` names when the caller named none.
+pub const ANTHROPIC_VERSION: &str = "2023-06-01";
+
+/// What a clamp did to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clamp {
+    /// The field that now bounds the output, reasoning included.
+    pub field: &'static str,
+    /// What the caller asked for, if anything.
+    pub asked_tokens: Option<u64>,
+    /// What the request now says; at most the limit given.
+    pub sent_tokens: u64,
+}
+
+/// The limit lies below what the request itself needs (a thinking budget, say).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this request needs an output limit of at least {minimum_tokens} tokens")]
+pub struct BelowMinimum {
+    pub minimum_tokens: u64,
+}
+
+/// The path of a generation call under the upstream's base URL (which ends before `/v1`).
+pub fn path(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::OpenaiChat => "/v1/chat/completions",
+        Dialect::AnthropicMessages => "/v1/messages",
+    }
+}
+
+/// The headers that authenticate a call, and those without which the provider refuses it.
+pub fn auth_headers(dialect: Dialect, key: &str) -> Vec<(&'static str, String)> {
+    match dialect {
+        Dialect::OpenaiChat => vec![("authorization", format!("Bearer {key}"))],
+        Dialect::AnthropicMessages => {
+            vec![("x-api-key", key.to_owned()), ("anthropic-version", ANTHROPIC_VERSION.to_owned())]
+        }
+    }
+}
+
+/// The caller's headers that belong to the wire and go on to an upstream of the same dialect.
+///
+/// `anthropic-beta` is not among them: a beta can change the price of a call in ways that its body does not show.
+pub fn forwarded_headers(dialect: Dialect) -> &'static [&'static str] {
+    match dialect {
+        Dialect::OpenaiChat => &[],
+        Dialect::AnthropicMessages => &["anthropic-version"],
+    }
+}
+
+/// The headers of an answer in which a provider gives its own request id.
+pub fn request_id_header(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::OpenaiChat => "x-request-id",
+        Dialect::AnthropicMessages => "request-id",
+    }
+}
+
+/// Checks the shape of a generation request as far as Tollgate relies on it; the provider checks the rest.
+pub fn validate(dialect: Dialect, body: &Value) -> Result<(), Malformed> {
+    match dialect {
+        Dialect::OpenaiChat => openai::validate(body),
+        Dialect::AnthropicMessages => anthropic::validate(body),
+    }
+}
+
+/// The output limit that the caller gave.
+pub fn asked_output_tokens(dialect: Dialect, body: &Value) -> Option<u64> {
+    match dialect {
+        Dialect::OpenaiChat => openai::asked_output_tokens(body),
+        Dialect::AnthropicMessages => anthropic::asked_output_tokens(body),
+    }
+}
+
+/// The smallest output limit with which the provider accepts this request.
+pub fn minimum_output_tokens(dialect: Dialect, body: &Value) -> u64 {
+    match dialect {
+        Dialect::OpenaiChat => 1,
+        Dialect::AnthropicMessages => anthropic::minimum_output_tokens(body),
+    }
+}
+
+/// Bounds the output of each choice of this request, reasoning included, to at most `limit_tokens`.
+pub fn clamp(
+    dialect: Dialect,
+    model: &str,
+    body: &mut Value,
+    limit_tokens: u64,
+) -> Result<Clamp, BelowMinimum> {
+    let asked_tokens = asked_output_tokens(dialect, body);
+    let sent_tokens = asked_tokens.map_or(limit_tokens, |asked| asked.min(limit_tokens));
+    let minimum_tokens = minimum_output_tokens(dialect, body);
+    if sent_tokens < minimum_tokens {
+        return Err(BelowMinimum { minimum_tokens });
+    }
+    let field = match dialect {
+        Dialect::OpenaiChat => openai::set_output_tokens(model, body, sent_tokens),
+        Dialect::AnthropicMessages => anthropic::set_output_tokens(body, sent_tokens),
+    };
+    Ok(Clamp { field, asked_tokens, sent_tokens })
+}
+
+/// The fields of the request that change its price; refused where no bound can be given.
+pub fn price_fields(dialect: Dialect, body: &Value) -> Result<PriceFields, Refused> {
+    match dialect {
+        Dialect::OpenaiChat => openai::price_fields(body),
+        Dialect::AnthropicMessages => anthropic::price_fields(body),
+    }
+}
+
+/// The provider's own usage report in a whole answer.
+pub fn usage_json(_dialect: Dialect, body: &Value) -> Option<&Value> {
+    // Both families, and OpenAI's embeddings, name it alike.
+    body.get("usage").filter(|usage| usage.is_object())
+}
+
+/// Whether this OpenAI model reasons, so that it takes `max_completion_tokens` and a reasoning effort.
+pub fn is_openai_reasoning_model(model: &str) -> bool {
+    let name = model.rsplit('/').next().unwrap_or(model);
+    let o_series = name
+        .strip_prefix('o')
+        .and_then(|rest| rest.chars().next())
+        .is_some_and(|digit| digit.is_ascii_digit());
+    o_series || (name.starts_with("gpt-5") && !name.contains("-chat"))
+}
+
+/// The model that the provider says answered.
+pub fn served_model(body: &Value) -> Option<&str> {
+    body["model"].as_str().filter(|model| !model.is_empty())
+}
+
+/// The tier in which the provider says it answered; it sets the price.
+pub fn served_tier(body: &Value) -> Option<&str> {
+    body["service_tier"].as_str().or_else(|| body["usage"]["service_tier"].as_str())
+}
