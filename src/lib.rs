@@ -4,7 +4,7 @@
 
 pub mod clock;
 pub mod domain;
+pub mod gateway;
 pub mod ledger;
 pub mod simulator;
 pub mod store;
-pub mod gateway;
