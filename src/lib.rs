@@ -2,6 +2,7 @@
 //!
 //! The modules in reading order; each may import those above it (`docs/ARCHITECTURE.md`).
 
+pub mod app;
 pub mod clock;
 pub mod domain;
 pub mod gateway;

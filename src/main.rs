@@ -1,1 +1,51 @@
-fn main() {}
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tollgate::app;
+use tollgate::simulator;
+
+/// Prepaid AI credits that are never overspent.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves the API and the gateway.
+    Serve(app::ServeArgs),
+    /// Plays a provider, weather included.
+    Simulate(simulator::SimulateArgs),
+    /// Checks a database file: chain, gaps, folds. Nobody may have it open.
+    Verify {
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Says what it found as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TOLLGATE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let done = match Cli::parse().command {
+        Command::Serve(args) => app::serve(args).await.map_err(|error| error.to_string()),
+        Command::Simulate(args) => simulator::run(args).await.map_err(|error| error.to_string()),
+        Command::Verify { file, json } => app::verify(&file, json).await.map_err(|error| error.to_string()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tollgate: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

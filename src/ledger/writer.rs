@@ -28,6 +28,7 @@ const FOLD_PAGE: i64 = 5_000;
 pub(super) type ReadView = Box<dyn FnOnce(Option<&Account>) + Send>;
 type Reply = oneshot::Sender<Result<Outcome, LedgerError>>;
 
+#[allow(clippy::large_enum_variant, reason = "nearly all jobs are commands; a box each would cost more")]
 pub(super) enum Job {
     Command { org: OrgId, ask: Ask, by: Option<KeyId>, idempotency: Option<CommandRef>, reply: Reply },
     Read { org: OrgId, read: ReadView },

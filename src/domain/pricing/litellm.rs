@@ -208,7 +208,8 @@ struct RateKey {
 impl RateKey {
     /// `stem[_above_<n>k_tokens][_<tier>]`, where a stem may itself end in the life of the cache.
     fn parse(key: &str) -> Option<RateKey> {
-        const STEMS: [(&str, fn(&mut Rates) -> &mut Option<Rate>); 12] = [
+        type Field = fn(&mut Rates) -> &mut Option<Rate>;
+        const STEMS: [(&str, Field); 12] = [
             ("cache_creation_input_token_cost_above_12hr", |rates| &mut rates.cache_write_1h),
             ("cache_creation_input_token_cost_above_1hr", |rates| &mut rates.cache_write_1h),
             ("cache_creation_input_token_cost", |rates| &mut rates.cache_write_5m),

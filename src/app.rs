@@ -1,0 +1,170 @@
+//! The composition root: builds the parts from the configuration and runs them until told to stop.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
+
+use crate::clock::Clock;
+use crate::domain::account::refusal::Refusal;
+use crate::domain::commerce::Claim;
+use crate::domain::pricing::litellm;
+use crate::domain::system::SystemCommand;
+use crate::domain::time::Timestamp;
+use crate::ledger::verify::{Report, verify as verify_log};
+use crate::ledger::{Ledger, LedgerError, Submission};
+use crate::store::{SqliteStore, StoreError};
+
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
+    /// Where the ledger lives: `sqlite://path/to/tollgate.db`.
+    #[arg(long, env = "TOLLGATE_DATABASE_URL", default_value = "sqlite://tollgate.db")]
+    database_url: String,
+    /// Address and port to listen on.
+    #[arg(long, env = "TOLLGATE_LISTEN", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("\"{0}\" is not a database URL; use sqlite://path/to/tollgate.db")]
+    DatabaseUrl(String),
+    #[error("can't listen on {address}: {why}")]
+    Listen { address: SocketAddr, why: std::io::Error },
+    #[error("the server stopped: {0}")]
+    Serve(std::io::Error),
+    #[error("the shipped price list can't be read: {0}")]
+    Prices(String),
+    #[error("the log is not sound: {0} findings")]
+    NotSound(usize),
+}
+
+/// Serves until the process is told to stop; then finishes what is under way.
+///
+/// # Errors
+/// Where the database can't be opened or the address can't be listened on.
+pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
+    let path = sqlite_path(&args.database_url)?;
+    let ledger = open(&path).await?;
+    let listener =
+        TcpListener::bind(args.listen).await.map_err(|why| AppError::Listen { address: args.listen, why })?;
+    tracing::info!(address = %args.listen, database = %path.display(), "listening");
+    serve_router(listener, router(&ledger), told_to_stop()).await
+}
+
+/// Opens the ledger of a database file, with the shipped prices where it has none, and finishes what a crash left.
+///
+/// # Errors
+/// Where the database can't be opened or folded.
+pub async fn open(path: &Path) -> Result<Ledger, AppError> {
+    let store = Arc::new(SqliteStore::open(path).await?);
+    let ledger = Ledger::open(store, Clock::system()).await?;
+    publish_default_prices(&ledger).await?;
+    finish_claims(&ledger).await?;
+    Ok(ledger)
+}
+
+/// Serves a router with Nagle's algorithm off: a stream's chunks must not wait for an acknowledgement.
+///
+/// # Errors
+/// Where the listener fails.
+pub async fn serve_router(
+    listener: TcpListener,
+    router: Router,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), AppError> {
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY");
+        }
+    });
+    axum::serve(listener, router).with_graceful_shutdown(stop).await.map_err(AppError::Serve)
+}
+
+/// Checks a database file and prints what it found.
+///
+/// # Errors
+/// `NotSound` where anything is amiss.
+pub async fn verify(file: &Path, json: bool) -> Result<(), AppError> {
+    if !file.exists() {
+        return Err(StoreError::Unavailable(format!("{} does not exist", file.display())).into());
+    }
+    let store = SqliteStore::open(file).await?;
+    let report = verify_log(&store).await?;
+    print(&report, json);
+    if report.is_sound() { Ok(()) } else { Err(AppError::NotSound(report.findings.len())) }
+}
+
+fn print(report: &Report, json: bool) {
+    if json {
+        println!("{}", serde_json::to_string(report).unwrap_or_default());
+        return;
+    }
+    println!("{} events of {} orgs on {} shard(s)", report.events, report.orgs, report.shards);
+    for finding in &report.findings {
+        println!(
+            "shard {} position {} ({}): {}",
+            finding.shard, finding.position, finding.invariant, finding.what
+        );
+    }
+    if report.is_sound() {
+        println!("sound: no gaps, every hash and every balance follows from the events");
+    }
+}
+
+fn router(_ledger: &Ledger) -> Router {
+    Router::new().route("/healthz", axum::routing::get(|| async { "ok" }))
+}
+
+fn sqlite_path(url: &str) -> Result<PathBuf, AppError> {
+    match url.strip_prefix("sqlite://") {
+        Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
+        Some(_) | None => Err(AppError::DatabaseUrl(url.to_owned())),
+    }
+}
+
+async fn publish_default_prices(ledger: &Ledger) -> Result<(), AppError> {
+    if ledger.system().prices.version() > 0 {
+        return Ok(());
+    }
+    let cards = litellm::default_cards(Timestamp(0)).map_err(|error| AppError::Prices(error.to_string()))?;
+    ledger.submit_system(SystemCommand::PublishPrices { cards, mark_ups: vec![] }, None, None).await?;
+    Ok(())
+}
+
+/// Claims whose second command was never answered: a crash came between.
+async fn finish_claims(ledger: &Ledger) -> Result<(), AppError> {
+    let open: Vec<Claim> = ledger.system().open_claims().cloned().collect();
+    for claim in open {
+        let submission = Submission { org: claim.org, command: *claim.then, by: None, idempotency: None };
+        let ended = match ledger.submit(submission).await {
+            // The second command was done before the crash: its org or lot exists.
+            Ok(_) | Err(LedgerError::Refused(Refusal::OrgExists | Refusal::LotExists)) => {
+                SystemCommand::FulfilClaim { name: claim.name }
+            }
+            Err(LedgerError::Refused(refusal)) => {
+                SystemCommand::FreeClaim { name: claim.name, reason: refusal.to_string() }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        ledger.submit_system(ended, None, None).await?;
+    }
+    Ok(())
+}
+
+async fn told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
