@@ -5,6 +5,7 @@
 //! tables below; `docs/ARCHITECTURE.md` gives their reasons.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// A top-level module of `src/` and the other top-level modules that it may import.
@@ -125,13 +126,15 @@ fn the_house_keeps_its_shape() {
     files.sort();
     assert!(!files.is_empty(), "no sources under {}", root.display());
 
-    let breaches: Vec<String> = files
+    let sources: Vec<(String, String)> = files
         .iter()
-        .flat_map(|file| {
+        .map(|file| {
             let path = file.strip_prefix(root).unwrap().to_string_lossy().replace('\\', "/");
-            breaches_of(&path, &fs::read_to_string(file).unwrap())
+            (path, fs::read_to_string(file).unwrap())
         })
         .collect();
+
+    let breaches = breaches_of_all(&sources);
 
     assert!(breaches.is_empty(), "{} breaches:\n{}", breaches.len(), breaches.join("\n"));
 }
@@ -147,20 +150,24 @@ fn collect_sources(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Everything that is wrong with one file, one sentence each.
+/// Everything that is wrong, one sentence each. A file is a test when its parent declares it so.
+fn breaches_of_all(sources: &[(String, String)]) -> Vec<String> {
+    let test_modules: Vec<Vec<String>> =
+        sources.iter().flat_map(|(path, source)| test_modules(path, &scan(source))).collect();
+    let is_test = |path: &str| test_modules.iter().any(|test| module_of(path).starts_with(test));
+    sources
+        .iter()
+        .filter(|(path, _)| !is_test(path))
+        .flat_map(|(path, source)| breaches_of(path, source))
+        .collect()
+}
+
 fn breaches_of(path: &str, source: &str) -> Vec<String> {
-    if is_test_file(path) {
-        return Vec::new();
-    }
     let tokens = without_test_items(scan(source));
     let mut breaches = import_breaches(path, &tokens);
     breaches.extend(PURITIES.iter().flat_map(|purity| purity_breaches(path, &tokens, purity)));
     breaches.extend(sql_breaches(path, &tokens));
     breaches
-}
-
-fn is_test_file(path: &str) -> bool {
-    path.ends_with("/tests.rs") || path.contains("/tests/")
 }
 
 // --- The rules ---
@@ -505,19 +512,37 @@ impl Reader {
 
 /// Tests may do what the code may not: items under `#[cfg(test)]` are dropped.
 fn without_test_items(tokens: Vec<Token>) -> Vec<Token> {
-    const MARK: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let mut kept = Vec::new();
     let mut position = 0;
     while position < tokens.len() {
-        let marked = tokens[position..].iter().zip(MARK).filter(|(token, text)| token.is(text)).count();
-        if marked == MARK.len() {
-            position = end_of_item(&tokens, position + MARK.len());
-        } else {
-            kept.push(tokens[position].clone());
-            position += 1;
+        match test_item(&tokens, position) {
+            Some(item) => position = item.end,
+            None => {
+                kept.push(tokens[position].clone());
+                position += 1;
+            }
         }
     }
     kept
+}
+
+/// The modules in files of their own that this file declares as tests.
+fn test_modules(path: &str, tokens: &[Token]) -> Vec<Vec<String>> {
+    let items = (0..tokens.len()).filter_map(|position| test_item(tokens, position));
+    let declared = items.filter_map(|item| match &tokens[item] {
+        [.., word, name, end] if word.is("mod") && end.is(";") => Some(name.text.clone()),
+        _ => None,
+    });
+    declared.map(|name| module_of(path).into_iter().chain([name]).collect()).collect()
+}
+
+/// The item under a `#[cfg(test)]` that stands at this position.
+fn test_item(tokens: &[Token], position: usize) -> Option<Range<usize>> {
+    const MARK: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
+    let marked =
+        tokens[position..].iter().zip(MARK).filter(|(token, text)| token.is(text)).count() == MARK.len();
+    let start = position + MARK.len();
+    marked.then(|| start..end_of_item(tokens, start))
 }
 
 /// Where the item that begins here ends: after its braces, or after its semicolon.
@@ -637,7 +662,16 @@ fn tests_may_do_what_the_code_may_not() {
     let source = "fn f() {}\n#[cfg(test)]\nmod tests { use crate::app::App; async fn g() { if true {} } }\nuse crate::http::X;";
     check("src/store/a.rs", source, &["src/store/a.rs:4: store may not import http"]);
     check("src/store/a.rs", "#[cfg(test)]\nmod tests;\nfn f() {}", &[]);
-    check("src/simulator/tests.rs", "use crate::app::App;", &[]);
+
+    let source = |path: &str, text: &str| (path.to_owned(), text.to_owned());
+    let breaches = breaches_of_all(&[
+        source("src/domain/usage/mod.rs", "#[cfg(test)]\npub(crate) mod recordings;\nmod anthropic;"),
+        source("src/domain/usage/recordings.rs", "use std::fs;"),
+        source("src/domain/usage/recordings/deep.rs", "use std::fs;"),
+        source("src/domain/usage/anthropic.rs", "use std::net;"),
+    ]);
+    assert_eq!(breaches.len(), 1, "{breaches:#?}");
+    assert!(breaches[0].starts_with("src/domain/usage/anthropic.rs:1: `std::net`"));
 }
 
 #[test]
