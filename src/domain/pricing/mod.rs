@@ -6,11 +6,13 @@
 pub mod book;
 pub mod bound;
 pub mod cost;
+pub mod input_bound;
 pub mod litellm;
 pub mod rate_card;
 
 pub use book::{MarkUp, PriceBook, Publication};
 pub use bound::{Demand, affordable_output, bound};
 pub use cost::{PriceError, Terms, cost};
+pub use input_bound::{Dialect, RequestBound, Unboundable, input_bound};
 pub use litellm::default_cards;
 pub use rate_card::{LongContext, Mode, Rate, RateCard, Rates, ServiceTier, TierRates, UnitRates, Uplift};
