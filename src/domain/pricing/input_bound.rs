@@ -277,7 +277,8 @@ impl Found {
         for part in list(request, "contents").iter().flat_map(|content| list(content, "parts")) {
             for kind in part.as_object().into_iter().flat_map(|part| part.keys()) {
                 match kind.as_str() {
-                    "text" | "functionCall" | "functionResponse" | "thought" | "thoughtSignature" => {}
+                    "text" | "functionCall" | "functionResponse" | "thought" | "thoughtSignature"
+                    | "function_call" | "function_response" | "thought_signature" => {}
                     // Pictures and video are cut into as many pieces as they have: no constant bounds them.
                     "inlineData" | "inline_data" | "fileData" | "file_data" => {
                         self.reads_by_reference = true;

@@ -198,9 +198,12 @@ fn without_repetition(rates: Rates) -> Rates {
     Rates { reasoning: rates.reasoning.filter(|_| !repeated), ..rates }
 }
 
+/// Picks the rate of one class of tokens.
+type Class = fn(&mut Rates) -> &mut Option<Rate>;
+
 /// Where a per-token price belongs: its class, service tier and long-context threshold.
 struct RateKey {
-    class: fn(&mut Rates) -> &mut Option<Rate>,
+    class: Class,
     tier: ServiceTier,
     above_tokens: Option<u64>,
 }
@@ -208,8 +211,7 @@ struct RateKey {
 impl RateKey {
     /// `stem[_above_<n>k_tokens][_<tier>]`, where a stem may itself end in the life of the cache.
     fn parse(key: &str) -> Option<RateKey> {
-        type Field = fn(&mut Rates) -> &mut Option<Rate>;
-        const STEMS: [(&str, Field); 12] = [
+        const STEMS: [(&str, Class); 12] = [
             ("cache_creation_input_token_cost_above_12hr", |rates| &mut rates.cache_write_1h),
             ("cache_creation_input_token_cost_above_1hr", |rates| &mut rates.cache_write_1h),
             ("cache_creation_input_token_cost", |rates| &mut rates.cache_write_5m),
