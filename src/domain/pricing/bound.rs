@@ -4,7 +4,6 @@
 //! `cost ≤ bound`. Both go through the same price list, so a new class can't be priced and not bounded.
 
 use rust_decimal::Decimal;
-use rust_decimal::prelude::ToPrimitive;
 
 use crate::domain::credits::Credits;
 use crate::domain::pricing::cost::{
@@ -56,9 +55,7 @@ pub fn bound(
     demand: &Demand,
     output_clamp_tokens: u64,
 ) -> Result<Credits, PriceError> {
-    let dearest = Dearest::of(card, terms, demand)?;
-    let output_tokens = output_clamp_tokens.saturating_mul(demand.n);
-    Ok(dearest.credits(demand.input_tokens_max, output_tokens).unwrap_or(Credits::from_nanos(i64::MAX)))
+    Ok(Dearest::of(card, terms, demand)?.bound(demand, output_clamp_tokens))
 }
 
 /// The largest clamp whose bound is at most `available`; `None` when not even an empty answer is affordable.
@@ -69,25 +66,19 @@ pub fn affordable_output(
     demand: &Demand,
     available: Credits,
 ) -> Result<Option<u64>, PriceError> {
-    let affords = |clamp| Ok(bound(card, terms, demand, clamp)? <= available);
-    if !affords(0)? {
+    let dearest = Dearest::of(card, terms, demand)?;
+    let affords = |clamp| dearest.bound(demand, clamp) <= available;
+    if !affords(0) {
         return Ok(None);
     }
-    if affords(u64::MAX)? {
+    if affords(u64::MAX) {
         return Ok(Some(u64::MAX));
     }
-    // Bounds grow with the clamp, so halving finds the edge; a guess from the rate saves most of the steps.
-    let dearest = Dearest::of(card, terms, demand)?;
-    let mut below = 0;
-    let mut above = u64::MAX;
-    if let Some(guess) = dearest.guess(demand, available) {
-        for near in [guess.saturating_sub(2), guess.saturating_add(2)] {
-            if affords(near)? { below = below.max(near) } else { above = above.min(near) }
-        }
-    }
+    // Bounds grow with the clamp, so halving finds the edge.
+    let (mut below, mut above) = (0, u64::MAX);
     while above - below > 1 {
         let middle = below + (above - below) / 2;
-        if affords(middle)? { below = middle } else { above = middle }
+        if affords(middle) { below = middle } else { above = middle }
     }
     Ok(Some(below))
 }
@@ -112,7 +103,6 @@ impl Dearest {
                 output = output.max(dearest_output(&list, demand));
             }
         }
-        // Tokens of the input may be counted as reasoning or output by no provider; the factor hits both sides alike.
         let factor = uplift_factor(card, terms)?;
         let raise = |rate: Decimal| rate.checked_mul(factor).ok_or(PriceError::OutOfRange);
         let searches = Usage { web_searches: demand.web_searches_max, ..Usage::default() };
@@ -124,17 +114,16 @@ impl Dearest {
         })
     }
 
+    fn bound(&self, demand: &Demand, output_clamp_tokens: u64) -> Credits {
+        let output_tokens = output_clamp_tokens.saturating_mul(demand.n);
+        self.credits(demand.input_tokens_max, output_tokens).unwrap_or(Credits::from_nanos(i64::MAX))
+    }
+
     fn credits(&self, input_tokens: u64, output_tokens: u64) -> Option<Credits> {
         let sum = per_million(self.input, input_tokens)?
             .checked_add(per_million(self.output, output_tokens)?)?
             .checked_add(self.units)?;
         with_mark_up(sum, self.mark_up_percent).and_then(Credits::round_up)
-    }
-
-    fn guess(&self, demand: &Demand, available: Credits) -> Option<u64> {
-        let left = available.checked_sub(self.credits(demand.input_tokens_max, 0)?)?.to_decimal();
-        let one = with_mark_up(per_million(self.output, 1)?, self.mark_up_percent)?;
-        left.checked_div(one)?.checked_div(Decimal::from(demand.n))?.to_u64()
     }
 }
 

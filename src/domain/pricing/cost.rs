@@ -16,6 +16,14 @@ pub struct Terms {
     pub mark_up_percent: Decimal,
 }
 
+impl Terms {
+    /// These terms in the tier in which the provider says that it served, where the card prices that tier.
+    pub fn served_in(self, card: &RateCard, tier_named: Option<&str>) -> Terms {
+        let served = tier_named.and_then(ServiceTier::named).filter(|tier| card.has_tier(*tier));
+        Terms { tier: served.unwrap_or(self.tier), ..self }
+    }
+}
+
 /// Why a card can't price a call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PriceError {
@@ -209,6 +217,23 @@ mod tests {
             (marked, usage(100_000, 0), "0.25"),
         ] {
             assert_eq!(cost(&card, &terms, &usage), Ok(credits.parse().expect(credits)), "{terms:?}");
+        }
+    }
+
+    #[test]
+    fn the_tier_that_served_sets_the_price_where_the_card_has_it() {
+        let mut card = card("1", "1");
+        card.tiers.insert(ServiceTier::Flex, TierRates::default());
+        for (named, tier) in [
+            (Some("flex"), ServiceTier::Flex),
+            (Some("default"), ServiceTier::Standard),
+            (Some("priority"), ServiceTier::Flex),
+            (Some("auto"), ServiceTier::Flex),
+            (None, ServiceTier::Flex),
+        ] {
+            let asked = Terms { tier: ServiceTier::Flex, ..Terms::default() };
+
+            assert_eq!(asked.served_in(&card, named).tier, tier, "{named:?}");
         }
     }
 
