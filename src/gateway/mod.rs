@@ -2,3 +2,5 @@
 
 pub mod dialects;
 pub mod providers;
+#[cfg(test)]
+mod recordings;

@@ -137,3 +137,6 @@ pub fn translate_answer(
         Dialect::AnthropicMessages => anthropic::render_answer(&answer),
     })
 }
+
+#[cfg(test)]
+mod tests;

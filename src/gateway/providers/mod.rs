@@ -155,3 +155,6 @@ pub fn served_model(body: &Value) -> Option<&str> {
 pub fn served_tier(body: &Value) -> Option<&str> {
     body["service_tier"].as_str().or_else(|| body["usage"]["service_tier"].as_str())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,352 @@
+use serde_json::{Value, json};
+
+use super::conversation::{Answer, FinishReason, TokenCounts, ToolCall};
+use super::*;
+use crate::gateway::recordings::exchanges;
+
+const FILES: [(Dialect, Dialect, &str); 2] = [
+    (Dialect::OpenaiChat, Dialect::AnthropicMessages, "openai.chat_completions.jsonl"),
+    (Dialect::AnthropicMessages, Dialect::OpenaiChat, "anthropic.messages.jsonl"),
+];
+
+fn parse(dialect: Dialect, body: &Value) -> Answer {
+    match dialect {
+        Dialect::OpenaiChat => openai_chat::parse_answer(body).unwrap(),
+        Dialect::AnthropicMessages => anthropic::parse_answer(body).unwrap(),
+    }
+}
+
+#[test]
+fn every_recorded_request_is_translated_or_refused_by_name() {
+    for (client, upstream, file) in FILES {
+        let mut translated = 0;
+        for exchange in exchanges(file) {
+            match upstream_request(client, upstream, &exchange["request"], "target") {
+                Ok(request) => {
+                    let mut body = request.body;
+                    providers::clamp(upstream, "target", &mut body, 512).unwrap();
+                    assert_eq!(providers::validate(upstream, &body), Ok(()), "{body}");
+                    translated += 1;
+                }
+                Err(Refused::Unsupported(no)) => {
+                    println!("{}: {no}", exchange["id"]);
+                    assert!(!no.field.is_empty() && !no.why.is_empty());
+                }
+                Err(Refused::Malformed(no)) => {
+                    assert_ne!(exchange["status"], 200, "{}: {no}", exchange["id"]);
+                }
+            }
+        }
+        println!("{file}: {translated} translated");
+    }
+}
+
+#[test]
+fn every_recorded_request_goes_to_its_own_dialect_as_it_came() {
+    for (dialect, _, file) in FILES {
+        for exchange in exchanges(file) {
+            let request = &exchange["request"];
+
+            let sent = upstream_request(dialect, dialect, request, "target").unwrap().body;
+
+            let mut expected = request.clone();
+            expected["model"] = "target".into();
+            if dialect == Dialect::OpenaiChat && wants_stream(request) {
+                expected["stream_options"]["include_usage"] = true.into();
+            }
+            assert_eq!(sent.to_string(), expected.to_string(), "{}", exchange["id"]);
+        }
+    }
+}
+
+#[test]
+fn every_recorded_answer_survives_translation() {
+    for (upstream, client, file) in FILES {
+        for exchange in exchanges(file) {
+            let body = &exchange["response_body"];
+            if exchange["status"] != 200 || !body.is_object() {
+                continue;
+            }
+            let said = parse(upstream, body);
+
+            let heard = parse(client, &translate_answer(upstream, client, body, 0).unwrap());
+
+            assert_same(&heard, &said, &exchange["id"]);
+        }
+    }
+}
+
+fn assert_same(heard: &Answer, said: &Answer, id: &Value) {
+    let json = |calls: &[ToolCall]| -> Vec<(String, String, Value)> {
+        let arguments = |call: &ToolCall| match call.arguments.as_str() {
+            "" => json!({}),
+            text => serde_json::from_str(text).unwrap_or_else(|_| json!({"_unparsed": text})),
+        };
+        calls.iter().map(|call| (call.id.clone(), call.name.clone(), arguments(call))).collect()
+    };
+    assert_eq!(heard.text, said.text, "{id}");
+    assert_eq!(heard.thinking, said.thinking, "{id}");
+    assert_eq!(json(&heard.tool_calls), json(&said.tool_calls), "{id}");
+    assert_eq!(heard.finish, said.finish, "{id}");
+    let known = |tokens: &TokenCounts| TokenCounts { reasoning: 0, ..*tokens };
+    assert_eq!(known(&heard.tokens), known(&said.tokens), "{id}");
+}
+
+fn ends(upstream: Dialect, client: Dialect) -> StreamEnds {
+    StreamEnds { upstream, client, client_wants_usage: true, created_at_seconds: 0 }
+}
+
+/// Relays a stream in pieces whose sizes vary.
+fn relayed(ends: StreamEnds, stream: &[u8], seed: usize) -> (StreamRelay, String) {
+    let mut relay = StreamRelay::new(ends);
+    let mut out = Vec::new();
+    let (mut from, mut step) = (0, seed);
+    while from < stream.len() {
+        step = (step * 31 + 7) % 97 + 1;
+        let to = (from + step).min(stream.len());
+        out.extend_from_slice(&relay.push(&stream[from..to]).unwrap());
+        from = to;
+    }
+    out.extend_from_slice(&relay.finish().unwrap());
+    (relay, String::from_utf8(out).unwrap())
+}
+
+/// What a client's SDK would gather from a stream.
+fn gathered(dialect: Dialect, stream: &str) -> Answer {
+    let mut parser = sse::SseParser::default();
+    let mut chunks = openai_chat::ChunkReader::default();
+    let mut events = anthropic::EventReader::default();
+    let mut answer = Answer {
+        id: String::new(),
+        model: String::new(),
+        thinking: String::new(),
+        text: String::new(),
+        tool_calls: Vec::new(),
+        finish: FinishReason::Stop,
+        tokens: TokenCounts::default(),
+    };
+    let mut indexes = Vec::new();
+    for frame in parser.push(stream.as_bytes()).unwrap() {
+        let Ok(event) = serde_json::from_str::<Value>(frame.data.as_deref().unwrap_or("")) else { continue };
+        let deltas = match dialect {
+            Dialect::OpenaiChat => chunks.read(&event),
+            Dialect::AnthropicMessages => events.read(&event),
+        };
+        for delta in deltas {
+            use super::conversation::Delta;
+            match delta {
+                Delta::Start { id, model } => (answer.id, answer.model) = (id, model),
+                Delta::Thinking(text) => answer.thinking.push_str(&text),
+                Delta::Text(text) => answer.text.push_str(&text),
+                Delta::ToolCall { index, id, name } => {
+                    indexes.push(index);
+                    answer.tool_calls.push(ToolCall { id, name, arguments: String::new() });
+                }
+                Delta::ToolArguments { index, fragment } => {
+                    let nth = indexes.iter().position(|at| *at == index).unwrap();
+                    answer.tool_calls[nth].arguments.push_str(&fragment);
+                }
+                Delta::Finish(finish) => answer.finish = finish,
+                Delta::Usage(tokens) => answer.tokens = tokens,
+                Delta::End => {}
+                Delta::Failed(error) => panic!("{error}"),
+            }
+        }
+    }
+    answer
+}
+
+#[test]
+fn every_recorded_stream_survives_translation_however_it_is_split() {
+    for (upstream, client, file) in FILES {
+        let mut streams = 0;
+        for exchange in exchanges(file) {
+            let Some(stream) = exchange["sse"].as_str() else { continue };
+            let several = exchange["request"]["n"].as_u64().is_some_and(|n| n > 1);
+            if exchange["status"] != 200 || several {
+                continue;
+            }
+            let said = gathered(upstream, stream);
+
+            let (relay, translated) = relayed(ends(upstream, client), stream.as_bytes(), streams);
+
+            assert!(relay.is_whole(), "{}", exchange["id"]);
+            assert_eq!(relay.usage_json().is_some(), exchange["usage_raw"].is_object(), "{}", exchange["id"]);
+            assert_same(&gathered(client, &translated), &said, &exchange["id"]);
+            streams += 1;
+        }
+        println!("{file}: {streams} streams");
+    }
+}
+
+#[test]
+fn every_recorded_stream_goes_to_its_own_dialect_byte_for_byte() {
+    for (dialect, _, file) in FILES {
+        for (nth, exchange) in exchanges(file).iter().enumerate() {
+            let Some(stream) = exchange["sse"].as_str() else { continue };
+
+            let (relay, same) = relayed(ends(dialect, dialect), stream.as_bytes(), nth);
+
+            assert_eq!(same, stream, "{}", exchange["id"]);
+            if dialect == Dialect::OpenaiChat && exchange["usage_raw"].is_object() {
+                assert_eq!(relay.usage_json(), Some(&exchange["usage_raw"]), "{}", exchange["id"]);
+            }
+            let answer = gathered(dialect, stream);
+            assert!(relay.delivered().bytes >= (answer.text.len() + answer.thinking.len()) as u64);
+        }
+    }
+}
+
+#[test]
+fn usage_does_not_reach_a_client_that_did_not_ask_for_it() {
+    let stream = "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}],\"usage\":null}\n\n\
+                  data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n\
+                  data: {\"id\":\"c\",\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n\n\
+                  data: [DONE]\n\n";
+    let asked = ends(Dialect::OpenaiChat, Dialect::OpenaiChat);
+
+    let (relay, out) = relayed(StreamEnds { client_wants_usage: false, ..asked }, stream.as_bytes(), 3);
+
+    assert!(!out.contains("prompt_tokens"));
+    assert!(out.ends_with("data: [DONE]\n\n"));
+    assert_eq!(relay.usage_json().unwrap()["completion_tokens"], 2);
+    assert_eq!(relay.delivered(), Delivered { deltas: 1, characters: 2, bytes: 2 });
+    assert_eq!(relayed(asked, stream.as_bytes(), 3).1, stream);
+}
+
+#[test]
+fn a_stream_that_breaks_off_or_fails_is_not_whole() {
+    let start = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"model\":\"c\",\
+                 \"usage\":{\"input_tokens\":5,\"output_tokens\":1}}}\n\n\
+                 event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\
+                 \"delta\":{\"type\":\"text_delta\",\"text\":\"Hé\"}}\n\n";
+    let error = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}\n\n";
+    for client in [Dialect::OpenaiChat, Dialect::AnthropicMessages] {
+        let across = ends(Dialect::AnthropicMessages, client);
+
+        let (cut, _) = relayed(across, start.as_bytes(), 1);
+        let (failed, out) = relayed(across, format!("{start}{error}").as_bytes(), 1);
+
+        assert!(!cut.is_whole() && cut.failure().is_none());
+        assert_eq!(cut.usage_json().unwrap()["input_tokens"], 5);
+        assert_eq!(cut.delivered(), Delivered { deltas: 1, characters: 2, bytes: 3 });
+        assert!(!failed.is_whole());
+        assert_eq!(failed.failure().unwrap().kind, providers::classify::FailureKind::Overloaded);
+        assert!(!out.contains("verloaded"), "{out}");
+    }
+}
+
+#[test]
+fn tool_calls_that_arrive_mixed_come_out_one_after_the_other() {
+    let call = |index: u64, more: Value| {
+        let mut call = json!({"index": index});
+        for (field, value) in more.as_object().unwrap() {
+            call[field] = value.clone();
+        }
+        let chunk =
+            json!({"id": "c", "model": "m", "choices": [{"index": 0, "delta": {"tool_calls": [call]}}]});
+        format!("data: {chunk}\n\n")
+    };
+    let stream = [
+        call(0, json!({"id": "a", "function": {"name": "one", "arguments": "{\"x\""}})),
+        call(1, json!({"id": "b", "function": {"name": "two", "arguments": "{"}})),
+        call(0, json!({"function": {"arguments": ":1}"}})),
+        call(1, json!({"function": {"arguments": "}"}})),
+        "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"tool_calls\"}]}\n\n".to_owned(),
+    ]
+    .concat();
+
+    let (relay, out) = relayed(ends(Dialect::OpenaiChat, Dialect::AnthropicMessages), stream.as_bytes(), 5);
+
+    let answer = gathered(Dialect::AnthropicMessages, &out);
+    assert!(relay.is_whole(), "a finish reason is an end, even without [DONE]");
+    let calls: Vec<_> = answer.tool_calls.iter().map(|call| (&*call.id, &*call.arguments)).collect();
+    assert_eq!(calls, [("a", "{\"x\":1}"), ("b", "{}")]);
+    assert!(out.ends_with("data: {\"type\":\"message_stop\"}\n\n"));
+}
+
+#[test]
+fn a_chat_request_becomes_a_messages_request() {
+    let chat = json!({
+        "model": "smart", "max_tokens": 99, "temperature": 0.2, "seed": 7, "user": "u1", "stop": "END",
+        "parallel_tool_calls": false,
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [
+                {"type": "text", "text": "What is it?"},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+            ]},
+            {"role": "assistant", "content": null, "tool_calls": [
+                {"id": "t1", "type": "function", "function": {"name": "look", "arguments": "{\"at\":1}"}},
+                {"id": "t2", "type": "function", "function": {"name": "look", "arguments": ""}},
+            ]},
+            {"role": "tool", "tool_call_id": "t1", "content": "a cat"},
+            {"role": "tool", "tool_call_id": "t2", "content": "a dog"},
+        ],
+        "tools": [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}],
+    });
+
+    let request = upstream_request(Dialect::OpenaiChat, Dialect::AnthropicMessages, &chat, "claude").unwrap();
+
+    assert_eq!(request.dropped, ["seed"]);
+    assert_eq!(
+        request.body,
+        json!({
+            "model": "claude", "max_tokens": 99, "system": "Be brief.",
+            "messages": [
+                {"role": "user", "content": [
+                    {"type": "text", "text": "What is it?"},
+                    {"type": "image",
+                     "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}},
+                ]},
+                {"role": "assistant", "content": [
+                    {"type": "tool_use", "id": "t1", "name": "look", "input": {"at": 1}},
+                    {"type": "tool_use", "id": "t2", "name": "look", "input": {}},
+                ]},
+                {"role": "user", "content": [
+                    {"type": "tool_result", "tool_use_id": "t1",
+                     "content": [{"type": "text", "text": "a cat"}]},
+                    {"type": "tool_result", "tool_use_id": "t2",
+                     "content": [{"type": "text", "text": "a dog"}]},
+                ]},
+            ],
+            "tools": [{"name": "look", "input_schema": {"type": "object"}}],
+            "tool_choice": {"type": "auto", "disable_parallel_tool_use": true},
+            "temperature": 0.2, "stop_sequences": ["END"], "metadata": {"user_id": "u1"},
+        })
+    );
+
+    // And back, to the same conversation.
+    let back =
+        upstream_request(Dialect::AnthropicMessages, Dialect::OpenaiChat, &request.body, "gpt-4o").unwrap();
+    assert_eq!(back.body["messages"][0], json!({"role": "system", "content": "Be brief."}));
+    assert_eq!(back.body["messages"][1], chat["messages"][1]);
+    assert_eq!(back.body["messages"][3], chat["messages"][3]);
+    assert_eq!(back.body["parallel_tool_calls"], false);
+    assert_eq!(back.body["stop"], json!(["END"]));
+}
+
+#[test]
+fn errors_wear_the_clients_dialect() {
+    let error = errors::ErrorBody {
+        status: 402,
+        code: "insufficient_credits",
+        message: "0.01 credits are missing",
+        field: None,
+        request_id: "req_1",
+    };
+
+    assert_eq!(
+        errors::error_body(Dialect::OpenaiChat, &error),
+        json!({"error": {"message": "0.01 credits are missing", "type": "insufficient_quota", "param": null,
+                         "code": "insufficient_credits"}})
+    );
+    assert_eq!(
+        errors::error_body(Dialect::AnthropicMessages, &error),
+        json!({"type": "error",
+               "error": {"type": "billing_error", "message": "0.01 credits are missing",
+                         "code": "insufficient_credits"},
+               "request_id": "req_1"})
+    );
+    assert!(errors::error_event(Dialect::AnthropicMessages, &error).starts_with("event: error\ndata: {"));
+}

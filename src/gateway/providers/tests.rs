@@ -1,0 +1,238 @@
+use serde_json::{Value, json};
+
+use super::classify::{FailureKind, Retry, classify, classify_event};
+use super::*;
+use crate::gateway::recordings::exchanges;
+
+const FILES: [(Dialect, &str); 2] = [
+    (Dialect::OpenaiChat, "openai.chat_completions.jsonl"),
+    (Dialect::AnthropicMessages, "anthropic.messages.jsonl"),
+];
+
+#[test]
+fn i2_the_input_bound_holds_on_every_recorded_call_or_its_kind_is_refused() {
+    for (dialect, file) in FILES {
+        let (mut bounded, mut by_context, mut refused) = (0, 0, 0);
+        for exchange in exchanges(file) {
+            let (request, usage) = (&exchange["request"], &exchange["usage_raw"]);
+            if !usage.is_object() || !request.is_object() {
+                continue;
+            }
+            let Ok(fields) = price_fields(dialect, request) else {
+                refused += 1;
+                continue;
+            };
+            let Some(bound) = input_bound_tokens(dialect, request, request.to_string().len(), &fields) else {
+                by_context += 1;
+                continue;
+            };
+            let count = |field: &str| usage[field].as_u64().unwrap_or(0);
+            let input = match dialect {
+                Dialect::OpenaiChat => count("prompt_tokens"),
+                Dialect::AnthropicMessages => {
+                    count("input_tokens")
+                        + count("cache_read_input_tokens")
+                        + count("cache_creation_input_tokens")
+                }
+            };
+            assert!(input <= bound, "{}: {input} tokens exceed the bound {bound}", exchange["id"]);
+            bounded += 1;
+        }
+        println!("{file}: {bounded} bounded by bytes, {by_context} by the context, {refused} refused");
+    }
+}
+
+#[test]
+fn what_changes_the_price_is_named_or_refused() {
+    let openai = |more: Value| price_fields(Dialect::OpenaiChat, &with(json!({"messages": []}), more));
+    let anthropic = |more: Value| price_fields(Dialect::AnthropicMessages, &with(json!({}), more));
+    let part = |part: Value| json!({"messages": [{"role": "user", "content": [part]}]});
+
+    assert_eq!(openai(json!({})).unwrap(), PriceFields::default());
+    assert_eq!(openai(json!({"service_tier": "flex"})).unwrap().service_tier, ServiceTier::Flex);
+    assert_eq!(openai(json!({"n": 3})).unwrap().n, 3);
+    assert!(openai(json!({"modalities": ["text", "audio"]})).unwrap().audio_output);
+    assert!(openai(part(json!({"type": "input_audio"}))).unwrap().audio_input);
+    assert_eq!(
+        openai(json!({"web_search_options": {"search_context_size": "high"}})).unwrap().web_search,
+        Some(WebSearch { max_uses: 1, context: SearchContext::High })
+    );
+    let searching =
+        anthropic(json!({"tools": [{"type": "web_search_20250305", "name": "w", "max_uses": 3}]})).unwrap();
+    assert_eq!(searching.web_search.unwrap().max_uses, 3);
+    assert_eq!(searching.context_windows, Some(4));
+    assert!(anthropic(json!({"speed": "fast"})).unwrap().fast);
+    assert_eq!(anthropic(json!({"inference_geo": "us"})).unwrap().region, Some("us"));
+    let hour = json!({"type": "text", "text": "x", "cache_control": {"type": "ephemeral", "ttl": "1h"}});
+    assert!(anthropic(json!({"system": [hour]})).unwrap().uses_cache_write_1h);
+    assert!(anthropic(part(hour.clone())).unwrap().uses_cache_write_1h);
+
+    for (answer, field) in [
+        (openai(json!({"service_tier": "scale"})), "service_tier"),
+        (openai(json!({"prediction": {}})), "prediction"),
+        (openai(json!({"modalities": ["video"]})), "modalities"),
+        (openai(json!({"tools": [{"type": "mcp"}]})), "tools[0].type"),
+        (openai(part(json!({"type": "file", "file": {"file_id": "f"}}))), "messages[0].content.file.file_id"),
+        (anthropic(json!({"speed": "warp"})), "speed"),
+        (anthropic(json!({"inference_geo": "mars"})), "inference_geo"),
+        (anthropic(json!({"mcp_servers": [{}]})), "mcp_servers"),
+        (anthropic(json!({"container": "c"})), "container"),
+        (anthropic(json!({"tools": [{"type": "web_search_20250305"}]})), "tools.0.max_uses"),
+        (anthropic(json!({"tools": [{"type": "code_execution_20260120"}]})), "tools.0.type"),
+        (
+            anthropic(json!({"context_management": {"edits": [{"type": "compact_1"}]}})),
+            "context_management.edits",
+        ),
+    ] {
+        assert!(matches!(&answer, Err(Refused::Unsupported(no)) if no.field == field), "{field}: {answer:?}");
+    }
+}
+
+fn with(mut body: Value, more: Value) -> Value {
+    for (field, value) in more.as_object().unwrap() {
+        body[field] = value.clone();
+    }
+    body
+}
+
+#[test]
+fn i2_the_clamp_bounds_the_output_with_reasoning_in_it() {
+    let openai = Dialect::OpenaiChat;
+    for (model, body, limit, clamped) in [
+        ("gpt-4o", json!({}), 100, json!({"max_tokens": 100})),
+        ("gpt-4o", json!({"max_tokens": 50}), 100, json!({"max_tokens": 50})),
+        ("gpt-4o", json!({"max_completion_tokens": 500}), 100, json!({"max_completion_tokens": 100})),
+        ("gpt-5-mini", json!({}), 100, json!({"max_completion_tokens": 100})),
+        ("o3", json!({"max_tokens": 500}), 100, json!({"max_completion_tokens": 100})),
+        ("gpt-5", json!({"max_completion_tokens": null}), 9, json!({"max_completion_tokens": 9})),
+    ] {
+        let mut sent = body.clone();
+
+        let clamp = clamp(openai, model, &mut sent, limit).unwrap();
+
+        assert_eq!(sent, clamped, "{model} {body}");
+        assert_eq!(sent[clamp.field], clamp.sent_tokens);
+    }
+
+    let mut thinking = json!({"max_tokens": 9_000, "thinking": {"type": "enabled", "budget_tokens": 4_000}});
+    assert_eq!(
+        clamp(Dialect::AnthropicMessages, "claude", &mut thinking, 4_000),
+        Err(BelowMinimum { minimum_tokens: 4_001 })
+    );
+    let clamped = clamp(Dialect::AnthropicMessages, "claude", &mut thinking, 4_001).unwrap();
+    assert_eq!(clamped, Clamp { field: "max_tokens", asked_tokens: Some(9_000), sent_tokens: 4_001 });
+    assert_eq!(thinking["max_tokens"], 4_001);
+}
+
+#[test]
+fn malformed_requests_are_refused_by_field() {
+    let message = json!([{"role": "user", "content": "hi"}]);
+    for (dialect, body, field) in [
+        (Dialect::OpenaiChat, json!([]), "body"),
+        (Dialect::OpenaiChat, json!({"messages": message}), "model"),
+        (Dialect::OpenaiChat, json!({"model": "m"}), "messages"),
+        (Dialect::OpenaiChat, json!({"model": "m", "messages": []}), "messages"),
+        (Dialect::OpenaiChat, json!({"model": "m", "messages": [{}]}), "messages[0].role"),
+        (Dialect::OpenaiChat, json!({"model": "m", "messages": message, "n": 0}), "n"),
+        (Dialect::OpenaiChat, json!({"model": "m", "messages": message, "n": 1e9}), "n"),
+        (Dialect::OpenaiChat, json!({"model": "m", "messages": message, "max_tokens": -1}), "max_tokens"),
+        (Dialect::OpenaiChat, json!({"model": "m", "messages": message, "stream": "yes"}), "stream"),
+        (Dialect::AnthropicMessages, json!({"model": "m", "messages": message}), "max_tokens"),
+        (
+            Dialect::AnthropicMessages,
+            json!({"model": "m", "max_tokens": 0, "messages": message}),
+            "max_tokens",
+        ),
+    ] {
+        assert_eq!(validate(dialect, &body).unwrap_err().field, field, "{body}");
+    }
+    for body in [json!({"model": "m"}), json!({"model": "m", "input": []}), json!({"model": "m", "input": 7})]
+    {
+        assert_eq!(embeddings::validate(&body).unwrap_err().field, "input", "{body}");
+    }
+    for input in [json!("text"), json!(["a", "b"]), json!([1, 2]), json!([[1], [2, 3]])] {
+        assert_eq!(embeddings::validate(&json!({"model": "m", "input": input})), Ok(()));
+    }
+}
+
+#[test]
+fn every_recorded_request_is_sound_and_every_answer_shows_its_usage() {
+    for (dialect, file) in FILES {
+        for exchange in exchanges(file) {
+            assert_eq!(validate(dialect, &exchange["request"]), Ok(()), "{}", exchange["id"]);
+            if exchange["response_body"].is_object() && exchange["usage_raw"].is_object() {
+                assert_eq!(usage_json(dialect, &exchange["response_body"]), Some(&exchange["usage_raw"]));
+            }
+        }
+    }
+    for exchange in exchanges("openai.embeddings.jsonl") {
+        assert_eq!(embeddings::validate(&exchange["request"]), Ok(()), "{}", exchange["id"]);
+        if let Some(tokens) = exchange["usage_raw"]["prompt_tokens"].as_u64() {
+            assert!(tokens <= embeddings::input_bound_tokens(exchange["request"].to_string().len()));
+        }
+    }
+}
+
+#[test]
+fn failures_are_classified_as_the_providers_document_them() {
+    use FailureKind as Kind;
+    let error = |kind: &str, code: &str, message: &str| {
+        json!({"error": {"type": kind, "code": code, "message": message}}).to_string()
+    };
+    for (status, body, kind, retry) in [
+        (429, error("rate_limit_error", "", "slow down"), Kind::RateLimited, Retry::HereOrElsewhere),
+        (
+            429,
+            error("insufficient_quota", "insufficient_quota", "You exceeded your current quota"),
+            Kind::QuotaExhausted,
+            Retry::Elsewhere,
+        ),
+        (
+            400,
+            error("invalid_request_error", "", "Your credit balance is too low to access the API"),
+            Kind::QuotaExhausted,
+            Retry::Elsewhere,
+        ),
+        (
+            429,
+            error("tokens", "rate_limit_exceeded", "Request too large for gpt-4o"),
+            Kind::TooLarge,
+            Retry::Never,
+        ),
+        (529, error("overloaded_error", "", "Overloaded"), Kind::Overloaded, Retry::HereOrElsewhere),
+        (503, String::new(), Kind::Overloaded, Retry::HereOrElsewhere),
+        (500, "<html>".to_owned(), Kind::ServerError, Retry::HereOrElsewhere),
+        (408, String::new(), Kind::ServerError, Retry::HereOrElsewhere),
+        (401, error("authentication_error", "", "bad key"), Kind::Auth, Retry::Elsewhere),
+        (403, error("request_forbidden", "", "Country not supported"), Kind::Auth, Retry::Elsewhere),
+        (404, error("not_found_error", "", "model: x"), Kind::ModelNotFound, Retry::Never),
+        (413, error("request_too_large", "", "too large"), Kind::TooLarge, Retry::Never),
+        (
+            400,
+            error("invalid_request_error", "context_length_exceeded", "too long"),
+            Kind::ContextLength,
+            Retry::RouteFallbackOnly,
+        ),
+        (
+            400,
+            error("invalid_request_error", "", "prompt is too long: 201000 tokens > 200000 maximum"),
+            Kind::ContextLength,
+            Retry::RouteFallbackOnly,
+        ),
+        (
+            400,
+            error("invalid_request_error", "content_policy_violation", "no"),
+            Kind::ContentPolicy,
+            Retry::RouteFallbackOnly,
+        ),
+        (422, error("invalid_request_error", "", "temperature"), Kind::InvalidRequest, Retry::Never),
+    ] {
+        let failure = classify(status, None, body.as_bytes());
+        assert_eq!((failure.kind, failure.retry), (kind, retry), "{status} {body}");
+        assert_eq!(failure.alarms_operator, matches!(kind, Kind::QuotaExhausted | Kind::Auth));
+    }
+    assert_eq!(classify(429, Some("2.5"), b"").retry_after_seconds, Some(3));
+    assert_eq!(classify(429, Some("soon"), b"").retry_after_seconds, None);
+    let overloaded = json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
+    assert_eq!(classify_event(&overloaded).kind, Kind::Overloaded);
+}
