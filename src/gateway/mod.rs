@@ -2,5 +2,3 @@
 
 pub mod dialects;
 pub mod providers;
-#[cfg(test)]
-mod recordings;

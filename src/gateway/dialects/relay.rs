@@ -169,8 +169,10 @@ impl StreamRelay {
             Reader::Chunks(reader) => reader.read(&event),
             Reader::Events(reader) => reader.read(&event),
         };
-        if let Reader::Events(reader) = &self.reader {
-            self.usage = reader.usage().cloned();
+        if let Reader::Events(reader) = &self.reader
+            && deltas.iter().any(|delta| matches!(delta, Delta::Usage(_)))
+        {
+            self.usage = reader.usage();
         }
         let mut text = String::new();
         for delta in deltas {

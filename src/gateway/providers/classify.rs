@@ -98,6 +98,12 @@ pub fn classify(status: u16, retry_after: Option<&str>, body: &[u8]) -> Upstream
     UpstreamFailure::new(kind, Some(status), seconds, message)
 }
 
+/// Judges an answer whose status claims success: some servers put an error under it.
+pub fn classify_answer(body: &Value) -> Option<UpstreamFailure> {
+    let answers = body["choices"].is_array() || body["content"].is_array() || body["data"].is_array();
+    (!answers && !body["error"].is_null()).then(|| classify_event(body))
+}
+
 /// Judges an error that came as an event of an open stream.
 pub fn classify_event(event: &Value) -> UpstreamFailure {
     let error = Reported::of(event);

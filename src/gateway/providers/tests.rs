@@ -1,8 +1,12 @@
 use serde_json::{Value, json};
 
-use super::classify::{FailureKind, Retry, classify, classify_event};
+use super::classify::{FailureKind, Retry, classify, classify_answer, classify_event};
 use super::*;
-use crate::gateway::recordings::exchanges;
+use crate::domain::usage::recordings;
+
+fn exchanges(file: &str) -> Vec<Value> {
+    recordings::exchanges(|name| name == file).into_iter().map(|exchange| exchange.line).collect()
+}
 
 const FILES: [(Dialect, &str); 2] = [
     (Dialect::OpenaiChat, "openai.chat_completions.jsonl"),
@@ -233,6 +237,17 @@ fn failures_are_classified_as_the_providers_document_them() {
     }
     assert_eq!(classify(429, Some("2.5"), b"").retry_after_seconds, Some(3));
     assert_eq!(classify(429, Some("soon"), b"").retry_after_seconds, None);
+    for (nth, exchange) in
+        recordings::exchanges(|_| true).into_iter().map(|exchange| exchange.line).enumerate()
+    {
+        let (status, body) = (exchange["status"].as_u64().unwrap_or(0), &exchange["response_body"]);
+        if status >= 400 && body.is_object() {
+            let failure = classify(u16::try_from(status).unwrap(), None, body.to_string().as_bytes());
+            assert!(!failure.message.starts_with("the provider answered"), "{nth}: {body}");
+        }
+    }
     let overloaded = json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
     assert_eq!(classify_event(&overloaded).kind, Kind::Overloaded);
+    assert_eq!(classify_answer(&overloaded).unwrap().kind, Kind::Overloaded);
+    assert_eq!(classify_answer(&json!({"content": [], "error": null})), None);
 }

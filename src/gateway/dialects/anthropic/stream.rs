@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::super::conversation::{Delta, FinishReason, TokenCounts};
 use super::super::sse::event_frame;
 use super::{finish_reason, stop_reason, tokens, usage};
+use crate::domain::usage::AnthropicStream;
 
 /// Reads events into neutral steps.
 #[derive(Debug, Default)]
@@ -12,7 +13,7 @@ pub struct EventReader {
     tool_calls: u64,
     /// The client's tool call that is being written, and whether any of its arguments came.
     open_call: Option<(u64, bool)>,
-    usage: Value,
+    usage: AnthropicStream,
 }
 
 impl EventReader {
@@ -21,17 +22,16 @@ impl EventReader {
             Some("message_start") => {
                 let message = &event["message"];
                 let text = |field: &str| message[field].as_str().unwrap_or("").to_owned();
-                self.usage = message["usage"].clone();
-                vec![Delta::Start { id: text("id"), model: text("model") }, Delta::Usage(tokens(&self.usage))]
+                let start = Delta::Start { id: text("id"), model: text("model") };
+                std::iter::once(start).chain(self.observe(event)).collect()
             }
             Some("content_block_start") => self.block_start(&event["content_block"]),
             Some("content_block_delta") => self.block_delta(&event["delta"]),
             Some("content_block_stop") => self.block_stop(),
             Some("message_delta") => {
-                merge_usage(&mut self.usage, &event["usage"]);
                 let reason = event["delta"]["stop_reason"].as_str().map(finish_reason);
                 let finish = reason.map(Delta::Finish);
-                finish.into_iter().chain([Delta::Usage(tokens(&self.usage))]).collect()
+                finish.into_iter().chain(self.observe(event)).collect()
             }
             Some("message_stop") => vec![Delta::End],
             Some("error") => vec![Delta::Failed(event.clone())],
@@ -40,8 +40,13 @@ impl EventReader {
     }
 
     /// The report so far: that of the start, with what later events corrected.
-    pub fn usage(&self) -> Option<&Value> {
-        Some(&self.usage).filter(|usage| usage.is_object())
+    pub fn usage(&self) -> Option<Value> {
+        self.usage.report()
+    }
+
+    fn observe(&mut self, event: &Value) -> Option<Delta> {
+        self.usage.observe(event);
+        self.usage.report().map(|report| Delta::Usage(tokens(&report)))
     }
 
     fn block_start(&mut self, block: &Value) -> Vec<Delta> {
@@ -90,24 +95,6 @@ impl EventReader {
             Some((index, false)) => vec![Delta::ToolArguments { index, fragment: "{}".to_owned() }],
             Some((_, true)) | None => Vec::new(),
         }
-    }
-}
-
-/// Later reports are cumulative and win. A flat cache count that moved makes the nested split stale.
-fn merge_usage(usage: &mut Value, later: &Value) {
-    let (Some(before), Some(later)) = (usage.as_object_mut(), later.as_object()) else {
-        if later.is_object() {
-            *usage = later.clone();
-        }
-        return;
-    };
-    let flat = "cache_creation_input_tokens";
-    let moved = later.get(flat).is_some_and(|count| !count.is_null() && before.get(flat) != Some(count));
-    if moved && !later.contains_key("cache_creation") {
-        before.shift_remove("cache_creation");
-    }
-    for (field, value) in later.iter().filter(|(_, value)| !value.is_null()) {
-        before.insert(field.clone(), value.clone());
     }
 }
 
