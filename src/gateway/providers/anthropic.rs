@@ -116,11 +116,14 @@ fn refuse_unbounded(body: &Value) -> Result<(), Refused> {
     if given("container") {
         return Err(Unsupported::new("container", "code execution has no bound").into());
     }
+    if given("fallbacks") {
+        return Err(Unsupported::new("fallbacks", "another model's price is not held for").into());
+    }
     for edit in body["context_management"]["edits"].as_array().into_iter().flatten() {
-        if edit["type"].as_str().is_some_and(|kind| kind.starts_with("compact")) {
+        if !edit["type"].as_str().is_some_and(|kind| kind.starts_with("clear_")) {
             return Err(Unsupported::new(
                 "context_management.edits",
-                "compaction generates tokens that max_tokens does not bound",
+                "only clearing is free: compaction generates tokens that max_tokens does not bound",
             )
             .into());
         }
@@ -178,11 +181,14 @@ fn blocks(fields: &mut PriceFields, at: &str, content: &Value) -> Result<(), Ref
                 fields.image_input = true;
             }
             Some("document") => document(fields, at, block)?,
-            Some("container_upload") => {
-                return Err(Unsupported::new(at, "container_upload has no bound on its cost").into());
+            Some("tool_result" | "search_result") => blocks(fields, at, &block["content"])?,
+            // What these hold stands in the request, so that its bytes bound it.
+            Some("text" | "thinking" | "redacted_thinking" | "tool_use" | "tool_reference") => {}
+            Some("server_tool_use" | "web_search_tool_result" | "web_fetch_tool_result") => {}
+            kind => {
+                let kind = kind.unwrap_or("a block without a type");
+                return Err(Unsupported::new(at, format!("{kind} has no bound on its cost")).into());
             }
-            Some("tool_result") => blocks(fields, at, &block["content"])?,
-            _ => {}
         }
     }
     Ok(())

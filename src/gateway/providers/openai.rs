@@ -8,6 +8,9 @@ use super::{PriceFields, SearchContext, ServiceTier, WebSearch, is_openai_reason
 /// More choices than this are refused: each is held for in full.
 const N_MAX: u64 = 128;
 
+/// Extensions of compatible servers that search, or that answer with another model.
+const ELSEWHERE: [&str; 4] = ["search_parameters", "plugins", "models", "route"];
+
 pub(super) fn validate(body: &Value) -> Result<(), Malformed> {
     let object = body.as_object().ok_or_else(|| Malformed::new("body", "must be a JSON object"))?;
     match object.get("model") {
@@ -77,6 +80,13 @@ pub(super) fn price_fields(body: &Value) -> Result<PriceFields, Refused> {
         )
         .into());
     }
+    for field in ELSEWHERE {
+        if !body[field].is_null() {
+            return Err(
+                Unsupported::new(field, "it has the provider read or choose what is not held for").into()
+            );
+        }
+    }
     if let Some(modalities) = body.get("modalities").and_then(Value::as_array) {
         for modality in modalities {
             match modality.as_str() {
@@ -100,6 +110,11 @@ pub(super) fn price_fields(body: &Value) -> Result<PriceFields, Refused> {
         }
     }
     for (index, message) in body["messages"].as_array().into_iter().flatten().enumerate() {
+        if message["audio"]["id"].is_string() {
+            // An earlier spoken answer, kept at the provider.
+            fields.audio_input = true;
+            fields.needs_context_windows(1);
+        }
         for part in message["content"].as_array().into_iter().flatten() {
             input_part(&mut fields, index, part)?;
         }

@@ -74,6 +74,9 @@ fn what_changes_the_price_is_named_or_refused() {
     for (answer, field) in [
         (openai(json!({"service_tier": "scale"})), "service_tier"),
         (openai(json!({"prediction": {}})), "prediction"),
+        (openai(json!({"models": ["a", "b"]})), "models"),
+        (anthropic(json!({"fallbacks": [{}]})), "fallbacks"),
+        (anthropic(part(json!({"type": "container_upload"}))), "messages.0.content"),
         (openai(json!({"modalities": ["video"]})), "modalities"),
         (openai(json!({"tools": [{"type": "mcp"}]})), "tools[0].type"),
         (openai(part(json!({"type": "file", "file": {"file_id": "f"}}))), "messages[0].content.file.file_id"),
