@@ -370,3 +370,13 @@ fn errors_wear_the_clients_dialect() {
     );
     assert!(errors::error_event(Dialect::AnthropicMessages, &error).starts_with("event: error\ndata: {"));
 }
+
+#[test]
+fn text_that_a_server_gives_in_parts_is_not_lost() {
+    let parts = json!([{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]);
+    let body = json!({"id": "c", "model": "m", "choices": [{"message": {"content": parts}}]});
+
+    let answer = translate_answer(Dialect::OpenaiChat, Dialect::AnthropicMessages, &body, 0).unwrap();
+
+    assert_eq!(answer["content"], json!([{"type": "text", "text": "Hello"}]));
+}

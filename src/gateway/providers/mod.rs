@@ -21,7 +21,7 @@ pub use price_fields::{PriceFields, SearchContext, ServiceTier, WebSearch};
 /// The path of embeddings under an OpenAI-compatible base URL (which ends before `/v1`).
 pub const EMBEDDINGS_PATH: &str = "/v1/embeddings";
 
-/// The version that `anthropic-version` names when the caller named none.
+/// The version of Anthropic's API that is read and written here.
 pub const ANTHROPIC_VERSION: &str = "2023-06-01";
 
 /// What a clamp did to a request.
@@ -60,13 +60,11 @@ pub fn auth_headers(dialect: Dialect, key: &str) -> Vec<(&'static str, String)> 
     }
 }
 
-/// The caller's headers that belong to the wire and go on to an upstream of the same dialect.
-///
-/// `anthropic-beta` is not among them: a beta can change the price of a call in ways that its body does not show.
+/// The caller's headers that go on to an upstream of the same dialect: none today. The version is pinned by
+/// `auth_headers` to the one that is read here, and a beta can change the price in ways that the body doesn't show.
 pub fn forwarded_headers(dialect: Dialect) -> &'static [&'static str] {
     match dialect {
-        Dialect::OpenaiChat => &[],
-        Dialect::AnthropicMessages => &["anthropic-version"],
+        Dialect::OpenaiChat | Dialect::AnthropicMessages => &[],
     }
 }
 

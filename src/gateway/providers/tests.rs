@@ -254,3 +254,24 @@ fn failures_are_classified_as_the_providers_document_them() {
     assert_eq!(classify_answer(&overloaded).unwrap().kind, Kind::Overloaded);
     assert_eq!(classify_answer(&json!({"content": [], "error": null})), None);
 }
+
+#[test]
+fn model_lists_wear_the_clients_dialect() {
+    let model = models::ModelEntry {
+        id: "gpt-4o-mini".to_owned(),
+        provider: "openai".to_owned(),
+        created_at_seconds: 0,
+        created_at: "1970-01-01T00:00:00Z".to_owned(),
+    };
+    let openai = json!({"id": "gpt-4o-mini", "object": "model", "created": 0, "owned_by": "openai"});
+    let anthropic = json!({"type": "model", "id": "gpt-4o-mini", "display_name": "gpt-4o-mini",
+                           "created_at": "1970-01-01T00:00:00Z"});
+
+    let models = [model];
+
+    assert_eq!(models::list(Dialect::OpenaiChat, &models), json!({"object": "list", "data": [openai]}));
+    assert_eq!(
+        models::list(Dialect::AnthropicMessages, &models),
+        json!({"data": [anthropic], "has_more": false, "first_id": "gpt-4o-mini", "last_id": "gpt-4o-mini"})
+    );
+}

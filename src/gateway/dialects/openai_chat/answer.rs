@@ -22,11 +22,20 @@ pub fn parse_answer(body: &Value) -> Result<Answer, Malformed> {
         id: body["id"].as_str().unwrap_or("").to_owned(),
         model: body["model"].as_str().unwrap_or("").to_owned(),
         thinking: text(thinking).to_owned(),
-        text: format!("{}{refusal}", text("content")),
+        text: format!("{}{refusal}", content_text(&message["content"])),
         tool_calls: tool_calls(message),
         finish,
         tokens: tokens(&body["usage"]),
     })
+}
+
+/// The text of a content, which some servers give in parts.
+pub(super) fn content_text(content: &Value) -> String {
+    match content {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
+        _ => String::new(),
+    }
 }
 
 /// Calls of tools, and of the older functions, which have no id.

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::conversation::{Delta, TokenCounts};
 use super::super::sse::data_frame;
+use super::answer::content_text;
 use super::{finish_name, finish_reason, tokens, usage};
 
 /// Reads chunks into neutral steps.
@@ -37,7 +38,8 @@ impl ChunkReader {
         let delta = &choice["delta"];
         let text = |field: &str| delta[field].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
         deltas.extend(text("reasoning_content").or_else(|| text("reasoning")).map(Delta::Thinking));
-        deltas.extend(text("content").map(Delta::Text));
+        let content = content_text(&delta["content"]);
+        deltas.extend((!content.is_empty()).then_some(Delta::Text(content)));
         deltas.extend(text("refusal").map(Delta::Text));
         for (position, call) in delta["tool_calls"].as_array().into_iter().flatten().enumerate() {
             let index = call["index"].as_u64().unwrap_or(position as u64);
