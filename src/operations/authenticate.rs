@@ -1,0 +1,101 @@
+//! Who asks: turns a presented key into an actor.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use uuid::Uuid;
+
+use crate::domain::account::refusal::Refusal;
+use crate::domain::event::Role;
+use crate::domain::ids::{KeyId, OrgId, ProjectId};
+use crate::ledger::{Ledger, LedgerError};
+
+const PREFIX: &str = "tg_";
+
+/// Whoever asks, with what they may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    pub role: Role,
+    /// The org whose key it is; the operator has none.
+    pub org: Option<OrgId>,
+    pub key: Option<KeyId>,
+    pub project: Option<ProjectId>,
+}
+
+/// The hash of the operator's key; the key itself is not kept.
+#[derive(Clone, Debug)]
+pub struct OperatorKey([u8; 32]);
+
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    #[error("no key was sent; send it as `Authorization: Bearer …`")]
+    Missing,
+    #[error("this key is not known, or was revoked")]
+    Unknown,
+    #[error(transparent)]
+    Ledger(LedgerError),
+}
+
+impl OperatorKey {
+    /// # Errors
+    /// Where the key is shorter than 32 characters: it opens everything.
+    pub fn new(key: &str) -> Result<OperatorKey, String> {
+        if key.len() < 32 {
+            return Err("the operator key must have 32 characters or more".to_owned());
+        }
+        Ok(OperatorKey(digest(key)))
+    }
+}
+
+/// A key's text from its public id and its secret.
+pub fn key_text(key: KeyId, secret: &[u8; 24]) -> String {
+    let mut bytes = Vec::with_capacity(56);
+    bytes.extend_from_slice(key.org.0.as_bytes());
+    bytes.extend_from_slice(key.local.as_bytes());
+    bytes.extend_from_slice(secret);
+    format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// What is stored of a secret.
+pub fn secret_sha256(text: &str) -> String {
+    hex::encode(digest(text))
+}
+
+/// Finds the actor behind a key.
+///
+/// # Errors
+/// `Unknown` for whatever is not an unrevoked key; it never says which part was wrong.
+pub async fn authenticate(
+    ledger: &Ledger,
+    operator: &OperatorKey,
+    presented: Option<&str>,
+) -> Result<Actor, AuthError> {
+    let presented = presented.ok_or(AuthError::Missing)?;
+    if bool::from(digest(presented).ct_eq(&operator.0)) {
+        return Ok(Actor { role: Role::Operator, org: None, key: None, project: None });
+    }
+    let id = parse(presented).ok_or(AuthError::Unknown)?;
+    let known = ledger.read(id.org, move |account| account.keys.get(&id).cloned()).await;
+    let key = match known {
+        Ok(key) => key.ok_or(AuthError::Unknown)?,
+        Err(LedgerError::Refused(Refusal::UnknownOrg)) => return Err(AuthError::Unknown),
+        Err(error) => return Err(AuthError::Ledger(error)),
+    };
+    let same = secret_sha256(presented).as_bytes().ct_eq(key.secret_sha256.as_bytes());
+    if key.revoked || !bool::from(same) {
+        return Err(AuthError::Unknown);
+    }
+    Ok(Actor { role: key.role, org: Some(id.org), key: Some(id), project: key.project })
+}
+
+fn parse(text: &str) -> Option<KeyId> {
+    let bytes = URL_SAFE_NO_PAD.decode(text.strip_prefix(PREFIX)?).ok().filter(|bytes| bytes.len() == 56)?;
+    let org = Uuid::from_slice(bytes.get(..16)?).ok()?;
+    let local = Uuid::from_slice(bytes.get(16..32)?).ok()?;
+    Some(KeyId { org: OrgId(org), local })
+}
+
+fn digest(text: &str) -> [u8; 32] {
+    Sha256::digest(text.as_bytes()).into()
+}

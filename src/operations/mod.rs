@@ -1,0 +1,5 @@
+//! One verb per file: builds the command, submits it, turns the outcome into a view. No HTTP here.
+
+pub mod authenticate;
+pub mod claim;
+pub mod find_org;
