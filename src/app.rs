@@ -15,8 +15,11 @@ use crate::domain::commerce::Claim;
 use crate::domain::pricing::litellm;
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
+use crate::http::{self, ApiState};
 use crate::ledger::verify::{Report, verify as verify_log};
 use crate::ledger::{Ledger, LedgerError, Submission};
+use crate::operations::authenticate::OperatorKey;
+use crate::operations::profile::ProfileBook;
 use crate::store::{SqliteStore, StoreError};
 
 #[derive(Debug, clap::Args)]
@@ -27,6 +30,9 @@ pub struct ServeArgs {
     /// Address and port to listen on.
     #[arg(long, env = "TOLLGATE_LISTEN", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
+    /// The first operator key: 32 characters or more.
+    #[arg(long, env = "TOLLGATE_OPERATOR_KEY", hide_env_values = true)]
+    operator_key: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +49,8 @@ pub enum AppError {
     Serve(std::io::Error),
     #[error("the shipped price list can't be read: {0}")]
     Prices(String),
+    #[error("{0}")]
+    OperatorKey(String),
     #[error("the log is not sound: {0} findings")]
     NotSound(usize),
 }
@@ -53,23 +61,24 @@ pub enum AppError {
 /// Where the database can't be opened or the address can't be listened on.
 pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     let path = sqlite_path(&args.database_url)?;
-    let ledger = open(&path).await?;
+    let operator = OperatorKey::new(&args.operator_key).map_err(AppError::OperatorKey)?;
+    let api = open(&path, operator).await?;
     let listener =
         TcpListener::bind(args.listen).await.map_err(|why| AppError::Listen { address: args.listen, why })?;
     tracing::info!(address = %args.listen, database = %path.display(), "listening");
-    serve_router(listener, router(&ledger), told_to_stop()).await
+    serve_router(listener, http::router(api), told_to_stop()).await
 }
 
 /// Opens the ledger of a database file, with the shipped prices where it has none, and finishes what a crash left.
 ///
 /// # Errors
 /// Where the database can't be opened or folded.
-pub async fn open(path: &Path) -> Result<Ledger, AppError> {
+pub async fn open(path: &Path, operator: OperatorKey) -> Result<ApiState, AppError> {
     let store = Arc::new(SqliteStore::open(path).await?);
-    let ledger = Ledger::open(store, Clock::system()).await?;
+    let ledger = Ledger::open(store.clone(), Clock::system()).await?;
     publish_default_prices(&ledger).await?;
     finish_claims(&ledger).await?;
-    Ok(ledger)
+    Ok(ApiState { ledger, profiles: ProfileBook::new(store), operator })
 }
 
 /// Serves a router with Nagle's algorithm off: a stream's chunks must not wait for an acknowledgement.
@@ -118,10 +127,6 @@ fn print(report: &Report, json: bool) {
     if report.is_sound() {
         println!("sound: no gaps, every hash and every balance follows from the events");
     }
-}
-
-fn router(_ledger: &Ledger) -> Router {
-    Router::new().route("/healthz", axum::routing::get(|| async { "ok" }))
 }
 
 fn sqlite_path(url: &str) -> Result<PathBuf, AppError> {

@@ -6,6 +6,8 @@ pub mod app;
 pub mod clock;
 pub mod domain;
 pub mod gateway;
+pub mod http;
 pub mod ledger;
+pub mod operations;
 pub mod simulator;
 pub mod store;

@@ -79,24 +79,14 @@ pub fn fingerprint(path: &str, body: &[u8]) -> Result<String, Problem> {
 /// An empty body stands for an empty object.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let bytes = if bytes.is_empty() { b"{}" } else { bytes };
-    serde_json::from_slice(bytes).map_err(|error| Problem::malformed(format!("the body is not as expected: {error}")))
+    serde_json::from_slice(bytes)
+        .map_err(|error| Problem::malformed(format!("the body is not as expected: {error}")))
 }
 
 async fn body(request: Request, api: &ApiState) -> Result<Bytes, Problem> {
     Bytes::from_request(request, api).await.map_err(|rejection| {
-        let status = rejection.into_response_status();
-        Problem::new(status, "body", "the body can't be read, or is larger than 1 MiB")
+        Problem::new(rejection.status(), "body", "the body can't be read, or is larger than 1 MiB")
     })
-}
-
-trait IntoStatus {
-    fn into_response_status(self) -> axum::http::StatusCode;
-}
-
-impl IntoStatus for axum::extract::rejection::BytesRejection {
-    fn into_response_status(self) -> axum::http::StatusCode {
-        self.status()
-    }
 }
 
 /// The org named in the path, where the actor may act on it in one of these roles. Another org's is not found.
@@ -111,7 +101,11 @@ pub fn may(actor: &Actor, org: OrgId, roles: &[Role]) -> Result<(), Problem> {
     if actor.org.is_some_and(|own| own != org) {
         return Err(Problem::not_found("org"));
     }
-    if actor.role == Role::Operator || roles.contains(&actor.role) { Ok(()) } else { Err(Problem::forbidden()) }
+    if actor.role == Role::Operator || roles.contains(&actor.role) {
+        Ok(())
+    } else {
+        Err(Problem::forbidden())
+    }
 }
 
 /// Whether the actor is the operator.

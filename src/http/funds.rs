@@ -257,9 +257,13 @@ fn balance_after(outcome: &Outcome) -> Value {
 
 /// Minor units (cents) of a decimal amount of money.
 fn minor(amount: &str) -> Result<i64, Problem> {
-    let amount = Decimal::from_str_exact(amount).ok().filter(|amount| amount.scale() <= 2 && !amount.is_sign_negative());
+    let amount = Decimal::from_str_exact(amount)
+        .ok()
+        .filter(|amount| amount.scale() <= 2 && !amount.is_sign_negative());
     let cents = amount.and_then(|amount| (amount * Decimal::ONE_HUNDRED).to_i64());
-    cents.ok_or_else(|| Problem::malformed("money is a decimal string with at most 2 decimals, such as \"800.00\""))
+    cents.ok_or_else(|| {
+        Problem::malformed("money is a decimal string with at most 2 decimals, such as \"800.00\"")
+    })
 }
 
 fn instant(text: &str) -> Result<Timestamp, Problem> {

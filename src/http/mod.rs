@@ -7,15 +7,13 @@ mod problem;
 mod reservations;
 mod rules;
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, post, put};
 
 use crate::ledger::Ledger;
 use crate::operations::authenticate::OperatorKey;
-use crate::store::Profiles;
+use crate::operations::profile::ProfileBook;
 
 pub use problem::Problem;
 
@@ -23,10 +21,10 @@ pub use problem::Problem;
 const BODY_BYTES_MAX: usize = 1 << 20;
 
 /// What handlers share.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ApiState {
     pub ledger: Ledger,
-    pub profiles: Arc<dyn Profiles>,
+    pub profiles: ProfileBook,
     pub operator: OperatorKey,
 }
 

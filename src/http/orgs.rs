@@ -16,7 +16,7 @@ use crate::http::{ApiState, Problem};
 use crate::ledger::{Outcome, Submission};
 use crate::operations::authenticate::{Actor, key_text, secret_sha256};
 use crate::operations::claim::claim;
-use crate::store::Profile;
+use crate::operations::profile::Profile;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,7 +45,7 @@ pub async fn create(
     let name = format!("slug:{}", body.slug);
     let claimed = claim(&api.ledger, name, org, open, actor.key, Some(idempotency)).await?;
     let profile = Profile { name: body.name, email: body.billing_email };
-    put_profile(&api, claimed.org, &claimed.org.to_string(), &profile).await?;
+    api.profiles.put(&api.ledger, claimed.org, &claimed.org.to_string(), &profile).await?;
     Ok((StatusCode::CREATED, Json(view(&api, claimed.org).await?)))
 }
 
@@ -139,7 +139,7 @@ pub async fn create_key(
     };
     run(&api, &actor, org, create).await?;
     let profile = Profile { name: body.name.clone(), email: None };
-    put_profile(&api, org, &key.to_string(), &profile).await?;
+    api.profiles.put(&api.ledger, org, &key.to_string(), &profile).await?;
     let view = json!({
         "id": key, "secret": secret, "name": body.name, "role": body.role, "project": body.project,
     });
@@ -164,7 +164,12 @@ pub async fn run(api: &ApiState, actor: &Actor, org: OrgId, command: OrgCommand)
     Ok(api.ledger.submit(submission).await?)
 }
 
-async fn change(api: &ApiState, actor: &Actor, org: &str, command: OrgCommand) -> Result<Json<Value>, Problem> {
+async fn change(
+    api: &ApiState,
+    actor: &Actor,
+    org: &str,
+    command: OrgCommand,
+) -> Result<Json<Value>, Problem> {
     operator(actor)?;
     let org = org_for(api, actor, org, &[])?;
     run(api, actor, org, command).await?;
@@ -182,9 +187,7 @@ async fn view(api: &ApiState, org: OrgId) -> Result<Value, Problem> {
         (account.slug.clone(), status, zone, account.opened_at, account.balance().overdraft_limit)
     });
     let (slug, status, time_zone, opened_at, overdraft_limit) = seen.await?;
-    let shard = api.ledger.shard_of(org);
-    let profile = api.profiles.profile(shard, &org.to_string()).await.map_err(unavailable)?;
-    let Profile { name, email } = profile.unwrap_or_default();
+    let Profile { name, email } = api.profiles.get(&api.ledger, org, &org.to_string()).await?;
     Ok(json!({
         "id": org,
         "slug": slug,
@@ -195,15 +198,6 @@ async fn view(api: &ApiState, org: OrgId) -> Result<Value, Problem> {
         "overdraft_limit": overdraft_limit,
         "created_at": opened_at.to_rfc3339(),
     }))
-}
-
-async fn put_profile(api: &ApiState, org: OrgId, subject: &str, profile: &Profile) -> Result<(), Problem> {
-    let shard = api.ledger.shard_of(org);
-    api.profiles.put_profile(shard, subject, profile).await.map_err(unavailable)
-}
-
-fn unavailable(error: crate::store::StoreError) -> Problem {
-    crate::ledger::LedgerError::from(error).into()
 }
 
 /// Slugs and project names: 1 to 63 of a-z, 0-9, `-` and `_`.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::domain::account::Account;
-use crate::domain::account::command::{OrgCommand, Reserve, ReservationStatus, Settle};
+use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, Settle};
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
 use crate::domain::event::{CommandRef, Dispatcher, Event, ExpiryPolicy, Purpose, Role};

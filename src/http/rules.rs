@@ -9,15 +9,12 @@ use crate::domain::account::budget::Budget;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::limits::Limits;
 use crate::domain::alerting::AlertRule;
-use crate::domain::event::{Event, Payload, Role};
-use crate::domain::ids::OrgId;
-use crate::domain::time::Timestamp;
+use crate::domain::event::{Event, Role};
 use crate::http::extract::{Body, org_for};
 use crate::http::orgs::run;
 use crate::http::{ApiState, Problem};
-use crate::ledger::LedgerError;
 use crate::operations::authenticate::Actor;
-use crate::store::EventRow;
+use crate::operations::list_events::{StoredEvent, list_events};
 
 /// Events of one page.
 const PAGE: i64 = 100;
@@ -88,9 +85,9 @@ pub async fn events(
     Query(After { after }): Query<After>,
 ) -> Result<Json<Value>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin])?;
-    let rows = page(&api, org, after.unwrap_or(0)).await?;
-    let next = rows.last().filter(|_| rows.len() == PAGE as usize).map(|row| row.org_version);
-    let events: Vec<Value> = rows.iter().map(event_view).collect();
+    let page = list_events(&api.ledger, org, after.unwrap_or(0), PAGE).await?;
+    let next = page.last().map(|event| event.version);
+    let events: Vec<Value> = page.iter().map(event_view).collect();
     Ok(Json(json!({ "data": events, "next": next })))
 }
 
@@ -104,43 +101,35 @@ pub async fn alerts(
     let mut alerts = Vec::new();
     let mut after = 0;
     loop {
-        let rows = page(&api, org, after).await?;
-        let Some(last) = rows.last() else { break };
-        after = last.org_version;
-        alerts.extend(rows.iter().filter(|row| row.kind == "AlertRaised").filter_map(alert_view));
+        let page = list_events(&api.ledger, org, after, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = last.version;
+        alerts.extend(page.iter().filter_map(alert_view));
     }
     Ok(Json(json!({ "data": alerts })))
 }
 
-async fn page(api: &ApiState, org: OrgId, after: i64) -> Result<Vec<EventRow>, Problem> {
-    let shard = api.ledger.shard_of(org);
-    let rows = api.ledger.log().read_org(shard, org.0, after + 1, PAGE).await;
-    Ok(rows.map_err(LedgerError::from)?)
-}
-
-fn event_view(row: &EventRow) -> Value {
-    let payload: Value = serde_json::from_slice(&row.payload).unwrap_or_default();
+fn event_view(event: &StoredEvent) -> Value {
     json!({
-        "id": crate::domain::ids::EventId(row.event_id),
-        "kind": row.kind,
-        "version": row.org_version,
-        "position": row.position,
-        "schema_version": row.schema_version,
-        "recorded_at": Timestamp(row.recorded_at).to_rfc3339(),
-        "hash": hex::encode(row.hash),
-        "payload": payload,
+        "id": event.id,
+        "kind": event.kind,
+        "version": event.version,
+        "position": event.position,
+        "schema_version": event.schema_version,
+        "recorded_at": event.recorded_at.to_rfc3339(),
+        "hash": hex::encode(event.hash),
+        "payload": event.payload,
     })
 }
 
-fn alert_view(row: &EventRow) -> Option<Value> {
-    let payload: Payload = serde_json::from_slice(&row.payload).ok()?;
-    match payload.event {
+fn alert_view(event: &StoredEvent) -> Option<Value> {
+    match &event.payload.event {
         Event::AlertRaised { subject, threshold, value } => Some(json!({
             "rule": subject.rule,
             "budget": subject.budget,
             "threshold": threshold,
             "value": value,
-            "raised_at": Timestamp(row.recorded_at).to_rfc3339(),
+            "raised_at": event.recorded_at.to_rfc3339(),
         })),
         _ => None,
     }

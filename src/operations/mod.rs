@@ -3,3 +3,5 @@
 pub mod authenticate;
 pub mod claim;
 pub mod find_org;
+pub mod list_events;
+pub mod profile;
