@@ -1,4 +1,255 @@
 //! `/v1`: the door through which AI requests come, are priced, dispatched and settled.
+//!
+//! One direction, no way back: edge → plan → quote → reserve → attempt → meter → settle → answer (`dispatch`). Every
+//! path that can cost money goes through it; every other path of `/v1` is a clear 404.
 
+mod access;
+mod attempt;
 pub mod dialects;
+mod dispatch;
+mod edge;
+mod failure;
+mod headers;
+mod meter;
+mod plan;
 pub mod providers;
+mod quote;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Path, State as AxumState};
+use axum::http::{HeaderMap, Method, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+
+use crate::config::{Config, ConfigError, ProviderConfig, ProviderKind};
+use crate::domain::ids::RequestId;
+use crate::domain::time::Timestamp;
+use crate::gateway::dialects::Dialect;
+use crate::gateway::edge::Endpoint;
+use crate::gateway::failure::Failure;
+use crate::gateway::plan::Prices;
+use crate::gateway::providers::models::{self, ModelEntry};
+use crate::ledger::Ledger;
+
+/// Pictures travel in bodies.
+const BODY_BYTES_MAX: usize = 32 << 20;
+
+/// What the gateway of one node works with. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct GatewayState(Arc<Parts>);
+
+use GatewayState as State;
+
+#[derive(Debug)]
+pub struct Parts {
+    ledger: Ledger,
+    /// In the order of the configuration.
+    upstreams: Vec<Arc<Upstream>>,
+    routes: HashMap<String, Vec<(Arc<Upstream>, String)>>,
+}
+
+/// A configured provider with its connections.
+#[derive(Debug)]
+pub struct Upstream {
+    config: ProviderConfig,
+    dialect: Dialect,
+    key: String,
+    http: reqwest::Client,
+}
+
+impl std::ops::Deref for GatewayState {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl GatewayState {
+    /// # Errors
+    /// A provider whose key can't be read or whose connections can't be set up; a route to a provider that is not there.
+    pub fn new(ledger: Ledger, config: &Config) -> Result<GatewayState, ConfigError> {
+        // A second gateway in the process finds it installed, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let upstreams: Vec<Arc<Upstream>> =
+            config.providers.iter().map(Upstream::new).collect::<Result<_, _>>()?;
+        let mut routes = HashMap::new();
+        for route in &config.routes {
+            let mut chain = Vec::with_capacity(route.chain.len());
+            for target in &route.chain {
+                let upstream = upstreams.iter().find(|upstream| upstream.config.name == target.provider);
+                let upstream = upstream.ok_or_else(|| ConfigError::Route {
+                    route: route.name.clone(),
+                    why: format!("there is no provider {:?}", target.provider),
+                })?;
+                chain.push((upstream.clone(), target.model.clone()));
+            }
+            routes.insert(route.name.clone(), chain);
+        }
+        Ok(GatewayState(Arc::new(Parts { ledger, upstreams, routes })))
+    }
+}
+
+impl Parts {
+    fn now_seconds(&self) -> i64 {
+        self.ledger.clock().now().0 / Timestamp::MICROS_PER_SECOND
+    }
+}
+
+impl Upstream {
+    fn new(config: &ProviderConfig) -> Result<Arc<Upstream>, ConfigError> {
+        let http = reqwest::Client::builder()
+            .connect_timeout(config.connect_timeout())
+            .redirect(reqwest::redirect::Policy::none())
+            .tcp_nodelay(true)
+            .build()
+            .map_err(|error| config.error(&format!("its connections can't be set up: {error}")))?;
+        let dialect = match config.kind {
+            ProviderKind::Openai => Dialect::OpenaiChat,
+            ProviderKind::Anthropic => Dialect::AnthropicMessages,
+        };
+        Ok(Arc::new(Upstream { key: config.key()?, dialect, http, config: config.clone() }))
+    }
+}
+
+/// Everything under `/v1`.
+pub fn router(state: GatewayState) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(chat_completions))
+        .route("/v1/messages", post(messages))
+        .route("/v1/embeddings", post(embeddings))
+        .route("/v1/models", get(list_models))
+        .route("/v1/models/{*model}", get(show_model))
+        .route("/v1/{*path}", axum::routing::any(unsupported))
+        .method_not_allowed_fallback(unsupported)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(state)
+}
+
+type Body = Result<Bytes, BytesRejection>;
+
+async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
+    handle(state, Endpoint::Generate(Dialect::OpenaiChat), headers, body).await
+}
+
+async fn messages(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
+    handle(state, Endpoint::Generate(Dialect::AnthropicMessages), headers, body).await
+}
+
+async fn embeddings(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
+    handle(state, Endpoint::Embed, headers, body).await
+}
+
+async fn handle(state: State, endpoint: Endpoint, headers: HeaderMap, body: Body) -> Response {
+    let id = RequestId(state.ledger.clock().uuid());
+    let answered = serve(state, id, endpoint, headers, body).await;
+    finish(answered, endpoint.dialect(), id)
+}
+
+async fn serve(
+    state: State,
+    id: RequestId,
+    endpoint: Endpoint,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Failure> {
+    let bytes = body.map_err(|rejection| {
+        let status = rejection.into_response().status().as_u16();
+        Failure::new(
+            status,
+            "body_unreadable",
+            format!("the body can't be read; it may have {BODY_BYTES_MAX} bytes"),
+        )
+    })?;
+    let request = edge::admit(&state, id, endpoint, headers, &bytes).await?;
+    // In a task of its own: it goes on to the settle when the client goes away.
+    tokio::spawn(dispatch::run(state, request)).await.map_err(|error| {
+        tracing::error!(%error, "a dispatch stopped");
+        Failure::new(500, "internal", "something went wrong here; the request id helps to find it")
+    })?
+}
+
+async fn list_models(AxumState(state): AxumState<State>, headers: HeaderMap) -> Response {
+    let (id, dialect) = (RequestId(state.ledger.clock().uuid()), dialect_of(&headers, ""));
+    let listed = offered(&state, &headers).await;
+    finish(listed.map(|entries| axum::Json(models::list(dialect, &entries)).into_response()), dialect, id)
+}
+
+async fn show_model(
+    AxumState(state): AxumState<State>,
+    Path(model): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let (id, dialect) = (RequestId(state.ledger.clock().uuid()), dialect_of(&headers, ""));
+    let found = offered(&state, &headers).await.and_then(|entries| {
+        let entry = entries.into_iter().find(|entry| entry.id == model);
+        entry.ok_or_else(|| Failure::model_unknown(&model))
+    });
+    finish(found.map(|entry| axum::Json(models::entry(dialect, &entry)).into_response()), dialect, id)
+}
+
+async fn unsupported(
+    AxumState(state): AxumState<State>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let id = RequestId(state.ledger.clock().uuid());
+    let message = format!(
+        "{method} {} is not supported here; /v1/chat/completions, /v1/messages, /v1/embeddings and /v1/models are.",
+        uri.path()
+    );
+    finish(Err(Failure::new(404, "unsupported_endpoint", message)), dialect_of(&headers, uri.path()), id)
+}
+
+fn finish(answered: Result<Response, Failure>, dialect: Dialect, id: RequestId) -> Response {
+    let id = id.to_string();
+    let mut response = answered.unwrap_or_else(|failure| failure.response(dialect, &id));
+    headers::set_request_id(&mut response, dialect, &id);
+    response
+}
+
+/// Paths that both dialects have say by a header which one is spoken.
+fn dialect_of(headers: &HeaderMap, path: &str) -> Dialect {
+    if headers.contains_key("anthropic-version") || path.starts_with("/v1/messages") {
+        Dialect::AnthropicMessages
+    } else {
+        Dialect::OpenaiChat
+    }
+}
+
+/// The models that the caller may name: routes, and what the configured providers have a price for.
+async fn offered(state: &State, headers: &HeaderMap) -> Result<Vec<ModelEntry>, Failure> {
+    let caller = edge::caller(state, headers).await?;
+    let prices = Prices::in_force(state);
+    let mut entries: Vec<ModelEntry> = state
+        .routes
+        .iter()
+        .filter_map(|(name, chain)| Some(entry(name, &chain.first()?.0.config.name, Timestamp(0))))
+        .collect();
+    for card in prices.system.prices.in_force(caller.org, prices.at) {
+        let seller = state.upstreams.iter().find(|upstream| upstream.config.priced_as() == card.provider);
+        if let Some(seller) = seller.filter(|_| card.model != "*") {
+            entries.push(entry(&card.model, &seller.config.name, card.effective_from));
+        }
+    }
+    entries.sort_by(|a, b| a.id.cmp(&b.id));
+    entries.dedup_by(|later, earlier| later.id == earlier.id);
+    Ok(entries)
+}
+
+fn entry(id: &str, provider: &str, since: Timestamp) -> ModelEntry {
+    ModelEntry {
+        id: id.to_owned(),
+        provider: provider.to_owned(),
+        created_at_seconds: since.0 / Timestamp::MICROS_PER_SECOND,
+        created_at: since.to_rfc3339(),
+    }
+}

@@ -1,0 +1,177 @@
+//! One call to one provider: sent, timed out, classified. What it costs and what comes next is not decided here.
+
+use bytes::Bytes;
+use reqwest::Response;
+use reqwest::header::CONTENT_TYPE;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use crate::domain::event::AttemptOutcome;
+use crate::gateway::State;
+use crate::gateway::dialects::relay::StreamEnds;
+use crate::gateway::dialects::{self, Dialect, StreamRelay};
+use crate::gateway::edge::{Endpoint, Request};
+use crate::gateway::providers::classify::{UpstreamFailure, classify};
+use crate::gateway::providers::{self, EMBEDDINGS_PATH};
+use crate::gateway::quote::Quote;
+
+/// What an upstream answered.
+#[derive(Debug)]
+pub struct Answered {
+    pub provider_request_id: Option<String>,
+    pub status: u16,
+    pub body: AnswerBody,
+}
+
+#[derive(Debug)]
+pub enum AnswerBody {
+    Whole {
+        bytes: Bytes,
+        json: Value,
+    },
+    /// A stream whose first bytes for the client are there.
+    Stream(Box<OpenStream>),
+}
+
+#[derive(Debug)]
+pub struct OpenStream {
+    pub upstream: Response,
+    pub relay: StreamRelay,
+    pub first: Bytes,
+    /// The upstream has closed it already.
+    pub ended: bool,
+}
+
+/// An attempt that brought nothing for the client.
+#[derive(Debug)]
+pub struct Failed {
+    pub failure: UpstreamFailure,
+    /// `Refused` costs nothing; `Unknown` may have.
+    pub outcome: AttemptOutcome,
+    pub provider_request_id: Option<String>,
+}
+
+/// Sends what was quoted. A stream comes back once its first bytes for the client are there, so that until then
+/// another provider may be tried.
+pub async fn send(state: &State, request: &Request, quote: &Quote) -> Result<Answered, Failed> {
+    let upstream = &quote.target.upstream;
+    let path = match request.endpoint {
+        Endpoint::Generate(_) => providers::path(upstream.dialect),
+        Endpoint::Embed => EMBEDDINGS_PATH,
+    };
+    let url = format!("{}{path}", upstream.config.base_url.trim_end_matches('/'));
+    let mut call = upstream.http.post(url).header(CONTENT_TYPE, "application/json").body(quote.body.clone());
+    for (name, value) in providers::auth_headers(upstream.dialect, &upstream.key) {
+        call = call.header(name, value);
+    }
+    if request.endpoint == Endpoint::Generate(upstream.dialect) {
+        for name in providers::forwarded_headers(upstream.dialect) {
+            if let Some(value) = request.headers.get(*name) {
+                call = call.header(*name, value.clone());
+            }
+        }
+    }
+    let response = match timeout(upstream.config.first_byte_timeout(), call.send()).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) if error.is_connect() => {
+            return Err(Failed::unanswered(AttemptOutcome::Refused, "it can't be connected to"));
+        }
+        Ok(Err(_)) => return Err(Failed::unanswered(AttemptOutcome::Unknown, "the connection broke")),
+        Err(_) => return Err(Failed::unanswered(AttemptOutcome::Unknown, "it did not answer in time")),
+    };
+    let header = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
+    let provider_request_id = header(providers::request_id_header(upstream.dialect));
+    let retry_after = header("retry-after");
+    let status = response.status().as_u16();
+    if !response.status().is_success() {
+        let body = timeout(upstream.config.idle_timeout(), response.bytes()).await;
+        let body = body.ok().and_then(Result::ok).unwrap_or_default();
+        let failure = classify(status, retry_after.as_deref(), &body);
+        return Err(Failed { failure, outcome: AttemptOutcome::Refused, provider_request_id });
+    }
+    let body = if wants_stream(request) {
+        open_stream(state, request, quote, response).await
+    } else {
+        whole(quote, response).await
+    };
+    match body {
+        Ok(body) => Ok(Answered { provider_request_id, status, body }),
+        Err(failed) => Err(Failed { provider_request_id, ..failed }),
+    }
+}
+
+pub fn wants_stream(request: &Request) -> bool {
+    match request.endpoint {
+        Endpoint::Generate(_) => dialects::wants_stream(&request.body),
+        Endpoint::Embed => false,
+    }
+}
+
+async fn whole(quote: &Quote, response: Response) -> Result<AnswerBody, Failed> {
+    let broke = || Failed::unanswered(AttemptOutcome::Unknown, "its answer broke off");
+    let read = timeout(quote.target.upstream.config.first_byte_timeout(), response.bytes()).await;
+    let bytes = read.ok().and_then(Result::ok).ok_or_else(broke)?;
+    let json = serde_json::from_slice(&bytes)
+        .map_err(|_| Failed::unanswered(AttemptOutcome::Unknown, "its answer is not JSON"))?;
+    Ok(AnswerBody::Whole { bytes, json })
+}
+
+async fn open_stream(
+    state: &State,
+    request: &Request,
+    quote: &Quote,
+    mut upstream: Response,
+) -> Result<AnswerBody, Failed> {
+    let client = request.endpoint.dialect();
+    let mut relay = StreamRelay::new(StreamEnds {
+        upstream: quote.target.upstream.dialect,
+        client,
+        client_wants_usage: dialects::wants_stream_usage(client, &request.body),
+        created_at_seconds: state.now_seconds(),
+    });
+    let wait = quote.target.upstream.config.first_byte_timeout();
+    let broke = |why| Failed::unanswered(AttemptOutcome::Unknown, why);
+    loop {
+        let part =
+            timeout(wait, upstream.chunk()).await.map_err(|_| broke("its stream did not begin in time"))?;
+        let part = part.map_err(|_| broke("its stream broke off"))?;
+        let ended = part.is_none();
+        let first = match part {
+            Some(bytes) => relay.push(&bytes),
+            None => relay.finish(),
+        };
+        let first = first.map_err(|_| broke("its stream can't be read"))?;
+        if !first.is_empty() {
+            return Ok(AnswerBody::Stream(Box::new(OpenStream { upstream, relay, first, ended })));
+        }
+        if let Some(failure) = relay.failure() {
+            let outcome = AttemptOutcome::Refused;
+            return Err(Failed { failure: failure.clone(), outcome, provider_request_id: None });
+        }
+        if ended {
+            return Err(broke("its stream was empty"));
+        }
+    }
+}
+
+impl Failed {
+    fn unanswered(outcome: AttemptOutcome, why: &str) -> Failed {
+        Failed { failure: UpstreamFailure::unreachable(why), outcome, provider_request_id: None }
+    }
+}
+
+/// The client's own bytes of a whole answer.
+pub fn for_client(
+    state: &State,
+    request: &Request,
+    upstream: Dialect,
+    bytes: &Bytes,
+    json: &Value,
+) -> Option<Bytes> {
+    match request.endpoint {
+        Endpoint::Embed => Some(bytes.clone()),
+        Endpoint::Generate(client) => {
+            dialects::answer_for_client(upstream, client, bytes, json, state.now_seconds()).ok()
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The edge: who asks, and what: authenticated and well-formed before anything else is looked at.
+
+use axum::body::Bytes;
+use axum::http::HeaderMap;
+use serde_json::Value;
+
+use crate::domain::event::{CommandRef, Purpose, Role};
+use crate::domain::ids::{RequestId, ReservationId};
+use crate::gateway::State;
+use crate::gateway::access::{Caller, authenticate};
+use crate::gateway::dialects::{self, Dialect};
+use crate::gateway::failure::Failure;
+use crate::gateway::providers::{self, embeddings};
+use sha2::{Digest, Sha256};
+
+/// What a path of `/v1` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    Generate(Dialect),
+    Embed,
+}
+
+impl Endpoint {
+    /// In which dialect the caller reads.
+    pub fn dialect(self) -> Dialect {
+        match self {
+            Endpoint::Generate(dialect) => dialect,
+            Endpoint::Embed => Dialect::OpenaiChat,
+        }
+    }
+}
+
+/// A request that may go on.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub id: RequestId,
+    pub endpoint: Endpoint,
+    pub caller: Caller,
+    pub model: String,
+    pub body: Value,
+    /// The caller's headers that belong to the wire.
+    pub headers: HeaderMap,
+    pub reservation: ReservationId,
+    pub purpose: Purpose,
+    pub idempotency: Option<CommandRef>,
+}
+
+/// Authenticates and validates.
+pub async fn admit(
+    state: &State,
+    id: RequestId,
+    endpoint: Endpoint,
+    headers: HeaderMap,
+    bytes: &Bytes,
+) -> Result<Request, Failure> {
+    let caller = caller(state, &headers).await?;
+    let body: Value = serde_json::from_slice(bytes)
+        .map_err(|error| Failure::new(400, "invalid_json", format!("the body is not JSON: {error}")))?;
+    match endpoint {
+        Endpoint::Generate(dialect) => providers::validate(dialect, &body)?,
+        Endpoint::Embed => embeddings::validate(&body)?,
+    }
+    let model = dialects::requested_model(&body).unwrap_or_default().to_owned();
+    let reservation = ReservationId { org: caller.org, local: state.ledger.clock().uuid() };
+    let purpose = Purpose {
+        request: Some(id),
+        project: caller.project,
+        key: Some(caller.key),
+        end_user: dialects::end_user(endpoint.dialect(), &body).map(str::to_owned),
+        model: Some(model.clone()),
+        ..Purpose::default()
+    };
+    let idempotency = headers
+        .get("idempotency-key")
+        .and_then(|key| key.to_str().ok())
+        .map(|key| CommandRef { key: format!("v1:{key}"), fingerprint: hex::encode(Sha256::digest(bytes)) });
+    Ok(Request { id, endpoint, caller, model, body, headers, reservation, purpose, idempotency })
+}
+
+/// The caller, by `Authorization: Bearer` or Anthropic's `x-api-key`.
+pub async fn caller(state: &State, headers: &HeaderMap) -> Result<Caller, Failure> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let secret = text("authorization")
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, secret)| secret.trim())
+        .or_else(|| text("x-api-key"))
+        .ok_or_else(|| {
+            Failure::new(401, "invalid_api_key", "no API key was sent; send it as a bearer token")
+        })?;
+    let caller = authenticate(&state.ledger, secret).await?;
+    match caller.role {
+        Role::Inference | Role::OrgAdmin => Ok(caller),
+        Role::Gateway | Role::Finance | Role::Operator => Err(Failure::new(
+            403,
+            "wrong_role",
+            "this key may not send AI requests; use a key of role inference",
+        )),
+    }
+}

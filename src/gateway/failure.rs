@@ -1,0 +1,191 @@
+//! What a caller of `/v1` is told when there is no answer: one place where every refusal becomes a status, a code and
+//! words, in the caller's dialect. Internals never leak.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+
+use crate::domain::account::refusal::Refusal;
+use crate::domain::pricing::PriceError;
+use crate::gateway::dialects::errors::{ErrorBody, error_body, error_event};
+use crate::gateway::dialects::{Dialect, Malformed, Refused};
+use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
+use crate::ledger::LedgerError;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub status: u16,
+    /// A stable name for programs.
+    pub code: &'static str,
+    pub message: String,
+    pub field: Option<String>,
+    pub retry_after_seconds: Option<u64>,
+}
+
+impl Failure {
+    pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Failure {
+        Failure { status, code, message: message.into(), field: None, retry_after_seconds: None }
+    }
+
+    pub fn model_unknown(model: &str) -> Failure {
+        let message = format!(
+            "The model `{model}` is not offered here: no configured provider has a price for it. GET /v1/models lists what is."
+        );
+        Failure { field: Some("model".into()), ..Failure::new(404, "model_not_found", message) }
+    }
+
+    pub fn response(&self, dialect: Dialect, request_id: &str) -> Response {
+        let body = error_body(dialect, &self.body(request_id)).to_string();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() =
+            StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = self.retry_after_seconds {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == 402 {
+            // Money doesn't come back by itself: an SDK must not try again.
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
+        response
+    }
+
+    /// The frame that ends a stream which can't go on.
+    pub fn event(&self, dialect: Dialect, request_id: &str) -> String {
+        error_event(dialect, &self.body(request_id))
+    }
+
+    fn body<'a>(&'a self, request_id: &'a str) -> ErrorBody<'a> {
+        ErrorBody {
+            status: self.status,
+            code: self.code,
+            message: &self.message,
+            field: self.field.as_deref(),
+            request_id,
+        }
+    }
+}
+
+impl From<Malformed> for Failure {
+    fn from(malformed: Malformed) -> Failure {
+        Failure { field: Some(malformed.field), ..Failure::new(400, "invalid_request", malformed.message) }
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Failure {
+        match refused {
+            Refused::Malformed(malformed) => malformed.into(),
+            Refused::Unsupported(unsupported) => {
+                let message = unsupported.to_string();
+                Failure { field: Some(unsupported.field), ..Failure::new(422, "unsupported", message) }
+            }
+        }
+    }
+}
+
+impl From<PriceError> for Failure {
+    fn from(error: PriceError) -> Failure {
+        Failure::new(422, "not_priced", error.to_string())
+    }
+}
+
+impl From<LedgerError> for Failure {
+    fn from(error: LedgerError) -> Failure {
+        match error {
+            LedgerError::Refused(refusal) => refusal.into(),
+            LedgerError::Busy => Failure {
+                retry_after_seconds: Some(1),
+                ..Failure::new(503, "busy", "Too many requests wait; try again shortly.")
+            },
+            LedgerError::Unavailable(why) => {
+                tracing::error!(why, "the ledger is unavailable");
+                Failure {
+                    retry_after_seconds: Some(5),
+                    ..Failure::new(503, "unavailable", "The ledger can't write now; try again shortly.")
+                }
+            }
+        }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        let (status, code) = match &refusal {
+            Refusal::InsufficientCredits { .. } => (402, "insufficient_credits"),
+            Refusal::BudgetExceeded { .. } => (402, "budget_exceeded"),
+            Refusal::RequestTooLarge { .. } => (402, "request_too_large"),
+            Refusal::OrgSuspended { .. } => (403, "org_suspended"),
+            Refusal::OrgClosed => (403, "org_closed"),
+            Refusal::UnknownOrg | Refusal::UnknownKey => (401, "invalid_api_key"),
+            Refusal::UnknownProject => (403, "unknown_project"),
+            Refusal::IdempotencyConflict => (409, "idempotency_conflict"),
+            Refusal::OrgExists
+            | Refusal::OpenReservations { .. }
+            | Refusal::AmountNotPositive
+            | Refusal::AmountZero
+            | Refusal::AmountTooLarge { .. }
+            | Refusal::TtlOutOfRange { .. }
+            | Refusal::ExpiryInPast
+            | Refusal::UnknownReservation
+            | Refusal::ReservationExists
+            | Refusal::ReservationEnded { .. }
+            | Refusal::UnknownLot
+            | Refusal::LotExists
+            | Refusal::NotRefundable { .. }
+            | Refusal::ProjectExists
+            | Refusal::KeyExists
+            | Refusal::DuplicateBudget
+            | Refusal::UnknownTimeZone(_)
+            | Refusal::NameTaken(_)
+            | Refusal::UnknownBundle
+            | Refusal::BundleExists => (422, "refused"),
+        };
+        Failure::new(status, code, refusal.to_string())
+    }
+}
+
+impl From<UpstreamFailure> for Failure {
+    fn from(failure: UpstreamFailure) -> Failure {
+        if failure.is_the_callers() {
+            let status = failure.status.filter(|status| (400..500).contains(status)).unwrap_or(400);
+            let code = match failure.kind {
+                FailureKind::ContextLength => "context_length_exceeded",
+                FailureKind::ContentPolicy => "content_policy_violation",
+                FailureKind::TooLarge => "request_too_large",
+                FailureKind::InvalidRequest
+                | FailureKind::Unreachable
+                | FailureKind::RateLimited
+                | FailureKind::Overloaded
+                | FailureKind::QuotaExhausted
+                | FailureKind::Auth
+                | FailureKind::ModelNotFound
+                | FailureKind::ServerError => "invalid_request",
+            };
+            return Failure::new(status, code, failure.message);
+        }
+        let (status, code, words) = match failure.kind {
+            FailureKind::RateLimited => {
+                (429, "upstream_rate_limited", "The provider is rate limited; try again later.")
+            }
+            FailureKind::Overloaded => {
+                (503, "upstream_overloaded", "The provider is overloaded; try again shortly.")
+            }
+            FailureKind::ModelNotFound => (404, "model_not_found", "The provider does not know this model."),
+            FailureKind::Unreachable => {
+                (503, "upstream_unreachable", "The provider did not answer; try again shortly.")
+            }
+            FailureKind::QuotaExhausted
+            | FailureKind::Auth
+            | FailureKind::ServerError
+            | FailureKind::ContextLength
+            | FailureKind::ContentPolicy
+            | FailureKind::TooLarge
+            | FailureKind::InvalidRequest => {
+                (502, "upstream_failed", "The provider failed; nothing was charged for it.")
+            }
+        };
+        Failure { retry_after_seconds: failure.retry_after_seconds, ..Failure::new(status, code, words) }
+    }
+}

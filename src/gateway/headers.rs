@@ -1,0 +1,48 @@
+//! What Tollgate says beside the provider's answer.
+
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::Response;
+
+use crate::domain::credits::Credits;
+use crate::gateway::dialects::Dialect;
+use crate::gateway::dispatch::Dispatch;
+use crate::gateway::quote::Quote;
+
+pub fn set(response: &mut Response, dispatch: &Dispatch, quote: &Quote, content_type: &'static str) {
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    put(headers, "x-tollgate-model", &quote.target.model);
+    put(headers, "x-tollgate-provider", &quote.target.upstream.config.name);
+    if let Some(balance) = &dispatch.balance {
+        put(headers, "x-tollgate-balance", &balance.available.to_string());
+    }
+    if let Some(tokens) = quote.clamp_tokens {
+        put(headers, "x-tollgate-clamp", &tokens.to_string());
+    }
+    if let Some(reason) = &dispatch.fallback {
+        put(headers, "x-tollgate-fallback", reason);
+    }
+    if !quote.dropped.is_empty() {
+        put(headers, "x-tollgate-dropped", &quote.dropped.join(", "));
+    }
+}
+
+pub fn set_cost(response: &mut Response, cost: Credits) {
+    put(response.headers_mut(), "x-tollgate-cost", &cost.to_string());
+}
+
+/// On every answer of `/v1`; Anthropic's SDKs read it under a name of their own.
+pub fn set_request_id(response: &mut Response, dialect: Dialect, id: &str) {
+    put(response.headers_mut(), "x-request-id", id);
+    if dialect == Dialect::AnthropicMessages {
+        put(response.headers_mut(), "request-id", id);
+    }
+}
+
+/// A value that no header can carry is left out.
+fn put(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}

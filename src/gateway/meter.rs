@@ -1,0 +1,195 @@
+//! The meter: what one attempt consumed and costs, by the best report there is.
+//!
+//! The ladder: the provider's final usage, its last cumulative usage, what was counted from the delivered output, the
+//! hold's bound. Delivered tokens are never free, and a count that can't be true is never charged as told.
+
+use serde_json::Value;
+
+use crate::domain::credits::Credits;
+use crate::domain::pricing::rate_card::ServiceTier;
+use crate::domain::pricing::{PriceError, RateCard, Terms, cost};
+use crate::domain::usage::{
+    Usage, UsageAnomaly, UsageSource, anthropic_other_models, from_anthropic, from_openai_chat,
+    from_openai_embeddings,
+};
+use crate::gateway::dialects::{Delivered, Dialect, StreamRelay};
+use crate::gateway::edge::{Endpoint, Request};
+use crate::gateway::plan::Prices;
+use crate::gateway::providers;
+use crate::gateway::quote::Quote;
+
+/// Text is about this many bytes a token where nobody counted it.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// What an answer says of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    pub usage: Option<Value>,
+    pub served_model: Option<String>,
+    pub service_tier: Option<String>,
+    pub is_whole: bool,
+    pub delivered: Delivered,
+}
+
+/// What one attempt is charged, and why.
+#[derive(Clone, Debug)]
+pub struct Metered {
+    pub model: String,
+    pub usage: Usage,
+    pub source: UsageSource,
+    pub cost: Credits,
+    /// At list price.
+    pub provider_cost: Credits,
+    pub service_tier: Option<String>,
+    /// Other models that the provider called within this call, each with its usage.
+    pub others: Vec<Metered>,
+    /// Why the report can't be trusted; the hold's bound is then charged.
+    pub quarantine: Option<String>,
+}
+
+impl Report {
+    pub fn of_answer(body: &Value) -> Report {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let output = [&body["choices"], &body["content"]];
+        let characters = output.into_iter().map(text_characters).sum();
+        Report {
+            usage: providers::usage_json(Dialect::OpenaiChat, body).cloned(),
+            served_model: text(&body["model"]),
+            service_tier: text(&body["service_tier"]).or_else(|| text(&body["usage"]["service_tier"])),
+            is_whole: true,
+            delivered: Delivered { characters, ..Delivered::default() },
+        }
+    }
+
+    pub fn of_stream(relay: &StreamRelay) -> Report {
+        Report {
+            usage: relay.usage_json().cloned(),
+            served_model: relay.served_model().map(str::to_owned),
+            service_tier: relay.service_tier().map(str::to_owned),
+            is_whole: relay.is_whole(),
+            delivered: relay.delivered(),
+        }
+    }
+}
+
+/// Meters an attempt that answered, in whole or in part.
+pub fn meter(request: &Request, quote: &Quote, prices: &Prices, report: &Report) -> Metered {
+    let reader = Reader { request, quote, prices };
+    match reader.read(report) {
+        Ok(metered) => metered,
+        Err(why) => Metered { quarantine: Some(why), ..at_bound(quote, quote.credits) },
+    }
+}
+
+/// An attempt of which nobody knows what the provider did: its input was sent.
+pub fn unknown(quote: &Quote) -> Metered {
+    at_bound(quote, quote.input_credits)
+}
+
+/// An attempt that the provider refused before it did anything that costs.
+pub fn refused(quote: &Quote) -> Metered {
+    Metered { source: UsageSource::Final, ..at_bound(quote, Credits::ZERO) }
+}
+
+fn at_bound(quote: &Quote, credits: Credits) -> Metered {
+    Metered {
+        model: quote.target.model.clone(),
+        usage: Usage::default(),
+        source: UsageSource::Bound,
+        cost: credits,
+        provider_cost: credits,
+        service_tier: None,
+        others: Vec::new(),
+        quarantine: None,
+    }
+}
+
+struct Reader<'a> {
+    request: &'a Request,
+    quote: &'a Quote,
+    prices: &'a Prices,
+}
+
+impl Reader<'_> {
+    fn read(&self, report: &Report) -> Result<Metered, String> {
+        let (usage, source) = self.usage(report).map_err(|anomaly| anomaly.to_string())?;
+        let model = report.served_model.as_deref().unwrap_or(&self.quote.target.model);
+        let mut metered = self.price(model, report, usage, source).map_err(|error| error.to_string())?;
+        if let (Dialect::AnthropicMessages, Some(told)) = (self.quote.target.upstream.dialect, &report.usage)
+        {
+            for (model, usage) in anthropic_other_models(told).map_err(|anomaly| anomaly.to_string())? {
+                let other = self.price(&model, report, usage, source).map_err(|error| error.to_string())?;
+                metered.others.push(other);
+            }
+        }
+        Ok(metered)
+    }
+
+    fn usage(&self, report: &Report) -> Result<(Usage, UsageSource), UsageAnomaly> {
+        let Some(told) = &report.usage else { return Ok((self.counted(report), UsageSource::Counted)) };
+        let usage = match (self.request.endpoint, self.quote.target.upstream.dialect) {
+            (Endpoint::Embed, _) => from_openai_embeddings(told)?,
+            (Endpoint::Generate(_), Dialect::OpenaiChat) => from_openai_chat(told)?,
+            (Endpoint::Generate(_), Dialect::AnthropicMessages) => from_anthropic(told)?,
+        };
+        if report.is_whole {
+            return Ok((usage, UsageSource::Final));
+        }
+        // The count at a stream's start knows the input, not what came after it.
+        let counted = self.counted(report).output_tokens;
+        let missing = counted.saturating_sub(usage.output_total());
+        if missing > 0 {
+            let output_tokens = usage.output_tokens.saturating_add(missing);
+            return Ok((Usage { output_tokens, ..usage }, UsageSource::Counted));
+        }
+        Ok((usage, UsageSource::Cumulative))
+    }
+
+    fn counted(&self, report: &Report) -> Usage {
+        let delivered = report.delivered;
+        let output = delivered.deltas.max(delivered.characters.div_ceil(BYTES_PER_TOKEN));
+        let input = (self.quote.body.len() as u64).div_ceil(BYTES_PER_TOKEN);
+        Usage {
+            input_tokens: input.min(self.quote.input_tokens_max),
+            output_tokens: output.min(self.quote.output_tokens_max),
+            ..Usage::default()
+        }
+    }
+
+    /// Priced at the card of the model and tier that answered where they are named and a card exists, else at those
+    /// requested.
+    fn price(
+        &self,
+        model: &str,
+        report: &Report,
+        usage: Usage,
+        source: UsageSource,
+    ) -> Result<Metered, PriceError> {
+        let target = &self.quote.target;
+        let served = self.prices.card(self.request.caller.org, &target.upstream, model);
+        let card: &RateCard = served.filter(|card| card.model == model).unwrap_or(&target.card);
+        let named = report.service_tier.as_deref().and_then(ServiceTier::named);
+        let tier = named.filter(|tier| card.has_tier(*tier)).unwrap_or(self.quote.terms.tier);
+        let terms = Terms { tier, ..self.quote.terms.clone() };
+        let list_terms = Terms { mark_up_percent: rust_decimal::Decimal::ZERO, ..terms.clone() };
+        Ok(Metered {
+            model: model.to_owned(),
+            cost: cost(card, &terms, &usage)?,
+            provider_cost: cost(card, &list_terms, &usage)?,
+            usage,
+            source,
+            service_tier: report.service_tier.clone(),
+            others: Vec::new(),
+            quarantine: None,
+        })
+    }
+}
+
+fn text_characters(value: &Value) -> u64 {
+    match value {
+        Value::String(text) => text.chars().count() as u64,
+        Value::Array(items) => items.iter().map(text_characters).sum(),
+        Value::Object(fields) => fields.values().map(text_characters).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    }
+}

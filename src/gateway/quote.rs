@@ -1,0 +1,185 @@
+//! The quote: what one attempt can cost at most, and the request as it will be sent for that price.
+
+use bytes::Bytes;
+
+use crate::domain::credits::Credits;
+use crate::domain::pricing::rate_card::{ServiceTier, Uplift};
+use crate::domain::pricing::{Demand, Terms, affordable_output, bound};
+use crate::gateway::dialects::{self, UpstreamRequest};
+use crate::gateway::edge::{Endpoint, Request};
+use crate::gateway::failure::Failure;
+use crate::gateway::plan::{Prices, Target};
+use crate::gateway::providers::{self, PriceFields, embeddings, input_bound_tokens};
+
+/// Bytes by which the clamp can lengthen a request that named none.
+const CLAMP_BYTES: usize = 64;
+/// The output limit of a model whose card knows no maximum.
+const OUTPUT_TOKENS_UNKNOWN: u64 = 4_096;
+
+/// One attempt, priced.
+#[derive(Clone, Debug)]
+pub struct Quote {
+    pub target: Target,
+    /// What is sent.
+    pub body: Bytes,
+    /// The most that it can cost.
+    pub credits: Credits,
+    /// The part of it that is the input's.
+    pub input_credits: Credits,
+    pub input_tokens_max: u64,
+    pub output_tokens_max: u64,
+    pub terms: Terms,
+    /// The output limit that was set, where it is not the caller's own.
+    pub clamp_tokens: Option<u64>,
+    /// Fields that the upstream's dialect can't carry.
+    pub dropped: Vec<String>,
+}
+
+/// How much a quote may come to.
+#[derive(Clone, Copy, Debug)]
+pub enum Means {
+    /// Not known yet: the ledger decides on the whole bound.
+    Unknown,
+    /// What the ledger said is left.
+    Available(Credits),
+}
+
+/// Prices one attempt. A caller that named a maximum keeps it or learns the largest affordable one; a caller that named
+/// none gets what the means afford, up to the model's maximum.
+pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) -> Result<Quote, Failure> {
+    match request.endpoint {
+        Endpoint::Embed => quote_embedding(request, target, prices, means),
+        Endpoint::Generate(client) => {
+            let upstream = target.upstream.dialect;
+            let UpstreamRequest { mut body, dropped } =
+                dialects::upstream_request(client, upstream, &request.body, &target.model)?;
+            let fields = providers::price_fields(upstream, &body)?;
+            let demand = demand(target, &fields, &body, body.to_string().len() + CLAMP_BYTES)?;
+            let terms = terms(request, prices, &fields);
+            let model_max = target.card.output_tokens_max.unwrap_or(OUTPUT_TOKENS_UNKNOWN);
+            let asked = providers::asked_output_tokens(upstream, &body);
+            // A caller's own limit counts only where the caller gave it: a translation may have to make one up.
+            let asked = asked.filter(|_| providers::asked_output_tokens(client, &request.body).is_some());
+            let wanted = asked.map_or(model_max, |asked| asked.min(model_max));
+            let limit = match means {
+                Means::Unknown => wanted,
+                Means::Available(available) => {
+                    let affordable = affordable_output(&target.card, &terms, &demand, available.or_zero())?;
+                    let affordable = affordable.unwrap_or(0);
+                    let enough =
+                        providers::minimum_output_tokens(upstream, &body).max(asked.map_or(1, |_| wanted));
+                    if affordable < enough {
+                        let asked = bound(&target.card, &terms, &demand, enough)?;
+                        return Err(unaffordable(available, asked, Some(affordable)));
+                    }
+                    wanted.min(affordable)
+                }
+            };
+            let clamp = providers::clamp(upstream, &target.model, &mut body, limit)
+                .map_err(|below| Failure::new(400, "invalid_request", below.to_string()))?;
+            let sent = clamp.sent_tokens;
+            Ok(Quote {
+                credits: at_least_one(bound(&target.card, &terms, &demand, sent)?),
+                input_credits: bound(&target.card, &terms, &demand, 0)?,
+                input_tokens_max: demand.input_tokens_max,
+                output_tokens_max: sent.saturating_mul(demand.n),
+                clamp_tokens: (asked != Some(sent)).then_some(sent),
+                target: target.clone(),
+                body: Bytes::from(body.to_string()),
+                terms,
+                dropped,
+            })
+        }
+    }
+}
+
+fn quote_embedding(
+    request: &Request,
+    target: &Target,
+    prices: &Prices,
+    means: Means,
+) -> Result<Quote, Failure> {
+    let mut body = request.body.clone();
+    body["model"] = target.model.as_str().into();
+    let body = Bytes::from(body.to_string());
+    let demand = Demand { cache_writes: false, ..Demand::text(embeddings::input_bound_tokens(body.len())) };
+    let terms = terms(request, prices, &PriceFields::default());
+    let credits = at_least_one(bound(&target.card, &terms, &demand, 0)?);
+    match means {
+        Means::Available(available) if available < credits => Err(unaffordable(available, credits, None)),
+        Means::Available(_) | Means::Unknown => Ok(Quote {
+            credits,
+            input_credits: credits,
+            input_tokens_max: demand.input_tokens_max,
+            output_tokens_max: 0,
+            clamp_tokens: None,
+            target: target.clone(),
+            body,
+            terms,
+            dropped: Vec::new(),
+        }),
+    }
+}
+
+fn demand(
+    target: &Target,
+    fields: &PriceFields,
+    body: &serde_json::Value,
+    body_bytes: usize,
+) -> Result<Demand, Failure> {
+    let by_bytes = input_bound_tokens(target.upstream.dialect, body, body_bytes, fields);
+    let by_windows = || {
+        let windows = fields.context_windows?;
+        target.card.context_window_tokens.map(|window| window.saturating_mul(windows))
+    };
+    let input_tokens_max = by_bytes.or_else(by_windows).ok_or_else(|| {
+        Failure::new(
+            422,
+            "unsupported",
+            "this content has no bound on its cost at a model whose context window is not known",
+        )
+    })?;
+    // Who asks for a tier may be served in the standard one.
+    let is_standard = fields.service_tier == providers::ServiceTier::Standard;
+    Ok(Demand {
+        input_tokens_max,
+        n: fields.n,
+        web_searches_max: fields.web_search.map_or(0, |search| search.max_uses),
+        // Providers also cache without being asked, and some charge for it.
+        cache_writes: true,
+        long_cache_writes: fields.uses_cache_write_1h,
+        audio_input: fields.audio_input,
+        audio_output: fields.audio_output,
+        pictures_or_video: fields.image_input,
+        other_tiers: if is_standard { Vec::new() } else { vec![ServiceTier::Standard] },
+    })
+}
+
+fn terms(request: &Request, prices: &Prices, fields: &PriceFields) -> Terms {
+    let tier = match fields.service_tier {
+        providers::ServiceTier::Standard => ServiceTier::Standard,
+        providers::ServiceTier::Flex => ServiceTier::Flex,
+        providers::ServiceTier::Priority => ServiceTier::Priority,
+    };
+    let fast = fields.fast.then_some(Uplift::Fast);
+    let region = fields.region.map(|_| Uplift::RegionUs);
+    let mark_up_percent = prices.system.prices.mark_up_percent(prices.version, request.caller.org, prices.at);
+    Terms { tier, uplifts: fast.into_iter().chain(region).collect(), mark_up_percent }
+}
+
+/// A hold is of something, even where the model is free.
+fn at_least_one(credits: Credits) -> Credits {
+    credits.max(Credits::from_nanos(1))
+}
+
+fn unaffordable(available: Credits, asked: Credits, affordable_tokens: Option<u64>) -> Failure {
+    let advice = match affordable_tokens {
+        Some(tokens) if tokens > 0 => {
+            format!("The largest output limit that is affordable is {tokens} tokens.")
+        }
+        Some(_) | None => "Buy credits, raise the budget, or send a shorter request.".to_owned(),
+    };
+    let message =
+        format!("This request can cost up to {asked} credits and {available} are available. {advice}");
+    Failure::new(402, "insufficient_credits", message)
+}

@@ -1,0 +1,320 @@
+//! The pipeline against simulated providers, over real connections.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio::net::TcpListener;
+use uuid::Uuid;
+
+use super::*;
+use crate::clock::Clock;
+use crate::config::{RouteConfig, TargetConfig};
+use crate::domain::account::command::OrgCommand;
+use crate::domain::credits::Credits;
+use crate::domain::event::{Balance, GrantKind, LotTerms, Role};
+use crate::domain::ids::{KeyId, LotId, OrgId};
+use crate::domain::pricing::default_cards;
+use crate::domain::system::SystemCommand;
+use crate::ledger::Submission;
+use crate::simulator::{SimulatorConfig, SimulatorHandle, Weather};
+use crate::store::SqliteStore;
+
+const ACME: OrgId = OrgId(Uuid::from_u128(0xACE));
+
+/// A gateway with two simulated upstreams of each kind; the first of a kind has weather.
+struct World {
+    url: String,
+    secret: String,
+    ledger: Ledger,
+    http: reqwest::Client,
+    _folder: tempfile::TempDir,
+}
+
+async fn listen(router: Router) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
+impl World {
+    async fn new(credits: &str, weather: &str) -> World {
+        let stormy = SimulatorHandle::new(SimulatorConfig {
+            weather: Weather::parse(weather).expect("weather"),
+            ..SimulatorConfig::default()
+        });
+        let stormy = listen(stormy.router()).await;
+        let calm = listen(SimulatorHandle::new(SimulatorConfig::default()).router()).await;
+        let provider = |name: &str, kind, address: SocketAddr, prices_of: &str| ProviderConfig {
+            name: name.into(),
+            kind,
+            base_url: format!("http://{address}"),
+            api_key: Some("upstream".into()),
+            api_key_env: None,
+            api_key_file: None,
+            prices_of: Some(prices_of.into()),
+            connect_timeout_seconds: 2,
+            first_byte_timeout_seconds: 5,
+            idle_timeout_seconds: 5,
+        };
+        let target =
+            |provider: &str, model: &str| TargetConfig { provider: provider.into(), model: model.into() };
+        let config = Config {
+            providers: vec![
+                provider("openai", ProviderKind::Openai, stormy, "openai"),
+                provider("anthropic", ProviderKind::Anthropic, stormy, "anthropic"),
+                provider("spare", ProviderKind::Openai, calm, "openai"),
+            ],
+            routes: vec![
+                RouteConfig { name: "alone".into(), chain: vec![target("openai", "gpt-4o-mini")] },
+                RouteConfig {
+                    name: "claude-by-chat".into(),
+                    chain: vec![target("anthropic", "claude-haiku-4-5")],
+                },
+            ],
+            ..Config::default()
+        };
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Arc::new(SqliteStore::open(&folder.path().join("t.db")).await.expect("opens"));
+        let ledger = Ledger::open(store, Clock::system()).await.expect("folds");
+        let cards = default_cards(Timestamp(0)).expect("cards");
+        ledger
+            .submit_system(SystemCommand::PublishPrices { cards, mark_ups: vec![] }, None, None)
+            .await
+            .expect("publishes");
+        let key = KeyId { org: ACME, local: Uuid::from_u128(7) };
+        let secret = format!("tg_{}{}{}", ACME.0.simple(), key.local.simple(), "5e".repeat(24));
+        for command in [
+            OrgCommand::OpenOrg {
+                slug: "acme".into(),
+                time_zone: "UTC".into(),
+                overdraft_limit: Credits::ZERO,
+            },
+            OrgCommand::Grant {
+                terms: LotTerms {
+                    lot: LotId(Uuid::from_u128(1)),
+                    credits: credits.parse().expect("credits"),
+                    priority: 0,
+                    expires_at: None,
+                },
+                kind: GrantKind::Goodwill,
+                note: None,
+            },
+            OrgCommand::CreateKey {
+                key,
+                role: Role::Inference,
+                project: None,
+                secret_sha256: hex::encode(Sha256::digest(secret.as_bytes())),
+            },
+        ] {
+            ledger
+                .submit(Submission { org: ACME, command, by: None, idempotency: None })
+                .await
+                .expect("runs");
+        }
+        let state = GatewayState::new(ledger.clone(), &config).expect("a gateway");
+        let url = format!("http://{}", listen(router(state)).await);
+        World { url, secret, ledger, http: reqwest::Client::new(), _folder: folder }
+    }
+
+    async fn post(&self, path: &str, body: Value) -> reqwest::Response {
+        let call = self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.secret);
+        call.json(&body).send().await.expect("answers")
+    }
+
+    async fn balance(&self) -> Balance {
+        self.ledger.read(ACME, |account| account.balance()).await.expect("reads")
+    }
+}
+
+fn chat(model: &str) -> Value {
+    json!({"model": model, "messages": [{"role": "user", "content": "Say something."}]})
+}
+
+fn header(response: &reqwest::Response, name: &str) -> String {
+    response.headers().get(name).map(|value| value.to_str().expect("text").to_owned()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_chat_is_held_dispatched_and_settled_at_its_exact_cost() {
+    let world = World::new("5", "").await;
+
+    let response = world.post("/v1/chat/completions", chat("gpt-4o-mini")).await;
+
+    assert_eq!(response.status(), 200);
+    let cost: Credits = header(&response, "x-tollgate-cost").parse().expect("a cost");
+    let body_balance = header(&response, "x-tollgate-balance");
+    assert!(header(&response, "x-request-id").starts_with("req_"));
+    assert_eq!(header(&response, "x-tollgate-provider"), "openai");
+    let body: Value = response.json().await.expect("json");
+    let usage = &body["usage"];
+    let nanos = usage["prompt_tokens"].as_i64().expect("a count") * 150
+        + usage["completion_tokens"].as_i64().expect("a count") * 600;
+    assert_eq!(cost, Credits::from_nanos(nanos));
+    let balance = world.balance().await;
+    assert_eq!((balance.consumed, balance.held), (cost, Credits::ZERO));
+    assert_eq!(balance.available.to_string(), body_balance);
+}
+
+#[tokio::test]
+async fn every_dialect_streams_from_every_upstream_and_is_settled_before_the_end() {
+    let world = World::new("5", "").await;
+    for (path, model, last) in [
+        ("/v1/chat/completions", "gpt-4o-mini", "data: [DONE]"),
+        ("/v1/chat/completions", "claude-haiku-4-5", "data: [DONE]"),
+        ("/v1/messages", "claude-haiku-4-5", "message_stop"),
+        ("/v1/messages", "gpt-4o-mini", "message_stop"),
+    ] {
+        let before = world.balance().await.consumed;
+        let mut body = chat(model);
+        body["stream"] = true.into();
+        body["max_tokens"] = 50.into();
+
+        let response = world.post(path, body).await;
+
+        assert_eq!(response.status(), 200, "{path} {model}");
+        let text = response.text().await.expect("text");
+        let balance = world.balance().await;
+        assert!(text.contains(last), "{path} {model}: {text}");
+        assert!(balance.consumed > before, "{path} {model} was free");
+        assert_eq!(balance.held, Credits::ZERO, "{path} {model} left a hold");
+    }
+}
+
+#[tokio::test]
+async fn embeddings_and_models_are_served() {
+    let world = World::new("5", "").await;
+
+    let response =
+        world.post("/v1/embeddings", json!({"model": "text-embedding-3-small", "input": "some words"})).await;
+    let models = world.http.get(format!("{}/v1/models", world.url)).bearer_auth(&world.secret);
+    let models: Value = models.send().await.expect("answers").json().await.expect("json");
+
+    assert_eq!(response.status(), 200);
+    assert!(world.balance().await.consumed.is_positive());
+    let names: Vec<&str> =
+        models["data"].as_array().expect("a list").iter().filter_map(|m| m["id"].as_str()).collect();
+    assert!(names.contains(&"gpt-4o-mini") && names.contains(&"claude-haiku-4-5"), "{names:?}");
+}
+
+#[tokio::test]
+async fn a_failing_provider_is_left_for_the_next_before_the_first_byte() {
+    let world = World::new("5", "503=1").await;
+
+    let response = world.post("/v1/chat/completions", chat("gpt-4o-mini")).await;
+
+    assert_eq!(response.status(), 200);
+    assert_eq!(header(&response, "x-tollgate-provider"), "spare");
+    assert_eq!(header(&response, "x-tollgate-fallback"), "openai: 503");
+}
+
+#[tokio::test]
+async fn where_nobody_answers_the_hold_is_released_and_nothing_charged() {
+    let world = World::new("5", "503=1").await;
+
+    let response = world.post("/v1/chat/completions", chat("alone")).await;
+
+    assert_eq!(response.status(), 503);
+    let balance = world.balance().await;
+    assert_eq!((balance.available, balance.held), (Credits::from_whole(5), Credits::ZERO));
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_is_charged_for_what_was_delivered() {
+    let world = World::new("5", "cut=1").await;
+    let mut body = chat("alone");
+    body["stream"] = true.into();
+
+    let response = world.post("/v1/chat/completions", body).await;
+
+    let text = response.text().await.expect("text");
+    assert!(text.contains("upstream_failed"), "{text}");
+    let balance = world.balance().await;
+    assert!(balance.consumed.is_positive() && balance.held.is_zero(), "{balance:?}");
+}
+
+#[tokio::test]
+async fn a_small_balance_clamps_the_answer_and_refuses_what_it_can_not_pay() {
+    let world = World::new("0.0002", "").await;
+    let mut greedy = chat("gpt-4o-mini");
+    greedy["max_tokens"] = 16_000.into();
+
+    let refused = world.post("/v1/chat/completions", greedy).await;
+    let status = refused.status();
+    let refused: Value = refused.json().await.expect("json");
+    let clamped = world.post("/v1/chat/completions", chat("gpt-4o-mini")).await;
+
+    assert_eq!(status, 402);
+    assert_eq!(refused["error"]["code"], "insufficient_credits");
+    assert!(
+        refused["error"]["message"].as_str().expect("words").contains("largest output limit"),
+        "{refused}"
+    );
+    assert_eq!(clamped.status(), 200);
+    let clamp: u64 = header(&clamped, "x-tollgate-clamp").parse().expect("a clamp");
+    assert!(clamp > 0 && clamp < 400, "{clamp}");
+}
+
+#[tokio::test]
+async fn what_can_not_be_served_is_refused_in_the_callers_dialect() {
+    let world = World::new("5", "").await;
+    let unpriced = world.post("/v1/chat/completions", chat("no-such-model")).await;
+    let audio = world.post("/v1/audio/speech", json!({})).await;
+    let mut malformed = chat("claude-haiku-4-5");
+    malformed["max_tokens"] = (-1).into();
+    let malformed = world.post("/v1/messages", malformed).await;
+    let stranger = world.http.post(format!("{}/v1/messages", world.url)).header("x-api-key", "tg_nobody");
+    let stranger = stranger.json(&chat("claude-haiku-4-5")).send().await.expect("answers");
+
+    for (response, status, pointer, expected) in [
+        (unpriced, 404, "/error/code", "model_not_found"),
+        (audio, 404, "/error/code", "unsupported_endpoint"),
+        (malformed, 400, "/error/type", "invalid_request_error"),
+        (stranger, 401, "/error/type", "authentication_error"),
+    ] {
+        assert_eq!(response.status(), status);
+        assert!(!header(&response, "x-request-id").is_empty());
+        let body: Value = response.json().await.expect("json");
+        assert_eq!(body.pointer(pointer), Some(&Value::from(expected)), "{body}");
+    }
+    assert_eq!(world.balance().await.available, Credits::from_whole(5));
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_pays_for_what_it_caused() {
+    let world = World::new("5", "").await;
+    let mut body = chat("gpt-4o-mini");
+    body["stream"] = true.into();
+
+    drop(world.post("/v1/chat/completions", body).await);
+
+    for _ in 0..1_000 {
+        if world.balance().await.held.is_zero() {
+            break;
+        }
+        tokio::task::yield_now().await;
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    let balance = world.balance().await;
+    assert!(balance.consumed.is_positive() && balance.held.is_zero(), "{balance:?}");
+}
+
+#[tokio::test]
+async fn a_repeated_key_is_never_dispatched_twice() {
+    let world = World::new("5", "").await;
+    let call = || {
+        let call = world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
+        call.header("idempotency-key", "once").json(&chat("gpt-4o-mini")).send()
+    };
+
+    let first = call().await.expect("answers");
+    let consumed = world.balance().await.consumed;
+    let second = call().await.expect("answers");
+
+    assert_eq!((first.status().as_u16(), second.status().as_u16()), (200, 409));
+    assert_eq!(world.balance().await.consumed, consumed);
+    let body: Value = second.json().await.expect("json");
+    assert!(body["error"]["message"].as_str().expect("words").contains(&consumed.to_string()), "{body}");
+}
