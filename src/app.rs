@@ -10,11 +10,13 @@ use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 
 use crate::clock::Clock;
+use crate::config::{Config, ConfigError};
 use crate::domain::account::refusal::Refusal;
 use crate::domain::commerce::Claim;
 use crate::domain::pricing::litellm;
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
+use crate::gateway::{self, GatewayState};
 use crate::http::{self, ApiState};
 use crate::ledger::verify::{Report, verify as verify_log};
 use crate::ledger::{Ledger, LedgerError, Submission};
@@ -24,15 +26,15 @@ use crate::store::{SqliteStore, StoreError};
 
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
+    /// The configuration: upstream providers, routes, and whatever else is not given here or as `TOLLGATE_…`.
+    #[arg(long)]
+    config: Option<PathBuf>,
     /// Where the ledger lives: `sqlite://path/to/tollgate.db`.
-    #[arg(long, env = "TOLLGATE_DATABASE_URL", default_value = "sqlite://tollgate.db")]
-    database_url: String,
+    #[arg(long)]
+    database_url: Option<String>,
     /// Address and port to listen on.
-    #[arg(long, env = "TOLLGATE_LISTEN", default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
-    /// The first operator key: 32 characters or more.
-    #[arg(long, env = "TOLLGATE_OPERATOR_KEY", hide_env_values = true)]
-    operator_key: String,
+    #[arg(long)]
+    listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +53,10 @@ pub enum AppError {
     Prices(String),
     #[error("{0}")]
     OperatorKey(String),
+    #[error("there is no operator key; set TOLLGATE_OPERATOR_KEY to 32 characters or more")]
+    NoOperatorKey,
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     #[error("the log is not sound: {0} findings")]
     NotSound(usize),
 }
@@ -60,13 +66,27 @@ pub enum AppError {
 /// # Errors
 /// Where the database can't be opened or the address can't be listened on.
 pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
-    let path = sqlite_path(&args.database_url)?;
-    let operator = OperatorKey::new(&args.operator_key).map_err(AppError::OperatorKey)?;
+    let mut config = Config::load(args.config.as_deref())?;
+    config.database_url = args.database_url.unwrap_or(config.database_url);
+    config.listen = args.listen.unwrap_or(config.listen);
+    let path = sqlite_path(&config.database_url)?;
+    let operator = config.operator_key.as_deref().ok_or(AppError::NoOperatorKey)?;
+    let operator = OperatorKey::new(operator).map_err(AppError::OperatorKey)?;
     let api = open(&path, operator).await?;
-    let listener =
-        TcpListener::bind(args.listen).await.map_err(|why| AppError::Listen { address: args.listen, why })?;
-    tracing::info!(address = %args.listen, database = %path.display(), "listening");
-    serve_router(listener, http::router(api), told_to_stop()).await
+    let router = router(api, &config)?;
+    let address = config.listen;
+    let listener = TcpListener::bind(address).await.map_err(|why| AppError::Listen { address, why })?;
+    tracing::info!(%address, database = %path.display(), "listening");
+    serve_router(listener, router, told_to_stop()).await
+}
+
+/// Everything that a node answers to.
+///
+/// # Errors
+/// Upstreams that can't be used.
+pub fn router(api: ApiState, config: &Config) -> Result<Router, AppError> {
+    let gateway = GatewayState::new(api.ledger.clone(), api.operator.clone(), config)?;
+    Ok(http::router(api).merge(gateway::router(gateway)))
 }
 
 /// Opens the ledger of a database file, with the shipped prices where it has none, and finishes what a crash left.
@@ -165,7 +185,7 @@ async fn finish_claims(ledger: &Ledger) -> Result<(), AppError> {
     Ok(())
 }
 
-async fn told_to_stop() {
+pub(crate) async fn told_to_stop() {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
     tokio::select! {

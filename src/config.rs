@@ -103,7 +103,7 @@ fn idle_timeout_seconds() -> u64 {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 4000)),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             database_url: "sqlite://tollgate.db".into(),
             operator_key: None,
             providers: Vec::new(),

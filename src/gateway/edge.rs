@@ -3,15 +3,15 @@
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::domain::event::{CommandRef, Purpose, Role};
-use crate::domain::ids::{RequestId, ReservationId};
+use crate::domain::ids::{KeyId, OrgId, ProjectId, RequestId, ReservationId};
 use crate::gateway::State;
-use crate::gateway::access::{Caller, authenticate};
 use crate::gateway::dialects::{self, Dialect};
 use crate::gateway::failure::Failure;
 use crate::gateway::providers::{self, embeddings};
-use sha2::{Digest, Sha256};
+use crate::operations::authenticate::{Actor, AuthError, authenticate};
 
 /// What a path of `/v1` does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,14 @@ impl Endpoint {
             Endpoint::Embed => Dialect::OpenaiChat,
         }
     }
+}
+
+/// Whose credits a request spends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    pub org: OrgId,
+    pub key: KeyId,
+    pub project: Option<ProjectId>,
 }
 
 /// A request that may go on.
@@ -80,21 +88,31 @@ pub async fn admit(
 /// The caller, by `Authorization: Bearer` or Anthropic's `x-api-key`.
 pub async fn caller(state: &State, headers: &HeaderMap) -> Result<Caller, Failure> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let secret = text("authorization")
+    let presented = text("authorization")
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, secret)| secret.trim())
-        .or_else(|| text("x-api-key"))
-        .ok_or_else(|| {
-            Failure::new(401, "invalid_api_key", "no API key was sent; send it as a bearer token")
-        })?;
-    let caller = authenticate(&state.ledger, secret).await?;
-    match caller.role {
-        Role::Inference | Role::OrgAdmin => Ok(caller),
-        Role::Gateway | Role::Finance | Role::Operator => Err(Failure::new(
+        .or_else(|| text("x-api-key"));
+    let actor = authenticate(&state.ledger, &state.operator, presented).await?;
+    match actor {
+        Actor { role: Role::Inference | Role::OrgAdmin, org: Some(org), key: Some(key), project } => {
+            Ok(Caller { org, key, project })
+        }
+        Actor { .. } => Err(Failure::new(
             403,
             "wrong_role",
             "this key may not send AI requests; use a key of role inference",
         )),
+    }
+}
+
+impl From<AuthError> for Failure {
+    fn from(error: AuthError) -> Failure {
+        match error {
+            AuthError::Missing | AuthError::Unknown => {
+                Failure::new(401, "invalid_api_key", error.to_string())
+            }
+            AuthError::Ledger(error) => error.into(),
+        }
     }
 }

@@ -3,7 +3,6 @@
 //! One direction, no way back: edge → plan → quote → reserve → attempt → meter → settle → answer (`dispatch`). Every
 //! path that can cost money goes through it; every other path of `/v1` is a clear 404.
 
-mod access;
 mod attempt;
 pub mod dialects;
 mod dispatch;
@@ -37,6 +36,7 @@ use crate::gateway::failure::Failure;
 use crate::gateway::plan::Prices;
 use crate::gateway::providers::models::{self, ModelEntry};
 use crate::ledger::Ledger;
+use crate::operations::authenticate::OperatorKey;
 
 /// Pictures travel in bodies.
 const BODY_BYTES_MAX: usize = 32 << 20;
@@ -50,6 +50,7 @@ use GatewayState as State;
 #[derive(Debug)]
 pub struct Parts {
     ledger: Ledger,
+    operator: OperatorKey,
     /// In the order of the configuration.
     upstreams: Vec<Arc<Upstream>>,
     routes: HashMap<String, Vec<(Arc<Upstream>, String)>>,
@@ -75,7 +76,7 @@ impl std::ops::Deref for GatewayState {
 impl GatewayState {
     /// # Errors
     /// A provider whose key can't be read or whose connections can't be set up; a route to a provider that is not there.
-    pub fn new(ledger: Ledger, config: &Config) -> Result<GatewayState, ConfigError> {
+    pub fn new(ledger: Ledger, operator: OperatorKey, config: &Config) -> Result<GatewayState, ConfigError> {
         // A second gateway in the process finds it installed, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let upstreams: Vec<Arc<Upstream>> =
@@ -93,7 +94,7 @@ impl GatewayState {
             }
             routes.insert(route.name.clone(), chain);
         }
-        Ok(GatewayState(Arc::new(Parts { ledger, upstreams, routes })))
+        Ok(GatewayState(Arc::new(Parts { ledger, operator, upstreams, routes })))
     }
 }
 

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
@@ -18,6 +17,7 @@ use crate::domain::ids::{KeyId, LotId, OrgId};
 use crate::domain::pricing::default_cards;
 use crate::domain::system::SystemCommand;
 use crate::ledger::Submission;
+use crate::operations::authenticate::{key_text, secret_sha256};
 use crate::simulator::{SimulatorConfig, SimulatorHandle, Weather};
 use crate::store::SqliteStore;
 
@@ -85,7 +85,7 @@ impl World {
             .await
             .expect("publishes");
         let key = KeyId { org: ACME, local: Uuid::from_u128(7) };
-        let secret = format!("tg_{}{}{}", ACME.0.simple(), key.local.simple(), "5e".repeat(24));
+        let secret = key_text(key, &[0x5e; 24]);
         for command in [
             OrgCommand::OpenOrg {
                 slug: "acme".into(),
@@ -106,7 +106,7 @@ impl World {
                 key,
                 role: Role::Inference,
                 project: None,
-                secret_sha256: hex::encode(Sha256::digest(secret.as_bytes())),
+                secret_sha256: secret_sha256(&secret),
             },
         ] {
             ledger
@@ -114,7 +114,12 @@ impl World {
                 .await
                 .expect("runs");
         }
-        let state = GatewayState::new(ledger.clone(), &config).expect("a gateway");
+        let state = GatewayState::new(
+            ledger.clone(),
+            OperatorKey::new(&"o".repeat(32)).expect("long enough"),
+            &config,
+        )
+        .expect("a gateway");
         let url = format!("http://{}", listen(router(state)).await);
         World { url, secret, ledger, http: reqwest::Client::new(), _folder: folder }
     }
