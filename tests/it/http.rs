@@ -1,0 +1,193 @@
+//! `/api/v1` as its users meet it.
+
+use futures_util::stream::{self, StreamExt};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::TestApp;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i1_of_5000_concurrent_reserves_exactly_the_1000_that_are_covered_are_accepted() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "1000").await;
+
+    let reserves = stream::iter(0..5_000)
+        .map(|_| acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "1" })));
+    let statuses: Vec<StatusCode> = reserves.buffer_unordered(64).map(|answer| answer.status).collect().await;
+
+    let count = |status| statuses.iter().filter(|seen| **seen == status).count();
+    assert_eq!((count(StatusCode::CREATED), count(StatusCode::PAYMENT_REQUIRED)), (1_000, 4_000));
+    let balance = acme.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+    assert_eq!((&balance["available"], &balance["held"]), (&json!("0"), &json!("1000")));
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_bundle_is_bought_once_per_payment_and_spent_to_the_nanocredit() {
+    let app = TestApp::start().await;
+    let operator = app.operator();
+    let gateway = app.funded("acme", "0.5").await;
+    let bundle = json!({ "name": "thousand", "credits": "1000", "price": "800.00", "currency": "USD" });
+    operator.post("/api/v1/bundles", bundle).await.expect(StatusCode::CREATED);
+    let purchase = json!({ "bundle": "thousand", "payment": { "method": "manual", "reference": "INV-1" } });
+
+    let path = "/api/v1/orgs/acme/purchases";
+    let first = operator.send(Method::POST, path, Some("p"), Some(purchase.clone())).await;
+    let again = operator.send(Method::POST, path, Some("p"), Some(purchase.clone())).await;
+    let other = operator.post(path, purchase).await;
+    let hold = gateway.post("/api/v1/orgs/acme/reservations", json!({ "credits": "4.00" })).await;
+    let hold = hold.expect(StatusCode::CREATED)["id"].as_str().unwrap().to_owned();
+    let settle = format!("/api/v1/reservations/{hold}/settle");
+    gateway.post(&settle, json!({ "credits": "1.000000001" })).await.expect(StatusCode::OK);
+
+    assert_eq!(first.expect(StatusCode::CREATED)["id"], again.expect(StatusCode::CREATED)["id"]);
+    other.expect(StatusCode::CONFLICT);
+    let balance = gateway.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+    assert_eq!(balance["available"], json!("999.499999999"));
+    assert_eq!(balance["consumed"], json!("1.000000001"));
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i4_a_replay_gets_the_first_answer_and_another_body_a_conflict() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    let path = "/api/v1/orgs/acme/reservations";
+    let ask = |credits: &str| acme.send(Method::POST, path, Some("k"), Some(json!({ "credits": credits })));
+
+    let first = ask("2").await.expect(StatusCode::CREATED);
+    let again = ask("2").await.expect(StatusCode::CREATED);
+    let other = ask("3").await.expect(StatusCode::CONFLICT);
+
+    assert_eq!(first, again);
+    assert_eq!(other["code"], "idempotency_conflict");
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i12_another_orgs_things_are_not_found() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    let mallory = app.funded("mallory", "10").await;
+    let hold = acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "2" })).await;
+    let hold = hold.expect(StatusCode::CREATED)["id"].as_str().unwrap().to_owned();
+
+    for (method, path) in [
+        (Method::GET, "/api/v1/orgs/acme".to_owned()),
+        (Method::GET, "/api/v1/orgs/acme/balance".to_owned()),
+        (Method::GET, "/api/v1/orgs/acme/events".to_owned()),
+        (Method::GET, "/api/v1/orgs/acme/alerts".to_owned()),
+        (Method::POST, "/api/v1/orgs/acme/reservations".to_owned()),
+        (Method::GET, format!("/api/v1/reservations/{hold}")),
+        (Method::POST, format!("/api/v1/reservations/{hold}/settle")),
+        (Method::POST, format!("/api/v1/reservations/{hold}/release")),
+    ] {
+        let body = match path.as_str() {
+            path if path.ends_with("release") => json!({}),
+            _ => json!({ "credits": "1" }),
+        };
+        let body = Some(body).filter(|_| method == Method::POST);
+        let answer = mallory.send(method, &path, Some("k"), body).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}: {}", answer.body);
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn roles_do_what_they_are_for_and_no_more() {
+    let app = TestApp::start().await;
+    app.funded("acme", "10").await;
+    let grant = json!({ "credits": "1", "kind": "goodwill" });
+    let reserve = json!({ "credits": "1" });
+    let key = json!({ "name": "k", "role": "inference" });
+    for (role, may_grant, may_reserve, may_make_keys) in [
+        ("org_admin", StatusCode::FORBIDDEN, StatusCode::FORBIDDEN, StatusCode::CREATED),
+        ("gateway", StatusCode::FORBIDDEN, StatusCode::CREATED, StatusCode::FORBIDDEN),
+        ("inference", StatusCode::FORBIDDEN, StatusCode::FORBIDDEN, StatusCode::FORBIDDEN),
+    ] {
+        let actor = app.key("acme", role).await;
+
+        let granted = actor.post("/api/v1/orgs/acme/grants", grant.clone()).await.status;
+        let reserved = actor.post("/api/v1/orgs/acme/reservations", reserve.clone()).await.status;
+        let made = actor.post("/api/v1/orgs/acme/keys", key.clone()).await.status;
+
+        assert_eq!((granted, reserved, made), (may_grant, may_reserve, may_make_keys), "{role}");
+    }
+    let stranger = app.with_key("tg_nonsense");
+    stranger.get("/api/v1/orgs/acme").await.expect(StatusCode::UNAUTHORIZED);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_revoked_key_opens_nothing() {
+    let app = TestApp::start().await;
+    app.funded("acme", "10").await;
+    let made = app.operator().post("/api/v1/orgs/acme/keys", json!({ "name": "k", "role": "gateway" })).await;
+    let made = made.expect(StatusCode::CREATED);
+    let actor = app.with_key(made["secret"].as_str().unwrap());
+    actor.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+
+    let path = format!("/api/v1/orgs/acme/keys/{}", made["id"].as_str().unwrap());
+    app.operator().send(Method::DELETE, &path, None, None).await.expect(StatusCode::NO_CONTENT);
+
+    actor.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::UNAUTHORIZED);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn bad_input_is_named_and_changes_nothing() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    let before = acme.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+
+    for (body, status) in [
+        (json!({ "credits": "0" }), StatusCode::UNPROCESSABLE_ENTITY),
+        (json!({ "credits": "-1" }), StatusCode::UNPROCESSABLE_ENTITY),
+        (json!({ "credits": "0.0000000001" }), StatusCode::BAD_REQUEST),
+        (json!({ "credits": "999999999999" }), StatusCode::BAD_REQUEST),
+        (json!({ "credits": "2000000000" }), StatusCode::UNPROCESSABLE_ENTITY),
+        (json!({ "credits": 1 }), StatusCode::BAD_REQUEST),
+        (json!({ "credits": "1", "unknown": true }), StatusCode::BAD_REQUEST),
+        (json!({ "credits": "1", "ttl_seconds": 0 }), StatusCode::UNPROCESSABLE_ENTITY),
+        (json!({}), StatusCode::BAD_REQUEST),
+        (Value::Null, StatusCode::BAD_REQUEST),
+    ] {
+        let answer = acme.post("/api/v1/orgs/acme/reservations", body.clone()).await;
+        assert_eq!(answer.status, status, "{body}: {}", answer.body);
+        assert!(answer.body["detail"].is_string(), "{}", answer.body);
+    }
+    let unkeyed =
+        acme.send(Method::POST, "/api/v1/orgs/acme/reservations", None, Some(json!({ "credits": "1" })));
+    unkeyed.await.expect(StatusCode::BAD_REQUEST);
+
+    assert_eq!(acme.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK), before);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_budget_refuses_and_an_alert_tells_once() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    let operator = app.operator();
+    let budgets = json!({ "budgets": [{ "scope": "org", "window": "month", "cap": "5" }] });
+    let rules = json!({ "rules": [{ "kind": "balance_below", "credits": "8" }] });
+    operator.send(Method::PUT, "/api/v1/orgs/acme/budgets", None, Some(budgets)).await.expect(StatusCode::OK);
+    operator
+        .send(Method::PUT, "/api/v1/orgs/acme/alert_rules", None, Some(rules))
+        .await
+        .expect(StatusCode::OK);
+
+    for _ in 0..2 {
+        let hold = acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "2" })).await;
+        let hold = hold.expect(StatusCode::CREATED)["id"].as_str().unwrap().to_owned();
+        let settle = format!("/api/v1/reservations/{hold}/settle");
+        acme.post(&settle, json!({ "credits": "2" })).await.expect(StatusCode::OK);
+    }
+    let refused = acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "2" })).await;
+
+    let refused = refused.expect(StatusCode::PAYMENT_REQUIRED);
+    assert_eq!((&refused["code"], &refused["available"]), (&json!("budget_exceeded"), &json!("1")));
+    let alerts = operator.get("/api/v1/orgs/acme/alerts").await.expect(StatusCode::OK);
+    assert_eq!(alerts["data"].as_array().unwrap().len(), 1, "{alerts}");
+    app.finish().await;
+}

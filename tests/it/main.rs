@@ -1,0 +1,11 @@
+//! Stories over HTTP: the real router on a real socket, a manual clock, an embedded database of its own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that can't go on has failed"
+)]
+
+mod http;
+mod support;

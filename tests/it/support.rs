@@ -1,0 +1,125 @@
+//! The application under test and its actors.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tollgate::app;
+use tollgate::http::{ApiState, router};
+use tollgate::ledger::verify::verify;
+use tollgate::operations::authenticate::OperatorKey;
+
+pub const OPERATOR: &str = "an-operator-key-of-more-than-32-characters";
+
+pub struct TestApp {
+    pub url: String,
+    state: ApiState,
+    client: reqwest::Client,
+    keys: Arc<AtomicU64>,
+    _folder: TempDir,
+}
+
+/// Whoever holds a key.
+#[derive(Clone)]
+pub struct Actor {
+    url: String,
+    secret: String,
+    client: reqwest::Client,
+    keys: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub body: Value,
+}
+
+impl TestApp {
+    pub async fn start() -> TestApp {
+        let folder = tempfile::tempdir().unwrap();
+        let operator = OperatorKey::new(OPERATOR).unwrap();
+        let state = app::open(&folder.path().join("tollgate.db"), operator).await.unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(app::serve_router(listener, router(state.clone()), std::future::pending()));
+        let client = client();
+        TestApp { url, state, client, keys: Arc::default(), _folder: folder }
+    }
+
+    pub fn operator(&self) -> Actor {
+        self.with_key(OPERATOR)
+    }
+
+    pub fn with_key(&self, secret: &str) -> Actor {
+        Actor {
+            url: self.url.clone(),
+            secret: secret.to_owned(),
+            client: self.client.clone(),
+            keys: self.keys.clone(),
+        }
+    }
+
+    /// An org with credits, and a gateway's key of it.
+    pub async fn funded(&self, slug: &str, credits: &str) -> Actor {
+        let operator = self.operator();
+        let org = json!({ "slug": slug, "name": slug, "billing_email": "billing@example.com" });
+        operator.post("/api/v1/orgs", org).await.expect(StatusCode::CREATED);
+        let grant = json!({ "credits": credits, "kind": "goodwill" });
+        operator.post(&format!("/api/v1/orgs/{slug}/grants"), grant).await.expect(StatusCode::CREATED);
+        self.key(slug, "gateway").await
+    }
+
+    pub async fn key(&self, slug: &str, role: &str) -> Actor {
+        let key = json!({ "name": "a key", "role": role });
+        let made = self.operator().post(&format!("/api/v1/orgs/{slug}/keys"), key).await;
+        self.with_key(made.expect(StatusCode::CREATED)["secret"].as_str().unwrap())
+    }
+
+    /// What must hold at the end of every story.
+    pub async fn finish(self) {
+        let report = verify(&**self.state.ledger.log()).await.unwrap();
+        assert!(report.is_sound(), "{:?}", report.findings);
+    }
+}
+
+impl Actor {
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, None, None).await
+    }
+
+    /// Under a fresh idempotency key.
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        let key = format!("key-{}", self.keys.fetch_add(1, Ordering::SeqCst));
+        self.send(Method::POST, path, Some(&key), Some(body)).await
+    }
+
+    pub async fn send(&self, method: Method, path: &str, key: Option<&str>, body: Option<Value>) -> Answer {
+        let mut request =
+            self.client.request(method, format!("{}{path}", self.url)).bearer_auth(&self.secret);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let response = request.send().await.unwrap();
+        let status = response.status();
+        let text = response.text().await.unwrap();
+        Answer { status, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) }
+    }
+}
+
+impl Answer {
+    pub fn expect(self, status: StatusCode) -> Value {
+        assert_eq!(self.status, status, "{}", self.body);
+        self.body
+    }
+}
+
+fn client() -> reqwest::Client {
+    // Already installed by another test of this process: the first one counts.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}
