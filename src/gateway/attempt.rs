@@ -64,13 +64,6 @@ pub async fn send(state: &State, request: &Request, quote: &Quote) -> Result<Ans
     for (name, value) in providers::auth_headers(upstream.dialect, &upstream.key) {
         call = call.header(name, value);
     }
-    if request.endpoint == Endpoint::Generate(upstream.dialect) {
-        for name in providers::forwarded_headers(upstream.dialect) {
-            if let Some(value) = request.headers.get(*name) {
-                call = call.header(*name, value.clone());
-            }
-        }
-    }
     let response = match timeout(upstream.config.first_byte_timeout(), call.send()).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) if error.is_connect() => {

@@ -46,8 +46,6 @@ pub struct Request {
     pub caller: Caller,
     pub model: String,
     pub body: Value,
-    /// The caller's headers that belong to the wire.
-    pub headers: HeaderMap,
     pub reservation: ReservationId,
     pub purpose: Purpose,
     pub idempotency: Option<CommandRef>,
@@ -58,10 +56,10 @@ pub async fn admit(
     state: &State,
     id: RequestId,
     endpoint: Endpoint,
-    headers: HeaderMap,
+    headers: &HeaderMap,
     bytes: &Bytes,
 ) -> Result<Request, Failure> {
-    let caller = caller(state, &headers).await?;
+    let caller = caller(state, headers).await?;
     let body: Value = serde_json::from_slice(bytes)
         .map_err(|error| Failure::new(400, "invalid_json", format!("the body is not JSON: {error}")))?;
     match endpoint {
@@ -82,7 +80,7 @@ pub async fn admit(
         .get("idempotency-key")
         .and_then(|key| key.to_str().ok())
         .map(|key| CommandRef { key: format!("v1:{key}"), fingerprint: hex::encode(Sha256::digest(bytes)) });
-    Ok(Request { id, endpoint, caller, model, body, headers, reservation, purpose, idempotency })
+    Ok(Request { id, endpoint, caller, model, body, reservation, purpose, idempotency })
 }
 
 /// The caller, by `Authorization: Bearer` or Anthropic's `x-api-key`.

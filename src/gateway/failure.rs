@@ -6,7 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 
 use crate::domain::account::refusal::Refusal;
-use crate::domain::pricing::PriceError;
+use crate::domain::pricing::{PriceError, Unboundable};
 use crate::gateway::dialects::errors::{ErrorBody, error_body, error_event};
 use crate::gateway::dialects::{Dialect, Malformed, Refused};
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
@@ -82,6 +82,12 @@ impl From<Refused> for Failure {
                 Failure { field: Some(unsupported.field), ..Failure::new(422, "unsupported", message) }
             }
         }
+    }
+}
+
+impl From<Unboundable> for Failure {
+    fn from(why: Unboundable) -> Failure {
+        Failure::new(422, "unsupported", why.to_string())
     }
 }
 

@@ -169,7 +169,7 @@ async fn serve(
             format!("the body can't be read; it may have {BODY_BYTES_MAX} bytes"),
         )
     })?;
-    let request = edge::admit(&state, id, endpoint, headers, &bytes).await?;
+    let request = edge::admit(&state, id, endpoint, &headers, &bytes).await?;
     // In a task of its own: it goes on to the settle when the client goes away.
     tokio::spawn(dispatch::run(state, request)).await.map_err(|error| {
         tracing::error!(%error, "a dispatch stopped");

@@ -3,16 +3,15 @@
 use bytes::Bytes;
 
 use crate::domain::credits::Credits;
-use crate::domain::pricing::rate_card::{ServiceTier, Uplift};
-use crate::domain::pricing::{Demand, Terms, affordable_output, bound};
-use crate::gateway::dialects::{self, UpstreamRequest};
+use crate::domain::pricing::{Dialect as Priced, RequestBound, Terms, affordable_output, bound, input_bound};
+use crate::gateway::dialects::{self, Dialect, UpstreamRequest};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
 use crate::gateway::plan::{Prices, Target};
-use crate::gateway::providers::{self, PriceFields, embeddings, input_bound_tokens};
+use crate::gateway::providers;
 
 /// Bytes by which the clamp can lengthen a request that named none.
-const CLAMP_BYTES: usize = 64;
+const CLAMP_BYTES: u64 = 64;
 /// The output limit of a model whose card knows no maximum.
 const OUTPUT_TOKENS_UNKNOWN: u64 = 4_096;
 
@@ -53,9 +52,10 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
             let upstream = target.upstream.dialect;
             let UpstreamRequest { mut body, dropped } =
                 dialects::upstream_request(client, upstream, &request.body, &target.model)?;
-            let fields = providers::price_fields(upstream, &body)?;
-            let demand = demand(target, &fields, &body, body.to_string().len() + CLAMP_BYTES)?;
-            let terms = terms(request, prices, &fields);
+            let bytes = (body.to_string().len() as u64).saturating_add(CLAMP_BYTES);
+            let limits = input_bound(&body, bytes, priced(upstream), &target.card)?;
+            let terms = terms(request, prices, &limits);
+            let demand = limits.demand;
             let model_max = target.card.output_tokens_max.unwrap_or(OUTPUT_TOKENS_UNKNOWN);
             let asked = providers::asked_output_tokens(upstream, &body);
             // A caller's own limit counts only where the caller gave it: a translation may have to make one up.
@@ -101,9 +101,10 @@ fn quote_embedding(
 ) -> Result<Quote, Failure> {
     let mut body = request.body.clone();
     body["model"] = target.model.as_str().into();
-    let body = Bytes::from(body.to_string());
-    let demand = Demand { cache_writes: false, ..Demand::text(embeddings::input_bound_tokens(body.len())) };
-    let terms = terms(request, prices, &PriceFields::default());
+    let bytes = Bytes::from(body.to_string());
+    let limits = input_bound(&body, bytes.len() as u64, Priced::Embeddings, &target.card)?;
+    let terms = terms(request, prices, &limits);
+    let demand = limits.demand;
     let credits = at_least_one(bound(&target.card, &terms, &demand, 0)?);
     match means {
         Means::Available(available) if available < credits => Err(unaffordable(available, credits, None)),
@@ -114,57 +115,23 @@ fn quote_embedding(
             output_tokens_max: 0,
             clamp_tokens: None,
             target: target.clone(),
-            body,
+            body: bytes,
             terms,
             dropped: Vec::new(),
         }),
     }
 }
 
-fn demand(
-    target: &Target,
-    fields: &PriceFields,
-    body: &serde_json::Value,
-    body_bytes: usize,
-) -> Result<Demand, Failure> {
-    let by_bytes = input_bound_tokens(target.upstream.dialect, body, body_bytes, fields);
-    let by_windows = || {
-        let windows = fields.context_windows?;
-        target.card.context_window_tokens.map(|window| window.saturating_mul(windows))
-    };
-    let input_tokens_max = by_bytes.or_else(by_windows).ok_or_else(|| {
-        Failure::new(
-            422,
-            "unsupported",
-            "this content has no bound on its cost at a model whose context window is not known",
-        )
-    })?;
-    // Who asks for a tier may be served in the standard one.
-    let is_standard = fields.service_tier == providers::ServiceTier::Standard;
-    Ok(Demand {
-        input_tokens_max,
-        n: fields.n,
-        web_searches_max: fields.web_search.map_or(0, |search| search.max_uses),
-        // Providers also cache without being asked, and some charge for it.
-        cache_writes: true,
-        long_cache_writes: fields.uses_cache_write_1h,
-        audio_input: fields.audio_input,
-        audio_output: fields.audio_output,
-        pictures_or_video: fields.image_input,
-        other_tiers: if is_standard { Vec::new() } else { vec![ServiceTier::Standard] },
-    })
+fn priced(dialect: Dialect) -> Priced {
+    match dialect {
+        Dialect::OpenaiChat => Priced::OpenAiChat,
+        Dialect::AnthropicMessages => Priced::Anthropic,
+    }
 }
 
-fn terms(request: &Request, prices: &Prices, fields: &PriceFields) -> Terms {
-    let tier = match fields.service_tier {
-        providers::ServiceTier::Standard => ServiceTier::Standard,
-        providers::ServiceTier::Flex => ServiceTier::Flex,
-        providers::ServiceTier::Priority => ServiceTier::Priority,
-    };
-    let fast = fields.fast.then_some(Uplift::Fast);
-    let region = fields.region.map(|_| Uplift::RegionUs);
-    let mark_up_percent = prices.system.prices.mark_up_percent(prices.version, request.caller.org, prices.at);
-    Terms { tier, uplifts: fast.into_iter().chain(region).collect(), mark_up_percent }
+fn terms(request: &Request, prices: &Prices, limits: &RequestBound) -> Terms {
+    let mark_up = prices.system.prices.mark_up_percent(prices.version, request.caller.org, prices.at);
+    limits.terms(mark_up)
 }
 
 /// A hold is of something, even where the model is free.

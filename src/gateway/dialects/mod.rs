@@ -100,7 +100,7 @@ pub fn end_user(dialect: Dialect, body: &Value) -> Option<&str> {
 }
 
 /// The caller's request as the upstream reads it, for the upstream's name of the model. Price and clamp what this
-/// returns (`providers::price_fields`, `providers::clamp`): it is what is sent.
+/// returns (`pricing::input_bound`, `providers::clamp`): it is what is sent.
 pub fn upstream_request(
     client: Dialect,
     upstream: Dialect,

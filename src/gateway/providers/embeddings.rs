@@ -30,12 +30,6 @@ pub fn validate(body: &Value) -> Result<(), Malformed> {
     }
 }
 
-/// The most input tokens that the request can be billed for: a token of text is at least a byte, one given as a
-/// number at least a digit.
-pub fn input_bound_tokens(body_bytes: usize) -> u64 {
-    body_bytes as u64
-}
-
 fn is_input(items: &[Value]) -> bool {
     let is_tokens = |list: &[Value]| list.iter().all(Value::is_u64);
     items.iter().all(Value::is_string)

@@ -1,22 +1,17 @@
-//! Facts about each upstream wire family: where its calls go, what bounds their output, what changes their
-//! price, where usage stands and what a failure means.
+//! Facts about each upstream wire family: where its calls go, what bounds their output, where usage stands and
+//! what a failure means. (What bounds their input and changes their price: `domain::pricing::input_bound`.)
 //!
 //! Pure: nothing here does I/O, and nothing here knows a price.
 
 mod anthropic;
-mod bound;
 pub mod classify;
 pub mod embeddings;
 pub mod models;
 mod openai;
-mod price_fields;
 
 use serde_json::Value;
 
-use super::dialects::{Dialect, Malformed, Refused};
-
-pub use bound::input_bound_tokens;
-pub use price_fields::{PriceFields, SearchContext, ServiceTier, WebSearch};
+use super::dialects::{Dialect, Malformed};
 
 /// The path of embeddings under an OpenAI-compatible base URL (which ends before `/v1`).
 pub const EMBEDDINGS_PATH: &str = "/v1/embeddings";
@@ -57,14 +52,6 @@ pub fn auth_headers(dialect: Dialect, key: &str) -> Vec<(&'static str, String)> 
         Dialect::AnthropicMessages => {
             vec![("x-api-key", key.to_owned()), ("anthropic-version", ANTHROPIC_VERSION.to_owned())]
         }
-    }
-}
-
-/// The caller's headers that go on to an upstream of the same dialect: none today. The version is pinned by
-/// `auth_headers` to the one that is read here, and a beta can change the price in ways that the body doesn't show.
-pub fn forwarded_headers(dialect: Dialect) -> &'static [&'static str] {
-    match dialect {
-        Dialect::OpenaiChat | Dialect::AnthropicMessages => &[],
     }
 }
 
@@ -118,14 +105,6 @@ pub fn clamp(
         Dialect::AnthropicMessages => anthropic::set_output_tokens(body, sent_tokens),
     };
     Ok(Clamp { field, asked_tokens, sent_tokens })
-}
-
-/// The fields of the request that change its price; refused where no bound can be given.
-pub fn price_fields(dialect: Dialect, body: &Value) -> Result<PriceFields, Refused> {
-    match dialect {
-        Dialect::OpenaiChat => openai::price_fields(body),
-        Dialect::AnthropicMessages => anthropic::price_fields(body),
-    }
 }
 
 /// The provider's own usage report in a whole answer.

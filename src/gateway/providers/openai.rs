@@ -2,14 +2,11 @@
 
 use serde_json::Value;
 
-use super::super::dialects::{Malformed, Refused, Unsupported};
-use super::{PriceFields, SearchContext, ServiceTier, WebSearch, is_openai_reasoning_model};
+use super::super::dialects::Malformed;
+use super::is_openai_reasoning_model;
 
 /// More choices than this are refused: each is held for in full.
 const N_MAX: u64 = 128;
-
-/// Extensions of compatible servers that search, or that answer with another model.
-const ELSEWHERE: [&str; 4] = ["search_parameters", "plugins", "models", "route"];
 
 pub(super) fn validate(body: &Value) -> Result<(), Malformed> {
     let object = body.as_object().ok_or_else(|| Malformed::new("body", "must be a JSON object"))?;
@@ -63,123 +60,6 @@ pub(super) fn set_output_tokens(model: &str, body: &mut Value, tokens: u64) -> &
     object.shift_remove("max_completion_tokens");
     object.insert("max_tokens".into(), tokens.into());
     "max_tokens"
-}
-
-pub(super) fn price_fields(body: &Value) -> Result<PriceFields, Refused> {
-    let mut fields = PriceFields {
-        service_tier: service_tier(body)?,
-        n: body["n"].as_u64().unwrap_or(1),
-        uses_cache_write_5m: body.get("prompt_cache_options").is_some_and(|options| !options.is_null()),
-        web_search: web_search(body)?,
-        ..PriceFields::default()
-    };
-    if body.get("prediction").is_some_and(|prediction| !prediction.is_null()) {
-        return Err(Unsupported::new(
-            "prediction",
-            "rejected predictions are billed as output that no limit bounds",
-        )
-        .into());
-    }
-    for field in ELSEWHERE {
-        if !body[field].is_null() {
-            return Err(
-                Unsupported::new(field, "it has the provider read or choose what is not held for").into()
-            );
-        }
-    }
-    if let Some(modalities) = body.get("modalities").and_then(Value::as_array) {
-        for modality in modalities {
-            match modality.as_str() {
-                Some("text") => {}
-                Some("audio") => fields.audio_output = true,
-                _ => {
-                    return Err(
-                        Unsupported::new("modalities", "only text and audio output are priced").into()
-                    );
-                }
-            }
-        }
-    }
-    for (index, tool) in body["tools"].as_array().into_iter().flatten().enumerate() {
-        if !matches!(tool["type"].as_str(), Some("function" | "custom")) {
-            return Err(Unsupported::new(
-                format!("tools[{index}].type"),
-                "only function and custom tools are priced",
-            )
-            .into());
-        }
-    }
-    for (index, message) in body["messages"].as_array().into_iter().flatten().enumerate() {
-        if message["audio"]["id"].is_string() {
-            // An earlier spoken answer, kept at the provider.
-            fields.audio_input = true;
-            fields.needs_context_windows(1);
-        }
-        for part in message["content"].as_array().into_iter().flatten() {
-            input_part(&mut fields, index, part)?;
-        }
-    }
-    Ok(fields)
-}
-
-fn service_tier(body: &Value) -> Result<ServiceTier, Refused> {
-    match &body["service_tier"] {
-        Value::Null => Ok(ServiceTier::Standard),
-        Value::String(tier) => match tier.as_str() {
-            "auto" | "default" => Ok(ServiceTier::Standard),
-            "flex" => Ok(ServiceTier::Flex),
-            "priority" => Ok(ServiceTier::Priority),
-            _ => Err(Unsupported::new("service_tier", format!("the tier {tier:?} has no price here")).into()),
-        },
-        _ => Err(Malformed::new("service_tier", "must be a string").into()),
-    }
-}
-
-/// Search models of this API search once a call; what they read is not billed as input.
-fn web_search(body: &Value) -> Result<Option<WebSearch>, Refused> {
-    let options = &body["web_search_options"];
-    if options.is_null() {
-        return Ok(None);
-    }
-    let context = match options["search_context_size"].as_str() {
-        None | Some("medium") => SearchContext::Medium,
-        Some("low") => SearchContext::Low,
-        Some("high") => SearchContext::High,
-        Some(_) => {
-            return Err(Malformed::new(
-                "web_search_options.search_context_size",
-                "must be low, medium or high",
-            )
-            .into());
-        }
-    };
-    Ok(Some(WebSearch { max_uses: 1, context }))
-}
-
-fn input_part(fields: &mut PriceFields, index: usize, part: &Value) -> Result<(), Refused> {
-    match part["type"].as_str() {
-        Some("image_url") => fields.image_input = true,
-        Some("input_audio") => fields.audio_input = true,
-        Some("file") => {
-            if part["file"]["file_id"].is_string() {
-                return Err(Unsupported::new(
-                    format!("messages[{index}].content.file.file_id"),
-                    "a stored file's size is not known here; send it inline as file_data",
-                )
-                .into());
-            }
-            fields.needs_context_windows(1);
-        }
-        Some("text" | "refusal") => {}
-        _ => {
-            return Err(Unsupported::new(
-                format!("messages[{index}].content.type"),
-                "only text, image_url, input_audio and file parts are priced",
-            )
-            .into());
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn positive_integer(body: &Value, field: &str) -> Result<(), Malformed> {

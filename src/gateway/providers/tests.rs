@@ -14,95 +14,6 @@ const FILES: [(Dialect, &str); 2] = [
 ];
 
 #[test]
-fn i2_the_input_bound_holds_on_every_recorded_call_or_its_kind_is_refused() {
-    for (dialect, file) in FILES {
-        let (mut bounded, mut by_context, mut refused) = (0, 0, 0);
-        for exchange in exchanges(file) {
-            let (request, usage) = (&exchange["request"], &exchange["usage_raw"]);
-            if !usage.is_object() || !request.is_object() {
-                continue;
-            }
-            let Ok(fields) = price_fields(dialect, request) else {
-                refused += 1;
-                continue;
-            };
-            let Some(bound) = input_bound_tokens(dialect, request, request.to_string().len(), &fields) else {
-                by_context += 1;
-                continue;
-            };
-            let count = |field: &str| usage[field].as_u64().unwrap_or(0);
-            let input = match dialect {
-                Dialect::OpenaiChat => count("prompt_tokens"),
-                Dialect::AnthropicMessages => {
-                    count("input_tokens")
-                        + count("cache_read_input_tokens")
-                        + count("cache_creation_input_tokens")
-                }
-            };
-            assert!(input <= bound, "{}: {input} tokens exceed the bound {bound}", exchange["id"]);
-            bounded += 1;
-        }
-        println!("{file}: {bounded} bounded by bytes, {by_context} by the context, {refused} refused");
-    }
-}
-
-#[test]
-fn what_changes_the_price_is_named_or_refused() {
-    let openai = |more: Value| price_fields(Dialect::OpenaiChat, &with(json!({"messages": []}), more));
-    let anthropic = |more: Value| price_fields(Dialect::AnthropicMessages, &with(json!({}), more));
-    let part = |part: Value| json!({"messages": [{"role": "user", "content": [part]}]});
-
-    assert_eq!(openai(json!({})).unwrap(), PriceFields::default());
-    assert_eq!(openai(json!({"service_tier": "flex"})).unwrap().service_tier, ServiceTier::Flex);
-    assert_eq!(openai(json!({"n": 3})).unwrap().n, 3);
-    assert!(openai(json!({"modalities": ["text", "audio"]})).unwrap().audio_output);
-    assert!(openai(part(json!({"type": "input_audio"}))).unwrap().audio_input);
-    assert_eq!(
-        openai(json!({"web_search_options": {"search_context_size": "high"}})).unwrap().web_search,
-        Some(WebSearch { max_uses: 1, context: SearchContext::High })
-    );
-    let searching =
-        anthropic(json!({"tools": [{"type": "web_search_20250305", "name": "w", "max_uses": 3}]})).unwrap();
-    assert_eq!(searching.web_search.unwrap().max_uses, 3);
-    assert_eq!(searching.context_windows, Some(4));
-    assert!(anthropic(json!({"speed": "fast"})).unwrap().fast);
-    assert_eq!(anthropic(json!({"inference_geo": "us"})).unwrap().region, Some("us"));
-    let hour = json!({"type": "text", "text": "x", "cache_control": {"type": "ephemeral", "ttl": "1h"}});
-    assert!(anthropic(json!({"system": [hour]})).unwrap().uses_cache_write_1h);
-    assert!(anthropic(part(hour.clone())).unwrap().uses_cache_write_1h);
-
-    for (answer, field) in [
-        (openai(json!({"service_tier": "scale"})), "service_tier"),
-        (openai(json!({"prediction": {}})), "prediction"),
-        (openai(json!({"models": ["a", "b"]})), "models"),
-        (anthropic(json!({"fallbacks": [{}]})), "fallbacks"),
-        (anthropic(part(json!({"type": "container_upload"}))), "messages.0.content"),
-        (openai(json!({"modalities": ["video"]})), "modalities"),
-        (openai(json!({"tools": [{"type": "mcp"}]})), "tools[0].type"),
-        (openai(part(json!({"type": "file", "file": {"file_id": "f"}}))), "messages[0].content.file.file_id"),
-        (anthropic(json!({"speed": "warp"})), "speed"),
-        (anthropic(json!({"inference_geo": "mars"})), "inference_geo"),
-        (anthropic(json!({"mcp_servers": [{}]})), "mcp_servers"),
-        (anthropic(json!({"container": "c"})), "container"),
-        (anthropic(json!({"tools": [{"type": "web_search_20250305"}]})), "tools.0.max_uses"),
-        (anthropic(json!({"tools": [{"type": "code_execution_20260120"}]})), "tools.0.type"),
-        (
-            anthropic(json!({"context_management": {"edits": [{"type": "compact_1"}]}})),
-            "context_management.edits",
-        ),
-    ] {
-        assert!(matches!(&answer, Err(Refused::Unsupported(no)) if no.field == field), "{field}: {answer:?}");
-    }
-}
-
-fn with(mut body: Value, more: Value) -> Value {
-    for (field, value) in more.as_object().unwrap() {
-        body[field] = value.clone();
-    }
-    body
-}
-
-#[test]
 fn i2_the_clamp_bounds_the_output_with_reasoning_in_it() {
     let openai = Dialect::OpenaiChat;
     for (model, body, limit, clamped) in [
@@ -174,9 +85,6 @@ fn every_recorded_request_is_sound_and_every_answer_shows_its_usage() {
     }
     for exchange in exchanges("openai.embeddings.jsonl") {
         assert_eq!(embeddings::validate(&exchange["request"]), Ok(()), "{}", exchange["id"]);
-        if let Some(tokens) = exchange["usage_raw"]["prompt_tokens"].as_u64() {
-            assert!(tokens <= embeddings::input_bound_tokens(exchange["request"].to_string().len()));
-        }
     }
 }
 
