@@ -11,7 +11,7 @@ use crate::gateway::State;
 use crate::gateway::dialects::relay::StreamEnds;
 use crate::gateway::dialects::{self, Dialect, StreamRelay};
 use crate::gateway::edge::{Endpoint, Request};
-use crate::gateway::providers::classify::{UpstreamFailure, classify};
+use crate::gateway::providers::classify::{UpstreamFailure, classify, classify_answer};
 use crate::gateway::providers::{self, EMBEDDINGS_PATH};
 use crate::gateway::quote::Quote;
 
@@ -104,8 +104,11 @@ async fn whole(quote: &Quote, response: Response) -> Result<AnswerBody, Failed> 
     let broke = || Failed::unanswered(AttemptOutcome::Unknown, "its answer broke off");
     let read = timeout(quote.target.upstream.config.first_byte_timeout(), response.bytes()).await;
     let bytes = read.ok().and_then(Result::ok).ok_or_else(broke)?;
-    let json = serde_json::from_slice(&bytes)
+    let json: Value = serde_json::from_slice(&bytes)
         .map_err(|_| Failed::unanswered(AttemptOutcome::Unknown, "its answer is not JSON"))?;
+    if let Some(failure) = classify_answer(&json) {
+        return Err(Failed { failure, outcome: AttemptOutcome::Refused, provider_request_id: None });
+    }
     Ok(AnswerBody::Whole { bytes, json })
 }
 

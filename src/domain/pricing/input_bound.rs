@@ -65,6 +65,7 @@ pub fn input_bound(
     card: &RateCard,
 ) -> Result<RequestBound, Unboundable> {
     refuse_fields(request, dialect)?;
+    refuse_modalities(request)?;
     let mut found = Found::default();
     found.tools(request, dialect)?;
     found.content(request, dialect)?;
@@ -312,6 +313,13 @@ fn refuse_fields(request: &Value, dialect: Dialect) -> Result<(), Unboundable> {
     Ok(())
 }
 
+/// Of what a chat can answer with, text and speech have a price.
+fn refuse_modalities(request: &Value) -> Result<(), Unboundable> {
+    let is_priced = |name: &Value| name == "text" || name == "audio";
+    let all_priced = list(request, "modalities").iter().all(is_priced);
+    if all_priced { Ok(()) } else { Err(Unboundable::Value { field: "modalities" }) }
+}
+
 /// How many answers are asked for.
 fn answers(request: &Value, dialect: Dialect) -> Result<u64, Unboundable> {
     let (field, asked) = match dialect {
@@ -465,6 +473,7 @@ mod tests {
             (json!({"web_search_options": {}}), Dialect::OpenAiChat),
             (json!({"prediction": {"type": "content"}}), Dialect::OpenAiChat),
             (json!({"service_tier": "scale"}), Dialect::OpenAiChat),
+            (json!({"modalities": ["text", "image"]}), Dialect::OpenAiChat),
             (json!({"n": 0}), Dialect::OpenAiChat),
             (json!({"n": "2"}), Dialect::OpenAiChat),
             (json!({"tools": [{"googleSearch": {}}]}), Dialect::Gemini),
