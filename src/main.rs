@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tollgate::app;
 use tollgate::simulator;
+use tollgate::{app, demo};
 
 /// Prepaid AI credits that are never overspent.
 #[derive(Debug, Parser)]
@@ -17,6 +17,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Shows the whole of it: simulated providers, two orgs, a replayed trace; then keeps serving.
+    Demo(demo::DemoArgs),
     /// Serves the API and the gateway.
     Serve(app::ServeArgs),
     /// Plays a provider, weather included.
@@ -37,6 +39,7 @@ async fn main() -> ExitCode {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let done = match Cli::parse().command {
+        Command::Demo(args) => demo::run(args).await.map_err(|error| error.to_string()),
         Command::Serve(args) => app::serve(args).await.map_err(|error| error.to_string()),
         Command::Simulate(args) => simulator::run(args).await.map_err(|error| error.to_string()),
         Command::Verify { file, json } => app::verify(&file, json).await.map_err(|error| error.to_string()),

@@ -1,0 +1,121 @@
+//! What the replay came to: the balance equation, spend by model and day, and how to go on.
+
+use std::collections::BTreeMap;
+
+use crate::demo::world::World;
+use crate::demo::{DemoError, Replay};
+use crate::domain::credits::Credits;
+use crate::domain::event::{Balance, Event};
+use crate::domain::ids::OrgId;
+use crate::ledger::LedgerError;
+use crate::operations::list_events::list_events;
+
+/// Events read at a time.
+const PAGE_EVENTS: i64 = 1_000;
+/// The longest bar of the chart.
+const BAR_CHARACTERS: i64 = 40;
+
+/// What an org's events say.
+#[derive(Debug, Default)]
+struct Spend {
+    by_model_and_day: BTreeMap<(String, String), Credits>,
+    charged: Credits,
+    alerts: u64,
+}
+
+/// Prints the report; returns the difference where the books do not balance.
+pub async fn print(world: &World, replay: &Replay) -> Result<Option<String>, DemoError> {
+    let mut difference = None;
+    println!(
+        "\nReplayed: {} answered, {} refused for want of credits, {} fell back to another provider, {} failed everywhere",
+        replay.answered, replay.refused, replay.fallbacks, replay.failed
+    );
+    for (slug, org) in world.org_ids() {
+        let balance = read(world, org).await.map_err(|error| DemoError::SetUp(error.to_string()))?;
+        let spend = spend(world, org).await.map_err(|error| DemoError::SetUp(error.to_string()))?;
+        print_org(slug, &balance, &spend);
+        difference = difference.or_else(|| imbalance(slug, &balance, &spend));
+    }
+    println!(
+        "\n{}",
+        if difference.is_none() {
+            "The books balance to the nanocredit."
+        } else {
+            "THE BOOKS DO NOT BALANCE."
+        }
+    );
+    print_snippets(world);
+    Ok(difference)
+}
+
+async fn read(world: &World, org: OrgId) -> Result<Balance, LedgerError> {
+    world.ledger.read(org, |account| account.balance()).await
+}
+
+async fn spend(world: &World, org: OrgId) -> Result<Spend, LedgerError> {
+    let mut spend = Spend::default();
+    let mut after = 0;
+    loop {
+        let events = list_events(&world.ledger, org, after, PAGE_EVENTS).await?;
+        let Some(last) = events.last() else { return Ok(spend) };
+        after = last.version;
+        for stored in events {
+            match stored.payload.event {
+                Event::ReservationSettled { charged, charged_before, purpose, .. } => {
+                    let charged = charged.saturating_sub(charged_before);
+                    let day = stored.recorded_at.to_rfc3339().chars().take(10).collect();
+                    let model = purpose.model.unwrap_or_default();
+                    let sum = spend.by_model_and_day.entry((day, model)).or_default();
+                    *sum = sum.saturating_add(charged);
+                    spend.charged = spend.charged.saturating_add(charged);
+                }
+                Event::ReservationExpired { charged, .. } => {
+                    spend.charged = spend.charged.saturating_add(charged);
+                }
+                Event::AlertRaised { .. } => spend.alerts += 1,
+                _ => {}
+            }
+        }
+    }
+}
+
+fn print_org(slug: &str, b: &Balance, spend: &Spend) {
+    println!("\n{slug}");
+    println!("  granted {} + overdraft {}", b.granted, b.overdraft_limit);
+    println!(
+        "  = available {} + held {} + consumed {} + expired {} + refunded {}",
+        b.available, b.held, b.consumed, b.expired, b.refunded
+    );
+    println!("  alerts: {}", spend.alerts);
+    let most = spend.by_model_and_day.values().copied().max().unwrap_or_default().nanos().max(1);
+    for ((day, model), credits) in &spend.by_model_and_day {
+        let characters = credits.mul_div(BAR_CHARACTERS, most).map_or(0, Credits::nanos);
+        let bar = "█".repeat(usize::try_from(characters).unwrap_or(0).max(1));
+        println!("  {day}  {model:<28} {:<14} {bar}", credits.to_string());
+    }
+}
+
+fn imbalance(slug: &str, b: &Balance, spend: &Spend) -> Option<String> {
+    let left = b.granted.saturating_add(b.overdraft_limit);
+    let right: Credits = [b.available, b.held, b.consumed, b.expired, b.refunded].into_iter().sum();
+    if left != right {
+        return Some(format!("{slug}: {left} was granted and {right} is accounted for"));
+    }
+    if b.consumed != spend.charged {
+        return Some(format!("{slug}: {} is consumed and {} was charged", b.consumed, spend.charged));
+    }
+    (!b.held.is_zero()).then(|| format!("{slug}: {} is still held", b.held))
+}
+
+fn print_snippets(world: &World) {
+    let (url, key) = (&world.url, &world.inference_key);
+    println!(
+        "\nTry it:\n  curl {url}/v1/chat/completions -H 'authorization: Bearer {key}' -H 'content-type: application/json' \\\n    \
+         -d '{{\"model\": \"gpt-4o-mini\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'"
+    );
+    println!(
+        "\n  from openai import OpenAI\n  client = OpenAI(base_url=\"{url}/v1\", api_key=\"{key}\")\n  \
+         print(client.chat.completions.create(model=\"gpt-4o-mini\", messages=[{{\"role\": \"user\", \"content\": \"Hello\"}}]))"
+    );
+    println!("\nThe operator's key is {}", world.operator_key);
+}

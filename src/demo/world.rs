@@ -1,0 +1,179 @@
+//! The demo's world: simulated providers, a node, two orgs with credits and keys. All is made over the public API.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::app::{self, AppError};
+use crate::clock::Clock;
+use crate::config::{Config, ProviderConfig, ProviderKind};
+use crate::demo::DemoError;
+use crate::domain::ids::OrgId;
+use crate::ledger::Ledger;
+use crate::operations::authenticate::OperatorKey;
+use crate::operations::find_org::find_org;
+use crate::simulator::{SimulatorConfig, SimulatorHandle};
+
+const ORG: &str = "acme";
+const SMALL_ORG: &str = "corner-shop";
+
+#[derive(Debug)]
+pub struct World {
+    pub url: String,
+    pub operator_key: String,
+    pub org: String,
+    pub small_org: String,
+    pub inference_key: String,
+    pub gateway_key: String,
+    /// The key of the org that runs dry.
+    pub small_key: String,
+    pub ledger: Ledger,
+    /// The provider that has weather; its stand-in has none.
+    pub simulator: SimulatorHandle,
+    pub http: reqwest::Client,
+    /// Only where it goes away with the demo.
+    temporary: Option<PathBuf>,
+}
+
+impl World {
+    pub async fn set_up(data: &Option<PathBuf>, listen: SocketAddr) -> Result<World, DemoError> {
+        let clock = Clock::system();
+        let temporary = match data {
+            Some(_) => None,
+            None => Some(std::env::temp_dir().join(format!("tollgate-demo-{}", clock.uuid().simple()))),
+        };
+        let folder = data.clone().or_else(|| temporary.clone()).unwrap_or_default();
+        std::fs::create_dir_all(&folder).map_err(set_up)?;
+        let operator_key = hex::encode(clock.secret());
+        let operator = OperatorKey::new(&operator_key).map_err(set_up)?;
+        let api = app::open(&folder.join("tollgate.db"), operator).await?;
+
+        let simulator = SimulatorHandle::new(SimulatorConfig { seed: 1, ..SimulatorConfig::default() });
+        let spare = SimulatorHandle::new(SimulatorConfig { seed: 2, ..SimulatorConfig::default() });
+        let (first, second) = (serve_simulator(&simulator).await?, serve_simulator(&spare).await?);
+        let config = Config {
+            providers: vec![
+                provider("openai", ProviderKind::Openai, first, None),
+                provider("anthropic", ProviderKind::Anthropic, first, None),
+                provider("openai-spare", ProviderKind::Openai, second, Some("openai")),
+                provider("anthropic-spare", ProviderKind::Anthropic, second, Some("anthropic")),
+            ],
+            ..Config::default()
+        };
+        let ledger = api.ledger.clone();
+        let router = app::router(api, &config)?;
+        let listener =
+            TcpListener::bind(listen).await.map_err(|why| AppError::Listen { address: listen, why })?;
+        let url = format!("http://{}", listener.local_addr().map_err(set_up)?);
+        tokio::spawn(app::serve_router(listener, router, std::future::pending()));
+
+        let mut world = World {
+            url,
+            operator_key,
+            org: ORG.into(),
+            small_org: SMALL_ORG.into(),
+            inference_key: String::new(),
+            gateway_key: String::new(),
+            small_key: String::new(),
+            ledger,
+            simulator,
+            http: reqwest::Client::new(),
+            temporary,
+        };
+        world.open_orgs(&clock).await?;
+        Ok(world)
+    }
+
+    pub fn org_ids(&self) -> impl Iterator<Item = (&str, OrgId)> {
+        [&self.org, &self.small_org]
+            .into_iter()
+            .filter_map(|slug| Some((slug.as_str(), find_org(&self.ledger, slug)?)))
+    }
+
+    pub fn clean_up(&self) {
+        if let Some(folder) = &self.temporary
+            && let Err(error) = std::fs::remove_dir_all(folder)
+        {
+            tracing::warn!(%error, folder = %folder.display(), "the demo's directory stays");
+        }
+    }
+
+    /// Opens what a directory from an earlier demo lacks; keys are new each time, since only their hashes are kept.
+    async fn open_orgs(&mut self, clock: &Clock) -> Result<(), DemoError> {
+        let ask = |method: Method, path: String, body: Value| self.ask(clock, method, path, body);
+        let orgs = "/api/v1/orgs".to_owned();
+        if find_org(&self.ledger, ORG).is_none() {
+            let bundle =
+                json!({"name": "starter-1000", "credits": "1000", "price": "800.00", "currency": "USD"});
+            ask(Method::POST, "/api/v1/bundles".into(), bundle).await?;
+            ask(Method::POST, orgs.clone(), json!({"slug": ORG, "name": "Acme"})).await?;
+            let payment = json!({"method": "manual", "reference": "INV-1"});
+            let purchase = json!({"bundle": "starter-1000", "payment": payment});
+            ask(Method::POST, format!("{orgs}/{ORG}/purchases"), purchase).await?;
+        }
+        if find_org(&self.ledger, SMALL_ORG).is_none() {
+            ask(Method::POST, orgs.clone(), json!({"slug": SMALL_ORG, "name": "Corner Shop"})).await?;
+            let grant = json!({"credits": "0.10", "kind": "promotional"});
+            ask(Method::POST, format!("{orgs}/{SMALL_ORG}/grants"), grant).await?;
+            let rules = json!({"rules": [{"kind": "balance_below", "credits": "0.05"}]});
+            ask(Method::PUT, format!("{orgs}/{SMALL_ORG}/alert_rules"), rules).await?;
+        }
+        let mut secrets = Vec::new();
+        for (org, role) in [(ORG, "inference"), (ORG, "gateway"), (SMALL_ORG, "inference")] {
+            let key = json!({"name": format!("demo {role}"), "role": role});
+            let made = ask(Method::POST, format!("{orgs}/{org}/keys"), key).await?;
+            secrets.push(made["secret"].as_str().unwrap_or_default().to_owned());
+        }
+        let [inference, gateway, small] = secrets.try_into().map_err(|_| set_up("a key is missing"))?;
+        (self.inference_key, self.gateway_key, self.small_key) = (inference, gateway, small);
+        Ok(())
+    }
+
+    async fn ask(
+        &self,
+        clock: &Clock,
+        method: Method,
+        path: String,
+        body: Value,
+    ) -> Result<Value, DemoError> {
+        let call = self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.operator_key);
+        let call = call.header("idempotency-key", clock.uuid().to_string()).json(&body);
+        let response = call.send().await.map_err(set_up)?;
+        let status = response.status();
+        let text = response.text().await.map_err(set_up)?;
+        if !status.is_success() {
+            return Err(set_up(format!("{path} answered {status}: {text}")));
+        }
+        serde_json::from_str(&text).map_err(set_up)
+    }
+}
+
+fn set_up(why: impl ToString) -> DemoError {
+    DemoError::SetUp(why.to_string())
+}
+
+async fn serve_simulator(simulator: &SimulatorHandle) -> Result<SocketAddr, DemoError> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(set_up)?;
+    let address = listener.local_addr().map_err(set_up)?;
+    let simulator = simulator.clone();
+    tokio::spawn(async move { simulator.serve(listener, std::future::pending()).await });
+    Ok(address)
+}
+
+fn provider(name: &str, kind: ProviderKind, address: SocketAddr, prices_of: Option<&str>) -> ProviderConfig {
+    ProviderConfig {
+        name: name.into(),
+        kind,
+        base_url: format!("http://{address}"),
+        api_key: Some("simulated".into()),
+        api_key_env: None,
+        api_key_file: None,
+        prices_of: prices_of.map(str::to_owned),
+        connect_timeout_seconds: 2,
+        first_byte_timeout_seconds: 10,
+        idle_timeout_seconds: 10,
+    }
+}
