@@ -153,7 +153,7 @@ fn call(
     input_tokens: usize,
     output_tokens: u64,
 ) -> (&'static str, Value, String) {
-    let is_small = place % SMALL_ORG_EVERY == 0;
+    let is_small = place.is_multiple_of(SMALL_ORG_EVERY);
     let (path, model) = match (is_small, place % 5) {
         (true, _) => ("/v1/chat/completions", "gpt-4o"),
         (false, 0 | 1) => ("/v1/chat/completions", "gpt-4o-mini"),
