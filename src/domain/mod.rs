@@ -13,3 +13,4 @@ pub mod pricing;
 pub mod system;
 pub mod time;
 pub mod usage;
+pub mod views;

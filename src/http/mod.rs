@@ -4,6 +4,7 @@ mod extract;
 mod funds;
 mod orgs;
 mod problem;
+mod reports;
 mod reservations;
 mod rules;
 
@@ -47,7 +48,8 @@ pub fn router(api: ApiState) -> Router {
         .route("/limits", put(rules::set_limits))
         .route("/alert_rules", put(rules::set_alert_rules))
         .route("/alerts", get(rules::alerts))
-        .route("/events", get(rules::events));
+        .route("/events", get(rules::events))
+        .route("/spend", get(reports::spend));
     let reservation = Router::new()
         .route("/", get(reservations::show))
         .route("/settle", post(reservations::settle))
@@ -57,6 +59,8 @@ pub fn router(api: ApiState) -> Router {
         .route("/orgs", post(orgs::create))
         .nest("/orgs/{org}", orgs)
         .route("/bundles", get(funds::list_bundles).post(funds::define_bundle))
+        .route("/prices", get(reports::prices))
+        .route("/prices/{provider}/{model}", get(reports::price_history))
         .nest("/reservations/{reservation}", reservation)
         .fallback(|| async { Problem::not_found("route") });
     Router::new()

@@ -5,3 +5,4 @@ pub mod claim;
 pub mod find_org;
 pub mod list_events;
 pub mod profile;
+pub mod spend_report;

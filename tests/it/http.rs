@@ -191,3 +191,29 @@ async fn a_budget_refuses_and_an_alert_tells_once() {
     assert_eq!(alerts["data"].as_array().unwrap().len(), 1, "{alerts}");
     app.finish().await;
 }
+
+#[tokio::test]
+async fn the_spend_report_adds_up_to_what_was_consumed() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    for (credits, team) in [("1.5", "red"), ("0.25", "blue"), ("0.000000001", "red")] {
+        let ask = json!({ "credits": "2", "labels": { "team": team } });
+        let hold = acme.post("/api/v1/orgs/acme/reservations", ask).await.expect(StatusCode::CREATED);
+        let settle = format!("/api/v1/reservations/{}/settle", hold["id"].as_str().unwrap());
+        acme.post(&settle, json!({ "credits": credits })).await.expect(StatusCode::OK);
+    }
+    let admin = app.key("acme", "org_admin").await;
+
+    let report = admin.get("/api/v1/orgs/acme/spend?group_by=label:team").await.expect(StatusCode::OK);
+    let sheet =
+        admin.get("/api/v1/orgs/acme/spend?group_by=label:team&format=csv").await.expect(StatusCode::OK);
+    let balance = admin.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+
+    assert_eq!(report["total"], balance["consumed"]);
+    assert_eq!(report["data"][1]["credits"], "1.500000001");
+    let expected =
+        "label:team,requests,credits,input_tokens,output_tokens\nblue,1,0.25,0,0\nred,2,1.500000001,0,0\n";
+    assert_eq!(sheet, json!(expected));
+    admin.get("/api/v1/orgs/acme/spend?group_by=colour").await.expect(StatusCode::BAD_REQUEST);
+    app.finish().await;
+}

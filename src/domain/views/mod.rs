@@ -1,0 +1,3 @@
+//! Pure views: folds of events that a report is made of.
+
+pub mod spend;
