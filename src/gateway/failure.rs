@@ -189,7 +189,7 @@ impl From<UpstreamFailure> for Failure {
             | FailureKind::ContentPolicy
             | FailureKind::TooLarge
             | FailureKind::InvalidRequest => {
-                (502, "upstream_failed", "The provider failed; nothing was charged for it.")
+                (502, "upstream_failed", "The provider failed; try again shortly.")
             }
         };
         Failure { retry_after_seconds: failure.retry_after_seconds, ..Failure::new(status, code, words) }
