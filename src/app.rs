@@ -16,13 +16,16 @@ use crate::domain::commerce::Claim;
 use crate::domain::pricing::litellm;
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
+use crate::domain::views::View;
 use crate::gateway::{self, GatewayState};
 use crate::http::{self, ApiState};
-use crate::ledger::verify::{Report, verify as verify_log};
-use crate::ledger::{Ledger, LedgerError, Submission};
+use crate::ledger::projector::Projector;
+use crate::ledger::verify::{Report, verify_all};
+use crate::ledger::{Ledger, LedgerError, Memory, Submission};
 use crate::operations::authenticate::OperatorKey;
 use crate::operations::profile::ProfileBook;
-use crate::store::{SqliteStore, StoreError};
+use crate::store::{SqliteStore, SqliteViews, StoreError};
+use crate::workers::Workers;
 
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
@@ -57,8 +60,12 @@ pub enum AppError {
     NoOperatorKey,
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("the log is not sound: {0} findings")]
+    #[error("the database is not sound: {0} findings")]
     NotSound(usize),
+    #[error(
+        "\"{0}\" is not a projection; use org_events, commands, reservations, balances, spend_hourly or all"
+    )]
+    UnknownProjection(String),
 }
 
 /// Serves until the process is told to stop; then finishes what is under way.
@@ -72,12 +79,17 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     let path = sqlite_path(&config.database_url)?;
     let operator = config.operator_key.as_deref().ok_or(AppError::NoOperatorKey)?;
     let operator = OperatorKey::new(operator).map_err(AppError::OperatorKey)?;
-    let api = open(&path, operator).await?;
+    let api = open(&path, operator, Clock::system()).await?;
+    let ledger = api.ledger.clone();
     let router = router(api, &config)?;
     let address = config.listen;
     let listener = TcpListener::bind(address).await.map_err(|why| AppError::Listen { address, why })?;
+    let address = listener.local_addr().unwrap_or(address);
     tracing::info!(%address, database = %path.display(), "listening");
-    serve_router(listener, router, told_to_stop()).await
+    let workers = Workers::start(&ledger);
+    let served = serve_router(listener, router, told_to_stop()).await;
+    workers.stop().await;
+    served
 }
 
 /// Everything that a node answers to.
@@ -93,9 +105,10 @@ pub fn router(api: ApiState, config: &Config) -> Result<Router, AppError> {
 ///
 /// # Errors
 /// Where the database can't be opened or folded.
-pub async fn open(path: &Path, operator: OperatorKey) -> Result<ApiState, AppError> {
+pub async fn open(path: &Path, operator: OperatorKey, clock: Clock) -> Result<ApiState, AppError> {
     let store = Arc::new(SqliteStore::open(path).await?);
-    let ledger = Ledger::open(store.clone(), Clock::system()).await?;
+    let views = Arc::new(SqliteViews::open(path).await?);
+    let ledger = Ledger::open(store.clone(), views, clock, Memory::default()).await?;
     publish_default_prices(&ledger).await?;
     finish_claims(&ledger).await?;
     Ok(ApiState { ledger, profiles: ProfileBook::new(store), operator })
@@ -126,10 +139,34 @@ pub async fn verify(file: &Path, json: bool) -> Result<(), AppError> {
     if !file.exists() {
         return Err(StoreError::Unavailable(format!("{} does not exist", file.display())).into());
     }
-    let store = SqliteStore::open(file).await?;
-    let report = verify_log(&store).await?;
+    let store = Arc::new(SqliteStore::open(file).await?);
+    let views = Arc::new(SqliteViews::open(file).await?);
+    let report = verify_all(store, views).await?;
     print(&report, json);
-    if report.is_sound() { Ok(()) } else { Err(AppError::NotSound(report.findings.len())) }
+    if report.is_sound() {
+        Ok(())
+    } else {
+        Err(AppError::NotSound(report.findings.len() + report.differing()))
+    }
+}
+
+/// Folds a projection of a database file again, or all of them, and changes over.
+///
+/// # Errors
+/// `UnknownProjection`, or where the database can't be opened.
+pub async fn rebuild(name: &str, database_url: &str) -> Result<(), AppError> {
+    let views: Vec<View> = match name {
+        "all" => View::ALL.to_vec(),
+        name => vec![View::named(name).ok_or_else(|| AppError::UnknownProjection(name.to_owned()))?],
+    };
+    let path = sqlite_path(database_url)?;
+    let store = Arc::new(SqliteStore::open(&path).await?);
+    let projector = Projector::open(store, Arc::new(SqliteViews::open(&path).await?)).await?;
+    for view in views {
+        projector.rebuild(view).await?;
+        println!("{}: folded again from the first event", view.name());
+    }
+    Ok(())
 }
 
 fn print(report: &Report, json: bool) {
@@ -144,8 +181,13 @@ fn print(report: &Report, json: bool) {
             finding.shard, finding.position, finding.invariant, finding.what
         );
     }
+    for (view, differing) in report.projections.iter().filter(|(_, differing)| **differing > 0) {
+        println!(
+            "projection {view} (I7): {differing} rows differ from the log; run `tollgate rebuild {view}`"
+        );
+    }
     if report.is_sound() {
-        println!("sound: no gaps, every hash and every balance follows from the events");
+        println!("sound: no gaps; every hash, balance and projection follows from the events");
     }
 }
 

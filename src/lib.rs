@@ -13,3 +13,4 @@ pub mod ledger;
 pub mod operations;
 pub mod simulator;
 pub mod store;
+pub mod workers;

@@ -31,6 +31,15 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Folds a projection again from the log's first event. A running server does it at
+    /// `POST /api/v1/projections/{name}/rebuild`.
+    Rebuild {
+        /// A projection's name, or `all`.
+        name: String,
+        /// Where the ledger lives: `sqlite://path/to/tollgate.db`.
+        #[arg(long, env = "TOLLGATE_DATABASE_URL")]
+        database_url: String,
+    },
 }
 
 #[tokio::main]
@@ -42,6 +51,9 @@ async fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args).await.map_err(|error| error.to_string()),
         Command::Serve(args) => app::serve(args).await.map_err(|error| error.to_string()),
         Command::Simulate(args) => simulator::run(args).await.map_err(|error| error.to_string()),
+        Command::Rebuild { name, database_url } => {
+            app::rebuild(&name, &database_url).await.map_err(|error| error.to_string())
+        }
         Command::Verify { file, json } => app::verify(&file, json).await.map_err(|error| error.to_string()),
     };
     match done {

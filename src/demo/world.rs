@@ -16,6 +16,7 @@ use crate::ledger::Ledger;
 use crate::operations::authenticate::OperatorKey;
 use crate::operations::find_org::find_org;
 use crate::simulator::{SimulatorConfig, SimulatorHandle};
+use crate::workers::Workers;
 
 const ORG: &str = "acme";
 const SMALL_ORG: &str = "corner-shop";
@@ -36,6 +37,7 @@ pub struct World {
     pub http: reqwest::Client,
     /// Only where it goes away with the demo.
     temporary: Option<PathBuf>,
+    _workers: Workers,
 }
 
 impl World {
@@ -49,7 +51,7 @@ impl World {
         std::fs::create_dir_all(&folder).map_err(set_up)?;
         let operator_key = hex::encode(clock.secret());
         let operator = OperatorKey::new(&operator_key).map_err(set_up)?;
-        let api = app::open(&folder.join("tollgate.db"), operator).await?;
+        let api = app::open(&folder.join("tollgate.db"), operator, clock.clone()).await?;
 
         let simulator = SimulatorHandle::new(SimulatorConfig { seed: 1, ..SimulatorConfig::default() });
         let spare = SimulatorHandle::new(SimulatorConfig { seed: 2, ..SimulatorConfig::default() });
@@ -64,6 +66,7 @@ impl World {
             ..Config::default()
         };
         let ledger = api.ledger.clone();
+        let workers = Workers::start(&ledger);
         let router = app::router(api, &config)?;
         let listener =
             TcpListener::bind(listen).await.map_err(|why| AppError::Listen { address: listen, why })?;
@@ -82,6 +85,7 @@ impl World {
             simulator,
             http: reqwest::Client::new(),
             temporary,
+            _workers: workers,
         };
         world.open_orgs(&clock).await?;
         Ok(world)

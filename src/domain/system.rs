@@ -1,6 +1,8 @@
 //! The system org: the catalogue, the price book, and the claims that make names unique over all orgs.
 
-use std::collections::HashMap;
+use std::sync::Arc;
+
+use imbl::OrdMap;
 
 use crate::domain::account::refusal::Refusal;
 use crate::domain::commerce::{Bundle, Claim};
@@ -14,8 +16,9 @@ pub struct System {
     /// Number of events folded.
     pub version: i64,
     pub bundles: Vec<Bundle>,
-    pub prices: PriceBook,
-    claims: HashMap<String, ClaimState>,
+    pub prices: Arc<PriceBook>,
+    /// Persistent, since every change is published as a whole.
+    claims: OrdMap<String, ClaimState>,
 }
 
 #[derive(Clone, Debug)]
@@ -110,7 +113,7 @@ impl System {
         self.version += 1;
         match event {
             Event::BundleDefined { bundle } => self.bundles.push(bundle.clone()),
-            Event::PricesPublished { publication } => self.prices.apply(publication),
+            Event::PricesPublished { publication } => Arc::make_mut(&mut self.prices).apply(publication),
             Event::Claimed { claim } => {
                 let state = ClaimState { claim: claim.clone(), fulfilled: false };
                 self.claims.insert(claim.name.clone(), state);

@@ -16,10 +16,10 @@ use crate::domain::event::{Balance, GrantKind, LotTerms, Role};
 use crate::domain::ids::{KeyId, LotId, OrgId};
 use crate::domain::pricing::default_cards;
 use crate::domain::system::SystemCommand;
-use crate::ledger::Submission;
+use crate::ledger::{Memory, Submission};
 use crate::operations::authenticate::{key_text, secret_sha256};
 use crate::simulator::{SimulatorConfig, SimulatorHandle, Weather};
-use crate::store::SqliteStore;
+use crate::store::{SqliteStore, SqliteViews};
 
 const ACME: OrgId = OrgId(Uuid::from_u128(0xACE));
 
@@ -77,8 +77,10 @@ impl World {
             ..Config::default()
         };
         let folder = tempfile::tempdir().expect("a folder");
-        let store = Arc::new(SqliteStore::open(&folder.path().join("t.db")).await.expect("opens"));
-        let ledger = Ledger::open(store, Clock::system()).await.expect("folds");
+        let path = folder.path().join("t.db");
+        let store = Arc::new(SqliteStore::open(&path).await.expect("opens"));
+        let views = Arc::new(SqliteViews::open(&path).await.expect("opens"));
+        let ledger = Ledger::open(store, views, Clock::system(), Memory::default()).await.expect("opens");
         let cards = default_cards(Timestamp(0)).expect("cards");
         ledger
             .submit_system(SystemCommand::PublishPrices { cards, mark_ups: vec![] }, None, None)

@@ -8,7 +8,6 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::domain::account::Account;
 use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, Settle};
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
@@ -19,6 +18,7 @@ use crate::http::extract::{Keyed, may, org_for};
 use crate::http::{ApiState, Problem};
 use crate::ledger::{Outcome, Submission};
 use crate::operations::authenticate::Actor;
+use crate::operations::show_reservation::show_reservation;
 
 const TTL_SECONDS_DEFAULT: i64 = 600;
 
@@ -185,29 +185,13 @@ fn authorised(actor: &Actor, reservation: &str, roles: &[Role]) -> Result<Reserv
 }
 
 async fn view(api: &ApiState, id: ReservationId) -> Result<Value, Problem> {
-    let seen = api.ledger.read(id.org, move |account| show_one(account, id)).await?;
-    Ok(seen.ok_or(Refusal::UnknownReservation)?)
-}
-
-fn show_one(account: &Account, id: ReservationId) -> Option<Value> {
-    if let Some(hold) = account.holds.get(&id) {
-        return Some(json!({
-            "id": id,
-            "status": ReservationStatus::Held,
-            "held": hold.credits,
-            "charged": Credits::ZERO,
-            "expires_at": hold.terms.expires_at.to_rfc3339(),
-            "reserved_at": hold.reserved_at.to_rfc3339(),
-        }));
-    }
-    account.ended.get(&id).map(|ended| {
-        json!({
-            "id": id,
-            "status": ended.status,
-            "held": ended.held,
-            "charged": ended.charged,
-            "expires_at": Value::Null,
-            "reserved_at": Timestamp::to_rfc3339(ended.reserved_at),
-        })
-    })
+    let seen = show_reservation(&api.ledger, id).await?;
+    Ok(json!({
+        "id": id,
+        "status": seen.status,
+        "held": seen.held,
+        "charged": seen.charged,
+        "expires_at": seen.expires_at.map(Timestamp::to_rfc3339),
+        "reserved_at": seen.reserved_at.to_rfc3339(),
+    }))
 }

@@ -2,8 +2,14 @@
 //! transaction and answers after the commit (DESIGN §4).
 //!
 //! Reads go through the same queue, so a read is current without a lock: it sees every acknowledged command and
-//! none that is not durable. What is deliberately not here: SQL, prices, HTTP.
+//! none that is not durable. Accounts are read from the log when they are wanted and leave memory when they are not.
+//! What is deliberately not here: SQL, prices, HTTP.
 
+mod fetch;
+mod key_filter;
+pub mod projector;
+mod scribe;
+mod snapshots;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -19,14 +25,36 @@ use crate::clock::Clock;
 use crate::domain::account::Account;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::{CommandRef, Recorded};
-use crate::domain::ids::{KeyId, OrgId};
+use crate::domain::event::{CommandRef, Payload, Recorded};
+use crate::domain::ids::{EventId, KeyId, OrgId};
 use crate::domain::system::{System, SystemCommand};
-use crate::ledger::writer::{Ask, Job, Writer};
-use crate::store::{EventLog, StoreError};
+use crate::domain::time::Timestamp;
+use crate::ledger::fetch::Fetcher;
+use crate::ledger::projector::Projector;
+use crate::ledger::snapshots::Keeper;
+use crate::ledger::writer::{Ask, Command, Job, Writer};
+use crate::store::projections::Projections;
+use crate::store::{EventLog, EventRow, StoreError};
 
 /// Commands that may wait; past it callers get `Busy`. At 50,000 commands/s this is a fifth of a second.
 const QUEUE_MAX: usize = 10_000;
+
+/// How much one shard keeps in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Keys and ended reservations that stay though a look-up would find them: retries come soon.
+    pub recent: usize,
+    /// Accounts before idle ones leave.
+    pub accounts: usize,
+    /// Events after which an account is saved, so that its next fold is short.
+    pub events_per_snapshot: i64,
+}
+
+impl Default for Memory {
+    fn default() -> Memory {
+        Memory { recent: 65_536, accounts: 16_384, events_per_snapshot: 5_000 }
+    }
+}
 
 /// The ledger of one node. Cheap to clone.
 #[derive(Clone)]
@@ -39,6 +67,7 @@ struct Shared {
     queues: Vec<mpsc::Sender<Job>>,
     system: Arc<ArcSwap<System>>,
     log: Arc<dyn EventLog>,
+    projector: Arc<Projector>,
     clock: Clock,
 }
 
@@ -82,23 +111,28 @@ impl From<StoreError> for LedgerError {
 }
 
 impl Ledger {
-    /// Folds the log and starts a writer per shard.
+    /// Brings the projections up to the log's end and starts a writer per shard.
     ///
     /// # Errors
     /// Where the log can't be read, or holds what this version can't decode.
-    pub async fn open(log: Arc<dyn EventLog>, clock: Clock) -> Result<Ledger, LedgerError> {
-        let shards = log.heads().await?.len();
+    pub async fn open(
+        log: Arc<dyn EventLog>,
+        projections: Arc<dyn Projections>,
+        clock: Clock,
+        memory: Memory,
+    ) -> Result<Ledger, LedgerError> {
+        let projector = Arc::new(Projector::open(log.clone(), projections.clone()).await?);
         let system = Arc::new(ArcSwap::from_pointee(System::default()));
-        let mut queues = Vec::with_capacity(shards);
-        for shard in 0..shards {
-            let shard =
-                i32::try_from(shard).map_err(|_| LedgerError::Unavailable("too many shards".into()))?;
+        let mut queues = Vec::new();
+        for shard in projector.shards() {
             let (sender, queue) = mpsc::channel(QUEUE_MAX);
-            let writer = Writer::fold(shard, log.clone(), clock.clone(), system.clone()).await?;
+            let fetcher = Fetcher { shard, log: log.clone(), projector: projector.clone() };
+            let keeper = Keeper::start(shard, projections.clone(), memory.events_per_snapshot);
+            let writer = Writer::open(fetcher, clock.clone(), system.clone(), keeper, memory).await?;
             tokio::spawn(writer.run(queue));
             queues.push(sender);
         }
-        Ok(Ledger { shared: Arc::new(Shared { queues, system, log, clock }) })
+        Ok(Ledger { shared: Arc::new(Shared { queues, system, log, projector, clock }) })
     }
 
     /// Decides a command and answers once its events are durable.
@@ -143,6 +177,14 @@ impl Ledger {
         seen.ok_or(LedgerError::Refused(Refusal::UnknownOrg))
     }
 
+    /// Has every shard write the ends that time has brought about to the accounts in memory.
+    ///
+    /// # Errors
+    /// `Busy` or `Unavailable`.
+    pub fn sweep(&self) -> Result<(), LedgerError> {
+        self.shared.queues.iter().try_for_each(|queue| send(queue, Job::Sweep))
+    }
+
     /// The fold of the system org, as last committed.
     pub fn system(&self) -> Arc<System> {
         self.shared.system.load_full()
@@ -154,6 +196,11 @@ impl Ledger {
 
     pub fn log(&self) -> &Arc<dyn EventLog> {
         &self.shared.log
+    }
+
+    /// What keeps the projections.
+    pub fn projector(&self) -> &Arc<Projector> {
+        &self.shared.projector
     }
 
     /// The shard that holds an org's events; it never changes.
@@ -169,18 +216,42 @@ impl Ledger {
         idempotency: Option<CommandRef>,
     ) -> Result<Outcome, LedgerError> {
         let (reply, answer) = oneshot::channel();
-        self.enqueue(org, Job::Command { org, ask, by, idempotency, reply })?;
+        self.enqueue(org, Job::Command(Command { org, ask, by, idempotency, reply, found: None }))?;
         answer.await.map_err(|_| stopped())?
     }
 
     fn enqueue(&self, org: OrgId, job: Job) -> Result<(), LedgerError> {
         let shard = usize::try_from(self.shard_of(org)).unwrap_or(0);
         let queue = self.shared.queues.get(shard).ok_or_else(stopped)?;
-        queue.try_send(job).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => LedgerError::Busy,
-            mpsc::error::TrySendError::Closed(_) => stopped(),
-        })
+        send(queue, job)
     }
+}
+
+fn send(queue: &mpsc::Sender<Job>, job: Job) -> Result<(), LedgerError> {
+    queue.try_send(job).map_err(|error| match error {
+        mpsc::error::TrySendError::Full(_) => LedgerError::Busy,
+        mpsc::error::TrySendError::Closed(_) => stopped(),
+    })
+}
+
+/// Reads a stored event.
+///
+/// # Errors
+/// `Corrupt` where this version can't decode it.
+pub fn decode(row: &EventRow) -> Result<Recorded, StoreError> {
+    let payload: Payload = serde_json::from_slice(&row.payload).map_err(|error| {
+        StoreError::Corrupt(format!(
+            "event {} at position {} ({} v{}) can't be read by this version of Tollgate: {error}",
+            row.event_id, row.position, row.kind, row.schema_version
+        ))
+    })?;
+    Ok(Recorded {
+        org: OrgId(row.org_id),
+        version: row.org_version,
+        id: EventId(row.event_id),
+        at: Timestamp(row.recorded_at),
+        payload,
+    })
 }
 
 fn stopped() -> LedgerError {

@@ -1,41 +1,59 @@
-//! What a shard's writer keeps in memory: folded accounts, their chain ends, and the keys that commands bound.
+//! What a shard's writer keeps in memory: accounts in use, and what the look-ups do not hold yet.
 
-use std::collections::HashMap;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
-use crate::domain::account::Account;
-use crate::domain::account::refusal::Refusal;
-use crate::domain::event::{CommandRef, Payload, Recorded};
-use crate::domain::ids::{EventId, OrgId};
+use crate::domain::account::{Account, Ended};
+use crate::domain::chain::Hash;
+use crate::domain::event::{Event, Recorded};
+use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
+use crate::domain::views::index::{KeyHash, key_hash};
+use crate::ledger::Memory;
+use crate::ledger::key_filter::KeyFilter;
+use crate::ledger::writer::Job;
 use crate::store::{EventRow, StoreError};
 
 /// How long a command's key binds, by log time (I4).
-const KEY_KEPT_SECONDS: i64 = 30 * 24 * 3600;
-
-#[derive(Debug, Default)]
+pub(super) const KEY_KEPT_SECONDS: i64 = 30 * 24 * 3600;
+#[derive(Default)]
 pub(super) struct ShardState {
     pub accounts: HashMap<OrgId, Slot>,
     pub system: System,
-    pub system_slot: Chain,
+    pub system_chain: Chain,
+    pub recent: Recent,
+    pub filter: KeyFilter,
     /// Decision time never goes back.
     pub last_recorded_at: Timestamp,
+    pub memory: Memory,
 }
 
-#[derive(Debug)]
-pub(super) struct Slot {
+pub(super) enum Slot {
+    /// Being read from the log; what wants it waits here.
+    Loading {
+        waiting: Vec<Job>,
+        arrived: Vec<EventRow>,
+    },
+    Known(Box<Known>),
+}
+
+/// An account in use.
+pub(super) struct Known {
     pub account: Account,
     pub chain: Chain,
+    /// Reservations that ended up to this position are not in memory.
+    pub forgotten_to: i64,
+    /// The version of the last snapshot.
+    pub saved_version: i64,
+    /// The round of its last use.
+    pub used: u64,
 }
 
-/// What an org's next event needs to know of those before it.
-#[derive(Debug, Default)]
+/// Where an org's events end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Chain {
     pub version: i64,
-    pub last_hash: [u8; 32],
-    keys: HashMap<String, Bound>,
-    keys_by_age: VecDeque<(Timestamp, String)>,
+    pub last_hash: Hash,
 }
 
 /// What an idempotency key is bound to: where the command's events stand in the shard.
@@ -44,78 +62,179 @@ pub(super) struct Bound {
     pub fingerprint: String,
     pub position: i64,
     pub count: u32,
+    pub at: Timestamp,
 }
 
-impl Slot {
-    pub fn new(org: OrgId) -> Slot {
-        Slot { account: Account::new(org), chain: Chain::default() }
+/// Keys bound and reservations ended since some position: those before it are found in the projections.
+pub(super) struct Recent {
+    pub starts_at: i64,
+    keys: HashMap<KeyHash, Bound>,
+    order: VecDeque<(i64, Entry)>,
+}
+
+enum Entry {
+    Key(KeyHash),
+    Ended(ReservationId),
+}
+
+impl Default for Recent {
+    fn default() -> Recent {
+        Recent { starts_at: 1, keys: HashMap::new(), order: VecDeque::new() }
+    }
+}
+
+impl Known {
+    pub fn new(org: OrgId) -> Known {
+        Known {
+            account: Account::new(org),
+            chain: Chain::default(),
+            forgotten_to: 0,
+            saved_version: 0,
+            used: 0,
+        }
+    }
+
+    /// Folds the org's next event.
+    pub fn fold(&mut self, row: &EventRow, recorded: &Recorded) -> Result<(), StoreError> {
+        self.chain.follow(row)?;
+        self.account.evolve(&recorded.payload.event, recorded.at);
+        Ok(())
+    }
+
+    /// Takes back what a look-up found.
+    pub fn recall(&mut self, reservation: ReservationId, ended: Option<Ended>) {
+        if let Some(ended) = ended {
+            self.account.recall(reservation, ended);
+        }
     }
 }
 
 impl Chain {
-    /// What the key is bound to, or a conflict where it was used for something else.
-    pub fn bound(&self, command: &CommandRef) -> Result<Option<Bound>, Refusal> {
-        match self.keys.get(&command.key) {
-            Some(bound) if bound.fingerprint == command.fingerprint => Ok(Some(bound.clone())),
-            Some(_) => Err(Refusal::IdempotencyConflict),
-            None => Ok(None),
-        }
-    }
-
-    pub fn bind(&mut self, command: &CommandRef, position: i64, count: u32, at: Timestamp) {
-        let bound = Bound { fingerprint: command.fingerprint.clone(), position, count };
-        self.keys.insert(command.key.clone(), bound);
-        self.keys_by_age.push_back((at, command.key.clone()));
-        let horizon = at.plus_seconds(-KEY_KEPT_SECONDS);
-        while self.keys_by_age.front().is_some_and(|(bound_at, _)| *bound_at < horizon) {
-            if let Some((_, key)) = self.keys_by_age.pop_front() {
-                self.keys.remove(&key);
-            }
-        }
-    }
-}
-
-impl ShardState {
-    /// Folds a stored event, as at start-up.
-    pub fn fold(&mut self, row: &EventRow) -> Result<(), StoreError> {
-        let recorded = decode(row)?;
-        self.last_recorded_at = self.last_recorded_at.max(recorded.at);
-        let chain = if recorded.org == OrgId::SYSTEM {
-            self.system.evolve(&recorded.payload.event);
-            &mut self.system_slot
-        } else {
-            let slot = self.accounts.entry(recorded.org).or_insert_with(|| Slot::new(recorded.org));
-            slot.account.evolve(&recorded.payload.event, recorded.at);
-            &mut slot.chain
-        };
-        if row.org_version != chain.version + 1 {
+    pub fn follow(&mut self, row: &EventRow) -> Result<(), StoreError> {
+        if row.org_version != self.version + 1 {
             return Err(StoreError::Corrupt(format!(
-                "the events of {} have a gap before version {}; run `tollgate verify`",
-                recorded.org, row.org_version
+                "the events of {} jump from version {} to {}; run `tollgate verify`",
+                OrgId(row.org_id),
+                self.version,
+                row.org_version
             )));
         }
-        chain.version = row.org_version;
-        chain.last_hash = row.hash;
-        if let Some(command) = &recorded.payload.command {
-            chain.bind(&command.command, row.position, command.events, recorded.at);
-        }
+        self.version = row.org_version;
+        self.last_hash = row.hash;
         Ok(())
     }
 }
 
-/// Reads a stored event.
-pub(super) fn decode(row: &EventRow) -> Result<Recorded, StoreError> {
-    let payload: Payload = serde_json::from_slice(&row.payload).map_err(|error| {
-        StoreError::Corrupt(format!(
-            "event {} at position {} ({} v{}) can't be read by this version of Tollgate: {error}",
-            row.event_id, row.position, row.kind, row.schema_version
-        ))
-    })?;
-    Ok(Recorded {
-        org: OrgId(row.org_id),
-        version: row.org_version,
-        id: EventId(row.event_id),
-        at: Timestamp(row.recorded_at),
-        payload,
-    })
+impl Recent {
+    pub fn starting_at(position: i64) -> Recent {
+        Recent { starts_at: position, ..Recent::default() }
+    }
+
+    pub fn bound(&self, key: &KeyHash) -> Option<&Bound> {
+        self.keys.get(key)
+    }
+
+    /// Binds a key for what is decided next in the same batch; [`Recent::keep_key`] makes it last.
+    pub fn bind(&mut self, key: KeyHash, bound: Bound) {
+        self.keys.insert(key, bound);
+    }
+
+    pub fn unbind(&mut self, key: &KeyHash) {
+        self.keys.remove(key);
+    }
+
+    pub fn keep_key(&mut self, position: i64, key: KeyHash) {
+        self.order.push_back((position, Entry::Key(key)));
+    }
+
+    pub fn keep_ended(&mut self, position: i64, reservation: ReservationId) {
+        self.order.push_back((position, Entry::Ended(reservation)));
+    }
+}
+
+impl ShardState {
+    /// Folds an event that another node wrote, or that was written before the start.
+    pub fn absorb(&mut self, row: &EventRow, recorded: &Recorded) -> Result<(), StoreError> {
+        self.last_recorded_at = self.last_recorded_at.max(recorded.at);
+        if let Some(command) = &recorded.payload.command {
+            let key = key_hash(recorded.org, &command.command.key);
+            let fingerprint = command.command.fingerprint.clone();
+            let bound = Bound { fingerprint, position: row.position, count: command.events, at: recorded.at };
+            self.recent.bind(key, bound);
+            self.recent.keep_key(row.position, key);
+            self.filter.insert(&key);
+        }
+        if let Some(reservation) = ended_by(&recorded.payload.event) {
+            self.recent.keep_ended(row.position, reservation);
+        }
+        if recorded.org == OrgId::SYSTEM {
+            self.system.evolve(&recorded.payload.event);
+            return self.system_chain.follow(row);
+        }
+        match self.accounts.get_mut(&recorded.org) {
+            Some(Slot::Known(known)) => known.fold(row, recorded),
+            Some(Slot::Loading { arrived, .. }) => {
+                arrived.push(row.clone());
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Lets go of what a look-up would find: everything up to `indexed`, beyond the most recent.
+    pub fn forget_before(&mut self, indexed: i64) {
+        while self.recent.order.len() > self.memory.recent {
+            let Some((position, _)) = self.recent.order.front() else { return };
+            if *position > indexed {
+                return;
+            }
+            let Some((position, entry)) = self.recent.order.pop_front() else { return };
+            self.recent.starts_at = position + 1;
+            match entry {
+                Entry::Key(key) => {
+                    if self.recent.bound(&key).is_some_and(|bound| bound.position == position) {
+                        self.recent.unbind(&key);
+                    }
+                }
+                Entry::Ended(reservation) => {
+                    if let Some(Slot::Known(known)) = self.accounts.get_mut(&reservation.org) {
+                        known.account.forget(reservation);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes accounts out of memory that were not used for longest, where there are too many. Those with open holds
+    /// stay: their time runs out here.
+    pub fn evict(&mut self) -> Vec<Known> {
+        if self.accounts.len() <= self.memory.accounts {
+            return vec![];
+        }
+        let idle = |slot: &Slot| match slot {
+            Slot::Known(known) if known.account.holds.is_empty() => Some(known.used),
+            Slot::Known(_) | Slot::Loading { .. } => None,
+        };
+        let mut candidates: Vec<(u64, OrgId)> =
+            self.accounts.iter().filter_map(|(org, slot)| idle(slot).map(|used| (used, *org))).collect();
+        candidates.sort_unstable();
+        let spare = self.accounts.len() - self.memory.accounts * 3 / 4;
+        let gone = candidates.into_iter().take(spare).filter_map(|(_, org)| self.accounts.remove(&org));
+        gone.filter_map(|slot| match slot {
+            Slot::Known(known) => Some(*known),
+            Slot::Loading { .. } => None,
+        })
+        .collect()
+    }
+}
+
+/// The reservation that an event ended.
+pub(super) fn ended_by(event: &Event) -> Option<ReservationId> {
+    match event {
+        Event::ReservationReleased { reservation, .. }
+        | Event::ReservationExpired { reservation, .. }
+        | Event::ReservationSettled { reservation, .. } => Some(*reservation),
+        // No other event ends one.
+        _ => None,
+    }
 }

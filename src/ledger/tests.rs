@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -6,16 +7,18 @@ use uuid::Uuid;
 use super::*;
 use crate::domain::account::command::{Reserve, Settle};
 use crate::domain::credits::Credits;
-use crate::domain::event::{Balance, Dispatcher, ExpiryPolicy, GrantKind, LotTerms, Purpose};
+use crate::domain::event::{Balance, Dispatcher, Event, ExpiryPolicy, GrantKind, LotTerms, Purpose};
 use crate::domain::ids::{LotId, ReservationId};
 use crate::domain::time::Timestamp;
-use crate::store::{Appended, EventRow, Head, SqliteStore};
+use crate::domain::views::View;
+use crate::store::{Appended, EventRow, Head, LockedHead, SqliteStore, SqliteViews};
 
 const ACME: OrgId = OrgId(Uuid::from_u128(0xACE));
 
 struct Node {
     ledger: Ledger,
     store: Arc<SqliteStore>,
+    views: Arc<SqliteViews>,
     clock: Clock,
     folder: tempfile::TempDir,
 }
@@ -23,13 +26,15 @@ struct Node {
 impl Node {
     async fn start() -> Node {
         let folder = tempfile::tempdir().expect("a folder");
-        Node::on(folder, Clock::manual(Timestamp(1_000_000_000_000_000), 1)).await
+        Node::on(folder, Clock::manual(Timestamp(1_000_000_000_000_000), 1), Memory::default()).await
     }
 
-    async fn on(folder: tempfile::TempDir, clock: Clock) -> Node {
-        let store = Arc::new(SqliteStore::open(&folder.path().join("t.db")).await.expect("opens"));
-        let ledger = Ledger::open(store.clone(), clock.clone()).await.expect("folds");
-        Node { ledger, store, clock, folder }
+    async fn on(folder: tempfile::TempDir, clock: Clock, memory: Memory) -> Node {
+        let path = folder.path().join("t.db");
+        let store = Arc::new(SqliteStore::open(&path).await.expect("opens"));
+        let views = Arc::new(SqliteViews::open(&path).await.expect("opens"));
+        let ledger = Ledger::open(store.clone(), views.clone(), clock.clone(), memory).await;
+        Node { ledger: ledger.expect("opens"), store, views, clock, folder }
     }
 
     async fn funded(credits: i64) -> Node {
@@ -51,6 +56,37 @@ impl Node {
         node
     }
 
+    /// The same files, once the writer has let go of them.
+    async fn stop(self) -> (tempfile::TempDir, Clock) {
+        let Node { ledger, store, views, clock, folder } = self;
+        drop((ledger, views));
+        // The writer task owns the store until it has seen that nobody can ask any more.
+        while Arc::strong_count(&store) > 1 {
+            tokio::task::yield_now().await;
+        }
+        (folder, clock)
+    }
+
+    async fn with(self, memory: Memory) -> Node {
+        let (folder, clock) = self.stop().await;
+        Node::on(folder, clock, memory).await
+    }
+
+    /// A further writer of the same log.
+    async fn another(&self, log: Arc<Faulty>) -> Ledger {
+        let clock = Clock::manual(Timestamp(1_000_000_000_000_000), 2);
+        Ledger::open(log, self.views.clone(), clock, Memory::default()).await.expect("opens")
+    }
+
+    /// What must hold at the end.
+    async fn finish(self) {
+        let report = verify::verify(&*self.store).await.expect("reads");
+        assert!(report.is_sound(), "{:?}", report.findings);
+        let differences = self.ledger.projector().compare().await.expect("compares");
+        assert!(differences.values().all(|differ| *differ == 0), "{differences:?}");
+        assert_eq!(differences.len(), View::ALL.len());
+    }
+
     async fn run(&self, command: OrgCommand) -> Result<Outcome, LedgerError> {
         self.keyed(command, None).await
     }
@@ -63,6 +99,10 @@ impl Node {
     async fn balance(&self) -> Balance {
         self.ledger.read(ACME, Account::balance).await.expect("reads")
     }
+}
+
+fn command(command: OrgCommand) -> Submission {
+    Submission { org: ACME, command, by: None, idempotency: None }
 }
 
 fn id(n: u128) -> ReservationId {
@@ -126,18 +166,106 @@ async fn i5_a_restart_finds_everything_acknowledged() {
     node.run(reserve(1, 4)).await.expect("holds");
     node.keyed(settle(1, 3), Some(("s", "1"))).await.expect("settles");
     let before = node.balance().await;
-    let Node { ledger, store, clock, folder } = node;
-    drop(ledger);
-    // The writer task owns the store until it has seen that nobody can ask any more.
-    while Arc::strong_count(&store) > 1 {
-        tokio::task::yield_now().await;
-    }
-    drop(store);
-
-    let node = Node::on(folder, clock).await;
+    let node = node.with(Memory::default()).await;
 
     assert_eq!(node.balance().await, before);
     assert!(node.keyed(settle(1, 3), Some(("s", "1"))).await.expect("replays").replayed);
+}
+
+#[tokio::test]
+async fn i5_a_lost_commit_answer_is_resolved_by_the_log() {
+    let node = Node::funded(10).await;
+    let faulty = Arc::new(Faulty::new(&node.store));
+    let ledger = node.another(faulty.clone()).await;
+
+    faulty.lost_answer.store(true, Ordering::SeqCst);
+    let held = ledger.submit(command(reserve(1, 4))).await;
+
+    assert!(held.is_ok(), "{held:?}");
+    let balance = ledger.read(ACME, Account::balance).await.expect("reads");
+    assert_eq!(balance.held, Credits::from_whole(4));
+}
+
+#[tokio::test]
+async fn i1_two_writers_of_one_log_never_overspend_and_read_each_other() {
+    let node = Node::funded(100).await;
+    let shared = || Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
+    let (one, other) = (node.another(shared()).await, node.another(shared()).await);
+
+    let holds = (0..400).map(|n| {
+        let ledger = if n % 2 == 0 { one.clone() } else { other.clone() };
+        async move { ledger.submit(command(reserve(n, 1))).await }
+    });
+    let outcomes = futures_util::future::join_all(holds).await;
+
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 100, "{:?}", outcomes.last());
+    for ledger in [&one, &other] {
+        let balance = ledger.read(ACME, Account::balance).await.expect("reads");
+        assert_eq!((balance.available, balance.held), (Credits::ZERO, Credits::from_whole(100)));
+    }
+    assert!(verify::verify(&*node.store).await.expect("reads").is_sound());
+}
+
+#[tokio::test]
+async fn i3_and_i4_hold_for_what_has_left_memory() {
+    let small = Memory { recent: 2, accounts: 1, events_per_snapshot: 3 };
+    let node = Node::funded(1_000).await.with(small).await;
+    let first = node.keyed(reserve(1, 4), Some(("k1", "a"))).await.expect("holds");
+    node.keyed(settle(1, 3), Some(("s1", "b"))).await.expect("settles");
+    node.run(reserve(2, 4)).await.expect("holds");
+    node.clock.advance_seconds(60);
+    for n in 10..40 {
+        node.keyed(reserve(n, 1), Some((&format!("k{n}"), "a"))).await.expect("holds");
+        node.keyed(settle(n, 1), Some((&format!("s{n}"), "b"))).await.expect("settles");
+        node.ledger.projector().catch_up_all().await.expect("projects");
+    }
+    let before = node.balance().await;
+
+    let again = node.keyed(reserve(99, 4), Some(("k1", "a"))).await.expect("replays");
+    let other = node.keyed(reserve(99, 5), Some(("k1", "other"))).await;
+    let twice = node.run(settle(1, 3)).await;
+    let late = node.run(settle(2, 4)).await.expect("is late");
+
+    assert!(again.replayed);
+    assert_eq!(again.events, first.events);
+    assert!(matches!(other, Err(LedgerError::Refused(Refusal::IdempotencyConflict))), "{other:?}");
+    assert!(matches!(twice, Err(LedgerError::Refused(Refusal::ReservationEnded { .. }))), "{twice:?}");
+    assert!(matches!(late.events[0].payload.event, Event::ReservationSettled { late: true, .. }));
+    assert_eq!(node.balance().await.consumed, before.consumed.saturating_add(Credits::from_whole(4)));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn i7_projections_equal_the_fold_after_a_rebuild_and_after_their_loss() {
+    let node = Node::funded(100).await;
+    for n in 0..20 {
+        node.keyed(reserve(n, 2), Some((&n.to_string(), "a"))).await.expect("holds");
+        node.run(settle(n, 1)).await.expect("settles");
+    }
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    for view in View::ALL {
+        node.ledger.projector().rebuild(view).await.expect("rebuilds");
+    }
+    let before = node.balance().await;
+    let (folder, clock) = node.stop().await;
+    std::fs::write(folder.path().join("t-views.db"), "not a database any more").expect("writes");
+
+    let node = Node::on(folder, clock, Memory::default()).await;
+
+    assert_eq!(node.balance().await, before);
+    assert!(node.keyed(reserve(3, 2), Some(("3", "a"))).await.expect("replays").replayed);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn an_org_that_nobody_opened_is_refused_and_not_kept() {
+    let node = Node::start().await;
+
+    let held = node.run(reserve(1, 1)).await;
+    let read = node.ledger.read(ACME, Account::balance).await;
+
+    assert!(matches!(held, Err(LedgerError::Refused(Refusal::UnknownOrg))), "{held:?}");
+    assert!(matches!(read, Err(LedgerError::Refused(Refusal::UnknownOrg))), "{read:?}");
 }
 
 #[tokio::test]
@@ -177,45 +305,72 @@ async fn i6_a_sound_log_verifies_and_a_changed_byte_is_found() {
     node.run(settle(1, 3)).await.expect("settles");
     let sound = verify::verify(&*node.store).await.expect("reads");
 
-    let tampered = verify::verify(&Tampered(node.store.clone())).await.expect("reads");
+    let tampered = Faulty { tampered: true, ..Faulty::new(&node.store) };
+    let tampered = verify::verify(&tampered).await.expect("reads");
 
     assert!(sound.is_sound(), "{:?}", sound.findings);
     assert_eq!((sound.orgs, sound.events), (1, 4));
     assert!(tampered.findings.iter().any(|f| f.invariant == "I6" && f.position == 3), "{tampered:?}");
 }
 
-/// A log in which somebody changed an amount at position 3.
-struct Tampered(Arc<SqliteStore>);
+/// A log with faults of a test's choice.
+struct Faulty {
+    log: Arc<SqliteStore>,
+    /// Somebody changed an amount at position 3.
+    tampered: bool,
+    /// The next commit's answer is lost.
+    lost_answer: AtomicBool,
+    /// Several writers share it.
+    shared: bool,
+}
+
+impl Faulty {
+    fn new(log: &Arc<SqliteStore>) -> Faulty {
+        Faulty { log: log.clone(), tampered: false, lost_answer: AtomicBool::new(false), shared: false }
+    }
+}
 
 #[async_trait]
-impl EventLog for Tampered {
+impl EventLog for Faulty {
     async fn heads(&self) -> Result<Vec<Head>, StoreError> {
-        self.0.heads().await
+        self.log.heads().await
     }
 
     async fn head(&self, shard: i32) -> Result<Head, StoreError> {
-        self.0.head(shard).await
+        self.log.head(shard).await
     }
 
-    async fn append(&self, _: i32, _: &Head, _: &Head, _: &[EventRow]) -> Result<Appended, StoreError> {
-        Ok(Appended::Conflict)
+    async fn append(
+        &self,
+        shard: i32,
+        expected: &Head,
+        new: &Head,
+        events: &[EventRow],
+    ) -> Result<Appended, StoreError> {
+        let appended = self.log.append(shard, expected, new, events).await?;
+        match self.lost_answer.swap(false, Ordering::SeqCst) {
+            true => Err(StoreError::UnknownOutcome("the connection was cut".into())),
+            false => Ok(appended),
+        }
     }
 
     async fn read(&self, shard: i32, from: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
-        let mut rows = self.0.read(shard, from, limit).await?;
-        for row in rows.iter_mut().filter(|row| row.position == 3) {
+        let mut rows = self.log.read(shard, from, limit).await?;
+        for row in rows.iter_mut().filter(|row| self.tampered && row.position == 3) {
             row.payload = String::from_utf8_lossy(&row.payload).replace("\"4\"", "\"5\"").into_bytes();
         }
         Ok(rows)
     }
 
-    async fn read_org(
-        &self,
-        shard: i32,
-        org: Uuid,
-        from: i64,
-        limit: i64,
-    ) -> Result<Vec<EventRow>, StoreError> {
-        self.0.read_org(shard, org, from, limit).await
+    async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
+        self.log.read_at(shard, positions).await
+    }
+
+    async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {
+        self.log.lock(shard).await
+    }
+
+    fn is_shared(&self) -> bool {
+        self.shared
     }
 }

@@ -1,8 +1,10 @@
 //! The writer task of one shard: drains what waits, decides it in order, appends once, answers all.
 //!
-//! A refusal is a value and poisons nobody. When an append fails the memory is dropped and folded again from the
-//! log, which also resolves an unknown commit outcome: what the log holds is what happened.
+//! A refusal is a value and poisons nobody. What memory lacks is fetched beside the writer while its jobs wait. When
+//! the compare-and-set is lost, what others wrote is folded and the jobs are decided again; when a commit's outcome
+//! is unknown, the log says under the head's lock what happened.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -11,27 +13,46 @@ use tokio::sync::{mpsc, oneshot};
 use crate::clock::Clock;
 use crate::domain::account::Account;
 use crate::domain::account::command::OrgCommand;
-use crate::domain::chain;
-use crate::domain::event::{Balance, BoundCommand, CommandRef, Event, Payload, Recorded};
-use crate::domain::ids::{EventId, KeyId, OrgId};
+use crate::domain::account::refusal::Refusal;
+use crate::domain::event::{CommandRef, Recorded};
+use crate::domain::ids::{KeyId, OrgId, ReservationId};
 use crate::domain::system::{System, SystemCommand};
 use crate::domain::time::Timestamp;
-use crate::ledger::state::{Bound, ShardState, Slot, decode};
-use crate::ledger::{LedgerError, Outcome};
+use crate::domain::views::index::{KeyHash, key_hash};
+use crate::ledger::fetch::{Fetcher, Found};
+use crate::ledger::scribe::Scribe;
+use crate::ledger::snapshots::Keeper;
+use crate::ledger::state::{Bound, Chain, KEY_KEPT_SECONDS, Known, Recent, ShardState, Slot, ended_by};
+use crate::ledger::{LedgerError, Memory, Outcome, decode};
 use crate::store::{Appended, EventLog, EventRow, Head, StoreError};
 
 /// Commands decided in one transaction: enough to amortise a sync, few enough that the first does not wait long.
 const BATCH_MAX: usize = 1_024;
-/// Events read at a time when folding.
-const FOLD_PAGE: i64 = 5_000;
+/// Races lost in a row before the writer takes the head's lock first, so that it can't starve.
+const RACES_MAX: u32 = 2;
 
 pub(super) type ReadView = Box<dyn FnOnce(Option<&Account>) + Send>;
 type Reply = oneshot::Sender<Result<Outcome, LedgerError>>;
 
 #[allow(clippy::large_enum_variant, reason = "nearly all jobs are commands; a box each would cost more")]
 pub(super) enum Job {
-    Command { org: OrgId, ask: Ask, by: Option<KeyId>, idempotency: Option<CommandRef>, reply: Reply },
-    Read { org: OrgId, read: ReadView },
+    Command(Command),
+    Read {
+        org: OrgId,
+        read: ReadView,
+    },
+    /// Writes the ends that time has brought about to the accounts in memory.
+    Sweep,
+}
+
+pub(super) struct Command {
+    pub org: OrgId,
+    pub ask: Ask,
+    pub by: Option<KeyId>,
+    pub idempotency: Option<CommandRef>,
+    pub reply: Reply,
+    /// What was looked up for it.
+    pub found: Option<Found>,
 }
 
 pub(super) enum Ask {
@@ -39,23 +60,41 @@ pub(super) enum Ask {
     System(SystemCommand),
 }
 
+/// What was fetched beside the writer.
+#[allow(clippy::large_enum_variant, reason = "short-lived, and few")]
+pub(super) enum Fetched {
+    Account(OrgId, Result<Known, StoreError>),
+    Command(Command, Result<Found, StoreError>),
+}
+
 pub(super) struct Writer {
-    shard: i32,
-    log: Arc<dyn EventLog>,
     clock: Clock,
+    fetcher: Fetcher,
     head: Head,
     state: ShardState,
     system: Arc<ArcSwap<System>>,
+    keeper: Keeper,
+    fetched: mpsc::UnboundedSender<Fetched>,
+    arrivals: mpsc::UnboundedReceiver<Fetched>,
+    /// False where memory may differ from the log.
+    trusted: bool,
+    round: u64,
+    races_lost: u32,
 }
 
 /// What one round appends and whom it answers.
-#[derive(Default)]
 struct Batch {
-    rows: Vec<EventRow>,
-    answers: Vec<(Reply, Answer)>,
-    reads: Vec<(OrgId, ReadView)>,
     now: Timestamp,
-    system_changed: bool,
+    head: Head,
+    rows: Vec<EventRow>,
+    decided: Vec<(Command, Answer)>,
+    reads: Vec<(OrgId, ReadView)>,
+    swept: bool,
+    /// What was evolved or bound for it, to be undone where nothing is written.
+    touched: HashSet<OrgId>,
+    keys: Vec<(i64, KeyHash)>,
+    ended: Vec<(i64, ReservationId)>,
+    system_chain: Option<Chain>,
 }
 
 enum Answer {
@@ -64,198 +103,523 @@ enum Answer {
     No(LedgerError),
 }
 
+/// How a round's append ended.
+enum Ending {
+    Written,
+    /// Others wrote: fold what they did and decide again.
+    Again,
+    Failed(String),
+}
+
 impl Writer {
-    /// Folds the shard's log from the start.
-    pub async fn fold(
-        shard: i32,
-        log: Arc<dyn EventLog>,
+    /// Takes up a shard where its log ends.
+    pub async fn open(
+        fetcher: Fetcher,
         clock: Clock,
         system: Arc<ArcSwap<System>>,
+        keeper: Keeper,
+        memory: Memory,
     ) -> Result<Writer, LedgerError> {
-        let head = log.head(shard).await?;
-        let mut writer = Writer { shard, log, clock, head, state: ShardState::default(), system };
-        writer.refold().await?;
+        let (fetched, arrivals) = mpsc::unbounded_channel();
+        let head = fetcher.log.head(fetcher.shard).await?;
+        let mut writer = Writer {
+            clock,
+            fetcher,
+            head,
+            state: ShardState { memory, ..ShardState::default() },
+            system,
+            keeper,
+            fetched,
+            arrivals,
+            trusted: false,
+            round: 0,
+            races_lost: 0,
+        };
+        writer.reopen().await?;
         Ok(writer)
     }
 
     pub async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         let mut jobs = Vec::with_capacity(BATCH_MAX);
-        let mut trusted = true;
-        while queue.recv_many(&mut jobs, BATCH_MAX).await > 0 {
-            if !trusted {
-                trusted = self.refold().await.is_ok();
+        loop {
+            tokio::select! {
+                biased;
+                Some(fetched) = self.arrivals.recv() => self.arrive(fetched, &mut jobs),
+                received = queue.recv_many(&mut jobs, BATCH_MAX) => if received == 0 { return },
             }
-            if !trusted {
-                jobs.drain(..).for_each(|job| job.refuse("the log can't be read"));
-                continue;
+            while let Ok(fetched) = self.arrivals.try_recv() {
+                self.arrive(fetched, &mut jobs);
             }
-            trusted = self.round(jobs.drain(..)).await;
+            self.work(&mut jobs).await;
         }
     }
 
-    /// Decides, appends, answers. False when memory no longer agrees with the log.
-    async fn round(&mut self, jobs: impl Iterator<Item = Job>) -> bool {
-        let now = self.clock.now().max(self.state.last_recorded_at);
-        let mut batch = Batch { now, ..Batch::default() };
-        let mut head = self.head.clone();
-        for job in jobs {
-            self.decide(job, &mut head, &mut batch);
-        }
-        if batch.rows.is_empty() {
-            self.answer(batch);
-            return true;
-        }
-        match self.log.append(self.shard, &self.head, &head, &batch.rows).await {
-            Ok(Appended::Written) => {
-                self.head = head;
-                self.state.last_recorded_at = now;
-                self.answer(batch);
-                true
+    /// Decides and commits the jobs, again where others wrote meanwhile.
+    async fn work(&mut self, jobs: &mut Vec<Job>) {
+        while !jobs.is_empty() {
+            if !self.trusted
+                && let Err(error) = self.reopen().await
+            {
+                jobs.drain(..).for_each(|job| job.refuse(&error.to_string()));
+                return;
             }
-            Ok(Appended::Conflict) => {
-                batch.refuse("another writer moved the log's head");
-                false
-            }
-            Err(StoreError::UnknownOutcome(_)) => {
-                let written = self.log.head(self.shard).await.is_ok_and(|found| found == head);
-                if written {
-                    self.head = head;
-                    self.answer(batch);
-                } else {
-                    batch.refuse("the commit's outcome could not be confirmed; retry with the same key");
+            let mut batch = self.decide_all(jobs.drain(..));
+            match self.commit(&mut batch).await {
+                Ending::Written => {
+                    self.races_lost = 0;
+                    self.finish(batch);
                 }
-                written
-            }
-            Err(error) => {
-                batch.refuse(&error.to_string());
-                false
-            }
-        }
-    }
-
-    fn decide(&mut self, job: Job, head: &mut Head, batch: &mut Batch) {
-        match job {
-            Job::Read { org, read } => batch.reads.push((org, read)),
-            Job::Command { org, ask, by, idempotency, reply } => {
-                let answer = match ask {
-                    Ask::Org(command) => self.decide_org(org, command, by, idempotency, head, batch),
-                    Ask::System(command) => self.decide_system(command, by, idempotency, head, batch),
-                };
-                batch.answers.push((reply, answer));
+                Ending::Again => {
+                    self.races_lost += 1;
+                    self.undo(&batch);
+                    jobs.extend(batch.into_jobs());
+                    if let Err(error) = self.follow().await {
+                        tracing::warn!(%error, shard = self.fetcher.shard, "what others wrote can't be folded");
+                        self.trusted = false;
+                    }
+                }
+                Ending::Failed(why) => {
+                    self.undo(&batch);
+                    batch.into_jobs().for_each(|job| job.refuse(&why));
+                }
             }
         }
     }
 
-    fn decide_org(
-        &mut self,
-        org: OrgId,
-        command: OrgCommand,
-        by: Option<KeyId>,
-        idempotency: Option<CommandRef>,
-        head: &mut Head,
-        batch: &mut Batch,
-    ) -> Answer {
-        let slot = self.state.accounts.entry(org).or_insert_with(|| Slot::new(org));
-        if let Some(earlier) = idempotency.as_ref().map(|command| slot.chain.bound(command)) {
-            match earlier {
-                Ok(Some(bound)) => return Answer::Replay(bound),
-                Ok(None) => {}
-                Err(refusal) => return Answer::No(refusal.into()),
+    fn decide_all(&mut self, jobs: impl Iterator<Item = Job>) -> Batch {
+        self.round += 1;
+        let mut batch = Batch {
+            now: self.clock.now().max(self.state.last_recorded_at),
+            head: self.head.clone(),
+            rows: vec![],
+            decided: vec![],
+            reads: vec![],
+            swept: false,
+            touched: HashSet::new(),
+            keys: vec![],
+            ended: vec![],
+            system_chain: None,
+        };
+        for job in jobs {
+            match job {
+                Job::Read { org, read } => self.admit_read(org, read, &mut batch),
+                Job::Sweep => self.sweep(&mut batch),
+                Job::Command(command) => self.admit(command, &mut batch),
             }
         }
+        batch
+    }
+
+    fn admit_read(&mut self, org: OrgId, read: ReadView, batch: &mut Batch) {
+        let round = self.round;
+        match self.slot(org) {
+            Slot::Known(known) => {
+                known.used = round;
+                batch.reads.push((org, read));
+            }
+            Slot::Loading { waiting, .. } => waiting.push(Job::Read { org, read }),
+        }
+    }
+
+    /// Decides a command, or sets it aside until what it needs was fetched.
+    fn admit(&mut self, mut command: Command, batch: &mut Batch) {
+        if let Ask::System(ask) = &command.ask {
+            let ask = ask.clone();
+            let answer = match self.earlier(&command, batch.now) {
+                Earlier::Unknown => return self.look_up(command, None),
+                Earlier::Bound(answer) => answer,
+                Earlier::New => self.decide_system(ask, &command, batch),
+            };
+            batch.decided.push((command, answer));
+            return;
+        }
+        let round = self.round;
+        let known = match self.slot(command.org) {
+            Slot::Loading { waiting, .. } => return waiting.push(Job::Command(command)),
+            Slot::Known(known) => known,
+        };
+        known.used = round;
+        let forgotten_to = known.forgotten_to;
+        let named = command
+            .names()
+            .filter(|id| !known.account.holds.contains_key(id) && !known.account.ended.contains_key(id));
+        if let Some(reservation) = named {
+            let enough = forgotten_to.max(self.state.recent.starts_at - 1);
+            match command.found.as_mut().filter(|found| found.checked_to >= enough) {
+                None => return self.look_up(command, Some(reservation)),
+                Some(found) => {
+                    let ended = found.ended.take();
+                    if let Some(Slot::Known(known)) = self.state.accounts.get_mut(&command.org) {
+                        known.recall(reservation, ended);
+                    }
+                }
+            }
+        }
+        let answer = match self.earlier(&command, batch.now) {
+            Earlier::Unknown => return self.look_up(command, named),
+            Earlier::Bound(answer) => answer,
+            Earlier::New => self.decide_org(&command, batch),
+        };
+        batch.decided.push((command, answer));
+    }
+
+    /// Whether the command's key was bound before (I4).
+    fn earlier(&self, command: &Command, now: Timestamp) -> Earlier {
+        let Some(key) = &command.idempotency else { return Earlier::New };
+        let hash = key_hash(command.org, &key.key);
+        let bound = match self.state.recent.bound(&hash) {
+            Some(bound) => Some(bound),
+            None if !self.state.filter.may_hold(&hash) => None,
+            None => match &command.found {
+                Some(found) if found.checked_to + 1 >= self.state.recent.starts_at => found.bound.as_ref(),
+                Some(_) | None => return Earlier::Unknown,
+            },
+        };
+        match bound.filter(|bound| bound.at.plus_seconds(KEY_KEPT_SECONDS) > now) {
+            Some(bound) if bound.fingerprint == key.fingerprint => {
+                Earlier::Bound(Answer::Replay(bound.clone()))
+            }
+            Some(_) => Earlier::Bound(Answer::No(Refusal::IdempotencyConflict.into())),
+            None => Earlier::New,
+        }
+    }
+
+    fn decide_org(&mut self, command: &Command, batch: &mut Batch) -> Answer {
+        let Ask::Org(ask) = &command.ask else { return Answer::Made(vec![]) };
+        let org = command.org;
+        let Some(Slot::Known(known)) = self.state.accounts.get_mut(&org) else {
+            return Answer::No(Refusal::UnknownOrg.into());
+        };
+        batch.touched.insert(org);
         // What time has ended is written before anything is decided on it (I11).
-        let due = slot.account.expire_due(batch.now);
-        let scribe = Scribe { shard: self.shard, org, by: None, clock: &self.clock };
-        if let Err(error) = scribe.write(due, None, &mut slot.chain, head, batch) {
+        let scribe = Scribe { shard: self.fetcher.shard, org, by: None, clock: &self.clock, now: batch.now };
+        if let Err(error) = batch.expire(&scribe, known) {
             return Answer::No(error);
         }
-        let steps = match slot.account.handle(command, batch.now) {
-            Ok(steps) => steps,
+        let steps = match known.account.handle(ask.clone(), batch.now) {
+            Ok(steps) => steps.into_iter().map(|(event, balance)| (event, Some(balance))),
             Err(refusal) => return Answer::No(refusal.into()),
         };
-        match (Scribe { by, ..scribe }).write(steps, idempotency, &mut slot.chain, head, batch) {
-            Ok(events) => Answer::Made(events),
+        let scribe = Scribe { by: command.by, ..scribe };
+        match batch.write(&scribe, steps, command.idempotency.as_ref(), &mut known.chain) {
+            Ok(events) => {
+                batch.bind(command, &events, &mut self.state.recent);
+                Answer::Made(events)
+            }
             Err(error) => Answer::No(error),
         }
     }
 
-    fn decide_system(
-        &mut self,
-        command: SystemCommand,
-        by: Option<KeyId>,
-        idempotency: Option<CommandRef>,
-        head: &mut Head,
-        batch: &mut Batch,
-    ) -> Answer {
-        let chain = &mut self.state.system_slot;
-        match idempotency.as_ref().map(|command| chain.bound(command)) {
-            Some(Ok(Some(bound))) => return Answer::Replay(bound),
-            Some(Err(refusal)) => return Answer::No(refusal.into()),
-            Some(Ok(None)) | None => {}
-        }
-        let decided = match self.state.system.decide(command) {
+    fn decide_system(&mut self, ask: SystemCommand, command: &Command, batch: &mut Batch) -> Answer {
+        let decided = match self.state.system.decide(ask) {
             Ok(decided) => decided,
             Err(refusal) => return Answer::No(refusal.into()),
         };
+        batch.system_chain.get_or_insert(self.state.system_chain);
         decided.iter().for_each(|event| self.state.system.evolve(event));
-        batch.system_changed = true;
-        let steps = decided.into_iter().map(|event| (event, None)).collect();
-        let scribe = Scribe { shard: self.shard, org: OrgId::SYSTEM, by, clock: &self.clock };
-        match scribe.write_steps(steps, idempotency, chain, head, batch) {
-            Ok(events) => Answer::Made(events),
+        let steps = decided.into_iter().map(|event| (event, None));
+        let scribe = Scribe {
+            shard: self.fetcher.shard,
+            org: OrgId::SYSTEM,
+            by: command.by,
+            clock: &self.clock,
+            now: batch.now,
+        };
+        match batch.write(&scribe, steps, command.idempotency.as_ref(), &mut self.state.system_chain) {
+            Ok(events) => {
+                batch.bind(command, &events, &mut self.state.recent);
+                Answer::Made(events)
+            }
             Err(error) => Answer::No(error),
+        }
+    }
+
+    /// Writes what time has ended to every account in memory.
+    fn sweep(&mut self, batch: &mut Batch) {
+        batch.swept = true;
+        for (org, slot) in &mut self.state.accounts {
+            let Slot::Known(known) = slot else { continue };
+            if !known.account.is_due(batch.now) {
+                continue;
+            }
+            batch.touched.insert(*org);
+            let scribe =
+                Scribe { shard: self.fetcher.shard, org: *org, by: None, clock: &self.clock, now: batch.now };
+            if let Err(error) = batch.expire(&scribe, known) {
+                tracing::error!(%error, %org, "what is due can't be written");
+            }
+        }
+    }
+
+    /// The org's slot; one that is not in memory begins to load.
+    fn slot(&mut self, org: OrgId) -> &mut Slot {
+        let (fetcher, fetched, end) = (&self.fetcher, &self.fetched, self.head.next_position);
+        self.state.accounts.entry(org).or_insert_with(|| {
+            let (fetcher, fetched) = (fetcher.clone(), fetched.clone());
+            tokio::spawn(async move {
+                let known = fetcher.account(org, end).await;
+                // A writer that has stopped needs nothing.
+                let _ = fetched.send(Fetched::Account(org, known));
+            });
+            Slot::Loading { waiting: vec![], arrived: vec![] }
+        })
+    }
+
+    /// Fetches what the command's key and reservation were, then decides it.
+    fn look_up(&self, command: Command, reservation: Option<ReservationId>) {
+        let (fetcher, fetched) = (self.fetcher.clone(), self.fetched.clone());
+        tokio::spawn(async move {
+            let found = fetcher.look_up(command.org, command.idempotency.as_ref(), reservation).await;
+            let _ = fetched.send(Fetched::Command(command, found));
+        });
+    }
+
+    fn arrive(&mut self, fetched: Fetched, jobs: &mut Vec<Job>) {
+        match fetched {
+            Fetched::Command(mut command, Ok(found)) => {
+                command.found = Some(found);
+                jobs.push(Job::Command(command));
+            }
+            Fetched::Command(command, Err(error)) => Job::Command(command).refuse(&error.to_string()),
+            Fetched::Account(org, loaded) => {
+                let Some(Slot::Loading { waiting, arrived }) = self.state.accounts.remove(&org) else {
+                    return;
+                };
+                match loaded.and_then(|known| caught_up(known, &arrived)) {
+                    Ok(known) => {
+                        self.state.accounts.insert(org, Slot::Known(Box::new(known)));
+                        jobs.extend(waiting);
+                    }
+                    Err(error) => waiting.into_iter().for_each(|job| job.refuse(&error.to_string())),
+                }
+            }
+        }
+    }
+
+    async fn commit(&mut self, batch: &mut Batch) -> Ending {
+        let (log, shard) = (&self.fetcher.log, self.fetcher.shard);
+        if batch.rows.is_empty() {
+            return match log.is_shared() {
+                false => Ending::Written,
+                // What was decided on must still be so.
+                true => match log.head(shard).await {
+                    Ok(head) if head == self.head => Ending::Written,
+                    Ok(_) => Ending::Again,
+                    Err(error) => Ending::Failed(error.to_string()),
+                },
+            };
+        }
+        let appended = if self.races_lost > RACES_MAX {
+            append_locked(&**log, shard, &self.head, &batch.head, &batch.rows).await
+        } else {
+            log.append(shard, &self.head, &batch.head, &batch.rows).await
+        };
+        match appended {
+            Ok(Appended::Written) => Ending::Written,
+            Ok(Appended::Conflict) => Ending::Again,
+            Err(StoreError::UnknownOutcome(why)) => {
+                tracing::warn!(%why, shard, "a commit's outcome is not known: the log is asked");
+                match was_written(&**log, shard, &batch.rows).await {
+                    Ok(true) => Ending::Written,
+                    Ok(false) => Ending::Again,
+                    Err(error) => {
+                        self.trusted = false;
+                        Ending::Failed(format!(
+                            "the commit's outcome could not be confirmed ({error}); retry with the same key"
+                        ))
+                    }
+                }
+            }
+            Err(error) => Ending::Failed(error.to_string()),
         }
     }
 
     /// Everything in the batch is durable now.
-    fn answer(&self, batch: Batch) {
-        if batch.system_changed {
+    fn finish(&mut self, batch: Batch) {
+        if !batch.rows.is_empty() {
+            self.head = batch.head;
+            self.state.last_recorded_at = batch.now;
+            self.fetcher.projector.wake(self.fetcher.shard);
+        }
+        for (position, key) in batch.keys {
+            self.state.filter.insert(&key);
+            self.state.recent.keep_key(position, key);
+        }
+        for (position, reservation) in batch.ended {
+            self.state.recent.keep_ended(position, reservation);
+        }
+        if batch.system_chain.is_some() {
             self.system.store(Arc::new(self.state.system.clone()));
         }
         for (org, read) in batch.reads {
-            let known = self.state.accounts.get(&org).filter(|slot| slot.chain.version > 0);
-            match known {
-                Some(slot) => read(Some(&slot.account.as_of(batch.now))),
-                None => read(None),
+            match self.state.accounts.get(&org) {
+                Some(Slot::Known(known)) if known.chain.version > 0 => {
+                    read(Some(&known.account.as_of(batch.now)));
+                }
+                Some(_) | None => read(None),
             }
         }
-        for (reply, answer) in batch.answers {
+        for (command, answer) in batch.decided {
             match answer {
-                Answer::Made(events) => send(reply, Ok(Outcome { events, replayed: false })),
-                Answer::No(error) => send(reply, Err(error)),
+                Answer::Made(events) => send(command.reply, Ok(Outcome { events, replayed: false })),
+                Answer::No(error) => send(command.reply, Err(error)),
                 Answer::Replay(bound) => {
-                    tokio::spawn(replay(self.log.clone(), self.shard, bound, reply));
+                    let (log, shard) = (self.fetcher.log.clone(), self.fetcher.shard);
+                    tokio::spawn(replay(log, shard, bound, command.reply));
                 }
             }
         }
+        self.keep_memory_small(&batch.touched);
     }
 
-    /// Drops the memory and folds the log again.
-    async fn refold(&mut self) -> Result<(), LedgerError> {
-        let head = self.log.head(self.shard).await?;
-        let mut state = ShardState::default();
-        let mut position = 1;
-        while position < head.next_position {
-            let rows = self.log.read(self.shard, position, FOLD_PAGE).await?;
-            let Some(last) = rows.last() else { break };
-            position = last.position + 1;
-            for row in &rows {
-                state.fold(row)?;
+    fn keep_memory_small(&mut self, touched: &HashSet<OrgId>) {
+        let last = self.head.next_position - 1;
+        for org in touched {
+            match self.state.accounts.get_mut(org) {
+                // Nobody ever opened it.
+                Some(Slot::Known(known)) if known.chain.version == 0 => {
+                    self.state.accounts.remove(org);
+                }
+                Some(Slot::Known(known)) => self.keeper.offer(known, last),
+                Some(Slot::Loading { .. }) | None => {}
             }
         }
-        if self.shard == 0 {
+        self.state.forget_before(self.fetcher.projector.indexed(self.fetcher.shard));
+        for known in self.state.evict() {
+            self.keeper.offer_evicted(known, last);
+        }
+        self.keeper.offer_filter(&self.state.filter, last);
+    }
+
+    /// Nothing of the batch was written: what it changed in memory is dropped and read again when it is wanted.
+    fn undo(&mut self, batch: &Batch) {
+        for org in &batch.touched {
+            self.state.accounts.remove(org);
+        }
+        for (_, key) in &batch.keys {
+            self.state.recent.unbind(key);
+        }
+        if let Some(chain) = batch.system_chain {
+            self.state.system = System::clone(&self.system.load());
+            self.state.system_chain = chain;
+        }
+    }
+
+    /// Folds what others wrote.
+    async fn follow(&mut self) -> Result<(), LedgerError> {
+        let head = self.fetcher.log.head(self.fetcher.shard).await?;
+        if head.epoch < self.head.epoch || head.next_position < self.head.next_position {
+            return self.reopen().await;
+        }
+        let mut hash = self.head.last_hash;
+        let (state, from) = (&mut self.state, self.head.next_position);
+        let fold = |row: &EventRow| {
+            hash = crate::domain::chain::shard_hash(&hash, &row.hash);
+            state.absorb(row, &decode(row)?)
+        };
+        self.fetcher.tail(from, head.next_position, fold).await?;
+        if hash != head.last_hash {
+            return self.reopen().await;
+        }
+        self.head = head;
+        self.system.store(Arc::new(self.state.system.clone()));
+        Ok(())
+    }
+
+    /// Drops the memory and takes the shard up again where its log ends.
+    async fn reopen(&mut self) -> Result<(), LedgerError> {
+        self.trusted = false;
+        let shard = self.fetcher.shard;
+        let waiting = self.state.accounts.drain().flat_map(|(_, slot)| match slot {
+            Slot::Loading { waiting, .. } => waiting,
+            Slot::Known(_) => vec![],
+        });
+        waiting.for_each(|job| job.refuse("the log is read again; try again shortly"));
+        self.fetcher.projector.catch_up(shard).await?;
+        let indexed = self.fetcher.projector.indexed(shard);
+        let head = self.fetcher.log.head(shard).await?;
+        let mut state = ShardState {
+            recent: Recent::starting_at(indexed + 1),
+            memory: self.state.memory,
+            ..ShardState::default()
+        };
+        state.filter = self.keeper.load_filter(&self.fetcher, indexed).await?;
+        if let Some(last) = self.fetcher.log.read(shard, indexed, 1).await?.first() {
+            state.last_recorded_at = Timestamp(last.recorded_at);
+        }
+        if shard == 0 {
+            (state.system, state.system_chain) = self.fetcher.system(indexed + 1).await?;
+        }
+        let absorb = |row: &EventRow| state.absorb(row, &decode(row)?);
+        self.fetcher.tail(indexed + 1, head.next_position, absorb).await?;
+        if shard == 0 {
             self.system.store(Arc::new(state.system.clone()));
         }
         self.state = state;
         self.head = head;
+        self.trusted = true;
         Ok(())
     }
 }
 
+enum Earlier {
+    New,
+    /// It must be looked up first.
+    Unknown,
+    Bound(Answer),
+}
+
 impl Batch {
-    fn refuse(self, why: &str) {
-        for (reply, _) in self.answers {
-            send(reply, Err(LedgerError::Unavailable(why.to_owned())));
+    fn write(
+        &mut self,
+        scribe: &Scribe<'_>,
+        steps: impl ExactSizeIterator<Item = (crate::domain::event::Event, Option<crate::domain::event::Balance>)>,
+        command: Option<&CommandRef>,
+        chain: &mut Chain,
+    ) -> Result<Vec<Recorded>, LedgerError> {
+        let first = self.head.next_position;
+        let events = scribe.write(steps, command, chain, &mut self.head, &mut self.rows)?;
+        let ended = events.iter().zip(first..);
+        self.ended
+            .extend(ended.filter_map(|(recorded, at)| ended_by(&recorded.payload.event).map(|id| (at, id))));
+        Ok(events)
+    }
+
+    fn expire(&mut self, scribe: &Scribe<'_>, known: &mut Known) -> Result<(), LedgerError> {
+        let due = known.account.expire_due(self.now).into_iter();
+        let due = due.map(|(event, balance)| (event, Some(balance)));
+        self.write(scribe, due, None, &mut known.chain).map(|_| ())
+    }
+
+    /// Binds the command's key to what it made; a command that made nothing binds none.
+    fn bind(&mut self, command: &Command, events: &[Recorded], recent: &mut Recent) {
+        let Some(key) = command.idempotency.as_ref().filter(|_| !events.is_empty()) else { return };
+        let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
+        let position = self.head.next_position - i64::from(count);
+        let hash = key_hash(command.org, &key.key);
+        let fingerprint = key.fingerprint.clone();
+        recent.bind(hash, Bound { fingerprint, position, count, at: self.now });
+        self.keys.push((position, hash));
+    }
+
+    fn into_jobs(self) -> impl Iterator<Item = Job> {
+        let commands = self.decided.into_iter().map(|(command, _)| Job::Command(command));
+        let reads = self.reads.into_iter().map(|(org, read)| Job::Read { org, read });
+        commands.chain(reads).chain(self.swept.then_some(Job::Sweep))
+    }
+}
+
+impl Command {
+    /// The reservation that the command is about, where it must be known already.
+    fn names(&self) -> Option<ReservationId> {
+        match &self.ask {
+            Ask::Org(OrgCommand::Settle(settle)) => Some(settle.reservation),
+            Ask::Org(
+                OrgCommand::Grow { reservation, .. }
+                | OrgCommand::Extend { reservation, .. }
+                | OrgCommand::Release { reservation },
+            ) => Some(*reservation),
+            Ask::Org(_) | Ask::System(_) => None,
         }
     }
 }
@@ -263,92 +627,48 @@ impl Batch {
 impl Job {
     fn refuse(self, why: &str) {
         match self {
-            Job::Command { reply, .. } => send(reply, Err(LedgerError::Unavailable(why.to_owned()))),
-            Job::Read { .. } => {}
+            Job::Command(command) => {
+                send(command.reply, Err(LedgerError::Unavailable(why.to_owned())));
+            }
+            // Its reader sees that nobody answers.
+            Job::Read { .. } | Job::Sweep => {}
         }
     }
 }
 
-/// Turns decided events into rows, each chained to the one before it in its org.
-struct Scribe<'a> {
+/// Folds what was written while the account was being read.
+fn caught_up(mut known: Known, arrived: &[EventRow]) -> Result<Known, StoreError> {
+    for row in arrived {
+        if row.org_version > known.chain.version {
+            known.fold(row, &decode(row)?)?;
+        }
+    }
+    Ok(known)
+}
+
+/// Appends while holding the head's lock, where it still is what was decided on.
+async fn append_locked(
+    log: &dyn EventLog,
     shard: i32,
-    org: OrgId,
-    by: Option<KeyId>,
-    clock: &'a Clock,
+    expected: &Head,
+    new: &Head,
+    rows: &[EventRow],
+) -> Result<Appended, StoreError> {
+    let lock = log.lock(shard).await?;
+    if lock.head() != expected {
+        lock.unlock().await?;
+        return Ok(Appended::Conflict);
+    }
+    lock.append(new, rows).await.map(|()| Appended::Written)
 }
 
-impl Scribe<'_> {
-    fn write(
-        &self,
-        steps: Vec<(Event, Balance)>,
-        command: Option<CommandRef>,
-        chain: &mut crate::ledger::state::Chain,
-        head: &mut Head,
-        batch: &mut Batch,
-    ) -> Result<Vec<Recorded>, LedgerError> {
-        let steps = steps.into_iter().map(|(event, balance)| (event, Some(balance))).collect();
-        self.write_steps(steps, command, chain, head, batch)
-    }
-
-    fn write_steps(
-        &self,
-        steps: Vec<(Event, Option<Balance>)>,
-        command: Option<CommandRef>,
-        chain: &mut crate::ledger::state::Chain,
-        head: &mut Head,
-        batch: &mut Batch,
-    ) -> Result<Vec<Recorded>, LedgerError> {
-        let events = u32::try_from(steps.len()).unwrap_or(u32::MAX);
-        let first = head.next_position;
-        let mut binding = command.clone().filter(|_| events > 0);
-        let mut recorded = Vec::with_capacity(steps.len());
-        for (event, balance) in steps {
-            let command = binding.take().map(|command| BoundCommand { command, events });
-            let payload = Payload { by: self.by, command, balance, event };
-            let row = self.row(&payload, chain, head, batch.now)?;
-            recorded.push(Recorded {
-                org: self.org,
-                version: row.org_version,
-                id: EventId(row.event_id),
-                at: batch.now,
-                payload,
-            });
-            batch.rows.push(row);
-        }
-        if let Some(command) = command.filter(|_| events > 0) {
-            chain.bind(&command, first, events, batch.now);
-        }
-        Ok(recorded)
-    }
-
-    fn row(
-        &self,
-        payload: &Payload,
-        chain: &mut crate::ledger::state::Chain,
-        head: &mut Head,
-        now: Timestamp,
-    ) -> Result<EventRow, LedgerError> {
-        let bytes =
-            serde_json::to_vec(payload).map_err(|error| LedgerError::Unavailable(error.to_string()))?;
-        let mut row = EventRow {
-            shard: self.shard,
-            position: head.next_position,
-            org_id: self.org.0,
-            org_version: chain.version + 1,
-            event_id: self.clock.uuid(),
-            kind: payload.event.kind().into(),
-            schema_version: payload.event.schema_version(),
-            recorded_at: now.0,
-            payload: bytes,
-            hash: [0; 32],
-        };
-        row.hash = chain::event_hash(&chain.last_hash, &row.fields());
-        chain.version = row.org_version;
-        chain.last_hash = row.hash;
-        head.next_position += 1;
-        head.last_hash = chain::shard_hash(&head.last_hash, &row.hash);
-        Ok(row)
-    }
+/// Whether the rows stand in the log, asked under the head's lock: the lost transaction has ended by then.
+async fn was_written(log: &dyn EventLog, shard: i32, rows: &[EventRow]) -> Result<bool, StoreError> {
+    let Some(first) = rows.first() else { return Ok(true) };
+    let lock = log.lock(shard).await?;
+    let found = log.read(shard, first.position, 1).await;
+    lock.unlock().await?;
+    Ok(found?.first().is_some_and(|row| row.event_id == first.event_id))
 }
 
 async fn replay(log: Arc<dyn EventLog>, shard: i32, bound: Bound, reply: Reply) {

@@ -3,7 +3,7 @@
 use crate::domain::event::Payload;
 use crate::domain::ids::{EventId, OrgId};
 use crate::domain::time::Timestamp;
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{Ledger, LedgerError, decode};
 
 /// One stored event.
 #[derive(Clone, Debug)]
@@ -28,10 +28,27 @@ pub async fn list_events(
     after: i64,
     limit: i64,
 ) -> Result<Vec<StoredEvent>, LedgerError> {
-    let rows = ledger.log().read_org(ledger.shard_of(org), org.0, after.saturating_add(1), limit).await?;
-    let decode = |row: crate::store::EventRow| {
-        let payload = serde_json::from_slice(&row.payload)
-            .map_err(|error| LedgerError::Unavailable(format!("event {}: {error}", row.event_id)))?;
+    let (shard, projector) = (ledger.shard_of(org), ledger.projector());
+    projector.catch_up(shard).await?;
+    let positions = projector.store().org_events(shard, org, after.saturating_add(1), limit).await?;
+    read_events(ledger, org, &positions).await
+}
+
+/// The events at some positions of the org's shard, oldest first.
+///
+/// # Errors
+/// As [`list_events`].
+pub(super) async fn read_events(
+    ledger: &Ledger,
+    org: OrgId,
+    positions: &[i64],
+) -> Result<Vec<StoredEvent>, LedgerError> {
+    if positions.is_empty() {
+        return Ok(vec![]);
+    }
+    let rows = ledger.log().read_at(ledger.shard_of(org), positions).await?;
+    let stored = |row: crate::store::EventRow| {
+        let payload = decode(&row)?.payload;
         Ok(StoredEvent {
             id: EventId(row.event_id),
             kind: row.kind,
@@ -43,5 +60,5 @@ pub async fn list_events(
             payload,
         })
     };
-    rows.into_iter().map(decode).collect()
+    rows.into_iter().map(stored).collect()
 }

@@ -5,4 +5,5 @@ pub mod claim;
 pub mod find_org;
 pub mod list_events;
 pub mod profile;
+pub mod show_reservation;
 pub mod spend_report;

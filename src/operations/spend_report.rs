@@ -1,18 +1,15 @@
-//! An org's spend between two moments, folded from its events.
+//! An org's spend between two moments, from the hourly projection.
 
 use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
-use crate::domain::views::spend::{Group, SpendReport};
+use crate::domain::views::spend::{Group, MICROS_PER_HOUR, SpendReport};
 use crate::ledger::{Ledger, LedgerError};
-use crate::operations::list_events::list_events;
 
-/// Events read at a time.
-const PAGE: i64 = 1_000;
-
-/// From `from` on, before `to`.
+/// Every settle that was acknowledged before this was called, in the hours from `from`'s to the last that begins
+/// before `to`.
 ///
 /// # Errors
-/// Where the log can't be read.
+/// Where the projections can't be brought up to date or read.
 pub async fn spend_report(
     ledger: &Ledger,
     org: OrgId,
@@ -20,14 +17,13 @@ pub async fn spend_report(
     to: Timestamp,
     groups: &[Group],
 ) -> Result<SpendReport, LedgerError> {
+    let (shard, projector) = (ledger.shard_of(org), ledger.projector());
+    projector.catch_up(shard).await?;
+    let ends = to.0.div_euclid(MICROS_PER_HOUR) + i64::from(to.0.rem_euclid(MICROS_PER_HOUR) > 0);
+    let hours = from.0.div_euclid(MICROS_PER_HOUR)..ends;
     let mut report = SpendReport::default();
-    let mut after = 0;
-    loop {
-        let page = list_events(ledger, org, after, PAGE).await?;
-        let Some(last) = page.last() else { return Ok(report) };
-        after = last.version;
-        for event in page.iter().filter(|event| (from..to).contains(&event.recorded_at)) {
-            report.apply(groups, &event.payload.event, event.recorded_at);
-        }
+    for (key, spend) in projector.store().spend(shard, org, hours, groups).await? {
+        report.add(groups, &key, &spend);
     }
+    Ok(report)
 }

@@ -2,6 +2,8 @@
 //!
 //! The log stores envelopes; what an event means is the domain's. Every key and statement names `shard`.
 
+pub mod projections;
+mod rows;
 mod sqlite;
 
 use async_trait::async_trait;
@@ -9,7 +11,7 @@ use uuid::Uuid;
 
 use crate::domain::chain::{Fields, Hash};
 
-pub use sqlite::SqliteStore;
+pub use sqlite::{SqliteStore, SqliteViews};
 
 /// One stored event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,14 +104,25 @@ pub trait EventLog: Send + Sync {
     /// Events of a shard from a position on, in order, at most `limit`.
     async fn read(&self, shard: i32, from_position: i64, limit: i64) -> Result<Vec<EventRow>, StoreError>;
 
-    /// Events of one org from a version on, in order, at most `limit`.
-    async fn read_org(
-        &self,
-        shard: i32,
-        org_id: Uuid,
-        from_version: i64,
-        limit: i64,
-    ) -> Result<Vec<EventRow>, StoreError>;
+    /// The events at some positions of a shard, in order.
+    async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError>;
+
+    /// Takes the lock of the shard's head, once every transaction that has it has ended.
+    async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError>;
+
+    /// Whether other processes may write: what was decided without writing must then check the head.
+    fn is_shared(&self) -> bool;
+}
+
+/// A shard's head that nobody else can move. What is committed can be read meanwhile through [`EventLog::read`].
+#[async_trait]
+pub trait LockedHead: Send {
+    fn head(&self) -> &Head;
+
+    /// Moves the head and inserts the events, durably; the lock ends.
+    async fn append(self: Box<Self>, new: &Head, events: &[EventRow]) -> Result<(), StoreError>;
+
+    async fn unlock(self: Box<Self>) -> Result<(), StoreError>;
 }
 
 /// A name and mail address, kept outside the log so that they can be erased.

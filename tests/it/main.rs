@@ -9,3 +9,4 @@
 
 mod http;
 mod support;
+mod workers;

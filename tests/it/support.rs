@@ -7,6 +7,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tollgate::app;
+use tollgate::clock::Clock;
+use tollgate::domain::time::Timestamp;
 use tollgate::http::{ApiState, router};
 use tollgate::ledger::verify::verify;
 use tollgate::operations::authenticate::OperatorKey;
@@ -40,7 +42,9 @@ impl TestApp {
     pub async fn start() -> TestApp {
         let folder = tempfile::tempdir().unwrap();
         let operator = OperatorKey::new(OPERATOR).unwrap();
-        let state = app::open(&folder.path().join("tollgate.db"), operator).await.unwrap();
+        // 2026-11-01T00:00:00Z
+        let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+        let state = app::open(&folder.path().join("tollgate.db"), operator, clock.clone()).await.unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(app::serve_router(listener, router(state.clone()), std::future::pending()));
@@ -77,10 +81,26 @@ impl TestApp {
         self.with_key(made.expect(StatusCode::CREATED)["secret"].as_str().unwrap())
     }
 
+    pub fn clock(&self) -> &Clock {
+        self.state.ledger.clock()
+    }
+
+    /// A moment some seconds ahead.
+    pub fn time_in(&self, seconds: i64) -> String {
+        self.clock().now().plus_seconds(seconds).to_rfc3339()
+    }
+
+    pub fn ledger(&self) -> &tollgate::ledger::Ledger {
+        &self.state.ledger
+    }
+
     /// What must hold at the end of every story.
     pub async fn finish(self) {
-        let report = verify(&**self.state.ledger.log()).await.unwrap();
+        let ledger = &self.state.ledger;
+        let report = verify(&**ledger.log()).await.unwrap();
         assert!(report.is_sound(), "{:?}", report.findings);
+        let differences = ledger.projector().compare().await.unwrap();
+        assert!(differences.values().all(|differ| *differ == 0), "{differences:?}");
     }
 }
 

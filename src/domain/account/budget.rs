@@ -80,6 +80,8 @@ pub struct Counter {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BudgetState {
     pub budget: Budget,
+    /// A new budget counts from its setting.
+    pub since: Timestamp,
     #[serde(with = "as_pairs")]
     pub counters: HashMap<CounterKey, Counter>,
 }

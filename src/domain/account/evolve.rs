@@ -1,9 +1,11 @@
 //! The fold: every event changes the account in one way. Total and exhaustive; nothing is decided here.
 
+use std::collections::HashMap;
+
 use crate::domain::account::budget::{BudgetKey, BudgetState, Counter, CounterKey};
 use crate::domain::account::command::{HoldTerms, ReservationStatus};
 use crate::domain::account::lot::Lot;
-use crate::domain::account::{Account, ENDED_KEPT_SECONDS, Ended, Hold, Key, OrgStatus, decide};
+use crate::domain::account::{Account, Ended, Hold, Key, OrgStatus, decide};
 use crate::domain::commerce::Payment;
 use crate::domain::credits::Credits;
 use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, LotBurn, LotShare, LotTerms, Purpose};
@@ -88,17 +90,30 @@ pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
             }
         }
         Event::ReservationReleased { reservation, .. } => {
-            end_hold(account, *reservation, ReservationStatus::Released, Credits::ZERO, &[], at);
+            end_hold(account, *reservation, ReservationStatus::Released, Credits::ZERO, &[]);
         }
         Event::ReservationExpired { reservation, charged, burned, .. } => {
-            end_hold(account, *reservation, ReservationStatus::Expired, *charged, burned, at);
+            end_hold(account, *reservation, ReservationStatus::Expired, *charged, burned);
         }
-        Event::ReservationSettled { reservation, charged, charged_before, late, burned, .. } => {
-            if *late {
-                correct(account, *reservation, charged.saturating_sub(*charged_before), burned);
-            } else {
-                end_hold(account, *reservation, ReservationStatus::Settled, *charged, burned, at);
+        Event::ReservationSettled {
+            reservation,
+            charged,
+            charged_before,
+            late: true,
+            burned,
+            purpose,
+            reserved_at,
+            ..
+        } => {
+            let delta = charged.saturating_sub(*charged_before);
+            charge(account, delta, burned);
+            count_late(account, purpose, *reserved_at, delta);
+            if let Some(ended) = account.ended.get_mut(reservation) {
+                ended.settle(delta, burned);
             }
+        }
+        Event::ReservationSettled { reservation, charged, burned, .. } => {
+            end_hold(account, *reservation, ReservationStatus::Settled, *charged, burned);
         }
         Event::BudgetsSet { budgets } => {
             let mut before = std::mem::take(&mut account.budgets);
@@ -107,12 +122,13 @@ pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
             account.budgets = budgets
                 .iter()
                 .zip(kept)
-                .map(|(budget, kept)| BudgetState {
-                    budget: budget.clone(),
-                    counters: kept
-                        .and_then(|index| before.get_mut(index))
-                        .map(|state| std::mem::take(&mut state.counters))
-                        .unwrap_or_default(),
+                .map(|(budget, kept)| match kept.and_then(|index| before.get_mut(index)) {
+                    Some(state) => BudgetState {
+                        budget: budget.clone(),
+                        since: state.since,
+                        counters: std::mem::take(&mut state.counters),
+                    },
+                    None => BudgetState { budget: budget.clone(), since: at, counters: HashMap::new() },
                 })
                 .collect();
         }
@@ -152,24 +168,7 @@ fn open_lot(
     repaid: Credits,
     at: Timestamp,
 ) {
-    let mut lot = Lot {
-        id: terms.lot,
-        granted: terms.credits,
-        consumed: Credits::ZERO,
-        expired: Credits::ZERO,
-        refunded: Credits::ZERO,
-        pinned: Credits::ZERO,
-        priority: terms.priority,
-        expires_at: terms.expires_at,
-        created_at: at,
-        paid_minor: payment.map_or(0, |payment| payment.net_minor),
-        currency: payment.map(|payment| payment.currency.clone()),
-        recognised_minor: 0,
-        refunded_minor: 0,
-    };
-    // Debt was consumed already; the lot only takes over who paid it.
-    lot.recognised_minor = lot.burn(repaid).revenue_minor;
-    lot.consumed = repaid;
+    let lot = Lot::opened(terms, payment, repaid, at);
     account.totals.debt = account.totals.debt.saturating_sub(repaid);
     account.totals.granted = account.totals.granted.saturating_add(terms.credits);
     account.lots.insert(lot.id, lot);
@@ -234,7 +233,6 @@ fn end_hold(
     status: ReservationStatus,
     charged: Credits,
     burned: &[LotBurn],
-    at: Timestamp,
 ) {
     let Some(hold) = account.holds.remove(&reservation) else { return };
     account.due.remove(&(hold.terms.expires_at, reservation));
@@ -257,28 +255,19 @@ fn end_hold(
         price_book_version: hold.price_book_version,
         reserved_at: hold.reserved_at,
         settled: status == ReservationStatus::Settled,
-        counted_in: hold.counted_in,
     };
     account.ended.insert(reservation, ended);
-    account.ended_order.push_back((at, reservation));
-    let horizon = at.plus_seconds(-ENDED_KEPT_SECONDS);
-    while account.ended_order.front().is_some_and(|(ended_at, _)| *ended_at < horizon) {
-        if let Some((_, old)) = account.ended_order.pop_front() {
-            account.ended.remove(&old);
-        }
-    }
 }
 
-/// A late settle: `delta` more, or less when negative.
-fn correct(account: &mut Account, reservation: ReservationId, delta: Credits, burned: &[LotBurn]) {
-    charge(account, delta, burned);
-    let Some(ended) = account.ended.get_mut(&reservation) else { return };
-    ended.charged = ended.charged.saturating_add(delta);
-    ended.burned.extend_from_slice(burned);
-    ended.settled = true;
-    ended.status = ReservationStatus::Settled;
-    let counted_in = std::mem::take(&mut ended.counted_in);
-    count(account, &counted_in, |counter| counter.charged = counter.charged.saturating_add(delta));
+/// A late settle counts where its hold did: in the windows of the hold's time, of the budgets that stood then.
+fn count_late(account: &mut Account, purpose: &Purpose, reserved_at: Timestamp, delta: Credits) {
+    let zone = account.time_zone;
+    let counts = |state: &&mut BudgetState| state.since <= reserved_at && state.budget.covers(purpose);
+    for state in account.budgets.iter_mut().filter(counts) {
+        let window = state.budget.counter_key(purpose, reserved_at, zone);
+        let counter = state.counters.entry(window).or_default();
+        counter.charged = counter.charged.saturating_add(delta);
+    }
 }
 
 /// Counts as consumed; what the lots did not pay is debt.

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::commerce::Payment;
 use crate::domain::credits::Credits;
-use crate::domain::event::LotBurn;
+use crate::domain::event::{LotBurn, LotTerms};
 use crate::domain::ids::LotId;
 use crate::domain::time::Timestamp;
 
@@ -41,6 +42,28 @@ pub(super) struct BurnKey {
 }
 
 impl Lot {
+    /// A new lot. `repaid` of it pays debt: that was consumed already, the lot only takes over who paid it.
+    pub fn opened(terms: &LotTerms, payment: Option<&Payment>, repaid: Credits, at: Timestamp) -> Lot {
+        let mut lot = Lot {
+            id: terms.lot,
+            granted: terms.credits,
+            consumed: Credits::ZERO,
+            expired: Credits::ZERO,
+            refunded: Credits::ZERO,
+            pinned: Credits::ZERO,
+            priority: terms.priority,
+            expires_at: terms.expires_at,
+            created_at: at,
+            paid_minor: payment.map_or(0, |payment| payment.net_minor),
+            currency: payment.map(|payment| payment.currency.clone()),
+            recognised_minor: 0,
+            refunded_minor: 0,
+        };
+        lot.recognised_minor = lot.burn(repaid).revenue_minor;
+        lot.consumed = repaid;
+        lot
+    }
+
     pub fn remaining(&self) -> Credits {
         self.granted.saturating_sub(self.consumed).saturating_sub(self.expired).saturating_sub(self.refunded)
     }

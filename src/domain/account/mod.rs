@@ -7,29 +7,27 @@
 pub mod budget;
 pub mod command;
 mod decide;
+mod ended;
 mod evolve;
 pub mod limits;
 pub mod lot;
 pub mod refusal;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::account::budget::{BudgetKey, BudgetState, CounterKey};
-use crate::domain::account::command::{HoldTerms, OrgCommand, ReservationStatus};
+use crate::domain::account::command::{HoldTerms, OrgCommand};
 use crate::domain::account::limits::Limits;
 use crate::domain::account::lot::Lot;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::alerting::{AlertRule, AlertSubject};
 use crate::domain::credits::Credits;
-use crate::domain::event::{Balance, Event, LotBurn, LotShare, Purpose, Role};
+use crate::domain::event::{Balance, Event, LotShare, Purpose, Role};
 use crate::domain::ids::{KeyId, LotId, OrgId, ProjectId, ReservationId};
 use crate::domain::time::Timestamp;
-
-/// How long an ended reservation stays in memory, by log time; older ones come from the projection.
-pub const ENDED_KEPT_SECONDS: i64 = 3600;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
@@ -46,8 +44,9 @@ pub struct Account {
     pub holds: HashMap<ReservationId, Hold>,
     /// Open holds by the time at which they end by themselves.
     due: BTreeSet<(Timestamp, ReservationId)>,
+    /// Reservations that have ended, for late settles and repeats. Whoever keeps the account may [`Account::forget`]
+    /// one and [`Account::recall`] it before a command that names it.
     pub ended: HashMap<ReservationId, Ended>,
-    ended_order: VecDeque<(Timestamp, ReservationId)>,
     totals: Totals,
     pub budgets: Vec<BudgetState>,
     pub limits: Vec<Limits>,
@@ -94,22 +93,6 @@ pub struct Hold {
     counted_in: Vec<(BudgetKey, CounterKey)>,
 }
 
-/// A reservation that has ended, kept for late settles and repeats.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ended {
-    pub status: ReservationStatus,
-    pub held: Credits,
-    pub charged: Credits,
-    pub burned: Vec<LotBurn>,
-    pub capped: bool,
-    pub purpose: Purpose,
-    pub price_book_version: u64,
-    pub reserved_at: Timestamp,
-    /// True once a settle was recorded, however late.
-    pub settled: bool,
-    counted_in: Vec<(BudgetKey, CounterKey)>,
-}
-
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Totals {
     granted: Credits,
@@ -120,6 +103,8 @@ struct Totals {
     debt: Credits,
     overdraft_limit: Credits,
 }
+
+pub use ended::Ended;
 
 /// One event with the balance after it.
 pub type Step = (Event, Balance);
@@ -139,7 +124,6 @@ impl Account {
             holds: HashMap::new(),
             due: BTreeSet::new(),
             ended: HashMap::new(),
-            ended_order: VecDeque::new(),
             totals: Totals::default(),
             budgets: Vec::new(),
             limits: Vec::new(),
@@ -212,6 +196,16 @@ impl Account {
         let mut later = self.clone();
         later.expire_due(now);
         std::borrow::Cow::Owned(later)
+    }
+
+    /// Drops an ended reservation from memory; the log has it.
+    pub fn forget(&mut self, reservation: ReservationId) {
+        self.ended.remove(&reservation);
+    }
+
+    /// Takes back an ended reservation, as folded from its events.
+    pub fn recall(&mut self, reservation: ReservationId, ended: Ended) {
+        self.ended.entry(reservation).or_insert(ended);
     }
 
     /// Lots with credits left, in burn order.

@@ -1,3 +1,71 @@
-//! Pure views: folds of events that a report is made of.
+//! What the projections hold: pure folds from events to rows. A projection can be dropped and folded again (I7).
 
+pub mod balances;
+pub mod index;
 pub mod spend;
+
+use std::collections::BTreeMap;
+
+use crate::domain::event::Recorded;
+use crate::domain::ids::{LotId, OrgId, ReservationId};
+use crate::domain::views::balances::{BalanceRow, LotChange};
+use crate::domain::views::index::{Block, KeyHash};
+use crate::domain::views::spend::{Spend, SpendKey};
+
+/// A projection, by what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum View {
+    /// Where each org's events stand in the log.
+    OrgEvents,
+    /// Which command bound an idempotency key.
+    Commands,
+    /// Where a reservation's events stand in the log.
+    Reservations,
+    /// Each org's balance and lots.
+    Balances,
+    /// What was spent, by hour and every dimension of a report.
+    Spend,
+}
+
+/// Rows to add to the projections, folded from some consecutive events of a shard.
+#[derive(Debug, Default)]
+pub struct Changes {
+    pub org_events: BTreeMap<(OrgId, i64), Block>,
+    pub commands: BTreeMap<KeyHash, i64>,
+    pub reservations: BTreeMap<ReservationId, Vec<i64>>,
+    pub balances: BTreeMap<OrgId, BalanceRow>,
+    pub lots: BTreeMap<(OrgId, LotId), LotChange>,
+    pub spend: BTreeMap<(OrgId, SpendKey), Spend>,
+}
+
+impl View {
+    pub const ALL: [View; 5] =
+        [View::OrgEvents, View::Commands, View::Reservations, View::Balances, View::Spend];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            View::OrgEvents => "org_events",
+            View::Commands => "commands",
+            View::Reservations => "reservations",
+            View::Balances => "balances",
+            View::Spend => "spend_hourly",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<View> {
+        View::ALL.into_iter().find(|view| view.name() == name)
+    }
+}
+
+impl Changes {
+    /// Folds the event at `position` into the rows of one view.
+    pub fn fold(&mut self, view: View, position: i64, recorded: &Recorded) {
+        match view {
+            View::OrgEvents => index::org_event(&mut self.org_events, position, recorded),
+            View::Commands => index::command(&mut self.commands, position, recorded),
+            View::Reservations => index::reservation(&mut self.reservations, position, recorded),
+            View::Balances => balances::fold(&mut self.balances, &mut self.lots, position, recorded),
+            View::Spend => spend::fold(&mut self.spend, recorded),
+        }
+    }
+}

@@ -4,9 +4,13 @@
 use std::collections::BTreeMap;
 
 use crate::domain::credits::Credits;
-use crate::domain::event::{Event, Purpose};
+use crate::domain::event::{Event, Purpose, Recorded};
+use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
+
+/// A row's span.
+pub const MICROS_PER_HOUR: i64 = 3_600_000_000;
 
 /// A dimension to group by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,12 +44,20 @@ pub struct SpendReport {
     pub rows: BTreeMap<Vec<String>, Spend>,
 }
 
-/// One charge as the report sees it.
-struct Charge<'a> {
-    at: Timestamp,
-    purpose: &'a Purpose,
-    provider: Option<&'a str>,
-    model: Option<&'a str>,
+/// Every dimension of a charge: one row of the hourly projection. Absent dimensions are empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SpendKey {
+    /// Hours since the Unix epoch.
+    pub hour: i64,
+    pub project: String,
+    pub key: String,
+    pub end_user: String,
+    pub model: String,
+    pub provider: String,
+    pub route: String,
+    pub arm: String,
+    /// As JSON with sorted names; empty where there are none.
+    pub labels: String,
 }
 
 impl Group {
@@ -89,77 +101,103 @@ impl Group {
     }
 
     /// The value of this dimension, empty where the charge has none. Times are UTC.
-    fn of(&self, charge: &Charge<'_>) -> String {
-        let utc = charge.at.to_utc();
-        let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
+    fn of(&self, key: &SpendKey) -> String {
+        let utc = || key.starts_at().to_utc();
         match self {
-            Group::Hour => utc.format("%Y-%m-%dT%H:00:00Z").to_string(),
-            Group::Day => utc.format("%Y-%m-%d").to_string(),
-            Group::Week => utc.format("%G-W%V").to_string(),
-            Group::Month => utc.format("%Y-%m").to_string(),
-            Group::Project => charge.purpose.project.map(|id| id.to_string()).unwrap_or_default(),
-            Group::Key => charge.purpose.key.map(|id| id.to_string()).unwrap_or_default(),
-            Group::EndUser => text(charge.purpose.end_user.as_deref()),
-            Group::Model => text(charge.model.or(charge.purpose.model.as_deref())),
-            Group::Provider => text(charge.provider),
-            Group::Route => text(charge.purpose.route.as_deref()),
-            Group::Arm => text(charge.purpose.arm.as_deref()),
-            Group::Label(label) => text(charge.purpose.labels.get(label).map(String::as_str)),
+            Group::Hour => utc().format("%Y-%m-%dT%H:00:00Z").to_string(),
+            Group::Day => utc().format("%Y-%m-%d").to_string(),
+            Group::Week => utc().format("%G-W%V").to_string(),
+            Group::Month => utc().format("%Y-%m").to_string(),
+            Group::Project => key.project.clone(),
+            Group::Key => key.key.clone(),
+            Group::EndUser => key.end_user.clone(),
+            Group::Model => key.model.clone(),
+            Group::Provider => key.provider.clone(),
+            Group::Route => key.route.clone(),
+            Group::Arm => key.arm.clone(),
+            Group::Label(label) => key.label(label),
+        }
+    }
+}
+
+impl SpendKey {
+    fn new(at: Timestamp, purpose: &Purpose, provider: Option<&str>, model: Option<&str>) -> SpendKey {
+        let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
+        SpendKey {
+            hour: at.0.div_euclid(MICROS_PER_HOUR),
+            project: purpose.project.map(|id| id.to_string()).unwrap_or_default(),
+            key: purpose.key.map(|id| id.to_string()).unwrap_or_default(),
+            end_user: text(purpose.end_user.as_deref()),
+            model: text(model.or(purpose.model.as_deref())),
+            provider: text(provider),
+            route: text(purpose.route.as_deref()),
+            arm: text(purpose.arm.as_deref()),
+            // Texts to texts: this can't fail.
+            labels: match purpose.labels.is_empty() {
+                true => String::new(),
+                false => serde_json::to_string(&purpose.labels).unwrap_or_default(),
+            },
+        }
+    }
+
+    fn starts_at(&self) -> Timestamp {
+        Timestamp(self.hour.saturating_mul(MICROS_PER_HOUR))
+    }
+
+    fn label(&self, name: &str) -> String {
+        let labels: BTreeMap<String, String> = serde_json::from_str(&self.labels).unwrap_or_default();
+        labels.get(name).cloned().unwrap_or_default()
+    }
+}
+
+/// Folds one event into hourly rows. The rows of a settle add up to what it charged beyond what an expiry had.
+pub fn fold(rows: &mut BTreeMap<(OrgId, SpendKey), Spend>, recorded: &Recorded) {
+    let at = recorded.at;
+    let mut add = |key: SpendKey, requests: u64, charged: Credits, usage: Option<&Usage>| {
+        rows.entry((recorded.org, key)).or_default().add(requests, charged, usage);
+    };
+    match &recorded.payload.event {
+        Event::ReservationSettled { charged, charged_before, purpose, attempts, .. } => {
+            let mut left = charged.saturating_sub(*charged_before);
+            let last = attempts.len().saturating_sub(1);
+            for (index, attempt) in attempts.iter().enumerate() {
+                // A cap or an earlier estimate makes the sum differ from the costs: the last row takes it.
+                let share = if index == last { left } else { attempt.cost };
+                left = left.saturating_sub(share);
+                let key = SpendKey::new(at, purpose, Some(&attempt.provider), Some(&attempt.model));
+                add(key, u64::from(index == last), share, Some(&attempt.usage));
+            }
+            if attempts.is_empty() {
+                add(SpendKey::new(at, purpose, None, None), 1, left, None);
+            }
+        }
+        Event::ReservationExpired { charged, purpose, .. } if charged.is_positive() => {
+            add(SpendKey::new(at, purpose, None, None), 0, *charged, None);
+        }
+        // Nothing else is a charge for usage.
+        _ => {}
+    }
+}
+
+impl Spend {
+    fn add(&mut self, requests: u64, charged: Credits, usage: Option<&Usage>) {
+        self.requests = self.requests.saturating_add(requests);
+        self.charged = self.charged.saturating_add(charged);
+        if let Some(usage) = usage {
+            self.usage = self.usage.plus(usage);
         }
     }
 }
 
 impl SpendReport {
-    /// Folds one event in. The rows of a settle add up to what it charged beyond what an expiry had.
-    pub fn apply(&mut self, groups: &[Group], event: &Event, at: Timestamp) {
-        match event {
-            Event::ReservationSettled { charged, charged_before, purpose, attempts, .. } => {
-                let mut left = charged.saturating_sub(*charged_before);
-                let last = attempts.len().saturating_sub(1);
-                for (index, attempt) in attempts.iter().enumerate() {
-                    // A cap or an earlier estimate makes the sum differ from the costs: the last row takes it.
-                    let share = if index == last { left } else { attempt.cost };
-                    left = left.saturating_sub(share);
-                    let charge = Charge {
-                        at,
-                        purpose,
-                        provider: Some(&attempt.provider),
-                        model: Some(&attempt.model),
-                    };
-                    self.add(groups, &charge, u64::from(index == last), share, Some(&attempt.usage));
-                }
-                if attempts.is_empty() {
-                    let charge = Charge { at, purpose, provider: None, model: None };
-                    self.add(groups, &charge, 1, left, None);
-                }
-            }
-            Event::ReservationExpired { charged, purpose, .. } if charged.is_positive() => {
-                let charge = Charge { at, purpose, provider: None, model: None };
-                self.add(groups, &charge, 0, *charged, None);
-            }
-            // Nothing else is a charge for usage.
-            _ => {}
-        }
+    /// Adds an hour's row to its group.
+    pub fn add(&mut self, groups: &[Group], key: &SpendKey, spend: &Spend) {
+        let values = groups.iter().map(|group| group.of(key)).collect();
+        let row = self.rows.entry(values).or_default();
+        row.add(spend.requests, spend.charged, Some(&spend.usage));
     }
 
     pub fn total(&self) -> Credits {
         self.rows.values().map(|spend| spend.charged).sum()
-    }
-
-    fn add(
-        &mut self,
-        groups: &[Group],
-        charge: &Charge<'_>,
-        requests: u64,
-        charged: Credits,
-        usage: Option<&Usage>,
-    ) {
-        let key = groups.iter().map(|group| group.of(charge)).collect();
-        let row = self.rows.entry(key).or_default();
-        row.requests += requests;
-        row.charged = row.charged.saturating_add(charged);
-        if let Some(usage) = usage {
-            row.usage = row.usage.plus(usage);
-        }
     }
 }

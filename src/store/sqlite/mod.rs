@@ -1,5 +1,7 @@
 //! The log on embedded SQLite: WAL, synchronous=FULL, one writer connection, a lock against a second process.
 
+mod views;
+
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -8,11 +10,13 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
 use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use crate::domain::chain::Hash;
-use crate::store::{Appended, EventLog, EventRow, Head, Profile, Profiles, StoreError};
+use crate::store::{Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, StoreError};
+
+pub use views::SqliteViews;
 
 /// Rows of one insert: full statements are prepared once, and 64 rows keep well under SQLite's variable limit.
 const ROWS_PER_INSERT: usize = 64;
@@ -51,7 +55,7 @@ impl SqliteStore {
             .statement_cache_capacity(200);
         let mut writer = SqliteConnection::connect_with(&options).await.map_err(store_error)?;
         new_enough(&mut writer).await?;
-        sqlx::migrate!("migrations/sqlite").run(&mut writer).await.map_err(migrate_error)?;
+        sqlx::migrate!("migrations/sqlite/log").run(&mut writer).await.map_err(migrate_error)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(4)
             .connect_with(options.read_only(true).create_if_missing(false))
@@ -126,25 +130,68 @@ impl EventLog for SqliteStore {
         rows.iter().map(event).collect()
     }
 
-    async fn read_org(
-        &self,
-        shard: i32,
-        org_id: Uuid,
-        from_version: i64,
-        limit: i64,
-    ) -> Result<Vec<EventRow>, StoreError> {
+    async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
         let rows = sqlx::query(
             "select shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash \
-             from events where shard = ?1 and org_id = ?2 and org_version >= ?3 order by position limit ?4",
+             from events where shard = ?1 and position in (select value from json_each(?2)) order by position",
         )
         .bind(shard)
-        .bind(&org_id.as_bytes()[..])
-        .bind(from_version)
-        .bind(limit)
+        .bind(serde_json::to_string(positions).map_err(|error| StoreError::Unavailable(error.to_string()))?)
         .fetch_all(&self.readers)
         .await
         .map_err(store_error)?;
         rows.iter().map(event).collect()
+    }
+
+    async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {
+        let mut writer = self.writer.lock().await;
+        statement(&mut writer, "begin immediate").await?;
+        let found = sqlx::query("select next_position, last_hash, epoch from log_heads where shard = ?1")
+            .bind(shard)
+            .fetch_one(&mut *writer)
+            .await
+            .map_err(store_error)
+            .and_then(|row| head(&row));
+        match found {
+            Ok(head) => Ok(Box::new(Locked { writer, shard, head })),
+            Err(error) => roll_back(&mut writer).await.and(Err(error)),
+        }
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+}
+
+/// The log's writer, inside a transaction.
+struct Locked<'a> {
+    writer: MutexGuard<'a, SqliteConnection>,
+    shard: i32,
+    head: Head,
+}
+
+#[async_trait]
+impl LockedHead for Locked<'_> {
+    fn head(&self) -> &Head {
+        &self.head
+    }
+
+    async fn append(mut self: Box<Self>, new: &Head, events: &[EventRow]) -> Result<(), StoreError> {
+        match move_head(&mut self.writer, self.shard, &self.head, new, events).await {
+            Ok(true) => commit(&mut self.writer).await.map(|_| ()),
+            // Nobody else can move it while the lock is held.
+            Ok(false) => {
+                roll_back(&mut self.writer).await.and(Err(StoreError::Corrupt("the head moved".into())))
+            }
+            Err(error) => {
+                roll_back(&mut self.writer).await?;
+                Err(store_error(error))
+            }
+        }
+    }
+
+    async fn unlock(mut self: Box<Self>) -> Result<(), StoreError> {
+        roll_back(&mut self.writer).await
     }
 }
 
@@ -394,7 +441,7 @@ mod tests {
         assert_eq!((written, lost), (Appended::Written, Appended::Conflict));
         assert_eq!(store.head(0).await.expect("a head"), head_at(151));
         assert_eq!(store.read(0, 1, 1000).await.expect("rows"), rows);
-        assert_eq!(store.read_org(0, Uuid::from_u128(1), 149, 10).await.expect("rows").len(), 2);
+        assert_eq!(store.read_at(0, &[149, 150, 151]).await.expect("rows"), rows[148..]);
     }
 
     #[tokio::test]

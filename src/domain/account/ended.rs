@@ -1,0 +1,79 @@
+//! A reservation that has ended: what a late settle or a repeat needs to know of it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::account::command::ReservationStatus;
+use crate::domain::credits::Credits;
+use crate::domain::event::{Dispatcher, Event, LotBurn, Purpose};
+use crate::domain::time::Timestamp;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    pub status: ReservationStatus,
+    pub held: Credits,
+    pub charged: Credits,
+    pub burned: Vec<LotBurn>,
+    /// Never charged above the hold (I2).
+    pub capped: bool,
+    pub purpose: Purpose,
+    pub price_book_version: u64,
+    pub reserved_at: Timestamp,
+    /// True once a settle was recorded, however late.
+    pub settled: bool,
+}
+
+impl Ended {
+    /// Folds the events of one reservation, with the time of each. None while it is open.
+    pub fn fold<'a>(events: impl IntoIterator<Item = (&'a Event, Timestamp)>) -> Option<Ended> {
+        let mut folded: Option<Ended> = None;
+        let mut open = true;
+        for (event, at) in events {
+            match (event, folded.as_mut()) {
+                (Event::CreditsReserved { credits, dispatcher, price_book_version, purpose, .. }, _) => {
+                    folded = Some(Ended {
+                        status: ReservationStatus::Held,
+                        held: *credits,
+                        charged: Credits::ZERO,
+                        burned: vec![],
+                        capped: *dispatcher == Dispatcher::Tollgate,
+                        purpose: purpose.clone(),
+                        price_book_version: *price_book_version,
+                        reserved_at: at,
+                        settled: false,
+                    });
+                }
+                (Event::ReservationGrown { credits, .. }, Some(ended)) => {
+                    ended.held = ended.held.saturating_add(*credits);
+                }
+                (Event::ReservationReleased { .. }, Some(ended)) => {
+                    ended.status = ReservationStatus::Released;
+                    open = false;
+                }
+                (Event::ReservationExpired { charged, burned, .. }, Some(ended)) => {
+                    ended.status = ReservationStatus::Expired;
+                    ended.pay(*charged, burned);
+                    open = false;
+                }
+                (Event::ReservationSettled { charged, charged_before, burned, .. }, Some(ended)) => {
+                    ended.settle(charged.saturating_sub(*charged_before), burned);
+                    open = false;
+                }
+                // No other event ends or changes a reservation.
+                _ => {}
+            }
+        }
+        folded.filter(|_| !open)
+    }
+
+    /// A settle, in time or late: `delta` more than was charged before, or less when negative.
+    pub(super) fn settle(&mut self, delta: Credits, burned: &[LotBurn]) {
+        self.pay(delta, burned);
+        self.status = ReservationStatus::Settled;
+        self.settled = true;
+    }
+
+    fn pay(&mut self, delta: Credits, burned: &[LotBurn]) {
+        self.charged = self.charged.saturating_add(delta);
+        self.burned.extend_from_slice(burned);
+    }
+}

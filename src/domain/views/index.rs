@@ -1,0 +1,91 @@
+//! Indexes of the log: an org's events, a key's command, a reservation's events. Positions only; what they mean is
+//! read from the log itself.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+use crate::domain::event::{Event, Recorded};
+use crate::domain::ids::{OrgId, ReservationId};
+
+/// Positions of one row of the index by org: a fixed range, so that the rows do not depend on how events were batched.
+pub const BLOCK_POSITIONS: i64 = 4_096;
+
+/// An idempotency key within its org: the first half of SHA-256 of both.
+pub type KeyHash = [u8; 16];
+
+/// The events of one org within a range of [`BLOCK_POSITIONS`] positions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Block {
+    pub first_version: i64,
+    /// Offsets from the range's start, in order.
+    pub offsets: Vec<u16>,
+}
+
+pub fn key_hash(org: OrgId, key: &str) -> KeyHash {
+    let mut hasher = Sha256::new();
+    hasher.update(org.0.as_bytes());
+    hasher.update(key.as_bytes());
+    let digest: [u8; 32] = hasher.finalize().into();
+    let mut half = KeyHash::default();
+    half.copy_from_slice(&digest[..16]);
+    half
+}
+
+pub(super) fn org_event(rows: &mut BTreeMap<(OrgId, i64), Block>, position: i64, recorded: &Recorded) {
+    let block = position.div_euclid(BLOCK_POSITIONS);
+    let row = rows.entry((recorded.org, block)).or_default();
+    if row.offsets.is_empty() {
+        row.first_version = recorded.version;
+    }
+    // Below 4,096, so it fits.
+    row.offsets.push(u16::try_from(position.rem_euclid(BLOCK_POSITIONS)).unwrap_or(u16::MAX));
+}
+
+pub(super) fn command(rows: &mut BTreeMap<KeyHash, i64>, position: i64, recorded: &Recorded) {
+    if let Some(bound) = &recorded.payload.command {
+        rows.insert(key_hash(recorded.org, &bound.command.key), position);
+    }
+}
+
+pub(super) fn reservation(rows: &mut BTreeMap<ReservationId, Vec<i64>>, position: i64, recorded: &Recorded) {
+    if let Some(id) = reservation_of(&recorded.payload.event) {
+        rows.entry(id).or_default().push(position);
+    }
+}
+
+/// The reservation that an event belongs to.
+pub fn reservation_of(event: &Event) -> Option<ReservationId> {
+    match event {
+        Event::CreditsReserved { reservation, .. }
+        | Event::ReservationGrown { reservation, .. }
+        | Event::ReservationExtended { reservation, .. }
+        | Event::ReservationReleased { reservation, .. }
+        | Event::ReservationExpired { reservation, .. }
+        | Event::ReservationSettled { reservation, .. }
+        | Event::BoundExceeded { reservation, .. }
+        | Event::UsageQuarantined { reservation, .. } => Some(*reservation),
+        Event::OrgOpened { .. }
+        | Event::OrgSuspended { .. }
+        | Event::OrgResumed {}
+        | Event::OrgClosed {}
+        | Event::OverdraftLimitSet { .. }
+        | Event::ProjectCreated { .. }
+        | Event::KeyCreated { .. }
+        | Event::KeyRevoked { .. }
+        | Event::CreditsPurchased { .. }
+        | Event::CreditsGranted { .. }
+        | Event::CreditsAdjusted { .. }
+        | Event::CreditsRefunded { .. }
+        | Event::CreditsExpired { .. }
+        | Event::BudgetsSet { .. }
+        | Event::LimitsSet { .. }
+        | Event::AlertRulesSet { .. }
+        | Event::AlertRaised { .. }
+        | Event::BundleDefined { .. }
+        | Event::PricesPublished { .. }
+        | Event::Claimed { .. }
+        | Event::ClaimFulfilled { .. }
+        | Event::ClaimFreed { .. } => None,
+    }
+}

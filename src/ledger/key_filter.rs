@@ -1,0 +1,99 @@
+//! Which idempotency keys may have been bound: a new key, as nearly all are, needs no look-up.
+//!
+//! Bloom filters of growing size, so that any number of keys keeps about the same rate of needless look-ups.
+
+use fastbloom::BloomFilter;
+
+use crate::domain::views::index::KeyHash;
+
+/// Keys of the first filter; each further one holds twice as many.
+const FIRST_KEYS: usize = 65_536;
+/// Hashes a key, for about 1 % of needless look-ups at 10 bits a key.
+const HASHES: u32 = 7;
+const BITS_PER_KEY: usize = 10;
+/// The same on every start: a saved filter must answer as it did.
+const SEED: u128 = 0x746f_6c6c_6761_7465;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct KeyFilter {
+    filters: Vec<Layer>,
+}
+
+#[derive(Clone, Debug)]
+struct Layer {
+    bits: BloomFilter,
+    room: usize,
+    keys: usize,
+}
+
+impl KeyFilter {
+    pub fn insert(&mut self, key: &KeyHash) {
+        if self.filters.last().is_none_or(|last| last.keys >= last.room) {
+            let room = FIRST_KEYS << self.filters.len().min(20);
+            let bits = BloomFilter::with_num_bits(room * BITS_PER_KEY).seed(&SEED).hashes(HASHES);
+            self.filters.push(Layer { bits, room, keys: 0 });
+        }
+        if let Some(last) = self.filters.last_mut() {
+            last.bits.insert(key);
+            last.keys += 1;
+        }
+    }
+
+    /// False only where the key was never inserted.
+    pub fn may_hold(&self, key: &KeyHash) -> bool {
+        self.filters.iter().any(|filter| filter.bits.contains(key))
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut put = |number: u64| bytes.extend_from_slice(&number.to_be_bytes());
+        for filter in &self.filters {
+            let words = filter.bits.as_slice();
+            put(words.len() as u64);
+            put(filter.room as u64);
+            put(filter.keys as u64);
+            words.iter().for_each(|word| put(*word));
+        }
+        bytes
+    }
+
+    /// None where the bytes are not a filter's.
+    pub fn from_bytes(bytes: &[u8]) -> Option<KeyFilter> {
+        let mut words = bytes.chunks_exact(8).map(|eight| eight.try_into().map(u64::from_be_bytes));
+        let mut filters = Vec::new();
+        while let Some(length) = words.next() {
+            let length = usize::try_from(length.ok()?).ok()?;
+            let room = usize::try_from(words.next()?.ok()?).ok()?;
+            let keys = usize::try_from(words.next()?.ok()?).ok()?;
+            let bits: Vec<u64> = words.by_ref().take(length).collect::<Result<_, _>>().ok()?;
+            if bits.is_empty() || bits.len() != length {
+                return None;
+            }
+            let bits = BloomFilter::from_vec(bits).seed(&SEED).hashes(HASHES);
+            filters.push(Layer { bits, room, keys });
+        }
+        Some(KeyFilter { filters })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u64) -> KeyHash {
+        crate::domain::views::index::key_hash(crate::domain::ids::OrgId::SYSTEM, &n.to_string())
+    }
+
+    #[test]
+    fn i4_a_saved_filter_knows_every_key_and_few_others() {
+        let mut filter = KeyFilter::default();
+        (0..200_000).for_each(|n| filter.insert(&key(n)));
+
+        let saved = KeyFilter::from_bytes(&filter.to_bytes()).expect("its own bytes");
+
+        assert!((0..200_000).all(|n| saved.may_hold(&key(n))));
+        let needless = (200_000..300_000).filter(|n| saved.may_hold(&key(*n))).count();
+        assert!(needless < 4_000, "{needless} of 100,000");
+        assert!(KeyFilter::from_bytes(&[1, 2, 3, 4, 5, 6, 7, 8]).is_none());
+    }
+}

@@ -1,0 +1,249 @@
+//! Folds the log into the projections, each batch of rows with its checkpoint (I7).
+//!
+//! Whoever needs a current row catches up first; a worker does it for everybody else. A rebuild folds a view into a
+//! further generation while readers use the one that stands, then changes over.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use tokio::sync::{Mutex, Notify};
+
+use crate::domain::views::{Changes, View};
+use crate::ledger::decode;
+use crate::store::projections::{Checkpoint, Projections};
+use crate::store::{EventLog, StoreError};
+
+/// Events folded in one transaction.
+const PAGE: i64 = 8_192;
+/// What the ledger looks up before it decides: its memory reaches back to their checkpoints.
+const LOOKED_UP: [View; 3] = [View::OrgEvents, View::Commands, View::Reservations];
+
+pub struct Projector {
+    log: Arc<dyn EventLog>,
+    store: Arc<dyn Projections>,
+    shards: Vec<Shard>,
+}
+
+#[derive(Default)]
+struct Shard {
+    /// One runner at a time in this process; the checkpoints themselves keep others out.
+    running: Mutex<()>,
+    /// Up to here every look-up finds what it seeks.
+    indexed: AtomicI64,
+    written: Notify,
+}
+
+impl std::fmt::Debug for Projector {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Projector").field("shards", &self.shards.len()).finish_non_exhaustive()
+    }
+}
+
+impl Projector {
+    /// Projections of a log. Rows that were folded from another log are dropped.
+    ///
+    /// # Errors
+    /// Where either can't be read.
+    pub async fn open(log: Arc<dyn EventLog>, store: Arc<dyn Projections>) -> Result<Projector, StoreError> {
+        let shards = log.heads().await?.iter().map(|_| Shard::default()).collect();
+        let projector = Projector { log, store, shards };
+        for shard in projector.shards() {
+            if !projector.is_of_this_log(shard).await? {
+                tracing::warn!(shard, "the projections were folded from another log: they are folded again");
+                projector.store.forget(shard).await?;
+            }
+            projector.note(shard, &projector.store.checkpoints(shard).await?);
+        }
+        Ok(projector)
+    }
+
+    pub fn store(&self) -> &Arc<dyn Projections> {
+        &self.store
+    }
+
+    pub fn shards(&self) -> impl Iterator<Item = i32> + use<> {
+        0..i32::try_from(self.shards.len()).unwrap_or(i32::MAX)
+    }
+
+    /// The position up to which an org's events, keys and reservations are found in the projections.
+    pub fn indexed(&self, shard: i32) -> i64 {
+        self.shard(shard).map_or(0, |state| state.indexed.load(Ordering::Acquire))
+    }
+
+    /// Says that the shard's log has grown.
+    pub fn wake(&self, shard: i32) {
+        if let Some(state) = self.shard(shard) {
+            state.written.notify_one();
+        }
+    }
+
+    /// Waits until this node has written to the shard's log.
+    pub async fn written(&self, shard: i32) {
+        if let Some(state) = self.shard(shard) {
+            state.written.notified().await;
+        }
+    }
+
+    /// Folds until every live view holds everything that the log held when this was called.
+    ///
+    /// # Errors
+    /// Where the log can't be read or the rows can't be written.
+    pub async fn catch_up(&self, shard: i32) -> Result<(), StoreError> {
+        let goal = self.log.head(shard).await?.next_position - 1;
+        while self.step(shard, goal).await? {}
+        Ok(())
+    }
+
+    /// As [`Projector::catch_up`], of all shards.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn catch_up_all(&self) -> Result<(), StoreError> {
+        for shard in self.shards() {
+            self.catch_up(shard).await?;
+        }
+        Ok(())
+    }
+
+    /// How many events each live view lies behind the log, by name.
+    ///
+    /// # Errors
+    /// Where either can't be read.
+    pub async fn lag(&self, shard: i32) -> Result<BTreeMap<&'static str, i64>, StoreError> {
+        let end = self.log.head(shard).await?.next_position - 1;
+        let checkpoints = self.store.checkpoints(shard).await?;
+        let live = checkpoints.iter().filter(|checkpoint| checkpoint.live);
+        Ok(live.map(|checkpoint| (checkpoint.view.name(), end - checkpoint.position)).collect())
+    }
+
+    /// Folds a view again from the first event, beside its readers, and changes over.
+    ///
+    /// # Errors
+    /// As [`Projector::catch_up`].
+    pub async fn rebuild(&self, view: View) -> Result<(), StoreError> {
+        for shard in self.shards() {
+            self.drop_unfinished(shard, view).await?;
+            let fresh = self.store.start_generation(shard, view).await?;
+            let goal = self.log.head(shard).await?.next_position - 1;
+            let generation = fresh.generation;
+            self.fold_alone(shard, fresh, goal).await?;
+            self.store.go_live(shard, view, generation).await?;
+            // The last events came while it changed over.
+            self.catch_up(shard).await?;
+        }
+        Ok(())
+    }
+
+    /// Folds every view again into a generation of its own, counts the rows that differ from the live one, and drops
+    /// it. All zeros is I7.
+    ///
+    /// # Errors
+    /// As [`Projector::catch_up`].
+    pub async fn compare(&self) -> Result<BTreeMap<&'static str, i64>, StoreError> {
+        let mut found = BTreeMap::new();
+        for shard in self.shards() {
+            let Some(state) = self.shard(shard) else { continue };
+            self.catch_up(shard).await?;
+            let _running = state.running.lock().await;
+            for live in self.live(shard).await? {
+                self.drop_unfinished(shard, live.view).await?;
+                let fresh = self.store.start_generation(shard, live.view).await?;
+                let generation = fresh.generation;
+                self.fold_alone(shard, fresh, live.position).await?;
+                let differ = self.store.differences(shard, live.view, live.generation, generation).await?;
+                *found.entry(live.view.name()).or_default() += differ;
+                self.store.drop_generation(shard, live.view, generation).await?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Folds some events into the views that lie farthest behind. False where none lies behind `goal`.
+    async fn step(&self, shard: i32, goal: i64) -> Result<bool, StoreError> {
+        let Some(state) = self.shard(shard) else { return Ok(false) };
+        let _running = state.running.lock().await;
+        let live = self.live(shard).await?;
+        let Some(from) = live.iter().map(|checkpoint| checkpoint.position).min() else { return Ok(false) };
+        if from >= goal {
+            return Ok(false);
+        }
+        let (behind, ahead): (Vec<_>, Vec<_>) =
+            live.into_iter().partition(|checkpoint| checkpoint.position == from);
+        let to = ahead.iter().map(|checkpoint| checkpoint.position).min();
+        self.fold(shard, &behind, to.unwrap_or(i64::MAX)).await?;
+        self.note(shard, &self.store.checkpoints(shard).await?);
+        Ok(true)
+    }
+
+    async fn fold_alone(&self, shard: i32, fresh: Checkpoint, goal: i64) -> Result<(), StoreError> {
+        let mut at = fresh;
+        while at.position < goal {
+            let Some(moved) = self.fold(shard, std::slice::from_ref(&at), goal).await? else {
+                return Err(StoreError::Unavailable("another process rebuilds this projection".into()));
+            };
+            at = moved;
+        }
+        Ok(())
+    }
+
+    /// One page after the checkpoints' position, at most up to `to`. The first checkpoint as moved, or none where
+    /// another runner was there first.
+    async fn fold(&self, shard: i32, from: &[Checkpoint], to: i64) -> Result<Option<Checkpoint>, StoreError> {
+        let Some(first) = from.first() else { return Ok(None) };
+        let limit = PAGE.min(to.saturating_sub(first.position));
+        let rows = self.log.read(shard, first.position + 1, limit).await?;
+        let Some(last) = rows.last() else { return Ok(None) };
+        let mut changes = Changes::default();
+        for row in &rows {
+            let recorded = decode(row)?;
+            for checkpoint in from {
+                changes.fold(checkpoint.view, row.position, &recorded);
+            }
+        }
+        let applied = self.store.apply(shard, from, last.position, &last.hash, &changes).await?;
+        let moved = Checkpoint { position: last.position, hash: last.hash, ..first.clone() };
+        Ok(applied.then_some(moved))
+    }
+
+    async fn live(&self, shard: i32) -> Result<Vec<Checkpoint>, StoreError> {
+        let checkpoints = self.store.checkpoints(shard).await?;
+        Ok(checkpoints.into_iter().filter(|checkpoint| checkpoint.live).collect())
+    }
+
+    /// What a rebuild left behind that a crash cut short.
+    async fn drop_unfinished(&self, shard: i32, view: View) -> Result<(), StoreError> {
+        for old in self.store.checkpoints(shard).await? {
+            if old.view == view && !old.live {
+                self.store.drop_generation(shard, view, old.generation).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_of_this_log(&self, shard: i32) -> Result<bool, StoreError> {
+        for checkpoint in self.store.checkpoints(shard).await? {
+            if checkpoint.position > 0 {
+                let found = self.log.read(shard, checkpoint.position, 1).await?;
+                if found.first().is_none_or(|row| row.hash != checkpoint.hash) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn note(&self, shard: i32, checkpoints: &[Checkpoint]) {
+        let live = checkpoints.iter().filter(|checkpoint| checkpoint.live);
+        let looked_up = live.filter(|checkpoint| LOOKED_UP.contains(&checkpoint.view));
+        if let (Some(state), Some(indexed)) =
+            (self.shard(shard), looked_up.map(|checkpoint| checkpoint.position).min())
+        {
+            state.indexed.store(indexed, Ordering::Release);
+        }
+    }
+
+    fn shard(&self, shard: i32) -> Option<&Shard> {
+        usize::try_from(shard).ok().and_then(|shard| self.shards.get(shard))
+    }
+}

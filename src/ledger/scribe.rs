@@ -1,0 +1,71 @@
+//! Turns decided events into rows of the log, each chained to the one before it in its org and in its shard.
+
+use crate::clock::Clock;
+use crate::domain::chain;
+use crate::domain::event::{Balance, BoundCommand, CommandRef, Event, Payload, Recorded};
+use crate::domain::ids::{EventId, KeyId, OrgId};
+use crate::domain::time::Timestamp;
+use crate::ledger::LedgerError;
+use crate::ledger::state::Chain;
+use crate::store::{EventRow, Head};
+
+pub(super) struct Scribe<'a> {
+    pub shard: i32,
+    pub org: OrgId,
+    pub by: Option<KeyId>,
+    pub clock: &'a Clock,
+    pub now: Timestamp,
+}
+
+impl Scribe<'_> {
+    /// Adds the rows and moves the ends of both chains. The first event carries the command's key.
+    pub fn write(
+        &self,
+        steps: impl ExactSizeIterator<Item = (Event, Option<Balance>)>,
+        command: Option<&CommandRef>,
+        chain: &mut Chain,
+        head: &mut Head,
+        rows: &mut Vec<EventRow>,
+    ) -> Result<Vec<Recorded>, LedgerError> {
+        let events = u32::try_from(steps.len()).unwrap_or(u32::MAX);
+        let mut binding = command.cloned();
+        let mut recorded = Vec::with_capacity(steps.len());
+        for (event, balance) in steps {
+            let command = binding.take().map(|command| BoundCommand { command, events });
+            let payload = Payload { by: self.by, command, balance, event };
+            let row = self.row(&payload, chain, head)?;
+            recorded.push(Recorded {
+                org: self.org,
+                version: row.org_version,
+                id: EventId(row.event_id),
+                at: self.now,
+                payload,
+            });
+            rows.push(row);
+        }
+        Ok(recorded)
+    }
+
+    fn row(&self, payload: &Payload, chain: &mut Chain, head: &mut Head) -> Result<EventRow, LedgerError> {
+        let bytes =
+            serde_json::to_vec(payload).map_err(|error| LedgerError::Unavailable(error.to_string()))?;
+        let mut row = EventRow {
+            shard: self.shard,
+            position: head.next_position,
+            org_id: self.org.0,
+            org_version: chain.version + 1,
+            event_id: self.clock.uuid(),
+            kind: payload.event.kind().into(),
+            schema_version: payload.event.schema_version(),
+            recorded_at: self.now.0,
+            payload: bytes,
+            hash: [0; 32],
+        };
+        row.hash = chain::event_hash(&chain.last_hash, &row.fields());
+        chain.version = row.org_version;
+        chain.last_hash = row.hash;
+        head.next_position += 1;
+        head.last_hash = chain::shard_hash(&head.last_hash, &row.hash);
+        Ok(row)
+    }
+}

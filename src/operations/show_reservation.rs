@@ -1,0 +1,65 @@
+//! One reservation as it stands, however long ago it ended.
+
+use crate::domain::account::command::ReservationStatus;
+use crate::domain::account::refusal::Refusal;
+use crate::domain::account::{Account, Ended};
+use crate::domain::credits::Credits;
+use crate::domain::ids::ReservationId;
+use crate::domain::time::Timestamp;
+use crate::ledger::{Ledger, LedgerError};
+use crate::operations::list_events::{StoredEvent, read_events};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReservationView {
+    pub status: ReservationStatus,
+    pub held: Credits,
+    pub charged: Credits,
+    /// None once it has ended.
+    pub expires_at: Option<Timestamp>,
+    pub reserved_at: Timestamp,
+}
+
+/// # Errors
+/// `UnknownReservation`, `UnknownOrg`, or where the log can't be read.
+pub async fn show_reservation(ledger: &Ledger, id: ReservationId) -> Result<ReservationView, LedgerError> {
+    if let Some(seen) = ledger.read(id.org, move |account| in_memory(account, id)).await? {
+        return Ok(seen);
+    }
+    let events = reservation_events(ledger, id).await?;
+    let ended = Ended::fold(events.iter().map(|event| (&event.payload.event, event.recorded_at)));
+    ended.as_ref().map(of_ended).ok_or(LedgerError::Refused(Refusal::UnknownReservation))
+}
+
+/// Every event of a reservation, oldest first.
+///
+/// # Errors
+/// Where the log can't be read.
+pub async fn reservation_events(ledger: &Ledger, id: ReservationId) -> Result<Vec<StoredEvent>, LedgerError> {
+    let (shard, projector) = (ledger.shard_of(id.org), ledger.projector());
+    projector.catch_up(shard).await?;
+    let positions = projector.store().reservation_events(shard, id).await?;
+    read_events(ledger, id.org, &positions).await
+}
+
+fn in_memory(account: &Account, id: ReservationId) -> Option<ReservationView> {
+    match account.holds.get(&id) {
+        Some(hold) => Some(ReservationView {
+            status: ReservationStatus::Held,
+            held: hold.credits,
+            charged: Credits::ZERO,
+            expires_at: Some(hold.terms.expires_at),
+            reserved_at: hold.reserved_at,
+        }),
+        None => account.ended.get(&id).map(of_ended),
+    }
+}
+
+fn of_ended(ended: &Ended) -> ReservationView {
+    ReservationView {
+        status: ended.status,
+        held: ended.held,
+        charged: ended.charged,
+        expires_at: None,
+        reserved_at: ended.reserved_at,
+    }
+}

@@ -1,0 +1,108 @@
+//! Tables folded from the log: caches that can be dropped and folded again (I7).
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+
+use crate::domain::chain::Hash;
+use crate::domain::ids::{OrgId, ReservationId};
+use crate::domain::time::Timestamp;
+use crate::domain::views::index::KeyHash;
+use crate::domain::views::spend::{Group, Spend, SpendKey};
+use crate::domain::views::{Changes, View};
+use crate::store::StoreError;
+
+/// How far one generation of a view has folded the log of a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    pub view: View,
+    pub generation: i64,
+    /// Events up to here are folded; 0 where none is.
+    pub position: i64,
+    /// Of the event here: a log that has another one was replaced, and the rows are worth nothing.
+    pub hash: Hash,
+    /// Readers use this generation.
+    pub live: bool,
+}
+
+/// A folded account as it stood after one of its events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    pub org: OrgId,
+    pub version: i64,
+    pub position: i64,
+    pub last_hash: Hash,
+    /// Of the bytes; one that is not today's is not read.
+    pub format: i32,
+    pub state: Vec<u8>,
+}
+
+#[async_trait]
+pub trait Projections: Send + Sync {
+    /// Every generation of every view; a view that has none gets its first one, which is live.
+    async fn checkpoints(&self, shard: i32) -> Result<Vec<Checkpoint>, StoreError>;
+
+    /// Adds the rows and moves the checkpoints to `position`, all or nothing. False where a checkpoint had been moved
+    /// by another runner: nothing was written.
+    async fn apply(
+        &self,
+        shard: i32,
+        from: &[Checkpoint],
+        position: i64,
+        hash: &Hash,
+        changes: &Changes,
+    ) -> Result<bool, StoreError>;
+
+    /// A further generation of a view, empty and not live.
+    async fn start_generation(&self, shard: i32, view: View) -> Result<Checkpoint, StoreError>;
+
+    /// Makes a generation the one that readers use, and drops the others.
+    async fn go_live(&self, shard: i32, view: View, generation: i64) -> Result<(), StoreError>;
+
+    async fn drop_generation(&self, shard: i32, view: View, generation: i64) -> Result<(), StoreError>;
+
+    /// How many rows stand in one of two generations and not in the other.
+    async fn differences(&self, shard: i32, view: View, one: i64, other: i64) -> Result<i64, StoreError>;
+
+    /// Drops everything folded from a shard.
+    async fn forget(&self, shard: i32) -> Result<(), StoreError>;
+
+    /// Positions of an org's events from a version on, at most `limit`.
+    async fn org_events(
+        &self,
+        shard: i32,
+        org: OrgId,
+        from_version: i64,
+        limit: i64,
+    ) -> Result<Vec<i64>, StoreError>;
+
+    /// Where the command stands that bound a key last.
+    async fn command(&self, shard: i32, key: &KeyHash) -> Result<Option<i64>, StoreError>;
+
+    /// Hashes of the keys that commands bound from a position on.
+    async fn keys_bound_since(&self, shard: i32, position: i64) -> Result<Vec<KeyHash>, StoreError>;
+
+    /// Positions of a reservation's events.
+    async fn reservation_events(&self, shard: i32, id: ReservationId) -> Result<Vec<i64>, StoreError>;
+
+    /// Spend of whole hours since the Unix epoch, summed over what none of the groups asks for.
+    async fn spend(
+        &self,
+        shard: i32,
+        org: OrgId,
+        hours: Range<i64>,
+        groups: &[Group],
+    ) -> Result<Vec<(SpendKey, Spend)>, StoreError>;
+
+    /// Orgs with holds, or with credits in lots whose time is over.
+    async fn orgs_due(&self, shard: i32, now: Timestamp) -> Result<Vec<OrgId>, StoreError>;
+
+    async fn put_snapshot(&self, shard: i32, snapshot: &Snapshot) -> Result<(), StoreError>;
+
+    async fn snapshot(&self, shard: i32, org: OrgId) -> Result<Option<Snapshot>, StoreError>;
+
+    /// The filter of bound keys, with the position up to which it holds them.
+    async fn put_key_filter(&self, shard: i32, position: i64, state: &[u8]) -> Result<(), StoreError>;
+
+    async fn key_filter(&self, shard: i32) -> Result<Option<(i64, Vec<u8>)>, StoreError>;
+}

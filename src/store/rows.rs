@@ -1,0 +1,378 @@
+//! The projections' tables by name and column: what the SQL of both databases is made of.
+
+use uuid::Uuid;
+
+use crate::domain::credits::Credits;
+use crate::domain::ids::{LotId, OrgId, ReservationId};
+use crate::domain::usage::Usage;
+use crate::domain::views::balances::{BalanceRow, LotChange};
+use crate::domain::views::index::{BLOCK_POSITIONS, Block, KeyHash};
+use crate::domain::views::spend::{Group, Spend, SpendKey};
+use crate::domain::views::{Changes, View};
+
+/// One table of a view. All have `shard` and `generation` before these columns.
+pub(super) struct Table {
+    pub name: &'static str,
+    /// Those that make a row one.
+    pub keys: &'static [&'static str],
+    pub values: &'static [&'static str],
+    /// What a row does that is there already.
+    pub merge: Merge,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Merge {
+    Replace,
+    /// Sums grow.
+    Add,
+    /// Lists of bytes grow at their end; what else a row has stays as it was.
+    Append(&'static str),
+}
+
+pub(super) const ORG_EVENTS: Table = Table {
+    name: "org_events",
+    keys: &["org_id", "block"],
+    values: &["first_version", "offsets"],
+    merge: Merge::Append("offsets"),
+};
+pub(super) const COMMANDS: Table =
+    Table { name: "commands", keys: &["key_hash"], values: &["position"], merge: Merge::Replace };
+pub(super) const RESERVATIONS: Table = Table {
+    name: "reservations",
+    keys: &["org_id", "local_id"],
+    values: &["positions"],
+    merge: Merge::Append("positions"),
+};
+pub(super) const BALANCES: Table = Table {
+    name: "balances",
+    keys: &["org_id"],
+    values: &[
+        "version",
+        "position",
+        "recorded_at",
+        "available",
+        "held",
+        "granted",
+        "consumed",
+        "expired",
+        "refunded",
+        "debt",
+        "overdraft_limit",
+    ],
+    merge: Merge::Replace,
+};
+pub(super) const LOTS: Table = Table {
+    name: "lots",
+    keys: &["org_id", "lot_id"],
+    values: &[
+        "granted",
+        "consumed",
+        "expired",
+        "refunded",
+        "priority",
+        "expires_at",
+        "created_at",
+        "paid_minor",
+        "currency",
+        "recognised_minor",
+        "refunded_minor",
+    ],
+    merge: Merge::Replace,
+};
+pub(super) const SPEND: Table = Table {
+    name: "spend_hourly",
+    keys: &["org_id", "hour", "project", "key", "end_user", "model", "provider", "route", "arm", "labels"],
+    values: &[
+        "requests",
+        "charged",
+        "input_tokens",
+        "cache_read_tokens",
+        "cache_write_5m_tokens",
+        "cache_write_1h_tokens",
+        "output_tokens",
+        "reasoning_tokens",
+        "audio_input_tokens",
+        "cached_audio_tokens",
+        "audio_output_tokens",
+        "image_tokens",
+        "video_tokens",
+        "web_searches",
+        "images",
+        "seconds",
+    ],
+    merge: Merge::Add,
+};
+
+/// Sums of a spend row.
+pub(super) const SPEND_SUMS: usize = 16;
+
+/// One value of a row.
+#[derive(Clone, Debug)]
+pub(super) enum Cell {
+    Int(i64),
+    Bytes(Vec<u8>),
+    Text(String),
+    NoInt,
+    NoText,
+}
+
+impl Table {
+    pub fn columns(&self) -> impl Iterator<Item = &'static str> {
+        self.keys.iter().chain(self.values).copied()
+    }
+
+    /// What follows `insert into … values …`.
+    pub fn on_conflict(&self) -> String {
+        let set: Vec<String> = match self.merge {
+            Merge::Replace => {
+                self.values.iter().map(|column| format!("{column} = excluded.{column}")).collect()
+            }
+            Merge::Add => {
+                let add = |column: &&str| format!("{column} = {}.{column} + excluded.{column}", self.name);
+                self.values.iter().map(add).collect()
+            }
+            // A cast, since SQLite makes a text of two blobs; the bytes are the same.
+            Merge::Append(column) => {
+                vec![format!("{column} = cast({}.{column} || excluded.{column} as {{blob}})", self.name)]
+            }
+        };
+        format!(" on conflict (shard, generation, {}) do update set {}", self.keys.join(", "), set.join(", "))
+    }
+}
+
+pub(super) fn tables(view: View) -> &'static [Table] {
+    match view {
+        View::OrgEvents => &[ORG_EVENTS],
+        View::Commands => &[COMMANDS],
+        View::Reservations => &[RESERVATIONS],
+        View::Balances => &[BALANCES, LOTS],
+        View::Spend => &[SPEND],
+    }
+}
+
+/// Rows to insert or merge, per table of a view. Changes of lots that stand already are not among them.
+pub(super) fn rows(view: View, changes: &Changes) -> Vec<(&'static Table, Vec<Vec<Cell>>)> {
+    match view {
+        View::OrgEvents => vec![(&ORG_EVENTS, changes.org_events.iter().map(org_events_row).collect())],
+        View::Commands => vec![(&COMMANDS, changes.commands.iter().map(command_row).collect())],
+        View::Reservations => {
+            vec![(&RESERVATIONS, changes.reservations.iter().map(reservation_row).collect())]
+        }
+        View::Balances => vec![
+            (&BALANCES, changes.balances.iter().map(balance_row).collect()),
+            (&LOTS, changes.lots.iter().filter_map(lot_row).collect()),
+        ],
+        View::Spend => vec![(&SPEND, changes.spend.iter().map(spend_row).collect())],
+    }
+}
+
+/// Changes of lots that stand already: org, lot and the sums to add.
+pub(super) fn lot_changes(changes: &Changes) -> impl Iterator<Item = (OrgId, LotId, [i64; 5])> + '_ {
+    changes.lots.iter().filter(|(_, change)| change.opened.is_none()).map(|((org, lot), change)| {
+        let sums = [
+            change.consumed.nanos(),
+            change.expired.nanos(),
+            change.refunded.nanos(),
+            change.recognised_minor,
+            change.refunded_minor,
+        ];
+        (*org, *lot, sums)
+    })
+}
+
+fn org_events_row(((org, block), row): (&(OrgId, i64), &Block)) -> Vec<Cell> {
+    vec![
+        id(org.0),
+        Cell::Int(*block),
+        Cell::Int(row.first_version),
+        Cell::Bytes(row.offsets.iter().flat_map(|offset| offset.to_be_bytes()).collect()),
+    ]
+}
+
+fn command_row((key, position): (&KeyHash, &i64)) -> Vec<Cell> {
+    vec![Cell::Bytes(key.to_vec()), Cell::Int(*position)]
+}
+
+fn reservation_row((reservation, positions): (&ReservationId, &Vec<i64>)) -> Vec<Cell> {
+    let positions = positions.iter().flat_map(|position| position.to_be_bytes()).collect();
+    vec![id(reservation.org.0), id(reservation.local), Cell::Bytes(positions)]
+}
+
+fn balance_row((org, row): (&OrgId, &BalanceRow)) -> Vec<Cell> {
+    let balance = &row.balance;
+    let sums = [
+        balance.available,
+        balance.held,
+        balance.granted,
+        balance.consumed,
+        balance.expired,
+        balance.refunded,
+        balance.debt,
+        balance.overdraft_limit,
+    ];
+    let head = [id(org.0), Cell::Int(row.version), Cell::Int(row.position), Cell::Int(row.recorded_at.0)];
+    head.into_iter().chain(sums.map(|credits| Cell::Int(credits.nanos()))).collect()
+}
+
+fn lot_row(((org, _), change): (&(OrgId, LotId), &LotChange)) -> Option<Vec<Cell>> {
+    let lot = change.opened.as_ref()?;
+    let credits = |one: Credits, more: Credits| Cell::Int(one.saturating_add(more).nanos());
+    Some(vec![
+        id(org.0),
+        id(lot.id.0),
+        Cell::Int(lot.granted.nanos()),
+        credits(lot.consumed, change.consumed),
+        credits(lot.expired, change.expired),
+        credits(lot.refunded, change.refunded),
+        Cell::Int(i64::from(lot.priority)),
+        lot.expires_at.map_or(Cell::NoInt, |at| Cell::Int(at.0)),
+        Cell::Int(lot.created_at.0),
+        Cell::Int(lot.paid_minor),
+        lot.currency.clone().map_or(Cell::NoText, Cell::Text),
+        Cell::Int(lot.recognised_minor.saturating_add(change.recognised_minor)),
+        Cell::Int(lot.refunded_minor.saturating_add(change.refunded_minor)),
+    ])
+}
+
+fn spend_row(((org, key), spend): (&(OrgId, SpendKey), &Spend)) -> Vec<Cell> {
+    let texts =
+        [&key.project, &key.key, &key.end_user, &key.model, &key.provider, &key.route, &key.arm, &key.labels];
+    [id(org.0), Cell::Int(key.hour)]
+        .into_iter()
+        .chain(texts.map(|text| Cell::Text(text.clone())))
+        .chain(spend_sums(spend).map(Cell::Int))
+        .collect()
+}
+
+fn id(id: Uuid) -> Cell {
+    Cell::Bytes(id.as_bytes().to_vec())
+}
+
+/// The columns that a report by these groups needs apart.
+pub(super) fn spend_dimensions(groups: &[Group]) -> Vec<&'static str> {
+    let mut columns: Vec<&'static str> = groups
+        .iter()
+        .map(|group| match group {
+            Group::Hour | Group::Day | Group::Week | Group::Month => "hour",
+            Group::Project => "project",
+            Group::Key => "key",
+            Group::EndUser => "end_user",
+            Group::Model => "model",
+            Group::Provider => "provider",
+            Group::Route => "route",
+            Group::Arm => "arm",
+            Group::Label(_) => "labels",
+        })
+        .collect();
+    columns.sort_unstable();
+    columns.dedup();
+    columns
+}
+
+fn spend_sums(spend: &Spend) -> [i64; SPEND_SUMS] {
+    let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let usage = &spend.usage;
+    [
+        count(spend.requests),
+        spend.charged.nanos(),
+        count(usage.input_tokens),
+        count(usage.cache_read_tokens),
+        count(usage.cache_write_5m_tokens),
+        count(usage.cache_write_1h_tokens),
+        count(usage.output_tokens),
+        count(usage.reasoning_tokens),
+        count(usage.audio_input_tokens),
+        count(usage.cached_audio_tokens),
+        count(usage.audio_output_tokens),
+        count(usage.image_tokens),
+        count(usage.video_tokens),
+        count(usage.web_searches),
+        count(usage.images),
+        count(usage.seconds),
+    ]
+}
+
+/// A row of sums as [`spend_sums`] wrote them.
+pub(super) fn spend_of(sums: [i64; SPEND_SUMS]) -> Spend {
+    let count = |index: usize| sums.get(index).and_then(|sum| u64::try_from(*sum).ok()).unwrap_or_default();
+    Spend {
+        requests: count(0),
+        charged: Credits::from_nanos(sums[1]),
+        usage: Usage {
+            input_tokens: count(2),
+            cache_read_tokens: count(3),
+            cache_write_5m_tokens: count(4),
+            cache_write_1h_tokens: count(5),
+            output_tokens: count(6),
+            reasoning_tokens: count(7),
+            audio_input_tokens: count(8),
+            cached_audio_tokens: count(9),
+            audio_output_tokens: count(10),
+            image_tokens: count(11),
+            video_tokens: count(12),
+            web_searches: count(13),
+            images: count(14),
+            seconds: count(15),
+        },
+    }
+}
+
+/// Selects an org's spend between two hours, one row per value of the dimensions. Parameters: shard, org, from, to.
+pub(super) fn spend_query(dimensions: &[&str], parameters: [&str; 4]) -> String {
+    let [shard, org, from, to] = parameters;
+    let sums: Vec<String> =
+        SPEND.values.iter().map(|column| format!("cast(sum({column}) as bigint) as {column}")).collect();
+    let columns: Vec<&str> = dimensions.iter().copied().chain(sums.iter().map(String::as_str)).collect();
+    let group = if dimensions.is_empty() {
+        // Without groups a sum over nothing would be a row of nulls.
+        "having count(*) > 0".to_owned()
+    } else {
+        format!("group by {}", dimensions.join(", "))
+    };
+    format!(
+        "select {} from spend_hourly where shard = {shard} and org_id = {org} and hour >= {from} and hour < {to} \
+         and generation = (select generation from projections \
+             where shard = {shard} and view = 'spend_hourly' and live = 1) {group}",
+        columns.join(", ")
+    )
+}
+
+/// Selects the orgs for which time may have brought something about. Parameters: shard, now.
+pub(super) fn orgs_due_query([shard, now]: [&str; 2]) -> String {
+    let live = |view: &str| {
+        format!("(select generation from projections where shard = {shard} and view = '{view}' and live = 1)")
+    };
+    format!(
+        "select org_id from balances where shard = {shard} and generation = {live} and held > 0 \
+         union select org_id from lots where shard = {shard} and generation = {live} and expires_at <= {now} \
+           and granted - consumed - expired - refunded > 0",
+        live = live("balances")
+    )
+}
+
+/// Puts a dimension's text where it belongs.
+pub(super) fn set_dimension(key: &mut SpendKey, column: &str, text: String) {
+    match column {
+        "project" => key.project = text,
+        "key" => key.key = text,
+        "end_user" => key.end_user = text,
+        "model" => key.model = text,
+        "provider" => key.provider = text,
+        "route" => key.route = text,
+        "arm" => key.arm = text,
+        _ => key.labels = text,
+    }
+}
+
+/// Positions of a block's events.
+pub(super) fn block_positions(block: i64, offsets: &[u8]) -> impl Iterator<Item = i64> + '_ {
+    let first = block.saturating_mul(BLOCK_POSITIONS);
+    offsets
+        .chunks_exact(2)
+        .map(move |pair| first + pair.iter().fold(0, |sum, byte| sum * 256 + i64::from(*byte)))
+}
+
+pub(super) fn positions(bytes: &[u8]) -> Vec<i64> {
+    let eight = |chunk: &[u8]| chunk.try_into().map(i64::from_be_bytes).unwrap_or_default();
+    bytes.chunks_exact(8).map(eight).collect()
+}

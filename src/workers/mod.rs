@@ -1,0 +1,35 @@
+//! What any node may run beside its requests, and none needs: every answer is right without it, only later.
+
+mod expire;
+mod project;
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::ledger::Ledger;
+
+pub use expire::expire_cold;
+
+/// Between two rounds of a worker that failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// The running workers of one node.
+#[derive(Debug)]
+pub struct Workers(JoinSet<()>);
+
+impl Workers {
+    pub fn start(ledger: &Ledger) -> Workers {
+        let mut tasks = JoinSet::new();
+        for shard in ledger.projector().shards() {
+            tasks.spawn(project::run(ledger.projector().clone(), shard));
+        }
+        tasks.spawn(expire::run(ledger.clone()));
+        Workers(tasks)
+    }
+
+    /// Stops them where they are: all of them can be cut off at any moment.
+    pub async fn stop(mut self) {
+        self.0.shutdown().await;
+    }
+}
