@@ -11,8 +11,6 @@ use tokio::net::TcpListener;
 
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
-use crate::domain::account::refusal::Refusal;
-use crate::domain::commerce::Claim;
 use crate::domain::pricing::litellm;
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
@@ -21,10 +19,12 @@ use crate::gateway::{self, GatewayState};
 use crate::http::{self, ApiState};
 use crate::ledger::projector::Projector;
 use crate::ledger::verify::{Report, verify_all};
-use crate::ledger::{Ledger, LedgerError, Memory, Submission};
+use crate::ledger::{Ledger, LedgerError, Memory};
 use crate::operations::authenticate::OperatorKey;
+use crate::operations::claim::finish_claims;
 use crate::operations::profile::ProfileBook;
 use crate::store::{SqliteStore, SqliteViews, StoreError};
+use crate::telemetry;
 use crate::workers::Workers;
 
 #[derive(Debug, clap::Args)]
@@ -60,6 +60,8 @@ pub enum AppError {
     NoOperatorKey,
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error("metrics can't be recorded: {0}")]
+    Metrics(String),
     #[error("the database is not sound: {0} findings")]
     NotSound(usize),
     #[error(
@@ -111,7 +113,7 @@ pub async fn open(path: &Path, operator: OperatorKey, clock: Clock) -> Result<Ap
     let ledger = Ledger::open(store.clone(), views, clock, Memory::default()).await?;
     publish_default_prices(&ledger).await?;
     finish_claims(&ledger).await?;
-    Ok(ApiState { ledger, profiles: ProfileBook::new(store), operator })
+    Ok(ApiState { ledger, profiles: ProfileBook::new(store), operator, metrics: telemetry::recorder()? })
 }
 
 /// Serves a router with Nagle's algorithm off: a stream's chunks must not wait for an acknowledgement.
@@ -204,26 +206,6 @@ async fn publish_default_prices(ledger: &Ledger) -> Result<(), AppError> {
     }
     let cards = litellm::default_cards(Timestamp(0)).map_err(|error| AppError::Prices(error.to_string()))?;
     ledger.submit_system(SystemCommand::PublishPrices { cards, mark_ups: vec![] }, None, None).await?;
-    Ok(())
-}
-
-/// Claims whose second command was never answered: a crash came between.
-async fn finish_claims(ledger: &Ledger) -> Result<(), AppError> {
-    let open: Vec<Claim> = ledger.system().open_claims().cloned().collect();
-    for claim in open {
-        let submission = Submission { org: claim.org, command: *claim.then, by: None, idempotency: None };
-        let ended = match ledger.submit(submission).await {
-            // The second command was done before the crash: its org or lot exists.
-            Ok(_) | Err(LedgerError::Refused(Refusal::OrgExists | Refusal::LotExists)) => {
-                SystemCommand::FulfilClaim { name: claim.name }
-            }
-            Err(LedgerError::Refused(refusal)) => {
-                SystemCommand::FreeClaim { name: claim.name, reason: refusal.to_string() }
-            }
-            Err(error) => return Err(error.into()),
-        };
-        ledger.submit_system(ended, None, None).await?;
-    }
     Ok(())
 }
 

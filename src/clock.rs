@@ -98,6 +98,21 @@ impl Clock {
     }
 }
 
+/// How long something takes, for metrics only: no decision reads it.
+#[derive(Debug)]
+pub struct Timer(Instant);
+
+impl Timer {
+    #[allow(clippy::disallowed_methods, reason = "this is the place")]
+    pub fn start() -> Timer {
+        Timer(Instant::now())
+    }
+
+    pub fn seconds(&self) -> f64 {
+        self.0.elapsed().as_secs_f64()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,4 +13,5 @@ pub mod ledger;
 pub mod operations;
 pub mod simulator;
 pub mod store;
+pub mod telemetry;
 pub mod workers;

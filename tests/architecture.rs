@@ -24,6 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("console", &["domain", "clock", "config", "ledger", "operations"]),
     ("workers", &["domain", "clock", "config", "store", "ledger", "operations", "notify"]),
     ("simulator", &["domain", "clock"]),
+    ("telemetry", &["app"]),
     ("app", EVERYTHING),
     ("demo", EVERYTHING),
     ("main", EVERYTHING),
@@ -46,6 +47,7 @@ const EVERYTHING: &[&str] = &[
     "simulator",
     "app",
     "demo",
+    "telemetry",
 ];
 
 /// A folder whose code may not use certain words, and what to do instead.

@@ -12,10 +12,7 @@ use crate::domain::credits::Credits;
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum AlertRule {
     /// The balance fell to this or below.
-    BalanceBelow {
-        #[schema(value_type = String)]
-        credits: Credits,
-    },
+    BalanceBelow { credits: Credits },
     /// The balance fell to this share of the last purchase or below.
     PercentOfLastPurchase { percent: u8 },
     /// The charges of a budget's window reached this share of its cap.

@@ -42,3 +42,17 @@ pub struct Claim {
     #[schemars(with = "serde_json::Value")]
     pub then: Box<OrgCommand>,
 }
+
+impl Claim {
+    /// Whether both want the same, apart from the ids that were drawn for each.
+    pub fn asks_the_same(&self, other: &Claim) -> bool {
+        match (&*self.then, &*other.then) {
+            (
+                OrgCommand::Purchase { terms, bundle, quantity, payment },
+                OrgCommand::Purchase { terms: t, bundle: b, quantity: q, payment: p },
+            ) => self.org == other.org && (bundle, quantity, payment, terms.credits) == (b, q, p, t.credits),
+            // A new org's id is drawn, too.
+            (one, other) => one == other,
+        }
+    }
+}

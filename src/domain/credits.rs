@@ -170,6 +170,19 @@ impl<'de> Deserialize<'de> for Credits {
     }
 }
 
+impl utoipa::PartialSchema for Credits {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::schema::{ObjectBuilder, Type};
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("Credits as a decimal string with at most 9 decimals."))
+            .examples(["12.5"])
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for Credits {}
+
 impl schemars::JsonSchema for Credits {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Credits".into()

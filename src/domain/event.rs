@@ -3,7 +3,7 @@
 //! `docs/EVENTS.md` says of each kind what it means, who emits it and who reads it. A new kind or version is
 //! only ever added; `schemas/events` holds one schema and one golden file per version.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,7 @@ use crate::domain::commerce::{Bundle, Claim, Payment};
 use crate::domain::credits::Credits;
 use crate::domain::ids::{BundleId, EventId, KeyId, LotId, OrgId, ProjectId, RequestId, ReservationId};
 use crate::domain::pricing::book::Publication;
+use crate::domain::pricing::rate_card::{Rate, ServiceTier, Uplift};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
 
@@ -61,7 +62,9 @@ pub struct BoundCommand {
 }
 
 /// An org's money at one moment. `granted + overdraft_limit = available + held + consumed + expired + refunded`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema,
+)]
 pub struct Balance {
     pub available: Credits,
     pub held: Credits,
@@ -104,7 +107,9 @@ pub struct LotTerms {
     pub expires_at: Option<Timestamp>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum GrantKind {
     Promotional,
@@ -172,6 +177,26 @@ pub enum AttemptOutcome {
     Cancelled,
 }
 
+/// The card and terms by which a call was priced. With its usage and the price book's version they make its cost (I9).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct PricedBy {
+    /// The provider whose prices count, and the model that its card names.
+    pub provider: String,
+    pub model: String,
+    #[serde(default, skip_serializing_if = "is_standard")]
+    pub tier: ServiceTier,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub uplifts: BTreeSet<Uplift>,
+    #[serde(default, skip_serializing_if = "Rate::is_zero")]
+    pub mark_up_percent: Rate,
+    /// The moment at which the card had to be in force.
+    pub at: Timestamp,
+}
+
+fn is_standard(tier: &ServiceTier) -> bool {
+    *tier == ServiceTier::Standard
+}
+
 /// One call to one provider.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Attempt {
@@ -186,6 +211,9 @@ pub struct Attempt {
     pub cost: Credits,
     /// The provider's list price for it.
     pub provider_cost: Credits,
+    /// Absent where no usage was priced: the bound of the hold was charged, or nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priced_by: Option<PricedBy>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_tier: Option<String>,
     pub started_at: Timestamp,
@@ -400,6 +428,14 @@ impl Event {
             Event::Claimed { .. } => "Claimed",
             Event::ClaimFulfilled { .. } => "ClaimFulfilled",
             Event::ClaimFreed { .. } => "ClaimFreed",
+        }
+    }
+
+    /// The claim that this event made.
+    pub fn into_claim(self) -> Option<Claim> {
+        match self {
+            Event::Claimed { claim } => Some(claim),
+            _ => None,
         }
     }
 

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use crate::domain::account::Key;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::commerce::{Bundle, Claim};
-use crate::domain::event::Event;
-use crate::domain::ids::{BundleId, OrgId};
+use crate::domain::event::{Event, Role};
+use crate::domain::ids::{BundleId, KeyId, OrgId};
 use crate::domain::pricing::book::{MarkUp, PriceBook, Publication};
 use crate::domain::pricing::rate_card::RateCard;
+use crate::domain::time::Timestamp;
 
 #[derive(Clone, Debug, Default)]
 pub struct System {
@@ -17,6 +19,7 @@ pub struct System {
     pub version: i64,
     pub bundles: Vec<Bundle>,
     pub prices: Arc<PriceBook>,
+    pub keys: OrdMap<KeyId, Key>,
     /// Persistent, since every change is published as a whole.
     claims: OrdMap<String, ClaimState>,
 }
@@ -39,6 +42,15 @@ pub enum SystemCommand {
     /// Takes a name. The same claim again joins the first; the event then carries the first one's ids.
     Claim {
         claim: Claim,
+    },
+    /// A key that acts for no org: an operator's or finance's.
+    CreateKey {
+        key: KeyId,
+        role: Role,
+        secret_sha256: String,
+    },
+    RevokeKey {
+        key: KeyId,
     },
     FulfilClaim {
         name: String,
@@ -98,6 +110,14 @@ impl System {
                 None => Ok(vec![Event::Claimed { claim }]),
                 Some(_) => Err(Refusal::NameTaken(claim.name)),
             },
+            SystemCommand::CreateKey { key, role, secret_sha256 } => {
+                Ok(vec![Event::KeyCreated { key, role, project: None, secret_sha256 }])
+            }
+            SystemCommand::RevokeKey { key } => match self.keys.get(&key) {
+                Some(known) if !known.revoked => Ok(vec![Event::KeyRevoked { key }]),
+                Some(_) => Ok(vec![]),
+                None => Err(Refusal::UnknownKey),
+            },
             SystemCommand::FulfilClaim { name } => match self.claims.get(&name) {
                 Some(state) if !state.fulfilled => Ok(vec![Event::ClaimFulfilled { name }]),
                 Some(_) | None => Ok(vec![]),
@@ -109,7 +129,7 @@ impl System {
         }
     }
 
-    pub fn evolve(&mut self, event: &Event) {
+    pub fn evolve(&mut self, event: &Event, at: Timestamp) {
         self.version += 1;
         match event {
             Event::BundleDefined { bundle } => self.bundles.push(bundle.clone()),
@@ -126,6 +146,21 @@ impl System {
             Event::ClaimFreed { name, .. } => {
                 self.claims.remove(name);
             }
+            Event::KeyCreated { key, role, secret_sha256, .. } => {
+                let made = Key {
+                    role: *role,
+                    project: None,
+                    secret_sha256: secret_sha256.clone(),
+                    revoked: false,
+                    created_at: at,
+                };
+                self.keys.insert(*key, made);
+            }
+            Event::KeyRevoked { key } => {
+                if let Some(known) = self.keys.get_mut(key) {
+                    known.revoked = true;
+                }
+            }
             // An org's own; the system holds none.
             Event::OrgOpened { .. }
             | Event::OrgSuspended { .. }
@@ -133,8 +168,6 @@ impl System {
             | Event::OrgClosed {}
             | Event::OverdraftLimitSet { .. }
             | Event::ProjectCreated { .. }
-            | Event::KeyCreated { .. }
-            | Event::KeyRevoked { .. }
             | Event::CreditsPurchased { .. }
             | Event::CreditsGranted { .. }
             | Event::CreditsAdjusted { .. }
@@ -173,7 +206,7 @@ mod tests {
 
     fn after(system: &mut System, command: SystemCommand) -> Result<(), Refusal> {
         for event in system.decide(command)? {
-            system.evolve(&event);
+            system.evolve(&event, Timestamp(0));
         }
         Ok(())
     }

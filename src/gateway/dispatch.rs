@@ -403,6 +403,7 @@ impl Dispatch {
             usage_source: metered.source,
             cost: metered.cost,
             provider_cost: metered.provider_cost,
+            priced_by: metered.priced_by,
             service_tier: metered.service_tier,
             started_at: call.started_at,
             ended_at,

@@ -6,6 +6,7 @@
 use serde_json::Value;
 
 use crate::domain::credits::Credits;
+use crate::domain::event::PricedBy;
 use crate::domain::pricing::rate_card::ServiceTier;
 use crate::domain::pricing::{PriceError, RateCard, Terms, cost};
 use crate::domain::usage::{
@@ -41,6 +42,7 @@ pub struct Metered {
     /// At list price.
     pub provider_cost: Credits,
     pub service_tier: Option<String>,
+    pub priced_by: Option<PricedBy>,
     /// Other models that the provider called within this call, each with its usage.
     pub others: Vec<Metered>,
     /// Why the report can't be trusted; the hold's bound is then charged.
@@ -99,6 +101,7 @@ fn at_bound(quote: &Quote, credits: Credits) -> Metered {
         cost: credits,
         provider_cost: credits,
         service_tier: None,
+        priced_by: None,
         others: Vec::new(),
         quarantine: None,
     }
@@ -176,6 +179,7 @@ impl Reader<'_> {
             model: model.to_owned(),
             cost: cost(card, &terms, &usage)?,
             provider_cost: cost(card, &list_terms, &usage)?,
+            priced_by: Some(terms.priced_by(card, self.prices.at)),
             usage,
             source,
             service_tier: report.service_tier.clone(),

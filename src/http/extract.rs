@@ -3,12 +3,14 @@
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::domain::event::{CommandRef, Role};
 use crate::domain::ids::OrgId;
+use crate::domain::time::Timestamp;
 use crate::http::ApiState;
 use crate::http::problem::Problem;
 use crate::operations::authenticate::{Actor, authenticate};
@@ -55,25 +57,32 @@ impl<T: DeserializeOwned> FromRequest<ApiState> for Keyed<T> {
 
     async fn from_request(request: Request, api: &ApiState) -> Result<Keyed<T>, Problem> {
         let key = request.headers().get("idempotency-key").and_then(|value| value.to_str().ok());
-        let key = key.filter(|key| (1..=IDEMPOTENCY_KEY_MAX).contains(&key.len())).map(str::to_owned);
-        let key = key.ok_or_else(|| {
-            Problem::malformed("this changes money: send an `Idempotency-Key` header of 1 to 255 characters")
-        })?;
-        let path = request.uri().path().to_owned();
+        let key = idempotency_key(key.unwrap_or_default())?;
+        let asked = format!("{} {}", request.method(), request.uri().path());
         let bytes = body(request, api).await?;
         let parsed = parse(&bytes)?;
-        Ok(Keyed { body: parsed, idempotency: CommandRef { key, fingerprint: fingerprint(&path, &bytes)? } })
+        let fingerprint = fingerprint(&asked, parse(&bytes)?);
+        Ok(Keyed { body: parsed, idempotency: CommandRef { key, fingerprint } })
     }
 }
 
-/// What was asked, apart from white space in its JSON.
-pub fn fingerprint(path: &str, body: &[u8]) -> Result<String, Problem> {
-    let canonical: serde_json::Value = parse(body)?;
+/// # Errors
+/// A key that is missing or too long.
+pub fn idempotency_key(key: &str) -> Result<String, Problem> {
+    let fits = (1..=IDEMPOTENCY_KEY_MAX).contains(&key.len());
+    fits.then(|| key.to_owned()).ok_or_else(|| {
+        Problem::malformed("this changes money: send an `Idempotency-Key` header of 1 to 255 characters")
+    })
+}
+
+/// What was asked, apart from white space and the order of names in its JSON.
+pub fn fingerprint(asked: &str, mut body: Value) -> String {
+    body.sort_all_objects();
     let mut hasher = Sha256::new();
-    hasher.update(path.as_bytes());
+    hasher.update(asked.as_bytes());
     hasher.update([0]);
-    hasher.update(canonical.to_string().as_bytes());
-    Ok(hex::encode(hasher.finalize()))
+    hasher.update(body.to_string().as_bytes());
+    hex::encode(hasher.finalize())
 }
 
 /// An empty body stands for an empty object.
@@ -84,9 +93,23 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 }
 
 async fn body(request: Request, api: &ApiState) -> Result<Bytes, Problem> {
+    is_json(request.headers())?;
     Bytes::from_request(request, api).await.map_err(|rejection| {
         Problem::new(rejection.status(), "body", "the body can't be read, or is larger than 1 MiB")
     })
+}
+
+/// A body may leave its type out, but not name another one.
+fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let named = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+    match named {
+        Some(other) if !other.starts_with("application/json") => Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "send JSON, as `Content-Type: application/json`",
+        )),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// The org named in the path, where the actor may act on it in one of these roles. Another org's is not found.
@@ -111,4 +134,15 @@ pub fn may(actor: &Actor, org: OrgId, roles: &[Role]) -> Result<(), Problem> {
 /// Whether the actor is the operator.
 pub fn operator(actor: &Actor) -> Result<(), Problem> {
     if actor.role == Role::Operator { Ok(()) } else { Err(Problem::forbidden()) }
+}
+
+/// Whether the actor may read every org.
+pub fn reads_all(actor: &Actor) -> Result<(), Problem> {
+    let reads = actor.org.is_none() && matches!(actor.role, Role::Operator | Role::Finance);
+    if reads { Ok(()) } else { Err(Problem::forbidden()) }
+}
+
+pub fn instant(text: &str) -> Result<Timestamp, Problem> {
+    let parsed = Timestamp::parse_rfc3339(text);
+    parsed.ok_or_else(|| Problem::malformed("a time is RFC 3339, such as \"2026-12-31T00:00:00Z\""))
 }

@@ -1,24 +1,24 @@
-//! Money in and out: bundles, purchases, grants, adjustments, refunds, and the balance.
+//! Money in and out: bundles, purchases, grants, adjustments, refunds.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use crate::domain::account::Account;
 use crate::domain::account::command::OrgCommand;
-use crate::domain::account::lot::Lot;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::commerce::{Bundle, Payment};
 use crate::domain::credits::Credits;
-use crate::domain::event::{Event, GrantKind, LotTerms, Role};
+use crate::domain::event::{Balance, Event, GrantKind, LotTerms};
 use crate::domain::ids::{BundleId, LotId, OrgId};
 use crate::domain::system::SystemCommand;
-use crate::domain::time::Timestamp;
-use crate::http::extract::{Keyed, operator, org_for};
+use crate::http::extract::{Keyed, instant, operator, org_for};
+use crate::http::lots::{LotView, lot_view};
+use crate::http::page::{Page, PageQuery};
+use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
 use crate::ledger::{Outcome, Submission};
 use crate::operations::authenticate::Actor;
@@ -28,7 +28,7 @@ use crate::operations::claim::claim;
 const PRIORITY_PAID: i16 = 10;
 const SECONDS_PER_DAY: i64 = 86_400;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewBundle {
     name: String,
@@ -39,11 +39,14 @@ pub struct NewBundle {
     validity_days: Option<u32>,
 }
 
+/// Adds a bundle to the catalogue. It is immutable: another price is another bundle.
+#[utoipa::path(post, path = "/api/v1/bundles", tag = "money", 
+    request_body = NewBundle, responses((status = 201, body = BundleView), Problems, MoneyProblems))]
 pub async fn define_bundle(
     State(api): State<ApiState>,
     actor: Actor,
     Keyed { body, idempotency }: Keyed<NewBundle>,
-) -> Result<(StatusCode, Json<Value>), Problem> {
+) -> Result<(StatusCode, Json<BundleView>), Problem> {
     operator(&actor)?;
     let bundle = Bundle {
         id: BundleId(api.ledger.clock().uuid()),
@@ -63,12 +66,37 @@ pub async fn define_bundle(
     Ok((StatusCode::CREATED, Json(bundle_view(&bundle))))
 }
 
-pub async fn list_bundles(State(api): State<ApiState>, _: Actor) -> Json<Value> {
-    let bundles: Vec<Value> = api.ledger.system().bundles.iter().map(bundle_view).collect();
-    Json(json!({ "data": bundles }))
+/// The catalogue.
+#[utoipa::path(get, path = "/api/v1/bundles", tag = "money", params(PageQuery),
+    responses((status = 200, body = Page<BundleView>), Problems))]
+pub async fn list_bundles(
+    State(api): State<ApiState>,
+    _: Actor,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<BundleView>>, Problem> {
+    let system = api.ledger.system();
+    let mut bundles: Vec<&Bundle> = system.bundles.iter().collect();
+    bundles.sort_unstable_by_key(|bundle| bundle.id);
+    Ok(Json(query.of(bundles.into_iter().map(|bundle| (bundle.id.to_string(), bundle_view(bundle))))?))
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, ToSchema)]
+pub struct BundleView {
+    id: BundleId,
+    name: String,
+    credits: Credits,
+    /// A decimal string in the currency's main unit.
+    price: String,
+    currency: String,
+    validity_days: Option<u32>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct BalanceAfter {
+    balance: Balance,
+}
+
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewPurchase {
     /// A bundle's id or name.
@@ -77,7 +105,7 @@ pub struct NewPurchase {
     payment: PaymentIn,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct PaymentIn {
     method: String,
@@ -87,12 +115,14 @@ struct PaymentIn {
 }
 
 /// Records a payment and opens the lot that it bought. A payment's reference buys once.
+#[utoipa::path(post, path = "/api/v1/orgs/{org}/purchases", tag = "money", params(("org", description = "slug or id")), 
+    request_body = NewPurchase, responses((status = 201, body = LotView), Problems, MoneyProblems))]
 pub async fn purchase(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
     Keyed { body, idempotency }: Keyed<NewPurchase>,
-) -> Result<(StatusCode, Json<Value>), Problem> {
+) -> Result<(StatusCode, Json<LotView>), Problem> {
     operator(&actor)?;
     let org = org_for(&api, &actor, &org, &[])?;
     let system = api.ledger.system();
@@ -120,10 +150,11 @@ pub async fn purchase(
     };
     let name = format!("payment:{}:{}", body.payment.method, body.payment.reference);
     let claimed = claim(&api.ledger, name, org, command, actor.key, Some(idempotency)).await?;
-    Ok((StatusCode::CREATED, Json(lot_made(&api, org, &claimed.outcome).await?)))
+    let OrgCommand::Purchase { terms, .. } = *claimed.then else { return Err(Refusal::UnknownLot.into()) };
+    Ok((StatusCode::CREATED, Json(show_lot(&api, org, terms.lot).await?)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewGrant {
     credits: Credits,
@@ -133,12 +164,15 @@ pub struct NewGrant {
     note: Option<String>,
 }
 
+/// Grants credits that nobody paid for.
+#[utoipa::path(post, path = "/api/v1/orgs/{org}/grants", tag = "money", params(("org", description = "slug or id")), 
+    request_body = NewGrant, responses((status = 201, body = LotView), Problems, MoneyProblems))]
 pub async fn grant(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
     Keyed { body, idempotency }: Keyed<NewGrant>,
-) -> Result<(StatusCode, Json<Value>), Problem> {
+) -> Result<(StatusCode, Json<LotView>), Problem> {
     operator(&actor)?;
     let org = org_for(&api, &actor, &org, &[])?;
     let expires_at = body.expires_at.as_deref().map(instant).transpose()?;
@@ -147,22 +181,26 @@ pub async fn grant(
     let command = OrgCommand::Grant { terms, kind: body.kind, note: body.note };
     let submission = Submission { org, command, by: actor.key, idempotency: Some(idempotency) };
     let outcome = api.ledger.submit(submission).await?;
-    Ok((StatusCode::CREATED, Json(lot_made(&api, org, &outcome).await?)))
+    let lot = granted(&outcome).ok_or(Refusal::UnknownLot)?;
+    Ok((StatusCode::CREATED, Json(show_lot(&api, org, lot).await?)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewAdjustment {
     credits: Credits,
     reason: String,
 }
 
+/// Corrects a balance; a negative correction counts as consumed and is refused beyond what is available.
+#[utoipa::path(post, path = "/api/v1/orgs/{org}/adjustments", tag = "money", params(("org", description = "slug or id")), 
+    request_body = NewAdjustment, responses((status = 201, body = BalanceAfter), Problems, MoneyProblems))]
 pub async fn adjust(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
     Keyed { body, idempotency }: Keyed<NewAdjustment>,
-) -> Result<(StatusCode, Json<Value>), Problem> {
+) -> Result<(StatusCode, Json<BalanceAfter>), Problem> {
     operator(&actor)?;
     let org = org_for(&api, &actor, &org, &[])?;
     let lot = LotId(api.ledger.clock().uuid());
@@ -172,7 +210,7 @@ pub async fn adjust(
     Ok((StatusCode::CREATED, Json(balance_after(&outcome))))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewRefund {
     lot: LotId,
@@ -180,12 +218,15 @@ pub struct NewRefund {
     reference: String,
 }
 
+/// Takes unspent credits of a lot back and says what is owed for them.
+#[utoipa::path(post, path = "/api/v1/orgs/{org}/refunds", tag = "money", params(("org", description = "slug or id")), 
+    request_body = NewRefund, responses((status = 201, body = BalanceAfter), Problems, MoneyProblems))]
 pub async fn refund(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
     Keyed { body, idempotency }: Keyed<NewRefund>,
-) -> Result<(StatusCode, Json<Value>), Problem> {
+) -> Result<(StatusCode, Json<BalanceAfter>), Problem> {
     operator(&actor)?;
     let org = org_for(&api, &actor, &org, &[])?;
     let command = OrgCommand::Refund { lot: body.lot, credits: body.credits, reference: body.reference };
@@ -194,65 +235,33 @@ pub async fn refund(
     Ok((StatusCode::CREATED, Json(balance_after(&outcome))))
 }
 
-pub async fn balance(
-    State(api): State<ApiState>,
-    actor: Actor,
-    Path(org): Path<String>,
-) -> Result<Json<Value>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway])?;
-    Ok(Json(api.ledger.read(org, balance_view).await?))
-}
-
-fn balance_view(account: &Account) -> Value {
-    let mut view = json!(account.balance());
-    if let Some(object) = view.as_object_mut() {
-        object.insert("lots".into(), account.lots.values().map(lot_view).collect());
-        object.insert("position".into(), json!(account.version));
+fn bundle_view(bundle: &Bundle) -> BundleView {
+    BundleView {
+        id: bundle.id,
+        name: bundle.name.clone(),
+        credits: bundle.credits,
+        price: Decimal::new(bundle.price_minor, 2).to_string(),
+        currency: bundle.currency.clone(),
+        validity_days: bundle.validity_days,
     }
-    view
 }
 
-fn lot_view(lot: &Lot) -> Value {
-    json!({
-        "id": lot.id,
-        "granted": lot.granted,
-        "consumed": lot.consumed,
-        "expired": lot.expired,
-        "refunded": lot.refunded,
-        "remaining": lot.remaining(),
-        "pinned": lot.pinned,
-        "priority": lot.priority,
-        "expires_at": lot.expires_at.map(Timestamp::to_rfc3339),
-        "created_at": lot.created_at.to_rfc3339(),
-        "paid": { "amount": Decimal::new(lot.paid_minor, 2).to_string(), "currency": lot.currency },
-    })
-}
-
-fn bundle_view(bundle: &Bundle) -> Value {
-    json!({
-        "id": bundle.id,
-        "name": bundle.name,
-        "credits": bundle.credits,
-        "price": Decimal::new(bundle.price_minor, 2).to_string(),
-        "currency": bundle.currency,
-        "validity_days": bundle.validity_days,
-    })
-}
-
-/// The lot that a command opened.
-async fn lot_made(api: &ApiState, org: OrgId, outcome: &Outcome) -> Result<Value, Problem> {
-    let lot = outcome.events.iter().find_map(|recorded| match &recorded.payload.event {
-        Event::CreditsPurchased { terms, .. } | Event::CreditsGranted { terms, .. } => Some(terms.lot),
+/// The lot that a grant opened.
+fn granted(outcome: &Outcome) -> Option<LotId> {
+    outcome.events.iter().find_map(|recorded| match &recorded.payload.event {
+        Event::CreditsGranted { terms, .. } => Some(terms.lot),
         _ => None,
-    });
-    let lot = lot.ok_or(Refusal::UnknownLot)?;
+    })
+}
+
+async fn show_lot(api: &ApiState, org: OrgId, lot: LotId) -> Result<LotView, Problem> {
     let view = api.ledger.read(org, move |account| account.lots.get(&lot).map(lot_view)).await?;
     Ok(view.ok_or(Refusal::UnknownLot)?)
 }
 
-fn balance_after(outcome: &Outcome) -> Value {
-    let after = outcome.events.last().and_then(|recorded| recorded.payload.balance);
-    json!({ "balance": after })
+fn balance_after(outcome: &Outcome) -> BalanceAfter {
+    let balance = outcome.events.last().and_then(|recorded| recorded.payload.balance);
+    BalanceAfter { balance: balance.unwrap_or_default() }
 }
 
 /// Minor units (cents) of a decimal amount of money.
@@ -264,9 +273,4 @@ fn minor(amount: &str) -> Result<i64, Problem> {
     cents.ok_or_else(|| {
         Problem::malformed("money is a decimal string with at most 2 decimals, such as \"800.00\"")
     })
-}
-
-fn instant(text: &str) -> Result<Timestamp, Problem> {
-    let parsed = Timestamp::parse_rfc3339(text);
-    parsed.ok_or_else(|| Problem::malformed("a time is RFC 3339, such as \"2026-12-31T00:00:00Z\""))
 }

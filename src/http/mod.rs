@@ -1,16 +1,30 @@
 //! `/api/v1`: the routes that clients rely on (DESIGN §9). Handlers authorise, parse, run one command, wrap a view.
+//! Routes and their documentation come from one place: a route that is not documented does not exist.
 
+mod batch;
+mod docs;
+mod events;
 mod extract;
 mod funds;
+mod health;
+mod keys;
+mod lots;
 mod orgs;
+mod page;
+mod prices;
 mod problem;
+mod projections;
 mod reports;
 mod reservations;
 mod rules;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{delete, get, post, put};
+use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusHandle;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::ledger::Ledger;
 use crate::operations::authenticate::OperatorKey;
@@ -18,55 +32,80 @@ use crate::operations::profile::ProfileBook;
 
 pub use problem::Problem;
 
-/// Largest body: a batch of 1,000 commands is a tenth of it.
+/// Largest body: a batch of 1,000 commands is well below it.
 const BODY_BYTES_MAX: usize = 1 << 20;
 
 /// What handlers share.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ApiState {
     pub ledger: Ledger,
     pub profiles: ProfileBook,
     pub operator: OperatorKey,
+    pub metrics: PrometheusHandle,
+}
+
+impl std::fmt::Debug for ApiState {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("ApiState").field("ledger", &self.ledger).finish_non_exhaustive()
+    }
 }
 
 pub fn router(api: ApiState) -> Router {
-    let orgs = Router::new()
-        .route("/", get(orgs::show))
-        .route("/suspend", post(orgs::suspend))
-        .route("/resume", post(orgs::resume))
-        .route("/close", post(orgs::close))
-        .route("/projects", post(orgs::create_project))
-        .route("/keys", post(orgs::create_key))
-        .route("/keys/{key}", delete(orgs::revoke_key))
-        .route("/purchases", post(funds::purchase))
-        .route("/grants", post(funds::grant))
-        .route("/adjustments", post(funds::adjust))
-        .route("/refunds", post(funds::refund))
-        .route("/balance", get(funds::balance))
-        .route("/reservations", post(reservations::create))
-        .route("/budgets", put(rules::set_budgets))
-        .route("/limits", put(rules::set_limits))
-        .route("/alert_rules", put(rules::set_alert_rules))
-        .route("/alerts", get(rules::alerts))
-        .route("/events", get(rules::events))
-        .route("/spend", get(reports::spend));
-    let reservation = Router::new()
-        .route("/", get(reservations::show))
-        .route("/settle", post(reservations::settle))
-        .route("/release", post(reservations::release))
-        .route("/extend", post(reservations::extend));
-    let v1 = Router::new()
-        .route("/orgs", post(orgs::create))
-        .nest("/orgs/{org}", orgs)
-        .route("/bundles", get(funds::list_bundles).post(funds::define_bundle))
-        .route("/prices", get(reports::prices))
-        .route("/prices/{provider}/{model}", get(reports::price_history))
-        .nest("/reservations/{reservation}", reservation)
-        .fallback(|| async { Problem::not_found("route") });
-    Router::new()
-        .nest("/api/v1", v1)
-        .route("/healthz", get(|| async { "ok" }))
-        .route("/readyz", get(|| async { "ready" }))
+    let (router, openapi) = documented().split_for_parts();
+    let served = docs::Served::new(&openapi);
+    router
+        .route("/openapi.json", get(docs::openapi_json))
+        .route("/docs", get(docs::page))
+        .layer(axum::Extension(served))
+        .route("/api/v1/{*rest}", axum::routing::any(|| async { Problem::not_found("route") }))
+        .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(axum::middleware::from_fn(health::measure))
         .with_state(api)
+}
+
+/// The description of every route, as `/openapi.json` serves it.
+pub fn openapi() -> OpenApi {
+    documented().into_openapi()
+}
+
+fn documented() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::with_openapi(docs::about())
+        .routes(routes!(orgs::create, orgs::list))
+        .routes(routes!(orgs::show))
+        .routes(routes!(orgs::suspend))
+        .routes(routes!(orgs::resume))
+        .routes(routes!(orgs::close))
+        .routes(routes!(orgs::set_overdraft_limit))
+        .routes(routes!(keys::create_project, keys::list_projects))
+        .routes(routes!(keys::create, keys::list))
+        .routes(routes!(keys::revoke))
+        .routes(routes!(keys::create_for_operators))
+        .routes(routes!(keys::revoke_for_operators))
+        .routes(routes!(funds::define_bundle, funds::list_bundles))
+        .routes(routes!(funds::purchase))
+        .routes(routes!(funds::grant))
+        .routes(routes!(funds::adjust))
+        .routes(routes!(funds::refund))
+        .routes(routes!(lots::balance))
+        .routes(routes!(reservations::create))
+        .routes(routes!(reservations::show))
+        .routes(routes!(reservations::settle))
+        .routes(routes!(reservations::release))
+        .routes(routes!(reservations::extend))
+        .routes(routes!(reservations::explain))
+        .routes(routes!(batch::run))
+        .routes(routes!(rules::set_budgets, rules::budgets))
+        .routes(routes!(rules::set_limits, rules::limits))
+        .routes(routes!(rules::set_alert_rules, rules::alert_rules))
+        .routes(routes!(events::alerts))
+        .routes(routes!(events::list))
+        .routes(routes!(reports::spend))
+        .routes(routes!(prices::in_force, prices::publish))
+        .routes(routes!(prices::history))
+        .routes(routes!(projections::list))
+        .routes(routes!(projections::rebuild))
+        .routes(routes!(health::alive))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::metrics))
 }

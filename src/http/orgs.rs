@@ -1,39 +1,58 @@
-//! Orgs, their projects and keys.
+//! Orgs: opened, suspended, closed.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::domain::account::OrgStatus;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::credits::Credits;
 use crate::domain::event::Role;
-use crate::domain::ids::{KeyId, OrgId, ProjectId};
-use crate::http::extract::{Body, Keyed, may, operator, org_for};
+use crate::domain::ids::OrgId;
+use crate::http::extract::{Body, Keyed, may, operator, org_for, reads_all};
+use crate::http::page::{Page, PageQuery};
+use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
 use crate::ledger::{Outcome, Submission};
-use crate::operations::authenticate::{Actor, key_text, secret_sha256};
+use crate::operations::authenticate::Actor;
 use crate::operations::claim::claim;
 use crate::operations::profile::Profile;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewOrg {
+    /// 1 to 63 of a-z, 0-9, `-` and `_`; unique.
     slug: String,
     name: String,
     billing_email: Option<String>,
+    /// IANA name, in which budget windows begin; UTC when absent.
     time_zone: Option<String>,
     overdraft_limit: Option<Credits>,
 }
 
+#[derive(Serialize, ToSchema)]
+pub struct OrgView {
+    id: OrgId,
+    slug: String,
+    name: String,
+    billing_email: Option<String>,
+    /// active, suspended or closed.
+    status: &'static str,
+    time_zone: String,
+    overdraft_limit: Credits,
+    created_at: String,
+}
+
 /// Opens an org. Its name and mail address are kept outside the log, so that they can be erased.
+#[utoipa::path(post, path = "/api/v1/orgs", tag = "orgs", request_body = NewOrg,
+    responses((status = 201, body = OrgView), Problems, MoneyProblems))]
 pub async fn create(
     State(api): State<ApiState>,
     actor: Actor,
     Keyed { body, idempotency }: Keyed<NewOrg>,
-) -> Result<(StatusCode, Json<Value>), Problem> {
+) -> Result<(StatusCode, Json<OrgView>), Problem> {
     operator(&actor)?;
     named("slug", &body.slug)?;
     let org = OrgId(api.ledger.clock().uuid());
@@ -49,117 +68,99 @@ pub async fn create(
     Ok((StatusCode::CREATED, Json(view(&api, claimed.org).await?)))
 }
 
+/// Every org, by id.
+#[utoipa::path(get, path = "/api/v1/orgs", tag = "orgs", params(PageQuery),
+    responses((status = 200, body = Page<OrgView>), Problems))]
+pub async fn list(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<OrgView>>, Problem> {
+    reads_all(&actor)?;
+    let mut orgs: Vec<OrgId> = api.ledger.system().orgs().collect();
+    orgs.sort_unstable();
+    let page = query.of(orgs.into_iter().map(|org| (org.to_string(), org)))?;
+    let mut data = Vec::with_capacity(page.data.len());
+    for org in page.data {
+        data.push(view(&api, org).await?);
+    }
+    Ok(Json(Page { data, next: page.next }))
+}
+
+#[utoipa::path(get, path = "/api/v1/orgs/{org}", tag = "orgs", params(("org", description = "slug or id")),
+    responses((status = 200, body = OrgView), Problems))]
 pub async fn show(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<OrgView>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway])?;
     Ok(Json(view(&api, org).await?))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Reason {
     reason: Option<String>,
 }
 
+/// Refuses new holds; what is open still settles.
+#[utoipa::path(post, path = "/api/v1/orgs/{org}/suspend", tag = "orgs", params(("org", description = "slug or id")),
+    request_body = Reason, responses((status = 200, body = OrgView), Problems, MoneyProblems))]
 pub async fn suspend(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
     Body(body): Body<Reason>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<OrgView>, Problem> {
     let reason = body.reason.unwrap_or_else(|| "suspended by the operator".into());
     change(&api, &actor, &org, OrgCommand::SuspendOrg { reason }).await
 }
 
+#[utoipa::path(post, path = "/api/v1/orgs/{org}/resume", tag = "orgs", params(("org", description = "slug or id")),
+    responses((status = 200, body = OrgView), Problems, MoneyProblems))]
 pub async fn resume(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<OrgView>, Problem> {
     change(&api, &actor, &org, OrgCommand::ResumeOrg).await
 }
 
+/// Closes an org whose holds have ended: its credits expire, its keys are revoked, its events stay.
+#[utoipa::path(post, path = "/api/v1/orgs/{org}/close", tag = "orgs", params(("org", description = "slug or id")),
+    responses((status = 200, body = OrgView), Problems, MoneyProblems))]
 pub async fn close(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<OrgView>, Problem> {
     change(&api, &actor, &org, OrgCommand::CloseOrg).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct NewProject {
-    name: String,
+pub struct OverdraftLimit {
+    overdraft_limit: Credits,
 }
 
-pub async fn create_project(
+/// How far the balance may fall below zero before holds are refused.
+#[utoipa::path(put, path = "/api/v1/orgs/{org}/overdraft_limit", tag = "orgs",
+    params(("org", description = "slug or id")), request_body = OverdraftLimit,
+    responses((status = 200, body = OrgView), Problems, MoneyProblems))]
+pub async fn set_overdraft_limit(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-    Body(body): Body<NewProject>,
-) -> Result<(StatusCode, Json<Value>), Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
-    named("name", &body.name)?;
-    let project = ProjectId(api.ledger.clock().uuid());
-    run(&api, &actor, org, OrgCommand::CreateProject { project, name: body.name.clone() }).await?;
-    Ok((StatusCode::CREATED, Json(json!({ "id": project, "name": body.name }))))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NewKey {
-    name: String,
-    role: Role,
-    project: Option<ProjectId>,
-}
-
-/// Makes a key; its secret is shown this once.
-pub async fn create_key(
-    State(api): State<ApiState>,
-    actor: Actor,
-    Path(org): Path<String>,
-    Body(body): Body<NewKey>,
-) -> Result<(StatusCode, Json<Value>), Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
-    let operators_only = matches!(body.role, Role::Operator | Role::Finance);
-    if operators_only {
-        return Err(Problem::malformed("an org's key has the role org_admin, gateway or inference"));
-    }
-    let key = KeyId { org, local: api.ledger.clock().uuid() };
-    let secret = key_text(key, &api.ledger.clock().secret());
-    let create = OrgCommand::CreateKey {
-        key,
-        role: body.role,
-        project: body.project,
-        secret_sha256: secret_sha256(&secret),
-    };
-    run(&api, &actor, org, create).await?;
-    let profile = Profile { name: body.name.clone(), email: None };
-    api.profiles.put(&api.ledger, org, &key.to_string(), &profile).await?;
-    let view = json!({
-        "id": key, "secret": secret, "name": body.name, "role": body.role, "project": body.project,
-    });
-    Ok((StatusCode::CREATED, Json(view)))
-}
-
-pub async fn revoke_key(
-    State(api): State<ApiState>,
-    actor: Actor,
-    Path((org, key)): Path<(String, String)>,
-) -> Result<StatusCode, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
-    let key: KeyId = key.parse().map_err(|_| Problem::not_found("key"))?;
-    run(&api, &actor, org, OrgCommand::RevokeKey { key }).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Body(body): Body<OverdraftLimit>,
+) -> Result<Json<OrgView>, Problem> {
+    let overdraft_limit = body.overdraft_limit;
+    change(&api, &actor, &org, OrgCommand::SetOverdraftLimit { overdraft_limit }).await
 }
 
 /// Runs a command that needs no idempotency key, since repeating it changes nothing more.
 pub async fn run(api: &ApiState, actor: &Actor, org: OrgId, command: OrgCommand) -> Result<Outcome, Problem> {
-    may(actor, org, &[Role::OrgAdmin, Role::Gateway])?;
+    may(actor, org, &[Role::OrgAdmin])?;
     let submission = Submission { org, command, by: actor.key, idempotency: None };
     Ok(api.ledger.submit(submission).await?)
 }
@@ -169,39 +170,34 @@ async fn change(
     actor: &Actor,
     org: &str,
     command: OrgCommand,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<OrgView>, Problem> {
     operator(actor)?;
     let org = org_for(api, actor, org, &[])?;
     run(api, actor, org, command).await?;
     Ok(Json(view(api, org).await?))
 }
 
-async fn view(api: &ApiState, org: OrgId) -> Result<Value, Problem> {
-    let seen = api.ledger.read(org, |account| {
-        let status = match account.status {
+async fn view(api: &ApiState, org: OrgId) -> Result<OrgView, Problem> {
+    let Profile { name, email } = api.profiles.get(&api.ledger, org, &org.to_string()).await?;
+    let seen = api.ledger.read(org, move |account| OrgView {
+        id: org,
+        slug: account.slug.clone(),
+        name,
+        billing_email: email,
+        status: match account.status {
             OrgStatus::Unknown | OrgStatus::Active => "active",
             OrgStatus::Suspended { .. } => "suspended",
             OrgStatus::Closed => "closed",
-        };
-        let zone = account.time_zone.name();
-        (account.slug.clone(), status, zone, account.opened_at, account.balance().overdraft_limit)
+        },
+        time_zone: account.time_zone.name().to_owned(),
+        overdraft_limit: account.balance().overdraft_limit,
+        created_at: account.opened_at.to_rfc3339(),
     });
-    let (slug, status, time_zone, opened_at, overdraft_limit) = seen.await?;
-    let Profile { name, email } = api.profiles.get(&api.ledger, org, &org.to_string()).await?;
-    Ok(json!({
-        "id": org,
-        "slug": slug,
-        "name": name,
-        "billing_email": email,
-        "status": status,
-        "time_zone": time_zone,
-        "overdraft_limit": overdraft_limit,
-        "created_at": opened_at.to_rfc3339(),
-    }))
+    Ok(seen.await?)
 }
 
 /// Slugs and project names: 1 to 63 of a-z, 0-9, `-` and `_`.
-fn named(field: &str, text: &str) -> Result<(), Problem> {
+pub fn named(field: &str, text: &str) -> Result<(), Problem> {
     let fits = (1..=63).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
     if fits {

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use crate::domain::account::refusal::Refusal;
+use crate::domain::credits::Credits;
 use crate::ledger::LedgerError;
 use crate::operations::authenticate::AuthError;
 
@@ -15,6 +16,61 @@ pub struct Problem {
     code: &'static str,
     detail: String,
     members: Map<String, Value>,
+}
+
+/// RFC 9457: what went wrong, and what to do.
+#[derive(utoipa::ToSchema)]
+#[schema(as = Problem)]
+#[allow(dead_code, reason = "the documentation of what `Problem` serialises")]
+pub struct ProblemBody {
+    r#type: String,
+    title: String,
+    status: u16,
+    /// The refusal's name, for programs: `insufficient_credits`, `budget_exceeded`, `idempotency_conflict` …
+    code: String,
+    detail: String,
+    /// Credits asked for, on a 402.
+    asked: Option<Credits>,
+    /// Credits available, on a 402.
+    available: Option<Credits>,
+    /// The longest output that is affordable, on a 402 to a quote.
+    max_affordable_output_tokens: Option<u64>,
+}
+
+/// What every route may answer.
+#[derive(utoipa::IntoResponses)]
+#[allow(dead_code, reason = "the documentation of what handlers answer")]
+pub enum Problems {
+    /// Malformed: the detail says what to change.
+    #[response(status = 400, content_type = "application/problem+json")]
+    Malformed(#[to_schema] ProblemBody),
+    /// No key, or one that is not known or was revoked.
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unauthorized(#[to_schema] ProblemBody),
+    /// The key's role may not do this.
+    #[response(status = 403, content_type = "application/problem+json")]
+    Forbidden(#[to_schema] ProblemBody),
+    /// Not there, or another org's.
+    #[response(status = 404, content_type = "application/problem+json")]
+    NotFound(#[to_schema] ProblemBody),
+    /// The ledger can't write now: retry with the same idempotency key.
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(#[to_schema] ProblemBody),
+}
+
+/// What a route that changes money may answer besides.
+#[derive(utoipa::IntoResponses)]
+#[allow(dead_code, reason = "the documentation of what handlers answer")]
+pub enum MoneyProblems {
+    /// Credits or a budget do not cover it.
+    #[response(status = 402, content_type = "application/problem+json")]
+    PaymentRequired(#[to_schema] ProblemBody),
+    /// The idempotency key was used for something else, or the thing exists or has ended.
+    #[response(status = 409, content_type = "application/problem+json")]
+    Conflict(#[to_schema] ProblemBody),
+    /// Understood, but not possible.
+    #[response(status = 422, content_type = "application/problem+json")]
+    Unprocessable(#[to_schema] ProblemBody),
 }
 
 impl Problem {
@@ -34,9 +90,22 @@ impl Problem {
         Problem::new(StatusCode::FORBIDDEN, "forbidden", "this key's role may not do this")
     }
 
-    fn with(mut self, name: &str, value: Value) -> Problem {
+    pub fn with(mut self, name: &str, value: Value) -> Problem {
         self.members.insert(name.to_owned(), value);
         self
+    }
+
+    pub fn method_not_allowed() -> Problem {
+        let detail = "this route has other methods; see /docs";
+        Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+    }
+
+    pub fn unprocessable(code: &'static str, detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail)
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.status
     }
 
     /// The body alone, for outcomes inside a batch.

@@ -1,31 +1,59 @@
-//! Reports: spend by any dimension, and the prices in force.
+//! Reports: spend by any dimension.
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::{IntoParams, ToSchema};
 
+use crate::domain::credits::Credits;
 use crate::domain::event::Role;
-use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
-use crate::domain::views::spend::{Group, Spend, SpendReport};
-use crate::http::extract::org_for;
+use crate::domain::usage::Usage;
+use crate::domain::views::spend::{Group, MICROS_PER_HOUR, Spend, SpendReport};
+use crate::http::extract::{instant, org_for};
+use crate::http::problem::Problems;
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
 use crate::operations::spend_report::spend_report;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct SpendQuery {
+    /// RFC 3339, a whole hour: the first that counts.
     from: Option<String>,
+    /// RFC 3339, a whole hour: the first that no longer counts.
     to: Option<String>,
+    /// Some of hour, day, week, month, project, key, end_user, model, provider, route, arm and label:NAME, in the order
+    /// of the columns; `day,model` when absent.
     group_by: Option<String>,
+    /// json or csv.
     format: Option<String>,
 }
 
-/// Spend between two moments, grouped, as JSON or CSV.
+/// Sums of one group; the values of its dimensions stand beside them under their names.
+#[derive(Serialize, ToSchema)]
+struct SpendRow {
+    #[serde(flatten)]
+    group: Map<String, Value>,
+    requests: u64,
+    credits: Credits,
+    usage: Usage,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct SpendReportView {
+    data: Vec<SpendRow>,
+    total: Credits,
+}
+
+/// Spend between two hours, grouped, as JSON or CSV. Every settle that was answered is in it.
+#[utoipa::path(get, path = "/api/v1/orgs/{org}/spend", tag = "reports",
+    params(("org", description = "slug or id"), SpendQuery),
+    responses((status = 200, body = SpendReportView), Problems))]
 pub async fn spend(
     State(api): State<ApiState>,
     actor: Actor,
@@ -33,8 +61,12 @@ pub async fn spend(
     Query(query): Query<SpendQuery>,
 ) -> Result<Response, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin])?;
-    let from = instant(query.from.as_deref(), Timestamp(0))?;
-    let to = instant(query.to.as_deref(), Timestamp(i64::MAX))?;
+    let from = query.from.as_deref().map_or(Ok(Timestamp(0)), instant)?;
+    let to = query.to.as_deref().map_or(Ok(Timestamp(i64::MAX)), instant)?;
+    let whole_hours = |at: Timestamp| at.0 % MICROS_PER_HOUR == 0 || at.0 == i64::MAX;
+    if !whole_hours(from) || !whole_hours(to) {
+        return Err(Problem::malformed("`from` and `to` are whole hours, such as 2026-11-01T00:00:00Z"));
+    }
     let names = query.group_by.as_deref().unwrap_or("day,model");
     let groups: Result<Vec<Group>, String> = names.split(',').map(Group::parse).collect();
     let groups = groups.map_err(|name| {
@@ -45,50 +77,21 @@ pub async fn spend(
     })?;
     let report = spend_report(&api.ledger, org, from, to, &groups).await?;
     match query.format.as_deref() {
-        None | Some("json") => Ok(Json(as_json(&groups, &report)).into_response()),
+        None | Some("json") => Ok(Json(as_json(&groups, report)).into_response()),
         Some("csv") => as_csv(&groups, &report),
         Some(_) => Err(Problem::malformed("`format` is json or csv")),
     }
 }
 
-/// The rate cards in force.
-pub async fn prices(State(api): State<ApiState>, actor: Actor) -> Json<Value> {
-    let system = api.ledger.system();
-    let org = actor.org.unwrap_or(OrgId::SYSTEM);
-    let cards = system.prices.in_force(org, api.ledger.clock().now());
-    Json(json!({ "version": system.prices.version(), "data": cards }))
-}
-
-/// Every card of a model, with the version that published it.
-pub async fn price_history(
-    State(api): State<ApiState>,
-    actor: Actor,
-    Path((provider, model)): Path<(String, String)>,
-) -> Result<Json<Value>, Problem> {
-    let system = api.ledger.system();
-    let visible = |org: Option<OrgId>| org.is_none() || actor.org.is_none() || org == actor.org;
-    let history: Vec<Value> = system
-        .prices
-        .history(&provider, &model)
-        .into_iter()
-        .filter(|(_, card)| visible(card.org))
-        .map(|(version, card)| json!({ "version": version, "card": card }))
-        .collect();
-    if history.is_empty() {
-        return Err(Problem::not_found("price"));
-    }
-    Ok(Json(json!({ "data": history })))
-}
-
-fn as_json(groups: &[Group], report: &SpendReport) -> Value {
-    let row = |(values, spend): (&Vec<String>, &Spend)| {
-        let mut row = json!({ "requests": spend.requests, "credits": spend.charged, "usage": spend.usage });
-        if let Some(object) = row.as_object_mut() {
-            object.extend(groups.iter().map(Group::name).zip(values.iter().map(|value| json!(value))));
-        }
-        row
+fn as_json(groups: &[Group], report: SpendReport) -> SpendReportView {
+    let total = report.total();
+    let row = |(values, spend): (Vec<String>, Spend)| SpendRow {
+        group: groups.iter().map(Group::name).zip(values.into_iter().map(Value::String)).collect(),
+        requests: spend.requests,
+        credits: spend.charged,
+        usage: spend.usage,
     };
-    json!({ "data": report.rows.iter().map(row).collect::<Vec<_>>(), "total": report.total() })
+    SpendReportView { data: report.rows.into_iter().map(row).collect(), total }
 }
 
 fn as_csv(groups: &[Group], report: &SpendReport) -> Result<Response, Problem> {
@@ -111,10 +114,4 @@ fn as_csv(groups: &[Group], report: &SpendReport) -> Result<Response, Problem> {
     }
     let bytes = writer.into_inner().map_err(|error| Problem::malformed(error.to_string()))?;
     Ok(([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], bytes).into_response())
-}
-
-fn instant(text: Option<&str>, absent: Timestamp) -> Result<Timestamp, Problem> {
-    let Some(text) = text else { return Ok(absent) };
-    Timestamp::parse_rfc3339(text)
-        .ok_or_else(|| Problem::malformed("`from` and `to` are RFC 3339, such as 2026-11-01T00:00:00Z"))
 }

@@ -1,197 +1,528 @@
-//! Holds over HTTP, for gateways that dispatch by themselves.
+//! Holds over HTTP, for gateways that dispatch by themselves. A batch runs the same operations.
 
 use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, Settle};
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
-use crate::domain::event::{CommandRef, Dispatcher, Event, ExpiryPolicy, Purpose, Role};
-use crate::domain::ids::{ProjectId, ReservationId};
+use crate::domain::event::{
+    Attempt, AttemptOutcome, CommandRef, Dispatcher, Event, ExpiryPolicy, LotBurn, Purpose, Recorded, Role,
+};
+use crate::domain::ids::{OrgId, ProjectId, ReservationId};
+use crate::domain::pricing::cost::{CostBreakdown, CostLine};
 use crate::domain::time::Timestamp;
+use crate::domain::usage::{Usage, UsageSource};
 use crate::http::extract::{Keyed, may, org_for};
+use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
-use crate::ledger::{Outcome, Submission};
+use crate::ledger::{LedgerError, Submission};
 use crate::operations::authenticate::Actor;
+use crate::operations::explain::{ExplainedAttempt, Explanation};
+use crate::operations::price_usage::{Planned, affordable, price_usage, quote};
 use crate::operations::show_reservation::show_reservation;
 
 const TTL_SECONDS_DEFAULT: i64 = 600;
 
-#[derive(Deserialize)]
+/// Exactly one of `credits` and `quote` says how much.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewReservation {
-    credits: Credits,
+    credits: Option<Credits>,
+    quote: Option<QuoteIn>,
+    /// How long the hold lives; 600 when absent, a week at most.
     ttl_seconds: Option<i64>,
     project: Option<ProjectId>,
+    /// A pseudonym.
     end_user: Option<String>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
 }
 
+/// A plain text request by its numbers: the hold is the most that it can cost.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QuoteIn {
+    model: String,
+    /// The dearest provider that sells the model, when absent.
+    provider: Option<String>,
+    input_tokens: u64,
+    max_output_tokens: u64,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct HoldView {
+    id: ReservationId,
+    status: ReservationStatus,
+    held: Credits,
+    expires_at: String,
+    available: Credits,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct ReservationOut {
+    id: ReservationId,
+    status: ReservationStatus,
+    held: Credits,
+    charged: Credits,
+    /// Null once it has ended.
+    expires_at: Option<String>,
+    reserved_at: String,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct EndView {
+    id: ReservationId,
+    status: ReservationStatus,
+    charged: Credits,
+    released: Credits,
+    /// True where the reservation had ended before.
+    late: bool,
+    /// What the operator bears: the cost above a hold that Tollgate priced.
+    excess: Credits,
+    available: Credits,
+}
+
+/// Holds credits, durably, before a request is sent.
+#[utoipa::path(post, path = "/api/v1/orgs/{org}/reservations", tag = "reservations",
+    params(("org", description = "slug or id")), request_body = NewReservation,
+    responses((status = 201, body = HoldView), Problems, MoneyProblems))]
 pub async fn create(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
     Keyed { body, idempotency }: Keyed<NewReservation>,
-) -> Result<(StatusCode, Json<Value>), Problem> {
+) -> Result<(StatusCode, Json<HoldView>), Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Gateway])?;
-    let reservation = ReservationId { org, local: api.ledger.clock().uuid() };
-    let purpose = Purpose {
-        project: body.project.or(actor.project),
-        key: actor.key,
-        end_user: body.end_user,
-        labels: body.labels,
-        ..Purpose::default()
-    };
-    let command = OrgCommand::Reserve(Reserve {
-        reservation,
-        credits: body.credits,
-        ttl_seconds: body.ttl_seconds.unwrap_or(TTL_SECONDS_DEFAULT),
-        expiry: ExpiryPolicy::Release,
-        dispatcher: Dispatcher::External,
-        price_book_version: api.ledger.system().prices.version(),
-        purpose,
-    });
-    let submission = Submission { org, command, by: actor.key, idempotency: Some(idempotency) };
-    let outcome = api.ledger.submit(submission).await?;
-    let view = outcome.events.iter().find_map(|recorded| match &recorded.payload.event {
-        Event::CreditsReserved { reservation, credits, expires_at, .. } => Some(json!({
-            "id": reservation,
-            "status": ReservationStatus::Held,
-            "held": credits,
-            "expires_at": expires_at.to_rfc3339(),
-            "available": recorded.payload.balance.map(|balance| balance.available),
-        })),
-        _ => None,
-    });
-    Ok((StatusCode::CREATED, Json(view.ok_or(Refusal::UnknownReservation)?)))
+    Ok((StatusCode::CREATED, Json(reserve(&api, &actor, org, body, idempotency).await?)))
 }
 
+#[utoipa::path(get, path = "/api/v1/reservations/{reservation}", tag = "reservations",
+    params(("reservation",)), responses((status = 200, body = ReservationOut), Problems))]
 pub async fn show(
     State(api): State<ApiState>,
     actor: Actor,
     Path(reservation): Path<String>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<ReservationOut>, Problem> {
     let id = authorised(&actor, &reservation, &[Role::Finance, Role::OrgAdmin, Role::Gateway])?;
     Ok(Json(view(&api, id).await?))
 }
 
-#[derive(Deserialize)]
+/// Either `credits`, or the usage of one call and who served it.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cost {
-    credits: Credits,
+    credits: Option<Credits>,
+    provider: Option<String>,
+    model: Option<String>,
+    usage: Option<Usage>,
+    provider_request_id: Option<String>,
 }
 
+/// Charges the exact cost and frees the rest. A settle after the end is late, and counts once.
+#[utoipa::path(post, path = "/api/v1/reservations/{reservation}/settle", tag = "reservations",
+    params(("reservation",)), request_body = Cost,
+    responses((status = 200, body = EndView), Problems, MoneyProblems))]
 pub async fn settle(
     State(api): State<ApiState>,
     actor: Actor,
     Path(reservation): Path<String>,
     Keyed { body, idempotency }: Keyed<Cost>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<EndView>, Problem> {
     let id = authorised(&actor, &reservation, &[Role::Gateway])?;
-    let command = OrgCommand::Settle(Settle {
-        reservation: id,
-        cost: body.credits,
-        price_book_version: api.ledger.system().prices.version(),
-        attempts: vec![],
-        purpose: None,
-        quarantine: None,
-    });
-    end(&api, &actor, id, command, idempotency).await
+    Ok(Json(settle_by(&api, &actor, id, body, idempotency).await?))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
 
+/// Frees a hold that was not used.
+#[utoipa::path(post, path = "/api/v1/reservations/{reservation}/release", tag = "reservations",
+    params(("reservation",)), request_body = Nothing,
+    responses((status = 200, body = EndView), Problems, MoneyProblems))]
 pub async fn release(
     State(api): State<ApiState>,
     actor: Actor,
     Path(reservation): Path<String>,
     Keyed { body: Nothing {}, idempotency }: Keyed<Nothing>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<EndView>, Problem> {
     let id = authorised(&actor, &reservation, &[Role::Gateway])?;
-    end(&api, &actor, id, OrgCommand::Release { reservation: id }, idempotency).await
+    Ok(Json(end(&api, &actor, id, OrgCommand::Release { reservation: id }, idempotency).await?))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Extension {
+    /// From now on.
     ttl_seconds: i64,
 }
 
+/// Lets a hold live longer.
+#[utoipa::path(post, path = "/api/v1/reservations/{reservation}/extend", tag = "reservations",
+    params(("reservation",)), request_body = Extension,
+    responses((status = 200, body = ReservationOut), Problems, MoneyProblems))]
 pub async fn extend(
     State(api): State<ApiState>,
     actor: Actor,
     Path(reservation): Path<String>,
     Keyed { body, idempotency }: Keyed<Extension>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<ReservationOut>, Problem> {
     let id = authorised(&actor, &reservation, &[Role::Gateway])?;
+    Ok(Json(extend_by(&api, &actor, id, body, idempotency).await?))
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct ExplanationView {
+    id: ReservationId,
+    /// Null before it was settled.
+    price_book_version: Option<u64>,
+    attempts: Vec<AttemptView>,
+    #[schema(value_type = Vec<Object>)]
+    paid_by: Vec<LotBurn>,
+    events: Vec<TimelineView>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct AttemptView {
+    provider: String,
+    model: String,
+    #[schema(value_type = String)]
+    outcome: AttemptOutcome,
+    usage: Usage,
+    #[schema(value_type = String)]
+    usage_source: UsageSource,
+    cost: Credits,
+    provider_cost: Credits,
+    /// Null where no usage was priced: the hold's bound was charged, or nothing.
+    breakdown: Option<BreakdownView>,
+    /// Whether usage × price book version is the cost that was recorded.
+    agrees: Option<bool>,
+}
+
+/// (token lines × uplift + unit lines) × (1 + mark-up), rounded half up to the nanocredit.
+#[derive(Serialize, ToSchema)]
+struct BreakdownView {
+    tokens: Vec<LineView>,
+    units: Vec<LineView>,
+    uplift: String,
+    mark_up_percent: String,
+    exact: String,
+    rounded: Credits,
+}
+
+#[derive(Serialize, ToSchema)]
+struct LineView {
+    class: &'static str,
+    quantity: u64,
+    /// Credits per million tokens, or per unit.
+    rate: String,
+    cost: String,
+}
+
+#[derive(Serialize, ToSchema)]
+struct TimelineView {
+    kind: String,
+    version: i64,
+    recorded_at: String,
+}
+
+/// How a charge came about: usage × rates, rounding, the lots that paid, and every event.
+#[utoipa::path(get, path = "/api/v1/reservations/{reservation}/explain", tag = "reservations",
+    params(("reservation",)), responses((status = 200, body = ExplanationView), Problems))]
+pub async fn explain(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path(reservation): Path<String>,
+) -> Result<Json<ExplanationView>, Problem> {
+    let id = authorised(&actor, &reservation, &[Role::Finance, Role::OrgAdmin, Role::Gateway])?;
+    Ok(Json(explanation_view(id, crate::operations::explain::explain(&api.ledger, id).await?)))
+}
+
+pub async fn reserve(
+    api: &ApiState,
+    actor: &Actor,
+    org: OrgId,
+    body: NewReservation,
+    idempotency: CommandRef,
+) -> Result<HoldView, Problem> {
+    let (system, now) = (api.ledger.system(), api.ledger.clock().now());
+    let planned = body.quote.map(|quote| Planned {
+        model: quote.model,
+        provider: quote.provider,
+        input_tokens: quote.input_tokens,
+        output_tokens_max: quote.max_output_tokens,
+    });
+    let credits = match (body.credits, &planned) {
+        (Some(credits), None) => credits,
+        (None, Some(planned)) => quote(&system, org, planned, now).ok_or_else(|| unpriced(&planned.model))?,
+        (Some(_), Some(_)) | (None, None) => {
+            return Err(Problem::malformed("send `credits` or `quote`, one of the two"));
+        }
+    };
+    let purpose = Purpose {
+        project: body.project.or(actor.project),
+        key: actor.key,
+        end_user: body.end_user,
+        labels: body.labels,
+        model: planned.as_ref().map(|planned| planned.model.clone()),
+        ..Purpose::default()
+    };
+    let command = OrgCommand::Reserve(Reserve {
+        reservation: ReservationId { org, local: api.ledger.clock().uuid() },
+        credits,
+        ttl_seconds: body.ttl_seconds.unwrap_or(TTL_SECONDS_DEFAULT),
+        expiry: ExpiryPolicy::Release,
+        dispatcher: Dispatcher::External,
+        price_book_version: system.prices.version(),
+        purpose,
+    });
+    let submission = Submission { org, command, by: actor.key, idempotency: Some(idempotency) };
+    let outcome = api.ledger.submit(submission).await.map_err(|error| match (error, &planned) {
+        (LedgerError::Refused(refusal), Some(planned)) => {
+            let longest =
+                available(&refusal).and_then(|available| affordable(&system, org, planned, now, available));
+            Problem::from(refusal).with("max_affordable_output_tokens", longest.into())
+        }
+        (error, _) => error.into(),
+    })?;
+    Ok(outcome.events.iter().find_map(hold_view).ok_or(Refusal::UnknownReservation)?)
+}
+
+pub async fn settle_by(
+    api: &ApiState,
+    actor: &Actor,
+    id: ReservationId,
+    body: Cost,
+    idempotency: CommandRef,
+) -> Result<EndView, Problem> {
+    let command = match (body.credits, body.provider, body.model, body.usage) {
+        (Some(credits), None, None, None) => Settle {
+            reservation: id,
+            cost: credits,
+            price_book_version: api.ledger.system().prices.version(),
+            attempts: vec![],
+            purpose: None,
+            quarantine: None,
+        },
+        (None, Some(provider), Some(model), Some(usage)) => {
+            priced_settle(api, id, provider, model, usage, body.provider_request_id).await?
+        }
+        _ => {
+            return Err(Problem::malformed("send `credits`, or `provider`, `model` and `usage`"));
+        }
+    };
+    end(api, actor, id, OrgCommand::Settle(command), idempotency).await
+}
+
+/// Priced at the version that the hold pinned. Usage without any price is never refused, and never free: the bound of
+/// the hold is charged and an operator is told (I3).
+async fn priced_settle(
+    api: &ApiState,
+    id: ReservationId,
+    provider: String,
+    model: String,
+    usage: Usage,
+    provider_request_id: Option<String>,
+) -> Result<Settle, Problem> {
+    let hold = show_reservation(&api.ledger, id).await?;
+    let (system, now) = (api.ledger.system(), api.ledger.clock().now());
+    let pinned = (hold.price_book_version, hold.reserved_at);
+    let priced = price_usage(&system, id.org, pinned, &provider, &model, &usage, now);
+    let quarantine = priced.is_none().then(|| format!("{provider}/{model} has no price for this usage"));
+    let cost = priced.as_ref().map_or(hold.held, |priced| priced.cost);
+    let attempt = Attempt {
+        provider,
+        model,
+        provider_request_id,
+        outcome: AttemptOutcome::Succeeded,
+        usage,
+        usage_source: UsageSource::External,
+        cost,
+        provider_cost: priced.as_ref().map_or(cost, |priced| priced.list_cost),
+        priced_by: priced.as_ref().map(|priced| priced.priced_by.clone()),
+        service_tier: None,
+        started_at: hold.reserved_at,
+        ended_at: now,
+        status: None,
+    };
+    Ok(Settle {
+        reservation: id,
+        cost,
+        price_book_version: priced.map_or(hold.price_book_version, |priced| priced.price_book_version),
+        attempts: vec![attempt],
+        purpose: None,
+        quarantine,
+    })
+}
+
+pub async fn extend_by(
+    api: &ApiState,
+    actor: &Actor,
+    id: ReservationId,
+    body: Extension,
+    idempotency: CommandRef,
+) -> Result<ReservationOut, Problem> {
     let command = OrgCommand::Extend { reservation: id, ttl_seconds: body.ttl_seconds };
-    submit(&api, &actor, id, command, idempotency).await?;
-    Ok(Json(view(&api, id).await?))
-}
-
-async fn end(
-    api: &ApiState,
-    actor: &Actor,
-    id: ReservationId,
-    command: OrgCommand,
-    idempotency: CommandRef,
-) -> Result<Json<Value>, Problem> {
-    let outcome = submit(api, actor, id, command, idempotency).await?;
-    match outcome.events.iter().find_map(ended) {
-        Some(view) => Ok(Json(view)),
-        None => Ok(Json(view(api, id).await?)),
-    }
-}
-
-/// The answer that an ending event stands for: a replay gives the same one.
-fn ended(recorded: &crate::domain::event::Recorded) -> Option<Value> {
-    let available = recorded.payload.balance.map(|balance| balance.available);
-    match &recorded.payload.event {
-        Event::ReservationSettled { reservation, charged, released, late, excess, .. } => Some(json!({
-            "id": reservation, "status": ReservationStatus::Settled, "charged": charged, "released": released,
-            "late": late, "excess": excess, "available": available,
-        })),
-        Event::ReservationReleased { reservation, released } => Some(json!({
-            "id": reservation, "status": ReservationStatus::Released, "charged": Credits::ZERO,
-            "released": released, "available": available,
-        })),
-        _ => None,
-    }
-}
-
-async fn submit(
-    api: &ApiState,
-    actor: &Actor,
-    id: ReservationId,
-    command: OrgCommand,
-    idempotency: CommandRef,
-) -> Result<Outcome, Problem> {
     let submission = Submission { org: id.org, command, by: actor.key, idempotency: Some(idempotency) };
-    Ok(api.ledger.submit(submission).await?)
+    api.ledger.submit(submission).await?;
+    view(api, id).await
 }
 
-fn authorised(actor: &Actor, reservation: &str, roles: &[Role]) -> Result<ReservationId, Problem> {
+pub async fn end(
+    api: &ApiState,
+    actor: &Actor,
+    id: ReservationId,
+    command: OrgCommand,
+    idempotency: CommandRef,
+) -> Result<EndView, Problem> {
+    let submission = Submission { org: id.org, command, by: actor.key, idempotency: Some(idempotency) };
+    let outcome = api.ledger.submit(submission).await?;
+    if let Some(view) = outcome.events.iter().find_map(end_view) {
+        return Ok(view);
+    }
+    // It had been released before: nothing changed.
+    let seen = show_reservation(&api.ledger, id).await?;
+    let available = api.ledger.read(id.org, |account| account.balance().available).await?;
+    Ok(EndView {
+        id,
+        status: seen.status,
+        charged: seen.charged,
+        released: seen.held.saturating_sub(seen.charged).or_zero(),
+        late: false,
+        excess: Credits::ZERO,
+        available,
+    })
+}
+
+/// The reservation that a path or an operation names, where the actor may act on it.
+pub fn authorised(actor: &Actor, reservation: &str, roles: &[Role]) -> Result<ReservationId, Problem> {
     let id: ReservationId = reservation.parse().map_err(|_| Problem::not_found("reservation"))?;
     may(actor, id.org, roles)?;
     Ok(id)
 }
 
-async fn view(api: &ApiState, id: ReservationId) -> Result<Value, Problem> {
+fn hold_view(recorded: &Recorded) -> Option<HoldView> {
+    match &recorded.payload.event {
+        Event::CreditsReserved { reservation, credits, expires_at, .. } => Some(HoldView {
+            id: *reservation,
+            status: ReservationStatus::Held,
+            held: *credits,
+            expires_at: expires_at.to_rfc3339(),
+            available: available_after(recorded),
+        }),
+        _ => None,
+    }
+}
+
+/// The answer that an ending event stands for: a replay gives the same one.
+fn end_view(recorded: &Recorded) -> Option<EndView> {
+    let available = available_after(recorded);
+    match &recorded.payload.event {
+        Event::ReservationSettled { reservation, charged, released, late, excess, .. } => Some(EndView {
+            id: *reservation,
+            status: ReservationStatus::Settled,
+            charged: *charged,
+            released: *released,
+            late: *late,
+            excess: *excess,
+            available,
+        }),
+        Event::ReservationReleased { reservation, released } => Some(EndView {
+            id: *reservation,
+            status: ReservationStatus::Released,
+            charged: Credits::ZERO,
+            released: *released,
+            late: false,
+            excess: Credits::ZERO,
+            available,
+        }),
+        _ => None,
+    }
+}
+
+fn available_after(recorded: &Recorded) -> Credits {
+    recorded.payload.balance.map(|balance| balance.available).unwrap_or_default()
+}
+
+async fn view(api: &ApiState, id: ReservationId) -> Result<ReservationOut, Problem> {
     let seen = show_reservation(&api.ledger, id).await?;
-    Ok(json!({
-        "id": id,
-        "status": seen.status,
-        "held": seen.held,
-        "charged": seen.charged,
-        "expires_at": seen.expires_at.map(Timestamp::to_rfc3339),
-        "reserved_at": seen.reserved_at.to_rfc3339(),
-    }))
+    Ok(ReservationOut {
+        id,
+        status: seen.status,
+        held: seen.held,
+        charged: seen.charged,
+        expires_at: seen.expires_at.map(Timestamp::to_rfc3339),
+        reserved_at: seen.reserved_at.to_rfc3339(),
+    })
+}
+
+fn available(refusal: &Refusal) -> Option<Credits> {
+    match refusal {
+        Refusal::InsufficientCredits { available, .. } | Refusal::BudgetExceeded { available, .. } => {
+            Some(*available)
+        }
+        Refusal::RequestTooLarge { limit, .. } => Some(*limit),
+        _ => None,
+    }
+}
+
+fn unpriced(model: &str) -> Problem {
+    let detail = format!("`{model}` has no price here; publish one, or hold `credits` of your own reckoning");
+    Problem::unprocessable("unpriced_model", detail)
+}
+
+fn explanation_view(id: ReservationId, explanation: Explanation) -> ExplanationView {
+    let event = |event: crate::operations::list_events::StoredEvent| TimelineView {
+        kind: event.kind,
+        version: event.version,
+        recorded_at: event.recorded_at.to_rfc3339(),
+    };
+    ExplanationView {
+        id,
+        price_book_version: explanation.price_book_version,
+        attempts: explanation.attempts.into_iter().map(attempt_view).collect(),
+        paid_by: explanation.paid_by,
+        events: explanation.events.into_iter().map(event).collect(),
+    }
+}
+
+fn attempt_view(explained: ExplainedAttempt) -> AttemptView {
+    let agrees = explained.agrees();
+    let ExplainedAttempt { attempt, breakdown } = explained;
+    AttemptView {
+        provider: attempt.provider,
+        model: attempt.model,
+        outcome: attempt.outcome,
+        usage: attempt.usage,
+        usage_source: attempt.usage_source,
+        cost: attempt.cost,
+        provider_cost: attempt.provider_cost,
+        breakdown: breakdown.map(breakdown_view),
+        agrees,
+    }
+}
+
+fn breakdown_view(breakdown: CostBreakdown) -> BreakdownView {
+    let exact = |amount: Decimal| amount.normalize().to_string();
+    let line = |line: CostLine| LineView {
+        class: line.class,
+        quantity: line.quantity,
+        rate: exact(line.rate),
+        cost: exact(line.cost),
+    };
+    BreakdownView {
+        tokens: breakdown.tokens.into_iter().map(line).collect(),
+        units: breakdown.units.into_iter().map(line).collect(),
+        uplift: exact(breakdown.uplift),
+        mark_up_percent: exact(breakdown.mark_up_percent),
+        exact: exact(breakdown.exact),
+        rounded: breakdown.rounded,
+    }
 }

@@ -1,136 +1,115 @@
-//! Budgets, limits and alert rules of an org, its alerts, and its events.
+//! Budgets, limits and alert rules of an org.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use axum::extract::{Path, State};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::domain::account::budget::Budget;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::limits::Limits;
 use crate::domain::alerting::AlertRule;
-use crate::domain::event::{Event, Role};
+use crate::domain::event::Role;
 use crate::http::extract::{Body, org_for};
 use crate::http::orgs::run;
+use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
-use crate::operations::list_events::{StoredEvent, list_events};
 
-/// Events of one page.
-const PAGE: i64 = 100;
+const READERS: &[Role] = &[Role::Finance, Role::OrgAdmin, Role::Gateway];
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Budgets {
     budgets: Vec<Budget>,
 }
 
 /// Replaces the org's budgets; one that stays keeps its count.
+#[utoipa::path(put, path = "/api/v1/orgs/{org}/budgets", tag = "rules", params(("org", description = "slug or id")),
+    request_body = Budgets, responses((status = 200, body = Budgets), Problems, MoneyProblems))]
 pub async fn set_budgets(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
     Body(body): Body<Budgets>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Budgets>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
     run(&api, &actor, org, OrgCommand::SetBudgets { budgets: body.budgets.clone() }).await?;
-    Ok(Json(json!({ "budgets": body.budgets })))
+    Ok(Json(body))
 }
 
-#[derive(Deserialize)]
+#[utoipa::path(get, path = "/api/v1/orgs/{org}/budgets", tag = "rules", params(("org", description = "slug or id")),
+    responses((status = 200, body = Budgets), Problems))]
+pub async fn budgets(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path(org): Path<String>,
+) -> Result<Json<Budgets>, Problem> {
+    let org = org_for(&api, &actor, &org, READERS)?;
+    let budgets =
+        api.ledger.read(org, |account| account.budgets.iter().map(|state| state.budget.clone()).collect());
+    Ok(Json(Budgets { budgets: budgets.await? }))
+}
+
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct LimitsIn {
+pub struct AllLimits {
     limits: Vec<Limits>,
 }
 
+/// Replaces the org's limits.
+#[utoipa::path(put, path = "/api/v1/orgs/{org}/limits", tag = "rules", params(("org", description = "slug or id")),
+    request_body = AllLimits, responses((status = 200, body = AllLimits), Problems, MoneyProblems))]
 pub async fn set_limits(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-    Body(body): Body<LimitsIn>,
-) -> Result<Json<Value>, Problem> {
+    Body(body): Body<AllLimits>,
+) -> Result<Json<AllLimits>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
     run(&api, &actor, org, OrgCommand::SetLimits { limits: body.limits.clone() }).await?;
-    Ok(Json(json!({ "limits": body.limits })))
+    Ok(Json(body))
 }
 
-#[derive(Deserialize)]
+#[utoipa::path(get, path = "/api/v1/orgs/{org}/limits", tag = "rules", params(("org", description = "slug or id")),
+    responses((status = 200, body = AllLimits), Problems))]
+pub async fn limits(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path(org): Path<String>,
+) -> Result<Json<AllLimits>, Problem> {
+    let org = org_for(&api, &actor, &org, READERS)?;
+    Ok(Json(AllLimits { limits: api.ledger.read(org, |account| account.limits.clone()).await? }))
+}
+
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Rules {
+pub struct AlertRules {
     rules: Vec<AlertRule>,
 }
 
+/// Replaces the org's alert rules.
+#[utoipa::path(put, path = "/api/v1/orgs/{org}/alert_rules", tag = "rules",
+    params(("org", description = "slug or id")), request_body = AlertRules,
+    responses((status = 200, body = AlertRules), Problems, MoneyProblems))]
 pub async fn set_alert_rules(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-    Body(body): Body<Rules>,
-) -> Result<Json<Value>, Problem> {
+    Body(body): Body<AlertRules>,
+) -> Result<Json<AlertRules>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
     run(&api, &actor, org, OrgCommand::SetAlertRules { rules: body.rules.clone() }).await?;
-    Ok(Json(json!({ "rules": body.rules })))
+    Ok(Json(body))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct After {
-    after: Option<i64>,
-}
-
-/// The org's events after a version, oldest first.
-pub async fn events(
+#[utoipa::path(get, path = "/api/v1/orgs/{org}/alert_rules", tag = "rules",
+    params(("org", description = "slug or id")), responses((status = 200, body = AlertRules), Problems))]
+pub async fn alert_rules(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-    Query(After { after }): Query<After>,
-) -> Result<Json<Value>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin])?;
-    let page = list_events(&api.ledger, org, after.unwrap_or(0), PAGE).await?;
-    let next = page.last().map(|event| event.version);
-    let events: Vec<Value> = page.iter().map(event_view).collect();
-    Ok(Json(json!({ "data": events, "next": next })))
-}
-
-/// The alerts that were raised, oldest first.
-pub async fn alerts(
-    State(api): State<ApiState>,
-    actor: Actor,
-    Path(org): Path<String>,
-) -> Result<Json<Value>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin])?;
-    let mut alerts = Vec::new();
-    let mut after = 0;
-    loop {
-        let page = list_events(&api.ledger, org, after, PAGE).await?;
-        let Some(last) = page.last() else { break };
-        after = last.version;
-        alerts.extend(page.iter().filter_map(alert_view));
-    }
-    Ok(Json(json!({ "data": alerts })))
-}
-
-fn event_view(event: &StoredEvent) -> Value {
-    json!({
-        "id": event.id,
-        "kind": event.kind,
-        "version": event.version,
-        "position": event.position,
-        "schema_version": event.schema_version,
-        "recorded_at": event.recorded_at.to_rfc3339(),
-        "hash": hex::encode(event.hash),
-        "payload": event.payload,
-    })
-}
-
-fn alert_view(event: &StoredEvent) -> Option<Value> {
-    match &event.payload.event {
-        Event::AlertRaised { subject, threshold, value } => Some(json!({
-            "rule": subject.rule,
-            "budget": subject.budget,
-            "threshold": threshold,
-            "value": value,
-            "raised_at": event.recorded_at.to_rfc3339(),
-        })),
-        _ => None,
-    }
+) -> Result<Json<AlertRules>, Problem> {
+    let org = org_for(&api, &actor, &org, READERS)?;
+    Ok(Json(AlertRules { rules: api.ledger.read(org, |account| account.alert_rules.clone()).await? }))
 }

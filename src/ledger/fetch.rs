@@ -71,7 +71,8 @@ impl Fetcher {
                 return Ok(());
             }
             chain.follow(row)?;
-            system.evolve(&decode(row)?.payload.event);
+            let recorded = decode(row)?;
+            system.evolve(&recorded.payload.event, recorded.at);
             Ok(())
         };
         let mut next = 1;

@@ -185,6 +185,11 @@ impl Ledger {
         self.shared.queues.iter().try_for_each(|queue| send(queue, Job::Sweep))
     }
 
+    /// Whether every shard's writer takes commands.
+    pub fn is_running(&self) -> bool {
+        self.shared.queues.iter().all(|queue| !queue.is_closed())
+    }
+
     /// The fold of the system org, as last committed.
     pub fn system(&self) -> Arc<System> {
         self.shared.system.load_full()

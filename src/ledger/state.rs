@@ -168,7 +168,7 @@ impl ShardState {
             self.recent.keep_ended(row.position, reservation);
         }
         if recorded.org == OrgId::SYSTEM {
-            self.system.evolve(&recorded.payload.event);
+            self.system.evolve(&recorded.payload.event, recorded.at);
             return self.system_chain.follow(row);
         }
         match self.accounts.get_mut(&recorded.org) {

@@ -4,17 +4,17 @@
 //! the compare-and-set is lost, what others wrote is folded and the jobs are decided again; when a commit's outcome
 //! is unknown, the log says under the head's lock what happened.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timer};
 use crate::domain::account::Account;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::{CommandRef, Recorded};
+use crate::domain::event::{Balance, CommandRef, Event, Recorded};
 use crate::domain::ids::{KeyId, OrgId, ReservationId};
 use crate::domain::system::{System, SystemCommand};
 use crate::domain::time::Timestamp;
@@ -316,7 +316,7 @@ impl Writer {
             Err(refusal) => return Answer::No(refusal.into()),
         };
         batch.system_chain.get_or_insert(self.state.system_chain);
-        decided.iter().for_each(|event| self.state.system.evolve(event));
+        decided.iter().for_each(|event| self.state.system.evolve(event, batch.now));
         let steps = decided.into_iter().map(|event| (event, None));
         let scribe = Scribe {
             shard: self.fetcher.shard,
@@ -409,14 +409,22 @@ impl Writer {
                 },
             };
         }
+        let timer = Timer::start();
         let appended = if self.races_lost > RACES_MAX {
             append_locked(&**log, shard, &self.head, &batch.head, &batch.rows).await
         } else {
             log.append(shard, &self.head, &batch.head, &batch.rows).await
         };
         match appended {
-            Ok(Appended::Written) => Ending::Written,
-            Ok(Appended::Conflict) => Ending::Again,
+            Ok(Appended::Written) => {
+                metrics::histogram!("tollgate_commit_duration_seconds").record(timer.seconds());
+                metrics::histogram!("tollgate_commit_events").record(batch.events());
+                Ending::Written
+            }
+            Ok(Appended::Conflict) => {
+                metrics::counter!("tollgate_commits_lost_total", "shard" => shard.to_string()).increment(1);
+                Ending::Again
+            }
             Err(StoreError::UnknownOutcome(why)) => {
                 tracing::warn!(%why, shard, "a commit's outcome is not known: the log is asked");
                 match was_written(&**log, shard, &batch.rows).await {
@@ -436,6 +444,7 @@ impl Writer {
 
     /// Everything in the batch is durable now.
     fn finish(&mut self, batch: Batch) {
+        batch.count();
         if !batch.rows.is_empty() {
             self.head = batch.head;
             self.state.last_recorded_at = batch.now;
@@ -573,7 +582,7 @@ impl Batch {
     fn write(
         &mut self,
         scribe: &Scribe<'_>,
-        steps: impl ExactSizeIterator<Item = (crate::domain::event::Event, Option<crate::domain::event::Balance>)>,
+        steps: impl ExactSizeIterator<Item = (Event, Option<Balance>)>,
         command: Option<&CommandRef>,
         chain: &mut Chain,
     ) -> Result<Vec<Recorded>, LedgerError> {
@@ -600,6 +609,33 @@ impl Batch {
         let fingerprint = key.fingerprint.clone();
         recent.bind(hash, Bound { fingerprint, position, count, at: self.now });
         self.keys.push((position, hash));
+    }
+
+    fn events(&self) -> f64 {
+        u32::try_from(self.rows.len()).map_or(f64::MAX, f64::from)
+    }
+
+    /// Counts what was written and what was refused.
+    fn count(&self) {
+        let mut kinds: HashMap<&str, u64> = HashMap::new();
+        for row in &self.rows {
+            *kinds.entry(&row.kind).or_default() += 1;
+        }
+        for (kind, count) in kinds {
+            metrics::counter!("tollgate_events_total", "kind" => kind.to_owned()).increment(count);
+        }
+        for (_, answer) in &self.decided {
+            match answer {
+                Answer::No(LedgerError::Refused(refusal)) => {
+                    metrics::counter!("tollgate_refusals_total", "reason" => refusal.name()).increment(1);
+                }
+                Answer::Made(events) => {
+                    let excess = events.iter().map(|recorded| excess(&recorded.payload.event)).sum();
+                    metrics::counter!("tollgate_overage_nanocredits_total").increment(excess);
+                }
+                Answer::No(_) | Answer::Replay(_) => {}
+            }
+        }
     }
 
     fn into_jobs(self) -> impl Iterator<Item = Job> {
@@ -633,6 +669,14 @@ impl Job {
             // Its reader sees that nobody answers.
             Job::Read { .. } | Job::Sweep => {}
         }
+    }
+}
+
+/// Nanocredits of a cost that no org pays.
+fn excess(event: &Event) -> u64 {
+    match event {
+        Event::ReservationSettled { excess, .. } => u64::try_from(excess.nanos()).unwrap_or_default(),
+        _ => 0,
     }
 }
 

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
+use crate::domain::account::Key;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::event::Role;
 use crate::domain::ids::{KeyId, OrgId, ProjectId};
@@ -17,7 +18,7 @@ const PREFIX: &str = "tg_";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
     pub role: Role,
-    /// The org whose key it is; the operator has none.
+    /// The org whose key it is; operators and finance have none.
     pub org: Option<OrgId>,
     pub key: Option<KeyId>,
     pub project: Option<ProjectId>,
@@ -76,17 +77,25 @@ pub async fn authenticate(
         return Ok(Actor { role: Role::Operator, org: None, key: None, project: None });
     }
     let id = parse(presented).ok_or(AuthError::Unknown)?;
-    let known = ledger.read(id.org, move |account| account.keys.get(&id).cloned()).await;
-    let key = match known {
-        Ok(key) => key.ok_or(AuthError::Unknown)?,
-        Err(LedgerError::Refused(Refusal::UnknownOrg)) => return Err(AuthError::Unknown),
-        Err(error) => return Err(AuthError::Ledger(error)),
-    };
+    let key = known_key(ledger, id).await?.ok_or(AuthError::Unknown)?;
     let same = secret_sha256(presented).as_bytes().ct_eq(key.secret_sha256.as_bytes());
     if key.revoked || !bool::from(same) {
         return Err(AuthError::Unknown);
     }
-    Ok(Actor { role: key.role, org: Some(id.org), key: Some(id), project: key.project })
+    // A key of the system org acts for no org of its own.
+    let org = Some(id.org).filter(|org| *org != OrgId::SYSTEM);
+    Ok(Actor { role: key.role, org, key: Some(id), project: key.project })
+}
+
+async fn known_key(ledger: &Ledger, id: KeyId) -> Result<Option<Key>, AuthError> {
+    if id.org == OrgId::SYSTEM {
+        return Ok(ledger.system().keys.get(&id).cloned());
+    }
+    match ledger.read(id.org, move |account| account.keys.get(&id).cloned()).await {
+        Ok(key) => Ok(key),
+        Err(LedgerError::Refused(Refusal::UnknownOrg)) => Ok(None),
+        Err(error) => Err(AuthError::Ledger(error)),
+    }
 }
 
 fn parse(text: &str) -> Option<KeyId> {

@@ -6,19 +6,13 @@ use crate::domain::commerce::Claim;
 use crate::domain::event::CommandRef;
 use crate::domain::ids::{KeyId, OrgId};
 use crate::domain::system::SystemCommand;
-use crate::ledger::{Ledger, LedgerError, Outcome, Submission};
+use crate::ledger::{Ledger, LedgerError, Submission};
 
-/// The org whose ids the claim carries, and what was done in it.
-#[derive(Debug)]
-pub struct Claimed {
-    pub org: OrgId,
-    pub outcome: Outcome,
-}
-
-/// Claims `name` and runs `then`. The same request under its key joins the first one: its ids count, not new ones.
+/// Claims `name` for `then` and runs it. The answer is the claim that holds: one that asked for the same before, under
+/// whatever idempotency key, is joined, and its ids count.
 ///
 /// # Errors
-/// `NameTaken` where somebody else has the name; any refusal of `then`, which frees the name.
+/// `NameTaken` where the name was taken for something else; any refusal of `then`, which frees the name.
 pub async fn claim(
     ledger: &Ledger,
     name: String,
@@ -26,19 +20,46 @@ pub async fn claim(
     then: OrgCommand,
     by: Option<KeyId>,
     idempotency: Option<CommandRef>,
-) -> Result<Claimed, LedgerError> {
-    let claim = Claim { name: name.clone(), org, then: Box::new(then) };
-    let taken = ledger.submit_system(SystemCommand::Claim { claim }, by, idempotency.clone()).await?;
-    let first = taken.events.into_iter().find_map(|recorded| match recorded.payload.event {
-        crate::domain::event::Event::Claimed { claim } => Some(claim),
-        _ => None,
-    });
-    let Some(first) = first else { return Err(Refusal::NameTaken(name).into()) };
-    let submission = Submission { org: first.org, command: *first.then, by, idempotency };
-    match ledger.submit(submission).await {
-        Ok(outcome) => {
+) -> Result<Claim, LedgerError> {
+    let wanted = Claim { name, org, then: Box::new(then) };
+    let take = SystemCommand::Claim { claim: wanted.clone() };
+    let held = match ledger.submit_system(take, by, idempotency).await {
+        Ok(outcome) => outcome.events.into_iter().find_map(|recorded| recorded.payload.event.into_claim()),
+        Err(LedgerError::Refused(Refusal::NameTaken(name))) => {
+            let first = ledger.system().claim(&name).filter(|first| first.asks_the_same(&wanted)).cloned();
+            Some(first.ok_or(Refusal::NameTaken(name))?)
+        }
+        Err(error) => return Err(error),
+    };
+    let held = held.ok_or_else(|| Refusal::NameTaken(wanted.name))?;
+    finish(ledger, &held, by).await?;
+    Ok(held)
+}
+
+/// Runs what every open claim was taken for: a crash came between.
+///
+/// # Errors
+/// `Busy` or `Unavailable`.
+pub async fn finish_claims(ledger: &Ledger) -> Result<(), LedgerError> {
+    let open: Vec<Claim> = ledger.system().open_claims().cloned().collect();
+    for claim in open {
+        match finish(ledger, &claim, None).await {
+            // Its refusal is recorded, and the name is free again.
+            Ok(()) | Err(LedgerError::Refused(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn finish(ledger: &Ledger, claim: &Claim, by: Option<KeyId>) -> Result<(), LedgerError> {
+    let command = (*claim.then).clone();
+    let name = claim.name.clone();
+    match ledger.submit(Submission { org: claim.org, command, by, idempotency: None }).await {
+        // It was done before: its org or lot exists.
+        Ok(_) | Err(LedgerError::Refused(Refusal::OrgExists | Refusal::LotExists)) => {
             ledger.submit_system(SystemCommand::FulfilClaim { name }, by, None).await?;
-            Ok(Claimed { org: first.org, outcome })
+            Ok(())
         }
         Err(LedgerError::Refused(refusal)) => {
             let reason = refusal.to_string();

@@ -1,9 +1,13 @@
 //! One verb per file: builds the command, submits it, turns the outcome into a view. No HTTP here.
 
 pub mod authenticate;
+pub mod balance_as_of;
 pub mod claim;
+pub mod explain;
 pub mod find_org;
 pub mod list_events;
+pub mod price_usage;
 pub mod profile;
+pub mod readiness;
 pub mod show_reservation;
 pub mod spend_report;

@@ -17,6 +17,7 @@ pub struct ReservationView {
     /// None once it has ended.
     pub expires_at: Option<Timestamp>,
     pub reserved_at: Timestamp,
+    pub price_book_version: u64,
 }
 
 /// # Errors
@@ -49,6 +50,7 @@ fn in_memory(account: &Account, id: ReservationId) -> Option<ReservationView> {
             charged: Credits::ZERO,
             expires_at: Some(hold.terms.expires_at),
             reserved_at: hold.reserved_at,
+            price_book_version: hold.price_book_version,
         }),
         None => account.ended.get(&id).map(of_ended),
     }
@@ -61,5 +63,6 @@ fn of_ended(ended: &Ended) -> ReservationView {
         charged: ended.charged,
         expires_at: None,
         reserved_at: ended.reserved_at,
+        price_book_version: ended.price_book_version,
     }
 }

@@ -7,6 +7,9 @@
     reason = "a test that can't go on has failed"
 )]
 
+mod api;
 mod http;
+mod reservations;
+mod schemas;
 mod support;
 mod workers;

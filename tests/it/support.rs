@@ -109,6 +109,10 @@ impl Actor {
         self.send(Method::GET, path, None, None).await
     }
 
+    pub fn secret(&self) -> &str {
+        &self.secret
+    }
+
     /// Under a fresh idempotency key.
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         let key = format!("key-{}", self.keys.fetch_add(1, Ordering::SeqCst));
@@ -121,7 +125,7 @@ impl Actor {
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
-        if let Some(body) = body {
+        if let Some(body) = body.filter(|body| !body.is_null()) {
             request = request.json(&body);
         }
         let response = request.send().await.unwrap();

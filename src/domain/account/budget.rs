@@ -18,11 +18,9 @@ use crate::domain::time::Timestamp;
 pub enum BudgetScope {
     Org,
     Project {
-        #[schema(value_type = String)]
         project: ProjectId,
     },
     Key {
-        #[schema(value_type = String)]
         key: KeyId,
     },
     /// One end user by name, or each of them with a count of its own when absent.
@@ -57,7 +55,6 @@ pub struct BudgetKey {
 pub struct Budget {
     #[serde(flatten)]
     pub key: BudgetKey,
-    #[schema(value_type = String)]
     pub cap: Credits,
 }
 

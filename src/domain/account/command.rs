@@ -118,7 +118,7 @@ pub struct Settle {
 pub const TTL_SECONDS_MAX: i64 = 7 * 24 * 3600;
 
 /// Where one reservation stands, for whoever asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReservationStatus {
     Held,

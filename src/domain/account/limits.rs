@@ -16,6 +16,5 @@ pub struct Limits {
     pub concurrent_requests: Option<u32>,
     /// The largest hold that one request may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
     pub credits_per_request: Option<Credits>,
 }

@@ -67,3 +67,40 @@ pub enum Refusal {
     #[error("the idempotency key was used for another command; use a new key")]
     IdempotencyConflict,
 }
+
+impl Refusal {
+    /// For metrics and logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Refusal::UnknownOrg => "unknown_org",
+            Refusal::OrgExists => "org_exists",
+            Refusal::OrgSuspended { .. } => "org_suspended",
+            Refusal::OrgClosed => "org_closed",
+            Refusal::OpenReservations { .. } => "open_reservations",
+            Refusal::AmountNotPositive => "amount_not_positive",
+            Refusal::AmountZero => "amount_zero",
+            Refusal::AmountTooLarge { .. } => "amount_too_large",
+            Refusal::TtlOutOfRange { .. } => "ttl_out_of_range",
+            Refusal::ExpiryInPast => "expiry_in_past",
+            Refusal::InsufficientCredits { .. } => "insufficient_credits",
+            Refusal::BudgetExceeded { .. } => "budget_exceeded",
+            Refusal::RequestTooLarge { .. } => "request_too_large",
+            Refusal::UnknownReservation => "unknown_reservation",
+            Refusal::ReservationExists => "reservation_exists",
+            Refusal::ReservationEnded { .. } => "reservation_ended",
+            Refusal::UnknownLot => "unknown_lot",
+            Refusal::LotExists => "lot_exists",
+            Refusal::NotRefundable { .. } => "not_refundable",
+            Refusal::UnknownProject => "unknown_project",
+            Refusal::ProjectExists => "project_exists",
+            Refusal::UnknownKey => "unknown_key",
+            Refusal::KeyExists => "key_exists",
+            Refusal::DuplicateBudget => "duplicate_budget",
+            Refusal::UnknownTimeZone(_) => "unknown_time_zone",
+            Refusal::NameTaken(_) => "name_taken",
+            Refusal::UnknownBundle => "unknown_bundle",
+            Refusal::BundleExists => "bundle_exists",
+            Refusal::IdempotencyConflict => "idempotency_conflict",
+        }
+    }
+}

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use rust_decimal::Decimal;
 
 use crate::domain::credits::Credits;
+use crate::domain::event::PricedBy;
 use crate::domain::pricing::rate_card::{PriceList, Rate, RateCard, ServiceTier, Uplift};
+use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 
 /// How a call is priced beyond its card: the tier and uplifts under which it was served, and the mark-up.
@@ -22,6 +24,73 @@ impl Terms {
         let served = tier_named.and_then(ServiceTier::named).filter(|tier| card.has_tier(*tier));
         Terms { tier: served.unwrap_or(self.tier), ..self }
     }
+
+    /// What a later reader needs to price the same usage again.
+    pub fn priced_by(&self, card: &RateCard, at: Timestamp) -> PricedBy {
+        PricedBy {
+            provider: card.provider.clone(),
+            model: card.model.clone(),
+            tier: self.tier,
+            uplifts: self.uplifts.clone(),
+            mark_up_percent: Rate::new(self.mark_up_percent).unwrap_or_default(),
+            at,
+        }
+    }
+
+    pub fn of(priced_by: &PricedBy) -> Terms {
+        Terms {
+            tier: priced_by.tier,
+            uplifts: priced_by.uplifts.clone(),
+            mark_up_percent: priced_by.mark_up_percent.decimal(),
+        }
+    }
+}
+
+/// One line of a cost: a class or unit, how many, and at which rate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CostLine {
+    pub class: &'static str,
+    pub quantity: u64,
+    /// Credits per million tokens, or per unit.
+    pub rate: Decimal,
+    /// Before uplifts, mark-up and rounding.
+    pub cost: Decimal,
+}
+
+/// A cost taken apart: (lines of tokens × uplift + lines of units) × (1 + mark-up), rounded half up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CostBreakdown {
+    pub tokens: Vec<CostLine>,
+    pub units: Vec<CostLine>,
+    pub uplift: Decimal,
+    pub mark_up_percent: Decimal,
+    pub exact: Decimal,
+    pub rounded: Credits,
+}
+
+/// The cost of a call, line by line.
+///
+/// # Errors
+/// As [`cost`].
+pub fn break_down(card: &RateCard, terms: &Terms, usage: &Usage) -> Result<CostBreakdown, PriceError> {
+    let list = price_list(card, terms.tier, usage.input_total())?;
+    let uplift = uplift_factor(card, terms)?;
+    let tokens = token_lines(&list, usage).ok_or(PriceError::OutOfRange)?;
+    let units = unit_lines(card, usage)?;
+    let sum =
+        |lines: &[CostLine]| lines.iter().try_fold(Decimal::ZERO, |sum, line| sum.checked_add(line.cost));
+    let exact = sum(&tokens)
+        .and_then(|tokens| tokens.checked_mul(uplift)?.checked_add(sum(&units)?))
+        .and_then(|sum| with_mark_up(sum, terms.mark_up_percent))
+        .ok_or(PriceError::OutOfRange)?;
+    Ok(CostBreakdown {
+        tokens,
+        units,
+        uplift,
+        mark_up_percent: terms.mark_up_percent,
+        exact,
+        rounded: Credits::round_half_up(exact).ok_or(PriceError::OutOfRange)?,
+    })
 }
 
 /// Why a card can't price a call.
@@ -39,14 +108,7 @@ pub enum PriceError {
 
 /// What one call costs, rounded half up to the nanocredit.
 pub fn cost(card: &RateCard, terms: &Terms, usage: &Usage) -> Result<Credits, PriceError> {
-    let list = price_list(card, terms.tier, usage.input_total())?;
-    let uplift = uplift_factor(card, terms)?;
-    let units = units_cost(card, usage)?;
-    tokens_cost(&list, usage)
-        .and_then(|tokens| tokens.checked_mul(uplift)?.checked_add(units))
-        .and_then(|sum| with_mark_up(sum, terms.mark_up_percent))
-        .and_then(Credits::round_half_up)
-        .ok_or(PriceError::OutOfRange)
+    break_down(card, terms, usage).map(|cost| cost.rounded)
 }
 
 pub(super) fn price_list(
@@ -88,44 +150,52 @@ pub(super) fn per_million(rate: Decimal, tokens: u64) -> Option<Decimal> {
     rate.checked_mul(Decimal::from(tokens))?.checked_mul(Decimal::new(1, 6))
 }
 
-fn tokens_cost(list: &PriceList, usage: &Usage) -> Option<Decimal> {
+/// Classes that were used; a class of no tokens is no line.
+fn token_lines(list: &PriceList, usage: &Usage) -> Option<Vec<CostLine>> {
     [
-        (list.input, usage.input_tokens),
-        (list.cache_read, usage.cache_read_tokens),
-        (list.cache_write_5m, usage.cache_write_5m_tokens),
-        (list.cache_write_1h, usage.cache_write_1h_tokens),
-        (list.output, usage.output_tokens),
-        (list.reasoning, usage.reasoning_tokens),
-        (list.audio_input, usage.audio_input_tokens),
-        (list.cached_audio, usage.cached_audio_tokens),
-        (list.audio_output, usage.audio_output_tokens),
-        (list.image, usage.image_tokens),
-        (list.video, usage.video_tokens),
+        ("input", list.input, usage.input_tokens),
+        ("cache_read", list.cache_read, usage.cache_read_tokens),
+        ("cache_write_5m", list.cache_write_5m, usage.cache_write_5m_tokens),
+        ("cache_write_1h", list.cache_write_1h, usage.cache_write_1h_tokens),
+        ("output", list.output, usage.output_tokens),
+        ("reasoning", list.reasoning, usage.reasoning_tokens),
+        ("audio_input", list.audio_input, usage.audio_input_tokens),
+        ("cached_audio", list.cached_audio, usage.cached_audio_tokens),
+        ("audio_output", list.audio_output, usage.audio_output_tokens),
+        ("image", list.image, usage.image_tokens),
+        ("video", list.video, usage.video_tokens),
     ]
     .into_iter()
-    .try_fold(Decimal::ZERO, |sum, (rate, tokens)| sum.checked_add(per_million(rate, tokens)?))
+    .filter(|(_, _, tokens)| *tokens > 0)
+    .map(|(class, rate, tokens)| {
+        Some(CostLine { class, quantity: tokens, rate, cost: per_million(rate, tokens)? })
+    })
+    .collect()
 }
 
 pub(super) fn units_cost(card: &RateCard, usage: &Usage) -> Result<Decimal, PriceError> {
+    let lines = unit_lines(card, usage)?;
+    let sum = lines.iter().try_fold(Decimal::ZERO, |sum, line| sum.checked_add(line.cost));
+    sum.ok_or(PriceError::OutOfRange)
+}
+
+fn unit_lines(card: &RateCard, usage: &Usage) -> Result<Vec<CostLine>, PriceError> {
+    let call = card.units.call.map(|rate| ("call", Some(rate), 1));
     let units = [
         ("web searches", card.units.web_search, usage.web_searches),
         ("generated images", card.units.image, usage.images),
         ("seconds", card.units.second, usage.seconds),
     ];
-    let mut sum = card.units.call.map_or(Decimal::ZERO, Rate::decimal);
-    for (unit, rate, count) in units.into_iter().filter(|(_, _, count)| *count > 0) {
+    let line = |(unit, rate, quantity): (&'static str, Option<Rate>, u64)| {
         let rate = rate.ok_or_else(|| PriceError::UnitWithoutPrice {
             provider: card.provider.clone(),
             model: card.model.clone(),
             unit,
         })?;
-        sum = rate
-            .decimal()
-            .checked_mul(Decimal::from(count))
-            .and_then(|cost| sum.checked_add(cost))
-            .ok_or(PriceError::OutOfRange)?;
-    }
-    Ok(sum)
+        let cost = rate.decimal().checked_mul(Decimal::from(quantity)).ok_or(PriceError::OutOfRange)?;
+        Ok(CostLine { class: unit, quantity, rate: rate.decimal(), cost })
+    };
+    call.into_iter().chain(units.into_iter().filter(|(_, _, count)| *count > 0)).map(line).collect()
 }
 
 #[cfg(test)]

@@ -29,6 +29,10 @@ impl Rate {
         if value < Decimal::ZERO { Err(RateError) } else { Ok(Rate(value.normalize())) }
     }
 
+    pub fn is_zero(&self) -> bool {
+        self.0.is_zero()
+    }
+
     pub const fn decimal(self) -> Decimal {
         self.0
     }

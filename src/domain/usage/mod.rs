@@ -19,7 +19,9 @@ pub use openai::{from_openai_chat, from_openai_embeddings, from_openai_responses
 use serde::{Deserialize, Serialize};
 
 /// Token counts of one provider call. The classes are disjoint: a token counts in exactly one of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema,
+)]
 #[serde(default, deny_unknown_fields)]
 pub struct Usage {
     #[serde(skip_serializing_if = "is_zero")]

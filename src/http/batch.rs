@@ -1,0 +1,144 @@
+//! Up to 1,000 operations on reservations in one request. Each is its own: it succeeds or fails alone, and all share
+//! the log's commits.
+
+use std::collections::HashMap;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use futures_util::future::join_all;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::domain::account::command::OrgCommand;
+use crate::domain::event::{CommandRef, Role};
+use crate::http::extract::{Body, fingerprint, idempotency_key, org_for};
+use crate::http::problem::{MoneyProblems, Problems};
+use crate::http::reservations::{self, Nothing, authorised};
+use crate::http::{ApiState, Problem};
+use crate::operations::authenticate::Actor;
+
+const OPERATIONS_MAX: usize = 1_000;
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Batch {
+    /// Each has `op` (reserve, settle, release or extend), `org` or `reservation`, `idempotency_key`, and the fields of
+    /// the route of its name.
+    #[schema(value_type = Vec<Object>, example = json!([{
+        "op": "reserve", "org": "acme", "idempotency_key": "a-1", "credits": "0.25"
+    }]))]
+    operations: Vec<Map<String, Value>>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Outcomes {
+    /// One per operation, in their order.
+    outcomes: Vec<OutcomeView>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct OutcomeView {
+    /// As the single route would have answered.
+    status: u16,
+    body: Value,
+}
+
+/// Runs operations on reservations, each with its own outcome.
+#[utoipa::path(post, path = "/api/v1/batch", tag = "reservations", request_body = Batch,
+    responses((status = 200, body = Outcomes), Problems, MoneyProblems))]
+pub async fn run(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Body(batch): Body<Batch>,
+) -> Result<Json<Outcomes>, Problem> {
+    if !(1..=OPERATIONS_MAX).contains(&batch.operations.len()) {
+        return Err(Problem::malformed("a batch has 1 to 1000 `operations`"));
+    }
+    // What follows another operation of its reservation waits for it; all else goes at once.
+    let mut turns: HashMap<String, Vec<usize>> = HashMap::new();
+    for (index, operation) in batch.operations.iter().enumerate() {
+        let named = operation.get("reservation").and_then(Value::as_str);
+        let turn = named.map_or_else(|| format!("#{index}"), str::to_owned);
+        turns.entry(turn).or_default().push(index);
+    }
+    let (api, actor, operations) = (&api, &actor, &batch.operations);
+    let in_turn = turns.into_values().map(|turn| async move {
+        let mut done = Vec::with_capacity(turn.len());
+        for index in turn {
+            let operation = operations.get(index).cloned().unwrap_or_default();
+            done.push((index, outcome(one(api, actor, operation).await)));
+        }
+        done
+    });
+    let mut done: Vec<(usize, OutcomeView)> = join_all(in_turn).await.into_iter().flatten().collect();
+    done.sort_unstable_by_key(|(index, _)| *index);
+    Ok(Json(Outcomes { outcomes: done.into_iter().map(|(_, outcome)| outcome).collect() }))
+}
+
+async fn one(
+    api: &ApiState,
+    actor: &Actor,
+    mut operation: Map<String, Value>,
+) -> Result<(StatusCode, Value), Problem> {
+    let op = take(&mut operation, "op")?;
+    let key = idempotency_key(&take(&mut operation, "idempotency_key")?)?;
+    let target = if op == "reserve" { "org" } else { "reservation" };
+    let named = take(&mut operation, target)?;
+    let body = Value::Object(operation);
+    // As the single route reckons it, so that a repeat may come either way.
+    let path = match op.as_str() {
+        "reserve" => format!("POST /api/v1/orgs/{named}/reservations"),
+        op => format!("POST /api/v1/reservations/{named}/{op}"),
+    };
+    let idempotency = CommandRef { key, fingerprint: fingerprint(&path, body.clone()) };
+    let id = || authorised(actor, &named, &[Role::Gateway]);
+    match op.as_str() {
+        "reserve" => {
+            let org = org_for(api, actor, &named, &[Role::Gateway])?;
+            let held = reservations::reserve(api, actor, org, parse(body)?, idempotency).await?;
+            Ok((StatusCode::CREATED, json(held)?))
+        }
+        "settle" => {
+            let settled = reservations::settle_by(api, actor, id()?, parse(body)?, idempotency).await?;
+            Ok((StatusCode::OK, json(settled)?))
+        }
+        "release" => {
+            let Nothing {} = parse(body)?;
+            let (id, release) = (id()?, |reservation| OrgCommand::Release { reservation });
+            let released = reservations::end(api, actor, id, release(id), idempotency).await?;
+            Ok((StatusCode::OK, json(released)?))
+        }
+        "extend" => {
+            let extended = reservations::extend_by(api, actor, id()?, parse(body)?, idempotency).await?;
+            Ok((StatusCode::OK, json(extended)?))
+        }
+        _ => Err(Problem::malformed("`op` is reserve, settle, release or extend")),
+    }
+}
+
+fn outcome(done: Result<(StatusCode, Value), Problem>) -> OutcomeView {
+    match done {
+        Ok((status, body)) => OutcomeView { status: status.as_u16(), body },
+        Err(problem) => OutcomeView { status: problem.status().as_u16(), body: problem.body() },
+    }
+}
+
+fn take(operation: &mut Map<String, Value>, field: &str) -> Result<String, Problem> {
+    match operation.remove(field) {
+        Some(Value::String(text)) => Ok(text),
+        Some(_) | None => Err(Problem::malformed(format!("the operation needs `{field}`, a text"))),
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: Value) -> Result<T, Problem> {
+    serde_json::from_value(body)
+        .map_err(|error| Problem::malformed(format!("the operation is not as expected: {error}")))
+}
+
+fn json(view: impl Serialize) -> Result<Value, Problem> {
+    serde_json::to_value(view)
+        .map_err(|error| Problem::malformed(format!("the outcome can't be shown: {error}")))
+}

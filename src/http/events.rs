@@ -1,0 +1,117 @@
+//! An org's events as the log holds them, and its alerts.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::domain::account::budget::BudgetKey;
+use crate::domain::alerting::AlertRule;
+use crate::domain::credits::Credits;
+use crate::domain::event::{Event, Payload, Role};
+use crate::domain::ids::EventId;
+use crate::http::extract::org_for;
+use crate::http::page::{Page, PageQuery};
+use crate::http::problem::Problems;
+use crate::http::{ApiState, Problem};
+use crate::operations::authenticate::Actor;
+use crate::operations::list_events::{StoredEvent, list_events};
+
+/// Events read at a time.
+const READ: i64 = 1_000;
+
+#[derive(Serialize, ToSchema)]
+pub struct EventView {
+    id: EventId,
+    kind: String,
+    /// Gapless within the org, from 1.
+    version: i64,
+    /// Gapless within the log's shard.
+    position: i64,
+    schema_version: i32,
+    recorded_at: String,
+    /// SHA-256 over all columns and the hash of the org's event before it, in hexadecimal digits.
+    hash: String,
+    /// As `schemas/events` describes it.
+    #[schema(value_type = Object)]
+    payload: Payload,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct AlertView {
+    rule: AlertRule,
+    budget: Option<BudgetKey>,
+    threshold: Credits,
+    value: Credits,
+    raised_at: String,
+}
+
+/// The org's events, oldest first.
+#[utoipa::path(get, path = "/api/v1/orgs/{org}/events", tag = "reports",
+    params(("org", description = "slug or id"), PageQuery),
+    responses((status = 200, body = Page<EventView>), Problems))]
+pub async fn list(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path(org): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<EventView>>, Problem> {
+    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin])?;
+    let limit = query.limit()?;
+    let after = query.after.as_deref().map_or(Ok(0), str::parse);
+    let after = after.map_err(|_| Problem::malformed("`after` is the `next` of the page before"))?;
+    let asked = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
+    let mut events = list_events(&api.ledger, org, after, asked).await?;
+    let more = events.len() > limit;
+    events.truncate(limit);
+    let next = events.last().filter(|_| more).map(|event| event.version.to_string());
+    Ok(Json(Page { data: events.into_iter().map(view).collect(), next }))
+}
+
+/// The alerts that were raised, oldest first.
+#[utoipa::path(get, path = "/api/v1/orgs/{org}/alerts", tag = "reports",
+    params(("org", description = "slug or id"), PageQuery),
+    responses((status = 200, body = Page<AlertView>), Problems))]
+pub async fn alerts(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path(org): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<AlertView>>, Problem> {
+    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin])?;
+    let mut alerts = Vec::new();
+    let mut after = 0;
+    loop {
+        let page = list_events(&api.ledger, org, after, READ).await?;
+        let Some(last) = page.last() else { break };
+        after = last.version;
+        alerts.extend(page.into_iter().filter_map(alert_view));
+    }
+    Ok(Json(query.of(alerts.into_iter())?))
+}
+
+fn view(event: StoredEvent) -> EventView {
+    EventView {
+        id: event.id,
+        kind: event.kind,
+        version: event.version,
+        position: event.position,
+        schema_version: event.schema_version,
+        recorded_at: event.recorded_at.to_rfc3339(),
+        hash: hex::encode(event.hash),
+        payload: event.payload,
+    }
+}
+
+/// An alert with its cursor.
+fn alert_view(event: StoredEvent) -> Option<(String, AlertView)> {
+    match event.payload.event {
+        Event::AlertRaised { subject, threshold, value } => {
+            let raised_at = event.recorded_at.to_rfc3339();
+            let (rule, budget) = (subject.rule, subject.budget);
+            let cursor = format!("{:020}", event.version);
+            Some((cursor, AlertView { rule, budget, threshold, value, raised_at }))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,209 @@
+//! Projects, and the keys by which everybody acts.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::domain::account::command::OrgCommand;
+use crate::domain::event::Role;
+use crate::domain::ids::{KeyId, OrgId, ProjectId};
+use crate::domain::system::SystemCommand;
+use crate::http::extract::{Body, operator, org_for};
+use crate::http::orgs::{named, run};
+use crate::http::page::{Page, PageQuery};
+use crate::http::problem::{MoneyProblems, Problems};
+use crate::http::{ApiState, Problem};
+use crate::operations::authenticate::{Actor, key_text, secret_sha256};
+use crate::operations::profile::Profile;
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewProject {
+    /// 1 to 63 of a-z, 0-9, `-` and `_`.
+    name: String,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct ProjectView {
+    id: ProjectId,
+    name: String,
+}
+
+#[utoipa::path(post, path = "/api/v1/orgs/{org}/projects", tag = "keys",
+    params(("org", description = "slug or id")), request_body = NewProject,
+    responses((status = 201, body = ProjectView), Problems, MoneyProblems))]
+pub async fn create_project(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path(org): Path<String>,
+    Body(body): Body<NewProject>,
+) -> Result<(StatusCode, Json<ProjectView>), Problem> {
+    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
+    named("name", &body.name)?;
+    let project = ProjectId(api.ledger.clock().uuid());
+    run(&api, &actor, org, OrgCommand::CreateProject { project, name: body.name.clone() }).await?;
+    Ok((StatusCode::CREATED, Json(ProjectView { id: project, name: body.name })))
+}
+
+#[utoipa::path(get, path = "/api/v1/orgs/{org}/projects", tag = "keys",
+    params(("org", description = "slug or id"), PageQuery),
+    responses((status = 200, body = Page<ProjectView>), Problems))]
+pub async fn list_projects(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path(org): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<ProjectView>>, Problem> {
+    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway])?;
+    let projects = api.ledger.read(org, |account| account.projects.clone()).await?;
+    let rows = projects.into_iter().map(|(id, name)| (id.to_string(), ProjectView { id, name }));
+    Ok(Json(query.of(rows)?))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewKey {
+    name: String,
+    /// org_admin, gateway or inference.
+    role: Role,
+    project: Option<ProjectId>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct NewKeyView {
+    id: KeyId,
+    /// Shown this once.
+    secret: String,
+    name: String,
+    role: Role,
+    project: Option<ProjectId>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct KeyView {
+    id: KeyId,
+    name: String,
+    role: Role,
+    project: Option<ProjectId>,
+    revoked: bool,
+    created_at: String,
+}
+
+/// Makes a key of an org; its secret is shown this once.
+#[utoipa::path(post, path = "/api/v1/orgs/{org}/keys", tag = "keys", params(("org", description = "slug or id")),
+    request_body = NewKey, responses((status = 201, body = NewKeyView), Problems, MoneyProblems))]
+pub async fn create(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path(org): Path<String>,
+    Body(body): Body<NewKey>,
+) -> Result<(StatusCode, Json<NewKeyView>), Problem> {
+    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
+    if is_operators(body.role) {
+        return Err(Problem::malformed("an org's key has the role org_admin, gateway or inference"));
+    }
+    let made = draw(&api, org, body);
+    let create = OrgCommand::CreateKey {
+        key: made.id,
+        role: made.role,
+        project: made.project,
+        secret_sha256: secret_sha256(&made.secret),
+    };
+    run(&api, &actor, org, create).await?;
+    answer(&api, org, made).await
+}
+
+#[utoipa::path(get, path = "/api/v1/orgs/{org}/keys", tag = "keys",
+    params(("org", description = "slug or id"), PageQuery),
+    responses((status = 200, body = Page<KeyView>), Problems))]
+pub async fn list(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path(org): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<KeyView>>, Problem> {
+    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin])?;
+    let keys = api.ledger.read(org, |account| account.keys.clone()).await?;
+    let page = query.of(keys.into_iter().map(|(id, key)| (id.to_string(), (id, key))))?;
+    let mut data = Vec::with_capacity(page.data.len());
+    for (id, key) in page.data {
+        let name = api.profiles.get(&api.ledger, org, &id.to_string()).await?.name;
+        let created_at = key.created_at.to_rfc3339();
+        let (role, project, revoked) = (key.role, key.project, key.revoked);
+        data.push(KeyView { id, name, role, project, revoked, created_at });
+    }
+    Ok(Json(Page { data, next: page.next }))
+}
+
+/// Revokes a key at once.
+#[utoipa::path(delete, path = "/api/v1/orgs/{org}/keys/{key}", tag = "keys",
+    params(("org", description = "slug or id"), ("key", description = "the key's id")),
+    responses((status = 204), Problems))]
+pub async fn revoke(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path((org, key)): Path<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
+    let key: KeyId = key.parse().map_err(|_| Problem::not_found("key"))?;
+    run(&api, &actor, org, OrgCommand::RevokeKey { key }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Makes a key that acts for no org: a further operator's, or finance's, which reads all orgs.
+#[utoipa::path(post, path = "/api/v1/keys", tag = "keys", request_body = NewKey,
+    responses((status = 201, body = NewKeyView), Problems))]
+pub async fn create_for_operators(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Body(body): Body<NewKey>,
+) -> Result<(StatusCode, Json<NewKeyView>), Problem> {
+    operator(&actor)?;
+    if !is_operators(body.role) || body.project.is_some() {
+        return Err(Problem::malformed("a key of no org has the role operator or finance, and no project"));
+    }
+    let made = draw(&api, OrgId::SYSTEM, body);
+    let create = SystemCommand::CreateKey {
+        key: made.id,
+        role: made.role,
+        secret_sha256: secret_sha256(&made.secret),
+    };
+    api.ledger.submit_system(create, actor.key, None).await?;
+    answer(&api, OrgId::SYSTEM, made).await
+}
+
+/// Revokes a key that acts for no org.
+#[utoipa::path(delete, path = "/api/v1/keys/{key}", tag = "keys", params(("key", description = "the key's id")),
+    responses((status = 204), Problems))]
+pub async fn revoke_for_operators(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path(key): Path<String>,
+) -> Result<StatusCode, Problem> {
+    operator(&actor)?;
+    let key: KeyId = key.parse().map_err(|_| Problem::not_found("key"))?;
+    api.ledger.submit_system(SystemCommand::RevokeKey { key }, actor.key, None).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn is_operators(role: Role) -> bool {
+    matches!(role, Role::Operator | Role::Finance)
+}
+
+fn draw(api: &ApiState, org: OrgId, asked: NewKey) -> NewKeyView {
+    let id = KeyId { org, local: api.ledger.clock().uuid() };
+    let secret = key_text(id, &api.ledger.clock().secret());
+    NewKeyView { id, secret, name: asked.name, role: asked.role, project: asked.project }
+}
+
+async fn answer(
+    api: &ApiState,
+    org: OrgId,
+    made: NewKeyView,
+) -> Result<(StatusCode, Json<NewKeyView>), Problem> {
+    let profile = Profile { name: made.name.clone(), email: None };
+    api.profiles.put(&api.ledger, org, &made.id.to_string(), &profile).await?;
+    Ok((StatusCode::CREATED, Json(made)))
+}

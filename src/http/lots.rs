@@ -1,0 +1,109 @@
+//! The balance and its lots, now or as of a moment.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::domain::account::Account;
+use crate::domain::account::lot::Lot;
+use crate::domain::credits::Credits;
+use crate::domain::event::{Balance, Role};
+use crate::domain::ids::LotId;
+use crate::domain::time::Timestamp;
+use crate::http::extract::{instant, org_for};
+use crate::http::problem::Problems;
+use crate::http::{ApiState, Problem};
+use crate::operations::authenticate::Actor;
+use crate::operations::balance_as_of::account_as_of;
+
+#[derive(Serialize, ToSchema)]
+pub struct BalanceView {
+    #[serde(flatten)]
+    balance: Balance,
+    /// In the order in which they were opened.
+    lots: Vec<LotView>,
+    /// The version of the org's last event that is in it.
+    position: i64,
+    /// The moment that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    as_of: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct LotView {
+    pub id: LotId,
+    granted: Credits,
+    consumed: Credits,
+    expired: Credits,
+    refunded: Credits,
+    remaining: Credits,
+    /// Kept by open holds from expiring and from being refunded.
+    pinned: Credits,
+    priority: i16,
+    expires_at: Option<String>,
+    created_at: String,
+    paid: Paid,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Paid {
+    /// A decimal string in the currency's main unit.
+    amount: String,
+    currency: Option<String>,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct AsOf {
+    /// RFC 3339: the balance as it counted then. Now, when absent.
+    as_of: Option<String>,
+}
+
+/// The balance, current to the last acknowledged command, or as it counted at a moment.
+#[utoipa::path(get, path = "/api/v1/orgs/{org}/balance", tag = "money",
+    params(("org", description = "slug or id"), AsOf), responses((status = 200, body = BalanceView), Problems))]
+pub async fn balance(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path(org): Path<String>,
+    Query(AsOf { as_of }): Query<AsOf>,
+) -> Result<Json<BalanceView>, Problem> {
+    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway])?;
+    let Some(as_of) = as_of else { return Ok(Json(api.ledger.read(org, balance_view).await?)) };
+    let at = instant(&as_of)?;
+    if at > api.ledger.clock().now() {
+        return Err(Problem::malformed("`as_of` lies in the future"));
+    }
+    let account = account_as_of(&api.ledger, org, at).await?;
+    Ok(Json(BalanceView { as_of: Some(at.to_rfc3339()), ..balance_view(&account) }))
+}
+
+fn balance_view(account: &Account) -> BalanceView {
+    let mut lots: Vec<&Lot> = account.lots.values().collect();
+    lots.sort_unstable_by_key(|lot| (lot.created_at, lot.id));
+    BalanceView {
+        balance: account.balance(),
+        lots: lots.into_iter().map(lot_view).collect(),
+        position: account.version,
+        as_of: None,
+    }
+}
+
+pub fn lot_view(lot: &Lot) -> LotView {
+    LotView {
+        id: lot.id,
+        granted: lot.granted,
+        consumed: lot.consumed,
+        expired: lot.expired,
+        refunded: lot.refunded,
+        remaining: lot.remaining(),
+        pinned: lot.pinned,
+        priority: lot.priority,
+        expires_at: lot.expires_at.map(Timestamp::to_rfc3339),
+        created_at: lot.created_at.to_rfc3339(),
+        paid: Paid { amount: Decimal::new(lot.paid_minor, 2).to_string(), currency: lot.currency.clone() },
+    }
+}

@@ -1,0 +1,46 @@
+//! Pages of lists: `after` is the cursor that the page before gave as `next`.
+
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::http::Problem;
+
+const PAGE_DEFAULT: usize = 100;
+const PAGE_MAX: usize = 1_000;
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PageQuery {
+    /// The `next` of the page before; absent for the first page.
+    pub after: Option<String>,
+    /// Rows of a page: 1 to 1000, 100 when absent.
+    pub limit: Option<usize>,
+}
+
+/// One page of a list.
+#[derive(Serialize, ToSchema)]
+pub struct Page<T> {
+    pub data: Vec<T>,
+    /// The cursor of the next page; null on the last one.
+    pub next: Option<String>,
+}
+
+impl PageQuery {
+    pub fn limit(&self) -> Result<usize, Problem> {
+        let limit = self.limit.unwrap_or(PAGE_DEFAULT);
+        let fits = (1..=PAGE_MAX).contains(&limit);
+        fits.then_some(limit).ok_or_else(|| Problem::malformed("`limit` lies between 1 and 1000"))
+    }
+
+    /// A page of rows that have a cursor each and come in its order.
+    pub fn of<T>(&self, rows: impl Iterator<Item = (String, T)>) -> Result<Page<T>, Problem> {
+        let limit = self.limit()?;
+        let after = self.after.as_deref().unwrap_or_default();
+        let mut rows = rows.filter(|(cursor, _)| cursor.as_str() > after).take(limit + 1).collect::<Vec<_>>();
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let next = rows.last().filter(|_| more).map(|(cursor, _)| cursor.clone());
+        Ok(Page { data: rows.into_iter().map(|(_, row)| row).collect(), next })
+    }
+}

@@ -1,0 +1,49 @@
+//! The projections: how far they are, and folding one again.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::domain::views::View;
+use crate::http::extract::operator;
+use crate::http::problem::Problems;
+use crate::http::{ApiState, Problem};
+use crate::ledger::LedgerError;
+use crate::operations::authenticate::Actor;
+
+#[derive(Serialize, ToSchema)]
+pub struct ProjectionsView {
+    /// Per shard of the log: events by which each projection lies behind.
+    lag_events: Vec<BTreeMap<&'static str, i64>>,
+}
+
+/// How many events each projection lies behind the log.
+#[utoipa::path(get, path = "/api/v1/projections", tag = "operation",
+    responses((status = 200, body = ProjectionsView), Problems))]
+pub async fn list(State(api): State<ApiState>, actor: Actor) -> Result<Json<ProjectionsView>, Problem> {
+    operator(&actor)?;
+    let projector = api.ledger.projector();
+    let mut lag_events = Vec::new();
+    for shard in projector.shards() {
+        lag_events.push(projector.lag(shard).await.map_err(LedgerError::from)?);
+    }
+    Ok(Json(ProjectionsView { lag_events }))
+}
+
+/// Folds a projection again from the log's first event, beside its readers, and changes over.
+#[utoipa::path(post, path = "/api/v1/projections/{name}/rebuild", tag = "operation", params(("name",)),
+    responses((status = 204), Problems))]
+pub async fn rebuild(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    operator(&actor)?;
+    let view = View::named(&name).ok_or_else(|| Problem::not_found("projection"))?;
+    api.ledger.projector().rebuild(view).await.map_err(LedgerError::from)?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,72 @@
+//! Explains a reservation: what each call consumed, at which rates, who paid, and whether it adds up (I9).
+
+use crate::domain::account::refusal::Refusal;
+use crate::domain::event::{Attempt, Event, LotBurn};
+use crate::domain::ids::{OrgId, ReservationId};
+use crate::domain::pricing::Terms;
+use crate::domain::pricing::cost::{CostBreakdown, break_down};
+use crate::domain::system::System;
+use crate::ledger::{Ledger, LedgerError};
+use crate::operations::list_events::StoredEvent;
+use crate::operations::show_reservation::reservation_events;
+
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// Every event of the reservation, oldest first.
+    pub events: Vec<StoredEvent>,
+    pub attempts: Vec<ExplainedAttempt>,
+    /// The lots that paid, in the order in which they did.
+    pub paid_by: Vec<LotBurn>,
+    /// None before it was settled.
+    pub price_book_version: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ExplainedAttempt {
+    pub attempt: Attempt,
+    /// None where no usage was priced: the hold's bound was charged, or nothing.
+    pub breakdown: Option<CostBreakdown>,
+}
+
+impl ExplainedAttempt {
+    /// Whether usage × price book version is the cost that was recorded.
+    pub fn agrees(&self) -> Option<bool> {
+        self.breakdown.as_ref().map(|breakdown| breakdown.rounded == self.attempt.cost)
+    }
+}
+
+/// # Errors
+/// `UnknownReservation`, or where the log can't be read.
+pub async fn explain(ledger: &Ledger, id: ReservationId) -> Result<Explanation, LedgerError> {
+    let events = reservation_events(ledger, id).await?;
+    if events.is_empty() {
+        return Err(Refusal::UnknownReservation.into());
+    }
+    let system = ledger.system();
+    let mut explanation =
+        Explanation { events: vec![], attempts: vec![], paid_by: vec![], price_book_version: None };
+    for event in &events {
+        match &event.payload.event {
+            Event::ReservationSettled { attempts, burned, price_book_version, .. } => {
+                explanation.price_book_version = Some(*price_book_version);
+                explanation.paid_by.extend_from_slice(burned);
+                let explained = attempts.iter().map(|attempt| {
+                    let breakdown = recompute(&system, id.org, *price_book_version, attempt);
+                    ExplainedAttempt { attempt: attempt.clone(), breakdown }
+                });
+                explanation.attempts.extend(explained);
+            }
+            Event::ReservationExpired { burned, .. } => explanation.paid_by.extend_from_slice(burned),
+            // No other event of a reservation charges.
+            _ => {}
+        }
+    }
+    explanation.events = events;
+    Ok(explanation)
+}
+
+fn recompute(system: &System, org: OrgId, version: u64, attempt: &Attempt) -> Option<CostBreakdown> {
+    let by = attempt.priced_by.as_ref()?;
+    let card = system.prices.card(version, org, &by.provider, &by.model, by.at)?;
+    break_down(card, &Terms::of(by), &attempt.usage).ok()
+}

@@ -1,0 +1,110 @@
+//! Prices what an external gateway reports, and what it asks for before it sends.
+
+use rust_decimal::Decimal;
+
+use crate::domain::credits::Credits;
+use crate::domain::event::PricedBy;
+use crate::domain::ids::OrgId;
+use crate::domain::pricing::{Demand, RateCard, Terms, affordable_output, bound, cost};
+use crate::domain::system::System;
+use crate::domain::time::Timestamp;
+use crate::domain::usage::Usage;
+
+/// What one call costs the org, and at list price.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PricedUsage {
+    pub cost: Credits,
+    pub list_cost: Credits,
+    pub price_book_version: u64,
+    pub priced_by: PricedBy,
+}
+
+/// A request that a gateway means to send, by its numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    pub model: String,
+    /// Every provider that sells the model, where absent.
+    pub provider: Option<String>,
+    pub input_tokens: u64,
+    pub output_tokens_max: u64,
+}
+
+/// Prices usage under the book's version that its hold pinned. Where no card of that version prices it, the first later
+/// one does; None where none does at all.
+pub fn price_usage(
+    system: &System,
+    org: OrgId,
+    pinned: (u64, Timestamp),
+    provider: &str,
+    model: &str,
+    usage: &Usage,
+    now: Timestamp,
+) -> Option<PricedUsage> {
+    let (version, at) = pinned;
+    let later = (version..=system.prices.version()).map(|version| (version, now));
+    [(version, at)].into_iter().chain(later).find_map(|(version, at)| {
+        let card = system.prices.card(version, org, provider, model, at)?;
+        let mark_up_percent = system.prices.mark_up_percent(version, org, at);
+        let terms = Terms { mark_up_percent, ..Terms::default() };
+        let list_terms = Terms { mark_up_percent: Decimal::ZERO, ..terms.clone() };
+        Some(PricedUsage {
+            cost: cost(card, &terms, usage).ok()?,
+            list_cost: cost(card, &list_terms, usage).ok()?,
+            price_book_version: version,
+            priced_by: terms.priced_by(card, at),
+        })
+    })
+}
+
+/// The most that a planned request can cost in plain text, at the dearest provider that may serve it. None where a
+/// provider's model has no price: it is never free (I10).
+pub fn quote(system: &System, org: OrgId, planned: &Planned, at: Timestamp) -> Option<Credits> {
+    let version = system.prices.version();
+    let bounds = cards(system, org, planned, at).map(|card| {
+        bound(card, &terms(system, version, org, at), &demand(planned), planned.output_tokens_max).ok()
+    });
+    // Without one price the dearest is not known.
+    let bounds: Vec<Credits> = bounds.collect::<Option<_>>()?;
+    bounds.into_iter().max()
+}
+
+/// The longest output of a planned request that `available` covers at every provider.
+pub fn affordable(
+    system: &System,
+    org: OrgId,
+    planned: &Planned,
+    at: Timestamp,
+    available: Credits,
+) -> Option<u64> {
+    let terms = terms(system, system.prices.version(), org, at);
+    let longest = cards(system, org, planned, at).map(|card| {
+        let affordable = affordable_output(card, &terms, &demand(planned), available.or_zero()).ok()?;
+        Some(affordable.unwrap_or(0).min(card.output_tokens_max.unwrap_or(u64::MAX)))
+    });
+    let longest: Vec<u64> = longest.collect::<Option<_>>()?;
+    longest.into_iter().min()
+}
+
+fn cards<'a>(
+    system: &'a System,
+    org: OrgId,
+    planned: &'a Planned,
+    at: Timestamp,
+) -> impl Iterator<Item = &'a RateCard> {
+    let version = system.prices.version();
+    let providers = match &planned.provider {
+        Some(provider) => vec![provider.as_str()],
+        None => system.prices.providers_of(&planned.model, at),
+    };
+    providers
+        .into_iter()
+        .filter_map(move |provider| system.prices.card(version, org, provider, &planned.model, at))
+}
+
+fn terms(system: &System, version: u64, org: OrgId, at: Timestamp) -> Terms {
+    Terms { mark_up_percent: system.prices.mark_up_percent(version, org, at), ..Terms::default() }
+}
+
+fn demand(planned: &Planned) -> Demand {
+    Demand { long_cache_writes: true, ..Demand::text(planned.input_tokens) }
+}

@@ -1,0 +1,51 @@
+//! The process's metrics: what is counted, in words, and the one recorder that keeps them.
+//!
+//! Modules count with the `metrics` macros; names and units follow Prometheus. Nothing here decides anything.
+
+use std::sync::OnceLock;
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+use crate::app::AppError;
+
+const SECONDS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+const EVENTS: [f64; 8] = [1.0, 4.0, 16.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+
+static RECORDER: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
+
+/// The recorder; installed by the first call of the process.
+///
+/// # Errors
+/// Where another recorder was installed before.
+pub fn recorder() -> Result<PrometheusHandle, AppError> {
+    RECORDER.get_or_init(install).clone().map_err(AppError::Metrics)
+}
+
+fn install() -> Result<PrometheusHandle, String> {
+    use metrics_exporter_prometheus::Matcher::{Full, Suffix};
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Suffix("_seconds".into()), &SECONDS)
+        .and_then(|builder| builder.set_buckets_for_metric(Full("tollgate_commit_events".into()), &EVENTS))
+        .and_then(PrometheusBuilder::install_recorder)
+        .map_err(|error| error.to_string())?;
+    describe_counter!("tollgate_events_total", "Events written to the log, by kind");
+    describe_counter!("tollgate_refusals_total", "Commands that were refused, by reason");
+    describe_counter!("tollgate_overage_nanocredits_total", "Costs above holds that the operator bore");
+    describe_counter!("tollgate_commits_lost_total", "Commits that another writer was ahead of, by shard");
+    describe_histogram!("tollgate_commit_duration_seconds", Unit::Seconds, "Time of one durable commit");
+    describe_histogram!("tollgate_commit_events", Unit::Count, "Events of one commit");
+    describe_gauge!("tollgate_projection_lag_events", Unit::Count, "Events that the projections lie behind");
+    describe_histogram!(
+        "tollgate_http_request_duration_seconds",
+        Unit::Seconds,
+        "Time to the head of the answer, by route, method and status"
+    );
+    describe_histogram!(
+        "tollgate_gateway_overhead_seconds",
+        Unit::Seconds,
+        "Time that Tollgate adds to a request, without the provider's"
+    );
+    Ok(handle)
+}

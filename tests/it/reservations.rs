@@ -1,0 +1,196 @@
+//! Holds by quote, settles by usage, batches, explanations, and balances of the past.
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::support::TestApp;
+
+const RESERVATIONS: &str = "/api/v1/orgs/acme/reservations";
+
+fn quote(max_output_tokens: u64) -> Value {
+    let quote = json!({ "model": "gpt-4o-mini", "provider": "openai", "input_tokens": 1_000,
+                        "max_output_tokens": max_output_tokens });
+    json!({ "quote": quote })
+}
+
+#[tokio::test]
+async fn i9_a_quote_covers_its_usage_and_the_charge_is_explained() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    let hold = acme.post(RESERVATIONS, quote(500)).await.expect(StatusCode::CREATED);
+    let path = format!("/api/v1/reservations/{}", hold["id"].as_str().unwrap());
+
+    let usage = json!({ "input_tokens": 700, "cache_read_tokens": 300, "output_tokens": 500 });
+    let settle = json!({ "provider": "openai", "model": "gpt-4o-mini", "usage": usage });
+    let settled = acme.post(&format!("{path}/settle"), settle).await.expect(StatusCode::OK);
+    let explained = acme.get(&format!("{path}/explain")).await.expect(StatusCode::OK);
+
+    // 0.15 in, 0.075 cached and 0.60 out, each per million tokens.
+    assert_eq!(settled["charged"], "0.0004275");
+    assert!(credits(&hold["held"]) >= credits(&settled["charged"]), "{hold}");
+    let attempt = &explained["attempts"][0];
+    assert_eq!((&attempt["agrees"], &attempt["breakdown"]["exact"]), (&json!(true), &json!("0.0004275")));
+    assert_eq!(
+        attempt["breakdown"]["tokens"][1],
+        json!({"class": "cache_read", "quantity": 300, "rate": "0.075", "cost": "0.0000225"})
+    );
+    assert_eq!(explained["paid_by"][0]["credits"], "0.0004275");
+    assert_eq!(explained["events"].as_array().unwrap().len(), 2);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_refused_quote_names_the_longest_output_that_is_affordable() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "0.005").await;
+
+    let refused = acme.post(RESERVATIONS, quote(1_000_000)).await.expect(StatusCode::PAYMENT_REQUIRED);
+    let longest = refused["max_affordable_output_tokens"].as_u64().unwrap();
+
+    acme.post(RESERVATIONS, quote(longest + 1)).await.expect(StatusCode::PAYMENT_REQUIRED);
+    acme.post(RESERVATIONS, quote(longest)).await.expect(StatusCode::CREATED);
+    let unpriced =
+        json!({ "quote": { "model": "no-such-model", "input_tokens": 1, "max_output_tokens": 1 } });
+    let unpriced = acme.post(RESERVATIONS, unpriced).await.expect(StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(unpriced["code"], "unpriced_model");
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i3_usage_without_a_price_is_charged_at_the_bound_and_never_refused() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    let hold = acme.post(RESERVATIONS, json!({ "credits": "2" })).await.expect(StatusCode::CREATED);
+    let path = format!("/api/v1/reservations/{}/settle", hold["id"].as_str().unwrap());
+
+    let settle = json!({ "provider": "nobody", "model": "unheard-of", "usage": { "input_tokens": 5 } });
+    let settled = acme.post(&path, settle).await.expect(StatusCode::OK);
+
+    assert_eq!(settled["charged"], "2");
+    let events = app.operator().get("/api/v1/orgs/acme/events").await.expect(StatusCode::OK);
+    let kinds: Vec<&str> =
+        events["data"].as_array().unwrap().iter().filter_map(|event| event["kind"].as_str()).collect();
+    assert!(kinds.contains(&"UsageQuarantined"), "{kinds:?}");
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i4_a_batch_answers_each_operation_as_its_route_would() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    let reserve = |key: &str, credits: &str| json!({ "op": "reserve", "org": "acme", "idempotency_key": key, "credits": credits });
+    let operations = vec![
+        reserve("a", "4"),
+        reserve("a", "4"),
+        reserve("a", "5"),
+        reserve("b", "9"),
+        json!({ "op": "reserve", "org": "acme", "credits": "1" }),
+        json!({ "op": "dance", "reservation": "x", "idempotency_key": "d" }),
+    ];
+
+    let first = acme.post("/api/v1/batch", json!({ "operations": operations })).await.expect(StatusCode::OK);
+    let statuses = |outcomes: &Value| -> Vec<u64> {
+        outcomes["outcomes"].as_array().unwrap().iter().filter_map(|one| one["status"].as_u64()).collect()
+    };
+    let held = first["outcomes"][0]["body"]["id"].clone();
+    let ends = json!({ "operations": [
+        { "op": "extend", "reservation": held, "idempotency_key": "e", "ttl_seconds": 900 },
+        { "op": "settle", "reservation": held, "idempotency_key": "s", "credits": "1.5" },
+        { "op": "release", "reservation": held, "idempotency_key": "r" },
+    ]});
+    let second = acme.post("/api/v1/batch", ends.clone()).await.expect(StatusCode::OK);
+    let again = acme.post("/api/v1/batch", ends).await.expect(StatusCode::OK);
+    let settle = format!("/api/v1/reservations/{}/settle", held.as_str().unwrap());
+    let single =
+        acme.send(reqwest::Method::POST, &settle, Some("s"), Some(json!({ "credits": "1.5" }))).await;
+
+    let mut seen = statuses(&first);
+    // Which of the two uses of one key came first is the ledger's to say.
+    seen[..3].sort_unstable();
+    assert_eq!(seen, [201, 201, 409, 402, 400, 400], "{first}");
+    assert_eq!(statuses(&second), [200, 200, 409], "{second}");
+    assert_eq!(second["outcomes"][1], again["outcomes"][1]);
+    assert_eq!(single.expect(StatusCode::OK), second["outcomes"][1]["body"]);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_balance_as_of_a_moment_is_what_was_answered_then() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    let mut answered = Vec::new();
+    for (credits, ttl) in [("1", 30), ("2", 3600), ("3", 45)] {
+        app.clock().advance_seconds(20);
+        acme.post(RESERVATIONS, json!({ "credits": credits, "ttl_seconds": ttl }))
+            .await
+            .expect(StatusCode::CREATED);
+        app.clock().advance_seconds(1);
+        let now = acme.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+        answered.push((app.time_in(0), now));
+    }
+    app.clock().advance_seconds(1_000);
+    acme.post(RESERVATIONS, json!({ "credits": "4" })).await.expect(StatusCode::CREATED);
+
+    for (at, then) in answered {
+        let balance = acme.get(&format!("/api/v1/orgs/acme/balance?as_of={at}")).await.expect(StatusCode::OK);
+        for field in ["available", "held", "granted", "consumed", "lots"] {
+            assert_eq!(balance[field], then[field], "{field} as of {at}");
+        }
+    }
+    acme.get("/api/v1/orgs/acme/balance?as_of=2999-01-01T00:00:00Z").await.expect(StatusCode::BAD_REQUEST);
+    acme.get("/api/v1/orgs/acme/balance?as_of=2020-01-01T00:00:00Z").await.expect(StatusCode::NOT_FOUND);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_reservation_is_shown_long_after_it_ended_and_pages_end() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    for _ in 0..5 {
+        let hold = acme.post(RESERVATIONS, json!({ "credits": "1" })).await.expect(StatusCode::CREATED);
+        let path = format!("/api/v1/reservations/{}", hold["id"].as_str().unwrap());
+        acme.post(&format!("{path}/settle"), json!({ "credits": "0.5" })).await.expect(StatusCode::OK);
+    }
+    let admin = app.key("acme", "org_admin").await;
+    let (mut after, mut seen) = (String::new(), Vec::new());
+    loop {
+        let page =
+            admin.get(&format!("/api/v1/orgs/acme/events?limit=4{after}")).await.expect(StatusCode::OK);
+        seen.extend(page["data"].as_array().unwrap().iter().map(|event| event["version"].as_i64().unwrap()));
+        let Some(next) = page["next"].as_str() else { break };
+        after = format!("&after={next}");
+    }
+
+    assert_eq!(seen, (1..=i64::try_from(seen.len()).unwrap()).collect::<Vec<_>>());
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn one_payment_buys_once_whoever_asks_and_however_often() {
+    let app = TestApp::start().await;
+    app.funded("acme", "1").await;
+    let operator = app.operator();
+    let bundle = json!({ "name": "ten", "credits": "10", "price": "8.00", "currency": "USD" });
+    operator.post("/api/v1/bundles", bundle).await.expect(StatusCode::CREATED);
+    let buy = |quantity: u32| {
+        let payment = json!({ "method": "manual", "reference": "INV-7" });
+        operator.post(
+            "/api/v1/orgs/acme/purchases",
+            json!({ "bundle": "ten", "quantity": quantity, "payment": payment }),
+        )
+    };
+
+    let (one, other) = tokio::join!(buy(1), buy(1));
+    let different = buy(2).await;
+
+    let (one, other) = (one.expect(StatusCode::CREATED), other.expect(StatusCode::CREATED));
+    assert_eq!(one["id"], other["id"], "the second joins the first");
+    different.expect(StatusCode::CONFLICT);
+    let balance = operator.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+    assert_eq!(balance["granted"], "11");
+    app.finish().await;
+}
+
+fn credits(amount: &Value) -> tollgate::domain::credits::Credits {
+    amount.as_str().unwrap().parse().unwrap()
+}
