@@ -31,7 +31,7 @@ pub async fn claim(
         }
         Err(error) => return Err(error),
     };
-    let held = held.ok_or_else(|| Refusal::NameTaken(wanted.name))?;
+    let held = held.ok_or(Refusal::NameTaken(wanted.name))?;
     finish(ledger, &held, by).await?;
     Ok(held)
 }
