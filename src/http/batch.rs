@@ -57,15 +57,19 @@ pub async fn run(
     if !(1..=OPERATIONS_MAX).contains(&batch.operations.len()) {
         return Err(Problem::malformed("a batch has 1 to 1000 `operations`"));
     }
-    // What follows another operation of its reservation waits for it; all else goes at once.
-    let mut turns: HashMap<String, Vec<usize>> = HashMap::new();
+    // What follows another operation of its reservation waits for it; all else goes at once, in order.
+    let mut turns: Vec<Vec<usize>> = Vec::new();
+    let mut turn_of: HashMap<&str, usize> = HashMap::new();
     for (index, operation) in batch.operations.iter().enumerate() {
         let named = operation.get("reservation").and_then(Value::as_str);
-        let turn = named.map_or_else(|| format!("#{index}"), str::to_owned);
-        turns.entry(turn).or_default().push(index);
+        let turn = named.map_or(turns.len(), |named| *turn_of.entry(named).or_insert(turns.len()));
+        match turns.get_mut(turn) {
+            Some(turn) => turn.push(index),
+            None => turns.push(vec![index]),
+        }
     }
     let (api, actor, operations) = (&api, &actor, &batch.operations);
-    let in_turn = turns.into_values().map(|turn| async move {
+    let in_turn = turns.into_iter().map(|turn| async move {
         let mut done = Vec::with_capacity(turn.len());
         for index in turn {
             let operation = operations.get(index).cloned().unwrap_or_default();
