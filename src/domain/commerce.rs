@@ -39,7 +39,6 @@ pub struct Claim {
     pub name: String,
     pub org: OrgId,
     /// What to do in the org once the name is taken; a worker finishes it after a crash.
-    #[schemars(with = "serde_json::Value")]
     pub then: Box<OrgCommand>,
 }
 

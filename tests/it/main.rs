@@ -8,6 +8,7 @@
 )]
 
 mod api;
+mod events;
 mod http;
 mod reservations;
 mod schemas;

@@ -12,7 +12,7 @@ use crate::domain::ids::{BundleId, KeyId, LotId, ProjectId, ReservationId};
 use crate::domain::time::Timestamp;
 
 /// A command to one org's account.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "do", content = "with")]
 pub enum OrgCommand {
     OpenOrg {
@@ -90,7 +90,7 @@ pub enum OrgCommand {
     Expire,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Reserve {
     pub reservation: ReservationId,
     pub credits: Credits,
@@ -101,7 +101,7 @@ pub struct Reserve {
     pub purpose: Purpose,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Settle {
     pub reservation: ReservationId,
     /// The exact cost: the sum of the attempts', or the credits that an external gateway names.
