@@ -34,7 +34,8 @@ fn every_golden_payload_is_read_and_written_byte_for_byte() {
 
     for (kind, schema) in &schemas {
         let stored = read(&format!("schemas/events/golden/{kind}.v{VERSION}.json"));
-        let payload: Payload = serde_json::from_str(&stored).unwrap_or_else(|error| panic!("{kind}: {error}"));
+        let payload: Payload =
+            serde_json::from_str(&stored).unwrap_or_else(|error| panic!("{kind}: {error}"));
 
         assert_eq!(format!("{}\n", serde_json::to_string(&payload).unwrap()), stored, "{kind}");
         assert_eq!((payload.event.kind(), payload.event.schema_version()), (kind.as_str(), VERSION));
