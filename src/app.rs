@@ -100,7 +100,9 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
 /// Upstreams that can't be used.
 pub fn router(api: ApiState, config: &Config) -> Result<Router, AppError> {
     let gateway = GatewayState::new(api.ledger.clone(), api.operator.clone(), config)?;
-    Ok(http::router(api).merge(gateway::router(gateway)))
+    let (gateway, described) = gateway::router(gateway);
+    let router = http::router(api, described).merge(gateway);
+    Ok(router.layer(axum::middleware::from_fn(http::measure)))
 }
 
 /// Opens the ledger of a database file, with the shipped prices where it has none, and finishes what a crash left.

@@ -45,7 +45,7 @@ fn install() -> Result<PrometheusHandle, String> {
     describe_histogram!(
         "tollgate_gateway_overhead_seconds",
         Unit::Seconds,
-        "Time that Tollgate adds to a request, without the provider's"
+        "Time until the head of an answer of /v1, without the provider's"
     );
     Ok(handle)
 }

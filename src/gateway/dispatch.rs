@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use crate::clock::Timer;
 use crate::domain::account::command::{OrgCommand, Reserve, Settle};
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
@@ -21,7 +22,7 @@ use crate::gateway::State;
 use crate::gateway::attempt::{self, AnswerBody, Failed, OpenStream};
 use crate::gateway::edge::Request;
 use crate::gateway::failure::Failure;
-use crate::gateway::headers;
+use crate::gateway::headers::{self, Away};
 use crate::gateway::meter::{self, Metered, Report};
 use crate::gateway::plan::{Prices, Target, plan};
 use crate::gateway::providers::classify::{Retry, UpstreamFailure};
@@ -61,6 +62,7 @@ pub struct Dispatch {
     /// Why the first target did not serve.
     pub fallback: Option<String>,
     pub balance: Option<Balance>,
+    pub away: Away,
 }
 
 /// An attempt that is under way or over.
@@ -125,6 +127,7 @@ async fn reserve(
                     unknown_credits: Credits::ZERO,
                     quarantine: None,
                     fallback: None,
+                    away: Away::default(),
                     state,
                     request,
                     prices,
@@ -192,7 +195,9 @@ impl Dispatch {
         let mut tries = 1;
         loop {
             let started_at = self.state.ledger.clock().now();
+            let timer = Timer::start();
             let sent = attempt::send(&self.state, &self.request, &quote).await;
+            self.away.seconds += timer.seconds();
             let failed = match sent {
                 Ok(answered) => {
                     let call = Call {
@@ -213,7 +218,9 @@ impl Dispatch {
             let again = is_lone && tries < LONE_TARGET_TRIES && failure.retry == Retry::HereOrElsewhere;
             let may_fall_back = matches!(failure.retry, Retry::HereOrElsewhere | Retry::Elsewhere);
             let next = if again {
+                let timer = Timer::start();
                 pause(&failure).await;
+                self.away.seconds += timer.seconds();
                 Some(quote.target.clone())
             } else {
                 rest.next().filter(|_| may_fall_back)

@@ -22,6 +22,45 @@ pub struct Failure {
     pub retry_after_seconds: Option<u64>,
 }
 
+/// The same, for the API's description: the body is an error as the caller's SDK knows it.
+#[derive(utoipa::IntoResponses)]
+#[allow(dead_code, reason = "the documentation of what a `Failure` answers")]
+pub enum Failures {
+    /// Malformed.
+    #[response(status = 400)]
+    Malformed,
+    /// No key, or one that is not known or was revoked.
+    #[response(status = 401)]
+    Unauthorized,
+    /// Credits or a budget do not cover it.
+    #[response(status = 402)]
+    PaymentRequired,
+    /// The key's role may not do this.
+    #[response(status = 403)]
+    Forbidden,
+    /// No configured provider has a price for the model.
+    #[response(status = 404)]
+    NotFound,
+    /// The idempotency key was used by another request, which the message names.
+    #[response(status = 409)]
+    Conflict,
+    /// The body is too large.
+    #[response(status = 413)]
+    TooLarge,
+    /// Understood, but it can't be priced or can't be sent to this model.
+    #[response(status = 422)]
+    Unprocessable,
+    /// The provider's limit, and no other provider could serve; see Retry-After.
+    #[response(status = 429)]
+    TooManyRequests,
+    /// No provider answered as it should.
+    #[response(status = 502)]
+    UpstreamFailed,
+    /// The ledger can't hold now; see Retry-After.
+    #[response(status = 503)]
+    Unavailable,
+}
+
 impl Failure {
     pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Failure {
         Failure { status, code, message: message.into(), field: None, retry_after_seconds: None }

@@ -9,7 +9,14 @@ use crate::gateway::dialects::Dialect;
 use crate::gateway::dispatch::Dispatch;
 use crate::gateway::quote::Quote;
 
+/// How much of the time until the answer's head was the providers'. Travels with the answer, not to the client.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Away {
+    pub seconds: f64,
+}
+
 pub fn set(response: &mut Response, dispatch: &Dispatch, quote: &Quote, content_type: &'static str) {
+    response.extensions_mut().insert(dispatch.away);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     put(headers, "x-tollgate-model", &quote.target.model);

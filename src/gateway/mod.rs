@@ -25,14 +25,18 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Path, State as AxumState};
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::clock::Timer;
 use crate::config::{Config, ConfigError, ProviderConfig, ProviderKind};
 use crate::domain::ids::RequestId;
 use crate::domain::time::Timestamp;
 use crate::gateway::dialects::Dialect;
 use crate::gateway::edge::Endpoint;
-use crate::gateway::failure::Failure;
+use crate::gateway::failure::{Failure, Failures};
+use crate::gateway::headers::Away;
 use crate::gateway::plan::Prices;
 use crate::gateway::providers::models::{self, ModelEntry};
 use crate::ledger::Ledger;
@@ -120,37 +124,69 @@ impl Upstream {
     }
 }
 
-/// Everything under `/v1`.
-pub fn router(state: GatewayState) -> Router {
-    Router::new()
-        .route("/v1/chat/completions", post(chat_completions))
-        .route("/v1/messages", post(messages))
-        .route("/v1/embeddings", post(embeddings))
-        .route("/v1/models", get(list_models))
-        .route("/v1/models/{*model}", get(show_model))
+/// Everything under `/v1`, and its description.
+pub fn router(state: GatewayState) -> (Router, OpenApi) {
+    let (router, mut openapi) = OpenApiRouter::new()
+        .routes(routes!(chat_completions))
+        .routes(routes!(messages))
+        .routes(routes!(embeddings))
+        .routes(routes!(list_models))
+        .routes(routes!(show_model))
+        .split_for_parts();
+    // A model's name may have slashes; a description knows no such parameter.
+    let paths = std::mem::take(&mut openapi.paths.paths);
+    openapi.paths.paths = paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
+    let router = router
         .route("/v1/{*path}", axum::routing::any(unsupported))
         .method_not_allowed_fallback(unsupported)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(state)
+        .with_state(state);
+    (router, openapi)
 }
 
 type Body = Result<Bytes, BytesRejection>;
 
+/// Chat completions as OpenAI's SDKs ask for them, streamed or not, by whichever provider serves the model.
+#[utoipa::path(post, path = "/v1/chat/completions", tag = "gateway",
+    request_body(content = Object,
+        example = json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]})),
+    security(("key" = ["org_admin", "inference"])),
+    responses((status = 200, body = Object, description =
+        "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -cost, -balance, -clamp, -fallback."),
+        Failures))]
 async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiChat), headers, body).await
 }
 
+/// Messages as Anthropic's SDKs ask for them, streamed or not, by whichever provider serves the model.
+#[utoipa::path(post, path = "/v1/messages", tag = "gateway",
+    request_body(content = Object, example = json!({
+        "model": "claude-haiku-4-5", "max_tokens": 64, "messages": [{"role": "user", "content": "Hello"}]})),
+    security(("key" = ["org_admin", "inference"])),
+    responses((status = 200, body = Object, description =
+        "As Anthropic answers. Headers: request-id, x-tollgate-model, -provider, -cost, -balance, -clamp, -fallback."),
+        Failures))]
 async fn messages(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::AnthropicMessages), headers, body).await
 }
 
+/// Embeddings as OpenAI's SDKs ask for them.
+#[utoipa::path(post, path = "/v1/embeddings", tag = "gateway",
+    request_body(content = Object, example = json!({"model": "text-embedding-3-small", "input": "Hello"})),
+    security(("key" = ["org_admin", "inference"])),
+    responses((status = 200, body = Object, description = "As OpenAI answers."), Failures))]
 async fn embeddings(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Embed, headers, body).await
 }
 
 async fn handle(state: State, endpoint: Endpoint, headers: HeaderMap, body: Body) -> Response {
+    let timer = Timer::start();
     let id = RequestId(state.ledger.clock().uuid());
     let answered = serve(state, id, endpoint, headers, body).await;
+    if let Some(away) = answered.as_ref().ok().and_then(|response| response.extensions().get::<Away>()) {
+        let overhead_seconds = timer.seconds() - away.seconds;
+        metrics::histogram!("tollgate_gateway_overhead_seconds").record(overhead_seconds);
+    }
     finish(answered, endpoint.dialect(), id)
 }
 
@@ -177,12 +213,21 @@ async fn serve(
     })?
 }
 
+/// The models that the caller may name, in the dialect that its headers speak.
+#[utoipa::path(get, path = "/v1/models", tag = "gateway",
+    security(("key" = ["org_admin", "inference"])),
+    responses((status = 200, body = Object, description = "As OpenAI or Anthropic answer."), Failures))]
 async fn list_models(AxumState(state): AxumState<State>, headers: HeaderMap) -> Response {
     let (id, dialect) = (RequestId(state.ledger.clock().uuid()), dialect_of(&headers, ""));
     let listed = offered(&state, &headers).await;
     finish(listed.map(|entries| axum::Json(models::list(dialect, &entries)).into_response()), dialect, id)
 }
 
+/// One model that the caller may name.
+#[utoipa::path(get, path = "/v1/models/{*model}", tag = "gateway",
+    params(("model" = String, Path, description = "Its name; slashes are part of it.")),
+    security(("key" = ["org_admin", "inference"])),
+    responses((status = 200, body = Object, description = "As OpenAI or Anthropic answer."), Failures))]
 async fn show_model(
     AxumState(state): AxumState<State>,
     Path(model): Path<String>,

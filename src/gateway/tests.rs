@@ -122,7 +122,7 @@ impl World {
             &config,
         )
         .expect("a gateway");
-        let url = format!("http://{}", listen(router(state)).await);
+        let url = format!("http://{}", listen(router(state).0).await);
         World { url, secret, ledger, http: reqwest::Client::new(), _folder: folder }
     }
 

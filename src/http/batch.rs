@@ -47,8 +47,13 @@ pub struct OutcomeView {
 }
 
 /// Runs operations on reservations, each with its own outcome.
-#[utoipa::path(post, path = "/api/v1/batch", tag = "reservations", request_body = Batch,
-    responses((status = 200, body = Outcomes), Problems, MoneyProblems))]
+#[utoipa::path(post, path = "/api/v1/batch", operation_id = "run_batch", tag = "reservations",
+    request_body(content = Batch,
+        example = json!({"operations": [
+            {"op": "reserve", "org": "acme", "idempotency_key": "a-1", "credits": "0.25"}]})),
+    security(("key" = ["operator", "finance", "org_admin", "gateway", "inference"])),
+    responses((status = 200, description = "One outcome per operation, in their order.", body = Outcomes),
+        Problems, MoneyProblems))]
 pub async fn run(
     State(api): State<ApiState>,
     actor: Actor,

@@ -11,6 +11,8 @@ use utoipa::openapi::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApiBuilder, SecurityRequirement};
 
+use crate::http::problem::ProblemBody;
+
 const STYLE: &str = include_str!("docs.css");
 
 /// Both pages, made once.
@@ -24,7 +26,10 @@ struct Pages {
 }
 
 pub fn about() -> OpenApi {
-    let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("A key of one of the roles that the route names."))
+        .build();
     OpenApiBuilder::new()
         .info(
             InfoBuilder::new()
@@ -37,7 +42,7 @@ pub fn about() -> OpenApi {
                 ))
                 .build(),
         )
-        .components(Some(ComponentsBuilder::new().security_scheme("key", bearer).build()))
+        .components(Some(ComponentsBuilder::new().schema_from::<ProblemBody>().security_scheme("key", SecurityScheme::Http(bearer)).build()))
         .security(Some([SecurityRequirement::new("key", Vec::<String>::new())]))
         .build()
 }
@@ -125,6 +130,7 @@ impl Operation<'_> {
                 let _ = write!(page, "<p>{}</p>", escape(text));
             }
         }
+        let _ = write!(page, "<p>{}</p>", self.who());
         let parameters = described["parameters"].as_array().into_iter().flatten();
         let rows: Vec<String> = parameters.map(parameter_row).collect();
         if !rows.is_empty() {
@@ -142,17 +148,35 @@ impl Operation<'_> {
             let shown = if status.starts_with('2') { fields(openapi, schema) } else { String::new() };
             let _ = write!(page, "<tr><th>{status}</th><td>{}{shown}</td></tr>", escape(about));
         }
-        let _ = write!(page, "</table><pre>{}</pre></section>", escape(&self.curl(!body.is_null())));
+        let _ = write!(page, "</table><pre>{}</pre></section>", escape(&self.curl()));
     }
 
-    fn curl(&self, has_body: bool) -> String {
-        let mut line = format!("curl -X {} \"$TOLLGATE{}\"", self.method.to_uppercase(), self.path);
-        line.push_str(" -H \"Authorization: Bearer $KEY\"");
-        if self.method == "post" {
-            line.push_str(" -H \"Idempotency-Key: $(uuidgen)\"");
+    /// The roles whose keys may use it; none where it needs no key.
+    fn roles(&self) -> Vec<&str> {
+        let schemes = self.described["security"].as_array().into_iter().flatten();
+        let roles = schemes.flat_map(|scheme| scheme["key"].as_array().into_iter().flatten());
+        roles.filter_map(Value::as_str).collect()
+    }
+
+    fn who(&self) -> String {
+        match self.roles().as_slice() {
+            [] => "Needs no key.".to_owned(),
+            roles => format!("With a key of role {}.", roles.join(", ")),
         }
-        if has_body {
-            line.push_str(" --json '{…}'");
+    }
+
+    fn curl(&self) -> String {
+        let mut line = format!("curl -X {} \"$TOLLGATE{}\"", self.method.to_uppercase(), self.path);
+        if !self.roles().is_empty() {
+            line.push_str(" \\\n  -H \"Authorization: Bearer $KEY\"");
+        }
+        let mut parameters = self.described["parameters"].as_array().into_iter().flatten();
+        if parameters.any(|parameter| parameter["name"] == "Idempotency-Key") {
+            line.push_str(" \\\n  -H \"Idempotency-Key: $(uuidgen)\"");
+        }
+        let example = &self.described["requestBody"]["content"]["application/json"]["example"];
+        if !example.is_null() {
+            line.push_str(&format!(" \\\n  --json '{example}'"));
         }
         line
     }

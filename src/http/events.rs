@@ -47,9 +47,10 @@ pub struct AlertView {
 }
 
 /// The org's events, oldest first.
-#[utoipa::path(get, path = "/api/v1/orgs/{org}/events", tag = "reports",
-    params(("org", description = "slug or id"), PageQuery),
-    responses((status = 200, body = Page<EventView>), Problems))]
+#[utoipa::path(get, path = "/api/v1/orgs/{org}/events", operation_id = "list_events", tag = "reports",
+    params(("org", description = "Its slug or id."), PageQuery),
+    security(("key" = ["operator", "finance", "org_admin"])),
+    responses((status = 200, description = "A page of events.", body = Page<EventView>), Problems))]
 pub async fn list(
     State(api): State<ApiState>,
     actor: Actor,
@@ -69,9 +70,10 @@ pub async fn list(
 }
 
 /// The alerts that were raised, oldest first.
-#[utoipa::path(get, path = "/api/v1/orgs/{org}/alerts", tag = "reports",
-    params(("org", description = "slug or id"), PageQuery),
-    responses((status = 200, body = Page<AlertView>), Problems))]
+#[utoipa::path(get, path = "/api/v1/orgs/{org}/alerts", operation_id = "list_alerts", tag = "reports",
+    params(("org", description = "Its slug or id."), PageQuery),
+    security(("key" = ["operator", "finance", "org_admin"])),
+    responses((status = 200, description = "A page of alerts.", body = Page<AlertView>), Problems))]
 pub async fn alerts(
     State(api): State<ApiState>,
     actor: Actor,

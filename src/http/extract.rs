@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use utoipa::IntoParams;
 
 use crate::domain::event::{CommandRef, Role};
 use crate::domain::ids::OrgId;
@@ -36,6 +37,16 @@ pub fn presented_key(headers: &HeaderMap) -> Option<&str> {
 
 /// A strict JSON body.
 pub struct Body<T>(pub T);
+
+/// The header of whatever changes money.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "the documentation of what `Keyed` reads")]
+pub struct IdempotencyKey {
+    /// One key, one effect: a repeat gets the first answer, another body under it is a 409. 1 to 255 characters.
+    #[param(rename = "Idempotency-Key")]
+    idempotency_key: String,
+}
 
 /// A strict JSON body under an idempotency key: what changes money.
 pub struct Keyed<T> {

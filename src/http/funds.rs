@@ -15,7 +15,7 @@ use crate::domain::credits::Credits;
 use crate::domain::event::{Balance, Event, GrantKind, LotTerms};
 use crate::domain::ids::{BundleId, LotId, OrgId};
 use crate::domain::system::SystemCommand;
-use crate::http::extract::{Keyed, instant, operator, org_for};
+use crate::http::extract::{IdempotencyKey, Keyed, instant, operator, org_for};
 use crate::http::lots::{LotView, lot_view};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
@@ -40,8 +40,12 @@ pub struct NewBundle {
 }
 
 /// Adds a bundle to the catalogue. It is immutable: another price is another bundle.
-#[utoipa::path(post, path = "/api/v1/bundles", tag = "money", 
-    request_body = NewBundle, responses((status = 201, body = BundleView), Problems, MoneyProblems))]
+#[utoipa::path(post, path = "/api/v1/bundles", tag = "money",
+    params(IdempotencyKey),
+    request_body(content = NewBundle,
+        example = json!({"name": "thousand", "credits": "1000", "price": "800.00", "currency": "USD"})),
+    security(("key" = ["operator"])),
+    responses((status = 201, description = "The bundle.", body = BundleView), Problems, MoneyProblems))]
 pub async fn define_bundle(
     State(api): State<ApiState>,
     actor: Actor,
@@ -67,8 +71,10 @@ pub async fn define_bundle(
 }
 
 /// The catalogue.
-#[utoipa::path(get, path = "/api/v1/bundles", tag = "money", params(PageQuery),
-    responses((status = 200, body = Page<BundleView>), Problems))]
+#[utoipa::path(get, path = "/api/v1/bundles", tag = "money",
+    params(PageQuery),
+    security(("key" = ["operator", "finance", "org_admin", "gateway", "inference"])),
+    responses((status = 200, description = "A page of bundles.", body = Page<BundleView>), Problems))]
 pub async fn list_bundles(
     State(api): State<ApiState>,
     _: Actor,
@@ -115,8 +121,12 @@ struct PaymentIn {
 }
 
 /// Records a payment and opens the lot that it bought. A payment's reference buys once.
-#[utoipa::path(post, path = "/api/v1/orgs/{org}/purchases", tag = "money", params(("org", description = "slug or id")), 
-    request_body = NewPurchase, responses((status = 201, body = LotView), Problems, MoneyProblems))]
+#[utoipa::path(post, path = "/api/v1/orgs/{org}/purchases", tag = "money",
+    params(("org", description = "Its slug or id."), IdempotencyKey),
+    request_body(content = NewPurchase,
+        example = json!({"bundle": "thousand", "payment": {"method": "manual", "reference": "INV-1"}})),
+    security(("key" = ["operator"])),
+    responses((status = 201, description = "The lot that was bought.", body = LotView), Problems, MoneyProblems))]
 pub async fn purchase(
     State(api): State<ApiState>,
     actor: Actor,
@@ -165,8 +175,11 @@ pub struct NewGrant {
 }
 
 /// Grants credits that nobody paid for.
-#[utoipa::path(post, path = "/api/v1/orgs/{org}/grants", tag = "money", params(("org", description = "slug or id")), 
-    request_body = NewGrant, responses((status = 201, body = LotView), Problems, MoneyProblems))]
+#[utoipa::path(post, path = "/api/v1/orgs/{org}/grants", tag = "money",
+    params(("org", description = "Its slug or id."), IdempotencyKey),
+    request_body(content = NewGrant, example = json!({"credits": "25", "kind": "promotional", "note": "welcome"})),
+    security(("key" = ["operator"])),
+    responses((status = 201, description = "The lot that was granted.", body = LotView), Problems, MoneyProblems))]
 pub async fn grant(
     State(api): State<ApiState>,
     actor: Actor,
@@ -193,8 +206,11 @@ pub struct NewAdjustment {
 }
 
 /// Corrects a balance; a negative correction counts as consumed and is refused beyond what is available.
-#[utoipa::path(post, path = "/api/v1/orgs/{org}/adjustments", tag = "money", params(("org", description = "slug or id")), 
-    request_body = NewAdjustment, responses((status = 201, body = BalanceAfter), Problems, MoneyProblems))]
+#[utoipa::path(post, path = "/api/v1/orgs/{org}/adjustments", tag = "money",
+    params(("org", description = "Its slug or id."), IdempotencyKey),
+    request_body(content = NewAdjustment, example = json!({"credits": "-2.5", "reason": "granted twice"})),
+    security(("key" = ["operator"])),
+    responses((status = 201, description = "The balance after it.", body = BalanceAfter), Problems, MoneyProblems))]
 pub async fn adjust(
     State(api): State<ApiState>,
     actor: Actor,
@@ -219,8 +235,12 @@ pub struct NewRefund {
 }
 
 /// Takes unspent credits of a lot back and says what is owed for them.
-#[utoipa::path(post, path = "/api/v1/orgs/{org}/refunds", tag = "money", params(("org", description = "slug or id")), 
-    request_body = NewRefund, responses((status = 201, body = BalanceAfter), Problems, MoneyProblems))]
+#[utoipa::path(post, path = "/api/v1/orgs/{org}/refunds", tag = "money",
+    params(("org", description = "Its slug or id."), IdempotencyKey),
+    request_body(content = NewRefund,
+        example = json!({"lot": "lot_00000000000000000000000000000001", "credits": "100", "reference": "RF-1"})),
+    security(("key" = ["operator"])),
+    responses((status = 201, description = "The balance after it.", body = BalanceAfter), Problems, MoneyProblems))]
 pub async fn refund(
     State(api): State<ApiState>,
     actor: Actor,

@@ -31,9 +31,12 @@ pub struct ProjectView {
     name: String,
 }
 
+/// Adds a project: a dimension of keys, budgets and reports.
 #[utoipa::path(post, path = "/api/v1/orgs/{org}/projects", tag = "keys",
-    params(("org", description = "slug or id")), request_body = NewProject,
-    responses((status = 201, body = ProjectView), Problems, MoneyProblems))]
+    params(("org", description = "Its slug or id.")),
+    request_body(content = NewProject, example = json!({"name": "search"})),
+    security(("key" = ["operator", "org_admin"])),
+    responses((status = 201, description = "The project.", body = ProjectView), Problems, MoneyProblems))]
 pub async fn create_project(
     State(api): State<ApiState>,
     actor: Actor,
@@ -47,9 +50,11 @@ pub async fn create_project(
     Ok((StatusCode::CREATED, Json(ProjectView { id: project, name: body.name })))
 }
 
+/// The org's projects.
 #[utoipa::path(get, path = "/api/v1/orgs/{org}/projects", tag = "keys",
-    params(("org", description = "slug or id"), PageQuery),
-    responses((status = 200, body = Page<ProjectView>), Problems))]
+    params(("org", description = "Its slug or id."), PageQuery),
+    security(("key" = ["operator", "finance", "org_admin", "gateway"])),
+    responses((status = 200, description = "A page of projects.", body = Page<ProjectView>), Problems))]
 pub async fn list_projects(
     State(api): State<ApiState>,
     actor: Actor,
@@ -92,8 +97,11 @@ pub struct KeyView {
 }
 
 /// Makes a key of an org; its secret is shown this once.
-#[utoipa::path(post, path = "/api/v1/orgs/{org}/keys", tag = "keys", params(("org", description = "slug or id")),
-    request_body = NewKey, responses((status = 201, body = NewKeyView), Problems, MoneyProblems))]
+#[utoipa::path(post, path = "/api/v1/orgs/{org}/keys", operation_id = "create_key", tag = "keys",
+    params(("org", description = "Its slug or id.")),
+    request_body(content = NewKey, example = json!({"name": "web", "role": "inference"})),
+    security(("key" = ["operator", "org_admin"])),
+    responses((status = 201, description = "The key with its secret.", body = NewKeyView), Problems, MoneyProblems))]
 pub async fn create(
     State(api): State<ApiState>,
     actor: Actor,
@@ -115,9 +123,11 @@ pub async fn create(
     answer(&api, org, made).await
 }
 
-#[utoipa::path(get, path = "/api/v1/orgs/{org}/keys", tag = "keys",
-    params(("org", description = "slug or id"), PageQuery),
-    responses((status = 200, body = Page<KeyView>), Problems))]
+/// The org's keys, revoked ones too; never their secrets.
+#[utoipa::path(get, path = "/api/v1/orgs/{org}/keys", operation_id = "list_keys", tag = "keys",
+    params(("org", description = "Its slug or id."), PageQuery),
+    security(("key" = ["operator", "finance", "org_admin"])),
+    responses((status = 200, description = "A page of keys.", body = Page<KeyView>), Problems))]
 pub async fn list(
     State(api): State<ApiState>,
     actor: Actor,
@@ -138,9 +148,10 @@ pub async fn list(
 }
 
 /// Revokes a key at once.
-#[utoipa::path(delete, path = "/api/v1/orgs/{org}/keys/{key}", tag = "keys",
-    params(("org", description = "slug or id"), ("key", description = "the key's id")),
-    responses((status = 204), Problems))]
+#[utoipa::path(delete, path = "/api/v1/orgs/{org}/keys/{key}", operation_id = "revoke_key", tag = "keys",
+    params(("org", description = "Its slug or id."), ("key", description = "The key's id.")),
+    security(("key" = ["operator", "org_admin"])),
+    responses((status = 204, description = "It is revoked."), Problems))]
 pub async fn revoke(
     State(api): State<ApiState>,
     actor: Actor,
@@ -153,8 +164,10 @@ pub async fn revoke(
 }
 
 /// Makes a key that acts for no org: a further operator's, or finance's, which reads all orgs.
-#[utoipa::path(post, path = "/api/v1/keys", tag = "keys", request_body = NewKey,
-    responses((status = 201, body = NewKeyView), Problems))]
+#[utoipa::path(post, path = "/api/v1/keys", operation_id = "create_operator_key", tag = "keys",
+    request_body(content = NewKey, example = json!({"name": "books", "role": "finance"})),
+    security(("key" = ["operator"])),
+    responses((status = 201, description = "The key with its secret.", body = NewKeyView), Problems))]
 pub async fn create_for_operators(
     State(api): State<ApiState>,
     actor: Actor,
@@ -175,8 +188,10 @@ pub async fn create_for_operators(
 }
 
 /// Revokes a key that acts for no org.
-#[utoipa::path(delete, path = "/api/v1/keys/{key}", tag = "keys", params(("key", description = "the key's id")),
-    responses((status = 204), Problems))]
+#[utoipa::path(delete, path = "/api/v1/keys/{key}", operation_id = "revoke_operator_key", tag = "keys",
+    params(("key", description = "The key's id.")),
+    security(("key" = ["operator"])),
+    responses((status = 204, description = "It is revoked."), Problems))]
 pub async fn revoke_for_operators(
     State(api): State<ApiState>,
     actor: Actor,

@@ -63,8 +63,10 @@ pub struct AsOf {
 }
 
 /// The balance, current to the last acknowledged command, or as it counted at a moment.
-#[utoipa::path(get, path = "/api/v1/orgs/{org}/balance", tag = "money",
-    params(("org", description = "slug or id"), AsOf), responses((status = 200, body = BalanceView), Problems))]
+#[utoipa::path(get, path = "/api/v1/orgs/{org}/balance", operation_id = "show_balance", tag = "money",
+    params(("org", description = "Its slug or id."), AsOf),
+    security(("key" = ["operator", "finance", "org_admin", "gateway"])),
+    responses((status = 200, description = "The balance and its lots.", body = BalanceView), Problems))]
 pub async fn balance(
     State(api): State<ApiState>,
     actor: Actor,

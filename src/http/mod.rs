@@ -30,6 +30,7 @@ use crate::ledger::Ledger;
 use crate::operations::authenticate::OperatorKey;
 use crate::operations::profile::ProfileBook;
 
+pub use health::measure;
 pub use problem::Problem;
 
 /// Largest body: a batch of 1,000 commands is well below it.
@@ -50,8 +51,10 @@ impl std::fmt::Debug for ApiState {
     }
 }
 
-pub fn router(api: ApiState) -> Router {
-    let (router, openapi) = documented().split_for_parts();
+/// The API's routes. `beside` describes what is served next to them, so that one description has it all.
+pub fn router(api: ApiState, beside: OpenApi) -> Router {
+    let (router, mut openapi) = documented().split_for_parts();
+    openapi.merge(beside);
     let served = docs::Served::new(&openapi);
     router
         .route("/openapi.json", get(docs::openapi_json))
@@ -60,13 +63,7 @@ pub fn router(api: ApiState) -> Router {
         .route("/api/v1/{*rest}", axum::routing::any(|| async { Problem::not_found("route") }))
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(axum::middleware::from_fn(health::measure))
         .with_state(api)
-}
-
-/// The description of every route, as `/openapi.json` serves it.
-pub fn openapi() -> OpenApi {
-    documented().into_openapi()
 }
 
 fn documented() -> OpenApiRouter<ApiState> {

@@ -11,7 +11,7 @@ use crate::domain::account::command::OrgCommand;
 use crate::domain::credits::Credits;
 use crate::domain::event::Role;
 use crate::domain::ids::OrgId;
-use crate::http::extract::{Body, Keyed, may, operator, org_for, reads_all};
+use crate::http::extract::{Body, IdempotencyKey, Keyed, may, operator, org_for, reads_all};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
@@ -46,8 +46,12 @@ pub struct OrgView {
 }
 
 /// Opens an org. Its name and mail address are kept outside the log, so that they can be erased.
-#[utoipa::path(post, path = "/api/v1/orgs", tag = "orgs", request_body = NewOrg,
-    responses((status = 201, body = OrgView), Problems, MoneyProblems))]
+#[utoipa::path(post, path = "/api/v1/orgs", operation_id = "create_org", tag = "orgs",
+    params(IdempotencyKey),
+    request_body(content = NewOrg,
+        example = json!({"slug": "acme", "name": "Acme", "billing_email": "billing@acme.example"})),
+    security(("key" = ["operator"])),
+    responses((status = 201, description = "The org.", body = OrgView), Problems, MoneyProblems))]
 pub async fn create(
     State(api): State<ApiState>,
     actor: Actor,
@@ -69,8 +73,10 @@ pub async fn create(
 }
 
 /// Every org, by id.
-#[utoipa::path(get, path = "/api/v1/orgs", tag = "orgs", params(PageQuery),
-    responses((status = 200, body = Page<OrgView>), Problems))]
+#[utoipa::path(get, path = "/api/v1/orgs", operation_id = "list_orgs", tag = "orgs",
+    params(PageQuery),
+    security(("key" = ["operator", "finance"])),
+    responses((status = 200, description = "A page of orgs.", body = Page<OrgView>), Problems))]
 pub async fn list(
     State(api): State<ApiState>,
     actor: Actor,
@@ -87,8 +93,11 @@ pub async fn list(
     Ok(Json(Page { data, next: page.next }))
 }
 
-#[utoipa::path(get, path = "/api/v1/orgs/{org}", tag = "orgs", params(("org", description = "slug or id")),
-    responses((status = 200, body = OrgView), Problems))]
+/// An org as it stands.
+#[utoipa::path(get, path = "/api/v1/orgs/{org}", operation_id = "show_org", tag = "orgs",
+    params(("org", description = "Its slug or id.")),
+    security(("key" = ["operator", "finance", "org_admin", "gateway"])),
+    responses((status = 200, description = "The org.", body = OrgView), Problems))]
 pub async fn show(
     State(api): State<ApiState>,
     actor: Actor,
@@ -105,8 +114,11 @@ pub struct Reason {
 }
 
 /// Refuses new holds; what is open still settles.
-#[utoipa::path(post, path = "/api/v1/orgs/{org}/suspend", tag = "orgs", params(("org", description = "slug or id")),
-    request_body = Reason, responses((status = 200, body = OrgView), Problems, MoneyProblems))]
+#[utoipa::path(post, path = "/api/v1/orgs/{org}/suspend", operation_id = "suspend_org", tag = "orgs",
+    params(("org", description = "Its slug or id.")),
+    request_body(content = Reason, example = json!({"reason": "payment disputed"})),
+    security(("key" = ["operator"])),
+    responses((status = 200, description = "The org, suspended.", body = OrgView), Problems, MoneyProblems))]
 pub async fn suspend(
     State(api): State<ApiState>,
     actor: Actor,
@@ -117,8 +129,11 @@ pub async fn suspend(
     change(&api, &actor, &org, OrgCommand::SuspendOrg { reason }).await
 }
 
-#[utoipa::path(post, path = "/api/v1/orgs/{org}/resume", tag = "orgs", params(("org", description = "slug or id")),
-    responses((status = 200, body = OrgView), Problems, MoneyProblems))]
+/// Accepts new holds again.
+#[utoipa::path(post, path = "/api/v1/orgs/{org}/resume", operation_id = "resume_org", tag = "orgs",
+    params(("org", description = "Its slug or id.")),
+    security(("key" = ["operator"])),
+    responses((status = 200, description = "The org, active.", body = OrgView), Problems, MoneyProblems))]
 pub async fn resume(
     State(api): State<ApiState>,
     actor: Actor,
@@ -128,8 +143,10 @@ pub async fn resume(
 }
 
 /// Closes an org whose holds have ended: its credits expire, its keys are revoked, its events stay.
-#[utoipa::path(post, path = "/api/v1/orgs/{org}/close", tag = "orgs", params(("org", description = "slug or id")),
-    responses((status = 200, body = OrgView), Problems, MoneyProblems))]
+#[utoipa::path(post, path = "/api/v1/orgs/{org}/close", operation_id = "close_org", tag = "orgs",
+    params(("org", description = "Its slug or id.")),
+    security(("key" = ["operator"])),
+    responses((status = 200, description = "The org, closed.", body = OrgView), Problems, MoneyProblems))]
 pub async fn close(
     State(api): State<ApiState>,
     actor: Actor,
@@ -146,8 +163,10 @@ pub struct OverdraftLimit {
 
 /// How far the balance may fall below zero before holds are refused.
 #[utoipa::path(put, path = "/api/v1/orgs/{org}/overdraft_limit", tag = "orgs",
-    params(("org", description = "slug or id")), request_body = OverdraftLimit,
-    responses((status = 200, body = OrgView), Problems, MoneyProblems))]
+    params(("org", description = "Its slug or id.")),
+    request_body(content = OverdraftLimit, example = json!({"overdraft_limit": "25"})),
+    security(("key" = ["operator"])),
+    responses((status = 200, description = "The org.", body = OrgView), Problems, MoneyProblems))]
 pub async fn set_overdraft_limit(
     State(api): State<ApiState>,
     actor: Actor,

@@ -12,7 +12,7 @@ use crate::domain::ids::OrgId;
 use crate::domain::pricing::book::MarkUp;
 use crate::domain::pricing::rate_card::RateCard;
 use crate::domain::system::SystemCommand;
-use crate::http::extract::{Keyed, operator};
+use crate::http::extract::{IdempotencyKey, Keyed, operator};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
@@ -55,7 +55,9 @@ pub struct PublishedVersion {
 }
 
 /// The rate cards that price a request of the caller's org made now.
-#[utoipa::path(get, path = "/api/v1/prices", tag = "prices", responses((status = 200, body = PriceList), Problems))]
+#[utoipa::path(get, path = "/api/v1/prices", operation_id = "list_prices", tag = "prices",
+    security(("key" = ["operator", "finance", "org_admin", "gateway", "inference"])),
+    responses((status = 200, description = "The cards in force.", body = PriceList), Problems))]
 pub async fn in_force(State(api): State<ApiState>, actor: Actor) -> Json<PriceList> {
     let system = api.ledger.system();
     let org = actor.org.unwrap_or(OrgId::SYSTEM);
@@ -64,8 +66,15 @@ pub async fn in_force(State(api): State<ApiState>, actor: Actor) -> Json<PriceLi
 }
 
 /// Publishes cards and mark-ups: a new version of the price book. Cards are immutable; a later one takes their place.
-#[utoipa::path(post, path = "/api/v1/prices", tag = "prices", request_body = NewPrices,
-    responses((status = 201, body = PublishedVersion), Problems, MoneyProblems))]
+#[utoipa::path(post, path = "/api/v1/prices", operation_id = "publish_prices", tag = "prices",
+    params(IdempotencyKey),
+    request_body(content = NewPrices,
+        example = json!({"cards": [{
+            "provider": "openai", "model": "gpt-4o-mini", "mode": "chat", "effective_from": 0,
+            "rates": {"input": "0.15", "output": "0.6"}}]})),
+    security(("key" = ["operator"])),
+    responses((status = 201, description = "The price book's new version.", body = PublishedVersion),
+        Problems, MoneyProblems))]
 pub async fn publish(
     State(api): State<ApiState>,
     actor: Actor,
@@ -86,8 +95,11 @@ pub async fn publish(
 }
 
 /// Every card that a model had at a provider.
-#[utoipa::path(get, path = "/api/v1/prices/{provider}/{model}", tag = "prices",
-    params(("provider",), ("model",)), responses((status = 200, body = History), Problems))]
+#[utoipa::path(get, path = "/api/v1/prices/{provider}/{model}", operation_id = "list_price_history", tag = "prices",
+    params(("provider", description = "As the price list names it."),
+        ("model", description = "The provider's name of it.")),
+    security(("key" = ["operator", "finance", "org_admin", "gateway", "inference"])),
+    responses((status = 200, description = "The cards, oldest first.", body = History), Problems))]
 pub async fn history(
     State(api): State<ApiState>,
     actor: Actor,

@@ -43,19 +43,19 @@ pub struct ProblemBody {
 pub enum Problems {
     /// Malformed: the detail says what to change.
     #[response(status = 400, content_type = "application/problem+json")]
-    Malformed(#[to_schema] ProblemBody),
+    Malformed(ProblemBody),
     /// No key, or one that is not known or was revoked.
     #[response(status = 401, content_type = "application/problem+json")]
-    Unauthorized(#[to_schema] ProblemBody),
+    Unauthorized(ProblemBody),
     /// The key's role may not do this.
     #[response(status = 403, content_type = "application/problem+json")]
-    Forbidden(#[to_schema] ProblemBody),
+    Forbidden(ProblemBody),
     /// Not there, or another org's.
     #[response(status = 404, content_type = "application/problem+json")]
-    NotFound(#[to_schema] ProblemBody),
+    NotFound(ProblemBody),
     /// The ledger can't write now: retry with the same idempotency key.
     #[response(status = 503, content_type = "application/problem+json")]
-    Unavailable(#[to_schema] ProblemBody),
+    Unavailable(ProblemBody),
 }
 
 /// What a route that changes money may answer besides.
@@ -64,13 +64,13 @@ pub enum Problems {
 pub enum MoneyProblems {
     /// Credits or a budget do not cover it.
     #[response(status = 402, content_type = "application/problem+json")]
-    PaymentRequired(#[to_schema] ProblemBody),
+    PaymentRequired(ProblemBody),
     /// The idempotency key was used for something else, or the thing exists or has ended.
     #[response(status = 409, content_type = "application/problem+json")]
-    Conflict(#[to_schema] ProblemBody),
+    Conflict(ProblemBody),
     /// Understood, but not possible.
     #[response(status = 422, content_type = "application/problem+json")]
-    Unprocessable(#[to_schema] ProblemBody),
+    Unprocessable(ProblemBody),
 }
 
 impl Problem {

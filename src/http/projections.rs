@@ -22,8 +22,9 @@ pub struct ProjectionsView {
 }
 
 /// How many events each projection lies behind the log.
-#[utoipa::path(get, path = "/api/v1/projections", tag = "operation",
-    responses((status = 200, body = ProjectionsView), Problems))]
+#[utoipa::path(get, path = "/api/v1/projections", operation_id = "list_projections", tag = "operation",
+    security(("key" = ["operator"])),
+    responses((status = 200, description = "The lag of each projection.", body = ProjectionsView), Problems))]
 pub async fn list(State(api): State<ApiState>, actor: Actor) -> Result<Json<ProjectionsView>, Problem> {
     operator(&actor)?;
     let projector = api.ledger.projector();
@@ -35,8 +36,11 @@ pub async fn list(State(api): State<ApiState>, actor: Actor) -> Result<Json<Proj
 }
 
 /// Folds a projection again from the log's first event, beside its readers, and changes over.
-#[utoipa::path(post, path = "/api/v1/projections/{name}/rebuild", tag = "operation", params(("name",)),
-    responses((status = 204), Problems))]
+#[utoipa::path(post, path = "/api/v1/projections/{name}/rebuild",
+    operation_id = "rebuild_projection", tag = "operation",
+    params(("name", description = "The projection's name.")),
+    security(("key" = ["operator"])),
+    responses((status = 204, description = "It is folded again."), Problems))]
 pub async fn rebuild(
     State(api): State<ApiState>,
     actor: Actor,

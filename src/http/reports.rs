@@ -51,9 +51,10 @@ pub struct SpendReportView {
 }
 
 /// Spend between two hours, grouped, as JSON or CSV. Every settle that was answered is in it.
-#[utoipa::path(get, path = "/api/v1/orgs/{org}/spend", tag = "reports",
-    params(("org", description = "slug or id"), SpendQuery),
-    responses((status = 200, body = SpendReportView), Problems))]
+#[utoipa::path(get, path = "/api/v1/orgs/{org}/spend", operation_id = "report_spend", tag = "reports",
+    params(("org", description = "Its slug or id."), SpendQuery),
+    security(("key" = ["operator", "finance", "org_admin"])),
+    responses((status = 200, description = "The report.", body = SpendReportView), Problems))]
 pub async fn spend(
     State(api): State<ApiState>,
     actor: Actor,

@@ -19,7 +19,7 @@ use crate::domain::ids::{OrgId, ProjectId, ReservationId};
 use crate::domain::pricing::cost::{CostBreakdown, CostLine};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
-use crate::http::extract::{Keyed, may, org_for};
+use crate::http::extract::{IdempotencyKey, Keyed, may, org_for};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
 use crate::ledger::{LedgerError, Submission};
@@ -90,9 +90,12 @@ pub struct EndView {
 }
 
 /// Holds credits, durably, before a request is sent.
-#[utoipa::path(post, path = "/api/v1/orgs/{org}/reservations", tag = "reservations",
-    params(("org", description = "slug or id")), request_body = NewReservation,
-    responses((status = 201, body = HoldView), Problems, MoneyProblems))]
+#[utoipa::path(post, path = "/api/v1/orgs/{org}/reservations", operation_id = "reserve", tag = "reservations",
+    params(("org", description = "Its slug or id."), IdempotencyKey),
+    request_body(content = NewReservation,
+        example = json!({"quote": {"model": "gpt-4o-mini", "input_tokens": 1200, "max_output_tokens": 400}})),
+    security(("key" = ["operator", "gateway"])),
+    responses((status = 201, description = "The hold.", body = HoldView), Problems, MoneyProblems))]
 pub async fn create(
     State(api): State<ApiState>,
     actor: Actor,
@@ -103,8 +106,12 @@ pub async fn create(
     Ok((StatusCode::CREATED, Json(reserve(&api, &actor, org, body, idempotency).await?)))
 }
 
-#[utoipa::path(get, path = "/api/v1/reservations/{reservation}", tag = "reservations",
-    params(("reservation",)), responses((status = 200, body = ReservationOut), Problems))]
+/// A reservation as it stands, however long ago it ended.
+#[utoipa::path(get, path = "/api/v1/reservations/{reservation}",
+    operation_id = "show_reservation", tag = "reservations",
+    params(("reservation", description = "Its id.")),
+    security(("key" = ["operator", "finance", "org_admin", "gateway"])),
+    responses((status = 200, description = "The reservation.", body = ReservationOut), Problems))]
 pub async fn show(
     State(api): State<ApiState>,
     actor: Actor,
@@ -127,8 +134,13 @@ pub struct Cost {
 
 /// Charges the exact cost and frees the rest. A settle after the end is late, and counts once.
 #[utoipa::path(post, path = "/api/v1/reservations/{reservation}/settle", tag = "reservations",
-    params(("reservation",)), request_body = Cost,
-    responses((status = 200, body = EndView), Problems, MoneyProblems))]
+    params(("reservation", description = "Its id."), IdempotencyKey),
+    request_body(content = Cost,
+        example = json!({
+            "model": "gpt-4o-mini", "provider": "openai",
+            "usage": {"input_tokens": 1200, "output_tokens": 250}})),
+    security(("key" = ["operator", "gateway"])),
+    responses((status = 200, description = "The reservation, settled.", body = EndView), Problems, MoneyProblems))]
 pub async fn settle(
     State(api): State<ApiState>,
     actor: Actor,
@@ -145,8 +157,10 @@ pub struct Nothing {}
 
 /// Frees a hold that was not used.
 #[utoipa::path(post, path = "/api/v1/reservations/{reservation}/release", tag = "reservations",
-    params(("reservation",)), request_body = Nothing,
-    responses((status = 200, body = EndView), Problems, MoneyProblems))]
+    params(("reservation", description = "Its id."), IdempotencyKey),
+    request_body(content = Nothing, example = json!({})),
+    security(("key" = ["operator", "gateway"])),
+    responses((status = 200, description = "The reservation, released.", body = EndView), Problems, MoneyProblems))]
 pub async fn release(
     State(api): State<ApiState>,
     actor: Actor,
@@ -166,8 +180,11 @@ pub struct Extension {
 
 /// Lets a hold live longer.
 #[utoipa::path(post, path = "/api/v1/reservations/{reservation}/extend", tag = "reservations",
-    params(("reservation",)), request_body = Extension,
-    responses((status = 200, body = ReservationOut), Problems, MoneyProblems))]
+    params(("reservation", description = "Its id."), IdempotencyKey),
+    request_body(content = Extension, example = json!({"ttl_seconds": 900})),
+    security(("key" = ["operator", "gateway"])),
+    responses((status = 200, description = "The reservation with its new end.", body = ReservationOut),
+        Problems, MoneyProblems))]
 pub async fn extend(
     State(api): State<ApiState>,
     actor: Actor,
@@ -235,7 +252,9 @@ struct TimelineView {
 
 /// How a charge came about: usage × rates, rounding, the lots that paid, and every event.
 #[utoipa::path(get, path = "/api/v1/reservations/{reservation}/explain", tag = "reservations",
-    params(("reservation",)), responses((status = 200, body = ExplanationView), Problems))]
+    params(("reservation", description = "Its id.")),
+    security(("key" = ["operator", "finance", "org_admin", "gateway"])),
+    responses((status = 200, description = "The cost, step by step.", body = ExplanationView), Problems))]
 pub async fn explain(
     State(api): State<ApiState>,
     actor: Actor,

@@ -25,8 +25,12 @@ pub struct Budgets {
 }
 
 /// Replaces the org's budgets; one that stays keeps its count.
-#[utoipa::path(put, path = "/api/v1/orgs/{org}/budgets", tag = "rules", params(("org", description = "slug or id")),
-    request_body = Budgets, responses((status = 200, body = Budgets), Problems, MoneyProblems))]
+#[utoipa::path(put, path = "/api/v1/orgs/{org}/budgets", tag = "rules",
+    params(("org", description = "Its slug or id.")),
+    request_body(content = Budgets,
+        example = json!({"budgets": [{"scope": "org", "window": "month", "cap": "500"}]})),
+    security(("key" = ["operator", "org_admin"])),
+    responses((status = 200, description = "The budgets in force.", body = Budgets), Problems, MoneyProblems))]
 pub async fn set_budgets(
     State(api): State<ApiState>,
     actor: Actor,
@@ -38,8 +42,11 @@ pub async fn set_budgets(
     Ok(Json(body))
 }
 
-#[utoipa::path(get, path = "/api/v1/orgs/{org}/budgets", tag = "rules", params(("org", description = "slug or id")),
-    responses((status = 200, body = Budgets), Problems))]
+/// The org's budgets.
+#[utoipa::path(get, path = "/api/v1/orgs/{org}/budgets", operation_id = "list_budgets", tag = "rules",
+    params(("org", description = "Its slug or id.")),
+    security(("key" = ["operator", "finance", "org_admin", "gateway"])),
+    responses((status = 200, description = "The budgets in force.", body = Budgets), Problems))]
 pub async fn budgets(
     State(api): State<ApiState>,
     actor: Actor,
@@ -58,8 +65,12 @@ pub struct AllLimits {
 }
 
 /// Replaces the org's limits.
-#[utoipa::path(put, path = "/api/v1/orgs/{org}/limits", tag = "rules", params(("org", description = "slug or id")),
-    request_body = AllLimits, responses((status = 200, body = AllLimits), Problems, MoneyProblems))]
+#[utoipa::path(put, path = "/api/v1/orgs/{org}/limits", tag = "rules",
+    params(("org", description = "Its slug or id.")),
+    request_body(content = AllLimits,
+        example = json!({"limits": [{"scope": "org", "requests_per_minute": 600, "credits_per_request": "1.5"}]})),
+    security(("key" = ["operator", "org_admin"])),
+    responses((status = 200, description = "The limits in force.", body = AllLimits), Problems, MoneyProblems))]
 pub async fn set_limits(
     State(api): State<ApiState>,
     actor: Actor,
@@ -71,8 +82,11 @@ pub async fn set_limits(
     Ok(Json(body))
 }
 
-#[utoipa::path(get, path = "/api/v1/orgs/{org}/limits", tag = "rules", params(("org", description = "slug or id")),
-    responses((status = 200, body = AllLimits), Problems))]
+/// The org's limits.
+#[utoipa::path(get, path = "/api/v1/orgs/{org}/limits", operation_id = "list_limits", tag = "rules",
+    params(("org", description = "Its slug or id.")),
+    security(("key" = ["operator", "finance", "org_admin", "gateway"])),
+    responses((status = 200, description = "The limits in force.", body = AllLimits), Problems))]
 pub async fn limits(
     State(api): State<ApiState>,
     actor: Actor,
@@ -90,8 +104,10 @@ pub struct AlertRules {
 
 /// Replaces the org's alert rules.
 #[utoipa::path(put, path = "/api/v1/orgs/{org}/alert_rules", tag = "rules",
-    params(("org", description = "slug or id")), request_body = AlertRules,
-    responses((status = 200, body = AlertRules), Problems, MoneyProblems))]
+    params(("org", description = "Its slug or id.")),
+    request_body(content = AlertRules, example = json!({"rules": [{"kind": "balance_below", "credits": "100"}]})),
+    security(("key" = ["operator", "org_admin"])),
+    responses((status = 200, description = "The rules in force.", body = AlertRules), Problems, MoneyProblems))]
 pub async fn set_alert_rules(
     State(api): State<ApiState>,
     actor: Actor,
@@ -103,8 +119,11 @@ pub async fn set_alert_rules(
     Ok(Json(body))
 }
 
-#[utoipa::path(get, path = "/api/v1/orgs/{org}/alert_rules", tag = "rules",
-    params(("org", description = "slug or id")), responses((status = 200, body = AlertRules), Problems))]
+/// The org's alert rules.
+#[utoipa::path(get, path = "/api/v1/orgs/{org}/alert_rules", operation_id = "list_alert_rules", tag = "rules",
+    params(("org", description = "Its slug or id.")),
+    security(("key" = ["operator", "finance", "org_admin", "gateway"])),
+    responses((status = 200, description = "The rules in force.", body = AlertRules), Problems))]
 pub async fn alert_rules(
     State(api): State<ApiState>,
     actor: Actor,

@@ -1,82 +1,23 @@
 //! What the API says of itself, and who may do what on every route of it.
 
+use std::collections::BTreeSet;
+
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tollgate::config::{Config, ProviderConfig};
+use tollgate::simulator::{SimulatorConfig, SimulatorHandle};
 
-use crate::support::{Actor, TestApp};
+use crate::schemas;
+use crate::support::{Actor, TestApp, listen};
 
-/// Who may use a route, and a body with which it can be asked. `{org}` and `{reservation}` are acme's.
-const ROUTES: &[(&str, &str, &[&str], &str)] = &[
-    ("post", "/api/v1/orgs", &["operator"], r#"{"slug":"new-org","name":"New"}"#),
-    ("get", "/api/v1/orgs", &["operator", "finance"], ""),
-    ("get", "/api/v1/orgs/{org}", &["operator", "finance", "org_admin", "gateway"], ""),
-    ("post", "/api/v1/orgs/{org}/suspend", &["operator"], r#"{"reason":"a test"}"#),
-    ("post", "/api/v1/orgs/{org}/resume", &["operator"], "{}"),
-    ("put", "/api/v1/orgs/{org}/overdraft_limit", &["operator"], r#"{"overdraft_limit":"1"}"#),
-    ("post", "/api/v1/orgs/{org}/projects", &["operator", "org_admin"], r#"{"name":"web"}"#),
-    ("get", "/api/v1/orgs/{org}/projects", &["operator", "finance", "org_admin", "gateway"], ""),
-    ("post", "/api/v1/orgs/{org}/keys", &["operator", "org_admin"], r#"{"name":"k","role":"gateway"}"#),
-    ("get", "/api/v1/orgs/{org}/keys", &["operator", "finance", "org_admin"], ""),
-    ("delete", "/api/v1/orgs/{org}/keys/{key}", &["operator", "org_admin"], ""),
-    ("post", "/api/v1/keys", &["operator"], r#"{"name":"k","role":"finance"}"#),
-    ("delete", "/api/v1/keys/{key}", &["operator"], ""),
-    ("get", "/api/v1/bundles", EVERYBODY, ""),
-    (
-        "post",
-        "/api/v1/bundles",
-        &["operator"],
-        r#"{"name":"b","credits":"10","price":"8.00","currency":"USD"}"#,
-    ),
-    (
-        "post",
-        "/api/v1/orgs/{org}/purchases",
-        &["operator"],
-        r#"{"bundle":"b","payment":{"method":"manual","reference":"r-1"}}"#,
-    ),
-    ("post", "/api/v1/orgs/{org}/grants", &["operator"], r#"{"credits":"1","kind":"goodwill"}"#),
-    ("post", "/api/v1/orgs/{org}/adjustments", &["operator"], r#"{"credits":"1","reason":"a test"}"#),
-    (
-        "post",
-        "/api/v1/orgs/{org}/refunds",
-        &["operator"],
-        r#"{"lot":"lot_00000000000000000000000000000001","credits":"1","reference":"r"}"#,
-    ),
-    ("get", "/api/v1/orgs/{org}/balance", &["operator", "finance", "org_admin", "gateway"], ""),
-    ("post", "/api/v1/orgs/{org}/reservations", &["operator", "gateway"], r#"{"credits":"0.1"}"#),
-    ("get", "/api/v1/reservations/{reservation}", &["operator", "finance", "org_admin", "gateway"], ""),
-    (
-        "get",
-        "/api/v1/reservations/{reservation}/explain",
-        &["operator", "finance", "org_admin", "gateway"],
-        "",
-    ),
-    ("post", "/api/v1/reservations/{reservation}/extend", &["operator", "gateway"], r#"{"ttl_seconds":900}"#),
-    ("post", "/api/v1/reservations/{reservation}/settle", &["operator", "gateway"], r#"{"credits":"0.1"}"#),
-    ("post", "/api/v1/reservations/{reservation}/release", &["operator", "gateway"], "{}"),
-    ("post", "/api/v1/batch", EVERYBODY, r#"{"operations":[{}]}"#),
-    ("put", "/api/v1/orgs/{org}/budgets", &["operator", "org_admin"], r#"{"budgets":[]}"#),
-    ("get", "/api/v1/orgs/{org}/budgets", &["operator", "finance", "org_admin", "gateway"], ""),
-    ("put", "/api/v1/orgs/{org}/limits", &["operator", "org_admin"], r#"{"limits":[]}"#),
-    ("get", "/api/v1/orgs/{org}/limits", &["operator", "finance", "org_admin", "gateway"], ""),
-    ("put", "/api/v1/orgs/{org}/alert_rules", &["operator", "org_admin"], r#"{"rules":[]}"#),
-    ("get", "/api/v1/orgs/{org}/alert_rules", &["operator", "finance", "org_admin", "gateway"], ""),
-    ("get", "/api/v1/orgs/{org}/alerts", &["operator", "finance", "org_admin"], ""),
-    ("get", "/api/v1/orgs/{org}/events", &["operator", "finance", "org_admin"], ""),
-    ("get", "/api/v1/orgs/{org}/spend", &["operator", "finance", "org_admin"], ""),
-    ("get", "/api/v1/prices", EVERYBODY, ""),
-    ("post", "/api/v1/prices", &["operator"], r#"{"mark_ups":[{"percent":"1","effective_from":0}]}"#),
-    ("get", "/api/v1/prices/{provider}/{model}", EVERYBODY, ""),
-    ("get", "/api/v1/projections", &["operator"], ""),
-    ("post", "/api/v1/projections/{name}/rebuild", &["operator"], "{}"),
-    ("post", "/api/v1/orgs/{org}/close", &["operator"], "{}"),
-    ("get", "/healthz", ANYBODY, ""),
-    ("get", "/readyz", ANYBODY, ""),
-    ("get", "/metrics", ANYBODY, ""),
-];
-/// With any key.
-const EVERYBODY: &[&str] = &["operator", "finance", "org_admin", "gateway", "inference"];
-/// With none.
-const ANYBODY: &[&str] = &["operator", "finance", "org_admin", "gateway", "inference", "nobody"];
+/// A route as `/openapi.json` describes it.
+struct Route {
+    method: Method,
+    path: String,
+    /// Those whose keys may use it; everybody, with or without a key, where there is none.
+    roles: Vec<String>,
+    example: Value,
+}
 
 #[tokio::test]
 async fn i12_every_route_lets_in_its_roles_and_nobody_else() {
@@ -92,21 +33,18 @@ async fn i12_every_route_lets_in_its_roles_and_nobody_else() {
     actors.push(("nobody", app.with_key("tg_nonsense")));
     let hold = gateway.post("/api/v1/orgs/acme/reservations", json!({ "credits": "1" })).await;
     let hold = hold.expect(StatusCode::CREATED)["id"].as_str().unwrap().to_owned();
-    let documented = documented(&app).await;
-    let listed: Vec<(String, String)> =
-        ROUTES.iter().map(|(method, path, ..)| ((*method).to_owned(), (*path).to_owned())).collect();
-    for route in &documented {
-        assert!(listed.contains(route), "{route:?} is served; say in ROUTES who may use it");
-    }
-    assert_eq!(documented.len(), listed.len(), "a route of the table is not served");
+    let mut routes = documented(&app).await;
+    // Closing revokes the org's keys.
+    routes.sort_by_key(|route| route.path.ends_with("/close"));
 
-    for (method, path, allowed, body) in ROUTES {
-        let path = fill(path, &hold);
+    for route in &routes {
         for (role, actor) in &actors {
-            let answer = ask(actor, method, &path, body).await;
-            let let_in = !matches!(answer, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-            // Closing revokes the keys of the org itself; what came before is what counts.
-            assert_eq!(let_in, allowed.contains(role), "{method} {path} as {role}: {answer}");
+            let status = ask(actor, route, &hold).await;
+            let is_let_in = !matches!(status.as_u16(), 401 | 403);
+            let may = route.roles.is_empty() || route.roles.iter().any(|allowed| allowed == role);
+            assert_eq!(is_let_in, may, "{} {} as {role}: {status}", route.method, route.path);
+            let is_understood = !matches!(status.as_u16(), 400 | 415 | 422 | 500..=599);
+            assert!(!is_let_in || is_understood, "the example of {} {}: {status}", route.method, route.path);
         }
     }
     app.finish().await;
@@ -123,14 +61,12 @@ async fn i12_no_key_of_another_org_reaches_this_one() {
 
     for role in ["org_admin", "gateway", "inference"] {
         let stranger = app.key("mallory", role).await;
-        for (method, path, _, body) in
-            ROUTES.iter().filter(|(_, path, ..)| path.contains("{org}") || path.contains("{reservation}"))
-        {
-            let status = ask(&stranger, method, &fill(path, &hold), body).await;
-            assert!(
-                matches!(status, StatusCode::NOT_FOUND | StatusCode::FORBIDDEN),
-                "{method} {path} as mallory's {role}: {status}"
-            );
+        for route in documented(&app).await {
+            if route.path.contains("{org}") || route.path.contains("{reservation}") {
+                let status = ask(&stranger, &route, &hold).await;
+                let is_refused = matches!(status, StatusCode::NOT_FOUND | StatusCode::FORBIDDEN);
+                assert!(is_refused, "{} {} as mallory's {role}: {status}", route.method, route.path);
+            }
         }
         let batch = json!({ "operations": [
             { "op": "reserve", "org": "acme", "idempotency_key": "b", "credits": "1" },
@@ -153,12 +89,54 @@ async fn the_api_describes_itself_and_the_committed_description_is_current() {
     let served = app.operator().get("/openapi.json").await.expect(StatusCode::OK);
     let page = app.operator().get("/docs").await.expect(StatusCode::OK);
 
-    crate::schemas::current("openapi.json", &served);
-    assert!(served["openapi"].as_str().unwrap().starts_with("3.1"));
+    schemas::current("openapi.json", &served);
     let page = page.as_str().unwrap();
-    assert!(page.contains("/api/v1/orgs/{org}/reservations") && page.contains("max_output_tokens"));
-    for outside in ["src=\"http", "href=\"http", "@import", "url("] {
+    for route in documented(&app).await {
+        let method = route.method.as_str().to_lowercase();
+        assert!(page.contains(&format!("<b class=\"{method}\">{method}</b> {}</h3>", route.path)));
+    }
+    assert!(page.contains("With a key of role operator, gateway.") && page.contains("max_output_tokens"));
+    for outside in ["src=", "href=\"http", "@import", "url("] {
         assert!(!page.contains(outside), "the page must work offline: {outside}");
+    }
+    app.finish().await;
+}
+
+/// What OpenAPI 3.1 asks of a document beyond being JSON, and that every example is what its route takes.
+#[tokio::test]
+async fn the_description_is_valid_openapi() {
+    let app = TestApp::start().await;
+    let openapi = app.operator().get("/openapi.json").await.expect(StatusCode::OK);
+    assert!(openapi["openapi"].as_str().unwrap().starts_with("3.1."));
+    for pointer in references(&openapi) {
+        assert!(openapi.pointer(&pointer[1..]).is_some(), "{pointer} leads nowhere");
+    }
+    for (name, schema) in openapi["components"]["schemas"].as_object().unwrap() {
+        assert!(jsonschema::meta::is_valid(schema), "{name} is not a JSON Schema");
+    }
+
+    let mut ids = BTreeSet::new();
+    for (path, method, operation) in operations(&openapi) {
+        let id = operation["operationId"].as_str().unwrap();
+        assert!(ids.insert(id.to_owned()), "two operations are called {id}");
+        assert!(operation["summary"].is_string(), "{method} {path} does not say what it does");
+        let named: BTreeSet<&str> =
+            path.split('{').skip(1).filter_map(|rest| rest.split('}').next()).collect();
+        let parameters = operation["parameters"].as_array().into_iter().flatten();
+        let in_path = parameters.filter(|parameter| parameter["in"] == "path");
+        let described: BTreeSet<&str> =
+            in_path.filter(|one| one["required"] == true).filter_map(|one| one["name"].as_str()).collect();
+        assert_eq!(named, described, "{method} {path}");
+        let responses = operation["responses"].as_object().unwrap();
+        assert!(responses.keys().any(|status| status.starts_with('2')), "{method} {path} never succeeds");
+        assert!(responses.values().all(|response| response["description"].is_string()), "{method} {path}");
+        let body = &operation["requestBody"]["content"]["application/json"];
+        if !body.is_null() {
+            let mut schema = body["schema"].clone();
+            schema["components"] = openapi["components"].clone();
+            let validator = jsonschema::validator_for(&schema).unwrap();
+            assert!(validator.is_valid(&body["example"]), "the example of {method} {path}");
+        }
     }
     app.finish().await;
 }
@@ -192,13 +170,23 @@ async fn what_is_asked_wrongly_is_answered_as_a_problem() {
 }
 
 #[tokio::test]
-async fn metrics_count_what_happened() {
-    let app = TestApp::start().await;
+async fn metrics_count_what_happened_each_with_its_description() {
+    let provider = listen(SimulatorHandle::new(SimulatorConfig::default()).router()).await;
+    let provider: ProviderConfig = serde_json::from_value(json!({
+        "name": "openai", "kind": "openai", "base_url": provider, "api_key": "any",
+    }))
+    .unwrap();
+    let app = TestApp::configured(&Config { providers: vec![provider], ..Config::default() }).await;
     let acme = app.funded("acme", "10").await;
     acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "1" })).await.expect(StatusCode::CREATED);
     acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "90" }))
         .await
         .expect(StatusCode::PAYMENT_REQUIRED);
+    let chat = json!({ "model": "gpt-4o-mini", "messages": [{ "role": "user", "content": "Hello" }] });
+    let inference = app.key("acme", "inference").await;
+    inference.post("/v1/chat/completions", chat).await.expect(StatusCode::OK);
+    let invented: Method = "INVENTED".parse().unwrap();
+    acme.send(invented, "/api/v1/bundles", None, None).await.expect(StatusCode::METHOD_NOT_ALLOWED);
 
     let metrics = acme.get("/metrics").await.expect(StatusCode::OK);
 
@@ -207,38 +195,75 @@ async fn metrics_count_what_happened() {
         "tollgate_events_total{kind=\"CreditsReserved\"}",
         "tollgate_refusals_total{reason=\"insufficient_credits\"}",
         "tollgate_commit_duration_seconds_bucket",
+        "tollgate_commit_events_bucket",
         "tollgate_http_request_duration_seconds_bucket{route=\"/api/v1/orgs/{org}/reservations\"",
+        "tollgate_http_request_duration_seconds_bucket{route=\"/v1/chat/completions\"",
+        "tollgate_gateway_overhead_seconds_bucket",
+        "tollgate_projection_lag_events{projection=\"balances\",shard=\"0\"}",
+        "method=\"other\",status=\"405\"",
     ] {
         assert!(metrics.contains(line), "{line} is missing:\n{metrics}");
+    }
+    assert!(!metrics.contains("INVENTED"), "a caller's words must not become series");
+    for family in metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let name = family.split(' ').next().unwrap();
+        assert!(metrics.contains(&format!("# HELP {name} ")), "{name} says nowhere what it counts");
     }
     app.finish().await;
 }
 
-/// Every route that `/openapi.json` describes, by method.
-async fn documented(app: &TestApp) -> Vec<(String, String)> {
+async fn documented(app: &TestApp) -> Vec<Route> {
     let openapi = app.operator().get("/openapi.json").await.expect(StatusCode::OK);
-    let paths = openapi["paths"].as_object().unwrap();
-    let of = |(path, methods): (&String, &Value)| {
-        let methods: Vec<String> = methods.as_object().unwrap().keys().cloned().collect();
-        methods.into_iter().map(|method| (method, path.clone())).collect::<Vec<_>>()
-    };
-    paths.iter().flat_map(of).collect()
+    let routes = operations(&openapi).into_iter().map(|(path, method, operation)| {
+        let schemes = operation["security"].as_array();
+        let schemes = schemes.unwrap_or_else(|| panic!("{method} {path}: say who may use it"));
+        let roles = schemes.iter().flat_map(|scheme| scheme["key"].as_array().into_iter().flatten());
+        Route {
+            method: method.to_uppercase().parse().unwrap(),
+            path: path.to_owned(),
+            roles: roles.map(|role| role.as_str().unwrap().to_owned()).collect(),
+            example: operation["requestBody"]["content"]["application/json"]["example"].clone(),
+        }
+    });
+    routes.collect()
 }
 
-fn fill(path: &str, hold: &str) -> String {
-    path.replace("{org}", "acme")
+fn operations(openapi: &Value) -> Vec<(&str, &str, &Value)> {
+    let mut operations = Vec::new();
+    for (path, methods) in openapi["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            operations.push((path.as_str(), method.as_str(), operation));
+        }
+    }
+    operations
+}
+
+/// Every `$ref` of a document.
+fn references(value: &Value) -> Vec<&str> {
+    match value {
+        Value::Object(fields) => {
+            let own = fields.get("$ref").and_then(Value::as_str);
+            own.into_iter().chain(fields.values().flat_map(references)).collect()
+        }
+        Value::Array(items) => items.iter().flat_map(references).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => vec![],
+    }
+}
+
+async fn ask(actor: &Actor, route: &Route, hold: &str) -> StatusCode {
+    let path = route
+        .path
+        .replace("{org}", "acme")
         .replace("{reservation}", hold)
         .replace("{key}", &format!("key_{}", "0".repeat(64)))
         .replace("{name}", "balances")
         .replace("{provider}", "openai")
-        .replace("{model}", "gpt-4o-mini")
-}
-
-async fn ask(actor: &Actor, method: &str, path: &str, body: &str) -> StatusCode {
-    let method: Method = method.to_uppercase().parse().unwrap();
-    let body = (!body.is_empty()).then(|| serde_json::from_str(body).unwrap());
-    match method {
-        Method::POST => actor.post(path, body.unwrap_or(Value::Null)).await.status,
-        method => actor.send(method, path, None, body).await.status,
+        .replace("{model}", "gpt-4o-mini");
+    match route.method {
+        Method::POST => actor.post(&path, route.example.clone()).await.status,
+        _ => {
+            let body = (!route.example.is_null()).then(|| route.example.clone());
+            actor.send(route.method.clone(), &path, None, body).await.status
+        }
     }
 }

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use axum::Router;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tollgate::app;
 use tollgate::clock::Clock;
+use tollgate::config::Config;
 use tollgate::domain::time::Timestamp;
-use tollgate::http::{ApiState, router};
+use tollgate::http::ApiState;
 use tollgate::ledger::verify::verify;
 use tollgate::operations::authenticate::OperatorKey;
 
@@ -39,15 +41,18 @@ pub struct Answer {
 }
 
 impl TestApp {
+    /// Without any provider.
     pub async fn start() -> TestApp {
+        TestApp::configured(&Config::default()).await
+    }
+
+    pub async fn configured(config: &Config) -> TestApp {
         let folder = tempfile::tempdir().unwrap();
         let operator = OperatorKey::new(OPERATOR).unwrap();
         // 2026-11-01T00:00:00Z
         let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
         let state = app::open(&folder.path().join("tollgate.db"), operator, clock.clone()).await.unwrap();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(app::serve_router(listener, router(state.clone()), std::future::pending()));
+        let url = listen(app::router(state.clone(), config).unwrap()).await;
         let client = client();
         TestApp { url, state, client, keys: Arc::default(), _folder: folder }
     }
@@ -146,4 +151,12 @@ fn client() -> reqwest::Client {
     // Already installed by another test of this process: the first one counts.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new()
+}
+
+/// Serves a router on a free port; returns its URL.
+pub async fn listen(router: Router) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(app::serve_router(listener, router, std::future::pending()));
+    url
 }
