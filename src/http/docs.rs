@@ -146,7 +146,7 @@ impl Operation<'_> {
             let schema = content.map_or(&Value::Null, |(_, content)| &content["schema"]);
             let about = answer["description"].as_str().unwrap_or_default();
             let shown = if status.starts_with('2') { fields(openapi, schema) } else { String::new() };
-            let _ = write!(page, "<tr><th>{status}</th><td>{}{shown}</td></tr>", escape(about));
+            let _ = write!(page, "<tr><th scope=\"row\">{status}</th><td>{}{shown}</td></tr>", escape(about));
         }
         let _ = write!(page, "</table><pre>{}</pre></section>", escape(&self.curl()));
     }
@@ -184,7 +184,12 @@ impl Operation<'_> {
 
 fn parameter_row(parameter: &Value) -> String {
     let text = |name: &str| escape(parameter[name].as_str().unwrap_or_default());
-    format!("<tr><th>{}</th><td>{}</td><td>{}</td></tr>", text("name"), text("in"), text("description"))
+    format!(
+        "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td></tr>",
+        text("name"),
+        text("in"),
+        text("description")
+    )
 }
 
 /// The fields of a schema, those of its parts included.
@@ -210,7 +215,7 @@ fn field_rows(openapi: &Value, schema: &Value, prefix: &str, rows: &mut String) 
         let need = if required(name) { "" } else { " (optional)" };
         let _ = write!(
             rows,
-            "<tr><th>{prefix}{}</th><td>{}{need}</td><td>{}</td></tr>",
+            "<tr><th scope=\"row\">{prefix}{}</th><td>{}{need}</td><td>{}</td></tr>",
             escape(name),
             kind(openapi, field),
             escape(about.unwrap_or_default())

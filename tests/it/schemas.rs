@@ -1,4 +1,4 @@
-//! What is committed under `schemas/` is what the code says. `TOLLGATE_BLESS=1 cargo test --test it schemas api` writes it.
+//! What is committed under `schemas/` is what the code says. `TOLLGATE_BLESS=1 cargo test --test it` writes it.
 
 use std::path::{Path, PathBuf};
 
