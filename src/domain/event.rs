@@ -273,6 +273,11 @@ pub enum Event {
         burned: Vec<LotBurn>,
         repaid: Credits,
     },
+    /// Credits that came free, while charges stood that no lot had paid, pay them.
+    DebtRepaid {
+        credits: Credits,
+        burned: Vec<LotBurn>,
+    },
     CreditsRefunded {
         lot: LotId,
         credits: Credits,
@@ -409,6 +414,7 @@ impl Event {
             Event::CreditsPurchased { .. } => "CreditsPurchased",
             Event::CreditsGranted { .. } => "CreditsGranted",
             Event::CreditsAdjusted { .. } => "CreditsAdjusted",
+            Event::DebtRepaid { .. } => "DebtRepaid",
             Event::CreditsRefunded { .. } => "CreditsRefunded",
             Event::CreditsExpired { .. } => "CreditsExpired",
             Event::CreditsReserved { .. } => "CreditsReserved",

@@ -171,6 +171,7 @@ impl System {
             | Event::CreditsPurchased { .. }
             | Event::CreditsGranted { .. }
             | Event::CreditsAdjusted { .. }
+            | Event::DebtRepaid { .. }
             | Event::CreditsRefunded { .. }
             | Event::CreditsExpired { .. }
             | Event::CreditsReserved { .. }

@@ -131,6 +131,11 @@ fn midnight(day: NaiveDate, zone: Tz) -> Timestamp {
 }
 
 impl BudgetState {
+    /// Whether a hold of that purpose and time counts here: it is covered, and the budget stood then.
+    pub fn counts(&self, purpose: &Purpose, reserved_at: Timestamp) -> bool {
+        self.since <= reserved_at && self.budget.covers(purpose)
+    }
+
     pub fn count(&self, key: &CounterKey) -> Counter {
         self.counters.get(key).copied().unwrap_or_default()
     }

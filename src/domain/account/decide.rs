@@ -11,6 +11,11 @@ use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, LotBurn, LotShare, L
 use crate::domain::ids::{LotId, ReservationId};
 use crate::domain::time::Timestamp;
 
+/// What all lots of an org may come to: with overdraft and late charges, sums of it stay within an `i64`.
+const GRANTED_MAX: Credits = Credits::from_whole(4_000_000_000);
+/// What all charges of an org may come to.
+const CONSUMED_MAX: Credits = Credits::from_whole(8_000_000_000);
+
 type Decision = Result<Vec<Event>, Refusal>;
 
 pub(super) fn decide(account: &Account, command: OrgCommand, now: Timestamp) -> Decision {
@@ -134,6 +139,13 @@ pub(super) fn next_due(account: &Account, now: Timestamp) -> Option<Event> {
     })
 }
 
+/// What free credits pay of charges that no lot has paid: debt and free credits never stand side by side.
+pub(super) fn repayment(account: &Account) -> Option<Event> {
+    let burned = burn_free(account, account.totals.debt, |_| Credits::ZERO);
+    let credits: Credits = burned.iter().map(|burn| burn.credits).sum();
+    credits.is_positive().then_some(Event::DebtRepaid { credits, burned })
+}
+
 /// The alerts whose threshold lies crossed and that are armed.
 pub(super) fn alerts(account: &Account) -> Vec<Event> {
     let crossed = account.alert_rules.iter().flat_map(|rule| crossings(account, rule));
@@ -225,6 +237,10 @@ fn new_lot(account: &Account, terms: &LotTerms, now: Timestamp) -> Result<(), Re
     exists(account)?;
     not_closed(account)?;
     amount(terms.credits)?;
+    let granted = account.totals.granted.checked_add(terms.credits);
+    require(granted.is_some_and(|granted| granted <= GRANTED_MAX), || Refusal::AmountTooLarge {
+        max: GRANTED_MAX.saturating_sub(account.totals.granted),
+    })?;
     require(terms.expires_at.is_none_or(|at| at > now), || Refusal::ExpiryInPast)?;
     require(!account.lots.contains_key(&terms.lot), || Refusal::LotExists)
 }
@@ -326,6 +342,10 @@ fn release(account: &Account, reservation: ReservationId) -> Decision {
 fn settle(account: &Account, command: Settle) -> Decision {
     require(!command.cost.is_negative(), || Refusal::AmountNotPositive)?;
     require(command.cost <= Credits::COMMAND_MAX, || Refusal::AmountTooLarge { max: Credits::COMMAND_MAX })?;
+    let consumed = account.totals.consumed.checked_add(command.cost);
+    require(consumed.is_some_and(|consumed| consumed <= CONSUMED_MAX), || Refusal::AmountTooLarge {
+        max: CONSUMED_MAX.saturating_sub(account.totals.consumed),
+    })?;
     if let Some(ended) = account.ended.get(&command.reservation) {
         return settle_late(account, ended, command);
     }
@@ -506,7 +526,7 @@ fn within_budgets(
     asked: Credits,
     at: Timestamp,
 ) -> Result<(), Refusal> {
-    for state in account.budgets.iter().filter(|state| state.budget.covers(purpose)) {
+    for state in account.budgets.iter().filter(|state| state.counts(purpose, at)) {
         let count = state.count(&state.budget.counter_key(purpose, at, account.time_zone));
         let used = count.charged.saturating_add(count.held);
         let available = state.budget.cap.saturating_sub(used).or_zero();

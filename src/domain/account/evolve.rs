@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::domain::account::budget::{BudgetKey, BudgetState, Counter, CounterKey};
+use crate::domain::account::budget::{Budget, BudgetState, Counter};
 use crate::domain::account::command::{HoldTerms, ReservationStatus};
 use crate::domain::account::lot::Lot;
 use crate::domain::account::{Account, Ended, Hold, Key, OrgStatus, decide};
@@ -52,6 +52,10 @@ pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
             Some(terms) => open_lot(account, terms, None, *repaid, at),
             None => charge(account, credits.abs(), burned),
         },
+        Event::DebtRepaid { credits, burned } => {
+            account.totals.debt = account.totals.debt.saturating_sub(*credits);
+            burn(account, burned);
+        }
         Event::CreditsRefunded { lot, credits, refund_minor, .. } => {
             account.totals.refunded = account.totals.refunded.saturating_add(*credits);
             with_lot(account, *lot, |lot| {
@@ -107,7 +111,9 @@ pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
         } => {
             let delta = charged.saturating_sub(*charged_before);
             charge(account, delta, burned);
-            count_late(account, purpose, *reserved_at, delta);
+            count(account, purpose, *reserved_at, |counter| {
+                counter.charged = counter.charged.saturating_add(delta);
+            });
             if let Some(ended) = account.ended.get_mut(reservation) {
                 ended.settle(delta, burned);
             }
@@ -115,23 +121,7 @@ pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
         Event::ReservationSettled { reservation, charged, burned, .. } => {
             end_hold(account, *reservation, ReservationStatus::Settled, *charged, burned);
         }
-        Event::BudgetsSet { budgets } => {
-            let mut before = std::mem::take(&mut account.budgets);
-            let keep = |key: &BudgetKey| before.iter().position(|state| state.budget.key == *key);
-            let kept: Vec<Option<usize>> = budgets.iter().map(|budget| keep(&budget.key)).collect();
-            account.budgets = budgets
-                .iter()
-                .zip(kept)
-                .map(|(budget, kept)| match kept.and_then(|index| before.get_mut(index)) {
-                    Some(state) => BudgetState {
-                        budget: budget.clone(),
-                        since: state.since,
-                        counters: std::mem::take(&mut state.counters),
-                    },
-                    None => BudgetState { budget: budget.clone(), since: at, counters: HashMap::new() },
-                })
-                .collect();
-        }
+        Event::BudgetsSet { budgets } => set_budgets(account, budgets, at),
         Event::LimitsSet { limits } => account.limits.clone_from(limits),
         Event::AlertRulesSet { rules } => {
             account.alert_rules.clone_from(rules);
@@ -149,6 +139,32 @@ pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
         | Event::ClaimFreed { .. } => {}
     }
     rearm(account);
+}
+
+/// A budget that stays keeps its count; a new one counts from now, holds of this very moment included.
+fn set_budgets(account: &mut Account, budgets: &[Budget], at: Timestamp) {
+    let mut before = std::mem::take(&mut account.budgets);
+    for budget in budgets {
+        let kept = before.iter().position(|state| state.budget.key == budget.key);
+        let kept = kept.map(|index| before.swap_remove(index));
+        let state = match kept {
+            Some(state) => BudgetState { budget: budget.clone(), ..state },
+            None => started(account, budget, at),
+        };
+        account.budgets.push(state);
+    }
+}
+
+fn started(account: &Account, budget: &Budget, at: Timestamp) -> BudgetState {
+    let mut state = BudgetState { budget: budget.clone(), since: at, counters: HashMap::new() };
+    for hold in account.holds.values() {
+        if state.counts(&hold.purpose, hold.reserved_at) {
+            let window = budget.counter_key(&hold.purpose, hold.reserved_at, account.time_zone);
+            let counter = state.counters.entry(window).or_default();
+            counter.held = counter.held.saturating_add(hold.credits);
+        }
+    }
+    state
 }
 
 /// Recovery re-arms: what is no longer crossed may be raised again.
@@ -189,14 +205,10 @@ fn open_hold(
     account.totals.held = account.totals.held.saturating_add(credits);
     pin(account, pins);
     let zone = account.time_zone;
-    let mut counted_in = Vec::new();
-    for state in account.budgets.iter_mut().filter(|state| state.budget.covers(purpose)) {
-        let key = state.budget.counter_key(purpose, at, zone);
-        state.forget_before(key.starts_at);
-        let counter = state.counters.entry(key.clone()).or_default();
-        counter.held = counter.held.saturating_add(credits);
-        counted_in.push((state.budget.key.clone(), key));
+    for state in &mut account.budgets {
+        state.forget_before(state.budget.key.window.start(at, zone));
     }
+    count(account, purpose, at, |counter| counter.held = counter.held.saturating_add(credits));
     account.due.insert((terms.expires_at, reservation));
     let hold = Hold {
         credits,
@@ -205,7 +217,6 @@ fn open_hold(
         purpose: purpose.clone(),
         price_book_version,
         reserved_at: at,
-        counted_in,
     };
     account.holds.insert(reservation, hold);
 }
@@ -223,7 +234,9 @@ fn grow_hold(
     hold.credits = hold.credits.saturating_add(credits);
     hold.terms.expiry = expiry;
     hold.pins.extend_from_slice(pins);
-    count(account, &hold.counted_in, |counter| counter.held = counter.held.saturating_add(credits));
+    count(account, &hold.purpose, hold.reserved_at, |counter| {
+        counter.held = counter.held.saturating_add(credits);
+    });
     account.holds.insert(reservation, hold);
 }
 
@@ -241,7 +254,7 @@ fn end_hold(
         with_lot(account, pinned.lot, |lot| lot.pinned = lot.pinned.saturating_sub(pinned.credits));
     }
     charge(account, charged, burned);
-    count(account, &hold.counted_in, |counter| {
+    count(account, &hold.purpose, hold.reserved_at, |counter| {
         counter.held = counter.held.saturating_sub(hold.credits);
         counter.charged = counter.charged.saturating_add(charged);
     });
@@ -259,22 +272,15 @@ fn end_hold(
     account.ended.insert(reservation, ended);
 }
 
-/// A late settle counts where its hold did: in the windows of the hold's time, of the budgets that stood then.
-fn count_late(account: &mut Account, purpose: &Purpose, reserved_at: Timestamp, delta: Credits) {
-    let zone = account.time_zone;
-    let counts = |state: &&mut BudgetState| state.since <= reserved_at && state.budget.covers(purpose);
-    for state in account.budgets.iter_mut().filter(counts) {
-        let window = state.budget.counter_key(purpose, reserved_at, zone);
-        let counter = state.counters.entry(window).or_default();
-        counter.charged = counter.charged.saturating_add(delta);
-    }
-}
-
 /// Counts as consumed; what the lots did not pay is debt.
 fn charge(account: &mut Account, credits: Credits, burned: &[LotBurn]) {
     account.totals.consumed = account.totals.consumed.saturating_add(credits);
     let by_lots: Credits = burned.iter().map(|burn| burn.credits).sum();
     account.totals.debt = account.totals.debt.saturating_add(credits).saturating_sub(by_lots);
+    burn(account, burned);
+}
+
+fn burn(account: &mut Account, burned: &[LotBurn]) {
     for burn in burned {
         with_lot(account, burn.lot, |lot| {
             lot.consumed = lot.consumed.saturating_add(burn.credits);
@@ -289,11 +295,12 @@ fn pin(account: &mut Account, pins: &[LotShare]) {
     }
 }
 
-fn count(account: &mut Account, windows: &[(BudgetKey, CounterKey)], change: impl Fn(&mut Counter)) {
-    for (budget, window) in windows {
-        if let Some(state) = account.budgets.iter_mut().find(|state| state.budget.key == *budget) {
-            change(state.counters.entry(window.clone()).or_default());
-        }
+/// Counts in the windows of the hold's time, of the budgets that stood then.
+fn count(account: &mut Account, purpose: &Purpose, reserved_at: Timestamp, change: impl Fn(&mut Counter)) {
+    let zone = account.time_zone;
+    for state in account.budgets.iter_mut().filter(|state| state.counts(purpose, reserved_at)) {
+        let window = state.budget.counter_key(purpose, reserved_at, zone);
+        change(state.counters.entry(window).or_default());
     }
 }
 

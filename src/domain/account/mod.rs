@@ -11,6 +11,8 @@ mod ended;
 mod evolve;
 pub mod limits;
 pub mod lot;
+#[cfg(test)]
+mod model;
 pub mod refusal;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -18,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::account::budget::{BudgetKey, BudgetState, CounterKey};
+use crate::domain::account::budget::BudgetState;
 use crate::domain::account::command::{HoldTerms, OrgCommand};
 use crate::domain::account::limits::Limits;
 use crate::domain::account::lot::Lot;
@@ -89,8 +91,6 @@ pub struct Hold {
     pub purpose: Purpose,
     pub price_book_version: u64,
     pub reserved_at: Timestamp,
-    /// The budget windows in which it counts.
-    counted_in: Vec<(BudgetKey, CounterKey)>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,7 +144,7 @@ impl Account {
         for event in decided {
             steps.push(self.step(event, now));
         }
-        self.raise_alerts(now, &mut steps);
+        self.follow_up(now, &mut steps);
         Ok(steps)
     }
 
@@ -155,7 +155,7 @@ impl Account {
             steps.push(self.step(event, now));
         }
         if !steps.is_empty() {
-            self.raise_alerts(now, &mut steps);
+            self.follow_up(now, &mut steps);
         }
         steps
     }
@@ -226,7 +226,11 @@ impl Account {
         (event, self.balance())
     }
 
-    fn raise_alerts(&mut self, now: Timestamp, steps: &mut Vec<Step>) {
+    /// What follows from what was decided: debt takes what came free, and crossings are told.
+    fn follow_up(&mut self, now: Timestamp, steps: &mut Vec<Step>) {
+        if let Some(event) = decide::repayment(self) {
+            steps.push(self.step(event, now));
+        }
         for event in decide::alerts(self) {
             steps.push(self.step(event, now));
         }

@@ -52,6 +52,7 @@ pub(super) fn fold(
             change(terms.lot, &|row| row.opened = Some(lot.clone()));
         }
         Event::CreditsAdjusted { burned, .. }
+        | Event::DebtRepaid { burned, .. }
         | Event::ReservationSettled { burned, .. }
         | Event::ReservationExpired { burned, .. } => {
             burned.iter().for_each(|burn| change(burn.lot, &|row| row.burn(burn)));

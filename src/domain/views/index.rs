@@ -76,6 +76,7 @@ pub fn reservation_of(event: &Event) -> Option<ReservationId> {
         | Event::CreditsPurchased { .. }
         | Event::CreditsGranted { .. }
         | Event::CreditsAdjusted { .. }
+        | Event::DebtRepaid { .. }
         | Event::CreditsRefunded { .. }
         | Event::CreditsExpired { .. }
         | Event::BudgetsSet { .. }
