@@ -21,6 +21,7 @@ use tollgate::domain::event::{CommandRef, Dispatcher, ExpiryPolicy, GrantKind, L
 use tollgate::domain::ids::{LotId, OrgId, ReservationId};
 use tollgate::ledger::{Ledger, Memory, Submission};
 use tollgate::store::{SqliteStore, SqliteViews};
+use tollgate::workers::Workers;
 
 const SECONDS: u64 = 4;
 
@@ -31,6 +32,7 @@ async fn main() {
     let store = Arc::new(SqliteStore::open(&path).await.unwrap());
     let views = Arc::new(SqliteViews::open(&path).await.unwrap());
     let ledger = Ledger::open(store, views, Clock::system(), Memory::default()).await.unwrap();
+    let workers = Workers::start(&ledger);
     let mut orgs = Vec::new();
     for _ in 0..100 {
         orgs.push(funded(&ledger).await);
@@ -45,6 +47,9 @@ async fn main() {
             report(&format!("{name}, {callers} callers"), &measured, &baseline);
         }
     }
+    let behind = ledger.projector().lag(0).await.unwrap();
+    println!("events that the projections lie behind at the end: {behind:?}");
+    workers.stop().await;
 }
 
 struct Measured {

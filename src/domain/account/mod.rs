@@ -9,6 +9,8 @@ pub mod command;
 mod decide;
 mod ended;
 mod evolve;
+#[cfg(test)]
+mod guards;
 pub mod limits;
 pub mod lot;
 #[cfg(test)]
