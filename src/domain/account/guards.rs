@@ -104,14 +104,10 @@ fn every_guard_refuses_by_its_name_and_before_those_after_it() {
     let holding = &[open(), grant(1, whole(10), None), reserve(1, whole(4), 60, None)][..];
     let limited = &[open(), grant(1, whole(10), None), request_limit(5)][..];
     let budgeted = &[open(), grant(1, whole(10), None), budgets(BudgetScope::Org, &[3])][..];
-    let growing = &[
-        open(),
-        budgets(BudgetScope::Org, &[5]),
-        grant(1, whole(10), None),
-        reserve(1, whole(4), 60, None),
-    ][..];
-    let ended =
-        &[open(), grant(1, whole(10), None), reserve(1, whole(4), 60, None), settle(1, whole(1))][..];
+    let growing =
+        &[open(), budgets(BudgetScope::Org, &[5]), grant(1, whole(10), None), reserve(1, whole(4), 60, None)]
+            [..];
+    let ended = &[open(), grant(1, whole(10), None), reserve(1, whole(4), 60, None), settle(1, whole(1))][..];
     let too_much = Credits::COMMAND_MAX.saturating_add(Credits::from_nanos(1));
     let adjust = |credits| OrgCommand::Adjust { credits, reason: "r".into(), lot: lot(9) };
     let refund = |id, credits| OrgCommand::Refund { lot: lot(id), credits, reference: "r".into() };

@@ -365,9 +365,7 @@ impl Pair {
     fn expected(&mut self, op: &Op) -> (Option<OrgCommand>, Result<(), &'static str>) {
         let model = &mut self.model;
         let now = model.now;
-        let made = |index: usize, model: &Model| {
-            (!model.holds.is_empty()).then(|| index % model.holds.len())
-        };
+        let made = |index: usize, model: &Model| (!model.holds.is_empty()).then(|| index % model.holds.len());
         let reservation = |id: u128| ReservationId { org: ACME, local: Uuid::from_u128(id) };
         match op.clone() {
             Op::Wait { .. } => (Some(OrgCommand::Expire), Ok(())),
