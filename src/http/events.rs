@@ -1,7 +1,7 @@
 //! An org's events as the log holds them, and its alerts.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -10,7 +10,7 @@ use crate::domain::alerting::AlertRule;
 use crate::domain::credits::Credits;
 use crate::domain::event::{Event, Payload, Role};
 use crate::domain::ids::EventId;
-use crate::http::extract::org_for;
+use crate::http::extract::{Path, Query, org_for};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::Problems;
 use crate::http::{ApiState, Problem};

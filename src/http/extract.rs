@@ -1,7 +1,7 @@
 //! What every handler takes from a request: who asks, and the command in its body.
 
 use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{self, FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
@@ -33,6 +33,35 @@ pub fn presented_key(headers: &HeaderMap) -> Option<&str> {
     let bearer = bearer.and_then(|value| value.strip_prefix("Bearer "));
     let named = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     bearer.or_else(|| named("x-api-key")).or_else(|| named("x-goog-api-key"))
+}
+
+/// What the path names.
+pub struct Path<T>(pub T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<ApiState> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<Path<T>, Problem> {
+        let extract::Path(named) = extract::Path::from_request_parts(parts, api)
+            .await
+            .map_err(|rejection| Problem::malformed(format!("the path can't be read: {rejection}")))?;
+        Ok(Path(named))
+    }
+}
+
+/// What stands behind the `?`; a name that the route does not know is refused.
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<ApiState> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<Query<T>, Problem> {
+        let extract::Query(asked) =
+            extract::Query::from_request_parts(parts, api).await.map_err(|rejection| {
+                Problem::malformed(format!("the query can't be read: {}", rejection.body_text()))
+            })?;
+        Ok(Query(asked))
+    }
 }
 
 /// A strict JSON body.
@@ -114,11 +143,13 @@ async fn body(request: Request, api: &ApiState) -> Result<Bytes, Problem> {
 fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
     let named = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
     match named {
-        Some(other) if !other.starts_with("application/json") => Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_media_type",
-            "send JSON, as `Content-Type: application/json`",
-        )),
+        Some(other) if other.split(';').next().map(str::trim) != Some("application/json") => {
+            Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "send JSON, as `Content-Type: application/json`",
+            ))
+        }
         Some(_) | None => Ok(()),
     }
 }
@@ -151,6 +182,19 @@ pub fn operator(actor: &Actor) -> Result<(), Problem> {
 pub fn reads_all(actor: &Actor) -> Result<(), Problem> {
     let reads = actor.org.is_none() && matches!(actor.role, Role::Operator | Role::Finance);
     if reads { Ok(()) } else { Err(Problem::forbidden()) }
+}
+
+/// Refuses a text that is empty or longer than what the log keeps for ever of one field.
+pub fn text(field: &str, value: &str, bytes_max: usize) -> Result<(), Problem> {
+    let fits = (1..=bytes_max).contains(&value.len()) && !value.chars().any(char::is_control);
+    fits.then_some(()).ok_or_else(|| {
+        Problem::malformed(format!("`{field}` has 1 to {bytes_max} bytes and no control characters"))
+    })
+}
+
+/// The same for a text that may be left out.
+pub fn text_if_given(field: &str, value: Option<&String>, bytes_max: usize) -> Result<(), Problem> {
+    value.map_or(Ok(()), |value| text(field, value, bytes_max))
 }
 
 pub fn instant(text: &str) -> Result<Timestamp, Problem> {

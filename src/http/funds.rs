@@ -1,7 +1,7 @@
 //! Money in and out: bundles, purchases, grants, adjustments, refunds.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
@@ -12,11 +12,14 @@ use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::commerce::{Bundle, Payment};
 use crate::domain::credits::Credits;
-use crate::domain::event::{Balance, Event, GrantKind, LotTerms};
+use crate::domain::event::{Balance, Event, GrantKind, LotTerms, Recorded};
 use crate::domain::ids::{BundleId, LotId, OrgId};
 use crate::domain::system::SystemCommand;
-use crate::http::extract::{IdempotencyKey, Keyed, instant, operator, org_for};
-use crate::http::lots::{LotView, lot_view};
+use crate::http::extract::{
+    IdempotencyKey, Keyed, Path, Query, instant, operator, org_for, text, text_if_given,
+};
+use crate::http::lots::{OpenedLot, Paid, opened_lot, paid};
+use crate::http::orgs::named;
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
@@ -27,6 +30,14 @@ use crate::operations::claim::claim;
 /// Paid lots burn after granted ones unless told otherwise.
 const PRIORITY_PAID: i16 = 10;
 const SECONDS_PER_DAY: i64 = 86_400;
+/// Ten billion of the main unit: times the largest quantity it still fits the log's column.
+const MONEY_MINOR_MAX: i64 = 1_000_000_000_000;
+const QUANTITY_MAX: u32 = 1_000;
+/// A hundred years.
+const VALIDITY_DAYS_MAX: u32 = 36_500;
+/// Longest name or processor's reference, and longest note, in bytes.
+const NAME_MAX: usize = 255;
+const NOTE_MAX: usize = 1_000;
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -52,6 +63,13 @@ pub async fn define_bundle(
     Keyed { body, idempotency }: Keyed<NewBundle>,
 ) -> Result<(StatusCode, Json<BundleView>), Problem> {
     operator(&actor)?;
+    text("name", &body.name, NAME_MAX)?;
+    if body.currency.len() != 3 || !body.currency.bytes().all(|letter| letter.is_ascii_uppercase()) {
+        return Err(Problem::malformed("`currency` is an ISO 4217 code, such as \"USD\""));
+    }
+    if body.validity_days.is_some_and(|days| !(1..=VALIDITY_DAYS_MAX).contains(&days)) {
+        return Err(Problem::malformed(format!("`validity_days` lies between 1 and {VALIDITY_DAYS_MAX}")));
+    }
     let bundle = Bundle {
         id: BundleId(api.ledger.clock().uuid()),
         name: body.name,
@@ -102,6 +120,15 @@ pub struct BalanceAfter {
     balance: Balance,
 }
 
+#[derive(Serialize, ToSchema)]
+pub struct RefundView {
+    lot: LotId,
+    credits: Credits,
+    /// What is owed to the org: the share of what was paid that these credits stand for.
+    owed: Paid,
+    balance: Balance,
+}
+
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewPurchase {
@@ -114,7 +141,9 @@ pub struct NewPurchase {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct PaymentIn {
+    /// 1 to 63 of a-z, 0-9, `-` and `_`, such as `manual`.
     method: String,
+    /// The processor's; each method's reference buys once.
     reference: String,
     /// Included in the price; "0" when absent.
     tax: Option<String>,
@@ -126,23 +155,30 @@ struct PaymentIn {
     request_body(content = NewPurchase,
         example = json!({"bundle": "thousand", "payment": {"method": "manual", "reference": "INV-1"}})),
     security(("key" = ["operator"])),
-    responses((status = 201, description = "The lot that was bought.", body = LotView), Problems, MoneyProblems))]
+    responses((status = 201, description = "The lot that was bought.", body = OpenedLot), Problems, MoneyProblems))]
 pub async fn purchase(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
     Keyed { body, idempotency }: Keyed<NewPurchase>,
-) -> Result<(StatusCode, Json<LotView>), Problem> {
+) -> Result<(StatusCode, Json<OpenedLot>), Problem> {
     operator(&actor)?;
     let org = org_for(&api, &actor, &org, &[])?;
     let system = api.ledger.system();
     let by_id = body.bundle.parse().ok().and_then(|id| system.bundle(id));
     let bundle = by_id.or_else(|| system.bundle_named(&body.bundle)).ok_or(Refusal::UnknownBundle)?;
+    named("payment.method", &body.payment.method)?;
+    text("payment.reference", &body.payment.reference, NAME_MAX)?;
     let quantity = body.quantity.unwrap_or(1);
     let times = i64::from(quantity);
-    let credits = bundle.credits.mul_div(times, 1).filter(|_| (1..=1_000).contains(&quantity));
-    let credits = credits.ok_or_else(|| Problem::malformed("`quantity` lies between 1 and 1000"))?;
+    let credits = bundle.credits.mul_div(times, 1).filter(|_| (1..=QUANTITY_MAX).contains(&quantity));
+    let credits =
+        credits.ok_or_else(|| Problem::malformed(format!("`quantity` lies between 1 and {QUANTITY_MAX}")))?;
+    let gross_minor = bundle.price_minor.saturating_mul(times);
     let tax_minor = body.payment.tax.as_deref().map_or(Ok(0), minor)?;
+    if tax_minor > gross_minor {
+        return Err(Problem::malformed("`payment.tax` is part of the price, and can't be more than it"));
+    }
     let days = bundle.validity_days.map(i64::from);
     let expires_at = days.map(|days| api.ledger.clock().now().plus_seconds(days * SECONDS_PER_DAY));
     let lot = LotId(api.ledger.clock().uuid());
@@ -154,14 +190,14 @@ pub async fn purchase(
             method: body.payment.method.clone(),
             reference: body.payment.reference.clone(),
             currency: bundle.currency.clone(),
-            net_minor: (bundle.price_minor * times).saturating_sub(tax_minor),
+            net_minor: gross_minor.saturating_sub(tax_minor),
             tax_minor,
         },
     };
     let name = format!("payment:{}:{}", body.payment.method, body.payment.reference);
     let claimed = claim(&api.ledger, name, org, command, actor.key, Some(idempotency)).await?;
     let OrgCommand::Purchase { terms, .. } = *claimed.then else { return Err(Refusal::UnknownLot.into()) };
-    Ok((StatusCode::CREATED, Json(show_lot(&api, org, terms.lot).await?)))
+    Ok((StatusCode::CREATED, Json(opened(&api, org, terms.lot).await?)))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -179,15 +215,16 @@ pub struct NewGrant {
     params(("org", description = "Its slug or id."), IdempotencyKey),
     request_body(content = NewGrant, example = json!({"credits": "25", "kind": "promotional", "note": "welcome"})),
     security(("key" = ["operator"])),
-    responses((status = 201, description = "The lot that was granted.", body = LotView), Problems, MoneyProblems))]
+    responses((status = 201, description = "The lot that was granted.", body = OpenedLot), Problems, MoneyProblems))]
 pub async fn grant(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
     Keyed { body, idempotency }: Keyed<NewGrant>,
-) -> Result<(StatusCode, Json<LotView>), Problem> {
+) -> Result<(StatusCode, Json<OpenedLot>), Problem> {
     operator(&actor)?;
     let org = org_for(&api, &actor, &org, &[])?;
+    text_if_given("note", body.note.as_ref(), NOTE_MAX)?;
     let expires_at = body.expires_at.as_deref().map(instant).transpose()?;
     let lot = LotId(api.ledger.clock().uuid());
     let terms = LotTerms { lot, credits: body.credits, priority: body.priority.unwrap_or(0), expires_at };
@@ -195,7 +232,7 @@ pub async fn grant(
     let submission = Submission { org, command, by: actor.key, idempotency: Some(idempotency) };
     let outcome = api.ledger.submit(submission).await?;
     let lot = granted(&outcome).ok_or(Refusal::UnknownLot)?;
-    Ok((StatusCode::CREATED, Json(show_lot(&api, org, lot).await?)))
+    Ok((StatusCode::CREATED, Json(opened(&api, org, lot).await?)))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -219,6 +256,7 @@ pub async fn adjust(
 ) -> Result<(StatusCode, Json<BalanceAfter>), Problem> {
     operator(&actor)?;
     let org = org_for(&api, &actor, &org, &[])?;
+    text("reason", &body.reason, NOTE_MAX)?;
     let lot = LotId(api.ledger.clock().uuid());
     let command = OrgCommand::Adjust { credits: body.credits, reason: body.reason, lot };
     let submission = Submission { org, command, by: actor.key, idempotency: Some(idempotency) };
@@ -240,19 +278,21 @@ pub struct NewRefund {
     request_body(content = NewRefund,
         example = json!({"lot": "lot_00000000000000000000000000000001", "credits": "100", "reference": "RF-1"})),
     security(("key" = ["operator"])),
-    responses((status = 201, description = "The balance after it.", body = BalanceAfter), Problems, MoneyProblems))]
+    responses((status = 201, description = "What is owed, and the balance after it.", body = RefundView), Problems, MoneyProblems))]
 pub async fn refund(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
     Keyed { body, idempotency }: Keyed<NewRefund>,
-) -> Result<(StatusCode, Json<BalanceAfter>), Problem> {
+) -> Result<(StatusCode, Json<RefundView>), Problem> {
     operator(&actor)?;
     let org = org_for(&api, &actor, &org, &[])?;
+    text("reference", &body.reference, NAME_MAX)?;
     let command = OrgCommand::Refund { lot: body.lot, credits: body.credits, reference: body.reference };
     let submission = Submission { org, command, by: actor.key, idempotency: Some(idempotency) };
     let outcome = api.ledger.submit(submission).await?;
-    Ok((StatusCode::CREATED, Json(balance_after(&outcome))))
+    let refunded = outcome.events.iter().find_map(refund_view).ok_or(Refusal::UnknownLot)?;
+    Ok((StatusCode::CREATED, Json(refunded)))
 }
 
 fn bundle_view(bundle: &Bundle) -> BundleView {
@@ -274,9 +314,21 @@ fn granted(outcome: &Outcome) -> Option<LotId> {
     })
 }
 
-async fn show_lot(api: &ApiState, org: OrgId, lot: LotId) -> Result<LotView, Problem> {
-    let view = api.ledger.read(org, move |account| account.lots.get(&lot).map(lot_view)).await?;
+async fn opened(api: &ApiState, org: OrgId, lot: LotId) -> Result<OpenedLot, Problem> {
+    let view = api.ledger.read(org, move |account| account.lots.get(&lot).map(opened_lot)).await?;
     Ok(view.ok_or(Refusal::UnknownLot)?)
+}
+
+fn refund_view(recorded: &Recorded) -> Option<RefundView> {
+    match &recorded.payload.event {
+        Event::CreditsRefunded { lot, credits, refund_minor, currency, .. } => Some(RefundView {
+            lot: *lot,
+            credits: *credits,
+            owed: paid(*refund_minor, currency.clone()),
+            balance: recorded.payload.balance.unwrap_or_default(),
+        }),
+        _ => None,
+    }
 }
 
 fn balance_after(outcome: &Outcome) -> BalanceAfter {
@@ -289,8 +341,10 @@ fn minor(amount: &str) -> Result<i64, Problem> {
     let amount = Decimal::from_str_exact(amount)
         .ok()
         .filter(|amount| amount.scale() <= 2 && !amount.is_sign_negative());
-    let cents = amount.and_then(|amount| (amount * Decimal::ONE_HUNDRED).to_i64());
-    cents.ok_or_else(|| {
-        Problem::malformed("money is a decimal string with at most 2 decimals, such as \"800.00\"")
+    let cents = amount.and_then(|amount| amount.checked_mul(Decimal::ONE_HUNDRED)?.to_i64());
+    cents.filter(|cents| *cents <= MONEY_MINOR_MAX).ok_or_else(|| {
+        Problem::malformed(
+            "money is a decimal string with at most 2 decimals, below ten billion, such as \"800.00\"",
+        )
     })
 }

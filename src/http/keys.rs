@@ -1,7 +1,7 @@
 //! Projects, and the keys by which everybody acts.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -10,13 +10,16 @@ use crate::domain::account::command::OrgCommand;
 use crate::domain::event::Role;
 use crate::domain::ids::{KeyId, OrgId, ProjectId};
 use crate::domain::system::SystemCommand;
-use crate::http::extract::{Body, operator, org_for};
+use crate::http::extract::{Body, Path, Query, operator, org_for, text};
 use crate::http::orgs::{named, run};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::{Actor, key_text, secret_sha256};
 use crate::operations::profile::Profile;
+
+/// Longest name of a key, in bytes.
+const NAME_MAX: usize = 255;
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -109,6 +112,7 @@ pub async fn create(
     Body(body): Body<NewKey>,
 ) -> Result<(StatusCode, Json<NewKeyView>), Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
+    text("name", &body.name, NAME_MAX)?;
     if is_operators(body.role) {
         return Err(Problem::malformed("an org's key has the role org_admin, gateway or inference"));
     }
@@ -174,6 +178,7 @@ pub async fn create_for_operators(
     Body(body): Body<NewKey>,
 ) -> Result<(StatusCode, Json<NewKeyView>), Problem> {
     operator(&actor)?;
+    text("name", &body.name, NAME_MAX)?;
     if !is_operators(body.role) || body.project.is_some() {
         return Err(Problem::malformed("a key of no org has the role operator or finance, and no project"));
     }

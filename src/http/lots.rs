@@ -1,7 +1,7 @@
 //! The balance and its lots, now or as of a moment.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -12,7 +12,7 @@ use crate::domain::credits::Credits;
 use crate::domain::event::{Balance, Role};
 use crate::domain::ids::LotId;
 use crate::domain::time::Timestamp;
-use crate::http::extract::{instant, org_for};
+use crate::http::extract::{Path, Query, instant, org_for};
 use crate::http::problem::Problems;
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
@@ -31,25 +31,33 @@ pub struct BalanceView {
     as_of: Option<String>,
 }
 
+/// What a purchase or grant opened: what stays true of the lot for ever.
 #[derive(Serialize, ToSchema)]
-pub struct LotView {
-    pub id: LotId,
+pub struct OpenedLot {
+    id: LotId,
     granted: Credits,
-    consumed: Credits,
-    expired: Credits,
-    refunded: Credits,
-    remaining: Credits,
-    /// Kept by open holds from expiring and from being refunded.
-    pinned: Credits,
     priority: i16,
     expires_at: Option<String>,
     created_at: String,
     paid: Paid,
 }
 
+/// A lot and where its credits are now.
 #[derive(Serialize, ToSchema)]
-struct Paid {
-    /// A decimal string in the currency's main unit.
+pub struct LotView {
+    #[serde(flatten)]
+    lot: OpenedLot,
+    consumed: Credits,
+    expired: Credits,
+    refunded: Credits,
+    remaining: Credits,
+    /// Kept by open holds from expiring and from being refunded.
+    pinned: Credits,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Paid {
+    /// A decimal string in the currency's main unit, net of tax.
     amount: String,
     currency: Option<String>,
 }
@@ -94,18 +102,28 @@ fn balance_view(account: &Account) -> BalanceView {
     }
 }
 
-pub fn lot_view(lot: &Lot) -> LotView {
+fn lot_view(lot: &Lot) -> LotView {
     LotView {
-        id: lot.id,
-        granted: lot.granted,
+        lot: opened_lot(lot),
         consumed: lot.consumed,
         expired: lot.expired,
         refunded: lot.refunded,
         remaining: lot.remaining(),
         pinned: lot.pinned,
+    }
+}
+
+pub fn opened_lot(lot: &Lot) -> OpenedLot {
+    OpenedLot {
+        id: lot.id,
+        granted: lot.granted,
         priority: lot.priority,
         expires_at: lot.expires_at.map(Timestamp::to_rfc3339),
         created_at: lot.created_at.to_rfc3339(),
-        paid: Paid { amount: Decimal::new(lot.paid_minor, 2).to_string(), currency: lot.currency.clone() },
+        paid: paid(lot.paid_minor, lot.currency.clone()),
     }
+}
+
+pub fn paid(minor: i64, currency: Option<String>) -> Paid {
+    Paid { amount: Decimal::new(minor, 2).to_string(), currency }
 }

@@ -1,17 +1,20 @@
 //! Orgs: opened, suspended, closed.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::domain::account::OrgStatus;
 use crate::domain::account::command::OrgCommand;
+use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
 use crate::domain::event::Role;
 use crate::domain::ids::OrgId;
-use crate::http::extract::{Body, IdempotencyKey, Keyed, may, operator, org_for, reads_all};
+use crate::http::extract::{
+    Body, IdempotencyKey, Keyed, Path, Query, may, operator, org_for, reads_all, text, text_if_given,
+};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
@@ -19,6 +22,10 @@ use crate::ledger::{Outcome, Submission};
 use crate::operations::authenticate::Actor;
 use crate::operations::claim::claim;
 use crate::operations::profile::Profile;
+
+/// Longest name or mail address, and longest reason, in bytes.
+const NAME_MAX: usize = 255;
+const REASON_MAX: usize = 1_000;
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -59,17 +66,42 @@ pub async fn create(
 ) -> Result<(StatusCode, Json<OrgView>), Problem> {
     operator(&actor)?;
     named("slug", &body.slug)?;
+    if body.slug.parse::<OrgId>().is_ok() {
+        return Err(Problem::malformed("`slug` reads like an org's id; take another"));
+    }
+    text("name", &body.name, NAME_MAX)?;
+    text_if_given("billing_email", body.billing_email.as_ref(), NAME_MAX)?;
     let org = OrgId(api.ledger.clock().uuid());
     let open = OrgCommand::OpenOrg {
         slug: body.slug.clone(),
-        time_zone: body.time_zone.unwrap_or_else(|| "UTC".into()),
+        time_zone: body.time_zone.clone().unwrap_or_else(|| "UTC".into()),
         overdraft_limit: body.overdraft_limit.unwrap_or_default(),
     };
     let name = format!("slug:{}", body.slug);
-    let claimed = claim(&api.ledger, name, org, open, actor.key, Some(idempotency)).await?;
-    let profile = Profile { name: body.name, email: body.billing_email };
-    api.profiles.put(&api.ledger, claimed.org, &claimed.org.to_string(), &profile).await?;
-    Ok((StatusCode::CREATED, Json(view(&api, claimed.org).await?)))
+    let org = claim(&api.ledger, name, org, open, actor.key, Some(idempotency)).await?.org;
+    Ok((StatusCode::CREATED, Json(opened(&api, org, body).await?)))
+}
+
+/// The org as it was opened, so that a repeat gets the first answer. Another name or address under a slug that is taken
+/// is another org's wish.
+async fn opened(api: &ApiState, org: OrgId, asked: NewOrg) -> Result<OrgView, Problem> {
+    let subject = org.to_string();
+    let profile = Profile { name: asked.name, email: asked.billing_email };
+    let known = api.profiles.get(&api.ledger, org, &subject).await?;
+    if known != Profile::default() && known != profile {
+        return Err(Refusal::NameTaken(asked.slug).into());
+    }
+    api.profiles.put(&api.ledger, org, &subject, &profile).await?;
+    Ok(OrgView {
+        id: org,
+        slug: asked.slug,
+        name: profile.name,
+        billing_email: profile.email,
+        status: "active",
+        time_zone: asked.time_zone.unwrap_or_else(|| "UTC".into()),
+        overdraft_limit: asked.overdraft_limit.unwrap_or_default(),
+        created_at: api.ledger.read(org, |account| account.opened_at.to_rfc3339()).await?,
+    })
 }
 
 /// Every org, by id.
@@ -125,6 +157,7 @@ pub async fn suspend(
     Path(org): Path<String>,
     Body(body): Body<Reason>,
 ) -> Result<Json<OrgView>, Problem> {
+    text_if_given("reason", body.reason.as_ref(), REASON_MAX)?;
     let reason = body.reason.unwrap_or_else(|| "suspended by the operator".into());
     change(&api, &actor, &org, OrgCommand::SuspendOrg { reason }).await
 }

@@ -1,7 +1,7 @@
 //! The price list: cards in force, a model's history, and publication.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -12,7 +12,7 @@ use crate::domain::ids::OrgId;
 use crate::domain::pricing::book::MarkUp;
 use crate::domain::pricing::rate_card::RateCard;
 use crate::domain::system::SystemCommand;
-use crate::http::extract::{IdempotencyKey, Keyed, operator};
+use crate::http::extract::{IdempotencyKey, Keyed, Path, operator};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;

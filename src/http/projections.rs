@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::views::View;
-use crate::http::extract::operator;
+use crate::http::extract::{Path, operator};
 use crate::http::problem::Problems;
 use crate::http::{ApiState, Problem};
 use crate::ledger::LedgerError;

@@ -1,7 +1,7 @@
 //! Reports: spend by any dimension.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use crate::domain::event::Role;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 use crate::domain::views::spend::{Group, MICROS_PER_HOUR, Spend, SpendReport};
-use crate::http::extract::{instant, org_for};
+use crate::http::extract::{Path, Query, instant, org_for};
 use crate::http::problem::Problems;
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ use crate::domain::ids::{OrgId, ProjectId, ReservationId};
 use crate::domain::pricing::cost::{CostBreakdown, CostLine};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
-use crate::http::extract::{IdempotencyKey, Keyed, may, org_for};
+use crate::http::extract::{IdempotencyKey, Keyed, Path, may, org_for, text, text_if_given};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
 use crate::ledger::{LedgerError, Submission};
@@ -29,6 +29,9 @@ use crate::operations::price_usage::{Planned, affordable, price_usage, quote};
 use crate::operations::show_reservation::show_reservation;
 
 const TTL_SECONDS_DEFAULT: i64 = 600;
+const LABELS_MAX: usize = 16;
+/// Longest end user, label, or name that a provider gives, in bytes.
+const TEXT_MAX: usize = 255;
 
 /// Exactly one of `credits` and `quote` says how much.
 #[derive(Deserialize, ToSchema)]
@@ -178,26 +181,35 @@ pub struct Extension {
     ttl_seconds: i64,
 }
 
-/// Lets a hold live longer.
+#[derive(Serialize, ToSchema)]
+pub struct ExtendedView {
+    id: ReservationId,
+    status: ReservationStatus,
+    expires_at: Option<String>,
+    available: Credits,
+}
+
+/// Lets a hold live longer; one that lives longer already is left alone.
 #[utoipa::path(post, path = "/api/v1/reservations/{reservation}/extend", tag = "reservations",
     params(("reservation", description = "Its id."), IdempotencyKey),
     request_body(content = Extension, example = json!({"ttl_seconds": 900})),
     security(("key" = ["operator", "gateway"])),
-    responses((status = 200, description = "The reservation with its new end.", body = ReservationOut),
+    responses((status = 200, description = "The reservation with its new end.", body = ExtendedView),
         Problems, MoneyProblems))]
 pub async fn extend(
     State(api): State<ApiState>,
     actor: Actor,
     Path(reservation): Path<String>,
     Keyed { body, idempotency }: Keyed<Extension>,
-) -> Result<Json<ReservationOut>, Problem> {
+) -> Result<Json<ExtendedView>, Problem> {
     let id = authorised(&actor, &reservation, &[Role::Gateway])?;
     Ok(Json(extend_by(&api, &actor, id, body, idempotency).await?))
 }
 
 #[derive(Serialize, ToSchema)]
 pub struct ExplanationView {
-    id: ReservationId,
+    #[serde(flatten)]
+    reservation: ReservationOut,
     /// Null before it was settled.
     price_book_version: Option<u64>,
     attempts: Vec<AttemptView>,
@@ -261,7 +273,8 @@ pub async fn explain(
     Path(reservation): Path<String>,
 ) -> Result<Json<ExplanationView>, Problem> {
     let id = authorised(&actor, &reservation, &[Role::Finance, Role::OrgAdmin, Role::Gateway])?;
-    Ok(Json(explanation_view(id, crate::operations::explain::explain(&api.ledger, id).await?)))
+    let explanation = crate::operations::explain::explain(&api.ledger, id).await?;
+    Ok(Json(explanation_view(view(&api, id).await?, explanation)))
 }
 
 pub async fn reserve(
@@ -271,6 +284,8 @@ pub async fn reserve(
     body: NewReservation,
     idempotency: CommandRef,
 ) -> Result<HoldView, Problem> {
+    let project = project_of(actor, body.project)?;
+    pseudonyms(body.end_user.as_ref(), &body.labels)?;
     let (system, now) = (api.ledger.system(), api.ledger.clock().now());
     let planned = body.quote.map(|quote| Planned {
         model: quote.model,
@@ -286,7 +301,7 @@ pub async fn reserve(
         }
     };
     let purpose = Purpose {
-        project: body.project.or(actor.project),
+        project,
         key: actor.key,
         end_user: body.end_user,
         labels: body.labels,
@@ -312,6 +327,26 @@ pub async fn reserve(
         (error, _) => error.into(),
     })?;
     Ok(outcome.events.iter().find_map(hold_view).ok_or(Refusal::UnknownReservation)?)
+}
+
+/// A key of a project spends for that project alone.
+fn project_of(actor: &Actor, asked: Option<ProjectId>) -> Result<Option<ProjectId>, Problem> {
+    match (actor.project, asked) {
+        (Some(own), Some(other)) if own != other => Err(Problem::forbidden()),
+        (own, asked) => Ok(asked.or(own)),
+    }
+}
+
+/// They are kept for ever and group every report: short, and few.
+fn pseudonyms(end_user: Option<&String>, labels: &BTreeMap<String, String>) -> Result<(), Problem> {
+    text_if_given("end_user", end_user, TEXT_MAX)?;
+    if labels.len() > LABELS_MAX {
+        return Err(Problem::malformed(format!("a hold has at most {LABELS_MAX} `labels`")));
+    }
+    labels.iter().try_for_each(|(name, value)| {
+        text("labels", name, TEXT_MAX)?;
+        text(name, value, TEXT_MAX)
+    })
 }
 
 pub async fn settle_by(
@@ -350,6 +385,9 @@ async fn priced_settle(
     usage: Usage,
     provider_request_id: Option<String>,
 ) -> Result<Settle, Problem> {
+    text("provider", &provider, TEXT_MAX)?;
+    text("model", &model, TEXT_MAX)?;
+    text_if_given("provider_request_id", provider_request_id.as_ref(), TEXT_MAX)?;
     let hold = show_reservation(&api.ledger, id).await?;
     let (system, now) = (api.ledger.system(), api.ledger.clock().now());
     let pinned = (hold.price_book_version, hold.reserved_at);
@@ -387,11 +425,16 @@ pub async fn extend_by(
     id: ReservationId,
     body: Extension,
     idempotency: CommandRef,
-) -> Result<ReservationOut, Problem> {
+) -> Result<ExtendedView, Problem> {
     let command = OrgCommand::Extend { reservation: id, ttl_seconds: body.ttl_seconds };
     let submission = Submission { org: id.org, command, by: actor.key, idempotency: Some(idempotency) };
-    api.ledger.submit(submission).await?;
-    view(api, id).await
+    let outcome = api.ledger.submit(submission).await?;
+    if let Some(view) = outcome.events.iter().find_map(extended_view) {
+        return Ok(view);
+    }
+    let seen = show_reservation(&api.ledger, id).await?;
+    let expires_at = seen.expires_at.map(Timestamp::to_rfc3339);
+    Ok(ExtendedView { id, status: seen.status, expires_at, available: available_now(api, id.org).await? })
 }
 
 pub async fn end(
@@ -408,7 +451,6 @@ pub async fn end(
     }
     // It had been released before: nothing changed.
     let seen = show_reservation(&api.ledger, id).await?;
-    let available = api.ledger.read(id.org, |account| account.balance().available).await?;
     Ok(EndView {
         id,
         status: seen.status,
@@ -416,7 +458,7 @@ pub async fn end(
         released: seen.held.saturating_sub(seen.charged).or_zero(),
         late: false,
         excess: Credits::ZERO,
-        available,
+        available: available_now(api, id.org).await?,
     })
 }
 
@@ -466,6 +508,22 @@ fn end_view(recorded: &Recorded) -> Option<EndView> {
     }
 }
 
+fn extended_view(recorded: &Recorded) -> Option<ExtendedView> {
+    match &recorded.payload.event {
+        Event::ReservationExtended { reservation, expires_at } => Some(ExtendedView {
+            id: *reservation,
+            status: ReservationStatus::Held,
+            expires_at: Some(expires_at.to_rfc3339()),
+            available: available_after(recorded),
+        }),
+        _ => None,
+    }
+}
+
+async fn available_now(api: &ApiState, org: OrgId) -> Result<Credits, Problem> {
+    Ok(api.ledger.read(org, |account| account.balance().available).await?)
+}
+
 fn available_after(recorded: &Recorded) -> Credits {
     recorded.payload.balance.map(|balance| balance.available).unwrap_or_default()
 }
@@ -497,14 +555,14 @@ fn unpriced(model: &str) -> Problem {
     Problem::unprocessable("unpriced_model", detail)
 }
 
-fn explanation_view(id: ReservationId, explanation: Explanation) -> ExplanationView {
+fn explanation_view(reservation: ReservationOut, explanation: Explanation) -> ExplanationView {
     let event = |event: crate::operations::list_events::StoredEvent| TimelineView {
         kind: event.kind,
         version: event.version,
         recorded_at: event.recorded_at.to_rfc3339(),
     };
     ExplanationView {
-        id,
+        reservation,
         price_book_version: explanation.price_book_version,
         attempts: explanation.attempts.into_iter().map(attempt_view).collect(),
         paid_by: explanation.paid_by,

@@ -1,7 +1,7 @@
 //! Budgets, limits and alert rules of an org.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -10,7 +10,7 @@ use crate::domain::account::command::OrgCommand;
 use crate::domain::account::limits::Limits;
 use crate::domain::alerting::AlertRule;
 use crate::domain::event::Role;
-use crate::http::extract::{Body, org_for};
+use crate::http::extract::{Body, Path, org_for};
 use crate::http::orgs::run;
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};

@@ -6,7 +6,7 @@ use crate::domain::commerce::Claim;
 use crate::domain::event::CommandRef;
 use crate::domain::ids::{KeyId, OrgId};
 use crate::domain::system::SystemCommand;
-use crate::ledger::{Ledger, LedgerError, Submission};
+use crate::ledger::{Ledger, LedgerError, Outcome, Submission};
 
 /// Claims `name` for `then` and runs it. The answer is the claim that holds: one that asked for the same before, under
 /// whatever idempotency key, is joined, and its ids count.
@@ -22,18 +22,37 @@ pub async fn claim(
     idempotency: Option<CommandRef>,
 ) -> Result<Claim, LedgerError> {
     let wanted = Claim { name, org, then: Box::new(then) };
-    let take = SystemCommand::Claim { claim: wanted.clone() };
-    let held = match ledger.submit_system(take, by, idempotency).await {
-        Ok(outcome) => outcome.events.into_iter().find_map(|recorded| recorded.payload.event.into_claim()),
-        Err(LedgerError::Refused(Refusal::NameTaken(name))) => {
-            let first = ledger.system().claim(&name).filter(|first| first.asks_the_same(&wanted)).cloned();
-            Some(first.ok_or(Refusal::NameTaken(name))?)
-        }
-        Err(error) => return Err(error),
-    };
-    let held = held.ok_or(Refusal::NameTaken(wanted.name))?;
+    let held = take(ledger, wanted, by, idempotency).await?;
     finish(ledger, &held, by).await?;
     Ok(held)
+}
+
+async fn take(
+    ledger: &Ledger,
+    wanted: Claim,
+    by: Option<KeyId>,
+    idempotency: Option<CommandRef>,
+) -> Result<Claim, LedgerError> {
+    let submit =
+        |idempotency| ledger.submit_system(SystemCommand::Claim { claim: wanted.clone() }, by, idempotency);
+    let mine = match submit(idempotency).await {
+        Ok(outcome) => claimed(outcome),
+        Err(LedgerError::Refused(Refusal::NameTaken(_))) => None,
+        Err(error) => return Err(error),
+    };
+    match (mine, ledger.system().claim(&wanted.name)) {
+        (Some(mine), Some(held)) if mine == *held => Ok(mine),
+        (_, Some(held)) if held.asks_the_same(&wanted) => Ok(held.clone()),
+        (_, Some(_)) => Err(Refusal::NameTaken(wanted.name).into()),
+        // A refusal has freed the name since this key first asked: it is decided afresh, and must hold the name again.
+        (_, None) => {
+            claimed(submit(None).await?).ok_or(LedgerError::Refused(Refusal::NameTaken(wanted.name)))
+        }
+    }
+}
+
+fn claimed(outcome: Outcome) -> Option<Claim> {
+    outcome.events.into_iter().find_map(|recorded| recorded.payload.event.into_claim())
 }
 
 /// Runs what every open claim was taken for: a crash came between.

@@ -1,5 +1,6 @@
 //! An org's events as the log holds them, oldest first.
 
+use crate::domain::account::refusal::Refusal;
 use crate::domain::event::Payload;
 use crate::domain::ids::{EventId, OrgId};
 use crate::domain::time::Timestamp;
@@ -21,7 +22,7 @@ pub struct StoredEvent {
 /// Events after a version, at most `limit`.
 ///
 /// # Errors
-/// Where the log can't be read, or holds what this version can't decode.
+/// `UnknownOrg` where it was never opened; where the log can't be read, or holds what this version can't decode.
 pub async fn list_events(
     ledger: &Ledger,
     org: OrgId,
@@ -31,6 +32,9 @@ pub async fn list_events(
     let (shard, projector) = (ledger.shard_of(org), ledger.projector());
     projector.catch_up(shard).await?;
     let positions = projector.store().org_events(shard, org, after.saturating_add(1), limit).await?;
+    if positions.is_empty() && after <= 0 {
+        return Err(Refusal::UnknownOrg.into());
+    }
     read_events(ledger, org, &positions).await
 }
 

@@ -9,7 +9,7 @@ use crate::ledger::{Ledger, LedgerError};
 /// before `to`.
 ///
 /// # Errors
-/// Where the projections can't be brought up to date or read.
+/// `UnknownOrg`, or where the projections can't be brought up to date or read.
 pub async fn spend_report(
     ledger: &Ledger,
     org: OrgId,
@@ -24,6 +24,10 @@ pub async fn spend_report(
     let mut report = SpendReport::default();
     for (key, spend) in projector.store().spend(shard, org, hours, groups).await? {
         report.add(groups, &key, &spend);
+    }
+    if report.rows.is_empty() {
+        // Nothing spent, or nobody who could have.
+        ledger.read(org, |_| ()).await?;
     }
     Ok(report)
 }
