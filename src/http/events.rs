@@ -59,14 +59,10 @@ pub async fn list(
 ) -> Result<Json<Page<EventView>>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin])?;
     let limit = query.limit()?;
-    let after = query.after.as_deref().map_or(Ok(0), str::parse);
-    let after = after.map_err(|_| Problem::malformed("`after` is the `next` of the page before"))?;
-    let asked = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
-    let mut events = list_events(&api.ledger, org, after, asked).await?;
-    let more = events.len() > limit;
-    events.truncate(limit);
-    let next = events.last().filter(|_| more).map(|event| event.version.to_string());
-    Ok(Json(Page { data: events.into_iter().map(view).collect(), next }))
+    let asked = i64::try_from(limit).unwrap_or(READ).saturating_add(1);
+    let events = list_events(&api.ledger, org, query.after()?.unwrap_or(0), asked).await?;
+    let rows = events.into_iter().map(|event| (event.version.to_string(), view(event)));
+    Ok(Json(Page::cut(rows.collect(), limit)))
 }
 
 /// The alerts that were raised, oldest first.
@@ -81,15 +77,16 @@ pub async fn alerts(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<AlertView>>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin])?;
+    let limit = query.limit()?;
+    let mut after = query.after()?.unwrap_or(0);
     let mut alerts = Vec::new();
-    let mut after = 0;
-    loop {
-        let page = list_events(&api.ledger, org, after, READ).await?;
-        let Some(last) = page.last() else { break };
+    while alerts.len() <= limit {
+        let events = list_events(&api.ledger, org, after, READ).await?;
+        let Some(last) = events.last() else { break };
         after = last.version;
-        alerts.extend(page.into_iter().filter_map(alert_view));
+        alerts.extend(events.into_iter().filter_map(alert_view));
     }
-    Ok(Json(query.of(alerts.into_iter())?))
+    Ok(Json(Page::cut(alerts, limit)))
 }
 
 fn view(event: StoredEvent) -> EventView {
@@ -111,8 +108,7 @@ fn alert_view(event: StoredEvent) -> Option<(String, AlertView)> {
         Event::AlertRaised { subject, threshold, value } => {
             let raised_at = event.recorded_at.to_rfc3339();
             let (rule, budget) = (subject.rule, subject.budget);
-            let cursor = format!("{:020}", event.version);
-            Some((cursor, AlertView { rule, budget, threshold, value, raised_at }))
+            Some((event.version.to_string(), AlertView { rule, budget, threshold, value, raised_at }))
         }
         _ => None,
     }

@@ -85,7 +85,7 @@ fn documented() -> OpenApiRouter<ApiState> {
         .routes(routes!(funds::adjust))
         .routes(routes!(funds::refund))
         .routes(routes!(lots::balance))
-        .routes(routes!(reservations::create))
+        .routes(routes!(reservations::create, reservations::list))
         .routes(routes!(reservations::show))
         .routes(routes!(reservations::settle))
         .routes(routes!(reservations::release))

@@ -1,5 +1,7 @@
 //! Pages of lists: `after` is the cursor that the page before gave as `next`.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -33,14 +35,27 @@ impl PageQuery {
         fits.then_some(limit).ok_or_else(|| Problem::malformed("`limit` lies between 1 and 1000"))
     }
 
+    /// Where the page begins; None for the first one.
+    pub fn after<C: FromStr>(&self) -> Result<Option<C>, Problem> {
+        let after = self.after.as_deref().map(str::parse).transpose();
+        after.map_err(|_| Problem::malformed("`after` is the `next` of the page before"))
+    }
+
     /// A page of rows that have a cursor each and come in its order.
     pub fn of<T>(&self, rows: impl Iterator<Item = (String, T)>) -> Result<Page<T>, Problem> {
         let limit = self.limit()?;
         let after = self.after.as_deref().unwrap_or_default();
-        let mut rows = rows.filter(|(cursor, _)| cursor.as_str() > after).take(limit + 1).collect::<Vec<_>>();
+        let rows = rows.filter(|(cursor, _)| cursor.as_str() > after).take(limit + 1).collect();
+        Ok(Page::cut(rows, limit))
+    }
+}
+
+impl<T> Page<T> {
+    /// The page of these rows with their cursors, where one row more than the page shows that there is a next one.
+    pub fn cut(mut rows: Vec<(String, T)>, limit: usize) -> Page<T> {
         let more = rows.len() > limit;
         rows.truncate(limit);
         let next = rows.last().filter(|_| more).map(|(cursor, _)| cursor.clone());
-        Ok(Page { data: rows.into_iter().map(|(_, row)| row).collect(), next })
+        Page { data: rows.into_iter().map(|(_, row)| row).collect(), next }
     }
 }

@@ -1,8 +1,11 @@
 //! The price list: cards in force, a model's history, and publication.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -10,19 +13,81 @@ use crate::domain::account::refusal::Refusal;
 use crate::domain::event::Event;
 use crate::domain::ids::OrgId;
 use crate::domain::pricing::book::MarkUp;
-use crate::domain::pricing::rate_card::RateCard;
+use crate::domain::pricing::rate_card::{
+    LongContext, Mode, Rate, RateCard, Rates, ServiceTier, TierRates, UnitRates, Uplift,
+};
 use crate::domain::system::SystemCommand;
-use crate::http::extract::{IdempotencyKey, Keyed, Path, operator};
+use crate::domain::time::Timestamp;
+use crate::http::extract::{IdempotencyKey, Keyed, Path, instant, operator, text};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
+
+/// Longest name of a provider or model, in bytes.
+const NAME_MAX: usize = 255;
+
+/// The prices of one model at one provider from a moment on. Rates are credits per million tokens, as decimal strings.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CardBody {
+    provider: String,
+    /// The provider's name of the model, or `*`: the ceiling price of models that have no card.
+    model: String,
+    /// chat, responses or embedding; chat when absent.
+    #[serde(default)]
+    #[schema(value_type = String)]
+    mode: Mode,
+    /// RFC 3339; at once when absent.
+    effective_from: Option<String>,
+    /// The one org that it is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    org: Option<OrgId>,
+    /// By class: `input`, `output`, `cache_read`, `cache_write_5m`, `cache_write_1h`, `reasoning`, `audio_input`,
+    /// `cached_audio`, `audio_output`, `image`, `video`. A class without one costs what it is a kind of.
+    #[schema(value_type = Object)]
+    rates: Rates,
+    /// `above_tokens` of input, `rates` replace the card's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Object>)]
+    long_context: Vec<LongContext>,
+    /// By service tier: batch, flex, priority, ultrafast or decisions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = Object)]
+    tiers: BTreeMap<ServiceTier, TierRates>,
+    /// Factors on all token rates: fast, region_us, region_eu, regional_endpoint.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = Object)]
+    uplifts: BTreeMap<Uplift, Rate>,
+    /// Credits per `web_search`, `image`, `second` or `call`.
+    #[serde(default, skip_serializing_if = "UnitRates::is_empty")]
+    #[schema(value_type = Object)]
+    units: UnitRates,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context_window_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_tokens_max: Option<u64>,
+    /// RFC 3339: when the provider means to switch the model off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deprecated_at: Option<String>,
+}
+
+/// What is added to list prices from a moment on, for everybody or for one org.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewMarkUp {
+    org: Option<OrgId>,
+    /// A decimal string, 0 to 1000.
+    #[schema(value_type = String)]
+    percent: Rate,
+    /// RFC 3339; at once when absent.
+    effective_from: Option<String>,
+}
 
 #[derive(Serialize, ToSchema)]
 pub struct PriceList {
     /// Of the price book.
     version: u64,
-    #[schema(value_type = Vec<Object>)]
-    data: Vec<RateCard>,
+    data: Vec<CardBody>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -34,19 +99,16 @@ pub struct History {
 pub struct Published {
     /// The version of the price book that brought the card.
     version: u64,
-    #[schema(value_type = Object)]
-    card: RateCard,
+    card: CardBody,
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewPrices {
     #[serde(default)]
-    #[schema(value_type = Vec<Object>)]
-    cards: Vec<RateCard>,
+    cards: Vec<CardBody>,
     #[serde(default)]
-    #[schema(value_type = Vec<Object>)]
-    mark_ups: Vec<MarkUp>,
+    mark_ups: Vec<NewMarkUp>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -62,7 +124,7 @@ pub async fn in_force(State(api): State<ApiState>, actor: Actor) -> Json<PriceLi
     let system = api.ledger.system();
     let org = actor.org.unwrap_or(OrgId::SYSTEM);
     let cards = system.prices.in_force(org, api.ledger.clock().now());
-    Json(PriceList { version: system.prices.version(), data: cards.into_iter().cloned().collect() })
+    Json(PriceList { version: system.prices.version(), data: cards.into_iter().map(card_body).collect() })
 }
 
 /// Publishes cards and mark-ups: a new version of the price book. Cards are immutable; a later one takes their place.
@@ -70,7 +132,7 @@ pub async fn in_force(State(api): State<ApiState>, actor: Actor) -> Json<PriceLi
     params(IdempotencyKey),
     request_body(content = NewPrices,
         example = json!({"cards": [{
-            "provider": "openai", "model": "gpt-4o-mini", "mode": "chat", "effective_from": 0,
+            "provider": "openai", "model": "gpt-4o-mini", "mode": "chat", "effective_from": "2026-11-01T00:00:00Z",
             "rates": {"input": "0.15", "output": "0.6"}}]})),
     security(("key" = ["operator"])),
     responses((status = 201, description = "The price book's new version.", body = PublishedVersion),
@@ -84,7 +146,17 @@ pub async fn publish(
     if body.cards.is_empty() && body.mark_ups.is_empty() {
         return Err(Problem::malformed("there is nothing to publish: send `cards`, `mark_ups` or both"));
     }
-    let publish = SystemCommand::PublishPrices { cards: body.cards, mark_ups: body.mark_ups };
+    let now = api.ledger.clock().now();
+    let cards: Vec<RateCard> =
+        body.cards.into_iter().map(|body| card(body, now)).collect::<Result<_, _>>()?;
+    let mark_ups: Vec<MarkUp> =
+        body.mark_ups.into_iter().map(|body| mark_up(body, now)).collect::<Result<_, _>>()?;
+    let whose = cards.iter().map(|card| card.org).chain(mark_ups.iter().map(|mark_up| mark_up.org));
+    for org in whose.flatten().collect::<BTreeSet<_>>() {
+        // Prices of an org that does not exist are somebody's mistake.
+        api.ledger.read(org, |_| ()).await?;
+    }
+    let publish = SystemCommand::PublishPrices { cards, mark_ups };
     let outcome = api.ledger.submit_system(publish, actor.key, Some(idempotency)).await?;
     let version = outcome.events.iter().find_map(|recorded| match &recorded.payload.event {
         Event::PricesPublished { publication } => Some(publication.version),
@@ -113,7 +185,58 @@ pub async fn history(
         .history(&provider, &model)
         .into_iter()
         .filter(|(_, card)| may_see(card))
-        .map(|(version, card)| Published { version, card: card.clone() })
+        .map(|(version, card)| Published { version, card: card_body(card) })
         .collect();
     if data.is_empty() { Err(Problem::not_found("price")) } else { Ok(Json(History { data })) }
+}
+
+fn card(body: CardBody, now: Timestamp) -> Result<RateCard, Problem> {
+    text("provider", &body.provider, NAME_MAX)?;
+    text("model", &body.model, NAME_MAX)?;
+    let named = format!("{}/{}", body.provider, body.model);
+    let card = RateCard {
+        provider: body.provider,
+        model: body.model,
+        mode: body.mode,
+        effective_from: body.effective_from.as_deref().map_or(Ok(now), instant)?,
+        org: body.org,
+        rates: body.rates,
+        long_context: body.long_context,
+        tiers: body.tiers,
+        uplifts: body.uplifts,
+        units: body.units,
+        context_window_tokens: body.context_window_tokens,
+        output_tokens_max: body.output_tokens_max,
+        deprecated_at: body.deprecated_at.as_deref().map(instant).transpose()?,
+    };
+    let detail =
+        || format!("the card of {named} needs a rate for `input`, and one for `output` unless it embeds");
+    if card.is_complete() { Ok(card) } else { Err(Problem::unprocessable("incomplete_card", detail())) }
+}
+
+fn mark_up(body: NewMarkUp, now: Timestamp) -> Result<MarkUp, Problem> {
+    if body.percent.decimal() > Decimal::ONE_THOUSAND {
+        return Err(Problem::malformed("`percent` lies between 0 and 1000"));
+    }
+    let effective_from = body.effective_from.as_deref().map_or(Ok(now), instant)?;
+    Ok(MarkUp { org: body.org, percent: body.percent, effective_from })
+}
+
+fn card_body(card: &RateCard) -> CardBody {
+    let card = card.clone();
+    CardBody {
+        provider: card.provider,
+        model: card.model,
+        mode: card.mode,
+        effective_from: Some(card.effective_from.to_rfc3339()),
+        org: card.org,
+        rates: card.rates,
+        long_context: card.long_context,
+        tiers: card.tiers,
+        uplifts: card.uplifts,
+        units: card.units,
+        context_window_tokens: card.context_window_tokens,
+        output_tokens_max: card.output_tokens_max,
+        deprecated_at: card.deprecated_at.map(Timestamp::to_rfc3339),
+    }
 }

@@ -19,14 +19,16 @@ use crate::domain::ids::{OrgId, ProjectId, ReservationId};
 use crate::domain::pricing::cost::{CostBreakdown, CostLine};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
-use crate::http::extract::{IdempotencyKey, Keyed, Path, may, org_for, text, text_if_given};
+use crate::http::extract::{IdempotencyKey, Keyed, Path, Query, may, org_for, text, text_if_given};
+use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
 use crate::ledger::{LedgerError, Submission};
 use crate::operations::authenticate::Actor;
 use crate::operations::explain::{ExplainedAttempt, Explanation};
+use crate::operations::list_holds::list_holds;
 use crate::operations::price_usage::{Planned, affordable, price_usage, quote};
-use crate::operations::show_reservation::show_reservation;
+use crate::operations::show_reservation::{ReservationView, show_reservation};
 
 const TTL_SECONDS_DEFAULT: i64 = 600;
 const LABELS_MAX: usize = 16;
@@ -122,6 +124,24 @@ pub async fn show(
 ) -> Result<Json<ReservationOut>, Problem> {
     let id = authorised(&actor, &reservation, &[Role::Finance, Role::OrgAdmin, Role::Gateway])?;
     Ok(Json(view(&api, id).await?))
+}
+
+/// The holds that are open, by id.
+#[utoipa::path(get, path = "/api/v1/orgs/{org}/reservations", operation_id = "list_open_reservations",
+    tag = "reservations", params(("org", description = "Its slug or id."), PageQuery),
+    security(("key" = ["operator", "finance", "org_admin", "gateway"])),
+    responses((status = 200, description = "One page of them.", body = Page<ReservationOut>), Problems))]
+pub async fn list(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path(org): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<ReservationOut>>, Problem> {
+    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway])?;
+    let limit = query.limit()?;
+    let holds = list_holds(&api.ledger, org, query.after()?, limit + 1).await?;
+    let rows = holds.into_iter().map(|(id, seen)| (id.to_string(), reservation_out(id, &seen)));
+    Ok(Json(Page::cut(rows.collect(), limit)))
 }
 
 /// Either `credits`, or the usage of one call and who served it.
@@ -529,15 +549,18 @@ fn available_after(recorded: &Recorded) -> Credits {
 }
 
 async fn view(api: &ApiState, id: ReservationId) -> Result<ReservationOut, Problem> {
-    let seen = show_reservation(&api.ledger, id).await?;
-    Ok(ReservationOut {
+    Ok(reservation_out(id, &show_reservation(&api.ledger, id).await?))
+}
+
+fn reservation_out(id: ReservationId, seen: &ReservationView) -> ReservationOut {
+    ReservationOut {
         id,
         status: seen.status,
         held: seen.held,
         charged: seen.charged,
         expires_at: seen.expires_at.map(Timestamp::to_rfc3339),
         reserved_at: seen.reserved_at.to_rfc3339(),
-    })
+    }
 }
 
 fn available(refusal: &Refusal) -> Option<Credits> {

@@ -5,23 +5,55 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::account::budget::Budget;
+use crate::domain::account::budget::{Budget, BudgetKey, BudgetScope, BudgetWindow};
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::limits::Limits;
 use crate::domain::alerting::AlertRule;
+use crate::domain::credits::Credits;
 use crate::domain::event::Role;
-use crate::http::extract::{Body, Path, org_for};
+use crate::domain::ids::{KeyId, ProjectId};
+use crate::http::extract::{Body, Path, org_for, text_if_given};
 use crate::http::orgs::run;
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
 
+/// More of one kind would slow every hold.
+const RULES_MAX: usize = 200;
+/// Longest name of an end user, in bytes.
+const END_USER_MAX: usize = 255;
 const READERS: &[Role] = &[Role::Finance, Role::OrgAdmin, Role::Gateway];
+
+/// Whom a budget or limit is about.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum ScopeName {
+    Org,
+    Project,
+    Key,
+    EndUser,
+}
+
+/// A cap on money per window. The scope's own field says who: `project`, `key`, or `end_user`, which may be absent to
+/// count each end user apart.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct BudgetBody {
+    scope: ScopeName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    project: Option<ProjectId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<KeyId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_user: Option<String>,
+    window: BudgetWindow,
+    cap: Credits,
+}
 
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Budgets {
-    budgets: Vec<Budget>,
+    budgets: Vec<BudgetBody>,
 }
 
 /// Replaces the org's budgets; one that stays keeps its count.
@@ -38,7 +70,9 @@ pub async fn set_budgets(
     Body(body): Body<Budgets>,
 ) -> Result<Json<Budgets>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
-    run(&api, &actor, org, OrgCommand::SetBudgets { budgets: body.budgets.clone() }).await?;
+    few("budgets", body.budgets.len())?;
+    let budgets = body.budgets.iter().map(budget).collect::<Result<_, _>>()?;
+    run(&api, &actor, org, OrgCommand::SetBudgets { budgets }).await?;
     Ok(Json(body))
 }
 
@@ -53,15 +87,36 @@ pub async fn budgets(
     Path(org): Path<String>,
 ) -> Result<Json<Budgets>, Problem> {
     let org = org_for(&api, &actor, &org, READERS)?;
-    let budgets =
-        api.ledger.read(org, |account| account.budgets.iter().map(|state| state.budget.clone()).collect());
+    let budgets = api
+        .ledger
+        .read(org, |account| account.budgets.iter().map(|state| budget_body(&state.budget)).collect());
     Ok(Json(Budgets { budgets: budgets.await? }))
+}
+
+/// The limits of one scope; absent means none.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct LimitsBody {
+    scope: ScopeName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    project: Option<ProjectId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<KeyId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requests_per_minute: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrent_requests: Option<u32>,
+    /// The largest hold that one request may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credits_per_request: Option<Credits>,
 }
 
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AllLimits {
-    limits: Vec<Limits>,
+    limits: Vec<LimitsBody>,
 }
 
 /// Replaces the org's limits.
@@ -78,7 +133,9 @@ pub async fn set_limits(
     Body(body): Body<AllLimits>,
 ) -> Result<Json<AllLimits>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
-    run(&api, &actor, org, OrgCommand::SetLimits { limits: body.limits.clone() }).await?;
+    few("limits", body.limits.len())?;
+    let limits = body.limits.iter().map(limits_of).collect::<Result<_, _>>()?;
+    run(&api, &actor, org, OrgCommand::SetLimits { limits }).await?;
     Ok(Json(body))
 }
 
@@ -93,7 +150,8 @@ pub async fn limits(
     Path(org): Path<String>,
 ) -> Result<Json<AllLimits>, Problem> {
     let org = org_for(&api, &actor, &org, READERS)?;
-    Ok(Json(AllLimits { limits: api.ledger.read(org, |account| account.limits.clone()).await? }))
+    let limits = api.ledger.read(org, |account| account.limits.iter().map(limits_body).collect());
+    Ok(Json(AllLimits { limits: limits.await? }))
 }
 
 #[derive(Serialize, Deserialize, ToSchema)]
@@ -115,6 +173,8 @@ pub async fn set_alert_rules(
     Body(body): Body<AlertRules>,
 ) -> Result<Json<AlertRules>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
+    few("rules", body.rules.len())?;
+    body.rules.iter().try_for_each(crossable)?;
     run(&api, &actor, org, OrgCommand::SetAlertRules { rules: body.rules.clone() }).await?;
     Ok(Json(body))
 }
@@ -131,4 +191,88 @@ pub async fn alert_rules(
 ) -> Result<Json<AlertRules>, Problem> {
     let org = org_for(&api, &actor, &org, READERS)?;
     Ok(Json(AlertRules { rules: api.ledger.read(org, |account| account.alert_rules.clone()).await? }))
+}
+
+fn few(field: &str, len: usize) -> Result<(), Problem> {
+    let is_few = len <= RULES_MAX;
+    is_few.then_some(()).ok_or_else(|| Problem::malformed(format!("there are at most {RULES_MAX} `{field}`")))
+}
+
+fn crossable(rule: &AlertRule) -> Result<(), Problem> {
+    match rule {
+        AlertRule::PercentOfLastPurchase { percent } | AlertRule::BudgetPercent { percent }
+            if !(1..=100).contains(percent) =>
+        {
+            Err(Problem::malformed("`percent` lies between 1 and 100"))
+        }
+        AlertRule::PercentOfLastPurchase { .. }
+        | AlertRule::BudgetPercent { .. }
+        | AlertRule::BalanceBelow { .. } => Ok(()),
+    }
+}
+
+fn budget(body: &BudgetBody) -> Result<Budget, Problem> {
+    let scope = scope(body.scope, body.project, body.key, body.end_user.as_ref())?;
+    Ok(Budget { key: BudgetKey { scope, window: body.window }, cap: body.cap })
+}
+
+fn budget_body(budget: &Budget) -> BudgetBody {
+    let (scope, project, key, end_user) = scope_fields(&budget.key.scope);
+    BudgetBody { scope, project, key, end_user, window: budget.key.window, cap: budget.cap }
+}
+
+/// A limit of nothing would refuse everything: suspending the org says that more plainly.
+fn limits_of(body: &LimitsBody) -> Result<Limits, Problem> {
+    let rates = [body.requests_per_minute, body.concurrent_requests];
+    if rates.contains(&Some(0)) || body.credits_per_request.is_some_and(|credits| !credits.is_positive()) {
+        return Err(Problem::malformed("a limit is greater than zero; leave it out for none"));
+    }
+    Ok(Limits {
+        scope: scope(body.scope, body.project, body.key, body.end_user.as_ref())?,
+        requests_per_minute: body.requests_per_minute,
+        concurrent_requests: body.concurrent_requests,
+        credits_per_request: body.credits_per_request,
+    })
+}
+
+fn limits_body(limits: &Limits) -> LimitsBody {
+    let (scope, project, key, end_user) = scope_fields(&limits.scope);
+    LimitsBody {
+        scope,
+        project,
+        key,
+        end_user,
+        requests_per_minute: limits.requests_per_minute,
+        concurrent_requests: limits.concurrent_requests,
+        credits_per_request: limits.credits_per_request,
+    }
+}
+
+fn scope(
+    name: ScopeName,
+    project: Option<ProjectId>,
+    key: Option<KeyId>,
+    end_user: Option<&String>,
+) -> Result<BudgetScope, Problem> {
+    match (name, project, key, end_user) {
+        (ScopeName::Org, None, None, None) => Ok(BudgetScope::Org),
+        (ScopeName::Project, Some(project), None, None) => Ok(BudgetScope::Project { project }),
+        (ScopeName::Key, None, Some(key), None) => Ok(BudgetScope::Key { key }),
+        (ScopeName::EndUser, None, None, end_user) => {
+            text_if_given("end_user", end_user, END_USER_MAX)?;
+            Ok(BudgetScope::EndUser { end_user: end_user.cloned() })
+        }
+        _ => Err(Problem::malformed(
+            "a scope names what it is about and nothing else: project `project`, key `key`, end_user `end_user`",
+        )),
+    }
+}
+
+fn scope_fields(scope: &BudgetScope) -> (ScopeName, Option<ProjectId>, Option<KeyId>, Option<String>) {
+    match scope {
+        BudgetScope::Org => (ScopeName::Org, None, None, None),
+        BudgetScope::Project { project } => (ScopeName::Project, Some(*project), None, None),
+        BudgetScope::Key { key } => (ScopeName::Key, None, Some(*key), None),
+        BudgetScope::EndUser { end_user } => (ScopeName::EndUser, None, None, end_user.clone()),
+    }
 }

@@ -6,6 +6,7 @@ pub mod claim;
 pub mod explain;
 pub mod find_org;
 pub mod list_events;
+pub mod list_holds;
 pub mod price_usage;
 pub mod profile;
 pub mod readiness;

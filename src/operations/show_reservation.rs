@@ -2,7 +2,7 @@
 
 use crate::domain::account::command::ReservationStatus;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::account::{Account, Ended};
+use crate::domain::account::{Account, Ended, Hold};
 use crate::domain::credits::Credits;
 use crate::domain::ids::ReservationId;
 use crate::domain::time::Timestamp;
@@ -44,15 +44,19 @@ pub async fn reservation_events(ledger: &Ledger, id: ReservationId) -> Result<Ve
 
 fn in_memory(account: &Account, id: ReservationId) -> Option<ReservationView> {
     match account.holds.get(&id) {
-        Some(hold) => Some(ReservationView {
-            status: ReservationStatus::Held,
-            held: hold.credits,
-            charged: Credits::ZERO,
-            expires_at: Some(hold.terms.expires_at),
-            reserved_at: hold.reserved_at,
-            price_book_version: hold.price_book_version,
-        }),
+        Some(hold) => Some(of_hold(hold)),
         None => account.ended.get(&id).map(of_ended),
+    }
+}
+
+pub(super) fn of_hold(hold: &Hold) -> ReservationView {
+    ReservationView {
+        status: ReservationStatus::Held,
+        held: hold.credits,
+        charged: Credits::ZERO,
+        expires_at: Some(hold.terms.expires_at),
+        reserved_at: hold.reserved_at,
+        price_book_version: hold.price_book_version,
     }
 }
 

@@ -264,7 +264,7 @@ pub struct UnitRates {
 }
 
 impl UnitRates {
-    fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         *self == UnitRates::default()
     }
 }
@@ -288,6 +288,17 @@ pub struct PriceList {
 impl RateCard {
     /// The model name of a card that prices every model without one.
     pub const ANY: &'static str = "*";
+
+    /// Whether every request that the card covers has a price: what generates needs a rate for what it generates.
+    pub fn is_complete(&self) -> bool {
+        let tiers = self.tiers.keys().copied().chain([ServiceTier::Standard]);
+        let generates = match self.mode {
+            Mode::Chat | Mode::Responses => true,
+            Mode::Embedding => false,
+        };
+        tiers.into_iter().all(|tier| self.price_list(tier, 0).is_some())
+            && (!generates || self.rates.output.is_some())
+    }
 
     pub fn has_tier(&self, tier: ServiceTier) -> bool {
         tier == ServiceTier::Standard || self.tiers.contains_key(&tier)
