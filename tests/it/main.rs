@@ -10,6 +10,8 @@
 mod api;
 mod events;
 mod http;
+mod input;
+mod replays;
 mod reservations;
 mod schemas;
 mod support;

@@ -1,0 +1,294 @@
+//! Bad input: each gets a problem with a code and a detail that says what to do, and changes nothing.
+
+use std::collections::BTreeSet;
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::{Actor, TestApp};
+
+#[tokio::test]
+async fn whatever_can_not_be_is_refused_and_changes_nothing() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    let operator = app.operator();
+    let bundle = json!({ "name": "b", "credits": "1", "price": "9999999999.99", "currency": "USD" });
+    operator.post("/api/v1/bundles", bundle).await.expect(StatusCode::CREATED);
+    let before = operator.get("/api/v1/orgs/acme/events?limit=1000").await.expect(StatusCode::OK);
+    let long = "x".repeat(2_000);
+    let purchase = |payment: Value| json!({ "bundle": "b", "payment": payment });
+    let budget = |budget: Value| json!({ "budgets": [budget] });
+
+    let table = [
+        ("orgs", json!({ "slug": "Acme!", "name": "n" }), 400),
+        ("orgs", json!({ "slug": "org_00000000000000000000000000000001", "name": "n" }), 400),
+        ("orgs", json!({ "slug": "new", "name": "" }), 400),
+        ("orgs", json!({ "slug": "new", "name": "n", "time_zone": "Mars/Phobos" }), 422),
+        ("orgs", json!({ "slug": "new", "name": "n", "overdraft_limit": "-1" }), 422),
+        ("orgs", json!({ "slug": "acme", "name": "another" }), 409),
+        ("bundles", json!({ "name": "c", "credits": "1", "price": "-1", "currency": "USD" }), 400),
+        ("bundles", json!({ "name": "c", "credits": "1", "price": "1.001", "currency": "USD" }), 400),
+        ("bundles", json!({ "name": "c", "credits": "1", "price": "9".repeat(28), "currency": "USD" }), 400),
+        ("bundles", json!({ "name": "c", "credits": "0", "price": "1", "currency": "USD" }), 422),
+        ("bundles", json!({ "name": "c", "credits": "1", "price": "1", "currency": "dollars" }), 400),
+        (
+            "bundles",
+            json!({ "name": "c", "credits": "1", "price": "1", "currency": "USD", "validity_days": 0 }),
+            400,
+        ),
+        ("bundles", json!({ "name": "b", "credits": "1", "price": "1", "currency": "USD" }), 409),
+        ("orgs/acme/purchases", purchase(json!({ "method": "manual", "reference": "" })), 400),
+        ("orgs/acme/purchases", purchase(json!({ "method": "ma:nual", "reference": "r" })), 400),
+        ("orgs/acme/purchases", purchase(json!({ "method": "manual", "reference": long })), 400),
+        (
+            "orgs/acme/purchases",
+            purchase(json!({ "method": "manual", "reference": "r", "tax": "10000000000" })),
+            400,
+        ),
+        (
+            "orgs/acme/purchases",
+            json!({ "bundle": "none", "payment": { "method": "m", "reference": "r" } }),
+            404,
+        ),
+        (
+            "orgs/acme/purchases",
+            json!({ "bundle": "b", "quantity": 0, "payment": { "method": "m", "reference": "r" } }),
+            400,
+        ),
+        ("orgs/acme/grants", json!({ "credits": "0", "kind": "goodwill" }), 422),
+        ("orgs/acme/grants", json!({ "credits": "1", "kind": "gift" }), 400),
+        ("orgs/acme/grants", json!({ "credits": "1", "kind": "goodwill", "note": long }), 400),
+        ("orgs/acme/grants", json!({ "credits": "1", "kind": "goodwill", "expires_at": "tomorrow" }), 400),
+        (
+            "orgs/acme/grants",
+            json!({ "credits": "1", "kind": "goodwill", "expires_at": "2020-01-01T00:00:00Z" }),
+            422,
+        ),
+        ("orgs/acme/adjustments", json!({ "credits": "0", "reason": "r" }), 422),
+        ("orgs/acme/adjustments", json!({ "credits": "-11", "reason": "r" }), 402),
+        ("orgs/acme/adjustments", json!({ "credits": "1", "reason": "" }), 400),
+        ("orgs/acme/refunds", json!({ "lot": "lot_x", "credits": "1", "reference": "r" }), 400),
+        ("orgs/acme/projects", json!({ "name": "Not A Slug" }), 400),
+        ("orgs/acme/keys", json!({ "name": "k", "role": "operator" }), 400),
+        ("orgs/acme/keys", json!({ "name": "k", "role": "emperor" }), 400),
+        ("orgs/acme/keys", json!({ "name": "k", "role": "gateway", "project": "prj_x" }), 400),
+        ("keys", json!({ "name": "k", "role": "gateway" }), 400),
+        ("prices", json!({}), 400),
+        ("prices", json!({ "mark_ups": [{ "percent": "-5" }] }), 400),
+        ("prices", json!({ "mark_ups": [{ "percent": "5000" }] }), 400),
+        (
+            "prices",
+            json!({ "mark_ups": [{ "percent": "5", "org": "org_000000000000000000000000000000ab" }] }),
+            404,
+        ),
+        ("prices", json!({ "cards": [{ "provider": "p", "model": "m", "rates": { "input": "1" } }] }), 422),
+        ("prices", json!({ "cards": [{ "provider": "p", "model": "m", "rates": { "inputs": "1" } }] }), 400),
+        (
+            "prices",
+            json!({ "cards": [{ "provider": "", "model": "m", "rates": { "input": "1", "output": "1" } }] }),
+            400,
+        ),
+        ("batch", json!({ "operations": [] }), 400),
+        ("batch", json!({ "operations": vec![json!({}); 1_001] }), 400),
+        ("orgs/acme/reservations", json!({ "credits": "1", "labels": { "team": "" } }), 400),
+        ("orgs/acme/reservations", json!({ "credits": "1", "end_user": long }), 400),
+        ("orgs/acme/reservations", json!({ "credits": "1", "ttl_seconds": i64::MAX }), 422),
+        ("orgs/acme/reservations", json!({ "credits": "1", "quote": { "model": "m" } }), 400),
+        ("reservations/res_nonsense/settle", json!({ "credits": "1" }), 404),
+    ];
+    for (path, body, status) in table {
+        refused(&operator, Method::POST, &format!("/api/v1/{path}"), Some(body), status).await;
+    }
+    for (path, body, status) in [
+        ("budgets", budget(json!({ "scope": "org", "window": "month", "cap": "-1" })), 422),
+        ("budgets", budget(json!({ "scope": "org", "window": "month", "cap": "1", "caps": "2" })), 400),
+        ("budgets", budget(json!({ "scope": "org", "window": "aeon", "cap": "1" })), 400),
+        ("budgets", budget(json!({ "scope": "project", "window": "day", "cap": "1" })), 400),
+        ("limits", json!({ "limits": [{ "scope": "org", "requests_per_minute": 0 }] }), 400),
+        ("limits", json!({ "limits": [{ "scope": "org", "requests_per_second": 5 }] }), 400),
+        ("limits", json!({ "limits": [{ "scope": "org", "credits_per_request": "0" }] }), 400),
+        ("alert_rules", json!({ "rules": [{ "kind": "budget_percent", "percent": 101 }] }), 400),
+        ("alert_rules", json!({ "rules": [{ "kind": "balance_below", "credits": "1", "percent": 3 }] }), 400),
+        ("overdraft_limit", json!({ "overdraft_limit": "-1" }), 422),
+    ] {
+        refused(&operator, Method::PUT, &format!("/api/v1/orgs/acme/{path}"), Some(body), status).await;
+    }
+    for (path, status) in [
+        ("orgs?limit=0", 400),
+        ("orgs?limit=many", 400),
+        ("orgs?size=3", 400),
+        ("orgs/%FF", 400),
+        ("orgs/acme/events?after=soon", 400),
+        ("orgs/acme/reservations?after=soon", 400),
+        ("orgs/acme/balance?as_of=yesterday", 400),
+        ("orgs/acme/spend?from=2026-11-01T00:30:00Z", 400),
+        ("orgs/acme/spend?format=xml", 400),
+        ("orgs/acme/spend?groupby=day", 400),
+        ("prices/nobody/nothing", 404),
+    ] {
+        refused(&operator, Method::GET, &format!("/api/v1/{path}"), None, status).await;
+    }
+
+    assert_eq!(operator.get("/api/v1/orgs/acme/events?limit=1000").await.expect(StatusCode::OK), before);
+    acme.get("/api/v1/orgs/new").await.expect(StatusCode::NOT_FOUND);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i12_an_org_that_was_never_opened_is_not_found_and_neither_is_the_systems_own() {
+    let app = TestApp::start().await;
+    for org in ["nobody", "org_000000000000000000000000000000ab", "org_00000000000000000000000000000000"] {
+        for what in [
+            "",
+            "/balance",
+            "/events",
+            "/alerts",
+            "/spend",
+            "/reservations",
+            "/projects",
+            "/keys",
+            "/budgets",
+        ] {
+            let path = format!("/api/v1/orgs/{org}{what}");
+            refused(&app.operator(), Method::GET, &path, None, 404).await;
+        }
+        let path = format!("/api/v1/orgs/{org}/grants");
+        refused(
+            &app.operator(),
+            Method::POST,
+            &path,
+            Some(json!({ "credits": "1", "kind": "goodwill" })),
+            404,
+        )
+        .await;
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i12_the_key_of_a_project_spends_for_no_other_project() {
+    let app = TestApp::start().await;
+    app.funded("acme", "10").await;
+    let operator = app.operator();
+    let mut projects = Vec::new();
+    for name in ["web", "batch"] {
+        let made = operator.post("/api/v1/orgs/acme/projects", json!({ "name": name })).await;
+        projects.push(made.expect(StatusCode::CREATED)["id"].clone());
+    }
+    let key = json!({ "name": "k", "role": "gateway", "project": projects[0] });
+    let key = operator.post("/api/v1/orgs/acme/keys", key).await.expect(StatusCode::CREATED);
+    let web = app.with_key(key["secret"].as_str().unwrap());
+    let hold = |project: Value| json!({ "credits": "1", "project": project });
+
+    let own = web.post("/api/v1/orgs/acme/reservations", hold(projects[0].clone())).await;
+    let other = web.post("/api/v1/orgs/acme/reservations", hold(projects[1].clone())).await;
+    let unnamed = web.post("/api/v1/orgs/acme/reservations", json!({ "credits": "1" })).await;
+
+    own.expect(StatusCode::CREATED);
+    assert_eq!(other.expect(StatusCode::FORBIDDEN)["code"], "forbidden");
+    let unnamed = unnamed.expect(StatusCode::CREATED);
+    let events = operator.get("/api/v1/orgs/acme/events?limit=1000").await.expect(StatusCode::OK);
+    let last = events["data"].as_array().unwrap().last().unwrap();
+    let data = &last["payload"]["event"]["data"];
+    assert_eq!((&data["reservation"], &data["purpose"]["project"]), (&unnamed["id"], &projects[0]));
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn every_list_comes_in_pages_that_end() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    let operator = app.operator();
+    let rules = json!({ "rules": (1..=3).map(|below| json!({ "kind": "balance_below", "credits": (below + 6).to_string() })).collect::<Vec<_>>() });
+    operator
+        .send(Method::PUT, "/api/v1/orgs/acme/alert_rules", None, Some(rules))
+        .await
+        .expect(StatusCode::OK);
+    for index in 0..3 {
+        app.funded(&format!("org-{index}"), "1").await;
+        app.key("acme", "inference").await;
+        let bundle = json!({ "name": format!("b{index}"), "credits": "1", "price": "1", "currency": "USD" });
+        operator.post("/api/v1/bundles", bundle).await.expect(StatusCode::CREATED);
+        let project = json!({ "name": format!("p{index}") });
+        operator.post("/api/v1/orgs/acme/projects", project).await.expect(StatusCode::CREATED);
+        let hold = acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "1" })).await;
+        let settle = format!(
+            "/api/v1/reservations/{}/settle",
+            hold.expect(StatusCode::CREATED)["id"].as_str().unwrap()
+        );
+        acme.post(&settle, json!({ "credits": "1.5" })).await.expect(StatusCode::OK);
+        acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "0.5" }))
+            .await
+            .expect(StatusCode::CREATED);
+    }
+
+    for (path, rows) in [
+        ("/api/v1/orgs", 4),
+        ("/api/v1/bundles", 3),
+        ("/api/v1/orgs/acme/projects", 3),
+        ("/api/v1/orgs/acme/keys", 4),
+        ("/api/v1/orgs/acme/reservations", 3),
+        ("/api/v1/orgs/acme/alerts", 3),
+    ] {
+        for limit in [1, 2, rows] {
+            assert_eq!(walked(&operator, path, limit).await, rows, "{path} by {limit}");
+        }
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_published_card_prices_from_its_moment_on_and_tells_its_history() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    let operator = app.operator();
+    let card = |input: &str, from: String| {
+        json!({ "cards": [{ "provider": "own", "model": "m", "effective_from": from,
+                            "rates": { "input": input, "output": "2" } }] })
+    };
+    for (input, from) in [("1", app.time_in(0)), ("3", app.time_in(3_600))] {
+        operator.post("/api/v1/prices", card(input, from)).await.expect(StatusCode::CREATED);
+    }
+    let quote = json!({ "quote": { "model": "m", "input_tokens": 1_000_000, "max_output_tokens": 0 } });
+
+    let now = acme.post("/api/v1/orgs/acme/reservations", quote.clone()).await.expect(StatusCode::CREATED);
+    app.clock().advance_seconds(3_600);
+    let later = acme.post("/api/v1/orgs/acme/reservations", quote).await.expect(StatusCode::CREATED);
+    let settle = format!("/api/v1/reservations/{}/settle", now["id"].as_str().unwrap());
+    let usage = json!({ "provider": "own", "model": "m", "usage": { "input_tokens": 500_000 } });
+    let settled = acme.post(&settle, usage).await.expect(StatusCode::OK);
+    let history = acme.get("/api/v1/prices/own/m").await.expect(StatusCode::OK);
+
+    assert_eq!((&now["held"], &later["held"]), (&json!("1"), &json!("3")));
+    assert_eq!(settled["charged"], "0.5", "at the price that the hold pinned");
+    let inputs: Vec<&Value> =
+        history["data"].as_array().unwrap().iter().map(|row| &row["card"]["rates"]["input"]).collect();
+    assert_eq!(inputs, [&json!("1"), &json!("3")]);
+    app.finish().await;
+}
+
+async fn refused(actor: &Actor, method: Method, path: &str, body: Option<Value>, status: u16) {
+    let key = (method == Method::POST)
+        .then(|| format!("{path} {}", body.clone().unwrap_or_default()).len().to_string());
+    let said = body.clone().unwrap_or_default().to_string().chars().take(120).collect::<String>();
+    let answer = actor.send(method.clone(), path, key.as_deref(), body).await;
+    assert_eq!(answer.status.as_u16(), status, "{method} {path} {said}: {}", answer.body);
+    let named = |field: &str| answer.body[field].as_str().is_some_and(|text| text.len() >= 4);
+    assert!(named("code") && named("detail"), "{method} {path} {said}: {}", answer.body);
+    assert_eq!(answer.body["status"], status);
+}
+
+/// How many different rows a walk over all pages meets; it panics where one comes twice.
+async fn walked(actor: &Actor, path: &str, limit: usize) -> usize {
+    let (mut after, mut seen) = (String::new(), BTreeSet::new());
+    loop {
+        let page = actor.get(&format!("{path}?limit={limit}{after}")).await.expect(StatusCode::OK);
+        let rows = page["data"].as_array().unwrap();
+        assert!(rows.len() <= limit);
+        for row in rows {
+            assert!(seen.insert(row.to_string()), "{path}: {row} came twice");
+        }
+        let Some(next) = page["next"].as_str() else { return seen.len() };
+        after = format!("&after={next}");
+    }
+}

@@ -1,0 +1,160 @@
+//! One key, one effect, one answer (I4), on every route that changes money.
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Map, Value, json};
+use tollgate::domain::account::command::OrgCommand;
+use tollgate::domain::commerce::Claim;
+use tollgate::domain::credits::Credits;
+use tollgate::domain::ids::OrgId;
+use tollgate::domain::system::SystemCommand;
+use tollgate::operations::claim::finish_claims;
+
+use crate::support::{Actor, TestApp};
+
+/// A route, a body, and another body under the same key.
+const ROUTES: &[(&str, &str, &str)] = &[
+    (
+        "/api/v1/orgs",
+        r#"{"slug":"other","name":"Other","billing_email":"a@example.com"}"#,
+        r#"{"slug":"other","name":"Other"}"#,
+    ),
+    (
+        "/api/v1/bundles",
+        r#"{"name":"ten","credits":"10","price":"8.00","currency":"USD","validity_days":30}"#,
+        r#"{"name":"ten","credits":"10","price":"8.00","currency":"USD"}"#,
+    ),
+    (
+        "/api/v1/orgs/acme/purchases",
+        r#"{"bundle":"ten","payment":{"method":"manual","reference":"INV-1"}}"#,
+        r#"{"bundle":"ten","payment":{"method":"manual","reference":"INV-2"}}"#,
+    ),
+    (
+        "/api/v1/orgs/acme/grants",
+        r#"{"credits":"5","kind":"goodwill","priority":-1}"#,
+        r#"{"credits":"5","kind":"goodwill"}"#,
+    ),
+    (
+        "/api/v1/orgs/acme/adjustments",
+        r#"{"credits":"-1.5","reason":"granted twice"}"#,
+        r#"{"credits":"1.5","reason":"granted twice"}"#,
+    ),
+    (
+        "/api/v1/orgs/acme/adjustments",
+        r#"{"credits":"0.5","reason":"made good"}"#,
+        r#"{"credits":"0.5","reason":"other"}"#,
+    ),
+    ("/api/v1/prices", r#"{"mark_ups":[{"percent":"7.5"}],"cards":[]}"#, r#"{"mark_ups":[{"percent":"8"}]}"#),
+    (
+        "/api/v1/orgs/acme/refunds",
+        r#"{"lot":"{lot}","credits":"4","reference":"RF-1"}"#,
+        r#"{"lot":"{lot}","credits":"3","reference":"RF-1"}"#,
+    ),
+    ("/api/v1/orgs/acme/reservations", r#"{"credits":"2","ttl_seconds":60}"#, r#"{"credits":"2"}"#),
+    ("/api/v1/reservations/{hold}/extend", r#"{"ttl_seconds":900}"#, r#"{"ttl_seconds":901}"#),
+    ("/api/v1/reservations/{hold}/settle", r#"{"credits":"1.25"}"#, r#"{"credits":"1.26"}"#),
+];
+/// Their places in `ROUTES`.
+const PURCHASE: usize = 2;
+const REFUND: usize = 7;
+const RESERVE: usize = 8;
+
+#[tokio::test]
+async fn i4_every_repeat_gets_the_first_answer_and_every_other_body_a_conflict() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "100").await;
+    let operator = app.operator();
+    let mut first: Vec<(StatusCode, Value)> = Vec::new();
+    let filled = |text: &str, first: &[(StatusCode, Value)]| {
+        let id =
+            |index: usize| first.get(index).and_then(|(_, body)| body["id"].as_str()).unwrap_or_default();
+        text.replace("{lot}", id(PURCHASE)).replace("{hold}", id(RESERVE))
+    };
+    for (index, (path, body, _)) in ROUTES.iter().enumerate() {
+        let (path, body) = (filled(path, &first), filled(body, &first));
+        let answer = keyed(&operator, &path, index, serde_json::from_str(&body).unwrap()).await;
+        assert!(answer.0.is_success(), "{path}: {}", answer.1);
+        first.push(answer);
+    }
+    // What was answered must not depend on what came after it.
+    acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "90" })).await.expect(StatusCode::CREATED);
+    operator.post("/api/v1/orgs/other/suspend", json!({})).await.expect(StatusCode::OK);
+    let before = acme.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+
+    for (index, (path, body, other)) in ROUTES.iter().enumerate() {
+        let path = filled(path, &first);
+        let [body, other] = [body, other].map(|text| serde_json::from_str(&filled(text, &first)).unwrap());
+        assert_eq!(keyed(&operator, &path, index, reversed(&body)).await, first[index], "{path}");
+        let conflict = keyed(&operator, &path, index, other).await;
+        assert_eq!(conflict.0, StatusCode::CONFLICT, "{path}: {}", conflict.1);
+        assert_eq!(conflict.1["code"], "idempotency_conflict");
+    }
+    let on_another_route =
+        keyed(&operator, "/api/v1/orgs/acme/grants", RESERVE, json!({ "credits": "2", "kind": "goodwill" }));
+    assert_eq!(on_another_route.await.0, StatusCode::CONFLICT);
+    assert_eq!(first[REFUND].1["owed"], json!({ "amount": "3.20", "currency": "USD" }));
+    assert_eq!(acme.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK), before);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i5_a_claim_that_a_crash_left_open_is_finished_with_its_own_ids() {
+    let app = TestApp::start().await;
+    let org: OrgId = "org_000000000000000000000000000000aa".parse().unwrap();
+    let open =
+        OrgCommand::OpenOrg { slug: "acme".into(), time_zone: "UTC".into(), overdraft_limit: Credits::ZERO };
+    let claim = Claim { name: "slug:acme".into(), org, then: Box::new(open) };
+    app.ledger().submit_system(SystemCommand::Claim { claim }, None, None).await.unwrap();
+    app.operator().get("/api/v1/orgs/acme").await.expect(StatusCode::NOT_FOUND);
+
+    finish_claims(app.ledger()).await.unwrap();
+    finish_claims(app.ledger()).await.unwrap();
+
+    let acme = app.operator().get("/api/v1/orgs/acme").await.expect(StatusCode::OK);
+    assert_eq!(acme["id"], json!(org));
+    let asked_again = json!({ "slug": "acme", "name": "Acme" });
+    let joined = app.operator().post("/api/v1/orgs", asked_again).await.expect(StatusCode::CREATED);
+    assert_eq!(joined["id"], json!(org), "the same wish under another key joins the first");
+    let another = json!({ "slug": "acme", "name": "Somebody else" });
+    app.operator().post("/api/v1/orgs", another).await.expect(StatusCode::CONFLICT);
+    assert_eq!(app.operator().get("/api/v1/orgs/acme").await.expect(StatusCode::OK)["name"], "Acme");
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_refused_purchase_leaves_its_payment_free_to_buy_once() {
+    let app = TestApp::start().await;
+    app.funded("acme", "1").await;
+    let operator = app.operator();
+    for (name, credits) in [("vast", "900000000"), ("ten", "10")] {
+        let bundle = json!({ "name": name, "credits": credits, "price": "8.00", "currency": "USD" });
+        operator.post("/api/v1/bundles", bundle).await.expect(StatusCode::CREATED);
+    }
+    let payment = json!({ "method": "manual", "reference": "INV-1" });
+    let path = "/api/v1/orgs/acme/purchases";
+    let vast = json!({ "bundle": "vast", "quantity": 2, "payment": payment });
+
+    for _ in 0..2 {
+        let refused = operator.send(Method::POST, path, Some("vast"), Some(vast.clone())).await;
+        refused.expect(StatusCode::UNPROCESSABLE_ENTITY);
+    }
+    let ten = json!({ "bundle": "ten", "payment": payment });
+    let bought = operator.post(path, ten.clone()).await.expect(StatusCode::CREATED);
+    let again = operator.post(path, ten).await.expect(StatusCode::CREATED);
+    let refused = operator.send(Method::POST, path, Some("vast"), Some(vast)).await;
+
+    assert_eq!(bought, again);
+    assert_eq!(refused.expect(StatusCode::CONFLICT)["code"], "conflict");
+    let balance = operator.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+    assert_eq!(balance["granted"], "11");
+    app.finish().await;
+}
+
+async fn keyed(actor: &Actor, path: &str, key: usize, body: Value) -> (StatusCode, Value) {
+    let answer = actor.send(Method::POST, path, Some(&format!("k{key}")), Some(body)).await;
+    (answer.status, answer.body)
+}
+
+/// The same body with its names in the other order.
+fn reversed(body: &Value) -> Value {
+    Value::Object(body.as_object().unwrap().clone().into_iter().rev().collect::<Map<_, _>>())
+}
