@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use crate::clock::Timer;
-use crate::domain::account::command::{OrgCommand, Reserve, Settle};
+use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, Settle};
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
 use crate::domain::event::{Attempt, AttemptOutcome, Balance, Dispatcher, Event, ExpiryPolicy, Purpose};
@@ -28,6 +28,7 @@ use crate::gateway::plan::{Prices, Target, plan};
 use crate::gateway::providers::classify::{Retry, UpstreamFailure};
 use crate::gateway::quote::{Means, Quote, quote};
 use crate::ledger::{LedgerError, Outcome, Submission};
+use crate::operations::show_reservation::show_reservation;
 
 /// How often a quote follows a balance that moves under it.
 const RESERVE_TRIES: usize = 4;
@@ -118,7 +119,7 @@ async fn reserve(
             idempotency: request.idempotency.clone(),
         };
         let refusal = match state.ledger.submit(submission).await {
-            Ok(outcome) if outcome.replayed => return Err(replayed(&state, &request, &outcome).await),
+            Ok(outcome) if outcome.replayed => return Err(replayed(&state, &outcome).await),
             Ok(outcome) => {
                 let dispatch = Dispatch {
                     held: quoted.1.credits,
@@ -165,7 +166,7 @@ fn first_quote(request: &Request, prices: &Prices, targets: &[Target]) -> Result
 }
 
 /// The same idempotency key again: told about the first call, never dispatched a second time (I4).
-async fn replayed(state: &State, request: &Request, outcome: &Outcome) -> Failure {
+async fn replayed(state: &State, outcome: &Outcome) -> Failure {
     let Some((reservation, purpose)) =
         outcome.events.iter().find_map(|recorded| match &recorded.payload.event {
             Event::CreditsReserved { reservation, purpose, .. } => Some((*reservation, purpose.clone())),
@@ -174,14 +175,11 @@ async fn replayed(state: &State, request: &Request, outcome: &Outcome) -> Failur
     else {
         return Failure::from(Refusal::IdempotencyConflict);
     };
-    let charged = state
-        .ledger
-        .read(request.caller.org, move |account| account.ended.get(&reservation).map(|ended| ended.charged))
-        .await;
     let first = purpose.request.map_or_else(|| reservation.to_string(), |id| id.to_string());
-    let how = match charged {
-        Ok(Some(charged)) => format!("it cost {charged} credits"),
-        Ok(None) | Err(_) => "it is in flight or long ended".to_owned(),
+    let how = match show_reservation(&state.ledger, reservation).await {
+        Ok(seen) if seen.status == ReservationStatus::Held => "it is in flight".to_owned(),
+        Ok(seen) => format!("it cost {} credits", seen.charged),
+        Err(_) => "its outcome can't be read now".to_owned(),
     };
     Failure::new(409, "duplicate_request", format!("this idempotency key was used by request {first}; {how}"))
 }

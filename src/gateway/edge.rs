@@ -1,5 +1,7 @@
 //! The edge: who asks, and what: authenticated and well-formed before anything else is looked at.
 
+use std::sync::Arc;
+
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use serde_json::Value;
@@ -10,6 +12,7 @@ use crate::domain::ids::{KeyId, OrgId, ProjectId, RequestId, ReservationId};
 use crate::gateway::State;
 use crate::gateway::dialects::{self, Dialect};
 use crate::gateway::failure::Failure;
+use crate::gateway::limiter::Place;
 use crate::gateway::providers::{self, embeddings};
 use crate::operations::authenticate::{Actor, AuthError, authenticate};
 
@@ -49,6 +52,8 @@ pub struct Request {
     pub reservation: ReservationId,
     pub purpose: Purpose,
     pub idempotency: Option<CommandRef>,
+    /// Held for as long as the request runs, its stream included.
+    _place: Arc<Place>,
 }
 
 /// Authenticates and validates.
@@ -76,21 +81,24 @@ pub async fn admit(
         model: Some(model.clone()),
         ..Purpose::default()
     };
+    let limits = state.ledger.read(caller.org, |account| account.limits.clone()).await?;
+    let place = Arc::new(state.limiter.admit(caller.org, &limits, &purpose)?);
     let idempotency = headers
         .get("idempotency-key")
         .and_then(|key| key.to_str().ok())
         .map(|key| CommandRef { key: format!("v1:{key}"), fingerprint: hex::encode(Sha256::digest(bytes)) });
-    Ok(Request { id, endpoint, caller, model, body, reservation, purpose, idempotency })
+    Ok(Request { id, endpoint, caller, model, body, reservation, purpose, idempotency, _place: place })
 }
 
-/// The caller, by `Authorization: Bearer` or Anthropic's `x-api-key`.
+/// The caller, by `Authorization: Bearer`, Anthropic's `x-api-key` or Google's `x-goog-api-key`.
 pub async fn caller(state: &State, headers: &HeaderMap) -> Result<Caller, Failure> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let presented = text("authorization")
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, secret)| secret.trim())
-        .or_else(|| text("x-api-key"));
+        .or_else(|| text("x-api-key"))
+        .or_else(|| text("x-goog-api-key"));
     let actor = authenticate(&state.ledger, &state.operator, presented).await?;
     match actor {
         Actor { role: Role::Inference | Role::OrgAdmin, org: Some(org), key: Some(key), project } => {

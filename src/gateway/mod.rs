@@ -9,6 +9,7 @@ mod dispatch;
 mod edge;
 mod failure;
 mod headers;
+mod limiter;
 mod meter;
 mod plan;
 pub mod providers;
@@ -37,6 +38,7 @@ use crate::gateway::dialects::Dialect;
 use crate::gateway::edge::Endpoint;
 use crate::gateway::failure::{Failure, Failures};
 use crate::gateway::headers::Away;
+use crate::gateway::limiter::Limiter;
 use crate::gateway::plan::Prices;
 use crate::gateway::providers::models::{self, ModelEntry};
 use crate::ledger::Ledger;
@@ -58,6 +60,7 @@ pub struct Parts {
     /// In the order of the configuration.
     upstreams: Vec<Arc<Upstream>>,
     routes: HashMap<String, Vec<(Arc<Upstream>, String)>>,
+    limiter: Limiter,
 }
 
 /// A configured provider with its connections.
@@ -98,7 +101,8 @@ impl GatewayState {
             }
             routes.insert(route.name.clone(), chain);
         }
-        Ok(GatewayState(Arc::new(Parts { ledger, operator, upstreams, routes })))
+        let limiter = Limiter::new(ledger.clock().clone());
+        Ok(GatewayState(Arc::new(Parts { ledger, operator, upstreams, routes, limiter })))
     }
 }
 

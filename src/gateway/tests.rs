@@ -10,7 +10,9 @@ use uuid::Uuid;
 use super::*;
 use crate::clock::Clock;
 use crate::config::{RouteConfig, TargetConfig};
+use crate::domain::account::budget::BudgetScope;
 use crate::domain::account::command::OrgCommand;
+use crate::domain::account::limits::Limits;
 use crate::domain::credits::Credits;
 use crate::domain::event::{Balance, GrantKind, LotTerms, Role};
 use crate::domain::ids::{KeyId, LotId, OrgId};
@@ -302,7 +304,7 @@ async fn a_client_that_goes_away_pays_for_what_it_caused() {
             break;
         }
         tokio::task::yield_now().await;
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        tokio::task::yield_now().await;
     }
     let balance = world.balance().await;
     assert!(balance.consumed.is_positive() && balance.held.is_zero(), "{balance:?}");
@@ -324,4 +326,33 @@ async fn a_repeated_key_is_never_dispatched_twice() {
     assert_eq!(world.balance().await.consumed, consumed);
     let body: Value = second.json().await.expect("json");
     assert!(body["error"]["message"].as_str().expect("words").contains(&consumed.to_string()), "{body}");
+}
+
+#[tokio::test]
+async fn a_limit_refuses_in_the_callers_dialect_before_anything_is_held() {
+    let world = World::new("5", "").await;
+    let limits = vec![Limits {
+        scope: BudgetScope::Org,
+        requests_per_minute: Some(1),
+        concurrent_requests: None,
+        credits_per_request: None,
+    }];
+    let set = OrgCommand::SetLimits { limits };
+    world
+        .ledger
+        .submit(Submission { org: ACME, command: set, by: None, idempotency: None })
+        .await
+        .expect("sets");
+    world.post("/v1/chat/completions", chat("gpt-4o-mini")).await;
+    let before = world.balance().await;
+
+    let message = json!({"model": "claude-haiku-4-5", "max_tokens": 9,
+                         "messages": [{"role": "user", "content": "Say something."}]});
+    let refused = world.post("/v1/messages", message).await;
+
+    assert_eq!(refused.status().as_u16(), 429);
+    assert!(header(&refused, "retry-after").parse::<u64>().is_ok_and(|seconds| seconds <= 61));
+    let body: Value = refused.json().await.expect("json");
+    assert_eq!((&body["type"], &body["error"]["type"]), (&json!("error"), &json!("rate_limit_error")));
+    assert_eq!(world.balance().await, before);
 }

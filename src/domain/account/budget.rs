@@ -83,16 +83,23 @@ pub struct BudgetState {
     pub counters: HashMap<CounterKey, Counter>,
 }
 
-impl Budget {
-    /// Whether a hold for this purpose counts here.
+impl BudgetScope {
+    /// Whether what is done for this purpose lies on the path.
     pub fn covers(&self, purpose: &Purpose) -> bool {
-        match &self.key.scope {
+        match self {
             BudgetScope::Org => true,
             BudgetScope::Project { project } => purpose.project == Some(*project),
             BudgetScope::Key { key } => purpose.key == Some(*key),
             BudgetScope::EndUser { end_user: Some(name) } => purpose.end_user.as_ref() == Some(name),
             BudgetScope::EndUser { end_user: None } => purpose.end_user.is_some(),
         }
+    }
+}
+
+impl Budget {
+    /// Whether a hold for this purpose counts here.
+    pub fn covers(&self, purpose: &Purpose) -> bool {
+        self.key.scope.covers(purpose)
     }
 
     /// The window in which a hold decided at `at` counts.

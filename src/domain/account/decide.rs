@@ -541,15 +541,7 @@ fn within_budgets(
 }
 
 fn within_request_limit(account: &Account, purpose: &Purpose, asked: Credits) -> Result<(), Refusal> {
-    let applies = |scope: &BudgetScope| match scope {
-        BudgetScope::Org => true,
-        BudgetScope::Project { project } => purpose.project == Some(*project),
-        BudgetScope::Key { key } => purpose.key == Some(*key),
-        BudgetScope::EndUser { end_user } => {
-            purpose.end_user.is_some() && (end_user.is_none() || *end_user == purpose.end_user)
-        }
-    };
-    let caps = account.limits.iter().filter(|limits| applies(&limits.scope));
+    let caps = account.limits.iter().filter(|limits| limits.scope.covers(purpose));
     match caps.filter_map(|limits| limits.credits_per_request).min() {
         Some(limit) if asked > limit => Err(Refusal::RequestTooLarge { limit, asked }),
         Some(_) | None => Ok(()),

@@ -1,0 +1,227 @@
+//! Limits on rate and concurrency, held before anything costs money.
+//!
+//! Kept per node: each of N nodes lets as much through. What an org may spend is not a limit but a hold, and holds on
+//! all nodes together.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use governor::clock::Clock as Measures;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+
+use crate::clock::Clock;
+use crate::domain::account::budget::BudgetScope;
+use crate::domain::account::limits::Limits;
+use crate::domain::event::Purpose;
+use crate::domain::ids::OrgId;
+use crate::gateway::failure::Failure;
+
+/// Counts in memory before those that have nothing to say are dropped.
+const COUNTS_MAX: usize = 100_000;
+/// When a place may be free again where the limit is on concurrency: nobody knows, but soon.
+const PLACE_SECONDS: u64 = 1;
+
+/// Whose count it is: a limit on each end user counts each apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Whose {
+    org: OrgId,
+    scope: BudgetScope,
+    end_user: Option<String>,
+}
+
+type Bucket = RateLimiter<NotKeyed, InMemoryState, NodeTime, NoOpMiddleware<Nanos>>;
+
+pub(super) struct Limiter {
+    time: NodeTime,
+    counts: Arc<Mutex<HashMap<Whose, Count>>>,
+}
+
+#[derive(Default)]
+struct Count {
+    running: u32,
+    /// With the rate that it was made for.
+    bucket: Option<(NonZeroU32, Bucket)>,
+}
+
+/// A request's place among those that run; given back when it is dropped.
+pub(super) struct Place {
+    counts: Arc<Mutex<HashMap<Whose, Count>>>,
+    held: Vec<Whose>,
+}
+
+impl std::fmt::Debug for Limiter {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Limiter").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Place").field("held", &self.held).finish_non_exhaustive()
+    }
+}
+
+impl Limiter {
+    pub fn new(clock: Clock) -> Limiter {
+        Limiter { time: NodeTime(clock), counts: Arc::default() }
+    }
+
+    /// Takes a place under every limit on the request's path, all or nothing.
+    ///
+    /// # Errors
+    /// 429 with the seconds after which to try again.
+    pub fn admit(&self, org: OrgId, limits: &[Limits], purpose: &Purpose) -> Result<Place, Failure> {
+        let mut place = Place { counts: self.counts.clone(), held: Vec::new() };
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.len() > COUNTS_MAX {
+            counts.retain(|_, count| count.running > 0);
+        }
+        let applies = |limits: &&Limits| limits.scope.covers(purpose);
+        for limits in limits.iter().filter(applies) {
+            let whose = Whose::of(org, limits, purpose);
+            let count = counts.entry(whose.clone()).or_default();
+            if limits.concurrent_requests.is_some_and(|most| count.running >= most) {
+                drop(counts);
+                return Err(limited("concurrent requests", limits, PLACE_SECONDS));
+            }
+            if let Some(rate) = limits.requests_per_minute {
+                let wait = count.take(rate, &self.time);
+                if let Err(seconds) = wait {
+                    drop(counts);
+                    return Err(limited("requests per minute", limits, seconds));
+                }
+            }
+            count.running += 1;
+            place.held.push(whose);
+        }
+        drop(counts);
+        Ok(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        for whose in &self.held {
+            if let Some(count) = counts.get_mut(whose) {
+                count.running = count.running.saturating_sub(1);
+            }
+        }
+    }
+}
+
+impl Whose {
+    fn of(org: OrgId, limits: &Limits, purpose: &Purpose) -> Whose {
+        let each = matches!(limits.scope, BudgetScope::EndUser { end_user: None });
+        let end_user = purpose.end_user.clone().filter(|_| each);
+        Whose { org, scope: limits.scope.clone(), end_user }
+    }
+}
+
+impl Count {
+    /// One request of so many a minute; the seconds to wait where there is none.
+    fn take(&mut self, per_minute: u32, time: &NodeTime) -> Result<(), u64> {
+        let Some(rate) = NonZeroU32::new(per_minute) else { return Err(60) };
+        if self.bucket.as_ref().is_none_or(|(made_for, _)| *made_for != rate) {
+            self.bucket = Some((rate, RateLimiter::direct_with_clock(Quota::per_minute(rate), time.clone())));
+        }
+        let Some((_, bucket)) = &self.bucket else { return Ok(()) };
+        bucket.check().map_err(|not_yet| not_yet.wait_time_from(time.now()).as_secs() + 1)
+    }
+}
+
+fn limited(what: &str, limits: &Limits, seconds: u64) -> Failure {
+    let scope = match &limits.scope {
+        BudgetScope::Org => "this org".to_owned(),
+        BudgetScope::Project { project } => format!("project {project}"),
+        BudgetScope::Key { .. } => "this key".to_owned(),
+        BudgetScope::EndUser { .. } => "this end user".to_owned(),
+    };
+    let message = format!("The limit on {what} of {scope} is reached. Try again in {seconds} s.");
+    Failure { retry_after_seconds: Some(seconds), ..Failure::new(429, "rate_limit_exceeded", message) }
+}
+
+/// The node's clock, so that limits and everything else agree on the time.
+#[derive(Clone, Debug)]
+struct NodeTime(Clock);
+
+impl Measures for NodeTime {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        let micros = u64::try_from(self.0.now().0).unwrap_or_default();
+        Nanos::from(micros.saturating_mul(1_000))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::time::Timestamp;
+
+    const ACME: OrgId = OrgId(Uuid::from_u128(1));
+
+    fn limits(scope: BudgetScope, per_minute: Option<u32>, concurrent: Option<u32>) -> Limits {
+        Limits {
+            scope,
+            requests_per_minute: per_minute,
+            concurrent_requests: concurrent,
+            credits_per_request: None,
+        }
+    }
+
+    fn user(name: &str) -> Purpose {
+        Purpose { end_user: Some(name.into()), ..Purpose::default() }
+    }
+
+    #[test]
+    fn a_rate_refuses_what_is_too_much_says_when_and_recovers() {
+        let clock = Clock::manual(Timestamp(1_000_000_000_000), 1);
+        let limiter = Limiter::new(clock.clone());
+        let limits = [limits(BudgetScope::Org, Some(6), None)];
+        let admit = || limiter.admit(ACME, &limits, &Purpose::default());
+
+        assert!((0..6).all(|_| admit().is_ok()));
+        let refused = admit().expect_err("the seventh");
+        let wait = refused.retry_after_seconds.expect("says when");
+        clock.advance_seconds(i64::try_from(wait).expect("short"));
+
+        assert_eq!((refused.status, wait <= 11), (429, true), "{wait}");
+        assert!(admit().is_ok());
+        assert!(admit().is_err());
+    }
+
+    #[test]
+    fn places_are_counted_apart_and_given_back() {
+        let limiter = Limiter::new(Clock::manual(Timestamp(0), 1));
+        let each = [limits(BudgetScope::EndUser { end_user: None }, None, Some(1))];
+
+        let ann = limiter.admit(ACME, &each, &user("ann")).expect("the first");
+        let bob = limiter.admit(ACME, &each, &user("bob"));
+        let again = limiter.admit(ACME, &each, &user("ann"));
+        drop(ann);
+
+        assert!(bob.is_ok());
+        assert_eq!(again.map(|_| ()).map_err(|failure| failure.status), Err(429));
+        assert!(limiter.admit(ACME, &each, &user("ann")).is_ok());
+    }
+
+    #[test]
+    fn a_refusal_takes_no_place_under_the_limits_before_it() {
+        let limiter = Limiter::new(Clock::manual(Timestamp(0), 1));
+        let both = [limits(BudgetScope::Org, None, Some(2)), limits(BudgetScope::Org, Some(0), None)];
+
+        for _ in 0..5 {
+            assert!(limiter.admit(ACME, &both, &Purpose::default()).is_err());
+        }
+
+        let one = limiter.admit(ACME, &both[..1], &Purpose::default());
+        assert!(one.is_ok(), "{one:?}");
+    }
+}
