@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rand::RngCore;
 use uuid::Uuid;
 
 use crate::domain::time::Timestamp;
@@ -69,32 +70,37 @@ impl Clock {
     /// A fresh id: time-ordered (UUIDv7), so that rows by id lie together.
     pub fn uuid(&self) -> Uuid {
         let millis = self.now().0.unsigned_abs() / 1_000;
-        uuid::Builder::from_unix_timestamp_millis(millis, &self.random()).into_uuid()
+        let mut random = [0; 10];
+        match &*self.0 {
+            // Seeded by the operating system; an id is no secret.
+            Source::System { .. } => rand::rng().fill_bytes(&mut random),
+            Source::Manual { drawn, .. } => draw(drawn, &mut random),
+        }
+        uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
     }
 
     /// A fresh secret.
     pub fn secret(&self) -> [u8; 24] {
-        self.random()
-    }
-
-    fn random<const N: usize>(&self) -> [u8; N] {
-        let mut bytes = [0; N];
+        let mut secret = [0; 24];
         match &*self.0 {
             Source::System { .. } => {
                 // Without the operating system's randomness no key is safe: stopping is the only honest answer.
-                if getrandom::fill(&mut bytes).is_err() {
+                if getrandom::fill(&mut secret).is_err() {
                     std::process::abort();
                 }
             }
-            Source::Manual { drawn, .. } => {
-                for chunk in bytes.chunks_mut(8) {
-                    let draw = drawn.fetch_add(1, Ordering::SeqCst).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-                    let mixed = (draw ^ (draw >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-                    chunk.copy_from_slice(&mixed.to_be_bytes()[..chunk.len()]);
-                }
-            }
+            Source::Manual { drawn, .. } => draw(drawn, &mut secret),
         }
-        bytes
+        secret
+    }
+}
+
+/// Numbers that follow from a seed, for tests.
+fn draw(drawn: &AtomicU64, bytes: &mut [u8]) {
+    for chunk in bytes.chunks_mut(8) {
+        let draw = drawn.fetch_add(1, Ordering::SeqCst).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mixed = (draw ^ (draw >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        chunk.copy_from_slice(&mixed.to_be_bytes()[..chunk.len()]);
     }
 }
 

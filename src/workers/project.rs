@@ -7,7 +7,7 @@ use crate::ledger::projector::Projector;
 use crate::workers::AFTER_FAILURE;
 
 /// Rows of one org or reservation that come close together are written once.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(100);
 /// Nothing wakes this node when another one writes.
 const POLL: Duration = Duration::from_secs(1);
 

@@ -20,6 +20,8 @@ pub use views::SqliteViews;
 
 /// Rows of one insert: full statements are prepared once, and 64 rows keep well under SQLite's variable limit.
 const ROWS_PER_INSERT: usize = 64;
+/// Pages of 4 KiB after which the write-ahead log is copied: the commit that does it waits for two more syncs.
+const CHECKPOINT_PAGES: &str = "8192";
 /// SQLite's primary result code for a full disk.
 const SQLITE_FULL: &str = "13";
 const SQLITE_CORRUPT: &str = "11";
@@ -52,6 +54,7 @@ impl SqliteStore {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
             .statement_cache_capacity(200);
         let mut writer = SqliteConnection::connect_with(&options).await.map_err(store_error)?;
         new_enough(&mut writer).await?;

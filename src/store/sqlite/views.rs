@@ -23,6 +23,8 @@ use crate::store::projections::{Checkpoint, Projections, Snapshot};
 use crate::store::rows::{self, Cell, Table};
 use crate::store::sqlite::{hash, migrate_error, store_error};
 
+/// Pages of 4 KiB after which the write-ahead log is copied and synced: seldom, since the disk is the log's.
+const CHECKPOINT_PAGES: &str = "16384";
 /// Rows of one insert: three sizes, so that few statements are prepared whatever the number of rows.
 const ROWS_PER_INSERT: [usize; 3] = [64, 8, 1];
 
@@ -61,6 +63,7 @@ impl SqliteViews {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
             .statement_cache_capacity(200);
         let mut writer = SqliteConnection::connect_with(&options).await.map_err(store_error)?;
         sqlx::migrate!("migrations/sqlite/views").run(&mut writer).await.map_err(migrate_error)?;
