@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod http;
 pub mod ledger;
 pub mod operations;
+pub mod prices;
 pub mod simulator;
 pub mod store;
 pub mod telemetry;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tollgate::simulator;
-use tollgate::{app, demo};
+use tollgate::{app, demo, prices};
 
 /// Prepaid AI credits that are never overspent.
 #[derive(Debug, Parser)]
@@ -23,6 +23,9 @@ enum Command {
     Serve(app::ServeArgs),
     /// Plays a provider, weather included.
     Simulate(simulator::SimulateArgs),
+    /// Reads the public price map: what of it can be priced, and publishes what is new.
+    #[command(subcommand)]
+    Prices(prices::PricesCommand),
     /// Checks a database file: chain, gaps, folds. Nobody may have it open.
     Verify {
         #[arg(value_name = "FILE")]
@@ -51,6 +54,7 @@ async fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args).await.map_err(|error| error.to_string()),
         Command::Serve(args) => app::serve(args).await.map_err(|error| error.to_string()),
         Command::Simulate(args) => simulator::run(args).await.map_err(|error| error.to_string()),
+        Command::Prices(command) => prices::run(command).await.map_err(|error| error.to_string()),
         Command::Rebuild { name, database_url } => {
             app::rebuild(&name, &database_url).await.map_err(|error| error.to_string())
         }

@@ -27,6 +27,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("telemetry", &["app"]),
     ("app", EVERYTHING),
     ("demo", EVERYTHING),
+    // A client of the API, in the API's own words.
+    ("prices", &["domain", "http"]),
     ("main", EVERYTHING),
     ("lib", EVERYTHING),
 ];

@@ -31,6 +31,7 @@ use crate::operations::authenticate::OperatorKey;
 use crate::operations::profile::ProfileBook;
 
 pub use health::measure;
+pub use prices::card_as_published;
 pub use problem::Problem;
 
 /// Largest body: a batch of 1,000 commands is well below it.

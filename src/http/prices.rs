@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::domain::account::refusal::Refusal;
@@ -220,6 +221,11 @@ fn mark_up(body: NewMarkUp, now: Timestamp) -> Result<MarkUp, Problem> {
     }
     let effective_from = body.effective_from.as_deref().map_or(Ok(now), instant)?;
     Ok(MarkUp { org: body.org, percent: body.percent, effective_from })
+}
+
+/// A card in the words of the API, for clients of it.
+pub fn card_as_published(card: &RateCard) -> Value {
+    serde_json::to_value(card_body(card)).unwrap_or_default()
 }
 
 fn card_body(card: &RateCard) -> CardBody {

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::{Actor, TestApp};
+use tollgate::domain::pricing::litellm;
+use tollgate::prices::{self, PricesError, Published};
+
+use crate::support::{Actor, OPERATOR, TestApp};
 
 #[tokio::test]
 async fn whatever_can_not_be_is_refused_and_changes_nothing() {
@@ -264,6 +267,43 @@ async fn a_published_card_prices_from_its_moment_on_and_tells_its_history() {
     let inputs: Vec<&Value> =
         history["data"].as_array().unwrap().iter().map(|row| &row["card"]["rates"]["input"]).collect();
     assert_eq!(inputs, [&json!("1"), &json!("3")]);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn an_import_publishes_what_is_new_and_only_that() {
+    let app = TestApp::start().await;
+    let map = |input: &str| {
+        format!(
+            r#"{{ "own-model": {{ "litellm_provider": "openai", "mode": "chat", "max_output_tokens": 4096,
+                "input_cost_per_token": {input}, "output_cost_per_token": 4e-06 }},
+               "painter": {{ "litellm_provider": "openai", "mode": "image_generation" }} }}"#
+        )
+    };
+    let import = |input: &str| {
+        let import = litellm::import(&map(input), app.clock().now()).unwrap();
+        assert_eq!((import.cards.len(), import.refused.len()), (1, 1));
+        import.cards
+    };
+    let publish = |cards: Vec<_>, from: Option<String>| {
+        let (url, key) = (app.url.clone(), OPERATOR);
+        async move { prices::publish(&url, key, &cards, from.as_deref()).await }
+    };
+
+    let first = publish(import("1e-06"), None).await.unwrap();
+    let again = publish(import("1e-06"), None).await.unwrap();
+    let dearer = publish(import("2e-06"), Some(app.time_in(3_600))).await.unwrap();
+
+    let version = first.version.unwrap();
+    assert_eq!(first, Published { published: 1, unchanged: 0, version: Some(version) });
+    assert_eq!(again, Published { published: 0, unchanged: 1, version: None });
+    assert_eq!(dearer, Published { published: 1, unchanged: 0, version: Some(version + 1) });
+    let history = app.operator().get("/api/v1/prices/openai/own-model").await.expect(StatusCode::OK);
+    let rate = |row: usize| &history["data"][row]["card"]["rates"]["input"];
+    assert_eq!((rate(0), rate(1)), (&json!("1"), &json!("2")));
+    assert_eq!(history["data"][1]["card"]["effective_from"], app.time_in(3_600));
+    let wrong_key = prices::publish(&app.url, "tg_nonsense", &import("3e-06"), None).await;
+    assert!(matches!(wrong_key, Err(PricesError::Refused { status: 401, .. })), "{wrong_key:?}");
     app.finish().await;
 }
 

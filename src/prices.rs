@@ -1,0 +1,170 @@
+//! `tollgate prices`: reads the public price map, and publishes what is new in it over a server's own API.
+//!
+//! Promises: what is in force already is not published again. Deliberately
+//! not here: what a price map means (`domain::pricing::litellm`), and fetching one.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use reqwest::{Client, RequestBuilder};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::domain::pricing::litellm::{self, Import, ImportError};
+use crate::domain::pricing::rate_card::RateCard;
+use crate::domain::time::Timestamp;
+use crate::http;
+
+/// Cards in one publication: well below the largest body that the API takes.
+const CARDS_PER_POST: usize = 500;
+
+#[derive(Debug, clap::Subcommand)]
+pub enum PricesCommand {
+    /// Says which models of a price map get no card, and why. Fails where the map has keys that are not known.
+    Lint {
+        /// The price map of LiteLLM: `model_prices_and_context_window.json`.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Publishes the cards of a price map that differ from those in force on a running server.
+    Import {
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Where the server listens.
+        #[arg(long, default_value = "http://127.0.0.1:8080")]
+        server: String,
+        #[arg(long, env = "TOLLGATE_OPERATOR_KEY", hide_env_values = true)]
+        operator_key: String,
+        /// RFC 3339: from when on the cards count; at once when absent.
+        #[arg(long)]
+        effective_from: Option<String>,
+    },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PricesError {
+    #[error("{} can't be read: {why}", path.display())]
+    File { path: PathBuf, why: std::io::Error },
+    #[error(transparent)]
+    Map(#[from] ImportError),
+    #[error("the map has {0} keys that are not known; this version of Tollgate may be too old for it")]
+    UnknownKeys(usize),
+    #[error("\"{0}\" is not a time; RFC 3339 looks like 2026-12-31T00:00:00Z")]
+    Time(String),
+    #[error("the server can't be reached: {0}")]
+    Unreachable(#[from] reqwest::Error),
+    #[error("the server said {status}: {detail}")]
+    Refused { status: u16, detail: String },
+}
+
+/// What an import did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    pub published: usize,
+    pub unchanged: usize,
+    /// The price book's version after it; None where nothing was new.
+    pub version: Option<u64>,
+}
+
+/// # Errors
+/// See [`PricesError`].
+pub async fn run(command: PricesCommand) -> Result<(), PricesError> {
+    match command {
+        PricesCommand::Lint { file } => {
+            let import = read(&file)?;
+            report(&import);
+            if import.unknown_keys.is_empty() {
+                Ok(())
+            } else {
+                Err(PricesError::UnknownKeys(import.unknown_keys.len()))
+            }
+        }
+        PricesCommand::Import { file, server, operator_key, effective_from } => {
+            let import = read(&file)?;
+            report(&import);
+            let done = publish(&server, &operator_key, &import.cards, effective_from.as_deref()).await?;
+            match done.version {
+                Some(version) => println!(
+                    "{} cards published, {} unchanged; the price book is at version {version}",
+                    done.published, done.unchanged
+                ),
+                None => println!("all {} cards are in force already", done.unchanged),
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Publishes those of the cards that differ from the ones in force.
+///
+/// # Errors
+/// `Time`, `Unreachable`, or `Refused` with what the server said.
+pub async fn publish(
+    server: &str,
+    operator_key: &str,
+    cards: &[RateCard],
+    effective_from: Option<&str>,
+) -> Result<Published, PricesError> {
+    if let Some(text) = effective_from.filter(|text| Timestamp::parse_rfc3339(text).is_none()) {
+        return Err(PricesError::Time(text.to_owned()));
+    }
+    // Already installed where a gateway runs in this process: the first one counts.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (client, url) = (Client::new(), format!("{}/api/v1/prices", server.trim_end_matches('/')));
+    let book = answer(client.get(&url).bearer_auth(operator_key)).await?;
+    let in_force = book["data"].as_array().into_iter().flatten().cloned();
+    let in_force: HashMap<String, Value> = in_force.map(|card| (name(&card), dated(card, None))).collect();
+    let asked = cards.iter().map(|card| dated(http::card_as_published(card), None));
+    let (same, new): (Vec<Value>, Vec<Value>) =
+        asked.partition(|card| in_force.get(&name(card)) == Some(card));
+    let mut done = Published { published: new.len(), unchanged: same.len(), version: None };
+    for cards in new.chunks(CARDS_PER_POST) {
+        let cards: Vec<Value> = cards.iter().map(|card| dated(card.clone(), effective_from)).collect();
+        let body = json!({ "cards": cards });
+        // The same cards may come again after others: what was seen in force makes it another publication.
+        let key = hex::encode(Sha256::digest(format!("{} {body}", book["version"])));
+        let post = client.post(&url).bearer_auth(operator_key).header("idempotency-key", key).json(&body);
+        done.version = answer(post).await?["version"].as_u64();
+    }
+    Ok(done)
+}
+
+fn read(path: &Path) -> Result<Import, PricesError> {
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|why| PricesError::File { path: path.to_owned(), why })?;
+    // The moment from which the cards count is the publication's.
+    Ok(litellm::import(&text, Timestamp::default())?)
+}
+
+fn report(import: &Import) {
+    for (key, models) in &import.unknown_keys {
+        println!("unknown key \"{key}\" in {} models, such as {}", models.len(), models.join(", "));
+    }
+    for refused in &import.refused {
+        println!("no card for {}: {}", refused.model, refused.why);
+    }
+    println!("{} models can be priced, {} can't", import.cards.len(), import.refused.len());
+}
+
+async fn answer(request: RequestBuilder) -> Result<Value, PricesError> {
+    let response = request.send().await?;
+    let status = response.status();
+    let body: Value = response.json().await?;
+    if status.is_success() {
+        return Ok(body);
+    }
+    let detail = body["detail"].as_str().unwrap_or_default().to_owned();
+    Err(PricesError::Refused { status: status.as_u16(), detail })
+}
+
+fn name(card: &Value) -> String {
+    format!("{}/{}", card["provider"], card["model"])
+}
+
+/// A card that counts from another moment on, or from whenever it is published.
+fn dated(mut card: Value, effective_from: Option<&str>) -> Value {
+    if let Some(card) = card.as_object_mut() {
+        card.insert("effective_from".into(), effective_from.into());
+    }
+    card
+}
