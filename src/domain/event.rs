@@ -248,6 +248,9 @@ pub enum Event {
         role: Role,
         project: Option<ProjectId>,
         secret_sha256: String,
+        /// From when on it opens nothing; absent for one that lives until it is revoked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_at: Option<Timestamp>,
     },
     KeyRevoked {
         key: KeyId,

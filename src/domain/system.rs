@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 
 use crate::domain::account::Key;
 use crate::domain::account::refusal::Refusal;
@@ -21,13 +21,9 @@ pub struct System {
     pub prices: Arc<PriceBook>,
     pub keys: OrdMap<KeyId, Key>,
     /// Persistent, since every change is published as a whole.
-    claims: OrdMap<String, ClaimState>,
-}
-
-#[derive(Clone, Debug)]
-struct ClaimState {
-    claim: Claim,
-    fulfilled: bool,
+    claims: OrdMap<String, Claim>,
+    /// Names of the claims whose second command has no recorded outcome.
+    open: OrdSet<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -48,24 +44,25 @@ pub enum SystemCommand {
         key: KeyId,
         role: Role,
         secret_sha256: String,
+        expires_at: Option<Timestamp>,
     },
     RevokeKey {
         key: KeyId,
     },
     FulfilClaim {
-        name: String,
+        claim: Claim,
     },
-    /// Only a recorded refusal of what the claim was for frees it.
+    /// Only a recorded refusal of what the claim was for frees it; a later claim of the name is left alone.
     FreeClaim {
-        name: String,
+        claim: Claim,
         reason: String,
     },
 }
 
 impl System {
     pub fn org_of_slug(&self, slug: &str) -> Option<OrgId> {
-        let state = self.claims.get(&format!("slug:{slug}"))?;
-        state.fulfilled.then_some(state.claim.org)
+        let name = format!("slug:{slug}");
+        self.claims.get(&name).filter(|_| !self.open.contains(&name)).map(|claim| claim.org)
     }
 
     pub fn bundle(&self, id: BundleId) -> Option<&Bundle> {
@@ -77,18 +74,23 @@ impl System {
     }
 
     pub fn claim(&self, name: &str) -> Option<&Claim> {
-        self.claims.get(name).map(|state| &state.claim)
+        self.claims.get(name)
     }
 
     /// Claims whose second command has no recorded outcome: a worker finishes them.
     pub fn open_claims(&self) -> impl Iterator<Item = &Claim> {
-        self.claims.values().filter(|state| !state.fulfilled).map(|state| &state.claim)
+        self.open.iter().filter_map(|name| self.claim(name))
     }
 
     /// Every org that was ever opened.
     pub fn orgs(&self) -> impl Iterator<Item = OrgId> {
-        let slugs = self.claims.iter().filter(|(name, state)| name.starts_with("slug:") && state.fulfilled);
-        slugs.map(|(_, state)| state.claim.org)
+        // Every name that begins with "slug:": ';' follows ':'.
+        let slugs = self.claims.range("slug:".to_owned().."slug;".to_owned());
+        slugs.filter(|(name, _)| !self.open.contains(*name)).map(|(_, claim)| claim.org)
+    }
+
+    fn is_open(&self, claim: &Claim) -> bool {
+        self.open.contains(&claim.name) && self.claim(&claim.name) == Some(claim)
     }
 
     pub fn decide(&self, command: SystemCommand) -> Result<Vec<Event>, Refusal> {
@@ -110,22 +112,21 @@ impl System {
                 None => Ok(vec![Event::Claimed { claim }]),
                 Some(_) => Err(Refusal::NameTaken(claim.name)),
             },
-            SystemCommand::CreateKey { key, role, secret_sha256 } => {
-                Ok(vec![Event::KeyCreated { key, role, project: None, secret_sha256 }])
+            SystemCommand::CreateKey { key, role, secret_sha256, expires_at } => {
+                Ok(vec![Event::KeyCreated { key, role, project: None, secret_sha256, expires_at }])
             }
             SystemCommand::RevokeKey { key } => match self.keys.get(&key) {
                 Some(known) if !known.revoked => Ok(vec![Event::KeyRevoked { key }]),
                 Some(_) => Ok(vec![]),
                 None => Err(Refusal::UnknownKey),
             },
-            SystemCommand::FulfilClaim { name } => match self.claims.get(&name) {
-                Some(state) if !state.fulfilled => Ok(vec![Event::ClaimFulfilled { name }]),
-                Some(_) | None => Ok(vec![]),
-            },
-            SystemCommand::FreeClaim { name, reason } => match self.claims.get(&name) {
-                Some(state) if !state.fulfilled => Ok(vec![Event::ClaimFreed { name, reason }]),
-                Some(_) | None => Ok(vec![]),
-            },
+            SystemCommand::FulfilClaim { claim } if self.is_open(&claim) => {
+                Ok(vec![Event::ClaimFulfilled { name: claim.name }])
+            }
+            SystemCommand::FreeClaim { claim, reason } if self.is_open(&claim) => {
+                Ok(vec![Event::ClaimFreed { name: claim.name, reason }])
+            }
+            SystemCommand::FulfilClaim { .. } | SystemCommand::FreeClaim { .. } => Ok(vec![]),
         }
     }
 
@@ -135,24 +136,24 @@ impl System {
             Event::BundleDefined { bundle } => self.bundles.push(bundle.clone()),
             Event::PricesPublished { publication } => Arc::make_mut(&mut self.prices).apply(publication),
             Event::Claimed { claim } => {
-                let state = ClaimState { claim: claim.clone(), fulfilled: false };
-                self.claims.insert(claim.name.clone(), state);
+                self.claims.insert(claim.name.clone(), claim.clone());
+                self.open.insert(claim.name.clone());
             }
             Event::ClaimFulfilled { name } => {
-                if let Some(state) = self.claims.get_mut(name) {
-                    state.fulfilled = true;
-                }
+                self.open.remove(name);
             }
             Event::ClaimFreed { name, .. } => {
                 self.claims.remove(name);
+                self.open.remove(name);
             }
-            Event::KeyCreated { key, role, secret_sha256, .. } => {
+            Event::KeyCreated { key, role, secret_sha256, expires_at, .. } => {
                 let made = Key {
                     role: *role,
                     project: None,
                     secret_sha256: secret_sha256.clone(),
                     revoked: false,
                     created_at: at,
+                    expires_at: *expires_at,
                 };
                 self.keys.insert(*key, made);
             }
@@ -221,10 +222,12 @@ mod tests {
         assert_eq!(taken, Err(Refusal::NameTaken("slug:acme".into())));
         assert_eq!(system.org_of_slug("acme"), None);
 
-        let freed = SystemCommand::FreeClaim { name: "slug:acme".into(), reason: "refused".into() };
-        assert_eq!(after(&mut system, freed), Ok(()));
+        let freed = || SystemCommand::FreeClaim { claim: claim(1), reason: "refused".into() };
+        assert_eq!(after(&mut system, freed()), Ok(()));
         assert_eq!(after(&mut system, SystemCommand::Claim { claim: claim(2) }), Ok(()));
-        assert_eq!(after(&mut system, SystemCommand::FulfilClaim { name: "slug:acme".into() }), Ok(()));
+        assert_eq!(after(&mut system, freed()), Ok(()));
+        assert_eq!(system.claim("slug:acme"), Some(&claim(2)), "a late refusal frees what it refused alone");
+        assert_eq!(after(&mut system, SystemCommand::FulfilClaim { claim: claim(2) }), Ok(()));
         assert_eq!(system.org_of_slug("acme"), Some(OrgId(Uuid::from_u128(2))));
         assert_eq!(system.open_claims().count(), 0);
     }

@@ -115,7 +115,7 @@ pub async fn caller(state: &State, headers: &HeaderMap) -> Result<Caller, Failur
 impl From<AuthError> for Failure {
     fn from(error: AuthError) -> Failure {
         match error {
-            AuthError::Missing | AuthError::Unknown => {
+            AuthError::Missing | AuthError::Unknown | AuthError::Expired(_) => {
                 Failure::new(401, "invalid_api_key", error.to_string())
             }
             AuthError::Ledger(error) => error.into(),

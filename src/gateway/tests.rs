@@ -111,6 +111,7 @@ impl World {
                 role: Role::Inference,
                 project: None,
                 secret_sha256: secret_sha256(&secret),
+                expires_at: None,
             },
         ] {
             ledger

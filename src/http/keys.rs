@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::domain::account::command::OrgCommand;
+use crate::domain::account::refusal::Refusal;
 use crate::domain::event::Role;
 use crate::domain::ids::{KeyId, OrgId, ProjectId};
 use crate::domain::system::SystemCommand;
-use crate::http::extract::{Body, Path, Query, operator, org_for, text};
+use crate::domain::time::Timestamp;
+use crate::http::extract::{Body, Path, Query, instant, operator, org_for, text};
 use crate::http::orgs::{named, run};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
@@ -77,6 +79,8 @@ pub struct NewKey {
     /// org_admin, gateway or inference.
     role: Role,
     project: Option<ProjectId>,
+    /// RFC 3339: from when on it opens nothing; it lives until it is revoked when absent.
+    expires_at: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -87,6 +91,7 @@ pub struct NewKeyView {
     name: String,
     role: Role,
     project: Option<ProjectId>,
+    expires_at: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -97,6 +102,7 @@ pub struct KeyView {
     project: Option<ProjectId>,
     revoked: bool,
     created_at: String,
+    expires_at: Option<String>,
 }
 
 /// Makes a key of an org; its secret is shown this once.
@@ -116,12 +122,14 @@ pub async fn create(
     if is_operators(body.role) {
         return Err(Problem::malformed("an org's key has the role org_admin, gateway or inference"));
     }
+    let expires_at = body.expires_at.as_deref().map(instant).transpose()?;
     let made = draw(&api, org, body);
     let create = OrgCommand::CreateKey {
         key: made.id,
         role: made.role,
         project: made.project,
         secret_sha256: secret_sha256(&made.secret),
+        expires_at,
     };
     run(&api, &actor, org, create).await?;
     answer(&api, org, made).await
@@ -146,7 +154,8 @@ pub async fn list(
         let name = api.profiles.get(&api.ledger, org, &id.to_string()).await?.name;
         let created_at = key.created_at.to_rfc3339();
         let (role, project, revoked) = (key.role, key.project, key.revoked);
-        data.push(KeyView { id, name, role, project, revoked, created_at });
+        let expires_at = key.expires_at.map(Timestamp::to_rfc3339);
+        data.push(KeyView { id, name, role, project, revoked, created_at, expires_at });
     }
     Ok(Json(Page { data, next: page.next }))
 }
@@ -182,11 +191,16 @@ pub async fn create_for_operators(
     if !is_operators(body.role) || body.project.is_some() {
         return Err(Problem::malformed("a key of no org has the role operator or finance, and no project"));
     }
+    let expires_at = body.expires_at.as_deref().map(instant).transpose()?;
+    if expires_at.is_some_and(|at| at <= api.ledger.clock().now()) {
+        return Err(Refusal::ExpiryInPast.into());
+    }
     let made = draw(&api, OrgId::SYSTEM, body);
     let create = SystemCommand::CreateKey {
         key: made.id,
         role: made.role,
         secret_sha256: secret_sha256(&made.secret),
+        expires_at,
     };
     api.ledger.submit_system(create, actor.key, None).await?;
     answer(&api, OrgId::SYSTEM, made).await
@@ -215,7 +229,8 @@ fn is_operators(role: Role) -> bool {
 fn draw(api: &ApiState, org: OrgId, asked: NewKey) -> NewKeyView {
     let id = KeyId { org, local: api.ledger.clock().uuid() };
     let secret = key_text(id, &api.ledger.clock().secret());
-    NewKeyView { id, secret, name: asked.name, role: asked.role, project: asked.project }
+    let NewKey { name, role, project, expires_at } = asked;
+    NewKeyView { id, secret, name, role, project, expires_at }
 }
 
 async fn answer(

@@ -153,7 +153,7 @@ impl From<LedgerError> for Problem {
 impl From<AuthError> for Problem {
     fn from(error: AuthError) -> Problem {
         match error {
-            AuthError::Missing | AuthError::Unknown => {
+            AuthError::Missing | AuthError::Unknown | AuthError::Expired(_) => {
                 Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", error.to_string())
             }
             AuthError::Ledger(error) => error.into(),

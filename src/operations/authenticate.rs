@@ -10,6 +10,7 @@ use crate::domain::account::Key;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::event::Role;
 use crate::domain::ids::{KeyId, OrgId, ProjectId};
+use crate::domain::time::Timestamp;
 use crate::ledger::{Ledger, LedgerError};
 
 const PREFIX: &str = "tg_";
@@ -34,6 +35,8 @@ pub enum AuthError {
     Missing,
     #[error("this key is not known, or was revoked")]
     Unknown,
+    #[error("this key expired at {}; make a new one", .0.to_rfc3339())]
+    Expired(Timestamp),
     #[error(transparent)]
     Ledger(LedgerError),
 }
@@ -81,6 +84,9 @@ pub async fn authenticate(
     let same = secret_sha256(presented).as_bytes().ct_eq(key.secret_sha256.as_bytes());
     if key.revoked || !bool::from(same) {
         return Err(AuthError::Unknown);
+    }
+    if let Some(at) = key.expires_at.filter(|at| *at <= ledger.clock().now()) {
+        return Err(AuthError::Expired(at));
     }
     // A key of the system org acts for no org of its own.
     let org = Some(id.org).filter(|org| *org != OrgId::SYSTEM);

@@ -72,17 +72,16 @@ pub async fn finish_claims(ledger: &Ledger) -> Result<(), LedgerError> {
 }
 
 async fn finish(ledger: &Ledger, claim: &Claim, by: Option<KeyId>) -> Result<(), LedgerError> {
-    let command = (*claim.then).clone();
-    let name = claim.name.clone();
+    let (command, claim) = ((*claim.then).clone(), claim.clone());
     match ledger.submit(Submission { org: claim.org, command, by, idempotency: None }).await {
         // It was done before: its org or lot exists.
         Ok(_) | Err(LedgerError::Refused(Refusal::OrgExists | Refusal::LotExists)) => {
-            ledger.submit_system(SystemCommand::FulfilClaim { name }, by, None).await?;
+            ledger.submit_system(SystemCommand::FulfilClaim { claim }, by, None).await?;
             Ok(())
         }
         Err(LedgerError::Refused(refusal)) => {
             let reason = refusal.to_string();
-            ledger.submit_system(SystemCommand::FreeClaim { name, reason }, by, None).await?;
+            ledger.submit_system(SystemCommand::FreeClaim { claim, reason }, by, None).await?;
             Err(refusal.into())
         }
         Err(error) => Err(error),

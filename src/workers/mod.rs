@@ -1,5 +1,6 @@
 //! What any node may run beside its requests, and none needs: every answer is right without it, only later.
 
+mod claims;
 mod expire;
 mod project;
 
@@ -25,6 +26,7 @@ impl Workers {
             tasks.spawn(project::run(ledger.projector().clone(), shard));
         }
         tasks.spawn(expire::run(ledger.clone()));
+        tasks.spawn(claims::run(ledger.clone()));
         Workers(tasks)
     }
 

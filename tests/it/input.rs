@@ -169,6 +169,33 @@ async fn i12_an_org_that_was_never_opened_is_not_found_and_neither_is_the_system
 }
 
 #[tokio::test]
+async fn a_key_opens_nothing_from_its_expiry_on() {
+    let app = TestApp::start().await;
+    app.funded("acme", "10").await;
+    let operator = app.operator();
+    let wanted = |role: &str| json!({ "name": "k", "role": role, "expires_at": app.time_in(60) });
+    let mut keys = Vec::new();
+    for (path, role) in [("/api/v1/orgs/acme/keys", "gateway"), ("/api/v1/keys", "finance")] {
+        let made = operator.post(path, wanted(role)).await.expect(StatusCode::CREATED);
+        assert_eq!(made["expires_at"], app.time_in(60));
+        keys.push(app.with_key(made["secret"].as_str().unwrap()));
+        let past = json!({ "name": "k", "role": role, "expires_at": app.time_in(0) });
+        operator.post(path, past).await.expect(StatusCode::UNPROCESSABLE_ENTITY);
+    }
+
+    app.clock().advance_seconds(59);
+    for key in &keys {
+        key.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+    }
+    app.clock().advance_seconds(1);
+    for key in &keys {
+        let refused = key.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::UNAUTHORIZED);
+        assert!(refused["detail"].as_str().unwrap().contains("expired"), "{refused}");
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn i12_the_key_of_a_project_spends_for_no_other_project() {
     let app = TestApp::start().await;
     app.funded("acme", "10").await;

@@ -37,6 +37,8 @@ pub enum OrgCommand {
         role: Role,
         project: Option<ProjectId>,
         secret_sha256: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_at: Option<Timestamp>,
     },
     RevokeKey {
         key: KeyId,

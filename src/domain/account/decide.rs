@@ -54,12 +54,13 @@ pub(super) fn decide(account: &Account, command: OrgCommand, now: Timestamp) -> 
             require(!account.projects.values().any(|taken| *taken == name), || Refusal::ProjectExists)?;
             Ok(vec![Event::ProjectCreated { project, name }])
         }
-        OrgCommand::CreateKey { key, role, project, secret_sha256 } => {
+        OrgCommand::CreateKey { key, role, project, secret_sha256, expires_at } => {
             exists(account)?;
             not_closed(account)?;
             known_project(account, project)?;
             require(!account.keys.contains_key(&key), || Refusal::KeyExists)?;
-            Ok(vec![Event::KeyCreated { key, role, project, secret_sha256 }])
+            require(expires_at.is_none_or(|at| at > now), || Refusal::ExpiryInPast)?;
+            Ok(vec![Event::KeyCreated { key, role, project, secret_sha256, expires_at }])
         }
         OrgCommand::RevokeKey { key } => {
             let known = account.keys.get(&key).ok_or(Refusal::UnknownKey)?;

@@ -28,13 +28,14 @@ pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
         Event::ProjectCreated { project, name } => {
             account.projects.insert(*project, name.clone());
         }
-        Event::KeyCreated { key, role, project, secret_sha256 } => {
+        Event::KeyCreated { key, role, project, secret_sha256, expires_at } => {
             let made = Key {
                 role: *role,
                 project: *project,
                 secret_sha256: secret_sha256.clone(),
                 revoked: false,
                 created_at: at,
+                expires_at: *expires_at,
             };
             account.keys.insert(*key, made);
         }

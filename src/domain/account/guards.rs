@@ -116,6 +116,7 @@ fn every_guard_refuses_by_its_name_and_before_those_after_it() {
         role: Role::Gateway,
         project: of.map(project),
         secret_sha256: String::new(),
+        expires_at: None,
     };
     let make_project = |name: &str| OrgCommand::CreateProject { project: project(1), name: name.into() };
     let overdraft = |credits| OrgCommand::SetOverdraftLimit { overdraft_limit: credits };

@@ -82,6 +82,8 @@ pub struct Key {
     pub secret_sha256: String,
     pub revoked: bool,
     pub created_at: Timestamp,
+    #[serde(default)]
+    pub expires_at: Option<Timestamp>,
 }
 
 /// An open reservation.
