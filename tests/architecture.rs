@@ -50,6 +50,7 @@ const EVERYTHING: &[&str] = &[
     "app",
     "demo",
     "telemetry",
+    "prices",
 ];
 
 /// A folder whose code may not use certain words, and what to do instead.
