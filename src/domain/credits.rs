@@ -33,6 +33,9 @@ impl Credits {
     /// The largest amount that one command may name: a billion credits, far below where sums of them overflow.
     pub const COMMAND_MAX: Credits = Credits(1_000_000_000 * NANOS_PER_CREDIT);
 
+    /// The most that one account may be granted, or consume, in all: sums of such totals still don't overflow.
+    pub const ACCOUNT_MAX: Credits = Credits(4_000_000_000 * NANOS_PER_CREDIT);
+
     pub const fn from_nanos(nanos: i64) -> Credits {
         Credits(nanos)
     }
@@ -81,6 +84,11 @@ impl Credits {
     /// The larger of this and zero.
     pub fn or_zero(self) -> Credits {
         self.max(Credits::ZERO)
+    }
+
+    /// A share of this, rounded down.
+    pub fn percent(self, percent: u8) -> Credits {
+        self.mul_div(i64::from(percent), 100).unwrap_or(self)
     }
 
     /// `self × numerator ÷ denominator`, rounded down, without overflow on the way.

@@ -140,6 +140,21 @@ pub struct Purpose {
     pub model: Option<String>,
 }
 
+impl Purpose {
+    /// A hold's purpose as its settle knows it: the route, arm and model as they turned out, and labels added. For
+    /// whom it was held stays: that is whose budgets it counts in.
+    pub fn as_settled(&self, settled: Option<Purpose>) -> Purpose {
+        let mut purpose = self.clone();
+        if let Some(settled) = settled {
+            purpose.route = settled.route.or(purpose.route);
+            purpose.arm = settled.arm.or(purpose.arm);
+            purpose.model = settled.model.or(purpose.model);
+            purpose.labels.extend(settled.labels);
+        }
+        purpose
+    }
+}
+
 /// What a hold that nobody ended charges when its time is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "policy", rename_all = "snake_case")]

@@ -17,7 +17,7 @@ use crate::store::{EventLog, EventRow, StoreError};
 /// Events read at a time.
 const PAGE: i64 = 2_000;
 /// Raised whenever an account's serialised form changes: older snapshots are then not read.
-pub(super) const SNAPSHOT_FORMAT: i32 = 1;
+pub(super) const SNAPSHOT_FORMAT: i32 = 2;
 
 /// Reads a shard.
 #[derive(Clone)]

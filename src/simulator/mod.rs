@@ -11,7 +11,7 @@
 mod answer;
 mod anthropic;
 mod catalogue;
-mod chance;
+pub mod chance;
 mod delivery;
 mod exchange;
 mod openai;

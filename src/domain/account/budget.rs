@@ -79,6 +79,8 @@ pub struct BudgetState {
     pub budget: Budget,
     /// A new budget counts from its setting.
     pub since: Timestamp,
+    /// The latest window in which something was held.
+    newest: Timestamp,
     #[serde(with = "as_pairs")]
     pub counters: HashMap<CounterKey, Counter>,
 }
@@ -138,6 +140,10 @@ fn midnight(day: NaiveDate, zone: Tz) -> Timestamp {
 }
 
 impl BudgetState {
+    pub fn new(budget: Budget, since: Timestamp) -> BudgetState {
+        BudgetState { budget, since, newest: Timestamp(0), counters: HashMap::new() }
+    }
+
     /// Whether a hold of that purpose and time counts here: it is covered, and the budget stood then.
     pub fn counts(&self, purpose: &Purpose, reserved_at: Timestamp) -> bool {
         self.since <= reserved_at && self.budget.covers(purpose)
@@ -147,11 +153,24 @@ impl BudgetState {
         self.counters.get(key).copied().unwrap_or_default()
     }
 
-    /// Windows that are over and hold nothing need no memory.
-    pub fn forget_before(&mut self, starts_at: Timestamp) {
-        if self.counters.len() > 64 {
-            self.counters.retain(|key, counter| key.starts_at >= starts_at || !counter.held.is_zero());
+    /// Looks for what to forget where a window begins, not at every hold: there may be a count for each end user.
+    pub fn turn_to(&mut self, starts_at: Timestamp) {
+        if self.newest < starts_at {
+            self.forget_before(starts_at);
+            self.newest = starts_at;
         }
+    }
+
+    /// Windows that are over and hold nothing count for nobody any more.
+    pub fn forget_before(&mut self, starts_at: Timestamp) {
+        self.counters.retain(|key, counter| key.starts_at >= starts_at || !counter.held.is_zero());
+    }
+
+    /// The windows in which this share of the cap, and more than nothing, was charged.
+    pub fn charged_from(&self, percent: u8) -> impl Iterator<Item = &CounterKey> {
+        let threshold = self.budget.cap.percent(percent);
+        let reached = move |count: &Counter| count.charged.is_positive() && count.charged >= threshold;
+        self.counters.iter().filter(move |(_, count)| reached(count)).map(|(window, _)| window)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Decisions: guards in a documented order, one a line; the success comes last. Nothing here changes anything.
 
-use crate::domain::account::budget::{BudgetScope, BudgetState};
+use std::collections::HashSet;
+
+use crate::domain::account::budget::BudgetScope;
 use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, Settle, TTL_SECONDS_MAX};
 use crate::domain::account::lot::Lot;
 use crate::domain::account::refusal::Refusal;
@@ -8,13 +10,8 @@ use crate::domain::account::{Account, Ended, Hold, OrgStatus};
 use crate::domain::alerting::{AlertRule, AlertSubject};
 use crate::domain::credits::Credits;
 use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, LotBurn, LotShare, LotTerms, Purpose};
-use crate::domain::ids::{LotId, ReservationId};
+use crate::domain::ids::{LotId, ProjectId, ReservationId};
 use crate::domain::time::Timestamp;
-
-/// What all lots of an org may come to: with overdraft and late charges, sums of it stay within an `i64`.
-const GRANTED_MAX: Credits = Credits::from_whole(4_000_000_000);
-/// What all charges of an org may come to.
-const CONSUMED_MAX: Credits = Credits::from_whole(8_000_000_000);
 
 type Decision = Result<Vec<Event>, Refusal>;
 
@@ -46,6 +43,7 @@ pub(super) fn decide(account: &Account, command: OrgCommand, now: Timestamp) -> 
             exists(account)?;
             not_closed(account)?;
             not_negative(overdraft_limit)?;
+            fits(account.totals.granted, overdraft_limit)?;
             Ok(vec![Event::OverdraftLimitSet { overdraft_limit }])
         }
         OrgCommand::CreateProject { project, name } => {
@@ -91,53 +89,80 @@ pub(super) fn decide(account: &Account, command: OrgCommand, now: Timestamp) -> 
                 require(budgets[..index].iter().all(|other| other.key != budget.key), || {
                     Refusal::DuplicateBudget
                 })?;
-                if let BudgetScope::Project { project } = &budget.key.scope {
-                    known_project(account, Some(*project))?;
-                }
+                known_scope(account, &budget.key.scope)?;
             }
             Ok(vec![Event::BudgetsSet { budgets }])
         }
         OrgCommand::SetLimits { limits } => {
             exists(account)?;
             not_closed(account)?;
+            for limit in &limits {
+                not_negative(limit.credits_per_request.unwrap_or_default())?;
+                known_scope(account, &limit.scope)?;
+            }
             Ok(vec![Event::LimitsSet { limits }])
         }
-        OrgCommand::SetAlertRules { rules } => {
+        OrgCommand::SetAlertRules { mut rules } => {
             exists(account)?;
             not_closed(account)?;
+            // A rule that stands twice would alert twice.
+            let mut seen = HashSet::new();
+            rules.retain(|rule| seen.insert(rule.clone()));
             Ok(vec![Event::AlertRulesSet { rules }])
         }
         OrgCommand::Expire => Ok(vec![]),
     }
 }
 
-/// The next end that time alone has brought about: lots and holds whose time is over.
-pub(super) fn next_due(account: &Account, now: Timestamp) -> Option<Event> {
-    let lot_due = |lot: &&Lot| lot.is_due(now) && lot.free().is_positive();
-    if let Some(lot) = account.live_lots().find(lot_due) {
-        let credits = lot.free();
-        let burn = lot.burn(credits);
-        return Some(Event::CreditsExpired {
-            lot: lot.id,
-            credits,
-            revenue_minor: burn.revenue_minor,
-            currency: burn.currency,
-        });
-    }
-    let (at, reservation) = account.due.first()?;
-    let hold = account.holds.get(reservation).filter(|_| *at <= now)?;
+/// What time alone ends.
+enum Due<'a> {
+    Lot(&'a Lot),
+    Hold(ReservationId, &'a Hold),
+}
+
+/// The end that time brings about next, whenever that is. The order of time counts, and at one instant lots go first:
+/// so it makes no difference when the ends are written. A closed org's credits are due at once.
+fn earliest_due(account: &Account) -> Option<(Timestamp, Due<'_>)> {
+    let closed = account.status == OrgStatus::Closed;
+    let ends_at = |lot: &Lot| if closed { Some(Timestamp::default()) } else { lot.expires_at };
+    let free = account.live_lots().filter(|lot| lot.free().is_positive());
+    let lot = free.filter_map(|lot| Some((ends_at(lot)?, Due::Lot(lot)))).min_by_key(|(at, _)| *at);
+    let hold = account.due.first().and_then(|(at, id)| Some((*at, Due::Hold(*id, account.holds.get(id)?))));
+    [lot, hold].into_iter().flatten().min_by_key(|(at, _)| *at)
+}
+
+pub(super) fn next_due_at(account: &Account) -> Option<Timestamp> {
+    earliest_due(account).map(|(at, _)| at)
+}
+
+/// The next end that time alone has brought about until `now`, and when it did.
+pub(super) fn next_due(account: &Account, now: Timestamp) -> Option<(Timestamp, Event)> {
+    let (at, due) = earliest_due(account).filter(|(at, _)| *at <= now)?;
+    let event = match due {
+        Due::Lot(lot) => expire_lot(lot),
+        Due::Hold(reservation, hold) => expire_hold(account, reservation, hold),
+    };
+    Some((at, event))
+}
+
+fn expire_lot(lot: &Lot) -> Event {
+    let LotBurn { lot, credits, revenue_minor, currency } = lot.burn(lot.free());
+    Event::CreditsExpired { lot, credits, revenue_minor, currency }
+}
+
+fn expire_hold(account: &Account, reservation: ReservationId, hold: &Hold) -> Event {
     let charged = match hold.terms.expiry {
         ExpiryPolicy::Release => Credits::ZERO,
         ExpiryPolicy::ChargeInput { credits } => credits.min(hold.credits),
         ExpiryPolicy::ChargeBound => hold.credits,
     };
-    Some(Event::ReservationExpired {
-        reservation: *reservation,
+    Event::ReservationExpired {
+        reservation,
         charged,
         released: hold.credits.saturating_sub(charged),
         burned: burn_hold(account, hold, charged),
         purpose: hold.purpose.clone(),
-    })
+    }
 }
 
 /// What free credits pay of charges that no lot has paid: debt and free credits never stand side by side.
@@ -149,51 +174,48 @@ pub(super) fn repayment(account: &Account) -> Option<Event> {
 
 /// The alerts whose threshold lies crossed and that are armed.
 pub(super) fn alerts(account: &Account) -> Vec<Event> {
-    let crossed = account.alert_rules.iter().flat_map(|rule| crossings(account, rule));
-    let armed = crossed.filter(|(subject, ..)| !account.raised.contains(subject));
-    armed.map(|(subject, threshold, value)| Event::AlertRaised { subject, threshold, value }).collect()
+    let subjects = account.alert_rules.iter().flat_map(|rule| subjects(account, rule));
+    let armed = subjects.filter(|subject| !account.raised.contains(subject));
+    armed
+        .filter_map(|subject| {
+            let (threshold, value) = crossing(account, &subject)?;
+            Some(Event::AlertRaised { subject, threshold, value })
+        })
+        .collect()
 }
 
-/// Every crossing of a rule as things stand: (subject, threshold, value).
-pub(super) fn crossings(account: &Account, rule: &AlertRule) -> Vec<(AlertSubject, Credits, Credits)> {
-    let subject = || AlertSubject { rule: rule.clone(), budget: None, window: None };
-    let unspent = unspent(account);
+/// What a rule looks at: the balance, or each window of each budget in which something was charged.
+fn subjects(account: &Account, rule: &AlertRule) -> Vec<AlertSubject> {
+    let subject = |budget, window| AlertSubject { rule: rule.clone(), budget, window };
     match rule {
-        AlertRule::BalanceBelow { credits } if unspent <= *credits => vec![(subject(), *credits, unspent)],
-        AlertRule::BalanceBelow { .. } => vec![],
-        AlertRule::PercentOfLastPurchase { percent } => {
-            let threshold = percent_of(account.last_purchase, *percent);
-            let crossed = account.last_purchase.is_positive() && unspent <= threshold;
-            if crossed { vec![(subject(), threshold, unspent)] } else { vec![] }
-        }
-        AlertRule::BudgetPercent { percent } => {
-            account.budgets.iter().flat_map(|state| budget_crossings(state, rule, *percent)).collect()
-        }
+        AlertRule::BalanceBelow { .. } | AlertRule::PercentOfLastPurchase { .. } => vec![subject(None, None)],
+        AlertRule::BudgetPercent { percent } => account
+            .budgets
+            .iter()
+            .flat_map(|state| state.charged_from(*percent).map(move |window| (state, window)))
+            .map(|(state, window)| subject(Some(state.budget.key.clone()), Some(window.clone())))
+            .collect(),
     }
 }
 
-fn budget_crossings(
-    state: &BudgetState,
-    rule: &AlertRule,
-    percent: u8,
-) -> impl Iterator<Item = (AlertSubject, Credits, Credits)> {
-    let threshold = percent_of(state.budget.cap, percent);
-    let crossed = state
-        .counters
-        .iter()
-        .filter(move |(_, count)| count.charged >= threshold && count.charged.is_positive());
-    crossed.map(move |(window, count)| {
-        let subject = AlertSubject {
-            rule: rule.clone(),
-            budget: Some(state.budget.key.clone()),
-            window: Some(window.clone()),
-        };
-        (subject, threshold, count.charged)
-    })
-}
-
-fn percent_of(credits: Credits, percent: u8) -> Credits {
-    credits.mul_div(i64::from(percent), 100).unwrap_or(credits)
+/// The threshold and the value that crossed it; None where it lies uncrossed.
+pub(super) fn crossing(account: &Account, subject: &AlertSubject) -> Option<(Credits, Credits)> {
+    let unspent = unspent(account);
+    match &subject.rule {
+        AlertRule::BalanceBelow { credits } => (unspent <= *credits).then_some((*credits, unspent)),
+        AlertRule::PercentOfLastPurchase { percent } => {
+            let threshold = account.last_purchase.percent(*percent);
+            let crossed = account.last_purchase.is_positive() && unspent <= threshold;
+            crossed.then_some((threshold, unspent))
+        }
+        AlertRule::BudgetPercent { percent } => {
+            let budget = subject.budget.as_ref()?;
+            let state = account.budgets.iter().find(|state| state.budget.key == *budget)?;
+            let charged = state.counters.get(subject.window.as_ref()?)?.charged;
+            let threshold = state.budget.cap.percent(*percent);
+            (charged.is_positive() && charged >= threshold).then_some((threshold, charged))
+        }
+    }
 }
 
 /// Unspent and unexpired credits, holds apart.
@@ -216,18 +238,7 @@ fn close_org(account: &Account) -> Decision {
     }
     let open = account.holds.len();
     require(open == 0, || Refusal::OpenReservations { open })?;
-    let mut events: Vec<Event> = account
-        .live_lots()
-        .map(|lot| {
-            let burn = lot.burn(lot.free());
-            Event::CreditsExpired {
-                lot: lot.id,
-                credits: lot.free(),
-                revenue_minor: burn.revenue_minor,
-                currency: burn.currency,
-            }
-        })
-        .collect();
+    let mut events: Vec<Event> = account.live_lots().map(expire_lot).collect();
     let open_keys = account.keys.iter().filter(|(_, key)| !key.revoked);
     events.extend(open_keys.map(|(key, _)| Event::KeyRevoked { key: *key }));
     events.push(Event::OrgClosed {});
@@ -238,10 +249,7 @@ fn new_lot(account: &Account, terms: &LotTerms, now: Timestamp) -> Result<(), Re
     exists(account)?;
     not_closed(account)?;
     amount(terms.credits)?;
-    let granted = account.totals.granted.checked_add(terms.credits);
-    require(granted.is_some_and(|granted| granted <= GRANTED_MAX), || Refusal::AmountTooLarge {
-        max: GRANTED_MAX.saturating_sub(account.totals.granted),
-    })?;
+    fits(account.totals.granted.saturating_add(account.totals.overdraft_limit), terms.credits)?;
     require(terms.expires_at.is_none_or(|at| at > now), || Refusal::ExpiryInPast)?;
     require(!account.lots.contains_key(&terms.lot), || Refusal::LotExists)
 }
@@ -274,7 +282,9 @@ fn refund(account: &Account, lot: LotId, credits: Credits, reference: String) ->
     exists(account)?;
     amount(credits)?;
     let lot = account.lots.get(&lot).ok_or(Refusal::UnknownLot)?;
-    let refundable = lot.free().min(account.balance().available.or_zero());
+    // An overdraft is a loan: it is not paid out.
+    let owned = account.balance().available.saturating_sub(account.totals.overdraft_limit);
+    let refundable = lot.free().min(owned.or_zero());
     require(credits <= refundable, || Refusal::NotRefundable { refundable, asked: credits })?;
     Ok(vec![Event::CreditsRefunded {
         lot: lot.id,
@@ -285,11 +295,12 @@ fn refund(account: &Account, lot: LotId, credits: Credits, reference: String) ->
     }])
 }
 
-/// Guards: org, amount, ttl, known id, project, request limit, balance, then every budget on the path.
+/// Guards: org, amount, ttl, policy, known id, project, request limit, balance, then every budget on the path.
 fn decide_reserve(account: &Account, command: Reserve, now: Timestamp) -> Decision {
     may_spend(account)?;
     amount(command.credits)?;
     ttl(command.ttl_seconds)?;
+    policy(command.expiry)?;
     let known =
         account.holds.contains_key(&command.reservation) || account.ended.contains_key(&command.reservation);
     require(!known, || Refusal::ReservationExists)?;
@@ -309,11 +320,14 @@ fn decide_reserve(account: &Account, command: Reserve, now: Timestamp) -> Decisi
     }])
 }
 
-/// Decided like a hold for the difference, in the first one's windows.
+/// Decided like a hold for the difference, in the windows in which the first one counts. Guards: org, amount,
+/// policy, open hold, request limit, balance, budgets.
 fn grow(account: &Account, reservation: ReservationId, credits: Credits, expiry: ExpiryPolicy) -> Decision {
     may_spend(account)?;
     amount(credits)?;
+    policy(expiry)?;
     let hold = open_hold(account, reservation)?;
+    within_request_limit(account, &hold.purpose, hold.credits.saturating_add(credits))?;
     affordable(account, credits)?;
     within_budgets(account, &hold.purpose, credits, hold.reserved_at)?;
     Ok(vec![Event::ReservationGrown { reservation, credits, expiry, pins: pin(account, credits) }])
@@ -341,12 +355,8 @@ fn release(account: &Account, reservation: ReservationId) -> Decision {
 }
 
 fn settle(account: &Account, command: Settle) -> Decision {
-    require(!command.cost.is_negative(), || Refusal::AmountNotPositive)?;
-    require(command.cost <= Credits::COMMAND_MAX, || Refusal::AmountTooLarge { max: Credits::COMMAND_MAX })?;
-    let consumed = account.totals.consumed.checked_add(command.cost);
-    require(consumed.is_some_and(|consumed| consumed <= CONSUMED_MAX), || Refusal::AmountTooLarge {
-        max: CONSUMED_MAX.saturating_sub(account.totals.consumed),
-    })?;
+    not_negative(command.cost)?;
+    fits(account.totals.consumed, command.cost)?;
     if let Some(ended) = account.ended.get(&command.reservation) {
         return settle_late(account, ended, command);
     }
@@ -362,7 +372,7 @@ fn settle(account: &Account, command: Settle) -> Decision {
         late: false,
         excess: cost.saturating_sub(charged),
         price_book_version: command.price_book_version,
-        purpose: command.purpose.clone().unwrap_or_else(|| hold.purpose.clone()),
+        purpose: hold.purpose.as_settled(command.purpose),
         attempts: command.attempts,
         burned: burn_hold(account, hold, charged),
         reserved_at: hold.reserved_at,
@@ -389,7 +399,7 @@ fn settle_late(account: &Account, ended: &Ended, command: Settle) -> Decision {
         late: true,
         excess: cost.saturating_sub(charged),
         price_book_version: command.price_book_version,
-        purpose: command.purpose.clone().unwrap_or_else(|| ended.purpose.clone()),
+        purpose: ended.purpose.as_settled(command.purpose),
         attempts: command.attempts,
         burned,
         reserved_at: ended.reserved_at,
@@ -521,6 +531,7 @@ fn affordable(account: &Account, asked: Credits) -> Result<(), Refusal> {
     require(asked <= available, || Refusal::InsufficientCredits { available, asked })
 }
 
+/// Every budget on the path, each in its window: all or nothing.
 fn within_budgets(
     account: &Account,
     purpose: &Purpose,
@@ -566,8 +577,17 @@ fn not_closed(account: &Account) -> Result<(), Refusal> {
     require(account.status != OrgStatus::Closed, || Refusal::OrgClosed)
 }
 
-fn known_project(account: &Account, project: Option<crate::domain::ids::ProjectId>) -> Result<(), Refusal> {
+fn known_project(account: &Account, project: Option<ProjectId>) -> Result<(), Refusal> {
     require(project.is_none_or(|id| account.projects.contains_key(&id)), || Refusal::UnknownProject)
+}
+
+/// A cap on what does not exist would guard nothing, in silence.
+fn known_scope(account: &Account, scope: &BudgetScope) -> Result<(), Refusal> {
+    match scope {
+        BudgetScope::Project { project } => known_project(account, Some(*project)),
+        BudgetScope::Key { key } => require(account.keys.contains_key(key), || Refusal::UnknownKey),
+        BudgetScope::Org | BudgetScope::EndUser { .. } => Ok(()),
+    }
 }
 
 fn amount(credits: Credits) -> Result<(), Refusal> {
@@ -578,6 +598,19 @@ fn amount(credits: Credits) -> Result<(), Refusal> {
 fn not_negative(credits: Credits) -> Result<(), Refusal> {
     require(!credits.is_negative(), || Refusal::AmountNotPositive)?;
     require(credits <= Credits::COMMAND_MAX, || Refusal::AmountTooLarge { max: Credits::COMMAND_MAX })
+}
+
+/// Whatever an account can come to is exact: sums never reach the ends of the range.
+fn fits(total: Credits, more: Credits) -> Result<(), Refusal> {
+    let max = Credits::ACCOUNT_MAX.saturating_sub(total).or_zero();
+    require(more <= max, || Refusal::AmountTooLarge { max })
+}
+
+fn policy(expiry: ExpiryPolicy) -> Result<(), Refusal> {
+    match expiry {
+        ExpiryPolicy::ChargeInput { credits } => not_negative(credits),
+        ExpiryPolicy::Release | ExpiryPolicy::ChargeBound => Ok(()),
+    }
 }
 
 fn ttl(seconds: i64) -> Result<(), Refusal> {

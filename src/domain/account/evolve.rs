@@ -1,7 +1,5 @@
 //! The fold: every event changes the account in one way. Total and exhaustive; nothing is decided here.
 
-use std::collections::HashMap;
-
 use crate::domain::account::budget::{Budget, BudgetState, Counter};
 use crate::domain::account::command::{HoldTerms, ReservationStatus};
 use crate::domain::account::lot::Lot;
@@ -127,6 +125,7 @@ pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
         Event::AlertRulesSet { rules } => {
             account.alert_rules.clone_from(rules);
             account.raised.retain(|subject| rules.contains(&subject.rule));
+            forget_past_windows(account, at);
         }
         Event::AlertRaised { subject, .. } => {
             account.raised.insert(subject.clone());
@@ -149,15 +148,26 @@ fn set_budgets(account: &mut Account, budgets: &[Budget], at: Timestamp) {
         let kept = before.iter().position(|state| state.budget.key == budget.key);
         let kept = kept.map(|index| before.swap_remove(index));
         let state = match kept {
-            Some(state) => BudgetState { budget: budget.clone(), ..state },
+            Some(mut state) => {
+                state.budget.clone_from(budget);
+                state
+            }
             None => started(account, budget, at),
         };
         account.budgets.push(state);
     }
+    forget_past_windows(account, at);
+}
+
+/// A rule or a cap that is set now has nothing to say of windows that are over.
+fn forget_past_windows(account: &mut Account, now: Timestamp) {
+    for state in &mut account.budgets {
+        state.forget_before(state.budget.key.window.start(now, account.time_zone));
+    }
 }
 
 fn started(account: &Account, budget: &Budget, at: Timestamp) -> BudgetState {
-    let mut state = BudgetState { budget: budget.clone(), since: at, counters: HashMap::new() };
+    let mut state = BudgetState::new(budget.clone(), at);
     for hold in account.holds.values() {
         if state.counts(&hold.purpose, hold.reserved_at) {
             let window = budget.counter_key(&hold.purpose, hold.reserved_at, account.time_zone);
@@ -173,9 +183,9 @@ fn rearm(account: &mut Account) {
     if account.raised.is_empty() {
         return;
     }
-    let crossed: Vec<_> =
-        account.alert_rules.iter().flat_map(|rule| decide::crossings(account, rule)).map(|c| c.0).collect();
-    account.raised.retain(|subject| crossed.contains(subject));
+    let mut raised = std::mem::take(&mut account.raised);
+    raised.retain(|subject| decide::crossing(account, subject).is_some());
+    account.raised = raised;
 }
 
 fn open_lot(
@@ -206,10 +216,12 @@ fn open_hold(
     account.totals.held = account.totals.held.saturating_add(credits);
     pin(account, pins);
     let zone = account.time_zone;
-    for state in &mut account.budgets {
-        state.forget_before(state.budget.key.window.start(at, zone));
+    for state in account.budgets.iter_mut().filter(|state| state.budget.covers(purpose)) {
+        let window = state.budget.counter_key(purpose, at, zone);
+        state.turn_to(window.starts_at);
+        let counter = state.counters.entry(window).or_default();
+        counter.held = counter.held.saturating_add(credits);
     }
-    count(account, purpose, at, |counter| counter.held = counter.held.saturating_add(credits));
     account.due.insert((terms.expires_at, reservation));
     let hold = Hold {
         credits,
@@ -296,12 +308,14 @@ fn pin(account: &mut Account, pins: &[LotShare]) {
     }
 }
 
-/// Counts in the windows of the hold's time, of the budgets that stood then.
+/// Counts in the windows of the hold's time, of the budgets that stood then. A window that was forgotten is over.
 fn count(account: &mut Account, purpose: &Purpose, reserved_at: Timestamp, change: impl Fn(&mut Counter)) {
     let zone = account.time_zone;
     for state in account.budgets.iter_mut().filter(|state| state.counts(purpose, reserved_at)) {
         let window = state.budget.counter_key(purpose, reserved_at, zone);
-        change(state.counters.entry(window).or_default());
+        if let Some(counter) = state.counters.get_mut(&window) {
+            change(counter);
+        }
     }
 }
 

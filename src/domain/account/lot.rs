@@ -73,10 +73,6 @@ impl Lot {
         self.remaining().saturating_sub(self.pinned)
     }
 
-    pub fn is_due(&self, now: Timestamp) -> bool {
-        self.expires_at.is_some_and(|at| at <= now)
-    }
-
     pub(super) fn burn_key(&self) -> BurnKey {
         let basis = i128::from(self.paid_minor)
             .saturating_mul(1_000_000_000_000_000)
@@ -92,14 +88,15 @@ impl Lot {
         }
     }
 
-    /// Revenue due once `gone` credits of the lot are burned or expired: round(paid × gone ÷ granted).
+    /// What was paid for what remains, in minor units (I8).
+    pub fn deferred_minor(&self) -> i64 {
+        self.paid_minor - self.refunded_minor - self.recognised_minor
+    }
+
+    /// Revenue due once `gone` credits of the lot are burned or expired: round(paid × gone ÷ granted), where what was
+    /// refunded counts neither as paid nor as granted. So the last credit recognises the last cent.
     fn revenue_at(&self, gone: Credits) -> i64 {
-        let granted = i128::from(self.granted.nanos());
-        if granted == 0 {
-            return 0;
-        }
-        let doubled = 2 * i128::from(self.paid_minor) * i128::from(gone.nanos()) + granted;
-        i64::try_from(doubled.div_euclid(2 * granted)).unwrap_or(i64::MAX)
+        share(self.paid_minor - self.refunded_minor, gone, self.granted.saturating_sub(self.refunded))
     }
 
     /// What burning `credits` more (or fewer, when negative) recognises, as the event will carry it.
@@ -113,9 +110,19 @@ impl Lot {
         }
     }
 
-    /// The share of the price that a refund of `credits` gives back.
+    /// The share of the price that a refund of `credits` gives back: never more than is deferred, and all of that
+    /// with the last credit.
     pub fn refund_minor(&self, credits: Credits) -> i64 {
-        let gone = self.refunded.saturating_add(credits);
-        self.revenue_at(gone).saturating_sub(self.refunded_minor)
+        share(self.deferred_minor(), credits, self.remaining())
     }
+}
+
+/// round(minor × part ÷ whole), half up.
+fn share(minor: i64, part: Credits, whole: Credits) -> i64 {
+    let whole = i128::from(whole.nanos());
+    if whole == 0 {
+        return 0;
+    }
+    let doubled = 2 * i128::from(minor) * i128::from(part.nanos()) + whole;
+    i64::try_from(doubled.div_euclid(2 * whole)).unwrap_or(i64::MAX)
 }

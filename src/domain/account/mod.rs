@@ -2,7 +2,8 @@
 //!
 //! [`Account::handle`] is the one way in: it decides a command, evolves the account by what was decided, and says
 //! which alerts that crossed. Lots burn by priority, earliest expiry, promotional before paid, lowest cost basis,
-//! oldest, id. A hold pins lots in that order; pinned credits neither expire nor are refunded.
+//! oldest, id. A hold pins lots in that order; pinned credits neither expire nor are refunded. The tests of `decide`
+//! are a table of its guards; `model` is the whole account once more, naively, for random histories.
 
 pub mod budget;
 pub mod command;
@@ -10,7 +11,9 @@ mod decide;
 mod ended;
 mod evolve;
 #[cfg(test)]
-mod guards;
+mod fixtures;
+#[cfg(test)]
+mod invariants;
 pub mod limits;
 pub mod lot;
 #[cfg(test)]
@@ -144,29 +147,26 @@ impl Account {
     /// Time-driven ends that are due must have been taken first with [`Account::expire_due`].
     pub fn handle(&mut self, command: OrgCommand, now: Timestamp) -> Result<Vec<Step>, Refusal> {
         let decided = decide::decide(self, command, now)?;
-        let mut steps = Vec::with_capacity(decided.len());
-        for event in decided {
-            steps.push(self.step(event, now));
-        }
-        self.follow_up(now, &mut steps);
+        let mut steps: Vec<Step> = decided.into_iter().map(|event| self.step(event, now)).collect();
+        // What the end of a hold set free, or a late settle gave back, may be past its time.
+        self.end_due(now, now, &mut steps);
+        self.raise_alerts(now, &mut steps);
         Ok(steps)
     }
 
     /// The ends that time alone has brought about until `now` (I11), evolved and ready to be appended.
     pub fn expire_due(&mut self, now: Timestamp) -> Vec<Step> {
         let mut steps = Vec::new();
-        while let Some(event) = decide::next_due(self, now) {
-            steps.push(self.step(event, now));
-        }
+        self.end_due(Timestamp(i64::MIN), now, &mut steps);
         if !steps.is_empty() {
-            self.follow_up(now, &mut steps);
+            self.raise_alerts(now, &mut steps);
         }
         steps
     }
 
     /// Whether [`Account::expire_due`] has something to say.
     pub fn is_due(&self, now: Timestamp) -> bool {
-        decide::next_due(self, now).is_some()
+        self.next_due_at().is_some_and(|at| at <= now)
     }
 
     /// Folds one event. Total: what the log holds is true.
@@ -219,10 +219,7 @@ impl Account {
 
     /// When something will happen by itself next.
     pub fn next_due_at(&self) -> Option<Timestamp> {
-        let hold = self.due.first().map(|(at, _)| *at);
-        let lot =
-            self.live_lots().filter(|lot| lot.free().is_positive()).filter_map(|lot| lot.expires_at).min();
-        [hold, lot].into_iter().flatten().min()
+        decide::next_due_at(self)
     }
 
     fn step(&mut self, event: Event, at: Timestamp) -> Step {
@@ -230,11 +227,20 @@ impl Account {
         (event, self.balance())
     }
 
-    /// What follows from what was decided: debt takes what came free, and crossings are told.
-    fn follow_up(&mut self, now: Timestamp, steps: &mut Vec<Step>) {
-        if let Some(event) = decide::repayment(self) {
-            steps.push(self.step(event, now));
+    /// Ends what is due until `now`, in the order of time. What came free meanwhile repays debt, before anything that
+    /// ends later than the time `reached`.
+    fn end_due(&mut self, mut reached: Timestamp, now: Timestamp, steps: &mut Vec<Step>) {
+        loop {
+            match (decide::next_due(self, now), decide::repayment(self)) {
+                (Some((at, event)), _) if at <= reached => steps.push(self.step(event, now)),
+                (_, Some(event)) => steps.push(self.step(event, now)),
+                (Some((at, _)), None) => reached = at,
+                (None, None) => return,
+            }
         }
+    }
+
+    fn raise_alerts(&mut self, now: Timestamp, steps: &mut Vec<Step>) {
         for event in decide::alerts(self) {
             steps.push(self.step(event, now));
         }

@@ -1,0 +1,195 @@
+//! Ids, times and commands for the account's tests.
+
+use uuid::Uuid;
+
+use crate::domain::account::budget::{Budget, BudgetKey, BudgetScope, BudgetWindow};
+use crate::domain::account::command::{OrgCommand, Reserve, Settle};
+use crate::domain::account::limits::Limits;
+use crate::domain::account::refusal::Refusal;
+use crate::domain::account::{Account, Step};
+use crate::domain::commerce::Payment;
+use crate::domain::credits::Credits;
+use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, GrantKind, LotTerms, Purpose, Role};
+use crate::domain::ids::{BundleId, KeyId, LotId, OrgId, ProjectId, ReservationId};
+use crate::domain::time::Timestamp;
+
+/// 2026-10-24T20:00:00Z: two hours before the day in Berlin on which summer time ends.
+pub(super) const START: Timestamp = Timestamp(1_792_872_000_000_000);
+
+pub(super) fn org() -> OrgId {
+    OrgId(Uuid::from_u128(1))
+}
+
+pub(super) fn lot(n: u128) -> LotId {
+    LotId(Uuid::from_u128(n))
+}
+
+pub(super) fn project(n: u128) -> ProjectId {
+    ProjectId(Uuid::from_u128(n))
+}
+
+pub(super) fn key(n: u128) -> KeyId {
+    KeyId { org: org(), local: Uuid::from_u128(n) }
+}
+
+pub(super) fn reservation(n: u128) -> ReservationId {
+    ReservationId { org: org(), local: Uuid::from_u128(n) }
+}
+
+pub(super) fn credits(whole: i64) -> Credits {
+    Credits::from_whole(whole)
+}
+
+pub(super) fn after(seconds: i64) -> Timestamp {
+    START.plus_seconds(seconds)
+}
+
+pub(super) fn open(time_zone: &str) -> OrgCommand {
+    OrgCommand::OpenOrg { slug: "acme".into(), time_zone: time_zone.into(), overdraft_limit: Credits::ZERO }
+}
+
+pub(super) fn create_key(n: u128) -> OrgCommand {
+    OrgCommand::CreateKey {
+        key: key(n),
+        role: Role::Gateway,
+        project: None,
+        secret_sha256: "00".into(),
+        expires_at: None,
+    }
+}
+
+pub(super) fn create_project(n: u128) -> OrgCommand {
+    OrgCommand::CreateProject { project: project(n), name: format!("project {n}") }
+}
+
+pub(super) fn grant(n: u128, amount: Credits) -> OrgCommand {
+    grant_lot(LotTerms { lot: lot(n), credits: amount, priority: 0, expires_at: None })
+}
+
+pub(super) fn grant_until(n: u128, amount: Credits, expires_at: Timestamp) -> OrgCommand {
+    grant_lot(LotTerms { lot: lot(n), credits: amount, priority: 0, expires_at: Some(expires_at) })
+}
+
+pub(super) fn grant_lot(terms: LotTerms) -> OrgCommand {
+    OrgCommand::Grant { terms, kind: GrantKind::Goodwill, note: None }
+}
+
+pub(super) fn purchase(terms: LotTerms, net_minor: i64) -> OrgCommand {
+    let payment = Payment {
+        method: "manual".into(),
+        reference: "INV-1".into(),
+        currency: "USD".into(),
+        net_minor,
+        tax_minor: 0,
+    };
+    OrgCommand::Purchase { terms, bundle: BundleId(Uuid::from_u128(1)), quantity: 1, payment }
+}
+
+pub(super) fn bought(n: u128, amount: Credits, net_minor: i64) -> OrgCommand {
+    purchase(LotTerms { lot: lot(n), credits: amount, priority: 0, expires_at: None }, net_minor)
+}
+
+/// A hold for an external gateway: a minute long, released when its time is over.
+pub(super) fn hold(n: u128, amount: Credits) -> Reserve {
+    Reserve {
+        reservation: reservation(n),
+        credits: amount,
+        ttl_seconds: 60,
+        expiry: ExpiryPolicy::Release,
+        dispatcher: Dispatcher::External,
+        price_book_version: 1,
+        purpose: Purpose::default(),
+    }
+}
+
+pub(super) fn settle(n: u128, cost: Credits) -> Settle {
+    Settle {
+        reservation: reservation(n),
+        cost,
+        price_book_version: 1,
+        attempts: vec![],
+        purpose: None,
+        quarantine: None,
+    }
+}
+
+pub(super) fn release(n: u128) -> OrgCommand {
+    OrgCommand::Release { reservation: reservation(n) }
+}
+
+pub(super) fn grow(n: u128, amount: Credits) -> OrgCommand {
+    OrgCommand::Grow { reservation: reservation(n), credits: amount, expiry: ExpiryPolicy::Release }
+}
+
+pub(super) fn budget(scope: BudgetScope, window: BudgetWindow, cap: Credits) -> Budget {
+    Budget { key: BudgetKey { scope, window }, cap }
+}
+
+pub(super) fn cap(cap: Credits) -> OrgCommand {
+    OrgCommand::SetBudgets { budgets: vec![budget(BudgetScope::Org, BudgetWindow::Day, cap)] }
+}
+
+pub(super) fn request_limit(scope: BudgetScope, amount: Credits) -> OrgCommand {
+    let limits = Limits {
+        scope,
+        requests_per_minute: None,
+        concurrent_requests: None,
+        credits_per_request: Some(amount),
+    };
+    OrgCommand::SetLimits { limits: vec![limits] }
+}
+
+pub(super) fn overdraft(overdraft_limit: Credits) -> OrgCommand {
+    OrgCommand::SetOverdraftLimit { overdraft_limit }
+}
+
+impl From<Reserve> for OrgCommand {
+    fn from(reserve: Reserve) -> OrgCommand {
+        OrgCommand::Reserve(reserve)
+    }
+}
+
+impl From<Settle> for OrgCommand {
+    fn from(settle: Settle) -> OrgCommand {
+        OrgCommand::Settle(settle)
+    }
+}
+
+/// What the ledger does with a command: first the ends that are due, then the command.
+pub(super) trait Acts {
+    fn tries(&mut self, at: Timestamp, command: impl Into<OrgCommand>) -> Result<Vec<Step>, Refusal>;
+
+    /// The events of a command that is accepted.
+    fn does(&mut self, at: Timestamp, command: impl Into<OrgCommand>) -> Vec<Event> {
+        let steps = self.tries(at, command).expect("accepted");
+        steps.into_iter().map(|(event, _)| event).collect()
+    }
+
+    fn refuses(&mut self, at: Timestamp, command: impl Into<OrgCommand>) -> Refusal {
+        self.tries(at, command).expect_err("refused")
+    }
+}
+
+impl Acts for Account {
+    fn tries(&mut self, at: Timestamp, command: impl Into<OrgCommand>) -> Result<Vec<Step>, Refusal> {
+        self.expire_due(at);
+        self.handle(command.into(), at)
+    }
+}
+
+/// An active org in Berlin, with a project, a key and nothing else.
+pub(super) fn active() -> Account {
+    let mut account = Account::new(org());
+    for command in [open("Europe/Berlin"), create_project(1), create_key(1)] {
+        account.does(START, command);
+    }
+    account
+}
+
+pub(super) fn with(commands: impl IntoIterator<Item = OrgCommand>) -> Account {
+    let mut account = active();
+    commands.into_iter().for_each(|command| {
+        account.does(START, command);
+    });
+    account
+}

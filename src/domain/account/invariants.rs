@@ -1,0 +1,617 @@
+//! The guards in their order, and the account's promises as short stories, each named by the invariant it holds.
+
+use crate::domain::account::Account;
+use crate::domain::account::budget::{BudgetScope, BudgetWindow};
+use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, TTL_SECONDS_MAX};
+use crate::domain::account::fixtures::*;
+use crate::domain::account::refusal::Refusal;
+use crate::domain::alerting::AlertRule;
+use crate::domain::credits::Credits;
+use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, LotTerms, Purpose, Role};
+use crate::domain::time::Timestamp;
+
+const TOO_LARGE: Refusal = Refusal::AmountTooLarge { max: Credits::COMMAND_MAX };
+
+/// A guard's row: what is wrong with this command is this guard's, and every later guard's too.
+type Row = (Account, OrgCommand, Refusal);
+
+fn refused_in_order(rows: impl IntoIterator<Item = Row>) {
+    for (index, (mut account, command, expected)) in rows.into_iter().enumerate() {
+        let before = account.clone();
+        let said = format!("row {index}: {command:?}");
+
+        assert_eq!(account.handle(command, START).unwrap_err(), expected, "{said}");
+        assert_eq!(account, before, "{said}: a refusal changes nothing");
+    }
+}
+
+fn unknown() -> Account {
+    Account::new(org())
+}
+
+fn closed() -> Account {
+    with([OrgCommand::CloseOrg])
+}
+
+fn suspended() -> Account {
+    with([OrgCommand::SuspendOrg { reason: "unpaid".into() }])
+}
+
+fn is_suspended() -> Refusal {
+    Refusal::OrgSuspended { reason: "unpaid".into() }
+}
+
+/// 10 credits, a cap of 5 a day, requests of at most 8, hold 1 open with 1 credit and hold 2 released.
+fn guarded() -> Account {
+    with([
+        grant(1, credits(10)),
+        cap(credits(5)),
+        request_limit(BudgetScope::Org, credits(8)),
+        hold(1, credits(1)).into(),
+        hold(2, credits(1)).into(),
+        release(2),
+    ])
+}
+
+fn without_limits(mut account: Account) -> Account {
+    account.does(START, OrgCommand::SetLimits { limits: vec![] });
+    account
+}
+
+fn budget_exceeded(asked: Credits) -> Refusal {
+    let key = budget(BudgetScope::Org, BudgetWindow::Day, credits(5)).key;
+    Refusal::BudgetExceeded { budget: key, cap: credits(5), available: credits(4), asked }
+}
+
+fn charge_input(credits: i64) -> ExpiryPolicy {
+    ExpiryPolicy::ChargeInput { credits: Credits::from_whole(credits) }
+}
+
+fn of_project(n: u128) -> Purpose {
+    Purpose { project: Some(project(n)), ..Purpose::default() }
+}
+
+fn last(events: &[Event]) -> &Event {
+    events.last().unwrap()
+}
+
+#[test]
+fn the_guards_of_a_hold_stand_in_order() {
+    let nothing_right = Reserve {
+        ttl_seconds: 0,
+        expiry: charge_input(-1),
+        purpose: of_project(9),
+        ..hold(1, Credits::ZERO)
+    };
+    let absurd = Reserve { credits: credits(2_000_000_000), ..nothing_right.clone() };
+    let paid = Reserve { credits: Credits::COMMAND_MAX, ..nothing_right.clone() };
+    let endless = Reserve { ttl_seconds: TTL_SECONDS_MAX + 1, ..paid.clone() };
+    let timed = Reserve { ttl_seconds: TTL_SECONDS_MAX, ..paid.clone() };
+    let ends_well = Reserve { expiry: charge_input(1), ..timed.clone() };
+    let ended_before = Reserve { reservation: reservation(2), ..ends_well.clone() };
+    let new = Reserve { reservation: reservation(3), ..ends_well.clone() };
+    let placed = Reserve { purpose: of_project(1), ..new.clone() };
+    let within_limit = Reserve { credits: credits(8), ..placed.clone() };
+    let (asked, available) = (Credits::COMMAND_MAX, credits(9));
+    let ttl = Refusal::TtlOutOfRange { max: TTL_SECONDS_MAX };
+
+    refused_in_order([
+        (unknown(), nothing_right.clone().into(), Refusal::UnknownOrg),
+        (closed(), nothing_right.clone().into(), Refusal::OrgClosed),
+        (suspended(), nothing_right.clone().into(), is_suspended()),
+        (guarded(), nothing_right.into(), Refusal::AmountNotPositive),
+        (guarded(), absurd.into(), TOO_LARGE),
+        (guarded(), paid.into(), ttl.clone()),
+        (guarded(), endless.into(), ttl),
+        (guarded(), timed.into(), Refusal::AmountNotPositive),
+        (guarded(), ends_well.into(), Refusal::ReservationExists),
+        (guarded(), ended_before.into(), Refusal::ReservationExists),
+        (guarded(), new.into(), Refusal::UnknownProject),
+        (guarded(), placed.clone().into(), Refusal::RequestTooLarge { limit: credits(8), asked }),
+        (without_limits(guarded()), placed.into(), Refusal::InsufficientCredits { available, asked }),
+        (guarded(), within_limit.clone().into(), budget_exceeded(credits(8))),
+    ]);
+    guarded().does(START, Reserve { credits: credits(4), ..within_limit });
+}
+
+#[test]
+fn the_guards_of_growth_are_those_of_a_hold_for_the_difference() {
+    let amount = Credits::COMMAND_MAX;
+    let ended = Refusal::ReservationEnded { status: ReservationStatus::Released };
+    let bad_policy =
+        OrgCommand::Grow { reservation: reservation(9), credits: amount, expiry: charge_input(-1) };
+    let too_large = Refusal::RequestTooLarge { limit: credits(8), asked: amount.saturating_add(credits(1)) };
+    let available = credits(9);
+
+    refused_in_order([
+        (unknown(), grow(9, Credits::ZERO), Refusal::UnknownOrg),
+        (closed(), grow(9, Credits::ZERO), Refusal::OrgClosed),
+        (suspended(), grow(9, Credits::ZERO), is_suspended()),
+        (guarded(), grow(9, Credits::ZERO), Refusal::AmountNotPositive),
+        (guarded(), grow(9, credits(2_000_000_000)), TOO_LARGE),
+        (guarded(), bad_policy, Refusal::AmountNotPositive),
+        (guarded(), grow(9, amount), Refusal::UnknownReservation),
+        (guarded(), grow(2, amount), ended),
+        (guarded(), grow(1, amount), too_large),
+        (
+            without_limits(guarded()),
+            grow(1, amount),
+            Refusal::InsufficientCredits { available, asked: amount },
+        ),
+        (guarded(), grow(1, credits(7)), budget_exceeded(credits(7))),
+    ]);
+    guarded().does(START, grow(1, credits(4)));
+}
+
+#[test]
+fn the_guards_of_what_ends_or_extends_a_hold_stand_in_order() {
+    let extend = |n, ttl_seconds| OrgCommand::Extend { reservation: reservation(n), ttl_seconds };
+    let ended = |status| Refusal::ReservationEnded { status };
+    let ttl = Refusal::TtlOutOfRange { max: TTL_SECONDS_MAX };
+    let negative = Credits::from_nanos(-1);
+    let mut settled = guarded();
+    settled.does(START, settle(1, credits(1)));
+    // All that an account may come to is consumed, but for one credit.
+    let mut nearly_full = with((10..14).map(|n| grant(n, Credits::COMMAND_MAX)));
+    nearly_full.does(START, hold(1, credits(1)));
+    for less in [-1_000_000_000, -1_000_000_000, -1_000_000_000, -999_999_999].map(credits) {
+        nearly_full.does(START, OrgCommand::Adjust { credits: less, reason: "a slip".into(), lot: lot(1) });
+    }
+
+    refused_in_order([
+        (guarded(), extend(9, 0), ttl),
+        (guarded(), extend(9, 60), Refusal::UnknownReservation),
+        (guarded(), extend(2, 60), ended(ReservationStatus::Released)),
+        (guarded(), release(9), Refusal::UnknownReservation),
+        (settled.clone(), release(1), ended(ReservationStatus::Settled)),
+        (guarded(), settle(9, negative).into(), Refusal::AmountNotPositive),
+        (guarded(), settle(9, credits(2_000_000_000)).into(), TOO_LARGE),
+        (nearly_full, settle(9, credits(2)).into(), Refusal::AmountTooLarge { max: credits(1) }),
+        (guarded(), settle(9, credits(1)).into(), Refusal::UnknownReservation),
+        (settled, settle(1, credits(1)).into(), ended(ReservationStatus::Settled)),
+    ]);
+    assert_eq!(guarded().does(START, extend(1, 30)), [], "a hold is never shortened");
+}
+
+#[test]
+fn the_guards_of_credits_stand_in_order() {
+    let terms = |n, amount| LotTerms { lot: lot(n), credits: amount, priority: 0, expires_at: Some(START) };
+    let refund = |n, amount| OrgCommand::Refund { lot: lot(n), credits: amount, reference: "REF-1".into() };
+    let adjust = |amount| OrgCommand::Adjust { credits: amount, reason: "a slip".into(), lot: lot(1) };
+    let (huge, negative) = (credits(2_000_000_000), Credits::from_nanos(-1));
+    let full = || with((10..14).map(|n| grant(n, Credits::COMMAND_MAX)));
+    let no_room = Refusal::AmountTooLarge { max: Credits::ZERO };
+
+    refused_in_order([
+        (unknown(), grant_lot(terms(1, Credits::ZERO)), Refusal::UnknownOrg),
+        (closed(), grant_lot(terms(1, Credits::ZERO)), Refusal::OrgClosed),
+        (guarded(), grant_lot(terms(1, Credits::ZERO)), Refusal::AmountNotPositive),
+        (guarded(), grant_lot(terms(1, huge)), TOO_LARGE),
+        (full(), grant_lot(terms(10, credits(1))), no_room.clone()),
+        (guarded(), purchase(terms(1, credits(1)), 80), Refusal::ExpiryInPast),
+        (guarded(), bought(1, credits(1), 80), Refusal::LotExists),
+        (unknown(), adjust(Credits::ZERO), Refusal::UnknownOrg),
+        (closed(), adjust(Credits::ZERO), Refusal::OrgClosed),
+        (guarded(), adjust(Credits::ZERO), Refusal::AmountZero),
+        (guarded(), adjust(Credits::ZERO.saturating_sub(huge)), TOO_LARGE),
+        (guarded(), adjust(credits(1)), Refusal::LotExists),
+        (
+            guarded(),
+            adjust(credits(-10)),
+            Refusal::InsufficientCredits { available: credits(9), asked: credits(10) },
+        ),
+        (unknown(), refund(9, Credits::ZERO), Refusal::UnknownOrg),
+        (guarded(), refund(9, Credits::ZERO), Refusal::AmountNotPositive),
+        (guarded(), refund(9, credits(10)), Refusal::UnknownLot),
+        (
+            guarded(),
+            refund(1, credits(10)),
+            Refusal::NotRefundable { refundable: credits(9), asked: credits(10) },
+        ),
+        (unknown(), overdraft(negative), Refusal::UnknownOrg),
+        (closed(), overdraft(negative), Refusal::OrgClosed),
+        (guarded(), overdraft(negative), Refusal::AmountNotPositive),
+        (full(), overdraft(credits(1)), no_room),
+    ]);
+}
+
+#[test]
+fn the_guards_of_an_org_and_its_rules_stand_in_order() {
+    let twice = budget(BudgetScope::Project { project: project(9) }, BudgetWindow::Day, credits(1));
+    let of_key = budget(BudgetScope::Key { key: key(9) }, BudgetWindow::Day, credits(1));
+    let negative = budget(BudgetScope::Org, BudgetWindow::Day, credits(-1));
+    let budgets = |budgets: &[_]| OrgCommand::SetBudgets { budgets: budgets.to_vec() };
+    let nowhere = BudgetScope::Project { project: project(9) };
+    let mars = |overdraft_limit| OrgCommand::OpenOrg {
+        slug: "acme".into(),
+        time_zone: "Mars/Olympus".into(),
+        overdraft_limit,
+    };
+    let in_debt =
+        OrgCommand::OpenOrg { slug: "acme".into(), time_zone: "UTC".into(), overdraft_limit: credits(-1) };
+    let same_name = OrgCommand::CreateProject { project: project(2), name: "project 1".into() };
+    let twice_set = [twice.clone(), budget(BudgetScope::Org, BudgetWindow::Day, credits(1)), twice.clone()];
+    let mut known = with([create_project(9)]);
+
+    let key_of = |n, of| OrgCommand::CreateKey {
+        key: key(n),
+        role: Role::Inference,
+        project: Some(project(of)),
+        secret_sha256: "00".into(),
+        expires_at: Some(START),
+    };
+    let no_rules = OrgCommand::SetAlertRules { rules: vec![] };
+
+    refused_in_order([
+        (active(), mars(credits(-1)), Refusal::OrgExists),
+        (unknown(), mars(credits(-1)), Refusal::UnknownTimeZone("Mars/Olympus".into())),
+        (unknown(), in_debt, Refusal::AmountNotPositive),
+        (unknown(), OrgCommand::CloseOrg, Refusal::UnknownOrg),
+        (guarded(), OrgCommand::CloseOrg, Refusal::OpenReservations { open: 1 }),
+        (unknown(), OrgCommand::ResumeOrg, Refusal::UnknownOrg),
+        (closed(), OrgCommand::ResumeOrg, Refusal::OrgClosed),
+        (closed(), OrgCommand::SuspendOrg { reason: "late".into() }, Refusal::OrgClosed),
+        (unknown(), same_name.clone(), Refusal::UnknownOrg),
+        (closed(), same_name.clone(), Refusal::OrgClosed),
+        (active(), same_name, Refusal::ProjectExists),
+        (unknown(), key_of(1, 9), Refusal::UnknownOrg),
+        (closed(), key_of(1, 9), Refusal::OrgClosed),
+        (active(), key_of(1, 9), Refusal::UnknownProject),
+        (active(), key_of(1, 1), Refusal::KeyExists),
+        (active(), key_of(2, 1), Refusal::ExpiryInPast),
+        (unknown(), no_rules.clone(), Refusal::UnknownOrg),
+        (closed(), no_rules, Refusal::OrgClosed),
+        (active(), OrgCommand::RevokeKey { key: key(9) }, Refusal::UnknownKey),
+        (unknown(), budgets(std::slice::from_ref(&negative)), Refusal::UnknownOrg),
+        (closed(), budgets(std::slice::from_ref(&negative)), Refusal::OrgClosed),
+        (active(), budgets(&[negative]), Refusal::AmountNotPositive),
+        (known.clone(), budgets(&twice_set), Refusal::DuplicateBudget),
+        (active(), budgets(std::slice::from_ref(&twice)), Refusal::UnknownProject),
+        (active(), budgets(&[of_key]), Refusal::UnknownKey),
+        (active(), request_limit(nowhere.clone(), credits(-1)), Refusal::AmountNotPositive),
+        (active(), request_limit(nowhere, credits(1)), Refusal::UnknownProject),
+    ]);
+    known.does(START, budgets(&[twice]));
+}
+
+#[test]
+fn what_is_done_already_is_not_an_error_and_makes_no_event() {
+    let done = [
+        (guarded(), release(2)),
+        (closed(), OrgCommand::CloseOrg),
+        (suspended(), OrgCommand::SuspendOrg { reason: "late".into() }),
+        (active(), OrgCommand::ResumeOrg),
+        (with([OrgCommand::RevokeKey { key: key(1) }]), OrgCommand::RevokeKey { key: key(1) }),
+        (active(), OrgCommand::Expire),
+    ];
+
+    for (mut account, command) in done {
+        assert_eq!(account.does(START, command.clone()), [], "{command:?}");
+    }
+}
+
+#[test]
+fn i1_a_suspended_org_takes_no_hold_and_still_settles() {
+    let mut account = with([grant(1, credits(10)), hold(1, credits(4)).into()]);
+    account.does(START, OrgCommand::SuspendOrg { reason: "unpaid".into() });
+
+    account.does(START, settle(1, credits(3)));
+
+    assert_eq!(account.refuses(START, hold(2, credits(1))), is_suspended());
+    assert_eq!(account.balance().available, credits(7));
+}
+
+#[test]
+fn i2_what_tollgate_dispatched_never_costs_more_than_was_held_however_late() {
+    let dispatched = Reserve { dispatcher: Dispatcher::Tollgate, ..hold(1, credits(2)) };
+    let mut account = with([grant(1, credits(10)), dispatched.into()]);
+
+    let events = account.does(after(60), settle(1, credits(5)));
+
+    assert!(matches!(&events[0], Event::ReservationSettled { charged, excess, late: true, .. }
+        if (*charged, *excess) == (credits(2), credits(3))));
+    assert!(matches!(last(&events), Event::BoundExceeded { .. }));
+    assert_eq!(account.balance().available, credits(8));
+}
+
+#[test]
+fn i3_a_late_settle_gives_back_what_its_expiry_charged_too_much_and_an_expired_lot_loses_it_at_once() {
+    let charged = Reserve { expiry: ExpiryPolicy::ChargeBound, ..hold(1, credits(4)) };
+    let mut account = with([grant_until(1, credits(10), after(100)), charged.into()]);
+    account.expire_due(after(100));
+    assert_eq!((account.balance().consumed, account.balance().expired), (credits(4), credits(6)));
+
+    let events = account.does(after(200), settle(1, credits(1)));
+
+    assert!(
+        matches!(last(&events), Event::CreditsExpired { credits, .. } if *credits == Credits::from_whole(3))
+    );
+    assert_eq!((account.balance().consumed, account.balance().expired), (credits(1), credits(9)));
+    assert_eq!(account.balance().available, Credits::ZERO);
+    let again = account.refuses(after(201), settle(1, credits(1)));
+    assert_eq!(again, Refusal::ReservationEnded { status: ReservationStatus::Settled });
+}
+
+#[test]
+fn i3_an_ended_reservation_that_was_forgotten_and_recalled_settles_as_if_it_had_stayed() {
+    let charged = Reserve { expiry: charge_input(1), purpose: of_project(1), ..hold(1, credits(4)) };
+    let budgets = vec![budget(BudgetScope::Project { project: project(1) }, BudgetWindow::Day, credits(9))];
+    let mut stayed = with([bought(1, credits(10), 800), OrgCommand::SetBudgets { budgets }, charged.into()]);
+    stayed.expire_due(after(60));
+    let mut recalled = stayed.clone();
+    let row = serde_json::to_string(&recalled.ended[&reservation(1)]).unwrap();
+
+    recalled.forget(reservation(1));
+    assert_eq!(recalled.refuses(after(61), settle(1, credits(3))), Refusal::UnknownReservation);
+    recalled.recall(reservation(1), serde_json::from_str(&row).unwrap());
+
+    let route = Purpose { route: Some("fast".into()), ..Purpose::default() };
+    let late = crate::domain::account::command::Settle { purpose: Some(route), ..settle(1, credits(3)) };
+    assert_eq!(recalled.does(after(62), late.clone()), stayed.does(after(62), late));
+    assert_eq!(recalled, stayed);
+    let count = stayed.budgets[0].counters.values().next().unwrap();
+    assert_eq!(count.charged, credits(3), "the late settle counts in the project's window");
+}
+
+#[test]
+fn i8_a_credit_of_an_expired_lot_that_a_hold_set_free_is_gone_in_the_same_batch() {
+    let mut account = with([grant_until(1, credits(10), after(30)), hold(1, credits(4)).into()]);
+    account.expire_due(after(30));
+    assert_eq!(account.balance().available, Credits::ZERO, "pinned credits outlive their lot's time");
+
+    let steps = account.tries(after(40), settle(1, credits(1))).unwrap();
+
+    let (_, balance) = steps.last().unwrap();
+    assert_eq!((balance.available, balance.expired), (Credits::ZERO, credits(9)));
+}
+
+#[test]
+fn i8_a_lots_money_adds_up_to_the_cent_in_whatever_order_it_is_burned_and_refunded() {
+    let refund = |amount| OrgCommand::Refund { lot: lot(1), credits: amount, reference: "REF-1".into() };
+    let [reserve, settle]: [OrgCommand; 2] = [hold(1, credits(1)).into(), settle(1, credits(1)).into()];
+    let orders: [Vec<OrgCommand>; 2] = [
+        vec![reserve.clone(), settle.clone(), refund(credits(1))],
+        vec![refund(credits(1)), reserve, settle],
+    ];
+
+    // Half a cent a side: both sides round up, and there is but one cent.
+    for order in orders {
+        let mut account = with([bought(1, credits(2), 1)]);
+        order.into_iter().for_each(|command| {
+            account.does(START, command);
+        });
+
+        let lot = &account.lots[&lot(1)];
+        assert_eq!((lot.remaining(), lot.deferred_minor()), (Credits::ZERO, 0), "{lot:?}");
+        assert_eq!(lot.recognised_minor + lot.refunded_minor, 1, "{lot:?}");
+    }
+}
+
+#[test]
+fn i11_credits_and_holds_end_at_their_instant_and_not_a_microsecond_before() {
+    let account = with([grant_until(1, credits(10), after(60)), hold(1, credits(4)).into()]);
+    let just_before = Timestamp(after(60).0 - 1);
+
+    assert!(!account.is_due(just_before));
+    assert_eq!(account.as_of(just_before).balance().available, credits(6));
+    assert_eq!(account.next_due_at(), Some(after(60)));
+    assert_eq!(account.as_of(after(60)).balance().expired, credits(10));
+    assert_eq!(account.as_of(after(60)).balance().held, Credits::ZERO);
+}
+
+#[test]
+fn i11_a_hold_that_ended_before_a_lot_expired_burns_it_even_where_nobody_swept_between() {
+    let on_overdraft = Reserve { expiry: ExpiryPolicy::ChargeBound, ..hold(1, credits(5)) };
+    let account = with([overdraft(credits(5)), on_overdraft.into(), grant_until(1, credits(5), after(100))]);
+
+    assert_eq!(account.as_of(after(60)).balance().debt, Credits::ZERO);
+    assert_eq!(account.as_of(after(200)).balance().debt, Credits::ZERO);
+    assert_eq!(account.as_of(after(200)).balance().expired, Credits::ZERO);
+}
+
+#[test]
+fn the_next_lot_repays_debt_first() {
+    let mut account = with([overdraft(credits(5)), hold(1, credits(5)).into()]);
+    account.does(START, settle(1, credits(7)));
+    assert_eq!((account.balance().debt, account.balance().available), (credits(7), credits(-2)));
+
+    account.does(START, bought(1, credits(10), 1_000));
+
+    assert_eq!((account.balance().debt, account.balance().available), (Credits::ZERO, credits(8)));
+    assert_eq!(account.lots[&lot(1)].recognised_minor, 700);
+}
+
+#[test]
+fn credits_that_come_free_repay_debt_unless_they_are_past_their_time() {
+    for (expires_at, debt, expired) in [(after(100), 0, 0), (after(30), 5, 5)] {
+        let mut account = with([
+            overdraft(credits(5)),
+            grant_until(1, credits(5), expires_at),
+            hold(1, credits(5)).into(),
+            hold(2, credits(5)).into(),
+            settle(2, credits(5)).into(),
+        ]);
+        assert_eq!(account.balance().debt, credits(5));
+
+        account.expire_due(after(60));
+
+        assert_eq!((account.balance().debt, account.balance().expired), (credits(debt), credits(expired)));
+    }
+}
+
+#[test]
+fn an_overdraft_is_never_paid_out_as_a_refund() {
+    let mut account =
+        with([overdraft(credits(5)), hold(1, credits(5)).into(), bought(1, credits(10), 1_000)]);
+    let refund = |amount| OrgCommand::Refund { lot: lot(1), credits: amount, reference: "REF-1".into() };
+
+    let refused = account.refuses(START, refund(credits(6)));
+
+    assert_eq!(refused, Refusal::NotRefundable { refundable: credits(5), asked: credits(6) });
+    account.does(START, refund(credits(5)));
+    account.does(START, settle(1, credits(5)));
+    assert_eq!(account.balance().debt, Credits::ZERO);
+}
+
+#[test]
+fn a_closed_org_keeps_no_credits_and_no_keys_not_even_from_a_late_settle() {
+    let charged = Reserve { expiry: ExpiryPolicy::ChargeBound, ..hold(1, credits(4)) };
+    let mut account = with([grant(1, credits(10)), charged.into()]);
+    account.expire_due(after(60));
+
+    account.does(after(61), OrgCommand::CloseOrg);
+    assert!(account.keys.values().all(|key| key.revoked));
+    account.does(after(62), settle(1, credits(1)));
+
+    let balance = account.balance();
+    assert_eq!((balance.available, balance.expired), (Credits::ZERO, credits(9)));
+    assert_eq!(account.does(after(63), OrgCommand::CloseOrg), []);
+}
+
+#[test]
+fn a_lowered_budget_blocks_new_holds_only() {
+    let mut account = with([grant(1, credits(10)), cap(credits(5)), hold(1, credits(4)).into()]);
+
+    account.does(START, cap(credits(1)));
+
+    assert!(matches!(account.refuses(START, hold(2, credits(1))), Refusal::BudgetExceeded { .. }));
+    account.does(START, settle(1, credits(4)));
+    assert_eq!(account.balance().consumed, credits(4));
+}
+
+#[test]
+fn a_budget_that_was_taken_away_and_set_again_starts_from_nothing() {
+    let mut account = with([grant(1, credits(10)), cap(credits(5)), hold(1, credits(4)).into()]);
+    account.does(START, OrgCommand::SetBudgets { budgets: vec![] });
+    account.does(START, cap(credits(5)));
+
+    account.does(after(1), release(1));
+
+    let refused = account.refuses(after(1), hold(2, credits(6)));
+    assert!(matches!(refused, Refusal::BudgetExceeded { available, .. } if available == credits(5)));
+    account.does(after(1), hold(2, credits(5)));
+}
+
+#[test]
+fn a_hold_grows_in_the_windows_of_its_first_decision() {
+    // Midnight in Berlin is at 22:00 UTC, two hours after the start.
+    let long = Reserve { ttl_seconds: 20_000, ..hold(1, credits(4)) };
+    let mut account = with([grant(1, credits(20)), cap(credits(5)), long.into()]);
+    let next_day = after(7_200);
+    account.does(next_day, hold(2, credits(5)));
+
+    let too_much = account.refuses(next_day, grow(1, credits(2)));
+    account.does(next_day, grow(1, credits(1)));
+
+    assert!(matches!(too_much, Refusal::BudgetExceeded { available, .. } if available == credits(1)));
+}
+
+#[test]
+fn a_budgets_day_is_the_orgs_and_has_25_hours_when_summer_time_ends() {
+    let day = BudgetWindow::Day;
+    let berlin = chrono_tz::Europe::Berlin;
+    let midnight = after(7_200);
+
+    assert_eq!(day.start(Timestamp(midnight.0 - 1), berlin), after(7_200 - 24 * 3_600));
+    assert_eq!(day.start(midnight, berlin), midnight);
+    assert_eq!(day.start(after(7_200 + 25 * 3_600 - 1), berlin), midnight);
+    assert_eq!(day.start(after(7_200 + 25 * 3_600), berlin), after(7_200 + 25 * 3_600));
+    assert_eq!(BudgetWindow::Total.start(midnight, berlin), Timestamp(0));
+}
+
+#[test]
+fn weeks_start_on_monday_months_on_the_first_and_days_where_midnight_is_skipped_an_hour_later() {
+    let at = |text| Timestamp::parse_rfc3339(text).unwrap();
+    let berlin = chrono_tz::Europe::Berlin;
+    let sao_paulo = chrono_tz::America::Sao_Paulo;
+    let rows = [
+        (BudgetWindow::Week, berlin, "2026-10-25T12:00:00Z", "2026-10-18T22:00:00Z"),
+        (BudgetWindow::Week, berlin, "2026-10-26T12:00:00Z", "2026-10-25T23:00:00Z"),
+        (BudgetWindow::Month, berlin, "2026-10-31T22:59:59Z", "2026-09-30T22:00:00Z"),
+        (BudgetWindow::Month, berlin, "2026-10-31T23:00:00Z", "2026-10-31T23:00:00Z"),
+        (BudgetWindow::Day, sao_paulo, "2018-11-04T12:00:00Z", "2018-11-04T03:00:00Z"),
+    ];
+
+    for (window, zone, moment, start) in rows {
+        assert_eq!(window.start(at(moment), zone), at(start), "{window:?} {moment}");
+    }
+}
+
+fn alerts_in(events: &[Event]) -> usize {
+    events.iter().filter(|event| matches!(event, Event::AlertRaised { .. })).count()
+}
+
+#[test]
+fn an_alert_is_raised_once_a_crossing_and_again_after_recovery() {
+    let below = AlertRule::BalanceBelow { credits: credits(5) };
+    let rules = OrgCommand::SetAlertRules { rules: vec![below.clone(), below] };
+    let mut account = with([grant(1, credits(10)), rules]);
+    let spend = |account: &mut Account, n, amount| {
+        let held = alerts_in(&account.does(START, hold(n, amount)));
+        assert_eq!(held, 0, "holds do not count");
+        alerts_in(&account.does(START, settle(n, amount)))
+    };
+
+    assert_eq!(spend(&mut account, 1, credits(4)), 0);
+    assert_eq!(
+        spend(&mut account, 2, credits(1)),
+        1,
+        "at the threshold, and once though the rule stood twice"
+    );
+    assert_eq!(spend(&mut account, 3, credits(1)), 0);
+    account.does(START, grant(2, credits(10)));
+    assert_eq!(spend(&mut account, 4, credits(10)), 1);
+}
+
+#[test]
+fn a_percent_rule_follows_the_last_purchase() {
+    let rules = OrgCommand::SetAlertRules { rules: vec![AlertRule::PercentOfLastPurchase { percent: 20 }] };
+    let mut account = with([rules, grant(1, credits(1))]);
+    assert_eq!(alerts_in(&account.does(START, bought(2, credits(9), 900))), 0);
+
+    account.does(START, hold(1, credits(9)));
+    let under = account.does(START, settle(1, Credits::from_nanos(8_199_999_999)));
+    account.does(START, hold(2, credits(1)));
+    let crossed = account.does(START, settle(2, Credits::from_nanos(1)));
+
+    assert_eq!((alerts_in(&under), alerts_in(&crossed)), (0, 1));
+}
+
+#[test]
+fn a_budget_alerts_once_a_window_and_a_new_rule_says_nothing_of_windows_that_are_over() {
+    let rules = || OrgCommand::SetAlertRules { rules: vec![AlertRule::BudgetPercent { percent: 80 }] };
+    let day = 30 * 3_600;
+    let mut account = with([grant(1, credits(100)), cap(credits(10))]);
+    let spend = |account: &mut Account, n: u128, at| {
+        account.does(at, hold(n, credits(8)));
+        alerts_in(&account.does(at, settle(n, credits(8))))
+    };
+
+    assert_eq!(spend(&mut account, 1, START), 0);
+    assert_eq!(alerts_in(&account.does(after(day), rules())), 0, "yesterday is over");
+    assert_eq!(spend(&mut account, 2, after(day)), 1);
+    assert_eq!(alerts_in(&account.does(after(day), cap(credits(9)))), 0, "raised already");
+    assert_eq!(spend(&mut account, 3, after(2 * day)), 1, "another day, another crossing");
+}
+
+#[test]
+fn an_account_survives_its_snapshot() {
+    let rules =
+        vec![AlertRule::BudgetPercent { percent: 1 }, AlertRule::BalanceBelow { credits: credits(9) }];
+    let each = budget(BudgetScope::EndUser { end_user: None }, BudgetWindow::Month, credits(50));
+    let by_ada = Purpose { end_user: Some("ada".into()), ..Purpose::default() };
+    let of_ada = |n| Reserve { purpose: by_ada.clone(), ..hold(n, credits(2)) };
+    let account = with([
+        bought(1, credits(10), 800),
+        OrgCommand::SetBudgets { budgets: vec![each] },
+        OrgCommand::SetAlertRules { rules },
+        of_ada(1).into(),
+        settle(1, credits(2)).into(),
+        of_ada(2).into(),
+        OrgCommand::SuspendOrg { reason: "unpaid".into() },
+    ]);
+
+    let saved = serde_json::to_string(&account).unwrap();
+
+    assert_eq!(serde_json::from_str::<Account>(&saved).unwrap(), account);
+}
