@@ -30,7 +30,7 @@ pub struct Batch {
     #[schema(value_type = Vec<Object>, example = json!([{
         "op": "reserve", "org": "acme", "idempotency_key": "a-1", "credits": "0.25"
     }]))]
-    operations: Vec<Map<String, Value>>,
+    operations: Vec<Value>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -87,11 +87,10 @@ pub async fn run(
     Ok(Json(Outcomes { outcomes: done.into_iter().map(|(_, outcome)| outcome).collect() }))
 }
 
-async fn one(
-    api: &ApiState,
-    actor: &Actor,
-    mut operation: Map<String, Value>,
-) -> Result<(StatusCode, Value), Problem> {
+async fn one(api: &ApiState, actor: &Actor, operation: Value) -> Result<(StatusCode, Value), Problem> {
+    let Value::Object(mut operation) = operation else {
+        return Err(Problem::malformed("an operation is an object with `op` and `idempotency_key`"));
+    };
     let op = take(&mut operation, "op")?;
     let key = idempotency_key(&take(&mut operation, "idempotency_key")?)?;
     let target = if op == "reserve" { "org" } else { "reservation" };

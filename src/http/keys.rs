@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::domain::account::Key;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::event::Role;
@@ -148,16 +149,7 @@ pub async fn list(
 ) -> Result<Json<Page<KeyView>>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin])?;
     let keys = api.ledger.read(org, |account| account.keys.clone()).await?;
-    let page = query.of(keys.into_iter().map(|(id, key)| (id.to_string(), (id, key))))?;
-    let mut data = Vec::with_capacity(page.data.len());
-    for (id, key) in page.data {
-        let name = api.profiles.get(&api.ledger, org, &id.to_string()).await?.name;
-        let created_at = key.created_at.to_rfc3339();
-        let (role, project, revoked) = (key.role, key.project, key.revoked);
-        let expires_at = key.expires_at.map(Timestamp::to_rfc3339);
-        data.push(KeyView { id, name, role, project, revoked, created_at, expires_at });
-    }
-    Ok(Json(Page { data, next: page.next }))
+    Ok(Json(page_of(&api, org, keys, &query).await?))
 }
 
 /// Revokes a key at once.
@@ -206,6 +198,21 @@ pub async fn create_for_operators(
     answer(&api, OrgId::SYSTEM, made).await
 }
 
+/// The keys that act for no org, revoked ones too.
+#[utoipa::path(get, path = "/api/v1/keys", operation_id = "list_operator_keys", tag = "keys",
+    params(PageQuery),
+    security(("key" = ["operator"])),
+    responses((status = 200, description = "A page of keys.", body = Page<KeyView>), Problems))]
+pub async fn list_for_operators(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<KeyView>>, Problem> {
+    operator(&actor)?;
+    let keys = api.ledger.system().keys.clone();
+    Ok(Json(page_of(&api, OrgId::SYSTEM, keys, &query).await?))
+}
+
 /// Revokes a key that acts for no org.
 #[utoipa::path(delete, path = "/api/v1/keys/{key}", operation_id = "revoke_operator_key", tag = "keys",
     params(("key", description = "The key's id.")),
@@ -220,6 +227,24 @@ pub async fn revoke_for_operators(
     let key: KeyId = key.parse().map_err(|_| Problem::not_found("key"))?;
     api.ledger.submit_system(SystemCommand::RevokeKey { key }, actor.key, None).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn page_of(
+    api: &ApiState,
+    org: OrgId,
+    keys: impl IntoIterator<Item = (KeyId, Key)>,
+    query: &PageQuery,
+) -> Result<Page<KeyView>, Problem> {
+    let page = query.of(keys.into_iter().map(|(id, key)| (id.to_string(), (id, key))))?;
+    let mut data = Vec::with_capacity(page.data.len());
+    for (id, key) in page.data {
+        let name = api.profiles.get(&api.ledger, org, &id.to_string()).await?.name;
+        let created_at = key.created_at.to_rfc3339();
+        let expires_at = key.expires_at.map(Timestamp::to_rfc3339);
+        let (role, project, revoked) = (key.role, key.project, key.revoked);
+        data.push(KeyView { id, name, role, project, revoked, created_at, expires_at });
+    }
+    Ok(Page { data, next: page.next })
 }
 
 fn is_operators(role: Role) -> bool {

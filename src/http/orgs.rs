@@ -141,6 +141,53 @@ pub async fn show(
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+pub struct NewProfile {
+    name: String,
+    billing_email: Option<String>,
+}
+
+/// Replaces the org's name and mail address. They stand outside the log: no event keeps the old ones.
+#[utoipa::path(put, path = "/api/v1/orgs/{org}/profile", operation_id = "set_profile", tag = "orgs",
+    params(("org", description = "Its slug or id.")),
+    request_body(content = NewProfile, example = json!({"name": "Acme", "billing_email": "billing@example.com"})),
+    security(("key" = ["operator", "org_admin"])),
+    responses((status = 200, description = "The org.", body = OrgView), Problems))]
+pub async fn set_profile(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path(org): Path<String>,
+    Body(body): Body<NewProfile>,
+) -> Result<Json<OrgView>, Problem> {
+    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
+    text("name", &body.name, NAME_MAX)?;
+    text_if_given("billing_email", body.billing_email.as_ref(), NAME_MAX)?;
+    put_profile(&api, org, Profile { name: body.name, email: body.billing_email }).await?;
+    Ok(Json(view(&api, org).await?))
+}
+
+/// Erases the org's name and mail address for good.
+#[utoipa::path(delete, path = "/api/v1/orgs/{org}/profile", operation_id = "erase_profile", tag = "orgs",
+    params(("org", description = "Its slug or id.")),
+    security(("key" = ["operator", "org_admin"])),
+    responses((status = 204, description = "Erased."), Problems))]
+pub async fn erase_profile(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path(org): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
+    put_profile(&api, org, Profile::default()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn put_profile(api: &ApiState, org: OrgId, profile: Profile) -> Result<(), Problem> {
+    // Nothing is kept of an org that was never opened.
+    api.ledger.read(org, |_| ()).await?;
+    Ok(api.profiles.put(&api.ledger, org, &org.to_string(), &profile).await?)
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Reason {
     reason: Option<String>,
 }

@@ -156,6 +156,7 @@ async fn what_is_asked_wrongly_is_answered_as_a_problem() {
         (keyed().header("content-type", "application/json").body(large), 413, "body"),
         (http.delete(&url).bearer_auth(acme.secret()), 405, "method_not_allowed"),
         (http.get(format!("{}/api/v1/nothing", app.url)), 404, "not_found"),
+        (http.get(format!("{}/nothing", app.url)), 404, "not_found"),
         (http.get(format!("{}/api/v1/orgs/acme", app.url)), 401, "unauthorized"),
     ] {
         let answer = request.send().await.unwrap();

@@ -169,6 +169,28 @@ async fn i12_an_org_that_was_never_opened_is_not_found_and_neither_is_the_system
 }
 
 #[tokio::test]
+async fn personal_data_is_erased_and_no_event_kept_it() {
+    let app = TestApp::start().await;
+    app.funded("acme", "10").await;
+    let admin = app.key("acme", "org_admin").await;
+    let path = "/api/v1/orgs/acme/profile";
+
+    let profile = json!({ "name": "Acme Ltd", "billing_email": "jane@acme.example" });
+    let renamed = admin.send(Method::PUT, path, None, Some(profile)).await.expect(StatusCode::OK);
+    admin.send(Method::DELETE, path, None, None).await.expect(StatusCode::NO_CONTENT);
+
+    let erased = admin.get("/api/v1/orgs/acme").await.expect(StatusCode::OK);
+    let events = admin.get("/api/v1/orgs/acme/events").await.expect(StatusCode::OK).to_string();
+    assert_eq!(
+        (&renamed["name"], &renamed["billing_email"]),
+        (&json!("Acme Ltd"), &json!("jane@acme.example"))
+    );
+    assert_eq!((&erased["name"], &erased["billing_email"]), (&json!(""), &json!(null)));
+    assert!(!events.contains("jane") && !events.contains("billing@example.com"));
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn a_key_opens_nothing_from_its_expiry_on() {
     let app = TestApp::start().await;
     app.funded("acme", "10").await;
@@ -237,6 +259,8 @@ async fn every_list_comes_in_pages_that_end() {
     for index in 0..3 {
         app.funded(&format!("org-{index}"), "1").await;
         app.key("acme", "inference").await;
+        let finance = json!({ "name": format!("f{index}"), "role": "finance" });
+        operator.post("/api/v1/keys", finance).await.expect(StatusCode::CREATED);
         let bundle = json!({ "name": format!("b{index}"), "credits": "1", "price": "1", "currency": "USD" });
         operator.post("/api/v1/bundles", bundle).await.expect(StatusCode::CREATED);
         let project = json!({ "name": format!("p{index}") });
@@ -258,6 +282,7 @@ async fn every_list_comes_in_pages_that_end() {
         ("/api/v1/orgs/acme/projects", 3),
         ("/api/v1/orgs/acme/keys", 4),
         ("/api/v1/orgs/acme/reservations", 3),
+        ("/api/v1/keys", 3),
         ("/api/v1/orgs/acme/alerts", 3),
     ] {
         for limit in [1, 2, rows] {

@@ -86,6 +86,7 @@ async fn i4_a_batch_answers_each_operation_as_its_route_would() {
         reserve("b", "9"),
         json!({ "op": "reserve", "org": "acme", "credits": "1" }),
         json!({ "op": "dance", "reservation": "x", "idempotency_key": "d" }),
+        json!(7),
     ];
 
     let first = acme.post("/api/v1/batch", json!({ "operations": operations })).await.expect(StatusCode::OK);
@@ -104,7 +105,7 @@ async fn i4_a_batch_answers_each_operation_as_its_route_would() {
     let single =
         acme.send(reqwest::Method::POST, &settle, Some("s"), Some(json!({ "credits": "1.5" }))).await;
 
-    assert_eq!(statuses(&first), [201, 201, 409, 402, 400, 400], "{first}");
+    assert_eq!(statuses(&first), [201, 201, 409, 402, 400, 400, 400], "{first}");
     assert_eq!(statuses(&second), [200, 200, 409], "{second}");
     assert_eq!(second["outcomes"][1], again["outcomes"][1]);
     assert_eq!(single.expect(StatusCode::OK), second["outcomes"][1]["body"]);
