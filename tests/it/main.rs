@@ -11,6 +11,7 @@ mod api;
 mod events;
 mod http;
 mod input;
+mod kill;
 mod replays;
 mod reservations;
 mod schemas;

@@ -147,7 +147,7 @@ impl Answer {
     }
 }
 
-fn client() -> reqwest::Client {
+pub fn client() -> reqwest::Client {
     // Already installed by another test of this process: the first one counts.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new()
