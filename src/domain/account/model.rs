@@ -335,15 +335,18 @@ impl Model {
             let hold = self.open_holds().map(|hold| (hold.expires_at, hold.id)).min();
             let next = lot.map(|(at, ..)| at).into_iter().chain(hold.map(|(at, _)| at)).min();
             if next.is_none_or(|at| at > reached) {
+                // What pays debt is not there to expire: look again.
                 self.repay();
-                reached = next.unwrap_or(now);
+                let Some(at) = next.filter(|at| *at <= now) else { return };
+                reached = at;
+                continue;
             }
             match (lot, hold) {
-                (Some((at, id, free)), other) if at <= now && other.is_none_or(|(until, _)| at <= until) => {
+                (Some((at, id, free)), other) if other.is_none_or(|(until, _)| at <= until) => {
                     self.lot_mut(id).moves.push(Move::Expired(free));
                 }
-                (_, Some((at, id))) if at <= now => self.expire_hold(id),
-                _ => return,
+                (_, Some((_, id))) => self.expire_hold(id),
+                (_, None) => return,
             }
             self.rearm();
         }
