@@ -79,6 +79,7 @@ pub struct NewKey {
     name: String,
     /// org_admin, gateway or inference.
     role: Role,
+    /// The one project that it spends for; the whole org when absent.
     project: Option<ProjectId>,
     /// RFC 3339: from when on it opens nothing; it lives until it is revoked when absent.
     expires_at: Option<String>,
@@ -122,6 +123,9 @@ pub async fn create(
     text("name", &body.name, NAME_MAX)?;
     if is_operators(body.role) {
         return Err(Problem::malformed("an org's key has the role org_admin, gateway or inference"));
+    }
+    if body.role == Role::OrgAdmin && body.project.is_some() {
+        return Err(Problem::malformed("an org_admin's key is for the whole org; leave `project` out"));
     }
     let expires_at = body.expires_at.as_deref().map(instant).transpose()?;
     let made = draw(&api, org, body);

@@ -74,6 +74,11 @@ async fn whatever_can_not_be_is_refused_and_changes_nothing() {
         ("orgs/acme/projects", json!({ "name": "Not A Slug" }), 400),
         ("orgs/acme/keys", json!({ "name": "k", "role": "operator" }), 400),
         ("orgs/acme/keys", json!({ "name": "k", "role": "emperor" }), 400),
+        (
+            "orgs/acme/keys",
+            json!({ "name": "k", "role": "org_admin", "project": "prj_00000000000000000000000000000001" }),
+            400,
+        ),
         ("orgs/acme/keys", json!({ "name": "k", "role": "gateway", "project": "prj_x" }), 400),
         ("keys", json!({ "name": "k", "role": "gateway" }), 400),
         ("prices", json!({}), 400),
