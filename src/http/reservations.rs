@@ -31,6 +31,8 @@ use crate::operations::price_usage::{Planned, affordable, price_usage, quote};
 use crate::operations::show_reservation::{ReservationView, show_reservation};
 
 const TTL_SECONDS_DEFAULT: i64 = 600;
+/// More than any context window: what is above it is a mistake, not a request.
+const TOKENS_MAX: u64 = 1_000_000_000;
 const LABELS_MAX: usize = 16;
 /// Longest end user, label, or name that a provider gives, in bytes.
 const TEXT_MAX: usize = 255;
@@ -305,6 +307,9 @@ pub async fn reserve(
     idempotency: CommandRef,
 ) -> Result<HoldView, Problem> {
     let project = project_of(actor, body.project)?;
+    if body.quote.as_ref().is_some_and(|quote| quote.input_tokens.max(quote.max_output_tokens) > TOKENS_MAX) {
+        return Err(Problem::malformed(format!("a quote is of at most {TOKENS_MAX} tokens in and out each")));
+    }
     pseudonyms(body.end_user.as_ref(), &body.labels)?;
     let (system, now) = (api.ledger.system(), api.ledger.clock().now());
     let planned = body.quote.map(|quote| Planned {

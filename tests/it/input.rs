@@ -86,6 +86,11 @@ async fn whatever_can_not_be_is_refused_and_changes_nothing() {
         ("prices", json!({ "mark_ups": [{ "percent": "5000" }] }), 400),
         (
             "prices",
+            json!({ "cards": [{ "provider": "p", "model": "m", "rates": { "input": "1000001", "output": "1" } }] }),
+            400,
+        ),
+        (
+            "prices",
             json!({ "mark_ups": [{ "percent": "5", "org": "org_000000000000000000000000000000ab" }] }),
             404,
         ),
@@ -102,6 +107,11 @@ async fn whatever_can_not_be_is_refused_and_changes_nothing() {
         ("orgs/acme/reservations", json!({ "credits": "1", "end_user": long }), 400),
         ("orgs/acme/reservations", json!({ "credits": "1", "ttl_seconds": i64::MAX }), 422),
         ("orgs/acme/reservations", json!({ "credits": "1", "quote": { "model": "m" } }), 400),
+        (
+            "orgs/acme/reservations",
+            json!({ "quote": { "model": "gpt-4o-mini", "input_tokens": u64::MAX, "max_output_tokens": 1 } }),
+            400,
+        ),
         ("reservations/res_nonsense/settle", json!({ "credits": "1" }), 404),
     ];
     for (path, body, status) in table {

@@ -19,14 +19,17 @@ use crate::domain::time::Timestamp;
 pub struct Rate(Decimal);
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a rate is a decimal string that is not negative, such as \"0.15\"; this is not one")]
+#[error("a rate is a decimal string from 0 to 1000000, such as \"0.15\"; this is not one")]
 pub struct RateError;
 
 impl Rate {
     pub const ZERO: Rate = Rate(Decimal::ZERO);
+    /// A whole credit for each token: far above all prices, far below where costs overflow.
+    const MAX: Decimal = Decimal::from_parts(1_000_000, 0, 0, false, 0);
 
     pub fn new(value: Decimal) -> Result<Rate, RateError> {
-        if value < Decimal::ZERO { Err(RateError) } else { Ok(Rate(value.normalize())) }
+        let fits = (Decimal::ZERO..=Rate::MAX).contains(&value);
+        if fits { Ok(Rate(value.normalize())) } else { Err(RateError) }
     }
 
     pub fn is_zero(&self) -> bool {
