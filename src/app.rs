@@ -23,9 +23,12 @@ use crate::ledger::{Ledger, LedgerError, Memory};
 use crate::operations::authenticate::OperatorKey;
 use crate::operations::claim::finish_claims;
 use crate::operations::profile::ProfileBook;
-use crate::store::{SqliteStore, SqliteViews, StoreError};
+use crate::store::{EventLog, SqliteStore, SqliteViews, StoreError};
 use crate::telemetry;
 use crate::workers::Workers;
+
+/// How far a clock may lie behind the last event of the log at a start.
+const CLOCK_BEHIND_SECONDS_MAX: i64 = 60;
 
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
@@ -38,6 +41,9 @@ pub struct ServeArgs {
     /// Address and port to listen on.
     #[arg(long)]
     listen: Option<SocketAddr>,
+    /// Start although the machine's clock lies behind the last event: time then stands still until it has caught up.
+    #[arg(long)]
+    confirm_clock: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +66,11 @@ pub enum AppError {
     NoOperatorKey,
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(
+        "this machine's clock lies {seconds} s behind the last event; set it right, or start with --confirm-clock: holds \
+         and lots then expire only once it has caught up"
+    )]
+    ClockBehind { seconds: i64 },
     #[error("metrics can't be recorded: {0}")]
     Metrics(String),
     #[error("the database is not sound: {0} findings")]
@@ -81,7 +92,11 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     let path = sqlite_path(&config.database_url)?;
     let operator = config.operator_key.as_deref().ok_or(AppError::NoOperatorKey)?;
     let operator = OperatorKey::new(operator).map_err(AppError::OperatorKey)?;
-    let api = open(&path, operator, Clock::system()).await?;
+    let clock = Clock::system();
+    let api = match args.confirm_clock {
+        false => open(&path, operator, clock).await?,
+        true => open_store(Arc::new(SqliteStore::open(&path).await?), &path, operator, clock).await?,
+    };
     let ledger = api.ledger.clone();
     let router = router(api, &config)?;
     let address = config.listen;
@@ -111,6 +126,16 @@ pub fn router(api: ApiState, config: &Config) -> Result<Router, AppError> {
 /// Where the database can't be opened or folded.
 pub async fn open(path: &Path, operator: OperatorKey, clock: Clock) -> Result<ApiState, AppError> {
     let store = Arc::new(SqliteStore::open(path).await?);
+    not_behind(&*store, &clock).await?;
+    open_store(store, path, operator, clock).await
+}
+
+async fn open_store(
+    store: Arc<SqliteStore>,
+    path: &Path,
+    operator: OperatorKey,
+    clock: Clock,
+) -> Result<ApiState, AppError> {
     let views = Arc::new(SqliteViews::open(path).await?);
     let ledger = Ledger::open(store.clone(), views, clock, Memory::default()).await?;
     publish_default_prices(&ledger).await?;
@@ -200,6 +225,19 @@ fn sqlite_path(url: &str) -> Result<PathBuf, AppError> {
         Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
         Some(_) | None => Err(AppError::DatabaseUrl(url.to_owned())),
     }
+}
+
+/// Decision time never goes back, so a clock that lies behind would stop it.
+async fn not_behind(log: &dyn EventLog, clock: &Clock) -> Result<(), AppError> {
+    for (shard, head) in (0..).zip(log.heads().await?) {
+        let last = log.read(shard, head.next_position - 1, 1).await?;
+        let behind =
+            last.first().map_or(0, |row| row.recorded_at - clock.now().0) / Timestamp::MICROS_PER_SECOND;
+        if behind > CLOCK_BEHIND_SECONDS_MAX {
+            return Err(AppError::ClockBehind { seconds: behind });
+        }
+    }
+    Ok(())
 }
 
 async fn publish_default_prices(ledger: &Ledger) -> Result<(), AppError> {

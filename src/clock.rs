@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rand::RngCore;
 use uuid::Uuid;
@@ -46,14 +46,6 @@ impl Clock {
                 Timestamp(started_at.saturating_add(elapsed))
             }
             Source::Manual { now, .. } => Timestamp(now.load(Ordering::SeqCst)),
-        }
-    }
-
-    /// Time since the clock was made, for measuring spans.
-    pub fn monotonic(&self) -> Duration {
-        match &*self.0 {
-            Source::System { started, .. } => started.elapsed(),
-            Source::Manual { now, .. } => Duration::from_micros(now.load(Ordering::SeqCst).unsigned_abs()),
         }
     }
 

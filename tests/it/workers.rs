@@ -7,7 +7,13 @@ use tollgate::operations::find_org::find_org;
 use tollgate::operations::list_events::list_events;
 use tollgate::workers::expire_cold;
 
-use crate::support::TestApp;
+use tollgate::app::{self, AppError};
+use tollgate::clock::Clock;
+use tollgate::domain::time::Timestamp;
+use tollgate::operations::authenticate::OperatorKey;
+use tollgate::store::StoreError;
+
+use crate::support::{OPERATOR, TestApp};
 
 #[tokio::test]
 async fn i11_holds_and_lots_whose_time_is_over_are_written_by_the_sweep() {
@@ -34,4 +40,28 @@ async fn i11_holds_and_lots_whose_time_is_over_are_written_by_the_sweep() {
     assert_eq!(ended, ["ReservationExpired", "CreditsExpired"]);
     assert_eq!(after_hold["held"], "0");
     app.finish().await;
+}
+
+#[tokio::test]
+async fn a_start_with_a_clock_behind_the_log_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |at: i64| {
+        let operator = OperatorKey::new(OPERATOR).unwrap();
+        let path = folder.path().join("tollgate.db");
+        async move { app::open(&path, operator, Clock::manual(Timestamp(at), 1)).await }
+    };
+    let noon = 1_793_534_400_000_000;
+    let first = open(noon).await.unwrap();
+    drop(first);
+
+    let behind = loop {
+        match open(noon - 61_000_000).await {
+            // The first one's writers let go of the file once they have seen that nobody asks any more.
+            Err(AppError::Store(StoreError::Locked(_))) => tokio::task::yield_now().await,
+            other => break other,
+        }
+    };
+
+    assert!(matches!(behind, Err(AppError::ClockBehind { seconds: 61 })), "{behind:?}");
+    assert!(open(noon - 59_000_000).await.is_ok());
 }
