@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use axum::Router;
 use axum::serve::ListenerExt;
@@ -23,7 +22,7 @@ use crate::ledger::{Ledger, LedgerError, Memory};
 use crate::operations::authenticate::OperatorKey;
 use crate::operations::claim::finish_claims;
 use crate::operations::profile::ProfileBook;
-use crate::store::{EventLog, SqliteStore, SqliteViews, StoreError};
+use crate::store::{Database, EventLog, StoreError};
 use crate::telemetry;
 use crate::workers::Workers;
 
@@ -35,9 +34,12 @@ pub struct ServeArgs {
     /// The configuration: upstream providers, routes, and whatever else is not given here or as `TOLLGATE_…`.
     #[arg(long)]
     config: Option<PathBuf>,
-    /// Where the ledger lives: `sqlite://path/to/tollgate.db`.
+    /// Where the ledger lives: `sqlite://path/to/tollgate.db` or `postgres://user@host/database`.
     #[arg(long)]
     database_url: Option<String>,
+    /// Shards of a PostgreSQL database that is made now; fixed from then on. 4 when absent.
+    #[arg(long)]
+    shards: Option<i32>,
     /// Address and port to listen on.
     #[arg(long)]
     listen: Option<SocketAddr>,
@@ -52,8 +54,6 @@ pub enum AppError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    #[error("\"{0}\" is not a database URL; use sqlite://path/to/tollgate.db")]
-    DatabaseUrl(String),
     #[error("can't listen on {address}: {why}")]
     Listen { address: SocketAddr, why: std::io::Error },
     #[error("the server stopped: {0}")]
@@ -89,20 +89,20 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     let mut config = Config::load(args.config.as_deref())?;
     config.database_url = args.database_url.unwrap_or(config.database_url);
     config.listen = args.listen.unwrap_or(config.listen);
-    let path = sqlite_path(&config.database_url)?;
     let operator = config.operator_key.as_deref().ok_or(AppError::NoOperatorKey)?;
     let operator = OperatorKey::new(operator).map_err(AppError::OperatorKey)?;
     let clock = Clock::system();
+    let database = Database::open(&config.database_url, args.shards, &clock).await?;
     let api = match args.confirm_clock {
-        false => open(&path, operator, clock).await?,
-        true => open_store(Arc::new(SqliteStore::open(&path).await?), &path, operator, clock).await?,
+        false => open(database, operator, clock).await?,
+        true => open_at_any_time(database, operator, clock).await?,
     };
     let ledger = api.ledger.clone();
     let router = router(api, &config)?;
     let address = config.listen;
     let listener = TcpListener::bind(address).await.map_err(|why| AppError::Listen { address, why })?;
     let address = listener.local_addr().unwrap_or(address);
-    tracing::info!(%address, database = %path.display(), "listening");
+    tracing::info!(%address, "listening");
     let workers = Workers::start(&ledger);
     let served = serve_router(listener, router, told_to_stop()).await;
     workers.stop().await;
@@ -124,23 +124,21 @@ pub fn router(api: ApiState, config: &Config) -> Result<Router, AppError> {
 ///
 /// # Errors
 /// Where the database can't be opened or folded.
-pub async fn open(path: &Path, operator: OperatorKey, clock: Clock) -> Result<ApiState, AppError> {
-    let store = Arc::new(SqliteStore::open(path).await?);
-    not_behind(&*store, &clock).await?;
-    open_store(store, path, operator, clock).await
+pub async fn open(database: Database, operator: OperatorKey, clock: Clock) -> Result<ApiState, AppError> {
+    not_behind(&*database.log, &clock).await?;
+    open_at_any_time(database, operator, clock).await
 }
 
-async fn open_store(
-    store: Arc<SqliteStore>,
-    path: &Path,
+async fn open_at_any_time(
+    database: Database,
     operator: OperatorKey,
     clock: Clock,
 ) -> Result<ApiState, AppError> {
-    let views = Arc::new(SqliteViews::open(path).await?);
-    let ledger = Ledger::open(store.clone(), views, clock, Memory::default()).await?;
+    let Database { log, projections, profiles } = database;
+    let ledger = Ledger::open(log, projections, clock, Memory::default()).await?;
     publish_default_prices(&ledger).await?;
     finish_claims(&ledger).await?;
-    Ok(ApiState { ledger, profiles: ProfileBook::new(store), operator, metrics: telemetry::recorder()? })
+    Ok(ApiState { ledger, profiles: ProfileBook::new(profiles), operator, metrics: telemetry::recorder()? })
 }
 
 /// Serves a router with Nagle's algorithm off: a stream's chunks must not wait for an acknowledgement.
@@ -160,17 +158,19 @@ pub async fn serve_router(
     axum::serve(listener, router).with_graceful_shutdown(stop).await.map_err(AppError::Serve)
 }
 
-/// Checks a database file and prints what it found.
+/// Checks a database file, or a database by its URL, and prints what it found.
 ///
 /// # Errors
 /// `NotSound` where anything is amiss.
-pub async fn verify(file: &Path, json: bool) -> Result<(), AppError> {
-    if !file.exists() {
-        return Err(StoreError::Unavailable(format!("{} does not exist", file.display())).into());
-    }
-    let store = Arc::new(SqliteStore::open(file).await?);
-    let views = Arc::new(SqliteViews::open(file).await?);
-    let report = verify_all(store, views).await?;
+pub async fn verify(file_or_url: &str, json: bool) -> Result<(), AppError> {
+    let file = Path::new(file_or_url);
+    let database = match file_or_url.contains("://") {
+        true => Database::open(file_or_url, None, &Clock::system()).await?,
+        false if file.exists() => Database::open_file(file).await?,
+        false => return Err(StoreError::Unavailable(format!("{file_or_url} does not exist")).into()),
+    };
+    let Database { log, projections, .. } = database;
+    let report = verify_all(log, projections).await?;
     print(&report, json);
     if report.is_sound() {
         Ok(())
@@ -188,9 +188,8 @@ pub async fn rebuild(name: &str, database_url: &str) -> Result<(), AppError> {
         "all" => View::ALL.to_vec(),
         name => vec![View::named(name).ok_or_else(|| AppError::UnknownProjection(name.to_owned()))?],
     };
-    let path = sqlite_path(database_url)?;
-    let store = Arc::new(SqliteStore::open(&path).await?);
-    let projector = Projector::open(store, Arc::new(SqliteViews::open(&path).await?)).await?;
+    let Database { log, projections, .. } = Database::open(database_url, None, &Clock::system()).await?;
+    let projector = Projector::open(log, projections).await?;
     for view in views {
         projector.rebuild(view).await?;
         println!("{}: folded again from the first event", view.name());
@@ -217,13 +216,6 @@ fn print(report: &Report, json: bool) {
     }
     if report.is_sound() {
         println!("sound: no gaps; every hash, balance and projection follows from the events");
-    }
-}
-
-fn sqlite_path(url: &str) -> Result<PathBuf, AppError> {
-    match url.strip_prefix("sqlite://") {
-        Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
-        Some(_) | None => Err(AppError::DatabaseUrl(url.to_owned())),
     }
 }
 

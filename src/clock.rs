@@ -39,6 +39,11 @@ impl Clock {
         Clock(Arc::new(Source::Manual { now: AtomicI64::new(now.0), drawn: AtomicU64::new(seed << 32) }))
     }
 
+    /// Whether it is the machine's.
+    pub fn is_system(&self) -> bool {
+        matches!(&*self.0, Source::System { .. })
+    }
+
     pub fn now(&self) -> Timestamp {
         match &*self.0 {
             Source::System { started, started_at } => {

@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -26,10 +25,11 @@ enum Command {
     /// Reads the public price map: what of it can be priced, and publishes what is new.
     #[command(subcommand)]
     Prices(prices::PricesCommand),
-    /// Checks a database file: chain, gaps, folds. Nobody may have it open.
+    /// Checks a database: chain, gaps, folds, projections. Nobody may have a file open.
     Verify {
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
+        /// A database file, or a database's URL.
+        #[arg(value_name = "FILE|URL")]
+        database: String,
         /// Says what it found as JSON.
         #[arg(long)]
         json: bool,
@@ -39,7 +39,7 @@ enum Command {
     Rebuild {
         /// A projection's name, or `all`.
         name: String,
-        /// Where the ledger lives: `sqlite://path/to/tollgate.db`.
+        /// Where the ledger lives: `sqlite://path/to/tollgate.db` or `postgres://user@host/database`.
         #[arg(long, env = "TOLLGATE_DATABASE_URL")]
         database_url: String,
     },
@@ -58,7 +58,9 @@ async fn main() -> ExitCode {
         Command::Rebuild { name, database_url } => {
             app::rebuild(&name, &database_url).await.map_err(|error| error.to_string())
         }
-        Command::Verify { file, json } => app::verify(&file, json).await.map_err(|error| error.to_string()),
+        Command::Verify { database, json } => {
+            app::verify(&database, json).await.map_err(|error| error.to_string())
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

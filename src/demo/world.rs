@@ -14,8 +14,9 @@ use crate::demo::DemoError;
 use crate::domain::ids::OrgId;
 use crate::ledger::Ledger;
 use crate::operations::authenticate::OperatorKey;
-use crate::operations::find_org::find_org;
+use crate::operations::find_org::known_org;
 use crate::simulator::{SimulatorConfig, SimulatorHandle};
+use crate::store::Database;
 use crate::workers::Workers;
 
 const ORG: &str = "acme";
@@ -51,7 +52,8 @@ impl World {
         std::fs::create_dir_all(&folder).map_err(set_up)?;
         let operator_key = hex::encode(clock.secret());
         let operator = OperatorKey::new(&operator_key).map_err(set_up)?;
-        let api = app::open(&folder.join("tollgate.db"), operator, clock.clone()).await?;
+        let database = Database::open_file(&folder.join("tollgate.db")).await.map_err(AppError::from)?;
+        let api = app::open(database, operator, clock.clone()).await?;
 
         let simulator = SimulatorHandle::new(SimulatorConfig { seed: 1, ..SimulatorConfig::default() });
         let spare = SimulatorHandle::new(SimulatorConfig { seed: 2, ..SimulatorConfig::default() });
@@ -94,7 +96,7 @@ impl World {
     pub fn org_ids(&self) -> impl Iterator<Item = (&str, OrgId)> {
         [&self.org, &self.small_org]
             .into_iter()
-            .filter_map(|slug| Some((slug.as_str(), find_org(&self.ledger, slug)?)))
+            .filter_map(|slug| Some((slug.as_str(), known_org(&self.ledger, slug)?)))
     }
 
     pub fn clean_up(&self) {
@@ -109,7 +111,7 @@ impl World {
     async fn open_orgs(&mut self, clock: &Clock) -> Result<(), DemoError> {
         let ask = |method: Method, path: String, body: Value| self.ask(clock, method, path, body);
         let orgs = "/api/v1/orgs".to_owned();
-        if find_org(&self.ledger, ORG).is_none() {
+        if known_org(&self.ledger, ORG).is_none() {
             let bundle =
                 json!({"name": "starter-1000", "credits": "1000", "price": "800.00", "currency": "USD"});
             ask(Method::POST, "/api/v1/bundles".into(), bundle).await?;
@@ -118,7 +120,7 @@ impl World {
             let purchase = json!({"bundle": "starter-1000", "payment": payment});
             ask(Method::POST, format!("{orgs}/{ORG}/purchases"), purchase).await?;
         }
-        if find_org(&self.ledger, SMALL_ORG).is_none() {
+        if known_org(&self.ledger, SMALL_ORG).is_none() {
             ask(Method::POST, orgs.clone(), json!({"slug": SMALL_ORG, "name": "Corner Shop"})).await?;
             let grant = json!({"credits": "0.10", "kind": "promotional"});
             ask(Method::POST, format!("{orgs}/{SMALL_ORG}/grants"), grant).await?;

@@ -105,7 +105,7 @@ async fn one(api: &ApiState, actor: &Actor, operation: Value) -> Result<(StatusC
     let id = || authorised(actor, &named, &[Role::Gateway]);
     match op.as_str() {
         "reserve" => {
-            let org = org_for(api, actor, &named, &[Role::Gateway])?;
+            let org = org_for(api, actor, &named, &[Role::Gateway]).await?;
             let held = reservations::reserve(api, actor, org, parse(body)?, idempotency).await?;
             Ok((StatusCode::CREATED, json(held)?))
         }

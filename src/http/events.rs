@@ -57,7 +57,7 @@ pub async fn list(
     Path(org): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<EventView>>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin])?;
+    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin]).await?;
     let limit = query.limit()?;
     let asked = i64::try_from(limit).unwrap_or(READ).saturating_add(1);
     let events = list_events(&api.ledger, org, query.after()?.unwrap_or(0), asked).await?;
@@ -76,7 +76,7 @@ pub async fn alerts(
     Path(org): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<AlertView>>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin])?;
+    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin]).await?;
     let limit = query.limit()?;
     let mut after = query.after()?.unwrap_or(0);
     let mut alerts = Vec::new();

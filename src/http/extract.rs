@@ -155,8 +155,8 @@ fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// The org named in the path, where the actor may act on it in one of these roles. Another org's is not found.
-pub fn org_for(api: &ApiState, actor: &Actor, named: &str, roles: &[Role]) -> Result<OrgId, Problem> {
-    let org = find_org(&api.ledger, named).ok_or_else(|| Problem::not_found("org"))?;
+pub async fn org_for(api: &ApiState, actor: &Actor, named: &str, roles: &[Role]) -> Result<OrgId, Problem> {
+    let org = find_org(&api.ledger, named).await?.ok_or_else(|| Problem::not_found("org"))?;
     may(actor, org, roles)?;
     Ok(org)
 }

@@ -163,7 +163,7 @@ pub async fn purchase(
     Keyed { body, idempotency }: Keyed<NewPurchase>,
 ) -> Result<(StatusCode, Json<OpenedLot>), Problem> {
     operator(&actor)?;
-    let org = org_for(&api, &actor, &org, &[])?;
+    let org = org_for(&api, &actor, &org, &[]).await?;
     let system = api.ledger.system();
     let by_id = body.bundle.parse().ok().and_then(|id| system.bundle(id));
     let bundle = by_id.or_else(|| system.bundle_named(&body.bundle)).ok_or(Refusal::UnknownBundle)?;
@@ -223,7 +223,7 @@ pub async fn grant(
     Keyed { body, idempotency }: Keyed<NewGrant>,
 ) -> Result<(StatusCode, Json<OpenedLot>), Problem> {
     operator(&actor)?;
-    let org = org_for(&api, &actor, &org, &[])?;
+    let org = org_for(&api, &actor, &org, &[]).await?;
     text_if_given("note", body.note.as_ref(), NOTE_MAX)?;
     let expires_at = body.expires_at.as_deref().map(instant).transpose()?;
     let lot = LotId(api.ledger.clock().uuid());
@@ -255,7 +255,7 @@ pub async fn adjust(
     Keyed { body, idempotency }: Keyed<NewAdjustment>,
 ) -> Result<(StatusCode, Json<BalanceAfter>), Problem> {
     operator(&actor)?;
-    let org = org_for(&api, &actor, &org, &[])?;
+    let org = org_for(&api, &actor, &org, &[]).await?;
     text("reason", &body.reason, NOTE_MAX)?;
     let lot = LotId(api.ledger.clock().uuid());
     let command = OrgCommand::Adjust { credits: body.credits, reason: body.reason, lot };
@@ -286,7 +286,7 @@ pub async fn refund(
     Keyed { body, idempotency }: Keyed<NewRefund>,
 ) -> Result<(StatusCode, Json<RefundView>), Problem> {
     operator(&actor)?;
-    let org = org_for(&api, &actor, &org, &[])?;
+    let org = org_for(&api, &actor, &org, &[]).await?;
     text("reference", &body.reference, NAME_MAX)?;
     let command = OrgCommand::Refund { lot: body.lot, credits: body.credits, reference: body.reference };
     let submission = Submission { org, command, by: actor.key, idempotency: Some(idempotency) };

@@ -49,7 +49,7 @@ pub async fn create_project(
     Path(org): Path<String>,
     Body(body): Body<NewProject>,
 ) -> Result<(StatusCode, Json<ProjectView>), Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
+    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     named("name", &body.name)?;
     let project = ProjectId(api.ledger.clock().uuid());
     run(&api, &actor, org, OrgCommand::CreateProject { project, name: body.name.clone() }).await?;
@@ -67,7 +67,7 @@ pub async fn list_projects(
     Path(org): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<ProjectView>>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway])?;
+    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
     let projects = api.ledger.read(org, |account| account.projects.clone()).await?;
     let rows = projects.into_iter().map(|(id, name)| (id.to_string(), ProjectView { id, name }));
     Ok(Json(query.of(rows)?))
@@ -119,7 +119,7 @@ pub async fn create(
     Path(org): Path<String>,
     Body(body): Body<NewKey>,
 ) -> Result<(StatusCode, Json<NewKeyView>), Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
+    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     text("name", &body.name, NAME_MAX)?;
     if is_operators(body.role) {
         return Err(Problem::malformed("an org's key has the role org_admin, gateway or inference"));
@@ -151,7 +151,7 @@ pub async fn list(
     Path(org): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<KeyView>>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin])?;
+    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin]).await?;
     let keys = api.ledger.read(org, |account| account.keys.clone()).await?;
     Ok(Json(page_of(&api, org, keys, &query).await?))
 }
@@ -166,7 +166,7 @@ pub async fn revoke(
     actor: Actor,
     Path((org, key)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
+    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     let key: KeyId = key.parse().map_err(|_| Problem::not_found("key"))?;
     run(&api, &actor, org, OrgCommand::RevokeKey { key }).await?;
     Ok(StatusCode::NO_CONTENT)

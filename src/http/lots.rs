@@ -81,7 +81,7 @@ pub async fn balance(
     Path(org): Path<String>,
     Query(AsOf { as_of }): Query<AsOf>,
 ) -> Result<Json<BalanceView>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway])?;
+    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
     let Some(as_of) = as_of else { return Ok(Json(api.ledger.read(org, balance_view).await?)) };
     let at = instant(&as_of)?;
     if at > api.ledger.clock().now() {

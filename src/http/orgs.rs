@@ -135,7 +135,7 @@ pub async fn show(
     actor: Actor,
     Path(org): Path<String>,
 ) -> Result<Json<OrgView>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway])?;
+    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
     Ok(Json(view(&api, org).await?))
 }
 
@@ -158,7 +158,7 @@ pub async fn set_profile(
     Path(org): Path<String>,
     Body(body): Body<NewProfile>,
 ) -> Result<Json<OrgView>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
+    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     text("name", &body.name, NAME_MAX)?;
     text_if_given("billing_email", body.billing_email.as_ref(), NAME_MAX)?;
     put_profile(&api, org, Profile { name: body.name, email: body.billing_email }).await?;
@@ -175,7 +175,7 @@ pub async fn erase_profile(
     actor: Actor,
     Path(org): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
+    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     put_profile(&api, org, Profile::default()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -271,7 +271,7 @@ async fn change(
     command: OrgCommand,
 ) -> Result<Json<OrgView>, Problem> {
     operator(actor)?;
-    let org = org_for(api, actor, org, &[])?;
+    let org = org_for(api, actor, org, &[]).await?;
     run(api, actor, org, command).await?;
     Ok(Json(view(api, org).await?))
 }

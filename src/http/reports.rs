@@ -61,7 +61,7 @@ pub async fn spend(
     Path(org): Path<String>,
     Query(query): Query<SpendQuery>,
 ) -> Result<Response, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin])?;
+    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin]).await?;
     let from = query.from.as_deref().map_or(Ok(Timestamp(0)), instant)?;
     let to = query.to.as_deref().map_or(Ok(Timestamp(i64::MAX)), instant)?;
     let whole_hours = |at: Timestamp| at.0 % MICROS_PER_HOUR == 0 || at.0 == i64::MAX;

@@ -109,7 +109,7 @@ pub async fn create(
     Path(org): Path<String>,
     Keyed { body, idempotency }: Keyed<NewReservation>,
 ) -> Result<(StatusCode, Json<HoldView>), Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Gateway])?;
+    let org = org_for(&api, &actor, &org, &[Role::Gateway]).await?;
     Ok((StatusCode::CREATED, Json(reserve(&api, &actor, org, body, idempotency).await?)))
 }
 
@@ -139,7 +139,7 @@ pub async fn list(
     Path(org): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<ReservationOut>>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway])?;
+    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
     let limit = query.limit()?;
     let holds = list_holds(&api.ledger, org, query.after()?, limit + 1).await?;
     let rows = holds.into_iter().map(|(id, seen)| (id.to_string(), reservation_out(id, &seen)));
@@ -414,6 +414,10 @@ async fn priced_settle(
     text("model", &model, TEXT_MAX)?;
     text_if_given("provider_request_id", provider_request_id.as_ref(), TEXT_MAX)?;
     let hold = show_reservation(&api.ledger, id).await?;
+    if hold.price_book_version > api.ledger.system().prices.version() {
+        // Another node published what this one has not read yet.
+        api.ledger.follow_system().await?;
+    }
     let (system, now) = (api.ledger.system(), api.ledger.clock().now());
     let pinned = (hold.price_book_version, hold.reserved_at);
     let priced = price_usage(&system, id.org, pinned, &provider, &model, &usage, now);

@@ -69,7 +69,7 @@ pub async fn set_budgets(
     Path(org): Path<String>,
     Body(body): Body<Budgets>,
 ) -> Result<Json<Budgets>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
+    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     few("budgets", body.budgets.len())?;
     let budgets = body.budgets.iter().map(budget).collect::<Result<_, _>>()?;
     run(&api, &actor, org, OrgCommand::SetBudgets { budgets }).await?;
@@ -86,7 +86,7 @@ pub async fn budgets(
     actor: Actor,
     Path(org): Path<String>,
 ) -> Result<Json<Budgets>, Problem> {
-    let org = org_for(&api, &actor, &org, READERS)?;
+    let org = org_for(&api, &actor, &org, READERS).await?;
     let budgets = api
         .ledger
         .read(org, |account| account.budgets.iter().map(|state| budget_body(&state.budget)).collect());
@@ -132,7 +132,7 @@ pub async fn set_limits(
     Path(org): Path<String>,
     Body(body): Body<AllLimits>,
 ) -> Result<Json<AllLimits>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
+    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     few("limits", body.limits.len())?;
     let limits = body.limits.iter().map(limits_of).collect::<Result<_, _>>()?;
     run(&api, &actor, org, OrgCommand::SetLimits { limits }).await?;
@@ -149,7 +149,7 @@ pub async fn limits(
     actor: Actor,
     Path(org): Path<String>,
 ) -> Result<Json<AllLimits>, Problem> {
-    let org = org_for(&api, &actor, &org, READERS)?;
+    let org = org_for(&api, &actor, &org, READERS).await?;
     let limits = api.ledger.read(org, |account| account.limits.iter().map(limits_body).collect());
     Ok(Json(AllLimits { limits: limits.await? }))
 }
@@ -172,7 +172,7 @@ pub async fn set_alert_rules(
     Path(org): Path<String>,
     Body(body): Body<AlertRules>,
 ) -> Result<Json<AlertRules>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin])?;
+    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     few("rules", body.rules.len())?;
     body.rules.iter().try_for_each(crossable)?;
     run(&api, &actor, org, OrgCommand::SetAlertRules { rules: body.rules.clone() }).await?;
@@ -189,7 +189,7 @@ pub async fn alert_rules(
     actor: Actor,
     Path(org): Path<String>,
 ) -> Result<Json<AlertRules>, Problem> {
-    let org = org_for(&api, &actor, &org, READERS)?;
+    let org = org_for(&api, &actor, &org, READERS).await?;
     Ok(Json(AlertRules { rules: api.ledger.read(org, |account| account.alert_rules.clone()).await? }))
 }
 

@@ -190,7 +190,20 @@ impl Ledger {
         self.shared.queues.iter().all(|queue| !queue.is_closed())
     }
 
-    /// The fold of the system org, as last committed.
+    /// Makes sure that [`Ledger::system`] holds whatever any node had acknowledged before this was called.
+    ///
+    /// # Errors
+    /// `Busy` or `Unavailable`.
+    pub async fn follow_system(&self) -> Result<(), LedgerError> {
+        if !self.shared.log.is_shared() {
+            return Ok(());
+        }
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(OrgId::SYSTEM, Job::Follow(reply))?;
+        answer.await.map_err(|_| stopped())
+    }
+
+    /// The fold of the system org, as last committed by this node or followed from another.
     pub fn system(&self) -> Arc<System> {
         self.shared.system.load_full()
     }

@@ -43,6 +43,8 @@ pub(super) enum Job {
     },
     /// Writes the ends that time has brought about to the accounts in memory.
     Sweep,
+    /// Answers once everything that any node had acknowledged is folded.
+    Follow(oneshot::Sender<()>),
 }
 
 pub(super) struct Command {
@@ -89,6 +91,7 @@ struct Batch {
     rows: Vec<EventRow>,
     decided: Vec<(Command, Answer)>,
     reads: Vec<(OrgId, ReadView)>,
+    followers: Vec<oneshot::Sender<()>>,
     swept: bool,
     /// What was evolved or bound for it, to be undone where nothing is written.
     touched: HashSet<OrgId>,
@@ -194,6 +197,7 @@ impl Writer {
             rows: vec![],
             decided: vec![],
             reads: vec![],
+            followers: vec![],
             swept: false,
             touched: HashSet::new(),
             keys: vec![],
@@ -204,6 +208,7 @@ impl Writer {
             match job {
                 Job::Read { org, read } => self.admit_read(org, read, &mut batch),
                 Job::Sweep => self.sweep(&mut batch),
+                Job::Follow(reply) => batch.followers.push(reply),
                 Job::Command(command) => self.admit(command, &mut batch),
             }
         }
@@ -468,6 +473,10 @@ impl Writer {
                 Some(_) | None => read(None),
             }
         }
+        for follower in batch.followers {
+            // It may have gone away.
+            let _ = follower.send(());
+        }
         for (command, answer) in batch.decided {
             match answer {
                 Answer::Made(events) => send(command.reply, Ok(Outcome { events, replayed: false })),
@@ -531,7 +540,9 @@ impl Writer {
             return self.reopen().await;
         }
         self.head = head;
-        self.system.store(Arc::new(self.state.system.clone()));
+        if self.fetcher.shard == 0 {
+            self.system.store(Arc::new(self.state.system.clone()));
+        }
         Ok(())
     }
 
@@ -641,7 +652,8 @@ impl Batch {
     fn into_jobs(self) -> impl Iterator<Item = Job> {
         let commands = self.decided.into_iter().map(|(command, _)| Job::Command(command));
         let reads = self.reads.into_iter().map(|(org, read)| Job::Read { org, read });
-        commands.chain(reads).chain(self.swept.then_some(Job::Sweep))
+        let followers = self.followers.into_iter().map(Job::Follow);
+        commands.chain(reads).chain(followers).chain(self.swept.then_some(Job::Sweep))
     }
 }
 
@@ -667,7 +679,7 @@ impl Job {
                 send(command.reply, Err(LedgerError::Unavailable(why.to_owned())));
             }
             // Its reader sees that nobody answers.
-            Job::Read { .. } | Job::Sweep => {}
+            Job::Read { .. } | Job::Sweep | Job::Follow(_) => {}
         }
     }
 }

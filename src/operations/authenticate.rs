@@ -95,7 +95,13 @@ pub async fn authenticate(
 
 async fn known_key(ledger: &Ledger, id: KeyId) -> Result<Option<Key>, AuthError> {
     if id.org == OrgId::SYSTEM {
-        return Ok(ledger.system().keys.get(&id).cloned());
+        let known = |ledger: &Ledger| ledger.system().keys.get(&id).cloned();
+        if let Some(key) = known(ledger) {
+            return Ok(Some(key));
+        }
+        // Another node may have made it.
+        ledger.follow_system().await.map_err(AuthError::Ledger)?;
+        return Ok(known(ledger));
     }
     match ledger.read(id.org, move |account| account.keys.get(&id).cloned()).await {
         Ok(key) => Ok(key),

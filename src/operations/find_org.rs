@@ -1,11 +1,23 @@
 //! An org by its slug or its id.
 
 use crate::domain::ids::OrgId;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerError};
 
-/// None for a slug that nobody has, and for the system's own org, which is no customer. An id is taken at its word:
-/// whatever is asked of an org that was never opened is refused with `UnknownOrg`.
-pub fn find_org(ledger: &Ledger, slug_or_id: &str) -> Option<OrgId> {
+/// An org that this node knows of. None for a slug that nobody has, and for the system's own org, which is no customer.
+/// An id is taken at its word: whatever is asked of an org that was never opened is refused with `UnknownOrg`.
+pub fn known_org(ledger: &Ledger, slug_or_id: &str) -> Option<OrgId> {
     let org = slug_or_id.parse().ok().or_else(|| ledger.system().org_of_slug(slug_or_id))?;
     Some(org).filter(|org| *org != OrgId::SYSTEM)
+}
+
+/// As [`known_org`], of whatever any node opened.
+///
+/// # Errors
+/// Where the log can't be read.
+pub async fn find_org(ledger: &Ledger, slug_or_id: &str) -> Result<Option<OrgId>, LedgerError> {
+    if let Some(org) = known_org(ledger, slug_or_id) {
+        return Ok(Some(org));
+    }
+    ledger.follow_system().await?;
+    Ok(known_org(ledger, slug_or_id))
 }

@@ -2,16 +2,68 @@
 //!
 //! The log stores envelopes; what an event means is the domain's. Every key and statement names `shard`.
 
+mod alike;
+mod postgres;
 pub mod projections;
 mod rows;
 mod sqlite;
 
+use std::path::Path;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use crate::clock::Clock;
 use crate::domain::chain::{Fields, Hash};
 
+use projections::Projections;
+
+pub use postgres::{PostgresStore, PostgresViews};
 pub use sqlite::{SqliteStore, SqliteViews};
+
+/// Everything that is kept in one place: the log, the projections folded from it, and personal data outside it.
+#[derive(Clone)]
+pub struct Database {
+    pub log: Arc<dyn EventLog>,
+    pub projections: Arc<dyn Projections>,
+    pub profiles: Arc<dyn Profiles>,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Database").finish_non_exhaustive()
+    }
+}
+
+impl Database {
+    /// Opens `sqlite://path/to/file` or `postgres://user@host/database`, and makes what it lacks. `shards` counts where
+    /// a PostgreSQL database is new; SQLite has one.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`] and [`PostgresStore::open`]; `Url` for any other.
+    pub async fn open(url: &str, shards: Option<i32>, clock: &Clock) -> Result<Database, StoreError> {
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            let store = Arc::new(PostgresStore::open(url, shards, clock).await?);
+            let projections = Arc::new(PostgresViews::open(url)?);
+            return Ok(Database { log: store.clone(), projections, profiles: store });
+        }
+        match url.strip_prefix("sqlite://").filter(|path| !path.is_empty()) {
+            Some(path) => Database::open_file(Path::new(path)).await,
+            None => Err(StoreError::Url("it begins with neither".into())),
+        }
+    }
+
+    /// Opens a SQLite file, or creates it.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`].
+    pub async fn open_file(path: &Path) -> Result<Database, StoreError> {
+        let store = Arc::new(SqliteStore::open(path).await?);
+        let projections = Arc::new(SqliteViews::open(path).await?);
+        Ok(Database { log: store.clone(), projections, profiles: store })
+    }
+}
 
 /// One stored event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +132,22 @@ pub enum StoreError {
     NewerVersion,
     #[error("another process has this database open ({0}); stop it first")]
     Locked(String),
+    #[error("this is PostgreSQL {0}; Tollgate needs 15 or later")]
+    OldPostgres(String),
+    #[error(
+        "the database has {found} shards and {asked} were asked for; the number is fixed when it is created"
+    )]
+    WrongShards { found: i32, asked: i32 },
+    #[error("use 1 to {most} shards, not {asked}")]
+    ShardsOutOfRange { asked: i32, most: i32 },
+    #[error(
+        "this node's clock is more than 2 s away from the database's: nothing was written; synchronise its clock"
+    )]
+    ClockOff,
+    #[error(
+        "that is no database URL ({0}); use sqlite://path/to/tollgate.db or postgres://user@host/database"
+    )]
+    Url(String),
     #[error("the bundled SQLite {0} is older than 3.51.3, which fixes a bug that can lose commits; rebuild")]
     OldSqlite(String),
 }

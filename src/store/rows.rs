@@ -110,6 +110,7 @@ pub(super) const SPEND_SUMS: usize = 16;
 #[derive(Clone, Debug)]
 pub(super) enum Cell {
     Int(i64),
+    Id(Uuid),
     Bytes(Vec<u8>),
     Text(String),
     NoInt,
@@ -245,7 +246,7 @@ fn spend_row(((org, key), spend): (&(OrgId, SpendKey), &Spend)) -> Vec<Cell> {
 }
 
 fn id(id: Uuid) -> Cell {
-    Cell::Bytes(id.as_bytes().to_vec())
+    Cell::Id(id)
 }
 
 /// The columns that a report by these groups needs apart.
@@ -317,9 +318,8 @@ pub(super) fn spend_of(sums: [i64; SPEND_SUMS]) -> Spend {
     }
 }
 
-/// Selects an org's spend between two hours, one row per value of the dimensions. Parameters: shard, org, from, to.
-pub(super) fn spend_query(dimensions: &[&str], parameters: [&str; 4]) -> String {
-    let [shard, org, from, to] = parameters;
+/// Selects an org's spend between two hours, one row per value of the dimensions. `$1` to `$4`: shard, org, from, to.
+pub(super) fn spend_query(dimensions: &[&str]) -> String {
     let sums: Vec<String> =
         SPEND.values.iter().map(|column| format!("cast(sum({column}) as bigint) as {column}")).collect();
     let columns: Vec<&str> = dimensions.iter().copied().chain(sums.iter().map(String::as_str)).collect();
@@ -330,25 +330,20 @@ pub(super) fn spend_query(dimensions: &[&str], parameters: [&str; 4]) -> String 
         format!("group by {}", dimensions.join(", "))
     };
     format!(
-        "select {} from spend_hourly where shard = {shard} and org_id = {org} and hour >= {from} and hour < {to} \
+        "select {} from spend_hourly where shard = $1 and org_id = $2 and hour >= $3 and hour < $4 \
          and generation = (select generation from projections \
-             where shard = {shard} and view = 'spend_hourly' and live = 1) {group}",
+             where shard = $1 and view = 'spend_hourly' and live) {group}",
         columns.join(", ")
     )
 }
 
-/// Selects the orgs for which time may have brought something about. Parameters: shard, now.
-pub(super) fn orgs_due_query([shard, now]: [&str; 2]) -> String {
-    let live = |view: &str| {
-        format!("(select generation from projections where shard = {shard} and view = '{view}' and live = 1)")
-    };
-    format!(
-        "select org_id from balances where shard = {shard} and generation = {live} and held > 0 \
-         union select org_id from lots where shard = {shard} and generation = {live} and expires_at <= {now} \
-           and granted - consumed - expired - refunded > 0",
-        live = live("balances")
-    )
-}
+/// Selects orgs with holds, or with credits in lots whose time is over.
+pub(super) const ORGS_DUE: &str = "\
+    select org_id from balances where shard = $1 and held > 0 and generation = \
+        (select generation from projections where shard = $1 and view = 'balances' and live) \
+    union select org_id from lots where shard = $1 and expires_at <= $2 \
+        and granted - consumed - expired - refunded > 0 and generation = \
+        (select generation from projections where shard = $1 and view = 'balances' and live)";
 
 /// Puts a dimension's text where it belongs.
 pub(super) fn set_dimension(key: &mut SpendKey, column: &str, text: String) {

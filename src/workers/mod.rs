@@ -2,6 +2,7 @@
 
 mod claims;
 mod expire;
+mod follow;
 mod project;
 
 use std::time::Duration;
@@ -26,6 +27,9 @@ impl Workers {
             tasks.spawn(project::run(ledger.projector().clone(), shard));
         }
         tasks.spawn(expire::run(ledger.clone()));
+        if ledger.log().is_shared() {
+            tasks.spawn(follow::run(ledger.clone()));
+        }
         tasks.spawn(claims::run(ledger.clone()));
         Workers(tasks)
     }

@@ -8,12 +8,15 @@
 )]
 
 mod api;
+mod database;
 mod events;
 mod http;
 mod input;
 mod kill;
+mod nodes;
 mod replays;
 mod reservations;
 mod schemas;
+mod store;
 mod support;
 mod workers;

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use axum::Router;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tollgate::app;
 use tollgate::clock::Clock;
 use tollgate::config::Config;
@@ -15,6 +14,8 @@ use tollgate::http::ApiState;
 use tollgate::ledger::verify::verify;
 use tollgate::operations::authenticate::OperatorKey;
 
+use crate::database::TestDatabase;
+
 pub const OPERATOR: &str = "an-operator-key-of-more-than-32-characters";
 
 pub struct TestApp {
@@ -22,7 +23,7 @@ pub struct TestApp {
     state: ApiState,
     client: reqwest::Client,
     keys: Arc<AtomicU64>,
-    _folder: TempDir,
+    pub database: Arc<TestDatabase>,
 }
 
 /// Whoever holds a key.
@@ -47,14 +48,23 @@ impl TestApp {
     }
 
     pub async fn configured(config: &Config) -> TestApp {
-        let folder = tempfile::tempdir().unwrap();
+        TestApp::on(Arc::new(TestDatabase::new().await), 1, config).await
+    }
+
+    /// A further node on the same database.
+    pub async fn beside(&self, seed: u64) -> TestApp {
+        TestApp::on(self.database.clone(), seed, &Config::default()).await
+    }
+
+    async fn on(database: Arc<TestDatabase>, seed: u64, config: &Config) -> TestApp {
         let operator = OperatorKey::new(OPERATOR).unwrap();
         // 2026-11-01T00:00:00Z
-        let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
-        let state = app::open(&folder.path().join("tollgate.db"), operator, clock.clone()).await.unwrap();
+        let clock = Clock::manual(Timestamp(1_793_491_200_000_000), seed);
+        let state = app::open(database.open(&clock).await, operator, clock.clone()).await.unwrap();
         let url = listen(app::router(state.clone(), config).unwrap()).await;
-        let client = client();
-        TestApp { url, state, client, keys: Arc::default(), _folder: folder }
+        // Each node's own, so that two of them never send the same key.
+        let keys = Arc::new(AtomicU64::new(seed << 32));
+        TestApp { url, state, client: client(), keys, database }
     }
 
     pub fn operator(&self) -> Actor {

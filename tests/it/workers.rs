@@ -3,7 +3,7 @@
 use reqwest::StatusCode;
 use serde_json::json;
 use tollgate::domain::event::Event;
-use tollgate::operations::find_org::find_org;
+use tollgate::operations::find_org::known_org;
 use tollgate::operations::list_events::list_events;
 use tollgate::workers::expire_cold;
 
@@ -11,8 +11,9 @@ use tollgate::app::{self, AppError};
 use tollgate::clock::Clock;
 use tollgate::domain::time::Timestamp;
 use tollgate::operations::authenticate::OperatorKey;
-use tollgate::store::StoreError;
+use tollgate::store::{Database, StoreError};
 
+use crate::database::TestDatabase;
 use crate::support::{OPERATOR, TestApp};
 
 #[tokio::test]
@@ -23,7 +24,7 @@ async fn i11_holds_and_lots_whose_time_is_over_are_written_by_the_sweep() {
     gateway.post("/api/v1/orgs/acme/reservations", hold).await.expect(StatusCode::CREATED);
     let lapsing = json!({ "credits": "5", "kind": "promotional", "expires_at": app.time_in(120) });
     app.operator().post("/api/v1/orgs/acme/grants", lapsing).await.expect(StatusCode::CREATED);
-    let org = find_org(app.ledger(), "acme").unwrap();
+    let org = known_org(app.ledger(), "acme").unwrap();
     app.ledger().projector().catch_up_all().await.unwrap();
 
     app.clock().advance_seconds(60);
@@ -44,11 +45,11 @@ async fn i11_holds_and_lots_whose_time_is_over_are_written_by_the_sweep() {
 
 #[tokio::test]
 async fn a_start_with_a_clock_behind_the_log_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
+    let database = TestDatabase::new().await;
     let open = |at: i64| {
-        let operator = OperatorKey::new(OPERATOR).unwrap();
-        let path = folder.path().join("tollgate.db");
-        async move { app::open(&path, operator, Clock::manual(Timestamp(at), 1)).await }
+        let (operator, clock) = (OperatorKey::new(OPERATOR).unwrap(), Clock::manual(Timestamp(at), 1));
+        let url = database.url.clone();
+        async move { app::open(Database::open(&url, None, &clock).await?, operator, clock).await }
     };
     let noon = 1_793_534_400_000_000;
     let first = open(noon).await.unwrap();

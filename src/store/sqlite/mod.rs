@@ -6,15 +6,15 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
 use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard};
-use uuid::Uuid;
 
 use crate::domain::chain::Hash;
-use crate::store::{Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, StoreError};
+use crate::store::{Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, StoreError, alike};
 
 pub use views::SqliteViews;
 
@@ -65,6 +65,10 @@ impl SqliteStore {
             .await
             .map_err(store_error)?;
         Ok(SqliteStore { writer: Mutex::new(writer), readers, _lock: lock })
+    }
+
+    async fn writer(&self) -> Result<MutexGuard<'_, SqliteConnection>, StoreError> {
+        Ok(self.writer.lock().await)
     }
 
     /// Caps the file's size in pages of 4 KiB, as an operator's quota.
@@ -198,51 +202,7 @@ impl LockedHead for Locked<'_> {
     }
 }
 
-#[async_trait]
-impl Profiles for SqliteStore {
-    async fn put_profile(&self, shard: i32, subject_id: &str, profile: &Profile) -> Result<(), StoreError> {
-        let mut writer = self.writer.lock().await;
-        sqlx::query(
-            "insert into profiles (shard, subject_id, name, email) values (?1, ?2, ?3, ?4) \
-             on conflict (shard, subject_id) do update set name = excluded.name, email = excluded.email",
-        )
-        .bind(shard)
-        .bind(subject_id)
-        .bind(&profile.name)
-        .bind(profile.email.as_deref())
-        .execute(&mut *writer)
-        .await
-        .map_err(store_error)?;
-        Ok(())
-    }
-
-    async fn profile(&self, shard: i32, subject_id: &str) -> Result<Option<Profile>, StoreError> {
-        let row = sqlx::query("select name, email from profiles where shard = ?1 and subject_id = ?2")
-            .bind(shard)
-            .bind(subject_id)
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(store_error)?;
-        row.map(|row| {
-            Ok(Profile {
-                name: row.try_get("name").map_err(store_error)?,
-                email: row.try_get("email").map_err(store_error)?,
-            })
-        })
-        .transpose()
-    }
-
-    async fn erase_profile(&self, shard: i32, subject_id: &str) -> Result<(), StoreError> {
-        let mut writer = self.writer.lock().await;
-        sqlx::query("delete from profiles where shard = ?1 and subject_id = ?2")
-            .bind(shard)
-            .bind(subject_id)
-            .execute(&mut *writer)
-            .await
-            .map_err(store_error)?;
-        Ok(())
-    }
-}
+alike::profiles!(SqliteStore);
 
 /// The compare-and-set and the events, inside the open transaction. False where the head was elsewhere.
 async fn move_head(
@@ -320,39 +280,7 @@ async fn insert(connection: &mut SqliteConnection, rows: &[EventRow]) -> Result<
     Ok(())
 }
 
-fn event(row: &SqliteRow) -> Result<EventRow, StoreError> {
-    let read = || -> Result<EventRow, sqlx::Error> {
-        Ok(EventRow {
-            shard: row.try_get("shard")?,
-            position: row.try_get("position")?,
-            org_id: Uuid::from_slice(row.try_get("org_id")?).map_err(|e| sqlx::Error::Decode(e.into()))?,
-            org_version: row.try_get("org_version")?,
-            event_id: Uuid::from_slice(row.try_get("event_id")?)
-                .map_err(|e| sqlx::Error::Decode(e.into()))?,
-            kind: row.try_get("kind")?,
-            schema_version: row.try_get("schema_version")?,
-            recorded_at: row.try_get("recorded_at")?,
-            payload: row.try_get("payload")?,
-            hash: hash(row.try_get("hash")?)?,
-        })
-    };
-    read().map_err(|error| StoreError::Corrupt(error.to_string()))
-}
-
-fn head(row: &SqliteRow) -> Result<Head, StoreError> {
-    let read = || -> Result<Head, sqlx::Error> {
-        Ok(Head {
-            next_position: row.try_get("next_position")?,
-            last_hash: hash(row.try_get("last_hash")?)?,
-            epoch: row.try_get("epoch")?,
-        })
-    };
-    read().map_err(|error| StoreError::Corrupt(error.to_string()))
-}
-
-fn hash(bytes: &[u8]) -> Result<Hash, sqlx::Error> {
-    Hash::try_from(bytes).map_err(|error| sqlx::Error::Decode(error.into()))
-}
+alike::log_rows!(SqliteRow);
 
 /// Takes the lock that keeps a second process out.
 fn lock(path: &Path) -> Result<File, StoreError> {
@@ -395,10 +323,9 @@ fn primary(code: &str) -> String {
     code.parse::<i32>().map_or_else(|_| code.to_owned(), |code| (code & 0xff).to_string())
 }
 
-fn migrate_error(error: sqlx::migrate::MigrateError) -> StoreError {
-    use sqlx::migrate::MigrateError;
+fn migrate_error(error: MigrateError) -> StoreError {
     match error {
-        MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => StoreError::NewerVersion,
+        error if alike::is_newer(&error) => StoreError::NewerVersion,
         MigrateError::Execute(error) => store_error(error),
         other => StoreError::Unavailable(other.to_string()),
     }
@@ -406,6 +333,8 @@ fn migrate_error(error: sqlx::migrate::MigrateError) -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     fn row(position: i64) -> EventRow {

@@ -1,0 +1,520 @@
+//! What both databases do alike: one text of SQL (both read `$1`), run over each one's own connections. The macros
+//! stand in for generics, which over two drivers' types would be longer than what they share.
+
+use sqlx::migrate::MigrateError;
+
+use crate::domain::chain::Hash;
+
+/// The hash of a checkpoint before the first event.
+pub(super) const NOTHING_FOLDED: Hash = [0; 32];
+
+/// Whether a database's tables are those of a later version.
+pub(super) fn is_newer(error: &MigrateError) -> bool {
+    matches!(error, MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..))
+}
+
+/// Reads events and heads from a driver's rows.
+macro_rules! log_rows {
+    ($row:ty) => {
+        fn event(row: &$row) -> Result<EventRow, StoreError> {
+            let read = || -> Result<EventRow, sqlx::Error> {
+                Ok(EventRow {
+                    shard: row.try_get("shard")?,
+                    position: row.try_get("position")?,
+                    org_id: row.try_get("org_id")?,
+                    org_version: row.try_get("org_version")?,
+                    event_id: row.try_get("event_id")?,
+                    kind: row.try_get("kind")?,
+                    schema_version: row.try_get("schema_version")?,
+                    recorded_at: row.try_get("recorded_at")?,
+                    payload: row.try_get("payload")?,
+                    hash: hash(row.try_get("hash")?)?,
+                })
+            };
+            read().map_err(|error| StoreError::Corrupt(error.to_string()))
+        }
+
+        fn head(row: &$row) -> Result<Head, StoreError> {
+            let read = || -> Result<Head, sqlx::Error> {
+                Ok(Head {
+                    next_position: row.try_get("next_position")?,
+                    last_hash: hash(row.try_get("last_hash")?)?,
+                    epoch: row.try_get("epoch")?,
+                })
+            };
+            read().map_err(|error| StoreError::Corrupt(error.to_string()))
+        }
+
+        fn hash(bytes: &[u8]) -> Result<Hash, sqlx::Error> {
+            Hash::try_from(bytes).map_err(|error| sqlx::Error::Decode(error.into()))
+        }
+    };
+}
+
+/// Personal data, over `self.writer()` and `self.readers`.
+macro_rules! profiles {
+    ($store:ty) => {
+        #[async_trait]
+        impl Profiles for $store {
+            async fn put_profile(&self, shard: i32, subject_id: &str, profile: &Profile) -> Result<(), StoreError> {
+                let mut writer = self.writer().await?;
+                sqlx::query(
+                    "insert into profiles (shard, subject_id, name, email) values ($1, $2, $3, $4) \
+                     on conflict (shard, subject_id) do update set name = excluded.name, email = excluded.email",
+                )
+                .bind(shard)
+                .bind(subject_id)
+                .bind(&profile.name)
+                .bind(profile.email.as_deref())
+                .execute(&mut *writer)
+                .await
+                .map_err(store_error)?;
+                Ok(())
+            }
+
+            async fn profile(&self, shard: i32, subject_id: &str) -> Result<Option<Profile>, StoreError> {
+                let row = sqlx::query("select name, email from profiles where shard = $1 and subject_id = $2")
+                    .bind(shard)
+                    .bind(subject_id)
+                    .fetch_optional(&self.readers)
+                    .await
+                    .map_err(store_error)?;
+                row.map(|row| {
+                    Ok(Profile {
+                        name: row.try_get("name").map_err(store_error)?,
+                        email: row.try_get("email").map_err(store_error)?,
+                    })
+                })
+                .transpose()
+            }
+
+            async fn erase_profile(&self, shard: i32, subject_id: &str) -> Result<(), StoreError> {
+                let mut writer = self.writer().await?;
+                sqlx::query("delete from profiles where shard = $1 and subject_id = $2")
+                    .bind(shard)
+                    .bind(subject_id)
+                    .execute(&mut *writer)
+                    .await
+                    .map_err(store_error)?;
+                Ok(())
+            }
+        }
+    };
+}
+
+/// The projections, over `self.writer()`, `self.readers` and `merge`.
+macro_rules! projections {
+    ($views:ty, $connection:ty, $row:ty) => {
+        #[async_trait]
+        impl Projections for $views {
+            async fn checkpoints(&self, shard: i32) -> Result<Vec<Checkpoint>, StoreError> {
+                let mut writer = self.writer().await?;
+                for view in View::ALL {
+                    sqlx::query(
+                        "insert into projections (shard, view, generation, position, hash, live) \
+                         select $1, $2, 1, 0, $3, true \
+                         where not exists (select 1 from projections where shard = $1 and view = $2)",
+                    )
+                    .bind(shard)
+                    .bind(view.name())
+                    .bind(&alike::NOTHING_FOLDED[..])
+                    .execute(&mut *writer)
+                    .await
+                    .map_err(store_error)?;
+                }
+                let rows = sqlx::query(
+                    "select view, generation, position, hash, live from projections where shard = $1 \
+                     order by view, generation",
+                )
+                .bind(shard)
+                .fetch_all(&mut *writer)
+                .await
+                .map_err(store_error)?;
+                // A view that only a newer version knows is left alone.
+                rows.iter().filter_map(|row| checkpoint(row).transpose()).collect()
+            }
+
+            async fn apply(
+                &self,
+                shard: i32,
+                from: &[Checkpoint],
+                position: i64,
+                hash: &Hash,
+                changes: &Changes,
+            ) -> Result<bool, StoreError> {
+                let mut writer = self.writer().await?;
+                let mut transaction = writer.begin().await.map_err(store_error)?;
+                for checkpoint in from {
+                    let moved = sqlx::query(
+                        "update projections set position = $1, hash = $2 \
+                         where shard = $3 and view = $4 and generation = $5 and position = $6",
+                    )
+                    .bind(position)
+                    .bind(&hash[..])
+                    .bind(shard)
+                    .bind(checkpoint.view.name())
+                    .bind(checkpoint.generation)
+                    .bind(checkpoint.position)
+                    .execute(&mut *transaction)
+                    .await
+                    .map_err(store_error)?;
+                    if moved.rows_affected() == 0 {
+                        return Ok(false);
+                    }
+                    for (table, rows) in rows::rows(checkpoint.view, changes) {
+                        merge(&mut transaction, shard, checkpoint.generation, table, &rows).await?;
+                    }
+                    if checkpoint.view == View::Balances {
+                        change_lots(&mut transaction, shard, checkpoint.generation, changes).await?;
+                    }
+                }
+                transaction.commit().await.map_err(store_error)?;
+                Ok(true)
+            }
+
+            async fn start_generation(&self, shard: i32, view: View) -> Result<Checkpoint, StoreError> {
+                let mut writer = self.writer().await?;
+                let row = sqlx::query(
+                    "insert into projections (shard, view, generation, position, hash, live) \
+                     select $1, $2, coalesce(max(generation), 0) + 1, 0, $3, false from projections \
+                     where shard = $1 and view = $2 \
+                     returning view, generation, position, hash, live",
+                )
+                .bind(shard)
+                .bind(view.name())
+                .bind(&alike::NOTHING_FOLDED[..])
+                .fetch_one(&mut *writer)
+                .await
+                .map_err(store_error)?;
+                checkpoint(&row)?.ok_or_else(|| StoreError::Corrupt("a view's name was not kept".into()))
+            }
+
+            async fn go_live(&self, shard: i32, view: View, generation: i64) -> Result<(), StoreError> {
+                let mut writer = self.writer().await?;
+                let mut transaction = writer.begin().await.map_err(store_error)?;
+                for table in rows::tables(view) {
+                    let sql = format!("delete from {} where shard = $1 and generation <> $2", table.name);
+                    sqlx::query(AssertSqlSafe(sql))
+                        .bind(shard)
+                        .bind(generation)
+                        .execute(&mut *transaction)
+                        .await
+                        .map_err(store_error)?;
+                }
+                for sql in [
+                    "delete from projections where shard = $1 and view = $2 and generation <> $3",
+                    "update projections set live = true where shard = $1 and view = $2 and generation = $3",
+                ] {
+                    sqlx::query(sql)
+                        .bind(shard)
+                        .bind(view.name())
+                        .bind(generation)
+                        .execute(&mut *transaction)
+                        .await
+                        .map_err(store_error)?;
+                }
+                transaction.commit().await.map_err(store_error)
+            }
+
+            async fn drop_generation(&self, shard: i32, view: View, generation: i64) -> Result<(), StoreError> {
+                let mut writer = self.writer().await?;
+                let mut transaction = writer.begin().await.map_err(store_error)?;
+                for table in rows::tables(view) {
+                    let sql = format!("delete from {} where shard = $1 and generation = $2", table.name);
+                    sqlx::query(AssertSqlSafe(sql))
+                        .bind(shard)
+                        .bind(generation)
+                        .execute(&mut *transaction)
+                        .await
+                        .map_err(store_error)?;
+                }
+                sqlx::query("delete from projections where shard = $1 and view = $2 and generation = $3")
+                    .bind(shard)
+                    .bind(view.name())
+                    .bind(generation)
+                    .execute(&mut *transaction)
+                    .await
+                    .map_err(store_error)?;
+                transaction.commit().await.map_err(store_error)
+            }
+
+            async fn differences(&self, shard: i32, view: View, one: i64, other: i64) -> Result<i64, StoreError> {
+                let mut found = 0;
+                for table in rows::tables(view) {
+                    let columns: Vec<&str> = table.columns().collect();
+                    let columns = columns.join(", ");
+                    let rows = |generation: &str| {
+                        format!("select {columns} from {} where shard = $1 and generation = {generation}", table.name)
+                    };
+                    let sql = format!(
+                        "select (select count(*) from ({one} except {other}) as missing) \
+                         + (select count(*) from ({other} except {one}) as surplus)",
+                        one = rows("$2"),
+                        other = rows("$3"),
+                    );
+                    found += sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql))
+                        .bind(shard)
+                        .bind(one)
+                        .bind(other)
+                        .fetch_one(&self.readers)
+                        .await
+                        .map_err(store_error)?;
+                }
+                Ok(found)
+            }
+
+            async fn forget(&self, shard: i32) -> Result<(), StoreError> {
+                let mut writer = self.writer().await?;
+                let mut transaction = writer.begin().await.map_err(store_error)?;
+                let views = View::ALL.iter().flat_map(|view| rows::tables(*view)).map(|table| table.name);
+                for table in views.chain(["snapshots", "key_filters", "projections"]) {
+                    let sql = format!("delete from {table} where shard = $1");
+                    sqlx::query(AssertSqlSafe(sql))
+                        .bind(shard)
+                        .execute(&mut *transaction)
+                        .await
+                        .map_err(store_error)?;
+                }
+                transaction.commit().await.map_err(store_error)
+            }
+
+            async fn org_events(
+                &self,
+                shard: i32,
+                org: OrgId,
+                from_version: i64,
+                limit: i64,
+            ) -> Result<Vec<i64>, StoreError> {
+                // A block holds at least one event, so `limit` blocks are enough.
+                let rows = sqlx::query(
+                    "with live as (select generation from projections where shard = $1 and view = 'org_events' and live) \
+                     select block, first_version, offsets from org_events \
+                     where shard = $1 and generation = (select generation from live) and org_id = $2 \
+                       and first_version >= coalesce((select max(first_version) from org_events \
+                           where shard = $1 and generation = (select generation from live) and org_id = $2 \
+                             and first_version <= $3), 0) \
+                     order by first_version limit $4",
+                )
+                .bind(shard)
+                .bind(org.0)
+                .bind(from_version)
+                .bind(limit)
+                .fetch_all(&self.readers)
+                .await
+                .map_err(store_error)?;
+                let mut positions = Vec::new();
+                for row in &rows {
+                    let block: i64 = row.try_get("block").map_err(store_error)?;
+                    let first_version: i64 = row.try_get("first_version").map_err(store_error)?;
+                    let offsets: &[u8] = row.try_get("offsets").map_err(store_error)?;
+                    let versions = first_version..;
+                    let found = versions.zip(rows::block_positions(block, offsets));
+                    positions.extend(found.filter(|(version, _)| *version >= from_version).map(|(_, at)| at));
+                }
+                positions.truncate(usize::try_from(limit).unwrap_or_default());
+                Ok(positions)
+            }
+
+            async fn command(&self, shard: i32, key: &KeyHash) -> Result<Option<i64>, StoreError> {
+                sqlx::query_scalar(
+                    "select position from commands where shard = $1 and key_hash = $2 and generation = \
+                     (select generation from projections where shard = $1 and view = 'commands' and live)",
+                )
+                .bind(shard)
+                .bind(&key[..])
+                .fetch_optional(&self.readers)
+                .await
+                .map_err(store_error)
+            }
+
+            async fn keys_bound_since(&self, shard: i32, position: i64) -> Result<Vec<KeyHash>, StoreError> {
+                let rows = sqlx::query(
+                    "select key_hash from commands where shard = $1 and position >= $2 and generation = \
+                     (select generation from projections where shard = $1 and view = 'commands' and live)",
+                )
+                .bind(shard)
+                .bind(position)
+                .fetch_all(&self.readers)
+                .await
+                .map_err(store_error)?;
+                let key = |row: &$row| {
+                    let bytes: &[u8] = row.try_get("key_hash").map_err(store_error)?;
+                    KeyHash::try_from(bytes).map_err(|error| StoreError::Corrupt(error.to_string()))
+                };
+                rows.iter().map(key).collect()
+            }
+
+            async fn reservation_events(&self, shard: i32, id: ReservationId) -> Result<Vec<i64>, StoreError> {
+                let bytes: Option<Vec<u8>> = sqlx::query_scalar(
+                    "select positions from reservations where shard = $1 and org_id = $2 and local_id = $3 and generation = \
+                     (select generation from projections where shard = $1 and view = 'reservations' and live)",
+                )
+                .bind(shard)
+                .bind(id.org.0)
+                .bind(id.local)
+                .fetch_optional(&self.readers)
+                .await
+                .map_err(store_error)?;
+                Ok(bytes.map(|bytes| rows::positions(&bytes)).unwrap_or_default())
+            }
+
+            async fn spend(
+                &self,
+                shard: i32,
+                org: OrgId,
+                hours: Range<i64>,
+                groups: &[Group],
+            ) -> Result<Vec<(SpendKey, Spend)>, StoreError> {
+                let dimensions = rows::spend_dimensions(groups);
+                let sql = rows::spend_query(&dimensions);
+                let rows = sqlx::query(AssertSqlSafe(sql))
+                    .bind(shard)
+                    .bind(org.0)
+                    .bind(hours.start)
+                    .bind(hours.end)
+                    .fetch_all(&self.readers)
+                    .await
+                    .map_err(store_error)?;
+                rows.iter().map(|row| spend_row(row, &dimensions).map_err(store_error)).collect()
+            }
+
+            async fn orgs_due(&self, shard: i32, now: Timestamp) -> Result<Vec<OrgId>, StoreError> {
+                let rows = sqlx::query(rows::ORGS_DUE)
+                    .bind(shard)
+                    .bind(now.0)
+                    .fetch_all(&self.readers)
+                    .await
+                    .map_err(store_error)?;
+                let org = |row: &$row| {
+                    row.try_get("org_id").map(OrgId).map_err(store_error)
+                };
+                rows.iter().map(org).collect()
+            }
+
+            async fn put_snapshot(&self, shard: i32, snapshot: &Snapshot) -> Result<(), StoreError> {
+                sqlx::query(
+                    "insert into snapshots (shard, org_id, version, position, last_hash, format, state) \
+                     values ($1, $2, $3, $4, $5, $6, $7) on conflict (shard, org_id) do update set \
+                     version = excluded.version, position = excluded.position, last_hash = excluded.last_hash, \
+                     format = excluded.format, state = excluded.state where excluded.version > snapshots.version",
+                )
+                .bind(shard)
+                .bind(snapshot.org.0)
+                .bind(snapshot.version)
+                .bind(snapshot.position)
+                .bind(&snapshot.last_hash[..])
+                .bind(snapshot.format)
+                .bind(snapshot.state.as_slice())
+                .execute(&mut *self.writer().await?)
+                .await
+                .map_err(store_error)?;
+                Ok(())
+            }
+
+            async fn snapshot(&self, shard: i32, org: OrgId) -> Result<Option<Snapshot>, StoreError> {
+                let row = sqlx::query(
+                    "select version, position, last_hash, format, state from snapshots where shard = $1 and org_id = $2",
+                )
+                .bind(shard)
+                .bind(org.0)
+                .fetch_optional(&self.readers)
+                .await
+                .map_err(store_error)?;
+                let read = |row: $row| -> Result<Snapshot, sqlx::Error> {
+                    Ok(Snapshot {
+                        org,
+                        version: row.try_get("version")?,
+                        position: row.try_get("position")?,
+                        last_hash: hash(row.try_get("last_hash")?)?,
+                        format: row.try_get("format")?,
+                        state: row.try_get("state")?,
+                    })
+                };
+                row.map(read).transpose().map_err(store_error)
+            }
+
+            async fn put_key_filter(&self, shard: i32, position: i64, state: &[u8]) -> Result<(), StoreError> {
+                sqlx::query(
+                    "insert into key_filters (shard, position, state) values ($1, $2, $3) \
+                     on conflict (shard) do update set position = excluded.position, state = excluded.state \
+                     where excluded.position > key_filters.position",
+                )
+                .bind(shard)
+                .bind(position)
+                .bind(state)
+                .execute(&mut *self.writer().await?)
+                .await
+                .map_err(store_error)?;
+                Ok(())
+            }
+
+            async fn key_filter(&self, shard: i32) -> Result<Option<(i64, Vec<u8>)>, StoreError> {
+                let row = sqlx::query("select position, state from key_filters where shard = $1")
+                    .bind(shard)
+                    .fetch_optional(&self.readers)
+                    .await
+                    .map_err(store_error)?;
+                let read = |row: $row| Ok((row.try_get("position")?, row.try_get("state")?));
+                row.map(read).transpose().map_err(store_error)
+            }
+        }
+
+        async fn change_lots(
+            connection: &mut $connection,
+            shard: i32,
+            generation: i64,
+            changes: &Changes,
+        ) -> Result<(), StoreError> {
+            for (org, lot, sums) in rows::lot_changes(changes) {
+                let mut query = sqlx::query(
+                    "update lots set consumed = consumed + $1, expired = expired + $2, refunded = refunded + $3, \
+                     recognised_minor = recognised_minor + $4, refunded_minor = refunded_minor + $5 \
+                     where shard = $6 and generation = $7 and org_id = $8 and lot_id = $9",
+                );
+                for sum in sums {
+                    query = query.bind(sum);
+                }
+                query
+                    .bind(shard)
+                    .bind(generation)
+                    .bind(org.0)
+                    .bind(lot.0)
+                    .execute(&mut *connection)
+                    .await
+                    .map_err(store_error)?;
+            }
+            Ok(())
+        }
+
+        fn checkpoint(row: &$row) -> Result<Option<Checkpoint>, StoreError> {
+            let Some(view) = View::named(row.try_get("view").map_err(store_error)?) else { return Ok(None) };
+            let read = || -> Result<Checkpoint, sqlx::Error> {
+                Ok(Checkpoint {
+                    view,
+                    generation: row.try_get("generation")?,
+                    position: row.try_get("position")?,
+                    hash: hash(row.try_get("hash")?)?,
+                    live: row.try_get("live")?,
+                })
+            };
+            read().map(Some).map_err(store_error)
+        }
+
+        fn spend_row(row: &$row, dimensions: &[&'static str]) -> Result<(SpendKey, Spend), sqlx::Error> {
+            let mut key = SpendKey::default();
+            for column in dimensions {
+                match *column {
+                    "hour" => key.hour = row.try_get("hour")?,
+                    text => rows::set_dimension(&mut key, text, row.try_get(text)?),
+                }
+            }
+            let mut sums = [0; rows::SPEND_SUMS];
+            for (sum, column) in sums.iter_mut().zip(rows::SPEND.values) {
+                *sum = row.try_get(column)?;
+            }
+            Ok((key, rows::spend_of(sums)))
+        }
+    };
+}
+
+pub(super) use {log_rows, profiles, projections};

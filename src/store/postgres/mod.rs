@@ -1,0 +1,435 @@
+//! The log on PostgreSQL 15 or later: any number of nodes on one database, each append one statement.
+//!
+//! The head's row is the only lock. Connections for the log give up within seconds, so that a node that was cut off
+//! holds no head; what a lost connection leaves unknown is said to be unknown, never guessed.
+
+mod views;
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::migrate::Migrator;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
+use sqlx::{Connection, Postgres, Row, Transaction};
+use tokio::time::timeout;
+
+use crate::clock::Clock;
+use crate::domain::chain::Hash;
+use crate::store::{Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, StoreError, alike};
+
+pub use views::PostgresViews;
+
+/// Smaller batches cost more than parallel commits bring.
+const SHARDS: i32 = 4;
+/// Heads are few and each is locked for the length of a commit.
+const SHARDS_MAX: i32 = 1_024;
+const VERSION_MIN: i32 = 150_000;
+/// Partitions are made once the log comes this near to where they end: minutes at full speed.
+const PARTITIONS_AHEAD: i64 = 8_000_000;
+/// A request that waits longer for a connection is better refused.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// Longer than the server's own limit on a statement, so that silence means a lost connection.
+const ANSWER_MAX: Duration = Duration::from_secs(6);
+/// How far an event's time may lie from the database's, in microseconds.
+const CLOCK_DIFFERENCE_MAX: i64 = 2_000_000;
+const READERS: u32 = 8;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// What every connection for the log asks for. Plans are pinned: one made while the table was young scans it.
+const LOG_SETTINGS: [(&str, &str); 7] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("lock_timeout", "1s"),
+    ("idle_in_transaction_session_timeout", "1s"),
+    ("statement_timeout", "5s"),
+    ("tcp_user_timeout", "1s"),
+    ("client_connection_check_interval", "1s"),
+];
+
+const APPEND: &str = "\
+    with head as ( \
+        update log_heads set next_position = $2, last_hash = $3 \
+        where shard = $1 and next_position = $4 and last_hash = $5 and epoch = $6 \
+            and ($7 is null or abs(extract(epoch from clock_timestamp()) * 1000000 - $7) <= $8) \
+        returning shard \
+    ) \
+    insert into events \
+        (shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash) \
+    select $1, row.* from unnest($9, $10, $11, $12, $13, $14, $15, $16, $17) as row \
+    where exists (select from head)";
+
+pub struct PostgresStore {
+    /// Not tried before use: a lost one is an unknown outcome, which the log resolves.
+    appends: PgPool,
+    locks: PgPool,
+    readers: PgPool,
+    clock_is_checked: bool,
+    partitions: Arc<Partitions>,
+}
+
+/// How far the partitions reach.
+struct Partitions {
+    end: AtomicI64,
+    extending: AtomicBool,
+}
+
+impl std::fmt::Debug for PostgresStore {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("PostgresStore").finish_non_exhaustive()
+    }
+}
+
+impl PostgresStore {
+    /// Opens a database, with Tollgate's tables where it has none. The number of shards is fixed then: a later one
+    /// must be the same or be left out. Events must bear the database's time, within 2 s, unless the clock is moved
+    /// by hand.
+    ///
+    /// # Errors
+    /// `NewerVersion`, `OldPostgres`, `WrongShards`, or `Unavailable`.
+    pub async fn open(url: &str, shards: Option<i32>, clock: &Clock) -> Result<PostgresStore, StoreError> {
+        let options = options(url)?;
+        let mut connection = PgConnection::connect_with(&options).await.map_err(store_error)?;
+        new_enough(&mut connection).await?;
+        migrate(&mut connection).await?;
+        let shards = fix_shards(&mut connection, shards).await?;
+        let partitions = Arc::new(Partitions { end: AtomicI64::new(0), extending: AtomicBool::new(false) });
+        let end = sqlx::query_scalar("select max(next_position) from log_heads where shard >= 0");
+        let end: i64 = end.fetch_one(&mut connection).await.map_err(store_error)?;
+        partitions.extend(&mut connection, end).await?;
+        let log = options.clone().options(LOG_SETTINGS).options(durably(&mut connection).await?);
+        // One append a shard is under way, and one lock.
+        let per_shard = pool(shards.unsigned_abs());
+        Ok(PostgresStore {
+            appends: per_shard.clone().test_before_acquire(false).connect_lazy_with(log.clone()),
+            locks: per_shard.connect_lazy_with(log),
+            readers: pool(READERS).connect_lazy_with(options.options([("enable_seqscan", "off")])),
+            clock_is_checked: clock.is_system(),
+            partitions,
+        })
+    }
+
+    async fn writer(&self) -> Result<PoolConnection<Postgres>, StoreError> {
+        self.readers.acquire().await.map_err(store_error)
+    }
+
+    /// Why the append wrote nothing.
+    async fn lost(&self, shard: i32, expected: &Head) -> Result<Appended, StoreError> {
+        match self.head(shard).await? {
+            // Nobody else was there: what remains is the time.
+            head if head == *expected => Err(StoreError::ClockOff),
+            _ => Ok(Appended::Conflict),
+        }
+    }
+
+    /// Makes partitions beside the append, where it has come near their end.
+    fn extend_partitions(&self, position: i64) {
+        let partitions = self.partitions.clone();
+        if position + PARTITIONS_AHEAD < partitions.end.load(Ordering::Acquire)
+            || partitions.extending.swap(true, Ordering::AcqRel)
+        {
+            return;
+        }
+        let pool = self.readers.clone();
+        tokio::spawn(async move {
+            let extended = match pool.acquire().await {
+                Ok(mut connection) => partitions.extend(&mut connection, position).await,
+                Err(error) => Err(store_error(error)),
+            };
+            if let Err(error) = extended {
+                tracing::error!(%error, "no partition could be made for what comes; it is tried again");
+            }
+            partitions.extending.store(false, Ordering::Release);
+        });
+    }
+}
+
+impl Partitions {
+    async fn extend(&self, connection: &mut PgConnection, position: i64) -> Result<(), StoreError> {
+        let end = sqlx::query_scalar("select extend_events($1)")
+            .bind(position + PARTITIONS_AHEAD)
+            .fetch_one(connection)
+            .await
+            .map_err(store_error)?;
+        self.end.store(end, Ordering::Release);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl EventLog for PostgresStore {
+    async fn heads(&self) -> Result<Vec<Head>, StoreError> {
+        let rows = sqlx::query("select next_position, last_hash, epoch from log_heads order by shard")
+            .fetch_all(&self.readers)
+            .await
+            .map_err(store_error)?;
+        rows.iter().map(head).collect()
+    }
+
+    async fn head(&self, shard: i32) -> Result<Head, StoreError> {
+        let row = sqlx::query("select next_position, last_hash, epoch from log_heads where shard = $1")
+            .bind(shard)
+            .fetch_one(&self.readers)
+            .await
+            .map_err(store_error)?;
+        head(&row)
+    }
+
+    async fn append(
+        &self,
+        shard: i32,
+        expected: &Head,
+        new: &Head,
+        events: &[EventRow],
+    ) -> Result<Appended, StoreError> {
+        let mut connection = self.appends.acquire().await.map_err(store_error)?;
+        let append = append(&mut connection, shard, expected, new, events, self.clock_is_checked);
+        let written = match timeout(ANSWER_MAX, append).await {
+            Ok(Ok(written)) => written,
+            Ok(Err(error)) => {
+                connection.close_on_drop();
+                return Err(unless_unknown(error));
+            }
+            Err(_) => {
+                connection.close_on_drop();
+                return Err(StoreError::UnknownOutcome("the database does not answer".into()));
+            }
+        };
+        self.extend_partitions(new.next_position);
+        if written { Ok(Appended::Written) } else { self.lost(shard, expected).await }
+    }
+
+    async fn read(&self, shard: i32, from_position: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
+        let rows = sqlx::query(
+            "select shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash \
+             from events where shard = $1 and position >= $2 order by position limit $3",
+        )
+        .bind(shard)
+        .bind(from_position)
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(store_error)?;
+        rows.iter().map(event).collect()
+    }
+
+    async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
+        let rows = sqlx::query(
+            "select shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash \
+             from events where shard = $1 and position = any($2) order by position",
+        )
+        .bind(shard)
+        .bind(positions)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(store_error)?;
+        rows.iter().map(event).collect()
+    }
+
+    async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {
+        let mut transaction = self.locks.begin().await.map_err(store_error)?;
+        let row =
+            sqlx::query("select next_position, last_hash, epoch from log_heads where shard = $1 for update")
+                .bind(shard)
+                .fetch_one(&mut *transaction)
+                .await
+                .map_err(store_error)?;
+        let head = head(&row)?;
+        Ok(Box::new(Locked { transaction, shard, head, clock_is_checked: self.clock_is_checked }))
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+}
+
+/// A transaction that has the head's row.
+struct Locked {
+    transaction: Transaction<'static, Postgres>,
+    shard: i32,
+    head: Head,
+    clock_is_checked: bool,
+}
+
+#[async_trait]
+impl LockedHead for Locked {
+    fn head(&self) -> &Head {
+        &self.head
+    }
+
+    async fn append(mut self: Box<Self>, new: &Head, events: &[EventRow]) -> Result<(), StoreError> {
+        let Locked { transaction, shard, head, clock_is_checked } = &mut *self;
+        let append = append(&mut *transaction, *shard, head, new, events, *clock_is_checked);
+        let written = append.await.map_err(store_error)?;
+        if !written {
+            // Nobody else can move it while it is locked.
+            self.unlock().await?;
+            return Err(StoreError::ClockOff);
+        }
+        match timeout(ANSWER_MAX, self.transaction.commit()).await {
+            Ok(committed) => committed.map_err(unless_unknown),
+            Err(_) => Err(StoreError::UnknownOutcome("the database does not answer".into())),
+        }
+    }
+
+    async fn unlock(self: Box<Self>) -> Result<(), StoreError> {
+        self.transaction.rollback().await.map_err(store_error)
+    }
+}
+
+alike::profiles!(PostgresStore);
+
+alike::log_rows!(PgRow);
+
+/// Moves the head and inserts the events. False where the head was elsewhere or the time is not the database's.
+async fn append(
+    connection: &mut PgConnection,
+    shard: i32,
+    expected: &Head,
+    new: &Head,
+    events: &[EventRow],
+    clock_is_checked: bool,
+) -> Result<bool, sqlx::Error> {
+    let time = events.last().filter(|_| clock_is_checked).map(|event| event.recorded_at);
+    let written = sqlx::query(APPEND)
+        .bind(shard)
+        .bind(new.next_position)
+        .bind(&new.last_hash[..])
+        .bind(expected.next_position)
+        .bind(&expected.last_hash[..])
+        .bind(expected.epoch)
+        .bind(time)
+        .bind(CLOCK_DIFFERENCE_MAX)
+        .bind(column(events, |event| event.position))
+        .bind(column(events, |event| event.org_id))
+        .bind(column(events, |event| event.org_version))
+        .bind(column(events, |event| event.event_id))
+        .bind(column(events, |event| event.kind.as_str()))
+        .bind(column(events, |event| event.schema_version))
+        .bind(column(events, |event| event.recorded_at))
+        .bind(column(events, |event| event.payload.as_slice()))
+        .bind(column(events, |event| &event.hash[..]))
+        .execute(connection)
+        .await?;
+    Ok(written.rows_affected() > 0)
+}
+
+fn column<'a, T>(events: &'a [EventRow], of: impl Fn(&'a EventRow) -> T) -> Vec<T> {
+    events.iter().map(of).collect()
+}
+
+fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
+    let options = PgConnectOptions::from_str(url).map_err(|error| StoreError::Url(error.to_string()))?;
+    Ok(options.application_name("tollgate"))
+}
+
+fn pool(connections_max: u32) -> PgPoolOptions {
+    PgPoolOptions::new().max_connections(connections_max).acquire_timeout(CONNECT_MAX)
+}
+
+async fn new_enough(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let version: String =
+        sqlx::query_scalar("show server_version_num").fetch_one(connection).await.map_err(store_error)?;
+    match version.parse::<i32>() {
+        Ok(number) if number >= VERSION_MIN => Ok(()),
+        Ok(_) | Err(_) => Err(StoreError::OldPostgres(version)),
+    }
+}
+
+/// What it takes for an acknowledged event to be on the disk, whatever the server's defaults.
+async fn durably(connection: &mut PgConnection) -> Result<Vec<(&'static str, &'static str)>, StoreError> {
+    let setting = "select current_setting('fsync'), current_setting('synchronous_commit')";
+    let (fsync, commit): (String, String) =
+        sqlx::query_as(setting).fetch_one(connection).await.map_err(store_error)?;
+    if fsync == "off" {
+        tracing::warn!("the database runs with fsync off: a power cut loses what was acknowledged");
+    }
+    // Stronger ones, which wait for replicas, are kept.
+    Ok(if commit == "off" { vec![("synchronous_commit", "on")] } else { vec![] })
+}
+
+/// Nodes may start together: the migrator takes a lock. A database that is up to date needs no right to change it.
+async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let known = "select to_regclass('_sqlx_migrations') is not null";
+    let is_known: bool = sqlx::query_scalar(known).fetch_one(&mut *connection).await.map_err(store_error)?;
+    if is_known {
+        let done = sqlx::query_scalar("select version from _sqlx_migrations where success order by version");
+        let done: Vec<i64> = done.fetch_all(&mut *connection).await.map_err(store_error)?;
+        if MIGRATIONS.iter().map(|migration| migration.version).eq(done) {
+            return Ok(());
+        }
+    }
+    MIGRATIONS.run(connection).await.map_err(|error| match alike::is_newer(&error) {
+        true => StoreError::NewerVersion,
+        false => StoreError::Unavailable(error.to_string()),
+    })
+}
+
+/// Makes the heads of a new database; returns how many it has.
+async fn fix_shards(connection: &mut PgConnection, asked: Option<i32>) -> Result<i32, StoreError> {
+    let count = "select count(*)::integer from log_heads where shard >= 0";
+    let mut found: i32 = sqlx::query_scalar(count).fetch_one(&mut *connection).await.map_err(store_error)?;
+    if found == 0 {
+        let shards = asked.unwrap_or(SHARDS);
+        if !(1..=SHARDS_MAX).contains(&shards) {
+            return Err(StoreError::ShardsOutOfRange { asked: shards, most: SHARDS_MAX });
+        }
+        let mut transaction = connection.begin().await.map_err(store_error)?;
+        // Another node may do the same, with another number: the first one counts.
+        for statement in ["lock table log_heads in exclusive mode", "set local lock_timeout = '10s'"] {
+            sqlx::query(statement).execute(&mut *transaction).await.map_err(store_error)?;
+        }
+        sqlx::query(
+            "insert into log_heads (shard, next_position, last_hash, epoch) \
+             select shard, 1, $2, 0 from generate_series(0, $1 - 1) as shard \
+             where not exists (select from log_heads where shard >= 0)",
+        )
+        .bind(shards)
+        .bind(&[0_u8; 32][..])
+        .execute(&mut *transaction)
+        .await
+        .map_err(store_error)?;
+        found = sqlx::query_scalar(count).fetch_one(&mut *transaction).await.map_err(store_error)?;
+        transaction.commit().await.map_err(store_error)?;
+    }
+    match asked {
+        Some(asked) if asked != found => Err(StoreError::WrongShards { found, asked }),
+        Some(_) | None => Ok(found),
+    }
+}
+
+fn store_error(error: sqlx::Error) -> StoreError {
+    let code = error.as_database_error().and_then(|error| error.code());
+    match code.as_deref() {
+        Some("53100") => StoreError::Full,
+        // data_corrupted, index_corrupted
+        Some("XX001" | "XX002") => StoreError::Corrupt(error.to_string()),
+        Some(_) | None => StoreError::Unavailable(error.to_string()),
+    }
+}
+
+/// What an error says of a commit: a server that names the statement's error has undone it; one that is shutting
+/// down, or a connection that breaks, says nothing.
+fn unless_unknown(error: sqlx::Error) -> StoreError {
+    let code = error.as_database_error().and_then(|error| error.code());
+    let is_undone = code
+        .as_deref()
+        .is_some_and(|code| !(code.starts_with("08") || code.starts_with("57P") || code == "40003"));
+    if is_undone { store_error(error) } else { StoreError::UnknownOutcome(error.to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i5_a_broken_connection_says_nothing_of_the_commit() {
+        let broken = sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
+
+        assert!(matches!(unless_unknown(broken), StoreError::UnknownOutcome(_)));
+    }
+}

@@ -1,0 +1,71 @@
+//! The database that the stories run on: SQLite, or with `TOLLGATE_TEST_STORE=postgres` a throw-away PostgreSQL.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tempfile::TempDir;
+use tollgate::clock::Clock;
+use tollgate::store::Database;
+
+/// A database of one test, gone with this value or, on PostgreSQL, with the tests.
+pub struct TestDatabase {
+    pub url: String,
+    _folder: Option<TempDir>,
+}
+
+/// The cluster of this run. It ends when its input does, which the system sees to whatever becomes of the tests.
+struct Cluster {
+    folder: String,
+    _process: Child,
+}
+
+static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+static DATABASES: AtomicU64 = AtomicU64::new(0);
+
+impl TestDatabase {
+    pub async fn new() -> TestDatabase {
+        if !is_postgres() {
+            let folder = tempfile::tempdir().unwrap();
+            let url = format!("sqlite://{}", folder.path().join("tollgate.db").display());
+            return TestDatabase { url, _folder: Some(folder) };
+        }
+        let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::SeqCst));
+        let folder = &CLUSTER.get_or_init(Cluster::start).folder;
+        let url = |database: &str| format!("postgres://tollgate@localhost/{database}?host={folder}");
+        let mut admin = PgConnection::connect(&url("postgres")).await.unwrap();
+        sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut admin).await.unwrap();
+        TestDatabase { url: url(&name), _folder: None }
+    }
+
+    pub async fn open(&self, clock: &Clock) -> Database {
+        Database::open(&self.url, None, clock).await.unwrap()
+    }
+}
+
+pub fn is_postgres() -> bool {
+    match std::env::var("TOLLGATE_TEST_STORE").as_deref() {
+        Ok("postgres") => true,
+        Ok("sqlite") | Err(_) => false,
+        Ok(other) => panic!("TOLLGATE_TEST_STORE is sqlite or postgres, not {other}"),
+    }
+}
+
+impl Cluster {
+    fn start() -> Cluster {
+        let mut process = Command::new("sh")
+            .args(["-c", include_str!("postgres.sh")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut folder = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut folder).unwrap();
+        let folder = folder.trim().to_owned();
+        assert!(!folder.is_empty(), "PostgreSQL did not start; what it said stands above");
+        assert!(folder != "missing", "install PostgreSQL 15 or later (Debian: apt-get install postgresql)");
+        Cluster { folder, _process: process }
+    }
+}

@@ -1,0 +1,31 @@
+# A throw-away PostgreSQL cluster in a directory of its own, reached by a socket there and by no port. Says where once it
+# is ready, and ends when its input does, so that it never outlives the tests that started it.
+set -eu
+bin=
+for found in $(command -v initdb >/dev/null && dirname "$(readlink -f "$(command -v initdb)")") \
+    $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -rV); do
+    if [ -x "$found/initdb" ] && [ -x "$found/pg_ctl" ]; then bin=$found; break; fi
+done
+[ -n "$bin" ] || { echo "missing"; exit 0; }
+folder=$(mktemp -d /tmp/tollgate-postgres.XXXXXX)
+as() { "$@"; }
+if [ "$(id -u)" = 0 ]; then
+    # PostgreSQL refuses to run as root.
+    user=postgres
+    id "$user" >/dev/null 2>&1 || user=nobody
+    chown "$user" "$folder"
+    as() { (cd "$folder" && runuser -u "$user" -- "$@"); }
+fi
+stop() {
+    as "$bin/pg_ctl" -D "$folder/data" -m immediate -w stop >/dev/null 2>&1 || true
+    rm -rf "$folder"
+}
+trap stop EXIT
+trap 'exit 1' INT TERM
+as "$bin/initdb" -D "$folder/data" -A trust -U tollgate -E UTF8 --no-locale --no-instructions >"$folder/log" 2>&1 \
+    || { cat "$folder/log" >&2; exit 1; }
+as "$bin/pg_ctl" -D "$folder/data" -l "$folder/data/log" -w start \
+    -o "-k $folder -c listen_addresses='' -c max_connections=500" >/dev/null \
+    || { cat "$folder/data/log" >&2; exit 1; }
+echo "$folder"
+cat >/dev/null

@@ -1,0 +1,73 @@
+//! What both stores promise of the log.
+
+use tollgate::clock::Clock;
+use tollgate::domain::time::Timestamp;
+use tollgate::store::{Appended, EventRow, Head, StoreError};
+use uuid::Uuid;
+
+use crate::database::TestDatabase;
+
+fn row(position: i64) -> EventRow {
+    EventRow {
+        shard: 0,
+        position,
+        org_id: Uuid::from_u128(1),
+        org_version: position,
+        event_id: Uuid::from_u128(position.unsigned_abs().into()),
+        kind: "OrgResumed".into(),
+        schema_version: 1,
+        recorded_at: 7,
+        payload: vec![0, 255, b'x'],
+        hash: [u8::try_from(position % 251).unwrap(); 32],
+    }
+}
+
+fn head(next_position: i64) -> Head {
+    Head { next_position, last_hash: [u8::from(next_position > 1); 32], epoch: 0 }
+}
+
+#[tokio::test]
+async fn i6_an_append_is_a_compare_and_set_of_the_head_all_or_nothing() {
+    let database = TestDatabase::new().await;
+    let log = database.open(&Clock::manual(Timestamp(0), 1)).await.log;
+    let rows: Vec<EventRow> = (1..=3_000).map(row).collect();
+
+    let written = log.append(0, &head(1), &head(3_001), &rows).await.unwrap();
+    let lost = log.append(0, &head(1), &head(2), &rows[..1]).await.unwrap();
+    let other_epoch = Head { epoch: 1, ..head(3_001) };
+    let fenced = log.append(0, &other_epoch, &head(3_002), &[row(3_001)]).await.unwrap();
+    let doubled = log.append(0, &head(3_001), &head(3_002), &[row(5)]).await;
+
+    assert_eq!((written, lost, fenced), (Appended::Written, Appended::Conflict, Appended::Conflict));
+    assert!(doubled.is_err(), "a position stands once");
+    assert_eq!(log.head(0).await.unwrap(), head(3_001));
+    assert_eq!(log.heads().await.unwrap()[0], head(3_001));
+    assert_eq!(log.read(0, 1, 10_000).await.unwrap(), rows);
+    assert_eq!(log.read(0, 2_999, 1).await.unwrap(), rows[2_998..2_999]);
+    assert_eq!(log.read_at(0, &[7, 2_500, 9_999]).await.unwrap(), [row(7), row(2_500)]);
+}
+
+#[tokio::test]
+async fn i5_who_holds_the_head_keeps_others_out() {
+    let database = TestDatabase::new().await;
+    let log = database.open(&Clock::manual(Timestamp(0), 1)).await.log;
+
+    let lock = log.lock(0).await.unwrap();
+    assert_eq!(*lock.head(), head(1));
+    lock.append(&head(2), &[row(1)]).await.unwrap();
+    let again = log.lock(0).await.unwrap();
+    let seen = again.head().clone();
+    again.unlock().await.unwrap();
+
+    assert_eq!(seen, head(2));
+    assert_eq!(log.append(0, &head(2), &head(3), &[row(2)]).await.unwrap(), Appended::Written);
+}
+
+#[tokio::test]
+async fn a_url_that_is_none_is_refused_by_name() {
+    for url in ["mysql://localhost/x", "sqlite://", "tollgate.db"] {
+        let opened = tollgate::store::Database::open(url, None, &Clock::manual(Timestamp(0), 1)).await;
+
+        assert!(matches!(opened, Err(StoreError::Url(_))), "{url}: {opened:?}");
+    }
+}
