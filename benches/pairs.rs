@@ -1,6 +1,7 @@
-//! Reserve + settle pairs a second, in process, each durable before its answer (WAL, synchronous=FULL).
+//! Reserve + settle pairs a second, in process, each durable before its answer.
 //!
-//! `cargo bench --bench pairs`. The baseline commits one command a transaction on the same file: a single caller,
+//! `cargo bench --bench pairs`, on a SQLite file (WAL, synchronous=FULL) or on the database that `TOLLGATE_BENCH_DATABASE`
+//! names. The baseline commits one command a transaction on the same file: a single caller,
 //! so that no batch ever forms. Ratios within one run are what counts; machines differ.
 
 #![allow(
@@ -20,7 +21,7 @@ use tollgate::domain::credits::Credits;
 use tollgate::domain::event::{CommandRef, Dispatcher, ExpiryPolicy, GrantKind, LotTerms, Purpose};
 use tollgate::domain::ids::{LotId, OrgId, ReservationId};
 use tollgate::ledger::{Ledger, Memory, Submission};
-use tollgate::store::{SqliteStore, SqliteViews};
+use tollgate::store::Database;
 use tollgate::workers::Workers;
 
 const SECONDS: u64 = 4;
@@ -28,10 +29,11 @@ const SECONDS: u64 = 4;
 #[tokio::main]
 async fn main() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("bench.db");
-    let store = Arc::new(SqliteStore::open(&path).await.unwrap());
-    let views = Arc::new(SqliteViews::open(&path).await.unwrap());
-    let ledger = Ledger::open(store, views, Clock::system(), Memory::default()).await.unwrap();
+    let file = format!("sqlite://{}", folder.path().join("bench.db").display());
+    let url = std::env::var("TOLLGATE_BENCH_DATABASE").unwrap_or(file);
+    let clock = Clock::system();
+    let Database { log, projections, .. } = Database::open(&url, None, &clock).await.unwrap();
+    let ledger = Ledger::open(log, projections, clock, Memory::default()).await.unwrap();
     let workers = Workers::start(&ledger);
     let mut orgs = Vec::new();
     for _ in 0..100 {
@@ -47,8 +49,10 @@ async fn main() {
             report(&format!("{name}, {callers} callers"), &measured, &baseline);
         }
     }
-    let behind = ledger.projector().lag(0).await.unwrap();
-    println!("events that the projections lie behind at the end: {behind:?}");
+    for shard in ledger.projector().shards() {
+        let behind = ledger.projector().lag(shard).await.unwrap();
+        println!("events that the projections of shard {shard} lie behind at the end: {behind:?}");
+    }
     workers.stop().await;
 }
 

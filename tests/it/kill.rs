@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,6 +16,7 @@ use tollgate::clock::Clock;
 use tollgate::domain::credits::Credits;
 use tollgate::simulator::chance::Chance;
 
+use crate::database::TestDatabase;
 use crate::support::{OPERATOR, client};
 
 const ROUNDS: u64 = 5;
@@ -57,20 +57,20 @@ async fn i5_i4_whatever_was_acknowledged_before_a_kill_is_there_exactly_once() {
     let rounds = from_environment("TOLLGATE_KILL_ROUNDS").unwrap_or(ROUNDS);
     let seed = from_environment("TOLLGATE_KILL_SEED").unwrap_or_else(any_seed);
     println!("TOLLGATE_KILL_ROUNDS={rounds} TOLLGATE_KILL_SEED={seed}");
-    let folder = tempfile::tempdir().unwrap();
-    let database = folder.path().join("tollgate.db");
+    let database = TestDatabase::new().await;
+    let database = database.url.as_str();
     let mut chance = Chance::of(seed, 0);
     let (mut history, mut log, mut restarts) = (Vec::new(), Vec::new(), Vec::new());
     let (mut retried, mut durable) = (0, 0);
 
-    let mut round = Round::begin(&database, &mut chance).await;
+    let mut round = Round::begin(database, &mut chance).await;
     round.fund().await;
     for number in 1..=rounds {
         let (dead, mut sent) = round.work(seed, number).await;
         drop(dead);
         let clock = Clock::system();
         let killed_at = clock.now();
-        round = Round::begin(&database, &mut chance).await;
+        round = Round::begin(database, &mut chance).await;
         restarts.push((clock.now().0 - killed_at.0) / 1_000);
         let before = commands(&log).count();
         round.follow(&mut log).await;
@@ -86,7 +86,7 @@ async fn i5_i4_whatever_was_acknowledged_before_a_kill_is_there_exactly_once() {
     round.check(&history, &log).await;
     drop(round);
 
-    assert!(verify(&database), "the log is not sound");
+    assert!(verify(database), "the log is not sound");
     restarts.sort_unstable();
     println!(
         "{rounds} kills: {} commands acknowledged, {retried} of them by a retry after a kill ({durable} of which the \
@@ -107,10 +107,10 @@ fn any_seed() -> u64 {
 
 impl Server {
     /// Returns once it listens, on a port of its own choice.
-    fn start(database: &Path) -> Server {
+    fn start(database: &str) -> Server {
         let mut process = Command::new(env!("CARGO_BIN_EXE_tollgate"))
             .args(["serve", "--listen", "127.0.0.1:0", "--database-url"])
-            .arg(format!("sqlite://{}", database.display()))
+            .arg(database)
             .env("TOLLGATE_OPERATOR_KEY", OPERATOR)
             .env("TOLLGATE_LOG", "tollgate=info")
             .env("NO_COLOR", "1")
@@ -157,7 +157,7 @@ impl Sent {
 
 impl Round {
     /// A server that is ready to answer.
-    async fn begin(database: &Path, chance: &mut Chance) -> Round {
+    async fn begin(database: &str, chance: &mut Chance) -> Round {
         let server = Server::start(database);
         let kill_at = 1 + chance.below(ANSWERS_MAX);
         let round = Round { server, client: client(), answered: AtomicU64::new(0), kill_at };
@@ -327,7 +327,7 @@ fn credits(amount: &Value) -> Credits {
     amount.as_str().unwrap().parse().unwrap()
 }
 
-fn verify(database: &Path) -> bool {
+fn verify(database: &str) -> bool {
     let verified = Command::new(env!("CARGO_BIN_EXE_tollgate")).arg("verify").arg(database).output().unwrap();
     println!("{}", String::from_utf8_lossy(&verified.stdout));
     verified.status.success()
