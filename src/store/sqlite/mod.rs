@@ -410,6 +410,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_damaged_page_is_named_and_what_is_whole_can_still_be_read() {
+        let (folder, store) = open().await;
+        let rows: Vec<EventRow> = (1..=5_000).map(row).collect();
+        store.append(0, &head_at(1), &head_at(5_001), &rows).await.expect("appends");
+        let SqliteStore { writer, readers, _lock } = store;
+        readers.close().await;
+        // The last connection copies the write-ahead log into the file.
+        writer.into_inner().close().await.expect("closes");
+        drop(_lock);
+        let path = folder.path().join("t.db");
+        let mut bytes = std::fs::read(&path).expect("reads");
+        let middle = bytes.len() / 2 / 4_096 * 4_096;
+        bytes[middle..middle + 4_096].fill(0xA5);
+        std::fs::write(&path, bytes).expect("writes");
+
+        let store = SqliteStore::open(&path).await.expect("opens: the damage lies deeper");
+        let whole = store.read(0, 1, 10).await;
+        let all = store.read(0, 1, 5_000).await;
+
+        assert_eq!(whole.expect("reads"), rows[..10]);
+        assert!(matches!(all, Err(StoreError::Corrupt(_))), "{all:?}");
+    }
+
+    #[tokio::test]
     async fn a_database_of_a_newer_version_is_refused() {
         let (folder, store) = open().await;
         sqlx::query("insert into _sqlx_migrations (version, description, success, checksum, execution_time) values (9999, 'later', true, x'00', 0)")
