@@ -351,6 +351,9 @@ pub enum Event {
         released: Credits,
         /// What an expiry had charged before this late settle.
         charged_before: Credits,
+        /// The purpose that the estimate of that expiry counted for, where this settle knows better.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        estimated_for: Option<Box<Purpose>>,
         /// True where the reservation had ended before.
         late: bool,
         /// What the operator bears: the cost above a hold that Tollgate priced.

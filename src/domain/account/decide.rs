@@ -369,6 +369,7 @@ fn settle(account: &Account, command: Settle) -> Decision {
         charged,
         released: hold.credits.saturating_sub(charged).or_zero(),
         charged_before: Credits::ZERO,
+        estimated_for: None,
         late: false,
         excess: cost.saturating_sub(charged),
         price_book_version: command.price_book_version,
@@ -390,16 +391,19 @@ fn settle_late(account: &Account, ended: &Ended, command: Settle) -> Decision {
     } else {
         give_back(account, &ended.burned, ended.charged.saturating_sub(charged))
     };
+    let purpose = ended.purpose.as_settled(command.purpose);
     let settled = Event::ReservationSettled {
         reservation: command.reservation,
         cost,
         charged,
         released: Credits::ZERO,
         charged_before: ended.charged,
+        estimated_for: (ended.charged.is_positive() && purpose != ended.purpose)
+            .then(|| Box::new(ended.purpose.clone())),
         late: true,
         excess: cost.saturating_sub(charged),
         price_book_version: command.price_book_version,
-        purpose: ended.purpose.as_settled(command.purpose),
+        purpose,
         attempts: command.attempts,
         burned,
         reserved_at: ended.reserved_at,

@@ -14,41 +14,41 @@ use crate::domain::ids::{BundleId, KeyId, LotId, OrgId, ProjectId, ReservationId
 use crate::domain::time::Timestamp;
 
 /// 2026-10-24T20:00:00Z: two hours before the day in Berlin on which summer time ends.
-pub(super) const START: Timestamp = Timestamp(1_792_872_000_000_000);
+pub(in crate::domain) const START: Timestamp = Timestamp(1_792_872_000_000_000);
 
-pub(super) fn org() -> OrgId {
+pub(in crate::domain) fn org() -> OrgId {
     OrgId(Uuid::from_u128(1))
 }
 
-pub(super) fn lot(n: u128) -> LotId {
+pub(in crate::domain) fn lot(n: u128) -> LotId {
     LotId(Uuid::from_u128(n))
 }
 
-pub(super) fn project(n: u128) -> ProjectId {
+pub(in crate::domain) fn project(n: u128) -> ProjectId {
     ProjectId(Uuid::from_u128(n))
 }
 
-pub(super) fn key(n: u128) -> KeyId {
+pub(in crate::domain) fn key(n: u128) -> KeyId {
     KeyId { org: org(), local: Uuid::from_u128(n) }
 }
 
-pub(super) fn reservation(n: u128) -> ReservationId {
+pub(in crate::domain) fn reservation(n: u128) -> ReservationId {
     ReservationId { org: org(), local: Uuid::from_u128(n) }
 }
 
-pub(super) fn credits(whole: i64) -> Credits {
+pub(in crate::domain) fn credits(whole: i64) -> Credits {
     Credits::from_whole(whole)
 }
 
-pub(super) fn after(seconds: i64) -> Timestamp {
+pub(in crate::domain) fn after(seconds: i64) -> Timestamp {
     START.plus_seconds(seconds)
 }
 
-pub(super) fn open(time_zone: &str) -> OrgCommand {
+pub(in crate::domain) fn open(time_zone: &str) -> OrgCommand {
     OrgCommand::OpenOrg { slug: "acme".into(), time_zone: time_zone.into(), overdraft_limit: Credits::ZERO }
 }
 
-pub(super) fn create_key(n: u128) -> OrgCommand {
+pub(in crate::domain) fn create_key(n: u128) -> OrgCommand {
     OrgCommand::CreateKey {
         key: key(n),
         role: Role::Gateway,
@@ -58,23 +58,23 @@ pub(super) fn create_key(n: u128) -> OrgCommand {
     }
 }
 
-pub(super) fn create_project(n: u128) -> OrgCommand {
+pub(in crate::domain) fn create_project(n: u128) -> OrgCommand {
     OrgCommand::CreateProject { project: project(n), name: format!("project {n}") }
 }
 
-pub(super) fn grant(n: u128, amount: Credits) -> OrgCommand {
+pub(in crate::domain) fn grant(n: u128, amount: Credits) -> OrgCommand {
     grant_lot(LotTerms { lot: lot(n), credits: amount, priority: 0, expires_at: None })
 }
 
-pub(super) fn grant_until(n: u128, amount: Credits, expires_at: Timestamp) -> OrgCommand {
+pub(in crate::domain) fn grant_until(n: u128, amount: Credits, expires_at: Timestamp) -> OrgCommand {
     grant_lot(LotTerms { lot: lot(n), credits: amount, priority: 0, expires_at: Some(expires_at) })
 }
 
-pub(super) fn grant_lot(terms: LotTerms) -> OrgCommand {
+pub(in crate::domain) fn grant_lot(terms: LotTerms) -> OrgCommand {
     OrgCommand::Grant { terms, kind: GrantKind::Goodwill, note: None }
 }
 
-pub(super) fn purchase(terms: LotTerms, net_minor: i64) -> OrgCommand {
+pub(in crate::domain) fn purchase(terms: LotTerms, net_minor: i64) -> OrgCommand {
     let payment = Payment {
         method: "manual".into(),
         reference: "INV-1".into(),
@@ -85,12 +85,12 @@ pub(super) fn purchase(terms: LotTerms, net_minor: i64) -> OrgCommand {
     OrgCommand::Purchase { terms, bundle: BundleId(Uuid::from_u128(1)), quantity: 1, payment }
 }
 
-pub(super) fn bought(n: u128, amount: Credits, net_minor: i64) -> OrgCommand {
+pub(in crate::domain) fn bought(n: u128, amount: Credits, net_minor: i64) -> OrgCommand {
     purchase(LotTerms { lot: lot(n), credits: amount, priority: 0, expires_at: None }, net_minor)
 }
 
 /// A hold for an external gateway: a minute long, released when its time is over.
-pub(super) fn hold(n: u128, amount: Credits) -> Reserve {
+pub(in crate::domain) fn hold(n: u128, amount: Credits) -> Reserve {
     Reserve {
         reservation: reservation(n),
         credits: amount,
@@ -102,7 +102,7 @@ pub(super) fn hold(n: u128, amount: Credits) -> Reserve {
     }
 }
 
-pub(super) fn settle(n: u128, cost: Credits) -> Settle {
+pub(in crate::domain) fn settle(n: u128, cost: Credits) -> Settle {
     Settle {
         reservation: reservation(n),
         cost,
@@ -113,23 +113,23 @@ pub(super) fn settle(n: u128, cost: Credits) -> Settle {
     }
 }
 
-pub(super) fn release(n: u128) -> OrgCommand {
+pub(in crate::domain) fn release(n: u128) -> OrgCommand {
     OrgCommand::Release { reservation: reservation(n) }
 }
 
-pub(super) fn grow(n: u128, amount: Credits) -> OrgCommand {
+pub(in crate::domain) fn grow(n: u128, amount: Credits) -> OrgCommand {
     OrgCommand::Grow { reservation: reservation(n), credits: amount, expiry: ExpiryPolicy::Release }
 }
 
-pub(super) fn budget(scope: BudgetScope, window: BudgetWindow, cap: Credits) -> Budget {
+pub(in crate::domain) fn budget(scope: BudgetScope, window: BudgetWindow, cap: Credits) -> Budget {
     Budget { key: BudgetKey { scope, window }, cap }
 }
 
-pub(super) fn cap(cap: Credits) -> OrgCommand {
+pub(in crate::domain) fn cap(cap: Credits) -> OrgCommand {
     OrgCommand::SetBudgets { budgets: vec![budget(BudgetScope::Org, BudgetWindow::Day, cap)] }
 }
 
-pub(super) fn request_limit(scope: BudgetScope, amount: Credits) -> OrgCommand {
+pub(in crate::domain) fn request_limit(scope: BudgetScope, amount: Credits) -> OrgCommand {
     let limits = Limits {
         scope,
         requests_per_minute: None,
@@ -139,7 +139,7 @@ pub(super) fn request_limit(scope: BudgetScope, amount: Credits) -> OrgCommand {
     OrgCommand::SetLimits { limits: vec![limits] }
 }
 
-pub(super) fn overdraft(overdraft_limit: Credits) -> OrgCommand {
+pub(in crate::domain) fn overdraft(overdraft_limit: Credits) -> OrgCommand {
     OrgCommand::SetOverdraftLimit { overdraft_limit }
 }
 
@@ -156,7 +156,7 @@ impl From<Settle> for OrgCommand {
 }
 
 /// What the ledger does with a command: first the ends that are due, then the command.
-pub(super) trait Acts {
+pub(in crate::domain) trait Acts {
     fn tries(&mut self, at: Timestamp, command: impl Into<OrgCommand>) -> Result<Vec<Step>, Refusal>;
 
     /// The events of a command that is accepted.
@@ -178,7 +178,7 @@ impl Acts for Account {
 }
 
 /// An active org in Berlin, with a project, a key and nothing else.
-pub(super) fn active() -> Account {
+pub(in crate::domain) fn active() -> Account {
     let mut account = Account::new(org());
     for command in [open("Europe/Berlin"), create_project(1), create_key(1)] {
         account.does(START, command);
@@ -186,7 +186,7 @@ pub(super) fn active() -> Account {
     account
 }
 
-pub(super) fn with(commands: impl IntoIterator<Item = OrgCommand>) -> Account {
+pub(in crate::domain) fn with(commands: impl IntoIterator<Item = OrgCommand>) -> Account {
     let mut account = active();
     commands.into_iter().for_each(|command| {
         account.does(START, command);

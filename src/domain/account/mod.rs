@@ -11,7 +11,7 @@ mod decide;
 mod ended;
 mod evolve;
 #[cfg(test)]
-mod fixtures;
+pub(in crate::domain) mod fixtures;
 #[cfg(test)]
 mod invariants;
 pub mod limits;

@@ -5,16 +5,17 @@ use std::cmp::Ordering;
 
 use proptest::prelude::*;
 
-use crate::domain::account::Account;
 use crate::domain::account::budget::{Budget, BudgetScope, BudgetWindow, Counter, CounterKey};
 use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, Settle};
 use crate::domain::account::fixtures::*;
 use crate::domain::account::refusal::Refusal;
+use crate::domain::account::{Account, Ended};
 use crate::domain::alerting::{AlertRule, AlertSubject};
 use crate::domain::credits::Credits;
 use crate::domain::event::{Balance, Dispatcher, Event, ExpiryPolicy, LotTerms, Purpose};
 use crate::domain::ids::{LotId, ReservationId};
 use crate::domain::time::Timestamp;
+use crate::domain::views::index::reservation_of;
 
 const ZONE: chrono_tz::Tz = chrono_tz::Europe::Berlin;
 
@@ -798,7 +799,7 @@ struct Pair {
     account: Account,
     folded: Account,
     model: Model,
-    events: Vec<Event>,
+    events: Vec<(Event, Timestamp)>,
 }
 
 impl Pair {
@@ -848,7 +849,7 @@ impl Pair {
             if let Event::AlertRaised { subject, threshold, value } = &event {
                 raised.push((subject.clone(), *threshold, *value));
             }
-            self.events.push(event);
+            self.events.push((event, now));
         }
         assert_eq!(raised.len(), alerts.len(), "raised {raised:?}, expected {alerts:?}");
         assert!(alerts.iter().all(|alert| raised.contains(alert)), "raised {raised:?}, expected {alerts:?}");
@@ -920,7 +921,7 @@ impl Pair {
     /// I3: one end, at most one late settle, and together they charge what the reservation cost.
     fn ends_once(&self, hold: &ModelHold) {
         let (mut ends, mut late_settles, mut charged) = (0, 0, Credits::ZERO);
-        for event in &self.events {
+        for (event, _) in &self.events {
             match event {
                 Event::ReservationReleased { reservation, .. } if *reservation == hold.id => ends += 1,
                 Event::ReservationExpired { reservation, charged: estimate, .. }
@@ -942,6 +943,10 @@ impl Pair {
                 _ => {}
             }
         }
+        // What a look-up brings back of it is what the account knows.
+        let about = self.events.iter().filter(|(event, _)| reservation_of(event) == Some(hold.id));
+        let folded = Ended::fold(about.map(|(event, at)| (event, *at)));
+        assert_eq!(folded.as_ref(), self.account.ended.get(&hold.id));
         let open = usize::from(hold.status == ReservationStatus::Held);
         assert_eq!(ends + open, 1, "I3: {} ended {ends} times", hold.id);
         assert!(late_settles <= 1, "I3: {} was settled late {late_settles} times", hold.id);

@@ -150,19 +150,25 @@ impl SpendKey {
     }
 }
 
-/// Folds one event into hourly rows. The rows of a settle add up to what it charged beyond what an expiry had.
+/// Folds one event into hourly rows. A late settle takes back the estimate of its expiry, from the dimensions that it
+/// counted for, and counts in full for its own: so no group keeps an estimate, and none goes below zero for good.
 pub fn fold(rows: &mut BTreeMap<(OrgId, SpendKey), Spend>, recorded: &Recorded) {
     let at = recorded.at;
     let mut add = |key: SpendKey, requests: u64, charged: Credits, usage: Option<&Usage>| {
         rows.entry((recorded.org, key)).or_default().add(requests, charged, usage);
     };
     match &recorded.payload.event {
-        Event::ReservationSettled { charged, charged_before, purpose, attempts, .. } => {
-            let mut left = charged.saturating_sub(*charged_before);
+        Event::ReservationSettled { charged, charged_before, estimated_for, purpose, attempts, .. } => {
+            if charged_before.is_positive() {
+                let estimated_for = estimated_for.as_deref().unwrap_or(purpose);
+                let taken_back = Credits::ZERO.saturating_sub(*charged_before);
+                add(SpendKey::new(at, estimated_for, None, None), 0, taken_back, None);
+            }
+            let mut left = *charged;
             let last = attempts.len().saturating_sub(1);
             for (index, attempt) in attempts.iter().enumerate() {
-                // A cap or an earlier estimate makes the sum differ from the costs: the last row takes it.
-                let share = if index == last { left } else { attempt.cost };
+                // Where a cap or quarantine makes the sum differ from the costs, the last row takes the difference.
+                let share = if index == last { left } else { attempt.cost.min(left) };
                 left = left.saturating_sub(share);
                 let key = SpendKey::new(at, purpose, Some(&attempt.provider), Some(&attempt.model));
                 add(key, u64::from(index == last), share, Some(&attempt.usage));
@@ -199,5 +205,90 @@ impl SpendReport {
 
     pub fn total(&self) -> Credits {
         self.rows.values().map(|spend| spend.charged).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::account::Step;
+    use crate::domain::account::command::{Reserve, Settle};
+    use crate::domain::account::fixtures::*;
+    use crate::domain::event::{Attempt, AttemptOutcome, Dispatcher, ExpiryPolicy, Payload};
+    use crate::domain::ids::EventId;
+    use crate::domain::usage::UsageSource;
+
+    fn of_model(model: &str) -> Purpose {
+        Purpose { model: Some(model.into()), ..Purpose::default() }
+    }
+
+    fn attempt(provider: &str, cost: Credits) -> Attempt {
+        Attempt {
+            provider: provider.into(),
+            model: "gpt-4o-mini".into(),
+            provider_request_id: None,
+            outcome: AttemptOutcome::Succeeded,
+            usage: Usage::default(),
+            usage_source: UsageSource::Final,
+            cost,
+            provider_cost: cost,
+            priced_by: None,
+            service_tier: None,
+            started_at: START,
+            ended_at: START,
+            status: Some(200),
+        }
+    }
+
+    /// What was charged by each value of one dimension.
+    fn charged_by(group: &Group, steps: Vec<Step>) -> Vec<(String, Credits)> {
+        let mut rows = BTreeMap::new();
+        for (event, balance) in steps {
+            let payload = Payload { by: None, command: None, balance: Some(balance), event };
+            let recorded = Recorded { org: org(), version: 1, id: EventId(org().0), at: after(60), payload };
+            fold(&mut rows, &recorded);
+        }
+        let mut report = SpendReport::default();
+        rows.iter().for_each(|((_, key), spend)| report.add(std::slice::from_ref(group), key, spend));
+        report.rows.into_iter().map(|(values, spend)| (values.concat(), spend.charged)).collect()
+    }
+
+    #[test]
+    fn i3_a_late_settle_takes_its_estimate_back_from_where_it_was_counted() {
+        let estimated =
+            Reserve { expiry: ExpiryPolicy::ChargeBound, purpose: of_model("fast"), ..hold(1, credits(4)) };
+        let mut account = with([grant(1, credits(10)), estimated.into()]);
+        let attempts = vec![attempt("openai", credits(1))];
+        let late = Settle { purpose: Some(of_model("gpt-4o-mini")), attempts, ..settle(1, credits(1)) };
+
+        let mut steps = account.expire_due(after(60));
+        steps.extend(account.tries(after(60), late).unwrap());
+
+        let none = Credits::ZERO;
+        assert_eq!(
+            charged_by(&Group::Model, steps.clone()),
+            [("fast".into(), none), ("gpt-4o-mini".into(), credits(1))]
+        );
+        assert_eq!(
+            charged_by(&Group::Provider, steps),
+            [(String::new(), none), ("openai".into(), credits(1))]
+        );
+    }
+
+    #[test]
+    fn i2_attempts_share_a_capped_charge_in_their_order_and_none_goes_below_zero() {
+        for (costs, shares) in [([3, 3], [3, 1]), ([5, 1], [4, 0]), ([1, 1], [1, 1])] {
+            let held = Reserve { dispatcher: Dispatcher::Tollgate, ..hold(1, credits(4)) };
+            let mut account = with([grant(1, credits(10)), held.into()]);
+            let [first, second] = costs.map(credits);
+            let attempts = vec![attempt("anthropic", first), attempt("openai", second)];
+            let cost = first.saturating_add(second);
+
+            let steps = account.tries(after(1), Settle { attempts, ..settle(1, cost) }).unwrap();
+
+            let [first, second] = shares.map(credits);
+            let expected = [("anthropic".into(), first), ("openai".into(), second)];
+            assert_eq!(charged_by(&Group::Provider, steps), expected, "{costs:?}");
+        }
     }
 }
