@@ -93,6 +93,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     let operator = OperatorKey::new(operator).map_err(AppError::OperatorKey)?;
     let clock = Clock::system();
     let database = Database::open(&config.database_url, args.shards, &clock).await?;
+    let nodes = database.nodes.clone();
     let api = match args.confirm_clock {
         false => open(database, operator, clock).await?,
         true => open_at_any_time(database, operator, clock).await?,
@@ -103,10 +104,27 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     let listener = TcpListener::bind(address).await.map_err(|why| AppError::Listen { address, why })?;
     let address = listener.local_addr().unwrap_or(address);
     tracing::info!(%address, "listening");
+    if let Some(nodes) = nodes {
+        ledger.join(nodes, internal_address(&config, address)).await?;
+    }
     let workers = Workers::start(&ledger);
-    let served = serve_router(listener, router, told_to_stop()).await;
+    let served = serve_router(listener, router, told_to_leave(ledger)).await;
     workers.stop().await;
     served
+}
+
+/// Where other nodes reach this one.
+fn internal_address(config: &Config, listening_on: SocketAddr) -> Option<String> {
+    if let Some(address) = &config.internal_address {
+        return Some(address.clone());
+    }
+    if listening_on.ip().is_unspecified() {
+        tracing::warn!(
+            "other nodes can't know where to reach this one: set internal_address; until then it owns no shard"
+        );
+        return None;
+    }
+    Some(listening_on.to_string())
 }
 
 /// Everything that a node answers to.
@@ -134,7 +152,7 @@ async fn open_at_any_time(
     operator: OperatorKey,
     clock: Clock,
 ) -> Result<ApiState, AppError> {
-    let Database { log, projections, profiles } = database;
+    let Database { log, projections, profiles, nodes: _ } = database;
     let ledger = Ledger::open(log, projections, clock, Memory::default()).await?;
     publish_default_prices(&ledger).await?;
     finish_claims(&ledger).await?;
@@ -239,6 +257,14 @@ async fn publish_default_prices(ledger: &Ledger) -> Result<(), AppError> {
     let cards = litellm::default_cards(Timestamp(0)).map_err(|error| AppError::Prices(error.to_string()))?;
     ledger.submit_system(SystemCommand::PublishPrices { cards, mark_ups: vec![] }, None, None).await?;
     Ok(())
+}
+
+/// When told to stop, hands what this node owns to the others first: nothing new is forwarded to it while it finishes.
+async fn told_to_leave(ledger: Ledger) {
+    told_to_stop().await;
+    if let Err(error) = ledger.leave().await {
+        tracing::warn!(%error, "the other nodes were not told that this one leaves; they find out");
+    }
 }
 
 pub(crate) async fn told_to_stop() {

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub listen: SocketAddr,
+    /// Host and port at which other nodes of the same database reach this one; what it listens on when absent.
+    pub internal_address: Option<String>,
     /// `sqlite://` and a path; a missing file is created.
     pub database_url: String,
     /// The first operator key: 32 characters or more.
@@ -104,6 +106,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            internal_address: None,
             database_url: "sqlite://tollgate.db".into(),
             operator_key: None,
             providers: Vec::new(),
@@ -128,6 +131,7 @@ impl Config {
         // Named one by one: the environment also holds variables for other tools, such as TOLLGATE_SHARED.
         let environment = Env::prefixed("TOLLGATE_").only(&[
             "listen",
+            "internal_address",
             "database_url",
             "operator_key",
             "providers",

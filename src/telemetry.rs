@@ -37,6 +37,17 @@ fn install() -> Result<PrometheusHandle, String> {
     describe_histogram!("tollgate_commit_duration_seconds", Unit::Seconds, "Time of one durable commit");
     describe_histogram!("tollgate_commit_events", Unit::Count, "Events of one commit");
     describe_gauge!("tollgate_projection_lag_events", Unit::Count, "Events that the projections lie behind");
+    describe_gauge!(
+        "tollgate_projection_lag_seconds",
+        Unit::Seconds,
+        "How long the first of them has waited"
+    );
+    describe_gauge!("tollgate_nodes_alive", Unit::Count, "Nodes of this database, as this one knows them");
+    describe_counter!("tollgate_forwarded_total", "Commands that their shard's owner decided for this node");
+    describe_counter!(
+        "tollgate_forwards_lost_total",
+        "Commands that an owner did not answer; decided here instead"
+    );
     describe_histogram!(
         "tollgate_http_request_duration_seconds",
         Unit::Seconds,

@@ -19,7 +19,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
 
 /// One event with its place in its org.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recorded {
     pub org: OrgId,
     /// Gapless per org, from 1.

@@ -37,9 +37,10 @@ pub async fn metrics(State(api): State<ApiState>) -> Response {
     let projector = api.ledger.projector();
     for shard in projector.shards() {
         // Where the log can't be read, `/readyz` says so.
-        for (projection, events) in projector.lag(shard).await.unwrap_or_default() {
+        for (projection, lag) in projector.lag(shard, api.ledger.clock().now()).await.unwrap_or_default() {
             let labels = [("projection", projection.to_owned()), ("shard", shard.to_string())];
-            metrics::gauge!("tollgate_projection_lag_events", &labels).set(events as f64);
+            metrics::gauge!("tollgate_projection_lag_events", &labels).set(lag.events as f64);
+            metrics::gauge!("tollgate_projection_lag_seconds", &labels).set(lag.waits_micros as f64 / 1e6);
         }
     }
     let text = api.metrics.render();

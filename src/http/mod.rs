@@ -7,6 +7,7 @@ mod events;
 mod extract;
 mod funds;
 mod health;
+mod internal;
 mod keys;
 mod lots;
 mod orgs;
@@ -20,13 +21,13 @@ mod rules;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::get;
+use axum::routing::{get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::ledger::Ledger;
+use crate::ledger::{FORWARD_PATH, Ledger};
 use crate::operations::authenticate::OperatorKey;
 use crate::operations::profile::ProfileBook;
 
@@ -64,6 +65,7 @@ pub fn router(api: ApiState, beside: OpenApi) -> Router {
         .fallback(|| async { Problem::not_found("route") })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .route(FORWARD_PATH, post(internal::take).layer(DefaultBodyLimit::max(internal::BODY_BYTES_MAX)))
         .with_state(api)
 }
 

@@ -30,7 +30,8 @@ pub async fn list(State(api): State<ApiState>, actor: Actor) -> Result<Json<Proj
     let projector = api.ledger.projector();
     let mut lag_events = Vec::new();
     for shard in projector.shards() {
-        lag_events.push(projector.lag(shard).await.map_err(LedgerError::from)?);
+        let lags = projector.lag(shard, api.ledger.clock().now()).await.map_err(LedgerError::from)?;
+        lag_events.push(lags.into_iter().map(|(view, lag)| (view, lag.events)).collect());
     }
     Ok(Json(ProjectionsView { lag_events }))
 }

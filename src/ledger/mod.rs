@@ -5,6 +5,7 @@
 //! none that is not durable. Accounts are read from the log when they are wanted and leave memory when they are not.
 //! What is deliberately not here: SQL, prices, HTTP.
 
+mod cluster;
 mod fetch;
 mod key_filter;
 pub mod projector;
@@ -16,9 +17,11 @@ mod tests;
 pub mod verify;
 mod writer;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
@@ -29,12 +32,16 @@ use crate::domain::event::{CommandRef, Payload, Recorded};
 use crate::domain::ids::{EventId, KeyId, OrgId};
 use crate::domain::system::{System, SystemCommand};
 use crate::domain::time::Timestamp;
+use crate::ledger::cluster::wire::{Answer, Forwarded};
+use crate::ledger::cluster::{Cluster, Peer, Reply};
 use crate::ledger::fetch::Fetcher;
 use crate::ledger::projector::Projector;
 use crate::ledger::snapshots::Keeper;
-use crate::ledger::writer::{Ask, Command, Job, Writer};
+use crate::ledger::writer::{Ask, Command, Job, Progress, Writer};
 use crate::store::projections::Projections;
-use crate::store::{EventLog, EventRow, StoreError};
+use crate::store::{EventLog, EventRow, Node, Nodes, StoreError};
+
+pub use crate::ledger::cluster::PATH as FORWARD_PATH;
 
 /// Commands that may wait; past it callers get `Busy`. At 50,000 commands/s this is a fifth of a second.
 const QUEUE_MAX: usize = 10_000;
@@ -65,6 +72,9 @@ pub struct Ledger {
 struct Shared {
     /// One queue a shard.
     queues: Vec<mpsc::Sender<Job>>,
+    /// How far each of them has folded.
+    progress: Vec<Arc<Progress>>,
+    cluster: OnceLock<Cluster>,
     system: Arc<ArcSwap<System>>,
     log: Arc<dyn EventLog>,
     projector: Arc<Projector>,
@@ -87,7 +97,7 @@ pub struct Submission {
 }
 
 /// What a command made. A replay returns what the first one made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outcome {
     /// Empty where the command was done already.
     pub events: Vec<Recorded>,
@@ -123,16 +133,112 @@ impl Ledger {
     ) -> Result<Ledger, LedgerError> {
         let projector = Arc::new(Projector::open(log.clone(), projections.clone()).await?);
         let system = Arc::new(ArcSwap::from_pointee(System::default()));
-        let mut queues = Vec::new();
+        let (mut queues, mut progress) = (Vec::new(), Vec::new());
         for shard in projector.shards() {
             let (sender, queue) = mpsc::channel(QUEUE_MAX);
             let fetcher = Fetcher { shard, log: log.clone(), projector: projector.clone() };
             let keeper = Keeper::start(shard, projections.clone(), memory.events_per_snapshot);
             let writer = Writer::open(fetcher, clock.clone(), system.clone(), keeper, memory).await?;
+            progress.push(writer.progress());
             tokio::spawn(writer.run(queue));
             queues.push(sender);
         }
-        Ok(Ledger { shared: Arc::new(Shared { queues, system, log, projector, clock }) })
+        let cluster = OnceLock::new();
+        Ok(Ledger { shared: Arc::new(Shared { queues, progress, cluster, system, log, projector, clock }) })
+    }
+
+    /// Takes its place among the nodes of its database, from the first [`Ledger::beat`] on. `address` is where the others
+    /// reach it; a node without one owns nothing.
+    ///
+    /// # Errors
+    /// Where the database can't be read.
+    pub async fn join(&self, nodes: Arc<dyn Nodes>, address: Option<String>) -> Result<(), LedgerError> {
+        let is_reachable = address.is_some();
+        let me = Node { id: self.shared.clock.uuid(), address: address.unwrap_or_default() };
+        let cluster = Cluster::join(nodes, me, is_reachable, self.shared.queues.len()).await?;
+        // Who has joined stays what it is.
+        let _ = self.shared.cluster.set(cluster);
+        self.follow_all().await
+    }
+
+    /// Says that this node is alive and learns which others are; to be repeated every half second.
+    ///
+    /// # Errors
+    /// Where the database can't be reached: the others take over what this node owns.
+    pub async fn beat(&self) -> Result<(), LedgerError> {
+        match self.shared.cluster.get() {
+            Some(cluster) => Ok(cluster.beat().await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Hands this node's shards to the others; it still decides whatever reaches it.
+    ///
+    /// # Errors
+    /// Where the database can't be reached.
+    pub async fn leave(&self) -> Result<(), LedgerError> {
+        match self.shared.cluster.get() {
+            Some(cluster) => Ok(cluster.leave().await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether this node does the work of a shard that one node should do.
+    pub fn owns(&self, shard: i32) -> bool {
+        self.owner(shard).is_none()
+    }
+
+    /// Looks at all heads, and folds beside everything else what other nodes have written.
+    ///
+    /// # Errors
+    /// Where the log can't be read.
+    pub async fn follow_all(&self) -> Result<(), LedgerError> {
+        let heads = self.shared.log.heads().await?;
+        for ((shard, head), queue) in (0..).zip(&heads).zip(&self.shared.queues) {
+            if let Some(cluster) = self.shared.cluster.get() {
+                cluster.saw_epoch(shard, head.epoch);
+            }
+            let folded = self.shared.progress.get(usize::try_from(shard).unwrap_or(0));
+            if folded.is_some_and(|folded| folded.next_position() < head.next_position) {
+                self.shared.projector.wake(shard);
+                // A full queue has work that makes it look by itself.
+                let _ = queue.try_send(Job::Follow(None));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many events this node's accounts lie behind the log, at most, over all shards.
+    ///
+    /// # Errors
+    /// Where the log can't be read.
+    pub async fn behind(&self) -> Result<i64, LedgerError> {
+        let heads = self.shared.log.heads().await?;
+        let behind = heads.iter().zip(&self.shared.progress);
+        Ok(behind.map(|(head, folded)| head.next_position - folded.next_position()).max().unwrap_or(0))
+    }
+
+    /// Decides what another node forwards, one answer each and never forwarded again; none where the secret is not that
+    /// of the nodes, or the request can't be read.
+    pub async fn take_forwarded(&self, secret: &str, request: &[u8]) -> Option<Vec<u8>> {
+        self.shared.cluster.get().filter(|cluster| cluster.is_its_secret(secret))?;
+        let commands: Vec<Forwarded> = serde_json::from_slice(request).ok()?;
+        let answers = commands.into_iter().map(|forwarded| {
+            let Forwarded { org, ask, by, command, epoch } = forwarded;
+            let (reply, answer) = oneshot::channel();
+            let ask = Ask::Org(ask);
+            let (idempotency, under) = (Some(command), Some(epoch));
+            let command = Command { org, ask, by, idempotency, under, reply, found: None };
+            let queued = self.enqueue(org, Job::Command(command));
+            async move {
+                match queued {
+                    // What was not answered was dropped.
+                    Ok(()) => answer.await.map_or(Answer::Dropped, Answer::from),
+                    Err(error) => Err(error).into(),
+                }
+            }
+        });
+        serde_json::to_vec(&join_all(answers).await).ok()
     }
 
     /// Decides a command and answers once its events are durable.
@@ -141,8 +247,14 @@ impl Ledger {
     /// `Refused` changes nothing and is decided afresh when asked again; `Busy` and `Unavailable` may be tried again
     /// under the same idempotency key.
     pub async fn submit(&self, submission: Submission) -> Result<Outcome, LedgerError> {
-        let Submission { org, command, by, idempotency } = submission;
-        self.ask(org, Ask::Org(command), by, idempotency).await
+        let shard = self.shard_of(submission.org);
+        match self.owner(shard) {
+            Some((cluster, peer)) => self.forward(cluster, &peer, shard, submission).await,
+            None => {
+                let Submission { org, command, by, idempotency } = submission;
+                self.ask(org, Ask::Org(command), by, idempotency).await
+            }
+        }
     }
 
     /// Decides a command of the system org.
@@ -177,12 +289,13 @@ impl Ledger {
         seen.ok_or(LedgerError::Refused(Refusal::UnknownOrg))
     }
 
-    /// Has every shard write the ends that time has brought about to the accounts in memory.
+    /// Has every shard that this node owns write the ends that time has brought about to the accounts in memory.
     ///
     /// # Errors
     /// `Busy` or `Unavailable`.
     pub fn sweep(&self) -> Result<(), LedgerError> {
-        self.shared.queues.iter().try_for_each(|queue| send(queue, Job::Sweep))
+        let owned = (0..).zip(&self.shared.queues).filter(|(shard, _)| self.owns(*shard));
+        owned.map(|(_, queue)| queue).try_for_each(|queue| send(queue, Job::Sweep))
     }
 
     /// Whether every shard's writer takes commands.
@@ -199,7 +312,7 @@ impl Ledger {
             return Ok(());
         }
         let (reply, answer) = oneshot::channel();
-        self.enqueue(OrgId::SYSTEM, Job::Follow(reply))?;
+        self.enqueue(OrgId::SYSTEM, Job::Follow(Some(reply)))?;
         answer.await.map_err(|_| stopped())
     }
 
@@ -226,6 +339,43 @@ impl Ledger {
         shard_of(org, self.shared.queues.len())
     }
 
+    fn owner(&self, shard: i32) -> Option<(&Cluster, Arc<Peer>)> {
+        let cluster = self.shared.cluster.get()?;
+        Some((cluster, cluster.owner(shard)?))
+    }
+
+    /// Has the shard's owner decide, and decides here where it does not.
+    async fn forward(
+        &self,
+        cluster: &Cluster,
+        peer: &Peer,
+        shard: i32,
+        submission: Submission,
+    ) -> Result<Outcome, LedgerError> {
+        let Submission { org, command: ask, by, idempotency } = submission;
+        let is_named_here = idempotency.is_none();
+        let command = idempotency.unwrap_or_else(|| CommandRef {
+            key: format!("node:{}", self.shared.clock.uuid()),
+            fingerprint: String::new(),
+        });
+        let forwarded = Forwarded { org, ask, by, command, epoch: cluster.epoch(shard) };
+        let body =
+            serde_json::to_vec(&forwarded).map_err(|error| LedgerError::Unavailable(error.to_string()))?;
+        match peer.send(shard, forwarded.epoch, body).await? {
+            Reply::Unknown(error) => return Err(error),
+            Reply::Answered(answer) => {
+                if let Some(heard) = answer.heard() {
+                    return heard;
+                }
+            }
+            Reply::NotDecided => {}
+        }
+        let Forwarded { ask, command, .. } = forwarded;
+        let outcome = self.ask(org, Ask::Org(ask), by, Some(command)).await?;
+        // The owner had written it before it fell silent: the caller has asked once.
+        Ok(Outcome { replayed: outcome.replayed && !is_named_here, ..outcome })
+    }
+
     async fn ask(
         &self,
         org: OrgId,
@@ -234,7 +384,8 @@ impl Ledger {
         idempotency: Option<CommandRef>,
     ) -> Result<Outcome, LedgerError> {
         let (reply, answer) = oneshot::channel();
-        self.enqueue(org, Job::Command(Command { org, ask, by, idempotency, reply, found: None }))?;
+        let command = Command { org, ask, by, idempotency, under: None, reply, found: None };
+        self.enqueue(org, Job::Command(command))?;
         answer.await.map_err(|_| stopped())?
     }
 

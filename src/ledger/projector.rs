@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use tokio::sync::{Mutex, Notify};
 
+use crate::domain::time::Timestamp;
 use crate::domain::views::{Changes, View};
 use crate::ledger::decode;
 use crate::store::projections::{Checkpoint, Projections};
@@ -32,6 +33,14 @@ struct Shard {
     /// Up to here every look-up finds what it seeks.
     indexed: AtomicI64,
     written: Notify,
+}
+
+/// How far a view lies behind its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lag {
+    pub events: i64,
+    /// For how long the first event that is not folded has waited.
+    pub waits_micros: i64,
 }
 
 impl std::fmt::Debug for Projector {
@@ -78,7 +87,7 @@ impl Projector {
         }
     }
 
-    /// Waits until this node has written to the shard's log.
+    /// Waits until the shard's log has grown, as far as this node knows.
     pub async fn written(&self, shard: i32) {
         if let Some(state) = self.shard(shard) {
             state.written.notified().await;
@@ -106,15 +115,29 @@ impl Projector {
         Ok(())
     }
 
-    /// How many events each live view lies behind the log, by name.
+    /// Learns how far another node's runner has come.
+    ///
+    /// # Errors
+    /// Where the checkpoints can't be read.
+    pub async fn observe(&self, shard: i32) -> Result<(), StoreError> {
+        self.note(shard, &self.store.checkpoints(shard).await?);
+        Ok(())
+    }
+
+    /// How far each live view lies behind the log, by name.
     ///
     /// # Errors
     /// Where either can't be read.
-    pub async fn lag(&self, shard: i32) -> Result<BTreeMap<&'static str, i64>, StoreError> {
+    pub async fn lag(&self, shard: i32, now: Timestamp) -> Result<BTreeMap<&'static str, Lag>, StoreError> {
         let end = self.log.head(shard).await?.next_position - 1;
-        let checkpoints = self.store.checkpoints(shard).await?;
-        let live = checkpoints.iter().filter(|checkpoint| checkpoint.live);
-        Ok(live.map(|checkpoint| (checkpoint.view.name(), end - checkpoint.position)).collect())
+        let mut lags = BTreeMap::new();
+        for checkpoint in self.live(shard).await? {
+            let next = self.log.read(shard, checkpoint.position + 1, 1).await?;
+            let waits_micros = next.first().map_or(0, |row| (now.0 - row.recorded_at).max(0));
+            let lag = Lag { events: (end - checkpoint.position).max(0), waits_micros };
+            lags.insert(checkpoint.view.name(), lag);
+        }
+        Ok(lags)
     }
 
     /// Folds a view again from the first event, beside its readers, and changes over.

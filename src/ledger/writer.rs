@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
@@ -28,6 +29,8 @@ use crate::store::{Appended, EventLog, EventRow, Head, StoreError};
 
 /// Commands decided in one transaction: enough to amortise a sync, few enough that the first does not wait long.
 const BATCH_MAX: usize = 1_024;
+/// What others wrote is folded event by event up to so many; beyond, the projections have most of it folded already.
+const FOLLOWED_EVENTS_MAX: i64 = 50_000;
 /// Races lost in a row before the writer takes the head's lock first, so that it can't starve.
 const RACES_MAX: u32 = 2;
 
@@ -43,8 +46,8 @@ pub(super) enum Job {
     },
     /// Writes the ends that time has brought about to the accounts in memory.
     Sweep,
-    /// Answers once everything that any node had acknowledged is folded.
-    Follow(oneshot::Sender<()>),
+    /// Folds everything that any node had acknowledged, then answers.
+    Follow(Option<oneshot::Sender<()>>),
 }
 
 pub(super) struct Command {
@@ -52,6 +55,8 @@ pub(super) struct Command {
     pub ask: Ask,
     pub by: Option<KeyId>,
     pub idempotency: Option<CommandRef>,
+    /// The epoch under which another node forwarded it: under a later one it is dropped unanswered.
+    pub under: Option<i64>,
     pub reply: Reply,
     /// What was looked up for it.
     pub found: Option<Found>,
@@ -82,6 +87,17 @@ pub(super) struct Writer {
     trusted: bool,
     round: u64,
     races_lost: u32,
+    progress: Arc<Progress>,
+}
+
+/// How far a writer has folded its shard, for whoever wants to know.
+#[derive(Default)]
+pub(super) struct Progress(AtomicI64);
+
+impl Progress {
+    pub fn next_position(&self) -> i64 {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// What one round appends and whom it answers.
@@ -91,7 +107,7 @@ struct Batch {
     rows: Vec<EventRow>,
     decided: Vec<(Command, Answer)>,
     reads: Vec<(OrgId, ReadView)>,
-    followers: Vec<oneshot::Sender<()>>,
+    followers: Vec<Option<oneshot::Sender<()>>>,
     swept: bool,
     /// What was evolved or bound for it, to be undone where nothing is written.
     touched: HashSet<OrgId>,
@@ -137,9 +153,14 @@ impl Writer {
             trusted: false,
             round: 0,
             races_lost: 0,
+            progress: Arc::default(),
         };
         writer.reopen().await?;
         Ok(writer)
+    }
+
+    pub fn progress(&self) -> Arc<Progress> {
+        self.progress.clone()
     }
 
     pub async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
@@ -228,6 +249,10 @@ impl Writer {
 
     /// Decides a command, or sets it aside until what it needs was fetched.
     fn admit(&mut self, mut command: Command, batch: &mut Batch) {
+        if command.under.is_some_and(|epoch| epoch < self.head.epoch) {
+            // Its sender has given it up, or will: what is decided there must not be decided here too.
+            return;
+        }
         if let Ask::System(ask) = &command.ask {
             let ask = ask.clone();
             let answer = match self.earlier(&command, batch.now) {
@@ -451,7 +476,7 @@ impl Writer {
     fn finish(&mut self, batch: Batch) {
         batch.count();
         if !batch.rows.is_empty() {
-            self.head = batch.head;
+            self.move_to(batch.head);
             self.state.last_recorded_at = batch.now;
             self.fetcher.projector.wake(self.fetcher.shard);
         }
@@ -473,7 +498,7 @@ impl Writer {
                 Some(_) | None => read(None),
             }
         }
-        for follower in batch.followers {
+        for follower in batch.followers.into_iter().flatten() {
             // It may have gone away.
             let _ = follower.send(());
         }
@@ -526,7 +551,8 @@ impl Writer {
     /// Folds what others wrote.
     async fn follow(&mut self) -> Result<(), LedgerError> {
         let head = self.fetcher.log.head(self.fetcher.shard).await?;
-        if head.epoch < self.head.epoch || head.next_position < self.head.next_position {
+        let behind = head.next_position - self.head.next_position;
+        if head.epoch < self.head.epoch || !(0..=FOLLOWED_EVENTS_MAX).contains(&behind) {
             return self.reopen().await;
         }
         let mut hash = self.head.last_hash;
@@ -539,11 +565,16 @@ impl Writer {
         if hash != head.last_hash {
             return self.reopen().await;
         }
-        self.head = head;
+        self.move_to(head);
         if self.fetcher.shard == 0 {
             self.system.store(Arc::new(self.state.system.clone()));
         }
         Ok(())
+    }
+
+    fn move_to(&mut self, head: Head) {
+        self.progress.0.store(head.next_position, Ordering::Release);
+        self.head = head;
     }
 
     /// Drops the memory and takes the shard up again where its log ends.
@@ -576,7 +607,7 @@ impl Writer {
             self.system.store(Arc::new(state.system.clone()));
         }
         self.state = state;
-        self.head = head;
+        self.move_to(head);
         self.trusted = true;
         Ok(())
     }

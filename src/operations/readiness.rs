@@ -2,13 +2,22 @@
 
 use crate::ledger::Ledger;
 
+/// What is folded in about a second. A node that lies farther behind would make its callers wait.
+const BEHIND_EVENTS_MAX: i64 = 100_000;
+
 /// # Errors
 /// Why not, in words.
 pub async fn readiness(ledger: &Ledger) -> Result<(), String> {
     if !ledger.is_running() {
         return Err("a writer has stopped; restart this node".to_owned());
     }
-    ledger.log().heads().await.map(|_| ()).map_err(|error| error.to_string())
+    match ledger.behind().await {
+        Ok(events) if events > BEHIND_EVENTS_MAX => {
+            Err(format!("{events} events of other nodes are not folded yet; it catches up by itself"))
+        }
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 #[cfg(test)]

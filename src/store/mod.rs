@@ -28,6 +28,8 @@ pub struct Database {
     pub log: Arc<dyn EventLog>,
     pub projections: Arc<dyn Projections>,
     pub profiles: Arc<dyn Profiles>,
+    /// None where a single process has the database.
+    pub nodes: Option<Arc<dyn Nodes>>,
 }
 
 impl std::fmt::Debug for Database {
@@ -46,7 +48,12 @@ impl Database {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             let store = Arc::new(PostgresStore::open(url, shards, clock).await?);
             let projections = Arc::new(PostgresViews::open(url)?);
-            return Ok(Database { log: store.clone(), projections, profiles: store });
+            return Ok(Database {
+                log: store.clone(),
+                projections,
+                profiles: store.clone(),
+                nodes: Some(store),
+            });
         }
         match url.strip_prefix("sqlite://").filter(|path| !path.is_empty()) {
             Some(path) => Database::open_file(Path::new(path)).await,
@@ -61,7 +68,7 @@ impl Database {
     pub async fn open_file(path: &Path) -> Result<Database, StoreError> {
         let store = Arc::new(SqliteStore::open(path).await?);
         let projections = Arc::new(SqliteViews::open(path).await?);
-        Ok(Database { log: store.clone(), projections, profiles: store })
+        Ok(Database { log: store.clone(), projections, profiles: store, nodes: None })
     }
 }
 
@@ -191,6 +198,32 @@ pub trait LockedHead: Send {
     async fn append(self: Box<Self>, new: &Head, events: &[EventRow]) -> Result<(), StoreError>;
 
     async fn unlock(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// A node of a database, and where the others reach it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub id: Uuid,
+    /// Host and port.
+    pub address: String,
+}
+
+/// The nodes of one database.
+#[async_trait]
+pub trait Nodes: Send + Sync {
+    /// Says that a node is alive; returns all that are.
+    async fn beat(&self, node: &Node) -> Result<Vec<Node>, StoreError>;
+
+    async fn alive(&self) -> Result<Vec<Node>, StoreError>;
+
+    async fn leave(&self, id: Uuid) -> Result<(), StoreError>;
+
+    /// What the nodes of this database know each other by.
+    async fn secret(&self) -> Result<String, StoreError>;
+
+    /// Raises the epoch of a shard's head, where it still is `from`: whatever was to be written under that one is
+    /// decided again, or dropped.
+    async fn raise_epoch(&self, shard: i32, from: i64) -> Result<(), StoreError>;
 }
 
 /// A name and mail address, kept outside the log so that they can be erased.

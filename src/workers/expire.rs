@@ -24,13 +24,13 @@ pub(super) async fn run(ledger: Ledger) {
     }
 }
 
-/// Writes what is due in accounts that nobody uses.
+/// Writes what is due in accounts that nobody uses, on the shards that this node owns.
 ///
 /// # Errors
 /// Where the projections can't be read or the log can't be written.
 pub async fn expire_cold(ledger: &Ledger) -> Result<(), LedgerError> {
     let (projector, now) = (ledger.projector(), ledger.clock().now());
-    for shard in projector.shards() {
+    for shard in projector.shards().filter(|shard| ledger.owns(*shard)) {
         for org in projector.store().orgs_due(shard, now).await? {
             let command = OrgCommand::Expire;
             ledger.submit(Submission { org, command, by: None, idempotency: None }).await?;

@@ -1,17 +1,17 @@
-//! Keeps this node's copy of the global facts up with other nodes: a price, a bundle or a revoked operator's key counts
-//! here within a second.
+//! The one poll of a node: looks at all heads, and has whatever lies behind fold what other nodes wrote. A price, a bundle
+//! or a revoked key counts here within a second, and a takeover finds little left to fold.
 
 use std::time::Duration;
 
 use crate::ledger::Ledger;
 
-const POLL: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_millis(250);
 
 pub(super) async fn run(ledger: Ledger) {
     loop {
         tokio::time::sleep(POLL).await;
-        if let Err(error) = ledger.follow_system().await {
-            tracing::warn!(%error, "the global facts are not followed");
+        if let Err(error) = ledger.follow_all().await {
+            tracing::warn!(%error, "what other nodes write is not followed");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What any node may run beside its requests, and none needs: every answer is right without it, only later.
 
+mod beat;
 mod claims;
 mod expire;
 mod follow;
@@ -24,10 +25,11 @@ impl Workers {
     pub fn start(ledger: &Ledger) -> Workers {
         let mut tasks = JoinSet::new();
         for shard in ledger.projector().shards() {
-            tasks.spawn(project::run(ledger.projector().clone(), shard));
+            tasks.spawn(project::run(ledger.clone(), shard));
         }
         tasks.spawn(expire::run(ledger.clone()));
         if ledger.log().is_shared() {
+            tasks.spawn(beat::run(ledger.clone()));
             tasks.spawn(follow::run(ledger.clone()));
         }
         tasks.spawn(claims::run(ledger.clone()));

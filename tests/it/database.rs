@@ -27,11 +27,15 @@ static DATABASES: AtomicU64 = AtomicU64::new(0);
 
 impl TestDatabase {
     pub async fn new() -> TestDatabase {
-        if !is_postgres() {
-            let folder = tempfile::tempdir().unwrap();
-            let url = format!("sqlite://{}", folder.path().join("tollgate.db").display());
-            return TestDatabase { url, _folder: Some(folder) };
+        if is_postgres() {
+            return TestDatabase::postgres().await;
         }
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("tollgate.db").display());
+        TestDatabase { url, _folder: Some(folder) }
+    }
+
+    pub async fn postgres() -> TestDatabase {
         let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::SeqCst));
         let folder = &CLUSTER.get_or_init(Cluster::start).folder;
         let url = |database: &str| format!("postgres://tollgate@localhost/{database}?host={folder}");

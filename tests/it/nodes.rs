@@ -1,5 +1,10 @@
 //! Several nodes on one database: any of them may be asked, and together they never overspend. A file has one.
 
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::HeaderMap;
 use futures_util::stream::{self, StreamExt};
 use reqwest::StatusCode;
 use serde_json::json;
@@ -8,7 +13,7 @@ use tollgate::domain::time::Timestamp;
 use tollgate::store::{Database, StoreError};
 
 use crate::database::is_postgres;
-use crate::support::TestApp;
+use crate::support::{TestApp, client, listen};
 
 const RESERVATIONS: &str = "/api/v1/orgs/acme/reservations";
 
@@ -21,6 +26,18 @@ async fn i1_nodes_of_one_database_never_overspend_and_read_each_other() {
         return one.finish().await;
     }
     let (two, three) = (one.beside(2).await, one.beside(3).await);
+    for node in [&one, &two, &three] {
+        node.join(Some(&node.url)).await;
+    }
+    for node in [&one, &two] {
+        node.ledger().beat().await.unwrap();
+    }
+    assert_eq!(
+        (0..4)
+            .map(|shard| [&one, &two, &three].iter().filter(|node| node.ledger().owns(shard)).count())
+            .collect::<Vec<_>>(),
+        [1; 4]
+    );
     let acme = one.funded("acme", "100").await;
     let nodes = [acme.clone(), two.with_key(acme.secret()), three.with_key(acme.secret())];
 
@@ -39,4 +56,117 @@ async fn i1_nodes_of_one_database_never_overspend_and_read_each_other() {
     two.finish().await;
     three.finish().await;
     one.finish().await;
+}
+
+/// What stands between two nodes and does to the answers what networks do.
+#[derive(Clone, Copy)]
+enum Line {
+    /// The request arrives and its answer does not.
+    LosesAnswers,
+    /// The request arrives only when the test lets it.
+    Delays,
+}
+
+type Letters = Arc<Mutex<Vec<(HeaderMap, Bytes)>>>;
+
+/// Two nodes: the second owns every shard, behind a line of that kind.
+async fn behind(line: Line) -> (TestApp, TestApp, Letters) {
+    let one = TestApp::on_postgres().await;
+    let two = one.beside(2).await;
+    let (letters, to) = (Letters::default(), two.url.clone());
+    let kept = letters.clone();
+    let take = move |headers: HeaderMap, body: Bytes| async move {
+        match line {
+            Line::LosesAnswers => _ = deliver(&to, headers, body).await,
+            Line::Delays => kept.lock().unwrap().push((headers, body)),
+        }
+        StatusCode::BAD_GATEWAY
+    };
+    let url = listen(Router::new().fallback(take)).await;
+    two.join(Some(&url)).await;
+    one.join(None).await;
+    (one, two, letters)
+}
+
+async fn deliver(to: &str, headers: HeaderMap, body: Bytes) -> String {
+    let secret = headers["authorization"].clone();
+    let url = format!("{to}{}", tollgate::ledger::FORWARD_PATH);
+    let sent = client().post(url).header("authorization", secret).body(body).send().await.unwrap();
+    sent.text().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i5_a_command_whose_answer_was_lost_between_nodes_is_done_once() {
+    let (one, two, _) = behind(Line::LosesAnswers).await;
+    let acme = one.funded("acme", "100").await;
+    // What came before has taught the first node to decide by itself: it tries the owner again.
+    let trusting = || async {
+        while one.ledger().owns(0) {
+            one.ledger().beat().await.unwrap()
+        }
+    };
+    trusting().await;
+
+    let held = acme.post(RESERVATIONS, json!({ "credits": "4" })).await.expect(StatusCode::CREATED);
+    trusting().await;
+    let settle = format!("/api/v1/reservations/{}/settle", held["id"].as_str().unwrap());
+    let settled = acme.post(&settle, json!({ "credits": "1" })).await.expect(StatusCode::OK);
+
+    assert_eq!((&held["held"], &settled["status"]), (&json!("4"), &json!("settled")));
+    let balance = acme.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+    assert_eq!((&balance["held"], &balance["consumed"]), (&json!("0"), &json!("1")));
+    two.finish().await;
+    one.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i1_a_delayed_copy_of_a_command_never_becomes_a_hold_that_nobody_waits_for() {
+    let (one, two, letters) = behind(Line::Delays).await;
+    let acme = one.funded("acme", "10").await;
+    while one.ledger().owns(0) {
+        one.ledger().beat().await.unwrap();
+    }
+    letters.lock().unwrap().clear();
+
+    acme.post(RESERVATIONS, json!({ "credits": "20" })).await.expect(StatusCode::PAYMENT_REQUIRED);
+    let grant = json!({ "credits": "100", "kind": "goodwill" });
+    one.operator().post("/api/v1/orgs/acme/grants", grant).await.expect(StatusCode::CREATED);
+    let (headers, body) = letters.lock().unwrap().first().cloned().expect("the reserve was forwarded");
+    let answer = deliver(&two.url, headers, body).await;
+
+    assert_eq!(answer, r#"["Dropped"]"#);
+    let balance = acme.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+    assert_eq!((&balance["held"], &balance["available"]), (&json!("0"), &json!("110")));
+    two.finish().await;
+    one.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_leaves_is_asked_for_nothing_more() {
+    let one = TestApp::on_postgres().await;
+    let two = one.beside(2).await;
+    two.join(Some(&two.url)).await;
+    one.join(Some(&one.url)).await;
+    let owned = |node: &TestApp| (0..4).filter(|shard| node.ledger().owns(*shard)).count();
+    two.ledger().beat().await.unwrap();
+    assert_eq!(owned(&one) + owned(&two), 4);
+
+    two.ledger().leave().await.unwrap();
+    one.ledger().beat().await.unwrap();
+
+    assert_eq!(owned(&one), 4);
+    two.finish().await;
+    one.finish().await;
+}
+
+#[tokio::test]
+async fn i12_what_is_between_nodes_is_open_to_no_key() {
+    let app = TestApp::on_postgres().await;
+    app.join(None).await;
+
+    for actor in [app.operator(), app.with_key("guessed"), app.funded("acme", "1").await] {
+        actor.post(tollgate::ledger::FORWARD_PATH, json!([])).await.expect(StatusCode::NOT_FOUND);
+    }
+
+    app.finish().await;
 }

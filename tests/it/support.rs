@@ -13,6 +13,7 @@ use tollgate::domain::time::Timestamp;
 use tollgate::http::ApiState;
 use tollgate::ledger::verify::verify;
 use tollgate::operations::authenticate::OperatorKey;
+use tollgate::store::Nodes;
 
 use crate::database::TestDatabase;
 
@@ -24,6 +25,7 @@ pub struct TestApp {
     client: reqwest::Client,
     keys: Arc<AtomicU64>,
     pub database: Arc<TestDatabase>,
+    nodes: Option<Arc<dyn Nodes>>,
 }
 
 /// Whoever holds a key.
@@ -47,6 +49,11 @@ impl TestApp {
         TestApp::configured(&Config::default()).await
     }
 
+    /// Whatever store the stories run on: a file has one node.
+    pub async fn on_postgres() -> TestApp {
+        TestApp::on(Arc::new(TestDatabase::postgres().await), 1, &Config::default()).await
+    }
+
     pub async fn configured(config: &Config) -> TestApp {
         TestApp::on(Arc::new(TestDatabase::new().await), 1, config).await
     }
@@ -60,11 +67,21 @@ impl TestApp {
         let operator = OperatorKey::new(OPERATOR).unwrap();
         // 2026-11-01T00:00:00Z
         let clock = Clock::manual(Timestamp(1_793_491_200_000_000), seed);
-        let state = app::open(database.open(&clock).await, operator, clock.clone()).await.unwrap();
+        let opened = database.open(&clock).await;
+        let nodes = opened.nodes.clone();
+        let state = app::open(opened, operator, clock.clone()).await.unwrap();
         let url = listen(app::router(state.clone(), config).unwrap()).await;
         // Each node's own, so that two of them never send the same key.
         let keys = Arc::new(AtomicU64::new(seed << 32));
-        TestApp { url, state, client: client(), keys, database }
+        TestApp { url, state, client: client(), keys, database, nodes }
+    }
+
+    /// Takes its place among the nodes of its database. Others reach it at its own address or, where a test stands
+    /// between, at that one.
+    pub async fn join(&self, address: Option<&str>) {
+        let address = address.map(|url| url.trim_start_matches("http://").to_owned());
+        self.state.ledger.join(self.nodes.clone().unwrap(), address).await.unwrap();
+        self.state.ledger.beat().await.unwrap();
     }
 
     pub fn operator(&self) -> Actor {

@@ -4,7 +4,9 @@ use crate::domain::account::budget::BudgetKey;
 use crate::domain::account::command::ReservationStatus;
 use crate::domain::credits::Credits;
 
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     #[error("this org does not exist")]
     UnknownOrg,

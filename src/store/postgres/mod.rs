@@ -3,6 +3,7 @@
 //! The head's row is the only lock. Connections for the log give up within seconds, so that a node that was cut off
 //! holds no head; what a lost connection leaves unknown is said to be unknown, never guessed.
 
+mod nodes;
 mod views;
 
 use std::str::FromStr;

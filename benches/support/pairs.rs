@@ -1,0 +1,92 @@
+//! Pairs of a reserve and its settle, by callers that each wait for their answers: what the benches of the ledger share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use tollgate::domain::account::command::{OrgCommand, Reserve, Settle};
+use tollgate::domain::credits::Credits;
+use tollgate::domain::event::{CommandRef, Dispatcher, ExpiryPolicy, GrantKind, LotTerms, Purpose};
+use tollgate::domain::ids::{LotId, OrgId, ReservationId};
+use tollgate::ledger::{Ledger, Submission};
+
+const SECONDS: u64 = 4;
+
+pub struct Measured {
+    pub pairs_per_second: f64,
+    /// Of single commands, in microseconds.
+    pub latency: Histogram<u64>,
+}
+
+/// Half of the callers share the first org; the others are spread over all.
+pub async fn measure(ledger: &Ledger, orgs: &[OrgId], callers: usize) -> Measured {
+    let pairs = Arc::new(AtomicU64::new(0));
+    let started = Instant::now();
+    let tasks: Vec<_> = (0..callers)
+        .map(|caller| {
+            let org = if caller % 2 == 0 { orgs[0] } else { orgs[caller % orgs.len()] };
+            tokio::spawn(call(ledger.clone(), org, started, pairs.clone()))
+        })
+        .collect();
+    let mut latency = Histogram::new(3).unwrap();
+    for task in tasks {
+        latency.add(task.await.unwrap()).unwrap();
+    }
+    let pairs_per_second = pairs.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64();
+    Measured { pairs_per_second, latency }
+}
+
+/// One caller: pairs until the time is over; the latency of each command in microseconds.
+async fn call(ledger: Ledger, org: OrgId, started: Instant, pairs: Arc<AtomicU64>) -> Histogram<u64> {
+    let mut latency = Histogram::new(3).unwrap();
+    while started.elapsed() < Duration::from_secs(SECONDS) {
+        let reservation = ReservationId { org, local: ledger.clock().uuid() };
+        let reserve = OrgCommand::Reserve(Reserve {
+            reservation,
+            credits: Credits::from_nanos(5_000_000),
+            ttl_seconds: 600,
+            expiry: ExpiryPolicy::Release,
+            dispatcher: Dispatcher::External,
+            price_book_version: 1,
+            purpose: Purpose::default(),
+        });
+        let settle = OrgCommand::Settle(Settle {
+            reservation,
+            cost: Credits::from_nanos(1_234_567),
+            price_book_version: 1,
+            attempts: vec![],
+            purpose: None,
+            quarantine: None,
+        });
+        for command in [reserve, settle] {
+            let asked = Instant::now();
+            let key = CommandRef { key: ledger.clock().uuid().to_string(), fingerprint: "0".repeat(64) };
+            let submission = Submission { org, command, by: None, idempotency: Some(key) };
+            ledger.submit(submission).await.unwrap();
+            latency.record(asked.elapsed().as_micros() as u64).unwrap();
+        }
+        pairs.fetch_add(1, Ordering::Relaxed);
+    }
+    latency
+}
+
+pub async fn funded(ledger: &Ledger) -> OrgId {
+    let org = OrgId(ledger.clock().uuid());
+    let open = OrgCommand::OpenOrg {
+        slug: org.to_string(),
+        time_zone: "UTC".into(),
+        overdraft_limit: Credits::ZERO,
+    };
+    let terms = LotTerms {
+        lot: LotId(ledger.clock().uuid()),
+        credits: Credits::from_whole(1_000_000),
+        priority: 0,
+        expires_at: None,
+    };
+    let grant = OrgCommand::Grant { terms, kind: GrantKind::Migration, note: None };
+    for command in [open, grant] {
+        ledger.submit(Submission { org, command, by: None, idempotency: None }).await.unwrap();
+    }
+    org
+}

@@ -1,0 +1,163 @@
+//! Several nodes on one database: each shard has an owner, to which the others forward its commands, so that they do
+//! not race for its head.
+//!
+//! Ownership is a hint, never a lease: two nodes that both think that they own a shard stay correct, since each append
+//! is a compare-and-set. Nothing here decides a command.
+
+mod peer;
+mod roster;
+pub(super) mod wire;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use arc_swap::ArcSwap;
+use subtle::ConstantTimeEq;
+use uuid::Uuid;
+
+use crate::store::{Node, Nodes, StoreError};
+
+pub(super) use peer::{Peer, Reply};
+
+/// Where nodes take each other's commands.
+pub const PATH: &str = "/internal/v1/commands";
+
+/// This node among the others.
+pub(super) struct Cluster {
+    me: Uuid,
+    /// None where the others can't reach it: it then owns nothing.
+    address: Option<String>,
+    transport: Arc<Transport>,
+    roster: ArcSwap<Roster>,
+    /// The highest known epoch of each shard's head.
+    epochs: Vec<AtomicI64>,
+}
+
+/// What it takes to reach another node, or to take over from it.
+pub(super) struct Transport {
+    http: reqwest::Client,
+    secret: String,
+    nodes: Arc<dyn Nodes>,
+}
+
+impl std::fmt::Debug for Transport {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Transport").finish_non_exhaustive()
+    }
+}
+
+/// Who is alive.
+#[derive(Default)]
+struct Roster {
+    peers: Vec<Arc<Peer>>,
+    /// By shard, the best first.
+    ranked: Vec<Vec<Seat>>,
+}
+
+#[derive(Clone)]
+enum Seat {
+    Me,
+    Other(Arc<Peer>),
+}
+
+impl Cluster {
+    /// # Errors
+    /// Where the database can't be read.
+    pub async fn join(
+        nodes: Arc<dyn Nodes>,
+        me: Node,
+        is_reachable: bool,
+        shards: usize,
+    ) -> Result<Cluster, StoreError> {
+        // A second node in the process finds it installed, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .tcp_nodelay(true)
+            .no_proxy()
+            .build()
+            .map_err(|error| StoreError::Unavailable(format!("connections to other nodes: {error}")))?;
+        let secret = nodes.secret().await?;
+        Ok(Cluster {
+            me: me.id,
+            address: is_reachable.then_some(me.address),
+            transport: Arc::new(Transport { http, secret, nodes }),
+            roster: ArcSwap::default(),
+            epochs: (0..shards).map(|_| AtomicI64::new(0)).collect(),
+        })
+    }
+
+    /// Says that this node is alive, and learns who else is.
+    ///
+    /// # Errors
+    /// Where the database can't be reached: the others will pass this node over.
+    pub async fn beat(&self) -> Result<(), StoreError> {
+        let nodes = &self.transport.nodes;
+        let alive = match &self.address {
+            Some(address) => nodes.beat(&Node { id: self.me, address: address.clone() }).await?,
+            None => nodes.alive().await?,
+        };
+        let old = self.roster.load_full();
+        old.peers.iter().for_each(|peer| peer.beat());
+        let peers: Vec<Arc<Peer>> = alive
+            .iter()
+            .filter(|node| node.id != self.me)
+            .map(|node| {
+                let known = old.peers.iter().find(|peer| peer.node == *node).cloned();
+                known.unwrap_or_else(|| Peer::start(node.clone(), self.transport.clone()))
+            })
+            .collect();
+        let ids: Vec<Uuid> = alive.iter().map(|node| node.id).collect();
+        let seat = |id: Uuid| match peers.iter().find(|peer| peer.node.id == id) {
+            Some(peer) => Seat::Other(peer.clone()),
+            None => Seat::Me,
+        };
+        let shards = 0..i32::try_from(self.epochs.len()).unwrap_or(i32::MAX);
+        let ranked =
+            shards.map(|shard| roster::ranked(&ids, shard).into_iter().map(seat).collect()).collect();
+        metrics::gauge!("tollgate_nodes_alive").set(u32::try_from(ids.len()).map_or(f64::MAX, f64::from));
+        self.roster.store(Arc::new(Roster { peers, ranked }));
+        Ok(())
+    }
+
+    /// Tells the others to pass this node over.
+    ///
+    /// # Errors
+    /// Where the database can't be reached; they find out within two seconds all the same.
+    pub async fn leave(&self) -> Result<(), StoreError> {
+        self.roster.store(Arc::default());
+        self.transport.nodes.leave(self.me).await
+    }
+
+    /// The other node that should decide for a shard; none where this one should.
+    pub fn owner(&self, shard: i32) -> Option<Arc<Peer>> {
+        let roster = self.roster.load();
+        let ranked = roster.ranked.get(usize::try_from(shard).ok()?)?;
+        let first = ranked.iter().find(|seat| match seat {
+            Seat::Me => true,
+            Seat::Other(peer) => peer.is_trusted(),
+        });
+        match first {
+            Some(Seat::Other(peer)) => Some(peer.clone()),
+            Some(Seat::Me) | None => None,
+        }
+    }
+
+    pub fn epoch(&self, shard: i32) -> i64 {
+        self.at(shard).map_or(0, |epoch| epoch.load(Ordering::Acquire))
+    }
+
+    /// A shard's head was seen.
+    pub fn saw_epoch(&self, shard: i32, epoch: i64) {
+        if let Some(known) = self.at(shard) {
+            known.fetch_max(epoch, Ordering::AcqRel);
+        }
+    }
+
+    pub fn is_its_secret(&self, presented: &str) -> bool {
+        presented.as_bytes().ct_eq(self.transport.secret.as_bytes()).into()
+    }
+
+    fn at(&self, shard: i32) -> Option<&AtomicI64> {
+        usize::try_from(shard).ok().and_then(|shard| self.epochs.get(shard))
+    }
+}

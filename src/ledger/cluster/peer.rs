@@ -1,0 +1,205 @@
+//! Another node: commands go to it in batches, as in group commit. While some are under way, the next gather.
+//!
+//! Only silence is taken over: its shards' epochs are raised first, so that a copy of a command that is still on its way
+//! can never be written after its sender has decided it by itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::wire::Answer;
+use super::{PATH, Transport};
+use crate::ledger::{LedgerError, QUEUE_MAX};
+use crate::store::Node;
+
+/// Commands in one request.
+const BATCH_MAX: usize = 1_024;
+/// Requests under way: while the owner commits one, it decides the next.
+const REQUESTS_MAX: usize = 4;
+/// A node that says nothing for so long is taken over. Longer than a commit, shorter than what a caller would feel as an
+/// outage.
+const SILENCE_MAX: Duration = Duration::from_millis(1_500);
+/// Beats for which a silent node is passed over; doubled while it stays silent.
+const DISTRUST_BEATS: u32 = 4;
+const DISTRUST_BEATS_MAX: u32 = 64;
+
+#[derive(Debug)]
+pub struct Peer {
+    pub node: Node,
+    queue: mpsc::Sender<Parcel>,
+    trust: Arc<Trust>,
+}
+
+/// How far a peer is relied on.
+#[derive(Debug, Default)]
+struct Trust {
+    /// Beats for which it is passed over.
+    beats_left: AtomicU32,
+    /// What the last silence cost it.
+    beats_last: AtomicU32,
+}
+
+struct Parcel {
+    shard: i32,
+    epoch: i64,
+    /// A command as JSON.
+    body: Vec<u8>,
+    reply: oneshot::Sender<Reply>,
+}
+
+/// What became of a command that was forwarded.
+#[derive(Debug)]
+pub enum Reply {
+    Answered(Answer),
+    /// It was not decided there, and can't be any more.
+    NotDecided,
+    /// Nobody knows; the log can't be asked.
+    Unknown(LedgerError),
+}
+
+impl Peer {
+    pub fn start(node: Node, transport: Arc<Transport>) -> Arc<Peer> {
+        let (queue, parcels) = mpsc::channel(QUEUE_MAX);
+        let trust = Arc::new(Trust::default());
+        let url = format!("http://{}{PATH}", node.address);
+        tokio::spawn(deliver_all(Route { url, transport, trust: trust.clone() }, parcels));
+        Arc::new(Peer { node, queue, trust })
+    }
+
+    pub fn is_trusted(&self) -> bool {
+        self.trust.beats_left.load(Ordering::Relaxed) == 0
+    }
+
+    /// A beat has passed.
+    pub fn beat(&self) {
+        let count = |beats: u32| beats.checked_sub(1);
+        // Nothing to count where it is trusted.
+        let _ = self.trust.beats_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
+    }
+
+    /// # Errors
+    /// `Busy` where too many commands wait for this node.
+    pub async fn send(&self, shard: i32, epoch: i64, body: Vec<u8>) -> Result<Reply, LedgerError> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.try_send(Parcel { shard, epoch, body, reply }).map_err(|_| LedgerError::Busy)?;
+        Ok(answer.await.unwrap_or(Reply::NotDecided))
+    }
+}
+
+impl Trust {
+    fn lose(&self) {
+        let beats = (self.beats_last.load(Ordering::Relaxed) * 2).clamp(DISTRUST_BEATS, DISTRUST_BEATS_MAX);
+        self.beats_last.store(beats, Ordering::Relaxed);
+        self.beats_left.store(beats, Ordering::Relaxed);
+    }
+
+    fn regain(&self) {
+        self.beats_last.store(0, Ordering::Relaxed);
+    }
+}
+
+#[derive(Clone)]
+struct Route {
+    url: String,
+    transport: Arc<Transport>,
+    trust: Arc<Trust>,
+}
+
+/// What went wrong on the way.
+enum Lost {
+    /// It never arrived.
+    NotSent,
+    Silent,
+}
+
+async fn deliver_all(route: Route, mut queue: mpsc::Receiver<Parcel>) {
+    let under_way = Arc::new(Semaphore::new(REQUESTS_MAX));
+    loop {
+        let Ok(permit) = under_way.clone().acquire_owned().await else { return };
+        let mut parcels = Vec::new();
+        if queue.recv_many(&mut parcels, BATCH_MAX).await == 0 {
+            return;
+        }
+        let route = route.clone();
+        tokio::spawn(async move {
+            route.deliver(parcels).await;
+            drop(permit);
+        });
+    }
+}
+
+impl Route {
+    async fn deliver(&self, parcels: Vec<Parcel>) {
+        match self.ask(&parcels).await {
+            Ok(answers) => {
+                self.trust.regain();
+                metrics::counter!("tollgate_forwarded_total").increment(answers.len() as u64);
+                for (parcel, answer) in parcels.into_iter().zip(answers) {
+                    parcel.answer(Reply::Answered(answer));
+                }
+            }
+            Err(lost) => {
+                self.trust.lose();
+                tracing::warn!(
+                    url = self.url,
+                    commands = parcels.len(),
+                    "a node does not answer; its shards are taken over"
+                );
+                metrics::counter!("tollgate_forwards_lost_total").increment(parcels.len() as u64);
+                self.take_over(lost, parcels).await;
+            }
+        }
+    }
+
+    async fn ask(&self, parcels: &[Parcel]) -> Result<Vec<Answer>, Lost> {
+        let mut body =
+            Vec::with_capacity(parcels.iter().map(|parcel| parcel.body.len() + 1).sum::<usize>() + 2);
+        for (place, parcel) in parcels.iter().enumerate() {
+            body.push(if place == 0 { b'[' } else { b',' });
+            body.extend_from_slice(&parcel.body);
+        }
+        body.push(b']');
+        let request = self.transport.http.post(&self.url).bearer_auth(&self.transport.secret).body(body);
+        let response = request
+            .timeout(SILENCE_MAX)
+            .send()
+            .await
+            .map_err(|error| if error.is_connect() { Lost::NotSent } else { Lost::Silent })?;
+        if !response.status().is_success() {
+            return Err(Lost::Silent);
+        }
+        let bytes = response.bytes().await.map_err(|_| Lost::Silent)?;
+        let answers: Vec<Answer> = serde_json::from_slice(&bytes).map_err(|_| Lost::Silent)?;
+        if answers.len() == parcels.len() { Ok(answers) } else { Err(Lost::Silent) }
+    }
+
+    async fn take_over(&self, lost: Lost, parcels: Vec<Parcel>) {
+        let mut raised: BTreeMap<(i32, i64), Result<(), String>> = BTreeMap::new();
+        if let Lost::Silent = lost {
+            for parcel in &parcels {
+                let (shard, epoch) = (parcel.shard, parcel.epoch);
+                if let std::collections::btree_map::Entry::Vacant(place) = raised.entry((shard, epoch)) {
+                    let done = self.transport.nodes.raise_epoch(shard, epoch).await;
+                    place.insert(done.map_err(|error| error.to_string()));
+                }
+            }
+        }
+        for parcel in parcels {
+            let reply = match raised.get(&(parcel.shard, parcel.epoch)) {
+                Some(Err(why)) => Reply::Unknown(LedgerError::Unavailable(why.clone())),
+                Some(Ok(())) | None => Reply::NotDecided,
+            };
+            parcel.answer(reply);
+        }
+    }
+}
+
+impl Parcel {
+    fn answer(self, reply: Reply) {
+        // Its caller may have gone away.
+        let _ = self.reply.send(reply);
+    }
+}

@@ -1,0 +1,56 @@
+//! What nodes say to each other. They may be of neighbouring versions: what one does not know, it does not answer, and
+//! the sender decides by itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::account::command::OrgCommand;
+use crate::domain::account::refusal::Refusal;
+use crate::domain::event::CommandRef;
+use crate::domain::ids::{KeyId, OrgId};
+use crate::ledger::{LedgerError, Outcome};
+
+/// A command, as it was asked for at another node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Forwarded {
+    pub org: OrgId,
+    pub ask: OrgCommand,
+    pub by: Option<KeyId>,
+    /// Always there: should the answer be lost, whoever takes over finds by it what was done.
+    pub command: CommandRef,
+    /// The epoch of the shard's head as its sender knew it. Under a later one it is dropped: its sender has given it up.
+    pub epoch: i64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Answer {
+    Done(Outcome),
+    Refused(Refusal),
+    Busy,
+    Unavailable(String),
+    /// It was not decided, and will not be.
+    Dropped,
+}
+
+impl From<Result<Outcome, LedgerError>> for Answer {
+    fn from(decided: Result<Outcome, LedgerError>) -> Answer {
+        match decided {
+            Ok(outcome) => Answer::Done(outcome),
+            Err(LedgerError::Refused(refusal)) => Answer::Refused(refusal),
+            Err(LedgerError::Busy) => Answer::Busy,
+            Err(LedgerError::Unavailable(why)) => Answer::Unavailable(why),
+        }
+    }
+}
+
+impl Answer {
+    /// What the caller hears; none where somebody else must decide.
+    pub fn heard(self) -> Option<Result<Outcome, LedgerError>> {
+        match self {
+            Answer::Done(outcome) => Some(Ok(outcome)),
+            Answer::Refused(refusal) => Some(Err(refusal.into())),
+            Answer::Busy => Some(Err(LedgerError::Busy)),
+            Answer::Unavailable(why) => Some(Err(LedgerError::Unavailable(why))),
+            Answer::Dropped => None,
+        }
+    }
+}
