@@ -99,7 +99,8 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
         true => open_at_any_time(database, operator, clock).await?,
     };
     let ledger = api.ledger.clone();
-    let router = router(api, &config)?;
+    let gateway = GatewayState::new(ledger.clone(), api.operator.clone(), &config)?;
+    let router = router_with(api, gateway.clone());
     let address = config.listen;
     let listener = TcpListener::bind(address).await.map_err(|why| AppError::Listen { address, why })?;
     let address = listener.local_addr().unwrap_or(address);
@@ -108,7 +109,9 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
         ledger.join(nodes, internal_address(&config, address)).await?;
     }
     let workers = Workers::start(&ledger);
+    let reloads = tokio::spawn(reload_when_told(gateway, args.config));
     let served = serve_router(listener, router, told_to_leave(ledger)).await;
+    reloads.abort();
     workers.stop().await;
     served
 }
@@ -133,9 +136,25 @@ fn internal_address(config: &Config, listening_on: SocketAddr) -> Option<String>
 /// Upstreams that can't be used.
 pub fn router(api: ApiState, config: &Config) -> Result<Router, AppError> {
     let gateway = GatewayState::new(api.ledger.clone(), api.operator.clone(), config)?;
+    Ok(router_with(api, gateway))
+}
+
+fn router_with(api: ApiState, gateway: GatewayState) -> Router {
     let (gateway, described) = gateway::router(gateway);
     let router = http::router(api, described).merge(gateway);
-    Ok(router.layer(axum::middleware::from_fn(http::measure)))
+    router.layer(axum::middleware::from_fn(http::measure))
+}
+
+/// Reads the routes again whenever the process gets a SIGHUP. A file with mistakes leaves the old ones in place.
+async fn reload_when_told(gateway: GatewayState, file: Option<PathBuf>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut told) = signal(SignalKind::hangup()) else { return };
+    while told.recv().await.is_some() {
+        match Config::load(file.as_deref()).and_then(|config| gateway.reload_routes(&config)) {
+            Ok(()) => tracing::info!("routes read again"),
+            Err(error) => tracing::error!(%error, "the old routes stay"),
+        }
+    }
 }
 
 /// Opens the ledger of a database file, with the shipped prices where it has none, and finishes what a crash left.

@@ -76,6 +76,11 @@ impl Clock {
         uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
     }
 
+    /// A random number, for choices that need no secret.
+    pub fn chance(&self) -> u64 {
+        self.uuid().as_u64_pair().1
+    }
+
     /// A fresh secret.
     pub fn secret(&self) -> [u8; 24] {
         let mut secret = [0; 24];

@@ -1,12 +1,19 @@
 //! The configuration: one TOML file, every value overridable by `TOLLGATE_…`. Everything has a default but upstreams.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
-use serde::{Deserialize, Serialize};
+use figment::value::Value;
+use figment::{Figment, Source};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize};
+use toml_edit::{ImDocument, Item};
+
+use crate::domain::routing::{Mistake, Route, Routes, Step, To};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -20,7 +27,11 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operator_key: Option<String>,
     pub providers: Vec<ProviderConfig>,
-    pub routes: Vec<RouteConfig>,
+    /// Names that callers use as models. Read apart, so that every mistake in them is told at once (`read_routes`).
+    #[serde(deserialize_with = "read_apart")]
+    pub routes: Vec<Route>,
+    /// Models that are no more, as `provider/model`, and what answers in their place.
+    pub successors: BTreeMap<String, To>,
 }
 
 /// One upstream.
@@ -59,21 +70,6 @@ pub enum ProviderKind {
     Anthropic,
 }
 
-/// A model's name as callers say it, and where its requests go, in order.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RouteConfig {
-    pub name: String,
-    pub chain: Vec<TargetConfig>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TargetConfig {
-    pub provider: String,
-    pub model: String,
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("the configuration can't be read: {0}")]
@@ -84,8 +80,38 @@ pub enum ConfigError {
     ShortOperatorKey,
     #[error("provider {provider}: {why}")]
     Provider { provider: String, why: String },
-    #[error("route {route}: {why}")]
-    Route { route: String, why: String },
+    #[error("{}", Lines(.0))]
+    Routes(Vec<Told>),
+}
+
+/// A mistake in the routes, as the operator reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The file and the line in it, where it came from a file.
+    pub place: Option<(PathBuf, usize)>,
+    pub mistake: Mistake,
+}
+
+struct Lines<'a>(&'a [Told]);
+
+impl fmt::Display for Lines<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "the routes have {} mistake(s):", self.0.len())?;
+        for Told { place, mistake } in self.0 {
+            match place {
+                Some((file, line)) => write!(out, "\n  {}:{line}: {}", file.display(), mistake.why)?,
+                None => write!(out, "\n  {}: {}", mistake.path.join("."), mistake.why)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ConfigError {
+    /// Of routes that came from no file.
+    pub fn of_mistakes(mistakes: Vec<Mistake>) -> ConfigError {
+        ConfigError::Routes(mistakes.into_iter().map(|mistake| Told { place: None, mistake }).collect())
+    }
 }
 
 const OPERATOR_KEY_CHARACTERS_MIN: usize = 32;
@@ -111,6 +137,7 @@ impl Default for Config {
             operator_key: None,
             providers: Vec::new(),
             routes: Vec::new(),
+            successors: BTreeMap::new(),
         }
     }
 }
@@ -131,16 +158,31 @@ impl Config {
         // Named one by one: the environment also holds variables for other tools, such as TOLLGATE_SHARED.
         let environment = Env::prefixed("TOLLGATE_").only(&[
             "listen",
-            "internal_address",
             "database_url",
             "operator_key",
             "providers",
             "routes",
+            "successors",
         ]);
-        let config: Config =
-            figment.merge(environment).extract().map_err(|error| ConfigError::Unreadable(Box::new(error)))?;
+        let figment = figment.merge(environment);
+        let mut config: Config =
+            figment.extract().map_err(|error| ConfigError::Unreadable(Box::new(error)))?;
         config.check()?;
-        Ok(config)
+        let (routes, mut mistakes) = read_routes(&figment);
+        config.routes = routes;
+        let misread: BTreeSet<Vec<String>> = mistakes.iter().map(|mistake| mistake.path.clone()).collect();
+        let more = config.routing().err().into_iter().flatten();
+        mistakes.extend(more.filter(|mistake| !misread.contains(&mistake.path)));
+        if mistakes.is_empty() { Ok(config) } else { Err(ConfigError::Routes(told(&figment, mistakes))) }
+    }
+
+    /// The routing table that the routes make.
+    ///
+    /// # Errors
+    /// Every mistake in them.
+    pub fn routing(&self) -> Result<Routes, Vec<Mistake>> {
+        let providers: Vec<&str> = self.providers.iter().map(|provider| provider.name.as_str()).collect();
+        Routes::new(self.routes.clone(), self.successors.clone(), &providers)
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -148,23 +190,102 @@ impl Config {
             return Err(ConfigError::ShortOperatorKey);
         }
         for (place, provider) in self.providers.iter().enumerate() {
+            if provider.name.is_empty() || provider.name.contains('/') {
+                return Err(provider.error("a provider's name is not empty and has no slash"));
+            }
             if self.providers[..place].iter().any(|earlier| earlier.name == provider.name) {
                 return Err(provider.error("two providers have this name"));
             }
         }
-        for route in &self.routes {
-            let error = |why: String| ConfigError::Route { route: route.name.clone(), why };
-            if route.chain.is_empty() {
-                return Err(error("its chain is empty".into()));
-            }
-            for target in &route.chain {
-                if !self.providers.iter().any(|provider| provider.name == target.provider) {
-                    return Err(error(format!("there is no provider {:?}", target.provider)));
+        Ok(())
+    }
+}
+
+fn read_apart<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::Error> {
+    IgnoredAny::deserialize(deserializer).map(|_| Vec::new())
+}
+
+/// The routes, each field and each target read by itself: one that is not understood hides no mistake in another.
+fn read_routes(figment: &Figment) -> (Vec<Route>, Vec<Mistake>) {
+    let mut mistakes = Vec::new();
+    let routes = match figment.find_value("routes") {
+        Ok(Value::Array(_, written)) => {
+            let route = |(place, written)| {
+                read_route(vec!["routes".into(), format!("{place}")], written, &mut mistakes)
+            };
+            (0..).zip(&written).map(route).collect()
+        }
+        Ok(_) => {
+            let why = "routes are written as [[routes]]".to_owned();
+            mistakes.push(Mistake { path: vec!["routes".into()], why });
+            Vec::new()
+        }
+        Err(_) => Vec::new(),
+    };
+    (routes, mistakes)
+}
+
+fn read_route(path: Vec<String>, written: &Value, mistakes: &mut Vec<Mistake>) -> Route {
+    let Value::Dict(tag, fields) = written else {
+        mistakes.push(Mistake { path, why: "a route is a table".into() });
+        return Route::default();
+    };
+    let mut understood = fields.clone();
+    understood.retain(|field, value| {
+        let mut told = |more: &[String], error: figment::Error| {
+            mistakes.push(Mistake { path: [&path, more].concat(), why: error.kind.to_string() });
+        };
+        if let (Value::Array(_, steps), "chain") = (&mut *value, field.as_str()) {
+            for (place, step) in steps.iter_mut().enumerate() {
+                if let Err(error) = step.deserialize::<Step>() {
+                    told(&[field.clone(), place.to_string()], error);
+                    // Its place stays, so that the others keep theirs.
+                    *step = Value::from("");
                 }
             }
         }
-        Ok(())
+        let alone = Value::Dict(*tag, [(field.clone(), value.clone())].into());
+        alone.deserialize::<Route>().map_err(|error| told(std::slice::from_ref(field), error)).is_ok()
+    });
+    Value::Dict(*tag, understood).deserialize().unwrap_or_default()
+}
+
+/// The mistakes with the lines of the file where they stand, in their order, each place told once.
+fn told(figment: &Figment, mistakes: Vec<Mistake>) -> Vec<Told> {
+    let text_of = |key: &str| {
+        let source = figment.find_metadata(key)?.source.clone()?;
+        let Source::File(file) = source else { return None };
+        Some((std::fs::read_to_string(&file).ok()?, file))
+    };
+    let place = |mistake: &Mistake| {
+        let (text, file) = text_of(mistake.path.first()?)?;
+        Some((file, line(&text, &mistake.path)?))
+    };
+    let mut told: Vec<Told> =
+        mistakes.into_iter().map(|mistake| Told { place: place(&mistake), mistake }).collect();
+    told.sort_by_key(|told| told.place.as_ref().map(|(_, line)| *line));
+    told
+}
+
+/// The line on which what the path leads to begins, as far as the path can be followed.
+fn line(text: &str, path: &[String]) -> Option<usize> {
+    let document = ImDocument::parse(text).ok()?;
+    let mut item = document.as_item();
+    let mut at = None;
+    for part in path {
+        let next = match part.parse::<usize>() {
+            Ok(place) => item.get(place),
+            Err(_) => item.get(part.as_str()),
+        };
+        let Some(next) = next else { break };
+        item = next;
+        at = span_of(item).or(at);
     }
+    Some(text[..at?].lines().count().max(1))
+}
+
+fn span_of(item: &Item) -> Option<usize> {
+    item.span().map(|span| span.start + 1)
 }
 
 impl ProviderConfig {
@@ -214,6 +335,9 @@ impl ProviderConfig {
 mod tests {
     use super::*;
 
+    const PROVIDER: &str =
+        "[[providers]]\nname = \"openai\"\nkind = \"openai\"\nbase_url = \"http://up\"\napi_key = \"k\"\n";
+
     fn load(toml: &str) -> Result<Config, ConfigError> {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("tollgate.toml");
@@ -223,14 +347,33 @@ mod tests {
 
     #[test]
     fn a_file_names_upstreams_and_routes() {
-        let config = load(
-            "listen = \"127.0.0.1:0\"\n[[providers]]\nname = \"openai\"\nkind = \"openai\"\nbase_url = \"http://up\"\napi_key = \"k\"\n\
-             [[routes]]\nname = \"fast\"\nchain = [{ provider = \"openai\", model = \"gpt-4o-mini\" }]\n",
-        )
+        let config = load(&format!(
+            "listen = \"127.0.0.1:0\"\n{PROVIDER}\
+             [[routes]]\nname = \"fast\"\nchain = [\"openai/gpt-4o-mini\", {{ to = \"openai/gpt-4o\", weight = 2 }}]\n\
+             total_seconds = 30\n[successors]\n\"openai/gpt-4\" = \"openai/gpt-4o\"\n",
+        ))
         .expect("reads");
 
         assert_eq!(config.providers[0].key().expect("a key"), "k");
-        assert_eq!(config.routes[0].chain[0].model, "gpt-4o-mini");
+        let routes = config.routing().expect("sound");
+        let fast = routes.get("fast").expect("a route");
+        assert_eq!((fast.chain.len(), fast.policy.total_seconds), (2, Some(30)));
+        assert_eq!(routes.successor("openai", "gpt-4").expect("one").model, "gpt-4o");
+    }
+
+    #[test]
+    fn three_providers_in_turn_are_four_lines() {
+        let providers = ["anthropic", "openai", "gemini"]
+            .map(|name| PROVIDER.replace("name = \"openai\"", &format!("name = {name:?}")));
+        let route = r#"
+            [[routes]]
+            name = "assistant"
+            chain = ["anthropic/claude-sonnet-4-5", "openai/gpt-4o", "gemini/gemini-2.5-pro"]
+        "#;
+
+        let config = load(&format!("{}{route}", providers.concat())).expect("reads");
+
+        assert_eq!(config.routes[0].chain.len(), 3);
     }
 
     #[test]
@@ -238,12 +381,52 @@ mod tests {
         for (toml, words) in [
             ("lissten = 1", "lissten"),
             ("operator_key = \"short\"", "32 characters"),
+            ("routes = 7", "written as [[routes]]"),
             ("[[routes]]\nname = \"r\"\nchain = []", "chain is empty"),
-            ("[[routes]]\nname = \"r\"\nchain = [{ provider = \"p\", model = \"m\" }]", "no provider"),
+            ("[[routes]]\nname = \"r\"\nchain = [\"p/m\"]", "no provider"),
         ] {
             let error = load(toml).expect_err(toml).to_string();
 
             assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_mistake_in_the_routes_is_told_at_once_with_its_line() {
+        let routes = r#"[[routes]]
+name = "a"
+chain = [
+  "openai/gpt-4o",
+  "groq/llama",
+  { to = "openai/x", wieght = 3 },
+]
+retries = "many"
+
+[[routes]]
+name = "b"
+chain = ["b"]
+total_seconds = 0
+degrade = "nowhere"
+
+[[routes]]
+name = "c"
+chain = [{ to = "openai/x", when = { tools = "yes" } }]
+
+[successors]
+"openai/old" = "groq/new"
+"#;
+
+        let error = load(&format!("{PROVIDER}{routes}")).expect_err("mistakes");
+
+        let ConfigError::Routes(told) = &error else { panic!("{error}") };
+        let first = PROVIDER.lines().count();
+        let lines: Vec<usize> =
+            told.iter().map(|told| told.place.as_ref().expect("a line").1 - first).collect();
+        assert_eq!(lines, [5, 6, 8, 12, 13, 14, 18, 21], "{error}");
+        for words in
+            ["tollgate.toml:", "a loop", "no route \"nowhere\"", "total_seconds is 1 or more", "groq"]
+        {
+            assert!(error.to_string().contains(words), "{error}");
         }
     }
 }

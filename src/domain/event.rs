@@ -141,6 +141,10 @@ pub struct Purpose {
 }
 
 impl Purpose {
+    /// Labels group every report, for ever: few, and short.
+    pub const LABELS_MAX: usize = 16;
+    pub const LABEL_CHARACTERS_MAX: usize = 255;
+
     /// A hold's purpose as its settle knows it: the route, arm and model as they turned out, and labels added. For
     /// whom it was held stays: that is whose budgets it counts in.
     pub fn as_settled(&self, settled: Option<Purpose>) -> Purpose {

@@ -10,6 +10,7 @@ pub mod credits;
 pub mod event;
 pub mod ids;
 pub mod pricing;
+pub mod routing;
 pub mod system;
 pub mod time;
 pub mod usage;

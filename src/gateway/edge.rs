@@ -1,5 +1,6 @@
 //! The edge: who asks, and what: authenticated and well-formed before anything else is looked at.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -9,12 +10,16 @@ use sha2::{Digest, Sha256};
 
 use crate::domain::event::{CommandRef, Purpose, Role};
 use crate::domain::ids::{KeyId, OrgId, ProjectId, RequestId, ReservationId};
+use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::dialects::{self, Dialect};
 use crate::gateway::failure::Failure;
 use crate::gateway::limiter::Place;
 use crate::gateway::providers::{self, embeddings};
 use crate::operations::authenticate::{Actor, AuthError, authenticate};
+
+const LABELS: &str = "x-tollgate-labels";
+const TIMEOUT: &str = "x-request-timeout";
 
 /// What a path of `/v1` does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +54,22 @@ pub struct Request {
     pub caller: Caller,
     pub model: String,
     pub body: Value,
+    /// The body's length as it came.
+    pub bytes: usize,
+    /// When the caller gives it up.
+    pub ends_at: Option<Timestamp>,
     pub reservation: ReservationId,
     pub purpose: Purpose,
     pub idempotency: Option<CommandRef>,
     /// Held for as long as the request runs, its stream included.
     _place: Arc<Place>,
+}
+
+impl Request {
+    /// A number that no caller chooses.
+    pub fn chance(&self) -> u64 {
+        self.reservation.local.as_u64_pair().1
+    }
 }
 
 /// Authenticates and validates.
@@ -79,6 +95,7 @@ pub async fn admit(
         key: Some(caller.key),
         end_user: dialects::end_user(endpoint.dialect(), &body).map(str::to_owned),
         model: Some(model.clone()),
+        labels: labels(headers)?,
         ..Purpose::default()
     };
     let limits = state.ledger.read(caller.org, |account| account.limits.clone()).await?;
@@ -87,7 +104,52 @@ pub async fn admit(
         .get("idempotency-key")
         .and_then(|key| key.to_str().ok())
         .map(|key| CommandRef { key: format!("v1:{key}"), fingerprint: hex::encode(Sha256::digest(bytes)) });
-    Ok(Request { id, endpoint, caller, model, body, reservation, purpose, idempotency, _place: place })
+    let ends_at = ends_at(headers, state.ledger.clock().now())?;
+    let bytes = bytes.len();
+    Ok(Request {
+        id,
+        endpoint,
+        caller,
+        model,
+        body,
+        bytes,
+        ends_at,
+        reservation,
+        purpose,
+        idempotency,
+        _place: place,
+    })
+}
+
+/// `x-tollgate-labels: team=search, env=production`: what reports group by and routes may look at.
+fn labels(headers: &HeaderMap) -> Result<BTreeMap<String, String>, Failure> {
+    let Some(given) = headers.get(LABELS) else { return Ok(BTreeMap::new()) };
+    let malformed = |why: &str| Failure::new(400, "invalid_labels", format!("{LABELS}: {why}"));
+    let given = given.to_str().map_err(|_| malformed("must be ASCII"))?;
+    let pair = |pair: &str| {
+        let (name, value) =
+            pair.split_once('=').ok_or_else(|| malformed("is written as name=value, name=value"))?;
+        let (name, value) = (name.trim(), value.trim());
+        let fits = |text: &str| !text.is_empty() && text.len() <= Purpose::LABEL_CHARACTERS_MAX;
+        let sound = fits(name) && fits(value);
+        if sound {
+            Ok((name.to_owned(), value.to_owned()))
+        } else {
+            Err(malformed("a name or value is empty or too long"))
+        }
+    };
+    let labels: BTreeMap<String, String> = given.split(',').map(pair).collect::<Result<_, _>>()?;
+    if labels.len() > Purpose::LABELS_MAX { Err(malformed("has too many labels")) } else { Ok(labels) }
+}
+
+/// `x-request-timeout`, in seconds: nothing is tried, and no stream goes on, beyond it.
+fn ends_at(headers: &HeaderMap, now: Timestamp) -> Result<Option<Timestamp>, Failure> {
+    let Some(given) = headers.get(TIMEOUT) else { return Ok(None) };
+    let seconds =
+        given.to_str().ok().and_then(|text| text.trim().parse::<u32>().ok()).filter(|seconds| *seconds > 0);
+    let words = || format!("{TIMEOUT} is a whole number of seconds, 1 or more");
+    let seconds = seconds.ok_or_else(|| Failure::new(400, "invalid_timeout", words()))?;
+    Ok(Some(now.plus_seconds(seconds.into())))
 }
 
 /// The caller, by `Authorization: Bearer`, Anthropic's `x-api-key` or Google's `x-goog-api-key`.

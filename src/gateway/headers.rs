@@ -21,7 +21,10 @@ pub fn set(response: &mut Response, dispatch: &Dispatch, quote: &Quote, content_
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     put(headers, "x-tollgate-model", &quote.target.model);
     put(headers, "x-tollgate-provider", &quote.target.upstream.config.name);
-    if let Some(balance) = &dispatch.balance {
+    if let Some(route) = &dispatch.plan.route {
+        put(headers, "x-tollgate-route", route);
+    }
+    if let Some(balance) = &dispatch.hold.balance {
         put(headers, "x-tollgate-balance", &balance.available.to_string());
     }
     if let Some(tokens) = quote.clamp_tokens {
@@ -29,6 +32,12 @@ pub fn set(response: &mut Response, dispatch: &Dispatch, quote: &Quote, content_
     }
     if let Some(reason) = &dispatch.fallback {
         put(headers, "x-tollgate-fallback", reason);
+    }
+    if dispatch.is_degraded {
+        put(headers, "x-tollgate-degraded", "true");
+    }
+    if let Some(notice) = &quote.target.notice {
+        put(headers, "x-tollgate-warning", notice);
     }
     if !quote.dropped.is_empty() {
         put(headers, "x-tollgate-dropped", &quote.dropped.join(", "));

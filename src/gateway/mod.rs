@@ -9,17 +9,19 @@ mod dispatch;
 mod edge;
 mod failure;
 mod headers;
+mod hold;
 mod limiter;
 mod meter;
 mod plan;
 pub mod providers;
 mod quote;
+mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -32,7 +34,8 @@ use utoipa_axum::routes;
 
 use crate::clock::Timer;
 use crate::config::{Config, ConfigError, ProviderConfig, ProviderKind};
-use crate::domain::ids::RequestId;
+use crate::domain::ids::{OrgId, RequestId};
+use crate::domain::routing::{Asked, Routes, To};
 use crate::domain::time::Timestamp;
 use crate::gateway::dialects::Dialect;
 use crate::gateway::edge::Endpoint;
@@ -59,7 +62,7 @@ pub struct Parts {
     operator: OperatorKey,
     /// In the order of the configuration.
     upstreams: Vec<Arc<Upstream>>,
-    routes: HashMap<String, Vec<(Arc<Upstream>, String)>>,
+    routes: ArcSwap<Routes>,
     limiter: Limiter,
 }
 
@@ -88,21 +91,48 @@ impl GatewayState {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let upstreams: Vec<Arc<Upstream>> =
             config.providers.iter().map(Upstream::new).collect::<Result<_, _>>()?;
-        let mut routes = HashMap::new();
-        for route in &config.routes {
-            let mut chain = Vec::with_capacity(route.chain.len());
-            for target in &route.chain {
-                let upstream = upstreams.iter().find(|upstream| upstream.config.name == target.provider);
-                let upstream = upstream.ok_or_else(|| ConfigError::Route {
-                    route: route.name.clone(),
-                    why: format!("there is no provider {:?}", target.provider),
-                })?;
-                chain.push((upstream.clone(), target.model.clone()));
-            }
-            routes.insert(route.name.clone(), chain);
-        }
+        let routes = routes(config)?;
+        warn_of_unpriced(&ledger, config, &routes);
+        let routes = ArcSwap::from_pointee(routes);
         let limiter = Limiter::new(ledger.clock().clone());
         Ok(GatewayState(Arc::new(Parts { ledger, operator, upstreams, routes, limiter })))
+    }
+
+    /// Takes the routes of a configuration from the next request on; providers stay as they are.
+    ///
+    /// # Errors
+    /// Mistakes in them, such as a provider that this node does not have: the old ones then stay.
+    pub fn reload_routes(&self, config: &Config) -> Result<(), ConfigError> {
+        let providers = self.upstreams.iter().map(|upstream| upstream.config.clone()).collect();
+        let config = Config { providers, ..config.clone() };
+        let routes = routes(&config)?;
+        warn_of_unpriced(&self.ledger, &config, &routes);
+        self.routes.store(Arc::new(routes));
+        Ok(())
+    }
+}
+
+fn routes(config: &Config) -> Result<Routes, ConfigError> {
+    config.routing().map_err(ConfigError::of_mistakes)
+}
+
+/// A target without a price is never tried (I10): said at once, not found out by a caller.
+fn warn_of_unpriced(ledger: &Ledger, config: &Config, routes: &Routes) {
+    let (system, now) = (ledger.system(), ledger.clock().now());
+    for (route, target) in routes.models() {
+        let priced_as = config.providers.iter().find(|provider| provider.name == target.provider);
+        let card = priced_as.and_then(|provider| {
+            let version = system.prices.version();
+            system.prices.card(version, OrgId::SYSTEM, provider.priced_as(), &target.model, now)
+        });
+        if card.is_none() {
+            tracing::warn!(
+                route,
+                provider = target.provider,
+                model = target.model,
+                "has no price: never tried"
+            );
+        }
     }
 }
 
@@ -279,10 +309,15 @@ fn dialect_of(headers: &HeaderMap, path: &str) -> Dialect {
 async fn offered(state: &State, headers: &HeaderMap) -> Result<Vec<ModelEntry>, Failure> {
     let caller = edge::caller(state, headers).await?;
     let prices = Prices::in_force(state);
-    let mut entries: Vec<ModelEntry> = state
-        .routes
-        .iter()
-        .filter_map(|(name, chain)| Some(entry(name, &chain.first()?.0.config.name, Timestamp(0))))
+    let routes = state.routes.load();
+    let first =
+        |name: &str| routes.targets(&To::Route(name.to_owned()), &Asked::default(), 0).into_iter().next();
+    let mut entries: Vec<ModelEntry> = routes
+        .all()
+        .map(|route| {
+            let provider = first(&route.name).map_or_else(String::new, |target| target.provider);
+            entry(&route.name, &provider, Timestamp(0))
+        })
         .collect();
     for card in prices.system.prices.in_force(caller.org, prices.at) {
         let seller = state.upstreams.iter().find(|upstream| upstream.config.priced_as() == card.provider);

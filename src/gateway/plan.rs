@@ -1,11 +1,15 @@
-//! The plan: which upstreams may serve a request, in the order in which they are tried.
+//! The plan: which targets may serve a request, in the order in which they are tried, and with how much patience.
 //!
-//! A model without a price never enters a plan (I10).
+//! A model without a price never enters a plan (I10). The routing table is taken once: a reload changes no request
+//! that is under way.
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::domain::ids::OrgId;
 use crate::domain::pricing::{Mode, RateCard};
+use crate::domain::routing::{Asked, Policy, Routes, To};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
 use crate::gateway::dialects::Dialect;
@@ -13,12 +17,32 @@ use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
 use crate::gateway::{State, Upstream};
 
+/// Text is about this many bytes a token, for conditions on an input that nobody has counted yet.
+const BYTES_PER_TOKEN: usize = 4;
+/// From so many days before a model is switched off, its answers say so.
+const NOTICE_DAYS: i64 = 60;
+const DAY_SECONDS: i64 = 86_400;
+
 /// One upstream with the model to ask there, and its price.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub upstream: Arc<Upstream>,
     pub model: String,
     pub card: RateCard,
+    /// What the caller should know of the model: that its days are counted, or that it stands for another.
+    pub notice: Option<String>,
+}
+
+/// Where a request may go.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The name of the route that was asked for, if it was one.
+    pub route: Option<String>,
+    pub policy: Policy,
+    /// Never empty.
+    pub targets: Vec<Target>,
+    routes: Arc<Routes>,
+    asked: Asked,
 }
 
 /// The price book under which a request is quoted and charged.
@@ -41,27 +65,84 @@ impl Prices {
 }
 
 /// The chain of targets: the route's, or else every provider that has a card of that name.
-pub fn plan(state: &State, prices: &Prices, request: &Request) -> Result<Vec<Target>, Failure> {
-    let org = request.caller.org;
-    let chain = candidates(state, prices, org, &request.model);
-    let targets: Vec<Target> = chain.into_iter().filter(|target| serves(target, request.endpoint)).collect();
-    if targets.is_empty() { Err(Failure::model_unknown(&request.model)) } else { Ok(targets) }
+pub fn plan(state: &State, prices: &Prices, request: &Request) -> Result<Plan, Failure> {
+    let routes = state.routes.load_full();
+    let mut plan = match routes.get(&request.model) {
+        Some(route) => {
+            let policy = route.policy.clone();
+            let asked = asked(&routes, prices, request);
+            Plan { route: Some(route.name.clone()), policy, targets: Vec::new(), asked, routes }
+        }
+        None => Plan {
+            route: None,
+            policy: Policy::default(),
+            targets: Vec::new(),
+            asked: Asked::default(),
+            routes,
+        },
+    };
+    plan.targets = match &plan.route {
+        Some(name) => plan.targets_of(state, prices, request, &To::Route(name.clone())),
+        None => {
+            serving(named(state, &plan.routes, prices, request.caller.org, &request.model), request.endpoint)
+        }
+    };
+    if plan.targets.is_empty() { Err(Failure::model_unknown(&request.model)) } else { Ok(plan) }
 }
 
-/// Every target that a name may mean, endpoints apart.
-pub fn candidates(state: &State, prices: &Prices, org: OrgId, model: &str) -> Vec<Target> {
-    let target = |upstream: &Arc<Upstream>, model: &str| {
-        let card = prices.card(org, upstream, model)?.clone();
-        Some(Target { upstream: upstream.clone(), model: model.to_owned(), card })
-    };
-    if let Some(route) = state.routes.get(model) {
-        return route.iter().filter_map(|(upstream, model)| target(upstream, model)).collect();
+impl Plan {
+    /// The targets to which a chain, or one model, leads this request.
+    pub fn targets_of(&self, state: &State, prices: &Prices, request: &Request, to: &To) -> Vec<Target> {
+        let targets = self.routes.targets(to, &self.asked, request.chance());
+        let org = request.caller.org;
+        let found = |target: &crate::domain::routing::Target| {
+            found(state, &self.routes, prices, org, &target.provider, &target.model)
+        };
+        serving(targets.iter().filter_map(found).collect(), request.endpoint)
     }
-    let mut targets: Vec<Target> =
-        state.upstreams.iter().filter_map(|upstream| target(upstream, model)).collect();
+}
+
+/// Every provider that sells a model of this name.
+fn named(state: &State, routes: &Routes, prices: &Prices, org: OrgId, model: &str) -> Vec<Target> {
+    let target = |upstream: &Arc<Upstream>| found(state, routes, prices, org, &upstream.config.name, model);
+    let mut targets: Vec<Target> = state.upstreams.iter().filter_map(target).collect();
     // A ceiling price stands for a model that nobody is known to sell: real cards first.
     targets.sort_by_key(|target| target.card.model == RateCard::ANY);
     targets
+}
+
+/// A model at a provider with its price; where it has been switched off, its successor.
+fn found(
+    state: &State,
+    routes: &Routes,
+    prices: &Prices,
+    org: OrgId,
+    provider: &str,
+    model: &str,
+) -> Option<Target> {
+    let target = |provider: &str, model: &str| {
+        let upstream = state.upstreams.iter().find(|upstream| upstream.config.name == provider)?.clone();
+        let card = prices.card(org, &upstream, model)?.clone();
+        Some(Target { upstream, model: model.to_owned(), card, notice: None })
+    };
+    let mut asked = target(provider, model)?;
+    let Some(ends_at) = asked.card.deprecated_at else { return Some(asked) };
+    let day = ends_at.to_rfc3339()[..10].to_owned();
+    if prices.at >= ends_at
+        && let Some(successor) = routes.successor(provider, model)
+        && let Some(found) = target(&successor.provider, &successor.model)
+    {
+        let notice = format!("{model} was switched off on {day}; {} answers in its place", found.model);
+        return Some(Target { notice: Some(notice), ..found });
+    }
+    if prices.at.plus_seconds(NOTICE_DAYS * DAY_SECONDS) >= ends_at {
+        asked.notice = Some(format!("the provider switches {model} off on {day}"));
+    }
+    Some(asked)
+}
+
+fn serving(targets: Vec<Target>, endpoint: Endpoint) -> Vec<Target> {
+    targets.into_iter().filter(|target| serves(target, endpoint)).collect()
 }
 
 fn serves(target: &Target, endpoint: Endpoint) -> bool {
@@ -69,6 +150,64 @@ fn serves(target: &Target, endpoint: Endpoint) -> bool {
         Endpoint::Generate(_) => target.card.mode == Mode::Chat,
         Endpoint::Embed => {
             target.card.mode == Mode::Embedding && target.upstream.dialect == Dialect::OpenaiChat
+        }
+    }
+}
+
+/// What the conditions of a route look at.
+fn asked(routes: &Routes, prices: &Prices, request: &Request) -> Asked {
+    let org = request.caller.org;
+    let slugs = routes.orgs().filter(|name| prices.system.org_of_slug(name) == Some(org)).map(str::to_owned);
+    Asked {
+        org: slugs.chain([org.to_string()]).collect(),
+        project: request.caller.project.map(|project| project.to_string()),
+        key: request.caller.key.to_string(),
+        labels: request.purpose.labels.clone(),
+        has_tools: request.body["tools"].as_array().is_some_and(|tools| !tools.is_empty()),
+        has_images: has_images(&request.body),
+        input_tokens: (request.bytes / BYTES_PER_TOKEN) as u64,
+    }
+}
+
+/// Whether a picture is among the parts of any message, in any dialect.
+fn has_images(body: &Value) -> bool {
+    fn is_in(value: &Value) -> bool {
+        match value {
+            Value::Array(items) => items.iter().any(is_in),
+            Value::Object(part) => {
+                let kind = part.get("type").and_then(Value::as_str);
+                matches!(kind, Some("image" | "image_url" | "input_image"))
+                    || part.contains_key("inlineData")
+                    || part.contains_key("inline_data")
+                    || ["content", "parts"].into_iter().filter_map(|field| part.get(field)).any(is_in)
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+        }
+    }
+    ["messages", "input", "contents"].into_iter().any(|field| is_in(&body[field]))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn pictures_are_found_in_every_dialect_and_words_about_them_are_not() {
+        for (body, expected) in [
+            (json!({"messages": [{"role": "user", "content": "an image"}]}), false),
+            (json!({"messages": [{"content": [{"type": "text", "text": "image_url"}]}]}), false),
+            (json!({"messages": [{"content": [{"type": "image_url", "image_url": {"url": "u"}}]}]}), true),
+            (json!({"messages": [{"content": [{"type": "image", "source": {}}]}]}), true),
+            (
+                json!({"messages": [{"content": [{"type": "tool_result", "content": [{"type": "image"}]}]}]}),
+                true,
+            ),
+            (json!({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}), true),
+            (json!({"contents": [{"parts": [{"inlineData": {}}]}]}), true),
+        ] {
+            assert_eq!(has_images(&body), expected, "{body}");
         }
     }
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::domain::credits::Credits;
 use crate::domain::pricing::{Dialect as Priced, RequestBound, Terms, affordable_output, bound, input_bound};
+use crate::domain::routing::ClampPolicy;
 use crate::gateway::dialects::{self, Dialect, UpstreamRequest};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
@@ -39,8 +40,8 @@ pub struct Quote {
 pub enum Means {
     /// Not known yet: the ledger decides on the whole bound.
     Unknown,
-    /// What the ledger said is left.
-    Available(Credits),
+    /// What the ledger said is left, and whether a caller that named no limit gets what that affords.
+    Available { credits: Credits, clamp: ClampPolicy },
 }
 
 /// Prices one attempt. A caller that named a maximum keeps it or learns the largest affordable one; a caller that named
@@ -63,11 +64,14 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
             let wanted = asked.map_or(model_max, |asked| asked.min(model_max));
             let limit = match means {
                 Means::Unknown => wanted,
-                Means::Available(available) => {
+                Means::Available { credits: available, clamp } => {
                     let affordable = affordable_output(&target.card, &terms, &demand, available.or_zero())?;
                     let affordable = affordable.unwrap_or(0);
-                    let enough =
-                        providers::minimum_output_tokens(upstream, &body).max(asked.map_or(1, |_| wanted));
+                    let at_least = match (asked, clamp) {
+                        (None, ClampPolicy::Strict) => 1,
+                        (Some(_), ClampPolicy::Strict) | (_, ClampPolicy::Refuse) => wanted,
+                    };
+                    let enough = providers::minimum_output_tokens(upstream, &body).max(at_least);
                     if affordable < enough {
                         let asked = bound(&target.card, &terms, &demand, enough)?;
                         return Err(unaffordable(available, asked, Some(affordable)));
@@ -107,8 +111,10 @@ fn quote_embedding(
     let demand = limits.demand;
     let credits = at_least_one(bound(&target.card, &terms, &demand, 0)?);
     match means {
-        Means::Available(available) if available < credits => Err(unaffordable(available, credits, None)),
-        Means::Available(_) | Means::Unknown => Ok(Quote {
+        Means::Available { credits: available, .. } if available < credits => {
+            Err(unaffordable(available, credits, None))
+        }
+        Means::Available { .. } | Means::Unknown => Ok(Quote {
             credits,
             input_credits: credits,
             input_tokens_max: demand.input_tokens_max,

@@ -1,5 +1,6 @@
 //! The pipeline against simulated providers, over real connections.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -9,17 +10,17 @@ use uuid::Uuid;
 
 use super::*;
 use crate::clock::Clock;
-use crate::config::{RouteConfig, TargetConfig};
 use crate::domain::account::budget::BudgetScope;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::limits::Limits;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Balance, GrantKind, LotTerms, Role};
+use crate::domain::event::{Attempt, Balance, Event, GrantKind, LotTerms, Role};
 use crate::domain::ids::{KeyId, LotId, OrgId};
-use crate::domain::pricing::default_cards;
+use crate::domain::pricing::{RateCard, default_cards};
 use crate::domain::system::SystemCommand;
 use crate::ledger::{Memory, Submission};
 use crate::operations::authenticate::{key_text, secret_sha256};
+use crate::operations::list_events::list_events;
 use crate::simulator::{SimulatorConfig, SimulatorHandle, Weather};
 use crate::store::{SqliteStore, SqliteViews};
 
@@ -31,6 +32,8 @@ struct World {
     secret: String,
     ledger: Ledger,
     http: reqwest::Client,
+    state: GatewayState,
+    config: Config,
     _folder: tempfile::TempDir,
 }
 
@@ -43,6 +46,10 @@ async fn listen(router: Router) -> SocketAddr {
 
 impl World {
     async fn new(credits: &str, weather: &str) -> World {
+        World::routed(credits, weather, json!([{"name": "alone", "chain": ["openai/gpt-4o-mini"]}])).await
+    }
+
+    async fn routed(credits: &str, weather: &str, routes: Value) -> World {
         let stormy = SimulatorHandle::new(SimulatorConfig {
             weather: Weather::parse(weather).expect("weather"),
             ..SimulatorConfig::default()
@@ -61,21 +68,17 @@ impl World {
             first_byte_timeout_seconds: 5,
             idle_timeout_seconds: 5,
         };
-        let target =
-            |provider: &str, model: &str| TargetConfig { provider: provider.into(), model: model.into() };
         let config = Config {
             providers: vec![
                 provider("openai", ProviderKind::Openai, stormy, "openai"),
                 provider("anthropic", ProviderKind::Anthropic, stormy, "anthropic"),
                 provider("spare", ProviderKind::Openai, calm, "openai"),
             ],
-            routes: vec![
-                RouteConfig { name: "alone".into(), chain: vec![target("openai", "gpt-4o-mini")] },
-                RouteConfig {
-                    name: "claude-by-chat".into(),
-                    chain: vec![target("anthropic", "claude-haiku-4-5")],
-                },
-            ],
+            routes: serde_json::from_value(routes).expect("routes"),
+            successors: BTreeMap::from([(
+                "openai/gpt-4-retired".into(),
+                "openai/gpt-4o-mini".to_owned().into(),
+            )]),
             ..Config::default()
         };
         let folder = tempfile::tempdir().expect("a folder");
@@ -83,7 +86,12 @@ impl World {
         let store = Arc::new(SqliteStore::open(&path).await.expect("opens"));
         let views = Arc::new(SqliteViews::open(&path).await.expect("opens"));
         let ledger = Ledger::open(store, views, Clock::system(), Memory::default()).await.expect("opens");
-        let cards = default_cards(Timestamp(0)).expect("cards");
+        let mut cards = default_cards(Timestamp(0)).expect("cards");
+        let card = |model: &str| cards.iter().find(|card| card.model == model).expect("a card").clone();
+        let soon = |seconds| Some(ledger.clock().now().plus_seconds(seconds));
+        let (retired, ending) = (card("gpt-4o-mini"), card("gpt-4o"));
+        cards.push(RateCard { model: "gpt-4-retired".into(), deprecated_at: soon(-1), ..retired });
+        cards.push(RateCard { effective_from: Timestamp(1), deprecated_at: soon(86_400), ..ending });
         ledger
             .submit_system(SystemCommand::PublishPrices { cards, mark_ups: vec![] }, None, None)
             .await
@@ -125,13 +133,23 @@ impl World {
             &config,
         )
         .expect("a gateway");
-        let url = format!("http://{}", listen(router(state).0).await);
-        World { url, secret, ledger, http: reqwest::Client::new(), _folder: folder }
+        let url = format!("http://{}", listen(router(state.clone()).0).await);
+        World { url, secret, ledger, http: reqwest::Client::new(), state, config, _folder: folder }
     }
 
     async fn post(&self, path: &str, body: Value) -> reqwest::Response {
         let call = self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.secret);
         call.json(&body).send().await.expect("answers")
+    }
+
+    /// The attempts of the last settle, and the route that it counts for.
+    async fn last_settle(&self) -> (Vec<Attempt>, Option<String>) {
+        let stored = list_events(&self.ledger, ACME, 0, 1_000).await.expect("reads");
+        let settle = stored.into_iter().rev().find_map(|stored| match stored.payload.event {
+            Event::ReservationSettled { attempts, purpose, .. } => Some((attempts, purpose.route)),
+            _ => None,
+        });
+        settle.expect("a settle")
     }
 
     async fn balance(&self) -> Balance {
@@ -356,4 +374,120 @@ async fn a_limit_refuses_in_the_callers_dialect_before_anything_is_held() {
     let body: Value = refused.json().await.expect("json");
     assert_eq!((&body["type"], &body["error"]["type"]), (&json!("error"), &json!("rate_limit_error")));
     assert_eq!(world.balance().await, before);
+}
+
+/// A chain over all three upstreams, with what the policy adds.
+fn chain(policy: Value) -> Value {
+    let mut route = json!({"name": "r", "chain": ["anthropic/claude-haiku-4-5", "openai/gpt-4o-mini"]});
+    for (field, value) in policy.as_object().expect("a policy") {
+        route[field] = value.clone();
+    }
+    json!([route])
+}
+
+#[tokio::test]
+async fn a_chain_is_walked_again_after_a_pause_and_the_spend_names_the_route() {
+    let routes = chain(json!({"retries": 1, "degrade": "spare/gpt-4o-mini"}));
+    let world = World::routed("5", "503=1", routes).await;
+
+    let response = world.post("/v1/chat/completions", chat("r")).await;
+
+    assert_eq!(response.status(), 200);
+    assert_eq!(header(&response, "x-tollgate-provider"), "spare");
+    assert_eq!(header(&response, "x-tollgate-route"), "r");
+    assert_eq!(header(&response, "x-tollgate-degraded"), "true");
+    assert_eq!(header(&response, "x-tollgate-fallback"), "anthropic: 503");
+    let (settled, route) = world.last_settle().await;
+    let tried: Vec<&str> = settled.iter().map(|attempt| attempt.provider.as_str()).collect();
+    assert_eq!(tried.len(), 5, "two rounds over two targets, then the last resort: {tried:?}");
+    assert_eq!((tried[0], tried[4], route.as_deref()), ("anthropic", "spare", Some("r")));
+    assert!(world.balance().await.held.is_zero());
+}
+
+#[tokio::test]
+async fn conditions_choose_by_labels_and_malformed_labels_are_refused() {
+    let routes = json!([{"name": "r", "chain": [
+        {"to": "spare/gpt-4o-mini", "when": {"labels": {"team": "search"}, "org": "acme", "tools": false}},
+        {"to": "openai/gpt-4o-mini", "when": {"input_tokens_max": 100}},
+    ]}]);
+    let world = World::routed("5", "", routes).await;
+    let call = |labels: &'static str| {
+        let call = world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
+        call.header("x-tollgate-labels", labels).json(&chat("r")).send()
+    };
+
+    let search = call("team=search, env=test").await.expect("answers");
+    let ads = call("team=ads").await.expect("answers");
+    let malformed = call("team").await.expect("answers");
+    let mut long = chat("r");
+    long["messages"][0]["content"] = "word ".repeat(200).into();
+    let long = world.post("/v1/chat/completions", long).await;
+
+    assert_eq!(header(&search, "x-tollgate-provider"), "openai", "the org has no slug of its own here");
+    assert_eq!(header(&ads, "x-tollgate-provider"), "openai");
+    assert_eq!(malformed.status().as_u16(), 400);
+    assert_eq!(long.status().as_u16(), 404, "no target's condition holds");
+}
+
+#[tokio::test]
+async fn a_route_that_refuses_clamps_names_what_is_affordable() {
+    let world =
+        World::routed("0.0002", "", chain(json!({"clamp": "refuse", "chain": ["openai/gpt-4o-mini"]}))).await;
+
+    let response = world.post("/v1/chat/completions", chat("r")).await;
+
+    assert_eq!(response.status(), 402);
+    let body: Value = response.json().await.expect("json");
+    assert!(body["error"]["message"].as_str().expect("words").contains("affordable"), "{body}");
+}
+
+#[tokio::test]
+async fn the_request_ends_when_the_caller_or_the_route_says_so() {
+    let routes = chain(json!({"retries": 5, "first_token_seconds": 1}));
+    let world = World::routed("5", "stall_before=1", routes).await;
+    let call = |timeout: &'static str| {
+        let call = world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
+        call.header("x-request-timeout", timeout).json(&chat("r")).send()
+    };
+
+    let ended = call("1").await.expect("answers");
+    let malformed = call("soon").await.expect("answers");
+
+    assert_eq!((ended.status().as_u16(), malformed.status().as_u16()), (503, 400));
+    let (attempts, _) = world.last_settle().await;
+    assert_eq!(attempts.len(), 1, "no time was left for another");
+    assert!(world.balance().await.held.is_zero());
+}
+
+#[tokio::test]
+async fn routes_change_between_requests_and_mistakes_leave_the_old_ones() {
+    let world = World::new("5", "").await;
+    let routed = |routes: Value| Config {
+        routes: serde_json::from_value(routes).expect("routes"),
+        ..world.config.clone()
+    };
+
+    let unknown = world.post("/v1/chat/completions", chat("r")).await;
+    world.state.reload_routes(&routed(chain(json!({})))).expect("sound");
+    let known = world.post("/v1/chat/completions", chat("r")).await;
+    let refused = world.state.reload_routes(&routed(json!([{"name": "r", "chain": ["groq/x"]}])));
+    let still = world.post("/v1/chat/completions", chat("r")).await;
+
+    assert_eq!(unknown.status().as_u16(), 404);
+    assert_eq!(header(&known, "x-tollgate-provider"), "anthropic");
+    assert!(refused.expect_err("a mistake").to_string().contains("groq"));
+    assert_eq!(still.status().as_u16(), 200);
+}
+
+#[tokio::test]
+async fn models_whose_days_are_counted_say_so_and_their_successors_answer_after() {
+    let world = World::routed("5", "", json!([])).await;
+
+    let ending = world.post("/v1/chat/completions", chat("gpt-4o")).await;
+    let retired = world.post("/v1/chat/completions", chat("gpt-4-retired")).await;
+
+    assert!(header(&ending, "x-tollgate-warning").contains("switches gpt-4o off on"), "{ending:?}");
+    assert_eq!(retired.status().as_u16(), 200);
+    assert_eq!(header(&retired, "x-tollgate-model"), "gpt-4o-mini");
+    assert!(header(&retired, "x-tollgate-warning").contains("answers in its place"), "{retired:?}");
 }

@@ -33,7 +33,7 @@ use crate::operations::show_reservation::{ReservationView, show_reservation};
 const TTL_SECONDS_DEFAULT: i64 = 600;
 /// More than any context window: what is above it is a mistake, not a request.
 const TOKENS_MAX: u64 = 1_000_000_000;
-const LABELS_MAX: usize = 16;
+const LABELS_MAX: usize = Purpose::LABELS_MAX;
 /// Longest end user, label, or name that a provider gives, in bytes.
 const TEXT_MAX: usize = 255;
 

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::domain::routing::Retry;
+
 /// What went wrong, in Tollgate's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureKind {
@@ -19,18 +21,6 @@ pub enum FailureKind {
     TooLarge,
     InvalidRequest,
     ServerError,
-}
-
-/// Where the call may be tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Retry {
-    /// Here after a pause, or at the next provider.
-    HereOrElsewhere,
-    /// At the next provider only.
-    Elsewhere,
-    /// Only at a fallback that the route names for this very case.
-    RouteFallbackOnly,
-    Never,
 }
 
 /// A failed upstream call.

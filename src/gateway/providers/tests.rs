@@ -1,7 +1,8 @@
 use serde_json::{Value, json};
 
-use super::classify::{FailureKind, Retry, classify, classify_answer, classify_event};
+use super::classify::{FailureKind, classify, classify_answer, classify_event};
 use super::*;
+use crate::domain::routing::Retry;
 use crate::domain::usage::recordings;
 
 fn exchanges(file: &str) -> Vec<Value> {

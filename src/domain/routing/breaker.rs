@@ -1,0 +1,233 @@
+//! What is known of one target (a model at a provider) from its recent calls.
+//!
+//! A breaker opens when most of the recent calls failed, rests for a cooldown that doubles while probes keep failing, and
+//! closes when one succeeds. It orders targets and forbids none: where all are open, the least bad one is tried.
+
+use crate::domain::time::Timestamp;
+
+/// Fewer calls than this say nothing.
+const CALLS_MIN: u32 = 5;
+/// Calls older than this are forgotten, in two steps of half.
+const WINDOW_SECONDS: i64 = 60;
+const COOLDOWN_SECONDS_MIN: i64 = 5;
+const COOLDOWN_SECONDS_MAX: i64 = 30;
+/// The longest rest that a provider may ask for: what it meant for longer, a probe finds out.
+const REST_SECONDS_MAX: i64 = 300;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Breaker {
+    recent: Counts,
+    earlier: Counts,
+    window_began_at: Timestamp,
+    /// Open since the last failure, until this moment; then one call probes.
+    open: Option<Open>,
+    /// The provider asked for a pause.
+    rests_until: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    calls: u32,
+    failures: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Open {
+    until: Timestamp,
+    cooldown_seconds: i64,
+    is_probing: bool,
+}
+
+/// How a target stands, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// It may be called; after a cooldown, one call at a time finds out whether it has recovered.
+    Ready,
+    /// Better not before that moment.
+    Resting { until: Timestamp },
+}
+
+impl Breaker {
+    pub fn standing(&self, now: Timestamp) -> Standing {
+        let until = self.open.map_or(self.rests_until, |open| open.until.max(self.rests_until));
+        if now >= until { Standing::Ready } else { Standing::Resting { until } }
+    }
+
+    /// A call is sent. Where it probes, the others stay away for as long as it may take to fail.
+    pub fn starts(&mut self, now: Timestamp) {
+        if let Some(open) = self.open.as_mut().filter(|open| now >= open.until) {
+            open.until = now.plus_seconds(open.cooldown_seconds);
+            open.is_probing = true;
+        }
+    }
+
+    /// The target answered as it should, or refused what was the caller's own fault.
+    pub fn succeeded(&mut self, now: Timestamp) {
+        self.count(now, 0);
+        if self.open.take().is_some() {
+            (self.recent, self.earlier) = (Counts::default(), Counts::default());
+        }
+    }
+
+    /// The target failed. True where that opens the breaker.
+    pub fn failed(&mut self, now: Timestamp) -> bool {
+        self.count(now, 1);
+        if let Some(open) = &mut self.open {
+            // Calls that were under way when it opened say nothing new.
+            if open.is_probing {
+                let cooldown_seconds = (2 * open.cooldown_seconds).min(COOLDOWN_SECONDS_MAX);
+                *open =
+                    Open { until: now.plus_seconds(cooldown_seconds), cooldown_seconds, is_probing: false };
+            }
+            return false;
+        }
+        let calls = self.recent.calls.saturating_add(self.earlier.calls);
+        let failures = self.recent.failures.saturating_add(self.earlier.failures);
+        let opens = calls >= CALLS_MIN && failures.saturating_mul(2) > calls;
+        if opens {
+            let cooldown_seconds = COOLDOWN_SECONDS_MIN;
+            let until = now.plus_seconds(cooldown_seconds);
+            self.open = Some(Open { until, cooldown_seconds, is_probing: false });
+        }
+        opens
+    }
+
+    /// The provider asked to be left alone: no sign of ill health, but the next call would fail.
+    pub fn rests(&mut self, now: Timestamp, seconds: i64) {
+        self.rests_until = self.rests_until.max(now.plus_seconds(seconds.clamp(0, REST_SECONDS_MAX)));
+    }
+
+    /// Whether it holds nothing worth keeping.
+    pub fn is_forgotten(&self, now: Timestamp) -> bool {
+        self.open.is_none()
+            && now >= self.rests_until
+            && now >= self.window_began_at.plus_seconds(WINDOW_SECONDS)
+    }
+
+    fn count(&mut self, now: Timestamp, failures: u32) {
+        let half = WINDOW_SECONDS / 2;
+        if now >= self.window_began_at.plus_seconds(half) {
+            let is_next = now < self.window_began_at.plus_seconds(WINDOW_SECONDS);
+            self.earlier = if is_next { self.recent } else { Counts::default() };
+            self.recent = Counts::default();
+            self.window_began_at = now;
+        }
+        self.recent.calls = self.recent.calls.saturating_add(1);
+        self.recent.failures = self.recent.failures.saturating_add(failures);
+    }
+}
+
+/// The places of the targets in the order in which they are tried: those that are ready as they came, then those that
+/// rest, the soonest back first.
+pub fn by_standing(standings: &[Standing]) -> Vec<usize> {
+    let mut places: Vec<usize> = (0..standings.len()).collect();
+    places.sort_by_key(|place| standings[*place]);
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Copy)]
+    enum Call {
+        Good,
+        Bad,
+        /// Sent, and not heard of yet.
+        Sent,
+        Asks(i64),
+    }
+    use Call::{Asks, Bad, Good, Sent};
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp(0).plus_seconds(1_000 + seconds)
+    }
+
+    /// Plays calls at their seconds; says for how many seconds the target rests at `now`.
+    fn rest(calls: &[(i64, Call)], now: i64) -> Option<i64> {
+        let mut breaker = Breaker::default();
+        for (seconds, call) in calls {
+            match call {
+                Good => breaker.succeeded(at(*seconds)),
+                Bad => drop(breaker.failed(at(*seconds))),
+                Sent => breaker.starts(at(*seconds)),
+                Asks(rest) => breaker.rests(at(*seconds), *rest),
+            }
+        }
+        match breaker.standing(at(now)) {
+            Standing::Ready => None,
+            Standing::Resting { until } => Some((until.0 - at(now).0) / Timestamp::MICROS_PER_SECOND),
+        }
+    }
+
+    #[test]
+    fn it_opens_by_most_of_enough_recent_calls_and_recovers_by_a_probe() {
+        let all_bad = [(0, Bad); 5];
+        let with = |more: &[(i64, Call)]| [&all_bad[..], more].concat();
+        for (claim, calls, now, expected) in [
+            ("four failures say nothing", vec![(0, Bad); 4], 0, None),
+            ("five open it", all_bad.to_vec(), 0, Some(5)),
+            (
+                "half is not most",
+                vec![(0, Good), (0, Bad), (0, Good), (0, Bad), (0, Good), (0, Bad)],
+                0,
+                None,
+            ),
+            ("most is", vec![(0, Good), (0, Bad), (0, Good), (0, Bad), (0, Bad)], 0, Some(5)),
+            (
+                "it counts across half a window",
+                vec![(0, Bad), (10, Bad), (31, Bad), (40, Bad), (41, Bad)],
+                41,
+                Some(5),
+            ),
+            ("old failures are forgotten", vec![(0, Bad), (0, Bad), (0, Bad), (0, Bad), (61, Bad)], 61, None),
+            ("it is ready after its cooldown", all_bad.to_vec(), 5, None),
+            ("one probes, the others stay away", with(&[(5, Sent)]), 6, Some(4)),
+            ("a probe that is never heard of bars it for a cooldown only", with(&[(5, Sent)]), 10, None),
+            ("a failed probe doubles the cooldown", with(&[(5, Sent), (6, Bad)]), 6, Some(10)),
+            (
+                "never beyond its maximum",
+                with(&[
+                    (5, Sent),
+                    (5, Bad),
+                    (15, Sent),
+                    (15, Bad),
+                    (35, Sent),
+                    (35, Bad),
+                    (65, Sent),
+                    (65, Bad),
+                ]),
+                65,
+                Some(30),
+            ),
+            ("failures of calls under way change nothing", with(&[(1, Bad), (2, Bad)]), 2, Some(3)),
+            ("a good probe closes it", with(&[(5, Sent), (6, Good)]), 6, None),
+            ("and wipes the slate", with(&[(5, Sent), (6, Good), (6, Bad)]), 6, None),
+            ("a pause that was asked for is kept", vec![(0, Asks(20))], 5, Some(15)),
+            ("the longer pause counts", with(&[(0, Asks(20))]), 5, Some(15)),
+            ("an absurd one is cut", vec![(0, Asks(i64::MAX))], 0, Some(300)),
+            ("answers of calls under way do not end it", vec![(0, Asks(20)), (1, Good)], 2, Some(18)),
+        ] {
+            assert_eq!(rest(&calls, now), expected, "{claim}");
+        }
+    }
+
+    #[test]
+    fn targets_that_rest_come_last_and_the_soonest_back_first() {
+        let resting = |seconds| Standing::Resting { until: at(seconds) };
+
+        let order = by_standing(&[resting(9), Standing::Ready, resting(3), Standing::Ready]);
+
+        assert_eq!(order, [1, 3, 2, 0]);
+    }
+
+    #[test]
+    fn what_says_nothing_any_more_is_forgotten() {
+        let mut breaker = Breaker::default();
+        breaker.succeeded(at(0));
+
+        assert!(!breaker.is_forgotten(at(59)) && breaker.is_forgotten(at(60)));
+        breaker.rests(at(0), 90);
+        assert!(!breaker.is_forgotten(at(60)) && breaker.is_forgotten(at(90)));
+    }
+}

@@ -1,0 +1,213 @@
+//! What follows a failed attempt: the next target of the chain, another round over those that may recover, or the end.
+//!
+//! The chain is tried in its order without pauses. Once every target has failed, those that may recover are tried again
+//! after a pause with full jitter, no earlier than the first of them asked for, as often as the policy says, and never
+//! past the request's deadline.
+
+use crate::domain::routing::Retry;
+use crate::domain::time::Timestamp;
+
+/// The first round's pause is drawn up to this; later ones up to twice as much each.
+const PAUSE_MICROS: i64 = 200_000;
+const PAUSE_MICROS_MAX: i64 = 8 * Timestamp::MICROS_PER_SECOND;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Itinerary {
+    stops: Vec<Stop>,
+    at: usize,
+    /// Rounds over the chain that are left after this one.
+    rounds_left: u32,
+    rounds_done: u32,
+    deadline: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stop {
+    is_out: bool,
+    not_before: Timestamp,
+}
+
+/// An attempt that brought nothing for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setback {
+    pub retry: Retry,
+    /// What the provider asked for.
+    pub retry_after_seconds: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The target at that place, after a pause.
+    Try {
+        place: usize,
+        pause_micros: i64,
+    },
+    /// What the route names for this very failure, if it does.
+    RouteFallback,
+    GiveUp,
+}
+
+impl Itinerary {
+    /// Over a chain of that many targets, the first of which is being tried.
+    pub fn new(targets: usize, retries: u32, deadline: Timestamp) -> Itinerary {
+        let stop = Stop { is_out: false, not_before: Timestamp(i64::MIN) };
+        Itinerary { stops: vec![stop; targets], at: 0, rounds_left: retries, rounds_done: 0, deadline }
+    }
+
+    /// Time that is left for the request, pauses included.
+    pub fn micros_left(&self, now: Timestamp) -> i64 {
+        self.deadline.0.saturating_sub(now.0).max(0)
+    }
+
+    /// Decides what follows the failure of the target that was tried. `chance` is any random number.
+    pub fn after(&mut self, setback: Setback, now: Timestamp, chance: u64) -> Next {
+        match setback.retry {
+            Retry::Never => return Next::GiveUp,
+            Retry::RouteFallbackOnly => return Next::RouteFallback,
+            Retry::Elsewhere => self.leave(),
+            Retry::HereOrElsewhere => {
+                if let (Some(stop), Some(seconds)) =
+                    (self.stops.get_mut(self.at), setback.retry_after_seconds)
+                {
+                    stop.not_before = now.plus_seconds(seconds);
+                }
+            }
+        }
+        if now >= self.deadline {
+            return Next::GiveUp;
+        }
+        let later = self.stops.iter().enumerate().skip(self.at + 1);
+        if let Some((place, _)) = later.into_iter().find(|(_, stop)| !stop.is_out && stop.not_before <= now) {
+            self.at = place;
+            return Next::Try { place, pause_micros: 0 };
+        }
+        self.next_round(now, chance)
+    }
+
+    /// The target that was tried can't serve this request at all.
+    fn leave(&mut self) {
+        if let Some(stop) = self.stops.get_mut(self.at) {
+            stop.is_out = true;
+        }
+    }
+
+    fn next_round(&mut self, now: Timestamp, chance: u64) -> Next {
+        if self.rounds_left == 0 {
+            return Next::GiveUp;
+        }
+        let drawn = Timestamp(now.0.saturating_add(jitter_micros(self.rounds_done, chance)));
+        // A target that asked for more than the time left is passed over.
+        let open = self.stops.iter().enumerate().filter(|(_, stop)| !stop.is_out);
+        let soonest = open.min_by_key(|(_, stop)| stop.not_before.max(drawn));
+        let Some((place, start)) = soonest.map(|(place, stop)| (place, stop.not_before.max(drawn))) else {
+            return Next::GiveUp;
+        };
+        if start >= self.deadline {
+            return Next::GiveUp;
+        }
+        self.rounds_left -= 1;
+        self.rounds_done += 1;
+        self.at = place;
+        Next::Try { place, pause_micros: start.0.saturating_sub(now.0) }
+    }
+}
+
+/// Full jitter: anything from nothing to a ceiling that doubles each round.
+fn jitter_micros(rounds_done: u32, chance: u64) -> i64 {
+    let ceiling = PAUSE_MICROS.saturating_mul(1 << rounds_done.min(10)).min(PAUSE_MICROS_MAX);
+    i64::try_from(chance % ceiling.unsigned_abs()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Retry::{Elsewhere, HereOrElsewhere, Never, RouteFallbackOnly};
+
+    const GO: fn(usize, i64) -> Next = |place, pause_micros| Next::Try { place, pause_micros };
+    const SECOND: i64 = Timestamp::MICROS_PER_SECOND;
+
+    /// Plays setbacks at once, one after the other; the draw is always 50 ms.
+    fn play(
+        targets: usize,
+        retries: u32,
+        deadline_seconds: i64,
+        setbacks: &[(Retry, Option<i64>)],
+    ) -> Vec<Next> {
+        let mut itinerary = Itinerary::new(targets, retries, Timestamp(0).plus_seconds(deadline_seconds));
+        let step = |(retry, retry_after_seconds): &(Retry, Option<i64>)| {
+            let setback = Setback { retry: *retry, retry_after_seconds: *retry_after_seconds };
+            itinerary.after(setback, Timestamp(0), 50_000)
+        };
+        setbacks.iter().map(step).collect()
+    }
+
+    #[test]
+    fn a_failure_is_followed_by_what_the_policy_says() {
+        let again = (HereOrElsewhere, None);
+        for (claim, (targets, retries, deadline), setbacks, expected) in [
+            ("the caller's own fault ends it", (2, 1, 9), vec![(Never, None)], vec![Next::GiveUp]),
+            (
+                "a route may name a fallback",
+                (2, 1, 9),
+                vec![(RouteFallbackOnly, None)],
+                vec![Next::RouteFallback],
+            ),
+            ("the next target goes at once", (2, 0, 9), vec![again], vec![GO(1, 0)]),
+            ("the chain ends", (2, 0, 9), vec![again; 2], vec![GO(1, 0), Next::GiveUp]),
+            (
+                "a lone target is tried again after a pause",
+                (1, 1, 9),
+                vec![again; 2],
+                vec![GO(0, 50_000), Next::GiveUp],
+            ),
+            (
+                "a second round begins at the first",
+                (2, 1, 9),
+                vec![again; 4],
+                vec![GO(1, 0), GO(0, 50_000), GO(1, 0), Next::GiveUp],
+            ),
+            (
+                "a refused account is not tried again",
+                (2, 1, 9),
+                vec![(Elsewhere, None), again, again],
+                vec![GO(1, 0), GO(1, 50_000), Next::GiveUp],
+            ),
+            ("nor where it is alone", (1, 1, 9), vec![(Elsewhere, None)], vec![Next::GiveUp]),
+            (
+                "what a provider asks for is kept",
+                (1, 1, 9),
+                vec![(HereOrElsewhere, Some(2))],
+                vec![GO(0, 2 * SECOND)],
+            ),
+            (
+                "or given up, where time ends before",
+                (1, 1, 9),
+                vec![(HereOrElsewhere, Some(9))],
+                vec![Next::GiveUp],
+            ),
+            (
+                "one that asks for long is passed over",
+                (2, 1, 9),
+                vec![(HereOrElsewhere, Some(60)), again],
+                vec![GO(1, 0), GO(1, 50_000)],
+            ),
+            (
+                "one that still asks for a pause is not called early in a later round",
+                (2, 1, 9),
+                vec![(HereOrElsewhere, Some(5)), (HereOrElsewhere, Some(1)), again],
+                vec![GO(1, 0), GO(1, SECOND), Next::GiveUp],
+            ),
+            ("past the deadline nothing is tried", (2, 1, 0), vec![again], vec![Next::GiveUp]),
+        ] {
+            assert_eq!(play(targets, retries, deadline, &setbacks), expected, "{claim}");
+        }
+    }
+
+    #[test]
+    fn pauses_are_drawn_below_a_ceiling_that_doubles_up_to_a_limit() {
+        for (rounds_done, ceiling) in [(0, PAUSE_MICROS), (1, 2 * PAUSE_MICROS), (40, PAUSE_MICROS_MAX)] {
+            assert_eq!(jitter_micros(rounds_done, ceiling.unsigned_abs() - 1), ceiling - 1);
+            assert_eq!(jitter_micros(rounds_done, ceiling.unsigned_abs()), 0);
+        }
+    }
+}

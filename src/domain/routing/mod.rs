@@ -1,0 +1,25 @@
+//! Where a request goes: which targets may serve it, which of them is healthy, and what follows a failure.
+//!
+//! Pure: time, chance and what happened are arguments. Nothing here knows a price or sends anything.
+
+mod breaker;
+mod itinerary;
+mod route;
+mod routes;
+
+pub use breaker::{Breaker, Standing, by_standing};
+pub use itinerary::{Itinerary, Next, Setback};
+pub use route::{Asked, ClampPolicy, Policy, Prefer, Route, Step, To, When};
+pub use routes::{Mistake, Routes, Target};
+
+/// Where a failed call may be tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Retry {
+    /// Here after a pause, or at the next target.
+    HereOrElsewhere,
+    /// At the next target only.
+    Elsewhere,
+    /// Only at a fallback that the route names for this very case.
+    RouteFallbackOnly,
+    Never,
+}

@@ -1,0 +1,230 @@
+//! One route as an operator writes it: a name that callers use as a model, the targets behind it in the order in which
+//! they are tried, under which conditions, and with how much patience.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+
+/// Fields that nobody knows: kept, so that all of them can be told at once.
+pub(super) type Unknown = BTreeMap<String, IgnoredAny>;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    #[serde(default)]
+    pub name: String,
+    #[serde(default)]
+    pub chain: Vec<Step>,
+    #[serde(flatten)]
+    pub policy: Policy,
+    #[serde(flatten, skip_serializing)]
+    pub(super) unknown: Unknown,
+}
+
+/// How patiently and how widely a request of this route is tried.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Policy {
+    /// Until the first part of an answer; absent: the provider's own setting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_token_seconds: Option<u64>,
+    /// Between two parts of an answer that has begun; absent: the provider's own setting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub between_tokens_seconds: Option<u64>,
+    /// For the whole request, pauses and the answer's end included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_seconds: Option<u64>,
+    /// Rounds over the chain after the first.
+    pub retries: u32,
+    pub clamp: ClampPolicy,
+    pub prefer: Prefer,
+    /// A second target is asked as well when the first has said nothing for so long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hedge_after_ms: Option<u64>,
+    /// Where a request goes whose input is too long for the chain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_context_length: Option<To>,
+    /// Where a request goes that the chain's content policy refuses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_content_policy: Option<To>,
+    /// What answers when the whole chain has failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub degrade: Option<To>,
+}
+
+/// One entry of a chain: `"provider/model"`, the name of another route, or a table with either as `to`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Written")]
+pub struct Step {
+    pub to: To,
+    /// Neighbours with weights share the requests by them, and stand in for each other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    #[serde(skip_serializing_if = "When::is_always")]
+    pub when: When,
+    #[serde(skip)]
+    pub(super) unknown: Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum To {
+    Model { provider: String, model: String },
+    Route(String),
+}
+
+/// What must be so for a step to count. All that is given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct When {
+    /// An org's slug or id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub org: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tools: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub images: Option<bool>,
+    /// Of the input as estimated before it is sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_tokens_min: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_tokens_max: Option<u64>,
+    #[serde(flatten, skip_serializing)]
+    pub(super) unknown: Unknown,
+}
+
+/// What a caller gets who named no output limit and can't pay the model's maximum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClampPolicy {
+    /// The largest output that is affordable, told in a header.
+    #[default]
+    Strict,
+    /// A refusal that names the largest affordable output.
+    Refuse,
+}
+
+/// Which of the targets that may serve goes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Prefer {
+    #[default]
+    AsWritten,
+    /// The one that was fastest of late, failures counted as slow.
+    Fastest,
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy {
+            first_token_seconds: None,
+            between_tokens_seconds: None,
+            total_seconds: None,
+            retries: 1,
+            clamp: ClampPolicy::Strict,
+            prefer: Prefer::AsWritten,
+            hedge_after_ms: None,
+            on_context_length: None,
+            on_content_policy: None,
+            degrade: None,
+        }
+    }
+}
+
+/// A request, as far as conditions look at it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The names by which conditions may mean its org: its id, and its slug.
+    pub org: Vec<String>,
+    pub project: Option<String>,
+    pub key: String,
+    pub labels: BTreeMap<String, String>,
+    pub has_tools: bool,
+    pub has_images: bool,
+    pub input_tokens: u64,
+}
+
+impl When {
+    pub fn is_always(&self) -> bool {
+        *self == When::default()
+    }
+
+    pub fn holds(&self, asked: &Asked) -> bool {
+        fn is<T: PartialEq>(wanted: Option<&T>, given: &T) -> bool {
+            wanted.is_none_or(|wanted| wanted == given)
+        }
+        self.org.as_ref().is_none_or(|org| asked.org.contains(org))
+            && (self.project.is_none() || self.project == asked.project)
+            && is(self.key.as_ref(), &asked.key)
+            && self.labels.iter().all(|(name, value)| asked.labels.get(name) == Some(value))
+            && is(self.tools.as_ref(), &asked.has_tools)
+            && is(self.images.as_ref(), &asked.has_images)
+            && self.input_tokens_min.is_none_or(|least| asked.input_tokens >= least)
+            && self.input_tokens_max.is_none_or(|most| asked.input_tokens <= most)
+    }
+}
+
+impl From<To> for Step {
+    fn from(to: To) -> Step {
+        Step { to, weight: None, when: When::default(), unknown: Unknown::new() }
+    }
+}
+
+impl From<String> for To {
+    /// A provider's name has no slash; a model's may.
+    fn from(text: String) -> To {
+        match text.split_once('/') {
+            Some((provider, model)) => To::Model { provider: provider.to_owned(), model: model.to_owned() },
+            None => To::Route(text),
+        }
+    }
+}
+
+impl From<To> for String {
+    fn from(to: To) -> String {
+        to.to_string()
+    }
+}
+
+impl fmt::Display for To {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            To::Model { provider, model } => write!(out, "{provider}/{model}"),
+            To::Route(name) => out.write_str(name),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "a target must be \"provider/model\", a route's name, or { to = \"…\", weight = 1, when = { … } }"
+)]
+enum Written {
+    Short(To),
+    Long {
+        to: To,
+        #[serde(default)]
+        weight: Option<u32>,
+        #[serde(default)]
+        when: When,
+        #[serde(flatten)]
+        unknown: Unknown,
+    },
+}
+
+impl From<Written> for Step {
+    fn from(written: Written) -> Step {
+        match written {
+            Written::Short(to) => to.into(),
+            Written::Long { to, weight, when, unknown } => Step { to, weight, when, unknown },
+        }
+    }
+}

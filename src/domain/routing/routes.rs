@@ -1,0 +1,455 @@
+//! All routes of a node, checked as a whole: no name twice, no loop, no target that can't be reached.
+//!
+//! A chain may name other routes; they are expanded in place, under the policy of the route that was asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::route::{Asked, Policy, Route, Step, To, Unknown};
+
+/// More rounds than this only keep a caller waiting.
+const RETRIES_MAX: u32 = 10;
+
+/// The routing table: taken once per request, so that a new one never changes a request under way.
+#[derive(Clone, Debug, Default)]
+pub struct Routes {
+    by_name: BTreeMap<String, Route>,
+    successors: BTreeMap<String, To>,
+}
+
+/// What is wrong with the routes, and where: the keys and places that lead there from the file's top.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    pub path: Vec<String>,
+    pub why: String,
+}
+
+/// A model at a provider.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    pub provider: String,
+    pub model: String,
+}
+
+impl Routes {
+    /// `successors` map models that are no more (`provider/model`) to what answers in their place.
+    ///
+    /// # Errors
+    /// Every mistake there is.
+    pub fn new(
+        routes: Vec<Route>,
+        successors: BTreeMap<String, To>,
+        providers: &[&str],
+    ) -> Result<Routes, Vec<Mistake>> {
+        let mut check = Check { routes: &routes, providers, mistakes: Vec::new() };
+        for (place, route) in routes.iter().enumerate() {
+            check.route(place, route);
+        }
+        for (model, successor) in &successors {
+            check.successor(model, successor, &successors);
+        }
+        if check.mistakes.is_empty() {
+            let by_name = routes.into_iter().map(|route| (route.name.clone(), route)).collect();
+            Ok(Routes { by_name, successors })
+        } else {
+            Err(check.mistakes)
+        }
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Route> {
+        self.by_name.get(name)
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Route> {
+        self.by_name.values()
+    }
+
+    /// Every model that a chain or fallback names, with its route.
+    pub fn models(&self) -> impl Iterator<Item = (&str, Target)> {
+        self.all().flat_map(|route| {
+            let Policy { on_context_length, on_content_policy, degrade, .. } = &route.policy;
+            let detours = [on_context_length, on_content_policy, degrade].into_iter().flatten();
+            let all = route.chain.iter().map(|step| &step.to).chain(detours);
+            all.filter_map(|to| match to {
+                To::Model { provider, model } => {
+                    let target = Target { provider: provider.clone(), model: model.clone() };
+                    Some((route.name.as_str(), target))
+                }
+                To::Route(_) => None,
+            })
+        })
+    }
+
+    /// The orgs that conditions name, by slug or id.
+    pub fn orgs(&self) -> impl Iterator<Item = &str> {
+        self.all().flat_map(|route| &route.chain).filter_map(|step| step.when.org.as_deref())
+    }
+
+    /// What answers in the place of a model that is no more.
+    pub fn successor(&self, provider: &str, model: &str) -> Option<Target> {
+        let mut found = None;
+        let mut name = format!("{provider}/{model}");
+        while let Some(To::Model { provider, model }) = self.successors.get(&name) {
+            found = Some(Target { provider: provider.clone(), model: model.clone() });
+            name = format!("{provider}/{model}");
+        }
+        found
+    }
+
+    /// The targets that may serve, in the order in which they are tried, none twice. `chance` is any random number.
+    pub fn targets(&self, to: &To, asked: &Asked, chance: u64) -> Vec<Target> {
+        let mut expansion =
+            Expansion { routes: self, asked, chance, seen: BTreeSet::new(), targets: Vec::new() };
+        expansion.add(to);
+        expansion.targets
+    }
+}
+
+struct Expansion<'a> {
+    routes: &'a Routes,
+    asked: &'a Asked,
+    chance: u64,
+    /// A second mention adds nothing, and is not looked at.
+    seen: BTreeSet<&'a To>,
+    targets: Vec<Target>,
+}
+
+impl<'a> Expansion<'a> {
+    fn add<'b: 'a>(&mut self, to: &'b To) {
+        if !self.seen.insert(to) {
+            return;
+        }
+        match to {
+            To::Model { provider, model } => {
+                self.targets.push(Target { provider: provider.clone(), model: model.clone() });
+            }
+            To::Route(name) => {
+                let chain = self.routes.get(name).map_or(&[][..], |route| &route.chain);
+                for step in self.in_order(chain) {
+                    self.add(&step.to);
+                }
+            }
+        }
+    }
+
+    /// The steps whose conditions hold; neighbours with weights as the draw puts them.
+    fn in_order(&mut self, chain: &'a [Step]) -> Vec<&'a Step> {
+        let steps: Vec<&Step> = chain.iter().filter(|step| step.when.holds(self.asked)).collect();
+        let groups = steps.chunk_by(|one, next| one.weight.is_some() && next.weight.is_some());
+        groups.flat_map(|group| draw(group, &mut self.chance)).collect()
+    }
+}
+
+/// One after the other, each with the chance that its weight has among those that are left.
+fn draw<'a>(group: &[&'a Step], chance: &mut u64) -> Vec<&'a Step> {
+    let mut left = group.to_vec();
+    let mut drawn = Vec::with_capacity(left.len());
+    while !left.is_empty() {
+        let sum: u64 = left.iter().map(|step| u64::from(step.weight.unwrap_or(1))).sum();
+        let mut ticket = *chance % sum.max(1);
+        let place = left.iter().position(|step| {
+            let weight = u64::from(step.weight.unwrap_or(1));
+            let is_it = ticket < weight;
+            ticket = ticket.saturating_sub(weight);
+            is_it
+        });
+        drawn.push(left.remove(place.unwrap_or(0)));
+        *chance = mixed(*chance);
+    }
+    drawn
+}
+
+/// Another number that follows from this one (splitmix64).
+fn mixed(number: u64) -> u64 {
+    let mut mixed = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
+}
+
+struct Check<'a> {
+    routes: &'a [Route],
+    providers: &'a [&'a str],
+    mistakes: Vec<Mistake>,
+}
+
+impl Check<'_> {
+    fn route(&mut self, place: usize, route: &Route) {
+        let at = |more: &[&str]| path(&["routes", &place.to_string()], more);
+        self.unknown(at(&[]), &route.unknown);
+        if route.name.is_empty() {
+            self.add(at(&[]), "it has no name".into());
+        } else if self.routes[..place].iter().any(|earlier| earlier.name == route.name) {
+            self.add(at(&["name"]), format!("two routes are called {:?}", route.name));
+        }
+        if route.chain.is_empty() {
+            self.add(at(&[]), format!("{}: its chain is empty", route.name));
+        }
+        for (nth, step) in route.chain.iter().enumerate() {
+            self.step(at(&["chain", &nth.to_string()]), route, step);
+        }
+        self.policy(at(&[]), &route.policy);
+    }
+
+    fn step(&mut self, at: Vec<String>, route: &Route, step: &Step) {
+        self.unknown(at.clone(), &step.unknown);
+        self.unknown(path_to(&at, "when"), &step.when.unknown);
+        if step.weight == Some(0) {
+            self.add(at.clone(), "a weight is 1 or more; leave out a target that gets nothing".into());
+        }
+        let (least, most) = (step.when.input_tokens_min, step.when.input_tokens_max);
+        if least.zip(most).is_some_and(|(least, most)| least > most) {
+            self.add(at.clone(), "input_tokens_min lies above input_tokens_max: nothing is both".into());
+        }
+        if self.leads_back(&step.to, &route.name, &mut BTreeSet::new()) {
+            let why = format!("a loop: {:?} leads back to {:?}", step.to.to_string(), route.name);
+            self.add(at, why);
+        } else {
+            self.to(at, &step.to);
+        }
+    }
+
+    fn policy(&mut self, at: Vec<String>, policy: &Policy) {
+        for (field, value) in [
+            ("first_token_seconds", policy.first_token_seconds),
+            ("between_tokens_seconds", policy.between_tokens_seconds),
+            ("total_seconds", policy.total_seconds),
+            ("hedge_after_ms", policy.hedge_after_ms),
+        ] {
+            if value == Some(0) {
+                self.add(path_to(&at, field), format!("{field} is 1 or more; leave it out for none"));
+            }
+        }
+        if policy.retries > RETRIES_MAX {
+            self.add(path_to(&at, "retries"), format!("retries is {RETRIES_MAX} at most"));
+        }
+        for (field, to) in [
+            ("on_context_length", &policy.on_context_length),
+            ("on_content_policy", &policy.on_content_policy),
+            ("degrade", &policy.degrade),
+        ] {
+            if let Some(to) = to {
+                self.to(path_to(&at, field), to);
+            }
+        }
+    }
+
+    fn to(&mut self, at: Vec<String>, to: &To) {
+        match to {
+            To::Model { provider, .. } if !self.providers.contains(&provider.as_str()) => {
+                self.add(at, format!("{to}: there is no provider {provider:?}"));
+            }
+            To::Model { model, .. } if model.is_empty() => self.add(at, format!("{to}: which model?")),
+            To::Route(name) if !self.routes.iter().any(|route| route.name == *name) => {
+                let why = format!("there is no route {name:?}; a model is written as \"provider/model\"");
+                self.add(at, why);
+            }
+            To::Model { .. } | To::Route(_) => {}
+        }
+    }
+
+    fn successor(&mut self, model: &str, successor: &To, all: &BTreeMap<String, To>) {
+        let at = path(&["successors", model], &[]);
+        match successor {
+            To::Route(name) => {
+                self.add(at, format!("{name:?}: a successor is written as \"provider/model\""));
+            }
+            To::Model { .. } => {
+                let steps = std::iter::successors(Some(successor), |to| all.get(&to.to_string()));
+                if steps.take(all.len() + 1).count() > all.len() {
+                    self.add(at, format!("a loop: {model:?} has no last successor"));
+                } else {
+                    self.to(at, successor);
+                }
+            }
+        }
+    }
+
+    fn leads_back<'b>(&'b self, to: &'b To, start: &str, seen: &mut BTreeSet<&'b str>) -> bool {
+        let To::Route(name) = to else { return false };
+        if name == start {
+            return true;
+        }
+        let next = self.routes.iter().find(|route| route.name == *name);
+        seen.insert(name)
+            && next.is_some_and(|route| route.chain.iter().any(|step| self.leads_back(&step.to, start, seen)))
+    }
+
+    fn unknown(&mut self, at: Vec<String>, unknown: &Unknown) {
+        for field in unknown.keys() {
+            self.add(path_to(&at, field), format!("nothing is called {field:?} here"));
+        }
+    }
+
+    fn add(&mut self, path: Vec<String>, why: String) {
+        self.mistakes.push(Mistake { path, why });
+    }
+}
+
+fn path(base: &[&str], more: &[&str]) -> Vec<String> {
+    base.iter().chain(more).map(|part| (*part).to_owned()).collect()
+}
+
+fn path_to(base: &[String], field: &str) -> Vec<String> {
+    base.iter().cloned().chain([field.to_owned()]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const PROVIDERS: [&str; 3] = ["anthropic", "openai", "gemini"];
+
+    fn read(routes: Value, successors: Value) -> Result<Routes, Vec<Mistake>> {
+        let routes: Vec<Route> = serde_json::from_value(routes).expect("routes");
+        Routes::new(routes, serde_json::from_value(successors).expect("successors"), &PROVIDERS)
+    }
+
+    fn order(routes: &Value, asked: &Asked, chance: u64) -> Vec<String> {
+        let routes = read(routes.clone(), json!({})).expect("sound");
+        let targets = routes.targets(&To::Route("r".into()), asked, chance);
+        targets.into_iter().map(|target| format!("{}/{}", target.provider, target.model)).collect()
+    }
+
+    #[test]
+    fn a_chain_is_tried_as_it_is_written_and_other_routes_stand_in_place() {
+        let routes = json!([
+            {"name": "r", "chain": ["anthropic/c", "cheap", "gemini/g", "openai/mini"]},
+            {"name": "cheap", "chain": ["openai/mini", "openai/org/nano"]},
+        ]);
+
+        assert_eq!(
+            order(&routes, &Asked::default(), 0),
+            ["anthropic/c", "openai/mini", "openai/org/nano", "gemini/g"]
+        );
+    }
+
+    #[test]
+    fn conditions_say_which_steps_count() {
+        let asked = Asked {
+            org: vec!["org_1".into(), "acme".into()],
+            project: Some("p".into()),
+            key: "k".into(),
+            labels: BTreeMap::from([("team".into(), "search".into())]),
+            has_tools: true,
+            has_images: false,
+            input_tokens: 1_000,
+        };
+        for (when, holds) in [
+            (json!({}), true),
+            (json!({"org": "acme"}), true),
+            (json!({"org": "org_1"}), true),
+            (json!({"org": "globex"}), false),
+            (json!({"project": "p"}), true),
+            (json!({"project": "q"}), false),
+            (json!({"key": "k", "tools": true}), true),
+            (json!({"key": "k", "tools": false}), false),
+            (json!({"images": true}), false),
+            (json!({"images": false}), true),
+            (json!({"labels": {"team": "search"}}), true),
+            (json!({"labels": {"team": "ads"}}), false),
+            (json!({"labels": {"env": "test"}}), false),
+            (json!({"input_tokens_min": 1_000, "input_tokens_max": 1_000}), true),
+            (json!({"input_tokens_min": 1_001}), false),
+            (json!({"input_tokens_max": 999}), false),
+        ] {
+            let routes = json!([{"name": "r", "chain": [{"to": "openai/a", "when": when}, "openai/b"]}]);
+            let expected: &[&str] = if holds { &["openai/a", "openai/b"] } else { &["openai/b"] };
+
+            assert_eq!(order(&routes, &asked, 0), expected, "{when}");
+        }
+    }
+
+    #[test]
+    fn weights_share_the_requests_and_the_others_stand_in() {
+        let routes = json!([{"name": "r", "chain": [
+            {"to": "openai/most", "weight": 90}, {"to": "gemini/few", "weight": 10}, "anthropic/last"
+        ]}]);
+        let mut chance = 7;
+        let mut few = 0;
+        for _ in 0..10_000 {
+            chance = mixed(chance);
+            let order = order_of_one(&routes, chance);
+            assert_eq!(order[2], "anthropic/last");
+            assert_ne!(order[0], order[1]);
+            few += i32::from(order[0] == "gemini/few");
+        }
+
+        assert!((900..1_100).contains(&few), "{few} of 10000");
+    }
+
+    fn order_of_one(routes: &Value, chance: u64) -> Vec<String> {
+        order(routes, &Asked::default(), chance)
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once_with_its_place() {
+        let mistakes = read(
+            json!([
+                {"name": "a", "chain": ["b", "openai/m"], "retires": 2},
+                {"name": "b", "chain": [{"to": "c", "wieght": 1}]},
+                {"name": "c", "chain": ["a", {"to": "groq/m", "weight": 0, "when": {"tols": true}}]},
+                {"name": "a", "chain": []},
+                {"chain": ["nowhere", "openai/"], "total_seconds": 0, "degrade": "groq/x", "retries": 11},
+                {"name": "d", "chain": [{"to": "d", "when": {"input_tokens_min": 2, "input_tokens_max": 1}}]},
+            ]),
+            json!({"openai/w": "openai/x", "openai/x": "openai/y", "openai/y": "openai/x", "openai/z": "groq/z",
+                   "openai/q": "b"}),
+        )
+        .expect_err("mistakes");
+        let told: Vec<String> =
+            mistakes.iter().map(|mistake| format!("{}: {}", mistake.path.join("."), mistake.why)).collect();
+
+        for expected in [
+            "routes.0.retires: nothing is called \"retires\" here",
+            "routes.0.chain.0: a loop: \"b\" leads back to \"a\"",
+            "routes.1.chain.0.wieght: nothing is called",
+            "routes.1.chain.0: a loop",
+            "routes.2.chain.0: a loop",
+            "routes.2.chain.1: groq/m: there is no provider \"groq\"",
+            "routes.2.chain.1: a weight is 1 or more",
+            "routes.2.chain.1.when.tols: nothing is called",
+            "routes.3.name: two routes are called \"a\"",
+            "routes.3: a: its chain is empty",
+            "routes.4: it has no name",
+            "routes.4.chain.0: there is no route \"nowhere\"",
+            "routes.4.chain.1: openai/: which model?",
+            "routes.4.total_seconds: total_seconds is 1 or more",
+            "routes.4.degrade: groq/x: there is no provider",
+            "routes.4.retries: retries is 10 at most",
+            "routes.5.chain.0: input_tokens_min lies above",
+            "routes.5.chain.0: a loop: \"d\" leads back to \"d\"",
+            "successors.openai/w: a loop",
+            "successors.openai/x: a loop",
+            "successors.openai/y: a loop",
+            "successors.openai/z: groq/z: there is no provider",
+            "successors.openai/q: \"b\": a successor is written as",
+        ] {
+            assert!(told.iter().any(|told| told.starts_with(expected)), "{expected}\n{told:#?}");
+        }
+        assert_eq!(told.len(), 23, "{told:#?}");
+    }
+
+    #[test]
+    fn a_model_that_is_no_more_has_its_last_successor() {
+        let routes = read(json!([]), json!({"openai/a": "openai/b", "openai/b": "gemini/c"})).expect("sound");
+
+        let successor = routes.successor("openai", "a").expect("one");
+
+        assert_eq!((successor.provider.as_str(), successor.model.as_str()), ("gemini", "c"));
+        assert_eq!(routes.successor("gemini", "c"), None);
+    }
+
+    #[test]
+    fn routes_that_name_each_other_widely_are_expanded_once_each() {
+        let mut routes = vec![json!({"name": "r0", "chain": ["openai/a", "openai/b"]})];
+        for nth in 1..60 {
+            let below = format!("r{}", nth - 1);
+            routes.push(json!({"name": format!("r{nth}"), "chain": [below.clone(), below]}));
+        }
+        routes.push(json!({"name": "r", "chain": ["r59", "r59"]}));
+
+        assert_eq!(order(&Value::from(routes), &Asked::default(), 0), ["openai/a", "openai/b"]);
+    }
+}

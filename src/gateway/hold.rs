@@ -1,0 +1,285 @@
+//! The hold of one request: taken before anything is sent, grown before more is sent, ended exactly once.
+//!
+//! It knows every attempt, what each cost and what is owed at most; it sends nothing itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, Settle};
+use crate::domain::account::refusal::Refusal;
+use crate::domain::credits::Credits;
+use crate::domain::event::{Attempt, AttemptOutcome, Balance, Dispatcher, Event, ExpiryPolicy, Purpose};
+use crate::domain::routing::ClampPolicy;
+use crate::domain::time::Timestamp;
+use crate::gateway::State;
+use crate::gateway::edge::Request;
+use crate::gateway::failure::Failure;
+use crate::gateway::meter::Metered;
+use crate::gateway::plan::{Plan, Prices, Target};
+use crate::gateway::quote::{Means, Quote, quote};
+use crate::ledger::{LedgerError, Outcome, Submission};
+use crate::operations::show_reservation::show_reservation;
+
+/// How often a quote follows a balance that moves under it.
+const RESERVE_TRIES: usize = 4;
+/// A settle that the ledger can't take is tried again this often, after pauses that double.
+const SETTLE_TRIES: u32 = 6;
+/// A stream's hold is extended this often, each time for three times as long.
+pub const EXTEND_SECONDS: i64 = 300;
+
+#[derive(Debug)]
+pub struct Hold {
+    state: State,
+    request: Arc<Request>,
+    pub prices: Prices,
+    route: Option<String>,
+    held: Credits,
+    attempts: Vec<Attempt>,
+    /// The bounds of the attempts in flight, and of those whose cost nobody knows.
+    bound: Credits,
+    /// The part of it that is the inputs' of the attempts in flight.
+    input_in_flight: Credits,
+    quarantine: Option<String>,
+    pub balance: Option<Balance>,
+}
+
+/// An attempt that was sent: what it may cost, and since when.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub quote: Quote,
+    pub started_at: Timestamp,
+    pub provider_request_id: Option<String>,
+    pub status: Option<u16>,
+}
+
+impl Hold {
+    /// Holds for the first target of the plan that can carry the request; says which, and its quote.
+    pub async fn take(
+        state: &State,
+        request: &Arc<Request>,
+        prices: Prices,
+        plan: &Plan,
+        ttl_seconds: i64,
+    ) -> Result<(Hold, usize, Quote), Failure> {
+        let (place, mut quoted) = first_quote(request, &prices, &plan.targets)?;
+        for _ in 0..RESERVE_TRIES {
+            let command = OrgCommand::Reserve(Reserve {
+                reservation: request.reservation,
+                credits: quoted.credits,
+                ttl_seconds,
+                expiry: ExpiryPolicy::ChargeInput { credits: quoted.input_credits },
+                dispatcher: Dispatcher::Tollgate,
+                price_book_version: prices.version,
+                purpose: Purpose { route: plan.route.clone(), ..request.purpose.clone() },
+            });
+            let submission = Submission {
+                org: request.caller.org,
+                command,
+                by: Some(request.caller.key),
+                idempotency: request.idempotency.clone(),
+            };
+            let refusal = match state.ledger.submit(submission).await {
+                Ok(outcome) if outcome.replayed => return Err(replayed(state, &outcome).await),
+                Ok(outcome) => {
+                    let hold = Hold {
+                        state: state.clone(),
+                        request: request.clone(),
+                        prices,
+                        route: plan.route.clone(),
+                        held: quoted.credits,
+                        attempts: Vec::new(),
+                        bound: quoted.credits,
+                        input_in_flight: quoted.input_credits,
+                        quarantine: None,
+                        balance: balance_after(&outcome),
+                    };
+                    return Ok((hold, place, quoted));
+                }
+                Err(LedgerError::Refused(refusal)) => refusal,
+                Err(error) => return Err(error.into()),
+            };
+            let available = match &refusal {
+                Refusal::InsufficientCredits { available, .. }
+                | Refusal::BudgetExceeded { available, .. } => *available,
+                Refusal::RequestTooLarge { limit, .. } => *limit,
+                _ => return Err(refusal.into()),
+            };
+            let code = Failure::from(refusal).code;
+            let means = Means::Available { credits: available, clamp: plan.policy.clamp };
+            quoted = quote(request, &quoted.target, &prices, means).map_err(|failure| {
+                if failure.status == 402 { Failure { code, ..failure } } else { failure }
+            })?;
+        }
+        let busy = "the balance changes faster than a hold can be sized; send a maximum, or try again";
+        Err(Failure { retry_after_seconds: Some(1), ..Failure::new(503, "balance_in_motion", busy) })
+    }
+
+    /// A further attempt's quote, once the hold covers it beside what is in flight or of unknown cost; `None` where it
+    /// can't, or the target can't carry the request.
+    pub async fn cover(&mut self, target: &Target, clamp: ClampPolicy) -> Option<Quote> {
+        let wanted = quote(&self.request, target, &self.prices, Means::Unknown).ok()?;
+        let free = self.held.saturating_sub(self.bound);
+        let missing = wanted.credits.saturating_sub(free);
+        let covered = if missing.is_positive() && self.grow(missing, wanted.input_credits).await.is_err() {
+            // What is held may still pay for a shorter answer.
+            let means = Means::Available { credits: free, clamp };
+            quote(&self.request, target, &self.prices, means).ok()?
+        } else {
+            wanted
+        };
+        self.bound = self.bound.saturating_add(covered.credits);
+        self.input_in_flight = self.input_in_flight.saturating_add(covered.input_credits);
+        Some(covered)
+    }
+
+    /// An attempt is over. One of unknown cost keeps its part of the hold.
+    pub fn record(&mut self, call: &Call, metered: Metered, outcome: AttemptOutcome) {
+        let ended_at = self.state.ledger.clock().now();
+        self.quarantine = self.quarantine.take().or(metered.quarantine);
+        self.input_in_flight = self.input_in_flight.saturating_sub(call.quote.input_credits);
+        let attempt = |metered: Metered| Attempt {
+            provider: call.quote.target.upstream.config.name.clone(),
+            model: metered.model,
+            provider_request_id: call.provider_request_id.clone(),
+            outcome,
+            usage: metered.usage,
+            usage_source: metered.source,
+            cost: metered.cost,
+            provider_cost: metered.provider_cost,
+            priced_by: metered.priced_by,
+            service_tier: metered.service_tier,
+            started_at: call.started_at,
+            ended_at,
+            status: call.status,
+        };
+        let others = metered.others.clone();
+        let before = self.attempts.len();
+        self.attempts.push(attempt(Metered { quarantine: None, others: Vec::new(), ..metered }));
+        self.attempts.extend(others.into_iter().map(attempt));
+        if outcome != AttemptOutcome::Unknown {
+            let cost: Credits = self.attempts[before..].iter().map(|attempt| attempt.cost).sum();
+            self.bound = self.bound.saturating_sub(call.quote.credits).saturating_add(cost);
+        }
+    }
+
+    /// What the org pays.
+    pub fn cost(&self) -> Credits {
+        if self.quarantine.is_some() { self.held } else { self.attempts_cost().min(self.held) }
+    }
+
+    /// Ends the hold by what the attempts cost.
+    pub async fn settle(&mut self) -> Result<(), LedgerError> {
+        if self.attempts_cost().is_zero() && self.attempts.iter().all(is_refused) {
+            return self.end(OrgCommand::Release { reservation: self.request.reservation }).await;
+        }
+        let served = self.attempts.iter().rfind(|attempt| !is_refused(attempt));
+        let command = OrgCommand::Settle(Settle {
+            reservation: self.request.reservation,
+            cost: self.attempts_cost(),
+            price_book_version: self.prices.version,
+            attempts: self.attempts.clone(),
+            purpose: Some(Purpose {
+                route: self.route.clone(),
+                model: served
+                    .map(|attempt| attempt.model.clone())
+                    .or_else(|| Some(self.request.model.clone())),
+                ..self.request.purpose.clone()
+            }),
+            quarantine: self.quarantine.clone(),
+        });
+        self.end(command).await
+    }
+
+    /// A stream runs on.
+    pub async fn extend(&self) {
+        let extend =
+            OrgCommand::Extend { reservation: self.request.reservation, ttl_seconds: 3 * EXTEND_SECONDS };
+        if let Err(error) = self.submit(extend).await {
+            tracing::warn!(%error, reservation = %self.request.reservation, "a stream's hold was not extended");
+        }
+    }
+
+    async fn grow(&mut self, missing: Credits, input: Credits) -> Result<(), LedgerError> {
+        let sent = self.attempts_cost().saturating_add(self.input_in_flight);
+        let expiry = ExpiryPolicy::ChargeInput { credits: sent.saturating_add(input) };
+        let grow = OrgCommand::Grow { reservation: self.request.reservation, credits: missing, expiry };
+        let outcome = self.submit(grow).await?;
+        self.held = self.held.saturating_add(missing);
+        self.balance = balance_after(&outcome).or(self.balance);
+        Ok(())
+    }
+
+    /// Ends it patiently: what was consumed must reach the log.
+    async fn end(&mut self, command: OrgCommand) -> Result<(), LedgerError> {
+        let mut pause = Duration::from_millis(50);
+        let mut tries = 1;
+        loop {
+            match self.submit(command.clone()).await {
+                Ok(outcome) => {
+                    self.balance = balance_after(&outcome).or(self.balance);
+                    return Ok(());
+                }
+                // An earlier try was durable although its answer was lost.
+                Err(LedgerError::Refused(Refusal::ReservationEnded { .. })) => return Ok(()),
+                Err(LedgerError::Refused(refusal)) => return Err(refusal.into()),
+                Err(error) if tries >= SETTLE_TRIES => return Err(error),
+                Err(LedgerError::Busy | LedgerError::Unavailable(_)) => {
+                    tries += 1;
+                    sleep(pause).await;
+                    pause *= 2;
+                }
+            }
+        }
+    }
+
+    fn attempts_cost(&self) -> Credits {
+        self.attempts.iter().map(|attempt| attempt.cost).sum()
+    }
+
+    async fn submit(&self, command: OrgCommand) -> Result<Outcome, LedgerError> {
+        let by = Some(self.request.caller.key);
+        let submission = Submission { org: self.request.caller.org, command, by, idempotency: None };
+        self.state.ledger.submit(submission).await
+    }
+}
+
+fn is_refused(attempt: &Attempt) -> bool {
+    attempt.outcome == AttemptOutcome::Refused
+}
+
+/// The first target that can carry the request, with its place; the first one's refusal where none can.
+fn first_quote(request: &Request, prices: &Prices, targets: &[Target]) -> Result<(usize, Quote), Failure> {
+    let mut refused = None;
+    for (place, target) in targets.iter().enumerate() {
+        match quote(request, target, prices, Means::Unknown) {
+            Ok(quote) => return Ok((place, quote)),
+            Err(failure) => refused = refused.or(Some(failure)),
+        }
+    }
+    Err(refused.unwrap_or_else(|| Failure::model_unknown(&request.model)))
+}
+
+/// The same idempotency key again: told about the first call, never dispatched a second time (I4).
+async fn replayed(state: &State, outcome: &Outcome) -> Failure {
+    let Some((reservation, purpose)) =
+        outcome.events.iter().find_map(|recorded| match &recorded.payload.event {
+            Event::CreditsReserved { reservation, purpose, .. } => Some((*reservation, purpose.clone())),
+            _ => None,
+        })
+    else {
+        return Failure::from(Refusal::IdempotencyConflict);
+    };
+    let first = purpose.request.map_or_else(|| reservation.to_string(), |id| id.to_string());
+    let how = match show_reservation(&state.ledger, reservation).await {
+        Ok(seen) if seen.status == ReservationStatus::Held => "it is in flight".to_owned(),
+        Ok(seen) => format!("it cost {} credits", seen.charged),
+        Err(_) => "its outcome can't be read now".to_owned(),
+    };
+    Failure::new(409, "duplicate_request", format!("this idempotency key was used by request {first}; {how}"))
+}
+
+fn balance_after(outcome: &Outcome) -> Option<Balance> {
+    outcome.events.last().and_then(|recorded| recorded.payload.balance)
+}

@@ -1,0 +1,114 @@
+//! A streamed answer: relayed as it comes, metered on the way, settled before its end.
+//!
+//! A client that goes away does not end it: the stream is read on for its usage, within limits.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::domain::event::AttemptOutcome;
+use crate::domain::time::Timestamp;
+use crate::gateway::attempt::OpenStream;
+use crate::gateway::dispatch::Dispatch;
+use crate::gateway::failure::Failure;
+use crate::gateway::headers;
+use crate::gateway::hold::{Call, EXTEND_SECONDS};
+use crate::gateway::meter::{self, Report};
+
+/// How long a stream is read on for its usage after its client went away.
+const DRAIN_SECONDS_MAX: i64 = 120;
+/// What may follow an answer's end: the usage and the mark of the end.
+const TAIL_WAIT: Duration = Duration::from_secs(5);
+/// A client that takes nothing for so long is gone.
+const CLIENT_WAIT: Duration = Duration::from_secs(60);
+/// Parts of a stream that wait for a slow client.
+const PARTS_MAX: usize = 64;
+
+/// Answers with the stream's head; a task relays the rest.
+pub fn answer(dispatch: Dispatch, call: Call, open: OpenStream) -> Response {
+    let (sender, receiver) = mpsc::channel::<Bytes>(PARTS_MAX);
+    let parts = futures_util::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|part| (Ok::<_, std::convert::Infallible>(part), receiver))
+    });
+    let mut response = Response::new(Body::from_stream(parts));
+    headers::set(&mut response, &dispatch, &call.quote, "text/event-stream");
+    tokio::spawn(relay(dispatch, call, open, sender));
+    response
+}
+
+async fn relay(mut dispatch: Dispatch, call: Call, open: OpenStream, sender: mpsc::Sender<Bytes>) {
+    let OpenStream { mut upstream, mut relay, first, mut ended, patience } = open;
+    let clock = dispatch.state.ledger.clock().clone();
+    let mut extend_at = clock.now().plus_seconds(EXTEND_SECONDS);
+    let mut client_gone_at: Option<Timestamp> = None;
+    // What comes with the answer's end waits for the settle.
+    let mut tail = BytesMut::new();
+    let mut part = first;
+    let mut is_readable = true;
+    loop {
+        if relay.is_whole() {
+            tail.extend_from_slice(&part);
+        } else if client_gone_at.is_none() && !part.is_empty() {
+            let taken = timeout(CLIENT_WAIT, sender.send(part)).await;
+            if !matches!(taken, Ok(Ok(()))) {
+                client_gone_at = Some(clock.now());
+            }
+        }
+        let drained = client_gone_at.is_some_and(|at| clock.now() > at.plus_seconds(DRAIN_SECONDS_MAX));
+        if ended || drained || relay.failure().is_some() {
+            break;
+        }
+        if clock.now() >= extend_at {
+            extend_at = clock.now().plus_seconds(EXTEND_SECONDS);
+            dispatch.hold.extend().await;
+        }
+        let wait = if relay.is_whole() { TAIL_WAIT } else { patience.for_next(clock.now()) };
+        let read = match timeout(wait, upstream.chunk()).await {
+            Ok(Ok(Some(bytes))) => relay.push(&bytes),
+            Ok(Ok(None)) => {
+                ended = true;
+                relay.finish()
+            }
+            Ok(Err(_)) | Err(_) => {
+                is_readable = false;
+                break;
+            }
+        };
+        part = match read {
+            Ok(part) => part,
+            Err(error) => {
+                tracing::warn!(%error, "a stream can't be read");
+                is_readable = false;
+                break;
+            }
+        };
+    }
+    let is_whole = relay.is_whole();
+    let outcome = match (is_whole, client_gone_at) {
+        (true, _) => AttemptOutcome::Succeeded,
+        (false, Some(_)) if is_readable && relay.failure().is_none() => AttemptOutcome::Cancelled,
+        (false, _) => AttemptOutcome::Broken,
+    };
+    let request = &dispatch.request;
+    let metered = meter::meter(request, &call.quote, &dispatch.hold.prices, &Report::of_stream(&relay));
+    dispatch.hold.record(&call, metered, outcome);
+    if let Err(error) = dispatch.hold.settle().await {
+        tracing::error!(%error, reservation = %request.reservation, "a stream's settle failed; its hold will expire");
+    }
+    if !is_whole {
+        let failure = relay.failure().cloned().map_or_else(broke_off, Failure::from);
+        let event = failure.event(request.endpoint.dialect(), &request.id.to_string());
+        tail.extend_from_slice(event.as_bytes());
+    }
+    // A client that went away needs no end.
+    let _ = sender.send(tail.freeze()).await;
+}
+
+fn broke_off() -> Failure {
+    let message = "The provider's stream broke off; what was delivered is charged.";
+    Failure::new(502, "upstream_failed", message)
+}
