@@ -1,7 +1,7 @@
 //! Reserve + settle pairs a second, in process, each durable before its answer.
 //!
 //! `cargo bench --bench pairs`, on a SQLite file (WAL, synchronous=FULL) or on the database that `TOLLGATE_BENCH_DATABASE`
-//! names. The baseline commits one command a transaction on the same file: a single caller,
+//! names; with `TOLLGATE_BENCH_PROJECTIONS=off` only the log is written. The baseline commits one command a transaction on the same file: a single caller,
 //! so that no batch ever forms. Ratios within one run are what counts; machines differ.
 
 #![allow(
@@ -28,7 +28,8 @@ async fn main() {
     let clock = Clock::system();
     let Database { log, projections, .. } = Database::open(&url, None, &clock).await.unwrap();
     let ledger = Ledger::open(log, projections, clock, Memory::default()).await.unwrap();
-    let workers = Workers::start(&ledger);
+    let projects = std::env::var("TOLLGATE_BENCH_PROJECTIONS").as_deref() != Ok("off");
+    let workers = projects.then(|| Workers::start(&ledger));
     let mut orgs = Vec::new();
     for _ in 0..100 {
         orgs.push(funded(&ledger).await);
@@ -47,7 +48,9 @@ async fn main() {
         let behind = ledger.projector().lag(shard, ledger.clock().now()).await.unwrap();
         println!("events that the projections of shard {shard} lie behind at the end: {behind:?}");
     }
-    workers.stop().await;
+    if let Some(workers) = workers {
+        workers.stop().await;
+    }
 }
 
 fn report(name: &str, measured: &Measured, baseline: &Measured) {

@@ -16,7 +16,7 @@ use crate::store::projections::{Checkpoint, Projections};
 use crate::store::{EventLog, StoreError};
 
 /// Events folded in one transaction.
-const PAGE: i64 = 8_192;
+const PAGE: i64 = 32_768;
 /// What the ledger looks up before it decides: its memory reaches back to their checkpoints.
 const LOOKED_UP: [View; 3] = [View::OrgEvents, View::Commands, View::Reservations];
 

@@ -31,8 +31,9 @@ use crate::store::{Appended, EventLog, EventRow, Head, StoreError};
 const BATCH_MAX: usize = 1_024;
 /// What others wrote is folded event by event up to so many; beyond, the projections have most of it folded already.
 const FOLLOWED_EVENTS_MAX: i64 = 50_000;
-/// Races lost in a row before the writer takes the head's lock first, so that it can't starve.
-const RACES_MAX: u32 = 2;
+/// Batches for which the head's lock is taken first once a race was lost, so that this writer can't starve: whoever
+/// writes here does not do it just once.
+const LOCKED_BATCHES: u32 = 32;
 
 pub(super) type ReadView = Box<dyn FnOnce(Option<&Account>) + Send>;
 type Reply = oneshot::Sender<Result<Outcome, LedgerError>>;
@@ -86,7 +87,8 @@ pub(super) struct Writer {
     /// False where memory may differ from the log.
     trusted: bool,
     round: u64,
-    races_lost: u32,
+    /// Batches before which the head's lock is still taken first.
+    locked_batches: u32,
     progress: Arc<Progress>,
 }
 
@@ -152,7 +154,7 @@ impl Writer {
             arrivals,
             trusted: false,
             round: 0,
-            races_lost: 0,
+            locked_batches: 0,
             progress: Arc::default(),
         };
         writer.reopen().await?;
@@ -187,14 +189,24 @@ impl Writer {
                 jobs.drain(..).for_each(|job| job.refuse(&error.to_string()));
                 return;
             }
-            let mut batch = self.decide_all(jobs.drain(..));
-            match self.commit(&mut batch).await {
-                Ending::Written => {
-                    self.races_lost = 0;
-                    self.finish(batch);
+            let lock_first = self.locked_batches > 0 && jobs.iter().any(Job::may_write);
+            let (batch, ending) = if lock_first {
+                match self.decide_locked(jobs).await {
+                    Ok(ended) => ended,
+                    Err(error) => {
+                        jobs.drain(..).for_each(|job| job.refuse(&error.to_string()));
+                        return;
+                    }
                 }
+            } else {
+                let mut batch = self.decide_all(jobs.drain(..));
+                let ending = self.commit(&mut batch).await;
+                (batch, ending)
+            };
+            match ending {
+                Ending::Written => self.finish(batch),
                 Ending::Again => {
-                    self.races_lost += 1;
+                    self.locked_batches = LOCKED_BATCHES;
                     self.undo(&batch);
                     jobs.extend(batch.into_jobs());
                     if let Err(error) = self.follow().await {
@@ -208,6 +220,26 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// Decides and appends while nobody else can write. Where the lock can't be had, the jobs are still there.
+    async fn decide_locked(&mut self, jobs: &mut Vec<Job>) -> Result<(Batch, Ending), LedgerError> {
+        self.locked_batches -= 1;
+        let (log, shard) = (self.fetcher.log.clone(), self.fetcher.shard);
+        let lock = log.lock(shard).await?;
+        if let Err(error) = self.follow_to(lock.head().clone()).await {
+            self.trusted = false;
+            lock.unlock().await?;
+            return Err(error);
+        }
+        let mut batch = self.decide_all(jobs.drain(..));
+        let timer = Timer::start();
+        let written = match batch.rows.is_empty() {
+            true => lock.unlock().await,
+            false => lock.append(&batch.head, &batch.rows).await,
+        };
+        let ending = self.ending(&mut batch, written.map(|()| Appended::Written), &timer).await;
+        Ok((batch, ending))
     }
 
     fn decide_all(&mut self, jobs: impl Iterator<Item = Job>) -> Batch {
@@ -440,12 +472,19 @@ impl Writer {
             };
         }
         let timer = Timer::start();
-        let appended = if self.races_lost > RACES_MAX {
-            append_locked(&**log, shard, &self.head, &batch.head, &batch.rows).await
-        } else {
-            log.append(shard, &self.head, &batch.head, &batch.rows).await
-        };
+        let appended = log.append(shard, &self.head, &batch.head, &batch.rows).await;
+        self.ending(batch, appended, &timer).await
+    }
+
+    async fn ending(
+        &mut self,
+        batch: &mut Batch,
+        appended: Result<Appended, StoreError>,
+        timer: &Timer,
+    ) -> Ending {
+        let (log, shard) = (&self.fetcher.log, self.fetcher.shard);
         match appended {
+            Ok(Appended::Written) if batch.rows.is_empty() => Ending::Written,
             Ok(Appended::Written) => {
                 metrics::histogram!("tollgate_commit_duration_seconds").record(timer.seconds());
                 metrics::histogram!("tollgate_commit_events").record(batch.events());
@@ -551,6 +590,10 @@ impl Writer {
     /// Folds what others wrote.
     async fn follow(&mut self) -> Result<(), LedgerError> {
         let head = self.fetcher.log.head(self.fetcher.shard).await?;
+        self.follow_to(head).await
+    }
+
+    async fn follow_to(&mut self, head: Head) -> Result<(), LedgerError> {
         let behind = head.next_position - self.head.next_position;
         if head.epoch < self.head.epoch || !(0..=FOLLOWED_EVENTS_MAX).contains(&behind) {
             return self.reopen().await;
@@ -704,6 +747,13 @@ impl Command {
 }
 
 impl Job {
+    fn may_write(&self) -> bool {
+        match self {
+            Job::Command(_) | Job::Sweep => true,
+            Job::Read { .. } | Job::Follow(_) => false,
+        }
+    }
+
     fn refuse(self, why: &str) {
         match self {
             Job::Command(command) => {
@@ -731,22 +781,6 @@ fn caught_up(mut known: Known, arrived: &[EventRow]) -> Result<Known, StoreError
         }
     }
     Ok(known)
-}
-
-/// Appends while holding the head's lock, where it still is what was decided on.
-async fn append_locked(
-    log: &dyn EventLog,
-    shard: i32,
-    expected: &Head,
-    new: &Head,
-    rows: &[EventRow],
-) -> Result<Appended, StoreError> {
-    let lock = log.lock(shard).await?;
-    if lock.head() != expected {
-        lock.unlock().await?;
-        return Ok(Appended::Conflict);
-    }
-    lock.append(new, rows).await.map(|()| Appended::Written)
 }
 
 /// Whether the rows stand in the log, asked under the head's lock: the lost transaction has ended by then.

@@ -7,8 +7,9 @@ use crate::ledger::Ledger;
 use crate::store::StoreError;
 use crate::workers::AFTER_FAILURE;
 
-/// Rows of one org or reservation that come close together are written once.
-const GATHER: Duration = Duration::from_millis(100);
+/// Rows of one org or reservation that come close together are written once, and so is each page that they share.
+/// Whoever needs a current row does not wait for this.
+const GATHER: Duration = Duration::from_millis(500);
 /// How soon a node notices that a shard has become its own, though nobody writes to it.
 const LOOK: Duration = Duration::from_secs(1);
 
