@@ -8,6 +8,7 @@
 )]
 
 mod api;
+mod checker;
 mod database;
 mod events;
 mod http;
