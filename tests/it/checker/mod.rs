@@ -99,7 +99,7 @@ async fn client(run: Arc<Run>, mut chance: Chance, operations: usize) {
         if number >= operations {
             return;
         }
-        if number % OPERATIONS_PER_TICK == 0 {
+        if number.is_multiple_of(OPERATIONS_PER_TICK) {
             run.tick(1 + chance.below(12) as i64).await;
         }
         // Half of the traffic is one org's.
