@@ -58,5 +58,20 @@ fn install() -> Result<PrometheusHandle, String> {
         Unit::Seconds,
         "Time until the head of an answer of /v1, without the provider's"
     );
+    describe_counter!("tollgate_attempts_total", "Calls to providers, by provider, model and outcome");
+    describe_counter!("tollgate_hedges_total", "Second calls that were sent beside a slow first one");
+    describe_counter!(
+        "tollgate_breakers_opened_total",
+        "Targets that most calls failed at, by provider and model"
+    );
+    describe_gauge!(
+        "tollgate_target_latency_seconds",
+        Unit::Seconds,
+        "Average time to the first part of an answer of late, by provider and model"
+    );
+    describe_gauge!(
+        "tollgate_target_failure_ratio",
+        "Part of the calls of late that failed, by provider and model"
+    );
     Ok(handle)
 }

@@ -14,6 +14,7 @@ use crate::gateway::State;
 use crate::gateway::dialects::relay::StreamEnds;
 use crate::gateway::dialects::{self, Dialect, StreamRelay};
 use crate::gateway::edge::{Endpoint, Request};
+use crate::gateway::providers::allowance::allowance;
 use crate::gateway::providers::classify::{UpstreamFailure, classify, classify_answer};
 use crate::gateway::providers::{self, EMBEDDINGS_PATH};
 use crate::gateway::quote::Quote;
@@ -110,6 +111,9 @@ pub async fn send(
     let header = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
     let provider_request_id = header(providers::request_id_header(upstream.dialect));
     let retry_after = header("retry-after");
+    let text = |name: &str| response.headers().get(name)?.to_str().ok();
+    let now = clock.now();
+    state.weather.learns(&quote.target, now, allowance(text, now));
     let status = response.status().as_u16();
     if !response.status().is_success() {
         let body = timeout(patience.for_next(clock.now()), response.bytes()).await;

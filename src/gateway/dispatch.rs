@@ -10,23 +10,27 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
+use futures_util::StreamExt;
 use tokio::time::sleep;
 
 use crate::clock::Timer;
 use crate::domain::event::AttemptOutcome;
-use crate::domain::routing::{Itinerary, Next, Policy, Retry, Setback, To};
+use crate::domain::routing::{Itinerary, News, Next, Policy, Retry, Setback, To};
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
-use crate::gateway::attempt::{self, AnswerBody, Answered, Failed, Patience};
+use crate::gateway::attempt::{self, AnswerBody, Failed, Patience};
 use crate::gateway::edge::Request;
 use crate::gateway::failure::Failure;
+use crate::gateway::flight::{self, Flight, Flights, Landed, Loser};
 use crate::gateway::headers::{self, Away};
 use crate::gateway::hold::{Call, EXTEND_SECONDS, Hold};
 use crate::gateway::meter::{self, Report};
-use crate::gateway::plan::{Plan, Prices, plan};
+use crate::gateway::plan::{Plan, Prices, Target, plan};
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
 use crate::gateway::quote::Quote;
 use crate::gateway::stream;
+use crate::gateway::weather;
+use crate::ledger::LedgerError;
 
 /// No further attempt begins later than this where neither route nor caller says how long a request may take.
 const TRIES_SECONDS: i64 = 600;
@@ -40,6 +44,10 @@ pub struct Dispatch {
     pub hold: Hold,
     itinerary: Itinerary,
     detours: Detours,
+    /// What is under way, by the place of its target: what was sent, and since when.
+    in_flight: Vec<(usize, Quote, Timestamp)>,
+    /// Calls that the answer beat.
+    losers: Vec<Loser>,
     /// When the caller, or the route, wants it to be over.
     pub ends_at: Option<Timestamp>,
     /// Why the first target did not serve.
@@ -71,6 +79,8 @@ pub async fn run(state: State, request: Request) -> Result<Response, Failure> {
     let dispatch = Dispatch {
         itinerary: Itinerary::new(plan.targets.len(), plan.policy.retries, tries_until(ends_at, now)),
         detours: Detours::of(&plan.policy),
+        in_flight: Vec::new(),
+        losers: Vec::new(),
         state,
         request,
         plan,
@@ -84,35 +94,66 @@ pub async fn run(state: State, request: Request) -> Result<Response, Failure> {
 }
 
 impl Dispatch {
-    /// Tries one target after another until one answers; settles in any case.
+    /// Tries one target after another until one answers, a second beside the first where the route hedges; settles in
+    /// any case.
     async fn attempt(mut self, first: Quote) -> Result<Response, Failure> {
-        let mut quote = first;
+        let mut flights = Flights::new();
+        let mut hedge_after = self.plan.policy.hedge_after_ms.map(Duration::from_millis);
+        flights.push(self.launch(0, first));
         loop {
-            let started_at = self.state.ledger.clock().now();
-            let patience = self.patience(&quote);
             let timer = Timer::start();
-            let sent = attempt::send(&self.state, &self.request, &quote, patience).await;
+            let landed = tokio::select! {
+                landed = flights.next() => landed,
+                () = sleep(hedge_after.unwrap_or_default()), if hedge_after.is_some() => None,
+            };
             self.away.seconds += timer.seconds();
+            let Some(Landed { place, call, sent }) = landed else {
+                hedge_after = None;
+                flights.extend(self.hedge().await);
+                continue;
+            };
             let failed = match sent {
-                Ok(answered) => return self.answered(quote, started_at, answered).await,
+                Ok(body) => return self.answered(place, call, body, flights).await,
                 Err(failed) => failed,
             };
-            let failure = self.note_failure(&quote, started_at, failed);
-            quote = match self.next(&failure).await {
-                Some(quote) => quote,
-                None => return Err(self.give_up(failure).await),
-            };
+            let failure = self.note_failure(place, call, failed);
+            if flights.is_empty() {
+                match self.next(&failure).await {
+                    Some((place, quote)) => flights.push(self.launch(place, quote)),
+                    None => return Err(self.give_up(failure).await),
+                }
+            }
         }
     }
 
+    fn launch(&mut self, place: usize, quote: Quote) -> Flight {
+        let now = self.state.ledger.clock().now();
+        self.state.weather.starts(&quote.target, now, self.request.input_tokens());
+        self.in_flight.push((place, quote.clone(), now));
+        flight::launch(self.state.clone(), self.request.clone(), place, quote.clone(), self.patience(&quote))
+    }
+
+    /// The next target as well, once the hold covers both.
+    async fn hedge(&mut self) -> Option<Flight> {
+        let place = self.itinerary.beside(self.state.ledger.clock().now())?;
+        let quote = self.hold.cover(self.plan.targets.get(place)?, self.plan.policy.clamp).await?;
+        metrics::counter!("tollgate_hedges_total").increment(1);
+        Some(self.launch(place, quote))
+    }
+
     async fn answered(
-        self,
-        quote: Quote,
-        started_at: Timestamp,
-        answered: Answered,
+        mut self,
+        place: usize,
+        call: Call,
+        body: AnswerBody,
+        flights: Flights,
     ) -> Result<Response, Failure> {
-        let Answered { provider_request_id, status, body } = answered;
-        let call = Call { quote, started_at, provider_request_id, status: Some(status) };
+        self.in_flight.retain(|(other, ..)| *other != place);
+        let losers = flights.into_iter().zip(std::mem::take(&mut self.in_flight));
+        self.losers = losers.map(|(flight, (_, quote, since))| Loser::of(flight, quote, since)).collect();
+        let now = self.state.ledger.clock().now();
+        let first_part_micros = now.0.saturating_sub(call.started_at.0);
+        self.state.weather.hears(&call.quote.target, now, News::Answers { first_part_micros });
         match body {
             AnswerBody::Whole { bytes, json } => self.answer(call, &bytes, &json).await,
             AnswerBody::Stream(open) => Ok(stream::answer(self, call, *open)),
@@ -127,7 +168,7 @@ impl Dispatch {
     ) -> Result<Response, Failure> {
         let metered = meter::meter(&self.request, &call.quote, &self.hold.prices, &Report::of_answer(json));
         self.hold.record(&call, metered, AttemptOutcome::Succeeded);
-        self.hold.settle().await?;
+        self.settle().await?;
         let upstream = call.quote.target.upstream.dialect;
         let bytes = attempt::for_client(&self.state, &self.request, upstream, bytes, json)
             .ok_or_else(|| Failure::new(502, "upstream_failed", "The provider's answer can't be read."))?;
@@ -137,40 +178,51 @@ impl Dispatch {
         Ok(response)
     }
 
-    fn note_failure(&mut self, quote: &Quote, started_at: Timestamp, failed: Failed) -> UpstreamFailure {
-        let Failed { failure, outcome, provider_request_id } = failed;
+    /// Settles what the answer and the calls that it beat have cost.
+    pub async fn settle(&mut self) -> Result<(), LedgerError> {
+        for loser in std::mem::take(&mut self.losers) {
+            loser.end(&self.request, &mut self.hold).await;
+        }
+        self.hold.settle().await
+    }
+
+    fn note_failure(&mut self, place: usize, call: Call, failed: Failed) -> UpstreamFailure {
+        let Failed { failure, outcome, .. } = failed;
+        let now = self.state.ledger.clock().now();
+        let target = &call.quote.target;
+        self.in_flight.retain(|(other, ..)| *other != place);
+        self.state.weather.hears(target, now, weather::news_of(&failure));
         if failure.alarms_operator {
             tracing::error!(
-                provider = quote.target.upstream.config.name,
+                provider = target.upstream.config.name,
                 message = failure.message,
                 "a provider refuses the operator's own account"
             );
         }
+        let retry_after_seconds = failure.retry_after_seconds.and_then(|seconds| seconds.try_into().ok());
+        self.itinerary.failed(place, Setback { retry: failure.retry, retry_after_seconds }, now);
+        self.fallback.get_or_insert_with(|| reason(target, &failure));
         let is_unknown = outcome == AttemptOutcome::Unknown;
-        let metered = if is_unknown { meter::unknown(quote) } else { meter::refused(quote) };
-        let call = Call { quote: quote.clone(), started_at, provider_request_id, status: failure.status };
+        let metered = if is_unknown { meter::unknown(&call.quote) } else { meter::refused(&call.quote) };
         self.hold.record(&call, metered, outcome);
-        self.fallback.get_or_insert_with(|| reason(quote, &failure));
         failure
     }
 
-    /// What follows a failure, covered by the hold; `None` where nothing does.
-    async fn next(&mut self, failure: &UpstreamFailure) -> Option<Quote> {
+    /// What follows the last failure, covered by the hold; `None` where nothing does.
+    async fn next(&mut self, failure: &UpstreamFailure) -> Option<(usize, Quote)> {
         let clock = self.state.ledger.clock().clone();
-        let retry_after_seconds = failure.retry_after_seconds.and_then(|seconds| seconds.try_into().ok());
-        let setback = Setback { retry: failure.retry, retry_after_seconds };
-        let mut next = self.itinerary.after(setback, clock.now(), clock.chance());
+        let mut next = self.itinerary.next(failure.retry, clock.now(), clock.chance());
         loop {
             next = match next {
                 Next::Try { place, pause_micros } => {
                     self.pause(pause_micros).await;
                     let target = self.plan.targets.get(place)?;
-                    let covered = self.hold.cover(target, self.plan.policy.clamp).await;
-                    if covered.is_some() {
-                        return covered;
+                    if let Some(quote) = self.hold.cover(target, self.plan.policy.clamp).await {
+                        return Some((place, quote));
                     }
-                    let setback = Setback { retry: Retry::Elsewhere, retry_after_seconds: None };
-                    self.itinerary.after(setback, clock.now(), clock.chance())
+                    let retry = Retry::Elsewhere;
+                    self.itinerary.failed(place, Setback { retry, retry_after_seconds: None }, clock.now());
+                    self.itinerary.next(retry, clock.now(), clock.chance())
                 }
                 Next::RouteFallback | Next::GiveUp => self.detour(failure)?,
             };
@@ -212,10 +264,17 @@ impl Dispatch {
     }
 
     async fn give_up(mut self, failure: UpstreamFailure) -> Failure {
-        match self.hold.settle().await {
-            Ok(()) => failure.into(),
-            Err(error) => error.into(),
+        if let Err(error) = self.settle().await {
+            return error.into();
         }
+        let mut failure = Failure::from(failure);
+        if matches!(failure.status, 429 | 502 | 503) {
+            let now = self.state.ledger.clock().now();
+            let soonest =
+                self.state.weather.soonest_seconds(&self.plan.targets, now, self.request.input_tokens());
+            failure.retry_after_seconds.get_or_insert(soonest.max(1));
+        }
+        failure
     }
 }
 
@@ -262,7 +321,7 @@ fn ttl_seconds(plan: &Plan) -> i64 {
     i64::try_from(seconds).unwrap_or(most).clamp(3 * EXTEND_SECONDS, most)
 }
 
-fn reason(quote: &Quote, failure: &UpstreamFailure) -> String {
+fn reason(target: &Target, failure: &UpstreamFailure) -> String {
     let status = failure.status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
-    format!("{}: {status}", quote.target.upstream.config.name)
+    format!("{}: {status}", target.upstream.config.name)
 }

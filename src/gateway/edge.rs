@@ -18,6 +18,8 @@ use crate::gateway::limiter::Place;
 use crate::gateway::providers::{self, embeddings};
 use crate::operations::authenticate::{Actor, AuthError, authenticate};
 
+/// Text is about this many bytes a token.
+const BYTES_PER_TOKEN: usize = 4;
 const LABELS: &str = "x-tollgate-labels";
 const TIMEOUT: &str = "x-request-timeout";
 
@@ -66,6 +68,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// About so many tokens, before anybody has counted them: for conditions and limits, never for money.
+    pub fn input_tokens(&self) -> u64 {
+        (self.bytes / BYTES_PER_TOKEN) as u64
+    }
+
     /// A number that no caller chooses.
     pub fn chance(&self) -> u64 {
         self.reservation.local.as_u64_pair().1

@@ -139,6 +139,13 @@ impl Hold {
         let ended_at = self.state.ledger.clock().now();
         self.quarantine = self.quarantine.take().or(metered.quarantine);
         self.input_in_flight = self.input_in_flight.saturating_sub(call.quote.input_credits);
+        let target = &call.quote.target;
+        let labels = [
+            ("provider", target.upstream.config.name.clone()),
+            ("model", target.card.model.clone()),
+            ("outcome", format!("{outcome:?}").to_lowercase()),
+        ];
+        metrics::counter!("tollgate_attempts_total", &labels).increment(1);
         let attempt = |metered: Metered| Attempt {
             provider: call.quote.target.upstream.config.name.clone(),
             model: metered.model,

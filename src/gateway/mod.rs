@@ -8,6 +8,7 @@ pub mod dialects;
 mod dispatch;
 mod edge;
 mod failure;
+mod flight;
 mod headers;
 mod hold;
 mod limiter;
@@ -18,6 +19,7 @@ mod quote;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod weather;
 
 use std::sync::Arc;
 
@@ -44,6 +46,7 @@ use crate::gateway::headers::Away;
 use crate::gateway::limiter::Limiter;
 use crate::gateway::plan::Prices;
 use crate::gateway::providers::models::{self, ModelEntry};
+use crate::gateway::weather::Weather;
 use crate::ledger::Ledger;
 use crate::operations::authenticate::OperatorKey;
 
@@ -64,6 +67,7 @@ pub struct Parts {
     upstreams: Vec<Arc<Upstream>>,
     routes: ArcSwap<Routes>,
     limiter: Limiter,
+    weather: Weather,
 }
 
 /// A configured provider with its connections.
@@ -95,7 +99,14 @@ impl GatewayState {
         warn_of_unpriced(&ledger, config, &routes);
         let routes = ArcSwap::from_pointee(routes);
         let limiter = Limiter::new(ledger.clock().clone());
-        Ok(GatewayState(Arc::new(Parts { ledger, operator, upstreams, routes, limiter })))
+        Ok(GatewayState(Arc::new(Parts {
+            ledger,
+            operator,
+            upstreams,
+            routes,
+            limiter,
+            weather: Weather::default(),
+        })))
     }
 
     /// Takes the routes of a configuration from the next request on; providers stay as they are.

@@ -17,8 +17,6 @@ use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
 use crate::gateway::{State, Upstream};
 
-/// Text is about this many bytes a token, for conditions on an input that nobody has counted yet.
-const BYTES_PER_TOKEN: usize = 4;
 /// From so many days before a model is switched off, its answers say so.
 const NOTICE_DAYS: i64 = 60;
 const DAY_SECONDS: i64 = 86_400;
@@ -84,7 +82,8 @@ pub fn plan(state: &State, prices: &Prices, request: &Request) -> Result<Plan, F
     plan.targets = match &plan.route {
         Some(name) => plan.targets_of(state, prices, request, &To::Route(name.clone())),
         None => {
-            serving(named(state, &plan.routes, prices, request.caller.org, &request.model), request.endpoint)
+            let targets = named(state, &plan.routes, prices, request.caller.org, &request.model);
+            plan.in_order(state, prices, request, targets)
         }
     };
     if plan.targets.is_empty() { Err(Failure::model_unknown(&request.model)) } else { Ok(plan) }
@@ -98,7 +97,19 @@ impl Plan {
         let found = |target: &crate::domain::routing::Target| {
             found(state, &self.routes, prices, org, &target.provider, &target.model)
         };
-        serving(targets.iter().filter_map(found).collect(), request.endpoint)
+        self.in_order(state, prices, request, targets.iter().filter_map(found).collect())
+    }
+
+    /// Those that serve the endpoint, as the weather puts them.
+    fn in_order(
+        &self,
+        state: &State,
+        prices: &Prices,
+        request: &Request,
+        targets: Vec<Target>,
+    ) -> Vec<Target> {
+        let serving = targets.into_iter().filter(|target| serves(target, request.endpoint)).collect();
+        state.weather.order(serving, self.policy.prefer, prices.at, request.input_tokens())
     }
 }
 
@@ -141,10 +152,6 @@ fn found(
     Some(asked)
 }
 
-fn serving(targets: Vec<Target>, endpoint: Endpoint) -> Vec<Target> {
-    targets.into_iter().filter(|target| serves(target, endpoint)).collect()
-}
-
 fn serves(target: &Target, endpoint: Endpoint) -> bool {
     match endpoint {
         Endpoint::Generate(_) => target.card.mode == Mode::Chat,
@@ -165,7 +172,7 @@ fn asked(routes: &Routes, prices: &Prices, request: &Request) -> Asked {
         labels: request.purpose.labels.clone(),
         has_tools: request.body["tools"].as_array().is_some_and(|tools| !tools.is_empty()),
         has_images: has_images(&request.body),
-        input_tokens: (request.bytes / BYTES_PER_TOKEN) as u64,
+        input_tokens: request.input_tokens(),
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::domain::event::AttemptOutcome;
+use crate::domain::routing::News;
 use crate::domain::time::Timestamp;
 use crate::gateway::attempt::OpenStream;
 use crate::gateway::dispatch::Dispatch;
@@ -93,10 +94,14 @@ async fn relay(mut dispatch: Dispatch, call: Call, open: OpenStream, sender: mps
         (false, Some(_)) if is_readable && relay.failure().is_none() => AttemptOutcome::Cancelled,
         (false, _) => AttemptOutcome::Broken,
     };
-    let request = &dispatch.request;
-    let metered = meter::meter(request, &call.quote, &dispatch.hold.prices, &Report::of_stream(&relay));
+    if outcome == AttemptOutcome::Broken {
+        let news = News::Failed { retry_after_seconds: None };
+        dispatch.state.weather.hears(&call.quote.target, clock.now(), news);
+    }
+    let request = dispatch.request.clone();
+    let metered = meter::meter(&request, &call.quote, &dispatch.hold.prices, &Report::of_stream(&relay));
     dispatch.hold.record(&call, metered, outcome);
-    if let Err(error) = dispatch.hold.settle().await {
+    if let Err(error) = dispatch.settle().await {
         tracing::error!(%error, reservation = %request.reservation, "a stream's settle failed; its hold will expire");
     }
     if !is_whole {

@@ -14,7 +14,7 @@ use crate::domain::account::budget::BudgetScope;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::limits::Limits;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Attempt, Balance, Event, GrantKind, LotTerms, Role};
+use crate::domain::event::{Attempt, AttemptOutcome, Balance, Event, GrantKind, LotTerms, Role};
 use crate::domain::ids::{KeyId, LotId, OrgId};
 use crate::domain::pricing::{RateCard, default_cards};
 use crate::domain::system::SystemCommand;
@@ -34,6 +34,7 @@ struct World {
     http: reqwest::Client,
     state: GatewayState,
     config: Config,
+    simulator: SimulatorHandle,
     _folder: tempfile::TempDir,
 }
 
@@ -50,11 +51,17 @@ impl World {
     }
 
     async fn routed(credits: &str, weather: &str, routes: Value) -> World {
-        let stormy = SimulatorHandle::new(SimulatorConfig {
+        World::with_odd(credits, weather, routes, Router::new()).await
+    }
+
+    /// With an upstream `odd` that answers as the test says.
+    async fn with_odd(credits: &str, weather: &str, routes: Value, odd: Router) -> World {
+        let simulator = SimulatorHandle::new(SimulatorConfig {
             weather: Weather::parse(weather).expect("weather"),
             ..SimulatorConfig::default()
         });
-        let stormy = listen(stormy.router()).await;
+        let stormy = listen(simulator.router()).await;
+        let odd = listen(odd).await;
         let calm = listen(SimulatorHandle::new(SimulatorConfig::default()).router()).await;
         let provider = |name: &str, kind, address: SocketAddr, prices_of: &str| ProviderConfig {
             name: name.into(),
@@ -73,6 +80,7 @@ impl World {
                 provider("openai", ProviderKind::Openai, stormy, "openai"),
                 provider("anthropic", ProviderKind::Anthropic, stormy, "anthropic"),
                 provider("spare", ProviderKind::Openai, calm, "openai"),
+                provider("odd", ProviderKind::Openai, odd, "openai"),
             ],
             routes: serde_json::from_value(routes).expect("routes"),
             successors: BTreeMap::from([(
@@ -134,7 +142,7 @@ impl World {
         )
         .expect("a gateway");
         let url = format!("http://{}", listen(router(state.clone()).0).await);
-        World { url, secret, ledger, http: reqwest::Client::new(), state, config, _folder: folder }
+        World { url, secret, ledger, http: reqwest::Client::new(), state, config, simulator, _folder: folder }
     }
 
     async fn post(&self, path: &str, body: Value) -> reqwest::Response {
@@ -150,6 +158,12 @@ impl World {
             _ => None,
         });
         settle.expect("a settle")
+    }
+
+    /// Whether the last hold was raised after it was taken.
+    async fn grew_before_the_settle(&self) -> bool {
+        let stored = list_events(&self.ledger, ACME, 0, 1_000).await.expect("reads");
+        stored.iter().any(|stored| matches!(stored.payload.event, Event::ReservationGrown { .. }))
     }
 
     async fn balance(&self) -> Balance {
@@ -490,4 +504,114 @@ async fn models_whose_days_are_counted_say_so_and_their_successors_answer_after(
     assert_eq!(retired.status().as_u16(), 200);
     assert_eq!(header(&retired, "x-tollgate-model"), "gpt-4o-mini");
     assert!(header(&retired, "x-tollgate-warning").contains("answers in its place"), "{retired:?}");
+}
+
+#[tokio::test]
+async fn a_target_that_fails_most_calls_is_spared_and_where_all_rest_the_least_bad_is_tried() {
+    let routes = json!([{"name": "alone", "chain": ["openai/gpt-4o-mini"], "retries": 0}]);
+    let world = World::routed("5", "503=1", routes).await;
+    for _ in 0..5 {
+        let response = world.post("/v1/chat/completions", chat("alone")).await;
+        assert_eq!(response.status(), 503);
+        assert!(header(&response, "retry-after").parse::<u64>().expect("seconds") >= 1);
+    }
+
+    let elsewhere = world.post("/v1/chat/completions", chat("gpt-4o-mini")).await;
+    world.simulator.set_weather(Weather::calm());
+    let tried = world.post("/v1/chat/completions", chat("alone")).await;
+
+    assert_eq!(header(&elsewhere, "x-tollgate-provider"), "spare");
+    assert_eq!(header(&elsewhere, "x-tollgate-fallback"), "", "it was not even asked");
+    assert_eq!(tried.status(), 200);
+}
+
+#[tokio::test]
+async fn a_slow_target_is_hedged_under_a_larger_hold_and_the_loser_is_paid_for() {
+    let routes =
+        json!([{"name": "r", "chain": ["openai/gpt-4o-mini", "spare/gpt-4o-mini"], "hedge_after_ms": 20}]);
+    for streams in [false, true] {
+        let world = World::routed("5", "stall_before=1", routes.clone()).await;
+        let mut body = chat("r");
+        body["stream"] = streams.into();
+
+        let response = world.post("/v1/chat/completions", body).await;
+
+        assert_eq!(response.status(), 200);
+        assert_eq!(header(&response, "x-tollgate-provider"), "spare");
+        response.text().await.expect("the whole of it");
+        let (attempts, _) = world.last_settle().await;
+        let of =
+            |provider: &str| attempts.iter().find(|attempt| attempt.provider == provider).expect("tried");
+        assert_eq!(
+            (of("spare").outcome, of("openai").outcome),
+            (AttemptOutcome::Succeeded, AttemptOutcome::Unknown)
+        );
+        assert!(of("openai").cost.is_positive(), "the loser may have cost its input");
+        assert!(world.grew_before_the_settle().await, "streams: {streams}");
+        let balance = world.balance().await;
+        let cost: Credits = attempts.iter().map(|attempt| attempt.cost).sum();
+        assert_eq!((balance.held, balance.consumed), (Credits::ZERO, cost));
+    }
+}
+
+#[tokio::test]
+async fn a_losing_stream_that_says_nothing_ends_with_the_winner() {
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(late_stream));
+    let routes =
+        json!([{"name": "r", "chain": ["odd/gpt-4o-mini", "spare/gpt-4o-mini"], "hedge_after_ms": 1}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    let mut body = chat("r");
+    body["stream"] = true.into();
+
+    let response = world.post("/v1/chat/completions", body).await;
+    let provider = header(&response, "x-tollgate-provider");
+    response.text().await.expect("the whole of it");
+
+    let (attempts, _) = world.last_settle().await;
+    assert_eq!(provider, "spare");
+    assert_eq!(attempts.len(), 2);
+    assert!(attempts.iter().all(|attempt| attempt.cost.is_positive()), "{attempts:?}");
+    assert!(world.balance().await.held.is_zero());
+}
+
+/// Its head comes at once, and then nothing.
+async fn late_stream() -> Response {
+    let never = futures_util::stream::pending::<Result<Bytes, std::convert::Infallible>>();
+    Response::new(axum::body::Body::from_stream(never))
+}
+
+#[tokio::test]
+async fn a_pause_that_is_longer_than_the_time_left_is_not_waited_for() {
+    let world = World::new("5", "rate_limited=1,retry_after_seconds=30").await;
+
+    let call = world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
+    let response = call.header("x-request-timeout", "20").json(&chat("alone")).send().await.expect("answers");
+
+    assert_eq!(response.status(), 429);
+    assert_eq!(header(&response, "retry-after"), "30");
+    assert_eq!(world.balance().await.available, Credits::from_whole(5));
+}
+
+#[tokio::test]
+async fn a_target_rests_before_its_provider_has_to_refuse() {
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(the_last_of_its_limit));
+    let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini", "spare/gpt-4o-mini"]}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+
+    let first = world.post("/v1/chat/completions", chat("r")).await;
+    let second = world.post("/v1/chat/completions", chat("r")).await;
+
+    assert_eq!(header(&first, "x-tollgate-provider"), "odd");
+    assert_eq!(header(&second, "x-tollgate-provider"), "spare");
+    assert_eq!(header(&second, "x-tollgate-fallback"), "");
+}
+
+async fn the_last_of_its_limit() -> Response {
+    let headers = [("x-ratelimit-remaining-requests", "0"), ("x-ratelimit-reset-requests", "1m0s")];
+    (headers, axum::Json(completion(json!({"prompt_tokens": 9, "completion_tokens": 1})))).into_response()
+}
+
+fn completion(usage: Value) -> Value {
+    json!({"id": "c", "object": "chat.completion", "created": 0, "model": "gpt-4o-mini", "usage": usage,
+           "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Yes."}}]})
 }

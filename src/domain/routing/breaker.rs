@@ -117,14 +117,6 @@ impl Breaker {
     }
 }
 
-/// The places of the targets in the order in which they are tried: those that are ready as they came, then those that
-/// rest, the soonest back first.
-pub fn by_standing(standings: &[Standing]) -> Vec<usize> {
-    let mut places: Vec<usize> = (0..standings.len()).collect();
-    places.sort_by_key(|place| standings[*place]);
-    places
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,15 +202,6 @@ mod tests {
         ] {
             assert_eq!(rest(&calls, now), expected, "{claim}");
         }
-    }
-
-    #[test]
-    fn targets_that_rest_come_last_and_the_soonest_back_first() {
-        let resting = |seconds| Standing::Resting { until: at(seconds) };
-
-        let order = by_standing(&[resting(9), Standing::Ready, resting(3), Standing::Ready]);
-
-        assert_eq!(order, [1, 3, 2, 0]);
     }
 
     #[test]

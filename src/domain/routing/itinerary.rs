@@ -2,7 +2,7 @@
 //!
 //! The chain is tried in its order without pauses. Once every target has failed, those that may recover are tried again
 //! after a pause with full jitter, no earlier than the first of them asked for, as often as the policy says, and never
-//! past the request's deadline.
+//! past the request's deadline. Two targets may be under way at once (a hedge): what follows is decided once both failed.
 
 use crate::domain::routing::Retry;
 use crate::domain::time::Timestamp;
@@ -54,40 +54,41 @@ impl Itinerary {
         Itinerary { stops: vec![stop; targets], at: 0, rounds_left: retries, rounds_done: 0, deadline }
     }
 
-    /// Time that is left for the request, pauses included.
-    pub fn micros_left(&self, now: Timestamp) -> i64 {
-        self.deadline.0.saturating_sub(now.0).max(0)
+    /// The next target of this round, to be tried beside the one that is under way.
+    pub fn beside(&mut self, now: Timestamp) -> Option<usize> {
+        let later = self.stops.iter().enumerate().skip(self.at + 1);
+        let (place, _) = later.into_iter().find(|(_, stop)| !stop.is_out && stop.not_before <= now)?;
+        self.at = place;
+        Some(place)
     }
 
-    /// Decides what follows the failure of the target that was tried. `chance` is any random number.
-    pub fn after(&mut self, setback: Setback, now: Timestamp, chance: u64) -> Next {
+    /// The target at that place failed.
+    pub fn failed(&mut self, place: usize, setback: Setback, now: Timestamp) {
+        let Some(stop) = self.stops.get_mut(place) else { return };
         match setback.retry {
-            Retry::Never => return Next::GiveUp,
-            Retry::RouteFallbackOnly => return Next::RouteFallback,
-            Retry::Elsewhere => self.leave(),
+            Retry::Never | Retry::RouteFallbackOnly => {}
+            Retry::Elsewhere => stop.is_out = true,
             Retry::HereOrElsewhere => {
-                if let (Some(stop), Some(seconds)) =
-                    (self.stops.get_mut(self.at), setback.retry_after_seconds)
-                {
+                if let Some(seconds) = setback.retry_after_seconds {
                     stop.not_before = now.plus_seconds(seconds);
                 }
             }
         }
+    }
+
+    /// Decides what follows the last failure, with none under way. `chance` is any random number.
+    pub fn next(&mut self, retry: Retry, now: Timestamp, chance: u64) -> Next {
+        match retry {
+            Retry::Never => return Next::GiveUp,
+            Retry::RouteFallbackOnly => return Next::RouteFallback,
+            Retry::Elsewhere | Retry::HereOrElsewhere => {}
+        }
         if now >= self.deadline {
             return Next::GiveUp;
         }
-        let later = self.stops.iter().enumerate().skip(self.at + 1);
-        if let Some((place, _)) = later.into_iter().find(|(_, stop)| !stop.is_out && stop.not_before <= now) {
-            self.at = place;
-            return Next::Try { place, pause_micros: 0 };
-        }
-        self.next_round(now, chance)
-    }
-
-    /// The target that was tried can't serve this request at all.
-    fn leave(&mut self) {
-        if let Some(stop) = self.stops.get_mut(self.at) {
-            stop.is_out = true;
+        match self.beside(now) {
+            Some(place) => Next::Try { place, pause_micros: 0 },
+            None => self.next_round(now, chance),
         }
     }
 
@@ -136,7 +137,9 @@ mod tests {
         let mut itinerary = Itinerary::new(targets, retries, Timestamp(0).plus_seconds(deadline_seconds));
         let step = |(retry, retry_after_seconds): &(Retry, Option<i64>)| {
             let setback = Setback { retry: *retry, retry_after_seconds: *retry_after_seconds };
-            itinerary.after(setback, Timestamp(0), 50_000)
+            let place = itinerary.at;
+            itinerary.failed(place, setback, Timestamp(0));
+            itinerary.next(setback.retry, Timestamp(0), 50_000)
         };
         setbacks.iter().map(step).collect()
     }
@@ -201,6 +204,22 @@ mod tests {
         ] {
             assert_eq!(play(targets, retries, deadline, &setbacks), expected, "{claim}");
         }
+    }
+
+    #[test]
+    fn a_hedge_takes_the_next_target_and_what_follows_knows_of_both() {
+        let mut itinerary = Itinerary::new(3, 1, Timestamp(0).plus_seconds(9));
+        let failed = Setback { retry: HereOrElsewhere, retry_after_seconds: Some(5) };
+
+        let beside = itinerary.beside(Timestamp(0));
+        itinerary.failed(0, Setback { retry: Elsewhere, ..failed }, Timestamp(0));
+        itinerary.failed(1, failed, Timestamp(0));
+        let third = itinerary.next(HereOrElsewhere, Timestamp(0), 0);
+        itinerary.failed(2, Setback { retry_after_seconds: Some(7), ..failed }, Timestamp(0));
+        let again = itinerary.next(HereOrElsewhere, Timestamp(0), 0);
+
+        assert_eq!((beside, third, again), (Some(1), GO(2, 0), GO(1, 5 * SECOND)));
+        assert_eq!(Itinerary::new(1, 1, Timestamp(9)).beside(Timestamp(0)), None);
     }
 
     #[test]

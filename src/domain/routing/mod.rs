@@ -3,11 +3,13 @@
 //! Pure: time, chance and what happened are arguments. Nothing here knows a price or sends anything.
 
 mod breaker;
+mod health;
 mod itinerary;
 mod route;
 mod routes;
 
-pub use breaker::{Breaker, Standing, by_standing};
+pub use breaker::Standing;
+pub use health::{Allowance, Health, Left, News, in_order};
 pub use itinerary::{Itinerary, Next, Setback};
 pub use route::{Asked, ClampPolicy, Policy, Prefer, Route, Step, To, When};
 pub use routes::{Mistake, Routes, Target};

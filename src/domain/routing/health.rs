@@ -1,0 +1,243 @@
+//! What is known of one target (a model at a provider): its breaker, how fast and how reliable it was of late, and how
+//! much of its rate limits the provider says is left.
+//!
+//! It orders targets and forbids none: where all rest, the soonest back is tried.
+
+use std::cmp::Ordering;
+
+use super::breaker::{Breaker, Standing};
+use super::route::Prefer;
+use crate::domain::time::Timestamp;
+
+/// How much the last call counts in the averages.
+const NEWEST: f64 = 0.2;
+/// What a failure is worth in seconds of waiting, where targets are compared by speed.
+const FAILURE_SECONDS: f64 = 30.0;
+/// The rest of a target whose provider refuses by rate and doesn't say for how long.
+const LIMITED_SECONDS: i64 = 1;
+/// No limit is believed for longer: providers tell when a limit is whole again, not when a call fits.
+const LIMIT_SECONDS_MAX: i64 = 60;
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Health {
+    breaker: Breaker,
+    /// Until the first part of an answer.
+    first_part_seconds: Option<f64>,
+    failure_ratio: f64,
+    allowance: Allowance,
+}
+
+/// What a provider says is left of its limits on rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allowance {
+    pub requests: Option<Left>,
+    pub tokens: Option<Left>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left {
+    pub count: u64,
+    pub resets_at: Timestamp,
+}
+
+/// What a call showed of its target.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum News {
+    /// It answers; so long after it was asked came the first part.
+    Answers { first_part_micros: i64 },
+    /// It refused what was the caller's own fault.
+    Sound,
+    /// It refuses by rate.
+    Limited { retry_after_seconds: Option<i64> },
+    /// It does not do what it should; perhaps it asked for a pause.
+    Failed { retry_after_seconds: Option<i64> },
+}
+
+impl Health {
+    /// How it stands for a request of about so many tokens.
+    pub fn standing(&self, now: Timestamp, tokens: u64) -> Standing {
+        let lasts = |left: Option<Left>, needed: u64| {
+            let short = left.filter(|left| left.count < needed && left.resets_at > now);
+            short.map(|left| Standing::Resting {
+                until: left.resets_at.min(now.plus_seconds(LIMIT_SECONDS_MAX)),
+            })
+        };
+        let limits = [lasts(self.allowance.requests, 1), lasts(self.allowance.tokens, tokens)];
+        limits.into_iter().flatten().fold(self.breaker.standing(now), Ord::max)
+    }
+
+    /// A call is sent: it takes of what is left, until the provider says more.
+    pub fn starts(&mut self, now: Timestamp, tokens: u64) {
+        self.breaker.starts(now);
+        for (left, taken) in [(&mut self.allowance.requests, 1), (&mut self.allowance.tokens, tokens)] {
+            if let Some(left) = left {
+                left.count = left.count.saturating_sub(taken);
+            }
+        }
+    }
+
+    /// True where this opens the breaker.
+    pub fn hears(&mut self, now: Timestamp, news: News) -> bool {
+        match news {
+            News::Answers { first_part_micros } => {
+                let newest = first_part_micros as f64 / Timestamp::MICROS_PER_SECOND as f64;
+                let before = self.first_part_seconds.unwrap_or(newest);
+                self.first_part_seconds = Some(average(before, newest));
+                self.failure_ratio = average(self.failure_ratio, 0.0);
+                self.breaker.succeeded(now);
+                false
+            }
+            News::Sound => {
+                self.breaker.succeeded(now);
+                false
+            }
+            News::Limited { retry_after_seconds } => {
+                self.breaker.rests(now, retry_after_seconds.unwrap_or(LIMITED_SECONDS));
+                false
+            }
+            News::Failed { retry_after_seconds } => {
+                self.failure_ratio = average(self.failure_ratio, 1.0);
+                if let Some(seconds) = retry_after_seconds {
+                    self.breaker.rests(now, seconds);
+                }
+                self.breaker.failed(now)
+            }
+        }
+    }
+
+    /// What the provider last said of its limits.
+    pub fn learns(&mut self, allowance: Allowance) {
+        self.allowance.requests = allowance.requests.or(self.allowance.requests);
+        self.allowance.tokens = allowance.tokens.or(self.allowance.tokens);
+    }
+
+    /// What a request waits here, on average, failures counted as a long wait. Nothing where nothing is known, so that
+    /// every target is tried.
+    pub fn cost_seconds(&self) -> f64 {
+        self.first_part_seconds.unwrap_or(0.0) + FAILURE_SECONDS * self.failure_ratio
+    }
+
+    pub fn first_part_seconds(&self) -> Option<f64> {
+        self.first_part_seconds
+    }
+
+    pub fn failure_ratio(&self) -> f64 {
+        self.failure_ratio
+    }
+
+    /// Whether it holds nothing worth keeping.
+    pub fn is_forgotten(&self, now: Timestamp) -> bool {
+        self.breaker.is_forgotten(now)
+    }
+}
+
+/// The places of targets in the order in which they are tried: those that are ready, as they came or the fastest
+/// first; then those that rest, the soonest back first and of equals the better.
+pub fn in_order(targets: &[(Standing, f64)], prefer: Prefer) -> Vec<usize> {
+    let mut places: Vec<usize> = (0..targets.len()).collect();
+    let compare = |one: &usize, other: &usize| match (targets.get(*one), targets.get(*other)) {
+        (Some((one, one_seconds)), Some((other, other_seconds))) => {
+            let by_cost = prefer == Prefer::Fastest || *one != Standing::Ready;
+            let tie = if by_cost { one_seconds.total_cmp(other_seconds) } else { Ordering::Equal };
+            one.cmp(other).then(tie)
+        }
+        (None, _) | (_, None) => Ordering::Equal,
+    };
+    places.sort_by(compare);
+    places
+}
+
+fn average(before: f64, newest: f64) -> f64 {
+    NEWEST.mul_add(newest - before, before)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp(0).plus_seconds(1_000 + seconds)
+    }
+
+    fn left(count: u64, seconds: i64) -> Option<Left> {
+        Some(Left { count, resets_at: at(seconds) })
+    }
+
+    #[test]
+    fn a_target_rests_ahead_of_the_limit_that_its_provider_tells() {
+        for (claim, requests, tokens, sent, rests_until) in [
+            ("nothing is told", None, None, 0, None),
+            ("there is enough", left(2, 30), left(100, 30), 0, None),
+            ("no request is left", left(0, 30), None, 0, Some(30)),
+            ("none is left once one was sent", left(1, 30), None, 1, Some(30)),
+            ("too few tokens are left", None, left(99, 20), 0, Some(20)),
+            ("what was sent took them", None, left(150, 20), 1, Some(20)),
+            ("the later reset counts", left(0, 30), left(0, 20), 0, Some(30)),
+            ("a limit that is whole again says nothing", left(0, 0), left(0, -5), 0, None),
+            ("an absurd reset is cut", left(0, 9_999_999), None, 0, Some(60)),
+        ] {
+            let mut health = Health::default();
+            health.learns(Allowance { requests, tokens });
+            (0..sent).for_each(|_| health.starts(at(0), 100));
+
+            let expected =
+                rests_until.map_or(Standing::Ready, |seconds| Standing::Resting { until: at(seconds) });
+            assert_eq!(health.standing(at(0), 100), expected, "{claim}");
+        }
+    }
+
+    #[test]
+    fn a_provider_that_limits_rests_without_being_ill() {
+        let mut health = Health::default();
+
+        let opened: Vec<bool> =
+            (0..9).map(|_| health.hears(at(0), News::Limited { retry_after_seconds: Some(7) })).collect();
+
+        assert!(opened.iter().all(|opened| !opened));
+        assert_eq!(health.standing(at(6), 0), Standing::Resting { until: at(7) });
+        assert_eq!(health.standing(at(7), 0), Standing::Ready);
+    }
+
+    #[test]
+    fn the_averages_follow_the_calls_and_order_the_fastest() {
+        let answers = |seconds: f64| News::Answers { first_part_micros: (seconds * 1e6) as i64 };
+        let failed = News::Failed { retry_after_seconds: None };
+        let health = |news: &[News]| {
+            let mut health = Health::default();
+            for news in news {
+                health.hears(at(0), *news);
+            }
+            health
+        };
+        let slow = health(&[answers(2.0), answers(3.0)]);
+        let fast = health(&[answers(0.5), News::Sound]);
+        let flaky = health(&[answers(0.1), failed]);
+        let unknown = health(&[]);
+
+        let targets =
+            [&slow, &fast, &flaky, &unknown].map(|health| (health.standing(at(0), 0), health.cost_seconds()));
+
+        assert!((slow.first_part_seconds().expect("known") - 2.2).abs() < 1e-9);
+        assert!((flaky.failure_ratio() - 0.2).abs() < 1e-9);
+        assert_eq!(in_order(&targets, Prefer::AsWritten), [0, 1, 2, 3]);
+        assert_eq!(in_order(&targets, Prefer::Fastest), [3, 1, 0, 2]);
+    }
+
+    #[test]
+    fn targets_that_rest_come_last_the_soonest_back_first_and_of_equals_the_better() {
+        let resting = |seconds| Standing::Resting { until: at(seconds) };
+
+        let order = in_order(
+            &[
+                (resting(9), 0.0),
+                (Standing::Ready, 9.0),
+                (resting(3), 5.0),
+                (Standing::Ready, 1.0),
+                (resting(3), 4.0),
+            ],
+            Prefer::AsWritten,
+        );
+
+        assert_eq!(order, [1, 3, 4, 2, 0]);
+    }
+}

@@ -1,0 +1,102 @@
+//! The weather as this node sees it: which targets are well, and which the calls had better spare.
+//!
+//! Each node learns from its own calls; nothing is shared, and nothing outlives the process. It only orders targets.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use crate::domain::routing::{Allowance, Health, News, Prefer, Retry, Standing, in_order};
+use crate::domain::time::Timestamp;
+use crate::gateway::plan::Target;
+use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
+
+/// Targets in memory before those that say nothing are dropped: a ceiling price admits models of any name.
+const TARGETS_MAX: usize = 10_000;
+
+/// By provider and model.
+#[derive(Debug, Default)]
+pub struct Weather(Mutex<HashMap<(String, String), Health>>);
+
+impl Weather {
+    /// The targets in the order in which they are tried by a request of about so many tokens.
+    pub fn order(&self, targets: Vec<Target>, prefer: Prefer, now: Timestamp, tokens: u64) -> Vec<Target> {
+        if targets.len() < 2 {
+            return targets;
+        }
+        let seen: Vec<(Standing, f64)> = targets
+            .iter()
+            .map(|target| {
+                self.of(target, now, |health| (health.standing(now, tokens), health.cost_seconds()))
+            })
+            .collect();
+        in_order(&seen, prefer).into_iter().filter_map(|place| targets.get(place).cloned()).collect()
+    }
+
+    /// How many seconds until the first of the targets is well again; 0 where one is.
+    pub fn soonest_seconds(&self, targets: &[Target], now: Timestamp, tokens: u64) -> u64 {
+        let seconds = |target| match self.of(target, now, |health| health.standing(now, tokens)) {
+            Standing::Ready => 0,
+            Standing::Resting { until } => {
+                let micros = until.0.saturating_sub(now.0).max(0).unsigned_abs();
+                micros.div_ceil(Timestamp::MICROS_PER_SECOND.unsigned_abs())
+            }
+        };
+        targets.iter().map(seconds).min().unwrap_or(0)
+    }
+
+    pub fn starts(&self, target: &Target, now: Timestamp, tokens: u64) {
+        self.of(target, now, |health| health.starts(now, tokens));
+    }
+
+    pub fn learns(&self, target: &Target, now: Timestamp, allowance: Allowance) {
+        if allowance != Allowance::default() {
+            self.of(target, now, |health| health.learns(allowance));
+        }
+    }
+
+    pub fn hears(&self, target: &Target, now: Timestamp, news: News) {
+        let (opened, latency, failures) = self.of(target, now, |health| {
+            (health.hears(now, news), health.first_part_seconds(), health.failure_ratio())
+        });
+        let labels = labels(target);
+        metrics::gauge!("tollgate_target_failure_ratio", &labels).set(failures);
+        if let Some(seconds) = latency {
+            metrics::gauge!("tollgate_target_latency_seconds", &labels).set(seconds);
+        }
+        if opened {
+            metrics::counter!("tollgate_breakers_opened_total", &labels).increment(1);
+            tracing::warn!(
+                provider = target.upstream.config.name,
+                model = target.model,
+                "most calls fail: others are tried first"
+            );
+        }
+    }
+
+    fn of<T>(&self, target: &Target, now: Timestamp, look: impl FnOnce(&mut Health) -> T) -> T {
+        let mut targets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if targets.len() > TARGETS_MAX {
+            targets.retain(|_, health| !health.is_forgotten(now));
+        }
+        let key = (target.upstream.config.name.clone(), target.model.clone());
+        look(targets.entry(key).or_default())
+    }
+}
+
+/// What a failure says of the target's health.
+pub fn news_of(failure: &UpstreamFailure) -> News {
+    let retry_after_seconds =
+        failure.retry_after_seconds.map(|seconds| seconds.try_into().unwrap_or(i64::MAX));
+    match failure.retry {
+        Retry::Never | Retry::RouteFallbackOnly => News::Sound,
+        Retry::HereOrElsewhere if failure.kind == FailureKind::RateLimited => {
+            News::Limited { retry_after_seconds }
+        }
+        Retry::HereOrElsewhere | Retry::Elsewhere => News::Failed { retry_after_seconds },
+    }
+}
+
+/// The card's name of the model, since a ceiling price admits any name.
+fn labels(target: &Target) -> [(&'static str, String); 2] {
+    [("provider", target.upstream.config.name.clone()), ("model", target.card.model.clone())]
+}
