@@ -12,6 +12,8 @@
 
 #[path = "support/pairs.rs"]
 mod pairs;
+#[path = "support/plain.rs"]
+mod plain;
 
 use tollgate::clock::Clock;
 use tollgate::ledger::{Ledger, Memory};
@@ -35,6 +37,13 @@ async fn main() {
         orgs.push(funded(&ledger).await);
     }
 
+    if url.starts_with("postgres") {
+        for (name, (clients, pairs)) in
+            ["one hot account", "100 accounts, one takes half"].iter().zip(plain::best(&url).await)
+        {
+            println!("plain SQL functions, {name}: {pairs:.0} pairs/s at their best, with {clients} clients");
+        }
+    }
     println!("{:<34} {:>10} {:>8} {:>10} {:>10}", "", "pairs/s", "ratio", "p50 µs", "p99 µs");
     let baseline = measure(&ledger, &orgs[..1], 1).await;
     report("one transaction a command", &baseline, &baseline);

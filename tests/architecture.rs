@@ -174,6 +174,7 @@ fn breaches_of(path: &str, source: &str) -> Vec<String> {
     let mut breaches = import_breaches(path, &tokens);
     breaches.extend(PURITIES.iter().flat_map(|purity| purity_breaches(path, &tokens, purity)));
     breaches.extend(sql_breaches(path, &tokens));
+    breaches.extend(shard_breaches(path, &tokens));
     breaches
 }
 
@@ -241,6 +242,25 @@ fn sql_breaches(path: &str, tokens: &[Token]) -> Vec<String> {
         .map(|text| {
             format!(
                 "{path}:{}: this text is SQL; only the store holds SQL: give it a function there.",
+                text.line
+            )
+        })
+        .collect()
+}
+
+/// A statement that names no shard would be sent to every worker of a distributed database. SQLite has one shard and
+/// is never distributed.
+fn shard_breaches(path: &str, tokens: &[Token]) -> Vec<String> {
+    if !path.starts_with("src/store") || path.starts_with("src/store/sqlite") {
+        return Vec::new();
+    }
+    let statements = tokens.iter().filter(|token| token.kind == Kind::Text && is_sql(&token.text));
+    let unnamed =
+        statements.filter(|text| !text.text.contains("shard") && !text.text.contains("_sqlx_migrations"));
+    unnamed
+        .map(|text| {
+            format!(
+                "{path}:{}: this statement names no shard; the tables are distributed by it: say which one.",
                 text.line
             )
         })
@@ -650,12 +670,24 @@ fn only_the_store_holds_sql() {
         &["this text is SQL"],
     );
     check("src/http/a.rs", "const Q: &str = r#\"\n  insert into orgs values (1)\"#;", &["this text is SQL"]);
-    check("src/store/a.rs", "const Q: &str = \"delete from views\"; use sqlx::Row;", &[]);
+    check("src/store/a.rs", "const Q: &str = \"delete from views where shard = 1\"; use sqlx::Row;", &[]);
     check(
         "src/http/a.rs",
         "const M: &str = \"Select a model first\"; const N: &str = \"update the card\";",
         &[],
     );
+}
+
+#[test]
+fn every_statement_of_the_store_names_its_shard() {
+    check("src/store/postgres/a.rs", "const Q: &str = \"delete from lots\";", &["names no shard"]);
+    check(
+        "src/store/alike.rs",
+        "const Q: &str = \"select name from profiles where id = $1\";",
+        &["names no shard"],
+    );
+    check("src/store/alike.rs", "const Q: &str = \"select name from profiles where shard = $1\";", &[]);
+    check("src/store/sqlite/a.rs", "const Q: &str = \"select value from settings where name = 'x'\";", &[]);
 }
 
 #[test]

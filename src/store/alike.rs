@@ -247,10 +247,10 @@ macro_rules! projections {
                         format!("select {columns} from {} where shard = $1 and generation = {generation}", table.name)
                     };
                     let sql = format!(
-                        "select (select count(*) from ({one} except {other}) as missing) \
-                         + (select count(*) from ({other} except {one}) as surplus)",
-                        one = rows("$2"),
-                        other = rows("$3"),
+                        "select (select count(*) from ({of_shard} except {of_shard_again}) as missing) \
+                         + (select count(*) from ({of_shard_again} except {of_shard}) as surplus)",
+                        of_shard = rows("$2"),
+                        of_shard_again = rows("$3"),
                     );
                     found += sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql))
                         .bind(shard)

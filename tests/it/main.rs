@@ -18,6 +18,7 @@ mod nodes;
 mod replays;
 mod reservations;
 mod schemas;
+mod spread;
 mod store;
 mod support;
 mod workers;
