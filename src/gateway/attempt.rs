@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use reqwest::Response;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::Value;
@@ -19,10 +19,20 @@ use crate::gateway::providers::classify::{UpstreamFailure, classify, classify_an
 use crate::gateway::providers::{self, EMBEDDINGS_PATH};
 use crate::gateway::quote::Quote;
 
+/// More than any provider sends as one answer.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// What is read of an error, which nobody needs in full.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+/// What a stream may send between two parts of its answer: keep-alives, and events that say nothing.
+const SILENT_BYTES_MAX: usize = 4 << 20;
+/// A provider that ignores the output limit may overstep it by this factor and so many parts; then it will not end.
+const OVERRUN_FACTOR: u64 = 2;
+const OVERRUN_PARTS: u64 = 1_000;
+
 /// How long a provider may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// Until the answer's head, and again until a stream's first part or a whole answer's end.
+    /// Until a stream's first part for the client, or a whole answer's end.
     pub first_token: Duration,
     /// Between two parts of an answer that has begun.
     pub between_tokens: Duration,
@@ -30,8 +40,9 @@ pub struct Patience {
 }
 
 impl Patience {
-    pub fn for_first(&self, now: Timestamp) -> Duration {
-        self.first_token.min(self.left(now))
+    pub fn for_first(&self, since: Timestamp, now: Timestamp) -> Duration {
+        let elapsed = Duration::from_micros(now.0.saturating_sub(since.0).try_into().unwrap_or(0));
+        self.first_token.saturating_sub(elapsed).min(self.left(now))
     }
 
     pub fn for_next(&self, now: Timestamp) -> Duration {
@@ -41,6 +52,43 @@ impl Patience {
     fn left(&self, now: Timestamp) -> Duration {
         let left = |ends_at: Timestamp| u64::try_from(ends_at.0.saturating_sub(now.0)).unwrap_or(0);
         self.ends_at.map_or(Duration::MAX, |ends_at| Duration::from_micros(left(ends_at)))
+    }
+}
+
+/// Whether a stream gets anywhere, and to an end.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    output_tokens_max: u64,
+    delivered_bytes: u64,
+    silent_bytes: usize,
+    silent_since: Timestamp,
+    silence_max: Duration,
+}
+
+impl Progress {
+    pub fn new(output_tokens_max: u64, patience: &Patience, now: Timestamp) -> Progress {
+        Progress {
+            output_tokens_max,
+            delivered_bytes: 0,
+            silent_bytes: 0,
+            silent_since: now,
+            silence_max: patience.first_token.saturating_add(patience.between_tokens),
+        }
+    }
+
+    /// So many bytes came: whether to read on.
+    pub fn goes_on(&mut self, relay: &StreamRelay, bytes: usize, now: Timestamp) -> bool {
+        let delivered = relay.delivered();
+        if delivered.bytes > self.delivered_bytes {
+            *self =
+                Progress { delivered_bytes: delivered.bytes, silent_bytes: 0, silent_since: now, ..*self };
+        } else {
+            self.silent_bytes = self.silent_bytes.saturating_add(bytes);
+        }
+        let silence =
+            Duration::from_micros(now.0.saturating_sub(self.silent_since.0).try_into().unwrap_or(0));
+        let parts_max = self.output_tokens_max.saturating_mul(OVERRUN_FACTOR).saturating_add(OVERRUN_PARTS);
+        self.silent_bytes <= SILENT_BYTES_MAX && silence <= self.silence_max && delivered.deltas <= parts_max
     }
 }
 
@@ -70,6 +118,7 @@ pub struct OpenStream {
     /// The upstream has closed it already.
     pub ended: bool,
     pub patience: Patience,
+    pub progress: Progress,
 }
 
 /// An attempt that brought nothing for the client.
@@ -90,6 +139,7 @@ pub async fn send(
     patience: Patience,
 ) -> Result<Answered, Failed> {
     let clock = state.ledger.clock();
+    let since = clock.now();
     let upstream = &quote.target.upstream;
     let path = match request.endpoint {
         Endpoint::Generate(_) => providers::path(upstream.dialect),
@@ -100,7 +150,7 @@ pub async fn send(
     for (name, value) in providers::auth_headers(upstream.dialect, &upstream.key) {
         call = call.header(name, value);
     }
-    let response = match timeout(patience.for_first(clock.now()), call.send()).await {
+    let mut response = match timeout(patience.for_first(since, clock.now()), call.send()).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) if error.is_connect() => {
             return Err(Failed::unanswered(AttemptOutcome::Refused, "it can't be connected to"));
@@ -116,15 +166,15 @@ pub async fn send(
     state.weather.learns(&quote.target, now, allowance(text, now));
     let status = response.status().as_u16();
     if !response.status().is_success() {
-        let body = timeout(patience.for_next(clock.now()), response.bytes()).await;
+        let body = timeout(patience.for_next(clock.now()), read(&mut response, ERROR_BYTES_MAX)).await;
         let body = body.ok().and_then(Result::ok).unwrap_or_default();
         let failure = classify(status, retry_after.as_deref(), &body);
         return Err(Failed { failure, outcome: AttemptOutcome::Refused, provider_request_id });
     }
     let body = if wants_stream(request) {
-        open_stream(state, request, quote, response, patience).await
+        open_stream(state, request, quote, response, patience, since).await
     } else {
-        whole(response, patience.for_first(clock.now())).await
+        whole(response, patience.for_first(since, clock.now())).await
     };
     match body {
         Ok(body) => Ok(Answered { provider_request_id, status, body }),
@@ -139,16 +189,30 @@ pub fn wants_stream(request: &Request) -> bool {
     }
 }
 
-async fn whole(response: Response, wait: Duration) -> Result<AnswerBody, Failed> {
-    let broke = || Failed::unanswered(AttemptOutcome::Unknown, "its answer broke off");
-    let read = timeout(wait, response.bytes()).await;
-    let bytes = read.ok().and_then(Result::ok).ok_or_else(broke)?;
-    let json: Value = serde_json::from_slice(&bytes)
-        .map_err(|_| Failed::unanswered(AttemptOutcome::Unknown, "its answer is not JSON"))?;
+async fn whole(mut response: Response, wait: Duration) -> Result<AnswerBody, Failed> {
+    let unanswered = |why| Failed::unanswered(AttemptOutcome::Unknown, why);
+    let read = timeout(wait, read(&mut response, ANSWER_BYTES_MAX)).await;
+    let bytes = read.unwrap_or(Err("its answer did not end in time")).map_err(unanswered)?;
+    let json: Value = serde_json::from_slice(&bytes).map_err(|_| unanswered("its answer is not JSON"))?;
     if let Some(failure) = classify_answer(&json) {
         return Err(Failed { failure, outcome: AttemptOutcome::Refused, provider_request_id: None });
     }
+    if !json.is_object() {
+        return Err(unanswered("its answer is not one"));
+    }
     Ok(AnswerBody::Whole { bytes, json })
+}
+
+/// The whole body, unless it is larger than anybody may send.
+async fn read(response: &mut Response, bytes_max: usize) -> Result<Bytes, &'static str> {
+    let mut body = BytesMut::new();
+    while let Some(part) = response.chunk().await.map_err(|_| "its answer broke off")? {
+        if body.len().saturating_add(part.len()) > bytes_max {
+            return Err("its answer is too large");
+        }
+        body.extend_from_slice(&part);
+    }
+    Ok(body.freeze())
 }
 
 async fn open_stream(
@@ -157,6 +221,7 @@ async fn open_stream(
     quote: &Quote,
     mut upstream: Response,
     patience: Patience,
+    since: Timestamp,
 ) -> Result<AnswerBody, Failed> {
     let client = request.endpoint.dialect();
     let mut relay = StreamRelay::new(StreamEnds {
@@ -167,26 +232,35 @@ async fn open_stream(
     });
     let clock = state.ledger.clock();
     let broke = |why| Failed::unanswered(AttemptOutcome::Unknown, why);
+    let mut progress = Progress::new(quote.output_tokens_max, &patience, clock.now());
+    let mut first = BytesMut::new();
     loop {
-        let wait = patience.for_first(clock.now());
+        let wait = patience.for_first(since, clock.now());
         let part =
             timeout(wait, upstream.chunk()).await.map_err(|_| broke("its stream did not begin in time"))?;
         let part = part.map_err(|_| broke("its stream broke off"))?;
         let ended = part.is_none();
-        let first = match part {
+        let bytes = part.as_ref().map_or(0, Bytes::len);
+        let relayed = match part {
             Some(bytes) => relay.push(&bytes),
             None => relay.finish(),
         };
-        let first = first.map_err(|_| broke("its stream can't be read"))?;
-        if !first.is_empty() {
-            return Ok(AnswerBody::Stream(Box::new(OpenStream { upstream, relay, first, ended, patience })));
-        }
+        first.extend_from_slice(&relayed.map_err(|_| broke("its stream can't be read"))?);
         if let Some(failure) = relay.failure() {
             let outcome = AttemptOutcome::Refused;
             return Err(Failed { failure: failure.clone(), outcome, provider_request_id: None });
         }
+        // Keep-alives alone are no beginning: until there is one, another target may still be tried.
+        if relay.has_begun() && !first.is_empty() {
+            let first = first.freeze();
+            let open = OpenStream { upstream, relay, first, ended, patience, progress };
+            return Ok(AnswerBody::Stream(Box::new(open)));
+        }
         if ended {
             return Err(broke("its stream was empty"));
+        }
+        if !progress.goes_on(&relay, bytes, clock.now()) {
+            return Err(broke("its stream says nothing"));
         }
     }
 }

@@ -64,13 +64,13 @@ pub struct Request {
     pub purpose: Purpose,
     pub idempotency: Option<CommandRef>,
     /// Held for as long as the request runs, its stream included.
-    _place: Arc<Place>,
+    pub place: Arc<Place>,
 }
 
 impl Request {
     /// About so many tokens, before anybody has counted them: for conditions and limits, never for money.
     pub fn input_tokens(&self) -> u64 {
-        (self.bytes / BYTES_PER_TOKEN) as u64
+        input_tokens(self.bytes)
     }
 
     /// A number that no caller chooses.
@@ -106,7 +106,8 @@ pub async fn admit(
         ..Purpose::default()
     };
     let limits = state.ledger.read(caller.org, |account| account.limits.clone()).await?;
-    let place = Arc::new(state.limiter.admit(caller.org, &limits, &purpose)?);
+    let tokens = asked_tokens(endpoint, &body, bytes.len());
+    let place = Arc::new(state.limiter.admit(caller.org, &limits, &purpose, tokens)?);
     let idempotency = headers
         .get("idempotency-key")
         .and_then(|key| key.to_str().ok())
@@ -124,8 +125,21 @@ pub async fn admit(
         reservation,
         purpose,
         idempotency,
-        _place: place,
+        place,
     })
+}
+
+/// About so many tokens in and, where the caller says, at most so many out.
+fn asked_tokens(endpoint: Endpoint, body: &Value, bytes: usize) -> u64 {
+    let output = match endpoint {
+        Endpoint::Generate(dialect) => providers::asked_output_tokens(dialect, body).unwrap_or(0),
+        Endpoint::Embed => 0,
+    };
+    input_tokens(bytes).saturating_add(output)
+}
+
+fn input_tokens(bytes: usize) -> u64 {
+    (bytes / BYTES_PER_TOKEN) as u64
 }
 
 /// `x-tollgate-labels: team=search, env=production`: what reports group by and routes may look at.

@@ -102,7 +102,7 @@ async fn read_on(flight: Flight, call: Call, mut stopped: oneshot::Receiver<()>)
 }
 
 async fn read_stream(open: OpenStream, mut stopped: oneshot::Receiver<()>) -> (AttemptOutcome, Report) {
-    let OpenStream { mut upstream, mut relay, ended, patience, .. } = open;
+    let OpenStream { mut upstream, mut relay, ended, patience, mut progress, .. } = open;
     let mut ended = ended;
     while !ended && relay.failure().is_none() {
         let part = tokio::select! {
@@ -111,7 +111,14 @@ async fn read_stream(open: OpenStream, mut stopped: oneshot::Receiver<()>) -> (A
             _ = &mut stopped => break,
         };
         let read = match part {
-            Ok(Ok(Some(bytes))) => relay.push(&bytes),
+            // Its time is the winner's, so that only what it sends needs a limit.
+            Ok(Ok(Some(bytes))) => {
+                let pushed = relay.push(&bytes);
+                if !progress.goes_on(&relay, bytes.len(), Timestamp::default()) {
+                    break;
+                }
+                pushed
+            }
             Ok(Ok(None)) => {
                 ended = true;
                 relay.finish()
@@ -133,6 +140,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::gateway::attempt::Progress;
     use crate::gateway::dialects::{Dialect, StreamEnds, StreamRelay};
 
     #[tokio::test]
@@ -157,6 +165,7 @@ mod tests {
             first: Bytes::new(),
             ended: false,
             patience,
+            progress: Progress::new(9, &patience, Timestamp::default()),
         };
         let (_winner_runs, stopped) = oneshot::channel();
 

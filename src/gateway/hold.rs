@@ -80,7 +80,10 @@ impl Hold {
                 by: Some(request.caller.key),
                 idempotency: request.idempotency.clone(),
             };
-            let refusal = match state.ledger.submit(submission).await {
+            let since = state.ledger.clock().now();
+            let decided = state.ledger.submit(submission).await;
+            state.shedder.waited(since, state.ledger.clock().now());
+            let refusal = match decided {
                 Ok(outcome) if outcome.replayed => return Err(replayed(state, &outcome).await),
                 Ok(outcome) => {
                     let hold = Hold {
@@ -178,6 +181,9 @@ impl Hold {
 
     /// Ends the hold by what the attempts cost.
     pub async fn settle(&mut self) -> Result<(), LedgerError> {
+        let usages = self.attempts.iter().map(|attempt| &attempt.usage);
+        let tokens = usages.map(|usage| usage.input_total().saturating_add(usage.output_total()));
+        self.request.place.used(tokens.fold(0, u64::saturating_add));
         if self.attempts_cost().is_zero() && self.attempts.iter().all(is_refused) {
             return self.end(OrgCommand::Release { reservation: self.request.reservation }).await;
         }

@@ -16,6 +16,7 @@ mod meter;
 mod plan;
 pub mod providers;
 mod quote;
+mod shed;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -46,6 +47,7 @@ use crate::gateway::headers::Away;
 use crate::gateway::limiter::Limiter;
 use crate::gateway::plan::Prices;
 use crate::gateway::providers::models::{self, ModelEntry};
+use crate::gateway::shed::Shedder;
 use crate::gateway::weather::Weather;
 use crate::ledger::Ledger;
 use crate::operations::authenticate::OperatorKey;
@@ -68,6 +70,7 @@ pub struct Parts {
     routes: ArcSwap<Routes>,
     limiter: Limiter,
     weather: Weather,
+    shedder: Shedder,
 }
 
 /// A configured provider with its connections.
@@ -106,6 +109,7 @@ impl GatewayState {
             routes,
             limiter,
             weather: Weather::default(),
+            shedder: Shedder::default(),
         })))
     }
 
@@ -242,6 +246,7 @@ async fn serve(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Failure> {
+    state.shedder.admit(state.ledger.clock().now())?;
     let bytes = body.map_err(|rejection| {
         let status = rejection.into_response().status().as_u16();
         Failure::new(

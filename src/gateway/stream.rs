@@ -42,8 +42,9 @@ pub fn answer(dispatch: Dispatch, call: Call, open: OpenStream) -> Response {
 }
 
 async fn relay(mut dispatch: Dispatch, call: Call, open: OpenStream, sender: mpsc::Sender<Bytes>) {
-    let OpenStream { mut upstream, mut relay, first, mut ended, patience } = open;
+    let OpenStream { mut upstream, mut relay, first, mut ended, patience, mut progress } = open;
     let clock = dispatch.state.ledger.clock().clone();
+    let provider = call.quote.target.upstream.config.name.clone();
     let mut extend_at = clock.now().plus_seconds(EXTEND_SECONDS);
     let mut client_gone_at: Option<Timestamp> = None;
     // What comes with the answer's end waits for the settle.
@@ -69,7 +70,15 @@ async fn relay(mut dispatch: Dispatch, call: Call, open: OpenStream, sender: mps
         }
         let wait = if relay.is_whole() { TAIL_WAIT } else { patience.for_next(clock.now()) };
         let read = match timeout(wait, upstream.chunk()).await {
-            Ok(Ok(Some(bytes))) => relay.push(&bytes),
+            Ok(Ok(Some(bytes))) => {
+                let pushed = relay.push(&bytes);
+                if !progress.goes_on(&relay, bytes.len(), clock.now()) {
+                    tracing::warn!(provider, "a stream without progress, or without an end, was cut off");
+                    is_readable = false;
+                    break;
+                }
+                pushed
+            }
             Ok(Ok(None)) => {
                 ended = true;
                 relay.finish()

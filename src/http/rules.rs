@@ -106,6 +106,9 @@ struct LimitsBody {
     end_user: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     requests_per_minute: Option<u32>,
+    /// Input and output: estimated when a request comes, corrected when its usage is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens_per_minute: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     concurrent_requests: Option<u32>,
     /// The largest hold that one request may take.
@@ -223,13 +226,14 @@ fn budget_body(budget: &Budget) -> BudgetBody {
 
 /// A limit of nothing would refuse everything: suspending the org says that more plainly.
 fn limits_of(body: &LimitsBody) -> Result<Limits, Problem> {
-    let rates = [body.requests_per_minute, body.concurrent_requests];
+    let rates = [body.requests_per_minute, body.tokens_per_minute, body.concurrent_requests];
     if rates.contains(&Some(0)) || body.credits_per_request.is_some_and(|credits| !credits.is_positive()) {
         return Err(Problem::malformed("a limit is greater than zero; leave it out for none"));
     }
     Ok(Limits {
         scope: scope(body.scope, body.project, body.key, body.end_user.as_ref())?,
         requests_per_minute: body.requests_per_minute,
+        tokens_per_minute: body.tokens_per_minute,
         concurrent_requests: body.concurrent_requests,
         credits_per_request: body.credits_per_request,
     })
@@ -243,6 +247,7 @@ fn limits_body(limits: &Limits) -> LimitsBody {
         key,
         end_user,
         requests_per_minute: limits.requests_per_minute,
+        tokens_per_minute: limits.tokens_per_minute,
         concurrent_requests: limits.concurrent_requests,
         credits_per_request: limits.credits_per_request,
     }

@@ -133,6 +133,7 @@ pub(in crate::domain) fn request_limit(scope: BudgetScope, amount: Credits) -> O
     let limits = Limits {
         scope,
         requests_per_minute: None,
+        tokens_per_minute: None,
         concurrent_requests: None,
         credits_per_request: Some(amount),
     };

@@ -12,6 +12,9 @@ pub struct Limits {
     pub scope: BudgetScope,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests_per_minute: Option<u32>,
+    /// Input and output: estimated when a request comes, corrected when its usage is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_minute: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrent_requests: Option<u32>,
     /// The largest hold that one request may take.

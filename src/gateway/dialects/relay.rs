@@ -110,6 +110,11 @@ impl StreamRelay {
         Ok(Bytes::from(out))
     }
 
+    /// Whether there was any event of an answer yet; comments and keep-alives are none.
+    pub fn has_begun(&self) -> bool {
+        self.served_model.is_some() || self.delivered.deltas > 0 || self.is_whole()
+    }
+
     /// Whether the answer came to its end.
     pub fn is_whole(&self) -> bool {
         self.finished || self.ended

@@ -1,0 +1,115 @@
+//! Load shedding: a part of the requests is turned away while the ledger's queue stays long.
+//!
+//! A long queue that empties within a second is a spike, and harmless; one whose shortest wait of a whole second is long
+//! only makes everybody late. So the shortest wait decides, and the part grows or shrinks by an eighth a second.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::domain::time::Timestamp;
+use crate::gateway::failure::Failure;
+
+/// A second in which every hold waited longer than this is one of too much load.
+const WAIT_MICROS_MAX: i64 = 500_000;
+const WINDOW_SECONDS: i64 = 1;
+/// Some always pass: without them nobody would learn that it is over.
+const EIGHTHS_MAX: u32 = 7;
+const RETRY_AFTER_SECONDS: u64 = 1;
+
+#[derive(Debug, Default)]
+pub struct Shedder(Mutex<Queue>);
+
+/// What the last seconds have shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Queue {
+    window_began_at: Timestamp,
+    shortest_micros: Option<i64>,
+    /// So many of eight requests are turned away.
+    eighths: u32,
+    turn: u32,
+}
+
+impl Shedder {
+    /// # Errors
+    /// 503 for those that are turned away.
+    pub fn admit(&self, now: Timestamp) -> Result<(), Failure> {
+        if self.0.lock().unwrap_or_else(PoisonError::into_inner).passes(now) {
+            return Ok(());
+        }
+        metrics::counter!("tollgate_shed_total").increment(1);
+        let message = "There are more requests than can be held for; try again shortly.";
+        Err(Failure {
+            retry_after_seconds: Some(RETRY_AFTER_SECONDS),
+            ..Failure::new(503, "overloaded", message)
+        })
+    }
+
+    /// A hold was decided after so long.
+    pub fn waited(&self, since: Timestamp, now: Timestamp) {
+        let micros = now.0.saturating_sub(since.0);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).waited(now, micros);
+    }
+}
+
+impl Queue {
+    fn passes(&mut self, now: Timestamp) -> bool {
+        self.roll(now);
+        self.turn = (self.turn + 1) % 8;
+        self.turn >= self.eighths
+    }
+
+    fn waited(&mut self, now: Timestamp, micros: i64) {
+        self.roll(now);
+        self.shortest_micros = Some(self.shortest_micros.map_or(micros, |shortest| shortest.min(micros)));
+    }
+
+    /// A window that is over says how many pass in the next; after one without holds, all do.
+    fn roll(&mut self, now: Timestamp) {
+        let over = self.window_began_at.plus_seconds(WINDOW_SECONDS);
+        if now < over {
+            return;
+        }
+        self.eighths = match self.shortest_micros.take() {
+            Some(shortest) if shortest > WAIT_MICROS_MAX => (self.eighths + 1).min(EIGHTHS_MAX),
+            Some(_) => self.eighths.saturating_sub(1),
+            None => 0,
+        };
+        self.window_began_at = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp(1_000_000_000 + millis * 1_000)
+    }
+
+    /// Each second holds wait as told; how many of eight requests pass in the second after.
+    fn passing(waits_millis: &[&[i64]]) -> usize {
+        let mut queue = Queue::default();
+        queue.roll(at(0));
+        for (second, waits) in (0..).zip(waits_millis) {
+            for wait in *waits {
+                queue.waited(at(second * 1_000 + 10), wait * 1_000);
+            }
+        }
+        let after = at(1_000 * i64::try_from(waits_millis.len()).expect("few") + 20);
+        (0..8).filter(|_| queue.passes(after)).count()
+    }
+
+    #[test]
+    fn only_a_queue_that_stays_long_turns_requests_away_and_some_always_pass() {
+        for (claim, waits, expected) in [
+            ("calm", vec![&[3, 5][..]], 8),
+            ("a spike that empties", vec![&[900, 800, 20]], 8),
+            ("a second of long waits", vec![&[900, 800]], 7),
+            ("three", vec![&[900], &[900], &[900]], 5),
+            ("it recovers by and by", vec![&[900], &[900], &[10]], 7),
+            ("nobody came", vec![&[900], &[900], &[]], 8),
+            ("for ever", vec![&[900][..]; 20], 1),
+        ] {
+            assert_eq!(passing(&waits), expected, "{claim}");
+        }
+    }
+}
