@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use axum::Router;
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
@@ -104,12 +105,14 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     let address = config.listen;
     let listener = TcpListener::bind(address).await.map_err(|why| AppError::Listen { address, why })?;
     let address = listener.local_addr().unwrap_or(address);
+    // Taken before anybody knows that the process is there: until then, a hangup would end it.
+    let hangups = signal(SignalKind::hangup()).map_err(AppError::Serve)?;
     tracing::info!(%address, "listening");
     if let Some(nodes) = nodes {
         ledger.join(nodes, internal_address(&config, address)).await?;
     }
     let workers = Workers::start(&ledger);
-    let reloads = tokio::spawn(reload_when_told(gateway, args.config));
+    let reloads = tokio::spawn(reload_when_told(hangups, gateway, args.config));
     let served = serve_router(listener, router, told_to_leave(ledger)).await;
     reloads.abort();
     workers.stop().await;
@@ -146,10 +149,8 @@ fn router_with(api: ApiState, gateway: GatewayState) -> Router {
 }
 
 /// Reads the routes again whenever the process gets a SIGHUP. A file with mistakes leaves the old ones in place.
-async fn reload_when_told(gateway: GatewayState, file: Option<PathBuf>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut told) = signal(SignalKind::hangup()) else { return };
-    while told.recv().await.is_some() {
+async fn reload_when_told(mut hangups: Signal, gateway: GatewayState, file: Option<PathBuf>) {
+    while hangups.recv().await.is_some() {
         match Config::load(file.as_deref()).and_then(|config| gateway.reload_routes(&config)) {
             Ok(()) => tracing::info!("routes read again"),
             Err(error) => tracing::error!(%error, "the old routes stay"),
@@ -287,7 +288,6 @@ async fn told_to_leave(ledger: Ledger) {
 }
 
 pub(crate) async fn told_to_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}

@@ -137,6 +137,7 @@ impl Dispatch {
     async fn hedge(&mut self) -> Option<Flight> {
         let place = self.itinerary.beside(self.state.ledger.clock().now())?;
         let quote = self.hold.cover(self.plan.targets.get(place)?, self.plan.policy.clamp).await?;
+        self.itinerary.hedges_with(place);
         metrics::counter!("tollgate_hedges_total").increment(1);
         Some(self.launch(place, quote))
     }
@@ -151,6 +152,9 @@ impl Dispatch {
         self.in_flight.retain(|(other, ..)| *other != place);
         let losers = flights.into_iter().zip(std::mem::take(&mut self.in_flight));
         self.losers = losers.map(|(flight, (_, quote, since))| Loser::of(flight, quote, since)).collect();
+        if let (Some(first), true) = (self.plan.targets.first(), place > 0 && !self.losers.is_empty()) {
+            self.fallback.get_or_insert_with(|| format!("{}: slow", first.upstream.config.name));
+        }
         let now = self.state.ledger.clock().now();
         let first_part_micros = now.0.saturating_sub(call.started_at.0);
         self.state.weather.hears(&call.quote.target, now, News::Answers { first_part_micros });
@@ -191,7 +195,9 @@ impl Dispatch {
         let now = self.state.ledger.clock().now();
         let target = &call.quote.target;
         self.in_flight.retain(|(other, ..)| *other != place);
-        self.state.weather.hears(target, now, weather::news_of(&failure));
+        if let Some(news) = weather::news_of(&failure, self.is_over(now)) {
+            self.state.weather.hears(target, now, news);
+        }
         if failure.alarms_operator {
             tracing::error!(
                 provider = target.upstream.config.name,
@@ -242,13 +248,18 @@ impl Dispatch {
         let to = self.detours.take(failure)?;
         let now = self.state.ledger.clock().now();
         let targets = self.plan.targets_of(&self.state, &self.hold.prices, &self.request, &to);
-        if targets.is_empty() || self.ends_at.is_some_and(|ends_at| now >= ends_at) {
+        if targets.is_empty() || self.is_over(now) {
             return None;
         }
         self.itinerary = Itinerary::new(targets.len(), 0, tries_until(self.ends_at, now));
         self.plan.targets = targets;
         self.is_degraded = true;
         Some(Next::Try { place: 0, pause_micros: 0 })
+    }
+
+    /// Whether the time is up that the caller or the route gave.
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        self.ends_at.is_some_and(|ends_at| now >= ends_at)
     }
 
     /// How long the provider may take, by the route, else by its own settings, and never beyond the request's end.

@@ -64,11 +64,11 @@ impl Queue {
 
     /// A window that is over says how many pass in the next; after one without holds, all do.
     fn roll(&mut self, now: Timestamp) {
-        let over = self.window_began_at.plus_seconds(WINDOW_SECONDS);
-        if now < over {
+        if now < self.window_began_at.plus_seconds(WINDOW_SECONDS) {
             return;
         }
-        self.eighths = match self.shortest_micros.take() {
+        let is_last = now < self.window_began_at.plus_seconds(2 * WINDOW_SECONDS);
+        self.eighths = match self.shortest_micros.take().filter(|_| is_last) {
             Some(shortest) if shortest > WAIT_MICROS_MAX => (self.eighths + 1).min(EIGHTHS_MAX),
             Some(_) => self.eighths.saturating_sub(1),
             None => 0,

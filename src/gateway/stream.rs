@@ -103,7 +103,7 @@ async fn relay(mut dispatch: Dispatch, call: Call, open: OpenStream, sender: mps
         (false, Some(_)) if is_readable && relay.failure().is_none() => AttemptOutcome::Cancelled,
         (false, _) => AttemptOutcome::Broken,
     };
-    if outcome == AttemptOutcome::Broken {
+    if outcome == AttemptOutcome::Broken && !dispatch.is_over(clock.now()) {
         let news = News::Failed { retry_after_seconds: None };
         dispatch.state.weather.hears(&call.quote.target, clock.now(), news);
     }

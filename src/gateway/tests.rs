@@ -539,6 +539,7 @@ async fn a_slow_target_is_hedged_under_a_larger_hold_and_the_loser_is_paid_for()
 
         assert_eq!(response.status(), 200);
         assert_eq!(header(&response, "x-tollgate-provider"), "spare");
+        assert_eq!(header(&response, "x-tollgate-fallback"), "openai: slow");
         response.text().await.expect("the whole of it");
         let (attempts, _) = world.last_settle().await;
         let of =

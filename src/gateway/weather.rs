@@ -29,7 +29,8 @@ impl Weather {
                 self.of(target, now, |health| (health.standing(now, tokens), health.cost_seconds()))
             })
             .collect();
-        in_order(&seen, prefer).into_iter().filter_map(|place| targets.get(place).cloned()).collect()
+        let mut left: Vec<Option<Target>> = targets.into_iter().map(Some).collect();
+        in_order(&seen, prefer).into_iter().filter_map(|place| left.get_mut(place)?.take()).collect()
     }
 
     /// How many seconds until the first of the targets is well again; 0 where one is.
@@ -83,20 +84,44 @@ impl Weather {
     }
 }
 
-/// What a failure says of the target's health.
-pub fn news_of(failure: &UpstreamFailure) -> News {
+/// What a failure says of the target's health. Where the request's own time ran out, silence says nothing.
+pub fn news_of(failure: &UpstreamFailure, is_over: bool) -> Option<News> {
     let retry_after_seconds =
         failure.retry_after_seconds.map(|seconds| seconds.try_into().unwrap_or(i64::MAX));
     match failure.retry {
-        Retry::Never | Retry::RouteFallbackOnly => News::Sound,
+        _ if is_over && failure.status.is_none() => None,
+        Retry::Never | Retry::RouteFallbackOnly => Some(News::Sound),
         Retry::HereOrElsewhere if failure.kind == FailureKind::RateLimited => {
-            News::Limited { retry_after_seconds }
+            Some(News::Limited { retry_after_seconds })
         }
-        Retry::HereOrElsewhere | Retry::Elsewhere => News::Failed { retry_after_seconds },
+        Retry::HereOrElsewhere | Retry::Elsewhere => Some(News::Failed { retry_after_seconds }),
     }
 }
 
 /// The card's name of the model, since a ceiling price admits any name.
 fn labels(target: &Target) -> [(&'static str, String); 2] {
     [("provider", target.upstream.config.name.clone()), ("model", target.card.model.clone())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::providers::classify::classify;
+
+    #[test]
+    fn failures_say_of_their_target_what_is_its_own() {
+        let silent = || UpstreamFailure::unreachable("it did not answer in time");
+        let status = |status| classify(status, Some("7"), b"");
+        let failed = |retry_after_seconds| Some(News::Failed { retry_after_seconds });
+        for (claim, failure, is_over, expected) in [
+            ("silence", silent(), false, failed(None)),
+            ("silence until the caller gave up", silent(), true, None),
+            ("an error, however late", status(500), true, failed(Some(7))),
+            ("a rate limit", status(429), false, Some(News::Limited { retry_after_seconds: Some(7) })),
+            ("the caller's fault", status(400), false, Some(News::Sound)),
+            ("the operator's key", status(401), false, failed(Some(7))),
+        ] {
+            assert_eq!(news_of(&failure, is_over), expected, "{claim}");
+        }
+    }
 }

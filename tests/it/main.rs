@@ -15,6 +15,7 @@ mod http;
 mod input;
 mod kill;
 mod nodes;
+mod reload;
 mod replays;
 mod reservations;
 mod schemas;

@@ -54,12 +54,15 @@ impl Itinerary {
         Itinerary { stops: vec![stop; targets], at: 0, rounds_left: retries, rounds_done: 0, deadline }
     }
 
-    /// The next target of this round, to be tried beside the one that is under way.
-    pub fn beside(&mut self, now: Timestamp) -> Option<usize> {
+    /// The next target of this round, which may be tried beside the one that is under way.
+    pub fn beside(&self, now: Timestamp) -> Option<usize> {
         let later = self.stops.iter().enumerate().skip(self.at + 1);
-        let (place, _) = later.into_iter().find(|(_, stop)| !stop.is_out && stop.not_before <= now)?;
+        later.into_iter().find(|(_, stop)| !stop.is_out && stop.not_before <= now).map(|(place, _)| place)
+    }
+
+    /// It is tried beside the other.
+    pub fn hedges_with(&mut self, place: usize) {
         self.at = place;
-        Some(place)
     }
 
     /// The target at that place failed.
@@ -87,7 +90,10 @@ impl Itinerary {
             return Next::GiveUp;
         }
         match self.beside(now) {
-            Some(place) => Next::Try { place, pause_micros: 0 },
+            Some(place) => {
+                self.at = place;
+                Next::Try { place, pause_micros: 0 }
+            }
             None => self.next_round(now, chance),
         }
     }
@@ -212,6 +218,7 @@ mod tests {
         let failed = Setback { retry: HereOrElsewhere, retry_after_seconds: Some(5) };
 
         let beside = itinerary.beside(Timestamp(0));
+        itinerary.hedges_with(1);
         itinerary.failed(0, Setback { retry: Elsewhere, ..failed }, Timestamp(0));
         itinerary.failed(1, failed, Timestamp(0));
         let third = itinerary.next(HereOrElsewhere, Timestamp(0), 0);

@@ -146,7 +146,8 @@ fn kind(status: u16, error: &Reported<'_>) -> FailureKind {
         429 if error.says(&["request too large"]) => FailureKind::TooLarge,
         429 => FailureKind::RateLimited,
         503 | 529 => FailureKind::Overloaded,
-        500..=599 | 408 | 409 => FailureKind::ServerError,
+        // A redirect is no answer either.
+        ..=399 | 500..=599 | 408 | 409 => FailureKind::ServerError,
         413 => FailureKind::TooLarge,
         404 => FailureKind::ModelNotFound,
         _ if error.code == "context_length_exceeded"

@@ -118,6 +118,7 @@ fn failures_are_classified_as_the_providers_document_them() {
         (529, error("overloaded_error", "", "Overloaded"), Kind::Overloaded, Retry::HereOrElsewhere),
         (503, String::new(), Kind::Overloaded, Retry::HereOrElsewhere),
         (500, "<html>".to_owned(), Kind::ServerError, Retry::HereOrElsewhere),
+        (302, String::new(), Kind::ServerError, Retry::HereOrElsewhere),
         (408, String::new(), Kind::ServerError, Retry::HereOrElsewhere),
         (401, error("authentication_error", "", "bad key"), Kind::Auth, Retry::Elsewhere),
         (403, error("request_forbidden", "", "Country not supported"), Kind::Auth, Retry::Elsewhere),
