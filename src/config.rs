@@ -392,6 +392,20 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_is_not_there_is_said_by_its_name() {
+        for (key, words) in [
+            ("api_key_env = \"TOLLGATE_TEST_NOT_SET\"", "TOLLGATE_TEST_NOT_SET is not set"),
+            ("api_key_file = \"/no/such/file\"", "key file can't be read"),
+        ] {
+            let config = load(&PROVIDER.replace("api_key = \"k\"", key)).expect("reads");
+
+            let error = config.providers[0].key().expect_err("no key").to_string();
+
+            assert!(error.contains("openai") && error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
     fn every_mistake_in_the_routes_is_told_at_once_with_its_line() {
         let routes = r#"[[routes]]
 name = "a"

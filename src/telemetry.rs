@@ -59,6 +59,10 @@ fn install() -> Result<PrometheusHandle, String> {
         "Time until the head of an answer of /v1, without the provider's"
     );
     describe_counter!("tollgate_attempts_total", "Calls to providers, by provider, model and outcome");
+    describe_counter!(
+        "tollgate_provider_account_refusals_total",
+        "Calls for which a provider refused the operator's own key or account: somebody must act"
+    );
     describe_counter!("tollgate_shed_total", "Requests turned away while the queue of holds stayed long");
     describe_counter!("tollgate_hedges_total", "Second calls that were sent beside a slow first one");
     describe_counter!(

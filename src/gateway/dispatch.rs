@@ -199,6 +199,9 @@ impl Dispatch {
             self.state.weather.hears(target, now, news);
         }
         if failure.alarms_operator {
+            let provider = target.upstream.config.name.clone();
+            metrics::counter!("tollgate_provider_account_refusals_total", "provider" => provider)
+                .increment(1);
             tracing::error!(
                 provider = target.upstream.config.name,
                 message = failure.message,

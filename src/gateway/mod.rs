@@ -38,7 +38,7 @@ use utoipa_axum::routes;
 use crate::clock::Timer;
 use crate::config::{Config, ConfigError, ProviderConfig, ProviderKind};
 use crate::domain::ids::{OrgId, RequestId};
-use crate::domain::routing::{Asked, Routes, To};
+use crate::domain::routing::Routes;
 use crate::domain::time::Timestamp;
 use crate::gateway::dialects::Dialect;
 use crate::gateway::edge::Endpoint;
@@ -201,7 +201,8 @@ type Body = Result<Bytes, BytesRejection>;
         example = json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]})),
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description =
-        "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -cost, -balance, -clamp, -fallback."),
+        "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
+         -degraded, -warning, -dropped."),
         Failures))]
 async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiChat), headers, body).await
@@ -213,7 +214,8 @@ async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap
         "model": "claude-haiku-4-5", "max_tokens": 64, "messages": [{"role": "user", "content": "Hello"}]})),
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description =
-        "As Anthropic answers. Headers: request-id, x-tollgate-model, -provider, -cost, -balance, -clamp, -fallback."),
+        "As Anthropic answers. Headers: request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
+         -degraded, -warning, -dropped."),
         Failures))]
 async fn messages(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::AnthropicMessages), headers, body).await
@@ -326,15 +328,8 @@ async fn offered(state: &State, headers: &HeaderMap) -> Result<Vec<ModelEntry>, 
     let caller = edge::caller(state, headers).await?;
     let prices = Prices::in_force(state);
     let routes = state.routes.load();
-    let first =
-        |name: &str| routes.targets(&To::Route(name.to_owned()), &Asked::default(), 0).into_iter().next();
-    let mut entries: Vec<ModelEntry> = routes
-        .all()
-        .map(|route| {
-            let provider = first(&route.name).map_or_else(String::new, |target| target.provider);
-            entry(&route.name, &provider, Timestamp(0))
-        })
-        .collect();
+    let mut entries: Vec<ModelEntry> =
+        routes.all().map(|route| entry(&route.name, "tollgate", Timestamp(0))).collect();
     for card in prices.system.prices.in_force(caller.org, prices.at) {
         let seller = state.upstreams.iter().find(|upstream| upstream.config.priced_as() == card.provider);
         if let Some(seller) = seller.filter(|_| card.model != "*") {

@@ -54,11 +54,8 @@ async fn relay(mut dispatch: Dispatch, call: Call, open: OpenStream, sender: mps
     loop {
         if relay.is_whole() {
             tail.extend_from_slice(&part);
-        } else if client_gone_at.is_none() && !part.is_empty() {
-            let taken = timeout(CLIENT_WAIT, sender.send(part)).await;
-            if !matches!(taken, Ok(Ok(()))) {
-                client_gone_at = Some(clock.now());
-            }
+        } else if client_gone_at.is_none() && !part.is_empty() && !takes(&sender, part).await {
+            client_gone_at = Some(clock.now());
         }
         let drained = client_gone_at.is_some_and(|at| clock.now() > at.plus_seconds(DRAIN_SECONDS_MAX));
         if ended || drained || relay.failure().is_some() {
@@ -119,10 +116,35 @@ async fn relay(mut dispatch: Dispatch, call: Call, open: OpenStream, sender: mps
         tail.extend_from_slice(event.as_bytes());
     }
     // A client that went away needs no end.
-    let _ = sender.send(tail.freeze()).await;
+    takes(&sender, tail.freeze()).await;
+}
+
+/// Whether the client is there and takes this part.
+async fn takes(sender: &mpsc::Sender<Bytes>, part: Bytes) -> bool {
+    matches!(timeout(CLIENT_WAIT, sender.send(part)).await, Ok(Ok(())))
 }
 
 fn broke_off() -> Failure {
     let message = "The provider's stream broke off; what was delivered is charged.";
     Failure::new(502, "upstream_failed", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stops_reading_is_gone_after_a_while() {
+        let (sender, mut receiver) = mpsc::channel(1);
+        let part = || Bytes::from_static(b"data: {}");
+
+        let first = takes(&sender, part()).await;
+        let unread = takes(&sender, part()).await;
+        receiver.recv().await;
+        let read = takes(&sender, part()).await;
+        drop(receiver);
+        let closed = takes(&sender, part()).await;
+
+        assert_eq!((first, unread, read, closed), (true, false, true, false));
+    }
 }

@@ -773,3 +773,43 @@ async fn a_limit_on_tokens_counts_what_was_used() {
     assert_eq!(again.status().as_u16(), 429, "970 and its input are more than what {used} used tokens left");
     assert_eq!(world.post("/v1/chat/completions", asking(1)).await.status().as_u16(), 200);
 }
+
+#[tokio::test]
+async fn i1_i3_in_a_storm_with_hedges_and_impatient_clients_no_hold_is_left() {
+    let routes = json!([{
+        "name": "r", "hedge_after_ms": 5, "retries": 1, "degrade": "spare/gpt-4o-mini",
+        "chain": [
+            {"to": "openai/gpt-4o-mini", "weight": 2}, {"to": "anthropic/claude-haiku-4-5", "weight": 1},
+            "spare/gpt-4o-mini",
+        ],
+    }]);
+    let weather = "503=0.15,rate_limited=0.05,retry_after_seconds=0,refused=0.05,cut=0.1,error_within=0.05,html=0.05,\
+                   no_usage=0.05,stall_before=0.2,stall_within=0.1,stall_ms=40";
+    let world = World::routed("5", weather, routes).await;
+    let call = async |nth: u64| {
+        let mut body = chat("r");
+        body["stream"] = nth.is_multiple_of(2).into();
+        body["max_tokens"] = 60.into();
+        let response = world.post("/v1/chat/completions", body).await;
+        let status = response.status().as_u16();
+        // Some go away as soon as the answer begins.
+        if !nth.is_multiple_of(5) {
+            response.bytes().await.expect("an end");
+        }
+        status
+    };
+
+    let statuses = futures_util::future::join_all((0..60).map(call)).await;
+
+    let all_ended = async {
+        while !world.balance().await.held.is_zero() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), all_ended).await.expect("no hold is left");
+    assert!(statuses.iter().all(|status| [200, 429, 502, 503].contains(status)), "{statuses:?}");
+    assert!(statuses.iter().filter(|status| **status == 200).count() > 30, "{statuses:?}");
+    let balance = world.balance().await;
+    assert_eq!(balance.available.checked_add(balance.consumed), Some(Credits::from_whole(5)));
+    assert!(balance.consumed.is_positive());
+}
