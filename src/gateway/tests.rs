@@ -630,6 +630,10 @@ fn odd() -> Router {
             });
             Response::new(axum::body::Body::from_stream(futures_util::StreamExt::chain(head, parts)))
         };
+        let refuse = |code: &str| {
+            let error = json!({"error": {"type": "invalid_request_error", "code": code, "message": "No."}});
+            (axum::http::StatusCode::BAD_REQUEST, axum::Json(error)).into_response()
+        };
         match body["user"].as_str().unwrap_or_default() {
             "html" => axum::response::Html("<h1>It works!</h1>").into_response(),
             "half" => "{\"choices\": [{".into_response(),
@@ -638,6 +642,8 @@ fn odd() -> Router {
             "gzip" => {
                 ([("content-encoding", "gzip")], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0].to_vec()).into_response()
             }
+            "too long" => refuse("context_length_exceeded"),
+            "unseemly" => refuse("content_policy_violation"),
             "huge" => endless("{\"choices\": \"", "x".repeat(1 << 20)),
             "zero" => axum::Json(completion(usage(0, 0))).into_response(),
             "absent" => axum::Json(completion(Value::Null)).into_response(),
@@ -812,4 +818,34 @@ async fn i1_i3_in_a_storm_with_hedges_and_impatient_clients_no_hold_is_left() {
     let balance = world.balance().await;
     assert_eq!(balance.available.checked_add(balance.consumed), Some(Credits::from_whole(5)));
     assert!(balance.consumed.is_positive());
+}
+
+#[tokio::test]
+async fn what_the_chain_refuses_goes_where_the_route_says_for_that_reason_only() {
+    let routes = json!([
+        {"name": "r", "chain": ["odd/gpt-4o-mini", "openai/gpt-4o-mini"], "degrade": "openai/gpt-4o-mini"},
+        {"name": "long", "chain": ["odd/gpt-4o-mini"], "on_context_length": "spare/gpt-4o"},
+        {"name": "policy", "chain": ["odd/gpt-4o-mini"], "on_content_policy": "r2"},
+        {"name": "r2", "chain": ["spare/gpt-4o"]},
+    ]);
+    let world = World::with_odd("5", "", routes, odd()).await;
+    for (route, case, status, provider) in [
+        ("r", "too long", 400, ""),
+        ("r", "unseemly", 400, ""),
+        ("long", "too long", 200, "spare"),
+        ("long", "unseemly", 400, ""),
+        ("policy", "unseemly", 200, "spare"),
+        ("policy", "too long", 400, ""),
+    ] {
+        let mut body = odd_chat(case);
+        body["model"] = route.into();
+
+        let response = world.post("/v1/chat/completions", body).await;
+
+        assert_eq!(response.status(), status, "{route} {case}");
+        assert_eq!(header(&response, "x-tollgate-provider"), provider, "{route} {case}");
+        if status == 200 {
+            assert_eq!(header(&response, "x-tollgate-fallback"), "odd: 400");
+        }
+    }
 }

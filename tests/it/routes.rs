@@ -1,4 +1,4 @@
-//! A running server reads its routes again when it is told to, and keeps the old ones where the file has mistakes.
+//! Routes: for whom they are, and how a running server reads them again.
 
 use std::io::{BufRead, BufReader, Lines};
 use std::path::Path;
@@ -7,7 +7,9 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use reqwest::StatusCode;
 use serde_json::json;
 
-use crate::support::{OPERATOR, client};
+use tollgate::config::{Config, ProviderConfig};
+
+use crate::support::{OPERATOR, TestApp, client};
 
 const PROVIDER: &str = "[[providers]]\nname = \"openai\"\nkind = \"openai\"\nbase_url = \"http://127.0.0.1:1\"\napi_key = \"k\"\n";
 
@@ -16,6 +18,26 @@ struct Server {
     process: Child,
     said: Lines<BufReader<ChildStderr>>,
     url: String,
+}
+
+#[tokio::test]
+async fn a_target_may_be_for_one_org_by_its_slug() {
+    let provider =
+        json!({"name": "openai", "kind": "openai", "base_url": "http://127.0.0.1:1", "api_key": "k"});
+    let provider: ProviderConfig = serde_json::from_value(provider).unwrap();
+    let routes =
+        json!([{"name": "r", "retries": 0, "chain": [{"to": "openai/gpt-4o", "when": {"org": "acme"}}]}]);
+    let routes = serde_json::from_value(routes).unwrap();
+    let app = TestApp::configured(&Config { providers: vec![provider], routes, ..Config::default() }).await;
+    let chat = json!({"model": "r", "messages": [{"role": "user", "content": "Hello"}]});
+    let mut statuses = Vec::new();
+    for slug in ["acme", "globex"] {
+        app.funded(slug, "5").await;
+        let key = app.key(slug, "inference").await;
+        statuses.push(key.post("/v1/chat/completions", chat.clone()).await.status);
+    }
+
+    assert_eq!(statuses, [StatusCode::SERVICE_UNAVAILABLE, StatusCode::NOT_FOUND], "tried, and not offered");
 }
 
 #[tokio::test]
