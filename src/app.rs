@@ -1,6 +1,8 @@
 //! The composition root: builds the parts from the configuration and runs them until told to stop.
 
+use std::fs::File;
 use std::future::Future;
+use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -17,11 +19,13 @@ use crate::domain::time::Timestamp;
 use crate::domain::views::View;
 use crate::gateway::{self, GatewayState};
 use crate::http::{self, ApiState};
+use crate::ledger::export::{ExportError, FileError, Selection, export, verify_export};
 use crate::ledger::projector::Projector;
 use crate::ledger::verify::{Report, verify_all};
 use crate::ledger::{Ledger, LedgerError, Memory};
 use crate::operations::authenticate::OperatorKey;
 use crate::operations::claim::finish_claims;
+use crate::operations::find_org::find_org;
 use crate::operations::profile::ProfileBook;
 use crate::store::{Database, EventLog, StoreError};
 use crate::telemetry;
@@ -74,7 +78,13 @@ pub enum AppError {
     ClockBehind { seconds: i64 },
     #[error("metrics can't be recorded: {0}")]
     Metrics(String),
-    #[error("the database is not sound: {0} findings")]
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("{0} can't be opened: {1}")]
+    OpenFile(PathBuf, std::io::Error),
+    #[error("the log is not sound: {0} findings")]
     NotSound(usize),
     #[error(
         "\"{0}\" is not a projection; use org_events, commands, reservations, balances, spend_hourly or all"
@@ -196,20 +206,80 @@ pub async fn serve_router(
     axum::serve(listener, router).with_graceful_shutdown(stop).await.map_err(AppError::Serve)
 }
 
-/// Checks a database file, or a database by its URL, and prints what it found.
+#[derive(Debug, clap::Args)]
+pub struct ExportLogArgs {
+    /// Where the ledger lives: `sqlite://path/to/tollgate.db` or `postgres://user@host/database`.
+    #[arg(long, env = "TOLLGATE_DATABASE_URL")]
+    database_url: String,
+    /// The file to write; the output when absent.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Only this org's events: its slug or id.
+    #[arg(long, conflicts_with = "shard")]
+    org: Option<String>,
+    /// Only this shard's events, with `--from` and `--to`.
+    #[arg(long)]
+    shard: Option<i32>,
+    /// The first position.
+    #[arg(long, default_value_t = 1, requires = "shard")]
+    from: i64,
+    /// The last position.
+    #[arg(long, default_value_t = i64::MAX, requires = "shard", hide_default_value = true)]
+    to: i64,
+}
+
+/// Writes the log, or a part of it, as a file that `tollgate verify` can check anywhere.
+///
+/// # Errors
+/// An org or shard that is not there; where the database can't be read or the file can't be written.
+pub async fn export_log(args: ExportLogArgs) -> Result<(), AppError> {
+    let clock = Clock::system();
+    let Database { log, projections, .. } = Database::open(&args.database_url, None, &clock).await?;
+    let ledger = Ledger::open(log, projections, clock, Memory::default()).await?;
+    let selection = match (&args.org, args.shard) {
+        (Some(org), _) => {
+            let found = find_org(&ledger, org).await?;
+            Selection::Org(found.ok_or(ExportError::UnknownOrg)?)
+        }
+        (None, Some(shard)) => Selection::Range { shard, from: args.from, to: args.to },
+        (None, None) => Selection::Everything,
+    };
+    let out: Box<dyn Write> = match args.out {
+        Some(path) => Box::new(File::create(&path).map_err(|error| AppError::OpenFile(path, error))?),
+        None => Box::new(std::io::stdout().lock()),
+    };
+    let events = export(&ledger, selection, &mut BufWriter::new(out)).await?;
+    eprintln!("{events} events");
+    Ok(())
+}
+
+/// Checks a database file, a database by its URL, or an exported log, and prints what it found.
 ///
 /// # Errors
 /// `NotSound` where anything is amiss.
 pub async fn verify(file_or_url: &str, json: bool) -> Result<(), AppError> {
     let file = Path::new(file_or_url);
+    if let Some(exported) = exported(file) {
+        let report = verify_export(exported)?;
+        return judge(&report, json);
+    }
     let database = match file_or_url.contains("://") {
         true => Database::open(file_or_url, None, &Clock::system()).await?,
         false if file.exists() => Database::open_file(file).await?,
         false => return Err(StoreError::Unavailable(format!("{file_or_url} does not exist")).into()),
     };
     let Database { log, projections, .. } = database;
-    let report = verify_all(log, projections).await?;
-    print(&report, json);
+    judge(&verify_all(log, projections).await?, json)
+}
+
+/// The file, where it begins like an exported log.
+fn exported(file: &Path) -> Option<BufReader<File>> {
+    let mut reader = BufReader::new(File::open(file).ok()?);
+    reader.fill_buf().is_ok_and(|begins| begins.first() == Some(&b'{')).then_some(reader)
+}
+
+fn judge(report: &Report, json: bool) -> Result<(), AppError> {
+    print(report, json);
     if report.is_sound() {
         Ok(())
     } else {
@@ -250,6 +320,12 @@ fn print(report: &Report, json: bool) {
     for (view, differing) in report.projections.iter().filter(|(_, differing)| **differing > 0) {
         println!(
             "projection {view} (I7): {differing} rows differ from the log; run `tollgate rebuild {view}`"
+        );
+    }
+    if report.given > 0 {
+        println!(
+            "{} events follow ones that are not in the file: their place behind those is taken as given",
+            report.given
         );
     }
     if report.is_sound() {

@@ -25,15 +25,18 @@ enum Command {
     /// Reads the public price map: what of it can be priced, and publishes what is new.
     #[command(subcommand)]
     Prices(prices::PricesCommand),
-    /// Checks a database: chain, gaps, folds, projections. Nobody may have a file open.
+    /// Checks a database or an exported log: chain, gaps, folds, projections. Nobody may have a database file open.
     Verify {
-        /// A database file, or a database's URL.
+        /// A database file, a database's URL, or an exported log.
         #[arg(value_name = "FILE|URL")]
         database: String,
         /// Says what it found as JSON.
         #[arg(long)]
         json: bool,
     },
+    /// Writes what the ledger holds to a file.
+    #[command(subcommand)]
+    Export(ExportCommand),
     /// Folds a projection again from the log's first event. A running server does it at
     /// `POST /api/v1/projections/{name}/rebuild`.
     Rebuild {
@@ -43,6 +46,12 @@ enum Command {
         #[arg(long, env = "TOLLGATE_DATABASE_URL")]
         database_url: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum ExportCommand {
+    /// The log, whole or in part, as JSON lines that `tollgate verify` checks without the server.
+    Log(app::ExportLogArgs),
 }
 
 #[tokio::main]
@@ -55,6 +64,9 @@ async fn main() -> ExitCode {
         Command::Serve(args) => app::serve(args).await.map_err(|error| error.to_string()),
         Command::Simulate(args) => simulator::run(args).await.map_err(|error| error.to_string()),
         Command::Prices(command) => prices::run(command).await.map_err(|error| error.to_string()),
+        Command::Export(ExportCommand::Log(args)) => {
+            app::export_log(args).await.map_err(|error| error.to_string())
+        }
         Command::Rebuild { name, database_url } => {
             app::rebuild(&name, &database_url).await.map_err(|error| error.to_string())
         }

@@ -12,6 +12,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Nanocredits (10⁻⁹ credit) in one credit.
 pub const NANOS_PER_CREDIT: i64 = 1_000_000_000;
+const DECIMALS: usize = 9;
+/// A sign, 10 digits, a point and 9 more: i64 has 19.
+const TEXT_MAX: usize = 21;
 
 /// An amount in nanocredits. Serialised as a decimal string of credits without trailing zeros.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -120,15 +123,38 @@ impl Credits {
 }
 
 impl fmt::Display for Credits {
+    /// By hand and without the heap: every event has a dozen of them.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = self.0.unsigned_abs() / NANOS_PER_CREDIT.unsigned_abs();
-        let nanos = self.0.unsigned_abs() % NANOS_PER_CREDIT.unsigned_abs();
-        let sign = if self.0 < 0 { "-" } else { "" };
-        if nanos == 0 {
-            return write!(out, "{sign}{whole}");
+        let mut text = [0_u8; TEXT_MAX];
+        let mut at = text.len();
+        let mut push = |byte: u8| {
+            at -= 1;
+            text[at] = byte;
+        };
+        let mut left = self.0.unsigned_abs();
+        let mut is_significant = false;
+        for _ in 0..DECIMALS {
+            let digit = (left % 10) as u8;
+            left /= 10;
+            is_significant |= digit > 0;
+            if is_significant {
+                push(b'0' + digit);
+            }
         }
-        let digits = format!("{nanos:09}");
-        write!(out, "{sign}{whole}.{}", digits.trim_end_matches('0'))
+        if is_significant {
+            push(b'.');
+        }
+        loop {
+            push(b'0' + (left % 10) as u8);
+            left /= 10;
+            if left == 0 {
+                break;
+            }
+        }
+        if self.0 < 0 {
+            push(b'-');
+        }
+        out.write_str(std::str::from_utf8(&text[at..]).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -150,7 +176,10 @@ impl FromStr for Credits {
             return Err(CreditsError::TooPrecise);
         }
         let whole: i64 = whole.parse().map_err(|_| CreditsError::OutOfRange)?;
-        let nanos: i64 = format!("{significant:0<9}").parse().map_err(|_| CreditsError::Malformed)?;
+        let nanos = (0..DECIMALS).fold(0, |nanos, place| {
+            let digit = significant.as_bytes().get(place).map_or(0, |byte| i64::from(byte - b'0'));
+            nanos * 10 + digit
+        });
         let magnitude = whole
             .checked_mul(NANOS_PER_CREDIT)
             .and_then(|w| w.checked_add(nanos))
@@ -217,6 +246,9 @@ mod tests {
             assert_eq!(amount.to_string(), text);
         }
         assert_eq!("4.00".parse(), Ok(Credits::from_whole(4)));
+        for (nanos, text) in [(i64::MIN, "-9223372036.854775808"), (i64::MAX, "9223372036.854775807")] {
+            assert_eq!(Credits::from_nanos(nanos).to_string(), text);
+        }
     }
 
     #[test]

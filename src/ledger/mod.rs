@@ -6,6 +6,7 @@
 //! What is deliberately not here: SQL, prices, HTTP.
 
 mod cluster;
+pub mod export;
 mod fetch;
 mod key_filter;
 pub mod projector;

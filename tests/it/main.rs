@@ -11,6 +11,7 @@ mod api;
 mod checker;
 mod database;
 mod events;
+mod exports;
 mod http;
 mod input;
 mod kill;

@@ -1,0 +1,296 @@
+//! The log as a file of JSON lines, so that it can be kept, handed over and checked without the server that wrote it.
+//!
+//! The first line says what the file holds, each further one is an event with all its columns (the payload as the text
+//! that was hashed), and the last says that the file is whole. What is checked there is what the file can prove: an event
+//! that follows one which the file does not hold is chained to a hash that nobody can look up, and is counted as given.
+
+use std::io::{self, BufRead, Write};
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::chain::Hash;
+use crate::domain::ids::{EventId, OrgId};
+use crate::ledger::verify::{Report, Scope, Walk};
+use crate::ledger::{Ledger, LedgerError};
+use crate::store::{EventRow, Head, StoreError};
+
+const FORMAT: &str = "tollgate-log-1";
+/// Events read at a time.
+const PAGE: i64 = 5_000;
+
+/// Which events a file holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Selection {
+    /// Every event of every shard.
+    Everything,
+    /// Every event of one org.
+    Org(OrgId),
+    /// Some positions of a shard, the last one included.
+    Range { shard: i32, from: i64, to: i64 },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    format: String,
+    selection: Selection,
+    heads: Vec<HeadLine>,
+}
+
+/// Where a shard's log ended when the file was begun.
+#[derive(Serialize, Deserialize)]
+struct HeadLine {
+    shard: i32,
+    next_position: i64,
+    last_hash: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EventLine {
+    shard: i32,
+    position: i64,
+    org: OrgId,
+    org_version: i64,
+    event: EventId,
+    kind: String,
+    schema_version: i32,
+    /// Microseconds since the Unix epoch.
+    recorded_at: i64,
+    payload: String,
+    hash: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Footer {
+    events: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("the file can't be written: {0}")]
+    Write(#[from] io::Error),
+    #[error("there is no such org")]
+    UnknownOrg,
+    #[error("there is no shard {0}")]
+    UnknownShard(i32),
+    #[error("a line could not be made: {0}")]
+    Line(#[from] serde_json::Error),
+}
+
+impl From<StoreError> for ExportError {
+    fn from(error: StoreError) -> ExportError {
+        ExportError::Ledger(error.into())
+    }
+}
+
+/// Why a file can't be checked at all.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    #[error("the file can't be read: {0}")]
+    Read(#[from] io::Error),
+    #[error("this is no export of a log that this version can read: its first line should name {FORMAT:?}")]
+    NoExport,
+}
+
+/// Writes what was selected, as of now; returns how many events that is.
+///
+/// # Errors
+/// An org or shard that is not there; where the log can't be read or the file can't be written.
+pub async fn export(ledger: &Ledger, selection: Selection, out: &mut impl Write) -> Result<u64, ExportError> {
+    let heads = ledger.log().heads().await?;
+    let head_line = |(shard, head): (i32, &Head)| HeadLine {
+        shard,
+        next_position: head.next_position,
+        last_hash: hex::encode(head.last_hash),
+    };
+    let header = Header {
+        format: FORMAT.to_owned(),
+        selection: selection.clone(),
+        heads: (0..).zip(&heads).map(head_line).collect(),
+    };
+    line(out, &header)?;
+    let mut events = 0;
+    match selection {
+        Selection::Everything => {
+            for (shard, head) in (0..).zip(&heads) {
+                events += range(ledger, shard, 1, head.next_position - 1, out).await?;
+            }
+        }
+        Selection::Range { shard, from, to } => {
+            let head = usize::try_from(shard).ok().and_then(|shard| heads.get(shard));
+            let head = head.ok_or(ExportError::UnknownShard(shard))?;
+            events += range(ledger, shard, from.max(1), to.min(head.next_position - 1), out).await?;
+        }
+        Selection::Org(org) => {
+            events += of_org(ledger, org, out).await?;
+            if events == 0 {
+                return Err(ExportError::UnknownOrg);
+            }
+        }
+    }
+    line(out, &Footer { events })?;
+    out.flush()?;
+    Ok(events)
+}
+
+async fn range(
+    ledger: &Ledger,
+    shard: i32,
+    from: i64,
+    to: i64,
+    out: &mut impl Write,
+) -> Result<u64, ExportError> {
+    let (mut next, mut events) = (from, 0);
+    while next <= to {
+        let rows = ledger.log().read(shard, next, PAGE.min(to - next + 1)).await?;
+        let Some(last) = rows.last() else { break };
+        next = last.position + 1;
+        events += rows.len() as u64;
+        rows.iter().try_for_each(|row| line(out, &EventLine::from(row)))?;
+    }
+    Ok(events)
+}
+
+async fn of_org(ledger: &Ledger, org: OrgId, out: &mut impl Write) -> Result<u64, ExportError> {
+    let (shard, projector) = (ledger.shard_of(org), ledger.projector());
+    projector.catch_up(shard).await?;
+    let (mut next, mut events) = (1, 0);
+    loop {
+        let positions = projector.store().org_events(shard, org, next, PAGE).await?;
+        let rows = ledger.log().read_at(shard, &positions).await?;
+        let Some(last) = rows.last() else { return Ok(events) };
+        next = last.org_version + 1;
+        events += rows.len() as u64;
+        rows.iter().try_for_each(|row| line(out, &EventLine::from(row)))?;
+    }
+}
+
+fn line(out: &mut impl Write, value: &impl Serialize) -> Result<(), ExportError> {
+    serde_json::to_writer(&mut *out, value)?;
+    out.write_all(b"\n")?;
+    Ok(())
+}
+
+/// Checks a file: that it is whole, each event's hash over all its columns, the chains of orgs and, where whole shards are
+/// there, of shards, and the balances that the events carry.
+///
+/// # Errors
+/// Where it can't be read, or is no export.
+pub fn verify_export(input: impl BufRead) -> Result<Report, FileError> {
+    let mut lines = input.lines();
+    let header = lines.next().transpose()?.unwrap_or_default();
+    let header: Header = serde_json::from_str(&header).map_err(|_| FileError::NoExport)?;
+    if header.format != FORMAT {
+        return Err(FileError::NoExport);
+    }
+    let scope = match header.selection {
+        Selection::Everything => Scope::Whole,
+        Selection::Org(_) => Scope::Org,
+        Selection::Range { from, .. } => Scope::Range { from },
+    };
+    let mut report = Report::default();
+    if !(0..).zip(&header.heads).all(|(shard, head)| shard == head.shard) {
+        report.add(-1, 0, "I6", "the first line does not number the shards from 0".into());
+    }
+    let mut walk = Walk::new(scope);
+    let mut heads = header.heads.into_iter();
+    let mut at: Option<HeadLine> = None;
+    let (mut events, mut is_whole) = (0_u64, false);
+    for text in lines {
+        let text = text?;
+        let Ok(event) = serde_json::from_str::<EventLine>(&text) else {
+            let footer = serde_json::from_str::<Footer>(&text);
+            is_whole = !is_whole && footer.is_ok_and(|footer| footer.events == events);
+            if !is_whole {
+                report.add(
+                    -1,
+                    0,
+                    "I6",
+                    format!("line {} is neither an event nor the file's end", events + 2),
+                );
+                break;
+            }
+            continue;
+        };
+        events += 1;
+        if is_whole {
+            report.add(event.shard, event.position, "I6", "it stands behind the file's end".into());
+        }
+        if scope == Scope::Whole {
+            // Shards follow one another, empty ones too.
+            while at.as_ref().is_none_or(|head| head.shard < event.shard) {
+                let Some(next) = heads.next() else { break };
+                end_shard(at.replace(next), &mut walk, &mut report);
+            }
+            if at.as_ref().is_none_or(|head| head.shard != event.shard) {
+                report.add(event.shard, event.position, "I6", "its shard has no place here".into());
+            }
+        }
+        match EventRow::try_from(event) {
+            Ok(row) => walk.check(&row, &mut report),
+            Err(what) => report.add(-1, 0, "I6", format!("line {}: {what}", events + 1)),
+        }
+    }
+    if !is_whole {
+        report.add(-1, 0, "I6", "the file ends before its last line: a part of it is missing".into());
+    }
+    if scope == Scope::Whole {
+        for next in heads {
+            end_shard(at.replace(next), &mut walk, &mut report);
+        }
+        end_shard(at, &mut walk, &mut report);
+    } else {
+        walk.end(&mut report);
+    }
+    Ok(report)
+}
+
+fn end_shard(head: Option<HeadLine>, walk: &mut Walk, report: &mut Report) {
+    let Some(head) = head else { return };
+    let mut last_hash = Hash::default();
+    if hex::decode_to_slice(&head.last_hash, &mut last_hash).is_err() {
+        report.add(head.shard, head.next_position, "I6", "the head's hash can't be read".into());
+    }
+    let head_of = Head { next_position: head.next_position, last_hash, epoch: 0 };
+    std::mem::replace(walk, Walk::new(Scope::Whole)).end_at(head.shard, &head_of, report);
+}
+
+impl From<&EventRow> for EventLine {
+    fn from(row: &EventRow) -> EventLine {
+        EventLine {
+            shard: row.shard,
+            position: row.position,
+            org: OrgId(row.org_id),
+            org_version: row.org_version,
+            event: EventId(row.event_id),
+            kind: row.kind.clone(),
+            schema_version: row.schema_version,
+            recorded_at: row.recorded_at,
+            payload: String::from_utf8_lossy(&row.payload).into_owned(),
+            hash: hex::encode(row.hash),
+        }
+    }
+}
+
+impl TryFrom<EventLine> for EventRow {
+    type Error = &'static str;
+
+    fn try_from(line: EventLine) -> Result<EventRow, &'static str> {
+        let mut hash = Hash::default();
+        hex::decode_to_slice(&line.hash, &mut hash).map_err(|_| "its hash is not 64 hexadecimal digits")?;
+        Ok(EventRow {
+            shard: line.shard,
+            position: line.position,
+            org_id: line.org.0,
+            org_version: line.org_version,
+            event_id: line.event.0,
+            kind: line.kind,
+            schema_version: line.schema_version,
+            recorded_at: line.recorded_at,
+            payload: line.payload.into_bytes(),
+            hash,
+        })
+    }
+}

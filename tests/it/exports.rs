@@ -1,0 +1,112 @@
+//! The log as a file: whatever is changed in it is found, without the server that wrote it.
+
+use std::io::Cursor;
+
+use reqwest::StatusCode;
+use serde_json::json;
+use tollgate::domain::ids::OrgId;
+use tollgate::ledger::export::{Selection, export, verify_export};
+use tollgate::ledger::verify::Report;
+
+use crate::support::TestApp;
+
+/// Every so many digits are tried, others in each line.
+const DIGITS_STEP: usize = 17;
+
+async fn traded() -> TestApp {
+    let app = TestApp::start().await;
+    for slug in ["acme", "other"] {
+        let actor = app.funded(slug, "10").await;
+        let path = format!("/api/v1/orgs/{slug}/reservations");
+        let held = actor.post(&path, json!({ "credits": "4" })).await.expect(StatusCode::CREATED);
+        let settle = format!("/api/v1/reservations/{}/settle", held["id"].as_str().unwrap());
+        actor.post(&settle, json!({ "credits": "1.5" })).await.expect(StatusCode::OK);
+    }
+    app
+}
+
+async fn file(app: &TestApp, selection: Selection) -> String {
+    let mut out = Vec::new();
+    export(app.ledger(), selection, &mut out).await.unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+fn check(text: &str) -> Report {
+    verify_export(Cursor::new(text)).unwrap()
+}
+
+#[tokio::test]
+async fn i6_whatever_is_changed_in_an_exported_log_is_found() {
+    let app = traded().await;
+    let whole = file(&app, Selection::Everything).await;
+
+    let sound = check(&whole);
+    assert!(sound.is_sound(), "{:?}", sound.findings);
+    assert_eq!((sound.orgs, sound.given), (2, 0));
+    assert_eq!(usize::try_from(sound.events).unwrap(), whole.lines().count() - 2);
+
+    let lines: Vec<&str> = whole.lines().collect();
+    for gone in 1..lines.len() {
+        let rest: Vec<&str> =
+            (0..lines.len()).filter(|place| *place != gone).map(|place| lines[place]).collect();
+        assert!(!check(&rest.join("\n")).is_sound(), "line {gone} may be missing");
+        let mut doubled = lines.clone();
+        doubled.insert(gone, lines[gone]);
+        assert!(!check(&doubled.join("\n")).is_sound(), "line {gone} may stand twice");
+    }
+    for (place, line) in lines.iter().enumerate() {
+        // Digits, wherever they stand: amounts, positions, times, ids and hashes.
+        let digits = line.char_indices().filter(|(_, letter)| letter.is_ascii_digit());
+        for (at, digit) in digits.skip(place % DIGITS_STEP).step_by(DIGITS_STEP) {
+            let other = if digit == '7' { "8" } else { "7" };
+            let mut changed = lines.clone();
+            let text = format!("{}{other}{}", &line[..at], &line[at + 1..]);
+            changed[place] = &text;
+            let found = verify_export(Cursor::new(changed.join("\n")));
+            assert!(found.is_err() || found.is_ok_and(|report| !report.is_sound()), "{text} is not {line}");
+        }
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn an_org_or_a_range_is_checked_as_far_as_its_file_reaches() {
+    let app = traded().await;
+    let org = app.operator().get("/api/v1/orgs/acme").await.expect(StatusCode::OK);
+    let org: OrgId = org["id"].as_str().unwrap().parse().unwrap();
+    let shard = app.ledger().shard_of(org);
+
+    let of_org = check(&file(&app, Selection::Org(org)).await);
+    let range = check(&file(&app, Selection::Range { shard, from: 3, to: 9 }).await);
+    let unknown =
+        export(app.ledger(), Selection::Org(OrgId(uuid::Uuid::from_u128(7))), &mut Vec::new()).await;
+
+    assert!(of_org.is_sound() && range.is_sound(), "{of_org:?} {range:?}");
+    assert_eq!((of_org.orgs, of_org.given), (1, 0));
+    // What those events follow is not in the file.
+    assert!(range.given > 0 && range.events > range.given, "{range:?}");
+    assert!(unknown.is_err());
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i6_an_export_passes_from_hand_to_hand_by_the_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = traded().await;
+    std::fs::write(folder.path().join("log.jsonl"), file(&app, Selection::Everything).await).unwrap();
+    app.finish().await;
+
+    let verify = |file: &str| {
+        let tollgate = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        let mut tollgate = tollgate;
+        tollgate.arg("verify").arg(folder.path().join(file)).output().unwrap()
+    };
+    let sound = verify("log.jsonl");
+    std::fs::write(folder.path().join("not.jsonl"), "{\"format\":\"another\"}\n").unwrap();
+    let other = verify("not.jsonl");
+
+    assert!(sound.status.success(), "{sound:?}");
+    assert!(String::from_utf8_lossy(&sound.stdout).contains("sound"));
+    assert!(!other.status.success());
+    assert!(String::from_utf8_lossy(&other.stderr).contains("no export"), "{other:?}");
+}
