@@ -86,13 +86,18 @@ impl Fetcher {
         Ok((system, chain))
     }
 
-    /// What a command's key was bound to, and the reservation that it names where that has ended.
+    /// What a command's key was bound to, and the reservation that it names where that has ended; as of a position at
+    /// least.
     pub async fn look_up(
         &self,
         org: OrgId,
         key: Option<&CommandRef>,
         reservation: Option<ReservationId>,
+        as_of: i64,
     ) -> Result<Found, StoreError> {
+        if self.projector.indexed(self.shard) < as_of {
+            self.projector.catch_up(self.shard).await?;
+        }
         let checked_to = self.projector.indexed(self.shard);
         let bound = match key {
             Some(key) => self.bound(org, key).await?,

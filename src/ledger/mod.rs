@@ -286,7 +286,8 @@ impl Ledger {
             let _ = reply.send(account.map(view));
         };
         self.enqueue(org, Job::Read { org, read: Box::new(read) })?;
-        let seen = answer.await.map_err(|_| stopped())?;
+        let unread = |_| LedgerError::Unavailable("the account can't be read now".into());
+        let seen = answer.await.map_err(unread)?;
         seen.ok_or(LedgerError::Refused(Refusal::UnknownOrg))
     }
 

@@ -70,6 +70,16 @@ pub(super) struct Recent {
     pub starts_at: i64,
     keys: HashMap<KeyHash, Bound>,
     order: VecDeque<(i64, Entry)>,
+    /// Where reservations were settled that had ended before.
+    settled_late: HashMap<ReservationId, i64>,
+}
+
+/// How a reservation ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    pub reservation: ReservationId,
+    /// It had ended before.
+    pub is_late: bool,
 }
 
 enum Entry {
@@ -79,7 +89,7 @@ enum Entry {
 
 impl Default for Recent {
     fn default() -> Recent {
-        Recent { starts_at: 1, keys: HashMap::new(), order: VecDeque::new() }
+        Recent { starts_at: 1, keys: HashMap::new(), order: VecDeque::new(), settled_late: HashMap::new() }
     }
 }
 
@@ -97,6 +107,11 @@ impl Known {
     /// Folds the org's next event.
     pub fn fold(&mut self, row: &EventRow, recorded: &Recorded) -> Result<(), StoreError> {
         self.chain.follow(row)?;
+        let late = ended_by(&recorded.payload.event).filter(|end| end.is_late);
+        if late.is_some_and(|end| !self.account.ended.contains_key(&end.reservation)) {
+            // How it ended at first is not in memory: whatever is looked up from now on must hold this settle too.
+            self.forgotten_to = self.forgotten_to.max(row.position);
+        }
         self.account.evolve(&recorded.payload.event, recorded.at);
         Ok(())
     }
@@ -147,8 +162,11 @@ impl Recent {
         self.order.push_back((position, Entry::Key(key)));
     }
 
-    pub fn keep_ended(&mut self, position: i64, reservation: ReservationId) {
-        self.order.push_back((position, Entry::Ended(reservation)));
+    pub fn keep_ended(&mut self, position: i64, end: End) {
+        self.order.push_back((position, Entry::Ended(end.reservation)));
+        if end.is_late {
+            self.settled_late.insert(end.reservation, position);
+        }
     }
 }
 
@@ -164,8 +182,8 @@ impl ShardState {
             self.recent.keep_key(row.position, key);
             self.filter.insert(&key);
         }
-        if let Some(reservation) = ended_by(&recorded.payload.event) {
-            self.recent.keep_ended(row.position, reservation);
+        if let Some(end) = ended_by(&recorded.payload.event) {
+            self.recent.keep_ended(row.position, end);
         }
         if recorded.org == OrgId::SYSTEM {
             self.system.evolve(&recorded.payload.event, recorded.at);
@@ -196,7 +214,11 @@ impl ShardState {
                         self.recent.unbind(&key);
                     }
                 }
+                // It was settled since: it is forgotten with that.
+                Entry::Ended(reservation)
+                    if self.recent.settled_late.get(&reservation).is_some_and(|at| *at > position) => {}
                 Entry::Ended(reservation) => {
+                    self.recent.settled_late.remove(&reservation);
                     if let Some(Slot::Known(known)) = self.accounts.get_mut(&reservation.org) {
                         known.account.forget(reservation);
                     }
@@ -229,11 +251,14 @@ impl ShardState {
 }
 
 /// The reservation that an event ended.
-pub(super) fn ended_by(event: &Event) -> Option<ReservationId> {
+pub(super) fn ended_by(event: &Event) -> Option<End> {
     match event {
-        Event::ReservationReleased { reservation, .. }
-        | Event::ReservationExpired { reservation, .. }
-        | Event::ReservationSettled { reservation, .. } => Some(*reservation),
+        Event::ReservationReleased { reservation, .. } | Event::ReservationExpired { reservation, .. } => {
+            Some(End { reservation: *reservation, is_late: false })
+        }
+        Event::ReservationSettled { reservation, late, .. } => {
+            Some(End { reservation: *reservation, is_late: *late })
+        }
         // No other event ends one.
         _ => None,
     }

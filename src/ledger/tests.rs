@@ -236,6 +236,46 @@ async fn i3_and_i4_hold_for_what_has_left_memory() {
 }
 
 #[tokio::test]
+async fn i3_a_late_settle_counts_once_though_another_node_wrote_it() {
+    let node = Node::funded(100).await;
+    node.run(reserve(1, 4)).await.expect("holds");
+    node.run(OrgCommand::Release { reservation: id(1) }).await.expect("releases");
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let shared = || Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
+    let (one, other) = (node.another(shared()).await, node.another(shared()).await);
+    // Both have the account, and how the reservation ended is in the projections alone.
+    for ledger in [&one, &other] {
+        ledger.read(ACME, Account::balance).await.expect("reads");
+    }
+
+    one.submit(command(settle(1, 3))).await.expect("is late");
+    let twice = other.submit(command(settle(1, 2))).await;
+
+    assert!(matches!(twice, Err(LedgerError::Refused(Refusal::ReservationEnded { .. }))), "{twice:?}");
+    let balance = other.read(ACME, Account::balance).await.expect("reads");
+    assert_eq!(balance.consumed, Credits::from_whole(3));
+}
+
+#[tokio::test]
+async fn i3_a_late_settle_counts_once_though_memory_is_short_and_projections_are_behind() {
+    let small = Memory { recent: 2, accounts: 16, events_per_snapshot: 1_000 };
+    let node = Node::funded(100).await.with(small).await;
+    node.run(reserve(1, 4)).await.expect("holds");
+    node.run(OrgCommand::Release { reservation: id(1) }).await.expect("releases");
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    node.run(settle(1, 3)).await.expect("is late");
+    for n in 10..20 {
+        node.run(reserve(n, 1)).await.expect("holds");
+        node.run(settle(n, 1)).await.expect("settles");
+    }
+
+    let twice = node.run(settle(1, 2)).await;
+
+    assert!(matches!(twice, Err(LedgerError::Refused(Refusal::ReservationEnded { .. }))), "{twice:?}");
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn i7_projections_equal_the_fold_after_a_rebuild_and_after_their_loss() {
     let node = Node::funded(100).await;
     for n in 0..20 {

@@ -23,7 +23,7 @@ use crate::domain::views::index::{KeyHash, key_hash};
 use crate::ledger::fetch::{Fetcher, Found};
 use crate::ledger::scribe::Scribe;
 use crate::ledger::snapshots::Keeper;
-use crate::ledger::state::{Bound, Chain, KEY_KEPT_SECONDS, Known, Recent, ShardState, Slot, ended_by};
+use crate::ledger::state::{Bound, Chain, End, KEY_KEPT_SECONDS, Known, Recent, ShardState, Slot, ended_by};
 use crate::ledger::{LedgerError, Memory, Outcome, decode};
 use crate::store::{Appended, EventLog, EventRow, Head, StoreError};
 
@@ -114,7 +114,7 @@ struct Batch {
     /// What was evolved or bound for it, to be undone where nothing is written.
     touched: HashSet<OrgId>,
     keys: Vec<(i64, KeyHash)>,
-    ended: Vec<(i64, ReservationId)>,
+    ended: Vec<(i64, End)>,
     system_chain: Option<Chain>,
 }
 
@@ -280,7 +280,7 @@ impl Writer {
     }
 
     /// Decides a command, or sets it aside until what it needs was fetched.
-    fn admit(&mut self, mut command: Command, batch: &mut Batch) {
+    fn admit(&mut self, command: Command, batch: &mut Batch) {
         if command.under.is_some_and(|epoch| epoch < self.head.epoch) {
             // Its sender has given it up, or will: what is decided there must not be decided here too.
             return;
@@ -288,7 +288,7 @@ impl Writer {
         if let Ask::System(ask) = &command.ask {
             let ask = ask.clone();
             let answer = match self.earlier(&command, batch.now) {
-                Earlier::Unknown => return self.look_up(command, None),
+                Earlier::Unknown => return self.look_up(command, None, 0),
                 Earlier::Bound(answer) => answer,
                 Earlier::New => self.decide_system(ask, &command, batch),
             };
@@ -307,10 +307,11 @@ impl Writer {
             .filter(|id| !known.account.holds.contains_key(id) && !known.account.ended.contains_key(id));
         if let Some(reservation) = named {
             let enough = forgotten_to.max(self.state.recent.starts_at - 1);
-            match command.found.as_mut().filter(|found| found.checked_to >= enough) {
-                None => return self.look_up(command, Some(reservation)),
+            match command.found.as_ref().filter(|found| found.checked_to >= enough) {
+                None => return self.look_up(command, Some(reservation), enough),
                 Some(found) => {
-                    let ended = found.ended.take();
+                    // A lost race has this asked again.
+                    let ended = found.ended.clone();
                     if let Some(Slot::Known(known)) = self.state.accounts.get_mut(&command.org) {
                         known.recall(reservation, ended);
                     }
@@ -318,7 +319,7 @@ impl Writer {
             }
         }
         let answer = match self.earlier(&command, batch.now) {
-            Earlier::Unknown => return self.look_up(command, named),
+            Earlier::Unknown => return self.look_up(command, named, forgotten_to),
             Earlier::Bound(answer) => answer,
             Earlier::New => self.decide_org(&command, batch),
         };
@@ -427,11 +428,11 @@ impl Writer {
         })
     }
 
-    /// Fetches what the command's key and reservation were, then decides it.
-    fn look_up(&self, command: Command, reservation: Option<ReservationId>) {
+    /// Fetches what the command's key and reservation were, as of a position at least, then decides it.
+    fn look_up(&self, command: Command, reservation: Option<ReservationId>, as_of: i64) {
         let (fetcher, fetched) = (self.fetcher.clone(), self.fetched.clone());
         tokio::spawn(async move {
-            let found = fetcher.look_up(command.org, command.idempotency.as_ref(), reservation).await;
+            let found = fetcher.look_up(command.org, command.idempotency.as_ref(), reservation, as_of).await;
             let _ = fetched.send(Fetched::Command(command, found));
         });
     }
@@ -523,8 +524,8 @@ impl Writer {
             self.state.filter.insert(&key);
             self.state.recent.keep_key(position, key);
         }
-        for (position, reservation) in batch.ended {
-            self.state.recent.keep_ended(position, reservation);
+        for (position, end) in batch.ended {
+            self.state.recent.keep_ended(position, end);
         }
         if batch.system_chain.is_some() {
             self.system.store(Arc::new(self.state.system.clone()));
@@ -674,8 +675,9 @@ impl Batch {
         let first = self.head.next_position;
         let events = scribe.write(steps, command, chain, &mut self.head, &mut self.rows)?;
         let ended = events.iter().zip(first..);
-        self.ended
-            .extend(ended.filter_map(|(recorded, at)| ended_by(&recorded.payload.event).map(|id| (at, id))));
+        self.ended.extend(
+            ended.filter_map(|(recorded, at)| ended_by(&recorded.payload.event).map(|end| (at, end))),
+        );
         Ok(events)
     }
 

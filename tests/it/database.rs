@@ -1,7 +1,7 @@
 //! The database that the stories run on: SQLite, or with `TOLLGATE_TEST_STORE=postgres` a throw-away PostgreSQL.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,8 +17,10 @@ pub struct TestDatabase {
 }
 
 /// The cluster of this run. It ends when its input does, which the system sees to whatever becomes of the tests.
-struct Cluster {
-    folder: String,
+pub struct Cluster {
+    pub folder: String,
+    orders: ChildStdin,
+    done: BufReader<ChildStdout>,
     _process: Child,
 }
 
@@ -37,11 +39,14 @@ impl TestDatabase {
 
     pub async fn postgres() -> TestDatabase {
         let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::SeqCst));
-        let folder = &CLUSTER.get_or_init(Cluster::start).folder;
-        let url = |database: &str| format!("postgres://tollgate@localhost/{database}?host={folder}");
-        let mut admin = PgConnection::connect(&url("postgres")).await.unwrap();
-        sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut admin).await.unwrap();
-        TestDatabase { url: url(&name), _folder: None }
+        let cluster = CLUSTER.get_or_init(Cluster::start);
+        cluster.create_database(&name).await;
+        TestDatabase::at(cluster.url(&name))
+    }
+
+    /// One that somebody else has made.
+    pub fn at(url: String) -> TestDatabase {
+        TestDatabase { url, _folder: None }
     }
 
     pub async fn open(&self, clock: &Clock) -> Database {
@@ -58,7 +63,7 @@ pub fn is_postgres() -> bool {
 }
 
 impl Cluster {
-    fn start() -> Cluster {
+    pub fn start() -> Cluster {
         let mut process = Command::new("sh")
             .args(["-c", include_str!("postgres.sh")])
             .stdin(Stdio::piped())
@@ -66,10 +71,29 @@ impl Cluster {
             .spawn()
             .unwrap();
         let mut folder = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut folder).unwrap();
+        let (orders, done) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
+        let mut done = BufReader::new(done);
+        done.read_line(&mut folder).unwrap();
         let folder = folder.trim().to_owned();
         assert!(!folder.is_empty(), "PostgreSQL did not start; what it said stands above");
         assert!(folder != "missing", "install PostgreSQL 15 or later (Debian: apt-get install postgresql)");
-        Cluster { folder, _process: process }
+        Cluster { folder, orders, done, _process: process }
+    }
+
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://tollgate@localhost/{database}?host={}", self.folder)
+    }
+
+    pub async fn create_database(&self, name: &str) {
+        let mut admin = PgConnection::connect(&self.url("postgres")).await.unwrap();
+        sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut admin).await.unwrap();
+    }
+
+    /// Says "stop" or "start", and returns once it is done.
+    pub fn order(&mut self, word: &str) {
+        writeln!(self.orders, "{word}").unwrap();
+        let mut said = String::new();
+        self.done.read_line(&mut said).unwrap();
+        assert_eq!(said.trim(), word);
     }
 }

@@ -1,5 +1,6 @@
 # A throw-away PostgreSQL cluster in a directory of its own, reached by a socket there and by no port. Says where once it
-# is ready, and ends when its input does, so that it never outlives the tests that started it.
+# is ready, and ends when its input does, so that it never outlives the tests that started it. Until then it is told to
+# "stop", as by a power cut, and to "start", and repeats each word once that is done.
 set -eu
 bin=
 for found in $(command -v initdb >/dev/null && dirname "$(readlink -f "$(command -v initdb)")") \
@@ -24,8 +25,18 @@ trap stop EXIT
 trap 'exit 1' INT TERM
 as "$bin/initdb" -D "$folder/data" -A trust -U tollgate -E UTF8 --no-locale --no-instructions >"$folder/log" 2>&1 \
     || { cat "$folder/log" >&2; exit 1; }
-as "$bin/pg_ctl" -D "$folder/data" -l "$folder/data/log" -w start \
-    -o "-k $folder -c listen_addresses='' -c max_connections=500" >/dev/null \
-    || { cat "$folder/data/log" >&2; exit 1; }
+start() {
+    as "$bin/pg_ctl" -D "$folder/data" -l "$folder/data/log" -w start \
+        -o "-k $folder -c listen_addresses='' -c max_connections=500" >/dev/null \
+        || { cat "$folder/data/log" >&2; exit 1; }
+}
+start
 echo "$folder"
-cat >/dev/null
+while read -r order; do
+    case "$order" in
+        stop) as "$bin/pg_ctl" -D "$folder/data" -m immediate -w stop >/dev/null ;;
+        start) start ;;
+        *) echo "not an order: $order" >&2; exit 1 ;;
+    esac
+    echo "$order"
+done

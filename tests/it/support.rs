@@ -49,9 +49,13 @@ impl TestApp {
         TestApp::configured(&Config::default()).await
     }
 
+    pub async fn of(database: Arc<TestDatabase>) -> TestApp {
+        TestApp::on(database, 1, &Config::default()).await
+    }
+
     /// Whatever store the stories run on: a file has one node.
     pub async fn on_postgres() -> TestApp {
-        TestApp::on(Arc::new(TestDatabase::postgres().await), 1, &Config::default()).await
+        TestApp::of(Arc::new(TestDatabase::postgres().await)).await
     }
 
     pub async fn configured(config: &Config) -> TestApp {

@@ -7,6 +7,7 @@
 //! `TOLLGATE_CHECK_OPERATIONS` makes it long, `TOLLGATE_CHECK_SEED` repeats a run.
 
 mod model;
+mod trouble;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,8 +25,11 @@ use tollgate::simulator::chance::Chance;
 use crate::database::is_postgres;
 use crate::support::{Actor, Answer, OPERATOR, TestApp};
 use model::{Asked, Org, Said, Status};
+use trouble::Trouble;
 
 const OPERATIONS: usize = 1_200;
+/// Fewer where the database is stopped meanwhile.
+const TROUBLED_OPERATIONS: usize = 600;
 const CLIENTS: usize = 12;
 const ORGS: [&str; 3] = ["hot", "warm", "cold"];
 /// Operations between two moves of the clocks.
@@ -58,16 +62,39 @@ struct Run {
     done: Mutex<Vec<Operation>>,
     repeats: AtomicUsize,
     lost: AtomicUsize,
+    put_off: AtomicUsize,
+    trouble: Option<Arc<Trouble>>,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i1_i3_i4_i5_i11_every_answer_is_what_the_log_says() {
-    let operations = from_environment("TOLLGATE_CHECK_OPERATIONS").map_or(OPERATIONS, |n| n as usize);
+    let first = TestApp::start().await;
+    let nodes = if is_postgres() { three(first).await } else { vec![first] };
+    run(Run::of(nodes, None).await, OPERATIONS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i1_i3_i4_i5_i11_every_answer_is_what_the_log_says_whatever_becomes_of_the_database() {
+    let (trouble, database) = Trouble::brewing().await;
+    let nodes = three(TestApp::of(database).await).await;
+    run(Run::of(nodes, Some(trouble)).await, TROUBLED_OPERATIONS).await;
+}
+
+/// The first node and two beside it, which share the shards out among themselves.
+async fn three(first: TestApp) -> Vec<TestApp> {
+    let nodes = vec![first.beside(2).await, first.beside(3).await, first];
+    for node in &nodes {
+        node.join(Some(&node.url)).await;
+    }
+    nodes
+}
+
+async fn run(run: Run, operations: usize) {
+    let operations = from_environment("TOLLGATE_CHECK_OPERATIONS").map_or(operations, |n| n as usize);
     let seed =
         from_environment("TOLLGATE_CHECK_SEED").unwrap_or_else(|| Clock::system().uuid().as_u64_pair().1);
     println!("TOLLGATE_CHECK_OPERATIONS={operations} TOLLGATE_CHECK_SEED={seed}");
-    let run = Arc::new(Run::start().await);
-
+    let run = Arc::new(run);
     let clients: Vec<_> = (0..CLIENTS)
         .map(|number| tokio::spawn(client(run.clone(), Chance::of(seed, number as u64), operations)))
         .collect();
@@ -78,9 +105,12 @@ async fn i1_i3_i4_i5_i11_every_answer_is_what_the_log_says() {
     let run = Arc::into_inner(run).unwrap();
     let checked = run.check().await;
     println!(
-        "{checked} answers are what the log says, of which {} came after lost ones; {} repeats got the first answer",
+        "{checked} answers are what the log says, {} clients went away before theirs, {} were told to come again; {} \
+         repeats got the first answer; trouble struck {} times",
         run.lost.load(Ordering::Relaxed),
+        run.put_off.load(Ordering::Relaxed),
         run.repeats.load(Ordering::Relaxed),
+        run.trouble.as_ref().map_or(0, |trouble| trouble.caused()),
     );
     for node in run.nodes {
         node.finish().await;
@@ -135,18 +165,7 @@ fn ask(chance: &mut Chance, org: usize, holds: &[(usize, String)]) -> (usize, As
 }
 
 impl Run {
-    async fn start() -> Run {
-        let first = TestApp::start().await;
-        let mut nodes = vec![first];
-        if is_postgres() {
-            for seed in [2, 3] {
-                let node = nodes[0].beside(seed).await;
-                nodes.push(node);
-            }
-            for node in &nodes {
-                node.join(Some(&node.url)).await;
-            }
-        }
+    async fn of(nodes: Vec<TestApp>, trouble: Option<Arc<Trouble>>) -> Run {
         let mut secrets = Vec::new();
         for slug in ORGS {
             secrets.push(nodes[0].funded(slug, "40").await.secret().to_owned());
@@ -161,6 +180,8 @@ impl Run {
             done: Mutex::default(),
             repeats: AtomicUsize::new(0),
             lost: AtomicUsize::new(0),
+            put_off: AtomicUsize::new(0),
+            trouble,
         }
     }
 
@@ -180,11 +201,14 @@ impl Run {
             ticks.push(now);
             self.nodes.iter().for_each(|node| node.clock().advance_seconds(seconds));
         }
+        if let Some(trouble) = &self.trouble {
+            trouble.strike().await;
+        }
         for node in &self.nodes {
-            // A full queue or a lost race is no matter: the next tick does it.
             let _ = node.ledger().sweep();
-            node.ledger().beat().await.unwrap();
-            node.ledger().follow_all().await.unwrap();
+            let done = [node.ledger().beat().await, node.ledger().follow_all().await];
+            // In trouble, the next tick does it.
+            assert!(self.trouble.is_some() || done.iter().all(Result::is_ok), "{done:?}");
         }
     }
 
@@ -212,6 +236,7 @@ impl Run {
                 }
             };
             if answer.status == StatusCode::SERVICE_UNAVAILABLE {
+                self.put_off.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
             let (received, ticks) = (self.moment(), (ticks, self.ticks()));
