@@ -10,6 +10,7 @@ pub mod domain;
 pub mod gateway;
 pub mod http;
 pub mod ledger;
+pub mod load;
 pub mod operations;
 pub mod prices;
 pub mod simulator;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tollgate::simulator;
-use tollgate::{app, demo, prices};
+use tollgate::{app, demo, load, prices};
 
 /// Prepaid AI credits that are never overspent.
 #[derive(Debug, Parser)]
@@ -22,6 +22,8 @@ enum Command {
     Serve(app::ServeArgs),
     /// Plays a provider, weather included.
     Simulate(simulator::SimulateArgs),
+    /// Sends load at a steady rate and says how long it took: what an installation can take.
+    Load(load::LoadArgs),
     /// Reads the public price map: what of it can be priced, and publishes what is new.
     #[command(subcommand)]
     Prices(prices::PricesCommand),
@@ -63,6 +65,7 @@ async fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args).await.map_err(|error| error.to_string()),
         Command::Serve(args) => app::serve(args).await.map_err(|error| error.to_string()),
         Command::Simulate(args) => simulator::run(args).await.map_err(|error| error.to_string()),
+        Command::Load(args) => load::run(args).await.map_err(|error| error.to_string()),
         Command::Prices(command) => prices::run(command).await.map_err(|error| error.to_string()),
         Command::Export(ExportCommand::Log(args)) => {
             app::export_log(args).await.map_err(|error| error.to_string())

@@ -27,7 +27,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("telemetry", &["app"]),
     ("app", EVERYTHING),
     ("demo", EVERYTHING),
-    // A client of the API, in the API's own words.
+    // Clients of the API, in the API's own words.
+    ("load", &["domain", "clock"]),
     ("prices", &["domain", "http"]),
     ("main", EVERYTHING),
     ("lib", EVERYTHING),
@@ -51,6 +52,7 @@ const EVERYTHING: &[&str] = &[
     "demo",
     "telemetry",
     "prices",
+    "load",
 ];
 
 /// A folder whose code may not use certain words, and what to do instead.

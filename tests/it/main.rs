@@ -15,6 +15,7 @@ mod exports;
 mod http;
 mod input;
 mod kill;
+mod load;
 mod nodes;
 mod replays;
 mod reservations;

@@ -1,0 +1,262 @@
+//! What a load consists of: requests in the API's own words, and the orgs whom they are for.
+
+use std::time::Duration;
+
+use reqwest::{RequestBuilder, Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::clock::Clock;
+use crate::load::LoadError;
+use crate::load::pace::Sent;
+
+/// An operation without an answer by then has failed.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// What a pair holds and what it then costs: a middling request's.
+const CREDITS_HELD: &str = "0.005";
+const CREDITS_COST: &str = "0.001234567";
+/// What an org of a load is given: more than the longest run can spend on pairs, and plenty at the gateway.
+const CREDITS_GRANTED: &str = "1000000";
+const STREAM_END: &[u8] = b"data: [DONE]";
+
+/// One server, as its callers reach it.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    server: String,
+}
+
+/// What each operation asks for.
+#[derive(Clone, Debug)]
+pub enum Request {
+    Pair,
+    Chat { model: String, words: usize, output_tokens: u32, is_streamed: bool },
+}
+
+/// Whom the operations are for.
+#[derive(Debug)]
+pub struct Target {
+    client: Client,
+    request: Request,
+    orgs: Vec<Org>,
+    /// Idempotency keys of different runs differ.
+    run: String,
+    /// Where the orgs are the load's own.
+    operator_key: Option<String>,
+}
+
+#[derive(Debug)]
+struct Org {
+    slug: String,
+    key: String,
+}
+
+impl Client {
+    pub fn new(server: &str, connections: usize) -> Result<Client, LoadError> {
+        // Already installed where a gateway runs in this process: the first one counts.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().pool_max_idle_per_host(connections).timeout(ANSWER_TIMEOUT);
+        Ok(Client { http: http.build()?, server: server.trim_end_matches('/').to_owned() })
+    }
+
+    fn post(&self, path: &str, key: &str) -> RequestBuilder {
+        self.http.post(format!("{}{path}", self.server)).bearer_auth(key)
+    }
+
+    /// Asks for what must work before a load can begin.
+    async fn ask(&self, path: &str, operator_key: &str, once: &str, body: Value) -> Result<Value, LoadError> {
+        let request = self.post(path, operator_key).header("idempotency-key", once).json(&body);
+        let response = request.send().await?;
+        let status = response.status();
+        let body: Value = response.json().await.unwrap_or_default();
+        if status.is_success() {
+            return Ok(body);
+        }
+        let detail = body["detail"].as_str().unwrap_or_default().to_owned();
+        Err(LoadError::Refused { path: path.to_owned(), status: status.as_u16(), detail })
+    }
+}
+
+impl Request {
+    /// The role of the keys that may ask for it.
+    fn role(&self) -> &'static str {
+        match self {
+            Request::Pair => "gateway",
+            Request::Chat { .. } => "inference",
+        }
+    }
+
+    /// A stream says when it has ended well.
+    fn is_whole(&self, answer: &[u8]) -> bool {
+        match self {
+            Request::Chat { is_streamed: true, .. } => answer.trim_ascii_end().ends_with(STREAM_END),
+            Request::Chat { .. } | Request::Pair => true,
+        }
+    }
+
+    /// No two are the same, so that no cache answers for the server.
+    fn body(&self, number: u64) -> Value {
+        match self {
+            Request::Pair => Value::Null,
+            Request::Chat { model, words, output_tokens, is_streamed } => json!({
+                "model": model,
+                "max_tokens": output_tokens,
+                "stream": is_streamed,
+                "messages": [{"role": "user", "content": format!("{number}{}", " word".repeat(*words))}],
+            }),
+        }
+    }
+}
+
+impl Target {
+    /// An org that is there, by a key of it.
+    pub fn of_key(client: Client, request: Request, clock: &Clock, slug: String, key: String) -> Target {
+        let run = clock.uuid().simple().to_string();
+        Target { client, request, orgs: vec![Org { slug, key }], run, operator_key: None }
+    }
+
+    /// Orgs of the load's own, with credits and a key each.
+    ///
+    /// # Errors
+    /// `Unreachable`, or `Refused` with what the server said.
+    pub async fn with_own_orgs(
+        client: Client,
+        request: Request,
+        clock: &Clock,
+        operator_key: &str,
+        count: u16,
+    ) -> Result<Target, LoadError> {
+        let run = clock.uuid().simple().to_string();
+        let mut orgs = Vec::new();
+        for number in 0..count {
+            let slug = format!("load-{run}-{number}");
+            let ask = |path: &str, body| {
+                let (path, once) = (path.to_owned(), format!("{slug}{path}"));
+                let client = &client;
+                async move { client.ask(&path, operator_key, &once, body).await }
+            };
+            ask("/api/v1/orgs", json!({"slug": slug, "name": "A load test"})).await?;
+            let grant = json!({"credits": CREDITS_GRANTED, "kind": "promotional", "note": "load test"});
+            ask(&format!("/api/v1/orgs/{slug}/grants"), grant).await?;
+            let key = json!({"name": "load test", "role": request.role()});
+            let made = ask(&format!("/api/v1/orgs/{slug}/keys"), key).await?;
+            orgs.push(Org { slug, key: made["secret"].as_str().unwrap_or_default().to_owned() });
+        }
+        Ok(Target { client, request, orgs, run, operator_key: Some(operator_key.to_owned()) })
+    }
+
+    /// Sends one operation and reads its answers to their ends.
+    pub async fn send(&self, number: u64) -> Sent {
+        let mut steps = Steps::begin();
+        let failure = match &self.request {
+            Request::Pair => self.pair(number, &mut steps).await,
+            Request::Chat { .. } => self.chat(number, &mut steps).await,
+        };
+        Sent { steps: steps.taken, failure: failure.err() }
+    }
+
+    /// Closes the orgs of the load's own; those that can't be, and why.
+    pub async fn clean_up(&self) -> Vec<(String, LoadError)> {
+        let mut open = Vec::new();
+        for org in self.orgs.iter() {
+            let Some(operator_key) = &self.operator_key else { break };
+            let (path, once) = (format!("/api/v1/orgs/{}/close", org.slug), format!("{}-close", org.slug));
+            if let Err(why) = self.client.ask(&path, operator_key, &once, json!({})).await {
+                open.push((org.slug.clone(), why));
+            }
+        }
+        open
+    }
+
+    async fn pair(&self, number: u64, steps: &mut Steps) -> Result<(), String> {
+        let org = self.org(number);
+        let reserve = format!("/api/v1/orgs/{}/reservations", org.slug);
+        let reserve = self.client.post(&reserve, &org.key).json(&json!({"credits": CREDITS_HELD}));
+        let hold = reserve.header("idempotency-key", format!("{}-{number}-reserve", self.run)).send().await;
+        let hold = read(hold, StatusCode::CREATED).await.map_err(|why| format!("reserve: {why}"))?;
+        steps.end("reserve");
+        let id = hold["id"].as_str().unwrap_or_default();
+        let settle = format!("/api/v1/reservations/{id}/settle");
+        let settle = self.client.post(&settle, &org.key).json(&json!({"credits": CREDITS_COST}));
+        let end = settle.header("idempotency-key", format!("{}-{number}-settle", self.run)).send().await;
+        read(end, StatusCode::OK).await.map_err(|why| format!("settle: {why}"))?;
+        steps.end("settle");
+        Ok(())
+    }
+
+    async fn chat(&self, number: u64, steps: &mut Steps) -> Result<(), String> {
+        let org = self.org(number);
+        let request = self.client.post("/v1/chat/completions", &org.key).json(&self.request.body(number));
+        let mut response = request.send().await.map_err(unanswered)?;
+        let status = response.status();
+        let mut whole = Vec::new();
+        while let Some(part) = response.chunk().await.map_err(unanswered)? {
+            if whole.is_empty() {
+                steps.mark("first byte");
+            }
+            whole.extend_from_slice(&part);
+        }
+        steps.end("whole answer");
+        match status {
+            StatusCode::OK if self.request.is_whole(&whole) => Ok(()),
+            StatusCode::OK => Err("the stream broke off".to_owned()),
+            _ => Err(failure(status, &serde_json::from_slice(&whole).unwrap_or_default())),
+        }
+    }
+
+    /// The first of several orgs takes half of the traffic.
+    fn org(&self, number: u64) -> &Org {
+        let others = self.orgs.len() as u64 - 1;
+        let place = if others == 0 || number.is_multiple_of(2) { 0 } else { 1 + number / 2 % others };
+        &self.orgs[place as usize]
+    }
+}
+
+/// The calls of one operation as they end.
+struct Steps {
+    since: Instant,
+    taken: Vec<(&'static str, Duration)>,
+}
+
+impl Steps {
+    fn begin() -> Steps {
+        Steps { since: Instant::now(), taken: Vec::with_capacity(2) }
+    }
+
+    /// How long it took until now; the next step begins where this one did.
+    fn mark(&mut self, name: &'static str) {
+        self.taken.push((name, self.since.elapsed()));
+    }
+
+    /// How long it took until now, where the next step begins.
+    fn end(&mut self, name: &'static str) {
+        self.mark(name);
+        self.since = Instant::now();
+    }
+}
+
+async fn read(response: Result<Response, reqwest::Error>, expected: StatusCode) -> Result<Value, String> {
+    let response = response.map_err(unanswered)?;
+    let status = response.status();
+    let body = response.bytes().await.map_err(unanswered)?;
+    let body = serde_json::from_slice(&body).unwrap_or_default();
+    if status == expected { Ok(body) } else { Err(failure(status, &body)) }
+}
+
+/// Few and short, so that failures of one kind are counted together.
+fn failure(status: StatusCode, body: &Value) -> String {
+    let codes = [&body["code"], &body["error"]["code"], &body["error"]["type"]];
+    let code = codes.into_iter().find_map(Value::as_str).unwrap_or_default();
+    format!("{} {code}", status.as_u16()).trim_end().to_owned()
+}
+
+fn unanswered(why: reqwest::Error) -> String {
+    let kind = if why.is_timeout() {
+        "no answer in time"
+    } else if why.is_connect() {
+        "no connection"
+    } else {
+        "the connection broke"
+    };
+    kind.to_owned()
+}

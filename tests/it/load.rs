@@ -1,0 +1,103 @@
+//! `tollgate load` against the real server: what it says is what the ledger has.
+
+use std::net::Ipv4Addr;
+use std::process::{Command, Output};
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tollgate::config::{Config, ProviderConfig};
+use tollgate::simulator::{SimulatorConfig, SimulatorHandle};
+
+use crate::support::{OPERATOR, TestApp};
+
+/// Runs the command beside the server of this test.
+async fn load(app: &TestApp, arguments: &str, operator_key: Option<&str>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    command.arg("load").args(arguments.split_whitespace()).args(["--server", &app.url]);
+    command.env_remove("TOLLGATE_OPERATOR_KEY").env_remove("TOLLGATE_LOAD_KEY");
+    command.envs(operator_key.map(|key| ("TOLLGATE_OPERATOR_KEY", key)));
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+fn figures(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|why| panic!("{why}: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pairs_of_its_own_orgs_are_all_in_the_ledger_and_the_orgs_are_closed() {
+    let app = TestApp::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let plot = folder.path().join("load.svg");
+    let arguments =
+        format!("pairs --count 60 --rate 300 --connections 8 --orgs 3 --json --plot {}", plot.display());
+
+    let output = load(&app, &arguments, Some(OPERATOR)).await;
+
+    let figures = figures(&output);
+    assert!(output.status.success(), "{figures}");
+    assert_eq!(
+        (&figures["done"], &figures["failed"], &figures["unsent"]),
+        (&json!(60), &json!(0), &json!(0))
+    );
+    assert_eq!(figures["latency_micros"]["settle"]["count"], 60);
+    let orgs = app.operator().get("/api/v1/orgs").await.expect(StatusCode::OK);
+    let orgs: Vec<&Value> = orgs["data"].as_array().unwrap().iter().collect();
+    let mut consumed = Vec::new();
+    for org in &orgs {
+        assert_eq!(org["status"], json!("closed"));
+        let balance = format!("/api/v1/orgs/{}/balance", org["slug"].as_str().unwrap());
+        let balance = app.operator().get(&balance).await.expect(StatusCode::OK);
+        consumed.push(balance["consumed"].as_str().unwrap().to_owned());
+    }
+    consumed.sort();
+    // The first of them takes half: 30, 15 and 15 pairs at 0.001234567 each.
+    assert_eq!(consumed, ["0.018518505", "0.018518505", "0.03703701"]);
+    assert!(std::fs::read_to_string(&plot).unwrap().starts_with("<svg"));
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_gateway_is_loaded_by_a_key_streamed_or_not() {
+    let simulator = SimulatorHandle::new(SimulatorConfig { seed: 1, ..SimulatorConfig::default() });
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let base_url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { simulator.serve(listener, std::future::pending()).await });
+    let provider = json!({"name": "openai", "kind": "openai", "base_url": base_url, "api_key": "k"});
+    let provider: ProviderConfig = serde_json::from_value(provider).unwrap();
+    let app = TestApp::configured(&Config { providers: vec![provider], ..Config::default() }).await;
+    app.funded("acme", "5").await;
+    let key = app.key("acme", "inference").await;
+
+    for stream in ["", "--stream"] {
+        let arguments = format!("gateway --key {} --count 20 --rate 200 --json {stream}", key.secret());
+        let output = load(&app, &arguments, None).await;
+        let figures = figures(&output);
+
+        assert_eq!((&figures["done"], &figures["failures"]), (&json!(20), &json!({})), "{stream}");
+        assert_eq!(figures["latency_micros"]["first_byte"]["count"], 20, "{stream}");
+    }
+    let arguments = format!("gateway --key {} --count 3 --rate 100 --model no-such-model", key.secret());
+    let refused = load(&app, &arguments, None).await;
+
+    assert!(!refused.status.success());
+    let table = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(table.contains("0 done, 3 failed, 0 not sent") && table.contains("3 × 404"), "{table}");
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_without_a_key_or_a_server_says_what_is_missing() {
+    let app = TestApp::start().await;
+
+    for (arguments, key, says) in [
+        ("pairs", None, "--operator-key"),
+        ("pairs --key k", Some(OPERATOR), "--org"),
+        ("pairs", Some("not the operator's key"), "401"),
+    ] {
+        let output = load(&app, arguments, key).await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(says), "{arguments}: {said}");
+    }
+    app.finish().await;
+}
