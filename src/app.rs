@@ -122,9 +122,11 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
         ledger.join(nodes, internal_address(&config, address)).await?;
     }
     let workers = Workers::start(&ledger);
-    let reloads = tokio::spawn(reload_when_told(hangups, gateway, args.config));
+    let reloads = tokio::spawn(reload_when_told(hangups, gateway.clone(), args.config));
     let served = serve_router(listener, router, told_to_leave(ledger)).await;
     reloads.abort();
+    // Streams whose client went away are read on for their usage.
+    gateway.finish().await;
     workers.stop().await;
     served
 }

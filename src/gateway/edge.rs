@@ -7,6 +7,7 @@ use axum::body::Bytes;
 use axum::http::HeaderMap;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tokio::sync::OwnedRwLockReadGuard;
 
 use crate::domain::event::{CommandRef, Purpose, Role};
 use crate::domain::ids::{KeyId, OrgId, ProjectId, RequestId, ReservationId};
@@ -65,6 +66,8 @@ pub struct Request {
     pub idempotency: Option<CommandRef>,
     /// Held for as long as the request runs, its stream included.
     pub place: Arc<Place>,
+    /// The node does not end before this does.
+    _under_way: Arc<OwnedRwLockReadGuard<()>>,
 }
 
 impl Request {
@@ -112,6 +115,7 @@ pub async fn admit(
         .get("idempotency-key")
         .and_then(|key| key.to_str().ok())
         .map(|key| CommandRef { key: format!("v1:{key}"), fingerprint: hex::encode(Sha256::digest(bytes)) });
+    let under_way = Arc::new(state.under_way.clone().read_owned().await);
     let ends_at = ends_at(headers, state.ledger.clock().now())?;
     let bytes = bytes.len();
     Ok(Request {
@@ -126,6 +130,7 @@ pub async fn admit(
         purpose,
         idempotency,
         place,
+        _under_way: under_way,
     })
 }
 

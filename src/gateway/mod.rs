@@ -31,6 +31,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Path, State as AxumState};
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
+use tokio::sync::RwLock;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -71,6 +72,8 @@ pub struct Parts {
     limiter: Limiter,
     weather: Weather,
     shedder: Shedder,
+    /// Read by every request until it is settled.
+    under_way: Arc<RwLock<()>>,
 }
 
 /// A configured provider with its connections.
@@ -110,7 +113,13 @@ impl GatewayState {
             limiter,
             weather: Weather::default(),
             shedder: Shedder::default(),
+            under_way: Arc::default(),
         })))
+    }
+
+    /// Returns once everything that was dispatched is settled, whether or not its client is still there.
+    pub async fn finish(&self) {
+        let _nothing_more = self.under_way.write().await;
     }
 
     /// Takes the routes of a configuration from the next request on; providers stay as they are.

@@ -148,10 +148,14 @@ impl Projector {
         for shard in self.shards() {
             self.drop_unfinished(shard, view).await?;
             let fresh = self.store.start_generation(shard, view).await?;
-            let goal = self.log.head(shard).await?.next_position - 1;
-            let generation = fresh.generation;
-            self.fold_alone(shard, fresh, goal).await?;
-            self.store.go_live(shard, view, generation).await?;
+            let mut at = fresh;
+            loop {
+                let goal = self.log.head(shard).await?.next_position - 1;
+                at = self.fold_alone(shard, at, goal).await?;
+                if self.store.go_live(shard, &at).await? {
+                    break;
+                }
+            }
             // The last events came while it changed over.
             self.catch_up(shard).await?;
         }
@@ -199,7 +203,7 @@ impl Projector {
         Ok(true)
     }
 
-    async fn fold_alone(&self, shard: i32, fresh: Checkpoint, goal: i64) -> Result<(), StoreError> {
+    async fn fold_alone(&self, shard: i32, fresh: Checkpoint, goal: i64) -> Result<Checkpoint, StoreError> {
         let mut at = fresh;
         while at.position < goal {
             let Some(moved) = self.fold(shard, std::slice::from_ref(&at), goal).await? else {
@@ -207,7 +211,7 @@ impl Projector {
             };
             at = moved;
         }
-        Ok(())
+        Ok(at)
     }
 
     /// One page after the checkpoints' position, at most up to `to`. The first checkpoint as moved, or none where

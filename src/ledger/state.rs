@@ -31,6 +31,8 @@ pub(super) struct ShardState {
 pub(super) enum Slot {
     /// Being read from the log; what wants it waits here.
     Loading {
+        /// Which reading this is: one that was given up may still come back.
+        reading: u64,
         waiting: Vec<Job>,
         arrived: Vec<EventRow>,
     },

@@ -71,7 +71,7 @@ pub(super) enum Ask {
 /// What was fetched beside the writer.
 #[allow(clippy::large_enum_variant, reason = "short-lived, and few")]
 pub(super) enum Fetched {
-    Account(OrgId, Result<Known, StoreError>),
+    Account { org: OrgId, reading: u64, known: Result<Known, StoreError> },
     Command(Command, Result<Found, StoreError>),
 }
 
@@ -87,6 +87,8 @@ pub(super) struct Writer {
     /// False where memory may differ from the log.
     trusted: bool,
     round: u64,
+    /// Accounts that were read so far.
+    readings: u64,
     /// Batches before which the head's lock is still taken first.
     locked_batches: u32,
     progress: Arc<Progress>,
@@ -154,6 +156,7 @@ impl Writer {
             arrivals,
             trusted: false,
             round: 0,
+            readings: 0,
             locked_batches: 0,
             progress: Arc::default(),
         };
@@ -417,14 +420,16 @@ impl Writer {
     /// The org's slot; one that is not in memory begins to load.
     fn slot(&mut self, org: OrgId) -> &mut Slot {
         let (fetcher, fetched, end) = (&self.fetcher, &self.fetched, self.head.next_position);
+        let readings = &mut self.readings;
         self.state.accounts.entry(org).or_insert_with(|| {
-            let (fetcher, fetched) = (fetcher.clone(), fetched.clone());
+            *readings += 1;
+            let (fetcher, fetched, reading) = (fetcher.clone(), fetched.clone(), *readings);
             tokio::spawn(async move {
                 let known = fetcher.account(org, end).await;
                 // A writer that has stopped needs nothing.
-                let _ = fetched.send(Fetched::Account(org, known));
+                let _ = fetched.send(Fetched::Account { org, reading, known });
             });
-            Slot::Loading { waiting: vec![], arrived: vec![] }
+            Slot::Loading { reading, waiting: vec![], arrived: vec![] }
         })
     }
 
@@ -444,11 +449,19 @@ impl Writer {
                 jobs.push(Job::Command(command));
             }
             Fetched::Command(command, Err(error)) => Job::Command(command).refuse(&error.to_string()),
-            Fetched::Account(org, loaded) => {
-                let Some(Slot::Loading { waiting, arrived }) = self.state.accounts.remove(&org) else {
+            Fetched::Account { org, reading, known } => {
+                let is_wanted = |slot: &Slot| match slot {
+                    Slot::Loading { reading: wanted, .. } => *wanted == reading,
+                    Slot::Known(_) => false,
+                };
+                if !self.state.accounts.get(&org).is_some_and(is_wanted) {
+                    // The memory was dropped since: it is as of then, and what came after is not in it.
+                    return;
+                }
+                let Some(Slot::Loading { waiting, arrived, .. }) = self.state.accounts.remove(&org) else {
                     return;
                 };
-                match loaded.and_then(|known| caught_up(known, &arrived)) {
+                match known.and_then(|known| caught_up(known, &arrived)) {
                     Ok(known) => {
                         self.state.accounts.insert(org, Slot::Known(Box::new(known)));
                         jobs.extend(waiting);

@@ -189,9 +189,23 @@ macro_rules! projections {
                 checkpoint(&row)?.ok_or_else(|| StoreError::Corrupt("a view's name was not kept".into()))
             }
 
-            async fn go_live(&self, shard: i32, view: View, generation: i64) -> Result<(), StoreError> {
+            async fn go_live(&self, shard: i32, fresh: &Checkpoint) -> Result<bool, StoreError> {
+                let (view, generation) = (fresh.view, fresh.generation);
                 let mut writer = self.writer().await?;
                 let mut transaction = writer.begin().await.map_err(store_error)?;
+                let ended = sqlx::query(
+                    "delete from projections where shard = $1 and view = $2 and live and position <= $3",
+                )
+                .bind(shard)
+                .bind(view.name())
+                .bind(fresh.position)
+                .execute(&mut *transaction)
+                .await
+                .map_err(store_error)?;
+                if ended.rows_affected() == 0 {
+                    transaction.rollback().await.map_err(store_error)?;
+                    return Ok(false);
+                }
                 for table in rows::tables(view) {
                     let sql = format!("delete from {} where shard = $1 and generation <> $2", table.name);
                     sqlx::query(AssertSqlSafe(sql))
@@ -213,7 +227,8 @@ macro_rules! projections {
                         .await
                         .map_err(store_error)?;
                 }
-                transaction.commit().await.map_err(store_error)
+                transaction.commit().await.map_err(store_error)?;
+                Ok(true)
             }
 
             async fn drop_generation(&self, shard: i32, view: View, generation: i64) -> Result<(), StoreError> {

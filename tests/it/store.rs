@@ -2,6 +2,8 @@
 
 use tollgate::clock::Clock;
 use tollgate::domain::time::Timestamp;
+use tollgate::domain::views::{Changes, View};
+use tollgate::store::projections::Checkpoint;
 use tollgate::store::{Appended, EventRow, Head, StoreError};
 use uuid::Uuid;
 
@@ -61,6 +63,28 @@ async fn i5_who_holds_the_head_keeps_others_out() {
 
     assert_eq!(seen, head(2));
     assert_eq!(log.append(0, &head(2), &head(3), &[row(2)]).await.unwrap(), Appended::Written);
+}
+
+#[tokio::test]
+async fn i7_readers_never_change_over_to_rows_that_hold_less() {
+    let database = TestDatabase::new().await;
+    let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
+    let live =
+        views.checkpoints(0).await.unwrap().into_iter().find(|checkpoint| checkpoint.view == View::Commands);
+    let none = Changes::default();
+    assert!(views.apply(0, &[live.unwrap()], 5, &[5; 32], &none).await.unwrap());
+    let fresh = views.start_generation(0, View::Commands).await.unwrap();
+
+    let too_soon = views.go_live(0, &fresh).await.unwrap();
+    assert!(views.apply(0, std::slice::from_ref(&fresh), 5, &[5; 32], &none).await.unwrap());
+    let whole = views.go_live(0, &Checkpoint { position: 5, hash: [5; 32], ..fresh.clone() }).await.unwrap();
+
+    assert_eq!((too_soon, whole), (false, true));
+    let checkpoints = views.checkpoints(0).await.unwrap();
+    let commands: Vec<_> =
+        checkpoints.iter().filter(|checkpoint| checkpoint.view == View::Commands).collect();
+    assert_eq!(commands.len(), 1);
+    assert_eq!((commands[0].generation, commands[0].position, commands[0].live), (fresh.generation, 5, true));
 }
 
 #[tokio::test]
