@@ -64,12 +64,20 @@ pub fn is_postgres() -> bool {
 
 impl Cluster {
     pub fn start() -> Cluster {
-        let mut process = Command::new("sh")
-            .args(["-c", include_str!("postgres.sh")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Cluster::started(Command::new("sh").args(["-c", include_str!("postgres.sh")]))
+    }
+
+    /// With a tablespace "small" of 48 MiB. None where this process may not mount one.
+    pub fn with_small_disk() -> Option<Cluster> {
+        let try_to = ["-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"];
+        Command::new("unshare").args(try_to).output().ok().filter(|tried| tried.status.success())?;
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", include_str!("postgres.sh")]).env("SMALL_DISK", "48m");
+        Some(Cluster::started(&mut command))
+    }
+
+    fn started(command: &mut Command) -> Cluster {
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut folder = String::new();
         let (orders, done) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
         let mut done = BufReader::new(done);
@@ -89,7 +97,7 @@ impl Cluster {
         sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut admin).await.unwrap();
     }
 
-    /// Says "stop" or "start", and returns once it is done.
+    /// Says "stop", "start", "fill" or "free", and returns once it is done.
     pub fn order(&mut self, word: &str) {
         writeln!(self.orders, "{word}").unwrap();
         let mut said = String::new();

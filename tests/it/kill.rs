@@ -1,5 +1,6 @@
 //! The real server, killed while it works, again and again: what it had acknowledged is there exactly once (I5), and
-//! what it had not is there exactly once after a retry under the same idempotency key (I4).
+//! what it had not is there exactly once after a retry under the same idempotency key (I4). On PostgreSQL three of them
+//! work on one database, and any one of them is killed while the others go on.
 //!
 //! `TOLLGATE_KILL_ROUNDS=50` makes it long, `TOLLGATE_KILL_SEED` repeats a run. The moment of each kill is a number of
 //! answered commands, so that nothing here waits.
@@ -7,20 +8,22 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use reqwest::{Client, Response};
+use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use tollgate::clock::Clock;
 use tollgate::domain::credits::Credits;
 use tollgate::simulator::chance::Chance;
 
-use crate::database::TestDatabase;
+use crate::database::{TestDatabase, is_postgres};
 use crate::support::{OPERATOR, client};
 
 const ROUNDS: u64 = 5;
 const CALLERS: u64 = 16;
+/// On PostgreSQL.
+const NODES: usize = 3;
 /// Answers in one round, at most.
 const ANSWERS_MAX: u64 = 400;
 const RESERVATIONS: &str = "/api/v1/orgs/acme/reservations";
@@ -44,12 +47,14 @@ struct Sent {
     answer: Option<Value>,
 }
 
-/// One life of the server, and when it ends.
+/// From one kill to the next.
 struct Round {
-    server: Server,
+    servers: Vec<Server>,
     client: Client,
     answered: AtomicU64,
     kill_at: u64,
+    victim: usize,
+    is_over: AtomicBool,
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,14 +68,13 @@ async fn i5_i4_whatever_was_acknowledged_before_a_kill_is_there_exactly_once() {
     let (mut history, mut log, mut restarts) = (Vec::new(), Vec::new(), Vec::new());
     let (mut retried, mut durable) = (0, 0);
 
-    let mut round = Round::begin(database, &mut chance).await;
+    let mut round = Round::begin(database, vec![], &mut chance).await;
     round.fund().await;
     for number in 1..=rounds {
-        let (dead, mut sent) = round.work(seed, number).await;
-        drop(dead);
+        let (survivors, mut sent) = round.work(seed, number).await;
         let clock = Clock::system();
         let killed_at = clock.now();
-        round = Round::begin(database, &mut chance).await;
+        round = Round::begin(database, survivors, &mut chance).await;
         restarts.push((clock.now().0 - killed_at.0) / 1_000);
         let before = commands(&log).count();
         round.follow(&mut log).await;
@@ -156,12 +160,21 @@ impl Sent {
 }
 
 impl Round {
-    /// A server that is ready to answer.
-    async fn begin(database: &str, chance: &mut Chance) -> Round {
-        let server = Server::start(database);
-        let kill_at = 1 + chance.below(ANSWERS_MAX);
-        let round = Round { server, client: client(), answered: AtomicU64::new(0), kill_at };
-        round.fetch("/readyz").await;
+    /// As many servers as the database may have, ready to answer.
+    async fn begin(database: &str, mut servers: Vec<Server>, chance: &mut Chance) -> Round {
+        let nodes = if is_postgres() { NODES } else { 1 };
+        servers.resize_with(nodes, || Server::start(database));
+        let round = Round {
+            servers,
+            client: client(),
+            answered: AtomicU64::new(0),
+            kill_at: 1 + chance.below(ANSWERS_MAX),
+            victim: chance.below(nodes as u64) as usize,
+            is_over: AtomicBool::new(false),
+        };
+        for server in &round.servers {
+            round.fetch(server, "/readyz").await;
+        }
         round
     }
 
@@ -170,33 +183,36 @@ impl Round {
         let grant = json!({ "credits": "1000000", "kind": "goodwill" });
         for (path, body) in [("/api/v1/orgs", org), ("/api/v1/orgs/acme/grants", grant)] {
             let command = Sent::new(format!("setup {path}"), path.to_owned(), body);
-            assert!(self.answer(&command).await.is_some(), "{path}");
+            assert!(self.answer(0, &command).await.is_some(), "{path}");
         }
     }
 
-    /// Callers at work until the server is dead; every command that they sent.
-    async fn work(self, seed: u64, number: u64) -> (Arc<Round>, Vec<Sent>) {
+    /// Callers at work until a server is dead; the others, and every command that was sent.
+    async fn work(self, seed: u64, number: u64) -> (Vec<Server>, Vec<Sent>) {
         let round = Arc::new(self);
         let callers = (0..CALLERS).map(|caller| {
             let chance = Chance::of(seed, number * CALLERS + caller);
-            tokio::spawn(round.clone().call(format!("{number}-{caller}"), chance))
+            let server = caller as usize % round.servers.len();
+            tokio::spawn(round.clone().call(server, format!("{number}-{caller}"), chance))
         });
         let callers: Vec<_> = callers.collect();
         let mut sent = Vec::new();
         for caller in callers {
             sent.extend(caller.await.unwrap());
         }
-        (round, sent)
+        let Round { mut servers, victim, .. } = Arc::into_inner(round).unwrap();
+        servers.remove(victim);
+        (servers, sent)
     }
 
-    /// One caller: holds, settles and releases until no answer comes.
-    async fn call(self: Arc<Round>, name: String, mut chance: Chance) -> Vec<Sent> {
+    /// One caller of one server: holds, settles and releases until no answer comes or the round is over.
+    async fn call(self: Arc<Round>, server: usize, name: String, mut chance: Chance) -> Vec<Sent> {
         let mut sent = Vec::new();
         for number in 0.. {
             let held = 1 + chance.below(1_000);
             let body = json!({ "credits": format!("0.{held:04}"), "ttl_seconds": 604_800 });
             let hold = Sent::new(format!("{name}-{number}-hold"), RESERVATIONS.to_owned(), body);
-            if !self.submit(hold, &mut sent).await {
+            if !self.submit(server, hold, &mut sent).await {
                 break;
             }
             let id = sent[sent.len() - 1].id().to_owned();
@@ -208,45 +224,52 @@ impl Round {
             };
             let path = format!("/api/v1/reservations/{id}/{verb}");
             let end = Sent::new(format!("{name}-{number}-{verb}"), path, body);
-            if !self.submit(end, &mut sent).await {
+            if !self.submit(server, end, &mut sent).await {
                 break;
             }
         }
         sent
     }
 
-    /// Sends a command and notes it; kills the server where this was the last answer of the round.
-    async fn submit(&self, mut command: Sent, sent: &mut Vec<Sent>) -> bool {
-        command.answer = self.answer(&command).await;
+    /// Sends a command and notes it; kills a server where this was the last answer of the round.
+    async fn submit(&self, server: usize, mut command: Sent, sent: &mut Vec<Sent>) -> bool {
+        command.answer = self.answer(server, &command).await;
         let answered = command.answer.is_some();
         sent.push(command);
         if answered && self.answered.fetch_add(1, Ordering::SeqCst) + 1 == self.kill_at {
-            self.server.kill();
+            self.servers[self.victim].kill();
+            self.is_over.store(true, Ordering::SeqCst);
         }
-        answered
+        answered && !self.is_over.load(Ordering::SeqCst)
     }
 
     /// None where the server died before its answer was whole.
-    async fn answer(&self, command: &Sent) -> Option<Value> {
-        let request = self
-            .client
-            .post(format!("{}{}", self.server.url, command.path))
-            .bearer_auth(OPERATOR)
-            .header("idempotency-key", &command.key)
-            .json(&command.body);
-        let response = request.send().await.ok()?;
-        let status = response.status();
-        let body = response.text().await.ok()?;
-        assert!(status.is_success(), "{} answers {status}: {body}", command.path);
-        Some(serde_json::from_str(&body).unwrap())
+    async fn answer(&self, server: usize, command: &Sent) -> Option<Value> {
+        loop {
+            let request = self
+                .client
+                .post(format!("{}{}", self.servers[server].url, command.path))
+                .bearer_auth(OPERATOR)
+                .header("idempotency-key", &command.key)
+                .json(&command.body);
+            let response = request.send().await.ok()?;
+            let status = response.status();
+            let body = response.text().await.ok()?;
+            // Where another node has just died, its work is taken over first.
+            if status == StatusCode::SERVICE_UNAVAILABLE && self.servers.len() > 1 {
+                continue;
+            }
+            assert!(status.is_success(), "{} answers {status}: {body}", command.path);
+            return Some(serde_json::from_str(&body).unwrap());
+        }
     }
 
     async fn get(&self, path: &str) -> Value {
-        self.fetch(path).await.json().await.unwrap()
+        self.fetch(&self.servers[0], path).await.json().await.unwrap()
     }
 
-    async fn fetch(&self, path: &str) -> Response {
-        let request = self.client.get(format!("{}{path}", self.server.url)).bearer_auth(OPERATOR);
+    async fn fetch(&self, server: &Server, path: &str) -> Response {
+        let request = self.client.get(format!("{}{path}", server.url)).bearer_auth(OPERATOR);
         request.send().await.unwrap().error_for_status().unwrap()
     }
 
@@ -254,7 +277,7 @@ impl Round {
     async fn retry(&self, sent: &mut [Sent]) -> usize {
         let mut retried = 0;
         for command in sent.iter_mut().filter(|command| command.answer.is_none()) {
-            command.answer = self.answer(command).await;
+            command.answer = self.answer(retried % self.servers.len(), command).await;
             assert!(command.answer.is_some(), "no answer after the restart to {}", command.key);
             retried += 1;
         }
@@ -264,7 +287,7 @@ impl Round {
     /// A repeat gets the first answer, whether it came before the kill or after.
     async fn repeat(&self, sent: impl Iterator<Item = &Sent>) {
         for command in sent {
-            assert_eq!(self.answer(command).await, command.answer, "{}", command.key);
+            assert_eq!(self.answer(0, command).await, command.answer, "{}", command.key);
         }
     }
 

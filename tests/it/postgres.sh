@@ -1,6 +1,7 @@
 # A throw-away PostgreSQL cluster in a directory of its own, reached by a socket there and by no port. Says where once it
 # is ready, and ends when its input does, so that it never outlives the tests that started it. Until then it is told to
-# "stop", as by a power cut, and to "start", and repeats each word once that is done.
+# "stop", as by a power cut, and to "start", and repeats each word once that is done. With SMALL_DISK it also has a
+# tablespace "small" on a file system of that size, which it alone sees, to be told to "fill" and to "free".
 set -eu
 bin=
 for found in $(command -v initdb >/dev/null && dirname "$(readlink -f "$(command -v initdb)")") \
@@ -19,6 +20,7 @@ if [ "$(id -u)" = 0 ]; then
 fi
 stop() {
     as "$bin/pg_ctl" -D "$folder/data" -m immediate -w stop >/dev/null 2>&1 || true
+    [ -z "${SMALL_DISK:-}" ] || umount "$folder/small" || true
     rm -rf "$folder"
 }
 trap stop EXIT
@@ -31,11 +33,19 @@ start() {
         || { cat "$folder/data/log" >&2; exit 1; }
 }
 start
+if [ -n "${SMALL_DISK:-}" ]; then
+    as mkdir "$folder/small"
+    mount -t tmpfs -o "size=$SMALL_DISK,mode=1777" tmpfs "$folder/small"
+    as mkdir -m 700 "$folder/small/space"
+    as "$bin/psql" -q -h "$folder" -U tollgate postgres -c "create tablespace small location '$folder/small/space'"
+fi
 echo "$folder"
 while read -r order; do
     case "$order" in
         stop) as "$bin/pg_ctl" -D "$folder/data" -m immediate -w stop >/dev/null ;;
         start) start ;;
+        fill) dd if=/dev/zero of="$folder/small/ballast" bs=8k 2>/dev/null || true ;;
+        free) rm "$folder/small/ballast" ;;
         *) echo "not an order: $order" >&2; exit 1 ;;
     esac
     echo "$order"

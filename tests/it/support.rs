@@ -13,7 +13,7 @@ use tollgate::domain::time::Timestamp;
 use tollgate::http::ApiState;
 use tollgate::ledger::verify::verify;
 use tollgate::operations::authenticate::OperatorKey;
-use tollgate::store::Nodes;
+use tollgate::store::{Database, Nodes};
 
 use crate::database::TestDatabase;
 
@@ -68,10 +68,21 @@ impl TestApp {
     }
 
     async fn on(database: Arc<TestDatabase>, seed: u64, config: &Config) -> TestApp {
-        let operator = OperatorKey::new(OPERATOR).unwrap();
         // 2026-11-01T00:00:00Z
         let clock = Clock::manual(Timestamp(1_793_491_200_000_000), seed);
         let opened = database.open(&clock).await;
+        TestApp::opened(database, opened, clock, seed, config).await
+    }
+
+    /// A node on that database as a test has opened it.
+    pub async fn opened(
+        database: Arc<TestDatabase>,
+        opened: Database,
+        clock: Clock,
+        seed: u64,
+        config: &Config,
+    ) -> TestApp {
+        let operator = OperatorKey::new(OPERATOR).unwrap();
         let nodes = opened.nodes.clone();
         let state = app::open(opened, operator, clock.clone()).await.unwrap();
         let url = listen(app::router(state.clone(), config).unwrap()).await;

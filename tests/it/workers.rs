@@ -43,6 +43,67 @@ async fn i11_holds_and_lots_whose_time_is_over_are_written_by_the_sweep() {
     app.finish().await;
 }
 
+/// As many as a failed gateway leaves behind.
+const HOLDS: usize = 10_000;
+
+#[tokio::test]
+async fn i11_ten_thousand_holds_end_in_the_same_instant() {
+    let app = TestApp::start().await;
+    let gateway = app.funded("acme", "10000").await;
+    for batch in 0..HOLDS / 1_000 {
+        let hold = |n| json!({ "op": "reserve", "org": "acme", "idempotency_key": format!("{batch}-{n}"), "credits": "1", "ttl_seconds": 60 });
+        let operations: Vec<_> = (0..1_000).map(hold).collect();
+        let held = gateway.post("/api/v1/batch", json!({ "operations": operations })).await;
+        let held = held.expect(StatusCode::OK);
+        assert!(held["outcomes"].as_array().unwrap().iter().all(|one| one["status"] == 201), "{held}");
+    }
+    let hold = || gateway.post("/api/v1/orgs/acme/reservations", json!({ "credits": "10000" }));
+    hold().await.expect(StatusCode::PAYMENT_REQUIRED);
+
+    app.clock().advance_seconds(60);
+    let free = gateway.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+    let (swept, next) = (app.ledger().sweep(), hold().await);
+    app.ledger().sweep().unwrap();
+
+    swept.unwrap();
+    assert_eq!((&free["held"], &free["available"]), (&json!("0"), &json!("10000")));
+    next.expect(StatusCode::CREATED);
+    let org = known_org(app.ledger(), "acme").unwrap();
+    app.ledger().projector().catch_up_all().await.unwrap();
+    let shard = app.ledger().shard_of(org);
+    let log = app.ledger().log().read(shard, 1, i64::MAX).await.unwrap();
+    assert_eq!(log.iter().filter(|row| row.kind == "ReservationExpired").count(), HOLDS);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i11_a_clock_that_jumps_back_an_hour_neither_stops_time_nor_revives_what_has_ended() {
+    let app = TestApp::start().await;
+    let gateway = app.funded("acme", "10").await;
+    let hold =
+        || gateway.post("/api/v1/orgs/acme/reservations", json!({ "credits": "10", "ttl_seconds": 60 }));
+    let first = hold().await.expect(StatusCode::CREATED);
+
+    app.clock().advance_seconds(3_600);
+    let second = hold().await.expect(StatusCode::CREATED);
+    app.clock().advance_seconds(-3_600);
+    let third = hold().await;
+    let late = format!("/api/v1/reservations/{}/settle", first["id"].as_str().unwrap());
+    let late = gateway.post(&late, json!({ "credits": "1" })).await.expect(StatusCode::OK);
+    let end = format!("/api/v1/reservations/{}/release", second["id"].as_str().unwrap());
+    let end = gateway.post(&end, json!({})).await.expect(StatusCode::OK);
+
+    // The second one is open by the log's time, which never goes back.
+    third.expect(StatusCode::PAYMENT_REQUIRED);
+    assert_eq!((&late["late"], &end["released"]), (&json!(true), &json!("10")));
+    let log = app.ledger().log();
+    for shard in app.ledger().projector().shards() {
+        let rows = log.read(shard, 1, i64::MAX).await.unwrap();
+        assert!(rows.is_sorted_by_key(|row| row.recorded_at), "time goes back on shard {shard}");
+    }
+    app.finish().await;
+}
+
 #[tokio::test]
 async fn a_start_with_a_clock_behind_the_log_is_refused() {
     let database = TestDatabase::new().await;

@@ -14,8 +14,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::migrate::Migrator;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
-use sqlx::{Connection, Postgres, Row, Transaction};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
+use sqlx::query::Query;
+use sqlx::{Connection, Postgres, Row};
 use tokio::time::timeout;
 
 use crate::clock::Clock;
@@ -35,6 +36,7 @@ const PARTITIONS_AHEAD: i64 = 8_000_000;
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// Longer than the server's own limit on a statement, so that silence means a lost connection.
 const ANSWER_MAX: Duration = Duration::from_secs(6);
+const SILENCE: &str = "the database does not answer";
 /// How far an event's time may lie from the database's, in microseconds.
 const CLOCK_DIFFERENCE_MAX: i64 = 2_000_000;
 const READERS: u32 = 8;
@@ -164,20 +166,13 @@ impl Partitions {
 #[async_trait]
 impl EventLog for PostgresStore {
     async fn heads(&self) -> Result<Vec<Head>, StoreError> {
-        let rows = sqlx::query("select next_position, last_hash, epoch from log_heads order by shard")
-            .fetch_all(&self.readers)
-            .await
-            .map_err(store_error)?;
-        rows.iter().map(head).collect()
+        let heads = sqlx::query("select next_position, last_hash, epoch from log_heads order by shard");
+        fetch(&self.readers, heads).await?.iter().map(head).collect()
     }
 
     async fn head(&self, shard: i32) -> Result<Head, StoreError> {
-        let row = sqlx::query("select next_position, last_hash, epoch from log_heads where shard = $1")
-            .bind(shard)
-            .fetch_one(&self.readers)
-            .await
-            .map_err(store_error)?;
-        head(&row)
+        let found = sqlx::query("select next_position, last_hash, epoch from log_heads where shard = $1");
+        head(&fetch_one(&self.readers, found.bind(shard)).await?)
     }
 
     async fn append(
@@ -197,7 +192,7 @@ impl EventLog for PostgresStore {
             }
             Err(_) => {
                 connection.close_on_drop();
-                return Err(StoreError::UnknownOutcome("the database does not answer".into()));
+                return Err(StoreError::UnknownOutcome(SILENCE.into()));
             }
         };
         self.extend_partitions(new.next_position);
@@ -211,11 +206,8 @@ impl EventLog for PostgresStore {
         )
         .bind(shard)
         .bind(from_position)
-        .bind(limit)
-        .fetch_all(&self.readers)
-        .await
-        .map_err(store_error)?;
-        rows.iter().map(event).collect()
+        .bind(limit);
+        fetch(&self.readers, rows).await?.iter().map(event).collect()
     }
 
     async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
@@ -224,23 +216,22 @@ impl EventLog for PostgresStore {
              from events where shard = $1 and position = any($2) order by position",
         )
         .bind(shard)
-        .bind(positions)
-        .fetch_all(&self.readers)
-        .await
-        .map_err(store_error)?;
-        rows.iter().map(event).collect()
+        .bind(positions);
+        fetch(&self.readers, rows).await?.iter().map(event).collect()
     }
 
     async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {
-        let mut transaction = self.locks.begin().await.map_err(store_error)?;
-        let row =
-            sqlx::query("select next_position, last_hash, epoch from log_heads where shard = $1 for update")
-                .bind(shard)
-                .fetch_one(&mut *transaction)
-                .await
-                .map_err(store_error)?;
-        let head = head(&row)?;
-        Ok(Box::new(Locked { transaction, shard, head, clock_is_checked: self.clock_is_checked }))
+        let mut connection = self.locks.acquire().await.map_err(store_error)?;
+        match answered(lock_head(&mut connection, shard)).await {
+            Ok(row) => {
+                let (head, clock_is_checked) = (head(&row)?, self.clock_is_checked);
+                Ok(Box::new(Locked { connection, shard, head, clock_is_checked, is_over: false }))
+            }
+            Err(error) => {
+                connection.close_on_drop();
+                Err(error)
+            }
+        }
     }
 
     fn is_shared(&self) -> bool {
@@ -250,10 +241,12 @@ impl EventLog for PostgresStore {
 
 /// A transaction that has the head's row.
 struct Locked {
-    transaction: Transaction<'static, Postgres>,
+    connection: PoolConnection<Postgres>,
     shard: i32,
     head: Head,
     clock_is_checked: bool,
+    /// The server has said that the transaction has ended.
+    is_over: bool,
 }
 
 #[async_trait]
@@ -263,23 +256,66 @@ impl LockedHead for Locked {
     }
 
     async fn append(mut self: Box<Self>, new: &Head, events: &[EventRow]) -> Result<(), StoreError> {
-        let Locked { transaction, shard, head, clock_is_checked } = &mut *self;
-        let append = append(&mut *transaction, *shard, head, new, events, *clock_is_checked);
-        let written = append.await.map_err(store_error)?;
+        let Locked { connection, shard, head, clock_is_checked, .. } = &mut *self;
+        let written = answered(append(connection, *shard, head, new, events, *clock_is_checked)).await?;
         if !written {
             // Nobody else can move it while it is locked.
             self.unlock().await?;
             return Err(StoreError::ClockOff);
         }
-        match timeout(ANSWER_MAX, self.transaction.commit()).await {
-            Ok(committed) => committed.map_err(unless_unknown),
-            Err(_) => Err(StoreError::UnknownOutcome("the database does not answer".into())),
-        }
+        match timeout(ANSWER_MAX, sqlx::query("commit").execute(&mut *self.connection)).await {
+            Ok(committed) => committed.map_err(unless_unknown)?,
+            Err(_) => return Err(StoreError::UnknownOutcome(SILENCE.into())),
+        };
+        self.is_over = true;
+        Ok(())
     }
 
-    async fn unlock(self: Box<Self>) -> Result<(), StoreError> {
-        self.transaction.rollback().await.map_err(store_error)
+    async fn unlock(mut self: Box<Self>) -> Result<(), StoreError> {
+        answered(sqlx::query("rollback").execute(&mut *self.connection)).await?;
+        self.is_over = true;
+        Ok(())
     }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        if !self.is_over {
+            // It ends with its connection, which nobody must find inside a transaction.
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+async fn lock_head(connection: &mut PgConnection, shard: i32) -> Result<PgRow, sqlx::Error> {
+    sqlx::query("begin").execute(&mut *connection).await?;
+    sqlx::query("select next_position, last_hash, epoch from log_heads where shard = $1 for update")
+        .bind(shard)
+        .fetch_one(connection)
+        .await
+}
+
+/// What the database answers. A line may go silent without ever breaking.
+async fn answered<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
+    match timeout(ANSWER_MAX, asked).await {
+        Ok(answer) => answer.map_err(store_error),
+        Err(_) => Err(StoreError::Unavailable(SILENCE.into())),
+    }
+}
+
+/// Asks on a connection of the pool, which leaves it where there is no answer.
+async fn fetch(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, StoreError> {
+    let mut connection = pool.acquire().await.map_err(store_error)?;
+    let rows = answered(query.fetch_all(&mut *connection)).await;
+    if rows.is_err() {
+        connection.close_on_drop();
+    }
+    rows
+}
+
+async fn fetch_one(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Result<PgRow, StoreError> {
+    let row = fetch(pool, query).await?.into_iter().next();
+    row.ok_or_else(|| store_error(sqlx::Error::RowNotFound))
 }
 
 alike::profiles!(PostgresStore);

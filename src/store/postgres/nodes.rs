@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use sqlx::Row;
 use uuid::Uuid;
 
-use super::{PostgresStore, store_error};
+use super::{PostgresStore, fetch, fetch_one, store_error};
 use crate::store::{Node, Nodes, StoreError};
 
 /// A node that was not seen for so long is gone: three of its beats.
@@ -13,16 +13,14 @@ const ALIVE_MICROS: i64 = 1_500_000;
 #[async_trait]
 impl Nodes for PostgresStore {
     async fn beat(&self, node: &Node) -> Result<Vec<Node>, StoreError> {
-        sqlx::query(
+        let beat = sqlx::query(
             "insert into nodes (shard, node_id, address, seen_at) \
              values (0, $1, $2, (extract(epoch from clock_timestamp()) * 1000000)::bigint) \
              on conflict (shard, node_id) do update set address = excluded.address, seen_at = excluded.seen_at",
         )
         .bind(node.id)
-        .bind(&node.address)
-        .execute(&self.readers)
-        .await
-        .map_err(store_error)?;
+        .bind(&node.address);
+        fetch(&self.readers, beat).await?;
         self.alive().await
     }
 
@@ -32,11 +30,10 @@ impl Nodes for PostgresStore {
              where shard = 0 and seen_at > (extract(epoch from clock_timestamp()) * 1000000)::bigint - $1 \
              order by node_id",
         )
-        .bind(ALIVE_MICROS)
-        .fetch_all(&self.readers)
-        .await
-        .map_err(store_error)?;
-        rows.iter()
+        .bind(ALIVE_MICROS);
+        fetch(&self.readers, rows)
+            .await?
+            .iter()
             .map(|row| {
                 let id = row.try_get("node_id").map_err(store_error)?;
                 Ok(Node { id, address: row.try_get("address").map_err(store_error)? })
@@ -45,28 +42,17 @@ impl Nodes for PostgresStore {
     }
 
     async fn leave(&self, id: Uuid) -> Result<(), StoreError> {
-        sqlx::query("delete from nodes where shard = 0 and node_id = $1")
-            .bind(id)
-            .execute(&self.readers)
-            .await
-            .map(|_| ())
-            .map_err(store_error)
+        let gone = sqlx::query("delete from nodes where shard = 0 and node_id = $1").bind(id);
+        fetch(&self.readers, gone).await.map(|_| ())
     }
 
     async fn secret(&self) -> Result<String, StoreError> {
-        sqlx::query_scalar("select secret from node_secrets where shard = 0")
-            .fetch_one(&self.readers)
-            .await
-            .map_err(store_error)
+        let secret = sqlx::query("select secret from node_secrets where shard = 0");
+        fetch_one(&self.readers, secret).await?.try_get("secret").map_err(store_error)
     }
 
     async fn raise_epoch(&self, shard: i32, from: i64) -> Result<(), StoreError> {
-        sqlx::query("update log_heads set epoch = epoch + 1 where shard = $1 and epoch = $2")
-            .bind(shard)
-            .bind(from)
-            .execute(&self.locks)
-            .await
-            .map(|_| ())
-            .map_err(store_error)
+        let raise = sqlx::query("update log_heads set epoch = epoch + 1 where shard = $1 and epoch = $2");
+        fetch(&self.locks, raise.bind(shard).bind(from)).await.map(|_| ())
     }
 }

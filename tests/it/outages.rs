@@ -1,0 +1,280 @@
+//! PostgreSQL as it is met outside of tests: its disk full, on a bad line, with clocks that disagree. What can't be written
+//! is refused with a 503, whatever a caller was told is there exactly once, and every node recovers by itself. All of it
+//! belongs to the run of the tests on PostgreSQL.
+
+use std::sync::Arc;
+
+use reqwest::StatusCode;
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixStream};
+use tokio::sync::watch;
+use tollgate::clock::Clock;
+use tollgate::config::Config;
+use tollgate::domain::time::Timestamp;
+use tollgate::simulator::chance::Chance;
+use tollgate::store::{Database, StoreError};
+
+use crate::database::{Cluster, TestDatabase, is_postgres};
+use crate::support::{Actor, TestApp};
+use crate::traffic::Traffic;
+
+const CALLERS: u64 = 8;
+const RESERVATIONS: &str = "/api/v1/orgs/acme/reservations";
+
+/// Pairs that callers finish between two blows.
+const PAIRS: usize = 30;
+
+async fn more_pairs(traffic: &Traffic) {
+    let goal = traffic.done() + PAIRS;
+    while traffic.done() < goal {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn hold(actor: &Actor) -> StatusCode {
+    actor.post(RESERVATIONS, json!({ "credits": "1" })).await.status
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i5_a_full_disk_of_postgres_refuses_writes_keeps_reads_and_recovers() {
+    if !is_postgres() {
+        return;
+    }
+    let Some(mut cluster) = Cluster::with_small_disk() else {
+        println!("skipped: this process may not mount a small file system; root may");
+        return;
+    };
+    cluster.create_database("filled tablespace small").await;
+    let app = TestApp::of(Arc::new(TestDatabase::at(cluster.url("filled")))).await;
+    let acme = app.funded("acme", "100000").await;
+    cluster.order("fill");
+    let mut held = 0;
+    while hold(&acme).await == StatusCode::CREATED {
+        held += 1;
+    }
+
+    let refused = acme.post(RESERVATIONS, json!({ "credits": "1" })).await;
+    let balance = acme.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+    cluster.order("free");
+    let resumed = hold(&acme).await;
+
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "{refused:?}");
+    assert_eq!(balance["held"], json!(held.to_string()));
+    assert_eq!(resumed, StatusCode::CREATED);
+    println!("{held} holds until the disk was full");
+    app.finish().await;
+}
+
+/// What a line does to what passes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mood {
+    Fine,
+    /// Everything comes late.
+    Slow,
+    /// The next answer is lost and the connection with it, once.
+    LosesAnAnswer,
+    /// The next answer is lost and the server is not told, once.
+    HalfCloses,
+    /// One more answer passes.
+    FallsSilent,
+    /// Nothing passes, and nobody is told.
+    Silent,
+    /// Connections break, and no other is made.
+    Cut,
+}
+
+/// A line to the database, on a port of its own.
+struct Line {
+    mood: watch::Sender<Mood>,
+    url: String,
+}
+
+impl Line {
+    async fn to(database: &TestDatabase) -> Line {
+        let (rest, folder) = database.url.split_once("?host=").unwrap();
+        let (socket, name) = (format!("{folder}/.s.PGSQL.5432"), rest.rsplit_once('/').unwrap().1);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("postgres://tollgate@{}/{name}", listener.local_addr().unwrap());
+        let (mood, _) = watch::channel(Mood::Fine);
+        let moods = mood.clone();
+        tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                if *moods.borrow() == Mood::Cut {
+                    continue;
+                }
+                let server = UnixStream::connect(&socket).await.unwrap();
+                let ((from_client, to_client), (from_server, to_server)) =
+                    (client.into_split(), server.into_split());
+                let (asks, answers) = (moods.clone(), moods.clone());
+                tokio::spawn(async move {
+                    let mut cut = asks.subscribe();
+                    tokio::select! {
+                        () = pass(from_client, to_server, &asks, false) => {}
+                        () = pass(from_server, to_client, &answers, true) => {}
+                        _ = cut.wait_for(|mood| *mood == Mood::Cut) => {}
+                    }
+                });
+            }
+        });
+        Line { mood, url }
+    }
+}
+
+/// Moves bytes one way until either side ends.
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mood: &watch::Sender<Mood>,
+    are_answers: bool,
+) {
+    let mut bytes = vec![0; 65_536];
+    loop {
+        let Ok(count @ 1..) = from.read(&mut bytes).await else { return };
+        let hears = mood.subscribe().wait_for(|mood| *mood != Mood::Silent).await.map(|mood| *mood).unwrap();
+        // Only one of those that pass at the same time takes the blow.
+        let turns = |to| are_answers && mood.send_if_modified(|mood| std::mem::replace(mood, to) == hears);
+        match hears {
+            Mood::Slow => {
+                for _ in 0..200 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            Mood::LosesAnAnswer if turns(Mood::Fine) => return,
+            Mood::HalfCloses if turns(Mood::Fine) => {
+                let _ = to.shutdown().await;
+                // The server learns of it by and by.
+                while matches!(from.read(&mut bytes).await, Ok(1..)) {}
+                return;
+            }
+            Mood::FallsSilent => _ = turns(Mood::Silent),
+            Mood::Fine | Mood::LosesAnAnswer | Mood::HalfCloses | Mood::Silent | Mood::Cut => {}
+        }
+        if to.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i5_a_node_on_a_bad_line_refuses_and_recovers_and_stops_nobody() {
+    if !is_postgres() {
+        return;
+    }
+    let database = Arc::new(TestDatabase::postgres().await);
+    let near = TestApp::of(database.clone()).await;
+    let acme = near.funded("acme", "100000").await;
+    let line = Line::to(&database).await;
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 2);
+    let opened = Database::open(&line.url, None, &clock).await.unwrap();
+    let far = TestApp::opened(database, opened, clock, 2, &Config::default()).await;
+    let from_afar = far.with_key(acme.secret());
+    let traffic = Traffic::new("acme", vec![from_afar.clone()]);
+    let mut chance = Chance::of(1, 0);
+
+    for mood in [Mood::Slow, Mood::LosesAnAnswer, Mood::HalfCloses].repeat(20) {
+        line.mood.send_replace(mood);
+        traffic.pair(&mut chance).await;
+    }
+    for mood in [Mood::Silent, Mood::Cut] {
+        let callers = traffic.start(CALLERS, 2);
+        more_pairs(&traffic).await;
+        line.mood.send_replace(mood);
+        let cut_off = from_afar.get("/api/v1/orgs/acme/balance").await;
+        let beside = acme.get("/api/v1/orgs/acme/balance").await;
+        line.mood.send_replace(Mood::Fine);
+        more_pairs(&traffic).await;
+        traffic.stop(callers).await;
+
+        assert_eq!(cut_off.status, StatusCode::SERVICE_UNAVAILABLE, "{mood:?}");
+        beside.expect(StatusCode::OK);
+    }
+
+    traffic.check(&near).await;
+    far.finish().await;
+    near.finish().await;
+}
+
+#[tokio::test]
+async fn a_line_that_falls_silent_while_the_log_is_asked_keeps_nobody_waiting() {
+    if !is_postgres() {
+        return;
+    }
+    let database = TestDatabase::postgres().await;
+    let line = Line::to(&database).await;
+    let log = Database::open(&line.url, None, &Clock::system()).await.unwrap().log;
+
+    log.head(0).await.unwrap();
+    line.mood.send_replace(Mood::FallsSilent);
+    let asked = log.head(0).await;
+    line.mood.send_replace(Mood::Fine);
+    log.lock(0).await.unwrap().unlock().await.unwrap();
+    line.mood.send_replace(Mood::FallsSilent);
+    let locked = log.lock(0).await.map(|_| ());
+    line.mood.send_replace(Mood::Fine);
+
+    assert!(matches!(asked, Err(StoreError::Unavailable(_))), "{asked:?}");
+    assert!(matches!(locked, Err(StoreError::Unavailable(_))), "{locked:?}");
+    log.head(0).await.unwrap();
+    log.lock(0).await.unwrap().unlock().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i11_a_node_whose_clock_is_off_writes_nothing_until_it_is_set() {
+    if !is_postgres() {
+        return;
+    }
+    let database = Arc::new(TestDatabase::postgres().await);
+    let system = Clock::system();
+    let (right, wrong) = (Clock::manual(system.now(), 1), Clock::manual(system.now(), 2));
+    let mut nodes = Vec::new();
+    for (seed, clock) in [(1, &right), (2, &wrong)] {
+        let opened = Database::open(&database.url, None, &system).await.unwrap();
+        nodes.push(TestApp::opened(database.clone(), opened, clock.clone(), seed, &Config::default()).await);
+    }
+    let set = |clock: &Clock, ahead: i64| {
+        let now = system.now().plus_seconds(ahead);
+        clock.advance_seconds((now.0 - clock.now().0) / Timestamp::MICROS_PER_SECOND);
+    };
+    let acme = nodes[0].funded("acme", "1000").await;
+    let astray = nodes[1].with_key(acme.secret());
+    let on_time = async |actor: &Actor, clock: &Clock| loop {
+        // The test itself may be late.
+        set(clock, 0);
+        match hold(actor).await {
+            StatusCode::SERVICE_UNAVAILABLE => {}
+            status => break status,
+        }
+    };
+
+    for ahead in [5, 3_600] {
+        set(&wrong, ahead);
+        let refused = hold(&astray).await;
+        let beside = on_time(&acme, &right).await;
+        let recovered = on_time(&astray, &wrong).await;
+
+        assert_eq!(refused, StatusCode::SERVICE_UNAVAILABLE, "{ahead} s ahead");
+        assert_eq!((beside, recovered), (StatusCode::CREATED, StatusCode::CREATED), "{ahead} s ahead");
+    }
+    for behind in [-5, -3_600] {
+        assert_eq!(on_time(&acme, &right).await, StatusCode::CREATED);
+        set(&wrong, behind);
+        // The log's own time counts where it is later; where that is too old, nothing is written.
+        let status = hold(&astray).await;
+
+        assert!(
+            [StatusCode::CREATED, StatusCode::SERVICE_UNAVAILABLE].contains(&status),
+            "{behind}: {status}"
+        );
+    }
+    let log = nodes[0].ledger().log().clone();
+    for shard in 0..4 {
+        let rows = log.read(shard, 1, i64::MAX).await.unwrap();
+        assert!(rows.is_sorted_by_key(|row| row.recorded_at), "time goes back on shard {shard}");
+        assert!(rows.iter().all(|row| row.recorded_at < system.now().plus_seconds(3).0), "from the future");
+    }
+    for node in nodes {
+        node.finish().await;
+    }
+}
