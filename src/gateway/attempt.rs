@@ -14,9 +14,10 @@ use crate::gateway::State;
 use crate::gateway::dialects::relay::StreamEnds;
 use crate::gateway::dialects::{self, Dialect, StreamRelay};
 use crate::gateway::edge::{Endpoint, Request};
+use crate::gateway::plan::Target;
 use crate::gateway::providers::allowance::allowance;
 use crate::gateway::providers::classify::{UpstreamFailure, classify, classify_answer};
-use crate::gateway::providers::{self, EMBEDDINGS_PATH};
+use crate::gateway::providers::{self, COUNT_TOKENS_PATH, EMBEDDINGS_PATH};
 use crate::gateway::quote::Quote;
 
 /// More than any provider sends as one answer.
@@ -179,6 +180,37 @@ pub async fn send(
     match body {
         Ok(body) => Ok(Answered { provider_request_id, status, body }),
         Err(failed) => Err(Failed { provider_request_id, ..failed }),
+    }
+}
+
+/// Asks a provider of Anthropic's dialect how many tokens a request has, which is free. None where it can't say.
+///
+/// # Errors
+/// Where it says that the request itself is wrong.
+pub async fn count_tokens(target: &Target, mut body: Value) -> Result<Option<u64>, UpstreamFailure> {
+    let upstream = &target.upstream;
+    if let Some(object) = body.as_object_mut() {
+        object.insert("model".into(), target.model.as_str().into());
+        // A count that names an output limit is refused.
+        object.remove("max_tokens");
+    }
+    let url = format!("{}{COUNT_TOKENS_PATH}", upstream.config.base_url.trim_end_matches('/'));
+    let mut call = upstream.http.post(url).header(CONTENT_TYPE, "application/json").body(body.to_string());
+    for (name, value) in providers::auth_headers(upstream.dialect, &upstream.key) {
+        call = call.header(name, value);
+    }
+    let answer = async {
+        let mut response = call.send().await.ok()?;
+        let status = response.status();
+        let bytes = read(&mut response, ERROR_BYTES_MAX).await.ok()?;
+        Some((status, bytes))
+    };
+    let Ok(Some((status, bytes))) = timeout(upstream.config.first_byte_timeout(), answer).await else {
+        return Ok(None);
+    };
+    match status.as_u16() {
+        400 | 413 | 422 => Err(classify(status.as_u16(), None, &bytes)),
+        _ => Ok(serde_json::from_slice::<Value>(&bytes).ok().and_then(|json| json["input_tokens"].as_u64())),
     }
 }
 

@@ -4,6 +4,7 @@
 //! path that can cost money goes through it; every other path of `/v1` is a clear 404.
 
 mod attempt;
+mod count;
 pub mod dialects;
 mod dispatch;
 mod edge;
@@ -187,6 +188,7 @@ pub fn router(state: GatewayState) -> (Router, OpenApi) {
     let (router, mut openapi) = OpenApiRouter::new()
         .routes(routes!(chat_completions))
         .routes(routes!(messages))
+        .routes(routes!(count_tokens))
         .routes(routes!(embeddings))
         .routes(routes!(list_models))
         .routes(routes!(show_model))
@@ -230,6 +232,23 @@ async fn messages(AxumState(state): AxumState<State>, headers: HeaderMap, body: 
     handle(state, Endpoint::Generate(Dialect::AnthropicMessages), headers, body).await
 }
 
+/// How many input tokens a request has, as Anthropic's SDKs ask. Free; nothing is held.
+#[utoipa::path(post, path = "/v1/messages/count_tokens", tag = "gateway",
+    request_body(content = Object, example = json!({
+        "model": "claude-haiku-4-5", "messages": [{"role": "user", "content": "Hello"}]})),
+    security(("key" = ["org_admin", "inference"])),
+    responses((status = 200, body = Object, description =
+        "As Anthropic answers. `x-tollgate-count` says whether the provider counted, or it is the bound."),
+        Failures))]
+async fn count_tokens(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
+    let id = RequestId(state.ledger.clock().uuid());
+    let counted = async {
+        let bytes = read_body(body)?;
+        count::count_tokens(&state, id, &headers, &bytes).await
+    };
+    finish(counted.await, Dialect::AnthropicMessages, id)
+}
+
 /// Embeddings as OpenAI's SDKs ask for them.
 #[utoipa::path(post, path = "/v1/embeddings", tag = "gateway",
     request_body(content = Object, example = json!({"model": "text-embedding-3-small", "input": "Hello"})),
@@ -250,6 +269,14 @@ async fn handle(state: State, endpoint: Endpoint, headers: HeaderMap, body: Body
     finish(answered, endpoint.dialect(), id)
 }
 
+fn read_body(body: Body) -> Result<Bytes, Failure> {
+    body.map_err(|rejection| {
+        let status = rejection.into_response().status().as_u16();
+        let words = format!("the body can't be read; it may have {BODY_BYTES_MAX} bytes");
+        Failure::new(status, "body_unreadable", words)
+    })
+}
+
 async fn serve(
     state: State,
     id: RequestId,
@@ -258,14 +285,7 @@ async fn serve(
     body: Body,
 ) -> Result<Response, Failure> {
     state.shedder.admit(state.ledger.clock().now())?;
-    let bytes = body.map_err(|rejection| {
-        let status = rejection.into_response().status().as_u16();
-        Failure::new(
-            status,
-            "body_unreadable",
-            format!("the body can't be read; it may have {BODY_BYTES_MAX} bytes"),
-        )
-    })?;
+    let bytes = read_body(body)?;
     let request = edge::admit(&state, id, endpoint, &headers, &bytes).await?;
     // In a task of its own: it goes on to the settle when the client goes away.
     tokio::spawn(dispatch::run(state, request)).await.map_err(|error| {

@@ -242,6 +242,26 @@ async fn embeddings_and_models_are_served() {
 }
 
 #[tokio::test]
+async fn tokens_are_counted_by_the_provider_where_it_can_and_bounded_elsewhere_for_nothing() {
+    let world = World::new("5", "").await;
+    let path = "/v1/messages/count_tokens";
+    let ask = |model: &str| json!({ "model": model, "system": "Be brief.", "messages": [{ "role": "user", "content": "Hello there" }] });
+
+    let counted = world.post(path, ask("claude-haiku-4-5")).await;
+    let bounded = world.post(path, ask("gpt-4o-mini")).await;
+    let wrong = world.post(path, json!({ "model": "claude-haiku-4-5", "messages": [] })).await;
+    let unpriced = world.post(path, ask("no-such-model")).await;
+
+    let by = |response: &reqwest::Response| header(response, "x-tollgate-count");
+    assert_eq!((by(&counted).as_str(), by(&bounded).as_str()), ("provider", "bound"));
+    assert_eq!((wrong.status().as_u16(), unpriced.status().as_u16()), (400, 404));
+    let tokens = |body: Value| body["input_tokens"].as_u64().expect("a number");
+    let (counted, bounded) = (counted.json().await.expect("json"), bounded.json().await.expect("json"));
+    assert!((1..tokens(bounded)).contains(&tokens(counted)));
+    assert_eq!(world.balance().await.available, Credits::from_whole(5));
+}
+
+#[tokio::test]
 async fn a_failing_provider_is_left_for_the_next_before_the_first_byte() {
     let world = World::new("5", "503=1").await;
 

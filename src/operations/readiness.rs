@@ -23,7 +23,7 @@ pub async fn readiness(ledger: &Ledger) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
     use async_trait::async_trait;
 
@@ -42,6 +42,8 @@ mod tests {
     struct Breaking {
         log: SqliteStore,
         unreadable: AtomicBool,
+        /// Events that other nodes seem to have written.
+        ahead: AtomicI64,
     }
 
     #[async_trait]
@@ -49,7 +51,11 @@ mod tests {
         async fn heads(&self) -> Result<Vec<Head>, StoreError> {
             match self.unreadable.load(Ordering::SeqCst) {
                 true => Err(StoreError::Unavailable("the disk is gone".into())),
-                false => self.log.heads().await,
+                false => {
+                    let mut heads = self.log.heads().await?;
+                    heads[0].next_position += self.ahead.load(Ordering::SeqCst);
+                    Ok(heads)
+                }
             }
         }
 
@@ -83,13 +89,18 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("t.db");
         let log = SqliteStore::open(&path).await.expect("opens");
-        let log = Arc::new(Breaking { log, unreadable: AtomicBool::new(false) });
+        let log = Arc::new(Breaking { log, unreadable: AtomicBool::new(false), ahead: AtomicI64::new(0) });
         let views = Arc::new(SqliteViews::open(&path).await.expect("opens"));
         let clock = Clock::manual(Timestamp(1), 1);
         let ledger = Ledger::open(log.clone(), views, clock.clone(), Memory::default()).await.expect("opens");
 
         assert_eq!(readiness(&ledger).await, Ok(()));
 
+        log.ahead.store(100_001, Ordering::SeqCst);
+        let behind = readiness(&ledger).await.expect_err("is not ready");
+        assert!(behind.contains("100001 events"), "{behind}");
+
+        log.ahead.store(0, Ordering::SeqCst);
         log.unreadable.store(true, Ordering::SeqCst);
         let unreadable = readiness(&ledger).await.expect_err("is not ready");
         assert!(unreadable.contains("the disk is gone"), "{unreadable}");

@@ -201,6 +201,7 @@ async fn metrics_count_what_happened_each_with_its_description() {
         "tollgate_http_request_duration_seconds_bucket{route=\"/v1/chat/completions\"",
         "tollgate_gateway_overhead_seconds_bucket",
         "tollgate_projection_lag_events{projection=\"balances\",shard=\"0\"}",
+        "tollgate_projection_lag_seconds{projection=\"balances\",shard=\"0\"}",
         "method=\"other\",status=\"405\"",
     ] {
         assert!(metrics.contains(line), "{line} is missing:\n{metrics}");

@@ -17,6 +17,9 @@ use super::dialects::{Dialect, Malformed};
 /// The path of embeddings under an OpenAI-compatible base URL (which ends before `/v1`).
 pub const EMBEDDINGS_PATH: &str = "/v1/embeddings";
 
+/// The path of a count of tokens in Anthropic's dialect.
+pub const COUNT_TOKENS_PATH: &str = "/v1/messages/count_tokens";
+
 /// The version of Anthropic's API that is read and written here.
 pub const ANTHROPIC_VERSION: &str = "2023-06-01";
 

@@ -1,0 +1,52 @@
+//! How many tokens a request has, before it is sent: asked of a provider that speaks the caller's dialect, where that is
+//! free, else the bound by which a hold would reckon. It passes the edge like what it asks about, and holds nothing.
+
+use axum::body::Bytes;
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use crate::domain::ids::RequestId;
+use crate::gateway::State;
+use crate::gateway::attempt;
+use crate::gateway::dialects::Dialect;
+use crate::gateway::edge::{self, Endpoint};
+use crate::gateway::failure::Failure;
+use crate::gateway::plan::{Prices, plan};
+use crate::gateway::providers;
+use crate::gateway::quote::{Means, quote};
+
+/// Who counted: `provider`, or `bound` where the number is the most that it can be.
+const COUNTED_BY: &str = "x-tollgate-count";
+
+pub async fn count_tokens(
+    state: &State,
+    id: RequestId,
+    headers: &HeaderMap,
+    bytes: &Bytes,
+) -> Result<Response, Failure> {
+    let dialect = Dialect::AnthropicMessages;
+    let asked: Value = serde_json::from_slice(bytes)
+        .map_err(|error| Failure::new(400, "invalid_json", format!("the body is not JSON: {error}")))?;
+    // A count names no output limit; a request must.
+    let mut body = asked.clone();
+    if let Some(object) = body.as_object_mut() {
+        object.insert("max_tokens".into(), providers::minimum_output_tokens(dialect, &asked).into());
+    }
+    let bytes = Bytes::from(body.to_string());
+    let request = edge::admit(state, id, Endpoint::Generate(dialect), headers, &bytes).await?;
+    let prices = Prices::in_force(state);
+    let targets = plan(state, &prices, &request)?.targets;
+    let counted = match targets.iter().find(|target| target.upstream.dialect == dialect) {
+        Some(target) => attempt::count_tokens(target, asked).await?,
+        None => None,
+    };
+    let (input_tokens, counted_by) = match (counted, targets.first()) {
+        (Some(tokens), _) => (tokens, "provider"),
+        (None, Some(target)) => (quote(&request, target, &prices, Means::Unknown)?.input_tokens_max, "bound"),
+        (None, None) => return Err(Failure::model_unknown(&request.model)),
+    };
+    let mut response = axum::Json(json!({ "input_tokens": input_tokens })).into_response();
+    response.headers_mut().insert(COUNTED_BY, HeaderValue::from_static(counted_by));
+    Ok(response)
+}
