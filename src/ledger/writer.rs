@@ -171,6 +171,8 @@ impl Writer {
     pub async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         let mut jobs = Vec::with_capacity(BATCH_MAX);
         loop {
+            // Whom the last commit answered asks again at once: let all of them share the next one.
+            tokio::task::yield_now().await;
             tokio::select! {
                 biased;
                 Some(fetched) = self.arrivals.recv() => self.arrive(fetched, &mut jobs),
