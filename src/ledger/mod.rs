@@ -13,6 +13,7 @@ pub mod projector;
 mod scribe;
 mod snapshots;
 mod state;
+mod tail;
 #[cfg(test)]
 mod tests;
 pub mod verify;

@@ -4,6 +4,7 @@
 //! further generation while readers use the one that stands, then changes over.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -11,7 +12,7 @@ use tokio::sync::{Mutex, Notify};
 
 use crate::domain::time::Timestamp;
 use crate::domain::views::{Changes, View};
-use crate::ledger::decode;
+use crate::ledger::tail::{Placed, Tail};
 use crate::store::projections::{Checkpoint, Projections};
 use crate::store::{EventLog, StoreError};
 
@@ -33,6 +34,7 @@ struct Shard {
     /// Up to here every look-up finds what it seeks.
     indexed: AtomicI64,
     written: Notify,
+    tail: Tail,
 }
 
 /// How far a view lies behind its log.
@@ -83,6 +85,14 @@ impl Projector {
     /// Says that the shard's log has grown.
     pub fn wake(&self, shard: i32) {
         if let Some(state) = self.shard(shard) {
+            state.written.notify_one();
+        }
+    }
+
+    /// Says what this node has added to the shard's log.
+    pub(super) fn wrote(&self, shard: i32, batch: Vec<Placed>) {
+        if let Some(state) = self.shard(shard) {
+            state.tail.push(batch);
             state.written.notify_one();
         }
     }
@@ -218,19 +228,30 @@ impl Projector {
     /// another runner was there first.
     async fn fold(&self, shard: i32, from: &[Checkpoint], to: i64) -> Result<Option<Checkpoint>, StoreError> {
         let Some(first) = from.first() else { return Ok(None) };
-        let limit = PAGE.min(to.saturating_sub(first.position));
-        let rows = self.log.read(shard, first.position + 1, limit).await?;
-        let Some(last) = rows.last() else { return Ok(None) };
-        let mut changes = Changes::default();
-        for row in &rows {
-            let recorded = decode(row)?;
+        let wanted = first.position + 1..to.min(first.position.saturating_add(PAGE)).saturating_add(1);
+        let page = self.page(shard, &wanted).await?;
+        let (mut changes, mut last) = (Changes::default(), None);
+        let placed = page.iter().flat_map(|batch| batch.iter());
+        for placed in placed.filter(|placed| wanted.contains(&placed.position)) {
             for checkpoint in from {
-                changes.fold(checkpoint.view, row.position, &recorded);
+                changes.fold(checkpoint.view, placed.position, &placed.recorded);
             }
+            last = Some(placed);
         }
-        let applied = self.store.apply(shard, from, last.position, &last.hash, &changes).await?;
-        let moved = Checkpoint { position: last.position, hash: last.hash, ..first.clone() };
+        let Some(Placed { position, hash, .. }) = last else { return Ok(None) };
+        let applied = self.store.apply(shard, from, *position, hash, &changes).await?;
+        let moved = Checkpoint { position: *position, hash: *hash, ..first.clone() };
         Ok(applied.then_some(moved))
+    }
+
+    /// Consecutive events from the range's start on, as far as it pleases: those just written here, else the log's.
+    async fn page(&self, shard: i32, wanted: &Range<i64>) -> Result<Vec<Arc<[Placed]>>, StoreError> {
+        let kept = self.shard(shard).map(|state| state.tail.from(wanted.start)).unwrap_or_default();
+        if !kept.is_empty() {
+            return Ok(kept);
+        }
+        let rows = self.log.read(shard, wanted.start, wanted.end - wanted.start).await?;
+        Ok(vec![rows.iter().map(Placed::read).collect::<Result<_, _>>()?])
     }
 
     async fn live(&self, shard: i32) -> Result<Vec<Checkpoint>, StoreError> {
@@ -262,11 +283,15 @@ impl Projector {
 
     fn note(&self, shard: i32, checkpoints: &[Checkpoint]) {
         let live = checkpoints.iter().filter(|checkpoint| checkpoint.live);
+        let folded = live.clone().map(|checkpoint| checkpoint.position).min();
         let looked_up = live.filter(|checkpoint| LOOKED_UP.contains(&checkpoint.view));
         if let (Some(state), Some(indexed)) =
             (self.shard(shard), looked_up.map(|checkpoint| checkpoint.position).min())
         {
             state.indexed.store(indexed, Ordering::Release);
+        }
+        if let (Some(state), Some(folded)) = (self.shard(shard), folded) {
+            state.tail.forget_to(folded);
         }
     }
 

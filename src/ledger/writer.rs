@@ -24,6 +24,7 @@ use crate::ledger::fetch::{Fetcher, Found};
 use crate::ledger::scribe::Scribe;
 use crate::ledger::snapshots::Keeper;
 use crate::ledger::state::{Bound, Chain, End, KEY_KEPT_SECONDS, Known, Recent, ShardState, Slot, ended_by};
+use crate::ledger::tail::Placed;
 use crate::ledger::{LedgerError, Memory, Outcome, decode};
 use crate::store::{Appended, EventLog, EventRow, Head, StoreError};
 
@@ -109,6 +110,8 @@ struct Batch {
     now: Timestamp,
     head: Head,
     rows: Vec<EventRow>,
+    /// The same for the projections.
+    placed: Vec<Placed>,
     decided: Vec<(Command, Answer)>,
     reads: Vec<(OrgId, ReadView)>,
     followers: Vec<Option<oneshot::Sender<()>>>,
@@ -253,6 +256,7 @@ impl Writer {
             now: self.clock.now().max(self.state.last_recorded_at),
             head: self.head.clone(),
             rows: vec![],
+            placed: vec![],
             decided: vec![],
             reads: vec![],
             followers: vec![],
@@ -533,7 +537,7 @@ impl Writer {
         if !batch.rows.is_empty() {
             self.move_to(batch.head);
             self.state.last_recorded_at = batch.now;
-            self.fetcher.projector.wake(self.fetcher.shard);
+            self.fetcher.projector.wrote(self.fetcher.shard, batch.placed);
         }
         for (position, key) in batch.keys {
             self.state.filter.insert(&key);
@@ -687,12 +691,12 @@ impl Batch {
         command: Option<&CommandRef>,
         chain: &mut Chain,
     ) -> Result<Vec<Recorded>, LedgerError> {
-        let first = self.head.next_position;
+        let first = self.rows.len();
         let events = scribe.write(steps, command, chain, &mut self.head, &mut self.rows)?;
-        let ended = events.iter().zip(first..);
-        self.ended.extend(
-            ended.filter_map(|(recorded, at)| ended_by(&recorded.payload.event).map(|end| (at, end))),
-        );
+        for (row, recorded) in self.rows.iter().skip(first).zip(&events) {
+            self.ended.extend(ended_by(&recorded.payload.event).map(|end| (row.position, end)));
+            self.placed.push(Placed { position: row.position, hash: row.hash, recorded: recorded.clone() });
+        }
         Ok(events)
     }
 
