@@ -18,6 +18,7 @@ use tollgate::domain::credits::Credits;
 use tollgate::domain::event::{CommandRef, Dispatcher, ExpiryPolicy, GrantKind, LotTerms, Purpose};
 use tollgate::domain::ids::{LotId, OrgId, ReservationId};
 use tollgate::domain::time::Timestamp;
+use tollgate::ledger::projector::Projector;
 use tollgate::ledger::verify::verify;
 use tollgate::ledger::{Ledger, LedgerError, Memory, Outcome, Submission, decode};
 use tollgate::simulator::chance::Chance;
@@ -298,7 +299,11 @@ impl Rig {
                 .map(|number| (number, 1 + chance.below(9) as i64, chance.below(12) as i64))
                 .collect();
             let node = self.node(0);
-            let fold = tokio::spawn(async move { node.projector().catch_up_all().await });
+            // With a projector of its own, which reads the log: the node's knows what its writer wrote.
+            let fold = tokio::spawn(async move {
+                let projector = Projector::open(node.log().clone(), node.projector().store().clone()).await?;
+                projector.catch_up_all().await
+            });
             self.work(&fresh).await;
             // Struck or not: the next one folds what this one has left.
             let _ = fold.await;
