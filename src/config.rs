@@ -40,7 +40,7 @@ pub struct Config {
 pub struct ProviderConfig {
     pub name: String,
     pub kind: ProviderKind,
-    /// Without `/v1`.
+    /// Without the version: `/v1`, or Gemini's `/v1beta`.
     pub base_url: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key: Option<String>,
@@ -66,8 +66,12 @@ pub struct ProviderConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProviderKind {
+    /// OpenAI's chat completions, and the many servers that speak them.
     Openai,
+    /// OpenAI's responses.
+    OpenaiResponses,
     Anthropic,
+    Gemini,
 }
 
 #[derive(Debug, thiserror::Error)]

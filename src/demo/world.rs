@@ -62,6 +62,7 @@ impl World {
             providers: vec![
                 provider("openai", ProviderKind::Openai, first, None),
                 provider("anthropic", ProviderKind::Anthropic, first, None),
+                provider("gemini", ProviderKind::Gemini, first, None),
                 provider("openai-spare", ProviderKind::Openai, second, Some("openai")),
                 provider("anthropic-spare", ProviderKind::Anthropic, second, Some("anthropic")),
             ],

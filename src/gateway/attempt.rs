@@ -12,7 +12,7 @@ use crate::domain::event::AttemptOutcome;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::dialects::relay::StreamEnds;
-use crate::gateway::dialects::{self, Dialect, StreamRelay};
+use crate::gateway::dialects::{self, Family, StreamRelay};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::plan::Target;
 use crate::gateway::providers::allowance::allowance;
@@ -143,12 +143,12 @@ pub async fn send(
     let since = clock.now();
     let upstream = &quote.target.upstream;
     let path = match request.endpoint {
-        Endpoint::Generate(_) => providers::path(upstream.dialect),
-        Endpoint::Embed => EMBEDDINGS_PATH,
+        Endpoint::Generate(_) => providers::path(upstream.family, &quote.target.model, wants_stream(request)),
+        Endpoint::Embed => EMBEDDINGS_PATH.into(),
     };
     let url = format!("{}{path}", upstream.config.base_url.trim_end_matches('/'));
     let mut call = upstream.http.post(url).header(CONTENT_TYPE, "application/json").body(quote.body.clone());
-    for (name, value) in providers::auth_headers(upstream.dialect, &upstream.key) {
+    for (name, value) in providers::auth_headers(upstream.family, &upstream.key) {
         call = call.header(name, value);
     }
     let mut response = match timeout(patience.for_first(since, clock.now()), call.send()).await {
@@ -160,7 +160,7 @@ pub async fn send(
         Err(_) => return Err(Failed::unanswered(AttemptOutcome::Unknown, "it did not answer in time")),
     };
     let header = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
-    let provider_request_id = header(providers::request_id_header(upstream.dialect));
+    let provider_request_id = header(providers::request_id_header(upstream.family));
     let retry_after = header("retry-after");
     let text = |name: &str| response.headers().get(name)?.to_str().ok();
     let now = clock.now();
@@ -196,7 +196,7 @@ pub async fn count_tokens(target: &Target, mut body: Value) -> Result<Option<u64
     }
     let url = format!("{}{COUNT_TOKENS_PATH}", upstream.config.base_url.trim_end_matches('/'));
     let mut call = upstream.http.post(url).header(CONTENT_TYPE, "application/json").body(body.to_string());
-    for (name, value) in providers::auth_headers(upstream.dialect, &upstream.key) {
+    for (name, value) in providers::auth_headers(upstream.family, &upstream.key) {
         call = call.header(name, value);
     }
     let answer = async {
@@ -257,7 +257,7 @@ async fn open_stream(
 ) -> Result<AnswerBody, Failed> {
     let client = request.endpoint.dialect();
     let mut relay = StreamRelay::new(StreamEnds {
-        upstream: quote.target.upstream.dialect,
+        upstream: quote.target.upstream.family,
         client,
         client_wants_usage: dialects::wants_stream_usage(client, &request.body),
         created_at_seconds: state.now_seconds(),
@@ -307,7 +307,7 @@ impl Failed {
 pub fn for_client(
     state: &State,
     request: &Request,
-    upstream: Dialect,
+    upstream: Family,
     bytes: &Bytes,
     json: &Value,
 ) -> Option<Bytes> {

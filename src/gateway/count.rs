@@ -31,13 +31,13 @@ pub async fn count_tokens(
     // A count names no output limit; a request must.
     let mut body = asked.clone();
     if let Some(object) = body.as_object_mut() {
-        object.insert("max_tokens".into(), providers::minimum_output_tokens(dialect, &asked).into());
+        object.insert("max_tokens".into(), providers::minimum_output_tokens(dialect.into(), &asked).into());
     }
     let bytes = Bytes::from(body.to_string());
     let request = edge::admit(state, id, Endpoint::Generate(dialect), headers, &bytes).await?;
     let prices = Prices::in_force(state);
     let targets = plan(state, &prices, &request)?.targets;
-    let counted = match targets.iter().find(|target| target.upstream.dialect == dialect) {
+    let counted = match targets.iter().find(|target| target.upstream.family == dialect.into()) {
         Some(target) => attempt::count_tokens(target, asked).await?,
         None => None,
     };

@@ -170,10 +170,10 @@ impl Dispatch {
         bytes: &Bytes,
         json: &serde_json::Value,
     ) -> Result<Response, Failure> {
-        let metered = meter::meter(&self.request, &call.quote, &self.hold.prices, &Report::of_answer(json));
+        let metered = meter::meter(&self.request, &call.quote, &self.hold.prices, &Report::of_answer(call.quote.target.upstream.family, json));
         self.hold.record(&call, metered, AttemptOutcome::Succeeded);
         self.settle().await?;
-        let upstream = call.quote.target.upstream.dialect;
+        let upstream = call.quote.target.upstream.family;
         let bytes = attempt::for_client(&self.state, &self.request, upstream, bytes, json)
             .ok_or_else(|| Failure::new(502, "upstream_failed", "The provider's answer can't be read."))?;
         let mut response = Response::new(Body::from(bytes));

@@ -137,7 +137,7 @@ pub async fn admit(
 /// About so many tokens in and, where the caller says, at most so many out.
 fn asked_tokens(endpoint: Endpoint, body: &Value, bytes: usize) -> u64 {
     let output = match endpoint {
-        Endpoint::Generate(dialect) => providers::asked_output_tokens(dialect, body).unwrap_or(0),
+        Endpoint::Generate(dialect) => providers::asked_output_tokens(dialect.into(), body).unwrap_or(0),
         Endpoint::Embed => 0,
     };
     input_tokens(bytes).saturating_add(output)

@@ -89,10 +89,11 @@ async fn read_on(flight: Flight, call: Call, mut stopped: oneshot::Receiver<()>)
         _ = &mut stopped => return Read { call, outcome: AttemptOutcome::Unknown, report: None },
     };
     let Landed { call, sent, .. } = landed;
+    let family = call.quote.target.upstream.family;
     match sent {
         Err(failed) => Read { call, outcome: failed.outcome, report: None },
         Ok(AnswerBody::Whole { json, .. }) => {
-            Read { call, outcome: AttemptOutcome::Succeeded, report: Some(Report::of_answer(&json)) }
+            Read { call, outcome: AttemptOutcome::Succeeded, report: Some(Report::of_answer(family, &json)) }
         }
         Ok(AnswerBody::Stream(open)) => {
             let (outcome, report) = read_stream(*open, stopped).await;
@@ -149,7 +150,7 @@ mod tests {
                     data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2}}\n\ndata: [DONE]\n\n";
         let dialect = Dialect::OpenaiChat;
         let ends = StreamEnds {
-            upstream: dialect,
+            upstream: dialect.into(),
             client: dialect,
             client_wants_usage: false,
             created_at_seconds: 0,

@@ -10,10 +10,10 @@ use crate::domain::event::PricedBy;
 use crate::domain::pricing::rate_card::ServiceTier;
 use crate::domain::pricing::{PriceError, RateCard, Terms, cost};
 use crate::domain::usage::{
-    Usage, UsageAnomaly, UsageSource, anthropic_other_models, from_anthropic, from_openai_chat,
-    from_openai_embeddings,
+    Usage, UsageAnomaly, UsageSource, anthropic_other_models, from_anthropic, from_gemini, from_openai_chat,
+    from_openai_embeddings, from_openai_responses,
 };
-use crate::gateway::dialects::{Delivered, Dialect, StreamRelay};
+use crate::gateway::dialects::{Delivered, Family, StreamRelay};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::plan::Prices;
 use crate::gateway::providers;
@@ -50,14 +50,13 @@ pub struct Metered {
 }
 
 impl Report {
-    pub fn of_answer(body: &Value) -> Report {
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let output = [&body["choices"], &body["content"]];
+    pub fn of_answer(family: Family, body: &Value) -> Report {
+        let output = ["choices", "output", "content", "candidates"].map(|field| &body[field]);
         let characters = output.into_iter().map(text_characters).sum();
         Report {
-            usage: providers::usage_json(Dialect::OpenaiChat, body).cloned(),
-            served_model: text(&body["model"]),
-            service_tier: text(&body["service_tier"]).or_else(|| text(&body["usage"]["service_tier"])),
+            usage: providers::usage_json(family, body).cloned(),
+            served_model: providers::served_model(body).map(str::to_owned),
+            service_tier: providers::served_tier(body).map(str::to_owned),
             is_whole: true,
             delivered: Delivered { characters, ..Delivered::default() },
         }
@@ -118,7 +117,7 @@ impl Reader<'_> {
         let (usage, source) = self.usage(report).map_err(|anomaly| anomaly.to_string())?;
         let model = report.served_model.as_deref().unwrap_or(&self.quote.target.model);
         let mut metered = self.price(model, report, usage, source).map_err(|error| error.to_string())?;
-        if let (Dialect::AnthropicMessages, Some(told)) = (self.quote.target.upstream.dialect, &report.usage)
+        if let (Family::Anthropic, Some(told)) = (self.quote.target.upstream.family, &report.usage)
         {
             for (model, usage) in anthropic_other_models(told).map_err(|anomaly| anomaly.to_string())? {
                 let other = self.price(&model, report, usage, source).map_err(|error| error.to_string())?;
@@ -130,10 +129,12 @@ impl Reader<'_> {
 
     fn usage(&self, report: &Report) -> Result<(Usage, UsageSource), UsageAnomaly> {
         let Some(told) = &report.usage else { return Ok((self.counted(report), UsageSource::Counted)) };
-        let usage = match (self.request.endpoint, self.quote.target.upstream.dialect) {
+        let usage = match (self.request.endpoint, self.quote.target.upstream.family) {
             (Endpoint::Embed, _) => from_openai_embeddings(told)?,
-            (Endpoint::Generate(_), Dialect::OpenaiChat) => from_openai_chat(told)?,
-            (Endpoint::Generate(_), Dialect::AnthropicMessages) => from_anthropic(told)?,
+            (Endpoint::Generate(_), Family::OpenaiChat) => from_openai_chat(told)?,
+            (Endpoint::Generate(_), Family::OpenaiResponses) => from_openai_responses(told)?,
+            (Endpoint::Generate(_), Family::Anthropic) => from_anthropic(told)?,
+            (Endpoint::Generate(_), Family::Gemini) => from_gemini(told)?,
         };
         if report.is_whole {
             return Ok((usage, UsageSource::Final));

@@ -42,7 +42,7 @@ use crate::config::{Config, ConfigError, ProviderConfig, ProviderKind};
 use crate::domain::ids::{OrgId, RequestId};
 use crate::domain::routing::Routes;
 use crate::domain::time::Timestamp;
-use crate::gateway::dialects::Dialect;
+use crate::gateway::dialects::{Dialect, Family};
 use crate::gateway::edge::Endpoint;
 use crate::gateway::failure::{Failure, Failures};
 use crate::gateway::headers::Away;
@@ -81,7 +81,7 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Upstream {
     config: ProviderConfig,
-    dialect: Dialect,
+    family: Family,
     key: String,
     http: reqwest::Client,
 }
@@ -175,11 +175,13 @@ impl Upstream {
             .tcp_nodelay(true)
             .build()
             .map_err(|error| config.error(&format!("its connections can't be set up: {error}")))?;
-        let dialect = match config.kind {
-            ProviderKind::Openai => Dialect::OpenaiChat,
-            ProviderKind::Anthropic => Dialect::AnthropicMessages,
+        let family = match config.kind {
+            ProviderKind::Openai => Family::OpenaiChat,
+            ProviderKind::OpenaiResponses => Family::OpenaiResponses,
+            ProviderKind::Anthropic => Family::Anthropic,
+            ProviderKind::Gemini => Family::Gemini,
         };
-        Ok(Arc::new(Upstream { key: config.key()?, dialect, http, config: config.clone() }))
+        Ok(Arc::new(Upstream { key: config.key()?, family, http, config: config.clone() }))
     }
 }
 
@@ -187,6 +189,7 @@ impl Upstream {
 pub fn router(state: GatewayState) -> (Router, OpenApi) {
     let (router, mut openapi) = OpenApiRouter::new()
         .routes(routes!(chat_completions))
+        .routes(routes!(responses))
         .routes(routes!(messages))
         .routes(routes!(count_tokens))
         .routes(routes!(embeddings))
@@ -217,6 +220,19 @@ type Body = Result<Bytes, BytesRejection>;
         Failures))]
 async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiChat), headers, body).await
+}
+
+/// Responses as OpenAI's SDKs ask for them, streamed or not, by whichever provider serves the model. Nothing is stored:
+/// `previous_response_id`, `conversation`, `prompt`, `background` and files by id are a 422.
+#[utoipa::path(post, path = "/v1/responses", tag = "gateway",
+    request_body(content = Object, example = json!({"model": "gpt-4o-mini", "input": "Hello"})),
+    security(("key" = ["org_admin", "inference"])),
+    responses((status = 200, body = Object, description =
+        "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
+         -degraded, -warning, -dropped."),
+        Failures))]
+async fn responses(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
+    handle(state, Endpoint::Generate(Dialect::OpenaiResponses), headers, body).await
 }
 
 /// Messages as Anthropic's SDKs ask for them, streamed or not, by whichever provider serves the model.
@@ -330,7 +346,8 @@ async fn unsupported(
 ) -> Response {
     let id = RequestId(state.ledger.clock().uuid());
     let message = format!(
-        "{method} {} is not supported here; /v1/chat/completions, /v1/messages, /v1/embeddings and /v1/models are.",
+        "{method} {} is not supported here; /v1/chat/completions, /v1/responses, /v1/messages, /v1/embeddings and \
+         /v1/models are.",
         uri.path()
     );
     finish(Err(Failure::new(404, "unsupported_endpoint", message)), dialect_of(&headers, uri.path()), id)

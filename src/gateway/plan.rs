@@ -12,7 +12,7 @@ use crate::domain::pricing::{Mode, RateCard};
 use crate::domain::routing::{Asked, Policy, Routes, To};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
-use crate::gateway::dialects::Dialect;
+use crate::gateway::dialects::Family;
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
 use crate::gateway::{State, Upstream};
@@ -156,7 +156,9 @@ fn serves(target: &Target, endpoint: Endpoint) -> bool {
     match endpoint {
         Endpoint::Generate(_) => target.card.mode == Mode::Chat,
         Endpoint::Embed => {
-            target.card.mode == Mode::Embedding && target.upstream.dialect == Dialect::OpenaiChat
+            let has_embeddings =
+                matches!(target.upstream.family, Family::OpenaiChat | Family::OpenaiResponses);
+            target.card.mode == Mode::Embedding && has_embeddings
         }
     }
 }

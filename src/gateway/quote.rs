@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::domain::credits::Credits;
 use crate::domain::pricing::{Dialect as Priced, RequestBound, Terms, affordable_output, bound, input_bound};
 use crate::domain::routing::ClampPolicy;
-use crate::gateway::dialects::{self, Dialect, UpstreamRequest};
+use crate::gateway::dialects::{self, Family, UpstreamRequest};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
 use crate::gateway::plan::{Prices, Target};
@@ -50,7 +50,7 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
     match request.endpoint {
         Endpoint::Embed => quote_embedding(request, target, prices, means),
         Endpoint::Generate(client) => {
-            let upstream = target.upstream.dialect;
+            let upstream = target.upstream.family;
             let UpstreamRequest { mut body, dropped } =
                 dialects::upstream_request(client, upstream, &request.body, &target.model)?;
             let bytes = (body.to_string().len() as u64).saturating_add(CLAMP_BYTES);
@@ -60,7 +60,7 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
             let model_max = target.card.output_tokens_max.unwrap_or(OUTPUT_TOKENS_UNKNOWN);
             let asked = providers::asked_output_tokens(upstream, &body);
             // A caller's own limit counts only where the caller gave it: a translation may have to make one up.
-            let asked = asked.filter(|_| providers::asked_output_tokens(client, &request.body).is_some());
+            let asked = asked.filter(|_| providers::asked_output_tokens(client.into(), &request.body).is_some());
             let wanted = asked.map_or(model_max, |asked| asked.min(model_max));
             let limit = match means {
                 Means::Unknown => wanted,
@@ -128,10 +128,12 @@ fn quote_embedding(
     }
 }
 
-fn priced(dialect: Dialect) -> Priced {
-    match dialect {
-        Dialect::OpenaiChat => Priced::OpenAiChat,
-        Dialect::AnthropicMessages => Priced::Anthropic,
+fn priced(family: Family) -> Priced {
+    match family {
+        Family::OpenaiChat => Priced::OpenAiChat,
+        Family::OpenaiResponses => Priced::OpenAiResponses,
+        Family::Anthropic => Priced::Anthropic,
+        Family::Gemini => Priced::Gemini,
     }
 }
 

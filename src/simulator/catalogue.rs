@@ -5,6 +5,7 @@
 pub enum Dialect {
     OpenAi,
     Anthropic,
+    Gemini,
 }
 
 #[derive(Debug, PartialEq)]
@@ -39,6 +40,9 @@ pub const MODELS: &[Model] = &[
     writer(Dialect::Anthropic, "claude-haiku-4-5", "claude-haiku-4-5-20251001"),
     writer(Dialect::Anthropic, "claude-sonnet-4-5", "claude-sonnet-4-5-20250929"),
     writer(Dialect::Anthropic, "claude-opus-4-5", "claude-opus-4-5-20251101"),
+    writer(Dialect::Gemini, "gemini-2.5-flash", "gemini-2.5-flash"),
+    writer(Dialect::Gemini, "gemini-2.5-flash-lite", "gemini-2.5-flash-lite"),
+    writer(Dialect::Gemini, "gemini-2.5-pro", "gemini-2.5-pro"),
 ];
 
 /// By its alias or its dated name.

@@ -3,7 +3,7 @@
 use super::catalogue::{Dialect, Model};
 use super::chance::Chance;
 use super::weather::{Weather, WeatherKind};
-use super::{anthropic, openai, tokens};
+use super::{anthropic, gemini, openai, tokens};
 use crate::domain::usage::Usage;
 use axum::http::HeaderMap;
 use serde_json::Value;
@@ -103,6 +103,11 @@ impl Failure {
                 Some("invalid_api_key"),
             ),
             Dialect::Anthropic => anthropic::error("authentication_error", "invalid x-api-key"),
+            Dialect::Gemini => {
+                let mut body = gemini::error(400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key.");
+                body["error"]["details"] = serde_json::json!([{"reason": "API_KEY_INVALID"}]);
+                return Failure::json(400, body);
+            }
         };
         Failure::json(401, body)
     }
@@ -114,6 +119,7 @@ impl Failure {
                 Failure::json(400, openai::error(MESSAGE, "invalid_request_error", None, None))
             }
             Dialect::Anthropic => anthropic::invalid(MESSAGE),
+            Dialect::Gemini => gemini::invalid(MESSAGE),
         }
     }
 
@@ -121,6 +127,7 @@ impl Failure {
         match dialect {
             Dialect::OpenAi => openai::invalid("you must provide a model parameter", "model"),
             Dialect::Anthropic => anthropic::invalid("model: Field required"),
+            Dialect::Gemini => gemini::invalid("model is required"),
         }
     }
 
@@ -133,6 +140,10 @@ impl Failure {
                 Some("model_not_found"),
             ),
             Dialect::Anthropic => anthropic::error("not_found_error", &format!("model: {name}")),
+            Dialect::Gemini => {
+                let message = format!("models/{name} is not found for API version v1beta");
+                gemini::error(404, "NOT_FOUND", &message)
+            }
         };
         Failure::json(404, body)
     }
@@ -167,6 +178,7 @@ impl Failure {
         let body = match dialect {
             Dialect::OpenAi => openai_outage(status),
             Dialect::Anthropic => anthropic_outage(status),
+            Dialect::Gemini => gemini_outage(status),
         };
         let retry_after_seconds = (status == 429).then_some(weather.retry_after_seconds);
         Some(Failure { retry_after_seconds, ..Failure::json(status, body) })
@@ -188,6 +200,14 @@ fn openai_outage(status: u16) -> Value {
             None,
         ),
         _ => openai::error("The model is overloaded. Please try again later.", "server_error", None, None),
+    }
+}
+
+fn gemini_outage(status: u16) -> Value {
+    match status {
+        429 => gemini::error(429, "RESOURCE_EXHAUSTED", "Resource has been exhausted (e.g. check quota)."),
+        500 => gemini::error(500, "INTERNAL", "An internal error has occurred."),
+        _ => gemini::error(status, "UNAVAILABLE", "The model is overloaded. Please try again later."),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A simulator of AI providers: OpenAI's and Anthropic's shapes, generated text, true token counts, and weather.
+//! A simulator of AI providers: OpenAI's, Anthropic's and Gemini's shapes, generated text, true token counts, and weather.
 //!
 //! It promises that a seed and the order of the requests determine every answer, that the tokens which an answer
 //! reports are those of its text (or those which the request's headers gave), and that `GET /simulator/sold` tells
@@ -14,7 +14,9 @@ mod catalogue;
 pub mod chance;
 mod delivery;
 mod exchange;
+mod gemini;
 mod openai;
+mod responses;
 mod schema;
 mod sold;
 mod tokens;
@@ -29,7 +31,7 @@ pub use weather::{Weather, WeatherError, WeatherKind};
 use crate::domain::usage::Usage;
 use arc_swap::ArcSwap;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
@@ -171,7 +173,9 @@ impl SimulatorHandle {
     pub fn router(&self) -> axum::Router {
         axum::Router::new()
             .route("/v1/chat/completions", post(chat))
+            .route("/v1/responses", post(responses))
             .route("/v1/embeddings", post(embeddings))
+            .route("/v1beta/models/{action}", post(generate_content))
             .route("/v1/messages", post(messages))
             .route("/v1/messages/count_tokens", post(count_tokens))
             .route("/v1/models", get(models))
@@ -231,7 +235,7 @@ impl SimulatorHandle {
         let mut sale = Sale::open(&self.0.book, endpoint.sells.then_some(row));
         self.wait(weather).await;
         let mut response = match outcome {
-            Ok(reply) => self.respond(reply, weather, endpoint.dialect, sale),
+            Ok(reply) => self.respond(reply, weather, endpoint, sale),
             Err(failure) => {
                 sale.close(true);
                 fail(failure, endpoint.dialect, &request_id)
@@ -275,7 +279,7 @@ impl SimulatorHandle {
         }
     }
 
-    fn respond(&self, reply: Reply, weather: Option<WeatherKind>, dialect: Dialect, sale: Sale) -> Response {
+    fn respond(&self, reply: Reply, weather: Option<WeatherKind>, endpoint: &Endpoint, sale: Sale) -> Response {
         let conditions = Conditions {
             weather,
             stall: self.0.weather.load().stall,
@@ -289,7 +293,7 @@ impl SimulatorHandle {
                 (halves, Some(length), "application/json")
             }
             Content::Stream(frames) if weather == Some(WeatherKind::ErrorWithin) => {
-                (broken_off(frames, dialect), None, "text/event-stream; charset=utf-8")
+                (broken_off(frames, endpoint.error_event), None, "text/event-stream; charset=utf-8")
             }
             Content::Stream(frames) => (frames, None, "text/event-stream; charset=utf-8"),
         };
@@ -309,6 +313,8 @@ struct Endpoint {
     /// Costs tokens, meets the weather and stands in the book.
     sells: bool,
     make: fn(&mut Exchange) -> Result<Reply, Failure>,
+    /// How a stream of it gives up.
+    error_event: fn() -> String,
 }
 
 struct Incoming<'a> {
@@ -320,15 +326,56 @@ struct Incoming<'a> {
 }
 
 async fn chat(State(simulator): State<SimulatorHandle>, headers: HeaderMap, body: Bytes) -> Response {
-    const CHAT: Endpoint =
-        Endpoint { path: "/v1/chat/completions", dialect: Dialect::OpenAi, sells: true, make: openai::chat };
+    const CHAT: Endpoint = Endpoint {
+        path: "/v1/chat/completions",
+        dialect: Dialect::OpenAi,
+        sells: true,
+        make: openai::chat,
+        error_event: openai::error_event,
+    };
     simulator.answer(&CHAT, headers, body).await
 }
 
 async fn embeddings(State(simulator): State<SimulatorHandle>, headers: HeaderMap, body: Bytes) -> Response {
-    const EMBEDDINGS: Endpoint =
-        Endpoint { path: "/v1/embeddings", dialect: Dialect::OpenAi, sells: true, make: openai::embeddings };
+    const EMBEDDINGS: Endpoint = Endpoint {
+        path: "/v1/embeddings",
+        dialect: Dialect::OpenAi,
+        sells: true,
+        make: openai::embeddings,
+        error_event: openai::error_event,
+    };
     simulator.answer(&EMBEDDINGS, headers, body).await
+}
+
+async fn responses(State(simulator): State<SimulatorHandle>, headers: HeaderMap, body: Bytes) -> Response {
+    const RESPONSES: Endpoint = Endpoint {
+        path: "/v1/responses",
+        dialect: Dialect::OpenAi,
+        sells: true,
+        make: responses::respond,
+        error_event: responses::error_event,
+    };
+    simulator.answer(&RESPONSES, headers, body).await
+}
+
+async fn generate_content(
+    State(simulator): State<SimulatorHandle>,
+    Path(action): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    const GENERATE: Endpoint = Endpoint {
+        path: "/v1beta/models",
+        dialect: Dialect::Gemini,
+        sells: true,
+        make: gemini::generate,
+        error_event: gemini::error_event,
+    };
+    match gemini::with_path(&action, query.as_deref().unwrap_or(""), &body) {
+        Some(body) => simulator.answer(&GENERATE, headers, body.into()).await,
+        None => fail(Failure::unknown_model(Dialect::Gemini, &action), Dialect::Gemini, "req_models"),
+    }
 }
 
 async fn messages(State(simulator): State<SimulatorHandle>, headers: HeaderMap, body: Bytes) -> Response {
@@ -337,6 +384,7 @@ async fn messages(State(simulator): State<SimulatorHandle>, headers: HeaderMap, 
         dialect: Dialect::Anthropic,
         sells: true,
         make: anthropic::messages,
+        error_event: anthropic::error_event,
     };
     simulator.answer(&MESSAGES, headers, body).await
 }
@@ -347,6 +395,7 @@ async fn count_tokens(State(simulator): State<SimulatorHandle>, headers: HeaderM
         dialect: Dialect::Anthropic,
         sells: false,
         make: anthropic::count_tokens,
+        error_event: anthropic::error_event,
     };
     simulator.answer(&COUNT_TOKENS, headers, body).await
 }
@@ -356,7 +405,7 @@ async fn models(headers: HeaderMap) -> Response {
     match authenticate(&headers, dialect) {
         Err(failure) => fail(failure, dialect, "req_models"),
         Ok(()) => Json(match dialect {
-            Dialect::OpenAi => openai::models(),
+            Dialect::OpenAi | Dialect::Gemini => openai::models(),
             Dialect::Anthropic => anthropic::models(),
         })
         .into_response(),
@@ -381,7 +430,7 @@ async fn sold_so_far(State(simulator): State<SimulatorHandle>) -> Json<Sold> {
 async fn unknown_route(method: Method, uri: Uri, request: Request<Body>) -> Response {
     let message = format!("Invalid URL ({method} {})", uri.path());
     let body = match dialect_of(request.headers()) {
-        Dialect::OpenAi => openai::error(&message, "invalid_request_error", None, None),
+        Dialect::OpenAi | Dialect::Gemini => openai::error(&message, "invalid_request_error", None, None),
         Dialect::Anthropic => anthropic::error("not_found_error", &message),
     };
     (StatusCode::NOT_FOUND, Json(body)).into_response()
@@ -398,6 +447,7 @@ fn authenticate(headers: &HeaderMap, dialect: Dialect) -> Result<(), Failure> {
     let key = match dialect {
         Dialect::OpenAi => bearer,
         Dialect::Anthropic => text("x-api-key").or(bearer),
+        Dialect::Gemini => text("x-goog-api-key"),
     };
     match key.map(str::trim) {
         None | Some("" | "invalid") => Err(Failure::unauthorized(dialect)),
@@ -410,6 +460,7 @@ fn unknown_weather(dialect: Dialect, asked: &str) -> Failure {
     match dialect {
         Dialect::OpenAi => openai::invalid(&message, "x-simulate-weather"),
         Dialect::Anthropic => anthropic::invalid(&message),
+        Dialect::Gemini => gemini::invalid(&message),
     }
 }
 
@@ -435,6 +486,7 @@ fn sign(headers: &mut HeaderMap, dialect: Dialect, request_id: &str) {
     let name = match dialect {
         Dialect::OpenAi => "x-request-id",
         Dialect::Anthropic => "request-id",
+        Dialect::Gemini => "x-gemini-request-id",
     };
     if let Ok(value) = HeaderValue::from_str(request_id) {
         headers.insert(name, value);
@@ -445,12 +497,8 @@ fn sign(headers: &mut HeaderMap, dialect: Dialect, request_id: &str) {
 }
 
 /// The first half of a stream and the event with which a provider gives up.
-fn broken_off(mut frames: Vec<Frame>, dialect: Dialect) -> Vec<Frame> {
+fn broken_off(mut frames: Vec<Frame>, error_event: fn() -> String) -> Vec<Frame> {
     frames.truncate(frames.len() / 2);
-    let event = match dialect {
-        Dialect::OpenAi => openai::error_event(),
-        Dialect::Anthropic => anthropic::error_event(),
-    };
-    frames.push(Frame::of(event, 0));
+    frames.push(Frame::of(error_event(), 0));
     frames
 }

@@ -12,7 +12,7 @@ use base64::Engine;
 use serde_json::{Value, json};
 
 /// Answers have a time; ours follows from the request's number, so that a run repeats byte for byte.
-const EPOCH_SECONDS: u64 = 1_767_225_600;
+pub const EPOCH_SECONDS: u64 = 1_767_225_600;
 const CHOICES_MAX: u64 = 128;
 
 pub fn chat(exchange: &mut Exchange) -> Result<Reply, Failure> {
@@ -83,6 +83,7 @@ pub fn model_entry(model: &Model) -> Value {
     let owner = match model.dialect {
         Dialect::OpenAi => "system",
         Dialect::Anthropic => "anthropic",
+        Dialect::Gemini => "google",
     };
     json!({"id": model.name, "object": "model", "created": EPOCH_SECONDS, "owned_by": owner})
 }
@@ -179,7 +180,7 @@ fn last_prompt(body: &Value) -> Option<String> {
     (last["role"] == "user").then(|| last["content"].to_string())
 }
 
-fn positive(body: &Value, field: &str) -> Result<Option<u64>, Failure> {
+pub fn positive(body: &Value, field: &str) -> Result<Option<u64>, Failure> {
     match &body[field] {
         Value::Null => Ok(None),
         given => match given.as_u64() {

@@ -66,13 +66,21 @@ pub fn prose(chance: &mut Chance, tokens: u64) -> Vec<String> {
 }
 
 /// The input tokens of a request: its texts as counted, a few for each message's frame, tools by their JSON.
-/// Works on both dialects, whose messages differ only in names.
+/// Works on every dialect: messages differ only in names.
 pub fn count_prompt(request: &Value) -> u64 {
     const MESSAGE_FRAME_TOKENS: u64 = 3;
     const ANSWER_PRIMER_TOKENS: u64 = 3;
-    let messages = request["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let said: u64 = messages.iter().map(|message| MESSAGE_FRAME_TOKENS + count_content(message)).sum();
-    let system = count_content(&request["system"]);
+    let said: u64 = ["messages", "contents", "input"]
+        .into_iter()
+        .map(|field| match &request[field] {
+            Value::Array(items) => items.iter().map(|item| MESSAGE_FRAME_TOKENS + count_content(item)).sum(),
+            other => count_content(other),
+        })
+        .sum();
+    let system: u64 = ["system", "systemInstruction", "instructions"]
+        .into_iter()
+        .map(|field| count_content(&request[field]))
+        .sum();
     let tools = match &request["tools"] {
         Value::Array(tools) if !tools.is_empty() => count(&request["tools"].to_string()),
         _ => 0,
@@ -86,6 +94,7 @@ fn count_content(content: &Value) -> u64 {
         Value::Array(parts) => parts.iter().map(count_content).sum(),
         Value::Object(fields) => match fields.get("type").and_then(Value::as_str) {
             Some("image_url" | "image" | "input_image") => IMAGE_TOKENS,
+            _ if fields.contains_key("inlineData") => IMAGE_TOKENS,
             _ => {
                 fields.iter().filter(|(name, _)| *name != "type").map(|(_, value)| count_content(value)).sum()
             }

@@ -1,9 +1,11 @@
 //! The neutral conversation between dialects: what every family of models can say, in one shape.
 //!
-//! A further dialect (OpenAI responses, Gemini) reads into and renders from these types. Numbers that pass through
+//! Each dialect reads into and renders from these types. Numbers that pass through
 //! stay JSON numbers, so that none is rounded.
 
 use serde_json::{Number, Value};
+
+use super::{Refused, Unsupported};
 
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,6 +28,29 @@ pub struct Conversation {
     pub stream: bool,
     /// Fields for which this model has no place and that change little; told to the caller.
     pub dropped: Vec<String>,
+}
+
+impl Conversation {
+    /// Results of one turn stand together, as they answer one message.
+    pub fn push_tool_result(&mut self, result: Part) {
+        match self.messages.last_mut() {
+            Some(Message { role: Role::User, parts })
+                if parts.iter().all(|part| matches!(part, Part::ToolResult { .. })) =>
+            {
+                parts.push(result);
+            }
+            _ => self.messages.push(Message { role: Role::User, parts: vec![result] }),
+        }
+    }
+
+    /// Calls as their own provider made them; signatures mean nothing to another.
+    pub fn forget_signatures(&mut self) {
+        for part in self.messages.iter_mut().flat_map(|message| &mut message.parts) {
+            if let Part::ToolCall(ToolCall { id, .. }) | Part::ToolResult { call_id: id, .. } = part {
+                id.truncate(ToolCall::id_without(id).0.len());
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +79,58 @@ pub enum Image {
     Inline { media_type: String, base64: String },
 }
 
+impl Image {
+    pub fn of_url(url: &str) -> Image {
+        let inline = url.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,"));
+        match inline {
+            Some((media_type, base64)) => {
+                Image::Inline { media_type: media_type.to_owned(), base64: base64.to_owned() }
+            }
+            None => Image::Url(url.to_owned()),
+        }
+    }
+
+    pub fn url(&self) -> String {
+        match self {
+            Image::Url(url) => url.clone(),
+            Image::Inline { media_type, base64 } => format!("data:{media_type};base64,{base64}"),
+        }
+    }
+}
+
+impl Part {
+    /// The text of a tool's result, for dialects in which it is nothing else.
+    pub fn result_text(parts: &[Part]) -> Result<String, Refused> {
+        let text = |part: &Part| match part {
+            Part::Text(text) => Ok(text.clone()),
+            _ => Err(Unsupported::new("messages.tool_result", "a tool's result holds text only here").into()),
+        };
+        let texts = parts.iter().map(text).collect::<Result<Vec<String>, Refused>>()?;
+        Ok(texts.join("\n"))
+    }
+}
+
 /// A call that the model asks for; its arguments are JSON text, as the model wrote them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ToolCall {
     pub id: String,
     pub name: String,
     pub arguments: String,
+}
+
+/// Stands between a call's id and its signature.
+const SIGNED: &str = "__sig__";
+
+impl ToolCall {
+    /// An id that brings back the signature with which the model's provider wants to see the call again.
+    pub fn id_with(id: &str, signature: Option<&str>) -> String {
+        signature.map_or_else(|| id.to_owned(), |signature| format!("{id}{SIGNED}{signature}"))
+    }
+
+    /// The id alone, and the signature that it brought.
+    pub fn id_without(id: &str) -> (&str, Option<&str>) {
+        id.split_once(SIGNED).map_or((id, None), |(id, signature)| (id, Some(signature)))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -90,6 +161,26 @@ pub enum Effort {
     Low,
     Medium,
     High,
+}
+
+impl Effort {
+    /// As OpenAI names it; none for what asks for no thought.
+    pub fn named(name: &str) -> Option<Effort> {
+        match name {
+            "high" | "xhigh" => Some(Effort::High),
+            "medium" => Some(Effort::Medium),
+            "low" | "minimal" => Some(Effort::Low),
+            _ => None,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Effort::Low => "low",
+            Effort::Medium => "medium",
+            Effort::High => "high",
+        }
+    }
 }
 
 /// A whole answer.

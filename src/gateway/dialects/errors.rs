@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Dialect;
 
-/// An error in words that both dialects can carry.
+/// An error in words that every dialect can carry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ErrorBody<'a> {
     pub status: u16,
@@ -19,7 +19,7 @@ pub struct ErrorBody<'a> {
 /// The body of an error answer.
 pub fn error_body(dialect: Dialect, error: &ErrorBody<'_>) -> Value {
     match dialect {
-        Dialect::OpenaiChat => openai_error(error),
+        Dialect::OpenaiChat | Dialect::OpenaiResponses => openai_error(error),
         Dialect::AnthropicMessages => anthropic_error(error),
     }
 }
@@ -29,6 +29,13 @@ pub fn error_event(dialect: Dialect, error: &ErrorBody<'_>) -> String {
     let body = error_body(dialect, error);
     match dialect {
         Dialect::OpenaiChat => format!("data: {body}\n\n"),
+        Dialect::OpenaiResponses => {
+            let event = json!({
+                "type": "error", "code": error.code, "message": error.message, "param": error.field,
+                "sequence_number": null,
+            });
+            super::sse::event_frame("error", &event.to_string())
+        }
         Dialect::AnthropicMessages => format!("event: error\ndata: {body}\n\n"),
     }
 }

@@ -7,7 +7,10 @@
 mod anthropic;
 pub mod conversation;
 pub mod errors;
+mod frames;
+mod gemini;
 mod openai_chat;
+mod openai_responses;
 pub mod relay;
 mod same;
 pub mod sse;
@@ -20,12 +23,32 @@ use super::providers;
 pub use relay::{Delivered, StreamEnds, StreamRelay};
 pub use same::answer_for_client;
 
-/// A wire format of generation requests, as callers and upstreams speak it.
+/// A wire format of generation requests, as callers speak it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dialect {
     OpenaiChat,
+    OpenaiResponses,
     AnthropicMessages,
+}
+
+/// A wire format of generation requests, as upstreams speak it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    OpenaiChat,
+    OpenaiResponses,
+    Anthropic,
+    Gemini,
+}
+
+impl From<Dialect> for Family {
+    fn from(dialect: Dialect) -> Family {
+        match dialect {
+            Dialect::OpenaiChat => Family::OpenaiChat,
+            Dialect::OpenaiResponses => Family::OpenaiResponses,
+            Dialect::AnthropicMessages => Family::Anthropic,
+        }
+    }
 }
 
 /// The request is not what its dialect says: 400.
@@ -83,18 +106,20 @@ pub fn wants_stream(body: &Value) -> bool {
     body["stream"].as_bool().unwrap_or(false)
 }
 
-/// Whether the caller wants the usage at the end of its stream; Anthropic's streams always tell it.
+/// Whether the caller wants the usage at the end of its stream; the other dialects' streams always tell it.
 pub fn wants_stream_usage(dialect: Dialect, body: &Value) -> bool {
     match dialect {
         Dialect::OpenaiChat => body["stream_options"]["include_usage"].as_bool().unwrap_or(false),
-        Dialect::AnthropicMessages => true,
+        Dialect::OpenaiResponses | Dialect::AnthropicMessages => true,
     }
 }
 
 /// The end user, as a pseudonym, whom the caller names.
 pub fn end_user(dialect: Dialect, body: &Value) -> Option<&str> {
     match dialect {
-        Dialect::OpenaiChat => body["user"].as_str(),
+        Dialect::OpenaiChat | Dialect::OpenaiResponses => {
+            body["user"].as_str().or_else(|| body["safety_identifier"].as_str())
+        }
         Dialect::AnthropicMessages => body["metadata"]["user_id"].as_str(),
     }
 }
@@ -103,37 +128,49 @@ pub fn end_user(dialect: Dialect, body: &Value) -> Option<&str> {
 /// returns (`pricing::input_bound`, `providers::clamp`): it is what is sent.
 pub fn upstream_request(
     client: Dialect,
-    upstream: Dialect,
+    upstream: Family,
     body: &Value,
     model: &str,
 ) -> Result<UpstreamRequest, Refused> {
     providers::validate(client, body)?;
-    if client == upstream {
-        return Ok(UpstreamRequest { body: same::patched(upstream, body, model), dropped: Vec::new() });
+    if client == Dialect::OpenaiResponses {
+        openai_responses::refuse_stored(body)?;
     }
-    let parsed = match client {
+    if Family::from(client) == upstream {
+        return Ok(same::patched(client, body, model));
+    }
+    let mut parsed = match client {
         Dialect::OpenaiChat => openai_chat::parse_request(body)?,
+        Dialect::OpenaiResponses => openai_responses::parse_request(body)?,
         Dialect::AnthropicMessages => anthropic::parse_request(body)?,
     };
+    if upstream != Family::Gemini {
+        parsed.forget_signatures();
+    }
     match upstream {
-        Dialect::OpenaiChat => openai_chat::render_request(parsed, model),
-        Dialect::AnthropicMessages => anthropic::render_request(parsed, model),
+        Family::OpenaiChat => openai_chat::render_request(parsed, model),
+        Family::OpenaiResponses => openai_responses::render_request(parsed, model),
+        Family::Anthropic => anthropic::render_request(parsed, model),
+        Family::Gemini => gemini::render_request(parsed, model),
     }
 }
 
 /// A whole answer of an upstream in the caller's dialect. `created_at_seconds` is for dialects that date answers.
 pub fn translate_answer(
-    upstream: Dialect,
+    upstream: Family,
     client: Dialect,
     body: &Value,
     created_at_seconds: i64,
 ) -> Result<Value, Malformed> {
     let answer = match upstream {
-        Dialect::OpenaiChat => openai_chat::parse_answer(body)?,
-        Dialect::AnthropicMessages => anthropic::parse_answer(body)?,
+        Family::OpenaiChat => openai_chat::parse_answer(body)?,
+        Family::OpenaiResponses => openai_responses::parse_answer(body)?,
+        Family::Anthropic => anthropic::parse_answer(body)?,
+        Family::Gemini => gemini::parse_answer(body)?,
     };
     Ok(match client {
         Dialect::OpenaiChat => openai_chat::render_answer(&answer, created_at_seconds),
+        Dialect::OpenaiResponses => openai_responses::render_answer(&answer, created_at_seconds),
         Dialect::AnthropicMessages => anthropic::render_answer(&answer),
     })
 }

@@ -4,8 +4,10 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::conversation::Delta;
-use super::sse::{Frame, SseError, SseParser, data_frame};
-use super::{Dialect, anthropic, openai_chat};
+use super::frames::FrameParser;
+use super::sse::{Frame, SseError, data_frame};
+use super::{Dialect, Family, anthropic, gemini, openai_chat, openai_responses};
+use crate::gateway::providers;
 use crate::gateway::providers::classify::{UpstreamFailure, classify_event};
 
 /// What was delivered so far, for the case that the provider's own report never comes.
@@ -21,7 +23,7 @@ pub struct Delivered {
 /// Who speaks what at the two ends of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamEnds {
-    pub upstream: Dialect,
+    pub upstream: Family,
     pub client: Dialect,
     /// Whether the client asked for the usage (`wants_stream_usage` of its own request).
     pub client_wants_usage: bool,
@@ -35,7 +37,7 @@ pub struct StreamEnds {
 #[derive(Debug)]
 pub struct StreamRelay {
     ends: StreamEnds,
-    parser: SseParser,
+    parser: FrameParser,
     reader: Reader,
     writer: Writer,
     usage: Option<Value>,
@@ -50,7 +52,9 @@ pub struct StreamRelay {
 #[derive(Debug)]
 enum Reader {
     Chunks(openai_chat::ChunkReader),
+    Items(openai_responses::ItemReader),
     Events(anthropic::EventReader),
+    Candidates(gemini::CandidateReader),
 }
 
 #[derive(Debug)]
@@ -58,26 +62,32 @@ enum Writer {
     /// One dialect at both ends: frames go on as they came.
     Same,
     Chunks(openai_chat::ChunkWriter),
+    Items(Box<openai_responses::ItemWriter>),
     Events(Box<anthropic::EventWriter>),
 }
 
 impl StreamRelay {
     pub fn new(ends: StreamEnds) -> Self {
         let reader = match ends.upstream {
-            Dialect::OpenaiChat => Reader::Chunks(openai_chat::ChunkReader::default()),
-            Dialect::AnthropicMessages => Reader::Events(anthropic::EventReader::default()),
+            Family::OpenaiChat => Reader::Chunks(openai_chat::ChunkReader::default()),
+            Family::OpenaiResponses => Reader::Items(openai_responses::ItemReader::default()),
+            Family::Anthropic => Reader::Events(anthropic::EventReader::default()),
+            Family::Gemini => Reader::Candidates(gemini::CandidateReader::default()),
         };
         let writer = match ends.client {
-            client if client == ends.upstream => Writer::Same,
+            client if ends.upstream == client.into() => Writer::Same,
             Dialect::OpenaiChat => Writer::Chunks(openai_chat::ChunkWriter::new(
                 ends.created_at_seconds,
                 ends.client_wants_usage,
             )),
+            Dialect::OpenaiResponses => {
+                Writer::Items(Box::new(openai_responses::ItemWriter::new(ends.created_at_seconds)))
+            }
             Dialect::AnthropicMessages => Writer::Events(Box::default()),
         };
         Self {
             ends,
-            parser: SseParser::default(),
+            parser: FrameParser::default(),
             reader,
             writer,
             usage: None,
@@ -172,7 +182,9 @@ impl StreamRelay {
         self.note(&event);
         let deltas = match &mut self.reader {
             Reader::Chunks(reader) => reader.read(&event),
+            Reader::Items(reader) => reader.read(&event),
             Reader::Events(reader) => reader.read(&event),
+            Reader::Candidates(reader) => reader.read(&event),
         };
         if let Reader::Events(reader) = &self.reader
             && deltas.iter().any(|delta| matches!(delta, Delta::Usage(_)))
@@ -195,16 +207,19 @@ impl StreamRelay {
 
     /// Keeps what the settle needs of a raw event.
     fn note(&mut self, event: &Value) {
-        let message = if event["message"].is_object() { &event["message"] } else { event };
-        if let Some(model) = message["model"].as_str().filter(|model| !model.is_empty()) {
+        let within = ["message", "response"].into_iter().map(|field| &event[field]).find(|inner| inner.is_object());
+        let message = within.unwrap_or(event);
+        if let Some(model) = providers::served_model(message) {
             self.served_model = Some(model.to_owned());
         }
-        let tier = message["service_tier"].as_str().or_else(|| message["usage"]["service_tier"].as_str());
-        if let Some(tier) = tier {
+        if let Some(tier) = providers::served_tier(message) {
             self.service_tier = Some(tier.to_owned());
         }
-        if self.ends.upstream == Dialect::OpenaiChat && event["usage"].is_object() {
-            self.usage = Some(event["usage"].clone());
+        // Anthropic's is put together from several events.
+        if self.ends.upstream != Family::Anthropic
+            && let Some(usage) = providers::usage_json(self.ends.upstream, message)
+        {
+            self.usage = Some(usage.clone());
         }
     }
 
@@ -262,6 +277,7 @@ impl Writer {
         match self {
             Writer::Same => {}
             Writer::Chunks(writer) => writer.write(delta, out),
+            Writer::Items(writer) => writer.write(delta, out),
             Writer::Events(writer) => writer.write(delta, out),
         }
     }

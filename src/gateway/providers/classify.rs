@@ -80,26 +80,29 @@ pub fn classify(status: u16, retry_after: Option<&str>, body: &[u8]) -> Upstream
         error.message.to_owned()
     };
     // Fractions round up; a date is left out: the pause then is the caller's own backoff.
-    let seconds = retry_after.and_then(|header| {
-        let (whole, fraction) = header.trim().split_once('.').unwrap_or((header.trim(), ""));
+    let seconds = |text: &str| {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
         let more = fraction.bytes().any(|digit| digit != b'0');
         whole.parse::<u64>().ok().map(|seconds| seconds.saturating_add(u64::from(more)))
-    });
-    UpstreamFailure::new(kind, Some(status), seconds, message)
+    };
+    let told = retry_after.map(str::trim).or(error.retry_delay.strip_suffix('s'));
+    UpstreamFailure::new(kind, Some(status), told.and_then(seconds), message)
 }
 
 /// Judges an answer whose status claims success: some servers put an error under it.
 pub fn classify_answer(body: &Value) -> Option<UpstreamFailure> {
-    let answers = body["choices"].is_array() || body["content"].is_array() || body["data"].is_array();
+    let answers = ["choices", "content", "candidates", "data"].iter().any(|field| body[*field].is_array());
     (!answers && !body["error"].is_null()).then(|| classify_event(body))
 }
 
 /// Judges an error that came as an event of an open stream.
 pub fn classify_event(event: &Value) -> UpstreamFailure {
     let error = Reported::of(event);
-    let status = match error.kind {
+    let kind_or_code = if error.kind.is_empty() { error.code } else { error.kind };
+    let status = match kind_or_code {
+        _ if error.status > 0 => error.status,
         "overloaded_error" | "service_unavailable_error" => 529,
-        "rate_limit_error" | "insufficient_quota" | "tokens" | "requests" => 429,
+        "rate_limit_error" | "rate_limit_exceeded" | "insufficient_quota" | "tokens" | "requests" => 429,
         "invalid_request_error" => 400,
         "authentication_error" => 401,
         "permission_error" => 403,
@@ -110,19 +113,35 @@ pub fn classify_event(event: &Value) -> UpstreamFailure {
     UpstreamFailure::new(kind(status, &error), None, None, error.message.to_owned())
 }
 
-/// The parts of an error body that both dialects share.
+/// The parts of an error body, as the families name them.
 struct Reported<'a> {
     kind: &'a str,
     code: &'a str,
     message: &'a str,
+    /// Gemini's code is the HTTP status; 0 elsewhere.
+    status: u16,
+    /// Gemini's pause, with its unit.
+    retry_delay: &'a str,
 }
 
 impl<'a> Reported<'a> {
     fn of(body: &'a Value) -> Self {
+        // Gemini's stream is an array, with an error as its only element.
+        let body = body.get(0).unwrap_or(body);
         let error = if body["error"].is_null() { body } else { &body["error"] };
         let text = |field: &str| error[field].as_str().unwrap_or("");
         let message = if error.is_string() { error.as_str().unwrap_or("") } else { text("message") };
-        Self { kind: text("type"), code: text("code"), message }
+        let detail = |field: &str| {
+            let details = error["details"].as_array().into_iter().flatten();
+            details.filter_map(|detail| detail[field].as_str()).next()
+        };
+        Self {
+            kind: text("type"),
+            code: detail("reason").unwrap_or(text("code")),
+            message,
+            status: error["code"].as_u64().and_then(|code| code.try_into().ok()).unwrap_or(0),
+            retry_delay: detail("retryDelay").unwrap_or(""),
+        }
     }
 
     fn says(&self, phrases: &[&str]) -> bool {
@@ -142,6 +161,7 @@ fn kind(status: u16, error: &Reported<'_>) -> FailureKind {
     }
     match status {
         401 | 403 => FailureKind::Auth,
+        400 if error.code == "API_KEY_INVALID" => FailureKind::Auth,
         // The one rate limit that waiting doesn't cure: the request alone exceeds it.
         429 if error.says(&["request too large"]) => FailureKind::TooLarge,
         429 => FailureKind::RateLimited,
@@ -151,7 +171,12 @@ fn kind(status: u16, error: &Reported<'_>) -> FailureKind {
         413 => FailureKind::TooLarge,
         404 => FailureKind::ModelNotFound,
         _ if error.code == "context_length_exceeded"
-            || error.says(&["prompt is too long", "maximum context length", "exceed context limit"]) =>
+            || error.says(&[
+                    "prompt is too long",
+                    "maximum context length",
+                    "exceed context limit",
+                    "exceeds the maximum number of tokens allowed",
+                ]) =>
         {
             FailureKind::ContextLength
         }

@@ -7,12 +7,16 @@ pub mod allowance;
 mod anthropic;
 pub mod classify;
 pub mod embeddings;
+mod gemini;
 pub mod models;
 mod openai;
+mod responses;
+
+use std::borrow::Cow;
 
 use serde_json::Value;
 
-use super::dialects::{Dialect, Malformed};
+use super::dialects::{Dialect, Family, Malformed};
 
 /// The path of embeddings under an OpenAI-compatible base URL (which ends before `/v1`).
 pub const EMBEDDINGS_PATH: &str = "/v1/embeddings";
@@ -41,29 +45,33 @@ pub struct BelowMinimum {
     pub minimum_tokens: u64,
 }
 
-/// The path of a generation call under the upstream's base URL (which ends before `/v1`).
-pub fn path(dialect: Dialect) -> &'static str {
-    match dialect {
-        Dialect::OpenaiChat => "/v1/chat/completions",
-        Dialect::AnthropicMessages => "/v1/messages",
+/// The path of a generation call under the upstream's base URL (which ends before the version).
+pub fn path(family: Family, model: &str, streamed: bool) -> Cow<'static, str> {
+    match family {
+        Family::OpenaiChat => "/v1/chat/completions".into(),
+        Family::OpenaiResponses => "/v1/responses".into(),
+        Family::Anthropic => "/v1/messages".into(),
+        Family::Gemini => gemini::path(model, streamed).into(),
     }
 }
 
 /// The headers that authenticate a call, and those without which the provider refuses it.
-pub fn auth_headers(dialect: Dialect, key: &str) -> Vec<(&'static str, String)> {
-    match dialect {
-        Dialect::OpenaiChat => vec![("authorization", format!("Bearer {key}"))],
-        Dialect::AnthropicMessages => {
+pub fn auth_headers(family: Family, key: &str) -> Vec<(&'static str, String)> {
+    match family {
+        Family::OpenaiChat | Family::OpenaiResponses => vec![("authorization", format!("Bearer {key}"))],
+        Family::Anthropic => {
             vec![("x-api-key", key.to_owned()), ("anthropic-version", ANTHROPIC_VERSION.to_owned())]
         }
+        Family::Gemini => vec![("x-goog-api-key", key.to_owned())],
     }
 }
 
 /// The headers of an answer in which a provider gives its own request id.
-pub fn request_id_header(dialect: Dialect) -> &'static str {
-    match dialect {
-        Dialect::OpenaiChat => "x-request-id",
-        Dialect::AnthropicMessages => "request-id",
+pub fn request_id_header(family: Family) -> &'static str {
+    match family {
+        Family::OpenaiChat | Family::OpenaiResponses => "x-request-id",
+        Family::Anthropic => "request-id",
+        Family::Gemini => "x-gemini-request-id",
     }
 }
 
@@ -71,50 +79,60 @@ pub fn request_id_header(dialect: Dialect) -> &'static str {
 pub fn validate(dialect: Dialect, body: &Value) -> Result<(), Malformed> {
     match dialect {
         Dialect::OpenaiChat => openai::validate(body),
+        Dialect::OpenaiResponses => responses::validate(body),
         Dialect::AnthropicMessages => anthropic::validate(body),
     }
 }
 
-/// The output limit that the caller gave.
-pub fn asked_output_tokens(dialect: Dialect, body: &Value) -> Option<u64> {
-    match dialect {
-        Dialect::OpenaiChat => openai::asked_output_tokens(body),
-        Dialect::AnthropicMessages => anthropic::asked_output_tokens(body),
+/// The output limit that the request gives.
+pub fn asked_output_tokens(family: Family, body: &Value) -> Option<u64> {
+    match family {
+        Family::OpenaiChat => openai::asked_output_tokens(body),
+        Family::OpenaiResponses => responses::asked_output_tokens(body),
+        Family::Anthropic => anthropic::asked_output_tokens(body),
+        Family::Gemini => gemini::asked_output_tokens(body),
     }
 }
 
 /// The smallest output limit with which the provider accepts this request.
-pub fn minimum_output_tokens(dialect: Dialect, body: &Value) -> u64 {
-    match dialect {
-        Dialect::OpenaiChat => 1,
-        Dialect::AnthropicMessages => anthropic::minimum_output_tokens(body),
+pub fn minimum_output_tokens(family: Family, body: &Value) -> u64 {
+    match family {
+        Family::OpenaiChat | Family::Gemini => 1,
+        Family::OpenaiResponses => responses::OUTPUT_TOKENS_MIN,
+        Family::Anthropic => anthropic::minimum_output_tokens(body),
     }
 }
 
 /// Bounds the output of each choice of this request, reasoning included, to at most `limit_tokens`.
 pub fn clamp(
-    dialect: Dialect,
+    family: Family,
     model: &str,
     body: &mut Value,
     limit_tokens: u64,
 ) -> Result<Clamp, BelowMinimum> {
-    let asked_tokens = asked_output_tokens(dialect, body);
+    let asked_tokens = asked_output_tokens(family, body);
     let sent_tokens = asked_tokens.map_or(limit_tokens, |asked| asked.min(limit_tokens));
-    let minimum_tokens = minimum_output_tokens(dialect, body);
+    let minimum_tokens = minimum_output_tokens(family, body);
     if sent_tokens < minimum_tokens {
         return Err(BelowMinimum { minimum_tokens });
     }
-    let field = match dialect {
-        Dialect::OpenaiChat => openai::set_output_tokens(model, body, sent_tokens),
-        Dialect::AnthropicMessages => anthropic::set_output_tokens(body, sent_tokens),
+    let field = match family {
+        Family::OpenaiChat => openai::set_output_tokens(model, body, sent_tokens),
+        Family::OpenaiResponses => responses::set_output_tokens(body, sent_tokens),
+        Family::Anthropic => anthropic::set_output_tokens(body, sent_tokens),
+        Family::Gemini => gemini::set_output_tokens(body, sent_tokens),
     };
     Ok(Clamp { field, asked_tokens, sent_tokens })
 }
 
 /// The provider's own usage report in a whole answer.
-pub fn usage_json(_dialect: Dialect, body: &Value) -> Option<&Value> {
-    // Both families, and OpenAI's embeddings, name it alike.
-    body.get("usage").filter(|usage| usage.is_object())
+pub fn usage_json(family: Family, body: &Value) -> Option<&Value> {
+    let field = match family {
+        // OpenAI's embeddings too.
+        Family::OpenaiChat | Family::OpenaiResponses | Family::Anthropic => "usage",
+        Family::Gemini => "usageMetadata",
+    };
+    body.get(field).filter(|usage| usage.is_object())
 }
 
 /// Whether this OpenAI model reasons, so that it takes `max_completion_tokens` and a reasoning effort.
@@ -129,12 +147,14 @@ pub fn is_openai_reasoning_model(model: &str) -> bool {
 
 /// The model that the provider says answered.
 pub fn served_model(body: &Value) -> Option<&str> {
-    body["model"].as_str().filter(|model| !model.is_empty())
+    let named = body["model"].as_str().or_else(|| body["modelVersion"].as_str());
+    named.filter(|model| !model.is_empty())
 }
 
 /// The tier in which the provider says it answered; it sets the price.
 pub fn served_tier(body: &Value) -> Option<&str> {
-    body["service_tier"].as_str().or_else(|| body["usage"]["service_tier"].as_str())
+    let told = [&body["service_tier"], &body["usage"]["service_tier"], &body["usageMetadata"]["serviceTier"]];
+    told.into_iter().find_map(Value::as_str)
 }
 
 #[cfg(test)]

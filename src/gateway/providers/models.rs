@@ -19,7 +19,7 @@ pub struct ModelEntry {
 pub fn list(dialect: Dialect, models: &[ModelEntry]) -> Value {
     let data: Vec<Value> = models.iter().map(|model| entry(dialect, model)).collect();
     match dialect {
-        Dialect::OpenaiChat => json!({"object": "list", "data": data}),
+        Dialect::OpenaiChat | Dialect::OpenaiResponses => json!({"object": "list", "data": data}),
         Dialect::AnthropicMessages => json!({
             "data": data,
             "has_more": false,
@@ -32,7 +32,7 @@ pub fn list(dialect: Dialect, models: &[ModelEntry]) -> Value {
 /// `GET /v1/models/{model}`.
 pub fn entry(dialect: Dialect, model: &ModelEntry) -> Value {
     match dialect {
-        Dialect::OpenaiChat => json!({
+        Dialect::OpenaiChat | Dialect::OpenaiResponses => json!({
             "id": model.id,
             "object": "model",
             "created": model.created_at_seconds,

@@ -10,11 +10,7 @@ const N_MAX: u64 = 128;
 
 pub(super) fn validate(body: &Value) -> Result<(), Malformed> {
     let object = body.as_object().ok_or_else(|| Malformed::new("body", "must be a JSON object"))?;
-    match object.get("model") {
-        Some(Value::String(model)) if !model.is_empty() => {}
-        Some(_) => return Err(Malformed::new("model", "must be a non-empty string")),
-        None => return Err(Malformed::new("model", "is required")),
-    }
+    model(object)?;
     let messages = object
         .get("messages")
         .ok_or_else(|| Malformed::new("messages", "is required"))?
@@ -35,6 +31,14 @@ pub(super) fn validate(body: &Value) -> Result<(), Malformed> {
         return Err(Malformed::new("n", format!("must be at most {N_MAX}")));
     }
     boolean(body, "stream")
+}
+
+pub(super) fn model(object: &serde_json::Map<String, Value>) -> Result<(), Malformed> {
+    match object.get("model") {
+        Some(Value::String(model)) if !model.is_empty() => Ok(()),
+        Some(_) => Err(Malformed::new("model", "must be a non-empty string")),
+        None => Err(Malformed::new("model", "is required")),
+    }
 }
 
 pub(super) fn asked_output_tokens(body: &Value) -> Option<u64> {

@@ -9,14 +9,15 @@ fn exchanges(file: &str) -> Vec<Value> {
     recordings::exchanges(|name| name == file).into_iter().map(|exchange| exchange.line).collect()
 }
 
-const FILES: [(Dialect, &str); 2] = [
+const FILES: [(Dialect, &str); 3] = [
     (Dialect::OpenaiChat, "openai.chat_completions.jsonl"),
+    (Dialect::OpenaiResponses, "openai.responses.jsonl"),
     (Dialect::AnthropicMessages, "anthropic.messages.jsonl"),
 ];
 
 #[test]
 fn i2_the_clamp_bounds_the_output_with_reasoning_in_it() {
-    let openai = Dialect::OpenaiChat;
+    let openai = Family::OpenaiChat;
     for (model, body, limit, clamped) in [
         ("gpt-4o", json!({}), 100, json!({"max_tokens": 100})),
         ("gpt-4o", json!({"max_tokens": 50}), 100, json!({"max_tokens": 50})),
@@ -35,12 +36,22 @@ fn i2_the_clamp_bounds_the_output_with_reasoning_in_it() {
 
     let mut thinking = json!({"max_tokens": 9_000, "thinking": {"type": "enabled", "budget_tokens": 4_000}});
     assert_eq!(
-        clamp(Dialect::AnthropicMessages, "claude", &mut thinking, 4_000),
+        clamp(Family::Anthropic, "claude", &mut thinking, 4_000),
         Err(BelowMinimum { minimum_tokens: 4_001 })
     );
-    let clamped = clamp(Dialect::AnthropicMessages, "claude", &mut thinking, 4_001).unwrap();
+    let clamped = clamp(Family::Anthropic, "claude", &mut thinking, 4_001).unwrap();
     assert_eq!(clamped, Clamp { field: "max_tokens", asked_tokens: Some(9_000), sent_tokens: 4_001 });
     assert_eq!(thinking["max_tokens"], 4_001);
+
+    let mut gemini = json!({"contents": []});
+    clamp(Family::Gemini, "gemini-2.5-pro", &mut gemini, 7).unwrap();
+    assert_eq!(gemini["generationConfig"], json!({"maxOutputTokens": 7}));
+    let mut responses = json!({"input": "x", "max_output_tokens": 50});
+    assert_eq!(clamp(Family::OpenaiResponses, "gpt-5", &mut responses, 100).unwrap().sent_tokens, 50);
+    assert_eq!(
+        clamp(Family::OpenaiResponses, "gpt-5", &mut responses, 9),
+        Err(BelowMinimum { minimum_tokens: 16 })
+    );
 }
 
 #[test]
@@ -56,6 +67,9 @@ fn malformed_requests_are_refused_by_field() {
         (Dialect::OpenaiChat, json!({"model": "m", "messages": message, "n": 1e9}), "n"),
         (Dialect::OpenaiChat, json!({"model": "m", "messages": message, "max_tokens": -1}), "max_tokens"),
         (Dialect::OpenaiChat, json!({"model": "m", "messages": message, "stream": "yes"}), "stream"),
+        (Dialect::OpenaiResponses, json!({"model": "m"}), "input"),
+        (Dialect::OpenaiResponses, json!({"model": "m", "input": 7}), "input"),
+        (Dialect::OpenaiResponses, json!({"model": "m", "input": ["x"]}), "input[0]"),
         (Dialect::AnthropicMessages, json!({"model": "m", "messages": message}), "max_tokens"),
         (
             Dialect::AnthropicMessages,
@@ -80,7 +94,7 @@ fn every_recorded_request_is_sound_and_every_answer_shows_its_usage() {
         for exchange in exchanges(file) {
             assert_eq!(validate(dialect, &exchange["request"]), Ok(()), "{}", exchange["id"]);
             if exchange["response_body"].is_object() && exchange["usage_raw"].is_object() {
-                assert_eq!(usage_json(dialect, &exchange["response_body"]), Some(&exchange["usage_raw"]));
+                assert_eq!(usage_json(dialect.into(), &exchange["response_body"]), Some(&exchange["usage_raw"]));
             }
         }
     }
@@ -148,6 +162,18 @@ fn failures_are_classified_as_the_providers_document_them() {
         assert_eq!((failure.kind, failure.retry), (kind, retry), "{status} {body}");
         assert_eq!(failure.alarms_operator, matches!(kind, Kind::QuotaExhausted | Kind::Auth));
     }
+    let gemini = |status: &str, message: &str, details: Value| {
+        json!({"error": {"code": 400, "status": status, "message": message, "details": details}}).to_string()
+    };
+    let retry = gemini("RESOURCE_EXHAUSTED", "quota", json!([{"@type": "x.RetryInfo", "retryDelay": "21.4s"}]));
+    assert_eq!(classify(429, None, retry.as_bytes()).retry_after_seconds, Some(22));
+    let bad_key = gemini("INVALID_ARGUMENT", "API key not valid.", json!([{"reason": "API_KEY_INVALID"}]));
+    assert_eq!(classify(400, None, bad_key.as_bytes()).kind, Kind::Auth);
+    let words = "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).";
+    let too_long = gemini("INVALID_ARGUMENT", words, Value::Null);
+    assert_eq!(classify(400, None, too_long.as_bytes()).kind, Kind::ContextLength);
+    let in_stream = json!([{"error": {"code": 503, "status": "UNAVAILABLE", "message": "overloaded"}}]);
+    assert_eq!(classify_event(&in_stream).kind, Kind::Overloaded);
     assert_eq!(classify(429, Some("2.5"), b"").retry_after_seconds, Some(3));
     assert_eq!(classify(429, Some("soon"), b"").retry_after_seconds, None);
     for (nth, exchange) in
@@ -183,5 +209,17 @@ fn model_lists_wear_the_clients_dialect() {
     assert_eq!(
         models::list(Dialect::AnthropicMessages, &models),
         json!({"data": [anthropic], "has_more": false, "first_id": "gpt-4o-mini", "last_id": "gpt-4o-mini"})
+    );
+}
+
+#[test]
+fn a_models_name_never_leaves_its_place_in_the_path() {
+    assert_eq!(
+        path(Family::Gemini, "gemini-2.5-flash", true),
+        "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse"
+    );
+    assert_eq!(
+        path(Family::Gemini, "../../files?x=1#", false),
+        "/v1beta/models/..%2F..%2Ffiles%3Fx%3D1%23:generateContent"
     );
 }

@@ -65,14 +65,7 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         "tool_choice" => conversation.tool_choice = Some(parse_tool_choice(value)?),
         "parallel_tool_calls" => conversation.parallel_tool_calls = value.as_bool(),
         "response_format" => conversation.response_schema = parse_response_format(value)?,
-        "reasoning_effort" => {
-            conversation.effort = match value.as_str() {
-                Some("high" | "xhigh") => Some(Effort::High),
-                Some("medium") => Some(Effort::Medium),
-                Some("low" | "minimal") => Some(Effort::Low),
-                _ => None,
-            }
-        }
+        "reasoning_effort" => conversation.effort = value.as_str().and_then(Effort::named),
         "n" if value.as_u64() == Some(1) => {}
         "n" => return unsupported(field, "the upstream gives one answer a call"),
         "logprobs" if value == false => {}
@@ -145,7 +138,7 @@ fn parse_message(conversation: &mut Conversation, index: usize, message: &Value)
                 .ok_or_else(|| Malformed::new(format!("{at}.tool_call_id"), "is required"))?
                 .to_owned();
             let parts = parse_parts(&mut conversation.dropped, &at, &message["content"])?;
-            push_tool_result(&mut conversation.messages, Part::ToolResult { call_id, parts });
+            conversation.push_tool_result(Part::ToolResult { call_id, parts });
         }
         Some("function") => return unsupported(format!("{at}.role"), "use tool messages with this model"),
         _ => {
@@ -157,18 +150,6 @@ fn parse_message(conversation: &mut Conversation, index: usize, message: &Value)
         }
     }
     Ok(())
-}
-
-/// Results of one turn stand together, as they answer one message.
-fn push_tool_result(messages: &mut Vec<Message>, result: Part) {
-    match messages.last_mut() {
-        Some(Message { role: Role::User, parts })
-            if parts.iter().all(|part| matches!(part, Part::ToolResult { .. })) =>
-        {
-            parts.push(result);
-        }
-        _ => messages.push(Message { role: Role::User, parts: vec![result] }),
-    }
 }
 
 fn parse_parts(dropped: &mut Vec<String>, at: &str, content: &Value) -> Result<Vec<Part>, Refused> {
@@ -190,7 +171,7 @@ fn parse_parts(dropped: &mut Vec<String>, at: &str, content: &Value) -> Result<V
                 if !item["image_url"]["detail"].is_null() {
                     dropped.push(format!("{at}.image_url.detail"));
                 }
-                item["image_url"]["url"].as_str().map(|url| Part::Image(parse_image(url)))
+                item["image_url"]["url"].as_str().map(|url| Part::Image(Image::of_url(url)))
             }
             Some(_) => {
                 return unsupported(format!("{at}.type"), "the upstream of this model takes text and images");
@@ -203,16 +184,6 @@ fn parse_parts(dropped: &mut Vec<String>, at: &str, content: &Value) -> Result<V
         parts.push(part.ok_or_else(|| Malformed::new(at, "is not a content part"))?);
     }
     Ok(parts)
-}
-
-fn parse_image(url: &str) -> Image {
-    let inline = url.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,"));
-    match inline {
-        Some((media_type, base64)) => {
-            Image::Inline { media_type: media_type.to_owned(), base64: base64.to_owned() }
-        }
-        None => Image::Url(url.to_owned()),
-    }
 }
 
 fn parse_tool_call(at: &str, call: &Value) -> Result<ToolCall, Refused> {
@@ -313,7 +284,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
     }
     match conversation.effort {
         Some(effort) if is_openai_reasoning_model(model) => {
-            body.insert("reasoning_effort".into(), effort_name(effort).into());
+            body.insert("reasoning_effort".into(), effort.name().into());
         }
         Some(_) => dropped.push("thinking".to_owned()),
         None => {}
@@ -347,14 +318,6 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
     Ok(UpstreamRequest { body: Value::Object(body), dropped })
 }
 
-fn effort_name(effort: Effort) -> &'static str {
-    match effort {
-        Effort::Low => "low",
-        Effort::Medium => "medium",
-        Effort::High => "high",
-    }
-}
-
 /// One neutral message may be several here: each tool result is a message, before what else the user says.
 fn render_message(message: &Message, out: &mut Vec<Value>) -> Result<(), Refused> {
     let mut content = Vec::new();
@@ -366,11 +329,11 @@ fn render_message(message: &Message, out: &mut Vec<Value>) -> Result<(), Refused
                 if message.role == Role::Assistant {
                     return unsupported("messages.content", "an assistant message can't hold an image here");
                 }
-                content.push(json!({"type": "image_url", "image_url": {"url": image_url(image)}}));
+                content.push(json!({"type": "image_url", "image_url": {"url": image.url()}}));
             }
             Part::ToolCall(call) => calls.push(tool_call(call)),
             Part::ToolResult { call_id, parts } => {
-                out.push(json!({"role": "tool", "tool_call_id": call_id, "content": result_text(parts)?}));
+                out.push(json!({"role": "tool", "tool_call_id": call_id, "content": Part::result_text(parts)?}));
             }
         }
     }
@@ -391,24 +354,6 @@ fn render_message(message: &Message, out: &mut Vec<Value>) -> Result<(), Refused
     }
     out.push(rendered);
     Ok(())
-}
-
-fn image_url(image: &Image) -> String {
-    match image {
-        Image::Url(url) => url.clone(),
-        Image::Inline { media_type, base64 } => format!("data:{media_type};base64,{base64}"),
-    }
-}
-
-fn result_text(parts: &[Part]) -> Result<String, Refused> {
-    let mut texts = Vec::new();
-    for part in parts {
-        match part {
-            Part::Text(text) => texts.push(text.as_str()),
-            _ => return unsupported("messages.content.tool_result", "a tool's result holds text only here"),
-        }
-    }
-    Ok(texts.join("\n"))
 }
 
 fn render_tool(tool: &Tool) -> Value {

@@ -1,0 +1,59 @@
+//! Gemini's content generation: requests rendered, answers and chunks read. No client speaks it here.
+//!
+//! A call's thought signature must come back with the call, and no client's dialect has a place for it: it travels in
+//! the call's id (`ToolCall::id_with`), which clients return as it came.
+
+mod answer;
+mod request;
+mod stream;
+
+pub(super) use answer::parse_answer;
+pub(super) use request::render_request;
+pub(super) use stream::CandidateReader;
+
+use serde_json::Value;
+
+use super::conversation::{FinishReason, TokenCounts, ToolCall};
+
+/// By name, or by the number that the enumeration has on the wire. A call of a tool ends like any answer.
+fn finish_reason(reason: &Value, has_calls: bool) -> FinishReason {
+    match (reason.as_str(), reason.as_u64()) {
+        (Some("MAX_TOKENS"), _) | (_, Some(2)) => FinishReason::MaxTokens,
+        (
+            Some("SAFETY" | "RECITATION" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII" | "IMAGE_SAFETY"),
+            _,
+        )
+        | (_, Some(3 | 4 | 7 | 8 | 9 | 11)) => FinishReason::ContentFilter,
+        _ if has_calls => FinishReason::ToolCalls,
+        _ => FinishReason::Stop,
+    }
+}
+
+/// Cached tokens lie inside the prompt; prompts of tools and thoughts lie beside.
+fn tokens(usage: &Value) -> TokenCounts {
+    let count = |field: &str| usage[field].as_u64().unwrap_or(0);
+    let (cache_read, reasoning) = (count("cachedContentTokenCount"), count("thoughtsTokenCount"));
+    let prompt = count("promptTokenCount").saturating_add(count("toolUsePromptTokenCount"));
+    TokenCounts {
+        input: prompt.saturating_sub(cache_read),
+        cache_read,
+        cache_write: 0,
+        output: count("candidatesTokenCount").saturating_add(reasoning),
+        reasoning,
+    }
+}
+
+/// A call, with an id of our own where it comes without: `nth` in the answer `response_id`.
+fn tool_call(part: &Value, response_id: &str, nth: usize) -> ToolCall {
+    let call = &part["functionCall"];
+    let id = match call["id"].as_str() {
+        Some(id) => id.to_owned(),
+        None => format!("call_{response_id}_{nth}"),
+    };
+    let arguments = if call["args"].is_object() { call["args"].to_string() } else { "{}".to_owned() };
+    ToolCall {
+        id: ToolCall::id_with(&id, part["thoughtSignature"].as_str()),
+        name: call["name"].as_str().unwrap_or("").to_owned(),
+        arguments,
+    }
+}

@@ -1,0 +1,160 @@
+//! Requests.
+
+use serde_json::{Map, Value, json};
+
+use super::super::conversation::{
+    Conversation, Effort, Image, Message, Part, Role, Tool, ToolCall, ToolChoice,
+};
+use super::super::{Refused, Unsupported, UpstreamRequest};
+
+/// The provider's own limit.
+const STOPS_MAX: usize = 5;
+
+pub fn render_request(conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
+    let mut dropped = conversation.dropped;
+    let mut body = Map::new();
+    if !conversation.system.is_empty() {
+        let text = conversation.system.join("\n\n");
+        body.insert("systemInstruction".into(), json!({"parts": [{"text": text}]}));
+    }
+    body.insert("contents".into(), contents(&conversation.messages)?.into());
+    if !conversation.tools.is_empty() {
+        if conversation.tools.iter().any(|tool| tool.strict == Some(true)) {
+            dropped.push("tools.strict".to_owned());
+        }
+        let declared: Vec<Value> = conversation.tools.iter().map(declaration).collect();
+        body.insert("tools".into(), json!([{"functionDeclarations": declared}]));
+        if let Some(choice) = &conversation.tool_choice {
+            body.insert("toolConfig".into(), json!({"functionCallingConfig": calling(choice)}));
+        }
+    }
+    if conversation.parallel_tool_calls == Some(false) {
+        dropped.push("parallel_tool_calls".to_owned());
+    }
+    if conversation.end_user.is_some() {
+        dropped.push("user".to_owned());
+    }
+    if conversation.stop.len() > STOPS_MAX {
+        return Err(Unsupported::new("stop", "the upstream of this model takes at most 5").into());
+    }
+    let mut config = Map::new();
+    if let Some(schema) = conversation.response_schema {
+        config.insert("responseMimeType".into(), "application/json".into());
+        config.insert("responseJsonSchema".into(), schema.schema);
+    }
+    if let Some(effort) = conversation.effort {
+        match thinking(effort, model) {
+            Some(thinking) => {
+                config.insert("thinkingConfig".into(), thinking);
+            }
+            None => dropped.push("reasoning_effort".to_owned()),
+        }
+    }
+    let given = [
+        ("maxOutputTokens", conversation.max_output_tokens.map(Value::from)),
+        ("temperature", conversation.temperature.map(Value::Number)),
+        ("topP", conversation.top_p.map(Value::Number)),
+        ("topK", conversation.top_k.map(Value::Number)),
+        ("stopSequences", (!conversation.stop.is_empty()).then(|| conversation.stop.into())),
+    ];
+    config.extend(given.into_iter().filter_map(|(field, value)| Some((field.to_owned(), value?))));
+    if !config.is_empty() {
+        body.insert("generationConfig".into(), config.into());
+    }
+    Ok(UpstreamRequest { body: Value::Object(body), dropped })
+}
+
+fn contents(messages: &[Message]) -> Result<Vec<Value>, Refused> {
+    let mut contents = Vec::new();
+    for message in messages {
+        let parts = message.parts.iter().map(|part| render_part(part, messages));
+        let parts = parts.collect::<Result<Vec<Value>, Refused>>()?;
+        let role = match message.role {
+            Role::User => "user",
+            Role::Assistant => "model",
+        };
+        if !parts.is_empty() {
+            contents.push(json!({"role": role, "parts": parts}));
+        }
+    }
+    match contents.is_empty() {
+        true => Err(Unsupported::new("messages", "the upstream of this model needs a user's message").into()),
+        false => Ok(contents),
+    }
+}
+
+fn render_part(part: &Part, messages: &[Message]) -> Result<Value, Refused> {
+    Ok(match part {
+        Part::Text(text) => json!({"text": text}),
+        Part::Image(Image::Inline { media_type, base64 }) => {
+            json!({"inlineData": {"mimeType": media_type, "data": base64}})
+        }
+        Part::Image(Image::Url(_)) => {
+            let why = "the upstream of this model reads no addresses: send the image inline";
+            return Err(Unsupported::new("image_url", why).into());
+        }
+        Part::ToolCall(call) => function_call(call),
+        Part::ToolResult { call_id, parts } => {
+            let (id, _) = ToolCall::id_without(call_id);
+            let response = json!({"output": Part::result_text(parts)?});
+            json!({"functionResponse": {"id": id, "name": name_of(call_id, messages)?, "response": response}})
+        }
+    })
+}
+
+fn function_call(call: &ToolCall) -> Value {
+    let (id, signature) = ToolCall::id_without(&call.id);
+    let args = serde_json::from_str::<Value>(&call.arguments).ok().filter(Value::is_object);
+    let args = args.unwrap_or_else(|| match call.arguments.trim() {
+        "" => json!({}),
+        // Cut off by an output limit, say: kept as text rather than lost.
+        text => json!({"_unparsed": text}),
+    });
+    let mut part = json!({"functionCall": {"id": id, "name": call.name, "args": args}});
+    if let Some(signature) = signature {
+        part["thoughtSignature"] = signature.into();
+    }
+    part
+}
+
+/// A result names its function here, elsewhere its call only.
+fn name_of<'a>(call_id: &str, messages: &'a [Message]) -> Result<&'a str, Refused> {
+    let parts = messages.iter().flat_map(|message| &message.parts);
+    let called = parts.filter_map(|part| match part {
+        Part::ToolCall(call) if call.id == call_id => Some(call.name.as_str()),
+        _ => None,
+    });
+    let why = "the upstream of this model needs the call that this result answers";
+    called.last().ok_or_else(|| Unsupported::new("messages.tool_call_id", why).into())
+}
+
+fn declaration(tool: &Tool) -> Value {
+    let mut declared = json!({"name": tool.name, "parametersJsonSchema": tool.schema});
+    if let Some(description) = &tool.description {
+        declared["description"] = description.as_str().into();
+    }
+    declared
+}
+
+fn calling(choice: &ToolChoice) -> Value {
+    match choice {
+        ToolChoice::Auto => json!({"mode": "AUTO"}),
+        ToolChoice::None => json!({"mode": "NONE"}),
+        ToolChoice::Required => json!({"mode": "ANY"}),
+        ToolChoice::Tool(name) => json!({"mode": "ANY", "allowedFunctionNames": [name]}),
+    }
+}
+
+/// Generation 3 takes a level, 2.5 a budget; earlier ones don't think.
+fn thinking(effort: Effort, model: &str) -> Option<Value> {
+    if model.contains("gemini-3") {
+        let level = if effort == Effort::Low { "LOW" } else { "HIGH" };
+        return Some(json!({"thinkingLevel": level, "includeThoughts": true}));
+    }
+    let budget = match effort {
+        Effort::Low => 1_024,
+        Effort::Medium => 8_192,
+        Effort::High => 24_576,
+    };
+    model.contains("gemini-2.5").then(|| json!({"thinkingBudget": budget, "includeThoughts": true}))
+}

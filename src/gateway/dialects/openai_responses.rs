@@ -1,0 +1,116 @@
+//! OpenAI responses: requests, answers and stream events, to and from the neutral conversation.
+//!
+//! Nothing is stored at a provider: a conversation is what its request holds.
+
+mod answer;
+mod request;
+mod stream;
+
+pub(super) use answer::{parse_answer, render_answer};
+pub(super) use request::{parse_request, refuse_stored, render_request};
+pub(super) use stream::{ItemReader, ItemWriter};
+
+use serde_json::{Value, json};
+
+use super::conversation::{FinishReason, TokenCounts};
+
+/// Why an answer ended: an incomplete one says so itself.
+fn finish_reason(response: &Value, has_calls: bool) -> FinishReason {
+    match (response["status"].as_str(), response["incomplete_details"]["reason"].as_str()) {
+        (Some("incomplete"), Some("content_filter")) => FinishReason::ContentFilter,
+        (Some("incomplete"), _) => FinishReason::MaxTokens,
+        _ if has_calls => FinishReason::ToolCalls,
+        _ => FinishReason::Stop,
+    }
+}
+
+/// Cached tokens are inside the input here, reasoning inside the output.
+fn tokens(usage: &Value) -> TokenCounts {
+    let count = |pointer: &str| usage.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+    let cache_read = count("/input_tokens_details/cached_tokens");
+    let cache_write = count("/input_tokens_details/cache_write_tokens");
+    TokenCounts {
+        input: count("/input_tokens").saturating_sub(cache_read).saturating_sub(cache_write),
+        cache_read,
+        cache_write,
+        output: count("/output_tokens"),
+        reasoning: count("/output_tokens_details/reasoning_tokens"),
+    }
+}
+
+/// What an answer is, whole or as its stream's events show it.
+struct Envelope<'a> {
+    id: &'a str,
+    model: &'a str,
+    created_at_seconds: i64,
+    /// None while it is being written.
+    finish: Option<FinishReason>,
+    output: &'a [Value],
+    tokens: TokenCounts,
+}
+
+impl Envelope<'_> {
+    fn render(&self) -> Value {
+        let (status, incomplete) = match self.finish {
+            None => ("in_progress", Value::Null),
+            Some(FinishReason::Stop | FinishReason::ToolCalls) => ("completed", Value::Null),
+            Some(FinishReason::MaxTokens) => ("incomplete", json!({"reason": "max_output_tokens"})),
+            Some(FinishReason::ContentFilter) => ("incomplete", json!({"reason": "content_filter"})),
+        };
+        let id = if self.id.starts_with("resp_") { self.id.to_owned() } else { format!("resp_{}", self.id) };
+        json!({
+            "id": id,
+            "object": "response",
+            "created_at": self.created_at_seconds,
+            "status": status,
+            "background": false,
+            "error": null,
+            "incomplete_details": incomplete,
+            "instructions": null,
+            "max_output_tokens": null,
+            "metadata": {},
+            "model": self.model,
+            "output": self.output,
+            "parallel_tool_calls": true,
+            "previous_response_id": null,
+            "store": false,
+            "temperature": null,
+            "text": {"format": {"type": "text"}},
+            "tool_choice": "auto",
+            "tools": [],
+            "top_p": null,
+            "truncation": "disabled",
+            "usage": self.finish.map(|_| usage(&self.tokens)),
+        })
+    }
+}
+
+fn usage(tokens: &TokenCounts) -> Value {
+    let input = tokens.input.saturating_add(tokens.cache_read).saturating_add(tokens.cache_write);
+    json!({
+        "input_tokens": input,
+        "input_tokens_details": {"cached_tokens": tokens.cache_read, "cache_write_tokens": tokens.cache_write},
+        "output_tokens": tokens.output,
+        "output_tokens_details": {"reasoning_tokens": tokens.reasoning},
+        "total_tokens": input.saturating_add(tokens.output),
+    })
+}
+
+fn reasoning_item(id: &str, text: &str) -> Value {
+    json!({"id": id, "type": "reasoning", "summary": [{"type": "summary_text", "text": text}]})
+}
+
+fn message_item(id: &str, text: &str) -> Value {
+    let part = text_part(text);
+    json!({"id": id, "type": "message", "status": "completed", "role": "assistant", "content": [part]})
+}
+
+fn text_part(text: &str) -> Value {
+    json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
+}
+
+fn call_item(id: &str, call_id: &str, name: &str, arguments: &str) -> Value {
+    let arguments = if arguments.is_empty() { "{}" } else { arguments };
+    json!({"id": id, "type": "function_call", "status": "completed", "call_id": call_id, "name": name,
+           "arguments": arguments})
+}

@@ -1,0 +1,378 @@
+//! Response requests.
+
+use serde_json::{Map, Value, json};
+
+use super::super::conversation::{
+    Conversation, Effort, Image, Message, Part, ResponseSchema, Role, Tool, ToolCall, ToolChoice,
+};
+use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
+use crate::gateway::providers::is_openai_reasoning_model;
+
+/// Fields that tune an answer or its bookkeeping at OpenAI, and that an answer elsewhere can do without.
+const DROPPABLE: [&str; 12] = [
+    "include",
+    "max_tool_calls",
+    "metadata",
+    "moderation",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "service_tier",
+    "store",
+    "stream_options",
+    "top_logprobs",
+    "truncation",
+];
+/// What would be read from, or left in, an account that all orgs share.
+const STORED: [&str; 4] = ["previous_response_id", "conversation", "prompt", "background"];
+
+/// Refuses what stands at the provider instead of in the request: it is another org's as well as this one's, and
+/// what it costs can't be told from the request.
+pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
+    let is_asked = |field: &str| !matches!(body[field], Value::Null | Value::Bool(false));
+    if let Some(field) = STORED.into_iter().find(|field| is_asked(field)) {
+        return Err(Unsupported::new(field, "nothing is stored at providers: send the whole conversation"));
+    }
+    let items = body["input"].as_array().into_iter().flatten();
+    for (index, item) in items.enumerate() {
+        if item["type"] == "item_reference" {
+            let why = "nothing is stored at providers: send the item itself";
+            return Err(Unsupported::new(format!("input[{index}]"), why));
+        }
+        let parts = item["content"].as_array().into_iter().flatten();
+        if parts.clone().any(|part| !part["file_id"].is_null()) {
+            let why = "no files are stored at providers: send it inline";
+            return Err(Unsupported::new(format!("input[{index}].content.file_id"), why));
+        }
+    }
+    Ok(())
+}
+
+pub fn parse_request(body: &Value) -> Result<Conversation, Refused> {
+    let mut conversation = Conversation::default();
+    let object = body.as_object().ok_or_else(|| Malformed::new("body", "must be a JSON object"))?;
+    for (field, value) in object {
+        if !value.is_null() {
+            parse_field(&mut conversation, field, value)?;
+        }
+    }
+    if let Some(instructions) = body["instructions"].as_str() {
+        conversation.system.insert(0, instructions.to_owned());
+    }
+    Ok(conversation)
+}
+
+fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> Result<(), Refused> {
+    match field {
+        // Instructions stand before what the input says to the same end.
+        "model" | "instructions" => {}
+        "input" => parse_input(conversation, value)?,
+        "max_output_tokens" => conversation.max_output_tokens = value.as_u64(),
+        "stream" => conversation.stream = value.as_bool().unwrap_or(false),
+        "temperature" => conversation.temperature = Some(number(field, value)?),
+        "top_p" => conversation.top_p = Some(number(field, value)?),
+        "user" | "safety_identifier" => conversation.end_user = value.as_str().map(str::to_owned),
+        "tools" => {
+            for (index, tool) in value.as_array().into_iter().flatten().enumerate() {
+                conversation.tools.push(parse_tool(index, tool)?);
+            }
+        }
+        "tool_choice" => conversation.tool_choice = Some(parse_tool_choice(value)?),
+        "parallel_tool_calls" => conversation.parallel_tool_calls = value.as_bool(),
+        "text" => parse_text(conversation, value)?,
+        "reasoning" => {
+            conversation.effort = value["effort"].as_str().and_then(Effort::named);
+            if !value["summary"].is_null() {
+                conversation.dropped.push("reasoning.summary".to_owned());
+            }
+        }
+        "background" if value == false => {}
+        "truncation" if value == "disabled" => {}
+        // What is asked here is what is done.
+        "store" if value == false => {}
+        "truncation" => return unsupported(field, "the upstream of this model truncates nothing"),
+        _ if DROPPABLE.contains(&field) => conversation.dropped.push(field.to_owned()),
+        _ => return unsupported(field, "the upstream of this model can't do it"),
+    }
+    Ok(())
+}
+
+fn unsupported<T>(field: impl Into<String>, why: &str) -> Result<T, Refused> {
+    Err(Unsupported::new(field, why).into())
+}
+
+fn number(field: &str, value: &Value) -> Result<serde_json::Number, Malformed> {
+    value.as_number().cloned().ok_or_else(|| Malformed::new(field, "must be a number"))
+}
+
+fn parse_input(conversation: &mut Conversation, input: &Value) -> Result<(), Refused> {
+    if let Some(text) = input.as_str() {
+        let parts = vec![Part::Text(text.to_owned())];
+        conversation.messages.push(Message { role: Role::User, parts });
+    }
+    for (index, item) in input.as_array().into_iter().flatten().enumerate() {
+        parse_item(conversation, &format!("input[{index}]"), item)?;
+    }
+    Ok(())
+}
+
+fn parse_item(conversation: &mut Conversation, at: &str, item: &Value) -> Result<(), Refused> {
+    let text = |field: &str| {
+        let found = item[field].as_str().map(str::to_owned);
+        found.ok_or_else(|| Malformed::new(format!("{at}.{field}"), "is required"))
+    };
+    match item["type"].as_str() {
+        None | Some("message") => parse_message(conversation, at, item)?,
+        Some("function_call") => {
+            let call =
+                ToolCall { id: text("call_id")?, name: text("name")?, arguments: text("arguments")? };
+            match conversation.messages.last_mut() {
+                Some(Message { role: Role::Assistant, parts }) => parts.push(Part::ToolCall(call)),
+                _ => {
+                    let parts = vec![Part::ToolCall(call)];
+                    conversation.messages.push(Message { role: Role::Assistant, parts });
+                }
+            }
+        }
+        Some("function_call_output") => {
+            let parts = parse_parts(&mut conversation.dropped, &format!("{at}.output"), &item["output"])?;
+            conversation.push_tool_result(Part::ToolResult { call_id: text("call_id")?, parts });
+        }
+        // A model's earlier thoughts mean nothing to another family.
+        Some("reasoning") => conversation.dropped.push(format!("{at}.reasoning")),
+        Some(kind) => {
+            return unsupported(format!("{at}.type"), &format!("the upstream of this model knows no {kind}"));
+        }
+    }
+    Ok(())
+}
+
+fn parse_message(conversation: &mut Conversation, at: &str, item: &Value) -> Result<(), Refused> {
+    let parts = parse_parts(&mut conversation.dropped, &format!("{at}.content"), &item["content"])?;
+    let role = match item["role"].as_str() {
+        Some("user") => Role::User,
+        Some("assistant") => Role::Assistant,
+        Some("system" | "developer") => {
+            if !conversation.messages.is_empty() {
+                conversation.dropped.push(format!("{at}.position"));
+            }
+            for part in parts {
+                match part {
+                    Part::Text(text) => conversation.system.push(text),
+                    _ => return unsupported(format!("{at}.content"), "a system message holds text only"),
+                }
+            }
+            return Ok(());
+        }
+        _ => {
+            let why = "must be user, assistant, system or developer";
+            return Err(Malformed::new(format!("{at}.role"), why).into());
+        }
+    };
+    conversation.messages.push(Message { role, parts });
+    Ok(())
+}
+
+fn parse_parts(dropped: &mut Vec<String>, at: &str, content: &Value) -> Result<Vec<Part>, Refused> {
+    let items = match content {
+        Value::String(text) if text.is_empty() => return Ok(Vec::new()),
+        Value::String(text) => return Ok(vec![Part::Text(text.clone())]),
+        Value::Array(items) => items,
+        _ => return Err(Malformed::new(at, "must be a string or an array").into()),
+    };
+    let mut parts = Vec::new();
+    for (nth, item) in items.iter().enumerate() {
+        let at = format!("{at}[{nth}]");
+        let text = |field: &str| item[field].as_str().map(|text| Part::Text(text.to_owned()));
+        let part = match item["type"].as_str() {
+            Some("input_text" | "output_text") => text("text"),
+            Some("refusal") => text("refusal"),
+            Some("input_image") => {
+                if item["detail"].as_str().is_some_and(|detail| detail != "auto") {
+                    dropped.push(format!("{at}.detail"));
+                }
+                item["image_url"].as_str().map(|url| Part::Image(Image::of_url(url)))
+            }
+            Some(_) => {
+                return unsupported(format!("{at}.type"), "the upstream of this model takes text and images");
+            }
+            None => None,
+        };
+        parts.push(part.ok_or_else(|| Malformed::new(at, "is not a content part"))?);
+    }
+    Ok(parts)
+}
+
+fn parse_tool(index: usize, tool: &Value) -> Result<Tool, Refused> {
+    if tool["type"] != "function" {
+        return unsupported(
+            format!("tools[{index}].type"),
+            "the upstream of this model knows functions only",
+        );
+    }
+    let name =
+        tool["name"].as_str().ok_or_else(|| Malformed::new(format!("tools[{index}].name"), "is required"))?;
+    let schema = match &tool["parameters"] {
+        Value::Null => json!({"type": "object", "properties": {}}),
+        schema => schema.clone(),
+    };
+    Ok(Tool {
+        name: name.to_owned(),
+        description: tool["description"].as_str().filter(|text| !text.is_empty()).map(str::to_owned),
+        schema,
+        strict: tool["strict"].as_bool(),
+    })
+}
+
+fn parse_tool_choice(choice: &Value) -> Result<ToolChoice, Refused> {
+    match (choice.as_str(), choice["name"].as_str()) {
+        (Some("auto"), _) => Ok(ToolChoice::Auto),
+        (Some("none"), _) => Ok(ToolChoice::None),
+        (Some("required"), _) => Ok(ToolChoice::Required),
+        (Some(_), _) => {
+            Err(Malformed::new("tool_choice", "must be auto, none, required or a function").into())
+        }
+        (None, Some(name)) if choice["type"] == "function" => Ok(ToolChoice::Tool(name.to_owned())),
+        (None, _) => {
+            unsupported("tool_choice", "the upstream of this model can't restrict tools in this way")
+        }
+    }
+}
+
+fn parse_text(conversation: &mut Conversation, text: &Value) -> Result<(), Refused> {
+    if !text["verbosity"].is_null() {
+        conversation.dropped.push("text.verbosity".to_owned());
+    }
+    let format = &text["format"];
+    match format["type"].as_str() {
+        None | Some("text") => {}
+        Some("json_schema") if format["schema"].is_object() => {
+            let name = format["name"].as_str().unwrap_or("answer").to_owned();
+            conversation.response_schema = Some(ResponseSchema { name, schema: format["schema"].clone() });
+        }
+        Some("json_schema") => return Err(Malformed::new("text.format.schema", "is required").into()),
+        Some("json_object") => {
+            return unsupported("text.format.type", "the upstream of this model needs a json_schema");
+        }
+        Some(_) => {
+            let why = "must be text, json_object or json_schema";
+            return Err(Malformed::new("text.format.type", why).into());
+        }
+    }
+    Ok(())
+}
+
+pub fn render_request(conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
+    let Conversation { mut dropped, .. } = conversation;
+    let mut body = Map::new();
+    body.insert("model".into(), model.into());
+    if !conversation.system.is_empty() {
+        body.insert("instructions".into(), conversation.system.join("\n\n").into());
+    }
+    let mut input = Vec::new();
+    for message in &conversation.messages {
+        render_message(message, &mut input)?;
+    }
+    body.insert("input".into(), input.into());
+    if !conversation.tools.is_empty() {
+        body.insert("tools".into(), conversation.tools.iter().map(render_tool).collect());
+        if let Some(choice) = &conversation.tool_choice {
+            body.insert("tool_choice".into(), render_tool_choice(choice));
+        }
+        if let Some(parallel) = conversation.parallel_tool_calls {
+            body.insert("parallel_tool_calls".into(), parallel.into());
+        }
+    }
+    if let Some(schema) = conversation.response_schema {
+        let format = json!({"type": "json_schema", "name": schema.name, "schema": schema.schema, "strict": true});
+        body.insert("text".into(), json!({ "format": format }));
+    }
+    let reasons = is_openai_reasoning_model(model);
+    match conversation.effort {
+        Some(effort) if reasons => {
+            body.insert("reasoning".into(), json!({"effort": effort.name()}));
+        }
+        Some(_) => dropped.push("reasoning_effort".to_owned()),
+        None => {}
+    }
+    // Reasoning models refuse samplers; nothing here takes stops.
+    let tuning = [
+        ("temperature", conversation.temperature.map(Value::Number), !reasons),
+        ("top_p", conversation.top_p.map(Value::Number), !reasons),
+        ("top_k", conversation.top_k.map(Value::Number), false),
+        ("stop", (!conversation.stop.is_empty()).then(|| conversation.stop.into()), false),
+    ];
+    for (field, value, is_known) in tuning {
+        match value {
+            Some(value) if is_known => {
+                body.insert(field.into(), value);
+            }
+            Some(_) => dropped.push(field.to_owned()),
+            None => {}
+        }
+    }
+    if let Some(tokens) = conversation.max_output_tokens {
+        body.insert("max_output_tokens".into(), tokens.into());
+    }
+    if let Some(user) = conversation.end_user {
+        body.insert("user".into(), user.into());
+    }
+    if conversation.stream {
+        body.insert("stream".into(), true.into());
+    }
+    body.insert("store".into(), false.into());
+    Ok(UpstreamRequest { body: Value::Object(body), dropped })
+}
+
+/// Calls and results are items of their own, beside what else a message says.
+fn render_message(message: &Message, out: &mut Vec<Value>) -> Result<(), Refused> {
+    let (role, text_kind) = match message.role {
+        Role::User => ("user", "input_text"),
+        Role::Assistant => ("assistant", "output_text"),
+    };
+    let (mut content, mut calls) = (Vec::new(), Vec::new());
+    for part in &message.parts {
+        match part {
+            Part::Text(text) => content.push(json!({"type": text_kind, "text": text})),
+            Part::Image(image) => {
+                if message.role == Role::Assistant {
+                    return unsupported("messages.content", "an assistant message can't hold an image here");
+                }
+                content.push(json!({"type": "input_image", "image_url": image.url(), "detail": "auto"}));
+            }
+            Part::ToolCall(call) => calls.push(json!({
+                "type": "function_call", "call_id": call.id, "name": call.name,
+                "arguments": if call.arguments.is_empty() { "{}" } else { &call.arguments },
+            })),
+            Part::ToolResult { call_id, parts } => out.push(json!({
+                "type": "function_call_output", "call_id": call_id, "output": Part::result_text(parts)?,
+            })),
+        }
+    }
+    if !content.is_empty() {
+        out.push(json!({"role": role, "content": content}));
+    }
+    out.append(&mut calls);
+    Ok(())
+}
+
+fn render_tool(tool: &Tool) -> Value {
+    let mut rendered = json!({
+        "type": "function", "name": tool.name, "parameters": tool.schema,
+        // Strict is this endpoint's default, and not what a caller of another one asked for.
+        "strict": tool.strict.unwrap_or(false),
+    });
+    if let Some(description) = &tool.description {
+        rendered["description"] = description.as_str().into();
+    }
+    rendered
+}
+
+fn render_tool_choice(choice: &ToolChoice) -> Value {
+    match choice {
+        ToolChoice::Auto => "auto".into(),
+        ToolChoice::None => "none".into(),
+        ToolChoice::Required => "required".into(),
+        ToolChoice::Tool(name) => json!({"type": "function", "name": name}),
+    }
+}

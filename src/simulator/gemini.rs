@@ -1,0 +1,226 @@
+//! Gemini's shapes: generated content, whole, as server-sent events or as one JSON array, and errors.
+
+use super::answer::{Answer, Asked, Tool, ToolChoice, choose_tool, compose};
+use super::delivery::Frame;
+use super::exchange::{Exchange, Failure, Reply};
+use super::openai::distorted;
+use super::tokens;
+use super::weather::WeatherKind;
+use crate::domain::usage::Usage;
+use serde_json::{Value, json};
+
+/// Chunks carry a few tokens each.
+const CHUNK_TOKENS: usize = 4;
+/// Comes with every call, and is wanted back with it.
+const SIGNATURE: &str = "c2ltdWxhdGVkIHRob3VnaHRz";
+
+/// The body with what stands in the path: `model:generateContent`, or `model:streamGenerateContent` with its framing.
+pub fn with_path(action: &str, query: &str, body: &[u8]) -> Option<Vec<u8>> {
+    let (model, method) = action.split_once(':')?;
+    let stream = match method {
+        "generateContent" => false,
+        "streamGenerateContent" => true,
+        _ => return None,
+    };
+    let Ok(Value::Object(mut fields)) = serde_json::from_slice::<Value>(body) else {
+        return Some(body.to_vec());
+    };
+    let is_sse = query.split('&').any(|pair| pair == "alt=sse");
+    fields.extend([
+        ("model".to_owned(), model.into()),
+        ("stream".to_owned(), stream.into()),
+        ("as_array".to_owned(), (!is_sse).into()),
+    ]);
+    Some(Value::from(fields).to_string().into_bytes())
+}
+
+pub fn generate(exchange: &mut Exchange) -> Result<Reply, Failure> {
+    let body = &exchange.body;
+    if body["contents"].as_array().is_none_or(Vec::is_empty) {
+        return Err(invalid("* GenerateContentRequest.contents: contents is not specified"));
+    }
+    let config = &body["generationConfig"];
+    let limit = match &config["maxOutputTokens"] {
+        Value::Null => None,
+        given => match given.as_u64().filter(|limit| *limit > 0) {
+            None => return Err(invalid("max_output_tokens must be positive.")),
+            limit => limit,
+        },
+    };
+    let asked = asked(exchange);
+    // Thoughts come first and take their part of the limit.
+    let thoughts = exchange.hints.reasoning_tokens.min(limit.unwrap_or(u64::MAX));
+    let answer = compose(&asked, limit.map(|limit| limit - thoughts), &mut exchange.chance);
+    let usage = usage_of(exchange, &answer, thoughts);
+    let head = Head { id: exchange.chance.identifier(""), model: exchange.model.answers_as };
+    if exchange.body["stream"] == true {
+        return Ok(Reply::stream(chunks(&head, &answer, &usage, exchange), usage));
+    }
+    let parts = match &answer.tool {
+        None => json!([{"text": answer.text()}]),
+        Some(name) => json!([call_part(name, &answer)]),
+    };
+    let report = usage_report(&usage, distorted(usage.output_tokens, exchange.weather));
+    Ok(Reply::unary(head.content(parts, Some(finish_reason(&answer)), report, exchange.weather), usage))
+}
+
+pub fn error(code: u16, status: &str, message: &str) -> Value {
+    json!({"error": {"code": code, "message": message, "status": status}})
+}
+
+pub fn invalid(message: &str) -> Failure {
+    Failure::json(400, error(400, "INVALID_ARGUMENT", message))
+}
+
+/// A mid-stream failure, after which nothing follows.
+pub fn error_event() -> String {
+    format!("data: {}\n\n", error(503, "UNAVAILABLE", "The model is overloaded. Please try again later."))
+}
+
+fn asked(exchange: &Exchange) -> Asked {
+    let body = &exchange.body;
+    match choose_tool(&tools(body), &tool_choice(body), last_prompt(body).as_deref()) {
+        Some(tool) => Asked::Call { tool },
+        None => match body["generationConfig"].get("responseJsonSchema") {
+            Some(schema) => Asked::Value { schema: schema.clone() },
+            None => Asked::Prose { tokens: exchange.hints.output_tokens },
+        },
+    }
+}
+
+fn tools(body: &Value) -> Vec<Tool> {
+    let listed = body["tools"].as_array().into_iter().flatten();
+    let declared = listed.filter_map(|tool| tool["functionDeclarations"].as_array()).flatten();
+    declared
+        .filter_map(|tool| {
+            let schema = tool.get("parametersJsonSchema").or_else(|| tool.get("parameters")).cloned();
+            let schema = schema.unwrap_or_else(|| json!({"type": "object"}));
+            Some(Tool { name: tool["name"].as_str()?.to_owned(), schema })
+        })
+        .collect()
+}
+
+fn tool_choice(body: &Value) -> ToolChoice {
+    let config = &body["toolConfig"]["functionCallingConfig"];
+    match (config["mode"].as_str(), config["allowedFunctionNames"][0].as_str()) {
+        (Some("NONE"), _) => ToolChoice::Never,
+        (Some("ANY"), Some(name)) => ToolChoice::Named(name.to_owned()),
+        (Some("ANY"), None) => ToolChoice::Must,
+        _ => ToolChoice::Auto,
+    }
+}
+
+/// What the user said last; a function's response is the user's content too, and asks for words.
+fn last_prompt(body: &Value) -> Option<String> {
+    let parts = &body["contents"].as_array()?.last()?["parts"];
+    let is_response = |part: &Value| part["functionResponse"].is_object();
+    let answers_a_call = parts.as_array().is_some_and(|parts| parts.iter().any(is_response));
+    (!answers_a_call).then(|| parts.to_string())
+}
+
+fn usage_of(exchange: &Exchange, answer: &Answer, thoughts: u64) -> Usage {
+    let hints = &exchange.hints;
+    let input = hints.input_tokens.unwrap_or_else(|| tokens::count_prompt(&exchange.body));
+    let cache_read_tokens = hints.cached_tokens.min(input);
+    Usage {
+        input_tokens: input - cache_read_tokens,
+        cache_read_tokens,
+        output_tokens: answer.tokens,
+        reasoning_tokens: thoughts,
+        ..Usage::default()
+    }
+}
+
+/// Zeros are absent here.
+fn usage_report(usage: &Usage, output_tokens: i64) -> Value {
+    let prompt = (usage.input_tokens + usage.cache_read_tokens) as i64;
+    let thoughts = usage.reasoning_tokens as i64;
+    let counts = [
+        ("promptTokenCount", prompt),
+        ("candidatesTokenCount", output_tokens),
+        ("cachedContentTokenCount", usage.cache_read_tokens as i64),
+        ("thoughtsTokenCount", thoughts),
+        ("totalTokenCount", prompt + output_tokens + thoughts),
+    ];
+    let mut report: serde_json::Map<String, Value> = counts
+        .into_iter()
+        .filter(|(_, count)| *count != 0)
+        .map(|(name, count)| (name.into(), count.into()))
+        .collect();
+    report.insert("promptTokensDetails".into(), json!([{"modality": "TEXT", "tokenCount": prompt}]));
+    report.into()
+}
+
+struct Head {
+    id: String,
+    model: &'static str,
+}
+
+impl Head {
+    fn content(
+        &self,
+        parts: Value,
+        finish: Option<&str>,
+        usage: Value,
+        weather: Option<WeatherKind>,
+    ) -> Value {
+        let mut candidate = json!({"content": {"parts": parts, "role": "model"}, "index": 0});
+        if let Some(finish) = finish {
+            candidate["finishReason"] = finish.into();
+        }
+        let mut content = json!({"candidates": [candidate]});
+        if weather != Some(WeatherKind::NoUsage) {
+            content["usageMetadata"] = usage;
+        }
+        content["modelVersion"] = self.model.into();
+        content["responseId"] = self.id.as_str().into();
+        content
+    }
+}
+
+fn call_part(name: &str, answer: &Answer) -> Value {
+    let args: Value = serde_json::from_str(&answer.text()).unwrap_or_else(|_| json!({}));
+    json!({"functionCall": {"name": name, "args": args}, "thoughtSignature": SIGNATURE})
+}
+
+/// A call ends like any answer.
+fn finish_reason(answer: &Answer) -> &'static str {
+    if answer.truncated { "MAX_TOKENS" } else { "STOP" }
+}
+
+/// Each chunk counts what was said so far; a call comes as a whole.
+fn chunks(head: &Head, answer: &Answer, usage: &Usage, exchange: &Exchange) -> Vec<Frame> {
+    let weather = exchange.weather;
+    let mut parts: Vec<(Value, u64)> = match &answer.tool {
+        Some(name) => vec![(call_part(name, answer), answer.tokens)],
+        None => {
+            let said = answer.pieces.chunks(CHUNK_TOKENS);
+            said.map(|pieces| (json!({"text": pieces.concat()}), pieces.len() as u64)).collect()
+        }
+    };
+    if parts.is_empty() {
+        parts.push((json!({"text": ""}), 0));
+    }
+    let as_array = exchange.body["as_array"] == true;
+    let last = parts.len() - 1;
+    let mut said = 0;
+    let mut frames = Vec::new();
+    for (nth, (part, tokens)) in parts.into_iter().enumerate() {
+        said += tokens;
+        let (finish, output) = match nth == last {
+            true => (Some(finish_reason(answer)), distorted(usage.output_tokens, weather)),
+            false => (None, said as i64),
+        };
+        let content = head.content(json!([part]), finish, usage_report(usage, output), weather);
+        let bytes = match (as_array, nth) {
+            (false, _) => format!("data: {content}\r\n\r\n"),
+            (true, 0) => format!("[{content}"),
+            (true, _) => format!(",\r\n{content}"),
+        };
+        frames.push(Frame::of(bytes, tokens));
+    }
+    if as_array {
+        frames.push(Frame::of("]", 0));
+    }
+    frames
+}

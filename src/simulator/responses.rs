@@ -1,0 +1,236 @@
+//! OpenAI's responses: items instead of choices, events with names and numbers.
+
+use super::answer::{Answer, Asked, Tool, ToolChoice, choose_tool, compose};
+use super::delivery::Frame;
+use super::exchange::{Exchange, Failure, Reply};
+use super::openai::{EPOCH_SECONDS, distorted, invalid, positive};
+use super::tokens;
+use super::weather::WeatherKind;
+use crate::domain::usage::Usage;
+use serde_json::{Value, json};
+
+/// Smaller limits are refused.
+const OUTPUT_TOKENS_MIN: u64 = 16;
+
+pub fn respond(exchange: &mut Exchange) -> Result<Reply, Failure> {
+    let body = &exchange.body;
+    if !(body["input"].is_string() || body["input"].as_array().is_some_and(|items| !items.is_empty())) {
+        return Err(invalid("'input' is a text, or an array of items, and not empty.", "input"));
+    }
+    let limit = positive(body, "max_output_tokens")?;
+    if limit.is_some_and(|limit| limit < OUTPUT_TOKENS_MIN) {
+        return Err(invalid("'max_output_tokens' is at least 16.", "max_output_tokens"));
+    }
+    let asked = asked(exchange);
+    // Reasoning comes first and takes its part of the limit.
+    let reasoning_tokens = exchange.hints.reasoning_tokens.min(limit.unwrap_or(u64::MAX));
+    let answer = compose(&asked, limit.map(|limit| limit - reasoning_tokens), &mut exchange.chance);
+    let usage = usage_of(exchange, &answer, reasoning_tokens);
+    let mut head = Head {
+        id: exchange.chance.identifier("resp_"),
+        item_id: String::new(),
+        call_id: exchange.chance.identifier("call_"),
+        created_at: EPOCH_SECONDS + exchange.number,
+        model: exchange.model.answers_as,
+        is_stored: exchange.body["store"] != false,
+    };
+    head.item_id = exchange.chance.identifier(if answer.tool.is_some() { "fc_" } else { "msg_" });
+    let report = usage_report(exchange, &usage);
+    if exchange.body["stream"].as_bool().unwrap_or(false) {
+        return Ok(Reply::stream(events(&head, &answer, &report), usage));
+    }
+    let item = head.item(&answer, "completed", &answer.text());
+    Ok(Reply::unary(head.response(status(&answer), json!([item]), report), usage))
+}
+
+/// A mid-stream failure, after which nothing follows.
+pub fn error_event() -> String {
+    let message = "The server had an error while it made the answer.";
+    event(json!({"type": "error", "code": "server_error", "message": message, "param": null}))
+}
+
+fn asked(exchange: &Exchange) -> Asked {
+    let body = &exchange.body;
+    if let Some(tool) = choose_tool(&tools(body), &tool_choice(body), last_prompt(body).as_deref()) {
+        return Asked::Call { tool };
+    }
+    match body["text"]["format"].get("schema") {
+        Some(schema) => Asked::Value { schema: schema.clone() },
+        None => Asked::Prose { tokens: exchange.hints.output_tokens },
+    }
+}
+
+fn tools(body: &Value) -> Vec<Tool> {
+    let listed = body["tools"].as_array().into_iter().flatten();
+    listed
+        .filter_map(|tool| {
+            let schema = tool.get("parameters").cloned().unwrap_or_else(|| json!({"type": "object"}));
+            Some(Tool { name: tool["name"].as_str()?.to_owned(), schema })
+        })
+        .collect()
+}
+
+fn tool_choice(body: &Value) -> ToolChoice {
+    match (body["tool_choice"].as_str(), body["tool_choice"]["name"].as_str()) {
+        (Some("none"), _) => ToolChoice::Never,
+        (Some("required"), _) => ToolChoice::Must,
+        (_, Some(name)) => ToolChoice::Named(name.to_owned()),
+        _ => ToolChoice::Auto,
+    }
+}
+
+/// What the user said last, unless a call's output came after.
+fn last_prompt(body: &Value) -> Option<String> {
+    match &body["input"] {
+        Value::String(text) => Some(text.clone()),
+        input => {
+            let last = input.as_array()?.last()?;
+            (last["role"] == "user").then(|| last["content"].to_string())
+        }
+    }
+}
+
+fn usage_of(exchange: &Exchange, answer: &Answer, reasoning_tokens: u64) -> Usage {
+    let hints = &exchange.hints;
+    let input_tokens = hints.input_tokens.unwrap_or_else(|| tokens::count_prompt(&exchange.body));
+    let cache_read_tokens = hints.cached_tokens.min(input_tokens);
+    Usage {
+        input_tokens: input_tokens - cache_read_tokens,
+        cache_read_tokens,
+        output_tokens: answer.tokens,
+        reasoning_tokens,
+        ..Usage::default()
+    }
+}
+
+/// The usage object as the weather lets it be seen; null where it is lost.
+fn usage_report(exchange: &Exchange, usage: &Usage) -> Value {
+    if exchange.weather == Some(WeatherKind::NoUsage) {
+        return Value::Null;
+    }
+    let input = usage.input_tokens + usage.cache_read_tokens;
+    let output = distorted(usage.output_tokens + usage.reasoning_tokens, exchange.weather);
+    json!({
+        "input_tokens": input,
+        "input_tokens_details": {"cached_tokens": usage.cache_read_tokens},
+        "output_tokens": output,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": output + input as i64,
+    })
+}
+
+fn status(answer: &Answer) -> &'static str {
+    if answer.truncated { "incomplete" } else { "completed" }
+}
+
+struct Head {
+    id: String,
+    item_id: String,
+    call_id: String,
+    created_at: u64,
+    model: &'static str,
+    is_stored: bool,
+}
+
+impl Head {
+    fn response(&self, status: &str, output: Value, usage: Value) -> Value {
+        let incomplete = (status == "incomplete").then(|| json!({"reason": "max_output_tokens"}));
+        json!({
+            "id": self.id,
+            "object": "response",
+            "created_at": self.created_at,
+            "status": status,
+            "background": false,
+            "error": null,
+            "incomplete_details": incomplete,
+            "instructions": null,
+            "max_output_tokens": null,
+            "model": self.model,
+            "output": output,
+            "parallel_tool_calls": true,
+            "previous_response_id": null,
+            "reasoning": {"effort": null, "summary": null},
+            "service_tier": "default",
+            "store": self.is_stored,
+            "temperature": 1.0,
+            "text": {"format": {"type": "text"}, "verbosity": "medium"},
+            "tool_choice": "auto",
+            "tools": [],
+            "top_p": 1.0,
+            "truncation": "disabled",
+            "usage": usage,
+            "user": null,
+            "metadata": {},
+        })
+    }
+
+    fn item(&self, answer: &Answer, status: &str, said: &str) -> Value {
+        match &answer.tool {
+            Some(name) => json!({
+                "id": self.item_id, "type": "function_call", "status": status, "arguments": said,
+                "call_id": self.call_id, "name": name,
+            }),
+            None => {
+                let content = if said.is_empty() { json!([]) } else { json!([part(said)]) };
+                json!({"id": self.item_id, "type": "message", "status": status, "role": "assistant",
+                       "content": content})
+            }
+        }
+    }
+}
+
+fn part(text: &str) -> Value {
+    json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
+}
+
+fn events(head: &Head, answer: &Answer, usage: &Value) -> Vec<Frame> {
+    let started = head.response("in_progress", json!([]), Value::Null);
+    let added = json!({"type": "response.output_item.added", "output_index": 0,
+                       "item": head.item(answer, "in_progress", "")});
+    // A tool's name is said with its item.
+    let mut events = vec![
+        (json!({"type": "response.created", "response": started}), 0),
+        (json!({"type": "response.in_progress", "response": started}), 0),
+        (added, answer.tokens - answer.pieces.len() as u64),
+    ];
+    let at = |mut event: Value| {
+        event["item_id"] = head.item_id.as_str().into();
+        event["output_index"] = 0.into();
+        if answer.tool.is_none() {
+            event["content_index"] = 0.into();
+        }
+        event
+    };
+    let (delta, text) = match answer.tool {
+        None => ("response.output_text.delta", answer.text()),
+        Some(_) => ("response.function_call_arguments.delta", answer.text()),
+    };
+    if answer.tool.is_none() {
+        events.push((at(json!({"type": "response.content_part.added", "part": part("")})), 0));
+    }
+    events.extend(answer.pieces.iter().map(|piece| (at(json!({"type": delta, "delta": piece})), 1)));
+    match answer.tool {
+        None => {
+            events.push((at(json!({"type": "response.output_text.done", "text": text})), 0));
+            events.push((at(json!({"type": "response.content_part.done", "part": part(&text)})), 0));
+        }
+        Some(_) => {
+            let done = json!({"type": "response.function_call_arguments.done", "arguments": text});
+            events.push((at(done), 0));
+        }
+    }
+    let item = head.item(answer, "completed", &text);
+    events.push((json!({"type": "response.output_item.done", "output_index": 0, "item": item}), 0));
+    let status = status(answer);
+    let whole = head.response(status, json!([item]), usage.clone());
+    events.push((json!({"type": format!("response.{status}"), "response": whole}), 0));
+    let numbered = (0..).zip(events).map(|(number, (mut data, tokens)): (u64, _)| {
+        data["sequence_number"] = number.into();
+        Frame::of(event(data), tokens)
+    });
+    numbered.collect()
+}
+
+fn event(data: Value) -> String {
+    format!("event: {}\ndata: {data}\n\n", data["type"].as_str().unwrap_or("error"))
+}
