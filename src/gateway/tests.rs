@@ -18,6 +18,7 @@ use crate::domain::event::{Attempt, AttemptOutcome, Balance, Event, GrantKind, L
 use crate::domain::ids::{KeyId, LotId, OrgId};
 use crate::domain::pricing::{RateCard, default_cards};
 use crate::domain::system::SystemCommand;
+use crate::domain::usage::UsageSource;
 use crate::ledger::{Memory, Submission};
 use crate::operations::authenticate::{key_text, secret_sha256};
 use crate::operations::list_events::list_events;
@@ -79,8 +80,11 @@ impl World {
             providers: vec![
                 provider("openai", ProviderKind::Openai, stormy, "openai"),
                 provider("anthropic", ProviderKind::Anthropic, stormy, "anthropic"),
+                provider("gemini", ProviderKind::Gemini, stormy, "gemini"),
+                provider("gemini-spare", ProviderKind::Gemini, calm, "gemini"),
                 provider("spare", ProviderKind::Openai, calm, "openai"),
                 provider("odd", ProviderKind::Openai, odd, "openai"),
+                provider("responses", ProviderKind::OpenaiResponses, stormy, "openai"),
             ],
             routes: serde_json::from_value(routes).expect("routes"),
             successors: BTreeMap::from([(
@@ -201,27 +205,72 @@ async fn a_chat_is_held_dispatched_and_settled_at_its_exact_cost() {
 }
 
 #[tokio::test]
-async fn every_dialect_streams_from_every_upstream_and_is_settled_before_the_end() {
-    let world = World::new("5", "").await;
-    for (path, model, last) in [
-        ("/v1/chat/completions", "gpt-4o-mini", "data: [DONE]"),
-        ("/v1/chat/completions", "claude-haiku-4-5", "data: [DONE]"),
-        ("/v1/messages", "claude-haiku-4-5", "message_stop"),
-        ("/v1/messages", "gpt-4o-mini", "message_stop"),
+async fn every_dialect_reaches_every_family_and_pays_exactly_what_was_sold() {
+    let chain = |to: &str| json!({"name": to.replace('/', "-"), "chain": [to]});
+    let targets = ["openai/gpt-4o-mini", "responses/gpt-5-mini", "anthropic/claude-haiku-4-5", "gemini/gemini-2.5-flash"];
+    let world = World::routed("50", "", json!(targets.map(chain))).await;
+    let tool = json!({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]});
+    for (path, mut body, end) in [
+        (
+            "/v1/chat/completions",
+            json!({"messages": [{"role": "user", "content": "How is the weather in Bern?"}], "max_tokens": 50,
+                   "tools": [{"type": "function", "function": {"name": "get_weather", "parameters": tool}}]}),
+            "data: [DONE]",
+        ),
+        (
+            "/v1/responses",
+            json!({"input": "How is the weather in Bern?", "max_output_tokens": 50,
+                   "tools": [{"type": "function", "name": "get_weather", "parameters": tool}]}),
+            "response.completed",
+        ),
+        (
+            "/v1/messages",
+            json!({"messages": [{"role": "user", "content": "How is the weather in Bern?"}], "max_tokens": 50,
+                   "tools": [{"name": "get_weather", "input_schema": tool}]}),
+            "message_stop",
+        ),
     ] {
-        let before = world.balance().await.consumed;
-        let mut body = chat(model);
-        body["stream"] = true.into();
-        body["max_tokens"] = 50.into();
+        for target in targets {
+            for stream in [false, true] {
+                body["model"] = target.replace('/', "-").into();
+                body["stream"] = stream.into();
+
+                let response = world.post(path, body.clone()).await;
+
+                let case = format!("{path} {target} stream {stream}");
+                assert_eq!(response.status(), 200, "{case}");
+                let text = response.text().await.expect("text");
+                assert!(text.contains("get_weather") && text.contains("city"), "{case}: {text}");
+                assert!(!stream || text.contains(end), "{case}: {text}");
+                let (attempts, route) = world.last_settle().await;
+                let sold = world.simulator.sold().rows.pop().expect("a sale");
+                assert_eq!(attempts[0].usage, sold.usage, "{case}");
+                assert_eq!(attempts[0].usage_source, UsageSource::Final, "{case}");
+                assert!(attempts[0].cost.is_positive(), "{case}");
+                assert_eq!(route.as_deref(), body["model"].as_str());
+                assert_eq!(world.balance().await.held, Credits::ZERO, "{case} left a hold");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn claude_first_then_gpt_then_gemini() {
+    let chain = json!(["anthropic/claude-sonnet-4-5", "openai/gpt-4o", "gemini-spare/gemini-2.5-flash"]);
+    let world = World::routed("5", "503=1", json!([{"name": "assistant", "chain": chain, "retries": 0}])).await;
+    for path in ["/v1/chat/completions", "/v1/messages"] {
+        let mut body = chat("assistant");
+        body["max_tokens"] = 40.into();
 
         let response = world.post(path, body).await;
 
-        assert_eq!(response.status(), 200, "{path} {model}");
-        let text = response.text().await.expect("text");
-        let balance = world.balance().await;
-        assert!(text.contains(last), "{path} {model}: {text}");
-        assert!(balance.consumed > before, "{path} {model} was free");
-        assert_eq!(balance.held, Credits::ZERO, "{path} {model} left a hold");
+        assert_eq!(response.status(), 200);
+        assert_eq!(header(&response, "x-tollgate-provider"), "gemini-spare");
+        assert_eq!(header(&response, "x-tollgate-model"), "gemini-2.5-flash");
+        assert_eq!(header(&response, "x-tollgate-fallback"), "anthropic: 503");
+        let (attempts, _) = world.last_settle().await;
+        let outcomes: Vec<AttemptOutcome> = attempts.iter().map(|attempt| attempt.outcome).collect();
+        assert_eq!(outcomes.last(), Some(&AttemptOutcome::Succeeded));
     }
 }
 
