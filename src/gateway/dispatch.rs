@@ -170,7 +170,12 @@ impl Dispatch {
         bytes: &Bytes,
         json: &serde_json::Value,
     ) -> Result<Response, Failure> {
-        let metered = meter::meter(&self.request, &call.quote, &self.hold.prices, &Report::of_answer(call.quote.target.upstream.family, json));
+        let metered = meter::meter(
+            &self.request,
+            &call.quote,
+            &self.hold.prices,
+            &Report::of_answer(call.quote.target.upstream.family, json),
+        );
         self.hold.record(&call, metered, AttemptOutcome::Succeeded);
         self.settle().await?;
         let upstream = call.quote.target.upstream.family;

@@ -117,8 +117,7 @@ impl Reader<'_> {
         let (usage, source) = self.usage(report).map_err(|anomaly| anomaly.to_string())?;
         let model = report.served_model.as_deref().unwrap_or(&self.quote.target.model);
         let mut metered = self.price(model, report, usage, source).map_err(|error| error.to_string())?;
-        if let (Family::Anthropic, Some(told)) = (self.quote.target.upstream.family, &report.usage)
-        {
+        if let (Family::Anthropic, Some(told)) = (self.quote.target.upstream.family, &report.usage) {
             for (model, usage) in anthropic_other_models(told).map_err(|anomaly| anomaly.to_string())? {
                 let other = self.price(&model, report, usage, source).map_err(|error| error.to_string())?;
                 metered.others.push(other);

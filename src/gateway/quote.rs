@@ -60,7 +60,8 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
             let model_max = target.card.output_tokens_max.unwrap_or(OUTPUT_TOKENS_UNKNOWN);
             let asked = providers::asked_output_tokens(upstream, &body);
             // A caller's own limit counts only where the caller gave it: a translation may have to make one up.
-            let asked = asked.filter(|_| providers::asked_output_tokens(client.into(), &request.body).is_some());
+            let asked =
+                asked.filter(|_| providers::asked_output_tokens(client.into(), &request.body).is_some());
             let wanted = asked.map_or(model_max, |asked| asked.min(model_max));
             let limit = match means {
                 Means::Unknown => wanted,

@@ -207,7 +207,12 @@ async fn a_chat_is_held_dispatched_and_settled_at_its_exact_cost() {
 #[tokio::test]
 async fn every_dialect_reaches_every_family_and_pays_exactly_what_was_sold() {
     let chain = |to: &str| json!({"name": to.replace('/', "-"), "chain": [to]});
-    let targets = ["openai/gpt-4o-mini", "responses/gpt-5-mini", "anthropic/claude-haiku-4-5", "gemini/gemini-2.5-flash"];
+    let targets = [
+        "openai/gpt-4o-mini",
+        "responses/gpt-5-mini",
+        "anthropic/claude-haiku-4-5",
+        "gemini/gemini-2.5-flash",
+    ];
     let world = World::routed("50", "", json!(targets.map(chain))).await;
     let tool = json!({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]});
     for (path, mut body, end) in [
@@ -257,7 +262,8 @@ async fn every_dialect_reaches_every_family_and_pays_exactly_what_was_sold() {
 #[tokio::test]
 async fn claude_first_then_gpt_then_gemini() {
     let chain = json!(["anthropic/claude-sonnet-4-5", "openai/gpt-4o", "gemini-spare/gemini-2.5-flash"]);
-    let world = World::routed("5", "503=1", json!([{"name": "assistant", "chain": chain, "retries": 0}])).await;
+    let world =
+        World::routed("5", "503=1", json!([{"name": "assistant", "chain": chain, "retries": 0}])).await;
     for path in ["/v1/chat/completions", "/v1/messages"] {
         let mut body = chat("assistant");
         body["max_tokens"] = 40.into();

@@ -104,7 +104,8 @@ impl Failure {
             ),
             Dialect::Anthropic => anthropic::error("authentication_error", "invalid x-api-key"),
             Dialect::Gemini => {
-                let mut body = gemini::error(400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key.");
+                let mut body =
+                    gemini::error(400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key.");
                 body["error"]["details"] = serde_json::json!([{"reason": "API_KEY_INVALID"}]);
                 return Failure::json(400, body);
             }

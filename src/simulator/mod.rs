@@ -279,7 +279,13 @@ impl SimulatorHandle {
         }
     }
 
-    fn respond(&self, reply: Reply, weather: Option<WeatherKind>, endpoint: &Endpoint, sale: Sale) -> Response {
+    fn respond(
+        &self,
+        reply: Reply,
+        weather: Option<WeatherKind>,
+        endpoint: &Endpoint,
+        sale: Sale,
+    ) -> Response {
         let conditions = Conditions {
             weather,
             stall: self.0.weather.load().stall,

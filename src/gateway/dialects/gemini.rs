@@ -19,10 +19,7 @@ use super::conversation::{FinishReason, TokenCounts, ToolCall};
 fn finish_reason(reason: &Value, has_calls: bool) -> FinishReason {
     match (reason.as_str(), reason.as_u64()) {
         (Some("MAX_TOKENS"), _) | (_, Some(2)) => FinishReason::MaxTokens,
-        (
-            Some("SAFETY" | "RECITATION" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII" | "IMAGE_SAFETY"),
-            _,
-        )
+        (Some("SAFETY" | "RECITATION" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII" | "IMAGE_SAFETY"), _)
         | (_, Some(3 | 4 | 7 | 8 | 9 | 11)) => FinishReason::ContentFilter,
         _ if has_calls => FinishReason::ToolCalls,
         _ => FinishReason::Stop,

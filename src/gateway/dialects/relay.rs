@@ -207,7 +207,8 @@ impl StreamRelay {
 
     /// Keeps what the settle needs of a raw event.
     fn note(&mut self, event: &Value) {
-        let within = ["message", "response"].into_iter().map(|field| &event[field]).find(|inner| inner.is_object());
+        let within =
+            ["message", "response"].into_iter().map(|field| &event[field]).find(|inner| inner.is_object());
         let message = within.unwrap_or(event);
         if let Some(model) = providers::served_model(message) {
             self.served_model = Some(model.to_owned());

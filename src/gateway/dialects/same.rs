@@ -42,7 +42,9 @@ fn forget_signatures(value: &mut Value) {
         Value::Object(fields) => {
             for (field, value) in fields {
                 match value {
-                    Value::String(id) if matches!(field.as_str(), "id" | "call_id" | "tool_call_id" | "tool_use_id") => {
+                    Value::String(id)
+                        if matches!(field.as_str(), "id" | "call_id" | "tool_call_id" | "tool_use_id") =>
+                    {
                         id.truncate(ToolCall::id_without(id).0.len());
                     }
                     value => forget_signatures(value),

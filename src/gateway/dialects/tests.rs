@@ -60,7 +60,9 @@ fn every_recorded_request_is_translated_or_refused_by_name() {
                 Ok(request) => {
                     let mut body = request.body;
                     providers::clamp(upstream, "target", &mut body, 512).unwrap();
-                    if let Some((dialect, _)) = CLIENTS.iter().find(|(dialect, _)| upstream == (*dialect).into()) {
+                    if let Some((dialect, _)) =
+                        CLIENTS.iter().find(|(dialect, _)| upstream == (*dialect).into())
+                    {
                         assert_eq!(providers::validate(*dialect, &body), Ok(()), "{body}");
                     }
                     translated += 1;
@@ -88,7 +90,11 @@ fn every_recorded_request_goes_to_its_own_dialect_as_it_came() {
             let sent = match upstream_request(dialect, dialect.into(), request, "target") {
                 Ok(sent) => sent.body,
                 Err(refused) => {
-                    assert!(openai_responses::refuse_stored(request).is_err(), "{}: {refused}", exchange["id"]);
+                    assert!(
+                        openai_responses::refuse_stored(request).is_err(),
+                        "{}: {refused}",
+                        exchange["id"]
+                    );
                     continue;
                 }
             };
@@ -448,9 +454,7 @@ fn a_thought_signature_comes_back_with_its_call_and_goes_to_nobody_else() {
     assert_eq!(heard["choices"][0]["finish_reason"], "tool_calls");
     assert_eq!(heard["usage"]["completion_tokens"], 9);
     let message = &heard["choices"][0]["message"];
-    let result = |nth: usize| {
-        json!({"role": "tool", "tool_call_id": message["tool_calls"][nth]["id"], "content": "a cat"})
-    };
+    let result = |nth: usize| json!({"role": "tool", "tool_call_id": message["tool_calls"][nth]["id"], "content": "a cat"});
     let user = json!({"role": "user", "content": "What is it?"});
     let said = json!({"role": "assistant", "content": null, "tool_calls": message["tool_calls"]});
     let chat = json!({"model": "m", "reasoning_effort": "low", "user": "u",
@@ -459,7 +463,8 @@ fn a_thought_signature_comes_back_with_its_call_and_goes_to_nobody_else() {
     let call = |id: &str, args: Value| json!({"functionCall": {"id": id, "name": "look", "args": args}});
     let mut signed = call("call_r1_0", json!({"at": 1}));
     signed["thoughtSignature"] = "c2ln".into();
-    let response = |id: &str| json!({"functionResponse": {"id": id, "name": "look", "response": {"output": "a cat"}}});
+    let response =
+        |id: &str| json!({"functionResponse": {"id": id, "name": "look", "response": {"output": "a cat"}}});
     assert_eq!(
         sent(Family::Gemini).body,
         json!({
@@ -484,11 +489,8 @@ fn a_blocked_prompt_is_a_filtered_answer() {
                       "usageMetadata": {"promptTokenCount": 5, "totalTokenCount": 5}});
 
     let whole = translate_answer(Family::Gemini, Dialect::AnthropicMessages, &body, 0).unwrap();
-    let (relay, stream) = relayed(
-        ends(Family::Gemini, Dialect::OpenaiChat),
-        format!("data: {body}\n\n").as_bytes(),
-        1,
-    );
+    let (relay, stream) =
+        relayed(ends(Family::Gemini, Dialect::OpenaiChat), format!("data: {body}\n\n").as_bytes(), 1);
 
     assert_eq!(whole["stop_reason"], "refusal");
     assert!(relay.is_whole());

@@ -172,11 +172,11 @@ fn kind(status: u16, error: &Reported<'_>) -> FailureKind {
         404 => FailureKind::ModelNotFound,
         _ if error.code == "context_length_exceeded"
             || error.says(&[
-                    "prompt is too long",
-                    "maximum context length",
-                    "exceed context limit",
-                    "exceeds the maximum number of tokens allowed",
-                ]) =>
+                "prompt is too long",
+                "maximum context length",
+                "exceed context limit",
+                "exceeds the maximum number of tokens allowed",
+            ]) =>
         {
             FailureKind::ContextLength
         }

@@ -94,7 +94,10 @@ fn every_recorded_request_is_sound_and_every_answer_shows_its_usage() {
         for exchange in exchanges(file) {
             assert_eq!(validate(dialect, &exchange["request"]), Ok(()), "{}", exchange["id"]);
             if exchange["response_body"].is_object() && exchange["usage_raw"].is_object() {
-                assert_eq!(usage_json(dialect.into(), &exchange["response_body"]), Some(&exchange["usage_raw"]));
+                assert_eq!(
+                    usage_json(dialect.into(), &exchange["response_body"]),
+                    Some(&exchange["usage_raw"])
+                );
             }
         }
     }
@@ -165,7 +168,8 @@ fn failures_are_classified_as_the_providers_document_them() {
     let gemini = |status: &str, message: &str, details: Value| {
         json!({"error": {"code": 400, "status": status, "message": message, "details": details}}).to_string()
     };
-    let retry = gemini("RESOURCE_EXHAUSTED", "quota", json!([{"@type": "x.RetryInfo", "retryDelay": "21.4s"}]));
+    let retry =
+        gemini("RESOURCE_EXHAUSTED", "quota", json!([{"@type": "x.RetryInfo", "retryDelay": "21.4s"}]));
     assert_eq!(classify(429, None, retry.as_bytes()).retry_after_seconds, Some(22));
     let bad_key = gemini("INVALID_ARGUMENT", "API key not valid.", json!([{"reason": "API_KEY_INVALID"}]));
     assert_eq!(classify(400, None, bad_key.as_bytes()).kind, Kind::Auth);

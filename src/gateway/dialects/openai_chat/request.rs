@@ -333,7 +333,9 @@ fn render_message(message: &Message, out: &mut Vec<Value>) -> Result<(), Refused
             }
             Part::ToolCall(call) => calls.push(tool_call(call)),
             Part::ToolResult { call_id, parts } => {
-                out.push(json!({"role": "tool", "tool_call_id": call_id, "content": Part::result_text(parts)?}));
+                out.push(
+                    json!({"role": "tool", "tool_call_id": call_id, "content": Part::result_text(parts)?}),
+                );
             }
         }
     }

@@ -124,8 +124,7 @@ fn parse_item(conversation: &mut Conversation, at: &str, item: &Value) -> Result
     match item["type"].as_str() {
         None | Some("message") => parse_message(conversation, at, item)?,
         Some("function_call") => {
-            let call =
-                ToolCall { id: text("call_id")?, name: text("name")?, arguments: text("arguments")? };
+            let call = ToolCall { id: text("call_id")?, name: text("name")?, arguments: text("arguments")? };
             match conversation.messages.last_mut() {
                 Some(Message { role: Role::Assistant, parts }) => parts.push(Part::ToolCall(call)),
                 _ => {
@@ -284,7 +283,8 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
         }
     }
     if let Some(schema) = conversation.response_schema {
-        let format = json!({"type": "json_schema", "name": schema.name, "schema": schema.schema, "strict": true});
+        let format =
+            json!({"type": "json_schema", "name": schema.name, "schema": schema.schema, "strict": true});
         body.insert("text".into(), json!({ "format": format }));
     }
     let reasons = is_openai_reasoning_model(model);

@@ -4,9 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::conversation::{Delta, FinishReason, TokenCounts};
 use super::super::sse::event_frame;
-use super::{
-    Envelope, call_item, finish_reason, message_item, reasoning_item, text_part, tokens,
-};
+use super::{Envelope, call_item, finish_reason, message_item, reasoning_item, text_part, tokens};
 
 /// Reads events into neutral steps.
 #[derive(Debug, Default)]
