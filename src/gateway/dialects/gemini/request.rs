@@ -120,12 +120,12 @@ fn function_call(call: &ToolCall) -> Value {
 /// A result names its function here, elsewhere its call only.
 fn name_of<'a>(call_id: &str, messages: &'a [Message]) -> Result<&'a str, Refused> {
     let parts = messages.iter().flat_map(|message| &message.parts);
-    let called = parts.filter_map(|part| match part {
+    let mut called = parts.filter_map(|part| match part {
         Part::ToolCall(call) if call.id == call_id => Some(call.name.as_str()),
         _ => None,
     });
     let why = "the upstream of this model needs the call that this result answers";
-    called.last().ok_or_else(|| Unsupported::new("messages.tool_call_id", why).into())
+    called.next_back().ok_or_else(|| Unsupported::new("messages.tool_call_id", why).into())
 }
 
 fn declaration(tool: &Tool) -> Value {
