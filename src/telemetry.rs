@@ -64,6 +64,10 @@ fn install() -> Result<PrometheusHandle, String> {
         "Calls for which a provider refused the operator's own key or account: somebody must act"
     );
     describe_counter!("tollgate_shed_total", "Requests turned away while the queue of holds stayed long");
+    describe_counter!(
+        "tollgate_cache_requests_total",
+        "Requests of routes that keep answers, by what became of them"
+    );
     describe_counter!("tollgate_hedges_total", "Second calls that were sent beside a slow first one");
     describe_counter!(
         "tollgate_breakers_opened_total",

@@ -212,6 +212,10 @@ pub struct PricedBy {
     pub at: Timestamp,
 }
 
+fn is_nothing(credits: &Credits) -> bool {
+    credits.is_zero()
+}
+
 fn is_standard(tier: &ServiceTier) -> bool {
     *tier == ServiceTier::Standard
 }
@@ -235,6 +239,9 @@ pub struct Attempt {
     pub priced_by: Option<PricedBy>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_tier: Option<String>,
+    /// What the answer had cost when it was made, beyond what it costs now that it was given again.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub saved: Credits,
     pub started_at: Timestamp,
     pub ended_at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]

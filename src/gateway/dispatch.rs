@@ -14,11 +14,13 @@ use futures_util::StreamExt;
 use tokio::time::sleep;
 
 use crate::clock::Timer;
+use crate::domain::credits::Credits;
 use crate::domain::event::AttemptOutcome;
 use crate::domain::routing::{Itinerary, News, Next, Policy, Retry, Setback, To};
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::attempt::{self, AnswerBody, Failed, Patience};
+use crate::gateway::cache::{Answer, Cache, Reuse};
 use crate::gateway::edge::Request;
 use crate::gateway::failure::Failure;
 use crate::gateway::flight::{self, Flight, Flights, Landed, Loser};
@@ -54,6 +56,8 @@ pub struct Dispatch {
     pub fallback: Option<String>,
     /// Another target than those of the chain answers.
     pub is_degraded: bool,
+    /// What the cache said, and what will be kept in it.
+    pub reuse: Reuse,
     pub away: Away,
 }
 
@@ -74,6 +78,15 @@ pub async fn run(state: State, request: Request) -> Result<Response, Failure> {
     let total =
         plan.policy.total_seconds.map(|seconds| now.plus_seconds(seconds.try_into().unwrap_or(i64::MAX)));
     let ends_at = total.into_iter().chain(request.ends_at).min();
+    let reuse = Cache::look_up(&state, &request, &plan).await;
+    if let Some(name) = reuse.name() {
+        metrics::counter!("tollgate_cache_requests_total", "result" => name).increment(1);
+    }
+    if let Reuse::Hit(answer) = reuse {
+        let price = hit_price(&plan);
+        let mut hold = Hold::take_for_reuse(&state, &request, prices, &plan, price).await?;
+        return reused(&mut hold, &plan, &answer, "hit").await;
+    }
     let (hold, place, first) = Hold::take(&state, &request, prices, &plan, ttl_seconds(&plan)).await?;
     plan.targets.drain(..place);
     let dispatch = Dispatch {
@@ -88,6 +101,7 @@ pub async fn run(state: State, request: Request) -> Result<Response, Failure> {
         ends_at,
         fallback: None,
         is_degraded: false,
+        reuse,
         away: Away::default(),
     };
     dispatch.attempt(first).await
@@ -120,7 +134,7 @@ impl Dispatch {
             if flights.is_empty() {
                 match self.next(&failure).await {
                     Some((place, quote)) => flights.push(self.launch(place, quote)),
-                    None => return Err(self.give_up(failure).await),
+                    None => return self.give_up(failure).await,
                 }
             }
         }
@@ -181,10 +195,19 @@ impl Dispatch {
         let upstream = call.quote.target.upstream.family;
         let bytes = attempt::for_client(&self.state, &self.request, upstream, bytes, json)
             .ok_or_else(|| Failure::new(502, "upstream_failed", "The provider's answer can't be read."))?;
+        self.reuse.push(&bytes);
+        self.keep(&call.quote, "application/json");
         let mut response = Response::new(Body::from(bytes));
         headers::set(&mut response, &self, &call.quote, "application/json");
         headers::set_cost(&mut response, self.hold.cost());
         Ok(response)
+    }
+
+    /// Keeps the answer, which is whole and settled, where the route keeps any.
+    pub fn keep(&mut self, quote: &Quote, content_type: &'static str) {
+        let now = self.state.ledger.clock().now();
+        let by = (quote.target.upstream.config.name.as_str(), quote.target.model.as_str());
+        self.reuse.keep(&self.state.cache, now, content_type, by, self.hold.cost());
     }
 
     /// Settles what the answer and the calls that it beat have cost.
@@ -282,10 +305,16 @@ impl Dispatch {
         }
     }
 
-    async fn give_up(mut self, failure: UpstreamFailure) -> Failure {
-        if let Err(error) = self.settle().await {
-            return error.into();
+    /// An answer of before, if there is one that will do; else why there is none.
+    async fn give_up(mut self, failure: UpstreamFailure) -> Result<Response, Failure> {
+        if let Reuse::Missed(pending) = &mut self.reuse
+            && let Some(stale) = pending.stale.take()
+            && !failure.is_the_callers()
+        {
+            metrics::counter!("tollgate_cache_requests_total", "result" => "stale").increment(1);
+            return reused(&mut self.hold, &self.plan, &stale, "stale").await;
         }
+        self.settle().await?;
         let mut failure = Failure::from(failure);
         if matches!(failure.status, 429 | 502 | 503) {
             let now = self.state.ledger.clock().now();
@@ -293,7 +322,7 @@ impl Dispatch {
                 self.state.weather.soonest_seconds(&self.plan.targets, now, self.request.input_tokens());
             failure.retry_after_seconds.get_or_insert(soonest.max(1));
         }
-        failure
+        Err(failure)
     }
 }
 
@@ -320,6 +349,25 @@ impl Detours {
             FailureKind::TooLarge | FailureKind::InvalidRequest => None,
         }
     }
+}
+
+/// Gives an answer of before, once it is settled.
+async fn reused(
+    hold: &mut Hold,
+    plan: &Plan,
+    answer: &Answer,
+    result: &'static str,
+) -> Result<Response, Failure> {
+    hold.record_reused(answer, hit_price(plan));
+    hold.settle().await?;
+    let mut response = Response::new(Body::from(answer.bytes.clone()));
+    headers::set_reused(&mut response, plan, hold, answer, result);
+    headers::set_cost(&mut response, hold.cost());
+    Ok(response)
+}
+
+fn hit_price(plan: &Plan) -> Credits {
+    plan.policy.cache.as_ref().map_or(Credits::ZERO, |cache| cache.price)
 }
 
 fn tries_until(ends_at: Option<Timestamp>, now: Timestamp) -> Timestamp {

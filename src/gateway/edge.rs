@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::http::HeaderMap;
+use axum::http::header::CACHE_CONTROL;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedRwLockReadGuard;
@@ -59,6 +60,8 @@ pub struct Request {
     pub body: Value,
     /// The body's length as it came.
     pub bytes: usize,
+    /// An answer of before will do, and this one may be kept.
+    pub may_reuse: bool,
     /// When the caller gives it up.
     pub ends_at: Option<Timestamp>,
     pub reservation: ReservationId,
@@ -125,6 +128,7 @@ pub async fn admit(
         model,
         body,
         bytes,
+        may_reuse: may_reuse(headers),
         ends_at,
         reservation,
         purpose,
@@ -166,6 +170,12 @@ fn labels(headers: &HeaderMap) -> Result<BTreeMap<String, String>, Failure> {
     };
     let labels: BTreeMap<String, String> = given.split(',').map(pair).collect::<Result<_, _>>()?;
     if labels.len() > Purpose::LABELS_MAX { Err(malformed("has too many labels")) } else { Ok(labels) }
+}
+
+/// Unless `cache-control: no-cache` or `no-store` says otherwise.
+fn may_reuse(headers: &HeaderMap) -> bool {
+    let given = headers.get(CACHE_CONTROL).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    !given.split(',').any(|word| matches!(word.trim(), "no-cache" | "no-store"))
 }
 
 /// `x-request-timeout`, in seconds: nothing is tried, and no stream goes on, beyond it.

@@ -5,8 +5,11 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
 
 use crate::domain::credits::Credits;
+use crate::gateway::cache::Answer;
 use crate::gateway::dialects::Dialect;
 use crate::gateway::dispatch::Dispatch;
+use crate::gateway::hold::Hold;
+use crate::gateway::plan::Plan;
 use crate::gateway::quote::Quote;
 
 /// How much of the time until the answer's head was the providers'. Travels with the answer, not to the client.
@@ -19,13 +22,10 @@ pub fn set(response: &mut Response, dispatch: &Dispatch, quote: &Quote, content_
     response.extensions_mut().insert(dispatch.away);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    put(headers, "x-tollgate-model", &quote.target.model);
-    put(headers, "x-tollgate-provider", &quote.target.upstream.config.name);
-    if let Some(route) = &dispatch.plan.route {
-        put(headers, "x-tollgate-route", route);
-    }
-    if let Some(balance) = &dispatch.hold.balance {
-        put(headers, "x-tollgate-balance", &balance.available.to_string());
+    let answered_by = (quote.target.upstream.config.name.as_str(), quote.target.model.as_str());
+    set_common(headers, &dispatch.plan, &dispatch.hold, answered_by);
+    if let Some(result) = dispatch.reuse.name() {
+        put(headers, "x-tollgate-cache", result);
     }
     if let Some(tokens) = quote.clamp_tokens {
         put(headers, "x-tollgate-clamp", &tokens.to_string());
@@ -41,6 +41,25 @@ pub fn set(response: &mut Response, dispatch: &Dispatch, quote: &Quote, content_
     }
     if !quote.dropped.is_empty() {
         put(headers, "x-tollgate-dropped", &quote.dropped.join(", "));
+    }
+}
+
+/// On an answer of before.
+pub fn set_reused(response: &mut Response, plan: &Plan, hold: &Hold, answer: &Answer, result: &str) {
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+    set_common(headers, plan, hold, (&answer.provider, &answer.model));
+    put(headers, "x-tollgate-cache", result);
+}
+
+fn set_common(headers: &mut HeaderMap, plan: &Plan, hold: &Hold, (provider, model): (&str, &str)) {
+    put(headers, "x-tollgate-model", model);
+    put(headers, "x-tollgate-provider", provider);
+    if let Some(route) = &plan.route {
+        put(headers, "x-tollgate-route", route);
+    }
+    if let Some(balance) = &hold.balance {
+        put(headers, "x-tollgate-balance", &balance.available.to_string());
     }
 }
 

@@ -13,7 +13,9 @@ use crate::domain::credits::Credits;
 use crate::domain::event::{Attempt, AttemptOutcome, Balance, Dispatcher, Event, ExpiryPolicy, Purpose};
 use crate::domain::routing::ClampPolicy;
 use crate::domain::time::Timestamp;
+use crate::domain::usage::{Usage, UsageSource};
 use crate::gateway::State;
+use crate::gateway::cache::Answer;
 use crate::gateway::edge::Request;
 use crate::gateway::failure::Failure;
 use crate::gateway::meter::Metered;
@@ -28,6 +30,8 @@ const RESERVE_TRIES: usize = 4;
 const SETTLE_TRIES: u32 = 6;
 /// A stream's hold is extended this often, each time for three times as long.
 pub const EXTEND_SECONDS: i64 = 300;
+/// Who answered, where an answer of before was given.
+pub const CACHE: &str = "cache";
 
 #[derive(Debug)]
 pub struct Hold {
@@ -65,43 +69,22 @@ impl Hold {
     ) -> Result<(Hold, usize, Quote), Failure> {
         let (place, mut quoted) = first_quote(request, &prices, &plan.targets)?;
         for _ in 0..RESERVE_TRIES {
-            let command = OrgCommand::Reserve(Reserve {
-                reservation: request.reservation,
-                credits: quoted.credits,
-                ttl_seconds,
-                expiry: ExpiryPolicy::ChargeInput { credits: quoted.input_credits },
-                dispatcher: Dispatcher::Tollgate,
-                price_book_version: prices.version,
-                purpose: Purpose { route: plan.route.clone(), ..request.purpose.clone() },
-            });
-            let submission = Submission {
-                org: request.caller.org,
-                command,
-                by: Some(request.caller.key),
-                idempotency: request.idempotency.clone(),
+            let mut hold = Hold {
+                state: state.clone(),
+                request: request.clone(),
+                prices: prices.clone(),
+                route: plan.route.clone(),
+                held: quoted.credits,
+                attempts: Vec::new(),
+                bound: quoted.credits,
+                input_in_flight: quoted.input_credits,
+                quarantine: None,
+                balance: None,
             };
-            let since = state.ledger.clock().now();
-            let decided = state.ledger.submit(submission).await;
-            state.shedder.waited(since, state.ledger.clock().now());
-            let refusal = match decided {
-                Ok(outcome) if outcome.replayed => return Err(replayed(state, &outcome).await),
-                Ok(outcome) => {
-                    let hold = Hold {
-                        state: state.clone(),
-                        request: request.clone(),
-                        prices,
-                        route: plan.route.clone(),
-                        held: quoted.credits,
-                        attempts: Vec::new(),
-                        bound: quoted.credits,
-                        input_in_flight: quoted.input_credits,
-                        quarantine: None,
-                        balance: balance_after(&outcome),
-                    };
-                    return Ok((hold, place, quoted));
-                }
-                Err(LedgerError::Refused(refusal)) => refusal,
-                Err(error) => return Err(error.into()),
+            let expiry = ExpiryPolicy::ChargeInput { credits: quoted.input_credits };
+            let refusal = match hold.reserve(expiry, ttl_seconds).await? {
+                None => return Ok((hold, place, quoted)),
+                Some(refusal) => refusal,
             };
             let available = match &refusal {
                 Refusal::InsufficientCredits { available, .. }
@@ -117,6 +100,65 @@ impl Hold {
         }
         let busy = "the balance changes faster than a hold can be sized; send a maximum, or try again";
         Err(Failure { retry_after_seconds: Some(1), ..Failure::new(503, "balance_in_motion", busy) })
+    }
+
+    /// Holds what an answer of before costs.
+    pub async fn take_for_reuse(
+        state: &State,
+        request: &Arc<Request>,
+        prices: Prices,
+        plan: &Plan,
+        price: Credits,
+    ) -> Result<Hold, Failure> {
+        let mut hold = Hold {
+            state: state.clone(),
+            request: request.clone(),
+            prices,
+            route: plan.route.clone(),
+            // A hold is of something, even where a hit is free.
+            held: price.max(Credits::from_nanos(1)),
+            attempts: Vec::new(),
+            bound: price,
+            input_in_flight: Credits::ZERO,
+            quarantine: None,
+            balance: None,
+        };
+        match hold.reserve(ExpiryPolicy::Release, EXTEND_SECONDS).await? {
+            None => Ok(hold),
+            Some(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// Takes the hold, or says why the ledger refuses it.
+    async fn reserve(&mut self, expiry: ExpiryPolicy, ttl_seconds: i64) -> Result<Option<Refusal>, Failure> {
+        let (state, request) = (&self.state, &self.request);
+        let command = OrgCommand::Reserve(Reserve {
+            reservation: request.reservation,
+            credits: self.held,
+            ttl_seconds,
+            expiry,
+            dispatcher: Dispatcher::Tollgate,
+            price_book_version: self.prices.version,
+            purpose: Purpose { route: self.route.clone(), ..request.purpose.clone() },
+        });
+        let submission = Submission {
+            org: request.caller.org,
+            command,
+            by: Some(request.caller.key),
+            idempotency: request.idempotency.clone(),
+        };
+        let since = state.ledger.clock().now();
+        let decided = state.ledger.submit(submission).await;
+        state.shedder.waited(since, state.ledger.clock().now());
+        match decided {
+            Ok(outcome) if outcome.replayed => Err(replayed(state, &outcome).await),
+            Ok(outcome) => {
+                self.balance = balance_after(&outcome);
+                Ok(None)
+            }
+            Err(LedgerError::Refused(refusal)) => Ok(Some(refusal)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// A further attempt's quote, once the hold covers it beside what is in flight or of unknown cost; `None` where it
@@ -160,6 +202,7 @@ impl Hold {
             provider_cost: metered.provider_cost,
             priced_by: metered.priced_by,
             service_tier: metered.service_tier,
+            saved: Credits::ZERO,
             started_at: call.started_at,
             ended_at,
             status: call.status,
@@ -172,6 +215,27 @@ impl Hold {
             let cost: Credits = self.attempts[before..].iter().map(|attempt| attempt.cost).sum();
             self.bound = self.bound.saturating_sub(call.quote.credits).saturating_add(cost);
         }
+    }
+
+    /// An answer of before was given: nobody was asked, so nothing was used.
+    pub fn record_reused(&mut self, answer: &Answer, price: Credits) {
+        let now = self.state.ledger.clock().now();
+        self.attempts.push(Attempt {
+            provider: CACHE.to_owned(),
+            model: answer.model.clone(),
+            provider_request_id: None,
+            outcome: AttemptOutcome::Succeeded,
+            usage: Usage::default(),
+            usage_source: UsageSource::Final,
+            cost: price,
+            provider_cost: Credits::ZERO,
+            priced_by: None,
+            service_tier: None,
+            saved: answer.cost.saturating_sub(price).or_zero(),
+            started_at: now,
+            ended_at: now,
+            status: None,
+        });
     }
 
     /// What the org pays.

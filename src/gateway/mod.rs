@@ -4,6 +4,7 @@
 //! path that can cost money goes through it; every other path of `/v1` is a clear 404.
 
 mod attempt;
+mod cache;
 mod count;
 pub mod dialects;
 mod dispatch;
@@ -42,6 +43,7 @@ use crate::config::{Config, ConfigError, ProviderConfig, ProviderKind};
 use crate::domain::ids::{OrgId, RequestId};
 use crate::domain::routing::Routes;
 use crate::domain::time::Timestamp;
+use crate::gateway::cache::Cache;
 use crate::gateway::dialects::{Dialect, Family};
 use crate::gateway::edge::Endpoint;
 use crate::gateway::failure::{Failure, Failures};
@@ -73,6 +75,7 @@ pub struct Parts {
     limiter: Limiter,
     weather: Weather,
     shedder: Shedder,
+    cache: Cache,
     /// Read by every request until it is settled.
     under_way: Arc<RwLock<()>>,
 }
@@ -114,6 +117,7 @@ impl GatewayState {
             limiter,
             weather: Weather::default(),
             shedder: Shedder::default(),
+            cache: Cache::default(),
             under_way: Arc::default(),
         })))
     }
@@ -216,7 +220,7 @@ type Body = Result<Bytes, BytesRejection>;
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description =
         "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped."),
+         -degraded, -warning, -dropped, -cache."),
         Failures))]
 async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiChat), headers, body).await
@@ -229,7 +233,7 @@ async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description =
         "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped."),
+         -degraded, -warning, -dropped, -cache."),
         Failures))]
 async fn responses(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiResponses), headers, body).await
@@ -242,7 +246,7 @@ async fn responses(AxumState(state): AxumState<State>, headers: HeaderMap, body:
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description =
         "As Anthropic answers. Headers: request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped."),
+         -degraded, -warning, -dropped, -cache."),
         Failures))]
 async fn messages(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::AnthropicMessages), headers, body).await

@@ -52,6 +52,7 @@ async fn relay(mut dispatch: Dispatch, call: Call, open: OpenStream, sender: mps
     let mut part = first;
     let mut is_readable = true;
     loop {
+        dispatch.reuse.push(&part);
         if relay.is_whole() {
             tail.extend_from_slice(&part);
         } else if client_gone_at.is_none() && !part.is_empty() && !takes(&sender, part).await {
@@ -107,8 +108,12 @@ async fn relay(mut dispatch: Dispatch, call: Call, open: OpenStream, sender: mps
     let request = dispatch.request.clone();
     let metered = meter::meter(&request, &call.quote, &dispatch.hold.prices, &Report::of_stream(&relay));
     dispatch.hold.record(&call, metered, outcome);
-    if let Err(error) = dispatch.settle().await {
-        tracing::error!(%error, reservation = %request.reservation, "a stream's settle failed; its hold will expire");
+    match dispatch.settle().await {
+        Ok(()) if is_whole => dispatch.keep(&call.quote, "text/event-stream"),
+        Ok(()) => {}
+        Err(error) => {
+            tracing::error!(%error, reservation = %request.reservation, "a stream's settle failed; its hold will expire");
+        }
     }
     if !is_whole {
         let failure = relay.failure().cloned().map_or_else(broke_off, Failure::from);

@@ -41,6 +41,8 @@ struct SpendRow {
     group: Map<String, Value>,
     requests: u64,
     credits: Credits,
+    /// By answers that were given again.
+    saved: Credits,
     usage: Usage,
 }
 
@@ -90,6 +92,7 @@ fn as_json(groups: &[Group], report: SpendReport) -> SpendReportView {
         group: groups.iter().map(Group::name).zip(values.into_iter().map(Value::String)).collect(),
         requests: spend.requests,
         credits: spend.charged,
+        saved: spend.saved,
         usage: spend.usage,
     };
     SpendReportView { data: report.rows.into_iter().map(row).collect(), total }
@@ -102,7 +105,7 @@ fn as_csv(groups: &[Group], report: &SpendReport) -> Result<Response, Problem> {
             .write_record(fields)
             .map_err(|error| Problem::malformed(format!("the report can't be written: {error}")))
     };
-    let sums = ["requests", "credits", "input_tokens", "output_tokens"];
+    let sums = ["requests", "credits", "input_tokens", "output_tokens", "saved"];
     write(groups.iter().map(Group::name).chain(sums.map(str::to_owned)).collect())?;
     for (values, spend) in &report.rows {
         let sums = [
@@ -110,6 +113,7 @@ fn as_csv(groups: &[Group], report: &SpendReport) -> Result<Response, Problem> {
             spend.charged.to_string(),
             spend.usage.input_total().to_string(),
             spend.usage.output_total().to_string(),
+            spend.saved.to_string(),
         ];
         write(values.iter().cloned().chain(sums).collect())?;
     }

@@ -434,6 +434,7 @@ async fn priced_settle(
         provider_cost: priced.as_ref().map_or(cost, |priced| priced.list_cost),
         priced_by: priced.as_ref().map(|priced| priced.priced_by.clone()),
         service_tier: None,
+        saved: Credits::ZERO,
         started_at: hold.reserved_at,
         ended_at: now,
         status: None,

@@ -99,12 +99,13 @@ pub(super) const SPEND: Table = Table {
         "web_searches",
         "images",
         "seconds",
+        "saved",
     ],
     merge: Merge::Add,
 };
 
 /// Sums of a spend row.
-pub(super) const SPEND_SUMS: usize = 16;
+pub(super) const SPEND_SUMS: usize = 17;
 
 /// One value of a row.
 #[derive(Clone, Debug)]
@@ -290,6 +291,7 @@ fn spend_sums(spend: &Spend) -> [i64; SPEND_SUMS] {
         count(usage.web_searches),
         count(usage.images),
         count(usage.seconds),
+        spend.saved.nanos(),
     ]
 }
 
@@ -299,6 +301,7 @@ pub(super) fn spend_of(sums: [i64; SPEND_SUMS]) -> Spend {
     Spend {
         requests: count(0),
         charged: Credits::from_nanos(sums[1]),
+        saved: Credits::from_nanos(sums[16]),
         usage: Usage {
             input_tokens: count(2),
             cache_read_tokens: count(3),

@@ -7,6 +7,8 @@ use std::fmt;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use crate::domain::credits::Credits;
+
 /// Fields that nobody knows: kept, so that all of them can be told at once.
 pub(super) type Unknown = BTreeMap<String, IgnoredAny>;
 
@@ -51,6 +53,32 @@ pub struct Policy {
     /// What answers when the whole chain has failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub degrade: Option<To>,
+    /// Whether answers are given again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CachePolicy>,
+}
+
+/// Which answers are given again, for how long, to whom, and at what price.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CachePolicy {
+    pub ttl_seconds: u32,
+    /// So long after that, an answer is given where nobody else can.
+    #[serde(default)]
+    pub stale_seconds: u32,
+    /// One org's answers are given to others.
+    #[serde(default)]
+    pub shared: bool,
+    /// Only embeddings, and what is asked for at temperature 0.
+    #[serde(default = "yes")]
+    pub deterministic_only: bool,
+    /// Credits that a hit costs.
+    #[serde(default)]
+    pub price: Credits,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// One entry of a chain: `"provider/model"`, the name of another route, or a table with either as `to`.
@@ -134,6 +162,7 @@ impl Default for Policy {
             on_context_length: None,
             on_content_policy: None,
             degrade: None,
+            cache: None,
         }
     }
 }

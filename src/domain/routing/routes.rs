@@ -8,6 +8,8 @@ use super::route::{Asked, Policy, Route, Step, To, Unknown};
 
 /// More rounds than this only keep a caller waiting.
 const RETRIES_MAX: u32 = 10;
+/// A week: older answers are another model's.
+const CACHE_SECONDS_MAX: u32 = 7 * 24 * 3_600;
 
 /// The routing table: taken once per request, so that a new one never changes a request under way.
 #[derive(Clone, Debug, Default)]
@@ -217,6 +219,17 @@ impl Check<'_> {
         ] {
             if value == Some(0) {
                 self.add(path_to(&at, field), format!("{field} is 1 or more; leave it out for none"));
+            }
+        }
+        if let Some(cache) = &policy.cache {
+            let at = path_to(&at, "cache");
+            if !(1..=CACHE_SECONDS_MAX).contains(&cache.ttl_seconds)
+                || cache.stale_seconds > CACHE_SECONDS_MAX
+            {
+                self.add(at.clone(), format!("an answer is kept for 1 to {CACHE_SECONDS_MAX} seconds"));
+            }
+            if cache.price.is_negative() {
+                self.add(at, "a hit's price is 0 or more".into());
             }
         }
         if policy.retries > RETRIES_MAX {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::domain::credits::Credits;
-use crate::domain::event::{Event, Purpose, Recorded};
+use crate::domain::event::{Attempt, Event, Purpose, Recorded};
 use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
@@ -35,6 +35,8 @@ pub enum Group {
 pub struct Spend {
     pub requests: u64,
     pub charged: Credits,
+    /// By answers that were given again.
+    pub saved: Credits,
     pub usage: Usage,
 }
 
@@ -154,8 +156,10 @@ impl SpendKey {
 /// counted for, and counts in full for its own: so no group keeps an estimate, and none goes below zero for good.
 pub fn fold(rows: &mut BTreeMap<(OrgId, SpendKey), Spend>, recorded: &Recorded) {
     let at = recorded.at;
-    let mut add = |key: SpendKey, requests: u64, charged: Credits, usage: Option<&Usage>| {
-        rows.entry((recorded.org, key)).or_default().add(requests, charged, usage);
+    let mut add = |key: SpendKey, requests: u64, charged: Credits, attempt: Option<&Attempt>| {
+        let usage = attempt.map(|attempt| attempt.usage.clone()).unwrap_or_default();
+        let saved = attempt.map_or(Credits::ZERO, |attempt| attempt.saved);
+        rows.entry((recorded.org, key)).or_default().add(&Spend { requests, charged, saved, usage });
     };
     match &recorded.payload.event {
         Event::ReservationSettled { charged, charged_before, estimated_for, purpose, attempts, .. } => {
@@ -171,7 +175,7 @@ pub fn fold(rows: &mut BTreeMap<(OrgId, SpendKey), Spend>, recorded: &Recorded) 
                 let share = if index == last { left } else { attempt.cost.min(left) };
                 left = left.saturating_sub(share);
                 let key = SpendKey::new(at, purpose, Some(&attempt.provider), Some(&attempt.model));
-                add(key, u64::from(index == last), share, Some(&attempt.usage));
+                add(key, u64::from(index == last), share, Some(attempt));
             }
             if attempts.is_empty() {
                 add(SpendKey::new(at, purpose, None, None), 1, left, None);
@@ -186,12 +190,11 @@ pub fn fold(rows: &mut BTreeMap<(OrgId, SpendKey), Spend>, recorded: &Recorded) 
 }
 
 impl Spend {
-    fn add(&mut self, requests: u64, charged: Credits, usage: Option<&Usage>) {
-        self.requests = self.requests.saturating_add(requests);
-        self.charged = self.charged.saturating_add(charged);
-        if let Some(usage) = usage {
-            self.usage = self.usage.plus(usage);
-        }
+    fn add(&mut self, more: &Spend) {
+        self.requests = self.requests.saturating_add(more.requests);
+        self.charged = self.charged.saturating_add(more.charged);
+        self.saved = self.saved.saturating_add(more.saved);
+        self.usage = self.usage.plus(&more.usage);
     }
 }
 
@@ -200,7 +203,7 @@ impl SpendReport {
     pub fn add(&mut self, groups: &[Group], key: &SpendKey, spend: &Spend) {
         let values = groups.iter().map(|group| group.of(key)).collect();
         let row = self.rows.entry(values).or_default();
-        row.add(spend.requests, spend.charged, Some(&spend.usage));
+        row.add(spend);
     }
 
     pub fn total(&self) -> Credits {
@@ -214,7 +217,7 @@ mod tests {
     use crate::domain::account::Step;
     use crate::domain::account::command::{Reserve, Settle};
     use crate::domain::account::fixtures::*;
-    use crate::domain::event::{Attempt, AttemptOutcome, Dispatcher, ExpiryPolicy, Payload};
+    use crate::domain::event::{AttemptOutcome, Dispatcher, ExpiryPolicy, Payload};
     use crate::domain::ids::EventId;
     use crate::domain::usage::UsageSource;
 
@@ -234,6 +237,7 @@ mod tests {
             provider_cost: cost,
             priced_by: None,
             service_tier: None,
+            saved: Credits::ZERO,
             started_at: START,
             ended_at: START,
             status: Some(200),

@@ -1,0 +1,236 @@
+//! Exact answers again: a request that was answered a while ago, byte for byte the same where it matters, gets that answer.
+//!
+//! A hit passes the edge and is settled like any request, at the route's price for it; what the answer had cost is told
+//! as saved. Identical requests that come together are one call: the others wait for the first, and go themselves if it
+//! brings nothing. Only whole answers are kept, never a failure, per org unless the route says otherwise, in memory.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bytes::{Bytes, BytesMut};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::sync::OwnedMutexGuard;
+
+use crate::domain::credits::Credits;
+use crate::domain::routing::CachePolicy;
+use crate::domain::time::Timestamp;
+use crate::gateway::State;
+use crate::gateway::edge::{Endpoint, Request};
+use crate::gateway::plan::Plan;
+
+/// All kept answers together; the least used go first.
+const BYTES_MAX: u64 = 32 << 20;
+/// Longer answers are not kept.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Beyond so many turns, those that nobody waits for are forgotten.
+const TURNS_MAX: usize = 1_024;
+/// What says nothing about the answer: for whom it is, and what is kept of it elsewhere.
+const VOLATILE: [&str; 7] =
+    ["user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "store", "model"];
+
+type Key = [u8; 32];
+type Turn = tokio::sync::Mutex<()>;
+
+/// The answers that this node may give again.
+#[derive(Debug)]
+pub struct Cache {
+    answers: moka::sync::Cache<Key, Arc<Answer>>,
+    /// Who is at it, by what they ask.
+    turns: Mutex<HashMap<Key, Weak<Turn>>>,
+}
+
+/// An answer as its client had it.
+#[derive(Debug)]
+pub struct Answer {
+    pub bytes: Bytes,
+    pub content_type: &'static str,
+    pub provider: String,
+    pub model: String,
+    /// What it cost when it was made.
+    pub cost: Credits,
+    made_at: Timestamp,
+}
+
+/// What the cache has for a request.
+#[derive(Debug)]
+pub enum Reuse {
+    /// The route keeps nothing.
+    Off,
+    /// This request wants none, or is not of a kind that the route keeps.
+    Bypassed,
+    Hit(Arc<Answer>),
+    Missed(Pending),
+}
+
+/// An answer that will be kept once it is whole.
+#[derive(Debug)]
+pub struct Pending {
+    key: Key,
+    /// What may be said where nobody answers.
+    pub stale: Option<Arc<Answer>>,
+    /// So far; none once it has grown too long.
+    bytes: Option<BytesMut>,
+    /// The others wait until this is dropped.
+    _turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl Default for Cache {
+    fn default() -> Cache {
+        let weight = |_: &Key, answer: &Arc<Answer>| u32::try_from(answer.bytes.len()).unwrap_or(u32::MAX);
+        let answers = moka::sync::Cache::builder().weigher(weight).max_capacity(BYTES_MAX).build();
+        Cache { answers, turns: Mutex::default() }
+    }
+}
+
+impl Cache {
+    /// Looks for the answer; where somebody asks the same at this moment, waits for theirs.
+    pub async fn look_up(state: &State, request: &Request, plan: &Plan) -> Reuse {
+        let Some(policy) = &plan.policy.cache else { return Reuse::Off };
+        if !request.may_reuse || (policy.deterministic_only && !is_deterministic(request)) {
+            return Reuse::Bypassed;
+        }
+        let cache = &state.cache;
+        let key = key(request, plan, policy);
+        let fresh = || cache.aged(&key, policy.ttl_seconds, state.ledger.clock().now());
+        if let Some(answer) = fresh() {
+            return Reuse::Hit(answer);
+        }
+        let turn = cache.turn(key);
+        let turn = match turn.clone().try_lock_owned() {
+            Ok(mine) => Some(mine),
+            Err(_) => {
+                // Should it bring nothing, all who waited go at once rather than one after the other.
+                drop(turn.lock().await);
+                None
+            }
+        };
+        if let Some(answer) = fresh() {
+            return Reuse::Hit(answer);
+        }
+        let kept_seconds = policy.ttl_seconds.saturating_add(policy.stale_seconds);
+        let stale = (policy.stale_seconds > 0)
+            .then(|| cache.aged(&key, kept_seconds, state.ledger.clock().now()))
+            .flatten();
+        Reuse::Missed(Pending { key, stale, bytes: Some(BytesMut::new()), _turn: turn })
+    }
+
+    /// The answer, where it was made at most so long ago.
+    fn aged(&self, key: &Key, seconds_max: u32, now: Timestamp) -> Option<Arc<Answer>> {
+        self.answers.get(key).filter(|answer| now <= answer.made_at.plus_seconds(seconds_max.into()))
+    }
+
+    fn turn(&self, key: Key) -> Arc<Turn> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turn) = turns.get(&key).and_then(Weak::upgrade) {
+            return turn;
+        }
+        if turns.len() >= TURNS_MAX {
+            turns.retain(|_, turn| turn.strong_count() > 0);
+        }
+        let turn = Arc::new(Turn::default());
+        turns.insert(key, Arc::downgrade(&turn));
+        turn
+    }
+}
+
+impl Reuse {
+    /// For the header.
+    pub fn name(&self) -> Option<&'static str> {
+        match self {
+            Reuse::Off => None,
+            Reuse::Bypassed => Some("bypass"),
+            Reuse::Hit(_) => Some("hit"),
+            Reuse::Missed(_) => Some("miss"),
+        }
+    }
+
+    /// A part of the answer on its way to the client.
+    pub fn push(&mut self, part: &[u8]) {
+        let Reuse::Missed(Pending { bytes, .. }) = self else { return };
+        match bytes {
+            Some(kept) if kept.len().saturating_add(part.len()) <= ANSWER_BYTES_MAX => {
+                kept.extend_from_slice(part);
+            }
+            Some(_) | None => *bytes = None,
+        }
+    }
+
+    /// The answer is whole, and settled.
+    pub fn keep(
+        &mut self,
+        cache: &Cache,
+        made_at: Timestamp,
+        content_type: &'static str,
+        by: (&str, &str),
+        cost: Credits,
+    ) {
+        let Reuse::Missed(Pending { key, bytes, .. }) = self else { return };
+        let Some(bytes) = bytes.take().filter(|bytes| !bytes.is_empty()) else { return };
+        let (provider, model) = (by.0.to_owned(), by.1.to_owned());
+        let answer = Answer { bytes: bytes.freeze(), content_type, provider, model, cost, made_at };
+        cache.answers.insert(*key, Arc::new(answer));
+    }
+}
+
+/// Whether the same request gets the same answer, as far as its caller can ask for that.
+fn is_deterministic(request: &Request) -> bool {
+    match request.endpoint {
+        Endpoint::Embed => true,
+        Endpoint::Generate(_) => request.body["temperature"].as_f64() == Some(0.0),
+    }
+}
+
+/// Everything that makes the answer what it is: the endpoint, the route and where it leads this caller, and the body.
+fn key(request: &Request, plan: &Plan, policy: &CachePolicy) -> Key {
+    let mut hash = Sha256::new();
+    if !policy.shared {
+        hash.update(request.caller.org.0.as_bytes());
+    }
+    hash.update(format!("{:?}\n{}\n", request.endpoint, request.model));
+    let mut targets: Vec<String> = plan
+        .targets
+        .iter()
+        .map(|target| format!("{}/{}\n", target.upstream.config.name, target.model))
+        .collect();
+    // The weather and the weights put them into another order each time.
+    targets.sort_unstable();
+    targets.iter().for_each(|target| hash.update(target));
+    for (field, value) in sorted(&request.body) {
+        if !VOLATILE.contains(&field) {
+            hash.update(format!("{field:?}:"));
+            add(&mut hash, value);
+        }
+    }
+    hash.finalize().into()
+}
+
+/// The order of fields says nothing.
+fn sorted(value: &Value) -> Vec<(&str, &Value)> {
+    let mut fields: Vec<(&str, &Value)> =
+        value.as_object().into_iter().flatten().map(|(name, value)| (name.as_str(), value)).collect();
+    fields.sort_unstable_by_key(|(name, _)| *name);
+    fields
+}
+
+fn add(hash: &mut Sha256, value: &Value) {
+    match value {
+        Value::Object(_) => {
+            hash.update("{");
+            for (field, value) in sorted(value) {
+                hash.update(format!("{field:?}:"));
+                add(hash, value);
+            }
+            hash.update("}");
+        }
+        Value::Array(items) => {
+            hash.update("[");
+            for item in items {
+                add(hash, item);
+                hash.update(",");
+            }
+            hash.update("]");
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => hash.update(value.to_string()),
+    }
+}
