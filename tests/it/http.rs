@@ -211,8 +211,7 @@ async fn the_spend_report_adds_up_to_what_was_consumed() {
 
     assert_eq!(report["total"], balance["consumed"]);
     assert_eq!(report["data"][1]["credits"], "1.500000001");
-    let expected =
-        "label:team,requests,credits,input_tokens,output_tokens,saved\nblue,1,0.25,0,0,0\nred,2,1.500000001,0,0,0\n";
+    let expected = "label:team,requests,credits,input_tokens,output_tokens,saved\nblue,1,0.25,0,0,0\nred,2,1.500000001,0,0,0\n";
     assert_eq!(sheet, json!(expected));
     admin.get("/api/v1/orgs/acme/spend?group_by=colour").await.expect(StatusCode::BAD_REQUEST);
     app.finish().await;
