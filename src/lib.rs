@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod load;
 pub mod operations;
 pub mod prices;
+pub mod router;
 pub mod simulator;
 pub mod store;
 pub mod telemetry;

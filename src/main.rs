@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tollgate::simulator;
-use tollgate::{app, demo, load, prices};
+use tollgate::{app, demo, load, prices, router};
 
 /// Prepaid AI credits that are never overspent.
 #[derive(Debug, Parser)]
@@ -27,6 +27,9 @@ enum Command {
     /// Reads the public price map: what of it can be priced, and publishes what is new.
     #[command(subcommand)]
     Prices(prices::PricesCommand),
+    /// Trains and evaluates what judges the complexity of requests.
+    #[command(subcommand)]
+    Router(router::RouterCommand),
     /// Checks a database or an exported log: chain, gaps, folds, projections. Nobody may have a database file open.
     Verify {
         /// A database file, a database's URL, or an exported log.
@@ -67,6 +70,7 @@ async fn main() -> ExitCode {
         Command::Simulate(args) => simulator::run(args).await.map_err(|error| error.to_string()),
         Command::Load(args) => load::run(args).await.map_err(|error| error.to_string()),
         Command::Prices(command) => prices::run(command).await.map_err(|error| error.to_string()),
+        Command::Router(command) => router::run(&command).map_err(|error| error.to_string()),
         Command::Export(ExportCommand::Log(args)) => {
             app::export_log(args).await.map_err(|error| error.to_string())
         }

@@ -11,6 +11,8 @@ pub mod event;
 pub mod ids;
 pub mod pricing;
 pub mod routing;
+mod splitmix;
+pub mod statistics;
 pub mod system;
 pub mod time;
 pub mod usage;

@@ -3,6 +3,7 @@
 //! Pure: time, chance and what happened are arguments. Nothing here knows a price or sends anything.
 
 mod breaker;
+pub mod complexity;
 mod health;
 mod itinerary;
 mod route;

@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::domain::splitmix::mixed;
+
 use super::route::{Asked, Policy, Route, Step, To, Unknown};
 
 /// More rounds than this only keep a caller waiting.
@@ -158,14 +160,6 @@ fn draw<'a>(group: &[&'a Step], chance: &mut u64) -> Vec<&'a Step> {
         *chance = mixed(*chance);
     }
     drawn
-}
-
-/// Another number that follows from this one (splitmix64).
-fn mixed(number: u64) -> u64 {
-    let mut mixed = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mixed ^ (mixed >> 31)
 }
 
 struct Check<'a> {
