@@ -138,6 +138,9 @@ pub struct Purpose {
     pub arm: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// Why its route led where it did, where that was judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<String>,
 }
 
 impl Purpose {
@@ -145,7 +148,7 @@ impl Purpose {
     pub const LABELS_MAX: usize = 16;
     pub const LABEL_CHARACTERS_MAX: usize = 255;
 
-    /// A hold's purpose as its settle knows it: the route, arm and model as they turned out, and labels added. For
+    /// A hold's purpose as its settle knows it: the route, arm, model and decision as they turned out, and labels added. For
     /// whom it was held stays: that is whose budgets it counts in.
     pub fn as_settled(&self, settled: Option<Purpose>) -> Purpose {
         let mut purpose = self.clone();
@@ -153,6 +156,7 @@ impl Purpose {
             purpose.route = settled.route.or(purpose.route);
             purpose.arm = settled.arm.or(purpose.arm);
             purpose.model = settled.model.or(purpose.model);
+            purpose.decision = settled.decision.or(purpose.decision);
             purpose.labels.extend(settled.labels);
         }
         purpose

@@ -12,6 +12,7 @@ use tokio::sync::OwnedRwLockReadGuard;
 
 use crate::domain::event::{CommandRef, Purpose, Role};
 use crate::domain::ids::{KeyId, OrgId, ProjectId, RequestId, ReservationId};
+use crate::domain::routing::complexity::Level;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::dialects::{self, Dialect};
@@ -24,6 +25,7 @@ use crate::operations::authenticate::{Actor, AuthError, authenticate};
 const BYTES_PER_TOKEN: usize = 4;
 const LABELS: &str = "x-tollgate-labels";
 const TIMEOUT: &str = "x-request-timeout";
+const COMPLEXITY: &str = "x-tollgate-complexity";
 
 /// What a path of `/v1` does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,8 @@ pub struct Request {
     pub bytes: usize,
     /// An answer of before will do, and this one may be kept.
     pub may_reuse: bool,
+    /// How complex the caller says it is.
+    pub complexity: Option<Level>,
     /// When the caller gives it up.
     pub ends_at: Option<Timestamp>,
     pub reservation: ReservationId,
@@ -129,6 +133,7 @@ pub async fn admit(
         body,
         bytes,
         may_reuse: may_reuse(headers),
+        complexity: complexity(headers)?,
         ends_at,
         reservation,
         purpose,
@@ -170,6 +175,15 @@ fn labels(headers: &HeaderMap) -> Result<BTreeMap<String, String>, Failure> {
     };
     let labels: BTreeMap<String, String> = given.split(',').map(pair).collect::<Result<_, _>>()?;
     if labels.len() > Purpose::LABELS_MAX { Err(malformed("has too many labels")) } else { Ok(labels) }
+}
+
+/// `x-tollgate-complexity: simple|standard|hard`; `off` is the strongest, whatever the text says.
+fn complexity(headers: &HeaderMap) -> Result<Option<Level>, Failure> {
+    let Some(given) = headers.get(COMPLEXITY) else { return Ok(None) };
+    let given = given.to_str().unwrap_or_default().trim();
+    let level = if given == "off" { Some(Level::Hard) } else { Level::named(given) };
+    let words = || format!("{COMPLEXITY} is simple, standard, hard or off");
+    level.map(Some).ok_or_else(|| Failure::new(400, "invalid_complexity", words()))
 }
 
 /// Unless `cache-control: no-cache` or `no-store` says otherwise.

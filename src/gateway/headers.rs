@@ -58,6 +58,9 @@ fn set_common(headers: &mut HeaderMap, plan: &Plan, hold: &Hold, (provider, mode
     if let Some(route) = &plan.route {
         put(headers, "x-tollgate-route", route);
     }
+    if let Some((level, why)) = plan.complexity() {
+        put(headers, "x-tollgate-complexity", &format!("{}; {why}", level.name()));
+    }
     if let Some(balance) = &hold.balance {
         put(headers, "x-tollgate-balance", &balance.available.to_string());
     }

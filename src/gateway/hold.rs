@@ -39,6 +39,7 @@ pub struct Hold {
     request: Arc<Request>,
     pub prices: Prices,
     route: Option<String>,
+    decision: Option<String>,
     held: Credits,
     attempts: Vec<Attempt>,
     /// The bounds of the attempts in flight, and of those whose cost nobody knows.
@@ -74,6 +75,7 @@ impl Hold {
                 request: request.clone(),
                 prices: prices.clone(),
                 route: plan.route.clone(),
+                decision: decision(plan),
                 held: quoted.credits,
                 attempts: Vec::new(),
                 bound: quoted.credits,
@@ -115,6 +117,7 @@ impl Hold {
             request: request.clone(),
             prices,
             route: plan.route.clone(),
+            decision: decision(plan),
             // A hold is of something, even where a hit is free.
             held: price.max(Credits::from_nanos(1)),
             attempts: Vec::new(),
@@ -139,7 +142,11 @@ impl Hold {
             expiry,
             dispatcher: Dispatcher::Tollgate,
             price_book_version: self.prices.version,
-            purpose: Purpose { route: self.route.clone(), ..request.purpose.clone() },
+            purpose: Purpose {
+                route: self.route.clone(),
+                decision: self.decision.clone(),
+                ..request.purpose.clone()
+            },
         });
         let submission = Submission {
             org: request.caller.org,
@@ -320,6 +327,10 @@ impl Hold {
         let submission = Submission { org: self.request.caller.org, command, by, idempotency: None };
         self.state.ledger.submit(submission).await
     }
+}
+
+fn decision(plan: &Plan) -> Option<String> {
+    plan.complexity().map(|(level, why)| format!("complexity {}: {why}", level.name()))
 }
 
 fn is_refused(attempt: &Attempt) -> bool {

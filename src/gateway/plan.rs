@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use crate::domain::ids::OrgId;
 use crate::domain::pricing::{Mode, RateCard};
-use crate::domain::routing::{Asked, Policy, Routes, To};
+use crate::domain::routing::complexity::{self, Judgement, Level, Prompt};
+use crate::domain::routing::{Asked, Complexity, Policy, Routes, To};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
 use crate::gateway::dialects::Family;
@@ -90,6 +91,20 @@ pub fn plan(state: &State, prices: &Prices, request: &Request) -> Result<Plan, F
 }
 
 impl Plan {
+    /// How complex the request was taken to be, where that chose the target, and why.
+    pub fn complexity(&self) -> Option<(Level, String)> {
+        let by = self.routes.get(self.route.as_ref()?)?.complexity.as_ref()?;
+        let level = self.asked.level(by.quality);
+        let why = match self.asked.complexity.as_ref()? {
+            Complexity::Told(_) => "as the caller said".to_owned(),
+            Complexity::Judged(Judgement { score, because, is_unsure }) => {
+                let unsure = if *is_unsure { "; unlike what was trained on: one stronger" } else { "" };
+                format!("score {score:.3}; {}{unsure}", because.join(", "))
+            }
+        };
+        Some((level, why))
+    }
+
     /// The targets to which a chain, or one model, leads this request.
     pub fn targets_of(&self, state: &State, prices: &Prices, request: &Request, to: &To) -> Vec<Target> {
         let targets = self.routes.targets(to, &self.asked, request.chance());
@@ -175,7 +190,48 @@ fn asked(routes: &Routes, prices: &Prices, request: &Request) -> Asked {
         has_tools: request.body["tools"].as_array().is_some_and(|tools| !tools.is_empty()),
         has_images: has_images(&request.body),
         input_tokens: request.input_tokens(),
+        complexity: routes.ask_complexity().then(|| complexity(request)),
     }
+}
+
+/// What the caller says, or else what the text tells.
+fn complexity(request: &Request) -> Complexity {
+    match request.complexity {
+        Some(level) => Complexity::Told(level),
+        None => Complexity::Judged(complexity::shipped().judge(&prompt(&request.body))),
+    }
+}
+
+/// The words of a conversation, in any dialect.
+fn prompt(body: &Value) -> Prompt {
+    fn words(value: &Value, out: &mut String) {
+        match value {
+            Value::String(text) => {
+                out.push_str(text);
+                out.push('\n');
+            }
+            Value::Array(items) => items.iter().for_each(|item| words(item, out)),
+            Value::Object(part) => ["content", "text", "parts", "output"]
+                .into_iter()
+                .filter_map(|field| part.get(field))
+                .for_each(|value| words(value, out)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+    let said = if body["messages"].is_array() { &body["messages"] } else { &body["input"] };
+    let (mut text, mut before) = (String::new(), String::new());
+    match said.as_array().and_then(|items| items.split_last()) {
+        Some((last, earlier)) => {
+            words(last, &mut text);
+            earlier.iter().for_each(|item| words(item, &mut before));
+        }
+        None => words(said, &mut text),
+    }
+    ["system", "instructions"].into_iter().for_each(|field| words(&body[field], &mut before));
+    let has_tools = body["tools"].as_array().is_some_and(|tools| !tools.is_empty());
+    let context_characters = before.chars().count() as u64;
+    let has_more_than_text = has_tools || has_images(body);
+    Prompt { text: text.trim_end().to_owned(), context_characters, has_more_than_text }
 }
 
 /// Whether a picture is among the parts of any message, in any dialect.

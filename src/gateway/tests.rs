@@ -1033,3 +1033,46 @@ async fn failures_are_not_kept_and_what_was_is_said_where_nobody_answers() {
     let gone = world.post("/v1/chat/completions", asked_at_zero(false)).await;
     assert_eq!(gone.status(), 503, "too old to be true");
 }
+
+#[tokio::test]
+async fn a_request_goes_to_a_model_that_is_strong_enough_and_the_record_says_why() {
+    let by = json!({"simple": "openai/gpt-4o-mini", "hard": "openai/gpt-4o", "quality": 90});
+    let world = World::routed("5", "", json!([{"name": "smart", "complexity": by}])).await;
+    let ask = async |text: &str, told: Option<&str>| {
+        let mut body = chat("smart");
+        body["messages"][0]["content"] = text.into();
+        let mut call =
+            world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
+        if let Some(told) = told {
+            call = call.header("x-tollgate-complexity", told);
+        }
+        call.json(&body).send().await.expect("answers")
+    };
+    let easy = "What is the capital of France?";
+    let hard = "Each of 37 teams then plays 4980 games, and twice as many after the first 1250 days. If every team \
+                wins half of the remaining games, how many more games than days are left in total?";
+
+    for (text, told, model, level) in [
+        (easy, None, "gpt-4o-mini", "simple"),
+        (hard, None, "gpt-4o", "hard"),
+        (easy, Some("hard"), "gpt-4o", "hard"),
+        (easy, Some("off"), "gpt-4o", "hard"),
+        (hard, Some("simple"), "gpt-4o-mini", "simple"),
+    ] {
+        let response = ask(text, told).await;
+        assert_eq!(header(&response, "x-tollgate-model"), model, "{text} {told:?}");
+        let why = header(&response, "x-tollgate-complexity");
+        assert!(why.starts_with(level), "{why}");
+        assert_eq!(why.contains("score"), told.is_none(), "{why}");
+        let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
+        let settled = stored.into_iter().rev().find_map(|stored| match stored.payload.event {
+            Event::ReservationSettled { purpose, .. } => Some(purpose),
+            _ => None,
+        });
+        assert_eq!(
+            settled.and_then(|purpose| purpose.decision),
+            Some(format!("complexity {}", why.replacen("; ", ": ", 1)))
+        );
+    }
+    assert_eq!(ask(easy, Some("trivial")).await.status(), 400);
+}

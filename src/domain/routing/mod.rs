@@ -12,7 +12,9 @@ mod routes;
 pub use breaker::Standing;
 pub use health::{Allowance, Health, Left, News, in_order};
 pub use itinerary::{Itinerary, Next, Setback};
-pub use route::{Asked, CachePolicy, ClampPolicy, Policy, Prefer, Route, Step, To, When};
+pub use route::{
+    Asked, ByComplexity, CachePolicy, ClampPolicy, Complexity, Policy, Prefer, Route, Step, To, When,
+};
 pub use routes::{Mistake, Routes, Target};
 
 /// Where a failed call may be tried again.

@@ -8,6 +8,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::credits::Credits;
+use crate::domain::routing::complexity::{self, Judgement, Level};
 
 /// Fields that nobody knows: kept, so that all of them can be told at once.
 pub(super) type Unknown = BTreeMap<String, IgnoredAny>;
@@ -18,10 +19,42 @@ pub struct Route {
     pub name: String,
     #[serde(default)]
     pub chain: Vec<Step>,
+    /// Who answers which kind of request; the chain, if there is one, comes after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complexity: Option<ByComplexity>,
     #[serde(flatten)]
     pub policy: Policy,
     #[serde(flatten, skip_serializing)]
     pub(super) unknown: Unknown,
+}
+
+/// A target for each level; where one fails, the stronger ones stand in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ByComplexity {
+    pub simple: To,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standard: Option<To>,
+    pub hard: To,
+    /// The share of the strong model's accuracy that is wanted, in per cent.
+    #[serde(default = "default_quality")]
+    pub quality: u8,
+}
+
+fn default_quality() -> u8 {
+    complexity::QUALITY
+}
+
+impl ByComplexity {
+    /// The targets that are strong enough, the weakest first.
+    pub fn targets(&self, level: Level) -> impl Iterator<Item = &To> {
+        let all = [
+            (Level::Simple, Some(&self.simple)),
+            (Level::Standard, self.standard.as_ref()),
+            (Level::Hard, Some(&self.hard)),
+        ];
+        all.into_iter().filter(move |(of, _)| *of >= level).filter_map(|(_, to)| to)
+    }
 }
 
 /// How patiently and how widely a request of this route is tried.
@@ -124,6 +157,9 @@ pub struct When {
     pub input_tokens_min: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input_tokens_max: Option<u64>,
+    /// As judged at the usual quality.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub complexity: Option<Level>,
     #[serde(flatten, skip_serializing)]
     pub(super) unknown: Unknown,
 }
@@ -168,7 +204,7 @@ impl Default for Policy {
 }
 
 /// A request, as far as conditions look at it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Asked {
     /// The names by which conditions may mean its org: its id, and its slug.
     pub org: Vec<String>,
@@ -178,6 +214,27 @@ pub struct Asked {
     pub has_tools: bool,
     pub has_images: bool,
     pub input_tokens: u64,
+    /// What the caller or the text says; none where no route asks.
+    pub complexity: Option<Complexity>,
+}
+
+/// How complex a request is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Complexity {
+    /// The caller said so.
+    Told(Level),
+    Judged(Judgement),
+}
+
+impl Asked {
+    /// Hard, where nobody knows.
+    pub fn level(&self, quality: u8) -> Level {
+        match &self.complexity {
+            Some(Complexity::Told(level)) => *level,
+            Some(Complexity::Judged(judgement)) => complexity::shipped().level(judgement, quality),
+            None => Level::Hard,
+        }
+    }
 }
 
 impl When {
@@ -197,6 +254,7 @@ impl When {
             && is(self.images.as_ref(), &asked.has_images)
             && self.input_tokens_min.is_none_or(|least| asked.input_tokens >= least)
             && self.input_tokens_max.is_none_or(|most| asked.input_tokens <= most)
+            && (self.complexity.is_none() || self.complexity == Some(asked.level(complexity::QUALITY)))
     }
 }
 

@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::domain::routing::complexity::Level;
+use crate::domain::routing::complexity::training::QUALITIES;
 use crate::domain::splitmix::mixed;
 
 use super::route::{Asked, Policy, Route, Step, To, Unknown};
@@ -72,7 +74,8 @@ impl Routes {
         self.all().flat_map(|route| {
             let Policy { on_context_length, on_content_policy, degrade, .. } = &route.policy;
             let detours = [on_context_length, on_content_policy, degrade].into_iter().flatten();
-            let all = route.chain.iter().map(|step| &step.to).chain(detours);
+            let by_level = route.complexity.iter().flat_map(|by| by.targets(Level::Simple));
+            let all = by_level.chain(route.chain.iter().map(|step| &step.to)).chain(detours);
             all.filter_map(|to| match to {
                 To::Model { provider, model } => {
                     let target = Target { provider: provider.clone(), model: model.clone() };
@@ -80,6 +83,13 @@ impl Routes {
                 }
                 To::Route(_) => None,
             })
+        })
+    }
+
+    /// Whether any route looks at how complex a request is.
+    pub fn ask_complexity(&self) -> bool {
+        self.all().any(|route| {
+            route.complexity.is_some() || route.chain.iter().any(|step| step.when.complexity.is_some())
         })
     }
 
@@ -127,7 +137,11 @@ impl<'a> Expansion<'a> {
                 self.targets.push(Target { provider: provider.clone(), model: model.clone() });
             }
             To::Route(name) => {
-                let chain = self.routes.get(name).map_or(&[][..], |route| &route.chain);
+                let route = self.routes.get(name);
+                if let Some(by) = route.and_then(|route| route.complexity.as_ref()) {
+                    by.targets(self.asked.level(by.quality)).for_each(|to| self.add(to));
+                }
+                let chain = route.map_or(&[][..], |route| &route.chain);
                 for step in self.in_order(chain) {
                     self.add(&step.to);
                 }
@@ -177,7 +191,15 @@ impl Check<'_> {
         } else if self.routes[..place].iter().any(|earlier| earlier.name == route.name) {
             self.add(at(&["name"]), format!("two routes are called {:?}", route.name));
         }
-        if route.chain.is_empty() {
+        if let Some(by) = &route.complexity {
+            for to in by.targets(Level::Simple) {
+                self.target(at(&["complexity"]), route, to);
+            }
+            if !QUALITIES.contains(&by.quality) {
+                let known = QUALITIES.map(|quality| quality.to_string()).join(", ");
+                self.add(at(&["complexity"]), format!("quality is one of {known}"));
+            }
+        } else if route.chain.is_empty() {
             self.add(at(&[]), format!("{}: its chain is empty", route.name));
         }
         for (nth, step) in route.chain.iter().enumerate() {
@@ -196,11 +218,15 @@ impl Check<'_> {
         if least.zip(most).is_some_and(|(least, most)| least > most) {
             self.add(at.clone(), "input_tokens_min lies above input_tokens_max: nothing is both".into());
         }
-        if self.leads_back(&step.to, &route.name, &mut BTreeSet::new()) {
-            let why = format!("a loop: {:?} leads back to {:?}", step.to.to_string(), route.name);
+        self.target(at, route, &step.to);
+    }
+
+    fn target(&mut self, at: Vec<String>, route: &Route, to: &To) {
+        if self.leads_back(to, &route.name, &mut BTreeSet::new()) {
+            let why = format!("a loop: {:?} leads back to {:?}", to.to_string(), route.name);
             self.add(at, why);
         } else {
-            self.to(at, &step.to);
+            self.to(at, to);
         }
     }
 
@@ -278,7 +304,11 @@ impl Check<'_> {
         }
         let next = self.routes.iter().find(|route| route.name == *name);
         seen.insert(name)
-            && next.is_some_and(|route| route.chain.iter().any(|step| self.leads_back(&step.to, start, seen)))
+            && next.is_some_and(|route| {
+                let by_level = route.complexity.iter().flat_map(|by| by.targets(Level::Simple));
+                let all = by_level.chain(route.chain.iter().map(|step| &step.to));
+                all.into_iter().any(|to| self.leads_back(to, start, seen))
+            })
     }
 
     fn unknown(&mut self, at: Vec<String>, unknown: &Unknown) {
@@ -305,6 +335,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::domain::routing::Complexity;
 
     const PROVIDERS: [&str; 3] = ["anthropic", "openai", "gemini"];
 
@@ -333,8 +364,25 @@ mod tests {
     }
 
     #[test]
+    fn a_level_leads_to_its_target_with_the_stronger_ones_behind() {
+        let by = json!({"simple": "openai/mini", "standard": "gemini/g", "hard": "anthropic/c"});
+        let routes = json!([{"name": "r", "complexity": by, "chain": ["openai/last"]}]);
+        for (complexity, expected) in [
+            (Some(Level::Simple), vec!["openai/mini", "gemini/g", "anthropic/c", "openai/last"]),
+            (Some(Level::Standard), vec!["gemini/g", "anthropic/c", "openai/last"]),
+            (Some(Level::Hard), vec!["anthropic/c", "openai/last"]),
+            (None, vec!["anthropic/c", "openai/last"]),
+        ] {
+            let asked = Asked { complexity: complexity.map(Complexity::Told), ..Asked::default() };
+            assert_eq!(order(&routes, &asked, 0), expected, "{complexity:?}");
+        }
+        assert!(read(routes, json!({})).expect("sound").ask_complexity());
+    }
+
+    #[test]
     fn conditions_say_which_steps_count() {
         let asked = Asked {
+            complexity: Some(Complexity::Told(Level::Standard)),
             org: vec!["org_1".into(), "acme".into()],
             project: Some("p".into()),
             key: "k".into(),
@@ -348,6 +396,8 @@ mod tests {
             (json!({"org": "acme"}), true),
             (json!({"org": "org_1"}), true),
             (json!({"org": "globex"}), false),
+            (json!({"complexity": "standard"}), true),
+            (json!({"complexity": "simple"}), false),
             (json!({"project": "p"}), true),
             (json!({"project": "q"}), false),
             (json!({"key": "k", "tools": true}), true),
