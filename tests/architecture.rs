@@ -30,6 +30,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     // Clients of the API, in the API's own words.
     ("load", &["domain", "clock"]),
     ("prices", &["domain", "http"]),
+    // Makes data that the domain ships with.
+    ("router", &["domain"]),
     ("main", EVERYTHING),
     ("lib", EVERYTHING),
 ];
@@ -53,6 +55,7 @@ const EVERYTHING: &[&str] = &[
     "telemetry",
     "prices",
     "load",
+    "router",
 ];
 
 /// A folder whose code may not use certain words, and what to do instead.

@@ -64,6 +64,7 @@ pub(super) struct Command {
     pub found: Option<Found>,
 }
 
+#[allow(clippy::large_enum_variant, reason = "nearly all are an org's; a box each would cost more")]
 pub(super) enum Ask {
     Org(OrgCommand),
     System(SystemCommand),
