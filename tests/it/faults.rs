@@ -180,7 +180,15 @@ impl LockedHead for StruckHead<'_> {
 
     async fn append(self: Box<Self>, new: &Head, events: &[EventRow]) -> Result<(), StoreError> {
         let StruckHead { locked, blow } = *self;
-        blow.around(locked.append(new, events)).await
+        let Some(point) = blow.falls(&[Point::BeforeAppend, Point::CommitUndone]) else {
+            return blow.around(locked.append(new, events)).await;
+        };
+        // What is not written is undone, and the lock with it.
+        locked.unlock().await?;
+        Err(match point {
+            Point::BeforeAppend => StoreError::Unavailable("struck".into()),
+            _ => StoreError::UnknownOutcome("struck".into()),
+        })
     }
 
     async fn unlock(self: Box<Self>) -> Result<(), StoreError> {
