@@ -8,6 +8,7 @@
 )]
 
 mod api;
+mod chaos;
 mod checker;
 mod database;
 mod events;
