@@ -13,6 +13,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 use toml_edit::{ImDocument, Item};
 
+use crate::domain::prompts::{Template, Templates};
 use crate::domain::routing::{Mistake, Route, Routes, Step, To};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,6 +31,8 @@ pub struct Config {
     /// Names that callers use as models. Read apart, so that every mistake in them is told at once (`read_routes`).
     #[serde(deserialize_with = "read_apart")]
     pub routes: Vec<Route>,
+    /// Texts that requests name instead of sending them.
+    pub prompts: Vec<Template>,
     /// Models that are no more, as `provider/model`, and what answers in their place.
     pub successors: BTreeMap<String, To>,
 }
@@ -84,6 +87,8 @@ pub enum ConfigError {
     ShortOperatorKey,
     #[error("provider {provider}: {why}")]
     Provider { provider: String, why: String },
+    #[error("{0}")]
+    Prompts(String),
     #[error("{}", Lines(.0))]
     Routes(Vec<Told>),
 }
@@ -141,6 +146,7 @@ impl Default for Config {
             operator_key: None,
             providers: Vec::new(),
             routes: Vec::new(),
+            prompts: Vec::new(),
             successors: BTreeMap::new(),
         }
     }
@@ -167,6 +173,7 @@ impl Config {
             "providers",
             "routes",
             "successors",
+            "prompts",
         ]);
         let figment = figment.merge(environment);
         let mut config: Config =
@@ -189,7 +196,16 @@ impl Config {
         Routes::new(self.routes.clone(), self.successors.clone(), &providers)
     }
 
+    /// The templates that the prompts make.
+    ///
+    /// # Errors
+    /// The first mistake in them.
+    pub fn templates(&self) -> Result<Templates, ConfigError> {
+        Templates::new(self.prompts.clone()).map_err(ConfigError::Prompts)
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
+        self.templates()?;
         if self.operator_key.as_ref().is_some_and(|key| key.chars().count() < OPERATOR_KEY_CHARACTERS_MIN) {
             return Err(ConfigError::ShortOperatorKey);
         }

@@ -10,6 +10,7 @@ pub mod credits;
 pub mod event;
 pub mod ids;
 pub mod pricing;
+pub mod prompts;
 pub mod routing;
 mod splitmix;
 pub mod statistics;

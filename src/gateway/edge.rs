@@ -18,12 +18,15 @@ use crate::gateway::State;
 use crate::gateway::dialects::{self, Dialect};
 use crate::gateway::failure::Failure;
 use crate::gateway::limiter::Place;
+use crate::gateway::prompts;
 use crate::gateway::providers::{self, embeddings};
 use crate::operations::authenticate::{Actor, AuthError, authenticate};
 
 /// Text is about this many bytes a token.
 const BYTES_PER_TOKEN: usize = 4;
 const LABELS: &str = "x-tollgate-labels";
+/// Under which label reports know a prompt and its version.
+const PROMPT_LABEL: &str = "prompt";
 const TIMEOUT: &str = "x-request-timeout";
 const COMPLEXITY: &str = "x-tollgate-complexity";
 
@@ -98,12 +101,19 @@ pub async fn admit(
     bytes: &Bytes,
 ) -> Result<Request, Failure> {
     let caller = caller(state, headers).await?;
-    let body: Value = serde_json::from_slice(bytes)
+    let mut body: Value = serde_json::from_slice(bytes)
         .map_err(|error| Failure::new(400, "invalid_json", format!("the body is not JSON: {error}")))?;
-    match endpoint {
-        Endpoint::Generate(dialect) => providers::validate(dialect, &body)?,
-        Endpoint::Embed => embeddings::validate(&body)?,
-    }
+    let prompt = match endpoint {
+        Endpoint::Generate(dialect) => {
+            let prompt = prompts::assemble(&state.prompts.load(), dialect, &mut body)?;
+            providers::validate(dialect, &body)?;
+            prompt
+        }
+        Endpoint::Embed => {
+            embeddings::validate(&body)?;
+            None
+        }
+    };
     let model = dialects::requested_model(&body).unwrap_or_default().to_owned();
     let reservation = ReservationId { org: caller.org, local: state.ledger.clock().uuid() };
     let purpose = Purpose {
@@ -112,7 +122,7 @@ pub async fn admit(
         key: Some(caller.key),
         end_user: dialects::end_user(endpoint.dialect(), &body).map(str::to_owned),
         model: Some(model.clone()),
-        labels: labels(headers)?,
+        labels: labels(headers, prompt)?,
         ..Purpose::default()
     };
     let limits = state.ledger.read(caller.org, |account| account.limits.clone()).await?;
@@ -156,8 +166,16 @@ fn input_tokens(bytes: usize) -> u64 {
     (bytes / BYTES_PER_TOKEN) as u64
 }
 
-/// `x-tollgate-labels: team=search, env=production`: what reports group by and routes may look at.
-fn labels(headers: &HeaderMap) -> Result<BTreeMap<String, String>, Failure> {
+/// `x-tollgate-labels: team=search, env=production`: what reports group by and routes may look at; the prompt's name beside.
+fn labels(headers: &HeaderMap, prompt: Option<String>) -> Result<BTreeMap<String, String>, Failure> {
+    let mut labels = given_labels(headers)?;
+    if let Some(prompt) = prompt {
+        labels.insert(PROMPT_LABEL.to_owned(), prompt);
+    }
+    Ok(labels)
+}
+
+fn given_labels(headers: &HeaderMap) -> Result<BTreeMap<String, String>, Failure> {
     let Some(given) = headers.get(LABELS) else { return Ok(BTreeMap::new()) };
     let malformed = |why: &str| Failure::new(400, "invalid_labels", format!("{LABELS}: {why}"));
     let given = given.to_str().map_err(|_| malformed("must be ASCII"))?;

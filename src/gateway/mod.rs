@@ -16,6 +16,7 @@ mod hold;
 mod limiter;
 mod meter;
 mod plan;
+mod prompts;
 pub mod providers;
 mod quote;
 mod shed;
@@ -41,6 +42,7 @@ use utoipa_axum::routes;
 use crate::clock::Timer;
 use crate::config::{Config, ConfigError, ProviderConfig, ProviderKind};
 use crate::domain::ids::{OrgId, RequestId};
+use crate::domain::prompts::Templates;
 use crate::domain::routing::Routes;
 use crate::domain::time::Timestamp;
 use crate::gateway::cache::Cache;
@@ -72,6 +74,7 @@ pub struct Parts {
     /// In the order of the configuration.
     upstreams: Vec<Arc<Upstream>>,
     routes: ArcSwap<Routes>,
+    prompts: ArcSwap<Templates>,
     limiter: Limiter,
     weather: Weather,
     shedder: Shedder,
@@ -108,12 +111,14 @@ impl GatewayState {
         let routes = routes(config)?;
         warn_of_unpriced(&ledger, config, &routes);
         let routes = ArcSwap::from_pointee(routes);
+        let prompts = ArcSwap::from_pointee(config.templates()?);
         let limiter = Limiter::new(ledger.clock().clone());
         Ok(GatewayState(Arc::new(Parts {
             ledger,
             operator,
             upstreams,
             routes,
+            prompts,
             limiter,
             weather: Weather::default(),
             shedder: Shedder::default(),
@@ -127,7 +132,7 @@ impl GatewayState {
         let _nothing_more = self.under_way.write().await;
     }
 
-    /// Takes the routes of a configuration from the next request on; providers stay as they are.
+    /// Takes the routes and prompts of a configuration from the next request on; providers stay as they are.
     ///
     /// # Errors
     /// Mistakes in them, such as a provider that this node does not have: the old ones then stay.
@@ -135,8 +140,10 @@ impl GatewayState {
         let providers = self.upstreams.iter().map(|upstream| upstream.config.clone()).collect();
         let config = Config { providers, ..config.clone() };
         let routes = routes(&config)?;
+        let prompts = config.templates()?;
         warn_of_unpriced(&self.ledger, &config, &routes);
         self.routes.store(Arc::new(routes));
+        self.prompts.store(Arc::new(prompts));
         Ok(())
     }
 }

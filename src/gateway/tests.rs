@@ -1076,3 +1076,41 @@ async fn a_request_goes_to_a_model_that_is_strong_enough_and_the_record_says_why
     }
     assert_eq!(ask(easy, Some("trivial")).await.status(), 400);
 }
+
+#[tokio::test]
+async fn a_kept_prompt_is_filled_in_priced_and_known_to_reports() {
+    let world = World::new("5", "").await;
+    let template =
+        json!([{"id": "greet", "version": 2, "system": "Greet {{name}}, at length and with care."}]);
+    let prompts = serde_json::from_value(template).expect("templates");
+    world.state.reload_routes(&Config { prompts, ..world.config.clone() }).expect("sound");
+    let mut body = chat("gpt-4o-mini");
+    body["prompt"] = json!({"id": "greet", "variables": {"name": "Ann"}});
+
+    let response = world.post("/v1/chat/completions", body.clone()).await;
+
+    assert_eq!(response.status(), 200);
+    let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
+    let labels = stored.into_iter().rev().find_map(|stored| match stored.payload.event {
+        Event::ReservationSettled { purpose, attempts, .. } => {
+            Some((purpose.labels, attempts[0].usage.input_tokens))
+        }
+        _ => None,
+    });
+    let (labels, tokens) = labels.expect("a settle");
+    assert_eq!(labels.get("prompt").map(String::as_str), Some("greet@2"));
+    let plain =
+        world.post("/v1/chat/completions", chat("gpt-4o-mini")).await.json::<Value>().await.expect("json");
+    assert!(tokens > plain["usage"]["prompt_tokens"].as_u64().expect("a count"), "the prompt was sent");
+    body["prompt"]["variables"] = json!({});
+    let refused = world.post("/v1/chat/completions", body).await;
+    assert_eq!(refused.status(), 422);
+    let refused: Value = refused.json().await.expect("json");
+    assert_eq!(
+        (refused["error"]["code"].as_str(), refused["error"]["param"].as_str()),
+        (Some("invalid_prompt"), Some("prompt"))
+    );
+    let twice: Value = json!([{"id": "a", "version": 1}, {"id": "a", "version": 1}]);
+    let prompts = serde_json::from_value(twice).expect("templates");
+    assert!(world.state.reload_routes(&Config { prompts, ..world.config.clone() }).is_err());
+}

@@ -1,0 +1,129 @@
+//! Prompts that an operator keeps: `prompt: {id, version, variables}` of a request becomes the messages that it stands for,
+//! before anything is validated, priced or sent.
+
+use serde_json::{Value, json};
+
+use crate::domain::prompts::{Filled, Line, PromptError, Speaker, Templates};
+use crate::gateway::dialects::Dialect;
+use crate::gateway::failure::Failure;
+
+/// Puts the prompt in the place of its name; says which it was. None where the request names none.
+pub fn assemble(
+    templates: &Templates,
+    dialect: Dialect,
+    body: &mut Value,
+) -> Result<Option<String>, Failure> {
+    let Some(asked) = body.get("prompt").filter(|asked| asked.is_object()) else { return Ok(None) };
+    if templates.is_empty() {
+        // Nobody keeps any: what the field means is the dialect's matter.
+        return Ok(None);
+    }
+    let filled = templates.fill(asked)?;
+    let name = filled.name();
+    let (system, said) = match dialect {
+        Dialect::OpenaiChat => ("messages", "messages"),
+        Dialect::OpenaiResponses => ("instructions", "input"),
+        Dialect::AnthropicMessages => ("system", "messages"),
+    };
+    let Filled { system: text, messages: lines, .. } = filled;
+    let mut messages: Vec<Value> = lines.iter().map(message).collect();
+    match body.get_mut(said).map(Value::take) {
+        Some(Value::Array(own)) => messages.extend(own),
+        Some(Value::String(own)) => messages.push(json!({"role": "user", "content": own})),
+        Some(_) | None => {}
+    }
+    if let Some(text) = text {
+        if system == said {
+            messages.insert(0, json!({"role": "system", "content": text}));
+        } else if body.get(system).is_some_and(|own| !own.is_null()) {
+            let why = format!("the prompt {name} brings its own `{system}`: leave yours out");
+            return Err(Failure { field: Some(system.into()), ..Failure::new(422, "invalid_prompt", why) });
+        } else {
+            body[system] = text.into();
+        }
+    }
+    body[said] = messages.into();
+    if let Some(fields) = body.as_object_mut() {
+        fields.shift_remove("prompt");
+    }
+    Ok(Some(name))
+}
+
+fn message(line: &Line) -> Value {
+    let role = match line.role {
+        Speaker::User => "user",
+        Speaker::Assistant => "assistant",
+    };
+    json!({"role": role, "content": line.content})
+}
+
+impl From<PromptError> for Failure {
+    fn from(error: PromptError) -> Failure {
+        let status = if matches!(error, PromptError::Malformed(_)) { 400 } else { 422 };
+        Failure { field: Some("prompt".into()), ..Failure::new(status, "invalid_prompt", error.to_string()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn templates() -> Templates {
+        let written = json!([{
+            "id": "reply", "version": 3, "system": "You answer for {{shop}}.",
+            "messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Yes?"}],
+        }]);
+        Templates::new(serde_json::from_value(written).unwrap()).unwrap()
+    }
+
+    fn assembled(dialect: Dialect, mut body: Value) -> Result<(Option<String>, Value), Failure> {
+        body["prompt"] = json!({"id": "reply", "variables": {"shop": "Acme"}});
+        assemble(&templates(), dialect, &mut body).map(|name| (name, body))
+    }
+
+    #[test]
+    fn each_dialect_gets_the_prompt_where_it_belongs_before_the_callers_own_words() {
+        let own = json!({"role": "user", "content": "Where is it?"});
+        let said = |system: Option<Value>| {
+            let before =
+                json!([{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Yes?"}, own]);
+            let before = before.as_array().unwrap().clone();
+            Value::from(system.into_iter().chain(before).collect::<Vec<_>>())
+        };
+        let text = "You answer for Acme.";
+        for (dialect, body, expected) in [
+            (
+                Dialect::OpenaiChat,
+                json!({"messages": [own]}),
+                json!({"messages": said(Some(json!({"role": "system", "content": text})))}),
+            ),
+            (
+                Dialect::OpenaiResponses,
+                json!({"input": "Where is it?"}),
+                json!({"input": said(None), "instructions": text}),
+            ),
+            (
+                Dialect::AnthropicMessages,
+                json!({"messages": [own]}),
+                json!({"messages": said(None), "system": text}),
+            ),
+        ] {
+            assert_eq!(
+                assembled(dialect, body).unwrap(),
+                (Some("reply@3".to_owned()), expected),
+                "{dialect:?}"
+            );
+        }
+        let both = json!({"messages": [own], "system": "Mine."});
+        assert_eq!(assembled(Dialect::AnthropicMessages, both).unwrap_err().status, 422);
+    }
+
+    #[test]
+    fn where_nobody_keeps_prompts_the_field_is_the_dialects_own() {
+        let mut body = json!({"input": "x", "prompt": {"id": "pmpt_1"}});
+
+        let name = assemble(&Templates::default(), Dialect::OpenaiResponses, &mut body).unwrap();
+
+        assert_eq!((name, body["prompt"]["id"].as_str()), (None, Some("pmpt_1")));
+    }
+}
