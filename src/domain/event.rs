@@ -15,6 +15,7 @@ use crate::domain::credits::Credits;
 use crate::domain::ids::{BundleId, EventId, KeyId, LotId, OrgId, ProjectId, RequestId, ReservationId};
 use crate::domain::pricing::book::Publication;
 use crate::domain::pricing::rate_card::{Rate, ServiceTier, Uplift};
+use crate::domain::routing::Experiment;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
 
@@ -134,8 +135,12 @@ pub struct Purpose {
     pub labels: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
+    /// As `experiment/arm`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arm: Option<String>,
+    /// Who keeps to that arm: the hash of an org, key, end user or conversation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// Why its route led where it did, where that was judged.
@@ -155,11 +160,34 @@ impl Purpose {
         if let Some(settled) = settled {
             purpose.route = settled.route.or(purpose.route);
             purpose.arm = settled.arm.or(purpose.arm);
+            purpose.unit = settled.unit.or(purpose.unit);
             purpose.model = settled.model.or(purpose.model);
             purpose.decision = settled.decision.or(purpose.decision);
             purpose.labels.extend(settled.labels);
         }
         purpose
+    }
+}
+
+/// What somebody says of an answer: a score, whether it served, or both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Feedback {
+    /// 0 to 1,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score_thousandths: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served: Option<bool>,
+}
+
+impl Feedback {
+    /// From this score on an answer served, where nobody says.
+    const SERVED_THOUSANDTHS: u16 = 500;
+
+    /// Whether the answer served; where only a score was given, by half of the best one.
+    pub fn is_success(self) -> bool {
+        self.served.unwrap_or_else(|| {
+            self.score_thousandths.is_some_and(|score| score >= Feedback::SERVED_THOUSANDTHS)
+        })
     }
 }
 
@@ -389,6 +417,20 @@ pub enum Event {
         reservation: ReservationId,
         reason: String,
     },
+    /// What somebody says of the answer that an ended reservation paid for.
+    FeedbackGiven {
+        reservation: ReservationId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        arm: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unit: Option<String>,
+        feedback: Feedback,
+        /// What the request had cost.
+        charged: Credits,
+        /// What was said before, and counts no more.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instead_of: Option<Feedback>,
+    },
     BudgetsSet {
         budgets: Vec<Budget>,
     },
@@ -409,6 +451,18 @@ pub enum Event {
     },
     PricesPublished {
         publication: Publication,
+    },
+    ExperimentStarted {
+        experiment: Experiment,
+    },
+    /// The route leads again where it says.
+    ExperimentStopped {
+        name: String,
+    },
+    /// The experiment is over; all of its route goes where this arm led.
+    ArmPromoted {
+        name: String,
+        arm: String,
     },
     Claimed {
         claim: Claim,
@@ -461,12 +515,16 @@ impl Event {
             Event::ReservationSettled { .. } => "ReservationSettled",
             Event::BoundExceeded { .. } => "BoundExceeded",
             Event::UsageQuarantined { .. } => "UsageQuarantined",
+            Event::FeedbackGiven { .. } => "FeedbackGiven",
             Event::BudgetsSet { .. } => "BudgetsSet",
             Event::LimitsSet { .. } => "LimitsSet",
             Event::AlertRulesSet { .. } => "AlertRulesSet",
             Event::AlertRaised { .. } => "AlertRaised",
             Event::BundleDefined { .. } => "BundleDefined",
             Event::PricesPublished { .. } => "PricesPublished",
+            Event::ExperimentStarted { .. } => "ExperimentStarted",
+            Event::ExperimentStopped { .. } => "ExperimentStopped",
+            Event::ArmPromoted { .. } => "ArmPromoted",
             Event::Claimed { .. } => "Claimed",
             Event::ClaimFulfilled { .. } => "ClaimFulfilled",
             Event::ClaimFreed { .. } => "ClaimFreed",

@@ -11,6 +11,7 @@ use crate::domain::event::{Event, Role};
 use crate::domain::ids::{BundleId, KeyId, OrgId};
 use crate::domain::pricing::book::{MarkUp, PriceBook, Publication};
 use crate::domain::pricing::rate_card::RateCard;
+use crate::domain::routing::{Experiment, Trials};
 use crate::domain::time::Timestamp;
 
 #[derive(Clone, Debug, Default)]
@@ -24,6 +25,7 @@ pub struct System {
     claims: OrdMap<String, Claim>,
     /// Names of the claims whose second command has no recorded outcome.
     open: OrdSet<String>,
+    pub experiments: Trials,
 }
 
 #[derive(Clone, Debug)]
@@ -48,6 +50,16 @@ pub enum SystemCommand {
     },
     RevokeKey {
         key: KeyId,
+    },
+    StartExperiment {
+        experiment: Experiment,
+    },
+    StopExperiment {
+        name: String,
+    },
+    PromoteArm {
+        name: String,
+        arm: String,
     },
     FulfilClaim {
         claim: Claim,
@@ -120,6 +132,11 @@ impl System {
                 Some(_) => Ok(vec![]),
                 None => Err(Refusal::UnknownKey),
             },
+            SystemCommand::StartExperiment { experiment } => Ok(vec![self.experiments.start(experiment)?]),
+            SystemCommand::StopExperiment { name } => Ok(Vec::from_iter(self.experiments.stop(name)?)),
+            SystemCommand::PromoteArm { name, arm } => {
+                Ok(Vec::from_iter(self.experiments.promote(name, arm)?))
+            }
             SystemCommand::FulfilClaim { claim } if self.is_open(&claim) => {
                 Ok(vec![Event::ClaimFulfilled { name: claim.name }])
             }
@@ -162,6 +179,9 @@ impl System {
                     known.revoked = true;
                 }
             }
+            Event::ExperimentStarted { .. } | Event::ExperimentStopped { .. } | Event::ArmPromoted { .. } => {
+                self.experiments.evolve(event, at);
+            }
             // An org's own; the system holds none.
             Event::OrgOpened { .. }
             | Event::OrgSuspended { .. }
@@ -183,6 +203,7 @@ impl System {
             | Event::ReservationSettled { .. }
             | Event::BoundExceeded { .. }
             | Event::UsageQuarantined { .. }
+            | Event::FeedbackGiven { .. }
             | Event::BudgetsSet { .. }
             | Event::LimitsSet { .. }
             | Event::AlertRulesSet { .. }

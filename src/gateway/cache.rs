@@ -188,6 +188,9 @@ fn key(request: &Request, plan: &Plan, policy: &CachePolicy) -> Key {
         hash.update(request.caller.org.0.as_bytes());
     }
     hash.update(format!("{:?}\n{}\n", request.endpoint, request.model));
+    if let Some(seat) = &plan.seat {
+        hash.update(format!("{}\n", seat.arm));
+    }
     let mut targets: Vec<String> = plan
         .targets
         .iter()

@@ -36,7 +36,7 @@ pub async fn count_tokens(
     let bytes = Bytes::from(body.to_string());
     let request = edge::admit(state, id, Endpoint::Generate(dialect), headers, &bytes).await?;
     let prices = Prices::in_force(state);
-    let targets = plan(state, &prices, &request)?.targets;
+    let targets = plan(state, &prices, &request, None)?.targets;
     let counted = match targets.iter().find(|target| target.upstream.family == dialect.into()) {
         Some(target) => attempt::count_tokens(target, asked).await?,
         None => None,

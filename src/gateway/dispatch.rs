@@ -16,18 +16,19 @@ use tokio::time::sleep;
 use crate::clock::Timer;
 use crate::domain::credits::Credits;
 use crate::domain::event::AttemptOutcome;
-use crate::domain::routing::{Itinerary, News, Next, Policy, Retry, Setback, To};
+use crate::domain::routing::{Itinerary, News, Next, Policy, Retry, Seat, Setback, To};
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::attempt::{self, AnswerBody, Failed, Patience};
 use crate::gateway::cache::{Answer, Cache, Reuse};
 use crate::gateway::edge::Request;
+use crate::gateway::experiment;
 use crate::gateway::failure::Failure;
 use crate::gateway::flight::{self, Flight, Flights, Landed, Loser};
 use crate::gateway::headers::{self, Away};
-use crate::gateway::hold::{Call, EXTEND_SECONDS, Hold};
+use crate::gateway::hold::{ARM_SPENT, Call, EXTEND_SECONDS, Hold};
 use crate::gateway::meter::{self, Report};
-use crate::gateway::plan::{Plan, Prices, Target, plan};
+use crate::gateway::plan::{self, Plan, Prices, Target};
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
 use crate::gateway::quote::Quote;
 use crate::gateway::stream;
@@ -71,9 +72,20 @@ struct Detours {
 
 /// Holds, dispatches, settles, answers.
 pub async fn run(state: State, request: Request) -> Result<Response, Failure> {
+    let (seat, shadows) = experiment::seats(&Prices::in_force(&state), &request);
+    seated(state, request, seat, shadows).await
+}
+
+/// The same, where it is known which arm of an experiment answers, and which shadows get a copy.
+pub async fn seated(
+    state: State,
+    request: Request,
+    seat: Option<Seat>,
+    shadows: Vec<Seat>,
+) -> Result<Response, Failure> {
     let request = Arc::new(request);
     let prices = Prices::in_force(&state);
-    let mut plan = plan(&state, &prices, &request)?;
+    let mut plan = plan::plan(&state, &prices, &request, seat)?;
     let now = state.ledger.clock().now();
     let total =
         plan.policy.total_seconds.map(|seconds| now.plus_seconds(seconds.try_into().unwrap_or(i64::MAX)));
@@ -87,7 +99,16 @@ pub async fn run(state: State, request: Request) -> Result<Response, Failure> {
         let mut hold = Hold::take_for_reuse(&state, &request, prices, &plan, price).await?;
         return reused(&mut hold, &plan, &answer, "hit").await;
     }
-    let (hold, place, first) = Hold::take(&state, &request, prices, &plan, ttl_seconds(&plan)).await?;
+    let taken = Hold::take(&state, &request, prices.clone(), &plan, ttl_seconds(&plan)).await;
+    let (hold, place, first) = match taken {
+        // The org goes on as if there were no experiment, and counts in none of its arms; a shadow ends here.
+        Err(failure) if failure.code == ARM_SPENT && !plan.is_shadow() => {
+            plan = plan::plan(&state, &prices, &request, None)?;
+            Hold::take(&state, &request, prices, &plan, ttl_seconds(&plan)).await?
+        }
+        taken => taken?,
+    };
+    experiment::cast_shadows(&state, &request, shadows);
     plan.targets.drain(..place);
     let dispatch = Dispatch {
         itinerary: Itinerary::new(plan.targets.len(), plan.policy.retries, tries_until(ends_at, now)),

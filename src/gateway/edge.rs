@@ -29,6 +29,7 @@ const LABELS: &str = "x-tollgate-labels";
 const PROMPT_LABEL: &str = "prompt";
 const TIMEOUT: &str = "x-request-timeout";
 const COMPLEXITY: &str = "x-tollgate-complexity";
+const CONVERSATION: &str = "x-tollgate-conversation";
 
 /// What a path of `/v1` does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +70,8 @@ pub struct Request {
     pub may_reuse: bool,
     /// How complex the caller says it is.
     pub complexity: Option<Level>,
+    /// Which conversation the caller says it is of.
+    pub conversation: Option<String>,
     /// When the caller gives it up.
     pub ends_at: Option<Timestamp>,
     pub reservation: ReservationId,
@@ -84,6 +87,24 @@ impl Request {
     /// About so many tokens, before anybody has counted them: for conditions and limits, never for money.
     pub fn input_tokens(&self) -> u64 {
         input_tokens(self.bytes)
+    }
+
+    /// The same question, asked by another org and for nobody.
+    pub fn copy_for(&self, org: OrgId, reservation: ReservationId, place: Place) -> Request {
+        Request {
+            caller: Caller { org, key: self.caller.key, project: None },
+            may_reuse: false,
+            ends_at: None,
+            reservation,
+            purpose: Purpose {
+                request: self.purpose.request,
+                model: self.purpose.model.clone(),
+                ..Purpose::default()
+            },
+            idempotency: None,
+            place: Arc::new(place),
+            ..self.clone()
+        }
     }
 
     /// A number that no caller chooses.
@@ -115,7 +136,8 @@ pub async fn admit(
         }
     };
     let model = dialects::requested_model(&body).unwrap_or_default().to_owned();
-    let reservation = ReservationId { org: caller.org, local: state.ledger.clock().uuid() };
+    // A request has one reservation: who knows its id finds it.
+    let reservation = ReservationId { org: caller.org, local: id.0 };
     let purpose = Purpose {
         request: Some(id),
         project: caller.project,
@@ -144,6 +166,7 @@ pub async fn admit(
         bytes,
         may_reuse: may_reuse(headers),
         complexity: complexity(headers)?,
+        conversation: conversation(headers)?,
         ends_at,
         reservation,
         purpose,
@@ -202,6 +225,15 @@ fn complexity(headers: &HeaderMap) -> Result<Option<Level>, Failure> {
     let level = if given == "off" { Some(Level::Hard) } else { Level::named(given) };
     let words = || format!("{COMPLEXITY} is simple, standard, hard or off");
     level.map(Some).ok_or_else(|| Failure::new(400, "invalid_complexity", words()))
+}
+
+/// `x-tollgate-conversation`: the caller's name of it, by which an experiment may be sticky.
+fn conversation(headers: &HeaderMap) -> Result<Option<String>, Failure> {
+    let Some(given) = headers.get(CONVERSATION) else { return Ok(None) };
+    let named = given.to_str().ok().filter(|name| (1..=Purpose::LABEL_CHARACTERS_MAX).contains(&name.len()));
+    let words = || format!("{CONVERSATION} has 1 to {} ASCII characters", Purpose::LABEL_CHARACTERS_MAX);
+    let named = named.ok_or_else(|| Failure::new(400, "invalid_conversation", words()))?;
+    Ok(Some(named.to_owned()))
 }
 
 /// Unless `cache-control: no-cache` or `no-store` says otherwise.

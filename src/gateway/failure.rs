@@ -176,12 +176,19 @@ impl From<Refusal> for Failure {
             | Refusal::UnknownReservation
             | Refusal::ReservationExists
             | Refusal::ReservationEnded { .. }
+            | Refusal::ReservationOpen
             | Refusal::UnknownLot
             | Refusal::LotExists
             | Refusal::NotRefundable { .. }
             | Refusal::ProjectExists
             | Refusal::KeyExists
             | Refusal::DuplicateBudget
+            | Refusal::BudgetOfArm
+            | Refusal::UnknownExperiment
+            | Refusal::UnknownArm
+            | Refusal::ExperimentExists
+            | Refusal::RouteUnderExperiment { .. }
+            | Refusal::ExperimentOver
             | Refusal::UnknownTimeZone(_)
             | Refusal::NameTaken(_)
             | Refusal::UnknownBundle

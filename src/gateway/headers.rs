@@ -58,6 +58,9 @@ fn set_common(headers: &mut HeaderMap, plan: &Plan, hold: &Hold, (provider, mode
     if let Some(route) = &plan.route {
         put(headers, "x-tollgate-route", route);
     }
+    if let Some(seat) = &plan.seat {
+        put(headers, "x-tollgate-experiment", &seat.arm);
+    }
     if let Some((level, why)) = plan.complexity() {
         put(headers, "x-tollgate-complexity", &format!("{}; {why}", level.name()));
     }

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::domain::account::budget::BudgetScope;
 use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, Settle};
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
 use crate::domain::event::{Attempt, AttemptOutcome, Balance, Dispatcher, Event, ExpiryPolicy, Purpose};
-use crate::domain::routing::ClampPolicy;
+use crate::domain::routing::{ClampPolicy, Seat};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
 use crate::gateway::State;
@@ -30,6 +31,8 @@ const RESERVE_TRIES: usize = 4;
 const SETTLE_TRIES: u32 = 6;
 /// A stream's hold is extended this often, each time for three times as long.
 pub const EXTEND_SECONDS: i64 = 300;
+/// The code of the failure to hold within what the org allots to the arm.
+pub const ARM_SPENT: &str = "arm_budget_spent";
 /// Who answered, where an answer of before was given.
 pub const CACHE: &str = "cache";
 
@@ -40,6 +43,7 @@ pub struct Hold {
     pub prices: Prices,
     route: Option<String>,
     decision: Option<String>,
+    seat: Option<Seat>,
     held: Credits,
     attempts: Vec<Attempt>,
     /// The bounds of the attempts in flight, and of those whose cost nobody knows.
@@ -76,6 +80,7 @@ impl Hold {
                 prices: prices.clone(),
                 route: plan.route.clone(),
                 decision: decision(plan),
+                seat: plan.seat.clone(),
                 held: quoted.credits,
                 attempts: Vec::new(),
                 bound: quoted.credits,
@@ -89,6 +94,9 @@ impl Hold {
                 Some(refusal) => refusal,
             };
             let available = match &refusal {
+                Refusal::BudgetExceeded { budget, .. } if matches!(budget.scope, BudgetScope::Arm { .. }) => {
+                    return Err(Failure::new(402, ARM_SPENT, refusal.to_string()));
+                }
                 Refusal::InsufficientCredits { available, .. }
                 | Refusal::BudgetExceeded { available, .. } => *available,
                 Refusal::RequestTooLarge { limit, .. } => *limit,
@@ -118,6 +126,7 @@ impl Hold {
             prices,
             route: plan.route.clone(),
             decision: decision(plan),
+            seat: plan.seat.clone(),
             // A hold is of something, even where a hit is free.
             held: price.max(Credits::from_nanos(1)),
             attempts: Vec::new(),
@@ -142,16 +151,12 @@ impl Hold {
             expiry,
             dispatcher: Dispatcher::Tollgate,
             price_book_version: self.prices.version,
-            purpose: Purpose {
-                route: self.route.clone(),
-                decision: self.decision.clone(),
-                ..request.purpose.clone()
-            },
+            purpose: Purpose { decision: self.decision.clone(), ..self.purpose() },
         });
         let submission = Submission {
             org: request.caller.org,
             command,
-            by: Some(request.caller.key),
+            by: request.purpose.key,
             idempotency: request.idempotency.clone(),
         };
         let since = state.ledger.clock().now();
@@ -255,7 +260,9 @@ impl Hold {
         let usages = self.attempts.iter().map(|attempt| &attempt.usage);
         let tokens = usages.map(|usage| usage.input_total().saturating_add(usage.output_total()));
         self.request.place.used(tokens.fold(0, u64::saturating_add));
-        if self.attempts_cost().is_zero() && self.attempts.iter().all(is_refused) {
+        // An experiment counts its failures.
+        let is_counted = self.seat.as_ref().is_some_and(|seat| seat.unit.is_some());
+        if !is_counted && self.attempts_cost().is_zero() && self.attempts.iter().all(is_refused) {
             return self.end(OrgCommand::Release { reservation: self.request.reservation }).await;
         }
         let served = self.attempts.iter().rfind(|attempt| !is_refused(attempt));
@@ -265,11 +272,10 @@ impl Hold {
             price_book_version: self.prices.version,
             attempts: self.attempts.clone(),
             purpose: Some(Purpose {
-                route: self.route.clone(),
                 model: served
                     .map(|attempt| attempt.model.clone())
                     .or_else(|| Some(self.request.model.clone())),
-                ..self.request.purpose.clone()
+                ..self.purpose()
             }),
             quarantine: self.quarantine.clone(),
         });
@@ -318,12 +324,21 @@ impl Hold {
         }
     }
 
+    fn purpose(&self) -> Purpose {
+        Purpose {
+            route: self.route.clone(),
+            arm: self.seat.as_ref().map(|seat| seat.arm.clone()),
+            unit: self.seat.as_ref().and_then(|seat| seat.unit.clone()),
+            ..self.request.purpose.clone()
+        }
+    }
+
     fn attempts_cost(&self) -> Credits {
         self.attempts.iter().map(|attempt| attempt.cost).sum()
     }
 
     async fn submit(&self, command: OrgCommand) -> Result<Outcome, LedgerError> {
-        let by = Some(self.request.caller.key);
+        let by = self.request.purpose.key;
         let submission = Submission { org: self.request.caller.org, command, by, idempotency: None };
         self.state.ledger.submit(submission).await
     }

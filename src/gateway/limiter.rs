@@ -87,6 +87,12 @@ impl Limiter {
         Limiter { time: NodeTime(clock), counts: Arc::default() }
     }
 
+    /// A place under no limit.
+    pub fn unlimited(&self) -> Place {
+        let used_tokens = AtomicU64::new(0);
+        Place { counts: self.counts.clone(), held: Vec::new(), estimated_tokens: 0, used_tokens }
+    }
+
     /// Takes a place under every limit on the path of a request of about so many tokens, all or nothing.
     ///
     /// # Errors
@@ -239,6 +245,7 @@ fn name_of(scope: &BudgetScope) -> String {
         BudgetScope::Project { project } => format!("project {project}"),
         BudgetScope::Key { .. } => "this key".to_owned(),
         BudgetScope::EndUser { .. } => "this end user".to_owned(),
+        BudgetScope::Arm { arm } => format!("arm {arm}"),
     }
 }
 

@@ -9,6 +9,7 @@ mod count;
 pub mod dialects;
 mod dispatch;
 mod edge;
+mod experiment;
 mod failure;
 mod flight;
 mod headers;
@@ -34,7 +35,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Path, State as AxumState};
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, Semaphore};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -79,6 +80,7 @@ pub struct Parts {
     weather: Weather,
     shedder: Shedder,
     cache: Cache,
+    shadows: Arc<Semaphore>,
     /// Read by every request until it is settled.
     under_way: Arc<RwLock<()>>,
 }
@@ -123,6 +125,7 @@ impl GatewayState {
             weather: Weather::default(),
             shedder: Shedder::default(),
             cache: Cache::default(),
+            shadows: Arc::new(Semaphore::new(experiment::SHADOWS_MAX)),
             under_way: Arc::default(),
         })))
     }
@@ -227,7 +230,7 @@ type Body = Result<Bytes, BytesRejection>;
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description =
         "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped, -cache."),
+         -degraded, -warning, -dropped, -cache, -experiment."),
         Failures))]
 async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiChat), headers, body).await
@@ -240,7 +243,7 @@ async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description =
         "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped, -cache."),
+         -degraded, -warning, -dropped, -cache, -experiment."),
         Failures))]
 async fn responses(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiResponses), headers, body).await
@@ -253,7 +256,7 @@ async fn responses(AxumState(state): AxumState<State>, headers: HeaderMap, body:
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description =
         "As Anthropic answers. Headers: request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped, -cache."),
+         -degraded, -warning, -dropped, -cache, -experiment."),
         Failures))]
 async fn messages(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::AnthropicMessages), headers, body).await

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::domain::ids::OrgId;
 use crate::domain::pricing::{Mode, RateCard};
 use crate::domain::routing::complexity::{self, Judgement, Level, Prompt};
-use crate::domain::routing::{Asked, Complexity, Policy, Routes, To};
+use crate::domain::routing::{Asked, Complexity, Policy, Routes, Seat, To};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
 use crate::gateway::dialects::Family;
@@ -40,6 +40,8 @@ pub struct Plan {
     pub policy: Policy,
     /// Never empty.
     pub targets: Vec<Target>,
+    /// Where the request sits in an experiment.
+    pub seat: Option<Seat>,
     routes: Arc<Routes>,
     asked: Asked,
 }
@@ -63,23 +65,37 @@ impl Prices {
     }
 }
 
-/// The chain of targets: the route's, or else every provider that has a card of that name.
-pub fn plan(state: &State, prices: &Prices, request: &Request) -> Result<Plan, Failure> {
+/// The chain of targets: that of the experiment's arm; or the route's, or else every provider that has a card of that
+/// name.
+pub fn plan(state: &State, prices: &Prices, request: &Request, seat: Option<Seat>) -> Result<Plan, Failure> {
     let routes = state.routes.load_full();
     let mut plan = match routes.get(&request.model) {
         Some(route) => {
             let policy = route.policy.clone();
             let asked = asked(&routes, prices, request);
-            Plan { route: Some(route.name.clone()), policy, targets: Vec::new(), asked, routes }
+            Plan { route: Some(route.name.clone()), policy, targets: Vec::new(), seat, asked, routes }
         }
         None => Plan {
             route: None,
             policy: Policy::default(),
             targets: Vec::new(),
-            asked: Asked::default(),
+            asked: if seat.is_some() { asked(&routes, prices, request) } else { Asked::default() },
+            seat,
             routes,
         },
     };
+    let chain = plan.seat.as_ref().map(|seat| seat.chain.clone()).unwrap_or_default();
+    if !chain.is_empty() {
+        plan.targets = plan.targets_of_all(state, prices, request, &chain);
+        if !plan.targets.is_empty() {
+            return Ok(plan);
+        }
+        if plan.is_shadow() {
+            return Err(Failure::model_unknown(&request.model));
+        }
+        tracing::warn!(arm = ?plan.seat, "nothing in the arm's chain can serve: the route's own answers");
+        plan.seat = None;
+    }
     plan.targets = match &plan.route {
         Some(name) => plan.targets_of(state, prices, request, &To::Route(name.clone())),
         None => {
@@ -91,6 +107,11 @@ pub fn plan(state: &State, prices: &Prices, request: &Request) -> Result<Plan, F
 }
 
 impl Plan {
+    /// Whether nobody waits for the answer.
+    pub fn is_shadow(&self) -> bool {
+        self.seat.as_ref().is_some_and(|seat| seat.shadow_paid_by.is_some())
+    }
+
     /// How complex the request was taken to be, where that chose the target, and why.
     pub fn complexity(&self) -> Option<(Level, String)> {
         let by = self.routes.get(self.route.as_ref()?)?.complexity.as_ref()?;
@@ -107,7 +128,11 @@ impl Plan {
 
     /// The targets to which a chain, or one model, leads this request.
     pub fn targets_of(&self, state: &State, prices: &Prices, request: &Request, to: &To) -> Vec<Target> {
-        let targets = self.routes.targets(to, &self.asked, request.chance());
+        self.targets_of_all(state, prices, request, std::slice::from_ref(to))
+    }
+
+    fn targets_of_all(&self, state: &State, prices: &Prices, request: &Request, chain: &[To]) -> Vec<Target> {
+        let targets = self.routes.targets(chain, &self.asked, request.chance());
         let org = request.caller.org;
         let found = |target: &crate::domain::routing::Target| {
             found(state, &self.routes, prices, org, &target.provider, &target.model)

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
+mod experiments;
+
 use super::*;
 use crate::clock::Clock;
 use crate::domain::account::budget::BudgetScope;

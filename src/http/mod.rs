@@ -4,6 +4,7 @@
 mod batch;
 mod docs;
 mod events;
+mod experiments;
 mod extract;
 mod funds;
 mod health;
@@ -104,6 +105,11 @@ fn documented() -> OpenApiRouter<ApiState> {
         .routes(routes!(reports::spend))
         .routes(routes!(prices::in_force, prices::publish))
         .routes(routes!(prices::history))
+        .routes(routes!(experiments::start, experiments::list))
+        .routes(routes!(experiments::show))
+        .routes(routes!(experiments::stop))
+        .routes(routes!(experiments::promote))
+        .routes(routes!(experiments::give_feedback))
         .routes(routes!(projections::list))
         .routes(routes!(projections::rebuild))
         .routes(routes!(health::alive))

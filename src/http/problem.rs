@@ -190,11 +190,13 @@ impl From<Refusal> for Problem {
             | Refusal::UnknownLot
             | Refusal::UnknownProject
             | Refusal::UnknownKey
-            | Refusal::UnknownBundle => say(StatusCode::NOT_FOUND, "not_found"),
+            | Refusal::UnknownBundle
+            | Refusal::UnknownExperiment => say(StatusCode::NOT_FOUND, "not_found"),
             Refusal::IdempotencyConflict => say(StatusCode::CONFLICT, "idempotency_conflict"),
             Refusal::ReservationEnded { status } => {
                 say(StatusCode::CONFLICT, "reservation_ended").with("reservation_status", json!(status))
             }
+            Refusal::ReservationOpen => say(StatusCode::CONFLICT, "reservation_open"),
             Refusal::OrgExists
             | Refusal::ReservationExists
             | Refusal::LotExists
@@ -202,6 +204,9 @@ impl From<Refusal> for Problem {
             | Refusal::KeyExists
             | Refusal::BundleExists
             | Refusal::NameTaken(_)
+            | Refusal::ExperimentExists
+            | Refusal::RouteUnderExperiment { .. }
+            | Refusal::ExperimentOver
             | Refusal::OpenReservations { .. } => say(StatusCode::CONFLICT, "conflict"),
             Refusal::NotRefundable { refundable, asked } => {
                 say(StatusCode::UNPROCESSABLE_ENTITY, "not_refundable")
@@ -214,6 +219,8 @@ impl From<Refusal> for Problem {
             | Refusal::TtlOutOfRange { .. }
             | Refusal::ExpiryInPast
             | Refusal::DuplicateBudget
+            | Refusal::BudgetOfArm
+            | Refusal::UnknownArm
             | Refusal::UnknownTimeZone(_) => say(StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
         }
     }

@@ -76,7 +76,7 @@ pub async fn set_budgets(
     Ok(Json(body))
 }
 
-/// The org's budgets.
+/// The org's budgets; what it allots to arms stands with their experiments.
 #[utoipa::path(get, path = "/api/v1/orgs/{org}/budgets", operation_id = "list_budgets", tag = "rules",
     params(("org", description = "Its slug or id.")),
     security(("key" = ["operator", "finance", "org_admin", "gateway"])),
@@ -89,7 +89,7 @@ pub async fn budgets(
     let org = org_for(&api, &actor, &org, READERS).await?;
     let budgets = api
         .ledger
-        .read(org, |account| account.budgets.iter().map(|state| budget_body(&state.budget)).collect());
+        .read(org, |account| account.budgets.iter().filter_map(|state| budget_body(&state.budget)).collect());
     Ok(Json(Budgets { budgets: budgets.await? }))
 }
 
@@ -153,7 +153,7 @@ pub async fn limits(
     Path(org): Path<String>,
 ) -> Result<Json<AllLimits>, Problem> {
     let org = org_for(&api, &actor, &org, READERS).await?;
-    let limits = api.ledger.read(org, |account| account.limits.iter().map(limits_body).collect());
+    let limits = api.ledger.read(org, |account| account.limits.iter().filter_map(limits_body).collect());
     Ok(Json(AllLimits { limits: limits.await? }))
 }
 
@@ -219,9 +219,9 @@ fn budget(body: &BudgetBody) -> Result<Budget, Problem> {
     Ok(Budget { key: BudgetKey { scope, window: body.window }, cap: body.cap })
 }
 
-fn budget_body(budget: &Budget) -> BudgetBody {
-    let (scope, project, key, end_user) = scope_fields(&budget.key.scope);
-    BudgetBody { scope, project, key, end_user, window: budget.key.window, cap: budget.cap }
+fn budget_body(budget: &Budget) -> Option<BudgetBody> {
+    let (scope, project, key, end_user) = scope_fields(&budget.key.scope)?;
+    Some(BudgetBody { scope, project, key, end_user, window: budget.key.window, cap: budget.cap })
 }
 
 /// A limit of nothing would refuse everything: suspending the org says that more plainly.
@@ -239,9 +239,9 @@ fn limits_of(body: &LimitsBody) -> Result<Limits, Problem> {
     })
 }
 
-fn limits_body(limits: &Limits) -> LimitsBody {
-    let (scope, project, key, end_user) = scope_fields(&limits.scope);
-    LimitsBody {
+fn limits_body(limits: &Limits) -> Option<LimitsBody> {
+    let (scope, project, key, end_user) = scope_fields(&limits.scope)?;
+    Some(LimitsBody {
         scope,
         project,
         key,
@@ -250,7 +250,7 @@ fn limits_body(limits: &Limits) -> LimitsBody {
         tokens_per_minute: limits.tokens_per_minute,
         concurrent_requests: limits.concurrent_requests,
         credits_per_request: limits.credits_per_request,
-    }
+    })
 }
 
 fn scope(
@@ -273,11 +273,16 @@ fn scope(
     }
 }
 
-fn scope_fields(scope: &BudgetScope) -> (ScopeName, Option<ProjectId>, Option<KeyId>, Option<String>) {
-    match scope {
+/// A scope with the one field that says whom it is about.
+type ScopeFields = (ScopeName, Option<ProjectId>, Option<KeyId>, Option<String>);
+
+/// None for an arm: its experiment shows it.
+fn scope_fields(scope: &BudgetScope) -> Option<ScopeFields> {
+    Some(match scope {
         BudgetScope::Org => (ScopeName::Org, None, None, None),
         BudgetScope::Project { project } => (ScopeName::Project, Some(*project), None, None),
         BudgetScope::Key { key } => (ScopeName::Key, None, Some(*key), None),
         BudgetScope::EndUser { end_user } => (ScopeName::EndUser, None, None, end_user.clone()),
-    }
+        BudgetScope::Arm { .. } => return None,
+    })
 }

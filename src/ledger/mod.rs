@@ -337,6 +337,10 @@ impl Ledger {
         &self.shared.projector
     }
 
+    pub fn shards(&self) -> impl Iterator<Item = i32> + use<> {
+        (0..).take(self.shared.queues.len())
+    }
+
     /// The shard that holds an org's events; it never changes.
     pub fn shard_of(&self, org: OrgId) -> i32 {
         shard_of(org, self.shared.queues.len())

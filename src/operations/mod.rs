@@ -3,6 +3,7 @@
 pub mod authenticate;
 pub mod balance_as_of;
 pub mod claim;
+pub mod experiment_report;
 pub mod explain;
 pub mod find_org;
 pub mod list_events;
@@ -10,5 +11,6 @@ pub mod list_holds;
 pub mod price_usage;
 pub mod profile;
 pub mod readiness;
+pub mod run_experiment;
 pub mod show_reservation;
 pub mod spend_report;

@@ -393,6 +393,34 @@ macro_rules! projections {
                 rows.iter().map(|row| spend_row(row, &dimensions).map_err(store_error)).collect()
             }
 
+            async fn arm_units(&self, shard: i32, arm: &str) -> Result<Vec<(String, UnitSums)>, StoreError> {
+                let sql = rows::arm_query(&rows::ARM_UNITS);
+                let rows = sqlx::query(AssertSqlSafe(sql))
+                    .bind(shard)
+                    .bind(arm)
+                    .fetch_all(&self.readers)
+                    .await
+                    .map_err(store_error)?;
+                let unit = |row: &$row| -> Result<(String, UnitSums), sqlx::Error> {
+                    let mut sums = UnitSums::default();
+                    for (sum, column) in sums.each().into_iter().zip(rows::ARM_UNITS.values) {
+                        *sum = row.try_get(column)?;
+                    }
+                    Ok((row.try_get("unit")?, sums))
+                };
+                rows.iter().map(|row| unit(row).map_err(store_error)).collect()
+            }
+
+            async fn arm_latencies(&self, shard: i32, arm: &str) -> Result<Vec<(i64, i64)>, StoreError> {
+                let sql = rows::arm_query(&rows::ARM_LATENCIES);
+                sqlx::query_as(AssertSqlSafe(sql))
+                    .bind(shard)
+                    .bind(arm)
+                    .fetch_all(&self.readers)
+                    .await
+                    .map_err(store_error)
+            }
+
             async fn orgs_due(&self, shard: i32, now: Timestamp) -> Result<Vec<OrgId>, StoreError> {
                 let rows = sqlx::query(rows::ORGS_DUE)
                     .bind(shard)

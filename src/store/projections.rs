@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use crate::domain::chain::Hash;
 use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::time::Timestamp;
+use crate::domain::views::experiments::UnitSums;
 use crate::domain::views::index::KeyHash;
 use crate::domain::views::spend::{Group, Spend, SpendKey};
 use crate::domain::views::{Changes, View};
@@ -94,6 +95,12 @@ pub trait Projections: Send + Sync {
         hours: Range<i64>,
         groups: &[Group],
     ) -> Result<Vec<(SpendKey, Spend)>, StoreError>;
+
+    /// What each unit of an experiment's arm met on this shard.
+    async fn arm_units(&self, shard: i32, arm: &str) -> Result<Vec<(String, UnitSums)>, StoreError>;
+
+    /// An arm's answers on this shard by their class of latency.
+    async fn arm_latencies(&self, shard: i32, arm: &str) -> Result<Vec<(i64, i64)>, StoreError>;
 
     /// Orgs with holds, or with credits in lots whose time is over.
     async fn orgs_due(&self, shard: i32, now: Timestamp) -> Result<Vec<OrgId>, StoreError>;

@@ -6,6 +6,7 @@ use crate::domain::credits::Credits;
 use crate::domain::ids::{LotId, OrgId, ReservationId};
 use crate::domain::usage::Usage;
 use crate::domain::views::balances::{BalanceRow, LotChange};
+use crate::domain::views::experiments::{ArmUnit, UnitSums};
 use crate::domain::views::index::{BLOCK_POSITIONS, Block, KeyHash};
 use crate::domain::views::spend::{Group, Spend, SpendKey};
 use crate::domain::views::{Changes, View};
@@ -104,6 +105,28 @@ pub(super) const SPEND: Table = Table {
     merge: Merge::Add,
 };
 
+pub(super) const ARM_UNITS: Table = Table {
+    name: "arm_units",
+    keys: &["arm", "unit"],
+    values: &[
+        "requests",
+        "failed",
+        "fallbacks",
+        "charged",
+        "input_tokens",
+        "output_tokens",
+        "latency_micros",
+        "judged",
+        "judged_charged",
+        "successes",
+        "scored",
+        "score_thousandths",
+    ],
+    merge: Merge::Add,
+};
+pub(super) const ARM_LATENCIES: Table =
+    Table { name: "arm_latencies", keys: &["arm", "class"], values: &["requests"], merge: Merge::Add };
+
 /// Sums of a spend row.
 pub(super) const SPEND_SUMS: usize = 17;
 
@@ -149,6 +172,7 @@ pub(super) fn tables(view: View) -> &'static [Table] {
         View::Reservations => &[RESERVATIONS],
         View::Balances => &[BALANCES, LOTS],
         View::Spend => &[SPEND],
+        View::Experiments => &[ARM_UNITS, ARM_LATENCIES],
     }
 }
 
@@ -165,6 +189,10 @@ pub(super) fn rows(view: View, changes: &Changes) -> Vec<(&'static Table, Vec<Ve
             (&LOTS, changes.lots.iter().filter_map(lot_row).collect()),
         ],
         View::Spend => vec![(&SPEND, changes.spend.iter().map(spend_row).collect())],
+        View::Experiments => vec![
+            (&ARM_UNITS, changes.arm_units.iter().map(arm_unit_row).collect()),
+            (&ARM_LATENCIES, changes.arm_latencies.iter().map(arm_latency_row).collect()),
+        ],
     }
 }
 
@@ -244,6 +272,16 @@ fn spend_row(((org, key), spend): (&(OrgId, SpendKey), &Spend)) -> Vec<Cell> {
         .chain(texts.map(|text| Cell::Text(text.clone())))
         .chain(spend_sums(spend).map(Cell::Int))
         .collect()
+}
+
+fn arm_unit_row(((arm, unit), sums): (&ArmUnit, &UnitSums)) -> Vec<Cell> {
+    let mut sums = sums.clone();
+    let texts = [arm, unit].map(|text| Cell::Text(text.clone()));
+    texts.into_iter().chain(sums.each().map(|sum| Cell::Int(*sum))).collect()
+}
+
+fn arm_latency_row(((arm, class), requests): (&(String, i64), &i64)) -> Vec<Cell> {
+    vec![Cell::Text(arm.clone()), Cell::Int(*class), Cell::Int(*requests)]
 }
 
 fn id(id: Uuid) -> Cell {
@@ -337,6 +375,16 @@ pub(super) fn spend_query(dimensions: &[&str]) -> String {
          and generation = (select generation from projections \
              where shard = $1 and view = 'spend_hourly' and live) {group}",
         columns.join(", ")
+    )
+}
+
+/// Selects an arm's units, or its answers by latency, on one shard.
+pub(super) fn arm_query(table: &Table) -> String {
+    format!(
+        "select {} from {} where shard = $1 and arm = $2 and generation = \
+         (select generation from projections where shard = $1 and view = 'experiments' and live)",
+        table.columns().skip(1).collect::<Vec<_>>().join(", "),
+        table.name
     )
 }
 

@@ -260,7 +260,8 @@ async fn ask(actor: &Actor, route: &Route, hold: &str) -> StatusCode {
         .replace("{key}", &format!("key_{}", "0".repeat(64)))
         .replace("{name}", "balances")
         .replace("{provider}", "openai")
-        .replace("{model}", "gpt-4o-mini");
+        .replace("{model}", "gpt-4o-mini")
+        .replace("{experiment}", "smaller-chat-2026-11");
     match route.method {
         Method::POST => actor.post(&path, route.example.clone()).await.status,
         _ => {

@@ -12,6 +12,7 @@ mod chaos;
 mod checker;
 mod database;
 mod events;
+mod experiments;
 mod exports;
 mod faults;
 mod http;

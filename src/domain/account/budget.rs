@@ -27,6 +27,10 @@ pub enum BudgetScope {
     EndUser {
         end_user: Option<String>,
     },
+    /// An experiment's arm, as `experiment/arm`: what this org allots to it.
+    Arm {
+        arm: String,
+    },
 }
 
 #[derive(
@@ -94,11 +98,21 @@ impl BudgetScope {
             BudgetScope::Key { key } => purpose.key == Some(*key),
             BudgetScope::EndUser { end_user: Some(name) } => purpose.end_user.as_ref() == Some(name),
             BudgetScope::EndUser { end_user: None } => purpose.end_user.is_some(),
+            BudgetScope::Arm { arm } => purpose.arm.as_ref() == Some(arm),
         }
     }
 }
 
 impl Budget {
+    /// What an org lets one arm of an experiment cost in all.
+    pub fn of_arm(arm: String, cap: Credits) -> Budget {
+        Budget { key: BudgetKey { scope: BudgetScope::Arm { arm }, window: BudgetWindow::Total }, cap }
+    }
+
+    pub fn is_of_arm(&self) -> bool {
+        matches!(self.key.scope, BudgetScope::Arm { .. })
+    }
+
     /// Whether a hold for this purpose counts here.
     pub fn covers(&self, purpose: &Purpose) -> bool {
         self.key.scope.covers(purpose)
@@ -111,7 +125,8 @@ impl Budget {
             BudgetScope::EndUser { end_user: Some(_) }
             | BudgetScope::Org
             | BudgetScope::Project { .. }
-            | BudgetScope::Key { .. } => None,
+            | BudgetScope::Key { .. }
+            | BudgetScope::Arm { .. } => None,
         };
         CounterKey { end_user, starts_at: self.key.window.start(at, zone) }
     }

@@ -7,7 +7,7 @@ use crate::domain::account::limits::Limits;
 use crate::domain::alerting::AlertRule;
 use crate::domain::commerce::Payment;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Attempt, Dispatcher, ExpiryPolicy, GrantKind, LotTerms, Purpose, Role};
+use crate::domain::event::{Attempt, Dispatcher, ExpiryPolicy, Feedback, GrantKind, LotTerms, Purpose, Role};
 use crate::domain::ids::{BundleId, KeyId, LotId, ProjectId, ReservationId};
 use crate::domain::time::Timestamp;
 
@@ -79,8 +79,19 @@ pub enum OrgCommand {
         reservation: ReservationId,
     },
     Settle(Settle),
+    /// All but those of experiments' arms.
     SetBudgets {
         budgets: Vec<Budget>,
+    },
+    /// What one arm of an experiment may cost this org in all; none takes the cap away.
+    AllotArm {
+        arm: String,
+        credits: Option<Credits>,
+    },
+    /// How an answer was received, once its reservation has ended. The last word counts.
+    GiveFeedback {
+        reservation: ReservationId,
+        feedback: Feedback,
     },
     SetLimits {
         limits: Vec<Limits>,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::domain::account::budget::BudgetScope;
+use crate::domain::account::budget::{Budget, BudgetScope};
 use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, Settle, TTL_SECONDS_MAX};
 use crate::domain::account::lot::Lot;
 use crate::domain::account::refusal::Refusal;
@@ -91,7 +91,34 @@ pub(super) fn decide(account: &Account, command: OrgCommand, now: Timestamp) -> 
                 })?;
                 known_scope(account, &budget.key.scope)?;
             }
+            require(!budgets.iter().any(Budget::is_of_arm), || Refusal::BudgetOfArm)?;
+            Ok(vec![Event::BudgetsSet { budgets: with_those_of_arms(account, budgets) }])
+        }
+        OrgCommand::AllotArm { arm, credits } => {
+            exists(account)?;
+            not_closed(account)?;
+            not_negative(credits.unwrap_or_default())?;
+            let allotted = credits.map(|cap| Budget::of_arm(arm.clone(), cap));
+            let scope = BudgetScope::Arm { arm };
+            let standing = account.budgets.iter().map(|state| state.budget.clone());
+            let (same, mut budgets): (Vec<Budget>, Vec<Budget>) =
+                standing.partition(|budget| budget.key.scope == scope);
+            if same.first() == allotted.as_ref() {
+                return Ok(vec![]);
+            }
+            budgets.extend(allotted);
             Ok(vec![Event::BudgetsSet { budgets }])
+        }
+        OrgCommand::GiveFeedback { reservation, feedback } => {
+            require(!account.holds.contains_key(&reservation), || Refusal::ReservationOpen)?;
+            let ended = account.ended.get(&reservation).ok_or(Refusal::UnknownReservation)?;
+            let (arm, unit) = (ended.purpose.arm.clone(), ended.purpose.unit.clone());
+            Ok(if ended.feedback == Some(feedback) {
+                vec![]
+            } else {
+                let (charged, instead_of) = (ended.charged, ended.feedback);
+                vec![Event::FeedbackGiven { reservation, arm, unit, feedback, charged, instead_of }]
+            })
         }
         OrgCommand::SetLimits { limits } => {
             exists(account)?;
@@ -112,6 +139,13 @@ pub(super) fn decide(account: &Account, command: OrgCommand, now: Timestamp) -> 
         }
         OrgCommand::Expire => Ok(vec![]),
     }
+}
+
+/// The budgets of arms stay as their experiments have set them.
+fn with_those_of_arms(account: &Account, mut budgets: Vec<Budget>) -> Vec<Budget> {
+    let standing = account.budgets.iter().map(|state| &state.budget);
+    budgets.extend(standing.filter(|budget| budget.is_of_arm()).cloned());
+    budgets
 }
 
 /// What time alone ends.
@@ -590,7 +624,7 @@ fn known_scope(account: &Account, scope: &BudgetScope) -> Result<(), Refusal> {
     match scope {
         BudgetScope::Project { project } => known_project(account, Some(*project)),
         BudgetScope::Key { key } => require(account.keys.contains_key(key), || Refusal::UnknownKey),
-        BudgetScope::Org | BudgetScope::EndUser { .. } => Ok(()),
+        BudgetScope::Org | BudgetScope::EndUser { .. } | BudgetScope::Arm { .. } => Ok(()),
     }
 }
 

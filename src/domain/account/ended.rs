@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::account::command::ReservationStatus;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Dispatcher, Event, LotBurn, Purpose};
+use crate::domain::event::{Dispatcher, Event, Feedback, LotBurn, Purpose};
 use crate::domain::time::Timestamp;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub struct Ended {
     pub reserved_at: Timestamp,
     /// True once a settle was recorded, however late.
     pub settled: bool,
+    #[serde(default)]
+    pub feedback: Option<Feedback>,
 }
 
 impl Ended {
@@ -40,6 +42,7 @@ impl Ended {
                         price_book_version: *price_book_version,
                         reserved_at: at,
                         settled: false,
+                        feedback: None,
                     });
                 }
                 (Event::ReservationGrown { credits, .. }, Some(ended)) => {
@@ -58,6 +61,7 @@ impl Ended {
                     ended.settle(charged.saturating_sub(*charged_before), burned);
                     open = false;
                 }
+                (Event::FeedbackGiven { feedback, .. }, Some(ended)) => ended.feedback = Some(*feedback),
                 // No other event ends or changes a reservation.
                 _ => {}
             }

@@ -130,10 +130,18 @@ pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
         Event::AlertRaised { subject, .. } => {
             account.raised.insert(subject.clone());
         }
+        Event::FeedbackGiven { reservation, feedback, .. } => {
+            if let Some(ended) = account.ended.get_mut(reservation) {
+                ended.feedback = Some(*feedback);
+            }
+        }
         Event::BoundExceeded { .. } | Event::UsageQuarantined { .. } => {}
         // The system org's own; an account holds none.
         Event::BundleDefined { .. }
         | Event::PricesPublished { .. }
+        | Event::ExperimentStarted { .. }
+        | Event::ExperimentStopped { .. }
+        | Event::ArmPromoted { .. }
         | Event::Claimed { .. }
         | Event::ClaimFulfilled { .. }
         | Event::ClaimFreed { .. } => {}
@@ -281,6 +289,7 @@ fn end_hold(
         price_book_version: hold.price_book_version,
         reserved_at: hold.reserved_at,
         settled: status == ReservationStatus::Settled,
+        feedback: None,
     };
     account.ended.insert(reservation, ended);
 }

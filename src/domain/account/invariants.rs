@@ -1,13 +1,13 @@
 //! The guards in their order, and the account's promises as short stories, each named by the invariant it holds.
 
 use crate::domain::account::Account;
-use crate::domain::account::budget::{BudgetScope, BudgetWindow};
+use crate::domain::account::budget::{Budget, BudgetScope, BudgetWindow};
 use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, TTL_SECONDS_MAX};
 use crate::domain::account::fixtures::*;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::alerting::AlertRule;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, LotTerms, Purpose, Role};
+use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, Feedback, LotTerms, Purpose, Role};
 use crate::domain::time::Timestamp;
 
 const TOO_LARGE: Refusal = Refusal::AmountTooLarge { max: Credits::COMMAND_MAX };
@@ -69,6 +69,11 @@ fn charge_input(credits: i64) -> ExpiryPolicy {
 
 fn of_project(n: u128) -> Purpose {
     Purpose { project: Some(project(n)), ..Purpose::default() }
+}
+
+fn feedback(n: u128, served: bool) -> OrgCommand {
+    let feedback = Feedback { score_thousandths: None, served: Some(served) };
+    OrgCommand::GiveFeedback { reservation: reservation(n), feedback }
 }
 
 fn last(events: &[Event]) -> &Event {
@@ -241,6 +246,8 @@ fn the_guards_of_an_org_and_its_rules_stand_in_order() {
         expires_at: Some(START),
     };
     let no_rules = OrgCommand::SetAlertRules { rules: vec![] };
+    let of_arm = Budget::of_arm("small/haiku".into(), credits(1));
+    let allot = |cap| OrgCommand::AllotArm { arm: "small/haiku".into(), credits: Some(cap) };
 
     refused_in_order([
         (active(), mars(credits(-1)), Refusal::OrgExists),
@@ -251,6 +258,12 @@ fn the_guards_of_an_org_and_its_rules_stand_in_order() {
         (unknown(), OrgCommand::ResumeOrg, Refusal::UnknownOrg),
         (closed(), OrgCommand::ResumeOrg, Refusal::OrgClosed),
         (closed(), OrgCommand::SuspendOrg { reason: "late".into() }, Refusal::OrgClosed),
+        (active(), budgets(&[of_arm]), Refusal::BudgetOfArm),
+        (unknown(), allot(credits(-1)), Refusal::UnknownOrg),
+        (closed(), allot(credits(-1)), Refusal::OrgClosed),
+        (active(), allot(credits(-1)), Refusal::AmountNotPositive),
+        (guarded(), feedback(1, true), Refusal::ReservationOpen),
+        (guarded(), feedback(3, true), Refusal::UnknownReservation),
         (unknown(), same_name.clone(), Refusal::UnknownOrg),
         (closed(), same_name.clone(), Refusal::OrgClosed),
         (active(), same_name, Refusal::ProjectExists),
@@ -614,4 +627,60 @@ fn an_account_survives_its_snapshot() {
     let saved = serde_json::to_string(&account).unwrap();
 
     assert_eq!(serde_json::from_str::<Account>(&saved).unwrap(), account);
+}
+
+#[test]
+fn i1_an_arm_spends_what_its_org_allots_to_it_and_the_orgs_own_budgets_do_not_touch_it() {
+    let arm = |n, amount| Reserve {
+        purpose: Purpose { arm: Some("small/haiku".into()), ..Purpose::default() },
+        ..hold(n, credits(amount))
+    };
+    let allot = |cap: Option<i64>| OrgCommand::AllotArm {
+        arm: "small/haiku".into(),
+        credits: cap.map(Credits::from_whole),
+    };
+    let mut account = with([grant(1, credits(100)), allot(Some(5)), cap(credits(50))]);
+
+    account.does(START, arm(1, 4));
+    let spent = Refusal::BudgetExceeded {
+        budget: Budget::of_arm("small/haiku".into(), credits(5)).key,
+        cap: credits(5),
+        available: credits(1),
+        asked: credits(2),
+    };
+    assert_eq!(account.refuses(START, arm(2, 2)), spent);
+    assert_eq!(account.refuses(START, grow(1, credits(2))), spent);
+    account.does(START, hold(3, credits(20)));
+    account.does(START, settle(1, credits(1)));
+    account.does(START, OrgCommand::SetBudgets { budgets: vec![] });
+    account.does(START, arm(4, 4));
+    assert_eq!(
+        account.refuses(START, arm(5, 1)),
+        Refusal::BudgetExceeded {
+            budget: Budget::of_arm("small/haiku".into(), credits(5)).key,
+            cap: credits(5),
+            available: credits(0),
+            asked: credits(1),
+        }
+    );
+    assert_eq!(account.does(START, allot(Some(5))), [], "the same again changes nothing");
+    account.does(START, allot(None));
+    account.does(START, arm(5, 30));
+}
+
+#[test]
+fn the_last_word_on_an_answer_counts_and_takes_back_the_one_before() {
+    let bad = Feedback { score_thousandths: None, served: Some(false) };
+    let mut account = with([grant(1, credits(10)), hold(1, credits(2)).into(), settle(1, credits(1)).into()]);
+
+    let first = account.does(START, feedback(1, true));
+    assert_eq!(account.does(START, feedback(1, true)), [], "the same again changes nothing");
+    let second = account.does(START, feedback(1, false));
+
+    let Event::FeedbackGiven { charged, instead_of: None, .. } = last(&first) else { panic!("{first:?}") };
+    assert_eq!(*charged, credits(1));
+    let Event::FeedbackGiven { feedback, instead_of: Some(before), .. } = last(&second) else {
+        panic!("{second:?}")
+    };
+    assert!(*feedback == bad && before.is_success());
 }

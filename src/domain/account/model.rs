@@ -12,7 +12,7 @@ use crate::domain::account::refusal::Refusal;
 use crate::domain::account::{Account, Ended};
 use crate::domain::alerting::{AlertRule, AlertSubject};
 use crate::domain::credits::Credits;
-use crate::domain::event::{Balance, Dispatcher, Event, ExpiryPolicy, LotTerms, Purpose};
+use crate::domain::event::{Balance, Dispatcher, Event, ExpiryPolicy, Feedback, LotTerms, Purpose};
 use crate::domain::ids::{LotId, ReservationId};
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::reservation_of;
@@ -62,6 +62,7 @@ struct ModelHold {
     settled: bool,
     charged: Credits,
     paid_by: Vec<(LotId, Credits)>,
+    feedback: Option<Feedback>,
 }
 
 struct ModelBudget {
@@ -439,19 +440,28 @@ impl Model {
                 self.end(reservation, ReservationStatus::Released, Credits::ZERO);
             }
             OrgCommand::Settle(command) => self.settle(command)?,
-            OrgCommand::SetBudgets { budgets } => {
+            OrgCommand::SetBudgets { mut budgets } => {
                 self.not_closed()?;
-                let mut before = std::mem::take(&mut self.budgets);
-                for budget in budgets {
-                    let kept = before.iter().position(|known| known.budget.key == budget.key);
-                    self.budgets_made += 1;
-                    let (serial, newest, forgotten) = match kept.map(|index| before.remove(index)) {
-                        Some(known) => (known.serial, known.newest, known.forgotten),
-                        None => (self.budgets_made, Timestamp(0), vec![]),
-                    };
-                    self.budgets.push(ModelBudget { serial, budget, newest, forgotten });
+                let standing = self.budgets.iter().map(|known| known.budget.clone());
+                budgets.extend(standing.filter(|budget| arm_of(budget).is_some()));
+                self.set_budgets(budgets, now);
+            }
+            OrgCommand::AllotArm { arm, credits } => {
+                self.not_closed()?;
+                let standing = || self.budgets.iter().map(|known| known.budget.clone());
+                let of_arm = |budget: &Budget| arm_of(budget) == Some(&arm);
+                if standing().find(of_arm).map(|budget| budget.cap) != credits {
+                    let mut budgets: Vec<Budget> = standing().filter(|budget| !of_arm(budget)).collect();
+                    let scope = BudgetScope::Arm { arm };
+                    budgets.extend(credits.map(|cap| budget(scope, BudgetWindow::Total, cap)));
+                    self.set_budgets(budgets, now);
                 }
-                self.forget_all(now);
+            }
+            OrgCommand::GiveFeedback { reservation, feedback } => {
+                let hold = self.holds.iter_mut().find(|hold| hold.id == reservation);
+                let hold = hold.ok_or(Refusal::UnknownReservation)?;
+                refuse_if(hold.status == ReservationStatus::Held, || Refusal::ReservationOpen)?;
+                hold.feedback = Some(feedback);
             }
             OrgCommand::SetLimits { limits } => {
                 self.not_closed()?;
@@ -547,6 +557,7 @@ impl Model {
             settled: false,
             charged: Credits::ZERO,
             paid_by: vec![],
+            feedback: None,
         });
         Ok(())
     }
@@ -599,6 +610,20 @@ impl Model {
         let status = hold.status;
         refuse_if(status != ReservationStatus::Held, || Refusal::ReservationEnded { status })?;
         Ok(hold)
+    }
+
+    fn set_budgets(&mut self, budgets: Vec<Budget>, now: Timestamp) {
+        let mut before = std::mem::take(&mut self.budgets);
+        for budget in budgets {
+            let kept = before.iter().position(|known| known.budget.key == budget.key);
+            self.budgets_made += 1;
+            let (serial, newest, forgotten) = match kept.map(|index| before.remove(index)) {
+                Some(known) => (known.serial, known.newest, known.forgotten),
+                None => (self.budgets_made, Timestamp(0), vec![]),
+            };
+            self.budgets.push(ModelBudget { serial, budget, newest, forgotten });
+        }
+        self.forget_all(now);
     }
 
     fn within(&self, budget: &ModelBudget, window: &CounterKey, asked: Credits) -> Result<(), Refusal> {
@@ -657,12 +682,20 @@ fn refuse_if(wrong: bool, refusal: impl FnOnce() -> Refusal) -> Result<(), Refus
 }
 
 /// Thirds, so that shares of prices do not come out even.
+fn arm_of(budget: &Budget) -> Option<&String> {
+    match &budget.key.scope {
+        BudgetScope::Arm { arm } => Some(arm),
+        _ => None,
+    }
+}
+
 fn an_amount() -> impl Strategy<Value = Credits> {
     (0i64..=15).prop_map(|thirds| Credits::from_nanos(thirds * 333_333_333))
 }
 
 fn a_purpose() -> impl Strategy<Value = Purpose> {
-    (0u8..12, 0u8..2, 0u8..3).prop_map(|(of_project, by_key, user)| Purpose {
+    (0u8..12, 0u8..2, 0u8..3, 0u8..3).prop_map(|(of_project, by_key, user, of_arm)| Purpose {
+        arm: (of_arm == 1).then(|| "small/haiku".to_owned()),
         project: match of_project {
             0 => Some(project(9)),
             1..=5 => Some(project(1)),
@@ -781,6 +814,14 @@ fn a_command() -> impl Strategy<Value = OrgCommand> {
         3 => budgets,
         1 => (a_scope(), an_amount()).prop_map(|(scope, amount)| request_limit(scope, amount)),
         2 => proptest::collection::vec(a_rule(), 0..4).prop_map(|rules| OrgCommand::SetAlertRules { rules }),
+        2 => (any::<bool>(), an_amount()).prop_map(|(is_capped, credits)| OrgCommand::AllotArm {
+            arm: "small/haiku".into(),
+            credits: is_capped.then_some(credits),
+        }),
+        2 => (0u128..8, 0u16..3).prop_map(|(n, score)| OrgCommand::GiveFeedback {
+            reservation: reservation(n),
+            feedback: Feedback { score_thousandths: Some(score * 400), served: None },
+        }),
         2 => an_amount().prop_map(overdraft),
         1 => Just(OrgCommand::SuspendOrg { reason: "unpaid".into() }),
         2 => Just(OrgCommand::ResumeOrg),
@@ -947,6 +988,7 @@ impl Pair {
         let about = self.events.iter().filter(|(event, _)| reservation_of(event) == Some(hold.id));
         let folded = Ended::fold(about.map(|(event, at)| (event, *at)));
         assert_eq!(folded.as_ref(), self.account.ended.get(&hold.id));
+        assert_eq!(folded.and_then(|ended| ended.feedback), hold.feedback, "the last word on {}", hold.id);
         let open = usize::from(hold.status == ReservationStatus::Held);
         assert_eq!(ends + open, 1, "I3: {} ended {ends} times", hold.id);
         assert!(late_settles <= 1, "I3: {} was settled late {late_settles} times", hold.id);

@@ -42,6 +42,8 @@ pub enum Refusal {
     ReservationExists,
     #[error("the reservation has ended: it is {status:?}")]
     ReservationEnded { status: ReservationStatus },
+    #[error("the request is still under way; say how its answer was once it has ended")]
+    ReservationOpen,
     #[error("there is no such lot")]
     UnknownLot,
     #[error("a lot with this id exists already")]
@@ -56,6 +58,8 @@ pub enum Refusal {
     UnknownKey,
     #[error("a key with this id exists already")]
     KeyExists,
+    #[error("an arm's budget is set by its experiment")]
+    BudgetOfArm,
     #[error("two budgets have the same scope and window; keep one")]
     DuplicateBudget,
     #[error("\"{0}\" is not an IANA time zone; an example is \"Europe/Berlin\"")]
@@ -66,6 +70,16 @@ pub enum Refusal {
     UnknownBundle,
     #[error("a bundle of this name exists already")]
     BundleExists,
+    #[error("there is no such experiment")]
+    UnknownExperiment,
+    #[error("the experiment has no such arm, or the arm answers nobody: it is a shadow")]
+    UnknownArm,
+    #[error("an experiment of this name exists already, and its figures stay under it; use a new name")]
+    ExperimentExists,
+    #[error("\"{live}\" is under way on this route, or its winner answers there; stop it first")]
+    RouteUnderExperiment { live: String },
+    #[error("the experiment has been stopped")]
+    ExperimentOver,
     #[error("the idempotency key was used for another command; use a new key")]
     IdempotencyConflict,
 }
@@ -90,6 +104,7 @@ impl Refusal {
             Refusal::UnknownReservation => "unknown_reservation",
             Refusal::ReservationExists => "reservation_exists",
             Refusal::ReservationEnded { .. } => "reservation_ended",
+            Refusal::ReservationOpen => "reservation_open",
             Refusal::UnknownLot => "unknown_lot",
             Refusal::LotExists => "lot_exists",
             Refusal::NotRefundable { .. } => "not_refundable",
@@ -97,11 +112,17 @@ impl Refusal {
             Refusal::ProjectExists => "project_exists",
             Refusal::UnknownKey => "unknown_key",
             Refusal::KeyExists => "key_exists",
+            Refusal::BudgetOfArm => "budget_of_arm",
             Refusal::DuplicateBudget => "duplicate_budget",
             Refusal::UnknownTimeZone(_) => "unknown_time_zone",
             Refusal::NameTaken(_) => "name_taken",
             Refusal::UnknownBundle => "unknown_bundle",
             Refusal::BundleExists => "bundle_exists",
+            Refusal::UnknownExperiment => "unknown_experiment",
+            Refusal::UnknownArm => "unknown_arm",
+            Refusal::ExperimentExists => "experiment_exists",
+            Refusal::RouteUnderExperiment { .. } => "route_under_experiment",
+            Refusal::ExperimentOver => "experiment_over",
             Refusal::IdempotencyConflict => "idempotency_conflict",
         }
     }

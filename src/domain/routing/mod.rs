@@ -4,12 +4,14 @@
 
 mod breaker;
 pub mod complexity;
+mod experiment;
 mod health;
 mod itinerary;
 mod route;
 mod routes;
 
 pub use breaker::Standing;
+pub use experiment::{Arm, Experiment, Phase, Seat, StickyBy, Trial, Trials};
 pub use health::{Allowance, Health, Left, News, in_order};
 pub use itinerary::{Itinerary, Next, Setback};
 pub use route::{

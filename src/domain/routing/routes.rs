@@ -110,10 +110,10 @@ impl Routes {
     }
 
     /// The targets that may serve, in the order in which they are tried, none twice. `chance` is any random number.
-    pub fn targets(&self, to: &To, asked: &Asked, chance: u64) -> Vec<Target> {
+    pub fn targets(&self, chain: &[To], asked: &Asked, chance: u64) -> Vec<Target> {
         let mut expansion =
             Expansion { routes: self, asked, chance, seen: BTreeSet::new(), targets: Vec::new() };
-        expansion.add(to);
+        chain.iter().for_each(|to| expansion.add(to));
         expansion.targets
     }
 }
@@ -346,7 +346,7 @@ mod tests {
 
     fn order(routes: &Value, asked: &Asked, chance: u64) -> Vec<String> {
         let routes = read(routes.clone(), json!({})).expect("sound");
-        let targets = routes.targets(&To::Route("r".into()), asked, chance);
+        let targets = routes.targets(&[To::Route("r".into())], asked, chance);
         targets.into_iter().map(|target| format!("{}/{}", target.provider, target.model)).collect()
     }
 

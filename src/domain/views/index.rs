@@ -64,7 +64,8 @@ pub fn reservation_of(event: &Event) -> Option<ReservationId> {
         | Event::ReservationExpired { reservation, .. }
         | Event::ReservationSettled { reservation, .. }
         | Event::BoundExceeded { reservation, .. }
-        | Event::UsageQuarantined { reservation, .. } => Some(*reservation),
+        | Event::UsageQuarantined { reservation, .. }
+        | Event::FeedbackGiven { reservation, .. } => Some(*reservation),
         Event::OrgOpened { .. }
         | Event::OrgSuspended { .. }
         | Event::OrgResumed {}
@@ -85,6 +86,9 @@ pub fn reservation_of(event: &Event) -> Option<ReservationId> {
         | Event::AlertRaised { .. }
         | Event::BundleDefined { .. }
         | Event::PricesPublished { .. }
+        | Event::ExperimentStarted { .. }
+        | Event::ExperimentStopped { .. }
+        | Event::ArmPromoted { .. }
         | Event::Claimed { .. }
         | Event::ClaimFulfilled { .. }
         | Event::ClaimFreed { .. } => None,

@@ -1,6 +1,7 @@
 //! What the projections hold: pure folds from events to rows. A projection can be dropped and folded again (I7).
 
 pub mod balances;
+pub mod experiments;
 pub mod index;
 pub mod spend;
 
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 use crate::domain::event::Recorded;
 use crate::domain::ids::{LotId, OrgId, ReservationId};
 use crate::domain::views::balances::{BalanceRow, LotChange};
+use crate::domain::views::experiments::{ArmUnit, Latencies, UnitSums};
 use crate::domain::views::index::{Block, KeyHash};
 use crate::domain::views::spend::{Spend, SpendKey};
 
@@ -25,6 +27,8 @@ pub enum View {
     Balances,
     /// What was spent, by hour and every dimension of a report.
     Spend,
+    /// What the units of experiments met in their arms.
+    Experiments,
 }
 
 /// Rows to add to the projections, folded from some consecutive events of a shard.
@@ -36,11 +40,13 @@ pub struct Changes {
     pub balances: BTreeMap<OrgId, BalanceRow>,
     pub lots: BTreeMap<(OrgId, LotId), LotChange>,
     pub spend: BTreeMap<(OrgId, SpendKey), Spend>,
+    pub arm_units: BTreeMap<ArmUnit, UnitSums>,
+    pub arm_latencies: Latencies,
 }
 
 impl View {
-    pub const ALL: [View; 5] =
-        [View::OrgEvents, View::Commands, View::Reservations, View::Balances, View::Spend];
+    pub const ALL: [View; 6] =
+        [View::OrgEvents, View::Commands, View::Reservations, View::Balances, View::Spend, View::Experiments];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -49,6 +55,7 @@ impl View {
             View::Reservations => "reservations",
             View::Balances => "balances",
             View::Spend => "spend_hourly",
+            View::Experiments => "experiments",
         }
     }
 
@@ -66,6 +73,7 @@ impl Changes {
             View::Reservations => index::reservation(&mut self.reservations, position, recorded),
             View::Balances => balances::fold(&mut self.balances, &mut self.lots, position, recorded),
             View::Spend => spend::fold(&mut self.spend, recorded),
+            View::Experiments => experiments::fold(&mut self.arm_units, &mut self.arm_latencies, recorded),
         }
     }
 }

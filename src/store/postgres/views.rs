@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::domain::chain::Hash;
 use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::time::Timestamp;
+use crate::domain::views::experiments::UnitSums;
 use crate::domain::views::index::KeyHash;
 use crate::domain::views::spend::{Group, Spend, SpendKey};
 use crate::domain::views::{Changes, View};

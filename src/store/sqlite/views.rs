@@ -14,6 +14,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::domain::chain::Hash;
 use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::time::Timestamp;
+use crate::domain::views::experiments::UnitSums;
 use crate::domain::views::index::KeyHash;
 use crate::domain::views::spend::{Group, Spend, SpendKey};
 use crate::domain::views::{Changes, View};

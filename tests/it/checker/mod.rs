@@ -240,7 +240,7 @@ impl Run {
                 continue;
             }
             let (received, ticks) = (self.moment(), (ticks, self.ticks()));
-            let Answer { status, body } = answer;
+            let Answer { status, body, .. } = answer;
             return Operation { org, key, asked, sent, received, ticks, status: status.as_u16(), body };
         }
     }

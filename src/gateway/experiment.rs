@@ -1,0 +1,97 @@
+//! Experiments on the way of a request: which arm answers it, and the shadows that get a copy.
+//!
+//! A shadow is a request of its own, of the org that pays for it: its own hold, its own settle, no limit of the caller
+//! touched, and its answer read and thrown away. Where too many are under way, one is left out.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::domain::ids::ReservationId;
+use crate::domain::routing::{Seat, StickyBy};
+use crate::gateway::State;
+use crate::gateway::dispatch;
+use crate::gateway::edge::Request;
+use crate::gateway::failure::Failure;
+use crate::gateway::plan::Prices;
+
+/// Copies under way on a node.
+pub const SHADOWS_MAX: usize = 256;
+
+/// Who answers the request, and who sees a copy, where its route is under an experiment.
+pub fn seats(prices: &Prices, request: &Request) -> (Option<Seat>, Vec<Seat>) {
+    match prices.system.experiments.on_route(&request.model, request.caller.org) {
+        Some(trial) => trial.seats(|by| unit(by, request)),
+        None => (None, vec![]),
+    }
+}
+
+/// What the request keeps to its arm by. Of another org it is another one.
+fn unit(by: StickyBy, request: &Request) -> Option<String> {
+    let org = request.caller.org;
+    match by {
+        StickyBy::Org => Some(org.to_string()),
+        StickyBy::Key => Some(request.caller.key.to_string()),
+        StickyBy::EndUser => request.purpose.end_user.as_ref().map(|user| format!("{org} {user}")),
+        StickyBy::Conversation => {
+            let told = request.conversation.as_ref().map(|id| format!("{org} {id}"));
+            told.or_else(|| Some(opening(request)))
+        }
+    }
+}
+
+/// A conversation is sent from its start each time: what is said first tells it from others.
+fn opening(request: &Request) -> String {
+    let body = &request.body;
+    let said = if body["messages"].is_array() { &body["messages"] } else { &body["input"] };
+    let first = said.as_array().map_or(said, |turns| {
+        let of_user = turns.iter().find(|turn| turn["role"] == "user");
+        of_user.or(turns.first()).unwrap_or(&Value::Null)
+    });
+    let mut hash = Sha256::new();
+    for part in [&body["system"], &body["instructions"], first] {
+        hash.update(part.to_string().as_bytes());
+        hash.update([0]);
+    }
+    format!("{} {}", request.caller.key, hex::encode(hash.finalize()))
+}
+
+/// Sends copies beside the request, whose hold is taken. Returns at once.
+pub fn cast_shadows(state: &State, request: &Arc<Request>, seats: Vec<Seat>) {
+    for seat in seats {
+        let Some(payer) = seat.shadow_paid_by else { continue };
+        let Ok(permit) = state.shadows.clone().try_acquire_owned() else {
+            count("left_out");
+            continue;
+        };
+        let reservation = ReservationId { org: payer, local: state.ledger.clock().uuid() };
+        let copy = request.copy_for(payer, reservation, state.limiter.unlimited());
+        let shadow = follow(state.clone(), copy, seat);
+        tokio::spawn(async move {
+            shadow.await;
+            drop(permit);
+        });
+    }
+}
+
+fn follow(state: State, request: Request, seat: Seat) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        let answered = dispatch::seated(state, request, Some(seat), vec![]).await;
+        count(match answered {
+            Ok(response) => {
+                let mut parts = response.into_body().into_data_stream();
+                while parts.next().await.is_some_and(|part| part.is_ok()) {}
+                "answered"
+            }
+            Err(Failure { status: 402, .. }) => "unpaid",
+            Err(_) => "failed",
+        });
+    })
+}
+
+fn count(result: &'static str) {
+    metrics::counter!("tollgate_shadows_total", "result" => result).increment(1);
+}

@@ -1,0 +1,251 @@
+//! Experiments on the way of real requests: arms, caps, shadows, failures, and what the ledger keeps of them.
+
+use super::*;
+use crate::domain::account::Ended;
+use crate::domain::event::Purpose;
+use crate::domain::ids::ReservationId;
+use crate::domain::routing::{Arm, Experiment, StickyBy};
+
+/// Pays for shadows.
+const LAB: OrgId = OrgId(Uuid::from_u128(0x1AB));
+
+fn arm(name: &str, percent: u8, chain: &[&str]) -> Arm {
+    let chain = chain.iter().map(|to| (*to).to_owned()).collect();
+    Arm { name: name.into(), percent, chain, credits_per_org: None, shadow_paid_by: None }
+}
+
+fn on_chat(sticky_by: StickyBy, arms: Vec<Arm>) -> Experiment {
+    Experiment { name: "small".into(), route: "chat".into(), sticky_by, orgs: [].into(), arms }
+}
+
+impl World {
+    async fn tried(weather: &str, experiment: Experiment) -> World {
+        let routes = json!([{"name": "chat", "chain": ["openai/gpt-4o"], "retries": 0}]);
+        let world = World::routed("5", weather, routes).await;
+        assert_eq!(experiment.check(), Ok(()));
+        let start = SystemCommand::StartExperiment { experiment };
+        world.ledger.submit_system(start, None, None).await.expect("starts");
+        world
+    }
+
+    async fn ask(&self, user: &str) -> reqwest::Response {
+        let mut body = chat("chat");
+        body["user"] = user.into();
+        self.post("/v1/chat/completions", body).await
+    }
+
+    async fn command(&self, org: OrgId, command: OrgCommand) {
+        let submission = Submission { org, command, by: None, idempotency: None };
+        self.ledger.submit(submission).await.expect("runs");
+    }
+
+    async fn open_lab(&self, credits: &str) {
+        let (slug, time_zone) = ("lab".into(), "UTC".into());
+        self.command(LAB, OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::ZERO }).await;
+        let terms = LotTerms {
+            lot: LotId(Uuid::from_u128(2)),
+            credits: credits.parse().expect("credits"),
+            priority: 0,
+            expires_at: None,
+        };
+        self.command(LAB, OrgCommand::Grant { terms, kind: GrantKind::Goodwill, note: None }).await;
+    }
+
+    async fn settles(&self, org: OrgId) -> Vec<(Purpose, Vec<Attempt>, Credits)> {
+        let stored = list_events(&self.ledger, org, 0, 1_000).await.expect("reads");
+        let settle = stored.into_iter().filter_map(|stored| match stored.payload.event {
+            Event::ReservationSettled { purpose, attempts, charged, .. } => {
+                Some((purpose, attempts, charged))
+            }
+            _ => None,
+        });
+        settle.collect()
+    }
+}
+
+#[tokio::test]
+async fn each_user_keeps_to_an_arm_and_the_settle_says_which() {
+    let arms = vec![arm("control", 40, &[]), arm("mini", 40, &["openai/gpt-4o-mini"])];
+    let world = World::tried("", on_chat(StickyBy::EndUser, arms)).await;
+    let mut met = BTreeMap::new();
+
+    for round in 0..2 {
+        for user in 0..20 {
+            let response = world.ask(&format!("user {user}")).await;
+            assert_eq!(response.status(), 200);
+            let sat = (header(&response, "x-tollgate-experiment"), header(&response, "x-tollgate-model"));
+            let first = met.entry(user).or_insert_with(|| sat.clone());
+            assert_eq!(*first, sat, "user {user} in round {round}");
+        }
+    }
+    let nobody = world.post("/v1/chat/completions", chat("chat")).await;
+
+    let of = |arm: &str| met.values().filter(|(named, _)| named == arm).count();
+    assert!(of("small/control") > 2 && of("small/mini") > 2 && of("") > 0, "{met:?}");
+    for (arm, model) in met.values() {
+        assert_eq!(model, if arm == "small/mini" { "gpt-4o-mini" } else { "gpt-4o" });
+    }
+    assert_eq!(header(&nobody, "x-tollgate-experiment"), "", "nobody is told apart from nobody");
+    let settles = world.settles(ACME).await;
+    assert_eq!(settles.len(), 41);
+    for (purpose, ..) in &settles {
+        assert_eq!(purpose.arm.is_some(), purpose.unit.is_some());
+        assert!(purpose.unit.as_ref().is_none_or(|unit| unit.len() == 16), "{purpose:?}");
+        assert_eq!(purpose.route.as_deref(), Some("chat"));
+    }
+    let counted = settles.iter().filter(|(purpose, ..)| purpose.arm.as_deref() == Some("small/mini"));
+    assert_eq!(counted.count(), 2 * of("small/mini"));
+}
+
+#[tokio::test]
+async fn a_conversation_keeps_to_its_arm_as_it_grows() {
+    let arms = vec![arm("control", 50, &[]), arm("mini", 50, &["openai/gpt-4o-mini"])];
+    let world = World::tried("", on_chat(StickyBy::Conversation, arms)).await;
+    let mut arms = std::collections::BTreeSet::new();
+
+    for n in 0..8 {
+        let first = json!({"role": "user", "content": format!("Question {n}")});
+        let opening = json!({"model": "chat", "messages": [first]});
+        let later = json!({"model": "chat", "messages": [first,
+            {"role": "assistant", "content": "An answer."}, {"role": "user", "content": "And then?"}]});
+        let opened = world.post("/v1/chat/completions", opening).await;
+        let went_on = world.post("/v1/chat/completions", later).await;
+
+        let arm = header(&opened, "x-tollgate-experiment");
+        assert_eq!(arm, header(&went_on, "x-tollgate-experiment"));
+        arms.insert(arm);
+    }
+
+    assert_eq!(arms.len(), 2, "{arms:?}");
+}
+
+#[tokio::test]
+async fn i1_an_arm_never_costs_more_than_it_was_allotted_and_its_org_goes_on_without_it() {
+    let arms = vec![arm("mini", 100, &["openai/gpt-4o-mini"])];
+    let world = World::tried("", on_chat(StickyBy::Org, arms)).await;
+    // One hold and a little more: the first charges leave no room for another.
+    let allotted: Credits = "0.0099".parse().expect("credits");
+    world.command(ACME, OrgCommand::AllotArm { arm: "small/mini".into(), credits: Some(allotted) }).await;
+
+    for _ in 0..6 {
+        let (a, b, c) = tokio::join!(world.ask("ada"), world.ask("bob"), world.ask("eve"));
+        for response in [a, b, c] {
+            assert_eq!(response.status(), 200);
+            let sat = !header(&response, "x-tollgate-experiment").is_empty();
+            assert_eq!(header(&response, "x-tollgate-model"), if sat { "gpt-4o-mini" } else { "gpt-4o" });
+            let clamped = header(&response, "x-tollgate-clamp").parse::<u32>();
+            assert!(!sat || clamped == Ok(16_384), "an arm's last credits shorten no answer: {clamped:?}");
+        }
+    }
+
+    let settles = world.settles(ACME).await;
+    let (inside, outside): (Vec<_>, Vec<_>) = settles.iter().partition(|(purpose, ..)| purpose.arm.is_some());
+    assert!(!inside.is_empty() && !outside.is_empty(), "{} and {}", inside.len(), outside.len());
+    let cost: Credits = inside.iter().map(|(_, _, charged)| *charged).sum();
+    assert!(cost <= allotted, "{cost}");
+}
+
+#[tokio::test]
+async fn a_shadow_gets_its_copy_pays_by_itself_and_stands_in_nobodys_way() {
+    let shadow = Arm { shadow_paid_by: Some(LAB), ..arm("haiku", 100, &["anthropic/claude-haiku-4-5"]) };
+    let world = World::tried("", on_chat(StickyBy::Org, vec![arm("control", 100, &[]), shadow])).await;
+    world.open_lab("1").await;
+
+    let whole = world.ask("ada").await;
+    let mut streamed = chat("chat");
+    streamed["stream"] = true.into();
+    let stream = world.post("/v1/chat/completions", streamed).await;
+    assert_eq!((whole.status().as_u16(), stream.status().as_u16()), (200, 200));
+    assert!(stream.text().await.expect("text").ends_with("data: [DONE]\n\n"));
+    world.state.finish().await;
+
+    let (own, shadowed) = (world.settles(ACME).await, world.settles(LAB).await);
+    assert_eq!((own.len(), shadowed.len()), (2, 2));
+    for ((purpose, attempts, charged), (of_caller, ..)) in shadowed.iter().zip(&own) {
+        assert_eq!(purpose.arm.as_deref(), Some("small/haiku"));
+        assert_eq!(attempts[0].provider, "anthropic");
+        assert!(charged.is_positive());
+        assert_eq!((purpose.key, &purpose.end_user), (None, &None), "the caller is nobody's business");
+        assert_eq!(of_caller.arm.as_deref(), Some("small/control"));
+    }
+    let lab = world.ledger.read(LAB, |account| account.balance()).await.expect("reads");
+    assert_eq!(lab.held, Credits::ZERO);
+    let sold: Vec<_> = world.simulator.sold().rows;
+    assert_eq!(sold.len(), 4);
+}
+
+#[tokio::test]
+async fn a_shadow_whose_payer_is_broke_is_left_out_and_the_caller_served() {
+    let shadow = Arm { shadow_paid_by: Some(LAB), ..arm("haiku", 100, &["anthropic/claude-haiku-4-5"]) };
+    let world = World::tried("", on_chat(StickyBy::Org, vec![arm("control", 100, &[]), shadow])).await;
+    world.open_lab("0.000001").await;
+
+    let response = world.ask("ada").await;
+    world.state.finish().await;
+
+    assert_eq!(response.status(), 200);
+    assert!(world.settles(LAB).await.is_empty());
+    assert_eq!(world.simulator.sold().rows.len(), 1);
+}
+
+#[tokio::test]
+async fn an_arm_that_nobody_answers_counts_its_failure() {
+    let arms = vec![arm("stormy", 100, &["openai/gpt-4o-mini"])];
+    let world = World::tried("503=1", on_chat(StickyBy::Org, arms)).await;
+
+    let response = world.ask("ada").await;
+
+    assert_eq!(response.status(), 503);
+    let settles = world.settles(ACME).await;
+    let [(purpose, attempts, charged)] = &settles[..] else { panic!("{settles:?}") };
+    assert_eq!((purpose.arm.as_deref(), *charged), (Some("small/stormy"), Credits::ZERO));
+    assert!(attempts.iter().all(|attempt| attempt.outcome == AttemptOutcome::Refused));
+    assert_eq!(world.balance().await.held, Credits::ZERO);
+}
+
+#[tokio::test]
+async fn an_arm_without_a_price_is_left_out_and_a_winner_answers_everybody() {
+    let arms = vec![arm("unknown", 50, &["openai/no-such-model"]), arm("mini", 50, &["openai/gpt-4o-mini"])];
+    let world = World::tried("", on_chat(StickyBy::Conversation, arms)).await;
+    for n in 0..8 {
+        let body = json!({"model": "chat", "messages": [{"role": "user", "content": format!("{n}")}]});
+        let response = world.post("/v1/chat/completions", body).await;
+        let sat = (header(&response, "x-tollgate-experiment"), header(&response, "x-tollgate-model"));
+        let (mini, own) = (("small/mini", "gpt-4o-mini"), ("", "gpt-4o"));
+        assert!([mini, own].contains(&(sat.0.as_str(), sat.1.as_str())), "{sat:?}");
+    }
+
+    let promote = SystemCommand::PromoteArm { name: "small".into(), arm: "mini".into() };
+    world.ledger.submit_system(promote, None, None).await.expect("promotes");
+    let won = world.ask("anybody").await;
+    let stop = SystemCommand::StopExperiment { name: "small".into() };
+    world.ledger.submit_system(stop, None, None).await.expect("stops");
+    let over = world.ask("anybody").await;
+
+    let said = |response| (header(response, "x-tollgate-experiment"), header(response, "x-tollgate-model"));
+    assert_eq!(said(&won), ("small/mini".into(), "gpt-4o-mini".into()));
+    assert_eq!(said(&over), (String::new(), "gpt-4o".into()));
+    let (purpose, ..) = world.settles(ACME).await.remove(8);
+    assert_eq!(
+        (purpose.arm.as_deref(), purpose.unit),
+        (Some("small/mini"), None),
+        "in reports, in no sample"
+    );
+}
+
+#[tokio::test]
+async fn a_requests_id_finds_its_reservation() {
+    let arms = vec![arm("control", 100, &[])];
+    let world = World::tried("", on_chat(StickyBy::Org, arms)).await;
+    let response = world.ask("ada").await;
+    let id: RequestId = header(&response, "x-request-id").parse().expect("an id");
+
+    let reservation = ReservationId { org: ACME, local: id.0 };
+    let ended: Option<Ended> = world
+        .ledger
+        .read(ACME, move |account| account.ended.get(&reservation).cloned())
+        .await
+        .expect("reads");
+
+    assert!(ended.is_some_and(|ended| ended.settled));
+}
