@@ -28,7 +28,7 @@ const WEATHER: &str = "503=0.06,rate_limited=0.03,retry_after_seconds=0,refused=
                        no_usage=0.03,stall_before=0.05,stall_within=0.05,stall_ms=30";
 const MODELS: [&str; 4] = ["any", "hedged", "claude-haiku-4-5", "gemini-2.5-flash"];
 /// The last one soon has nothing left.
-const ORGS: [(&str, &str); 3] = [("acme", "100000"), ("globex", "100000"), ("small", "0.02")];
+const ORGS: [(&str, &str); 3] = [("acme", "100000"), ("globex", "100000"), ("small", "0.002")];
 
 struct Rig {
     app: TestApp,
