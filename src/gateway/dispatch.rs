@@ -110,7 +110,8 @@ pub async fn seated(
     };
     experiment::cast_shadows(&state, &request, shadows);
     plan.targets.drain(..place);
-    let dispatch = Dispatch {
+    // Boxed, since it goes from hand to hand.
+    let dispatch = Box::new(Dispatch {
         itinerary: Itinerary::new(plan.targets.len(), plan.policy.retries, tries_until(ends_at, now)),
         detours: Detours::of(&plan.policy),
         in_flight: Vec::new(),
@@ -124,14 +125,14 @@ pub async fn seated(
         is_degraded: false,
         reuse,
         away: Away::default(),
-    };
+    });
     dispatch.attempt(first).await
 }
 
 impl Dispatch {
     /// Tries one target after another until one answers, a second beside the first where the route hedges; settles in
     /// any case.
-    async fn attempt(mut self, first: Quote) -> Result<Response, Failure> {
+    async fn attempt(mut self: Box<Self>, first: Quote) -> Result<Response, Failure> {
         let mut flights = Flights::new();
         let mut hedge_after = self.plan.policy.hedge_after_ms.map(Duration::from_millis);
         flights.push(self.launch(0, first));
@@ -178,7 +179,7 @@ impl Dispatch {
     }
 
     async fn answered(
-        mut self,
+        mut self: Box<Self>,
         place: usize,
         call: Call,
         body: AnswerBody,
@@ -195,12 +196,12 @@ impl Dispatch {
         self.state.weather.hears(&call.quote.target, now, News::Answers { first_part_micros });
         match body {
             AnswerBody::Whole { bytes, json } => self.answer(call, &bytes, &json).await,
-            AnswerBody::Stream(open) => Ok(stream::answer(self, call, *open)),
+            AnswerBody::Stream(open) => Ok(stream::answer(self, call, open)),
         }
     }
 
     async fn answer(
-        mut self,
+        mut self: Box<Self>,
         call: Call,
         bytes: &Bytes,
         json: &serde_json::Value,
@@ -327,7 +328,7 @@ impl Dispatch {
     }
 
     /// An answer of before, if there is one that will do; else why there is none.
-    async fn give_up(mut self, failure: UpstreamFailure) -> Result<Response, Failure> {
+    async fn give_up(mut self: Box<Self>, failure: UpstreamFailure) -> Result<Response, Failure> {
         if let Reuse::Missed(pending) = &mut self.reuse
             && let Some(stale) = pending.stale.take()
             && !failure.is_the_callers()

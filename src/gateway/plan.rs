@@ -27,7 +27,7 @@ const DAY_SECONDS: i64 = 86_400;
 pub struct Target {
     pub upstream: Arc<Upstream>,
     pub model: String,
-    pub card: RateCard,
+    pub card: Arc<RateCard>,
     /// What the caller should know of the model: that its days are counted, or that it stands for another.
     pub notice: Option<String>,
 }
@@ -60,7 +60,7 @@ impl Prices {
         Prices { version: system.prices.version(), at: state.ledger.clock().now(), system }
     }
 
-    pub fn card(&self, org: OrgId, upstream: &Upstream, model: &str) -> Option<&RateCard> {
+    pub fn card(&self, org: OrgId, upstream: &Upstream, model: &str) -> Option<&Arc<RateCard>> {
         self.system.prices.card(self.version, org, upstream.config.priced_as(), model, self.at)
     }
 }

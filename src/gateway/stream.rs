@@ -30,7 +30,7 @@ const CLIENT_WAIT: Duration = Duration::from_secs(60);
 const PARTS_MAX: usize = 64;
 
 /// Answers with the stream's head; a task relays the rest.
-pub fn answer(dispatch: Dispatch, call: Call, open: OpenStream) -> Response {
+pub fn answer(dispatch: Box<Dispatch>, call: Call, open: Box<OpenStream>) -> Response {
     let (sender, receiver) = mpsc::channel::<Bytes>(PARTS_MAX);
     let parts = futures_util::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|part| (Ok::<_, std::convert::Infallible>(part), receiver))
@@ -41,8 +41,8 @@ pub fn answer(dispatch: Dispatch, call: Call, open: OpenStream) -> Response {
     response
 }
 
-async fn relay(mut dispatch: Dispatch, call: Call, open: OpenStream, sender: mpsc::Sender<Bytes>) {
-    let OpenStream { mut upstream, mut relay, first, mut ended, patience, mut progress } = open;
+async fn relay(mut dispatch: Box<Dispatch>, call: Call, open: Box<OpenStream>, sender: mpsc::Sender<Bytes>) {
+    let OpenStream { mut upstream, mut relay, first, mut ended, patience, mut progress } = *open;
     let clock = dispatch.state.ledger.clock().clone();
     let provider = call.quote.target.upstream.config.name.clone();
     let mut extend_at = clock.now().plus_seconds(EXTEND_SECONDS);

@@ -61,7 +61,7 @@ pub struct Memory {
 
 impl Default for Memory {
     fn default() -> Memory {
-        Memory { recent: 65_536, accounts: 16_384, events_per_snapshot: 5_000 }
+        Memory { recent: 16_384, accounts: 16_384, events_per_snapshot: 5_000 }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use rust_decimal::Decimal;
 
+use std::sync::Arc;
+
 use crate::domain::credits::Credits;
 use crate::domain::event::PricedBy;
 use crate::domain::ids::OrgId;
@@ -96,9 +98,9 @@ fn cards<'a>(
         Some(provider) => vec![provider.as_str()],
         None => system.prices.providers_of(&planned.model, at),
     };
-    providers
-        .into_iter()
-        .filter_map(move |provider| system.prices.card(version, org, provider, &planned.model, at))
+    providers.into_iter().filter_map(move |provider| {
+        system.prices.card(version, org, provider, &planned.model, at).map(Arc::as_ref)
+    })
 }
 
 fn terms(system: &System, version: u64, org: OrgId, at: Timestamp) -> Terms {

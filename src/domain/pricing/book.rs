@@ -1,6 +1,7 @@
 //! `PriceBook`: the fold of all publications. Nothing leaves it, so that every charge can be recomputed.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -35,7 +36,8 @@ pub struct MarkUp {
 #[derive(Clone, Debug, Default)]
 pub struct PriceBook {
     version: u64,
-    cards: HashMap<String, HashMap<String, Vec<Published<RateCard>>>>,
+    /// Shared with the requests that they price.
+    cards: HashMap<String, HashMap<String, Vec<Published<Arc<RateCard>>>>>,
     mark_ups: Vec<Published<MarkUp>>,
 }
 
@@ -63,7 +65,7 @@ impl PriceBook {
                 .or_default()
                 .entry(card.model.clone())
                 .or_default()
-                .push(Published { version: publication.version, what: card.clone() });
+                .push(Published { version: publication.version, what: Arc::new(card.clone()) });
         }
         let version = publication.version;
         self.mark_ups
@@ -80,7 +82,7 @@ impl PriceBook {
         provider: &str,
         model: &str,
         at: Timestamp,
-    ) -> Option<&RateCard> {
+    ) -> Option<&Arc<RateCard>> {
         let any = RateCard::ANY;
         [(provider, model), (provider, any), (any, any)]
             .into_iter()
@@ -94,7 +96,7 @@ impl PriceBook {
         provider: &str,
         model: &str,
         at: Timestamp,
-    ) -> Option<&RateCard> {
+    ) -> Option<&Arc<RateCard>> {
         let cards = self.cards.get(provider)?.get(model)?;
         [Some(org), None].into_iter().find_map(|whose| {
             cards
@@ -127,6 +129,7 @@ impl PriceBook {
             .iter()
             .flat_map(|(provider, models)| models.keys().map(move |model| (provider, model)))
             .filter_map(|(provider, model)| self.own_or_general(self.version, org, provider, model, at))
+            .map(Arc::as_ref)
             .collect();
         cards.sort_by(|a, b| (&a.provider, &a.model).cmp(&(&b.provider, &b.model)));
         cards
@@ -135,7 +138,7 @@ impl PriceBook {
     /// Every card of a model with the version that published it, in the order of publication.
     pub fn history(&self, provider: &str, model: &str) -> Vec<(u64, &RateCard)> {
         let cards = self.cards.get(provider).and_then(|models| models.get(model));
-        cards.into_iter().flatten().map(|card| (card.version, &card.what)).collect()
+        cards.into_iter().flatten().map(|card| (card.version, card.what.as_ref())).collect()
     }
 
     /// The providers that have a general card for a model now, in alphabetical order.

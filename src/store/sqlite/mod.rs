@@ -4,13 +4,15 @@ mod views;
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
+use sqlx::{Connection, Either, Executor, QueryBuilder, Row, Sqlite, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::domain::chain::Hash;
@@ -20,6 +22,9 @@ pub use views::SqliteViews;
 
 /// Rows of one insert: full statements are prepared once, and 64 rows keep well under SQLite's variable limit.
 const ROWS_PER_INSERT: usize = 64;
+const EVENTS: &str = "events (shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash)";
+const MOVE_HEAD: &str = "update log_heads set next_position = ?, last_hash = ? \
+    where shard = ? and next_position = ? and last_hash = ? and epoch = ?";
 /// Pages of 4 KiB after which the write-ahead log is copied: the commit that does it waits for two more syncs.
 const CHECKPOINT_PAGES: &str = "8192";
 /// SQLite's primary result code for a full disk.
@@ -111,6 +116,9 @@ impl EventLog for SqliteStore {
         events: &[EventRow],
     ) -> Result<Appended, StoreError> {
         let mut writer = self.writer.lock().await;
+        if events.len() <= ROWS_PER_INSERT {
+            return append_at_once(&mut writer, shard, expected, new, events).await;
+        }
         statement(&mut writer, "begin immediate").await?;
         let moved = move_head(&mut writer, shard, expected, new, events).await;
         match moved {
@@ -212,18 +220,15 @@ async fn move_head(
     new: &Head,
     events: &[EventRow],
 ) -> Result<bool, sqlx::Error> {
-    let moved = sqlx::query(
-        "update log_heads set next_position = ?1, last_hash = ?2 \
-         where shard = ?3 and next_position = ?4 and last_hash = ?5 and epoch = ?6",
-    )
-    .bind(new.next_position)
-    .bind(&new.last_hash[..])
-    .bind(shard)
-    .bind(expected.next_position)
-    .bind(&expected.last_hash[..])
-    .bind(expected.epoch)
-    .execute(&mut *connection)
-    .await?;
+    let moved = sqlx::query(MOVE_HEAD)
+        .bind(new.next_position)
+        .bind(&new.last_hash[..])
+        .bind(shard)
+        .bind(expected.next_position)
+        .bind(&expected.last_hash[..])
+        .bind(expected.epoch)
+        .execute(&mut *connection)
+        .await?;
     if moved.rows_affected() == 0 {
         return Ok(false);
     }
@@ -233,11 +238,91 @@ async fn move_head(
     Ok(true)
 }
 
+/// The whole transaction in one call: each call wakes the driver's thread and is woken by it, which takes longer than
+/// what a small batch does there.
+async fn append_at_once(
+    connection: &mut SqliteConnection,
+    shard: i32,
+    expected: &Head,
+    new: &Head,
+    events: &[EventRow],
+) -> Result<Appended, StoreError> {
+    static TEXTS: [OnceLock<String>; ROWS_PER_INSERT + 1] = [const { OnceLock::new() }; ROWS_PER_INSERT + 1];
+    let text: &'static str = match TEXTS.get(events.len()) {
+        Some(text) => text.get_or_init(|| transaction(events.len())),
+        None => return Err(StoreError::Corrupt("a batch is longer than its statement".into())),
+    };
+    let head = sqlx::query(text)
+        .bind(new.next_position)
+        .bind(&new.last_hash[..])
+        .bind(shard)
+        .bind(expected.next_position)
+        .bind(&expected.last_hash[..])
+        .bind(expected.epoch);
+    let query = events.iter().fold(head, |query, row| {
+        query
+            .bind(row.shard)
+            .bind(row.position)
+            .bind(&row.org_id.as_bytes()[..])
+            .bind(row.org_version)
+            .bind(&row.event_id.as_bytes()[..])
+            .bind(row.kind.as_str())
+            .bind(row.schema_version)
+            .bind(row.recorded_at)
+            .bind(row.payload.as_slice())
+            .bind(&row.hash[..])
+    });
+    let mut done = Vec::with_capacity(STATEMENTS);
+    let failed = {
+        let mut results = connection.fetch_many(query);
+        loop {
+            match results.next().await {
+                Some(Ok(Either::Left(result))) => done.push(result.rows_affected()),
+                Some(Ok(Either::Right(_))) => {}
+                Some(Err(error)) => break Some(error),
+                None => break None,
+            }
+        }
+    };
+    match (failed, done.as_slice()) {
+        (None, [_, 0, ..]) => Ok(Appended::Conflict),
+        (None, _) => Ok(Appended::Written),
+        // Nothing follows the insert but the commit.
+        (Some(error), done) if done.len() + 1 == STATEMENTS => {
+            failed_commit(connection, store_error(error)).await
+        }
+        (Some(error), []) => Err(store_error(error)),
+        (Some(error), _) => {
+            roll_back(connection).await?;
+            Err(store_error(error))
+        }
+    }
+}
+
+/// Statements of [`transaction`].
+const STATEMENTS: usize = 4;
+
+/// Moves the head and, only if that was where it should be, inserts so many events.
+fn transaction(rows: usize) -> String {
+    let values = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; rows].join(", ");
+    let inserted = match rows {
+        0 => "select 0".to_owned(),
+        _ => format!("insert into {EVENTS} select * from (values {values}) where changes() = 1"),
+    };
+    format!("begin immediate; {MOVE_HEAD}; {inserted}; commit")
+}
+
 async fn commit(connection: &mut SqliteConnection) -> Result<Appended, StoreError> {
     match statement(connection, "commit").await {
         Ok(()) => Ok(Appended::Written),
-        Err(StoreError::Full) => roll_back(connection).await.and(Err(StoreError::Full)),
-        Err(error) => {
+        Err(error) => failed_commit(connection, error).await,
+    }
+}
+
+async fn failed_commit(connection: &mut SqliteConnection, error: StoreError) -> Result<Appended, StoreError> {
+    match error {
+        StoreError::Full => roll_back(connection).await.and(Err(StoreError::Full)),
+        error => {
             roll_back(connection).await?;
             Err(StoreError::UnknownOutcome(error.to_string()))
         }
@@ -259,10 +344,7 @@ async fn statement(connection: &mut SqliteConnection, sql: &'static str) -> Resu
 }
 
 async fn insert(connection: &mut SqliteConnection, rows: &[EventRow]) -> Result<(), sqlx::Error> {
-    let mut query = QueryBuilder::<Sqlite>::new(
-        "insert into events \
-         (shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash) ",
-    );
+    let mut query = QueryBuilder::<Sqlite>::new(format!("insert into {EVENTS} "));
     query.push_values(rows, |mut values, row| {
         values
             .push_bind(row.shard)
