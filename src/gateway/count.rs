@@ -1,5 +1,5 @@
 //! How many tokens a request has, before it is sent: asked of a provider that speaks the caller's dialect, where that is
-//! free, else the bound by which a hold would reckon. It passes the edge like what it asks about, and holds nothing.
+//! free; counted here, where its tokenizer is public; else the bound by which a hold would reckon. It passes the edge like what it asks about, and holds nothing.
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderValue};
@@ -9,14 +9,15 @@ use serde_json::{Value, json};
 use crate::domain::ids::RequestId;
 use crate::gateway::State;
 use crate::gateway::attempt;
-use crate::gateway::dialects::Dialect;
+use crate::gateway::dialects::{Dialect, Family};
 use crate::gateway::edge::{self, Endpoint};
 use crate::gateway::failure::Failure;
-use crate::gateway::plan::{Prices, plan};
+use crate::gateway::fit;
+use crate::gateway::plan::{Prices, Target, plan};
 use crate::gateway::providers;
 use crate::gateway::quote::{Means, quote};
 
-/// Who counted: `provider`, or `bound` where the number is the most that it can be.
+/// Who counted: `provider`; `tokenizer`, about; or `bound`, where the number is the most that it can be.
 const COUNTED_BY: &str = "x-tollgate-count";
 
 pub async fn count_tokens(
@@ -43,10 +44,15 @@ pub async fn count_tokens(
     };
     let (input_tokens, counted_by) = match (counted, targets.first()) {
         (Some(tokens), _) => (tokens, "provider"),
+        (None, Some(target)) if has_public_tokenizer(target) => (fit::tokens(&request.body), "tokenizer"),
         (None, Some(target)) => (quote(&request, target, &prices, Means::Unknown)?.input_tokens_max, "bound"),
         (None, None) => return Err(Failure::model_unknown(&request.model)),
     };
     let mut response = axum::Json(json!({ "input_tokens": input_tokens })).into_response();
     response.headers_mut().insert(COUNTED_BY, HeaderValue::from_static(counted_by));
     Ok(response)
+}
+
+fn has_public_tokenizer(target: &Target) -> bool {
+    matches!(target.upstream.family, Family::OpenaiChat | Family::OpenaiResponses)
 }

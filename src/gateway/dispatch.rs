@@ -24,6 +24,7 @@ use crate::gateway::cache::{Answer, Cache, Reuse};
 use crate::gateway::edge::Request;
 use crate::gateway::experiment;
 use crate::gateway::failure::Failure;
+use crate::gateway::fit::fit;
 use crate::gateway::flight::{self, Flight, Flights, Landed, Loser};
 use crate::gateway::headers::{self, Away};
 use crate::gateway::hold::{ARM_SPENT, Call, EXTEND_SECONDS, Hold};
@@ -83,9 +84,10 @@ pub async fn seated(
     seat: Option<Seat>,
     shadows: Vec<Seat>,
 ) -> Result<Response, Failure> {
-    let request = Arc::new(request);
+    let mut request = Arc::new(request);
     let prices = Prices::in_force(&state);
     let mut plan = plan::plan(&state, &prices, &request, seat)?;
+    fit(&mut request, &mut plan)?;
     let now = state.ledger.clock().now();
     let total =
         plan.policy.total_seconds.map(|seconds| now.plus_seconds(seconds.try_into().unwrap_or(i64::MAX)));
@@ -104,6 +106,7 @@ pub async fn seated(
         // The org goes on as if there were no experiment, and counts in none of its arms; a shadow ends here.
         Err(failure) if failure.code == ARM_SPENT && !plan.is_shadow() => {
             plan = plan::plan(&state, &prices, &request, None)?;
+            fit(&mut request, &mut plan)?;
             Hold::take(&state, &request, prices, &plan, ttl_seconds(&plan)).await?
         }
         taken => taken?,

@@ -58,6 +58,9 @@ fn set_common(headers: &mut HeaderMap, plan: &Plan, hold: &Hold, (provider, mode
     if let Some(route) = &plan.route {
         put(headers, "x-tollgate-route", route);
     }
+    if plan.trimmed_messages > 0 {
+        put(headers, "x-tollgate-trimmed", &format!("{} messages", plan.trimmed_messages));
+    }
     if let Some(seat) = &plan.seat {
         put(headers, "x-tollgate-experiment", &seat.arm);
     }

@@ -11,6 +11,7 @@ mod dispatch;
 mod edge;
 mod experiment;
 mod failure;
+mod fit;
 mod flight;
 mod headers;
 mod hold;
@@ -230,7 +231,7 @@ type Body = Result<Bytes, BytesRejection>;
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description =
         "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped, -cache, -experiment."),
+         -degraded, -warning, -dropped, -cache, -trimmed, -experiment."),
         Failures))]
 async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiChat), headers, body).await
@@ -243,7 +244,7 @@ async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description =
         "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped, -cache, -experiment."),
+         -degraded, -warning, -dropped, -cache, -trimmed, -experiment."),
         Failures))]
 async fn responses(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiResponses), headers, body).await
@@ -256,7 +257,7 @@ async fn responses(AxumState(state): AxumState<State>, headers: HeaderMap, body:
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description =
         "As Anthropic answers. Headers: request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped, -cache, -experiment."),
+         -degraded, -warning, -dropped, -cache, -trimmed, -experiment."),
         Failures))]
 async fn messages(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::AnthropicMessages), headers, body).await

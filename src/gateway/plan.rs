@@ -42,6 +42,8 @@ pub struct Plan {
     pub targets: Vec<Target>,
     /// Where the request sits in an experiment.
     pub seat: Option<Seat>,
+    /// Left out, so that the rest fits.
+    pub trimmed_messages: usize,
     routes: Arc<Routes>,
     asked: Asked,
 }
@@ -73,12 +75,21 @@ pub fn plan(state: &State, prices: &Prices, request: &Request, seat: Option<Seat
         Some(route) => {
             let policy = route.policy.clone();
             let asked = asked(&routes, prices, request);
-            Plan { route: Some(route.name.clone()), policy, targets: Vec::new(), seat, asked, routes }
+            Plan {
+                route: Some(route.name.clone()),
+                policy,
+                targets: Vec::new(),
+                seat,
+                trimmed_messages: 0,
+                asked,
+                routes,
+            }
         }
         None => Plan {
             route: None,
             policy: Policy::default(),
             targets: Vec::new(),
+            trimmed_messages: 0,
             asked: if seat.is_some() { asked(&routes, prices, request) } else { Asked::default() },
             seat,
             routes,

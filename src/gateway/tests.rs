@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 mod experiments;
+mod fits;
 
 use super::*;
 use crate::clock::Clock;
@@ -309,7 +310,7 @@ async fn tokens_are_counted_by_the_provider_where_it_can_and_bounded_elsewhere_f
     let ask = |model: &str| json!({ "model": model, "system": "Be brief.", "messages": [{ "role": "user", "content": "Hello there" }] });
 
     let counted = world.post(path, ask("claude-haiku-4-5")).await;
-    let bounded = world.post(path, ask("gpt-4o-mini")).await;
+    let bounded = world.post(path, ask("gemini-2.5-flash")).await;
     let wrong = world.post(path, json!({ "model": "claude-haiku-4-5", "messages": [] })).await;
     let unpriced = world.post(path, ask("no-such-model")).await;
 

@@ -77,6 +77,9 @@ pub struct Policy {
     /// A second target is asked as well when the first has said nothing for so long.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hedge_after_ms: Option<u64>,
+    /// What becomes of an input that is too long, before it is sent; absent: the provider says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_fit: Option<ContextFit>,
     /// Where a request goes whose input is too long for the chain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_context_length: Option<To>,
@@ -175,6 +178,18 @@ pub enum ClampPolicy {
     Refuse,
 }
 
+/// What becomes of an input that is longer than a model takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContextFit {
+    /// By the first target.
+    Refuse,
+    /// Targets that are too small are passed over.
+    LargerModel,
+    /// The oldest turns are left out until the first target takes it.
+    TrimOldest,
+}
+
 /// Which of the targets that may serve goes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -195,6 +210,7 @@ impl Default for Policy {
             clamp: ClampPolicy::Strict,
             prefer: Prefer::AsWritten,
             hedge_after_ms: None,
+            context_fit: None,
             on_context_length: None,
             on_content_policy: None,
             degrade: None,

@@ -1,0 +1,208 @@
+//! Whether a conversation fits its model, found out before anybody is asked, where its route says what to do if not.
+//!
+//! Tokens are counted with OpenAI's public tokenizer; other providers keep theirs to themselves, so that a quarter is
+//! added for them. Nothing here is about money: holds are taken for bounds.
+
+use std::sync::Arc;
+
+use bpe_openai::o200k_base;
+use serde_json::Value;
+
+use crate::domain::routing::ContextFit;
+use crate::gateway::dialects::{Dialect, Family};
+use crate::gateway::edge::{Endpoint, Request};
+use crate::gateway::failure::Failure;
+use crate::gateway::plan::{Plan, Target};
+
+/// Around each message, by OpenAI's own account of its chat format.
+const MESSAGE_TOKENS: u64 = 4;
+/// About what a picture takes.
+const PICTURE_TOKENS: u64 = 1_000;
+
+/// Makes the request fit the plan, or the plan the request, by the route's policy; else says that it is too long.
+pub fn fit(request: &mut Arc<Request>, plan: &mut Plan) -> Result<(), Failure> {
+    let (Some(policy), Endpoint::Generate(dialect)) = (plan.policy.context_fit, request.endpoint) else {
+        return Ok(());
+    };
+    // A token has a byte or more: most requests need no counting.
+    let surely_fits = |target: &Target| window(target).is_none_or(|window| request.bytes as u64 <= window);
+    if plan.targets.iter().all(surely_fits) {
+        return Ok(());
+    }
+    let tokens = tokens(&request.body);
+    let fits = |target: &Target, tokens: u64| {
+        window(target).is_none_or(|window| of_family(target.upstream.family, tokens) <= window)
+    };
+    match policy {
+        ContextFit::Refuse => match plan.targets.first() {
+            Some(first) if !fits(first, tokens) => Err(too_long(first, tokens)),
+            Some(_) | None => Ok(()),
+        },
+        ContextFit::LargerModel => {
+            let Some(largest) = plan.targets.iter().max_by_key(|target| window(target)).cloned() else {
+                return Ok(());
+            };
+            plan.targets.retain(|target| fits(target, tokens));
+            if plan.targets.is_empty() { Err(too_long(&largest, tokens)) } else { Ok(()) }
+        }
+        ContextFit::TrimOldest => {
+            let Some(first) = plan.targets.first() else { return Ok(()) };
+            let mut left = tokens;
+            let mut body = request.body.clone();
+            while !fits(first, left) {
+                let dropped = drop_oldest(dialect, &mut body).ok_or_else(|| too_long(first, left))?;
+                plan.trimmed_messages += dropped.len();
+                left = left.saturating_sub(dropped.iter().map(message_tokens).sum());
+            }
+            if plan.trimmed_messages > 0 {
+                Arc::make_mut(request).body = body;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// How many tokens the texts of a request have, about.
+pub fn tokens(body: &Value) -> u64 {
+    let said = ["messages", "input", "contents"].into_iter().map(|field| &body[field]);
+    let messages: u64 = said
+        .map(|said| match said.as_array() {
+            Some(messages) => messages.iter().map(message_tokens).sum(),
+            None => texts(said),
+        })
+        .sum();
+    let others = ["system", "instructions", "tools", "response_format", "text"];
+    let others: u64 = others.into_iter().map(|field| texts(&body[field])).sum();
+    messages.saturating_add(others)
+}
+
+fn message_tokens(message: &Value) -> u64 {
+    texts(message).saturating_add(MESSAGE_TOKENS)
+}
+
+/// Pictures and files are not read.
+fn texts(value: &Value) -> u64 {
+    match value {
+        Value::String(text) => o200k_base().count(text) as u64,
+        Value::Array(items) => items.iter().map(texts).sum(),
+        Value::Object(fields) => {
+            let kind = fields.get("type").and_then(Value::as_str).unwrap_or_default();
+            if kind.contains("image") || fields.contains_key("inlineData") {
+                return PICTURE_TOKENS;
+            }
+            let told = fields.iter().filter(|(name, _)| !matches!(name.as_str(), "file_data" | "data"));
+            // Names are part of what a model reads of tools and schemas.
+            told.map(|(name, value)| texts(value) + u64::from(name.len() > 2)).sum()
+        }
+        Value::Number(_) | Value::Bool(_) | Value::Null => 1,
+    }
+}
+
+fn of_family(family: Family, tokens: u64) -> u64 {
+    match family {
+        Family::OpenaiChat | Family::OpenaiResponses => tokens,
+        Family::Anthropic | Family::Gemini => tokens.saturating_add(tokens / 4),
+    }
+}
+
+fn window(target: &Target) -> Option<u64> {
+    target.card.context_window_tokens
+}
+
+fn too_long(target: &Target, tokens: u64) -> Failure {
+    let tokens = of_family(target.upstream.family, tokens);
+    let window = window(target).unwrap_or_default();
+    let words = format!(
+        "This request has about {tokens} input tokens and {} takes {window}. Send a shorter one.",
+        target.model
+    );
+    Failure::new(400, "context_length_exceeded", words)
+}
+
+/// Takes the oldest turn away: what a user said and everything until they speak again, so that no tool's result is left
+/// without its call. Instructions stay, and the last turn; none where nothing else is left.
+fn drop_oldest(dialect: Dialect, body: &mut Value) -> Option<Vec<Value>> {
+    let field = if dialect == Dialect::OpenaiResponses { "input" } else { "messages" };
+    let messages = body[field].as_array_mut()?;
+    let is_kept = |message: &Value| matches!(message["role"].as_str(), Some("system" | "developer"));
+    let begins: Vec<usize> = (0..messages.len()).filter(|place| begins_turn(&messages[*place])).collect();
+    // What stands before the first turn is as old as it.
+    let end = match begins.as_slice() {
+        [_, second, ..] => *second,
+        [only] if messages[..*only].iter().any(|message| !is_kept(message)) => *only,
+        [_] | [] => return None,
+    };
+    let (kept, dropped): (Vec<Value>, Vec<Value>) = messages.drain(..end).partition(is_kept);
+    messages.splice(0..0, kept);
+    Some(dropped)
+}
+
+/// Whether a user speaks, rather than a tool in a user's message.
+fn begins_turn(message: &Value) -> bool {
+    let is_of_tool = |part: &Value| part["type"] == "tool_result";
+    message["role"] == "user"
+        && !message["content"].as_array().is_some_and(|parts| parts.iter().any(is_of_tool))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn roles(body: &Value, field: &str) -> Vec<String> {
+        let name = |message: &Value| {
+            let of = |name: &str| message[name].as_str().map(str::to_owned);
+            of("role").or_else(|| of("type")).unwrap_or_default()
+        };
+        body[field].as_array().expect("messages").iter().map(name).collect()
+    }
+
+    #[test]
+    fn turns_go_oldest_first_with_their_tools_and_the_last_one_stays() {
+        let mut chat = json!({"messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "one"},
+            {"role": "assistant", "tool_calls": [{"id": "a"}]},
+            {"role": "tool", "tool_call_id": "a", "content": "1"},
+            {"role": "assistant", "content": "1."},
+            {"role": "developer", "content": "In French."},
+            {"role": "user", "content": "two"},
+            {"role": "assistant", "tool_calls": [{"id": "b"}]},
+            {"role": "tool", "tool_call_id": "b", "content": "2"},
+        ]});
+        assert_eq!(drop_oldest(Dialect::OpenaiChat, &mut chat).map(|gone| gone.len()), Some(4));
+        assert_eq!(roles(&chat, "messages"), ["system", "developer", "user", "assistant", "tool"]);
+        assert_eq!(drop_oldest(Dialect::OpenaiChat, &mut chat), None, "the last turn stays");
+
+        let mut messages = json!({"system": "Be brief.", "messages": [
+            {"role": "user", "content": "one"},
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "a"}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a"}]},
+            {"role": "assistant", "content": "1."},
+            {"role": "user", "content": [{"type": "text", "text": "two"}]},
+        ]});
+        assert_eq!(drop_oldest(Dialect::AnthropicMessages, &mut messages).map(|gone| gone.len()), Some(4));
+        assert_eq!(roles(&messages, "messages"), ["user"]);
+
+        let mut responses = json!({"input": [
+            {"type": "function_call", "call_id": "z"}, {"type": "function_call_output", "call_id": "z"},
+            {"role": "user", "content": "one"}, {"type": "function_call", "call_id": "a"},
+            {"type": "function_call_output", "call_id": "a"}, {"role": "user", "content": "two"},
+        ]});
+        assert_eq!(drop_oldest(Dialect::OpenaiResponses, &mut responses).map(|gone| gone.len()), Some(5));
+        assert_eq!(roles(&responses, "input"), ["user"]);
+        assert_eq!(drop_oldest(Dialect::OpenaiResponses, &mut json!({"input": "one"})), None);
+    }
+
+    #[test]
+    fn texts_are_counted_and_pictures_are_not_read() {
+        let text = "The quick brown fox jumps over the lazy dog.";
+        assert_eq!(o200k_base().count(text), 10);
+        assert_eq!(tokens(&json!({"messages": [{"role": "user", "content": text}]})), 10 + 1 + 2 + 4);
+        assert_eq!(tokens(&json!({"input": text})), 10);
+        let picture = json!({"type": "image_url", "image_url": {"url": "A".repeat(100_000)}});
+        let seen = tokens(&json!({"messages": [{"role": "user", "content": [picture]}]}));
+        assert!((PICTURE_TOKENS..PICTURE_TOKENS + 20).contains(&seen), "{seen}");
+    }
+}

@@ -1,0 +1,59 @@
+//! Inputs that are longer than a model takes.
+
+use super::*;
+
+/// About so many tokens.
+fn words(tokens: usize) -> String {
+    "alpha beta ".repeat(tokens / 2)
+}
+
+fn conversation(route: &str, oldest_tokens: usize, last_tokens: usize) -> Value {
+    json!({"model": route, "max_tokens": 20, "messages": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": words(oldest_tokens)},
+        {"role": "assistant", "content": "I see."},
+        {"role": "user", "content": words(last_tokens)},
+    ]})
+}
+
+#[tokio::test]
+async fn an_input_that_is_too_long_is_refused_sent_elsewhere_or_trimmed_before_anybody_is_asked() {
+    let chain = json!(["openai/gpt-4o-mini", "spare/gpt-4.1-nano"]);
+    let route = |fit: &str| json!({"name": fit, "chain": chain, "context_fit": fit});
+    let routes = json!([route("refuse"), route("larger_model"), route("trim_oldest")]);
+    let world = World::routed("5", "", routes).await;
+    let path = "/v1/chat/completions";
+
+    let refused = world.post(path, conversation("refuse", 130_000, 10)).await;
+    let fits = world.post(path, conversation("refuse", 60_000, 10)).await;
+    let larger = world.post(path, conversation("larger_model", 130_000, 10)).await;
+    let trimmed = world.post(path, conversation("trim_oldest", 100_000, 60_000)).await;
+    let hopeless = world.post(path, conversation("trim_oldest", 10, 130_000)).await;
+
+    assert_eq!((refused.status().as_u16(), hopeless.status().as_u16()), (400, 400));
+    let body: Value = refused.json().await.expect("json");
+    assert_eq!(body["error"]["code"], "context_length_exceeded", "{body}");
+    assert!(body["error"]["message"].as_str().is_some_and(|text| text.contains("takes 128000")), "{body}");
+    let served = |response: &reqwest::Response| {
+        (header(response, "x-tollgate-model"), header(response, "x-tollgate-trimmed"))
+    };
+    assert_eq!(served(&fits), ("gpt-4o-mini".into(), String::new()), "300 kB are no 128,000 tokens");
+    assert_eq!(served(&larger), ("gpt-4.1-nano".into(), String::new()));
+    assert_eq!(served(&trimmed), ("gpt-4o-mini".into(), "2 messages".into()));
+    let (attempts, _) = world.last_settle().await;
+    assert!((50_000..80_000).contains(&attempts[0].usage.input_total()), "{attempts:?}");
+    assert_eq!(world.simulator.sold().rows.len(), 2, "nobody was asked for what does not fit");
+}
+
+#[tokio::test]
+async fn tokens_of_a_model_with_a_public_tokenizer_are_counted_here() {
+    let world = World::new("5", "").await;
+    let text = "The quick brown fox jumps over the lazy dog.";
+    let ask = json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": text}]});
+
+    let counted = world.post("/v1/messages/count_tokens", ask).await;
+
+    assert_eq!(header(&counted, "x-tollgate-count"), "tokenizer");
+    let counted: Value = counted.json().await.expect("json");
+    assert_eq!(counted["input_tokens"], 17);
+}
