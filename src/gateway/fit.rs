@@ -94,7 +94,8 @@ fn texts(value: &Value) -> u64 {
             // Names are part of what a model reads of tools and schemas.
             told.map(|(name, value)| texts(value) + u64::from(name.len() > 2)).sum()
         }
-        Value::Number(_) | Value::Bool(_) | Value::Null => 1,
+        Value::Number(_) | Value::Bool(_) => 1,
+        Value::Null => 0,
     }
 }
 
