@@ -1,9 +1,10 @@
 //! Token counts: what was sent is counted with OpenAI's public tokenizer, what is said is built token by token,
 //! so that a reported count is always the count of the text beside it.
 
-use super::chance::Chance;
+use bpe_openai::o200k_base;
 use serde_json::Value;
-use tiktoken_rs::o200k_base_singleton;
+
+use super::chance::Chance;
 
 /// Each is one token of o200k, alone and after a space (a test holds it).
 const WORDS: &[&str] = &[
@@ -26,24 +27,18 @@ pub const OUTPUT_TOKENS_MAX: u64 = 200_000;
 const IMAGE_TOKENS: u64 = 85;
 
 pub fn count(text: &str) -> u64 {
-    o200k_base_singleton().encode_ordinary(text).len() as u64
+    o200k_base().count(text) as u64
 }
 
 /// Loads the tokenizer's table ahead of the first request.
 pub fn warm_up() {
-    o200k_base_singleton();
+    o200k_base();
 }
 
 /// A text cut into its tokens. For ASCII text, which is all that we generate, no token splits a character.
 pub fn pieces_of(text: &str) -> Vec<String> {
-    let tokenizer = o200k_base_singleton();
-    tokenizer
-        .encode_ordinary(text)
-        .into_iter()
-        .map(|token| {
-            String::from_utf8_lossy(&tokenizer.decode_bytes(&[token]).unwrap_or_default()).into_owned()
-        })
-        .collect()
+    let tokenizer = o200k_base();
+    tokenizer.encode(text).into_iter().map(|token| tokenizer.decode(&[token]).unwrap_or_default()).collect()
 }
 
 /// Prose of exactly so many tokens, one piece a token.
