@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use axum::http::HeaderName;
 use figment::providers::{Env, Format, Serialized, Toml};
 use figment::value::Value;
 use figment::{Figment, Source};
@@ -52,6 +53,9 @@ pub struct ProviderConfig {
     pub api_key_env: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key_file: Option<PathBuf>,
+    /// The header in which the key goes as it is, such as Azure's `api-key`; absent: as the family sends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key_header: Option<String>,
     /// Whose rate cards price this upstream, where its own name has none: a second account at the same provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prices_of: Option<String>,
@@ -215,6 +219,9 @@ impl Config {
             }
             if self.providers[..place].iter().any(|earlier| earlier.name == provider.name) {
                 return Err(provider.error("two providers have this name"));
+            }
+            if provider.api_key_header.as_ref().is_some_and(|name| HeaderName::try_from(name).is_err()) {
+                return Err(provider.error("api_key_header is no header's name"));
             }
         }
         Ok(())
@@ -462,5 +469,12 @@ chain = [{ to = "openai/x", when = { tools = "yes" } }]
         {
             assert!(error.to_string().contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn a_header_that_can_not_be_one_is_refused() {
+        assert!(load(&format!("{PROVIDER}api_key_header = \"api-key\"\n")).is_ok());
+        let error = load(&format!("{PROVIDER}api_key_header = \"api key\"\n")).expect_err("a mistake");
+        assert!(error.to_string().contains("openai: api_key_header is no header's name"), "{error}");
     }
 }

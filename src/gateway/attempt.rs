@@ -148,7 +148,7 @@ pub async fn send(
     };
     let url = format!("{}{path}", upstream.config.base_url.trim_end_matches('/'));
     let mut call = upstream.http.post(url).header(CONTENT_TYPE, "application/json").body(quote.body.clone());
-    for (name, value) in providers::auth_headers(upstream.family, &upstream.key) {
+    for (name, value) in upstream.auth_headers() {
         call = call.header(name, value);
     }
     let mut response = match timeout(patience.for_first(since, clock.now()), call.send()).await {
@@ -196,7 +196,7 @@ pub async fn count_tokens(target: &Target, mut body: Value) -> Result<Option<u64
     }
     let url = format!("{}{COUNT_TOKENS_PATH}", upstream.config.base_url.trim_end_matches('/'));
     let mut call = upstream.http.post(url).header(CONTENT_TYPE, "application/json").body(body.to_string());
-    for (name, value) in providers::auth_headers(upstream.family, &upstream.key) {
+    for (name, value) in upstream.auth_headers() {
         call = call.header(name, value);
     }
     let answer = async {

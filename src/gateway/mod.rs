@@ -200,6 +200,12 @@ impl Upstream {
     }
 }
 
+impl Upstream {
+    fn auth_headers(&self) -> Vec<(&str, String)> {
+        providers::auth_headers(self.family, self.config.api_key_header.as_deref(), &self.key)
+    }
+}
+
 /// Everything under `/v1`, and its description.
 pub fn router(state: GatewayState) -> (Router, OpenApi) {
     let (router, mut openapi) = OpenApiRouter::new()

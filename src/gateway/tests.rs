@@ -78,6 +78,7 @@ impl World {
             api_key: Some("upstream".into()),
             api_key_env: None,
             api_key_file: None,
+            api_key_header: (name == "odd").then(|| "api-key".into()),
             prices_of: Some(prices_of.into()),
             connect_timeout_seconds: 2,
             first_byte_timeout_seconds: 5,
@@ -1116,4 +1117,22 @@ async fn a_kept_prompt_is_filled_in_priced_and_known_to_reports() {
     let twice: Value = json!([{"id": "a", "version": 1}, {"id": "a", "version": 1}]);
     let prompts = serde_json::from_value(twice).expect("templates");
     assert!(world.state.reload_routes(&Config { prompts, ..world.config.clone() }).is_err());
+}
+
+#[tokio::test]
+async fn a_key_goes_in_the_header_that_the_provider_wants() {
+    let answer = |headers: HeaderMap| async move {
+        let is_right = headers.get("api-key").is_some_and(|key| key == "upstream");
+        assert!(is_right && !headers.contains_key("authorization"), "{headers:?}");
+        axum::Json(json!({"id": "c", "object": "chat.completion", "created": 1, "model": "gpt-4o-mini",
+            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Yes."}}],
+            "usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}}))
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let routes = json!([{"name": "azure", "chain": ["odd/gpt-4o-mini"], "retries": 0}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+
+    let response = world.post("/v1/chat/completions", chat("azure")).await;
+
+    assert_eq!(response.status(), 200);
 }

@@ -147,6 +147,7 @@ fn config(stormy: SocketAddr, calmer: SocketAddr) -> Config {
         api_key: Some("upstream".into()),
         api_key_env: None,
         api_key_file: None,
+        api_key_header: None,
         prices_of: Some(prices_of.into()),
         connect_timeout_seconds: 5,
         first_byte_timeout_seconds: 30,

@@ -36,10 +36,13 @@ pub struct MarkUp {
 #[derive(Clone, Debug, Default)]
 pub struct PriceBook {
     version: u64,
-    /// Shared with the requests that they price.
-    cards: HashMap<String, HashMap<String, Vec<Published<Arc<RateCard>>>>>,
+    /// By provider.
+    cards: HashMap<String, HashMap<String, Cards>>,
     mark_ups: Vec<Published<MarkUp>>,
 }
+
+/// Of one model, shared with the requests that they price.
+type Cards = Vec<Published<Arc<RateCard>>>;
 
 #[derive(Clone, Debug)]
 struct Published<T> {

@@ -56,7 +56,10 @@ pub fn path(family: Family, model: &str, streamed: bool) -> Cow<'static, str> {
 }
 
 /// The headers that authenticate a call, and those without which the provider refuses it.
-pub fn auth_headers(family: Family, key: &str) -> Vec<(&'static str, String)> {
+pub fn auth_headers<'a>(family: Family, own_header: Option<&'a str>, key: &str) -> Vec<(&'a str, String)> {
+    if let Some(name) = own_header {
+        return vec![(name, key.to_owned())];
+    }
     match family {
         Family::OpenaiChat | Family::OpenaiResponses => vec![("authorization", format!("Bearer {key}"))],
         Family::Anthropic => {
