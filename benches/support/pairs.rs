@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use tollgate::domain::account::command::{OrgCommand, Reserve, Settle};
 use tollgate::domain::credits::Credits;
-use tollgate::domain::event::{CommandRef, Dispatcher, ExpiryPolicy, GrantKind, LotTerms, Purpose};
+use tollgate::domain::event::{Attempt, CommandRef, Dispatcher, ExpiryPolicy, GrantKind, LotTerms, Purpose};
 use tollgate::domain::ids::{LotId, OrgId, ReservationId};
 use tollgate::ledger::{Ledger, Submission};
 
 const SECONDS: u64 = 4;
+pub const COST: Credits = Credits::from_nanos(1_234_567);
 
 pub struct Measured {
     pub pairs_per_second: f64,
@@ -41,29 +42,9 @@ pub async fn measure(ledger: &Ledger, orgs: &[OrgId], callers: usize) -> Measure
 async fn call(ledger: Ledger, org: OrgId, started: Instant, pairs: Arc<AtomicU64>) -> Histogram<u64> {
     let mut latency = Histogram::new(3).unwrap();
     while started.elapsed() < Duration::from_secs(SECONDS) {
-        let reservation = ReservationId { org, local: ledger.clock().uuid() };
-        let reserve = OrgCommand::Reserve(Reserve {
-            reservation,
-            credits: Credits::from_nanos(5_000_000),
-            ttl_seconds: 600,
-            expiry: ExpiryPolicy::Release,
-            dispatcher: Dispatcher::External,
-            price_book_version: 1,
-            purpose: Purpose::default(),
-        });
-        let settle = OrgCommand::Settle(Settle {
-            reservation,
-            cost: Credits::from_nanos(1_234_567),
-            price_book_version: 1,
-            attempts: vec![],
-            purpose: None,
-            quarantine: None,
-        });
-        for command in [reserve, settle] {
+        for command in pair(&ledger, org, Purpose::default(), vec![]) {
             let asked = Instant::now();
-            let key = CommandRef { key: ledger.clock().uuid().to_string(), fingerprint: "0".repeat(64) };
-            let submission = Submission { org, command, by: None, idempotency: Some(key) };
-            ledger.submit(submission).await.unwrap();
+            submit(&ledger, org, command).await;
             latency.record(asked.elapsed().as_micros() as u64).unwrap();
         }
         pairs.fetch_add(1, Ordering::Relaxed);
@@ -71,8 +52,37 @@ async fn call(ledger: Ledger, org: OrgId, started: Instant, pairs: Arc<AtomicU64
     latency
 }
 
+/// What a request costs that asks twice: a hold, and its end.
+pub fn pair(ledger: &Ledger, org: OrgId, purpose: Purpose, attempts: Vec<Attempt>) -> [OrgCommand; 2] {
+    let reservation = ReservationId { org, local: ledger.clock().uuid() };
+    let reserve = Reserve {
+        reservation,
+        credits: Credits::from_nanos(5_000_000),
+        ttl_seconds: 86_400,
+        expiry: ExpiryPolicy::Release,
+        dispatcher: Dispatcher::External,
+        price_book_version: 1,
+        purpose,
+    };
+    let settle =
+        Settle { reservation, cost: COST, price_book_version: 1, attempts, purpose: None, quarantine: None };
+    [OrgCommand::Reserve(reserve), OrgCommand::Settle(settle)]
+}
+
+/// Under a key of its own, as callers do.
+pub async fn submit(ledger: &Ledger, org: OrgId, command: OrgCommand) {
+    let key = CommandRef { key: ledger.clock().uuid().to_string(), fingerprint: "0".repeat(64) };
+    let submission = Submission { org, command, by: None, idempotency: Some(key) };
+    ledger.submit(submission).await.unwrap();
+}
+
 pub async fn funded(ledger: &Ledger) -> OrgId {
     let org = OrgId(ledger.clock().uuid());
+    fund(ledger, org).await;
+    org
+}
+
+pub async fn fund(ledger: &Ledger, org: OrgId) {
     let open = OrgCommand::OpenOrg {
         slug: org.to_string(),
         time_zone: "UTC".into(),
@@ -88,5 +98,4 @@ pub async fn funded(ledger: &Ledger) -> OrgId {
     for command in [open, grant] {
         ledger.submit(Submission { org, command, by: None, idempotency: None }).await.unwrap();
     }
-    org
 }
