@@ -26,6 +26,7 @@ use futures_util::stream::{self, StreamExt};
 use hdrhistogram::Histogram;
 use tollgate::app;
 use tollgate::clock::Clock;
+use tollgate::domain::credits::Credits;
 use tollgate::domain::event::{Attempt, AttemptOutcome, Purpose};
 use tollgate::domain::ids::OrgId;
 use tollgate::domain::time::Timestamp;
@@ -119,6 +120,7 @@ async fn call(ledger: Ledger, orgs: u64, pairs: u64, next: Arc<AtomicU64>) {
             provider_cost: COST,
             priced_by: None,
             service_tier: None,
+            saved: Credits::ZERO,
             started_at: at,
             ended_at: at,
             status: Some(200),
