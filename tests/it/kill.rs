@@ -1,60 +1,69 @@
 //! The real server, killed while it works, again and again: what it had acknowledged is there exactly once (I5), and
 //! what it had not is there exactly once after a retry under the same idempotency key (I4). On PostgreSQL three of them
-//! work on one database, and any one of them is killed while the others go on.
+//! work on one database: callers ask any of them, at random, and ask any other where one does not answer; one of them is
+//! killed and started again while the others go on, and takes nobody's command with it.
 //!
-//! `TOLLGATE_KILL_ROUNDS=50` makes it long, `TOLLGATE_KILL_SEED` repeats a run. The moment of each kill is a number of
+//! `TOLLGATE_KILL_ROUNDS=200` makes it long, `TOLLGATE_KILL_SEED` repeats a run. The moment of each kill is a number of
 //! answered commands, so that nothing here waits.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tollgate::clock::Clock;
 use tollgate::domain::credits::Credits;
+use tollgate::domain::time::Timestamp;
 use tollgate::simulator::chance::Chance;
 
 use crate::database::{TestDatabase, is_postgres};
+use crate::process::{Server, is_sound};
 use crate::support::{OPERATOR, client};
 
-const ROUNDS: u64 = 5;
+const ROUNDS: u64 = 30;
 const CALLERS: u64 = 16;
 /// On PostgreSQL.
 const NODES: usize = 3;
-/// Answers in one round, at most.
-const ANSWERS_MAX: u64 = 400;
-const RESERVATIONS: &str = "/api/v1/orgs/acme/reservations";
+/// More than there are shards, so that each node owns some of them.
+const ORGS: u64 = 8;
+/// Answers between a start and the next kill, at most.
+const ANSWERS_MAX: u64 = 200;
+/// Nobody may wait longer than this for an answer because of a node's death, in microseconds. What is promised is two
+/// seconds; the machine of a test may be busy with others.
+const WAIT_MAX: i64 = 10_000_000;
 /// The events that acknowledged commands leave.
 const HELD: &str = "CreditsReserved";
 const SETTLED: &str = "ReservationSettled";
 const RELEASED: &str = "ReservationReleased";
 
-/// A running `tollgate serve`; gone with this value.
-struct Server {
-    process: Mutex<Child>,
-    url: String,
-}
-
-/// A command, and its answer once there was one.
+/// A command and its answer.
 #[derive(Clone)]
 struct Sent {
     key: String,
+    org: u64,
     path: String,
     body: Value,
-    answer: Option<Value>,
+    answer: Value,
+    /// When the node that was asked first had died before its answer was whole.
+    lost_at: Option<Timestamp>,
 }
 
-/// From one kill to the next.
-struct Round {
-    servers: Vec<Server>,
+struct Run {
+    database: String,
     client: Client,
-    answered: AtomicU64,
-    kill_at: u64,
-    victim: usize,
+    clock: Clock,
+    /// None where a node is dead.
+    nodes: watch::Sender<Vec<Option<Arc<Server>>>>,
+    answered: watch::Sender<u64>,
     is_over: AtomicBool,
+    /// The longest that a command has waited since the last kill, in microseconds.
+    waited: AtomicI64,
+    /// Answers that said: not now.
+    refused: AtomicU64,
+    repeated: AtomicU64,
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,42 +72,40 @@ async fn i5_i4_whatever_was_acknowledged_before_a_kill_is_there_exactly_once() {
     let seed = from_environment("TOLLGATE_KILL_SEED").unwrap_or_else(any_seed);
     println!("TOLLGATE_KILL_ROUNDS={rounds} TOLLGATE_KILL_SEED={seed}");
     let database = TestDatabase::new().await;
-    let database = database.url.as_str();
-    let mut chance = Chance::of(seed, 0);
-    let (mut history, mut log, mut restarts) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut retried, mut durable) = (0, 0);
+    let mut chance = Chance::of(seed, u64::MAX);
+    let run = Run::begin(database.url.clone(), &mut chance).await;
 
-    let mut round = Round::begin(database, vec![], &mut chance).await;
-    round.fund().await;
-    for number in 1..=rounds {
-        let (survivors, mut sent) = round.work(seed, number).await;
-        let clock = Clock::system();
-        let killed_at = clock.now();
-        round = Round::begin(database, survivors, &mut chance).await;
-        restarts.push((clock.now().0 - killed_at.0) / 1_000);
-        let before = commands(&log).count();
-        round.follow(&mut log).await;
-        let answered = sent.iter().filter(|command| command.answer.is_some()).count();
-        let found = commands(&log).count() - before;
-        assert!(found >= answered, "{answered} commands were acknowledged, and the log holds {found}");
-        durable += found - answered;
-        retried += round.retry(&mut sent).await;
-        round.follow(&mut log).await;
-        round.repeat(sent.iter().rev().take(8)).await;
-        history.extend(sent);
+    let mut callers = JoinSet::new();
+    for caller in 0..CALLERS {
+        callers.spawn(run.clone().call(caller, Chance::of(seed, caller)));
     }
-    round.check(&history, &log).await;
-    drop(round);
+    let (mut restarts, mut waits) = (Vec::new(), Vec::new());
+    run.answers(1 + chance.below(ANSWERS_MAX)).await;
+    for _ in 0..rounds {
+        run.waited.store(0, Ordering::SeqCst);
+        restarts.push(run.kill_and_start(&mut chance).await);
+        run.answers(1 + chance.below(ANSWERS_MAX)).await;
+        waits.push(run.waited.load(Ordering::SeqCst));
+    }
+    run.is_over.store(true, Ordering::SeqCst);
+    let history = callers.join_all().await.concat();
 
-    assert!(verify(database), "the log is not sound");
-    restarts.sort_unstable();
+    let lost = run.check(&history, &mut chance).await;
+    let (refused, repeated) = (run.refused.load(Ordering::SeqCst), run.repeated.load(Ordering::SeqCst));
+    drop(run);
+    assert!(is_sound(&database.url), "the log is not sound");
     println!(
-        "{rounds} kills: {} commands acknowledged, {retried} of them by a retry after a kill ({durable} of which the \
-         log held already); ready again after {} ms (median), {} ms (longest)",
+        "{rounds} kills: {} commands acknowledged, {} of them by a retry after a kill ({} of which the log held \
+         already), {refused} refused meanwhile, {repeated} repeats got the first answer; ready again after {}; the \
+         longest wait for an answer across a kill: {}",
         history.len(),
-        restarts[restarts.len() / 2],
-        restarts[restarts.len() - 1],
+        lost.retried,
+        lost.durable,
+        spread(restarts),
+        spread(waits.clone()),
     );
+    assert_eq!(refused, 0, "a node's death refuses nobody");
+    assert!(waits.iter().all(|wait| *wait < WAIT_MAX), "{waits:?}");
 }
 
 fn from_environment(name: &str) -> Option<u64> {
@@ -109,113 +116,89 @@ fn any_seed() -> u64 {
     Clock::system().uuid().as_u64_pair().1
 }
 
-impl Server {
-    /// Returns once it listens, on a port of its own choice.
-    fn start(database: &str) -> Server {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_tollgate"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--database-url"])
-            .arg(database)
-            .env("TOLLGATE_OPERATOR_KEY", OPERATOR)
-            .env("TOLLGATE_LOG", "tollgate=info")
-            .env("NO_COLOR", "1")
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let mut said = Vec::new();
-        let address = lines.by_ref().find_map(|line| {
-            let address = line.split_once("listening address=").map(|(_, rest)| rest.to_owned());
-            said.push(line);
-            address?.split_whitespace().next().map(str::to_owned)
-        });
-        let address = address.unwrap_or_else(|| panic!("the server does not listen: {said:?}"));
-        // What it says later must not fill the pipe.
-        std::thread::spawn(move || lines.for_each(drop));
-        Server { process: Mutex::new(process), url: format!("http://{address}") }
-    }
-
-    /// SIGKILL: nothing is flushed, nothing is said.
-    fn kill(&self) {
-        let mut process = self.process.lock().unwrap();
-        process.kill().unwrap();
-        process.wait().unwrap();
-    }
+/// Microseconds in words.
+fn spread(mut micros: Vec<i64>) -> String {
+    micros.sort_unstable();
+    let at = |percent: usize| micros[(micros.len() - 1) * percent / 100] / 1_000;
+    format!("{} ms (median), {} ms (90 of 100), {} ms (longest)", at(50), at(90), at(100))
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
-    }
+/// What was sent again, because a node had died.
+struct Lost {
+    retried: usize,
+    /// What that node had written, and said to nobody.
+    durable: usize,
 }
 
-impl Sent {
-    fn new(key: String, path: String, body: Value) -> Sent {
-        Sent { key, path, body, answer: None }
-    }
-
-    fn id(&self) -> &str {
-        self.answer.as_ref().unwrap()["id"].as_str().unwrap()
-    }
-}
-
-impl Round {
-    /// As many servers as the database may have, ready to answer.
-    async fn begin(database: &str, mut servers: Vec<Server>, chance: &mut Chance) -> Round {
+impl Run {
+    async fn begin(database: String, chance: &mut Chance) -> Arc<Run> {
         let nodes = if is_postgres() { NODES } else { 1 };
-        servers.resize_with(nodes, || Server::start(database));
-        let round = Round {
-            servers,
+        let run = Run {
+            database,
             client: client(),
-            answered: AtomicU64::new(0),
-            kill_at: 1 + chance.below(ANSWERS_MAX),
-            victim: chance.below(nodes as u64) as usize,
+            clock: Clock::system(),
+            nodes: watch::channel(vec![None; nodes]).0,
+            answered: watch::channel(0).0,
             is_over: AtomicBool::new(false),
+            waited: AtomicI64::new(0),
+            refused: AtomicU64::new(0),
+            repeated: AtomicU64::new(0),
         };
-        for server in &round.servers {
-            round.fetch(server, "/readyz").await;
+        for place in 0..nodes {
+            run.start(place).await;
         }
-        round
+        for org in 0..ORGS {
+            let (name, credits) = (slug(org), "1000000000");
+            let opened = json!({ "slug": name, "name": name, "billing_email": "billing@example.com" });
+            let grant = json!({ "credits": credits, "kind": "goodwill" });
+            for (path, body) in [("/api/v1/orgs", opened), (&format!("/api/v1/orgs/{name}/grants"), grant)] {
+                let command = Sent::new(format!("setup {org} {path}"), org, path.to_owned(), body);
+                run.insist(command, chance).await;
+            }
+        }
+        Arc::new(run)
     }
 
-    async fn fund(&self) {
-        let org = json!({ "slug": "acme", "name": "Acme", "billing_email": "billing@example.com" });
-        let grant = json!({ "credits": "1000000", "kind": "goodwill" });
-        for (path, body) in [("/api/v1/orgs", org), ("/api/v1/orgs/acme/grants", grant)] {
-            let command = Sent::new(format!("setup {path}"), path.to_owned(), body);
-            assert!(self.answer(0, &command).await.is_some(), "{path}");
-        }
+    async fn start(&self, place: usize) {
+        let database = self.database.clone();
+        let server = tokio::task::spawn_blocking(move || Server::start(&database)).await.unwrap();
+        let ready = self.client.get(format!("{}/readyz", server.url)).send().await.unwrap();
+        assert_eq!(ready.status(), StatusCode::OK);
+        self.nodes.send_modify(|nodes| nodes[place] = Some(Arc::new(server)));
     }
 
-    /// Callers at work until a server is dead; the others, and every command that was sent.
-    async fn work(self, seed: u64, number: u64) -> (Vec<Server>, Vec<Sent>) {
-        let round = Arc::new(self);
-        let callers = (0..CALLERS).map(|caller| {
-            let chance = Chance::of(seed, number * CALLERS + caller);
-            let server = caller as usize % round.servers.len();
-            tokio::spawn(round.clone().call(server, format!("{number}-{caller}"), chance))
-        });
-        let callers: Vec<_> = callers.collect();
-        let mut sent = Vec::new();
-        for caller in callers {
-            sent.extend(caller.await.unwrap());
-        }
-        let Round { mut servers, victim, .. } = Arc::into_inner(round).unwrap();
-        servers.remove(victim);
-        (servers, sent)
+    /// Waits for so many further answers.
+    async fn answers(&self, count: u64) {
+        let goal = *self.answered.borrow() + count;
+        self.answered.subscribe().wait_for(|answered| *answered >= goal).await.unwrap();
     }
 
-    /// One caller of one server: holds, settles and releases until no answer comes or the round is over.
-    async fn call(self: Arc<Round>, server: usize, name: String, mut chance: Chance) -> Vec<Sent> {
+    /// Kills a node and starts it again beside the callers; how many microseconds it was away.
+    async fn kill_and_start(&self, chance: &mut Chance) -> i64 {
+        let victim = chance.below(self.nodes.borrow().len() as u64) as usize;
+        let server = self.nodes.borrow()[victim].clone().unwrap();
+        let killed_at = self.clock.now();
+        server.kill();
+        self.nodes.send_modify(|nodes| nodes[victim] = None);
+        drop(server);
+        self.start(victim).await;
+        self.clock.now().0 - killed_at.0
+    }
+
+    /// One caller: holds, settles and releases, each asked of any node.
+    async fn call(self: Arc<Run>, caller: u64, mut chance: Chance) -> Vec<Sent> {
         let mut sent = Vec::new();
         for number in 0.. {
-            let held = 1 + chance.below(1_000);
-            let body = json!({ "credits": format!("0.{held:04}"), "ttl_seconds": 604_800 });
-            let hold = Sent::new(format!("{name}-{number}-hold"), RESERVATIONS.to_owned(), body);
-            if !self.submit(server, hold, &mut sent).await {
+            if self.is_over.load(Ordering::SeqCst) {
                 break;
             }
-            let id = sent[sent.len() - 1].id().to_owned();
+            let (org, held) = (chance.below(ORGS), 1 + chance.below(1_000));
+            let name = format!("{caller}-{number}");
+            let body = json!({ "credits": format!("0.{held:04}"), "ttl_seconds": 604_800 });
+            let path = format!("/api/v1/orgs/{}/reservations", slug(org));
+            let hold = self.insist(Sent::new(format!("{name}-hold"), org, path, body), &mut chance).await;
+            let id = hold.id().to_owned();
+            sent.push(hold);
             let (verb, body) = match chance.below(8) {
                 // Left open.
                 0 => continue,
@@ -223,116 +206,140 @@ impl Round {
                 _ => ("settle", json!({ "credits": format!("0.{:04}", chance.below(2 * held)) })),
             };
             let path = format!("/api/v1/reservations/{id}/{verb}");
-            let end = Sent::new(format!("{name}-{number}-{verb}"), path, body);
-            if !self.submit(server, end, &mut sent).await {
-                break;
+            let end = self.insist(Sent::new(format!("{name}-{verb}"), org, path, body), &mut chance).await;
+            if chance.below(8) == 0 {
+                let again = self.insist(Sent { answer: Value::Null, ..end.clone() }, &mut chance).await;
+                assert_eq!(again.answer, end.answer, "a repeat of {}", end.key);
+                self.repeated.fetch_add(1, Ordering::SeqCst);
             }
+            sent.push(end);
         }
         sent
     }
 
-    /// Sends a command and notes it; kills a server where this was the last answer of the round.
-    async fn submit(&self, server: usize, mut command: Sent, sent: &mut Vec<Sent>) -> bool {
-        command.answer = self.answer(server, &command).await;
-        let answered = command.answer.is_some();
-        sent.push(command);
-        if answered && self.answered.fetch_add(1, Ordering::SeqCst) + 1 == self.kill_at {
-            self.servers[self.victim].kill();
-            self.is_over.store(true, Ordering::SeqCst);
-        }
-        answered && !self.is_over.load(Ordering::SeqCst)
-    }
-
-    /// None where the server died before its answer was whole.
-    async fn answer(&self, server: usize, command: &Sent) -> Option<Value> {
+    /// Asks one node after the other until there is an answer.
+    async fn insist(&self, mut command: Sent, chance: &mut Chance) -> Sent {
+        let first_at = self.clock.now();
         loop {
-            let request = self
-                .client
-                .post(format!("{}{}", self.servers[server].url, command.path))
-                .bearer_auth(OPERATOR)
-                .header("idempotency-key", &command.key)
-                .json(&command.body);
-            let response = request.send().await.ok()?;
-            let status = response.status();
-            let body = response.text().await.ok()?;
-            // Where another node has just died, its work is taken over first.
-            if status == StatusCode::SERVICE_UNAVAILABLE && self.servers.len() > 1 {
-                continue;
+            let server = self.any(chance).await;
+            match self.answer(&server, &command).await {
+                Some(answer) => command.answer = answer,
+                None => {
+                    command.lost_at.get_or_insert(self.clock.now());
+                    continue;
+                }
             }
-            assert!(status.is_success(), "{} answers {status}: {body}", command.path);
-            return Some(serde_json::from_str(&body).unwrap());
+            self.waited.fetch_max(self.clock.now().0 - first_at.0, Ordering::SeqCst);
+            self.answered.send_modify(|answered| *answered += 1);
+            return command;
         }
     }
 
-    async fn get(&self, path: &str) -> Value {
-        self.fetch(&self.servers[0], path).await.json().await.unwrap()
+    /// A node that is thought to be alive; waits where there is none.
+    async fn any(&self, chance: &mut Chance) -> Arc<Server> {
+        let mut nodes = self.nodes.subscribe();
+        let nodes = nodes.wait_for(|nodes| nodes.iter().any(Option::is_some)).await.unwrap();
+        let alive: Vec<&Arc<Server>> = nodes.iter().flatten().collect();
+        alive[chance.below(alive.len() as u64) as usize].clone()
     }
 
-    async fn fetch(&self, server: &Server, path: &str) -> Response {
+    /// None where the node died before its answer was whole, or could not say what became of the command.
+    async fn answer(&self, server: &Server, command: &Sent) -> Option<Value> {
+        let request = self
+            .client
+            .post(format!("{}{}", server.url, command.path))
+            .bearer_auth(OPERATOR)
+            .header("idempotency-key", &command.key)
+            .json(&command.body);
+        let response = request.send().await.ok()?;
+        let status = response.status();
+        let body = response.text().await.ok()?;
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            println!("{}: {body}", command.path);
+            self.refused.fetch_add(1, Ordering::SeqCst);
+            return None;
+        }
+        assert!(status.is_success(), "{} answers {status}: {body}", command.path);
+        Some(serde_json::from_str(&body).unwrap())
+    }
+
+    async fn get(&self, path: &str, chance: &mut Chance) -> Value {
+        let server = self.any(chance).await;
         let request = self.client.get(format!("{}{path}", server.url)).bearer_auth(OPERATOR);
-        request.send().await.unwrap().error_for_status().unwrap()
-    }
-
-    /// Sends again what had no answer; says how many those were.
-    async fn retry(&self, sent: &mut [Sent]) -> usize {
-        let mut retried = 0;
-        for command in sent.iter_mut().filter(|command| command.answer.is_none()) {
-            command.answer = self.answer(retried % self.servers.len(), command).await;
-            assert!(command.answer.is_some(), "no answer after the restart to {}", command.key);
-            retried += 1;
-        }
-        retried
-    }
-
-    /// A repeat gets the first answer, whether it came before the kill or after.
-    async fn repeat(&self, sent: impl Iterator<Item = &Sent>) {
-        for command in sent {
-            assert_eq!(self.answer(0, command).await, command.answer, "{}", command.key);
-        }
+        request.send().await.unwrap().error_for_status().unwrap().json().await.unwrap()
     }
 
     /// The log holds each command once, as it was answered, and no other.
-    async fn check(&self, history: &[Sent], log: &[Value]) {
-        let mut expected = BTreeMap::new();
-        for command in history {
-            let answer = command.answer.as_ref().unwrap();
-            let (kind, amount) = match answer["status"].as_str().unwrap() {
-                "held" => (HELD, &command.body["credits"]),
-                "settled" => (SETTLED, &command.body["credits"]),
-                "released" => (RELEASED, &answer["released"]),
-                other => panic!("{} was answered with {other}", command.key),
-            };
-            let twice = expected.insert((command.id(), kind), credits(amount));
-            assert_eq!(twice, None, "two commands were answered with one effect: {}", command.key);
+    async fn check(&self, history: &[Sent], chance: &mut Chance) -> Lost {
+        let mut lost = Lost { retried: 0, durable: 0 };
+        for org in 0..ORGS {
+            let log = self.log(org, chance).await;
+            let mut logged = BTreeMap::new();
+            for (id, kind, amount, at) in commands(&log) {
+                let twice = logged.insert((id, kind), (amount, at));
+                assert_eq!(twice, None, "twice in the log: {kind} {id}");
+            }
+            let mut expected = BTreeMap::new();
+            for command in history.iter().filter(|command| command.org == org) {
+                let (kind, amount) = command.effect();
+                let at = logged.get(&(command.id(), kind)).map(|(_, at)| *at);
+                let twice = expected.insert((command.id(), kind), (amount, at.unwrap_or_default()));
+                assert_eq!(twice, None, "two commands were answered with one effect: {}", command.key);
+                if let Some(lost_at) = command.lost_at {
+                    lost.retried += 1;
+                    lost.durable += usize::from(at.is_some_and(|at| at < lost_at));
+                }
+            }
+            assert!(logged == expected, "the log of {} does not hold what was answered", slug(org));
+            let settled = logged.iter().filter(|((_, kind), _)| *kind == SETTLED);
+            let consumed: Credits = settled.map(|(_, (charged, _))| *charged).sum();
+            let balance = self.get(&format!("/api/v1/orgs/{}/balance", slug(org)), chance).await;
+            assert_eq!(credits(&balance["consumed"]), consumed);
         }
-
-        let mut logged = BTreeMap::new();
-        for (id, kind, amount) in commands(log) {
-            let twice = logged.insert((id, kind), amount);
-            assert_eq!(twice, None, "twice in the log: {kind} {id}");
-        }
-        assert!(logged == expected, "the log does not hold what was answered");
-        let settled = logged.iter().filter(|((_, kind), _)| *kind == SETTLED);
-        let consumed: Credits = settled.map(|(_, charged)| *charged).sum();
-        assert_eq!(credits(&self.get("/api/v1/orgs/acme/balance").await["consumed"]), consumed);
+        lost
     }
 
-    /// Reads what the log holds beyond what was read of it before.
-    async fn follow(&self, log: &mut Vec<Value>) {
+    async fn log(&self, org: u64, chance: &mut Chance) -> Vec<Value> {
+        let mut log: Vec<Value> = Vec::new();
         loop {
             let after = log.last().map_or(0, |event| event["version"].as_i64().unwrap());
-            let page = self.get(&format!("/api/v1/orgs/acme/events?limit=1000&after={after}")).await;
+            let path = format!("/api/v1/orgs/{}/events?limit=1000&after={after}", slug(org));
+            let page = self.get(&path, chance).await;
             let events = page["data"].as_array().unwrap();
             if events.is_empty() {
-                return;
+                return log;
             }
             log.extend(events.iter().cloned());
         }
     }
 }
 
-/// What the log says was held, settled and released: reservation, kind and amount.
-fn commands(log: &[Value]) -> impl Iterator<Item = (&str, &str, Credits)> {
+impl Sent {
+    fn new(key: String, org: u64, path: String, body: Value) -> Sent {
+        Sent { key, org, path, body, answer: Value::Null, lost_at: None }
+    }
+
+    fn id(&self) -> &str {
+        self.answer["id"].as_str().unwrap()
+    }
+
+    /// The event that its answer stands for, and the amount in it.
+    fn effect(&self) -> (&'static str, Credits) {
+        match self.answer["status"].as_str().unwrap() {
+            "held" => (HELD, credits(&self.body["credits"])),
+            "settled" => (SETTLED, credits(&self.body["credits"])),
+            "released" => (RELEASED, credits(&self.answer["released"])),
+            other => panic!("{} was answered with {other}", self.key),
+        }
+    }
+}
+
+fn slug(org: u64) -> String {
+    format!("org-{org}")
+}
+
+/// What the log says was held, settled and released: reservation, kind, amount and time.
+fn commands(log: &[Value]) -> impl Iterator<Item = (&str, &str, Credits, Timestamp)> {
     log.iter().filter_map(|event| {
         let data = &event["payload"]["event"]["data"];
         let kind = event["kind"].as_str().unwrap();
@@ -342,16 +349,11 @@ fn commands(log: &[Value]) -> impl Iterator<Item = (&str, &str, Credits)> {
             RELEASED => &data["released"],
             _ => return None,
         };
-        Some((data["reservation"].as_str().unwrap(), kind, credits(amount)))
+        let at = Timestamp::parse_rfc3339(event["recorded_at"].as_str().unwrap()).unwrap();
+        Some((data["reservation"].as_str().unwrap(), kind, credits(amount), at))
     })
 }
 
 fn credits(amount: &Value) -> Credits {
     amount.as_str().unwrap().parse().unwrap()
-}
-
-fn verify(database: &str) -> bool {
-    let verified = Command::new(env!("CARGO_BIN_EXE_tollgate")).arg("verify").arg(database).output().unwrap();
-    println!("{}", String::from_utf8_lossy(&verified.stdout));
-    verified.status.success()
 }

@@ -21,6 +21,7 @@ mod kill;
 mod load;
 mod nodes;
 mod outages;
+mod process;
 mod rebuilds;
 mod replays;
 mod reservations;
