@@ -9,7 +9,7 @@ use tollgate::domain::account::command::{OrgCommand, Reserve, Settle};
 use tollgate::domain::credits::Credits;
 use tollgate::domain::event::{Attempt, CommandRef, Dispatcher, ExpiryPolicy, GrantKind, LotTerms, Purpose};
 use tollgate::domain::ids::{LotId, OrgId, ReservationId};
-use tollgate::ledger::{Ledger, Submission};
+use tollgate::ledger::{By, Ledger, Submission};
 
 const SECONDS: u64 = 4;
 pub const COST: Credits = Credits::from_nanos(1_234_567);
@@ -20,15 +20,13 @@ pub struct Measured {
     pub latency: Histogram<u64>,
 }
 
-/// Half of the callers share the first org; the others are spread over all.
+/// Every pair is of the first org or, as often, of any of them, so that the first takes half of what comes.
 pub async fn measure(ledger: &Ledger, orgs: &[OrgId], callers: usize) -> Measured {
     let pairs = Arc::new(AtomicU64::new(0));
+    let orgs: Arc<[OrgId]> = orgs.into();
     let started = Instant::now();
     let tasks: Vec<_> = (0..callers)
-        .map(|caller| {
-            let org = if caller % 2 == 0 { orgs[0] } else { orgs[caller % orgs.len()] };
-            tokio::spawn(call(ledger.clone(), org, started, pairs.clone()))
-        })
+        .map(|_| tokio::spawn(call(ledger.clone(), orgs.clone(), started, pairs.clone())))
         .collect();
     let mut latency = Histogram::new(3).unwrap();
     for task in tasks {
@@ -39,9 +37,10 @@ pub async fn measure(ledger: &Ledger, orgs: &[OrgId], callers: usize) -> Measure
 }
 
 /// One caller: pairs until the time is over; the latency of each command in microseconds.
-async fn call(ledger: Ledger, org: OrgId, started: Instant, pairs: Arc<AtomicU64>) -> Histogram<u64> {
+async fn call(ledger: Ledger, orgs: Arc<[OrgId]>, started: Instant, pairs: Arc<AtomicU64>) -> Histogram<u64> {
     let mut latency = Histogram::new(3).unwrap();
     while started.elapsed() < Duration::from_secs(SECONDS) {
+        let org = if rand::random() { orgs[0] } else { orgs[rand::random_range(..orgs.len())] };
         for command in pair(&ledger, org, Purpose::default(), vec![]) {
             let asked = Instant::now();
             submit(&ledger, org, command).await;
@@ -72,7 +71,7 @@ pub fn pair(ledger: &Ledger, org: OrgId, purpose: Purpose, attempts: Vec<Attempt
 /// Under a key of its own, as callers do.
 pub async fn submit(ledger: &Ledger, org: OrgId, command: OrgCommand) {
     let key = CommandRef { key: ledger.clock().uuid().to_string(), fingerprint: "0".repeat(64) };
-    let submission = Submission { org, command, by: None, idempotency: Some(key) };
+    let submission = Submission { org, command, by: By::Tollgate, idempotency: Some(key) };
     ledger.submit(submission).await.unwrap();
 }
 
@@ -96,6 +95,6 @@ pub async fn fund(ledger: &Ledger, org: OrgId) {
     };
     let grant = OrgCommand::Grant { terms, kind: GrantKind::Migration, note: None };
     for command in [open, grant] {
-        ledger.submit(Submission { org, command, by: None, idempotency: None }).await.unwrap();
+        ledger.submit(Submission { org, command, by: By::Tollgate, idempotency: None }).await.unwrap();
     }
 }
