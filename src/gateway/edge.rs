@@ -20,7 +20,7 @@ use crate::gateway::failure::Failure;
 use crate::gateway::limiter::Place;
 use crate::gateway::prompts;
 use crate::gateway::providers::{self, embeddings};
-use crate::operations::authenticate::{Actor, AuthError, authenticate};
+use crate::operations::authenticate::{Actor, AuthError, authenticate, recognise};
 
 /// Text is about this many bytes a token.
 const BYTES_PER_TOKEN: usize = 4;
@@ -121,7 +121,8 @@ pub async fn admit(
     headers: &HeaderMap,
     bytes: &Bytes,
 ) -> Result<Request, Failure> {
-    let caller = caller(state, headers).await?;
+    // Whatever comes of it reserves first, and the ledger then looks at the key again.
+    let caller = by_role(recognise(&state.ledger, &state.operator, presented(headers)).await?)?;
     let mut body: Value = serde_json::from_slice(bytes)
         .map_err(|error| Failure::new(400, "invalid_json", format!("the body is not JSON: {error}")))?;
     let prompt = match endpoint {
@@ -147,9 +148,9 @@ pub async fn admit(
         labels: labels(headers, prompt)?,
         ..Purpose::default()
     };
-    let limits = state.ledger.read(caller.org, |account| account.limits.clone()).await?;
+    let limits = &state.ledger.access(caller.org).await?.limits;
     let tokens = asked_tokens(endpoint, &body, bytes.len());
-    let place = Arc::new(state.limiter.admit(caller.org, &limits, &purpose, tokens)?);
+    let place = Arc::new(state.limiter.admit(caller.org, limits, &purpose, tokens)?);
     let idempotency = headers
         .get("idempotency-key")
         .and_then(|key| key.to_str().ok())
@@ -252,16 +253,23 @@ fn ends_at(headers: &HeaderMap, now: Timestamp) -> Result<Option<Timestamp>, Fai
     Ok(Some(now.plus_seconds(seconds.into())))
 }
 
-/// The caller, by `Authorization: Bearer`, Anthropic's `x-api-key` or Google's `x-goog-api-key`.
+/// The caller of what reserves nothing.
 pub async fn caller(state: &State, headers: &HeaderMap) -> Result<Caller, Failure> {
+    by_role(authenticate(&state.ledger, &state.operator, presented(headers)).await?)
+}
+
+/// The key, by `Authorization: Bearer`, Anthropic's `x-api-key` or Google's `x-goog-api-key`.
+fn presented(headers: &HeaderMap) -> Option<&str> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let presented = text("authorization")
+    text("authorization")
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, secret)| secret.trim())
         .or_else(|| text("x-api-key"))
-        .or_else(|| text("x-goog-api-key"));
-    let actor = authenticate(&state.ledger, &state.operator, presented).await?;
+        .or_else(|| text("x-goog-api-key"))
+}
+
+fn by_role(actor: Actor) -> Result<Caller, Failure> {
     match actor {
         Actor { role: Role::Inference | Role::OrgAdmin, org: Some(org), key: Some(key), project } => {
             Ok(Caller { org, key, project })

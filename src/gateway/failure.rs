@@ -163,7 +163,7 @@ impl From<Refusal> for Failure {
             Refusal::RequestTooLarge { .. } => (402, "request_too_large"),
             Refusal::OrgSuspended { .. } => (403, "org_suspended"),
             Refusal::OrgClosed => (403, "org_closed"),
-            Refusal::UnknownOrg | Refusal::UnknownKey => (401, "invalid_api_key"),
+            Refusal::UnknownOrg | Refusal::UnknownKey | Refusal::InvalidKey => (401, "invalid_api_key"),
             Refusal::UnknownProject => (403, "unknown_project"),
             Refusal::IdempotencyConflict => (409, "idempotency_conflict"),
             Refusal::OrgExists

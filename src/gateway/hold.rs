@@ -22,7 +22,7 @@ use crate::gateway::failure::Failure;
 use crate::gateway::meter::Metered;
 use crate::gateway::plan::{Plan, Prices, Target};
 use crate::gateway::quote::{Means, Quote, quote};
-use crate::ledger::{LedgerError, Outcome, Submission};
+use crate::ledger::{By, LedgerError, Outcome, Submission};
 use crate::operations::show_reservation::show_reservation;
 
 /// How often a quote follows a balance that moves under it.
@@ -156,7 +156,7 @@ impl Hold {
         let submission = Submission {
             org: request.caller.org,
             command,
-            by: request.purpose.key,
+            by: request.purpose.key.into(),
             idempotency: request.idempotency.clone(),
         };
         let since = state.ledger.clock().now();
@@ -338,7 +338,7 @@ impl Hold {
     }
 
     async fn submit(&self, command: OrgCommand) -> Result<Outcome, LedgerError> {
-        let by = self.request.purpose.key;
+        let by = self.request.purpose.key.map_or(By::Tollgate, By::Begun);
         let submission = Submission { org: self.request.caller.org, command, by, idempotency: None };
         self.state.ledger.submit(submission).await
     }

@@ -22,7 +22,7 @@ use crate::domain::ids::{KeyId, LotId, OrgId};
 use crate::domain::pricing::{RateCard, default_cards};
 use crate::domain::system::SystemCommand;
 use crate::domain::usage::UsageSource;
-use crate::ledger::{Memory, Submission};
+use crate::ledger::{By, Memory, Submission};
 use crate::operations::authenticate::{key_text, secret_sha256};
 use crate::operations::list_events::list_events;
 use crate::simulator::{SimulatorConfig, SimulatorHandle, Weather};
@@ -143,7 +143,7 @@ impl World {
             },
         ] {
             ledger
-                .submit(Submission { org: ACME, command, by: None, idempotency: None })
+                .submit(Submission { org: ACME, command, by: By::Tollgate, idempotency: None })
                 .await
                 .expect("runs");
         }
@@ -452,7 +452,7 @@ async fn a_limit_refuses_in_the_callers_dialect_before_anything_is_held() {
     let set = OrgCommand::SetLimits { limits };
     world
         .ledger
-        .submit(Submission { org: ACME, command: set, by: None, idempotency: None })
+        .submit(Submission { org: ACME, command: set, by: By::Tollgate, idempotency: None })
         .await
         .expect("sets");
     world.post("/v1/chat/completions", chat("gpt-4o-mini")).await;
@@ -837,8 +837,12 @@ async fn a_limit_on_tokens_counts_what_was_used() {
         concurrent_requests: None,
         credits_per_request: None,
     }];
-    let set =
-        Submission { org: ACME, command: OrgCommand::SetLimits { limits }, by: None, idempotency: None };
+    let set = Submission {
+        org: ACME,
+        command: OrgCommand::SetLimits { limits },
+        by: By::Tollgate,
+        idempotency: None,
+    };
     world.ledger.submit(set).await.expect("sets");
     let asking = |max_tokens: u64| {
         let mut body = chat("gpt-4o-mini");

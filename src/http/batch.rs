@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use crate::domain::account::command::OrgCommand;
 use crate::domain::event::{CommandRef, Role};
-use crate::http::extract::{Body, fingerprint, idempotency_key, org_for};
+use crate::http::extract::{Body, Commander, fingerprint, idempotency_key, org_for};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::reservations::{self, Nothing, authorised};
 use crate::http::{ApiState, Problem};
@@ -56,7 +56,7 @@ pub struct OutcomeView {
         Problems, MoneyProblems))]
 pub async fn run(
     State(api): State<ApiState>,
-    actor: Actor,
+    Commander(actor): Commander,
     Body(batch): Body<Batch>,
 ) -> Result<Json<Outcomes>, Problem> {
     if !(1..=OPERATIONS_MAX).contains(&batch.operations.len()) {

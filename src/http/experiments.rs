@@ -264,7 +264,7 @@ pub async fn give_feedback(
     }
     let reservation = ReservationId { org, local: body.request_id.0 };
     let command = OrgCommand::GiveFeedback { reservation, feedback };
-    api.ledger.submit(Submission { org, command, by: actor.key, idempotency: None }).await.map_err(
+    api.ledger.submit(Submission { org, command, by: actor.key.into(), idempotency: None }).await.map_err(
         |error| match Problem::from(error) {
             unknown if unknown.status() == StatusCode::NOT_FOUND => Problem::not_found("request"),
             problem => problem,

@@ -14,7 +14,7 @@ use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
 use crate::http::ApiState;
 use crate::http::problem::Problem;
-use crate::operations::authenticate::{Actor, authenticate};
+use crate::operations::authenticate::{Actor, authenticate, recognise};
 use crate::operations::find_org::find_org;
 
 const IDEMPOTENCY_KEY_MAX: usize = 255;
@@ -24,6 +24,18 @@ impl FromRequestParts<ApiState> for Actor {
 
     async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<Actor, Problem> {
         Ok(authenticate(&api.ledger, &api.operator, presented_key(&parts.headers)).await?)
+    }
+}
+
+/// Who asks, for handlers of which all that the actor can do is to submit commands as itself: the ledger looks at its key
+/// again as it decides them.
+pub struct Commander(pub Actor);
+
+impl FromRequestParts<ApiState> for Commander {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<Commander, Problem> {
+        Ok(Commander(recognise(&api.ledger, &api.operator, presented_key(&parts.headers)).await?))
     }
 }
 

@@ -229,7 +229,7 @@ pub async fn grant(
     let lot = LotId(api.ledger.clock().uuid());
     let terms = LotTerms { lot, credits: body.credits, priority: body.priority.unwrap_or(0), expires_at };
     let command = OrgCommand::Grant { terms, kind: body.kind, note: body.note };
-    let submission = Submission { org, command, by: actor.key, idempotency: Some(idempotency) };
+    let submission = Submission { org, command, by: actor.key.into(), idempotency: Some(idempotency) };
     let outcome = api.ledger.submit(submission).await?;
     let lot = granted(&outcome).ok_or(Refusal::UnknownLot)?;
     Ok((StatusCode::CREATED, Json(opened(&api, org, lot).await?)))
@@ -259,7 +259,7 @@ pub async fn adjust(
     text("reason", &body.reason, NOTE_MAX)?;
     let lot = LotId(api.ledger.clock().uuid());
     let command = OrgCommand::Adjust { credits: body.credits, reason: body.reason, lot };
-    let submission = Submission { org, command, by: actor.key, idempotency: Some(idempotency) };
+    let submission = Submission { org, command, by: actor.key.into(), idempotency: Some(idempotency) };
     let outcome = api.ledger.submit(submission).await?;
     Ok((StatusCode::CREATED, Json(balance_after(&outcome))))
 }
@@ -289,7 +289,7 @@ pub async fn refund(
     let org = org_for(&api, &actor, &org, &[]).await?;
     text("reference", &body.reference, NAME_MAX)?;
     let command = OrgCommand::Refund { lot: body.lot, credits: body.credits, reference: body.reference };
-    let submission = Submission { org, command, by: actor.key, idempotency: Some(idempotency) };
+    let submission = Submission { org, command, by: actor.key.into(), idempotency: Some(idempotency) };
     let outcome = api.ledger.submit(submission).await?;
     let refunded = outcome.events.iter().find_map(refund_view).ok_or(Refusal::UnknownLot)?;
     Ok((StatusCode::CREATED, Json(refunded)))

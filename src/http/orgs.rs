@@ -260,7 +260,7 @@ pub async fn set_overdraft_limit(
 /// Runs a command that needs no idempotency key, since repeating it changes nothing more.
 pub async fn run(api: &ApiState, actor: &Actor, org: OrgId, command: OrgCommand) -> Result<Outcome, Problem> {
     may(actor, org, &[Role::OrgAdmin])?;
-    let submission = Submission { org, command, by: actor.key, idempotency: None };
+    let submission = Submission { org, command, by: actor.key.into(), idempotency: None };
     Ok(api.ledger.submit(submission).await?)
 }
 

@@ -183,6 +183,7 @@ impl From<Refusal> for Problem {
                     .with("limit", json!(limit))
                     .with("asked", json!(asked))
             }
+            Refusal::InvalidKey => say(StatusCode::UNAUTHORIZED, "unauthorized"),
             Refusal::OrgSuspended { .. } => say(StatusCode::FORBIDDEN, "org_suspended"),
             Refusal::OrgClosed => say(StatusCode::FORBIDDEN, "org_closed"),
             Refusal::UnknownOrg

@@ -19,7 +19,9 @@ use crate::domain::ids::{OrgId, ProjectId, ReservationId};
 use crate::domain::pricing::cost::{CostBreakdown, CostLine};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
-use crate::http::extract::{IdempotencyKey, Keyed, Path, Query, may, org_for, text, text_if_given};
+use crate::http::extract::{
+    Commander, IdempotencyKey, Keyed, Path, Query, may, org_for, text, text_if_given,
+};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
@@ -105,7 +107,7 @@ pub struct EndView {
     responses((status = 201, description = "The hold.", body = HoldView), Problems, MoneyProblems))]
 pub async fn create(
     State(api): State<ApiState>,
-    actor: Actor,
+    Commander(actor): Commander,
     Path(org): Path<String>,
     Keyed { body, idempotency }: Keyed<NewReservation>,
 ) -> Result<(StatusCode, Json<HoldView>), Problem> {
@@ -168,7 +170,7 @@ pub struct Cost {
     responses((status = 200, description = "The reservation, settled.", body = EndView), Problems, MoneyProblems))]
 pub async fn settle(
     State(api): State<ApiState>,
-    actor: Actor,
+    Commander(actor): Commander,
     Path(reservation): Path<String>,
     Keyed { body, idempotency }: Keyed<Cost>,
 ) -> Result<Json<EndView>, Problem> {
@@ -188,7 +190,7 @@ pub struct Nothing {}
     responses((status = 200, description = "The reservation, released.", body = EndView), Problems, MoneyProblems))]
 pub async fn release(
     State(api): State<ApiState>,
-    actor: Actor,
+    Commander(actor): Commander,
     Path(reservation): Path<String>,
     Keyed { body: Nothing {}, idempotency }: Keyed<Nothing>,
 ) -> Result<Json<EndView>, Problem> {
@@ -220,7 +222,7 @@ pub struct ExtendedView {
         Problems, MoneyProblems))]
 pub async fn extend(
     State(api): State<ApiState>,
-    actor: Actor,
+    Commander(actor): Commander,
     Path(reservation): Path<String>,
     Keyed { body, idempotency }: Keyed<Extension>,
 ) -> Result<Json<ExtendedView>, Problem> {
@@ -342,7 +344,7 @@ pub async fn reserve(
         price_book_version: system.prices.version(),
         purpose,
     });
-    let submission = Submission { org, command, by: actor.key, idempotency: Some(idempotency) };
+    let submission = Submission { org, command, by: actor.key.into(), idempotency: Some(idempotency) };
     let outcome = api.ledger.submit(submission).await.map_err(|error| match (error, &planned) {
         (LedgerError::Refused(refusal), Some(planned)) => {
             let longest =
@@ -457,7 +459,8 @@ pub async fn extend_by(
     idempotency: CommandRef,
 ) -> Result<ExtendedView, Problem> {
     let command = OrgCommand::Extend { reservation: id, ttl_seconds: body.ttl_seconds };
-    let submission = Submission { org: id.org, command, by: actor.key, idempotency: Some(idempotency) };
+    let submission =
+        Submission { org: id.org, command, by: actor.key.into(), idempotency: Some(idempotency) };
     let outcome = api.ledger.submit(submission).await?;
     if let Some(view) = outcome.events.iter().find_map(extended_view) {
         return Ok(view);
@@ -474,7 +477,8 @@ pub async fn end(
     command: OrgCommand,
     idempotency: CommandRef,
 ) -> Result<EndView, Problem> {
-    let submission = Submission { org: id.org, command, by: actor.key, idempotency: Some(idempotency) };
+    let submission =
+        Submission { org: id.org, command, by: actor.key.into(), idempotency: Some(idempotency) };
     let outcome = api.ledger.submit(submission).await?;
     if let Some(view) = outcome.events.iter().find_map(end_view) {
         return Ok(view);

@@ -5,6 +5,7 @@
 //! none that is not durable. Accounts are read from the log when they are wanted and leave memory when they are not.
 //! What is deliberately not here: SQL, prices, HTTP.
 
+mod access;
 mod cluster;
 pub mod export;
 mod fetch;
@@ -34,6 +35,7 @@ use crate::domain::event::{CommandRef, Payload, Recorded};
 use crate::domain::ids::{EventId, KeyId, OrgId};
 use crate::domain::system::{System, SystemCommand};
 use crate::domain::time::Timestamp;
+use crate::ledger::access::Accesses;
 use crate::ledger::cluster::wire::{Answer, Forwarded};
 use crate::ledger::cluster::{Cluster, Peer, Reply};
 use crate::ledger::fetch::Fetcher;
@@ -43,6 +45,7 @@ use crate::ledger::writer::{Ask, Command, Job, Progress, Writer};
 use crate::store::projections::Projections;
 use crate::store::{EventLog, EventRow, Node, Nodes, StoreError};
 
+pub use crate::ledger::access::Access;
 pub use crate::ledger::cluster::PATH as FORWARD_PATH;
 
 /// Commands that may wait; past it callers get `Busy`. At 50,000 commands/s this is a fifth of a second.
@@ -76,6 +79,7 @@ struct Shared {
     queues: Vec<mpsc::Sender<Job>>,
     /// How far each of them has folded.
     progress: Vec<Arc<Progress>>,
+    accesses: Vec<Arc<Accesses>>,
     cluster: OnceLock<Cluster>,
     system: Arc<ArcSwap<System>>,
     log: Arc<dyn EventLog>,
@@ -94,8 +98,34 @@ impl std::fmt::Debug for Ledger {
 pub struct Submission {
     pub org: OrgId,
     pub command: OrgCommand,
-    pub by: Option<KeyId>,
+    pub by: By,
     pub idempotency: Option<CommandRef>,
+}
+
+/// In whose name a command is asked for.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum By {
+    /// Tollgate's own workers.
+    Tollgate,
+    /// A key. One of the org itself must still open it when the command is decided.
+    Key(KeyId),
+    /// A key under which a request began that has to be ended, whatever became of the key since.
+    Begun(KeyId),
+}
+
+impl By {
+    pub(super) fn key(self) -> Option<KeyId> {
+        match self {
+            By::Tollgate => None,
+            By::Key(key) | By::Begun(key) => Some(key),
+        }
+    }
+}
+
+impl From<Option<KeyId>> for By {
+    fn from(key: Option<KeyId>) -> By {
+        key.map_or(By::Tollgate, By::Key)
+    }
 }
 
 /// What a command made. A replay returns what the first one made.
@@ -135,18 +165,20 @@ impl Ledger {
     ) -> Result<Ledger, LedgerError> {
         let projector = Arc::new(Projector::open(log.clone(), projections.clone()).await?);
         let system = Arc::new(ArcSwap::from_pointee(System::default()));
-        let (mut queues, mut progress) = (Vec::new(), Vec::new());
+        let (mut queues, mut progress, mut accesses) = (Vec::new(), Vec::new(), Vec::new());
         for shard in projector.shards() {
             let (sender, queue) = mpsc::channel(QUEUE_MAX);
             let fetcher = Fetcher { shard, log: log.clone(), projector: projector.clone() };
             let keeper = Keeper::start(shard, projections.clone(), memory.events_per_snapshot);
             let writer = Writer::open(fetcher, clock.clone(), system.clone(), keeper, memory).await?;
             progress.push(writer.progress());
+            accesses.push(writer.accesses());
             tokio::spawn(writer.run(queue));
             queues.push(sender);
         }
         let cluster = OnceLock::new();
-        Ok(Ledger { shared: Arc::new(Shared { queues, progress, cluster, system, log, projector, clock }) })
+        let shared = Shared { queues, progress, accesses, cluster, system, log, projector, clock };
+        Ok(Ledger { shared: Arc::new(shared) })
     }
 
     /// Takes its place among the nodes of its database, from the first [`Ledger::beat`] on. `address` is where the others
@@ -269,7 +301,7 @@ impl Ledger {
         by: Option<KeyId>,
         idempotency: Option<CommandRef>,
     ) -> Result<Outcome, LedgerError> {
-        self.ask(OrgId::SYSTEM, Ask::System(command), by, idempotency).await
+        self.ask(OrgId::SYSTEM, Ask::System(command), by.into(), idempotency).await
     }
 
     /// Reads an account as it stands after every acknowledged command, with due ends taken.
@@ -290,6 +322,20 @@ impl Ledger {
         let unread = |_| LedgerError::Unavailable("the account can't be read now".into());
         let seen = answer.await.map_err(unread)?;
         seen.ok_or(LedgerError::Refused(Refusal::UnknownOrg))
+    }
+
+    /// An org's keys and limits, exact where no other process writes the log; else as this node last folded them, which
+    /// every look at the heads brings up to date.
+    ///
+    /// # Errors
+    /// As [`Ledger::read`].
+    pub async fn access(&self, org: OrgId) -> Result<Arc<Access>, LedgerError> {
+        let shard = usize::try_from(self.shard_of(org)).unwrap_or(0);
+        let accesses = self.shared.accesses.get(shard).ok_or_else(stopped)?.clone();
+        match accesses.get(org) {
+            Some(access) => Ok(access),
+            None => self.read(org, move |account| accesses.keep(account)).await,
+        }
     }
 
     /// Has every shard that this node owns write the ends that time has brought about to the accounts in memory.
@@ -387,7 +433,7 @@ impl Ledger {
         &self,
         org: OrgId,
         ask: Ask,
-        by: Option<KeyId>,
+        by: By,
         idempotency: Option<CommandRef>,
     ) -> Result<Outcome, LedgerError> {
         let (reply, answer) = oneshot::channel();

@@ -7,8 +7,8 @@ use uuid::Uuid;
 use super::*;
 use crate::domain::account::command::{Reserve, Settle};
 use crate::domain::credits::Credits;
-use crate::domain::event::{Balance, Dispatcher, Event, ExpiryPolicy, GrantKind, LotTerms, Purpose};
-use crate::domain::ids::{LotId, ReservationId};
+use crate::domain::event::{Balance, Dispatcher, Event, ExpiryPolicy, GrantKind, LotTerms, Purpose, Role};
+use crate::domain::ids::{KeyId, LotId, ReservationId};
 use crate::domain::time::Timestamp;
 use crate::domain::views::View;
 use crate::store::{Appended, EventRow, Head, LockedHead, SqliteStore, SqliteViews};
@@ -93,7 +93,7 @@ impl Node {
 
     async fn keyed(&self, command: OrgCommand, key: Option<(&str, &str)>) -> Result<Outcome, LedgerError> {
         let idempotency = key.map(|(key, print)| CommandRef { key: key.into(), fingerprint: print.into() });
-        self.ledger.submit(Submission { org: ACME, command, by: None, idempotency }).await
+        self.ledger.submit(Submission { org: ACME, command, by: By::Tollgate, idempotency }).await
     }
 
     async fn balance(&self) -> Balance {
@@ -102,7 +102,7 @@ impl Node {
 }
 
 fn command(command: OrgCommand) -> Submission {
-    Submission { org: ACME, command, by: None, idempotency: None }
+    Submission { org: ACME, command, by: By::Tollgate, idempotency: None }
 }
 
 fn id(n: u128) -> ReservationId {
@@ -141,6 +141,30 @@ async fn i1_concurrent_holds_never_overspend() {
 
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 100);
     assert_eq!(node.balance().await.available, Credits::ZERO);
+}
+
+#[tokio::test]
+async fn a_request_that_a_key_began_ends_though_the_key_was_revoked_and_no_other_begins() {
+    let node = Node::funded(10).await;
+    let key = KeyId { org: ACME, local: Uuid::from_u128(7) };
+    let secret_sha256 = "0".repeat(64);
+    let made =
+        OrgCommand::CreateKey { key, role: Role::Inference, project: None, secret_sha256, expires_at: None };
+    node.run(made).await.expect("makes");
+    let by = |by: By, command: OrgCommand| {
+        node.ledger.submit(Submission { org: ACME, command, by, idempotency: None })
+    };
+    assert!(!node.ledger.access(ACME).await.expect("reads").keys[&key].revoked);
+    by(By::Key(key), reserve(1, 2)).await.expect("holds");
+
+    node.run(OrgCommand::RevokeKey { key }).await.expect("revokes");
+
+    assert!(node.ledger.access(ACME).await.expect("reads").keys[&key].revoked);
+    let refused = by(By::Key(key), reserve(2, 2)).await.expect_err("is refused");
+    assert!(matches!(refused, LedgerError::Refused(Refusal::InvalidKey)), "{refused}");
+    by(By::Begun(key), settle(1, 1)).await.expect("settles");
+    assert_eq!(node.balance().await.consumed, Credits::from_whole(1));
+    node.finish().await;
 }
 
 #[tokio::test]

@@ -16,16 +16,17 @@ use crate::domain::account::Account;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::event::{Balance, CommandRef, Event, Recorded};
-use crate::domain::ids::{KeyId, OrgId, ReservationId};
+use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::system::{System, SystemCommand};
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::{KeyHash, key_hash};
+use crate::ledger::access::{Access, Accesses};
 use crate::ledger::fetch::{Fetcher, Found};
 use crate::ledger::scribe::Scribe;
 use crate::ledger::snapshots::Keeper;
 use crate::ledger::state::{Bound, Chain, End, KEY_KEPT_SECONDS, Known, Recent, ShardState, Slot, ended_by};
 use crate::ledger::tail::Placed;
-use crate::ledger::{LedgerError, Memory, Outcome, decode};
+use crate::ledger::{By, LedgerError, Memory, Outcome, decode};
 use crate::store::{Appended, EventLog, EventRow, Head, StoreError};
 
 /// Commands decided in one transaction: enough to amortise a sync, few enough that the first does not wait long.
@@ -55,7 +56,7 @@ pub(super) enum Job {
 pub(super) struct Command {
     pub org: OrgId,
     pub ask: Ask,
-    pub by: Option<KeyId>,
+    pub by: By,
     pub idempotency: Option<CommandRef>,
     /// The epoch under which another node forwarded it: under a later one it is dropped unanswered.
     pub under: Option<i64>,
@@ -94,6 +95,7 @@ pub(super) struct Writer {
     /// Batches before which the head's lock is still taken first.
     locked_batches: u32,
     progress: Arc<Progress>,
+    accesses: Arc<Accesses>,
 }
 
 /// How far a writer has folded its shard, for whoever wants to know.
@@ -163,6 +165,7 @@ impl Writer {
             readings: 0,
             locked_batches: 0,
             progress: Arc::default(),
+            accesses: Arc::default(),
         };
         writer.reopen().await?;
         Ok(writer)
@@ -170,6 +173,10 @@ impl Writer {
 
     pub fn progress(&self) -> Arc<Progress> {
         self.progress.clone()
+    }
+
+    pub fn accesses(&self) -> Arc<Accesses> {
+        self.accesses.clone()
     }
 
     pub async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
@@ -311,6 +318,10 @@ impl Writer {
             Slot::Known(known) => known,
         };
         known.used = round;
+        if let Err(refusal) = may_ask(known, command.by, batch.now) {
+            batch.decided.push((command, Answer::No(refusal.into())));
+            return;
+        }
         let forgotten_to = known.forgotten_to;
         let named = command
             .names()
@@ -373,7 +384,7 @@ impl Writer {
             Ok(steps) => steps.into_iter().map(|(event, balance)| (event, Some(balance))),
             Err(refusal) => return Answer::No(refusal.into()),
         };
-        let scribe = Scribe { by: command.by, ..scribe };
+        let scribe = Scribe { by: command.by.key(), ..scribe };
         match batch.write(&scribe, steps, command.idempotency.as_ref(), &mut known.chain) {
             Ok(events) => {
                 batch.bind(command, &events, &mut self.state.recent);
@@ -394,7 +405,7 @@ impl Writer {
         let scribe = Scribe {
             shard: self.fetcher.shard,
             org: OrgId::SYSTEM,
-            by: command.by,
+            by: command.by.key(),
             clock: &self.clock,
             now: batch.now,
         };
@@ -535,6 +546,12 @@ impl Writer {
     /// Everything in the batch is durable now.
     fn finish(&mut self, batch: Batch) {
         batch.count();
+        let changes_access = |placed: &&Placed| Access::is_changed_by(&placed.recorded.payload.event);
+        batch
+            .placed
+            .iter()
+            .filter(changes_access)
+            .for_each(|placed| self.accesses.forget(placed.recorded.org));
         if !batch.rows.is_empty() {
             self.move_to(batch.head);
             self.state.last_recorded_at = batch.now;
@@ -589,6 +606,7 @@ impl Writer {
         }
         self.state.forget_before(self.fetcher.projector.indexed(self.fetcher.shard));
         for known in self.state.evict() {
+            self.accesses.forget(known.account.org);
             self.keeper.offer_evicted(known, last);
         }
         self.keeper.offer_filter(&self.state.filter, last);
@@ -620,10 +638,14 @@ impl Writer {
             return self.reopen().await;
         }
         let mut hash = self.head.last_hash;
-        let (state, from) = (&mut self.state, self.head.next_position);
+        let (state, accesses, from) = (&mut self.state, &self.accesses, self.head.next_position);
         let fold = |row: &EventRow| {
             hash = crate::domain::chain::shard_hash(&hash, &row.hash);
-            state.absorb(row, &decode(row)?)
+            let recorded = decode(row)?;
+            if Access::is_changed_by(&recorded.payload.event) {
+                accesses.forget(recorded.org);
+            }
+            state.absorb(row, &recorded)
         };
         self.fetcher.tail(from, head.next_position, fold).await?;
         if hash != head.last_hash {
@@ -644,6 +666,7 @@ impl Writer {
     /// Drops the memory and takes the shard up again where its log ends.
     async fn reopen(&mut self) -> Result<(), LedgerError> {
         self.trusted = false;
+        self.accesses.forget_all();
         let shard = self.fetcher.shard;
         let waiting = self.state.accounts.drain().flat_map(|(_, slot)| match slot {
             Slot::Loading { waiting, .. } => waiting,
@@ -785,6 +808,15 @@ impl Job {
             // Its reader sees that nobody answers.
             Job::Read { .. } | Job::Sweep | Job::Follow(_) => {}
         }
+    }
+}
+
+/// Whether the key in whose name a command is asked for still opens the account. Other orgs' keys, the operators' among
+/// them, were looked at where they are known.
+fn may_ask(known: &Known, by: By, now: Timestamp) -> Result<(), Refusal> {
+    match by {
+        By::Key(key) if key.org == known.account.org => known.account.opens(key, now),
+        By::Tollgate | By::Key(_) | By::Begun(_) => Ok(()),
     }
 }
 

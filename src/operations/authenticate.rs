@@ -38,7 +38,7 @@ pub enum AuthError {
     #[error("this key expired at {}; make a new one", .0.to_rfc3339())]
     Expired(Timestamp),
     #[error(transparent)]
-    Ledger(LedgerError),
+    Ledger(#[from] LedgerError),
 }
 
 impl OperatorKey {
@@ -75,6 +75,27 @@ pub async fn authenticate(
     operator: &OperatorKey,
     presented: Option<&str>,
 ) -> Result<Actor, AuthError> {
+    let actor = recognise(ledger, operator, presented).await?;
+    let Some(key) = actor.key.filter(|key| key.org != OrgId::SYSTEM && ledger.log().is_shared()) else {
+        return Ok(actor);
+    };
+    // Another node may have revoked it in this moment.
+    let now = ledger.clock().now();
+    let opens = ledger.read(key.org, move |account| account.opens(key, now)).await;
+    opens.map_err(AuthError::Ledger)?.map_err(|_| AuthError::Unknown)?;
+    Ok(actor)
+}
+
+/// The same for commands, before which the ledger looks at the key again: without waiting for the log, so that a key
+/// that another node has revoked may pass here.
+///
+/// # Errors
+/// As [`authenticate`].
+pub async fn recognise(
+    ledger: &Ledger,
+    operator: &OperatorKey,
+    presented: Option<&str>,
+) -> Result<Actor, AuthError> {
     let presented = presented.ok_or(AuthError::Missing)?;
     if bool::from(digest(presented).ct_eq(&operator.0)) {
         return Ok(Actor { role: Role::Operator, org: None, key: None, project: None });
@@ -103,8 +124,12 @@ async fn known_key(ledger: &Ledger, id: KeyId) -> Result<Option<Key>, AuthError>
         ledger.follow_system().await.map_err(AuthError::Ledger)?;
         return Ok(known(ledger));
     }
-    match ledger.read(id.org, move |account| account.keys.get(&id).cloned()).await {
-        Ok(key) => Ok(key),
+    match ledger.access(id.org).await {
+        Ok(access) if access.keys.contains_key(&id) || !ledger.log().is_shared() => {
+            Ok(access.keys.get(&id).cloned())
+        }
+        // Another node may have made it.
+        Ok(_) => Ok(ledger.read(id.org, move |account| account.keys.get(&id).cloned()).await?),
         Err(LedgerError::Refused(Refusal::UnknownOrg)) => Ok(None),
         Err(error) => Err(AuthError::Ledger(error)),
     }

@@ -73,7 +73,7 @@ pub async fn finish_claims(ledger: &Ledger) -> Result<(), LedgerError> {
 
 async fn finish(ledger: &Ledger, claim: &Claim, by: Option<KeyId>) -> Result<(), LedgerError> {
     let (command, claim) = ((*claim.then).clone(), claim.clone());
-    match ledger.submit(Submission { org: claim.org, command, by, idempotency: None }).await {
+    match ledger.submit(Submission { org: claim.org, command, by: by.into(), idempotency: None }).await {
         // It was done before: its org or lot exists.
         Ok(_) | Err(LedgerError::Refused(Refusal::OrgExists | Refusal::LotExists)) => {
             ledger.submit_system(SystemCommand::FulfilClaim { claim }, by, None).await?;

@@ -33,7 +33,7 @@ mod tests {
     use crate::domain::credits::Credits;
     use crate::domain::ids::OrgId;
     use crate::domain::time::Timestamp;
-    use crate::ledger::{Ledger, Memory, Submission};
+    use crate::ledger::{By, Ledger, Memory, Submission};
     use crate::store::{
         Appended, EventLog, EventRow, Head, LockedHead, SqliteStore, SqliteViews, StoreError,
     };
@@ -108,7 +108,7 @@ mod tests {
         log.unreadable.store(false, Ordering::SeqCst);
         let command =
             OrgCommand::OpenOrg { slug: "a".into(), time_zone: "UTC".into(), overdraft_limit: Credits::ZERO };
-        let opened = Submission { org: OrgId(clock.uuid()), command, by: None, idempotency: None };
+        let opened = Submission { org: OrgId(clock.uuid()), command, by: By::Tollgate, idempotency: None };
         ledger.submit(opened).await.expect_err("nobody writes it");
         let stopped = readiness(&ledger).await.expect_err("is not ready");
         assert!(stopped.contains("writer has stopped"), "{stopped}");

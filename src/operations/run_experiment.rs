@@ -69,7 +69,7 @@ async fn allot(
         for org in payers {
             let allot =
                 OrgCommand::AllotArm { arm: experiment.full_name(arm), credits: cap(arm.credits_per_org) };
-            ledger.submit(Submission { org, command: allot, by, idempotency: None }).await?;
+            ledger.submit(Submission { org, command: allot, by: by.into(), idempotency: None }).await?;
         }
     }
     Ok(())

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::domain::account::command::OrgCommand;
-use crate::ledger::{Ledger, LedgerError, Submission};
+use crate::ledger::{By, Ledger, LedgerError, Submission};
 
 /// Between two looks at the accounts in memory.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ pub async fn expire_cold(ledger: &Ledger) -> Result<(), LedgerError> {
     for shard in projector.shards().filter(|shard| ledger.owns(*shard)) {
         for org in projector.store().orgs_due(shard, now).await? {
             let command = OrgCommand::Expire;
-            ledger.submit(Submission { org, command, by: None, idempotency: None }).await?;
+            ledger.submit(Submission { org, command, by: By::Tollgate, idempotency: None }).await?;
         }
     }
     Ok(())

@@ -20,7 +20,7 @@ use tollgate::domain::ids::{LotId, OrgId, ReservationId};
 use tollgate::domain::time::Timestamp;
 use tollgate::ledger::projector::Projector;
 use tollgate::ledger::verify::verify;
-use tollgate::ledger::{Ledger, LedgerError, Memory, Outcome, Submission, decode};
+use tollgate::ledger::{By, Ledger, LedgerError, Memory, Outcome, Submission, decode};
 use tollgate::simulator::chance::Chance;
 use tollgate::store::{Appended, Database, EventLog, EventRow, Head, LockedHead, StoreError};
 use uuid::Uuid;
@@ -261,7 +261,7 @@ impl Rig {
     async fn submit(&self, node: &Ledger, key: &str, command: &OrgCommand) -> Result<Outcome, LedgerError> {
         let idempotency = Some(CommandRef { key: key.to_owned(), fingerprint: key.to_owned() });
         let (org, command) = (ORG, command.clone());
-        node.submit(Submission { org, command, by: None, idempotency }).await
+        node.submit(Submission { org, command, by: By::Tollgate, idempotency }).await
     }
 
     /// Until it is done; false where the node is dead, and nobody else is there.
@@ -400,7 +400,10 @@ async fn i4_i5_i7_a_blow_at_any_point_of_a_write_loses_and_doubles_nothing() {
         OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::ZERO },
         OrgCommand::Grant { terms, kind: GrantKind::Goodwill, note: None },
     ] {
-        rig.node(0).submit(Submission { org: ORG, command, by: None, idempotency: None }).await.unwrap();
+        rig.node(0)
+            .submit(Submission { org: ORG, command, by: By::Tollgate, idempotency: None })
+            .await
+            .unwrap();
     }
 
     let mut blows: BTreeMap<Point, u64> = BTreeMap::new();

@@ -6,7 +6,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use futures_util::stream::{self, StreamExt};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 use tollgate::clock::Clock;
 use tollgate::domain::time::Timestamp;
@@ -155,6 +155,28 @@ async fn a_node_that_leaves_is_asked_for_nothing_more() {
     one.ledger().beat().await.unwrap();
 
     assert_eq!(owned(&one), 4);
+    two.finish().await;
+    one.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_another_node_revoked_opens_nothing_at_once() {
+    let one = TestApp::on_postgres().await;
+    let two = one.beside(2).await;
+    let acme = one.funded("acme", "10").await;
+    let made = json!({ "name": "k", "role": "gateway" });
+    let made = one.operator().post("/api/v1/orgs/acme/keys", made).await.expect(StatusCode::CREATED);
+    let elsewhere = two.with_key(made["secret"].as_str().unwrap());
+    let held = elsewhere.post(RESERVATIONS, json!({ "credits": "1" })).await.expect(StatusCode::CREATED);
+
+    let path = format!("/api/v1/orgs/acme/keys/{}", made["id"].as_str().unwrap());
+    one.operator().send(Method::DELETE, &path, None, None).await.expect(StatusCode::NO_CONTENT);
+
+    let settle = format!("/api/v1/reservations/{}/settle", held["id"].as_str().unwrap());
+    elsewhere.post(&settle, json!({ "credits": "0.25" })).await.expect(StatusCode::UNAUTHORIZED);
+    elsewhere.post(RESERVATIONS, json!({ "credits": "1" })).await.expect(StatusCode::UNAUTHORIZED);
+    elsewhere.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::UNAUTHORIZED);
+    acme.post(&settle, json!({ "credits": "0.25" })).await.expect(StatusCode::OK);
     two.finish().await;
     one.finish().await;
 }

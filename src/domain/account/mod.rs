@@ -202,6 +202,12 @@ impl Account {
         std::borrow::Cow::Owned(later)
     }
 
+    /// Whether a key of this org may ask for something at `now`.
+    pub fn opens(&self, key: KeyId, now: Timestamp) -> Result<(), Refusal> {
+        let is_live = |key: &Key| !key.revoked && key.expires_at.is_none_or(|at| at > now);
+        if self.keys.get(&key).is_some_and(is_live) { Ok(()) } else { Err(Refusal::InvalidKey) }
+    }
+
     /// Drops an ended reservation from memory; the log has it.
     pub fn forget(&mut self, reservation: ReservationId) {
         self.ended.remove(&reservation);

@@ -56,6 +56,8 @@ pub enum Refusal {
     ProjectExists,
     #[error("there is no such key")]
     UnknownKey,
+    #[error("the key was revoked or has expired; use another one")]
+    InvalidKey,
     #[error("a key with this id exists already")]
     KeyExists,
     #[error("an arm's budget is set by its experiment")]
@@ -111,6 +113,7 @@ impl Refusal {
             Refusal::UnknownProject => "unknown_project",
             Refusal::ProjectExists => "project_exists",
             Refusal::UnknownKey => "unknown_key",
+            Refusal::InvalidKey => "invalid_key",
             Refusal::KeyExists => "key_exists",
             Refusal::BudgetOfArm => "budget_of_arm",
             Refusal::DuplicateBudget => "duplicate_budget",

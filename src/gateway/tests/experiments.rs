@@ -35,7 +35,7 @@ impl World {
     }
 
     async fn command(&self, org: OrgId, command: OrgCommand) {
-        let submission = Submission { org, command, by: None, idempotency: None };
+        let submission = Submission { org, command, by: By::Tollgate, idempotency: None };
         self.ledger.submit(submission).await.expect("runs");
     }
 

@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::event::CommandRef;
-use crate::domain::ids::{KeyId, OrgId};
-use crate::ledger::{LedgerError, Outcome};
+use crate::domain::ids::OrgId;
+use crate::ledger::{By, LedgerError, Outcome};
 
 /// A command, as it was asked for at another node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Forwarded {
     pub org: OrgId,
     pub ask: OrgCommand,
-    pub by: Option<KeyId>,
+    pub by: By,
     /// Always there: should the answer be lost, whoever takes over finds by it what was done.
     pub command: CommandRef,
     /// The epoch of the shard's head as its sender knew it. Under a later one it is dropped: its sender has given it up.

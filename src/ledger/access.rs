@@ -1,0 +1,63 @@
+//! What is asked of an org before anything is decided: its keys and its limits, as this node last folded them.
+//!
+//! Taken from the account once and dropped as soon as an event changes it, before that event's command is answered. On a
+//! log that others write too it may lie behind by one look at the heads: whoever relies on it has the ledger check the
+//! key again ([`crate::ledger::By::Key`]).
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::domain::account::limits::Limits;
+use crate::domain::account::{Account, Key};
+use crate::domain::event::Event;
+use crate::domain::ids::{KeyId, OrgId};
+
+/// An org's keys and limits.
+#[derive(Debug)]
+pub struct Access {
+    pub keys: BTreeMap<KeyId, Key>,
+    pub limits: Vec<Limits>,
+}
+
+/// Those of a shard's orgs that were asked for.
+#[derive(Debug, Default)]
+pub(super) struct Accesses(RwLock<HashMap<OrgId, Arc<Access>>>);
+
+impl Access {
+    fn of(account: &Account) -> Access {
+        Access { keys: account.keys.clone(), limits: account.limits.clone() }
+    }
+
+    /// Whether an event may change it.
+    pub(super) fn is_changed_by(event: &Event) -> bool {
+        matches!(event, Event::KeyCreated { .. } | Event::KeyRevoked { .. } | Event::LimitsSet { .. })
+    }
+}
+
+impl Accesses {
+    pub fn get(&self, org: OrgId) -> Option<Arc<Access>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&org).cloned()
+    }
+
+    /// For the shard's writer alone, so that what is kept is never older than what was dropped.
+    pub fn keep(&self, account: &Account) -> Arc<Access> {
+        let access = Arc::new(Access::of(account));
+        self.write().insert(account.org, access.clone());
+        access
+    }
+
+    pub fn forget(&self, org: OrgId) {
+        // Nearly always nothing is there to drop, and readers are many.
+        if self.get(org).is_some() {
+            self.write().remove(&org);
+        }
+    }
+
+    pub fn forget_all(&self) {
+        self.write().clear();
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<OrgId, Arc<Access>>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
