@@ -7,7 +7,7 @@ use crate::domain::account::{Account, Ended};
 use crate::domain::event::CommandRef;
 use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::system::System;
-use crate::domain::views::index::key_hash;
+use crate::domain::views::index::{key_entry, key_hash, reservation_entry, reservation_of};
 use crate::ledger::decode;
 use crate::ledger::projector::Projector;
 use crate::ledger::state::{Bound, Chain, Known};
@@ -152,29 +152,33 @@ impl Fetcher {
 
     async fn bound(&self, org: OrgId, key: &CommandRef) -> Result<Option<Bound>, StoreError> {
         let hash = key_hash(org, &key.key);
-        let Some(position) = self.projector.store().command(self.shard, &hash).await? else {
+        let positions = self.projector.store().commands(self.shard, key_entry(&hash)).await?;
+        if positions.is_empty() {
             return Ok(None);
-        };
-        let rows = self.log.read(self.shard, position, 1).await?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        let recorded = decode(row)?;
-        // The index holds half a hash; the event says whether it is this key.
-        let same = recorded.payload.command.filter(|bound| bound.command.key == key.key);
-        Ok(same.filter(|_| recorded.org == org).map(|bound| Bound {
-            fingerprint: bound.command.fingerprint,
-            position,
-            count: bound.events,
-            at: recorded.at,
-        }))
+        }
+        // The index holds a part of the hash; the events say which is this key's. Bound twice, the last one counts.
+        for row in self.log.read_at(self.shard, &positions).await?.iter().rev() {
+            let recorded = decode(row)?;
+            let bound = recorded.payload.command.filter(|bound| bound.command.key == key.key);
+            if let Some(bound) = bound.filter(|_| recorded.org == org) {
+                let (fingerprint, count) = (bound.command.fingerprint, bound.events);
+                return Ok(Some(Bound { fingerprint, position: row.position, count, at: recorded.at }));
+            }
+        }
+        Ok(None)
     }
 
     async fn ended(&self, reservation: ReservationId) -> Result<Option<Ended>, StoreError> {
-        let positions = self.projector.store().reservation_events(self.shard, reservation).await?;
+        let hash = reservation_entry(reservation);
+        let positions = self.projector.store().reservation_events(self.shard, hash).await?;
         if positions.is_empty() {
             return Ok(None);
         }
         let rows = self.log.read_at(self.shard, &positions).await?;
         let recorded = rows.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
-        Ok(Ended::fold(recorded.iter().map(|recorded| (&recorded.payload.event, recorded.at))))
+        // Another one may share its hash.
+        let own =
+            recorded.iter().filter(|recorded| reservation_of(&recorded.payload.event) == Some(reservation));
+        Ok(Ended::fold(own.map(|recorded| (&recorded.payload.event, recorded.at))))
     }
 }

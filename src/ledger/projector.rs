@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use tokio::sync::{Mutex, Notify};
 
+use crate::domain::chain::Hash;
 use crate::domain::time::Timestamp;
 use crate::domain::views::{Changes, View};
 use crate::ledger::tail::{Placed, Tail};
@@ -230,18 +231,13 @@ impl Projector {
         let Some(first) = from.first() else { return Ok(None) };
         let wanted = first.position + 1..to.min(first.position.saturating_add(PAGE)).saturating_add(1);
         let page = self.page(shard, &wanted).await?;
-        let (mut changes, mut last) = (Changes::default(), None);
-        let placed = page.iter().flat_map(|batch| batch.iter());
-        for placed in placed.filter(|placed| wanted.contains(&placed.position)) {
-            for checkpoint in from {
-                changes.fold(checkpoint.view, placed.position, &placed.recorded);
-            }
-            last = Some(placed);
-        }
-        let Some(Placed { position, hash, .. }) = last else { return Ok(None) };
-        let applied = self.store.apply(shard, from, *position, hash, &changes).await?;
-        let moved = Checkpoint { position: *position, hash: *hash, ..first.clone() };
-        Ok(applied.then_some(moved))
+        let views: Vec<View> = from.iter().map(|checkpoint| checkpoint.view).collect();
+        // A page takes as long as many commits: the threads that answer callers don't do it.
+        let folded = tokio::task::spawn_blocking(move || fold_page(&page, &wanted, &views)).await;
+        let folded = folded.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        let Some((position, hash, changes)) = folded else { return Ok(None) };
+        let applied = self.store.apply(shard, from, position, &hash, &changes).await?;
+        Ok(applied.then_some(Checkpoint { position, hash, ..first.clone() }))
     }
 
     /// Consecutive events from the range's start on, as far as it pleases: those just written here, else the log's.
@@ -298,4 +294,17 @@ impl Projector {
     fn shard(&self, shard: i32) -> Option<&Shard> {
         usize::try_from(shard).ok().and_then(|shard| self.shards.get(shard))
     }
+}
+
+/// Folds the wanted events of a page; the last one's position and hash, where there is one.
+fn fold_page(page: &[Arc<[Placed]>], wanted: &Range<i64>, views: &[View]) -> Option<(i64, Hash, Changes)> {
+    let (mut changes, mut last) = (Changes::default(), None);
+    let placed = page.iter().flat_map(|batch| batch.iter());
+    for placed in placed.filter(|placed| wanted.contains(&placed.position)) {
+        for view in views {
+            changes.fold(*view, placed.position, &placed.recorded);
+        }
+        last = Some((placed.position, placed.hash));
+    }
+    last.map(|(position, hash)| (position, hash, changes))
 }

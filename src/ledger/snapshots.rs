@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::domain::account::Account;
 use crate::domain::chain::Hash;
-use crate::domain::views::index::key_hash;
+use crate::domain::views::index::{key_entry, key_hash};
 use crate::ledger::decode;
 use crate::ledger::fetch::{Fetcher, SNAPSHOT_FORMAT};
 use crate::ledger::key_filter::KeyFilter;
@@ -82,14 +82,14 @@ impl Keeper {
         let Some((position, mut filter)) = saved else {
             let mut filter = KeyFilter::default();
             let keys = store.keys_bound_since(fetcher.shard, 0).await?;
-            keys.iter().for_each(|key| filter.insert(key));
+            keys.into_iter().for_each(|key| filter.insert(key));
             return Ok(filter);
         };
         self.filter_saved_at = position;
         let add = |row: &crate::store::EventRow| {
             let recorded = decode(row)?;
             if let Some(bound) = recorded.payload.command {
-                filter.insert(&key_hash(recorded.org, &bound.command.key));
+                filter.insert(key_entry(&key_hash(recorded.org, &bound.command.key)));
             }
             Ok(())
         };

@@ -8,7 +8,7 @@ use crate::domain::event::{Event, Recorded};
 use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
-use crate::domain::views::index::{KeyHash, key_hash};
+use crate::domain::views::index::{KeyHash, key_entry, key_hash};
 use crate::ledger::Memory;
 use crate::ledger::key_filter::KeyFilter;
 use crate::ledger::writer::Job;
@@ -182,7 +182,7 @@ impl ShardState {
             let bound = Bound { fingerprint, position: row.position, count: command.events, at: recorded.at };
             self.recent.bind(key, bound);
             self.recent.keep_key(row.position, key);
-            self.filter.insert(&key);
+            self.filter.insert(key_entry(&key));
         }
         if let Some(end) = ended_by(&recorded.payload.event) {
             self.recent.keep_ended(row.position, end);

@@ -19,7 +19,7 @@ use crate::domain::event::{Balance, CommandRef, Event, Recorded};
 use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::system::{System, SystemCommand};
 use crate::domain::time::Timestamp;
-use crate::domain::views::index::{KeyHash, key_hash};
+use crate::domain::views::index::{KeyHash, key_entry, key_hash};
 use crate::ledger::access::{Access, Accesses};
 use crate::ledger::fetch::{Fetcher, Found};
 use crate::ledger::scribe::Scribe;
@@ -353,7 +353,7 @@ impl Writer {
         let hash = key_hash(command.org, &key.key);
         let bound = match self.state.recent.bound(&hash) {
             Some(bound) => Some(bound),
-            None if !self.state.filter.may_hold(&hash) => None,
+            None if !self.state.filter.may_hold(key_entry(&hash)) => None,
             None => match &command.found {
                 Some(found) if found.checked_to + 1 >= self.state.recent.starts_at => found.bound.as_ref(),
                 Some(_) | None => return Earlier::Unknown,
@@ -558,7 +558,7 @@ impl Writer {
             self.fetcher.projector.wrote(self.fetcher.shard, batch.placed);
         }
         for (position, key) in batch.keys {
-            self.state.filter.insert(&key);
+            self.state.filter.insert(key_entry(&key));
             self.state.recent.keep_key(position, key);
         }
         for (position, end) in batch.ended {

@@ -6,6 +6,7 @@ use crate::domain::account::{Account, Ended, Hold};
 use crate::domain::credits::Credits;
 use crate::domain::ids::ReservationId;
 use crate::domain::time::Timestamp;
+use crate::domain::views::index::{reservation_entry, reservation_of};
 use crate::ledger::{Ledger, LedgerError};
 use crate::operations::list_events::{StoredEvent, read_events};
 
@@ -38,8 +39,11 @@ pub async fn show_reservation(ledger: &Ledger, id: ReservationId) -> Result<Rese
 pub async fn reservation_events(ledger: &Ledger, id: ReservationId) -> Result<Vec<StoredEvent>, LedgerError> {
     let (shard, projector) = (ledger.shard_of(id.org), ledger.projector());
     projector.catch_up(shard).await?;
-    let positions = projector.store().reservation_events(shard, id).await?;
-    read_events(ledger, id.org, &positions).await
+    let positions = projector.store().reservation_events(shard, reservation_entry(id)).await?;
+    let mut events = read_events(ledger, id.org, &positions).await?;
+    // Another one may share its hash.
+    events.retain(|event| reservation_of(&event.payload.event) == Some(id));
+    Ok(events)
 }
 
 fn in_memory(account: &Account, id: ReservationId) -> Option<ReservationView> {

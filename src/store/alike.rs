@@ -164,6 +164,11 @@ macro_rules! projections {
                     for (table, rows) in rows::rows(checkpoint.view, changes) {
                         merge(&mut transaction, shard, checkpoint.generation, table, &rows).await?;
                     }
+                    if let Some(index) = rows::index_of(checkpoint.view) {
+                        for due in Compaction::due(checkpoint.position, position) {
+                            compact(&mut transaction, shard, checkpoint.generation, index, due).await?;
+                        }
+                    }
                     if checkpoint.view == View::Balances {
                         change_lots(&mut transaction, shard, checkpoint.generation, changes).await?;
                     }
@@ -330,47 +335,28 @@ macro_rules! projections {
                 Ok(positions)
             }
 
-            async fn command(&self, shard: i32, key: &KeyHash) -> Result<Option<i64>, StoreError> {
-                sqlx::query_scalar(
-                    "select position from commands where shard = $1 and key_hash = $2 and generation = \
-                     (select generation from projections where shard = $1 and view = 'commands' and live)",
-                )
-                .bind(shard)
-                .bind(&key[..])
-                .fetch_optional(&self.readers)
-                .await
-                .map_err(store_error)
+            async fn commands(&self, shard: i32, key: runs::Hash) -> Result<Vec<i64>, StoreError> {
+                self.find(shard, &rows::COMMANDS, key).await
             }
 
-            async fn keys_bound_since(&self, shard: i32, position: i64) -> Result<Vec<KeyHash>, StoreError> {
+            async fn keys_bound_since(&self, shard: i32, position: i64) -> Result<Vec<runs::Hash>, StoreError> {
                 let rows = sqlx::query(
-                    "select key_hash from commands where shard = $1 and position >= $2 and generation = \
+                    "select run, block, entries from commands where shard = $1 and generation = \
                      (select generation from projections where shard = $1 and view = 'commands' and live)",
                 )
                 .bind(shard)
-                .bind(position)
                 .fetch_all(&self.readers)
                 .await
                 .map_err(store_error)?;
-                let key = |row: &$row| {
-                    let bytes: &[u8] = row.try_get("key_hash").map_err(store_error)?;
-                    KeyHash::try_from(bytes).map_err(|error| StoreError::Corrupt(error.to_string()))
-                };
-                rows.iter().map(key).collect()
+                let mut keys = Vec::new();
+                for row in &rows {
+                    keys.extend(run(row)?.hashes_since(position));
+                }
+                Ok(keys)
             }
 
-            async fn reservation_events(&self, shard: i32, id: ReservationId) -> Result<Vec<i64>, StoreError> {
-                let bytes: Option<Vec<u8>> = sqlx::query_scalar(
-                    "select positions from reservations where shard = $1 and org_id = $2 and local_id = $3 and generation = \
-                     (select generation from projections where shard = $1 and view = 'reservations' and live)",
-                )
-                .bind(shard)
-                .bind(id.org.0)
-                .bind(id.local)
-                .fetch_optional(&self.readers)
-                .await
-                .map_err(store_error)?;
-                Ok(bytes.map(|bytes| rows::positions(&bytes)).unwrap_or_default())
+            async fn reservation_events(&self, shard: i32, id: runs::Hash) -> Result<Vec<i64>, StoreError> {
+                self.find(shard, &rows::RESERVATIONS, id).await
             }
 
             async fn spend(
@@ -500,6 +486,68 @@ macro_rules! projections {
                 let read = |row: $row| Ok((row.try_get("position")?, row.try_get("state")?));
                 row.map(read).transpose().map_err(store_error)
             }
+        }
+
+        impl $views {
+            /// Positions under a hash, in order.
+            async fn find(&self, shard: i32, index: &Table, hash: runs::Hash) -> Result<Vec<i64>, StoreError> {
+                let [one, two, three] = Run::of(hash).map(Run::number);
+                let rows = sqlx::query(AssertSqlSafe(rows::runs_query(index)))
+                    .bind(shard)
+                    .bind(one)
+                    .bind(two)
+                    .bind(three)
+                    .fetch_all(&self.readers)
+                    .await
+                    .map_err(store_error)?;
+                let mut found = Vec::new();
+                for row in &rows {
+                    found.extend(run(row)?.find(hash));
+                }
+                found.sort_unstable();
+                Ok(found)
+            }
+        }
+
+        /// Makes one block of those that it is made of, a part at a time.
+        async fn compact(
+            connection: &mut $connection,
+            shard: i32,
+            generation: i64,
+            index: &Table,
+            due: Compaction,
+        ) -> Result<(), StoreError> {
+            for source in due.sources() {
+                let sql = format!(
+                    "delete from {} where shard = $1 and generation = $2 and run = $3 and block >= $4 and block < $5 \
+                     returning run, block, entries",
+                    index.name
+                );
+                let gone = sqlx::query(AssertSqlSafe(sql))
+                    .bind(shard)
+                    .bind(generation)
+                    .bind(source.number())
+                    .bind(due.blocks().start)
+                    .bind(due.blocks().end)
+                    .fetch_all(&mut *connection)
+                    .await
+                    .map_err(store_error)?;
+                let gone = gone.iter().map(run).collect::<Result<Vec<_>, _>>()?;
+                let made: Vec<Vec<Cell>> = due.apply(source, &gone).into_iter().map(rows::run_row).collect();
+                merge(&mut *connection, shard, generation, index, &made).await?;
+            }
+            Ok(())
+        }
+
+        fn run(row: &$row) -> Result<runs::Row, StoreError> {
+            let read = || -> Result<runs::Row, sqlx::Error> {
+                Ok(runs::Row {
+                    run: Run::numbered(row.try_get("run")?),
+                    block: row.try_get("block")?,
+                    entries: row.try_get("entries")?,
+                })
+            };
+            read().map_err(store_error)
         }
 
         async fn change_lots(

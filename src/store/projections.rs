@@ -5,10 +5,10 @@ use std::ops::Range;
 use async_trait::async_trait;
 
 use crate::domain::chain::Hash;
-use crate::domain::ids::{OrgId, ReservationId};
+use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
 use crate::domain::views::experiments::UnitSums;
-use crate::domain::views::index::KeyHash;
+use crate::domain::views::runs;
 use crate::domain::views::spend::{Group, Spend, SpendKey};
 use crate::domain::views::{Changes, View};
 use crate::store::StoreError;
@@ -78,14 +78,14 @@ pub trait Projections: Send + Sync {
         limit: i64,
     ) -> Result<Vec<i64>, StoreError>;
 
-    /// Where the command stands that bound a key last.
-    async fn command(&self, shard: i32, key: &KeyHash) -> Result<Option<i64>, StoreError>;
+    /// Where commands stand that bound a key with this hash, in order.
+    async fn commands(&self, shard: i32, key: runs::Hash) -> Result<Vec<i64>, StoreError>;
 
     /// Hashes of the keys that commands bound from a position on.
-    async fn keys_bound_since(&self, shard: i32, position: i64) -> Result<Vec<KeyHash>, StoreError>;
+    async fn keys_bound_since(&self, shard: i32, position: i64) -> Result<Vec<runs::Hash>, StoreError>;
 
-    /// Positions of a reservation's events.
-    async fn reservation_events(&self, shard: i32, id: ReservationId) -> Result<Vec<i64>, StoreError>;
+    /// Where events of reservations with this hash stand, in order.
+    async fn reservation_events(&self, shard: i32, id: runs::Hash) -> Result<Vec<i64>, StoreError>;
 
     /// Spend of whole hours since the Unix epoch, summed over what none of the groups asks for.
     async fn spend(

@@ -3,11 +3,12 @@
 use uuid::Uuid;
 
 use crate::domain::credits::Credits;
-use crate::domain::ids::{LotId, OrgId, ReservationId};
+use crate::domain::ids::{LotId, OrgId};
 use crate::domain::usage::Usage;
 use crate::domain::views::balances::{BalanceRow, LotChange};
 use crate::domain::views::experiments::{ArmUnit, UnitSums};
-use crate::domain::views::index::{BLOCK_POSITIONS, Block, KeyHash};
+use crate::domain::views::index::{BLOCK_POSITIONS, Block};
+use crate::domain::views::runs::{self, Blocks};
 use crate::domain::views::spend::{Group, Spend, SpendKey};
 use crate::domain::views::{Changes, View};
 
@@ -36,14 +37,8 @@ pub(super) const ORG_EVENTS: Table = Table {
     values: &["first_version", "offsets"],
     merge: Merge::Append("offsets"),
 };
-pub(super) const COMMANDS: Table =
-    Table { name: "commands", keys: &["key_hash"], values: &["position"], merge: Merge::Replace };
-pub(super) const RESERVATIONS: Table = Table {
-    name: "reservations",
-    keys: &["org_id", "local_id"],
-    values: &["positions"],
-    merge: Merge::Append("positions"),
-};
+pub(super) const COMMANDS: Table = index("commands");
+pub(super) const RESERVATIONS: Table = index("reservations");
 pub(super) const BALANCES: Table = Table {
     name: "balances",
     keys: &["org_id"],
@@ -127,6 +122,11 @@ pub(super) const ARM_UNITS: Table = Table {
 pub(super) const ARM_LATENCIES: Table =
     Table { name: "arm_latencies", keys: &["arm", "class"], values: &["requests"], merge: Merge::Add };
 
+/// A table of [`crate::domain::views::runs`].
+const fn index(name: &'static str) -> Table {
+    Table { name, keys: &["run", "block"], values: &["entries"], merge: Merge::Append("entries") }
+}
+
 /// Sums of a spend row.
 pub(super) const SPEND_SUMS: usize = 17;
 
@@ -176,14 +176,21 @@ pub(super) fn tables(view: View) -> &'static [Table] {
     }
 }
 
+/// The table of a view that is an index from hashes to positions.
+pub(super) fn index_of(view: View) -> Option<&'static Table> {
+    match view {
+        View::Commands => Some(&COMMANDS),
+        View::Reservations => Some(&RESERVATIONS),
+        View::OrgEvents | View::Balances | View::Spend | View::Experiments => None,
+    }
+}
+
 /// Rows to insert or merge, per table of a view. Changes of lots that stand already are not among them.
 pub(super) fn rows(view: View, changes: &Changes) -> Vec<(&'static Table, Vec<Vec<Cell>>)> {
     match view {
         View::OrgEvents => vec![(&ORG_EVENTS, changes.org_events.iter().map(org_events_row).collect())],
-        View::Commands => vec![(&COMMANDS, changes.commands.iter().map(command_row).collect())],
-        View::Reservations => {
-            vec![(&RESERVATIONS, changes.reservations.iter().map(reservation_row).collect())]
-        }
+        View::Commands => vec![(&COMMANDS, block_rows(&changes.commands))],
+        View::Reservations => vec![(&RESERVATIONS, block_rows(&changes.reservations))],
         View::Balances => vec![
             (&BALANCES, changes.balances.iter().map(balance_row).collect()),
             (&LOTS, changes.lots.iter().filter_map(lot_row).collect()),
@@ -219,13 +226,12 @@ fn org_events_row(((org, block), row): (&(OrgId, i64), &Block)) -> Vec<Cell> {
     ]
 }
 
-fn command_row((key, position): (&KeyHash, &i64)) -> Vec<Cell> {
-    vec![Cell::Bytes(key.to_vec()), Cell::Int(*position)]
+fn block_rows(blocks: &Blocks) -> Vec<Vec<Cell>> {
+    blocks.iter().map(|(block, entries)| run_row(runs::row(*block, entries))).collect()
 }
 
-fn reservation_row((reservation, positions): (&ReservationId, &Vec<i64>)) -> Vec<Cell> {
-    let positions = positions.iter().flat_map(|position| position.to_be_bytes()).collect();
-    vec![id(reservation.org.0), id(reservation.local), Cell::Bytes(positions)]
+pub(super) fn run_row(row: runs::Row) -> Vec<Cell> {
+    vec![Cell::Int(row.run.number()), Cell::Int(row.block), Cell::Bytes(row.entries)]
 }
 
 fn balance_row((org, row): (&OrgId, &BalanceRow)) -> Vec<Cell> {
@@ -396,6 +402,15 @@ pub(super) const ORGS_DUE: &str = "\
         and granted - consumed - expired - refunded > 0 and generation = \
         (select generation from projections where shard = $1 and view = 'balances' and live)";
 
+/// Selects the rows of some runs of an index, all that may hold one hash. `$1` to `$4`: shard and runs.
+pub(super) fn runs_query(table: &Table) -> String {
+    format!(
+        "select run, block, entries from {name} where shard = $1 and run in ($2, $3, $4) and generation = \
+         (select generation from projections where shard = $1 and view = '{name}' and live)",
+        name = table.name
+    )
+}
+
 /// Puts a dimension's text where it belongs.
 pub(super) fn set_dimension(key: &mut SpendKey, column: &str, text: String) {
     match column {
@@ -416,9 +431,4 @@ pub(super) fn block_positions(block: i64, offsets: &[u8]) -> impl Iterator<Item 
     offsets
         .chunks_exact(2)
         .map(move |pair| first + pair.iter().fold(0, |sum, byte| sum * 256 + i64::from(*byte)))
-}
-
-pub(super) fn positions(bytes: &[u8]) -> Vec<i64> {
-    let eight = |chunk: &[u8]| chunk.try_into().map(i64::from_be_bytes).unwrap_or_default();
-    bytes.chunks_exact(8).map(eight).collect()
 }

@@ -2,8 +2,8 @@
 
 use tollgate::clock::Clock;
 use tollgate::domain::time::Timestamp;
-use tollgate::domain::views::{Changes, View};
-use tollgate::store::projections::Checkpoint;
+use tollgate::domain::views::{Changes, View, runs};
+use tollgate::store::projections::{Checkpoint, Projections};
 use tollgate::store::{Appended, EventRow, Head, StoreError};
 use uuid::Uuid;
 
@@ -85,6 +85,44 @@ async fn i7_readers_never_change_over_to_rows_that_hold_less() {
         checkpoints.iter().filter(|checkpoint| checkpoint.view == View::Commands).collect();
     assert_eq!(commands.len(), 1);
     assert_eq!((commands[0].generation, commands[0].position, commands[0].live), (fresh.generation, 5, true));
+}
+
+/// The position's own, but for those fifty thousand apart, which share one.
+fn key(position: i64) -> runs::Hash {
+    (position % 50_000).unsigned_abs().wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes()
+}
+
+/// Indexes every position up to the last of the cuts, in batches that end there.
+async fn index(views: &dyn Projections, mut at: Checkpoint, cuts: &[i64]) {
+    for cut in cuts {
+        let mut changes = Changes::default();
+        (at.position + 1..=*cut)
+            .for_each(|position| runs::add(&mut changes.commands, key(position), position));
+        let hash = [u8::try_from(*cut % 251).unwrap(); 32];
+        assert!(views.apply(0, std::slice::from_ref(&at), *cut, &hash, &changes).await.unwrap());
+        at = Checkpoint { position: *cut, hash, ..at };
+    }
+}
+
+#[tokio::test]
+async fn i7_an_index_finds_every_position_however_its_log_was_cut() {
+    let database = TestDatabase::new().await;
+    let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
+    let live = views.checkpoints(0).await.unwrap();
+    let live = live.into_iter().find(|checkpoint| checkpoint.view == View::Commands).unwrap();
+
+    index(&*views, live.clone(), &[3, 4_095, 20_000, 65_535, 65_536, 90_000]).await;
+
+    assert_eq!(views.commands(0, key(2)).await.unwrap(), [2, 50_002]);
+    assert_eq!(views.commands(0, key(49_999)).await.unwrap(), [49_999]);
+    assert_eq!(views.commands(0, key(39_999)).await.unwrap(), [39_999, 89_999]);
+    assert_eq!(views.commands(0, [0xab; 8]).await.unwrap(), [0_i64; 0]);
+    assert_eq!(views.keys_bound_since(0, 1).await.unwrap().len(), 90_000);
+    assert_eq!(views.keys_bound_since(0, 60_001).await.unwrap().len(), 30_000);
+    let again = views.start_generation(0, View::Commands).await.unwrap();
+    index(&*views, again.clone(), &[90_000]).await;
+    let differ = views.differences(0, View::Commands, live.generation, again.generation).await.unwrap();
+    assert_eq!(differ, 0);
 }
 
 #[tokio::test]

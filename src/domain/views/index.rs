@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::domain::event::{Event, Recorded};
 use crate::domain::ids::{OrgId, ReservationId};
+use crate::domain::views::runs::{self, Blocks};
 
 /// Positions of one row of the index by org: a fixed range, so that the rows do not depend on how events were batched.
 pub const BLOCK_POSITIONS: i64 = 4_096;
@@ -42,15 +43,33 @@ pub(super) fn org_event(rows: &mut BTreeMap<(OrgId, i64), Block>, position: i64,
     row.offsets.push(u16::try_from(position.rem_euclid(BLOCK_POSITIONS)).unwrap_or(u16::MAX));
 }
 
-pub(super) fn command(rows: &mut BTreeMap<KeyHash, i64>, position: i64, recorded: &Recorded) {
+/// What a key is indexed by.
+pub fn key_entry(key: &KeyHash) -> runs::Hash {
+    let mut hash = runs::Hash::default();
+    hash.copy_from_slice(&key[..8]);
+    hash
+}
+
+/// What a reservation is indexed by.
+pub fn reservation_entry(id: ReservationId) -> runs::Hash {
+    let mut hasher = Sha256::new();
+    hasher.update(id.org.0.as_bytes());
+    hasher.update(id.local.as_bytes());
+    let digest: [u8; 32] = hasher.finalize().into();
+    let mut hash = runs::Hash::default();
+    hash.copy_from_slice(&digest[..8]);
+    hash
+}
+
+pub(super) fn command(blocks: &mut Blocks, position: i64, recorded: &Recorded) {
     if let Some(bound) = &recorded.payload.command {
-        rows.insert(key_hash(recorded.org, &bound.command.key), position);
+        runs::add(blocks, key_entry(&key_hash(recorded.org, &bound.command.key)), position);
     }
 }
 
-pub(super) fn reservation(rows: &mut BTreeMap<ReservationId, Vec<i64>>, position: i64, recorded: &Recorded) {
+pub(super) fn reservation(blocks: &mut Blocks, position: i64, recorded: &Recorded) {
     if let Some(id) = reservation_of(&recorded.payload.event) {
-        rows.entry(id).or_default().push(position);
+        runs::add(blocks, reservation_entry(id), position);
     }
 }
 

@@ -3,15 +3,17 @@
 pub mod balances;
 pub mod experiments;
 pub mod index;
+pub mod runs;
 pub mod spend;
 
 use std::collections::BTreeMap;
 
 use crate::domain::event::Recorded;
-use crate::domain::ids::{LotId, OrgId, ReservationId};
+use crate::domain::ids::{LotId, OrgId};
 use crate::domain::views::balances::{BalanceRow, LotChange};
 use crate::domain::views::experiments::{ArmUnit, Latencies, UnitSums};
-use crate::domain::views::index::{Block, KeyHash};
+use crate::domain::views::index::Block;
+use crate::domain::views::runs::Blocks;
 use crate::domain::views::spend::{Spend, SpendKey};
 
 /// A projection, by what it holds.
@@ -35,8 +37,8 @@ pub enum View {
 #[derive(Debug, Default)]
 pub struct Changes {
     pub org_events: BTreeMap<(OrgId, i64), Block>,
-    pub commands: BTreeMap<KeyHash, i64>,
-    pub reservations: BTreeMap<ReservationId, Vec<i64>>,
+    pub commands: Blocks,
+    pub reservations: Blocks,
     pub balances: BTreeMap<OrgId, BalanceRow>,
     pub lots: BTreeMap<(OrgId, LotId), LotChange>,
     pub spend: BTreeMap<(OrgId, SpendKey), Spend>,

@@ -10,10 +10,10 @@ use sqlx::{AssertSqlSafe, Connection, Postgres, Row};
 use uuid::Uuid;
 
 use crate::domain::chain::Hash;
-use crate::domain::ids::{OrgId, ReservationId};
+use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
 use crate::domain::views::experiments::UnitSums;
-use crate::domain::views::index::KeyHash;
+use crate::domain::views::runs::{self, Compaction, Run};
 use crate::domain::views::spend::{Group, Spend, SpendKey};
 use crate::domain::views::{Changes, View};
 use crate::store::postgres::{hash, options, pool, store_error};
