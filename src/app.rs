@@ -184,8 +184,11 @@ async fn open_at_any_time(
     operator: OperatorKey,
     clock: Clock,
 ) -> Result<ApiState, AppError> {
-    let Database { log, projections, profiles, nodes: _ } = database;
+    let Database { log, projections, profiles, nodes: _, rates } = database;
     let ledger = Ledger::open(log, projections, clock, Memory::default()).await?;
+    if let Some(rates) = rates {
+        ledger.share_rates(rates);
+    }
     publish_default_prices(&ledger).await?;
     finish_claims(&ledger).await?;
     Ok(ApiState { ledger, profiles: ProfileBook::new(profiles), operator, metrics: telemetry::recorder()? })

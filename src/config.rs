@@ -28,6 +28,8 @@ pub struct Config {
     /// The first operator key: 32 characters or more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operator_key: Option<String>,
+    /// Where limits on requests and tokens a minute are counted.
+    pub rate_limits: RateLimits,
     pub providers: Vec<ProviderConfig>,
     /// Names that callers use as models. Read apart, so that every mistake in them is told at once (`read_routes`).
     #[serde(deserialize_with = "read_apart")]
@@ -36,6 +38,17 @@ pub struct Config {
     pub prompts: Vec<Template>,
     /// Models that are no more, as `provider/model`, and what answers in their place.
     pub successors: BTreeMap<String, To>,
+}
+
+/// Where limits on rates are counted: `docs/LIMITS.md` says what each promises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RateLimits {
+    /// Each node lets through what a limit allows.
+    #[default]
+    PerNode,
+    /// All nodes of a PostgreSQL database do together.
+    Shared,
 }
 
 /// One upstream.
@@ -127,6 +140,19 @@ impl ConfigError {
     }
 }
 
+/// What `TOLLGATE_…` may override: all of [`Config`].
+const ENVIRONMENT: [&str; 9] = [
+    "listen",
+    "internal_address",
+    "database_url",
+    "operator_key",
+    "rate_limits",
+    "providers",
+    "routes",
+    "successors",
+    "prompts",
+];
+
 const OPERATOR_KEY_CHARACTERS_MIN: usize = 32;
 
 fn connect_timeout_seconds() -> u64 {
@@ -148,6 +174,7 @@ impl Default for Config {
             internal_address: None,
             database_url: "sqlite://tollgate.db".into(),
             operator_key: None,
+            rate_limits: RateLimits::default(),
             providers: Vec::new(),
             routes: Vec::new(),
             prompts: Vec::new(),
@@ -170,15 +197,7 @@ impl Config {
             figment = figment.merge(Toml::file_exact(file));
         }
         // Named one by one: the environment also holds variables for other tools, such as TOLLGATE_SHARED.
-        let environment = Env::prefixed("TOLLGATE_").only(&[
-            "listen",
-            "database_url",
-            "operator_key",
-            "providers",
-            "routes",
-            "successors",
-            "prompts",
-        ]);
+        let environment = Env::prefixed("TOLLGATE_").only(&ENVIRONMENT);
         let figment = figment.merge(environment);
         let mut config: Config =
             figment.extract().map_err(|error| ConfigError::Unreadable(Box::new(error)))?;
@@ -401,6 +420,19 @@ mod tests {
         let config = load(&format!("{}{route}", providers.concat())).expect("reads");
 
         assert_eq!(config.routes[0].chain.len(), 3);
+    }
+
+    #[test]
+    fn every_value_can_come_from_the_environment() {
+        let config = Config { operator_key: Some("k".into()), ..Config::default() };
+
+        let values = serde_json::to_value(config).expect("json");
+
+        let mut names: Vec<&String> = values.as_object().expect("values").keys().collect();
+        names.sort();
+        let mut known = ENVIRONMENT.to_vec();
+        known.sort_unstable();
+        assert_eq!(names, known);
     }
 
     #[test]

@@ -65,6 +65,10 @@ fn install() -> Result<PrometheusHandle, String> {
     );
     describe_counter!("tollgate_shed_total", "Requests turned away while the queue of holds stayed long");
     describe_counter!(
+        "tollgate_rate_shares_total",
+        "Questions to the database about rates that nodes share, by outcome"
+    );
+    describe_counter!(
         "tollgate_cache_requests_total",
         "Requests of routes that keep answers, by what became of them"
     );

@@ -11,6 +11,7 @@ pub mod event;
 pub mod ids;
 pub mod pricing;
 pub mod prompts;
+pub mod rate;
 pub mod routing;
 mod splitmix;
 pub mod statistics;

@@ -150,7 +150,7 @@ pub async fn admit(
     };
     let limits = &state.ledger.access(caller.org).await?.limits;
     let tokens = asked_tokens(endpoint, &body, bytes.len());
-    let place = Arc::new(state.limiter.admit(caller.org, limits, &purpose, tokens)?);
+    let place = Arc::new(state.limiter.admit(caller.org, limits, &purpose, tokens).await?);
     let idempotency = headers
         .get("idempotency-key")
         .and_then(|key| key.to_str().ok())

@@ -115,7 +115,7 @@ impl GatewayState {
         warn_of_unpriced(&ledger, config, &routes);
         let routes = ArcSwap::from_pointee(routes);
         let prompts = ArcSwap::from_pointee(config.templates()?);
-        let limiter = Limiter::new(ledger.clock().clone());
+        let limiter = Limiter::chosen(config.rate_limits, &ledger);
         Ok(GatewayState(Arc::new(Parts {
             ledger,
             operator,
@@ -134,6 +134,7 @@ impl GatewayState {
     /// Returns once everything that was dispatched is settled, whether or not its client is still there.
     pub async fn finish(&self) {
         let _nothing_more = self.under_way.write().await;
+        self.limiter.give_back().await;
     }
 
     /// Takes the routes and prompts of a configuration from the next request on; providers stay as they are.

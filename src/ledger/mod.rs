@@ -43,7 +43,7 @@ use crate::ledger::projector::Projector;
 use crate::ledger::snapshots::Keeper;
 use crate::ledger::writer::{Ask, Command, Job, Progress, Writer};
 use crate::store::projections::Projections;
-use crate::store::{EventLog, EventRow, Node, Nodes, StoreError};
+use crate::store::{EventLog, EventRow, Node, Nodes, Rates, StoreError};
 
 pub use crate::ledger::access::Access;
 pub use crate::ledger::cluster::PATH as FORWARD_PATH;
@@ -81,6 +81,7 @@ struct Shared {
     progress: Vec<Arc<Progress>>,
     accesses: Vec<Arc<Accesses>>,
     cluster: OnceLock<Cluster>,
+    rates: OnceLock<Arc<dyn Rates>>,
     system: Arc<ArcSwap<System>>,
     log: Arc<dyn EventLog>,
     projector: Arc<Projector>,
@@ -176,8 +177,8 @@ impl Ledger {
             tokio::spawn(writer.run(queue));
             queues.push(sender);
         }
-        let cluster = OnceLock::new();
-        let shared = Shared { queues, progress, accesses, cluster, system, log, projector, clock };
+        let (cluster, rates) = (OnceLock::new(), OnceLock::new());
+        let shared = Shared { queues, progress, accesses, cluster, rates, system, log, projector, clock };
         Ok(Ledger { shared: Arc::new(shared) })
     }
 
@@ -193,6 +194,17 @@ impl Ledger {
         // Who has joined stays what it is.
         let _ = self.shared.cluster.set(cluster);
         self.follow_all().await
+    }
+
+    /// Gives it what the nodes of its database share beside the log.
+    pub fn share_rates(&self, rates: Arc<dyn Rates>) {
+        // What is shared stays what it is.
+        let _ = self.shared.rates.set(rates);
+    }
+
+    /// Rates that the nodes of this database share; none where there is one node.
+    pub fn rates(&self) -> Option<&Arc<dyn Rates>> {
+        self.shared.rates.get()
     }
 
     /// Says that this node is alive and learns which others are; to be repeated every half second.

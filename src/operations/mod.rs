@@ -12,5 +12,6 @@ pub mod price_usage;
 pub mod profile;
 pub mod readiness;
 pub mod run_experiment;
+pub mod share_rate;
 pub mod show_reservation;
 pub mod spend_report;

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::domain::chain::{Fields, Hash};
+use crate::domain::time::Timestamp;
 
 use projections::Projections;
 
@@ -30,6 +31,8 @@ pub struct Database {
     pub profiles: Arc<dyn Profiles>,
     /// None where a single process has the database.
     pub nodes: Option<Arc<dyn Nodes>>,
+    /// None where a single process has the database: it keeps its own.
+    pub rates: Option<Arc<dyn Rates>>,
 }
 
 impl std::fmt::Debug for Database {
@@ -52,7 +55,8 @@ impl Database {
                 log: store.clone(),
                 projections,
                 profiles: store.clone(),
-                nodes: Some(store),
+                nodes: Some(store.clone()),
+                rates: Some(store),
             });
         }
         match url.strip_prefix("sqlite://").filter(|path| !path.is_empty()) {
@@ -68,7 +72,7 @@ impl Database {
     pub async fn open_file(path: &Path) -> Result<Database, StoreError> {
         let store = Arc::new(SqliteStore::open(path).await?);
         let projections = Arc::new(SqliteViews::open(path).await?);
-        Ok(Database { log: store.clone(), projections, profiles: store, nodes: None })
+        Ok(Database { log: store.clone(), projections, profiles: store, nodes: None, rates: None })
     }
 }
 
@@ -224,6 +228,36 @@ pub trait Nodes: Send + Sync {
     /// Raises the epoch of a shard's head, where it still is `from`: whatever was to be written under that one is
     /// decided again, or dropped.
     async fn raise_epoch(&self, shard: i32, from: i64) -> Result<(), StoreError>;
+}
+
+/// By which a rate is known: a hash of whose it is, so that no name stands in the table.
+pub type RateId = [u8; 32];
+
+/// How a rate stands, and the time by which that counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateRow {
+    /// None where nobody has used it for a while.
+    pub full_at: Option<Timestamp>,
+    pub now: Timestamp,
+}
+
+/// Rates that the nodes of one database share. They are worth nothing after a crash, and full again then.
+#[async_trait]
+pub trait Rates: Send + Sync {
+    /// By the database's clock, or by `now` where the clock is moved by hand.
+    async fn rate(&self, shard: i32, id: &RateId, now: Timestamp) -> Result<RateRow, StoreError>;
+
+    /// Moves a rate, where it still stands as it was read. False where it does not.
+    async fn move_rate(
+        &self,
+        shard: i32,
+        id: &RateId,
+        from: Option<Timestamp>,
+        to: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// Forgets the rates that are full.
+    async fn forget_full_rates(&self, shard: i32, now: Timestamp) -> Result<(), StoreError>;
 }
 
 /// A name and mail address, kept outside the log so that they can be erased.

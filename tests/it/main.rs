@@ -18,6 +18,7 @@ mod faults;
 mod http;
 mod input;
 mod kill;
+mod limits;
 mod load;
 mod nodes;
 mod outages;

@@ -57,7 +57,11 @@ impl TestApp {
 
     /// Whatever store the stories run on: a file has one node.
     pub async fn on_postgres() -> TestApp {
-        TestApp::of(Arc::new(TestDatabase::postgres().await)).await
+        TestApp::on_postgres_with(&Config::default()).await
+    }
+
+    pub async fn on_postgres_with(config: &Config) -> TestApp {
+        TestApp::on(Arc::new(TestDatabase::postgres().await), 1, config).await
     }
 
     pub async fn configured(config: &Config) -> TestApp {
@@ -66,7 +70,11 @@ impl TestApp {
 
     /// A further node on the same database.
     pub async fn beside(&self, seed: u64) -> TestApp {
-        TestApp::on(self.database.clone(), seed, &Config::default()).await
+        self.beside_with(seed, &Config::default()).await
+    }
+
+    pub async fn beside_with(&self, seed: u64, config: &Config) -> TestApp {
+        TestApp::on(self.database.clone(), seed, config).await
     }
 
     async fn on(database: Arc<TestDatabase>, seed: u64, config: &Config) -> TestApp {

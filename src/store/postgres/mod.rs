@@ -4,6 +4,7 @@
 //! holds no head; what a lost connection leaves unknown is said to be unknown, never guessed.
 
 mod nodes;
+mod rates;
 mod views;
 
 use std::str::FromStr;

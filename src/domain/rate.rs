@@ -1,0 +1,371 @@
+//! A rate that several nodes share, by GCRA: one moment stands for how much of it is used, and nodes take shares of it
+//! that they spend by themselves for a short while.
+//!
+//! Over any span of time all nodes together let through no more than a minute's allowance, and what flows in during the
+//! span and a share's life before it: whatever is in shares at its beginning was taken within that life.
+
+use std::num::NonZeroU32;
+
+use crate::domain::time::Timestamp;
+
+const MINUTE_MICROS: i64 = 60 * Timestamp::MICROS_PER_SECOND;
+/// How long a share may be spent: few questions at a steady rate, and little that one node keeps from the others.
+pub const SHARE_SECONDS: i64 = 2;
+/// A refusal counts for at least so long, so that those who are refused ask nobody.
+const REFUSAL_MICROS_MIN: i64 = 50_000;
+
+/// So much flows in within a minute, and so much may be taken at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub per_minute: NonZeroU32,
+}
+
+/// What a node asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// Left of the share before it; below zero, what was spent beyond it.
+    pub returned: i64,
+    /// Less than this is of no use.
+    pub needed: i64,
+    pub wanted: i64,
+}
+
+/// What it gets, and how the rate then stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub taken: Taken,
+    /// When everything may be taken again, if nobody takes anything until then.
+    pub full_at: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    Share(i64),
+    /// What is needed has flowed in by then, if nobody else takes it.
+    NotYet {
+        micros: i64,
+    },
+}
+
+impl Rate {
+    /// Takes a share of a rate that stands so: no more than half of what is there, unless more is needed, so that what is
+    /// left is not in one node's hands.
+    pub fn take(self, full_at: Timestamp, now: Timestamp, ask: Ask) -> Answer {
+        let returned = match ask.returned {
+            0.. => -self.micros_down(ask.returned),
+            _ => self.micros_up(ask.returned.saturating_neg()),
+        };
+        // Returning to a full rate is no gain: it holds a minute's allowance.
+        let full_at = Timestamp(full_at.0.max(now.0).saturating_add(returned).max(now.0));
+        let there = self.there(full_at, now);
+        if ask.needed > there {
+            let missing = ask.needed.saturating_sub(there);
+            return Answer { taken: Taken::NotYet { micros: self.micros_up(missing) }, full_at };
+        }
+        let share = ask.wanted.min(there / 2).max(ask.needed);
+        let full_at = Timestamp(full_at.0.saturating_add(self.micros_up(share)));
+        Answer { taken: Taken::Share(share), full_at }
+    }
+
+    fn there(self, full_at: Timestamp, now: Timestamp) -> i64 {
+        let used_micros = full_at.0.saturating_sub(now.0).max(0);
+        let used = i128::from(used_micros) * self.per_minute() / i128::from(MINUTE_MICROS);
+        let is_whole = used * i128::from(MINUTE_MICROS) == i128::from(used_micros) * self.per_minute();
+        clamped(self.per_minute() - used - i128::from(!is_whole))
+    }
+
+    fn micros_up(self, units: i64) -> i64 {
+        let micros = i128::from(units) * i128::from(MINUTE_MICROS);
+        clamped((micros + self.per_minute() - 1) / self.per_minute())
+    }
+
+    fn micros_down(self, units: i64) -> i64 {
+        clamped(i128::from(units) * i128::from(MINUTE_MICROS) / self.per_minute())
+    }
+
+    fn per_minute(self) -> i128 {
+        i128::from(self.per_minute.get())
+    }
+
+    /// More than this a node can't spend in a share's life, if the rate is used evenly.
+    fn share_max(self) -> i64 {
+        i64::from(self.per_minute.get()) * SHARE_SECONDS / 60
+    }
+}
+
+fn clamped(number: i128) -> i64 {
+    i64::try_from(number).unwrap_or(if number > 0 { i64::MAX } else { i64::MIN })
+}
+
+/// What one node has of a rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    left: i64,
+    /// How much it was when it was taken.
+    taken: i64,
+    ends_at: Timestamp,
+    /// So much was refused, until then.
+    refused: i64,
+    refused_until: Timestamp,
+}
+
+/// Whether a share covers what is to be spent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spent {
+    Yes,
+    NotYet {
+        seconds: u64,
+    },
+    /// Nobody knows before the rate is asked.
+    Unknown,
+}
+
+impl Share {
+    pub fn spend(&mut self, units: i64, now: Timestamp) -> Spent {
+        if self.is_alive(now) && units <= self.left {
+            self.left -= units;
+            return Spent::Yes;
+        }
+        if units >= self.refused && now < self.refused_until {
+            return Spent::NotYet { seconds: seconds(self.refused_until.0 - now.0) };
+        }
+        Spent::Unknown
+    }
+
+    /// The question that gets a share of so many units or more. What was left is in it, and no longer here.
+    pub fn ask(&mut self, needed: i64, rate: Rate, now: Timestamp) -> Ask {
+        let wanted = self.next_size(now).min(rate.share_max()).max(needed);
+        Ask { returned: std::mem::take(&mut self.left), needed, wanted }
+    }
+
+    /// Takes what the rate has answered.
+    pub fn answered(&mut self, ask: Ask, taken: Taken, now: Timestamp) {
+        match taken {
+            Taken::Share(units) => {
+                self.left = self.left.saturating_add(units);
+                self.taken = units;
+                self.ends_at = now.plus_seconds(SHARE_SECONDS);
+                (self.refused, self.refused_until) = (0, Timestamp(0));
+            }
+            Taken::NotYet { micros } => {
+                self.refused = ask.needed;
+                self.refused_until = Timestamp(now.0.saturating_add(micros.max(REFUSAL_MICROS_MIN)));
+            }
+        }
+    }
+
+    /// Nobody knows whether the rate was asked. What was to be returned is lost, and what was owed still is.
+    pub fn unanswered(&mut self, ask: Ask) {
+        self.left = self.left.saturating_add(ask.returned.min(0));
+    }
+
+    /// What was spent turns out to be less by so much or, below zero, more.
+    pub fn corrected(&mut self, less: i64) {
+        self.left = self.left.saturating_add(less);
+    }
+
+    /// The question that returns what can't be spent any more, or what is owed.
+    pub fn leftover(&mut self, now: Timestamp) -> Option<Ask> {
+        (self.left != 0 && !self.is_alive(now)).then(|| self.all())
+    }
+
+    /// The question that returns everything.
+    pub fn all(&mut self) -> Ask {
+        self.ends_at = Timestamp(0);
+        Ask { returned: std::mem::take(&mut self.left), needed: 0, wanted: 0 }
+    }
+
+    /// Nothing is known that the rate does not say itself.
+    pub fn is_blank(&self, now: Timestamp) -> bool {
+        self.left == 0 && !self.is_alive(now) && now >= self.refused_until
+    }
+
+    fn is_alive(&self, now: Timestamp) -> bool {
+        now < self.ends_at
+    }
+
+    /// Twice as much where the last one was too small for its life, else what was spent of it.
+    fn next_size(&self, now: Timestamp) -> i64 {
+        let spent = self.taken.saturating_sub(self.left.max(0));
+        if self.is_alive(now) { self.taken.saturating_mul(2) } else { spent }
+    }
+}
+
+/// Whole seconds after which so many microseconds are over.
+fn seconds(micros: i64) -> u64 {
+    micros.max(0).unsigned_abs().div_ceil(Timestamp::MICROS_PER_SECOND.unsigned_abs()).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rate(per_minute: u32) -> Rate {
+        Rate { per_minute: NonZeroU32::new(per_minute).expect("not zero") }
+    }
+
+    fn ask(needed: i64, wanted: i64) -> Ask {
+        Ask { returned: 0, needed, wanted }
+    }
+
+    const NOW: Timestamp = Timestamp(1_000_000_000_000);
+
+    #[test]
+    fn half_of_what_is_there_is_taken_at_most_and_what_is_needed_in_any_case() {
+        let (rate, fresh) = (rate(60), Timestamp(0));
+
+        let first = rate.take(fresh, NOW, ask(1, 100));
+        let second = rate.take(first.full_at, NOW, ask(20, 100));
+        let third = rate.take(second.full_at, NOW, ask(11, 100));
+        let later = rate.take(third.full_at, NOW.plus_seconds(1), ask(11, 100));
+
+        assert_eq!([first.taken, second.taken], [Taken::Share(30), Taken::Share(20)]);
+        assert_eq!(third, Answer { taken: Taken::NotYet { micros: 1_000_000 }, full_at: second.full_at });
+        assert_eq!(later.taken, Taken::Share(11));
+    }
+
+    #[test]
+    fn what_is_returned_can_be_taken_again_and_what_is_owed_is_waited_for() {
+        let rate = rate(60);
+        let all = rate.take(Timestamp(0), NOW, ask(60, 60)).full_at;
+
+        let returned = rate.take(all, NOW, Ask { returned: 10, needed: 10, wanted: 10 });
+        let owed = rate.take(all, NOW, Ask { returned: -30, needed: 1, wanted: 1 });
+        let gained = rate.take(Timestamp(0), NOW, Ask { returned: 10, needed: 61, wanted: 61 });
+
+        assert_eq!((returned.taken, returned.full_at), (Taken::Share(10), all));
+        assert_eq!((owed.taken, owed.full_at), (Taken::NotYet { micros: 31_000_000 }, all.plus_seconds(30)));
+        assert_eq!(gained.taken, Taken::NotYet { micros: 1_000_000 }, "a full rate gets no fuller");
+    }
+
+    #[test]
+    fn a_share_grows_while_it_is_too_small_and_shrinks_to_what_is_spent() {
+        let rate = rate(6_000);
+        let (mut share, mut sizes) = (Share::default(), Vec::new());
+        let mut spend = |share: &mut Share, now| {
+            if share.spend(1, now) == Spent::Unknown {
+                let ask = share.ask(1, rate, now);
+                sizes.push(ask.wanted);
+                share.answered(ask, Taken::Share(ask.wanted), now);
+                assert_eq!(share.spend(1, now), Spent::Yes);
+            }
+        };
+        (0..1_000).for_each(|_| spend(&mut share, NOW));
+        spend(&mut share, NOW.plus_seconds(2));
+        (0..5).for_each(|_| spend(&mut share, NOW.plus_seconds(3)));
+        spend(&mut share, NOW.plus_seconds(5));
+
+        assert_eq!(sizes[..9], [1, 2, 4, 8, 16, 32, 64, 128, 200], "two seconds' worth at most");
+        assert_eq!(sizes[sizes.len() - 2..], [145, 6]);
+    }
+
+    #[test]
+    fn a_refusal_counts_for_what_asks_as_much_and_for_as_long_as_it_says() {
+        let (rate, mut share) = (rate(60), Share::default());
+        let ask = share.ask(10, rate, NOW);
+
+        share.answered(ask, Taken::NotYet { micros: 1_500_000 }, NOW);
+
+        assert_eq!(share.spend(10, NOW), Spent::NotYet { seconds: 2 });
+        assert_eq!(share.spend(9, NOW), Spent::Unknown);
+        assert_eq!(share.spend(10, NOW.plus_seconds(2)), Spent::Unknown);
+    }
+
+    #[test]
+    fn what_can_not_be_spent_any_more_goes_back_and_so_does_a_debt() {
+        let (rate, mut share) = (rate(600), Share::default());
+        let ask = share.ask(5, rate, NOW);
+        share.answered(ask, Taken::Share(9), NOW);
+        assert_eq!(share.spend(5, NOW), Spent::Yes);
+        assert_eq!(share.leftover(NOW), None, "the rest is still good");
+
+        share.corrected(2);
+        let left = share.leftover(NOW.plus_seconds(2)).expect("six are left");
+        share.corrected(-3);
+        let owed = share.leftover(NOW.plus_seconds(2)).expect("three are owed");
+        share.unanswered(owed);
+
+        assert_eq!((left.returned, owed.returned), (6, -3));
+        assert!(!share.is_blank(NOW.plus_seconds(2)), "the debt stays");
+        share.unanswered(left);
+        assert_eq!(share.all().returned, -3, "what may be back already is not kept");
+    }
+
+    /// Something that happens at one of three nodes.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Spend { node: usize, units: i64 },
+        Correct { node: usize, less: i64 },
+        Sweep { node: usize },
+        Wait { micros: i64 },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0..3_usize, 1..40_i64).prop_map(|(node, units)| Step::Spend { node, units }),
+            1 => (0..3_usize, 0..20_i64).prop_map(|(node, less)| Step::Correct { node, less }),
+            1 => (0..3_usize).prop_map(|node| Step::Sweep { node }),
+            3 => (0..1_500_000_i64).prop_map(|micros| Step::Wait { micros }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn all_nodes_together_let_through_what_is_promised_and_no_more(
+            steps in prop::collection::vec(step(), 1..400), per_minute in 40_u32..2_000
+        ) {
+            let rate = rate(per_minute);
+            let (mut full_at, mut now, mut shares) = (Timestamp(0), NOW, [Share::default(); 3]);
+            let mut spent: Vec<(Timestamp, i64)> = Vec::new();
+            for step in steps {
+                let mut ask_rate = |ask: Ask| {
+                    let answer = rate.take(full_at, now, ask);
+                    full_at = answer.full_at;
+                    answer.taken
+                };
+                match step {
+                    Step::Wait { micros } => now = Timestamp(now.0 + micros),
+                    Step::Sweep { node } => {
+                        if let Some(ask) = shares[node].leftover(now) {
+                            ask_rate(ask);
+                        }
+                    }
+                    // Given back from the latest spending, as far as it goes.
+                    Step::Correct { node, less } => {
+                        let less = spent.last().map_or(0, |(_, units)| less.min(*units));
+                        if let Some(last) = spent.last_mut() {
+                            last.1 -= less;
+                        }
+                        shares[node].corrected(less);
+                    }
+                    Step::Spend { node, units } => {
+                        let share = &mut shares[node];
+                        let mut outcome = share.spend(units, now);
+                        if outcome == Spent::Unknown {
+                            let ask = share.ask(units, rate, now);
+                            let taken = ask_rate(ask);
+                            share.answered(ask, taken, now);
+                            outcome = share.spend(units, now);
+                            let is_refused = matches!(taken, Taken::NotYet { .. });
+                            prop_assert!(outcome == Spent::Yes || is_refused);
+                        }
+                        if outcome == Spent::Yes {
+                            spent.push((now, units));
+                        }
+                    }
+                }
+            }
+            for (place, (from, _)) in spent.iter().enumerate() {
+                let mut sum = 0;
+                for (to, units) in &spent[place..] {
+                    sum += units;
+                    let span_micros = i128::from(to.0 - from.0 + SHARE_SECONDS * 1_000_000);
+                    let flows = span_micros * i128::from(per_minute) / i128::from(MINUTE_MICROS);
+                    prop_assert!(i128::from(sum) <= i128::from(per_minute) + flows + 1);
+                }
+            }
+        }
+    }
+}

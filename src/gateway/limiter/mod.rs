@@ -1,0 +1,408 @@
+//! Limits on rate, tokens and concurrency, held before anything costs money.
+//!
+//! Tokens are known only afterwards: a bucket of them takes an estimate and is corrected, below zero if it must be, so
+//! that over time exactly what is allowed goes through. Rates are kept per node (`node`) or, by choice, together with the
+//! other nodes (`shared`); concurrency is always kept per node. What an org may spend is not a limit but a hold, and
+//! holds on all nodes together.
+
+mod node;
+mod shared;
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+
+use crate::config::RateLimits;
+use crate::domain::account::budget::BudgetScope;
+use crate::domain::account::limits::Limits;
+use crate::domain::event::Purpose;
+use crate::domain::ids::OrgId;
+use crate::gateway::failure::Failure;
+use crate::gateway::limiter::node::NodeRates;
+use crate::gateway::limiter::shared::SharedRates;
+use crate::ledger::{Ledger, LedgerError};
+use crate::operations::share_rate::can_share;
+
+/// Counts in memory before those that have nothing to say are dropped.
+const COUNTS_MAX: usize = 100_000;
+/// When a place may be free again where the limit is on concurrency: nobody knows, but soon.
+const PLACE_SECONDS: u64 = 1;
+
+/// Whose count it is: a limit on each end user counts each apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+struct Whose {
+    org: OrgId,
+    scope: BudgetScope,
+    end_user: Option<String>,
+}
+
+/// What a rate is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+enum Unit {
+    Requests,
+    Tokens,
+}
+
+/// Why a rate lets nothing through.
+#[derive(Debug)]
+enum NotNow {
+    In { seconds: u64 },
+    Unknown(LedgerError),
+}
+
+type Running = Arc<Mutex<HashMap<Whose, u32>>>;
+
+pub(super) struct Limiter {
+    running: Running,
+    rates: Arc<Rates>,
+}
+
+enum Rates {
+    PerNode(NodeRates),
+    Shared(Arc<SharedRates>),
+}
+
+/// A request's place among those that run; given back when it is dropped.
+pub(super) struct Place {
+    running: Running,
+    rates: Arc<Rates>,
+    held: Vec<Whose>,
+    /// Whose buckets of tokens the estimate was taken from.
+    estimated: Vec<Whose>,
+    estimated_tokens: u64,
+    used_tokens: AtomicU64,
+}
+
+impl std::fmt::Debug for Limiter {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Limiter").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Place").field("held", &self.held).finish_non_exhaustive()
+    }
+}
+
+impl Limiter {
+    /// Counts where the configuration says, and where the only node has nobody to share with, by itself.
+    pub fn chosen(limits: RateLimits, ledger: &Ledger) -> Limiter {
+        let rates = match limits {
+            RateLimits::Shared if can_share(ledger) => Rates::Shared(SharedRates::start(ledger.clone())),
+            RateLimits::Shared | RateLimits::PerNode => {
+                Rates::PerNode(NodeRates::new(ledger.clock().clone()))
+            }
+        };
+        Limiter::of(rates)
+    }
+
+    fn of(rates: Rates) -> Limiter {
+        Limiter { running: Running::default(), rates: Arc::new(rates) }
+    }
+
+    /// A place under no limit.
+    pub fn unlimited(&self) -> Place {
+        self.place(0)
+    }
+
+    /// Takes a place under every limit on the path of a request of about so many tokens, all or nothing.
+    ///
+    /// # Errors
+    /// 429 with the seconds after which to try again; 413 where the request alone is more than a minute allows; 503 where
+    /// rates are shared and the database does not answer.
+    pub async fn admit(
+        &self,
+        org: OrgId,
+        limits: &[Limits],
+        purpose: &Purpose,
+        tokens: u64,
+    ) -> Result<Place, Failure> {
+        let mut place = self.place(tokens);
+        let applies = |limits: &&Limits| limits.scope.covers(purpose);
+        for limits in limits.iter().filter(applies) {
+            let whose = Whose::of(org, limits, purpose);
+            self.enter(&whose, limits)?;
+            place.held.push(whose.clone());
+            if let Some(rate) = limits.requests_per_minute {
+                self.take_request(&whose, limits, rate).await?;
+            }
+            if let Some(rate) = limits.tokens_per_minute {
+                self.take_tokens(&whose, limits, rate, tokens).await?;
+                place.estimated.push(whose);
+            }
+        }
+        Ok(place)
+    }
+
+    /// Gives the other nodes what this one has taken and not used.
+    pub async fn give_back(&self) {
+        match &*self.rates {
+            Rates::PerNode(_) => {}
+            Rates::Shared(rates) => rates.give_back().await,
+        }
+    }
+
+    fn place(&self, estimated_tokens: u64) -> Place {
+        Place {
+            running: self.running.clone(),
+            rates: self.rates.clone(),
+            held: Vec::new(),
+            estimated: Vec::new(),
+            estimated_tokens,
+            used_tokens: AtomicU64::new(0),
+        }
+    }
+
+    fn enter(&self, whose: &Whose, limits: &Limits) -> Result<(), Failure> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.len() > COUNTS_MAX {
+            running.retain(|_, running| *running > 0);
+        }
+        let running = running.entry(whose.clone()).or_default();
+        if limits.concurrent_requests.is_some_and(|most| *running >= most) {
+            return Err(limited("concurrent requests", limits, PLACE_SECONDS));
+        }
+        *running += 1;
+        Ok(())
+    }
+
+    async fn take_request(&self, whose: &Whose, limits: &Limits, per_minute: u32) -> Result<(), Failure> {
+        let taken = match NonZeroU32::new(per_minute) {
+            Some(per_minute) => self.rates.take(whose, Unit::Requests, per_minute, 1).await,
+            None => Err(NotNow::In { seconds: 60 }),
+        };
+        taken.map_err(|not_now| not_now.failure("requests per minute", limits))
+    }
+
+    async fn take_tokens(
+        &self,
+        whose: &Whose,
+        limits: &Limits,
+        per_minute: u32,
+        tokens: u64,
+    ) -> Result<(), Failure> {
+        let possible = NonZeroU32::new(per_minute).filter(|_| tokens <= u64::from(per_minute));
+        let Some(possible) = possible else {
+            let scope = name_of(&limits.scope);
+            let message =
+                format!("This request is about {tokens} tokens, and {scope} may use {per_minute} a minute.");
+            return Err(Failure::new(413, "request_too_large", message));
+        };
+        let taken = self.rates.take(whose, Unit::Tokens, possible, signed(tokens)).await;
+        taken.map_err(|not_now| not_now.failure("tokens per minute", limits))
+    }
+}
+
+impl Rates {
+    async fn take(
+        &self,
+        whose: &Whose,
+        unit: Unit,
+        per_minute: NonZeroU32,
+        units: i64,
+    ) -> Result<(), NotNow> {
+        match self {
+            Rates::PerNode(rates) => {
+                let taken = rates.take(whose, unit, per_minute, units);
+                taken.map_err(|seconds| NotNow::In { seconds })
+            }
+            Rates::Shared(rates) => rates.take(whose, unit, per_minute, units).await,
+        }
+    }
+
+    /// A request used less than was estimated by so many tokens or, below zero, more.
+    fn correct(&self, whose: &Whose, less: i64) {
+        match self {
+            Rates::PerNode(rates) => rates.correct(whose, less),
+            Rates::Shared(rates) => rates.correct(whose, less),
+        }
+    }
+}
+
+impl Place {
+    /// What the request has used in the end; nothing, where nobody says.
+    pub fn used(&self, tokens: u64) {
+        self.used_tokens.store(tokens, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let used = self.used_tokens.load(Ordering::Relaxed);
+        let less = signed(self.estimated_tokens).saturating_sub(signed(used));
+        self.estimated.iter().for_each(|whose| self.rates.correct(whose, less));
+        if self.held.is_empty() {
+            return;
+        }
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        for whose in &self.held {
+            if let Some(running) = running.get_mut(whose) {
+                *running = running.saturating_sub(1);
+            }
+        }
+    }
+}
+
+impl Whose {
+    fn of(org: OrgId, limits: &Limits, purpose: &Purpose) -> Whose {
+        let each = matches!(limits.scope, BudgetScope::EndUser { end_user: None });
+        let end_user = purpose.end_user.clone().filter(|_| each);
+        Whose { org, scope: limits.scope.clone(), end_user }
+    }
+}
+
+impl NotNow {
+    fn failure(self, what: &str, limits: &Limits) -> Failure {
+        match self {
+            NotNow::In { seconds } => limited(what, limits, seconds),
+            NotNow::Unknown(error) => error.into(),
+        }
+    }
+}
+
+fn signed(tokens: u64) -> i64 {
+    i64::try_from(tokens).unwrap_or(i64::MAX)
+}
+
+fn limited(what: &str, limits: &Limits, seconds: u64) -> Failure {
+    let scope = name_of(&limits.scope);
+    let message = format!("The limit on {what} of {scope} is reached. Try again in {seconds} s.");
+    Failure { retry_after_seconds: Some(seconds), ..Failure::new(429, "rate_limit_exceeded", message) }
+}
+
+fn name_of(scope: &BudgetScope) -> String {
+    match scope {
+        BudgetScope::Org => "this org".to_owned(),
+        BudgetScope::Project { project } => format!("project {project}"),
+        BudgetScope::Key { .. } => "this key".to_owned(),
+        BudgetScope::EndUser { .. } => "this end user".to_owned(),
+        BudgetScope::Arm { arm } => format!("arm {arm}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::domain::time::Timestamp;
+
+    const ACME: OrgId = OrgId(Uuid::from_u128(1));
+
+    fn limits(scope: BudgetScope, per_minute: Option<u32>, concurrent: Option<u32>) -> Limits {
+        Limits {
+            scope,
+            requests_per_minute: per_minute,
+            tokens_per_minute: None,
+            concurrent_requests: concurrent,
+            credits_per_request: None,
+        }
+    }
+
+    fn limiter(clock: Clock) -> Limiter {
+        Limiter::of(Rates::PerNode(NodeRates::new(clock)))
+    }
+
+    fn user(name: &str) -> Purpose {
+        Purpose { end_user: Some(name.into()), ..Purpose::default() }
+    }
+
+    #[tokio::test]
+    async fn a_rate_refuses_what_is_too_much_says_when_and_recovers() {
+        let clock = Clock::manual(Timestamp(1_000_000_000_000), 1);
+        let limiter = limiter(clock.clone());
+        let limits = [limits(BudgetScope::Org, Some(6), None)];
+        let nobody = Purpose::default();
+        let admit = || limiter.admit(ACME, &limits, &nobody, 0);
+
+        for _ in 0..6 {
+            admit().await.expect("one of six");
+        }
+        let refused = admit().await.expect_err("the seventh");
+        let wait = refused.retry_after_seconds.expect("says when");
+        clock.advance_seconds(i64::try_from(wait).expect("short"));
+
+        assert_eq!((refused.status, wait <= 11), (429, true), "{wait}");
+        assert!(admit().await.is_ok());
+        assert!(admit().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn places_are_counted_apart_and_given_back() {
+        let limiter = limiter(Clock::manual(Timestamp(0), 1));
+        let each = [limits(BudgetScope::EndUser { end_user: None }, None, Some(1))];
+
+        let ann = limiter.admit(ACME, &each, &user("ann"), 0).await.expect("the first");
+        let bob = limiter.admit(ACME, &each, &user("bob"), 0).await;
+        let again = limiter.admit(ACME, &each, &user("ann"), 0).await;
+        drop(ann);
+
+        assert!(bob.is_ok());
+        assert_eq!(again.map(|_| ()).map_err(|failure| failure.status), Err(429));
+        assert!(limiter.admit(ACME, &each, &user("ann"), 0).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn tokens_are_taken_by_estimate_corrected_by_usage_and_flow_back() {
+        let clock = Clock::manual(Timestamp(1_000_000_000_000), 1);
+        let limiter = limiter(clock.clone());
+        let limits = [Limits { tokens_per_minute: Some(600), ..limits(BudgetScope::Org, None, None) }];
+        let nobody = Purpose::default();
+        let admit = |tokens| limiter.admit(ACME, &limits, &nobody, tokens);
+        let waits = async |tokens| match admit(tokens).await {
+            Ok(_) => 0,
+            Err(refused) => refused.retry_after_seconds.expect("says when"),
+        };
+
+        let running = admit(500).await.expect("fits");
+        assert_eq!(waits(200).await, 10, "100 of 600 are left, 10 flow in each second");
+        running.used(100);
+        drop(running);
+        assert_eq!(waits(500).await, 0, "the estimate was too high, and what is not used is given back");
+        assert_eq!(waits(500).await, 0, "it was: nothing was used");
+        let running = admit(500).await.expect("fits");
+        running.used(1_500);
+        drop(running);
+        assert_eq!(waits(10).await, 101, "what was used beyond the estimate is owed");
+        clock.advance_seconds(101);
+        assert_eq!(waits(10).await, 0);
+        let refused = admit(601).await.expect_err("more than a minute's");
+        assert_eq!((refused.status, refused.retry_after_seconds), (413, None));
+    }
+
+    #[tokio::test]
+    async fn slow_flow_is_not_lost_to_rounding() {
+        let clock = Clock::manual(Timestamp(1_000_000_000_000), 1);
+        let limiter = limiter(clock.clone());
+        let limits = [Limits { tokens_per_minute: Some(1), ..limits(BudgetScope::Org, None, None) }];
+        let admit =
+            async || limiter.admit(ACME, &limits, &Purpose::default(), 1).await.map(|place| place.used(1));
+
+        admit().await.expect("the first");
+        for _ in 0..59 {
+            clock.advance_seconds(1);
+            assert!(admit().await.is_err());
+        }
+        clock.advance_seconds(1);
+
+        assert!(admit().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_refusal_takes_no_place_under_the_limits_before_it() {
+        let limiter = limiter(Clock::manual(Timestamp(0), 1));
+        let both = [limits(BudgetScope::Org, None, Some(2)), limits(BudgetScope::Org, Some(0), None)];
+
+        for _ in 0..5 {
+            assert!(limiter.admit(ACME, &both, &Purpose::default(), 0).await.is_err());
+        }
+
+        let one = limiter.admit(ACME, &both[..1], &Purpose::default(), 0).await;
+        assert!(one.is_ok(), "{one:?}");
+    }
+}

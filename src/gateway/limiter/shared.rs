@@ -1,0 +1,362 @@
+//! Rates that all nodes of one database keep together: this node takes shares of them and spends those by itself
+//! (`domain::rate` has the rules and the promise). Most requests ask nobody; of those that must ask, one does for all.
+//!
+//! Where the database can't be asked, nothing goes through: nothing could be held either.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio::sync::Mutex as Turn;
+
+use super::{COUNTS_MAX, NotNow, Unit, Whose};
+use crate::domain::ids::OrgId;
+use crate::domain::rate::{Ask, Rate, Share, Spent, Taken};
+use crate::domain::time::Timestamp;
+use crate::ledger::{Ledger, LedgerError};
+use crate::operations::share_rate::{SharedRate, forget_full_rates, take_share};
+
+/// Between two looks for shares whose time is over: as often as they end, and half again.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Sweeps between two looks for rates that nobody uses any more.
+const SWEEPS_PER_FORGETTING: u32 = 60;
+/// After a question without an answer, the next one is asked so much later.
+const SILENCE_SECONDS: i64 = 1;
+
+pub(super) struct SharedRates {
+    ledger: Ledger,
+    known: Mutex<HashMap<(Whose, Unit), Arc<Known>>>,
+}
+
+/// What this node knows of one rate.
+struct Known {
+    org: OrgId,
+    id: [u8; 32],
+    part: Mutex<Part>,
+    /// Whoever has it asks.
+    turn: Turn<()>,
+}
+
+struct Part {
+    /// As it was last asked for: a changed limit counts from the next question on.
+    rate: Option<Rate>,
+    share: Share,
+    /// The last question had no answer.
+    silent_until: Timestamp,
+}
+
+impl SharedRates {
+    /// Until it is dropped, what is not used goes back after a while.
+    pub fn start(ledger: Ledger) -> Arc<SharedRates> {
+        let rates = Arc::new(SharedRates { ledger, known: Mutex::default() });
+        tokio::spawn(sweep(Arc::downgrade(&rates)));
+        rates
+    }
+
+    /// # Errors
+    /// `In` where all nodes together have used it up, `Unknown` where nobody can say.
+    pub async fn take(
+        &self,
+        whose: &Whose,
+        unit: Unit,
+        per_minute: NonZeroU32,
+        units: i64,
+    ) -> Result<(), NotNow> {
+        let known = self.known(whose, unit);
+        let rate = Rate { per_minute };
+        if let Some(done) = known.spend(units, self.now()) {
+            return done;
+        }
+        let _turn = known.turn.lock().await;
+        loop {
+            // Whoever had the turn before may have got enough for this one too.
+            if let Some(done) = known.spend(units, self.now()) {
+                return done;
+            }
+            let ask = known.part().share.ask(units, rate, self.now());
+            self.ask(&known, rate, ask).await.map_err(NotNow::Unknown)?;
+        }
+    }
+
+    pub fn correct(&self, whose: &Whose, less: i64) {
+        let known = self.all().get(&(whose.clone(), Unit::Tokens)).cloned();
+        if let Some(known) = known {
+            known.part().share.corrected(less);
+        }
+    }
+
+    /// Gives back everything that was taken and not spent.
+    pub async fn give_back(&self) {
+        self.settle(|share, _| Some(share.all())).await;
+    }
+
+    /// Gives back what can't be spent any more, and forgets whose time is long over.
+    async fn sweep(&self) {
+        self.settle(Share::leftover).await;
+        let now = self.now();
+        self.all().retain(|_, known| Arc::strong_count(known) > 1 || !known.part().share.is_blank(now));
+    }
+
+    async fn settle(&self, what: impl Fn(&mut Share, Timestamp) -> Option<Ask>) {
+        let all: Vec<Arc<Known>> = self.all().values().cloned().collect();
+        for known in all {
+            let _turn = known.turn.lock().await;
+            let ask = what(&mut known.part().share, self.now());
+            let rate = known.part().rate;
+            if let Some((ask, rate)) = ask.filter(|ask| ask.returned != 0).zip(rate) {
+                // What stays owed is asked for again.
+                let _ = self.ask(&known, rate, ask).await;
+            }
+        }
+    }
+
+    async fn ask(&self, known: &Known, rate: Rate, ask: Ask) -> Result<(), LedgerError> {
+        let shared = SharedRate { org: known.org, id: known.id, rate };
+        let answer = take_share(&self.ledger, &shared, ask).await;
+        let (mut part, now) = (known.part(), self.now());
+        part.rate = Some(rate);
+        let outcome = match &answer {
+            Ok(Taken::Share(_)) => "taken",
+            Ok(Taken::NotYet { .. }) => "refused",
+            Err(_) => "unknown",
+        };
+        metrics::counter!("tollgate_rate_shares_total", "outcome" => outcome).increment(1);
+        match answer {
+            Ok(taken) => part.share.answered(ask, taken, now),
+            Err(error) => {
+                part.share.unanswered(ask);
+                if matches!(error, LedgerError::Unavailable(_)) {
+                    part.silent_until = now.plus_seconds(SILENCE_SECONDS);
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn known(&self, whose: &Whose, unit: Unit) -> Arc<Known> {
+        let mut all = self.all();
+        let key = (whose.clone(), unit);
+        if let Some(known) = all.get(&key) {
+            return known.clone();
+        }
+        if all.len() >= COUNTS_MAX {
+            // What they have is lost to everybody for as long as it takes to flow in again.
+            all.clear();
+        }
+        let known = Arc::new(Known::of(whose, unit));
+        all.insert(key, known.clone());
+        known
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<(Whose, Unit), Arc<Known>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.ledger.clock().now()
+    }
+}
+
+impl Known {
+    fn of(whose: &Whose, unit: Unit) -> Known {
+        let name = serde_json::to_vec(&(whose, unit)).unwrap_or_default();
+        let part = Part { rate: None, share: Share::default(), silent_until: Timestamp(0) };
+        let id = Sha256::digest(name).into();
+        Known { org: whose.org, id, part: Mutex::new(part), turn: Turn::default() }
+    }
+
+    /// None where the rate must be asked.
+    fn spend(&self, units: i64, now: Timestamp) -> Option<Result<(), NotNow>> {
+        let mut part = self.part();
+        match part.share.spend(units, now) {
+            Spent::Yes => Some(Ok(())),
+            Spent::NotYet { seconds } => Some(Err(NotNow::In { seconds })),
+            Spent::Unknown if now < part.silent_until => {
+                let why = "the rates that nodes share could not be read a moment ago";
+                Some(Err(NotNow::Unknown(LedgerError::Unavailable(why.into()))))
+            }
+            Spent::Unknown => None,
+        }
+    }
+
+    fn part(&self) -> MutexGuard<'_, Part> {
+        self.part.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn sweep(rates: Weak<SharedRates>) {
+    for round in 1_u32.. {
+        tokio::time::sleep(SWEEP).await;
+        let Some(rates) = rates.upgrade() else { return };
+        rates.sweep().await;
+        if round % SWEEPS_PER_FORGETTING == 0
+            && let Err(error) = forget_full_rates(&rates.ledger).await
+        {
+            tracing::warn!(%error, "rates that nobody uses stay in the database");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+    use async_trait::async_trait;
+    use futures_util::future::join_all;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::domain::account::budget::BudgetScope;
+    use crate::ledger::Memory;
+    use crate::store::{RateId, RateRow, Rates, SqliteStore, SqliteViews, StoreError};
+
+    /// What stands in for the database: it counts the questions, and is silent when a test says so.
+    #[derive(Default)]
+    struct Table {
+        rows: Mutex<HashMap<RateId, Timestamp>>,
+        asked: AtomicU32,
+        is_silent: AtomicBool,
+    }
+
+    #[async_trait]
+    impl Rates for Table {
+        async fn rate(&self, _: i32, id: &RateId, now: Timestamp) -> Result<RateRow, StoreError> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            match self.is_silent.load(Ordering::SeqCst) {
+                true => Err(StoreError::Unavailable("nobody is there".into())),
+                false => Ok(RateRow { full_at: self.rows.lock().expect("sound").get(id).copied(), now }),
+            }
+        }
+
+        async fn move_rate(
+            &self,
+            _: i32,
+            id: &RateId,
+            from: Option<Timestamp>,
+            to: Timestamp,
+        ) -> Result<bool, StoreError> {
+            let mut rows = self.rows.lock().expect("sound");
+            let is_there = rows.get(id).copied() == from;
+            if is_there {
+                rows.insert(*id, to);
+            }
+            Ok(is_there)
+        }
+
+        async fn forget_full_rates(&self, _: i32, now: Timestamp) -> Result<(), StoreError> {
+            self.rows.lock().expect("sound").retain(|_, full_at| *full_at >= now);
+            Ok(())
+        }
+    }
+
+    struct Rig {
+        table: Arc<Table>,
+        clock: Clock,
+        nodes: [Arc<SharedRates>; 2],
+        _folder: tempfile::TempDir,
+    }
+
+    impl Rig {
+        async fn new() -> Rig {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("t.db");
+            let store = Arc::new(SqliteStore::open(&path).await.expect("opens"));
+            let views = Arc::new(SqliteViews::open(&path).await.expect("opens"));
+            let clock = Clock::manual(Timestamp(1_000_000_000_000), 1);
+            let ledger = Ledger::open(store, views, clock.clone(), Memory::default()).await.expect("opens");
+            let table = Arc::new(Table::default());
+            ledger.share_rates(table.clone());
+            let node = || Arc::new(SharedRates { ledger: ledger.clone(), known: Mutex::default() });
+            Rig { table, clock, nodes: [node(), node()], _folder: folder }
+        }
+
+        async fn take(&self, node: usize, units: i64) -> Result<(), NotNow> {
+            self.nodes[node].take(&org(), Unit::Tokens, SIX_HUNDRED, units).await
+        }
+
+        fn asked(&self) -> u32 {
+            self.table.asked.load(Ordering::SeqCst)
+        }
+    }
+
+    const SIX_HUNDRED: NonZeroU32 = NonZeroU32::new(600).expect("not zero");
+
+    fn org() -> Whose {
+        Whose { org: OrgId(Uuid::from_u128(1)), scope: BudgetScope::Org, end_user: None }
+    }
+
+    #[tokio::test]
+    async fn many_requests_ask_few_questions_and_those_who_are_refused_ask_none() {
+        let rig = Rig::new().await;
+
+        let taken = join_all((0..300).map(|_| rig.take(0, 1))).await;
+        let for_those = rig.asked();
+        let both = join_all((0..900).map(|n| rig.take(n % 2, 1))).await;
+        let for_all = rig.asked();
+        let refused = join_all((0..900).map(|n| rig.take(n % 2, 1))).await;
+
+        assert!(taken.iter().all(Result::is_ok));
+        assert!(for_those <= 20, "{for_those} questions for 300 requests");
+        assert_eq!(both.iter().filter(|taken| taken.is_ok()).count(), 300, "and no more than the limit");
+        assert!(refused.iter().all(|taken| matches!(taken, Err(NotNow::In { seconds: 1 }))));
+        assert_eq!(rig.asked(), for_all);
+    }
+
+    #[tokio::test]
+    async fn what_an_estimate_was_too_high_by_reaches_the_other_nodes_and_so_does_a_debt() {
+        let rig = Rig::new().await;
+        rig.take(0, 600).await.expect("all of it");
+        rig.take(1, 1).await.expect_err("nothing is left");
+
+        rig.nodes[0].correct(&org(), 500);
+        rig.clock.advance_seconds(2);
+        rig.nodes[0].sweep().await;
+        rig.take(1, 520).await.expect("what was not used, and what flowed in");
+        rig.nodes[1].correct(&org(), -80);
+        rig.nodes[1].give_back().await;
+
+        let refused = rig.take(0, 20).await.expect_err("more was used than there was");
+        assert!(matches!(refused, NotNow::In { seconds: 10 }), "{refused:?}");
+        rig.clock.advance_seconds(10);
+        rig.take(0, 20).await.expect("it has flowed in");
+    }
+
+    #[tokio::test]
+    async fn where_nobody_can_say_nothing_goes_through_and_only_one_waits_for_it() {
+        let rig = Rig::new().await;
+        rig.table.is_silent.store(true, Ordering::SeqCst);
+
+        let silent = join_all((0..100).map(|_| rig.take(0, 1))).await;
+        let questions = rig.asked();
+        rig.table.is_silent.store(false, Ordering::SeqCst);
+        let soon = rig.take(0, 1).await;
+        rig.clock.advance_seconds(SILENCE_SECONDS);
+        let later = rig.take(0, 1).await;
+
+        assert!(
+            silent.iter().all(|taken| matches!(taken, Err(NotNow::Unknown(LedgerError::Unavailable(_)))))
+        );
+        assert_eq!(questions, 1);
+        assert!(soon.is_err() && later.is_ok(), "{soon:?} {later:?}");
+    }
+
+    #[tokio::test]
+    async fn what_nobody_uses_is_forgotten() {
+        let rig = Rig::new().await;
+        rig.take(0, 1).await.expect("there is enough");
+
+        rig.nodes[0].sweep().await;
+        let known = rig.nodes[0].all().len();
+        rig.clock.advance_seconds(60);
+        rig.nodes[0].sweep().await;
+        forget_full_rates(&rig.nodes[0].ledger).await.expect("forgets");
+
+        assert_eq!((known, rig.nodes[0].all().len()), (1, 0));
+        assert!(rig.table.rows.lock().expect("sound").is_empty());
+    }
+}

@@ -1,0 +1,62 @@
+//! Rates that nodes share: one row each, moved by compare-and-set.
+
+use async_trait::async_trait;
+use sqlx::Row;
+
+use super::{PostgresStore, fetch, fetch_one, store_error};
+use crate::domain::time::Timestamp;
+use crate::store::{RateId, RateRow, Rates, StoreError};
+
+#[async_trait]
+impl Rates for PostgresStore {
+    async fn rate(&self, shard: i32, id: &RateId, now: Timestamp) -> Result<RateRow, StoreError> {
+        let seen = sqlx::query(
+            "select coalesce($3, (extract(epoch from clock_timestamp()) * 1000000)::bigint) as now, \
+                (select full_at from shared_rates where shard = $1 and rate_id = $2) as full_at",
+        )
+        .bind(shard)
+        .bind(&id[..])
+        .bind(self.moved_by_hand(now));
+        let row = fetch_one(&self.readers, seen).await?;
+        let full_at: Option<i64> = row.try_get("full_at").map_err(store_error)?;
+        let now = row.try_get("now").map_err(store_error)?;
+        Ok(RateRow { full_at: full_at.map(Timestamp), now: Timestamp(now) })
+    }
+
+    async fn move_rate(
+        &self,
+        shard: i32,
+        id: &RateId,
+        from: Option<Timestamp>,
+        to: Timestamp,
+    ) -> Result<bool, StoreError> {
+        // A row that was forgotten in between was full, as one that nobody has made yet is.
+        let moved = sqlx::query(
+            "insert into shared_rates as rate (shard, rate_id, full_at) values ($1, $2, $3) \
+             on conflict (shard, rate_id) do update set full_at = excluded.full_at where rate.full_at = $4 \
+             returning shard",
+        )
+        .bind(shard)
+        .bind(&id[..])
+        .bind(to.0)
+        .bind(from.map(|from| from.0));
+        Ok(!fetch(&self.readers, moved).await?.is_empty())
+    }
+
+    async fn forget_full_rates(&self, shard: i32, now: Timestamp) -> Result<(), StoreError> {
+        let full = sqlx::query(
+            "delete from shared_rates where shard = $1 \
+                and full_at < coalesce($2, (extract(epoch from clock_timestamp()) * 1000000)::bigint)",
+        )
+        .bind(shard)
+        .bind(self.moved_by_hand(now));
+        fetch(&self.readers, full).await.map(|_| ())
+    }
+}
+
+impl PostgresStore {
+    /// The time where a test moves it; else the database's own counts.
+    fn moved_by_hand(&self, now: Timestamp) -> Option<i64> {
+        (!self.clock_is_checked).then_some(now.0)
+    }
+}
