@@ -41,6 +41,11 @@ impl Timestamp {
         self.to_utc().to_rfc3339_opts(SecondsFormat::Micros, true)
     }
 
+    /// As HTTP writes dates: `Wed, 21 Oct 2015 07:28:00 GMT`.
+    pub fn parse_http_date(text: &str) -> Option<Timestamp> {
+        DateTime::parse_from_rfc2822(text.trim()).ok().map(|time| Timestamp(time.timestamp_micros()))
+    }
+
     pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
         DateTime::parse_from_rfc3339(text).ok().map(|time| Timestamp(time.timestamp_micros()))
     }

@@ -17,6 +17,7 @@ use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::plan::Target;
 use crate::gateway::providers::allowance::allowance;
 use crate::gateway::providers::classify::{UpstreamFailure, classify, classify_answer};
+use crate::gateway::providers::pause::pause_seconds;
 use crate::gateway::providers::{self, COUNT_TOKENS_PATH, EMBEDDINGS_PATH};
 use crate::gateway::quote::Quote;
 
@@ -161,15 +162,15 @@ pub async fn send(
     };
     let header = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
     let provider_request_id = header(providers::request_id_header(upstream.family));
-    let retry_after = header("retry-after");
     let text = |name: &str| response.headers().get(name)?.to_str().ok();
     let now = clock.now();
     state.weather.learns(&quote.target, now, allowance(text, now));
+    let pause_seconds = pause_seconds(text, now);
     let status = response.status().as_u16();
     if !response.status().is_success() {
         let body = timeout(patience.for_next(clock.now()), read(&mut response, ERROR_BYTES_MAX)).await;
         let body = body.ok().and_then(Result::ok).unwrap_or_default();
-        let failure = classify(status, retry_after.as_deref(), &body);
+        let failure = classify(status, pause_seconds, &body);
         return Err(Failed { failure, outcome: AttemptOutcome::Refused, provider_request_id });
     }
     let body = if wants_stream(request) {

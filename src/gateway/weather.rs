@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn failures_say_of_their_target_what_is_its_own() {
         let silent = || UpstreamFailure::unreachable("it did not answer in time");
-        let status = |status| classify(status, Some("7"), b"");
+        let status = |status| classify(status, Some(7), b"");
         let failed = |retry_after_seconds| Some(News::Failed { retry_after_seconds });
         for (claim, failure, is_over, expected) in [
             ("silence", silent(), false, failed(None)),

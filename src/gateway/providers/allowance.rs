@@ -5,8 +5,9 @@ use crate::domain::time::Timestamp;
 
 /// The counts that are told: of requests, and of tokens. Anthropic tells input and output apart; the input is what a
 /// request knows of itself before it is sent.
-const REQUESTS: [(&str, &str); 2] = [
+const REQUESTS: [(&str, &str); 3] = [
     ("x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
+    ("x-ratelimit-remaining", "x-ratelimit-reset"),
     ("anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-reset"),
 ];
 const TOKENS: [(&str, &str); 3] = [
@@ -26,15 +27,19 @@ pub fn allowance<'a>(header: impl Fn(&str) -> Option<&'a str>, now: Timestamp) -
     Allowance { requests: left(&REQUESTS), tokens: left(&TOKENS) }
 }
 
-/// A moment (`2026-04-05T10:39:22Z`), seconds (`7`), or a span (`1m51.595s`, `12ms`).
+/// From so many on, a number is no seconds from now but milliseconds since 1970, as OpenRouter writes them.
+const MOMENT_MILLIS_MIN: i64 = 1_000_000_000_000;
+
+/// A moment (`2026-04-05T10:39:22Z`, `1754667660000`), seconds (`7`), or a span (`1m51.595s`, `12ms`).
 fn resets_at(text: &str, now: Timestamp) -> Option<Timestamp> {
     let text = text.trim();
     if let Some(moment) = Timestamp::parse_rfc3339(text) {
         return Some(moment);
     }
-    let micros = match text.parse::<u32>() {
-        Ok(seconds) => i64::from(seconds) * Timestamp::MICROS_PER_SECOND,
-        Err(_) => span_micros(text)?,
+    let micros = match text.parse::<i64>() {
+        Ok(millis @ MOMENT_MILLIS_MIN..) => return Some(Timestamp(millis.checked_mul(1_000)?)),
+        Ok(seconds @ 0..) => seconds.checked_mul(Timestamp::MICROS_PER_SECOND)?,
+        Ok(_) | Err(_) => span_micros(text)?,
     };
     Some(Timestamp(now.0.saturating_add(micros)))
 }
@@ -96,6 +101,7 @@ mod tests {
             ("soon", None),
             ("", None),
             ("-1", None),
+            ("1000000000123", Some(1_000_000_000_123_000 - NOW.0)),
             ("99999999999999999999s", None),
             ("1.2.3s", None),
         ] {

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::domain::routing::Retry;
+use crate::gateway::providers::pause::seconds_up;
 
 /// What went wrong, in Tollgate's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,8 +70,8 @@ impl UpstreamFailure {
     }
 }
 
-/// Judges an answer whose status is not a success. `retry_after` is that header as it came.
-pub fn classify(status: u16, retry_after: Option<&str>, body: &[u8]) -> UpstreamFailure {
+/// Judges an answer whose status is not a success. The pause is the one that its headers ask for.
+pub fn classify(status: u16, pause_seconds: Option<u64>, body: &[u8]) -> UpstreamFailure {
     let parsed: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
     let error = Reported::of(&parsed);
     let kind = kind(status, &error);
@@ -79,14 +80,8 @@ pub fn classify(status: u16, retry_after: Option<&str>, body: &[u8]) -> Upstream
     } else {
         error.message.to_owned()
     };
-    // Fractions round up; a date is left out: the pause then is the caller's own backoff.
-    let seconds = |text: &str| {
-        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-        let more = fraction.bytes().any(|digit| digit != b'0');
-        whole.parse::<u64>().ok().map(|seconds| seconds.saturating_add(u64::from(more)))
-    };
-    let told = retry_after.map(str::trim).or(error.retry_delay.strip_suffix('s'));
-    UpstreamFailure::new(kind, Some(status), told.and_then(seconds), message)
+    let told = pause_seconds.or_else(|| error.retry_delay.strip_suffix('s').and_then(seconds_up));
+    UpstreamFailure::new(kind, Some(status), told, message)
 }
 
 /// Judges an answer whose status claims success: some servers put an error under it.

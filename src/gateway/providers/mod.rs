@@ -10,6 +10,7 @@ pub mod embeddings;
 mod gemini;
 pub mod models;
 mod openai;
+pub mod pause;
 mod responses;
 
 use std::borrow::Cow;

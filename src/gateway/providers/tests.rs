@@ -178,8 +178,8 @@ fn failures_are_classified_as_the_providers_document_them() {
     assert_eq!(classify(400, None, too_long.as_bytes()).kind, Kind::ContextLength);
     let in_stream = json!([{"error": {"code": 503, "status": "UNAVAILABLE", "message": "overloaded"}}]);
     assert_eq!(classify_event(&in_stream).kind, Kind::Overloaded);
-    assert_eq!(classify(429, Some("2.5"), b"").retry_after_seconds, Some(3));
-    assert_eq!(classify(429, Some("soon"), b"").retry_after_seconds, None);
+    assert_eq!(classify(429, Some(3), retry.as_bytes()).retry_after_seconds, Some(3));
+    assert_eq!(classify(429, None, b"").retry_after_seconds, None);
     for (nth, exchange) in
         recordings::exchanges(|_| true).into_iter().map(|exchange| exchange.line).enumerate()
     {
