@@ -18,6 +18,7 @@ use crate::domain::credits::Credits;
 use crate::domain::event::AttemptOutcome;
 use crate::domain::routing::{Itinerary, News, Next, Policy, Retry, Seat, Setback, To};
 use crate::domain::time::Timestamp;
+use crate::domain::usage::UsageSource;
 use crate::gateway::State;
 use crate::gateway::attempt::{self, AnswerBody, Failed, Patience};
 use crate::gateway::cache::{Answer, Cache, Reuse};
@@ -28,7 +29,7 @@ use crate::gateway::fit::fit;
 use crate::gateway::flight::{self, Flight, Flights, Landed, Loser};
 use crate::gateway::headers::{self, Away};
 use crate::gateway::hold::{ARM_SPENT, Call, EXTEND_SECONDS, Hold};
-use crate::gateway::meter::{self, Report};
+use crate::gateway::meter::{self, Metered, Report};
 use crate::gateway::plan::{self, Plan, Prices, Target};
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
 use crate::gateway::quote::Quote;
@@ -215,6 +216,7 @@ impl Dispatch {
             &self.hold.prices,
             &Report::of_answer(call.quote.target.upstream.family, json),
         );
+        self.remember_warmth(&call.quote, &metered);
         self.hold.record(&call, metered, AttemptOutcome::Succeeded);
         self.settle().await?;
         let upstream = call.quote.target.upstream.family;
@@ -226,6 +228,14 @@ impl Dispatch {
         headers::set(&mut response, &self, &call.quote, "application/json");
         headers::set_cost(&mut response, self.hold.cost());
         Ok(response)
+    }
+
+    /// Remembers what the target has now cached of the conversation.
+    pub fn remember_warmth(&self, quote: &Quote, metered: &Metered) {
+        if let (Some(conversation), UsageSource::Final) = (&self.plan.warmth, metered.source) {
+            let now = self.state.ledger.clock().now();
+            self.state.warmth.learns(conversation, &quote.target, &metered.usage, now);
+        }
     }
 
     /// Keeps the answer, which is whole and settled, where the route keeps any.

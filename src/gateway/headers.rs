@@ -61,6 +61,9 @@ fn set_common(headers: &mut HeaderMap, plan: &Plan, hold: &Hold, (provider, mode
     if plan.trimmed_messages > 0 {
         put(headers, "x-tollgate-trimmed", &format!("{} messages", plan.trimmed_messages));
     }
+    if let Some(why) = plan.stays_warm() {
+        put(headers, "x-tollgate-warm", why);
+    }
     if let Some(seat) = &plan.seat {
         put(headers, "x-tollgate-experiment", &seat.arm);
     }

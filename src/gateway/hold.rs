@@ -345,7 +345,10 @@ impl Hold {
 }
 
 fn decision(plan: &Plan) -> Option<String> {
-    plan.complexity().map(|(level, why)| format!("complexity {}: {why}", level.name()))
+    let complexity = plan.complexity().map(|(level, why)| format!("complexity {}: {why}", level.name()));
+    let warm = plan.stays_warm().map(|why| format!("warm: {why}"));
+    let both: Vec<String> = complexity.into_iter().chain(warm).collect();
+    (!both.is_empty()).then(|| both.join("; "))
 }
 
 fn is_refused(attempt: &Attempt) -> bool {

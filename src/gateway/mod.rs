@@ -25,6 +25,7 @@ mod shed;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod warmth;
 mod weather;
 
 use std::sync::Arc;
@@ -56,6 +57,7 @@ use crate::gateway::limiter::Limiter;
 use crate::gateway::plan::Prices;
 use crate::gateway::providers::models::{self, ModelEntry};
 use crate::gateway::shed::Shedder;
+use crate::gateway::warmth::Warmth;
 use crate::gateway::weather::Weather;
 use crate::ledger::Ledger;
 use crate::operations::authenticate::OperatorKey;
@@ -79,6 +81,7 @@ pub struct Parts {
     prompts: ArcSwap<Templates>,
     limiter: Limiter,
     weather: Weather,
+    warmth: Warmth,
     shedder: Shedder,
     cache: Cache,
     shadows: Arc<Semaphore>,
@@ -124,6 +127,7 @@ impl GatewayState {
             prompts,
             limiter,
             weather: Weather::default(),
+            warmth: Warmth::default(),
             shedder: Shedder::default(),
             cache: Cache::default(),
             shadows: Arc::new(Semaphore::new(experiment::SHADOWS_MAX)),
@@ -238,7 +242,7 @@ type Body = Result<Bytes, BytesRejection>;
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description =
         "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped, -cache, -trimmed, -experiment."),
+         -degraded, -warning, -dropped, -cache, -warm, -trimmed, -experiment."),
         Failures))]
 async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiChat), headers, body).await
@@ -251,7 +255,7 @@ async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description =
         "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped, -cache, -trimmed, -experiment."),
+         -degraded, -warning, -dropped, -cache, -warm, -trimmed, -experiment."),
         Failures))]
 async fn responses(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiResponses), headers, body).await
@@ -264,7 +268,7 @@ async fn responses(AxumState(state): AxumState<State>, headers: HeaderMap, body:
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description =
         "As Anthropic answers. Headers: request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped, -cache, -trimmed, -experiment."),
+         -degraded, -warning, -dropped, -cache, -warm, -trimmed, -experiment."),
         Failures))]
 async fn messages(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::AnthropicMessages), headers, body).await

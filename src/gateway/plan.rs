@@ -10,12 +10,13 @@ use serde_json::Value;
 use crate::domain::ids::OrgId;
 use crate::domain::pricing::{Mode, RateCard};
 use crate::domain::routing::complexity::{self, Judgement, Level, Prompt};
-use crate::domain::routing::{Asked, Complexity, Policy, Routes, Seat, To};
+use crate::domain::routing::{Asked, Choice, Complexity, Policy, Routes, Seat, To};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
 use crate::gateway::dialects::Family;
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
+use crate::gateway::warmth::{self, Conversation};
 use crate::gateway::{State, Upstream};
 
 /// From so many days before a model is switched off, its answers say so.
@@ -28,6 +29,8 @@ pub struct Target {
     pub upstream: Arc<Upstream>,
     pub model: String,
     pub card: Arc<RateCard>,
+    /// The route leaves it open which target of a group serves.
+    pub group: usize,
     /// What the caller should know of the model: that its days are counted, or that it stands for another.
     pub notice: Option<String>,
 }
@@ -44,6 +47,8 @@ pub struct Plan {
     pub seat: Option<Seat>,
     /// Left out, so that the rest fits.
     pub trimmed_messages: usize,
+    /// Where the conversation's beginning is cached, if it matters.
+    pub warmth: Option<Conversation>,
     routes: Arc<Routes>,
     asked: Asked,
 }
@@ -67,9 +72,15 @@ impl Prices {
     }
 }
 
-/// The chain of targets: that of the experiment's arm; or the route's, or else every provider that has a card of that
-/// name.
+/// The chain of targets, and of those that stand for each other first the one that has the conversation cached.
 pub fn plan(state: &State, prices: &Prices, request: &Request, seat: Option<Seat>) -> Result<Plan, Failure> {
+    let mut plan = chained(state, prices, request, seat)?;
+    plan.warmth = warmth::put_first(state, request, &plan.policy, &mut plan.targets);
+    Ok(plan)
+}
+
+/// That of the experiment's arm; or the route's, or else every provider that has a card of that name.
+fn chained(state: &State, prices: &Prices, request: &Request, seat: Option<Seat>) -> Result<Plan, Failure> {
     let routes = state.routes.load_full();
     let mut plan = match routes.get(&request.model) {
         Some(route) => {
@@ -81,6 +92,7 @@ pub fn plan(state: &State, prices: &Prices, request: &Request, seat: Option<Seat
                 targets: Vec::new(),
                 seat,
                 trimmed_messages: 0,
+                warmth: None,
                 asked,
                 routes,
             }
@@ -90,6 +102,7 @@ pub fn plan(state: &State, prices: &Prices, request: &Request, seat: Option<Seat
             policy: Policy::default(),
             targets: Vec::new(),
             trimmed_messages: 0,
+            warmth: None,
             asked: if seat.is_some() { asked(&routes, prices, request) } else { Asked::default() },
             seat,
             routes,
@@ -137,6 +150,11 @@ impl Plan {
         Some((level, why))
     }
 
+    /// Why the first target is not the one whose turn it was, where its cache decided.
+    pub fn stays_warm(&self) -> Option<&str> {
+        self.warmth.as_ref()?.why.as_deref()
+    }
+
     /// The targets to which a chain, or one model, leads this request.
     pub fn targets_of(&self, state: &State, prices: &Prices, request: &Request, to: &To) -> Vec<Target> {
         self.targets_of_all(state, prices, request, std::slice::from_ref(to))
@@ -145,8 +163,9 @@ impl Plan {
     fn targets_of_all(&self, state: &State, prices: &Prices, request: &Request, chain: &[To]) -> Vec<Target> {
         let targets = self.routes.targets(chain, &self.asked, request.chance());
         let org = request.caller.org;
-        let found = |target: &crate::domain::routing::Target| {
-            found(state, &self.routes, prices, org, &target.provider, &target.model)
+        let found = |Choice { target, group }: &Choice| {
+            let found = found(state, &self.routes, prices, org, &target.provider, &target.model)?;
+            Some(Target { group: *group, ..found })
         };
         self.in_order(state, prices, request, targets.iter().filter_map(found).collect())
     }
@@ -170,6 +189,8 @@ fn named(state: &State, routes: &Routes, prices: &Prices, org: OrgId, model: &st
     let mut targets: Vec<Target> = state.upstreams.iter().filter_map(target).collect();
     // A ceiling price stands for a model that nobody is known to sell: real cards first.
     targets.sort_by_key(|target| target.card.model == RateCard::ANY);
+    // The order of the file is meant.
+    targets.iter_mut().enumerate().for_each(|(place, target)| target.group = place);
     targets
 }
 
@@ -185,7 +206,7 @@ fn found(
     let target = |provider: &str, model: &str| {
         let upstream = state.upstreams.iter().find(|upstream| upstream.config.name == provider)?.clone();
         let card = prices.card(org, &upstream, model)?.clone();
-        Some(Target { upstream, model: model.to_owned(), card, notice: None })
+        Some(Target { upstream, model: model.to_owned(), card, group: 0, notice: None })
     };
     let mut asked = target(provider, model)?;
     let Some(ends_at) = asked.card.deprecated_at else { return Some(asked) };

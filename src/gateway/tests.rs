@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 mod experiments;
 mod fits;
+mod warm;
 
 use super::*;
 use crate::clock::Clock;
@@ -167,6 +168,16 @@ impl World {
         let stored = list_events(&self.ledger, ACME, 0, 1_000).await.expect("reads");
         let settle = stored.into_iter().rev().find_map(|stored| match stored.payload.event {
             Event::ReservationSettled { attempts, purpose, .. } => Some((attempts, purpose.route)),
+            _ => None,
+        });
+        settle.expect("a settle")
+    }
+
+    /// What the last settle says was decided about where it went.
+    async fn last_decision(&self) -> Option<String> {
+        let stored = list_events(&self.ledger, ACME, 0, 1_000).await.expect("reads");
+        let settle = stored.into_iter().rev().find_map(|stored| match stored.payload.event {
+            Event::ReservationSettled { purpose, .. } => Some(purpose.decision),
             _ => None,
         });
         settle.expect("a settle")

@@ -33,6 +33,11 @@ impl Weather {
         in_order(&seen, prefer).into_iter().filter_map(|place| left.get_mut(place)?.take()).collect()
     }
 
+    /// Whether it may be called by a request of about so many tokens.
+    pub fn is_ready(&self, target: &Target, now: Timestamp, tokens: u64) -> bool {
+        self.of(target, now, |health| health.standing(now, tokens)) == Standing::Ready
+    }
+
     /// How many seconds until the first of the targets is well again; 0 where one is.
     pub fn soonest_seconds(&self, targets: &[Target], now: Timestamp, tokens: u64) -> u64 {
         let seconds = |target| match self.of(target, now, |health| health.standing(now, tokens)) {

@@ -9,16 +9,17 @@ mod health;
 mod itinerary;
 mod route;
 mod routes;
+pub mod warmth;
 
 pub use breaker::Standing;
 pub use experiment::{Arm, Experiment, Phase, Seat, StickyBy, Trial, Trials};
 pub use health::{Allowance, Health, Left, News, in_order};
 pub use itinerary::{Itinerary, Next, Setback};
 pub use route::{
-    Asked, ByComplexity, CachePolicy, ClampPolicy, Complexity, ContextFit, Policy, Prefer, Route, Step, To,
-    When,
+    Asked, ByComplexity, CachePolicy, ClampPolicy, Complexity, ContextFit, Policy, Prefer, Route, StayWarm,
+    Step, To, When,
 };
-pub use routes::{Mistake, Routes, Target};
+pub use routes::{Choice, Mistake, Routes, Target};
 
 /// Where a failed call may be tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -74,6 +74,7 @@ pub struct Policy {
     pub retries: u32,
     pub clamp: ClampPolicy,
     pub prefer: Prefer,
+    pub stay_warm: StayWarm,
     /// A second target is asked as well when the first has said nothing for so long.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hedge_after_ms: Option<u64>,
@@ -200,6 +201,29 @@ pub enum Prefer {
     Fastest,
 }
 
+/// Between which targets a conversation stays with the one that has cached its beginning, where that is cheaper.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StayWarm {
+    /// Those that share requests by weight, or all where the fastest is preferred.
+    #[default]
+    AmongEquals,
+    /// All: the order of the chain gives way.
+    WholeChain,
+    Never,
+}
+
+impl Policy {
+    /// Whether the route leaves it open which of the two serves.
+    pub fn are_equal(&self, one_group: usize, other_group: usize) -> bool {
+        match self.stay_warm {
+            StayWarm::AmongEquals => self.prefer == Prefer::Fastest || one_group == other_group,
+            StayWarm::WholeChain => true,
+            StayWarm::Never => false,
+        }
+    }
+}
+
 impl Default for Policy {
     fn default() -> Policy {
         Policy {
@@ -209,6 +233,7 @@ impl Default for Policy {
             retries: 1,
             clamp: ClampPolicy::Strict,
             prefer: Prefer::AsWritten,
+            stay_warm: StayWarm::AmongEquals,
             hedge_after_ms: None,
             context_fit: None,
             on_context_length: None,

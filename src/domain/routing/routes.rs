@@ -36,6 +36,14 @@ pub struct Target {
     pub model: String,
 }
 
+/// A target that may serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    pub target: Target,
+    /// Targets of one group share the requests by their weights: which of them serves is left to chance.
+    pub group: usize,
+}
+
 impl Routes {
     /// `successors` map models that are no more (`provider/model`) to what answers in their place.
     ///
@@ -110,11 +118,14 @@ impl Routes {
     }
 
     /// The targets that may serve, in the order in which they are tried, none twice. `chance` is any random number.
-    pub fn targets(&self, chain: &[To], asked: &Asked, chance: u64) -> Vec<Target> {
+    pub fn targets(&self, chain: &[To], asked: &Asked, chance: u64) -> Vec<Choice> {
         let mut expansion =
-            Expansion { routes: self, asked, chance, seen: BTreeSet::new(), targets: Vec::new() };
-        chain.iter().for_each(|to| expansion.add(to));
-        expansion.targets
+            Expansion { routes: self, asked, chance, seen: BTreeSet::new(), choices: Vec::new(), groups: 0 };
+        for to in chain {
+            let group = expansion.new_group();
+            expansion.add(to, group);
+        }
+        expansion.choices
     }
 }
 
@@ -124,36 +135,48 @@ struct Expansion<'a> {
     chance: u64,
     /// A second mention adds nothing, and is not looked at.
     seen: BTreeSet<&'a To>,
-    targets: Vec<Target>,
+    choices: Vec<Choice>,
+    groups: usize,
 }
 
 impl<'a> Expansion<'a> {
-    fn add<'b: 'a>(&mut self, to: &'b To) {
+    fn add<'b: 'a>(&mut self, to: &'b To, group: usize) {
         if !self.seen.insert(to) {
             return;
         }
         match to {
             To::Model { provider, model } => {
-                self.targets.push(Target { provider: provider.clone(), model: model.clone() });
+                let target = Target { provider: provider.clone(), model: model.clone() };
+                self.choices.push(Choice { target, group });
             }
+            // What stands behind its name has an order of its own.
             To::Route(name) => {
                 let route = self.routes.get(name);
                 if let Some(by) = route.and_then(|route| route.complexity.as_ref()) {
-                    by.targets(self.asked.level(by.quality)).for_each(|to| self.add(to));
+                    for to in by.targets(self.asked.level(by.quality)) {
+                        let group = self.new_group();
+                        self.add(to, group);
+                    }
                 }
-                let chain = route.map_or(&[][..], |route| &route.chain);
-                for step in self.in_order(chain) {
-                    self.add(&step.to);
-                }
+                self.add_chain(route.map_or(&[][..], |route| &route.chain));
             }
         }
     }
 
     /// The steps whose conditions hold; neighbours with weights as the draw puts them.
-    fn in_order(&mut self, chain: &'a [Step]) -> Vec<&'a Step> {
+    fn add_chain(&mut self, chain: &'a [Step]) {
         let steps: Vec<&Step> = chain.iter().filter(|step| step.when.holds(self.asked)).collect();
-        let groups = steps.chunk_by(|one, next| one.weight.is_some() && next.weight.is_some());
-        groups.flat_map(|group| draw(group, &mut self.chance)).collect()
+        for equals in steps.chunk_by(|one, next| one.weight.is_some() && next.weight.is_some()) {
+            let group = self.new_group();
+            for step in draw(equals, &mut self.chance) {
+                self.add(&step.to, group);
+            }
+        }
+    }
+
+    fn new_group(&mut self) -> usize {
+        self.groups += 1;
+        self.groups
     }
 }
 
@@ -335,7 +358,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::domain::routing::Complexity;
+    use crate::domain::routing::{Complexity, Prefer, StayWarm};
 
     const PROVIDERS: [&str; 3] = ["anthropic", "openai", "gemini"];
 
@@ -347,7 +370,8 @@ mod tests {
     fn order(routes: &Value, asked: &Asked, chance: u64) -> Vec<String> {
         let routes = read(routes.clone(), json!({})).expect("sound");
         let targets = routes.targets(&[To::Route("r".into())], asked, chance);
-        targets.into_iter().map(|target| format!("{}/{}", target.provider, target.model)).collect()
+        let name = |choice: Choice| format!("{}/{}", choice.target.provider, choice.target.model);
+        targets.into_iter().map(name).collect()
     }
 
     #[test]
@@ -434,6 +458,36 @@ mod tests {
         }
 
         assert!((900..1_100).contains(&few), "{few} of 10000");
+    }
+
+    #[test]
+    fn targets_that_share_requests_are_one_group_and_no_others_are() {
+        let routes = json!([
+            {"name": "r", "chain": [
+                {"to": "openai/a", "weight": 1}, {"to": "gemini/b", "weight": 1}, "openai/c", {"to": "inner", "weight": 1}
+            ]},
+            {"name": "inner", "chain": ["openai/d", {"to": "openai/e", "weight": 1}, {"to": "openai/f", "weight": 1}]},
+        ]);
+        let routes = read(routes, json!({})).expect("sound");
+
+        let choices = routes.targets(&[To::Route("r".into())], &Asked::default(), 0);
+
+        let group =
+            |model: &str| choices.iter().find(|choice| choice.target.model == model).expect("a choice").group;
+        assert_eq!(group("a"), group("b"));
+        assert_eq!(group("e"), group("f"));
+        let groups: BTreeSet<usize> = ["a", "c", "d", "e"].map(group).into();
+        assert_eq!(groups.len(), 4, "{choices:?}");
+        let policy = |stay_warm, prefer| Policy { stay_warm, prefer, ..Policy::default() };
+        for (policy, among, across) in [
+            (policy(StayWarm::AmongEquals, Prefer::AsWritten), true, false),
+            (policy(StayWarm::AmongEquals, Prefer::Fastest), true, true),
+            (policy(StayWarm::WholeChain, Prefer::AsWritten), true, true),
+            (policy(StayWarm::Never, Prefer::Fastest), false, false),
+        ] {
+            let equal = |one, other| policy.are_equal(group(one), group(other));
+            assert_eq!((equal("a", "b"), equal("a", "c")), (among, across), "{policy:?}");
+        }
     }
 
     fn order_of_one(routes: &Value, chance: u64) -> Vec<String> {

@@ -1,0 +1,197 @@
+//! Where conversations are warm: which targets of this node's own calls have cached their beginnings.
+//!
+//! A conversation is known by what it has said so far: a request that goes on where an earlier one ended is of the same
+//! one. Only a number is kept of it, for a while, and only where the route leaves a choice.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::domain::pricing::{Terms, cost};
+use crate::domain::routing::Policy;
+use crate::domain::routing::warmth::{Bid, Warm, cheaper, expected};
+use crate::domain::time::Timestamp;
+use crate::domain::usage::Usage;
+use crate::gateway::State;
+use crate::gateway::edge::{Endpoint, Request};
+use crate::gateway::plan::Target;
+
+/// About 10 MB.
+const CONVERSATIONS_MAX: u64 = 100_000;
+/// A turn adds a few messages; whoever adds more begins anew.
+const MESSAGES_MAX: usize = 32;
+/// What stands before the first message, in any dialect.
+const BEGINNING: [&str; 4] = ["tools", "system", "instructions", "response_format"];
+
+/// By what a conversation had said.
+#[derive(Debug)]
+pub struct Warmth(moka::sync::Cache<u64, Arc<Known>>);
+
+/// What one target has of a conversation.
+#[derive(Clone, Debug)]
+struct Known {
+    provider: String,
+    model: String,
+    warm: Warm,
+}
+
+/// A request's conversation, where the route leaves a choice between targets.
+#[derive(Clone, Debug)]
+pub struct Conversation {
+    said: u64,
+    known: Vec<Arc<Known>>,
+    /// Why another target than the one whose turn it was goes first.
+    pub why: Option<String>,
+}
+
+impl Default for Warmth {
+    fn default() -> Warmth {
+        Warmth(moka::sync::Cache::new(CONVERSATIONS_MAX))
+    }
+}
+
+impl Warmth {
+    /// A target has answered.
+    pub fn learns(&self, conversation: &Conversation, target: &Target, usage: &Usage, now: Timestamp) {
+        let before = conversation.of(target);
+        let rates = &target.card.rates;
+        let by_itself = rates.cache_read.is_some() && rates.cache_write_5m.is_none();
+        if let Some(warm) = Warm::left_by(usage, before, by_itself, now) {
+            let (provider, model) = (target.upstream.config.name.clone(), target.model.clone());
+            self.0.insert(conversation.said, Arc::new(Known { provider, model, warm }));
+        }
+    }
+
+    fn conversation(&self, request: &Request, now: Timestamp) -> Option<Conversation> {
+        let said = said(request);
+        let known = said.iter().rev().filter_map(|said| self.0.get(said));
+        let known = known.filter(|known| !known.warm.is_over(now)).collect();
+        Some(Conversation { said: *said.last()?, known, why: None })
+    }
+}
+
+impl Conversation {
+    /// What the target has cached, as far as the latest answer there tells.
+    fn of(&self, target: &Target) -> Option<&Warm> {
+        let is_it = |known: &&Arc<Known>| {
+            known.provider == target.upstream.config.name && known.model == target.model
+        };
+        self.known.iter().find(is_it).map(|known| &known.warm)
+    }
+
+    fn bid(&self, place: usize, target: &Target, request: &Request, output_tokens: u64) -> Option<Bid> {
+        let warm = self.of(target);
+        let usage = expected(request.input_tokens(), output_tokens, warm);
+        let cost = cost(&target.card, &Terms::default(), &usage).ok()?;
+        Some(Bid { place, is_warm: warm.is_some(), cost })
+    }
+}
+
+/// Of targets that stand for each other, puts the one first where the conversation goes on at a lower price, if it is
+/// well. None where there is nothing to choose.
+pub fn put_first(
+    state: &State,
+    request: &Request,
+    policy: &Policy,
+    targets: &mut [Target],
+) -> Option<Conversation> {
+    let first = targets.first()?;
+    let is_equal = |target: &Target| policy.are_equal(first.group, target.group);
+    let has_choice = targets[1..].iter().any(is_equal);
+    if !has_choice || request.endpoint == Endpoint::Embed {
+        return None;
+    }
+    let now = state.ledger.clock().now();
+    let mut conversation = state.warmth.conversation(request, now)?;
+    let Some(latest) = conversation.known.first() else { return Some(conversation) };
+    let output_tokens = latest.warm.output_tokens;
+    let tokens = request.input_tokens();
+    let first_bid = conversation.bid(0, first, request, output_tokens)?;
+    let others = targets.iter().enumerate().skip(1).filter(|(_, target)| is_equal(target));
+    let others = others.filter(|(_, target)| state.weather.is_ready(target, now, tokens));
+    let bids = others.filter_map(|(place, target)| conversation.bid(place, target, request, output_tokens));
+    if let Some(chosen) = cheaper(first_bid.cost, bids) {
+        let cached = conversation.of(&targets[chosen.place]).map_or(0, |warm| warm.cached_tokens);
+        let saved = first_bid.cost.saturating_sub(chosen.cost);
+        let turn = &first.upstream.config.name;
+        conversation.why = Some(format!("{cached} tokens cached; about {saved} credits less than at {turn}"));
+        targets[..=chosen.place].rotate_right(1);
+    }
+    Some(conversation)
+}
+
+/// What was said after each of the last messages, the first of them first: as numbers, over everything before.
+fn said(request: &Request) -> Vec<u64> {
+    let mut hasher = DefaultHasher::new();
+    request.caller.org.hash(&mut hasher);
+    let body = &request.body;
+    for field in BEGINNING {
+        add(&mut hasher, &body[field]);
+    }
+    let messages = if body["messages"].is_array() { &body["messages"] } else { &body["input"] };
+    let messages = messages.as_array().map_or(std::slice::from_ref(messages), Vec::as_slice);
+    let after_each = messages.iter().map(|message| {
+        add(&mut hasher, message);
+        hasher.finish()
+    });
+    let mut said: Vec<u64> = after_each.collect();
+    said.drain(..said.len().saturating_sub(MESSAGES_MAX));
+    said
+}
+
+/// Where a cache should end moves from turn to turn, and is no part of what is said.
+const CACHE_MARK: &str = "cache_control";
+
+fn add(hasher: &mut DefaultHasher, value: &Value) {
+    std::mem::discriminant(value).hash(hasher);
+    match value {
+        Value::Null => {}
+        Value::Bool(yes) => yes.hash(hasher),
+        Value::Number(number) => number.hash(hasher),
+        Value::String(text) => text.hash(hasher),
+        Value::Array(items) => {
+            items.len().hash(hasher);
+            items.iter().for_each(|item| add(hasher, item));
+        }
+        Value::Object(fields) => {
+            for (name, value) in fields.iter().filter(|(name, _)| *name != CACHE_MARK) {
+                name.hash(hasher);
+                add(hasher, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn after(value: &Value) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        add(&mut hasher, value);
+        hasher.finish()
+    }
+
+    #[test]
+    fn what_is_said_is_told_apart_and_marks_of_the_cache_are_not() {
+        let said = json!({"role": "user", "content": [{"type": "text", "text": "Hello"}]});
+        let marked = json!({"role": "user", "content": [
+            {"type": "text", "text": "Hello", "cache_control": {"type": "ephemeral"}}
+        ]});
+
+        assert_eq!(after(&said), after(&marked));
+        for other in [
+            json!({"role": "user", "content": [{"type": "text", "text": "Hello."}]}),
+            json!({"role": "assistant", "content": [{"type": "text", "text": "Hello"}]}),
+            json!({"role": "user", "content": "Hello"}),
+            json!(null),
+            json!("null"),
+            json!([]),
+        ] {
+            assert_ne!(after(&said), after(&other), "{other}");
+        }
+    }
+}
