@@ -12,13 +12,13 @@ use crate::domain::event::AttemptOutcome;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::dialects::relay::StreamEnds;
-use crate::gateway::dialects::{self, Family, StreamRelay};
+use crate::gateway::dialects::{self, Family, StreamRelay, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::plan::Target;
 use crate::gateway::providers::allowance::allowance;
 use crate::gateway::providers::classify::{UpstreamFailure, classify, classify_answer};
 use crate::gateway::providers::pause::pause_seconds;
-use crate::gateway::providers::{self, COUNT_TOKENS_PATH, EMBEDDINGS_PATH};
+use crate::gateway::providers::{self, COUNT_TOKENS_PATH};
 use crate::gateway::quote::Quote;
 
 /// More than any provider sends as one answer.
@@ -145,7 +145,10 @@ pub async fn send(
     let upstream = &quote.target.upstream;
     let path = match request.endpoint {
         Endpoint::Generate(_) => providers::path(upstream.family, &quote.target.model, wants_stream(request)),
-        Endpoint::Embed => EMBEDDINGS_PATH.into(),
+        // A plan has no target that does not embed.
+        Endpoint::Embed => {
+            providers::embeddings_path(upstream.family, &quote.target.model).unwrap_or_default()
+        }
     };
     let url = format!("{}{path}", upstream.config.base_url.trim_end_matches('/'));
     let mut call = upstream.http.post(url).header(CONTENT_TYPE, "application/json").body(quote.body.clone());
@@ -313,7 +316,7 @@ pub fn for_client(
     json: &Value,
 ) -> Option<Bytes> {
     match request.endpoint {
-        Endpoint::Embed => Some(bytes.clone()),
+        Endpoint::Embed => embeddings::answer_for_client(upstream, &request.body, bytes, json).ok(),
         Endpoint::Generate(client) => {
             dialects::answer_for_client(upstream, client, bytes, json, state.now_seconds()).ok()
         }

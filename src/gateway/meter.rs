@@ -13,7 +13,7 @@ use crate::domain::usage::{
     Usage, UsageAnomaly, UsageSource, anthropic_other_models, from_anthropic, from_gemini, from_openai_chat,
     from_openai_embeddings, from_openai_responses,
 };
-use crate::gateway::dialects::{Delivered, Family, StreamRelay};
+use crate::gateway::dialects::{Delivered, Family, StreamRelay, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::plan::Prices;
 use crate::gateway::providers;
@@ -129,11 +129,13 @@ impl Reader<'_> {
     fn usage(&self, report: &Report) -> Result<(Usage, UsageSource), UsageAnomaly> {
         let Some(told) = &report.usage else { return Ok((self.counted(report), UsageSource::Counted)) };
         let usage = match (self.request.endpoint, self.quote.target.upstream.family) {
-            (Endpoint::Embed, _) => from_openai_embeddings(told)?,
+            (Endpoint::Embed | Endpoint::Generate(_), Family::Gemini) => from_gemini(told)?,
+            (Endpoint::Embed, Family::OpenaiChat | Family::OpenaiResponses | Family::Anthropic) => {
+                from_openai_embeddings(told)?
+            }
             (Endpoint::Generate(_), Family::OpenaiChat) => from_openai_chat(told)?,
             (Endpoint::Generate(_), Family::OpenaiResponses) => from_openai_responses(told)?,
             (Endpoint::Generate(_), Family::Anthropic) => from_anthropic(told)?,
-            (Endpoint::Generate(_), Family::Gemini) => from_gemini(told)?,
         };
         if report.is_whole {
             return Ok((usage, UsageSource::Final));
@@ -151,7 +153,10 @@ impl Reader<'_> {
     fn counted(&self, report: &Report) -> Usage {
         let delivered = report.delivered;
         let output = delivered.deltas.max(delivered.characters.div_ceil(BYTES_PER_TOKEN));
-        let input = (self.quote.body.len() as u64).div_ceil(BYTES_PER_TOKEN);
+        let input = match self.request.endpoint {
+            Endpoint::Generate(_) => (self.quote.body.len() as u64).div_ceil(BYTES_PER_TOKEN),
+            Endpoint::Embed => embeddings::counted_tokens(&self.request.body),
+        };
         Usage {
             input_tokens: input.min(self.quote.input_tokens_max),
             output_tokens: output.min(self.quote.output_tokens_max),

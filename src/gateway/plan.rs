@@ -13,9 +13,9 @@ use crate::domain::routing::complexity::{self, Judgement, Level, Prompt};
 use crate::domain::routing::{Asked, Choice, Complexity, Policy, Routes, Seat, To};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
-use crate::gateway::dialects::Family;
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
+use crate::gateway::providers;
 use crate::gateway::warmth::{self, Conversation};
 use crate::gateway::{State, Upstream};
 
@@ -228,9 +228,8 @@ fn serves(target: &Target, endpoint: Endpoint) -> bool {
     match endpoint {
         Endpoint::Generate(_) => target.card.mode == Mode::Chat,
         Endpoint::Embed => {
-            let has_embeddings =
-                matches!(target.upstream.family, Family::OpenaiChat | Family::OpenaiResponses);
-            target.card.mode == Mode::Embedding && has_embeddings
+            let path = providers::embeddings_path(target.upstream.family, &target.model);
+            target.card.mode == Mode::Embedding && path.is_some()
         }
     }
 }

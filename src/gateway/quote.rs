@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::domain::credits::Credits;
 use crate::domain::pricing::{Dialect as Priced, RequestBound, Terms, affordable_output, bound, input_bound};
 use crate::domain::routing::ClampPolicy;
-use crate::gateway::dialects::{self, Family, UpstreamRequest};
+use crate::gateway::dialects::{self, Family, UpstreamRequest, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
 use crate::gateway::plan::{Prices, Target};
@@ -104,8 +104,8 @@ fn quote_embedding(
     prices: &Prices,
     means: Means,
 ) -> Result<Quote, Failure> {
-    let mut body = request.body.clone();
-    body["model"] = target.model.as_str().into();
+    let UpstreamRequest { body, dropped } =
+        embeddings::upstream_request(target.upstream.family, &request.body, &target.model)?;
     let bytes = Bytes::from(body.to_string());
     let limits = input_bound(&body, bytes.len() as u64, Priced::Embeddings, &target.card)?;
     let terms = terms(request, prices, &limits);
@@ -124,7 +124,7 @@ fn quote_embedding(
             target: target.clone(),
             body: bytes,
             terms,
-            dropped: Vec::new(),
+            dropped,
         }),
     }
 }

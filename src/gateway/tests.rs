@@ -316,6 +316,39 @@ async fn embeddings_and_models_are_served() {
 }
 
 #[tokio::test]
+async fn embeddings_are_served_by_gemini_too_and_paid_for_by_its_count_or_ours() {
+    let gemini = json!([
+        {"name": "counted", "chain": ["gemini/gemini-embedding-2"]},
+        {"name": "uncounted", "chain": ["gemini/gemini-embedding-001"]},
+    ]);
+    let world = World::routed("5", "", gemini).await;
+    let ask = |model: &str| {
+        json!({"model": model, "input": ["Some text goes here", "and more of it"], "dimensions": 8,
+               "encoding_format": "base64", "user": "ann"})
+    };
+    for (model, source, tokens) in
+        [("counted", UsageSource::Final, None), ("uncounted", UsageSource::Counted, Some(9))]
+    {
+        let response = world.post("/v1/embeddings", ask(model)).await;
+
+        assert_eq!(response.status(), 200);
+        assert_eq!(header(&response, "x-tollgate-dropped"), "user");
+        let cost: Credits = header(&response, "x-tollgate-cost").parse().expect("a cost");
+        let body: Value = response.json().await.expect("json");
+        assert_eq!(body["data"].as_array().map(Vec::len), Some(2));
+        assert_eq!(body["data"][1]["embedding"].as_str().map(str::len), Some(44), "eight floats");
+        let sold = world.simulator.sold().rows.pop().expect("a sale").usage.input_tokens;
+        let (attempts, _) = world.last_settle().await;
+        assert_eq!(attempts[0].usage_source, source);
+        assert_eq!(attempts[0].usage.input_tokens, tokens.unwrap_or(sold));
+        assert_eq!(body["usage"]["prompt_tokens"], tokens.unwrap_or(sold));
+        assert!(cost.is_positive() && cost == attempts[0].cost);
+    }
+    let tokens = json!({"model": "counted", "input": [1, 2, 3]});
+    assert_eq!(world.post("/v1/embeddings", tokens).await.status(), 422);
+}
+
+#[tokio::test]
 async fn tokens_are_counted_by_the_provider_where_it_can_and_bounded_elsewhere_for_nothing() {
     let world = World::new("5", "").await;
     let path = "/v1/messages/count_tokens";

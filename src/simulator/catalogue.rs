@@ -21,8 +21,8 @@ const fn writer(dialect: Dialect, name: &'static str, answers_as: &'static str) 
     Model { name, answers_as, dialect, embedding_dimensions: 0 }
 }
 
-const fn embedder(name: &'static str, embedding_dimensions: u64) -> Model {
-    Model { name, answers_as: name, dialect: Dialect::OpenAi, embedding_dimensions }
+const fn embedder(dialect: Dialect, name: &'static str, embedding_dimensions: u64) -> Model {
+    Model { name, answers_as: name, dialect, embedding_dimensions }
 }
 
 pub const MODELS: &[Model] = &[
@@ -35,14 +35,16 @@ pub const MODELS: &[Model] = &[
     writer(Dialect::OpenAi, "gpt-5-mini", "gpt-5-mini-2025-08-07"),
     writer(Dialect::OpenAi, "gpt-5-nano", "gpt-5-nano-2025-08-07"),
     writer(Dialect::OpenAi, "o4-mini", "o4-mini-2025-04-16"),
-    embedder("text-embedding-3-small", 1_536),
-    embedder("text-embedding-3-large", 3_072),
+    embedder(Dialect::OpenAi, "text-embedding-3-small", 1_536),
+    embedder(Dialect::OpenAi, "text-embedding-3-large", 3_072),
     writer(Dialect::Anthropic, "claude-haiku-4-5", "claude-haiku-4-5-20251001"),
     writer(Dialect::Anthropic, "claude-sonnet-4-5", "claude-sonnet-4-5-20250929"),
     writer(Dialect::Anthropic, "claude-opus-4-5", "claude-opus-4-5-20251101"),
     writer(Dialect::Gemini, "gemini-2.5-flash", "gemini-2.5-flash"),
     writer(Dialect::Gemini, "gemini-2.5-flash-lite", "gemini-2.5-flash-lite"),
     writer(Dialect::Gemini, "gemini-2.5-pro", "gemini-2.5-pro"),
+    embedder(Dialect::Gemini, "gemini-embedding-001", 3_072),
+    embedder(Dialect::Gemini, "gemini-embedding-2", 3_072),
 ];
 
 /// By its alias or its dated name.

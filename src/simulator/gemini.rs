@@ -1,9 +1,10 @@
 //! Gemini's shapes: generated content, whole, as server-sent events or as one JSON array, and errors.
 
 use super::answer::{Answer, Asked, Tool, ToolChoice, choose_tool, compose};
+use super::chance::number_of;
 use super::delivery::Frame;
 use super::exchange::{Exchange, Failure, Reply};
-use super::openai::distorted;
+use super::openai::{direction, distorted};
 use super::tokens;
 use super::weather::WeatherKind;
 use crate::domain::usage::Usage;
@@ -14,16 +15,25 @@ const CHUNK_TOKENS: usize = 4;
 /// Comes with every call, and is wanted back with it.
 const SIGNATURE: &str = "c2ltdWxhdGVkIHRob3VnaHRz";
 
-/// The body with what stands in the path: `model:generateContent`, or `model:streamGenerateContent` with its framing.
-pub fn with_path(action: &str, query: &str, body: &[u8]) -> Option<Vec<u8>> {
+/// What a path asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Generate,
+    Embed,
+}
+
+/// The body with what stands in the path: `model:generateContent`, `model:streamGenerateContent` with its framing, or
+/// `model:batchEmbedContents`.
+pub fn with_path(action: &str, query: &str, body: &[u8]) -> Option<(Method, Vec<u8>)> {
     let (model, method) = action.split_once(':')?;
-    let stream = match method {
-        "generateContent" => false,
-        "streamGenerateContent" => true,
+    let (method, stream) = match method {
+        "generateContent" => (Method::Generate, false),
+        "streamGenerateContent" => (Method::Generate, true),
+        "batchEmbedContents" => (Method::Embed, false),
         _ => return None,
     };
     let Ok(Value::Object(mut fields)) = serde_json::from_slice::<Value>(body) else {
-        return Some(body.to_vec());
+        return Some((method, body.to_vec()));
     };
     let is_sse = query.split('&').any(|pair| pair == "alt=sse");
     fields.extend([
@@ -31,7 +41,37 @@ pub fn with_path(action: &str, query: &str, body: &[u8]) -> Option<Vec<u8>> {
         ("stream".to_owned(), stream.into()),
         ("as_array".to_owned(), (!is_sse).into()),
     ]);
-    Some(Value::from(fields).to_string().into_bytes())
+    Some((method, Value::from(fields).to_string().into_bytes()))
+}
+
+/// Only the second generation says how many tokens it read, as recorded.
+pub fn embed(exchange: &mut Exchange) -> Result<Reply, Failure> {
+    let native = exchange.model.embedding_dimensions;
+    let requests = exchange.body["requests"].as_array().filter(|_| native > 0);
+    let requests = requests.ok_or_else(|| invalid("* BatchEmbedContentsRequest.requests: not specified"))?;
+    let (mut embeddings, mut input_tokens) = (Vec::new(), 0);
+    for request in requests {
+        let text = request["content"]["parts"][0]["text"].as_str().filter(|text| !text.is_empty());
+        let text = text.ok_or_else(|| invalid("* EmbedContentRequest.content: contains an empty Part."))?;
+        let dimensions = match &request["outputDimensionality"] {
+            Value::Null => native,
+            given => given
+                .as_u64()
+                .filter(|wanted| (1..=native).contains(wanted))
+                .ok_or_else(|| invalid("output_dimensionality is out of this model's range."))?,
+        };
+        input_tokens += tokens::count(text);
+        embeddings.push(json!({"values": direction(number_of(text.as_bytes()), dimensions)}));
+    }
+    let usage = Usage { input_tokens, ..Usage::default() };
+    let mut body = json!({ "embeddings": embeddings });
+    let tells =
+        exchange.model.name != "gemini-embedding-001" && exchange.weather != Some(WeatherKind::NoUsage);
+    if tells {
+        let count = distorted(input_tokens, exchange.weather);
+        body["usageMetadata"] = json!({"promptTokenCount": count, "promptTokenDetails": [{"modality": "TEXT", "tokenCount": count}]});
+    }
+    Ok(Reply::unary(body, usage))
 }
 
 pub fn generate(exchange: &mut Exchange) -> Result<Reply, Failure> {

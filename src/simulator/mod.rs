@@ -378,8 +378,10 @@ async fn generate_content(
         make: gemini::generate,
         error_event: gemini::error_event,
     };
+    const EMBED: Endpoint = Endpoint { make: gemini::embed, ..GENERATE };
     match gemini::with_path(&action, query.as_deref().unwrap_or(""), &body) {
-        Some(body) => simulator.answer(&GENERATE, headers, body.into()).await,
+        Some((gemini::Method::Generate, body)) => simulator.answer(&GENERATE, headers, body.into()).await,
+        Some((gemini::Method::Embed, body)) => simulator.answer(&EMBED, headers, body.into()).await,
         None => fail(Failure::unknown_model(Dialect::Gemini, &action), Dialect::Gemini, "req_models"),
     }
 }

@@ -381,7 +381,7 @@ fn embedding_inputs(input: &Value) -> Result<Vec<EmbeddingInput>, Failure> {
 }
 
 /// A vector of length one; the same input always points the same way.
-fn direction(number: u64, dimensions: u64) -> Vec<f32> {
+pub(super) fn direction(number: u64, dimensions: u64) -> Vec<f32> {
     let mut chance = Chance::of(number, dimensions);
     let raw: Vec<f64> = (0..dimensions).map(|_| chance.unit() - 0.5).collect();
     let length = raw.iter().map(|part| part * part).sum::<f64>().sqrt();

@@ -283,6 +283,24 @@ async fn embeddings_come_as_numbers_and_as_base64_and_repeat() {
 }
 
 #[tokio::test]
+async fn gemini_embeds_many_texts_and_its_first_generation_counts_none() {
+    let stand = Stand::open().await;
+    let part = |text: &str| json!({"content": {"parts": [{"text": text}]}, "outputDimensionality": 8});
+    let body = json!({"requests": [part("one two"), part("three")]});
+    let embed = async |model: &str| {
+        let path = format!("/v1beta/models/{model}:batchEmbedContents");
+        stand.json(&path, &body, &[("x-goog-api-key", "any")]).await
+    };
+
+    let (first, second) = (embed("gemini-embedding-001").await, embed("gemini-embedding-2").await);
+
+    assert_eq!(first["embeddings"], second["embeddings"]);
+    assert_eq!(first["embeddings"][1]["values"].as_array().unwrap().len(), 8);
+    assert_eq!((first.get("usageMetadata"), &second["usageMetadata"]["promptTokenCount"]), (None, &json!(3)));
+    assert_eq!(stand.handle.sold().rows[0].usage.input_tokens, 3, "but the book knows");
+}
+
+#[tokio::test]
 async fn models_are_listed_in_both_shapes() {
     let stand = Stand::open().await;
     let get = |path: &str| stand.client.get(format!("{}{path}", stand.url)).bearer_auth("any");

@@ -6,6 +6,7 @@
 
 mod anthropic;
 pub mod conversation;
+pub mod embeddings;
 pub mod errors;
 mod frames;
 mod gemini;

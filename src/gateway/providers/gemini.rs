@@ -14,6 +14,11 @@ pub(super) fn path(model: &str, streamed: bool) -> String {
     }
 }
 
+/// Of one text or many.
+pub(super) fn embeddings_path(model: &str) -> String {
+    format!("/v1beta/models/{}:batchEmbedContents", utf8_percent_encode(model, NAME))
+}
+
 pub(super) fn asked_output_tokens(body: &Value) -> Option<u64> {
     body["generationConfig"]["maxOutputTokens"].as_u64()
 }

@@ -19,9 +19,6 @@ use serde_json::Value;
 
 use super::dialects::{Dialect, Family, Malformed};
 
-/// The path of embeddings under an OpenAI-compatible base URL (which ends before `/v1`).
-pub const EMBEDDINGS_PATH: &str = "/v1/embeddings";
-
 /// The path of a count of tokens in Anthropic's dialect.
 pub const COUNT_TOKENS_PATH: &str = "/v1/messages/count_tokens";
 
@@ -53,6 +50,15 @@ pub fn path(family: Family, model: &str, streamed: bool) -> Cow<'static, str> {
         Family::OpenaiResponses => "/v1/responses".into(),
         Family::Anthropic => "/v1/messages".into(),
         Family::Gemini => gemini::path(model, streamed).into(),
+    }
+}
+
+/// The path of embeddings under the upstream's base URL; none where the family has none.
+pub fn embeddings_path(family: Family, model: &str) -> Option<Cow<'static, str>> {
+    match family {
+        Family::OpenaiChat | Family::OpenaiResponses => Some("/v1/embeddings".into()),
+        Family::Gemini => Some(gemini::embeddings_path(model).into()),
+        Family::Anthropic => None,
     }
 }
 
