@@ -69,6 +69,9 @@ pub struct ProviderConfig {
     /// The header in which the key goes as it is, such as Azure's `api-key`; absent: as the family sends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key_header: Option<String>,
+    /// Fields that this server refuses and others read: they are left out of what is sent to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<String>,
     /// Whose rate cards price this upstream, where its own name has none: a second account at the same provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prices_of: Option<String>,
@@ -139,6 +142,9 @@ impl ConfigError {
         ConfigError::Routes(mistakes.into_iter().map(|mistake| Told { place: None, mistake }).collect())
     }
 }
+
+/// What a request is, and what bounds its cost.
+const NEEDED: [&str; 7] = ["model", "messages", "input", "stream", "max_tokens", "max_output_tokens", "n"];
 
 /// What `TOLLGATE_…` may override: all of [`Config`].
 const ENVIRONMENT: [&str; 9] = [
@@ -241,6 +247,9 @@ impl Config {
             }
             if provider.api_key_header.as_ref().is_some_and(|name| HeaderName::try_from(name).is_err()) {
                 return Err(provider.error("api_key_header is no header's name"));
+            }
+            if let Some(field) = provider.lacks.iter().find(|field| NEEDED.contains(&field.as_str())) {
+                return Err(provider.error(&format!("no request can do without {field}: it can't be lacked")));
             }
         }
         Ok(())
@@ -501,6 +510,15 @@ chain = [{ to = "openai/x", when = { tools = "yes" } }]
         {
             assert!(error.to_string().contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn a_server_may_lack_what_no_request_needs() {
+        let config = load(&format!("{PROVIDER}lacks = [\"stream_options\"]\n")).expect("reads");
+        assert_eq!(config.providers[0].lacks, ["stream_options"]);
+
+        let error = load(&format!("{PROVIDER}lacks = [\"max_tokens\"]\n")).expect_err("a mistake");
+        assert!(error.to_string().contains("openai: no request can do without max_tokens"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The quote: what one attempt can cost at most, and the request as it will be sent for that price.
 
 use bytes::Bytes;
+use serde_json::Value;
 
 use crate::domain::credits::Credits;
 use crate::domain::pricing::{Dialect as Priced, RequestBound, Terms, affordable_output, bound, input_bound};
@@ -51,7 +52,7 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
         Endpoint::Embed => quote_embedding(request, target, prices, means),
         Endpoint::Generate(client) => {
             let upstream = target.upstream.family;
-            let UpstreamRequest { mut body, dropped } =
+            let UpstreamRequest { mut body, mut dropped } =
                 dialects::upstream_request(client, upstream, &request.body, &target.model)?;
             let bytes = (body.to_string().len() as u64).saturating_add(CLAMP_BYTES);
             let limits = input_bound(&body, bytes, priced(upstream), &target.card)?;
@@ -83,6 +84,7 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
             let clamp = providers::clamp(upstream, &target.model, &mut body, limit)
                 .map_err(|below| Failure::new(400, "invalid_request", below.to_string()))?;
             let sent = clamp.sent_tokens;
+            dropped.extend(left_out(request, target, &mut body));
             Ok(Quote {
                 credits: at_least_one(bound(&target.card, &terms, &demand, sent)?),
                 input_credits: bound(&target.card, &terms, &demand, 0)?,
@@ -104,8 +106,9 @@ fn quote_embedding(
     prices: &Prices,
     means: Means,
 ) -> Result<Quote, Failure> {
-    let UpstreamRequest { body, dropped } =
+    let UpstreamRequest { mut body, mut dropped } =
         embeddings::upstream_request(target.upstream.family, &request.body, &target.model)?;
+    dropped.extend(left_out(request, target, &mut body));
     let bytes = Bytes::from(body.to_string());
     let limits = input_bound(&body, bytes.len() as u64, Priced::Embeddings, &target.card)?;
     let terms = terms(request, prices, &limits);
@@ -127,6 +130,13 @@ fn quote_embedding(
             dropped,
         }),
     }
+}
+
+/// What the caller wrote and the server refuses: told as dropped. What only we would have added is nobody's loss.
+fn left_out(request: &Request, target: &Target, body: &mut Value) -> Vec<String> {
+    let mut lost = providers::leave_out(&target.upstream.config.lacks, body);
+    lost.retain(|field| request.body.get(field).is_some());
+    lost
 }
 
 fn priced(family: Family) -> Priced {

@@ -80,6 +80,7 @@ impl World {
             api_key_env: None,
             api_key_file: None,
             api_key_header: (name == "odd").then(|| "api-key".into()),
+            lacks: Vec::new(),
             prices_of: Some(prices_of.into()),
             connect_timeout_seconds: 2,
             first_byte_timeout_seconds: 5,

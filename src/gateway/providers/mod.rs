@@ -135,6 +135,22 @@ pub fn clamp(
     Ok(Clamp { field, asked_tokens, sent_tokens })
 }
 
+/// Leaves out what a server refuses; returns what is lost by it. An output limit is not: it goes in its older field.
+pub fn leave_out(lacks: &[String], body: &mut Value) -> Vec<String> {
+    let Some(fields) = body.as_object_mut() else { return Vec::new() };
+    let mut lost = Vec::new();
+    for field in lacks {
+        match fields.shift_remove(field) {
+            Some(limit) if field == "max_completion_tokens" => {
+                fields.insert("max_tokens".into(), limit);
+            }
+            Some(_) => lost.push(field.clone()),
+            None => {}
+        }
+    }
+    lost
+}
+
 /// The provider's own usage report in a whole answer.
 pub fn usage_json(family: Family, body: &Value) -> Option<&Value> {
     let field = match family {

@@ -227,3 +227,15 @@ fn a_models_name_never_leaves_its_place_in_the_path() {
         "/v1beta/models/..%2F..%2Ffiles%3Fx%3D1%23:generateContent"
     );
 }
+
+#[test]
+fn what_a_server_refuses_is_left_out_and_the_output_limit_stays() {
+    let lacks = ["stream_options", "max_completion_tokens", "seed"].map(str::to_owned);
+    let mut body = json!({"model": "m", "stream_options": {"include_usage": true}, "max_completion_tokens": 9, "top_p": 1});
+
+    let lost = leave_out(&lacks, &mut body);
+
+    assert_eq!(lost, ["stream_options"]);
+    assert_eq!(body, json!({"model": "m", "top_p": 1, "max_tokens": 9}));
+    assert_eq!(asked_output_tokens(Family::OpenaiChat, &body), Some(9));
+}
