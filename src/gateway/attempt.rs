@@ -90,7 +90,8 @@ impl Progress {
         let silence =
             Duration::from_micros(now.0.saturating_sub(self.silent_since.0).try_into().unwrap_or(0));
         let parts_max = self.output_tokens_max.saturating_mul(OVERRUN_FACTOR).saturating_add(OVERRUN_PARTS);
-        self.silent_bytes <= SILENT_BYTES_MAX && silence <= self.silence_max && delivered.deltas <= parts_max
+        let is_sized = delivered.deltas <= parts_max && delivered.bytes <= ANSWER_BYTES_MAX as u64;
+        self.silent_bytes <= SILENT_BYTES_MAX && silence <= self.silence_max && is_sized
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
+mod bad_input;
 mod experiments;
 mod fits;
 mod warm;

@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 use super::conversation::{Answer, FinishReason, TokenCounts, ToolCall};
 use super::*;
 use crate::domain::usage::recordings;
+use crate::simulator::chance::Chance;
 
 const CLIENTS: [(Dialect, &str); 3] = [
     (Dialect::OpenaiChat, "openai.chat_completions.jsonl"),
@@ -519,4 +520,43 @@ fn what_stands_at_a_provider_is_refused_by_name() {
     let kept = json!({"model": "m", "input": "x", "store": true, "background": false, "conversation": null});
     let sent = upstream_request(Dialect::OpenaiResponses, Family::OpenaiResponses, &kept, "m").unwrap();
     assert_eq!((&sent.body["store"], sent.dropped.as_slice()), (&json!(false), &["store".to_owned()][..]));
+}
+
+/// Bytes changed, left out or doubled somewhere: what a broken proxy makes of an answer.
+fn damaged(bytes: &[u8], seed: u64) -> Vec<u8> {
+    let mut chance = Chance::of(seed, 0);
+    let mut out = bytes.to_vec();
+    for _ in 0..1 + chance.below(4) {
+        let at = chance.below(out.len() as u64 + 1) as usize;
+        let to = (at + chance.below(40) as usize).min(out.len());
+        match chance.below(4) {
+            0 => out.truncate(at),
+            1 => drop(out.drain(at..to)),
+            2 => out.extend_from_within(at..to),
+            _ => out.iter_mut().skip(at).take(1).for_each(|byte| *byte = chance.below(256) as u8),
+        }
+    }
+    out
+}
+
+#[test]
+fn whatever_becomes_of_an_answer_on_its_way_nothing_panics() {
+    for (upstream, client) in across()
+        .chain([(Family::OpenaiChat, Dialect::OpenaiChat), (Family::Anthropic, Dialect::AnthropicMessages)])
+    {
+        for (nth, exchange) in spoken(upstream).into_iter().take(40).enumerate() {
+            let seed = nth as u64;
+            if let Some(stream) = exchange["sse"].as_str() {
+                let mut relay = StreamRelay::new(ends(upstream, client));
+                let bytes = damaged(stream.as_bytes(), seed);
+                let read = bytes.chunks(97).try_for_each(|part| relay.push(part).map(|_| ()));
+                let _ = read.and_then(|()| relay.finish().map(|_| ()));
+            } else {
+                let bytes = damaged(exchange["response_body"].to_string().as_bytes(), seed);
+                if let Ok(body) = serde_json::from_slice::<Value>(&bytes) {
+                    let _ = translate_answer(upstream, client, &body, 0);
+                }
+            }
+        }
+    }
 }
