@@ -1,4 +1,5 @@
-// The official Node SDKs, and Vercel's, against a running demo. The demo's first line of JSON is the only argument.
+// The official Node SDKs, and Vercel's, against a running demo. The arguments are the demo's first line of JSON, and where
+// a node is whose providers are all down.
 
 import Anthropic from "@anthropic-ai/sdk";
 import { createAnthropic } from "@ai-sdk/anthropic";
@@ -7,7 +8,7 @@ import { generateText, streamText, tool } from "ai";
 import OpenAI from "openai";
 import { z } from "zod";
 
-const demo = JSON.parse(process.argv[2]);
+const [demo, dark] = process.argv.slice(2).map((argument) => JSON.parse(argument));
 const baseURL = `${demo.url}/v1`;
 const apiKey = demo.inference_key;
 const models = ["gpt-4o-mini", "claude-haiku-4-5", "gemini-2.5-flash"];
@@ -42,8 +43,8 @@ async function openai() {
     const whole = await events.finalResponse();
     check(`streamed response of ${model}`, whole.output[0].content[0].text && whole.usage.output_tokens > 0);
   }
-  const failed = await client.chat.completions.create({ model: "no-such-model", messages }).catch((error) => error);
-  check("no such model is a NotFoundError", failed instanceof OpenAI.NotFoundError);
+  const embedded = await client.embeddings.create({ model: "gemini-embedding-2", input: ["one", "two"] });
+  check("embeddings by Gemini", embedded.data.length === 2 && embedded.data[0].embedding.length === 3072);
 }
 
 async function anthropic() {
@@ -56,9 +57,65 @@ async function anthropic() {
     const call = called.content.find((block) => block.type === "tool_use");
     check(`tool use of ${model}`, typeof call.input.city === "string");
   }
-  const asked = { model: "no-such-model", max_tokens: 9, messages };
-  const failed = await client.messages.create(asked).catch((error) => error);
-  check("no such model is a NotFoundError", failed instanceof Anthropic.NotFoundError);
+}
+
+async function operator(where, method, path, body) {
+  const headers = { authorization: `Bearer ${where.operator_key}`, "content-type": "application/json" };
+  if (method === "POST") headers["idempotency-key"] = `${path} ${JSON.stringify(body)}`.slice(0, 200);
+  const answer = await fetch(where.url + path, { method, headers, body: JSON.stringify(body) });
+  if (!answer.ok) throw new Error(`${path}: ${await answer.text()}`);
+  return answer.json();
+}
+
+// A new org with so many credits, and the secret of its key.
+async function org(where, slug, credits) {
+  await operator(where, "POST", "/api/v1/orgs", { slug, name: slug });
+  if (credits) await operator(where, "POST", `/api/v1/orgs/${slug}/grants`, { credits, kind: "goodwill" });
+  const key = await operator(where, "POST", `/api/v1/orgs/${slug}/keys`, { name: "sdk", role: "inference" });
+  return key.secret;
+}
+
+// Each class of failure arrives as the SDK's own. `ask(where, key, more)` asks in one dialect.
+async function errors(sdk, name, ask) {
+  async function fails(what, kind, status, where, key, more) {
+    const error = await ask(where, key, more).then(() => null, (error) => error);
+    const right = error?.constructor === kind && error.status === status;
+    check(`${name}: ${what} is answered by ${kind.name}`, right);
+    return error;
+  }
+  function retryAfter(what, error) {
+    check(`${name}: ${what} says when to come back`, Number(error.headers.get("retry-after")) > 0);
+  }
+  await fails("no such key", sdk.AuthenticationError, 401, demo, "tg_none");
+  await fails("no such model", sdk.NotFoundError, 404, demo, apiKey, { model: "no-such-model" });
+  await fails("no message", sdk.BadRequestError, 400, demo, apiKey, { messages: [] });
+  const unbound = { model: models[0], tools: [{ type: "web_search", name: "web_search" }] };
+  await fails("a tool without a bound", sdk.UnprocessableEntityError, 422, demo, apiKey, unbound);
+  const poor = await org(demo, `sdk-node-${name}-poor`);
+  // Not every SDK has a class for each status.
+  const broke = await fails("no credits", sdk.PaymentRequiredError ?? sdk.APIError, 402, demo, poor);
+  check(`${name}: no SDK tries again for money`, broke.headers.get("x-should-retry") === "false");
+  const slug = `sdk-node-${name}-limited`;
+  const limited = await org(demo, slug, "5");
+  const limits = [{ scope: "org", requests_per_minute: 1 }];
+  await operator(demo, "PUT", `/api/v1/orgs/${slug}/limits`, { limits });
+  await ask(demo, limited);
+  retryAfter("a limit", await fails("too many requests", sdk.RateLimitError, 429, demo, limited));
+  const rich = await org(dark, `sdk-node-${name}`, "5");
+  const unavailable = sdk.ServiceUnavailableError ?? sdk.InternalServerError;
+  retryAfter("an outage", await fails("no provider", unavailable, 503, dark, rich));
+  const streamed = await fails("no provider of a stream", unavailable, 503, dark, rich, { stream: true });
+  retryAfter("one of a stream", streamed);
+}
+
+function chat(where, key, more) {
+  const client = new OpenAI({ baseURL: `${where.url}/v1`, apiKey: key, maxRetries: 0 });
+  return client.chat.completions.create({ model: models[0], messages, ...more });
+}
+
+function message(where, key, more) {
+  const client = new Anthropic({ baseURL: where.url, apiKey: key, maxRetries: 0 });
+  return client.messages.create({ model: models[1], messages, max_tokens: 9, ...more });
 }
 
 async function vercel() {
@@ -86,3 +143,5 @@ async function vercel() {
 await openai();
 await anthropic();
 await vercel();
+await errors(OpenAI, "openai", chat);
+await errors(Anthropic, "anthropic", message);

@@ -1,5 +1,5 @@
 """The official Python SDKs against a running demo: what they ask is answered in their own words, errors as their own
-classes. The demo's first line of JSON is the only argument."""
+classes. The arguments are the demo's first line of JSON, and where a node is whose providers are all down."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ import urllib.request
 import anthropic
 import openai
 
-demo = json.loads(sys.argv[1])
+demo, dark = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 TOOL = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 SCHEMA = {**TOOL, "additionalProperties": False}
 MODELS = ["gpt-4o-mini", "claude-haiku-4-5", "gemini-2.5-flash"]
@@ -22,23 +22,23 @@ def check(what, holds):
         sys.exit(1)
 
 
-def operator(method, path, body):
+def operator(where, method, path, body):
     """Asks the operator's API."""
-    headers = {"authorization": "Bearer " + demo["operator_key"], "content-type": "application/json"}
+    headers = {"authorization": "Bearer " + where["operator_key"], "content-type": "application/json"}
     if method == "POST":
         headers["idempotency-key"] = f"{path} {json.dumps(body)}"[:200]
     data = json.dumps(body).encode()
-    asked = urllib.request.Request(demo["url"] + path, data=data, method=method, headers=headers)
+    asked = urllib.request.Request(where["url"] + path, data=data, method=method, headers=headers)
     with urllib.request.urlopen(asked) as answer:
         return json.loads(answer.read() or b"null")
 
 
-def org(slug, credits):
+def org(where, slug, credits):
     """A new org with so many credits, and the secret of its key."""
-    operator("POST", "/api/v1/orgs", {"slug": slug, "name": slug})
+    operator(where, "POST", "/api/v1/orgs", {"slug": slug, "name": slug})
     if credits:
-        operator("POST", f"/api/v1/orgs/{slug}/grants", {"credits": credits, "kind": "goodwill"})
-    return operator("POST", f"/api/v1/orgs/{slug}/keys", {"name": "sdk", "role": "inference"})["secret"]
+        operator(where, "POST", f"/api/v1/orgs/{slug}/grants", {"credits": credits, "kind": "goodwill"})
+    return operator(where, "POST", f"/api/v1/orgs/{slug}/keys", {"name": "sdk", "role": "inference"})["secret"]
 
 
 def chat_completions():
@@ -65,8 +65,10 @@ def chat_completions():
             model=model, messages=SAY, response_format={"type": "json_schema", "json_schema": schema}
         )
         check(f"structured output of {model}", isinstance(json.loads(answer.choices[0].message.content)["city"], str))
-    embedded = client.embeddings.create(model="text-embedding-3-small", input=["one", "two"])
-    check("embeddings", len(embedded.data) == 2 and len(embedded.data[0].embedding) == 1536)
+    for model, size in [("text-embedding-3-small", 1536), ("gemini-embedding-001", 3072)]:
+        embedded = client.embeddings.create(model=model, input=["one", "two"])
+        fits = len(embedded.data) == 2 and len(embedded.data[1].embedding) == size
+        check(f"embeddings of {model}", fits and embedded.usage.total_tokens > 0)
     names = [model.id for model in client.models.list()]
     check("models", set(MODELS) <= set(names) and client.models.retrieve(MODELS[0]).id == MODELS[0])
 
@@ -117,43 +119,56 @@ def messages():
         check(f"tokens counted for {model}", counted.input_tokens > 0)
 
 
-def errors():
-    def client(key):
-        return openai.OpenAI(base_url=demo["url"] + "/v1", api_key=key, max_retries=0)
+def errors(dialect, ask):
+    """Each class of failure arrives as the SDK's own. `ask(where, key, **more)` asks in one dialect."""
+    name = dialect.__name__
 
-    def fails(what, kind, status, ask):
+    def fails(what, kind, status, *asked, **more):
         try:
-            ask()
+            ask(*asked, **more)
             check(what, False)
-        except (openai.APIStatusError, anthropic.APIStatusError) as error:
-            check(f"{what} is answered by {kind.__name__}", type(error) is kind and error.status_code == status)
+        except dialect.APIStatusError as error:
+            right = type(error) is kind and error.status_code == status
+            check(f"{name}: {what} is answered by {kind.__name__}", right)
             return error
 
-    def chat(key, **more):
-        asked = {"model": MODELS[0], "messages": SAY, **more}
-        return lambda: client(key).chat.completions.create(**asked)
+    def retry_after(what, error):
+        check(f"{name}: {what} says when to come back", int(error.response.headers["retry-after"]) > 0)
 
-    good = demo["inference_key"]
-    fails("no such key", openai.AuthenticationError, 401, chat("tg_none"))
-    fails("no such model", openai.NotFoundError, 404, chat(good, model="no-such-model"))
-    fails("no message", openai.BadRequestError, 400, chat(good, messages=[]))
-    what = {"type": "web_search"}
-    fails("a tool without a bound", openai.UnprocessableEntityError, 422, chat(good, tools=[what]))
-    fails("no credits", openai.APIStatusError, 402, chat(org("sdk-python-poor", None)))
-    limited = org("sdk-python-limited", "5")
-    operator("PUT", "/api/v1/orgs/sdk-python-limited/limits", {"limits": [{"scope": "org", "requests_per_minute": 1}]})
-    chat(limited)()
-    error = fails("too many requests", openai.RateLimitError, 429, chat(limited))
-    check("it says when to come back", int(error.response.headers["retry-after"]) > 0)
-    claude = anthropic.Anthropic(base_url=demo["url"], api_key="tg_none", max_retries=0)
-    asked = {"model": MODELS[1], "max_tokens": 9, "messages": SAY}
-    fails("no such key", anthropic.AuthenticationError, 401, lambda: claude.messages.create(**asked))
-    claude = anthropic.Anthropic(base_url=demo["url"], api_key=good, max_retries=0)
-    asked["model"] = "no-such-model"
-    fails("no such model", anthropic.NotFoundError, 404, lambda: claude.messages.create(**asked))
+    good, model = demo["inference_key"], MODELS[0]
+    fails("no such key", dialect.AuthenticationError, 401, demo, "tg_none")
+    fails("no such model", dialect.NotFoundError, 404, demo, good, model="no-such-model")
+    fails("no message", dialect.BadRequestError, 400, demo, good, messages=[])
+    unbound = [{"type": "web_search", "name": "web_search"}]
+    fails("a tool without a bound", dialect.UnprocessableEntityError, 422, demo, good, model=model, tools=unbound)
+    poor = org(demo, f"sdk-{name}-poor", None)
+    # Not every SDK has a class for each status.
+    unpaid = getattr(dialect, "PaymentRequiredError", dialect.APIStatusError)
+    error = fails("no credits", unpaid, 402, demo, poor)
+    check(f"{name}: no SDK tries again for money", error.response.headers["x-should-retry"] == "false")
+    limited = org(demo, f"sdk-{name}-limited", "5")
+    limits = {"limits": [{"scope": "org", "requests_per_minute": 1}]}
+    operator(demo, "PUT", f"/api/v1/orgs/sdk-{name}-limited/limits", limits)
+    ask(demo, limited)
+    retry_after("a limit", fails("too many requests", dialect.RateLimitError, 429, demo, limited))
+    rich = org(dark, f"sdk-{name}", "5")
+    unavailable = getattr(dialect, "ServiceUnavailableError", dialect.InternalServerError)
+    retry_after("an outage", fails("no provider", unavailable, 503, dark, rich))
+    retry_after("one of a stream", fails("no provider of a stream", unavailable, 503, dark, rich, stream=True))
+
+
+def chat(where, key, **more):
+    client = openai.OpenAI(base_url=where["url"] + "/v1", api_key=key, max_retries=0)
+    client.chat.completions.create(**{"model": MODELS[0], "messages": SAY, **more})
+
+
+def message(where, key, **more):
+    client = anthropic.Anthropic(base_url=where["url"], api_key=key, max_retries=0)
+    client.messages.create(**{"model": MODELS[1], "messages": SAY, "max_tokens": 9, **more})
 
 
 chat_completions()
 responses()
 messages()
-errors()
+errors(openai, chat)
+errors(anthropic, message)
