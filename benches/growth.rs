@@ -4,7 +4,9 @@
 //! `cargo bench --bench growth`, on a SQLite file. `TOLLGATE_GROWTH_EVENTS` says how many events (1,000,000) and
 //! `TOLLGATE_GROWTH_ORGS` how many orgs (100,000 for ten million events); the first org takes half. They are written
 //! through the ledger like any other, under a clock that passes a month, and then measured in a process of its own, so
-//! that its memory is what the ledger needs and not what writing it left. `TOLLGATE_GROWTH_FILE` measures a file again.
+//! that its memory is what the ledger needs and not what writing it left. `TOLLGATE_GROWTH_FILE` names a file that is kept:
+//! what it lacks is added, so that it can be written in several runs, and measured again. `TOLLGATE_BENCH_DATABASE` names a
+//! database instead.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,7 +18,7 @@
 #[path = "support/pairs.rs"]
 mod pairs;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,42 +28,51 @@ use futures_util::stream::{self, StreamExt};
 use hdrhistogram::Histogram;
 use tollgate::app;
 use tollgate::clock::Clock;
+use tollgate::domain::account::command::OrgCommand;
 use tollgate::domain::credits::Credits;
-use tollgate::domain::event::{Attempt, AttemptOutcome, Purpose};
-use tollgate::domain::ids::OrgId;
+use tollgate::domain::event::{Attempt, AttemptOutcome, GrantKind, LotTerms, Purpose};
+use tollgate::domain::ids::{LotId, OrgId};
 use tollgate::domain::time::Timestamp;
 use tollgate::domain::usage::{Usage, UsageSource};
 use tollgate::domain::views::spend::Group;
-use tollgate::ledger::{Ledger, Memory};
+use tollgate::ledger::{By, Ledger, Memory, Submission};
 use tollgate::operations::authenticate::OperatorKey;
 use tollgate::operations::balance_as_of::account_as_of;
+use tollgate::operations::claim::claim;
 use tollgate::operations::spend_report::spend_report;
 use tollgate::store::Database;
 use tollgate::workers::Workers;
 use uuid::Uuid;
 
-use pairs::{COST, fund, pair, submit};
+use pairs::{COST, pair, submit};
 
 /// 2026-10-01T00:00:00Z
 const BEGIN: Timestamp = Timestamp(1_790_812_800_000_000);
 const MONTH_SECONDS: u64 = 30 * 86_400;
 const CALLERS: u64 = 256;
 const MODELS: [&str; 8] = ["m-1", "m-2", "m-3", "m-4", "m-5", "m-6", "m-7", "m-8"];
+/// Of each org before its first pair: its name is claimed, it is opened, the claim is fulfilled, and credits are granted.
+const OPENING_EVENTS: u64 = 4;
 /// Orgs whose answers are timed.
 const ASKED: u64 = 2_000;
+/// Orgs that are read at once where only their number counts.
+const READ_AT_ONCE: usize = 64;
 
 #[tokio::main]
 async fn main() {
     let events = number("TOLLGATE_GROWTH_EVENTS").unwrap_or(1_000_000);
     let orgs = number("TOLLGATE_GROWTH_ORGS").unwrap_or(events / 100).max(2);
-    if let Ok(file) = std::env::var("TOLLGATE_GROWTH_FILE") {
-        return answer(Path::new(&file), orgs).await;
+    if let Ok(url) = std::env::var("TOLLGATE_GROWTH_MEASURED") {
+        return answer(&url, orgs).await;
     }
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("growth.db");
-    grow(&file, events, orgs).await;
-    let measured =
-        Command::new(std::env::current_exe().unwrap()).env("TOLLGATE_GROWTH_FILE", &file).status().unwrap();
+    let file = std::env::var_os("TOLLGATE_GROWTH_FILE").map_or(folder.path().join("growth.db"), Into::into);
+    let url = std::env::var("TOLLGATE_BENCH_DATABASE").unwrap_or(format!("sqlite://{}", file.display()));
+    grow(&url, events, orgs).await;
+    let measured = Command::new(std::env::current_exe().unwrap())
+        .env("TOLLGATE_GROWTH_MEASURED", &url)
+        .status()
+        .unwrap();
     assert!(measured.success());
 }
 
@@ -73,28 +84,76 @@ fn org(number: u64) -> OrgId {
     OrgId(Uuid::from_u128(u128::from(number) + 1))
 }
 
-/// Writes the events: each org is opened and granted credits, the rest are pairs.
-async fn grow(file: &Path, events: u64, orgs: u64) {
+/// Writes the events that the database lacks: each org is opened and granted credits, the rest are pairs.
+async fn grow(url: &str, events: u64, orgs: u64) {
     let started = Instant::now();
-    let clock = Clock::manual(BEGIN, 1);
-    let Database { log, projections, .. } = Database::open_file(file).await.unwrap();
-    let ledger = Ledger::open(log, projections, clock.clone(), Memory::default()).await.unwrap();
+    let pairs = events.saturating_sub(OPENING_EVENTS * orgs) / 2;
+    let Database { log, projections, .. } = Database::open(url, None, &Clock::system()).await.unwrap();
+    let before: i64 = log.heads().await.unwrap().iter().map(|head| head.next_position - 1).sum();
+    let done = (before as u64).saturating_sub(OPENING_EVENTS * orgs) / 2;
+    let clock = Clock::manual(BEGIN.plus_seconds((done * MONTH_SECONDS / pairs) as i64), before as u64 + 1);
+    let ledger = Ledger::open(log, projections, clock, Memory::default()).await.unwrap();
     let workers = Workers::start(&ledger);
-    stream::iter(0..orgs).for_each_concurrent(CALLERS as usize, |number| fund(&ledger, org(number))).await;
-    let pairs = events.saturating_sub(2 * orgs) / 2;
-    let next = Arc::new(AtomicU64::new(0));
+    let opened = ledger.system().orgs().count() as u64;
+    let open = |number| open(&ledger, org(number));
+    stream::iter(opened.saturating_sub(CALLERS)..orgs).for_each_concurrent(CALLERS as usize, open).await;
+    let next = Arc::new(AtomicU64::new(done));
     let callers = (0..CALLERS).map(|_| tokio::spawn(call(ledger.clone(), orgs, pairs, next.clone())));
+    let watch = tokio::spawn(watch(ledger.clone(), pairs, next.clone()));
     futures_util::future::join_all(callers).await.into_iter().for_each(|caller| caller.unwrap());
+    watch.abort();
+    let called = started.elapsed().as_secs_f64();
     ledger.projector().catch_up_all().await.unwrap();
     workers.stop().await;
-    let head = ledger.log().head(0).await.unwrap();
+    let written: i64 = ledger.log().heads().await.unwrap().iter().map(|head| head.next_position - 1).sum();
     println!(
-        "{} events of {orgs} orgs over {} days, written and projected in {:.0} s; {} MB",
-        head.next_position - 1,
+        "{written} events of {orgs} orgs over {} days; {} of them written now in {called:.0} s and projected after {:.0} s",
         MONTH_SECONDS / 86_400,
+        written - before,
         started.elapsed().as_secs_f64(),
-        megabytes(file),
     );
+    if let Some(file) = url.strip_prefix("sqlite://") {
+        println!("{} MB", megabytes(Path::new(file)));
+    }
+}
+
+/// As `/api/v1/orgs` and `…/grants` do; an org that is there already is left as it is.
+async fn open(ledger: &Ledger, org: OrgId) {
+    let slug = org.to_string();
+    let open =
+        OrgCommand::OpenOrg { slug: slug.clone(), time_zone: "UTC".into(), overdraft_limit: Credits::ZERO };
+    claim(ledger, format!("slug:{slug}"), org, open, None, None).await.unwrap();
+    if ledger.read(org, |account| !account.lots.is_empty()).await.unwrap() {
+        return;
+    }
+    let terms = LotTerms {
+        lot: LotId(ledger.clock().uuid()),
+        credits: Credits::from_whole(1_000_000),
+        priority: 0,
+        expires_at: None,
+    };
+    let command = OrgCommand::Grant { terms, kind: GrantKind::Migration, note: None };
+    ledger.submit(Submission { org, command, by: By::Tollgate, idempotency: None }).await.unwrap();
+}
+
+/// Says how it goes, every ten seconds.
+async fn watch(ledger: Ledger, pairs: u64, next: Arc<AtomicU64>) {
+    let mut before = next.load(Ordering::Relaxed);
+    loop {
+        tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+        let done = next.load(Ordering::Relaxed);
+        let mut behind = 0;
+        for shard in ledger.shards() {
+            let head = ledger.log().head(shard).await.unwrap();
+            behind += head.next_position - 1 - ledger.projector().indexed(shard);
+        }
+        println!(
+            "{done} of {pairs} pairs, {} events/s, the index {behind} behind, {} MB resident",
+            (done - before) / 5,
+            resident_megabytes()
+        );
+        before = done;
+    }
 }
 
 /// One caller: pairs of whatever org is next, while the month passes.
@@ -132,14 +191,16 @@ async fn call(ledger: Ledger, orgs: u64, pairs: u64, next: Arc<AtomicU64>) {
     }
 }
 
-/// Starts on a file as `tollgate serve` does, and asks.
-async fn answer(file: &Path, orgs: u64) {
+/// Starts on a database as `tollgate serve` does, and asks.
+async fn answer(url: &str, orgs: u64) {
     let end = BEGIN.plus_seconds(MONTH_SECONDS as i64);
     let started = Instant::now();
-    let database = Database::open_file(file).await.unwrap();
+    let database = Database::open(url, None, &Clock::system()).await.unwrap();
+    let opened = started.elapsed().as_secs_f64();
     let operator = OperatorKey::new(&"k".repeat(32)).unwrap();
     let ledger = app::open(database, operator, Clock::manual(end, 2)).await.unwrap().ledger;
-    println!("ready after {:.2} s with {} MB", started.elapsed().as_secs_f64(), resident_megabytes());
+    let ready = started.elapsed().as_secs_f64();
+    println!("ready after {ready:.2} s ({opened:.2} of them to open it) with {} MB", resident_megabytes());
 
     // Spread over all, by a step that meets none of them twice.
     let asked: Vec<OrgId> = (0..ASKED.min(orgs)).map(|place| org(place * (orgs / ASKED.min(orgs)))).collect();
@@ -160,8 +221,15 @@ async fn answer(file: &Path, orgs: u64) {
     timed("month's spend by day and model, an org", &asked, 1, spend).await;
     timed("month's spend by day and model, the busiest org", hot, 200, spend).await;
     timed("balance half a month ago, an org", &asked, 1, as_of).await;
-    timed("balance half a month ago, the busiest org", hot, 3, as_of).await;
-    println!("resident at the end: {} MB", resident_megabytes());
+    timed("balance half a month ago, the busiest org", hot, 50, as_of).await;
+    println!("resident: {} MB", resident_megabytes());
+    let asked = Instant::now();
+    stream::iter(0..orgs).map(org).for_each_concurrent(READ_AT_ONCE, balance).await;
+    println!(
+        "all {orgs} orgs' balances, {READ_AT_ONCE} at once: {:.1} s; resident then: {} MB",
+        asked.elapsed().as_secs_f64(),
+        resident_megabytes()
+    );
 }
 
 async fn timed<F: Future<Output = ()>>(name: &str, orgs: &[OrgId], times: usize, ask: impl Fn(OrgId) -> F) {
@@ -187,7 +255,8 @@ fn resident_megabytes() -> u64 {
 
 /// Of the log and what is folded from it.
 fn megabytes(file: &Path) -> u64 {
-    let files = std::fs::read_dir(file.parent().unwrap()).unwrap();
-    let paths: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
-    paths.iter().map(|path| std::fs::metadata(path).unwrap().len()).sum::<u64>() >> 20
+    let stem = file.file_stem().unwrap().to_string_lossy();
+    let files = std::fs::read_dir(file.parent().unwrap()).unwrap().map(|file| file.unwrap());
+    let own = files.filter(|file| file.file_name().to_string_lossy().starts_with(&*stem));
+    own.map(|file| file.metadata().unwrap().len()).sum::<u64>() >> 20
 }

@@ -1,5 +1,7 @@
 //! The system org: the catalogue, the price book, and the claims that make names unique over all orgs.
 
+mod saved;
+
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -14,7 +16,7 @@ use crate::domain::pricing::rate_card::RateCard;
 use crate::domain::routing::{Experiment, Trials};
 use crate::domain::time::Timestamp;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct System {
     /// Number of events folded.
     pub version: i64,
@@ -218,12 +220,32 @@ mod tests {
 
     use super::*;
     use crate::domain::account::command::OrgCommand;
+    use crate::domain::credits::Credits;
+    use crate::domain::pricing::rate_card::tests::card;
+    use crate::domain::routing::{Arm, StickyBy};
 
     fn claim(org: u128) -> Claim {
         Claim {
             name: "slug:acme".into(),
             org: OrgId(Uuid::from_u128(org)),
             then: Box::new(OrgCommand::ResumeOrg),
+        }
+    }
+
+    fn experiment(name: &str, route: &str) -> Experiment {
+        let arm = Arm {
+            name: "one".into(),
+            percent: 100,
+            chain: vec!["openai/one".into()],
+            credits_per_org: None,
+            shadow_paid_by: None,
+        };
+        Experiment {
+            name: name.into(),
+            route: route.into(),
+            sticky_by: StickyBy::Org,
+            orgs: [].into(),
+            arms: vec![arm],
         }
     }
 
@@ -251,5 +273,59 @@ mod tests {
         assert_eq!(after(&mut system, SystemCommand::FulfilClaim { claim: claim(2) }), Ok(()));
         assert_eq!(system.org_of_slug("acme"), Some(OrgId(Uuid::from_u128(2))));
         assert_eq!(system.open_claims().count(), 0);
+    }
+
+    #[test]
+    fn what_was_saved_is_the_system_again() {
+        let mut system = System::default();
+        let bundle = Bundle {
+            id: BundleId(Uuid::from_u128(1)),
+            name: "thousand".into(),
+            credits: Credits::from_whole(1_000),
+            price_minor: 80_000,
+            currency: "USD".into(),
+            validity_days: Some(365),
+        };
+        let named = |name: &str| Claim { name: name.into(), ..claim(1) };
+        let key = |key: u128| SystemCommand::CreateKey {
+            key: KeyId { org: OrgId::SYSTEM, local: Uuid::from_u128(key) },
+            role: Role::Finance,
+            secret_sha256: "0".repeat(64),
+            expires_at: Some(Timestamp(9)),
+        };
+        let publish = |rate: &str| SystemCommand::PublishPrices {
+            cards: vec![card(rate, "2")],
+            mark_ups: vec![MarkUp {
+                org: None,
+                percent: "10".parse().expect("a rate"),
+                effective_from: Timestamp(3),
+            }],
+        };
+        let start = |name| SystemCommand::StartExperiment { experiment: experiment(name, "route") };
+        for command in [
+            SystemCommand::DefineBundle { bundle },
+            publish("1"),
+            publish("3"),
+            SystemCommand::PublishPrices { cards: vec![], mark_ups: vec![] },
+            SystemCommand::Claim { claim: named("slug:a") },
+            SystemCommand::Claim { claim: named("slug:b") },
+            SystemCommand::FulfilClaim { claim: named("slug:a") },
+            key(1),
+            key(2),
+            SystemCommand::RevokeKey { key: KeyId { org: OrgId::SYSTEM, local: Uuid::from_u128(1) } },
+            start("z"),
+            SystemCommand::StopExperiment { name: "z".into() },
+            start("a"),
+            SystemCommand::PromoteArm { name: "a".into(), arm: "one".into() },
+        ] {
+            assert_eq!(after(&mut system, command), Ok(()));
+        }
+
+        let saved = System::from_json(&system.to_json().expect("writes")).expect("reads");
+
+        assert_eq!(saved, system);
+        assert_eq!(saved.version, 14);
+        assert_eq!(saved.open_claims().count(), 1);
+        assert!(System::from_json(b"{}").is_err());
     }
 }

@@ -7,16 +7,19 @@ use crate::domain::account::{Account, Ended};
 use crate::domain::event::CommandRef;
 use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::system::System;
+use crate::domain::time::Timestamp;
 use crate::domain::views::index::{key_entry, key_hash, reservation_entry, reservation_of};
 use crate::ledger::decode;
 use crate::ledger::projector::Projector;
 use crate::ledger::state::{Bound, Chain, Known};
-use crate::store::projections::Snapshot;
+use crate::ledger::tail::Placed;
 use crate::store::{EventLog, EventRow, StoreError};
 
 /// Events read at a time.
 const PAGE: i64 = 2_000;
-/// Raised whenever an account's serialised form changes: older snapshots are then not read.
+/// Events looked at in each step of a search by time.
+const PROBES: i64 = 16;
+/// Raised whenever the serialised form of an account or of the system changes: older snapshots are then not read.
 pub(super) const SNAPSHOT_FORMAT: i32 = 2;
 
 /// Reads a shard.
@@ -35,55 +38,91 @@ pub(super) struct Found {
 }
 
 impl Fetcher {
-    /// An account as of the last event before `end`, a position of the log.
-    pub async fn account(&self, org: OrgId, end: i64) -> Result<Known, StoreError> {
-        let mut known = Known::new(org);
-        if let Some(saved) = self.projector.store().snapshot(self.shard, org).await? {
-            self.resume(&mut known, saved).await?;
-        }
-        let indexed = self.projector.indexed(self.shard);
-        let mut next = known.chain.version + 1;
+    /// An account as of the last event before `end`, a position of the log. Where the index by org may not hold all of
+    /// them yet, `last` is where the last of the others may stand.
+    pub async fn account(&self, org: OrgId, end: i64, last: Option<i64>) -> Result<Known, StoreError> {
+        let mut known = self.saved(org, i64::MAX).await?;
         loop {
-            let page = self.org_events(org, next).await?;
-            let Some(last) = page.last() else { break };
-            next = last.org_version + 1;
-            for row in page.iter().filter(|row| row.position < end) {
-                known.fold(row, &decode(row)?)?;
+            let indexed = self.projector.indexed(self.shard);
+            self.fold_indexed(&mut known, end).await?;
+            known.forget_ended();
+            let behind = indexed + 1..last.map_or(0, |last| end.min(last + 1));
+            if behind.is_empty() {
+                return Ok(known);
             }
+            if let Some(kept) = self.projector.kept(self.shard, org, &behind) {
+                kept.iter().try_for_each(|placed| known.fold_new(placed))?;
+                return Ok(known);
+            }
+            if self.projector.indexed(self.shard) > indexed {
+                // What was kept has gone into the index meanwhile.
+                continue;
+            }
+            let fold = |row: &EventRow| match row.org_id == org.0 {
+                true => known.fold_new(&Placed::read(row)?),
+                false => Ok(()),
+            };
+            self.tail(behind.start, behind.end, fold).await?;
+            return Ok(known);
         }
-        known.account.ended.clear();
-        known.forgotten_to = indexed;
-        // Those that the index did not hold yet.
-        self.tail(indexed + 1, end, |row| {
-            let new = row.org_id == org.0 && row.org_version > known.chain.version;
-            if new { known.fold(row, &decode(row)?) } else { Ok(()) }
-        })
-        .await?;
-        Ok(known)
     }
 
-    /// The system org as of the last event before `end`.
-    pub async fn system(&self, end: i64) -> Result<(System, Chain), StoreError> {
-        let (mut system, mut chain) = (System::default(), Chain::default());
+    /// The position of the shard's last event at a moment or before it; 0 where there is none. No event was recorded
+    /// before the one ahead of it.
+    pub async fn position_at(&self, at: Timestamp) -> Result<i64, StoreError> {
+        let (mut last, mut after) = (0, self.log.head(self.shard).await?.next_position);
+        while last + 1 < after {
+            let step = ((after - last) / PROBES).max(1);
+            let probed: Vec<i64> =
+                (last + 1..after).rev().step_by(usize::try_from(step).unwrap_or(1)).collect();
+            for row in self.log.read_at(self.shard, &probed).await? {
+                match row.recorded_at <= at.0 {
+                    true => last = row.position,
+                    false => {
+                        after = row.position;
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(last)
+    }
+
+    /// An account as it was after its last event up to a position; none where it had no event.
+    pub async fn account_at(&self, org: OrgId, position: i64) -> Result<Option<Account>, StoreError> {
+        self.projector.index_to(self.shard, position).await?;
+        let store = self.projector.store();
+        let Some(version) = store.org_version_at(self.shard, org, position).await? else { return Ok(None) };
+        let mut known = self.saved(org, version).await?;
+        self.fold_indexed(&mut known, position + 1).await?;
+        known.forget_ended();
+        Ok(Some(known.account))
+    }
+
+    /// The system org as of the last event before `end`, and the version at which it was saved.
+    pub async fn system(&self, end: i64) -> Result<(System, Chain, i64), StoreError> {
+        let (mut system, mut chain) = self.saved_system().await?;
+        let saved_version = chain.version;
         let indexed = self.projector.indexed(self.shard);
-        let mut fold = |row: &EventRow| {
+        let mut fold = |row: &EventRow, chain: &mut Chain| {
             if row.org_id != OrgId::SYSTEM.0 || row.org_version <= chain.version || row.position >= end {
                 return Ok(());
             }
-            chain.follow(row)?;
-            let recorded = decode(row)?;
-            system.evolve(&recorded.payload.event, recorded.at);
+            let placed = Placed::read(row)?;
+            chain.follow(&placed)?;
+            system.evolve(&placed.recorded.payload.event, placed.recorded.at);
             Ok(())
         };
-        let mut next = 1;
         loop {
-            let page = self.org_events(OrgId::SYSTEM, next).await?;
-            let Some(last) = page.last() else { break };
-            next = last.org_version + 1;
-            page.iter().try_for_each(&mut fold)?;
+            let before = chain.version;
+            let page = self.org_events(OrgId::SYSTEM, before + 1).await?;
+            page.iter().try_for_each(|row| fold(row, &mut chain))?;
+            if chain.version == before {
+                break;
+            }
         }
-        self.tail(indexed + 1, end, &mut fold).await?;
-        Ok((system, chain))
+        self.tail(indexed + 1, end, |row| fold(row, &mut chain)).await?;
+        Ok((system, chain, saved_version))
     }
 
     /// What a command's key was bound to, and the reservation that it names where that has ended; as of a position at
@@ -127,19 +166,56 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Starts from a snapshot. Its account has forgotten what ended before; the look-ups must hold that.
-    async fn resume(&self, known: &mut Known, saved: Snapshot) -> Result<(), StoreError> {
-        if saved.format != SNAPSHOT_FORMAT {
-            return Ok(());
+    /// An account as it was saved last, at a version or before it. It has forgotten what ended before: the look-ups must
+    /// hold that.
+    async fn saved(&self, org: OrgId, version_max: i64) -> Result<Known, StoreError> {
+        let mut known = Known::new(org);
+        let Some((chain, state)) = self.snapshot(org, version_max).await? else { return Ok(known) };
+        if let Ok(account) = serde_json::from_slice::<Account>(&state) {
+            known.account = account;
+            known.chain = chain;
+            known.saved_version = chain.version;
         }
-        let Ok(account) = serde_json::from_slice::<Account>(&saved.state) else { return Ok(()) };
+        Ok(known)
+    }
+
+    async fn saved_system(&self) -> Result<(System, Chain), StoreError> {
+        let saved = self.snapshot(OrgId::SYSTEM, i64::MAX).await?;
+        let read = saved.and_then(|(chain, state)| Some((System::from_json(&state).ok()?, chain)));
+        Ok(read.unwrap_or_default())
+    }
+
+    /// A snapshot that this version can read, and that is of this log.
+    async fn snapshot(&self, org: OrgId, version_max: i64) -> Result<Option<(Chain, Vec<u8>)>, StoreError> {
+        let saved = self.projector.store().snapshot(self.shard, org, version_max).await?;
+        let Some(saved) = saved.filter(|saved| saved.format == SNAPSHOT_FORMAT) else { return Ok(None) };
         if saved.position > self.projector.indexed(self.shard) {
-            self.projector.catch_up(self.shard).await?;
+            // The checkpoints are known to be of this log; what lies beyond may be of one that was longer.
+            let rows = self.log.read(self.shard, saved.position, 1).await?;
+            if rows.first().is_none_or(|row| row.hash != saved.last_hash) {
+                return Ok(None);
+            }
         }
-        known.account = account;
-        known.chain = Chain { version: saved.version, last_hash: saved.last_hash };
-        known.saved_version = saved.version;
-        Ok(())
+        let chain = Chain { version: saved.version, last_hash: saved.last_hash, position: saved.position };
+        Ok(Some((chain, saved.state)))
+    }
+
+    /// Folds what the index by org holds of an account's further events before `end`.
+    async fn fold_indexed(&self, known: &mut Known, end: i64) -> Result<(), StoreError> {
+        loop {
+            let page = self.org_events(known.account.org, known.chain.version + 1).await?;
+            let is_last = i64::try_from(page.len()).is_ok_and(|read| read < PAGE);
+            for row in page {
+                if row.position >= end {
+                    return Ok(());
+                }
+                known.fold(&Placed::read(&row)?)?;
+            }
+            if is_last {
+                return Ok(());
+            }
+            known.account.ended.clear();
+        }
     }
 
     async fn org_events(&self, org: OrgId, from_version: i64) -> Result<Vec<EventRow>, StoreError> {

@@ -2,6 +2,8 @@
 //!
 //! Bloom filters of growing size, so that any number of keys keeps about the same rate of needless look-ups.
 
+use std::sync::Arc;
+
 use fastbloom::BloomFilter;
 
 use crate::domain::views::runs::Hash;
@@ -21,7 +23,8 @@ pub(super) struct KeyFilter {
 
 #[derive(Clone, Debug)]
 struct Layer {
-    bits: BloomFilter,
+    /// Shared with a copy that is being saved; the next key is then added to a copy of this layer alone.
+    bits: Arc<BloomFilter>,
     room: usize,
     keys: usize,
 }
@@ -31,10 +34,10 @@ impl KeyFilter {
         if self.filters.last().is_none_or(|last| last.keys >= last.room) {
             let room = FIRST_KEYS << self.filters.len().min(20);
             let bits = BloomFilter::with_num_bits(room * BITS_PER_KEY).seed(&SEED).hashes(HASHES);
-            self.filters.push(Layer { bits, room, keys: 0 });
+            self.filters.push(Layer { bits: Arc::new(bits), room, keys: 0 });
         }
         if let Some(last) = self.filters.last_mut() {
-            last.bits.insert(&key);
+            Arc::make_mut(&mut last.bits).insert(&key);
             last.keys += 1;
         }
     }
@@ -70,7 +73,7 @@ impl KeyFilter {
                 return None;
             }
             let bits = BloomFilter::from_vec(bits).seed(&SEED).hashes(HASHES);
-            filters.push(Layer { bits, room, keys });
+            filters.push(Layer { bits: Arc::new(bits), room, keys });
         }
         Some(KeyFilter { filters })
     }

@@ -58,13 +58,13 @@ pub struct Memory {
     pub recent: usize,
     /// Accounts before idle ones leave.
     pub accounts: usize,
-    /// Events after which an account is saved, so that its next fold is short.
+    /// Events after which an account is saved, so that its next fold is short, and that of a balance of the past.
     pub events_per_snapshot: i64,
 }
 
 impl Default for Memory {
     fn default() -> Memory {
-        Memory { recent: 16_384, accounts: 16_384, events_per_snapshot: 5_000 }
+        Memory { recent: 16_384, accounts: 16_384, events_per_snapshot: 1_000 }
     }
 }
 
@@ -348,6 +348,18 @@ impl Ledger {
             Some(access) => Ok(access),
             None => self.read(org, move |account| accesses.keep(account)).await,
         }
+    }
+
+    /// An account as it was after its last event at a moment or before it, without what time had ended by then; none where
+    /// it had no event.
+    ///
+    /// # Errors
+    /// Where the log or the projections can't be read.
+    pub async fn read_at(&self, org: OrgId, at: Timestamp) -> Result<Option<Account>, LedgerError> {
+        let (log, projector) = (self.shared.log.clone(), self.shared.projector.clone());
+        let fetcher = Fetcher { shard: self.shard_of(org), log, projector };
+        let position = fetcher.position_at(at).await?;
+        Ok(fetcher.account_at(org, position).await?)
     }
 
     /// Has every shard that this node owns write the ends that time has brought about to the accounts in memory.

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::sync::{Mutex, Notify};
 
 use crate::domain::chain::Hash;
+use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
 use crate::domain::views::{Changes, View};
 use crate::ledger::tail::{Placed, Tail};
@@ -34,6 +35,8 @@ struct Shard {
     running: Mutex<()>,
     /// Up to here every look-up finds what it seeks.
     indexed: AtomicI64,
+    /// Up to here every live view holds everything, as far as this process knows.
+    folded: AtomicI64,
     written: Notify,
     tail: Tail,
 }
@@ -98,6 +101,18 @@ impl Projector {
         }
     }
 
+    /// An org's events within a range of positions, where this node still has all of the range in memory.
+    pub(super) fn kept(&self, shard: i32, org: OrgId, range: &Range<i64>) -> Option<Vec<Placed>> {
+        self.shard(shard)?.tail.of(org, range)
+    }
+
+    /// Drops what this node has in memory of the shard's log: the log may be another.
+    pub(super) fn drop_kept(&self, shard: i32) {
+        if let Some(state) = self.shard(shard) {
+            state.tail.clear();
+        }
+    }
+
     /// Waits until the shard's log has grown, as far as this node knows.
     pub async fn written(&self, shard: i32) {
         if let Some(state) = self.shard(shard) {
@@ -111,7 +126,13 @@ impl Projector {
     /// Where the log can't be read or the rows can't be written.
     pub async fn catch_up(&self, shard: i32) -> Result<(), StoreError> {
         let goal = self.log.head(shard).await?.next_position - 1;
-        while self.step(shard, goal).await? {}
+        while self.folded(shard) < goal && self.step(shard, goal).await? {}
+        Ok(())
+    }
+
+    /// Folds until look-ups find everything up to a position that the log holds.
+    pub(super) async fn index_to(&self, shard: i32, goal: i64) -> Result<(), StoreError> {
+        while self.indexed(shard) < goal && self.step(shard, goal).await? {}
         Ok(())
     }
 
@@ -287,8 +308,13 @@ impl Projector {
             state.indexed.store(indexed, Ordering::Release);
         }
         if let (Some(state), Some(folded)) = (self.shard(shard), folded) {
+            state.folded.fetch_max(folded, Ordering::Release);
             state.tail.forget_to(folded);
         }
+    }
+
+    fn folded(&self, shard: i32) -> i64 {
+        self.shard(shard).map_or(0, |state| state.folded.load(Ordering::Acquire))
     }
 
     fn shard(&self, shard: i32) -> Option<&Shard> {

@@ -62,8 +62,7 @@ impl Scribe<'_> {
             hash: [0; 32],
         };
         row.hash = chain::event_hash(&chain.last_hash, &row.fields());
-        chain.version = row.org_version;
-        chain.last_hash = row.hash;
+        *chain = Chain { version: row.org_version, last_hash: row.hash, position: row.position };
         head.next_position += 1;
         head.last_hash = chain::shard_hash(&head.last_hash, &row.hash);
         Ok(row)

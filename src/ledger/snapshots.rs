@@ -1,134 +1,177 @@
-//! Saves folded accounts and the filter of keys beside the writer: a cache that spares later folds.
+//! Saves folded accounts, the system and the filter of keys beside the writer: a cache that spares later folds.
 //!
 //! What can't be saved at once is not saved: the writer never waits, and nothing depends on it.
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::domain::account::Account;
-use crate::domain::chain::Hash;
-use crate::domain::views::index::{key_entry, key_hash};
-use crate::ledger::decode;
-use crate::ledger::fetch::{Fetcher, SNAPSHOT_FORMAT};
+use crate::domain::ids::OrgId;
+use crate::domain::system::System;
+use crate::ledger::fetch::SNAPSHOT_FORMAT;
 use crate::ledger::key_filter::KeyFilter;
-use crate::ledger::state::Known;
+use crate::ledger::projector::Projector;
+use crate::ledger::state::{Chain, Known};
 use crate::store::StoreError;
 use crate::store::projections::{Projections, Snapshot};
 
-/// An account that leaves memory is saved after this many events: it will be read again.
-const EVENTS_PER_EVICTION: i64 = 100;
-/// Events of the shard after which the filter of keys is saved again.
-const EVENTS_PER_FILTER: i64 = 500_000;
-/// Snapshots that may wait to be written.
-const WAITING_MAX: usize = 64;
+/// An account that rests or leaves memory is saved after this many events: it will be read again, and must be there at once.
+const EVENTS_AT_REST: i64 = 16;
+/// Lots of an account that are about as much work to save as one event is to fold.
+const LOTS_PER_EVENT: usize = 16;
+/// Events of the shard after which the filter of keys is saved again: a start adds the keys since, a quarter of a second's
+/// work.
+const EVENTS_PER_FILTER: i64 = 1_000_000;
+/// Events of the system after which it is saved again: a start folds those since, a tenth of a second's work. Where it was
+/// folded from far more, a share of those, since all of it is written.
+const EVENTS_PER_SYSTEM: i64 = 5_000;
+const SYSTEM_SHARE: i64 = 16;
+/// Accounts that may wait to be saved; one with many lots counts as several.
+const WAITING_MAX: usize = 1_024;
+/// Accounts saved in one transaction.
+const TOGETHER: usize = 64;
 
 #[allow(clippy::large_enum_variant, reason = "few, and short-lived")]
 enum Save {
-    Account { account: Account, version: i64, last_hash: Hash, position: i64 },
+    Account { account: Account, chain: Chain, _room: OwnedSemaphorePermit },
     Filter { filter: KeyFilter, position: i64 },
+    System { system: System, chain: Chain },
 }
 
 /// The writer's end: takes what may be saved.
 pub(super) struct Keeper {
-    saves: mpsc::Sender<Save>,
+    saves: mpsc::UnboundedSender<Save>,
+    room: Arc<Semaphore>,
     events_per_snapshot: i64,
     filter_saved_at: i64,
+    /// The version of the system's last snapshot.
+    pub system_saved_version: i64,
 }
 
 impl Keeper {
     pub fn start(shard: i32, store: Arc<dyn Projections>, events_per_snapshot: i64) -> Keeper {
-        let (saves, waiting) = mpsc::channel(WAITING_MAX);
+        let (saves, waiting) = mpsc::unbounded_channel();
         tokio::spawn(save_all(shard, store, waiting));
-        Keeper { saves, events_per_snapshot, filter_saved_at: 0 }
+        let room = Arc::new(Semaphore::new(WAITING_MAX));
+        Keeper { saves, room, events_per_snapshot, filter_saved_at: 0, system_saved_version: 0 }
     }
 
     /// Saves an account that has moved far since it was saved last.
-    pub fn offer(&self, known: &mut Known, position: i64) {
-        if known.chain.version - known.saved_version < self.events_per_snapshot {
-            return;
-        }
-        // What has ended is looked up; the rest is what a fold needs.
-        let ended = std::mem::take(&mut known.account.ended);
-        let account = known.account.clone();
-        known.account.ended = ended;
-        if self.save(account, known, position) {
-            known.saved_version = known.chain.version;
+    pub fn offer(&self, known: &mut Known) {
+        if known.unsaved() >= self.events_per_snapshot.max(size(&known.account)) {
+            self.save(known);
         }
     }
 
-    pub fn offer_evicted(&self, mut known: Known, position: i64) {
-        if known.chain.version - known.saved_version < EVENTS_PER_EVICTION {
-            return;
+    /// Saves an account that has not moved since this was last called, or that was just folded.
+    pub fn offer_resting(&self, known: &mut Known) {
+        if known.seen_version == known.chain.version && is_worth_it(known) {
+            self.save(known);
         }
-        known.account.ended.clear();
-        let account = known.account.clone();
-        self.save(account, &known, position);
+        known.seen_version = known.chain.version;
+    }
+
+    /// Saves an account that leaves memory.
+    pub fn offer_evicted(&self, mut known: Known) {
+        if is_worth_it(&known) {
+            known.account.ended.clear();
+            self.send(known.account, known.chain);
+        }
     }
 
     pub fn offer_filter(&mut self, filter: &KeyFilter, position: i64) {
         if position - self.filter_saved_at >= EVENTS_PER_FILTER
-            && self.saves.try_send(Save::Filter { filter: filter.clone(), position }).is_ok()
+            && self.saves.send(Save::Filter { filter: filter.clone(), position }).is_ok()
         {
             self.filter_saved_at = position;
         }
     }
 
-    /// The filter of every key bound up to a position.
-    pub async fn load_filter(&mut self, fetcher: &Fetcher, end: i64) -> Result<KeyFilter, StoreError> {
-        let store = fetcher.projector.store();
-        let saved = store.key_filter(fetcher.shard).await?.filter(|(position, _)| *position <= end);
+    pub fn offer_system(&mut self, system: &System, chain: Chain) {
+        if chain.version - self.system_saved_version >= EVENTS_PER_SYSTEM.max(chain.version / SYSTEM_SHARE)
+            && self.saves.send(Save::System { system: system.clone(), chain }).is_ok()
+        {
+            self.system_saved_version = chain.version;
+        }
+    }
+
+    /// The filter of every key bound up to a position, which the projections must hold.
+    pub async fn load_filter(
+        &mut self,
+        projector: &Projector,
+        shard: i32,
+        end: i64,
+    ) -> Result<KeyFilter, StoreError> {
+        let store = projector.store();
+        let saved = store.key_filter(shard).await?.filter(|(position, _)| *position <= end);
         let saved = saved.and_then(|(position, bytes)| Some((position, KeyFilter::from_bytes(&bytes)?)));
-        let Some((position, mut filter)) = saved else {
-            let mut filter = KeyFilter::default();
-            let keys = store.keys_bound_since(fetcher.shard, 0).await?;
-            keys.into_iter().for_each(|key| filter.insert(key));
-            return Ok(filter);
-        };
+        let (position, mut filter) = saved.unwrap_or_default();
         self.filter_saved_at = position;
-        let add = |row: &crate::store::EventRow| {
-            let recorded = decode(row)?;
-            if let Some(bound) = recorded.payload.command {
-                filter.insert(key_entry(&key_hash(recorded.org, &bound.command.key)));
-            }
-            Ok(())
-        };
-        fetcher.tail(position + 1, end + 1, add).await?;
+        let since = store.keys_bound_since(shard, position + 1).await?;
+        since.into_iter().for_each(|key| filter.insert(key));
         Ok(filter)
     }
 
-    fn save(&self, account: Account, known: &Known, position: i64) -> bool {
-        let save = Save::Account {
-            account,
-            version: known.chain.version,
-            last_hash: known.chain.last_hash,
-            position,
-        };
-        self.saves.try_send(save).is_ok()
+    fn save(&self, known: &mut Known) {
+        // What has ended is looked up; the rest is what a fold needs.
+        let ended = std::mem::take(&mut known.account.ended);
+        let account = known.account.clone();
+        known.account.ended = ended;
+        if self.send(account, known.chain) {
+            known.saved_version = known.chain.version;
+        }
+    }
+
+    fn send(&self, account: Account, chain: Chain) -> bool {
+        let size = u32::try_from(size(&account)).unwrap_or(u32::MAX);
+        let Ok(_room) = self.room.clone().try_acquire_many_owned(size) else { return false };
+        self.saves.send(Save::Account { account, chain, _room }).is_ok()
     }
 }
 
-async fn save_all(shard: i32, store: Arc<dyn Projections>, mut waiting: mpsc::Receiver<Save>) {
-    while let Some(save) = waiting.recv().await {
-        let saved = match save {
-            Save::Filter { filter, position } => {
-                store.put_key_filter(shard, position, &filter.to_bytes()).await
+/// How much work it is to save an account, in events that are folded meanwhile.
+fn size(account: &Account) -> i64 {
+    i64::try_from(1 + account.lots.len() / LOTS_PER_EVENT).unwrap_or(i64::MAX)
+}
+
+fn is_worth_it(known: &Known) -> bool {
+    known.unsaved() >= EVENTS_AT_REST.max(size(&known.account))
+}
+
+async fn save_all(shard: i32, store: Arc<dyn Projections>, mut waiting: mpsc::UnboundedReceiver<Save>) {
+    let mut saves = Vec::with_capacity(TOGETHER);
+    while waiting.recv_many(&mut saves, TOGETHER).await > 0 {
+        let (mut snapshots, mut rooms) = (vec![], vec![]);
+        for save in saves.drain(..) {
+            match save {
+                Save::Filter { filter, position } => {
+                    warn(shard, store.put_key_filter(shard, position, &filter.to_bytes()).await);
+                }
+                Save::Account { account, chain, _room } => {
+                    rooms.push(_room);
+                    snapshots.extend(
+                        serde_json::to_vec(&account).map(|state| snapshot(account.org, chain, state)),
+                    );
+                }
+                Save::System { system, chain } => {
+                    snapshots.extend(system.to_json().map(|state| snapshot(OrgId::SYSTEM, chain, state)));
+                }
             }
-            Save::Account { account, version, last_hash, position } => {
-                let Ok(state) = serde_json::to_vec(&account) else { continue };
-                let snapshot = Snapshot {
-                    org: account.org,
-                    version,
-                    position,
-                    last_hash,
-                    format: SNAPSHOT_FORMAT,
-                    state,
-                };
-                store.put_snapshot(shard, &snapshot).await
-            }
-        };
-        if let Err(error) = saved {
-            tracing::warn!(%error, shard, "a snapshot was not saved; the next start folds more events");
         }
+        if !snapshots.is_empty() {
+            warn(shard, store.put_snapshots(shard, &snapshots).await);
+        }
+    }
+}
+
+fn snapshot(org: OrgId, chain: Chain, state: Vec<u8>) -> Snapshot {
+    let Chain { version, last_hash, position } = chain;
+    Snapshot { org, version, position, last_hash, format: SNAPSHOT_FORMAT, state }
+}
+
+fn warn(shard: i32, saved: Result<(), StoreError>) {
+    if let Err(error) = saved {
+        tracing::warn!(%error, shard, "a snapshot was not saved; the next start folds more events");
     }
 }

@@ -11,14 +11,25 @@ use crate::domain::time::Timestamp;
 use crate::domain::views::index::{KeyHash, key_entry, key_hash};
 use crate::ledger::Memory;
 use crate::ledger::key_filter::KeyFilter;
+use crate::ledger::tail::Placed;
 use crate::ledger::writer::Job;
-use crate::store::{EventRow, StoreError};
+use crate::store::StoreError;
 
 /// How long a command's key binds, by log time (I4).
 pub(super) const KEY_KEPT_SECONDS: i64 = 30 * 24 * 3600;
+/// A share of the accounts that may stay, which leave together: the search for them looks at all.
+const EVICTED_SHARE: usize = 32;
+
 #[derive(Default)]
 pub(super) struct ShardState {
     pub accounts: HashMap<OrgId, Slot>,
+    /// Where the last event may stand of an org that is not in memory, and of which the index by org may lack some. Of any
+    /// other that is not in memory it holds all.
+    pub unindexed: HashMap<OrgId, i64>,
+    /// Up to here the index was known to hold everything when `unindexed` was last looked through.
+    pub indexed: i64,
+    /// So many accounts make a search for some that may leave.
+    pub crowded: usize,
     pub system: System,
     pub system_chain: Chain,
     pub recent: Recent,
@@ -34,7 +45,7 @@ pub(super) enum Slot {
         /// Which reading this is: one that was given up may still come back.
         reading: u64,
         waiting: Vec<Job>,
-        arrived: Vec<EventRow>,
+        arrived: Vec<Placed>,
     },
     Known(Box<Known>),
 }
@@ -47,6 +58,8 @@ pub(super) struct Known {
     pub forgotten_to: i64,
     /// The version of the last snapshot.
     pub saved_version: i64,
+    /// The version at the last look for accounts at rest.
+    pub seen_version: i64,
     /// The round of its last use.
     pub used: u64,
 }
@@ -56,6 +69,8 @@ pub(super) struct Known {
 pub(super) struct Chain {
     pub version: i64,
     pub last_hash: Hash,
+    /// Of the last event, in the shard.
+    pub position: i64,
 }
 
 /// What an idempotency key is bound to: where the command's events stand in the shard.
@@ -102,20 +117,38 @@ impl Known {
             chain: Chain::default(),
             forgotten_to: 0,
             saved_version: 0,
+            seen_version: 0,
             used: 0,
         }
     }
 
     /// Folds the org's next event.
-    pub fn fold(&mut self, row: &EventRow, recorded: &Recorded) -> Result<(), StoreError> {
-        self.chain.follow(row)?;
+    pub fn fold(&mut self, placed: &Placed) -> Result<(), StoreError> {
+        let Placed { position, recorded, .. } = placed;
+        self.chain.follow(placed)?;
         let late = ended_by(&recorded.payload.event).filter(|end| end.is_late);
         if late.is_some_and(|end| !self.account.ended.contains_key(&end.reservation)) {
             // How it ended at first is not in memory: whatever is looked up from now on must hold this settle too.
-            self.forgotten_to = self.forgotten_to.max(row.position);
+            self.forgotten_to = self.forgotten_to.max(*position);
         }
         self.account.evolve(&recorded.payload.event, recorded.at);
         Ok(())
+    }
+
+    /// Folds an event of the org, unless it was folded before.
+    pub fn fold_new(&mut self, placed: &Placed) -> Result<(), StoreError> {
+        if placed.recorded.version > self.chain.version { self.fold(placed) } else { Ok(()) }
+    }
+
+    /// Lets go of what has ended so far: the look-ups must hold it.
+    pub fn forget_ended(&mut self) {
+        self.account.ended.clear();
+        self.forgotten_to = self.chain.position;
+    }
+
+    /// Events since it was last saved.
+    pub fn unsaved(&self) -> i64 {
+        self.chain.version - self.saved_version
     }
 
     /// Takes back what a look-up found.
@@ -127,17 +160,15 @@ impl Known {
 }
 
 impl Chain {
-    pub fn follow(&mut self, row: &EventRow) -> Result<(), StoreError> {
-        if row.org_version != self.version + 1 {
+    pub fn follow(&mut self, placed: &Placed) -> Result<(), StoreError> {
+        let Recorded { org, version, .. } = placed.recorded;
+        if version != self.version + 1 {
             return Err(StoreError::Corrupt(format!(
-                "the events of {} jump from version {} to {}; run `tollgate verify`",
-                OrgId(row.org_id),
+                "the events of {org} jump from version {} to {version}; run `tollgate verify`",
                 self.version,
-                row.org_version
             )));
         }
-        self.version = row.org_version;
-        self.last_hash = row.hash;
+        *self = Chain { version, last_hash: placed.hash, position: placed.position };
         Ok(())
     }
 }
@@ -174,35 +205,49 @@ impl Recent {
 
 impl ShardState {
     /// Folds an event that another node wrote, or that was written before the start.
-    pub fn absorb(&mut self, row: &EventRow, recorded: &Recorded) -> Result<(), StoreError> {
+    pub fn absorb(&mut self, placed: &Placed) -> Result<(), StoreError> {
+        let Placed { position, recorded, .. } = placed;
         self.last_recorded_at = self.last_recorded_at.max(recorded.at);
         if let Some(command) = &recorded.payload.command {
             let key = key_hash(recorded.org, &command.command.key);
             let fingerprint = command.command.fingerprint.clone();
-            let bound = Bound { fingerprint, position: row.position, count: command.events, at: recorded.at };
+            let bound = Bound { fingerprint, position: *position, count: command.events, at: recorded.at };
             self.recent.bind(key, bound);
-            self.recent.keep_key(row.position, key);
+            self.recent.keep_key(*position, key);
             self.filter.insert(key_entry(&key));
         }
         if let Some(end) = ended_by(&recorded.payload.event) {
-            self.recent.keep_ended(row.position, end);
+            self.recent.keep_ended(*position, end);
         }
         if recorded.org == OrgId::SYSTEM {
             self.system.evolve(&recorded.payload.event, recorded.at);
-            return self.system_chain.follow(row);
+            return self.system_chain.follow(placed);
         }
         match self.accounts.get_mut(&recorded.org) {
-            Some(Slot::Known(known)) => known.fold(row, recorded),
+            Some(Slot::Known(known)) => known.fold(placed),
             Some(Slot::Loading { arrived, .. }) => {
-                arrived.push(row.clone());
+                arrived.push(placed.clone());
                 Ok(())
             }
-            None => Ok(()),
+            None => {
+                self.unindexed.insert(recorded.org, *position);
+                Ok(())
+            }
         }
+    }
+
+    /// Takes an account out of memory that can't be trusted; what the log holds of it stands at `last` or before.
+    pub fn drop_account(&mut self, org: OrgId, last: i64) {
+        self.accounts.remove(&org);
+        self.unindexed.insert(org, last);
     }
 
     /// Lets go of what a look-up would find: everything up to `indexed`, beyond the most recent.
     pub fn forget_before(&mut self, indexed: i64) {
+        if self.indexed < indexed {
+            self.indexed = indexed;
+            self.unindexed.retain(|_, last| *last > indexed);
+        }
         while self.recent.order.len() > self.memory.recent {
             let Some((position, _)) = self.recent.order.front() else { return };
             if *position > indexed {
@@ -230,25 +275,36 @@ impl ShardState {
     }
 
     /// Takes accounts out of memory that were not used for longest, where there are too many. Those with open holds
-    /// stay: their time runs out here.
+    /// stay: their time runs out here. So do those with events that the index does not hold: who comes back reads it.
     pub fn evict(&mut self) -> Vec<Known> {
-        if self.accounts.len() <= self.memory.accounts {
+        let may_stay = self.memory.accounts;
+        if self.accounts.len() <= may_stay.max(self.crowded) {
             return vec![];
         }
         let idle = |slot: &Slot| match slot {
-            Slot::Known(known) if known.account.holds.is_empty() => Some(known.used),
+            Slot::Known(known) if known.account.holds.is_empty() && known.chain.position <= self.indexed => {
+                Some(known.used)
+            }
             Slot::Known(_) | Slot::Loading { .. } => None,
         };
         let mut candidates: Vec<(u64, OrgId)> =
             self.accounts.iter().filter_map(|(org, slot)| idle(slot).map(|used| (used, *org))).collect();
-        candidates.sort_unstable();
-        let spare = self.accounts.len() - self.memory.accounts * 3 / 4;
-        let gone = candidates.into_iter().take(spare).filter_map(|(_, org)| self.accounts.remove(&org));
-        gone.filter_map(|slot| match slot {
+        let share = may_stay / EVICTED_SHARE;
+        // Far too many leave by and by: the writer does nothing else meanwhile.
+        let spare = (self.accounts.len() - may_stay + share).min(4 * share + 1);
+        if spare < candidates.len() {
+            candidates.select_nth_unstable(spare);
+            candidates.truncate(spare);
+        }
+        let gone = candidates.into_iter().filter_map(|(_, org)| self.accounts.remove(&org));
+        let gone = gone.filter_map(|slot| match slot {
             Slot::Known(known) => Some(*known),
             Slot::Loading { .. } => None,
-        })
-        .collect()
+        });
+        let gone = gone.collect();
+        // Where few could leave, the next search waits for more to have come.
+        self.crowded = self.accounts.len() + share;
+        gone
     }
 }
 
@@ -263,5 +319,79 @@ pub(super) fn ended_by(event: &Event) -> Option<End> {
         }
         // No other event ends one.
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::Payload;
+    use crate::domain::ids::EventId;
+
+    fn org(number: u128) -> OrgId {
+        OrgId(uuid::Uuid::from_u128(number))
+    }
+
+    fn event(number: u128, position: i64) -> Placed {
+        let payload = Payload { by: None, command: None, balance: None, event: Event::OrgResumed {} };
+        let (id, at) = (EventId(uuid::Uuid::nil()), Timestamp(0));
+        let recorded = Recorded { org: org(number), version: 1, id, at, payload };
+        Placed { position, hash: [0; 32], recorded }
+    }
+
+    /// Accounts 1 to `accounts`, each with one event at the position of its number, last used in that order.
+    fn holding(accounts: u128, may_stay: usize) -> ShardState {
+        let memory = Memory { accounts: may_stay, ..Memory::default() };
+        let mut state = ShardState { memory, ..ShardState::default() };
+        for number in 1..=accounts {
+            let mut known = Known::new(org(number));
+            let position = i64::try_from(number).expect("small");
+            known.fold(&event(number, position)).expect("folds");
+            known.used = u64::try_from(number).expect("small");
+            state.accounts.insert(org(number), Slot::Known(Box::new(known)));
+        }
+        state
+    }
+
+    fn gone(state: &mut ShardState) -> Vec<OrgId> {
+        let mut gone: Vec<OrgId> = state.evict().into_iter().map(|known| known.account.org).collect();
+        gone.sort_unstable();
+        gone
+    }
+
+    #[test]
+    fn those_not_used_for_longest_leave_once_the_index_holds_their_events() {
+        let mut state = holding(70, 64);
+
+        assert_eq!(gone(&mut state), [], "nobody could read them again");
+        state.forget_before(5);
+        assert_eq!(gone(&mut state), [], "the search waits for more to have come");
+        state.crowded = 0;
+        assert_eq!(gone(&mut state), [1, 2, 3, 4, 5].map(org));
+        state.forget_before(70);
+        state.crowded = 0;
+        assert_eq!(gone(&mut state), [6, 7, 8].map(org), "and a few more than must");
+        assert_eq!((state.accounts.len(), gone(&mut state).len()), (62, 0));
+    }
+
+    #[test]
+    fn far_too_many_leave_by_and_by() {
+        let mut state = holding(640, 64);
+        state.forget_before(640);
+
+        assert_eq!(gone(&mut state).len(), 9);
+        assert_eq!(state.accounts.len(), 631);
+    }
+
+    #[test]
+    fn what_the_index_may_lack_is_known_until_it_holds_it() {
+        let mut state = holding(1, 64);
+        state.absorb(&event(7, 2)).expect("folds");
+        state.drop_account(org(1), 3);
+        assert_eq!((state.unindexed.get(&org(7)), state.unindexed.get(&org(1))), (Some(&2), Some(&3)));
+
+        state.forget_before(2);
+
+        assert_eq!((state.unindexed.get(&org(7)), state.unindexed.get(&org(1))), (None, Some(&3)));
     }
 }

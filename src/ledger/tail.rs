@@ -1,12 +1,15 @@
-//! What this node's writer wrote last, as it was decided: the projections fold it without reading it back.
+//! What this node's writer wrote or folded last, as it was decoded: the projections fold it without reading it back, and
+//! an account that comes back into memory finds there what they do not hold yet.
 //!
 //! A cache and nothing else: whatever it lacks is read from the log.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::domain::chain::Hash;
 use crate::domain::event::Recorded;
+use crate::domain::ids::OrgId;
 use crate::ledger::decode;
 use crate::store::{EventRow, StoreError};
 
@@ -14,7 +17,7 @@ use crate::store::{EventRow, StoreError};
 const EVENTS_MAX: usize = 32_768;
 
 /// An event with its place in its shard.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Placed {
     pub position: i64,
     pub hash: Hash,
@@ -27,8 +30,15 @@ pub(super) struct Tail(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    batches: VecDeque<Arc<[Placed]>>,
+    batches: VecDeque<Arc<Batch>>,
     events: usize,
+}
+
+#[derive(Debug)]
+struct Batch {
+    events: Arc<[Placed]>,
+    /// Each event's org and place in the batch, sorted; made when an org is first asked for.
+    by_org: OnceLock<Box<[(OrgId, usize)]>>,
 }
 
 impl Placed {
@@ -42,11 +52,11 @@ impl Tail {
     pub fn push(&self, batch: Vec<Placed>) {
         let Some(first) = batch.first() else { return };
         let mut kept = self.lock();
-        if kept.batches.back().is_some_and(|last| end(last) != first.position) {
+        if kept.batches.back().is_some_and(|last| last.end() != first.position) {
             *kept = Kept::default();
         }
         kept.events += batch.len();
-        kept.batches.push_back(batch.into());
+        kept.batches.push_back(Arc::new(Batch { events: batch.into(), by_org: OnceLock::new() }));
         while kept.events > EVENTS_MAX {
             kept.drop_first();
         }
@@ -55,19 +65,38 @@ impl Tail {
     /// Everything from `position` on, in batches of which the first may begin earlier; none where what stands at
     /// `position` is not kept.
     pub fn from(&self, position: i64) -> Vec<Arc<[Placed]>> {
-        let kept = self.lock();
-        let reaches = |batch: &Arc<[Placed]>| batch.first().is_some_and(|first| first.position <= position);
-        match kept.batches.front().is_some_and(reaches) {
-            true => kept.batches.iter().filter(|batch| end(batch) > position).cloned().collect(),
-            false => vec![],
+        self.reaching(position).iter().map(|batch| batch.events.clone()).collect()
+    }
+
+    /// An org's events within a range of positions, in order; none where not all of the range is kept.
+    pub fn of(&self, org: OrgId, range: &Range<i64>) -> Option<Vec<Placed>> {
+        let batches = self.reaching(range.start);
+        if batches.last().is_none_or(|last| last.end() < range.end) {
+            return None;
         }
+        let found = batches.iter().flat_map(|batch| batch.of(org));
+        Some(found.filter(|placed| range.contains(&placed.position)).cloned().collect())
+    }
+
+    /// Drops everything: the log may differ from what was kept.
+    pub fn clear(&self) {
+        *self.lock() = Kept::default();
     }
 
     /// Drops what nobody asks for again.
     pub fn forget_to(&self, position: i64) {
         let mut kept = self.lock();
-        while kept.batches.front().is_some_and(|batch| end(batch) <= position + 1) {
+        while kept.batches.front().is_some_and(|batch| batch.end() <= position + 1) {
             kept.drop_first();
+        }
+    }
+
+    /// Batches from `position` on; none where what stands there is not kept.
+    fn reaching(&self, position: i64) -> Vec<Arc<Batch>> {
+        let kept = self.lock();
+        match kept.batches.front().is_some_and(|first| first.begin() <= position) {
+            true => kept.batches.iter().filter(|batch| batch.end() > position).cloned().collect(),
+            false => vec![],
         }
     }
 
@@ -79,14 +108,32 @@ impl Tail {
 impl Kept {
     fn drop_first(&mut self) {
         if let Some(batch) = self.batches.pop_front() {
-            self.events -= batch.len();
+            self.events -= batch.events.len();
         }
     }
 }
 
-/// The position after the batch.
-fn end(batch: &[Placed]) -> i64 {
-    batch.last().map_or(0, |last| last.position + 1)
+impl Batch {
+    fn begin(&self) -> i64 {
+        self.events.first().map_or(0, |first| first.position)
+    }
+
+    /// The position after the batch.
+    fn end(&self) -> i64 {
+        self.events.last().map_or(0, |last| last.position + 1)
+    }
+
+    fn of(&self, org: OrgId) -> impl Iterator<Item = &Placed> {
+        let by_org = self.by_org.get_or_init(|| {
+            let mut places: Box<[(OrgId, usize)]> =
+                self.events.iter().enumerate().map(|(place, placed)| (placed.recorded.org, place)).collect();
+            places.sort_unstable();
+            places
+        });
+        let first = by_org.partition_point(|(other, _)| *other < org);
+        let own = by_org.iter().skip(first).take_while(move |(other, _)| *other == org);
+        own.filter_map(|(_, place)| self.events.get(*place))
+    }
 }
 
 #[cfg(test)]
@@ -102,9 +149,17 @@ mod tests {
 
     fn placed(position: i64) -> Placed {
         let payload = Payload { by: None, command: None, balance: None, event: Event::OrgClosed {} };
-        let (org, id) = (OrgId::SYSTEM, EventId(uuid::Uuid::nil()));
+        let (org, id) = (org(position % 2), EventId(uuid::Uuid::nil()));
         let recorded = Recorded { org, version: position, id, at: Timestamp(0), payload };
         Placed { position, hash: [0; 32], recorded }
+    }
+
+    fn org(number: i64) -> OrgId {
+        OrgId(uuid::Uuid::from_u128(number.unsigned_abs().into()))
+    }
+
+    fn of(tail: &Tail, number: i64, range: Range<i64>) -> Option<Vec<i64>> {
+        Some(tail.of(org(number), &range)?.iter().map(|placed| placed.position).collect())
     }
 
     fn positions(tail: &Tail, from: i64) -> Vec<i64> {
@@ -121,6 +176,21 @@ mod tests {
         assert_eq!(positions(&tail, 8), [8, 9]);
         assert!(positions(&tail, 10).is_empty());
         assert!(positions(&tail, 4).is_empty(), "4 has to be read from the log");
+    }
+
+    #[test]
+    fn an_orgs_events_are_found_where_the_whole_range_is_kept() {
+        let tail = Tail::default();
+        tail.push(batch(5..8));
+        tail.push(batch(8..12));
+
+        assert_eq!(of(&tail, 1, 5..12), Some(vec![5, 7, 9, 11]));
+        assert_eq!(of(&tail, 0, 7..10), Some(vec![8]));
+        assert_eq!(of(&tail, 7, 5..12), Some(vec![]), "it has none");
+        assert_eq!(of(&tail, 1, 4..12), None, "4 has to be read from the log");
+        assert_eq!(of(&tail, 1, 5..13), None, "and so has 12");
+        tail.clear();
+        assert_eq!(of(&tail, 1, 5..12), None);
     }
 
     #[test]

@@ -6,11 +6,14 @@ use uuid::Uuid;
 
 use super::*;
 use crate::domain::account::command::{Reserve, Settle};
+use crate::domain::commerce::Bundle;
 use crate::domain::credits::Credits;
 use crate::domain::event::{Balance, Dispatcher, Event, ExpiryPolicy, GrantKind, LotTerms, Purpose, Role};
-use crate::domain::ids::{KeyId, LotId, ReservationId};
+use crate::domain::ids::{BundleId, KeyId, LotId, ReservationId};
 use crate::domain::time::Timestamp;
 use crate::domain::views::View;
+use crate::domain::views::index::{key_entry, key_hash};
+use crate::store::projections::Snapshot;
 use crate::store::{Appended, EventRow, Head, LockedHead, SqliteStore, SqliteViews};
 
 const ACME: OrgId = OrgId(Uuid::from_u128(0xACE));
@@ -256,6 +259,93 @@ async fn i3_and_i4_hold_for_what_has_left_memory() {
     assert!(matches!(twice, Err(LedgerError::Refused(Refusal::ReservationEnded { .. }))), "{twice:?}");
     assert!(matches!(late.events[0].payload.event, Event::ReservationSettled { late: true, .. }));
     assert_eq!(node.balance().await.consumed, before.consumed.saturating_add(Credits::from_whole(4)));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn i4_keys_bound_before_and_after_the_filter_was_saved_are_known_after_a_start() {
+    let node = Node::funded(1_000).await;
+    let bind = async |n: u128| node.keyed(reserve(n, 1), Some((&n.to_string(), "a"))).await.expect("holds");
+    for n in 0..10 {
+        bind(n).await;
+    }
+    let mut filter = key_filter::KeyFilter::default();
+    (0..10).for_each(|n| filter.insert(key_entry(&key_hash(ACME, &n.to_string()))));
+    node.views.put_key_filter(0, 12, &filter.to_bytes()).await.expect("saves");
+    for n in 10..20 {
+        bind(n).await;
+    }
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let node = node.with(Memory { recent: 0, ..Memory::default() }).await;
+
+    for n in 0..20 {
+        let again = node.keyed(reserve(n + 100, 1), Some((&n.to_string(), "a"))).await.expect("replays");
+        assert!(again.replayed, "key {n}");
+    }
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn the_system_is_read_from_its_snapshot_and_what_came_after() {
+    let node = Node::start().await;
+    let bundle = |n: u128| SystemCommand::DefineBundle {
+        bundle: Bundle {
+            id: BundleId(Uuid::from_u128(n)),
+            name: n.to_string(),
+            credits: Credits::from_whole(1),
+            price_minor: 1,
+            currency: "USD".into(),
+            validity_days: None,
+        },
+    };
+    for n in 0..5 {
+        node.ledger.submit_system(bundle(n), None, None).await.expect("defines");
+    }
+    let third = node.store.read(0, 3, 1).await.expect("reads").remove(0);
+    let mut system = System::default();
+    for row in node.store.read(0, 1, 3).await.expect("reads") {
+        let recorded = decode(&row).expect("decodes");
+        system.evolve(&recorded.payload.event, recorded.at);
+    }
+    // Told apart from a fold of the log by a name that the log does not hold.
+    system.bundles[0].name = "saved".into();
+    let saved = Snapshot {
+        org: OrgId::SYSTEM,
+        version: 3,
+        position: 3,
+        last_hash: third.hash,
+        format: fetch::SNAPSHOT_FORMAT,
+        state: system.to_json().expect("writes"),
+    };
+    node.views.put_snapshots(0, &[saved]).await.expect("saves");
+    let node = node.with(Memory::default()).await;
+
+    let names: Vec<String> = node.ledger.system().bundles.iter().map(|bundle| bundle.name.clone()).collect();
+    assert_eq!(names, ["saved", "1", "2", "3", "4"]);
+    assert_eq!(node.ledger.system().version, 5);
+    node.ledger.submit_system(bundle(5), None, None).await.expect("goes on");
+    assert!(verify::verify(&*node.store).await.expect("reads").is_sound());
+}
+
+#[tokio::test]
+async fn i5_a_snapshot_of_another_log_is_not_read() {
+    let node = Node::funded(10).await;
+    let mut account = node.ledger.read(ACME, Account::clone).await.expect("reads");
+    account.version = 3;
+    let of_another = Snapshot {
+        org: ACME,
+        version: 3,
+        position: 3,
+        last_hash: [7; 32],
+        format: fetch::SNAPSHOT_FORMAT,
+        state: serde_json::to_vec(&account).expect("writes"),
+    };
+    node.views.put_snapshots(0, &[of_another]).await.expect("saves");
+    let node = node.with(Memory::default()).await;
+
+    node.run(reserve(1, 4)).await.expect("holds");
+
+    assert_eq!(node.balance().await.held, Credits::from_whole(4));
     node.finish().await;
 }
 

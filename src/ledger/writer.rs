@@ -424,6 +424,10 @@ impl Writer {
         for (org, slot) in &mut self.state.accounts {
             let Slot::Known(known) = slot else { continue };
             if !known.account.is_due(batch.now) {
+                // What this batch has decided on it is not durable yet.
+                if !batch.touched.contains(org) {
+                    self.keeper.offer_resting(known);
+                }
                 continue;
             }
             batch.touched.insert(*org);
@@ -439,11 +443,13 @@ impl Writer {
     fn slot(&mut self, org: OrgId) -> &mut Slot {
         let (fetcher, fetched, end) = (&self.fetcher, &self.fetched, self.head.next_position);
         let readings = &mut self.readings;
+        let unindexed = &self.state.unindexed;
         self.state.accounts.entry(org).or_insert_with(|| {
+            let last = unindexed.get(&org).copied();
             *readings += 1;
             let (fetcher, fetched, reading) = (fetcher.clone(), fetched.clone(), *readings);
             tokio::spawn(async move {
-                let known = fetcher.account(org, end).await;
+                let known = fetcher.account(org, end, last).await;
                 // A writer that has stopped needs nothing.
                 let _ = fetched.send(Fetched::Account { org, reading, known });
             });
@@ -480,11 +486,16 @@ impl Writer {
                     return;
                 };
                 match known.and_then(|known| caught_up(known, &arrived)) {
-                    Ok(known) => {
+                    Ok(mut known) => {
+                        known.seen_version = known.chain.version;
+                        self.keeper.offer_resting(&mut known);
                         self.state.accounts.insert(org, Slot::Known(Box::new(known)));
                         jobs.extend(waiting);
                     }
-                    Err(error) => waiting.into_iter().for_each(|job| job.refuse(&error.to_string())),
+                    Err(error) => {
+                        self.state.drop_account(org, self.head.next_position - 1);
+                        waiting.into_iter().for_each(|job| job.refuse(&error.to_string()));
+                    }
                 }
             }
         }
@@ -600,22 +611,23 @@ impl Writer {
                 Some(Slot::Known(known)) if known.chain.version == 0 => {
                     self.state.accounts.remove(org);
                 }
-                Some(Slot::Known(known)) => self.keeper.offer(known, last),
+                Some(Slot::Known(known)) => self.keeper.offer(known),
                 Some(Slot::Loading { .. }) | None => {}
             }
         }
         self.state.forget_before(self.fetcher.projector.indexed(self.fetcher.shard));
         for known in self.state.evict() {
             self.accesses.forget(known.account.org);
-            self.keeper.offer_evicted(known, last);
+            self.keeper.offer_evicted(known);
         }
         self.keeper.offer_filter(&self.state.filter, last);
+        self.keeper.offer_system(&self.state.system, self.state.system_chain);
     }
 
     /// Nothing of the batch was written: what it changed in memory is dropped and read again when it is wanted.
     fn undo(&mut self, batch: &Batch) {
         for org in &batch.touched {
-            self.state.accounts.remove(org);
+            self.state.drop_account(*org, self.head.next_position - 1);
         }
         for (_, key) in &batch.keys {
             self.state.recent.unbind(key);
@@ -638,18 +650,24 @@ impl Writer {
             return self.reopen().await;
         }
         let mut hash = self.head.last_hash;
+        let mut followed = Vec::new();
         let (state, accesses, from) = (&mut self.state, &self.accesses, self.head.next_position);
         let fold = |row: &EventRow| {
             hash = crate::domain::chain::shard_hash(&hash, &row.hash);
-            let recorded = decode(row)?;
-            if Access::is_changed_by(&recorded.payload.event) {
-                accesses.forget(recorded.org);
+            let placed = Placed::read(row)?;
+            if Access::is_changed_by(&placed.recorded.payload.event) {
+                accesses.forget(placed.recorded.org);
             }
-            state.absorb(row, &recorded)
+            state.absorb(&placed)?;
+            followed.push(placed);
+            Ok(())
         };
         self.fetcher.tail(from, head.next_position, fold).await?;
         if hash != head.last_hash {
             return self.reopen().await;
+        }
+        if !followed.is_empty() {
+            self.fetcher.projector.wrote(self.fetcher.shard, followed);
         }
         self.move_to(head);
         if self.fetcher.shard == 0 {
@@ -673,6 +691,7 @@ impl Writer {
             Slot::Known(_) => vec![],
         });
         waiting.for_each(|job| job.refuse("the log is read again; try again shortly"));
+        self.fetcher.projector.drop_kept(shard);
         self.fetcher.projector.catch_up(shard).await?;
         let indexed = self.fetcher.projector.indexed(shard);
         let head = self.fetcher.log.head(shard).await?;
@@ -681,14 +700,15 @@ impl Writer {
             memory: self.state.memory,
             ..ShardState::default()
         };
-        state.filter = self.keeper.load_filter(&self.fetcher, indexed).await?;
+        state.filter = self.keeper.load_filter(&self.fetcher.projector, shard, indexed).await?;
         if let Some(last) = self.fetcher.log.read(shard, indexed, 1).await?.first() {
             state.last_recorded_at = Timestamp(last.recorded_at);
         }
         if shard == 0 {
-            (state.system, state.system_chain) = self.fetcher.system(indexed + 1).await?;
+            (state.system, state.system_chain, self.keeper.system_saved_version) =
+                self.fetcher.system(indexed + 1).await?;
         }
-        let absorb = |row: &EventRow| state.absorb(row, &decode(row)?);
+        let absorb = |row: &EventRow| state.absorb(&Placed::read(row)?);
         self.fetcher.tail(indexed + 1, head.next_position, absorb).await?;
         if shard == 0 {
             self.system.store(Arc::new(state.system.clone()));
@@ -829,12 +849,8 @@ fn excess(event: &Event) -> u64 {
 }
 
 /// Folds what was written while the account was being read.
-fn caught_up(mut known: Known, arrived: &[EventRow]) -> Result<Known, StoreError> {
-    for row in arrived {
-        if row.org_version > known.chain.version {
-            known.fold(row, &decode(row)?)?;
-        }
-    }
+fn caught_up(mut known: Known, arrived: &[Placed]) -> Result<Known, StoreError> {
+    arrived.iter().try_for_each(|placed| known.fold_new(placed))?;
     Ok(known)
 }
 

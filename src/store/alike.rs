@@ -324,15 +324,41 @@ macro_rules! projections {
                 .map_err(store_error)?;
                 let mut positions = Vec::new();
                 for row in &rows {
-                    let block: i64 = row.try_get("block").map_err(store_error)?;
-                    let first_version: i64 = row.try_get("first_version").map_err(store_error)?;
-                    let offsets: &[u8] = row.try_get("offsets").map_err(store_error)?;
-                    let versions = first_version..;
-                    let found = versions.zip(rows::block_positions(block, offsets));
+                    let (first_version, found) = org_block(row)?;
+                    let found = (first_version..).zip(found);
                     positions.extend(found.filter(|(version, _)| *version >= from_version).map(|(_, at)| at));
                 }
                 positions.truncate(usize::try_from(limit).unwrap_or_default());
                 Ok(positions)
+            }
+
+            async fn org_version_at(
+                &self,
+                shard: i32,
+                org: OrgId,
+                position: i64,
+            ) -> Result<Option<i64>, StoreError> {
+                // The org may have no event in that block before the position: then the block before has the last.
+                let rows = sqlx::query(
+                    "select block, first_version, offsets from org_events \
+                     where shard = $1 and org_id = $2 and block <= $3 and generation = \
+                       (select generation from projections where shard = $1 and view = 'org_events' and live) \
+                     order by block desc limit 2",
+                )
+                .bind(shard)
+                .bind(org.0)
+                .bind(position.div_euclid(BLOCK_POSITIONS))
+                .fetch_all(&self.readers)
+                .await
+                .map_err(store_error)?;
+                for row in &rows {
+                    let (first_version, found) = org_block(row)?;
+                    let before = found.take_while(|at| *at <= position).count();
+                    if before > 0 {
+                        return Ok(Some(first_version + i64::try_from(before).unwrap_or(i64::MAX) - 1));
+                    }
+                }
+                Ok(None)
             }
 
             async fn commands(&self, shard: i32, key: runs::Hash) -> Result<Vec<i64>, StoreError> {
@@ -340,11 +366,17 @@ macro_rules! projections {
             }
 
             async fn keys_bound_since(&self, shard: i32, position: i64) -> Result<Vec<runs::Hash>, StoreError> {
+                let [zero, one, two] = runs::blocks_of(position);
                 let rows = sqlx::query(
                     "select run, block, entries from commands where shard = $1 and generation = \
-                     (select generation from projections where shard = $1 and view = 'commands' and live)",
+                     (select generation from projections where shard = $1 and view = 'commands' and live) \
+                     and block >= case when run < 16 then cast($2 as bigint) \
+                       when run < 256 then cast($3 as bigint) else cast($4 as bigint) end",
                 )
                 .bind(shard)
+                .bind(zero)
+                .bind(one)
+                .bind(two)
                 .fetch_all(&self.readers)
                 .await
                 .map_err(store_error)?;
@@ -420,32 +452,46 @@ macro_rules! projections {
                 rows.iter().map(org).collect()
             }
 
-            async fn put_snapshot(&self, shard: i32, snapshot: &Snapshot) -> Result<(), StoreError> {
-                sqlx::query(
-                    "insert into snapshots (shard, org_id, version, position, last_hash, format, state) \
-                     values ($1, $2, $3, $4, $5, $6, $7) on conflict (shard, org_id) do update set \
-                     version = excluded.version, position = excluded.position, last_hash = excluded.last_hash, \
-                     format = excluded.format, state = excluded.state where excluded.version > snapshots.version",
-                )
-                .bind(shard)
-                .bind(snapshot.org.0)
-                .bind(snapshot.version)
-                .bind(snapshot.position)
-                .bind(&snapshot.last_hash[..])
-                .bind(snapshot.format)
-                .bind(snapshot.state.as_slice())
-                .execute(&mut *self.writer().await?)
-                .await
-                .map_err(store_error)?;
-                Ok(())
+            async fn put_snapshots(&self, shard: i32, snapshots: &[Snapshot]) -> Result<(), StoreError> {
+                let mut writer = self.writer().await?;
+                let mut transaction = writer.begin().await.map_err(store_error)?;
+                for snapshot in snapshots {
+                    sqlx::query(
+                        "insert into snapshots (shard, org_id, stretch, version, position, last_hash, format, state) \
+                         values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (shard, org_id, stretch) do update set \
+                         version = excluded.version, position = excluded.position, last_hash = excluded.last_hash, \
+                         format = excluded.format, state = excluded.state where excluded.version > snapshots.version",
+                    )
+                    .bind(shard)
+                    .bind(snapshot.org.0)
+                    .bind(snapshot.stretch())
+                    .bind(snapshot.version)
+                    .bind(snapshot.position)
+                    .bind(&snapshot.last_hash[..])
+                    .bind(snapshot.format)
+                    .bind(snapshot.state.as_slice())
+                    .execute(&mut *transaction)
+                    .await
+                    .map_err(store_error)?;
+                }
+                transaction.commit().await.map_err(store_error)
             }
 
-            async fn snapshot(&self, shard: i32, org: OrgId) -> Result<Option<Snapshot>, StoreError> {
+            async fn snapshot(
+                &self,
+                shard: i32,
+                org: OrgId,
+                version_max: i64,
+            ) -> Result<Option<Snapshot>, StoreError> {
                 let row = sqlx::query(
-                    "select version, position, last_hash, format, state from snapshots where shard = $1 and org_id = $2",
+                    "select version, position, last_hash, format, state from snapshots \
+                     where shard = $1 and org_id = $2 and version <= $3 and stretch <= $4 \
+                     order by stretch desc limit 1",
                 )
                 .bind(shard)
                 .bind(org.0)
+                .bind(version_max)
+                .bind(version_max.div_euclid(STRETCH_VERSIONS))
                 .fetch_optional(&self.readers)
                 .await
                 .map_err(store_error)?;
@@ -591,11 +637,18 @@ macro_rules! projections {
             read().map(Some).map_err(store_error)
         }
 
+        /// The version of a block's first event, and the positions of all.
+        fn org_block(row: &$row) -> Result<(i64, impl Iterator<Item = i64> + '_), StoreError> {
+            let read = || Ok((row.try_get("block")?, row.try_get("first_version")?, row.try_get("offsets")?));
+            let (block, first_version, offsets) = read().map_err(store_error)?;
+            Ok((first_version, rows::block_positions(block, offsets)))
+        }
+
         fn spend_row(row: &$row, dimensions: &[&'static str]) -> Result<(SpendKey, Spend), sqlx::Error> {
             let mut key = SpendKey::default();
             for column in dimensions {
                 match *column {
-                    "hour" => key.hour = row.try_get("hour")?,
+                    "hour" | "day" => key.hour = row.try_get(*column)?,
                     text => rows::set_dimension(&mut key, text, row.try_get(text)?),
                 }
             }

@@ -26,7 +26,10 @@ pub struct Checkpoint {
     pub live: bool,
 }
 
-/// A folded account as it stood after one of its events.
+/// Versions of an org of which one snapshot is kept: a balance of the past begins at the one before it.
+pub const STRETCH_VERSIONS: i64 = 1_000;
+
+/// A folded account, or the system, as it stood after one of its events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     pub org: OrgId,
@@ -36,6 +39,13 @@ pub struct Snapshot {
     /// Of the bytes; one that is not today's is not read.
     pub format: i32,
     pub state: Vec<u8>,
+}
+
+impl Snapshot {
+    /// Of the system, which is large and has no past that is asked for, only the last is kept.
+    pub(super) fn stretch(&self) -> i64 {
+        if self.org == OrgId::SYSTEM { 0 } else { self.version.div_euclid(STRETCH_VERSIONS) }
+    }
 }
 
 #[async_trait]
@@ -78,6 +88,9 @@ pub trait Projections: Send + Sync {
         limit: i64,
     ) -> Result<Vec<i64>, StoreError>;
 
+    /// The version of an org's last event up to a position; none where it had none.
+    async fn org_version_at(&self, shard: i32, org: OrgId, position: i64) -> Result<Option<i64>, StoreError>;
+
     /// Where commands stand that bound a key with this hash, in order.
     async fn commands(&self, shard: i32, key: runs::Hash) -> Result<Vec<i64>, StoreError>;
 
@@ -105,9 +118,16 @@ pub trait Projections: Send + Sync {
     /// Orgs with holds, or with credits in lots whose time is over.
     async fn orgs_due(&self, shard: i32, now: Timestamp) -> Result<Vec<OrgId>, StoreError>;
 
-    async fn put_snapshot(&self, shard: i32, snapshot: &Snapshot) -> Result<(), StoreError>;
+    /// Saves accounts or the system, all or none. Of each stretch of [`STRETCH_VERSIONS`] of an org the last is kept.
+    async fn put_snapshots(&self, shard: i32, snapshots: &[Snapshot]) -> Result<(), StoreError>;
 
-    async fn snapshot(&self, shard: i32, org: OrgId) -> Result<Option<Snapshot>, StoreError>;
+    /// An org's last snapshot of a version or before it.
+    async fn snapshot(
+        &self,
+        shard: i32,
+        org: OrgId,
+        version_max: i64,
+    ) -> Result<Option<Snapshot>, StoreError>;
 
     /// The filter of bound keys, with the position up to which it holds them.
     async fn put_key_filter(&self, shard: i32, position: i64, state: &[u8]) -> Result<(), StoreError>;

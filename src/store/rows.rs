@@ -294,12 +294,15 @@ fn id(id: Uuid) -> Cell {
     Cell::Id(id)
 }
 
-/// The columns that a report by these groups needs apart.
+/// The columns that a report by these groups needs apart. Days, of which weeks and months are made, are added up where the
+/// rows are: a day's hours are many rows to carry.
 pub(super) fn spend_dimensions(groups: &[Group]) -> Vec<&'static str> {
     let mut columns: Vec<&'static str> = groups
         .iter()
         .map(|group| match group {
-            Group::Hour | Group::Day | Group::Week | Group::Month => "hour",
+            Group::Hour => "hour",
+            Group::Day | Group::Week | Group::Month if groups.contains(&Group::Hour) => "hour",
+            Group::Day | Group::Week | Group::Month => "day",
             Group::Project => "project",
             Group::Key => "key",
             Group::EndUser => "end_user",
@@ -369,7 +372,11 @@ pub(super) fn spend_of(sums: [i64; SPEND_SUMS]) -> Spend {
 pub(super) fn spend_query(dimensions: &[&str]) -> String {
     let sums: Vec<String> =
         SPEND.values.iter().map(|column| format!("cast(sum({column}) as bigint) as {column}")).collect();
-    let columns: Vec<&str> = dimensions.iter().copied().chain(sums.iter().map(String::as_str)).collect();
+    let named = dimensions.iter().map(|column| match *column {
+        "day" => "hour - hour % 24 as day",
+        column => column,
+    });
+    let columns: Vec<&str> = named.chain(sums.iter().map(String::as_str)).collect();
     let group = if dimensions.is_empty() {
         // Without groups a sum over nothing would be a row of nulls.
         "having count(*) > 0".to_owned()

@@ -15,6 +15,7 @@ mod events;
 mod experiments;
 mod exports;
 mod faults;
+mod growth;
 mod http;
 mod input;
 mod kill;

@@ -1,9 +1,11 @@
 //! What both stores promise of the log.
 
 use tollgate::clock::Clock;
+use tollgate::domain::event::{Event, Payload, Recorded};
+use tollgate::domain::ids::{EventId, OrgId};
 use tollgate::domain::time::Timestamp;
 use tollgate::domain::views::{Changes, View, runs};
-use tollgate::store::projections::{Checkpoint, Projections};
+use tollgate::store::projections::{Checkpoint, Projections, Snapshot};
 use tollgate::store::{Appended, EventRow, Head, StoreError};
 use uuid::Uuid;
 
@@ -132,4 +134,71 @@ async fn a_url_that_is_none_is_refused_by_name() {
 
         assert!(matches!(opened, Err(StoreError::Url(_))), "{url}: {opened:?}");
     }
+}
+
+#[tokio::test]
+async fn of_each_stretch_of_an_orgs_versions_the_last_snapshot_is_kept() {
+    let database = TestDatabase::new().await;
+    let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
+    let saved = |org: OrgId, version: i64| Snapshot {
+        org,
+        version,
+        position: version * 2,
+        last_hash: [1; 32],
+        format: 1,
+        state: version.to_be_bytes().to_vec(),
+    };
+    let acme = OrgId(Uuid::from_u128(1));
+    let versions = [10, 999, 400, 1_000, 3_700];
+
+    let snapshots: Vec<Snapshot> = versions.iter().map(|version| saved(acme, *version)).collect();
+    views.put_snapshots(0, &snapshots).await.unwrap();
+    views.put_snapshots(0, &[saved(OrgId::SYSTEM, 20), saved(OrgId::SYSTEM, 5_000)]).await.unwrap();
+
+    for (version_max, found) in [
+        (9, None),
+        (998, None),
+        (999, Some(999)),
+        (1_500, Some(1_000)),
+        (3_699, Some(1_000)),
+        (3_700, Some(3_700)),
+    ] {
+        let snapshot = views.snapshot(0, acme, version_max).await.unwrap();
+        assert_eq!(snapshot, found.map(|version| saved(acme, version)), "at most {version_max}");
+    }
+    assert_eq!(views.snapshot(0, OrgId::SYSTEM, i64::MAX).await.unwrap(), Some(saved(OrgId::SYSTEM, 5_000)));
+    assert_eq!(views.snapshot(0, OrgId::SYSTEM, 4_999).await.unwrap(), None, "one is enough of the system");
+    assert_eq!(views.snapshot(1, acme, i64::MAX).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_orgs_version_at_a_position_is_found_in_its_blocks() {
+    let database = TestDatabase::new().await;
+    let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
+    let acme = OrgId(Uuid::from_u128(1));
+    let mut changes = Changes::default();
+    for (version, position) in (1..).zip([5, 6, 4_095, 4_096, 20_000]) {
+        let payload = Payload { by: None, command: None, balance: None, event: Event::OrgResumed {} };
+        let (id, at) = (EventId(Uuid::nil()), Timestamp(0));
+        changes.fold(View::OrgEvents, position, &Recorded { org: acme, version, id, at, payload });
+    }
+    let checkpoints = views.checkpoints(0).await.unwrap();
+    let live: Vec<_> =
+        checkpoints.into_iter().filter(|checkpoint| checkpoint.view == View::OrgEvents).collect();
+    assert!(views.apply(0, &live, 20_000, &[5; 32], &changes).await.unwrap());
+
+    for (position, version) in [
+        (4, None),
+        (5, Some(1)),
+        (4_000, Some(2)),
+        (4_095, Some(3)),
+        (4_096, Some(4)),
+        (16_384, Some(4)),
+        (19_999, Some(4)),
+        (20_000, Some(5)),
+        (1_000_000, Some(5)),
+    ] {
+        assert_eq!(views.org_version_at(0, acme, position).await.unwrap(), version, "at {position}");
+    }
+    assert_eq!(views.org_version_at(0, OrgId(Uuid::from_u128(2)), 20_000).await.unwrap(), None);
 }

@@ -1,6 +1,6 @@
 //! `PriceBook`: the fold of all publications. Nothing leaves it, so that every charge can be recomputed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use rust_decimal::Decimal;
@@ -33,7 +33,7 @@ pub struct MarkUp {
 }
 
 /// All cards that were ever published, looked up by provider and model.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PriceBook {
     version: u64,
     /// By provider.
@@ -44,7 +44,7 @@ pub struct PriceBook {
 /// Of one model, shared with the requests that they price.
 type Cards = Vec<Published<Arc<RateCard>>>;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Published<T> {
     version: u64,
     what: T,
@@ -73,6 +73,20 @@ impl PriceBook {
         let version = publication.version;
         self.mark_ups
             .extend(publication.mark_ups.iter().map(|mark_up| Published { version, what: mark_up.clone() }));
+    }
+
+    /// Publications that make the book again, applied in this order.
+    pub fn publications(&self) -> Vec<Publication> {
+        let mut by_version: BTreeMap<u64, Publication> = BTreeMap::new();
+        // The last one may have held nothing.
+        by_version.entry(self.version).or_default();
+        for card in self.cards.values().flat_map(HashMap::values).flatten() {
+            by_version.entry(card.version).or_default().cards.push(RateCard::clone(&card.what));
+        }
+        for mark_up in &self.mark_ups {
+            by_version.entry(mark_up.version).or_default().mark_ups.push(mark_up.what.clone());
+        }
+        by_version.into_iter().map(|(version, publication)| Publication { version, ..publication }).collect()
     }
 
     /// The card that prices a call: the org's own before the general one, and of each the one in force at `at` in

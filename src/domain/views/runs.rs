@@ -108,6 +108,11 @@ impl Compaction {
     }
 }
 
+/// The block of each level that holds a position.
+pub fn blocks_of(position: i64) -> [i64; LEVEL_MAX as usize + 1] {
+    [0, 1, 2].map(|level| position.div_euclid(positions(level)))
+}
+
 /// Adds an entry; positions come in order.
 pub fn add(blocks: &mut Blocks, hash: Hash, position: i64) {
     let entries = blocks.entry(position.div_euclid(BLOCK_POSITIONS)).or_default();

@@ -13,11 +13,12 @@ use crate::domain::chain::Hash;
 use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
 use crate::domain::views::experiments::UnitSums;
+use crate::domain::views::index::BLOCK_POSITIONS;
 use crate::domain::views::runs::{self, Compaction, Run};
 use crate::domain::views::spend::{Group, Spend, SpendKey};
 use crate::domain::views::{Changes, View};
 use crate::store::postgres::{hash, options, pool, store_error};
-use crate::store::projections::{Checkpoint, Projections, Snapshot};
+use crate::store::projections::{Checkpoint, Projections, STRETCH_VERSIONS, Snapshot};
 use crate::store::rows::{self, Cell, Table};
 use crate::store::{StoreError, alike};
 

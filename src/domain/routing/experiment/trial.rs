@@ -32,7 +32,7 @@ pub enum Phase {
 }
 
 /// Every experiment that there was. Persistent, since every change is published as a whole.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trials {
     by_name: OrdMap<String, Trial>,
     /// Names of those that say where a route leads, by route.
@@ -84,6 +84,14 @@ impl Trials {
         Ok(Some(Event::ArmPromoted { name, arm }))
     }
 
+    /// Events that make the experiments again, with the time of each, folded in this order.
+    pub fn events(&self) -> Vec<(Event, Timestamp)> {
+        // What is over gave its route free before another took it.
+        let (over, live): (Vec<_>, Vec<_>) =
+            self.all().partition(|trial| matches!(trial.phase, Phase::Stopped { .. }));
+        over.into_iter().chain(live).flat_map(Trial::events).collect()
+    }
+
     /// Folds one event; those that are about no experiment change nothing.
     pub fn evolve(&mut self, event: &Event, at: Timestamp) {
         match event {
@@ -109,6 +117,18 @@ impl Trials {
 }
 
 impl Trial {
+    fn events(&self) -> Vec<(Event, Timestamp)> {
+        let (experiment, name) = (Experiment::clone(&self.experiment), self.experiment.name.clone());
+        let started = (Event::ExperimentStarted { experiment }, self.started_at);
+        match &self.phase {
+            Phase::Running => vec![started],
+            Phase::Promoted { arm, at } => {
+                vec![started, (Event::ArmPromoted { name, arm: arm.clone() }, *at)]
+            }
+            Phase::Stopped { at } => vec![started, (Event::ExperimentStopped { name }, *at)],
+        }
+    }
+
     /// Who answers, and who sees a copy. `unit` tells by what the request is sticky, where it can be told.
     pub fn seats(&self, unit: impl FnOnce(StickyBy) -> Option<String>) -> (Option<Seat>, Vec<Seat>) {
         match &self.phase {
