@@ -222,7 +222,10 @@ impl Projector {
     async fn step(&self, shard: i32, goal: i64) -> Result<bool, StoreError> {
         let Some(state) = self.shard(shard) else { return Ok(false) };
         let _running = state.running.lock().await;
-        let live = self.live(shard).await?;
+        let checkpoints = self.store.checkpoints(shard).await?;
+        // Another runner may have come farther: then there is nothing to fold, and all the more is found.
+        self.note(shard, &checkpoints);
+        let live: Vec<_> = checkpoints.into_iter().filter(|checkpoint| checkpoint.live).collect();
         let Some(from) = live.iter().map(|checkpoint| checkpoint.position).min() else { return Ok(false) };
         if from >= goal {
             return Ok(false);

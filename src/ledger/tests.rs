@@ -371,6 +371,24 @@ async fn i3_a_late_settle_counts_once_though_another_node_wrote_it() {
 }
 
 #[tokio::test]
+async fn i3_a_reservation_is_found_though_another_node_folded_the_projections() {
+    let node = Node::funded(100).await;
+    let shared = || Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
+    let (one, other) = (node.another(shared()).await, node.another(shared()).await);
+    one.submit(command(reserve(1, 4))).await.expect("holds");
+    one.submit(command(OrgCommand::Release { reservation: id(1) })).await.expect("releases");
+    other.submit(command(reserve(2, 4))).await.expect("holds");
+    other.projector().catch_up_all().await.expect("projects");
+
+    // The race is lost, so the account is read again: from rows that this node did not write.
+    one.submit(command(reserve(3, 4))).await.expect("holds");
+    one.submit(command(settle(1, 3))).await.expect("is late");
+
+    let balance = one.read(ACME, Account::balance).await.expect("reads");
+    assert_eq!((balance.consumed, balance.held), (Credits::from_whole(3), Credits::from_whole(8)));
+}
+
+#[tokio::test]
 async fn i3_a_late_settle_counts_once_though_memory_is_short_and_projections_are_behind() {
     let small = Memory { recent: 2, accounts: 16, events_per_snapshot: 1_000 };
     let node = Node::funded(100).await.with(small).await;
