@@ -41,6 +41,16 @@ struct Shard {
     tail: Tail,
 }
 
+/// What became of a page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Folded,
+    /// Nothing was left to fold.
+    Done,
+    /// Another runner had folded it.
+    Lost,
+}
+
 /// How far a view lies behind its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lag {
@@ -126,13 +136,28 @@ impl Projector {
     /// Where the log can't be read or the rows can't be written.
     pub async fn catch_up(&self, shard: i32) -> Result<(), StoreError> {
         let goal = self.log.head(shard).await?.next_position - 1;
-        while self.folded(shard) < goal && self.step(shard, goal).await? {}
+        while self.folded(shard) < goal && self.step(shard, goal).await? != Step::Done {}
         Ok(())
+    }
+
+    /// The same as a worker: false as soon as another runner was first, which is then left to go on alone.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn run(&self, shard: i32) -> Result<bool, StoreError> {
+        let goal = self.log.head(shard).await?.next_position - 1;
+        loop {
+            match self.step(shard, goal).await? {
+                Step::Folded => {}
+                Step::Done => return Ok(true),
+                Step::Lost => return Ok(false),
+            }
+        }
     }
 
     /// Folds until look-ups find everything up to a position that the log holds.
     pub(super) async fn index_to(&self, shard: i32, goal: i64) -> Result<(), StoreError> {
-        while self.indexed(shard) < goal && self.step(shard, goal).await? {}
+        while self.indexed(shard) < goal && self.step(shard, goal).await? != Step::Done {}
         Ok(())
     }
 
@@ -218,24 +243,26 @@ impl Projector {
         Ok(found)
     }
 
-    /// Folds some events into the views that lie farthest behind. False where none lies behind `goal`.
-    async fn step(&self, shard: i32, goal: i64) -> Result<bool, StoreError> {
-        let Some(state) = self.shard(shard) else { return Ok(false) };
+    /// Folds some events into the views that lie farthest behind `goal`.
+    async fn step(&self, shard: i32, goal: i64) -> Result<Step, StoreError> {
+        let Some(state) = self.shard(shard) else { return Ok(Step::Done) };
         let _running = state.running.lock().await;
         let checkpoints = self.store.checkpoints(shard).await?;
         // Another runner may have come farther: then there is nothing to fold, and all the more is found.
         self.note(shard, &checkpoints);
         let live: Vec<_> = checkpoints.into_iter().filter(|checkpoint| checkpoint.live).collect();
-        let Some(from) = live.iter().map(|checkpoint| checkpoint.position).min() else { return Ok(false) };
+        let Some(from) = live.iter().map(|checkpoint| checkpoint.position).min() else {
+            return Ok(Step::Done);
+        };
         if from >= goal {
-            return Ok(false);
+            return Ok(Step::Done);
         }
         let (behind, ahead): (Vec<_>, Vec<_>) =
             live.into_iter().partition(|checkpoint| checkpoint.position == from);
         let to = ahead.iter().map(|checkpoint| checkpoint.position).min();
-        self.fold(shard, &behind, to.unwrap_or(i64::MAX)).await?;
+        let folded = self.fold(shard, &behind, to.unwrap_or(i64::MAX)).await?;
         self.note(shard, &self.store.checkpoints(shard).await?);
-        Ok(true)
+        Ok(if folded.is_some() { Step::Folded } else { Step::Lost })
     }
 
     async fn fold_alone(&self, shard: i32, fresh: Checkpoint, goal: i64) -> Result<Checkpoint, StoreError> {

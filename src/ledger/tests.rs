@@ -408,6 +408,20 @@ async fn i3_a_late_settle_counts_once_though_memory_is_short_and_projections_are
 }
 
 #[tokio::test]
+async fn i7_a_runner_that_was_overtaken_leaves_the_rest_to_the_other() {
+    let node = Node::funded(10).await;
+    let other = Projector::open(node.store.clone(), node.views.clone()).await.expect("opens");
+    let log = Faulty { overtaking: Some(Arc::new(other)), ..Faulty::new(&node.store) };
+    let runner = Projector::open(Arc::new(log), node.views.clone()).await.expect("opens");
+
+    let overtaken = !runner.run(0).await.expect("reads");
+    let done = runner.run(0).await.expect("reads");
+
+    assert!(overtaken && done);
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn i7_projections_equal_the_fold_after_a_rebuild_and_after_their_loss() {
     let node = Node::funded(100).await;
     for n in 0..20 {
@@ -494,11 +508,14 @@ struct Faulty {
     lost_answer: AtomicBool,
     /// Several writers share it.
     shared: bool,
+    /// Folds the log whenever somebody has read it.
+    overtaking: Option<Arc<Projector>>,
 }
 
 impl Faulty {
     fn new(log: &Arc<SqliteStore>) -> Faulty {
-        Faulty { log: log.clone(), tampered: false, lost_answer: AtomicBool::new(false), shared: false }
+        let lost_answer = AtomicBool::new(false);
+        Faulty { log: log.clone(), tampered: false, lost_answer, shared: false, overtaking: None }
     }
 }
 
@@ -530,6 +547,9 @@ impl EventLog for Faulty {
         let mut rows = self.log.read(shard, from, limit).await?;
         for row in rows.iter_mut().filter(|row| self.tampered && row.position == 3) {
             row.payload = String::from_utf8_lossy(&row.payload).replace("\"4\"", "\"5\"").into_bytes();
+        }
+        if let Some(other) = &self.overtaking {
+            other.catch_up(shard).await?;
         }
         Ok(rows)
     }

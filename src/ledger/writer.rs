@@ -33,8 +33,8 @@ use crate::store::{Appended, EventLog, EventRow, Head, StoreError};
 const BATCH_MAX: usize = 1_024;
 /// What others wrote is folded event by event up to so many; beyond, the projections have most of it folded already.
 const FOLLOWED_EVENTS_MAX: i64 = 50_000;
-/// Batches for which the head's lock is taken first once a race was lost, so that this writer can't starve: whoever
-/// writes here does not do it just once.
+/// Batches for which the head's lock is taken first once a race was lost, so that this writer can't starve. They are
+/// counted from the last that found something written by others: each race lost has accounts read again.
 const LOCKED_BATCHES: u32 = 32;
 
 pub(super) type ReadView = Box<dyn FnOnce(Option<&Account>) + Send>;
@@ -240,9 +240,12 @@ impl Writer {
 
     /// Decides and appends while nobody else can write. Where the lock can't be had, the jobs are still there.
     async fn decide_locked(&mut self, jobs: &mut Vec<Job>) -> Result<(Batch, Ending), LedgerError> {
-        self.locked_batches -= 1;
         let (log, shard) = (self.fetcher.log.clone(), self.fetcher.shard);
         let lock = log.lock(shard).await?;
+        self.locked_batches = match *lock.head() == self.head {
+            true => self.locked_batches - 1,
+            false => LOCKED_BATCHES,
+        };
         if let Err(error) = self.follow_to(lock.head().clone()).await {
             self.trusted = false;
             lock.unlock().await?;

@@ -10,15 +10,22 @@ use crate::workers::AFTER_FAILURE;
 /// Rows of one org or reservation that come close together are written once, and so is each page that they share.
 /// Whoever needs a current row does not wait for this.
 const GATHER: Duration = Duration::from_millis(500);
+/// How long a runner leaves the shard to another one that was first: two that both believe that they own it would each
+/// read and fold all of it, for nothing.
+const LEAVE: Duration = Duration::from_secs(2);
 /// How soon a node notices that a shard has become its own, though nobody writes to it.
 const LOOK: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(ledger: Ledger, shard: i32) {
     let projector = ledger.projector().clone();
     loop {
-        if let Err(error) = round(&ledger, shard).await {
-            tracing::warn!(%error, shard, "the projections fall behind");
-            tokio::time::sleep(AFTER_FAILURE).await;
+        match round(&ledger, shard).await {
+            Ok(true) => {}
+            Ok(false) => tokio::time::sleep(LEAVE).await,
+            Err(error) => {
+                tracing::warn!(%error, shard, "the projections fall behind");
+                tokio::time::sleep(AFTER_FAILURE).await;
+            }
         }
         match ledger.log().is_shared() {
             // Late or early, the next round folds what there is.
@@ -29,9 +36,11 @@ pub(super) async fn run(ledger: Ledger, shard: i32) {
     }
 }
 
-async fn round(ledger: &Ledger, shard: i32) -> Result<(), StoreError> {
+/// False where another runner folded the shard meanwhile.
+async fn round(ledger: &Ledger, shard: i32) -> Result<bool, StoreError> {
+    let projector = ledger.projector();
     match ledger.owns(shard) {
-        true => ledger.projector().catch_up(shard).await,
-        false => ledger.projector().observe(shard).await,
+        true => projector.run(shard).await,
+        false => projector.observe(shard).await.map(|()| true),
     }
 }
