@@ -13,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
+use crate::domain::format::Format;
 use crate::domain::pricing::litellm;
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
@@ -184,12 +185,15 @@ async fn open_at_any_time(
     operator: OperatorKey,
     clock: Clock,
 ) -> Result<ApiState, AppError> {
-    let Database { log, projections, profiles, nodes: _, rates } = database;
+    let Database { log, projections, profiles, nodes, rates } = database;
     let ledger = Ledger::open(log, projections, clock, Memory::default()).await?;
     if let Some(rates) = rates {
         ledger.share_rates(rates);
     }
     publish_default_prices(&ledger).await?;
+    if nodes.is_none() {
+        alone_in_format(&ledger).await;
+    }
     finish_claims(&ledger).await?;
     Ok(ApiState { ledger, profiles: ProfileBook::new(profiles), operator, metrics: telemetry::recorder()? })
 }
@@ -349,6 +353,13 @@ async fn not_behind(log: &dyn EventLog, clock: &Clock) -> Result<(), AppError> {
         }
     }
     Ok(())
+}
+
+/// A file has one node: what that reads, every node does. The node runs as well without it.
+async fn alone_in_format(ledger: &Ledger) {
+    if let Err(error) = ledger.raise_format(Format::READ).await {
+        tracing::warn!(%error, "the log stays in its format");
+    }
 }
 
 async fn publish_default_prices(ledger: &Ledger) -> Result<(), AppError> {

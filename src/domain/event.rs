@@ -12,6 +12,7 @@ use crate::domain::account::limits::Limits;
 use crate::domain::alerting::{AlertRule, AlertSubject};
 use crate::domain::commerce::{Bundle, Claim, Payment};
 use crate::domain::credits::Credits;
+use crate::domain::format::Format;
 use crate::domain::ids::{BundleId, EventId, KeyId, LotId, OrgId, ProjectId, RequestId, ReservationId};
 use crate::domain::pricing::book::Publication;
 use crate::domain::pricing::rate_card::{Rate, ServiceTier, Uplift};
@@ -446,6 +447,10 @@ pub enum Event {
         value: Credits,
     },
     // The system org's events, on shard 0.
+    /// Every node reads this format: from here on its events may be written.
+    FormatRaised {
+        format: Format,
+    },
     BundleDefined {
         bundle: Bundle,
     },
@@ -520,6 +525,7 @@ impl Event {
             Event::LimitsSet { .. } => "LimitsSet",
             Event::AlertRulesSet { .. } => "AlertRulesSet",
             Event::AlertRaised { .. } => "AlertRaised",
+            Event::FormatRaised { .. } => "FormatRaised",
             Event::BundleDefined { .. } => "BundleDefined",
             Event::PricesPublished { .. } => "PricesPublished",
             Event::ExperimentStarted { .. } => "ExperimentStarted",

@@ -8,6 +8,7 @@ pub mod chain;
 pub mod commerce;
 pub mod credits;
 pub mod event;
+pub mod format;
 pub mod ids;
 pub mod pricing;
 pub mod prompts;

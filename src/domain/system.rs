@@ -10,6 +10,7 @@ use crate::domain::account::Key;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::commerce::{Bundle, Claim};
 use crate::domain::event::{Event, Role};
+use crate::domain::format::Format;
 use crate::domain::ids::{BundleId, KeyId, OrgId};
 use crate::domain::pricing::book::{MarkUp, PriceBook, Publication};
 use crate::domain::pricing::rate_card::RateCard;
@@ -20,6 +21,8 @@ use crate::domain::time::Timestamp;
 pub struct System {
     /// Number of events folded.
     pub version: i64,
+    /// The log's events are of this format or an older one.
+    pub format: Format,
     pub bundles: Vec<Bundle>,
     pub prices: Arc<PriceBook>,
     pub keys: OrdMap<KeyId, Key>,
@@ -66,6 +69,10 @@ pub enum SystemCommand {
     FulfilClaim {
         claim: Claim,
     },
+    /// Every node that is alive reads this format.
+    RaiseFormat {
+        format: Format,
+    },
     /// Only a recorded refusal of what the claim was for frees it; a later claim of the name is left alone.
     FreeClaim {
         claim: Claim,
@@ -108,7 +115,25 @@ impl System {
     }
 
     pub fn decide(&self, command: SystemCommand) -> Result<Vec<Event>, Refusal> {
+        let decided = self.decide_any(command)?;
+        let raised = decided.iter().filter_map(|event| match event {
+            Event::FormatRaised { format } => Some(*format),
+            // No other event raises it.
+            _ => None,
+        });
+        raised.fold(self.format, Format::max).admits(&decided)?;
+        Ok(decided)
+    }
+
+    fn decide_any(&self, command: SystemCommand) -> Result<Vec<Event>, Refusal> {
         match command {
+            SystemCommand::RaiseFormat { format } if format > Format::READ => {
+                Err(Refusal::FormatNotRaised { needed: format, raised: Format::READ })
+            }
+            SystemCommand::RaiseFormat { format } if format > self.format => {
+                Ok(vec![Event::FormatRaised { format }])
+            }
+            SystemCommand::RaiseFormat { .. } => Ok(vec![]),
             SystemCommand::DefineBundle { bundle } => {
                 if self.bundle_named(&bundle.name).is_some() || self.bundle(bundle.id).is_some() {
                     return Err(Refusal::BundleExists);
@@ -152,6 +177,7 @@ impl System {
     pub fn evolve(&mut self, event: &Event, at: Timestamp) {
         self.version += 1;
         match event {
+            Event::FormatRaised { format } => self.format = *format,
             Event::BundleDefined { bundle } => self.bundles.push(bundle.clone()),
             Event::PricesPublished { publication } => Arc::make_mut(&mut self.prices).apply(publication),
             Event::Claimed { claim } => {
@@ -254,6 +280,22 @@ mod tests {
             system.evolve(&event, Timestamp(0));
         }
         Ok(())
+    }
+
+    #[test]
+    fn the_format_is_raised_once_and_never_beyond_what_is_read_here() {
+        let mut system = System::default();
+        let raise = |format| SystemCommand::RaiseFormat { format };
+        let beyond = Format(Format::READ.0 + 1);
+
+        let first = system.decide(raise(Format::READ));
+        assert_eq!(first, Ok(vec![Event::FormatRaised { format: Format::READ }]));
+        assert_eq!(after(&mut system, raise(Format::READ)), Ok(()));
+        assert_eq!(system.format, Format::READ);
+        assert_eq!(system.decide(raise(Format::READ)), Ok(vec![]));
+        assert_eq!(system.decide(raise(Format::FIRST)), Ok(vec![]), "it is never lowered");
+        let refused = Refusal::FormatNotRaised { needed: beyond, raised: Format::READ };
+        assert_eq!(system.decide(raise(beyond)), Err(refused));
     }
 
     #[test]

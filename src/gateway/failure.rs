@@ -166,6 +166,7 @@ impl From<Refusal> for Failure {
             Refusal::UnknownOrg | Refusal::UnknownKey | Refusal::InvalidKey => (401, "invalid_api_key"),
             Refusal::UnknownProject => (403, "unknown_project"),
             Refusal::IdempotencyConflict => (409, "idempotency_conflict"),
+            Refusal::FormatNotRaised { .. } => (409, "format_not_raised"),
             Refusal::OrgExists
             | Refusal::OpenReservations { .. }
             | Refusal::AmountNotPositive

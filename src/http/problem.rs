@@ -197,6 +197,7 @@ impl From<Refusal> for Problem {
             Refusal::ReservationEnded { status } => {
                 say(StatusCode::CONFLICT, "reservation_ended").with("reservation_status", json!(status))
             }
+            Refusal::FormatNotRaised { .. } => say(StatusCode::CONFLICT, "format_not_raised"),
             Refusal::ReservationOpen => say(StatusCode::CONFLICT, "reservation_open"),
             Refusal::OrgExists
             | Refusal::ReservationExists

@@ -31,7 +31,8 @@ use crate::clock::Clock;
 use crate::domain::account::Account;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::{CommandRef, Payload, Recorded};
+use crate::domain::event::{CommandRef, Event, Payload, Recorded};
+use crate::domain::format::Format;
 use crate::domain::ids::{EventId, KeyId, OrgId};
 use crate::domain::system::{System, SystemCommand};
 use crate::domain::time::Timestamp;
@@ -188,9 +189,9 @@ impl Ledger {
     /// # Errors
     /// Where the database can't be read.
     pub async fn join(&self, nodes: Arc<dyn Nodes>, address: Option<String>) -> Result<(), LedgerError> {
-        let is_reachable = address.is_some();
-        let me = Node { id: self.shared.clock.uuid(), address: address.unwrap_or_default() };
-        let cluster = Cluster::join(nodes, me, is_reachable, self.shared.queues.len()).await?;
+        let (id, address) = (self.shared.clock.uuid(), address.unwrap_or_default());
+        let me = Node { id, address, format: Format::READ };
+        let cluster = Cluster::join(nodes, me, self.shared.queues.len()).await?;
         // Who has joined stays what it is.
         let _ = self.shared.cluster.set(cluster);
         self.follow_all().await
@@ -213,9 +214,24 @@ impl Ledger {
     /// Where the database can't be reached: the others take over what this node owns.
     pub async fn beat(&self) -> Result<(), LedgerError> {
         match self.shared.cluster.get() {
-            Some(cluster) => Ok(cluster.beat().await?),
+            Some(cluster) => {
+                let read_by_all = cluster.beat().await?;
+                if self.owns(0) { self.raise_format(read_by_all).await } else { Ok(()) }
+            }
             None => Ok(()),
         }
+    }
+
+    /// Raises the log's format to what every node reads, once.
+    ///
+    /// # Errors
+    /// As [`Ledger::submit`].
+    pub async fn raise_format(&self, format: Format) -> Result<(), LedgerError> {
+        if format > self.system().format {
+            self.submit_system(SystemCommand::RaiseFormat { format }, None, None).await?;
+            tracing::info!(%format, "the log is in this format from now on");
+        }
+        Ok(())
     }
 
     /// Hands this node's shards to the others; it still decides whatever reaches it.
@@ -483,14 +499,24 @@ fn send(queue: &mpsc::Sender<Job>, job: Job) -> Result<(), LedgerError> {
 /// Reads a stored event.
 ///
 /// # Errors
-/// `Corrupt` where this version can't decode it.
+/// `Undecodable` where this version can't; `NewerFormat` where the event says that what this version can't read may follow.
 pub fn decode(row: &EventRow) -> Result<Recorded, StoreError> {
-    let payload: Payload = serde_json::from_slice(&row.payload).map_err(|error| {
-        StoreError::Corrupt(format!(
-            "event {} at position {} ({} v{}) can't be read by this version of Tollgate: {error}",
-            row.event_id, row.position, row.kind, row.schema_version
-        ))
+    let payload: Payload = serde_json::from_slice(&row.payload).map_err(|error| StoreError::Undecodable {
+        id: row.event_id,
+        shard: row.shard,
+        position: row.position,
+        kind: row.kind.clone(),
+        version: row.schema_version,
+        why: error.to_string(),
     })?;
+    match payload.event {
+        Event::FormatRaised { format: written } if written > Format::READ => {
+            let (read, position) = (Format::READ, row.position);
+            return Err(StoreError::NewerFormat { written, read, position });
+        }
+        // Every other event is what it is.
+        _ => {}
+    }
     Ok(Recorded {
         org: OrgId(row.org_id),
         version: row.org_version,

@@ -383,7 +383,8 @@ impl Writer {
         if let Err(error) = batch.expire(&scribe, known) {
             return Answer::No(error);
         }
-        let steps = match known.account.handle(ask.clone(), batch.now) {
+        let format = self.system.load().format;
+        let steps = match known.account.handle_within(format, ask.clone(), batch.now) {
             Ok(steps) => steps.into_iter().map(|(event, balance)| (event, Some(balance))),
             Err(refusal) => return Answer::No(refusal.into()),
         };

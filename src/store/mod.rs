@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::domain::chain::{Fields, Hash};
+use crate::domain::format::Format;
 use crate::domain::time::Timestamp;
 
 use projections::Projections;
@@ -141,6 +142,17 @@ pub enum StoreError {
     Corrupt(String),
     #[error("this database was written by a newer Tollgate; run that version or a later one")]
     NewerVersion,
+    #[error(
+        "this log is in format {written} since position {position} of shard 0, and this version of Tollgate reads \
+         {read}; run a later version"
+    )]
+    NewerFormat { written: Format, read: Format, position: i64 },
+    #[error(
+        "event {id} at position {position} of shard {shard} ({kind} v{version}) can't be read by this version of \
+         Tollgate, which writes nothing more to that shard: {why}; run the version that wrote it or a later one, and \
+         where there is none, `tollgate verify`"
+    )]
+    Undecodable { id: Uuid, shard: i32, position: i64, kind: String, version: i32, why: String },
     #[error("another process has this database open ({0}); stop it first")]
     Locked(String),
     #[error("this is PostgreSQL {0}; Tollgate needs 15 or later")]
@@ -208,8 +220,10 @@ pub trait LockedHead: Send {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     pub id: Uuid,
-    /// Host and port.
+    /// Host and port; empty where the others can't reach it, and it owns nothing.
     pub address: String,
+    /// What it reads.
+    pub format: Format,
 }
 
 /// The nodes of one database.

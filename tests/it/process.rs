@@ -1,7 +1,7 @@
 //! The real server, as a process of its own: what happens to a process happens to it.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 
 use crate::support::OPERATOR;
@@ -42,6 +42,19 @@ impl Server {
         let mut process = self.process.lock().unwrap();
         process.kill().unwrap();
         process.wait().unwrap();
+    }
+}
+
+impl Server {
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        let id = self.process.lock().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    }
+
+    /// Until it has ended.
+    pub fn wait(&self) -> ExitStatus {
+        self.process.lock().unwrap().wait().unwrap()
     }
 }
 

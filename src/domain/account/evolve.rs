@@ -137,7 +137,8 @@ pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
         }
         Event::BoundExceeded { .. } | Event::UsageQuarantined { .. } => {}
         // The system org's own; an account holds none.
-        Event::BundleDefined { .. }
+        Event::FormatRaised { .. }
+        | Event::BundleDefined { .. }
         | Event::PricesPublished { .. }
         | Event::ExperimentStarted { .. }
         | Event::ExperimentStopped { .. }

@@ -33,6 +33,7 @@ use crate::domain::account::refusal::Refusal;
 use crate::domain::alerting::{AlertRule, AlertSubject};
 use crate::domain::credits::Credits;
 use crate::domain::event::{Balance, Event, LotShare, Purpose, Role};
+use crate::domain::format::Format;
 use crate::domain::ids::{KeyId, LotId, OrgId, ProjectId, ReservationId};
 use crate::domain::time::Timestamp;
 
@@ -146,7 +147,18 @@ impl Account {
     ///
     /// Time-driven ends that are due must have been taken first with [`Account::expire_due`].
     pub fn handle(&mut self, command: OrgCommand, now: Timestamp) -> Result<Vec<Step>, Refusal> {
+        self.handle_within(Format::READ, command, now)
+    }
+
+    /// The same, for a log in that format.
+    pub fn handle_within(
+        &mut self,
+        format: Format,
+        command: OrgCommand,
+        now: Timestamp,
+    ) -> Result<Vec<Step>, Refusal> {
         let decided = decide::decide(self, command, now)?;
+        format.admits(&decided)?;
         let mut steps: Vec<Step> = decided.into_iter().map(|event| self.step(event, now)).collect();
         // What the end of a hold set free, or a late settle gave back, may be past its time.
         self.end_due(now, now, &mut steps);

@@ -3,6 +3,7 @@
 use crate::domain::account::budget::BudgetKey;
 use crate::domain::account::command::ReservationStatus;
 use crate::domain::credits::Credits;
+use crate::domain::format::Format;
 
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +83,11 @@ pub enum Refusal {
     RouteUnderExperiment { live: String },
     #[error("the experiment has been stopped")]
     ExperimentOver,
+    #[error(
+        "this needs format {needed} of the log, which is in format {raised} until every node reads the later one; \
+         update the nodes that are left"
+    )]
+    FormatNotRaised { needed: Format, raised: Format },
     #[error("the idempotency key was used for another command; use a new key")]
     IdempotencyConflict,
 }
@@ -126,6 +132,7 @@ impl Refusal {
             Refusal::ExperimentExists => "experiment_exists",
             Refusal::RouteUnderExperiment { .. } => "route_under_experiment",
             Refusal::ExperimentOver => "experiment_over",
+            Refusal::FormatNotRaised { .. } => "format_not_raised",
             Refusal::IdempotencyConflict => "idempotency_conflict",
         }
     }

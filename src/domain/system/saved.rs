@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::account::Key;
 use crate::domain::commerce::{Bundle, Claim};
 use crate::domain::event::Event;
+use crate::domain::format::Format;
 use crate::domain::ids::KeyId;
 use crate::domain::pricing::book::{PriceBook, Publication};
 use crate::domain::routing::Trials;
@@ -18,6 +19,7 @@ use crate::domain::time::Timestamp;
 #[derive(Serialize, Deserialize)]
 struct Saved<C> {
     version: i64,
+    format: Format,
     bundles: Vec<Bundle>,
     publications: Vec<Publication>,
     keys: Vec<(KeyId, Key)>,
@@ -34,6 +36,7 @@ impl System {
     pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec(&Saved {
             version: self.version,
+            format: self.format,
             bundles: self.bundles.clone(),
             publications: self.prices.publications(),
             keys: self.keys.iter().map(|(id, key)| (*id, key.clone())).collect(),
@@ -52,6 +55,7 @@ impl System {
         saved.experiments.iter().for_each(|(event, at)| experiments.evolve(event, *at));
         Ok(System {
             version: saved.version,
+            format: saved.format,
             bundles: saved.bundles,
             prices: Arc::new(prices),
             keys: OrdMap::from_iter(saved.keys),

@@ -103,6 +103,7 @@ pub fn reservation_of(event: &Event) -> Option<ReservationId> {
         | Event::LimitsSet { .. }
         | Event::AlertRulesSet { .. }
         | Event::AlertRaised { .. }
+        | Event::FormatRaised { .. }
         | Event::BundleDefined { .. }
         | Event::PricesPublished { .. }
         | Event::ExperimentStarted { .. }

@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
+use crate::domain::format::Format;
 use crate::store::{Node, Nodes, StoreError};
 
 pub(super) use peer::{Peer, Reply};
@@ -25,8 +26,8 @@ pub const PATH: &str = "/internal/v1/commands";
 /// This node among the others.
 pub(super) struct Cluster {
     me: Uuid,
-    /// None where the others can't reach it: it then owns nothing.
-    address: Option<String>,
+    /// Empty where the others can't reach it: it then owns nothing.
+    address: String,
     transport: Arc<Transport>,
     roster: ArcSwap<Roster>,
     /// The highest known epoch of each shard's head.
@@ -63,12 +64,7 @@ enum Seat {
 impl Cluster {
     /// # Errors
     /// Where the database can't be read.
-    pub async fn join(
-        nodes: Arc<dyn Nodes>,
-        me: Node,
-        is_reachable: bool,
-        shards: usize,
-    ) -> Result<Cluster, StoreError> {
+    pub async fn join(nodes: Arc<dyn Nodes>, me: Node, shards: usize) -> Result<Cluster, StoreError> {
         // A second node in the process finds it installed, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
@@ -79,23 +75,22 @@ impl Cluster {
         let secret = nodes.secret().await?;
         Ok(Cluster {
             me: me.id,
-            address: is_reachable.then_some(me.address),
+            address: me.address,
             transport: Arc::new(Transport { http, secret, nodes }),
             roster: ArcSwap::default(),
             epochs: (0..shards).map(|_| AtomicI64::new(0)).collect(),
         })
     }
 
-    /// Says that this node is alive, and learns who else is.
+    /// Says that this node is alive, and learns who else is. Returns the format that all of them read.
     ///
     /// # Errors
     /// Where the database can't be reached: the others will pass this node over.
-    pub async fn beat(&self) -> Result<(), StoreError> {
-        let nodes = &self.transport.nodes;
-        let alive = match &self.address {
-            Some(address) => nodes.beat(&Node { id: self.me, address: address.clone() }).await?,
-            None => nodes.alive().await?,
-        };
+    pub async fn beat(&self) -> Result<Format, StoreError> {
+        let me = Node { id: self.me, address: self.address.clone(), format: Format::READ };
+        let mut alive = self.transport.nodes.beat(&me).await?;
+        let format = alive.iter().map(|node| node.format).fold(Format::READ, Format::min);
+        alive.retain(|node| !node.address.is_empty());
         let old = self.roster.load_full();
         old.peers.iter().for_each(|peer| peer.beat());
         let peers: Vec<Arc<Peer>> = alive
@@ -116,7 +111,7 @@ impl Cluster {
             shards.map(|shard| roster::ranked(&ids, shard).into_iter().map(seat).collect()).collect();
         metrics::gauge!("tollgate_nodes_alive").set(u32::try_from(ids.len()).map_or(f64::MAX, f64::from));
         self.roster.store(Arc::new(Roster { peers, ranked }));
-        Ok(())
+        Ok(format)
     }
 
     /// Tells the others to pass this node over.

@@ -5,6 +5,7 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use super::{PostgresStore, fetch, fetch_one, store_error};
+use crate::domain::format::Format;
 use crate::store::{Node, Nodes, StoreError};
 
 /// A node that was not seen for so long is gone: three of its beats.
@@ -14,19 +15,21 @@ const ALIVE_MICROS: i64 = 1_500_000;
 impl Nodes for PostgresStore {
     async fn beat(&self, node: &Node) -> Result<Vec<Node>, StoreError> {
         let beat = sqlx::query(
-            "insert into nodes (shard, node_id, address, seen_at) \
-             values (0, $1, $2, (extract(epoch from clock_timestamp()) * 1000000)::bigint) \
-             on conflict (shard, node_id) do update set address = excluded.address, seen_at = excluded.seen_at",
+            "insert into nodes (shard, node_id, address, format, seen_at) \
+             values (0, $1, $2, $3, (extract(epoch from clock_timestamp()) * 1000000)::bigint) \
+             on conflict (shard, node_id) do update \
+             set address = excluded.address, format = excluded.format, seen_at = excluded.seen_at",
         )
         .bind(node.id)
-        .bind(&node.address);
+        .bind(&node.address)
+        .bind(i64::from(node.format.0));
         fetch(&self.readers, beat).await?;
         self.alive().await
     }
 
     async fn alive(&self) -> Result<Vec<Node>, StoreError> {
         let rows = sqlx::query(
-            "select node_id, address from nodes \
+            "select node_id, address, format from nodes \
              where shard = 0 and seen_at > (extract(epoch from clock_timestamp()) * 1000000)::bigint - $1 \
              order by node_id",
         )
@@ -36,7 +39,9 @@ impl Nodes for PostgresStore {
             .iter()
             .map(|row| {
                 let id = row.try_get("node_id").map_err(store_error)?;
-                Ok(Node { id, address: row.try_get("address").map_err(store_error)? })
+                let address = row.try_get("address").map_err(store_error)?;
+                let format: i64 = row.try_get("format").map_err(store_error)?;
+                Ok(Node { id, address, format: Format(u32::try_from(format).unwrap_or_default()) })
             })
             .collect()
     }

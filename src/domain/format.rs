@@ -1,0 +1,101 @@
+//! Which events a log may hold. Every kind and version came with a format; it is written only once an event of the log says
+//! that every node reads that format, so that no node meets what it can't decode.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::account::refusal::Refusal;
+use crate::domain::event::Event;
+
+/// A number that grows with every kind, version or field that an older Tollgate would not read.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(transparent)]
+pub struct Format(pub u32);
+
+impl Format {
+    /// What a log is in before its flag is raised.
+    pub const FIRST: Format = Format(0);
+    /// What this version reads, and writes once the flag is raised to it.
+    pub const READ: Format = Format(1);
+
+    /// The format that an event came with. A new kind or version is a line here, and raises [`Format::READ`].
+    pub const fn of(event: &Event) -> Format {
+        match event {
+            Event::FormatRaised { .. } => Format(1),
+            Event::OrgOpened { .. }
+            | Event::OrgSuspended { .. }
+            | Event::OrgResumed {}
+            | Event::OrgClosed {}
+            | Event::OverdraftLimitSet { .. }
+            | Event::ProjectCreated { .. }
+            | Event::KeyCreated { .. }
+            | Event::KeyRevoked { .. }
+            | Event::CreditsPurchased { .. }
+            | Event::CreditsGranted { .. }
+            | Event::CreditsAdjusted { .. }
+            | Event::DebtRepaid { .. }
+            | Event::CreditsRefunded { .. }
+            | Event::CreditsExpired { .. }
+            | Event::CreditsReserved { .. }
+            | Event::ReservationGrown { .. }
+            | Event::ReservationExtended { .. }
+            | Event::ReservationReleased { .. }
+            | Event::ReservationExpired { .. }
+            | Event::ReservationSettled { .. }
+            | Event::BoundExceeded { .. }
+            | Event::UsageQuarantined { .. }
+            | Event::FeedbackGiven { .. }
+            | Event::BudgetsSet { .. }
+            | Event::LimitsSet { .. }
+            | Event::AlertRulesSet { .. }
+            | Event::AlertRaised { .. }
+            | Event::BundleDefined { .. }
+            | Event::PricesPublished { .. }
+            | Event::ExperimentStarted { .. }
+            | Event::ExperimentStopped { .. }
+            | Event::ArmPromoted { .. }
+            | Event::Claimed { .. }
+            | Event::ClaimFulfilled { .. }
+            | Event::ClaimFreed { .. } => Format::FIRST,
+        }
+    }
+
+    /// Whether a log in this format may hold what was decided.
+    ///
+    /// # Errors
+    /// `FormatNotRaised`.
+    pub fn admits(self, decided: &[Event]) -> Result<(), Refusal> {
+        match decided.iter().map(Format::of).max() {
+            Some(needed) if needed > self => Err(Refusal::FormatNotRaised { needed, raised: self }),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEW: Event = Event::FormatRaised { format: Format(1) };
+
+    #[test]
+    fn what_is_newer_than_the_flag_is_refused_by_its_number() {
+        let refused = Format::FIRST.admits(&[Event::OrgClosed {}, NEW]);
+
+        assert_eq!(refused, Err(Refusal::FormatNotRaised { needed: Format(1), raised: Format::FIRST }));
+        assert_eq!(Format(1).admits(&[Event::OrgClosed {}, NEW]), Ok(()));
+        assert_eq!(Format::FIRST.admits(&[Event::OrgClosed {}]), Ok(()));
+    }
+
+    #[test]
+    fn this_version_reads_whatever_it_can_write() {
+        assert!(Format::of(&NEW) <= Format::READ);
+    }
+}

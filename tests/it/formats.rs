@@ -1,0 +1,136 @@
+//! A node never writes what another one can't read, and stops where it meets what it can't read itself.
+
+use std::sync::Arc;
+
+use reqwest::StatusCode;
+use serde_json::json;
+use tollgate::clock::Clock;
+use tollgate::domain::chain;
+use tollgate::domain::format::Format;
+use tollgate::domain::ids::OrgId;
+use tollgate::domain::time::Timestamp;
+use tollgate::ledger::{Ledger, Memory};
+use tollgate::operations::find_org::known_org;
+use tollgate::store::{Appended, EventRow, Head, Node};
+use uuid::Uuid;
+
+use crate::database::{TestDatabase, is_postgres};
+use crate::support::{Actor, TestApp};
+
+async fn times_raised(app: &TestApp) -> usize {
+    let rows = app.ledger().log().read(0, 1, i64::MAX).await.unwrap();
+    rows.iter().filter(|row| row.kind == "FormatRaised").count()
+}
+
+#[tokio::test]
+async fn a_node_that_is_alone_raises_the_format_once() {
+    let database = Arc::new(TestDatabase::new().await);
+    let first = TestApp::of(database.clone()).await;
+    if is_postgres() {
+        first.join(Some(&first.url)).await;
+        first.ledger().beat().await.unwrap();
+    }
+
+    assert_eq!((first.ledger().system().format, times_raised(&first).await), (Format::READ, 1));
+    first.ledger().raise_format(Format::READ).await.unwrap();
+    assert_eq!(times_raised(&first).await, 1);
+    first.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_format_stays_until_the_last_node_reads_the_new_one() {
+    let app = TestApp::on_postgres().await;
+    let clock = Clock::manual(Timestamp(0), 9);
+    let nodes = app.database.open(&clock).await.nodes.unwrap();
+    let old = Node { id: Uuid::from_u128(7), address: String::new(), format: Format::FIRST };
+    nodes.beat(&old).await.unwrap();
+    app.join(Some(&app.url)).await;
+
+    app.ledger().beat().await.unwrap();
+    let before = app.ledger().system().format;
+    nodes.leave(old.id).await.unwrap();
+    let beside = app.beside(2).await;
+    beside.join(Some(&beside.url)).await;
+    for node in [&app, &beside, &app, &beside] {
+        node.ledger().beat().await.unwrap();
+        node.ledger().follow_all().await.unwrap();
+    }
+    beside.ledger().follow_system().await.unwrap();
+
+    assert_eq!((before, times_raised(&app).await), (Format::FIRST, 1));
+    assert_eq!(beside.ledger().system().format, Format::READ);
+    beside.finish().await;
+    app.finish().await;
+}
+
+/// Writes an event of that org as a later version would.
+async fn write_later(ledger: &Ledger, org: OrgId, kind: &str, data: &str) {
+    let (log, shard) = (ledger.log(), ledger.shard_of(org));
+    let rows = log.read(shard, 1, i64::MAX).await.unwrap();
+    let last = rows.iter().rfind(|row| row.org_id == org.0).unwrap();
+    let head = log.head(shard).await.unwrap();
+    let mut row = EventRow {
+        position: head.next_position,
+        org_version: last.org_version + 1,
+        event_id: Uuid::from_u128(1),
+        kind: kind.into(),
+        payload: format!(r#"{{"event":{{"kind":"{kind}","data":{data}}}}}"#).into_bytes(),
+        ..last.clone()
+    };
+    row.hash = chain::event_hash(&last.hash, &row.fields());
+    let last_hash = chain::shard_hash(&head.last_hash, &row.hash);
+    let new = Head { next_position: head.next_position + 1, last_hash, epoch: head.epoch };
+    assert_eq!(log.append(shard, &head, &new, &[row]).await.unwrap(), Appended::Written);
+}
+
+async fn hold(actor: &Actor, org: &str) -> StatusCode {
+    actor.post(&format!("/api/v1/orgs/{org}/reservations"), json!({ "credits": "1" })).await.status
+}
+
+/// What a node says that starts on this log now.
+async fn start(app: &TestApp) -> String {
+    let (log, views) = (app.ledger().log().clone(), app.ledger().projector().store().clone());
+    let started = Ledger::open(log, views, Clock::manual(Timestamp(0), 3), Memory::default()).await;
+    started.expect_err("it does not start").to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_can_not_be_read_stops_the_writes_of_its_shard_and_no_other() {
+    let app = TestApp::start().await;
+    let first = app.funded("first", "10").await;
+    let shard = |slug: &str| app.ledger().shard_of(known_org(app.ledger(), slug).unwrap());
+    // On a file there is one shard.
+    let mut beside = None;
+    for number in 0..if is_postgres() { 40 } else { 0 } {
+        let slug = format!("org-{number}");
+        let actor = app.funded(&slug, "10").await;
+        if shard(&slug) != shard("first") {
+            beside = Some((slug, actor));
+            break;
+        }
+    }
+    assert_eq!(hold(&first, "first").await, StatusCode::CREATED);
+    write_later(app.ledger(), known_org(app.ledger(), "first").unwrap(), "OrgRenamed", "{}").await;
+
+    assert_eq!(hold(&first, "first").await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(hold(&first, "first").await, StatusCode::SERVICE_UNAVAILABLE, "nor later");
+    if let Some((slug, actor)) = &beside {
+        assert_eq!(hold(actor, slug).await, StatusCode::CREATED);
+    }
+    let said = start(&app).await;
+    assert!(said.contains("OrgRenamed v1") && said.contains("or a later one"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_in_a_later_format_is_refused_at_the_start_and_stops_who_runs() {
+    let app = TestApp::start().await;
+    let later = Format::READ.0 + 1;
+    write_later(app.ledger(), OrgId::SYSTEM, "FormatRaised", &format!(r#"{{"format":{later}}}"#)).await;
+
+    let bundle = json!({ "name": "b", "credits": "1", "price": "1.00", "currency": "USD" });
+    let running = app.operator().post("/api/v1/bundles", bundle).await;
+    let said = start(&app).await;
+
+    assert_eq!(running.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(said.contains(&format!("in format {later}")) && said.contains("run a later version"), "{said}");
+}
