@@ -199,7 +199,7 @@ impl SimulatorHandle {
             }
         });
         tokio::select! {
-            served = axum::serve(listener, self.router()).into_future() => served,
+            served = axum::serve(listener, self.router().into_make_service()).into_future() => served,
             () = shutdown => Ok(()),
         }
     }
