@@ -1,5 +1,7 @@
 //! The quote: what one attempt can cost at most, and the request as it will be sent for that price.
 
+use std::io;
+
 use bytes::Bytes;
 use serde_json::Value;
 
@@ -54,7 +56,7 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
             let upstream = target.upstream.family;
             let UpstreamRequest { mut body, mut dropped } =
                 dialects::upstream_request(client, upstream, &request.body, &target.model)?;
-            let bytes = (body.to_string().len() as u64).saturating_add(CLAMP_BYTES);
+            let bytes = length(&body).saturating_add(CLAMP_BYTES);
             let limits = input_bound(&body, bytes, priced(upstream), &target.card)?;
             let terms = terms(request, prices, &limits);
             let demand = limits.demand;
@@ -92,7 +94,7 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
                 output_tokens_max: sent.saturating_mul(demand.n),
                 clamp_tokens: (asked != Some(sent)).then_some(sent),
                 target: target.clone(),
-                body: Bytes::from(body.to_string()),
+                body: written(&body),
                 terms,
                 dropped,
             })
@@ -109,7 +111,7 @@ fn quote_embedding(
     let UpstreamRequest { mut body, mut dropped } =
         embeddings::upstream_request(target.upstream.family, &request.body, &target.model)?;
     dropped.extend(left_out(request, target, &mut body));
-    let bytes = Bytes::from(body.to_string());
+    let bytes = written(&body);
     let limits = input_bound(&body, bytes.len() as u64, Priced::Embeddings, &target.card)?;
     let terms = terms(request, prices, &limits);
     let demand = limits.demand;
@@ -137,6 +139,36 @@ fn left_out(request: &Request, target: &Target, body: &mut Value) -> Vec<String>
     let mut lost = providers::leave_out(&target.upstream.config.lacks, body);
     lost.retain(|field| request.body.get(field).is_some());
     lost
+}
+
+/// As it is sent.
+fn written(body: &Value) -> Bytes {
+    let mut bytes = Vec::new();
+    write(body, &mut bytes);
+    Bytes::from(bytes)
+}
+
+/// How many bytes that is, without any of them.
+fn length(body: &Value) -> u64 {
+    struct Length(u64);
+    impl io::Write for Length {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len() as u64;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut length = Length(0);
+    write(body, &mut length);
+    length.0
+}
+
+fn write(body: &Value, out: impl io::Write) {
+    // A value has no key that is no text, and neither memory nor a count refuses bytes: it can't fail.
+    let _ = serde_json::to_writer(out, body);
 }
 
 fn priced(family: Family) -> Priced {
