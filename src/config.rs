@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ pub struct Config {
     pub prompts: Vec<Template>,
     /// Models that are no more, as `provider/model`, and what answers in their place.
     pub successors: BTreeMap<String, To>,
+    /// Nothing is held, charged or recorded: only to measure what that costs, and only before providers on this machine.
+    pub unreserved_for_measuring: bool,
 }
 
 /// Where limits on rates are counted: `docs/LIMITS.md` says what each promises.
@@ -147,7 +149,7 @@ impl ConfigError {
 const NEEDED: [&str; 7] = ["model", "messages", "input", "stream", "max_tokens", "max_output_tokens", "n"];
 
 /// What `TOLLGATE_…` may override: all of [`Config`].
-const ENVIRONMENT: [&str; 9] = [
+const ENVIRONMENT: [&str; 10] = [
     "listen",
     "internal_address",
     "database_url",
@@ -157,6 +159,7 @@ const ENVIRONMENT: [&str; 9] = [
     "routes",
     "successors",
     "prompts",
+    "unreserved_for_measuring",
 ];
 
 const OPERATOR_KEY_CHARACTERS_MIN: usize = 32;
@@ -185,6 +188,7 @@ impl Default for Config {
             routes: Vec::new(),
             prompts: Vec::new(),
             successors: BTreeMap::new(),
+            unreserved_for_measuring: false,
         }
     }
 }
@@ -233,8 +237,23 @@ impl Config {
         Templates::new(self.prompts.clone()).map_err(ConfigError::Prompts)
     }
 
+    /// Whether nothing is held: a door beside admission (I10), which nothing that costs anybody may stand behind.
+    ///
+    /// # Errors
+    /// A provider elsewhere than on this machine.
+    pub fn is_unreserved(&self) -> Result<bool, ConfigError> {
+        let elsewhere = self.providers.iter().find(|provider| !provider.is_on_this_machine());
+        match elsewhere.filter(|_| self.unreserved_for_measuring) {
+            Some(provider) => Err(provider.error(
+                "unreserved_for_measuring is only for providers at a loopback address, such as `tollgate simulate`",
+            )),
+            None => Ok(self.unreserved_for_measuring),
+        }
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         self.templates()?;
+        self.is_unreserved()?;
         if self.operator_key.as_ref().is_some_and(|key| key.chars().count() < OPERATOR_KEY_CHARACTERS_MIN) {
             return Err(ConfigError::ShortOperatorKey);
         }
@@ -367,6 +386,13 @@ impl ProviderConfig {
     /// Whose rate cards price its calls.
     pub fn priced_as(&self) -> &str {
         self.prices_of.as_deref().unwrap_or(&self.name)
+    }
+
+    /// By its address: a name may lead anywhere.
+    fn is_on_this_machine(&self) -> bool {
+        let url = reqwest::Url::parse(&self.base_url).ok();
+        let host = url.as_ref().and_then(|url| url.host_str()).unwrap_or_default();
+        host.trim_matches(['[', ']']).parse().is_ok_and(|address: IpAddr| address.is_loopback())
     }
 
     pub fn connect_timeout(&self) -> Duration {
@@ -519,6 +545,30 @@ chain = [{ to = "openai/x", when = { tools = "yes" } }]
 
         let error = load(&format!("{PROVIDER}lacks = [\"max_tokens\"]\n")).expect_err("a mistake");
         assert!(error.to_string().contains("openai: no request can do without max_tokens"), "{error}");
+    }
+
+    #[test]
+    fn only_providers_on_this_machine_are_asked_without_a_hold() {
+        let unreserved = |base_url: &str| {
+            let provider = PROVIDER.replace("http://up", base_url);
+            load(&format!("unreserved_for_measuring = true\n{provider}")).map(|config| config.is_unreserved())
+        };
+
+        for here in ["http://127.0.0.1:4010", "http://[::1]:4010/v1"] {
+            assert!(matches!(unreserved(here), Ok(Ok(true))), "{here}");
+        }
+        for elsewhere in [
+            "https://api.openai.com",
+            "http://localhost:4010",
+            "http://127.0.0.1:4010@up",
+            "http://127.0.0.1.up",
+            "http://0.0.0.0:4010",
+            "up",
+        ] {
+            let error = unreserved(elsewhere).expect_err(elsewhere).to_string();
+            assert!(error.contains("openai: unreserved_for_measuring"), "{error}");
+        }
+        assert!(load(PROVIDER).expect("reads").is_unreserved().is_ok_and(|is_unreserved| !is_unreserved));
     }
 
     #[test]

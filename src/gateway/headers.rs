@@ -87,6 +87,12 @@ pub fn set_request_id(response: &mut Response, dialect: Dialect, id: &str) {
     }
 }
 
+/// On every answer of a node that holds and charges nothing, so that nobody takes it for one that does.
+pub async fn mark_unreserved(mut response: Response) -> Response {
+    put(response.headers_mut(), "x-tollgate-unreserved", "true");
+    response
+}
+
 /// A value that no header can carry is left out.
 fn put(headers: &mut HeaderMap, name: &'static str, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {

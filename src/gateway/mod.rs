@@ -87,6 +87,8 @@ pub struct Parts {
     shadows: Arc<Semaphore>,
     /// Read by every request until it is settled.
     under_way: Arc<RwLock<()>>,
+    /// Nothing is held or settled (`Config::is_unreserved`).
+    is_unreserved: bool,
 }
 
 /// A configured provider with its connections.
@@ -119,6 +121,12 @@ impl GatewayState {
         let routes = ArcSwap::from_pointee(routes);
         let prompts = ArcSwap::from_pointee(config.templates()?);
         let limiter = Limiter::chosen(config.rate_limits, &ledger);
+        let is_unreserved = config.is_unreserved()?;
+        if is_unreserved {
+            tracing::error!(
+                "unreserved_for_measuring: nothing is held, charged or recorded; never serve anybody so"
+            );
+        }
         Ok(GatewayState(Arc::new(Parts {
             ledger,
             operator,
@@ -132,6 +140,7 @@ impl GatewayState {
             cache: Cache::default(),
             shadows: Arc::new(Semaphore::new(experiment::SHADOWS_MAX)),
             under_way: Arc::default(),
+            is_unreserved,
         })))
     }
 
@@ -228,9 +237,12 @@ pub fn router(state: GatewayState) -> (Router, OpenApi) {
     let router = router
         .route("/v1/{*path}", axum::routing::any(unsupported))
         .method_not_allowed_fallback(unsupported)
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(state);
-    (router, openapi)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
+    let router = match state.is_unreserved {
+        true => router.layer(axum::middleware::map_response(headers::mark_unreserved)),
+        false => router,
+    };
+    (router.with_state(state), openapi)
 }
 
 type Body = Result<Bytes, BytesRejection>;
