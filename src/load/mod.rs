@@ -1,13 +1,14 @@
 //! `tollgate load`: what an installation can take, measured from outside as its callers meet it.
 //!
-//! It sends reserve / settle pairs or requests of the gateway at a steady rate and says how long they took. Promises: the
-//! loop is open (a slow server does not slow what is sent) and every latency counts from the moment at which the operation
+//! It sends reserve / settle pairs or requests of the gateway, at a steady rate or as a recorded trace has them, and says how
+//! long they took. Promises: the loop is open (a slow server does not slow what is sent) and every latency counts from the moment at which the operation
 //! was due; it ends, in count and in time. It is a client like any other: it knows the API's words and nothing of what
 //! is behind them. Orgs that it opens itself are closed at the end. Deliberately not here: judging the figures.
 
 mod pace;
 mod plot;
 mod report;
+mod trace;
 mod traffic;
 
 #[cfg(test)]
@@ -15,13 +16,15 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::clock::Clock;
-use crate::load::pace::Plan;
-use crate::load::traffic::{Client, Target};
+use crate::load::pace::{Pace, Plan};
+use crate::load::trace::Row;
+use crate::load::traffic::{Client, Sizes, Target};
 
 /// Enough for half a day at a hundred a second; more says nothing more, and holds a machine for nothing.
 const OPERATIONS_MAX: u64 = 10_000_000;
@@ -50,6 +53,13 @@ pub struct LoadArgs {
     /// Operations a second, whatever becomes of them.
     #[arg(long, default_value_t = 100.0, value_parser = rate)]
     rate: f64,
+    /// Sends the gateway what a recorded trace has, when and as large as it has it: a CSV file whose columns are the time
+    /// (milliseconds, or a date and time), the input tokens and the output tokens.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["rate", "words", "output_tokens"])]
+    trace: Option<PathBuf>,
+    /// How many times as fast as it was recorded a trace is sent.
+    #[arg(long, requires = "trace", default_value_t = 1.0, value_parser = rate)]
+    speed: f64,
     /// How long; 10 where --count is absent too.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: Option<u64>,
@@ -104,6 +114,10 @@ pub enum LoadError {
     Latencies(#[from] hdrhistogram::CreationError),
     #[error("the plot can't be written: {0}")]
     Plot(String),
+    #[error("the trace can't be read: {0}")]
+    Trace(String),
+    #[error("a trace is of requests of the gateway: `tollgate load gateway --trace FILE`")]
+    TraceOfPairs,
     #[error("none of {0} operations was answered well; the table says what came instead")]
     NothingWorked(u64),
 }
@@ -113,9 +127,10 @@ pub enum LoadError {
 /// # Errors
 /// See [`LoadError`].
 pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
-    let plan = plan(&args)?;
+    let trace = args.trace.as_deref().map(|file| trace::read(file, args.speed)).transpose()?;
+    let plan = plan(&args, trace.as_deref())?;
     let client = Client::new(&args.server, usize::from(args.connections))?;
-    let target = Arc::new(target(&args, client).await?);
+    let target = Arc::new(target(&args, trace, client).await?);
     let bar = ProgressBar::new(plan.operations).with_style(bar_style());
     let (sender, progress) = (target.clone(), bar.clone());
     let send = move |number| {
@@ -145,23 +160,36 @@ pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
     }
 }
 
-fn plan(args: &LoadArgs) -> Result<Plan, LoadError> {
-    let seconds = args.seconds.or(args.count.is_none().then_some(SECONDS_DEFAULT));
-    let by_time = seconds.map(|seconds| (args.rate * seconds as f64).ceil().max(1.0) as u64);
-    let operations = [by_time, args.count].into_iter().flatten().min().unwrap_or(1);
+fn plan(args: &LoadArgs, trace: Option<&[Row]>) -> Result<Plan, LoadError> {
+    let seconds = args.seconds.or((args.count.is_none() && trace.is_none()).then_some(SECONDS_DEFAULT));
+    let (pace, by_pace) = match trace {
+        None => (Pace::Rate(args.rate), seconds.map(|seconds| args.rate * seconds as f64)),
+        Some(rows) => {
+            let end = seconds.map_or(Duration::MAX, Duration::from_secs);
+            let times: Arc<[Duration]> =
+                rows.iter().map(|row| row.after).take_while(|at| *at < end).collect();
+            let count = times.len() as f64;
+            (Pace::Times(times), Some(count))
+        }
+    };
+    let by_pace = by_pace.map(|operations| operations.ceil().max(1.0) as u64);
+    let operations = [by_pace, args.count].into_iter().flatten().min().unwrap_or(1);
     if operations > OPERATIONS_MAX {
         return Err(LoadError::TooMany(operations));
     }
-    Ok(Plan { rate: args.rate, operations, connections: usize::from(args.connections) })
+    Ok(Plan { pace, operations, connections: usize::from(args.connections) })
 }
 
-async fn target(args: &LoadArgs, client: Client) -> Result<Target, LoadError> {
-    let request = match args.traffic {
-        Kind::Pairs => traffic::Request::Pair,
-        Kind::Gateway => traffic::Request::Chat {
+async fn target(args: &LoadArgs, trace: Option<Vec<Row>>, client: Client) -> Result<Target, LoadError> {
+    let request = match (args.traffic, trace) {
+        (Kind::Pairs, None) => traffic::Request::Pair,
+        (Kind::Pairs, Some(_)) => return Err(LoadError::TraceOfPairs),
+        (Kind::Gateway, trace) => traffic::Request::Chat {
             model: args.model.clone(),
-            words: args.words as usize,
-            output_tokens: args.output_tokens,
+            sizes: match trace {
+                None => Sizes::All { words: args.words, output_tokens: args.output_tokens },
+                Some(rows) => Sizes::Each(rows),
+            },
             is_streamed: args.stream,
         },
     };

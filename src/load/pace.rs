@@ -29,11 +29,20 @@ const DIGITS_OF_A_SLICE: u8 = 2;
 const LATENCY_SECONDS_MAX: u64 = 100_000;
 
 /// How much is sent, how fast.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Plan {
-    pub rate: f64,
+    pub pace: Pace,
     pub operations: u64,
     pub connections: usize,
+}
+
+/// When operations are due.
+#[derive(Clone, Debug)]
+pub enum Pace {
+    /// So many a second.
+    Rate(f64),
+    /// Each at its own time.
+    Times(Arc<[Duration]>),
 }
 
 /// What became of one operation.
@@ -73,8 +82,20 @@ impl Plan {
         self.due(self.operations)
     }
 
+    /// Operations a second, over all of it.
+    pub fn rate(&self) -> f64 {
+        match &self.pace {
+            Pace::Rate(rate) => *rate,
+            Pace::Times(_) => self.operations as f64 / self.duration().as_secs_f64().max(0.001),
+        }
+    }
+
     fn due(&self, number: u64) -> Duration {
-        Duration::from_secs_f64(number as f64 / self.rate)
+        match &self.pace {
+            Pace::Rate(rate) => Duration::from_secs_f64(number as f64 / rate),
+            // The last one ends the plan.
+            Pace::Times(times) => times.get(number as usize).or(times.last()).copied().unwrap_or_default(),
+        }
     }
 }
 
@@ -97,7 +118,7 @@ where
     let (stopped, stops) = watch::channel(false);
     let mut workers = JoinSet::new();
     for _ in 0..plan.connections {
-        let worker = Worker { plan: *plan, started, figures: figures.clone(), next: next.clone() };
+        let worker = Worker { plan: plan.clone(), started, figures: figures.clone(), next: next.clone() };
         workers.spawn(worker.work(send.clone(), stops.clone()));
     }
     tokio::pin!(stop);

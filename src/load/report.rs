@@ -19,12 +19,12 @@ pub fn table(plan: &Plan, figures: &Figures) -> String {
 fn lines(text: &mut String, plan: &Plan, figures: &Figures) -> std::fmt::Result {
     writeln!(
         text,
-        "{} of {} operations in {:.1} s: {:.1} a second, where {} were asked for",
+        "{} of {} operations in {:.1} s: {:.1} a second, where {:.1} were asked for",
         figures.sent(),
         plan.operations,
         figures.elapsed.as_secs_f64(),
         per_second(figures),
-        plan.rate,
+        plan.rate(),
     )?;
     writeln!(text, "{} done, {} failed, {} not sent", figures.done(), failed(figures), figures.unsent)?;
     for (what, count) in &figures.failures {
@@ -70,7 +70,7 @@ pub fn json(plan: &Plan, figures: &Figures) -> Value {
         })
         .collect();
     json!({
-        "rate": plan.rate,
+        "rate": plan.rate(),
         "connections": plan.connections,
         "operations": plan.operations,
         "sent": figures.sent(),

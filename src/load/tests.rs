@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use super::pace::{Figures, Plan, Sent, drive};
-use super::{LoadArgs, LoadError, plan, plot, report};
+use super::pace::{Figures, Pace, Plan, Sent, drive};
+use super::{LoadArgs, LoadError, plan, plot, report, trace};
 
 #[derive(Parser)]
 struct Cli {
@@ -31,7 +31,7 @@ async fn driven(
 }
 
 fn plan_of(rate: f64, operations: u64) -> Plan {
-    Plan { rate, operations, connections: 1 }
+    Plan { pace: Pace::Rate(rate), operations, connections: 1 }
 }
 
 /// To the three digits that are kept.
@@ -85,7 +85,7 @@ async fn the_figures_are_told_as_a_table_as_json_and_as_a_picture() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("load.svg");
     let plan = plan_of(10.0, 10);
-    let figures = driven(plan, |number| if number == 0 { 1.0 } else { 0.01 }, 100.0).await;
+    let figures = driven(plan.clone(), |number| if number == 0 { 1.0 } else { 0.01 }, 100.0).await;
 
     let table = report::table(&plan, &figures);
     let json = report::json(&plan, &figures);
@@ -108,7 +108,7 @@ async fn the_figures_are_told_as_a_table_as_json_and_as_a_picture() {
 fn a_load_is_bounded_in_count_and_time() {
     let asked = |line: &str| {
         let words = ["load", "pairs"].into_iter().chain(line.split_whitespace());
-        Cli::try_parse_from(words).map(|cli| plan(&cli.load).map(|plan| plan.operations))
+        Cli::try_parse_from(words).map(|cli| plan(&cli.load, None).map(|plan| plan.operations))
     };
 
     for (line, operations) in [
@@ -134,4 +134,72 @@ fn a_load_is_bounded_in_count_and_time() {
     ] {
         assert!(asked(line).is_err(), "{line}");
     }
+}
+
+fn rows_of(text: &str, speed: f64) -> Result<Vec<trace::Row>, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trace.csv");
+    std::fs::write(&file, text).unwrap();
+    trace::read(&file, speed).map_err(|why| why.to_string())
+}
+
+#[test]
+fn a_trace_is_read_with_either_kind_of_time_and_sent_as_fast_as_told() {
+    let azure = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n\
+                 2023-11-16 18:15:51.6805900,396,109\n";
+    let millis = "timestamp_ms,input_tokens,output_tokens,cached\n0,374,44,0\n5000,396,109,512\n";
+
+    for text in [azure, millis] {
+        let rows = rows_of(text, 50.0).unwrap();
+
+        let seen: Vec<_> = rows.iter().map(|row| (row.after, row.input_tokens, row.output_tokens)).collect();
+        assert_eq!(seen, [(Duration::ZERO, 374, 44), (Duration::from_millis(100), 396, 109)], "{text}");
+    }
+}
+
+#[test]
+fn a_trace_that_can_not_be_sent_says_which_line_is_wrong() {
+    for (rows, says) in [
+        ("", "no requests"),
+        ("0,1,1\nsoon,1,1", "line 3: no time"),
+        ("0,many,1", "line 2: input tokens"),
+        ("0,1,-1", "line 2: output tokens"),
+        ("5,1,1\n4,1,1", "line 3: earlier than the first"),
+        ("5,1,1\n9,1,1\n8,1,1", "line 4: earlier than the one before"),
+        ("0,1,1\n1,1", "line: 3"),
+    ] {
+        let why = rows_of(&format!("time,in,out\n{rows}"), 1.0).unwrap_err();
+        assert!(why.contains("trace.csv") && why.contains(says), "{why}");
+    }
+}
+
+#[test]
+fn a_trace_ends_with_its_rows_or_before() {
+    let rows = rows_of("time,in,out\n0,1,1\n900,1,1\n1000,1,1\n5000,1,1\n", 1.0).unwrap();
+    let asked = |line: &str| {
+        let words = ["load", "gateway"].into_iter().chain(line.split_whitespace());
+        Cli::try_parse_from(words).map(|cli| plan(&cli.load, Some(&rows)).unwrap())
+    };
+
+    for (line, operations, millis) in
+        [("", 4, 5_000), ("--count 2", 2, 1_000), ("--seconds 1", 2, 900), ("--seconds 2", 3, 1_000)]
+    {
+        let plan = asked(&format!("--trace t.csv {line}")).unwrap();
+        assert_eq!((plan.operations, plan.duration()), (operations, Duration::from_millis(millis)), "{line}");
+    }
+    assert!(asked("--speed 2").is_err(), "a speed is a trace's");
+    assert!(asked("--trace t.csv --rate 5").is_err(), "a trace has its own pace");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trace_is_sent_at_its_own_times() {
+    let times = [0, 200, 2_000, 2_000].map(Duration::from_millis);
+    let plan = Plan { pace: Pace::Times(times.into()), operations: 4, connections: 4 };
+
+    let figures = driven(plan.clone(), |_| 0.5, 100.0).await;
+
+    assert_eq!((figures.sent(), figures.unsent), (4, 0));
+    assert!(about(figures.elapsed.as_micros() as u64, 2_500), "{:?}", figures.elapsed);
+    assert!(about(figures.latency.max(), 500), "{}", figures.latency.max());
+    assert_eq!(report::json(&plan, &figures)["rate"], 2.0);
 }

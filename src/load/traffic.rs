@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::load::LoadError;
 use crate::load::pace::Sent;
+use crate::load::trace::Row;
 
 /// An operation without an answer by then has failed.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,7 +31,18 @@ pub struct Client {
 #[derive(Clone, Debug)]
 pub enum Request {
     Pair,
-    Chat { model: String, words: usize, output_tokens: u32, is_streamed: bool },
+    Chat { model: String, sizes: Sizes, is_streamed: bool },
+}
+
+/// How large the requests of the gateway are.
+#[derive(Clone, Debug)]
+pub enum Sizes {
+    All {
+        words: u32,
+        output_tokens: u32,
+    },
+    /// As a trace has them.
+    Each(Vec<Row>),
 }
 
 /// Whom the operations are for.
@@ -86,6 +98,10 @@ impl Request {
         }
     }
 
+    fn is_streamed(&self) -> bool {
+        matches!(self, Request::Chat { is_streamed: true, .. })
+    }
+
     /// A stream says when it has ended well.
     fn is_whole(&self, answer: &[u8]) -> bool {
         match self {
@@ -98,12 +114,27 @@ impl Request {
     fn body(&self, number: u64) -> Value {
         match self {
             Request::Pair => Value::Null,
-            Request::Chat { model, words, output_tokens, is_streamed } => json!({
-                "model": model,
-                "max_tokens": output_tokens,
-                "stream": is_streamed,
-                "messages": [{"role": "user", "content": format!("{number}{}", " word".repeat(*words))}],
-            }),
+            Request::Chat { model, sizes, is_streamed } => {
+                let (words, output_tokens) = sizes.of(number);
+                json!({
+                    "model": model,
+                    "max_tokens": output_tokens,
+                    "stream": is_streamed,
+                    "messages": [{"role": "user", "content": format!("{number}{}", " word".repeat(words))}],
+                })
+            }
+        }
+    }
+}
+
+impl Sizes {
+    /// Words in, each of which is a token, and tokens out.
+    fn of(&self, number: u64) -> (usize, u32) {
+        match self {
+            Sizes::All { words, output_tokens } => (*words as usize, *output_tokens),
+            Sizes::Each(rows) => rows
+                .get(number as usize)
+                .map_or((0, 1), |row| (row.input_tokens as usize, row.output_tokens.max(1))),
         }
     }
 }
@@ -190,13 +221,20 @@ impl Target {
         let mut response = request.send().await.map_err(unanswered)?;
         let status = response.status();
         let mut whole = Vec::new();
+        let mut gap = Steps::begin();
         while let Some(part) = response.chunk().await.map_err(unanswered)? {
             if whole.is_empty() {
                 steps.mark("first byte");
+                gap = Steps::begin();
+            } else {
+                gap.end("between chunks");
             }
             whole.extend_from_slice(&part);
         }
         steps.end("whole answer");
+        if self.request.is_streamed() {
+            steps.taken.append(&mut gap.taken);
+        }
         match status {
             StatusCode::OK if self.request.is_whole(&whole) => Ok(()),
             StatusCode::OK => Err("the stream broke off".to_owned()),

@@ -57,15 +57,51 @@ async fn pairs_of_its_own_orgs_are_all_in_the_ledger_and_the_orgs_are_closed() {
     app.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_gateway_is_loaded_by_a_key_streamed_or_not() {
+/// The configuration of a gateway before a simulated provider, and that provider.
+async fn simulated() -> (Config, SimulatorHandle) {
     let simulator = SimulatorHandle::new(SimulatorConfig { seed: 1, ..SimulatorConfig::default() });
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let base_url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move { simulator.serve(listener, std::future::pending()).await });
+    let serving = simulator.clone();
+    tokio::spawn(async move { serving.serve(listener, std::future::pending()).await });
     let provider = json!({"name": "openai", "kind": "openai", "base_url": base_url, "api_key": "k"});
     let provider: ProviderConfig = serde_json::from_value(provider).unwrap();
-    let app = TestApp::configured(&Config { providers: vec![provider], ..Config::default() }).await;
+    (Config { providers: vec![provider], ..Config::default() }, simulator)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recorded_trace_is_replayed_with_its_sizes() {
+    let (config, simulator) = simulated().await;
+    let app = TestApp::configured(&config).await;
+    app.funded("acme", "5").await;
+    let key = app.key("acme", "inference").await;
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace.csv");
+    std::fs::write(&trace, "time,in,out\n0,20,7\n1000,200,5\n2000,2000,3\n").unwrap();
+
+    let arguments = format!("gateway --key {} --trace {} --speed 10 --json", key.secret(), trace.display());
+    let output = load(&app, &arguments, None).await;
+    let figures = figures(&output);
+    let of_pairs = load(&app, &format!("pairs --trace {}", trace.display()), Some(OPERATOR)).await;
+
+    assert_eq!((&figures["done"], &figures["failures"]), (&json!(3), &json!({})));
+    assert_eq!(figures["rate"], json!(15.0), "three within 0.2 s");
+    let sold = simulator.sold();
+    // A word is a token, and a few are around it.
+    for (row, (input, output)) in sold.rows.iter().zip([(20, 7), (200, 5), (2_000, 3)]) {
+        assert!(row.usage.input_tokens.abs_diff(input) < 20, "{row:?}");
+        assert!((1..=output).contains(&row.usage.output_tokens), "{row:?}");
+    }
+    assert_eq!(sold.rows.len(), 3);
+    let said = String::from_utf8_lossy(&of_pairs.stderr).into_owned();
+    assert!(!of_pairs.status.success() && said.contains("load gateway --trace"), "{said}");
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_gateway_is_loaded_by_a_key_streamed_or_not() {
+    let (config, _) = simulated().await;
+    let app = TestApp::configured(&config).await;
     app.funded("acme", "5").await;
     let key = app.key("acme", "inference").await;
 
@@ -76,6 +112,8 @@ async fn the_gateway_is_loaded_by_a_key_streamed_or_not() {
 
         assert_eq!((&figures["done"], &figures["failures"]), (&json!(20), &json!({})), "{stream}");
         assert_eq!(figures["latency_micros"]["first_byte"]["count"], 20, "{stream}");
+        let gaps = figures["latency_micros"]["between_chunks"]["count"].as_u64();
+        assert_eq!(gaps.is_some_and(|gaps| gaps >= 20), !stream.is_empty(), "{figures}");
     }
     let arguments = format!("gateway --key {} --count 3 --rate 100 --model no-such-model", key.secret());
     let refused = load(&app, &arguments, None).await;
@@ -83,6 +121,36 @@ async fn the_gateway_is_loaded_by_a_key_streamed_or_not() {
     assert!(!refused.status.success());
     let table = String::from_utf8_lossy(&refused.stdout).into_owned();
     assert!(table.contains("0 done, 3 failed, 0 not sent") && table.contains("3 × 404"), "{table}");
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_measured_without_holds_says_so_on_every_answer_and_leaves_nothing_in_the_ledger() {
+    let (config, simulator) = simulated().await;
+    let app = TestApp::configured(&Config { unreserved_for_measuring: true, ..config }).await;
+    app.funded("acme", "5").await;
+    let key = app.key("acme", "inference").await;
+    let chat = json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]});
+    let stream = json!({"stream": true, "model": chat["model"], "messages": chat["messages"]});
+    let unknown = json!({"model": "no-such-model", "messages": chat["messages"]});
+
+    let answers = [
+        key.post("/v1/chat/completions", chat.clone()).await,
+        key.post("/v1/chat/completions", stream).await,
+        key.post("/v1/chat/completions", unknown).await,
+        app.with_key("tg_unknown").post("/v1/chat/completions", chat).await,
+        key.get("/v1/models").await,
+    ];
+
+    assert_eq!(answers.each_ref().map(|answer| answer.status.as_u16()), [200, 200, 404, 401, 200]);
+    for answer in &answers {
+        assert_eq!(answer.headers["x-tollgate-unreserved"], "true");
+    }
+    assert_eq!(simulator.sold().rows.len(), 2);
+    let balance = app.operator().get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+    assert_eq!((&balance["available"], &balance["consumed"]), (&json!("5"), &json!("0")));
+    let events = app.operator().get("/api/v1/orgs/acme/events").await.expect(StatusCode::OK);
+    assert!(!events.to_string().contains("reserv"), "{events}");
     app.finish().await;
 }
 
