@@ -15,7 +15,15 @@ const TARGETS_MAX: usize = 10_000;
 
 /// By provider and model.
 #[derive(Debug, Default)]
-pub struct Weather(Mutex<HashMap<(String, String), Health>>);
+pub struct Weather(Mutex<HashMap<(String, String), Seen>>);
+
+/// One target, and where its figures are shown: looked up once, since every answer moves them.
+#[derive(Debug)]
+struct Seen {
+    health: Health,
+    failure_ratio: metrics::Gauge,
+    latency_seconds: metrics::Gauge,
+}
 
 impl Weather {
     /// The targets in the order in which they are tried by a request of about so many tokens.
@@ -26,7 +34,7 @@ impl Weather {
         let seen: Vec<(Standing, f64)> = targets
             .iter()
             .map(|target| {
-                self.of(target, now, |health| (health.standing(now, tokens), health.cost_seconds()))
+                self.of(target, now, |seen| (seen.health.standing(now, tokens), seen.health.cost_seconds()))
             })
             .collect();
         let mut left: Vec<Option<Target>> = targets.into_iter().map(Some).collect();
@@ -35,12 +43,12 @@ impl Weather {
 
     /// Whether it may be called by a request of about so many tokens.
     pub fn is_ready(&self, target: &Target, now: Timestamp, tokens: u64) -> bool {
-        self.of(target, now, |health| health.standing(now, tokens)) == Standing::Ready
+        self.of(target, now, |seen| seen.health.standing(now, tokens)) == Standing::Ready
     }
 
     /// How many seconds until the first of the targets is well again; 0 where one is.
     pub fn soonest_seconds(&self, targets: &[Target], now: Timestamp, tokens: u64) -> u64 {
-        let seconds = |target| match self.of(target, now, |health| health.standing(now, tokens)) {
+        let seconds = |target| match self.of(target, now, |seen| seen.health.standing(now, tokens)) {
             Standing::Ready => 0,
             Standing::Resting { until } => {
                 let micros = until.0.saturating_sub(now.0).max(0).unsigned_abs();
@@ -51,26 +59,26 @@ impl Weather {
     }
 
     pub fn starts(&self, target: &Target, now: Timestamp, tokens: u64) {
-        self.of(target, now, |health| health.starts(now, tokens));
+        self.of(target, now, |seen| seen.health.starts(now, tokens));
     }
 
     pub fn learns(&self, target: &Target, now: Timestamp, allowance: Allowance) {
         if allowance != Allowance::default() {
-            self.of(target, now, |health| health.learns(allowance));
+            self.of(target, now, |seen| seen.health.learns(allowance));
         }
     }
 
     pub fn hears(&self, target: &Target, now: Timestamp, news: News) {
-        let (opened, latency, failures) = self.of(target, now, |health| {
-            (health.hears(now, news), health.first_part_seconds(), health.failure_ratio())
+        let opened = self.of(target, now, |seen| {
+            let opened = seen.health.hears(now, news);
+            seen.failure_ratio.set(seen.health.failure_ratio());
+            if let Some(seconds) = seen.health.first_part_seconds() {
+                seen.latency_seconds.set(seconds);
+            }
+            opened
         });
-        let labels = labels(target);
-        metrics::gauge!("tollgate_target_failure_ratio", &labels).set(failures);
-        if let Some(seconds) = latency {
-            metrics::gauge!("tollgate_target_latency_seconds", &labels).set(seconds);
-        }
         if opened {
-            metrics::counter!("tollgate_breakers_opened_total", &labels).increment(1);
+            metrics::counter!("tollgate_breakers_opened_total", &labels(target)).increment(1);
             tracing::warn!(
                 provider = target.upstream.config.name,
                 model = target.model,
@@ -79,13 +87,24 @@ impl Weather {
         }
     }
 
-    fn of<T>(&self, target: &Target, now: Timestamp, look: impl FnOnce(&mut Health) -> T) -> T {
+    fn of<T>(&self, target: &Target, now: Timestamp, look: impl FnOnce(&mut Seen) -> T) -> T {
         let mut targets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if targets.len() > TARGETS_MAX {
-            targets.retain(|_, health| !health.is_forgotten(now));
+            targets.retain(|_, seen| !seen.health.is_forgotten(now));
         }
         let key = (target.upstream.config.name.clone(), target.model.clone());
-        look(targets.entry(key).or_default())
+        look(targets.entry(key).or_insert_with(|| Seen::of(target)))
+    }
+}
+
+impl Seen {
+    fn of(target: &Target) -> Seen {
+        let labels = labels(target);
+        Seen {
+            health: Health::default(),
+            failure_ratio: metrics::gauge!("tollgate_target_failure_ratio", &labels),
+            latency_seconds: metrics::gauge!("tollgate_target_latency_seconds", &labels),
+        }
     }
 }
 

@@ -20,6 +20,14 @@ pub struct Delivered {
     pub bytes: u64,
 }
 
+impl Delivered {
+    fn add(&mut self, output: &str) {
+        self.deltas += 1;
+        self.characters += output.chars().count() as u64;
+        self.bytes += output.len() as u64;
+    }
+}
+
 /// Who speaks what at the two ends of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamEnds {
@@ -172,6 +180,13 @@ impl StreamRelay {
             out.extend_from_slice(if self.writer.is_same() { &frame.raw } else { text.as_bytes() });
             return;
         }
+        if let (Reader::Chunks(_), Writer::Same) = (&self.reader, &self.writer)
+            && let Some(chunk) = openai_chat::TextChunk::read(data)
+        {
+            self.note_text(&chunk);
+            out.extend_from_slice(&frame.raw);
+            return;
+        }
         let Ok(event) = serde_json::from_str::<Value>(data) else {
             // Comments, keep-alives and what we can't read mean nothing in another dialect.
             if self.writer.is_same() {
@@ -224,11 +239,21 @@ impl StreamRelay {
         }
     }
 
+    /// The same of a chunk that goes on as it came.
+    fn note_text(&mut self, chunk: &openai_chat::TextChunk<'_>) {
+        for (known, told) in
+            [(&mut self.served_model, chunk.model()), (&mut self.service_tier, chunk.service_tier())]
+        {
+            if let Some(told) = told.filter(|told| known.as_deref() != Some(told)) {
+                *known = Some(told.to_owned());
+            }
+        }
+        chunk.texts().for_each(|text| self.delivered.add(text));
+    }
+
     fn relay_delta(&mut self, delta: Delta, text: &mut String) {
         if let Some(output) = delta.output().filter(|output| !output.is_empty()) {
-            self.delivered.deltas += 1;
-            self.delivered.characters += output.chars().count() as u64;
-            self.delivered.bytes += output.len() as u64;
+            self.delivered.add(output);
         }
         match delta {
             Delta::Failed(event) => self.failure = Some(classify_event(&event)),

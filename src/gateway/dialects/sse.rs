@@ -41,17 +41,21 @@ impl SseParser {
     /// Takes the next bytes and returns the frames that they complete.
     pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<Frame>, SseError> {
         let mut frames = Vec::new();
-        for &byte in bytes {
-            if self.awaits_line_feed {
-                self.awaits_line_feed = false;
+        let mut rest = bytes;
+        while let Some(&byte) = rest.first() {
+            if std::mem::take(&mut self.awaits_line_feed) {
                 if byte == b'\n' {
                     self.frame.push(byte);
-                    frames.push(self.take()?);
-                    continue;
+                    rest = &rest[1..];
                 }
                 frames.push(self.take()?);
+                continue;
             }
-            self.frame.push(byte);
+            // Nothing ends within a line, so that it is taken at once.
+            let in_line = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(rest.len());
+            let (part, after) = rest.split_at(in_line.max(1));
+            rest = after;
+            self.frame.extend_from_slice(part);
             if self.frame.len() > FRAME_BYTES_MAX {
                 return Err(SseError::FrameTooLarge);
             }

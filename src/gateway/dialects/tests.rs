@@ -275,6 +275,22 @@ fn every_recorded_stream_goes_to_its_own_dialect_byte_for_byte() {
 }
 
 #[test]
+fn what_goes_on_as_it_came_is_metered_as_what_is_translated() {
+    for exchange in spoken(Family::OpenaiChat) {
+        let Some(stream) = exchange["sse"].as_str() else { continue };
+        let told = |client| {
+            let (relay, _) = relayed(ends(Family::OpenaiChat, client), stream.as_bytes(), 7);
+            let names = [relay.served_model(), relay.service_tier()].map(|name| name.map(str::to_owned));
+            (relay.delivered(), names, relay.usage_json().cloned(), relay.is_whole())
+        };
+
+        let (same, translated) = (told(Dialect::OpenaiChat), told(Dialect::AnthropicMessages));
+
+        assert_eq!(same, translated, "{}", exchange["id"]);
+    }
+}
+
+#[test]
 fn usage_does_not_reach_a_client_that_did_not_ask_for_it() {
     let stream = "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}],\"usage\":null}\n\n\
                   data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n\
