@@ -135,7 +135,7 @@ impl Fetcher {
         as_of: i64,
     ) -> Result<Found, StoreError> {
         if self.projector.indexed(self.shard) < as_of {
-            self.projector.catch_up(self.shard).await?;
+            self.projector.index_to(self.shard, as_of).await?;
         }
         let checked_to = self.projector.indexed(self.shard);
         let bound = match key {

@@ -335,7 +335,8 @@ impl Projector {
         if let (Some(state), Some(indexed)) =
             (self.shard(shard), looked_up.map(|checkpoint| checkpoint.position).min())
         {
-            state.indexed.store(indexed, Ordering::Release);
+            // What was read earlier may be told later.
+            state.indexed.fetch_max(indexed, Ordering::Release);
         }
         if let (Some(state), Some(folded)) = (self.shard(shard), folded) {
             state.folded.fetch_max(folded, Ordering::Release);
