@@ -18,7 +18,7 @@ enum Source {
     /// Start time plus a monotonic clock: an adjusted wall clock never takes a node back in time.
     System {
         started: Instant,
-        started_at: i64,
+        started_at: AtomicI64,
     },
     Manual {
         now: AtomicI64,
@@ -29,9 +29,24 @@ enum Source {
 impl Clock {
     #[allow(clippy::disallowed_methods, reason = "this is the place")]
     pub fn system() -> Clock {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let started_at = i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX);
-        Clock(Arc::new(Source::System { started: Instant::now(), started_at }))
+        Clock(Arc::new(Source::System { started: Instant::now(), started_at: AtomicI64::new(wall_micros()) }))
+    }
+
+    /// Takes the machine's time as it is now, for a node that was told that its own is wrong: it may have been set since
+    /// the start.
+    pub fn read_again(&self) {
+        if let Source::System { started, started_at } = &*self.0 {
+            started_at.store(wall_micros().saturating_sub(micros(started)), Ordering::SeqCst);
+        }
+    }
+
+    #[cfg(test)]
+    pub fn system_started_at(started_at: Timestamp) -> Clock {
+        let Clock(source) = Clock::system();
+        if let Source::System { started_at: read, .. } = &*source {
+            read.store(started_at.0, Ordering::SeqCst);
+        }
+        Clock(source)
     }
 
     /// A clock that stands still until it is moved, with ids that follow from the seed.
@@ -47,8 +62,7 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         match &*self.0 {
             Source::System { started, started_at } => {
-                let elapsed = i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX);
-                Timestamp(started_at.saturating_add(elapsed))
+                Timestamp(started_at.load(Ordering::SeqCst).saturating_add(micros(started)))
             }
             Source::Manual { now, .. } => Timestamp(now.load(Ordering::SeqCst)),
         }
@@ -97,6 +111,16 @@ impl Clock {
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "this is the place")]
+fn wall_micros() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn micros(since: &Instant) -> i64 {
+    i64::try_from(since.elapsed().as_micros()).unwrap_or(i64::MAX)
+}
+
 /// Numbers that follow from a seed, for tests.
 fn draw(drawn: &AtomicU64, bytes: &mut [u8]) {
     for chunk in bytes.chunks_mut(8) {
@@ -124,6 +148,16 @@ impl Timer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_was_wrong_at_the_start_is_read_again() {
+        let clock = Clock::system_started_at(Timestamp(7));
+        assert!(clock.now() < Timestamp(Timestamp::MICROS_PER_SECOND * 3_600));
+
+        clock.read_again();
+
+        assert!((clock.now().0 - wall_micros()).abs() < 60 * Timestamp::MICROS_PER_SECOND);
+    }
 
     #[test]
     fn a_manual_clock_moves_when_told_and_draws_distinct_ids() {

@@ -123,9 +123,14 @@ impl Credits {
 }
 
 impl fmt::Display for Credits {
-    /// By hand and without the heap: every event has a dozen of them.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0_u8; TEXT_MAX];
+        out.write_str(self.write(&mut [0; TEXT_MAX]).ok_or(fmt::Error)?)
+    }
+}
+
+impl Credits {
+    /// By hand and without the heap: every event has a dozen of them.
+    fn write(self, text: &mut [u8; TEXT_MAX]) -> Option<&str> {
         let mut at = text.len();
         let mut push = |byte: u8| {
             at -= 1;
@@ -154,7 +159,7 @@ impl fmt::Display for Credits {
         if self.0 < 0 {
             push(b'-');
         }
-        out.write_str(std::str::from_utf8(&text[at..]).map_err(|_| fmt::Error)?)
+        std::str::from_utf8(&text[at..]).ok()
     }
 }
 
@@ -196,7 +201,10 @@ impl Sum for Credits {
 
 impl Serialize for Credits {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        match self.write(&mut [0; TEXT_MAX]) {
+            Some(text) => serializer.serialize_str(text),
+            None => Err(serde::ser::Error::custom("no number")),
+        }
     }
 }
 

@@ -261,7 +261,10 @@ impl Ledger {
                 cluster.saw_epoch(shard, head.epoch);
             }
             let folded = self.shared.progress.get(usize::try_from(shard).unwrap_or(0));
-            if folded.is_some_and(|folded| folded.next_position() < head.next_position) {
+            let is_behind = |folded: &Arc<Progress>| {
+                folded.next_position() < head.next_position || folded.trouble().is_some()
+            };
+            if folded.is_some_and(is_behind) {
                 self.shared.projector.wake(shard);
                 // A full queue has work that makes it look by itself.
                 let _ = queue.try_send(Job::Follow(None));
@@ -385,6 +388,11 @@ impl Ledger {
     pub fn sweep(&self) -> Result<(), LedgerError> {
         let owned = (0..).zip(&self.shared.queues).filter(|(shard, _)| self.owns(*shard));
         owned.map(|(_, queue)| queue).try_for_each(|queue| send(queue, Job::Sweep))
+    }
+
+    /// Why some shard can't be folded now, where that is so: nothing is written to it here.
+    pub fn trouble(&self) -> Option<Arc<String>> {
+        self.shared.progress.iter().find_map(|folded| folded.trouble())
     }
 
     /// Whether every shard's writer takes commands.

@@ -9,6 +9,9 @@ use crate::ledger::LedgerError;
 use crate::ledger::state::Chain;
 use crate::store::{EventRow, Head};
 
+/// Nearly all payloads are shorter.
+const PAYLOAD_BYTES: usize = 1_024;
+
 pub(super) struct Scribe<'a> {
     pub shard: i32,
     pub org: OrgId,
@@ -47,8 +50,9 @@ impl Scribe<'_> {
     }
 
     fn row(&self, payload: &Payload, chain: &mut Chain, head: &mut Head) -> Result<EventRow, LedgerError> {
-        let bytes =
-            serde_json::to_vec(payload).map_err(|error| LedgerError::Unavailable(error.to_string()))?;
+        let mut bytes = Vec::with_capacity(PAYLOAD_BYTES);
+        serde_json::to_writer(&mut bytes, payload)
+            .map_err(|error| LedgerError::Unavailable(error.to_string()))?;
         let mut row = EventRow {
             shard: self.shard,
             position: head.next_position,

@@ -499,6 +499,19 @@ async fn i6_a_sound_log_verifies_and_a_changed_byte_is_found() {
     assert!(tampered.findings.iter().any(|f| f.invariant == "I6" && f.position == 3), "{tampered:?}");
 }
 
+#[tokio::test]
+async fn a_node_whose_clock_was_wrong_at_the_start_writes_once_it_is_set() {
+    let node = Node::funded(100).await;
+    let since = Timestamp(node.clock.now().0 + 1);
+    let log = Arc::new(Faulty { since, ..Faulty::new(&node.store) });
+    let slow = Clock::system_started_at(Timestamp(0));
+    let ledger = Ledger::open(log, node.views.clone(), slow, Memory::default()).await.expect("opens");
+
+    let refused = ledger.submit(command(reserve(1, 1))).await.expect_err("its time is wrong");
+    assert!(refused.to_string().contains("clock"), "{refused}");
+    ledger.submit(command(reserve(1, 1))).await.expect("its time was read again");
+}
+
 /// A log with faults of a test's choice.
 struct Faulty {
     log: Arc<SqliteStore>,
@@ -506,6 +519,8 @@ struct Faulty {
     tampered: bool,
     /// The next commit's answer is lost.
     lost_answer: AtomicBool,
+    /// Refuses events that bear an earlier time, as a database does whose own clock is right.
+    since: Timestamp,
     /// Several writers share it.
     shared: bool,
     /// Folds the log whenever somebody has read it.
@@ -515,7 +530,8 @@ struct Faulty {
 impl Faulty {
     fn new(log: &Arc<SqliteStore>) -> Faulty {
         let lost_answer = AtomicBool::new(false);
-        Faulty { log: log.clone(), tampered: false, lost_answer, shared: false, overtaking: None }
+        let (log, since) = (log.clone(), Timestamp(0));
+        Faulty { log, tampered: false, lost_answer, since, shared: false, overtaking: None }
     }
 }
 
@@ -536,6 +552,9 @@ impl EventLog for Faulty {
         new: &Head,
         events: &[EventRow],
     ) -> Result<Appended, StoreError> {
+        if events.iter().any(|event| event.recorded_at < self.since.0) {
+            return Err(StoreError::ClockOff);
+        }
         let appended = self.log.append(shard, expected, new, events).await?;
         match self.lost_answer.swap(false, Ordering::SeqCst) {
             true => Err(StoreError::UnknownOutcome("the connection was cut".into())),

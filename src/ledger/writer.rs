@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::{Clock, Timer};
@@ -100,11 +100,30 @@ pub(super) struct Writer {
 
 /// How far a writer has folded its shard, for whoever wants to know.
 #[derive(Default)]
-pub(super) struct Progress(AtomicI64);
+pub(super) struct Progress {
+    next_position: AtomicI64,
+    trouble: ArcSwapOption<String>,
+}
 
 impl Progress {
     pub fn next_position(&self) -> i64 {
-        self.0.load(Ordering::Acquire)
+        self.next_position.load(Ordering::Acquire)
+    }
+
+    /// Why it can't be folded any further now.
+    pub fn trouble(&self) -> Option<Arc<String>> {
+        self.trouble.load_full()
+    }
+
+    fn reached(&self, next_position: i64) {
+        self.next_position.store(next_position, Ordering::Release);
+        if self.trouble.load().is_some() {
+            self.trouble.store(None);
+        }
+    }
+
+    fn stopped(&self, why: &LedgerError) {
+        self.trouble.store(Some(Arc::new(why.to_string())));
     }
 }
 
@@ -202,6 +221,7 @@ impl Writer {
             if !self.trusted
                 && let Err(error) = self.reopen().await
             {
+                self.progress.stopped(&error);
                 jobs.drain(..).for_each(|job| job.refuse(&error.to_string()));
                 return;
             }
@@ -227,6 +247,7 @@ impl Writer {
                     jobs.extend(batch.into_jobs());
                     if let Err(error) = self.follow().await {
                         tracing::warn!(%error, shard = self.fetcher.shard, "what others wrote can't be folded");
+                        self.progress.stopped(&error);
                         self.trusted = false;
                     }
                 }
@@ -554,7 +575,13 @@ impl Writer {
                     }
                 }
             }
-            Err(error) => Ending::Failed(error.to_string()),
+            Err(error) => {
+                if matches!(error, StoreError::ClockOff) {
+                    // It may have been set since this node started.
+                    self.clock.read_again();
+                }
+                Ending::Failed(error.to_string())
+            }
         }
     }
 
@@ -681,7 +708,7 @@ impl Writer {
     }
 
     fn move_to(&mut self, head: Head) {
-        self.progress.0.store(head.next_position, Ordering::Release);
+        self.progress.reached(head.next_position);
         self.head = head;
     }
 

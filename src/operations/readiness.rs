@@ -11,6 +11,9 @@ pub async fn readiness(ledger: &Ledger) -> Result<(), String> {
     if !ledger.is_running() {
         return Err("a writer has stopped; restart this node".to_owned());
     }
+    if let Some(why) = ledger.trouble() {
+        return Err(why.to_string());
+    }
     match ledger.behind().await {
         Ok(events) if events > BEHIND_EVENTS_MAX => {
             Err(format!("{events} events of other nodes are not folded yet; it catches up by itself"))

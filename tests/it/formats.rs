@@ -15,7 +15,7 @@ use tollgate::store::{Appended, EventRow, Head, Node};
 use uuid::Uuid;
 
 use crate::database::{TestDatabase, is_postgres};
-use crate::support::{Actor, TestApp};
+use crate::support::{Actor, TestApp, client};
 
 async fn times_raised(app: &TestApp) -> usize {
     let rows = app.ledger().log().read(0, 1, i64::MAX).await.unwrap();
@@ -117,6 +117,10 @@ async fn an_event_that_can_not_be_read_stops_the_writes_of_its_shard_and_no_othe
     if let Some((slug, actor)) = &beside {
         assert_eq!(hold(actor, slug).await, StatusCode::CREATED);
     }
+    let ready = client().get(format!("{}/readyz", app.url)).send().await.unwrap();
+    assert_eq!(ready.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let why = ready.text().await.unwrap();
+    assert!(why.contains("OrgRenamed v1"), "{why}");
     let said = start(&app).await;
     assert!(said.contains("OrgRenamed v1") && said.contains("or a later one"), "{said}");
 }

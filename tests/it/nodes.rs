@@ -8,6 +8,7 @@ use axum::http::HeaderMap;
 use futures_util::stream::{self, StreamExt};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
 use tollgate::clock::Clock;
 use tollgate::domain::time::Timestamp;
 use tollgate::store::{Database, StoreError};
@@ -157,6 +158,22 @@ async fn a_node_that_leaves_is_asked_for_nothing_more() {
     assert_eq!(owned(&one), 4);
     two.finish().await;
     one.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_node_that_died_long_ago_nothing_is_left() {
+    let app = TestApp::on_postgres().await;
+    let mut database = PgConnection::connect(&app.database.url).await.unwrap();
+    let died = "insert into nodes (shard, node_id, address, format, seen_at) \
+        select 0, gen_random_uuid(), 'http://gone', 1, (extract(epoch from now()) * 1000000)::bigint - ago * 1000000 \
+        from unnest(array[2, 3600]::bigint[]) as ago";
+    sqlx::query(died).execute(&mut database).await.unwrap();
+
+    app.join(Some(&app.url)).await;
+
+    let known = sqlx::query_scalar::<_, i64>("select count(*) from nodes where shard = 0");
+    assert_eq!(known.fetch_one(&mut database).await.unwrap(), 2, "itself, and who may just be slow");
+    app.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,19 +10,24 @@ use crate::store::{Node, Nodes, StoreError};
 
 /// A node that was not seen for so long is gone: three of its beats.
 const ALIVE_MICROS: i64 = 1_500_000;
+/// After so long nobody cares that it was there.
+const FORGOTTEN_MICROS: i64 = 60_000_000;
 
 #[async_trait]
 impl Nodes for PostgresStore {
     async fn beat(&self, node: &Node) -> Result<Vec<Node>, StoreError> {
         let beat = sqlx::query(
-            "insert into nodes (shard, node_id, address, format, seen_at) \
+            "with long_gone as (delete from nodes where shard = 0 and node_id <> $1 \
+                and seen_at < (extract(epoch from clock_timestamp()) * 1000000)::bigint - $4) \
+             insert into nodes (shard, node_id, address, format, seen_at) \
              values (0, $1, $2, $3, (extract(epoch from clock_timestamp()) * 1000000)::bigint) \
              on conflict (shard, node_id) do update \
              set address = excluded.address, format = excluded.format, seen_at = excluded.seen_at",
         )
         .bind(node.id)
         .bind(&node.address)
-        .bind(i64::from(node.format.0));
+        .bind(i64::from(node.format.0))
+        .bind(FORGOTTEN_MICROS);
         fetch(&self.readers, beat).await?;
         self.alive().await
     }

@@ -5,6 +5,7 @@ mod views;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
@@ -36,6 +37,8 @@ const SQLITE_MIN: [u32; 3] = [3, 51, 3];
 
 pub struct SqliteStore {
     writer: Mutex<SqliteConnection>,
+    /// Who had the head's lock went away and left its transaction behind.
+    is_left_open: AtomicBool,
     readers: SqlitePool,
     /// Held for as long as the store lives.
     _lock: File,
@@ -69,11 +72,22 @@ impl SqliteStore {
             .connect_with(options.read_only(true).create_if_missing(false))
             .await
             .map_err(store_error)?;
-        Ok(SqliteStore { writer: Mutex::new(writer), readers, _lock: lock })
+        Ok(SqliteStore {
+            writer: Mutex::new(writer),
+            is_left_open: AtomicBool::new(false),
+            readers,
+            _lock: lock,
+        })
     }
 
+    /// The writer, inside no transaction.
     async fn writer(&self) -> Result<MutexGuard<'_, SqliteConnection>, StoreError> {
-        Ok(self.writer.lock().await)
+        let mut writer = self.writer.lock().await;
+        if self.is_left_open.load(Ordering::SeqCst) {
+            roll_back(&mut writer).await?;
+            self.is_left_open.store(false, Ordering::SeqCst);
+        }
+        Ok(writer)
     }
 
     /// Caps the file's size in pages of 4 KiB, as an operator's quota.
@@ -81,7 +95,7 @@ impl SqliteStore {
     /// # Errors
     /// Where the database can't be reached.
     pub async fn cap_pages(&self, pages: u32) -> Result<(), StoreError> {
-        let mut writer = self.writer.lock().await;
+        let mut writer = self.writer().await?;
         // A pragma takes no parameters; the value is a number of ours.
         let pragma = sqlx::AssertSqlSafe(format!("pragma max_page_count = {pages}"));
         sqlx::query(pragma).execute(&mut *writer).await.map_err(store_error)?;
@@ -115,7 +129,7 @@ impl EventLog for SqliteStore {
         new: &Head,
         events: &[EventRow],
     ) -> Result<Appended, StoreError> {
-        let mut writer = self.writer.lock().await;
+        let mut writer = self.writer().await?;
         if events.len() <= ROWS_PER_INSERT {
             return append_at_once(&mut writer, shard, expected, new, events).await;
         }
@@ -159,7 +173,7 @@ impl EventLog for SqliteStore {
     }
 
     async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {
-        let mut writer = self.writer.lock().await;
+        let mut writer = self.writer().await?;
         statement(&mut writer, "begin immediate").await?;
         let found = sqlx::query("select next_position, last_hash, epoch from log_heads where shard = ?1")
             .bind(shard)
@@ -168,7 +182,9 @@ impl EventLog for SqliteStore {
             .map_err(store_error)
             .and_then(|row| head(&row));
         match found {
-            Ok(head) => Ok(Box::new(Locked { writer, shard, head })),
+            Ok(head) => {
+                Ok(Box::new(Locked { writer, is_left_open: &self.is_left_open, is_over: false, shard, head }))
+            }
             Err(error) => roll_back(&mut writer).await.and(Err(error)),
         }
     }
@@ -181,6 +197,8 @@ impl EventLog for SqliteStore {
 /// The log's writer, inside a transaction.
 struct Locked<'a> {
     writer: MutexGuard<'a, SqliteConnection>,
+    is_left_open: &'a AtomicBool,
+    is_over: bool,
     shard: i32,
     head: Head,
 }
@@ -192,21 +210,28 @@ impl LockedHead for Locked<'_> {
     }
 
     async fn append(mut self: Box<Self>, new: &Head, events: &[EventRow]) -> Result<(), StoreError> {
-        match move_head(&mut self.writer, self.shard, &self.head, new, events).await {
+        let written = match move_head(&mut self.writer, self.shard, &self.head, new, events).await {
             Ok(true) => commit(&mut self.writer).await.map(|_| ()),
             // Nobody else can move it while the lock is held.
-            Ok(false) => {
-                roll_back(&mut self.writer).await.and(Err(StoreError::Corrupt("the head moved".into())))
-            }
-            Err(error) => {
-                roll_back(&mut self.writer).await?;
-                Err(store_error(error))
-            }
-        }
+            Ok(false) => Err(StoreError::Corrupt("the head moved".into())),
+            Err(error) => Err(store_error(error)),
+        };
+        self.is_over = written.is_ok();
+        written
     }
 
     async fn unlock(mut self: Box<Self>) -> Result<(), StoreError> {
-        roll_back(&mut self.writer).await
+        roll_back(&mut self.writer).await?;
+        self.is_over = true;
+        Ok(())
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.is_left_open.store(true, Ordering::SeqCst);
+        }
     }
 }
 
@@ -472,6 +497,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_lock_that_was_dropped_keeps_nobody_from_writing() {
+        let (_folder, store) = open().await;
+
+        drop(store.lock(0).await.expect("locks"));
+        let appended = store.append(0, &head_at(1), &head_at(2), &[row(1)]).await;
+
+        assert_eq!(appended.expect("appends"), Appended::Written);
+        drop(store.lock(0).await.expect("locks"));
+        store.lock(0).await.expect("locks again").unlock().await.expect("unlocks");
+    }
+
+    #[tokio::test]
     async fn a_second_process_is_kept_out() {
         let (folder, _store) = open().await;
 
@@ -496,7 +533,7 @@ mod tests {
         let (folder, store) = open().await;
         let rows: Vec<EventRow> = (1..=5_000).map(row).collect();
         store.append(0, &head_at(1), &head_at(5_001), &rows).await.expect("appends");
-        let SqliteStore { writer, readers, _lock } = store;
+        let SqliteStore { writer, readers, _lock, .. } = store;
         readers.close().await;
         // The last connection copies the write-ahead log into the file.
         writer.into_inner().close().await.expect("closes");
