@@ -12,7 +12,7 @@ use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, Se
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
 use crate::domain::event::{Attempt, AttemptOutcome, Balance, Dispatcher, Event, ExpiryPolicy, Purpose};
-use crate::domain::routing::{ClampPolicy, Seat};
+use crate::domain::routing::{ClampPolicy, OnExpiry, Seat};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
 use crate::gateway::State;
@@ -51,6 +51,7 @@ pub struct Hold {
     /// The part of it that is the inputs' of the attempts in flight.
     input_in_flight: Credits,
     quarantine: Option<String>,
+    on_expiry: OnExpiry,
     pub balance: Option<Balance>,
 }
 
@@ -86,9 +87,10 @@ impl Hold {
                 bound: quoted.credits,
                 input_in_flight: quoted.input_credits,
                 quarantine: None,
+                on_expiry: plan.policy.on_expiry,
                 balance: None,
             };
-            let expiry = ExpiryPolicy::ChargeInput { credits: quoted.input_credits };
+            let expiry = plan.policy.on_expiry.of_inputs(quoted.input_credits);
             let refusal = match hold.reserve(expiry, ttl_seconds).await? {
                 None => return Ok((hold, place, quoted)),
                 Some(refusal) => refusal,
@@ -133,6 +135,7 @@ impl Hold {
             bound: price,
             input_in_flight: Credits::ZERO,
             quarantine: None,
+            on_expiry: OnExpiry::Release,
             balance: None,
         };
         match hold.reserve(ExpiryPolicy::Release, EXTEND_SECONDS).await? {
@@ -293,7 +296,7 @@ impl Hold {
 
     async fn grow(&mut self, missing: Credits, input: Credits) -> Result<(), LedgerError> {
         let sent = self.attempts_cost().saturating_add(self.input_in_flight);
-        let expiry = ExpiryPolicy::ChargeInput { credits: sent.saturating_add(input) };
+        let expiry = self.on_expiry.of_inputs(sent.saturating_add(input));
         let grow = OrgCommand::Grow { reservation: self.request.reservation, credits: missing, expiry };
         let outcome = self.submit(grow).await?;
         self.held = self.held.saturating_add(missing);

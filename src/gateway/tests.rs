@@ -19,7 +19,9 @@ use crate::domain::account::budget::BudgetScope;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::limits::Limits;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Attempt, AttemptOutcome, Balance, Event, GrantKind, LotTerms, Role};
+use crate::domain::event::{
+    Attempt, AttemptOutcome, Balance, Event, ExpiryPolicy, GrantKind, LotTerms, Role,
+};
 use crate::domain::ids::{KeyId, LotId, OrgId};
 use crate::domain::pricing::{RateCard, default_cards};
 use crate::domain::system::SystemCommand;
@@ -223,6 +225,27 @@ async fn a_chat_is_held_dispatched_and_settled_at_its_exact_cost() {
     let balance = world.balance().await;
     assert_eq!((balance.consumed, balance.held), (cost, Credits::ZERO));
     assert_eq!(balance.available.to_string(), body_balance);
+}
+
+#[tokio::test]
+async fn a_route_says_what_a_request_costs_whose_end_nobody_writes() {
+    let route = |name: &str| json!({"name": name, "chain": ["openai/gpt-4o-mini"], "on_expiry": name});
+    let policies = ["charge_input", "charge_bound", "release"];
+    let world = World::routed("5", "", json!(policies.map(route))).await;
+
+    for model in policies.into_iter().chain(["openai/gpt-4o-mini"]) {
+        assert_eq!(world.post("/v1/chat/completions", chat(model)).await.status(), 200);
+    }
+
+    let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
+    let held = stored.into_iter().filter_map(|stored| match stored.payload.event {
+        Event::CreditsReserved { expiry, .. } => Some(expiry),
+        _ => None,
+    });
+    let held: Vec<_> = held.collect();
+    let input = |expiry| matches!(expiry, ExpiryPolicy::ChargeInput { credits } if credits > Credits::ZERO);
+    assert_eq!(held[1..3], [ExpiryPolicy::ChargeBound, ExpiryPolicy::Release]);
+    assert!(input(held[0]) && input(held[3]), "{held:?}");
 }
 
 #[tokio::test]

@@ -47,11 +47,24 @@ pub struct NewReservation {
     quote: Option<QuoteIn>,
     /// How long the hold lives; 600 when absent, a week at most.
     ttl_seconds: Option<i64>,
+    /// What it charges if nobody ends it in that time.
+    #[serde(default)]
+    on_expiry: OnExpiry,
     project: Option<ProjectId>,
     /// A pseudonym.
     end_user: Option<String>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExpiry {
+    /// Nothing.
+    #[default]
+    Release,
+    /// All of it.
+    ChargeBound,
 }
 
 /// A plain text request by its numbers: the hold is the most that it can cost.
@@ -339,7 +352,10 @@ pub async fn reserve(
         reservation: ReservationId { org, local: api.ledger.clock().uuid() },
         credits,
         ttl_seconds: body.ttl_seconds.unwrap_or(TTL_SECONDS_DEFAULT),
-        expiry: ExpiryPolicy::Release,
+        expiry: match body.on_expiry {
+            OnExpiry::Release => ExpiryPolicy::Release,
+            OnExpiry::ChargeBound => ExpiryPolicy::ChargeBound,
+        },
         dispatcher: Dispatcher::External,
         price_book_version: system.prices.version(),
         purpose,

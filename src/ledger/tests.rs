@@ -512,6 +512,44 @@ async fn a_node_whose_clock_was_wrong_at_the_start_writes_once_it_is_set() {
     ledger.submit(command(reserve(1, 1))).await.expect("its time was read again");
 }
 
+#[tokio::test]
+async fn i11_who_asks_does_not_wait_until_all_is_written_that_has_ended() {
+    let node = Node::funded(10).await;
+    let orgs: Vec<OrgId> = (1..=30).map(|n| OrgId(Uuid::from_u128(n))).collect();
+    let submit =
+        |org, command| node.ledger.submit(Submission { org, command, by: By::Tollgate, idempotency: None });
+    for org in &orgs {
+        let (slug, time_zone) = (org.to_string(), "UTC".into());
+        submit(*org, OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::from_whole(100) })
+            .await
+            .expect("opens");
+    }
+    let holds = orgs.iter().flat_map(|org| (0..100).map(move |n| (*org, n))).map(|(org, n)| {
+        let OrgCommand::Reserve(reserve) = reserve(n, 1) else { unreachable!("it is one") };
+        let reservation = ReservationId { org, ..reserve.reservation };
+        submit(org, OrgCommand::Reserve(Reserve { reservation, ..reserve }))
+    });
+    let held = futures_util::future::join_all(holds).await;
+    assert!(held.iter().all(Result::is_ok));
+
+    node.clock.advance_seconds(60);
+    node.ledger.sweep().expect("is queued");
+    node.run(reserve(1, 1)).await.expect("holds");
+
+    let expired = async || {
+        let rows = node.store.read(0, 1, i64::MAX).await.expect("reads");
+        let asked = rows.iter().rfind(|row| row.org_id == ACME.0).map(|row| row.position);
+        let expired = rows.iter().filter(|row| row.kind == "ReservationExpired");
+        (expired.clone().count(), expired.filter(|row| Some(row.position) > asked).count())
+    };
+    while expired().await.0 < 3_000 {
+        tokio::task::yield_now().await;
+    }
+    let (_, later) = expired().await;
+    assert!(later > 500, "{later} of 3,000 came after what was asked for meanwhile");
+    node.finish().await;
+}
+
 /// A log with faults of a test's choice.
 struct Faulty {
     log: Arc<SqliteStore>,

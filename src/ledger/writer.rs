@@ -92,6 +92,8 @@ pub(super) struct Writer {
     round: u64,
     /// Accounts that were read so far.
     readings: u64,
+    /// The last sweep left some of what is due to the next one.
+    sweeps_on: bool,
     /// Batches before which the head's lock is still taken first.
     locked_batches: u32,
     progress: Arc<Progress>,
@@ -182,6 +184,7 @@ impl Writer {
             trusted: false,
             round: 0,
             readings: 0,
+            sweeps_on: false,
             locked_batches: 0,
             progress: Arc::default(),
             accesses: Arc::default(),
@@ -203,10 +206,15 @@ impl Writer {
         loop {
             // Whom the last commit answered asks again at once: let all of them share the next one.
             tokio::task::yield_now().await;
-            tokio::select! {
-                biased;
-                Some(fetched) = self.arrivals.recv() => self.arrive(fetched, &mut jobs),
-                received = queue.recv_many(&mut jobs, BATCH_MAX) => if received == 0 { return },
+            if std::mem::take(&mut self.sweeps_on) {
+                jobs.extend(std::iter::from_fn(|| queue.try_recv().ok()).take(BATCH_MAX));
+                jobs.push(Job::Sweep);
+            } else {
+                tokio::select! {
+                    biased;
+                    Some(fetched) = self.arrivals.recv() => self.arrive(fetched, &mut jobs),
+                    received = queue.recv_many(&mut jobs, BATCH_MAX) => if received == 0 { return },
+                }
             }
             while let Ok(fetched) = self.arrivals.try_recv() {
                 self.arrive(fetched, &mut jobs);
@@ -443,23 +451,31 @@ impl Writer {
         }
     }
 
-    /// Writes what time has ended to every account in memory.
+    /// Writes what time has ended to every account in memory, as much as a batch should hold: callers don't wait for all.
     fn sweep(&mut self, batch: &mut Batch) {
         batch.swept = true;
         for (org, slot) in &mut self.state.accounts {
             let Slot::Known(known) = slot else { continue };
             if !known.account.is_due(batch.now) {
-                // What this batch has decided on it is not durable yet.
-                if !batch.touched.contains(org) {
-                    self.keeper.offer_resting(known);
-                }
                 continue;
+            }
+            if batch.rows.len() >= BATCH_MAX {
+                self.sweeps_on = true;
+                return;
             }
             batch.touched.insert(*org);
             let scribe =
                 Scribe { shard: self.fetcher.shard, org: *org, by: None, clock: &self.clock, now: batch.now };
             if let Err(error) = batch.expire(&scribe, known) {
                 tracing::error!(%error, %org, "what is due can't be written");
+            }
+        }
+        for (org, slot) in &mut self.state.accounts {
+            // What this batch has decided on an account is not durable yet.
+            if let Slot::Known(known) = slot
+                && !batch.touched.contains(org)
+            {
+                self.keeper.offer_resting(known);
             }
         }
     }

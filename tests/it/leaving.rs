@@ -158,3 +158,24 @@ fn lags(metrics: &str) -> impl Iterator<Item = &str> {
     assert!(lags.len() >= 4 * 5, "{lags:?}");
     lags.into_iter().map(|line| line.rsplit_once(' ').unwrap().1)
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_reached_where_its_environment_says() {
+    let database = TestDatabase::postgres().await;
+    let nodes = database.open(&Clock::system()).await.nodes.expect("PostgreSQL has nodes");
+    let mut command = serve(&database.url);
+    command.env("TOLLGATE_INTERNAL_ADDRESS", "10.1.2.3:4000");
+    let clock = Clock::system();
+    let started_at = clock.now();
+
+    let _server = Server::of(command);
+
+    let alive = loop {
+        let alive = nodes.alive().await.unwrap();
+        if !alive.is_empty() {
+            break alive;
+        }
+        assert!(clock.now().0 - started_at.0 < TAKEN_OVER_MAX, "it never joins");
+    };
+    assert_eq!(alive.iter().map(|node| node.address.as_str()).collect::<Vec<_>>(), ["10.1.2.3:4000"]);
+}

@@ -113,6 +113,25 @@ async fn i4_a_batch_answers_each_operation_as_its_route_would() {
 }
 
 #[tokio::test]
+async fn a_hold_that_nobody_ends_charges_what_its_owner_has_said() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    for (credits, policy) in [("1", "release"), ("2", "charge_bound")] {
+        let hold = json!({ "credits": credits, "ttl_seconds": 60, "on_expiry": policy });
+        acme.post(RESERVATIONS, hold).await.expect(StatusCode::CREATED);
+    }
+    let odd = json!({ "credits": "1", "on_expiry": "charge_input" });
+    acme.post(RESERVATIONS, odd).await.expect(StatusCode::BAD_REQUEST);
+
+    app.clock().advance_seconds(60);
+
+    let balance = acme.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+    let field = |name: &str| balance[name].clone();
+    assert_eq!([field("consumed"), field("available"), field("held")], [json!("2"), json!("8"), json!("0")]);
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn a_balance_as_of_a_moment_is_what_was_answered_then() {
     let app = TestApp::start().await;
     let acme = app.funded("acme", "10").await;

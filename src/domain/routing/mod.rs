@@ -16,8 +16,8 @@ pub use experiment::{Arm, Experiment, Phase, Seat, StickyBy, Trial, Trials};
 pub use health::{Allowance, Health, Left, News, in_order};
 pub use itinerary::{Itinerary, Next, Setback};
 pub use route::{
-    Asked, ByComplexity, CachePolicy, ClampPolicy, Complexity, ContextFit, Policy, Prefer, Route, StayWarm,
-    Step, To, When,
+    Asked, ByComplexity, CachePolicy, ClampPolicy, Complexity, ContextFit, OnExpiry, Policy, Prefer, Route,
+    StayWarm, Step, To, When,
 };
 pub use routes::{Choice, Mistake, Routes, Target};
 

@@ -8,6 +8,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::credits::Credits;
+use crate::domain::event::ExpiryPolicy;
 use crate::domain::routing::complexity::{self, Judgement, Level};
 
 /// Fields that nobody knows: kept, so that all of them can be told at once.
@@ -73,6 +74,7 @@ pub struct Policy {
     /// Rounds over the chain after the first.
     pub retries: u32,
     pub clamp: ClampPolicy,
+    pub on_expiry: OnExpiry,
     pub prefer: Prefer,
     pub stay_warm: StayWarm,
     /// A second target is asked as well when the first has said nothing for so long.
@@ -179,6 +181,29 @@ pub enum ClampPolicy {
     Refuse,
 }
 
+/// What a request costs of which nobody says how it ended, since the node that sent it has died.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExpiry {
+    /// The most that its input can cost, which was sent.
+    #[default]
+    ChargeInput,
+    /// All that was held: the provider may have answered in full.
+    ChargeBound,
+    Release,
+}
+
+impl OnExpiry {
+    /// For a hold whose inputs so far cost so much at most.
+    pub fn of_inputs(self, credits: Credits) -> ExpiryPolicy {
+        match self {
+            OnExpiry::ChargeInput => ExpiryPolicy::ChargeInput { credits },
+            OnExpiry::ChargeBound => ExpiryPolicy::ChargeBound,
+            OnExpiry::Release => ExpiryPolicy::Release,
+        }
+    }
+}
+
 /// What becomes of an input that is longer than a model takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -232,6 +257,7 @@ impl Default for Policy {
             total_seconds: None,
             retries: 1,
             clamp: ClampPolicy::Strict,
+            on_expiry: OnExpiry::ChargeInput,
             prefer: Prefer::AsWritten,
             stay_warm: StayWarm::AmongEquals,
             hedge_after_ms: None,
