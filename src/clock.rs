@@ -15,7 +15,7 @@ pub struct Clock(Arc<Source>);
 
 #[derive(Debug)]
 enum Source {
-    /// Start time plus a monotonic clock: an adjusted wall clock never takes a node back in time.
+    /// Start time plus a monotonic clock: an adjusted wall clock takes no node back in time, unless it is read again.
     System {
         started: Instant,
         started_at: AtomicI64,

@@ -11,7 +11,7 @@ use crate::domain::account::budget::BudgetScope;
 use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, Settle};
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Attempt, AttemptOutcome, Balance, Dispatcher, Event, ExpiryPolicy, Purpose};
+use crate::domain::event::{Attempt, AttemptOutcome, Balance, Dispatcher, Event, Purpose};
 use crate::domain::routing::{ClampPolicy, OnExpiry, Seat};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
@@ -90,8 +90,7 @@ impl Hold {
                 on_expiry: plan.policy.on_expiry,
                 balance: None,
             };
-            let expiry = plan.policy.on_expiry.of_inputs(quoted.input_credits);
-            let refusal = match hold.reserve(expiry, ttl_seconds).await? {
+            let refusal = match hold.reserve(ttl_seconds).await? {
                 None => return Ok((hold, place, quoted)),
                 Some(refusal) => refusal,
             };
@@ -138,20 +137,20 @@ impl Hold {
             on_expiry: OnExpiry::Release,
             balance: None,
         };
-        match hold.reserve(ExpiryPolicy::Release, EXTEND_SECONDS).await? {
+        match hold.reserve(EXTEND_SECONDS).await? {
             None => Ok(hold),
             Some(refusal) => Err(refusal.into()),
         }
     }
 
     /// Takes the hold, or says why the ledger refuses it.
-    async fn reserve(&mut self, expiry: ExpiryPolicy, ttl_seconds: i64) -> Result<Option<Refusal>, Failure> {
+    async fn reserve(&mut self, ttl_seconds: i64) -> Result<Option<Refusal>, Failure> {
         let (state, request) = (&self.state, &self.request);
         let command = OrgCommand::Reserve(Reserve {
             reservation: request.reservation,
             credits: self.held,
             ttl_seconds,
-            expiry,
+            expiry: self.on_expiry.of_inputs(self.input_in_flight),
             dispatcher: Dispatcher::Tollgate,
             price_book_version: self.prices.version,
             purpose: Purpose { decision: self.decision.clone(), ..self.purpose() },

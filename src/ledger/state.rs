@@ -10,9 +10,9 @@ use crate::domain::system::System;
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::{KeyHash, key_entry, key_hash};
 use crate::ledger::Memory;
+use crate::ledger::job::Job;
 use crate::ledger::key_filter::KeyFilter;
 use crate::ledger::tail::Placed;
-use crate::ledger::writer::Job;
 use crate::store::StoreError;
 
 /// How long a command's key binds, by log time (I4).

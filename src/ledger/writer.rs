@@ -12,8 +12,6 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::{Clock, Timer};
-use crate::domain::account::Account;
-use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::event::{Balance, CommandRef, Event, Recorded};
 use crate::domain::ids::{OrgId, ReservationId};
@@ -22,6 +20,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::views::index::{KeyHash, key_entry, key_hash};
 use crate::ledger::access::{Access, Accesses};
 use crate::ledger::fetch::{Fetcher, Found};
+use crate::ledger::job::{Ask, Command, Job, ReadView, Reply, send};
 use crate::ledger::scribe::Scribe;
 use crate::ledger::snapshots::Keeper;
 use crate::ledger::state::{Bound, Chain, End, KEY_KEPT_SECONDS, Known, Recent, ShardState, Slot, ended_by};
@@ -36,40 +35,6 @@ const FOLLOWED_EVENTS_MAX: i64 = 50_000;
 /// Batches for which the head's lock is taken first once a race was lost, so that this writer can't starve. They are
 /// counted from the last that found something written by others: each race lost has accounts read again.
 const LOCKED_BATCHES: u32 = 32;
-
-pub(super) type ReadView = Box<dyn FnOnce(Option<&Account>) + Send>;
-type Reply = oneshot::Sender<Result<Outcome, LedgerError>>;
-
-#[allow(clippy::large_enum_variant, reason = "nearly all jobs are commands; a box each would cost more")]
-pub(super) enum Job {
-    Command(Command),
-    Read {
-        org: OrgId,
-        read: ReadView,
-    },
-    /// Writes the ends that time has brought about to the accounts in memory.
-    Sweep,
-    /// Folds everything that any node had acknowledged, then answers.
-    Follow(Option<oneshot::Sender<()>>),
-}
-
-pub(super) struct Command {
-    pub org: OrgId,
-    pub ask: Ask,
-    pub by: By,
-    pub idempotency: Option<CommandRef>,
-    /// The epoch under which another node forwarded it: under a later one it is dropped unanswered.
-    pub under: Option<i64>,
-    pub reply: Reply,
-    /// What was looked up for it.
-    pub found: Option<Found>,
-}
-
-#[allow(clippy::large_enum_variant, reason = "nearly all are an org's; a box each would cost more")]
-pub(super) enum Ask {
-    Org(OrgCommand),
-    System(SystemCommand),
-}
 
 /// What was fetched beside the writer.
 #[allow(clippy::large_enum_variant, reason = "short-lived, and few")]
@@ -451,7 +416,7 @@ impl Writer {
         }
     }
 
-    /// Writes what time has ended to every account in memory, as much as a batch should hold: callers don't wait for all.
+    /// Writes what time has ended to accounts in memory, until the batch is full: callers don't wait for all of them.
     fn sweep(&mut self, batch: &mut Batch) {
         batch.swept = true;
         for (org, slot) in &mut self.state.accounts {
@@ -843,41 +808,6 @@ impl Batch {
     }
 }
 
-impl Command {
-    /// The reservation that the command is about, where it must be known already.
-    fn names(&self) -> Option<ReservationId> {
-        match &self.ask {
-            Ask::Org(OrgCommand::Settle(settle)) => Some(settle.reservation),
-            Ask::Org(
-                OrgCommand::Grow { reservation, .. }
-                | OrgCommand::Extend { reservation, .. }
-                | OrgCommand::Release { reservation }
-                | OrgCommand::GiveFeedback { reservation, .. },
-            ) => Some(*reservation),
-            Ask::Org(_) | Ask::System(_) => None,
-        }
-    }
-}
-
-impl Job {
-    fn may_write(&self) -> bool {
-        match self {
-            Job::Command(_) | Job::Sweep => true,
-            Job::Read { .. } | Job::Follow(_) => false,
-        }
-    }
-
-    fn refuse(self, why: &str) {
-        match self {
-            Job::Command(command) => {
-                send(command.reply, Err(LedgerError::Unavailable(why.to_owned())));
-            }
-            // Its reader sees that nobody answers.
-            Job::Read { .. } | Job::Sweep | Job::Follow(_) => {}
-        }
-    }
-}
-
 /// Whether the key in whose name a command is asked for still opens the account. Other orgs' keys, the operators' among
 /// them, were looked at where they are known.
 fn may_ask(known: &Known, by: By, now: Timestamp) -> Result<(), Refusal> {
@@ -914,9 +844,4 @@ async fn replay(log: Arc<dyn EventLog>, shard: i32, bound: Bound, reply: Reply) 
     let rows = log.read(shard, bound.position, i64::from(bound.count)).await;
     let events = rows.and_then(|rows| rows.iter().map(decode).collect::<Result<Vec<_>, _>>());
     send(reply, events.map(|events| Outcome { events, replayed: true }).map_err(LedgerError::from));
-}
-
-/// A caller that went away cancels nothing: its answer is dropped.
-fn send(reply: Reply, answer: Result<Outcome, LedgerError>) {
-    let _ = reply.send(answer);
 }
