@@ -20,6 +20,8 @@ use crate::store::{EventLog, StoreError};
 
 /// Events folded in one transaction.
 const PAGE: i64 = 32_768;
+/// Attempts to compare a view that other nodes move on.
+const COMPARISONS_MAX: usize = 20;
 /// What the ledger looks up before it decides: its memory reaches back to their checkpoints.
 const LOOKED_UP: [View; 3] = [View::OrgEvents, View::Commands, View::Reservations];
 
@@ -74,13 +76,25 @@ impl Projector {
         let shards = log.heads().await?.iter().map(|_| Shard::default()).collect();
         let projector = Projector { log, store, shards };
         for shard in projector.shards() {
-            if !projector.is_of_this_log(shard).await? {
-                tracing::warn!(shard, "the projections were folded from another log: they are folded again");
-                projector.store.forget(shard).await?;
-            }
-            projector.note(shard, &projector.store.checkpoints(shard).await?);
+            projector.look_again(shard).await?;
         }
         Ok(projector)
+    }
+
+    /// Learns from the database alone how far the shard's projections have come, and drops what this node has of the
+    /// log in memory: either may have gone back. Rows that were folded from another log are dropped.
+    pub(super) async fn look_again(&self, shard: i32) -> Result<(), StoreError> {
+        let Some(state) = self.shard(shard) else { return Ok(()) };
+        let _running = state.running.lock().await;
+        state.tail.clear();
+        state.indexed.store(0, Ordering::Release);
+        state.folded.store(0, Ordering::Release);
+        if !self.is_of_this_log(shard).await? {
+            tracing::warn!(shard, "the projections were folded from another log: they are folded again");
+            self.store.forget(shard).await?;
+        }
+        self.note(shard, &self.store.checkpoints(shard).await?);
+        Ok(())
     }
 
     pub fn store(&self) -> &Arc<dyn Projections> {
@@ -114,13 +128,6 @@ impl Projector {
     /// An org's events within a range of positions, where this node still has all of the range in memory.
     pub(super) fn kept(&self, shard: i32, org: OrgId, range: &Range<i64>) -> Option<Vec<Placed>> {
         self.shard(shard)?.tail.of(org, range)
-    }
-
-    /// Drops what this node has in memory of the shard's log: the log may be another.
-    pub(super) fn drop_kept(&self, shard: i32) {
-        if let Some(state) = self.shard(shard) {
-            state.tail.clear();
-        }
     }
 
     /// Waits until the shard's log has grown, as far as this node knows.
@@ -234,13 +241,33 @@ impl Projector {
                 self.drop_unfinished(shard, live.view).await?;
                 let fresh = self.store.start_generation(shard, live.view).await?;
                 let generation = fresh.generation;
-                self.fold_alone(shard, fresh, live.position).await?;
-                let differ = self.store.differences(shard, live.view, live.generation, generation).await?;
-                *found.entry(live.view.name()).or_default() += differ;
+                let differ = self.differences(shard, live.clone(), fresh).await;
                 self.store.drop_generation(shard, live.view, generation).await?;
+                *found.entry(live.view.name()).or_default() += differ?;
             }
         }
         Ok(found)
+    }
+
+    /// Rows of a live view that differ from what is folded afresh.
+    async fn differences(
+        &self,
+        shard: i32,
+        mut live: Checkpoint,
+        mut fresh: Checkpoint,
+    ) -> Result<i64, StoreError> {
+        for _ in 0..COMPARISONS_MAX {
+            fresh = self.fold_alone(shard, fresh, live.position).await?;
+            let differ = self.store.differences(shard, live.view, live.generation, fresh.generation).await?;
+            let now = self.live(shard).await?.into_iter().find(|now| now.view == live.view);
+            let Some(now) = now.filter(|now| *now != live && differ > 0) else { return Ok(differ) };
+            // Another node's runner has moved it on meanwhile.
+            live = now;
+        }
+        Err(StoreError::Unavailable(format!(
+            "other nodes move the view {} on faster than it can be compared; verify it when there is less traffic",
+            live.view.name()
+        )))
     }
 
     /// Folds some events into the views that lie farthest behind `goal`.

@@ -150,13 +150,6 @@ impl Known {
     pub fn unsaved(&self) -> i64 {
         self.chain.version - self.saved_version
     }
-
-    /// Takes back what a look-up found.
-    pub fn recall(&mut self, reservation: ReservationId, ended: Option<Ended>) {
-        if let Some(ended) = ended {
-            self.account.recall(reservation, ended);
-        }
-    }
 }
 
 impl Chain {
@@ -219,12 +212,16 @@ impl ShardState {
         if let Some(end) = ended_by(&recorded.payload.event) {
             self.recent.keep_ended(*position, end);
         }
+        // What was read from a snapshot or the index may be ahead of this node's head already.
         if recorded.org == OrgId::SYSTEM {
-            self.system.evolve(&recorded.payload.event, recorded.at);
-            return self.system_chain.follow(placed);
+            if recorded.version > self.system_chain.version {
+                self.system_chain.follow(placed)?;
+                self.system.evolve(&recorded.payload.event, recorded.at);
+            }
+            return Ok(());
         }
         match self.accounts.get_mut(&recorded.org) {
-            Some(Slot::Known(known)) => known.fold(placed),
+            Some(Slot::Known(known)) => known.fold_new(placed),
             Some(Slot::Loading { arrived, .. }) => {
                 arrived.push(placed.clone());
                 Ok(())
@@ -234,6 +231,15 @@ impl ShardState {
                 Ok(())
             }
         }
+    }
+
+    /// Takes back how a reservation ended, as a look-up found it, until what is recent now has left memory.
+    pub fn recall(&mut self, reservation: ReservationId, ended: Option<Ended>, last: i64) {
+        let (Some(Slot::Known(known)), Some(ended)) = (self.accounts.get_mut(&reservation.org), ended) else {
+            return;
+        };
+        known.account.recall(reservation, ended);
+        self.recent.keep_ended(last, End { reservation, is_late: false });
     }
 
     /// Takes an account out of memory that can't be trusted; what the log holds of it stands at `last` or before.
@@ -381,6 +387,20 @@ mod tests {
 
         assert_eq!(gone(&mut state).len(), 9);
         assert_eq!(state.accounts.len(), 631);
+    }
+
+    #[test]
+    fn what_was_read_ahead_of_the_head_is_not_folded_twice() {
+        let mut state = holding(1, 64);
+        state.system_chain = Chain { version: 1, ..Chain::default() };
+
+        for org in [org(1), OrgId::SYSTEM] {
+            let mut again = event(1, 1);
+            again.recorded.org = org;
+            state.absorb(&again).expect("was folded before");
+            again.recorded.version = 3;
+            state.absorb(&again).expect_err("version 2 is missing");
+        }
     }
 
     #[test]

@@ -330,9 +330,8 @@ impl Writer {
                 Some(found) => {
                     // A lost race has this asked again.
                     let ended = found.ended.clone();
-                    if let Some(Slot::Known(known)) = self.state.accounts.get_mut(&command.org) {
-                        known.recall(reservation, ended);
-                    }
+                    let last = self.head.next_position - 1;
+                    self.state.recall(reservation, ended, last);
                 }
             }
         }
@@ -703,7 +702,7 @@ impl Writer {
             Slot::Known(_) => vec![],
         });
         waiting.for_each(|job| job.refuse("the log is read again; try again shortly"));
-        self.fetcher.projector.drop_kept(shard);
+        self.fetcher.projector.look_again(shard).await?;
         self.fetcher.projector.catch_up(shard).await?;
         let indexed = self.fetcher.projector.indexed(shard);
         let head = self.fetcher.log.head(shard).await?;

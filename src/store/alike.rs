@@ -102,36 +102,32 @@ macro_rules! profiles {
     };
 }
 
-/// The projections, over `self.writer()`, `self.readers` and `merge`.
+/// The projections, over `self.writer()`, `self.readers`, `answered` and `merge`.
 macro_rules! projections {
     ($views:ty, $connection:ty, $row:ty) => {
         #[async_trait]
         impl Projections for $views {
             async fn checkpoints(&self, shard: i32) -> Result<Vec<Checkpoint>, StoreError> {
+                let found = self.committed_checkpoints(shard).await?;
+                if View::ALL.iter().all(|view| found.iter().any(|checkpoint| checkpoint.view == *view)) {
+                    return Ok(found);
+                }
                 let mut writer = self.writer().await?;
                 for view in View::ALL {
-                    sqlx::query(
-                        "insert into projections (shard, view, generation, position, hash, live) \
-                         select $1, $2, 1, 0, $3, true \
-                         where not exists (select 1 from projections where shard = $1 and view = $2)",
+                    answered(
+                        sqlx::query(
+                            "insert into projections (shard, view, generation, position, hash, live) \
+                             select $1, $2, 1, 0, $3, true \
+                             where not exists (select 1 from projections where shard = $1 and view = $2)",
+                        )
+                        .bind(shard)
+                        .bind(view.name())
+                        .bind(&alike::NOTHING_FOLDED[..])
+                        .execute(&mut *writer),
                     )
-                    .bind(shard)
-                    .bind(view.name())
-                    .bind(&alike::NOTHING_FOLDED[..])
-                    .execute(&mut *writer)
-                    .await
-                    .map_err(store_error)?;
+                    .await?;
                 }
-                let rows = sqlx::query(
-                    "select view, generation, position, hash, live from projections where shard = $1 \
-                     order by view, generation",
-                )
-                .bind(shard)
-                .fetch_all(&mut *writer)
-                .await
-                .map_err(store_error)?;
-                // A view that only a newer version knows is left alone.
-                rows.iter().filter_map(|row| checkpoint(row).transpose()).collect()
+                self.committed_checkpoints(shard).await
             }
 
             async fn apply(
@@ -143,22 +139,24 @@ macro_rules! projections {
                 changes: &Changes,
             ) -> Result<bool, StoreError> {
                 let mut writer = self.writer().await?;
-                let mut transaction = writer.begin().await.map_err(store_error)?;
+                let mut transaction = answered(writer.begin()).await?;
                 for checkpoint in from {
-                    let moved = sqlx::query(
-                        "update projections set position = $1, hash = $2 \
-                         where shard = $3 and view = $4 and generation = $5 and position = $6",
+                    let moved = answered(
+                        sqlx::query(
+                            "update projections set position = $1, hash = $2 \
+                             where shard = $3 and view = $4 and generation = $5 and position = $6",
+                        )
+                        .bind(position)
+                        .bind(&hash[..])
+                        .bind(shard)
+                        .bind(checkpoint.view.name())
+                        .bind(checkpoint.generation)
+                        .bind(checkpoint.position)
+                        .execute(&mut *transaction),
                     )
-                    .bind(position)
-                    .bind(&hash[..])
-                    .bind(shard)
-                    .bind(checkpoint.view.name())
-                    .bind(checkpoint.generation)
-                    .bind(checkpoint.position)
-                    .execute(&mut *transaction)
-                    .await
-                    .map_err(store_error)?;
+                    .await?;
                     if moved.rows_affected() == 0 {
+                        answered(transaction.rollback()).await?;
                         return Ok(false);
                     }
                     for (table, rows) in rows::rows(checkpoint.view, changes) {
@@ -173,89 +171,95 @@ macro_rules! projections {
                         change_lots(&mut transaction, shard, checkpoint.generation, changes).await?;
                     }
                 }
-                transaction.commit().await.map_err(store_error)?;
+                answered(transaction.commit()).await?;
                 Ok(true)
             }
 
             async fn start_generation(&self, shard: i32, view: View) -> Result<Checkpoint, StoreError> {
                 let mut writer = self.writer().await?;
-                let row = sqlx::query(
-                    "insert into projections (shard, view, generation, position, hash, live) \
-                     select $1, $2, coalesce(max(generation), 0) + 1, 0, $3, false from projections \
-                     where shard = $1 and view = $2 \
-                     returning view, generation, position, hash, live",
+                let row = answered(
+                    sqlx::query(
+                        "insert into projections (shard, view, generation, position, hash, live) \
+                         select $1, $2, coalesce(max(generation), 0) + 1, 0, $3, false from projections \
+                         where shard = $1 and view = $2 \
+                         returning view, generation, position, hash, live",
+                    )
+                    .bind(shard)
+                    .bind(view.name())
+                    .bind(&alike::NOTHING_FOLDED[..])
+                    .fetch_one(&mut *writer),
                 )
-                .bind(shard)
-                .bind(view.name())
-                .bind(&alike::NOTHING_FOLDED[..])
-                .fetch_one(&mut *writer)
-                .await
-                .map_err(store_error)?;
+                .await?;
                 checkpoint(&row)?.ok_or_else(|| StoreError::Corrupt("a view's name was not kept".into()))
             }
 
             async fn go_live(&self, shard: i32, fresh: &Checkpoint) -> Result<bool, StoreError> {
                 let (view, generation) = (fresh.view, fresh.generation);
                 let mut writer = self.writer().await?;
-                let mut transaction = writer.begin().await.map_err(store_error)?;
-                let ended = sqlx::query(
-                    "delete from projections where shard = $1 and view = $2 and live and position <= $3",
+                let mut transaction = answered(writer.begin()).await?;
+                let ended = answered(
+                    sqlx::query(
+                        "delete from projections where shard = $1 and view = $2 and live and position <= $3",
+                    )
+                    .bind(shard)
+                    .bind(view.name())
+                    .bind(fresh.position)
+                    .execute(&mut *transaction),
                 )
-                .bind(shard)
-                .bind(view.name())
-                .bind(fresh.position)
-                .execute(&mut *transaction)
-                .await
-                .map_err(store_error)?;
+                .await?;
                 if ended.rows_affected() == 0 {
-                    transaction.rollback().await.map_err(store_error)?;
+                    answered(transaction.rollback()).await?;
                     return Ok(false);
                 }
                 for table in rows::tables(view) {
                     let sql = format!("delete from {} where shard = $1 and generation <> $2", table.name);
-                    sqlx::query(AssertSqlSafe(sql))
-                        .bind(shard)
-                        .bind(generation)
-                        .execute(&mut *transaction)
-                        .await
-                        .map_err(store_error)?;
+                    answered(
+                        sqlx::query(AssertSqlSafe(sql))
+                            .bind(shard)
+                            .bind(generation)
+                            .execute(&mut *transaction),
+                    )
+                    .await?;
                 }
                 for sql in [
                     "delete from projections where shard = $1 and view = $2 and generation <> $3",
                     "update projections set live = true where shard = $1 and view = $2 and generation = $3",
                 ] {
-                    sqlx::query(sql)
-                        .bind(shard)
-                        .bind(view.name())
-                        .bind(generation)
-                        .execute(&mut *transaction)
-                        .await
-                        .map_err(store_error)?;
+                    answered(
+                        sqlx::query(sql)
+                            .bind(shard)
+                            .bind(view.name())
+                            .bind(generation)
+                            .execute(&mut *transaction),
+                    )
+                    .await?;
                 }
-                transaction.commit().await.map_err(store_error)?;
+                answered(transaction.commit()).await?;
                 Ok(true)
             }
 
             async fn drop_generation(&self, shard: i32, view: View, generation: i64) -> Result<(), StoreError> {
                 let mut writer = self.writer().await?;
-                let mut transaction = writer.begin().await.map_err(store_error)?;
+                let mut transaction = answered(writer.begin()).await?;
                 for table in rows::tables(view) {
                     let sql = format!("delete from {} where shard = $1 and generation = $2", table.name);
-                    sqlx::query(AssertSqlSafe(sql))
-                        .bind(shard)
-                        .bind(generation)
-                        .execute(&mut *transaction)
-                        .await
-                        .map_err(store_error)?;
+                    answered(
+                        sqlx::query(AssertSqlSafe(sql))
+                            .bind(shard)
+                            .bind(generation)
+                            .execute(&mut *transaction),
+                    )
+                    .await?;
                 }
-                sqlx::query("delete from projections where shard = $1 and view = $2 and generation = $3")
-                    .bind(shard)
-                    .bind(view.name())
-                    .bind(generation)
-                    .execute(&mut *transaction)
-                    .await
-                    .map_err(store_error)?;
-                transaction.commit().await.map_err(store_error)
+                answered(
+                    sqlx::query("delete from projections where shard = $1 and view = $2 and generation = $3")
+                        .bind(shard)
+                        .bind(view.name())
+                        .bind(generation)
+                        .execute(&mut *transaction),
+                )
+                .await?;
+                answered(transaction.commit()).await
             }
 
             async fn differences(&self, shard: i32, view: View, one: i64, other: i64) -> Result<i64, StoreError> {
@@ -272,30 +276,32 @@ macro_rules! projections {
                         of_shard = rows("$2"),
                         of_shard_again = rows("$3"),
                     );
-                    found += sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql))
-                        .bind(shard)
-                        .bind(one)
-                        .bind(other)
-                        .fetch_one(&self.readers)
-                        .await
-                        .map_err(store_error)?;
+                    found += answered(
+                        sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql))
+                            .bind(shard)
+                            .bind(one)
+                            .bind(other)
+                            .fetch_one(&self.readers),
+                    )
+                    .await?;
                 }
                 Ok(found)
             }
 
             async fn forget(&self, shard: i32) -> Result<(), StoreError> {
                 let mut writer = self.writer().await?;
-                let mut transaction = writer.begin().await.map_err(store_error)?;
+                let mut transaction = answered(writer.begin()).await?;
                 let views = View::ALL.iter().flat_map(|view| rows::tables(*view)).map(|table| table.name);
                 for table in views.chain(["snapshots", "key_filters", "projections"]) {
                     let sql = format!("delete from {table} where shard = $1");
-                    sqlx::query(AssertSqlSafe(sql))
-                        .bind(shard)
-                        .execute(&mut *transaction)
-                        .await
-                        .map_err(store_error)?;
+                    answered(
+                        sqlx::query(AssertSqlSafe(sql))
+                            .bind(shard)
+                            .execute(&mut *transaction),
+                    )
+                    .await?;
                 }
-                transaction.commit().await.map_err(store_error)
+                answered(transaction.commit()).await
             }
 
             async fn org_events(
@@ -306,22 +312,23 @@ macro_rules! projections {
                 limit: i64,
             ) -> Result<Vec<i64>, StoreError> {
                 // A block holds at least one event, so `limit` blocks are enough.
-                let rows = sqlx::query(
-                    "with live as (select generation from projections where shard = $1 and view = 'org_events' and live) \
-                     select block, first_version, offsets from org_events \
-                     where shard = $1 and generation = (select generation from live) and org_id = $2 \
-                       and first_version >= coalesce((select max(first_version) from org_events \
-                           where shard = $1 and generation = (select generation from live) and org_id = $2 \
-                             and first_version <= $3), 0) \
-                     order by first_version limit $4",
+                let rows = answered(
+                    sqlx::query(
+                        "with live as (select generation from projections where shard = $1 and view = 'org_events' and live) \
+                         select block, first_version, offsets from org_events \
+                         where shard = $1 and generation = (select generation from live) and org_id = $2 \
+                           and first_version >= coalesce((select max(first_version) from org_events \
+                               where shard = $1 and generation = (select generation from live) and org_id = $2 \
+                                 and first_version <= $3), 0) \
+                         order by first_version limit $4",
+                    )
+                    .bind(shard)
+                    .bind(org.0)
+                    .bind(from_version)
+                    .bind(limit)
+                    .fetch_all(&self.readers),
                 )
-                .bind(shard)
-                .bind(org.0)
-                .bind(from_version)
-                .bind(limit)
-                .fetch_all(&self.readers)
-                .await
-                .map_err(store_error)?;
+                .await?;
                 let mut positions = Vec::new();
                 for row in &rows {
                     let (first_version, found) = org_block(row)?;
@@ -339,18 +346,19 @@ macro_rules! projections {
                 position: i64,
             ) -> Result<Option<i64>, StoreError> {
                 // The org may have no event in that block before the position: then the block before has the last.
-                let rows = sqlx::query(
-                    "select block, first_version, offsets from org_events \
-                     where shard = $1 and org_id = $2 and block <= $3 and generation = \
-                       (select generation from projections where shard = $1 and view = 'org_events' and live) \
-                     order by block desc limit 2",
+                let rows = answered(
+                    sqlx::query(
+                        "select block, first_version, offsets from org_events \
+                         where shard = $1 and org_id = $2 and block <= $3 and generation = \
+                           (select generation from projections where shard = $1 and view = 'org_events' and live) \
+                         order by block desc limit 2",
+                    )
+                    .bind(shard)
+                    .bind(org.0)
+                    .bind(position.div_euclid(BLOCK_POSITIONS))
+                    .fetch_all(&self.readers),
                 )
-                .bind(shard)
-                .bind(org.0)
-                .bind(position.div_euclid(BLOCK_POSITIONS))
-                .fetch_all(&self.readers)
-                .await
-                .map_err(store_error)?;
+                .await?;
                 for row in &rows {
                     let (first_version, found) = org_block(row)?;
                     let before = found.take_while(|at| *at <= position).count();
@@ -367,19 +375,20 @@ macro_rules! projections {
 
             async fn keys_bound_since(&self, shard: i32, position: i64) -> Result<Vec<runs::Hash>, StoreError> {
                 let [zero, one, two] = runs::blocks_of(position);
-                let rows = sqlx::query(
-                    "select run, block, entries from commands where shard = $1 and generation = \
-                     (select generation from projections where shard = $1 and view = 'commands' and live) \
-                     and block >= case when run < 16 then cast($2 as bigint) \
-                       when run < 256 then cast($3 as bigint) else cast($4 as bigint) end",
+                let rows = answered(
+                    sqlx::query(
+                        "select run, block, entries from commands where shard = $1 and generation = \
+                         (select generation from projections where shard = $1 and view = 'commands' and live) \
+                         and block >= case when run < 16 then cast($2 as bigint) \
+                           when run < 256 then cast($3 as bigint) else cast($4 as bigint) end",
+                    )
+                    .bind(shard)
+                    .bind(zero)
+                    .bind(one)
+                    .bind(two)
+                    .fetch_all(&self.readers),
                 )
-                .bind(shard)
-                .bind(zero)
-                .bind(one)
-                .bind(two)
-                .fetch_all(&self.readers)
-                .await
-                .map_err(store_error)?;
+                .await?;
                 let mut keys = Vec::new();
                 for row in &rows {
                     keys.extend(run(row)?.hashes_since(position));
@@ -400,25 +409,27 @@ macro_rules! projections {
             ) -> Result<Vec<(SpendKey, Spend)>, StoreError> {
                 let dimensions = rows::spend_dimensions(groups);
                 let sql = rows::spend_query(&dimensions);
-                let rows = sqlx::query(AssertSqlSafe(sql))
-                    .bind(shard)
-                    .bind(org.0)
-                    .bind(hours.start)
-                    .bind(hours.end)
-                    .fetch_all(&self.readers)
-                    .await
-                    .map_err(store_error)?;
+                let rows = answered(
+                    sqlx::query(AssertSqlSafe(sql))
+                        .bind(shard)
+                        .bind(org.0)
+                        .bind(hours.start)
+                        .bind(hours.end)
+                        .fetch_all(&self.readers),
+                )
+                .await?;
                 rows.iter().map(|row| spend_row(row, &dimensions).map_err(store_error)).collect()
             }
 
             async fn arm_units(&self, shard: i32, arm: &str) -> Result<Vec<(String, UnitSums)>, StoreError> {
                 let sql = rows::arm_query(&rows::ARM_UNITS);
-                let rows = sqlx::query(AssertSqlSafe(sql))
-                    .bind(shard)
-                    .bind(arm)
-                    .fetch_all(&self.readers)
-                    .await
-                    .map_err(store_error)?;
+                let rows = answered(
+                    sqlx::query(AssertSqlSafe(sql))
+                        .bind(shard)
+                        .bind(arm)
+                        .fetch_all(&self.readers),
+                )
+                .await?;
                 let unit = |row: &$row| -> Result<(String, UnitSums), sqlx::Error> {
                     let mut sums = UnitSums::default();
                     for (sum, column) in sums.each().into_iter().zip(rows::ARM_UNITS.values) {
@@ -431,21 +442,23 @@ macro_rules! projections {
 
             async fn arm_latencies(&self, shard: i32, arm: &str) -> Result<Vec<(i64, i64)>, StoreError> {
                 let sql = rows::arm_query(&rows::ARM_LATENCIES);
-                sqlx::query_as(AssertSqlSafe(sql))
-                    .bind(shard)
-                    .bind(arm)
-                    .fetch_all(&self.readers)
-                    .await
-                    .map_err(store_error)
+                answered(
+                    sqlx::query_as(AssertSqlSafe(sql))
+                        .bind(shard)
+                        .bind(arm)
+                        .fetch_all(&self.readers),
+                )
+                .await
             }
 
             async fn orgs_due(&self, shard: i32, now: Timestamp) -> Result<Vec<OrgId>, StoreError> {
-                let rows = sqlx::query(rows::ORGS_DUE)
-                    .bind(shard)
-                    .bind(now.0)
-                    .fetch_all(&self.readers)
-                    .await
-                    .map_err(store_error)?;
+                let rows = answered(
+                    sqlx::query(rows::ORGS_DUE)
+                        .bind(shard)
+                        .bind(now.0)
+                        .fetch_all(&self.readers),
+                )
+                .await?;
                 let org = |row: &$row| {
                     row.try_get("org_id").map(OrgId).map_err(store_error)
                 };
@@ -454,27 +467,28 @@ macro_rules! projections {
 
             async fn put_snapshots(&self, shard: i32, snapshots: &[Snapshot]) -> Result<(), StoreError> {
                 let mut writer = self.writer().await?;
-                let mut transaction = writer.begin().await.map_err(store_error)?;
+                let mut transaction = answered(writer.begin()).await?;
                 for snapshot in snapshots {
-                    sqlx::query(
-                        "insert into snapshots (shard, org_id, stretch, version, position, last_hash, format, state) \
-                         values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (shard, org_id, stretch) do update set \
-                         version = excluded.version, position = excluded.position, last_hash = excluded.last_hash, \
-                         format = excluded.format, state = excluded.state where excluded.version > snapshots.version",
+                    answered(
+                        sqlx::query(
+                            "insert into snapshots (shard, org_id, stretch, version, position, last_hash, format, state) \
+                             values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (shard, org_id, stretch) do update set \
+                             version = excluded.version, position = excluded.position, last_hash = excluded.last_hash, \
+                             format = excluded.format, state = excluded.state where excluded.version > snapshots.version",
+                        )
+                        .bind(shard)
+                        .bind(snapshot.org.0)
+                        .bind(snapshot.stretch())
+                        .bind(snapshot.version)
+                        .bind(snapshot.position)
+                        .bind(&snapshot.last_hash[..])
+                        .bind(snapshot.format)
+                        .bind(snapshot.state.as_slice())
+                        .execute(&mut *transaction),
                     )
-                    .bind(shard)
-                    .bind(snapshot.org.0)
-                    .bind(snapshot.stretch())
-                    .bind(snapshot.version)
-                    .bind(snapshot.position)
-                    .bind(&snapshot.last_hash[..])
-                    .bind(snapshot.format)
-                    .bind(snapshot.state.as_slice())
-                    .execute(&mut *transaction)
-                    .await
-                    .map_err(store_error)?;
+                    .await?;
                 }
-                transaction.commit().await.map_err(store_error)
+                answered(transaction.commit()).await
             }
 
             async fn snapshot(
@@ -483,18 +497,19 @@ macro_rules! projections {
                 org: OrgId,
                 version_max: i64,
             ) -> Result<Option<Snapshot>, StoreError> {
-                let row = sqlx::query(
-                    "select version, position, last_hash, format, state from snapshots \
-                     where shard = $1 and org_id = $2 and version <= $3 and stretch <= $4 \
-                     order by stretch desc limit 1",
+                let row = answered(
+                    sqlx::query(
+                        "select version, position, last_hash, format, state from snapshots \
+                         where shard = $1 and org_id = $2 and version <= $3 and stretch <= $4 \
+                         order by stretch desc limit 1",
+                    )
+                    .bind(shard)
+                    .bind(org.0)
+                    .bind(version_max)
+                    .bind(version_max.div_euclid(STRETCH_VERSIONS))
+                    .fetch_optional(&self.readers),
                 )
-                .bind(shard)
-                .bind(org.0)
-                .bind(version_max)
-                .bind(version_max.div_euclid(STRETCH_VERSIONS))
-                .fetch_optional(&self.readers)
-                .await
-                .map_err(store_error)?;
+                .await?;
                 let read = |row: $row| -> Result<Snapshot, sqlx::Error> {
                     Ok(Snapshot {
                         org,
@@ -509,43 +524,61 @@ macro_rules! projections {
             }
 
             async fn put_key_filter(&self, shard: i32, position: i64, state: &[u8]) -> Result<(), StoreError> {
-                sqlx::query(
-                    "insert into key_filters (shard, position, state) values ($1, $2, $3) \
-                     on conflict (shard) do update set position = excluded.position, state = excluded.state \
-                     where excluded.position > key_filters.position",
+                answered(
+                    sqlx::query(
+                        "insert into key_filters (shard, position, state) values ($1, $2, $3) \
+                         on conflict (shard) do update set position = excluded.position, state = excluded.state \
+                         where excluded.position > key_filters.position",
+                    )
+                    .bind(shard)
+                    .bind(position)
+                    .bind(state)
+                    .execute(&mut *self.writer().await?),
                 )
-                .bind(shard)
-                .bind(position)
-                .bind(state)
-                .execute(&mut *self.writer().await?)
-                .await
-                .map_err(store_error)?;
+                .await?;
                 Ok(())
             }
 
             async fn key_filter(&self, shard: i32) -> Result<Option<(i64, Vec<u8>)>, StoreError> {
-                let row = sqlx::query("select position, state from key_filters where shard = $1")
-                    .bind(shard)
-                    .fetch_optional(&self.readers)
-                    .await
-                    .map_err(store_error)?;
+                let row = answered(
+                    sqlx::query("select position, state from key_filters where shard = $1")
+                        .bind(shard)
+                        .fetch_optional(&self.readers),
+                )
+                .await?;
                 let read = |row: $row| Ok((row.try_get("position")?, row.try_get("state")?));
                 row.map(read).transpose().map_err(store_error)
             }
         }
 
         impl $views {
+            /// As those see them who look rows up: what stands in an open transaction counts for nothing.
+            async fn committed_checkpoints(&self, shard: i32) -> Result<Vec<Checkpoint>, StoreError> {
+                let rows = answered(
+                    sqlx::query(
+                        "select view, generation, position, hash, live from projections where shard = $1 \
+                         order by view, generation",
+                    )
+                    .bind(shard)
+                    .fetch_all(&self.readers),
+                )
+                .await?;
+                // A view that only a newer version knows is left alone.
+                rows.iter().filter_map(|row| checkpoint(row).transpose()).collect()
+            }
+
             /// Positions under a hash, in order.
             async fn find(&self, shard: i32, index: &Table, hash: runs::Hash) -> Result<Vec<i64>, StoreError> {
                 let [one, two, three] = Run::of(hash).map(Run::number);
-                let rows = sqlx::query(AssertSqlSafe(rows::runs_query(index)))
-                    .bind(shard)
-                    .bind(one)
-                    .bind(two)
-                    .bind(three)
-                    .fetch_all(&self.readers)
-                    .await
-                    .map_err(store_error)?;
+                let rows = answered(
+                    sqlx::query(AssertSqlSafe(rows::runs_query(index)))
+                        .bind(shard)
+                        .bind(one)
+                        .bind(two)
+                        .bind(three)
+                        .fetch_all(&self.readers),
+                )
+                .await?;
                 let mut found = Vec::new();
                 for row in &rows {
                     found.extend(run(row)?.find(hash));
@@ -569,15 +602,16 @@ macro_rules! projections {
                      returning run, block, entries",
                     index.name
                 );
-                let gone = sqlx::query(AssertSqlSafe(sql))
-                    .bind(shard)
-                    .bind(generation)
-                    .bind(source.number())
-                    .bind(due.blocks().start)
-                    .bind(due.blocks().end)
-                    .fetch_all(&mut *connection)
-                    .await
-                    .map_err(store_error)?;
+                let gone = answered(
+                    sqlx::query(AssertSqlSafe(sql))
+                        .bind(shard)
+                        .bind(generation)
+                        .bind(source.number())
+                        .bind(due.blocks().start)
+                        .bind(due.blocks().end)
+                        .fetch_all(&mut *connection),
+                )
+                .await?;
                 let gone = gone.iter().map(run).collect::<Result<Vec<_>, _>>()?;
                 let made: Vec<Vec<Cell>> = due.apply(source, &gone).into_iter().map(rows::run_row).collect();
                 merge(&mut *connection, shard, generation, index, &made).await?;
@@ -611,14 +645,15 @@ macro_rules! projections {
                 for sum in sums {
                     query = query.bind(sum);
                 }
-                query
-                    .bind(shard)
-                    .bind(generation)
-                    .bind(org.0)
-                    .bind(lot.0)
-                    .execute(&mut *connection)
-                    .await
-                    .map_err(store_error)?;
+                answered(
+                    query
+                        .bind(shard)
+                        .bind(generation)
+                        .bind(org.0)
+                        .bind(lot.0)
+                        .execute(&mut *connection),
+                )
+                .await?;
             }
             Ok(())
         }

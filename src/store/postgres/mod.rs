@@ -298,7 +298,14 @@ async fn lock_head(connection: &mut PgConnection, shard: i32) -> Result<PgRow, s
 
 /// What the database answers. A line may go silent without ever breaking.
 async fn answered<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
-    match timeout(ANSWER_MAX, asked).await {
+    answered_within(ANSWER_MAX, asked).await
+}
+
+async fn answered_within<T>(
+    limit: Duration,
+    asked: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, StoreError> {
+    match timeout(limit, asked).await {
         Ok(answer) => answer.map_err(store_error),
         Err(_) => Err(StoreError::Unavailable(SILENCE.into())),
     }

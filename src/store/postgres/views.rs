@@ -1,7 +1,8 @@
-//! The projections on PostgreSQL, beside the log. They can be folded again, so their commits wait for no disk; the
-//! server writes its log in order, so rows and checkpoints stay together (I7).
+//! The projections on PostgreSQL, beside the log. Rows and checkpoints are committed together (I7), and wait for the disk:
+//! a node forgets what a checkpoint says is in the rows, so that none may go back.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::pool::PoolConnection;
@@ -24,6 +25,15 @@ use crate::store::{StoreError, alike};
 
 /// The projector's, the snapshots' and the readers'.
 const CONNECTIONS: u32 = 12;
+/// A page of events is merged in far less; without a limit a line that fell silent would stop a shard for good.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// A node that was cut off holds no checkpoint.
+const SETTINGS: [(&str, &str); 4] = [
+    ("synchronous_commit", "on"),
+    ("lock_timeout", "10s"),
+    ("idle_in_transaction_session_timeout", "10s"),
+    ("client_connection_check_interval", "1s"),
+];
 
 pub struct PostgresViews {
     readers: PgPool,
@@ -41,13 +51,17 @@ impl PostgresViews {
     /// # Errors
     /// `Url`.
     pub fn open(url: &str) -> Result<PostgresViews, StoreError> {
-        let options = options(url)?.options([("synchronous_commit", "off")]);
-        Ok(PostgresViews { readers: pool(CONNECTIONS).connect_lazy_with(options) })
+        Ok(PostgresViews { readers: pool(CONNECTIONS).connect_lazy_with(options(url)?.options(SETTINGS)) })
     }
 
     async fn writer(&self) -> Result<PoolConnection<Postgres>, StoreError> {
         self.readers.acquire().await.map_err(store_error)
     }
+}
+
+/// What the database answers. A line may go silent without ever breaking.
+async fn answered<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
+    super::answered_within(ANSWER_MAX, asked).await
 }
 
 alike::projections!(PostgresViews, PgConnection, PgRow);

@@ -30,6 +30,7 @@ const CHECKPOINT_PAGES: &str = "16384";
 const ROWS_PER_INSERT: [usize; 3] = [64, 8, 1];
 
 pub struct SqliteViews {
+    options: SqliteConnectOptions,
     writer: Mutex<SqliteConnection>,
     readers: SqlitePool,
 }
@@ -70,15 +71,26 @@ impl SqliteViews {
         sqlx::migrate!("migrations/sqlite/views").run(&mut writer).await.map_err(migrate_error)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(4)
-            .connect_with(options.read_only(true).create_if_missing(false))
+            .connect_with(options.clone().read_only(true).create_if_missing(false))
             .await
             .map_err(store_error)?;
-        Ok(SqliteViews { writer: Mutex::new(writer), readers })
+        Ok(SqliteViews { options, writer: Mutex::new(writer), readers })
     }
 
+    /// The writer, inside no transaction. SQLite ends one by itself after some errors, a full disk among them; sqlx
+    /// believes it still open then, and what follows would never be committed: only a new connection is sound.
     async fn writer(&self) -> Result<MutexGuard<'_, SqliteConnection>, StoreError> {
-        Ok(self.writer.lock().await)
+        let mut writer = self.writer.lock().await;
+        if writer.is_in_transaction() {
+            *writer = SqliteConnection::connect_with(&self.options).await.map_err(store_error)?;
+        }
+        Ok(writer)
     }
+}
+
+/// What the database answers.
+async fn answered<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
+    asked.await.map_err(store_error)
 }
 
 alike::projections!(SqliteViews, SqliteConnection, SqliteRow);
