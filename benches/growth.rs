@@ -30,7 +30,7 @@ use tollgate::app;
 use tollgate::clock::Clock;
 use tollgate::domain::account::command::OrgCommand;
 use tollgate::domain::credits::Credits;
-use tollgate::domain::event::{Attempt, AttemptOutcome, GrantKind, LotTerms, Purpose};
+use tollgate::domain::event::{Attempt, AttemptOutcome, CommandRef, GrantKind, LotTerms, Purpose};
 use tollgate::domain::ids::{LotId, OrgId};
 use tollgate::domain::time::Timestamp;
 use tollgate::domain::usage::{Usage, UsageSource};
@@ -122,7 +122,8 @@ async fn open(ledger: &Ledger, org: OrgId) {
     let slug = org.to_string();
     let open =
         OrgCommand::OpenOrg { slug: slug.clone(), time_zone: "UTC".into(), overdraft_limit: Credits::ZERO };
-    claim(ledger, format!("slug:{slug}"), org, open, None, None).await.unwrap();
+    let once = CommandRef { key: slug.clone(), fingerprint: slug.clone() };
+    claim(ledger, format!("slug:{slug}"), org, open, None, once).await.unwrap();
     if ledger.read(org, |account| !account.lots.is_empty()).await.unwrap() {
         return;
     }

@@ -340,7 +340,9 @@ fn print(report: &Report, json: bool) {
         );
     }
     if report.is_sound() {
-        println!("sound: no gaps; every hash, balance and projection follows from the events");
+        let folded =
+            if report.projections.is_empty() { "hash and balance" } else { "hash, balance and projection" };
+        println!("sound: no gaps; every {folded} follows from the events");
     }
 }
 

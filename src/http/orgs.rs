@@ -78,7 +78,7 @@ pub async fn create(
         overdraft_limit: body.overdraft_limit.unwrap_or_default(),
     };
     let name = format!("slug:{}", body.slug);
-    let org = claim(&api.ledger, name, org, open, actor.key, Some(idempotency)).await?.org;
+    let org = claim(&api.ledger, name, org, open, actor.key, idempotency).await?.org;
     Ok((StatusCode::CREATED, Json(opened(&api, org, body).await?)))
 }
 

@@ -100,6 +100,7 @@ pub enum FileError {
 /// An org or shard that is not there; where the log can't be read or the file can't be written.
 pub async fn export(ledger: &Ledger, selection: Selection, out: &mut impl Write) -> Result<u64, ExportError> {
     let heads = ledger.log().heads().await?;
+    let selection = within(selection, &heads)?;
     let head_line = |(shard, head): (i32, &Head)| HeadLine {
         shard,
         next_position: head.next_position,
@@ -118,11 +119,7 @@ pub async fn export(ledger: &Ledger, selection: Selection, out: &mut impl Write)
                 events += range(ledger, shard, 1, head.next_position - 1, out).await?;
             }
         }
-        Selection::Range { shard, from, to } => {
-            let head = usize::try_from(shard).ok().and_then(|shard| heads.get(shard));
-            let head = head.ok_or(ExportError::UnknownShard(shard))?;
-            events += range(ledger, shard, from.max(1), to.min(head.next_position - 1), out).await?;
-        }
+        Selection::Range { shard, from, to } => events += range(ledger, shard, from, to, out).await?,
         Selection::Org(org) => {
             events += of_org(ledger, org, out).await?;
             if events == 0 {
@@ -133,6 +130,14 @@ pub async fn export(ledger: &Ledger, selection: Selection, out: &mut impl Write)
     line(out, &Footer { events })?;
     out.flush()?;
     Ok(events)
+}
+
+/// The selection as far as there are events.
+fn within(selection: Selection, heads: &[Head]) -> Result<Selection, ExportError> {
+    let Selection::Range { shard, from, to } = selection else { return Ok(selection) };
+    let head = usize::try_from(shard).ok().and_then(|shard| heads.get(shard));
+    let head = head.ok_or(ExportError::UnknownShard(shard))?;
+    Ok(Selection::Range { shard, from: from.max(1), to: to.min(head.next_position - 1) })
 }
 
 async fn range(
@@ -197,7 +202,7 @@ pub fn verify_export(input: impl BufRead) -> Result<Report, FileError> {
     let mut walk = Walk::new(scope);
     let mut heads = header.heads.into_iter();
     let mut at: Option<HeadLine> = None;
-    let (mut events, mut is_whole) = (0_u64, false);
+    let (mut events, mut is_whole, mut last_position) = (0_u64, false, 0);
     for text in lines {
         let text = text?;
         let Ok(event) = serde_json::from_str::<EventLine>(&text) else {
@@ -228,6 +233,15 @@ pub fn verify_export(input: impl BufRead) -> Result<Report, FileError> {
                 report.add(event.shard, event.position, "I6", "its shard has no place here".into());
             }
         }
+        let is_selected = match header.selection {
+            Selection::Everything => true,
+            Selection::Org(org) => event.org == org,
+            Selection::Range { shard, .. } => event.shard == shard,
+        };
+        if !is_selected {
+            report.add(event.shard, event.position, "I6", "it is not of what the first line names".into());
+        }
+        last_position = event.position;
         match EventRow::try_from(event) {
             Ok(row) => walk.check(&row, &mut report),
             Err(what) => report.add(-1, 0, "I6", format!("line {}: {what}", events + 1)),
@@ -235,6 +249,12 @@ pub fn verify_export(input: impl BufRead) -> Result<Report, FileError> {
     }
     if !is_whole {
         report.add(-1, 0, "I6", "the file ends before its last line: a part of it is missing".into());
+    }
+    if let Selection::Range { shard, from, to } = header.selection
+        && from <= to
+        && last_position != to
+    {
+        report.add(shard, last_position, "I6", format!("the first line promises events up to {to}"));
     }
     if scope == Scope::Whole {
         for next in heads {

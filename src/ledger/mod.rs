@@ -218,7 +218,10 @@ impl Ledger {
         match self.shared.cluster.get() {
             Some(cluster) => {
                 let read_by_all = cluster.beat().await?;
-                if self.owns(0) { self.raise_format(read_by_all).await } else { Ok(()) }
+                match read_by_all.filter(|_| self.owns(0)) {
+                    Some(format) => self.raise_format(format).await,
+                    None => Ok(()),
+                }
             }
             None => Ok(()),
         }

@@ -1,7 +1,8 @@
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use sqlx::Connection;
 use uuid::Uuid;
 
 use super::*;
@@ -550,6 +551,126 @@ async fn i11_who_asks_does_not_wait_until_all_is_written_that_has_ended() {
     node.finish().await;
 }
 
+#[tokio::test]
+async fn i7_projections_whose_transaction_sqlite_ended_by_itself_go_on() {
+    let node = Node::funded(1_000).await;
+    let path = node.folder.path().join("t-views.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+    let mut beside = sqlx::SqliteConnection::connect_with(&options).await.expect("opens");
+    // A full disk does the one at a commit, the other at a statement.
+    for way in ["rollback", "abort"] {
+        let fails =
+            format!("create trigger fails before insert on balances begin select raise({way}, 'full'); end");
+        sqlx::query(sqlx::AssertSqlSafe(fails)).execute(&mut beside).await.expect("creates");
+        node.ledger.projector().catch_up_all().await.expect_err("nothing is written");
+        sqlx::query("drop trigger fails").execute(&mut beside).await.expect("drops");
+    }
+
+    node.ledger.projector().catch_up_all().await.expect("projects");
+
+    let end = node.store.head(0).await.expect("reads").next_position - 1;
+    let committed = "select position from projections where live";
+    let committed: Vec<i64> = sqlx::query_scalar(committed).fetch_all(&mut beside).await.expect("reads");
+    assert_eq!(committed, [end; View::ALL.len()]);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn i1_and_i4_hold_where_projections_went_back_behind_a_nodes_back() {
+    let node = Node::funded(11).await;
+    let faulty = Arc::new(Faulty::new(&node.store));
+    let ledger = node.another(faulty.clone()).await;
+    let keyed = || CommandRef { key: "k".into(), fingerprint: "a".into() };
+    let hold = || Submission { idempotency: Some(keyed()), ..command(reserve(1, 10)) };
+    ledger.submit(hold()).await.expect("holds");
+    faulty.lost_answer.store(true, Ordering::SeqCst);
+    faulty.unreadable.store(true, Ordering::SeqCst);
+    ledger.submit(command(reserve(7, 1))).await.expect_err("nobody knows");
+    faulty.unreadable.store(false, Ordering::SeqCst);
+    ledger.projector().catch_up_all().await.expect("projects");
+
+    // As a server that lost its last commits.
+    node.views.forget(0).await.expect("forgets");
+
+    let again = ledger.submit(hold()).await.expect("replays");
+    let more = ledger.submit(command(reserve(2, 1))).await;
+    assert!(again.replayed);
+    assert!(matches!(more, Err(LedgerError::Refused(_))), "{more:?}");
+    assert_eq!(ledger.read(ACME, Account::balance).await.expect("reads").held, Credits::from_whole(11));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn reservations_that_were_recalled_leave_memory_again() {
+    let small = Memory { recent: 2, accounts: 16, events_per_snapshot: 1_000 };
+    let node = Node::funded(1_000).await.with(small).await;
+    for n in 0..50 {
+        node.run(reserve(n, 1)).await.expect("holds");
+        node.run(settle(n, 1)).await.expect("settles");
+    }
+    node.ledger.projector().catch_up_all().await.expect("projects");
+
+    for n in 0..50 {
+        node.run(settle(n, 1)).await.expect_err("has ended");
+    }
+    node.run(reserve(99, 1)).await.expect("holds");
+
+    let kept = node.ledger.read(ACME, |account| account.ended.len()).await.expect("reads");
+    assert!(kept <= 3, "{kept} are kept");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_log_that_others_go_on_writing_verifies_and_so_do_its_projections() {
+    let node = Node::funded(1_000).await;
+    node.run(reserve(1, 1)).await.expect("holds");
+    let other = Arc::new(Projector::open(node.store.clone(), node.views.clone()).await.expect("opens"));
+    let busy = |holds: std::ops::Range<u128>| Faulty {
+        writes: Mutex::new(holds.collect()),
+        writer: Some(node.ledger.clone()),
+        overtaking: Some(other.clone()),
+        ..Faulty::new(&node.store)
+    };
+
+    let log = verify::verify(&busy(100..101)).await.expect("reads");
+    let all = verify::verify_all(Arc::new(busy(200..215)), node.views.clone()).await.expect("reads");
+    let never = verify::verify_all(Arc::new(busy(300..700)), node.views.clone()).await;
+
+    assert!(log.is_sound(), "{log:?}");
+    assert!(all.is_sound(), "{all:?}");
+    assert!(matches!(&never, Err(StoreError::Unavailable(why)) if why.contains("less traffic")), "{never:?}");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn i11_an_org_that_cannot_be_read_keeps_no_other_from_its_ends() {
+    let node = Node::funded(10).await;
+    node.run(reserve(1, 1)).await.expect("holds");
+    let orgs = [1, 2, 3].map(|n| OrgId(Uuid::from_u128(n)));
+    let submit =
+        |org, command| node.ledger.submit(Submission { org, command, by: By::Tollgate, idempotency: None });
+    for org in orgs {
+        let (slug, time_zone) = (org.to_string(), "UTC".into());
+        let open = OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::from_whole(100) };
+        submit(org, open).await.expect("opens");
+        let OrgCommand::Reserve(reserve) = reserve(1, 1) else { unreachable!("it is one") };
+        let reservation = ReservationId { org, ..reserve.reservation };
+        submit(org, OrgCommand::Reserve(Reserve { reservation, ..reserve })).await.expect("holds");
+    }
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let log = Faulty { damaged: Some(orgs[0]), ..Faulty::new(&node.store) };
+    let ledger = node.another(Arc::new(log)).await;
+    ledger.clock().advance_seconds(60);
+
+    crate::workers::expire_cold(&ledger).await.expect("looks");
+
+    let rows = node.store.read(0, 1, i64::MAX).await.expect("reads");
+    let mut ended: Vec<_> =
+        rows.iter().filter(|row| row.kind == "ReservationExpired").map(|row| OrgId(row.org_id)).collect();
+    ended.sort_unstable();
+    assert_eq!(ended, [orgs[1], orgs[2], ACME]);
+}
+
 /// A log with faults of a test's choice.
 struct Faulty {
     log: Arc<SqliteStore>,
@@ -563,13 +684,29 @@ struct Faulty {
     shared: bool,
     /// Folds the log whenever somebody has read it.
     overtaking: Option<Arc<Projector>>,
+    /// Makes one of these holds whenever somebody has read it.
+    writes: Mutex<Vec<u128>>,
+    writer: Option<Ledger>,
+    /// Nothing can be read by position.
+    unreadable: AtomicBool,
+    /// Nothing can be read of this org.
+    damaged: Option<OrgId>,
 }
 
 impl Faulty {
     fn new(log: &Arc<SqliteStore>) -> Faulty {
-        let lost_answer = AtomicBool::new(false);
-        let (log, since) = (log.clone(), Timestamp(0));
-        Faulty { log, tampered: false, lost_answer, since, shared: false, overtaking: None }
+        Faulty {
+            log: log.clone(),
+            tampered: false,
+            lost_answer: AtomicBool::new(false),
+            since: Timestamp(0),
+            shared: false,
+            overtaking: None,
+            writes: Mutex::default(),
+            writer: None,
+            unreadable: AtomicBool::new(false),
+            damaged: None,
+        }
     }
 }
 
@@ -601,7 +738,17 @@ impl EventLog for Faulty {
     }
 
     async fn read(&self, shard: i32, from: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
+        if self.unreadable.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("the connection was cut".into()));
+        }
         let mut rows = self.log.read(shard, from, limit).await?;
+        let next = self.writes.lock().expect("no test panicked").pop();
+        if let (Some(writer), Some(next)) = (&self.writer, next) {
+            writer
+                .submit(command(reserve(next, 1)))
+                .await
+                .map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        }
         for row in rows.iter_mut().filter(|row| self.tampered && row.position == 3) {
             row.payload = String::from_utf8_lossy(&row.payload).replace("\"4\"", "\"5\"").into_bytes();
         }
@@ -612,7 +759,11 @@ impl EventLog for Faulty {
     }
 
     async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
-        self.log.read_at(shard, positions).await
+        let rows = self.log.read_at(shard, positions).await?;
+        match rows.iter().find(|row| self.damaged.is_some_and(|org| org.0 == row.org_id)) {
+            Some(row) => Err(StoreError::Corrupt(format!("position {}", row.position))),
+            None => Ok(rows),
+        }
     }
 
     async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {

@@ -19,11 +19,20 @@ pub async fn claim(
     org: OrgId,
     then: OrgCommand,
     by: Option<KeyId>,
-    idempotency: Option<CommandRef>,
+    idempotency: CommandRef,
 ) -> Result<Claim, LedgerError> {
+    let (claiming, own) = match then {
+        // The org has no keys yet.
+        OrgCommand::OpenOrg { .. } => (idempotency, None),
+        // Names are the system's, keys each org's own (I4).
+        _ => {
+            let claiming = CommandRef { key: format!("{org}:{}", idempotency.key), ..idempotency.clone() };
+            (claiming, Some(idempotency))
+        }
+    };
     let wanted = Claim { name, org, then: Box::new(then) };
-    let held = take(ledger, wanted, by, idempotency).await?;
-    finish(ledger, &held, by).await?;
+    let held = take(ledger, wanted, by, claiming).await?;
+    finish(ledger, &held, by, own).await?;
     Ok(held)
 }
 
@@ -31,11 +40,11 @@ async fn take(
     ledger: &Ledger,
     wanted: Claim,
     by: Option<KeyId>,
-    idempotency: Option<CommandRef>,
+    idempotency: CommandRef,
 ) -> Result<Claim, LedgerError> {
     let submit =
         |idempotency| ledger.submit_system(SystemCommand::Claim { claim: wanted.clone() }, by, idempotency);
-    let mine = match submit(idempotency).await {
+    let mine = match submit(Some(idempotency)).await {
         Ok(outcome) => claimed(outcome),
         Err(LedgerError::Refused(Refusal::NameTaken(_))) => None,
         Err(error) => return Err(error),
@@ -62,7 +71,7 @@ fn claimed(outcome: Outcome) -> Option<Claim> {
 pub async fn finish_claims(ledger: &Ledger) -> Result<(), LedgerError> {
     let open: Vec<Claim> = ledger.system().open_claims().cloned().collect();
     for claim in open {
-        match finish(ledger, &claim, None).await {
+        match finish(ledger, &claim, None, None).await {
             // Its refusal is recorded, and the name is free again.
             Ok(()) | Err(LedgerError::Refused(_)) => {}
             Err(error) => return Err(error),
@@ -71,9 +80,14 @@ pub async fn finish_claims(ledger: &Ledger) -> Result<(), LedgerError> {
     Ok(())
 }
 
-async fn finish(ledger: &Ledger, claim: &Claim, by: Option<KeyId>) -> Result<(), LedgerError> {
+async fn finish(
+    ledger: &Ledger,
+    claim: &Claim,
+    by: Option<KeyId>,
+    idempotency: Option<CommandRef>,
+) -> Result<(), LedgerError> {
     let (command, claim) = ((*claim.then).clone(), claim.clone());
-    match ledger.submit(Submission { org: claim.org, command, by: by.into(), idempotency: None }).await {
+    match ledger.submit(Submission { org: claim.org, command, by: by.into(), idempotency }).await {
         // It was done before: its org or lot exists.
         Ok(_) | Err(LedgerError::Refused(Refusal::OrgExists | Refusal::LotExists)) => {
             ledger.submit_system(SystemCommand::FulfilClaim { claim }, by, None).await?;

@@ -25,6 +25,7 @@ pub(super) async fn run(ledger: Ledger, shard: i32) {
             Err(error) => {
                 tracing::warn!(%error, shard, "the projections fall behind");
                 tokio::time::sleep(AFTER_FAILURE).await;
+                continue;
             }
         }
         match ledger.log().is_shared() {

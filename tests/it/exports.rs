@@ -90,6 +90,40 @@ async fn an_org_or_a_range_is_checked_as_far_as_its_file_reaches() {
 }
 
 #[tokio::test]
+async fn i6_a_file_that_holds_something_else_than_it_names_is_found() {
+    let app = traded().await;
+    let org = app.operator().get("/api/v1/orgs/acme").await.expect(StatusCode::OK);
+    let org: OrgId = org["id"].as_str().unwrap().parse().unwrap();
+    let shard = app.ledger().shard_of(org);
+    let of_org = file(&app, Selection::Org(org)).await;
+    let range = file(&app, Selection::Range { shard, from: 1, to: 9 }).await;
+    let beyond = file(&app, Selection::Range { shard, from: 0, to: 9_999 }).await;
+    let first = |text: &str, from: &str, to: &str| {
+        let (header, rest) = text.split_once('\n').unwrap();
+        assert!(header.contains(from), "{header}");
+        format!("{}\n{rest}", header.replace(from, to))
+    };
+    let cut = |text: &str| {
+        let mut lines: Vec<&str> = text.lines().collect();
+        lines.remove(lines.len() - 2);
+        lines.pop();
+        let footer = format!("{{\"events\":{}}}", lines.len() - 1);
+        format!("{}\n{footer}\n", lines.join("\n"))
+    };
+
+    assert!(check(&beyond).is_sound());
+    for changed in [
+        first(&of_org, &org.to_string(), &OrgId(uuid::Uuid::from_u128(7)).to_string()),
+        first(&range, &format!("\"shard\":{shard},\"from\""), "\"shard\":99,\"from\""),
+        first(&range, "\"to\":9", "\"to\":10"),
+        cut(&range),
+    ] {
+        assert!(!check(&changed).is_sound(), "{}", changed.lines().next().unwrap());
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn i6_an_export_passes_from_hand_to_hand_by_the_command_line() {
     let folder = tempfile::tempdir().unwrap();
     let app = traded().await;

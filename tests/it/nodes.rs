@@ -153,6 +153,8 @@ async fn a_node_that_leaves_is_asked_for_nothing_more() {
     assert_eq!(owned(&one) + owned(&two), 4);
 
     two.ledger().leave().await.unwrap();
+    // It still finishes what is under way, and its heart goes on beating.
+    two.ledger().beat().await.unwrap();
     one.ledger().beat().await.unwrap();
 
     assert_eq!(owned(&one), 4);

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tollgate::clock::Clock;
 use tollgate::config::Config;
 use tollgate::domain::time::Timestamp;
+use tollgate::ledger::projector::Projector;
 use tollgate::simulator::chance::Chance;
 use tollgate::store::{Database, StoreError};
 
@@ -218,6 +219,24 @@ async fn a_line_that_falls_silent_while_the_log_is_asked_keeps_nobody_waiting() 
     assert!(matches!(locked, Err(StoreError::Unavailable(_))), "{locked:?}");
     log.head(0).await.unwrap();
     log.lock(0).await.unwrap().unlock().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_line_that_falls_silent_while_the_projections_are_written_stops_no_shard_for_good() {
+    if !is_postgres() {
+        return;
+    }
+    let database = TestDatabase::postgres().await;
+    let line = Line::to(&database).await;
+    let opened = Database::open(&line.url, None, &Clock::system()).await.unwrap();
+    let projector = Projector::open(opened.log, opened.projections).await.unwrap();
+
+    line.mood.send_replace(Mood::FallsSilent);
+    let asked = projector.observe(0).await;
+    line.mood.send_replace(Mood::Fine);
+
+    assert!(matches!(asked, Err(StoreError::Unavailable(_))), "{asked:?}");
+    projector.catch_up_all().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -149,6 +149,41 @@ async fn a_refused_purchase_leaves_its_payment_free_to_buy_once() {
     app.finish().await;
 }
 
+#[tokio::test]
+async fn i4_a_purchases_key_is_its_orgs() {
+    let app = TestApp::start().await;
+    for org in ["acme", "other"] {
+        app.funded(org, "1").await;
+    }
+    let operator = app.operator();
+    let bundle = json!({ "name": "ten", "credits": "10", "price": "8.00", "currency": "USD" });
+    operator.post("/api/v1/bundles", bundle).await.expect(StatusCode::CREATED);
+    let buy = |org: &str, reference: &str| {
+        let body = json!({ "bundle": "ten", "payment": { "method": "manual", "reference": reference } });
+        (format!("/api/v1/orgs/{org}/purchases"), body)
+    };
+    let grant = || ("/api/v1/orgs/acme/grants".to_owned(), json!({ "credits": "1", "kind": "goodwill" }));
+    let status = async |key: usize, (path, body): (String, Value)| keyed(&operator, &path, key, body).await.0;
+
+    assert_eq!(status(1, buy("acme", "A1")).await, StatusCode::CREATED);
+    assert_eq!(status(1, buy("acme", "A1")).await, StatusCode::CREATED);
+    assert_eq!(
+        status(1, buy("other", "B1")).await,
+        StatusCode::CREATED,
+        "another org's key of the same name"
+    );
+    assert_eq!(status(1, buy("acme", "A2")).await, StatusCode::CONFLICT);
+    assert_eq!(status(1, grant()).await, StatusCode::CONFLICT);
+    assert_eq!(status(2, grant()).await, StatusCode::CREATED);
+    assert_eq!(status(2, buy("acme", "A3")).await, StatusCode::CONFLICT);
+    assert_eq!(status(3, buy("acme", "A3")).await, StatusCode::CREATED, "the payment is free to buy");
+    for (org, granted) in [("acme", "22"), ("other", "11")] {
+        let balance = operator.get(&format!("/api/v1/orgs/{org}/balance")).await.expect(StatusCode::OK);
+        assert_eq!(balance["granted"], granted, "{org}");
+    }
+    app.finish().await;
+}
+
 async fn keyed(actor: &Actor, path: &str, key: usize, body: Value) -> (StatusCode, Value) {
     let answer = actor.send(Method::POST, path, Some(&format!("k{key}")), Some(body)).await;
     (answer.status, answer.body)

@@ -9,7 +9,7 @@ mod roster;
 pub(super) mod wire;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use arc_swap::ArcSwap;
 use subtle::ConstantTimeEq;
@@ -30,6 +30,8 @@ pub(super) struct Cluster {
     address: String,
     transport: Arc<Transport>,
     roster: ArcSwap<Roster>,
+    /// It finishes what is under way, and is no longer one of them.
+    has_left: AtomicBool,
     /// The highest known epoch of each shard's head.
     epochs: Vec<AtomicI64>,
 }
@@ -78,17 +80,27 @@ impl Cluster {
             address: me.address,
             transport: Arc::new(Transport { http, secret, nodes }),
             roster: ArcSwap::default(),
+            has_left: AtomicBool::new(false),
             epochs: (0..shards).map(|_| AtomicI64::new(0)).collect(),
         })
     }
 
-    /// Says that this node is alive, and learns who else is. Returns the format that all of them read.
+    /// Says that this node is alive, and learns who else is. Returns the format that all of them read; none once this
+    /// node has left.
     ///
     /// # Errors
     /// Where the database can't be reached: the others will pass this node over.
-    pub async fn beat(&self) -> Result<Format, StoreError> {
+    pub async fn beat(&self) -> Result<Option<Format>, StoreError> {
+        if self.has_left.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
         let me = Node { id: self.me, address: self.address.clone(), format: Format::READ };
         let mut alive = self.transport.nodes.beat(&me).await?;
+        if self.has_left.load(Ordering::SeqCst) {
+            // Its row may have been written again after it was deleted.
+            self.transport.nodes.leave(self.me).await?;
+            return Ok(None);
+        }
         let format = alive.iter().map(|node| node.format).fold(Format::READ, Format::min);
         alive.retain(|node| !node.address.is_empty());
         let old = self.roster.load_full();
@@ -111,7 +123,7 @@ impl Cluster {
             shards.map(|shard| roster::ranked(&ids, shard).into_iter().map(seat).collect()).collect();
         metrics::gauge!("tollgate_nodes_alive").set(u32::try_from(ids.len()).map_or(f64::MAX, f64::from));
         self.roster.store(Arc::new(Roster { peers, ranked }));
-        Ok(format)
+        Ok(Some(format))
     }
 
     /// Tells the others to pass this node over.
@@ -119,6 +131,7 @@ impl Cluster {
     /// # Errors
     /// Where the database can't be reached; they find out within two seconds all the same.
     pub async fn leave(&self) -> Result<(), StoreError> {
+        self.has_left.store(true, Ordering::SeqCst);
         self.roster.store(Arc::default());
         self.transport.nodes.leave(self.me).await
     }
