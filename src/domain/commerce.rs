@@ -32,7 +32,7 @@ pub struct Payment {
     pub tax_minor: i64,
 }
 
-/// A name that one command took for itself before it went on in its org (DESIGN §4, global facts).
+/// A name that one command took for itself before it went on in its org, as names are unique over all orgs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Claim {
     /// `slug:acme`, `payment:manual:INV-1`.

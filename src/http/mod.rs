@@ -1,4 +1,4 @@
-//! `/api/v1`: the routes that clients rely on (DESIGN §9). Handlers authorise, parse, run one command, wrap a view.
+//! `/api/v1`: the routes that clients rely on (`schemas/openapi.json`). Handlers authorise, parse, run one command, wrap a view.
 //! Routes and their documentation come from one place: a route that is not documented does not exist.
 
 mod batch;

@@ -1,11 +1,12 @@
 //! The write path: one writer task per shard owns the folded accounts, decides what waits, appends it in one
-//! transaction and answers after the commit (DESIGN §4).
+//! transaction and answers after the commit (`docs/ARCHITECTURE.md`).
 //!
 //! Reads go through the same queue, so a read is current without a lock: it sees every acknowledged command and
 //! none that is not durable. Accounts are read from the log when they are wanted and leave memory when they are not.
 //! What is deliberately not here: SQL, prices, HTTP.
 
 mod access;
+mod batch;
 mod cluster;
 pub mod export;
 mod fetch;

@@ -4,26 +4,26 @@
 //! the compare-and-set is lost, what others wrote is folded and the jobs are decided again; when a commit's outcome
 //! is unknown, the log says under the head's lock what happened.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::clock::{Clock, Timer};
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::{Balance, CommandRef, Event, Recorded};
 use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::system::{System, SystemCommand};
 use crate::domain::time::Timestamp;
-use crate::domain::views::index::{KeyHash, key_entry, key_hash};
+use crate::domain::views::index::{key_entry, key_hash};
 use crate::ledger::access::{Access, Accesses};
+use crate::ledger::batch::{Answer, Batch};
 use crate::ledger::fetch::{Fetcher, Found};
 use crate::ledger::job::{Ask, Command, Job, ReadView, Reply, send};
 use crate::ledger::scribe::Scribe;
 use crate::ledger::snapshots::Keeper;
-use crate::ledger::state::{Bound, Chain, End, KEY_KEPT_SECONDS, Known, Recent, ShardState, Slot, ended_by};
+use crate::ledger::state::{Bound, KEY_KEPT_SECONDS, Known, Recent, ShardState, Slot};
 use crate::ledger::tail::Placed;
 use crate::ledger::{By, LedgerError, Memory, Outcome, decode};
 use crate::store::{Appended, EventLog, EventRow, Head, StoreError};
@@ -92,30 +92,6 @@ impl Progress {
     fn stopped(&self, why: &LedgerError) {
         self.trouble.store(Some(Arc::new(why.to_string())));
     }
-}
-
-/// What one round appends and whom it answers.
-struct Batch {
-    now: Timestamp,
-    head: Head,
-    rows: Vec<EventRow>,
-    /// The same for the projections.
-    placed: Vec<Placed>,
-    decided: Vec<(Command, Answer)>,
-    reads: Vec<(OrgId, ReadView)>,
-    followers: Vec<Option<oneshot::Sender<()>>>,
-    swept: bool,
-    /// What was evolved or bound for it, to be undone where nothing is written.
-    touched: HashSet<OrgId>,
-    keys: Vec<(i64, KeyHash)>,
-    ended: Vec<(i64, End)>,
-    system_chain: Option<Chain>,
-}
-
-enum Answer {
-    Made(Vec<Recorded>),
-    Replay(Bound),
-    No(LedgerError),
 }
 
 /// How a round's append ended.
@@ -257,20 +233,8 @@ impl Writer {
 
     fn decide_all(&mut self, jobs: impl Iterator<Item = Job>) -> Batch {
         self.round += 1;
-        let mut batch = Batch {
-            now: self.clock.now().max(self.state.last_recorded_at),
-            head: self.head.clone(),
-            rows: vec![],
-            placed: vec![],
-            decided: vec![],
-            reads: vec![],
-            followers: vec![],
-            swept: false,
-            touched: HashSet::new(),
-            keys: vec![],
-            ended: vec![],
-            system_chain: None,
-        };
+        let now = self.clock.now().max(self.state.last_recorded_at);
+        let mut batch = Batch::after(self.head.clone(), now);
         for job in jobs {
             match job {
                 Job::Read { org, read } => self.admit_read(org, read, &mut batch),
@@ -565,18 +529,25 @@ impl Writer {
         }
     }
 
-    /// Everything in the batch is durable now.
-    fn finish(&mut self, batch: Batch) {
-        batch.count();
+    /// Everything in the batch is durable now. Callers are answered as soon as what they may ask next finds it.
+    fn finish(&mut self, mut batch: Batch) {
+        let (touched, grown) = (std::mem::take(&mut batch.touched), !batch.rows.is_empty());
         let changes_access = |placed: &&Placed| Access::is_changed_by(&placed.recorded.payload.event);
         batch
             .placed
             .iter()
             .filter(changes_access)
             .for_each(|placed| self.accesses.forget(placed.recorded.org));
-        if !batch.rows.is_empty() {
-            self.move_to(batch.head);
+        if batch.system_chain.is_some() {
+            self.system.store(Arc::new(self.state.system.clone()));
+        }
+        if grown {
+            self.move_to(batch.head.clone());
             self.state.last_recorded_at = batch.now;
+        }
+        batch.count();
+        self.answer(&mut batch);
+        if grown {
             self.fetcher.projector.wrote(self.fetcher.shard, batch.placed);
         }
         for (position, key) in batch.keys {
@@ -586,22 +557,11 @@ impl Writer {
         for (position, end) in batch.ended {
             self.state.recent.keep_ended(position, end);
         }
-        if batch.system_chain.is_some() {
-            self.system.store(Arc::new(self.state.system.clone()));
-        }
-        for (org, read) in batch.reads {
-            match self.state.accounts.get(&org) {
-                Some(Slot::Known(known)) if known.chain.version > 0 => {
-                    read(Some(&known.account.as_of(batch.now)));
-                }
-                Some(_) | None => read(None),
-            }
-        }
-        for follower in batch.followers.into_iter().flatten() {
-            // It may have gone away.
-            let _ = follower.send(());
-        }
-        for (command, answer) in batch.decided {
+        self.keep_memory_small(&touched);
+    }
+
+    fn answer(&self, batch: &mut Batch) {
+        for (command, answer) in batch.decided.drain(..) {
             match answer {
                 Answer::Made(events) => send(command.reply, Ok(Outcome { events, replayed: false })),
                 Answer::No(error) => send(command.reply, Err(error)),
@@ -611,7 +571,18 @@ impl Writer {
                 }
             }
         }
-        self.keep_memory_small(&batch.touched);
+        for (org, read) in batch.reads.drain(..) {
+            match self.state.accounts.get(&org) {
+                Some(Slot::Known(known)) if known.chain.version > 0 => {
+                    read(Some(&known.account.as_of(batch.now)));
+                }
+                Some(_) | None => read(None),
+            }
+        }
+        for follower in batch.followers.drain(..).flatten() {
+            // It may have gone away.
+            let _ = follower.send(());
+        }
     }
 
     fn keep_memory_small(&mut self, touched: &HashSet<OrgId>) {
@@ -738,89 +709,12 @@ enum Earlier {
     Bound(Answer),
 }
 
-impl Batch {
-    fn write(
-        &mut self,
-        scribe: &Scribe<'_>,
-        steps: impl ExactSizeIterator<Item = (Event, Option<Balance>)>,
-        command: Option<&CommandRef>,
-        chain: &mut Chain,
-    ) -> Result<Vec<Recorded>, LedgerError> {
-        let first = self.rows.len();
-        let events = scribe.write(steps, command, chain, &mut self.head, &mut self.rows)?;
-        for (row, recorded) in self.rows.iter().skip(first).zip(&events) {
-            self.ended.extend(ended_by(&recorded.payload.event).map(|end| (row.position, end)));
-            self.placed.push(Placed { position: row.position, hash: row.hash, recorded: recorded.clone() });
-        }
-        Ok(events)
-    }
-
-    fn expire(&mut self, scribe: &Scribe<'_>, known: &mut Known) -> Result<(), LedgerError> {
-        let due = known.account.expire_due(self.now).into_iter();
-        let due = due.map(|(event, balance)| (event, Some(balance)));
-        self.write(scribe, due, None, &mut known.chain).map(|_| ())
-    }
-
-    /// Binds the command's key to what it made; a command that made nothing binds none.
-    fn bind(&mut self, command: &Command, events: &[Recorded], recent: &mut Recent) {
-        let Some(key) = command.idempotency.as_ref().filter(|_| !events.is_empty()) else { return };
-        let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
-        let position = self.head.next_position - i64::from(count);
-        let hash = key_hash(command.org, &key.key);
-        let fingerprint = key.fingerprint.clone();
-        recent.bind(hash, Bound { fingerprint, position, count, at: self.now });
-        self.keys.push((position, hash));
-    }
-
-    fn events(&self) -> f64 {
-        u32::try_from(self.rows.len()).map_or(f64::MAX, f64::from)
-    }
-
-    /// Counts what was written and what was refused.
-    fn count(&self) {
-        let mut kinds: HashMap<&str, u64> = HashMap::new();
-        for row in &self.rows {
-            *kinds.entry(&row.kind).or_default() += 1;
-        }
-        for (kind, count) in kinds {
-            metrics::counter!("tollgate_events_total", "kind" => kind.to_owned()).increment(count);
-        }
-        for (_, answer) in &self.decided {
-            match answer {
-                Answer::No(LedgerError::Refused(refusal)) => {
-                    metrics::counter!("tollgate_refusals_total", "reason" => refusal.name()).increment(1);
-                }
-                Answer::Made(events) => {
-                    let excess = events.iter().map(|recorded| excess(&recorded.payload.event)).sum();
-                    metrics::counter!("tollgate_overage_nanocredits_total").increment(excess);
-                }
-                Answer::No(_) | Answer::Replay(_) => {}
-            }
-        }
-    }
-
-    fn into_jobs(self) -> impl Iterator<Item = Job> {
-        let commands = self.decided.into_iter().map(|(command, _)| Job::Command(command));
-        let reads = self.reads.into_iter().map(|(org, read)| Job::Read { org, read });
-        let followers = self.followers.into_iter().map(Job::Follow);
-        commands.chain(reads).chain(followers).chain(self.swept.then_some(Job::Sweep))
-    }
-}
-
 /// Whether the key in whose name a command is asked for still opens the account. Other orgs' keys, the operators' among
 /// them, were looked at where they are known.
 fn may_ask(known: &Known, by: By, now: Timestamp) -> Result<(), Refusal> {
     match by {
         By::Key(key) if key.org == known.account.org => known.account.opens(key, now),
         By::Tollgate | By::Key(_) | By::Begun(_) => Ok(()),
-    }
-}
-
-/// Nanocredits of a cost that no org pays.
-fn excess(event: &Event) -> u64 {
-    match event {
-        Event::ReservationSettled { excess, .. } => u64::try_from(excess.nanos()).unwrap_or_default(),
-        _ => 0,
     }
 }
 

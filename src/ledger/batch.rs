@@ -1,0 +1,135 @@
+//! What one round of a shard's writer decides: the events to append, in order, and whom it answers what.
+
+use std::collections::{HashMap, HashSet};
+
+use tokio::sync::oneshot;
+
+use crate::domain::event::{Balance, CommandRef, Event, Recorded};
+use crate::domain::ids::OrgId;
+use crate::domain::time::Timestamp;
+use crate::domain::views::index::{KeyHash, key_hash};
+use crate::ledger::LedgerError;
+use crate::ledger::job::{Command, Job, ReadView};
+use crate::ledger::scribe::Scribe;
+use crate::ledger::state::{Bound, Chain, End, Known, Recent, ended_by};
+use crate::ledger::tail::Placed;
+use crate::store::{EventRow, Head};
+
+/// What one round appends and whom it answers.
+pub(super) struct Batch {
+    pub now: Timestamp,
+    pub head: Head,
+    pub rows: Vec<EventRow>,
+    /// The same for the projections.
+    pub placed: Vec<Placed>,
+    pub decided: Vec<(Command, Answer)>,
+    pub reads: Vec<(OrgId, ReadView)>,
+    pub followers: Vec<Option<oneshot::Sender<()>>>,
+    pub swept: bool,
+    /// What was evolved or bound for it, to be undone where nothing is written.
+    pub touched: HashSet<OrgId>,
+    pub keys: Vec<(i64, KeyHash)>,
+    pub ended: Vec<(i64, End)>,
+    pub system_chain: Option<Chain>,
+}
+
+pub(super) enum Answer {
+    Made(Vec<Recorded>),
+    Replay(Bound),
+    No(LedgerError),
+}
+
+impl Batch {
+    /// An empty one, to be decided after `head`.
+    pub fn after(head: Head, now: Timestamp) -> Batch {
+        Batch {
+            now,
+            head,
+            rows: vec![],
+            placed: vec![],
+            decided: vec![],
+            reads: vec![],
+            followers: vec![],
+            swept: false,
+            touched: HashSet::new(),
+            keys: vec![],
+            ended: vec![],
+            system_chain: None,
+        }
+    }
+
+    pub fn write(
+        &mut self,
+        scribe: &Scribe<'_>,
+        steps: impl ExactSizeIterator<Item = (Event, Option<Balance>)>,
+        command: Option<&CommandRef>,
+        chain: &mut Chain,
+    ) -> Result<Vec<Recorded>, LedgerError> {
+        let first = self.rows.len();
+        let events = scribe.write(steps, command, chain, &mut self.head, &mut self.rows)?;
+        for (row, recorded) in self.rows.iter().skip(first).zip(&events) {
+            self.ended.extend(ended_by(&recorded.payload.event).map(|end| (row.position, end)));
+            self.placed.push(Placed { position: row.position, hash: row.hash, recorded: recorded.clone() });
+        }
+        Ok(events)
+    }
+
+    pub fn expire(&mut self, scribe: &Scribe<'_>, known: &mut Known) -> Result<(), LedgerError> {
+        let due = known.account.expire_due(self.now).into_iter();
+        let due = due.map(|(event, balance)| (event, Some(balance)));
+        self.write(scribe, due, None, &mut known.chain).map(|_| ())
+    }
+
+    /// Binds the command's key to what it made; a command that made nothing binds none.
+    pub fn bind(&mut self, command: &Command, events: &[Recorded], recent: &mut Recent) {
+        let Some(key) = command.idempotency.as_ref().filter(|_| !events.is_empty()) else { return };
+        let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
+        let position = self.head.next_position - i64::from(count);
+        let hash = key_hash(command.org, &key.key);
+        let fingerprint = key.fingerprint.clone();
+        recent.bind(hash, Bound { fingerprint, position, count, at: self.now });
+        self.keys.push((position, hash));
+    }
+
+    pub fn events(&self) -> f64 {
+        u32::try_from(self.rows.len()).map_or(f64::MAX, f64::from)
+    }
+
+    /// Counts what was written and what was refused.
+    pub fn count(&self) {
+        let mut kinds: HashMap<&str, u64> = HashMap::new();
+        for row in &self.rows {
+            *kinds.entry(&row.kind).or_default() += 1;
+        }
+        for (kind, count) in kinds {
+            metrics::counter!("tollgate_events_total", "kind" => kind.to_owned()).increment(count);
+        }
+        for (_, answer) in &self.decided {
+            match answer {
+                Answer::No(LedgerError::Refused(refusal)) => {
+                    metrics::counter!("tollgate_refusals_total", "reason" => refusal.name()).increment(1);
+                }
+                Answer::Made(events) => {
+                    let excess = events.iter().map(|recorded| excess(&recorded.payload.event)).sum();
+                    metrics::counter!("tollgate_overage_nanocredits_total").increment(excess);
+                }
+                Answer::No(_) | Answer::Replay(_) => {}
+            }
+        }
+    }
+
+    pub fn into_jobs(self) -> impl Iterator<Item = Job> {
+        let commands = self.decided.into_iter().map(|(command, _)| Job::Command(command));
+        let reads = self.reads.into_iter().map(|(org, read)| Job::Read { org, read });
+        let followers = self.followers.into_iter().map(Job::Follow);
+        commands.chain(reads).chain(followers).chain(self.swept.then_some(Job::Sweep))
+    }
+}
+
+/// Nanocredits of a cost that no org pays.
+fn excess(event: &Event) -> u64 {
+    match event {
+        Event::ReservationSettled { excess, .. } => u64::try_from(excess.nanos()).unwrap_or_default(),
+        _ => 0,
+    }
+}
