@@ -67,12 +67,15 @@ impl Cluster {
         Cluster::started(Command::new("sh").args(["-c", include_str!("postgres.sh")]))
     }
 
-    /// With a tablespace "small" of 48 MiB. None where this process may not mount one.
-    pub fn with_small_disk() -> Option<Cluster> {
+    /// With a tablespace "small" of 48 MiB, or as much for its write-ahead log. None where this process may not mount one.
+    pub fn with_small_disk(purpose: &str) -> Option<Cluster> {
         let try_to = ["-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"];
         Command::new("unshare").args(try_to).output().ok().filter(|tried| tried.status.success())?;
         let mut command = Command::new("unshare");
-        command.args(["-m", "sh", "-c", include_str!("postgres.sh")]).env("SMALL_DISK", "48m");
+        command
+            .args(["-m", "sh", "-c", include_str!("postgres.sh")])
+            .env("SMALL_DISK", "48m")
+            .env("SMALL_DISK_FOR", purpose);
         Some(Cluster::started(&mut command))
     }
 

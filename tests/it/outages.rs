@@ -42,7 +42,7 @@ async fn i5_a_full_disk_of_postgres_refuses_writes_keeps_reads_and_recovers() {
     if !is_postgres() {
         return;
     }
-    let Some(mut cluster) = Cluster::with_small_disk() else {
+    let Some(mut cluster) = Cluster::with_small_disk("tables") else {
         println!("skipped: this process may not mount a small file system; root may");
         return;
     };
@@ -64,6 +64,37 @@ async fn i5_a_full_disk_of_postgres_refuses_writes_keeps_reads_and_recovers() {
     assert_eq!(balance["held"], json!(held.to_string()));
     assert_eq!(resumed, StatusCode::CREATED);
     println!("{held} holds until the disk was full");
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i5_a_full_write_ahead_log_of_postgres_loses_nothing_acknowledged() {
+    if !is_postgres() {
+        return;
+    }
+    let Some(mut cluster) = Cluster::with_small_disk("wal") else {
+        println!("skipped: this process may not mount a small file system; root may");
+        return;
+    };
+    cluster.create_database("filled").await;
+    let app = TestApp::of(Arc::new(TestDatabase::at(cluster.url("filled")))).await;
+    let acme = app.funded("acme", "100000").await;
+    let traffic = Traffic::new("acme", vec![acme.clone()]);
+    let callers = traffic.start(CALLERS, 2);
+    more_pairs(&traffic).await;
+
+    cluster.order("fill");
+    // The server ends itself.
+    while acme.get("/api/v1/orgs/acme/balance").await.status != StatusCode::SERVICE_UNAVAILABLE {
+        tokio::task::yield_now().await;
+    }
+    cluster.order("free");
+    cluster.order("stop");
+    cluster.order("start");
+    more_pairs(&traffic).await;
+    traffic.stop(callers).await;
+
+    traffic.check(&app).await;
     app.finish().await;
 }
 

@@ -1,7 +1,8 @@
 # A throw-away PostgreSQL cluster in a directory of its own, reached by a socket there and by no port. Says where once it
 # is ready, and ends when its input does, so that it never outlives the tests that started it. Until then it is told to
-# "stop", as by a power cut, and to "start", and repeats each word once that is done. With SMALL_DISK it also has a
-# tablespace "small" on a file system of that size, which it alone sees, to be told to "fill" and to "free".
+# "stop", as by a power cut, and to "start", and repeats each word once that is done. With SMALL_DISK it also has a file
+# system of that size, which it alone sees, to be told to "fill" and to "free": a tablespace "small" is on it or, with
+# SMALL_DISK_FOR=wal, the write-ahead log.
 set -eu
 bin=
 for found in $(command -v initdb >/dev/null && dirname "$(readlink -f "$(command -v initdb)")") \
@@ -25,7 +26,13 @@ stop() {
 }
 trap stop EXIT
 trap 'exit 1' INT TERM
-as "$bin/initdb" -D "$folder/data" -A trust -U tollgate -E UTF8 --no-locale --no-instructions >"$folder/log" 2>&1 \
+wal=
+if [ -n "${SMALL_DISK:-}" ]; then
+    as mkdir "$folder/small"
+    mount -t tmpfs -o "size=$SMALL_DISK,mode=1777" tmpfs "$folder/small"
+    [ "${SMALL_DISK_FOR:-}" != wal ] || wal="--waldir=$folder/small/wal --wal-segsize=1"
+fi
+as "$bin/initdb" -D "$folder/data" $wal -A trust -U tollgate -E UTF8 --no-locale --no-instructions >"$folder/log" 2>&1 \
     || { cat "$folder/log" >&2; exit 1; }
 start() {
     as "$bin/pg_ctl" -D "$folder/data" -l "$folder/data/log" -w start \
@@ -33,16 +40,15 @@ start() {
         || { cat "$folder/data/log" >&2; exit 1; }
 }
 start
-if [ -n "${SMALL_DISK:-}" ]; then
-    as mkdir "$folder/small"
-    mount -t tmpfs -o "size=$SMALL_DISK,mode=1777" tmpfs "$folder/small"
+if [ -n "${SMALL_DISK:-}" ] && [ -z "$wal" ]; then
     as mkdir -m 700 "$folder/small/space"
     as "$bin/psql" -q -h "$folder" -U tollgate postgres -c "create tablespace small location '$folder/small/space'"
 fi
 echo "$folder"
 while read -r order; do
     case "$order" in
-        stop) as "$bin/pg_ctl" -D "$folder/data" -m immediate -w stop >/dev/null ;;
+        # It may have stopped by itself.
+        stop) as "$bin/pg_ctl" -D "$folder/data" -m immediate -w stop >/dev/null 2>&1 || true ;;
         start) start ;;
         fill) dd if=/dev/zero of="$folder/small/ballast" bs=8k 2>/dev/null || true ;;
         free) rm "$folder/small/ballast" ;;
