@@ -5,6 +5,7 @@ mod batch;
 mod docs;
 mod events;
 mod experiments;
+mod explanation;
 mod extract;
 mod funds;
 mod health;
@@ -95,7 +96,7 @@ fn documented() -> OpenApiRouter<ApiState> {
         .routes(routes!(reservations::settle))
         .routes(routes!(reservations::release))
         .routes(routes!(reservations::extend))
-        .routes(routes!(reservations::explain))
+        .routes(routes!(explanation::explain))
         .routes(routes!(batch::run))
         .routes(routes!(rules::set_budgets, rules::budgets))
         .routes(routes!(rules::set_limits, rules::limits))

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -13,10 +12,9 @@ use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, Se
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
 use crate::domain::event::{
-    Attempt, AttemptOutcome, CommandRef, Dispatcher, Event, ExpiryPolicy, LotBurn, Purpose, Recorded, Role,
+    Attempt, AttemptOutcome, CommandRef, Dispatcher, Event, ExpiryPolicy, Purpose, Recorded, Role,
 };
 use crate::domain::ids::{OrgId, ProjectId, ReservationId};
-use crate::domain::pricing::cost::{CostBreakdown, CostLine};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
 use crate::http::extract::{
@@ -27,7 +25,6 @@ use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
 use crate::ledger::{LedgerError, Submission};
 use crate::operations::authenticate::Actor;
-use crate::operations::explain::{ExplainedAttempt, Explanation};
 use crate::operations::list_holds::list_holds;
 use crate::operations::price_usage::{Planned, affordable, price_usage, quote};
 use crate::operations::show_reservation::{ReservationView, show_reservation};
@@ -241,77 +238,6 @@ pub async fn extend(
 ) -> Result<Json<ExtendedView>, Problem> {
     let id = authorised(&actor, &reservation, &[Role::Gateway])?;
     Ok(Json(extend_by(&api, &actor, id, body, idempotency).await?))
-}
-
-#[derive(Serialize, ToSchema)]
-pub struct ExplanationView {
-    #[serde(flatten)]
-    reservation: ReservationOut,
-    /// Null before it was settled.
-    price_book_version: Option<u64>,
-    attempts: Vec<AttemptView>,
-    #[schema(value_type = Vec<Object>)]
-    paid_by: Vec<LotBurn>,
-    events: Vec<TimelineView>,
-}
-
-#[derive(Serialize, ToSchema)]
-struct AttemptView {
-    provider: String,
-    model: String,
-    #[schema(value_type = String)]
-    outcome: AttemptOutcome,
-    usage: Usage,
-    #[schema(value_type = String)]
-    usage_source: UsageSource,
-    cost: Credits,
-    provider_cost: Credits,
-    /// Null where no usage was priced: the hold's bound was charged, or nothing.
-    breakdown: Option<BreakdownView>,
-    /// Whether usage × price book version is the cost that was recorded.
-    agrees: Option<bool>,
-}
-
-/// (token lines × uplift + unit lines) × (1 + mark-up), rounded half up to the nanocredit.
-#[derive(Serialize, ToSchema)]
-struct BreakdownView {
-    tokens: Vec<LineView>,
-    units: Vec<LineView>,
-    uplift: String,
-    mark_up_percent: String,
-    exact: String,
-    rounded: Credits,
-}
-
-#[derive(Serialize, ToSchema)]
-struct LineView {
-    class: &'static str,
-    quantity: u64,
-    /// Credits per million tokens, or per unit.
-    rate: String,
-    cost: String,
-}
-
-#[derive(Serialize, ToSchema)]
-struct TimelineView {
-    kind: String,
-    version: i64,
-    recorded_at: String,
-}
-
-/// How a charge came about: usage × rates, rounding, the lots that paid, and every event.
-#[utoipa::path(get, path = "/api/v1/reservations/{reservation}/explain", tag = "reservations",
-    params(("reservation", description = "Its id.")),
-    security(("key" = ["operator", "finance", "org_admin", "gateway"])),
-    responses((status = 200, description = "The cost, step by step.", body = ExplanationView), Problems))]
-pub async fn explain(
-    State(api): State<ApiState>,
-    actor: Actor,
-    Path(reservation): Path<String>,
-) -> Result<Json<ExplanationView>, Problem> {
-    let id = authorised(&actor, &reservation, &[Role::Finance, Role::OrgAdmin, Role::Gateway])?;
-    let explanation = crate::operations::explain::explain(&api.ledger, id).await?;
-    Ok(Json(explanation_view(view(&api, id).await?, explanation)))
 }
 
 pub async fn reserve(
@@ -578,7 +504,7 @@ fn available_after(recorded: &Recorded) -> Credits {
     recorded.payload.balance.map(|balance| balance.available).unwrap_or_default()
 }
 
-async fn view(api: &ApiState, id: ReservationId) -> Result<ReservationOut, Problem> {
+pub(super) async fn view(api: &ApiState, id: ReservationId) -> Result<ReservationOut, Problem> {
     Ok(reservation_out(id, &show_reservation(&api.ledger, id).await?))
 }
 
@@ -606,53 +532,4 @@ fn available(refusal: &Refusal) -> Option<Credits> {
 fn unpriced(model: &str) -> Problem {
     let detail = format!("`{model}` has no price here; publish one, or hold `credits` of your own reckoning");
     Problem::unprocessable("unpriced_model", detail)
-}
-
-fn explanation_view(reservation: ReservationOut, explanation: Explanation) -> ExplanationView {
-    let event = |event: crate::operations::list_events::StoredEvent| TimelineView {
-        kind: event.kind,
-        version: event.version,
-        recorded_at: event.recorded_at.to_rfc3339(),
-    };
-    ExplanationView {
-        reservation,
-        price_book_version: explanation.price_book_version,
-        attempts: explanation.attempts.into_iter().map(attempt_view).collect(),
-        paid_by: explanation.paid_by,
-        events: explanation.events.into_iter().map(event).collect(),
-    }
-}
-
-fn attempt_view(explained: ExplainedAttempt) -> AttemptView {
-    let agrees = explained.agrees();
-    let ExplainedAttempt { attempt, breakdown } = explained;
-    AttemptView {
-        provider: attempt.provider,
-        model: attempt.model,
-        outcome: attempt.outcome,
-        usage: attempt.usage,
-        usage_source: attempt.usage_source,
-        cost: attempt.cost,
-        provider_cost: attempt.provider_cost,
-        breakdown: breakdown.map(breakdown_view),
-        agrees,
-    }
-}
-
-fn breakdown_view(breakdown: CostBreakdown) -> BreakdownView {
-    let exact = |amount: Decimal| amount.normalize().to_string();
-    let line = |line: CostLine| LineView {
-        class: line.class,
-        quantity: line.quantity,
-        rate: exact(line.rate),
-        cost: exact(line.cost),
-    };
-    BreakdownView {
-        tokens: breakdown.tokens.into_iter().map(line).collect(),
-        units: breakdown.units.into_iter().map(line).collect(),
-        uplift: exact(breakdown.uplift),
-        mark_up_percent: exact(breakdown.mark_up_percent),
-        exact: exact(breakdown.exact),
-        rounded: breakdown.rounded,
-    }
 }
