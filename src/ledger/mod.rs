@@ -64,11 +64,13 @@ pub struct Memory {
     pub accounts: usize,
     /// Events after which an account is saved, so that its next fold is short, and that of a balance of the past.
     pub events_per_snapshot: i64,
+    /// Events that the look-ups may lack, and that are therefore kept: with more, writes wait for the projections.
+    pub unindexed: i64,
 }
 
 impl Default for Memory {
     fn default() -> Memory {
-        Memory { recent: 16_384, accounts: 16_384, events_per_snapshot: 1_000 }
+        Memory { recent: 16_384, accounts: 16_384, events_per_snapshot: 1_000, unindexed: 1_000_000 }
     }
 }
 

@@ -236,7 +236,7 @@ async fn i1_two_writers_of_one_log_never_overspend_and_read_each_other() {
 
 #[tokio::test]
 async fn i3_and_i4_hold_for_what_has_left_memory() {
-    let small = Memory { recent: 2, accounts: 1, events_per_snapshot: 3 };
+    let small = Memory { recent: 2, accounts: 1, events_per_snapshot: 3, ..Memory::default() };
     let node = Node::funded(1_000).await.with(small).await;
     let first = node.keyed(reserve(1, 4), Some(("k1", "a"))).await.expect("holds");
     node.keyed(settle(1, 3), Some(("s1", "b"))).await.expect("settles");
@@ -391,7 +391,7 @@ async fn i3_a_reservation_is_found_though_another_node_folded_the_projections() 
 
 #[tokio::test]
 async fn i3_a_late_settle_counts_once_though_memory_is_short_and_projections_are_behind() {
-    let small = Memory { recent: 2, accounts: 16, events_per_snapshot: 1_000 };
+    let small = Memory { recent: 2, accounts: 16, events_per_snapshot: 1_000, ..Memory::default() };
     let node = Node::funded(100).await.with(small).await;
     node.run(reserve(1, 4)).await.expect("holds");
     node.run(OrgCommand::Release { reservation: id(1) }).await.expect("releases");
@@ -602,7 +602,7 @@ async fn i1_and_i4_hold_where_projections_went_back_behind_a_nodes_back() {
 
 #[tokio::test]
 async fn reservations_that_were_recalled_leave_memory_again() {
-    let small = Memory { recent: 2, accounts: 16, events_per_snapshot: 1_000 };
+    let small = Memory { recent: 2, accounts: 16, events_per_snapshot: 1_000, ..Memory::default() };
     let node = Node::funded(1_000).await.with(small).await;
     for n in 0..50 {
         node.run(reserve(n, 1)).await.expect("holds");
@@ -617,6 +617,26 @@ async fn reservations_that_were_recalled_leave_memory_again() {
 
     let kept = node.ledger.read(ACME, |account| account.ended.len()).await.expect("reads");
     assert!(kept <= 3, "{kept} are kept");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn writes_wait_for_projections_that_lie_too_far_behind() {
+    let small = Memory { unindexed: 10, ..Memory::default() };
+    let node = Node::funded(1_000).await.with(small).await;
+    let mut held = 0;
+    while node.run(reserve(held, 1)).await.is_ok() {
+        held += 1;
+    }
+
+    let refused = node.run(reserve(held, 1)).await.expect_err("memory is full");
+    let balance = node.balance().await;
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    node.run(reserve(held, 1)).await.expect("holds");
+
+    assert!(refused.to_string().contains("behind"), "{refused}");
+    assert!(held >= 10, "{held}");
+    assert_eq!(balance.held, Credits::from_whole(i64::try_from(held).expect("small")));
     node.finish().await;
 }
 

@@ -174,6 +174,7 @@ impl Writer {
                 jobs.drain(..).for_each(|job| job.refuse(&error.to_string()));
                 return;
             }
+            self.hold_back(jobs);
             let lock_first = self.locked_batches > 0 && jobs.iter().any(Job::may_write);
             let (batch, ending) = if lock_first {
                 match self.decide_locked(jobs).await {
@@ -205,6 +206,18 @@ impl Writer {
                     batch.into_jobs().for_each(|job| job.refuse(&why));
                 }
             }
+        }
+    }
+
+    /// Refuses what would write while the projections lag: what they lack is in memory here, which must not grow for ever.
+    fn hold_back(&self, jobs: &mut Vec<Job>) {
+        let unindexed = self.head.next_position - 1 - self.fetcher.projector.indexed(self.fetcher.shard);
+        if unindexed > self.state.memory.unindexed {
+            let writes = jobs.extract_if(.., |job| job.may_write());
+            let why = format!(
+                "the projections lie {unindexed} events behind; writes go on once they have caught up"
+            );
+            writes.for_each(|job| job.refuse(&why));
         }
     }
 

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::database::TestDatabase;
 
-const SMALL: Memory = Memory { recent: 8, accounts: 4, events_per_snapshot: 50 };
+const SMALL: Memory = Memory { recent: 8, accounts: 4, events_per_snapshot: 50, unindexed: 1_000_000 };
 const BEGIN: Timestamp = Timestamp(1_793_491_200_000_000);
 const ORGS: u64 = 16;
 const STEPS: u64 = 600;
