@@ -153,6 +153,31 @@ impl Purpose {
     /// Labels group every report, for ever: few, and short.
     pub const LABELS_MAX: usize = 16;
     pub const LABEL_CHARACTERS_MAX: usize = 255;
+    /// Of all names and values together: they are a part of an index's key.
+    pub const LABELS_BYTES_MAX: usize = 1_024;
+
+    /// Whether what a caller says of a request can be kept for ever and grouped by.
+    ///
+    /// # Errors
+    /// What can't, in words.
+    pub fn check(end_user: Option<&str>, labels: &BTreeMap<String, String>) -> Result<(), String> {
+        let text = |name: &str, text: &str| {
+            let fits = (1..=Purpose::LABEL_CHARACTERS_MAX).contains(&text.len())
+                && !text.chars().any(char::is_control);
+            let max = Purpose::LABEL_CHARACTERS_MAX;
+            fits.then_some(()).ok_or_else(|| format!("{name} has 1 to {max} bytes and no control characters"))
+        };
+        end_user.map_or(Ok(()), |end_user| text("an end user's id", end_user))?;
+        labels.iter().try_for_each(|(name, value)| {
+            text("a label's name", name).and_then(|()| text("a label's value", value))
+        })?;
+        let bytes: usize = labels.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if labels.len() > Purpose::LABELS_MAX || bytes > Purpose::LABELS_BYTES_MAX {
+            let (count, max) = (Purpose::LABELS_MAX, Purpose::LABELS_BYTES_MAX);
+            return Err(format!("there are at most {count} labels, of {max} bytes together"));
+        }
+        Ok(())
+    }
 
     /// A hold's purpose as its settle knows it: the route, arm, model and decision as they turned out, and labels added. For
     /// whom it was held stays: that is whose budgets it counts in.

@@ -25,6 +25,7 @@ use crate::operations::authenticate::{Actor, AuthError, authenticate, recognise}
 /// Text is about this many bytes a token.
 const BYTES_PER_TOKEN: usize = 4;
 const LABELS: &str = "x-tollgate-labels";
+const IDEMPOTENCY_KEY_MAX: usize = 255;
 /// Under which label reports know a prompt and its version.
 const PROMPT_LABEL: &str = "prompt";
 const TIMEOUT: &str = "x-request-timeout";
@@ -148,13 +149,12 @@ pub async fn admit(
         labels: labels(headers, prompt)?,
         ..Purpose::default()
     };
+    Purpose::check(purpose.end_user.as_deref(), &purpose.labels)
+        .map_err(|why| Failure::new(400, "invalid_purpose", why))?;
     let limits = &state.ledger.access(caller.org).await?.limits;
     let tokens = asked_tokens(endpoint, &body, bytes.len());
     let place = Arc::new(state.limiter.admit(caller.org, limits, &purpose, tokens).await?);
-    let idempotency = headers
-        .get("idempotency-key")
-        .and_then(|key| key.to_str().ok())
-        .map(|key| CommandRef { key: format!("v1:{key}"), fingerprint: hex::encode(Sha256::digest(bytes)) });
+    let idempotency = idempotency(headers, bytes)?;
     let under_way = Arc::new(state.under_way.clone().read_owned().await);
     let ends_at = ends_at(headers, state.ledger.clock().now())?;
     let bytes = bytes.len();
@@ -175,6 +175,16 @@ pub async fn admit(
         place,
         _under_way: under_way,
     })
+}
+
+/// A key that can't be read must not pass as none: the call would be made twice.
+fn idempotency(headers: &HeaderMap, bytes: &Bytes) -> Result<Option<CommandRef>, Failure> {
+    let Some(given) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = given.to_str().ok().filter(|key| (1..=IDEMPOTENCY_KEY_MAX).contains(&key.len()));
+    let words = || format!("`Idempotency-Key` has 1 to {IDEMPOTENCY_KEY_MAX} ASCII characters");
+    let key = key.ok_or_else(|| Failure::new(400, "invalid_idempotency_key", words()))?;
+    let fingerprint = hex::encode(Sha256::digest(bytes));
+    Ok(Some(CommandRef { key: format!("v1:{key}"), fingerprint }))
 }
 
 /// About so many tokens in and, where the caller says, at most so many out.
@@ -207,16 +217,9 @@ fn given_labels(headers: &HeaderMap) -> Result<BTreeMap<String, String>, Failure
         let (name, value) =
             pair.split_once('=').ok_or_else(|| malformed("is written as name=value, name=value"))?;
         let (name, value) = (name.trim(), value.trim());
-        let fits = |text: &str| !text.is_empty() && text.len() <= Purpose::LABEL_CHARACTERS_MAX;
-        let sound = fits(name) && fits(value);
-        if sound {
-            Ok((name.to_owned(), value.to_owned()))
-        } else {
-            Err(malformed("a name or value is empty or too long"))
-        }
+        Ok((name.to_owned(), value.to_owned()))
     };
-    let labels: BTreeMap<String, String> = given.split(',').map(pair).collect::<Result<_, _>>()?;
-    if labels.len() > Purpose::LABELS_MAX { Err(malformed("has too many labels")) } else { Ok(labels) }
+    given.split(',').map(pair).collect()
 }
 
 /// `x-tollgate-complexity: simple|standard|hard`; `off` is the strongest, whatever the text says.

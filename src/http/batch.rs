@@ -102,7 +102,7 @@ async fn one(api: &ApiState, actor: &Actor, operation: Value) -> Result<(StatusC
         op => format!("POST /api/v1/reservations/{named}/{op}"),
     };
     let idempotency = CommandRef { key, fingerprint: fingerprint(&path, body.clone()) };
-    let id = || authorised(actor, &named, &[Role::Gateway]);
+    let id = async || authorised(api, actor, &named, &[Role::Gateway]).await;
     match op.as_str() {
         "reserve" => {
             let org = org_for(api, actor, &named, &[Role::Gateway]).await?;
@@ -110,17 +110,18 @@ async fn one(api: &ApiState, actor: &Actor, operation: Value) -> Result<(StatusC
             Ok((StatusCode::CREATED, json(held)?))
         }
         "settle" => {
-            let settled = reservations::settle_by(api, actor, id()?, parse(body)?, idempotency).await?;
+            let settled = reservations::settle_by(api, actor, id().await?, parse(body)?, idempotency).await?;
             Ok((StatusCode::OK, json(settled)?))
         }
         "release" => {
             let Nothing {} = parse(body)?;
-            let (id, release) = (id()?, |reservation| OrgCommand::Release { reservation });
+            let (id, release) = (id().await?, |reservation| OrgCommand::Release { reservation });
             let released = reservations::end(api, actor, id, release(id), idempotency).await?;
             Ok((StatusCode::OK, json(released)?))
         }
         "extend" => {
-            let extended = reservations::extend_by(api, actor, id()?, parse(body)?, idempotency).await?;
+            let extended =
+                reservations::extend_by(api, actor, id().await?, parse(body)?, idempotency).await?;
             Ok((StatusCode::OK, json(extended)?))
         }
         _ => Err(Problem::malformed("`op` is reserve, settle, release or extend")),

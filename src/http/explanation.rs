@@ -84,7 +84,7 @@ pub async fn explain(
     actor: Actor,
     Path(reservation): Path<String>,
 ) -> Result<Json<ExplanationView>, Problem> {
-    let id = authorised(&actor, &reservation, &[Role::Finance, Role::OrgAdmin, Role::Gateway])?;
+    let id = authorised(&api, &actor, &reservation, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
     let explanation = explain::explain(&api.ledger, id).await?;
     Ok(Json(explanation_view(view(&api, id).await?, explanation)))
 }

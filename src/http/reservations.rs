@@ -30,10 +30,7 @@ use crate::operations::price_usage::{Planned, affordable, price_usage, quote};
 use crate::operations::show_reservation::{ReservationView, show_reservation};
 
 const TTL_SECONDS_DEFAULT: i64 = 600;
-/// More than any context window: what is above it is a mistake, not a request.
-const TOKENS_MAX: u64 = 1_000_000_000;
-const LABELS_MAX: usize = Purpose::LABELS_MAX;
-/// Longest end user, label, or name that a provider gives, in bytes.
+/// Longest name that a provider gives, in bytes.
 const TEXT_MAX: usize = 255;
 
 /// Exactly one of `credits` and `quote` says how much.
@@ -136,7 +133,7 @@ pub async fn show(
     actor: Actor,
     Path(reservation): Path<String>,
 ) -> Result<Json<ReservationOut>, Problem> {
-    let id = authorised(&actor, &reservation, &[Role::Finance, Role::OrgAdmin, Role::Gateway])?;
+    let id = authorised(&api, &actor, &reservation, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
     Ok(Json(view(&api, id).await?))
 }
 
@@ -153,7 +150,7 @@ pub async fn list(
 ) -> Result<Json<Page<ReservationOut>>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
     let limit = query.limit()?;
-    let holds = list_holds(&api.ledger, org, query.after()?, limit + 1).await?;
+    let holds = list_holds(&api.ledger, org, actor.project, query.after()?, limit + 1).await?;
     let rows = holds.into_iter().map(|(id, seen)| (id.to_string(), reservation_out(id, &seen)));
     Ok(Json(Page::cut(rows.collect(), limit)))
 }
@@ -184,7 +181,7 @@ pub async fn settle(
     Path(reservation): Path<String>,
     Keyed { body, idempotency }: Keyed<Cost>,
 ) -> Result<Json<EndView>, Problem> {
-    let id = authorised(&actor, &reservation, &[Role::Gateway])?;
+    let id = authorised(&api, &actor, &reservation, &[Role::Gateway]).await?;
     Ok(Json(settle_by(&api, &actor, id, body, idempotency).await?))
 }
 
@@ -204,7 +201,7 @@ pub async fn release(
     Path(reservation): Path<String>,
     Keyed { body: Nothing {}, idempotency }: Keyed<Nothing>,
 ) -> Result<Json<EndView>, Problem> {
-    let id = authorised(&actor, &reservation, &[Role::Gateway])?;
+    let id = authorised(&api, &actor, &reservation, &[Role::Gateway]).await?;
     Ok(Json(end(&api, &actor, id, OrgCommand::Release { reservation: id }, idempotency).await?))
 }
 
@@ -236,7 +233,7 @@ pub async fn extend(
     Path(reservation): Path<String>,
     Keyed { body, idempotency }: Keyed<Extension>,
 ) -> Result<Json<ExtendedView>, Problem> {
-    let id = authorised(&actor, &reservation, &[Role::Gateway])?;
+    let id = authorised(&api, &actor, &reservation, &[Role::Gateway]).await?;
     Ok(Json(extend_by(&api, &actor, id, body, idempotency).await?))
 }
 
@@ -248,10 +245,17 @@ pub async fn reserve(
     idempotency: CommandRef,
 ) -> Result<HoldView, Problem> {
     let project = project_of(actor, body.project)?;
-    if body.quote.as_ref().is_some_and(|quote| quote.input_tokens.max(quote.max_output_tokens) > TOKENS_MAX) {
-        return Err(Problem::malformed(format!("a quote is of at most {TOKENS_MAX} tokens in and out each")));
+    if body
+        .quote
+        .as_ref()
+        .is_some_and(|quote| quote.input_tokens.max(quote.max_output_tokens) > Usage::COUNT_MAX)
+    {
+        return Err(Problem::malformed(format!(
+            "a quote is of at most {} tokens in and out each",
+            Usage::COUNT_MAX
+        )));
     }
-    pseudonyms(body.end_user.as_ref(), &body.labels)?;
+    Purpose::check(body.end_user.as_deref(), &body.labels).map_err(Problem::malformed)?;
     let (system, now) = (api.ledger.system(), api.ledger.clock().now());
     let planned = body.quote.map(|quote| Planned {
         model: quote.model,
@@ -306,18 +310,6 @@ fn project_of(actor: &Actor, asked: Option<ProjectId>) -> Result<Option<ProjectI
     }
 }
 
-/// They are kept for ever and group every report: short, and few.
-fn pseudonyms(end_user: Option<&String>, labels: &BTreeMap<String, String>) -> Result<(), Problem> {
-    text_if_given("end_user", end_user, TEXT_MAX)?;
-    if labels.len() > LABELS_MAX {
-        return Err(Problem::malformed(format!("a hold has at most {LABELS_MAX} `labels`")));
-    }
-    labels.iter().try_for_each(|(name, value)| {
-        text("labels", name, TEXT_MAX)?;
-        text(name, value, TEXT_MAX)
-    })
-}
-
 pub async fn settle_by(
     api: &ApiState,
     actor: &Actor,
@@ -357,6 +349,12 @@ async fn priced_settle(
     text("provider", &provider, TEXT_MAX)?;
     text("model", &model, TEXT_MAX)?;
     text_if_given("provider_request_id", provider_request_id.as_ref(), TEXT_MAX)?;
+    if usage.pinned() != usage {
+        return Err(Problem::malformed(format!(
+            "no count of a call's `usage` is above {}",
+            Usage::COUNT_MAX
+        )));
+    }
     let hold = show_reservation(&api.ledger, id).await?;
     if hold.price_book_version > api.ledger.system().prices.version() {
         // Another node published what this one has not read yet.
@@ -438,10 +436,21 @@ pub async fn end(
     })
 }
 
-/// The reservation that a path or an operation names, where the actor may act on it.
-pub fn authorised(actor: &Actor, reservation: &str, roles: &[Role]) -> Result<ReservationId, Problem> {
-    let id: ReservationId = reservation.parse().map_err(|_| Problem::not_found("reservation"))?;
+/// The reservation that a path or an operation names, where the actor may act on it: a project's key on its project's.
+pub async fn authorised(
+    api: &ApiState,
+    actor: &Actor,
+    reservation: &str,
+    roles: &[Role],
+) -> Result<ReservationId, Problem> {
+    let unknown = || Problem::not_found("reservation");
+    let id: ReservationId = reservation.parse().map_err(|_| unknown())?;
     may(actor, id.org, roles)?;
+    if let Some(own) = actor.project
+        && show_reservation(&api.ledger, id).await?.project != Some(own)
+    {
+        return Err(unknown());
+    }
     Ok(id)
 }
 

@@ -9,9 +9,12 @@ use super::*;
 use crate::domain::account::command::{Reserve, Settle};
 use crate::domain::commerce::Bundle;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Balance, Dispatcher, Event, ExpiryPolicy, GrantKind, LotTerms, Purpose, Role};
+use crate::domain::event::{
+    Attempt, AttemptOutcome, Balance, Dispatcher, Event, ExpiryPolicy, GrantKind, LotTerms, Purpose, Role,
+};
 use crate::domain::ids::{BundleId, KeyId, LotId, ReservationId};
 use crate::domain::time::Timestamp;
+use crate::domain::usage::{Usage, UsageSource};
 use crate::domain::views::View;
 use crate::domain::views::index::{key_entry, key_hash};
 use crate::store::projections::Snapshot;
@@ -617,6 +620,38 @@ async fn reservations_that_were_recalled_leave_memory_again() {
 
     let kept = node.ledger.read(ACME, |account| account.ended.len()).await.expect("reads");
     assert!(kept <= 3, "{kept} are kept");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn i7_counts_that_can_not_be_true_stop_no_projection() {
+    let node = Node::funded(10).await;
+    for n in 0..2 {
+        node.run(reserve(n, 1)).await.expect("holds");
+        let (OrgCommand::Settle(settle), now) = (settle(n, 1), node.clock.now()) else {
+            unreachable!("it is one")
+        };
+        let usage =
+            Usage { input_tokens: u64::MAX, output_tokens: i64::MAX.unsigned_abs(), ..Usage::default() };
+        let attempt = Attempt {
+            provider: "nobody".into(),
+            model: "none".into(),
+            provider_request_id: None,
+            outcome: AttemptOutcome::Succeeded,
+            usage,
+            usage_source: UsageSource::External,
+            cost: settle.cost,
+            provider_cost: settle.cost,
+            priced_by: None,
+            service_tier: None,
+            saved: Credits::ZERO,
+            started_at: now,
+            ended_at: now,
+            status: None,
+        };
+        node.run(OrgCommand::Settle(Settle { attempts: vec![attempt], ..settle })).await.expect("settles");
+        node.ledger.projector().catch_up_all().await.expect("projects");
+    }
     node.finish().await;
 }
 

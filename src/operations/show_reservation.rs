@@ -4,7 +4,7 @@ use crate::domain::account::command::ReservationStatus;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::account::{Account, Ended, Hold};
 use crate::domain::credits::Credits;
-use crate::domain::ids::ReservationId;
+use crate::domain::ids::{ProjectId, ReservationId};
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::{reservation_entry, reservation_of};
 use crate::ledger::{Ledger, LedgerError};
@@ -19,6 +19,7 @@ pub struct ReservationView {
     pub expires_at: Option<Timestamp>,
     pub reserved_at: Timestamp,
     pub price_book_version: u64,
+    pub project: Option<ProjectId>,
 }
 
 /// # Errors
@@ -61,6 +62,7 @@ pub(super) fn of_hold(hold: &Hold) -> ReservationView {
         expires_at: Some(hold.terms.expires_at),
         reserved_at: hold.reserved_at,
         price_book_version: hold.price_book_version,
+        project: hold.purpose.project,
     }
 }
 
@@ -72,5 +74,6 @@ fn of_ended(ended: &Ended) -> ReservationView {
         expires_at: None,
         reserved_at: ended.reserved_at,
         price_book_version: ended.price_book_version,
+        project: ended.purpose.project,
     }
 }

@@ -262,6 +262,52 @@ async fn i12_the_key_of_a_project_spends_for_no_other_project() {
 }
 
 #[tokio::test]
+async fn i12_the_key_of_a_project_touches_no_other_projects_hold() {
+    let app = TestApp::start().await;
+    app.funded("acme", "10").await;
+    let operator = app.operator();
+    let mut keys = Vec::new();
+    for name in ["web", "batch"] {
+        let made = operator.post("/api/v1/orgs/acme/projects", json!({ "name": name })).await;
+        let project = made.expect(StatusCode::CREATED)["id"].clone();
+        let key = json!({ "name": name, "role": "gateway", "project": project });
+        let key = operator.post("/api/v1/orgs/acme/keys", key).await.expect(StatusCode::CREATED);
+        keys.push(app.with_key(key["secret"].as_str().unwrap()));
+    }
+    let [web, batch] = &keys[..] else { panic!("two keys") };
+    let hold = web.post("/api/v1/orgs/acme/reservations", json!({ "credits": "1" })).await;
+    let id = hold.expect(StatusCode::CREATED)["id"].as_str().unwrap().to_owned();
+    let path = format!("/api/v1/reservations/{id}");
+
+    for end in ["settle", "release", "extend"] {
+        let body = match end {
+            "settle" => json!({ "credits": "1" }),
+            "release" => json!({}),
+            _ => json!({ "ttl_seconds": 60 }),
+        };
+        batch.post(&format!("{path}/{end}"), body.clone()).await.expect(StatusCode::NOT_FOUND);
+        let mut operation = body;
+        operation["op"] = end.into();
+        operation["reservation"] = id.clone().into();
+        operation["idempotency_key"] = end.into();
+        let done = batch.post("/api/v1/batch", json!({ "operations": [operation] })).await;
+        assert_eq!(done.expect(StatusCode::OK)["outcomes"][0]["status"], 404, "{end}");
+    }
+    for seen in [path.clone(), format!("{path}/explain")] {
+        batch.get(&seen).await.expect(StatusCode::NOT_FOUND);
+        web.get(&seen).await.expect(StatusCode::OK);
+    }
+    let listed = async |key: &Actor| {
+        let listed = key.get("/api/v1/orgs/acme/reservations").await.expect(StatusCode::OK);
+        listed["data"].as_array().unwrap().len()
+    };
+    assert_eq!((listed(web).await, listed(batch).await), (1, 0));
+    web.post(&format!("{path}/settle"), json!({ "credits": "1" })).await.expect(StatusCode::OK);
+    batch.get(&path).await.expect(StatusCode::NOT_FOUND);
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn every_list_comes_in_pages_that_end() {
     let app = TestApp::start().await;
     let acme = app.funded("acme", "10").await;

@@ -40,6 +40,71 @@ async fn i9_a_quote_covers_its_usage_and_the_charge_is_explained() {
 }
 
 #[tokio::test]
+async fn usage_that_can_not_be_true_is_refused_and_the_hold_stays() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    let hold = acme.post(RESERVATIONS, json!({ "credits": "1" })).await.expect(StatusCode::CREATED);
+    let path = format!("/api/v1/reservations/{}", hold["id"].as_str().unwrap());
+    let settle = |count: u64| json!({ "provider": "openai", "model": "gpt-4o-mini", "usage": { "input_tokens": count } });
+
+    for count in [1_000_000_001, i64::MAX.unsigned_abs(), u64::MAX] {
+        let refused =
+            acme.post(&format!("{path}/settle"), settle(count)).await.expect(StatusCode::BAD_REQUEST);
+        assert!(refused["detail"].as_str().unwrap().contains("1000000000"), "{refused}");
+    }
+    let stands = acme.get(&path).await.expect(StatusCode::OK);
+    acme.post(&format!("{path}/settle"), settle(1_000)).await.expect(StatusCode::OK);
+
+    assert_eq!(stands["status"], "held");
+    app.operator().get("/api/v1/orgs/acme/spend?group_by=model").await.expect(StatusCode::OK);
+    app.finish().await;
+}
+
+/// Some text that no database can make short.
+fn noise(bytes: usize) -> String {
+    let mut state = 1_u64;
+    let letter = |state: &mut u64| {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'0' + u8::try_from((*state >> 33) % 75).unwrap())
+    };
+    std::iter::repeat_with(|| letter(&mut state)).take(bytes).collect()
+}
+
+#[tokio::test]
+async fn whatever_a_hold_may_say_of_itself_is_grouped_by() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    let labels = |bytes: usize| {
+        let values = (0..4).map(|label| (format!("label-{label}"), json!(noise(bytes / 4 - 7))));
+        Value::Object(values.collect())
+    };
+    let hold =
+        |end_user: String, labels: Value| json!({ "credits": "1", "end_user": end_user, "labels": labels });
+
+    let longest = acme.post(RESERVATIONS, hold(noise(255), labels(1_024))).await.expect(StatusCode::CREATED);
+    let settle = json!({ "provider": noise(255), "model": noise(255), "usage": { "input_tokens": 1 } });
+    let path = format!("/api/v1/reservations/{}/settle", longest["id"].as_str().unwrap());
+    acme.post(&path, settle).await.expect(StatusCode::OK);
+    for refused in [
+        hold(noise(256), json!({})),
+        hold("a\u{0}b".into(), json!({})),
+        hold(String::new(), json!({})),
+        hold("u".into(), labels(1_028)),
+        hold("u".into(), json!({ "a": "b\u{0}" })),
+        hold(
+            "u".into(),
+            (0..17).map(|n| (n.to_string(), json!("x"))).collect::<serde_json::Map<_, _>>().into(),
+        ),
+    ] {
+        acme.post(RESERVATIONS, refused).await.expect(StatusCode::BAD_REQUEST);
+    }
+
+    let spend = app.operator().get("/api/v1/orgs/acme/spend?group_by=end_user").await.expect(StatusCode::OK);
+    assert_eq!(spend["data"][0]["end_user"], noise(255));
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn a_refused_quote_names_the_longest_output_that_is_affordable() {
     let app = TestApp::start().await;
     let acme = app.funded("acme", "0.005").await;

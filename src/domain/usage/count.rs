@@ -2,8 +2,7 @@
 
 use serde_json::Value;
 
-/// Beyond this no count is true: the largest context windows hold millions of tokens, not billions.
-const COUNT_MAX: u64 = 1_000_000_000;
+use crate::domain::usage::Usage;
 
 /// A report that can't be true. The call goes to quarantine and charges the hold's bound.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,7 +30,7 @@ pub(super) fn reported(report: &Value, path: &[&str]) -> Result<Option<u64>, Usa
         None | Some(Value::Null) => Ok(None),
         Some(value) => value
             .as_u64()
-            .filter(|count| *count <= COUNT_MAX)
+            .filter(|count| *count <= Usage::COUNT_MAX)
             .map(Some)
             .ok_or_else(|| UsageAnomaly::NotACount { field: path.join(".") }),
     }

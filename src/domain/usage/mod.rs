@@ -80,25 +80,41 @@ pub enum UsageSource {
 }
 
 impl Usage {
+    /// Beyond this no count is true: the largest context windows hold millions of tokens, not billions.
+    pub const COUNT_MAX: u64 = 1_000_000_000;
+
+    /// With every count that can't be true brought down to [`Usage::COUNT_MAX`], so that sums of many stay in range.
+    pub fn pinned(&self) -> Usage {
+        let mut pinned = self.clone();
+        pinned.classes().into_iter().for_each(|count| *count = (*count).min(Usage::COUNT_MAX));
+        pinned
+    }
+
     /// Both together, class by class. Pins at the end of the range.
     pub fn plus(&self, other: &Usage) -> Usage {
-        let sum = |class: fn(&Usage) -> u64| class(self).saturating_add(class(other));
-        Usage {
-            input_tokens: sum(|usage| usage.input_tokens),
-            cache_read_tokens: sum(|usage| usage.cache_read_tokens),
-            cache_write_5m_tokens: sum(|usage| usage.cache_write_5m_tokens),
-            cache_write_1h_tokens: sum(|usage| usage.cache_write_1h_tokens),
-            output_tokens: sum(|usage| usage.output_tokens),
-            reasoning_tokens: sum(|usage| usage.reasoning_tokens),
-            audio_input_tokens: sum(|usage| usage.audio_input_tokens),
-            cached_audio_tokens: sum(|usage| usage.cached_audio_tokens),
-            audio_output_tokens: sum(|usage| usage.audio_output_tokens),
-            image_tokens: sum(|usage| usage.image_tokens),
-            video_tokens: sum(|usage| usage.video_tokens),
-            web_searches: sum(|usage| usage.web_searches),
-            images: sum(|usage| usage.images),
-            seconds: sum(|usage| usage.seconds),
-        }
+        let (mut sum, mut other) = (self.clone(), other.clone());
+        let pairs = sum.classes().into_iter().zip(other.classes());
+        pairs.for_each(|(count, more)| *count = count.saturating_add(*more));
+        sum
+    }
+
+    fn classes(&mut self) -> [&mut u64; 14] {
+        [
+            &mut self.input_tokens,
+            &mut self.cache_read_tokens,
+            &mut self.cache_write_5m_tokens,
+            &mut self.cache_write_1h_tokens,
+            &mut self.output_tokens,
+            &mut self.reasoning_tokens,
+            &mut self.audio_input_tokens,
+            &mut self.cached_audio_tokens,
+            &mut self.audio_output_tokens,
+            &mut self.image_tokens,
+            &mut self.video_tokens,
+            &mut self.web_searches,
+            &mut self.images,
+            &mut self.seconds,
+        ]
     }
 
     /// All tokens that the provider counts as input, cached ones included. Pins at the end of the range.

@@ -65,8 +65,8 @@ pub fn fold(units: &mut BTreeMap<ArmUnit, UnitSums>, latencies: &mut Latencies, 
                     latency.is_some() && attempts.first().is_some_and(|first| !answers(first)),
                 ),
                 charged_nanos: charged.nanos(),
-                input_tokens: sum(|attempt| attempt.usage.input_total()),
-                output_tokens: sum(|attempt| attempt.usage.output_total()),
+                input_tokens: sum(|attempt| attempt.usage.pinned().input_total()),
+                output_tokens: sum(|attempt| attempt.usage.pinned().output_total()),
                 latency_micros: latency.unwrap_or(0),
                 ..UnitSums::default()
             });

@@ -157,7 +157,7 @@ impl SpendKey {
 pub fn fold(rows: &mut BTreeMap<(OrgId, SpendKey), Spend>, recorded: &Recorded) {
     let at = recorded.at;
     let mut add = |key: SpendKey, requests: u64, charged: Credits, attempt: Option<&Attempt>| {
-        let usage = attempt.map(|attempt| attempt.usage.clone()).unwrap_or_default();
+        let usage = attempt.map(|attempt| attempt.usage.pinned()).unwrap_or_default();
         let saved = attempt.map_or(Credits::ZERO, |attempt| attempt.saved);
         rows.entry((recorded.org, key)).or_default().add(&Spend { requests, charged, saved, usage });
     };

@@ -274,3 +274,32 @@ async fn a_key_comes_in_any_of_three_headers_and_a_wrong_one_in_none() {
         assert_eq!(ask(headers).await, 401, "{headers:?}");
     }
 }
+
+#[tokio::test]
+async fn what_would_be_kept_for_ever_or_run_twice_is_refused() {
+    let world = World::new("5", "").await;
+    let call = async |user: &str, name: &str, value: &[u8]| {
+        let mut body = chat("gpt-4o-mini");
+        body["user"] = user.into();
+        let call = world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
+        let answer = call.header(name, value).json(&body).send().await.expect("answers");
+        (answer.status().as_u16(), answer.text().await.expect("reads"))
+    };
+    let labels = (0..5).map(|n| format!("{n}={}", "v".repeat(250))).collect::<Vec<_>>().join(",");
+
+    for (user, name, value, word) in [
+        ("a\u{0}b", "x-nothing", &b"x"[..], "end user"),
+        (&*"u".repeat(256), "x-nothing", b"x", "end user"),
+        ("u", "x-tollgate-labels", labels.as_bytes(), "1024 bytes"),
+        ("u", "x-tollgate-labels", b"a=", "label"),
+        ("u", "idempotency-key", "cl\u{e9}-1".as_bytes(), "Idempotency-Key"),
+        ("u", "idempotency-key", "k".repeat(256).as_bytes(), "Idempotency-Key"),
+        ("u", "idempotency-key", b"", "Idempotency-Key"),
+    ] {
+        let (status, body) = call(user, name, value).await;
+        assert_eq!(status, 400, "{name}: {body}");
+        assert!(body.contains(word), "{name}: {body}");
+    }
+    assert_eq!(world.balance().await.consumed, Credits::ZERO);
+    assert_eq!(call(&"u".repeat(255), "idempotency-key", b"k").await.0, 200);
+}
