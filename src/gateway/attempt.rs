@@ -266,7 +266,8 @@ async fn open_stream(
         client,
         client_wants_usage: dialects::wants_stream_usage(client, &request.body),
         created_at_seconds: state.now_seconds(),
-    });
+    })
+    .of_choices(dialects::wanted_choices(client, &request.body));
     let clock = state.ledger.clock();
     let broke = |why| Failed::unanswered(AttemptOutcome::Unknown, why);
     let mut progress = Progress::new(quote.output_tokens_max, &patience, clock.now());

@@ -12,6 +12,7 @@ mod bad_input;
 mod cached;
 mod experiments;
 mod fits;
+mod streams;
 mod warm;
 
 use super::*;
