@@ -2,7 +2,8 @@
 //!
 //! A hit passes the edge and is settled like any request, at the route's price for it; what the answer had cost is told
 //! as saved. Identical requests that come together are one call: the others wait for the first, and go themselves if it
-//! brings nothing. Only whole answers are kept, never a failure, per org unless the route says otherwise, in memory.
+//! brings nothing. Only whole answers are kept, as good as the route gives them: never a failure, nor what a last resort or
+//! a small balance made less of. Per org unless the route says otherwise, in memory.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -17,6 +18,7 @@ use crate::domain::routing::CachePolicy;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::edge::{Endpoint, Request};
+use crate::gateway::headers::Notices;
 use crate::gateway::plan::Plan;
 
 /// All kept answers together; the least used go first.
@@ -49,7 +51,9 @@ pub struct Answer {
     pub model: String,
     /// What it cost when it was made.
     pub cost: Credits,
-    made_at: Timestamp,
+    /// What its first reader was told beside it.
+    pub notices: Notices,
+    pub made_at: Timestamp,
 }
 
 /// What the cache has for a request.
@@ -156,20 +160,11 @@ impl Reuse {
         }
     }
 
-    /// The answer is whole, and settled.
-    pub fn keep(
-        &mut self,
-        cache: &Cache,
-        made_at: Timestamp,
-        content_type: &'static str,
-        by: (&str, &str),
-        cost: Credits,
-    ) {
+    /// The answer is whole, and settled: its bytes are those that were pushed.
+    pub fn keep(&mut self, cache: &Cache, answer: Answer) {
         let Reuse::Missed(Pending { key, bytes, .. }) = self else { return };
         let Some(bytes) = bytes.take().filter(|bytes| !bytes.is_empty()) else { return };
-        let (provider, model) = (by.0.to_owned(), by.1.to_owned());
-        let answer = Answer { bytes: bytes.freeze(), content_type, provider, model, cost, made_at };
-        cache.answers.insert(*key, Arc::new(answer));
+        cache.answers.insert(*key, Arc::new(Answer { bytes: bytes.freeze(), ..answer }));
     }
 }
 
@@ -181,13 +176,14 @@ fn is_deterministic(request: &Request) -> bool {
     }
 }
 
-/// Everything that makes the answer what it is: the endpoint, the route and where it leads this caller, and the body.
+/// Everything that makes the answer what it is: the endpoint, the route and where it leads this caller, how complex the
+/// caller says that it is (which puts the same targets into another order), and the body.
 fn key(request: &Request, plan: &Plan, policy: &CachePolicy) -> Key {
     let mut hash = Sha256::new();
     if !policy.shared {
         hash.update(request.caller.org.0.as_bytes());
     }
-    hash.update(format!("{:?}\n{}\n", request.endpoint, request.model));
+    hash.update(format!("{:?}\n{}\n{:?}\n", request.endpoint, request.model, request.complexity));
     if let Some(seat) = &plan.seat {
         hash.update(format!("{}\n", seat.arm));
     }

@@ -27,7 +27,7 @@ use crate::gateway::experiment;
 use crate::gateway::failure::Failure;
 use crate::gateway::fit::fit;
 use crate::gateway::flight::{self, Flight, Flights, Landed, Loser};
-use crate::gateway::headers::{self, Away};
+use crate::gateway::headers::{self, Away, Notices};
 use crate::gateway::hold::{ARM_SPENT, Call, EXTEND_SECONDS, Hold};
 use crate::gateway::meter::{self, Metered, Report};
 use crate::gateway::plan::{self, Plan, Prices, Target};
@@ -240,9 +240,20 @@ impl Dispatch {
 
     /// Keeps the answer, which is whole and settled, where the route keeps any.
     pub fn keep(&mut self, quote: &Quote, content_type: &'static str) {
-        let now = self.state.ledger.clock().now();
-        let by = (quote.target.upstream.config.name.as_str(), quote.target.model.as_str());
-        self.reuse.keep(&self.state.cache, now, content_type, by, self.hold.cost());
+        // When the chain answers again, or the org has bought credits, there is a better one.
+        if self.is_degraded || quote.is_cut {
+            return;
+        }
+        let answer = Answer {
+            bytes: Bytes::new(),
+            content_type,
+            provider: quote.target.upstream.config.name.clone(),
+            model: quote.target.model.clone(),
+            cost: self.hold.cost(),
+            notices: Notices::of(self, quote),
+            made_at: self.state.ledger.clock().now(),
+        };
+        self.reuse.keep(&self.state.cache, answer);
     }
 
     /// Settles what the answer and the calls that it beat have cost.
