@@ -900,7 +900,8 @@ async fn requests_that_can_not_be_read_cost_nothing() {
 
 #[tokio::test]
 async fn a_limit_on_tokens_counts_what_was_used() {
-    let world = World::new("5", "").await;
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    let world = World::at(clock, "5", "", json!([]), Router::new()).await;
     let limits = vec![Limits {
         scope: BudgetScope::Org,
         requests_per_minute: None,
