@@ -12,12 +12,15 @@ use bytes::{Bytes, BytesMut};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::timeout;
 
 use crate::domain::credits::Credits;
 use crate::domain::routing::CachePolicy;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
+use crate::gateway::attempt;
 use crate::gateway::edge::{Endpoint, Request};
+use crate::gateway::failure::Failure;
 use crate::gateway::headers::Notices;
 use crate::gateway::plan::Plan;
 
@@ -64,6 +67,8 @@ pub enum Reuse {
     /// This request wants none, or is not of a kind that the route keeps.
     Bypassed,
     Hit(Arc<Answer>),
+    /// Too old, but the time that the request has was spent waiting for a newer one.
+    Stale(Arc<Answer>),
     Missed(Pending),
 }
 
@@ -89,34 +94,48 @@ impl Default for Cache {
 
 impl Cache {
     /// Looks for the answer; where somebody asks the same at this moment, waits for theirs.
-    pub async fn look_up(state: &State, request: &Request, plan: &Plan) -> Reuse {
-        let Some(policy) = &plan.policy.cache else { return Reuse::Off };
+    ///
+    /// # Errors
+    /// Theirs did not come before `ends_at`.
+    pub async fn look_up(
+        state: &State,
+        request: &Request,
+        plan: &Plan,
+        ends_at: Option<Timestamp>,
+    ) -> Result<Reuse, Failure> {
+        let Some(policy) = &plan.policy.cache else { return Ok(Reuse::Off) };
         if !request.may_reuse || (policy.deterministic_only && !is_deterministic(request)) {
-            return Reuse::Bypassed;
+            return Ok(Reuse::Bypassed);
         }
         let cache = &state.cache;
         let key = key(request, plan, policy);
         let fresh = || cache.aged(&key, policy.ttl_seconds, state.ledger.clock().now());
         if let Some(answer) = fresh() {
-            return Reuse::Hit(answer);
+            return Ok(Reuse::Hit(answer));
         }
         let turn = cache.turn(key);
+        let mut is_over = false;
         let turn = match turn.clone().try_lock_owned() {
             Ok(mine) => Some(mine),
             Err(_) => {
                 // Should it bring nothing, all who waited go at once rather than one after the other.
-                drop(turn.lock().await);
+                let left = attempt::left(ends_at, state.ledger.clock().now());
+                is_over = timeout(left, turn.lock()).await.is_err();
                 None
             }
         };
         if let Some(answer) = fresh() {
-            return Reuse::Hit(answer);
+            return Ok(Reuse::Hit(answer));
         }
         let kept_seconds = policy.ttl_seconds.saturating_add(policy.stale_seconds);
         let stale = (policy.stale_seconds > 0)
             .then(|| cache.aged(&key, kept_seconds, state.ledger.clock().now()))
             .flatten();
-        Reuse::Missed(Pending { key, stale, bytes: Some(BytesMut::new()), _turn: turn })
+        match stale {
+            Some(stale) if is_over => Ok(Reuse::Stale(stale)),
+            None if is_over => Err(too_late()),
+            stale => Ok(Reuse::Missed(Pending { key, stale, bytes: Some(BytesMut::new()), _turn: turn })),
+        }
     }
 
     /// The answer, where it was made at most so long ago.
@@ -145,6 +164,7 @@ impl Reuse {
             Reuse::Off => None,
             Reuse::Bypassed => Some("bypass"),
             Reuse::Hit(_) => Some("hit"),
+            Reuse::Stale(_) => Some("stale"),
             Reuse::Missed(_) => Some("miss"),
         }
     }
@@ -166,6 +186,11 @@ impl Reuse {
         let Some(bytes) = bytes.take().filter(|bytes| !bytes.is_empty()) else { return };
         cache.answers.insert(*key, Arc::new(Answer { bytes: bytes.freeze(), ..answer }));
     }
+}
+
+fn too_late() -> Failure {
+    let words = "The same request, for whose answer this one waited, was not answered in time; try again.";
+    Failure { retry_after_seconds: Some(1), ..Failure::new(503, "upstream_unreachable", words) }
 }
 
 /// Whether the same request gets the same answer, as far as its caller can ask for that.

@@ -407,6 +407,20 @@ async fn a_failing_provider_is_left_for_the_next_before_the_first_byte() {
 }
 
 #[tokio::test]
+async fn a_target_that_can_not_carry_the_request_is_passed_over_and_that_is_said() {
+    let chain = json!(["anthropic/claude-haiku-4-5", "openai/gpt-4o-mini"]);
+    let world = World::routed("5", "", json!([{"name": "r", "chain": chain}])).await;
+    let mut body = chat("r");
+    body["n"] = 2.into();
+
+    let response = world.post("/v1/chat/completions", body).await;
+
+    assert_eq!(response.status(), 200);
+    assert_eq!(header(&response, "x-tollgate-provider"), "openai");
+    assert_eq!(header(&response, "x-tollgate-fallback"), "anthropic: unsupported (n)");
+}
+
+#[tokio::test]
 async fn where_nobody_answers_the_hold_is_released_and_nothing_charged() {
     let world = World::new("5", "503=1").await;
 

@@ -184,6 +184,46 @@ async fn identical_requests_at_once_are_one_call_and_each_is_settled() {
 }
 
 #[tokio::test]
+async fn who_waits_for_anothers_answer_waits_no_longer_than_it_has() {
+    let go_on = Arc::new(tokio::sync::Notify::new());
+    let asked = Arc::new(tokio::sync::Notify::new());
+    let answer = {
+        let (go_on, asked) = (go_on.clone(), asked.clone());
+        async move || {
+            asked.notify_one();
+            go_on.notified().await;
+            axum::Json(completion(json!({"prompt_tokens": 9, "completion_tokens": 1})))
+        }
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let kept = json!({"ttl_seconds": 300});
+    let routes = json!([{"name": "kept", "chain": ["odd/gpt-4o-mini"], "retries": 0, "cache": kept}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    let waits = async {
+        asked.notified().await;
+        let call = world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
+        let call = call.header("x-request-timeout", "1").json(&asked_at_zero(false));
+        let waited = call.send().await.expect("answers");
+        let held = world.balance().await.held;
+        go_on.notify_one();
+        (waited, held)
+    };
+
+    let (first, (waited, held)) =
+        tokio::join!(world.post("/v1/chat/completions", asked_at_zero(false)), waits);
+
+    assert_eq!(
+        (first.status().as_u16(), waited.status().as_u16()),
+        (200, 503),
+        "while the first still waits"
+    );
+    assert!(held.is_positive(), "for the first alone");
+    let error: Value = waited.json().await.expect("json");
+    assert_eq!(error["error"]["code"], "upstream_unreachable");
+    assert_eq!(world.balance().await.held, Credits::ZERO);
+}
+
+#[tokio::test]
 async fn failures_are_not_kept_and_what_was_is_said_where_nobody_answers() {
     let policy = json!({"ttl_seconds": 1, "stale_seconds": 600});
     let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
