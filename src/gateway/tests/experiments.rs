@@ -129,6 +129,45 @@ async fn a_conversation_keeps_to_its_arm_as_it_grows() {
 }
 
 #[tokio::test]
+async fn conversations_of_one_prompt_are_drawn_apart_and_each_keeps_to_its_arm() {
+    let arms = vec![arm("control", 50, &[]), arm("mini", 50, &["openai/gpt-4o-mini"])];
+    let world = World::tried("", on_chat(StickyBy::Conversation, arms)).await;
+    let prompts = json!([{"id": "reply", "version": 1, "system": "It is {{time}}.",
+                          "messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Yes?"}]}]);
+    let prompts = serde_json::from_value(prompts).expect("prompts");
+    world.state.reload_routes(&Config { prompts, ..world.config.clone() }).expect("sound");
+    for (path, said) in
+        [("/v1/chat/completions", "messages"), ("/v1/responses", "input"), ("/v1/messages", "messages")]
+    {
+        let arm = async |time: &str, turns: &[&Value]| {
+            let prompt = json!({"id": "reply", "variables": {"time": time}});
+            let mut body = json!({"model": "chat", "prompt": prompt, said: turns});
+            if path == "/v1/messages" {
+                body["max_tokens"] = 20.into();
+            }
+            let response = world.post(path, body).await;
+            assert_eq!(response.status(), 200, "{path}");
+            header(&response, "x-tollgate-experiment")
+        };
+        let mut met = std::collections::BTreeSet::new();
+        for n in 0..8 {
+            let first = json!({"role": "user", "content": format!("Question {n}")});
+            let [answer, more] = [("assistant", "An answer."), ("user", "And then?")]
+                .map(|(role, text)| json!({"role": role, "content": text}));
+
+            let opened = arm("noon", &[&first]).await;
+            let went_on = arm("later", &[&first, &answer, &more]).await;
+
+            assert_eq!(opened, went_on, "{path} {n}");
+            met.insert(opened);
+        }
+        assert_eq!(met.len(), 2, "{path}: {met:?}");
+        let alone = [arm("dawn", &[]).await, arm("dawn", &[]).await];
+        assert_eq!(alone[0], alone[1], "{path}");
+    }
+}
+
+#[tokio::test]
 async fn i1_an_arm_never_costs_more_than_it_was_allotted_and_its_org_goes_on_without_it() {
     let arms = vec![arm("mini", 100, &["openai/gpt-4o-mini"])];
     let world = World::tried("", on_chat(StickyBy::Org, arms)).await;
