@@ -690,6 +690,35 @@ async fn a_target_that_fails_most_calls_is_spared_and_where_all_rest_the_least_b
 }
 
 #[tokio::test]
+async fn the_fastest_serves_again_within_an_hour_after_it_was_down() {
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    let takes_a_second = clock.clone();
+    let answer = async move || {
+        takes_a_second.advance_seconds(1);
+        axum::Json(completion(json!({"prompt_tokens": 9, "completion_tokens": 1})))
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let chain = json!(["openai/gpt-4o-mini", "odd/gpt-4o-mini"]);
+    let routes = json!([{"name": "r", "chain": chain, "prefer": "fastest", "retries": 0}]);
+    let world = World::at(clock, "5", "503=1", routes, odd).await;
+    let ask = async || header(&world.post("/v1/chat/completions", chat("r")).await, "x-tollgate-provider");
+
+    for _ in 0..3 {
+        assert_eq!(ask().await, "odd", "the first is down");
+    }
+    world.simulator.set_weather(Weather::calm());
+    let mut served = Vec::new();
+    for _minute in 0..60 {
+        world.ledger.clock().advance_seconds(59);
+        served.push(ask().await);
+    }
+
+    let back = served.iter().position(|provider| provider == "openai").expect("serves again");
+    assert!(back > 5, "it is not believed at once: {back} minutes");
+    assert!(served[back..].iter().all(|provider| provider == "openai"), "{served:?}");
+}
+
+#[tokio::test]
 async fn a_slow_target_is_hedged_under_a_larger_hold_and_the_loser_is_paid_for() {
     let routes =
         json!([{"name": "r", "chain": ["openai/gpt-4o-mini", "spare/gpt-4o-mini"], "hedge_after_ms": 20}]);
