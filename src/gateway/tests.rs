@@ -810,6 +810,51 @@ fn completion(usage: Value) -> Value {
            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Yes."}}]})
 }
 
+#[tokio::test]
+async fn a_model_that_searches_before_every_answer_is_charged_for_the_search() {
+    let usage = json!({"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10});
+    let odd = Router::new().route(
+        "/v1/chat/completions",
+        axum::routing::post(async move |axum::Json(body): axum::Json<Value>| {
+            let mut answer = completion(usage);
+            answer["model"] = match body["user"].as_str() {
+                Some(behind) => behind.into(),
+                None => format!("{}-2025-03-11", body["model"].as_str().expect("a model")).into(),
+            };
+            axum::Json(answer)
+        }),
+    );
+    let routes = json!([
+        {"name": "search", "chain": ["odd/gpt-4o-mini-search-preview"]},
+        {"name": "none", "chain": ["odd/gpt-4o-mini"]},
+    ]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    let tokens = Credits::from_nanos(9 * 150 + 600);
+    let search: Credits = "0.025".parse().expect("credits");
+    let searched = tokens.saturating_add(search);
+    for (route, behind, searches, expected) in [
+        ("search", None, 1, searched),
+        ("search", Some("gpt-4o-mini"), 1, searched),
+        ("none", None, 0, tokens),
+    ] {
+        let mut body = chat(route);
+        body["user"] = behind.into();
+
+        let response = world.post("/v1/chat/completions", body).await;
+
+        assert_eq!(response.status(), 200, "{route}");
+        assert_eq!(header(&response, "x-tollgate-cost"), expected.to_string(), "{route}");
+        let (attempts, _) = world.last_settle().await;
+        assert_eq!((attempts[0].usage.web_searches, attempts[0].cost), (searches, expected), "{route}");
+    }
+    assert!(world.balance().await.held.is_zero());
+
+    let poor =
+        World::routed("0.02", "", json!([{"name": "r", "chain": ["openai/gpt-4o-mini-search-preview"]}]))
+            .await;
+    assert_eq!(poor.post("/v1/chat/completions", chat("r")).await.status(), 402, "the search is held for");
+}
+
 /// An upstream that answers what the caller's `user` names.
 fn odd() -> Router {
     async fn answer(axum::Json(body): axum::Json<Value>) -> Response {
