@@ -44,17 +44,18 @@ pub struct Patience {
 impl Patience {
     pub fn for_first(&self, since: Timestamp, now: Timestamp) -> Duration {
         let elapsed = Duration::from_micros(now.0.saturating_sub(since.0).try_into().unwrap_or(0));
-        self.first_token.saturating_sub(elapsed).min(self.left(now))
+        self.first_token.saturating_sub(elapsed).min(left(self.ends_at, now))
     }
 
     pub fn for_next(&self, now: Timestamp) -> Duration {
-        self.between_tokens.min(self.left(now))
+        self.between_tokens.min(left(self.ends_at, now))
     }
+}
 
-    fn left(&self, now: Timestamp) -> Duration {
-        let left = |ends_at: Timestamp| u64::try_from(ends_at.0.saturating_sub(now.0)).unwrap_or(0);
-        self.ends_at.map_or(Duration::MAX, |ends_at| Duration::from_micros(left(ends_at)))
-    }
+/// How long a request still has that is to be over then.
+pub fn left(ends_at: Option<Timestamp>, now: Timestamp) -> Duration {
+    let left = |ends_at: Timestamp| u64::try_from(ends_at.0.saturating_sub(now.0)).unwrap_or(0);
+    ends_at.map_or(Duration::MAX, |ends_at| Duration::from_micros(left(ends_at)))
 }
 
 /// Whether a stream gets anywhere, and to an end.
@@ -266,7 +267,8 @@ async fn open_stream(
         client,
         client_wants_usage: dialects::wants_stream_usage(client, &request.body),
         created_at_seconds: state.now_seconds(),
-    });
+    })
+    .of_choices(dialects::wanted_choices(client, &request.body));
     let clock = state.ledger.clock();
     let broke = |why| Failed::unanswered(AttemptOutcome::Unknown, why);
     let mut progress = Progress::new(quote.output_tokens_max, &patience, clock.now());

@@ -2,7 +2,8 @@
 //!
 //! A hit passes the edge and is settled like any request, at the route's price for it; what the answer had cost is told
 //! as saved. Identical requests that come together are one call: the others wait for the first, and go themselves if it
-//! brings nothing. Only whole answers are kept, never a failure, per org unless the route says otherwise, in memory.
+//! brings nothing. Only whole answers are kept, as good as the route gives them: never a failure, nor what a last resort or
+//! a small balance made less of. Per org unless the route says otherwise, in memory.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -11,12 +12,16 @@ use bytes::{Bytes, BytesMut};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::timeout;
 
 use crate::domain::credits::Credits;
 use crate::domain::routing::CachePolicy;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
+use crate::gateway::attempt;
 use crate::gateway::edge::{Endpoint, Request};
+use crate::gateway::failure::Failure;
+use crate::gateway::headers::Notices;
 use crate::gateway::plan::Plan;
 
 /// All kept answers together; the least used go first.
@@ -49,7 +54,9 @@ pub struct Answer {
     pub model: String,
     /// What it cost when it was made.
     pub cost: Credits,
-    made_at: Timestamp,
+    /// What its first reader was told beside it.
+    pub notices: Notices,
+    pub made_at: Timestamp,
 }
 
 /// What the cache has for a request.
@@ -60,6 +67,8 @@ pub enum Reuse {
     /// This request wants none, or is not of a kind that the route keeps.
     Bypassed,
     Hit(Arc<Answer>),
+    /// Too old, but the time that the request has was spent waiting for a newer one.
+    Stale(Arc<Answer>),
     Missed(Pending),
 }
 
@@ -85,34 +94,48 @@ impl Default for Cache {
 
 impl Cache {
     /// Looks for the answer; where somebody asks the same at this moment, waits for theirs.
-    pub async fn look_up(state: &State, request: &Request, plan: &Plan) -> Reuse {
-        let Some(policy) = &plan.policy.cache else { return Reuse::Off };
+    ///
+    /// # Errors
+    /// Theirs did not come before `ends_at`.
+    pub async fn look_up(
+        state: &State,
+        request: &Request,
+        plan: &Plan,
+        ends_at: Option<Timestamp>,
+    ) -> Result<Reuse, Failure> {
+        let Some(policy) = &plan.policy.cache else { return Ok(Reuse::Off) };
         if !request.may_reuse || (policy.deterministic_only && !is_deterministic(request)) {
-            return Reuse::Bypassed;
+            return Ok(Reuse::Bypassed);
         }
         let cache = &state.cache;
         let key = key(request, plan, policy);
         let fresh = || cache.aged(&key, policy.ttl_seconds, state.ledger.clock().now());
         if let Some(answer) = fresh() {
-            return Reuse::Hit(answer);
+            return Ok(Reuse::Hit(answer));
         }
         let turn = cache.turn(key);
+        let mut is_over = false;
         let turn = match turn.clone().try_lock_owned() {
             Ok(mine) => Some(mine),
             Err(_) => {
                 // Should it bring nothing, all who waited go at once rather than one after the other.
-                drop(turn.lock().await);
+                let left = attempt::left(ends_at, state.ledger.clock().now());
+                is_over = timeout(left, turn.lock()).await.is_err();
                 None
             }
         };
         if let Some(answer) = fresh() {
-            return Reuse::Hit(answer);
+            return Ok(Reuse::Hit(answer));
         }
         let kept_seconds = policy.ttl_seconds.saturating_add(policy.stale_seconds);
         let stale = (policy.stale_seconds > 0)
             .then(|| cache.aged(&key, kept_seconds, state.ledger.clock().now()))
             .flatten();
-        Reuse::Missed(Pending { key, stale, bytes: Some(BytesMut::new()), _turn: turn })
+        match stale {
+            Some(stale) if is_over => Ok(Reuse::Stale(stale)),
+            None if is_over => Err(too_late()),
+            stale => Ok(Reuse::Missed(Pending { key, stale, bytes: Some(BytesMut::new()), _turn: turn })),
+        }
     }
 
     /// The answer, where it was made at most so long ago.
@@ -141,6 +164,7 @@ impl Reuse {
             Reuse::Off => None,
             Reuse::Bypassed => Some("bypass"),
             Reuse::Hit(_) => Some("hit"),
+            Reuse::Stale(_) => Some("stale"),
             Reuse::Missed(_) => Some("miss"),
         }
     }
@@ -156,21 +180,17 @@ impl Reuse {
         }
     }
 
-    /// The answer is whole, and settled.
-    pub fn keep(
-        &mut self,
-        cache: &Cache,
-        made_at: Timestamp,
-        content_type: &'static str,
-        by: (&str, &str),
-        cost: Credits,
-    ) {
+    /// The answer is whole, and settled: its bytes are those that were pushed.
+    pub fn keep(&mut self, cache: &Cache, answer: Answer) {
         let Reuse::Missed(Pending { key, bytes, .. }) = self else { return };
         let Some(bytes) = bytes.take().filter(|bytes| !bytes.is_empty()) else { return };
-        let (provider, model) = (by.0.to_owned(), by.1.to_owned());
-        let answer = Answer { bytes: bytes.freeze(), content_type, provider, model, cost, made_at };
-        cache.answers.insert(*key, Arc::new(answer));
+        cache.answers.insert(*key, Arc::new(Answer { bytes: bytes.freeze(), ..answer }));
     }
+}
+
+fn too_late() -> Failure {
+    let words = "The same request, for whose answer this one waited, was not answered in time; try again.";
+    Failure { retry_after_seconds: Some(1), ..Failure::new(503, "upstream_unreachable", words) }
 }
 
 /// Whether the same request gets the same answer, as far as its caller can ask for that.
@@ -181,13 +201,14 @@ fn is_deterministic(request: &Request) -> bool {
     }
 }
 
-/// Everything that makes the answer what it is: the endpoint, the route and where it leads this caller, and the body.
+/// Everything that makes the answer what it is: the endpoint, the route and where it leads this caller, how complex the
+/// caller says that it is (which puts the same targets into another order), and the body.
 fn key(request: &Request, plan: &Plan, policy: &CachePolicy) -> Key {
     let mut hash = Sha256::new();
     if !policy.shared {
         hash.update(request.caller.org.0.as_bytes());
     }
-    hash.update(format!("{:?}\n{}\n", request.endpoint, request.model));
+    hash.update(format!("{:?}\n{}\n{:?}\n", request.endpoint, request.model, request.complexity));
     if let Some(seat) = &plan.seat {
         hash.update(format!("{}\n", seat.arm));
     }

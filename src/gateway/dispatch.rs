@@ -27,8 +27,8 @@ use crate::gateway::experiment;
 use crate::gateway::failure::Failure;
 use crate::gateway::fit::fit;
 use crate::gateway::flight::{self, Flight, Flights, Landed, Loser};
-use crate::gateway::headers::{self, Away};
-use crate::gateway::hold::{ARM_SPENT, Call, EXTEND_SECONDS, Hold};
+use crate::gateway::headers::{self, Away, Notices};
+use crate::gateway::hold::{ARM_SPENT, Call, EXTEND_SECONDS, Hold, Taken};
 use crate::gateway::meter::{self, Metered, Report};
 use crate::gateway::plan::{self, Plan, Prices, Target};
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
@@ -85,52 +85,74 @@ pub async fn seated(
     seat: Option<Seat>,
     shadows: Vec<Seat>,
 ) -> Result<Response, Failure> {
-    let mut request = Arc::new(request);
+    let request = Arc::new(request);
     let prices = Prices::in_force(&state);
-    let mut plan = plan::plan(&state, &prices, &request, seat)?;
+    let is_shadow = seat.as_ref().is_some_and(|seat| seat.shadow_paid_by.is_some());
+    let begun = match begin(&state, request.clone(), prices.clone(), seat).await {
+        // The org goes on as if there were no experiment: with other targets, of another size, and other answers kept. It
+        // counts in none of its arms; a shadow ends here.
+        Err(failure) if failure.code == ARM_SPENT && !is_shadow => begin(&state, request, prices, None).await,
+        begun => begun,
+    };
+    match begun? {
+        Begun::Reused(response) => Ok(response),
+        Begun::Held(dispatch, first) => {
+            experiment::cast_shadows(&dispatch.state, &dispatch.request, shadows);
+            dispatch.attempt(first).await
+        }
+    }
+}
+
+/// A request for which something is held.
+enum Begun {
+    /// It has its answer already.
+    Reused(Response),
+    /// Boxed, since it goes from hand to hand.
+    Held(Box<Dispatch>, Quote),
+}
+
+/// Plans, makes it fit, looks for an answer of before, and holds.
+async fn begin(
+    state: &State,
+    mut request: Arc<Request>,
+    prices: Prices,
+    seat: Option<Seat>,
+) -> Result<Begun, Failure> {
+    let mut plan = plan::plan(state, &prices, &request, seat)?;
     fit(&mut request, &mut plan)?;
     let now = state.ledger.clock().now();
     let total =
         plan.policy.total_seconds.map(|seconds| now.plus_seconds(seconds.try_into().unwrap_or(i64::MAX)));
     let ends_at = total.into_iter().chain(request.ends_at).min();
-    let reuse = Cache::look_up(&state, &request, &plan).await;
-    if let Some(name) = reuse.name() {
-        metrics::counter!("tollgate_cache_requests_total", "result" => name).increment(1);
-    }
-    if let Reuse::Hit(answer) = reuse {
+    let reuse = Cache::look_up(state, &request, &plan, ends_at).await?;
+    if let (Reuse::Hit(answer) | Reuse::Stale(answer), Some(name)) = (&reuse, reuse.name()) {
         let price = hit_price(&plan);
-        let mut hold = Hold::take_for_reuse(&state, &request, prices, &plan, price).await?;
-        return reused(&mut hold, &plan, &answer, "hit").await;
+        let mut hold = Hold::take_for_reuse(state, &request, prices, &plan, price).await?;
+        count_reuse(name);
+        return reused(&mut hold, &plan, answer, name).await.map(Begun::Reused);
     }
-    let taken = Hold::take(&state, &request, prices.clone(), &plan, ttl_seconds(&plan)).await;
-    let (hold, place, first) = match taken {
-        // The org goes on as if there were no experiment, and counts in none of its arms; a shadow ends here.
-        Err(failure) if failure.code == ARM_SPENT && !plan.is_shadow() => {
-            plan = plan::plan(&state, &prices, &request, None)?;
-            fit(&mut request, &mut plan)?;
-            Hold::take(&state, &request, prices, &plan, ttl_seconds(&plan)).await?
-        }
-        taken => taken?,
-    };
-    experiment::cast_shadows(&state, &request, shadows);
+    let Taken { hold, place, quote, skipped } =
+        Hold::take(state, &request, prices, &plan, ttl_seconds(&plan)).await?;
+    if let Some(name) = reuse.name() {
+        count_reuse(name);
+    }
     plan.targets.drain(..place);
-    // Boxed, since it goes from hand to hand.
-    let dispatch = Box::new(Dispatch {
+    let dispatch = Dispatch {
         itinerary: Itinerary::new(plan.targets.len(), plan.policy.retries, tries_until(ends_at, now)),
         detours: Detours::of(&plan.policy),
         in_flight: Vec::new(),
         losers: Vec::new(),
-        state,
+        state: state.clone(),
         request,
         plan,
         hold,
         ends_at,
-        fallback: None,
+        fallback: skipped,
         is_degraded: false,
         reuse,
         away: Away::default(),
-    });
-    dispatch.attempt(first).await
+    };
+    Ok(Begun::Held(Box::new(dispatch), quote))
 }
 
 impl Dispatch {
@@ -240,9 +262,20 @@ impl Dispatch {
 
     /// Keeps the answer, which is whole and settled, where the route keeps any.
     pub fn keep(&mut self, quote: &Quote, content_type: &'static str) {
-        let now = self.state.ledger.clock().now();
-        let by = (quote.target.upstream.config.name.as_str(), quote.target.model.as_str());
-        self.reuse.keep(&self.state.cache, now, content_type, by, self.hold.cost());
+        // When the chain answers again, or the org has bought credits, there is a better one.
+        if self.is_degraded || quote.is_cut {
+            return;
+        }
+        let answer = Answer {
+            bytes: Bytes::new(),
+            content_type,
+            provider: quote.target.upstream.config.name.clone(),
+            model: quote.target.model.clone(),
+            cost: self.hold.cost(),
+            notices: Notices::of(self, quote),
+            made_at: self.state.ledger.clock().now(),
+        };
+        self.reuse.keep(&self.state.cache, answer);
     }
 
     /// Settles what the answer and the calls that it beat have cost.
@@ -346,7 +379,7 @@ impl Dispatch {
             && let Some(stale) = pending.stale.take()
             && !failure.is_the_callers()
         {
-            metrics::counter!("tollgate_cache_requests_total", "result" => "stale").increment(1);
+            count_reuse("stale");
             return reused(&mut self.hold, &self.plan, &stale, "stale").await;
         }
         self.settle().await?;
@@ -399,6 +432,10 @@ async fn reused(
     headers::set_reused(&mut response, plan, hold, answer, result);
     headers::set_cost(&mut response, hold.cost());
     Ok(response)
+}
+
+fn count_reuse(result: &'static str) {
+    metrics::counter!("tollgate_cache_requests_total", "result" => result).increment(1);
 }
 
 fn hit_price(plan: &Plan) -> Credits {

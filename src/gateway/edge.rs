@@ -18,7 +18,7 @@ use crate::gateway::State;
 use crate::gateway::dialects::{self, Dialect};
 use crate::gateway::failure::Failure;
 use crate::gateway::limiter::Place;
-use crate::gateway::prompts;
+use crate::gateway::prompts::{self, Assembled};
 use crate::gateway::providers::{self, embeddings};
 use crate::operations::authenticate::{Actor, AuthError, authenticate, recognise};
 
@@ -65,6 +65,8 @@ pub struct Request {
     pub caller: Caller,
     pub model: String,
     pub body: Value,
+    /// What of it an operator's prompt has brought.
+    pub prompt: Option<Assembled>,
     /// The body's length as it came.
     pub bytes: usize,
     /// An answer of before will do, and this one may be kept.
@@ -146,7 +148,7 @@ pub async fn admit(
         key: Some(caller.key),
         end_user: dialects::end_user(endpoint.dialect(), &body).map(str::to_owned),
         model: Some(model.clone()),
-        labels: labels(headers, prompt)?,
+        labels: labels(headers, prompt.as_ref())?,
         ..Purpose::default()
     };
     Purpose::check(purpose.end_user.as_deref(), &purpose.labels)
@@ -164,6 +166,7 @@ pub async fn admit(
         caller,
         model,
         body,
+        prompt,
         bytes,
         may_reuse: may_reuse(headers),
         complexity: complexity(headers)?,
@@ -201,10 +204,10 @@ fn input_tokens(bytes: usize) -> u64 {
 }
 
 /// `x-tollgate-labels: team=search, env=production`: what reports group by and routes may look at; the prompt's name beside.
-fn labels(headers: &HeaderMap, prompt: Option<String>) -> Result<BTreeMap<String, String>, Failure> {
+fn labels(headers: &HeaderMap, prompt: Option<&Assembled>) -> Result<BTreeMap<String, String>, Failure> {
     let mut labels = given_labels(headers)?;
     if let Some(prompt) = prompt {
-        labels.insert(PROMPT_LABEL.to_owned(), prompt);
+        labels.insert(PROMPT_LABEL.to_owned(), prompt.name.clone());
     }
     Ok(labels)
 }

@@ -43,16 +43,23 @@ fn unit(by: StickyBy, request: &Request) -> Option<String> {
     }
 }
 
-/// A conversation is sent from its start each time: what is said first tells it from others.
+/// A conversation is sent from its start each time: what its caller says first tells it from others. An operator's prompt is
+/// the same in all of them, and what fills it may change as one goes on; it counts only where the caller says nothing else.
 fn opening(request: &Request) -> String {
     let body = &request.body;
     let said = if body["messages"].is_array() { &body["messages"] } else { &body["input"] };
-    let first = said.as_array().map_or(said, |turns| {
+    let brought = request.prompt.as_ref();
+    let own =
+        brought.and_then(|prompt| said.as_array()?.get(prompt.messages..)).filter(|own| !own.is_empty());
+    let has_instructions = own.is_none() || brought.is_none_or(|prompt| !prompt.has_instructions);
+    let turns = own.or(said.as_array().map(Vec::as_slice));
+    let first = turns.map_or(said, |turns| {
         let of_user = turns.iter().find(|turn| turn["role"] == "user");
         of_user.or(turns.first()).unwrap_or(&Value::Null)
     });
+    let instructions = [&body["system"], &body["instructions"]];
     let mut hash = Sha256::new();
-    for part in [&body["system"], &body["instructions"], first] {
+    for part in instructions.into_iter().filter(|_| has_instructions).chain([first]) {
         hash.update(part.to_string().as_bytes());
         hash.update([0]);
     }

@@ -18,6 +18,41 @@ pub struct Away {
     pub seconds: f64,
 }
 
+/// What is told of an answer for as long as it is given.
+#[derive(Clone, Debug, Default)]
+pub struct Notices {
+    clamp_tokens: Option<u64>,
+    fallback: Option<String>,
+    warning: Option<String>,
+    dropped: Vec<String>,
+}
+
+impl Notices {
+    pub fn of(dispatch: &Dispatch, quote: &Quote) -> Notices {
+        Notices {
+            clamp_tokens: quote.clamp_tokens,
+            fallback: dispatch.fallback.clone(),
+            warning: quote.target.notice.clone(),
+            dropped: quote.dropped.clone(),
+        }
+    }
+
+    fn put(&self, headers: &mut HeaderMap) {
+        if let Some(tokens) = self.clamp_tokens {
+            put(headers, "x-tollgate-clamp", &tokens.to_string());
+        }
+        if let Some(reason) = &self.fallback {
+            put(headers, "x-tollgate-fallback", reason);
+        }
+        if let Some(notice) = &self.warning {
+            put(headers, "x-tollgate-warning", notice);
+        }
+        if !self.dropped.is_empty() {
+            put(headers, "x-tollgate-dropped", &self.dropped.join(", "));
+        }
+    }
+}
+
 pub fn set(response: &mut Response, dispatch: &Dispatch, quote: &Quote, content_type: &'static str) {
     response.extensions_mut().insert(dispatch.away);
     let headers = response.headers_mut();
@@ -27,21 +62,10 @@ pub fn set(response: &mut Response, dispatch: &Dispatch, quote: &Quote, content_
     if let Some(result) = dispatch.reuse.name() {
         put(headers, "x-tollgate-cache", result);
     }
-    if let Some(tokens) = quote.clamp_tokens {
-        put(headers, "x-tollgate-clamp", &tokens.to_string());
-    }
-    if let Some(reason) = &dispatch.fallback {
-        put(headers, "x-tollgate-fallback", reason);
-    }
     if dispatch.is_degraded {
         put(headers, "x-tollgate-degraded", "true");
     }
-    if let Some(notice) = &quote.target.notice {
-        put(headers, "x-tollgate-warning", notice);
-    }
-    if !quote.dropped.is_empty() {
-        put(headers, "x-tollgate-dropped", &quote.dropped.join(", "));
-    }
+    Notices::of(dispatch, quote).put(headers);
 }
 
 /// On an answer of before.
@@ -49,6 +73,7 @@ pub fn set_reused(response: &mut Response, plan: &Plan, hold: &Hold, answer: &An
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
     set_common(headers, plan, hold, (&answer.provider, &answer.model));
+    answer.notices.put(headers);
     put(headers, "x-tollgate-cache", result);
 }
 

@@ -55,6 +55,16 @@ pub struct Hold {
     pub balance: Option<Balance>,
 }
 
+/// A hold with the target and the quote that it is for.
+#[derive(Debug)]
+pub struct Taken {
+    pub hold: Hold,
+    pub place: usize,
+    pub quote: Quote,
+    /// Why the plan's first target was not it.
+    pub skipped: Option<String>,
+}
+
 /// An attempt that was sent: what it may cost, and since when.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -65,15 +75,15 @@ pub struct Call {
 }
 
 impl Hold {
-    /// Holds for the first target of the plan that can carry the request; says which, and its quote.
+    /// Holds for the first target of the plan that can carry the request.
     pub async fn take(
         state: &State,
         request: &Arc<Request>,
         prices: Prices,
         plan: &Plan,
         ttl_seconds: i64,
-    ) -> Result<(Hold, usize, Quote), Failure> {
-        let (place, mut quoted) = first_quote(request, &prices, &plan.targets)?;
+    ) -> Result<Taken, Failure> {
+        let FirstQuote { place, quote: mut quoted, skipped } = first_quote(request, &prices, &plan.targets)?;
         for _ in 0..RESERVE_TRIES {
             let mut hold = Hold {
                 state: state.clone(),
@@ -91,13 +101,11 @@ impl Hold {
                 balance: None,
             };
             let refusal = match hold.reserve(ttl_seconds).await? {
-                None => return Ok((hold, place, quoted)),
+                None => return Ok(Taken { hold, place, quote: quoted, skipped }),
                 Some(refusal) => refusal,
             };
             let available = match &refusal {
-                Refusal::BudgetExceeded { budget, .. } if matches!(budget.scope, BudgetScope::Arm { .. }) => {
-                    return Err(Failure::new(402, ARM_SPENT, refusal.to_string()));
-                }
+                refusal if is_of_arm(refusal) => return Err(arm_spent(refusal)),
                 Refusal::InsufficientCredits { available, .. }
                 | Refusal::BudgetExceeded { available, .. } => *available,
                 Refusal::RequestTooLarge { limit, .. } => *limit,
@@ -139,6 +147,7 @@ impl Hold {
         };
         match hold.reserve(EXTEND_SECONDS).await? {
             None => Ok(hold),
+            Some(refusal) if is_of_arm(&refusal) => Err(arm_spent(&refusal)),
             Some(refusal) => Err(refusal.into()),
         }
     }
@@ -365,16 +374,41 @@ fn is_refused(attempt: &Attempt) -> bool {
     attempt.outcome == AttemptOutcome::Refused
 }
 
-/// The first target that can carry the request, with its place; the first one's refusal where none can.
-fn first_quote(request: &Request, prices: &Prices, targets: &[Target]) -> Result<(usize, Quote), Failure> {
-    let mut refused = None;
+fn is_of_arm(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::BudgetExceeded { budget, .. } if matches!(budget.scope, BudgetScope::Arm { .. }))
+}
+
+fn arm_spent(refusal: &Refusal) -> Failure {
+    Failure::new(402, ARM_SPENT, refusal.to_string())
+}
+
+struct FirstQuote {
+    place: usize,
+    quote: Quote,
+    skipped: Option<String>,
+}
+
+/// The first target that can carry the request; the first one's refusal where none can.
+fn first_quote(request: &Request, prices: &Prices, targets: &[Target]) -> Result<FirstQuote, Failure> {
+    let mut refused: Option<(&Target, Failure)> = None;
     for (place, target) in targets.iter().enumerate() {
         match quote(request, target, prices, Means::Unknown) {
-            Ok(quote) => return Ok((place, quote)),
-            Err(failure) => refused = refused.or(Some(failure)),
+            Ok(quote) => {
+                let skipped = refused.as_ref().map(|(target, failure)| why_skipped(target, failure));
+                return Ok(FirstQuote { place, quote, skipped });
+            }
+            Err(failure) => refused = refused.or(Some((target, failure))),
         }
     }
-    Err(refused.unwrap_or_else(|| Failure::model_unknown(&request.model)))
+    Err(refused.map_or_else(|| Failure::model_unknown(&request.model), |(_, failure)| failure))
+}
+
+fn why_skipped(target: &Target, failure: &Failure) -> String {
+    let provider = &target.upstream.config.name;
+    match &failure.field {
+        Some(field) => format!("{provider}: {} ({field})", failure.code),
+        None => format!("{provider}: {}", failure.code),
+    }
 }
 
 /// The same idempotency key again: told about the first call, never dispatched a second time (I4).

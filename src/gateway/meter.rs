@@ -8,12 +8,12 @@ use serde_json::Value;
 use crate::domain::credits::Credits;
 use crate::domain::event::PricedBy;
 use crate::domain::pricing::rate_card::ServiceTier;
-use crate::domain::pricing::{PriceError, RateCard, Terms, cost};
+use crate::domain::pricing::{PriceError, RateCard, Terms, cost, searches_unasked};
 use crate::domain::usage::{
     Usage, UsageAnomaly, UsageSource, anthropic_other_models, from_anthropic, from_gemini, from_openai_chat,
     from_openai_embeddings, from_openai_responses,
 };
-use crate::gateway::dialects::{Delivered, Family, StreamRelay, embeddings};
+use crate::gateway::dialects::{self, Delivered, Family, StreamRelay, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::plan::Prices;
 use crate::gateway::providers;
@@ -176,6 +176,8 @@ impl Reader<'_> {
         let target = &self.quote.target;
         let served = self.prices.card(self.request.caller.org, &target.upstream, model);
         let card: &RateCard = served.filter(|card| card.model == model).unwrap_or(&target.card);
+        let usage =
+            Usage { web_searches: usage.web_searches.max(self.searches_unasked(model, card)), ..usage };
         let named = report.service_tier.as_deref().and_then(ServiceTier::named);
         let tier = named.filter(|tier| card.has_tier(*tier)).unwrap_or(self.quote.terms.tier);
         let terms = Terms { tier, ..self.quote.terms.clone() };
@@ -191,6 +193,18 @@ impl Reader<'_> {
             others: Vec::new(),
             quarantine: None,
         })
+    }
+
+    /// Those that no usage tells, of a model that searches before each answer.
+    fn searches_unasked(&self, model: &str, card: &RateCard) -> u64 {
+        let answers = match self.request.endpoint {
+            Endpoint::Generate(client) => dialects::wanted_choices(client, &self.request.body),
+            Endpoint::Embed => 0,
+        };
+        // Some providers name the model behind the one that was asked.
+        let models = [model, self.quote.target.model.as_str()];
+        let searches = models.into_iter().filter_map(|model| searches_unasked(model, card)).max();
+        searches.unwrap_or(0).saturating_mul(answers)
     }
 }
 

@@ -7,12 +7,22 @@ use crate::domain::prompts::{Filled, Line, PromptError, Speaker, Templates};
 use crate::gateway::dialects::Dialect;
 use crate::gateway::failure::Failure;
 
-/// Puts the prompt in the place of its name; says which it was. None where the request names none.
+/// What a prompt has put into a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assembled {
+    pub name: String,
+    /// So many messages stand before the caller's own.
+    pub messages: usize,
+    /// The dialect has a place of its own for instructions, and they are the prompt's.
+    pub has_instructions: bool,
+}
+
+/// Puts the prompt in the place of its name; says what it was. None where the request names none.
 pub fn assemble(
     templates: &Templates,
     dialect: Dialect,
     body: &mut Value,
-) -> Result<Option<String>, Failure> {
+) -> Result<Option<Assembled>, Failure> {
     let Some(asked) = body.get("prompt").filter(|asked| asked.is_object()) else { return Ok(None) };
     if templates.is_empty() {
         // Nobody keeps any: what the field means is the dialect's matter.
@@ -27,6 +37,8 @@ pub fn assemble(
     };
     let Filled { system: text, messages: lines, .. } = filled;
     let mut messages: Vec<Value> = lines.iter().map(message).collect();
+    let instructs_apart = text.is_some() && system != said;
+    let brought = messages.len() + usize::from(text.is_some() && !instructs_apart);
     match body.get_mut(said).map(Value::take) {
         Some(Value::Array(own)) => messages.extend(own),
         Some(Value::String(own)) => messages.push(json!({"role": "user", "content": own})),
@@ -46,7 +58,7 @@ pub fn assemble(
     if let Some(fields) = body.as_object_mut() {
         fields.shift_remove("prompt");
     }
-    Ok(Some(name))
+    Ok(Some(Assembled { name, messages: brought, has_instructions: instructs_apart }))
 }
 
 fn message(line: &Line) -> Value {
@@ -76,9 +88,9 @@ mod tests {
         Templates::new(serde_json::from_value(written).unwrap()).unwrap()
     }
 
-    fn assembled(dialect: Dialect, mut body: Value) -> Result<(Option<String>, Value), Failure> {
+    fn assembled(dialect: Dialect, mut body: Value) -> Result<(Option<Assembled>, Value), Failure> {
         body["prompt"] = json!({"id": "reply", "variables": {"shop": "Acme"}});
-        assemble(&templates(), dialect, &mut body).map(|name| (name, body))
+        assemble(&templates(), dialect, &mut body).map(|assembled| (assembled, body))
     }
 
     #[test]
@@ -108,11 +120,10 @@ mod tests {
                 json!({"messages": said(None), "system": text}),
             ),
         ] {
-            assert_eq!(
-                assembled(dialect, body).unwrap(),
-                (Some("reply@3".to_owned()), expected),
-                "{dialect:?}"
-            );
+            let has_instructions = dialect != Dialect::OpenaiChat;
+            let messages = if has_instructions { 2 } else { 3 };
+            let brought = Assembled { name: "reply@3".to_owned(), messages, has_instructions };
+            assert_eq!(assembled(dialect, body).unwrap(), (Some(brought), expected), "{dialect:?}");
         }
         let both = json!({"messages": [own], "system": "Mine."});
         assert_eq!(assembled(Dialect::AnthropicMessages, both).unwrap_err().status, 422);
@@ -122,8 +133,8 @@ mod tests {
     fn where_nobody_keeps_prompts_the_field_is_the_dialects_own() {
         let mut body = json!({"input": "x", "prompt": {"id": "pmpt_1"}});
 
-        let name = assemble(&Templates::default(), Dialect::OpenaiResponses, &mut body).unwrap();
+        let brought = assemble(&Templates::default(), Dialect::OpenaiResponses, &mut body).unwrap();
 
-        assert_eq!((name, body["prompt"]["id"].as_str()), (None, Some("pmpt_1")));
+        assert_eq!((brought, body["prompt"]["id"].as_str()), (None, Some("pmpt_1")));
     }
 }

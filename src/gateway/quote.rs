@@ -34,6 +34,8 @@ pub struct Quote {
     pub terms: Terms,
     /// The output limit that was set, where it is not the caller's own.
     pub clamp_tokens: Option<u64>,
+    /// It is less than the model's maximum, since the means afford no more.
+    pub is_cut: bool,
     /// Fields that the upstream's dialect can't carry.
     pub dropped: Vec<String>,
 }
@@ -92,6 +94,7 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
                 input_credits: bound(&target.card, &terms, &demand, 0)?,
                 input_tokens_max: demand.input_tokens_max,
                 output_tokens_max: sent.saturating_mul(demand.n),
+                is_cut: limit < wanted,
                 clamp_tokens: (asked != Some(sent)).then_some(sent),
                 target: target.clone(),
                 body: written(&body),
@@ -126,6 +129,7 @@ fn quote_embedding(
             input_tokens_max: demand.input_tokens_max,
             output_tokens_max: 0,
             clamp_tokens: None,
+            is_cut: false,
             target: target.clone(),
             body: bytes,
             terms,

@@ -66,7 +66,10 @@ async fn relay(mut dispatch: Box<Dispatch>, call: Call, open: Box<OpenStream>, s
             extend_at = clock.now().plus_seconds(EXTEND_SECONDS);
             dispatch.hold.extend().await;
         }
-        let wait = if relay.is_whole() { TAIL_WAIT } else { patience.for_next(clock.now()) };
+        let wait = match relay.is_whole() {
+            true => TAIL_WAIT.min(patience.between_tokens),
+            false => patience.for_next(clock.now()),
+        };
         let read = match timeout(wait, upstream.chunk()).await {
             Ok(Ok(Some(bytes))) => {
                 let pushed = relay.push(&bytes);
@@ -95,6 +98,9 @@ async fn relay(mut dispatch: Box<Dispatch>, call: Call, open: Box<OpenStream>, s
             }
         };
     }
+    // Where nothing said so, more may have been to come: it is no answer to give again.
+    let is_kept = relay.has_ended();
+    tail.extend_from_slice(&relay.end_finished());
     let is_whole = relay.is_whole();
     let outcome = match (is_whole, client_gone_at) {
         (true, _) => AttemptOutcome::Succeeded,
@@ -110,7 +116,7 @@ async fn relay(mut dispatch: Box<Dispatch>, call: Call, open: Box<OpenStream>, s
     dispatch.remember_warmth(&call.quote, &metered);
     dispatch.hold.record(&call, metered, outcome);
     match dispatch.settle().await {
-        Ok(()) if is_whole => dispatch.keep(&call.quote, "text/event-stream"),
+        Ok(()) if is_kept => dispatch.keep(&call.quote, "text/event-stream"),
         Ok(()) => {}
         Err(error) => {
             tracing::error!(%error, reservation = %request.reservation, "a stream's settle failed; its hold will expire");

@@ -12,6 +12,7 @@ mod bad_input;
 mod cached;
 mod experiments;
 mod fits;
+mod streams;
 mod warm;
 
 use super::*;
@@ -406,6 +407,20 @@ async fn a_failing_provider_is_left_for_the_next_before_the_first_byte() {
 }
 
 #[tokio::test]
+async fn a_target_that_can_not_carry_the_request_is_passed_over_and_that_is_said() {
+    let chain = json!(["anthropic/claude-haiku-4-5", "openai/gpt-4o-mini"]);
+    let world = World::routed("5", "", json!([{"name": "r", "chain": chain}])).await;
+    let mut body = chat("r");
+    body["n"] = 2.into();
+
+    let response = world.post("/v1/chat/completions", body).await;
+
+    assert_eq!(response.status(), 200);
+    assert_eq!(header(&response, "x-tollgate-provider"), "openai");
+    assert_eq!(header(&response, "x-tollgate-fallback"), "anthropic: unsupported (n)");
+}
+
+#[tokio::test]
 async fn where_nobody_answers_the_hold_is_released_and_nothing_charged() {
     let world = World::new("5", "503=1").await;
 
@@ -675,6 +690,35 @@ async fn a_target_that_fails_most_calls_is_spared_and_where_all_rest_the_least_b
 }
 
 #[tokio::test]
+async fn the_fastest_serves_again_within_an_hour_after_it_was_down() {
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    let takes_a_second = clock.clone();
+    let answer = async move || {
+        takes_a_second.advance_seconds(1);
+        axum::Json(completion(json!({"prompt_tokens": 9, "completion_tokens": 1})))
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let chain = json!(["openai/gpt-4o-mini", "odd/gpt-4o-mini"]);
+    let routes = json!([{"name": "r", "chain": chain, "prefer": "fastest", "retries": 0}]);
+    let world = World::at(clock, "5", "503=1", routes, odd).await;
+    let ask = async || header(&world.post("/v1/chat/completions", chat("r")).await, "x-tollgate-provider");
+
+    for _ in 0..3 {
+        assert_eq!(ask().await, "odd", "the first is down");
+    }
+    world.simulator.set_weather(Weather::calm());
+    let mut served = Vec::new();
+    for _minute in 0..60 {
+        world.ledger.clock().advance_seconds(59);
+        served.push(ask().await);
+    }
+
+    let back = served.iter().position(|provider| provider == "openai").expect("serves again");
+    assert!(back > 5, "it is not believed at once: {back} minutes");
+    assert!(served[back..].iter().all(|provider| provider == "openai"), "{served:?}");
+}
+
+#[tokio::test]
 async fn a_slow_target_is_hedged_under_a_larger_hold_and_the_loser_is_paid_for() {
     let routes =
         json!([{"name": "r", "chain": ["openai/gpt-4o-mini", "spare/gpt-4o-mini"], "hedge_after_ms": 20}]);
@@ -764,6 +808,51 @@ async fn the_last_of_its_limit() -> Response {
 fn completion(usage: Value) -> Value {
     json!({"id": "c", "object": "chat.completion", "created": 0, "model": "gpt-4o-mini", "usage": usage,
            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Yes."}}]})
+}
+
+#[tokio::test]
+async fn a_model_that_searches_before_every_answer_is_charged_for_the_search() {
+    let usage = json!({"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10});
+    let odd = Router::new().route(
+        "/v1/chat/completions",
+        axum::routing::post(async move |axum::Json(body): axum::Json<Value>| {
+            let mut answer = completion(usage);
+            answer["model"] = match body["user"].as_str() {
+                Some(behind) => behind.into(),
+                None => format!("{}-2025-03-11", body["model"].as_str().expect("a model")).into(),
+            };
+            axum::Json(answer)
+        }),
+    );
+    let routes = json!([
+        {"name": "search", "chain": ["odd/gpt-4o-mini-search-preview"]},
+        {"name": "none", "chain": ["odd/gpt-4o-mini"]},
+    ]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    let tokens = Credits::from_nanos(9 * 150 + 600);
+    let search: Credits = "0.025".parse().expect("credits");
+    let searched = tokens.saturating_add(search);
+    for (route, behind, searches, expected) in [
+        ("search", None, 1, searched),
+        ("search", Some("gpt-4o-mini"), 1, searched),
+        ("none", None, 0, tokens),
+    ] {
+        let mut body = chat(route);
+        body["user"] = behind.into();
+
+        let response = world.post("/v1/chat/completions", body).await;
+
+        assert_eq!(response.status(), 200, "{route}");
+        assert_eq!(header(&response, "x-tollgate-cost"), expected.to_string(), "{route}");
+        let (attempts, _) = world.last_settle().await;
+        assert_eq!((attempts[0].usage.web_searches, attempts[0].cost), (searches, expected), "{route}");
+    }
+    assert!(world.balance().await.held.is_zero());
+
+    let poor =
+        World::routed("0.02", "", json!([{"name": "r", "chain": ["openai/gpt-4o-mini-search-preview"]}]))
+            .await;
+    assert_eq!(poor.post("/v1/chat/completions", chat("r")).await.status(), 402, "the search is held for");
 }
 
 /// An upstream that answers what the caller's `user` names.
@@ -899,7 +988,8 @@ async fn requests_that_can_not_be_read_cost_nothing() {
 
 #[tokio::test]
 async fn a_limit_on_tokens_counts_what_was_used() {
-    let world = World::new("5", "").await;
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    let world = World::at(clock, "5", "", json!([]), Router::new()).await;
     let limits = vec![Limits {
         scope: BudgetScope::Org,
         requests_per_minute: None,

@@ -34,7 +34,9 @@ impl Weather {
         let seen: Vec<(Standing, f64)> = targets
             .iter()
             .map(|target| {
-                self.of(target, now, |seen| (seen.health.standing(now, tokens), seen.health.cost_seconds()))
+                self.of(target, now, |seen| {
+                    (seen.health.standing(now, tokens), seen.health.cost_seconds(now))
+                })
             })
             .collect();
         let mut left: Vec<Option<Target>> = targets.into_iter().map(Some).collect();

@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::domain::pricing::bound::Demand;
 use crate::domain::pricing::cost::Terms;
 use crate::domain::pricing::rate_card::{RateCard, ServiceTier, Uplift};
+use crate::domain::pricing::searching::{is_billed_for_findings, searches_unasked};
 
 /// The form in which a request is sent to its provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub enum Unboundable {
     Content { kind: String },
     #[error("this model's context window is not known, so content by reference has no upper bound")]
     WindowUnknown,
+    #[error("this model searches the web before every answer, and no price here says what a search costs")]
+    SearchWithoutPrice,
     #[error("`{field}` is not one of the values that have a price")]
     Value { field: &'static str },
 }
@@ -69,6 +72,8 @@ pub fn input_bound(
     let mut found = Found::default();
     found.tools(request, dialect)?;
     found.content(request, dialect)?;
+    let n = answers(request, dialect)?;
+    found.searches_unasked(request["model"].as_str().unwrap_or(&card.model), card, n)?;
     let plain = request_bytes.saturating_add(found.overhead_tokens(dialect, &card.model));
     let uses = found.server_tool_uses.saturating_add(1);
     let by_window = found.reads_by_reference || found.server_tool_uses > 0;
@@ -80,7 +85,7 @@ pub fn input_bound(
     Ok(RequestBound {
         demand: Demand {
             input_tokens_max,
-            n: answers(request, dialect)?,
+            n,
             web_searches_max: found.web_searches,
             cache_writes: dialect != Dialect::Anthropic || mentions(request, "cache_control"),
             long_cache_writes: dialect == Dialect::Anthropic && has_long_cache(request),
@@ -206,6 +211,13 @@ impl Found {
         } else {
             return Err(Unboundable::Tool { kind: kind.to_owned() });
         }
+        Ok(())
+    }
+
+    fn searches_unasked(&mut self, model: &str, card: &RateCard, n: u64) -> Result<(), Unboundable> {
+        let searches = searches_unasked(model, card).ok_or(Unboundable::SearchWithoutPrice)?;
+        self.web_searches = self.web_searches.saturating_add(searches.saturating_mul(n));
+        self.reads_by_reference |= is_billed_for_findings(model);
         Ok(())
     }
 
@@ -407,11 +419,39 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
 mod tests {
     use super::*;
     use crate::domain::pricing::litellm;
+    use crate::domain::pricing::rate_card::Rate;
     use crate::domain::pricing::rate_card::tests::card;
     use crate::domain::time::Timestamp;
     use crate::domain::usage::recordings::{exchanges, shared};
     use serde_json::json;
     use std::collections::BTreeMap;
+
+    #[test]
+    fn a_model_that_always_searches_is_bounded_with_a_search_for_each_answer_or_refused() {
+        let bound = |model: &str, card: &RateCard, n: u64| {
+            let request = json!({"model": model, "n": n, "messages": [{"role": "user", "content": "hi"}]});
+            let demand = input_bound(&request, 100, Dialect::OpenAiChat, card).map(|bound| bound.demand);
+            demand.map(|demand| (demand.web_searches_max, demand.input_tokens_max))
+        };
+        let plain = card("1", "1");
+        let window = plain.context_window_tokens.expect("known");
+        let mut priced = plain.clone();
+        priced.units.web_search = Rate::new(Decimal::ONE).ok();
+        let any = RateCard { model: RateCard::ANY.into(), ..plain.clone() };
+
+        for (model, card, n, expected) in [
+            ("gpt-4o-search-preview", &priced, 1, Ok((1, 132))),
+            ("gpt-4o-mini-search-preview-2025-03-11", &priced, 2, Ok((2, 132))),
+            ("gpt-5-search-api", &priced, 1, Ok((1, window))),
+            ("sonar-pro", &priced, 1, Ok((1, 132))),
+            ("gpt-4o", &priced, 1, Ok((0, 132))),
+            ("gpt-4o-search-preview", &plain, 1, Ok((0, 132))),
+            ("gpt-4o-search-preview", &any, 1, Err(Unboundable::SearchWithoutPrice)),
+            ("gpt-4o", &any, 1, Ok((0, 132))),
+        ] {
+            assert_eq!(bound(model, card, n), expected, "{model}");
+        }
+    }
 
     fn bound_of(request: &Value, dialect: Dialect) -> Result<RequestBound, Unboundable> {
         input_bound(request, request.to_string().len() as u64, dialect, &card("1", "1"))

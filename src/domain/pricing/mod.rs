@@ -9,6 +9,7 @@ pub mod cost;
 pub mod input_bound;
 pub mod litellm;
 pub mod rate_card;
+pub mod searching;
 
 pub use book::{MarkUp, PriceBook, Publication};
 pub use bound::{Demand, affordable_output, bound};
@@ -16,3 +17,4 @@ pub use cost::{PriceError, Terms, cost};
 pub use input_bound::{Dialect, RequestBound, Unboundable, input_bound};
 pub use litellm::default_cards;
 pub use rate_card::{LongContext, Mode, Rate, RateCard, Rates, ServiceTier, TierRates, UnitRates, Uplift};
+pub use searching::searches_unasked;

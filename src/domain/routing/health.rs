@@ -11,6 +11,9 @@ use crate::domain::time::Timestamp;
 
 /// How much the last call counts in the averages.
 const NEWEST: f64 = 0.2;
+/// What was seen counts half as much after so long: a target that was bad is called again before long, and one that is
+/// called all the time is known by its last calls anyway.
+const HALF_LIFE_SECONDS: f64 = 300.0;
 /// What a failure is worth in seconds of waiting, where targets are compared by speed.
 const FAILURE_SECONDS: f64 = 30.0;
 /// The rest of a target whose provider refuses by rate and doesn't say for how long.
@@ -24,6 +27,10 @@ pub struct Health {
     /// Until the first part of an answer.
     first_part_seconds: Option<f64>,
     failure_ratio: f64,
+    /// The averages are as of then.
+    heard_at: Option<Timestamp>,
+    /// They fade from then on. A call that is under way keeps others from trying too, until it is known how it went.
+    called_at: Timestamp,
     allowance: Allowance,
 }
 
@@ -69,6 +76,7 @@ impl Health {
     /// A call is sent: it takes of what is left, until the provider says more.
     pub fn starts(&mut self, now: Timestamp, tokens: u64) {
         self.breaker.starts(now);
+        self.called_at = now;
         for (left, taken) in [(&mut self.allowance.requests, 1), (&mut self.allowance.tokens, tokens)] {
             if let Some(left) = left {
                 left.count = left.count.saturating_sub(taken);
@@ -81,9 +89,10 @@ impl Health {
         match news {
             News::Answers { first_part_micros } => {
                 let newest = first_part_micros as f64 / Timestamp::MICROS_PER_SECOND as f64;
+                let weight = self.weight_of_newest(now);
                 let before = self.first_part_seconds.unwrap_or(newest);
-                self.first_part_seconds = Some(average(before, newest));
-                self.failure_ratio = average(self.failure_ratio, 0.0);
+                self.first_part_seconds = Some(average(before, newest, weight));
+                self.failure_ratio = average(self.failure_ratio, 0.0, weight);
                 self.breaker.succeeded(now);
                 false
             }
@@ -96,7 +105,8 @@ impl Health {
                 false
             }
             News::Failed { retry_after_seconds } => {
-                self.failure_ratio = average(self.failure_ratio, 1.0);
+                let weight = self.weight_of_newest(now);
+                self.failure_ratio = average(self.failure_ratio, 1.0, weight);
                 if let Some(seconds) = retry_after_seconds {
                     self.breaker.rests(now, seconds);
                 }
@@ -112,9 +122,17 @@ impl Health {
     }
 
     /// What a request waits here, on average, failures counted as a long wait. Nothing where nothing is known, so that
-    /// every target is tried.
-    pub fn cost_seconds(&self) -> f64 {
-        self.first_part_seconds.unwrap_or(0.0) + FAILURE_SECONDS * self.failure_ratio
+    /// every target is tried; and the nearer to that, the longer it was not called.
+    pub fn cost_seconds(&self, now: Timestamp) -> f64 {
+        let seen = self.first_part_seconds.unwrap_or(0.0) + FAILURE_SECONDS * self.failure_ratio;
+        seen * left_after(self.called_at, now)
+    }
+
+    /// The longer ago the calls before it, the more the next one counts; it keeps the averages from fading.
+    fn weight_of_newest(&mut self, now: Timestamp) -> f64 {
+        self.called_at = now;
+        let heard_at = self.heard_at.replace(now).unwrap_or(now);
+        1.0 - (1.0 - NEWEST) * left_after(heard_at, now)
     }
 
     pub fn first_part_seconds(&self) -> Option<f64> {
@@ -147,8 +165,14 @@ pub fn in_order(targets: &[(Standing, f64)], prefer: Prefer) -> Vec<usize> {
     places
 }
 
-fn average(before: f64, newest: f64) -> f64 {
-    NEWEST.mul_add(newest - before, before)
+fn average(before: f64, newest: f64, weight: f64) -> f64 {
+    weight.mul_add(newest - before, before)
+}
+
+/// How much of what was seen then counts now, from 1 down to 0.
+fn left_after(then: Timestamp, now: Timestamp) -> f64 {
+    let seconds = now.0.saturating_sub(then.0).max(0) as f64 / Timestamp::MICROS_PER_SECOND as f64;
+    (-seconds / HALF_LIFE_SECONDS).exp2()
 }
 
 #[cfg(test)]
@@ -214,13 +238,36 @@ mod tests {
         let flaky = health(&[answers(0.1), failed]);
         let unknown = health(&[]);
 
-        let targets =
-            [&slow, &fast, &flaky, &unknown].map(|health| (health.standing(at(0), 0), health.cost_seconds()));
+        let targets = [&slow, &fast, &flaky, &unknown]
+            .map(|health| (health.standing(at(0), 0), health.cost_seconds(at(0))));
 
         assert!((slow.first_part_seconds().expect("known") - 2.2).abs() < 1e-9);
         assert!((flaky.failure_ratio() - 0.2).abs() < 1e-9);
         assert_eq!(in_order(&targets, Prefer::AsWritten), [0, 1, 2, 3]);
         assert_eq!(in_order(&targets, Prefer::Fastest), [3, 1, 0, 2]);
+    }
+
+    #[test]
+    fn what_was_seen_fades_and_one_call_at_a_time_finds_out_how_it_is_now() {
+        let answers = |seconds: f64| News::Answers { first_part_micros: (seconds * 1e6) as i64 };
+        let failed = News::Failed { retry_after_seconds: None };
+        let mut health = Health::default();
+        (0..20).for_each(|_| _ = health.hears(at(0), failed));
+        let cost = |health: &Health, seconds| health.cost_seconds(at(seconds));
+
+        let (full, half) = (cost(&health, 0), cost(&health, 300));
+        let faded = cost(&health, 3_600);
+        health.starts(at(3_600), 0);
+        let while_it_is_tried = cost(&health, 3_601);
+        let mut still_down = health.clone();
+        still_down.hears(at(3_602), failed);
+        health.hears(at(3_602), answers(0.4));
+
+        assert!((full - 2.0 * half).abs() < 1e-9 && full > 29.0, "{full} {half}");
+        assert!(faded < 0.01, "{faded}");
+        assert!(while_it_is_tried > 29.0, "{while_it_is_tried}");
+        assert!(cost(&still_down, 3_602) > 29.0, "it counts for more than what was an hour ago");
+        assert!(cost(&health, 3_602) < 0.5, "{}", cost(&health, 3_602));
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub(crate) mod recordings;
 pub use anthropic::{AnthropicStream, anthropic_other_models, from_anthropic};
 pub use count::UsageAnomaly;
 pub use gemini::from_gemini;
-pub use openai::{from_openai_chat, from_openai_embeddings, from_openai_responses, openai_web_searches};
+pub use openai::{from_openai_chat, from_openai_embeddings, from_openai_responses};
 
 use serde::{Deserialize, Serialize};
 

@@ -32,7 +32,8 @@ pub fn from_openai_chat(report: &Value) -> Result<Usage, UsageAnomaly> {
     Ok(Usage { web_searches, ..disjoint(input, output)? })
 }
 
-/// The `usage` of a response. Web searches are not in it: see `openai_web_searches`.
+/// The `usage` of a response. Web searches would not be in it, so that tools which search are refused
+/// (`pricing::input_bound`).
 pub fn from_openai_responses(report: &Value) -> Result<Usage, UsageAnomaly> {
     let part = |part| count(report, &["input_tokens_details", part]);
     let input = Input {
@@ -59,17 +60,6 @@ pub fn from_openai_embeddings(report: &Value) -> Result<Usage, UsageAnomaly> {
         Some(total) if total != input_tokens => Err(UsageAnomaly::SumsDiffer { total, parts: input_tokens }),
         Some(_) | None => Ok(Usage { input_tokens, ..Usage::default() }),
     }
-}
-
-/// The web searches that a response's output shows: the usage doesn't count them, the invoice does. Opening a page
-/// and searching within it are free.
-pub fn openai_web_searches(response: &Value) -> u64 {
-    let items = response.get("output").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let is_search = |item: &&Value| {
-        let action = item.pointer("/action/type").and_then(Value::as_str).unwrap_or("search");
-        item.get("type").and_then(Value::as_str) == Some("web_search_call") && action == "search"
-    };
-    items.iter().filter(is_search).count() as u64
 }
 
 /// DeepSeek and Mistral name cached tokens in their own ways besides OpenAI's.
@@ -225,18 +215,5 @@ mod tests {
         }
         let zero = json!({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0});
         assert_eq!(from_openai_chat(&zero), Ok(Usage::default()));
-    }
-
-    #[test]
-    fn only_searches_count_among_the_web_calls_of_a_response() {
-        let output = json!([
-            {"type": "web_search_call", "action": {"type": "search"}},
-            {"type": "web_search_call", "action": {"type": "open_page"}},
-            {"type": "web_search_call"},
-            {"type": "message"},
-        ]);
-
-        assert_eq!(openai_web_searches(&json!({"output": output})), 2);
-        assert_eq!(openai_web_searches(&json!({})), 0);
     }
 }

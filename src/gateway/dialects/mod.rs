@@ -42,6 +42,18 @@ pub enum Family {
     Gemini,
 }
 
+impl Dialect {
+    /// What a stream ends with where its upstream has said everything but that.
+    fn end_of_stream(self) -> &'static str {
+        match self {
+            Dialect::OpenaiChat => "data: [DONE]\n\n",
+            // Its last event has the finish reason too.
+            Dialect::OpenaiResponses => "",
+            Dialect::AnthropicMessages => "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+        }
+    }
+}
+
 impl From<Dialect> for Family {
     fn from(dialect: Dialect) -> Family {
         match dialect {
@@ -112,6 +124,14 @@ pub fn wants_stream_usage(dialect: Dialect, body: &Value) -> bool {
     match dialect {
         Dialect::OpenaiChat => body["stream_options"]["include_usage"].as_bool().unwrap_or(false),
         Dialect::OpenaiResponses | Dialect::AnthropicMessages => true,
+    }
+}
+
+/// How many answers the caller wants of one call; only one dialect knows more than one.
+pub fn wanted_choices(dialect: Dialect, body: &Value) -> u64 {
+    match dialect {
+        Dialect::OpenaiChat => body["n"].as_u64().unwrap_or(1),
+        Dialect::OpenaiResponses | Dialect::AnthropicMessages => 1,
     }
 }
 

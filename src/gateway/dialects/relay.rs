@@ -1,5 +1,7 @@
 //! A stream on its way from an upstream to a client: metered, and re-framed where the dialects differ.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use serde_json::Value;
 
@@ -52,6 +54,9 @@ pub struct StreamRelay {
     served_model: Option<String>,
     service_tier: Option<String>,
     delivered: Delivered,
+    /// How many answers were asked for at once, and which of them have had their finish reason.
+    choices: u64,
+    finished_choices: BTreeSet<u64>,
     finished: bool,
     ended: bool,
     failure: Option<UpstreamFailure>,
@@ -102,10 +107,17 @@ impl StreamRelay {
             served_model: None,
             service_tier: None,
             delivered: Delivered::default(),
+            choices: 1,
+            finished_choices: BTreeSet::new(),
             finished: false,
             ended: false,
             failure: None,
         }
+    }
+
+    /// Of so many answers at once: it is finished when all of them are.
+    pub fn of_choices(self, choices: u64) -> Self {
+        Self { choices, ..self }
     }
 
     /// Takes bytes of the upstream and returns those for the client, often none.
@@ -120,12 +132,23 @@ impl StreamRelay {
         let last = self.parser.finish()?;
         let mut out = self.relay(last.as_slice()).to_vec();
         // Some servers close after the finish reason, without the mark of the end.
-        if self.finished && !self.ended && self.failure.is_none() {
-            let mut text = String::new();
-            self.end(&mut text);
-            out.extend_from_slice(text.as_bytes());
+        if self.failure.is_none() {
+            out.extend_from_slice(&self.end_finished());
         }
         Ok(Bytes::from(out))
+    }
+
+    /// The upstream says no more of an answer that had its finish reason: returns the end for the client, which would
+    /// wait for it, or take what it has for half an answer. Nothing where there was no finish, or the end was there.
+    pub fn end_finished(&mut self) -> Bytes {
+        let mut text = String::new();
+        if self.finished && !self.ended {
+            self.end(&mut text);
+            if self.writer.is_same() {
+                text.push_str(self.ends.client.end_of_stream());
+            }
+        }
+        Bytes::from(text)
     }
 
     /// Whether there was any event of an answer yet; comments and keep-alives are none.
@@ -136,6 +159,11 @@ impl StreamRelay {
     /// Whether the answer came to its end.
     pub fn is_whole(&self) -> bool {
         self.finished || self.ended
+    }
+
+    /// Whether the upstream itself ended it.
+    pub fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// The error that the upstream reported within the stream.
@@ -195,6 +223,9 @@ impl StreamRelay {
             return;
         };
         self.note(&event);
+        if let Reader::Chunks(_) = &self.reader {
+            self.note_finishes(&event);
+        }
         let deltas = match &mut self.reader {
             Reader::Chunks(reader) => reader.read(&event),
             Reader::Items(reader) => reader.read(&event),
@@ -239,6 +270,18 @@ impl StreamRelay {
         }
     }
 
+    /// Of several answers at once each ends by itself; the usage alone follows the last one's end, also where a server
+    /// gave fewer answers than it was asked for.
+    fn note_finishes(&mut self, chunk: &Value) {
+        let choices = chunk["choices"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let finished = choices.iter().filter(|choice| choice["finish_reason"].is_string());
+        let places = finished.map(|choice| choice["index"].as_u64().unwrap_or(0));
+        self.finished_choices.extend(places.filter(|place| *place < self.choices));
+        let are_all = self.finished_choices.len() as u64 >= self.choices;
+        let is_usage_alone = choices.is_empty() && chunk["usage"].is_object();
+        self.finished |= are_all || (is_usage_alone && !self.finished_choices.is_empty());
+    }
+
     /// The same of a chunk that goes on as it came.
     fn note_text(&mut self, chunk: &openai_chat::TextChunk<'_>) {
         for (known, told) in
@@ -259,7 +302,7 @@ impl StreamRelay {
             Delta::Failed(event) => self.failure = Some(classify_event(&event)),
             Delta::End => self.end(text),
             Delta::Finish(_) => {
-                self.finished = true;
+                self.finished |= self.choices <= 1;
                 self.writer.write(delta, text);
             }
             Delta::Start { .. }

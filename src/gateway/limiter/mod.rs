@@ -70,6 +70,8 @@ pub(super) struct Place {
     running: Running,
     rates: Arc<Rates>,
     held: Vec<Whose>,
+    /// Whose rates a request was taken from; nobody's once it is admitted, for then it counts.
+    requested: Vec<Whose>,
     /// Whose buckets of tokens the estimate was taken from.
     estimated: Vec<Whose>,
     estimated_tokens: u64,
@@ -129,12 +131,14 @@ impl Limiter {
             place.held.push(whose.clone());
             if let Some(rate) = limits.requests_per_minute {
                 self.take_request(&whose, limits, rate).await?;
+                place.requested.push(whose.clone());
             }
             if let Some(rate) = limits.tokens_per_minute {
                 self.take_tokens(&whose, limits, rate, tokens).await?;
                 place.estimated.push(whose);
             }
         }
+        place.requested.clear();
         Ok(place)
     }
 
@@ -151,6 +155,7 @@ impl Limiter {
             running: self.running.clone(),
             rates: self.rates.clone(),
             held: Vec::new(),
+            requested: Vec::new(),
             estimated: Vec::new(),
             estimated_tokens,
             used_tokens: AtomicU64::new(0),
@@ -214,11 +219,11 @@ impl Rates {
         }
     }
 
-    /// A request used less than was estimated by so many tokens or, below zero, more.
-    fn correct(&self, whose: &Whose, less: i64) {
+    /// A request used less than was taken by so many units or, below zero, more.
+    fn correct(&self, whose: &Whose, unit: Unit, less: i64) {
         match self {
-            Rates::PerNode(rates) => rates.correct(whose, less),
-            Rates::Shared(rates) => rates.correct(whose, less),
+            Rates::PerNode(rates) => rates.correct(whose, unit, less),
+            Rates::Shared(rates) => rates.correct(whose, unit, less),
         }
     }
 }
@@ -234,7 +239,9 @@ impl Drop for Place {
     fn drop(&mut self) {
         let used = self.used_tokens.load(Ordering::Relaxed);
         let less = signed(self.estimated_tokens).saturating_sub(signed(used));
-        self.estimated.iter().for_each(|whose| self.rates.correct(whose, less));
+        self.estimated.iter().for_each(|whose| self.rates.correct(whose, Unit::Tokens, less));
+        // What another limit refused takes nothing from this one.
+        self.requested.iter().for_each(|whose| self.rates.correct(whose, Unit::Requests, 1));
         if self.held.is_empty() {
             return;
         }
@@ -391,6 +398,34 @@ mod tests {
         clock.advance_seconds(1);
 
         assert!(admit().await.is_ok());
+    }
+
+    /// Three of six go to ann, who is stopped by her own limit, and the others are left.
+    async fn refusals_leave_the_org_its_rate(limiter: &Limiter) {
+        let both = [
+            limits(BudgetScope::Org, Some(6), None),
+            limits(BudgetScope::EndUser { end_user: None }, Some(3), None),
+        ];
+        let admit = async |name: &str| limiter.admit(ACME, &both, &user(name), 0).await;
+        let mut refused = 0;
+        for _ in 0..20 {
+            refused += u32::from(admit("ann").await.is_err());
+        }
+
+        for _ in 0..3 {
+            admit("bob").await.expect("the org has three left");
+        }
+        let last = admit("eve").await.expect_err("the org's are used up");
+
+        assert_eq!((refused, last.status), (17, 429));
+        assert!(last.message.contains("this org"), "{}", last.message);
+    }
+
+    #[tokio::test]
+    async fn what_one_limit_refuses_is_given_back_to_the_others() {
+        refusals_leave_the_org_its_rate(&limiter(Clock::manual(Timestamp(1_000_000_000_000), 1))).await;
+        let (rates, _folder) = shared::tests::rates().await;
+        refusals_leave_the_org_its_rate(&Limiter::of(Rates::Shared(rates))).await;
     }
 
     #[tokio::test]

@@ -1,14 +1,8 @@
-//! Rates of one node alone: each of N nodes lets as much through. Requests are counted by GCRA.
+//! Rates of one node alone: each of N nodes lets as much through.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
-
-use governor::clock::Clock as Measures;
-use governor::middleware::NoOpMiddleware;
-use governor::nanos::Nanos;
-use governor::state::{InMemoryState, NotKeyed};
-use governor::{Quota, RateLimiter};
 
 use super::{COUNTS_MAX, Unit, Whose};
 use crate::clock::Clock;
@@ -16,24 +10,21 @@ use crate::domain::time::Timestamp;
 
 const MINUTE_MICROS: i64 = 60 * Timestamp::MICROS_PER_SECOND;
 
-type Bucket = RateLimiter<NotKeyed, InMemoryState, NodeTime, NoOpMiddleware<Nanos>>;
-
 pub(super) struct NodeRates {
-    time: NodeTime,
+    clock: Clock,
     counts: Mutex<HashMap<Whose, Count>>,
 }
 
 #[derive(Default)]
 struct Count {
     asked_at: Timestamp,
-    /// With the rate that it was made for.
-    bucket: Option<(NonZeroU32, Bucket)>,
-    tokens: Option<TokenBucket>,
+    requests: Option<Bucket>,
+    tokens: Option<Bucket>,
 }
 
-/// Tokens that may still go through; it fills within a minute.
+/// What may still go through; it fills within a minute.
 #[derive(Clone, Copy)]
-struct TokenBucket {
+struct Bucket {
     left: i64,
     at: Timestamp,
     full: i64,
@@ -41,13 +32,13 @@ struct TokenBucket {
 
 impl NodeRates {
     pub fn new(clock: Clock) -> NodeRates {
-        NodeRates { time: NodeTime(clock), counts: Mutex::default() }
+        NodeRates { clock, counts: Mutex::default() }
     }
 
     /// # Errors
     /// The seconds after which there is enough.
     pub fn take(&self, whose: &Whose, unit: Unit, per_minute: NonZeroU32, units: i64) -> Result<(), u64> {
-        let now = self.time.0.now();
+        let now = self.clock.now();
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if counts.len() >= COUNTS_MAX && !counts.contains_key(whose) {
             counts.retain(|_, count| !count.is_full(now));
@@ -58,72 +49,70 @@ impl NodeRates {
         }
         let count = counts.entry(whose.clone()).or_default();
         count.asked_at = now;
-        match unit {
-            Unit::Requests => count.take_request(per_minute, &self.time),
-            Unit::Tokens => count.take_tokens(per_minute, units, now),
-        }
+        let bucket = count.of(unit);
+        let (filled, taken) = bucket.unwrap_or(Bucket::full(per_minute, now)).take(per_minute, units, now);
+        *bucket = Some(filled);
+        taken
     }
 
-    pub fn correct(&self, whose: &Whose, less: i64) {
+    pub fn correct(&self, whose: &Whose, unit: Unit, less: i64) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tokens) = counts.get_mut(whose).and_then(|count| count.tokens.as_mut()) {
-            tokens.left = tokens.left.saturating_add(less);
+        if let Some(bucket) = counts.get_mut(whose).and_then(|count| count.of(unit).as_mut()) {
+            bucket.left = bucket.left.saturating_add(less);
         }
     }
 }
 
 impl Count {
-    /// The seconds to wait where there is none.
-    fn take_request(&mut self, per_minute: NonZeroU32, time: &NodeTime) -> Result<(), u64> {
-        if self.bucket.as_ref().is_none_or(|(made_for, _)| *made_for != per_minute) {
-            let quota = Quota::per_minute(per_minute);
-            self.bucket = Some((per_minute, RateLimiter::direct_with_clock(quota, time.clone())));
+    fn of(&mut self, unit: Unit) -> &mut Option<Bucket> {
+        match unit {
+            Unit::Requests => &mut self.requests,
+            Unit::Tokens => &mut self.tokens,
         }
-        let Some((_, bucket)) = &self.bucket else { return Ok(()) };
-        bucket.check().map_err(|not_yet| not_yet.wait_time_from(time.now()).as_secs() + 1)
-    }
-
-    fn take_tokens(&mut self, per_minute: NonZeroU32, tokens: i64, now: Timestamp) -> Result<(), u64> {
-        let full = i64::from(per_minute.get());
-        let before = self.tokens.unwrap_or(TokenBucket { left: full, at: now, full });
-        let TokenBucket { left, at, .. } = before.filled(full, now);
-        let after = if tokens <= left { left.saturating_sub(tokens) } else { left };
-        self.tokens = Some(TokenBucket { left: after, at, full });
-        if tokens <= left {
-            return Ok(());
-        }
-        let missing = tokens.saturating_sub(left).unsigned_abs();
-        Err(missing.saturating_mul(60).div_ceil(u64::from(per_minute.get())))
     }
 
     /// It says nothing that a new count would not say: whatever was taken a minute ago has flowed in again.
     fn is_full(&self, now: Timestamp) -> bool {
-        let is_owed = self.tokens.is_some_and(|tokens| tokens.filled(tokens.full, now).left < tokens.full);
+        let is_short = |bucket: Bucket| bucket.filled(bucket.full, now).left < bucket.full;
+        let is_owed = self.tokens.is_some_and(is_short);
         !is_owed && now.0.saturating_sub(self.asked_at.0) >= MINUTE_MICROS
     }
 }
 
-impl TokenBucket {
-    fn filled(self, full: i64, now: Timestamp) -> TokenBucket {
+impl Bucket {
+    fn full(per_minute: NonZeroU32, now: Timestamp) -> Bucket {
+        let full = i64::from(per_minute.get());
+        Bucket { left: full, at: now, full }
+    }
+
+    /// What is left, and whether so much could be taken; else the seconds after which it can.
+    fn take(self, per_minute: NonZeroU32, units: i64, now: Timestamp) -> (Bucket, Result<(), u64>) {
+        let filled = self.filled(i64::from(per_minute.get()), now);
+        if units <= filled.left {
+            return (Bucket { left: filled.left.saturating_sub(units), ..filled }, Ok(()));
+        }
+        let missing = units.saturating_sub(filled.left);
+        let flown_in = now.0.saturating_sub(filled.at.0);
+        let micros = micros_for(missing, filled.full).saturating_sub(flown_in).max(0).unsigned_abs();
+        (filled, Err(micros.div_ceil(Timestamp::MICROS_PER_SECOND.unsigned_abs()).max(1)))
+    }
+
+    fn filled(self, full: i64, now: Timestamp) -> Bucket {
         let elapsed_micros = now.0.saturating_sub(self.at.0).max(0);
-        // A part of a token that has flowed in stays in the time that is not counted yet.
         let filled = elapsed_micros.saturating_mul(full) / MINUTE_MICROS;
-        let at = if filled > 0 { now } else { self.at };
-        TokenBucket { left: self.left.saturating_add(filled).min(full), at, full }
+        let left = self.left.saturating_add(filled);
+        if left >= full {
+            return Bucket { left: full, at: now, full };
+        }
+        // A part of one that has flowed in stays in the time that is not counted yet.
+        Bucket { left, at: Timestamp(self.at.0.saturating_add(micros_for(filled, full))), full }
     }
 }
 
-/// The node's clock, so that limits and everything else agree on the time.
-#[derive(Clone, Debug)]
-struct NodeTime(Clock);
-
-impl Measures for NodeTime {
-    type Instant = Nanos;
-
-    fn now(&self) -> Nanos {
-        let micros = u64::try_from(self.0.now().0).unwrap_or_default();
-        Nanos::from(micros.saturating_mul(1_000))
-    }
+/// How long it takes until so many have flowed in.
+fn micros_for(units: i64, full: i64) -> i64 {
+    let micros = (i128::from(units) * i128::from(MINUTE_MICROS) + i128::from(full) - 1) / i128::from(full);
+    i64::try_from(micros).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -137,6 +126,24 @@ mod tests {
     fn user(name: usize) -> Whose {
         let scope = BudgetScope::EndUser { end_user: None };
         Whose { org: OrgId(Uuid::from_u128(1)), scope, end_user: Some(name.to_string()) }
+    }
+
+    #[test]
+    fn what_flows_in_is_counted_to_the_moment_however_often_somebody_asks() {
+        let clock = Clock::manual(Timestamp(1_000_000_000_000), 1);
+        let rates = NodeRates::new(clock.clone());
+        let four = NonZeroU32::new(4).expect("not zero");
+        let take = || rates.take(&user(0), Unit::Requests, four, 1);
+        (0..4).for_each(|_| take().expect("a minute's allowance at once"));
+
+        let mut told = Vec::new();
+        for _ in 0..6 {
+            told.push(take().err());
+            clock.advance_seconds(10);
+        }
+
+        // One flows in each 15 seconds: 5 s of the 20 stay for the next.
+        assert_eq!(told, [Some(15), Some(5), None, None, Some(5), None]);
     }
 
     #[test]

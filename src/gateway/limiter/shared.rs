@@ -80,8 +80,8 @@ impl SharedRates {
         }
     }
 
-    pub fn correct(&self, whose: &Whose, less: i64) {
-        let known = self.all().get(&(whose.clone(), Unit::Tokens)).cloned();
+    pub fn correct(&self, whose: &Whose, unit: Unit, less: i64) {
+        let known = self.all().get(&(whose.clone(), unit)).cloned();
         if let Some(known) = known {
             known.part().share.corrected(less);
         }
@@ -201,7 +201,7 @@ async fn sweep(rates: Weak<SharedRates>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     use async_trait::async_trait;
@@ -284,6 +284,12 @@ mod tests {
         }
     }
 
+    /// Those of one node.
+    pub async fn rates() -> (Arc<SharedRates>, impl Sized) {
+        let Rig { nodes: [node, _], _folder, .. } = Rig::new().await;
+        (node, _folder)
+    }
+
     const SIX_HUNDRED: NonZeroU32 = NonZeroU32::new(600).expect("not zero");
 
     fn org() -> Whose {
@@ -313,11 +319,11 @@ mod tests {
         rig.take(0, 600).await.expect("all of it");
         rig.take(1, 1).await.expect_err("nothing is left");
 
-        rig.nodes[0].correct(&org(), 500);
+        rig.nodes[0].correct(&org(), Unit::Tokens, 500);
         rig.clock.advance_seconds(2);
         rig.nodes[0].sweep().await;
         rig.take(1, 520).await.expect("what was not used, and what flowed in");
-        rig.nodes[1].correct(&org(), -80);
+        rig.nodes[1].correct(&org(), Unit::Tokens, -80);
         rig.nodes[1].give_back().await;
 
         let refused = rig.take(0, 20).await.expect_err("more was used than there was");

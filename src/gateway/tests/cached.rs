@@ -72,6 +72,103 @@ async fn what_is_not_the_same_or_not_wanted_is_asked_for() {
 }
 
 #[tokio::test]
+async fn what_a_last_resort_or_a_small_balance_made_less_of_is_not_given_again() {
+    let kept = json!({"ttl_seconds": 300, "shared": true});
+    let routes = json!([
+        {"name": "kept", "chain": ["openai/gpt-4o-mini"], "retries": 0, "degrade": "spare/gpt-4.1-nano", "cache": kept},
+        {"name": "calm", "chain": ["spare/gpt-4o-mini"], "cache": kept},
+    ]);
+    let world = World::routed("0.0005", "503=1", routes).await;
+    let ask = async |route: &str| {
+        let mut body = asked_at_zero(false);
+        body["model"] = route.into();
+        if route == "kept" {
+            body["max_tokens"] = 20.into();
+        }
+        let response = world.post("/v1/chat/completions", body).await;
+        ["cache", "degraded", "clamp"].map(|name| header(&response, &format!("x-tollgate-{name}")))
+    };
+
+    let degraded = ask("kept").await;
+    world.simulator.set_weather(Weather::calm());
+    let [healed, after] = [ask("kept").await, ask("kept").await];
+    let [_, _, poor] = ask("calm").await;
+    let terms = LotTerms {
+        lot: LotId(Uuid::from_u128(2)),
+        credits: Credits::from_whole(5),
+        priority: 0,
+        expires_at: None,
+    };
+    let top_up = OrgCommand::Grant { terms, kind: GrantKind::Goodwill, note: None };
+    let top_up = Submission { org: ACME, command: top_up, by: By::Tollgate, idempotency: None };
+    world.ledger.submit(top_up).await.expect("grants");
+    let [first, second] = [ask("calm").await, ask("calm").await];
+
+    assert_eq!(degraded, ["miss", "true", ""]);
+    assert_eq!((healed, after), (["miss", "", ""].map(Into::into), ["hit", "", ""].map(Into::into)));
+    let tokens = |text: &str| text.parse::<u64>().expect("a clamp");
+    assert_eq!((first[0].as_str(), second[0].as_str()), ("miss", "hit"));
+    assert!(tokens(&poor) < tokens(&first[2]), "{poor} {first:?}");
+    assert_eq!(first[2], second[2], "the model's own maximum is told with the answer");
+}
+
+#[tokio::test]
+async fn a_hit_says_what_was_said_with_the_answer() {
+    let kept = json!({"ttl_seconds": 300, "deterministic_only": false});
+    let routes = json!([{"name": "kept", "chain": ["openai/gpt-4o", "anthropic/claude-haiku-4-5", "spare/gpt-4o"],
+                         "retries": 0, "cache": kept}]);
+    for (weather, name, words) in [
+        ("", "warning", "switches gpt-4o off on"),
+        ("503=1", "warning", "switches gpt-4o off on"),
+        ("503=1", "fallback", "openai: 503"),
+    ] {
+        let world = World::routed("5", weather, routes.clone()).await;
+        let told = async || {
+            let response = world.post("/v1/chat/completions", chat("kept")).await;
+            (header(&response, "x-tollgate-cache"), header(&response, &format!("x-tollgate-{name}")))
+        };
+
+        let (first, again) = (told().await, told().await);
+
+        assert_eq!((first.0.as_str(), again.0.as_str()), ("miss", "hit"));
+        assert!(first.1.contains(words), "{first:?}");
+        assert_eq!(first.1, again.1);
+    }
+    let routes = json!([{"name": "kept", "chain": ["anthropic/claude-haiku-4-5"], "cache": kept}]);
+    let world = World::routed("5", "", routes).await;
+    let mut body = chat("kept");
+    (body["max_tokens"], body["seed"]) = (20.into(), 7.into());
+    let dropped = async || {
+        let response = world.post("/v1/chat/completions", body.clone()).await;
+        (header(&response, "x-tollgate-cache"), header(&response, "x-tollgate-dropped"))
+    };
+    assert_eq!(dropped().await, ("miss".into(), "seed".into()));
+    assert_eq!(dropped().await, ("hit".into(), "seed".into()));
+}
+
+#[tokio::test]
+async fn what_the_caller_calls_hard_is_not_answered_by_what_was_kept_for_simple() {
+    let by = json!({"simple": "openai/gpt-4o-mini", "hard": "spare/gpt-4o", "quality": 90});
+    let chain = json!(["openai/gpt-4o-mini"]);
+    let kept = json!({"ttl_seconds": 300});
+    let routes = json!([{"name": "kept", "complexity": by, "chain": chain, "cache": kept}]);
+    let world = World::routed("5", "", routes).await;
+    let ask = async |level: &str| {
+        let call = world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
+        let call = call.header("x-tollgate-complexity", level).json(&asked_at_zero(false));
+        let response = call.send().await.expect("answers");
+        (header(&response, "x-tollgate-cache"), header(&response, "x-tollgate-model"))
+    };
+
+    let simple = ask("simple").await;
+    let hard = ask("hard").await;
+
+    assert_eq!(simple, ("miss".into(), "gpt-4o-mini".into()));
+    assert_eq!(hard, ("miss".into(), "gpt-4o".into()));
+    assert_eq!(ask("simple").await, ("hit".into(), "gpt-4o-mini".into()));
+}
+
+#[tokio::test]
 async fn identical_requests_at_once_are_one_call_and_each_is_settled() {
     let world = World::routed("5", "", caching(json!({"ttl_seconds": 300}))).await;
     let calls = (0..12).map(|_| world.post("/v1/chat/completions", asked_at_zero(false)));
@@ -84,6 +181,46 @@ async fn identical_requests_at_once_are_one_call_and_each_is_settled() {
     let settles =
         events.iter().filter(|stored| matches!(stored.payload.event, Event::ReservationSettled { .. }));
     assert_eq!(settles.count(), 12);
+}
+
+#[tokio::test]
+async fn who_waits_for_anothers_answer_waits_no_longer_than_it_has() {
+    let go_on = Arc::new(tokio::sync::Notify::new());
+    let asked = Arc::new(tokio::sync::Notify::new());
+    let answer = {
+        let (go_on, asked) = (go_on.clone(), asked.clone());
+        async move || {
+            asked.notify_one();
+            go_on.notified().await;
+            axum::Json(completion(json!({"prompt_tokens": 9, "completion_tokens": 1})))
+        }
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let kept = json!({"ttl_seconds": 300});
+    let routes = json!([{"name": "kept", "chain": ["odd/gpt-4o-mini"], "retries": 0, "cache": kept}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    let waits = async {
+        asked.notified().await;
+        let call = world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
+        let call = call.header("x-request-timeout", "1").json(&asked_at_zero(false));
+        let waited = call.send().await.expect("answers");
+        let held = world.balance().await.held;
+        go_on.notify_one();
+        (waited, held)
+    };
+
+    let (first, (waited, held)) =
+        tokio::join!(world.post("/v1/chat/completions", asked_at_zero(false)), waits);
+
+    assert_eq!(
+        (first.status().as_u16(), waited.status().as_u16()),
+        (200, 503),
+        "while the first still waits"
+    );
+    assert!(held.is_positive(), "for the first alone");
+    let error: Value = waited.json().await.expect("json");
+    assert_eq!(error["error"]["code"], "upstream_unreachable");
+    assert_eq!(world.balance().await.held, Credits::ZERO);
 }
 
 #[tokio::test]

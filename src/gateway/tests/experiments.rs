@@ -20,8 +20,12 @@ fn on_chat(sticky_by: StickyBy, arms: Vec<Arm>) -> Experiment {
 
 impl World {
     async fn tried(weather: &str, experiment: Experiment) -> World {
-        let routes = json!([{"name": "chat", "chain": ["openai/gpt-4o"], "retries": 0}]);
-        let world = World::routed("5", weather, routes).await;
+        let route = json!({"name": "chat", "chain": ["openai/gpt-4o"], "retries": 0});
+        World::tried_on(route, weather, experiment).await
+    }
+
+    async fn tried_on(route: Value, weather: &str, experiment: Experiment) -> World {
+        let world = World::routed("5", weather, json!([route])).await;
         assert_eq!(experiment.check(), Ok(()));
         let start = SystemCommand::StartExperiment { experiment };
         world.ledger.submit_system(start, None, None).await.expect("starts");
@@ -37,6 +41,11 @@ impl World {
     async fn command(&self, org: OrgId, command: OrgCommand) {
         let submission = Submission { org, command, by: By::Tollgate, idempotency: None };
         self.ledger.submit(submission).await.expect("runs");
+    }
+
+    async fn allot(&self, credits: &str) {
+        let credits = Some(credits.parse().expect("credits"));
+        self.command(ACME, OrgCommand::AllotArm { arm: "small/mini".into(), credits }).await;
     }
 
     async fn open_lab(&self, credits: &str) {
@@ -120,6 +129,45 @@ async fn a_conversation_keeps_to_its_arm_as_it_grows() {
 }
 
 #[tokio::test]
+async fn conversations_of_one_prompt_are_drawn_apart_and_each_keeps_to_its_arm() {
+    let arms = vec![arm("control", 50, &[]), arm("mini", 50, &["openai/gpt-4o-mini"])];
+    let world = World::tried("", on_chat(StickyBy::Conversation, arms)).await;
+    let prompts = json!([{"id": "reply", "version": 1, "system": "It is {{time}}.",
+                          "messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Yes?"}]}]);
+    let prompts = serde_json::from_value(prompts).expect("prompts");
+    world.state.reload_routes(&Config { prompts, ..world.config.clone() }).expect("sound");
+    for (path, said) in
+        [("/v1/chat/completions", "messages"), ("/v1/responses", "input"), ("/v1/messages", "messages")]
+    {
+        let arm = async |time: &str, turns: &[&Value]| {
+            let prompt = json!({"id": "reply", "variables": {"time": time}});
+            let mut body = json!({"model": "chat", "prompt": prompt, said: turns});
+            if path == "/v1/messages" {
+                body["max_tokens"] = 20.into();
+            }
+            let response = world.post(path, body).await;
+            assert_eq!(response.status(), 200, "{path}");
+            header(&response, "x-tollgate-experiment")
+        };
+        let mut met = std::collections::BTreeSet::new();
+        for n in 0..8 {
+            let first = json!({"role": "user", "content": format!("Question {n}")});
+            let [answer, more] = [("assistant", "An answer."), ("user", "And then?")]
+                .map(|(role, text)| json!({"role": role, "content": text}));
+
+            let opened = arm("noon", &[&first]).await;
+            let went_on = arm("later", &[&first, &answer, &more]).await;
+
+            assert_eq!(opened, went_on, "{path} {n}");
+            met.insert(opened);
+        }
+        assert_eq!(met.len(), 2, "{path}: {met:?}");
+        let alone = [arm("dawn", &[]).await, arm("dawn", &[]).await];
+        assert_eq!(alone[0], alone[1], "{path}");
+    }
+}
+
+#[tokio::test]
 async fn i1_an_arm_never_costs_more_than_it_was_allotted_and_its_org_goes_on_without_it() {
     let arms = vec![arm("mini", 100, &["openai/gpt-4o-mini"])];
     let world = World::tried("", on_chat(StickyBy::Org, arms)).await;
@@ -143,6 +191,65 @@ async fn i1_an_arm_never_costs_more_than_it_was_allotted_and_its_org_goes_on_wit
     assert!(!inside.is_empty() && !outside.is_empty(), "{} and {}", inside.len(), outside.len());
     let cost: Credits = inside.iter().map(|(_, _, charged)| *charged).sum();
     assert!(cost <= allotted, "{cost}");
+}
+
+/// All callers in an arm that has no credits of its own to spend.
+async fn spent(route: Value) -> World {
+    let arms = vec![arm("mini", 100, &["openai/gpt-4o-mini"])];
+    let world = World::tried_on(route, "", on_chat(StickyBy::Org, arms)).await;
+    world.allot("0.000000001").await;
+    world
+}
+
+fn served(response: &reqwest::Response) -> [String; 3] {
+    ["cache", "experiment", "model"].map(|name| header(response, &format!("x-tollgate-{name}")))
+}
+
+#[tokio::test]
+async fn where_an_arm_is_spent_its_answers_are_neither_given_nor_kept() {
+    for price in ["0", "0.0001"] {
+        let kept = json!({"ttl_seconds": 300, "deterministic_only": false, "price": price});
+        let world = spent(json!({"name": "chat", "chain": ["openai/gpt-4o"], "cache": kept})).await;
+        let ask = async |words: &str| {
+            let body = json!({"model": "chat", "messages": [{"role": "user", "content": words}]});
+            let response = world.post("/v1/chat/completions", body).await;
+            assert_eq!(response.status(), 200);
+            served(&response)
+        };
+
+        let outside = ask("one").await;
+        world.allot("1").await;
+        let inside = [ask("one").await, ask("one").await];
+        world.allot("0.000000001").await;
+        let outside_again = ask("one").await;
+
+        assert_eq!(outside, ["miss", "", "gpt-4o"]);
+        assert_eq!(
+            inside[0],
+            ["miss", "small/mini", "gpt-4o-mini"],
+            "what others were told is not the arm's"
+        );
+        assert_eq!(inside[1], ["hit", "small/mini", "gpt-4o-mini"]);
+        assert_eq!(outside_again, ["hit", "", "gpt-4o"], "at {price} a hit");
+    }
+}
+
+#[tokio::test]
+async fn where_an_arm_is_spent_the_request_is_trimmed_for_whom_it_goes_to() {
+    for (own, trimmed) in [("openai/gpt-4o", "1 messages"), ("spare/gpt-4.1-nano", "")] {
+        let world =
+            spent(json!({"name": "chat", "chain": [own], "context_fit": "trim_oldest", "retries": 0})).await;
+        let words = |tokens: usize| "alpha beta ".repeat(tokens / 2);
+        let body = json!({"model": "chat", "max_tokens": 20, "messages": [
+            {"role": "user", "content": words(100_000)}, {"role": "user", "content": words(60_000)}]});
+
+        let response = world.post("/v1/chat/completions", body).await;
+
+        assert_eq!(header(&response, "x-tollgate-trimmed"), trimmed, "{own}");
+        assert_eq!(header(&response, "x-tollgate-experiment"), "");
+        let (attempts, _) = world.last_settle().await;
+        assert_eq!(attempts[0].usage.input_total() < 100_000, !trimmed.is_empty(), "{own}: {attempts:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,25 @@
+//! Models that search the web before every answer, though no field of the request asks for it and no usage report counts
+//! it: only their names tell. Providers bill one search for each answer.
+
+use crate::domain::pricing::rate_card::RateCard;
+
+/// OpenAI's, in chat completions (`gpt-4o-search-preview`, `gpt-5-search-api`), and Perplexity's.
+pub fn always_searches(model: &str) -> bool {
+    model.contains("-search-preview") || model.starts_with("sonar") || is_billed_for_findings(model)
+}
+
+/// Whether what is found is billed as input, beside the search: OpenAI says so of all but the previews.
+pub fn is_billed_for_findings(model: &str) -> bool {
+    model.contains("-search-api")
+}
+
+/// The searches of this model before each of its answers, priced as `card` prices them; `None` where it is sold at a price
+/// for any model, which knows of no search.
+pub fn searches_unasked(model: &str, card: &RateCard) -> Option<u64> {
+    match card.units.web_search {
+        Some(_) => Some(u64::from(always_searches(model))),
+        None if card.model == RateCard::ANY && always_searches(model) => None,
+        // Its own card says that a search costs nothing.
+        None => Some(0),
+    }
+}
