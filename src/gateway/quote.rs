@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::domain::credits::Credits;
 use crate::domain::pricing::{Dialect as Priced, RequestBound, Terms, affordable_output, bound, input_bound};
 use crate::domain::routing::ClampPolicy;
+use crate::gateway::betas::{self, Betas};
 use crate::gateway::dialects::{self, Family, UpstreamRequest, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
@@ -34,7 +35,9 @@ pub struct Quote {
     pub terms: Terms,
     /// The output limit that was set, where it is not the caller's own.
     pub clamp_tokens: Option<u64>,
-    /// Fields that the upstream's dialect can't carry.
+    /// Features that are switched on by name.
+    pub betas: Vec<String>,
+    /// Fields and features that the upstream can't carry.
     pub dropped: Vec<String>,
 }
 
@@ -87,6 +90,7 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
                 .map_err(|below| Failure::new(400, "invalid_request", below.to_string()))?;
             let sent = clamp.sent_tokens;
             dropped.extend(left_out(request, target, &mut body));
+            let betas = betas(request, target, &mut dropped);
             Ok(Quote {
                 credits: at_least_one(bound(&target.card, &terms, &demand, sent)?),
                 input_credits: bound(&target.card, &terms, &demand, 0)?,
@@ -96,6 +100,7 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
                 target: target.clone(),
                 body: written(&body),
                 terms,
+                betas,
                 dropped,
             })
         }
@@ -111,6 +116,7 @@ fn quote_embedding(
     let UpstreamRequest { mut body, mut dropped } =
         embeddings::upstream_request(target.upstream.family, &request.body, &target.model)?;
     dropped.extend(left_out(request, target, &mut body));
+    let betas = betas(request, target, &mut dropped);
     let bytes = written(&body);
     let limits = input_bound(&body, bytes.len() as u64, Priced::Embeddings, &target.card)?;
     let terms = terms(request, prices, &limits);
@@ -129,6 +135,7 @@ fn quote_embedding(
             target: target.clone(),
             body: bytes,
             terms,
+            betas,
             dropped,
         }),
     }
@@ -139,6 +146,13 @@ fn left_out(request: &Request, target: &Target, body: &mut Value) -> Vec<String>
     let mut lost = providers::leave_out(&target.upstream.config.lacks, body);
     lost.retain(|field| request.body.get(field).is_some());
     lost
+}
+
+/// The features that go on; the others are told.
+fn betas(request: &Request, target: &Target, told: &mut Vec<String>) -> Vec<String> {
+    let Betas { sent, dropped } = betas::at(&request.betas, target.upstream.family, &target.card);
+    told.extend(dropped);
+    sent
 }
 
 /// As it is sent.
