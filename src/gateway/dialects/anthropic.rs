@@ -17,6 +17,7 @@ fn finish_reason(name: &str) -> FinishReason {
         "max_tokens" | "model_context_window_exceeded" => FinishReason::MaxTokens,
         "tool_use" => FinishReason::ToolCalls,
         "refusal" => FinishReason::ContentFilter,
+        "error" => FinishReason::Error,
         _ => FinishReason::Stop,
     }
 }
@@ -27,6 +28,8 @@ fn stop_reason(finish: FinishReason) -> &'static str {
         FinishReason::MaxTokens => "max_tokens",
         FinishReason::ToolCalls => "tool_use",
         FinishReason::ContentFilter => "refusal",
+        // Not Anthropic's: its API fails the whole call, which here would leave paid words unsaid.
+        FinishReason::Error => "error",
     }
 }
 

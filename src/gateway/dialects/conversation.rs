@@ -16,7 +16,7 @@ pub struct Conversation {
     pub tool_choice: Option<ToolChoice>,
     /// `Some(false)`: at most one tool call an answer.
     pub parallel_tool_calls: Option<bool>,
-    pub response_schema: Option<ResponseSchema>,
+    pub response_format: Option<ResponseFormat>,
     pub stop: Vec<String>,
     pub temperature: Option<Number>,
     pub top_p: Option<Number>,
@@ -149,10 +149,46 @@ pub enum ToolChoice {
     Tool(String),
 }
 
+/// JSON instead of words.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ResponseFormat {
+    /// Any object; the caller's field asks for it.
+    Object {
+        field: &'static str,
+    },
+    Schema(ResponseSchema),
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResponseSchema {
+    /// A label: it goes where the target has one.
     pub name: String,
+    pub description: Option<String>,
     pub schema: Value,
+    /// OpenAI's strict mode refuses schemas that others take, so that nobody gets it who did not ask for it.
+    pub strict: Option<bool>,
+}
+
+impl ResponseSchema {
+    /// As OpenAI's dialects write it, in fields of one object.
+    pub fn of_openai(fields: &Value) -> ResponseSchema {
+        let text = |field: &str| fields[field].as_str().map(str::to_owned);
+        ResponseSchema {
+            name: text("name").unwrap_or_else(|| "answer".to_owned()),
+            description: text("description").filter(|text| !text.is_empty()),
+            schema: fields["schema"].clone(),
+            strict: fields["strict"].as_bool(),
+        }
+    }
+
+    /// For dialects in which a schema has no description beside it: its own says the same.
+    pub fn described(self) -> Value {
+        let mut schema = self.schema;
+        if let (Some(fields), Some(description)) = (schema.as_object_mut(), self.description) {
+            fields.entry("description").or_insert(description.into());
+        }
+        schema
+    }
 }
 
 /// How hard the model should think.
@@ -201,6 +237,8 @@ pub enum FinishReason {
     MaxTokens,
     ToolCalls,
     ContentFilter,
+    /// The model or its provider failed within the answer: a call that can't be read, say. What came is incomplete.
+    Error,
 }
 
 /// Usage for display to the client in its own dialect's counting. Never charged: the charge comes from the

@@ -576,3 +576,135 @@ fn whatever_becomes_of_an_answer_on_its_way_nothing_panics() {
         }
     }
 }
+
+#[test]
+fn structured_output_is_as_strict_as_its_caller_asked_and_keeps_its_description() {
+    let schema = json!({"type": "object", "properties": {"city": {"type": "string"}}});
+    let described = |text: &str| {
+        let mut schema = schema.clone();
+        schema["description"] = text.into();
+        schema
+    };
+    let user = json!([{"role": "user", "content": "Where?"}]);
+    for (strict, sent) in [(None, false), (Some(false), false), (Some(true), true)] {
+        let mut wanted = json!({"name": "place", "description": "A place.", "schema": schema});
+        if let Some(strict) = strict {
+            wanted["strict"] = strict.into();
+        }
+        let chat = json!({"model": "m", "messages": user,
+                          "response_format": {"type": "json_schema", "json_schema": wanted}});
+        let to = |family| upstream_request(Dialect::OpenaiChat, family, &chat, "m").unwrap();
+
+        let responses = to(Family::OpenaiResponses).body;
+
+        let format = &responses["text"]["format"];
+        assert_eq!(
+            (&format["name"], &format["description"], &format["strict"], &format["schema"]),
+            (&json!("place"), &json!("A place."), &json!(sent), &schema),
+            "{strict:?}"
+        );
+        let back = upstream_request(Dialect::OpenaiResponses, Family::OpenaiChat, &responses, "m").unwrap();
+        wanted["strict"] = sent.into();
+        assert_eq!(back.body["response_format"], json!({"type": "json_schema", "json_schema": wanted}));
+        let claude = to(Family::Anthropic);
+        let gemini = to(Family::Gemini);
+        assert_eq!(claude.body["output_config"]["format"]["schema"], described("A place."));
+        assert_eq!(gemini.body["generationConfig"]["responseJsonSchema"], described("A place."));
+        assert_eq!((claude.dropped, gemini.dropped), (Vec::new(), Vec::new()));
+    }
+
+    let messages = json!({"model": "m", "max_tokens": 9, "messages": user,
+                          "output_config": {"format": {"type": "json_schema", "schema": schema}}});
+    let to = |family| upstream_request(Dialect::AnthropicMessages, family, &messages, "m").unwrap().body;
+    assert_eq!(
+        to(Family::OpenaiChat)["response_format"],
+        json!({"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}})
+    );
+    assert_eq!(to(Family::OpenaiResponses)["text"]["format"]["strict"], false);
+}
+
+#[test]
+fn any_json_object_goes_where_it_can_be_said_and_is_refused_by_name_elsewhere() {
+    let chat = json!({"model": "m", "messages": [{"role": "user", "content": "As JSON."}],
+                      "response_format": {"type": "json_object"}});
+    let responses = json!({"model": "m", "input": "As JSON.", "text": {"format": {"type": "json_object"}}});
+    for (client, body, field) in [
+        (Dialect::OpenaiChat, &chat, "response_format.type"),
+        (Dialect::OpenaiResponses, &responses, "text.format.type"),
+    ] {
+        let to = |family| upstream_request(client, family, body, "m");
+
+        assert_eq!(
+            to(Family::Gemini).unwrap().body["generationConfig"],
+            json!({"responseMimeType": "application/json"})
+        );
+        assert_eq!(to(Family::OpenaiChat).unwrap().body["response_format"]["type"], "json_object");
+        assert_eq!(to(Family::OpenaiResponses).unwrap().body["text"]["format"]["type"], "json_object");
+        let refused = to(Family::Anthropic).unwrap_err();
+        assert!(matches!(&refused, Refused::Unsupported(no) if no.field == field), "{refused}");
+    }
+}
+
+#[test]
+fn only_a_clean_end_at_gemini_is_one_for_the_client() {
+    use FinishReason::{ContentFilter, Error, MaxTokens, Stop};
+    for (reasons, finish) in [
+        (&["STOP"][..], Stop),
+        (&["MAX_TOKENS"], MaxTokens),
+        (
+            &[
+                "SAFETY",
+                "RECITATION",
+                "LANGUAGE",
+                "BLOCKLIST",
+                "PROHIBITED_CONTENT",
+                "SPII",
+                "IMAGE_SAFETY",
+                "IMAGE_PROHIBITED_CONTENT",
+                "IMAGE_RECITATION",
+            ],
+            ContentFilter,
+        ),
+        (
+            &[
+                "OTHER",
+                "MALFORMED_FUNCTION_CALL",
+                "UNEXPECTED_TOOL_CALL",
+                "TOO_MANY_TOOL_CALLS",
+                "MISSING_THOUGHT_SIGNATURE",
+                "MALFORMED_RESPONSE",
+                "NO_IMAGE",
+                "IMAGE_OTHER",
+                "OF_TOMORROW",
+            ],
+            Error,
+        ),
+    ] {
+        for reason in reasons {
+            let body = json!({"responseId": "r", "modelVersion": "g",
+                "candidates": [{"finishReason": reason, "content": {"parts": [{"text": "Let me"}]}}],
+                "usageMetadata": {"promptTokenCount": 9, "candidatesTokenCount": 4}});
+            let stream = format!("data: {body}\n\n");
+            for (client, field, event) in [
+                (Dialect::OpenaiChat, "/choices/0/finish_reason", "\"finish_reason\":"),
+                (Dialect::AnthropicMessages, "/stop_reason", "\"stop_reason\":"),
+                (Dialect::OpenaiResponses, "/status", "event: response."),
+            ] {
+                let whole = translate_answer(Family::Gemini, client, &body, 0).unwrap();
+                let (relay, streamed) = relayed(ends(Family::Gemini, client), stream.as_bytes(), 3);
+
+                let heard = parse(client.into(), &whole).unwrap();
+                assert_eq!((heard.finish, heard.text.as_str()), (finish, "Let me"), "{reason}: {whole}");
+                assert!(relay.is_whole() && relay.usage_json().is_some(), "{reason}");
+                let said = whole.pointer(field).and_then(Value::as_str).unwrap();
+                let last = streamed
+                    .rfind(&format!("{event}\"{said}\""))
+                    .or(streamed.rfind(&format!("{event}{said}")));
+                assert!(last.is_some(), "{reason} {said}: {streamed}");
+            }
+        }
+    }
+    let failed = json!({"responseId": "r", "candidates": [{"finishReason": "MALFORMED_FUNCTION_CALL"}]});
+    let told = translate_answer(Family::Gemini, Dialect::OpenaiResponses, &failed, 0).unwrap();
+    assert_eq!((&told["status"], &told["error"]["code"]), (&json!("failed"), &json!("server_error")));
+}

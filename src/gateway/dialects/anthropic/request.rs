@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::super::conversation::{
-    Conversation, Effort, Image, Message, Part, ResponseSchema, Role, Tool, ToolCall, ToolChoice,
+    Conversation, Effort, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall,
+    ToolChoice,
 };
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
 use super::answer::input;
@@ -50,7 +51,7 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         "tool_choice" => parse_tool_choice(conversation, value)?,
         "metadata" => conversation.end_user = value["user_id"].as_str().map(str::to_owned),
         "thinking" => conversation.effort = effort(value),
-        "output_format" => conversation.response_schema = parse_format(field, value)?,
+        "output_format" => conversation.response_format = parse_format(field, value)?,
         "output_config" => parse_output_config(conversation, value)?,
         "service_tier" | "cache_control" => conversation.dropped.push(field.to_owned()),
         "context_management" | "mcp_servers" if is_empty(value) => {}
@@ -88,7 +89,7 @@ fn parse_output_config(conversation: &mut Conversation, config: &Value) -> Resul
     for (field, value) in config.as_object().into_iter().flatten() {
         match (field.as_str(), value.as_str()) {
             _ if value.is_null() => {}
-            ("format", _) => conversation.response_schema = parse_format("output_config.format", value)?,
+            ("format", _) => conversation.response_format = parse_format("output_config.format", value)?,
             ("effort", Some("low")) => conversation.effort = Some(Effort::Low),
             ("effort", Some("medium")) => conversation.effort = Some(Effort::Medium),
             ("effort", _) => conversation.effort = Some(Effort::High),
@@ -98,11 +99,12 @@ fn parse_output_config(conversation: &mut Conversation, config: &Value) -> Resul
     Ok(())
 }
 
-fn parse_format(at: &str, format: &Value) -> Result<Option<ResponseSchema>, Refused> {
+fn parse_format(at: &str, format: &Value) -> Result<Option<ResponseFormat>, Refused> {
     if format["type"] != "json_schema" || !format["schema"].is_object() {
         return Err(Malformed::new(at, "must be a json_schema with its schema").into());
     }
-    Ok(Some(ResponseSchema { name: "answer".to_owned(), schema: format["schema"].clone() }))
+    let (name, schema) = ("answer".to_owned(), format["schema"].clone());
+    Ok(Some(ResponseFormat::Schema(ResponseSchema { name, description: None, schema, strict: None })))
 }
 
 fn parse_message(conversation: &mut Conversation, at: &str, message: &Value) -> Result<(), Refused> {
@@ -248,9 +250,15 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
             body.insert("tool_choice".into(), render_tool_choice(choice, conversation.parallel_tool_calls));
         }
     }
-    if let Some(schema) = conversation.response_schema {
-        let format = json!({"type": "json_schema", "schema": schema.schema});
-        body.insert("output_config".into(), json!({"format": format}));
+    match conversation.response_format {
+        Some(ResponseFormat::Schema(schema)) => {
+            let format = json!({"type": "json_schema", "schema": schema.described()});
+            body.insert("output_config".into(), json!({"format": format}));
+        }
+        Some(ResponseFormat::Object { field }) => {
+            return unsupported(field, "the upstream of this model needs a json_schema");
+        }
+        None => {}
     }
     if conversation.effort.is_some() {
         // Thinking here wants a budget, free sampling and the earlier thoughts, which other dialects don't carry.

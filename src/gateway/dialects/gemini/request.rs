@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::super::conversation::{
-    Conversation, Effort, Image, Message, Part, Role, Tool, ToolCall, ToolChoice,
+    Conversation, Effort, Image, Message, Part, ResponseFormat, Role, Tool, ToolCall, ToolChoice,
 };
 use super::super::{Refused, Unsupported, UpstreamRequest};
 
@@ -38,9 +38,11 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
         return Err(Unsupported::new("stop", "the upstream of this model takes at most 5").into());
     }
     let mut config = Map::new();
-    if let Some(schema) = conversation.response_schema {
+    if let Some(format) = conversation.response_format {
         config.insert("responseMimeType".into(), "application/json".into());
-        config.insert("responseJsonSchema".into(), schema.schema);
+        if let ResponseFormat::Schema(schema) = format {
+            config.insert("responseJsonSchema".into(), schema.described());
+        }
     }
     if let Some(effort) = conversation.effort {
         match thinking(effort, model) {

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::super::conversation::{
-    Conversation, Effort, Image, Message, Part, ResponseSchema, Role, Tool, ToolCall, ToolChoice,
+    Conversation, Effort, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall,
+    ToolChoice,
 };
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
 use super::answer::tool_call;
@@ -64,7 +65,7 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         }
         "tool_choice" => conversation.tool_choice = Some(parse_tool_choice(value)?),
         "parallel_tool_calls" => conversation.parallel_tool_calls = value.as_bool(),
-        "response_format" => conversation.response_schema = parse_response_format(value)?,
+        "response_format" => conversation.response_format = parse_response_format(value)?,
         "reasoning_effort" => conversation.effort = value.as_str().and_then(Effort::named),
         "n" if value.as_u64() == Some(1) => {}
         "n" => return unsupported(field, "the upstream gives one answer a call"),
@@ -235,7 +236,7 @@ fn parse_tool_choice(choice: &Value) -> Result<ToolChoice, Refused> {
     }
 }
 
-fn parse_response_format(format: &Value) -> Result<Option<ResponseSchema>, Refused> {
+fn parse_response_format(format: &Value) -> Result<Option<ResponseFormat>, Refused> {
     match format["type"].as_str() {
         Some("text") => Ok(None),
         Some("json_schema") => {
@@ -243,12 +244,9 @@ fn parse_response_format(format: &Value) -> Result<Option<ResponseSchema>, Refus
             if !wanted["schema"].is_object() {
                 return Err(Malformed::new("response_format.json_schema.schema", "is required").into());
             }
-            let name = wanted["name"].as_str().unwrap_or("answer").to_owned();
-            Ok(Some(ResponseSchema { name, schema: wanted["schema"].clone() }))
+            Ok(Some(ResponseFormat::Schema(ResponseSchema::of_openai(wanted))))
         }
-        Some("json_object") => {
-            unsupported("response_format.type", "the upstream of this model needs a json_schema")
-        }
+        Some("json_object") => Ok(Some(ResponseFormat::Object { field: "response_format.type" })),
         _ => Err(Malformed::new("response_format.type", "must be text, json_object or json_schema").into()),
     }
 }
@@ -278,9 +276,8 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
             body.insert("parallel_tool_calls".into(), parallel.into());
         }
     }
-    if let Some(schema) = conversation.response_schema {
-        let wanted = json!({"name": schema.name, "schema": schema.schema, "strict": true});
-        body.insert("response_format".into(), json!({"type": "json_schema", "json_schema": wanted}));
+    if let Some(format) = conversation.response_format {
+        body.insert("response_format".into(), render_response_format(format));
     }
     match conversation.effort {
         Some(effort) if is_openai_reasoning_model(model) => {
@@ -356,6 +353,20 @@ fn render_message(message: &Message, out: &mut Vec<Value>) -> Result<(), Refused
     }
     out.push(rendered);
     Ok(())
+}
+
+fn render_response_format(format: ResponseFormat) -> Value {
+    let ResponseFormat::Schema(ResponseSchema { name, description, schema, strict }) = format else {
+        return json!({"type": "json_object"});
+    };
+    let mut wanted = json!({"name": name, "schema": schema});
+    if let Some(description) = description {
+        wanted["description"] = description.into();
+    }
+    if let Some(strict) = strict {
+        wanted["strict"] = strict.into();
+    }
+    json!({"type": "json_schema", "json_schema": wanted})
 }
 
 fn render_tool(tool: &Tool) -> Value {

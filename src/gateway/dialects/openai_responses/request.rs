@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::super::conversation::{
-    Conversation, Effort, Image, Message, Part, ResponseSchema, Role, Tool, ToolCall, ToolChoice,
+    Conversation, Effort, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall,
+    ToolChoice,
 };
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
 use crate::gateway::providers::is_openai_reasoning_model;
@@ -246,12 +247,12 @@ fn parse_text(conversation: &mut Conversation, text: &Value) -> Result<(), Refus
     match format["type"].as_str() {
         None | Some("text") => {}
         Some("json_schema") if format["schema"].is_object() => {
-            let name = format["name"].as_str().unwrap_or("answer").to_owned();
-            conversation.response_schema = Some(ResponseSchema { name, schema: format["schema"].clone() });
+            let schema = ResponseSchema::of_openai(format);
+            conversation.response_format = Some(ResponseFormat::Schema(schema));
         }
         Some("json_schema") => return Err(Malformed::new("text.format.schema", "is required").into()),
         Some("json_object") => {
-            return unsupported("text.format.type", "the upstream of this model needs a json_schema");
+            conversation.response_format = Some(ResponseFormat::Object { field: "text.format.type" });
         }
         Some(_) => {
             let why = "must be text, json_object or json_schema";
@@ -282,10 +283,8 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
             body.insert("parallel_tool_calls".into(), parallel.into());
         }
     }
-    if let Some(schema) = conversation.response_schema {
-        let format =
-            json!({"type": "json_schema", "name": schema.name, "schema": schema.schema, "strict": true});
-        body.insert("text".into(), json!({ "format": format }));
+    if let Some(format) = conversation.response_format {
+        body.insert("text".into(), json!({ "format": render_format(format) }));
     }
     let reasons = is_openai_reasoning_model(model);
     match conversation.effort {
@@ -354,6 +353,18 @@ fn render_message(message: &Message, out: &mut Vec<Value>) -> Result<(), Refused
     }
     out.append(&mut calls);
     Ok(())
+}
+
+fn render_format(format: ResponseFormat) -> Value {
+    let ResponseFormat::Schema(ResponseSchema { name, description, schema, strict }) = format else {
+        return json!({"type": "json_object"});
+    };
+    let mut format = json!({"type": "json_schema", "name": name, "schema": schema,
+                            "strict": strict.unwrap_or(false)});
+    if let Some(description) = description {
+        format["description"] = description.into();
+    }
+    format
 }
 
 fn render_tool(tool: &Tool) -> Value {
