@@ -5,6 +5,7 @@
 
 use serde_json::{Number, Value};
 
+use super::dropped::Dropped;
 use super::{Refused, Unsupported};
 
 /// A request.
@@ -27,7 +28,7 @@ pub struct Conversation {
     pub end_user: Option<String>,
     pub stream: bool,
     /// Fields for which this model has no place and that change little; told to the caller.
-    pub dropped: Vec<String>,
+    pub dropped: Dropped,
 }
 
 impl Conversation {

@@ -6,6 +6,7 @@
 
 mod anthropic;
 pub mod conversation;
+mod dropped;
 pub mod embeddings;
 pub mod errors;
 mod frames;

@@ -6,6 +6,7 @@ use super::super::conversation::{
     Conversation, Effort, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall,
     ToolChoice,
 };
+use super::super::dropped::Dropped;
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
 use super::answer::input;
 
@@ -17,7 +18,6 @@ pub fn parse_request(body: &Value) -> Result<Conversation, Refused> {
             parse_field(&mut conversation, field, value)?;
         }
     }
-    conversation.dropped.dedup();
     Ok(conversation)
 }
 
@@ -49,11 +49,17 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
             }
         }
         "tool_choice" => parse_tool_choice(conversation, value)?,
-        "metadata" => conversation.end_user = value["user_id"].as_str().map(str::to_owned),
-        "thinking" => conversation.effort = effort(value),
-        "output_format" => conversation.response_format = parse_format(field, value)?,
+        "metadata" => {
+            conversation.dropped.add_unread(field, value, &["user_id"]);
+            conversation.end_user = value["user_id"].as_str().map(str::to_owned);
+        }
+        "thinking" => {
+            conversation.dropped.add_unread(field, value, &["type", "budget_tokens"]);
+            conversation.effort = effort(value);
+        }
+        "output_format" => parse_format(conversation, field, value)?,
         "output_config" => parse_output_config(conversation, value)?,
-        "service_tier" | "cache_control" => conversation.dropped.push(field.to_owned()),
+        "service_tier" | "cache_control" => conversation.dropped.add(field),
         "context_management" | "mcp_servers" if is_empty(value) => {}
         "inference_geo" if value == "global" => {}
         "speed" if value == "standard" => {}
@@ -89,7 +95,7 @@ fn parse_output_config(conversation: &mut Conversation, config: &Value) -> Resul
     for (field, value) in config.as_object().into_iter().flatten() {
         match (field.as_str(), value.as_str()) {
             _ if value.is_null() => {}
-            ("format", _) => conversation.response_format = parse_format("output_config.format", value)?,
+            ("format", _) => parse_format(conversation, "output_config.format", value)?,
             ("effort", Some("low")) => conversation.effort = Some(Effort::Low),
             ("effort", Some("medium")) => conversation.effort = Some(Effort::Medium),
             ("effort", _) => conversation.effort = Some(Effort::High),
@@ -99,21 +105,25 @@ fn parse_output_config(conversation: &mut Conversation, config: &Value) -> Resul
     Ok(())
 }
 
-fn parse_format(at: &str, format: &Value) -> Result<Option<ResponseFormat>, Refused> {
+fn parse_format(conversation: &mut Conversation, at: &str, format: &Value) -> Result<(), Refused> {
     if format["type"] != "json_schema" || !format["schema"].is_object() {
         return Err(Malformed::new(at, "must be a json_schema with its schema").into());
     }
+    conversation.dropped.add_unread(at, format, &["type", "schema"]);
     let (name, schema) = ("answer".to_owned(), format["schema"].clone());
-    Ok(Some(ResponseFormat::Schema(ResponseSchema { name, description: None, schema, strict: None })))
+    let schema = ResponseSchema { name, description: None, schema, strict: None };
+    conversation.response_format = Some(ResponseFormat::Schema(schema));
+    Ok(())
 }
 
 fn parse_message(conversation: &mut Conversation, at: &str, message: &Value) -> Result<(), Refused> {
+    conversation.dropped.add_unread(at, message, &["role", "content"]);
     let parts = parse_parts(&mut conversation.dropped, &format!("{at}.content"), &message["content"])?;
     let role = match message["role"].as_str() {
         Some("user") => Role::User,
         Some("assistant") => Role::Assistant,
         Some("system") => {
-            conversation.dropped.push(format!("{at}.position"));
+            conversation.dropped.add_at(at, "position");
             conversation.system.extend(texts(at, parts)?);
             return Ok(());
         }
@@ -131,7 +141,7 @@ fn texts(at: &str, parts: Vec<Part>) -> Result<Vec<String>, Refused> {
     parts.into_iter().map(text).collect()
 }
 
-fn parse_parts(dropped: &mut Vec<String>, at: &str, content: &Value) -> Result<Vec<Part>, Refused> {
+fn parse_parts(dropped: &mut Dropped, at: &str, content: &Value) -> Result<Vec<Part>, Refused> {
     let blocks = match content {
         Value::Null => return Ok(Vec::new()),
         Value::String(text) => return Ok(vec![Part::Text(text.clone())]),
@@ -140,41 +150,38 @@ fn parse_parts(dropped: &mut Vec<String>, at: &str, content: &Value) -> Result<V
     };
     let mut parts = Vec::new();
     for (nth, block) in blocks.iter().enumerate() {
-        if !block["cache_control"].is_null() {
-            dropped.push("cache_control".to_owned());
-        }
         parts.extend(parse_block(dropped, &format!("{at}.{nth}"), block)?);
     }
     Ok(parts)
 }
 
-fn parse_block(dropped: &mut Vec<String>, at: &str, block: &Value) -> Result<Option<Part>, Refused> {
+fn parse_block(dropped: &mut Dropped, at: &str, block: &Value) -> Result<Option<Part>, Refused> {
     let text = |field: &str| -> Result<String, Malformed> {
         let found = block[field].as_str().map(str::to_owned);
         found.ok_or_else(|| Malformed::new(format!("{at}.{field}"), "Field required"))
     };
+    let read: &[&str] = match block["type"].as_str() {
+        Some("text") => &["type", "text"],
+        Some("image") => &["type", "source"],
+        Some("tool_use") => &["type", "id", "name", "input"],
+        Some("tool_result") => &["type", "tool_use_id", "content"],
+        _ => &["type", "thinking", "signature", "data"],
+    };
+    dropped.add_unread(at, block, read);
     match block["type"].as_str() {
-        Some("text") => {
-            if block["citations"].as_array().is_some_and(|citations| !citations.is_empty()) {
-                dropped.push(format!("{at}.citations"));
-            }
-            Ok(Some(Part::Text(text("text")?)))
-        }
-        Some("image") => parse_image(at, &block["source"]).map(|image| Some(Part::Image(image))),
+        Some("text") => Ok(Some(Part::Text(text("text")?))),
+        Some("image") => parse_image(dropped, at, &block["source"]).map(|image| Some(Part::Image(image))),
         Some("tool_use") => {
             let arguments = block["input"].to_string();
             Ok(Some(Part::ToolCall(ToolCall { id: text("id")?, name: text("name")?, arguments })))
         }
         Some("tool_result") => {
-            if block["is_error"] == true {
-                dropped.push(format!("{at}.is_error"));
-            }
             let parts = parse_parts(dropped, &format!("{at}.content"), &block["content"])?;
             Ok(Some(Part::ToolResult { call_id: text("tool_use_id")?, parts }))
         }
         // A model's earlier thoughts mean nothing to another family.
         Some("thinking" | "redacted_thinking") => {
-            dropped.push(format!("{at}.thinking"));
+            dropped.add_at(at, "thinking");
             Ok(None)
         }
         Some(kind) => unsupported(at, &format!("the upstream of this model can't read {kind}")),
@@ -182,7 +189,8 @@ fn parse_block(dropped: &mut Vec<String>, at: &str, block: &Value) -> Result<Opt
     }
 }
 
-fn parse_image(at: &str, source: &Value) -> Result<Image, Refused> {
+fn parse_image(dropped: &mut Dropped, at: &str, source: &Value) -> Result<Image, Refused> {
+    dropped.add_unread(&format!("{at}.source"), source, &["type", "url", "media_type", "data"]);
     let text = |field: &str| source[field].as_str().map(str::to_owned);
     let image = match source["type"].as_str() {
         Some("url") => text("url").map(Image::Url),
@@ -194,16 +202,11 @@ fn parse_image(at: &str, source: &Value) -> Result<Image, Refused> {
     image.ok_or_else(|| Malformed::new(format!("{at}.source"), "is not an image source").into())
 }
 
-fn parse_tool(dropped: &mut Vec<String>, at: &str, tool: &Value) -> Result<Tool, Refused> {
+fn parse_tool(dropped: &mut Dropped, at: &str, tool: &Value) -> Result<Tool, Refused> {
     if let Some(kind) = tool["type"].as_str().filter(|kind| *kind != "custom") {
         return unsupported(format!("{at}.type"), &format!("{kind} is Anthropic's own"));
     }
-    if !tool["cache_control"].is_null() {
-        dropped.push("cache_control".to_owned());
-    }
-    if tool["defer_loading"] == true {
-        dropped.push(format!("{at}.defer_loading"));
-    }
+    dropped.add_unread(at, tool, &["type", "name", "description", "input_schema", "strict"]);
     let name = tool["name"].as_str().ok_or_else(|| Malformed::new(format!("{at}.name"), "Field required"))?;
     if !tool["input_schema"].is_object() {
         return Err(Malformed::new(format!("{at}.input_schema"), "Field required").into());
@@ -217,6 +220,8 @@ fn parse_tool(dropped: &mut Vec<String>, at: &str, tool: &Value) -> Result<Tool,
 }
 
 fn parse_tool_choice(conversation: &mut Conversation, choice: &Value) -> Result<(), Refused> {
+    let read = ["type", "name", "disable_parallel_tool_use"];
+    conversation.dropped.add_unread("tool_choice", choice, &read);
     conversation.tool_choice = Some(match (choice["type"].as_str(), choice["name"].as_str()) {
         (Some("auto"), _) => ToolChoice::Auto,
         (Some("none"), _) => ToolChoice::None,
@@ -262,7 +267,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
     }
     if conversation.effort.is_some() {
         // Thinking here wants a budget, free sampling and the earlier thoughts, which other dialects don't carry.
-        dropped.push("reasoning_effort".to_owned());
+        dropped.add("reasoning_effort");
     }
     if let Some(temperature) = conversation.temperature {
         if temperature.as_f64().is_some_and(|value| value > 1.0) {
@@ -272,7 +277,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
     }
     match (conversation.top_p, body.contains_key("temperature")) {
         // Newer models refuse both samplers together.
-        (Some(_), true) => dropped.push("top_p".to_owned()),
+        (Some(_), true) => dropped.add("top_p"),
         (Some(top_p), false) => {
             body.insert("top_p".into(), Value::Number(top_p));
         }
@@ -290,7 +295,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
     if conversation.stream {
         body.insert("stream".into(), true.into());
     }
-    Ok(UpstreamRequest { body: Value::Object(body), dropped })
+    Ok(UpstreamRequest { body: Value::Object(body), dropped: dropped.into() })
 }
 
 /// Empty texts are refused by this provider, so that they are left out, and messages with nothing else too.

@@ -20,7 +20,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
     body.insert("contents".into(), contents(&conversation.messages)?.into());
     if !conversation.tools.is_empty() {
         if conversation.tools.iter().any(|tool| tool.strict == Some(true)) {
-            dropped.push("tools.strict".to_owned());
+            dropped.add("tools[].strict");
         }
         let declared: Vec<Value> = conversation.tools.iter().map(declaration).collect();
         body.insert("tools".into(), json!([{"functionDeclarations": declared}]));
@@ -29,10 +29,10 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
         }
     }
     if conversation.parallel_tool_calls == Some(false) {
-        dropped.push("parallel_tool_calls".to_owned());
+        dropped.add("parallel_tool_calls");
     }
     if conversation.end_user.is_some() {
-        dropped.push("user".to_owned());
+        dropped.add("user");
     }
     if conversation.stop.len() > STOPS_MAX {
         return Err(Unsupported::new("stop", "the upstream of this model takes at most 5").into());
@@ -49,7 +49,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
             Some(thinking) => {
                 config.insert("thinkingConfig".into(), thinking);
             }
-            None => dropped.push("reasoning_effort".to_owned()),
+            None => dropped.add("reasoning_effort"),
         }
     }
     let given = [
@@ -63,7 +63,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
     if !config.is_empty() {
         body.insert("generationConfig".into(), config.into());
     }
-    Ok(UpstreamRequest { body: Value::Object(body), dropped })
+    Ok(UpstreamRequest { body: Value::Object(body), dropped: dropped.into() })
 }
 
 fn contents(messages: &[Message]) -> Result<Vec<Value>, Refused> {

@@ -6,12 +6,13 @@ use super::super::conversation::{
     Conversation, Effort, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall,
     ToolChoice,
 };
+use super::super::dropped::Dropped;
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
 use super::answer::tool_call;
 use crate::gateway::providers::is_openai_reasoning_model;
 
 /// Fields that tune an answer or its bookkeeping at OpenAI, and that an answer elsewhere can do without.
-const DROPPABLE: [&str; 14] = [
+const DROPPABLE: [&str; 13] = [
     "frequency_penalty",
     "presence_penalty",
     "seed",
@@ -23,7 +24,6 @@ const DROPPABLE: [&str; 14] = [
     "prompt_cache_retention",
     "safety_identifier",
     "verbosity",
-    "stream_options",
     "logit_bias",
     "top_logprobs",
 ];
@@ -60,12 +60,21 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         "stop" => conversation.stop = stop(value)?,
         "tools" => {
             for (index, tool) in value.as_array().into_iter().flatten().enumerate() {
-                conversation.tools.push(parse_tool(index, tool)?);
+                let tool = parse_tool(&mut conversation.dropped, index, tool)?;
+                conversation.tools.push(tool);
             }
         }
-        "tool_choice" => conversation.tool_choice = Some(parse_tool_choice(value)?),
+        "tool_choice" => {
+            conversation.dropped.add_unread(field, value, &["type", "function"]);
+            conversation.tool_choice = Some(parse_tool_choice(value)?);
+        }
         "parallel_tool_calls" => conversation.parallel_tool_calls = value.as_bool(),
-        "response_format" => conversation.response_format = parse_response_format(value)?,
+        "response_format" => {
+            let read = ["name", "description", "schema", "strict"];
+            conversation.dropped.add_unread(field, value, &["type", "json_schema"]);
+            conversation.dropped.add_unread("response_format.json_schema", &value["json_schema"], &read);
+            conversation.response_format = parse_response_format(value)?;
+        }
         "reasoning_effort" => conversation.effort = value.as_str().and_then(Effort::named),
         "n" if value.as_u64() == Some(1) => {}
         "n" => return unsupported(field, "the upstream gives one answer a call"),
@@ -74,12 +83,9 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         "functions" | "function_call" => {
             return unsupported(field, "use tools and tool_choice with this model");
         }
-        _ if DROPPABLE.contains(&field) => {
-            // The usage chunk is Tollgate's to write, so that this field is obeyed, not dropped.
-            if field != "stream_options" {
-                conversation.dropped.push(field.to_owned());
-            }
-        }
+        // The usage chunk is Tollgate's to write, so that this one is obeyed.
+        "stream_options" => conversation.dropped.add_unread(field, value, &["include_usage"]),
+        _ if DROPPABLE.contains(&field) => conversation.dropped.add(field),
         _ => return unsupported(field, "the upstream of this model can't do it"),
     }
     Ok(())
@@ -104,13 +110,19 @@ fn stop(value: &Value) -> Result<Vec<String>, Malformed> {
 
 fn parse_message(conversation: &mut Conversation, index: usize, message: &Value) -> Result<(), Refused> {
     let at = format!("messages[{index}]");
+    let read: &[&str] = match message["role"].as_str() {
+        Some("assistant") => &["role", "content", "refusal", "tool_calls", "audio", "function_call"],
+        Some("tool") => &["role", "content", "tool_call_id"],
+        _ => &["role", "content"],
+    };
+    conversation.dropped.add_unread(&at, message, read);
     if message["audio"].is_object() {
         return unsupported(format!("{at}.audio"), "the upstream of this model knows no audio");
     }
     match message["role"].as_str() {
         Some("system" | "developer") => {
             if !conversation.messages.is_empty() {
-                conversation.dropped.push(format!("{at}.position"));
+                conversation.dropped.add_at(&at, "position");
             }
             for part in parse_parts(&mut conversation.dropped, &at, &message["content"])? {
                 match part {
@@ -125,11 +137,15 @@ fn parse_message(conversation: &mut Conversation, index: usize, message: &Value)
         }
         Some("assistant") => {
             let mut parts = parse_parts(&mut conversation.dropped, &at, &message["content"])?;
+            if let Some(refusal) = message["refusal"].as_str().filter(|text| !text.is_empty()) {
+                parts.push(Part::Text(refusal.to_owned()));
+            }
             if message["function_call"].is_object() {
                 return unsupported(format!("{at}.function_call"), "use tool_calls with this model");
             }
             for (nth, call) in message["tool_calls"].as_array().into_iter().flatten().enumerate() {
-                parts.push(Part::ToolCall(parse_tool_call(&format!("{at}.tool_calls[{nth}]"), call)?));
+                let at = format!("{at}.tool_calls[{nth}]");
+                parts.push(Part::ToolCall(parse_tool_call(&mut conversation.dropped, &at, call)?));
             }
             conversation.messages.push(Message { role: Role::Assistant, parts });
         }
@@ -153,7 +169,7 @@ fn parse_message(conversation: &mut Conversation, index: usize, message: &Value)
     Ok(())
 }
 
-fn parse_parts(dropped: &mut Vec<String>, at: &str, content: &Value) -> Result<Vec<Part>, Refused> {
+fn parse_parts(dropped: &mut Dropped, at: &str, content: &Value) -> Result<Vec<Part>, Refused> {
     let items = match content {
         Value::Null => return Ok(Vec::new()),
         Value::String(text) if text.is_empty() => return Ok(Vec::new()),
@@ -165,32 +181,33 @@ fn parse_parts(dropped: &mut Vec<String>, at: &str, content: &Value) -> Result<V
     for (nth, item) in items.iter().enumerate() {
         let at = format!("{at}.content[{nth}]");
         let text = |field: &str| item[field].as_str().map(|text| Part::Text(text.to_owned()));
-        let part = match item["type"].as_str() {
-            Some("text") => text("text"),
-            Some("refusal") => text("refusal"),
+        let (part, read) = match item["type"].as_str() {
+            Some("text") => (text("text"), "text"),
+            Some("refusal") => (text("refusal"), "refusal"),
             Some("image_url") => {
-                if !item["image_url"]["detail"].is_null() {
-                    dropped.push(format!("{at}.image_url.detail"));
-                }
-                item["image_url"]["url"].as_str().map(|url| Part::Image(Image::of_url(url)))
+                let image = &item["image_url"];
+                // What OpenAI does by itself is no wish.
+                let read: &[&str] = if image["detail"] == "auto" { &["url", "detail"] } else { &["url"] };
+                dropped.add_unread(&format!("{at}.image_url"), image, read);
+                (image["url"].as_str().map(|url| Part::Image(Image::of_url(url))), "image_url")
             }
             Some(_) => {
                 return unsupported(format!("{at}.type"), "the upstream of this model takes text and images");
             }
-            None => None,
+            None => (None, "type"),
         };
-        if !item["prompt_cache_breakpoint"].is_null() {
-            dropped.push(format!("{at}.prompt_cache_breakpoint"));
-        }
+        dropped.add_unread(&at, item, &["type", read]);
         parts.push(part.ok_or_else(|| Malformed::new(at, "is not a content part"))?);
     }
     Ok(parts)
 }
 
-fn parse_tool_call(at: &str, call: &Value) -> Result<ToolCall, Refused> {
+fn parse_tool_call(dropped: &mut Dropped, at: &str, call: &Value) -> Result<ToolCall, Refused> {
     if call["type"] == "custom" {
         return unsupported(format!("{at}.type"), "custom tools are OpenAI's own");
     }
+    dropped.add_unread(at, call, &["type", "id", "function"]);
+    dropped.add_unread(&format!("{at}.function"), &call["function"], &["name", "arguments"]);
     let text = |pointer: &str| {
         let found = call.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         found.ok_or_else(|| Malformed::new(format!("{at}{}", pointer.replace('/', ".")), "is required"))
@@ -198,7 +215,7 @@ fn parse_tool_call(at: &str, call: &Value) -> Result<ToolCall, Refused> {
     Ok(ToolCall { id: text("/id")?, name: text("/function/name")?, arguments: text("/function/arguments")? })
 }
 
-fn parse_tool(index: usize, tool: &Value) -> Result<Tool, Refused> {
+fn parse_tool(dropped: &mut Dropped, index: usize, tool: &Value) -> Result<Tool, Refused> {
     if tool["type"] != "function" {
         return unsupported(
             format!("tools[{index}].type"),
@@ -206,6 +223,8 @@ fn parse_tool(index: usize, tool: &Value) -> Result<Tool, Refused> {
         );
     }
     let function = &tool["function"];
+    dropped.add_unread("tools[]", tool, &["type", "function"]);
+    dropped.add_unread("tools[].function", function, &["name", "description", "parameters", "strict"]);
     let name = function["name"]
         .as_str()
         .ok_or_else(|| Malformed::new(format!("tools[{index}].function.name"), "is required"))?;
@@ -283,11 +302,11 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
         Some(effort) if is_openai_reasoning_model(model) => {
             body.insert("reasoning_effort".into(), effort.name().into());
         }
-        Some(_) => dropped.push("thinking".to_owned()),
+        Some(_) => dropped.add("thinking"),
         None => {}
     }
     if conversation.top_k.is_some() {
-        dropped.push("top_k".to_owned());
+        dropped.add("top_k");
     }
     // Reasoning models refuse samplers and stops, so that sending them would fail the call.
     let samples = !is_openai_reasoning_model(model);
@@ -301,7 +320,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
             Some(value) if samples => {
                 body.insert(field.into(), value);
             }
-            Some(_) => dropped.push(field.to_owned()),
+            Some(_) => dropped.add(field),
             None => {}
         }
     }
@@ -312,7 +331,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
         body.insert("stream".into(), true.into());
         body.insert("stream_options".into(), json!({"include_usage": true}));
     }
-    Ok(UpstreamRequest { body: Value::Object(body), dropped })
+    Ok(UpstreamRequest { body: Value::Object(body), dropped: dropped.into() })
 }
 
 /// One neutral message may be several here: each tool result is a message, before what else the user says.

@@ -6,6 +6,7 @@ use super::super::conversation::{
     Conversation, Effort, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall,
     ToolChoice,
 };
+use super::super::dropped::Dropped;
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
 use crate::gateway::providers::is_openai_reasoning_model;
 
@@ -75,24 +76,26 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         "user" | "safety_identifier" => conversation.end_user = value.as_str().map(str::to_owned),
         "tools" => {
             for (index, tool) in value.as_array().into_iter().flatten().enumerate() {
-                conversation.tools.push(parse_tool(index, tool)?);
+                let tool = parse_tool(&mut conversation.dropped, index, tool)?;
+                conversation.tools.push(tool);
             }
         }
-        "tool_choice" => conversation.tool_choice = Some(parse_tool_choice(value)?),
+        "tool_choice" => {
+            conversation.dropped.add_unread(field, value, &["type", "name"]);
+            conversation.tool_choice = Some(parse_tool_choice(value)?);
+        }
         "parallel_tool_calls" => conversation.parallel_tool_calls = value.as_bool(),
         "text" => parse_text(conversation, value)?,
         "reasoning" => {
             conversation.effort = value["effort"].as_str().and_then(Effort::named);
-            if !value["summary"].is_null() {
-                conversation.dropped.push("reasoning.summary".to_owned());
-            }
+            conversation.dropped.add_unread(field, value, &["effort"]);
         }
         "background" if value == false => {}
         "truncation" if value == "disabled" => {}
         // What is asked here is what is done.
         "store" if value == false => {}
         "truncation" => return unsupported(field, "the upstream of this model truncates nothing"),
-        _ if DROPPABLE.contains(&field) => conversation.dropped.push(field.to_owned()),
+        _ if DROPPABLE.contains(&field) => conversation.dropped.add(field),
         _ => return unsupported(field, "the upstream of this model can't do it"),
     }
     Ok(())
@@ -122,6 +125,12 @@ fn parse_item(conversation: &mut Conversation, at: &str, item: &Value) -> Result
         let found = item[field].as_str().map(str::to_owned);
         found.ok_or_else(|| Malformed::new(format!("{at}.{field}"), "is required"))
     };
+    // Ids and states are this API's own book-keeping.
+    let read: &[&str] = match item["type"].as_str() {
+        Some("function_call") => &["type", "id", "status", "call_id", "name", "arguments"],
+        Some("function_call_output") => &["type", "id", "status", "call_id", "output"],
+        _ => &["type", "id", "status", "role", "content"],
+    };
     match item["type"].as_str() {
         None | Some("message") => parse_message(conversation, at, item)?,
         Some("function_call") => {
@@ -139,11 +148,15 @@ fn parse_item(conversation: &mut Conversation, at: &str, item: &Value) -> Result
             conversation.push_tool_result(Part::ToolResult { call_id: text("call_id")?, parts });
         }
         // A model's earlier thoughts mean nothing to another family.
-        Some("reasoning") => conversation.dropped.push(format!("{at}.reasoning")),
+        Some("reasoning") => {
+            conversation.dropped.add_at(at, "reasoning");
+            return Ok(());
+        }
         Some(kind) => {
             return unsupported(format!("{at}.type"), &format!("the upstream of this model knows no {kind}"));
         }
     }
+    conversation.dropped.add_unread(at, item, read);
     Ok(())
 }
 
@@ -154,7 +167,7 @@ fn parse_message(conversation: &mut Conversation, at: &str, item: &Value) -> Res
         Some("assistant") => Role::Assistant,
         Some("system" | "developer") => {
             if !conversation.messages.is_empty() {
-                conversation.dropped.push(format!("{at}.position"));
+                conversation.dropped.add_at(at, "position");
             }
             for part in parts {
                 match part {
@@ -173,7 +186,7 @@ fn parse_message(conversation: &mut Conversation, at: &str, item: &Value) -> Res
     Ok(())
 }
 
-fn parse_parts(dropped: &mut Vec<String>, at: &str, content: &Value) -> Result<Vec<Part>, Refused> {
+fn parse_parts(dropped: &mut Dropped, at: &str, content: &Value) -> Result<Vec<Part>, Refused> {
     let items = match content {
         Value::String(text) if text.is_empty() => return Ok(Vec::new()),
         Value::String(text) => return Ok(vec![Part::Text(text.clone())]),
@@ -184,32 +197,35 @@ fn parse_parts(dropped: &mut Vec<String>, at: &str, content: &Value) -> Result<V
     for (nth, item) in items.iter().enumerate() {
         let at = format!("{at}[{nth}]");
         let text = |field: &str| item[field].as_str().map(|text| Part::Text(text.to_owned()));
-        let part = match item["type"].as_str() {
-            Some("input_text" | "output_text") => text("text"),
-            Some("refusal") => text("refusal"),
+        let (part, read): (_, &[&str]) = match item["type"].as_str() {
+            Some("input_text" | "output_text") => (text("text"), &["type", "text"]),
+            Some("refusal") => (text("refusal"), &["type", "refusal"]),
             Some("input_image") => {
-                if item["detail"].as_str().is_some_and(|detail| detail != "auto") {
-                    dropped.push(format!("{at}.detail"));
-                }
-                item["image_url"].as_str().map(|url| Part::Image(Image::of_url(url)))
+                // What OpenAI does by itself is no wish.
+                let is_auto = item["detail"] == "auto";
+                let read: &[&str] =
+                    if is_auto { &["type", "image_url", "detail"] } else { &["type", "image_url"] };
+                (item["image_url"].as_str().map(|url| Part::Image(Image::of_url(url))), read)
             }
             Some(_) => {
                 return unsupported(format!("{at}.type"), "the upstream of this model takes text and images");
             }
-            None => None,
+            None => (None, &[]),
         };
+        dropped.add_unread(&at, item, read);
         parts.push(part.ok_or_else(|| Malformed::new(at, "is not a content part"))?);
     }
     Ok(parts)
 }
 
-fn parse_tool(index: usize, tool: &Value) -> Result<Tool, Refused> {
+fn parse_tool(dropped: &mut Dropped, index: usize, tool: &Value) -> Result<Tool, Refused> {
     if tool["type"] != "function" {
         return unsupported(
             format!("tools[{index}].type"),
             "the upstream of this model knows functions only",
         );
     }
+    dropped.add_unread("tools[]", tool, &["type", "name", "description", "parameters", "strict"]);
     let name =
         tool["name"].as_str().ok_or_else(|| Malformed::new(format!("tools[{index}].name"), "is required"))?;
     let schema = match &tool["parameters"] {
@@ -240,10 +256,10 @@ fn parse_tool_choice(choice: &Value) -> Result<ToolChoice, Refused> {
 }
 
 fn parse_text(conversation: &mut Conversation, text: &Value) -> Result<(), Refused> {
-    if !text["verbosity"].is_null() {
-        conversation.dropped.push("text.verbosity".to_owned());
-    }
     let format = &text["format"];
+    conversation.dropped.add_unread("text", text, &["format"]);
+    let read = ["type", "name", "description", "schema", "strict"];
+    conversation.dropped.add_unread("text.format", format, &read);
     match format["type"].as_str() {
         None | Some("text") => {}
         Some("json_schema") if format["schema"].is_object() => {
@@ -291,7 +307,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
         Some(effort) if reasons => {
             body.insert("reasoning".into(), json!({"effort": effort.name()}));
         }
-        Some(_) => dropped.push("reasoning_effort".to_owned()),
+        Some(_) => dropped.add("reasoning_effort"),
         None => {}
     }
     // Reasoning models refuse samplers; nothing here takes stops.
@@ -306,7 +322,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
             Some(value) if is_known => {
                 body.insert(field.into(), value);
             }
-            Some(_) => dropped.push(field.to_owned()),
+            Some(_) => dropped.add(field),
             None => {}
         }
     }
@@ -320,7 +336,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
         body.insert("stream".into(), true.into());
     }
     body.insert("store".into(), false.into());
-    Ok(UpstreamRequest { body: Value::Object(body), dropped })
+    Ok(UpstreamRequest { body: Value::Object(body), dropped: dropped.into() })
 }
 
 /// Calls and results are items of their own, beside what else a message says.
