@@ -96,6 +96,11 @@ impl Unsupported {
     pub fn new(field: impl Into<String>, why: impl Into<String>) -> Self {
         Self { field: field.into(), why: why.into() }
     }
+
+    /// A file by its id.
+    fn file(field: String) -> Self {
+        Self::new(field, "no files are stored at providers: send it inline")
+    }
 }
 
 /// The model that the caller names.
@@ -135,9 +140,7 @@ pub fn upstream_request(
     model: &str,
 ) -> Result<UpstreamRequest, Refused> {
     providers::validate(client, body)?;
-    if client == Dialect::OpenaiResponses {
-        openai_responses::refuse_stored(body)?;
-    }
+    refuse_stored(client, body)?;
     if Family::from(client) == upstream {
         return Ok(same::patched(client, body, model));
     }
@@ -154,6 +157,15 @@ pub fn upstream_request(
         Family::OpenaiResponses => openai_responses::render_request(parsed, model),
         Family::Anthropic => anthropic::render_request(parsed, model),
         Family::Gemini => gemini::render_request(parsed, model),
+    }
+}
+
+/// Refuses what stands at the provider, in an account that all orgs share, instead of in the request.
+fn refuse_stored(client: Dialect, body: &Value) -> Result<(), Unsupported> {
+    match client {
+        Dialect::OpenaiChat => openai_chat::refuse_stored(body),
+        Dialect::OpenaiResponses => openai_responses::refuse_stored(body),
+        Dialect::AnthropicMessages => anthropic::refuse_stored(body),
     }
 }
 

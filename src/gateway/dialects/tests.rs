@@ -91,11 +91,7 @@ fn every_recorded_request_goes_to_its_own_dialect_as_it_came() {
             let sent = match upstream_request(dialect, dialect.into(), request, "target") {
                 Ok(sent) => sent.body,
                 Err(refused) => {
-                    assert!(
-                        openai_responses::refuse_stored(request).is_err(),
-                        "{}: {refused}",
-                        exchange["id"]
-                    );
+                    assert!(refuse_stored(dialect, request).is_err(), "{}: {refused}", exchange["id"]);
                     continue;
                 }
             };
@@ -533,6 +529,55 @@ fn what_stands_at_a_provider_is_refused_by_name() {
             assert!(matches!(&refused, Refused::Unsupported(no) if no.field == field), "{body}: {refused}");
         }
     }
+    let chat = |part: Value| json!({"model": "m", "messages": [{"role": "user", "content": [part]}]});
+    let claude = |block: Value| {
+        let message = json!({"role": "user", "content": [{"type": "text", "text": "Read it."}, block]});
+        json!({"model": "m", "max_tokens": 9, "messages": [message]})
+    };
+    let stored = json!({"type": "document", "source": {"type": "file", "file_id": "f"}});
+    for (client, body, field) in [
+        (
+            Dialect::OpenaiResponses,
+            item(json!({"type": "function_call_output", "call_id": "c",
+                        "output": [{"type": "input_file", "file_id": "f"}]})),
+            "input[0].output.file_id",
+        ),
+        (
+            Dialect::OpenaiResponses,
+            item(json!({"type": "function_call_output", "call_id": "c",
+                        "output": [{"type": "input_image", "file_id": "f"}]})),
+            "input[0].output.file_id",
+        ),
+        (
+            Dialect::OpenaiChat,
+            chat(json!({"type": "file", "file": {"file_id": "f"}})),
+            "messages[0].content.file.file_id",
+        ),
+        (
+            Dialect::AnthropicMessages,
+            claude(json!({"type": "container_upload", "file_id": "f"})),
+            "messages.0.content.file_id",
+        ),
+        (Dialect::AnthropicMessages, claude(stored.clone()), "messages.0.content.source.file_id"),
+        (
+            Dialect::AnthropicMessages,
+            claude(json!({"type": "tool_result", "tool_use_id": "t", "content": [stored]})),
+            "messages.0.content.source.file_id",
+        ),
+    ] {
+        for family in FAMILIES {
+            let refused = upstream_request(client, family, &body, "m").unwrap_err();
+            assert!(
+                matches!(&refused, Refused::Unsupported(no) if no.field == field && no.why.contains("inline")),
+                "{body}: {refused}"
+            );
+        }
+    }
+    let inline = chat(json!({"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA"}}));
+    assert!(upstream_request(Dialect::OpenaiChat, Family::OpenaiChat, &inline, "m").is_ok());
+    let input =
+        claude(json!({"type": "tool_use", "id": "t", "name": "n", "input": {"source": {"file_id": 1}}}));
+    assert!(upstream_request(Dialect::AnthropicMessages, Family::Anthropic, &input, "m").is_ok());
     let kept = json!({"model": "m", "input": "x", "store": true, "background": false, "conversation": null});
     let sent = upstream_request(Dialect::OpenaiResponses, Family::OpenaiResponses, &kept, "m").unwrap();
     assert_eq!((&sent.body["store"], sent.dropped.as_slice()), (&json!(false), &["store".to_owned()][..]));

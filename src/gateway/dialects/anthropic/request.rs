@@ -10,6 +10,30 @@ use super::super::dropped::Dropped;
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
 use super::answer::input;
 
+/// Refuses files that stand at the provider: any org could name another's.
+pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
+    refuse_files("system", &body["system"])?;
+    for (index, message) in body["messages"].as_array().into_iter().flatten().enumerate() {
+        refuse_files(&format!("messages.{index}.content"), &message["content"])?;
+    }
+    Ok(())
+}
+
+/// A tool's results and documents hold blocks in turn; a call's input is the model's own.
+fn refuse_files(at: &str, blocks: &Value) -> Result<(), Unsupported> {
+    for block in blocks.as_array().into_iter().flatten() {
+        if !block["file_id"].is_null() {
+            return Err(Unsupported::file(format!("{at}.file_id")));
+        }
+        if !block["source"]["file_id"].is_null() {
+            return Err(Unsupported::file(format!("{at}.source.file_id")));
+        }
+        refuse_files(at, &block["content"])?;
+        refuse_files(at, &block["source"]["content"])?;
+    }
+    Ok(())
+}
+
 pub fn parse_request(body: &Value) -> Result<Conversation, Refused> {
     let mut conversation = Conversation::default();
     let object = body.as_object().ok_or_else(|| Malformed::new("body", "must be a JSON object"))?;

@@ -28,6 +28,17 @@ const DROPPABLE: [&str; 13] = [
     "top_logprobs",
 ];
 
+/// Refuses files that stand at the provider: any org could name another's.
+pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
+    for (index, message) in body["messages"].as_array().into_iter().flatten().enumerate() {
+        let mut parts = message["content"].as_array().into_iter().flatten();
+        if parts.any(|part| !part["file"]["file_id"].is_null()) {
+            return Err(Unsupported::file(format!("messages[{index}].content.file.file_id")));
+        }
+    }
+    Ok(())
+}
+
 pub fn parse_request(body: &Value) -> Result<Conversation, Refused> {
     let mut conversation = Conversation::default();
     let object = body.as_object().ok_or_else(|| Malformed::new("body", "must be a JSON object"))?;

@@ -41,10 +41,11 @@ pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
             let why = "nothing is stored at providers: send the item itself";
             return Err(Unsupported::new(format!("input[{index}]"), why));
         }
-        let parts = item["content"].as_array().into_iter().flatten();
-        if parts.clone().any(|part| !part["file_id"].is_null()) {
-            let why = "no files are stored at providers: send it inline";
-            return Err(Unsupported::new(format!("input[{index}].content.file_id"), why));
+        for field in ["content", "output"] {
+            let mut parts = item[field].as_array().into_iter().flatten();
+            if parts.any(|part| !part["file_id"].is_null()) {
+                return Err(Unsupported::file(format!("input[{index}].{field}.file_id")));
+            }
         }
     }
     Ok(())
