@@ -69,6 +69,13 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
             let asked =
                 asked.filter(|_| providers::asked_output_tokens(client.into(), &request.body).is_some());
             let wanted = asked.map_or(model_max, |asked| asked.min(model_max));
+            // A caller's own budget is kept or refused; one that a translation chose yields.
+            let is_translated = Family::from(client) != upstream;
+            let least = if is_translated {
+                providers::minimum_output_tokens(upstream, &Value::Null)
+            } else {
+                providers::minimum_output_tokens(upstream, &body)
+            };
             let limit = match means {
                 Means::Unknown => wanted,
                 Means::Available { credits: available, clamp } => {
@@ -78,7 +85,7 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
                         (None, ClampPolicy::Strict) => 1,
                         (Some(_), ClampPolicy::Strict) | (_, ClampPolicy::Refuse) => wanted,
                     };
-                    let enough = providers::minimum_output_tokens(upstream, &body).max(at_least);
+                    let enough = least.max(at_least);
                     if affordable < enough {
                         let asked = bound(&target.card, &terms, &demand, enough)?;
                         return Err(unaffordable(available, asked, Some(affordable)));
@@ -86,6 +93,9 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
                     wanted.min(affordable)
                 }
             };
+            if is_translated {
+                dropped.extend(dialects::fit_thinking(client, &mut body, limit).map(str::to_owned));
+            }
             let clamp = providers::clamp(upstream, &target.model, &mut body, limit)
                 .map_err(|below| Failure::new(400, "invalid_request", below.to_string()))?;
             let sent = clamp.sent_tokens;

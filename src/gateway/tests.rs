@@ -12,6 +12,7 @@ mod bad_input;
 mod betas;
 mod cached;
 mod counted;
+mod effort;
 mod experiments;
 mod fits;
 mod warm;

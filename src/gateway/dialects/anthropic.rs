@@ -5,7 +5,7 @@ mod request;
 mod stream;
 
 pub(super) use answer::{parse_answer, render_answer};
-pub(super) use request::{parse_request, refuse_stored, render_request};
+pub(super) use request::{parse_request, refuse_stored, render_request, thinking_budget};
 pub(super) use stream::{EventReader, EventWriter};
 
 use serde_json::{Value, json};

@@ -6,7 +6,7 @@
 use serde_json::{Number, Value};
 
 use super::dropped::Dropped;
-use super::{Refused, Unsupported};
+use super::{Refused, Unsupported, effort};
 
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,7 +24,7 @@ pub struct Conversation {
     pub top_k: Option<Number>,
     /// Reasoning included.
     pub max_output_tokens: Option<u64>,
-    pub effort: Option<Effort>,
+    pub effort: Option<effort::Asked>,
     pub end_user: Option<String>,
     pub stream: bool,
     /// Fields for which this model has no place and that change little; told to the caller.
@@ -189,34 +189,6 @@ impl ResponseSchema {
             fields.entry("description").or_insert(description.into());
         }
         schema
-    }
-}
-
-/// How hard the model should think.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effort {
-    Low,
-    Medium,
-    High,
-}
-
-impl Effort {
-    /// As OpenAI names it; none for what asks for no thought.
-    pub fn named(name: &str) -> Option<Effort> {
-        match name {
-            "high" | "xhigh" => Some(Effort::High),
-            "medium" => Some(Effort::Medium),
-            "low" | "minimal" => Some(Effort::Low),
-            _ => None,
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Effort::Low => "low",
-            Effort::Medium => "medium",
-            Effort::High => "high",
-        }
     }
 }
 

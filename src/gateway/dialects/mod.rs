@@ -7,6 +7,7 @@
 mod anthropic;
 pub mod conversation;
 mod dropped;
+mod effort;
 pub mod embeddings;
 pub mod errors;
 mod frames;
@@ -157,6 +158,22 @@ pub fn upstream_request(
         Family::OpenaiResponses => openai_responses::render_request(parsed, model),
         Family::Anthropic => anthropic::render_request(parsed, model),
         Family::Gemini => gemini::render_request(parsed, model),
+    }
+}
+
+/// Makes a thinking budget that a translation chose fit a lower output limit than it knew of; where none fits, the
+/// request does not think, and what the caller asked is returned.
+pub fn fit_thinking(client: Dialect, body: &mut Value, limit_tokens: u64) -> Option<&'static str> {
+    let budget = body["thinking"]["budget_tokens"].as_u64()?;
+    if let Some(tokens) = anthropic::thinking_budget(budget, Some(limit_tokens)) {
+        body["thinking"]["budget_tokens"] = tokens.into();
+        return None;
+    }
+    body.as_object_mut()?.shift_remove("thinking");
+    match client {
+        Dialect::OpenaiChat => Some("reasoning_effort"),
+        Dialect::OpenaiResponses => Some("reasoning.effort"),
+        Dialect::AnthropicMessages => Some("thinking"),
     }
 }
 

@@ -1,12 +1,12 @@
 //! Message requests.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number, Value, json};
 
 use super::super::conversation::{
-    Conversation, Effort, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall,
-    ToolChoice,
+    Conversation, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall, ToolChoice,
 };
 use super::super::dropped::Dropped;
+use super::super::effort::{Asked, Claude, Effort, for_anthropic};
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
 use super::answer::input;
 
@@ -42,6 +42,7 @@ pub fn parse_request(body: &Value) -> Result<Conversation, Refused> {
             parse_field(&mut conversation, field, value)?;
         }
     }
+    conversation.effort = effort(&mut conversation.dropped, &body["thinking"], &body["output_config"])?;
     Ok(conversation)
 }
 
@@ -77,10 +78,7 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
             conversation.dropped.add_unread(field, value, &["user_id"]);
             conversation.end_user = value["user_id"].as_str().map(str::to_owned);
         }
-        "thinking" => {
-            conversation.dropped.add_unread(field, value, &["type", "budget_tokens"]);
-            conversation.effort = effort(value);
-        }
+        "thinking" => conversation.dropped.add_unread(field, value, &["type", "budget_tokens"]),
         "output_format" => parse_format(conversation, field, value)?,
         "output_config" => parse_output_config(conversation, value)?,
         "service_tier" | "cache_control" => conversation.dropped.add(field),
@@ -104,25 +102,44 @@ fn number(field: &str, value: &Value) -> Result<serde_json::Number, Malformed> {
     value.as_number().cloned().ok_or_else(|| Malformed::new(field, "must be a number"))
 }
 
-/// A budget becomes the effort that spends about as much.
-fn effort(thinking: &Value) -> Option<Effort> {
-    match (thinking["type"].as_str(), thinking["budget_tokens"].as_u64()) {
-        (Some("enabled"), Some(..=2_048)) => Some(Effort::Low),
-        (Some("enabled"), Some(2_049..=8_192)) => Some(Effort::Medium),
-        (Some("enabled"), _) => Some(Effort::High),
-        (Some("adaptive"), _) => Some(Effort::Medium),
-        _ => None,
-    }
+/// A level by name goes before a budget, which becomes the level that spends about as much; no thought goes before both.
+fn effort(dropped: &mut Dropped, thinking: &Value, config: &Value) -> Result<Option<Asked>, Malformed> {
+    const LEVEL: &str = "output_config.effort";
+    let level = match &config["effort"] {
+        Value::Null => None,
+        level => Some(Asked::named(LEVEL, level.as_str().unwrap_or_default())?),
+    };
+    let budget = thinking["budget_tokens"].as_u64();
+    let asked = |effort, words: String| Some(Asked { effort, words });
+    Ok(match (thinking["type"].as_str(), level) {
+        (Some("disabled"), level) => {
+            level.iter().for_each(|level| dropped.add(&level.words));
+            asked(Effort::None, "thinking: disabled".into())
+        }
+        (Some("enabled"), None) => {
+            let words = format!("thinking.budget_tokens: {}", budget.unwrap_or_default());
+            asked(Effort::of_budget(budget), words)
+        }
+        (Some("enabled"), Some(level)) => {
+            dropped.add("thinking.budget_tokens");
+            Some(level)
+        }
+        // As the model sees fit, which is about what the others do unasked.
+        (Some("adaptive"), None) => asked(Effort::Medium, "thinking: adaptive".into()),
+        (Some("adaptive"), Some(level)) => Some(level),
+        (Some(_), _) => {
+            return Err(Malformed::new("thinking.type", "must be enabled, adaptive or disabled"));
+        }
+        (None, level) => level,
+    })
 }
 
 fn parse_output_config(conversation: &mut Conversation, config: &Value) -> Result<(), Refused> {
     for (field, value) in config.as_object().into_iter().flatten() {
-        match (field.as_str(), value.as_str()) {
+        match field.as_str() {
             _ if value.is_null() => {}
-            ("format", _) => parse_format(conversation, "output_config.format", value)?,
-            ("effort", Some("low")) => conversation.effort = Some(Effort::Low),
-            ("effort", Some("medium")) => conversation.effort = Some(Effort::Medium),
-            ("effort", _) => conversation.effort = Some(Effort::High),
+            "format" => parse_format(conversation, "output_config.format", value)?,
+            "effort" => {}
             _ => return unsupported(format!("output_config.{field}"), "the upstream can't do it"),
         }
     }
@@ -257,7 +274,8 @@ fn parse_tool_choice(conversation: &mut Conversation, choice: &Value) -> Result<
     Ok(())
 }
 
-pub fn render_request(conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
+pub fn render_request(mut conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
+    let thinking = thinking(&mut conversation, model);
     let mut dropped = conversation.dropped;
     let mut body = Map::new();
     body.insert("model".into(), model.into());
@@ -279,19 +297,35 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
             body.insert("tool_choice".into(), render_tool_choice(choice, conversation.parallel_tool_calls));
         }
     }
+    let mut config = Map::new();
     match conversation.response_format {
         Some(ResponseFormat::Schema(schema)) => {
-            let format = json!({"type": "json_schema", "schema": schema.described()});
-            body.insert("output_config".into(), json!({"format": format}));
+            config.insert("format".into(), json!({"type": "json_schema", "schema": schema.described()}));
         }
         Some(ResponseFormat::Object { field }) => {
             return unsupported(field, "the upstream of this model needs a json_schema");
         }
         None => {}
     }
-    if conversation.effort.is_some() {
-        // Thinking here wants a budget, free sampling and the earlier thoughts, which other dialects don't carry.
-        dropped.add("reasoning_effort");
+    if let Some(effort) = thinking.level {
+        config.insert("effort".into(), effort.name().into());
+    }
+    if !config.is_empty() {
+        body.insert("output_config".into(), config.into());
+    }
+    let thinks = thinking.field.as_ref().is_some_and(|field| field["type"] != "disabled");
+    if let Some(field) = thinking.field {
+        body.insert("thinking".into(), field);
+    }
+    if thinks {
+        // Thinking goes with free sampling only.
+        let is_default = |temperature: &Number| temperature.as_f64() == Some(1.0);
+        let samplers = [
+            ("temperature", conversation.temperature.take_if(|given| !is_default(given))),
+            ("top_p", conversation.top_p.take()),
+            ("top_k", conversation.top_k.take()),
+        ];
+        samplers.iter().filter(|(_, given)| given.is_some()).for_each(|(field, _)| dropped.add(field));
     }
     if let Some(temperature) = conversation.temperature {
         if temperature.as_f64().is_some_and(|value| value > 1.0) {
@@ -320,6 +354,62 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
         body.insert("stream".into(), true.into());
     }
     Ok(UpstreamRequest { body: Value::Object(body), dropped: dropped.into() })
+}
+
+/// What a request says of thinking.
+#[derive(Default)]
+struct Thinking {
+    field: Option<Value>,
+    level: Option<Effort>,
+}
+
+fn thinking(conversation: &mut Conversation, model: &str) -> Thinking {
+    let Some(asked) = conversation.effort.take() else { return Thinking::default() };
+    let told = for_anthropic(asked.effort, model);
+    let (thinking, is_said) = match told.said {
+        None => (Thinking::default(), true),
+        Some(Claude::Off) => (Thinking { field: Some(json!({"type": "disabled"})), level: None }, true),
+        // Neither with a tool that must be called nor to end what was put in its mouth.
+        Some(_) if is_led(conversation) => (Thinking::default(), false),
+        Some(Claude::Adaptive(effort)) => {
+            (Thinking { field: Some(json!({"type": "adaptive"})), level: Some(effort) }, true)
+        }
+        Some(Claude::Budget(tokens)) => {
+            let budget = thinking_budget(tokens, conversation.max_output_tokens);
+            // A budget wants the thoughts before a tool's call back, which other dialects don't carry.
+            match budget.filter(|_| !answers_tools(conversation)) {
+                Some(tokens) => {
+                    let field = json!({"type": "enabled", "budget_tokens": tokens});
+                    (Thinking { field: Some(field), level: None }, true)
+                }
+                None => (Thinking::default(), false),
+            }
+        }
+    };
+    if !told.is_as_asked || !is_said {
+        conversation.dropped.add(&asked.words);
+    }
+    thinking
+}
+
+/// The least that the provider takes.
+const THINKING_TOKENS_MIN: u64 = 1_024;
+
+/// Thoughts lie inside the output limit: at most half of it, so that an answer has room.
+pub fn thinking_budget(wanted_tokens: u64, output_tokens_max: Option<u64>) -> Option<u64> {
+    let most = output_tokens_max.map_or(u64::MAX, |tokens| tokens / 2);
+    Some(wanted_tokens.min(most)).filter(|tokens| *tokens >= THINKING_TOKENS_MIN)
+}
+
+fn is_led(conversation: &Conversation) -> bool {
+    let is_forced = matches!(conversation.tool_choice, Some(ToolChoice::Required | ToolChoice::Tool(_)));
+    let is_begun = conversation.messages.last().is_some_and(|message| message.role == Role::Assistant);
+    is_forced || is_begun
+}
+
+fn answers_tools(conversation: &Conversation) -> bool {
+    let parts = conversation.messages.last().into_iter().flat_map(|message| &message.parts);
+    parts.into_iter().any(|part| matches!(part, Part::ToolResult { .. }))
 }
 
 /// Empty texts are refused by this provider, so that they are left out, and messages with nothing else too.

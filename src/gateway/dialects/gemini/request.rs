@@ -3,8 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::super::conversation::{
-    Conversation, Effort, Image, Message, Part, ResponseFormat, Role, Tool, ToolCall, ToolChoice,
+    Conversation, Image, Message, Part, ResponseFormat, Role, Tool, ToolCall, ToolChoice,
 };
+use super::super::effort::{Gemini, for_gemini};
 use super::super::{Refused, Unsupported, UpstreamRequest};
 
 /// The provider's own limit.
@@ -44,12 +45,13 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
             config.insert("responseJsonSchema".into(), schema.described());
         }
     }
-    if let Some(effort) = conversation.effort {
-        match thinking(effort, model) {
-            Some(thinking) => {
-                config.insert("thinkingConfig".into(), thinking);
-            }
-            None => dropped.add("reasoning_effort"),
+    if let Some(asked) = conversation.effort {
+        let told = for_gemini(asked.effort, model);
+        if let Some(told) = told.said {
+            config.insert("thinkingConfig".into(), thinking(told));
+        }
+        if !told.is_as_asked {
+            dropped.add(&asked.words);
         }
     }
     let given = [
@@ -147,16 +149,13 @@ fn calling(choice: &ToolChoice) -> Value {
     }
 }
 
-/// Generation 3 takes a level, 2.5 a budget; earlier ones don't think.
-fn thinking(effort: Effort, model: &str) -> Option<Value> {
-    if model.contains("gemini-3") {
-        let level = if effort == Effort::Low { "LOW" } else { "HIGH" };
-        return Some(json!({"thinkingLevel": level, "includeThoughts": true}));
+/// Thoughts are shown where there are any.
+fn thinking(told: Gemini) -> Value {
+    match told {
+        Gemini::Budget(0) => json!({"thinkingBudget": 0}),
+        Gemini::Budget(tokens) => json!({"thinkingBudget": tokens, "includeThoughts": true}),
+        Gemini::Level(effort) => {
+            json!({"thinkingLevel": effort.name().to_uppercase(), "includeThoughts": true})
+        }
     }
-    let budget = match effort {
-        Effort::Low => 1_024,
-        Effort::Medium => 8_192,
-        Effort::High => 24_576,
-    };
-    model.contains("gemini-2.5").then(|| json!({"thinkingBudget": budget, "includeThoughts": true}))
 }

@@ -3,10 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::super::conversation::{
-    Conversation, Effort, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall,
-    ToolChoice,
+    Conversation, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall, ToolChoice,
 };
 use super::super::dropped::Dropped;
+use super::super::effort::{Asked, for_openai};
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
 use super::answer::tool_call;
 use crate::gateway::providers::is_openai_reasoning_model;
@@ -86,7 +86,9 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
             conversation.dropped.add_unread("response_format.json_schema", &value["json_schema"], &read);
             conversation.response_format = parse_response_format(value)?;
         }
-        "reasoning_effort" => conversation.effort = value.as_str().and_then(Effort::named),
+        "reasoning_effort" => {
+            conversation.effort = Some(Asked::named(field, value.as_str().unwrap_or_default())?);
+        }
         "n" if value.as_u64() == Some(1) => {}
         "n" => return unsupported(field, "the upstream gives one answer a call"),
         "logprobs" if value == false => {}
@@ -309,12 +311,14 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
     if let Some(format) = conversation.response_format {
         body.insert("response_format".into(), render_response_format(format));
     }
-    match conversation.effort {
-        Some(effort) if is_openai_reasoning_model(model) => {
+    if let Some(asked) = conversation.effort {
+        let told = for_openai(asked.effort, model);
+        if let Some(effort) = told.said {
             body.insert("reasoning_effort".into(), effort.name().into());
         }
-        Some(_) => dropped.add("thinking"),
-        None => {}
+        if !told.is_as_asked {
+            dropped.add(&asked.words);
+        }
     }
     if conversation.top_k.is_some() {
         dropped.add("top_k");

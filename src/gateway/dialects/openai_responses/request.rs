@@ -3,10 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::super::conversation::{
-    Conversation, Effort, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall,
-    ToolChoice,
+    Conversation, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall, ToolChoice,
 };
 use super::super::dropped::Dropped;
+use super::super::effort::{Asked, for_openai};
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
 use crate::gateway::providers::is_openai_reasoning_model;
 
@@ -88,7 +88,10 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         "parallel_tool_calls" => conversation.parallel_tool_calls = value.as_bool(),
         "text" => parse_text(conversation, value)?,
         "reasoning" => {
-            conversation.effort = value["effort"].as_str().and_then(Effort::named);
+            if !value["effort"].is_null() {
+                let name = value["effort"].as_str().unwrap_or_default();
+                conversation.effort = Some(Asked::named("reasoning.effort", name)?);
+            }
             conversation.dropped.add_unread(field, value, &["effort"]);
         }
         "background" if value == false => {}
@@ -304,12 +307,14 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
         body.insert("text".into(), json!({ "format": render_format(format) }));
     }
     let reasons = is_openai_reasoning_model(model);
-    match conversation.effort {
-        Some(effort) if reasons => {
+    if let Some(asked) = conversation.effort {
+        let told = for_openai(asked.effort, model);
+        if let Some(effort) = told.said {
             body.insert("reasoning".into(), json!({"effort": effort.name()}));
         }
-        Some(_) => dropped.add("reasoning_effort"),
-        None => {}
+        if !told.is_as_asked {
+            dropped.add(&asked.words);
+        }
     }
     // Reasoning models refuse samplers; nothing here takes stops.
     let tuning = [
