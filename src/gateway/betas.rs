@@ -15,7 +15,7 @@ const WIDE_WINDOW_TOKENS: u64 = 1_000_000;
 
 /// Without their dates. What is deliberately not here runs code or other models, reads files of the shared account, or
 /// pays by other rules: code execution, skills, MCP, files, advisors, compaction, server-side fallbacks.
-const SENT: [&str; 25] = [
+const SENT: [&str; 24] = [
     "advanced-tool-use",
     "claude-code",
     "computer-use",
@@ -28,7 +28,6 @@ const SENT: [&str; 25] = [
     "mid-conversation-system",
     "model-context-window-exceeded",
     "output-128k",
-    "output-300k",
     "pdfs",
     "prompt-caching",
     "prompt-caching-scope",
