@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use crate::domain::event::AttemptOutcome;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
+use crate::gateway::betas;
 use crate::gateway::dialects::relay::StreamEnds;
 use crate::gateway::dialects::{self, Family, StreamRelay, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
@@ -157,6 +158,9 @@ pub async fn send(
     for (name, value) in upstream.auth_headers() {
         call = call.header(name, value);
     }
+    if !quote.betas.is_empty() {
+        call = call.header(betas::HEADER, quote.betas.join(","));
+    }
     let mut response = match timeout(patience.for_first(since, clock.now()), call.send()).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) if error.is_connect() => {
@@ -193,7 +197,11 @@ pub async fn send(
 ///
 /// # Errors
 /// Where it says that the request itself is wrong.
-pub async fn count_tokens(target: &Target, mut body: Value) -> Result<Option<u64>, UpstreamFailure> {
+pub async fn count_tokens(
+    target: &Target,
+    mut body: Value,
+    names: &[String],
+) -> Result<Option<u64>, UpstreamFailure> {
     let upstream = &target.upstream;
     if let Some(object) = body.as_object_mut() {
         object.insert("model".into(), target.model.as_str().into());
@@ -204,6 +212,10 @@ pub async fn count_tokens(target: &Target, mut body: Value) -> Result<Option<u64
     let mut call = upstream.http.post(url).header(CONTENT_TYPE, "application/json").body(body.to_string());
     for (name, value) in upstream.auth_headers() {
         call = call.header(name, value);
+    }
+    let names = betas::at(names, upstream.family, &target.card).sent;
+    if !names.is_empty() {
+        call = call.header(betas::HEADER, names.join(","));
     }
     let answer = async {
         let mut response = call.send().await.ok()?;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::domain::ids::RequestId;
 use crate::gateway::State;
 use crate::gateway::attempt;
-use crate::gateway::dialects::{Dialect, Family};
+use crate::gateway::dialects::{self, Dialect, Family};
 use crate::gateway::edge::{self, Endpoint};
 use crate::gateway::failure::Failure;
 use crate::gateway::fit;
@@ -35,16 +35,22 @@ pub async fn count_tokens(
         object.insert("max_tokens".into(), providers::minimum_output_tokens(dialect.into(), &asked).into());
     }
     let bytes = Bytes::from(body.to_string());
+    // Nothing is reserved, so that the ledger does not look at the key again.
+    edge::caller(state, headers).await?;
     let request = edge::admit(state, id, Endpoint::Generate(dialect), headers, &bytes).await?;
     let prices = Prices::in_force(state);
     let targets = plan(state, &prices, &request, None)?.targets;
     let counted = match targets.iter().find(|target| target.upstream.family == dialect.into()) {
-        Some(target) => attempt::count_tokens(target, asked).await?,
+        Some(target) => {
+            let family = target.upstream.family;
+            let sent = dialects::upstream_request(dialect, family, &request.body, &target.model)?;
+            attempt::count_tokens(target, sent.body, &request.betas).await?
+        }
         None => None,
     };
     let (input_tokens, counted_by) = match (counted, targets.first()) {
         (Some(tokens), _) => (tokens, "provider"),
-        (None, Some(target)) if has_public_tokenizer(target) => (fit::tokens(&request.body), "tokenizer"),
+        (None, Some(target)) if is_counted_here(target) => (fit::tokens(&request.body), "tokenizer"),
         (None, Some(target)) => (quote(&request, target, &prices, Means::Unknown)?.input_tokens_max, "bound"),
         (None, None) => return Err(Failure::model_unknown(&request.model)),
     };
@@ -53,6 +59,37 @@ pub async fn count_tokens(
     Ok(response)
 }
 
-fn has_public_tokenizer(target: &Target) -> bool {
-    matches!(target.upstream.family, Family::OpenaiChat | Family::OpenaiResponses)
+fn is_counted_here(target: &Target) -> bool {
+    let config = &target.upstream.config;
+    has_public_tokenizer(target.upstream.family, config.priced_as(), &target.model)
+}
+
+/// OpenAI's own models have one, whoever serves them; the many others that servers of its dialect offer do not.
+fn has_public_tokenizer(family: Family, prices_of: &str, model: &str) -> bool {
+    // A deployment has whatever name its account gave it, and OpenAI's prices.
+    let is_openais = prices_of == "openai" || providers::is_openai_model(model);
+    matches!(family, Family::OpenaiChat | Family::OpenaiResponses) && is_openais
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_public_tokenizer_counts_for_openais_models_only() {
+        for (family, prices_of, model, is_counted) in [
+            (Family::OpenaiChat, "openai", "gpt-4o-mini", true),
+            (Family::OpenaiResponses, "openai", "o3", true),
+            (Family::OpenaiChat, "openai", "my-deployment", true),
+            (Family::OpenaiChat, "openrouter", "openai/gpt-5-mini", true),
+            (Family::OpenaiChat, "groq", "openai/gpt-oss-120b", true),
+            (Family::OpenaiChat, "groq", "llama-3.3-70b-versatile", false),
+            (Family::OpenaiChat, "deepseek", "deepseek-chat", false),
+            (Family::OpenaiChat, "mistral", "open-mistral-nemo", false),
+            (Family::Gemini, "gemini", "gemini-2.5-flash", false),
+            (Family::Anthropic, "anthropic", "claude-haiku-4-5", false),
+        ] {
+            assert_eq!(has_public_tokenizer(family, prices_of, model), is_counted, "{prices_of}/{model}");
+        }
+    }
 }

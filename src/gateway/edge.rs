@@ -15,6 +15,7 @@ use crate::domain::ids::{KeyId, OrgId, ProjectId, RequestId, ReservationId};
 use crate::domain::routing::complexity::Level;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
+use crate::gateway::betas;
 use crate::gateway::dialects::{self, Dialect};
 use crate::gateway::failure::Failure;
 use crate::gateway::limiter::Place;
@@ -73,6 +74,8 @@ pub struct Request {
     pub may_reuse: bool,
     /// How complex the caller says it is.
     pub complexity: Option<Level>,
+    /// Features that the caller switches on by name.
+    pub betas: Vec<String>,
     /// Which conversation the caller says it is of.
     pub conversation: Option<String>,
     /// When the caller gives it up.
@@ -160,6 +163,7 @@ pub async fn admit(
     let under_way = Arc::new(state.under_way.clone().read_owned().await);
     let ends_at = ends_at(headers, state.ledger.clock().now())?;
     let bytes = bytes.len();
+    let betas = betas::asked(headers);
     Ok(Request {
         id,
         endpoint,
@@ -168,8 +172,10 @@ pub async fn admit(
         body,
         prompt,
         bytes,
-        may_reuse: may_reuse(headers),
+        // What a feature makes of an answer is not told apart by its body.
+        may_reuse: may_reuse(headers) && betas.is_empty(),
         complexity: complexity(headers)?,
+        betas,
         conversation: conversation(headers)?,
         ends_at,
         reservation,

@@ -48,7 +48,7 @@ impl Notices {
             put(headers, "x-tollgate-warning", notice);
         }
         if !self.dropped.is_empty() {
-            put(headers, "x-tollgate-dropped", &self.dropped.join(", "));
+            put(headers, "x-tollgate-dropped", &told(&self.dropped));
         }
     }
 }
@@ -118,9 +118,47 @@ pub async fn mark_unreserved(mut response: Response) -> Response {
     response
 }
 
+/// Longer headers are refused by what stands between here and the client.
+const TOLD_BYTES_MAX: usize = 2_048;
+
+/// Names as one list. A caller's own may hold anything: what a header can't carry, or would part the list, is `?`.
+fn told(names: &[String]) -> String {
+    let is_plain = |letter: char| letter == ' ' || (letter.is_ascii_graphic() && letter != ',');
+    let mut list = String::new();
+    for (place, name) in names.iter().enumerate() {
+        if list.len() + name.len() > TOLD_BYTES_MAX {
+            list.push_str(&format!("{}{} more", if place > 0 { ", " } else { "" }, names.len() - place));
+            break;
+        }
+        if place > 0 {
+            list.push_str(", ");
+        }
+        list.extend(name.chars().map(|letter| if is_plain(letter) { letter } else { '?' }));
+    }
+    list
+}
+
 /// A value that no header can carry is left out.
 fn put(headers: &mut HeaderMap, name: &'static str, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(HeaderName::from_static(name), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_caller_names_a_field_is_told_in_a_header_of_some_length() {
+        let names = ["messages[].name", "messages[].grüße, a\r\nx: y", "anthropic-beta: skills-2025-10-02"];
+        let list = told(&names.map(str::to_owned));
+        assert_eq!(list, "messages[].name, messages[].gr??e? a??x: y, anthropic-beta: skills-2025-10-02");
+        assert!(HeaderValue::from_str(&list).is_ok());
+
+        let many: Vec<String> = (0..5_000).map(|n| format!("messages[].field_{n}")).collect();
+        let list = told(&many);
+        assert!(list.len() < TOLD_BYTES_MAX + 40 && list.ends_with(" more"), "{list}");
+        assert_eq!(told(&["x".repeat(9_000)]), "1 more");
     }
 }

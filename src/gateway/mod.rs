@@ -4,6 +4,7 @@
 //! path that can cost money goes through it; every other path of `/v1` is a clear 404.
 
 mod attempt;
+mod betas;
 mod cache;
 mod count;
 pub mod dialects;

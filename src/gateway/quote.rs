@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::domain::credits::Credits;
 use crate::domain::pricing::{Dialect as Priced, RequestBound, Terms, affordable_output, bound, input_bound};
 use crate::domain::routing::ClampPolicy;
+use crate::gateway::betas::{self, Betas};
 use crate::gateway::dialects::{self, Family, UpstreamRequest, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
@@ -36,7 +37,9 @@ pub struct Quote {
     pub clamp_tokens: Option<u64>,
     /// It is less than the model's maximum, since the means afford no more.
     pub is_cut: bool,
-    /// Fields that the upstream's dialect can't carry.
+    /// Features that are switched on by name.
+    pub betas: Vec<String>,
+    /// Fields and features that the upstream can't carry.
     pub dropped: Vec<String>,
 }
 
@@ -68,6 +71,13 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
             let asked =
                 asked.filter(|_| providers::asked_output_tokens(client.into(), &request.body).is_some());
             let wanted = asked.map_or(model_max, |asked| asked.min(model_max));
+            // A caller's own budget is kept or refused; one that a translation chose yields.
+            let is_translated = Family::from(client) != upstream;
+            let least = if is_translated {
+                providers::minimum_output_tokens(upstream, &Value::Null)
+            } else {
+                providers::minimum_output_tokens(upstream, &body)
+            };
             let limit = match means {
                 Means::Unknown => wanted,
                 Means::Available { credits: available, clamp } => {
@@ -77,7 +87,7 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
                         (None, ClampPolicy::Strict) => 1,
                         (Some(_), ClampPolicy::Strict) | (_, ClampPolicy::Refuse) => wanted,
                     };
-                    let enough = providers::minimum_output_tokens(upstream, &body).max(at_least);
+                    let enough = least.max(at_least);
                     if affordable < enough {
                         let asked = bound(&target.card, &terms, &demand, enough)?;
                         return Err(unaffordable(available, asked, Some(affordable)));
@@ -85,10 +95,14 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
                     wanted.min(affordable)
                 }
             };
+            if is_translated {
+                dropped.extend(dialects::fit_thinking(client, &mut body, limit).map(str::to_owned));
+            }
             let clamp = providers::clamp(upstream, &target.model, &mut body, limit)
                 .map_err(|below| Failure::new(400, "invalid_request", below.to_string()))?;
             let sent = clamp.sent_tokens;
             dropped.extend(left_out(request, target, &mut body));
+            let betas = betas(request, target, &mut dropped);
             Ok(Quote {
                 credits: at_least_one(bound(&target.card, &terms, &demand, sent)?),
                 input_credits: bound(&target.card, &terms, &demand, 0)?,
@@ -99,6 +113,7 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
                 target: target.clone(),
                 body: written(&body),
                 terms,
+                betas,
                 dropped,
             })
         }
@@ -114,6 +129,7 @@ fn quote_embedding(
     let UpstreamRequest { mut body, mut dropped } =
         embeddings::upstream_request(target.upstream.family, &request.body, &target.model)?;
     dropped.extend(left_out(request, target, &mut body));
+    let betas = betas(request, target, &mut dropped);
     let bytes = written(&body);
     let limits = input_bound(&body, bytes.len() as u64, Priced::Embeddings, &target.card)?;
     let terms = terms(request, prices, &limits);
@@ -133,6 +149,7 @@ fn quote_embedding(
             target: target.clone(),
             body: bytes,
             terms,
+            betas,
             dropped,
         }),
     }
@@ -143,6 +160,13 @@ fn left_out(request: &Request, target: &Target, body: &mut Value) -> Vec<String>
     let mut lost = providers::leave_out(&target.upstream.config.lacks, body);
     lost.retain(|field| request.body.get(field).is_some());
     lost
+}
+
+/// The features that go on; the others are told.
+fn betas(request: &Request, target: &Target, told: &mut Vec<String>) -> Vec<String> {
+    let Betas { sent, dropped } = betas::at(&request.betas, target.upstream.family, &target.card);
+    told.extend(dropped);
+    sent
 }
 
 /// As it is sent.

@@ -9,7 +9,10 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 mod bad_input;
+mod betas;
 mod cached;
+mod counted;
+mod effort;
 mod experiments;
 mod fits;
 mod streams;
@@ -99,6 +102,7 @@ impl World {
                 provider("gemini-spare", ProviderKind::Gemini, calm, "gemini"),
                 provider("spare", ProviderKind::Openai, calm, "openai"),
                 provider("odd", ProviderKind::Openai, odd, "openai"),
+                provider("odd-claude", ProviderKind::Anthropic, odd, "anthropic"),
                 provider("responses", ProviderKind::OpenaiResponses, stormy, "openai"),
             ],
             routes: serde_json::from_value(routes).expect("routes"),

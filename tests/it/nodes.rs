@@ -200,6 +200,26 @@ async fn a_key_that_another_node_revoked_opens_nothing_at_once() {
     one.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_reserves_nothing_is_closed_to_a_key_that_another_node_revoked() {
+    let one = TestApp::on_postgres().await;
+    let two = one.beside(2).await;
+    one.funded("acme", "10").await;
+    let made = json!({ "name": "k", "role": "inference" });
+    let made = one.operator().post("/api/v1/orgs/acme/keys", made).await.expect(StatusCode::CREATED);
+    let elsewhere = two.with_key(made["secret"].as_str().unwrap());
+    let count = json!({ "model": "m", "messages": [{ "role": "user", "content": "Hello" }] });
+    let path = "/v1/messages/count_tokens";
+    elsewhere.post(path, count.clone()).await.expect(StatusCode::NOT_FOUND);
+
+    let key = format!("/api/v1/orgs/acme/keys/{}", made["id"].as_str().unwrap());
+    one.operator().send(Method::DELETE, &key, None, None).await.expect(StatusCode::NO_CONTENT);
+
+    elsewhere.post(path, count).await.expect(StatusCode::UNAUTHORIZED);
+    two.finish().await;
+    one.finish().await;
+}
+
 #[tokio::test]
 async fn i12_what_is_between_nodes_is_open_to_no_key() {
     let app = TestApp::on_postgres().await;

@@ -5,7 +5,7 @@ mod request;
 mod stream;
 
 pub(super) use answer::{parse_answer, render_answer};
-pub(super) use request::{parse_request, render_request};
+pub(super) use request::{parse_request, refuse_stored, render_request, thinking_budget};
 pub(super) use stream::{EventReader, EventWriter};
 
 use serde_json::{Value, json};
@@ -17,6 +17,7 @@ fn finish_reason(name: &str) -> FinishReason {
         "max_tokens" | "model_context_window_exceeded" => FinishReason::MaxTokens,
         "tool_use" => FinishReason::ToolCalls,
         "refusal" => FinishReason::ContentFilter,
+        "error" => FinishReason::Error,
         _ => FinishReason::Stop,
     }
 }
@@ -27,6 +28,8 @@ fn stop_reason(finish: FinishReason) -> &'static str {
         FinishReason::MaxTokens => "max_tokens",
         FinishReason::ToolCalls => "tool_use",
         FinishReason::ContentFilter => "refusal",
+        // Not Anthropic's: its API fails the whole call, which here would leave paid words unsaid.
+        FinishReason::Error => "error",
     }
 }
 

@@ -5,7 +5,8 @@
 
 use serde_json::{Number, Value};
 
-use super::{Refused, Unsupported};
+use super::dropped::Dropped;
+use super::{Refused, Unsupported, effort};
 
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -16,18 +17,18 @@ pub struct Conversation {
     pub tool_choice: Option<ToolChoice>,
     /// `Some(false)`: at most one tool call an answer.
     pub parallel_tool_calls: Option<bool>,
-    pub response_schema: Option<ResponseSchema>,
+    pub response_format: Option<ResponseFormat>,
     pub stop: Vec<String>,
     pub temperature: Option<Number>,
     pub top_p: Option<Number>,
     pub top_k: Option<Number>,
     /// Reasoning included.
     pub max_output_tokens: Option<u64>,
-    pub effort: Option<Effort>,
+    pub effort: Option<effort::Asked>,
     pub end_user: Option<String>,
     pub stream: bool,
     /// Fields for which this model has no place and that change little; told to the caller.
-    pub dropped: Vec<String>,
+    pub dropped: Dropped,
 }
 
 impl Conversation {
@@ -149,37 +150,45 @@ pub enum ToolChoice {
     Tool(String),
 }
 
+/// JSON instead of words.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ResponseFormat {
+    /// Any object; the caller's field asks for it.
+    Object {
+        field: &'static str,
+    },
+    Schema(ResponseSchema),
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResponseSchema {
+    /// A label: it goes where the target has one.
     pub name: String,
+    pub description: Option<String>,
     pub schema: Value,
+    /// OpenAI's strict mode refuses schemas that others take, so that nobody gets it who did not ask for it.
+    pub strict: Option<bool>,
 }
 
-/// How hard the model should think.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effort {
-    Low,
-    Medium,
-    High,
-}
-
-impl Effort {
-    /// As OpenAI names it; none for what asks for no thought.
-    pub fn named(name: &str) -> Option<Effort> {
-        match name {
-            "high" | "xhigh" => Some(Effort::High),
-            "medium" => Some(Effort::Medium),
-            "low" | "minimal" => Some(Effort::Low),
-            _ => None,
+impl ResponseSchema {
+    /// As OpenAI's dialects write it, in fields of one object.
+    pub fn of_openai(fields: &Value) -> ResponseSchema {
+        let text = |field: &str| fields[field].as_str().map(str::to_owned);
+        ResponseSchema {
+            name: text("name").unwrap_or_else(|| "answer".to_owned()),
+            description: text("description").filter(|text| !text.is_empty()),
+            schema: fields["schema"].clone(),
+            strict: fields["strict"].as_bool(),
         }
     }
 
-    pub fn name(self) -> &'static str {
-        match self {
-            Effort::Low => "low",
-            Effort::Medium => "medium",
-            Effort::High => "high",
+    /// For dialects in which a schema has no description beside it: its own says the same.
+    pub fn described(self) -> Value {
+        let mut schema = self.schema;
+        if let (Some(fields), Some(description)) = (schema.as_object_mut(), self.description) {
+            fields.entry("description").or_insert(description.into());
         }
+        schema
     }
 }
 
@@ -201,6 +210,8 @@ pub enum FinishReason {
     MaxTokens,
     ToolCalls,
     ContentFilter,
+    /// The model or its provider failed within the answer: a call that can't be read, say. What came is incomplete.
+    Error,
 }
 
 /// Usage for display to the client in its own dialect's counting. Never charged: the charge comes from the

@@ -15,14 +15,33 @@ use serde_json::Value;
 
 use super::conversation::{FinishReason, TokenCounts, ToolCall};
 
-/// By name, or by the number that the enumeration has on the wire. A call of a tool ends like any answer.
+/// By name, or by the number that the enumeration has on the wire. A call of a tool ends like any answer; what is not
+/// known to be a clean end (a call that can't be read, or that nobody offered) is none.
 fn finish_reason(reason: &Value, has_calls: bool) -> FinishReason {
     match (reason.as_str(), reason.as_u64()) {
         (Some("MAX_TOKENS"), _) | (_, Some(2)) => FinishReason::MaxTokens,
-        (Some("SAFETY" | "RECITATION" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII" | "IMAGE_SAFETY"), _)
-        | (_, Some(3 | 4 | 7 | 8 | 9 | 11)) => FinishReason::ContentFilter,
-        _ if has_calls => FinishReason::ToolCalls,
-        _ => FinishReason::Stop,
+        (
+            Some(
+                "SAFETY"
+                | "RECITATION"
+                | "LANGUAGE"
+                | "BLOCKLIST"
+                | "PROHIBITED_CONTENT"
+                | "SPII"
+                | "IMAGE_SAFETY"
+                | "IMAGE_PROHIBITED_CONTENT"
+                | "IMAGE_RECITATION",
+            ),
+            _,
+        )
+        | (_, Some(3 | 4 | 6 | 7 | 8 | 9 | 11)) => FinishReason::ContentFilter,
+        (Some("STOP" | "FINISH_REASON_UNSPECIFIED"), _) | (_, Some(0 | 1)) | (None, None) => {
+            match has_calls {
+                true => FinishReason::ToolCalls,
+                false => FinishReason::Stop,
+            }
+        }
+        (Some(_), _) | (_, Some(_)) => FinishReason::Error,
     }
 }
 

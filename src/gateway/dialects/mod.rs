@@ -6,6 +6,8 @@
 
 mod anthropic;
 pub mod conversation;
+mod dropped;
+mod effort;
 pub mod embeddings;
 pub mod errors;
 mod frames;
@@ -107,6 +109,11 @@ impl Unsupported {
     pub fn new(field: impl Into<String>, why: impl Into<String>) -> Self {
         Self { field: field.into(), why: why.into() }
     }
+
+    /// A file by its id.
+    fn file(field: String) -> Self {
+        Self::new(field, "no files are stored at providers: send it inline")
+    }
 }
 
 /// The model that the caller names.
@@ -154,9 +161,7 @@ pub fn upstream_request(
     model: &str,
 ) -> Result<UpstreamRequest, Refused> {
     providers::validate(client, body)?;
-    if client == Dialect::OpenaiResponses {
-        openai_responses::refuse_stored(body)?;
-    }
+    refuse_stored(client, body)?;
     if Family::from(client) == upstream {
         return Ok(same::patched(client, body, model));
     }
@@ -173,6 +178,31 @@ pub fn upstream_request(
         Family::OpenaiResponses => openai_responses::render_request(parsed, model),
         Family::Anthropic => anthropic::render_request(parsed, model),
         Family::Gemini => gemini::render_request(parsed, model),
+    }
+}
+
+/// Makes a thinking budget that a translation chose fit a lower output limit than it knew of; where none fits, the
+/// request does not think, and what the caller asked is returned.
+pub fn fit_thinking(client: Dialect, body: &mut Value, limit_tokens: u64) -> Option<&'static str> {
+    let budget = body["thinking"]["budget_tokens"].as_u64()?;
+    if let Some(tokens) = anthropic::thinking_budget(budget, Some(limit_tokens)) {
+        body["thinking"]["budget_tokens"] = tokens.into();
+        return None;
+    }
+    body.as_object_mut()?.shift_remove("thinking");
+    match client {
+        Dialect::OpenaiChat => Some("reasoning_effort"),
+        Dialect::OpenaiResponses => Some("reasoning.effort"),
+        Dialect::AnthropicMessages => Some("thinking"),
+    }
+}
+
+/// Refuses what stands at the provider, in an account that all orgs share, instead of in the request.
+fn refuse_stored(client: Dialect, body: &Value) -> Result<(), Unsupported> {
+    match client {
+        Dialect::OpenaiChat => openai_chat::refuse_stored(body),
+        Dialect::OpenaiResponses => openai_responses::refuse_stored(body),
+        Dialect::AnthropicMessages => anthropic::refuse_stored(body),
     }
 }
 

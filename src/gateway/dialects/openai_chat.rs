@@ -6,7 +6,7 @@ mod stream;
 mod text_chunk;
 
 pub(super) use answer::{parse_answer, render_answer};
-pub(super) use request::{parse_request, render_request};
+pub(super) use request::{parse_request, refuse_stored, render_request};
 pub(super) use stream::{ChunkReader, ChunkWriter};
 pub(super) use text_chunk::TextChunk;
 
@@ -16,9 +16,12 @@ use super::conversation::{FinishReason, TokenCounts};
 
 fn finish_reason(name: &str) -> FinishReason {
     match name {
-        "length" => FinishReason::MaxTokens,
+        // Mistral's name for the end of the context.
+        "length" | "model_length" => FinishReason::MaxTokens,
         "tool_calls" | "function_call" => FinishReason::ToolCalls,
         "content_filter" => FinishReason::ContentFilter,
+        // Of Mistral and OpenRouter; of DeepSeek.
+        "error" | "insufficient_system_resource" => FinishReason::Error,
         _ => FinishReason::Stop,
     }
 }
@@ -29,6 +32,7 @@ fn finish_name(finish: FinishReason) -> &'static str {
         FinishReason::MaxTokens => "length",
         FinishReason::ToolCalls => "tool_calls",
         FinishReason::ContentFilter => "content_filter",
+        FinishReason::Error => "error",
     }
 }
 

@@ -19,6 +19,7 @@ fn finish_reason(response: &Value, has_calls: bool) -> FinishReason {
     match (response["status"].as_str(), response["incomplete_details"]["reason"].as_str()) {
         (Some("incomplete"), Some("content_filter")) => FinishReason::ContentFilter,
         (Some("incomplete"), _) => FinishReason::MaxTokens,
+        (Some("failed"), _) => FinishReason::Error,
         _ if has_calls => FinishReason::ToolCalls,
         _ => FinishReason::Stop,
     }
@@ -56,6 +57,13 @@ impl Envelope<'_> {
             Some(FinishReason::Stop | FinishReason::ToolCalls) => ("completed", Value::Null),
             Some(FinishReason::MaxTokens) => ("incomplete", json!({"reason": "max_output_tokens"})),
             Some(FinishReason::ContentFilter) => ("incomplete", json!({"reason": "content_filter"})),
+            Some(FinishReason::Error) => ("failed", Value::Null),
+        };
+        let error = match self.finish {
+            Some(FinishReason::Error) => {
+                json!({"code": "server_error", "message": "the model did not bring this answer to its end"})
+            }
+            _ => Value::Null,
         };
         let id = if self.id.starts_with("resp_") { self.id.to_owned() } else { format!("resp_{}", self.id) };
         json!({
@@ -64,7 +72,7 @@ impl Envelope<'_> {
             "created_at": self.created_at_seconds,
             "status": status,
             "background": false,
-            "error": null,
+            "error": error,
             "incomplete_details": incomplete,
             "instructions": null,
             "max_output_tokens": null,

@@ -91,11 +91,7 @@ fn every_recorded_request_goes_to_its_own_dialect_as_it_came() {
             let sent = match upstream_request(dialect, dialect.into(), request, "target") {
                 Ok(sent) => sent.body,
                 Err(refused) => {
-                    assert!(
-                        openai_responses::refuse_stored(request).is_err(),
-                        "{}: {refused}",
-                        exchange["id"]
-                    );
+                    assert!(refuse_stored(dialect, request).is_err(), "{}: {refused}", exchange["id"]);
                     continue;
                 }
             };
@@ -533,6 +529,55 @@ fn what_stands_at_a_provider_is_refused_by_name() {
             assert!(matches!(&refused, Refused::Unsupported(no) if no.field == field), "{body}: {refused}");
         }
     }
+    let chat = |part: Value| json!({"model": "m", "messages": [{"role": "user", "content": [part]}]});
+    let claude = |block: Value| {
+        let message = json!({"role": "user", "content": [{"type": "text", "text": "Read it."}, block]});
+        json!({"model": "m", "max_tokens": 9, "messages": [message]})
+    };
+    let stored = json!({"type": "document", "source": {"type": "file", "file_id": "f"}});
+    for (client, body, field) in [
+        (
+            Dialect::OpenaiResponses,
+            item(json!({"type": "function_call_output", "call_id": "c",
+                        "output": [{"type": "input_file", "file_id": "f"}]})),
+            "input[0].output.file_id",
+        ),
+        (
+            Dialect::OpenaiResponses,
+            item(json!({"type": "function_call_output", "call_id": "c",
+                        "output": [{"type": "input_image", "file_id": "f"}]})),
+            "input[0].output.file_id",
+        ),
+        (
+            Dialect::OpenaiChat,
+            chat(json!({"type": "file", "file": {"file_id": "f"}})),
+            "messages[0].content.file.file_id",
+        ),
+        (
+            Dialect::AnthropicMessages,
+            claude(json!({"type": "container_upload", "file_id": "f"})),
+            "messages.0.content.file_id",
+        ),
+        (Dialect::AnthropicMessages, claude(stored.clone()), "messages.0.content.source.file_id"),
+        (
+            Dialect::AnthropicMessages,
+            claude(json!({"type": "tool_result", "tool_use_id": "t", "content": [stored]})),
+            "messages.0.content.source.file_id",
+        ),
+    ] {
+        for family in FAMILIES {
+            let refused = upstream_request(client, family, &body, "m").unwrap_err();
+            assert!(
+                matches!(&refused, Refused::Unsupported(no) if no.field == field && no.why.contains("inline")),
+                "{body}: {refused}"
+            );
+        }
+    }
+    let inline = chat(json!({"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA"}}));
+    assert!(upstream_request(Dialect::OpenaiChat, Family::OpenaiChat, &inline, "m").is_ok());
+    let input =
+        claude(json!({"type": "tool_use", "id": "t", "name": "n", "input": {"source": {"file_id": 1}}}));
+    assert!(upstream_request(Dialect::AnthropicMessages, Family::Anthropic, &input, "m").is_ok());
     let kept = json!({"model": "m", "input": "x", "store": true, "background": false, "conversation": null});
     let sent = upstream_request(Dialect::OpenaiResponses, Family::OpenaiResponses, &kept, "m").unwrap();
     assert_eq!((&sent.body["store"], sent.dropped.as_slice()), (&json!(false), &["store".to_owned()][..]));
@@ -574,5 +619,490 @@ fn whatever_becomes_of_an_answer_on_its_way_nothing_panics() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn structured_output_is_as_strict_as_its_caller_asked_and_keeps_its_description() {
+    let schema = json!({"type": "object", "properties": {"city": {"type": "string"}}});
+    let described = |text: &str| {
+        let mut schema = schema.clone();
+        schema["description"] = text.into();
+        schema
+    };
+    let user = json!([{"role": "user", "content": "Where?"}]);
+    for (strict, sent) in [(None, false), (Some(false), false), (Some(true), true)] {
+        let mut wanted = json!({"name": "place", "description": "A place.", "schema": schema});
+        if let Some(strict) = strict {
+            wanted["strict"] = strict.into();
+        }
+        let chat = json!({"model": "m", "messages": user,
+                          "response_format": {"type": "json_schema", "json_schema": wanted}});
+        let to = |family| upstream_request(Dialect::OpenaiChat, family, &chat, "m").unwrap();
+
+        let responses = to(Family::OpenaiResponses).body;
+
+        let format = &responses["text"]["format"];
+        assert_eq!(
+            (&format["name"], &format["description"], &format["strict"], &format["schema"]),
+            (&json!("place"), &json!("A place."), &json!(sent), &schema),
+            "{strict:?}"
+        );
+        let back = upstream_request(Dialect::OpenaiResponses, Family::OpenaiChat, &responses, "m").unwrap();
+        wanted["strict"] = sent.into();
+        assert_eq!(back.body["response_format"], json!({"type": "json_schema", "json_schema": wanted}));
+        let claude = to(Family::Anthropic);
+        let gemini = to(Family::Gemini);
+        assert_eq!(claude.body["output_config"]["format"]["schema"], described("A place."));
+        assert_eq!(gemini.body["generationConfig"]["responseJsonSchema"], described("A place."));
+        assert_eq!((claude.dropped, gemini.dropped), (Vec::new(), Vec::new()));
+    }
+
+    let messages = json!({"model": "m", "max_tokens": 9, "messages": user,
+                          "output_config": {"format": {"type": "json_schema", "schema": schema}}});
+    let to = |family| upstream_request(Dialect::AnthropicMessages, family, &messages, "m").unwrap().body;
+    assert_eq!(
+        to(Family::OpenaiChat)["response_format"],
+        json!({"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}})
+    );
+    assert_eq!(to(Family::OpenaiResponses)["text"]["format"]["strict"], false);
+}
+
+#[test]
+fn any_json_object_goes_where_it_can_be_said_and_is_refused_by_name_elsewhere() {
+    let chat = json!({"model": "m", "messages": [{"role": "user", "content": "As JSON."}],
+                      "response_format": {"type": "json_object"}});
+    let responses = json!({"model": "m", "input": "As JSON.", "text": {"format": {"type": "json_object"}}});
+    for (client, body, field) in [
+        (Dialect::OpenaiChat, &chat, "response_format.type"),
+        (Dialect::OpenaiResponses, &responses, "text.format.type"),
+    ] {
+        let to = |family| upstream_request(client, family, body, "m");
+
+        assert_eq!(
+            to(Family::Gemini).unwrap().body["generationConfig"],
+            json!({"responseMimeType": "application/json"})
+        );
+        assert_eq!(to(Family::OpenaiChat).unwrap().body["response_format"]["type"], "json_object");
+        assert_eq!(to(Family::OpenaiResponses).unwrap().body["text"]["format"]["type"], "json_object");
+        let refused = to(Family::Anthropic).unwrap_err();
+        assert!(matches!(&refused, Refused::Unsupported(no) if no.field == field), "{refused}");
+    }
+}
+
+#[test]
+fn only_a_clean_end_at_gemini_is_one_for_the_client() {
+    use FinishReason::{ContentFilter, Error, MaxTokens, Stop};
+    for (reasons, finish) in [
+        (&["STOP"][..], Stop),
+        (&["MAX_TOKENS"], MaxTokens),
+        (
+            &[
+                "SAFETY",
+                "RECITATION",
+                "LANGUAGE",
+                "BLOCKLIST",
+                "PROHIBITED_CONTENT",
+                "SPII",
+                "IMAGE_SAFETY",
+                "IMAGE_PROHIBITED_CONTENT",
+                "IMAGE_RECITATION",
+            ],
+            ContentFilter,
+        ),
+        (
+            &[
+                "OTHER",
+                "MALFORMED_FUNCTION_CALL",
+                "UNEXPECTED_TOOL_CALL",
+                "TOO_MANY_TOOL_CALLS",
+                "MISSING_THOUGHT_SIGNATURE",
+                "MALFORMED_RESPONSE",
+                "NO_IMAGE",
+                "IMAGE_OTHER",
+                "OF_TOMORROW",
+            ],
+            Error,
+        ),
+    ] {
+        for reason in reasons {
+            let body = json!({"responseId": "r", "modelVersion": "g",
+                "candidates": [{"finishReason": reason, "content": {"parts": [{"text": "Let me"}]}}],
+                "usageMetadata": {"promptTokenCount": 9, "candidatesTokenCount": 4}});
+            let stream = format!("data: {body}\n\n");
+            for (client, field, event) in [
+                (Dialect::OpenaiChat, "/choices/0/finish_reason", "\"finish_reason\":"),
+                (Dialect::AnthropicMessages, "/stop_reason", "\"stop_reason\":"),
+                (Dialect::OpenaiResponses, "/status", "event: response."),
+            ] {
+                let whole = translate_answer(Family::Gemini, client, &body, 0).unwrap();
+                let (relay, streamed) = relayed(ends(Family::Gemini, client), stream.as_bytes(), 3);
+
+                let heard = parse(client.into(), &whole).unwrap();
+                assert_eq!((heard.finish, heard.text.as_str()), (finish, "Let me"), "{reason}: {whole}");
+                assert!(relay.is_whole() && relay.usage_json().is_some(), "{reason}");
+                let said = whole.pointer(field).and_then(Value::as_str).unwrap();
+                let last = streamed
+                    .rfind(&format!("{event}\"{said}\""))
+                    .or(streamed.rfind(&format!("{event}{said}")));
+                assert!(last.is_some(), "{reason} {said}: {streamed}");
+            }
+        }
+    }
+    let failed = json!({"responseId": "r", "candidates": [{"finishReason": "MALFORMED_FUNCTION_CALL"}]});
+    let told = translate_answer(Family::Gemini, Dialect::OpenaiResponses, &failed, 0).unwrap();
+    assert_eq!((&told["status"], &told["error"]["code"]), (&json!("failed"), &json!("server_error")));
+}
+
+/// A request that has everything which is read, and the places of its objects.
+fn full_request(client: Dialect) -> (Value, &'static [(&'static str, &'static str)]) {
+    match client {
+        Dialect::OpenaiChat => (
+            json!({
+                "model": "m", "max_tokens": 9, "tool_choice": {"type": "function", "function": {"name": "look"}},
+                "messages": [
+                    {"role": "system", "content": "Be brief."},
+                    {"role": "user", "content": [
+                        {"type": "text", "text": "What is it?"},
+                        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "auto"}},
+                    ]},
+                    {"role": "assistant", "content": null, "refusal": null, "annotations": [], "tool_calls": [
+                        {"id": "t1", "type": "function", "function": {"name": "look", "arguments": "{}"}},
+                    ]},
+                    {"role": "tool", "tool_call_id": "t1", "content": "a cat"},
+                ],
+                "tools": [{"type": "function", "function": {"name": "look", "description": "Looks.",
+                    "parameters": {"type": "object"}, "strict": false}}],
+                "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}},
+                "stream_options": {"include_usage": true},
+            }),
+            &[
+                ("/messages/0", "messages[]"),
+                ("/messages/1", "messages[]"),
+                ("/messages/2", "messages[]"),
+                ("/messages/3", "messages[]"),
+                ("/messages/1/content/0", "messages[].content[]"),
+                ("/messages/1/content/1", "messages[].content[]"),
+                ("/messages/1/content/1/image_url", "messages[].content[].image_url"),
+                ("/messages/2/tool_calls/0", "messages[].tool_calls[]"),
+                ("/messages/2/tool_calls/0/function", "messages[].tool_calls[].function"),
+                ("/tools/0", "tools[]"),
+                ("/tools/0/function", "tools[].function"),
+                ("/tool_choice", "tool_choice"),
+                ("/response_format", "response_format"),
+                ("/response_format/json_schema", "response_format.json_schema"),
+                ("/stream_options", "stream_options"),
+            ],
+        ),
+        Dialect::OpenaiResponses => (
+            json!({
+                "model": "m", "max_output_tokens": 99, "tool_choice": {"type": "function", "name": "look"},
+                "input": [
+                    {"type": "message", "id": "msg_1", "status": "completed", "role": "user", "content": [
+                        {"type": "input_text", "text": "What is it?"},
+                        {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "auto"},
+                    ]},
+                    {"type": "function_call", "id": "fc_1", "status": "completed", "call_id": "t1", "name": "look",
+                     "arguments": "{}"},
+                    {"type": "function_call_output", "call_id": "t1", "output": [
+                        {"type": "input_text", "text": "a cat"},
+                    ]},
+                ],
+                "tools": [{"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": false}],
+                "text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "object"}}},
+            }),
+            &[
+                ("/input/0", "input[]"),
+                ("/input/1", "input[]"),
+                ("/input/2", "input[]"),
+                ("/input/0/content/0", "input[].content[]"),
+                ("/input/0/content/1", "input[].content[]"),
+                ("/input/2/output/0", "input[].output[]"),
+                ("/tools/0", "tools[]"),
+                ("/tool_choice", "tool_choice"),
+                ("/text", "text"),
+                ("/text/format", "text.format"),
+            ],
+        ),
+        Dialect::AnthropicMessages => (
+            json!({
+                "model": "m", "max_tokens": 9, "tool_choice": {"type": "tool", "name": "look"},
+                "system": [{"type": "text", "text": "Be brief."}],
+                "messages": [
+                    {"role": "user", "content": [
+                        {"type": "text", "text": "What is it?", "citations": []},
+                        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}},
+                    ]},
+                    {"role": "assistant", "content": [
+                        {"type": "tool_use", "id": "t1", "name": "look", "input": {}},
+                    ]},
+                    {"role": "user", "content": [
+                        {"type": "tool_result", "tool_use_id": "t1", "is_error": false,
+                         "content": [{"type": "text", "text": "a cat"}]},
+                    ]},
+                ],
+                "tools": [{"type": "custom", "name": "look", "input_schema": {"type": "object"}, "strict": false}],
+                "output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}},
+                "metadata": {},
+            }),
+            &[
+                ("/system/0", "system[]"),
+                ("/messages/0", "messages[]"),
+                ("/messages/1", "messages[]"),
+                ("/messages/0/content/0", "messages[].content[]"),
+                ("/messages/0/content/1", "messages[].content[]"),
+                ("/messages/0/content/1/source", "messages[].content[].source"),
+                ("/messages/1/content/0", "messages[].content[]"),
+                ("/messages/2/content/0", "messages[].content[]"),
+                ("/messages/2/content/0/content/0", "messages[].content[].content[]"),
+                ("/tools/0", "tools[]"),
+                ("/tool_choice", "tool_choice"),
+                ("/output_config/format", "output_config.format"),
+                ("/metadata", "metadata"),
+            ],
+        ),
+    }
+}
+
+#[test]
+fn what_nobody_reads_is_named_at_every_place_of_every_dialect() {
+    for (family, client) in across() {
+        let (request, places) = full_request(client);
+        let plain = upstream_request(client, family, &request, "m").unwrap();
+        assert_eq!(plain.dropped, Vec::<String>::new(), "{client:?} {family:?}");
+        for (place, name) in places {
+            let mut body = request.clone();
+            body.pointer_mut(place).unwrap()["of_tomorrow"] = json!({"type": "ephemeral"});
+
+            let sent = upstream_request(client, family, &body, "m").unwrap();
+
+            assert_eq!(sent.dropped, [format!("{name}.of_tomorrow")], "{client:?} {family:?} {place}");
+            assert_eq!(sent.body, plain.body);
+        }
+    }
+}
+
+#[test]
+fn what_an_answer_can_do_without_is_named_by_its_own_name() {
+    let chat = json!({"model": "m", "messages": [
+        {"role": "user", "name": "ann", "content": [
+            {"type": "text", "text": "Hello", "cache_control": {"type": "ephemeral"}},
+        ]},
+        {"role": "assistant", "content": "Hi.", "reasoning_content": "A greeting."},
+        {"role": "assistant", "content": null, "refusal": "I can't."},
+        {"role": "user", "name": "bob", "content": "And now?"},
+    ]});
+
+    let sent = upstream_request(Dialect::OpenaiChat, Family::Anthropic, &chat, "m").unwrap();
+
+    let dropped = ["messages[].content[].cache_control", "messages[].name", "messages[].reasoning_content"];
+    assert_eq!(sent.dropped, dropped);
+    assert_eq!(sent.body["messages"][2]["content"][0]["text"], "I can't.", "what was said is not lost");
+}
+
+/// A request of each dialect that asks for an effort in the caller's own way.
+fn asking(client: Dialect, effort: &str) -> Value {
+    let user = json!([{"role": "user", "content": "Why?"}]);
+    match client {
+        Dialect::OpenaiChat => {
+            json!({"model": "m", "max_tokens": 50_000, "messages": user, "reasoning_effort": effort})
+        }
+        Dialect::OpenaiResponses => {
+            json!({"model": "m", "max_output_tokens": 50_000, "input": user, "reasoning": {"effort": effort}})
+        }
+        Dialect::AnthropicMessages => {
+            let mut body = json!({"model": "m", "max_tokens": 50_000, "messages": user});
+            match effort {
+                "none" => body["thinking"] = json!({"type": "disabled"}),
+                effort => body["output_config"] = json!({"effort": effort}),
+            }
+            body
+        }
+    }
+}
+
+#[test]
+fn an_effort_reaches_every_family_in_its_own_words_or_is_named() {
+    let chat = Dialect::OpenaiChat;
+    let responses = Dialect::OpenaiResponses;
+    let claude = Dialect::AnthropicMessages;
+    let budget = |tokens: u64| json!({"thinkingBudget": tokens, "includeThoughts": true});
+    let gemini = "/generationConfig/thinkingConfig";
+    let thinks = |tokens: u64| json!({"type": "enabled", "budget_tokens": tokens});
+    for (client, effort, family, model, place, said, dropped) in [
+        (chat, "high", Family::Anthropic, "claude-haiku-4-5", "/thinking", thinks(24_576), &[][..]),
+        (chat, "low", Family::Anthropic, "claude-haiku-4-5", "/thinking", thinks(1_024), &[]),
+        (chat, "none", Family::Anthropic, "claude-haiku-4-5", "/thinking", Value::Null, &[]),
+        (
+            responses,
+            "xhigh",
+            Family::Anthropic,
+            "claude-haiku-4-5",
+            "/thinking",
+            thinks(24_576),
+            &["reasoning.effort: xhigh"],
+        ),
+        (chat, "medium", Family::Anthropic, "claude-opus-4-8", "/thinking", json!({"type": "adaptive"}), &[]),
+        (chat, "xhigh", Family::Anthropic, "claude-opus-4-8", "/output_config/effort", json!("xhigh"), &[]),
+        (chat, "none", Family::Anthropic, "claude-opus-5", "/thinking", json!({"type": "disabled"}), &[]),
+        (
+            chat,
+            "high",
+            Family::Anthropic,
+            "claude-3-5-haiku-20241022",
+            "/thinking",
+            Value::Null,
+            &["reasoning_effort: high"],
+        ),
+        (chat, "none", Family::Gemini, "gemini-2.5-flash", gemini, json!({"thinkingBudget": 0}), &[]),
+        (chat, "none", Family::Gemini, "gemini-2.5-pro", gemini, budget(128), &["reasoning_effort: none"]),
+        (claude, "none", Family::Gemini, "gemini-2.5-flash", gemini, json!({"thinkingBudget": 0}), &[]),
+        (
+            claude,
+            "xhigh",
+            Family::Gemini,
+            "gemini-2.5-flash",
+            gemini,
+            budget(24_576),
+            &["output_config.effort: xhigh"],
+        ),
+        (responses, "medium", Family::Gemini, "gemini-2.5-flash", gemini, budget(8_192), &[]),
+        (
+            claude,
+            "none",
+            Family::OpenaiChat,
+            "gpt-5",
+            "/reasoning_effort",
+            json!("minimal"),
+            &["thinking: disabled"],
+        ),
+        (claude, "none", Family::OpenaiResponses, "gpt-5.1", "/reasoning/effort", json!("none"), &[]),
+        (claude, "none", Family::OpenaiChat, "gpt-4o", "/reasoning_effort", Value::Null, &[]),
+        (
+            claude,
+            "max",
+            Family::OpenaiResponses,
+            "gpt-5.2",
+            "/reasoning/effort",
+            json!("xhigh"),
+            &["output_config.effort: max"],
+        ),
+        (
+            responses,
+            "xhigh",
+            Family::OpenaiChat,
+            "o3",
+            "/reasoning_effort",
+            json!("high"),
+            &["reasoning.effort: xhigh"],
+        ),
+        (chat, "minimal", Family::OpenaiResponses, "gpt-5-mini", "/reasoning/effort", json!("minimal"), &[]),
+        (
+            chat,
+            "low",
+            Family::OpenaiResponses,
+            "gpt-4o",
+            "/reasoning",
+            Value::Null,
+            &["reasoning_effort: low"],
+        ),
+    ] {
+        let sent = upstream_request(client, family, &asking(client, effort), model).unwrap();
+
+        let found = sent.body.pointer(place).cloned().unwrap_or_default();
+        assert_eq!(found, said, "{effort} {model}");
+        assert_eq!(sent.dropped, dropped, "{effort} {model}");
+    }
+    for client in [chat, responses, claude] {
+        let refused = upstream_request(client, Family::Gemini, &asking(client, "ultra"), "m").unwrap_err();
+        assert!(matches!(refused, Refused::Malformed(no) if no.field.contains("effort")), "{client:?}");
+    }
+}
+
+#[test]
+fn what_claude_says_of_thinking_is_read_whatever_its_order() {
+    let ask = |more: Value| {
+        let mut body =
+            json!({"model": "m", "max_tokens": 50_000, "messages": [{"role": "user", "content": "Why?"}]});
+        for (field, value) in more.as_object().unwrap() {
+            body[field] = value.clone();
+        }
+        let sent =
+            upstream_request(Dialect::AnthropicMessages, Family::OpenaiChat, &body, "gpt-5.2").unwrap();
+        (sent.body["reasoning_effort"].as_str().unwrap_or("-").to_owned(), sent.dropped)
+    };
+    let enabled = |tokens: u64| json!({"type": "enabled", "budget_tokens": tokens});
+    for (asked, effort, dropped) in [
+        (json!({"thinking": enabled(2_048)}), "low", vec![]),
+        (json!({"thinking": enabled(8_192)}), "medium", vec![]),
+        (json!({"thinking": enabled(8_193)}), "high", vec![]),
+        (json!({"thinking": {"type": "adaptive"}}), "medium", vec![]),
+        (json!({"thinking": {"type": "adaptive"}, "output_config": {"effort": "xhigh"}}), "xhigh", vec![]),
+        (json!({"output_config": {"effort": "low"}, "thinking": {"type": "adaptive"}}), "low", vec![]),
+        (
+            json!({"output_config": {"effort": "low"}, "thinking": enabled(9_000)}),
+            "low",
+            vec!["thinking.budget_tokens"],
+        ),
+        (
+            json!({"output_config": {"effort": "low"}, "thinking": {"type": "disabled"}}),
+            "none",
+            vec!["output_config.effort: low"],
+        ),
+        (
+            json!({"thinking": {"type": "adaptive", "display": "summarized"}}),
+            "medium",
+            vec!["thinking.display"],
+        ),
+    ] {
+        let (told, left_out) = ask(asked.clone());
+        assert_eq!(told, effort, "{asked}");
+        assert_eq!(left_out, dropped, "{asked}");
+    }
+}
+
+#[test]
+fn claude_thinks_within_the_output_limit_and_where_the_rest_of_the_request_lets_it() {
+    let user = json!({"role": "user", "content": "Why?"});
+    let call = json!({"role": "assistant", "content": null, "tool_calls": [
+        {"id": "t", "type": "function", "function": {"name": "look", "arguments": "{}"}}]});
+    let result = json!({"role": "tool", "tool_call_id": "t", "content": "a cat"});
+    let tools = json!([{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]);
+    let ask = |model: &str, more: Value| {
+        let mut body = json!({"model": "m", "messages": [user], "reasoning_effort": "medium"});
+        for (field, value) in more.as_object().unwrap() {
+            body[field] = value.clone();
+        }
+        let sent = upstream_request(Dialect::OpenaiChat, Family::Anthropic, &body, model).unwrap();
+        (sent.body, sent.dropped)
+    };
+    let old = "claude-haiku-4-5";
+    for (limit, budget) in [(50_000, Some(8_192)), (9_000, Some(4_500)), (2_048, Some(1_024)), (2_047, None)]
+    {
+        let (body, dropped) = ask(old, json!({"max_tokens": limit}));
+        assert_eq!(body["thinking"]["budget_tokens"].as_u64(), budget, "{limit}");
+        assert_eq!(dropped.is_empty(), budget.is_some(), "{limit}");
+        let least = providers::minimum_output_tokens(Family::Anthropic, &body);
+        assert!(least <= limit, "the budget leaves room");
+    }
+
+    let (body, dropped) = ask(old, json!({"temperature": 0.2, "top_p": 0.9}));
+    assert_eq!((&body["temperature"], &body["top_p"]), (&Value::Null, &Value::Null));
+    assert_eq!(dropped, ["temperature", "top_p"]);
+    assert_eq!(ask(old, json!({"temperature": 1})).0["temperature"], 1);
+
+    let loops = json!({"messages": [user, call, result], "tools": tools});
+    let led = json!({"tools": tools, "tool_choice": "required"});
+    let begun = json!({"messages": [user, {"role": "assistant", "content": "Because"}]});
+    for (model, more, thinks) in [
+        (old, &loops, false),
+        ("claude-opus-4-8", &loops, true),
+        (old, &led, false),
+        ("claude-opus-4-8", &led, false),
+        (old, &begun, false),
+    ] {
+        let (body, dropped) = ask(model, more.clone());
+        assert_eq!(body["thinking"].is_object(), thinks, "{model} {more}");
+        assert_eq!(dropped.is_empty(), thinks, "{model} {more}: {dropped:?}");
     }
 }

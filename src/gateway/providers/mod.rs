@@ -64,15 +64,15 @@ pub fn embeddings_path(family: Family, model: &str) -> Option<Cow<'static, str>>
 
 /// The headers that authenticate a call, and those without which the provider refuses it.
 pub fn auth_headers<'a>(family: Family, own_header: Option<&'a str>, key: &str) -> Vec<(&'a str, String)> {
-    if let Some(name) = own_header {
-        return vec![(name, key.to_owned())];
-    }
+    let of_key = match (own_header, family) {
+        (Some(name), _) => (name, key.to_owned()),
+        (None, Family::OpenaiChat | Family::OpenaiResponses) => ("authorization", format!("Bearer {key}")),
+        (None, Family::Anthropic) => ("x-api-key", key.to_owned()),
+        (None, Family::Gemini) => ("x-goog-api-key", key.to_owned()),
+    };
     match family {
-        Family::OpenaiChat | Family::OpenaiResponses => vec![("authorization", format!("Bearer {key}"))],
-        Family::Anthropic => {
-            vec![("x-api-key", key.to_owned()), ("anthropic-version", ANTHROPIC_VERSION.to_owned())]
-        }
-        Family::Gemini => vec![("x-goog-api-key", key.to_owned())],
+        Family::Anthropic => vec![of_key, ("anthropic-version", ANTHROPIC_VERSION.to_owned())],
+        Family::OpenaiChat | Family::OpenaiResponses | Family::Gemini => vec![of_key],
     }
 }
 
@@ -169,6 +169,12 @@ pub fn is_openai_reasoning_model(model: &str) -> bool {
         .and_then(|rest| rest.chars().next())
         .is_some_and(|digit| digit.is_ascii_digit());
     o_series || (name.starts_with("gpt-5") && !name.contains("-chat"))
+}
+
+/// Whether this is a chat model of OpenAI's by its name, wherever it runs.
+pub fn is_openai_model(model: &str) -> bool {
+    let name = model.rsplit('/').next().unwrap_or(model);
+    is_openai_reasoning_model(name) || name.starts_with("gpt-") || name.starts_with("chatgpt-")
 }
 
 /// The model that the provider says answered.

@@ -55,6 +55,27 @@ fn i2_the_clamp_bounds_the_output_with_reasoning_in_it() {
 }
 
 #[test]
+fn an_own_header_takes_the_place_of_the_keys_and_of_nothing_else() {
+    let version = ("anthropic-version", ANTHROPIC_VERSION);
+    for (family, own, sent) in [
+        (Family::OpenaiChat, None, vec![("authorization", "Bearer k")]),
+        (Family::OpenaiResponses, None, vec![("authorization", "Bearer k")]),
+        (Family::Anthropic, None, vec![("x-api-key", "k"), version]),
+        (Family::Gemini, None, vec![("x-goog-api-key", "k")]),
+        (Family::OpenaiChat, Some("api-key"), vec![("api-key", "k")]),
+        (Family::OpenaiResponses, Some("api-key"), vec![("api-key", "k")]),
+        (Family::Anthropic, Some("api-key"), vec![("api-key", "k"), version]),
+        (Family::Gemini, Some("api-key"), vec![("api-key", "k")]),
+    ] {
+        let headers = auth_headers(family, own, "k");
+
+        let headers: Vec<(&str, &str)> =
+            headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        assert_eq!(headers, sent, "{family:?} {own:?}");
+    }
+}
+
+#[test]
 fn malformed_requests_are_refused_by_field() {
     let message = json!([{"role": "user", "content": "hi"}]);
     for (dialect, body, field) in [

@@ -1,12 +1,38 @@
 //! Message requests.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number, Value, json};
 
 use super::super::conversation::{
-    Conversation, Effort, Image, Message, Part, ResponseSchema, Role, Tool, ToolCall, ToolChoice,
+    Conversation, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall, ToolChoice,
 };
+use super::super::dropped::Dropped;
+use super::super::effort::{Asked, Claude, Effort, for_anthropic};
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
 use super::answer::input;
+
+/// Refuses files that stand at the provider: any org could name another's.
+pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
+    refuse_files("system", &body["system"])?;
+    for (index, message) in body["messages"].as_array().into_iter().flatten().enumerate() {
+        refuse_files(&format!("messages.{index}.content"), &message["content"])?;
+    }
+    Ok(())
+}
+
+/// A tool's results and documents hold blocks in turn; a call's input is the model's own.
+fn refuse_files(at: &str, blocks: &Value) -> Result<(), Unsupported> {
+    for block in blocks.as_array().into_iter().flatten() {
+        if !block["file_id"].is_null() {
+            return Err(Unsupported::file(format!("{at}.file_id")));
+        }
+        if !block["source"]["file_id"].is_null() {
+            return Err(Unsupported::file(format!("{at}.source.file_id")));
+        }
+        refuse_files(at, &block["content"])?;
+        refuse_files(at, &block["source"]["content"])?;
+    }
+    Ok(())
+}
 
 pub fn parse_request(body: &Value) -> Result<Conversation, Refused> {
     let mut conversation = Conversation::default();
@@ -16,7 +42,7 @@ pub fn parse_request(body: &Value) -> Result<Conversation, Refused> {
             parse_field(&mut conversation, field, value)?;
         }
     }
-    conversation.dropped.dedup();
+    conversation.effort = effort(&mut conversation.dropped, &body["thinking"], &body["output_config"])?;
     Ok(conversation)
 }
 
@@ -48,11 +74,14 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
             }
         }
         "tool_choice" => parse_tool_choice(conversation, value)?,
-        "metadata" => conversation.end_user = value["user_id"].as_str().map(str::to_owned),
-        "thinking" => conversation.effort = effort(value),
-        "output_format" => conversation.response_schema = parse_format(field, value)?,
+        "metadata" => {
+            conversation.dropped.add_unread(field, value, &["user_id"]);
+            conversation.end_user = value["user_id"].as_str().map(str::to_owned);
+        }
+        "thinking" => conversation.dropped.add_unread(field, value, &["type", "budget_tokens"]),
+        "output_format" => parse_format(conversation, field, value)?,
         "output_config" => parse_output_config(conversation, value)?,
-        "service_tier" | "cache_control" => conversation.dropped.push(field.to_owned()),
+        "service_tier" | "cache_control" => conversation.dropped.add(field),
         "context_management" | "mcp_servers" if is_empty(value) => {}
         "inference_geo" if value == "global" => {}
         "speed" if value == "standard" => {}
@@ -73,45 +102,69 @@ fn number(field: &str, value: &Value) -> Result<serde_json::Number, Malformed> {
     value.as_number().cloned().ok_or_else(|| Malformed::new(field, "must be a number"))
 }
 
-/// A budget becomes the effort that spends about as much.
-fn effort(thinking: &Value) -> Option<Effort> {
-    match (thinking["type"].as_str(), thinking["budget_tokens"].as_u64()) {
-        (Some("enabled"), Some(..=2_048)) => Some(Effort::Low),
-        (Some("enabled"), Some(2_049..=8_192)) => Some(Effort::Medium),
-        (Some("enabled"), _) => Some(Effort::High),
-        (Some("adaptive"), _) => Some(Effort::Medium),
-        _ => None,
-    }
+/// A level by name goes before a budget, which becomes the level that spends about as much; no thought goes before both.
+fn effort(dropped: &mut Dropped, thinking: &Value, config: &Value) -> Result<Option<Asked>, Malformed> {
+    const LEVEL: &str = "output_config.effort";
+    let level = match &config["effort"] {
+        Value::Null => None,
+        level => Some(Asked::named(LEVEL, level.as_str().unwrap_or_default())?),
+    };
+    let budget = thinking["budget_tokens"].as_u64();
+    let asked = |effort, words: String| Some(Asked { effort, words });
+    Ok(match (thinking["type"].as_str(), level) {
+        (Some("disabled"), level) => {
+            level.iter().for_each(|level| dropped.add(&level.words));
+            asked(Effort::None, "thinking: disabled".into())
+        }
+        (Some("enabled"), None) => {
+            let words = format!("thinking.budget_tokens: {}", budget.unwrap_or_default());
+            asked(Effort::of_budget(budget), words)
+        }
+        (Some("enabled"), Some(level)) => {
+            dropped.add("thinking.budget_tokens");
+            Some(level)
+        }
+        // As the model sees fit, which is about what the others do unasked.
+        (Some("adaptive"), None) => asked(Effort::Medium, "thinking: adaptive".into()),
+        (Some("adaptive"), Some(level)) => Some(level),
+        (Some(_), _) => {
+            return Err(Malformed::new("thinking.type", "must be enabled, adaptive or disabled"));
+        }
+        (None, level) => level,
+    })
 }
 
 fn parse_output_config(conversation: &mut Conversation, config: &Value) -> Result<(), Refused> {
     for (field, value) in config.as_object().into_iter().flatten() {
-        match (field.as_str(), value.as_str()) {
+        match field.as_str() {
             _ if value.is_null() => {}
-            ("format", _) => conversation.response_schema = parse_format("output_config.format", value)?,
-            ("effort", Some("low")) => conversation.effort = Some(Effort::Low),
-            ("effort", Some("medium")) => conversation.effort = Some(Effort::Medium),
-            ("effort", _) => conversation.effort = Some(Effort::High),
+            "format" => parse_format(conversation, "output_config.format", value)?,
+            "effort" => {}
             _ => return unsupported(format!("output_config.{field}"), "the upstream can't do it"),
         }
     }
     Ok(())
 }
 
-fn parse_format(at: &str, format: &Value) -> Result<Option<ResponseSchema>, Refused> {
+fn parse_format(conversation: &mut Conversation, at: &str, format: &Value) -> Result<(), Refused> {
     if format["type"] != "json_schema" || !format["schema"].is_object() {
         return Err(Malformed::new(at, "must be a json_schema with its schema").into());
     }
-    Ok(Some(ResponseSchema { name: "answer".to_owned(), schema: format["schema"].clone() }))
+    conversation.dropped.add_unread(at, format, &["type", "schema"]);
+    let (name, schema) = ("answer".to_owned(), format["schema"].clone());
+    let schema = ResponseSchema { name, description: None, schema, strict: None };
+    conversation.response_format = Some(ResponseFormat::Schema(schema));
+    Ok(())
 }
 
 fn parse_message(conversation: &mut Conversation, at: &str, message: &Value) -> Result<(), Refused> {
+    conversation.dropped.add_unread(at, message, &["role", "content"]);
     let parts = parse_parts(&mut conversation.dropped, &format!("{at}.content"), &message["content"])?;
     let role = match message["role"].as_str() {
         Some("user") => Role::User,
         Some("assistant") => Role::Assistant,
         Some("system") => {
-            conversation.dropped.push(format!("{at}.position"));
+            conversation.dropped.add_at(at, "position");
             conversation.system.extend(texts(at, parts)?);
             return Ok(());
         }
@@ -129,7 +182,7 @@ fn texts(at: &str, parts: Vec<Part>) -> Result<Vec<String>, Refused> {
     parts.into_iter().map(text).collect()
 }
 
-fn parse_parts(dropped: &mut Vec<String>, at: &str, content: &Value) -> Result<Vec<Part>, Refused> {
+fn parse_parts(dropped: &mut Dropped, at: &str, content: &Value) -> Result<Vec<Part>, Refused> {
     let blocks = match content {
         Value::Null => return Ok(Vec::new()),
         Value::String(text) => return Ok(vec![Part::Text(text.clone())]),
@@ -138,41 +191,38 @@ fn parse_parts(dropped: &mut Vec<String>, at: &str, content: &Value) -> Result<V
     };
     let mut parts = Vec::new();
     for (nth, block) in blocks.iter().enumerate() {
-        if !block["cache_control"].is_null() {
-            dropped.push("cache_control".to_owned());
-        }
         parts.extend(parse_block(dropped, &format!("{at}.{nth}"), block)?);
     }
     Ok(parts)
 }
 
-fn parse_block(dropped: &mut Vec<String>, at: &str, block: &Value) -> Result<Option<Part>, Refused> {
+fn parse_block(dropped: &mut Dropped, at: &str, block: &Value) -> Result<Option<Part>, Refused> {
     let text = |field: &str| -> Result<String, Malformed> {
         let found = block[field].as_str().map(str::to_owned);
         found.ok_or_else(|| Malformed::new(format!("{at}.{field}"), "Field required"))
     };
+    let read: &[&str] = match block["type"].as_str() {
+        Some("text") => &["type", "text"],
+        Some("image") => &["type", "source"],
+        Some("tool_use") => &["type", "id", "name", "input"],
+        Some("tool_result") => &["type", "tool_use_id", "content"],
+        _ => &["type", "thinking", "signature", "data"],
+    };
+    dropped.add_unread(at, block, read);
     match block["type"].as_str() {
-        Some("text") => {
-            if block["citations"].as_array().is_some_and(|citations| !citations.is_empty()) {
-                dropped.push(format!("{at}.citations"));
-            }
-            Ok(Some(Part::Text(text("text")?)))
-        }
-        Some("image") => parse_image(at, &block["source"]).map(|image| Some(Part::Image(image))),
+        Some("text") => Ok(Some(Part::Text(text("text")?))),
+        Some("image") => parse_image(dropped, at, &block["source"]).map(|image| Some(Part::Image(image))),
         Some("tool_use") => {
             let arguments = block["input"].to_string();
             Ok(Some(Part::ToolCall(ToolCall { id: text("id")?, name: text("name")?, arguments })))
         }
         Some("tool_result") => {
-            if block["is_error"] == true {
-                dropped.push(format!("{at}.is_error"));
-            }
             let parts = parse_parts(dropped, &format!("{at}.content"), &block["content"])?;
             Ok(Some(Part::ToolResult { call_id: text("tool_use_id")?, parts }))
         }
         // A model's earlier thoughts mean nothing to another family.
         Some("thinking" | "redacted_thinking") => {
-            dropped.push(format!("{at}.thinking"));
+            dropped.add_at(at, "thinking");
             Ok(None)
         }
         Some(kind) => unsupported(at, &format!("the upstream of this model can't read {kind}")),
@@ -180,7 +230,8 @@ fn parse_block(dropped: &mut Vec<String>, at: &str, block: &Value) -> Result<Opt
     }
 }
 
-fn parse_image(at: &str, source: &Value) -> Result<Image, Refused> {
+fn parse_image(dropped: &mut Dropped, at: &str, source: &Value) -> Result<Image, Refused> {
+    dropped.add_unread(&format!("{at}.source"), source, &["type", "url", "media_type", "data"]);
     let text = |field: &str| source[field].as_str().map(str::to_owned);
     let image = match source["type"].as_str() {
         Some("url") => text("url").map(Image::Url),
@@ -192,16 +243,11 @@ fn parse_image(at: &str, source: &Value) -> Result<Image, Refused> {
     image.ok_or_else(|| Malformed::new(format!("{at}.source"), "is not an image source").into())
 }
 
-fn parse_tool(dropped: &mut Vec<String>, at: &str, tool: &Value) -> Result<Tool, Refused> {
+fn parse_tool(dropped: &mut Dropped, at: &str, tool: &Value) -> Result<Tool, Refused> {
     if let Some(kind) = tool["type"].as_str().filter(|kind| *kind != "custom") {
         return unsupported(format!("{at}.type"), &format!("{kind} is Anthropic's own"));
     }
-    if !tool["cache_control"].is_null() {
-        dropped.push("cache_control".to_owned());
-    }
-    if tool["defer_loading"] == true {
-        dropped.push(format!("{at}.defer_loading"));
-    }
+    dropped.add_unread(at, tool, &["type", "name", "description", "input_schema", "strict"]);
     let name = tool["name"].as_str().ok_or_else(|| Malformed::new(format!("{at}.name"), "Field required"))?;
     if !tool["input_schema"].is_object() {
         return Err(Malformed::new(format!("{at}.input_schema"), "Field required").into());
@@ -215,6 +261,8 @@ fn parse_tool(dropped: &mut Vec<String>, at: &str, tool: &Value) -> Result<Tool,
 }
 
 fn parse_tool_choice(conversation: &mut Conversation, choice: &Value) -> Result<(), Refused> {
+    let read = ["type", "name", "disable_parallel_tool_use"];
+    conversation.dropped.add_unread("tool_choice", choice, &read);
     conversation.tool_choice = Some(match (choice["type"].as_str(), choice["name"].as_str()) {
         (Some("auto"), _) => ToolChoice::Auto,
         (Some("none"), _) => ToolChoice::None,
@@ -226,7 +274,8 @@ fn parse_tool_choice(conversation: &mut Conversation, choice: &Value) -> Result<
     Ok(())
 }
 
-pub fn render_request(conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
+pub fn render_request(mut conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
+    let thinking = thinking(&mut conversation, model);
     let mut dropped = conversation.dropped;
     let mut body = Map::new();
     body.insert("model".into(), model.into());
@@ -248,13 +297,35 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
             body.insert("tool_choice".into(), render_tool_choice(choice, conversation.parallel_tool_calls));
         }
     }
-    if let Some(schema) = conversation.response_schema {
-        let format = json!({"type": "json_schema", "schema": schema.schema});
-        body.insert("output_config".into(), json!({"format": format}));
+    let mut config = Map::new();
+    match conversation.response_format {
+        Some(ResponseFormat::Schema(schema)) => {
+            config.insert("format".into(), json!({"type": "json_schema", "schema": schema.described()}));
+        }
+        Some(ResponseFormat::Object { field }) => {
+            return unsupported(field, "the upstream of this model needs a json_schema");
+        }
+        None => {}
     }
-    if conversation.effort.is_some() {
-        // Thinking here wants a budget, free sampling and the earlier thoughts, which other dialects don't carry.
-        dropped.push("reasoning_effort".to_owned());
+    if let Some(effort) = thinking.level {
+        config.insert("effort".into(), effort.name().into());
+    }
+    if !config.is_empty() {
+        body.insert("output_config".into(), config.into());
+    }
+    let thinks = thinking.field.as_ref().is_some_and(|field| field["type"] != "disabled");
+    if let Some(field) = thinking.field {
+        body.insert("thinking".into(), field);
+    }
+    if thinks {
+        // Thinking goes with free sampling only.
+        let is_default = |temperature: &Number| temperature.as_f64() == Some(1.0);
+        let samplers = [
+            ("temperature", conversation.temperature.take_if(|given| !is_default(given))),
+            ("top_p", conversation.top_p.take()),
+            ("top_k", conversation.top_k.take()),
+        ];
+        samplers.iter().filter(|(_, given)| given.is_some()).for_each(|(field, _)| dropped.add(field));
     }
     if let Some(temperature) = conversation.temperature {
         if temperature.as_f64().is_some_and(|value| value > 1.0) {
@@ -264,7 +335,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
     }
     match (conversation.top_p, body.contains_key("temperature")) {
         // Newer models refuse both samplers together.
-        (Some(_), true) => dropped.push("top_p".to_owned()),
+        (Some(_), true) => dropped.add("top_p"),
         (Some(top_p), false) => {
             body.insert("top_p".into(), Value::Number(top_p));
         }
@@ -282,7 +353,63 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
     if conversation.stream {
         body.insert("stream".into(), true.into());
     }
-    Ok(UpstreamRequest { body: Value::Object(body), dropped })
+    Ok(UpstreamRequest { body: Value::Object(body), dropped: dropped.into() })
+}
+
+/// What a request says of thinking.
+#[derive(Default)]
+struct Thinking {
+    field: Option<Value>,
+    level: Option<Effort>,
+}
+
+fn thinking(conversation: &mut Conversation, model: &str) -> Thinking {
+    let Some(asked) = conversation.effort.take() else { return Thinking::default() };
+    let told = for_anthropic(asked.effort, model);
+    let (thinking, is_said) = match told.said {
+        None => (Thinking::default(), true),
+        Some(Claude::Off) => (Thinking { field: Some(json!({"type": "disabled"})), level: None }, true),
+        // Neither with a tool that must be called nor to end what was put in its mouth.
+        Some(_) if is_led(conversation) => (Thinking::default(), false),
+        Some(Claude::Adaptive(effort)) => {
+            (Thinking { field: Some(json!({"type": "adaptive"})), level: Some(effort) }, true)
+        }
+        Some(Claude::Budget(tokens)) => {
+            let budget = thinking_budget(tokens, conversation.max_output_tokens);
+            // A budget wants the thoughts before a tool's call back, which other dialects don't carry.
+            match budget.filter(|_| !answers_tools(conversation)) {
+                Some(tokens) => {
+                    let field = json!({"type": "enabled", "budget_tokens": tokens});
+                    (Thinking { field: Some(field), level: None }, true)
+                }
+                None => (Thinking::default(), false),
+            }
+        }
+    };
+    if !told.is_as_asked || !is_said {
+        conversation.dropped.add(&asked.words);
+    }
+    thinking
+}
+
+/// The least that the provider takes.
+const THINKING_TOKENS_MIN: u64 = 1_024;
+
+/// Thoughts lie inside the output limit: at most half of it, so that an answer has room.
+pub fn thinking_budget(wanted_tokens: u64, output_tokens_max: Option<u64>) -> Option<u64> {
+    let most = output_tokens_max.map_or(u64::MAX, |tokens| tokens / 2);
+    Some(wanted_tokens.min(most)).filter(|tokens| *tokens >= THINKING_TOKENS_MIN)
+}
+
+fn is_led(conversation: &Conversation) -> bool {
+    let is_forced = matches!(conversation.tool_choice, Some(ToolChoice::Required | ToolChoice::Tool(_)));
+    let is_begun = conversation.messages.last().is_some_and(|message| message.role == Role::Assistant);
+    is_forced || is_begun
+}
+
+fn answers_tools(conversation: &Conversation) -> bool {
+    let parts = conversation.messages.last().into_iter().flat_map(|message| &message.parts);
+    parts.into_iter().any(|part| matches!(part, Part::ToolResult { .. }))
 }
 
 /// Empty texts are refused by this provider, so that they are left out, and messages with nothing else too.

@@ -3,8 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::super::conversation::{
-    Conversation, Effort, Image, Message, Part, Role, Tool, ToolCall, ToolChoice,
+    Conversation, Image, Message, Part, ResponseFormat, Role, Tool, ToolCall, ToolChoice,
 };
+use super::super::effort::{Gemini, for_gemini};
 use super::super::{Refused, Unsupported, UpstreamRequest};
 
 /// The provider's own limit.
@@ -20,7 +21,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
     body.insert("contents".into(), contents(&conversation.messages)?.into());
     if !conversation.tools.is_empty() {
         if conversation.tools.iter().any(|tool| tool.strict == Some(true)) {
-            dropped.push("tools.strict".to_owned());
+            dropped.add("tools[].strict");
         }
         let declared: Vec<Value> = conversation.tools.iter().map(declaration).collect();
         body.insert("tools".into(), json!([{"functionDeclarations": declared}]));
@@ -29,25 +30,28 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
         }
     }
     if conversation.parallel_tool_calls == Some(false) {
-        dropped.push("parallel_tool_calls".to_owned());
+        dropped.add("parallel_tool_calls");
     }
     if conversation.end_user.is_some() {
-        dropped.push("user".to_owned());
+        dropped.add("user");
     }
     if conversation.stop.len() > STOPS_MAX {
         return Err(Unsupported::new("stop", "the upstream of this model takes at most 5").into());
     }
     let mut config = Map::new();
-    if let Some(schema) = conversation.response_schema {
+    if let Some(format) = conversation.response_format {
         config.insert("responseMimeType".into(), "application/json".into());
-        config.insert("responseJsonSchema".into(), schema.schema);
+        if let ResponseFormat::Schema(schema) = format {
+            config.insert("responseJsonSchema".into(), schema.described());
+        }
     }
-    if let Some(effort) = conversation.effort {
-        match thinking(effort, model) {
-            Some(thinking) => {
-                config.insert("thinkingConfig".into(), thinking);
-            }
-            None => dropped.push("reasoning_effort".to_owned()),
+    if let Some(asked) = conversation.effort {
+        let told = for_gemini(asked.effort, model);
+        if let Some(told) = told.said {
+            config.insert("thinkingConfig".into(), thinking(told));
+        }
+        if !told.is_as_asked {
+            dropped.add(&asked.words);
         }
     }
     let given = [
@@ -61,7 +65,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
     if !config.is_empty() {
         body.insert("generationConfig".into(), config.into());
     }
-    Ok(UpstreamRequest { body: Value::Object(body), dropped })
+    Ok(UpstreamRequest { body: Value::Object(body), dropped: dropped.into() })
 }
 
 fn contents(messages: &[Message]) -> Result<Vec<Value>, Refused> {
@@ -145,16 +149,13 @@ fn calling(choice: &ToolChoice) -> Value {
     }
 }
 
-/// Generation 3 takes a level, 2.5 a budget; earlier ones don't think.
-fn thinking(effort: Effort, model: &str) -> Option<Value> {
-    if model.contains("gemini-3") {
-        let level = if effort == Effort::Low { "LOW" } else { "HIGH" };
-        return Some(json!({"thinkingLevel": level, "includeThoughts": true}));
+/// Thoughts are shown where there are any.
+fn thinking(told: Gemini) -> Value {
+    match told {
+        Gemini::Budget(0) => json!({"thinkingBudget": 0}),
+        Gemini::Budget(tokens) => json!({"thinkingBudget": tokens, "includeThoughts": true}),
+        Gemini::Level(effort) => {
+            json!({"thinkingLevel": effort.name().to_uppercase(), "includeThoughts": true})
+        }
     }
-    let budget = match effort {
-        Effort::Low => 1_024,
-        Effort::Medium => 8_192,
-        Effort::High => 24_576,
-    };
-    model.contains("gemini-2.5").then(|| json!({"thinkingBudget": budget, "includeThoughts": true}))
 }

@@ -3,14 +3,16 @@
 use serde_json::{Map, Value, json};
 
 use super::super::conversation::{
-    Conversation, Effort, Image, Message, Part, ResponseSchema, Role, Tool, ToolCall, ToolChoice,
+    Conversation, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall, ToolChoice,
 };
+use super::super::dropped::Dropped;
+use super::super::effort::{Asked, for_openai};
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
 use super::answer::tool_call;
 use crate::gateway::providers::is_openai_reasoning_model;
 
 /// Fields that tune an answer or its bookkeeping at OpenAI, and that an answer elsewhere can do without.
-const DROPPABLE: [&str; 14] = [
+const DROPPABLE: [&str; 13] = [
     "frequency_penalty",
     "presence_penalty",
     "seed",
@@ -22,10 +24,20 @@ const DROPPABLE: [&str; 14] = [
     "prompt_cache_retention",
     "safety_identifier",
     "verbosity",
-    "stream_options",
     "logit_bias",
     "top_logprobs",
 ];
+
+/// Refuses files that stand at the provider: any org could name another's.
+pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
+    for (index, message) in body["messages"].as_array().into_iter().flatten().enumerate() {
+        let mut parts = message["content"].as_array().into_iter().flatten();
+        if parts.any(|part| !part["file"]["file_id"].is_null()) {
+            return Err(Unsupported::file(format!("messages[{index}].content.file.file_id")));
+        }
+    }
+    Ok(())
+}
 
 pub fn parse_request(body: &Value) -> Result<Conversation, Refused> {
     let mut conversation = Conversation::default();
@@ -59,13 +71,24 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         "stop" => conversation.stop = stop(value)?,
         "tools" => {
             for (index, tool) in value.as_array().into_iter().flatten().enumerate() {
-                conversation.tools.push(parse_tool(index, tool)?);
+                let tool = parse_tool(&mut conversation.dropped, index, tool)?;
+                conversation.tools.push(tool);
             }
         }
-        "tool_choice" => conversation.tool_choice = Some(parse_tool_choice(value)?),
+        "tool_choice" => {
+            conversation.dropped.add_unread(field, value, &["type", "function"]);
+            conversation.tool_choice = Some(parse_tool_choice(value)?);
+        }
         "parallel_tool_calls" => conversation.parallel_tool_calls = value.as_bool(),
-        "response_format" => conversation.response_schema = parse_response_format(value)?,
-        "reasoning_effort" => conversation.effort = value.as_str().and_then(Effort::named),
+        "response_format" => {
+            let read = ["name", "description", "schema", "strict"];
+            conversation.dropped.add_unread(field, value, &["type", "json_schema"]);
+            conversation.dropped.add_unread("response_format.json_schema", &value["json_schema"], &read);
+            conversation.response_format = parse_response_format(value)?;
+        }
+        "reasoning_effort" => {
+            conversation.effort = Some(Asked::named(field, value.as_str().unwrap_or_default())?);
+        }
         "n" if value.as_u64() == Some(1) => {}
         "n" => return unsupported(field, "the upstream gives one answer a call"),
         "logprobs" if value == false => {}
@@ -73,12 +96,9 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         "functions" | "function_call" => {
             return unsupported(field, "use tools and tool_choice with this model");
         }
-        _ if DROPPABLE.contains(&field) => {
-            // The usage chunk is Tollgate's to write, so that this field is obeyed, not dropped.
-            if field != "stream_options" {
-                conversation.dropped.push(field.to_owned());
-            }
-        }
+        // The usage chunk is Tollgate's to write, so that this one is obeyed.
+        "stream_options" => conversation.dropped.add_unread(field, value, &["include_usage"]),
+        _ if DROPPABLE.contains(&field) => conversation.dropped.add(field),
         _ => return unsupported(field, "the upstream of this model can't do it"),
     }
     Ok(())
@@ -103,13 +123,19 @@ fn stop(value: &Value) -> Result<Vec<String>, Malformed> {
 
 fn parse_message(conversation: &mut Conversation, index: usize, message: &Value) -> Result<(), Refused> {
     let at = format!("messages[{index}]");
+    let read: &[&str] = match message["role"].as_str() {
+        Some("assistant") => &["role", "content", "refusal", "tool_calls", "audio", "function_call"],
+        Some("tool") => &["role", "content", "tool_call_id"],
+        _ => &["role", "content"],
+    };
+    conversation.dropped.add_unread(&at, message, read);
     if message["audio"].is_object() {
         return unsupported(format!("{at}.audio"), "the upstream of this model knows no audio");
     }
     match message["role"].as_str() {
         Some("system" | "developer") => {
             if !conversation.messages.is_empty() {
-                conversation.dropped.push(format!("{at}.position"));
+                conversation.dropped.add_at(&at, "position");
             }
             for part in parse_parts(&mut conversation.dropped, &at, &message["content"])? {
                 match part {
@@ -124,11 +150,15 @@ fn parse_message(conversation: &mut Conversation, index: usize, message: &Value)
         }
         Some("assistant") => {
             let mut parts = parse_parts(&mut conversation.dropped, &at, &message["content"])?;
+            if let Some(refusal) = message["refusal"].as_str().filter(|text| !text.is_empty()) {
+                parts.push(Part::Text(refusal.to_owned()));
+            }
             if message["function_call"].is_object() {
                 return unsupported(format!("{at}.function_call"), "use tool_calls with this model");
             }
             for (nth, call) in message["tool_calls"].as_array().into_iter().flatten().enumerate() {
-                parts.push(Part::ToolCall(parse_tool_call(&format!("{at}.tool_calls[{nth}]"), call)?));
+                let at = format!("{at}.tool_calls[{nth}]");
+                parts.push(Part::ToolCall(parse_tool_call(&mut conversation.dropped, &at, call)?));
             }
             conversation.messages.push(Message { role: Role::Assistant, parts });
         }
@@ -152,7 +182,7 @@ fn parse_message(conversation: &mut Conversation, index: usize, message: &Value)
     Ok(())
 }
 
-fn parse_parts(dropped: &mut Vec<String>, at: &str, content: &Value) -> Result<Vec<Part>, Refused> {
+fn parse_parts(dropped: &mut Dropped, at: &str, content: &Value) -> Result<Vec<Part>, Refused> {
     let items = match content {
         Value::Null => return Ok(Vec::new()),
         Value::String(text) if text.is_empty() => return Ok(Vec::new()),
@@ -164,32 +194,33 @@ fn parse_parts(dropped: &mut Vec<String>, at: &str, content: &Value) -> Result<V
     for (nth, item) in items.iter().enumerate() {
         let at = format!("{at}.content[{nth}]");
         let text = |field: &str| item[field].as_str().map(|text| Part::Text(text.to_owned()));
-        let part = match item["type"].as_str() {
-            Some("text") => text("text"),
-            Some("refusal") => text("refusal"),
+        let (part, read) = match item["type"].as_str() {
+            Some("text") => (text("text"), "text"),
+            Some("refusal") => (text("refusal"), "refusal"),
             Some("image_url") => {
-                if !item["image_url"]["detail"].is_null() {
-                    dropped.push(format!("{at}.image_url.detail"));
-                }
-                item["image_url"]["url"].as_str().map(|url| Part::Image(Image::of_url(url)))
+                let image = &item["image_url"];
+                // What OpenAI does by itself is no wish.
+                let read: &[&str] = if image["detail"] == "auto" { &["url", "detail"] } else { &["url"] };
+                dropped.add_unread(&format!("{at}.image_url"), image, read);
+                (image["url"].as_str().map(|url| Part::Image(Image::of_url(url))), "image_url")
             }
             Some(_) => {
                 return unsupported(format!("{at}.type"), "the upstream of this model takes text and images");
             }
-            None => None,
+            None => (None, "type"),
         };
-        if !item["prompt_cache_breakpoint"].is_null() {
-            dropped.push(format!("{at}.prompt_cache_breakpoint"));
-        }
+        dropped.add_unread(&at, item, &["type", read]);
         parts.push(part.ok_or_else(|| Malformed::new(at, "is not a content part"))?);
     }
     Ok(parts)
 }
 
-fn parse_tool_call(at: &str, call: &Value) -> Result<ToolCall, Refused> {
+fn parse_tool_call(dropped: &mut Dropped, at: &str, call: &Value) -> Result<ToolCall, Refused> {
     if call["type"] == "custom" {
         return unsupported(format!("{at}.type"), "custom tools are OpenAI's own");
     }
+    dropped.add_unread(at, call, &["type", "id", "function"]);
+    dropped.add_unread(&format!("{at}.function"), &call["function"], &["name", "arguments"]);
     let text = |pointer: &str| {
         let found = call.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         found.ok_or_else(|| Malformed::new(format!("{at}{}", pointer.replace('/', ".")), "is required"))
@@ -197,7 +228,7 @@ fn parse_tool_call(at: &str, call: &Value) -> Result<ToolCall, Refused> {
     Ok(ToolCall { id: text("/id")?, name: text("/function/name")?, arguments: text("/function/arguments")? })
 }
 
-fn parse_tool(index: usize, tool: &Value) -> Result<Tool, Refused> {
+fn parse_tool(dropped: &mut Dropped, index: usize, tool: &Value) -> Result<Tool, Refused> {
     if tool["type"] != "function" {
         return unsupported(
             format!("tools[{index}].type"),
@@ -205,6 +236,8 @@ fn parse_tool(index: usize, tool: &Value) -> Result<Tool, Refused> {
         );
     }
     let function = &tool["function"];
+    dropped.add_unread("tools[]", tool, &["type", "function"]);
+    dropped.add_unread("tools[].function", function, &["name", "description", "parameters", "strict"]);
     let name = function["name"]
         .as_str()
         .ok_or_else(|| Malformed::new(format!("tools[{index}].function.name"), "is required"))?;
@@ -235,7 +268,7 @@ fn parse_tool_choice(choice: &Value) -> Result<ToolChoice, Refused> {
     }
 }
 
-fn parse_response_format(format: &Value) -> Result<Option<ResponseSchema>, Refused> {
+fn parse_response_format(format: &Value) -> Result<Option<ResponseFormat>, Refused> {
     match format["type"].as_str() {
         Some("text") => Ok(None),
         Some("json_schema") => {
@@ -243,12 +276,9 @@ fn parse_response_format(format: &Value) -> Result<Option<ResponseSchema>, Refus
             if !wanted["schema"].is_object() {
                 return Err(Malformed::new("response_format.json_schema.schema", "is required").into());
             }
-            let name = wanted["name"].as_str().unwrap_or("answer").to_owned();
-            Ok(Some(ResponseSchema { name, schema: wanted["schema"].clone() }))
+            Ok(Some(ResponseFormat::Schema(ResponseSchema::of_openai(wanted))))
         }
-        Some("json_object") => {
-            unsupported("response_format.type", "the upstream of this model needs a json_schema")
-        }
+        Some("json_object") => Ok(Some(ResponseFormat::Object { field: "response_format.type" })),
         _ => Err(Malformed::new("response_format.type", "must be text, json_object or json_schema").into()),
     }
 }
@@ -278,19 +308,20 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
             body.insert("parallel_tool_calls".into(), parallel.into());
         }
     }
-    if let Some(schema) = conversation.response_schema {
-        let wanted = json!({"name": schema.name, "schema": schema.schema, "strict": true});
-        body.insert("response_format".into(), json!({"type": "json_schema", "json_schema": wanted}));
+    if let Some(format) = conversation.response_format {
+        body.insert("response_format".into(), render_response_format(format));
     }
-    match conversation.effort {
-        Some(effort) if is_openai_reasoning_model(model) => {
+    if let Some(asked) = conversation.effort {
+        let told = for_openai(asked.effort, model);
+        if let Some(effort) = told.said {
             body.insert("reasoning_effort".into(), effort.name().into());
         }
-        Some(_) => dropped.push("thinking".to_owned()),
-        None => {}
+        if !told.is_as_asked {
+            dropped.add(&asked.words);
+        }
     }
     if conversation.top_k.is_some() {
-        dropped.push("top_k".to_owned());
+        dropped.add("top_k");
     }
     // Reasoning models refuse samplers and stops, so that sending them would fail the call.
     let samples = !is_openai_reasoning_model(model);
@@ -304,7 +335,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
             Some(value) if samples => {
                 body.insert(field.into(), value);
             }
-            Some(_) => dropped.push(field.to_owned()),
+            Some(_) => dropped.add(field),
             None => {}
         }
     }
@@ -315,7 +346,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
         body.insert("stream".into(), true.into());
         body.insert("stream_options".into(), json!({"include_usage": true}));
     }
-    Ok(UpstreamRequest { body: Value::Object(body), dropped })
+    Ok(UpstreamRequest { body: Value::Object(body), dropped: dropped.into() })
 }
 
 /// One neutral message may be several here: each tool result is a message, before what else the user says.
@@ -356,6 +387,20 @@ fn render_message(message: &Message, out: &mut Vec<Value>) -> Result<(), Refused
     }
     out.push(rendered);
     Ok(())
+}
+
+fn render_response_format(format: ResponseFormat) -> Value {
+    let ResponseFormat::Schema(ResponseSchema { name, description, schema, strict }) = format else {
+        return json!({"type": "json_object"});
+    };
+    let mut wanted = json!({"name": name, "schema": schema});
+    if let Some(description) = description {
+        wanted["description"] = description.into();
+    }
+    if let Some(strict) = strict {
+        wanted["strict"] = strict.into();
+    }
+    json!({"type": "json_schema", "json_schema": wanted})
 }
 
 fn render_tool(tool: &Tool) -> Value {

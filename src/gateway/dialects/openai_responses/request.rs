@@ -3,8 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::super::conversation::{
-    Conversation, Effort, Image, Message, Part, ResponseSchema, Role, Tool, ToolCall, ToolChoice,
+    Conversation, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall, ToolChoice,
 };
+use super::super::dropped::Dropped;
+use super::super::effort::{Asked, for_openai};
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
 use crate::gateway::providers::is_openai_reasoning_model;
 
@@ -39,10 +41,11 @@ pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
             let why = "nothing is stored at providers: send the item itself";
             return Err(Unsupported::new(format!("input[{index}]"), why));
         }
-        let parts = item["content"].as_array().into_iter().flatten();
-        if parts.clone().any(|part| !part["file_id"].is_null()) {
-            let why = "no files are stored at providers: send it inline";
-            return Err(Unsupported::new(format!("input[{index}].content.file_id"), why));
+        for field in ["content", "output"] {
+            let mut parts = item[field].as_array().into_iter().flatten();
+            if parts.any(|part| !part["file_id"].is_null()) {
+                return Err(Unsupported::file(format!("input[{index}].{field}.file_id")));
+            }
         }
     }
     Ok(())
@@ -74,24 +77,29 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         "user" | "safety_identifier" => conversation.end_user = value.as_str().map(str::to_owned),
         "tools" => {
             for (index, tool) in value.as_array().into_iter().flatten().enumerate() {
-                conversation.tools.push(parse_tool(index, tool)?);
+                let tool = parse_tool(&mut conversation.dropped, index, tool)?;
+                conversation.tools.push(tool);
             }
         }
-        "tool_choice" => conversation.tool_choice = Some(parse_tool_choice(value)?),
+        "tool_choice" => {
+            conversation.dropped.add_unread(field, value, &["type", "name"]);
+            conversation.tool_choice = Some(parse_tool_choice(value)?);
+        }
         "parallel_tool_calls" => conversation.parallel_tool_calls = value.as_bool(),
         "text" => parse_text(conversation, value)?,
         "reasoning" => {
-            conversation.effort = value["effort"].as_str().and_then(Effort::named);
-            if !value["summary"].is_null() {
-                conversation.dropped.push("reasoning.summary".to_owned());
+            if !value["effort"].is_null() {
+                let name = value["effort"].as_str().unwrap_or_default();
+                conversation.effort = Some(Asked::named("reasoning.effort", name)?);
             }
+            conversation.dropped.add_unread(field, value, &["effort"]);
         }
         "background" if value == false => {}
         "truncation" if value == "disabled" => {}
         // What is asked here is what is done.
         "store" if value == false => {}
         "truncation" => return unsupported(field, "the upstream of this model truncates nothing"),
-        _ if DROPPABLE.contains(&field) => conversation.dropped.push(field.to_owned()),
+        _ if DROPPABLE.contains(&field) => conversation.dropped.add(field),
         _ => return unsupported(field, "the upstream of this model can't do it"),
     }
     Ok(())
@@ -121,6 +129,12 @@ fn parse_item(conversation: &mut Conversation, at: &str, item: &Value) -> Result
         let found = item[field].as_str().map(str::to_owned);
         found.ok_or_else(|| Malformed::new(format!("{at}.{field}"), "is required"))
     };
+    // Ids and states are this API's own book-keeping.
+    let read: &[&str] = match item["type"].as_str() {
+        Some("function_call") => &["type", "id", "status", "call_id", "name", "arguments"],
+        Some("function_call_output") => &["type", "id", "status", "call_id", "output"],
+        _ => &["type", "id", "status", "role", "content"],
+    };
     match item["type"].as_str() {
         None | Some("message") => parse_message(conversation, at, item)?,
         Some("function_call") => {
@@ -138,11 +152,15 @@ fn parse_item(conversation: &mut Conversation, at: &str, item: &Value) -> Result
             conversation.push_tool_result(Part::ToolResult { call_id: text("call_id")?, parts });
         }
         // A model's earlier thoughts mean nothing to another family.
-        Some("reasoning") => conversation.dropped.push(format!("{at}.reasoning")),
+        Some("reasoning") => {
+            conversation.dropped.add_at(at, "reasoning");
+            return Ok(());
+        }
         Some(kind) => {
             return unsupported(format!("{at}.type"), &format!("the upstream of this model knows no {kind}"));
         }
     }
+    conversation.dropped.add_unread(at, item, read);
     Ok(())
 }
 
@@ -153,7 +171,7 @@ fn parse_message(conversation: &mut Conversation, at: &str, item: &Value) -> Res
         Some("assistant") => Role::Assistant,
         Some("system" | "developer") => {
             if !conversation.messages.is_empty() {
-                conversation.dropped.push(format!("{at}.position"));
+                conversation.dropped.add_at(at, "position");
             }
             for part in parts {
                 match part {
@@ -172,7 +190,7 @@ fn parse_message(conversation: &mut Conversation, at: &str, item: &Value) -> Res
     Ok(())
 }
 
-fn parse_parts(dropped: &mut Vec<String>, at: &str, content: &Value) -> Result<Vec<Part>, Refused> {
+fn parse_parts(dropped: &mut Dropped, at: &str, content: &Value) -> Result<Vec<Part>, Refused> {
     let items = match content {
         Value::String(text) if text.is_empty() => return Ok(Vec::new()),
         Value::String(text) => return Ok(vec![Part::Text(text.clone())]),
@@ -183,32 +201,35 @@ fn parse_parts(dropped: &mut Vec<String>, at: &str, content: &Value) -> Result<V
     for (nth, item) in items.iter().enumerate() {
         let at = format!("{at}[{nth}]");
         let text = |field: &str| item[field].as_str().map(|text| Part::Text(text.to_owned()));
-        let part = match item["type"].as_str() {
-            Some("input_text" | "output_text") => text("text"),
-            Some("refusal") => text("refusal"),
+        let (part, read): (_, &[&str]) = match item["type"].as_str() {
+            Some("input_text" | "output_text") => (text("text"), &["type", "text"]),
+            Some("refusal") => (text("refusal"), &["type", "refusal"]),
             Some("input_image") => {
-                if item["detail"].as_str().is_some_and(|detail| detail != "auto") {
-                    dropped.push(format!("{at}.detail"));
-                }
-                item["image_url"].as_str().map(|url| Part::Image(Image::of_url(url)))
+                // What OpenAI does by itself is no wish.
+                let is_auto = item["detail"] == "auto";
+                let read: &[&str] =
+                    if is_auto { &["type", "image_url", "detail"] } else { &["type", "image_url"] };
+                (item["image_url"].as_str().map(|url| Part::Image(Image::of_url(url))), read)
             }
             Some(_) => {
                 return unsupported(format!("{at}.type"), "the upstream of this model takes text and images");
             }
-            None => None,
+            None => (None, &[]),
         };
+        dropped.add_unread(&at, item, read);
         parts.push(part.ok_or_else(|| Malformed::new(at, "is not a content part"))?);
     }
     Ok(parts)
 }
 
-fn parse_tool(index: usize, tool: &Value) -> Result<Tool, Refused> {
+fn parse_tool(dropped: &mut Dropped, index: usize, tool: &Value) -> Result<Tool, Refused> {
     if tool["type"] != "function" {
         return unsupported(
             format!("tools[{index}].type"),
             "the upstream of this model knows functions only",
         );
     }
+    dropped.add_unread("tools[]", tool, &["type", "name", "description", "parameters", "strict"]);
     let name =
         tool["name"].as_str().ok_or_else(|| Malformed::new(format!("tools[{index}].name"), "is required"))?;
     let schema = match &tool["parameters"] {
@@ -239,19 +260,19 @@ fn parse_tool_choice(choice: &Value) -> Result<ToolChoice, Refused> {
 }
 
 fn parse_text(conversation: &mut Conversation, text: &Value) -> Result<(), Refused> {
-    if !text["verbosity"].is_null() {
-        conversation.dropped.push("text.verbosity".to_owned());
-    }
     let format = &text["format"];
+    conversation.dropped.add_unread("text", text, &["format"]);
+    let read = ["type", "name", "description", "schema", "strict"];
+    conversation.dropped.add_unread("text.format", format, &read);
     match format["type"].as_str() {
         None | Some("text") => {}
         Some("json_schema") if format["schema"].is_object() => {
-            let name = format["name"].as_str().unwrap_or("answer").to_owned();
-            conversation.response_schema = Some(ResponseSchema { name, schema: format["schema"].clone() });
+            let schema = ResponseSchema::of_openai(format);
+            conversation.response_format = Some(ResponseFormat::Schema(schema));
         }
         Some("json_schema") => return Err(Malformed::new("text.format.schema", "is required").into()),
         Some("json_object") => {
-            return unsupported("text.format.type", "the upstream of this model needs a json_schema");
+            conversation.response_format = Some(ResponseFormat::Object { field: "text.format.type" });
         }
         Some(_) => {
             let why = "must be text, json_object or json_schema";
@@ -282,18 +303,18 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
             body.insert("parallel_tool_calls".into(), parallel.into());
         }
     }
-    if let Some(schema) = conversation.response_schema {
-        let format =
-            json!({"type": "json_schema", "name": schema.name, "schema": schema.schema, "strict": true});
-        body.insert("text".into(), json!({ "format": format }));
+    if let Some(format) = conversation.response_format {
+        body.insert("text".into(), json!({ "format": render_format(format) }));
     }
     let reasons = is_openai_reasoning_model(model);
-    match conversation.effort {
-        Some(effort) if reasons => {
+    if let Some(asked) = conversation.effort {
+        let told = for_openai(asked.effort, model);
+        if let Some(effort) = told.said {
             body.insert("reasoning".into(), json!({"effort": effort.name()}));
         }
-        Some(_) => dropped.push("reasoning_effort".to_owned()),
-        None => {}
+        if !told.is_as_asked {
+            dropped.add(&asked.words);
+        }
     }
     // Reasoning models refuse samplers; nothing here takes stops.
     let tuning = [
@@ -307,7 +328,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
             Some(value) if is_known => {
                 body.insert(field.into(), value);
             }
-            Some(_) => dropped.push(field.to_owned()),
+            Some(_) => dropped.add(field),
             None => {}
         }
     }
@@ -321,7 +342,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
         body.insert("stream".into(), true.into());
     }
     body.insert("store".into(), false.into());
-    Ok(UpstreamRequest { body: Value::Object(body), dropped })
+    Ok(UpstreamRequest { body: Value::Object(body), dropped: dropped.into() })
 }
 
 /// Calls and results are items of their own, beside what else a message says.
@@ -354,6 +375,18 @@ fn render_message(message: &Message, out: &mut Vec<Value>) -> Result<(), Refused
     }
     out.append(&mut calls);
     Ok(())
+}
+
+fn render_format(format: ResponseFormat) -> Value {
+    let ResponseFormat::Schema(ResponseSchema { name, description, schema, strict }) = format else {
+        return json!({"type": "json_object"});
+    };
+    let mut format = json!({"type": "json_schema", "name": name, "schema": schema,
+                            "strict": strict.unwrap_or(false)});
+    if let Some(description) = description {
+        format["description"] = description.into();
+    }
+    format
 }
 
 fn render_tool(tool: &Tool) -> Value {

@@ -256,6 +256,7 @@ impl ItemWriter {
         let name = match finish {
             FinishReason::Stop | FinishReason::ToolCalls => "response.completed",
             FinishReason::MaxTokens | FinishReason::ContentFilter => "response.incomplete",
+            FinishReason::Error => "response.failed",
         };
         self.push(name, json!({ "response": response }), out);
     }

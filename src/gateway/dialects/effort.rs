@@ -1,0 +1,297 @@
+//! How hard a model should think: what callers ask, and what each model can be told.
+//!
+//! Promise: a model is told the level asked, or the next weaker that it knows, else its weakest; whatever is not the
+//! level asked is named to the caller. The tables are in `docs/DIALECTS.md`; their sources are the providers' own.
+
+use super::Malformed;
+use crate::gateway::providers::{is_openai_model, is_openai_reasoning_model};
+
+/// From no thought to as much as there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effort {
+    None,
+    Minimal,
+    Low,
+    Medium,
+    High,
+    XHigh,
+    Max,
+}
+
+use Effort::{High, Low, Max, Medium, Minimal, XHigh};
+
+impl Effort {
+    const ALL: [Effort; 7] = [Effort::None, Minimal, Low, Medium, High, XHigh, Max];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Effort::None => "none",
+            Minimal => "minimal",
+            Low => "low",
+            Medium => "medium",
+            High => "high",
+            XHigh => "xhigh",
+            Max => "max",
+        }
+    }
+
+    /// The tokens of thought that come to about as much, for models that take a number.
+    pub fn budget_tokens(self) -> u64 {
+        match self {
+            Effort::None => 0,
+            Minimal | Low => 1_024,
+            Medium => 8_192,
+            High | XHigh | Max => 24_576,
+        }
+    }
+
+    /// What a budget comes to.
+    pub fn of_budget(tokens: Option<u64>) -> Effort {
+        match tokens {
+            Some(..=2_048) => Low,
+            Some(2_049..=8_192) => Medium,
+            Some(_) | None => High,
+        }
+    }
+}
+
+/// An effort as its caller asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    pub effort: Effort,
+    /// The caller's own words, for when it gets something else.
+    pub words: String,
+}
+
+impl Asked {
+    pub fn named(field: &str, name: &str) -> Result<Asked, Malformed> {
+        let effort = Effort::ALL.into_iter().find(|effort| effort.name() == name);
+        let effort = effort
+            .ok_or_else(|| Malformed::new(field, "must be none, minimal, low, medium, high, xhigh or max"))?;
+        Ok(Asked { effort, words: format!("{field}: {name}") })
+    }
+}
+
+/// What a model is told of an effort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told<T> {
+    /// None where nothing needs to be said, or nothing can be.
+    pub said: Option<T>,
+    pub is_as_asked: bool,
+}
+
+impl<T> Told<T> {
+    const NOTHING: Told<T> = Told { said: None, is_as_asked: false };
+    /// It does so without a word.
+    const OBEYED: Told<T> = Told { said: None, is_as_asked: true };
+}
+
+impl Told<Effort> {
+    /// Of the levels that a model knows, weakest first.
+    fn nearest(asked: Effort, known: &[Effort]) -> Told<Effort> {
+        let weaker = known.iter().rev().find(|level| **level <= asked);
+        match weaker.or(known.first()) {
+            Some(level) => Told { said: Some(*level), is_as_asked: *level == asked },
+            None => Told::NOTHING,
+        }
+    }
+}
+
+/// OpenAI refuses a level that the model does not know, and an effort where there is none.
+pub fn for_openai(asked: Effort, model: &str) -> Told<Effort> {
+    let name = model.rsplit('/').next().unwrap_or(model);
+    if !is_openai_reasoning_model(model) {
+        let is_without = asked == Effort::None && is_openai_model(model);
+        return if is_without { Told::OBEYED } else { Told::NOTHING };
+    }
+    let Some(version) = name.strip_prefix("gpt-5") else {
+        return Told::nearest(asked, &[Low, Medium, High]);
+    };
+    let minor = version.strip_prefix('.').map_or(0, leading_number);
+    let is = |kind: &str| name.contains(kind);
+    let known: &[Effort] = match minor {
+        0 if is("-pro") => &[High],
+        0 if is("-codex") => &[Low, Medium, High],
+        0 => &[Minimal, Low, Medium, High],
+        1 if is("-codex-max") => &[Low, Medium, High, XHigh],
+        1 if is("-codex") => &[Low, Medium, High],
+        1 => &[Effort::None, Low, Medium, High],
+        _ if is("-pro") => &[Medium, High, XHigh],
+        _ if is("-codex") => &[Low, Medium, High, XHigh],
+        _ => &[Effort::None, Low, Medium, High, XHigh],
+    };
+    Told::nearest(asked, known)
+}
+
+/// How Claude is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claude {
+    Off,
+    /// Up to 4.5.
+    Budget(u64),
+    /// From 4.6 on, as it sees fit at this level.
+    Adaptive(Effort),
+}
+
+pub fn for_anthropic(asked: Effort, model: &str) -> Told<Claude> {
+    let Some(version) = claude_version(model) else { return Told::NOTHING };
+    let can_be_off = version.1 == 0 && !model.contains("fable") && !model.contains("mythos");
+    match asked {
+        // Unasked, it thinks from generation 5 on.
+        Effort::None if version < (5, 0) => Told::OBEYED,
+        Effort::None if can_be_off => Told { said: Some(Claude::Off), is_as_asked: true },
+        _ if version < (3, 7) => Told::NOTHING,
+        _ if version < (4, 6) => {
+            Told { said: Some(Claude::Budget(asked.budget_tokens())), is_as_asked: asked <= High }
+        }
+        _ => {
+            let is_first = version == (4, 6);
+            let known: &[Effort] =
+                if is_first { &[Low, Medium, High, Max] } else { &[Low, Medium, High, XHigh, Max] };
+            let Told { said, is_as_asked } = Told::nearest(asked, known);
+            Told { said: said.map(Claude::Adaptive), is_as_asked }
+        }
+    }
+}
+
+/// Of `claude-3-7-sonnet-20250219`, `claude-sonnet-4-5@20250929` or `anthropic/claude-opus-5`.
+fn claude_version(model: &str) -> Option<(u64, u64)> {
+    let name = model.rsplit_once("claude-")?.1;
+    let mut numbers = name.split(['-', '.', '@', ':']).skip_while(|part| part.parse::<u64>().is_err());
+    let major = numbers.next()?.parse().ok()?;
+    // Longer ones are dates.
+    let minor = numbers.next().filter(|part| part.len() < 3).and_then(|part| part.parse().ok()).unwrap_or(0);
+    (major < 100).then_some((major, minor))
+}
+
+/// How Gemini is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gemini {
+    /// Generation 2.5.
+    Budget(u64),
+    /// From generation 3 on.
+    Level(Effort),
+}
+
+/// The least that 2.5 Pro thinks, which can't be turned off.
+const GEMINI_PRO_BUDGET_MIN: u64 = 128;
+
+pub fn for_gemini(asked: Effort, model: &str) -> Told<Gemini> {
+    let is = |part: &str| model.contains(part);
+    if is("gemini-3") {
+        let known: &[Effort] = match () {
+            () if is("flash") => &[Minimal, Low, Medium, High],
+            () if is("gemini-3-pro") => &[Low, High],
+            () => &[Low, Medium, High],
+        };
+        let Told { said, is_as_asked } = Told::nearest(asked, known);
+        return Told { said: said.map(Gemini::Level), is_as_asked };
+    }
+    if is("gemini-2.5") {
+        let is_pro = is("gemini-2.5-pro");
+        let budget =
+            if is_pro { asked.budget_tokens().max(GEMINI_PRO_BUDGET_MIN) } else { asked.budget_tokens() };
+        let is_as_asked = asked <= High && !(is_pro && asked == Effort::None);
+        return Told { said: Some(Gemini::Budget(budget)), is_as_asked };
+    }
+    // Earlier ones don't think.
+    let is_without = asked == Effort::None && (is("gemini-2.0") || is("gemini-1"));
+    if is_without { Told::OBEYED } else { Told::NOTHING }
+}
+
+fn leading_number(text: &str) -> u64 {
+    let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    text[..end].parse().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a model is told of each level, from none to max; `!` where that is not what was asked.
+    fn row<T>(tell: impl Fn(Effort) -> Told<T>, said: impl Fn(T) -> String) -> String {
+        let cell = |effort| {
+            let told = tell(effort);
+            let mark = if told.is_as_asked { "" } else { "!" };
+            format!("{}{mark}", told.said.map_or_else(|| "-".to_owned(), &said))
+        };
+        Effort::ALL.map(cell).join(" ")
+    }
+
+    #[test]
+    fn openai_is_told_a_level_that_the_model_knows() {
+        for (model, levels) in [
+            ("gpt-4o", "- -! -! -! -! -! -!"),
+            ("llama-3.3-70b", "-! -! -! -! -! -! -!"),
+            ("o3", "low! low! low medium high high! high!"),
+            ("gpt-5", "minimal! minimal low medium high high! high!"),
+            ("openai/gpt-5-mini-2025-08-07", "minimal! minimal low medium high high! high!"),
+            ("gpt-5-codex", "low! low! low medium high high! high!"),
+            ("gpt-5-pro", "high! high! high! high! high high! high!"),
+            ("gpt-5.1", "none none! low medium high high! high!"),
+            ("gpt-5.1-codex-max", "low! low! low medium high xhigh xhigh!"),
+            ("gpt-5.2", "none none! low medium high xhigh xhigh!"),
+            ("gpt-5.2-pro", "medium! medium! medium! medium high xhigh xhigh!"),
+            ("gpt-5.3-codex", "low! low! low medium high xhigh xhigh!"),
+        ] {
+            let told = row(|effort| for_openai(effort, model), |effort| effort.name().to_owned());
+            assert_eq!(told, levels, "{model}");
+        }
+    }
+
+    #[test]
+    fn claude_is_told_a_budget_or_a_level_that_the_model_knows() {
+        let said = |claude| match claude {
+            Claude::Off => "off".to_owned(),
+            Claude::Budget(tokens) => tokens.to_string(),
+            Claude::Adaptive(effort) => effort.name().to_owned(),
+        };
+        let budgets = "- 1024 1024 8192 24576 24576! 24576!";
+        let adaptive = "low! low medium high xhigh max";
+        for (model, levels) in [
+            ("claude-3-5-haiku-20241022", "- -! -! -! -! -! -!".to_owned()),
+            ("some-model", "-! -! -! -! -! -! -!".to_owned()),
+            ("claude-3-7-sonnet-20250219", budgets.to_owned()),
+            ("claude-sonnet-4-20250514", budgets.to_owned()),
+            ("anthropic/claude-sonnet-4.5", budgets.to_owned()),
+            ("claude-haiku-4-5@20251001", budgets.to_owned()),
+            ("us.anthropic.claude-opus-4-5-20251101-v1:0", budgets.to_owned()),
+            ("claude-opus-4-6", "- low! low medium high high! max".to_owned()),
+            ("claude-opus-4-8", format!("- {adaptive}")),
+            ("claude-opus-5", format!("off {adaptive}")),
+            ("claude-fable-5", format!("low! {adaptive}")),
+            ("claude-opus-5-5", format!("low! {adaptive}")),
+        ] {
+            assert_eq!(row(|effort| for_anthropic(effort, model), said), levels, "{model}");
+        }
+    }
+
+    #[test]
+    fn gemini_is_told_a_budget_or_a_level_that_the_model_knows() {
+        let said = |gemini| match gemini {
+            Gemini::Budget(tokens) => tokens.to_string(),
+            Gemini::Level(effort) => effort.name().to_owned(),
+        };
+        for (model, levels) in [
+            ("gemini-2.0-flash", "- -! -! -! -! -! -!"),
+            ("gemini-flash-latest", "-! -! -! -! -! -! -!"),
+            ("gemini-2.5-flash", "0 1024 1024 8192 24576 24576! 24576!"),
+            ("gemini-2.5-flash-lite", "0 1024 1024 8192 24576 24576! 24576!"),
+            ("gemini-2.5-pro", "128! 1024 1024 8192 24576 24576! 24576!"),
+            ("gemini-3-flash-preview", "minimal! minimal low medium high high! high!"),
+            ("gemini-3-pro-preview", "low! low! low low! high high! high!"),
+            ("gemini-3.1-pro", "low! low! low medium high high! high!"),
+        ] {
+            assert_eq!(row(|effort| for_gemini(effort, model), said), levels, "{model}");
+        }
+    }
+
+    #[test]
+    fn a_level_that_nobody_knows_is_refused() {
+        assert_eq!(Asked::named("reasoning_effort", "xhigh").map(|asked| asked.effort), Ok(XHigh));
+        assert_eq!(
+            Asked::named("reasoning_effort", "ultra").map_err(|no| no.field),
+            Err("reasoning_effort".into())
+        );
+    }
+}

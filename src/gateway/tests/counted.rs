@@ -1,0 +1,28 @@
+//! Counts of tokens, before anything is sent.
+
+use super::*;
+
+#[tokio::test]
+async fn a_count_is_of_the_prompt_that_would_be_sent_not_of_its_name() {
+    async fn count(axum::Json(body): axum::Json<Value>) -> Response {
+        assert!(body.get("prompt").is_none() && body.get("max_tokens").is_none(), "{body}");
+        let said = body["messages"].as_array().map_or(0, Vec::len);
+        let system = body["system"].as_str().map_or(0, str::len);
+        axum::Json(json!({ "input_tokens": said + system })).into_response()
+    }
+    let odd = Router::new().route("/v1/messages/count_tokens", axum::routing::post(count));
+    let routes = json!([{"name": "claude", "chain": ["odd-claude/claude-haiku-4-5"]}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    let template = json!([{"id": "greet", "version": 2, "system": "Greet {{name}}.",
+        "messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Yes?"}]}]);
+    let prompts = serde_json::from_value(template).expect("templates");
+    world.state.reload_routes(&Config { prompts, ..world.config.clone() }).expect("sound");
+    let body = json!({"model": "claude", "messages": [{"role": "user", "content": "Where is it?"}],
+                      "prompt": {"id": "greet", "variables": {"name": "Ann"}}});
+
+    let counted = world.post("/v1/messages/count_tokens", body).await;
+
+    assert_eq!(header(&counted, "x-tollgate-count"), "provider");
+    let counted: Value = counted.json().await.expect("json");
+    assert_eq!(counted["input_tokens"], 3 + "Greet Ann.".len());
+}
