@@ -220,7 +220,7 @@ pub async fn serve_router(
 #[derive(Debug, clap::Args)]
 pub struct ExportLogArgs {
     /// Where the ledger lives: `sqlite://path/to/tollgate.db` or `postgres://user@host/database`.
-    #[arg(long, env = "TOLLGATE_DATABASE_URL")]
+    #[arg(long, env = "TOLLGATE_DATABASE_URL", hide_env_values = true)]
     database_url: String,
     /// The file to write; the output when absent.
     #[arg(long)]
@@ -245,7 +245,7 @@ pub struct ExportLogArgs {
 /// An org or shard that is not there; where the database can't be read or the file can't be written.
 pub async fn export_log(args: ExportLogArgs) -> Result<(), AppError> {
     let clock = Clock::system();
-    let Database { log, projections, .. } = Database::open(&args.database_url, None, &clock).await?;
+    let Database { log, projections, .. } = existing(&args.database_url, &clock).await?;
     let ledger = Ledger::open(log, projections, clock, Memory::default()).await?;
     let selection = match (&args.org, args.shard) {
         (Some(org), _) => {
@@ -283,6 +283,16 @@ pub async fn verify(file_or_url: &str, json: bool) -> Result<(), AppError> {
     judge(&verify_all(log, projections).await?, json)
 }
 
+/// A database that is there: what only reads makes none.
+async fn existing(url: &str, clock: &Clock) -> Result<Database, StoreError> {
+    match url.strip_prefix("sqlite://").map(Path::new) {
+        Some(file) if !file.exists() => {
+            Err(StoreError::Unavailable(format!("{} does not exist", file.display())))
+        }
+        Some(_) | None => Database::open(url, None, clock).await,
+    }
+}
+
 /// The file, where it begins like an exported log.
 fn exported(file: &Path) -> Option<BufReader<File>> {
     let mut reader = BufReader::new(File::open(file).ok()?);
@@ -307,7 +317,7 @@ pub async fn rebuild(name: &str, database_url: &str) -> Result<(), AppError> {
         "all" => View::ALL.to_vec(),
         name => vec![View::named(name).ok_or_else(|| AppError::UnknownProjection(name.to_owned()))?],
     };
-    let Database { log, projections, .. } = Database::open(database_url, None, &Clock::system()).await?;
+    let Database { log, projections, .. } = existing(database_url, &Clock::system()).await?;
     let projector = Projector::open(log, projections).await?;
     for view in views {
         projector.rebuild(view).await?;

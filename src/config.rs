@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use axum::http::HeaderName;
+use axum::http::{HeaderName, HeaderValue};
+use figment::error::{Actual, Kind};
 use figment::providers::{Env, Format, Serialized, Toml};
 use figment::value::Value;
 use figment::{Figment, Source};
@@ -101,7 +102,7 @@ pub enum ProviderKind {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("the configuration can't be read: {0}")]
+    #[error("the configuration can't be read: {}", Unquoted(.0))]
     Unreadable(Box<figment::Error>),
     #[error("the configuration file {0} does not exist")]
     Missing(PathBuf),
@@ -138,6 +139,24 @@ impl fmt::Display for Lines<'_> {
     }
 }
 
+/// What is wrong, without the value: it may be a key.
+struct Unquoted<'a>(&'a figment::Error);
+
+impl fmt::Display for Unquoted<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut errors: Vec<figment::Error> = self.0.clone().into_iter().collect();
+        for error in &mut errors {
+            if let Kind::InvalidType(Actual::Str(value), _) | Kind::InvalidValue(Actual::Str(value), _) =
+                &mut error.kind
+            {
+                "…".clone_into(value);
+            }
+        }
+        let told: Vec<String> = errors.iter().map(figment::Error::to_string).collect();
+        out.write_str(&told.join("; "))
+    }
+}
+
 impl ConfigError {
     /// Of routes that came from no file.
     pub fn of_mistakes(mistakes: Vec<Mistake>) -> ConfigError {
@@ -148,12 +167,14 @@ impl ConfigError {
 /// What a request is, and what bounds its cost.
 const NEEDED: [&str; 7] = ["model", "messages", "input", "stream", "max_tokens", "max_output_tokens", "n"];
 
-/// What `TOLLGATE_…` may override: all of [`Config`].
-const ENVIRONMENT: [&str; 10] = [
+/// The environment's operator key is taken as it stands: read as a value, some keys would be numbers, or lose a quote.
+const OPERATOR_KEY: &str = "TOLLGATE_OPERATOR_KEY";
+
+/// What else `TOLLGATE_…` may override: all of [`Config`].
+const ENVIRONMENT: [&str; 9] = [
     "listen",
     "internal_address",
     "database_url",
-    "operator_key",
     "rate_limits",
     "providers",
     "routes",
@@ -208,7 +229,10 @@ impl Config {
         }
         // Named one by one: the environment also holds variables for other tools, such as TOLLGATE_SHARED.
         let environment = Env::prefixed("TOLLGATE_").only(&ENVIRONMENT);
-        let figment = figment.merge(environment);
+        let mut figment = figment.merge(environment);
+        if let Ok(key) = std::env::var(OPERATOR_KEY) {
+            figment = figment.merge(Serialized::default("operator_key", key));
+        }
         let mut config: Config =
             figment.extract().map_err(|error| ConfigError::Unreadable(Box::new(error)))?;
         config.check()?;
@@ -267,6 +291,7 @@ impl Config {
             if provider.api_key_header.as_ref().is_some_and(|name| HeaderName::try_from(name).is_err()) {
                 return Err(provider.error("api_key_header is no header's name"));
             }
+            provider.check()?;
             if let Some(field) = provider.lacks.iter().find(|field| NEEDED.contains(&field.as_str())) {
                 return Err(provider.error(&format!("no request can do without {field}: it can't be lacked")));
             }
@@ -366,8 +391,16 @@ impl ProviderConfig {
     /// The key to send: given, or from the environment, or from a file; empty where none is named.
     ///
     /// # Errors
-    /// A variable or file that is named and can't be read.
+    /// A variable or file that is named and can't be read; a key that no header can carry.
     pub fn key(&self) -> Result<String, ConfigError> {
+        let key = self.given_key()?;
+        match HeaderValue::try_from(&key) {
+            Ok(_) => Ok(key),
+            Err(_) => Err(self.error("its key holds what no header can carry, such as a line's end")),
+        }
+    }
+
+    fn given_key(&self) -> Result<String, ConfigError> {
         if let Some(key) = &self.api_key {
             return Ok(key.clone());
         }
@@ -381,6 +414,23 @@ impl ProviderConfig {
                 .map_err(|error| self.error(&format!("its key file can't be read: {error}")));
         }
         Ok(String::new())
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let url = reqwest::Url::parse(&self.base_url).ok();
+        if url.is_none_or(|url| !["http", "https"].contains(&url.scheme())) {
+            return Err(self.error("base_url is written as https://host or http://host:port"));
+        }
+        let keys = [self.api_key.is_some(), self.api_key_env.is_some(), self.api_key_file.is_some()];
+        if keys.into_iter().filter(|is_given| *is_given).count() > 1 {
+            return Err(self.error("its key comes from one of api_key, api_key_env and api_key_file"));
+        }
+        let seconds =
+            [self.connect_timeout_seconds, self.first_byte_timeout_seconds, self.idle_timeout_seconds];
+        match seconds.contains(&0) {
+            true => Err(self.error("a timeout is one second or more")),
+            false => Ok(()),
+        }
     }
 
     /// Whose rate cards price its calls.
@@ -465,9 +515,19 @@ mod tests {
 
         let mut names: Vec<&String> = values.as_object().expect("values").keys().collect();
         names.sort();
-        let mut known = ENVIRONMENT.to_vec();
+        let mut known = [&ENVIRONMENT[..], &["operator_key"]].concat();
         known.sort_unstable();
         assert_eq!(names, known);
+    }
+
+    #[test]
+    fn a_key_that_no_header_can_carry_is_said_and_no_value_is_repeated() {
+        let broken = load(&PROVIDER.replace("\"k\"", "\"sk-1\\nsk-2\"")).expect("reads");
+        let broken = broken.providers[0].key().expect_err("a line's end").to_string();
+        let misread = load("providers = \"sk-secret\"").expect_err("is no list").to_string();
+
+        assert!(broken.contains("no header") && !broken.contains("sk-1"), "{broken}");
+        assert!(misread.contains("providers") && !misread.contains("sk-secret"), "{misread}");
     }
 
     #[test]
@@ -478,6 +538,10 @@ mod tests {
             ("routes = 7", "written as [[routes]]"),
             ("[[routes]]\nname = \"r\"\nchain = []", "chain is empty"),
             ("[[routes]]\nname = \"r\"\nchain = [\"p/m\"]", "no provider"),
+            (&PROVIDER.replace("http://up", "not a url"), "base_url"),
+            (&PROVIDER.replace("http://up", "ftp://up"), "base_url"),
+            (&format!("{PROVIDER}api_key_env = \"K\"\n"), "one of api_key"),
+            (&format!("{PROVIDER}idle_timeout_seconds = 0\n"), "timeout"),
         ] {
             let error = load(toml).expect_err(toml).to_string();
 

@@ -48,7 +48,7 @@ enum Command {
         /// A projection's name, or `all`.
         name: String,
         /// Where the ledger lives: `sqlite://path/to/tollgate.db` or `postgres://user@host/database`.
-        #[arg(long, env = "TOLLGATE_DATABASE_URL")]
+        #[arg(long, env = "TOLLGATE_DATABASE_URL", hide_env_values = true)]
         database_url: String,
     },
 }

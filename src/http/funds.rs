@@ -196,7 +196,9 @@ pub async fn purchase(
     };
     let name = format!("payment:{}:{}", body.payment.method, body.payment.reference);
     let claimed = claim(&api.ledger, name, org, command, actor.key, idempotency).await?;
-    let OrgCommand::Purchase { terms, .. } = *claimed.then else { return Err(Refusal::UnknownLot.into()) };
+    let OrgCommand::Purchase { terms, .. } = *claimed.claim.then else {
+        return Err(Refusal::UnknownLot.into());
+    };
     Ok((StatusCode::CREATED, Json(opened(&api, org, terms.lot).await?)))
 }
 

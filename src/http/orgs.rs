@@ -20,7 +20,7 @@ use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
 use crate::ledger::{Outcome, Submission};
 use crate::operations::authenticate::Actor;
-use crate::operations::claim::claim;
+use crate::operations::claim::{Claimed, claim};
 use crate::operations::profile::Profile;
 
 /// Longest name or mail address, and longest reason, in bytes.
@@ -78,20 +78,23 @@ pub async fn create(
         overdraft_limit: body.overdraft_limit.unwrap_or_default(),
     };
     let name = format!("slug:{}", body.slug);
-    let org = claim(&api.ledger, name, org, open, actor.key, idempotency).await?.org;
-    Ok((StatusCode::CREATED, Json(opened(&api, org, body).await?)))
+    let claimed = claim(&api.ledger, name, org, open, actor.key, idempotency).await?;
+    Ok((StatusCode::CREATED, Json(opened(&api, claimed, body).await?)))
 }
 
 /// The org as it was opened, so that a repeat gets the first answer. Another name or address under a slug that is taken
 /// is another org's wish.
-async fn opened(api: &ApiState, org: OrgId, asked: NewOrg) -> Result<OrgView, Problem> {
+async fn opened(api: &ApiState, claimed: Claimed, asked: NewOrg) -> Result<OrgView, Problem> {
+    let org = claimed.claim.org;
     let subject = org.to_string();
     let profile = Profile { name: asked.name, email: asked.billing_email };
-    let known = api.profiles.get(&api.ledger, org, &subject).await?;
-    if known != Profile::default() && known != profile {
-        return Err(Refusal::NameTaken(asked.slug).into());
+    match api.profiles.find(&api.ledger, org, &subject).await? {
+        // Nor was it by a call that a crash cut short.
+        None => api.profiles.put(&api.ledger, org, &subject, &profile).await?,
+        // Whatever became of it since, it may have been erased.
+        Some(known) if claimed.replayed || known == profile => {}
+        Some(_) => return Err(Refusal::NameTaken(asked.slug).into()),
     }
-    api.profiles.put(&api.ledger, org, &subject, &profile).await?;
     Ok(OrgView {
         id: org,
         slug: asked.slug,

@@ -8,8 +8,16 @@ use crate::domain::ids::{KeyId, OrgId};
 use crate::domain::system::SystemCommand;
 use crate::ledger::{Ledger, LedgerError, Outcome, Submission};
 
-/// Claims `name` for `then` and runs it. The answer is the claim that holds: one that asked for the same before, under
-/// whatever idempotency key, is joined, and its ids count.
+/// The claim that holds.
+#[derive(Debug)]
+pub struct Claimed {
+    pub claim: Claim,
+    /// It was made before, under the same idempotency key.
+    pub replayed: bool,
+}
+
+/// Claims `name` for `then` and runs it. One that asked for the same before, under whatever idempotency key, is joined,
+/// and its ids count.
 ///
 /// # Errors
 /// `NameTaken` where the name was taken for something else; any refusal of `then`, which frees the name.
@@ -20,7 +28,7 @@ pub async fn claim(
     then: OrgCommand,
     by: Option<KeyId>,
     idempotency: CommandRef,
-) -> Result<Claim, LedgerError> {
+) -> Result<Claimed, LedgerError> {
     let (claiming, own) = match then {
         // The org has no keys yet.
         OrgCommand::OpenOrg { .. } => (idempotency, None),
@@ -32,7 +40,7 @@ pub async fn claim(
     };
     let wanted = Claim { name, org, then: Box::new(then) };
     let held = take(ledger, wanted, by, claiming).await?;
-    finish(ledger, &held, by, own).await?;
+    finish(ledger, &held.claim, by, own).await?;
     Ok(held)
 }
 
@@ -41,21 +49,28 @@ async fn take(
     wanted: Claim,
     by: Option<KeyId>,
     idempotency: CommandRef,
-) -> Result<Claim, LedgerError> {
+) -> Result<Claimed, LedgerError> {
     let submit =
         |idempotency| ledger.submit_system(SystemCommand::Claim { claim: wanted.clone() }, by, idempotency);
-    let mine = match submit(Some(idempotency)).await {
-        Ok(outcome) => claimed(outcome),
-        Err(LedgerError::Refused(Refusal::NameTaken(_))) => None,
+    let (mine, replayed) = match submit(Some(idempotency)).await {
+        Ok(outcome) => {
+            let replayed = outcome.replayed;
+            (claimed(outcome), replayed)
+        }
+        Err(LedgerError::Refused(Refusal::NameTaken(_))) => (None, false),
         Err(error) => return Err(error),
     };
     match (mine, ledger.system().claim(&wanted.name)) {
-        (Some(mine), Some(held)) if mine == *held => Ok(mine),
-        (_, Some(held)) if held.asks_the_same(&wanted) => Ok(held.clone()),
+        (Some(mine), Some(held)) if mine == *held => Ok(Claimed { claim: mine, replayed }),
+        (_, Some(held)) if held.asks_the_same(&wanted) => {
+            Ok(Claimed { claim: held.clone(), replayed: false })
+        }
         (_, Some(_)) => Err(Refusal::NameTaken(wanted.name).into()),
         // A refusal has freed the name since this key first asked: it is decided afresh, and must hold the name again.
         (_, None) => {
-            claimed(submit(None).await?).ok_or(LedgerError::Refused(Refusal::NameTaken(wanted.name)))
+            let claim = claimed(submit(None).await?);
+            let claim = claim.ok_or(LedgerError::Refused(Refusal::NameTaken(wanted.name)))?;
+            Ok(Claimed { claim, replayed: false })
         }
     }
 }

@@ -40,6 +40,19 @@ impl ProfileBook {
     /// # Errors
     /// Where the database can't be read.
     pub async fn get(&self, ledger: &Ledger, org: OrgId, subject: &str) -> Result<Profile, LedgerError> {
-        Ok(self.0.profile(ledger.shard_of(org), subject).await?.unwrap_or_default())
+        Ok(self.find(ledger, org, subject).await?.unwrap_or_default())
+    }
+
+    /// The same; none where nothing was ever written.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn find(
+        &self,
+        ledger: &Ledger,
+        org: OrgId,
+        subject: &str,
+    ) -> Result<Option<Profile>, LedgerError> {
+        Ok(self.0.profile(ledger.shard_of(org), subject).await?)
     }
 }

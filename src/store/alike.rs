@@ -87,17 +87,6 @@ macro_rules! profiles {
                 })
                 .transpose()
             }
-
-            async fn erase_profile(&self, shard: i32, subject_id: &str) -> Result<(), StoreError> {
-                let mut writer = self.writer().await?;
-                sqlx::query("delete from profiles where shard = $1 and subject_id = $2")
-                    .bind(shard)
-                    .bind(subject_id)
-                    .execute(&mut *writer)
-                    .await
-                    .map_err(store_error)?;
-                Ok(())
-            }
         }
     };
 }

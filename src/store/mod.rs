@@ -285,5 +285,4 @@ pub struct Profile {
 pub trait Profiles: Send + Sync {
     async fn put_profile(&self, shard: i32, subject_id: &str, profile: &Profile) -> Result<(), StoreError>;
     async fn profile(&self, shard: i32, subject_id: &str) -> Result<Option<Profile>, StoreError>;
-    async fn erase_profile(&self, shard: i32, subject_id: &str) -> Result<(), StoreError>;
 }

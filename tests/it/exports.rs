@@ -8,6 +8,7 @@ use tollgate::domain::ids::OrgId;
 use tollgate::ledger::export::{Selection, export, verify_export};
 use tollgate::ledger::verify::Report;
 
+use crate::process::tollgate;
 use crate::support::TestApp;
 
 /// Every so many digits are tried, others in each line.
@@ -89,6 +90,34 @@ async fn an_org_or_a_range_is_checked_as_far_as_its_file_reaches() {
     app.finish().await;
 }
 
+#[test]
+fn what_only_reads_makes_no_database_and_help_shows_no_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("typo.db");
+    let url = format!("sqlite://{}", file.display());
+    for arguments in
+        [&["export", "log", "--database-url", &url][..], &["rebuild", "all", "--database-url", &url]]
+    {
+        let run = tollgate(arguments).output().unwrap();
+        assert!(!run.status.success(), "{arguments:?}");
+        assert!(String::from_utf8_lossy(&run.stderr).contains("does not exist"), "{run:?}");
+        assert!(!file.exists());
+    }
+
+    let secret = "pass-word-7";
+    for arguments in
+        [&["export", "log", "--help"][..], &["rebuild", "--help"], &["serve", "--help"], &["serve"]]
+    {
+        let mut command = tollgate(arguments);
+        command.env("TOLLGATE_DATABASE_URL", format!("postgres://u:{secret}@127.0.0.1:1/db"));
+        command.env("TOLLGATE_PROVIDERS", format!("[{{\"api_key\":\"{secret}\"}}]"));
+        command.env("TOLLGATE_OPERATOR_KEY", format!("{secret}{secret}{secret}"));
+        let run = command.output().unwrap();
+        let said = String::from_utf8_lossy(&[run.stdout, run.stderr].concat()).into_owned();
+        assert!(!said.is_empty() && !said.contains(secret), "{arguments:?}: {said}");
+    }
+}
+
 #[tokio::test]
 async fn i6_a_file_that_holds_something_else_than_it_names_is_found() {
     let app = traded().await;
@@ -130,11 +159,7 @@ async fn i6_an_export_passes_from_hand_to_hand_by_the_command_line() {
     std::fs::write(folder.path().join("log.jsonl"), file(&app, Selection::Everything).await).unwrap();
     app.finish().await;
 
-    let verify = |file: &str| {
-        let tollgate = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
-        let mut tollgate = tollgate;
-        tollgate.arg("verify").arg(folder.path().join(file)).output().unwrap()
-    };
+    let verify = |file: &str| tollgate(&["verify"]).arg(folder.path().join(file)).output().unwrap();
     let sound = verify("log.jsonl");
     std::fs::write(folder.path().join("not.jsonl"), "{\"format\":\"another\"}\n").unwrap();
     let other = verify("not.jsonl");

@@ -150,6 +150,37 @@ async fn a_refused_purchase_leaves_its_payment_free_to_buy_once() {
 }
 
 #[tokio::test]
+async fn a_repeated_opening_brings_back_nothing_that_was_erased_or_renamed() {
+    let app = TestApp::start().await;
+    let operator = app.operator();
+    let open =
+        |slug: &str, name: &str| json!({ "slug": slug, "name": name, "billing_email": "ada@example.com" });
+    let status = async |key: usize, body: Value| keyed(&operator, "/api/v1/orgs", key, body).await.0;
+    for (key, slug) in [(1, "acme"), (2, "beta")] {
+        assert_eq!(status(key, open(slug, "Ada")).await, StatusCode::CREATED);
+    }
+
+    operator
+        .send(Method::DELETE, "/api/v1/orgs/acme/profile", None, None)
+        .await
+        .expect(StatusCode::NO_CONTENT);
+    let renamed = Some(json!({ "name": "Ada & Co" }));
+    operator.send(Method::PUT, "/api/v1/orgs/beta/profile", None, renamed).await.expect(StatusCode::OK);
+    for (key, slug) in [(1, "acme"), (2, "beta")] {
+        assert_eq!(status(key, open(slug, "Ada")).await, StatusCode::CREATED, "the first answer");
+    }
+    assert_eq!(status(3, open("acme", "Somebody else")).await, StatusCode::CONFLICT);
+    assert_eq!(status(4, open("acme", "Ada")).await, StatusCode::CONFLICT, "who can tell?");
+
+    for (slug, name) in [("acme", ""), ("beta", "Ada & Co")] {
+        let org = operator.get(&format!("/api/v1/orgs/{slug}")).await.expect(StatusCode::OK);
+        assert_eq!(org["name"], name);
+        assert!(org["billing_email"].is_null(), "{org}");
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn i4_a_purchases_key_is_its_orgs() {
     let app = TestApp::start().await;
     for org in ["acme", "other"] {
