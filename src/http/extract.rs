@@ -42,7 +42,9 @@ impl FromRequestParts<ApiState> for Commander {
 /// The key as any SDK sends it.
 pub fn presented_key(headers: &HeaderMap) -> Option<&str> {
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let bearer = bearer.and_then(|value| value.strip_prefix("Bearer "));
+    // The scheme's name is in any case (RFC 9110, 11.1).
+    let bearer = bearer.and_then(|value| value.split_once(' '));
+    let bearer = bearer.and_then(|(scheme, key)| scheme.eq_ignore_ascii_case("bearer").then(|| key.trim()));
     let named = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     bearer.or_else(|| named("x-api-key")).or_else(|| named("x-goog-api-key"))
 }

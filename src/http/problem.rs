@@ -143,7 +143,7 @@ impl From<LedgerError> for Problem {
             LedgerError::Busy => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", error.to_string()),
             LedgerError::Unavailable(why) => {
                 tracing::error!(%why, "the ledger is unavailable");
-                let detail = "the ledger can't write now; retry with the same idempotency key";
+                let detail = "the ledger can't be read or written now; try again, a change under the same idempotency key";
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)
             }
         }

@@ -98,6 +98,14 @@ fn as_json(groups: &[Group], report: SpendReport) -> SpendReportView {
     SpendReportView { data: report.rows.into_iter().map(row).collect(), total }
 }
 
+/// A text as a spreadsheet shows it: end users and labels are anybody's, and none may become a formula (OWASP, CSV injection).
+fn cell(text: &str) -> String {
+    match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        true => format!("'{text}"),
+        false => text.to_owned(),
+    }
+}
+
 fn as_csv(groups: &[Group], report: &SpendReport) -> Result<Response, Problem> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     let mut write = |fields: Vec<String>| {
@@ -115,7 +123,7 @@ fn as_csv(groups: &[Group], report: &SpendReport) -> Result<Response, Problem> {
             spend.usage.output_total().to_string(),
             spend.saved.to_string(),
         ];
-        write(values.iter().cloned().chain(sums).collect())?;
+        write(values.iter().map(|value| cell(value)).chain(sums).collect())?;
     }
     let bytes = writer.into_inner().map_err(|error| Problem::malformed(error.to_string()))?;
     Ok(([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], bytes).into_response())

@@ -3,7 +3,7 @@
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::TestApp;
+use crate::support::{OPERATOR, TestApp, client};
 
 const RESERVATIONS: &str = "/api/v1/orgs/acme/reservations";
 
@@ -101,6 +101,13 @@ async fn whatever_a_hold_may_say_of_itself_is_grouped_by() {
 
     let spend = app.operator().get("/api/v1/orgs/acme/spend?group_by=end_user").await.expect(StatusCode::OK);
     assert_eq!(spend["data"][0]["end_user"], noise(255));
+    let formula = acme.post(RESERVATIONS, hold("=1+1".into(), json!({}))).await.expect(StatusCode::CREATED);
+    let path = format!("/api/v1/reservations/{}/settle", formula["id"].as_str().unwrap());
+    acme.post(&path, json!({ "credits": "1" })).await.expect(StatusCode::OK);
+    let asked = format!("{}/api/v1/orgs/acme/spend?group_by=end_user&format=csv", app.url);
+    let csv = client().get(asked).header("authorization", format!("bearer {OPERATOR}")).send().await.unwrap();
+    let csv = csv.error_for_status().unwrap().text().await.unwrap();
+    assert!(csv.contains("\n'=1+1,1,1,"), "{csv}");
     app.finish().await;
 }
 
