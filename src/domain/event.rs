@@ -153,8 +153,8 @@ impl Purpose {
     /// Labels group every report, for ever: few, and short.
     pub const LABELS_MAX: usize = 16;
     pub const LABEL_CHARACTERS_MAX: usize = 255;
-    /// Of all names and values together: they are a part of an index's key.
-    pub const LABELS_BYTES_MAX: usize = 1_024;
+    /// Of all names and values together: they are a part of an index's key, in which each may take two.
+    pub const LABELS_BYTES_MAX: usize = 768;
 
     /// Whether what a caller says of a request can be kept for ever and grouped by.
     ///

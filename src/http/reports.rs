@@ -27,7 +27,7 @@ pub struct SpendQuery {
     from: Option<String>,
     /// RFC 3339, a whole hour: the first that no longer counts.
     to: Option<String>,
-    /// Some of hour, day, week, month, project, key, end_user, model, provider, route, arm and label:NAME, in the order
+    /// Some of hour, day, week and month (all of UTC), project, key, end_user, model, provider, route, arm and label:NAME, in the order
     /// of the columns; `day,model` when absent.
     group_by: Option<String>,
     /// json or csv.

@@ -124,7 +124,7 @@ impl Group {
 
 impl SpendKey {
     fn new(at: Timestamp, purpose: &Purpose, provider: Option<&str>, model: Option<&str>) -> SpendKey {
-        let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
+        let text = |value: Option<&str>| value.map(kept).unwrap_or_default();
         SpendKey {
             hour: at.0.div_euclid(MICROS_PER_HOUR),
             project: purpose.project.map(|id| id.to_string()).unwrap_or_default(),
@@ -134,8 +134,8 @@ impl SpendKey {
             provider: text(provider),
             route: text(purpose.route.as_deref()),
             arm: text(purpose.arm.as_deref()),
-            // Texts to texts: this can't fail.
-            labels: match purpose.labels.is_empty() {
+            // Texts to texts: this can't fail. Too many to be grouped by are none.
+            labels: match purpose.labels.is_empty() || Purpose::check(None, &purpose.labels).is_err() {
                 true => String::new(),
                 false => serde_json::to_string(&purpose.labels).unwrap_or_default(),
             },
@@ -150,6 +150,14 @@ impl SpendKey {
         let labels: BTreeMap<String, String> = serde_json::from_str(&self.labels).unwrap_or_default();
         labels.get(name).cloned().unwrap_or_default()
     }
+}
+
+/// As much of a text as every database's index holds: whatever an event says, it stops no projection.
+fn kept(text: &str) -> String {
+    let mut kept = text.to_owned();
+    kept.retain(|letter| !letter.is_control());
+    kept.truncate(kept.floor_char_boundary(Purpose::LABEL_CHARACTERS_MAX));
+    kept
 }
 
 /// Folds one event into hourly rows. A late settle takes back the estimate of its expiry, from the dimensions that it
@@ -242,6 +250,20 @@ mod tests {
             ended_at: START,
             status: Some(200),
         }
+    }
+
+    #[test]
+    fn whatever_an_event_says_fits_an_indexs_key() {
+        let labels = |bytes: usize| BTreeMap::from([("team".to_owned(), "v".repeat(bytes))]);
+        let of = |end_user: &str, labels| {
+            let purpose = Purpose { end_user: Some(end_user.into()), labels, ..Purpose::default() };
+            SpendKey::new(START, &purpose, None, None)
+        };
+
+        assert_eq!(of("a\u{0}b", labels(3)).end_user, "ab");
+        assert_eq!(of(&"é".repeat(2_000), labels(3)).end_user, "é".repeat(127));
+        assert_eq!(of("ann", labels(3)).label("team"), "vvv");
+        assert_eq!(of("ann", labels(256)).labels, "");
     }
 
     /// What was charged by each value of one dimension.
