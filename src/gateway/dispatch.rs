@@ -22,6 +22,7 @@ use crate::domain::usage::UsageSource;
 use crate::gateway::State;
 use crate::gateway::attempt::{self, AnswerBody, Failed, Patience};
 use crate::gateway::cache::{Answer, Cache, Reuse};
+use crate::gateway::dialects;
 use crate::gateway::edge::Request;
 use crate::gateway::experiment;
 use crate::gateway::failure::Failure;
@@ -87,12 +88,16 @@ pub async fn seated(
 ) -> Result<Response, Failure> {
     let request = Arc::new(request);
     let prices = Prices::in_force(&state);
-    let is_shadow = seat.as_ref().is_some_and(|seat| seat.shadow_paid_by.is_some());
-    let begun = match begin(&state, request.clone(), prices.clone(), seat).await {
+    let now = state.ledger.clock().now();
+    // A shadow whose arm is spent ends here.
+    let again = seat.as_ref().filter(|seat| !seat.is_shadow()).map(|_| request.clone());
+    let begun = match (begin(&state, request, prices.clone(), seat, now).await, again) {
         // The org goes on as if there were no experiment: with other targets, of another size, and other answers kept. It
-        // counts in none of its arms; a shadow ends here.
-        Err(failure) if failure.code == ARM_SPENT && !is_shadow => begin(&state, request, prices, None).await,
-        begun => begun,
+        // counts in none of its arms.
+        (Err(failure), Some(request)) if failure.code == ARM_SPENT => {
+            begin(&state, request, prices, None, now).await
+        }
+        (begun, _) => begun,
     };
     match begun? {
         Begun::Reused(response) => Ok(response),
@@ -117,10 +122,10 @@ async fn begin(
     mut request: Arc<Request>,
     prices: Prices,
     seat: Option<Seat>,
+    now: Timestamp,
 ) -> Result<Begun, Failure> {
     let mut plan = plan::plan(state, &prices, &request, seat)?;
     fit(&mut request, &mut plan)?;
-    let now = state.ledger.clock().now();
     let total =
         plan.policy.total_seconds.map(|seconds| now.plus_seconds(seconds.try_into().unwrap_or(i64::MAX)));
     let ends_at = total.into_iter().chain(request.ends_at).min();
@@ -245,7 +250,9 @@ impl Dispatch {
         let bytes = attempt::for_client(&self.state, &self.request, upstream, bytes, json)
             .ok_or_else(|| Failure::new(502, "upstream_failed", "The provider's answer can't be read."))?;
         self.reuse.push(&bytes);
-        self.keep(&call.quote, "application/json");
+        if matches!(self.reuse, Reuse::Missed(_)) && !dialects::has_failed(upstream, json) {
+            self.keep(&call.quote, "application/json");
+        }
         let mut response = Response::new(Body::from(bytes));
         headers::set(&mut response, &self, &call.quote, "application/json");
         headers::set_cost(&mut response, self.hold.cost());

@@ -133,7 +133,7 @@ fn chained(state: &State, prices: &Prices, request: &Request, seat: Option<Seat>
 impl Plan {
     /// Whether nobody waits for the answer.
     pub fn is_shadow(&self) -> bool {
-        self.seat.as_ref().is_some_and(|seat| seat.shadow_paid_by.is_some())
+        self.seat.as_ref().is_some_and(Seat::is_shadow)
     }
 
     /// How complex the request was taken to be, where that chose the target, and why.

@@ -96,7 +96,7 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
                 }
             };
             if is_translated {
-                dropped.extend(dialects::fit_thinking(client, &mut body, limit).map(str::to_owned));
+                dropped.extend(dialects::fit_thinking(client, &request.body, &mut body, limit));
             }
             let clamp = providers::clamp(upstream, &target.model, &mut body, limit)
                 .map_err(|below| Failure::new(400, "invalid_request", below.to_string()))?;

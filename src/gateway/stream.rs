@@ -99,7 +99,7 @@ async fn relay(mut dispatch: Box<Dispatch>, call: Call, open: Box<OpenStream>, s
         };
     }
     // Where nothing said so, more may have been to come: it is no answer to give again.
-    let is_kept = relay.has_ended();
+    let is_kept = relay.has_ended() && !relay.has_failed();
     tail.extend_from_slice(&relay.end_finished());
     let is_whole = relay.is_whole();
     let outcome = match (is_whole, client_gone_at) {

@@ -91,7 +91,7 @@ macro_rules! profiles {
     };
 }
 
-/// The projections, over `self.writer()`, `self.readers`, `answered` and `merge`.
+/// The projections, over `self.writer()`, `self.readers`, `answered` (`finished` where a whole generation is gone through) and `merge`.
 macro_rules! projections {
     ($views:ty, $connection:ty, $row:ty) => {
         #[async_trait]
@@ -185,8 +185,8 @@ macro_rules! projections {
             async fn go_live(&self, shard: i32, fresh: &Checkpoint) -> Result<bool, StoreError> {
                 let (view, generation) = (fresh.view, fresh.generation);
                 let mut writer = self.writer().await?;
-                let mut transaction = answered(writer.begin()).await?;
-                let ended = answered(
+                let mut transaction = finished(writer.begin()).await?;
+                let ended = finished(
                     sqlx::query(
                         "delete from projections where shard = $1 and view = $2 and live and position <= $3",
                     )
@@ -197,12 +197,12 @@ macro_rules! projections {
                 )
                 .await?;
                 if ended.rows_affected() == 0 {
-                    answered(transaction.rollback()).await?;
+                    finished(transaction.rollback()).await?;
                     return Ok(false);
                 }
                 for table in rows::tables(view) {
                     let sql = format!("delete from {} where shard = $1 and generation <> $2", table.name);
-                    answered(
+                    finished(
                         sqlx::query(AssertSqlSafe(sql))
                             .bind(shard)
                             .bind(generation)
@@ -214,7 +214,7 @@ macro_rules! projections {
                     "delete from projections where shard = $1 and view = $2 and generation <> $3",
                     "update projections set live = true where shard = $1 and view = $2 and generation = $3",
                 ] {
-                    answered(
+                    finished(
                         sqlx::query(sql)
                             .bind(shard)
                             .bind(view.name())
@@ -223,16 +223,16 @@ macro_rules! projections {
                     )
                     .await?;
                 }
-                answered(transaction.commit()).await?;
+                finished(transaction.commit()).await?;
                 Ok(true)
             }
 
             async fn drop_generation(&self, shard: i32, view: View, generation: i64) -> Result<(), StoreError> {
                 let mut writer = self.writer().await?;
-                let mut transaction = answered(writer.begin()).await?;
+                let mut transaction = finished(writer.begin()).await?;
                 for table in rows::tables(view) {
                     let sql = format!("delete from {} where shard = $1 and generation = $2", table.name);
-                    answered(
+                    finished(
                         sqlx::query(AssertSqlSafe(sql))
                             .bind(shard)
                             .bind(generation)
@@ -240,7 +240,7 @@ macro_rules! projections {
                     )
                     .await?;
                 }
-                answered(
+                finished(
                     sqlx::query("delete from projections where shard = $1 and view = $2 and generation = $3")
                         .bind(shard)
                         .bind(view.name())
@@ -248,7 +248,7 @@ macro_rules! projections {
                         .execute(&mut *transaction),
                 )
                 .await?;
-                answered(transaction.commit()).await
+                finished(transaction.commit()).await
             }
 
             async fn differences(&self, shard: i32, view: View, one: i64, other: i64) -> Result<i64, StoreError> {
@@ -265,7 +265,7 @@ macro_rules! projections {
                         of_shard = rows("$2"),
                         of_shard_again = rows("$3"),
                     );
-                    found += answered(
+                    found += finished(
                         sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql))
                             .bind(shard)
                             .bind(one)
@@ -279,18 +279,18 @@ macro_rules! projections {
 
             async fn forget(&self, shard: i32) -> Result<(), StoreError> {
                 let mut writer = self.writer().await?;
-                let mut transaction = answered(writer.begin()).await?;
+                let mut transaction = finished(writer.begin()).await?;
                 let views = View::ALL.iter().flat_map(|view| rows::tables(*view)).map(|table| table.name);
                 for table in views.chain(["snapshots", "key_filters", "projections"]) {
                     let sql = format!("delete from {table} where shard = $1");
-                    answered(
+                    finished(
                         sqlx::query(AssertSqlSafe(sql))
                             .bind(shard)
                             .execute(&mut *transaction),
                     )
                     .await?;
                 }
-                answered(transaction.commit()).await
+                finished(transaction.commit()).await
             }
 
             async fn org_events(

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use reqwest::StatusCode;
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
@@ -252,22 +253,34 @@ async fn a_line_that_falls_silent_while_the_log_is_asked_keeps_nobody_waiting() 
     log.lock(0).await.unwrap().unlock().await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_that_falls_silent_while_the_projections_are_written_stops_no_shard_for_good() {
     if !is_postgres() {
         return;
     }
-    let database = TestDatabase::postgres().await;
+    let database = Arc::new(TestDatabase::postgres().await);
+    let near = TestApp::of(database.clone()).await;
+    near.funded("acme", "10").await;
     let line = Line::to(&database).await;
     let opened = Database::open(&line.url, None, &Clock::system()).await.unwrap();
-    let projector = Projector::open(opened.log, opened.projections).await.unwrap();
+    let far = Projector::open(opened.log, opened.projections).await.unwrap();
+    let mut beside = PgConnection::connect(&database.url).await.unwrap();
+    let mut held = beside.begin().await.unwrap();
+    sqlx::query("lock table balances in access exclusive mode").execute(&mut *held).await.unwrap();
 
-    line.mood.send_replace(Mood::FallsSilent);
-    let asked = projector.observe(0).await;
+    let writing = tokio::spawn(async move { (far.catch_up_all().await, far) });
+    let waits = "select count(*) from pg_locks where relation = 'balances'::regclass and not granted";
+    while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut *held).await.unwrap() == 0 {
+        tokio::task::yield_now().await;
+    }
+    line.mood.send_replace(Mood::Silent);
+    held.rollback().await.unwrap();
+    let (written, far) = writing.await.unwrap();
     line.mood.send_replace(Mood::Fine);
 
-    assert!(matches!(asked, Err(StoreError::Unavailable(_))), "{asked:?}");
-    projector.catch_up_all().await.unwrap();
+    assert!(matches!(written, Err(StoreError::Unavailable(_))), "{written:?}");
+    far.catch_up_all().await.unwrap();
+    near.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -444,6 +444,8 @@ mod tests {
             ("gpt-4o-mini-search-preview-2025-03-11", &priced, 2, Ok((2, 132))),
             ("gpt-5-search-api", &priced, 1, Ok((1, window))),
             ("sonar-pro", &priced, 1, Ok((1, 132))),
+            ("perplexity/sonar-pro", &priced, 1, Ok((1, 132))),
+            ("openai/gpt-4o:online", &any, 1, Err(Unboundable::SearchWithoutPrice)),
             ("gpt-4o", &priced, 1, Ok((0, 132))),
             ("gpt-4o-search-preview", &plain, 1, Ok((0, 132))),
             ("gpt-4o-search-preview", &any, 1, Err(Unboundable::SearchWithoutPrice)),

@@ -3,9 +3,14 @@
 
 use crate::domain::pricing::rate_card::RateCard;
 
-/// OpenAI's, in chat completions (`gpt-4o-search-preview`, `gpt-5-search-api`), and Perplexity's.
+/// OpenAI's, in chat completions (`gpt-4o-search-preview`, `gpt-5-search-api`), Perplexity's, and any at OpenRouter with its
+/// web plugin by name (`openai/gpt-4o:online`).
 pub fn always_searches(model: &str) -> bool {
-    model.contains("-search-preview") || model.starts_with("sonar") || is_billed_for_findings(model)
+    let name = model.rsplit('/').next().unwrap_or(model);
+    name.contains("-search-preview")
+        || name.starts_with("sonar")
+        || name.ends_with(":online")
+        || is_billed_for_findings(name)
 }
 
 /// Whether what is found is billed as input, beside the search: OpenAI says so of all but the previews.

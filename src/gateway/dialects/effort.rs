@@ -101,7 +101,8 @@ impl Told<Effort> {
 pub fn for_openai(asked: Effort, model: &str) -> Told<Effort> {
     let name = model.rsplit('/').next().unwrap_or(model);
     if !is_openai_reasoning_model(model) {
-        let is_without = asked == Effort::None && is_openai_model(model);
+        // The open models think whatever they are told.
+        let is_without = asked == Effort::None && is_openai_model(model) && !name.starts_with("gpt-oss");
         return if is_without { Told::OBEYED } else { Told::NOTHING };
     }
     let Some(version) = name.strip_prefix("gpt-5") else {

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::providers;
+use conversation::{Answer, FinishReason};
 
 pub use relay::{Delivered, StreamEnds, StreamRelay};
 pub use same::answer_for_client;
@@ -146,10 +147,14 @@ pub fn wanted_choices(dialect: Dialect, body: &Value) -> u64 {
 pub fn end_user(dialect: Dialect, body: &Value) -> Option<&str> {
     match dialect {
         Dialect::OpenaiChat | Dialect::OpenaiResponses => {
-            body["user"].as_str().or_else(|| body["safety_identifier"].as_str())
+            named(&body["user"]).or_else(|| named(&body["safety_identifier"]))
         }
-        Dialect::AnthropicMessages => body["metadata"]["user_id"].as_str(),
+        Dialect::AnthropicMessages => named(&body["metadata"]["user_id"]),
     }
+}
+
+fn named(id: &Value) -> Option<&str> {
+    id.as_str().filter(|id| !id.is_empty())
 }
 
 /// The caller's request as the upstream reads it, for the upstream's name of the model. Price and clamp what this
@@ -183,18 +188,19 @@ pub fn upstream_request(
 
 /// Makes a thinking budget that a translation chose fit a lower output limit than it knew of; where none fits, the
 /// request does not think, and what the caller asked is returned.
-pub fn fit_thinking(client: Dialect, body: &mut Value, limit_tokens: u64) -> Option<&'static str> {
+pub fn fit_thinking(client: Dialect, asked: &Value, body: &mut Value, limit_tokens: u64) -> Option<String> {
     let budget = body["thinking"]["budget_tokens"].as_u64()?;
     if let Some(tokens) = anthropic::thinking_budget(budget, Some(limit_tokens)) {
         body["thinking"]["budget_tokens"] = tokens.into();
         return None;
     }
     body.as_object_mut()?.shift_remove("thinking");
-    match client {
-        Dialect::OpenaiChat => Some("reasoning_effort"),
-        Dialect::OpenaiResponses => Some("reasoning.effort"),
-        Dialect::AnthropicMessages => Some("thinking"),
-    }
+    let (field, level) = match client {
+        Dialect::OpenaiChat => ("reasoning_effort", &asked["reasoning_effort"]),
+        Dialect::OpenaiResponses => ("reasoning.effort", &asked["reasoning"]["effort"]),
+        Dialect::AnthropicMessages => ("thinking.type", &asked["thinking"]["type"]),
+    };
+    Some(format!("{field}: {}", level.as_str().unwrap_or_default()))
 }
 
 /// Refuses what stands at the provider, in an account that all orgs share, instead of in the request.
@@ -206,6 +212,20 @@ fn refuse_stored(client: Dialect, body: &Value) -> Result<(), Unsupported> {
     }
 }
 
+fn parse_answer(upstream: Family, body: &Value) -> Result<Answer, Malformed> {
+    match upstream {
+        Family::OpenaiChat => openai_chat::parse_answer(body),
+        Family::OpenaiResponses => openai_responses::parse_answer(body),
+        Family::Anthropic => anthropic::parse_answer(body),
+        Family::Gemini => gemini::parse_answer(body),
+    }
+}
+
+/// Whether an upstream's answer says that it failed on the way.
+pub fn has_failed(upstream: Family, body: &Value) -> bool {
+    parse_answer(upstream, body).is_ok_and(|answer| answer.finish == FinishReason::Error)
+}
+
 /// A whole answer of an upstream in the caller's dialect. `created_at_seconds` is for dialects that date answers.
 pub fn translate_answer(
     upstream: Family,
@@ -213,12 +233,7 @@ pub fn translate_answer(
     body: &Value,
     created_at_seconds: i64,
 ) -> Result<Value, Malformed> {
-    let answer = match upstream {
-        Family::OpenaiChat => openai_chat::parse_answer(body)?,
-        Family::OpenaiResponses => openai_responses::parse_answer(body)?,
-        Family::Anthropic => anthropic::parse_answer(body)?,
-        Family::Gemini => gemini::parse_answer(body)?,
-    };
+    let answer = parse_answer(upstream, body)?;
     Ok(match client {
         Dialect::OpenaiChat => openai_chat::render_answer(&answer, created_at_seconds),
         Dialect::OpenaiResponses => openai_responses::render_answer(&answer, created_at_seconds),

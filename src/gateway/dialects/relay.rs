@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::conversation::Delta;
+use super::conversation::{Delta, FinishReason};
 use super::frames::FrameParser;
 use super::sse::{Frame, SseError, data_frame};
 use super::{Dialect, Family, anthropic, gemini, openai_chat, openai_responses};
@@ -58,6 +58,8 @@ pub struct StreamRelay {
     choices: u64,
     finished_choices: BTreeSet<u64>,
     finished: bool,
+    /// It ended by itself, and says that something went wrong.
+    has_failed: bool,
     ended: bool,
     failure: Option<UpstreamFailure>,
 }
@@ -110,6 +112,7 @@ impl StreamRelay {
             choices: 1,
             finished_choices: BTreeSet::new(),
             finished: false,
+            has_failed: false,
             ended: false,
             failure: None,
         }
@@ -162,6 +165,10 @@ impl StreamRelay {
     }
 
     /// Whether the upstream itself ended it.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
     pub fn has_ended(&self) -> bool {
         self.ended
     }
@@ -275,6 +282,7 @@ impl StreamRelay {
     fn note_finishes(&mut self, chunk: &Value) {
         let choices = chunk["choices"].as_array().map(Vec::as_slice).unwrap_or_default();
         let finished = choices.iter().filter(|choice| choice["finish_reason"].is_string());
+        self.has_failed |= finished.clone().any(|choice| choice["finish_reason"] == "error");
         let places = finished.map(|choice| choice["index"].as_u64().unwrap_or(0));
         self.finished_choices.extend(places.filter(|place| *place < self.choices));
         let are_all = self.finished_choices.len() as u64 >= self.choices;
@@ -301,7 +309,8 @@ impl StreamRelay {
         match delta {
             Delta::Failed(event) => self.failure = Some(classify_event(&event)),
             Delta::End => self.end(text),
-            Delta::Finish(_) => {
+            Delta::Finish(reason) => {
+                self.has_failed |= reason == FinishReason::Error;
                 self.finished |= self.choices <= 1;
                 self.writer.write(delta, text);
             }

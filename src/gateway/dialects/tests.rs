@@ -554,6 +554,11 @@ fn what_stands_at_a_provider_is_refused_by_name() {
             "messages[0].content.file.file_id",
         ),
         (
+            Dialect::OpenaiChat,
+            json!({"model": "m", "messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}),
+            "messages[0].audio.id",
+        ),
+        (
             Dialect::AnthropicMessages,
             claude(json!({"type": "container_upload", "file_id": "f"})),
             "messages.0.content.file_id",
@@ -980,6 +985,15 @@ fn an_effort_reaches_every_family_in_its_own_words_or_is_named() {
         (claude, "none", Family::OpenaiChat, "gpt-4o", "/reasoning_effort", Value::Null, &[]),
         (
             claude,
+            "none",
+            Family::OpenaiChat,
+            "openai/gpt-oss-120b",
+            "/reasoning_effort",
+            Value::Null,
+            &["thinking: disabled"],
+        ),
+        (
+            claude,
             "max",
             Family::OpenaiResponses,
             "gpt-5.2",
@@ -1017,6 +1031,44 @@ fn an_effort_reaches_every_family_in_its_own_words_or_is_named() {
         let refused = upstream_request(client, Family::Gemini, &asking(client, "ultra"), "m").unwrap_err();
         assert!(matches!(refused, Refused::Malformed(no) if no.field.contains("effort")), "{client:?}");
     }
+}
+
+#[test]
+fn a_turn_with_a_tools_results_does_not_begin_to_think() {
+    let call = json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+    let turn = |last: &[Value]| {
+        let mut messages = vec![
+            json!({"role": "user", "content": "Look."}),
+            json!({"role": "assistant", "tool_calls": [call.clone()]}),
+            json!({"role": "tool", "tool_call_id": "c", "content": "42"}),
+        ];
+        messages.extend_from_slice(last);
+        let body =
+            json!({"model": "m", "max_tokens": 50_000, "reasoning_effort": "high", "messages": messages});
+        let sent =
+            upstream_request(Dialect::OpenaiChat, Family::Anthropic, &body, "claude-haiku-4-5").unwrap();
+        (sent.body["thinking"].is_object(), sent.dropped)
+    };
+
+    let untold = (false, vec!["reasoning_effort: high".to_owned()]);
+    assert_eq!(turn(&[]), untold);
+    assert_eq!(turn(&[json!({"role": "user", "content": "And now?"})]), untold);
+    let answered =
+        [json!({"role": "assistant", "content": "42."}), json!({"role": "user", "content": "Why?"})];
+    assert_eq!(turn(&answered), (true, vec![]));
+}
+
+#[test]
+fn an_empty_end_user_is_none() {
+    for (dialect, body) in [
+        (Dialect::OpenaiChat, json!({"user": ""})),
+        (Dialect::OpenaiResponses, json!({"user": "", "safety_identifier": ""})),
+        (Dialect::AnthropicMessages, json!({"metadata": {"user_id": ""}})),
+    ] {
+        assert_eq!(end_user(dialect, &body), None);
+    }
+    let second = json!({"user": "", "safety_identifier": "ann"});
+    assert_eq!(end_user(Dialect::OpenaiChat, &second), Some("ann"));
 }
 
 #[test]

@@ -224,6 +224,38 @@ async fn who_waits_for_anothers_answer_waits_no_longer_than_it_has() {
 }
 
 #[tokio::test]
+async fn an_answer_that_says_that_it_failed_is_not_kept() {
+    async fn answer(axum::Json(body): axum::Json<Value>) -> Response {
+        let choice =
+            json!({"index": 0, "message": {"role": "assistant", "content": "42"}, "finish_reason": "error"});
+        if body["stream"] != true {
+            let mut failed = completion(json!({"prompt_tokens": 9, "completion_tokens": 1}));
+            failed["choices"] = json!([choice]);
+            return axum::Json(failed).into_response();
+        }
+        let part =
+            |choice: Value| format!("data: {}\n\n", json!({"model": "gpt-4o-mini", "choices": [choice]}));
+        let said = part(json!({"index": 0, "delta": {"role": "assistant", "content": "42"}}));
+        let end = part(json!({"index": 0, "delta": {}, "finish_reason": "error"}));
+        ([("content-type", "text/event-stream")], format!("{said}{end}data: [DONE]\n\n")).into_response()
+    }
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let kept = json!({"ttl_seconds": 300});
+    let routes = json!([{"name": "kept", "chain": ["odd/gpt-4o-mini"], "retries": 0, "cache": kept}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+
+    for path in ["/v1/chat/completions", "/v1/messages"] {
+        for stream in [false, true, false, true] {
+            let mut body = asked_at_zero(stream);
+            body["max_tokens"] = 16.into();
+            let answer = world.post(path, body).await;
+            assert_eq!(header(&answer, "x-tollgate-cache"), "miss", "{path} {stream}");
+            assert!(answer.text().await.expect("text").contains("error"));
+        }
+    }
+}
+
+#[tokio::test]
 async fn failures_are_not_kept_and_what_was_is_said_where_nobody_answers() {
     let policy = json!({"ttl_seconds": 1, "stale_seconds": 600});
     let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);

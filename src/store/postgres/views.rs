@@ -64,6 +64,11 @@ async fn answered<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Res
     super::answered_within(ANSWER_MAX, asked).await
 }
 
+/// The same of what takes as long as there are rows.
+async fn finished<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
+    asked.await.map_err(store_error)
+}
+
 alike::projections!(PostgresViews, PgConnection, PgRow);
 
 /// One column of many rows.
@@ -101,7 +106,7 @@ async fn merge(
             Column::Texts(values) => query.bind(values),
         };
     }
-    query.execute(connection).await.map_err(store_error)?;
+    answered(query.execute(connection)).await?;
     Ok(())
 }
 

@@ -93,6 +93,8 @@ async fn answered<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Res
     asked.await.map_err(store_error)
 }
 
+use answered as finished;
+
 alike::projections!(SqliteViews, SqliteConnection, SqliteRow);
 
 /// Inserts rows, or merges them into those that stand.

@@ -80,6 +80,12 @@ pub struct Seat {
     pub shadow_paid_by: Option<OrgId>,
 }
 
+impl Seat {
+    pub fn is_shadow(&self) -> bool {
+        self.shadow_paid_by.is_some()
+    }
+}
+
 impl Experiment {
     /// # Errors
     /// What is wrong with it, and what to do.

@@ -12,24 +12,26 @@ use super::answer::input;
 
 /// Refuses files that stand at the provider: any org could name another's.
 pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
-    refuse_files("system", &body["system"])?;
+    refuse_files(&body["system"]).map_err(|place| Unsupported::file(format!("system.{place}")))?;
     for (index, message) in body["messages"].as_array().into_iter().flatten().enumerate() {
-        refuse_files(&format!("messages.{index}.content"), &message["content"])?;
+        refuse_files(&message["content"])
+            .map_err(|place| Unsupported::file(format!("messages.{index}.content.{place}")))?;
     }
     Ok(())
 }
 
-/// A tool's results and documents hold blocks in turn; a call's input is the model's own.
-fn refuse_files(at: &str, blocks: &Value) -> Result<(), Unsupported> {
+/// A tool's results and documents hold blocks in turn; a call's input is the model's own. The place of a file, where there
+/// is one.
+fn refuse_files(blocks: &Value) -> Result<(), &'static str> {
     for block in blocks.as_array().into_iter().flatten() {
         if !block["file_id"].is_null() {
-            return Err(Unsupported::file(format!("{at}.file_id")));
+            return Err("file_id");
         }
         if !block["source"]["file_id"].is_null() {
-            return Err(Unsupported::file(format!("{at}.source.file_id")));
+            return Err("source.file_id");
         }
-        refuse_files(at, &block["content"])?;
-        refuse_files(at, &block["source"]["content"])?;
+        refuse_files(&block["content"])?;
+        refuse_files(&block["source"]["content"])?;
     }
     Ok(())
 }
@@ -407,9 +409,10 @@ fn is_led(conversation: &Conversation) -> bool {
     is_forced || is_begun
 }
 
+/// Whether the turn that is to be answered, which may be several messages, has a tool's results.
 fn answers_tools(conversation: &Conversation) -> bool {
-    let parts = conversation.messages.last().into_iter().flat_map(|message| &message.parts);
-    parts.into_iter().any(|part| matches!(part, Part::ToolResult { .. }))
+    let turn = conversation.messages.iter().rev().take_while(|message| message.role != Role::Assistant);
+    turn.flat_map(|message| &message.parts).any(|part| matches!(part, Part::ToolResult { .. }))
 }
 
 /// Empty texts are refused by this provider, so that they are left out, and messages with nothing else too.

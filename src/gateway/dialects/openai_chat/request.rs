@@ -35,6 +35,9 @@ pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
         if parts.any(|part| !part["file"]["file_id"].is_null()) {
             return Err(Unsupported::file(format!("messages[{index}].content.file.file_id")));
         }
+        if !message["audio"]["id"].is_null() {
+            return Err(Unsupported::file(format!("messages[{index}].audio.id")));
+        }
     }
     Ok(())
 }
