@@ -144,7 +144,7 @@ impl From<LedgerError> for Failure {
                 retry_after_seconds: Some(1),
                 ..Failure::new(503, "busy", "Too many requests wait; try again shortly.")
             },
-            LedgerError::Unavailable(why) => {
+            LedgerError::Unavailable(why) | LedgerError::Unknown(why) => {
                 tracing::error!(why, "the ledger is unavailable");
                 Failure {
                     retry_after_seconds: Some(5),

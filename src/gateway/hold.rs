@@ -27,8 +27,11 @@ use crate::operations::show_reservation::show_reservation;
 
 /// How often a quote follows a balance that moves under it.
 const RESERVE_TRIES: usize = 4;
-/// A settle that the ledger can't take is tried again this often, after pauses that double.
-const SETTLE_TRIES: u32 = 6;
+/// An end that the ledger can't take is tried again this often, after pauses that double, while its caller waits.
+const END_TRIES: u32 = 6;
+/// And then this often, beside everything else: about a day.
+const END_TRIES_BESIDE: u32 = 9_000;
+const END_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A stream's hold is extended this often, each time for three times as long.
 pub const EXTEND_SECONDS: i64 = 300;
 /// The code of the failure to hold within what the org allots to the arm.
@@ -52,6 +55,7 @@ pub struct Hold {
     input_in_flight: Credits,
     quarantine: Option<String>,
     on_expiry: OnExpiry,
+    expires_at: Timestamp,
     pub balance: Option<Balance>,
 }
 
@@ -98,6 +102,7 @@ impl Hold {
                 input_in_flight: quoted.input_credits,
                 quarantine: None,
                 on_expiry: plan.policy.on_expiry,
+                expires_at: state.ledger.clock().now().plus_seconds(ttl_seconds),
                 balance: None,
             };
             let refusal = match hold.reserve(ttl_seconds).await? {
@@ -143,6 +148,7 @@ impl Hold {
             input_in_flight: Credits::ZERO,
             quarantine: None,
             on_expiry: OnExpiry::Release,
+            expires_at: state.ledger.clock().now().plus_seconds(EXTEND_SECONDS),
             balance: None,
         };
         match hold.reserve(EXTEND_SECONDS).await? {
@@ -171,7 +177,7 @@ impl Hold {
             idempotency: request.idempotency.clone(),
         };
         let since = state.ledger.clock().now();
-        let decided = self.ask(submission).await;
+        let decided = ask(state, submission).await;
         state.shedder.waited(since, state.ledger.clock().now());
         match decided {
             Ok(outcome) if outcome.replayed => Err(replayed(state, &outcome).await),
@@ -180,13 +186,22 @@ impl Hold {
                 Ok(None)
             }
             Err(LedgerError::Refused(refusal)) => Ok(Some(refusal)),
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                if let LedgerError::Unknown(_) = error {
+                    // Nothing will be sent for it: it must not stand until its time is over.
+                    self.end_beside(OrgCommand::Release { reservation: request.reservation });
+                }
+                Err(error.into())
+            }
         }
     }
 
     /// A further attempt's quote, once the hold covers it beside what is in flight or of unknown cost; `None` where it
     /// can't, or the target can't carry the request.
     pub async fn cover(&mut self, target: &Target, clamp: ClampPolicy) -> Option<Quote> {
+        if self.is_due() && !self.extend().await {
+            return None;
+        }
         let wanted = quote(&self.request, target, &self.prices, Means::Unknown).ok()?;
         let free = self.held.saturating_sub(self.bound);
         let missing = wanted.credits.saturating_sub(free);
@@ -273,11 +288,23 @@ impl Hold {
         self.request.place.used(tokens.fold(0, u64::saturating_add));
         // An experiment counts its failures.
         let is_counted = self.seat.as_ref().is_some_and(|seat| seat.unit.is_some());
+        let settle = self.settle_command();
         if !is_counted && self.attempts_cost().is_zero() && self.attempts.iter().all(is_refused) {
-            return self.end(OrgCommand::Release { reservation: self.request.reservation }).await;
+            let release = OrgCommand::Release { reservation: self.request.reservation };
+            return match self.end(release).await {
+                // Its time was over, and with that something charged: a late settle takes it back.
+                Err(LedgerError::Refused(Refusal::ReservationEnded {
+                    status: ReservationStatus::Expired,
+                })) => self.end(settle).await,
+                ended => ended,
+            };
         }
+        self.end(settle).await
+    }
+
+    fn settle_command(&self) -> OrgCommand {
         let served = self.attempts.iter().rfind(|attempt| !is_refused(attempt));
-        let command = OrgCommand::Settle(Settle {
+        OrgCommand::Settle(Settle {
             reservation: self.request.reservation,
             cost: self.attempts_cost(),
             price_book_version: self.prices.version,
@@ -289,16 +316,28 @@ impl Hold {
                 ..self.purpose()
             }),
             quarantine: self.quarantine.clone(),
-        });
-        self.end(command).await
+        })
     }
 
-    /// A stream runs on.
-    pub async fn extend(&self) {
-        let extend =
-            OrgCommand::Extend { reservation: self.request.reservation, ttl_seconds: 3 * EXTEND_SECONDS };
-        if let Err(error) = self.submit(extend).await {
-            tracing::warn!(%error, reservation = %self.request.reservation, "a stream's hold was not extended");
+    /// Whether what takes a while now needs it for longer.
+    pub fn is_due(&self) -> bool {
+        self.expires_at <= self.state.ledger.clock().now().plus_seconds(2 * EXTEND_SECONDS)
+    }
+
+    /// Makes it last. False where it does not: it may have ended.
+    pub async fn extend(&mut self) -> bool {
+        let ttl_seconds = 3 * EXTEND_SECONDS;
+        let expires_at = self.state.ledger.clock().now().plus_seconds(ttl_seconds);
+        let extend = OrgCommand::Extend { reservation: self.request.reservation, ttl_seconds };
+        match self.submit(extend).await {
+            Ok(_) => {
+                self.expires_at = self.expires_at.max(expires_at);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, reservation = %self.request.reservation, "a hold was not extended");
+                false
+            }
         }
     }
 
@@ -312,27 +351,31 @@ impl Hold {
         Ok(())
     }
 
-    /// Ends it patiently: what was consumed must reach the log.
+    /// Ends it patiently: what was consumed must reach the log, though its caller won't wait for ever.
     async fn end(&mut self, command: OrgCommand) -> Result<(), LedgerError> {
-        let mut pause = Duration::from_millis(50);
-        let mut tries = 1;
-        loop {
-            match self.submit(command.clone()).await {
-                Ok(outcome) => {
-                    self.balance = balance_after(&outcome).or(self.balance);
-                    return Ok(());
-                }
-                // An earlier try was durable although its answer was lost.
-                Err(LedgerError::Refused(Refusal::ReservationEnded { .. })) => return Ok(()),
-                Err(LedgerError::Refused(refusal)) => return Err(refusal.into()),
-                Err(error) if tries >= SETTLE_TRIES => return Err(error),
-                Err(LedgerError::Busy | LedgerError::Unavailable(_)) => {
-                    tries += 1;
-                    sleep(pause).await;
-                    pause *= 2;
-                }
+        match end(&self.state, &self.request, &command, END_TRIES).await {
+            Ok(balance) => {
+                self.balance = balance.or(self.balance);
+                Ok(())
+            }
+            Err(LedgerError::Refused(refusal)) => Err(refusal.into()),
+            Err(error) => {
+                self.end_beside(command);
+                Err(error)
             }
         }
+    }
+
+    /// Goes on trying when nobody waits any more. The request is still under way: a node that leaves waits for it.
+    fn end_beside(&self, command: OrgCommand) {
+        let (state, request) = (self.state.clone(), self.request.clone());
+        tokio::spawn(async move {
+            if let Err(error) = end(&state, &request, &command, END_TRIES_BESIDE).await
+                && !is_ended(&error)
+            {
+                tracing::error!(%error, reservation = %request.reservation, "a hold was not ended: its time will end it");
+            }
+        });
     }
 
     fn purpose(&self) -> Purpose {
@@ -349,18 +392,53 @@ impl Hold {
     }
 
     async fn submit(&self, command: OrgCommand) -> Result<Outcome, LedgerError> {
-        let by = self.request.purpose.key.map_or(By::Tollgate, By::Begun);
-        let submission = Submission { org: self.request.caller.org, command, by, idempotency: None };
-        self.ask(submission).await
+        submit(&self.state, &self.request, command).await
     }
+}
 
-    /// The ledger decides; unless the node is there to measure what that costs.
-    async fn ask(&self, submission: Submission) -> Result<Outcome, LedgerError> {
-        if self.state.is_unreserved {
-            return Ok(Outcome { events: Vec::new(), replayed: false });
+/// Submits what ends a hold until the ledger takes it; the balance after it.
+async fn end(
+    state: &State,
+    request: &Request,
+    command: &OrgCommand,
+    tries: u32,
+) -> Result<Option<Balance>, LedgerError> {
+    let (mut pause, mut tried) = (Duration::from_millis(50), 1);
+    loop {
+        match submit(state, request, command.clone()).await {
+            Ok(outcome) => return Ok(balance_after(&outcome)),
+            // An earlier try was durable although its answer was lost.
+            Err(LedgerError::Refused(Refusal::ReservationEnded { status }))
+                if status != ReservationStatus::Expired =>
+            {
+                return Ok(None);
+            }
+            Err(LedgerError::Refused(refusal)) => return Err(refusal.into()),
+            Err(error) if tried >= tries => return Err(error),
+            Err(LedgerError::Busy | LedgerError::Unavailable(_) | LedgerError::Unknown(_)) => {
+                tried += 1;
+                sleep(pause).await;
+                pause = (pause * 2).min(END_PAUSE_MAX);
+            }
         }
-        self.state.ledger.submit(submission).await
     }
+}
+
+fn is_ended(error: &LedgerError) -> bool {
+    matches!(error, LedgerError::Refused(Refusal::UnknownReservation | Refusal::ReservationEnded { .. }))
+}
+
+async fn submit(state: &State, request: &Request, command: OrgCommand) -> Result<Outcome, LedgerError> {
+    let by = request.purpose.key.map_or(By::Tollgate, By::Begun);
+    ask(state, Submission { org: request.caller.org, command, by, idempotency: None }).await
+}
+
+/// The ledger decides; unless the node is there to measure what that costs.
+async fn ask(state: &State, submission: Submission) -> Result<Outcome, LedgerError> {
+    if state.is_unreserved {
+        return Ok(Outcome { events: Vec::new(), replayed: false });
+    }
+    state.ledger.submit(submission).await
 }
 
 fn decision(plan: &Plan) -> Option<String> {

@@ -45,7 +45,10 @@ async fn relay(mut dispatch: Box<Dispatch>, call: Call, open: Box<OpenStream>, s
     let OpenStream { mut upstream, mut relay, first, mut ended, patience, mut progress } = *open;
     let clock = dispatch.state.ledger.clock().clone();
     let provider = call.quote.target.upstream.config.name.clone();
-    let mut extend_at = clock.now().plus_seconds(EXTEND_SECONDS);
+    let mut extend_at = match dispatch.hold.is_due() {
+        true => clock.now(),
+        false => clock.now().plus_seconds(EXTEND_SECONDS),
+    };
     let mut client_gone_at: Option<Timestamp> = None;
     // What comes with the answer's end waits for the settle.
     let mut tail = BytesMut::new();

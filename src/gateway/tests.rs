@@ -15,6 +15,7 @@ mod counted;
 mod effort;
 mod experiments;
 mod fits;
+mod outages;
 mod streams;
 mod warm;
 
@@ -46,6 +47,7 @@ struct World {
     ledger: Ledger,
     http: reqwest::Client,
     state: GatewayState,
+    log: Arc<outages::Log>,
     config: Config,
     simulator: SimulatorHandle,
     _folder: tempfile::TempDir,
@@ -114,9 +116,9 @@ impl World {
         };
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("t.db");
-        let store = Arc::new(SqliteStore::open(&path).await.expect("opens"));
+        let log = Arc::new(outages::Log::of(SqliteStore::open(&path).await.expect("opens")));
         let views = Arc::new(SqliteViews::open(&path).await.expect("opens"));
-        let ledger = Ledger::open(store, views, clock, Memory::default()).await.expect("opens");
+        let ledger = Ledger::open(log.clone(), views, clock, Memory::default()).await.expect("opens");
         let mut cards = default_cards(Timestamp(0)).expect("cards");
         let card = |model: &str| cards.iter().find(|card| card.model == model).expect("a card").clone();
         let soon = |seconds| Some(ledger.clock().now().plus_seconds(seconds));
@@ -165,7 +167,17 @@ impl World {
         )
         .expect("a gateway");
         let url = format!("http://{}", listen(router(state.clone()).0).await);
-        World { url, secret, ledger, http: reqwest::Client::new(), state, config, simulator, _folder: folder }
+        World {
+            url,
+            secret,
+            ledger,
+            http: reqwest::Client::new(),
+            state,
+            log,
+            config,
+            simulator,
+            _folder: folder,
+        }
     }
 
     async fn post(&self, path: &str, body: Value) -> reqwest::Response {

@@ -141,7 +141,7 @@ impl From<LedgerError> for Problem {
         match error {
             LedgerError::Refused(refusal) => refusal.into(),
             LedgerError::Busy => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", error.to_string()),
-            LedgerError::Unavailable(why) => {
+            LedgerError::Unavailable(why) | LedgerError::Unknown(why) => {
                 tracing::error!(%why, "the ledger is unavailable");
                 let detail = "the ledger can't be read or written now; try again, a change under the same idempotency key";
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)

@@ -68,11 +68,9 @@ impl Job {
         }
     }
 
-    pub fn refuse(self, why: &str) {
+    pub fn refuse(self, why: &LedgerError) {
         match self {
-            Job::Command(command) => {
-                send(command.reply, Err(LedgerError::Unavailable(why.to_owned())));
-            }
+            Job::Command(command) => send(command.reply, Err(why.clone())),
             // Its reader sees that nobody answers.
             Job::Read { .. } | Job::Sweep | Job::Follow(_) => {}
         }

@@ -143,7 +143,7 @@ pub struct Outcome {
     pub replayed: bool,
 }
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum LedgerError {
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -151,6 +151,9 @@ pub enum LedgerError {
     Busy,
     #[error("the ledger can't write now: {0}")]
     Unavailable(String),
+    /// It may have been written, or not. The same idempotency key tells.
+    #[error("whether it was written is not known ({0}); retry with the same key")]
+    Unknown(String),
 }
 
 impl From<StoreError> for LedgerError {

@@ -99,7 +99,7 @@ enum Ending {
     Written,
     /// Others wrote: fold what they did and decide again.
     Again,
-    Failed(String),
+    Failed(LedgerError),
 }
 
 impl Writer {
@@ -171,7 +171,7 @@ impl Writer {
                 && let Err(error) = self.reopen().await
             {
                 self.progress.stopped(&error);
-                jobs.drain(..).for_each(|job| job.refuse(&error.to_string()));
+                jobs.drain(..).for_each(|job| job.refuse(&error));
                 return;
             }
             self.hold_back(jobs);
@@ -180,7 +180,7 @@ impl Writer {
                 match self.decide_locked(jobs).await {
                     Ok(ended) => ended,
                     Err(error) => {
-                        jobs.drain(..).for_each(|job| job.refuse(&error.to_string()));
+                        jobs.drain(..).for_each(|job| job.refuse(&error));
                         return;
                     }
                 }
@@ -217,6 +217,7 @@ impl Writer {
             let why = format!(
                 "the projections lie {unindexed} events behind; writes go on once they have caught up"
             );
+            let why = LedgerError::Unavailable(why);
             writes.for_each(|job| job.refuse(&why));
         }
     }
@@ -454,7 +455,7 @@ impl Writer {
                 command.found = Some(found);
                 jobs.push(Job::Command(command));
             }
-            Fetched::Command(command, Err(error)) => Job::Command(command).refuse(&error.to_string()),
+            Fetched::Command(command, Err(error)) => Job::Command(command).refuse(&error.into()),
             Fetched::Account { org, reading, known } => {
                 let is_wanted = |slot: &Slot| match slot {
                     Slot::Loading { reading: wanted, .. } => *wanted == reading,
@@ -476,7 +477,8 @@ impl Writer {
                     }
                     Err(error) => {
                         self.state.drop_account(org, self.head.next_position - 1);
-                        waiting.into_iter().for_each(|job| job.refuse(&error.to_string()));
+                        let error = error.into();
+                        waiting.into_iter().for_each(|job| job.refuse(&error));
                     }
                 }
             }
@@ -492,7 +494,7 @@ impl Writer {
                 true => match log.head(shard).await {
                     Ok(head) if head == self.head => Ending::Written,
                     Ok(_) => Ending::Again,
-                    Err(error) => Ending::Failed(error.to_string()),
+                    Err(error) => Ending::Failed(error.into()),
                 },
             };
         }
@@ -526,9 +528,7 @@ impl Writer {
                     Ok(false) => Ending::Again,
                     Err(error) => {
                         self.trusted = false;
-                        Ending::Failed(format!(
-                            "the commit's outcome could not be confirmed ({error}); retry with the same key"
-                        ))
+                        Ending::Failed(LedgerError::Unknown(error.to_string()))
                     }
                 }
             }
@@ -537,7 +537,7 @@ impl Writer {
                     // It may have been set since this node started.
                     self.clock.read_again();
                 }
-                Ending::Failed(error.to_string())
+                Ending::Failed(error.into())
             }
         }
     }
@@ -685,7 +685,8 @@ impl Writer {
             Slot::Loading { waiting, .. } => waiting,
             Slot::Known(_) => vec![],
         });
-        waiting.for_each(|job| job.refuse("the log is read again; try again shortly"));
+        let why = LedgerError::Unavailable("the log is read again; try again shortly".into());
+        waiting.for_each(|job| job.refuse(&why));
         self.fetcher.projector.look_again(shard).await?;
         self.fetcher.projector.catch_up(shard).await?;
         let indexed = self.fetcher.projector.indexed(shard);

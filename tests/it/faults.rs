@@ -375,7 +375,7 @@ impl Rig {
                     return true;
                 }
                 Err(LedgerError::Refused(refusal)) => panic!("{key}: {refusal}"),
-                Err(LedgerError::Busy | LedgerError::Unavailable(_)) => {
+                Err(LedgerError::Busy | LedgerError::Unavailable(_) | LedgerError::Unknown(_)) => {
                     self.tried_again.fetch_add(1, Ordering::Relaxed);
                     if !is_postgres() && !node.is_running() {
                         return false;

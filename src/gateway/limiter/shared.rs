@@ -127,7 +127,7 @@ impl SharedRates {
             Ok(taken) => part.share.answered(ask, taken, now),
             Err(error) => {
                 part.share.unanswered(ask);
-                if matches!(error, LedgerError::Unavailable(_)) {
+                if matches!(error, LedgerError::Unavailable(_) | LedgerError::Unknown(_)) {
                     part.silent_until = now.plus_seconds(SILENCE_SECONDS);
                 }
                 return Err(error);

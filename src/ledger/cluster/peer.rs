@@ -189,7 +189,7 @@ impl Route {
         }
         for parcel in parcels {
             let reply = match raised.get(&(parcel.shard, parcel.epoch)) {
-                Some(Err(why)) => Reply::Unknown(LedgerError::Unavailable(why.clone())),
+                Some(Err(why)) => Reply::Unknown(LedgerError::Unknown(why.clone())),
                 Some(Ok(())) | None => Reply::NotDecided,
             };
             parcel.answer(reply);

@@ -27,6 +27,7 @@ pub enum Answer {
     Refused(Refusal),
     Busy,
     Unavailable(String),
+    Unknown(String),
     /// It was not decided, and will not be.
     Dropped,
 }
@@ -38,6 +39,7 @@ impl From<Result<Outcome, LedgerError>> for Answer {
             Err(LedgerError::Refused(refusal)) => Answer::Refused(refusal),
             Err(LedgerError::Busy) => Answer::Busy,
             Err(LedgerError::Unavailable(why)) => Answer::Unavailable(why),
+            Err(LedgerError::Unknown(why)) => Answer::Unknown(why),
         }
     }
 }
@@ -50,6 +52,7 @@ impl Answer {
             Answer::Refused(refusal) => Some(Err(refusal.into())),
             Answer::Busy => Some(Err(LedgerError::Busy)),
             Answer::Unavailable(why) => Some(Err(LedgerError::Unavailable(why))),
+            Answer::Unknown(why) => Some(Err(LedgerError::Unknown(why))),
             Answer::Dropped => None,
         }
     }

@@ -1,0 +1,164 @@
+//! The log can't be written for a while: what was consumed still reaches it, and what was not sent is not paid.
+
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use super::*;
+use crate::store::{Appended, EventLog, EventRow, Head, LockedHead, StoreError};
+
+/// A log that is there, gone, or gone with its next answer.
+pub(super) struct Log {
+    log: SqliteStore,
+    mood: AtomicU8,
+}
+
+const THERE: u8 = 0;
+const GONE: u8 = 1;
+/// The next events are written, and nobody can learn of it.
+const GOES: u8 = 2;
+
+impl Log {
+    pub fn of(log: SqliteStore) -> Log {
+        Log { log, mood: AtomicU8::new(THERE) }
+    }
+
+    fn is(&self, mood: u8) {
+        self.mood.store(mood, Ordering::SeqCst);
+    }
+
+    fn there(&self) -> Result<&SqliteStore, StoreError> {
+        match self.mood.load(Ordering::SeqCst) {
+            GONE => Err(StoreError::Unavailable("the disk is gone".into())),
+            _ => Ok(&self.log),
+        }
+    }
+}
+
+#[async_trait]
+impl EventLog for Log {
+    async fn heads(&self) -> Result<Vec<Head>, StoreError> {
+        self.there()?.heads().await
+    }
+
+    async fn head(&self, shard: i32) -> Result<Head, StoreError> {
+        self.there()?.head(shard).await
+    }
+
+    async fn append(
+        &self,
+        shard: i32,
+        expected: &Head,
+        new: &Head,
+        events: &[EventRow],
+    ) -> Result<Appended, StoreError> {
+        let appended = self.there()?.append(shard, expected, new, events).await;
+        match self.mood.compare_exchange(GOES, GONE, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => Err(StoreError::UnknownOutcome("the line was cut".into())),
+            Err(_) => appended,
+        }
+    }
+
+    async fn read(&self, shard: i32, from: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
+        self.there()?.read(shard, from, limit).await
+    }
+
+    async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
+        self.there()?.read_at(shard, positions).await
+    }
+
+    async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {
+        self.there()?.lock(shard).await
+    }
+
+    fn is_shared(&self) -> bool {
+        self.log.is_shared()
+    }
+}
+
+/// Once nothing is held any more.
+async fn settled(world: &World) -> Balance {
+    loop {
+        let balance = world.ledger.read(ACME, |account| account.balance()).await;
+        match balance {
+            Ok(balance) if balance.held.is_zero() => return balance,
+            Ok(_) | Err(_) => tokio::task::yield_now().await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn i3_what_was_consumed_is_settled_once_the_log_can_be_written_again() {
+    let (asked, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let answer = {
+        let (asked, go_on) = (asked.clone(), go_on.clone());
+        async move || {
+            asked.notify_one();
+            go_on.notified().await;
+            axum::Json(completion(json!({"prompt_tokens": 1_000, "completion_tokens": 1_000})))
+        }
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini"], "retries": 0}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    let outage = async {
+        asked.notified().await;
+        world.log.is(GONE);
+        go_on.notify_one();
+    };
+
+    let (unanswered, ()) = tokio::join!(world.post("/v1/chat/completions", chat("r")), outage);
+    world.log.is(THERE);
+
+    assert_eq!(unanswered.status().as_u16(), 503, "the node could not say for sure that it is paid for");
+    // 0.15 in and 0.60 out, each per million tokens.
+    assert_eq!(settled(&world).await.consumed.to_string(), "0.00075");
+}
+
+#[tokio::test]
+async fn a_hold_that_nobody_knows_of_is_released_once_the_log_can_be_read_again() {
+    let world = World::new("5", "").await;
+    world.log.is(GOES);
+
+    let refused = world.post("/v1/chat/completions", chat("gpt-4o-mini")).await;
+    world.log.is(THERE);
+
+    assert_eq!(refused.status().as_u16(), 503);
+    assert_eq!(world.simulator.sold().requests, 0);
+    let held = async || {
+        let rows = world.log.log.read(0, 1, i64::MAX).await.expect("reads");
+        rows.into_iter()
+            .map(|row| row.kind)
+            .filter(|kind| kind.starts_with("Credits") || kind.starts_with("Res"))
+    };
+    while !held().await.any(|kind| kind == "ReservationReleased") {
+        tokio::task::yield_now().await;
+    }
+    assert!(held().await.any(|kind| kind == "CreditsReserved"), "it had been written");
+    assert_eq!(settled(&world).await.consumed, Credits::ZERO);
+}
+
+#[tokio::test]
+async fn nothing_is_sent_for_a_hold_whose_time_is_over_and_nothing_is_charged() {
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    let calls = Arc::new(AtomicU32::new(0));
+    let fails = {
+        let (clock, calls) = (clock.clone(), calls.clone());
+        async move || {
+            calls.fetch_add(1, Ordering::SeqCst);
+            clock.advance_seconds(10_000);
+            axum::http::StatusCode::SERVICE_UNAVAILABLE
+        }
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(fails));
+    let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini", "odd/gpt-4o"], "retries": 1}]);
+    let world = World::at(clock, "5", "", routes, odd).await;
+
+    let call = world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
+    let failed = call.header("x-request-timeout", "50000").json(&chat("r")).send().await.expect("answers");
+
+    assert_eq!(failed.status().as_u16(), 503);
+    assert_eq!(calls.load(Ordering::SeqCst), 1, "its hold had expired by then");
+    assert_eq!(settled(&world).await.consumed, Credits::ZERO);
+}
