@@ -244,6 +244,7 @@ impl Dispatch {
             &Report::of_answer(call.quote.target.upstream.family, json),
         );
         self.remember_warmth(&call.quote, &metered);
+        self.end_losers().await;
         self.hold.record(&call, metered, AttemptOutcome::Succeeded);
         self.settle().await?;
         let upstream = call.quote.target.upstream.family;
@@ -285,11 +286,16 @@ impl Dispatch {
         self.reuse.keep(&self.state.cache, answer);
     }
 
-    /// Settles what the answer and the calls that it beat have cost.
-    pub async fn settle(&mut self) -> Result<(), LedgerError> {
+    /// Records the calls that the answer's beat: before its own, which is the last and for which the request counts.
+    pub async fn end_losers(&mut self) {
         for loser in std::mem::take(&mut self.losers) {
             loser.end(&self.request, &mut self.hold).await;
         }
+    }
+
+    /// Settles what all of them have cost.
+    pub async fn settle(&mut self) -> Result<(), LedgerError> {
+        self.end_losers().await;
         self.hold.settle().await
     }
 

@@ -117,6 +117,7 @@ async fn relay(mut dispatch: Box<Dispatch>, call: Call, open: Box<OpenStream>, s
     let request = dispatch.request.clone();
     let metered = meter::meter(&request, &call.quote, &dispatch.hold.prices, &Report::of_stream(&relay));
     dispatch.remember_warmth(&call.quote, &metered);
+    dispatch.end_losers().await;
     dispatch.hold.record(&call, metered, outcome);
     match dispatch.settle().await {
         Ok(()) if is_kept => dispatch.keep(&call.quote, "text/event-stream"),

@@ -2,8 +2,7 @@
 //! database, which no key stands for.
 
 use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::extract::{FromRequest, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 
@@ -12,10 +11,20 @@ use crate::http::{ApiState, Problem};
 /// A thousand commands, each with every attempt of a long chain.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
 
-pub async fn take(State(api): State<ApiState>, headers: HeaderMap, body: Bytes) -> Response {
-    let presented = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-    match api.ledger.take_forwarded(presented.unwrap_or_default(), &body).await {
+/// Who does not know the secret has no body read.
+pub async fn take(State(api): State<ApiState>, request: Request) -> Response {
+    let nobodys = || Problem::not_found("route").into_response();
+    let presented = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let presented = presented.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    if !api.ledger.is_nodes_secret(presented) {
+        return nobodys();
+    }
+    let body = match Bytes::from_request(request, &()).await {
+        Ok(body) => body,
+        Err(rejection) => return rejection.into_response(),
+    };
+    match api.ledger.take_forwarded(&body).await {
         Some(answers) => ([(CONTENT_TYPE, "application/json")], answers).into_response(),
-        None => Problem::not_found("route").into_response(),
+        None => nobodys(),
     }
 }

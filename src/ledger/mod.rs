@@ -294,10 +294,14 @@ impl Ledger {
         Ok(behind.map(|(head, folded)| head.next_position - folded.next_position()).max().unwrap_or(0))
     }
 
-    /// Decides what another node forwards, one answer each and never forwarded again; none where the secret is not that
-    /// of the nodes, or the request can't be read.
-    pub async fn take_forwarded(&self, secret: &str, request: &[u8]) -> Option<Vec<u8>> {
-        self.shared.cluster.get().filter(|cluster| cluster.is_its_secret(secret))?;
+    /// Whether this is the secret by which the nodes of this database know each other.
+    pub fn is_nodes_secret(&self, presented: &str) -> bool {
+        self.shared.cluster.get().is_some_and(|cluster| cluster.is_its_secret(presented))
+    }
+
+    /// Decides what another node forwards, one answer each and never forwarded again; none where the request can't be
+    /// read. Whoever asks is a node ([`Ledger::is_nodes_secret`]).
+    pub async fn take_forwarded(&self, request: &[u8]) -> Option<Vec<u8>> {
         let commands: Vec<Forwarded> = serde_json::from_slice(request).ok()?;
         let answers = commands.into_iter().map(|forwarded| {
             let Forwarded { org, ask, by, command, epoch } = forwarded;
@@ -398,7 +402,8 @@ impl Ledger {
     /// `Busy` or `Unavailable`.
     pub fn sweep(&self) -> Result<(), LedgerError> {
         let owned = (0..).zip(&self.shared.queues).filter(|(shard, _)| self.owns(*shard));
-        owned.map(|(_, queue)| queue).try_for_each(|queue| send(queue, Job::Sweep))
+        // A shard whose queue is full keeps no other from it.
+        owned.map(|(_, queue)| send(queue, Job::Sweep)).fold(Ok(()), Result::and)
     }
 
     /// Why some shard can't be folded now, where that is so: nothing is written to it here.

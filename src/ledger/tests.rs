@@ -459,6 +459,23 @@ async fn an_org_that_nobody_opened_is_refused_and_not_kept() {
 }
 
 #[tokio::test]
+async fn orgs_that_anybody_makes_up_take_no_account_out_of_memory() {
+    let small = Memory { recent: 2, accounts: 4, ..Memory::default() };
+    let node = Node::funded(10).await.with(small).await;
+    node.run(reserve(1, 1)).await.expect("holds");
+    node.run(settle(1, 1)).await.expect("settles");
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    for n in 0..50 {
+        let read = node.ledger.read(OrgId(Uuid::from_u128(n)), Account::balance).await;
+        read.expect_err("nobody opened it");
+    }
+
+    // Whoever is in memory is read without the projections.
+    node.views.forget(0).await.expect("forgets");
+    assert_eq!(node.balance().await.consumed, Credits::from_whole(1));
+}
+
+#[tokio::test]
 async fn i11_a_hold_counts_as_ended_once_its_time_is_over() {
     let node = Node::funded(10).await;
     node.run(reserve(1, 10)).await.expect("holds");

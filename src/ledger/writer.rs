@@ -573,7 +573,7 @@ impl Writer {
         self.keep_memory_small(&touched);
     }
 
-    fn answer(&self, batch: &mut Batch) {
+    fn answer(&mut self, batch: &mut Batch) {
         for (command, answer) in batch.decided.drain(..) {
             match answer {
                 Answer::Made(events) => send(command.reply, Ok(Outcome { events, replayed: false })),
@@ -589,7 +589,12 @@ impl Writer {
                 Some(Slot::Known(known)) if known.chain.version > 0 => {
                     read(Some(&known.account.as_of(batch.now)));
                 }
-                Some(_) | None => read(None),
+                // Nobody ever opened it: names that anybody makes up keep no account from memory.
+                Some(Slot::Known(_)) => {
+                    self.state.accounts.remove(&org);
+                    read(None);
+                }
+                Some(Slot::Loading { .. }) | None => read(None),
             }
         }
         for follower in batch.followers.drain(..).flatten() {

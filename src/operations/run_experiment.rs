@@ -2,6 +2,7 @@
 //! again.
 
 use crate::domain::account::command::OrgCommand;
+use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
 use crate::domain::event::CommandRef;
 use crate::domain::ids::{KeyId, OrgId};
@@ -69,7 +70,13 @@ async fn allot(
         for org in payers {
             let allot =
                 OrgCommand::AllotArm { arm: experiment.full_name(arm), credits: cap(arm.credits_per_org) };
-            ledger.submit(Submission { org, command: allot, by: by.into(), idempotency: None }).await?;
+            let allotted =
+                ledger.submit(Submission { org, command: allot, by: by.into(), idempotency: None });
+            match allotted.await {
+                // Its cap caps nothing any more.
+                Err(LedgerError::Refused(Refusal::OrgClosed)) if cap(arm.credits_per_org).is_none() => {}
+                allotted => _ = allotted?,
+            }
         }
     }
     Ok(())

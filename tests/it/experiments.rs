@@ -4,6 +4,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tollgate::config::{Config, ProviderConfig};
 use tollgate::domain::credits::Credits;
+use tollgate::operations::find_org::known_org;
 use tollgate::simulator::{SimulatorConfig, SimulatorHandle};
 
 use crate::support::{Actor, TestApp, listen};
@@ -37,6 +38,26 @@ async fn ask(key: &Actor, user: usize) -> String {
 
 fn credits(value: &Value) -> Credits {
     value.as_str().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn an_org_that_has_closed_keeps_no_winner_from_the_others() {
+    let app = app().await;
+    let operator = app.operator();
+    for org in ["acme", "globex"] {
+        app.funded(org, "100").await;
+    }
+    operator.post("/api/v1/experiments", smaller()).await.expect(StatusCode::CREATED);
+    operator.post("/api/v1/orgs/acme/close", json!({})).await.expect(StatusCode::OK);
+
+    for end in [("promote", json!({"arm": "mini"})), ("stop", json!({}))] {
+        operator.post(&format!("/api/v1/experiments/smaller/{}", end.0), end.1).await.expect(StatusCode::OK);
+    }
+
+    let globex = known_org(app.ledger(), "globex").unwrap();
+    let capped = app.ledger().read(globex, |account| account.budgets.len()).await.unwrap();
+    assert_eq!(capped, 0, "its arm's cap has gone");
+    app.finish().await;
 }
 
 #[tokio::test]
