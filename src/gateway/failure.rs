@@ -161,6 +161,7 @@ impl From<Refusal> for Failure {
             Refusal::InsufficientCredits { .. } => (402, "insufficient_credits"),
             Refusal::BudgetExceeded { .. } => (402, "budget_exceeded"),
             Refusal::RequestTooLarge { .. } => (402, "request_too_large"),
+            Refusal::TooManyHolds { .. } => (429, "too_many_holds"),
             Refusal::OrgSuspended { .. } => (403, "org_suspended"),
             Refusal::OrgClosed => (403, "org_closed"),
             Refusal::UnknownOrg | Refusal::UnknownKey | Refusal::InvalidKey => (401, "invalid_api_key"),

@@ -183,6 +183,9 @@ impl From<Refusal> for Problem {
                     .with("limit", json!(limit))
                     .with("asked", json!(asked))
             }
+            Refusal::TooManyHolds { limit } => {
+                say(StatusCode::CONFLICT, "too_many_holds").with("limit", json!(limit))
+            }
             Refusal::InvalidKey => say(StatusCode::UNAUTHORIZED, "unauthorized"),
             Refusal::OrgSuspended { .. } => say(StatusCode::FORBIDDEN, "org_suspended"),
             Refusal::OrgClosed => say(StatusCode::FORBIDDEN, "org_closed"),

@@ -127,6 +127,8 @@ pub struct Settle {
     pub quarantine: Option<String>,
 }
 
+/// Open holds of one org. Their time may run out in one instant, and is then written in one transaction.
+pub const HOLDS_MAX: usize = 50_000;
 /// Longest life of a hold: a week. A hold without end is a leak.
 pub const TTL_SECONDS_MAX: i64 = 7 * 24 * 3600;
 

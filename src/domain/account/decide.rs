@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 
 use crate::domain::account::budget::{Budget, BudgetScope};
-use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, Settle, TTL_SECONDS_MAX};
+use crate::domain::account::command::{
+    HOLDS_MAX, OrgCommand, ReservationStatus, Reserve, Settle, TTL_SECONDS_MAX,
+};
 use crate::domain::account::lot::Lot;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::account::{Account, Ended, Hold, OrgStatus};
@@ -329,7 +331,7 @@ fn refund(account: &Account, lot: LotId, credits: Credits, reference: String) ->
     }])
 }
 
-/// Guards: org, amount, ttl, policy, known id, project, request limit, balance, then every budget on the path.
+/// Guards: org, amount, ttl, policy, known id, open holds, project, request limit, balance, then every budget on the path.
 fn decide_reserve(account: &Account, command: Reserve, now: Timestamp) -> Decision {
     may_spend(account)?;
     amount(command.credits)?;
@@ -338,6 +340,7 @@ fn decide_reserve(account: &Account, command: Reserve, now: Timestamp) -> Decisi
     let known =
         account.holds.contains_key(&command.reservation) || account.ended.contains_key(&command.reservation);
     require(!known, || Refusal::ReservationExists)?;
+    require(account.holds.len() < HOLDS_MAX, || Refusal::TooManyHolds { limit: HOLDS_MAX })?;
     known_project(account, command.purpose.project)?;
     within_request_limit(account, &command.purpose, command.credits)?;
     affordable(account, command.credits)?;

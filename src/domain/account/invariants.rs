@@ -2,7 +2,7 @@
 
 use crate::domain::account::Account;
 use crate::domain::account::budget::{Budget, BudgetScope, BudgetWindow};
-use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, TTL_SECONDS_MAX};
+use crate::domain::account::command::{HOLDS_MAX, OrgCommand, ReservationStatus, Reserve, TTL_SECONDS_MAX};
 use crate::domain::account::fixtures::*;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::alerting::AlertRule;
@@ -117,6 +117,19 @@ fn the_guards_of_a_hold_stand_in_order() {
         (guarded(), within_limit.clone().into(), budget_exceeded(credits(8))),
     ]);
     guarded().does(START, Reserve { credits: credits(4), ..within_limit });
+}
+
+#[test]
+fn an_org_has_no_more_open_holds_than_can_end_at_once() {
+    let mut full = guarded();
+    let one = full.holds.values().next().expect("an open hold").clone();
+    for local in 0..HOLDS_MAX - full.holds.len() {
+        full.holds.insert(reservation(1_000 + local as u128), one.clone());
+    }
+
+    let refused = full.handle(hold(999, credits(1)).into(), START);
+
+    assert_eq!(refused, Err(Refusal::TooManyHolds { limit: HOLDS_MAX }));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use proptest::prelude::*;
 
 use crate::domain::account::budget::{Budget, BudgetScope, BudgetWindow, Counter, CounterKey};
-use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, Settle};
+use crate::domain::account::command::{HOLDS_MAX, OrgCommand, ReservationStatus, Reserve, Settle};
 use crate::domain::account::fixtures::*;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::account::{Account, Ended};
@@ -527,6 +527,7 @@ impl Model {
         let Reserve { reservation: id, credits, purpose, .. } = command;
         refuse_if(!credits.is_positive(), || Refusal::AmountNotPositive)?;
         refuse_if(self.holds.iter().any(|hold| hold.id == id), || Refusal::ReservationExists)?;
+        refuse_if(self.holds.len() >= HOLDS_MAX, || Refusal::TooManyHolds { limit: HOLDS_MAX })?;
         refuse_if(purpose.project.is_some_and(|id| id != project(1)), || Refusal::UnknownProject)?;
         self.within_request_limit(&purpose, credits)?;
         self.affordable(credits)?;

@@ -41,6 +41,8 @@ pub enum Refusal {
     UnknownReservation,
     #[error("a reservation with this id exists already")]
     ReservationExists,
+    #[error("the org has {limit} open reservations, as many as there may be; settle or release some")]
+    TooManyHolds { limit: usize },
     #[error("the reservation has ended: it is {status:?}")]
     ReservationEnded { status: ReservationStatus },
     #[error("the request is still under way; say how its answer was once it has ended")]
@@ -111,6 +113,7 @@ impl Refusal {
             Refusal::RequestTooLarge { .. } => "request_too_large",
             Refusal::UnknownReservation => "unknown_reservation",
             Refusal::ReservationExists => "reservation_exists",
+            Refusal::TooManyHolds { .. } => "too_many_holds",
             Refusal::ReservationEnded { .. } => "reservation_ended",
             Refusal::ReservationOpen => "reservation_open",
             Refusal::UnknownLot => "unknown_lot",
