@@ -314,7 +314,7 @@ impl ShardState {
     }
 }
 
-/// The reservation that an event ended.
+/// The reservation that an event ended, or says more of after its end.
 pub(super) fn ended_by(event: &Event) -> Option<End> {
     match event {
         Event::ReservationReleased { reservation, .. } | Event::ReservationExpired { reservation, .. } => {
@@ -323,7 +323,8 @@ pub(super) fn ended_by(event: &Event) -> Option<End> {
         Event::ReservationSettled { reservation, late, .. } => {
             Some(End { reservation: *reservation, is_late: *late })
         }
-        // No other event ends one.
+        Event::FeedbackGiven { reservation, .. } => Some(End { reservation: *reservation, is_late: true }),
+        // No other event does.
         _ => None,
     }
 }

@@ -10,7 +10,8 @@ use crate::domain::account::command::{Reserve, Settle};
 use crate::domain::commerce::Bundle;
 use crate::domain::credits::Credits;
 use crate::domain::event::{
-    Attempt, AttemptOutcome, Balance, Dispatcher, Event, ExpiryPolicy, GrantKind, LotTerms, Purpose, Role,
+    Attempt, AttemptOutcome, Balance, Dispatcher, Event, ExpiryPolicy, Feedback, GrantKind, LotTerms,
+    Purpose, Role,
 };
 use crate::domain::ids::{BundleId, KeyId, LotId, ReservationId};
 use crate::domain::time::Timestamp;
@@ -456,6 +457,28 @@ async fn an_org_that_nobody_opened_is_refused_and_not_kept() {
 
     assert!(matches!(held, Err(LedgerError::Refused(Refusal::UnknownOrg))), "{held:?}");
     assert!(matches!(read, Err(LedgerError::Refused(Refusal::UnknownOrg))), "{read:?}");
+}
+
+#[tokio::test]
+async fn feedback_counts_once_though_another_node_heard_it_first_and_projections_are_behind() {
+    let small = Memory { recent: 2, ..Memory::default() };
+    let node = Node::funded(1_000).await.with(small).await;
+    for n in 0..10 {
+        node.run(reserve(n, 1)).await.expect("holds");
+        node.run(settle(n, 1)).await.expect("settles");
+    }
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let shared = || Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
+    let (one, other) = (node.another(shared()).await, node.another(shared()).await);
+    let feedback = Feedback { score_thousandths: Some(500), served: Some(true) };
+    let hear = || command(OrgCommand::GiveFeedback { reservation: id(1), feedback });
+
+    for ledger in [&one, &other, &one, &other] {
+        ledger.submit(hear()).await.expect("hears");
+    }
+
+    let rows = node.store.read(0, 1, i64::MAX).await.expect("reads");
+    assert_eq!(rows.iter().filter(|row| row.kind == "FeedbackGiven").count(), 1);
 }
 
 #[tokio::test]

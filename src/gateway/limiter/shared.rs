@@ -24,6 +24,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 const SWEEPS_PER_FORGETTING: u32 = 60;
 /// After a question without an answer, the next one is asked so much later.
 const SILENCE_SECONDS: i64 = 1;
+/// Longer than a request takes whose tokens are corrected when it has ended.
+const REQUEST_SECONDS_MAX: i64 = 3_600;
 
 pub(super) struct SharedRates {
     ledger: Ledger,
@@ -45,6 +47,8 @@ struct Part {
     share: Share,
     /// The last question had no answer.
     silent_until: Timestamp,
+    /// What was taken until then is still to be corrected by what was used: no request takes longer.
+    awaited_until: Timestamp,
 }
 
 impl SharedRates {
@@ -65,6 +69,7 @@ impl SharedRates {
         units: i64,
     ) -> Result<(), NotNow> {
         let known = self.known(whose, unit);
+        known.part().awaited_until = self.now().plus_seconds(REQUEST_SECONDS_MAX);
         let rate = Rate { per_minute };
         if let Some(done) = known.spend(units, self.now()) {
             return done;
@@ -96,7 +101,8 @@ impl SharedRates {
     async fn sweep(&self) {
         self.settle(Share::leftover).await;
         let now = self.now();
-        self.all().retain(|_, known| Arc::strong_count(known) > 1 || !known.part().share.is_blank(now));
+        let is_over = |part: &Part| part.share.is_blank(now) && part.awaited_until <= now;
+        self.all().retain(|_, known| Arc::strong_count(known) > 1 || !is_over(&known.part()));
     }
 
     async fn settle(&self, what: impl Fn(&mut Share, Timestamp) -> Option<Ask>) {
@@ -163,7 +169,12 @@ impl SharedRates {
 impl Known {
     fn of(whose: &Whose, unit: Unit) -> Known {
         let name = serde_json::to_vec(&(whose, unit)).unwrap_or_default();
-        let part = Part { rate: None, share: Share::default(), silent_until: Timestamp(0) };
+        let part = Part {
+            rate: None,
+            share: Share::default(),
+            silent_until: Timestamp(0),
+            awaited_until: Timestamp(0),
+        };
         let id = Sha256::digest(name).into();
         Known { org: whose.org, id, part: Mutex::new(part), turn: Turn::default() }
     }
@@ -352,13 +363,28 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_slow_request_used_is_counted_though_its_share_has_ended_long_ago() {
+        let rig = Rig::new().await;
+        rig.take(0, 600).await.expect("all of it");
+        rig.clock.advance_seconds(3);
+        rig.nodes[0].sweep().await;
+
+        rig.nodes[0].correct(&org(), Unit::Tokens, -80);
+        rig.nodes[0].sweep().await;
+
+        rig.take(1, 1).await.expect_err("30 have flowed in, and 80 more were used");
+        rig.clock.advance_seconds(6);
+        rig.take(1, 1).await.expect("it is made good");
+    }
+
+    #[tokio::test]
     async fn what_nobody_uses_is_forgotten() {
         let rig = Rig::new().await;
         rig.take(0, 1).await.expect("there is enough");
 
         rig.nodes[0].sweep().await;
         let known = rig.nodes[0].all().len();
-        rig.clock.advance_seconds(60);
+        rig.clock.advance_seconds(REQUEST_SECONDS_MAX);
         rig.nodes[0].sweep().await;
         forget_full_rates(&rig.nodes[0].ledger).await.expect("forgets");
 
