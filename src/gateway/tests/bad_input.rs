@@ -303,3 +303,164 @@ async fn what_would_be_kept_for_ever_or_run_twice_is_refused() {
     assert_eq!(world.balance().await.consumed, Credits::ZERO);
     assert_eq!(call(&"u".repeat(255), "idempotency-key", b"k").await.0, 200);
 }
+
+/// An upstream that answers what the caller's `user` names.
+fn odd() -> Router {
+    async fn answer(axum::Json(body): axum::Json<Value>) -> Response {
+        let usage = |prompt: i64, output: i64| json!({"prompt_tokens": prompt, "completion_tokens": output});
+        let delta = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n";
+        let endless = |head: &'static str, part: String| {
+            let head = futures_util::stream::iter([Ok(Bytes::from(head))]);
+            let parts = futures_util::stream::repeat_with(move || {
+                Ok::<_, std::convert::Infallible>(part.clone().into())
+            });
+            Response::new(axum::body::Body::from_stream(futures_util::StreamExt::chain(head, parts)))
+        };
+        let refuse = |code: &str| {
+            let error = json!({"error": {"type": "invalid_request_error", "code": code, "message": "No."}});
+            (axum::http::StatusCode::BAD_REQUEST, axum::Json(error)).into_response()
+        };
+        match body["user"].as_str().unwrap_or_default() {
+            "html" => axum::response::Html("<h1>It works!</h1>").into_response(),
+            "half" => "{\"choices\": [{".into_response(),
+            "empty" => "".into_response(),
+            "list" => "[]".into_response(),
+            "gzip" => {
+                ([("content-encoding", "gzip")], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0].to_vec()).into_response()
+            }
+            "too long" => refuse("context_length_exceeded"),
+            "unseemly" => refuse("content_policy_violation"),
+            "huge" => endless("{\"choices\": \"", "x".repeat(1 << 20)),
+            "zero" => axum::Json(completion(usage(0, 0))).into_response(),
+            "absent" => axum::Json(completion(Value::Null)).into_response(),
+            "negative" => axum::Json(completion(usage(9, -1))).into_response(),
+            "too much" => axum::Json(completion(usage(9, 1_000_000_000))).into_response(),
+            "binary" => b"data: \xff\xfe\n\n".to_vec().into_response(),
+            "silent" => endless("", ": ping\n\n".repeat(4_096)),
+            "falls silent" => endless(delta, ": ping\n\n".repeat(4_096)),
+            "endless" => endless("", delta.repeat(64)),
+            other => (axum::http::StatusCode::IM_A_TEAPOT, other.to_owned()).into_response(),
+        }
+    }
+    Router::new().route("/v1/chat/completions", axum::routing::post(answer))
+}
+
+fn odd_chat(case: &str) -> Value {
+    let mut body = chat("r");
+    body["user"] = case.into();
+    body["max_tokens"] = 5.into();
+    body
+}
+
+fn odd_route() -> Value {
+    json!([{"name": "r", "chain": ["odd/gpt-4o-mini"], "retries": 0}])
+}
+
+#[tokio::test]
+async fn what_is_no_answer_is_a_typed_error_and_costs_no_more_than_its_input() {
+    let world = World::with_odd("5", "", odd_route(), odd()).await;
+    for case in ["html", "half", "empty", "list", "gzip", "huge"] {
+        let before = world.balance().await.consumed;
+
+        let response = world.post("/v1/chat/completions", odd_chat(case)).await;
+
+        assert_eq!(response.status(), 503, "{case}");
+        let body: Value = response.json().await.expect("json");
+        assert_eq!(body["error"]["code"], "upstream_unreachable", "{case}: {body}");
+        let (attempts, _) = world.last_settle().await;
+        assert_eq!(attempts[0].outcome, AttemptOutcome::Unknown, "{case}");
+        let balance = world.balance().await;
+        assert!(balance.consumed > before && balance.held.is_zero(), "{case}: {balance:?}");
+    }
+}
+
+#[tokio::test]
+async fn usage_that_can_not_be_is_charged_by_the_ladder_and_never_above_the_hold() {
+    let world = World::with_odd("5", "", odd_route(), odd()).await;
+    let mut costs = std::collections::HashMap::new();
+    for case in ["zero", "absent", "negative", "too much"] {
+        let before = world.balance().await.available;
+        let response = world.post("/v1/chat/completions", odd_chat(case)).await;
+        assert_eq!(response.status(), 200, "{case}");
+        let balance = world.balance().await;
+        assert!(balance.held.is_zero(), "{case}");
+        costs.insert(case, before.saturating_sub(balance.available));
+    }
+
+    assert_eq!(costs["zero"], Credits::ZERO, "an explicit zero is a zero");
+    assert!(costs["absent"].is_positive(), "delivered tokens are never free");
+    assert!(costs["absent"] < costs["too much"]);
+    assert_eq!(costs["negative"], costs["too much"], "both are the hold's bound");
+    let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
+    let happened = |kind: &str| stored.iter().any(|stored| stored.kind == kind);
+    assert!(happened("BoundExceeded") && happened("UsageQuarantined"), "an operator is told");
+}
+
+#[tokio::test]
+async fn streams_that_say_nothing_or_never_end_are_cut_off_and_charged_for_what_came() {
+    let world = World::with_odd("5", "", odd_route(), odd()).await;
+    for (case, status) in [("binary", 503), ("silent", 503), ("falls silent", 200), ("endless", 200)] {
+        let before = world.balance().await.consumed;
+        let mut body = odd_chat(case);
+        body["stream"] = true.into();
+
+        let response = world.post("/v1/chat/completions", body).await;
+
+        assert_eq!(response.status(), status, "{case}");
+        let text = response.text().await.expect("an end");
+        assert!(text.contains("upstream_"), "{case}: {}", &text[text.len().saturating_sub(200)..]);
+        let balance = world.balance().await;
+        assert!(balance.consumed > before && balance.held.is_zero(), "{case}: {balance:?}");
+    }
+}
+
+#[tokio::test]
+async fn requests_that_can_not_be_read_cost_nothing() {
+    let world = World::new("5", "").await;
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    for (case, body, status) in [
+        ("gzip", vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0], 400),
+        ("half", b"{\"model\": ".to_vec(), 400),
+        ("not UTF-8", b"{\"model\": \"\xff\"}".to_vec(), 400),
+        ("deep", deep.into_bytes(), 400),
+        ("large", vec![b' '; BODY_BYTES_MAX + 1], 413),
+    ] {
+        let call = world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
+        let response = call.body(body).send().await.expect("answers");
+
+        assert_eq!(response.status().as_u16(), status, "{case}");
+        let error: Value = response.json().await.expect("json");
+        assert!(error["error"]["message"].is_string(), "{case}: {error}");
+    }
+    assert_eq!(world.balance().await.available, Credits::from_whole(5));
+}
+
+#[tokio::test]
+async fn what_the_chain_refuses_goes_where_the_route_says_for_that_reason_only() {
+    let routes = json!([
+        {"name": "r", "chain": ["odd/gpt-4o-mini", "openai/gpt-4o-mini"], "degrade": "openai/gpt-4o-mini"},
+        {"name": "long", "chain": ["odd/gpt-4o-mini"], "on_context_length": "spare/gpt-4o"},
+        {"name": "policy", "chain": ["odd/gpt-4o-mini"], "on_content_policy": "r2"},
+        {"name": "r2", "chain": ["spare/gpt-4o"]},
+    ]);
+    let world = World::with_odd("5", "", routes, odd()).await;
+    for (route, case, status, provider) in [
+        ("r", "too long", 400, ""),
+        ("r", "unseemly", 400, ""),
+        ("long", "too long", 200, "spare"),
+        ("long", "unseemly", 400, ""),
+        ("policy", "unseemly", 200, "spare"),
+        ("policy", "too long", 400, ""),
+    ] {
+        let mut body = odd_chat(case);
+        body["model"] = route.into();
+
+        let response = world.post("/v1/chat/completions", body).await;
+
+        assert_eq!(response.status(), status, "{route} {case}");
+        assert_eq!(header(&response, "x-tollgate-provider"), provider, "{route} {case}");
+        if status == 200 {
+            assert_eq!(header(&response, "x-tollgate-fallback"), "odd: 400");
+        }
+    }
+}

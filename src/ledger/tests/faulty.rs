@@ -1,0 +1,110 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+
+use super::*;
+
+/// A log with faults of a test's choice.
+pub(super) struct Faulty {
+    pub log: Arc<SqliteStore>,
+    /// Somebody changed an amount at position 3.
+    pub tampered: bool,
+    /// The next commit's answer is lost.
+    pub lost_answer: AtomicBool,
+    /// Refuses events that bear an earlier time, as a database does whose own clock is right.
+    pub since: Timestamp,
+    /// Several writers share it.
+    pub shared: bool,
+    /// Folds the log whenever somebody has read it.
+    pub overtaking: Option<Arc<Projector>>,
+    /// Makes one of these holds whenever somebody has read it.
+    pub writes: Mutex<Vec<u128>>,
+    pub writer: Option<Ledger>,
+    /// Nothing can be read by position.
+    pub unreadable: AtomicBool,
+    /// Nothing can be read of this org.
+    pub damaged: Option<OrgId>,
+}
+
+impl Faulty {
+    pub fn new(log: &Arc<SqliteStore>) -> Faulty {
+        Faulty {
+            log: log.clone(),
+            tampered: false,
+            lost_answer: AtomicBool::new(false),
+            since: Timestamp(0),
+            shared: false,
+            overtaking: None,
+            writes: Mutex::default(),
+            writer: None,
+            unreadable: AtomicBool::new(false),
+            damaged: None,
+        }
+    }
+}
+
+#[async_trait]
+impl EventLog for Faulty {
+    async fn heads(&self) -> Result<Vec<Head>, StoreError> {
+        self.log.heads().await
+    }
+
+    async fn head(&self, shard: i32) -> Result<Head, StoreError> {
+        self.log.head(shard).await
+    }
+
+    async fn append(
+        &self,
+        shard: i32,
+        expected: &Head,
+        new: &Head,
+        events: &[EventRow],
+    ) -> Result<Appended, StoreError> {
+        if events.iter().any(|event| event.recorded_at < self.since.0) {
+            return Err(StoreError::ClockOff);
+        }
+        let appended = self.log.append(shard, expected, new, events).await?;
+        match self.lost_answer.swap(false, Ordering::SeqCst) {
+            true => Err(StoreError::UnknownOutcome("the connection was cut".into())),
+            false => Ok(appended),
+        }
+    }
+
+    async fn read(&self, shard: i32, from: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
+        if self.unreadable.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("the connection was cut".into()));
+        }
+        let mut rows = self.log.read(shard, from, limit).await?;
+        let next = self.writes.lock().expect("no test panicked").pop();
+        if let (Some(writer), Some(next)) = (&self.writer, next) {
+            writer
+                .submit(command(reserve(next, 1)))
+                .await
+                .map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        }
+        for row in rows.iter_mut().filter(|row| self.tampered && row.position == 3) {
+            row.payload = String::from_utf8_lossy(&row.payload).replace("\"4\"", "\"5\"").into_bytes();
+        }
+        if let Some(other) = &self.overtaking {
+            other.catch_up(shard).await?;
+        }
+        Ok(rows)
+    }
+
+    async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
+        let rows = self.log.read_at(shard, positions).await?;
+        match rows.iter().find(|row| self.damaged.is_some_and(|org| org.0 == row.org_id)) {
+            Some(row) => Err(StoreError::Corrupt(format!("position {}", row.position))),
+            None => Ok(rows),
+        }
+    }
+
+    async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {
+        self.log.lock(shard).await
+    }
+
+    fn is_shared(&self) -> bool {
+        self.shared
+    }
+}
