@@ -517,7 +517,9 @@ fn send(queue: &mpsc::Sender<Job>, job: Job) -> Result<(), LedgerError> {
     queue.try_send(job).map_err(|error| match error {
         mpsc::error::TrySendError::Full(_) => LedgerError::Busy,
         mpsc::error::TrySendError::Closed(_) => stopped(),
-    })
+    })?;
+    // A writer that died in this moment may have emptied its queue just before: nobody would ever answer.
+    if queue.is_closed() { Err(stopped()) } else { Ok(()) }
 }
 
 /// Reads a stored event.

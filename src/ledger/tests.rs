@@ -415,6 +415,26 @@ async fn i3_a_late_settle_counts_once_though_memory_is_short_and_projections_are
     node.finish().await;
 }
 
+#[test]
+fn nobody_waits_for_a_writer_that_died_as_it_was_asked() {
+    for _ in 0..20_000 {
+        let (queue, jobs) = mpsc::channel(4);
+        let (reply, mut answer) = oneshot::channel();
+        let start = std::sync::Barrier::new(2);
+        let sent = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                drop(jobs);
+            });
+            start.wait();
+            send(&queue, Job::Follow(Some(reply)))
+        });
+
+        let is_waiting = matches!(answer.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        assert!(sent.is_err() || !is_waiting, "it waits for ever");
+    }
+}
+
 #[tokio::test]
 async fn an_org_that_nobody_opened_is_refused_and_not_kept() {
     let node = Node::start().await;
