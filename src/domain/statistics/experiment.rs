@@ -118,7 +118,8 @@ fn arm_report(arm: &Arm, seen: &Seen, control: Option<&Seen>, alpha: f64) -> Arm
     let ends = |interval: Option<Interval>| (interval.map(|it| it.low), interval.map(|it| it.high));
     let figures = Metric::ALL.into_iter().filter_map(|metric| {
         let ratio = metric.of(seen)?;
-        let (low, high) = ends(ratio.interval(alpha));
+        // As wide as the differences take it: what holds for all of them then holds for the figures too.
+        let (low, high) = ends(ratio.interval(alpha / 2.0));
         Some(Figure { metric, value: ratio.value, low, high })
     });
     let comparisons = control.into_iter().flat_map(|control| {
@@ -278,6 +279,12 @@ mod tests {
         let cost = of(Metric::CostPerRequest, cheap);
         assert_eq!(cost.verdict, Verdict::Lower);
         assert!((cost.difference * 1e9 + 400.0).abs() < 0.01, "{cost:?}");
+        let figure = |arm: &ArmReport| {
+            let figure = arm.figures.iter().find(|it| it.metric == Metric::CostPerRequest).expect("shown");
+            figure.low.zip(figure.high).expect("enough data")
+        };
+        let ((_, control_high), (cheap_low, _)) = (figure(control), figure(cheap));
+        assert_eq!(cost.low, Some(cheap_low - control_high), "no statement beside those of the figures");
         let cost = of(Metric::CostPerSuccess, cheap);
         assert!((cost.difference * 1e9 + 500.0).abs() < 0.01, "(600 − 1,000) × 5 ÷ 4: {cost:?}");
         assert_eq!(of(Metric::SuccessRate, cheap).verdict, Verdict::NoDifferenceShown);
