@@ -44,7 +44,10 @@ async fn main() {
             println!("plain SQL functions, {name}: {pairs:.0} pairs/s at their best, with {clients} clients");
         }
     }
-    println!("{:<34} {:>10} {:>8} {:>10} {:>10}", "", "pairs/s", "ratio", "p50 µs", "p99 µs");
+    println!(
+        "{:<38} {:>10} {:>8} {:>10} {:>10} {:>11}",
+        "", "pairs/s", "ratio", "p50 µs", "p99 µs", "own CPU µs"
+    );
     let baseline = measure(&ledger, &orgs[..1], 1).await;
     report("one transaction a command", &baseline, &baseline);
     for (name, orgs) in [("one hot org", &orgs[..1]), ("100 orgs, one takes half", &orgs[..])] {
@@ -64,10 +67,11 @@ async fn main() {
 
 fn report(name: &str, measured: &Measured, baseline: &Measured) {
     println!(
-        "{name:<34} {:>10.0} {:>7.1}x {:>10} {:>10}",
+        "{name:<38} {:>10.0} {:>7.1}x {:>10} {:>10} {:>11.1}",
         measured.pairs_per_second,
         measured.pairs_per_second / baseline.pairs_per_second,
         measured.latency.value_at_quantile(0.5),
         measured.latency.value_at_quantile(0.99),
+        measured.cpu_micros,
     );
 }
