@@ -27,7 +27,7 @@ use tollgate::operations::authenticate::OperatorKey;
 use tollgate::store::{Database, Nodes};
 use tollgate::workers::Workers;
 
-use pairs::{funded, measure};
+use pairs::{cpu_micros, funded, measure};
 
 const CALLERS: usize = 256;
 const ORGS: usize = 100;
@@ -48,8 +48,8 @@ async fn main() {
     }
     let workers = Workers::start(&nodes[0].ledger);
     println!(
-        "{:<40} {:>10} {:>7} {:>10} {:>10} {:>16}",
-        "", "pairs/s", "ratio", "p50 µs", "p99 µs", "share of a node"
+        "{:<40} {:>10} {:>7} {:>10} {:>10} {:>11} {:>16}",
+        "", "pairs/s", "ratio", "p50 µs", "p99 µs", "own CPU µs", "share of a node"
     );
     let one = run("one node", &nodes, &orgs, None).await;
     workers.stop().await;
@@ -84,10 +84,11 @@ async fn run(name: &str, nodes: &[Node], orgs: &[OrgId], one: Option<f64>) -> f6
     }
     let shares: Vec<String> = each.iter().map(|of| format!("{:.0} %", of / pairs * 100.0)).collect();
     println!(
-        "{name:<40} {pairs:>10.0} {:>7.2} {:>10} {:>10} {:>16}",
+        "{name:<40} {pairs:>10.0} {:>7.2} {:>10} {:>10} {:>11.1} {:>16}",
         pairs / one.unwrap_or(pairs),
         latency.value_at_quantile(0.5),
         latency.value_at_quantile(0.99),
+        cpu_micros(&measured),
         shares.join(" "),
     );
     pairs

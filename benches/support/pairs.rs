@@ -15,11 +15,12 @@ const SECONDS: u64 = 4;
 pub const COST: Credits = Credits::from_nanos(1_234_567);
 
 pub struct Measured {
+    pub seconds: f64,
     pub pairs_per_second: f64,
     /// Of single commands, in microseconds.
     pub latency: Histogram<u64>,
-    /// What a pair takes of this process's CPUs, its caller included.
-    pub cpu_micros: f64,
+    /// What this process had of the CPUs meanwhile, callers included.
+    pub cpu_seconds: f64,
 }
 
 /// Every pair is of the first org or, as often, of any of them, so that the first takes half of what comes.
@@ -35,8 +36,14 @@ pub async fn measure(ledger: &Ledger, orgs: &[OrgId], callers: usize) -> Measure
         latency.add(task.await.unwrap()).unwrap();
     }
     let pairs = pairs.load(Ordering::Relaxed) as f64;
-    let cpu_micros = (cpu_seconds() - cpu) * 1e6 / pairs;
-    Measured { pairs_per_second: pairs / started.elapsed().as_secs_f64(), latency, cpu_micros }
+    let seconds = started.elapsed().as_secs_f64();
+    Measured { seconds, pairs_per_second: pairs / seconds, latency, cpu_seconds: cpu_seconds() - cpu }
+}
+
+/// What a pair takes of this process's CPUs, in microseconds: of one ledger's pairs, or of all that ran at once.
+pub fn cpu_micros(measured: &[Measured]) -> f64 {
+    let pairs: f64 = measured.iter().map(|measured| measured.pairs_per_second * measured.seconds).sum();
+    measured.iter().map(|measured| measured.cpu_seconds).fold(0.0, f64::max) * 1e6 / pairs
 }
 
 /// What this process has had of the CPUs so far; zero where the system has no `/proc`.

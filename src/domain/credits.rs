@@ -7,8 +7,9 @@ use std::str::FromStr;
 use rust_decimal::Decimal;
 use rust_decimal::RoundingStrategy;
 use rust_decimal::prelude::ToPrimitive;
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::domain::text;
 
 /// Nanocredits (10⁻⁹ credit) in one credit.
 pub const NANOS_PER_CREDIT: i64 = 1_000_000_000;
@@ -210,8 +211,7 @@ impl Serialize for Credits {
 
 impl<'de> Deserialize<'de> for Credits {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Credits, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
+        text::parsed(deserializer)
     }
 }
 

@@ -58,8 +58,8 @@ pub struct CommandRef {
 /// A command's identity as its first event carries it, with how many events the command made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct BoundCommand {
-    #[serde(flatten)]
-    pub command: CommandRef,
+    pub key: String,
+    pub fingerprint: String,
     pub events: u32,
 }
 

@@ -2,12 +2,15 @@
 //!
 //! A reservation's id carries its org's id, so that every route finds and authorises it without a look-up.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
+use uuid::fmt::Simple;
+
+use crate::domain::text;
 
 /// A text that is not an id of the kind asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,6 +18,25 @@ use uuid::Uuid;
 pub struct IdError {
     pub kind: &'static str,
     pub prefix: &'static str,
+}
+
+/// A map by ids, which nobody but Tollgate makes: a hash that is fast, and seeded all the same.
+pub type IdMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// A set of them.
+pub type IdSet<K> = HashSet<K, foldhash::fast::RandomState>;
+
+/// The longest prefix and two UUIDs.
+const TEXT_MAX: usize = 4 + 2 * Simple::LENGTH;
+
+/// By hand and without the heap: every event has several.
+fn write<'a>(text: &'a mut [u8; TEXT_MAX], prefix: &str, parts: &[Uuid]) -> &'a str {
+    let mut length = prefix.len();
+    text[..length].copy_from_slice(prefix.as_bytes());
+    for part in parts {
+        length += part.simple().encode_lower(&mut text[length..]).len();
+    }
+    std::str::from_utf8(&text[..length]).unwrap_or_default()
 }
 
 macro_rules! id {
@@ -25,7 +47,13 @@ macro_rules! id {
 
         impl fmt::Display for $name {
             fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(out, concat!($prefix, "_{}"), self.0.simple())
+                out.write_str(self.write(&mut [0; TEXT_MAX]))
+            }
+        }
+
+        impl $name {
+            fn write(self, text: &mut [u8; TEXT_MAX]) -> &str {
+                write(text, concat!($prefix, "_"), &[self.0])
             }
         }
 
@@ -49,14 +77,13 @@ macro_rules! text_id {
     ($name:ident, $prefix:literal) => {
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+                serializer.serialize_str(self.write(&mut [0; TEXT_MAX]))
             }
         }
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$name, D::Error> {
-                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-                text.parse().map_err(D::Error::custom)
+                text::parsed(deserializer)
             }
         }
 
@@ -125,7 +152,13 @@ macro_rules! org_scoped_id {
 
         impl fmt::Display for $name {
             fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(out, concat!($prefix, "_{}{}"), self.org.0.simple(), self.local.simple())
+                out.write_str(self.write(&mut [0; TEXT_MAX]))
+            }
+        }
+
+        impl $name {
+            fn write(self, text: &mut [u8; TEXT_MAX]) -> &str {
+                write(text, concat!($prefix, "_"), &[self.org.0, self.local])
             }
         }
 

@@ -80,8 +80,8 @@ pub async fn define_bundle(
     };
     let define = SystemCommand::DefineBundle { bundle };
     let outcome = api.ledger.submit_system(define, actor.key, Some(idempotency)).await?;
-    let defined = outcome.events.into_iter().find_map(|recorded| match recorded.payload.event {
-        Event::BundleDefined { bundle } => Some(bundle),
+    let defined = outcome.recorded().find_map(|recorded| match &recorded.payload.event {
+        Event::BundleDefined { bundle } => Some(bundle.clone()),
         _ => None,
     });
     let bundle = defined.ok_or(Refusal::BundleExists)?;
@@ -293,7 +293,7 @@ pub async fn refund(
     let command = OrgCommand::Refund { lot: body.lot, credits: body.credits, reference: body.reference };
     let submission = Submission { org, command, by: actor.key.into(), idempotency: Some(idempotency) };
     let outcome = api.ledger.submit(submission).await?;
-    let refunded = outcome.events.iter().find_map(refund_view).ok_or(Refusal::UnknownLot)?;
+    let refunded = outcome.recorded().find_map(refund_view).ok_or(Refusal::UnknownLot)?;
     Ok((StatusCode::CREATED, Json(refunded)))
 }
 

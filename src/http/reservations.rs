@@ -299,7 +299,7 @@ pub async fn reserve(
         }
         (error, _) => error.into(),
     })?;
-    Ok(outcome.events.iter().find_map(hold_view).ok_or(Refusal::UnknownReservation)?)
+    Ok(outcome.recorded().find_map(hold_view).ok_or(Refusal::UnknownReservation)?)
 }
 
 /// A key of a project spends for that project alone.
@@ -402,7 +402,7 @@ pub async fn extend_by(
     let submission =
         Submission { org: id.org, command, by: actor.key.into(), idempotency: Some(idempotency) };
     let outcome = api.ledger.submit(submission).await?;
-    if let Some(view) = outcome.events.iter().find_map(extended_view) {
+    if let Some(view) = outcome.recorded().find_map(extended_view) {
         return Ok(view);
     }
     let seen = show_reservation(&api.ledger, id).await?;
@@ -420,7 +420,7 @@ pub async fn end(
     let submission =
         Submission { org: id.org, command, by: actor.key.into(), idempotency: Some(idempotency) };
     let outcome = api.ledger.submit(submission).await?;
-    if let Some(view) = outcome.events.iter().find_map(end_view) {
+    if let Some(view) = outcome.recorded().find_map(end_view) {
         return Ok(view);
     }
     // It had been released before: nothing changed.

@@ -4,13 +4,13 @@
 //! log that others write too it may lie behind by one look at the heads: whoever relies on it has the ledger check the
 //! key again ([`crate::ledger::By::Key`]).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::domain::account::limits::Limits;
 use crate::domain::account::{Account, Key};
 use crate::domain::event::Event;
-use crate::domain::ids::{KeyId, OrgId};
+use crate::domain::ids::{IdMap, KeyId, OrgId};
 
 /// An org's keys and limits.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub struct Access {
 
 /// Those of a shard's orgs that were asked for.
 #[derive(Debug, Default)]
-pub(super) struct Accesses(RwLock<HashMap<OrgId, Arc<Access>>>);
+pub(super) struct Accesses(RwLock<IdMap<OrgId, Arc<Access>>>);
 
 impl Access {
     fn of(account: &Account) -> Access {
@@ -57,7 +57,7 @@ impl Accesses {
         self.write().clear();
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<OrgId, Arc<Access>>> {
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, IdMap<OrgId, Arc<Access>>> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

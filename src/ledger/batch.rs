@@ -1,15 +1,16 @@
 //! What one round of a shard's writer decides: the events to append, in order, and whom it answers what.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::domain::event::{Balance, CommandRef, Event, Recorded};
-use crate::domain::ids::OrgId;
+use crate::domain::event::{Balance, Event, Recorded};
+use crate::domain::ids::{IdSet, OrgId};
 use crate::domain::time::Timestamp;
-use crate::domain::views::index::{KeyHash, key_hash};
+use crate::domain::views::index::KeyHash;
 use crate::ledger::LedgerError;
-use crate::ledger::job::{Command, Job, ReadView};
+use crate::ledger::job::{Command, Job, Keyed, ReadView};
 use crate::ledger::scribe::Scribe;
 use crate::ledger::state::{Bound, Chain, End, Known, Recent, ended_by};
 use crate::ledger::tail::Placed;
@@ -22,36 +23,36 @@ pub(super) struct Batch {
     pub rows: Vec<EventRow>,
     /// The same for the projections.
     pub placed: Vec<Placed>,
-    pub decided: Vec<(Command, Answer)>,
+    pub decided: Vec<(Box<Command>, Answer)>,
     pub reads: Vec<(OrgId, ReadView)>,
     pub followers: Vec<Option<oneshot::Sender<()>>>,
     pub swept: bool,
     /// What was evolved or bound for it, to be undone where nothing is written.
-    pub touched: HashSet<OrgId>,
+    pub touched: IdSet<OrgId>,
     pub keys: Vec<(i64, KeyHash)>,
     pub ended: Vec<(i64, End)>,
     pub system_chain: Option<Chain>,
 }
 
 pub(super) enum Answer {
-    Made(Vec<Recorded>),
+    Made(Vec<Arc<Recorded>>),
     Replay(Bound),
     No(LedgerError),
 }
 
 impl Batch {
-    /// An empty one, to be decided after `head`.
-    pub fn after(head: Head, now: Timestamp) -> Batch {
+    /// An empty one with room for so many commands, to be decided after `head`.
+    pub fn after(head: Head, now: Timestamp, commands: usize) -> Batch {
         Batch {
             now,
             head,
-            rows: vec![],
-            placed: vec![],
-            decided: vec![],
+            rows: Vec::with_capacity(commands),
+            placed: Vec::with_capacity(commands),
+            decided: Vec::with_capacity(commands),
             reads: vec![],
             followers: vec![],
             swept: false,
-            touched: HashSet::new(),
+            touched: IdSet::default(),
             keys: vec![],
             ended: vec![],
             system_chain: None,
@@ -62,11 +63,17 @@ impl Batch {
         &mut self,
         scribe: &Scribe<'_>,
         steps: impl ExactSizeIterator<Item = (Event, Option<Balance>)>,
-        command: Option<&CommandRef>,
+        command: Option<&Keyed>,
         chain: &mut Chain,
-    ) -> Result<Vec<Recorded>, LedgerError> {
+    ) -> Result<Vec<Arc<Recorded>>, LedgerError> {
         let first = self.rows.len();
-        let events = scribe.write(steps, command, chain, &mut self.head, &mut self.rows)?;
+        let events = scribe.write(
+            steps,
+            command.map(|keyed| &keyed.command),
+            chain,
+            &mut self.head,
+            &mut self.rows,
+        )?;
         for (row, recorded) in self.rows.iter().skip(first).zip(&events) {
             self.ended.extend(ended_by(&recorded.payload.event).map(|end| (row.position, end)));
             self.placed.push(Placed { position: row.position, hash: row.hash, recorded: recorded.clone() });
@@ -81,14 +88,13 @@ impl Batch {
     }
 
     /// Binds the command's key to what it made; a command that made nothing binds none.
-    pub fn bind(&mut self, command: &Command, events: &[Recorded], recent: &mut Recent) {
-        let Some(key) = command.idempotency.as_ref().filter(|_| !events.is_empty()) else { return };
+    pub fn bind(&mut self, command: &Command, events: &[Arc<Recorded>], recent: &mut Recent) {
+        let Some(keyed) = command.idempotency.as_ref().filter(|_| !events.is_empty()) else { return };
         let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
         let position = self.head.next_position - i64::from(count);
-        let hash = key_hash(command.org, &key.key);
-        let fingerprint = key.fingerprint.clone();
-        recent.bind(hash, Bound { fingerprint, position, count, at: self.now });
-        self.keys.push((position, hash));
+        let fingerprint = keyed.command.fingerprint.clone();
+        recent.bind(keyed.hash, Bound { fingerprint, position, count, at: self.now });
+        self.keys.push((position, keyed.hash));
     }
 
     pub fn events(&self) -> f64 {
@@ -104,16 +110,11 @@ impl Batch {
         for (kind, count) in kinds {
             metrics::counter!("tollgate_events_total", "kind" => kind.to_owned()).increment(count);
         }
+        let overage = self.placed.iter().map(|placed| excess(&placed.recorded.payload.event)).sum();
+        metrics::counter!("tollgate_overage_nanocredits_total").increment(overage);
         for (_, answer) in &self.decided {
-            match answer {
-                Answer::No(LedgerError::Refused(refusal)) => {
-                    metrics::counter!("tollgate_refusals_total", "reason" => refusal.name()).increment(1);
-                }
-                Answer::Made(events) => {
-                    let excess = events.iter().map(|recorded| excess(&recorded.payload.event)).sum();
-                    metrics::counter!("tollgate_overage_nanocredits_total").increment(excess);
-                }
-                Answer::No(_) | Answer::Replay(_) => {}
+            if let Answer::No(LedgerError::Refused(refusal)) = answer {
+                metrics::counter!("tollgate_refusals_total", "reason" => refusal.name()).increment(1);
             }
         }
     }

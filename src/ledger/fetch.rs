@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use crate::domain::account::{Account, Ended};
-use crate::domain::event::CommandRef;
+use crate::domain::chain::Hash;
 use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
-use crate::domain::views::index::{key_entry, key_hash, reservation_entry, reservation_of};
+use crate::domain::views::index::{key_entry, reservation_entry, reservation_of};
 use crate::ledger::decode;
+use crate::ledger::job::Keyed;
 use crate::ledger::projector::Projector;
 use crate::ledger::state::{Bound, Chain, Known};
 use crate::ledger::tail::Placed;
@@ -130,7 +131,7 @@ impl Fetcher {
     pub async fn look_up(
         &self,
         org: OrgId,
-        key: Option<&CommandRef>,
+        key: Option<&Keyed>,
         reservation: Option<ReservationId>,
         as_of: i64,
     ) -> Result<Found, StoreError> {
@@ -139,7 +140,7 @@ impl Fetcher {
         }
         let checked_to = self.projector.indexed(self.shard);
         let bound = match key {
-            Some(key) => self.bound(org, key).await?,
+            Some(keyed) => self.bound(org, keyed).await?,
             None => None,
         };
         let ended = match reservation {
@@ -189,15 +190,18 @@ impl Fetcher {
     async fn snapshot(&self, org: OrgId, version_max: i64) -> Result<Option<(Chain, Vec<u8>)>, StoreError> {
         let saved = self.projector.store().snapshot(self.shard, org, version_max).await?;
         let Some(saved) = saved.filter(|saved| saved.format == SNAPSHOT_FORMAT) else { return Ok(None) };
-        if saved.position > self.projector.indexed(self.shard) {
-            // The checkpoints are known to be of this log; what lies beyond may be of one that was longer.
-            let rows = self.log.read(self.shard, saved.position, 1).await?;
-            if rows.first().is_none_or(|row| row.hash != saved.last_hash) {
-                return Ok(None);
-            }
+        // It may be of events that this log has lost, as after a restore, or of another log.
+        if !self.holds(saved.position, &saved.last_hash).await? {
+            return Ok(None);
         }
         let chain = Chain { version: saved.version, last_hash: saved.last_hash, position: saved.position };
         Ok(Some((chain, saved.state)))
+    }
+
+    /// Whether the log has that event at a position: then everything before it is the same too.
+    pub async fn holds(&self, position: i64, hash: &Hash) -> Result<bool, StoreError> {
+        let rows = self.log.read(self.shard, position, 1).await?;
+        Ok(rows.first().is_some_and(|row| row.position == position && row.hash == *hash))
     }
 
     /// Folds what the index by org holds of an account's further events before `end`.
@@ -226,18 +230,17 @@ impl Fetcher {
         self.log.read_at(self.shard, &positions).await
     }
 
-    async fn bound(&self, org: OrgId, key: &CommandRef) -> Result<Option<Bound>, StoreError> {
-        let hash = key_hash(org, &key.key);
-        let positions = self.projector.store().commands(self.shard, key_entry(&hash)).await?;
+    async fn bound(&self, org: OrgId, keyed: &Keyed) -> Result<Option<Bound>, StoreError> {
+        let positions = self.projector.store().commands(self.shard, key_entry(&keyed.hash)).await?;
         if positions.is_empty() {
             return Ok(None);
         }
         // The index holds a part of the hash; the events say which is this key's. Bound twice, the last one counts.
         for row in self.log.read_at(self.shard, &positions).await?.iter().rev() {
             let recorded = decode(row)?;
-            let bound = recorded.payload.command.filter(|bound| bound.command.key == key.key);
+            let bound = recorded.payload.command.filter(|bound| bound.key == keyed.command.key);
             if let Some(bound) = bound.filter(|_| recorded.org == org) {
-                let (fingerprint, count) = (bound.command.fingerprint, bound.events);
+                let (fingerprint, count) = (bound.fingerprint, bound.events);
                 return Ok(Some(Bound { fingerprint, position: row.position, count, at: recorded.at }));
             }
         }

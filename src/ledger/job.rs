@@ -7,15 +7,16 @@ use crate::domain::account::command::OrgCommand;
 use crate::domain::event::CommandRef;
 use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::system::SystemCommand;
+use crate::domain::views::index::{KeyHash, key_hash};
 use crate::ledger::fetch::Found;
 use crate::ledger::{By, LedgerError, Outcome};
 
 pub(super) type ReadView = Box<dyn FnOnce(Option<&Account>) + Send>;
 pub(super) type Reply = oneshot::Sender<Result<Outcome, LedgerError>>;
 
-#[allow(clippy::large_enum_variant, reason = "nearly all jobs are commands; a box each would cost more")]
 pub(super) enum Job {
-    Command(Command),
+    /// Boxed, since a job moves through several queues.
+    Command(Box<Command>),
     Read {
         org: OrgId,
         read: ReadView,
@@ -30,7 +31,7 @@ pub(super) struct Command {
     pub org: OrgId,
     pub ask: Ask,
     pub by: By,
-    pub idempotency: Option<CommandRef>,
+    pub idempotency: Option<Keyed>,
     /// The epoch under which another node forwarded it: under a later one it is dropped unanswered.
     pub under: Option<i64>,
     pub reply: Reply,
@@ -38,10 +39,23 @@ pub(super) struct Command {
     pub found: Option<Found>,
 }
 
+/// What a command is called by its caller (I4).
+pub(super) struct Keyed {
+    pub command: CommandRef,
+    /// Of its key within its org.
+    pub hash: KeyHash,
+}
+
 #[allow(clippy::large_enum_variant, reason = "nearly all are an org's; a box each would cost more")]
 pub(super) enum Ask {
     Org(OrgCommand),
     System(SystemCommand),
+}
+
+impl Keyed {
+    pub fn of(org: OrgId, command: CommandRef) -> Keyed {
+        Keyed { hash: key_hash(org, &command.key), command }
+    }
 }
 
 impl Command {
@@ -70,6 +84,9 @@ impl Job {
 
     pub fn refuse(self, why: &LedgerError) {
         match self {
+            // Nothing was written: whoever forwarded it decides by itself, since it may be this node alone that can't.
+            Job::Command(command)
+                if command.under.is_some() && matches!(why, LedgerError::Unavailable(_)) => {}
             Job::Command(command) => send(command.reply, Err(why.clone())),
             // Its reader sees that nobody answers.
             Job::Read { .. } | Job::Sweep | Job::Follow(_) => {}

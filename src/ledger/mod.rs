@@ -42,7 +42,7 @@ use crate::ledger::access::Accesses;
 use crate::ledger::cluster::wire::{Answer, Forwarded};
 use crate::ledger::cluster::{Cluster, Peer, Reply};
 use crate::ledger::fetch::Fetcher;
-use crate::ledger::job::{Ask, Command, Job};
+use crate::ledger::job::{Ask, Command, Job, Keyed};
 use crate::ledger::projector::Projector;
 use crate::ledger::snapshots::Keeper;
 use crate::ledger::writer::{Progress, Writer};
@@ -139,7 +139,7 @@ impl From<Option<KeyId>> for By {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outcome {
     /// Empty where the command was done already.
-    pub events: Vec<Recorded>,
+    pub events: Vec<Arc<Recorded>>,
     pub replayed: bool,
 }
 
@@ -154,6 +154,12 @@ pub enum LedgerError {
     /// It may have been written, or not. The same idempotency key tells.
     #[error("whether it was written is not known ({0}); retry with the same key")]
     Unknown(String),
+}
+
+impl Outcome {
+    pub fn recorded(&self) -> impl Iterator<Item = &Recorded> {
+        self.events.iter().map(Arc::as_ref)
+    }
 }
 
 impl From<StoreError> for LedgerError {
@@ -307,14 +313,16 @@ impl Ledger {
             let Forwarded { org, ask, by, command, epoch } = forwarded;
             let (reply, answer) = oneshot::channel();
             let ask = Ask::Org(ask);
-            let (idempotency, under) = (Some(command), Some(epoch));
+            let (idempotency, under) = (Some(Keyed::of(org, command)), Some(epoch));
             let command = Command { org, ask, by, idempotency, under, reply, found: None };
-            let queued = self.enqueue(org, Job::Command(command));
+            let queued = self.enqueue(org, Job::Command(Box::new(command)));
             async move {
                 match queued {
                     // What was not answered was dropped.
                     Ok(()) => answer.await.map_or(Answer::Dropped, Answer::from),
-                    Err(error) => Err(error).into(),
+                    Err(LedgerError::Busy) => Answer::Busy,
+                    // It was not queued: its sender decides.
+                    Err(_) => Answer::Dropped,
                 }
             }
         });
@@ -501,8 +509,9 @@ impl Ledger {
         idempotency: Option<CommandRef>,
     ) -> Result<Outcome, LedgerError> {
         let (reply, answer) = oneshot::channel();
+        let idempotency = idempotency.map(|command| Keyed::of(org, command));
         let command = Command { org, ask, by, idempotency, under: None, reply, found: None };
-        self.enqueue(org, Job::Command(command))?;
+        self.enqueue(org, Job::Command(Box::new(command)))?;
         answer.await.map_err(|_| stopped())?
     }
 

@@ -321,8 +321,13 @@ impl Projector {
     /// Consecutive events from the range's start on, as far as it pleases: those just written here, else the log's.
     async fn page(&self, shard: i32, wanted: &Range<i64>) -> Result<Vec<Arc<[Placed]>>, StoreError> {
         let kept = self.shard(shard).map(|state| state.tail.from(wanted.start)).unwrap_or_default();
-        if !kept.is_empty() {
-            return Ok(kept);
+        if let Some(last) = kept.last().and_then(|batch| batch.last()) {
+            let found = self.log.read(shard, last.position, 1).await?;
+            if found.first().is_some_and(|row| row.hash == last.hash) {
+                return Ok(kept);
+            }
+            // The log has lost what was written, as after a restore.
+            self.shard(shard).into_iter().for_each(|state| state.tail.clear());
         }
         let rows = self.log.read(shard, wanted.start, wanted.end - wanted.start).await?;
         Ok(vec![rows.iter().map(Placed::read).collect::<Result<_, _>>()?])

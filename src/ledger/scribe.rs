@@ -1,5 +1,7 @@
 //! Turns decided events into rows of the log, each chained to the one before it in its org and in its shard.
 
+use std::sync::Arc;
+
 use crate::clock::Clock;
 use crate::domain::chain;
 use crate::domain::event::{Balance, BoundCommand, CommandRef, Event, Payload, Recorded};
@@ -29,21 +31,25 @@ impl Scribe<'_> {
         chain: &mut Chain,
         head: &mut Head,
         rows: &mut Vec<EventRow>,
-    ) -> Result<Vec<Recorded>, LedgerError> {
+    ) -> Result<Vec<Arc<Recorded>>, LedgerError> {
         let events = u32::try_from(steps.len()).unwrap_or(u32::MAX);
-        let mut binding = command.cloned();
+        let mut binding = command;
         let mut recorded = Vec::with_capacity(steps.len());
         for (event, balance) in steps {
-            let command = binding.take().map(|command| BoundCommand { command, events });
+            let command = binding.take().map(|command| BoundCommand {
+                key: command.key.clone(),
+                fingerprint: command.fingerprint.clone(),
+                events,
+            });
             let payload = Payload { by: self.by, command, balance, event };
             let row = self.row(&payload, chain, head)?;
-            recorded.push(Recorded {
+            recorded.push(Arc::new(Recorded {
                 org: self.org,
                 version: row.org_version,
                 id: EventId(row.event_id),
                 at: self.now,
                 payload,
-            });
+            }));
             rows.push(row);
         }
         Ok(recorded)

@@ -7,19 +7,19 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::domain::account::Account;
+use crate::domain::chain::Hash;
 use crate::domain::ids::OrgId;
 use crate::domain::system::System;
-use crate::ledger::fetch::SNAPSHOT_FORMAT;
+use crate::ledger::fetch::{Fetcher, SNAPSHOT_FORMAT};
 use crate::ledger::key_filter::KeyFilter;
-use crate::ledger::projector::Projector;
 use crate::ledger::state::{Chain, Known};
 use crate::store::StoreError;
 use crate::store::projections::{Projections, Snapshot};
 
 /// An account that rests or leaves memory is saved after this many events: it will be read again, and must be there at once.
 const EVENTS_AT_REST: i64 = 16;
-/// Lots of an account that are about as much work to save as one event is to fold.
-const LOTS_PER_EVENT: usize = 16;
+/// Lots and holds of an account that are about as much work to save as one event is to fold.
+const PARTS_PER_EVENT: usize = 16;
 /// Events of the shard after which the filter of keys is saved again: a start adds the keys since, a quarter of a second's
 /// work.
 const EVENTS_PER_FILTER: i64 = 1_000_000;
@@ -27,16 +27,28 @@ const EVENTS_PER_FILTER: i64 = 1_000_000;
 /// folded from far more, a share of those, since all of it is written.
 const EVENTS_PER_SYSTEM: i64 = 5_000;
 const SYSTEM_SHARE: i64 = 16;
-/// Accounts that may wait to be saved; one with many lots counts as several.
-const WAITING_MAX: usize = 1_024;
+/// Accounts that may wait to be saved; one with many lots or holds counts as several.
+const WAITING_MAX: u32 = 1_024;
 /// Accounts saved in one transaction.
 const TOGETHER: usize = 64;
 
 #[allow(clippy::large_enum_variant, reason = "few, and short-lived")]
 enum Save {
-    Account { account: Account, chain: Chain, _room: OwnedSemaphorePermit },
-    Filter { filter: KeyFilter, position: i64 },
-    System { system: System, chain: Chain },
+    Account {
+        account: Account,
+        chain: Chain,
+        _room: OwnedSemaphorePermit,
+    },
+    /// As of an event, by its position and hash.
+    Filter {
+        filter: KeyFilter,
+        position: i64,
+        hash: Hash,
+    },
+    System {
+        system: System,
+        chain: Chain,
+    },
 }
 
 /// The writer's end: takes what may be saved.
@@ -53,7 +65,7 @@ impl Keeper {
     pub fn start(shard: i32, store: Arc<dyn Projections>, events_per_snapshot: i64) -> Keeper {
         let (saves, waiting) = mpsc::unbounded_channel();
         tokio::spawn(save_all(shard, store, waiting));
-        let room = Arc::new(Semaphore::new(WAITING_MAX));
+        let room = Arc::new(Semaphore::new(WAITING_MAX as usize));
         Keeper { saves, room, events_per_snapshot, filter_saved_at: 0, system_saved_version: 0 }
     }
 
@@ -76,13 +88,15 @@ impl Keeper {
     pub fn offer_evicted(&self, mut known: Known) {
         if is_worth_it(&known) {
             known.account.ended.clear();
-            self.send(known.account, known.chain);
+            if let Some(room) = self.room(&known.account) {
+                self.send(known.account, known.chain, room);
+            }
         }
     }
 
-    pub fn offer_filter(&mut self, filter: &KeyFilter, position: i64) {
+    pub fn offer_filter(&mut self, filter: &KeyFilter, position: i64, hash: Hash) {
         if position - self.filter_saved_at >= EVENTS_PER_FILTER
-            && self.saves.send(Save::Filter { filter: filter.clone(), position }).is_ok()
+            && self.saves.send(Save::Filter { filter: filter.clone(), position, hash }).is_ok()
         {
             self.filter_saved_at = position;
         }
@@ -97,16 +111,18 @@ impl Keeper {
     }
 
     /// The filter of every key bound up to a position, which the projections must hold.
-    pub async fn load_filter(
-        &mut self,
-        projector: &Projector,
-        shard: i32,
-        end: i64,
-    ) -> Result<KeyFilter, StoreError> {
-        let store = projector.store();
+    pub async fn load_filter(&mut self, fetcher: &Fetcher, end: i64) -> Result<KeyFilter, StoreError> {
+        let (store, shard) = (fetcher.projector.store(), fetcher.shard);
         let saved = store.key_filter(shard).await?.filter(|(position, _)| *position <= end);
-        let saved = saved.and_then(|(position, bytes)| Some((position, KeyFilter::from_bytes(&bytes)?)));
-        let (position, mut filter) = saved.unwrap_or_default();
+        let read = saved.and_then(|(position, bytes)| {
+            let (hash, bytes) = bytes.split_first_chunk()?;
+            Some((position, *hash, KeyFilter::from_bytes(bytes)?))
+        });
+        let (position, mut filter) = match read {
+            // One of another log, or of events that this one has lost, may lack keys that stand in this one.
+            Some((position, hash, filter)) if fetcher.holds(position, &hash).await? => (position, filter),
+            Some(_) | None => Default::default(),
+        };
         self.filter_saved_at = position;
         let since = store.keys_bound_since(shard, position + 1).await?;
         since.into_iter().for_each(|key| filter.insert(key));
@@ -114,25 +130,35 @@ impl Keeper {
     }
 
     fn save(&self, known: &mut Known) {
+        let Some(room) = self.room(&known.account) else { return };
         // What has ended is looked up; the rest is what a fold needs.
         let ended = std::mem::take(&mut known.account.ended);
         let account = known.account.clone();
         known.account.ended = ended;
-        if self.send(account, known.chain) {
+        if self.send(account, known.chain, room) {
             known.saved_version = known.chain.version;
         }
     }
 
-    fn send(&self, account: Account, chain: Chain) -> bool {
-        let size = u32::try_from(size(&account)).unwrap_or(u32::MAX);
-        let Ok(_room) = self.room.clone().try_acquire_many_owned(size) else { return false };
+    /// Room for an account to wait in; the largest takes all of it.
+    fn room(&self, account: &Account) -> Option<OwnedSemaphorePermit> {
+        room(&self.room, size(account))
+    }
+
+    fn send(&self, account: Account, chain: Chain, _room: OwnedSemaphorePermit) -> bool {
         self.saves.send(Save::Account { account, chain, _room }).is_ok()
     }
 }
 
+fn room(of: &Arc<Semaphore>, size: i64) -> Option<OwnedSemaphorePermit> {
+    let size = u32::try_from(size).unwrap_or(u32::MAX).min(WAITING_MAX);
+    of.clone().try_acquire_many_owned(size).ok()
+}
+
 /// How much work it is to save an account, in events that are folded meanwhile.
 fn size(account: &Account) -> i64 {
-    i64::try_from(1 + account.lots.len() / LOTS_PER_EVENT).unwrap_or(i64::MAX)
+    let parts = account.lots.len() + account.holds.len();
+    i64::try_from(1 + parts / PARTS_PER_EVENT).unwrap_or(i64::MAX)
 }
 
 fn is_worth_it(known: &Known) -> bool {
@@ -142,26 +168,46 @@ fn is_worth_it(known: &Known) -> bool {
 async fn save_all(shard: i32, store: Arc<dyn Projections>, mut waiting: mpsc::UnboundedReceiver<Save>) {
     let mut saves = Vec::with_capacity(TOGETHER);
     while waiting.recv_many(&mut saves, TOGETHER).await > 0 {
-        let (mut snapshots, mut rooms) = (vec![], vec![]);
-        for save in saves.drain(..) {
+        let some = std::mem::take(&mut saves);
+        // A large account or filter takes as long as many commits: the threads that answer callers don't do it.
+        let Ok(written) = tokio::task::spawn_blocking(move || Written::of(some)).await else { continue };
+        for (position, state) in &written.filters {
+            warn(shard, store.put_key_filter(shard, *position, state).await);
+        }
+        if !written.snapshots.is_empty() {
+            warn(shard, store.put_snapshots(shard, &written.snapshots).await);
+        }
+    }
+}
+
+/// What is saved, as it is stored.
+#[derive(Default)]
+struct Written {
+    snapshots: Vec<Snapshot>,
+    filters: Vec<(i64, Vec<u8>)>,
+    _rooms: Vec<OwnedSemaphorePermit>,
+}
+
+impl Written {
+    fn of(saves: Vec<Save>) -> Written {
+        let mut written = Written::default();
+        for save in saves {
             match save {
-                Save::Filter { filter, position } => {
-                    warn(shard, store.put_key_filter(shard, position, &filter.to_bytes()).await);
+                Save::Filter { filter, position, hash } => {
+                    written.filters.push((position, [&hash[..], &filter.to_bytes()].concat()));
                 }
                 Save::Account { account, chain, _room } => {
-                    rooms.push(_room);
-                    snapshots.extend(
-                        serde_json::to_vec(&account).map(|state| snapshot(account.org, chain, state)),
-                    );
+                    written._rooms.push(_room);
+                    let state = serde_json::to_vec(&account);
+                    written.snapshots.extend(state.map(|state| snapshot(account.org, chain, state)));
                 }
                 Save::System { system, chain } => {
-                    snapshots.extend(system.to_json().map(|state| snapshot(OrgId::SYSTEM, chain, state)));
+                    let state = system.to_json();
+                    written.snapshots.extend(state.map(|state| snapshot(OrgId::SYSTEM, chain, state)));
                 }
             }
         }
-        if !snapshots.is_empty() {
-            warn(shard, store.put_snapshots(shard, &snapshots).await);
-        }
+        written
     }
 }
 
@@ -173,5 +219,20 @@ fn snapshot(org: OrgId, chain: Chain, state: Vec<u8>) -> Snapshot {
 fn warn(shard: i32, saved: Result<(), StoreError>) {
     if let Err(error) = saved {
         tracing::warn!(%error, shard, "a snapshot was not saved; the next start folds more events");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_account_waits_alone_and_is_saved() {
+        let all = Arc::new(Semaphore::new(WAITING_MAX as usize));
+
+        let largest = room(&all, i64::MAX).expect("nobody waits");
+        assert!(room(&all, 1).is_none(), "the largest takes all of it");
+        drop(largest);
+        assert!(room(&all, 1).is_some());
     }
 }

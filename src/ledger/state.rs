@@ -1,11 +1,11 @@
 //! What a shard's writer keeps in memory: accounts in use, and what the look-ups do not hold yet.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::domain::account::{Account, Ended};
 use crate::domain::chain::Hash;
 use crate::domain::event::{Event, Recorded};
-use crate::domain::ids::{OrgId, ReservationId};
+use crate::domain::ids::{IdMap, OrgId, ReservationId};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::{KeyHash, key_entry, key_hash};
@@ -22,10 +22,10 @@ const EVICTED_SHARE: usize = 32;
 
 #[derive(Default)]
 pub(super) struct ShardState {
-    pub accounts: HashMap<OrgId, Slot>,
+    pub accounts: IdMap<OrgId, Slot>,
     /// Where the last event may stand of an org that is not in memory, and of which the index by org may lack some. Of any
     /// other that is not in memory it holds all.
-    pub unindexed: HashMap<OrgId, i64>,
+    pub unindexed: IdMap<OrgId, i64>,
     /// Up to here the index was known to hold everything when `unindexed` was last looked through.
     pub indexed: i64,
     /// So many accounts make a search for some that may leave.
@@ -85,10 +85,10 @@ pub(super) struct Bound {
 /// Keys bound and reservations ended since some position: those before it are found in the projections.
 pub(super) struct Recent {
     pub starts_at: i64,
-    keys: HashMap<KeyHash, Bound>,
+    keys: IdMap<KeyHash, Bound>,
     order: VecDeque<(i64, Entry)>,
     /// Where reservations were settled that had ended before.
-    settled_late: HashMap<ReservationId, i64>,
+    settled_late: IdMap<ReservationId, i64>,
 }
 
 /// How a reservation ended.
@@ -106,7 +106,12 @@ enum Entry {
 
 impl Default for Recent {
     fn default() -> Recent {
-        Recent { starts_at: 1, keys: HashMap::new(), order: VecDeque::new(), settled_late: HashMap::new() }
+        Recent {
+            starts_at: 1,
+            keys: IdMap::default(),
+            order: VecDeque::new(),
+            settled_late: IdMap::default(),
+        }
     }
 }
 
@@ -154,7 +159,7 @@ impl Known {
 
 impl Chain {
     pub fn follow(&mut self, placed: &Placed) -> Result<(), StoreError> {
-        let Recorded { org, version, .. } = placed.recorded;
+        let Recorded { org, version, .. } = *placed.recorded;
         if version != self.version + 1 {
             return Err(StoreError::Corrupt(format!(
                 "the events of {org} jump from version {} to {version}; run `tollgate verify`",
@@ -202,8 +207,8 @@ impl ShardState {
         let Placed { position, recorded, .. } = placed;
         self.last_recorded_at = self.last_recorded_at.max(recorded.at);
         if let Some(command) = &recorded.payload.command {
-            let key = key_hash(recorded.org, &command.command.key);
-            let fingerprint = command.command.fingerprint.clone();
+            let key = key_hash(recorded.org, &command.key);
+            let fingerprint = command.fingerprint.clone();
             let bound = Bound { fingerprint, position: *position, count: command.events, at: recorded.at };
             self.recent.bind(key, bound);
             self.recent.keep_key(*position, key);
@@ -331,6 +336,8 @@ pub(super) fn ended_by(event: &Event) -> Option<End> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::domain::event::Payload;
     use crate::domain::ids::EventId;
@@ -343,7 +350,7 @@ mod tests {
         let payload = Payload { by: None, command: None, balance: None, event: Event::OrgResumed {} };
         let (id, at) = (EventId(uuid::Uuid::nil()), Timestamp(0));
         let recorded = Recorded { org: org(number), version: 1, id, at, payload };
-        Placed { position, hash: [0; 32], recorded }
+        Placed { position, hash: [0; 32], recorded: Arc::new(recorded) }
     }
 
     /// Accounts 1 to `accounts`, each with one event at the position of its number, last used in that order.
@@ -396,11 +403,13 @@ mod tests {
         state.system_chain = Chain { version: 1, ..Chain::default() };
 
         for org in [org(1), OrgId::SYSTEM] {
-            let mut again = event(1, 1);
-            again.recorded.org = org;
-            state.absorb(&again).expect("was folded before");
-            again.recorded.version = 3;
-            state.absorb(&again).expect_err("version 2 is missing");
+            let again = |version| {
+                let first = event(1, 1);
+                let recorded = Recorded { org, version, ..Recorded::clone(&first.recorded) };
+                Placed { recorded: Arc::new(recorded), ..first }
+            };
+            state.absorb(&again(1)).expect("was folded before");
+            state.absorb(&again(3)).expect_err("version 2 is missing");
         }
     }
 

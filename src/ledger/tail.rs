@@ -21,7 +21,7 @@ const EVENTS_MAX: usize = 32_768;
 pub(super) struct Placed {
     pub position: i64,
     pub hash: Hash,
-    pub recorded: Recorded,
+    pub recorded: Arc<Recorded>,
 }
 
 /// Consecutive events of one shard.
@@ -43,7 +43,7 @@ struct Batch {
 
 impl Placed {
     pub fn read(row: &EventRow) -> Result<Placed, StoreError> {
-        Ok(Placed { position: row.position, hash: row.hash, recorded: decode(row)? })
+        Ok(Placed { position: row.position, hash: row.hash, recorded: Arc::new(decode(row)?) })
     }
 }
 
@@ -151,7 +151,7 @@ mod tests {
         let payload = Payload { by: None, command: None, balance: None, event: Event::OrgClosed {} };
         let (org, id) = (org(position % 2), EventId(uuid::Uuid::nil()));
         let recorded = Recorded { org, version: position, id, at: Timestamp(0), payload };
-        Placed { position, hash: [0; 32], recorded }
+        Placed { position, hash: [0; 32], recorded: Arc::new(recorded) }
     }
 
     fn org(number: i64) -> OrgId {

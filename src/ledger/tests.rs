@@ -279,7 +279,9 @@ async fn i4_keys_bound_before_and_after_the_filter_was_saved_are_known_after_a_s
     }
     let mut filter = key_filter::KeyFilter::default();
     (0..10).for_each(|n| filter.insert(key_entry(&key_hash(ACME, &n.to_string()))));
-    node.views.put_key_filter(0, 12, &filter.to_bytes()).await.expect("saves");
+    let last = node.store.read(0, 12, 1).await.expect("reads").remove(0);
+    let saved = [&last.hash[..], &filter.to_bytes()].concat();
+    node.views.put_key_filter(0, 12, &saved).await.expect("saves");
     for n in 10..20 {
         bind(n).await;
     }
@@ -290,6 +292,21 @@ async fn i4_keys_bound_before_and_after_the_filter_was_saved_are_known_after_a_s
         let again = node.keyed(reserve(n + 100, 1), Some((&n.to_string(), "a"))).await.expect("replays");
         assert!(again.replayed, "key {n}");
     }
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn i4_keys_are_known_though_a_filter_was_saved_of_events_that_the_log_has_lost() {
+    let node = Node::funded(1_000).await;
+    node.keyed(reserve(1, 1), Some(("1", "a"))).await.expect("holds");
+    let without = [&[7; 32][..], &key_filter::KeyFilter::default().to_bytes()].concat();
+    node.views.put_key_filter(0, 3, &without).await.expect("saves");
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let node = node.with(Memory { recent: 0, ..Memory::default() }).await;
+
+    let again = node.keyed(reserve(2, 1), Some(("1", "a"))).await.expect("replays");
+
+    assert!(again.replayed);
     node.finish().await;
 }
 
@@ -337,24 +354,66 @@ async fn the_system_is_read_from_its_snapshot_and_what_came_after() {
 
 #[tokio::test]
 async fn i5_a_snapshot_of_another_log_is_not_read() {
-    let node = Node::funded(10).await;
-    let mut account = node.ledger.read(ACME, Account::clone).await.expect("reads");
-    account.version = 3;
-    let of_another = Snapshot {
+    // One that reaches beyond this log, and one that does not.
+    for version in [3, 2] {
+        let node = Node::funded(10).await;
+        let mut account = node.ledger.read(ACME, Account::clone).await.expect("reads");
+        account.version = version;
+        account.evolve(&Event::OrgSuspended { reason: "elsewhere".into() }, Timestamp(1));
+        let of_another = Snapshot {
+            org: ACME,
+            version,
+            position: version,
+            last_hash: [7; 32],
+            format: fetch::SNAPSHOT_FORMAT,
+            state: serde_json::to_vec(&account).expect("writes"),
+        };
+        node.views.put_snapshots(0, &[of_another]).await.expect("saves");
+        node.ledger.projector().catch_up_all().await.expect("projects");
+        let node = node.with(Memory::default()).await;
+
+        node.run(reserve(1, 4)).await.expect("holds");
+
+        assert_eq!(node.balance().await.held, Credits::from_whole(4));
+        node.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn who_reads_is_answered_though_another_node_goes_on_writing() {
+    let node = Node::funded(1_000).await;
+    let writes = std::sync::Mutex::new((1..=100).collect());
+    let log = Faulty { shared: true, writes, writer: Some(node.ledger.clone()), ..Faulty::new(&node.store) };
+    let log = Arc::new(log);
+    let other = node.another(log.clone()).await;
+    let made = || 100 - log.writes.lock().expect("no test panicked").len();
+    let before = made();
+
+    let held = other.read(ACME, |account| account.balance().held).await.expect("reads");
+
+    assert!(held >= Credits::from_whole(i64::try_from(before).expect("few")), "{before} were acknowledged");
+    assert!(made() < before + 10, "{before} writes became {}", made());
+}
+
+#[tokio::test]
+async fn what_a_node_that_cannot_write_was_forwarded_is_left_to_its_sender() {
+    let node = Node::funded(100).await;
+    let since = Timestamp(node.clock.now().0 + 1);
+    let log = Arc::new(Faulty { since, ..Faulty::new(&node.store) });
+    let slow = node.another(log).await;
+    let OrgCommand::Reserve(ask) = reserve(1, 1) else { unreachable!("it is one") };
+    let forwarded = cluster::wire::Forwarded {
         org: ACME,
-        version: 3,
-        position: 3,
-        last_hash: [7; 32],
-        format: fetch::SNAPSHOT_FORMAT,
-        state: serde_json::to_vec(&account).expect("writes"),
+        ask: OrgCommand::Reserve(ask),
+        by: By::Tollgate,
+        command: CommandRef { key: "1".into(), fingerprint: "a".into() },
+        epoch: 0,
     };
-    node.views.put_snapshots(0, &[of_another]).await.expect("saves");
-    let node = node.with(Memory::default()).await;
 
-    node.run(reserve(1, 4)).await.expect("holds");
+    let request = serde_json::to_vec(&[forwarded]).expect("writes");
+    let answers = slow.take_forwarded(&request).await.expect("reads it");
 
-    assert_eq!(node.balance().await.held, Credits::from_whole(4));
-    node.finish().await;
+    assert_eq!(String::from_utf8_lossy(&answers), r#"["Dropped"]"#);
 }
 
 #[tokio::test]

@@ -4,7 +4,6 @@
 //! the compare-and-set is lost, what others wrote is folded and the jobs are decided again; when a commit's outcome
 //! is unknown, the log says under the head's lock what happened.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -13,10 +12,10 @@ use tokio::sync::mpsc;
 
 use crate::clock::{Clock, Timer};
 use crate::domain::account::refusal::Refusal;
-use crate::domain::ids::{OrgId, ReservationId};
+use crate::domain::ids::{IdSet, OrgId, ReservationId};
 use crate::domain::system::{System, SystemCommand};
 use crate::domain::time::Timestamp;
-use crate::domain::views::index::{key_entry, key_hash};
+use crate::domain::views::index::key_entry;
 use crate::ledger::access::{Access, Accesses};
 use crate::ledger::batch::{Answer, Batch};
 use crate::ledger::fetch::{Fetcher, Found};
@@ -40,7 +39,7 @@ const LOCKED_BATCHES: u32 = 32;
 #[allow(clippy::large_enum_variant, reason = "short-lived, and few")]
 pub(super) enum Fetched {
     Account { org: OrgId, reading: u64, known: Result<Known, StoreError> },
-    Command(Command, Result<Found, StoreError>),
+    Command(Box<Command>, Result<Found, StoreError>),
 }
 
 pub(super) struct Writer {
@@ -97,8 +96,10 @@ impl Progress {
 /// How a round's append ended.
 enum Ending {
     Written,
-    /// Others wrote: fold what they did and decide again.
+    /// Others wrote first: fold what they did and decide again.
     Again,
+    /// Nothing was to be written, and others wrote since memory was current: decide again on what they did.
+    Moved(Head),
     Failed(LedgerError),
 }
 
@@ -166,13 +167,16 @@ impl Writer {
 
     /// Decides and commits the jobs, again where others wrote meanwhile.
     async fn work(&mut self, jobs: &mut Vec<Job>) {
+        // Memory holds all that was acknowledged before any of the jobs was asked for.
+        let mut is_current = !self.fetcher.log.is_shared();
         while !jobs.is_empty() {
-            if !self.trusted
-                && let Err(error) = self.reopen().await
-            {
-                self.progress.stopped(&error);
-                jobs.drain(..).for_each(|job| job.refuse(&error));
-                return;
+            if !self.trusted {
+                if let Err(error) = self.reopen().await {
+                    self.progress.stopped(&error);
+                    jobs.drain(..).for_each(|job| job.refuse(&error));
+                    return;
+                }
+                is_current = true;
             }
             self.hold_back(jobs);
             let lock_first = self.locked_batches > 0 && jobs.iter().any(Job::may_write);
@@ -186,7 +190,7 @@ impl Writer {
                 }
             } else {
                 let mut batch = self.decide_all(jobs.drain(..));
-                let ending = self.commit(&mut batch).await;
+                let ending = self.commit(&mut batch, is_current).await;
                 (batch, ending)
             };
             match ending {
@@ -195,17 +199,31 @@ impl Writer {
                     self.locked_batches = LOCKED_BATCHES;
                     self.undo(&batch);
                     jobs.extend(batch.into_jobs());
-                    if let Err(error) = self.follow().await {
-                        tracing::warn!(%error, shard = self.fetcher.shard, "what others wrote can't be folded");
-                        self.progress.stopped(&error);
-                        self.trusted = false;
-                    }
+                    let followed = self.follow().await;
+                    self.note_followed(followed);
+                    is_current = true;
+                }
+                Ending::Moved(head) => {
+                    self.undo(&batch);
+                    jobs.extend(batch.into_jobs());
+                    let followed = self.follow_to(head).await;
+                    self.note_followed(followed);
+                    is_current = true;
                 }
                 Ending::Failed(why) => {
                     self.undo(&batch);
                     batch.into_jobs().for_each(|job| job.refuse(&why));
                 }
             }
+        }
+    }
+
+    /// Where what others wrote can't be folded, memory is read again.
+    fn note_followed(&mut self, followed: Result<(), LedgerError>) {
+        if let Err(error) = followed {
+            tracing::warn!(%error, shard = self.fetcher.shard, "what others wrote can't be folded");
+            self.progress.stopped(&error);
+            self.trusted = false;
         }
     }
 
@@ -245,10 +263,10 @@ impl Writer {
         Ok((batch, ending))
     }
 
-    fn decide_all(&mut self, jobs: impl Iterator<Item = Job>) -> Batch {
+    fn decide_all(&mut self, jobs: impl ExactSizeIterator<Item = Job>) -> Batch {
         self.round += 1;
         let now = self.clock.now().max(self.state.last_recorded_at);
-        let mut batch = Batch::after(self.head.clone(), now);
+        let mut batch = Batch::after(self.head.clone(), now, jobs.len());
         for job in jobs {
             match job {
                 Job::Read { org, read } => self.admit_read(org, read, &mut batch),
@@ -272,7 +290,7 @@ impl Writer {
     }
 
     /// Decides a command, or sets it aside until what it needs was fetched.
-    fn admit(&mut self, command: Command, batch: &mut Batch) {
+    fn admit(&mut self, command: Box<Command>, batch: &mut Batch) {
         if command.under.is_some_and(|epoch| epoch < self.head.epoch) {
             // Its sender has given it up, or will: what is decided there must not be decided here too.
             return;
@@ -323,18 +341,17 @@ impl Writer {
 
     /// Whether the command's key was bound before (I4).
     fn earlier(&self, command: &Command, now: Timestamp) -> Earlier {
-        let Some(key) = &command.idempotency else { return Earlier::New };
-        let hash = key_hash(command.org, &key.key);
-        let bound = match self.state.recent.bound(&hash) {
+        let Some(keyed) = &command.idempotency else { return Earlier::New };
+        let bound = match self.state.recent.bound(&keyed.hash) {
             Some(bound) => Some(bound),
-            None if !self.state.filter.may_hold(key_entry(&hash)) => None,
+            None if !self.state.filter.may_hold(key_entry(&keyed.hash)) => None,
             None => match &command.found {
                 Some(found) if found.checked_to + 1 >= self.state.recent.starts_at => found.bound.as_ref(),
                 Some(_) | None => return Earlier::Unknown,
             },
         };
         match bound.filter(|bound| bound.at.plus_seconds(KEY_KEPT_SECONDS) > now) {
-            Some(bound) if bound.fingerprint == key.fingerprint => {
+            Some(bound) if bound.fingerprint == keyed.command.fingerprint => {
                 Earlier::Bound(Answer::Replay(bound.clone()))
             }
             Some(_) => Earlier::Bound(Answer::No(Refusal::IdempotencyConflict.into())),
@@ -412,14 +429,6 @@ impl Writer {
                 tracing::error!(%error, %org, "what is due can't be written");
             }
         }
-        for (org, slot) in &mut self.state.accounts {
-            // What this batch has decided on an account is not durable yet.
-            if let Slot::Known(known) = slot
-                && !batch.touched.contains(org)
-            {
-                self.keeper.offer_resting(known);
-            }
-        }
     }
 
     /// The org's slot; one that is not in memory begins to load.
@@ -441,7 +450,7 @@ impl Writer {
     }
 
     /// Fetches what the command's key and reservation were, as of a position at least, then decides it.
-    fn look_up(&self, command: Command, reservation: Option<ReservationId>, as_of: i64) {
+    fn look_up(&self, command: Box<Command>, reservation: Option<ReservationId>, as_of: i64) {
         let (fetcher, fetched) = (self.fetcher.clone(), self.fetched.clone());
         tokio::spawn(async move {
             let found = fetcher.look_up(command.org, command.idempotency.as_ref(), reservation, as_of).await;
@@ -485,17 +494,17 @@ impl Writer {
         }
     }
 
-    async fn commit(&mut self, batch: &mut Batch) -> Ending {
+    /// Appends the batch. One without events is done where memory is current; where that is not known, the head tells.
+    async fn commit(&mut self, batch: &mut Batch, is_current: bool) -> Ending {
         let (log, shard) = (&self.fetcher.log, self.fetcher.shard);
         if batch.rows.is_empty() {
-            return match log.is_shared() {
-                false => Ending::Written,
-                // What was decided on must still be so.
-                true => match log.head(shard).await {
-                    Ok(head) if head == self.head => Ending::Written,
-                    Ok(_) => Ending::Again,
-                    Err(error) => Ending::Failed(error.into()),
-                },
+            if is_current {
+                return Ending::Written;
+            }
+            return match log.head(shard).await {
+                Ok(head) if head == self.head => Ending::Written,
+                Ok(head) => Ending::Moved(head),
+                Err(error) => Ending::Failed(error.into()),
             };
         }
         let timer = Timer::start();
@@ -545,6 +554,7 @@ impl Writer {
     /// Everything in the batch is durable now. Callers are answered as soon as what they may ask next finds it.
     fn finish(&mut self, mut batch: Batch) {
         let (touched, grown) = (std::mem::take(&mut batch.touched), !batch.rows.is_empty());
+        let (swept, last) = (batch.swept, batch.placed.last().map(|placed| (placed.position, placed.hash)));
         let changes_access = |placed: &&Placed| Access::is_changed_by(&placed.recorded.payload.event);
         batch
             .placed
@@ -570,7 +580,22 @@ impl Writer {
         for (position, end) in batch.ended {
             self.state.recent.keep_ended(position, end);
         }
+        if swept {
+            self.save_resting();
+        }
+        if let Some((position, hash)) = last {
+            self.keeper.offer_filter(&self.state.filter, position, hash);
+        }
         self.keep_memory_small(&touched);
+    }
+
+    /// Saves the accounts that have not moved since this was last called.
+    fn save_resting(&mut self) {
+        for slot in self.state.accounts.values_mut() {
+            if let Slot::Known(known) = slot {
+                self.keeper.offer_resting(known);
+            }
+        }
     }
 
     fn answer(&mut self, batch: &mut Batch) {
@@ -603,8 +628,7 @@ impl Writer {
         }
     }
 
-    fn keep_memory_small(&mut self, touched: &HashSet<OrgId>) {
-        let last = self.head.next_position - 1;
+    fn keep_memory_small(&mut self, touched: &IdSet<OrgId>) {
         for org in touched {
             match self.state.accounts.get_mut(org) {
                 // Nobody ever opened it.
@@ -620,7 +644,6 @@ impl Writer {
             self.accesses.forget(known.account.org);
             self.keeper.offer_evicted(known);
         }
-        self.keeper.offer_filter(&self.state.filter, last);
         self.keeper.offer_system(&self.state.system, self.state.system_chain);
     }
 
@@ -649,7 +672,7 @@ impl Writer {
         if head.epoch < self.head.epoch || !(0..=FOLLOWED_EVENTS_MAX).contains(&behind) {
             return self.reopen().await;
         }
-        let mut hash = self.head.last_hash;
+        let (mut hash, system_version) = (self.head.last_hash, self.state.system_chain.version);
         let mut followed = Vec::new();
         let (state, accesses, from) = (&mut self.state, &self.accesses, self.head.next_position);
         let fold = |row: &EventRow| {
@@ -670,7 +693,7 @@ impl Writer {
             self.fetcher.projector.wrote(self.fetcher.shard, followed);
         }
         self.move_to(head);
-        if self.fetcher.shard == 0 {
+        if self.state.system_chain.version > system_version {
             self.system.store(Arc::new(self.state.system.clone()));
         }
         Ok(())
@@ -701,7 +724,7 @@ impl Writer {
             memory: self.state.memory,
             ..ShardState::default()
         };
-        state.filter = self.keeper.load_filter(&self.fetcher.projector, shard, indexed).await?;
+        state.filter = self.keeper.load_filter(&self.fetcher, indexed).await?;
         if let Some(last) = self.fetcher.log.read(shard, indexed, 1).await?.first() {
             state.last_recorded_at = Timestamp(last.recorded_at);
         }
@@ -754,6 +777,7 @@ async fn was_written(log: &dyn EventLog, shard: i32, rows: &[EventRow]) -> Resul
 
 async fn replay(log: Arc<dyn EventLog>, shard: i32, bound: Bound, reply: Reply) {
     let rows = log.read(shard, bound.position, i64::from(bound.count)).await;
-    let events = rows.and_then(|rows| rows.iter().map(decode).collect::<Result<Vec<_>, _>>());
+    let events =
+        rows.and_then(|rows| rows.iter().map(|row| decode(row).map(Arc::new)).collect::<Result<Vec<_>, _>>());
     send(reply, events.map(|events| Outcome { events, replayed: true }).map_err(LedgerError::from));
 }

@@ -76,7 +76,7 @@ async fn take(
 }
 
 fn claimed(outcome: Outcome) -> Option<Claim> {
-    outcome.events.into_iter().find_map(|recorded| recorded.payload.event.into_claim())
+    outcome.recorded().find_map(|recorded| recorded.payload.event.clone().into_claim())
 }
 
 /// Runs what every open claim was taken for: a crash came between.

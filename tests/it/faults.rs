@@ -437,7 +437,7 @@ impl Rig {
         for shard in node.projector().shards() {
             for row in log.read(shard, 1, i64::MAX).await.unwrap() {
                 if let Some(bound) = decode(&row).unwrap().payload.command {
-                    *keys.entry(bound.command.key).or_insert(0) += 1;
+                    *keys.entry(bound.key).or_insert(0) += 1;
                 }
             }
         }

@@ -20,7 +20,7 @@ pub mod lot;
 mod model;
 pub mod refusal;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
@@ -34,7 +34,7 @@ use crate::domain::alerting::{AlertRule, AlertSubject};
 use crate::domain::credits::Credits;
 use crate::domain::event::{Balance, Event, LotShare, Purpose, Role};
 use crate::domain::format::Format;
-use crate::domain::ids::{KeyId, LotId, OrgId, ProjectId, ReservationId};
+use crate::domain::ids::{IdMap, KeyId, LotId, OrgId, ProjectId, ReservationId};
 use crate::domain::time::Timestamp;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,12 +49,12 @@ pub struct Account {
     pub lots: BTreeMap<LotId, Lot>,
     /// Lots with credits left, in the order in which they burn.
     burn_order: Vec<LotId>,
-    pub holds: HashMap<ReservationId, Hold>,
+    pub holds: IdMap<ReservationId, Hold>,
     /// Open holds by the time at which they end by themselves.
     due: BTreeSet<(Timestamp, ReservationId)>,
     /// Reservations that have ended, for late settles and repeats. Whoever keeps the account may [`Account::forget`]
     /// one and [`Account::recall`] it before a command that names it.
-    pub ended: HashMap<ReservationId, Ended>,
+    pub ended: IdMap<ReservationId, Ended>,
     totals: Totals,
     pub budgets: Vec<BudgetState>,
     pub limits: Vec<Limits>,
@@ -129,9 +129,9 @@ impl Account {
             opened_at: Timestamp(0),
             lots: BTreeMap::new(),
             burn_order: Vec::new(),
-            holds: HashMap::new(),
+            holds: IdMap::default(),
             due: BTreeSet::new(),
-            ended: HashMap::new(),
+            ended: IdMap::default(),
             totals: Totals::default(),
             budgets: Vec::new(),
             limits: Vec::new(),

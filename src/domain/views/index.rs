@@ -63,7 +63,7 @@ pub fn reservation_entry(id: ReservationId) -> runs::Hash {
 
 pub(super) fn command(blocks: &mut Blocks, position: i64, recorded: &Recorded) {
     if let Some(bound) = &recorded.payload.command {
-        runs::add(blocks, key_entry(&key_hash(recorded.org, &bound.command.key)), position);
+        runs::add(blocks, key_entry(&key_hash(recorded.org, &bound.key)), position);
     }
 }
 

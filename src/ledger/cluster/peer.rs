@@ -70,7 +70,7 @@ impl Peer {
     }
 
     pub fn is_trusted(&self) -> bool {
-        self.trust.beats_left.load(Ordering::Relaxed) == 0
+        !self.trust.is_lost()
     }
 
     /// A beat has passed.
@@ -90,7 +90,15 @@ impl Peer {
 }
 
 impl Trust {
+    fn is_lost(&self) -> bool {
+        self.beats_left.load(Ordering::Relaxed) > 0
+    }
+
+    /// Once for each silence, whatever was under way when it began.
     fn lose(&self) {
+        if self.is_lost() {
+            return;
+        }
         let beats = (self.beats_last.load(Ordering::Relaxed) * 2).clamp(DISTRUST_BEATS, DISTRUST_BEATS_MAX);
         self.beats_last.store(beats, Ordering::Relaxed);
         self.beats_left.store(beats, Ordering::Relaxed);
@@ -133,6 +141,10 @@ async fn deliver_all(route: Route, mut queue: mpsc::Receiver<Parcel>) {
 
 impl Route {
     async fn deliver(&self, parcels: Vec<Parcel>) {
+        if self.trust.is_lost() {
+            // What came while it was silent does not wait for it again.
+            return parcels.into_iter().for_each(|parcel| parcel.answer(Reply::NotDecided));
+        }
         match self.ask(&parcels).await {
             Ok(answers) => {
                 self.trust.regain();
@@ -201,5 +213,25 @@ impl Parcel {
     fn answer(self, reply: Reply) {
         // Its caller may have gone away.
         let _ = self.reply.send(reply);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_silence_costs_once_whatever_was_under_way() {
+        let trust = Trust::default();
+        let beats = || trust.beats_left.load(Ordering::Relaxed);
+
+        for _ in 0..REQUESTS_MAX {
+            trust.lose();
+        }
+        assert_eq!(beats(), DISTRUST_BEATS);
+
+        trust.beats_left.store(0, Ordering::Relaxed);
+        trust.lose();
+        assert_eq!(beats(), 2 * DISTRUST_BEATS, "it is silent again");
     }
 }

@@ -18,7 +18,7 @@ pub(super) struct Faulty {
     pub shared: bool,
     /// Folds the log whenever somebody has read it.
     pub overtaking: Option<Arc<Projector>>,
-    /// Makes one of these holds whenever somebody has read it.
+    /// Makes one of these holds whenever somebody has read it, or its head.
     pub writes: Mutex<Vec<u128>>,
     pub writer: Option<Ledger>,
     /// Nothing can be read by position.
@@ -44,6 +44,17 @@ impl Faulty {
     }
 }
 
+impl Faulty {
+    async fn write_next(&self) -> Result<(), StoreError> {
+        let next = self.writes.lock().expect("no test panicked").pop();
+        if let (Some(writer), Some(next)) = (&self.writer, next) {
+            let written = writer.submit(command(reserve(next, 1))).await;
+            written.map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl EventLog for Faulty {
     async fn heads(&self) -> Result<Vec<Head>, StoreError> {
@@ -51,7 +62,9 @@ impl EventLog for Faulty {
     }
 
     async fn head(&self, shard: i32) -> Result<Head, StoreError> {
-        self.log.head(shard).await
+        let head = self.log.head(shard).await?;
+        self.write_next().await?;
+        Ok(head)
     }
 
     async fn append(
@@ -76,13 +89,7 @@ impl EventLog for Faulty {
             return Err(StoreError::Unavailable("the connection was cut".into()));
         }
         let mut rows = self.log.read(shard, from, limit).await?;
-        let next = self.writes.lock().expect("no test panicked").pop();
-        if let (Some(writer), Some(next)) = (&self.writer, next) {
-            writer
-                .submit(command(reserve(next, 1)))
-                .await
-                .map_err(|error| StoreError::Corrupt(error.to_string()))?;
-        }
+        self.write_next().await?;
         for row in rows.iter_mut().filter(|row| self.tampered && row.position == 3) {
             row.payload = String::from_utf8_lossy(&row.payload).replace("\"4\"", "\"5\"").into_bytes();
         }

@@ -310,7 +310,7 @@ impl Run {
         let mut places: HashMap<&str, (usize, usize)> = HashMap::new();
         for (place, recorded) in events.iter().enumerate() {
             let bound = recorded.payload.command.as_ref();
-            match bound.and_then(|bound| by_key.get(bound.command.key.as_str())) {
+            match bound.and_then(|bound| by_key.get(bound.key.as_str())) {
                 Some(operation) => {
                     let id = operation.body["id"].as_str().unwrap_or_default();
                     let said = org.answer(&operation.asked, id, recorded.at);
