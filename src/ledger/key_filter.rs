@@ -1,11 +1,12 @@
 //! Which idempotency keys may have been bound: a new key, as nearly all are, needs no look-up.
 //!
-//! Bloom filters of growing size. A needless look-up reads hundreds of thousands of entries, so there must be next to none.
+//! Bloom filters of growing size, each kept for as long as its last key binds. A needless look-up reads hundreds of thousands of entries, so there must be next to none.
 
 use std::sync::Arc;
 
 use fastbloom::BloomFilter;
 
+use crate::domain::time::Timestamp;
 use crate::domain::views::runs::Hash;
 
 /// Keys of the first filter; each further one holds twice as many.
@@ -16,7 +17,7 @@ const BITS_PER_KEY: usize = 20;
 /// The same on every start: a saved filter must answer as it did.
 const SEED: u128 = 0x746f_6c6c_6761_7465;
 /// What saved bytes begin with. Changes with all of the above: a filter that is asked with other hashes denies its keys.
-const FORMAT: u64 = u64::from_be_bytes(*b"tollkey2");
+const FORMAT: u64 = u64::from_be_bytes(*b"tollkey3");
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct KeyFilter {
@@ -29,19 +30,27 @@ struct Layer {
     bits: Arc<BloomFilter>,
     room: usize,
     keys: usize,
+    /// When its last key was bound, or later.
+    bound_at: Timestamp,
 }
 
 impl KeyFilter {
-    pub fn insert(&mut self, key: Hash) {
+    pub fn insert(&mut self, key: Hash, bound_at: Timestamp) {
         if self.filters.last().is_none_or(|last| last.keys >= last.room) {
             let room = FIRST_KEYS << self.filters.len().min(20);
             let bits = BloomFilter::with_num_bits(room * BITS_PER_KEY).seed(&SEED).hashes(HASHES);
-            self.filters.push(Layer { bits: Arc::new(bits), room, keys: 0 });
+            self.filters.push(Layer { bits: Arc::new(bits), room, keys: 0, bound_at });
         }
         if let Some(last) = self.filters.last_mut() {
             Arc::make_mut(&mut last.bits).insert(&key);
             last.keys += 1;
+            last.bound_at = last.bound_at.max(bound_at);
         }
+    }
+
+    /// Lets go of keys that bind no more: of those filters that hold no others.
+    pub fn forget_before(&mut self, at: Timestamp) {
+        self.filters.retain(|filter| filter.bound_at >= at);
     }
 
     /// False only where the key was never inserted.
@@ -58,6 +67,7 @@ impl KeyFilter {
             put(words.len() as u64);
             put(filter.room as u64);
             put(filter.keys as u64);
+            put(filter.bound_at.0.cast_unsigned());
             words.iter().for_each(|word| put(*word));
         }
         bytes
@@ -74,12 +84,13 @@ impl KeyFilter {
             let length = usize::try_from(length.ok()?).ok()?;
             let room = usize::try_from(words.next()?.ok()?).ok()?;
             let keys = usize::try_from(words.next()?.ok()?).ok()?;
+            let bound_at = Timestamp(words.next()?.ok()?.cast_signed());
             let bits: Vec<u64> = words.by_ref().take(length).collect::<Result<_, _>>().ok()?;
             if bits.is_empty() || bits.len() != length {
                 return None;
             }
             let bits = BloomFilter::from_vec(bits).seed(&SEED).hashes(HASHES);
-            filters.push(Layer { bits: Arc::new(bits), room, keys });
+            filters.push(Layer { bits: Arc::new(bits), room, keys, bound_at });
         }
         Some(KeyFilter { filters })
     }
@@ -98,7 +109,7 @@ mod tests {
     #[test]
     fn i4_a_saved_filter_knows_every_key_and_few_others() {
         let mut filter = KeyFilter::default();
-        (0..200_000).for_each(|n| filter.insert(key(n)));
+        (0..200_000).for_each(|n| filter.insert(key(n), Timestamp(0)));
 
         let saved = KeyFilter::from_bytes(&filter.to_bytes()).expect("its own bytes");
 
@@ -112,5 +123,20 @@ mod tests {
         of_before.drain(..8);
         assert!(of_before.starts_with(&(filter.filters[0].bits.as_slice().len() as u64).to_be_bytes()));
         assert!(KeyFilter::from_bytes(&of_before).is_none(), "nor has it said which hashes it means");
+    }
+
+    #[test]
+    fn i4_a_key_is_known_for_as_long_as_it_binds_and_not_for_ever() {
+        let mut filter = KeyFilter::default();
+        let at = |n: u64| Timestamp(i64::try_from(n).expect("small"));
+        (0..200_000).for_each(|n| filter.insert(key(n), at(n)));
+
+        filter.forget_before(at(FIRST_KEYS as u64));
+
+        assert!((FIRST_KEYS as u64..200_000).all(|n| filter.may_hold(key(n))));
+        let mut filter = KeyFilter::from_bytes(&filter.to_bytes()).expect("its own bytes");
+        assert_eq!(filter.filters.len(), 2, "the first has held no other");
+        filter.forget_before(at(200_000));
+        assert!(!filter.may_hold(key(199_999)));
     }
 }

@@ -10,6 +10,7 @@ use crate::domain::account::Account;
 use crate::domain::chain::Hash;
 use crate::domain::ids::OrgId;
 use crate::domain::system::System;
+use crate::domain::time::Timestamp;
 use crate::ledger::fetch::{Fetcher, SNAPSHOT_FORMAT};
 use crate::ledger::key_filter::KeyFilter;
 use crate::ledger::state::{Chain, Known};
@@ -111,7 +112,12 @@ impl Keeper {
     }
 
     /// The filter of every key bound up to a position, which the projections must hold.
-    pub async fn load_filter(&mut self, fetcher: &Fetcher, end: i64) -> Result<KeyFilter, StoreError> {
+    pub async fn load_filter(
+        &mut self,
+        fetcher: &Fetcher,
+        end: i64,
+        now: Timestamp,
+    ) -> Result<KeyFilter, StoreError> {
         let (store, shard) = (fetcher.projector.store(), fetcher.shard);
         let saved = store.key_filter(shard).await?.filter(|(position, _)| *position <= end);
         let read = saved.and_then(|(position, bytes)| {
@@ -125,7 +131,7 @@ impl Keeper {
         };
         self.filter_saved_at = position;
         let since = store.keys_bound_since(shard, position + 1).await?;
-        since.into_iter().for_each(|key| filter.insert(key));
+        since.into_iter().for_each(|key| filter.insert(key, now));
         Ok(filter)
     }
 

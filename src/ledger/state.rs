@@ -212,7 +212,7 @@ impl ShardState {
             let bound = Bound { fingerprint, position: *position, count: command.events, at: recorded.at };
             self.recent.bind(key, bound);
             self.recent.keep_key(*position, key);
-            self.filter.insert(key_entry(&key));
+            self.filter.insert(key_entry(&key), recorded.at);
         }
         if let Some(end) = ended_by(&recorded.payload.event) {
             self.recent.keep_ended(*position, end);

@@ -278,7 +278,7 @@ async fn i4_keys_bound_before_and_after_the_filter_was_saved_are_known_after_a_s
         bind(n).await;
     }
     let mut filter = key_filter::KeyFilter::default();
-    (0..10).for_each(|n| filter.insert(key_entry(&key_hash(ACME, &n.to_string()))));
+    (0..10).for_each(|n| filter.insert(key_entry(&key_hash(ACME, &n.to_string())), node.clock.now()));
     let last = node.store.read(0, 12, 1).await.expect("reads").remove(0);
     let saved = [&last.hash[..], &filter.to_bytes()].concat();
     node.views.put_key_filter(0, 12, &saved).await.expect("saves");

@@ -574,7 +574,7 @@ impl Writer {
             self.fetcher.projector.wrote(self.fetcher.shard, batch.placed);
         }
         for (position, key) in batch.keys {
-            self.state.filter.insert(key_entry(&key));
+            self.state.filter.insert(key_entry(&key), batch.now);
             self.state.recent.keep_key(position, key);
         }
         for (position, end) in batch.ended {
@@ -639,6 +639,8 @@ impl Writer {
                 Some(Slot::Loading { .. }) | None => {}
             }
         }
+        let binding_since = self.state.last_recorded_at.plus_seconds(-KEY_KEPT_SECONDS);
+        self.state.filter.forget_before(binding_since);
         self.state.forget_before(self.fetcher.projector.indexed(self.fetcher.shard));
         for known in self.state.evict() {
             self.accesses.forget(known.account.org);
@@ -724,10 +726,11 @@ impl Writer {
             memory: self.state.memory,
             ..ShardState::default()
         };
-        state.filter = self.keeper.load_filter(&self.fetcher, indexed).await?;
         if let Some(last) = self.fetcher.log.read(shard, indexed, 1).await?.first() {
             state.last_recorded_at = Timestamp(last.recorded_at);
         }
+        let now = self.clock.now().max(state.last_recorded_at);
+        state.filter = self.keeper.load_filter(&self.fetcher, indexed, now).await?;
         if shard == 0 {
             (state.system, state.system_chain, self.keeper.system_saved_version) =
                 self.fetcher.system(indexed + 1).await?;
