@@ -224,7 +224,12 @@ impl Dispatch {
         }
         let now = self.state.ledger.clock().now();
         let first_part_micros = now.0.saturating_sub(call.started_at.0);
-        self.state.weather.hears(&call.quote.target, now, News::Answers { first_part_micros });
+        // What a stream comes to is known at its end.
+        let news = match &body {
+            AnswerBody::Whole { .. } => News::Answers { first_part_micros },
+            AnswerBody::Stream(_) => News::Begins { first_part_micros },
+        };
+        self.state.weather.hears(&call.quote.target, now, news);
         match body {
             AnswerBody::Whole { bytes, json } => self.answer(call, &bytes, &json).await,
             AnswerBody::Stream(open) => Ok(stream::answer(self, call, open)),
