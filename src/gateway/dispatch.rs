@@ -174,13 +174,16 @@ impl Dispatch {
                 () = sleep(hedge_after.unwrap_or_default()), if hedge_after.is_some() => None,
             };
             self.away.seconds += timer.seconds();
-            let Some(Landed { place, call, sent }) = landed else {
+            let Some(Landed { place, call, sent, first_part_micros }) = landed else {
                 hedge_after = None;
                 flights.extend(self.hedge().await);
                 continue;
             };
             let failed = match sent {
-                Ok(body) => return self.answered(place, call, body, flights).await,
+                Ok(body) => {
+                    self.hears_of(&call, &body, first_part_micros);
+                    return self.answered(place, call, body, flights).await;
+                }
                 Err(failed) => failed,
             };
             let failure = self.note_failure(place, call, failed);
@@ -209,6 +212,15 @@ impl Dispatch {
         Some(self.launch(place, quote))
     }
 
+    fn hears_of(&self, call: &Call, body: &AnswerBody, first_part_micros: i64) {
+        // What a stream comes to is known at its end.
+        let news = match body {
+            AnswerBody::Whole { .. } => News::Answers { first_part_micros },
+            AnswerBody::Stream(_) => News::Begins { first_part_micros },
+        };
+        self.state.weather.hears(&call.quote.target, self.state.ledger.clock().now(), news);
+    }
+
     async fn answered(
         mut self: Box<Self>,
         place: usize,
@@ -218,18 +230,14 @@ impl Dispatch {
     ) -> Result<Response, Failure> {
         self.in_flight.retain(|(other, ..)| *other != place);
         let losers = flights.into_iter().zip(std::mem::take(&mut self.in_flight));
-        self.losers = losers.map(|(flight, (_, quote, since))| Loser::of(flight, quote, since)).collect();
+        let loser = |(flight, (_, quote, since)): (_, (usize, Quote, Timestamp))| {
+            let patience = self.patience(&quote);
+            Loser::of(flight, quote, since, patience)
+        };
+        self.losers = losers.map(loser).collect();
         if let (Some(first), true) = (self.plan.targets.first(), place > 0 && !self.losers.is_empty()) {
             self.fallback.get_or_insert_with(|| format!("{}: slow", first.upstream.config.name));
         }
-        let now = self.state.ledger.clock().now();
-        let first_part_micros = now.0.saturating_sub(call.started_at.0);
-        // What a stream comes to is known at its end.
-        let news = match &body {
-            AnswerBody::Whole { .. } => News::Answers { first_part_micros },
-            AnswerBody::Stream(_) => News::Begins { first_part_micros },
-        };
-        self.state.weather.hears(&call.quote.target, now, news);
         match body {
             AnswerBody::Whole { bytes, json } => self.answer(call, &bytes, &json).await,
             AnswerBody::Stream(open) => Ok(stream::answer(self, call, open)),
@@ -293,8 +301,9 @@ impl Dispatch {
 
     /// Records the calls that the answer's beat: before its own, which is the last and for which the request counts.
     pub async fn end_losers(&mut self) {
+        let is_over = self.is_over(self.state.ledger.clock().now());
         for loser in std::mem::take(&mut self.losers) {
-            loser.end(&self.request, &mut self.hold).await;
+            loser.end(&self.state, &self.request, &mut self.hold, is_over).await;
         }
     }
 

@@ -61,6 +61,8 @@ pub enum News {
     Begins { first_part_micros: i64 },
     /// Its stream came to its end.
     Ends,
+    /// Nothing had come of it for so long when another target's answer was over, where its patience had been so much.
+    Silent { micros: i64, patience_micros: i64 },
     /// It refused what was the caller's own fault.
     Sound,
     /// It refuses by rate.
@@ -109,6 +111,11 @@ impl Health {
                 self.ends(now);
                 false
             }
+            News::Silent { micros, patience_micros } if is_hung(micros, patience_micros) => self.fails(now),
+            News::Silent { micros, .. } => {
+                self.takes_at_least(now, micros);
+                false
+            }
             News::Sound => {
                 self.breaker.succeeded(now);
                 false
@@ -118,12 +125,10 @@ impl Health {
                 false
             }
             News::Failed { retry_after_seconds } => {
-                self.called_at = now;
-                self.failure_ratio.hears(now, 1.0, 0.0);
                 if let Some(seconds) = retry_after_seconds {
                     self.breaker.rests(now, seconds);
                 }
-                self.breaker.failed(now)
+                self.fails(now)
             }
         }
     }
@@ -138,6 +143,21 @@ impl Health {
         self.called_at = now;
         self.failure_ratio.hears(now, 0.0, 0.0);
         self.breaker.succeeded(now);
+    }
+
+    fn fails(&mut self, now: Timestamp) -> bool {
+        self.called_at = now;
+        self.failure_ratio.hears(now, 1.0, 0.0);
+        self.breaker.failed(now)
+    }
+
+    /// It was given up before it was known how long it takes: it can only be slower.
+    fn takes_at_least(&mut self, now: Timestamp, micros: i64) {
+        self.called_at = now;
+        let seconds = seconds(micros);
+        if self.first_part_seconds().is_none_or(|known| known < seconds) {
+            self.first_part_seconds.hears(now, seconds, seconds);
+        }
     }
 
     /// What the provider last said of its limits.
@@ -191,6 +211,11 @@ impl Average {
         let weight = 1.0 - (1.0 - NEWEST) * left;
         *self = Average { value: Some(weight.mul_add(newest - before, before)), heard_at: now };
     }
+}
+
+/// A target that is merely slower than another is well: only most of its own time without a word is a failure.
+fn is_hung(micros: i64, patience_micros: i64) -> bool {
+    micros >= patience_micros / 2
 }
 
 fn seconds(micros: i64) -> f64 {
@@ -271,6 +296,25 @@ mod tests {
         assert_eq!(again, Standing::Resting { until: at(16) }, "a probe that breaks off doubles the rest");
         assert_eq!(begun, Standing::Resting { until: at(26) });
         assert_eq!(health.standing(at(18), 0), Standing::Ready);
+    }
+
+    #[test]
+    fn a_target_that_others_beat_is_known_to_be_slow_and_ill_only_after_half_of_its_time() {
+        let silent = |seconds: i64| News::Silent {
+            micros: seconds * Timestamp::MICROS_PER_SECOND,
+            patience_micros: 20 * Timestamp::MICROS_PER_SECOND,
+        };
+        for (seconds, is_ready, cost) in [(2, true, 2.0), (9, true, 9.0), (10, false, 20.2)] {
+            let mut health = Health::default();
+            (0..5).for_each(|_| _ = health.hears(at(0), silent(seconds)));
+
+            assert_eq!(health.standing(at(0), 0) == Standing::Ready, is_ready, "{seconds} s");
+            assert!((health.cost_seconds(at(0)) - cost).abs() < 0.1, "{}", health.cost_seconds(at(0)));
+        }
+        let mut slow = Health::default();
+        slow.hears(at(0), News::Begins { first_part_micros: 4 * Timestamp::MICROS_PER_SECOND });
+        slow.hears(at(0), silent(3));
+        assert_eq!(slow.first_part_seconds(), Some(4.0), "that it takes three seconds or more was known");
     }
 
     #[test]

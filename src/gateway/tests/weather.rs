@@ -158,6 +158,26 @@ async fn a_losing_stream_that_says_nothing_ends_with_the_winner() {
     assert!(world.balance().await.held.is_zero());
 }
 
+#[tokio::test]
+async fn a_target_that_hangs_and_is_hedged_is_not_the_fastest_again() {
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(late_stream));
+    let chain = json!(["odd/gpt-4o-mini", "spare/gpt-4o-mini"]);
+    let routes = json!([{"name": "r", "chain": chain, "prefer": "fastest", "hedge_after_ms": 1}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    let mut body = chat("r");
+    body["stream"] = true.into();
+    let mut asked_first = Vec::new();
+
+    for _ in 0..2 {
+        let response = world.post("/v1/chat/completions", body.clone()).await;
+        assert_eq!(header(&response, "x-tollgate-provider"), "spare");
+        asked_first.push(header(&response, "x-tollgate-fallback"));
+        response.text().await.expect("the whole of it");
+    }
+
+    assert_eq!(asked_first, ["odd: slow", ""]);
+}
+
 /// Its head comes at once, and then nothing.
 async fn late_stream() -> Response {
     let never = futures_util::stream::pending::<Result<Bytes, std::convert::Infallible>>();
