@@ -88,7 +88,7 @@ pub fn input_bound(
             n,
             web_searches_max: found.web_searches,
             cache_writes: dialect != Dialect::Anthropic || mentions(request, "cache_control"),
-            long_cache_writes: dialect == Dialect::Anthropic && has_long_cache(request),
+            long_cache_writes: has_long_cache(request),
             audio_input: found.audio,
             audio_output: asks_for_audio(request),
             pictures_or_video: found.pictures > 0 || found.reads_by_reference,
@@ -305,24 +305,44 @@ impl Found {
     }
 }
 
-/// Fields that let a provider read, run or answer more than any other field limits.
+/// With which routers of models (OpenRouter) choose another model or a dearer server, or read more. Its `transforms` only
+/// shorten.
+const OF_ROUTERS: [&str; 5] = ["models", "route", "provider", "preset", "plugins"];
+
+/// Fields that let a provider read, run or answer more, or later, than any other field limits.
 fn refuse_fields(request: &Value, dialect: Dialect) -> Result<(), Unboundable> {
     let refused: &[&'static str] = match dialect {
         Dialect::OpenAiChat => {
-            &["web_search_options", "search_parameters", "plugins", "models", "route", "prediction"]
+            &["web_search_options", "search_parameters", "data_sources", "deferred", "prediction"]
         }
-        Dialect::OpenAiResponses => &["prompt", "plugins", "models", "background"],
+        Dialect::OpenAiResponses => &["prompt", "background", "search_parameters"],
         Dialect::Anthropic => &["mcp_servers", "container", "fallbacks"],
         Dialect::Embeddings | Dialect::Gemini => &[],
     };
-    if let Some(field) = refused.iter().find(|field| is_set(request, field)) {
+    if let Some(field) = refused.iter().chain(&OF_ROUTERS).find(|field| is_set(request, field)) {
         return Err(Unboundable::Field { field });
     }
-    let edits = list(&request["context_management"], "edits");
+    // An object of edits at Anthropic, a list of them in OpenAI's responses.
+    let asked = &request["context_management"];
+    let edits = asked.as_array().map_or_else(|| list(asked, "edits"), Vec::as_slice);
     if edits.iter().any(|edit| !text(edit, "type").starts_with("clear_")) {
         return Err(Unboundable::Field { field: "context_management" });
     }
-    Ok(())
+    refuse_long_cache(request, dialect)
+}
+
+/// OpenAI's usage has one count of cache writes: those for an hour, which are dearer, can't be told apart in it.
+fn refuse_long_cache(request: &Value, dialect: Dialect) -> Result<(), Unboundable> {
+    match dialect {
+        Dialect::OpenAiChat | Dialect::OpenAiResponses if has_long_cache(request) => {
+            Err(Unboundable::Value { field: "cache_control.ttl" })
+        }
+        Dialect::OpenAiChat
+        | Dialect::OpenAiResponses
+        | Dialect::Embeddings
+        | Dialect::Anthropic
+        | Dialect::Gemini => Ok(()),
+    }
 }
 
 /// Of what a chat can answer with, text and speech have a price.
@@ -514,6 +534,17 @@ mod tests {
             (json!({"tools": [{"type": "mcp"}]}), Dialect::OpenAiResponses),
             (json!({"web_search_options": {}}), Dialect::OpenAiChat),
             (json!({"prediction": {"type": "content"}}), Dialect::OpenAiChat),
+            (json!({"data_sources": [{"type": "azure_search"}]}), Dialect::OpenAiChat),
+            (json!({"deferred": true}), Dialect::OpenAiChat),
+            (json!({"models": ["a", "b"]}), Dialect::OpenAiChat),
+            (json!({"provider": {"order": ["dear"]}}), Dialect::OpenAiChat),
+            (json!({"preset": "p"}), Dialect::OpenAiResponses),
+            (json!({"plugins": [{"id": "web"}]}), Dialect::OpenAiChat),
+            (json!({"context_management": [{"type": "compaction"}]}), Dialect::OpenAiResponses),
+            (
+                json!({"messages": [{"content": [{"type": "text", "cache_control": {"ttl": "1h"}}]}]}),
+                Dialect::OpenAiChat,
+            ),
             (json!({"service_tier": "scale"}), Dialect::OpenAiChat),
             (json!({"modalities": ["text", "image"]}), Dialect::OpenAiChat),
             (json!({"n": 0}), Dialect::OpenAiChat),
@@ -521,6 +552,12 @@ mod tests {
             (json!({"tools": [{"googleSearch": {}}]}), Dialect::Gemini),
         ] {
             assert!(bound_of(&request, dialect).is_err(), "{request}");
+        }
+        for harmless in [
+            json!({"transforms": ["middle-out"], "deferred": false, "plugins": []}),
+            json!({"messages": [{"content": [{"type": "text", "cache_control": {"type": "ephemeral"}}]}]}),
+        ] {
+            assert!(bound_of(&harmless, Dialect::OpenAiChat).is_ok(), "{harmless}");
         }
     }
 
