@@ -25,7 +25,7 @@ use crate::gateway::cache::{Answer, Cache, Reuse};
 use crate::gateway::dialects;
 use crate::gateway::edge::Request;
 use crate::gateway::experiment;
-use crate::gateway::failure::Failure;
+use crate::gateway::failure::{Failure, NOT_PRICED, TOO_LONG, UNSUPPORTED};
 use crate::gateway::fit::fit;
 use crate::gateway::flight::{self, Flight, Flights, Landed, Loser};
 use crate::gateway::headers::{self, Away, Notices};
@@ -89,12 +89,15 @@ pub async fn seated(
     let request = Arc::new(request);
     let prices = Prices::in_force(&state);
     let now = state.ledger.clock().now();
-    // A shadow whose arm is spent ends here.
-    let again = seat.as_ref().filter(|seat| !seat.is_shadow()).map(|_| request.clone());
+    // A shadow whose arm can't serve ends here.
+    let again = seat.clone().filter(|seat| !seat.is_shadow()).map(|seat| (seat, request.clone()));
     let begun = match (begin(&state, request, prices.clone(), seat, now).await, again) {
         // The org goes on as if there were no experiment: with other targets, of another size, and other answers kept. It
         // counts in none of its arms.
-        (Err(failure), Some(request)) if failure.code == ARM_SPENT => {
+        (Err(failure), Some((seat, request))) if is_the_arms(&failure, &seat) => {
+            let (arm, reason) = (seat.arm, failure.code);
+            metrics::counter!("tollgate_arms_passed_over_total", "arm" => arm, "reason" => reason)
+                .increment(1);
             begin(&state, request, prices, None, now).await
         }
         (begun, _) => begun,
@@ -105,6 +108,15 @@ pub async fn seated(
             experiment::cast_shadows(&dispatch.state, &dispatch.request, shadows);
             dispatch.attempt(first).await
         }
+    }
+}
+
+/// Whether a request has no hold since its arm is spent, or since the arm's own targets can't carry it.
+fn is_the_arms(failure: &Failure, seat: &Seat) -> bool {
+    match failure.code {
+        ARM_SPENT => true,
+        UNSUPPORTED | NOT_PRICED | TOO_LONG => !seat.chain.is_empty(),
+        _ => false,
     }
 }
 
