@@ -814,6 +814,35 @@ async fn a_kept_prompt_is_filled_in_priced_and_known_to_reports() {
 }
 
 #[tokio::test]
+async fn what_a_kept_prompt_brings_counts_for_conditions_and_limits() {
+    let when = json!({"to": "openai/gpt-4o", "when": {"input_tokens_min": 500}});
+    let routes = json!([{"name": "r", "chain": [when, "openai/gpt-4o-mini"]}]);
+    let world = World::routed("5", "", routes).await;
+    let template = json!([{"id": "long", "version": 1, "system": "Be kind. ".repeat(300)}]);
+    let prompts = serde_json::from_value(template).expect("templates");
+    world.state.reload_routes(&Config { prompts, ..world.config.clone() }).expect("sound");
+    let mut body = chat("r");
+    let plain = world.post("/v1/chat/completions", body.clone()).await;
+    body["prompt"] = json!({"id": "long"});
+    let prompted = world.post("/v1/chat/completions", body.clone()).await;
+    let limits = vec![Limits {
+        scope: BudgetScope::Org,
+        requests_per_minute: None,
+        tokens_per_minute: Some(500),
+        concurrent_requests: None,
+        credits_per_request: None,
+    }];
+    let set = OrgCommand::SetLimits { limits };
+    let submission = Submission { org: ACME, command: set, by: By::Tollgate, idempotency: None };
+    world.ledger.submit(submission).await.expect("sets");
+    let too_large = world.post("/v1/chat/completions", body).await;
+
+    assert_eq!(header(&plain, "x-tollgate-model"), "gpt-4o-mini");
+    assert_eq!(header(&prompted, "x-tollgate-model"), "gpt-4o");
+    assert_eq!(too_large.status(), 413, "no minute would ever let it through");
+}
+
+#[tokio::test]
 async fn a_key_goes_in_the_header_that_the_provider_wants() {
     let answer = |headers: HeaderMap| async move {
         let is_right = headers.get("api-key").is_some_and(|key| key == "upstream");
