@@ -336,6 +336,26 @@ async fn what_an_arm_can_not_carry_goes_on_without_the_experiment() {
 }
 
 #[tokio::test]
+async fn a_fallback_that_the_cap_refuses_is_no_failure_of_the_arm() {
+    let arms = vec![arm("mini", 100, &["openai/gpt-4o-mini", "spare/gpt-4o"])];
+    let world = World::tried("503=1", on_chat(StickyBy::Org, arms)).await;
+    // Enough for the first target's hold, and not for the second's.
+    world.allot("0.02").await;
+    let mut body = chat("chat");
+    body["max_tokens"] = 16_384.into();
+
+    let response = world.post("/v1/chat/completions", body.clone()).await;
+    let capped = world.settles(ACME).await.len();
+    world.allot("1").await;
+    let served = world.post("/v1/chat/completions", body).await;
+
+    assert_eq!((response.status().as_u16(), served.status().as_u16()), (503, 200));
+    assert_eq!(capped, 0, "it is in no arm's sample");
+    assert_eq!(header(&served, "x-tollgate-experiment"), "small/mini");
+    assert_eq!(world.balance().await.held, Credits::ZERO);
+}
+
+#[tokio::test]
 async fn an_arm_without_a_price_is_left_out_and_a_winner_answers_everybody() {
     let arms = vec![arm("unknown", 50, &["openai/no-such-model"]), arm("mini", 50, &["openai/gpt-4o-mini"])];
     let world = World::tried("", on_chat(StickyBy::Conversation, arms)).await;
