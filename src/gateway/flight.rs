@@ -267,7 +267,7 @@ mod tests {
                 vec![News::Answers { first_part_micros: 2 }],
             ),
             ("a whole stream", stream(AttemptOutcome::Succeeded), false, vec![begins, News::Ends]),
-            ("a stream that broke", stream(AttemptOutcome::Broken), false, vec![begins, failed]),
+            ("a stream that broke", stream(AttemptOutcome::Broken), false, vec![begins, News::BrokeOff]),
             ("a stream that was given up", stream(AttemptOutcome::Cancelled), false, vec![begins]),
         ] {
             assert_eq!(shown.news(silence, is_over), expected, "{claim}");

@@ -129,7 +129,7 @@ pub fn news_of(failure: &UpstreamFailure, is_over: bool) -> Option<News> {
 pub fn news_of_stream(outcome: AttemptOutcome, is_over: bool) -> Option<News> {
     match outcome {
         AttemptOutcome::Succeeded => Some(News::Ends),
-        AttemptOutcome::Broken if !is_over => Some(News::Failed { retry_after_seconds: None }),
+        AttemptOutcome::Broken if !is_over => Some(News::BrokeOff),
         // It was the caller, or a faster target, who ended it.
         AttemptOutcome::Broken
         | AttemptOutcome::Refused

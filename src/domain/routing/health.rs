@@ -59,8 +59,10 @@ pub enum News {
     Answers { first_part_micros: i64 },
     /// Its stream begins: that it is fast is known, and that it is sound is not.
     Begins { first_part_micros: i64 },
-    /// Its stream came to its end.
+    /// The stream came to its end.
     Ends,
+    /// The stream broke off.
+    BrokeOff,
     /// Nothing had come of it for so long when another target's answer was over, where its patience had been so much.
     Silent { micros: i64, patience_micros: i64 },
     /// It refused what was the caller's own fault.
@@ -99,19 +101,29 @@ impl Health {
     pub fn hears(&mut self, now: Timestamp, news: News) -> bool {
         match news {
             News::Answers { first_part_micros } => {
-                self.begins(now, first_part_micros);
-                self.ends(now);
+                self.takes(now, first_part_micros);
+                self.failed(now, false);
+                self.breaker.succeeded(now);
                 false
             }
             News::Begins { first_part_micros } => {
-                self.begins(now, first_part_micros);
+                self.takes(now, first_part_micros);
+                self.breaker.begins(now);
                 false
             }
             News::Ends => {
-                self.ends(now);
+                self.failed(now, false);
+                self.breaker.ends();
                 false
             }
-            News::Silent { micros, patience_micros } if is_hung(micros, patience_micros) => self.fails(now),
+            News::BrokeOff => {
+                self.failed(now, true);
+                self.breaker.broke_off(now)
+            }
+            News::Silent { micros, patience_micros } if is_hung(micros, patience_micros) => {
+                self.failed(now, true);
+                self.breaker.failed(now)
+            }
             News::Silent { micros, .. } => {
                 self.takes_at_least(now, micros);
                 false
@@ -128,27 +140,21 @@ impl Health {
                 if let Some(seconds) = retry_after_seconds {
                     self.breaker.rests(now, seconds);
                 }
-                self.fails(now)
+                self.failed(now, true);
+                self.breaker.failed(now)
             }
         }
     }
 
-    fn begins(&mut self, now: Timestamp, first_part_micros: i64) {
+    fn takes(&mut self, now: Timestamp, first_part_micros: i64) {
         self.called_at = now;
         let seconds = seconds(first_part_micros);
         self.first_part_seconds.hears(now, seconds, seconds);
     }
 
-    fn ends(&mut self, now: Timestamp) {
+    fn failed(&mut self, now: Timestamp, it_did: bool) {
         self.called_at = now;
-        self.failure_ratio.hears(now, 0.0, 0.0);
-        self.breaker.succeeded(now);
-    }
-
-    fn fails(&mut self, now: Timestamp) -> bool {
-        self.called_at = now;
-        self.failure_ratio.hears(now, 1.0, 0.0);
-        self.breaker.failed(now)
+        self.failure_ratio.hears(now, f64::from(u8::from(it_did)), 0.0);
     }
 
     /// It was given up before it was known how long it takes: it can only be slower.
@@ -277,15 +283,15 @@ mod tests {
     #[test]
     fn a_stream_counts_by_its_end_and_its_first_part_closes_nothing() {
         let begins = News::Begins { first_part_micros: 400_000 };
-        let failed = News::Failed { retry_after_seconds: None };
         let hears = |health: &mut Health, seconds, news: &[News]| {
             news.iter().map(|news| health.hears(at(seconds), *news)).collect::<Vec<bool>>()
         };
         let mut health = Health::default();
 
-        let opened = hears(&mut health, 0, &[begins, failed].repeat(5));
+        let opened = hears(&mut health, 0, &[begins, News::BrokeOff].repeat(5));
+        let ratio = health.failure_ratio();
         health.starts(at(5), 0);
-        hears(&mut health, 6, &[begins, failed]);
+        hears(&mut health, 6, &[begins, News::BrokeOff]);
         let again = health.standing(at(15), 0);
         health.starts(at(16), 0);
         hears(&mut health, 17, &[begins]);
@@ -293,6 +299,7 @@ mod tests {
         hears(&mut health, 18, &[News::Ends]);
 
         assert_eq!(opened.iter().filter(|opened| **opened).count(), 1, "every stream broke off");
+        assert!(ratio > 0.6, "no first part counts against a break: {ratio}");
         assert_eq!(again, Standing::Resting { until: at(16) }, "a probe that breaks off doubles the rest");
         assert_eq!(begun, Standing::Resting { until: at(26) });
         assert_eq!(health.standing(at(18), 0), Standing::Ready);
