@@ -15,6 +15,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 use toml_edit::{ImDocument, Item};
 
+use crate::domain::pricing::rate_card::Uplift;
 use crate::domain::prompts::{Template, Templates};
 use crate::domain::routing::{Mistake, Route, Routes, Step, To};
 
@@ -78,6 +79,9 @@ pub struct ProviderConfig {
     /// Whose rate cards price this upstream, where its own name has none: a second account at the same provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prices_of: Option<String>,
+    /// Where this upstream serves, by which the cards of its models may raise their rates.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub uplifts: BTreeSet<Uplift>,
     #[serde(default = "connect_timeout_seconds")]
     pub connect_timeout_seconds: u64,
     /// Until the answer's first byte; a long reasoning call is silent for minutes.
@@ -425,6 +429,10 @@ impl ProviderConfig {
         if keys.into_iter().filter(|is_given| *is_given).count() > 1 {
             return Err(self.error("its key comes from one of api_key, api_key_env and api_key_file"));
         }
+        if self.uplifts.contains(&Uplift::Fast) {
+            let why = "its uplifts are region_us, region_eu or regional_endpoint; who wants fast asks for it";
+            return Err(self.error(why));
+        }
         let seconds =
             [self.connect_timeout_seconds, self.first_byte_timeout_seconds, self.idle_timeout_seconds];
         match seconds.contains(&0) {
@@ -542,6 +550,8 @@ mod tests {
             (&PROVIDER.replace("http://up", "ftp://up"), "base_url"),
             (&format!("{PROVIDER}api_key_env = \"K\"\n"), "one of api_key"),
             (&format!("{PROVIDER}idle_timeout_seconds = 0\n"), "timeout"),
+            (&format!("{PROVIDER}uplifts = [\"fast\"]\n"), "region_us, region_eu"),
+            (&format!("{PROVIDER}uplifts = [\"region_mars\"]\n"), "region_mars"),
         ] {
             let error = load(toml).expect_err(toml).to_string();
 

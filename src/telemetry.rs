@@ -74,6 +74,10 @@ fn install() -> Result<PrometheusHandle, String> {
     );
     describe_counter!("tollgate_hedges_total", "Second calls that were sent beside a slow first one");
     describe_counter!(
+        "tollgate_arms_passed_over_total",
+        "Requests that went on without their experiment, by arm and why it could not serve them"
+    );
+    describe_counter!(
         "tollgate_breakers_opened_total",
         "Targets that most calls failed at, by provider and model"
     );

@@ -180,6 +180,7 @@ fn provider(name: &str, kind: ProviderKind, address: SocketAddr, prices_of: Opti
         api_key_file: None,
         api_key_header: None,
         lacks: Vec::new(),
+        uplifts: [].into(),
         prices_of: prices_of.map(str::to_owned),
         connect_timeout_seconds: 2,
         first_byte_timeout_seconds: 10,

@@ -25,7 +25,7 @@ use crate::gateway::cache::{Answer, Cache, Reuse};
 use crate::gateway::dialects;
 use crate::gateway::edge::Request;
 use crate::gateway::experiment;
-use crate::gateway::failure::Failure;
+use crate::gateway::failure::{Failure, NOT_PRICED, TOO_LONG, UNSUPPORTED};
 use crate::gateway::fit::fit;
 use crate::gateway::flight::{self, Flight, Flights, Landed, Loser};
 use crate::gateway::headers::{self, Away, Notices};
@@ -89,12 +89,15 @@ pub async fn seated(
     let request = Arc::new(request);
     let prices = Prices::in_force(&state);
     let now = state.ledger.clock().now();
-    // A shadow whose arm is spent ends here.
-    let again = seat.as_ref().filter(|seat| !seat.is_shadow()).map(|_| request.clone());
+    // A shadow whose arm can't serve ends here.
+    let again = seat.clone().filter(|seat| !seat.is_shadow()).map(|seat| (seat, request.clone()));
     let begun = match (begin(&state, request, prices.clone(), seat, now).await, again) {
         // The org goes on as if there were no experiment: with other targets, of another size, and other answers kept. It
         // counts in none of its arms.
-        (Err(failure), Some(request)) if failure.code == ARM_SPENT => {
+        (Err(failure), Some((seat, request))) if is_the_arms(&failure, &seat) => {
+            let (arm, reason) = (seat.arm, failure.code);
+            metrics::counter!("tollgate_arms_passed_over_total", "arm" => arm, "reason" => reason)
+                .increment(1);
             begin(&state, request, prices, None, now).await
         }
         (begun, _) => begun,
@@ -105,6 +108,15 @@ pub async fn seated(
             experiment::cast_shadows(&dispatch.state, &dispatch.request, shadows);
             dispatch.attempt(first).await
         }
+    }
+}
+
+/// Whether a request has no hold since its arm is spent, or since the arm's own targets can't carry it.
+fn is_the_arms(failure: &Failure, seat: &Seat) -> bool {
+    match failure.code {
+        ARM_SPENT => true,
+        UNSUPPORTED | NOT_PRICED | TOO_LONG => !seat.chain.is_empty(),
+        _ => false,
     }
 }
 
@@ -174,13 +186,16 @@ impl Dispatch {
                 () = sleep(hedge_after.unwrap_or_default()), if hedge_after.is_some() => None,
             };
             self.away.seconds += timer.seconds();
-            let Some(Landed { place, call, sent }) = landed else {
+            let Some(Landed { place, call, sent, first_part_micros }) = landed else {
                 hedge_after = None;
                 flights.extend(self.hedge().await);
                 continue;
             };
             let failed = match sent {
-                Ok(body) => return self.answered(place, call, body, flights).await,
+                Ok(body) => {
+                    self.hears_of(&call, &body, first_part_micros);
+                    return self.answered(place, call, body, flights).await;
+                }
                 Err(failed) => failed,
             };
             let failure = self.note_failure(place, call, failed);
@@ -209,6 +224,15 @@ impl Dispatch {
         Some(self.launch(place, quote))
     }
 
+    fn hears_of(&self, call: &Call, body: &AnswerBody, first_part_micros: i64) {
+        // What a stream comes to is known at its end.
+        let news = match body {
+            AnswerBody::Whole { .. } => News::Answers { first_part_micros },
+            AnswerBody::Stream(_) => News::Begins { first_part_micros },
+        };
+        self.state.weather.hears(&call.quote.target, self.state.ledger.clock().now(), news);
+    }
+
     async fn answered(
         mut self: Box<Self>,
         place: usize,
@@ -218,13 +242,14 @@ impl Dispatch {
     ) -> Result<Response, Failure> {
         self.in_flight.retain(|(other, ..)| *other != place);
         let losers = flights.into_iter().zip(std::mem::take(&mut self.in_flight));
-        self.losers = losers.map(|(flight, (_, quote, since))| Loser::of(flight, quote, since)).collect();
+        let loser = |(flight, (_, quote, since)): (_, (usize, Quote, Timestamp))| {
+            let patience = self.patience(&quote);
+            Loser::of(flight, quote, since, patience)
+        };
+        self.losers = losers.map(loser).collect();
         if let (Some(first), true) = (self.plan.targets.first(), place > 0 && !self.losers.is_empty()) {
             self.fallback.get_or_insert_with(|| format!("{}: slow", first.upstream.config.name));
         }
-        let now = self.state.ledger.clock().now();
-        let first_part_micros = now.0.saturating_sub(call.started_at.0);
-        self.state.weather.hears(&call.quote.target, now, News::Answers { first_part_micros });
         match body {
             AnswerBody::Whole { bytes, json } => self.answer(call, &bytes, &json).await,
             AnswerBody::Stream(open) => Ok(stream::answer(self, call, open)),
@@ -288,8 +313,9 @@ impl Dispatch {
 
     /// Records the calls that the answer's beat: before its own, which is the last and for which the request counts.
     pub async fn end_losers(&mut self) {
+        let is_over = self.is_over(self.state.ledger.clock().now());
         for loser in std::mem::take(&mut self.losers) {
-            loser.end(&self.request, &mut self.hold).await;
+            loser.end(&self.state, &self.request, &mut self.hold, is_over).await;
         }
     }
 

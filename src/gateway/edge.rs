@@ -68,7 +68,7 @@ pub struct Request {
     pub body: Value,
     /// What of it an operator's prompt has brought.
     pub prompt: Option<Assembled>,
-    /// The body's length as it came.
+    /// The body's length as it came, or with what an operator's prompt brought.
     pub bytes: usize,
     /// An answer of before will do, and this one may be kept.
     pub may_reuse: bool,
@@ -157,12 +157,12 @@ pub async fn admit(
     Purpose::check(purpose.end_user.as_deref(), &purpose.labels)
         .map_err(|why| Failure::new(400, "invalid_purpose", why))?;
     let limits = &state.ledger.access(caller.org).await?.limits;
-    let tokens = asked_tokens(endpoint, &body, bytes.len());
+    let length = prompt.as_ref().map_or(bytes.len(), |_| body.to_string().len());
+    let tokens = asked_tokens(endpoint, &body, length);
     let place = Arc::new(state.limiter.admit(caller.org, limits, &purpose, tokens).await?);
     let idempotency = idempotency(headers, bytes)?;
     let under_way = Arc::new(state.under_way.clone().read_owned().await);
     let ends_at = ends_at(headers, state.ledger.clock().now())?;
-    let bytes = bytes.len();
     let betas = betas::asked(headers);
     Ok(Request {
         id,
@@ -171,7 +171,7 @@ pub async fn admit(
         model,
         body,
         prompt,
-        bytes,
+        bytes: length,
         // What a feature makes of an answer is not told apart by its body.
         may_reuse: may_reuse(headers) && betas.is_empty(),
         complexity: complexity(headers)?,

@@ -12,6 +12,13 @@ use crate::gateway::dialects::{Dialect, Malformed, Refused};
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
 use crate::ledger::LedgerError;
 
+/// The code of what can't be priced or said to the target.
+pub const UNSUPPORTED: &str = "unsupported";
+/// The code of what the model's card has no price for.
+pub const NOT_PRICED: &str = "not_priced";
+/// The code of a request that the model's context window does not hold.
+pub const TOO_LONG: &str = "context_length_exceeded";
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub status: u16,
@@ -118,7 +125,7 @@ impl From<Refused> for Failure {
             Refused::Malformed(malformed) => malformed.into(),
             Refused::Unsupported(unsupported) => {
                 let message = unsupported.to_string();
-                Failure { field: Some(unsupported.field), ..Failure::new(422, "unsupported", message) }
+                Failure { field: Some(unsupported.field), ..Failure::new(422, UNSUPPORTED, message) }
             }
         }
     }
@@ -126,13 +133,13 @@ impl From<Refused> for Failure {
 
 impl From<Unboundable> for Failure {
     fn from(why: Unboundable) -> Failure {
-        Failure::new(422, "unsupported", why.to_string())
+        Failure::new(422, UNSUPPORTED, why.to_string())
     }
 }
 
 impl From<PriceError> for Failure {
     fn from(error: PriceError) -> Failure {
-        Failure::new(422, "not_priced", error.to_string())
+        Failure::new(422, NOT_PRICED, error.to_string())
     }
 }
 
@@ -205,7 +212,7 @@ impl From<UpstreamFailure> for Failure {
         if failure.is_the_callers() {
             let status = failure.status.filter(|status| (400..500).contains(status)).unwrap_or(400);
             let code = match failure.kind {
-                FailureKind::ContextLength => "context_length_exceeded",
+                FailureKind::ContextLength => TOO_LONG,
                 FailureKind::ContentPolicy => "content_policy_violation",
                 FailureKind::TooLarge => "request_too_large",
                 FailureKind::InvalidRequest

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::domain::routing::ContextFit;
 use crate::gateway::dialects::{Dialect, Family};
 use crate::gateway::edge::{Endpoint, Request};
-use crate::gateway::failure::Failure;
+use crate::gateway::failure::{Failure, TOO_LONG};
 use crate::gateway::plan::{Plan, Target};
 
 /// Around each message, by OpenAI's own account of its chat format.
@@ -117,7 +117,7 @@ fn too_long(target: &Target, tokens: u64) -> Failure {
         "This request has about {tokens} input tokens and {} takes {window}. Send a shorter one.",
         target.model
     );
-    Failure::new(400, "context_length_exceeded", words)
+    Failure::new(400, TOO_LONG, words)
 }
 
 /// Takes the oldest turn away: what a user said and everything until they speak again, so that no tool's result is left

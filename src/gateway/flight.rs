@@ -10,13 +10,16 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::domain::event::AttemptOutcome;
+use crate::domain::routing::News;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::attempt::{self, AnswerBody, Answered, Failed, OpenStream, Patience};
 use crate::gateway::edge::Request;
 use crate::gateway::hold::{Call, Hold};
 use crate::gateway::meter::{self, Report};
+use crate::gateway::providers::classify::UpstreamFailure;
 use crate::gateway::quote::Quote;
+use crate::gateway::weather;
 
 /// One call under way.
 pub type Flight = Pin<Box<dyn Future<Output = Landed> + Send>>;
@@ -29,6 +32,8 @@ pub struct Landed {
     pub place: usize,
     pub call: Call,
     pub sent: Result<AnswerBody, Failed>,
+    /// From when it was asked.
+    pub first_part_micros: i64,
 }
 
 /// A call that another one beat.
@@ -36,6 +41,7 @@ pub struct Landed {
 pub struct Loser {
     reading: JoinHandle<Read>,
     stop: oneshot::Sender<()>,
+    patience: Patience,
 }
 
 /// What was learnt of a loser.
@@ -44,6 +50,16 @@ struct Read {
     call: Call,
     outcome: AttemptOutcome,
     report: Option<Report>,
+    shown: Shown,
+}
+
+/// What it showed of its target.
+#[derive(Debug)]
+enum Shown {
+    Silence,
+    Failure(UpstreamFailure),
+    Answer { first_part_micros: i64 },
+    Stream { first_part_micros: i64, outcome: AttemptOutcome },
 }
 
 /// Sends what was quoted.
@@ -56,23 +72,30 @@ pub fn launch(state: State, request: Arc<Request>, place: usize, quote: Quote, p
             Err(failed) => (failed.provider_request_id.clone(), failed.failure.status),
         };
         let call = Call { quote, started_at, provider_request_id, status };
-        Landed { place, call, sent: sent.map(|Answered { body, .. }| body) }
+        let first_part_micros = state.ledger.clock().now().0.saturating_sub(started_at.0);
+        Landed { place, call, sent: sent.map(|Answered { body, .. }| body), first_part_micros }
     })
 }
 
 impl Loser {
     /// Reads on beside the winner. `quote` is what was sent, for the case that it never lands.
-    pub fn of(flight: Flight, quote: Quote, started_at: Timestamp) -> Loser {
+    pub fn of(flight: Flight, quote: Quote, started_at: Timestamp, patience: Patience) -> Loser {
         let (stop, stopped) = oneshot::channel();
         let call = Call { quote, started_at, provider_request_id: None, status: None };
-        Loser { reading: tokio::spawn(read_on(flight, call, stopped)), stop }
+        Loser { reading: tokio::spawn(read_on(flight, call, stopped)), stop, patience }
     }
 
-    /// The winner's answer is over: so is this.
-    pub async fn end(self, request: &Request, hold: &mut Hold) {
+    /// The winner's answer is over: so is this. What it showed of its target is learnt; `is_over` where the request's
+    /// time is.
+    pub async fn end(self, state: &State, request: &Request, hold: &mut Hold, is_over: bool) {
         // One that came to its end by itself listens no more.
         let _ = self.stop.send(());
-        let Ok(Read { call, outcome, report }) = self.reading.await else { return };
+        let Ok(Read { call, outcome, report, shown }) = self.reading.await else { return };
+        let now = state.ledger.clock().now();
+        let silence = silence(&call, &self.patience, now);
+        for news in shown.news(silence, is_over) {
+            state.weather.hears(&call.quote.target, now, news);
+        }
         let metered = match (&report, outcome) {
             (Some(report), _) => meter::meter(request, &call.quote, &hold.prices, report),
             (None, AttemptOutcome::Refused) => meter::refused(&call.quote),
@@ -82,34 +105,66 @@ impl Loser {
     }
 }
 
+fn silence(call: &Call, patience: &Patience, now: Timestamp) -> News {
+    let patience_micros = i64::try_from(patience.first_token.as_micros()).unwrap_or(i64::MAX);
+    News::Silent { micros: now.0.saturating_sub(call.started_at.0), patience_micros }
+}
+
+impl Shown {
+    fn news(&self, silence: News, is_over: bool) -> Vec<News> {
+        match self {
+            Shown::Silence => vec![silence],
+            Shown::Failure(failure) => weather::news_of(failure, is_over).into_iter().collect(),
+            Shown::Answer { first_part_micros } => {
+                vec![News::Answers { first_part_micros: *first_part_micros }]
+            }
+            Shown::Stream { first_part_micros, outcome } => {
+                let begins = News::Begins { first_part_micros: *first_part_micros };
+                [begins].into_iter().chain(weather::news_of_stream(*outcome, is_over)).collect()
+            }
+        }
+    }
+}
+
 async fn read_on(flight: Flight, call: Call, mut stopped: oneshot::Receiver<()>) -> Read {
     let landed = tokio::select! {
         biased;
         landed = flight => landed,
-        _ = &mut stopped => return Read { call, outcome: AttemptOutcome::Unknown, report: None },
+        _ = &mut stopped => {
+            return Read { call, outcome: AttemptOutcome::Unknown, report: None, shown: Shown::Silence };
+        }
     };
-    let Landed { call, sent, .. } = landed;
+    let Landed { call, sent, first_part_micros, .. } = landed;
     let family = call.quote.target.upstream.family;
     match sent {
-        Err(failed) => Read { call, outcome: failed.outcome, report: None },
-        Ok(AnswerBody::Whole { json, .. }) => {
-            Read { call, outcome: AttemptOutcome::Succeeded, report: Some(Report::of_answer(family, &json)) }
+        Err(Failed { failure, outcome, .. }) => {
+            Read { call, outcome, report: None, shown: Shown::Failure(failure) }
         }
+        Ok(AnswerBody::Whole { json, .. }) => Read {
+            call,
+            outcome: AttemptOutcome::Succeeded,
+            report: Some(Report::of_answer(family, &json)),
+            shown: Shown::Answer { first_part_micros },
+        },
         Ok(AnswerBody::Stream(open)) => {
             let (outcome, report) = read_stream(*open, stopped).await;
-            Read { call, outcome, report: Some(report) }
+            let shown = Shown::Stream { first_part_micros, outcome };
+            Read { call, outcome, report: Some(report), shown }
         }
     }
 }
 
 async fn read_stream(open: OpenStream, mut stopped: oneshot::Receiver<()>) -> (AttemptOutcome, Report) {
     let OpenStream { mut upstream, mut relay, ended, patience, mut progress, .. } = open;
-    let mut ended = ended;
+    let (mut ended, mut is_stopped) = (ended, false);
     while !ended && relay.failure().is_none() {
         let part = tokio::select! {
             biased;
             part = timeout(patience.between_tokens, upstream.chunk()) => part,
-            _ = &mut stopped => break,
+            _ = &mut stopped => {
+                is_stopped = true;
+                break;
+            }
         };
         let read = match part {
             // Its time is the winner's, so that only what it sends needs a limit.
@@ -130,7 +185,11 @@ async fn read_stream(open: OpenStream, mut stopped: oneshot::Receiver<()>) -> (A
             break;
         }
     }
-    let outcome = if relay.is_whole() { AttemptOutcome::Succeeded } else { AttemptOutcome::Cancelled };
+    let outcome = match (relay.is_whole(), is_stopped) {
+        (true, _) => AttemptOutcome::Succeeded,
+        (false, true) => AttemptOutcome::Cancelled,
+        (false, false) => AttemptOutcome::Broken,
+    };
     (outcome, Report::of_stream(&relay))
 }
 
@@ -144,10 +203,8 @@ mod tests {
     use crate::gateway::attempt::Progress;
     use crate::gateway::dialects::{Dialect, StreamEnds, StreamRelay};
 
-    #[tokio::test]
-    async fn a_losing_stream_that_comes_to_its_end_is_known_exactly() {
-        let text = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Yes.\"},\"finish_reason\":\"stop\"}]}\n\n\
-                    data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2}}\n\ndata: [DONE]\n\n";
+    /// A stream that has begun, with these parts to come.
+    fn open(text: &'static str) -> OpenStream {
         let dialect = Dialect::OpenaiChat;
         let ends = StreamEnds {
             upstream: dialect.into(),
@@ -160,19 +217,60 @@ mod tests {
             between_tokens: Duration::from_secs(1),
             ends_at: None,
         };
-        let open = OpenStream {
+        OpenStream {
             upstream: axum::http::Response::new(text).into(),
             relay: StreamRelay::new(ends),
             first: Bytes::new(),
             ended: false,
             patience,
             progress: Progress::new(9, &patience, Timestamp::default()),
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn a_losing_stream_that_comes_to_its_end_is_known_exactly() {
+        let text = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Yes.\"},\"finish_reason\":\"stop\"}]}\n\n\
+                    data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2}}\n\ndata: [DONE]\n\n";
         let (_winner_runs, stopped) = oneshot::channel();
 
-        let (outcome, report) = read_stream(open, stopped).await;
+        let (outcome, report) = read_stream(open(text), stopped).await;
 
         assert_eq!(outcome, AttemptOutcome::Succeeded);
         assert_eq!(report.usage.expect("told")["completion_tokens"], 2);
+    }
+
+    #[tokio::test]
+    async fn a_losing_stream_that_breaks_off_is_told_from_one_that_was_given_up() {
+        let text = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Y\"}}]}\n\n";
+        let (_winner_runs, stopped) = oneshot::channel();
+
+        let (outcome, _) = read_stream(open(text), stopped).await;
+
+        assert_eq!(outcome, AttemptOutcome::Broken);
+    }
+
+    #[test]
+    fn what_a_loser_showed_is_learnt_of_its_target() {
+        let silence = News::Silent { micros: 3, patience_micros: 9 };
+        let failed = News::Failed { retry_after_seconds: None };
+        let begins = News::Begins { first_part_micros: 2 };
+        let stream = |outcome| Shown::Stream { first_part_micros: 2, outcome };
+        let silent = || Shown::Failure(UpstreamFailure::unreachable("it did not answer in time"));
+        for (claim, shown, is_over, expected) in [
+            ("nothing", Shown::Silence, false, vec![silence]),
+            ("a failure", silent(), false, vec![failed]),
+            ("the end of the request's time", silent(), true, vec![]),
+            (
+                "a whole answer",
+                Shown::Answer { first_part_micros: 2 },
+                false,
+                vec![News::Answers { first_part_micros: 2 }],
+            ),
+            ("a whole stream", stream(AttemptOutcome::Succeeded), false, vec![begins, News::Ends]),
+            ("a stream that broke", stream(AttemptOutcome::Broken), false, vec![begins, News::BrokeOff]),
+            ("a stream that was given up", stream(AttemptOutcome::Cancelled), false, vec![begins]),
+        ] {
+            assert_eq!(shown.news(silence, is_over), expected, "{claim}");
+        }
     }
 }

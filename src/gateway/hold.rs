@@ -47,6 +47,8 @@ pub struct Hold {
     route: Option<String>,
     decision: Option<String>,
     seat: Option<Seat>,
+    /// What the org allots to the arm did not cover a further attempt.
+    is_arm_spent: bool,
     held: Credits,
     attempts: Vec<Attempt>,
     /// The bounds of the attempts in flight, and of those whose cost nobody knows.
@@ -96,6 +98,7 @@ impl Hold {
                 route: plan.route.clone(),
                 decision: decision(plan),
                 seat: plan.seat.clone(),
+                is_arm_spent: false,
                 held: quoted.credits,
                 attempts: Vec::new(),
                 bound: quoted.credits,
@@ -141,6 +144,7 @@ impl Hold {
             route: plan.route.clone(),
             decision: decision(plan),
             seat: plan.seat.clone(),
+            is_arm_spent: false,
             // A hold is of something, even where a hit is free.
             held: price.max(Credits::from_nanos(1)),
             attempts: Vec::new(),
@@ -205,7 +209,7 @@ impl Hold {
         let wanted = quote(&self.request, target, &self.prices, Means::Unknown).ok()?;
         let free = self.held.saturating_sub(self.bound);
         let missing = wanted.credits.saturating_sub(free);
-        let covered = if missing.is_positive() && self.grow(missing, wanted.input_credits).await.is_err() {
+        let covered = if missing.is_positive() && !self.grows(missing, wanted.input_credits).await {
             // What is held may still pay for a shorter answer.
             let means = Means::Available { credits: free, clamp };
             quote(&self.request, target, &self.prices, means).ok()?
@@ -286,8 +290,8 @@ impl Hold {
         let usages = self.attempts.iter().map(|attempt| &attempt.usage);
         let tokens = usages.map(|usage| usage.input_total().saturating_add(usage.output_total()));
         self.request.place.used(tokens.fold(0, u64::saturating_add));
-        // An experiment counts its failures.
-        let is_counted = self.seat.as_ref().is_some_and(|seat| seat.unit.is_some());
+        // An experiment counts its failures, but for those that are its cap's.
+        let is_counted = self.seat.as_ref().is_some_and(|seat| seat.unit.is_some()) && !self.is_arm_spent;
         let settle = self.settle_command();
         if !is_counted && self.attempts_cost().is_zero() && self.attempts.iter().all(is_refused) {
             let release = OrgCommand::Release { reservation: self.request.reservation };
@@ -339,6 +343,14 @@ impl Hold {
                 false
             }
         }
+    }
+
+    async fn grows(&mut self, missing: Credits, input: Credits) -> bool {
+        let grown = self.grow(missing, input).await;
+        if let Err(LedgerError::Refused(refusal)) = &grown {
+            self.is_arm_spent |= is_of_arm(refusal);
+        }
+        grown.is_ok()
     }
 
     async fn grow(&mut self, missing: Credits, input: Credits) -> Result<(), LedgerError> {

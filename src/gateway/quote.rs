@@ -63,7 +63,7 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
                 dialects::upstream_request(client, upstream, &request.body, &target.model)?;
             let bytes = length(&body).saturating_add(CLAMP_BYTES);
             let limits = input_bound(&body, bytes, priced(upstream), &target.card)?;
-            let terms = terms(request, prices, &limits);
+            let terms = terms(request, prices, &limits, target);
             let demand = limits.demand;
             let model_max = target.card.output_tokens_max.unwrap_or(OUTPUT_TOKENS_UNKNOWN);
             let asked = providers::asked_output_tokens(upstream, &body);
@@ -132,7 +132,7 @@ fn quote_embedding(
     let betas = betas(request, target, &mut dropped);
     let bytes = written(&body);
     let limits = input_bound(&body, bytes.len() as u64, Priced::Embeddings, &target.card)?;
-    let terms = terms(request, prices, &limits);
+    let terms = terms(request, prices, &limits, target);
     let demand = limits.demand;
     let credits = at_least_one(bound(&target.card, &terms, &demand, 0)?);
     match means {
@@ -208,9 +208,12 @@ fn priced(family: Family) -> Priced {
     }
 }
 
-fn terms(request: &Request, prices: &Prices, limits: &RequestBound) -> Terms {
+/// As the request asks for it, and where the upstream serves.
+fn terms(request: &Request, prices: &Prices, limits: &RequestBound, target: &Target) -> Terms {
     let mark_up = prices.system.prices.mark_up_percent(prices.version, request.caller.org, prices.at);
-    limits.terms(mark_up)
+    let mut terms = limits.terms(mark_up);
+    terms.uplifts.extend(&target.upstream.config.uplifts);
+    terms
 }
 
 /// A hold is of something, even where the model is free.

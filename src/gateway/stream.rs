@@ -11,7 +11,6 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::domain::event::AttemptOutcome;
-use crate::domain::routing::News;
 use crate::domain::time::Timestamp;
 use crate::gateway::attempt::OpenStream;
 use crate::gateway::dispatch::Dispatch;
@@ -19,6 +18,7 @@ use crate::gateway::failure::Failure;
 use crate::gateway::headers;
 use crate::gateway::hold::{Call, EXTEND_SECONDS};
 use crate::gateway::meter::{self, Report};
+use crate::gateway::weather;
 
 /// How long a stream is read on for its usage after its client went away.
 const DRAIN_SECONDS_MAX: i64 = 120;
@@ -110,8 +110,7 @@ async fn relay(mut dispatch: Box<Dispatch>, call: Call, open: Box<OpenStream>, s
         (false, Some(_)) if is_readable && relay.failure().is_none() => AttemptOutcome::Cancelled,
         (false, _) => AttemptOutcome::Broken,
     };
-    if outcome == AttemptOutcome::Broken && !dispatch.is_over(clock.now()) {
-        let news = News::Failed { retry_after_seconds: None };
+    if let Some(news) = weather::news_of_stream(outcome, dispatch.is_over(clock.now())) {
         dispatch.state.weather.hears(&call.quote.target, clock.now(), news);
     }
     let request = dispatch.request.clone();

@@ -30,6 +30,7 @@ use crate::domain::event::{
     Attempt, AttemptOutcome, Balance, Event, ExpiryPolicy, GrantKind, LotTerms, Role,
 };
 use crate::domain::ids::{KeyId, LotId, OrgId};
+use crate::domain::pricing::rate_card::Uplift;
 use crate::domain::pricing::{RateCard, default_cards};
 use crate::domain::system::SystemCommand;
 use crate::domain::usage::UsageSource;
@@ -92,6 +93,7 @@ impl World {
             api_key_file: None,
             api_key_header: (name == "odd").then(|| "api-key".into()),
             lacks: Vec::new(),
+            uplifts: if name == "odd" { [Uplift::RegionEu].into() } else { [].into() },
             prices_of: Some(prices_of.into()),
             connect_timeout_seconds: 2,
             first_byte_timeout_seconds: 5,
@@ -811,6 +813,57 @@ async fn a_kept_prompt_is_filled_in_priced_and_known_to_reports() {
     let twice: Value = json!([{"id": "a", "version": 1}, {"id": "a", "version": 1}]);
     let prompts = serde_json::from_value(twice).expect("templates");
     assert!(world.state.reload_routes(&Config { prompts, ..world.config.clone() }).is_err());
+}
+
+#[tokio::test]
+async fn what_a_kept_prompt_brings_counts_for_conditions_and_limits() {
+    let when = json!({"to": "openai/gpt-4o", "when": {"input_tokens_min": 500}});
+    let routes = json!([{"name": "r", "chain": [when, "openai/gpt-4o-mini"]}]);
+    let world = World::routed("5", "", routes).await;
+    let template = json!([{"id": "long", "version": 1, "system": "Be kind. ".repeat(300)}]);
+    let prompts = serde_json::from_value(template).expect("templates");
+    world.state.reload_routes(&Config { prompts, ..world.config.clone() }).expect("sound");
+    let mut body = chat("r");
+    let plain = world.post("/v1/chat/completions", body.clone()).await;
+    body["prompt"] = json!({"id": "long"});
+    let prompted = world.post("/v1/chat/completions", body.clone()).await;
+    let limits = vec![Limits {
+        scope: BudgetScope::Org,
+        requests_per_minute: None,
+        tokens_per_minute: Some(500),
+        concurrent_requests: None,
+        credits_per_request: None,
+    }];
+    let set = OrgCommand::SetLimits { limits };
+    let submission = Submission { org: ACME, command: set, by: By::Tollgate, idempotency: None };
+    world.ledger.submit(submission).await.expect("sets");
+    let too_large = world.post("/v1/chat/completions", body).await;
+
+    assert_eq!(header(&plain, "x-tollgate-model"), "gpt-4o-mini");
+    assert_eq!(header(&prompted, "x-tollgate-model"), "gpt-4o");
+    assert_eq!(too_large.status(), 413, "no minute would ever let it through");
+}
+
+#[tokio::test]
+async fn where_an_upstream_serves_raises_what_its_calls_are_held_and_charged_at() {
+    let answer =
+        || async { axum::Json(completion(json!({"prompt_tokens": 1_000, "completion_tokens": 1_000}))) };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini"]}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    let mut card = default_cards(Timestamp(2)).expect("cards");
+    card.retain(|card| card.provider == "openai" && card.model == "gpt-4o-mini");
+    card[0].uplifts.insert(Uplift::RegionEu, "1.1".parse().expect("a rate"));
+    let publish = SystemCommand::PublishPrices { cards: card, mark_ups: vec![] };
+    world.ledger.submit_system(publish, None, None).await.expect("publishes");
+
+    let response = world.post("/v1/chat/completions", chat("r")).await;
+
+    // 0.15 in and 0.60 out, each per million tokens, and a tenth more.
+    assert_eq!(header(&response, "x-tollgate-cost"), "0.000825");
+    let (attempts, _) = world.last_settle().await;
+    let priced_by = attempts[0].priced_by.as_ref().expect("priced");
+    assert_eq!(priced_by.uplifts, [Uplift::RegionEu].into());
 }
 
 #[tokio::test]

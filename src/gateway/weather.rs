@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use crate::domain::event::AttemptOutcome;
 use crate::domain::routing::{Allowance, Health, News, Prefer, Retry, Standing, in_order};
 use crate::domain::time::Timestamp;
 use crate::gateway::plan::Target;
@@ -121,6 +122,19 @@ pub fn news_of(failure: &UpstreamFailure, is_over: bool) -> Option<News> {
             Some(News::Limited { retry_after_seconds })
         }
         Retry::HereOrElsewhere | Retry::Elsewhere => Some(News::Failed { retry_after_seconds }),
+    }
+}
+
+/// What the end of a stream that had begun says of the target's health.
+pub fn news_of_stream(outcome: AttemptOutcome, is_over: bool) -> Option<News> {
+    match outcome {
+        AttemptOutcome::Succeeded => Some(News::Ends),
+        AttemptOutcome::Broken if !is_over => Some(News::BrokeOff),
+        // It was the caller, or a faster target, who ended it.
+        AttemptOutcome::Broken
+        | AttemptOutcome::Refused
+        | AttemptOutcome::Unknown
+        | AttemptOutcome::Cancelled => None,
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! Promise: the input that the provider reports is at most the bound, or the request's kind is refused; recordings
 //! prove it. A token covers at least one byte of what was sent, so the bound is the request's bytes and a stated
-//! overhead for the prompts that providers add. What lies behind a reference is bounded by the context window; what a
-//! provider loops over, by the window once for each use allowed and once more. Without such a limit it is refused.
+//! overhead for the prompts that providers add. A picture is bounded by what its dialect makes of the largest, whatever its
+//! bytes; sound by its bytes, or the context window. What lies behind a reference or in a document is bounded by the window;
+//! what a provider loops over, by the window once for each use allowed and once more. Without such a limit it is refused.
 
 use std::collections::BTreeSet;
 
@@ -74,22 +75,15 @@ pub fn input_bound(
     found.content(request, dialect)?;
     let n = answers(request, dialect)?;
     found.searches_unasked(request["model"].as_str().unwrap_or(&card.model), card, n)?;
-    let plain = request_bytes.saturating_add(found.overhead_tokens(dialect, &card.model));
-    let uses = found.server_tool_uses.saturating_add(1);
-    let by_window = found.reads_by_reference || found.server_tool_uses > 0;
-    let input_tokens_max = match (by_window, card.context_window_tokens) {
-        (false, _) => plain,
-        (true, Some(window)) => plain.max(window.saturating_mul(uses)),
-        (true, None) => return Err(Unboundable::WindowUnknown),
-    };
+    let input_tokens_max = found.input_tokens(request_bytes, dialect, card)?;
     Ok(RequestBound {
         demand: Demand {
             input_tokens_max,
             n,
             web_searches_max: found.web_searches,
             cache_writes: dialect != Dialect::Anthropic || mentions(request, "cache_control"),
-            long_cache_writes: dialect == Dialect::Anthropic && has_long_cache(request),
-            audio_input: found.audio,
+            long_cache_writes: has_long_cache(request),
+            audio_input: found.has_audio,
             audio_output: asks_for_audio(request),
             pictures_or_video: found.pictures > 0 || found.reads_by_reference,
             other_tiers: vec![ServiceTier::Standard],
@@ -115,17 +109,25 @@ impl Dialect {
         }
     }
 
-    /// The most that one picture costs. OpenAI scales a picture to at most 8 tiles or 10,000 patches, which its
-    /// models weigh differently (`gpt-4o-mini` 33 × as much as `gpt-4o`); Anthropic scales it to at most 4,784 tokens.
+    /// The most that one picture costs, in full detail. OpenAI scales it to at most 8 tiles or 10,000 patches, which its
+    /// models weigh differently: 1,445 tokens at `gpt-4o`, 24,600 at the small ones that count patches, and 48,169 at
+    /// `gpt-4o-mini`, which any other name may stand for. Anthropic scales it to at most 4,784 tokens.
     fn picture_tokens(self, model: &str) -> u64 {
         match self {
             Dialect::Anthropic => 5_000,
-            Dialect::OpenAiChat | Dialect::OpenAiResponses if model.contains("4o-mini") => 50_000,
-            Dialect::OpenAiChat | Dialect::OpenAiResponses => 25_000,
-            // Gemini cuts a picture into as many tiles as it has: see `Found::content`.
+            Dialect::OpenAiChat | Dialect::OpenAiResponses if is_openais_by_name(model) => 25_000,
+            Dialect::OpenAiChat | Dialect::OpenAiResponses => 50_000,
+            // Gemini cuts a picture into as many tiles as it has: see `Found::gemini_content`.
             Dialect::Gemini | Dialect::Embeddings => 0,
         }
     }
+}
+
+/// Whether it is one of OpenAI's own models, and not the one whose pictures are dearest.
+fn is_openais_by_name(model: &str) -> bool {
+    let name = model.rsplit('/').next().unwrap_or(model);
+    let is_openais = ["gpt-", "chatgpt-", "o1", "o3", "o4"].iter().any(|prefix| name.starts_with(prefix));
+    is_openais && !name.contains("4o-mini")
 }
 
 /// What a walk through the request met.
@@ -135,7 +137,11 @@ struct Found {
     built_in_tools: u64,
     has_schema: bool,
     pictures: u64,
-    audio: bool,
+    has_audio: bool,
+    /// Of sound that stands in the request.
+    audio_bytes: u64,
+    /// Of the request's bytes, those in base64 that another figure bounds.
+    media_bytes: u64,
     reads_by_reference: bool,
     server_tool_uses: u64,
     web_searches: u64,
@@ -145,17 +151,34 @@ struct Found {
 const BUILT_IN_TOOL_TOKENS: u64 = 4_096;
 
 impl Found {
-    fn overhead_tokens(&self, dialect: Dialect, model: &str) -> u64 {
+    fn input_tokens(
+        &self,
+        request_bytes: u64,
+        dialect: Dialect,
+        card: &RateCard,
+    ) -> Result<u64, Unboundable> {
+        let uses = self.server_tool_uses.saturating_add(1);
+        let by_window = self.reads_by_reference || self.server_tool_uses > 0;
+        let window = card.context_window_tokens;
+        let texts = request_bytes.saturating_sub(self.media_bytes.saturating_add(self.audio_bytes));
+        let plain = texts.saturating_add(self.overhead_tokens(dialect));
+        let read = match (by_window, window) {
+            (false, _) => plain,
+            (true, Some(window)) => plain.max(window.saturating_mul(uses)),
+            (true, None) => return Err(Unboundable::WindowUnknown),
+        };
+        // Beside the window, since models that weigh pictures count more than fits into it.
+        let pictures = self.pictures.saturating_mul(dialect.picture_tokens(&card.model));
+        let audio = window.map_or(self.audio_bytes, |window| window.min(self.audio_bytes));
+        Ok(read.saturating_add(pictures).saturating_add(audio))
+    }
+
+    fn overhead_tokens(&self, dialect: Dialect) -> u64 {
         let has_tools = self.tools > 0 || self.built_in_tools > 0 || self.has_schema;
         let prompt = if has_tools { dialect.tool_prompt_tokens() } else { 0 };
-        [
-            (1, FRAMING_TOKENS + prompt),
-            (self.tools, TOOL_TOKENS),
-            (self.built_in_tools, BUILT_IN_TOOL_TOKENS),
-            (self.pictures, dialect.picture_tokens(model)),
-        ]
-        .into_iter()
-        .fold(0, |sum, (count, tokens)| sum.saturating_add(count.saturating_mul(tokens)))
+        [(1, FRAMING_TOKENS + prompt), (self.tools, TOOL_TOKENS), (self.built_in_tools, BUILT_IN_TOOL_TOKENS)]
+            .into_iter()
+            .fold(0, |sum, (count, tokens)| sum.saturating_add(count.saturating_mul(tokens)))
     }
 
     fn tools(&mut self, request: &Value, dialect: Dialect) -> Result<(), Unboundable> {
@@ -276,10 +299,18 @@ impl Found {
                 let is_file = is_set(part, "file_id") || text(&part["source"], "type") == "file";
                 self.reads_by_reference |= is_file;
                 self.pictures += 1;
+                self.media_bytes = self.media_bytes.saturating_add(picture_bytes(part));
             }
-            "input_audio" => self.audio = true,
+            "input_audio" => {
+                self.has_audio = true;
+                let bytes = text(&part["input_audio"], "data").len() as u64;
+                self.audio_bytes = self.audio_bytes.saturating_add(bytes);
+            }
             // A page of a document can say more than its bytes do.
-            "document" | "file" | "input_file" | "item_reference" => self.reads_by_reference = true,
+            "document" | "file" | "input_file" | "item_reference" => {
+                self.reads_by_reference = true;
+                self.media_bytes = self.media_bytes.saturating_add(document_bytes(part));
+            }
             other => return Err(Unboundable::Content { kind: other.to_owned() }),
         }
         Ok(())
@@ -288,14 +319,16 @@ impl Found {
     fn gemini_content(&mut self, request: &Value) -> Result<(), Unboundable> {
         self.reads_by_reference |= is_set(request, "cachedContent");
         for part in list(request, "contents").iter().flat_map(|content| list(content, "parts")) {
-            for kind in part.as_object().into_iter().flat_map(|part| part.keys()) {
+            for (kind, held) in part.as_object().into_iter().flatten() {
                 match kind.as_str() {
                     "text" | "functionCall" | "functionResponse" | "thought" | "thoughtSignature"
                     | "function_call" | "function_response" | "thought_signature" => {}
                     // Pictures and video are cut into as many pieces as they have: no constant bounds them.
                     "inlineData" | "inline_data" | "fileData" | "file_data" => {
                         self.reads_by_reference = true;
-                        self.audio = true;
+                        self.has_audio = true;
+                        let bytes = text(held, "data").len() as u64;
+                        self.media_bytes = self.media_bytes.saturating_add(bytes);
                     }
                     other => return Err(Unboundable::Content { kind: other.to_owned() }),
                 }
@@ -305,24 +338,63 @@ impl Found {
     }
 }
 
-/// Fields that let a provider read, run or answer more than any other field limits.
+/// Of a picture that stands in the request: OpenAI's `data:` address or Anthropic's source.
+fn picture_bytes(part: &Value) -> u64 {
+    let address = part["image_url"].as_str().unwrap_or_else(|| text(&part["image_url"], "url"));
+    let inline = address.strip_prefix("data:").and_then(|address| address.split_once(";base64,"));
+    inline.map_or(0, |(_, data)| data.len() as u64).saturating_add(source_bytes(part))
+}
+
+/// Of a document in any of the three dialects.
+fn document_bytes(part: &Value) -> u64 {
+    let files = [text(&part["file"], "file_data"), text(part, "file_data")];
+    let bytes = files.into_iter().map(|data| data.len() as u64).sum::<u64>();
+    bytes.saturating_add(source_bytes(part))
+}
+
+fn source_bytes(part: &Value) -> u64 {
+    let source = &part["source"];
+    if text(source, "type") == "base64" { text(source, "data").len() as u64 } else { 0 }
+}
+
+/// With which routers of models (OpenRouter) choose another model or a dearer server, or read more. Its `transforms` only
+/// shorten.
+const OF_ROUTERS: [&str; 5] = ["models", "route", "provider", "preset", "plugins"];
+
+/// Fields that let a provider read, run or answer more, or later, than any other field limits.
 fn refuse_fields(request: &Value, dialect: Dialect) -> Result<(), Unboundable> {
     let refused: &[&'static str] = match dialect {
         Dialect::OpenAiChat => {
-            &["web_search_options", "search_parameters", "plugins", "models", "route", "prediction"]
+            &["web_search_options", "search_parameters", "data_sources", "deferred", "prediction"]
         }
-        Dialect::OpenAiResponses => &["prompt", "plugins", "models", "background"],
+        Dialect::OpenAiResponses => &["prompt", "background", "search_parameters"],
         Dialect::Anthropic => &["mcp_servers", "container", "fallbacks"],
         Dialect::Embeddings | Dialect::Gemini => &[],
     };
-    if let Some(field) = refused.iter().find(|field| is_set(request, field)) {
+    if let Some(field) = refused.iter().chain(&OF_ROUTERS).find(|field| is_set(request, field)) {
         return Err(Unboundable::Field { field });
     }
-    let edits = list(&request["context_management"], "edits");
+    // An object of edits at Anthropic, a list of them in OpenAI's responses.
+    let asked = &request["context_management"];
+    let edits = asked.as_array().map_or_else(|| list(asked, "edits"), Vec::as_slice);
     if edits.iter().any(|edit| !text(edit, "type").starts_with("clear_")) {
         return Err(Unboundable::Field { field: "context_management" });
     }
-    Ok(())
+    refuse_long_cache(request, dialect)
+}
+
+/// OpenAI's usage has one count of cache writes: those for an hour, which are dearer, can't be told apart in it.
+fn refuse_long_cache(request: &Value, dialect: Dialect) -> Result<(), Unboundable> {
+    match dialect {
+        Dialect::OpenAiChat | Dialect::OpenAiResponses if has_long_cache(request) => {
+            Err(Unboundable::Value { field: "cache_control.ttl" })
+        }
+        Dialect::OpenAiChat
+        | Dialect::OpenAiResponses
+        | Dialect::Embeddings
+        | Dialect::Anthropic
+        | Dialect::Gemini => Ok(()),
+    }
 }
 
 /// Of what a chat can answer with, text and speech have a price.
@@ -477,7 +549,7 @@ mod tests {
             (
                 chat(json!({"type": "image_url", "image_url": {"url": "https://x"}})),
                 Dialect::OpenAiChat,
-                25_000,
+                50_000,
             ),
             (json!({"input": "x", "previous_response_id": "r"}), Dialect::OpenAiResponses, 128_000),
             (json!({"contents": [], "cachedContent": "c"}), Dialect::Gemini, 128_000),
@@ -501,6 +573,71 @@ mod tests {
     }
 
     #[test]
+    fn media_in_the_request_are_bounded_by_what_is_made_of_them_and_not_by_their_bytes() {
+        let data = "A".repeat(2_000_000);
+        let address = format!("data:image/png;base64,{data}");
+        let chat = |part: Value| json!({"messages": [{"role": "user", "content": [part]}]});
+        let inline = json!({"type": "base64", "media_type": "image/png", "data": data});
+        let picture = json!({"type": "image", "source": inline});
+        let result = json!({"type": "tool_result", "content": [picture.clone()]});
+        let of = |request: &Value, dialect, model: &str, window| {
+            let card = RateCard { model: model.into(), context_window_tokens: window, ..card("1", "1") };
+            let bytes = request.to_string().len() as u64;
+            input_bound(request, bytes, dialect, &card).map(|bound| bound.demand.input_tokens_max)
+        };
+        let sound = chat(json!({"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}));
+        for (request, dialect, model, least) in [
+            (
+                chat(json!({"type": "image_url", "image_url": {"url": address}})),
+                Dialect::OpenAiChat,
+                "gpt-4o",
+                25_000,
+            ),
+            (
+                chat(json!({"type": "image_url", "image_url": {"url": address}})),
+                Dialect::OpenAiChat,
+                "gpt-4o-mini",
+                50_000,
+            ),
+            (
+                json!({"input": [{"content": [{"type": "input_image", "image_url": address}]}]}),
+                Dialect::OpenAiResponses,
+                "a-deployment",
+                50_000,
+            ),
+            (chat(picture), Dialect::Anthropic, "claude-haiku-4-5", 5_000),
+            (chat(result), Dialect::Anthropic, "claude-haiku-4-5", 5_000),
+            (
+                chat(json!({"type": "document", "source": inline})),
+                Dialect::Anthropic,
+                "claude-haiku-4-5",
+                200_000,
+            ),
+            (
+                chat(json!({"type": "file", "file": {"file_data": address}})),
+                Dialect::OpenAiChat,
+                "gpt-4o",
+                200_000,
+            ),
+            (sound.clone(), Dialect::OpenAiChat, "gpt-4o-audio-preview", 200_000),
+            (
+                json!({"contents": [{"parts": [{"inlineData": {"mimeType": "image/png", "data": data}}]}]}),
+                Dialect::Gemini,
+                "gemini-2.5-flash",
+                200_000,
+            ),
+        ] {
+            let bound = of(&request, dialect, model, Some(200_000)).expect("a bound");
+
+            assert!((least..least + 1_000).contains(&bound), "{dialect:?} {model}: {bound}");
+        }
+        let unknown = of(&sound, Dialect::OpenAiChat, "m", None).expect("a bound");
+        assert!(unknown > 2_000_000, "{unknown}");
+        let text = chat(json!({"type": "text", "text": address}));
+        assert!(of(&text, Dialect::OpenAiChat, "gpt-4o", Some(200_000)).expect("a bound") > 2_000_000);
+    }
+
+    #[test]
     fn what_has_no_bound_is_refused() {
         for (request, dialect) in [
             (json!({"tools": [{"type": "web_search_20250305"}]}), Dialect::Anthropic),
@@ -514,6 +651,17 @@ mod tests {
             (json!({"tools": [{"type": "mcp"}]}), Dialect::OpenAiResponses),
             (json!({"web_search_options": {}}), Dialect::OpenAiChat),
             (json!({"prediction": {"type": "content"}}), Dialect::OpenAiChat),
+            (json!({"data_sources": [{"type": "azure_search"}]}), Dialect::OpenAiChat),
+            (json!({"deferred": true}), Dialect::OpenAiChat),
+            (json!({"models": ["a", "b"]}), Dialect::OpenAiChat),
+            (json!({"provider": {"order": ["dear"]}}), Dialect::OpenAiChat),
+            (json!({"preset": "p"}), Dialect::OpenAiResponses),
+            (json!({"plugins": [{"id": "web"}]}), Dialect::OpenAiChat),
+            (json!({"context_management": [{"type": "compaction"}]}), Dialect::OpenAiResponses),
+            (
+                json!({"messages": [{"content": [{"type": "text", "cache_control": {"ttl": "1h"}}]}]}),
+                Dialect::OpenAiChat,
+            ),
             (json!({"service_tier": "scale"}), Dialect::OpenAiChat),
             (json!({"modalities": ["text", "image"]}), Dialect::OpenAiChat),
             (json!({"n": 0}), Dialect::OpenAiChat),
@@ -521,6 +669,12 @@ mod tests {
             (json!({"tools": [{"googleSearch": {}}]}), Dialect::Gemini),
         ] {
             assert!(bound_of(&request, dialect).is_err(), "{request}");
+        }
+        for harmless in [
+            json!({"transforms": ["middle-out"], "deferred": false, "plugins": []}),
+            json!({"messages": [{"content": [{"type": "text", "cache_control": {"type": "ephemeral"}}]}]}),
+        ] {
+            assert!(bound_of(&harmless, Dialect::OpenAiChat).is_ok(), "{harmless}");
         }
     }
 

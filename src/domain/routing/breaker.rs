@@ -63,15 +63,41 @@ impl Breaker {
 
     /// The target answered as it should, or refused what was the caller's own fault.
     pub fn succeeded(&mut self, now: Timestamp) {
-        self.count(now, 0);
+        self.begins(now);
+        self.closes();
+    }
+
+    /// Its stream begins: a call that may still fail, so that it closes nothing.
+    pub fn begins(&mut self, now: Timestamp) {
+        self.count(now, Counts { calls: 1, failures: 0 });
+    }
+
+    /// A stream that had begun came to its end. Those from before the breaker opened say nothing of how it is now.
+    pub fn ends(&mut self) {
+        if self.open.is_some_and(|open| open.is_probing) {
+            self.closes();
+        }
+    }
+
+    /// A stream broke off: the call was counted when it began. True where that opens the breaker.
+    pub fn broke_off(&mut self, now: Timestamp) -> bool {
+        self.count(now, Counts { calls: 0, failures: 1 });
+        self.opens(now)
+    }
+
+    /// The target failed. True where that opens the breaker.
+    pub fn failed(&mut self, now: Timestamp) -> bool {
+        self.count(now, Counts { calls: 1, failures: 1 });
+        self.opens(now)
+    }
+
+    fn closes(&mut self) {
         if self.open.take().is_some() {
             (self.recent, self.earlier) = (Counts::default(), Counts::default());
         }
     }
 
-    /// The target failed. True where that opens the breaker.
-    pub fn failed(&mut self, now: Timestamp) -> bool {
-        self.count(now, 1);
+    fn opens(&mut self, now: Timestamp) -> bool {
         if let Some(open) = &mut self.open {
             // Calls that were under way when it opened say nothing new.
             if open.is_probing {
@@ -81,8 +107,9 @@ impl Breaker {
             }
             return false;
         }
-        let calls = self.recent.calls.saturating_add(self.earlier.calls);
         let failures = self.recent.failures.saturating_add(self.earlier.failures);
+        // A stream may break off after its beginning was forgotten.
+        let calls = self.recent.calls.saturating_add(self.earlier.calls).max(failures);
         let opens = calls >= CALLS_MIN && failures.saturating_mul(2) > calls;
         if opens {
             let cooldown_seconds = COOLDOWN_SECONDS_MIN;
@@ -104,7 +131,7 @@ impl Breaker {
             && now >= self.window_began_at.plus_seconds(WINDOW_SECONDS)
     }
 
-    fn count(&mut self, now: Timestamp, failures: u32) {
+    fn count(&mut self, now: Timestamp, more: Counts) {
         let half = WINDOW_SECONDS / 2;
         if now >= self.window_began_at.plus_seconds(half) {
             let is_next = now < self.window_began_at.plus_seconds(WINDOW_SECONDS);
@@ -112,8 +139,8 @@ impl Breaker {
             self.recent = Counts::default();
             self.window_began_at = now;
         }
-        self.recent.calls = self.recent.calls.saturating_add(1);
-        self.recent.failures = self.recent.failures.saturating_add(failures);
+        self.recent.calls = self.recent.calls.saturating_add(more.calls);
+        self.recent.failures = self.recent.failures.saturating_add(more.failures);
     }
 }
 
@@ -127,9 +154,13 @@ mod tests {
         Bad,
         /// Sent, and not heard of yet.
         Sent,
+        /// A stream that begins, ends, or breaks off.
+        Begins,
+        Ends,
+        Breaks,
         Asks(i64),
     }
-    use Call::{Asks, Bad, Good, Sent};
+    use Call::{Asks, Bad, Begins, Breaks, Ends, Good, Sent};
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp(0).plus_seconds(1_000 + seconds)
@@ -143,6 +174,9 @@ mod tests {
                 Good => breaker.succeeded(at(*seconds)),
                 Bad => drop(breaker.failed(at(*seconds))),
                 Sent => breaker.starts(at(*seconds)),
+                Begins => breaker.begins(at(*seconds)),
+                Ends => breaker.ends(),
+                Breaks => drop(breaker.broke_off(at(*seconds))),
                 Asks(rest) => breaker.rests(at(*seconds), *rest),
             }
         }
@@ -195,6 +229,19 @@ mod tests {
             ("failures of calls under way change nothing", with(&[(1, Bad), (2, Bad)]), 2, Some(3)),
             ("a good probe closes it", with(&[(5, Sent), (6, Good)]), 6, None),
             ("and wipes the slate", with(&[(5, Sent), (6, Good), (6, Bad)]), 6, None),
+            ("every stream breaks off", [(0, Begins), (1, Breaks)].repeat(5), 1, Some(5)),
+            ("half of them do", [(0, Begins), (1, Ends), (0, Begins), (1, Breaks)].repeat(5), 1, None),
+            (
+                "many streams are under way, and a few calls fail",
+                [vec![(0, Begins); 10], vec![(1, Bad); 5]].concat(),
+                1,
+                None,
+            ),
+            ("streams break off long after they began", vec![(90, Breaks); 5], 90, Some(5)),
+            ("a probe's first part closes nothing", with(&[(5, Sent), (6, Begins)]), 6, Some(4)),
+            ("its break doubles the cooldown", with(&[(5, Sent), (6, Begins), (7, Breaks)]), 7, Some(10)),
+            ("its end closes it", with(&[(5, Sent), (6, Begins), (7, Ends)]), 7, None),
+            ("the end of an earlier stream does not", with(&[(1, Ends)]), 1, Some(4)),
             ("a pause that was asked for is kept", vec![(0, Asks(20))], 5, Some(15)),
             ("the longer pause counts", with(&[(0, Asks(20))]), 5, Some(15)),
             ("an absurd one is cut", vec![(0, Asks(i64::MAX))], 0, Some(300)),

@@ -25,13 +25,18 @@ const LIMIT_SECONDS_MAX: i64 = 60;
 pub struct Health {
     breaker: Breaker,
     /// Until the first part of an answer.
-    first_part_seconds: Option<f64>,
-    failure_ratio: f64,
-    /// The averages are as of then.
-    heard_at: Option<Timestamp>,
-    /// They fade from then on. A call that is under way keeps others from trying too, until it is known how it went.
+    first_part_seconds: Average,
+    failure_ratio: Average,
+    /// The averages fade from then on. A call that is under way keeps others from trying too, until it is known how it went.
     called_at: Timestamp,
     allowance: Allowance,
+}
+
+/// Of what was seen, of which the newest counts the more, the longer ago those before it are.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Average {
+    value: Option<f64>,
+    heard_at: Timestamp,
 }
 
 /// What a provider says is left of its limits on rate.
@@ -50,8 +55,16 @@ pub struct Left {
 /// What a call showed of its target.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum News {
-    /// It answers; so long after it was asked came the first part.
+    /// It answers; so long after it was asked came the first part, and all that follows is there.
     Answers { first_part_micros: i64 },
+    /// Its stream begins: that it is fast is known, and that it is sound is not.
+    Begins { first_part_micros: i64 },
+    /// The stream came to its end.
+    Ends,
+    /// The stream broke off.
+    BrokeOff,
+    /// Nothing had come of it for so long when another target's answer was over, where its patience had been so much.
+    Silent { micros: i64, patience_micros: i64 },
     /// It refused what was the caller's own fault.
     Sound,
     /// It refuses by rate.
@@ -88,12 +101,31 @@ impl Health {
     pub fn hears(&mut self, now: Timestamp, news: News) -> bool {
         match news {
             News::Answers { first_part_micros } => {
-                let newest = first_part_micros as f64 / Timestamp::MICROS_PER_SECOND as f64;
-                let weight = self.weight_of_newest(now);
-                let before = self.first_part_seconds.unwrap_or(newest);
-                self.first_part_seconds = Some(average(before, newest, weight));
-                self.failure_ratio = average(self.failure_ratio, 0.0, weight);
+                self.takes(now, first_part_micros);
+                self.failed(now, false);
                 self.breaker.succeeded(now);
+                false
+            }
+            News::Begins { first_part_micros } => {
+                self.takes(now, first_part_micros);
+                self.breaker.begins(now);
+                false
+            }
+            News::Ends => {
+                self.failed(now, false);
+                self.breaker.ends();
+                false
+            }
+            News::BrokeOff => {
+                self.failed(now, true);
+                self.breaker.broke_off(now)
+            }
+            News::Silent { micros, patience_micros } if is_hung(micros, patience_micros) => {
+                self.failed(now, true);
+                self.breaker.failed(now)
+            }
+            News::Silent { micros, .. } => {
+                self.takes_at_least(now, micros);
                 false
             }
             News::Sound => {
@@ -105,13 +137,32 @@ impl Health {
                 false
             }
             News::Failed { retry_after_seconds } => {
-                let weight = self.weight_of_newest(now);
-                self.failure_ratio = average(self.failure_ratio, 1.0, weight);
                 if let Some(seconds) = retry_after_seconds {
                     self.breaker.rests(now, seconds);
                 }
+                self.failed(now, true);
                 self.breaker.failed(now)
             }
+        }
+    }
+
+    fn takes(&mut self, now: Timestamp, first_part_micros: i64) {
+        self.called_at = now;
+        let seconds = seconds(first_part_micros);
+        self.first_part_seconds.hears(now, seconds, seconds);
+    }
+
+    fn failed(&mut self, now: Timestamp, it_did: bool) {
+        self.called_at = now;
+        self.failure_ratio.hears(now, f64::from(u8::from(it_did)), 0.0);
+    }
+
+    /// It was given up before it was known how long it takes: it can only be slower.
+    fn takes_at_least(&mut self, now: Timestamp, micros: i64) {
+        self.called_at = now;
+        let seconds = seconds(micros);
+        if self.first_part_seconds().is_none_or(|known| known < seconds) {
+            self.first_part_seconds.hears(now, seconds, seconds);
         }
     }
 
@@ -124,23 +175,16 @@ impl Health {
     /// What a request waits here, on average, failures counted as a long wait. Nothing where nothing is known, so that
     /// every target is tried; and the nearer to that, the longer it was not called.
     pub fn cost_seconds(&self, now: Timestamp) -> f64 {
-        let seen = self.first_part_seconds.unwrap_or(0.0) + FAILURE_SECONDS * self.failure_ratio;
+        let seen = self.first_part_seconds().unwrap_or(0.0) + FAILURE_SECONDS * self.failure_ratio();
         seen * left_after(self.called_at, now)
     }
 
-    /// The longer ago the calls before it, the more the next one counts; it keeps the averages from fading.
-    fn weight_of_newest(&mut self, now: Timestamp) -> f64 {
-        self.called_at = now;
-        let heard_at = self.heard_at.replace(now).unwrap_or(now);
-        1.0 - (1.0 - NEWEST) * left_after(heard_at, now)
-    }
-
     pub fn first_part_seconds(&self) -> Option<f64> {
-        self.first_part_seconds
+        self.first_part_seconds.value
     }
 
     pub fn failure_ratio(&self) -> f64 {
-        self.failure_ratio
+        self.failure_ratio.value.unwrap_or(0.0)
     }
 
     /// Whether it holds nothing worth keeping.
@@ -165,14 +209,28 @@ pub fn in_order(targets: &[(Standing, f64)], prefer: Prefer) -> Vec<usize> {
     places
 }
 
-fn average(before: f64, newest: f64, weight: f64) -> f64 {
-    weight.mul_add(newest - before, before)
+impl Average {
+    /// Before anything was heard it is `at_first`.
+    fn hears(&mut self, now: Timestamp, newest: f64, at_first: f64) {
+        let left = if self.value.is_some() { left_after(self.heard_at, now) } else { 1.0 };
+        let before = self.value.unwrap_or(at_first);
+        let weight = 1.0 - (1.0 - NEWEST) * left;
+        *self = Average { value: Some(weight.mul_add(newest - before, before)), heard_at: now };
+    }
+}
+
+/// A target that is merely slower than another is well: only most of its own time without a word is a failure.
+fn is_hung(micros: i64, patience_micros: i64) -> bool {
+    micros >= patience_micros / 2
+}
+
+fn seconds(micros: i64) -> f64 {
+    micros as f64 / Timestamp::MICROS_PER_SECOND as f64
 }
 
 /// How much of what was seen then counts now, from 1 down to 0.
 fn left_after(then: Timestamp, now: Timestamp) -> f64 {
-    let seconds = now.0.saturating_sub(then.0).max(0) as f64 / Timestamp::MICROS_PER_SECOND as f64;
-    (-seconds / HALF_LIFE_SECONDS).exp2()
+    (-seconds(now.0.saturating_sub(then.0).max(0)) / HALF_LIFE_SECONDS).exp2()
 }
 
 #[cfg(test)]
@@ -220,6 +278,50 @@ mod tests {
         assert!(opened.iter().all(|opened| !opened));
         assert_eq!(health.standing(at(6), 0), Standing::Resting { until: at(7) });
         assert_eq!(health.standing(at(7), 0), Standing::Ready);
+    }
+
+    #[test]
+    fn a_stream_counts_by_its_end_and_its_first_part_closes_nothing() {
+        let begins = News::Begins { first_part_micros: 400_000 };
+        let hears = |health: &mut Health, seconds, news: &[News]| {
+            news.iter().map(|news| health.hears(at(seconds), *news)).collect::<Vec<bool>>()
+        };
+        let mut health = Health::default();
+
+        let opened = hears(&mut health, 0, &[begins, News::BrokeOff].repeat(5));
+        let ratio = health.failure_ratio();
+        health.starts(at(5), 0);
+        hears(&mut health, 6, &[begins, News::BrokeOff]);
+        let again = health.standing(at(15), 0);
+        health.starts(at(16), 0);
+        hears(&mut health, 17, &[begins]);
+        let begun = health.standing(at(17), 0);
+        hears(&mut health, 18, &[News::Ends]);
+
+        assert_eq!(opened.iter().filter(|opened| **opened).count(), 1, "every stream broke off");
+        assert!(ratio > 0.6, "no first part counts against a break: {ratio}");
+        assert_eq!(again, Standing::Resting { until: at(16) }, "a probe that breaks off doubles the rest");
+        assert_eq!(begun, Standing::Resting { until: at(26) });
+        assert_eq!(health.standing(at(18), 0), Standing::Ready);
+    }
+
+    #[test]
+    fn a_target_that_others_beat_is_known_to_be_slow_and_ill_only_after_half_of_its_time() {
+        let silent = |seconds: i64| News::Silent {
+            micros: seconds * Timestamp::MICROS_PER_SECOND,
+            patience_micros: 20 * Timestamp::MICROS_PER_SECOND,
+        };
+        for (seconds, is_ready, cost) in [(2, true, 2.0), (9, true, 9.0), (10, false, 20.2)] {
+            let mut health = Health::default();
+            (0..5).for_each(|_| _ = health.hears(at(0), silent(seconds)));
+
+            assert_eq!(health.standing(at(0), 0) == Standing::Ready, is_ready, "{seconds} s");
+            assert!((health.cost_seconds(at(0)) - cost).abs() < 0.1, "{}", health.cost_seconds(at(0)));
+        }
+        let mut slow = Health::default();
+        slow.hears(at(0), News::Begins { first_part_micros: 4 * Timestamp::MICROS_PER_SECOND });
+        slow.hears(at(0), silent(3));
+        assert_eq!(slow.first_part_seconds(), Some(4.0), "that it takes three seconds or more was known");
     }
 
     #[test]

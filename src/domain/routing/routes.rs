@@ -163,12 +163,13 @@ impl<'a> Expansion<'a> {
         }
     }
 
-    /// The steps whose conditions hold; neighbours with weights as the draw puts them.
+    /// The steps whose conditions hold; neighbours with weights as the draw puts them. Who are neighbours is written, and no
+    /// condition changes it.
     fn add_chain(&mut self, chain: &'a [Step]) {
-        let steps: Vec<&Step> = chain.iter().filter(|step| step.when.holds(self.asked)).collect();
-        for equals in steps.chunk_by(|one, next| one.weight.is_some() && next.weight.is_some()) {
+        for equals in chain.chunk_by(|one, next| one.weight.is_some() && next.weight.is_some()) {
             let group = self.new_group();
-            for step in draw(equals, &mut self.chance) {
+            let open: Vec<&Step> = equals.iter().filter(|step| step.when.holds(self.asked)).collect();
+            for step in draw(open, &mut self.chance) {
                 self.add(&step.to, group);
             }
         }
@@ -181,8 +182,7 @@ impl<'a> Expansion<'a> {
 }
 
 /// One after the other, each with the chance that its weight has among those that are left.
-fn draw<'a>(group: &[&'a Step], chance: &mut u64) -> Vec<&'a Step> {
-    let mut left = group.to_vec();
+fn draw<'a>(mut left: Vec<&'a Step>, chance: &mut u64) -> Vec<&'a Step> {
     let mut drawn = Vec::with_capacity(left.len());
     while !left.is_empty() {
         let sum: u64 = left.iter().map(|step| u64::from(step.weight.unwrap_or(1))).sum();
@@ -458,6 +458,18 @@ mod tests {
         }
 
         assert!((900..1_100).contains(&few), "{few} of 10000");
+    }
+
+    #[test]
+    fn a_step_whose_condition_fails_makes_no_neighbours_of_those_around_it() {
+        let routes = json!([{"name": "r", "chain": [
+            {"to": "openai/first", "weight": 1}, {"to": "gemini/tools", "when": {"tools": true}},
+            {"to": "anthropic/third", "weight": 1}
+        ]}]);
+
+        for chance in 0..20 {
+            assert_eq!(order_of_one(&routes, mixed(chance)), ["openai/first", "anthropic/third"]);
+        }
     }
 
     #[test]

@@ -311,6 +311,51 @@ async fn an_arm_that_nobody_answers_counts_its_failure() {
 }
 
 #[tokio::test]
+async fn what_an_arm_can_not_carry_goes_on_without_the_experiment() {
+    let arms = vec![arm("haiku", 100, &["anthropic/claude-haiku-4-5"])];
+    let world = World::tried("", on_chat(StickyBy::Org, arms)).await;
+    let mut two = chat("chat");
+    two["n"] = 2.into();
+    let long = vec![arm("short", 100, &["openai/gpt-4o-mini"])];
+    let route = json!({"name": "chat", "chain": ["openai/gpt-4.1-nano"], "context_fit": "refuse"});
+    let narrow = World::tried_on(route, "", on_chat(StickyBy::Org, long)).await;
+    let words = "alpha beta ".repeat(80_000);
+    let long = json!({"model": "chat", "max_tokens": 20, "messages": [{"role": "user", "content": words}]});
+    let mut nonsense = chat("chat");
+    nonsense["service_tier"] = "ludicrous".into();
+
+    let carried = world.post("/v1/chat/completions", chat("chat")).await;
+    let two = world.post("/v1/chat/completions", two).await;
+    let long = narrow.post("/v1/chat/completions", long).await;
+    let nonsense = narrow.post("/v1/chat/completions", nonsense).await;
+
+    assert_eq!(served(&carried)[1..], ["small/haiku", "claude-haiku-4-5"]);
+    assert_eq!((two.status().as_u16(), served(&two)), (200, ["", "", "gpt-4o"].map(String::from)));
+    assert_eq!((long.status().as_u16(), served(&long)), (200, ["", "", "gpt-4.1-nano"].map(String::from)));
+    assert_eq!(nonsense.status(), 422, "where the route can't carry it either, its own reason is told");
+}
+
+#[tokio::test]
+async fn a_fallback_that_the_cap_refuses_is_no_failure_of_the_arm() {
+    let arms = vec![arm("mini", 100, &["openai/gpt-4o-mini", "spare/gpt-4o"])];
+    let world = World::tried("503=1", on_chat(StickyBy::Org, arms)).await;
+    // Enough for the first target's hold, and not for the second's.
+    world.allot("0.02").await;
+    let mut body = chat("chat");
+    body["max_tokens"] = 16_384.into();
+
+    let response = world.post("/v1/chat/completions", body.clone()).await;
+    let capped = world.settles(ACME).await.len();
+    world.allot("1").await;
+    let served = world.post("/v1/chat/completions", body).await;
+
+    assert_eq!((response.status().as_u16(), served.status().as_u16()), (503, 200));
+    assert_eq!(capped, 0, "it is in no arm's sample");
+    assert_eq!(header(&served, "x-tollgate-experiment"), "small/mini");
+    assert_eq!(world.balance().await.held, Credits::ZERO);
+}
+
+#[tokio::test]
 async fn an_arm_without_a_price_is_left_out_and_a_winner_answers_everybody() {
     let arms = vec![arm("unknown", 50, &["openai/no-such-model"]), arm("mini", 50, &["openai/gpt-4o-mini"])];
     let world = World::tried("", on_chat(StickyBy::Conversation, arms)).await;

@@ -63,6 +63,23 @@ async fn a_target_that_fails_most_calls_is_spared_and_where_all_rest_the_least_b
 }
 
 #[tokio::test]
+async fn a_target_that_breaks_every_stream_is_spared() {
+    let routes = json!([{"name": "r", "chain": ["openai/gpt-4o-mini", "spare/gpt-4o-mini"], "retries": 0}]);
+    let world = World::routed("5", "cut=1", routes).await;
+    let mut body = chat("r");
+    body["stream"] = true.into();
+    let mut served = Vec::new();
+
+    for _ in 0..6 {
+        let response = world.post("/v1/chat/completions", body.clone()).await;
+        served.push(header(&response, "x-tollgate-provider"));
+        response.text().await.expect("an end");
+    }
+
+    assert_eq!(served, ["openai", "openai", "openai", "openai", "openai", "spare"]);
+}
+
+#[tokio::test]
 async fn the_fastest_serves_again_within_an_hour_after_it_was_down() {
     let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
     let takes_a_second = clock.clone();
@@ -139,6 +156,26 @@ async fn a_losing_stream_that_says_nothing_ends_with_the_winner() {
     assert_eq!(attempts.len(), 2);
     assert!(attempts.iter().all(|attempt| attempt.cost.is_positive()), "{attempts:?}");
     assert!(world.balance().await.held.is_zero());
+}
+
+#[tokio::test]
+async fn a_target_that_hangs_and_is_hedged_is_not_the_fastest_again() {
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(late_stream));
+    let chain = json!(["odd/gpt-4o-mini", "spare/gpt-4o-mini"]);
+    let routes = json!([{"name": "r", "chain": chain, "prefer": "fastest", "hedge_after_ms": 1}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    let mut body = chat("r");
+    body["stream"] = true.into();
+    let mut asked_first = Vec::new();
+
+    for _ in 0..2 {
+        let response = world.post("/v1/chat/completions", body.clone()).await;
+        assert_eq!(header(&response, "x-tollgate-provider"), "spare");
+        asked_first.push(header(&response, "x-tollgate-fallback"));
+        response.text().await.expect("the whole of it");
+    }
+
+    assert_eq!(asked_first, ["odd: slow", ""]);
 }
 
 /// Its head comes at once, and then nothing.

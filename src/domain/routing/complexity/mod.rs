@@ -174,6 +174,18 @@ mod tests {
     }
 
     #[test]
+    fn at_the_lowest_quality_what_is_standard_is_the_simple_that_is_unsure() {
+        let model = shipped();
+        let level = |score, is_unsure| {
+            model.level(&Judgement { score, because: Vec::new(), is_unsure }, training::QUALITIES[0])
+        };
+        let scores = || (-100..100).map(|score| f64::from(score) / 100.0);
+
+        assert!(scores().all(|score| level(score, false) != Level::Standard));
+        assert!(scores().any(|score| level(score, true) == Level::Standard));
+    }
+
+    #[test]
     fn more_quality_never_means_a_weaker_model() {
         let model = shipped();
         for text in
