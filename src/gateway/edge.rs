@@ -159,7 +159,7 @@ pub async fn admit(
     let limits = &state.ledger.access(caller.org).await?.limits;
     let tokens = asked_tokens(endpoint, &body, bytes.len());
     let place = Arc::new(state.limiter.admit(caller.org, limits, &purpose, tokens).await?);
-    let idempotency = idempotency(headers, bytes)?;
+    let idempotency = idempotency(headers, bytes)?.map(|command| command.of_project(caller.project));
     let under_way = Arc::new(state.under_way.clone().read_owned().await);
     let ends_at = ends_at(headers, state.ledger.clock().now())?;
     let bytes = bytes.len();

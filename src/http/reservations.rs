@@ -290,7 +290,9 @@ pub async fn reserve(
         price_book_version: system.prices.version(),
         purpose,
     });
-    let submission = Submission { org, command, by: actor.key.into(), idempotency: Some(idempotency) };
+    // Whose hold it is stands in the key, not in the body.
+    let idempotency = Some(idempotency.of_project(actor.project));
+    let submission = Submission { org, command, by: actor.key.into(), idempotency };
     let outcome = api.ledger.submit(submission).await.map_err(|error| match (error, &planned) {
         (LedgerError::Refused(refusal), Some(planned)) => {
             let longest =

@@ -26,6 +26,7 @@ mod load;
 mod nodes;
 mod outages;
 mod process;
+mod projects;
 mod rebuilds;
 mod replays;
 mod reservations;
