@@ -73,6 +73,12 @@ impl Failure {
         Failure { field: Some("model".into()), ..Failure::new(404, "model_not_found", message) }
     }
 
+    /// It has a price, but nobody who serves it does so at the endpoint that was asked.
+    pub fn model_elsewhere(model: &str, why: &str) -> Failure {
+        let message = format!("The model `{model}` is not served at this endpoint: {why}.");
+        Failure { field: Some("model".into()), ..Failure::new(404, "model_not_found", message) }
+    }
+
     pub fn response(&self, dialect: Dialect, request_id: &str) -> Response {
         let body = error_body(dialect, &self.body(request_id)).to_string();
         let mut response = Response::new(Body::from(body));

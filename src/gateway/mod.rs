@@ -46,6 +46,7 @@ use utoipa_axum::routes;
 use crate::clock::Timer;
 use crate::config::{Config, ConfigError, ProviderConfig, ProviderKind};
 use crate::domain::ids::{OrgId, RequestId};
+use crate::domain::pricing::RateCard;
 use crate::domain::prompts::Templates;
 use crate::domain::routing::Routes;
 use crate::domain::time::Timestamp;
@@ -171,24 +172,37 @@ fn routes(config: &Config) -> Result<Routes, ConfigError> {
     config.routing().map_err(ConfigError::of_mistakes)
 }
 
-/// A target without a price is never tried (I10): said at once, not found out by a caller.
+/// A target without a price is never tried (I10), nor one whose provider can't serve it: said at once, not found out by
+/// a caller.
 fn warn_of_unpriced(ledger: &Ledger, config: &Config, routes: &Routes) {
     let (system, now) = (ledger.system(), ledger.clock().now());
     for (route, target) in routes.models() {
-        let priced_as = config.providers.iter().find(|provider| provider.name == target.provider);
-        let card = priced_as.and_then(|provider| {
+        let seller = config.providers.iter().find(|provider| provider.name == target.provider);
+        let card = seller.and_then(|provider| {
             let version = system.prices.version();
             system.prices.card(version, OrgId::SYSTEM, provider.priced_as(), &target.model, now)
         });
-        if card.is_none() {
-            tracing::warn!(
-                route,
-                provider = target.provider,
-                model = target.model,
-                "has no price: never tried"
-            );
-        }
+        let why = match (seller, card) {
+            (Some(seller), Some(card)) if is_served(card, family(seller.kind)) => continue,
+            (Some(_), Some(_)) => "is not served by a provider of this kind: never tried",
+            (_, None) | (None, _) => "has no price: never tried",
+        };
+        tracing::warn!(route, provider = target.provider, model = target.model, "{why}");
     }
+}
+
+fn family(kind: ProviderKind) -> Family {
+    match kind {
+        ProviderKind::Openai => Family::OpenaiChat,
+        ProviderKind::OpenaiResponses => Family::OpenaiResponses,
+        ProviderKind::Anthropic => Family::Anthropic,
+        ProviderKind::Gemini => Family::Gemini,
+    }
+}
+
+/// Whether a provider of that family can be asked for a card's model at any endpoint.
+fn is_served(card: &RateCard, family: Family) -> bool {
+    plan::generates(card.mode, family) || plan::embeds(card.mode, family, &card.model)
 }
 
 impl Parts {
@@ -205,12 +219,7 @@ impl Upstream {
             .tcp_nodelay(true)
             .build()
             .map_err(|error| config.error(&format!("its connections can't be set up: {error}")))?;
-        let family = match config.kind {
-            ProviderKind::Openai => Family::OpenaiChat,
-            ProviderKind::OpenaiResponses => Family::OpenaiResponses,
-            ProviderKind::Anthropic => Family::Anthropic,
-            ProviderKind::Gemini => Family::Gemini,
-        };
+        let family = family(config.kind);
         Ok(Arc::new(Upstream { key: config.key()?, family, http, config: config.clone() }))
     }
 }
@@ -408,7 +417,7 @@ fn dialect_of(headers: &HeaderMap, path: &str) -> Dialect {
     }
 }
 
-/// The models that the caller may name: routes, and what the configured providers have a price for.
+/// The models that the caller may name: routes, and what the configured providers can serve and have a price for.
 async fn offered(state: &State, headers: &HeaderMap) -> Result<Vec<ModelEntry>, Failure> {
     let caller = edge::caller(state, headers).await?;
     let prices = Prices::in_force(state);
@@ -416,8 +425,11 @@ async fn offered(state: &State, headers: &HeaderMap) -> Result<Vec<ModelEntry>, 
     let mut entries: Vec<ModelEntry> =
         routes.all().map(|route| entry(&route.name, "tollgate", Timestamp(0))).collect();
     for card in prices.system.prices.in_force(caller.org, prices.at) {
-        let seller = state.upstreams.iter().find(|upstream| upstream.config.priced_as() == card.provider);
-        if let Some(seller) = seller.filter(|_| card.model != "*") {
+        let sells = |upstream: &&Arc<Upstream>| {
+            upstream.config.priced_as() == card.provider && is_served(card, upstream.family)
+        };
+        let seller = state.upstreams.iter().find(sells);
+        if let Some(seller) = seller.filter(|_| card.model != RateCard::ANY) {
             entries.push(entry(&card.model, &seller.config.name, card.effective_from));
         }
     }

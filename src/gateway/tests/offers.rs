@@ -1,0 +1,71 @@
+//! What is offered, to whom, and in which words it is refused.
+
+use super::*;
+use crate::domain::account::budget::{Budget, BudgetKey, BudgetWindow};
+
+async fn submit(world: &World, command: OrgCommand) {
+    let submission = Submission { org: ACME, command, by: By::Tollgate, idempotency: None };
+    world.ledger.submit(submission).await.expect("runs");
+}
+
+async fn error_of(response: reqwest::Response) -> (u16, Value) {
+    let status = response.status().as_u16();
+    let body: Value = response.json().await.expect("json");
+    (status, body["error"].clone())
+}
+
+fn words(error: &Value) -> &str {
+    error["message"].as_str().expect("words")
+}
+
+async fn models(url: &str, secret: &str) -> Vec<String> {
+    let call = reqwest::Client::new().get(format!("{url}/v1/models")).bearer_auth(secret);
+    let body: Value = call.send().await.expect("answers").json().await.expect("json");
+    let models = body["data"].as_array().expect("a list").iter();
+    models.map(|model| model["id"].as_str().expect("an id").to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_model_of_openais_responses_alone_is_served_by_them_in_every_dialect() {
+    let world = World::new("50", "").await;
+    for (path, body) in [
+        ("/v1/responses", json!({"model": "gpt-5-codex", "input": "Hello", "max_output_tokens": 64})),
+        ("/v1/chat/completions", chat("gpt-5-codex")),
+        (
+            "/v1/messages",
+            json!({"model": "gpt-5-codex", "max_tokens": 64, "messages": [{"role": "user", "content": "Hello"}]}),
+        ),
+    ] {
+        let response = world.post(path, body).await;
+
+        let (status, provider) = (response.status().as_u16(), header(&response, "x-tollgate-provider"));
+        let text = response.text().await.expect("text");
+        assert_eq!((status, provider.as_str()), (200, "responses"), "{path}: {text}");
+    }
+    assert!(models(&world.url, &world.secret).await.contains(&"gpt-5-codex".to_owned()));
+}
+
+#[tokio::test]
+async fn what_no_configured_provider_can_serve_is_not_offered_and_says_so() {
+    let mut world = World::new("5", "").await;
+    world.config.providers.retain(|provider| provider.name == "openai" || provider.name == "anthropic");
+    let operator = OperatorKey::new(&"o".repeat(32)).expect("long enough");
+    let state = GatewayState::new(world.ledger.clone(), operator, &world.config).expect("a gateway");
+    world.url = format!("http://{}", listen(router(state).0).await);
+
+    let offered = models(&world.url, &world.secret).await;
+    let (of_responses, codex) = error_of(world.post("/v1/chat/completions", chat("gpt-5-codex")).await).await;
+    let embedding = chat("text-embedding-3-small");
+    let (of_embedding, embedding) = error_of(world.post("/v1/chat/completions", embedding).await).await;
+    let embed = json!({"model": "gpt-4o-mini", "input": "Hello"});
+    let (of_chat, chat) = error_of(world.post("/v1/embeddings", embed).await).await;
+
+    assert!(!offered.contains(&"gpt-5-codex".to_owned()), "{offered:?}");
+    assert!(
+        offered.contains(&"gpt-4o-mini".to_owned()) && offered.contains(&"text-embedding-3-small".to_owned())
+    );
+    assert_eq!([of_responses, of_embedding, of_chat], [404; 3]);
+    assert!(words(&codex).contains("openai_responses"), "{codex}");
+    assert!(words(&embedding).contains("/v1/embeddings"), "{embedding}");
+    assert!(words(&chat).contains("/v1/chat/completions"), "{chat}");
+}
