@@ -213,6 +213,7 @@ pub async fn list_for_operators(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<KeyView>>, Problem> {
     operator(&actor)?;
+    api.ledger.follow_system().await?;
     let keys = api.ledger.system().keys.clone();
     Ok(Json(page_of(&api, OrgId::SYSTEM, keys, &query).await?))
 }

@@ -118,6 +118,7 @@ pub async fn list(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<OrgView>>, Problem> {
     reads_all(&actor)?;
+    api.ledger.follow_system().await?;
     let mut orgs: Vec<OrgId> = api.ledger.system().orgs().collect();
     orgs.sort_unstable();
     let page = query.of(orgs.into_iter().map(|org| (org.to_string(), org)))?;

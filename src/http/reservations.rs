@@ -256,7 +256,7 @@ pub async fn reserve(
         )));
     }
     Purpose::check(body.end_user.as_deref(), &body.labels).map_err(Problem::malformed)?;
-    let (system, now) = (api.ledger.system(), api.ledger.clock().now());
+    let (mut system, now) = (api.ledger.system(), api.ledger.clock().now());
     let planned = body.quote.map(|quote| Planned {
         model: quote.model,
         provider: quote.provider,
@@ -265,7 +265,15 @@ pub async fn reserve(
     });
     let credits = match (body.credits, &planned) {
         (Some(credits), None) => credits,
-        (None, Some(planned)) => quote(&system, org, planned, now).ok_or_else(|| unpriced(&planned.model))?,
+        (None, Some(planned)) => match quote(&system, org, planned, now) {
+            Some(credits) => credits,
+            None => {
+                // Another node may have published its price.
+                api.ledger.follow_system().await?;
+                system = api.ledger.system();
+                quote(&system, org, planned, now).ok_or_else(|| unpriced(&planned.model))?
+            }
+        },
         (Some(_), Some(_)) | (None, None) => {
             return Err(Problem::malformed("send `credits` or `quote`, one of the two"));
         }
@@ -358,13 +366,15 @@ async fn priced_settle(
         )));
     }
     let hold = show_reservation(&api.ledger, id).await?;
-    if hold.price_book_version > api.ledger.system().prices.version() {
-        // Another node published what this one has not read yet.
+    let (pinned, now) = ((hold.price_book_version, hold.reserved_at), api.ledger.clock().now());
+    let price = || price_usage(&api.ledger.system(), id.org, pinned, &provider, &model, &usage, now);
+    let is_behind = hold.price_book_version > api.ledger.system().prices.version();
+    let mut priced = if is_behind { None } else { price() };
+    if priced.is_none() {
+        // Another node published what this one has not read yet, or may have.
         api.ledger.follow_system().await?;
+        priced = price();
     }
-    let (system, now) = (api.ledger.system(), api.ledger.clock().now());
-    let pinned = (hold.price_book_version, hold.reserved_at);
-    let priced = price_usage(&system, id.org, pinned, &provider, &model, &usage, now);
     let quarantine = priced.is_none().then(|| format!("{provider}/{model} has no price for this usage"));
     let cost = priced.as_ref().map_or(hold.held, |priced| priced.cost);
     let attempt = Attempt {

@@ -8,6 +8,7 @@
 )]
 
 mod api;
+mod catalogue;
 mod chaos;
 mod checker;
 mod database;
