@@ -58,6 +58,18 @@ pub enum Problems {
     Unavailable(ProblemBody),
 }
 
+/// What a route may answer besides that takes an idempotency key.
+#[derive(utoipa::IntoResponses)]
+#[allow(dead_code, reason = "the documentation of what handlers answer")]
+pub enum Repeated {
+    /// The idempotency key was used for something else, or for what can't be answered again.
+    #[response(status = 409, content_type = "application/problem+json")]
+    Conflict(ProblemBody),
+    /// Understood, but not possible.
+    #[response(status = 422, content_type = "application/problem+json")]
+    Unprocessable(ProblemBody),
+}
+
 /// What a route that changes money may answer besides.
 #[derive(utoipa::IntoResponses)]
 #[allow(dead_code, reason = "the documentation of what handlers answer")]
