@@ -33,7 +33,7 @@ pub enum Refusal {
         "{asked} credits were asked for and {available} are available; buy or grant credits, or ask for less"
     )]
     InsufficientCredits { available: Credits, asked: Credits },
-    #[error("the budget would be exceeded: {asked} credits asked, {available} left in its window")]
+    #[error("{budget} would be exceeded: {asked} credits asked, {available} left in it")]
     BudgetExceeded { budget: BudgetKey, cap: Credits, available: Credits, asked: Credits },
     #[error("one request may hold at most {limit} credits; {asked} were asked for")]
     RequestTooLarge { limit: Credits, asked: Credits },

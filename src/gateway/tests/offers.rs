@@ -69,3 +69,29 @@ async fn what_no_configured_provider_can_serve_is_not_offered_and_says_so() {
     assert!(words(&embedding).contains("/v1/embeddings"), "{embedding}");
     assert!(words(&chat).contains("/v1/chat/completions"), "{chat}");
 }
+
+#[tokio::test]
+async fn a_402_names_the_budget_or_the_limit_that_refuses_and_what_helps() {
+    let world = World::new("50", "").await;
+    let key = BudgetKey { scope: BudgetScope::Org, window: BudgetWindow::Month };
+    let cap = Credits::from_nanos(10);
+    submit(&world, OrgCommand::SetBudgets { budgets: vec![Budget { key, cap }] }).await;
+    let (status, budget) = error_of(world.post("/v1/chat/completions", chat("gpt-4o-mini")).await).await;
+    assert_eq!((status, &budget["code"]), (402, &json!("budget_exceeded")));
+    assert!(words(&budget).contains("0.00000001 are left in the monthly budget of the org"), "{budget}");
+    assert!(words(&budget).contains("Raise the budget") && !words(&budget).contains("Buy"), "{budget}");
+
+    submit(&world, OrgCommand::SetBudgets { budgets: vec![] }).await;
+    let limits = Limits {
+        scope: BudgetScope::Org,
+        requests_per_minute: None,
+        tokens_per_minute: None,
+        concurrent_requests: None,
+        credits_per_request: Some(Credits::from_nanos(20)),
+    };
+    submit(&world, OrgCommand::SetLimits { limits: vec![limits] }).await;
+    let (status, limit) = error_of(world.post("/v1/chat/completions", chat("gpt-4o-mini")).await).await;
+    assert_eq!((status, &limit["code"]), (402, &json!("request_too_large")));
+    assert!(words(&limit).contains("one request may hold at most 0.00000002"), "{limit}");
+    assert!(words(&limit).contains("credits_per_request") && !words(&limit).contains("Buy"), "{limit}");
+}
