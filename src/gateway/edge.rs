@@ -156,14 +156,16 @@ pub async fn admit(
     };
     Purpose::check(purpose.end_user.as_deref(), &purpose.labels)
         .map_err(|why| Failure::new(400, "invalid_purpose", why))?;
+    let idempotency = idempotency(headers, bytes)?.map(|command| command.of_project(caller.project));
+    let ends_at = ends_at(headers, state.ledger.clock().now())?;
+    let (complexity, conversation) = (complexity(headers)?, conversation(headers)?);
+    let betas = betas::asked(headers);
+    // Whatever is refused as malformed stands before: it counts for no limit.
     let limits = &state.ledger.access(caller.org).await?.limits;
     let tokens = asked_tokens(endpoint, &body, bytes.len());
     let place = Arc::new(state.limiter.admit(caller.org, limits, &purpose, tokens).await?);
-    let idempotency = idempotency(headers, bytes)?.map(|command| command.of_project(caller.project));
     let under_way = Arc::new(state.under_way.clone().read_owned().await);
-    let ends_at = ends_at(headers, state.ledger.clock().now())?;
     let bytes = bytes.len();
-    let betas = betas::asked(headers);
     Ok(Request {
         id,
         endpoint,
@@ -174,9 +176,9 @@ pub async fn admit(
         bytes,
         // What a feature makes of an answer is not told apart by its body.
         may_reuse: may_reuse(headers) && betas.is_empty(),
-        complexity: complexity(headers)?,
+        complexity,
         betas,
-        conversation: conversation(headers)?,
+        conversation,
         ends_at,
         reservation,
         purpose,

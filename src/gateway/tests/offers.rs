@@ -95,3 +95,30 @@ async fn a_402_names_the_budget_or_the_limit_that_refuses_and_what_helps() {
     assert!(words(&limit).contains("one request may hold at most 0.00000002"), "{limit}");
     assert!(words(&limit).contains("credits_per_request") && !words(&limit).contains("Buy"), "{limit}");
 }
+
+#[tokio::test]
+async fn what_is_malformed_counts_for_no_limit() {
+    let world = World::new("50", "").await;
+    let limits = Limits {
+        scope: BudgetScope::Org,
+        requests_per_minute: Some(1),
+        tokens_per_minute: None,
+        concurrent_requests: None,
+        credits_per_request: None,
+    };
+    submit(&world, OrgCommand::SetLimits { limits: vec![limits] }).await;
+    for (name, value) in [
+        ("idempotency-key", ""),
+        ("x-request-timeout", "soon"),
+        ("x-tollgate-complexity", "immense"),
+        ("x-tollgate-conversation", ""),
+        ("x-tollgate-labels", "team"),
+    ] {
+        let call = world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
+        let refused = call.header(name, value).json(&chat("gpt-4o-mini")).send().await.expect("answers");
+        assert_eq!(refused.status(), 400, "{name}");
+    }
+
+    assert_eq!(world.post("/v1/chat/completions", chat("gpt-4o-mini")).await.status(), 200);
+    assert_eq!(world.post("/v1/chat/completions", chat("gpt-4o-mini")).await.status(), 429);
+}
