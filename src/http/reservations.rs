@@ -102,6 +102,8 @@ pub struct EndView {
     late: bool,
     /// What the operator bears: the cost above a hold that Tollgate priced.
     excess: Credits,
+    /// Why all of the hold is charged in place of the usage, as where the provider's model has no price; else null.
+    quarantined: Option<String>,
     available: Credits,
 }
 
@@ -433,7 +435,7 @@ pub async fn end(
         Submission { org: id.org, command, by: actor.key.into(), idempotency: Some(idempotency) };
     let outcome = api.ledger.submit(submission).await?;
     if let Some(view) = outcome.events.iter().find_map(end_view) {
-        return Ok(view);
+        return Ok(EndView { quarantined: outcome.events.iter().find_map(quarantine), ..view });
     }
     // It had been released before: nothing changed.
     let seen = show_reservation(&api.ledger, id).await?;
@@ -444,6 +446,7 @@ pub async fn end(
         released: seen.held.saturating_sub(seen.charged).or_zero(),
         late: false,
         excess: Credits::ZERO,
+        quarantined: None,
         available: available_now(api, id.org).await?,
     })
 }
@@ -490,6 +493,7 @@ fn end_view(recorded: &Recorded) -> Option<EndView> {
             released: *released,
             late: *late,
             excess: *excess,
+            quarantined: None,
             available,
         }),
         Event::ReservationReleased { reservation, released } => Some(EndView {
@@ -499,8 +503,16 @@ fn end_view(recorded: &Recorded) -> Option<EndView> {
             released: *released,
             late: false,
             excess: Credits::ZERO,
+            quarantined: None,
             available,
         }),
+        _ => None,
+    }
+}
+
+fn quarantine(recorded: &Recorded) -> Option<String> {
+    match &recorded.payload.event {
+        Event::UsageQuarantined { reason, .. } => Some(reason.clone()),
         _ => None,
     }
 }
