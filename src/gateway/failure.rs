@@ -177,6 +177,7 @@ impl From<Refusal> for Failure {
             Refusal::OrgExists
             | Refusal::OpenReservations { .. }
             | Refusal::AmountNotPositive
+            | Refusal::AmountNegative
             | Refusal::AmountZero
             | Refusal::AmountTooLarge { .. }
             | Refusal::TtlOutOfRange { .. }

@@ -231,6 +231,7 @@ impl From<Refusal> for Problem {
                     .with("asked", json!(asked))
             }
             Refusal::AmountNotPositive
+            | Refusal::AmountNegative
             | Refusal::AmountZero
             | Refusal::AmountTooLarge { .. }
             | Refusal::TtlOutOfRange { .. }

@@ -317,7 +317,11 @@ pub async fn reserve(
 /// A key of a project spends for that project alone.
 fn project_of(actor: &Actor, asked: Option<ProjectId>) -> Result<Option<ProjectId>, Problem> {
     match (actor.project, asked) {
-        (Some(own), Some(other)) if own != other => Err(Problem::forbidden()),
+        (Some(own), Some(other)) if own != other => Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            format!("this key spends for project {own} alone; leave `project` out, or use a key of {other}"),
+        )),
         (own, asked) => Ok(asked.or(own)),
     }
 }

@@ -21,6 +21,8 @@ pub enum Refusal {
     OpenReservations { open: usize },
     #[error("the amount must be greater than zero")]
     AmountNotPositive,
+    #[error("the amount must not be negative")]
+    AmountNegative,
     #[error("an adjustment of zero changes nothing; name an amount")]
     AmountZero,
     #[error("the amount is larger than a single command may name ({max})")]
@@ -104,6 +106,7 @@ impl Refusal {
             Refusal::OrgClosed => "org_closed",
             Refusal::OpenReservations { .. } => "open_reservations",
             Refusal::AmountNotPositive => "amount_not_positive",
+            Refusal::AmountNegative => "amount_negative",
             Refusal::AmountZero => "amount_zero",
             Refusal::AmountTooLarge { .. } => "amount_too_large",
             Refusal::TtlOutOfRange { .. } => "ttl_out_of_range",

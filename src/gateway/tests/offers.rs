@@ -122,3 +122,16 @@ async fn what_is_malformed_counts_for_no_limit() {
     assert_eq!(world.post("/v1/chat/completions", chat("gpt-4o-mini")).await.status(), 200);
     assert_eq!(world.post("/v1/chat/completions", chat("gpt-4o-mini")).await.status(), 429);
 }
+
+#[tokio::test]
+async fn what_is_missing_is_named_in_every_dialect() {
+    let world = World::new("5", "").await;
+    for (path, field) in
+        [("/v1/chat/completions", "messages"), ("/v1/responses", "input"), ("/v1/messages", "messages")]
+    {
+        let asked = json!({"model": "gpt-4o-mini", "max_tokens": 5});
+        let (status, error) = error_of(world.post(path, asked).await).await;
+        assert_eq!(status, 400);
+        assert!(words(&error).contains(field), "{path}: {error}");
+    }
+}
