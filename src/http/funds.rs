@@ -103,7 +103,7 @@ pub async fn list_bundles(
     let system = api.ledger.system();
     let mut bundles: Vec<&Bundle> = system.bundles.iter().collect();
     bundles.sort_unstable_by_key(|bundle| bundle.id);
-    Ok(Json(query.of(bundles.into_iter().map(|bundle| (bundle.id.to_string(), bundle_view(bundle))))?))
+    Ok(Json(query.of(bundles.into_iter().map(|bundle| (bundle.id, bundle_view(bundle))))?))
 }
 
 #[derive(Serialize, ToSchema)]

@@ -80,7 +80,7 @@ pub async fn list_projects(
 ) -> Result<Json<Page<ProjectView>>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
     let projects = api.ledger.read(org, |account| account.projects.clone()).await?;
-    let rows = projects.into_iter().map(|(id, name)| (id.to_string(), ProjectView { id, name }));
+    let rows = projects.into_iter().map(|(id, name)| (id, ProjectView { id, name }));
     Ok(Json(query.of(rows)?))
 }
 
@@ -118,7 +118,7 @@ pub struct KeyView {
     expires_at: Option<String>,
 }
 
-/// Makes a key of an org; its secret is shown this once, also where the request is repeated.
+/// Makes a key of an org; its secret is shown this once: a repeat of the request only names the key.
 #[utoipa::path(post, path = "/api/v1/orgs/{org}/keys", operation_id = "create_key", tag = "keys",
     params(("org", description = "Its slug or id."), OptionalIdempotencyKey),
     request_body(content = NewKey, example = json!({"name": "web", "role": "inference"})),
@@ -253,7 +253,7 @@ async fn page_of(
     keys: impl IntoIterator<Item = (KeyId, Key)>,
     query: &PageQuery,
 ) -> Result<Page<KeyView>, Problem> {
-    let page = query.of(keys.into_iter().map(|(id, key)| (id.to_string(), (id, key))))?;
+    let page = query.of(keys.into_iter().map(|(id, key)| (id, (id, key))))?;
     let mut data = Vec::with_capacity(page.data.len());
     for (id, key) in page.data {
         let name = api.profiles.get(&api.ledger, org, &id.to_string()).await?.name;

@@ -121,7 +121,7 @@ pub async fn list(
     api.ledger.follow_system().await?;
     let mut orgs: Vec<OrgId> = api.ledger.system().orgs().collect();
     orgs.sort_unstable();
-    let page = query.of(orgs.into_iter().map(|org| (org.to_string(), org)))?;
+    let page = query.of(orgs.into_iter().map(|org| (org, org)))?;
     let mut data = Vec::with_capacity(page.data.len());
     for org in page.data {
         data.push(view(&api, org).await?);
