@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::account::budget::{Budget, BudgetKey, BudgetWindow};
+use crate::domain::pricing::Mode;
 
 async fn submit(world: &World, command: OrgCommand) {
     let submission = Submission { org: ACME, command, by: By::Tollgate, idempotency: None };
@@ -28,12 +29,18 @@ async fn models(url: &str, secret: &str) -> Vec<String> {
 #[tokio::test]
 async fn a_model_of_openais_responses_alone_is_served_by_them_in_every_dialect() {
     let world = World::new("50", "").await;
+    let cards = default_cards(Timestamp(1)).expect("cards").into_iter();
+    // One that the simulator knows, in place of the 22 that are so.
+    let cards =
+        cards.filter(|card| card.model == "gpt-4.1").map(|card| RateCard { mode: Mode::Responses, ..card });
+    let publish = SystemCommand::PublishPrices { cards: cards.collect(), mark_ups: vec![] };
+    world.ledger.submit_system(publish, None, None).await.expect("publishes");
     for (path, body) in [
-        ("/v1/responses", json!({"model": "gpt-5-codex", "input": "Hello", "max_output_tokens": 64})),
-        ("/v1/chat/completions", chat("gpt-5-codex")),
+        ("/v1/responses", json!({"model": "gpt-4.1", "input": "Hello", "max_output_tokens": 64})),
+        ("/v1/chat/completions", chat("gpt-4.1")),
         (
             "/v1/messages",
-            json!({"model": "gpt-5-codex", "max_tokens": 64, "messages": [{"role": "user", "content": "Hello"}]}),
+            json!({"model": "gpt-4.1", "max_tokens": 64, "messages": [{"role": "user", "content": "Hello"}]}),
         ),
     ] {
         let response = world.post(path, body).await;
