@@ -99,7 +99,7 @@ pub struct LotShare {
 }
 
 /// Credits that one lot paid, with the revenue that this recognises.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
 pub struct LotBurn {
     pub lot: LotId,
     /// Negative where a late settle gives back.

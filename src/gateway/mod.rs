@@ -39,7 +39,7 @@ use axum::extract::{DefaultBodyLimit, Path, State as AxumState};
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::{RwLock, Semaphore};
-use utoipa::openapi::OpenApi;
+use utoipa::openapi::{OpenApi, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -52,8 +52,8 @@ use crate::domain::routing::Routes;
 use crate::domain::time::Timestamp;
 use crate::gateway::cache::Cache;
 use crate::gateway::dialects::{Dialect, Family};
-use crate::gateway::edge::Endpoint;
-use crate::gateway::failure::{Failure, Failures};
+use crate::gateway::edge::{AnthropicHeaders, Endpoint, RequestHeaders};
+use crate::gateway::failure::{AnthropicFailures, EitherFailures, Failure, OpenaiFailures};
 use crate::gateway::headers::Away;
 use crate::gateway::limiter::Limiter;
 use crate::gateway::plan::Prices;
@@ -232,7 +232,8 @@ impl Upstream {
 
 /// Everything under `/v1`, and its description.
 pub fn router(state: GatewayState) -> (Router, OpenApi) {
-    let (router, mut openapi) = OpenApiRouter::new()
+    let described = OpenApiBuilder::new().components(Some(failure::schemas())).build();
+    let (router, mut openapi) = OpenApiRouter::with_openapi(described)
         .routes(routes!(chat_completions))
         .routes(routes!(responses))
         .routes(routes!(messages))
@@ -259,13 +260,14 @@ type Body = Result<Bytes, BytesRejection>;
 
 /// Chat completions as OpenAI's SDKs ask for them, streamed or not, by whichever provider serves the model.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "gateway",
+    params(RequestHeaders),
     request_body(content = Object,
         example = json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]})),
     security(("key" = ["org_admin", "inference"])),
-    responses((status = 200, body = Object, description =
+    responses((status = 200, content((Object = "application/json"), (String = "text/event-stream")), description =
         "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped, -cache, -warm, -trimmed, -experiment."),
-        Failures))]
+         -degraded, -warning, -dropped, -cache, -warm, -trimmed, -experiment, -complexity."),
+        OpenaiFailures))]
 async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiChat), headers, body).await
 }
@@ -273,37 +275,40 @@ async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap
 /// Responses as OpenAI's SDKs ask for them, streamed or not, by whichever provider serves the model. Nothing is stored:
 /// `previous_response_id`, `conversation`, `prompt`, `background` and files by id are a 422.
 #[utoipa::path(post, path = "/v1/responses", tag = "gateway",
+    params(RequestHeaders),
     request_body(content = Object, example = json!({"model": "gpt-4o-mini", "input": "Hello"})),
     security(("key" = ["org_admin", "inference"])),
-    responses((status = 200, body = Object, description =
+    responses((status = 200, content((Object = "application/json"), (String = "text/event-stream")), description =
         "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped, -cache, -warm, -trimmed, -experiment."),
-        Failures))]
+         -degraded, -warning, -dropped, -cache, -warm, -trimmed, -experiment, -complexity."),
+        OpenaiFailures))]
 async fn responses(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiResponses), headers, body).await
 }
 
 /// Messages as Anthropic's SDKs ask for them, streamed or not, by whichever provider serves the model.
 #[utoipa::path(post, path = "/v1/messages", tag = "gateway",
+    params(RequestHeaders, AnthropicHeaders),
     request_body(content = Object, example = json!({
         "model": "claude-haiku-4-5", "max_tokens": 64, "messages": [{"role": "user", "content": "Hello"}]})),
     security(("key" = ["org_admin", "inference"])),
-    responses((status = 200, body = Object, description =
+    responses((status = 200, content((Object = "application/json"), (String = "text/event-stream")), description =
         "As Anthropic answers. Headers: request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped, -cache, -warm, -trimmed, -experiment."),
-        Failures))]
+         -degraded, -warning, -dropped, -cache, -warm, -trimmed, -experiment, -complexity."),
+        AnthropicFailures))]
 async fn messages(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::AnthropicMessages), headers, body).await
 }
 
 /// How many input tokens a request has, as Anthropic's SDKs ask. Free; nothing is held.
 #[utoipa::path(post, path = "/v1/messages/count_tokens", tag = "gateway",
+    params(AnthropicHeaders),
     request_body(content = Object, example = json!({
         "model": "claude-haiku-4-5", "messages": [{"role": "user", "content": "Hello"}]})),
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description =
         "As Anthropic answers. `x-tollgate-count` says whether the provider counted, or it is the bound."),
-        Failures))]
+        AnthropicFailures))]
 async fn count_tokens(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     let id = RequestId(state.ledger.clock().uuid());
     let counted = async {
@@ -315,9 +320,13 @@ async fn count_tokens(AxumState(state): AxumState<State>, headers: HeaderMap, bo
 
 /// Embeddings as OpenAI's SDKs ask for them.
 #[utoipa::path(post, path = "/v1/embeddings", tag = "gateway",
+    params(RequestHeaders),
     request_body(content = Object, example = json!({"model": "text-embedding-3-small", "input": "Hello"})),
     security(("key" = ["org_admin", "inference"])),
-    responses((status = 200, body = Object, description = "As OpenAI answers."), Failures))]
+    responses((status = 200, body = Object, description =
+        "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -route, -cost, -balance, -fallback, \
+         -warning, -dropped, -cache, -experiment."),
+        OpenaiFailures))]
 async fn embeddings(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Embed, headers, body).await
 }
@@ -360,8 +369,9 @@ async fn serve(
 
 /// The models that the caller may name, in the dialect that its headers speak.
 #[utoipa::path(get, path = "/v1/models", tag = "gateway",
+    params(AnthropicHeaders),
     security(("key" = ["org_admin", "inference"])),
-    responses((status = 200, body = Object, description = "As OpenAI or Anthropic answer."), Failures))]
+    responses((status = 200, body = Object, description = "As OpenAI or Anthropic answer."), EitherFailures))]
 async fn list_models(AxumState(state): AxumState<State>, headers: HeaderMap) -> Response {
     let (id, dialect) = (RequestId(state.ledger.clock().uuid()), dialect_of(&headers, ""));
     let listed = offered(&state, &headers).await;
@@ -370,9 +380,9 @@ async fn list_models(AxumState(state): AxumState<State>, headers: HeaderMap) -> 
 
 /// One model that the caller may name.
 #[utoipa::path(get, path = "/v1/models/{*model}", tag = "gateway",
-    params(("model" = String, Path, description = "Its name; slashes are part of it.")),
+    params(AnthropicHeaders, ("model" = String, Path, description = "Its name; slashes are part of it.")),
     security(("key" = ["org_admin", "inference"])),
-    responses((status = 200, body = Object, description = "As OpenAI or Anthropic answer."), Failures))]
+    responses((status = 200, body = Object, description = "As OpenAI or Anthropic answer."), EitherFailures))]
 async fn show_model(
     AxumState(state): AxumState<State>,
     Path(model): Path<String>,

@@ -36,7 +36,6 @@ pub struct CardBody {
     model: String,
     /// chat, responses or embedding; chat when absent.
     #[serde(default)]
-    #[schema(value_type = String)]
     mode: Mode,
     /// RFC 3339; at once when absent.
     effective_from: Option<String>,
@@ -45,23 +44,18 @@ pub struct CardBody {
     org: Option<OrgId>,
     /// By class: `input`, `output`, `cache_read`, `cache_write_5m`, `cache_write_1h`, `reasoning`, `audio_input`,
     /// `cached_audio`, `audio_output`, `image`, `video`. A class without one costs what it is a kind of.
-    #[schema(value_type = Object)]
     rates: Rates,
     /// `above_tokens` of input, `rates` replace the card's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schema(value_type = Vec<Object>)]
     long_context: Vec<LongContext>,
     /// By service tier: batch, flex, priority, ultrafast or decisions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schema(value_type = Object)]
     tiers: BTreeMap<ServiceTier, TierRates>,
     /// Factors on all token rates: fast, region_us, region_eu, regional_endpoint.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schema(value_type = Object)]
     uplifts: BTreeMap<Uplift, Rate>,
     /// Credits per `web_search`, `image`, `second` or `call`.
     #[serde(default, skip_serializing_if = "UnitRates::is_empty")]
-    #[schema(value_type = Object)]
     units: UnitRates,
     #[serde(skip_serializing_if = "Option::is_none")]
     context_window_tokens: Option<u64>,
@@ -79,7 +73,6 @@ struct MarkUpBody {
     /// The one org that it is for, in place of the general one; everybody where null or absent.
     org: Option<OrgId>,
     /// A decimal string, 0 to 1000.
-    #[schema(value_type = String)]
     percent: Rate,
     /// RFC 3339; at once when absent.
     effective_from: Option<String>,
