@@ -151,6 +151,36 @@ fn the_house_keeps_its_shape() {
     assert!(breaches.is_empty(), "{} breaches:\n{}", breaches.len(), breaches.join("\n"));
 }
 
+/// A table that the instructions leave out would stay on the coordinator, and every statement on it with it.
+#[test]
+fn the_instructions_for_citus_name_every_table() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let scaling = fs::read_to_string(root.join("docs/SCALING.md")).unwrap();
+    let (_, citus) = scaling.split_once("## Many databases: Citus").unwrap();
+    let (citus, _) = citus.split_once("\n## ").unwrap();
+    let mut migrations = String::new();
+    for entry in fs::read_dir(root.join("migrations/postgres")).unwrap() {
+        migrations.push_str(&fs::read_to_string(entry.unwrap().path()).unwrap());
+    }
+
+    let named =
+        |table: &str| ["'", "`"].iter().any(|quote| citus.contains(&format!("{quote}{table}{quote}")));
+    let tables = tables_of(&migrations);
+    let left_out: Vec<&str> = tables.iter().copied().filter(|table| !named(table)).collect();
+
+    assert!(tables.contains(&"events") && tables.contains(&"shared_rates"), "{tables:?}");
+    assert!(left_out.is_empty(), "say in docs/SCALING.md how Citus is to keep {left_out:?}");
+}
+
+/// What the statements make: `create [unlogged] table NAME (`.
+fn tables_of(sql: &str) -> Vec<&str> {
+    let made = sql.lines().filter_map(|line| {
+        let line = line.strip_prefix("create ")?;
+        line.strip_prefix("unlogged ").unwrap_or(line).strip_prefix("table ")?.split([' ', '(']).next()
+    });
+    made.collect()
+}
+
 fn collect_sources(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::domain::account::budget::Budget;
 use crate::domain::account::limits::Limits;
@@ -55,6 +56,17 @@ pub struct CommandRef {
     pub fingerprint: String,
 }
 
+impl CommandRef {
+    /// The same command in the name of whom a key spends for. Keys are the org's: what another of its projects asks under
+    /// the same one is another command, even where the words are the same.
+    #[must_use]
+    pub fn of_project(self, project: Option<ProjectId>) -> CommandRef {
+        let Some(project) = project else { return self };
+        let fingerprint = hex::encode(Sha256::digest(format!("{project} {}", self.fingerprint)));
+        CommandRef { fingerprint, ..self }
+    }
+}
+
 /// A command's identity as its first event carries it, with how many events the command made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct BoundCommand {
@@ -87,7 +99,7 @@ pub struct LotShare {
 }
 
 /// Credits that one lot paid, with the revenue that this recognises.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
 pub struct LotBurn {
     pub lot: LotId,
     /// Negative where a late settle gives back.

@@ -33,6 +33,38 @@ const TIMEOUT: &str = "x-request-timeout";
 const COMPLEXITY: &str = "x-tollgate-complexity";
 const CONVERSATION: &str = "x-tollgate-conversation";
 
+/// What `/v1` reads of a request's headers, beside the key.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "the documentation of what `admit` reads")]
+pub struct RequestHeaders {
+    /// One key, one call, in the whole org: a repeat is a 409 that names the first request. 1 to 255 ASCII characters.
+    #[param(rename = "Idempotency-Key", value_type = String, required = false)]
+    idempotency_key: Option<String>,
+    /// Whole seconds, 1 or more: nothing is tried, and no stream goes on, beyond them.
+    #[param(rename = "x-request-timeout", value_type = u32, required = false)]
+    request_timeout: Option<u32>,
+    /// `team=search, env=production`: what reports group by and routes may look at.
+    #[param(rename = "x-tollgate-labels", value_type = String, required = false)]
+    labels: Option<String>,
+    /// simple, standard or hard, in place of what the text tells; `off` is the strongest.
+    #[param(rename = "x-tollgate-complexity", value_type = String, required = false)]
+    complexity: Option<String>,
+    /// The caller's name of the conversation, by which an experiment may be sticky.
+    #[param(rename = "x-tollgate-conversation", value_type = String, required = false)]
+    conversation: Option<String>,
+}
+
+/// What Anthropic's SDKs send.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "the documentation of what is read")]
+pub struct AnthropicHeaders {
+    /// Sent by Anthropic's SDKs: where a path is of both dialects, it asks for Anthropic's.
+    #[param(rename = "anthropic-version", value_type = String, required = false)]
+    anthropic_version: Option<String>,
+}
+
 /// What a path of `/v1` does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
@@ -156,14 +188,16 @@ pub async fn admit(
     };
     Purpose::check(purpose.end_user.as_deref(), &purpose.labels)
         .map_err(|why| Failure::new(400, "invalid_purpose", why))?;
+    let idempotency = idempotency(headers, bytes)?.map(|command| command.of_project(caller.project));
+    let ends_at = ends_at(headers, state.ledger.clock().now())?;
+    let (complexity, conversation) = (complexity(headers)?, conversation(headers)?);
+    let betas = betas::asked(headers);
+    // Whatever is refused as malformed stands before: it counts for no limit.
     let limits = &state.ledger.access(caller.org).await?.limits;
     let length = prompt.as_ref().map_or(bytes.len(), |_| body.to_string().len());
     let tokens = asked_tokens(endpoint, &body, length);
     let place = Arc::new(state.limiter.admit(caller.org, limits, &purpose, tokens).await?);
-    let idempotency = idempotency(headers, bytes)?;
     let under_way = Arc::new(state.under_way.clone().read_owned().await);
-    let ends_at = ends_at(headers, state.ledger.clock().now())?;
-    let betas = betas::asked(headers);
     Ok(Request {
         id,
         endpoint,
@@ -174,9 +208,9 @@ pub async fn admit(
         bytes: length,
         // What a feature makes of an answer is not told apart by its body.
         may_reuse: may_reuse(headers) && betas.is_empty(),
-        complexity: complexity(headers)?,
+        complexity,
         betas,
-        conversation: conversation(headers)?,
+        conversation,
         ends_at,
         reservation,
         purpose,

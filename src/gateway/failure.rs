@@ -4,6 +4,9 @@
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa::openapi::{Components, ComponentsBuilder};
 
 use crate::domain::account::refusal::Refusal;
 use crate::domain::pricing::{PriceError, Unboundable};
@@ -29,43 +32,109 @@ pub struct Failure {
     pub retry_after_seconds: Option<u64>,
 }
 
-/// The same, for the API's description: the body is an error as the caller's SDK knows it.
-#[derive(utoipa::IntoResponses)]
+/// An error as OpenAI's SDKs know it.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = OpenaiError)]
 #[allow(dead_code, reason = "the documentation of what a `Failure` answers")]
-pub enum Failures {
-    /// Malformed.
-    #[response(status = 400)]
-    Malformed,
-    /// No key, or one that is not known or was revoked.
-    #[response(status = 401)]
-    Unauthorized,
-    /// Credits or a budget do not cover it.
-    #[response(status = 402)]
-    PaymentRequired,
-    /// The key's role may not do this.
-    #[response(status = 403)]
-    Forbidden,
-    /// No configured provider has a price for the model.
-    #[response(status = 404)]
-    NotFound,
-    /// The idempotency key was used by another request, which the message names.
-    #[response(status = 409)]
-    Conflict,
-    /// The body is too large.
-    #[response(status = 413)]
-    TooLarge,
-    /// Understood, but it can't be priced or can't be sent to this model.
-    #[response(status = 422)]
-    Unprocessable,
-    /// The provider's limit, and no other provider could serve; see Retry-After.
-    #[response(status = 429)]
-    TooManyRequests,
-    /// No provider answered as it should.
-    #[response(status = 502)]
-    UpstreamFailed,
-    /// The ledger can't hold now; see Retry-After.
-    #[response(status = 503)]
-    Unavailable,
+pub struct OpenaiErrorBody {
+    error: OpenaiErrorPart,
+}
+
+#[derive(Serialize, utoipa::ToSchema)]
+#[allow(dead_code, reason = "the documentation of what a `Failure` answers")]
+struct OpenaiErrorPart {
+    message: String,
+    /// invalid_request_error, insufficient_quota, rate_limit_error or server_error.
+    r#type: String,
+    /// The field at fault.
+    param: Option<String>,
+    /// A stable name for programs, such as `insufficient_credits`.
+    code: String,
+}
+
+/// An error as Anthropic's SDKs know it.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = AnthropicError)]
+#[allow(dead_code, reason = "the documentation of what a `Failure` answers")]
+pub struct AnthropicErrorBody {
+    /// `error`.
+    r#type: String,
+    error: AnthropicErrorPart,
+    request_id: String,
+}
+
+#[derive(Serialize, utoipa::ToSchema)]
+#[allow(dead_code, reason = "the documentation of what a `Failure` answers")]
+struct AnthropicErrorPart {
+    /// Anthropic's name of the status, such as `billing_error`.
+    r#type: String,
+    message: String,
+    /// A stable name for programs, such as `insufficient_credits`.
+    code: String,
+}
+
+/// An error in the dialect that the request's headers speak.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(untagged)]
+#[schema(as = OpenaiOrAnthropicError)]
+#[allow(dead_code, reason = "the documentation of what a `Failure` answers")]
+pub enum EitherErrorBody {
+    Openai(OpenaiErrorBody),
+    Anthropic(AnthropicErrorBody),
+}
+
+/// The same for the API's description: what a request may be answered instead, as the caller's SDK knows it.
+macro_rules! failures {
+    ($name:ident, $body:ident) => {
+        #[derive(utoipa::IntoResponses)]
+        #[allow(dead_code, reason = "the documentation of what a `Failure` answers")]
+        pub enum $name {
+            /// Malformed.
+            #[response(status = 400)]
+            Malformed($body),
+            /// No key, or one that is not known or was revoked.
+            #[response(status = 401)]
+            Unauthorized($body),
+            /// Credits or a budget do not cover it, or the limit on one request.
+            #[response(status = 402)]
+            PaymentRequired($body),
+            /// The key's role may not do this.
+            #[response(status = 403)]
+            Forbidden($body),
+            /// No configured provider has a price for the model, or serves it at this endpoint.
+            #[response(status = 404)]
+            NotFound($body),
+            /// The idempotency key was used by another request, which the message names.
+            #[response(status = 409)]
+            Conflict($body),
+            /// The body is too large.
+            #[response(status = 413)]
+            TooLarge($body),
+            /// Understood, but it can't be priced or can't be sent to this model.
+            #[response(status = 422)]
+            Unprocessable($body),
+            /// A limit of the org's, or the provider's where no other could serve; see Retry-After.
+            #[response(status = 429)]
+            TooManyRequests($body),
+            /// No provider answered as it should.
+            #[response(status = 502)]
+            UpstreamFailed($body),
+            /// The ledger can't hold now; see Retry-After.
+            #[response(status = 503)]
+            Unavailable($body),
+        }
+    };
+}
+
+failures!(OpenaiFailures, OpenaiErrorBody);
+failures!(AnthropicFailures, AnthropicErrorBody);
+failures!(EitherFailures, EitherErrorBody);
+
+/// The bodies that these answers refer to.
+pub fn schemas() -> Components {
+    let mut parts = Vec::new();
+    EitherErrorBody::schemas(&mut parts);
+    ComponentsBuilder::new().schemas_from_iter(parts).schema_from::<EitherErrorBody>().build()
 }
 
 impl Failure {
@@ -77,6 +146,12 @@ impl Failure {
         let message = format!(
             "The model `{model}` is not offered here: no configured provider has a price for it. GET /v1/models lists what is."
         );
+        Failure { field: Some("model".into()), ..Failure::new(404, "model_not_found", message) }
+    }
+
+    /// It has a price, but nobody who serves it does so at the endpoint that was asked.
+    pub fn model_elsewhere(model: &str, why: &str) -> Failure {
+        let message = format!("The model `{model}` is not served at this endpoint: {why}.");
         Failure { field: Some("model".into()), ..Failure::new(404, "model_not_found", message) }
     }
 
@@ -178,6 +253,7 @@ impl From<Refusal> for Failure {
             Refusal::OrgExists
             | Refusal::OpenReservations { .. }
             | Refusal::AmountNotPositive
+            | Refusal::AmountNegative
             | Refusal::AmountZero
             | Refusal::AmountTooLarge { .. }
             | Refusal::TtlOutOfRange { .. }

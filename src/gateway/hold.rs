@@ -119,11 +119,9 @@ impl Hold {
                 Refusal::RequestTooLarge { limit, .. } => *limit,
                 _ => return Err(refusal.into()),
             };
-            let code = Failure::from(refusal).code;
-            let means = Means::Available { credits: available, clamp: plan.policy.clamp };
-            quoted = quote(request, &quoted.target, &prices, means).map_err(|failure| {
-                if failure.status == 402 { Failure { code, ..failure } } else { failure }
-            })?;
+            let clamp = plan.policy.clamp;
+            let means = Means::Available { credits: available, clamp, refusal: Some(&refusal) };
+            quoted = quote(request, &quoted.target, &prices, means)?;
         }
         let busy = "the balance changes faster than a hold can be sized; send a maximum, or try again";
         Err(Failure { retry_after_seconds: Some(1), ..Failure::new(503, "balance_in_motion", busy) })
@@ -211,7 +209,7 @@ impl Hold {
         let missing = wanted.credits.saturating_sub(free);
         let covered = if missing.is_positive() && !self.grows(missing, wanted.input_credits).await {
             // What is held may still pay for a shorter answer.
-            let means = Means::Available { credits: free, clamp };
+            let means = Means::Available { credits: free, clamp, refusal: None };
             quote(&self.request, target, &self.prices, means).ok()?
         } else {
             wanted

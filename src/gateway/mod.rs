@@ -39,20 +39,21 @@ use axum::extract::{DefaultBodyLimit, Path, State as AxumState};
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::{RwLock, Semaphore};
-use utoipa::openapi::OpenApi;
+use utoipa::openapi::{OpenApi, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::clock::Timer;
 use crate::config::{Config, ConfigError, ProviderConfig, ProviderKind};
 use crate::domain::ids::{OrgId, RequestId};
+use crate::domain::pricing::RateCard;
 use crate::domain::prompts::Templates;
 use crate::domain::routing::Routes;
 use crate::domain::time::Timestamp;
 use crate::gateway::cache::Cache;
 use crate::gateway::dialects::{Dialect, Family};
-use crate::gateway::edge::Endpoint;
-use crate::gateway::failure::{Failure, Failures};
+use crate::gateway::edge::{AnthropicHeaders, Endpoint, RequestHeaders};
+use crate::gateway::failure::{AnthropicFailures, EitherFailures, Failure, OpenaiFailures};
 use crate::gateway::headers::Away;
 use crate::gateway::limiter::Limiter;
 use crate::gateway::plan::Prices;
@@ -171,24 +172,37 @@ fn routes(config: &Config) -> Result<Routes, ConfigError> {
     config.routing().map_err(ConfigError::of_mistakes)
 }
 
-/// A target without a price is never tried (I10): said at once, not found out by a caller.
+/// A target without a price is never tried (I10), nor one whose provider can't serve it: said at once, not found out by
+/// a caller.
 fn warn_of_unpriced(ledger: &Ledger, config: &Config, routes: &Routes) {
     let (system, now) = (ledger.system(), ledger.clock().now());
     for (route, target) in routes.models() {
-        let priced_as = config.providers.iter().find(|provider| provider.name == target.provider);
-        let card = priced_as.and_then(|provider| {
+        let seller = config.providers.iter().find(|provider| provider.name == target.provider);
+        let card = seller.and_then(|provider| {
             let version = system.prices.version();
             system.prices.card(version, OrgId::SYSTEM, provider.priced_as(), &target.model, now)
         });
-        if card.is_none() {
-            tracing::warn!(
-                route,
-                provider = target.provider,
-                model = target.model,
-                "has no price: never tried"
-            );
-        }
+        let why = match (seller, card) {
+            (Some(seller), Some(card)) if is_served(card, family(seller.kind)) => continue,
+            (Some(_), Some(_)) => "is not served by a provider of this kind: never tried",
+            (_, None) | (None, _) => "has no price: never tried",
+        };
+        tracing::warn!(route, provider = target.provider, model = target.model, "{why}");
     }
+}
+
+fn family(kind: ProviderKind) -> Family {
+    match kind {
+        ProviderKind::Openai => Family::OpenaiChat,
+        ProviderKind::OpenaiResponses => Family::OpenaiResponses,
+        ProviderKind::Anthropic => Family::Anthropic,
+        ProviderKind::Gemini => Family::Gemini,
+    }
+}
+
+/// Whether a provider of that family can be asked for a card's model at any endpoint.
+fn is_served(card: &RateCard, family: Family) -> bool {
+    plan::generates(card.mode, family) || plan::embeds(card.mode, family, &card.model)
 }
 
 impl Parts {
@@ -205,12 +219,7 @@ impl Upstream {
             .tcp_nodelay(true)
             .build()
             .map_err(|error| config.error(&format!("its connections can't be set up: {error}")))?;
-        let family = match config.kind {
-            ProviderKind::Openai => Family::OpenaiChat,
-            ProviderKind::OpenaiResponses => Family::OpenaiResponses,
-            ProviderKind::Anthropic => Family::Anthropic,
-            ProviderKind::Gemini => Family::Gemini,
-        };
+        let family = family(config.kind);
         Ok(Arc::new(Upstream { key: config.key()?, family, http, config: config.clone() }))
     }
 }
@@ -223,7 +232,8 @@ impl Upstream {
 
 /// Everything under `/v1`, and its description.
 pub fn router(state: GatewayState) -> (Router, OpenApi) {
-    let (router, mut openapi) = OpenApiRouter::new()
+    let described = OpenApiBuilder::new().components(Some(failure::schemas())).build();
+    let (router, mut openapi) = OpenApiRouter::with_openapi(described)
         .routes(routes!(chat_completions))
         .routes(routes!(responses))
         .routes(routes!(messages))
@@ -250,13 +260,14 @@ type Body = Result<Bytes, BytesRejection>;
 
 /// Chat completions as OpenAI's SDKs ask for them, streamed or not, by whichever provider serves the model.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "gateway",
+    params(RequestHeaders),
     request_body(content = Object,
         example = json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]})),
     security(("key" = ["org_admin", "inference"])),
-    responses((status = 200, body = Object, description =
+    responses((status = 200, content((Object = "application/json"), (String = "text/event-stream")), description =
         "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped, -cache, -warm, -trimmed, -experiment."),
-        Failures))]
+         -degraded, -warning, -dropped, -cache, -warm, -trimmed, -experiment, -complexity."),
+        OpenaiFailures))]
 async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiChat), headers, body).await
 }
@@ -264,37 +275,40 @@ async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap
 /// Responses as OpenAI's SDKs ask for them, streamed or not, by whichever provider serves the model. Nothing is stored:
 /// `previous_response_id`, `conversation`, `prompt`, `background` and files by id are a 422.
 #[utoipa::path(post, path = "/v1/responses", tag = "gateway",
+    params(RequestHeaders),
     request_body(content = Object, example = json!({"model": "gpt-4o-mini", "input": "Hello"})),
     security(("key" = ["org_admin", "inference"])),
-    responses((status = 200, body = Object, description =
+    responses((status = 200, content((Object = "application/json"), (String = "text/event-stream")), description =
         "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped, -cache, -warm, -trimmed, -experiment."),
-        Failures))]
+         -degraded, -warning, -dropped, -cache, -warm, -trimmed, -experiment, -complexity."),
+        OpenaiFailures))]
 async fn responses(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiResponses), headers, body).await
 }
 
 /// Messages as Anthropic's SDKs ask for them, streamed or not, by whichever provider serves the model.
 #[utoipa::path(post, path = "/v1/messages", tag = "gateway",
+    params(RequestHeaders, AnthropicHeaders),
     request_body(content = Object, example = json!({
         "model": "claude-haiku-4-5", "max_tokens": 64, "messages": [{"role": "user", "content": "Hello"}]})),
     security(("key" = ["org_admin", "inference"])),
-    responses((status = 200, body = Object, description =
+    responses((status = 200, content((Object = "application/json"), (String = "text/event-stream")), description =
         "As Anthropic answers. Headers: request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped, -cache, -warm, -trimmed, -experiment."),
-        Failures))]
+         -degraded, -warning, -dropped, -cache, -warm, -trimmed, -experiment, -complexity."),
+        AnthropicFailures))]
 async fn messages(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::AnthropicMessages), headers, body).await
 }
 
 /// How many input tokens a request has, as Anthropic's SDKs ask. Free; nothing is held.
 #[utoipa::path(post, path = "/v1/messages/count_tokens", tag = "gateway",
+    params(AnthropicHeaders),
     request_body(content = Object, example = json!({
         "model": "claude-haiku-4-5", "messages": [{"role": "user", "content": "Hello"}]})),
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description =
         "As Anthropic answers. `x-tollgate-count` says whether the provider counted, or it is the bound."),
-        Failures))]
+        AnthropicFailures))]
 async fn count_tokens(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     let id = RequestId(state.ledger.clock().uuid());
     let counted = async {
@@ -306,9 +320,13 @@ async fn count_tokens(AxumState(state): AxumState<State>, headers: HeaderMap, bo
 
 /// Embeddings as OpenAI's SDKs ask for them.
 #[utoipa::path(post, path = "/v1/embeddings", tag = "gateway",
+    params(RequestHeaders),
     request_body(content = Object, example = json!({"model": "text-embedding-3-small", "input": "Hello"})),
     security(("key" = ["org_admin", "inference"])),
-    responses((status = 200, body = Object, description = "As OpenAI answers."), Failures))]
+    responses((status = 200, body = Object, description =
+        "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -route, -cost, -balance, -fallback, \
+         -warning, -dropped, -cache, -experiment."),
+        OpenaiFailures))]
 async fn embeddings(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Embed, headers, body).await
 }
@@ -351,8 +369,9 @@ async fn serve(
 
 /// The models that the caller may name, in the dialect that its headers speak.
 #[utoipa::path(get, path = "/v1/models", tag = "gateway",
+    params(AnthropicHeaders),
     security(("key" = ["org_admin", "inference"])),
-    responses((status = 200, body = Object, description = "As OpenAI or Anthropic answer."), Failures))]
+    responses((status = 200, body = Object, description = "As OpenAI or Anthropic answer."), EitherFailures))]
 async fn list_models(AxumState(state): AxumState<State>, headers: HeaderMap) -> Response {
     let (id, dialect) = (RequestId(state.ledger.clock().uuid()), dialect_of(&headers, ""));
     let listed = offered(&state, &headers).await;
@@ -361,9 +380,9 @@ async fn list_models(AxumState(state): AxumState<State>, headers: HeaderMap) -> 
 
 /// One model that the caller may name.
 #[utoipa::path(get, path = "/v1/models/{*model}", tag = "gateway",
-    params(("model" = String, Path, description = "Its name; slashes are part of it.")),
+    params(AnthropicHeaders, ("model" = String, Path, description = "Its name; slashes are part of it.")),
     security(("key" = ["org_admin", "inference"])),
-    responses((status = 200, body = Object, description = "As OpenAI or Anthropic answer."), Failures))]
+    responses((status = 200, body = Object, description = "As OpenAI or Anthropic answer."), EitherFailures))]
 async fn show_model(
     AxumState(state): AxumState<State>,
     Path(model): Path<String>,
@@ -408,7 +427,7 @@ fn dialect_of(headers: &HeaderMap, path: &str) -> Dialect {
     }
 }
 
-/// The models that the caller may name: routes, and what the configured providers have a price for.
+/// The models that the caller may name: routes, and what the configured providers can serve and have a price for.
 async fn offered(state: &State, headers: &HeaderMap) -> Result<Vec<ModelEntry>, Failure> {
     let caller = edge::caller(state, headers).await?;
     let prices = Prices::in_force(state);
@@ -416,8 +435,11 @@ async fn offered(state: &State, headers: &HeaderMap) -> Result<Vec<ModelEntry>, 
     let mut entries: Vec<ModelEntry> =
         routes.all().map(|route| entry(&route.name, "tollgate", Timestamp(0))).collect();
     for card in prices.system.prices.in_force(caller.org, prices.at) {
-        let seller = state.upstreams.iter().find(|upstream| upstream.config.priced_as() == card.provider);
-        if let Some(seller) = seller.filter(|_| card.model != "*") {
+        let sells = |upstream: &&Arc<Upstream>| {
+            upstream.config.priced_as() == card.provider && is_served(card, upstream.family)
+        };
+        let seller = state.upstreams.iter().find(sells);
+        if let Some(seller) = seller.filter(|_| card.model != RateCard::ANY) {
             entries.push(entry(&card.model, &seller.config.name, card.effective_from));
         }
     }

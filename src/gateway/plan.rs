@@ -13,6 +13,7 @@ use crate::domain::routing::complexity::{self, Judgement, Level, Prompt};
 use crate::domain::routing::{Asked, Choice, Complexity, Policy, Routes, Seat, To};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
+use crate::gateway::dialects::Family;
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
 use crate::gateway::providers;
@@ -115,7 +116,7 @@ fn chained(state: &State, prices: &Prices, request: &Request, seat: Option<Seat>
             return Ok(plan);
         }
         if plan.is_shadow() {
-            return Err(Failure::model_unknown(&request.model));
+            return Err(plan.nobody_serves(state, prices, request));
         }
         tracing::warn!(arm = ?plan.seat, "nothing in the arm's chain can serve: the route's own answers");
         plan.seat = None;
@@ -127,7 +128,7 @@ fn chained(state: &State, prices: &Prices, request: &Request, seat: Option<Seat>
             plan.in_order(state, prices, request, targets)
         }
     };
-    if plan.targets.is_empty() { Err(Failure::model_unknown(&request.model)) } else { Ok(plan) }
+    if plan.targets.is_empty() { Err(plan.nobody_serves(state, prices, request)) } else { Ok(plan) }
 }
 
 impl Plan {
@@ -161,13 +162,32 @@ impl Plan {
     }
 
     fn targets_of_all(&self, state: &State, prices: &Prices, request: &Request, chain: &[To]) -> Vec<Target> {
+        self.in_order(state, prices, request, self.priced(state, prices, request, chain))
+    }
+
+    /// Those of a chain that have a price.
+    fn priced(&self, state: &State, prices: &Prices, request: &Request, chain: &[To]) -> Vec<Target> {
         let targets = self.routes.targets(chain, &self.asked, request.chance());
         let org = request.caller.org;
         let found = |Choice { target, group }: &Choice| {
             let found = found(state, &self.routes, prices, org, &target.provider, &target.model)?;
             Some(Target { group: *group, ..found })
         };
-        self.in_order(state, prices, request, targets.iter().filter_map(found).collect())
+        targets.iter().filter_map(found).collect()
+    }
+
+    /// Why there is no target: without a price nothing is offered, and not every model serves every endpoint.
+    fn nobody_serves(&self, state: &State, prices: &Prices, request: &Request) -> Failure {
+        let priced = match &self.route {
+            Some(name) => self.priced(state, prices, request, &[To::Route(name.clone())]),
+            None => named(state, &self.routes, prices, request.caller.org, &request.model),
+        };
+        match priced.first() {
+            Some(target) => {
+                Failure::model_elsewhere(&request.model, target.serves_elsewhere(request.endpoint))
+            }
+            None => Failure::model_unknown(&request.model),
+        }
     }
 
     /// Those that serve the endpoint, as the weather puts them.
@@ -178,7 +198,7 @@ impl Plan {
         request: &Request,
         targets: Vec<Target>,
     ) -> Vec<Target> {
-        let serving = targets.into_iter().filter(|target| serves(target, request.endpoint)).collect();
+        let serving = targets.into_iter().filter(|target| target.serves(request.endpoint)).collect();
         state.weather.order(serving, self.policy.prefer, prices.at, request.input_tokens())
     }
 }
@@ -224,12 +244,41 @@ fn found(
     Some(asked)
 }
 
-fn serves(target: &Target, endpoint: Endpoint) -> bool {
-    match endpoint {
-        Endpoint::Generate(_) => target.card.mode == Mode::Chat,
-        Endpoint::Embed => {
-            let path = providers::embeddings_path(target.upstream.family, &target.model);
-            target.card.mode == Mode::Embedding && path.is_some()
+/// Whether a provider of this family generates with a model of this mode.
+pub fn generates(mode: Mode, family: Family) -> bool {
+    match mode {
+        Mode::Chat => true,
+        Mode::Responses => family == Family::OpenaiResponses,
+        Mode::Embedding => false,
+    }
+}
+
+/// Whether a provider of this family makes embeddings with it.
+pub fn embeds(mode: Mode, family: Family, model: &str) -> bool {
+    mode == Mode::Embedding && providers::embeddings_path(family, model).is_some()
+}
+
+impl Target {
+    fn serves(&self, endpoint: Endpoint) -> bool {
+        match endpoint {
+            Endpoint::Generate(_) => generates(self.card.mode, self.upstream.family),
+            Endpoint::Embed => embeds(self.card.mode, self.upstream.family, &self.model),
+        }
+    }
+
+    /// Where it does not: what there is instead.
+    fn serves_elsewhere(&self, endpoint: Endpoint) -> &'static str {
+        match (endpoint, self.card.mode) {
+            (Endpoint::Generate(_), Mode::Embedding) => "it makes embeddings; ask for them at /v1/embeddings",
+            (Endpoint::Generate(_), Mode::Chat | Mode::Responses) => {
+                "OpenAI serves it by its responses alone, which takes a provider of kind `openai_responses`"
+            }
+            (Endpoint::Embed, Mode::Chat | Mode::Responses) => {
+                "it generates text; ask for it at /v1/chat/completions, /v1/responses or /v1/messages"
+            }
+            (Endpoint::Embed, Mode::Embedding) => {
+                "its provider's embeddings can't be asked for by this gateway"
+            }
         }
     }
 }

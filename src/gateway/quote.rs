@@ -5,6 +5,7 @@ use std::io;
 use bytes::Bytes;
 use serde_json::Value;
 
+use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
 use crate::domain::pricing::{Dialect as Priced, RequestBound, Terms, affordable_output, bound, input_bound};
 use crate::domain::routing::ClampPolicy;
@@ -45,16 +46,21 @@ pub struct Quote {
 
 /// How much a quote may come to.
 #[derive(Clone, Copy, Debug)]
-pub enum Means {
+pub enum Means<'a> {
     /// Not known yet: the ledger decides on the whole bound.
     Unknown,
     /// What the ledger said is left, and whether a caller that named no limit gets what that affords.
-    Available { credits: Credits, clamp: ClampPolicy },
+    Available { credits: Credits, clamp: ClampPolicy, refusal: Option<&'a Refusal> },
 }
 
 /// Prices one attempt. A caller that named a maximum keeps it or learns the largest affordable one; a caller that named
 /// none gets what the means afford, up to the model's maximum.
-pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) -> Result<Quote, Failure> {
+pub fn quote(
+    request: &Request,
+    target: &Target,
+    prices: &Prices,
+    means: Means<'_>,
+) -> Result<Quote, Failure> {
     match request.endpoint {
         Endpoint::Embed => quote_embedding(request, target, prices, means),
         Endpoint::Generate(client) => {
@@ -80,7 +86,7 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
             };
             let limit = match means {
                 Means::Unknown => wanted,
-                Means::Available { credits: available, clamp } => {
+                Means::Available { credits: available, clamp, refusal } => {
                     let affordable = affordable_output(&target.card, &terms, &demand, available.or_zero())?;
                     let affordable = affordable.unwrap_or(0);
                     let at_least = match (asked, clamp) {
@@ -90,7 +96,7 @@ pub fn quote(request: &Request, target: &Target, prices: &Prices, means: Means) 
                     let enough = least.max(at_least);
                     if affordable < enough {
                         let asked = bound(&target.card, &terms, &demand, enough)?;
-                        return Err(unaffordable(available, asked, Some(affordable)));
+                        return Err(unaffordable(refusal, available, asked, affordable));
                     }
                     wanted.min(affordable)
                 }
@@ -124,7 +130,7 @@ fn quote_embedding(
     request: &Request,
     target: &Target,
     prices: &Prices,
-    means: Means,
+    means: Means<'_>,
 ) -> Result<Quote, Failure> {
     let UpstreamRequest { mut body, mut dropped } =
         embeddings::upstream_request(target.upstream.family, &request.body, &target.model)?;
@@ -136,8 +142,8 @@ fn quote_embedding(
     let demand = limits.demand;
     let credits = at_least_one(bound(&target.card, &terms, &demand, 0)?);
     match means {
-        Means::Available { credits: available, .. } if available < credits => {
-            Err(unaffordable(available, credits, None))
+        Means::Available { credits: available, refusal, .. } if available < credits => {
+            Err(unaffordable(refusal, available, credits, 0))
         }
         Means::Available { .. } | Means::Unknown => Ok(Quote {
             credits,
@@ -221,14 +227,28 @@ fn at_least_one(credits: Credits) -> Credits {
     credits.max(Credits::from_nanos(1))
 }
 
-fn unaffordable(available: Credits, asked: Credits, affordable_tokens: Option<u64>) -> Failure {
-    let advice = match affordable_tokens {
-        Some(tokens) if tokens > 0 => {
-            format!("The largest output limit that is affordable is {tokens} tokens.")
+/// What refuses it, in its own words, and what helps.
+fn unaffordable(
+    refusal: Option<&Refusal>,
+    available: Credits,
+    asked: Credits,
+    output_tokens: u64,
+) -> Failure {
+    let cost = format!("This request can cost up to {asked} credits");
+    let (code, why, remedy) = match refusal {
+        Some(Refusal::BudgetExceeded { budget, .. }) => {
+            ("budget_exceeded", format!("{cost} and {available} are left in {budget}."), "Raise the budget")
         }
-        Some(_) | None => "Buy credits, raise the budget, or send a shorter request.".to_owned(),
+        Some(Refusal::RequestTooLarge { limit, .. }) => (
+            "request_too_large",
+            format!("{cost} and one request may hold at most {limit}."),
+            "Raise the limit `credits_per_request`",
+        ),
+        _ => ("insufficient_credits", format!("{cost} and {available} are available."), "Buy credits"),
     };
-    let message =
-        format!("This request can cost up to {asked} credits and {available} are available. {advice}");
-    Failure::new(402, "insufficient_credits", message)
+    let advice = match output_tokens {
+        0 => format!("{remedy}, or send a shorter request."),
+        tokens => format!("The largest output limit that is affordable is {tokens} tokens."),
+    };
+    Failure::new(402, code, format!("{why} {advice}"))
 }

@@ -1,7 +1,7 @@
 //! Up to 1,000 operations on reservations in one request. Each is its own: it succeeds or fails alone, and all share
 //! the log's commits.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use axum::Json;
 use axum::extract::State;
@@ -13,10 +13,13 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::domain::account::command::OrgCommand;
+use crate::domain::credits::Credits;
 use crate::domain::event::{CommandRef, Role};
+use crate::domain::ids::{ProjectId, ReservationId};
+use crate::domain::usage::Usage;
 use crate::http::extract::{Body, Commander, fingerprint, idempotency_key, org_for};
 use crate::http::problem::{MoneyProblems, Problems};
-use crate::http::reservations::{self, Nothing, authorised};
+use crate::http::reservations::{self, Nothing, OnExpiry, QuoteIn, authorised};
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
 
@@ -25,12 +28,50 @@ const OPERATIONS_MAX: usize = 1_000;
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Batch {
-    /// Each has `op` (reserve, settle, release or extend), `org` or `reservation`, `idempotency_key`, and the fields of
-    /// the route of its name.
-    #[schema(value_type = Vec<Object>, example = json!([{
+    /// Each has `op`, `org` or `reservation`, `idempotency_key`, and the fields of the route of its name.
+    #[schema(value_type = Vec<Operation>, example = json!([{
         "op": "reserve", "org": "acme", "idempotency_key": "a-1", "credits": "0.25"
     }]))]
     operations: Vec<Value>,
+}
+
+/// An operation, as [`one`] reads it: by its route, whose refusals it shares.
+#[derive(Deserialize, ToSchema)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+#[allow(dead_code, reason = "the documentation of what `one` reads")]
+enum Operation {
+    Reserve {
+        /// Its slug or id.
+        org: String,
+        idempotency_key: String,
+        credits: Option<Credits>,
+        quote: Option<QuoteIn>,
+        ttl_seconds: Option<i64>,
+        #[serde(default)]
+        on_expiry: OnExpiry,
+        project: Option<ProjectId>,
+        end_user: Option<String>,
+        #[serde(default)]
+        labels: BTreeMap<String, String>,
+    },
+    Settle {
+        reservation: ReservationId,
+        idempotency_key: String,
+        credits: Option<Credits>,
+        provider: Option<String>,
+        model: Option<String>,
+        usage: Option<Usage>,
+        provider_request_id: Option<String>,
+    },
+    Release {
+        reservation: ReservationId,
+        idempotency_key: String,
+    },
+    Extend {
+        reservation: ReservationId,
+        idempotency_key: String,
+        ttl_seconds: i64,
+    },
 }
 
 #[derive(Serialize, ToSchema)]
@@ -51,7 +92,7 @@ pub struct OutcomeView {
     request_body(content = Batch,
         example = json!({"operations": [
             {"op": "reserve", "org": "acme", "idempotency_key": "a-1", "credits": "0.25"}]})),
-    security(("key" = ["operator", "finance", "org_admin", "gateway", "inference"])),
+    security(("key" = ["operator", "gateway"])),
     responses((status = 200, description = "One outcome per operation, in their order.", body = Outcomes),
         Problems, MoneyProblems))]
 pub async fn run(
@@ -59,6 +100,9 @@ pub async fn run(
     Commander(actor): Commander,
     Body(batch): Body<Batch>,
 ) -> Result<Json<Outcomes>, Problem> {
+    if !matches!(actor.role, Role::Operator | Role::Gateway) {
+        return Err(Problem::forbidden());
+    }
     if !(1..=OPERATIONS_MAX).contains(&batch.operations.len()) {
         return Err(Problem::malformed("a batch has 1 to 1000 `operations`"));
     }

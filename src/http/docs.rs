@@ -7,11 +7,12 @@ use axum::Extension;
 use axum::http::header;
 use axum::response::{Html, IntoResponse, Response};
 use serde_json::Value;
+use utoipa::IntoResponses;
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApiBuilder, SecurityRequirement};
 
-use crate::http::problem::ProblemBody;
+use crate::http::problem::{BodyProblems, ProblemBody};
 
 const STYLE: &str = include_str!("docs.css");
 
@@ -45,6 +46,16 @@ pub fn about() -> OpenApi {
         .components(Some(ComponentsBuilder::new().schema_from::<ProblemBody>().security_scheme("key", SecurityScheme::Http(bearer)).build()))
         .security(Some([SecurityRequirement::new("key", Vec::<String>::new())]))
         .build()
+}
+
+/// Every body passes the same door.
+pub fn say_what_bodies_may_be(openapi: &mut OpenApi) {
+    for item in openapi.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
+        for operation in operations.into_iter().flatten().filter(|one| one.request_body.is_some()) {
+            operation.responses.responses.extend(BodyProblems::responses());
+        }
+    }
 }
 
 impl Served {

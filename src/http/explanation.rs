@@ -25,7 +25,6 @@ pub struct ExplanationView {
     /// Null before it was settled.
     price_book_version: Option<u64>,
     attempts: Vec<AttemptView>,
-    #[schema(value_type = Vec<Object>)]
     paid_by: Vec<LotBurn>,
     events: Vec<TimelineView>,
 }

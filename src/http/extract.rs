@@ -18,6 +18,7 @@ use crate::operations::authenticate::{Actor, authenticate, recognise};
 use crate::operations::find_org::find_org;
 
 const IDEMPOTENCY_KEY_MAX: usize = 255;
+const IDEMPOTENCY_KEY_WORDS: &str = "an `Idempotency-Key` of 1 to 255 characters";
 
 impl FromRequestParts<ApiState> for Actor {
     type Rejection = Problem;
@@ -86,15 +87,33 @@ pub struct Body<T>(pub T);
 #[into_params(parameter_in = Header)]
 #[allow(dead_code, reason = "the documentation of what `Keyed` reads")]
 pub struct IdempotencyKey {
-    /// One key, one effect: a repeat gets the first answer, another body under it is a 409. 1 to 255 characters.
+    /// One key, one effect, in the whole org: a repeat gets the first answer; another body, or another project's key, under
+    /// it is a 409. 1 to 255 characters.
     #[param(rename = "Idempotency-Key")]
     idempotency_key: String,
+}
+
+/// The header of what makes something without changing money.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "the documentation of what `MayBeKeyed` reads")]
+pub struct OptionalIdempotencyKey {
+    /// One key, one effect, in the whole org: a repeat makes nothing more, another body under it is a 409. 1 to 255
+    /// characters.
+    #[param(rename = "Idempotency-Key")]
+    idempotency_key: Option<String>,
 }
 
 /// A strict JSON body under an idempotency key: what changes money.
 pub struct Keyed<T> {
     pub body: T,
     pub idempotency: CommandRef,
+}
+
+/// The same where the key may be left out.
+pub struct MayBeKeyed<T> {
+    pub body: T,
+    pub idempotency: Option<CommandRef>,
 }
 
 impl<T: DeserializeOwned> FromRequest<ApiState> for Body<T> {
@@ -110,23 +129,31 @@ impl<T: DeserializeOwned> FromRequest<ApiState> for Keyed<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, api: &ApiState) -> Result<Keyed<T>, Problem> {
-        let key = request.headers().get("idempotency-key").and_then(|value| value.to_str().ok());
-        let key = idempotency_key(key.unwrap_or_default())?;
+        let MayBeKeyed { body, idempotency } = MayBeKeyed::from_request(request, api).await?;
+        let unkeyed = || Problem::malformed(format!("this changes money: send {IDEMPOTENCY_KEY_WORDS}"));
+        Ok(Keyed { body, idempotency: idempotency.ok_or_else(unkeyed)? })
+    }
+}
+
+impl<T: DeserializeOwned> FromRequest<ApiState> for MayBeKeyed<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, api: &ApiState) -> Result<MayBeKeyed<T>, Problem> {
+        let key = request.headers().get("idempotency-key");
+        let key = key.map(|key| idempotency_key(key.to_str().unwrap_or_default())).transpose()?;
         let asked = format!("{} {}", request.method(), request.uri().path());
         let bytes = body(request, api).await?;
         let parsed = parse(&bytes)?;
         let fingerprint = fingerprint(&asked, parse(&bytes)?);
-        Ok(Keyed { body: parsed, idempotency: CommandRef { key, fingerprint } })
+        Ok(MayBeKeyed { body: parsed, idempotency: key.map(|key| CommandRef { key, fingerprint }) })
     }
 }
 
 /// # Errors
-/// A key that is missing or too long.
+/// A key that is empty or too long.
 pub fn idempotency_key(key: &str) -> Result<String, Problem> {
     let fits = (1..=IDEMPOTENCY_KEY_MAX).contains(&key.len());
-    fits.then(|| key.to_owned()).ok_or_else(|| {
-        Problem::malformed("this changes money: send an `Idempotency-Key` header of 1 to 255 characters")
-    })
+    fits.then(|| key.to_owned()).ok_or_else(|| Problem::malformed(format!("send {IDEMPOTENCY_KEY_WORDS}")))
 }
 
 /// What was asked, apart from white space and the order of names in its JSON.

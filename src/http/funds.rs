@@ -26,6 +26,7 @@ use crate::http::{ApiState, Problem};
 use crate::ledger::{Outcome, Submission};
 use crate::operations::authenticate::Actor;
 use crate::operations::claim::claim;
+use crate::operations::find_bundle::find_bundle;
 
 /// Paid lots burn after granted ones unless told otherwise.
 const PRIORITY_PAID: i16 = 10;
@@ -98,10 +99,11 @@ pub async fn list_bundles(
     _: Actor,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<BundleView>>, Problem> {
+    api.ledger.follow_system().await?;
     let system = api.ledger.system();
     let mut bundles: Vec<&Bundle> = system.bundles.iter().collect();
     bundles.sort_unstable_by_key(|bundle| bundle.id);
-    Ok(Json(query.of(bundles.into_iter().map(|bundle| (bundle.id.to_string(), bundle_view(bundle))))?))
+    Ok(Json(query.of(bundles.into_iter().map(|bundle| (bundle.id, bundle_view(bundle))))?))
 }
 
 #[derive(Serialize, ToSchema)]
@@ -164,9 +166,7 @@ pub async fn purchase(
 ) -> Result<(StatusCode, Json<OpenedLot>), Problem> {
     operator(&actor)?;
     let org = org_for(&api, &actor, &org, &[]).await?;
-    let system = api.ledger.system();
-    let by_id = body.bundle.parse().ok().and_then(|id| system.bundle(id));
-    let bundle = by_id.or_else(|| system.bundle_named(&body.bundle)).ok_or(Refusal::UnknownBundle)?;
+    let bundle = find_bundle(&api.ledger, &body.bundle).await?.ok_or(Refusal::UnknownBundle)?;
     named("payment.method", &body.payment.method)?;
     text("payment.reference", &body.payment.reference, NAME_MAX)?;
     let quantity = body.quantity.unwrap_or(1);

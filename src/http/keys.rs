@@ -4,20 +4,24 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::domain::account::Key;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::Role;
+use crate::domain::event::{Event, Recorded, Role};
 use crate::domain::ids::{KeyId, OrgId, ProjectId};
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
-use crate::http::extract::{Body, Path, Query, instant, operator, org_for, text};
+use crate::http::extract::{
+    MayBeKeyed, OptionalIdempotencyKey, Path, Query, instant, operator, org_for, text,
+};
 use crate::http::orgs::{named, run};
 use crate::http::page::{Page, PageQuery};
-use crate::http::problem::{MoneyProblems, Problems};
+use crate::http::problem::{MoneyProblems, Problems, Repeated};
 use crate::http::{ApiState, Problem};
+use crate::ledger::{Outcome, Submission};
 use crate::operations::authenticate::{Actor, key_text, secret_sha256};
 use crate::operations::profile::Profile;
 
@@ -39,7 +43,7 @@ pub struct ProjectView {
 
 /// Adds a project: a dimension of keys, budgets and reports.
 #[utoipa::path(post, path = "/api/v1/orgs/{org}/projects", tag = "keys",
-    params(("org", description = "Its slug or id.")),
+    params(("org", description = "Its slug or id."), OptionalIdempotencyKey),
     request_body(content = NewProject, example = json!({"name": "search"})),
     security(("key" = ["operator", "org_admin"])),
     responses((status = 201, description = "The project.", body = ProjectView), Problems, MoneyProblems))]
@@ -47,13 +51,19 @@ pub async fn create_project(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-    Body(body): Body<NewProject>,
+    MayBeKeyed { body, idempotency }: MayBeKeyed<NewProject>,
 ) -> Result<(StatusCode, Json<ProjectView>), Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     named("name", &body.name)?;
     let project = ProjectId(api.ledger.clock().uuid());
-    run(&api, &actor, org, OrgCommand::CreateProject { project, name: body.name.clone() }).await?;
-    Ok((StatusCode::CREATED, Json(ProjectView { id: project, name: body.name })))
+    let command = OrgCommand::CreateProject { project, name: body.name };
+    let submission = Submission { org, command, by: actor.key.into(), idempotency };
+    let made =
+        api.ledger.submit(submission).await?.recorded().find_map(|recorded| match &recorded.payload.event {
+            Event::ProjectCreated { project, name } => Some(ProjectView { id: *project, name: name.clone() }),
+            _ => None,
+        });
+    Ok((StatusCode::CREATED, Json(made.ok_or(Refusal::UnknownProject)?)))
 }
 
 /// The org's projects.
@@ -69,7 +79,7 @@ pub async fn list_projects(
 ) -> Result<Json<Page<ProjectView>>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
     let projects = api.ledger.read(org, |account| account.projects.clone()).await?;
-    let rows = projects.into_iter().map(|(id, name)| (id.to_string(), ProjectView { id, name }));
+    let rows = projects.into_iter().map(|(id, name)| (id, ProjectView { id, name }));
     Ok(Json(query.of(rows)?))
 }
 
@@ -107,9 +117,9 @@ pub struct KeyView {
     expires_at: Option<String>,
 }
 
-/// Makes a key of an org; its secret is shown this once.
+/// Makes a key of an org; its secret is shown this once: a repeat of the request only names the key.
 #[utoipa::path(post, path = "/api/v1/orgs/{org}/keys", operation_id = "create_key", tag = "keys",
-    params(("org", description = "Its slug or id.")),
+    params(("org", description = "Its slug or id."), OptionalIdempotencyKey),
     request_body(content = NewKey, example = json!({"name": "web", "role": "inference"})),
     security(("key" = ["operator", "org_admin"])),
     responses((status = 201, description = "The key with its secret.", body = NewKeyView), Problems, MoneyProblems))]
@@ -117,7 +127,7 @@ pub async fn create(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-    Body(body): Body<NewKey>,
+    MayBeKeyed { body, idempotency }: MayBeKeyed<NewKey>,
 ) -> Result<(StatusCode, Json<NewKeyView>), Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     text("name", &body.name, NAME_MAX)?;
@@ -136,8 +146,9 @@ pub async fn create(
         secret_sha256: secret_sha256(&made.secret),
         expires_at,
     };
-    run(&api, &actor, org, create).await?;
-    answer(&api, org, made).await
+    let submission = Submission { org, command: create, by: actor.key.into(), idempotency };
+    let outcome = api.ledger.submit(submission).await?;
+    answer(&api, org, made, &outcome).await
 }
 
 /// The org's keys, revoked ones too; never their secrets.
@@ -174,13 +185,14 @@ pub async fn revoke(
 
 /// Makes a key that acts for no org: a further operator's, or finance's, which reads all orgs.
 #[utoipa::path(post, path = "/api/v1/keys", operation_id = "create_operator_key", tag = "keys",
+    params(OptionalIdempotencyKey),
     request_body(content = NewKey, example = json!({"name": "books", "role": "finance"})),
     security(("key" = ["operator"])),
-    responses((status = 201, description = "The key with its secret.", body = NewKeyView), Problems))]
+    responses((status = 201, description = "The key with its secret.", body = NewKeyView), Problems, Repeated))]
 pub async fn create_for_operators(
     State(api): State<ApiState>,
     actor: Actor,
-    Body(body): Body<NewKey>,
+    MayBeKeyed { body, idempotency }: MayBeKeyed<NewKey>,
 ) -> Result<(StatusCode, Json<NewKeyView>), Problem> {
     operator(&actor)?;
     text("name", &body.name, NAME_MAX)?;
@@ -198,8 +210,8 @@ pub async fn create_for_operators(
         secret_sha256: secret_sha256(&made.secret),
         expires_at,
     };
-    api.ledger.submit_system(create, actor.key, None).await?;
-    answer(&api, OrgId::SYSTEM, made).await
+    let outcome = api.ledger.submit_system(create, actor.key, idempotency).await?;
+    answer(&api, OrgId::SYSTEM, made, &outcome).await
 }
 
 /// The keys that act for no org, revoked ones too.
@@ -213,6 +225,7 @@ pub async fn list_for_operators(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<KeyView>>, Problem> {
     operator(&actor)?;
+    api.ledger.follow_system().await?;
     let keys = api.ledger.system().keys.clone();
     Ok(Json(page_of(&api, OrgId::SYSTEM, keys, &query).await?))
 }
@@ -239,7 +252,7 @@ async fn page_of(
     keys: impl IntoIterator<Item = (KeyId, Key)>,
     query: &PageQuery,
 ) -> Result<Page<KeyView>, Problem> {
-    let page = query.of(keys.into_iter().map(|(id, key)| (id.to_string(), (id, key))))?;
+    let page = query.of(keys.into_iter().map(|(id, key)| (id, (id, key))))?;
     let mut data = Vec::with_capacity(page.data.len());
     for (id, key) in page.data {
         let name = api.profiles.get(&api.ledger, org, &id.to_string()).await?.name;
@@ -266,8 +279,28 @@ async fn answer(
     api: &ApiState,
     org: OrgId,
     made: NewKeyView,
+    outcome: &Outcome,
 ) -> Result<(StatusCode, Json<NewKeyView>), Problem> {
-    let profile = Profile { name: made.name.clone(), email: None };
-    api.profiles.put(&api.ledger, org, &made.id.to_string(), &profile).await?;
-    Ok((StatusCode::CREATED, Json(made)))
+    // A repeat finds the key that was made first, whose name a crash may have kept from being written.
+    let first = outcome.recorded().find_map(created).ok_or(Refusal::UnknownKey)?;
+    let (subject, profile) = (first.to_string(), Profile { name: made.name.clone(), email: None });
+    if first == made.id || api.profiles.find(&api.ledger, org, &subject).await?.is_none() {
+        api.profiles.put(&api.ledger, org, &subject, &profile).await?;
+    }
+    if first == made.id { Ok((StatusCode::CREATED, Json(made))) } else { Err(made_before(first)) }
+}
+
+fn created(recorded: &Recorded) -> Option<KeyId> {
+    match &recorded.payload.event {
+        Event::KeyCreated { key, .. } => Some(*key),
+        _ => None,
+    }
+}
+
+fn made_before(key: KeyId) -> Problem {
+    let detail = format!(
+        "this request has made {key}, and its secret, which is not kept, was shown then; where it was lost, revoke the \
+         key and make another under a new `Idempotency-Key`"
+    );
+    Problem::new(StatusCode::CONFLICT, "key_made_before", detail).with("key", json!(key))
 }

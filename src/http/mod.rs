@@ -58,6 +58,7 @@ impl std::fmt::Debug for ApiState {
 /// The API's routes. `beside` describes what is served next to them, so that one description has it all.
 pub fn router(api: ApiState, beside: OpenApi) -> Router {
     let (router, mut openapi) = documented().split_for_parts();
+    docs::say_what_bodies_may_be(&mut openapi);
     openapi.merge(beside);
     let served = docs::Served::new(&openapi);
     router

@@ -118,9 +118,10 @@ pub async fn list(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<OrgView>>, Problem> {
     reads_all(&actor)?;
+    api.ledger.follow_system().await?;
     let mut orgs: Vec<OrgId> = api.ledger.system().orgs().collect();
     orgs.sort_unstable();
-    let page = query.of(orgs.into_iter().map(|org| (org.to_string(), org)))?;
+    let page = query.of(orgs.into_iter().map(|org| (org, org)))?;
     let mut data = Vec::with_capacity(page.data.len());
     for org in page.data {
         data.push(view(&api, org).await?);

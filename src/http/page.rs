@@ -41,11 +41,14 @@ impl PageQuery {
         after.map_err(|_| Problem::malformed("`after` is the `next` of the page before"))
     }
 
-    /// A page of rows that have a cursor each and come in its order.
-    pub fn of<T>(&self, rows: impl Iterator<Item = (String, T)>) -> Result<Page<T>, Problem> {
-        let limit = self.limit()?;
-        let after = self.after.as_deref().unwrap_or_default();
-        let rows = rows.filter(|(cursor, _)| cursor.as_str() > after).take(limit + 1).collect();
+    /// A page of rows that have a cursor each and come in its order. A cursor that is none is not the end of the list.
+    pub fn of<C, T>(&self, rows: impl Iterator<Item = (C, T)>) -> Result<Page<T>, Problem>
+    where
+        C: FromStr + Ord + ToString,
+    {
+        let (limit, after) = (self.limit()?, self.after::<C>()?);
+        let rows = rows.filter(|(cursor, _)| after.as_ref().is_none_or(|after| cursor > after));
+        let rows = rows.take(limit + 1).map(|(cursor, row)| (cursor.to_string(), row)).collect();
         Ok(Page::cut(rows, limit))
     }
 }

@@ -36,7 +36,6 @@ pub struct CardBody {
     model: String,
     /// chat, responses or embedding; chat when absent.
     #[serde(default)]
-    #[schema(value_type = String)]
     mode: Mode,
     /// RFC 3339; at once when absent.
     effective_from: Option<String>,
@@ -45,23 +44,18 @@ pub struct CardBody {
     org: Option<OrgId>,
     /// By class: `input`, `output`, `cache_read`, `cache_write_5m`, `cache_write_1h`, `reasoning`, `audio_input`,
     /// `cached_audio`, `audio_output`, `image`, `video`. A class without one costs what it is a kind of.
-    #[schema(value_type = Object)]
     rates: Rates,
     /// `above_tokens` of input, `rates` replace the card's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schema(value_type = Vec<Object>)]
     long_context: Vec<LongContext>,
     /// By service tier: batch, flex, priority, ultrafast or decisions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schema(value_type = Object)]
     tiers: BTreeMap<ServiceTier, TierRates>,
     /// Factors on all token rates: fast, region_us, region_eu, regional_endpoint.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schema(value_type = Object)]
     uplifts: BTreeMap<Uplift, Rate>,
     /// Credits per `web_search`, `image`, `second` or `call`.
     #[serde(default, skip_serializing_if = "UnitRates::is_empty")]
-    #[schema(value_type = Object)]
     units: UnitRates,
     #[serde(skip_serializing_if = "Option::is_none")]
     context_window_tokens: Option<u64>,
@@ -73,12 +67,12 @@ pub struct CardBody {
 }
 
 /// What is added to list prices from a moment on, for everybody or for one org.
-#[derive(Deserialize, ToSchema)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct NewMarkUp {
+struct MarkUpBody {
+    /// The one org that it is for, in place of the general one; everybody where null or absent.
     org: Option<OrgId>,
     /// A decimal string, 0 to 1000.
-    #[schema(value_type = String)]
     percent: Rate,
     /// RFC 3339; at once when absent.
     effective_from: Option<String>,
@@ -88,6 +82,11 @@ struct NewMarkUp {
 pub struct PriceList {
     /// Of the price book.
     version: u64,
+    /// What the caller's org pays on top of every card, in percent; the general mark-up for a key of no org.
+    mark_up_percent: String,
+    /// The mark-ups in force, the general one first; for keys of no org alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mark_ups: Option<Vec<MarkUpBody>>,
     data: Vec<CardBody>,
 }
 
@@ -109,7 +108,7 @@ pub struct NewPrices {
     #[serde(default)]
     cards: Vec<CardBody>,
     #[serde(default)]
-    mark_ups: Vec<NewMarkUp>,
+    mark_ups: Vec<MarkUpBody>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -121,11 +120,21 @@ pub struct PublishedVersion {
 #[utoipa::path(get, path = "/api/v1/prices", operation_id = "list_prices", tag = "prices",
     security(("key" = ["operator", "finance", "org_admin", "gateway", "inference"])),
     responses((status = 200, description = "The cards in force.", body = PriceList), Problems))]
-pub async fn in_force(State(api): State<ApiState>, actor: Actor) -> Json<PriceList> {
-    let system = api.ledger.system();
+pub async fn in_force(State(api): State<ApiState>, actor: Actor) -> Result<Json<PriceList>, Problem> {
+    api.ledger.follow_system().await?;
+    let (system, now) = (api.ledger.system(), api.ledger.clock().now());
     let org = actor.org.unwrap_or(OrgId::SYSTEM);
-    let cards = system.prices.in_force(org, api.ledger.clock().now());
-    Json(PriceList { version: system.prices.version(), data: cards.into_iter().map(card_body).collect() })
+    let (prices, version) = (&system.prices, system.prices.version());
+    Ok(Json(PriceList {
+        version,
+        mark_up_percent: prices.mark_up_percent(version, org, now).to_string(),
+        // What one org negotiated is not another's to read.
+        mark_ups: actor
+            .org
+            .is_none()
+            .then(|| prices.mark_ups_in_force(now).into_iter().map(mark_up_body).collect()),
+        data: prices.in_force(org, now).into_iter().map(card_body).collect(),
+    }))
 }
 
 /// Publishes cards and mark-ups: a new version of the price book. Cards are immutable; a later one takes their place.
@@ -178,6 +187,7 @@ pub async fn history(
     actor: Actor,
     Path((provider, model)): Path<(String, String)>,
 ) -> Result<Json<History>, Problem> {
+    api.ledger.follow_system().await?;
     let system = api.ledger.system();
     // What one org negotiated is not another's to read.
     let may_see = |card: &RateCard| card.org.is_none() || actor.org.is_none() || card.org == actor.org;
@@ -215,12 +225,17 @@ fn card(body: CardBody, now: Timestamp) -> Result<RateCard, Problem> {
     if card.is_complete() { Ok(card) } else { Err(Problem::unprocessable("incomplete_card", detail())) }
 }
 
-fn mark_up(body: NewMarkUp, now: Timestamp) -> Result<MarkUp, Problem> {
+fn mark_up(body: MarkUpBody, now: Timestamp) -> Result<MarkUp, Problem> {
     if body.percent.decimal() > Decimal::ONE_THOUSAND {
         return Err(Problem::malformed("`percent` lies between 0 and 1000"));
     }
     let effective_from = body.effective_from.as_deref().map_or(Ok(now), instant)?;
     Ok(MarkUp { org: body.org, percent: body.percent, effective_from })
+}
+
+fn mark_up_body(mark_up: &MarkUp) -> MarkUpBody {
+    let MarkUp { org, percent, effective_from } = mark_up.clone();
+    MarkUpBody { org, percent, effective_from: Some(effective_from.to_rfc3339()) }
 }
 
 /// A card in the words of the API, for clients of it.

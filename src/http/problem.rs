@@ -4,8 +4,11 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use crate::domain::account::budget::BudgetKey;
+use crate::domain::account::command::ReservationStatus;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
+use crate::domain::ids::KeyId;
 use crate::ledger::LedgerError;
 use crate::operations::authenticate::AuthError;
 
@@ -29,10 +32,24 @@ pub struct ProblemBody {
     /// The refusal's name, for programs: `insufficient_credits`, `budget_exceeded`, `idempotency_conflict` …
     code: String,
     detail: String,
-    /// Credits asked for, on a 402.
+    /// Credits asked for, on a 402 and on a refund of more than is refundable.
     asked: Option<Credits>,
     /// Credits available, on a 402.
     available: Option<Credits>,
+    /// The budget that refuses, on a `budget_exceeded`.
+    budget: Option<BudgetKey>,
+    /// Its cap.
+    cap: Option<Credits>,
+    /// What one request may hold at most (credits, on a `request_too_large`), or an org (reservations, on a
+    /// `too_many_holds`).
+    #[schema(value_type = Value, required = false)]
+    limit: Option<Value>,
+    /// Credits that can be refunded, on a `not_refundable`.
+    refundable: Option<Credits>,
+    /// How it ended, on a `reservation_ended`.
+    reservation_status: Option<ReservationStatus>,
+    /// The key that the first request made, on a `key_made_before`.
+    key: Option<KeyId>,
     /// The longest output that is affordable, on a 402 to a quote.
     max_affordable_output_tokens: Option<u64>,
 }
@@ -56,6 +73,30 @@ pub enum Problems {
     /// The ledger can't write now: retry with the same idempotency key.
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(ProblemBody),
+}
+
+/// What every route that takes a body may answer besides.
+#[derive(utoipa::IntoResponses)]
+#[allow(dead_code, reason = "the documentation of what handlers answer")]
+pub enum BodyProblems {
+    /// The body is larger than 1 MiB.
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(ProblemBody),
+    /// The body is said to be something else than JSON.
+    #[response(status = 415, content_type = "application/problem+json")]
+    UnsupportedMediaType(ProblemBody),
+}
+
+/// What a route may answer besides that takes an idempotency key.
+#[derive(utoipa::IntoResponses)]
+#[allow(dead_code, reason = "the documentation of what handlers answer")]
+pub enum Repeated {
+    /// The idempotency key was used for something else, or for what can't be answered again.
+    #[response(status = 409, content_type = "application/problem+json")]
+    Conflict(ProblemBody),
+    /// Understood, but not possible.
+    #[response(status = 422, content_type = "application/problem+json")]
+    Unprocessable(ProblemBody),
 }
 
 /// What a route that changes money may answer besides.
@@ -219,6 +260,7 @@ impl From<Refusal> for Problem {
                     .with("asked", json!(asked))
             }
             Refusal::AmountNotPositive
+            | Refusal::AmountNegative
             | Refusal::AmountZero
             | Refusal::AmountTooLarge { .. }
             | Refusal::TtlOutOfRange { .. }

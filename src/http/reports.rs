@@ -56,7 +56,8 @@ pub struct SpendReportView {
 #[utoipa::path(get, path = "/api/v1/orgs/{org}/spend", operation_id = "report_spend", tag = "reports",
     params(("org", description = "Its slug or id."), SpendQuery),
     security(("key" = ["operator", "finance", "org_admin"])),
-    responses((status = 200, description = "The report.", body = SpendReportView), Problems))]
+    responses((status = 200, description = "The report, as `format` says.",
+        content((SpendReportView = "application/json"), (String = "text/csv"))), Problems))]
 pub async fn spend(
     State(api): State<ApiState>,
     actor: Actor,

@@ -102,6 +102,8 @@ pub struct EndView {
     late: bool,
     /// What the operator bears: the cost above a hold that Tollgate priced.
     excess: Credits,
+    /// Why all of the hold is charged in place of the usage, as where the provider's model has no price; else null.
+    quarantined: Option<String>,
     available: Credits,
 }
 
@@ -256,7 +258,7 @@ pub async fn reserve(
         )));
     }
     Purpose::check(body.end_user.as_deref(), &body.labels).map_err(Problem::malformed)?;
-    let (system, now) = (api.ledger.system(), api.ledger.clock().now());
+    let (mut system, now) = (api.ledger.system(), api.ledger.clock().now());
     let planned = body.quote.map(|quote| Planned {
         model: quote.model,
         provider: quote.provider,
@@ -265,7 +267,15 @@ pub async fn reserve(
     });
     let credits = match (body.credits, &planned) {
         (Some(credits), None) => credits,
-        (None, Some(planned)) => quote(&system, org, planned, now).ok_or_else(|| unpriced(&planned.model))?,
+        (None, Some(planned)) => match quote(&system, org, planned, now) {
+            Some(credits) => credits,
+            None => {
+                // Another node may have published its price.
+                api.ledger.follow_system().await?;
+                system = api.ledger.system();
+                quote(&system, org, planned, now).ok_or_else(|| unpriced(&planned.model))?
+            }
+        },
         (Some(_), Some(_)) | (None, None) => {
             return Err(Problem::malformed("send `credits` or `quote`, one of the two"));
         }
@@ -290,7 +300,9 @@ pub async fn reserve(
         price_book_version: system.prices.version(),
         purpose,
     });
-    let submission = Submission { org, command, by: actor.key.into(), idempotency: Some(idempotency) };
+    // Whose hold it is stands in the key, not in the body.
+    let idempotency = Some(idempotency.of_project(actor.project));
+    let submission = Submission { org, command, by: actor.key.into(), idempotency };
     let outcome = api.ledger.submit(submission).await.map_err(|error| match (error, &planned) {
         (LedgerError::Refused(refusal), Some(planned)) => {
             let longest =
@@ -305,7 +317,11 @@ pub async fn reserve(
 /// A key of a project spends for that project alone.
 fn project_of(actor: &Actor, asked: Option<ProjectId>) -> Result<Option<ProjectId>, Problem> {
     match (actor.project, asked) {
-        (Some(own), Some(other)) if own != other => Err(Problem::forbidden()),
+        (Some(own), Some(other)) if own != other => Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            format!("this key spends for project {own} alone; leave `project` out, or use a key of {other}"),
+        )),
         (own, asked) => Ok(asked.or(own)),
     }
 }
@@ -356,13 +372,15 @@ async fn priced_settle(
         )));
     }
     let hold = show_reservation(&api.ledger, id).await?;
-    if hold.price_book_version > api.ledger.system().prices.version() {
-        // Another node published what this one has not read yet.
+    let (pinned, now) = ((hold.price_book_version, hold.reserved_at), api.ledger.clock().now());
+    let price = || price_usage(&api.ledger.system(), id.org, pinned, &provider, &model, &usage, now);
+    let is_behind = hold.price_book_version > api.ledger.system().prices.version();
+    let mut priced = if is_behind { None } else { price() };
+    if priced.is_none() {
+        // Another node published what this one has not read yet, or may have.
         api.ledger.follow_system().await?;
+        priced = price();
     }
-    let (system, now) = (api.ledger.system(), api.ledger.clock().now());
-    let pinned = (hold.price_book_version, hold.reserved_at);
-    let priced = price_usage(&system, id.org, pinned, &provider, &model, &usage, now);
     let quarantine = priced.is_none().then(|| format!("{provider}/{model} has no price for this usage"));
     let cost = priced.as_ref().map_or(hold.held, |priced| priced.cost);
     let attempt = Attempt {
@@ -421,7 +439,7 @@ pub async fn end(
         Submission { org: id.org, command, by: actor.key.into(), idempotency: Some(idempotency) };
     let outcome = api.ledger.submit(submission).await?;
     if let Some(view) = outcome.recorded().find_map(end_view) {
-        return Ok(view);
+        return Ok(EndView { quarantined: outcome.recorded().find_map(quarantine), ..view });
     }
     // It had been released before: nothing changed.
     let seen = show_reservation(&api.ledger, id).await?;
@@ -432,6 +450,7 @@ pub async fn end(
         released: seen.held.saturating_sub(seen.charged).or_zero(),
         late: false,
         excess: Credits::ZERO,
+        quarantined: None,
         available: available_now(api, id.org).await?,
     })
 }
@@ -478,6 +497,7 @@ fn end_view(recorded: &Recorded) -> Option<EndView> {
             released: *released,
             late: *late,
             excess: *excess,
+            quarantined: None,
             available,
         }),
         Event::ReservationReleased { reservation, released } => Some(EndView {
@@ -487,8 +507,16 @@ fn end_view(recorded: &Recorded) -> Option<EndView> {
             released: *released,
             late: false,
             excess: Credits::ZERO,
+            quarantined: None,
             available,
         }),
+        _ => None,
+    }
+}
+
+fn quarantine(recorded: &Recorded) -> Option<String> {
+    match &recorded.payload.event {
+        Event::UsageQuarantined { reason, .. } => Some(reason.clone()),
         _ => None,
     }
 }

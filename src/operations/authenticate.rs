@@ -86,8 +86,8 @@ pub async fn authenticate(
     Ok(actor)
 }
 
-/// The same for commands, before which the ledger looks at the key again: without waiting for the log, so that a key
-/// that another node has revoked may pass here.
+/// The same for commands, before which the ledger looks at an org's key again: without waiting for the log, so that one
+/// that another node has revoked may pass here. Nobody looks at an operator's key again: it is looked up where it is shown.
 ///
 /// # Errors
 /// As [`authenticate`].
@@ -116,13 +116,9 @@ pub async fn recognise(
 
 async fn known_key(ledger: &Ledger, id: KeyId) -> Result<Option<Key>, AuthError> {
     if id.org == OrgId::SYSTEM {
-        let known = |ledger: &Ledger| ledger.system().keys.get(&id).cloned();
-        if let Some(key) = known(ledger) {
-            return Ok(Some(key));
-        }
-        // Another node may have made it.
-        ledger.follow_system().await.map_err(AuthError::Ledger)?;
-        return Ok(known(ledger));
+        // Another node may have made it, or revoked it in this moment.
+        ledger.follow_system().await?;
+        return Ok(ledger.system().keys.get(&id).cloned());
     }
     match ledger.access(id.org).await {
         Ok(access) if access.keys.contains_key(&id) || !ledger.log().is_shared() => {

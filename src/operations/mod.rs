@@ -5,6 +5,7 @@ pub mod balance_as_of;
 pub mod claim;
 pub mod experiment_report;
 pub mod explain;
+pub mod find_bundle;
 pub mod find_org;
 pub mod list_events;
 pub mod list_holds;

@@ -127,10 +127,13 @@ async fn whatever_can_not_be_is_refused_and_changes_nothing() {
         ("limits", json!({ "limits": [{ "scope": "org", "credits_per_request": "0" }] }), 400),
         ("alert_rules", json!({ "rules": [{ "kind": "budget_percent", "percent": 101 }] }), 400),
         ("alert_rules", json!({ "rules": [{ "kind": "balance_below", "credits": "1", "percent": 3 }] }), 400),
-        ("overdraft_limit", json!({ "overdraft_limit": "-1" }), 422),
     ] {
         refused(&operator, Method::PUT, &format!("/api/v1/orgs/acme/{path}"), Some(body), status).await;
     }
+    let below = Some(json!({ "overdraft_limit": "-1" }));
+    let path = "/api/v1/orgs/acme/overdraft_limit";
+    let below = operator.send(Method::PUT, path, None, below).await.expect(StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(below["detail"], "the amount must not be negative", "zero is an answer");
     for (path, status) in [
         ("orgs?limit=0", 400),
         ("orgs?limit=many", 400),
@@ -138,6 +141,11 @@ async fn whatever_can_not_be_is_refused_and_changes_nothing() {
         ("orgs/%FF", 400),
         ("orgs/acme/events?after=soon", 400),
         ("orgs/acme/reservations?after=soon", 400),
+        ("orgs?after=soon", 400),
+        ("bundles?after=soon", 400),
+        ("keys?after=zzz", 400),
+        ("orgs/acme/keys?after=key_1", 400),
+        ("orgs/acme/projects?after=prj_zz", 400),
         ("orgs/acme/balance?as_of=yesterday", 400),
         ("orgs/acme/spend?from=2026-11-01T00:30:00Z", 400),
         ("orgs/acme/spend?format=xml", 400),
@@ -252,7 +260,9 @@ async fn i12_the_key_of_a_project_spends_for_no_other_project() {
     let unnamed = web.post("/api/v1/orgs/acme/reservations", json!({ "credits": "1" })).await;
 
     own.expect(StatusCode::CREATED);
-    assert_eq!(other.expect(StatusCode::FORBIDDEN)["code"], "forbidden");
+    let other = other.expect(StatusCode::FORBIDDEN);
+    assert_eq!(other["code"], "forbidden");
+    assert!(other["detail"].as_str().unwrap().contains(projects[0].as_str().unwrap()), "{other}");
     let unnamed = unnamed.expect(StatusCode::CREATED);
     let events = operator.get("/api/v1/orgs/acme/events?limit=1000").await.expect(StatusCode::OK);
     let last = events["data"].as_array().unwrap().last().unwrap();

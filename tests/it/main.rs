@@ -8,6 +8,7 @@
 )]
 
 mod api;
+mod catalogue;
 mod chaos;
 mod checker;
 mod database;
@@ -26,6 +27,7 @@ mod load;
 mod nodes;
 mod outages;
 mod process;
+mod projects;
 mod rebuilds;
 mod replays;
 mod reservations;

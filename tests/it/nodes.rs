@@ -201,6 +201,30 @@ async fn a_key_that_another_node_revoked_opens_nothing_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operators_key_that_another_node_revoked_opens_nothing_at_once() {
+    let one = TestApp::on_postgres().await;
+    let two = one.beside(2).await;
+    one.funded("acme", "10").await;
+    let grant = json!({ "credits": "1", "kind": "goodwill" });
+    for (role, may_grant) in [("operator", StatusCode::CREATED), ("finance", StatusCode::FORBIDDEN)] {
+        let made = one.operator().post("/api/v1/keys", json!({ "name": "k", "role": role })).await;
+        let made = made.expect(StatusCode::CREATED);
+        let elsewhere = two.with_key(made["secret"].as_str().unwrap());
+        elsewhere.get("/api/v1/orgs/acme").await.expect(StatusCode::OK);
+        elsewhere.post("/api/v1/orgs/acme/grants", grant.clone()).await.expect(may_grant);
+
+        let path = format!("/api/v1/keys/{}", made["id"].as_str().unwrap());
+        one.operator().send(Method::DELETE, &path, None, None).await.expect(StatusCode::NO_CONTENT);
+
+        elsewhere.get("/api/v1/orgs/acme").await.expect(StatusCode::UNAUTHORIZED);
+        elsewhere.post("/api/v1/orgs/acme/grants", grant.clone()).await.expect(StatusCode::UNAUTHORIZED);
+        elsewhere.post("/api/v1/batch", json!({ "operations": [{}] })).await.expect(StatusCode::UNAUTHORIZED);
+    }
+    two.finish().await;
+    one.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_reserves_nothing_is_closed_to_a_key_that_another_node_revoked() {
     let one = TestApp::on_postgres().await;
     let two = one.beside(2).await;

@@ -97,6 +97,40 @@ async fn i4_every_repeat_gets_the_first_answer_and_every_other_body_a_conflict()
 }
 
 #[tokio::test]
+async fn i4_a_repeated_project_is_the_first_and_a_repeated_key_is_named_without_its_secret() {
+    let app = TestApp::start().await;
+    app.funded("acme", "1").await;
+    let operator = app.operator();
+    let project = json!({ "name": "web" });
+    let path = "/api/v1/orgs/acme/projects";
+    let first = keyed(&operator, path, 1, project.clone()).await;
+    let again = keyed(&operator, path, 1, project).await;
+    let other = keyed(&operator, path, 1, json!({ "name": "search" })).await;
+    assert_eq!((first.0, &first), (StatusCode::CREATED, &again));
+    assert_eq!((other.0, &other.1["code"]), (StatusCode::CONFLICT, &json!("idempotency_conflict")));
+
+    for (path, role) in [("/api/v1/orgs/acme/keys", "gateway"), ("/api/v1/keys", "finance")] {
+        let key = json!({ "name": "k", "role": role });
+        let count = async || {
+            let listed = operator.get(path).await.expect(StatusCode::OK);
+            listed["data"].as_array().unwrap().len()
+        };
+        let before = count().await;
+        let first = keyed(&operator, path, 2, key.clone()).await;
+        let again = keyed(&operator, path, 2, key.clone()).await;
+        let other = keyed(&operator, path, 2, json!({ "name": "l", "role": role })).await;
+        assert_eq!(first.0, StatusCode::CREATED);
+        assert_eq!((again.0, &again.1["code"]), (StatusCode::CONFLICT, &json!("key_made_before")));
+        assert_eq!((&again.1["key"], again.1.get("secret")), (&first.1["id"], None));
+        assert_eq!((other.0, &other.1["code"]), (StatusCode::CONFLICT, &json!("idempotency_conflict")));
+        assert_eq!(count().await, before + 1);
+        // Nobody has to name one.
+        operator.send(Method::POST, path, None, Some(key)).await.expect(StatusCode::CREATED);
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn i5_a_claim_that_a_crash_left_open_is_finished_with_its_own_ids() {
     let app = TestApp::start().await;
     let org: OrgId = "org_000000000000000000000000000000aa".parse().unwrap();

@@ -26,7 +26,7 @@ async fn i9_a_quote_covers_its_usage_and_the_charge_is_explained() {
     let explained = acme.get(&format!("{path}/explain")).await.expect(StatusCode::OK);
 
     // 0.15 in, 0.075 cached and 0.60 out, each per million tokens.
-    assert_eq!(settled["charged"], "0.0004275");
+    assert_eq!((&settled["charged"], &settled["quarantined"]), (&json!("0.0004275"), &json!(null)));
     assert!(credits(&hold["held"]) >= credits(&settled["charged"]), "{hold}");
     let attempt = &explained["attempts"][0];
     assert_eq!((&attempt["agrees"], &attempt["breakdown"]["exact"]), (&json!(true), &json!("0.0004275")));
@@ -139,6 +139,7 @@ async fn i3_usage_without_a_price_is_charged_at_the_bound_and_never_refused() {
     let settled = acme.post(&path, settle).await.expect(StatusCode::OK);
 
     assert_eq!(settled["charged"], "2");
+    assert_eq!(settled["quarantined"], "nobody/unheard-of has no price for this usage");
     let events = app.operator().get("/api/v1/orgs/acme/events").await.expect(StatusCode::OK);
     let kinds: Vec<&str> =
         events["data"].as_array().unwrap().iter().filter_map(|event| event["kind"].as_str()).collect();

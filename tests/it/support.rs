@@ -138,6 +138,16 @@ impl TestApp {
         self.with_key(made.expect(StatusCode::CREATED)["secret"].as_str().unwrap())
     }
 
+    /// A key of a new project.
+    pub async fn project_key(&self, slug: &str, project: &str, role: &str) -> Actor {
+        let org = format!("/api/v1/orgs/{slug}");
+        let made = self.operator().post(&format!("{org}/projects"), json!({ "name": project })).await;
+        let project = made.expect(StatusCode::CREATED)["id"].clone();
+        let key = json!({ "name": "a key", "role": role, "project": project });
+        let made = self.operator().post(&format!("{org}/keys"), key).await.expect(StatusCode::CREATED);
+        self.with_key(made["secret"].as_str().unwrap())
+    }
+
     pub fn clock(&self) -> &Clock {
         self.state.ledger.clock()
     }

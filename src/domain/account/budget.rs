@@ -1,6 +1,7 @@
 //! Budgets: caps on money per window, on an org, project, key or end user.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use chrono::{Datelike, Duration, NaiveDate, TimeZone};
 use chrono_tz::Tz;
@@ -53,6 +54,26 @@ pub struct BudgetKey {
     #[serde(flatten)]
     pub scope: BudgetScope,
     pub window: BudgetWindow,
+}
+
+impl fmt::Display for BudgetKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let window = match self.window {
+            BudgetWindow::Day => "daily ",
+            BudgetWindow::Week => "weekly ",
+            BudgetWindow::Month => "monthly ",
+            BudgetWindow::Total => "",
+        };
+        write!(out, "the {window}budget of ")?;
+        match &self.scope {
+            BudgetScope::Org => write!(out, "the org"),
+            BudgetScope::Project { project } => write!(out, "project {project}"),
+            BudgetScope::Key { key } => write!(out, "key {key}"),
+            BudgetScope::EndUser { end_user: Some(name) } => write!(out, "end user \"{name}\""),
+            BudgetScope::EndUser { end_user: None } => write!(out, "each end user"),
+            BudgetScope::Arm { arm } => write!(out, "the experiment's arm {arm}"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]

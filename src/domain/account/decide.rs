@@ -637,7 +637,7 @@ fn amount(credits: Credits) -> Result<(), Refusal> {
 }
 
 fn not_negative(credits: Credits) -> Result<(), Refusal> {
-    require(!credits.is_negative(), || Refusal::AmountNotPositive)?;
+    require(!credits.is_negative(), || Refusal::AmountNegative)?;
     require(credits <= Credits::COMMAND_MAX, || Refusal::AmountTooLarge { max: Credits::COMMAND_MAX })
 }
 

@@ -585,7 +585,7 @@ impl Model {
     }
 
     fn settle(&mut self, command: Settle) -> Result<(), Refusal> {
-        refuse_if(command.cost.is_negative(), || Refusal::AmountNotPositive)?;
+        refuse_if(command.cost.is_negative(), || Refusal::AmountNegative)?;
         let id = command.reservation;
         let hold = self.holds.iter().find(|hold| hold.id == id).ok_or(Refusal::UnknownReservation)?;
         refuse_if(hold.settled, || Refusal::ReservationEnded { status: ReservationStatus::Settled })?;

@@ -21,6 +21,8 @@ pub enum Refusal {
     OpenReservations { open: usize },
     #[error("the amount must be greater than zero")]
     AmountNotPositive,
+    #[error("the amount must not be negative")]
+    AmountNegative,
     #[error("an adjustment of zero changes nothing; name an amount")]
     AmountZero,
     #[error("the amount is larger than a single command may name ({max})")]
@@ -33,7 +35,7 @@ pub enum Refusal {
         "{asked} credits were asked for and {available} are available; buy or grant credits, or ask for less"
     )]
     InsufficientCredits { available: Credits, asked: Credits },
-    #[error("the budget would be exceeded: {asked} credits asked, {available} left in its window")]
+    #[error("{budget} would be exceeded: {asked} credits asked, {available} left in it")]
     BudgetExceeded { budget: BudgetKey, cap: Credits, available: Credits, asked: Credits },
     #[error("one request may hold at most {limit} credits; {asked} were asked for")]
     RequestTooLarge { limit: Credits, asked: Credits },
@@ -104,6 +106,7 @@ impl Refusal {
             Refusal::OrgClosed => "org_closed",
             Refusal::OpenReservations { .. } => "open_reservations",
             Refusal::AmountNotPositive => "amount_not_positive",
+            Refusal::AmountNegative => "amount_negative",
             Refusal::AmountZero => "amount_zero",
             Refusal::AmountTooLarge { .. } => "amount_too_large",
             Refusal::TtlOutOfRange { .. } => "ttl_out_of_range",

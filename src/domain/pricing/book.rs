@@ -1,6 +1,6 @@
 //! `PriceBook`: the fold of all publications. Nothing leaves it, so that every charge can be recomputed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use rust_decimal::Decimal;
@@ -127,16 +127,24 @@ impl PriceBook {
 
     /// Percent on top of list prices: the org's own mark-up, else the general one, else none.
     pub fn mark_up_percent(&self, version: u64, org: OrgId, at: Timestamp) -> Decimal {
-        [Some(org), None]
-            .into_iter()
-            .find_map(|whose| {
-                self.mark_ups
-                    .iter()
-                    .filter(|published| published.version <= version && published.what.org == whose)
-                    .filter(|published| published.what.effective_from <= at)
-                    .max_by_key(|published| (published.what.effective_from, published.version))
-            })
-            .map_or(Decimal::ZERO, |published| published.what.percent.decimal())
+        let own_or_general = [Some(org), None].into_iter().find_map(|whose| self.mark_up(version, whose, at));
+        own_or_general.map_or(Decimal::ZERO, |mark_up| mark_up.percent.decimal())
+    }
+
+    fn mark_up(&self, version: u64, whose: Option<OrgId>, at: Timestamp) -> Option<&MarkUp> {
+        self.mark_ups
+            .iter()
+            .filter(|published| published.version <= version && published.what.org == whose)
+            .filter(|published| published.what.effective_from <= at)
+            .max_by_key(|published| (published.what.effective_from, published.version))
+            .map(|published| &published.what)
+    }
+
+    /// The mark-ups in force, the general one first, then those of orgs by id.
+    pub fn mark_ups_in_force(&self, at: Timestamp) -> Vec<&MarkUp> {
+        let whose: BTreeSet<Option<OrgId>> =
+            self.mark_ups.iter().map(|published| published.what.org).collect();
+        whose.into_iter().filter_map(|whose| self.mark_up(self.version, whose, at)).collect()
     }
 
     /// The general card in force of every model, and the org's own where it has one, by provider and model.
@@ -235,6 +243,9 @@ mod tests {
         assert_eq!(book.history("openai", "m").iter().map(|(v, _)| *v).collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(book.mark_up_percent(1, ACME, Timestamp(0)), Decimal::from(10));
         assert_eq!(book.mark_up_percent(3, ACME, Timestamp(0)), Decimal::from(5));
+        let marked_up = book.mark_ups_in_force(Timestamp(0));
+        let marked_up: Vec<_> = marked_up.iter().map(|one| (one.org, one.percent.to_string())).collect();
+        assert_eq!(marked_up, [(None, "10".to_owned()), (Some(ACME), "5".to_owned())]);
         assert_eq!(book.in_force(OTHER, Timestamp(0)).len(), 2);
         assert_eq!(book.providers_of("m", Timestamp(0)), ["openai"]);
     }

@@ -68,6 +68,18 @@ impl<'de> Deserialize<'de> for Rate {
     }
 }
 
+impl utoipa::PartialSchema for Rate {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::Type::String)
+            .pattern(Some("^[0-9]+(\\.[0-9]+)?$"))
+            .description(Some("A decimal string that is not negative."))
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for Rate {}
+
 impl schemars::JsonSchema for Rate {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Rate".into()
@@ -128,6 +140,7 @@ pub struct RateCard {
     Serialize,
     Deserialize,
     schemars::JsonSchema,
+    utoipa::ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
@@ -139,7 +152,9 @@ pub enum Mode {
 }
 
 /// Credits per million tokens of each class. A class that is absent has no price of its own.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema,
+)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rates {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -169,7 +184,7 @@ pub struct Rates {
 }
 
 /// Rates that replace the card's for the whole request once its input, cached tokens included, is above a threshold.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LongContext {
     pub above_tokens: u64,
@@ -177,7 +192,9 @@ pub struct LongContext {
 }
 
 /// Rates that replace the card's in one service tier.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema,
+)]
 #[serde(deny_unknown_fields)]
 pub struct TierRates {
     pub rates: Rates,
@@ -199,6 +216,7 @@ pub struct TierRates {
     Serialize,
     Deserialize,
     schemars::JsonSchema,
+    utoipa::ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum ServiceTier {
@@ -237,7 +255,18 @@ impl ServiceTier {
 
 /// What raises every token rate of a request by a factor.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
+    utoipa::ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Uplift {
@@ -252,7 +281,9 @@ pub enum Uplift {
 }
 
 /// Credits for what is counted by the unit.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema,
+)]
 #[serde(default, deny_unknown_fields)]
 pub struct UnitRates {
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -48,12 +48,22 @@ pub fn openai_error(error: &ErrorBody<'_>) -> Value {
         500.. => "server_error",
         _ => "invalid_request_error",
     };
+    let message = match error.field {
+        // What is wrong with a field is often said without its name.
+        Some(field) if !names(error.message, field) => format!("`{field}` {}", error.message),
+        Some(_) | None => error.message.to_owned(),
+    };
     json!({"error": {
-        "message": error.message,
+        "message": message,
         "type": kind,
         "param": error.field,
         "code": error.code,
     }})
+}
+
+fn names(message: &str, field: &str) -> bool {
+    let is_of_a_name = |letter: char| letter.is_ascii_alphanumeric() || "_-.[]".contains(letter);
+    message.split(|letter| !is_of_a_name(letter)).any(|word| word == field)
 }
 
 /// Anthropic's shape, where the type is tied to the status; the code stands beside it.
