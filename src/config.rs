@@ -26,6 +26,8 @@ pub struct Config {
     pub internal_address: Option<String>,
     /// `sqlite://` and a path; a missing file is created.
     pub database_url: String,
+    /// How long open connections are waited for once the node was told to stop.
+    pub drain_seconds: u64,
     /// The first operator key: 32 characters or more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operator_key: Option<String>,
@@ -171,10 +173,11 @@ const NEEDED: [&str; 7] = ["model", "messages", "input", "stream", "max_tokens",
 const OPERATOR_KEY: &str = "TOLLGATE_OPERATOR_KEY";
 
 /// What else `TOLLGATE_…` may override: all of [`Config`].
-const ENVIRONMENT: [&str; 9] = [
+const ENVIRONMENT: [&str; 10] = [
     "listen",
     "internal_address",
     "database_url",
+    "drain_seconds",
     "rate_limits",
     "providers",
     "routes",
@@ -203,6 +206,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             internal_address: None,
             database_url: "sqlite://tollgate.db".into(),
+            drain_seconds: 30,
             operator_key: None,
             rate_limits: RateLimits::default(),
             providers: Vec::new(),
@@ -439,7 +443,7 @@ impl ProviderConfig {
     }
 
     /// By its address: a name may lead anywhere.
-    fn is_on_this_machine(&self) -> bool {
+    pub fn is_on_this_machine(&self) -> bool {
         let url = reqwest::Url::parse(&self.base_url).ok();
         let host = url.as_ref().and_then(|url| url.host_str()).unwrap_or_default();
         host.trim_matches(['[', ']']).parse().is_ok_and(|address: IpAddr| address.is_loopback())

@@ -11,6 +11,7 @@ mod api;
 mod chaos;
 mod checker;
 mod database;
+mod demo;
 mod events;
 mod experiments;
 mod exports;
