@@ -83,6 +83,7 @@ async fn a_recorded_trace_is_replayed_with_its_sizes() {
     let output = load(&app, &arguments, None).await;
     let figures = figures(&output);
     let of_pairs = load(&app, &format!("pairs --trace {}", trace.display()), Some(OPERATOR)).await;
+    let orgs = app.operator().get("/api/v1/orgs").await.expect(StatusCode::OK);
 
     assert_eq!((&figures["done"], &figures["failures"]), (&json!(3), &json!({})));
     assert_eq!(figures["rate"], json!(15.0), "three within 0.2 s");
@@ -93,6 +94,7 @@ async fn a_recorded_trace_is_replayed_with_its_sizes() {
         assert!((1..=output).contains(&row.usage.output_tokens), "{row:?}");
     }
     assert_eq!(sold.rows.len(), 3);
+    assert_eq!(orgs["data"].as_array().unwrap().len(), 1, "none was opened for it");
     let said = String::from_utf8_lossy(&of_pairs.stderr).into_owned();
     assert!(!of_pairs.status.success() && said.contains("load gateway --trace"), "{said}");
     app.finish().await;
