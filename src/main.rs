@@ -94,7 +94,7 @@ async fn main() -> ExitCode {
 /// The error and what it came from, each once.
 fn told(error: &dyn Error) -> String {
     let mut text = error.to_string();
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
     for cause in causes.map(ToString::to_string) {
         if !text.contains(&cause) {
             text.push_str(": ");

@@ -66,7 +66,7 @@ async fn a_stall_is_charged_with_the_wait_of_all_that_it_kept_waiting() {
         let micros = figures.latency.value_at_quantile(quantile);
         assert!(about(micros, millis), "{quantile}: {micros} µs and not {millis} ms");
     }
-    let closed_loop = figures.from_sending.value_at_quantile(0.9);
+    let closed_loop = figures.from_sending.value_at_quantile(0.85);
     assert!(closed_loop < 2_000, "a closed loop would tell of one slow call alone, not {closed_loop} µs");
 }
 
