@@ -73,7 +73,7 @@ where
     let close = move |Path(org): Path<String>| async move { closing.lock().unwrap().push(org) };
     let router = Router::new()
         .route("/api/v1/orgs", post(|| async { StatusCode::CREATED }))
-        .route("/api/v1/orgs/{org}/grants", post(move || grant()))
+        .route("/api/v1/orgs/{org}/grants", post(grant))
         .route("/api/v1/orgs/{org}/close", post(close));
     (listen(router).await, closed)
 }
