@@ -214,9 +214,9 @@ impl Worker {
 
 impl Start {
     fn of(due: Instant, free: Instant, sending: Instant) -> Start {
-        if free >= due + WAIT_TOLD {
+        if free > due {
             Start::WaitedForConnection(free - due)
-        } else if free < due && sending > due {
+        } else if sending > due {
             Start::WokenLate(sending - due)
         } else {
             Start::OnTime
@@ -276,7 +276,7 @@ impl Figures {
         match timing.start {
             Start::OnTime => record(&mut self.timer_lateness, Duration::ZERO),
             Start::WokenLate(late) => record(&mut self.timer_lateness, late),
-            Start::WaitedForConnection(_) => self.waited += 1,
+            Start::WaitedForConnection(wait) => self.waited += u64::from(wait >= WAIT_TOLD),
         }
         if let Some(failure) = sent.failure {
             *self.failures.entry(failure).or_default() += 1;
