@@ -5,11 +5,14 @@ use std::future::Future;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::time::Duration;
 
 use axum::Router;
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
@@ -87,9 +90,7 @@ pub enum AppError {
     OpenFile(PathBuf, std::io::Error),
     #[error("the log is not sound: {0} findings")]
     NotSound(usize),
-    #[error(
-        "\"{0}\" is not a projection; use org_events, commands, reservations, balances, spend_hourly or all"
-    )]
+    #[error("\"{0}\" is not a projection; use {names} or all", names = projections())]
     UnknownProjection(String),
 }
 
@@ -116,20 +117,54 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     let address = config.listen;
     let listener = TcpListener::bind(address).await.map_err(|why| AppError::Listen { address, why })?;
     let address = listener.local_addr().unwrap_or(address);
-    // Taken before anybody knows that the process is there: until then, a hangup would end it.
+    // Taken before anybody knows that the process is there: until then, any of them would end it.
     let hangups = signal(SignalKind::hangup()).map_err(AppError::Serve)?;
+    let mut stops = Stops::listen().map_err(AppError::Serve)?;
     tracing::info!(%address, "listening");
     if let Some(nodes) = nodes {
         ledger.join(nodes, internal_address(&config, address)).await?;
     }
     let workers = Workers::start(&ledger);
     let reloads = tokio::spawn(reload_when_told(hangups, gateway.clone(), args.config));
-    let served = serve_router(listener, router, told_to_leave(ledger)).await;
+    let upkeep = tokio::spawn(telemetry::keep_up());
+    let drain = Duration::from_secs(config.drain_seconds);
+    let served = serve_until_told(listener, router, ledger, &mut stops, drain).await;
     reloads.abort();
     // Streams whose client went away are read on for their usage.
-    gateway.finish().await;
+    tokio::select! {
+        () = gateway.finish() => {}
+        () = stops.next() => tracing::warn!("told again: what is not settled is left to the ends of its holds"),
+    }
+    upkeep.abort();
     workers.stop().await;
     served
+}
+
+/// Serves until told to stop; then connections end in their own time: until `drain` is over, or until told again. A head
+/// that never comes whole would otherwise hold the process for ever.
+async fn serve_until_told(
+    listener: TcpListener,
+    router: Router,
+    ledger: Ledger,
+    stops: &mut Stops,
+    drain: Duration,
+) -> Result<(), AppError> {
+    let (leave, told) = oneshot::channel();
+    let mut serving = pin!(serve_router(listener, router, leave_when_told(ledger, told)));
+    tokio::select! {
+        served = &mut serving => return served,
+        () = stops.next() => {
+            let _ = leave.send(());
+        }
+    }
+    tokio::select! {
+        served = &mut serving => return served,
+        () = stops.next() => tracing::warn!("told again: connections that are still open are left alone"),
+        () = tokio::time::sleep(drain) => {
+            tracing::warn!(seconds = drain.as_secs(), "connections that are still open are left alone");
+        }
+    }
+    Ok(())
 }
 
 /// Where other nodes reach this one.
@@ -245,7 +280,7 @@ pub struct ExportLogArgs {
 /// An org or shard that is not there; where the database can't be read or the file can't be written.
 pub async fn export_log(args: ExportLogArgs) -> Result<(), AppError> {
     let clock = Clock::system();
-    let Database { log, projections, .. } = existing(&args.database_url, &clock).await?;
+    let Database { log, projections, .. } = Database::open_existing(&args.database_url, &clock).await?;
     let ledger = Ledger::open(log, projections, clock, Memory::default()).await?;
     let selection = match (&args.org, args.shard) {
         (Some(org), _) => {
@@ -275,22 +310,12 @@ pub async fn verify(file_or_url: &str, json: bool) -> Result<(), AppError> {
         return judge(&report, json);
     }
     let database = match file_or_url.contains("://") {
-        true => Database::open(file_or_url, None, &Clock::system()).await?,
+        true => Database::open_existing(file_or_url, &Clock::system()).await?,
         false if file.exists() => Database::open_file(file).await?,
         false => return Err(StoreError::Unavailable(format!("{file_or_url} does not exist")).into()),
     };
     let Database { log, projections, .. } = database;
     judge(&verify_all(log, projections).await?, json)
-}
-
-/// A database that is there: what only reads makes none.
-async fn existing(url: &str, clock: &Clock) -> Result<Database, StoreError> {
-    match url.strip_prefix("sqlite://").map(Path::new) {
-        Some(file) if !file.exists() => {
-            Err(StoreError::Unavailable(format!("{} does not exist", file.display())))
-        }
-        Some(_) | None => Database::open(url, None, clock).await,
-    }
 }
 
 /// The file, where it begins like an exported log.
@@ -317,7 +342,7 @@ pub async fn rebuild(name: &str, database_url: &str) -> Result<(), AppError> {
         "all" => View::ALL.to_vec(),
         name => vec![View::named(name).ok_or_else(|| AppError::UnknownProjection(name.to_owned()))?],
     };
-    let Database { log, projections, .. } = existing(database_url, &Clock::system()).await?;
+    let Database { log, projections, .. } = Database::open_existing(database_url, &Clock::system()).await?;
     let projector = Projector::open(log, projections).await?;
     for view in views {
         projector.rebuild(view).await?;
@@ -326,34 +351,45 @@ pub async fn rebuild(name: &str, database_url: &str) -> Result<(), AppError> {
     Ok(())
 }
 
+fn projections() -> String {
+    View::ALL.map(View::name).join(", ")
+}
+
 fn print(report: &Report, json: bool) {
-    if json {
-        println!("{}", serde_json::to_string(report).unwrap_or_default());
-        return;
-    }
-    println!("{} events of {} orgs on {} shard(s)", report.events, report.orgs, report.shards);
-    for finding in &report.findings {
-        println!(
-            "shard {} position {} ({}): {}",
+    let text = match json {
+        true => serde_json::to_string(report).unwrap_or_default() + "\n",
+        false => lines(report).concat(),
+    };
+    // Whoever closes a pipe has read enough; the exit code still says whether the log is sound.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn lines(report: &Report) -> Vec<String> {
+    let mut lines =
+        vec![format!("{} events of {} orgs on {} shard(s)\n", report.events, report.orgs, report.shards)];
+    lines.extend(report.findings.iter().map(|finding| {
+        format!(
+            "shard {} position {} ({}): {}\n",
             finding.shard, finding.position, finding.invariant, finding.what
-        );
-    }
+        )
+    }));
     for (view, differing) in report.projections.iter().filter(|(_, differing)| **differing > 0) {
-        println!(
-            "projection {view} (I7): {differing} rows differ from the log; run `tollgate rebuild {view}`"
-        );
+        lines.push(format!(
+            "projection {view} (I7): {differing} rows differ from the log; run `tollgate rebuild {view}`\n"
+        ));
     }
     if report.given > 0 {
-        println!(
-            "{} events follow ones that are not in the file: their place behind those is taken as given",
+        lines.push(format!(
+            "{} events follow ones that are not in the file: their place behind those is taken as given\n",
             report.given
-        );
+        ));
     }
     if report.is_sound() {
         let folded =
             if report.projections.is_empty() { "hash and balance" } else { "hash, balance and projection" };
-        println!("sound: no gaps; every {folded} follows from the events");
+        lines.push(format!("sound: no gaps; every {folded} follows from the events\n"));
     }
+    lines
 }
 
 /// Decision time never goes back, so a clock that lies behind would stop it.
@@ -385,18 +421,32 @@ async fn publish_default_prices(ledger: &Ledger) -> Result<(), AppError> {
     Ok(())
 }
 
-/// When told to stop, hands what this node owns to the others first: nothing new is forwarded to it while it finishes.
-async fn told_to_leave(ledger: Ledger) {
-    told_to_stop().await;
+/// When told to, hands what this node owns to the others first: nothing new is forwarded to it while it finishes.
+async fn leave_when_told(ledger: Ledger, told: oneshot::Receiver<()>) {
+    // Nobody is left who could tell: the process is ending by itself.
+    let _ = told.await;
     if let Err(error) = ledger.leave().await {
         tracing::warn!(%error, "the other nodes were not told that this one leaves; they find out");
     }
 }
 
-pub(crate) async fn told_to_stop() {
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
+/// The signals that tell a process to stop, none of which is lost from the moment on at which this is made.
+#[derive(Debug)]
+pub(crate) struct Stops {
+    interrupts: Signal,
+    terminations: Signal,
+}
+
+impl Stops {
+    pub fn listen() -> std::io::Result<Stops> {
+        let (interrupts, terminations) = (SignalKind::interrupt(), SignalKind::terminate());
+        Ok(Stops { interrupts: signal(interrupts)?, terminations: signal(terminations)? })
+    }
+
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupts.recv() => {}
+            _ = self.terminations.recv() => {}
+        }
     }
 }

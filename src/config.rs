@@ -27,6 +27,8 @@ pub struct Config {
     pub internal_address: Option<String>,
     /// `sqlite://` and a path; a missing file is created.
     pub database_url: String,
+    /// How long open connections are waited for once the node was told to stop.
+    pub drain_seconds: u64,
     /// The first operator key: 32 characters or more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operator_key: Option<String>,
@@ -112,6 +114,10 @@ pub enum ConfigError {
     Missing(PathBuf),
     #[error("the operator key must have 32 characters or more")]
     ShortOperatorKey,
+    #[error(
+        "internal_address is a host and a port at which other nodes reach this one, such as 10.0.0.7:8080"
+    )]
+    InternalAddress,
     #[error("provider {provider}: {why}")]
     Provider { provider: String, why: String },
     #[error("{0}")]
@@ -175,10 +181,11 @@ const NEEDED: [&str; 7] = ["model", "messages", "input", "stream", "max_tokens",
 const OPERATOR_KEY: &str = "TOLLGATE_OPERATOR_KEY";
 
 /// What else `TOLLGATE_…` may override: all of [`Config`].
-const ENVIRONMENT: [&str; 9] = [
+const ENVIRONMENT: [&str; 10] = [
     "listen",
     "internal_address",
     "database_url",
+    "drain_seconds",
     "rate_limits",
     "providers",
     "routes",
@@ -207,6 +214,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             internal_address: None,
             database_url: "sqlite://tollgate.db".into(),
+            drain_seconds: 30,
             operator_key: None,
             rate_limits: RateLimits::default(),
             providers: Vec::new(),
@@ -285,6 +293,9 @@ impl Config {
         if self.operator_key.as_ref().is_some_and(|key| key.chars().count() < OPERATOR_KEY_CHARACTERS_MIN) {
             return Err(ConfigError::ShortOperatorKey);
         }
+        if self.internal_address.as_deref().is_some_and(|address| !is_host_and_port(address)) {
+            return Err(ConfigError::InternalAddress);
+        }
         for (place, provider) in self.providers.iter().enumerate() {
             if provider.name.is_empty() || provider.name.contains('/') {
                 return Err(provider.error("a provider's name is not empty and has no slash"));
@@ -302,6 +313,14 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// As it stands between `http://` and a path.
+fn is_host_and_port(address: &str) -> bool {
+    let Some((host, port)) = address.rsplit_once(':') else { return false };
+    let is_bare = !host.is_empty() && !host.contains(['/', '@', '?', '#']);
+    let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
+    is_bare && is_port && reqwest::Url::parse(&format!("http://{address}")).is_ok()
 }
 
 fn read_apart<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::Error> {
@@ -421,10 +440,7 @@ impl ProviderConfig {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let url = reqwest::Url::parse(&self.base_url).ok();
-        if url.is_none_or(|url| !["http", "https"].contains(&url.scheme())) {
-            return Err(self.error("base_url is written as https://host or http://host:port"));
-        }
+        self.check_base_url()?;
         let keys = [self.api_key.is_some(), self.api_key_env.is_some(), self.api_key_file.is_some()];
         if keys.into_iter().filter(|is_given| *is_given).count() > 1 {
             return Err(self.error("its key comes from one of api_key, api_key_env and api_key_file"));
@@ -441,13 +457,39 @@ impl ProviderConfig {
         }
     }
 
+    /// The family's path is put behind it, version included; a second version or a query would be in its way.
+    fn check_base_url(&self) -> Result<(), ConfigError> {
+        let url = reqwest::Url::parse(&self.base_url).ok();
+        let Some(mut url) = url.filter(|url| ["http", "https"].contains(&url.scheme())) else {
+            return Err(self.error("base_url is written as https://host or http://host:port"));
+        };
+        let path = url.path().trim_end_matches('/').to_owned();
+        let unversioned = ["/v1", "/v1beta"].iter().find_map(|version| path.strip_suffix(version));
+        if unversioned.is_none() && url.query().is_none() && url.fragment().is_none() {
+            return Ok(());
+        }
+        url.set_path(unversioned.unwrap_or(&path));
+        url.set_query(None);
+        url.set_fragment(None);
+        // What may stand in it is told to nobody.
+        let has_secret = !url.username().is_empty() || url.password().is_some();
+        let instead = if has_secret {
+            "the address alone".to_owned()
+        } else {
+            url.as_str().trim_end_matches('/').to_owned()
+        };
+        Err(self.error(&format!(
+            "base_url ends before the version, without a query or a fragment: write {instead}"
+        )))
+    }
+
     /// Whose rate cards price its calls.
     pub fn priced_as(&self) -> &str {
         self.prices_of.as_deref().unwrap_or(&self.name)
     }
 
     /// By its address: a name may lead anywhere.
-    fn is_on_this_machine(&self) -> bool {
+    pub fn is_on_this_machine(&self) -> bool {
         let url = reqwest::Url::parse(&self.base_url).ok();
         let host = url.as_ref().and_then(|url| url.host_str()).unwrap_or_default();
         host.trim_matches(['[', ']']).parse().is_ok_and(|address: IpAddr| address.is_loopback())
@@ -548,6 +590,12 @@ mod tests {
             ("[[routes]]\nname = \"r\"\nchain = [\"p/m\"]", "no provider"),
             (&PROVIDER.replace("http://up", "not a url"), "base_url"),
             (&PROVIDER.replace("http://up", "ftp://up"), "base_url"),
+            (&PROVIDER.replace("http://up", "http://up/v1"), "write http://up"),
+            (&PROVIDER.replace("http://up", "https://up:1/openai/v1/"), "write https://up:1/openai"),
+            (&PROVIDER.replace("http://up", "https://up/v1beta?key=secret"), "write https://up"),
+            (&PROVIDER.replace("http://up", "https://up/#here"), "write https://up"),
+            (&PROVIDER.replace("http://up", "https://me:pw@up/v1"), "write the address alone"),
+            ("internal_address = \"http://10.0.0.7:8080\"", "such as 10.0.0.7:8080"),
             (&format!("{PROVIDER}api_key_env = \"K\"\n"), "one of api_key"),
             (&format!("{PROVIDER}idle_timeout_seconds = 0\n"), "timeout"),
             (&format!("{PROVIDER}uplifts = [\"fast\"]\n"), "region_us, region_eu"),
@@ -556,6 +604,33 @@ mod tests {
             let error = load(toml).expect_err(toml).to_string();
 
             assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_internal_address_is_a_host_and_a_port() {
+        for address in ["10.0.0.7:8080", "node-1:8080", "[::1]:80", "node.internal:65535"] {
+            assert!(load(&format!("internal_address = {address:?}")).is_ok(), "{address}");
+        }
+        for address in [
+            "10.0.0.7",
+            ":8080",
+            "node:0",
+            "node:http",
+            "node:8080/",
+            "me@node:8080",
+            "node/path:8080",
+            "::1:80",
+            "",
+        ] {
+            assert!(load(&format!("internal_address = {address:?}")).is_err(), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_base_url_may_have_a_path_before_the_version() {
+        for url in ["https://up/openai", "https://up/v1/gateway", "http://127.0.0.1:4010/"] {
+            assert!(load(&PROVIDER.replace("http://up", url)).is_ok(), "{url}");
         }
     }
 
@@ -628,7 +703,7 @@ chain = [{ to = "openai/x", when = { tools = "yes" } }]
             load(&format!("unreserved_for_measuring = true\n{provider}")).map(|config| config.is_unreserved())
         };
 
-        for here in ["http://127.0.0.1:4010", "http://[::1]:4010/v1"] {
+        for here in ["http://127.0.0.1:4010", "http://[::1]:4010"] {
             assert!(matches!(unreserved(here), Ok(Ok(true))), "{here}");
         }
         for elsewhere in [

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -65,20 +66,20 @@ async fn main() -> ExitCode {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let done = match Cli::parse().command {
-        Command::Demo(args) => demo::run(args).await.map_err(|error| error.to_string()),
-        Command::Serve(args) => app::serve(args).await.map_err(|error| error.to_string()),
-        Command::Simulate(args) => simulator::run(args).await.map_err(|error| error.to_string()),
-        Command::Load(args) => load::run(args).await.map_err(|error| error.to_string()),
-        Command::Prices(command) => prices::run(command).await.map_err(|error| error.to_string()),
-        Command::Router(command) => router::run(&command).map_err(|error| error.to_string()),
+        Command::Demo(args) => demo::run(args).await.map_err(|error| told(&error)),
+        Command::Serve(args) => app::serve(args).await.map_err(|error| told(&error)),
+        Command::Simulate(args) => simulator::run(args).await.map_err(|error| told(&error)),
+        Command::Load(args) => load::run(args).await.map_err(|error| told(&error)),
+        Command::Prices(command) => prices::run(command).await.map_err(|error| told(&error)),
+        Command::Router(command) => router::run(&command).map_err(|error| told(&error)),
         Command::Export(ExportCommand::Log(args)) => {
-            app::export_log(args).await.map_err(|error| error.to_string())
+            app::export_log(args).await.map_err(|error| told(&error))
         }
         Command::Rebuild { name, database_url } => {
-            app::rebuild(&name, &database_url).await.map_err(|error| error.to_string())
+            app::rebuild(&name, &database_url).await.map_err(|error| told(&error))
         }
         Command::Verify { database, json } => {
-            app::verify(&database, json).await.map_err(|error| error.to_string())
+            app::verify(&database, json).await.map_err(|error| told(&error))
         }
     };
     match done {
@@ -88,4 +89,17 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and what it came from, each once.
+fn told(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    for cause in causes.map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }

@@ -3,6 +3,7 @@
 //! Modules count with the `metrics` macros; names and units follow Prometheus. Nothing here decides anything.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -13,6 +14,9 @@ const SECONDS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
 const EVENTS: [f64; 8] = [1.0, 4.0, 16.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 
+/// Between two rounds that put samples into their buckets: until then each stands in memory by itself.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 static RECORDER: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
 
 /// The recorder; installed by the first call of the process.
@@ -21,6 +25,21 @@ static RECORDER: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
 /// Where another recorder was installed before.
 pub fn recorder() -> Result<PrometheusHandle, AppError> {
     RECORDER.get_or_init(install).clone().map_err(AppError::Metrics)
+}
+
+/// Keeps samples from piling up where nobody reads `/metrics`, as long as it is polled.
+pub async fn keep_up() {
+    match recorder() {
+        Ok(recorder) => every(UPKEEP, || recorder.run_upkeep()).await,
+        Err(error) => tracing::warn!(%error, "samples pile up until they are read"),
+    }
+}
+
+async fn every(period: Duration, run: impl Fn()) {
+    loop {
+        tokio::time::sleep(period).await;
+        run();
+    }
 }
 
 fn install() -> Result<PrometheusHandle, String> {
@@ -91,4 +110,22 @@ fn install() -> Result<PrometheusHandle, String> {
         "Part of the calls of late that failed, by provider and model"
     );
     Ok(handle)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn samples_are_put_into_buckets_though_nobody_reads_them() {
+        let rounds = Cell::new(0);
+        let upkeep = every(UPKEEP, || rounds.set(rounds.get() + 1));
+
+        let ended = tokio::time::timeout(UPKEEP * 3 + UPKEEP / 2, upkeep).await;
+
+        assert!(ended.is_err(), "it goes on");
+        assert_eq!(rounds.get(), 3);
+    }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::demo::DemoError;
+use crate::demo::replay::Replay;
 use crate::demo::world::World;
-use crate::demo::{DemoError, Replay};
 use crate::domain::credits::Credits;
 use crate::domain::event::{Balance, Event};
 use crate::domain::ids::OrgId;
@@ -27,9 +28,16 @@ struct Spend {
 pub async fn print(world: &World, replay: &Replay) -> Result<Option<String>, DemoError> {
     let mut difference = None;
     println!(
-        "\nReplayed: {} answered, {} refused for want of credits, {} fell back to another provider, {} failed everywhere",
-        replay.answered, replay.refused, replay.fallbacks, replay.failed
+        "\nReplayed: {} answered ({} by a fallback), {} refused for want of credits, {} broke off midway, {} failed",
+        replay.answered,
+        replay.fallbacks,
+        replay.refused,
+        replay.broken,
+        replay.failures.values().sum::<u64>()
     );
+    for (what, count) in &replay.failures {
+        println!("  {count} × {what}");
+    }
     for (slug, org) in world.org_ids() {
         let balance = read(world, org).await.map_err(|error| DemoError::SetUp(error.to_string()))?;
         let spend = spend(world, org).await.map_err(|error| DemoError::SetUp(error.to_string()))?;

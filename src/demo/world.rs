@@ -1,7 +1,7 @@
 //! The demo's world: simulated providers, a node, two orgs with credits and keys. All is made over the public API.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -17,6 +17,7 @@ use crate::operations::authenticate::OperatorKey;
 use crate::operations::find_org::known_org;
 use crate::simulator::{SimulatorConfig, SimulatorHandle};
 use crate::store::Database;
+use crate::telemetry;
 use crate::workers::Workers;
 
 const ORG: &str = "acme";
@@ -36,23 +37,29 @@ pub struct World {
     /// The provider that has weather; its stand-in has none.
     pub simulator: SimulatorHandle,
     pub http: reqwest::Client,
-    /// Only where it goes away with the demo.
-    temporary: Option<PathBuf>,
     _workers: Workers,
+    _folder: Folder,
+}
+
+/// Where the ledger is kept.
+#[derive(Debug)]
+enum Folder {
+    Given(PathBuf),
+    /// Gone with the demo, however that ends.
+    Temporary(PathBuf),
 }
 
 impl World {
-    pub async fn set_up(data: &Option<PathBuf>, listen: SocketAddr) -> Result<World, DemoError> {
+    pub async fn make(data: Option<&Path>, listen: SocketAddr) -> Result<World, DemoError> {
         let clock = Clock::system();
-        let temporary = match data {
-            Some(_) => None,
-            None => Some(std::env::temp_dir().join(format!("tollgate-demo-{}", clock.uuid().simple()))),
-        };
-        let folder = data.clone().or_else(|| temporary.clone()).unwrap_or_default();
-        std::fs::create_dir_all(&folder).map_err(set_up)?;
+        // Where the address is taken, nothing was made yet.
+        let listener =
+            TcpListener::bind(listen).await.map_err(|why| AppError::Listen { address: listen, why })?;
+        let folder = Folder::make(data, &clock)?;
         let operator_key = hex::encode(clock.secret());
         let operator = OperatorKey::new(&operator_key).map_err(set_up)?;
-        let database = Database::open_file(&folder.join("tollgate.db")).await.map_err(AppError::from)?;
+        let database =
+            Database::open_file(&folder.path().join("tollgate.db")).await.map_err(AppError::from)?;
         let api = app::open(database, operator, clock.clone()).await?;
 
         let simulator = SimulatorHandle::new(SimulatorConfig { seed: 1, ..SimulatorConfig::default() });
@@ -70,9 +77,8 @@ impl World {
         };
         let ledger = api.ledger.clone();
         let workers = Workers::start(&ledger);
+        tokio::spawn(telemetry::keep_up());
         let router = app::router(api, &config)?;
-        let listener =
-            TcpListener::bind(listen).await.map_err(|why| AppError::Listen { address: listen, why })?;
         let url = format!("http://{}", listener.local_addr().map_err(set_up)?);
         tokio::spawn(app::serve_router(listener, router, std::future::pending()));
 
@@ -86,9 +92,10 @@ impl World {
             small_key: String::new(),
             ledger,
             simulator,
-            http: reqwest::Client::new(),
-            temporary,
+            // A proxy leads to no loopback address.
+            http: reqwest::Client::builder().no_proxy().build().map_err(set_up)?,
             _workers: workers,
+            _folder: folder,
         };
         world.open_orgs(&clock).await?;
         Ok(world)
@@ -98,14 +105,6 @@ impl World {
         [&self.org, &self.small_org]
             .into_iter()
             .filter_map(|slug| Some((slug.as_str(), known_org(&self.ledger, slug)?)))
-    }
-
-    pub fn clean_up(&self) {
-        if let Some(folder) = &self.temporary
-            && let Err(error) = std::fs::remove_dir_all(folder)
-        {
-            tracing::warn!(%error, folder = %folder.display(), "the demo's directory stays");
-        }
     }
 
     /// Opens what a directory from an earlier demo lacks; keys are new each time, since only their hashes are kept.
@@ -158,7 +157,37 @@ impl World {
     }
 }
 
-fn set_up(why: impl ToString) -> DemoError {
+impl Folder {
+    fn make(given: Option<&Path>, clock: &Clock) -> Result<Folder, DemoError> {
+        let folder = match given {
+            Some(path) => Folder::Given(path.to_owned()),
+            None => {
+                let name = format!("tollgate-demo-{}", clock.uuid().simple());
+                Folder::Temporary(std::env::temp_dir().join(name))
+            }
+        };
+        std::fs::create_dir_all(folder.path()).map_err(set_up)?;
+        Ok(folder)
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Folder::Given(path) | Folder::Temporary(path) => path,
+        }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Folder::Temporary(path) = self
+            && let Err(error) = std::fs::remove_dir_all(&*path)
+        {
+            tracing::warn!(%error, folder = %path.display(), "the demo's directory stays");
+        }
+    }
+}
+
+pub fn set_up(why: impl ToString) -> DemoError {
     DemoError::SetUp(why.to_string())
 }
 

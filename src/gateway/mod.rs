@@ -216,7 +216,10 @@ impl Upstream {
         let http = reqwest::Client::builder()
             .connect_timeout(config.connect_timeout())
             .redirect(reqwest::redirect::Policy::none())
-            .tcp_nodelay(true)
+            .tcp_nodelay(true);
+        // A proxy leads to no loopback address.
+        let http = if config.is_on_this_machine() { http.no_proxy() } else { http };
+        let http = http
             .build()
             .map_err(|error| config.error(&format!("its connections can't be set up: {error}")))?;
         let family = family(config.kind);

@@ -1,19 +1,23 @@
 //! `tollgate load`: what an installation can take, measured from outside as its callers meet it.
 //!
-//! It sends reserve / settle pairs or requests of the gateway, at a steady rate or as a recorded trace has them, and says how
-//! long they took. Promises: the loop is open (a slow server does not slow what is sent) and every latency counts from the moment at which the operation
-//! was due; it ends, in count and in time. It is a client like any other: it knows the API's words and nothing of what
-//! is behind them. Orgs that it opens itself are closed at the end. Deliberately not here: judging the figures.
+//! It sends reserve / settle pairs or requests of the gateway, at a steady rate or as a recorded trace has them, and says
+//! how long they took. Promises: the loop is open (a slow server does not slow what is sent) and every latency counts from
+//! the moment at which the operation was due; it ends, in count and in time. It is a client like any other: it knows the
+//! API's words and nothing of what is behind them. Orgs that it opens itself are closed, whichever way it ends.
+//! Deliberately not here: judging the figures.
 
+mod orgs;
 mod pace;
 mod plot;
 mod report;
+mod stop;
 mod trace;
 mod traffic;
 
 #[cfg(test)]
 mod tests;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,13 +26,18 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::clock::Clock;
-use crate::load::pace::{Pace, Plan};
+use crate::load::orgs::OwnOrgs;
+use crate::load::pace::{Figures, Pace, Plan};
+use crate::load::stop::Stop;
 use crate::load::trace::Row;
-use crate::load::traffic::{Client, Sizes, Target};
+use crate::load::traffic::{Client, Org, Request, Sizes, Target};
 
 /// Enough for half a day at a hundred a second; more says nothing more, and holds a machine for nothing.
 const OPERATIONS_MAX: u64 = 10_000_000;
 const SECONDS_DEFAULT: u64 = 10;
+const MODEL_DEFAULT: &str = "gpt-4o-mini";
+const WORDS_DEFAULT: u32 = 100;
+const OUTPUT_TOKENS_DEFAULT: u32 = 40;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct LoadArgs {
@@ -36,7 +45,7 @@ pub struct LoadArgs {
     #[arg(value_enum)]
     traffic: Kind,
     /// Where the server listens.
-    #[arg(long, default_value = "http://127.0.0.1:8080")]
+    #[arg(long, default_value = "http://127.0.0.1:8080", value_parser = server)]
     server: String,
     /// Opens orgs of its own with it, grants them credits and closes them at the end.
     #[arg(long, env = "TOLLGATE_OPERATOR_KEY", hide_env_values = true)]
@@ -45,16 +54,17 @@ pub struct LoadArgs {
     #[arg(long, env = "TOLLGATE_LOAD_KEY", hide_env_values = true)]
     key: Option<String>,
     /// The org of --key: its slug or id.
-    #[arg(long)]
+    #[arg(long, requires = "key")]
     org: Option<String>,
     /// How many orgs to open; the first of several takes half of the traffic.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    #[arg(long, default_value_t = 1, conflicts_with = "key", value_parser = clap::value_parser!(u16).range(1..=1_000))]
     orgs: u16,
     /// Operations a second, whatever becomes of them.
     #[arg(long, default_value_t = 100.0, value_parser = rate)]
     rate: f64,
     /// Sends the gateway what a recorded trace has, when and as large as it has it: a CSV file whose columns are the time
-    /// (milliseconds, or a date and time), the input tokens and the output tokens.
+    /// (milliseconds, or a date and time), the input tokens and the output tokens. `tollgate simulate --fill` answers at the
+    /// recorded length.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["rate", "words", "output_tokens"])]
     trace: Option<PathBuf>,
     /// How many times as fast as it was recorded a trace is sent.
@@ -69,15 +79,18 @@ pub struct LoadArgs {
     /// Operations under way at one time; what is due while all are busy waits, and its wait counts.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     connections: u16,
-    /// What the gateway's requests ask for.
-    #[arg(long, default_value = "gpt-4o-mini")]
-    model: String,
-    /// Words in each request of the gateway.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    words: u32,
-    /// The most output that each request of the gateway asks for.
-    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    output_tokens: u32,
+    /// An operation without an answer by then has failed.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    timeout_seconds: u64,
+    /// What the gateway's requests ask for; gpt-4o-mini when absent.
+    #[arg(long)]
+    model: Option<String>,
+    /// Words in each request of the gateway; 100 when absent.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    words: Option<u32>,
+    /// The most output that each request of the gateway asks for; 40 when absent.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    output_tokens: Option<u32>,
     /// Has the gateway's answers streamed.
     #[arg(long)]
     stream: bool,
@@ -116,8 +129,10 @@ pub enum LoadError {
     Plot(String),
     #[error("the trace can't be read: {0}")]
     Trace(String),
-    #[error("a trace is of requests of the gateway: `tollgate load gateway --trace FILE`")]
-    TraceOfPairs,
+    #[error("{0} is for requests of the gateway: `tollgate load gateway {0} …`")]
+    OfGateway(&'static str),
+    #[error("stopped before it began")]
+    Stopped,
     #[error("none of {0} operations was answered well; the table says what came instead")]
     NothingWorked(u64),
 }
@@ -129,30 +144,76 @@ pub enum LoadError {
 pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
     let trace = args.trace.as_deref().map(|file| trace::read(file, args.speed)).transpose()?;
     let plan = plan(&args, trace.as_deref())?;
-    let client = Client::new(&args.server, usize::from(args.connections))?;
-    let target = Arc::new(target(&args, trace, client).await?);
+    let request = request(&args, trace)?;
+    let timeout = Duration::from_secs(args.timeout_seconds);
+    let client = Client::new(&args.server, usize::from(args.connections), timeout)?;
+    let stop = Stop::by_ctrl_c();
+    let figures = match (&args.key, &args.org, &args.operator_key) {
+        (Some(key), Some(org), _) => {
+            let org = Org { slug: org.clone(), key: key.clone() };
+            drive(&plan, Target::new(client, request, vec![org], run_id()), stop).await?
+        }
+        // The gateway knows the org by the key.
+        (Some(key), None, _) if args.traffic == Kind::Gateway => {
+            let org = Org { slug: String::new(), key: key.clone() };
+            drive(&plan, Target::new(client, request, vec![org], run_id()), stop).await?
+        }
+        (None, _, Some(operator_key)) => {
+            let mut orgs = OwnOrgs::new(client.clone(), operator_key.clone());
+            let figures = drive_own(&args, &plan, client, request, &mut orgs, stop.clone()).await;
+            for (org, why) in orgs.close(stop).await {
+                eprintln!("{org} stays open: {why}");
+            }
+            figures?
+        }
+        _ => return Err(LoadError::NoKey),
+    };
+    tell(&args, &plan, &figures)
+}
+
+/// On orgs of its own, which are `orgs` from the moment on at which they are asked for.
+async fn drive_own(
+    args: &LoadArgs,
+    plan: &Plan,
+    client: Client,
+    request: Request,
+    orgs: &mut OwnOrgs,
+    mut stop: Stop,
+) -> Result<Figures, LoadError> {
+    let run = run_id();
+    let opened = tokio::select! {
+        opened = orgs.open(args.orgs, &run, request.role()) => opened?,
+        () = stop.told(1) => return Err(LoadError::Stopped),
+    };
+    drive(plan, Target::new(client, request, opened, run), stop).await
+}
+
+async fn drive(plan: &Plan, target: Target, stop: Stop) -> Result<Figures, LoadError> {
+    let target = Arc::new(target);
     let bar = ProgressBar::new(plan.operations).with_style(bar_style());
-    let (sender, progress) = (target.clone(), bar.clone());
+    let progress = bar.clone();
     let send = move |number| {
-        let (target, progress) = (sender.clone(), progress.clone());
+        let (target, progress) = (target.clone(), progress.clone());
         async move {
             let sent = target.send(number).await;
             progress.inc(1);
             sent
         }
     };
-    let figures = pace::drive(&plan, send, interrupted()).await?;
+    let figures = pace::drive(plan, send, stop).await;
     bar.finish_and_clear();
-    for (org, why) in target.clean_up().await {
-        eprintln!("{org} stays open: {why}");
-    }
-    if args.json {
-        println!("{}", report::json(&plan, &figures));
-    } else {
-        print!("{}", report::table(&plan, &figures));
-    }
+    Ok(figures?)
+}
+
+fn tell(args: &LoadArgs, plan: &Plan, figures: &Figures) -> Result<(), LoadError> {
+    let text = match args.json {
+        true => format!("{}\n", report::json(plan, figures)),
+        false => report::table(plan, figures),
+    };
+    // Whoever closes a pipe has read enough.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     if let Some(file) = &args.plot {
-        plot::draw(file, &figures)?;
+        plot::draw(file, figures)?;
     }
     match figures.done() {
         0 => Err(LoadError::NothingWorked(figures.sent() + figures.unsent)),
@@ -160,50 +221,66 @@ pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
     }
 }
 
+/// Idempotency keys, orgs and texts of different runs differ by it.
+fn run_id() -> String {
+    Clock::system().uuid().simple().to_string()
+}
+
 fn plan(args: &LoadArgs, trace: Option<&[Row]>) -> Result<Plan, LoadError> {
-    let seconds = args.seconds.or((args.count.is_none() && trace.is_none()).then_some(SECONDS_DEFAULT));
-    let (pace, by_pace) = match trace {
-        None => (Pace::Rate(args.rate), seconds.map(|seconds| args.rate * seconds as f64)),
-        Some(rows) => {
-            let end = seconds.map_or(Duration::MAX, Duration::from_secs);
-            let times: Arc<[Duration]> =
-                rows.iter().map(|row| row.after).take_while(|at| *at < end).collect();
-            let count = times.len() as f64;
-            (Pace::Times(times), Some(count))
-        }
+    let (pace, operations) = match trace {
+        None => plan_of_rate(args),
+        Some(rows) => plan_of_trace(args, rows),
     };
-    let by_pace = by_pace.map(|operations| operations.ceil().max(1.0) as u64);
-    let operations = [by_pace, args.count].into_iter().flatten().min().unwrap_or(1);
     if operations > OPERATIONS_MAX {
         return Err(LoadError::TooMany(operations));
     }
     Ok(Plan { pace, operations, connections: usize::from(args.connections) })
 }
 
-async fn target(args: &LoadArgs, trace: Option<Vec<Row>>, client: Client) -> Result<Target, LoadError> {
-    let request = match (args.traffic, trace) {
-        (Kind::Pairs, None) => traffic::Request::Pair,
-        (Kind::Pairs, Some(_)) => return Err(LoadError::TraceOfPairs),
-        (Kind::Gateway, trace) => traffic::Request::Chat {
-            model: args.model.clone(),
-            sizes: match trace {
-                None => Sizes::All { words: args.words, output_tokens: args.output_tokens },
-                Some(rows) => Sizes::Each(rows),
-            },
-            is_streamed: args.stream,
+fn plan_of_rate(args: &LoadArgs) -> (Pace, u64) {
+    let seconds = args.seconds.or(args.count.is_none().then_some(SECONDS_DEFAULT));
+    let by_rate = seconds.map(|seconds| (args.rate * seconds as f64).ceil().max(1.0) as u64);
+    let operations = [by_rate, args.count].into_iter().flatten().min().unwrap_or(1);
+    (Pace::Rate(args.rate), operations)
+}
+
+fn plan_of_trace(args: &LoadArgs, rows: &[Row]) -> (Pace, u64) {
+    let end = args.seconds.map_or(Duration::MAX, Duration::from_secs);
+    let times: Arc<[Duration]> = rows.iter().map(|row| row.after).take_while(|at| *at < end).collect();
+    let operations = (times.len() as u64).min(args.count.unwrap_or(u64::MAX));
+    (Pace::Times(times), operations)
+}
+
+fn request(args: &LoadArgs, trace: Option<Vec<Row>>) -> Result<Request, LoadError> {
+    if args.traffic == Kind::Pairs {
+        let of_gateway = [
+            ("--trace", args.trace.is_some()),
+            ("--model", args.model.is_some()),
+            ("--words", args.words.is_some()),
+            ("--output-tokens", args.output_tokens.is_some()),
+            ("--stream", args.stream),
+        ];
+        return match of_gateway.into_iter().find(|(_, is_given)| *is_given) {
+            Some((option, _)) => Err(LoadError::OfGateway(option)),
+            None => Ok(Request::Pair),
+        };
+    }
+    let sizes = match trace {
+        Some(rows) => Sizes::Each(rows),
+        None => Sizes::All {
+            words: args.words.unwrap_or(WORDS_DEFAULT),
+            output_tokens: args.output_tokens.unwrap_or(OUTPUT_TOKENS_DEFAULT),
         },
     };
-    let clock = Clock::system();
-    match (&args.key, &args.org, &args.operator_key) {
-        (Some(key), Some(org), _) => Ok(Target::of_key(client, request, &clock, org.clone(), key.clone())),
-        // The gateway knows the org by the key.
-        (Some(key), None, _) if args.traffic == Kind::Gateway => {
-            Ok(Target::of_key(client, request, &clock, String::new(), key.clone()))
-        }
-        (None, None, Some(operator_key)) => {
-            Target::with_own_orgs(client, request, &clock, operator_key, args.orgs).await
-        }
-        _ => Err(LoadError::NoKey),
+    let model = args.model.clone().unwrap_or_else(|| MODEL_DEFAULT.to_owned());
+    Ok(Request::Chat { model, sizes, is_streamed: args.stream })
+}
+
+/// A name and a port alone would be read as a scheme.
+fn server(text: &str) -> Result<String, String> {
+    match reqwest::Url::parse(text) {
+        Ok(url) if ["http", "https"].contains(&url.scheme()) => Ok(text.trim_end_matches('/').to_owned()),
+        _ => Err("a server is written as http://host:port or https://host".to_owned()),
     }
 }
 
@@ -219,11 +296,4 @@ fn rate(text: &str) -> Result<f64, String> {
 fn bar_style() -> ProgressStyle {
     ProgressStyle::with_template("{elapsed:>4} {wide_bar} {pos}/{len}, {per_sec}")
         .unwrap_or_else(|_| ProgressStyle::default_bar())
-}
-
-async fn interrupted() {
-    // Without a signal handler the process ends by the signal itself.
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
 }

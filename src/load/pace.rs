@@ -1,9 +1,10 @@
 //! The open loop: every operation has a moment at which it is due, whatever became of those before it.
 //!
 //! Promises: a latency counts from the moment at which the operation was due, so that a server that stalls answers for
-//! the wait of all that it kept waiting (a closed loop would leave them out); what could not be sent before the end
-//! counts with the wait that it had. Where a connection was free and only this machine's timer woke it late, the latency
-//! counts from the waking, and the lateness is told apart: it is not the server's. Time is Tokio's, so that tests move it.
+//! the wait of all that it kept waiting (a closed loop would leave them out); what could not be sent before the end, or
+//! until it was stopped, counts with the wait that it had. Where a connection was free and only this machine's timer woke
+//! it late, the latency counts from the waking, and the lateness is told apart: it is not the server's. What failed is
+//! counted apart: a quick refusal is no quick answer. Time is Tokio's, so that tests move it.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -12,15 +13,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::{CreationError, Histogram};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
+
+use crate::load::stop::Stop;
 
 /// Latencies in microseconds.
 pub type Latencies = Histogram<u64>;
 
 /// An operation that is this late at the end is not sent any more.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// A shorter wait for a connection is none that anybody could avoid.
+const WAIT_TOLD: Duration = Duration::from_millis(1);
 /// Parts of a run whose latencies are told apart, at most: what a plot can show.
 const SLICES_MAX: usize = 240;
 const DIGITS: u8 = 3;
@@ -54,20 +58,36 @@ pub struct Sent {
     pub failure: Option<String>,
 }
 
-/// What a run came to.
+/// How an operation came to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    OnTime,
+    /// A connection was free, and this machine's timer was late.
+    WokenLate(Duration),
+    /// No connection was free when it was due.
+    WaitedForConnection(Duration),
+}
+
+/// What a run came to. Latencies are those of operations that came to what was asked for.
 #[derive(Clone, Debug)]
 pub struct Figures {
-    /// From when an operation was due until its last answer.
+    /// From when an operation was due until its last answer; what was not sent is among them.
     pub latency: Latencies,
-    /// The same from when it was sent: what a closed loop would tell.
+    /// From when an operation was sent: what a closed loop would tell.
     pub from_sending: Latencies,
-    /// How late this machine's timer was.
-    pub timer_lateness: Latencies,
     /// By the names of the calls, in the order of their first appearance.
     pub steps: Vec<(&'static str, Latencies)>,
+    /// From when an operation was due that failed.
+    pub failed: Latencies,
     pub failures: BTreeMap<String, u64>,
-    /// Due and never sent: the server took less than the rate.
+    /// How late this machine's timer was, where a connection was free.
+    pub timer_lateness: Latencies,
+    /// Due while all connections were busy, sent in the end or not.
+    pub waited: u64,
+    /// Due and never sent.
     pub unsent: u64,
+    /// Over how long operations were due: the whole plan, or until it was stopped.
+    pub due_for: Duration,
     pub elapsed: Duration,
     /// The latencies of each part of the run, by when the operations were due.
     pub slices: Vec<Latencies>,
@@ -103,11 +123,7 @@ impl Plan {
 ///
 /// # Errors
 /// Where latencies can't be kept: the library refused their bounds.
-pub async fn drive<S, F>(
-    plan: &Plan,
-    send: S,
-    stop: impl Future<Output = ()>,
-) -> Result<Figures, CreationError>
+pub async fn drive<S, F>(plan: &Plan, send: S, stop: Stop) -> Result<Figures, CreationError>
 where
     S: Fn(u64) -> F + Clone + Send + 'static,
     F: Future<Output = Sent> + Send + 'static,
@@ -115,25 +131,18 @@ where
     let started = Instant::now();
     let figures = Arc::new(Mutex::new(Figures::empty(plan)?));
     let next = Arc::new(AtomicU64::new(0));
-    let (stopped, stops) = watch::channel(false);
     let mut workers = JoinSet::new();
     for _ in 0..plan.connections {
-        let worker = Worker { plan: plan.clone(), started, figures: figures.clone(), next: next.clone() };
-        workers.spawn(worker.work(send.clone(), stops.clone()));
+        let (figures, next, stop) = (figures.clone(), next.clone(), stop.clone());
+        let worker = Worker { plan: plan.clone(), started, figures, next, stop };
+        workers.spawn(worker.work(send.clone()));
     }
-    tokio::pin!(stop);
-    let mut is_stopping = false;
-    loop {
-        tokio::select! {
-            ended = workers.join_next() => if ended.is_none() { break },
-            () = &mut stop, if !is_stopping => {
-                is_stopping = true;
-                stopped.send_replace(true);
-            }
-        }
-    }
+    while workers.join_next().await.is_some() {}
     let mut figures = figures.lock().unwrap_or_else(PoisonError::into_inner).clone();
     figures.elapsed = started.elapsed();
+    if let Some(at) = stop.first_at() {
+        figures.due_for = figures.due_for.min(at - started);
+    }
     Ok(figures)
 }
 
@@ -143,44 +152,59 @@ struct Worker {
     started: Instant,
     figures: Arc<Mutex<Figures>>,
     next: Arc<AtomicU64>,
+    stop: Stop,
 }
 
 impl Worker {
-    async fn work<S, F>(self, send: S, mut stops: watch::Receiver<bool>)
+    async fn work<S, F>(mut self, send: S)
     where
         S: Fn(u64) -> F,
         F: Future<Output = Sent>,
     {
         let end = self.started + self.plan.duration() + PATIENCE;
-        while !*stops.borrow() {
+        loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             if number >= self.plan.operations {
                 return;
             }
             let due = self.started + self.plan.due(number);
             let free = Instant::now();
-            if free > end {
-                self.note(|figures| figures.note_unsent(due - self.started, free - due));
-                continue;
-            }
             if free < due {
                 tokio::select! {
                     () = sleep_until(due) => {}
-                    _ = stops.changed() => return,
+                    () = self.stop.told(1) => {}
                 }
             }
-            let sending = Instant::now();
-            let counts_from = if free < due { sending } else { due };
-            let sent = send(number).await;
-            let answered = Instant::now();
-            let timing = Timing {
-                due: due - self.started,
-                latency: answered - counts_from,
-                from_sending: answered - sending,
-                timer_lateness: counts_from - due,
-            };
-            self.note(|figures| figures.note(&timing, sent));
+            match self.stop.first_at() {
+                Some(stopped) if stopped < due => return,
+                // Its connections are still busy, and nobody will send it.
+                Some(stopped) => self.note_unsent(due, stopped),
+                None if free > end => self.note_unsent(due, free),
+                None => self.send(due, free, send(number)).await,
+            }
         }
+    }
+
+    async fn send(&mut self, due: Instant, free: Instant, operation: impl Future<Output = Sent>) {
+        let sending = Instant::now();
+        let start = Start::of(due, free, sending);
+        let sent = tokio::select! {
+            sent = operation => sent,
+            () = self.stop.told(2) => Sent::given_up(),
+        };
+        let answered = Instant::now();
+        let counts_from = if matches!(start, Start::WokenLate(_)) { sending } else { due };
+        let timing = Timing {
+            due: due - self.started,
+            start,
+            latency: answered - counts_from,
+            from_sending: answered - sending,
+        };
+        self.note(|figures| figures.note(&timing, sent));
+    }
+
+    fn note_unsent(&self, due: Instant, until: Instant) {
+        self.note(|figures| figures.note_unsent(due - self.started, until - due));
     }
 
     fn note(&self, note: impl FnOnce(&mut Figures)) {
@@ -188,12 +212,31 @@ impl Worker {
     }
 }
 
+impl Start {
+    fn of(due: Instant, free: Instant, sending: Instant) -> Start {
+        if free > due {
+            Start::WaitedForConnection(free - due)
+        } else if sending > due {
+            Start::WokenLate(sending - due)
+        } else {
+            Start::OnTime
+        }
+    }
+}
+
+impl Sent {
+    /// Stopped while it was under way.
+    fn given_up() -> Sent {
+        Sent { steps: Vec::new(), failure: Some("stopped before an answer".to_owned()) }
+    }
+}
+
 struct Timing {
     /// Since the run began.
     due: Duration,
+    start: Start,
     latency: Duration,
     from_sending: Duration,
-    timer_lateness: Duration,
 }
 
 impl Figures {
@@ -205,11 +248,14 @@ impl Figures {
         Ok(Figures {
             latency: blank.clone(),
             from_sending: blank.clone(),
+            steps: Vec::new(),
+            failed: blank.clone(),
+            failures: BTreeMap::new(),
             timer_lateness: blank.clone(),
             blank,
-            steps: Vec::new(),
-            failures: BTreeMap::new(),
+            waited: 0,
             unsent: 0,
+            due_for: plan.duration(),
             elapsed: Duration::ZERO,
             slices: vec![latencies(DIGITS_OF_A_SLICE)?; slices],
             slice,
@@ -218,18 +264,27 @@ impl Figures {
 
     /// Operations that were sent.
     pub fn sent(&self) -> u64 {
-        self.from_sending.len()
+        self.done() + self.failed.len()
     }
 
     /// Operations that came to what was asked for.
     pub fn done(&self) -> u64 {
-        self.sent() - self.failures.values().sum::<u64>()
+        self.from_sending.len()
     }
 
     fn note(&mut self, timing: &Timing, sent: Sent) {
+        match timing.start {
+            Start::OnTime => record(&mut self.timer_lateness, Duration::ZERO),
+            Start::WokenLate(late) => record(&mut self.timer_lateness, late),
+            Start::WaitedForConnection(wait) => self.waited += u64::from(wait >= WAIT_TOLD),
+        }
+        if let Some(failure) = sent.failure {
+            *self.failures.entry(failure).or_default() += 1;
+            record(&mut self.failed, timing.latency);
+            return;
+        }
         self.note_latency(timing.due, timing.latency);
         record(&mut self.from_sending, timing.from_sending);
-        record(&mut self.timer_lateness, timing.timer_lateness);
         for (name, took) in sent.steps {
             let place = self.steps.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
                 self.steps.push((name, self.blank.clone()));
@@ -237,13 +292,11 @@ impl Figures {
             });
             record(&mut self.steps[place].1, took);
         }
-        if let Some(failure) = sent.failure {
-            *self.failures.entry(failure).or_default() += 1;
-        }
     }
 
     fn note_unsent(&mut self, due: Duration, waited: Duration) {
         self.note_latency(due, waited);
+        self.waited += 1;
         self.unsent += 1;
     }
 

@@ -6,6 +6,8 @@ use serde_json::{Map, Value, json};
 
 use crate::load::pace::{Figures, Latencies, Plan};
 
+/// Fewer waits than one of so many operations are told to nobody.
+const WAITS_TOLD_OF: u64 = 100;
 /// A timer that is later than this by its p99 says that the machine of the load is short of CPU.
 const TIMER_LATENESS_MICROS_MAX: u64 = 5_000;
 
@@ -44,11 +46,16 @@ fn lines(text: &mut String, plan: &Plan, figures: &Figures) -> std::fmt::Result 
         text,
         "\nFrom due: as long as a caller at that rate waits, waiting for a free connection included."
     )?;
-    if figures.unsent > 0 {
+    if is_held_back(figures) {
         writeln!(
             text,
-            "The server took less than the rate: what was not sent counts with the wait that it had."
+            "All {} connections were busy when {} operations were due: the server, this machine or --connections took less than \
+             the rate.",
+            plan.connections, figures.waited,
         )?;
+    }
+    if figures.unsent > 0 {
+        writeln!(text, "What was not sent counts with the wait that it had.")?;
     }
     if is_short_of_cpu(figures) {
         writeln!(
@@ -77,6 +84,7 @@ pub fn json(plan: &Plan, figures: &Figures) -> Value {
         "done": figures.done(),
         "failed": failed(figures),
         "unsent": figures.unsent,
+        "waited_for_connection": figures.waited,
         "failures": figures.failures,
         "seconds": figures.elapsed.as_secs_f64(),
         "per_second": per_second(figures),
@@ -88,7 +96,9 @@ pub fn json(plan: &Plan, figures: &Figures) -> Value {
 
 fn rows(figures: &Figures) -> impl Iterator<Item = (&'static str, &Latencies)> {
     let whole = [("from due", &figures.latency), ("from sending", &figures.from_sending)];
-    whole.into_iter().chain(figures.steps.iter().map(|(name, latencies)| (*name, latencies)))
+    let steps = figures.steps.iter().map(|(name, latencies)| (*name, latencies));
+    let failed = (!figures.failed.is_empty()).then_some(("failed", &figures.failed));
+    whole.into_iter().chain(steps).chain(failed)
 }
 
 fn quantiles(latencies: &Latencies) -> [u64; 5] {
@@ -103,8 +113,13 @@ fn failed(figures: &Figures) -> u64 {
     figures.sent() - figures.done()
 }
 
+/// The last operation's share of the time counts too: ten at one a second take ten seconds, not nine.
 fn per_second(figures: &Figures) -> f64 {
-    figures.done() as f64 / figures.elapsed.as_secs_f64().max(0.001)
+    figures.done() as f64 / figures.elapsed.max(figures.due_for).as_secs_f64().max(0.001)
+}
+
+fn is_held_back(figures: &Figures) -> bool {
+    figures.waited * WAITS_TOLD_OF >= (figures.sent() + figures.unsent).max(1)
 }
 
 fn is_short_of_cpu(figures: &Figures) -> bool {

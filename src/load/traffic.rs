@@ -1,4 +1,4 @@
-//! What a load consists of: requests in the API's own words, and the orgs whom they are for.
+//! What a load consists of: requests in the API's own words.
 
 use std::time::Duration;
 
@@ -6,18 +6,15 @@ use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::clock::Clock;
 use crate::load::LoadError;
 use crate::load::pace::Sent;
 use crate::load::trace::Row;
 
-/// An operation without an answer by then has failed.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a pair holds and what it then costs: a middling request's.
 const CREDITS_HELD: &str = "0.005";
 const CREDITS_COST: &str = "0.001234567";
-/// What an org of a load is given: more than the longest run can spend on pairs, and plenty at the gateway.
-const CREDITS_GRANTED: &str = "1000000";
+/// How much of a run's id begins the texts: enough to tell runs apart, in few tokens.
+const RUN_LETTERS: usize = 8;
 const STREAM_END: &[u8] = b"data: [DONE]";
 
 /// One server, as its callers reach it.
@@ -51,23 +48,23 @@ pub struct Target {
     client: Client,
     request: Request,
     orgs: Vec<Org>,
-    /// Idempotency keys of different runs differ.
+    /// Idempotency keys and texts of different runs differ.
     run: String,
-    /// Where the orgs are the load's own.
-    operator_key: Option<String>,
 }
 
-#[derive(Debug)]
-struct Org {
-    slug: String,
-    key: String,
+#[derive(Clone, Debug)]
+pub struct Org {
+    pub slug: String,
+    pub key: String,
 }
 
 impl Client {
-    pub fn new(server: &str, connections: usize) -> Result<Client, LoadError> {
+    /// An operation without an answer within `timeout` has failed.
+    pub fn new(server: &str, connections: usize, timeout: Duration) -> Result<Client, LoadError> {
         // Already installed where a gateway runs in this process: the first one counts.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder().pool_max_idle_per_host(connections).timeout(ANSWER_TIMEOUT);
+        // What is measured is the server, and no proxy before it.
+        let http = reqwest::Client::builder().pool_max_idle_per_host(connections).timeout(timeout).no_proxy();
         Ok(Client { http: http.build()?, server: server.trim_end_matches('/').to_owned() })
     }
 
@@ -76,7 +73,13 @@ impl Client {
     }
 
     /// Asks for what must work before a load can begin.
-    async fn ask(&self, path: &str, operator_key: &str, once: &str, body: Value) -> Result<Value, LoadError> {
+    pub async fn ask(
+        &self,
+        path: &str,
+        operator_key: &str,
+        once: &str,
+        body: Value,
+    ) -> Result<Value, LoadError> {
         let request = self.post(path, operator_key).header("idempotency-key", once).json(&body);
         let response = request.send().await?;
         let status = response.status();
@@ -91,7 +94,7 @@ impl Client {
 
 impl Request {
     /// The role of the keys that may ask for it.
-    fn role(&self) -> &'static str {
+    pub fn role(&self) -> &'static str {
         match self {
             Request::Pair => "gateway",
             Request::Chat { .. } => "inference",
@@ -110,17 +113,18 @@ impl Request {
         }
     }
 
-    /// No two are the same, so that no cache answers for the server.
-    fn body(&self, number: u64) -> Value {
+    /// No two are the same, of one run or of several, so that no cache answers for the server.
+    pub fn body(&self, run: &str, number: u64) -> Value {
         match self {
             Request::Pair => Value::Null,
             Request::Chat { model, sizes, is_streamed } => {
                 let (words, output_tokens) = sizes.of(number);
+                let run = &run[run.len().saturating_sub(RUN_LETTERS)..];
                 json!({
                     "model": model,
                     "max_tokens": output_tokens,
                     "stream": is_streamed,
-                    "messages": [{"role": "user", "content": format!("{number}{}", " word".repeat(words))}],
+                    "messages": [{"role": "user", "content": format!("{run} {number}{}", " word".repeat(words))}],
                 })
             }
         }
@@ -140,40 +144,8 @@ impl Sizes {
 }
 
 impl Target {
-    /// An org that is there, by a key of it.
-    pub fn of_key(client: Client, request: Request, clock: &Clock, slug: String, key: String) -> Target {
-        let run = clock.uuid().simple().to_string();
-        Target { client, request, orgs: vec![Org { slug, key }], run, operator_key: None }
-    }
-
-    /// Orgs of the load's own, with credits and a key each.
-    ///
-    /// # Errors
-    /// `Unreachable`, or `Refused` with what the server said.
-    pub async fn with_own_orgs(
-        client: Client,
-        request: Request,
-        clock: &Clock,
-        operator_key: &str,
-        count: u16,
-    ) -> Result<Target, LoadError> {
-        let run = clock.uuid().simple().to_string();
-        let mut orgs = Vec::new();
-        for number in 0..count {
-            let slug = format!("load-{run}-{number}");
-            let ask = |path: &str, body| {
-                let (path, once) = (path.to_owned(), format!("{slug}{path}"));
-                let client = &client;
-                async move { client.ask(&path, operator_key, &once, body).await }
-            };
-            ask("/api/v1/orgs", json!({"slug": slug, "name": "A load test"})).await?;
-            let grant = json!({"credits": CREDITS_GRANTED, "kind": "promotional", "note": "load test"});
-            ask(&format!("/api/v1/orgs/{slug}/grants"), grant).await?;
-            let key = json!({"name": "load test", "role": request.role()});
-            let made = ask(&format!("/api/v1/orgs/{slug}/keys"), key).await?;
-            orgs.push(Org { slug, key: made["secret"].as_str().unwrap_or_default().to_owned() });
-        }
-        Ok(Target { client, request, orgs, run, operator_key: Some(operator_key.to_owned()) })
+    pub fn new(client: Client, request: Request, orgs: Vec<Org>, run: String) -> Target {
+        Target { client, request, orgs, run }
     }
 
     /// Sends one operation and reads its answers to their ends.
@@ -186,38 +158,27 @@ impl Target {
         Sent { steps: steps.taken, failure: failure.err() }
     }
 
-    /// Closes the orgs of the load's own; those that can't be, and why.
-    pub async fn clean_up(&self) -> Vec<(String, LoadError)> {
-        let mut open = Vec::new();
-        for org in self.orgs.iter() {
-            let Some(operator_key) = &self.operator_key else { break };
-            let (path, once) = (format!("/api/v1/orgs/{}/close", org.slug), format!("{}-close", org.slug));
-            if let Err(why) = self.client.ask(&path, operator_key, &once, json!({})).await {
-                open.push((org.slug.clone(), why));
-            }
-        }
-        open
-    }
-
     async fn pair(&self, number: u64, steps: &mut Steps) -> Result<(), String> {
         let org = self.org(number);
         let reserve = format!("/api/v1/orgs/{}/reservations", org.slug);
         let reserve = self.client.post(&reserve, &org.key).json(&json!({"credits": CREDITS_HELD}));
         let hold = reserve.header("idempotency-key", format!("{}-{number}-reserve", self.run)).send().await;
         let hold = read(hold, StatusCode::CREATED).await.map_err(|why| format!("reserve: {why}"))?;
-        steps.end("reserve");
+        steps.mark("reserve");
+        steps.restart();
         let id = hold["id"].as_str().unwrap_or_default();
         let settle = format!("/api/v1/reservations/{id}/settle");
         let settle = self.client.post(&settle, &org.key).json(&json!({"credits": CREDITS_COST}));
         let end = settle.header("idempotency-key", format!("{}-{number}-settle", self.run)).send().await;
         read(end, StatusCode::OK).await.map_err(|why| format!("settle: {why}"))?;
-        steps.end("settle");
+        steps.mark("settle");
         Ok(())
     }
 
     async fn chat(&self, number: u64, steps: &mut Steps) -> Result<(), String> {
         let org = self.org(number);
-        let request = self.client.post("/v1/chat/completions", &org.key).json(&self.request.body(number));
+        let request =
+            self.client.post("/v1/chat/completions", &org.key).json(&self.request.body(&self.run, number));
         let mut response = request.send().await.map_err(unanswered)?;
         let status = response.status();
         let mut whole = Vec::new();
@@ -225,13 +186,13 @@ impl Target {
         while let Some(part) = response.chunk().await.map_err(unanswered)? {
             if whole.is_empty() {
                 steps.mark("first byte");
-                gap = Steps::begin();
             } else {
-                gap.end("between chunks");
+                gap.mark("between chunks");
             }
+            gap.restart();
             whole.extend_from_slice(&part);
         }
-        steps.end("whole answer");
+        steps.mark("whole answer");
         if self.request.is_streamed() {
             steps.taken.append(&mut gap.taken);
         }
@@ -261,14 +222,12 @@ impl Steps {
         Steps { since: Instant::now(), taken: Vec::with_capacity(2) }
     }
 
-    /// How long it took until now; the next step begins where this one did.
+    /// How long it took since the beginning, or since the last restart.
     fn mark(&mut self, name: &'static str) {
         self.taken.push((name, self.since.elapsed()));
     }
 
-    /// How long it took until now, where the next step begins.
-    fn end(&mut self, name: &'static str) {
-        self.mark(name);
+    fn restart(&mut self) {
         self.since = Instant::now();
     }
 }

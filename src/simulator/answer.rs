@@ -11,9 +11,20 @@ const PROSE_TOKENS_MIN: u64 = 12;
 /// What a request asks the model for.
 #[derive(Debug)]
 pub enum Asked {
-    Prose { tokens: Option<u64> },
+    Prose { length: Length },
     Value { schema: Value },
     Call { tool: Tool },
+}
+
+/// How long prose is, where no limit cuts it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Length {
+    /// A sentence or two.
+    #[default]
+    Short,
+    /// As much as the limit lets through; short where there is none.
+    Full,
+    Tokens(u64),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -49,15 +60,26 @@ impl Answer {
     }
 }
 
+impl Length {
+    fn tokens(self, limit: Option<u64>, chance: &mut Chance) -> u64 {
+        match (self, limit) {
+            (Length::Tokens(tokens), _) => tokens,
+            (Length::Full, Some(limit)) => limit,
+            (Length::Full | Length::Short, _) => {
+                PROSE_TOKENS_MIN + chance.below(PROSE_TOKENS_MAX - PROSE_TOKENS_MIN + 1)
+            }
+        }
+    }
+}
+
 /// The answer, cut at the request's output limit.
 pub fn compose(asked: &Asked, limit: Option<u64>, chance: &mut Chance) -> Answer {
-    let limit = limit.unwrap_or(u64::MAX);
+    let most = limit.unwrap_or(u64::MAX);
     let (tool, mut pieces, overhead_tokens) = match asked {
-        Asked::Prose { tokens } => {
-            let wanted =
-                tokens.unwrap_or(PROSE_TOKENS_MIN + chance.below(PROSE_TOKENS_MAX - PROSE_TOKENS_MIN + 1));
+        Asked::Prose { length } => {
+            let wanted = length.tokens(limit, chance);
             // One piece too many is enough to know that the limit cuts.
-            let made = wanted.min(limit.saturating_add(1)).min(tokens::OUTPUT_TOKENS_MAX);
+            let made = wanted.min(most.saturating_add(1)).min(tokens::OUTPUT_TOKENS_MAX);
             (None, tokens::prose(chance, made), 0)
         }
         Asked::Value { schema } => (None, said(schema, chance), 0),
@@ -65,10 +87,10 @@ pub fn compose(asked: &Asked, limit: Option<u64>, chance: &mut Chance) -> Answer
             (Some(tool.name.clone()), said(&tool.schema, chance), tokens::count(&tool.name))
         }
     };
-    let room = limit.saturating_sub(overhead_tokens);
+    let room = most.saturating_sub(overhead_tokens);
     let truncated = pieces.len() as u64 > room;
     pieces.truncate(usize::try_from(room).unwrap_or(usize::MAX));
-    let tokens = (overhead_tokens + pieces.len() as u64).min(limit);
+    let tokens = (overhead_tokens + pieces.len() as u64).min(most);
     Answer { tool, pieces, tokens, truncated }
 }
 
@@ -108,7 +130,7 @@ mod tests {
     #[test]
     fn an_answer_without_wishes_is_short() {
         for seed in 0..50 {
-            let answer = compose(&Asked::Prose { tokens: None }, None, &mut Chance::of(seed, 0));
+            let answer = compose(&Asked::Prose { length: Length::Short }, None, &mut Chance::of(seed, 0));
             assert!((PROSE_TOKENS_MIN..=PROSE_TOKENS_MAX).contains(&answer.tokens));
             assert_eq!(tokens::count(&answer.text()), answer.tokens);
             assert!(!answer.truncated);
@@ -118,10 +140,18 @@ mod tests {
     #[test]
     fn a_limit_cuts_and_says_so() {
         let answer = |wanted, limit| {
-            compose(&Asked::Prose { tokens: Some(wanted) }, Some(limit), &mut Chance::of(1, 1))
+            compose(&Asked::Prose { length: Length::Tokens(wanted) }, Some(limit), &mut Chance::of(1, 1))
         };
         assert_eq!((answer(100, 7).tokens, answer(100, 7).truncated), (7, true));
         assert_eq!((answer(7, 7).tokens, answer(7, 7).truncated), (7, false));
+    }
+
+    #[test]
+    fn a_full_answer_is_as_long_as_its_limit_and_not_cut() {
+        let full = |limit| compose(&Asked::Prose { length: Length::Full }, limit, &mut Chance::of(1, 1));
+
+        assert_eq!((full(Some(777)).tokens, full(Some(777)).truncated), (777, false));
+        assert!(full(None).tokens <= PROSE_TOKENS_MAX);
     }
 
     #[test]

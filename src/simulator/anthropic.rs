@@ -95,7 +95,7 @@ fn asked(exchange: &Exchange) -> Asked {
         Some(tool) => Asked::Call { tool },
         None => match body["output_config"]["format"].get("schema") {
             Some(schema) => Asked::Value { schema: schema.clone() },
-            None => Asked::Prose { tokens: exchange.hints.output_tokens },
+            None => Asked::Prose { length: exchange.hints.length },
         },
     }
 }

@@ -8,6 +8,7 @@ use futures_util::stream;
 use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// A part of an answer and the output tokens that it brings.
 #[derive(Debug)]
@@ -40,7 +41,8 @@ pub fn body_of(frames: Vec<Frame>, conditions: Conditions, sale: Sale) -> Body {
             .then_some(fault_at),
         conditions,
         sale,
-        owed: Duration::ZERO,
+        started: Instant::now(),
+        due: Duration::ZERO,
         broken: false,
     };
     Body::from_stream(stream::unfold(delivery, Delivery::next))
@@ -58,14 +60,15 @@ struct Delivery {
     fault_in: Option<usize>,
     conditions: Conditions,
     sale: Sale,
-    /// Time that the delivered tokens should have taken and did not.
-    owed: Duration,
+    started: Instant,
+    /// When, from the start on, the tokens that were delivered are due: a timer that is late once makes the rest no later.
+    due: Duration,
     broken: bool,
 }
 
 impl Delivery {
     async fn next(mut self) -> Option<(io::Result<Bytes>, Delivery)> {
-        /// Timers tick in milliseconds, so shorter waits are saved up.
+        /// Timers tick in milliseconds, so shorter waits are left out.
         const WAIT_MIN: Duration = Duration::from_millis(4);
         if self.broken {
             return None;
@@ -74,18 +77,19 @@ impl Delivery {
             self.fault_in = None;
             if self.conditions.weather == Some(WeatherKind::Cut) {
                 // What came before the break must reach the client.
-                tokio::time::sleep(WAIT_MIN).await;
+                sleep(WAIT_MIN).await;
                 self.broken = true;
                 self.sale.close(false);
                 return Some((Err(broken_connection()), self));
             }
-            tokio::time::sleep(self.conditions.stall).await;
+            sleep(self.conditions.stall).await;
+            self.due += self.conditions.stall;
         }
         let frame = self.frames.pop_front()?;
-        self.owed += self.duration_of(frame.output_tokens);
-        if self.owed >= WAIT_MIN {
-            tokio::time::sleep(self.owed).await;
-            self.owed = Duration::ZERO;
+        self.due += self.duration_of(frame.output_tokens);
+        let due = self.started + self.due;
+        if due >= Instant::now() + WAIT_MIN {
+            sleep_until(due).await;
         }
         self.sale.deliver(frame.output_tokens);
         self.fault_in = self.fault_in.map(|left| left.saturating_sub(1));
@@ -104,4 +108,23 @@ impl Delivery {
 
 fn broken_connection() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, "simulated weather")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sold::SoldBook;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pace_is_kept_over_the_whole_answer() {
+        let frames = (0..600).map(|_| Frame::of("word ", 1)).collect();
+        let conditions = Conditions { weather: None, stall: Duration::ZERO, tokens_per_second: 300 };
+        let started = Instant::now();
+
+        let body = body_of(frames, conditions, Sale::open(&SoldBook::default(), None));
+        axum::body::to_bytes(body, usize::MAX).await.unwrap();
+
+        let took = started.elapsed();
+        assert!((1_990..2_010).contains(&took.as_millis()), "{took:?}");
+    }
 }

@@ -1,5 +1,6 @@
 //! One request and its answer: what the client sent and hinted, what goes back, and where it fails.
 
+use super::answer::Length;
 use super::catalogue::{Dialect, Model};
 use super::chance::Chance;
 use super::weather::{Weather, WeatherKind};
@@ -16,14 +17,24 @@ pub struct Exchange {
     pub body: Value,
     pub hints: Hints,
     pub weather: Option<WeatherKind>,
+    /// Of its stream, if it asks for one.
+    pub framing: Framing,
     pub chance: Chance,
+}
+
+/// How the parts of a stream stand one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    Sse,
+    /// Gemini's, where it is not asked for events.
+    JsonArray,
 }
 
 /// Sizes that a trace knows and the request carries as headers.
 #[derive(Debug, Default, PartialEq)]
 pub struct Hints {
     pub input_tokens: Option<u64>,
-    pub output_tokens: Option<u64>,
+    pub length: Length,
     pub cached_tokens: u64,
     pub cache_write_tokens: u64,
     pub reasoning_tokens: u64,
@@ -32,7 +43,8 @@ pub struct Hints {
 impl Hints {
     /// `x-simulate-input-tokens` (cached ones included), `-output-tokens` (reasoning apart), `-cached-tokens`,
     /// `-cache-write-tokens` (Anthropic), `-reasoning-tokens` (OpenAI). What is no number counts as absent.
-    pub fn read(headers: &HeaderMap) -> Hints {
+    /// Where no length is asked for, it is `length`.
+    pub fn read(headers: &HeaderMap, length: Length) -> Hints {
         /// Larger than any context window; keeps every sum far from overflow.
         const TOKENS_MAX: u64 = 1_000_000_000;
         let number = |class: &str| -> Option<u64> {
@@ -41,7 +53,8 @@ impl Hints {
         };
         Hints {
             input_tokens: number("input"),
-            output_tokens: number("output").map(|count| count.min(tokens::OUTPUT_TOKENS_MAX)),
+            length: number("output")
+                .map_or(length, |count| Length::Tokens(count.min(tokens::OUTPUT_TOKENS_MAX))),
             cached_tokens: number("cached").unwrap_or(0),
             cache_write_tokens: number("cache-write").unwrap_or(0),
             reasoning_tokens: number("reasoning").unwrap_or(0),

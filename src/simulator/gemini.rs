@@ -3,7 +3,7 @@
 use super::answer::{Answer, Asked, Tool, ToolChoice, choose_tool, compose};
 use super::chance::number_of;
 use super::delivery::Frame;
-use super::exchange::{Exchange, Failure, Reply};
+use super::exchange::{Exchange, Failure, Framing, Reply};
 use super::openai::{direction, distorted};
 use super::tokens;
 use super::weather::WeatherKind;
@@ -22,9 +22,17 @@ pub enum Method {
     Embed,
 }
 
-/// The body with what stands in the path: `model:generateContent`, `model:streamGenerateContent` with its framing, or
-/// `model:batchEmbedContents`.
-pub fn with_path(action: &str, query: &str, body: &[u8]) -> Option<(Method, Vec<u8>)> {
+/// How a stream is framed; only a query asks for events.
+pub fn framing(query: &str) -> Framing {
+    match query.split('&').any(|pair| pair == "alt=sse") {
+        true => Framing::Sse,
+        false => Framing::JsonArray,
+    }
+}
+
+/// The body with what stands in the path, as other dialects have it there: `model:generateContent`,
+/// `model:streamGenerateContent` or `model:batchEmbedContents`.
+pub fn with_path(action: &str, body: &[u8]) -> Option<(Method, Vec<u8>)> {
     let (model, method) = action.split_once(':')?;
     let (method, stream) = match method {
         "generateContent" => (Method::Generate, false),
@@ -35,12 +43,7 @@ pub fn with_path(action: &str, query: &str, body: &[u8]) -> Option<(Method, Vec<
     let Ok(Value::Object(mut fields)) = serde_json::from_slice::<Value>(body) else {
         return Some((method, body.to_vec()));
     };
-    let is_sse = query.split('&').any(|pair| pair == "alt=sse");
-    fields.extend([
-        ("model".to_owned(), model.into()),
-        ("stream".to_owned(), stream.into()),
-        ("as_array".to_owned(), (!is_sse).into()),
-    ]);
+    fields.extend([("model".to_owned(), model.into()), ("stream".to_owned(), stream.into())]);
     Some((method, Value::from(fields).to_string().into_bytes()))
 }
 
@@ -114,7 +117,16 @@ pub fn invalid(message: &str) -> Failure {
 
 /// A mid-stream failure, after which nothing follows.
 pub fn error_event() -> String {
-    format!("data: {}\n\n", error(503, "UNAVAILABLE", "The model is overloaded. Please try again later."))
+    format!("data: {}\r\n\r\n", overloaded())
+}
+
+/// The same as the last element of an array that has begun.
+pub fn error_element() -> String {
+    format!(",\r\n{}]", overloaded())
+}
+
+fn overloaded() -> Value {
+    error(503, "UNAVAILABLE", "The model is overloaded. Please try again later.")
 }
 
 fn asked(exchange: &Exchange) -> Asked {
@@ -123,7 +135,7 @@ fn asked(exchange: &Exchange) -> Asked {
         Some(tool) => Asked::Call { tool },
         None => match body["generationConfig"].get("responseJsonSchema") {
             Some(schema) => Asked::Value { schema: schema.clone() },
-            None => Asked::Prose { tokens: exchange.hints.output_tokens },
+            None => Asked::Prose { length: exchange.hints.length },
         },
     }
 }
@@ -241,7 +253,6 @@ fn chunks(head: &Head, answer: &Answer, usage: &Usage, exchange: &Exchange) -> V
     if parts.is_empty() {
         parts.push((json!({"text": ""}), 0));
     }
-    let as_array = exchange.body["as_array"] == true;
     let last = parts.len() - 1;
     let mut said = 0;
     let mut frames = Vec::new();
@@ -252,14 +263,14 @@ fn chunks(head: &Head, answer: &Answer, usage: &Usage, exchange: &Exchange) -> V
             false => (None, said as i64),
         };
         let content = head.content(json!([part]), finish, usage_report(usage, output), weather);
-        let bytes = match (as_array, nth) {
-            (false, _) => format!("data: {content}\r\n\r\n"),
-            (true, 0) => format!("[{content}"),
-            (true, _) => format!(",\r\n{content}"),
+        let bytes = match (exchange.framing, nth) {
+            (Framing::Sse, _) => format!("data: {content}\r\n\r\n"),
+            (Framing::JsonArray, 0) => format!("[{content}"),
+            (Framing::JsonArray, _) => format!(",\r\n{content}"),
         };
         frames.push(Frame::of(bytes, tokens));
     }
-    if as_array {
+    if exchange.framing == Framing::JsonArray {
         frames.push(Frame::of("]", 0));
     }
     frames

@@ -28,7 +28,7 @@ mod tests;
 pub use sold::{Sold, SoldRow};
 pub use weather::{Weather, WeatherError, WeatherKind};
 
-use crate::domain::usage::Usage;
+use answer::Length;
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
@@ -40,7 +40,7 @@ use bytes::Bytes;
 use catalogue::Dialect;
 use chance::Chance;
 use delivery::{Conditions, Frame};
-use exchange::{Content, Exchange, Failure, FailureBody, Hints, Reply};
+use exchange::{Content, Exchange, Failure, FailureBody, Framing, Hints, Reply};
 use serde_json::Value;
 use sold::{Sale, SoldBook};
 use std::future::Future;
@@ -68,6 +68,9 @@ pub struct SimulateArgs {
     /// The pace of streams; 0 is as fast as the client reads.
     #[arg(long, default_value_t = 0)]
     pub tokens_per_second: u32,
+    /// Answers as long as each request's output limit, in place of a sentence or two: what a recorded trace needs.
+    #[arg(long)]
+    pub fill: bool,
     /// How often requests fail: a file, or for example `rate_limited=0.02,503=0.01,cut=0.01,stall_ms=5000`.
     #[arg(long)]
     pub weather: Option<String>,
@@ -80,6 +83,8 @@ pub struct SimulatorConfig {
     pub latency: Duration,
     /// 0 is as fast as the client reads.
     pub tokens_per_second: u32,
+    /// Answers are as long as their requests' limits.
+    pub fill: bool,
     pub weather: Weather,
 }
 
@@ -108,6 +113,7 @@ pub async fn run(args: SimulateArgs) -> Result<(), SimulateError> {
         seed: args.seed,
         latency: Duration::from_millis(args.latency_ms),
         tokens_per_second: args.tokens_per_second,
+        fill: args.fill,
         weather,
     };
     let failed = |source| SimulateError::Listen { address: args.listen, source };
@@ -144,6 +150,7 @@ struct Simulator {
     seed: u64,
     latency: Duration,
     tokens_per_second: u32,
+    length: Length,
     weather: ArcSwap<Weather>,
     requests: AtomicU64,
     book: SoldBook,
@@ -155,6 +162,7 @@ impl SimulatorHandle {
             seed: config.seed,
             latency: config.latency,
             tokens_per_second: config.tokens_per_second,
+            length: if config.fill { Length::Full } else { Length::Short },
             weather: ArcSwap::from_pointee(config.weather),
             requests: AtomicU64::new(0),
             book: SoldBook::default(),
@@ -208,30 +216,28 @@ impl SimulatorHandle {
     async fn answer(&self, endpoint: &Endpoint, headers: HeaderMap, body: Bytes) -> Response {
         let number = self.0.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let mut chance = Chance::of(self.0.seed, number);
-        let mut row = SoldRow {
-            number,
-            request_id: chance.identifier("req_"),
-            endpoint: endpoint.path,
-            model: String::new(),
-            stream: false,
-            status: 200,
-            weather: None,
-            complete: false,
-            usage: Usage::default(),
-        };
-        let request = Incoming { endpoint, headers: &headers, body: &body, row: &mut row };
-        let outcome = self.generate(request, chance);
-        let failed = outcome.as_ref().err().map(|failure| failure.status);
-        row.status = failed.unwrap_or(200);
-        if let Ok(reply) = &outcome {
-            row.usage = reply.usage.clone();
-            row.stream = matches!(reply.content, Content::Stream(_));
-            if row.stream {
-                // Sold as it is delivered.
-                row.usage.output_tokens = 0;
-            }
+        let request_id = chance.identifier("req_");
+        let mut seen = Seen::default();
+        let outcome =
+            self.generate(Incoming { endpoint, headers: &headers, body: &body, number }, &mut seen, chance);
+        let Seen { model, weather } = seen;
+        let stream = matches!(&outcome, Ok(Reply { content: Content::Stream(_), .. }));
+        let mut usage = outcome.as_ref().map(|reply| reply.usage.clone()).unwrap_or_default();
+        if stream {
+            // Sold as it is delivered.
+            usage.output_tokens = 0;
         }
-        let (weather, request_id) = (row.weather, row.request_id.clone());
+        let row = SoldRow {
+            number,
+            request_id: request_id.clone(),
+            endpoint: endpoint.path,
+            model,
+            stream,
+            status: outcome.as_ref().map_or_else(|failure| failure.status, |_| 200),
+            weather,
+            complete: false,
+            usage,
+        };
         let mut sale = Sale::open(&self.0.book, endpoint.sells.then_some(row));
         self.wait(weather).await;
         let mut response = match outcome {
@@ -245,15 +251,15 @@ impl SimulatorHandle {
         response
     }
 
-    fn generate(&self, request: Incoming<'_>, mut chance: Chance) -> Result<Reply, Failure> {
-        let Incoming { endpoint, headers, body, row } = request;
+    fn generate(&self, request: Incoming<'_>, seen: &mut Seen, mut chance: Chance) -> Result<Reply, Failure> {
+        let Incoming { endpoint, headers, body, number } = request;
         let dialect = endpoint.dialect;
         authenticate(headers, dialect)?;
         let body: Value = serde_json::from_slice(body).map_err(|_| Failure::not_json(dialect))?;
         let name = body["model"].as_str().ok_or_else(|| Failure::no_model_given(dialect))?;
-        row.model = name.to_owned();
+        name.clone_into(&mut seen.model);
         let model = catalogue::find(name, dialect).ok_or_else(|| Failure::unknown_model(dialect, name))?;
-        row.model = model.answers_as.to_owned();
+        model.answers_as.clone_into(&mut seen.model);
         let sky = self.0.weather.load();
         let drawn = sky.draw(&mut chance).filter(|_| endpoint.sells);
         let weather = match headers.get("x-simulate-weather").map(|asked| asked.to_str().unwrap_or_default())
@@ -262,12 +268,13 @@ impl SimulatorHandle {
             Some("calm") => None,
             Some(asked) => Some(WeatherKind::named(asked).ok_or_else(|| unknown_weather(dialect, asked))?),
         };
-        row.weather = weather;
+        seen.weather = weather;
         if let Some(failure) = weather.and_then(|kind| Failure::of_weather(kind, dialect, &sky)) {
             return Err(failure);
         }
-        let hints = Hints::read(headers);
-        (endpoint.make)(&mut Exchange { number: row.number, model, body, hints, weather, chance })
+        let hints = Hints::read(headers, self.0.length);
+        let framing = endpoint.framing;
+        (endpoint.make)(&mut Exchange { number, model, body, hints, weather, framing, chance })
     }
 
     async fn wait(&self, weather: Option<WeatherKind>) {
@@ -291,17 +298,18 @@ impl SimulatorHandle {
             stall: self.0.weather.load().stall,
             tokens_per_second: self.0.tokens_per_second,
         };
-        let (frames, length, kind) = match reply.content {
+        let kind = content_type(&reply.content, endpoint);
+        let (frames, length) = match reply.content {
             Content::Unary(body) => {
                 let whole = Bytes::from(body.to_string());
                 let (length, middle) = (whole.len(), whole.len() / 2);
                 let halves = vec![Frame::of(whole.slice(..middle), 0), Frame::of(whole.slice(middle..), 0)];
-                (halves, Some(length), "application/json")
+                (halves, Some(length))
             }
             Content::Stream(frames) if weather == Some(WeatherKind::ErrorWithin) => {
-                (broken_off(frames, endpoint.error_event), None, "text/event-stream; charset=utf-8")
+                (broken_off(frames, endpoint.error_event), None)
             }
-            Content::Stream(frames) => (frames, None, "text/event-stream; charset=utf-8"),
+            Content::Stream(frames) => (frames, None),
         };
         let mut response = delivery::body_of(frames, conditions, sale).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -319,6 +327,7 @@ struct Endpoint {
     /// Costs tokens, meets the weather and stands in the book.
     sells: bool,
     make: fn(&mut Exchange) -> Result<Reply, Failure>,
+    framing: Framing,
     /// How a stream of it gives up.
     error_event: fn() -> String,
 }
@@ -327,8 +336,14 @@ struct Incoming<'a> {
     endpoint: &'a Endpoint,
     headers: &'a HeaderMap,
     body: &'a Bytes,
-    /// Filled in as far as the request is understood.
-    row: &'a mut SoldRow,
+    number: u64,
+}
+
+/// What the book tells of a request, as far as that was understood.
+#[derive(Debug, Default)]
+struct Seen {
+    model: String,
+    weather: Option<WeatherKind>,
 }
 
 async fn chat(State(simulator): State<SimulatorHandle>, headers: HeaderMap, body: Bytes) -> Response {
@@ -337,6 +352,7 @@ async fn chat(State(simulator): State<SimulatorHandle>, headers: HeaderMap, body
         dialect: Dialect::OpenAi,
         sells: true,
         make: openai::chat,
+        framing: Framing::Sse,
         error_event: openai::error_event,
     };
     simulator.answer(&CHAT, headers, body).await
@@ -348,6 +364,7 @@ async fn embeddings(State(simulator): State<SimulatorHandle>, headers: HeaderMap
         dialect: Dialect::OpenAi,
         sells: true,
         make: openai::embeddings,
+        framing: Framing::Sse,
         error_event: openai::error_event,
     };
     simulator.answer(&EMBEDDINGS, headers, body).await
@@ -359,6 +376,7 @@ async fn responses(State(simulator): State<SimulatorHandle>, headers: HeaderMap,
         dialect: Dialect::OpenAi,
         sells: true,
         make: responses::respond,
+        framing: Framing::Sse,
         error_event: responses::error_event,
     };
     simulator.answer(&RESPONSES, headers, body).await
@@ -376,11 +394,18 @@ async fn generate_content(
         dialect: Dialect::Gemini,
         sells: true,
         make: gemini::generate,
+        framing: Framing::Sse,
         error_event: gemini::error_event,
     };
+    const ARRAY: Endpoint =
+        Endpoint { framing: Framing::JsonArray, error_event: gemini::error_element, ..GENERATE };
     const EMBED: Endpoint = Endpoint { make: gemini::embed, ..GENERATE };
-    match gemini::with_path(&action, query.as_deref().unwrap_or(""), &body) {
-        Some((gemini::Method::Generate, body)) => simulator.answer(&GENERATE, headers, body.into()).await,
+    let generate = match gemini::framing(query.as_deref().unwrap_or_default()) {
+        Framing::Sse => &GENERATE,
+        Framing::JsonArray => &ARRAY,
+    };
+    match gemini::with_path(&action, &body) {
+        Some((gemini::Method::Generate, body)) => simulator.answer(generate, headers, body.into()).await,
         Some((gemini::Method::Embed, body)) => simulator.answer(&EMBED, headers, body.into()).await,
         None => fail(Failure::unknown_model(Dialect::Gemini, &action), Dialect::Gemini, "req_models"),
     }
@@ -392,6 +417,7 @@ async fn messages(State(simulator): State<SimulatorHandle>, headers: HeaderMap, 
         dialect: Dialect::Anthropic,
         sells: true,
         make: anthropic::messages,
+        framing: Framing::Sse,
         error_event: anthropic::error_event,
     };
     simulator.answer(&MESSAGES, headers, body).await
@@ -403,6 +429,7 @@ async fn count_tokens(State(simulator): State<SimulatorHandle>, headers: HeaderM
         dialect: Dialect::Anthropic,
         sells: false,
         make: anthropic::count_tokens,
+        framing: Framing::Sse,
         error_event: anthropic::error_event,
     };
     simulator.answer(&COUNT_TOKENS, headers, body).await
@@ -504,7 +531,18 @@ fn sign(headers: &mut HeaderMap, dialect: Dialect, request_id: &str) {
     }
 }
 
-/// The first half of a stream and the event with which a provider gives up.
+fn content_type(content: &Content, endpoint: &Endpoint) -> &'static str {
+    match (content, endpoint.framing, endpoint.dialect) {
+        (Content::Stream(_), Framing::Sse, Dialect::Gemini) => "text/event-stream",
+        (Content::Stream(_), Framing::Sse, _) => "text/event-stream; charset=utf-8",
+        (Content::Stream(_), Framing::JsonArray, _) | (Content::Unary(_), _, Dialect::Gemini) => {
+            "application/json; charset=UTF-8"
+        }
+        (Content::Unary(_), ..) => "application/json",
+    }
+}
+
+/// The first half of a stream, which has at least a part and an end, and the event with which a provider gives up.
 fn broken_off(mut frames: Vec<Frame>, error_event: fn() -> String) -> Vec<Frame> {
     frames.truncate(frames.len() / 2);
     frames.push(Frame::of(error_event(), 0));

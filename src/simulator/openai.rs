@@ -26,6 +26,7 @@ pub fn chat(exchange: &mut Exchange) -> Result<Reply, Failure> {
         created: EPOCH_SECONDS + exchange.number,
         model: exchange.model.answers_as,
         service_tier: request.service_tier,
+        is_obfuscated: is_obfuscated(&exchange.body),
     };
     if !request.stream {
         return Ok(Reply::unary(
@@ -144,7 +145,7 @@ fn asked(body: &Value, hints: &Hints) -> Asked {
         Some("json_object") => {
             Asked::Value { schema: json!({"type": "object", "properties": {"answer": {"type": "string"}}}) }
         }
-        _ => Asked::Prose { tokens: hints.output_tokens },
+        _ => Asked::Prose { length: hints.length },
     }
 }
 
@@ -224,6 +225,17 @@ fn usage_report(exchange: &Exchange, usage: &Usage) -> Value {
     })
 }
 
+/// Chunks hide the lengths of what they say, unless the client wants none of it.
+pub fn is_obfuscated(body: &Value) -> bool {
+    body["stream_options"]["include_obfuscation"] != false
+}
+
+/// What makes a short piece as long as others.
+pub fn padding(piece: &str) -> &'static str {
+    const LETTERS: &str = "q7Xd2LmZ90Kc";
+    &LETTERS[piece.len().min(LETTERS.len())..]
+}
+
 /// A count as the weather reports it.
 pub fn distorted(tokens: u64, weather: Option<WeatherKind>) -> i64 {
     const ABSURD_TOKENS: i64 = 1_000_000_000_000;
@@ -239,12 +251,13 @@ struct Head {
     created: u64,
     model: &'static str,
     service_tier: &'static str,
+    is_obfuscated: bool,
 }
 
 impl Head {
     const FINGERPRINT: &'static str = "fp_tollgate_simulator";
 
-    fn chunk(&self, choices: Value, usage: Option<Value>) -> String {
+    fn chunk(&self, choices: Value, said: &str, usage: Option<Value>) -> String {
         let mut chunk = json!({
             "id": self.id,
             "object": "chat.completion.chunk",
@@ -256,6 +269,9 @@ impl Head {
         });
         if let Some(usage) = usage {
             chunk["usage"] = usage;
+        }
+        if self.is_obfuscated {
+            chunk["obfuscation"] = padding(said).into();
         }
         format!("data: {chunk}\n\n")
     }
@@ -299,9 +315,9 @@ fn completion(head: &Head, answers: &[Answer], usage: Value, exchange: &mut Exch
 /// one more, without choices, carries the counts.
 fn chunks(head: &Head, answers: &[Answer], usage: Option<Value>, exchange: &mut Exchange) -> Vec<Frame> {
     let pending = usage.as_ref().map(|_| Value::Null);
-    let chunk = |index: usize, delta: Value, finish: Option<&str>| {
+    let chunk = |index: usize, delta: Value, said: &str, finish: Option<&str>| {
         let choice = json!([{"index": index, "delta": delta, "logprobs": null, "finish_reason": finish}]);
-        head.chunk(choice, pending.clone())
+        head.chunk(choice, said, pending.clone())
     };
     let mut frames = Vec::new();
     for (index, answer) in answers.iter().enumerate() {
@@ -315,7 +331,7 @@ fn chunks(head: &Head, answers: &[Answer], usage: Option<Value>, exchange: &mut 
             }], "refusal": null}),
         };
         // A tool's name is said here; prose starts with nothing said.
-        frames.push(Frame::of(chunk(index, opening, None), answer.tokens - answer.pieces.len() as u64));
+        frames.push(Frame::of(chunk(index, opening, "", None), answer.tokens - answer.pieces.len() as u64));
     }
     let longest = answers.iter().map(|answer| answer.pieces.len()).max().unwrap_or(0);
     for position in 0..longest {
@@ -325,14 +341,14 @@ fn chunks(head: &Head, answers: &[Answer], usage: Option<Value>, exchange: &mut 
                 None => json!({"content": piece}),
                 Some(_) => json!({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}),
             };
-            frames.push(Frame::of(chunk(index, delta, None), 1));
+            frames.push(Frame::of(chunk(index, delta, piece, None), 1));
         }
     }
     for (index, answer) in answers.iter().enumerate() {
-        frames.push(Frame::of(chunk(index, json!({}), Some(finish_reason(answer))), 0));
+        frames.push(Frame::of(chunk(index, json!({}), "", Some(finish_reason(answer))), 0));
     }
     if let Some(usage) = usage.filter(|usage| !usage.is_null()) {
-        frames.push(Frame::of(head.chunk(json!([]), Some(usage)), 0));
+        frames.push(Frame::of(head.chunk(json!([]), "", Some(usage)), 0));
     }
     frames.push(Frame::of("data: [DONE]\n\n", 0));
     frames

@@ -3,7 +3,7 @@
 use super::answer::{Answer, Asked, Tool, ToolChoice, choose_tool, compose};
 use super::delivery::Frame;
 use super::exchange::{Exchange, Failure, Reply};
-use super::openai::{EPOCH_SECONDS, distorted, invalid, positive};
+use super::openai::{EPOCH_SECONDS, distorted, invalid, is_obfuscated, padding, positive};
 use super::tokens;
 use super::weather::WeatherKind;
 use crate::domain::usage::Usage;
@@ -37,7 +37,7 @@ pub fn respond(exchange: &mut Exchange) -> Result<Reply, Failure> {
     head.item_id = exchange.chance.identifier(if answer.tool.is_some() { "fc_" } else { "msg_" });
     let report = usage_report(exchange, &usage);
     if exchange.body["stream"].as_bool().unwrap_or(false) {
-        return Ok(Reply::stream(events(&head, &answer, &report), usage));
+        return Ok(Reply::stream(events(&head, &answer, &report, is_obfuscated(&exchange.body)), usage));
     }
     let item = head.item(&answer, "completed", &answer.text());
     Ok(Reply::unary(head.response(status(&answer), json!([item]), report), usage))
@@ -56,7 +56,7 @@ fn asked(exchange: &Exchange) -> Asked {
     }
     match body["text"]["format"].get("schema") {
         Some(schema) => Asked::Value { schema: schema.clone() },
-        None => Asked::Prose { tokens: exchange.hints.output_tokens },
+        None => Asked::Prose { length: exchange.hints.length },
     }
 }
 
@@ -145,17 +145,21 @@ impl Head {
             "incomplete_details": incomplete,
             "instructions": null,
             "max_output_tokens": null,
+            "max_tool_calls": null,
             "model": self.model,
             "output": output,
             "parallel_tool_calls": true,
             "previous_response_id": null,
+            "prompt_cache_key": null,
             "reasoning": {"effort": null, "summary": null},
+            "safety_identifier": null,
             "service_tier": "default",
             "store": self.is_stored,
             "temperature": 1.0,
             "text": {"format": {"type": "text"}, "verbosity": "medium"},
             "tool_choice": "auto",
             "tools": [],
+            "top_logprobs": 0,
             "top_p": 1.0,
             "truncation": "disabled",
             "usage": usage,
@@ -183,7 +187,7 @@ fn part(text: &str) -> Value {
     json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
 }
 
-fn events(head: &Head, answer: &Answer, usage: &Value) -> Vec<Frame> {
+fn events(head: &Head, answer: &Answer, usage: &Value, is_obfuscated: bool) -> Vec<Frame> {
     let started = head.response("in_progress", json!([]), Value::Null);
     let added = json!({"type": "response.output_item.added", "output_index": 0,
                        "item": head.item(answer, "in_progress", "")});
@@ -208,10 +212,20 @@ fn events(head: &Head, answer: &Answer, usage: &Value) -> Vec<Frame> {
     if answer.tool.is_none() {
         events.push((at(json!({"type": "response.content_part.added", "part": part("")})), 0));
     }
-    events.extend(answer.pieces.iter().map(|piece| (at(json!({"type": delta, "delta": piece})), 1)));
+    let said = |piece: &String| {
+        let mut event = at(json!({"type": delta, "delta": piece}));
+        if answer.tool.is_none() {
+            event["logprobs"] = json!([]);
+        }
+        if is_obfuscated {
+            event["obfuscation"] = padding(piece).into();
+        }
+        (event, 1)
+    };
+    events.extend(answer.pieces.iter().map(said));
     match answer.tool {
         None => {
-            events.push((at(json!({"type": "response.output_text.done", "text": text})), 0));
+            events.push((at(json!({"type": "response.output_text.done", "text": text, "logprobs": []})), 0));
             events.push((at(json!({"type": "response.content_part.done", "part": part(&text)})), 0));
         }
         Some(_) => {

@@ -8,21 +8,27 @@ use serde_json::{Map, Value, json};
 
 /// Recursive schemas end here with their required fields left out.
 const DEPTH_MAX: u32 = 12;
+/// Lists within lists end here: each level multiplies the one above it. A long text counts as several.
+const VALUES_MAX: usize = 10_000;
+const CHARACTERS_PER_VALUE: usize = 64;
+const ITEMS_MAX: u64 = 64;
 
 pub fn sample(schema: &Value, chance: &mut Chance) -> Value {
-    Sampler { root: schema, chance }.value(schema, 0)
+    Sampler { root: schema, chance, values_left: VALUES_MAX }.value(schema, 0)
 }
 
 struct Sampler<'a> {
     root: &'a Value,
     chance: &'a mut Chance,
+    values_left: usize,
 }
 
 impl Sampler<'_> {
     fn value(&mut self, schema: &Value, depth: u32) -> Value {
-        if depth > DEPTH_MAX {
+        if depth > DEPTH_MAX || self.values_left == 0 {
             return Value::Null;
         }
+        self.values_left -= 1;
         if let Some(path) = schema["$ref"].as_str() {
             let target = self.root.pointer(path.trim_start_matches('#')).cloned().unwrap_or_default();
             return self.value(&target, depth + 1);
@@ -69,7 +75,13 @@ impl Sampler<'_> {
     fn array(&mut self, schema: &Value, depth: u32) -> Value {
         let least = schema["minItems"].as_u64().unwrap_or(if depth > DEPTH_MAX / 2 { 0 } else { 1 });
         let most = schema["maxItems"].as_u64().unwrap_or(u64::MAX);
-        let items = (0..least.min(most).min(64)).map(|_| self.value(&schema["items"], depth + 1)).collect();
+        let mut items = Vec::new();
+        for _ in 0..least.min(most).min(ITEMS_MAX) {
+            if self.values_left == 0 {
+                break;
+            }
+            items.push(self.value(&schema["items"], depth + 1));
+        }
         Value::Array(items)
     }
 
@@ -97,6 +109,7 @@ impl Sampler<'_> {
             text.push_str(" more");
         }
         text.truncate(most);
+        self.values_left = self.values_left.saturating_sub(text.len() / CHARACTERS_PER_VALUE);
         text
     }
 
@@ -125,12 +138,16 @@ fn type_of(schema: &Value) -> &str {
 }
 
 fn integer(schema: &Value) -> i64 {
-    let least = schema["minimum"].as_i64().or(schema["exclusiveMinimum"].as_i64().map(|limit| limit + 1));
-    let most = schema["maximum"].as_i64().or(schema["exclusiveMaximum"].as_i64().map(|limit| limit - 1));
+    let least = schema["minimum"]
+        .as_i64()
+        .or(schema["exclusiveMinimum"].as_i64().map(|limit| limit.saturating_add(1)));
+    let most = schema["maximum"]
+        .as_i64()
+        .or(schema["exclusiveMaximum"].as_i64().map(|limit| limit.saturating_sub(1)));
     let step = schema["multipleOf"].as_i64().filter(|step| *step > 0).unwrap_or(1);
     let start = least.unwrap_or(1.min(most.unwrap_or(1)));
-    let up = start.div_euclid(step) * step;
-    if up < start { up + step } else { up }
+    let up = start.div_euclid(step).saturating_mul(step);
+    if up < start { up.saturating_add(step) } else { up }
 }
 
 fn number(schema: &Value) -> Value {
@@ -160,6 +177,30 @@ mod tests {
             let value = sample(&schema, &mut Chance::of(seed, 1));
             assert!(validator.is_valid(&value), "{schema}\n{value}");
         }
+    }
+
+    #[test]
+    fn the_ends_of_the_numbers_are_no_end_of_the_simulator() {
+        for bounds in [
+            json!({"type": "integer", "exclusiveMinimum": i64::MAX}),
+            json!({"type": "integer", "exclusiveMaximum": i64::MIN}),
+            json!({"type": "integer", "minimum": i64::MIN, "multipleOf": 3}),
+            json!({"type": "integer", "minimum": i64::MAX, "multipleOf": 2}),
+        ] {
+            assert!(sample(&bounds, &mut Chance::of(1, 1)).is_i64(), "{bounds}");
+        }
+    }
+
+    #[test]
+    fn lists_within_lists_have_an_end() {
+        let mut schema = json!({"type": "string", "minLength": 9_000});
+        for _ in 0..10 {
+            schema = json!({"type": "array", "minItems": 64, "items": schema});
+        }
+
+        let written = sample(&schema, &mut Chance::of(1, 1)).to_string();
+
+        assert!(written.len() < VALUES_MAX * CHARACTERS_PER_VALUE * 2, "{}", written.len());
     }
 
     #[test]

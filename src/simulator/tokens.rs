@@ -35,10 +35,20 @@ pub fn warm_up() {
     o200k_base();
 }
 
-/// A text cut into its tokens. For ASCII text, which is all that we generate, no token splits a character.
+/// A text cut into its tokens. A character that takes several stands in the piece of its last one.
 pub fn pieces_of(text: &str) -> Vec<String> {
     let tokenizer = o200k_base();
-    tokenizer.encode(text).into_iter().map(|token| tokenizer.decode(&[token]).unwrap_or_default()).collect()
+    let mut left = Vec::new();
+    let piece = |token| {
+        left.extend(tokenizer.bpe.decode_tokens(&[token]));
+        let whole = match std::str::from_utf8(&left) {
+            Ok(text) => text.len(),
+            Err(broken) => broken.valid_up_to(),
+        };
+        let rest = left.split_off(whole);
+        String::from_utf8(std::mem::replace(&mut left, rest)).unwrap_or_default()
+    };
+    tokenizer.encode(text).into_iter().map(piece).collect()
 }
 
 /// Prose of exactly so many tokens, one piece a token.
@@ -121,10 +131,12 @@ mod tests {
 
     #[test]
     fn pieces_put_a_text_together_again() {
-        let text = r#"{"city":"Bern","days":[1,2,3]}"#;
-        let pieces = pieces_of(text);
-        assert_eq!(pieces.concat(), text);
-        assert_eq!(pieces.len() as u64, count(text));
+        for text in [r#"{"city":"Bern","days":[1,2,3]}"#, r#"{"city":"Zürich, 𠮷野家","mood":"🫠🏳️‍🌈"}"#]
+        {
+            let pieces = pieces_of(text);
+            assert_eq!(pieces.concat(), text);
+            assert_eq!(pieces.len() as u64, count(text));
+        }
     }
 
     #[test]

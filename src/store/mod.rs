@@ -49,7 +49,7 @@ impl Database {
     /// # Errors
     /// As [`SqliteStore::open`] and [`PostgresStore::open`]; `Url` for any other.
     pub async fn open(url: &str, shards: Option<i32>, clock: &Clock) -> Result<Database, StoreError> {
-        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        if is_postgres(url) {
             let store = Arc::new(PostgresStore::open(url, shards, clock).await?);
             let projections = Arc::new(PostgresViews::open(url)?);
             return Ok(Database {
@@ -66,6 +66,23 @@ impl Database {
         }
     }
 
+    /// Opens a database that has a log: what only reads makes none.
+    ///
+    /// # Errors
+    /// `Absent` where it has none; otherwise as [`Database::open`].
+    pub async fn open_existing(url: &str, clock: &Clock) -> Result<Database, StoreError> {
+        let is_there = match url.strip_prefix("sqlite://") {
+            Some(path) => Path::new(path).is_file(),
+            None if is_postgres(url) => PostgresStore::has_log(url).await?,
+            // Refused with what a URL is.
+            None => true,
+        };
+        match is_there {
+            true => Database::open(url, None, clock).await,
+            false => Err(StoreError::Absent(url.strip_prefix("sqlite://").unwrap_or("the log").to_owned())),
+        }
+    }
+
     /// Opens a SQLite file, or creates it.
     ///
     /// # Errors
@@ -75,6 +92,10 @@ impl Database {
         let projections = Arc::new(SqliteViews::open(path).await?);
         Ok(Database { log: store.clone(), projections, profiles: store, nodes: None, rates: None })
     }
+}
+
+fn is_postgres(url: &str) -> bool {
+    url.starts_with("postgres://") || url.starts_with("postgresql://")
 }
 
 /// One stored event.
@@ -134,6 +155,8 @@ pub enum Appended {
 pub enum StoreError {
     #[error("the database can't be reached or written: {0}")]
     Unavailable(String),
+    #[error("{0} does not exist: check the database's name, or let `tollgate serve` make it")]
+    Absent(String),
     #[error("the disk is full: free some space; nothing acknowledged is lost and writing resumes by itself")]
     Full,
     #[error("the commit's outcome is not known: {0}")]

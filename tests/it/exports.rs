@@ -4,10 +4,13 @@ use std::io::Cursor;
 
 use reqwest::StatusCode;
 use serde_json::json;
+use tollgate::clock::Clock;
 use tollgate::domain::ids::OrgId;
+use tollgate::domain::views::View;
 use tollgate::ledger::export::{Selection, export, verify_export};
 use tollgate::ledger::verify::Report;
 
+use crate::database::{TestDatabase, is_postgres};
 use crate::process::tollgate;
 use crate::support::TestApp;
 
@@ -90,14 +93,48 @@ async fn an_org_or_a_range_is_checked_as_far_as_its_file_reaches() {
     app.finish().await;
 }
 
+#[tokio::test]
+async fn what_only_reads_makes_no_tables() {
+    if !is_postgres() {
+        return;
+    }
+    let database = TestDatabase::new().await;
+    for arguments in [
+        &["export", "log", "--database-url", &database.url][..],
+        &["rebuild", "all", "--database-url", &database.url],
+        &["verify", &database.url],
+    ] {
+        let run = tollgate(arguments).output().unwrap();
+        assert!(!run.status.success(), "{arguments:?}");
+        assert!(String::from_utf8_lossy(&run.stderr).contains("does not exist"), "{run:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_closed_pipe_ends_no_verify_and_an_unknown_projection_is_told_all_that_there_are() {
+    let database = TestDatabase::new().await;
+    drop(database.open(&Clock::system()).await);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+
+    let verified = tollgate(&["verify", &database.url]).stdout(writer).output().unwrap();
+    let unknown = tollgate(&["rebuild", "nonsense", "--database-url", &database.url]).output().unwrap();
+
+    assert!(verified.status.success(), "{verified:?}");
+    let said = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert!(View::ALL.iter().all(|view| said.contains(view.name())), "{said}");
+}
+
 #[test]
 fn what_only_reads_makes_no_database_and_help_shows_no_password() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("typo.db");
     let url = format!("sqlite://{}", file.display());
-    for arguments in
-        [&["export", "log", "--database-url", &url][..], &["rebuild", "all", "--database-url", &url]]
-    {
+    for arguments in [
+        &["export", "log", "--database-url", &url][..],
+        &["rebuild", "all", "--database-url", &url],
+        &["verify", &url],
+    ] {
         let run = tollgate(arguments).output().unwrap();
         assert!(!run.status.success(), "{arguments:?}");
         assert!(String::from_utf8_lossy(&run.stderr).contains("does not exist"), "{run:?}");

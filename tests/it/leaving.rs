@@ -2,6 +2,8 @@
 //! projections among it, and its open holds to their time.
 
 use std::fmt::Write;
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::process::Command;
 
 use reqwest::StatusCode;
@@ -118,6 +120,52 @@ async fn i3_a_node_that_is_told_to_stop_settles_what_is_under_way_and_exits_in_o
     let balance = Caller::operator(&again).balance().await;
     assert_eq!(balance["held"], "0", "{balance}");
     assert_ne!(balance["consumed"], "0", "{balance}");
+}
+
+/// A connection whose head never comes whole, and which the server has taken.
+async fn half_open(server: &Server) -> TcpStream {
+    let mut half = TcpStream::connect(server.url.trim_start_matches("http://")).unwrap();
+    half.write_all(b"GET /healthz HTTP/1.1\r\nHost:").unwrap();
+    // Taken in turn: this one came later.
+    client().get(format!("{}/healthz", server.url)).send().await.unwrap();
+    half
+}
+
+/// Returns once nobody listens any more.
+fn until_it_leaves(server: &Server) {
+    while TcpStream::connect(server.url.trim_start_matches("http://")).is_ok() {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_says_nothing_more_holds_no_node_that_is_told_twice() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database.url);
+    let half = half_open(&server).await;
+
+    server.terminate();
+    tokio::task::block_in_place(|| until_it_leaves(&server));
+    server.terminate();
+    let status = tokio::task::block_in_place(|| server.wait());
+
+    assert_eq!(status.code(), Some(0));
+    drop(half);
+    assert!(is_sound(&database.url));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_waited_for_as_long_as_the_configuration_says() {
+    let database = TestDatabase::new().await;
+    let mut command = serve(&database.url);
+    command.env("TOLLGATE_DRAIN_SECONDS", "1");
+    let server = Server::of(command);
+    let half = half_open(&server).await;
+
+    server.terminate();
+    let status = tokio::task::block_in_place(|| server.wait());
+
+    assert_eq!(status.code(), Some(0));
+    drop(half);
+    assert!(is_sound(&database.url));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

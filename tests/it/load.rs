@@ -1,14 +1,18 @@
 //! `tollgate load` against the real server: what it says is what the ledger has.
 
 use std::net::Ipv4Addr;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 
+use axum::Router;
+use axum::extract::Path;
+use axum::routing::post;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tollgate::config::{Config, ProviderConfig};
 use tollgate::simulator::{SimulatorConfig, SimulatorHandle};
 
-use crate::support::{OPERATOR, TestApp};
+use crate::support::{OPERATOR, TestApp, listen};
 
 /// Runs the command beside the server of this test.
 async fn load(app: &TestApp, arguments: &str, operator_key: Option<&str>) -> Output {
@@ -57,9 +61,80 @@ async fn pairs_of_its_own_orgs_are_all_in_the_ledger_and_the_orgs_are_closed() {
     app.finish().await;
 }
 
+/// A server that opens orgs, never gets beyond that, and remembers which ones were closed.
+async fn half_a_server<F>(
+    grant: impl Fn() -> F + Clone + Send + Sync + 'static,
+) -> (String, Arc<Mutex<Vec<String>>>)
+where
+    F: Future<Output = StatusCode> + Send,
+{
+    let closed = Arc::new(Mutex::new(Vec::new()));
+    let closing = closed.clone();
+    let close = move |Path(org): Path<String>| async move { closing.lock().unwrap().push(org) };
+    let router = Router::new()
+        .route("/api/v1/orgs", post(|| async { StatusCode::CREATED }))
+        .route("/api/v1/orgs/{org}/grants", post(grant))
+        .route("/api/v1/orgs/{org}/close", post(close));
+    (listen(router).await, closed)
+}
+
+fn load_at(url: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    command.args(["load", "pairs", "--server", url]).env("TOLLGATE_OPERATOR_KEY", OPERATOR);
+    command.env_remove("TOLLGATE_LOAD_KEY").stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_org_whose_set_up_fails_is_closed_all_the_same() {
+    let (url, closed) = half_a_server(|| async { StatusCode::SERVICE_UNAVAILABLE }).await;
+
+    let ended = tokio::task::spawn_blocking(move || load_at(&url).output().unwrap()).await.unwrap();
+
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(!ended.status.success() && said.contains("503"), "{said}");
+    assert_eq!(closed.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupt_within_the_set_up_closes_what_was_opened() {
+    let (asked, mut is_asked) = tokio::sync::mpsc::unbounded_channel();
+    let never = move || {
+        let asked = asked.clone();
+        async move {
+            asked.send(()).unwrap();
+            std::future::pending().await
+        }
+    };
+    let (url, closed) = half_a_server(never).await;
+    let process = load_at(&url).spawn().unwrap();
+
+    is_asked.recv().await.unwrap();
+    assert!(Command::new("kill").args(["-INT", &process.id().to_string()]).status().unwrap().success());
+    let ended = tokio::task::spawn_blocking(move || process.wait_with_output().unwrap()).await.unwrap();
+
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(!ended.status.success() && said.contains("stopped before it began"), "{said}");
+    assert_eq!(closed.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn a_server_that_is_not_there_is_told_with_its_cause() {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+
+    let ended = load_at(&url).output().unwrap();
+
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(!ended.status.success() && said.contains("can't be reached"), "{said}");
+    assert!(said.contains("refused"), "{said}");
+}
+
 /// The configuration of a gateway before a simulated provider, and that provider.
 async fn simulated() -> (Config, SimulatorHandle) {
-    let simulator = SimulatorHandle::new(SimulatorConfig { seed: 1, ..SimulatorConfig::default() });
+    let simulator =
+        SimulatorHandle::new(SimulatorConfig { seed: 1, fill: true, ..SimulatorConfig::default() });
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let base_url = format!("http://{}", listener.local_addr().unwrap());
     let serving = simulator.clone();
@@ -77,22 +152,24 @@ async fn a_recorded_trace_is_replayed_with_its_sizes() {
     let key = app.key("acme", "inference").await;
     let folder = tempfile::tempdir().unwrap();
     let trace = folder.path().join("trace.csv");
-    std::fs::write(&trace, "time,in,out\n0,20,7\n1000,200,5\n2000,2000,3\n").unwrap();
+    std::fs::write(&trace, "time,in,out\n0,20,7\n1000,200,500\n2000,2000,3\n").unwrap();
 
     let arguments = format!("gateway --key {} --trace {} --speed 10 --json", key.secret(), trace.display());
     let output = load(&app, &arguments, None).await;
     let figures = figures(&output);
     let of_pairs = load(&app, &format!("pairs --trace {}", trace.display()), Some(OPERATOR)).await;
+    let orgs = app.operator().get("/api/v1/orgs").await.expect(StatusCode::OK);
 
     assert_eq!((&figures["done"], &figures["failures"]), (&json!(3), &json!({})));
     assert_eq!(figures["rate"], json!(15.0), "three within 0.2 s");
     let sold = simulator.sold();
     // A word is a token, and a few are around it.
-    for (row, (input, output)) in sold.rows.iter().zip([(20, 7), (200, 5), (2_000, 3)]) {
+    for (row, (input, output)) in sold.rows.iter().zip([(20, 7), (200, 500), (2_000, 3)]) {
         assert!(row.usage.input_tokens.abs_diff(input) < 20, "{row:?}");
-        assert!((1..=output).contains(&row.usage.output_tokens), "{row:?}");
+        assert_eq!(row.usage.output_tokens, output, "{row:?}");
     }
     assert_eq!(sold.rows.len(), 3);
+    assert_eq!(orgs["data"].as_array().unwrap().len(), 1, "none was opened for it");
     let said = String::from_utf8_lossy(&of_pairs.stderr).into_owned();
     assert!(!of_pairs.status.success() && said.contains("load gateway --trace"), "{said}");
     app.finish().await;

@@ -12,6 +12,7 @@ mod catalogue;
 mod chaos;
 mod checker;
 mod database;
+mod demo;
 mod events;
 mod experiments;
 mod exports;

@@ -117,6 +117,16 @@ impl PostgresStore {
         })
     }
 
+    /// Whether the database holds a log; makes nothing.
+    ///
+    /// # Errors
+    /// `Url`, or `Unavailable`.
+    pub async fn has_log(url: &str) -> Result<bool, StoreError> {
+        let mut connection = PgConnection::connect_with(&options(url)?).await.map_err(store_error)?;
+        let has_log = sqlx::query_scalar("select to_regclass('log_heads') is not null");
+        has_log.fetch_one(&mut connection).await.map_err(store_error)
+    }
+
     async fn writer(&self) -> Result<PoolConnection<Postgres>, StoreError> {
         self.readers.acquire().await.map_err(store_error)
     }
