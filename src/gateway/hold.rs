@@ -12,6 +12,7 @@ use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, Se
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
 use crate::domain::event::{Attempt, AttemptOutcome, Balance, Dispatcher, Event, Purpose};
+use crate::domain::ids::ReservationId;
 use crate::domain::routing::{ClampPolicy, OnExpiry, Seat};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
@@ -182,7 +183,10 @@ impl Hold {
         let decided = ask(state, submission).await;
         state.shedder.waited(since, state.ledger.clock().now());
         match decided {
-            Ok(outcome) if outcome.replayed => Err(replayed(state, &outcome).await),
+            // A node that has fallen silent may have held it before another was asked: that is no second request.
+            Ok(outcome) if outcome.replayed && held(&outcome) != Some(request.reservation) => {
+                Err(replayed(state, &outcome).await)
+            }
             Ok(outcome) => {
                 self.balance = balance_after(&outcome);
                 Ok(None)
@@ -499,6 +503,14 @@ fn why_skipped(target: &Target, failure: &Failure) -> String {
     }
 }
 
+/// The hold that a command made.
+fn held(outcome: &Outcome) -> Option<ReservationId> {
+    outcome.recorded().find_map(|recorded| match recorded.payload.event {
+        Event::CreditsReserved { reservation, .. } => Some(reservation),
+        _ => None,
+    })
+}
+
 /// The same idempotency key again: told about the first call, never dispatched a second time (I4).
 async fn replayed(state: &State, outcome: &Outcome) -> Failure {
     let Some((reservation, purpose)) =
@@ -520,4 +532,26 @@ async fn replayed(state: &State, outcome: &Outcome) -> Failure {
 
 fn balance_after(outcome: &Outcome) -> Option<Balance> {
     outcome.events.last().and_then(|recorded| recorded.payload.balance)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::domain::event::{Payload, Recorded};
+    use crate::domain::ids::{EventId, OrgId};
+
+    #[test]
+    fn a_replay_says_which_hold_it_repeats() {
+        let golden = include_bytes!("../../schemas/events/golden/CreditsReserved.v1.json");
+        let payload: Payload = serde_json::from_slice(golden).expect("decodes");
+        let (id, at) = (EventId(uuid::Uuid::nil()), Timestamp(0));
+        let recorded = Recorded { org: OrgId::SYSTEM, version: 1, id, at, payload };
+        let replay = Outcome { events: vec![Arc::new(recorded)], replayed: true };
+
+        let own = "rsv_0000000000000000000000000000ac4e00000000000000000000000000000051".parse();
+        assert_eq!(held(&replay), own.ok());
+        assert_eq!(held(&Outcome { events: vec![], replayed: true }), None);
+    }
 }
