@@ -140,6 +140,7 @@ fn settle(n: u128, credits: i64) -> OrgCommand {
         attempts: vec![],
         purpose: None,
         quarantine: None,
+        by: None,
     })
 }
 
@@ -361,7 +362,7 @@ async fn i5_a_snapshot_of_another_log_is_not_read() {
 async fn i3_a_late_settle_counts_once_though_another_node_wrote_it() {
     let node = Node::funded(100).await;
     node.run(reserve(1, 4)).await.expect("holds");
-    node.run(OrgCommand::Release { reservation: id(1) }).await.expect("releases");
+    node.run(OrgCommand::Release { reservation: id(1), by: None }).await.expect("releases");
     node.ledger.projector().catch_up_all().await.expect("projects");
     let shared = || Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
     let (one, other) = (node.another(shared()).await, node.another(shared()).await);
@@ -384,7 +385,7 @@ async fn i3_a_reservation_is_found_though_another_node_folded_the_projections() 
     let shared = || Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
     let (one, other) = (node.another(shared()).await, node.another(shared()).await);
     one.submit(command(reserve(1, 4))).await.expect("holds");
-    one.submit(command(OrgCommand::Release { reservation: id(1) })).await.expect("releases");
+    one.submit(command(OrgCommand::Release { reservation: id(1), by: None })).await.expect("releases");
     other.submit(command(reserve(2, 4))).await.expect("holds");
     other.projector().catch_up_all().await.expect("projects");
 
@@ -401,7 +402,7 @@ async fn i3_a_late_settle_counts_once_though_memory_is_short_and_projections_are
     let small = Memory { recent: 2, accounts: 16, events_per_snapshot: 1_000, ..Memory::default() };
     let node = Node::funded(100).await.with(small).await;
     node.run(reserve(1, 4)).await.expect("holds");
-    node.run(OrgCommand::Release { reservation: id(1) }).await.expect("releases");
+    node.run(OrgCommand::Release { reservation: id(1), by: None }).await.expect("releases");
     node.ledger.projector().catch_up_all().await.expect("projects");
     node.run(settle(1, 3)).await.expect("is late");
     for n in 10..20 {

@@ -110,7 +110,7 @@ impl Rig {
                 _ if self.held.is_empty() => return,
                 place if choice == 5 => {
                     let reservation = self.held[place as usize];
-                    (reservation.org, OrgCommand::Release { reservation })
+                    (reservation.org, OrgCommand::Release { reservation, by: None })
                 }
                 place => (self.held[place as usize].org, settle(self.held[place as usize])),
             },
@@ -158,6 +158,7 @@ fn settle(reservation: ReservationId) -> OrgCommand {
         attempts: vec![],
         purpose: None,
         quarantine: None,
+        by: None,
     })
 }
 

@@ -79,9 +79,13 @@ pub(super) fn decide(account: &Account, command: OrgCommand, now: Timestamp) -> 
         OrgCommand::Adjust { credits, reason, lot } => adjust(account, credits, reason, lot, now),
         OrgCommand::Refund { lot, credits, reference } => refund(account, lot, credits, reference),
         OrgCommand::Reserve(reserve) => decide_reserve(account, reserve, now),
-        OrgCommand::Grow { reservation, credits, expiry } => grow(account, reservation, credits, expiry),
-        OrgCommand::Extend { reservation, ttl_seconds } => extend(account, reservation, ttl_seconds, now),
-        OrgCommand::Release { reservation } => release(account, reservation),
+        OrgCommand::Grow { reservation, credits, expiry, by } => {
+            grow(account, reservation, credits, expiry, by)
+        }
+        OrgCommand::Extend { reservation, ttl_seconds, by } => {
+            extend(account, reservation, ttl_seconds, by, now)
+        }
+        OrgCommand::Release { reservation, by } => release(account, reservation, by),
         OrgCommand::Settle(command) => settle(account, command),
         OrgCommand::SetBudgets { budgets } => {
             exists(account)?;
@@ -281,13 +285,14 @@ fn close_org(account: &Account) -> Decision {
     Ok(events)
 }
 
+/// Guards: org, known id, closed, amount, room, expiry. A command that is run again must find its lot first.
 fn new_lot(account: &Account, terms: &LotTerms, now: Timestamp) -> Result<(), Refusal> {
     exists(account)?;
+    require(!account.lots.contains_key(&terms.lot), || Refusal::LotExists)?;
     not_closed(account)?;
     amount(terms.credits)?;
     fits(account.totals.granted.saturating_add(account.totals.overdraft_limit), terms.credits)?;
-    require(terms.expires_at.is_none_or(|at| at > now), || Refusal::ExpiryInPast)?;
-    require(!account.lots.contains_key(&terms.lot), || Refusal::LotExists)
+    require(terms.expires_at.is_none_or(|at| at > now), || Refusal::ExpiryInPast)
 }
 
 fn adjust(account: &Account, credits: Credits, reason: String, lot: LotId, now: Timestamp) -> Decision {
@@ -358,21 +363,33 @@ fn decide_reserve(account: &Account, command: Reserve, now: Timestamp) -> Decisi
 }
 
 /// Decided like a hold for the difference, in the windows in which the first one counts. Guards: org, amount,
-/// policy, open hold, request limit, balance, budgets.
-fn grow(account: &Account, reservation: ReservationId, credits: Credits, expiry: ExpiryPolicy) -> Decision {
+/// policy, open hold of whoever asks, request limit, balance, budgets.
+fn grow(
+    account: &Account,
+    reservation: ReservationId,
+    credits: Credits,
+    expiry: ExpiryPolicy,
+    by: Option<Dispatcher>,
+) -> Decision {
     may_spend(account)?;
     amount(credits)?;
     policy(expiry)?;
-    let hold = open_hold(account, reservation)?;
+    let hold = open_hold(account, reservation, by)?;
     within_request_limit(account, &hold.purpose, hold.credits.saturating_add(credits))?;
     affordable(account, credits)?;
     within_budgets(account, &hold.purpose, credits, hold.reserved_at)?;
     Ok(vec![Event::ReservationGrown { reservation, credits, expiry, pins: pin(account, credits) }])
 }
 
-fn extend(account: &Account, reservation: ReservationId, ttl_seconds: i64, now: Timestamp) -> Decision {
+fn extend(
+    account: &Account,
+    reservation: ReservationId,
+    ttl_seconds: i64,
+    by: Option<Dispatcher>,
+    now: Timestamp,
+) -> Decision {
     ttl(ttl_seconds)?;
-    let hold = open_hold(account, reservation)?;
+    let hold = open_hold(account, reservation, by)?;
     let expires_at = now.plus_seconds(ttl_seconds);
     Ok(if expires_at <= hold.terms.expires_at {
         vec![]
@@ -381,13 +398,11 @@ fn extend(account: &Account, reservation: ReservationId, ttl_seconds: i64, now: 
     })
 }
 
-fn release(account: &Account, reservation: ReservationId) -> Decision {
-    if let Some(ended) = account.ended.get(&reservation)
-        && ended.status == ReservationStatus::Released
-    {
-        return Ok(vec![]);
-    }
-    let hold = open_hold(account, reservation)?;
+fn release(account: &Account, reservation: ReservationId, by: Option<Dispatcher>) -> Decision {
+    let hold = match open_hold(account, reservation, by) {
+        Err(Refusal::ReservationEnded { status: ReservationStatus::Released }) => return Ok(vec![]),
+        hold => hold?,
+    };
     Ok(vec![Event::ReservationReleased { reservation, released: hold.credits }])
 }
 
@@ -395,9 +410,11 @@ fn settle(account: &Account, command: Settle) -> Decision {
     not_negative(command.cost)?;
     fits(account.totals.consumed, command.cost)?;
     if let Some(ended) = account.ended.get(&command.reservation) {
+        its_sender(ended.dispatcher(), command.by)?;
         return settle_late(account, ended, command);
     }
     let hold = account.holds.get(&command.reservation).ok_or(Refusal::UnknownReservation)?;
+    its_sender(hold.terms.dispatcher, command.by)?;
     let cost = if command.quarantine.is_some() { hold.credits } else { command.cost };
     let charged = capped(cost, hold.credits, hold.terms.dispatcher == Dispatcher::Tollgate);
     let settled = Event::ReservationSettled {
@@ -560,11 +577,23 @@ fn give_back(account: &Account, paid: &[LotBurn], credits: Credits) -> Vec<LotBu
     returned
 }
 
-fn open_hold(account: &Account, reservation: ReservationId) -> Result<&Hold, Refusal> {
-    account.holds.get(&reservation).ok_or_else(|| match account.ended.get(&reservation) {
-        Some(ended) => Refusal::ReservationEnded { status: ended.status },
-        None => Refusal::UnknownReservation,
-    })
+fn open_hold(
+    account: &Account,
+    reservation: ReservationId,
+    by: Option<Dispatcher>,
+) -> Result<&Hold, Refusal> {
+    if let Some(hold) = account.holds.get(&reservation) {
+        its_sender(hold.terms.dispatcher, by)?;
+        return Ok(hold);
+    }
+    let ended = account.ended.get(&reservation).ok_or(Refusal::UnknownReservation)?;
+    its_sender(ended.dispatcher(), by)?;
+    Err(Refusal::ReservationEnded { status: ended.status })
+}
+
+/// An org that could end the holds of Tollgate's own requests would say by itself what they cost.
+fn its_sender(dispatcher: Dispatcher, by: Option<Dispatcher>) -> Result<(), Refusal> {
+    require(by.is_none_or(|by| by == dispatcher), || Refusal::NotItsSender)
 }
 
 fn affordable(account: &Account, asked: Credits) -> Result<(), Refusal> {

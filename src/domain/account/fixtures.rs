@@ -110,15 +110,16 @@ pub(in crate::domain) fn settle(n: u128, cost: Credits) -> Settle {
         attempts: vec![],
         purpose: None,
         quarantine: None,
+        by: None,
     }
 }
 
 pub(in crate::domain) fn release(n: u128) -> OrgCommand {
-    OrgCommand::Release { reservation: reservation(n) }
+    OrgCommand::Release { reservation: reservation(n), by: None }
 }
 
 pub(in crate::domain) fn grow(n: u128, amount: Credits) -> OrgCommand {
-    OrgCommand::Grow { reservation: reservation(n), credits: amount, expiry: ExpiryPolicy::Release }
+    OrgCommand::Grow { reservation: reservation(n), credits: amount, expiry: ExpiryPolicy::Release, by: None }
 }
 
 pub(in crate::domain) fn budget(scope: BudgetScope, window: BudgetWindow, cap: Credits) -> Budget {

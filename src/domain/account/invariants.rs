@@ -2,7 +2,9 @@
 
 use crate::domain::account::Account;
 use crate::domain::account::budget::{Budget, BudgetScope, BudgetWindow};
-use crate::domain::account::command::{HOLDS_MAX, OrgCommand, ReservationStatus, Reserve, TTL_SECONDS_MAX};
+use crate::domain::account::command::{
+    HOLDS_MAX, OrgCommand, ReservationStatus, Reserve, Settle, TTL_SECONDS_MAX,
+};
 use crate::domain::account::fixtures::*;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::alerting::AlertRule;
@@ -137,7 +139,7 @@ fn the_guards_of_growth_are_those_of_a_hold_for_the_difference() {
     let amount = Credits::COMMAND_MAX;
     let ended = Refusal::ReservationEnded { status: ReservationStatus::Released };
     let bad_policy =
-        OrgCommand::Grow { reservation: reservation(9), credits: amount, expiry: charge_input(-1) };
+        OrgCommand::Grow { reservation: reservation(9), credits: amount, expiry: charge_input(-1), by: None };
     let too_large = Refusal::RequestTooLarge { limit: credits(8), asked: amount.saturating_add(credits(1)) };
     let available = credits(9);
 
@@ -163,7 +165,7 @@ fn the_guards_of_growth_are_those_of_a_hold_for_the_difference() {
 
 #[test]
 fn the_guards_of_what_ends_or_extends_a_hold_stand_in_order() {
-    let extend = |n, ttl_seconds| OrgCommand::Extend { reservation: reservation(n), ttl_seconds };
+    let extend = |n, ttl_seconds| OrgCommand::Extend { reservation: reservation(n), ttl_seconds, by: None };
     let ended = |status| Refusal::ReservationEnded { status };
     let ttl = Refusal::TtlOutOfRange { max: TTL_SECONDS_MAX };
     let negative = Credits::from_nanos(-1);
@@ -192,6 +194,35 @@ fn the_guards_of_what_ends_or_extends_a_hold_stand_in_order() {
 }
 
 #[test]
+fn i2_who_does_not_send_a_request_neither_ends_nor_changes_its_hold_nor_one_that_has_ended() {
+    let [ours, theirs] = [Dispatcher::Tollgate, Dispatcher::External];
+    let of = |dispatcher| Reserve { dispatcher, ..hold(3, credits(1)) };
+    let commands = |by| {
+        let reservation = reservation(3);
+        [
+            OrgCommand::Grow { reservation, credits: credits(1), expiry: ExpiryPolicy::Release, by },
+            OrgCommand::Extend { reservation, ttl_seconds: 600, by },
+            OrgCommand::Release { reservation, by },
+            Settle { by, ..settle(3, Credits::ZERO) }.into(),
+        ]
+    };
+    for (dispatcher, stranger) in [(ours, theirs), (theirs, ours)] {
+        for (index, command) in commands(Some(stranger)).into_iter().enumerate() {
+            let held = with([grant(1, credits(10)), of(dispatcher).into()]);
+            let mut released = held.clone();
+            released.does(START, release(3));
+            refused_in_order([
+                (held.clone(), command.clone(), Refusal::NotItsSender),
+                (released, command, Refusal::NotItsSender),
+            ]);
+            for by in [Some(dispatcher), None] {
+                held.clone().does(START, commands(by)[index].clone());
+            }
+        }
+    }
+}
+
+#[test]
 fn the_guards_of_credits_stand_in_order() {
     let terms = |n, amount| LotTerms { lot: lot(n), credits: amount, priority: 0, expires_at: Some(START) };
     let refund = |n, amount| OrgCommand::Refund { lot: lot(n), credits: amount, reference: "REF-1".into() };
@@ -199,15 +230,17 @@ fn the_guards_of_credits_stand_in_order() {
     let (huge, negative) = (credits(2_000_000_000), Credits::from_nanos(-1));
     let full = || with((10..14).map(|n| grant(n, Credits::COMMAND_MAX)));
     let no_room = Refusal::AmountTooLarge { max: Credits::ZERO };
+    // What a claim that is finished again runs: its lot is there, whatever has become of the org since.
+    let closed_with_lot = with([grant(1, credits(10)), OrgCommand::CloseOrg]);
 
     refused_in_order([
         (unknown(), grant_lot(terms(1, Credits::ZERO)), Refusal::UnknownOrg),
-        (closed(), grant_lot(terms(1, Credits::ZERO)), Refusal::OrgClosed),
-        (guarded(), grant_lot(terms(1, Credits::ZERO)), Refusal::AmountNotPositive),
-        (guarded(), grant_lot(terms(1, huge)), TOO_LARGE),
-        (full(), grant_lot(terms(10, credits(1))), no_room.clone()),
-        (guarded(), purchase(terms(1, credits(1)), 80), Refusal::ExpiryInPast),
-        (guarded(), bought(1, credits(1), 80), Refusal::LotExists),
+        (closed_with_lot, purchase(terms(1, Credits::ZERO), 80), Refusal::LotExists),
+        (closed(), grant_lot(terms(9, Credits::ZERO)), Refusal::OrgClosed),
+        (guarded(), grant_lot(terms(9, Credits::ZERO)), Refusal::AmountNotPositive),
+        (guarded(), grant_lot(terms(9, huge)), TOO_LARGE),
+        (full(), grant_lot(terms(9, credits(1))), no_room.clone()),
+        (guarded(), purchase(terms(9, credits(1)), 80), Refusal::ExpiryInPast),
         (unknown(), adjust(Credits::ZERO), Refusal::UnknownOrg),
         (closed(), adjust(Credits::ZERO), Refusal::OrgClosed),
         (guarded(), adjust(Credits::ZERO), Refusal::AmountZero),
@@ -372,7 +405,7 @@ fn i3_an_ended_reservation_that_was_forgotten_and_recalled_settles_as_if_it_had_
     recalled.recall(reservation(1), serde_json::from_str(&row).unwrap());
 
     let route = Purpose { route: Some("fast".into()), ..Purpose::default() };
-    let late = crate::domain::account::command::Settle { purpose: Some(route), ..settle(1, credits(3)) };
+    let late = Settle { purpose: Some(route), ..settle(1, credits(3)) };
     assert_eq!(recalled.does(after(62), late.clone()), stayed.does(after(62), late));
     assert_eq!(recalled, stayed);
     let count = stayed.budgets[0].counters.values().next().unwrap();
