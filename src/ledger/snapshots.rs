@@ -18,8 +18,8 @@ use crate::store::projections::{Projections, Snapshot};
 
 /// An account that rests or leaves memory is saved after this many events: it will be read again, and must be there at once.
 const EVENTS_AT_REST: i64 = 16;
-/// Lots of an account that are about as much work to save as one event is to fold.
-const LOTS_PER_EVENT: usize = 16;
+/// Lots of an account, and counts of its budgets' windows, that are about as much work to save as one event is to fold.
+const PARTS_PER_EVENT: usize = 16;
 /// Events of the shard after which the filter of keys is saved again: a start adds the keys since, a quarter of a second's
 /// work.
 const EVENTS_PER_FILTER: i64 = 1_000_000;
@@ -28,7 +28,7 @@ const EVENTS_PER_FILTER: i64 = 1_000_000;
 const EVENTS_PER_SYSTEM: i64 = 5_000;
 const SYSTEM_SHARE: i64 = 16;
 /// Accounts that may wait to be saved; one with many lots counts as several.
-const WAITING_MAX: usize = 1_024;
+const WAITING_MAX: u32 = 1_024;
 /// Accounts saved in one transaction.
 const TOGETHER: usize = 64;
 
@@ -53,7 +53,7 @@ impl Keeper {
     pub fn start(shard: i32, store: Arc<dyn Projections>, events_per_snapshot: i64) -> Keeper {
         let (saves, waiting) = mpsc::unbounded_channel();
         tokio::spawn(save_all(shard, store, waiting));
-        let room = Arc::new(Semaphore::new(WAITING_MAX));
+        let room = Arc::new(Semaphore::new(WAITING_MAX as usize));
         Keeper { saves, room, events_per_snapshot, filter_saved_at: 0, system_saved_version: 0 }
     }
 
@@ -124,7 +124,8 @@ impl Keeper {
     }
 
     fn send(&self, account: Account, chain: Chain) -> bool {
-        let size = u32::try_from(size(&account)).unwrap_or(u32::MAX);
+        // The largest waits for the room of all.
+        let size = u32::try_from(size(&account)).unwrap_or(u32::MAX).min(WAITING_MAX);
         let Ok(_room) = self.room.clone().try_acquire_many_owned(size) else { return false };
         self.saves.send(Save::Account { account, chain, _room }).is_ok()
     }
@@ -132,7 +133,8 @@ impl Keeper {
 
 /// How much work it is to save an account, in events that are folded meanwhile.
 fn size(account: &Account) -> i64 {
-    i64::try_from(1 + account.lots.len() / LOTS_PER_EVENT).unwrap_or(i64::MAX)
+    let counts: usize = account.budgets.iter().map(|state| state.counters.len()).sum();
+    i64::try_from(1 + (account.lots.len() + counts) / PARTS_PER_EVENT).unwrap_or(i64::MAX)
 }
 
 fn is_worth_it(known: &Known) -> bool {

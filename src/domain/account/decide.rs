@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::domain::account::budget::{Budget, BudgetScope};
+use crate::domain::account::budget::{Budget, BudgetKey, BudgetScope, CounterKey};
 use crate::domain::account::command::{
     HOLDS_MAX, OrgCommand, ReservationStatus, Reserve, Settle, TTL_SECONDS_MAX,
 };
@@ -212,10 +212,9 @@ pub(super) fn repayment(account: &Account) -> Option<Event> {
     credits.is_positive().then_some(Event::DebtRepaid { credits, burned })
 }
 
-/// The alerts whose threshold lies crossed and that are armed.
-pub(super) fn alerts(account: &Account) -> Vec<Event> {
-    let subjects = account.alert_rules.iter().flat_map(|rule| subjects(account, rule));
-    let armed = subjects.filter(|subject| !account.raised.contains(subject));
+/// The alerts whose threshold lies crossed and that are armed, after these events.
+pub(super) fn alerts<'a>(account: &Account, events: impl Iterator<Item = &'a Event>) -> Vec<Event> {
+    let armed = looked_at(account, events).into_iter().filter(|subject| !account.raised.contains(subject));
     armed
         .filter_map(|subject| {
             let (threshold, value) = crossing(account, &subject)?;
@@ -224,17 +223,64 @@ pub(super) fn alerts(account: &Account) -> Vec<Event> {
         .collect()
 }
 
-/// What a rule looks at: the balance, or each window of each budget in which something was charged.
-fn subjects(account: &Account, rule: &AlertRule) -> Vec<AlertSubject> {
+/// What these events may have made cross. There may be a budget's window for each end user: only those in which something was
+/// charged are looked at, unless rules or caps have changed.
+pub(super) fn looked_at<'a>(account: &Account, events: impl Iterator<Item = &'a Event>) -> Vec<AlertSubject> {
+    let (mut seen, mut charged, mut all) = (HashSet::new(), Vec::new(), false);
+    if account.alert_rules.is_empty() {
+        return Vec::new();
+    }
+    for event in events {
+        all |= matches!(event, Event::BudgetsSet { .. } | Event::AlertRulesSet { .. });
+        charged.extend(charged_by(account, event).into_iter().filter(|window| seen.insert(window.clone())));
+    }
+    let named = if all { None } else { Some(charged.as_slice()) };
+    account.alert_rules.iter().flat_map(|rule| subjects(account, rule, named)).collect()
+}
+
+/// A budget's window.
+pub(super) type Window = (BudgetKey, CounterKey);
+
+/// The windows whose charges an event has changed, once it is folded.
+pub(super) fn charged_by(account: &Account, event: &Event) -> Vec<Window> {
+    let (reservation, charged) = match event {
+        Event::ReservationSettled { reservation, purpose, reserved_at, .. } => {
+            (reservation, Some((purpose, *reserved_at)))
+        }
+        Event::ReservationExpired { reservation, .. } => (reservation, None),
+        // No other event charges a budget.
+        _ => return Vec::new(),
+    };
+    // What ends a hold counts for whom it was held; what is late, for whom the settle says.
+    let held = account.ended.get(reservation).map(|ended| (&ended.purpose, ended.reserved_at));
+    let mut windows: Vec<Window> = Vec::new();
+    for (purpose, at) in [charged, held].into_iter().flatten() {
+        for state in account.budgets.iter().filter(|state| state.counts(purpose, at)) {
+            let window = state.budget.counter_key(purpose, at, account.time_zone);
+            let window = (state.budget.key.clone(), window);
+            if !windows.contains(&window) {
+                windows.push(window);
+            }
+        }
+    }
+    windows
+}
+
+/// What a rule looks at: the balance, or windows of budgets; all in which enough was charged, where none are named.
+pub(super) fn subjects(account: &Account, rule: &AlertRule, named: Option<&[Window]>) -> Vec<AlertSubject> {
     let subject = |budget, window| AlertSubject { rule: rule.clone(), budget, window };
-    match rule {
-        AlertRule::BalanceBelow { .. } | AlertRule::PercentOfLastPurchase { .. } => vec![subject(None, None)],
-        AlertRule::BudgetPercent { percent } => account
-            .budgets
-            .iter()
-            .flat_map(|state| state.charged_from(*percent).map(move |window| (state, window)))
-            .map(|(state, window)| subject(Some(state.budget.key.clone()), Some(window.clone())))
-            .collect(),
+    let of_window = |(budget, window): &Window| subject(Some(budget.clone()), Some(window.clone()));
+    match (rule, named) {
+        (AlertRule::BalanceBelow { .. } | AlertRule::PercentOfLastPurchase { .. }, _) => {
+            vec![subject(None, None)]
+        }
+        (AlertRule::BudgetPercent { .. }, Some(named)) => named.iter().map(of_window).collect(),
+        (AlertRule::BudgetPercent { percent }, None) => {
+            let crossed = account.budgets.iter().flat_map(|state| {
+                state.charged_from(*percent).map(|window| (state.budget.key.clone(), window.clone()))
+            });
+            crossed.map(|window| of_window(&window)).collect()
+        }
     }
 }
 

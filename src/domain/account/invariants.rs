@@ -1,12 +1,12 @@
 //! The guards in their order, and the account's promises as short stories, each named by the invariant it holds.
 
-use crate::domain::account::Account;
 use crate::domain::account::budget::{Budget, BudgetScope, BudgetWindow};
 use crate::domain::account::command::{
     HOLDS_MAX, OrgCommand, ReservationStatus, Reserve, Settle, TTL_SECONDS_MAX,
 };
 use crate::domain::account::fixtures::*;
 use crate::domain::account::refusal::Refusal;
+use crate::domain::account::{Account, decide};
 use crate::domain::alerting::AlertRule;
 use crate::domain::credits::Credits;
 use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, Feedback, LotTerms, Purpose, Role};
@@ -651,6 +651,38 @@ fn a_budget_alerts_once_a_window_and_a_new_rule_says_nothing_of_windows_that_are
     assert_eq!(spend(&mut account, 2, after(day)), 1);
     assert_eq!(alerts_in(&account.does(after(day), cap(credits(9)))), 0, "raised already");
     assert_eq!(spend(&mut account, 3, after(2 * day)), 1, "another day, another crossing");
+}
+
+#[test]
+fn of_the_budgets_of_many_end_users_a_settle_looks_at_its_own() {
+    let rule = AlertRule::BudgetPercent { percent: 50 };
+    let each = budget(BudgetScope::EndUser { end_user: None }, BudgetWindow::Month, credits(4));
+    let mut account = with([
+        grant(1, credits(1_000)),
+        OrgCommand::SetBudgets { budgets: vec![each] },
+        OrgCommand::SetAlertRules { rules: vec![rule.clone()] },
+    ]);
+    let of = |n: u128| Reserve {
+        purpose: Purpose { end_user: Some(format!("user {n}")), ..Purpose::default() },
+        expiry: ExpiryPolicy::ChargeBound,
+        ..hold(n, credits(3))
+    };
+    for n in 1..=20 {
+        account.does(START, of(n));
+    }
+    let raised = account.does(START, settle(1, credits(3)));
+    let looked_at = decide::looked_at(&account, raised.iter());
+    let expired: Vec<Event> = account.expire_due(after(60)).into_iter().map(|(event, _)| event).collect();
+    let given_back = account.does(after(61), settle(2, Credits::ZERO));
+    account.does(after(61), of(30));
+    let again = account.does(after(61), settle(30, credits(3)));
+    account.does(after(61), Reserve { reservation: reservation(31), credits: credits(2), ..of(2) });
+    let recovered = account.does(after(61), settle(31, credits(2)));
+
+    assert_eq!(looked_at.len(), 1, "{looked_at:?}");
+    assert_eq!((alerts_in(&raised), alerts_in(&expired)), (1, 19), "one each");
+    assert_eq!((alerts_in(&given_back), alerts_in(&again)), (0, 1));
+    assert_eq!(alerts_in(&recovered), 1, "armed again");
 }
 
 #[test]

@@ -259,7 +259,7 @@ impl Account {
     }
 
     fn raise_alerts(&mut self, now: Timestamp, steps: &mut Vec<Step>) {
-        for event in decide::alerts(self) {
+        for event in decide::alerts(self, steps.iter().map(|(event, _)| event)) {
             steps.push(self.step(event, now));
         }
     }
