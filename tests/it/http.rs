@@ -211,8 +211,25 @@ async fn the_spend_report_adds_up_to_what_was_consumed() {
 
     assert_eq!(report["total"], balance["consumed"]);
     assert_eq!(report["data"][1]["credits"], "1.500000001");
-    let expected = "label:team,requests,credits,input_tokens,output_tokens,saved\nblue,1,0.25,0,0,0\nred,2,1.500000001,0,0,0\n";
+    let classes = "input_tokens,cache_read_tokens,cache_write_5m_tokens,cache_write_1h_tokens,output_tokens,reasoning_tokens,\
+                   audio_input_tokens,cached_audio_tokens,audio_output_tokens,image_tokens,video_tokens,web_searches,images,\
+                   seconds";
+    let none = ["0"; 14].join(",");
+    let expected = format!(
+        "label:team,requests,credits,{classes},saved\nblue,1,0.25,{none},0\nred,2,1.500000001,{none},0\n"
+    );
     assert_eq!(sheet, json!(expected));
+    let usage = json!({ "input_tokens": 700, "cache_read_tokens": 300, "output_tokens": 5 });
+    let hold = acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "2" })).await;
+    let settle =
+        format!("/api/v1/reservations/{}/settle", hold.expect(StatusCode::CREATED)["id"].as_str().unwrap());
+    let cost = json!({ "provider": "openai", "model": "gpt-4o-mini", "usage": usage });
+    acme.post(&settle, cost).await.expect(StatusCode::OK);
+    let path = "/api/v1/orgs/acme/spend?group_by=model";
+    let rows = admin.get(path).await.expect(StatusCode::OK);
+    let sheet = admin.get(&format!("{path}&format=csv")).await.expect(StatusCode::OK);
+    assert_eq!(rows["data"][1]["usage"], usage, "{rows}");
+    assert!(sheet.as_str().unwrap().contains(",700,300,0,0,5,0,"), "JSON and CSV count alike: {sheet}");
     admin.get("/api/v1/orgs/acme/spend?group_by=colour").await.expect(StatusCode::BAD_REQUEST);
     app.finish().await;
 }
