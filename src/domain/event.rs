@@ -377,6 +377,9 @@ pub enum Event {
         credits: Credits,
         revenue_minor: i64,
         currency: Option<String>,
+        /// When it counted as expired, where that is not when this was written.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        due_at: Option<Timestamp>,
     },
     CreditsReserved {
         reservation: ReservationId,
@@ -410,6 +413,9 @@ pub enum Event {
         released: Credits,
         burned: Vec<LotBurn>,
         purpose: Purpose,
+        /// When it counted so, where that is not when this was written.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        due_at: Option<Timestamp>,
     },
     ReservationSettled {
         reservation: ReservationId,
@@ -560,6 +566,14 @@ impl Event {
             Event::ClaimFulfilled { .. } => "ClaimFulfilled",
             Event::ClaimFreed { .. } => "ClaimFreed",
         }
+    }
+
+    /// The same event of an end that counted from a moment on.
+    pub fn due(mut self, at: Timestamp) -> Event {
+        if let Event::CreditsExpired { due_at, .. } | Event::ReservationExpired { due_at, .. } = &mut self {
+            *due_at = Some(at);
+        }
+        self
     }
 
     /// The claim that this event made.

@@ -17,11 +17,15 @@ impl Format {
     /// What a log is in before its flag is raised.
     pub const FIRST: Format = Format(0);
     /// What this version reads, and writes once the flag is raised to it.
-    pub const READ: Format = Format(1);
+    pub const READ: Format = Format(2);
+    /// From here on an end says when it counted: an older version reports its charge in the hour in which it was written.
+    pub const DUE_AT: Format = Format(2);
 
     /// The format that an event came with. A new kind or version is a line here, and raises [`Format::READ`].
     pub const fn of(event: &Event) -> Format {
         match event {
+            Event::CreditsExpired { due_at: Some(_), .. }
+            | Event::ReservationExpired { due_at: Some(_), .. } => Format::DUE_AT,
             Event::FormatRaised { .. } => Format(1),
             Event::OrgOpened { .. }
             | Event::OrgSuspended { .. }

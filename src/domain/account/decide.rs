@@ -187,7 +187,7 @@ pub(super) fn next_due(account: &Account, now: Timestamp) -> Option<(Timestamp, 
 
 fn expire_lot(lot: &Lot) -> Event {
     let LotBurn { lot, credits, revenue_minor, currency } = lot.burn(lot.free());
-    Event::CreditsExpired { lot, credits, revenue_minor, currency }
+    Event::CreditsExpired { lot, credits, revenue_minor, currency, due_at: None }
 }
 
 fn expire_hold(account: &Account, reservation: ReservationId, hold: &Hold) -> Event {
@@ -202,6 +202,7 @@ fn expire_hold(account: &Account, reservation: ReservationId, hold: &Hold) -> Ev
         released: hold.credits.saturating_sub(charged),
         burned: burn_hold(account, hold, charged),
         purpose: hold.purpose.clone(),
+        due_at: None,
     }
 }
 
