@@ -270,6 +270,10 @@ pub struct PricedBy {
     pub at: Timestamp,
 }
 
+fn is_none_paid(minor: &i64) -> bool {
+    *minor == 0
+}
+
 fn is_nothing(credits: &Credits) -> bool {
     credits.is_zero()
 }
@@ -370,6 +374,9 @@ pub enum Event {
         credits: Credits,
         reference: String,
         refund_minor: i64,
+        /// What goes back beside it of the tax.
+        #[serde(default, skip_serializing_if = "is_none_paid")]
+        tax_minor: i64,
         currency: Option<String>,
     },
     CreditsExpired {

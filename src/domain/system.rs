@@ -326,6 +326,7 @@ mod tests {
             credits: Credits::from_whole(1_000),
             price_minor: 80_000,
             currency: "USD".into(),
+            decimals: 2,
             validity_days: Some(365),
         };
         let named = |name: &str| Claim { name: name.into(), ..claim(1) };

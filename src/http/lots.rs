@@ -57,7 +57,7 @@ pub struct LotView {
 
 #[derive(Serialize, ToSchema)]
 pub struct Paid {
-    /// A decimal string in the currency's main unit, net of tax.
+    /// A decimal string in the currency's main unit, net of tax where it is not the tax itself.
     amount: String,
     currency: Option<String>,
 }
@@ -120,10 +120,10 @@ pub fn opened_lot(lot: &Lot) -> OpenedLot {
         priority: lot.priority,
         expires_at: lot.expires_at.map(Timestamp::to_rfc3339),
         created_at: lot.created_at.to_rfc3339(),
-        paid: paid(lot.paid_minor, lot.currency.clone()),
+        paid: paid(lot.paid_minor, lot.currency.clone(), lot.decimals),
     }
 }
 
-pub fn paid(minor: i64, currency: Option<String>) -> Paid {
-    Paid { amount: Decimal::new(minor, 2).to_string(), currency }
+pub fn paid(minor: i64, currency: Option<String>, decimals: u8) -> Paid {
+    Paid { amount: Decimal::new(minor, decimals.into()).to_string(), currency }
 }

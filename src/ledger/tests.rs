@@ -304,6 +304,7 @@ async fn the_system_is_read_from_its_snapshot_and_what_came_after() {
             credits: Credits::from_whole(1),
             price_minor: 1,
             currency: "USD".into(),
+            decimals: 2,
             validity_days: None,
         },
     };

@@ -49,6 +49,40 @@ async fn a_bundle_is_bought_once_per_payment_and_spent_to_the_nanocredit() {
 }
 
 #[tokio::test]
+async fn money_has_the_decimals_of_its_currency_and_a_refund_gives_its_tax_back() {
+    let app = TestApp::start().await;
+    app.funded("acme", "1").await;
+    let operator = app.operator();
+    let bundle = |name: &str, price: &str, currency: &str| {
+        let bundle = json!({ "name": name, "credits": "10", "price": price, "currency": currency });
+        operator.post("/api/v1/bundles", bundle)
+    };
+    for (price, currency) in [("1.5", "JPY"), ("1.0005", "KWD"), ("1", "ZZZ"), ("1", "usd"), ("1", "XAU")] {
+        bundle("odd", price, currency).await.expect(StatusCode::BAD_REQUEST);
+    }
+
+    for (price, currency, tax, paid, owed) in [
+        ("1000", "JPY", "91", "909", ("455", "46")),
+        ("80.500", "KWD", "0.005", "80.495", ("40.248", "0.003")),
+        ("80.50", "EUR", "12.85", "67.65", ("33.83", "6.43")),
+    ] {
+        let made = bundle(currency, price, currency).await.expect(StatusCode::CREATED);
+        let payment = json!({ "method": "manual", "reference": currency, "tax": tax });
+        let lot = operator
+            .post("/api/v1/orgs/acme/purchases", json!({ "bundle": currency, "payment": payment }))
+            .await
+            .expect(StatusCode::CREATED);
+        let refund = json!({ "lot": lot["id"], "credits": "5", "reference": "RF" });
+        let refunded = operator.post("/api/v1/orgs/acme/refunds", refund).await.expect(StatusCode::CREATED);
+
+        let money = |amount: &str| json!({ "amount": amount, "currency": currency });
+        assert_eq!((&made["price"], &lot["paid"]), (&json!(price), &money(paid)));
+        assert_eq!((&refunded["owed"], &refunded["owed_tax"]), (&money(owed.0), &money(owed.1)));
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn i4_a_replay_gets_the_first_answer_and_another_body_a_conflict() {
     let app = TestApp::start().await;
     let acme = app.funded("acme", "10").await;

@@ -95,6 +95,7 @@ async fn i4_every_repeat_gets_the_first_answer_and_every_other_body_a_conflict()
         keyed(&operator, "/api/v1/orgs/acme/grants", RESERVE, json!({ "credits": "2", "kind": "goodwill" }));
     assert_eq!(on_another_route.await.0, StatusCode::CONFLICT);
     assert_eq!(first[REFUND].1["owed"], json!({ "amount": "3.20", "currency": "USD" }));
+    assert_eq!(first[REFUND].1["owed_tax"], json!({ "amount": "0.00", "currency": "USD" }));
     assert_eq!(acme.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK), before);
     app.finish().await;
 }
@@ -226,6 +227,7 @@ async fn i5_a_purchase_that_a_crash_left_open_is_finished_though_the_org_has_clo
         currency: "USD".into(),
         net_minor: 800,
         tax_minor: 0,
+        decimals: 2,
     };
     let command = OrgCommand::Purchase {
         terms: LotTerms { lot, credits: Credits::from_whole(10), priority: 10, expires_at: None },

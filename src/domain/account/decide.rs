@@ -379,6 +379,7 @@ fn refund(account: &Account, lot: LotId, credits: Credits, reference: String) ->
         credits,
         reference,
         refund_minor: lot.refund_minor(credits),
+        tax_minor: lot.refund_tax_minor(credits),
         currency: lot.currency.clone(),
     }])
 }

@@ -81,6 +81,7 @@ pub(in crate::domain) fn purchase(terms: LotTerms, net_minor: i64) -> OrgCommand
         currency: "USD".into(),
         net_minor,
         tax_minor: 0,
+        decimals: 2,
     };
     OrgCommand::Purchase { terms, bundle: BundleId(Uuid::from_u128(1)), quantity: 1, payment }
 }

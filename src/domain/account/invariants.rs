@@ -8,8 +8,10 @@ use crate::domain::account::fixtures::*;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::account::{Account, decide};
 use crate::domain::alerting::AlertRule;
+use crate::domain::commerce::Payment;
 use crate::domain::credits::Credits;
 use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, Feedback, LotTerms, Purpose, Role};
+use crate::domain::ids::BundleId;
 use crate::domain::time::Timestamp;
 
 const TOO_LARGE: Refusal = Refusal::AmountTooLarge { max: Credits::COMMAND_MAX };
@@ -447,6 +449,32 @@ fn i8_a_lots_money_adds_up_to_the_cent_in_whatever_order_it_is_burned_and_refund
 }
 
 #[test]
+fn i8_refunds_of_a_lot_give_its_tax_back_to_the_cent() {
+    let taxed = OrgCommand::Purchase {
+        terms: LotTerms { lot: lot(1), credits: credits(3), priority: 0, expires_at: None },
+        bundle: BundleId(uuid::Uuid::from_u128(1)),
+        quantity: 1,
+        payment: Payment {
+            method: "manual".into(),
+            reference: "INV-1".into(),
+            currency: "EUR".into(),
+            net_minor: 1_000,
+            tax_minor: 190,
+            decimals: 2,
+        },
+    };
+    let refund = |amount| OrgCommand::Refund { lot: lot(1), credits: amount, reference: "REF-1".into() };
+    let mut account = with([taxed]);
+
+    let taxes = [1, 1, 1].map(|amount| match last(&account.does(START, refund(credits(amount)))) {
+        Event::CreditsRefunded { tax_minor, .. } => *tax_minor,
+        other => panic!("{other:?}"),
+    });
+
+    assert_eq!((taxes, taxes.iter().sum::<i64>()), ([63, 64, 63], 190));
+}
+
+#[test]
 fn i11_credits_and_holds_end_at_their_instant_and_not_a_microsecond_before() {
     let account = with([grant_until(1, credits(10), after(60)), hold(1, credits(4)).into()]);
     let just_before = Timestamp(after(60).0 - 1);
@@ -456,6 +484,7 @@ fn i11_credits_and_holds_end_at_their_instant_and_not_a_microsecond_before() {
     assert_eq!(account.next_due_at(), Some(after(60)));
     assert_eq!(account.as_of(after(60)).balance().expired, credits(10));
     assert_eq!(account.as_of(after(60)).balance().held, Credits::ZERO);
+    assert_eq!(account.as_of(after(60)).version, account.version, "what is due is not in the log");
 }
 
 #[test]
