@@ -602,3 +602,34 @@ async fn reservations_that_were_recalled_leave_memory_again() {
     assert!(kept <= 3, "{kept} are kept");
     node.finish().await;
 }
+
+#[tokio::test]
+async fn a_balance_as_of_a_moment_has_what_was_being_written_then() {
+    let node = Node::funded(10).await;
+    let [under_way, go_on] = [(); 2].map(|()| Arc::new(tokio::sync::Notify::new()));
+    let log = Faulty::new(&node.store);
+    *log.slow.lock().expect("no test panicked") = Some([under_way.clone(), go_on.clone()]);
+    let ledger = node.another(Arc::new(log)).await;
+    let writing = {
+        let ledger = ledger.clone();
+        tokio::spawn(async move { ledger.submit(command(reserve(1, 4))).await })
+    };
+    under_way.notified().await;
+    ledger.clock().advance_seconds(1);
+    let moment = ledger.past_until();
+
+    let asked = {
+        let ledger = ledger.clone();
+        tokio::spawn(async move { ledger.read_at(ACME, moment).await })
+    };
+    for _ in 0..100 {
+        node.store.read(0, 1, 10).await.expect("reads");
+    }
+    let early = asked.is_finished();
+    go_on.notify_one();
+    writing.await.expect("runs").expect("holds");
+
+    assert!(!early, "answered before the hold was known to be in it");
+    let then = asked.await.expect("runs").expect("reads").expect("an account");
+    assert_eq!(then.balance().held, Credits::from_whole(4));
+}

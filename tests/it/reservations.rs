@@ -294,6 +294,13 @@ async fn a_balance_as_of_a_moment_is_what_was_answered_then() {
             assert_eq!(balance[field], then[field], "{field} as of {at}");
         }
     }
+    // What happens in this moment still counts in it.
+    let now = app.time_in(0);
+    let refused =
+        acme.get(&format!("/api/v1/orgs/acme/balance?as_of={now}")).await.expect(StatusCode::BAD_REQUEST);
+    assert!(refused["detail"].as_str().unwrap().contains("ask for 20"), "{refused}");
+    app.clock().advance_seconds(5);
+    acme.get(&format!("/api/v1/orgs/acme/balance?as_of={now}")).await.expect(StatusCode::OK);
     acme.get("/api/v1/orgs/acme/balance?as_of=2999-01-01T00:00:00Z").await.expect(StatusCode::BAD_REQUEST);
     acme.get("/api/v1/orgs/acme/balance?as_of=2020-01-01T00:00:00Z").await.expect(StatusCode::NOT_FOUND);
     app.finish().await;
