@@ -4,6 +4,13 @@ use futures_util::stream::{self, StreamExt};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use tollgate::domain::format::Format;
+use tollgate::domain::time::Timestamp;
+use tollgate::domain::views::spend::Group;
+use tollgate::operations::find_org::known_org;
+use tollgate::operations::list_alerts::list_alerts;
+use tollgate::operations::spend_report::spend_report;
+
 use crate::support::TestApp;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -51,6 +58,7 @@ async fn a_bundle_is_bought_once_per_payment_and_spent_to_the_nanocredit() {
 #[tokio::test]
 async fn money_has_the_decimals_of_its_currency_and_a_refund_gives_its_tax_back() {
     let app = TestApp::start().await;
+    app.ledger().raise_format(Format::READ).await.unwrap();
     app.funded("acme", "1").await;
     let operator = app.operator();
     let bundle = |name: &str, price: &str, currency: &str| {
@@ -227,6 +235,45 @@ async fn a_budget_refuses_and_an_alert_tells_once() {
 }
 
 #[tokio::test]
+async fn an_alert_says_whose_count_it_is_and_a_page_looks_only_so_far() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "100").await;
+    let operator = app.operator();
+    let budgets = json!({ "budgets": [{ "scope": "end_user", "window": "day", "cap": "5" }] });
+    let rules = json!({ "rules": [{ "kind": "budget_percent", "percent": 50 }] });
+    for (path, body) in [("budgets", budgets), ("alert_rules", rules)] {
+        let path = format!("/api/v1/orgs/acme/{path}");
+        operator.send(Method::PUT, &path, None, Some(body)).await.expect(StatusCode::OK);
+    }
+    for (end_user, credits) in [("ada", "1"), ("bob", "3"), ("ada", "2")] {
+        let ask = json!({ "credits": credits, "end_user": end_user });
+        let hold = acme.post("/api/v1/orgs/acme/reservations", ask).await.expect(StatusCode::CREATED);
+        let settle = format!("/api/v1/reservations/{}/settle", hold["id"].as_str().unwrap());
+        acme.post(&settle, json!({ "credits": credits })).await.expect(StatusCode::OK);
+    }
+
+    let alerts = operator.get("/api/v1/orgs/acme/alerts").await.expect(StatusCode::OK);
+    let first = operator.get("/api/v1/orgs/acme/alerts?limit=1").await.expect(StatusCode::OK);
+    let org = known_org(app.ledger(), "acme").unwrap();
+    let (mut found, mut empty, mut after) = (Vec::new(), 0, Some(0));
+    while let Some(version) = after {
+        let (alerts, seen) = list_alerts(app.ledger(), org, version, 100, 2).await.unwrap();
+        empty += usize::from(alerts.is_empty());
+        found.extend(alerts.iter().map(|alert| alert.version));
+        after = seen;
+    }
+
+    let whose: Vec<&Value> =
+        alerts["data"].as_array().unwrap().iter().map(|alert| &alert["end_user"]).collect();
+    assert_eq!(whose, ["bob", "ada"]);
+    assert_eq!(alerts["data"][0]["window_starts_at"], "2026-11-01T00:00:00Z");
+    assert_eq!((&alerts["next"], &first["data"][0]), (&Value::Null, &alerts["data"][0]));
+    assert_eq!(found.len(), 2);
+    assert!(first["next"].is_string() && empty > 2, "{first}");
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn the_spend_report_adds_up_to_what_was_consumed() {
     let app = TestApp::start().await;
     let acme = app.funded("acme", "10").await;
@@ -264,6 +311,12 @@ async fn the_spend_report_adds_up_to_what_was_consumed() {
     let sheet = admin.get(&format!("{path}&format=csv")).await.expect(StatusCode::OK);
     assert_eq!(rows["data"][1]["usage"], usage, "{rows}");
     assert!(sheet.as_str().unwrap().contains(",700,300,0,0,5,0,"), "JSON and CSV count alike: {sheet}");
+    let org = known_org(app.ledger(), "acme").unwrap();
+    let (from, to) = (Timestamp(0), Timestamp(i64::MAX));
+    for (rows_max, fits) in [(1, false), (2, true)] {
+        let report = spend_report(app.ledger(), org, from, to, &[Group::Model], rows_max).await.unwrap();
+        assert_eq!(report.is_some(), fits, "at most {rows_max} rows");
+    }
     admin.get("/api/v1/orgs/acme/spend?group_by=colour").await.expect(StatusCode::BAD_REQUEST);
     app.finish().await;
 }
