@@ -14,7 +14,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 use crate::domain::views::spend::{Group, MICROS_PER_HOUR, Spend, SpendReport};
 use crate::http::extract::{Path, Query, instant, org_for};
-use crate::http::problem::Problems;
+use crate::http::problem::{ProblemBody, Problems};
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
 use crate::operations::spend_report::spend_report;
@@ -55,12 +55,13 @@ pub struct SpendReportView {
     total: Credits,
 }
 
-/// Spend between two hours, grouped, as JSON or CSV. Every settle that was answered is in it. More than 100,000 rows are a 422:
-/// narrow the span or the groups.
+/// Spend between two hours, grouped, as JSON or CSV. Every settle that was answered is in it.
 #[utoipa::path(get, path = "/api/v1/orgs/{org}/spend", operation_id = "report_spend", tag = "reports",
     params(("org", description = "Its slug or id."), SpendQuery),
     security(("key" = ["operator", "finance", "org_admin"])),
-    responses((status = 200, description = "The report.", body = SpendReportView), Problems))]
+    responses((status = 200, description = "The report.", body = SpendReportView),
+        (status = 422, description = "More than 100,000 rows: narrow the span or the groups.", body = ProblemBody,
+            content_type = "application/problem+json"), Problems))]
 pub async fn spend(
     State(api): State<ApiState>,
     actor: Actor,

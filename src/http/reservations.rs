@@ -166,8 +166,9 @@ pub struct Cost {
     provider_request_id: Option<String>,
 }
 
-/// Charges the exact cost and frees the rest. A settle after the end is late, and counts once. Holds of requests on `/v1`
-/// end with these: only an operator may settle, release or extend one.
+/// Charges the exact cost and frees the rest. A settle after the end is late, and counts once.
+///
+/// Holds of requests on `/v1` end with these: only an operator may settle, release or extend one.
 #[utoipa::path(post, path = "/api/v1/reservations/{reservation}/settle", tag = "reservations",
     params(("reservation", description = "Its id."), IdempotencyKey),
     request_body(content = Cost,

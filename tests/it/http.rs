@@ -266,7 +266,7 @@ async fn an_alert_says_whose_count_it_is_and_a_page_looks_only_so_far() {
     let whose: Vec<&Value> =
         alerts["data"].as_array().unwrap().iter().map(|alert| &alert["end_user"]).collect();
     assert_eq!(whose, ["bob", "ada"]);
-    assert_eq!(alerts["data"][0]["window_starts_at"], "2026-11-01T00:00:00Z");
+    assert_eq!(alerts["data"][0]["window_starts_at"], "2026-11-01T00:00:00.000000Z");
     assert_eq!((&alerts["next"], &first["data"][0]), (&Value::Null, &alerts["data"][0]));
     assert_eq!(found.len(), 2);
     assert!(first["next"].is_string() && empty > 2, "{first}");

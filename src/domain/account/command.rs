@@ -132,7 +132,7 @@ pub struct Settle {
     pub purpose: Option<Purpose>,
     /// Why the usage can't be trusted: the hold's bound is charged and an operator is told.
     pub quarantine: Option<String>,
-    /// Who sends the request, as in [`OrgCommand::Release`].
+    /// Who sends the request, as for a release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Dispatcher>,
 }
