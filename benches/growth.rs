@@ -212,7 +212,9 @@ async fn answer(url: &str, orgs: u64) {
         assert!(!ledger.read(org, |account| account.balance()).await.unwrap().granted.is_zero())
     };
     let spend = |org| async move {
-        assert!(!spend_report(ledger, org, BEGIN, end, by).await.unwrap().rows.is_empty())
+        assert!(
+            !spend_report(ledger, org, BEGIN, end, by, usize::MAX).await.unwrap().unwrap().rows.is_empty()
+        )
     };
     let as_of = |org| async move { drop(account_as_of(ledger, org, middle).await.unwrap()) };
 

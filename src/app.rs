@@ -229,7 +229,7 @@ async fn open_at_any_time(
     if nodes.is_none() {
         alone_in_format(&ledger).await;
     }
-    finish_claims(&ledger).await?;
+    finish_claims(&ledger).await;
     Ok(ApiState { ledger, profiles: ProfileBook::new(profiles), operator, metrics: telemetry::recorder()? })
 }
 

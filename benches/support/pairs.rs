@@ -82,8 +82,15 @@ pub fn pair(ledger: &Ledger, org: OrgId, purpose: Purpose, attempts: Vec<Attempt
         price_book_version: 1,
         purpose,
     };
-    let settle =
-        Settle { reservation, cost: COST, price_book_version: 1, attempts, purpose: None, quarantine: None };
+    let settle = Settle {
+        reservation,
+        cost: COST,
+        price_book_version: 1,
+        attempts,
+        purpose: None,
+        quarantine: None,
+        by: None,
+    };
     [OrgCommand::Reserve(reserve), OrgCommand::Settle(settle)]
 }
 

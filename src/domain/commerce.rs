@@ -16,6 +16,9 @@ pub struct Bundle {
     pub price_minor: i64,
     /// ISO 4217.
     pub currency: String,
+    /// Of a minor unit; two where it isn't said, whatever the currency.
+    #[serde(default = "two", skip_serializing_if = "is_two")]
+    pub decimals: u8,
     /// How long its credits live after the purchase; for ever when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validity_days: Option<u32>,
@@ -30,6 +33,26 @@ pub struct Payment {
     pub currency: String,
     pub net_minor: i64,
     pub tax_minor: i64,
+    /// Of a minor unit, as in the bundle.
+    #[serde(default = "two", skip_serializing_if = "is_two")]
+    pub decimals: u8,
+}
+
+/// Decimals of a minor unit before a currency's own counted.
+pub const DECIMALS_DEFAULT: u8 = 2;
+
+fn two() -> u8 {
+    DECIMALS_DEFAULT
+}
+
+fn is_two(decimals: &u8) -> bool {
+    *decimals == DECIMALS_DEFAULT
+}
+
+/// The decimals of a currency's minor unit; none where the code is no currency's that is paid in.
+pub fn decimals(currency: &str) -> Option<u8> {
+    let exponent = iso_currency::Currency::from_code(currency)?.exponent()?;
+    u8::try_from(exponent).ok()
 }
 
 /// A name that one command took for itself before it went on in its org, as names are unique over all orgs.
@@ -43,6 +66,14 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// Of the money that it is about.
+    pub fn decimals(&self) -> u8 {
+        match &*self.then {
+            OrgCommand::Purchase { payment, .. } => payment.decimals,
+            _ => DECIMALS_DEFAULT,
+        }
+    }
+
     /// Whether both want the same, apart from the ids that were drawn for each.
     pub fn asks_the_same(&self, other: &Claim) -> bool {
         match (&*self.then, &*other.then) {
@@ -53,5 +84,17 @@ impl Claim {
             // A new org's id is drawn, too.
             (one, other) => one == other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_currency_has_the_decimals_of_its_minor_unit_and_metals_have_none() {
+        let found = ["EUR", "JPY", "KWD", "CLF", "XAU", "usd", "ZZZ"].map(decimals);
+
+        assert_eq!(found, [Some(2), Some(0), Some(3), Some(4), None, None, None]);
     }
 }

@@ -282,6 +282,10 @@ pub struct PricedBy {
     pub at: Timestamp,
 }
 
+fn is_none_paid(minor: &i64) -> bool {
+    *minor == 0
+}
+
 fn is_nothing(credits: &Credits) -> bool {
     credits.is_zero()
 }
@@ -382,6 +386,9 @@ pub enum Event {
         credits: Credits,
         reference: String,
         refund_minor: i64,
+        /// What goes back beside it of the tax.
+        #[serde(default, skip_serializing_if = "is_none_paid")]
+        tax_minor: i64,
         currency: Option<String>,
     },
     CreditsExpired {
@@ -389,6 +396,9 @@ pub enum Event {
         credits: Credits,
         revenue_minor: i64,
         currency: Option<String>,
+        /// When it counted as expired, where that is not when this was written.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        due_at: Option<Timestamp>,
     },
     CreditsReserved {
         reservation: ReservationId,
@@ -422,6 +432,9 @@ pub enum Event {
         released: Credits,
         burned: Vec<LotBurn>,
         purpose: Purpose,
+        /// When it counted so, where that is not when this was written.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        due_at: Option<Timestamp>,
     },
     ReservationSettled {
         reservation: ReservationId,
@@ -572,6 +585,14 @@ impl Event {
             Event::ClaimFulfilled { .. } => "ClaimFulfilled",
             Event::ClaimFreed { .. } => "ClaimFreed",
         }
+    }
+
+    /// The same event of an end that counted from a moment on.
+    pub fn due(mut self, at: Timestamp) -> Event {
+        if let Event::CreditsExpired { due_at, .. } | Event::ReservationExpired { due_at, .. } = &mut self {
+            *due_at = Some(at);
+        }
+        self
     }
 
     /// The claim that this event made.

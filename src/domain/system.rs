@@ -4,7 +4,7 @@ mod saved;
 
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 
 use crate::domain::account::Key;
 use crate::domain::account::refusal::Refusal;
@@ -28,8 +28,8 @@ pub struct System {
     pub keys: OrdMap<KeyId, Key>,
     /// Persistent, since every change is published as a whole.
     claims: OrdMap<String, Claim>,
-    /// Names of the claims whose second command has no recorded outcome.
-    open: OrdSet<String>,
+    /// Names of the claims whose second command has no recorded outcome, with when each was made.
+    open: OrdMap<String, Timestamp>,
     pub experiments: Trials,
 }
 
@@ -83,7 +83,7 @@ pub enum SystemCommand {
 impl System {
     pub fn org_of_slug(&self, slug: &str) -> Option<OrgId> {
         let name = format!("slug:{slug}");
-        self.claims.get(&name).filter(|_| !self.open.contains(&name)).map(|claim| claim.org)
+        self.claims.get(&name).filter(|_| !self.open.contains_key(&name)).map(|claim| claim.org)
     }
 
     pub fn bundle(&self, id: BundleId) -> Option<&Bundle> {
@@ -98,20 +98,20 @@ impl System {
         self.claims.get(name)
     }
 
-    /// Claims whose second command has no recorded outcome: a worker finishes them.
-    pub fn open_claims(&self) -> impl Iterator<Item = &Claim> {
-        self.open.iter().filter_map(|name| self.claim(name))
+    /// Claims whose second command has no recorded outcome, with when each was made: a worker finishes them.
+    pub fn open_claims(&self) -> impl Iterator<Item = (&Claim, Timestamp)> {
+        self.open.iter().filter_map(|(name, since)| Some((self.claim(name)?, *since)))
     }
 
     /// Every org that was ever opened.
     pub fn orgs(&self) -> impl Iterator<Item = OrgId> {
         // Every name that begins with "slug:": ';' follows ':'.
         let slugs = self.claims.range("slug:".to_owned().."slug;".to_owned());
-        slugs.filter(|(name, _)| !self.open.contains(*name)).map(|(_, claim)| claim.org)
+        slugs.filter(|(name, _)| !self.open.contains_key(*name)).map(|(_, claim)| claim.org)
     }
 
     fn is_open(&self, claim: &Claim) -> bool {
-        self.open.contains(&claim.name) && self.claim(&claim.name) == Some(claim)
+        self.open.contains_key(&claim.name) && self.claim(&claim.name) == Some(claim)
     }
 
     pub fn decide(&self, command: SystemCommand) -> Result<Vec<Event>, Refusal> {
@@ -182,7 +182,7 @@ impl System {
             Event::PricesPublished { publication } => Arc::make_mut(&mut self.prices).apply(publication),
             Event::Claimed { claim } => {
                 self.claims.insert(claim.name.clone(), claim.clone());
-                self.open.insert(claim.name.clone());
+                self.open.insert(claim.name.clone(), at);
             }
             Event::ClaimFulfilled { name } => {
                 self.open.remove(name);
@@ -326,6 +326,7 @@ mod tests {
             credits: Credits::from_whole(1_000),
             price_minor: 80_000,
             currency: "USD".into(),
+            decimals: 2,
             validity_days: Some(365),
         };
         let named = |name: &str| Claim { name: name.into(), ..claim(1) };

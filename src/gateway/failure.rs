@@ -262,6 +262,7 @@ impl From<Refusal> for Failure {
             | Refusal::ReservationExists
             | Refusal::ReservationEnded { .. }
             | Refusal::ReservationOpen
+            | Refusal::NotItsSender
             | Refusal::UnknownLot
             | Refusal::LotExists
             | Refusal::NotRefundable { .. }

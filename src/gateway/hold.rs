@@ -195,7 +195,7 @@ impl Hold {
             Err(error) => {
                 if let LedgerError::Unknown(_) = error {
                     // Nothing will be sent for it: it must not stand until its time is over.
-                    self.end_beside(OrgCommand::Release { reservation: request.reservation });
+                    self.end_beside(release(request));
                 }
                 Err(error.into())
             }
@@ -296,7 +296,7 @@ impl Hold {
         let is_counted = self.seat.as_ref().is_some_and(|seat| seat.unit.is_some()) && !self.is_arm_spent;
         let settle = self.settle_command();
         if !is_counted && self.attempts_cost().is_zero() && self.attempts.iter().all(is_refused) {
-            let release = OrgCommand::Release { reservation: self.request.reservation };
+            let release = release(&self.request);
             return match self.end(release).await {
                 // Its time was over, and with that something charged: a late settle takes it back.
                 Err(LedgerError::Refused(Refusal::ReservationEnded {
@@ -322,6 +322,7 @@ impl Hold {
                 ..self.purpose()
             }),
             quarantine: self.quarantine.clone(),
+            by: Some(Dispatcher::Tollgate),
         })
     }
 
@@ -334,7 +335,8 @@ impl Hold {
     pub async fn extend(&mut self) -> bool {
         let ttl_seconds = 3 * EXTEND_SECONDS;
         let expires_at = self.state.ledger.clock().now().plus_seconds(ttl_seconds);
-        let extend = OrgCommand::Extend { reservation: self.request.reservation, ttl_seconds };
+        let (reservation, by) = (self.request.reservation, Some(Dispatcher::Tollgate));
+        let extend = OrgCommand::Extend { reservation, ttl_seconds, by };
         match self.submit(extend).await {
             Ok(_) => {
                 self.expires_at = self.expires_at.max(expires_at);
@@ -358,7 +360,8 @@ impl Hold {
     async fn grow(&mut self, missing: Credits, input: Credits) -> Result<(), LedgerError> {
         let sent = self.attempts_cost().saturating_add(self.input_in_flight);
         let expiry = self.on_expiry.of_inputs(sent.saturating_add(input));
-        let grow = OrgCommand::Grow { reservation: self.request.reservation, credits: missing, expiry };
+        let (reservation, by) = (self.request.reservation, Some(Dispatcher::Tollgate));
+        let grow = OrgCommand::Grow { reservation, credits: missing, expiry, by };
         let outcome = self.submit(grow).await?;
         self.held = self.held.saturating_add(missing);
         self.balance = balance_after(&outcome).or(self.balance);
@@ -410,6 +413,10 @@ impl Hold {
     }
 }
 
+fn release(request: &Request) -> OrgCommand {
+    OrgCommand::Release { reservation: request.reservation, by: Some(Dispatcher::Tollgate) }
+}
+
 /// Submits what ends a hold until the ledger takes it; the balance after it.
 async fn end(
     state: &State,
@@ -425,6 +432,7 @@ async fn end(
             Err(LedgerError::Refused(Refusal::ReservationEnded { status }))
                 if status != ReservationStatus::Expired =>
             {
+                check_end(state, request, command).await;
                 return Ok(None);
             }
             Err(LedgerError::Refused(refusal)) => return Err(refusal.into()),
@@ -435,6 +443,20 @@ async fn end(
                 pause = (pause * 2).min(END_PAUSE_MAX);
             }
         }
+    }
+}
+
+/// Says where a hold has ended otherwise than by this command, which counts no more.
+async fn check_end(state: &State, request: &Request, command: &OrgCommand) {
+    let Ok(stands) = show_reservation(&state.ledger, request.reservation).await else { return };
+    let meant = match command {
+        OrgCommand::Settle(settle) if settle.quarantine.is_some() => stands.held,
+        OrgCommand::Settle(settle) => settle.cost.min(stands.held),
+        _ => Credits::ZERO,
+    };
+    if stands.charged != meant {
+        let (reservation, charged) = (request.reservation, stands.charged);
+        tracing::error!(%reservation, %charged, cost = %meant, "a hold was ended by another command, at another cost");
     }
 }
 

@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::domain::account::command::OrgCommand;
 use crate::domain::credits::Credits;
 use crate::domain::event::{CommandRef, Role};
 use crate::domain::ids::{ProjectId, ReservationId};
@@ -159,8 +158,7 @@ async fn one(api: &ApiState, actor: &Actor, operation: Value) -> Result<(StatusC
         }
         "release" => {
             let Nothing {} = parse(body)?;
-            let (id, release) = (id().await?, |reservation| OrgCommand::Release { reservation });
-            let released = reservations::end(api, actor, id, release(id), idempotency).await?;
+            let released = reservations::release_by(api, actor, id().await?, idempotency).await?;
             Ok((StatusCode::OK, json(released)?))
         }
         "extend" => {

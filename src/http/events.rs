@@ -10,15 +10,17 @@ use crate::domain::alerting::AlertRule;
 use crate::domain::credits::Credits;
 use crate::domain::event::{Event, Payload, Role};
 use crate::domain::ids::EventId;
+use crate::domain::time::Timestamp;
 use crate::http::extract::{Path, Query, org_for};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::Problems;
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
+use crate::operations::list_alerts::list_alerts;
 use crate::operations::list_events::{StoredEvent, list_events};
 
-/// Events read at a time.
-const READ: i64 = 1_000;
+/// Events that one page of alerts looks at.
+const LOOKED_AT_MAX: i64 = 10_000;
 
 #[derive(Serialize, ToSchema)]
 pub struct EventView {
@@ -41,6 +43,10 @@ pub struct EventView {
 pub struct AlertView {
     rule: AlertRule,
     budget: Option<BudgetKey>,
+    /// Whose count it is, where the budget counts each end user apart.
+    end_user: Option<String>,
+    /// When the budget's window began; null for a total.
+    window_starts_at: Option<String>,
     threshold: Credits,
     value: Credits,
     raised_at: String,
@@ -59,13 +65,15 @@ pub async fn list(
 ) -> Result<Json<Page<EventView>>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin]).await?;
     let limit = query.limit()?;
-    let asked = i64::try_from(limit).unwrap_or(READ).saturating_add(1);
+    let asked = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
     let events = list_events(&api.ledger, org, query.after()?.unwrap_or(0), asked).await?;
     let rows = events.into_iter().map(|event| (event.version.to_string(), view(event)));
     Ok(Json(Page::cut(rows.collect(), limit)))
 }
 
 /// The alerts that were raised, oldest first.
+///
+/// One page looks at 10,000 events at most: it may be empty and still have a `next`.
 #[utoipa::path(get, path = "/api/v1/orgs/{org}/alerts", operation_id = "list_alerts", tag = "reports",
     params(("org", description = "Its slug or id."), PageQuery),
     security(("key" = ["operator", "finance", "org_admin"])),
@@ -78,15 +86,11 @@ pub async fn alerts(
 ) -> Result<Json<Page<AlertView>>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin]).await?;
     let limit = query.limit()?;
-    let mut after = query.after()?.unwrap_or(0);
-    let mut alerts = Vec::new();
-    while alerts.len() <= limit {
-        let events = list_events(&api.ledger, org, after, READ).await?;
-        let Some(last) = events.last() else { break };
-        after = last.version;
-        alerts.extend(events.into_iter().filter_map(alert_view));
-    }
-    Ok(Json(Page::cut(alerts, limit)))
+    let after = query.after()?.unwrap_or(0);
+    let (alerts, seen) = list_alerts(&api.ledger, org, after, limit, LOOKED_AT_MAX).await?;
+    let mut page = Page::cut(alerts.into_iter().filter_map(alert_view).collect(), limit);
+    page.next = page.next.or(seen.map(|version| version.to_string()));
+    Ok(Json(page))
 }
 
 fn view(event: StoredEvent) -> EventView {
@@ -107,8 +111,17 @@ fn alert_view(event: StoredEvent) -> Option<(String, AlertView)> {
     match event.payload.event {
         Event::AlertRaised { subject, threshold, value } => {
             let raised_at = event.recorded_at.to_rfc3339();
-            let (rule, budget) = (subject.rule, subject.budget);
-            Some((event.version.to_string(), AlertView { rule, budget, threshold, value, raised_at }))
+            let starts_at = subject.window.as_ref().map(|window| window.starts_at);
+            let view = AlertView {
+                rule: subject.rule,
+                budget: subject.budget,
+                end_user: subject.window.and_then(|window| window.end_user),
+                window_starts_at: starts_at.filter(|at| *at > Timestamp(0)).map(Timestamp::to_rfc3339),
+                threshold,
+                value,
+                raised_at,
+            };
+            Some((event.version.to_string(), view))
         }
         _ => None,
     }

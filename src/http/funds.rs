@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::commerce::{Bundle, Payment};
+use crate::domain::commerce::{Bundle, Payment, decimals};
 use crate::domain::credits::Credits;
 use crate::domain::event::{Balance, Event, GrantKind, LotTerms, Recorded};
 use crate::domain::ids::{BundleId, LotId, OrgId};
@@ -31,7 +31,7 @@ use crate::operations::find_bundle::find_bundle;
 /// Paid lots burn after granted ones unless told otherwise.
 const PRIORITY_PAID: i16 = 10;
 const SECONDS_PER_DAY: i64 = 86_400;
-/// Ten billion of the main unit: times the largest quantity it still fits the log's column.
+/// Ten billion of a main unit with cents: times the largest quantity it still fits the log's column.
 const MONEY_MINOR_MAX: i64 = 1_000_000_000_000;
 const QUANTITY_MAX: u32 = 1_000;
 /// A hundred years.
@@ -45,8 +45,9 @@ const NOTE_MAX: usize = 1_000;
 pub struct NewBundle {
     name: String,
     credits: Credits,
-    /// A decimal string in the currency's main unit, such as "800.00".
+    /// A decimal string in the currency's main unit, such as "800.00", with no more decimals than the currency has.
     price: String,
+    /// ISO 4217.
     currency: String,
     validity_days: Option<u32>,
 }
@@ -65,9 +66,8 @@ pub async fn define_bundle(
 ) -> Result<(StatusCode, Json<BundleView>), Problem> {
     operator(&actor)?;
     text("name", &body.name, NAME_MAX)?;
-    if body.currency.len() != 3 || !body.currency.bytes().all(|letter| letter.is_ascii_uppercase()) {
-        return Err(Problem::malformed("`currency` is an ISO 4217 code, such as \"USD\""));
-    }
+    let decimals = decimals(&body.currency)
+        .ok_or_else(|| Problem::malformed("`currency` is an ISO 4217 code, such as \"USD\""))?;
     if body.validity_days.is_some_and(|days| !(1..=VALIDITY_DAYS_MAX).contains(&days)) {
         return Err(Problem::malformed(format!("`validity_days` lies between 1 and {VALIDITY_DAYS_MAX}")));
     }
@@ -75,8 +75,9 @@ pub async fn define_bundle(
         id: BundleId(api.ledger.clock().uuid()),
         name: body.name,
         credits: body.credits,
-        price_minor: minor(&body.price)?,
+        price_minor: minor(&body.price, decimals)?,
         currency: body.currency,
+        decimals,
         validity_days: body.validity_days,
     };
     let define = SystemCommand::DefineBundle { bundle };
@@ -126,8 +127,10 @@ pub struct BalanceAfter {
 pub struct RefundView {
     lot: LotId,
     credits: Credits,
-    /// What is owed to the org: the share of what was paid that these credits stand for.
+    /// What is owed to the org, net of tax: the share of what was paid that these credits stand for.
     owed: Paid,
+    /// What is owed beside it: the same share of the tax.
+    owed_tax: Paid,
     balance: Balance,
 }
 
@@ -175,7 +178,8 @@ pub async fn purchase(
     let credits =
         credits.ok_or_else(|| Problem::malformed(format!("`quantity` lies between 1 and {QUANTITY_MAX}")))?;
     let gross_minor = bundle.price_minor.saturating_mul(times);
-    let tax_minor = body.payment.tax.as_deref().map_or(Ok(0), minor)?;
+    let tax = body.payment.tax.as_deref();
+    let tax_minor = tax.map_or(Ok(0), |tax| minor(tax, bundle.decimals))?;
     if tax_minor > gross_minor {
         return Err(Problem::malformed("`payment.tax` is part of the price, and can't be more than it"));
     }
@@ -192,6 +196,7 @@ pub async fn purchase(
             currency: bundle.currency.clone(),
             net_minor: gross_minor.saturating_sub(tax_minor),
             tax_minor,
+            decimals: bundle.decimals,
         },
     };
     let name = format!("payment:{}:{}", body.payment.method, body.payment.reference);
@@ -290,11 +295,15 @@ pub async fn refund(
     operator(&actor)?;
     let org = org_for(&api, &actor, &org, &[]).await?;
     text("reference", &body.reference, NAME_MAX)?;
-    let command = OrgCommand::Refund { lot: body.lot, credits: body.credits, reference: body.reference };
+    let lot = body.lot;
+    let command = OrgCommand::Refund { lot, credits: body.credits, reference: body.reference };
     let submission = Submission { org, command, by: actor.key.into(), idempotency: Some(idempotency) };
     let outcome = api.ledger.submit(submission).await?;
-    let refunded = outcome.recorded().find_map(refund_view).ok_or(Refusal::UnknownLot)?;
-    Ok((StatusCode::CREATED, Json(refunded)))
+    let decimals =
+        api.ledger.read(org, move |account| account.lots.get(&lot).map(|lot| lot.decimals)).await?;
+    let decimals = decimals.ok_or(Refusal::UnknownLot)?;
+    let refunded = outcome.recorded().find_map(|recorded| refund_view(recorded, decimals));
+    Ok((StatusCode::CREATED, Json(refunded.ok_or(Refusal::UnknownLot)?)))
 }
 
 fn bundle_view(bundle: &Bundle) -> BundleView {
@@ -302,7 +311,7 @@ fn bundle_view(bundle: &Bundle) -> BundleView {
         id: bundle.id,
         name: bundle.name.clone(),
         credits: bundle.credits,
-        price: Decimal::new(bundle.price_minor, 2).to_string(),
+        price: Decimal::new(bundle.price_minor, bundle.decimals.into()).to_string(),
         currency: bundle.currency.clone(),
         validity_days: bundle.validity_days,
     }
@@ -321,12 +330,13 @@ async fn opened(api: &ApiState, org: OrgId, lot: LotId) -> Result<OpenedLot, Pro
     Ok(view.ok_or(Refusal::UnknownLot)?)
 }
 
-fn refund_view(recorded: &Recorded) -> Option<RefundView> {
+fn refund_view(recorded: &Recorded, decimals: u8) -> Option<RefundView> {
     match &recorded.payload.event {
-        Event::CreditsRefunded { lot, credits, refund_minor, currency, .. } => Some(RefundView {
+        Event::CreditsRefunded { lot, credits, refund_minor, tax_minor, currency, .. } => Some(RefundView {
             lot: *lot,
             credits: *credits,
-            owed: paid(*refund_minor, currency.clone()),
+            owed: paid(*refund_minor, currency.clone(), decimals),
+            owed_tax: paid(*tax_minor, currency.clone(), decimals),
             balance: recorded.payload.balance.unwrap_or_default(),
         }),
         _ => None,
@@ -338,15 +348,17 @@ fn balance_after(outcome: &Outcome) -> BalanceAfter {
     BalanceAfter { balance: balance.unwrap_or_default() }
 }
 
-/// Minor units (cents) of a decimal amount of money.
-fn minor(amount: &str) -> Result<i64, Problem> {
-    let amount = Decimal::from_str_exact(amount)
-        .ok()
-        .filter(|amount| amount.scale() <= 2 && !amount.is_sign_negative());
-    let cents = amount.and_then(|amount| amount.checked_mul(Decimal::ONE_HUNDRED)?.to_i64());
-    cents.filter(|cents| *cents <= MONEY_MINOR_MAX).ok_or_else(|| {
-        Problem::malformed(
-            "money is a decimal string with at most 2 decimals, below ten billion, such as \"800.00\"",
-        )
+/// Minor units of a decimal amount of money, of a currency with so many decimals.
+fn minor(amount: &str, decimals: u8) -> Result<i64, Problem> {
+    let money = Decimal::from_str_exact(amount).ok().filter(|money| !money.is_sign_negative());
+    let units = money
+        .filter(|money| money.scale() <= decimals.into())
+        .and_then(|money| money.checked_mul(Decimal::from(10_u32.checked_pow(decimals.into())?))?.to_i64());
+    units.filter(|units| *units <= MONEY_MINOR_MAX).ok_or_else(|| {
+        let max = Decimal::new(MONEY_MINOR_MAX, decimals.into());
+        let example = Decimal::new(800, 0).checked_add(Decimal::new(0, decimals.into())).unwrap_or_default();
+        Problem::malformed(format!(
+            "money of this currency is a decimal string with at most {decimals} decimals, up to {max}, such as \"{example}\""
+        ))
     })
 }

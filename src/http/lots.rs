@@ -57,7 +57,7 @@ pub struct LotView {
 
 #[derive(Serialize, ToSchema)]
 pub struct Paid {
-    /// A decimal string in the currency's main unit, net of tax.
+    /// A decimal string in the currency's main unit, net of tax where it is not the tax itself.
     amount: String,
     currency: Option<String>,
 }
@@ -66,7 +66,8 @@ pub struct Paid {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct AsOf {
-    /// RFC 3339: the balance as it counted then. Now, when absent.
+    /// RFC 3339: the balance as it counted then, the same whenever it is asked for. A few seconds back where several nodes share
+    /// a database. Now, when absent.
     as_of: Option<String>,
 }
 
@@ -84,8 +85,13 @@ pub async fn balance(
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
     let Some(as_of) = as_of else { return Ok(Json(api.ledger.read(org, balance_view).await?)) };
     let at = instant(&as_of)?;
-    if at > api.ledger.clock().now() {
-        return Err(Problem::malformed("`as_of` lies in the future"));
+    let past_until = api.ledger.past_until();
+    if at > past_until {
+        let detail = format!(
+            "`as_of` is not past yet, and could still change; ask for {} or before, or leave it out for the balance now",
+            past_until.to_rfc3339()
+        );
+        return Err(Problem::malformed(detail));
     }
     let account = account_as_of(&api.ledger, org, at).await?;
     Ok(Json(BalanceView { as_of: Some(at.to_rfc3339()), ..balance_view(&account) }))
@@ -120,10 +126,10 @@ pub fn opened_lot(lot: &Lot) -> OpenedLot {
         priority: lot.priority,
         expires_at: lot.expires_at.map(Timestamp::to_rfc3339),
         created_at: lot.created_at.to_rfc3339(),
-        paid: paid(lot.paid_minor, lot.currency.clone()),
+        paid: paid(lot.paid_minor, lot.currency.clone(), lot.decimals),
     }
 }
 
-pub fn paid(minor: i64, currency: Option<String>) -> Paid {
-    Paid { amount: Decimal::new(minor, 2).to_string(), currency }
+pub fn paid(minor: i64, currency: Option<String>, decimals: u8) -> Paid {
+    Paid { amount: Decimal::new(minor, decimals.into()).to_string(), currency }
 }

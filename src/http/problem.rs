@@ -242,6 +242,7 @@ impl From<Refusal> for Problem {
                 say(StatusCode::CONFLICT, "reservation_ended").with("reservation_status", json!(status))
             }
             Refusal::FormatNotRaised { .. } => say(StatusCode::CONFLICT, "format_not_raised"),
+            Refusal::NotItsSender => say(StatusCode::FORBIDDEN, "not_its_sender"),
             Refusal::ReservationOpen => say(StatusCode::CONFLICT, "reservation_open"),
             Refusal::OrgExists
             | Refusal::ReservationExists

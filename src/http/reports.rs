@@ -14,10 +14,13 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 use crate::domain::views::spend::{Group, MICROS_PER_HOUR, Spend, SpendReport};
 use crate::http::extract::{Path, Query, instant, org_for};
-use crate::http::problem::Problems;
+use crate::http::problem::{ProblemBody, Problems};
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
 use crate::operations::spend_report::spend_report;
+
+/// Rows of a report, which is made in memory.
+const ROWS_MAX: usize = 100_000;
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -57,7 +60,9 @@ pub struct SpendReportView {
     params(("org", description = "Its slug or id."), SpendQuery),
     security(("key" = ["operator", "finance", "org_admin"])),
     responses((status = 200, description = "The report, as `format` says.",
-        content((SpendReportView = "application/json"), (String = "text/csv"))), Problems))]
+        content((SpendReportView = "application/json"), (String = "text/csv"))),
+        (status = 422, description = "More than 100,000 rows: narrow the span or the groups.", body = ProblemBody,
+            content_type = "application/problem+json"), Problems))]
 pub async fn spend(
     State(api): State<ApiState>,
     actor: Actor,
@@ -79,7 +84,11 @@ pub async fn spend(
              arm or label:NAME"
         ))
     })?;
-    let report = spend_report(&api.ledger, org, from, to, &groups).await?;
+    let report = spend_report(&api.ledger, org, from, to, &groups, ROWS_MAX).await?;
+    let report = report.ok_or_else(|| {
+        let detail = format!("the report has more than {ROWS_MAX} rows; narrow the span or the groups");
+        Problem::unprocessable("report_too_large", detail)
+    })?;
     match query.format.as_deref() {
         None | Some("json") => Ok(Json(as_json(&groups, report)).into_response()),
         Some("csv") => as_csv(&groups, &report),
@@ -107,6 +116,42 @@ fn cell(text: &str) -> String {
     }
 }
 
+/// The counts of a usage under their names in JSON.
+fn usage_classes(usage: &Usage) -> [(&'static str, u64); 14] {
+    let Usage {
+        input_tokens,
+        cache_read_tokens,
+        cache_write_5m_tokens,
+        cache_write_1h_tokens,
+        output_tokens,
+        reasoning_tokens,
+        audio_input_tokens,
+        cached_audio_tokens,
+        audio_output_tokens,
+        image_tokens,
+        video_tokens,
+        web_searches,
+        images,
+        seconds,
+    } = *usage;
+    [
+        ("input_tokens", input_tokens),
+        ("cache_read_tokens", cache_read_tokens),
+        ("cache_write_5m_tokens", cache_write_5m_tokens),
+        ("cache_write_1h_tokens", cache_write_1h_tokens),
+        ("output_tokens", output_tokens),
+        ("reasoning_tokens", reasoning_tokens),
+        ("audio_input_tokens", audio_input_tokens),
+        ("cached_audio_tokens", cached_audio_tokens),
+        ("audio_output_tokens", audio_output_tokens),
+        ("image_tokens", image_tokens),
+        ("video_tokens", video_tokens),
+        ("web_searches", web_searches),
+        ("images", images),
+        ("seconds", seconds),
+    ]
+}
+
 fn as_csv(groups: &[Group], report: &SpendReport) -> Result<Response, Problem> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     let mut write = |fields: Vec<String>| {
@@ -114,16 +159,13 @@ fn as_csv(groups: &[Group], report: &SpendReport) -> Result<Response, Problem> {
             .write_record(fields)
             .map_err(|error| Problem::malformed(format!("the report can't be written: {error}")))
     };
-    let sums = ["requests", "credits", "input_tokens", "output_tokens", "saved"];
+    let classes = usage_classes(&Usage::default()).map(|(name, _)| name);
+    let sums = ["requests", "credits"].into_iter().chain(classes).chain(["saved"]);
     write(groups.iter().map(Group::name).chain(sums.map(str::to_owned)).collect())?;
     for (values, spend) in &report.rows {
-        let sums = [
-            spend.requests.to_string(),
-            spend.charged.to_string(),
-            spend.usage.input_total().to_string(),
-            spend.usage.output_total().to_string(),
-            spend.saved.to_string(),
-        ];
+        let classes = usage_classes(&spend.usage).map(|(_, count)| count.to_string());
+        let sums = [spend.requests.to_string(), spend.charged.to_string()].into_iter().chain(classes);
+        let sums = sums.chain([spend.saved.to_string()]);
         write(values.iter().map(|value| cell(value)).chain(sums).collect())?;
     }
     let bytes = writer.into_inner().map_err(|error| Problem::malformed(error.to_string()))?;

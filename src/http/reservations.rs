@@ -169,6 +169,8 @@ pub struct Cost {
 }
 
 /// Charges the exact cost and frees the rest. A settle after the end is late, and counts once.
+///
+/// Holds of requests on `/v1` end with these: only an operator may settle, release or extend one.
 #[utoipa::path(post, path = "/api/v1/reservations/{reservation}/settle", tag = "reservations",
     params(("reservation", description = "Its id."), IdempotencyKey),
     request_body(content = Cost,
@@ -204,7 +206,7 @@ pub async fn release(
     Keyed { body: Nothing {}, idempotency }: Keyed<Nothing>,
 ) -> Result<Json<EndView>, Problem> {
     let id = authorised(&api, &actor, &reservation, &[Role::Gateway]).await?;
-    Ok(Json(end(&api, &actor, id, OrgCommand::Release { reservation: id }, idempotency).await?))
+    Ok(Json(release_by(&api, &actor, id, idempotency).await?))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -341,9 +343,11 @@ pub async fn settle_by(
             attempts: vec![],
             purpose: None,
             quarantine: None,
+            by: sender(actor),
         },
         (None, Some(provider), Some(model), Some(usage)) => {
-            priced_settle(api, id, provider, model, usage, body.provider_request_id).await?
+            let by = sender(actor);
+            Settle { by, ..priced_settle(api, id, provider, model, usage, body.provider_request_id).await? }
         }
         _ => {
             return Err(Problem::malformed("send `credits`, or `provider`, `model` and `usage`"));
@@ -406,7 +410,18 @@ async fn priced_settle(
         attempts: vec![attempt],
         purpose: None,
         quarantine,
+        by: None,
     })
+}
+
+pub async fn release_by(
+    api: &ApiState,
+    actor: &Actor,
+    id: ReservationId,
+    idempotency: CommandRef,
+) -> Result<EndView, Problem> {
+    let release = OrgCommand::Release { reservation: id, by: sender(actor) };
+    end(api, actor, id, release, idempotency).await
 }
 
 pub async fn extend_by(
@@ -416,7 +431,7 @@ pub async fn extend_by(
     body: Extension,
     idempotency: CommandRef,
 ) -> Result<ExtendedView, Problem> {
-    let command = OrgCommand::Extend { reservation: id, ttl_seconds: body.ttl_seconds };
+    let command = OrgCommand::Extend { reservation: id, ttl_seconds: body.ttl_seconds, by: sender(actor) };
     let submission =
         Submission { org: id.org, command, by: actor.key.into(), idempotency: Some(idempotency) };
     let outcome = api.ledger.submit(submission).await?;
@@ -428,7 +443,12 @@ pub async fn extend_by(
     Ok(ExtendedView { id, status: seen.status, expires_at, available: available_now(api, id.org).await? })
 }
 
-pub async fn end(
+/// Whose holds an actor may end: a gateway those of the requests that it sends, an operator all.
+fn sender(actor: &Actor) -> Option<Dispatcher> {
+    (actor.role != Role::Operator).then_some(Dispatcher::External)
+}
+
+async fn end(
     api: &ApiState,
     actor: &Actor,
     id: ReservationId,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::domain::event::{Balance, Event, Recorded};
+use crate::domain::format::Format;
 use crate::domain::ids::{IdSet, OrgId};
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::KeyHash;
@@ -81,8 +82,13 @@ impl Batch {
         Ok(events)
     }
 
-    pub fn expire(&mut self, scribe: &Scribe<'_>, known: &mut Known) -> Result<(), LedgerError> {
-        let due = known.account.expire_due(self.now).into_iter();
+    pub fn expire(
+        &mut self,
+        scribe: &Scribe<'_>,
+        format: Format,
+        known: &mut Known,
+    ) -> Result<(), LedgerError> {
+        let due = known.account.expire_due_within(format, self.now).into_iter();
         let due = due.map(|(event, balance)| (event, Some(balance)));
         self.write(scribe, due, None, &mut known.chain).map(|_| ())
     }

@@ -21,7 +21,7 @@ const PAGE: i64 = 2_000;
 /// Events looked at in each step of a search by time.
 const PROBES: i64 = 16;
 /// Raised whenever the serialised form of an account or of the system changes: older snapshots are then not read.
-pub(super) const SNAPSHOT_FORMAT: i32 = 2;
+pub(super) const SNAPSHOT_FORMAT: i32 = 3;
 
 /// Reads a shard.
 #[derive(Clone)]

@@ -66,7 +66,7 @@ impl Command {
             Ask::Org(
                 OrgCommand::Grow { reservation, .. }
                 | OrgCommand::Extend { reservation, .. }
-                | OrgCommand::Release { reservation }
+                | OrgCommand::Release { reservation, .. }
                 | OrgCommand::GiveFeedback { reservation, .. },
             ) => Some(*reservation),
             Ask::Org(_) | Ask::System(_) => None,

@@ -47,7 +47,7 @@ use crate::ledger::projector::Projector;
 use crate::ledger::snapshots::Keeper;
 use crate::ledger::writer::{Progress, Writer};
 use crate::store::projections::Projections;
-use crate::store::{EventLog, EventRow, Node, Nodes, Rates, StoreError};
+use crate::store::{CLOCK_DIFFERENCE_MAX, EventLog, EventRow, Node, Nodes, Rates, StoreError};
 
 pub use crate::ledger::access::Access;
 pub use crate::ledger::cluster::PATH as FORWARD_PATH;
@@ -392,12 +392,21 @@ impl Ledger {
         }
     }
 
+    /// The last moment of which all is known: nothing is written any more that happened then. Another node's clock may lie
+    /// behind this one's.
+    pub fn past_until(&self) -> Timestamp {
+        let apart = if self.shared.log.is_shared() { 2 * CLOCK_DIFFERENCE_MAX } else { 0 };
+        Timestamp(self.shared.clock.now().0 - apart - 1)
+    }
+
     /// An account as it was after its last event at a moment or before it, without what time had ended by then; none where
-    /// it had no event.
+    /// it had no event. The same for ever, for a moment up to [`Ledger::past_until`].
     ///
     /// # Errors
     /// Where the log or the projections can't be read.
     pub async fn read_at(&self, org: OrgId, at: Timestamp) -> Result<Option<Account>, LedgerError> {
+        // What is being written may have happened before.
+        self.read(org, |_| ()).await?;
         let (log, projector) = (self.shared.log.clone(), self.shared.projector.clone());
         let fetcher = Fetcher { shard: self.shard_of(org), log, projector };
         let position = fetcher.position_at(at).await?;

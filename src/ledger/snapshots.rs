@@ -19,7 +19,7 @@ use crate::store::projections::{Projections, Snapshot};
 
 /// An account that rests or leaves memory is saved after this many events: it will be read again, and must be there at once.
 const EVENTS_AT_REST: i64 = 16;
-/// Lots and holds of an account that are about as much work to save as one event is to fold.
+/// Lots, holds and counts of budgets of an account that are about as much work to save as one event is to fold.
 const PARTS_PER_EVENT: usize = 16;
 /// Events of the shard after which the filter of keys is saved again: a start adds the keys since, a quarter of a second's
 /// work.
@@ -28,7 +28,7 @@ const EVENTS_PER_FILTER: i64 = 1_000_000;
 /// folded from far more, a share of those, since all of it is written.
 const EVENTS_PER_SYSTEM: i64 = 5_000;
 const SYSTEM_SHARE: i64 = 16;
-/// Accounts that may wait to be saved; one with many lots or holds counts as several.
+/// Accounts that may wait to be saved; a large one counts as several.
 const WAITING_MAX: u32 = 1_024;
 /// Accounts saved in one transaction.
 const TOGETHER: usize = 64;
@@ -163,7 +163,8 @@ fn room(of: &Arc<Semaphore>, size: i64) -> Option<OwnedSemaphorePermit> {
 
 /// How much work it is to save an account, in events that are folded meanwhile.
 fn size(account: &Account) -> i64 {
-    let parts = account.lots.len() + account.holds.len();
+    let counts: usize = account.budgets.iter().map(|state| state.counters.len()).sum();
+    let parts = account.lots.len() + account.holds.len() + counts;
     i64::try_from(1 + parts / PARTS_PER_EVENT).unwrap_or(i64::MAX)
 }
 

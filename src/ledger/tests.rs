@@ -140,6 +140,7 @@ fn settle(n: u128, credits: i64) -> OrgCommand {
         attempts: vec![],
         purpose: None,
         quarantine: None,
+        by: None,
     })
 }
 
@@ -320,6 +321,7 @@ async fn the_system_is_read_from_its_snapshot_and_what_came_after() {
             credits: Credits::from_whole(1),
             price_minor: 1,
             currency: "USD".into(),
+            decimals: 2,
             validity_days: None,
         },
     };
@@ -420,7 +422,7 @@ async fn what_a_node_that_cannot_write_was_forwarded_is_left_to_its_sender() {
 async fn i3_a_late_settle_counts_once_though_another_node_wrote_it() {
     let node = Node::funded(100).await;
     node.run(reserve(1, 4)).await.expect("holds");
-    node.run(OrgCommand::Release { reservation: id(1) }).await.expect("releases");
+    node.run(OrgCommand::Release { reservation: id(1), by: None }).await.expect("releases");
     node.ledger.projector().catch_up_all().await.expect("projects");
     let shared = || Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
     let (one, other) = (node.another(shared()).await, node.another(shared()).await);
@@ -443,7 +445,7 @@ async fn i3_a_reservation_is_found_though_another_node_folded_the_projections() 
     let shared = || Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
     let (one, other) = (node.another(shared()).await, node.another(shared()).await);
     one.submit(command(reserve(1, 4))).await.expect("holds");
-    one.submit(command(OrgCommand::Release { reservation: id(1) })).await.expect("releases");
+    one.submit(command(OrgCommand::Release { reservation: id(1), by: None })).await.expect("releases");
     other.submit(command(reserve(2, 4))).await.expect("holds");
     other.projector().catch_up_all().await.expect("projects");
 
@@ -460,7 +462,7 @@ async fn i3_a_late_settle_counts_once_though_memory_is_short_and_projections_are
     let small = Memory { recent: 2, accounts: 16, events_per_snapshot: 1_000, ..Memory::default() };
     let node = Node::funded(100).await.with(small).await;
     node.run(reserve(1, 4)).await.expect("holds");
-    node.run(OrgCommand::Release { reservation: id(1) }).await.expect("releases");
+    node.run(OrgCommand::Release { reservation: id(1), by: None }).await.expect("releases");
     node.ledger.projector().catch_up_all().await.expect("projects");
     node.run(settle(1, 3)).await.expect("is late");
     for n in 10..20 {
@@ -658,4 +660,35 @@ async fn reservations_that_were_recalled_leave_memory_again() {
     let kept = node.ledger.read(ACME, |account| account.ended.len()).await.expect("reads");
     assert!(kept <= 3, "{kept} are kept");
     node.finish().await;
+}
+
+#[tokio::test]
+async fn a_balance_as_of_a_moment_has_what_was_being_written_then() {
+    let node = Node::funded(10).await;
+    let [under_way, go_on] = [(); 2].map(|()| Arc::new(tokio::sync::Notify::new()));
+    let log = Faulty::new(&node.store);
+    *log.slow.lock().expect("no test panicked") = Some([under_way.clone(), go_on.clone()]);
+    let ledger = node.another(Arc::new(log)).await;
+    let writing = {
+        let ledger = ledger.clone();
+        tokio::spawn(async move { ledger.submit(command(reserve(1, 4))).await })
+    };
+    under_way.notified().await;
+    ledger.clock().advance_seconds(1);
+    let moment = ledger.past_until();
+
+    let asked = {
+        let ledger = ledger.clone();
+        tokio::spawn(async move { ledger.read_at(ACME, moment).await })
+    };
+    for _ in 0..100 {
+        node.store.read(0, 1, 10).await.expect("reads");
+    }
+    let early = asked.is_finished();
+    go_on.notify_one();
+    writing.await.expect("runs").expect("holds");
+
+    assert!(!early, "answered before the hold was known to be in it");
+    let then = asked.await.expect("runs").expect("reads").expect("an account");
+    assert_eq!(then.balance().held, Credits::from_whole(4));
 }

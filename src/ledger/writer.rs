@@ -368,10 +368,10 @@ impl Writer {
         batch.touched.insert(org);
         // What time has ended is written before anything is decided on it (I11).
         let scribe = Scribe { shard: self.fetcher.shard, org, by: None, clock: &self.clock, now: batch.now };
-        if let Err(error) = batch.expire(&scribe, known) {
+        let format = self.system.load().format;
+        if let Err(error) = batch.expire(&scribe, format, known) {
             return Answer::No(error);
         }
-        let format = self.system.load().format;
         let steps = match known.account.handle_within(format, ask.clone(), batch.now) {
             Ok(steps) => steps.into_iter().map(|(event, balance)| (event, Some(balance))),
             Err(refusal) => return Answer::No(refusal.into()),
@@ -413,6 +413,7 @@ impl Writer {
     /// Writes what time has ended to accounts in memory, until the batch is full: callers don't wait for all of them.
     fn sweep(&mut self, batch: &mut Batch) {
         batch.swept = true;
+        let format = self.system.load().format;
         for (org, slot) in &mut self.state.accounts {
             let Slot::Known(known) = slot else { continue };
             if !known.account.is_due(batch.now) {
@@ -425,7 +426,7 @@ impl Writer {
             batch.touched.insert(*org);
             let scribe =
                 Scribe { shard: self.fetcher.shard, org: *org, by: None, clock: &self.clock, now: batch.now };
-            if let Err(error) = batch.expire(&scribe, known) {
+            if let Err(error) = batch.expire(&scribe, format, known) {
                 tracing::error!(%error, %org, "what is due can't be written");
             }
         }

@@ -1,5 +1,6 @@
 //! Takes a name that is unique over all orgs, then does in the org what it was taken for.
 
+use crate::domain::account::Account;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::commerce::Claim;
@@ -7,6 +8,9 @@ use crate::domain::event::CommandRef;
 use crate::domain::ids::{KeyId, OrgId};
 use crate::domain::system::SystemCommand;
 use crate::ledger::{Ledger, LedgerError, Outcome, Submission};
+
+/// For so long a claim is left to whoever made it.
+const UNDER_WAY_SECONDS: i64 = 30;
 
 /// The claim that holds.
 #[derive(Debug)]
@@ -20,7 +24,8 @@ pub struct Claimed {
 /// and its ids count.
 ///
 /// # Errors
-/// `NameTaken` where the name was taken for something else; any refusal of `then`, which frees the name.
+/// `NameTaken` where the name was taken for something else; any refusal of `then`, which frees the name. A refusal binds no
+/// key.
 pub async fn claim(
     ledger: &Ledger,
     name: String,
@@ -30,12 +35,15 @@ pub async fn claim(
     idempotency: CommandRef,
 ) -> Result<Claimed, LedgerError> {
     let (claiming, own) = match then {
-        // The org has no keys yet.
-        OrgCommand::OpenOrg { .. } => (idempotency, None),
-        // Names are the system's, keys each org's own (I4).
+        // The org has no keys yet: the claim binds it, once nothing is left for which the org could be refused.
+        OrgCommand::OpenOrg { .. } => {
+            Account::new(org).handle(then.clone(), ledger.clock().now())?;
+            (Some(idempotency), None)
+        }
+        // The org's own event binds it (I4).
         _ => {
-            let claiming = CommandRef { key: format!("{org}:{}", idempotency.key), ..idempotency.clone() };
-            (claiming, Some(idempotency))
+            is_free(ledger, org, by, &idempotency).await?;
+            (None, Some(idempotency))
         }
     };
     let wanted = Claim { name, org, then: Box::new(then) };
@@ -44,15 +52,26 @@ pub async fn claim(
     Ok(held)
 }
 
+/// Asks for nothing under a key, which binds nothing: a command that its key refuses must not take a name first.
+async fn is_free(
+    ledger: &Ledger,
+    org: OrgId,
+    by: Option<KeyId>,
+    idempotency: &CommandRef,
+) -> Result<(), LedgerError> {
+    let (command, idempotency) = (OrgCommand::Expire, Some(idempotency.clone()));
+    ledger.submit(Submission { org, command, by: by.into(), idempotency }).await.map(|_| ())
+}
+
 async fn take(
     ledger: &Ledger,
     wanted: Claim,
     by: Option<KeyId>,
-    idempotency: CommandRef,
+    idempotency: Option<CommandRef>,
 ) -> Result<Claimed, LedgerError> {
     let submit =
         |idempotency| ledger.submit_system(SystemCommand::Claim { claim: wanted.clone() }, by, idempotency);
-    let (mine, replayed) = match submit(Some(idempotency)).await {
+    let (mine, replayed) = match submit(idempotency).await {
         Ok(outcome) => {
             let replayed = outcome.replayed;
             (claimed(outcome), replayed)
@@ -79,20 +98,19 @@ fn claimed(outcome: Outcome) -> Option<Claim> {
     outcome.recorded().find_map(|recorded| recorded.payload.event.clone().into_claim())
 }
 
-/// Runs what every open claim was taken for: a crash came between.
-///
-/// # Errors
-/// `Busy` or `Unavailable`.
-pub async fn finish_claims(ledger: &Ledger) -> Result<(), LedgerError> {
-    let open: Vec<Claim> = ledger.system().open_claims().cloned().collect();
-    for claim in open {
-        match finish(ledger, &claim, None, None).await {
+/// Runs what every open claim was taken for, where a crash came between. Whoever made one just now is still at it.
+pub async fn finish_claims(ledger: &Ledger) {
+    let now = ledger.clock().now();
+    let system = ledger.system();
+    let left = system.open_claims().filter(|(_, since)| since.plus_seconds(UNDER_WAY_SECONDS) <= now);
+    for (claim, _) in left {
+        match finish(ledger, claim, None, None).await {
             // Its refusal is recorded, and the name is free again.
             Ok(()) | Err(LedgerError::Refused(_)) => {}
-            Err(error) => return Err(error),
+            // The others' orgs may be well.
+            Err(error) => tracing::warn!(%error, name = claim.name, "a claim is still open"),
         }
     }
-    Ok(())
 }
 
 async fn finish(
@@ -108,6 +126,8 @@ async fn finish(
             ledger.submit_system(SystemCommand::FulfilClaim { claim }, by, None).await?;
             Ok(())
         }
+        // The key was bound a moment ago. That says nothing of the payment, for which another caller may be buying.
+        Err(LedgerError::Refused(Refusal::IdempotencyConflict)) => Err(Refusal::IdempotencyConflict.into()),
         Err(LedgerError::Refused(refusal)) => {
             let reason = refusal.to_string();
             ledger.submit_system(SystemCommand::FreeClaim { claim, reason }, by, None).await?;

@@ -7,6 +7,7 @@ pub mod experiment_report;
 pub mod explain;
 pub mod find_bundle;
 pub mod find_org;
+pub mod list_alerts;
 pub mod list_events;
 pub mod list_holds;
 pub mod price_usage;

@@ -1,12 +1,13 @@
 //! An org's spend between two moments, from the hourly projection.
 
+use crate::domain::account::command::OrgCommand;
 use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
 use crate::domain::views::spend::{Group, MICROS_PER_HOUR, SpendReport};
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{By, Ledger, LedgerError, Submission};
 
-/// Every settle that was acknowledged before this was called, in the hours from `from`'s to the last that begins
-/// before `to`.
+/// Every settle that was acknowledged before this was called, and what time has ended until then, in the hours from `from`'s
+/// to the last that begins before `to`. None where that is more than so many rows.
 ///
 /// # Errors
 /// `UnknownOrg`, or where the projections can't be brought up to date or read.
@@ -16,18 +17,25 @@ pub async fn spend_report(
     from: Timestamp,
     to: Timestamp,
     groups: &[Group],
-) -> Result<SpendReport, LedgerError> {
+    rows_max: usize,
+) -> Result<Option<SpendReport>, LedgerError> {
     let (shard, projector) = (ledger.shard_of(org), ledger.projector());
+    let expire = Submission { org, command: OrgCommand::Expire, by: By::Tollgate, idempotency: None };
+    ledger.submit(expire).await?;
     projector.catch_up(shard).await?;
     let ends = to.0.div_euclid(MICROS_PER_HOUR) + i64::from(to.0.rem_euclid(MICROS_PER_HOUR) > 0);
     let hours = from.0.div_euclid(MICROS_PER_HOUR)..ends;
     let mut report = SpendReport::default();
-    for (key, spend) in projector.store().spend(shard, org, hours, groups).await? {
+    let rows = projector.store().spend(shard, org, hours, groups, rows_max.saturating_add(1)).await?;
+    if rows.len() > rows_max {
+        return Ok(None);
+    }
+    for (key, spend) in rows {
         report.add(groups, &key, &spend);
     }
     if report.rows.is_empty() {
         // Nothing spent, or nobody who could have.
         ledger.read(org, |_| ()).await?;
     }
-    Ok(report)
+    Ok(Some(report))
 }

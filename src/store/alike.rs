@@ -395,6 +395,7 @@ macro_rules! projections {
                 org: OrgId,
                 hours: Range<i64>,
                 groups: &[Group],
+                rows_max: usize,
             ) -> Result<Vec<(SpendKey, Spend)>, StoreError> {
                 let dimensions = rows::spend_dimensions(groups);
                 let sql = rows::spend_query(&dimensions);
@@ -404,6 +405,7 @@ macro_rules! projections {
                         .bind(org.0)
                         .bind(hours.start)
                         .bind(hours.end)
+                        .bind(i64::try_from(rows_max).unwrap_or(i64::MAX))
                         .fetch_all(&self.readers),
                 )
                 .await?;

@@ -198,6 +198,9 @@ pub enum StoreError {
     OldSqlite(String),
 }
 
+/// How far an event's time may lie from that of the database which several nodes share, in microseconds.
+pub const CLOCK_DIFFERENCE_MAX: i64 = 2_000_000;
+
 /// The append-only log.
 #[async_trait]
 pub trait EventLog: Send + Sync {

@@ -100,13 +100,14 @@ pub trait Projections: Send + Sync {
     /// Where events of reservations with this hash stand, in order.
     async fn reservation_events(&self, shard: i32, id: runs::Hash) -> Result<Vec<i64>, StoreError>;
 
-    /// Spend of whole hours since the Unix epoch, summed over what none of the groups asks for.
+    /// Spend of whole hours since the Unix epoch, summed over what none of the groups asks for; so many rows at most.
     async fn spend(
         &self,
         shard: i32,
         org: OrgId,
         hours: Range<i64>,
         groups: &[Group],
+        rows_max: usize,
     ) -> Result<Vec<(SpendKey, Spend)>, StoreError>;
 
     /// What each unit of an experiment's arm met on this shard.

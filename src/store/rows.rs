@@ -386,7 +386,7 @@ pub(super) fn spend_query(dimensions: &[&str]) -> String {
     format!(
         "select {} from spend_hourly where shard = $1 and org_id = $2 and hour >= $3 and hour < $4 \
          and generation = (select generation from projections \
-             where shard = $1 and view = 'spend_hourly' and live) {group}",
+             where shard = $1 and view = 'spend_hourly' and live) {group} limit $5",
         columns.join(", ")
     )
 }

@@ -12,8 +12,6 @@ const LOOK: Duration = Duration::from_secs(30);
 pub(super) async fn run(ledger: Ledger) {
     loop {
         tokio::time::sleep(LOOK).await;
-        if let Err(error) = finish_claims(&ledger).await {
-            tracing::warn!(%error, "claims are still open");
-        }
+        finish_claims(&ledger).await;
     }
 }

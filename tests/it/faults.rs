@@ -479,6 +479,7 @@ fn settle(number: u64, credits: i64) -> OrgCommand {
         attempts: vec![],
         purpose: None,
         quarantine: None,
+        by: None,
     })
 }
 

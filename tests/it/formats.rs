@@ -5,11 +5,16 @@ use std::sync::Arc;
 use reqwest::StatusCode;
 use serde_json::json;
 use tollgate::clock::Clock;
+use tollgate::domain::account::command::OrgCommand;
 use tollgate::domain::chain;
+use tollgate::domain::commerce::Claim;
+use tollgate::domain::credits::Credits;
 use tollgate::domain::format::Format;
 use tollgate::domain::ids::OrgId;
+use tollgate::domain::system::SystemCommand;
 use tollgate::domain::time::Timestamp;
-use tollgate::ledger::{Ledger, Memory};
+use tollgate::ledger::{By, Ledger, Memory, Submission};
+use tollgate::operations::claim::finish_claims;
 use tollgate::operations::find_org::known_org;
 use tollgate::store::{Appended, EventRow, Head, Node};
 use uuid::Uuid;
@@ -123,6 +128,31 @@ async fn an_event_that_can_not_be_read_stops_the_writes_of_its_shard_and_no_othe
     assert!(why.contains("OrgRenamed v1"), "{why}");
     let said = start(&app).await;
     assert!(said.contains("OrgRenamed v1") && said.contains("or a later one"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_of_a_shard_that_can_not_be_written_keep_no_others_from_their_end() {
+    let app = TestApp::on_postgres().await;
+    let org = |low: u128| OrgId(Uuid::from_u128(low));
+    let open = |slug: &str| OrgCommand::OpenOrg {
+        slug: slug.into(),
+        time_zone: "UTC".into(),
+        overdraft_limit: Credits::ZERO,
+    };
+    // An org's shard is its low bits': of four, 1 stops.
+    let struck = Submission { org: org(1), command: open("struck"), by: By::Tollgate, idempotency: None };
+    app.ledger().submit(struck).await.unwrap();
+    write_later(app.ledger(), org(1), "OrgRenamed", "{}").await;
+    for (slug, low) in [("a", 5), ("b", 2)] {
+        let claim = Claim { name: format!("slug:{slug}"), org: org(low), then: Box::new(open(slug)) };
+        app.ledger().submit_system(SystemCommand::Claim { claim }, None, None).await.unwrap();
+    }
+    app.clock().advance_seconds(30);
+
+    finish_claims(app.ledger()).await;
+
+    assert_eq!(known_org(app.ledger(), "a"), None);
+    assert_eq!(known_org(app.ledger(), "b"), Some(org(2)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

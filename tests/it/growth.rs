@@ -110,7 +110,7 @@ impl Rig {
                 _ if self.held.is_empty() => return,
                 place if choice == 5 => {
                     let reservation = self.held[place as usize];
-                    (reservation.org, OrgCommand::Release { reservation })
+                    (reservation.org, OrgCommand::Release { reservation, by: None })
                 }
                 place => (self.held[place as usize].org, settle(self.held[place as usize])),
             },
@@ -158,6 +158,7 @@ fn settle(reservation: ReservationId) -> OrgCommand {
         attempts: vec![],
         purpose: None,
         quarantine: None,
+        by: None,
     })
 }
 
@@ -227,8 +228,10 @@ async fn a_report_by_days_adds_up_the_hours() {
     }
     let end = rig.clock.now().plus_seconds(1);
 
-    let report =
-        async |groups: &[Group]| spend_report(&ledger, org(0), BEGIN, end, groups).await.unwrap().rows;
+    let report = async |groups: &[Group]| {
+        let report = spend_report(&ledger, org(0), BEGIN, end, groups, usize::MAX).await;
+        report.unwrap().unwrap().rows
+    };
     let hours = report(&[Group::Hour]).await;
     let days = report(&[Group::Day]).await;
     let both = report(&[Group::Day, Group::Hour]).await;

@@ -4,6 +4,13 @@ use futures_util::stream::{self, StreamExt};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use tollgate::domain::format::Format;
+use tollgate::domain::time::Timestamp;
+use tollgate::domain::views::spend::Group;
+use tollgate::operations::find_org::known_org;
+use tollgate::operations::list_alerts::list_alerts;
+use tollgate::operations::spend_report::spend_report;
+
 use crate::support::TestApp;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -45,6 +52,41 @@ async fn a_bundle_is_bought_once_per_payment_and_spent_to_the_nanocredit() {
     let balance = gateway.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
     assert_eq!(balance["available"], json!("999.499999999"));
     assert_eq!(balance["consumed"], json!("1.000000001"));
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn money_has_the_decimals_of_its_currency_and_a_refund_gives_its_tax_back() {
+    let app = TestApp::start().await;
+    app.ledger().raise_format(Format::READ).await.unwrap();
+    app.funded("acme", "1").await;
+    let operator = app.operator();
+    let bundle = |name: &str, price: &str, currency: &str| {
+        let bundle = json!({ "name": name, "credits": "10", "price": price, "currency": currency });
+        operator.post("/api/v1/bundles", bundle)
+    };
+    for (price, currency) in [("1.5", "JPY"), ("1.0005", "KWD"), ("1", "ZZZ"), ("1", "usd"), ("1", "XAU")] {
+        bundle("odd", price, currency).await.expect(StatusCode::BAD_REQUEST);
+    }
+
+    for (price, currency, tax, paid, owed) in [
+        ("1000", "JPY", "91", "909", ("455", "46")),
+        ("80.500", "KWD", "0.005", "80.495", ("40.248", "0.003")),
+        ("80.50", "EUR", "12.85", "67.65", ("33.83", "6.43")),
+    ] {
+        let made = bundle(currency, price, currency).await.expect(StatusCode::CREATED);
+        let payment = json!({ "method": "manual", "reference": currency, "tax": tax });
+        let lot = operator
+            .post("/api/v1/orgs/acme/purchases", json!({ "bundle": currency, "payment": payment }))
+            .await
+            .expect(StatusCode::CREATED);
+        let refund = json!({ "lot": lot["id"], "credits": "5", "reference": "RF" });
+        let refunded = operator.post("/api/v1/orgs/acme/refunds", refund).await.expect(StatusCode::CREATED);
+
+        let money = |amount: &str| json!({ "amount": amount, "currency": currency });
+        assert_eq!((&made["price"], &lot["paid"]), (&json!(price), &money(paid)));
+        assert_eq!((&refunded["owed"], &refunded["owed_tax"]), (&money(owed.0), &money(owed.1)));
+    }
     app.finish().await;
 }
 
@@ -193,6 +235,45 @@ async fn a_budget_refuses_and_an_alert_tells_once() {
 }
 
 #[tokio::test]
+async fn an_alert_says_whose_count_it_is_and_a_page_looks_only_so_far() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "100").await;
+    let operator = app.operator();
+    let budgets = json!({ "budgets": [{ "scope": "end_user", "window": "day", "cap": "5" }] });
+    let rules = json!({ "rules": [{ "kind": "budget_percent", "percent": 50 }] });
+    for (path, body) in [("budgets", budgets), ("alert_rules", rules)] {
+        let path = format!("/api/v1/orgs/acme/{path}");
+        operator.send(Method::PUT, &path, None, Some(body)).await.expect(StatusCode::OK);
+    }
+    for (end_user, credits) in [("ada", "1"), ("bob", "3"), ("ada", "2")] {
+        let ask = json!({ "credits": credits, "end_user": end_user });
+        let hold = acme.post("/api/v1/orgs/acme/reservations", ask).await.expect(StatusCode::CREATED);
+        let settle = format!("/api/v1/reservations/{}/settle", hold["id"].as_str().unwrap());
+        acme.post(&settle, json!({ "credits": credits })).await.expect(StatusCode::OK);
+    }
+
+    let alerts = operator.get("/api/v1/orgs/acme/alerts").await.expect(StatusCode::OK);
+    let first = operator.get("/api/v1/orgs/acme/alerts?limit=1").await.expect(StatusCode::OK);
+    let org = known_org(app.ledger(), "acme").unwrap();
+    let (mut found, mut empty, mut after) = (Vec::new(), 0, Some(0));
+    while let Some(version) = after {
+        let (alerts, seen) = list_alerts(app.ledger(), org, version, 100, 2).await.unwrap();
+        empty += usize::from(alerts.is_empty());
+        found.extend(alerts.iter().map(|alert| alert.version));
+        after = seen;
+    }
+
+    let whose: Vec<&Value> =
+        alerts["data"].as_array().unwrap().iter().map(|alert| &alert["end_user"]).collect();
+    assert_eq!(whose, ["bob", "ada"]);
+    assert_eq!(alerts["data"][0]["window_starts_at"], "2026-11-01T00:00:00.000000Z");
+    assert_eq!((&alerts["next"], &first["data"][0]), (&Value::Null, &alerts["data"][0]));
+    assert_eq!(found.len(), 2);
+    assert!(first["next"].is_string() && empty > 2, "{first}");
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn the_spend_report_adds_up_to_what_was_consumed() {
     let app = TestApp::start().await;
     let acme = app.funded("acme", "10").await;
@@ -211,8 +292,31 @@ async fn the_spend_report_adds_up_to_what_was_consumed() {
 
     assert_eq!(report["total"], balance["consumed"]);
     assert_eq!(report["data"][1]["credits"], "1.500000001");
-    let expected = "label:team,requests,credits,input_tokens,output_tokens,saved\nblue,1,0.25,0,0,0\nred,2,1.500000001,0,0,0\n";
+    let classes = "input_tokens,cache_read_tokens,cache_write_5m_tokens,cache_write_1h_tokens,output_tokens,reasoning_tokens,\
+                   audio_input_tokens,cached_audio_tokens,audio_output_tokens,image_tokens,video_tokens,web_searches,images,\
+                   seconds";
+    let none = ["0"; 14].join(",");
+    let expected = format!(
+        "label:team,requests,credits,{classes},saved\nblue,1,0.25,{none},0\nred,2,1.500000001,{none},0\n"
+    );
     assert_eq!(sheet, json!(expected));
+    let usage = json!({ "input_tokens": 700, "cache_read_tokens": 300, "output_tokens": 5 });
+    let hold = acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "2" })).await;
+    let settle =
+        format!("/api/v1/reservations/{}/settle", hold.expect(StatusCode::CREATED)["id"].as_str().unwrap());
+    let cost = json!({ "provider": "openai", "model": "gpt-4o-mini", "usage": usage });
+    acme.post(&settle, cost).await.expect(StatusCode::OK);
+    let path = "/api/v1/orgs/acme/spend?group_by=model";
+    let rows = admin.get(path).await.expect(StatusCode::OK);
+    let sheet = admin.get(&format!("{path}&format=csv")).await.expect(StatusCode::OK);
+    assert_eq!(rows["data"][1]["usage"], usage, "{rows}");
+    assert!(sheet.as_str().unwrap().contains(",700,300,0,0,5,0,"), "JSON and CSV count alike: {sheet}");
+    let org = known_org(app.ledger(), "acme").unwrap();
+    let (from, to) = (Timestamp(0), Timestamp(i64::MAX));
+    for (rows_max, fits) in [(1, false), (2, true)] {
+        let report = spend_report(app.ledger(), org, from, to, &[Group::Model], rows_max).await.unwrap();
+        assert_eq!(report.is_some(), fits, "at most {rows_max} rows");
+    }
     admin.get("/api/v1/orgs/acme/spend?group_by=colour").await.expect(StatusCode::BAD_REQUEST);
     app.finish().await;
 }

@@ -3,11 +3,14 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use tollgate::domain::account::command::OrgCommand;
-use tollgate::domain::commerce::Claim;
+use tollgate::domain::commerce::{Claim, Payment};
 use tollgate::domain::credits::Credits;
-use tollgate::domain::ids::OrgId;
+use tollgate::domain::event::LotTerms;
+use tollgate::domain::ids::{LotId, OrgId};
 use tollgate::domain::system::SystemCommand;
+use tollgate::ledger::{By, Submission};
 use tollgate::operations::claim::finish_claims;
+use tollgate::operations::find_org::known_org;
 
 use crate::support::{Actor, TestApp};
 
@@ -92,6 +95,7 @@ async fn i4_every_repeat_gets_the_first_answer_and_every_other_body_a_conflict()
         keyed(&operator, "/api/v1/orgs/acme/grants", RESERVE, json!({ "credits": "2", "kind": "goodwill" }));
     assert_eq!(on_another_route.await.0, StatusCode::CONFLICT);
     assert_eq!(first[REFUND].1["owed"], json!({ "amount": "3.20", "currency": "USD" }));
+    assert_eq!(first[REFUND].1["owed_tax"], json!({ "amount": "0.00", "currency": "USD" }));
     assert_eq!(acme.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK), before);
     app.finish().await;
 }
@@ -140,8 +144,12 @@ async fn i5_a_claim_that_a_crash_left_open_is_finished_with_its_own_ids() {
     app.ledger().submit_system(SystemCommand::Claim { claim }, None, None).await.unwrap();
     app.operator().get("/api/v1/orgs/acme").await.expect(StatusCode::NOT_FOUND);
 
-    finish_claims(app.ledger()).await.unwrap();
-    finish_claims(app.ledger()).await.unwrap();
+    app.clock().advance_seconds(29);
+    finish_claims(app.ledger()).await;
+    app.operator().get("/api/v1/orgs/acme").await.expect(StatusCode::NOT_FOUND);
+    app.clock().advance_seconds(1);
+    finish_claims(app.ledger()).await;
+    finish_claims(app.ledger()).await;
 
     let acme = app.operator().get("/api/v1/orgs/acme").await.expect(StatusCode::OK);
     assert_eq!(acme["id"], json!(org));
@@ -178,8 +186,102 @@ async fn a_refused_purchase_leaves_its_payment_free_to_buy_once() {
 
     assert_eq!(bought, again);
     assert_eq!(refused.expect(StatusCode::CONFLICT)["code"], "conflict");
+    let other = json!({ "bundle": "ten", "payment": { "method": "manual", "reference": "INV-2" } });
+    let corrected = operator.send(Method::POST, path, Some("vast"), Some(other)).await;
+    corrected.expect(StatusCode::CREATED);
     let balance = operator.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
-    assert_eq!(balance["granted"], "11");
+    assert_eq!(balance["granted"], "21");
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i4_an_opening_that_is_refused_binds_no_key() {
+    let app = TestApp::start().await;
+    let open = |time_zone: &str, overdraft: &str| {
+        let names = json!({ "slug": "acme", "name": "Acme", "billing_email": "a@example.com" });
+        let mut body = names.as_object().unwrap().clone();
+        body.extend([("time_zone".into(), json!(time_zone)), ("overdraft_limit".into(), json!(overdraft))]);
+        Value::Object(body)
+    };
+    let operator = app.operator();
+
+    for refused in [open("Mars/Olympus", "0"), open("UTC", "-1")] {
+        let (status, body) = keyed(&operator, "/api/v1/orgs", 1, refused).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");
+    }
+    let (status, body) = keyed(&operator, "/api/v1/orgs", 1, open("UTC", "0")).await;
+
+    assert_eq!(status, StatusCode::CREATED, "{body}");
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i4_a_key_that_is_bound_frees_no_payment_that_somebody_else_buys_with() {
+    let app = TestApp::start().await;
+    app.funded("acme", "1").await;
+    let operator = app.operator();
+    let bundle = json!({ "name": "ten", "credits": "10", "price": "8.00", "currency": "USD" });
+    operator.post("/api/v1/bundles", bundle).await.expect(StatusCode::CREATED);
+    let grant = json!({ "credits": "1", "kind": "goodwill" });
+    let bound = operator.send(Method::POST, "/api/v1/orgs/acme/grants", Some("bad"), Some(grant)).await;
+    bound.expect(StatusCode::CREATED);
+    let buy = |key: &'static str, reference: usize| {
+        let payment = json!({ "method": "manual", "reference": format!("INV-{reference}") });
+        let body = json!({ "bundle": "ten", "payment": payment });
+        operator.send(Method::POST, "/api/v1/orgs/acme/purchases", Some(key), Some(body))
+    };
+    const ROUNDS: usize = 8;
+
+    for round in 0..ROUNDS {
+        let good: &'static str = ["a", "b", "c", "d", "e", "f", "g", "h"][round];
+        let again: &'static str = ["i", "j", "k", "l", "m", "n", "o", "p"][round];
+        let (bad, good) = tokio::join!(buy("bad", round), buy(good, round));
+        let third = buy(again, round).await.expect(StatusCode::CREATED);
+        assert_eq!(bad.expect(StatusCode::CONFLICT)["code"], "idempotency_conflict");
+        assert_eq!(good.expect(StatusCode::CREATED)["id"], third["id"]);
+    }
+
+    let balance = operator.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+    assert_eq!(balance["granted"], "82");
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i5_a_purchase_that_a_crash_left_open_is_finished_though_the_org_has_closed_since() {
+    let app = TestApp::start().await;
+    app.funded("acme", "1").await;
+    let operator = app.operator();
+    let bundle = json!({ "name": "ten", "credits": "10", "price": "8.00", "currency": "USD" });
+    let bundle = operator.post("/api/v1/bundles", bundle).await.expect(StatusCode::CREATED);
+    let org = known_org(app.ledger(), "acme").unwrap();
+    let lot: LotId = "lot_00000000000000000000000000000001".parse().unwrap();
+    let payment = Payment {
+        method: "manual".into(),
+        reference: "INV-1".into(),
+        currency: "USD".into(),
+        net_minor: 800,
+        tax_minor: 0,
+        decimals: 2,
+    };
+    let command = OrgCommand::Purchase {
+        terms: LotTerms { lot, credits: Credits::from_whole(10), priority: 10, expires_at: None },
+        bundle: bundle["id"].as_str().unwrap().parse().unwrap(),
+        quantity: 1,
+        payment,
+    };
+    let claim = Claim { name: "payment:manual:INV-1".into(), org, then: Box::new(command.clone()) };
+    app.ledger().submit_system(SystemCommand::Claim { claim }, None, None).await.unwrap();
+    // The node goes away once the lot is in the log.
+    let purchase = Submission { org, command, by: By::Tollgate, idempotency: None };
+    app.ledger().submit(purchase).await.unwrap();
+    operator.post("/api/v1/orgs/acme/close", json!({})).await.expect(StatusCode::OK);
+
+    app.clock().advance_seconds(30);
+    finish_claims(app.ledger()).await;
+
+    let system = app.ledger().system();
+    assert_eq!(system.open_claims().count(), 0);
+    assert!(system.claim("payment:manual:INV-1").is_some(), "one payment buys once");
     app.finish().await;
 }
 

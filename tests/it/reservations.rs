@@ -1,9 +1,15 @@
 //! Holds by quote, settles by usage, batches, explanations, and balances of the past.
 
+use std::sync::Arc;
+
+use axum::routing::post;
+use axum::{Json, Router};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tollgate::config::{Config, ProviderConfig};
 
-use crate::support::{OPERATOR, TestApp, client};
+use crate::support::{OPERATOR, TestApp, client, listen};
 
 const RESERVATIONS: &str = "/api/v1/orgs/acme/reservations";
 
@@ -36,6 +42,68 @@ async fn i9_a_quote_covers_its_usage_and_the_charge_is_explained() {
     );
     assert_eq!(explained["paid_by"][0]["credits"], "0.0004275");
     assert_eq!(explained["events"].as_array().unwrap().len(), 2);
+    app.finish().await;
+}
+
+/// A provider that says when it was asked, and answers when it is told to.
+async fn waiting_provider(asked: Arc<Notify>, go_on: Arc<Notify>) -> ProviderConfig {
+    let answer = async move || {
+        asked.notify_one();
+        go_on.notified().await;
+        let message = json!({ "role": "assistant", "content": "Hello." });
+        Json(json!({
+            "id": "c-1", "object": "chat.completion", "created": 1, "model": "gpt-4o-mini",
+            "choices": [{ "index": 0, "message": message, "finish_reason": "stop" }],
+            "usage": { "prompt_tokens": 10, "completion_tokens": 1_000, "total_tokens": 1_010 },
+        }))
+    };
+    let url = listen(Router::new().route("/v1/chat/completions", post(answer))).await;
+    let provider = json!({ "name": "openai", "kind": "openai", "base_url": url, "api_key": "k" });
+    serde_json::from_value(provider).unwrap()
+}
+
+#[tokio::test]
+async fn i2_an_org_does_not_say_what_the_requests_cost_that_tollgate_sends() {
+    let (asked, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let provider = waiting_provider(asked.clone(), go_on.clone()).await;
+    let app = TestApp::configured(&Config { providers: vec![provider], ..Config::default() }).await;
+    let gateway = app.funded("acme", "10").await;
+    let inference = app.key("acme", "inference").await;
+    let chat = json!({ "model": "gpt-4o-mini", "messages": [{ "role": "user", "content": "Hello" }] });
+    let free = async |id: &Value| {
+        let path = format!("/api/v1/reservations/{}", id.as_str().unwrap());
+        for (op, body) in [
+            ("settle", json!({ "credits": "0" })),
+            ("release", json!({})),
+            ("extend", json!({ "ttl_seconds": 600_000 })),
+        ] {
+            let refused = gateway.post(&format!("{path}/{op}"), body.clone()).await;
+            assert_eq!(refused.expect(StatusCode::FORBIDDEN)["code"], "not_its_sender", "{op}");
+            let mut operation = json!({ "op": op, "reservation": id, "idempotency_key": op });
+            operation.as_object_mut().unwrap().extend(body.as_object().unwrap().clone());
+            let batch = json!({ "operations": [operation] });
+            let outcomes = gateway.post("/api/v1/batch", batch).await.expect(StatusCode::OK);
+            assert_eq!(outcomes["outcomes"][0]["status"], 403, "{outcomes}");
+        }
+    };
+    let cheat = async {
+        asked.notified().await;
+        let open = gateway.get(RESERVATIONS).await.expect(StatusCode::OK);
+        free(&open["data"][0]["id"]).await;
+        go_on.notify_one();
+        open["data"][0]["id"].clone()
+    };
+
+    let (answered, id) = tokio::join!(inference.post("/v1/chat/completions", chat), cheat);
+    answered.expect(StatusCode::OK);
+    free(&id).await;
+
+    let balance = gateway.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+    // 0.15 in and 0.60 out, each per million tokens.
+    assert_eq!((&balance["consumed"], &balance["held"]), (&json!("0.0006015"), &json!("0")));
+    let path = format!("/api/v1/reservations/{}/release", id.as_str().unwrap());
+    let ended = app.operator().post(&path, json!({})).await.expect(StatusCode::CONFLICT);
+    assert_eq!(ended["code"], "reservation_ended", "an operator may, where it has not ended");
     app.finish().await;
 }
 
@@ -227,6 +295,13 @@ async fn a_balance_as_of_a_moment_is_what_was_answered_then() {
             assert_eq!(balance[field], then[field], "{field} as of {at}");
         }
     }
+    // What happens in this moment still counts in it.
+    let now = app.time_in(0);
+    let refused =
+        acme.get(&format!("/api/v1/orgs/acme/balance?as_of={now}")).await.expect(StatusCode::BAD_REQUEST);
+    assert!(refused["detail"].as_str().unwrap().contains("ask for 20"), "{refused}");
+    app.clock().advance_seconds(5);
+    acme.get(&format!("/api/v1/orgs/acme/balance?as_of={now}")).await.expect(StatusCode::OK);
     acme.get("/api/v1/orgs/acme/balance?as_of=2999-01-01T00:00:00Z").await.expect(StatusCode::BAD_REQUEST);
     acme.get("/api/v1/orgs/acme/balance?as_of=2020-01-01T00:00:00Z").await.expect(StatusCode::NOT_FOUND);
     app.finish().await;

@@ -3,6 +3,7 @@
 use reqwest::StatusCode;
 use serde_json::json;
 use tollgate::domain::event::Event;
+use tollgate::domain::format::Format;
 use tollgate::operations::find_org::known_org;
 use tollgate::operations::list_events::list_events;
 use tollgate::workers::expire_cold;
@@ -19,6 +20,7 @@ use crate::support::{OPERATOR, TestApp};
 #[tokio::test]
 async fn i11_holds_and_lots_whose_time_is_over_are_written_by_the_sweep() {
     let app = TestApp::start().await;
+    app.ledger().raise_format(Format::READ).await.unwrap();
     let gateway = app.funded("acme", "10").await;
     let hold = json!({ "credits": "4", "ttl_seconds": 60 });
     gateway.post("/api/v1/orgs/acme/reservations", hold).await.expect(StatusCode::CREATED);
@@ -33,12 +35,19 @@ async fn i11_holds_and_lots_whose_time_is_over_are_written_by_the_sweep() {
     app.clock().advance_seconds(60);
     expire_cold(app.ledger()).await.unwrap();
 
+    let lapsing = json!({ "credits": "2", "ttl_seconds": 60, "on_expiry": "charge_bound" });
+    gateway.post("/api/v1/orgs/acme/reservations", lapsing).await.expect(StatusCode::CREATED);
+    app.clock().advance_seconds(3_600);
+    let spend = app.operator().get("/api/v1/orgs/acme/spend?group_by=hour").await.expect(StatusCode::OK);
+    assert_eq!(spend["total"], "2", "though nobody has swept since");
+    assert_eq!(spend["data"][0]["hour"], "2026-11-01T00:00:00Z", "when it was due");
+
     let kinds = |event: &Event| {
         matches!(event, Event::ReservationExpired { .. } | Event::CreditsExpired { .. }).then(|| event.kind())
     };
     let events = list_events(app.ledger(), org, 0, 100).await.unwrap();
     let ended: Vec<_> = events.iter().filter_map(|event| kinds(&event.payload.event)).collect();
-    assert_eq!(ended, ["ReservationExpired", "CreditsExpired"]);
+    assert_eq!(ended, ["ReservationExpired", "CreditsExpired", "ReservationExpired"]);
     assert_eq!(after_hold["held"], "0");
     app.finish().await;
 }

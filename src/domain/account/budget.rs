@@ -190,11 +190,14 @@ impl BudgetState {
     }
 
     /// Looks for what to forget where a window begins, not at every hold: there may be a count for each end user.
-    pub fn turn_to(&mut self, starts_at: Timestamp) {
-        if self.newest < starts_at {
+    /// True where it has looked.
+    pub fn turn_to(&mut self, starts_at: Timestamp) -> bool {
+        let turns = self.newest < starts_at;
+        if turns {
             self.forget_before(starts_at);
             self.newest = starts_at;
         }
+        turns
     }
 
     /// Windows that are over and hold nothing count for nobody any more.

@@ -70,13 +70,20 @@ pub enum OrgCommand {
         reservation: ReservationId,
         credits: Credits,
         expiry: ExpiryPolicy,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Dispatcher>,
     },
     Extend {
         reservation: ReservationId,
         ttl_seconds: i64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Dispatcher>,
     },
+    /// `by`, here and beside it, is who sends the request: nobody ends another one's hold. An operator, who may, names none.
     Release {
         reservation: ReservationId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Dispatcher>,
     },
     Settle(Settle),
     /// All but those of experiments' arms.
@@ -125,6 +132,9 @@ pub struct Settle {
     pub purpose: Option<Purpose>,
     /// Why the usage can't be trusted: the hold's bound is charged and an operator is told.
     pub quarantine: Option<String>,
+    /// Who sends the request, as for a release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Dispatcher>,
 }
 
 /// Open holds of one org. Their time may run out in one instant, and is then written in one transaction.

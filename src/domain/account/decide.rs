@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::domain::account::budget::{Budget, BudgetScope};
+use crate::domain::account::budget::{Budget, BudgetKey, BudgetScope, CounterKey};
 use crate::domain::account::command::{
     HOLDS_MAX, OrgCommand, ReservationStatus, Reserve, Settle, TTL_SECONDS_MAX,
 };
@@ -79,9 +79,13 @@ pub(super) fn decide(account: &Account, command: OrgCommand, now: Timestamp) -> 
         OrgCommand::Adjust { credits, reason, lot } => adjust(account, credits, reason, lot, now),
         OrgCommand::Refund { lot, credits, reference } => refund(account, lot, credits, reference),
         OrgCommand::Reserve(reserve) => decide_reserve(account, reserve, now),
-        OrgCommand::Grow { reservation, credits, expiry } => grow(account, reservation, credits, expiry),
-        OrgCommand::Extend { reservation, ttl_seconds } => extend(account, reservation, ttl_seconds, now),
-        OrgCommand::Release { reservation } => release(account, reservation),
+        OrgCommand::Grow { reservation, credits, expiry, by } => {
+            grow(account, reservation, credits, expiry, by)
+        }
+        OrgCommand::Extend { reservation, ttl_seconds, by } => {
+            extend(account, reservation, ttl_seconds, by, now)
+        }
+        OrgCommand::Release { reservation, by } => release(account, reservation, by),
         OrgCommand::Settle(command) => settle(account, command),
         OrgCommand::SetBudgets { budgets } => {
             exists(account)?;
@@ -183,7 +187,7 @@ pub(super) fn next_due(account: &Account, now: Timestamp) -> Option<(Timestamp, 
 
 fn expire_lot(lot: &Lot) -> Event {
     let LotBurn { lot, credits, revenue_minor, currency } = lot.burn(lot.free());
-    Event::CreditsExpired { lot, credits, revenue_minor, currency }
+    Event::CreditsExpired { lot, credits, revenue_minor, currency, due_at: None }
 }
 
 fn expire_hold(account: &Account, reservation: ReservationId, hold: &Hold) -> Event {
@@ -198,6 +202,7 @@ fn expire_hold(account: &Account, reservation: ReservationId, hold: &Hold) -> Ev
         released: hold.credits.saturating_sub(charged),
         burned: burn_hold(account, hold, charged),
         purpose: hold.purpose.clone(),
+        due_at: None,
     }
 }
 
@@ -208,10 +213,9 @@ pub(super) fn repayment(account: &Account) -> Option<Event> {
     credits.is_positive().then_some(Event::DebtRepaid { credits, burned })
 }
 
-/// The alerts whose threshold lies crossed and that are armed.
-pub(super) fn alerts(account: &Account) -> Vec<Event> {
-    let subjects = account.alert_rules.iter().flat_map(|rule| subjects(account, rule));
-    let armed = subjects.filter(|subject| !account.raised.contains(subject));
+/// The alerts whose threshold lies crossed and that are armed, after these events.
+pub(super) fn alerts<'a>(account: &Account, events: impl Iterator<Item = &'a Event>) -> Vec<Event> {
+    let armed = looked_at(account, events).into_iter().filter(|subject| !account.raised.contains(subject));
     armed
         .filter_map(|subject| {
             let (threshold, value) = crossing(account, &subject)?;
@@ -220,17 +224,64 @@ pub(super) fn alerts(account: &Account) -> Vec<Event> {
         .collect()
 }
 
-/// What a rule looks at: the balance, or each window of each budget in which something was charged.
-fn subjects(account: &Account, rule: &AlertRule) -> Vec<AlertSubject> {
+/// What these events may have made cross. There may be a budget's window for each end user: only those in which something was
+/// charged are looked at, unless rules or caps have changed.
+pub(super) fn looked_at<'a>(account: &Account, events: impl Iterator<Item = &'a Event>) -> Vec<AlertSubject> {
+    let (mut seen, mut charged, mut all) = (HashSet::new(), Vec::new(), false);
+    if account.alert_rules.is_empty() {
+        return Vec::new();
+    }
+    for event in events {
+        all |= matches!(event, Event::BudgetsSet { .. } | Event::AlertRulesSet { .. });
+        charged.extend(charged_by(account, event).into_iter().filter(|window| seen.insert(window.clone())));
+    }
+    let named = if all { None } else { Some(charged.as_slice()) };
+    account.alert_rules.iter().flat_map(|rule| subjects(account, rule, named)).collect()
+}
+
+/// A budget's window.
+pub(super) type Window = (BudgetKey, CounterKey);
+
+/// The windows whose charges an event has changed, once it is folded.
+pub(super) fn charged_by(account: &Account, event: &Event) -> Vec<Window> {
+    let (reservation, charged) = match event {
+        Event::ReservationSettled { reservation, purpose, reserved_at, .. } => {
+            (reservation, Some((purpose, *reserved_at)))
+        }
+        Event::ReservationExpired { reservation, .. } => (reservation, None),
+        // No other event charges a budget.
+        _ => return Vec::new(),
+    };
+    // What ends a hold counts for whom it was held; what is late, for whom the settle says.
+    let held = account.ended.get(reservation).map(|ended| (&ended.purpose, ended.reserved_at));
+    let mut windows: Vec<Window> = Vec::new();
+    for (purpose, at) in [charged, held].into_iter().flatten() {
+        for state in account.budgets.iter().filter(|state| state.counts(purpose, at)) {
+            let window = state.budget.counter_key(purpose, at, account.time_zone);
+            let window = (state.budget.key.clone(), window);
+            if !windows.contains(&window) {
+                windows.push(window);
+            }
+        }
+    }
+    windows
+}
+
+/// What a rule looks at: the balance, or windows of budgets; all in which enough was charged, where none are named.
+pub(super) fn subjects(account: &Account, rule: &AlertRule, named: Option<&[Window]>) -> Vec<AlertSubject> {
     let subject = |budget, window| AlertSubject { rule: rule.clone(), budget, window };
-    match rule {
-        AlertRule::BalanceBelow { .. } | AlertRule::PercentOfLastPurchase { .. } => vec![subject(None, None)],
-        AlertRule::BudgetPercent { percent } => account
-            .budgets
-            .iter()
-            .flat_map(|state| state.charged_from(*percent).map(move |window| (state, window)))
-            .map(|(state, window)| subject(Some(state.budget.key.clone()), Some(window.clone())))
-            .collect(),
+    let of_window = |(budget, window): &Window| subject(Some(budget.clone()), Some(window.clone()));
+    match (rule, named) {
+        (AlertRule::BalanceBelow { .. } | AlertRule::PercentOfLastPurchase { .. }, _) => {
+            vec![subject(None, None)]
+        }
+        (AlertRule::BudgetPercent { .. }, Some(named)) => named.iter().map(of_window).collect(),
+        (AlertRule::BudgetPercent { percent }, None) => {
+            let crossed = account.budgets.iter().flat_map(|state| {
+                state.charged_from(*percent).map(|window| (state.budget.key.clone(), window.clone()))
+            });
+            crossed.map(|window| of_window(&window)).collect()
+        }
     }
 }
 
@@ -281,13 +332,14 @@ fn close_org(account: &Account) -> Decision {
     Ok(events)
 }
 
+/// Guards: org, known id, closed, amount, room, expiry. A command that is run again must find its lot first.
 fn new_lot(account: &Account, terms: &LotTerms, now: Timestamp) -> Result<(), Refusal> {
     exists(account)?;
+    require(!account.lots.contains_key(&terms.lot), || Refusal::LotExists)?;
     not_closed(account)?;
     amount(terms.credits)?;
     fits(account.totals.granted.saturating_add(account.totals.overdraft_limit), terms.credits)?;
-    require(terms.expires_at.is_none_or(|at| at > now), || Refusal::ExpiryInPast)?;
-    require(!account.lots.contains_key(&terms.lot), || Refusal::LotExists)
+    require(terms.expires_at.is_none_or(|at| at > now), || Refusal::ExpiryInPast)
 }
 
 fn adjust(account: &Account, credits: Credits, reason: String, lot: LotId, now: Timestamp) -> Decision {
@@ -327,6 +379,7 @@ fn refund(account: &Account, lot: LotId, credits: Credits, reference: String) ->
         credits,
         reference,
         refund_minor: lot.refund_minor(credits),
+        tax_minor: lot.refund_tax_minor(credits),
         currency: lot.currency.clone(),
     }])
 }
@@ -358,21 +411,33 @@ fn decide_reserve(account: &Account, command: Reserve, now: Timestamp) -> Decisi
 }
 
 /// Decided like a hold for the difference, in the windows in which the first one counts. Guards: org, amount,
-/// policy, open hold, request limit, balance, budgets.
-fn grow(account: &Account, reservation: ReservationId, credits: Credits, expiry: ExpiryPolicy) -> Decision {
+/// policy, open hold of whoever asks, request limit, balance, budgets.
+fn grow(
+    account: &Account,
+    reservation: ReservationId,
+    credits: Credits,
+    expiry: ExpiryPolicy,
+    by: Option<Dispatcher>,
+) -> Decision {
     may_spend(account)?;
     amount(credits)?;
     policy(expiry)?;
-    let hold = open_hold(account, reservation)?;
+    let hold = open_hold(account, reservation, by)?;
     within_request_limit(account, &hold.purpose, hold.credits.saturating_add(credits))?;
     affordable(account, credits)?;
     within_budgets(account, &hold.purpose, credits, hold.reserved_at)?;
     Ok(vec![Event::ReservationGrown { reservation, credits, expiry, pins: pin(account, credits) }])
 }
 
-fn extend(account: &Account, reservation: ReservationId, ttl_seconds: i64, now: Timestamp) -> Decision {
+fn extend(
+    account: &Account,
+    reservation: ReservationId,
+    ttl_seconds: i64,
+    by: Option<Dispatcher>,
+    now: Timestamp,
+) -> Decision {
     ttl(ttl_seconds)?;
-    let hold = open_hold(account, reservation)?;
+    let hold = open_hold(account, reservation, by)?;
     let expires_at = now.plus_seconds(ttl_seconds);
     Ok(if expires_at <= hold.terms.expires_at {
         vec![]
@@ -381,13 +446,11 @@ fn extend(account: &Account, reservation: ReservationId, ttl_seconds: i64, now: 
     })
 }
 
-fn release(account: &Account, reservation: ReservationId) -> Decision {
-    if let Some(ended) = account.ended.get(&reservation)
-        && ended.status == ReservationStatus::Released
-    {
-        return Ok(vec![]);
-    }
-    let hold = open_hold(account, reservation)?;
+fn release(account: &Account, reservation: ReservationId, by: Option<Dispatcher>) -> Decision {
+    let hold = match open_hold(account, reservation, by) {
+        Err(Refusal::ReservationEnded { status: ReservationStatus::Released }) => return Ok(vec![]),
+        hold => hold?,
+    };
     Ok(vec![Event::ReservationReleased { reservation, released: hold.credits }])
 }
 
@@ -395,9 +458,11 @@ fn settle(account: &Account, command: Settle) -> Decision {
     not_negative(command.cost)?;
     fits(account.totals.consumed, command.cost)?;
     if let Some(ended) = account.ended.get(&command.reservation) {
+        its_sender(ended.dispatcher(), command.by)?;
         return settle_late(account, ended, command);
     }
     let hold = account.holds.get(&command.reservation).ok_or(Refusal::UnknownReservation)?;
+    its_sender(hold.terms.dispatcher, command.by)?;
     let cost = if command.quarantine.is_some() { hold.credits } else { command.cost };
     let charged = capped(cost, hold.credits, hold.terms.dispatcher == Dispatcher::Tollgate);
     let settled = Event::ReservationSettled {
@@ -560,11 +625,23 @@ fn give_back(account: &Account, paid: &[LotBurn], credits: Credits) -> Vec<LotBu
     returned
 }
 
-fn open_hold(account: &Account, reservation: ReservationId) -> Result<&Hold, Refusal> {
-    account.holds.get(&reservation).ok_or_else(|| match account.ended.get(&reservation) {
-        Some(ended) => Refusal::ReservationEnded { status: ended.status },
-        None => Refusal::UnknownReservation,
-    })
+fn open_hold(
+    account: &Account,
+    reservation: ReservationId,
+    by: Option<Dispatcher>,
+) -> Result<&Hold, Refusal> {
+    if let Some(hold) = account.holds.get(&reservation) {
+        its_sender(hold.terms.dispatcher, by)?;
+        return Ok(hold);
+    }
+    let ended = account.ended.get(&reservation).ok_or(Refusal::UnknownReservation)?;
+    its_sender(ended.dispatcher(), by)?;
+    Err(Refusal::ReservationEnded { status: ended.status })
+}
+
+/// An org that could end the holds of Tollgate's own requests would say by itself what they cost.
+fn its_sender(dispatcher: Dispatcher, by: Option<Dispatcher>) -> Result<(), Refusal> {
+    require(by.is_none_or(|by| by == dispatcher), || Refusal::NotItsSender)
 }
 
 fn affordable(account: &Account, asked: Credits) -> Result<(), Refusal> {

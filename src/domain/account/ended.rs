@@ -69,6 +69,11 @@ impl Ended {
         folded.filter(|_| !open)
     }
 
+    /// Who sent the request.
+    pub fn dispatcher(&self) -> Dispatcher {
+        if self.capped { Dispatcher::Tollgate } else { Dispatcher::External }
+    }
+
     /// A settle, in time or late: `delta` more than was charged before, or less when negative.
     pub(super) fn settle(&mut self, delta: Credits, burned: &[LotBurn]) {
         self.pay(delta, burned);

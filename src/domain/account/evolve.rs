@@ -4,6 +4,7 @@ use crate::domain::account::budget::{Budget, BudgetState, Counter};
 use crate::domain::account::command::{HoldTerms, ReservationStatus};
 use crate::domain::account::lot::Lot;
 use crate::domain::account::{Account, Ended, Hold, Key, OrgStatus, decide};
+use crate::domain::alerting::AlertSubject;
 use crate::domain::commerce::Payment;
 use crate::domain::credits::Credits;
 use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, LotBurn, LotShare, LotTerms, Purpose};
@@ -11,6 +12,7 @@ use crate::domain::ids::{LotId, ReservationId};
 use crate::domain::time::Timestamp;
 
 pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
+    let mut forgot = false;
     match event {
         Event::OrgOpened { slug, time_zone, overdraft_limit } => {
             account.slug.clone_from(slug);
@@ -80,7 +82,8 @@ pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
             pins,
         } => {
             let terms = HoldTerms { expires_at: *expires_at, expiry: *expiry, dispatcher: *dispatcher };
-            open_hold(account, *reservation, *credits, terms, *price_book_version, purpose, pins, at);
+            forgot =
+                open_hold(account, *reservation, *credits, terms, *price_book_version, purpose, pins, at);
         }
         Event::ReservationGrown { reservation, credits, expiry, pins } => {
             grow_hold(account, *reservation, *credits, *expiry, pins);
@@ -120,12 +123,16 @@ pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
         Event::ReservationSettled { reservation, charged, burned, .. } => {
             end_hold(account, *reservation, ReservationStatus::Settled, *charged, burned);
         }
-        Event::BudgetsSet { budgets } => set_budgets(account, budgets, at),
+        Event::BudgetsSet { budgets } => {
+            set_budgets(account, budgets, at);
+            forgot = true;
+        }
         Event::LimitsSet { limits } => account.limits.clone_from(limits),
         Event::AlertRulesSet { rules } => {
             account.alert_rules.clone_from(rules);
             account.raised.retain(|subject| rules.contains(&subject.rule));
             forget_past_windows(account, at);
+            forgot = true;
         }
         Event::AlertRaised { subject, .. } => {
             account.raised.insert(subject.clone());
@@ -147,7 +154,11 @@ pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
         | Event::ClaimFulfilled { .. }
         | Event::ClaimFreed { .. } => {}
     }
-    rearm(account);
+    if forgot {
+        rearm_all(account);
+    } else {
+        rearm(account, event);
+    }
 }
 
 /// A budget that stays keeps its count; a new one counts from now, holds of this very moment included.
@@ -187,11 +198,25 @@ fn started(account: &Account, budget: &Budget, at: Timestamp) -> BudgetState {
     state
 }
 
-/// Recovery re-arms: what is no longer crossed may be raised again.
-fn rearm(account: &mut Account) {
+/// Recovery re-arms: what is no longer crossed may be raised again. Of budgets' windows only those are looked at that the
+/// event has charged or given back to.
+fn rearm(account: &mut Account, event: &Event) {
     if account.raised.is_empty() {
         return;
     }
+    let charged = decide::charged_by(account, event);
+    let subjects =
+        account.alert_rules.iter().flat_map(|rule| decide::subjects(account, rule, Some(&charged)));
+    let recovered: Vec<AlertSubject> = subjects
+        .filter(|subject| account.raised.contains(subject) && decide::crossing(account, subject).is_none())
+        .collect();
+    for subject in recovered {
+        account.raised.remove(&subject);
+    }
+}
+
+/// The same where budgets, rules or windows are no longer what they were.
+fn rearm_all(account: &mut Account) {
     let mut raised = std::mem::take(&mut account.raised);
     raised.retain(|subject| decide::crossing(account, subject).is_some());
     account.raised = raised;
@@ -211,6 +236,7 @@ fn open_lot(
     list(account, terms.lot);
 }
 
+/// True where windows that are over were forgotten.
 #[allow(clippy::too_many_arguments, reason = "the fields of one event, taken apart by the match")]
 fn open_hold(
     account: &mut Account,
@@ -221,13 +247,14 @@ fn open_hold(
     purpose: &Purpose,
     pins: &[LotShare],
     at: Timestamp,
-) {
+) -> bool {
+    let mut forgot = false;
     account.totals.held = account.totals.held.saturating_add(credits);
     pin(account, pins);
     let zone = account.time_zone;
     for state in account.budgets.iter_mut().filter(|state| state.budget.covers(purpose)) {
         let window = state.budget.counter_key(purpose, at, zone);
-        state.turn_to(window.starts_at);
+        forgot |= state.turn_to(window.starts_at);
         let counter = state.counters.entry(window).or_default();
         counter.held = counter.held.saturating_add(credits);
     }
@@ -241,6 +268,7 @@ fn open_hold(
         reserved_at: at,
     };
     account.holds.insert(reservation, hold);
+    forgot
 }
 
 fn grow_hold(

@@ -81,6 +81,7 @@ pub(in crate::domain) fn purchase(terms: LotTerms, net_minor: i64) -> OrgCommand
         currency: "USD".into(),
         net_minor,
         tax_minor: 0,
+        decimals: 2,
     };
     OrgCommand::Purchase { terms, bundle: BundleId(Uuid::from_u128(1)), quantity: 1, payment }
 }
@@ -110,15 +111,16 @@ pub(in crate::domain) fn settle(n: u128, cost: Credits) -> Settle {
         attempts: vec![],
         purpose: None,
         quarantine: None,
+        by: None,
     }
 }
 
 pub(in crate::domain) fn release(n: u128) -> OrgCommand {
-    OrgCommand::Release { reservation: reservation(n) }
+    OrgCommand::Release { reservation: reservation(n), by: None }
 }
 
 pub(in crate::domain) fn grow(n: u128, amount: Credits) -> OrgCommand {
-    OrgCommand::Grow { reservation: reservation(n), credits: amount, expiry: ExpiryPolicy::Release }
+    OrgCommand::Grow { reservation: reservation(n), credits: amount, expiry: ExpiryPolicy::Release, by: None }
 }
 
 pub(in crate::domain) fn budget(scope: BudgetScope, window: BudgetWindow, cap: Credits) -> Budget {

@@ -1,13 +1,17 @@
 //! The guards in their order, and the account's promises as short stories, each named by the invariant it holds.
 
-use crate::domain::account::Account;
 use crate::domain::account::budget::{Budget, BudgetScope, BudgetWindow};
-use crate::domain::account::command::{HOLDS_MAX, OrgCommand, ReservationStatus, Reserve, TTL_SECONDS_MAX};
+use crate::domain::account::command::{
+    HOLDS_MAX, OrgCommand, ReservationStatus, Reserve, Settle, TTL_SECONDS_MAX,
+};
 use crate::domain::account::fixtures::*;
 use crate::domain::account::refusal::Refusal;
+use crate::domain::account::{Account, decide};
 use crate::domain::alerting::AlertRule;
+use crate::domain::commerce::Payment;
 use crate::domain::credits::Credits;
 use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, Feedback, LotTerms, Purpose, Role};
+use crate::domain::ids::BundleId;
 use crate::domain::time::Timestamp;
 
 const TOO_LARGE: Refusal = Refusal::AmountTooLarge { max: Credits::COMMAND_MAX };
@@ -137,7 +141,7 @@ fn the_guards_of_growth_are_those_of_a_hold_for_the_difference() {
     let amount = Credits::COMMAND_MAX;
     let ended = Refusal::ReservationEnded { status: ReservationStatus::Released };
     let bad_policy =
-        OrgCommand::Grow { reservation: reservation(9), credits: amount, expiry: charge_input(-1) };
+        OrgCommand::Grow { reservation: reservation(9), credits: amount, expiry: charge_input(-1), by: None };
     let too_large = Refusal::RequestTooLarge { limit: credits(8), asked: amount.saturating_add(credits(1)) };
     let available = credits(9);
 
@@ -163,7 +167,7 @@ fn the_guards_of_growth_are_those_of_a_hold_for_the_difference() {
 
 #[test]
 fn the_guards_of_what_ends_or_extends_a_hold_stand_in_order() {
-    let extend = |n, ttl_seconds| OrgCommand::Extend { reservation: reservation(n), ttl_seconds };
+    let extend = |n, ttl_seconds| OrgCommand::Extend { reservation: reservation(n), ttl_seconds, by: None };
     let ended = |status| Refusal::ReservationEnded { status };
     let ttl = Refusal::TtlOutOfRange { max: TTL_SECONDS_MAX };
     let negative = Credits::from_nanos(-1);
@@ -192,6 +196,35 @@ fn the_guards_of_what_ends_or_extends_a_hold_stand_in_order() {
 }
 
 #[test]
+fn i2_who_does_not_send_a_request_neither_ends_nor_changes_its_hold_nor_one_that_has_ended() {
+    let [ours, theirs] = [Dispatcher::Tollgate, Dispatcher::External];
+    let of = |dispatcher| Reserve { dispatcher, ..hold(3, credits(1)) };
+    let commands = |by| {
+        let reservation = reservation(3);
+        [
+            OrgCommand::Grow { reservation, credits: credits(1), expiry: ExpiryPolicy::Release, by },
+            OrgCommand::Extend { reservation, ttl_seconds: 600, by },
+            OrgCommand::Release { reservation, by },
+            Settle { by, ..settle(3, Credits::ZERO) }.into(),
+        ]
+    };
+    for (dispatcher, stranger) in [(ours, theirs), (theirs, ours)] {
+        for (index, command) in commands(Some(stranger)).into_iter().enumerate() {
+            let held = with([grant(1, credits(10)), of(dispatcher).into()]);
+            let mut released = held.clone();
+            released.does(START, release(3));
+            refused_in_order([
+                (held.clone(), command.clone(), Refusal::NotItsSender),
+                (released, command, Refusal::NotItsSender),
+            ]);
+            for by in [Some(dispatcher), None] {
+                held.clone().does(START, commands(by)[index].clone());
+            }
+        }
+    }
+}
+
+#[test]
 fn the_guards_of_credits_stand_in_order() {
     let terms = |n, amount| LotTerms { lot: lot(n), credits: amount, priority: 0, expires_at: Some(START) };
     let refund = |n, amount| OrgCommand::Refund { lot: lot(n), credits: amount, reference: "REF-1".into() };
@@ -199,15 +232,17 @@ fn the_guards_of_credits_stand_in_order() {
     let (huge, negative) = (credits(2_000_000_000), Credits::from_nanos(-1));
     let full = || with((10..14).map(|n| grant(n, Credits::COMMAND_MAX)));
     let no_room = Refusal::AmountTooLarge { max: Credits::ZERO };
+    // What a claim that is finished again runs: its lot is there, whatever has become of the org since.
+    let closed_with_lot = with([grant(1, credits(10)), OrgCommand::CloseOrg]);
 
     refused_in_order([
         (unknown(), grant_lot(terms(1, Credits::ZERO)), Refusal::UnknownOrg),
-        (closed(), grant_lot(terms(1, Credits::ZERO)), Refusal::OrgClosed),
-        (guarded(), grant_lot(terms(1, Credits::ZERO)), Refusal::AmountNotPositive),
-        (guarded(), grant_lot(terms(1, huge)), TOO_LARGE),
-        (full(), grant_lot(terms(10, credits(1))), no_room.clone()),
-        (guarded(), purchase(terms(1, credits(1)), 80), Refusal::ExpiryInPast),
-        (guarded(), bought(1, credits(1), 80), Refusal::LotExists),
+        (closed_with_lot, purchase(terms(1, Credits::ZERO), 80), Refusal::LotExists),
+        (closed(), grant_lot(terms(9, Credits::ZERO)), Refusal::OrgClosed),
+        (guarded(), grant_lot(terms(9, Credits::ZERO)), Refusal::AmountNotPositive),
+        (guarded(), grant_lot(terms(9, huge)), TOO_LARGE),
+        (full(), grant_lot(terms(9, credits(1))), no_room.clone()),
+        (guarded(), purchase(terms(9, credits(1)), 80), Refusal::ExpiryInPast),
         (unknown(), adjust(Credits::ZERO), Refusal::UnknownOrg),
         (closed(), adjust(Credits::ZERO), Refusal::OrgClosed),
         (guarded(), adjust(Credits::ZERO), Refusal::AmountZero),
@@ -372,7 +407,7 @@ fn i3_an_ended_reservation_that_was_forgotten_and_recalled_settles_as_if_it_had_
     recalled.recall(reservation(1), serde_json::from_str(&row).unwrap());
 
     let route = Purpose { route: Some("fast".into()), ..Purpose::default() };
-    let late = crate::domain::account::command::Settle { purpose: Some(route), ..settle(1, credits(3)) };
+    let late = Settle { purpose: Some(route), ..settle(1, credits(3)) };
     assert_eq!(recalled.does(after(62), late.clone()), stayed.does(after(62), late));
     assert_eq!(recalled, stayed);
     let count = stayed.budgets[0].counters.values().next().unwrap();
@@ -414,6 +449,32 @@ fn i8_a_lots_money_adds_up_to_the_cent_in_whatever_order_it_is_burned_and_refund
 }
 
 #[test]
+fn i8_refunds_of_a_lot_give_its_tax_back_to_the_cent() {
+    let taxed = OrgCommand::Purchase {
+        terms: LotTerms { lot: lot(1), credits: credits(3), priority: 0, expires_at: None },
+        bundle: BundleId(uuid::Uuid::from_u128(1)),
+        quantity: 1,
+        payment: Payment {
+            method: "manual".into(),
+            reference: "INV-1".into(),
+            currency: "EUR".into(),
+            net_minor: 1_000,
+            tax_minor: 190,
+            decimals: 2,
+        },
+    };
+    let refund = |amount| OrgCommand::Refund { lot: lot(1), credits: amount, reference: "REF-1".into() };
+    let mut account = with([taxed]);
+
+    let taxes = [1, 1, 1].map(|amount| match last(&account.does(START, refund(credits(amount)))) {
+        Event::CreditsRefunded { tax_minor, .. } => *tax_minor,
+        other => panic!("{other:?}"),
+    });
+
+    assert_eq!((taxes, taxes.iter().sum::<i64>()), ([63, 64, 63], 190));
+}
+
+#[test]
 fn i11_credits_and_holds_end_at_their_instant_and_not_a_microsecond_before() {
     let account = with([grant_until(1, credits(10), after(60)), hold(1, credits(4)).into()]);
     let just_before = Timestamp(after(60).0 - 1);
@@ -423,6 +484,7 @@ fn i11_credits_and_holds_end_at_their_instant_and_not_a_microsecond_before() {
     assert_eq!(account.next_due_at(), Some(after(60)));
     assert_eq!(account.as_of(after(60)).balance().expired, credits(10));
     assert_eq!(account.as_of(after(60)).balance().held, Credits::ZERO);
+    assert_eq!(account.as_of(after(60)).version, account.version, "what is due is not in the log");
 }
 
 #[test]
@@ -618,6 +680,38 @@ fn a_budget_alerts_once_a_window_and_a_new_rule_says_nothing_of_windows_that_are
     assert_eq!(spend(&mut account, 2, after(day)), 1);
     assert_eq!(alerts_in(&account.does(after(day), cap(credits(9)))), 0, "raised already");
     assert_eq!(spend(&mut account, 3, after(2 * day)), 1, "another day, another crossing");
+}
+
+#[test]
+fn of_the_budgets_of_many_end_users_a_settle_looks_at_its_own() {
+    let rule = AlertRule::BudgetPercent { percent: 50 };
+    let each = budget(BudgetScope::EndUser { end_user: None }, BudgetWindow::Month, credits(4));
+    let mut account = with([
+        grant(1, credits(1_000)),
+        OrgCommand::SetBudgets { budgets: vec![each] },
+        OrgCommand::SetAlertRules { rules: vec![rule.clone()] },
+    ]);
+    let of = |n: u128| Reserve {
+        purpose: Purpose { end_user: Some(format!("user {n}")), ..Purpose::default() },
+        expiry: ExpiryPolicy::ChargeBound,
+        ..hold(n, credits(3))
+    };
+    for n in 1..=20 {
+        account.does(START, of(n));
+    }
+    let raised = account.does(START, settle(1, credits(3)));
+    let looked_at = decide::looked_at(&account, raised.iter());
+    let expired: Vec<Event> = account.expire_due(after(60)).into_iter().map(|(event, _)| event).collect();
+    let given_back = account.does(after(61), settle(2, Credits::ZERO));
+    account.does(after(61), of(30));
+    let again = account.does(after(61), settle(30, credits(3)));
+    account.does(after(61), Reserve { reservation: reservation(31), credits: credits(2), ..of(2) });
+    let recovered = account.does(after(61), settle(31, credits(2)));
+
+    assert_eq!(looked_at.len(), 1, "{looked_at:?}");
+    assert_eq!((alerts_in(&raised), alerts_in(&expired)), (1, 19), "one each");
+    assert_eq!((alerts_in(&given_back), alerts_in(&again)), (0, 1));
+    assert_eq!(alerts_in(&recovered), 1, "armed again");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::commerce::Payment;
+use crate::domain::commerce::{DECIMALS_DEFAULT, Payment};
 use crate::domain::credits::Credits;
 use crate::domain::event::{LotBurn, LotTerms};
 use crate::domain::ids::LotId;
@@ -22,7 +22,11 @@ pub struct Lot {
     pub created_at: Timestamp,
     /// Net amount paid in minor units; 0 for what was granted free.
     pub paid_minor: i64,
+    /// What was paid beside it as tax, in minor units.
+    pub tax_minor: i64,
     pub currency: Option<String>,
+    /// Of the currency's minor unit.
+    pub decimals: u8,
     /// Revenue recognised so far, in minor units.
     pub recognised_minor: i64,
     /// Money given back, in minor units.
@@ -55,7 +59,9 @@ impl Lot {
             expires_at: terms.expires_at,
             created_at: at,
             paid_minor: payment.map_or(0, |payment| payment.net_minor),
+            tax_minor: payment.map_or(0, |payment| payment.tax_minor),
             currency: payment.map(|payment| payment.currency.clone()),
+            decimals: payment.map_or(DECIMALS_DEFAULT, |payment| payment.decimals),
             recognised_minor: 0,
             refunded_minor: 0,
         };
@@ -114,6 +120,12 @@ impl Lot {
     /// with the last credit.
     pub fn refund_minor(&self, credits: Credits) -> i64 {
         share(self.deferred_minor(), credits, self.remaining())
+    }
+
+    /// The share of the tax that a refund of `credits` gives back: of all refunds of a lot together never more than was paid.
+    pub fn refund_tax_minor(&self, credits: Credits) -> i64 {
+        let refunded = |credits| share(self.tax_minor, credits, self.granted);
+        refunded(self.refunded.saturating_add(credits)) - refunded(self.refunded)
     }
 }
 

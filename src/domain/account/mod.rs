@@ -161,15 +161,20 @@ impl Account {
         format.admits(&decided)?;
         let mut steps: Vec<Step> = decided.into_iter().map(|event| self.step(event, now)).collect();
         // What the end of a hold set free, or a late settle gave back, may be past its time.
-        self.end_due(now, now, &mut steps);
+        self.end_due(format, now, now, &mut steps);
         self.raise_alerts(now, &mut steps);
         Ok(steps)
     }
 
     /// The ends that time alone has brought about until `now` (I11), evolved and ready to be appended.
     pub fn expire_due(&mut self, now: Timestamp) -> Vec<Step> {
+        self.expire_due_within(Format::READ, now)
+    }
+
+    /// The same, for a log in that format.
+    pub fn expire_due_within(&mut self, format: Format, now: Timestamp) -> Vec<Step> {
         let mut steps = Vec::new();
-        self.end_due(Timestamp(i64::MIN), now, &mut steps);
+        self.end_due(format, Timestamp(i64::MIN), now, &mut steps);
         if !steps.is_empty() {
             self.raise_alerts(now, &mut steps);
         }
@@ -211,6 +216,8 @@ impl Account {
         }
         let mut later = self.clone();
         later.expire_due(now);
+        // What is due is not in the log yet.
+        later.version = self.version;
         std::borrow::Cow::Owned(later)
     }
 
@@ -247,10 +254,14 @@ impl Account {
 
     /// Ends what is due until `now`, in the order of time. What came free meanwhile repays debt, before anything that
     /// ends later than the time `reached`.
-    fn end_due(&mut self, mut reached: Timestamp, now: Timestamp, steps: &mut Vec<Step>) {
+    fn end_due(&mut self, format: Format, mut reached: Timestamp, now: Timestamp, steps: &mut Vec<Step>) {
         loop {
             match (decide::next_due(self, now), decide::repayment(self)) {
-                (Some((at, event)), _) if at <= reached => steps.push(self.step(event, now)),
+                (Some((at, event)), _) if at <= reached => {
+                    let is_dated = reached < now && format >= Format::DUE_AT;
+                    let event = if is_dated { event.due(reached) } else { event };
+                    steps.push(self.step(event, now));
+                }
                 (_, Some(event)) => steps.push(self.step(event, now)),
                 (Some((at, _)), None) => reached = at,
                 (None, None) => return,
@@ -259,7 +270,7 @@ impl Account {
     }
 
     fn raise_alerts(&mut self, now: Timestamp, steps: &mut Vec<Step>) {
-        for event in decide::alerts(self) {
+        for event in decide::alerts(self, steps.iter().map(|(event, _)| event)) {
             steps.push(self.step(event, now));
         }
     }

@@ -426,12 +426,14 @@ impl Model {
             OrgCommand::Adjust { credits, lot, .. } => self.adjust(credits, lot, now)?,
             OrgCommand::Refund { lot, credits, .. } => self.refund(lot, credits)?,
             OrgCommand::Reserve(command) => self.reserve(command, now)?,
-            OrgCommand::Grow { reservation, credits, expiry } => self.grow(reservation, credits, expiry)?,
-            OrgCommand::Extend { reservation, ttl_seconds } => {
+            OrgCommand::Grow { reservation, credits, expiry, .. } => {
+                self.grow(reservation, credits, expiry)?
+            }
+            OrgCommand::Extend { reservation, ttl_seconds, .. } => {
                 let hold = self.open_hold(reservation)?;
                 hold.expires_at = hold.expires_at.max(now.plus_seconds(ttl_seconds));
             }
-            OrgCommand::Release { reservation } => {
+            OrgCommand::Release { reservation, .. } => {
                 let released = |hold: &ModelHold| hold.status == ReservationStatus::Released;
                 if self.holds.iter().any(|hold| hold.id == reservation && released(hold)) {
                     return Ok(());
@@ -491,10 +493,10 @@ impl Model {
     }
 
     fn new_lot(&mut self, terms: LotTerms, paid: i64, now: Timestamp) -> Result<(), Refusal> {
+        refuse_if(self.lots.iter().any(|lot| lot.terms.lot == terms.lot), || Refusal::LotExists)?;
         self.not_closed()?;
         refuse_if(!terms.credits.is_positive(), || Refusal::AmountNotPositive)?;
         refuse_if(terms.expires_at.is_some_and(|at| at <= now), || Refusal::ExpiryInPast)?;
-        refuse_if(self.lots.iter().any(|lot| lot.terms.lot == terms.lot), || Refusal::LotExists)?;
         let repaid = self.balance().debt.min(terms.credits);
         self.lots.push(ModelLot { terms, paid, made_at: now, moves: vec![Move::Burned(repaid)] });
         Ok(())
@@ -795,10 +797,12 @@ fn a_command() -> impl Strategy<Value = OrgCommand> {
             reservation: reservation(n),
             credits,
             expiry,
+            by: None,
         }),
         2 => (0u128..8, 1i64..100_000).prop_map(|(n, ttl_seconds)| OrgCommand::Extend {
             reservation: reservation(n),
             ttl_seconds,
+            by: None,
         }),
         4 => lot_terms().prop_map(grant_lot),
         4 => (lot_terms(), 0i64..500).prop_map(|(terms, minor)| purchase(terms, minor)),

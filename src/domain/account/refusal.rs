@@ -47,6 +47,11 @@ pub enum Refusal {
     TooManyHolds { limit: usize },
     #[error("the reservation has ended: it is {status:?}")]
     ReservationEnded { status: ReservationStatus },
+    #[error(
+        "this reservation ends with the request that it is for: only who sends that request, or an operator, may end or \
+         change it"
+    )]
+    NotItsSender,
     #[error("the request is still under way; say how its answer was once it has ended")]
     ReservationOpen,
     #[error("there is no such lot")]
@@ -118,6 +123,7 @@ impl Refusal {
             Refusal::ReservationExists => "reservation_exists",
             Refusal::TooManyHolds { .. } => "too_many_holds",
             Refusal::ReservationEnded { .. } => "reservation_ended",
+            Refusal::NotItsSender => "not_its_sender",
             Refusal::ReservationOpen => "reservation_open",
             Refusal::UnknownLot => "unknown_lot",
             Refusal::LotExists => "lot_exists",

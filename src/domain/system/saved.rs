@@ -24,8 +24,8 @@ struct Saved<C> {
     publications: Vec<Publication>,
     keys: Vec<(KeyId, Key)>,
     claims: Vec<C>,
-    /// Names of the claims that are open.
-    open: Vec<String>,
+    /// Names of the claims that are open, with when each was made.
+    open: Vec<(String, Timestamp)>,
     /// Events that make the experiments what they are.
     experiments: Vec<(Event, Timestamp)>,
 }
@@ -41,7 +41,7 @@ impl System {
             publications: self.prices.publications(),
             keys: self.keys.iter().map(|(id, key)| (*id, key.clone())).collect(),
             claims: self.claims.values().collect::<Vec<&Claim>>(),
-            open: self.open.iter().cloned().collect(),
+            open: self.open.iter().map(|(name, since)| (name.clone(), *since)).collect(),
             experiments: self.experiments.events(),
         })
     }

@@ -91,10 +91,14 @@ struct Output {
 }
 
 fn disjoint(input: Input, output: Output) -> Result<Usage, UsageAnomaly> {
-    // Cached audio is reported both as cached and as audio; what the parts exceed the whole by is that overlap.
+    // Cached media are reported both as cached and as media; what the parts exceed the whole by is that overlap. Of pictures
+    // and video it counts as cached alone; cached audio is a class of its own.
     let parts = input.cached + input.written + input.audio + input.image + input.video;
-    let cached_audio = parts.saturating_sub(input.total);
-    if cached_audio > input.cached.min(input.audio) {
+    let overlap = parts.saturating_sub(input.total);
+    let cached_images = overlap.min(input.image).min(input.cached);
+    let cached_video = (overlap - cached_images).min(input.video).min(input.cached - cached_images);
+    let cached_audio = overlap - cached_images - cached_video;
+    if cached_audio > input.audio.min(input.cached - cached_images - cached_video) {
         return Err(UsageAnomaly::PartExceedsWhole { part: "parts of the prompt", whole: "prompt tokens" });
     }
     let sum = input.total + output.total;
@@ -112,7 +116,7 @@ fn disjoint(input: Input, output: Output) -> Result<Usage, UsageAnomaly> {
         Some(_) | None => {}
     }
     Ok(Usage {
-        input_tokens: input.total - (parts - cached_audio),
+        input_tokens: input.total - (parts - overlap),
         cache_read_tokens: input.cached - cached_audio,
         cache_write_5m_tokens: input.written,
         output_tokens,
@@ -120,8 +124,8 @@ fn disjoint(input: Input, output: Output) -> Result<Usage, UsageAnomaly> {
         audio_input_tokens: input.audio - cached_audio,
         cached_audio_tokens: cached_audio,
         audio_output_tokens: output.audio,
-        image_tokens: input.image,
-        video_tokens: input.video,
+        image_tokens: input.image - cached_images,
+        video_tokens: input.video - cached_video,
         ..Usage::default()
     })
 }
@@ -190,6 +194,31 @@ mod tests {
             (20, 40, 40)
         );
         assert_eq!(usage.input_total(), 100);
+    }
+
+    #[test]
+    fn cached_pictures_and_video_are_counted_once() {
+        for (cached, image, video, audio, classes) in [
+            (60, 80, 0, 0, [60, 40, 0, 0, 0]),
+            (60, 30, 50, 0, [60, 0, 40, 0, 0]),
+            (60, 20, 20, 40, [60, 0, 0, 40, 0]),
+            (60, 20, 20, 50, [50, 0, 0, 40, 10]),
+        ] {
+            let details = json!({"cached_tokens": cached, "image_tokens": image, "video_tokens": video, "audio_tokens": audio});
+            let report =
+                json!({"prompt_tokens": 100, "completion_tokens": 0, "prompt_tokens_details": details});
+
+            let usage = from_openai_chat(&report).expect("a usage");
+
+            let found = [
+                usage.cache_read_tokens,
+                usage.image_tokens,
+                usage.video_tokens,
+                usage.audio_input_tokens,
+                usage.cached_audio_tokens,
+            ];
+            assert_eq!((found, usage.input_total()), (classes, 100), "{details}");
+        }
     }
 
     #[test]

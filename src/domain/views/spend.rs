@@ -189,8 +189,8 @@ pub fn fold(rows: &mut BTreeMap<(OrgId, SpendKey), Spend>, recorded: &Recorded) 
                 add(SpendKey::new(at, purpose, None, None), 1, left, None);
             }
         }
-        Event::ReservationExpired { charged, purpose, .. } if charged.is_positive() => {
-            add(SpendKey::new(at, purpose, None, None), 0, *charged, None);
+        Event::ReservationExpired { charged, purpose, due_at, .. } if charged.is_positive() => {
+            add(SpendKey::new(due_at.unwrap_or(at), purpose, None, None), 0, *charged, None);
         }
         // Nothing else is a charge for usage.
         _ => {}
@@ -226,6 +226,7 @@ mod tests {
     use crate::domain::account::command::{Reserve, Settle};
     use crate::domain::account::fixtures::*;
     use crate::domain::event::{AttemptOutcome, Dispatcher, ExpiryPolicy, Payload};
+    use crate::domain::format::Format;
     use crate::domain::ids::EventId;
     use crate::domain::usage::UsageSource;
 
@@ -268,10 +269,14 @@ mod tests {
 
     /// What was charged by each value of one dimension.
     fn charged_by(group: &Group, steps: Vec<Step>) -> Vec<(String, Credits)> {
+        charged_at(after(60), group, steps)
+    }
+
+    fn charged_at(at: Timestamp, group: &Group, steps: Vec<Step>) -> Vec<(String, Credits)> {
         let mut rows = BTreeMap::new();
         for (event, balance) in steps {
             let payload = Payload { by: None, command: None, balance: Some(balance), event };
-            let recorded = Recorded { org: org(), version: 1, id: EventId(org().0), at: after(60), payload };
+            let recorded = Recorded { org: org(), version: 1, id: EventId(org().0), at, payload };
             fold(&mut rows, &recorded);
         }
         let mut report = SpendReport::default();
@@ -299,6 +304,33 @@ mod tests {
             charged_by(&Group::Provider, steps),
             [(String::new(), none), ("openai".into(), credits(1))]
         );
+    }
+
+    #[test]
+    fn i11_an_estimate_counts_in_the_hour_in_which_it_was_due_whenever_that_was_written() {
+        let expiry = ExpiryPolicy::ChargeInput { credits: credits(1) };
+        let account =
+            with([grant_until(1, credits(10), after(30)), Reserve { expiry, ..hold(1, credits(4)) }.into()]);
+        let two_hours = after(2 * 3_600);
+        let hour = |at, steps: &[Step]| charged_at(at, &Group::Hour, steps.to_vec()).pop().unwrap().0;
+        let dues = |steps: &[Step]| -> Vec<Option<Timestamp>> {
+            let due = |(event, _): &Step| match event {
+                Event::ReservationExpired { due_at, .. } | Event::CreditsExpired { due_at, .. } => *due_at,
+                other => panic!("{other:?}"),
+            };
+            steps.iter().map(due).collect()
+        };
+
+        let in_time = account.clone().expire_due(after(60));
+        let late = account.clone().expire_due(two_hours);
+        let undated = account.clone().expire_due_within(Format(1), two_hours);
+
+        assert_eq!(dues(&in_time), [Some(after(30)), None, None]);
+        // What the hold had pinned ends with it.
+        assert_eq!(dues(&late), [Some(after(30)), Some(after(60)), Some(after(60))]);
+        assert_eq!(dues(&undated), [None; 3]);
+        assert_eq!(hour(two_hours, &late), hour(after(60), &in_time));
+        assert_eq!(hour(two_hours, &undated), "2026-10-24T22:00:00Z", "as before this was known");
     }
 
     #[test]

@@ -2,6 +2,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use tokio::sync::Notify;
 
 use super::*;
 
@@ -25,6 +26,8 @@ pub(super) struct Faulty {
     pub unreadable: AtomicBool,
     /// Nothing can be read of this org.
     pub damaged: Option<OrgId>,
+    /// The next commit says that it is under way, and waits.
+    pub slow: Mutex<Option<[Arc<Notify>; 2]>>,
 }
 
 impl Faulty {
@@ -40,6 +43,7 @@ impl Faulty {
             writer: None,
             unreadable: AtomicBool::new(false),
             damaged: None,
+            slow: Mutex::default(),
         }
     }
 }
@@ -76,6 +80,11 @@ impl EventLog for Faulty {
     ) -> Result<Appended, StoreError> {
         if events.iter().any(|event| event.recorded_at < self.since.0) {
             return Err(StoreError::ClockOff);
+        }
+        let slow = self.slow.lock().expect("no test panicked").take();
+        if let Some([under_way, go_on]) = slow {
+            under_way.notify_one();
+            go_on.notified().await;
         }
         let appended = self.log.append(shard, expected, new, events).await?;
         match self.lost_answer.swap(false, Ordering::SeqCst) {

@@ -22,7 +22,10 @@ use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::domain::chain::Hash;
-use crate::store::{Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, StoreError, alike};
+use crate::store::{
+    Appended, CLOCK_DIFFERENCE_MAX, EventLog, EventRow, Head, LockedHead, Profile, Profiles, StoreError,
+    alike,
+};
 
 pub use views::PostgresViews;
 
@@ -38,8 +41,6 @@ const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// Longer than the server's own limit on a statement, so that silence means a lost connection.
 const ANSWER_MAX: Duration = Duration::from_secs(6);
 const SILENCE: &str = "the database does not answer";
-/// How far an event's time may lie from the database's, in microseconds.
-const CLOCK_DIFFERENCE_MAX: i64 = 2_000_000;
 const READERS: u32 = 8;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
