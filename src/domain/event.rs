@@ -71,6 +71,7 @@ impl CommandRef {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct BoundCommand {
     pub key: String,
+    /// Hex digest of what was asked; the same key with another fingerprint is a conflict.
     pub fingerprint: String,
     pub events: u32,
 }
