@@ -17,6 +17,7 @@ use crate::gateway::dispatch;
 use crate::gateway::edge::Request;
 use crate::gateway::failure::Failure;
 use crate::gateway::plan::Prices;
+use crate::gateway::said;
 
 /// Copies under way on a node.
 pub const SHADOWS_MAX: usize = 256;
@@ -60,7 +61,7 @@ fn opening(request: &Request) -> String {
     let instructions = [&body["system"], &body["instructions"]];
     let mut hash = Sha256::new();
     for part in instructions.into_iter().filter(|_| has_instructions).chain([first]) {
-        hash.update(part.to_string().as_bytes());
+        said::write(part, &mut |bytes| hash.update(bytes));
         hash.update([0]);
     }
     format!("{} {}", request.caller.key, hex::encode(hash.finalize()))

@@ -22,6 +22,7 @@ mod plan;
 mod prompts;
 pub mod providers;
 mod quote;
+mod said;
 mod shed;
 mod stream;
 #[cfg(test)]
