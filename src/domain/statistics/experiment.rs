@@ -91,10 +91,12 @@ pub struct ArmReport {
     pub verdict: String,
 }
 
-/// What was seen of one arm: its units, and its answers by class of latency.
+/// What was seen of one arm: its units, what it answered once it was promoted, which says nothing of them, and its answers
+/// by class of latency.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub units: Vec<UnitSums>,
+    pub beside: UnitSums,
     pub latencies: BTreeMap<i64, i64>,
 }
 
@@ -113,7 +115,7 @@ pub fn report(experiment: &Experiment, seen: &[Seen]) -> Vec<ArmReport> {
 }
 
 fn arm_report(arm: &Arm, seen: &Seen, control: Option<&Seen>, alpha: f64) -> ArmReport {
-    let mut sums = UnitSums::default();
+    let mut sums = seen.beside.clone();
     seen.units.iter().for_each(|unit| sums.add(unit));
     let ends = |interval: Option<Interval>| (interval.map(|it| it.low), interval.map(|it| it.high));
     let figures = Metric::ALL.into_iter().filter_map(|metric| {
@@ -251,7 +253,8 @@ mod tests {
             successes,
             ..UnitSums::default()
         };
-        Seen { units: (0..units).map(unit).collect(), latencies: [(70, 90), (75, 10)].into() }
+        let latencies = [(70, 90), (75, 10)].into();
+        Seen { units: (0..units).map(unit).collect(), beside: UnitSums::default(), latencies }
     }
 
     fn of(metric: Metric, arm: &ArmReport) -> Comparison {
