@@ -118,7 +118,9 @@ async fn an_experiment_that_is_refused_leaves_no_caps() {
     start(on("first", "gpt-4o", "3".into()), "two").await.expect(StatusCode::CONFLICT);
     assert_eq!(caps(&app, "acme").await, first, "a name of before");
     let both = ["4", "5"].map(|credits| on("same", "gpt-4o", credits.into()));
-    let [one, other] = both.each_ref().map(|experiment| start(experiment.clone(), experiment["arms"][1]["credits_per_org"].as_str().unwrap_or_default()));
+    let [one, other] = both.each_ref().map(|experiment| {
+        start(experiment.clone(), experiment["arms"][1]["credits_per_org"].as_str().unwrap_or_default())
+    });
     let (one, other) = tokio::join!(one, other);
     let stands = match (one.status, other.status) {
         (StatusCode::CREATED, StatusCode::CONFLICT) => 4,
@@ -248,9 +250,8 @@ async fn what_leads_nowhere_is_not_promoted() {
     };
     let start = SystemCommand::StartExperiment { experiment };
     app.ledger().submit_system(start, None, None).await.unwrap();
-    let promote = async |arm: &str| {
-        operator.post("/api/v1/experiments/old/promote", json!({"arm": arm})).await
-    };
+    let promote =
+        async |arm: &str| operator.post("/api/v1/experiments/old/promote", json!({"arm": arm})).await;
 
     let refused = promote("lost").await.expect(StatusCode::UNPROCESSABLE_ENTITY);
     assert!(refused["detail"].as_str().unwrap().contains("there is no provider"), "{refused}");

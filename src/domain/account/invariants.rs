@@ -645,11 +645,7 @@ fn an_account_survives_its_snapshot() {
 #[test]
 fn i1_an_arm_spends_what_its_org_allots_to_it_and_the_orgs_own_budgets_do_not_touch_it() {
     let arm = |n, amount| Reserve {
-        purpose: Purpose {
-            arm: Some("small/haiku".into()),
-            unit: Some("ada".into()),
-            ..Purpose::default()
-        },
+        purpose: Purpose { arm: Some("small/haiku".into()), unit: Some("ada".into()), ..Purpose::default() },
         ..hold(n, credits(amount))
     };
     let winner = |n, amount| Reserve {
