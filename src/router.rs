@@ -47,8 +47,8 @@ pub enum RouterError {
     File { path: PathBuf, why: io::Error },
     #[error("{}:{line}: {why}", path.display())]
     Label { path: PathBuf, line: usize, why: serde_json::Error },
-    #[error("{} holds no weights: {why}", path.display())]
-    Weights { path: PathBuf, why: serde_json::Error },
+    #[error("the weights of {} can't be used: {why}", path.display())]
+    Weights { path: PathBuf, why: String },
     #[error("{} holds too few prompts: each half needs some that the strong model answers right", .0.display())]
     TooFew(PathBuf),
 }
@@ -82,12 +82,11 @@ pub fn run(command: &RouterCommand) -> Result<(), RouterError> {
         RouterCommand::Evaluate { labels, weights, weak_price } => {
             let Labels { training, held_out } = read(labels)?;
             let model = match weights {
-                None => complexity::shipped().clone(),
+                None => Model::clone(complexity::shipped()),
                 Some(path) => {
                     let why = |why| RouterError::File { path: path.clone(), why };
                     let text = std::fs::read_to_string(path).map_err(why)?;
-                    serde_json::from_str(&text)
-                        .map_err(|why| RouterError::Weights { path: path.clone(), why })?
+                    Model::from_json(&text).map_err(|why| RouterError::Weights { path: path.clone(), why })?
                 }
             };
             println!("{}", report(&model, &training, &held_out, *weak_price));
@@ -284,7 +283,7 @@ mod tests {
 
     #[test]
     fn the_report_counts_what_goes_up_and_what_that_keeps() {
-        let model = complexity::shipped();
+        let model = Model::clone(complexity::shipped());
         let labelled: Vec<Labelled> = (0..50)
             .map(|n| Labelled {
                 prompt: Prompt { text: format!("prompt {n}"), ..Prompt::default() },
@@ -295,7 +294,7 @@ mod tests {
 
         let always_weak = Model {
             thresholds: model.thresholds.iter().map(|t| complexity::Threshold { score: 9.0, ..*t }).collect(),
-            ..model.clone()
+            ..model
         };
 
         assert!(table("t", &always_weak, &labelled, 0.1).contains(
