@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -190,7 +191,9 @@ pub fn router(api: ApiState, config: &Config) -> Result<Router, AppError> {
     Ok(router_with(api, gateway))
 }
 
-fn router_with(api: ApiState, gateway: GatewayState) -> Router {
+fn router_with(mut api: ApiState, gateway: GatewayState) -> Router {
+    let chains = gateway.clone();
+    api.check_arm = Arc::new(move |experiment, arm| chains.check_arm(experiment, arm));
     let (gateway, described) = gateway::router(gateway);
     let router = http::router(api, described).merge(gateway);
     router.layer(axum::middleware::from_fn(http::measure))
@@ -230,7 +233,10 @@ async fn open_at_any_time(
         alone_in_format(&ledger).await;
     }
     finish_claims(&ledger).await;
-    Ok(ApiState { ledger, profiles: ProfileBook::new(profiles), operator, metrics: telemetry::recorder()? })
+    let (profiles, metrics) = (ProfileBook::new(profiles), telemetry::recorder()?);
+    // The gateway's, once there is one.
+    let check_arm = Arc::new(|_: &_, _: &_| Ok(()));
+    Ok(ApiState { ledger, profiles, operator, metrics, check_arm })
 }
 
 /// Serves a router with Nagle's algorithm off: a stream's chunks must not wait for an acknowledgement.

@@ -17,6 +17,7 @@ use toml_edit::{ImDocument, Item};
 
 use crate::domain::pricing::rate_card::Uplift;
 use crate::domain::prompts::{Template, Templates};
+use crate::domain::routing::complexity::Model;
 use crate::domain::routing::{Mistake, Route, Routes, Step, To};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -42,6 +43,9 @@ pub struct Config {
     pub prompts: Vec<Template>,
     /// Models that are no more, as `provider/model`, and what answers in their place.
     pub successors: BTreeMap<String, To>,
+    /// The weights that judge how complex a request is, as `tollgate router train` makes them; those that come with Tollgate
+    /// when absent.
+    pub complexity_weights: Option<PathBuf>,
     /// Nothing is held, charged or recorded: only to measure what that costs, and only before providers on this machine.
     pub unreserved_for_measuring: bool,
 }
@@ -181,7 +185,7 @@ const NEEDED: [&str; 7] = ["model", "messages", "input", "stream", "max_tokens",
 const OPERATOR_KEY: &str = "TOLLGATE_OPERATOR_KEY";
 
 /// What else `TOLLGATE_…` may override: all of [`Config`].
-const ENVIRONMENT: [&str; 10] = [
+const ENVIRONMENT: [&str; 11] = [
     "listen",
     "internal_address",
     "database_url",
@@ -191,6 +195,7 @@ const ENVIRONMENT: [&str; 10] = [
     "routes",
     "successors",
     "prompts",
+    "complexity_weights",
     "unreserved_for_measuring",
 ];
 
@@ -221,6 +226,7 @@ impl Default for Config {
             routes: Vec::new(),
             prompts: Vec::new(),
             successors: BTreeMap::new(),
+            complexity_weights: None,
             unreserved_for_measuring: false,
         }
     }
@@ -256,13 +262,30 @@ impl Config {
         if mistakes.is_empty() { Ok(config) } else { Err(ConfigError::Routes(told(&figment, mistakes))) }
     }
 
-    /// The routing table that the routes make.
+    /// The routing table that the routes make, with the weights as their file has them now.
     ///
     /// # Errors
     /// Every mistake in them.
     pub fn routing(&self) -> Result<Routes, Vec<Mistake>> {
         let providers: Vec<&str> = self.providers.iter().map(|provider| provider.name.as_str()).collect();
-        Routes::new(self.routes.clone(), self.successors.clone(), &providers)
+        let routes = Routes::new(self.routes.clone(), self.successors.clone(), &providers);
+        match (routes, self.weights()) {
+            (Ok(routes), Ok(None)) => Ok(routes),
+            (Ok(routes), Ok(Some(weights))) => Ok(routes.judged_by(weights)),
+            (routes, weights) => {
+                let mistakes = routes.err().into_iter().flatten();
+                Err(mistakes.chain(weights.err()).collect())
+            }
+        }
+    }
+
+    fn weights(&self) -> Result<Option<Model>, Mistake> {
+        let Some(file) = &self.complexity_weights else { return Ok(None) };
+        let text = std::fs::read_to_string(file).map_err(|error| error.to_string());
+        text.and_then(|text| Model::from_json(&text)).map(Some).map_err(|why| Mistake {
+            path: vec!["complexity_weights".to_owned()],
+            why: format!("complexity_weights, {}: {why}", file.display()),
+        })
     }
 
     /// The templates that the prompts make.
@@ -515,6 +538,7 @@ impl ProviderConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::routing::complexity;
 
     const PROVIDER: &str =
         "[[providers]]\nname = \"openai\"\nkind = \"openai\"\nbase_url = \"http://up\"\napi_key = \"k\"\n";
@@ -632,6 +656,30 @@ mod tests {
         for url in ["https://up/openai", "https://up/v1/gateway", "http://127.0.0.1:4010/"] {
             assert!(load(&PROVIDER.replace("http://up", url)).is_ok(), "{url}");
         }
+    }
+
+    #[test]
+    fn weights_of_ones_own_are_read_or_said_to_be_none() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("weights.json");
+        let toml = format!("complexity_weights = {file:?}\n");
+        let mut own = Model::clone(complexity::shipped());
+        own.intercept = 0.5;
+        let write = |text: &str| std::fs::write(&file, text).expect("writes");
+
+        let missing = load(&toml).expect_err("no file").to_string();
+        write("{}");
+        let broken = load(&toml).expect_err("no weights").to_string();
+        write(&serde_json::to_string(&own).expect("json"));
+        let config = load(&toml).expect("reads");
+
+        assert!(missing.contains("tollgate.toml:1: complexity_weights, "), "{missing}");
+        assert!(broken.contains("weights.json: they are no weights: missing field"), "{broken}");
+        assert_eq!(**config.routing().expect("sound").weights(), own);
+        own.intercept = 0.6;
+        write(&serde_json::to_string(&own).expect("json"));
+        assert_eq!(**config.routing().expect("sound").weights(), own, "a reload reads them again");
+        assert_eq!(Config::default().routing().expect("sound").weights(), complexity::shipped());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::domain::routing::complexity::training::{Labelled, train};
-use crate::domain::routing::complexity::{self, Model, Prompt};
+use crate::domain::routing::complexity::{self, Judgement, Level, Model, Prompt};
 use crate::domain::statistics::{Interval, bootstrap};
 
 /// Shares of the strong model's accuracy that are evaluated.
@@ -47,8 +47,8 @@ pub enum RouterError {
     File { path: PathBuf, why: io::Error },
     #[error("{}:{line}: {why}", path.display())]
     Label { path: PathBuf, line: usize, why: serde_json::Error },
-    #[error("{} holds no weights: {why}", path.display())]
-    Weights { path: PathBuf, why: serde_json::Error },
+    #[error("the weights of {} can't be used: {why}", path.display())]
+    Weights { path: PathBuf, why: String },
     #[error("{} holds too few prompts: each half needs some that the strong model answers right", .0.display())]
     TooFew(PathBuf),
 }
@@ -82,12 +82,11 @@ pub fn run(command: &RouterCommand) -> Result<(), RouterError> {
         RouterCommand::Evaluate { labels, weights, weak_price } => {
             let Labels { training, held_out } = read(labels)?;
             let model = match weights {
-                None => complexity::shipped().clone(),
+                None => Model::clone(complexity::shipped()),
                 Some(path) => {
                     let why = |why| RouterError::File { path: path.clone(), why };
                     let text = std::fs::read_to_string(path).map_err(why)?;
-                    serde_json::from_str(&text)
-                        .map_err(|why| RouterError::Weights { path: path.clone(), why })?
+                    Model::from_json(&text).map_err(|why| RouterError::Weights { path: path.clone(), why })?
                 }
             };
             println!("{}", report(&model, &training, &held_out, *weak_price));
@@ -161,11 +160,12 @@ fn report(
 }
 
 const HEAD: &str = "| prompts | strong, weak accuracy | asked for | reached | strong calls | saved | saved by chance at the \
-                    same accuracy | saved in hindsight |\n|---|---|---|---|---|---|---|---|\n";
+                    same accuracy | saved beyond chance | saved in hindsight |\n|---|---|---|---|---|---|---|---|---|\n";
 
-/// A row for each quality: what the thresholds that were set in training bring here.
+/// A row for each quality: what the thresholds that were set in training bring here. What is unlike the prompts of training
+/// never goes to the weak model, as in the gateway.
 fn table(name: &str, model: &Model, labelled: &[Labelled], weak_price: f64) -> String {
-    let scores: Vec<f64> = labelled.iter().map(|one| model.judge(&one.prompt).score).collect();
+    let judged: Vec<Judgement> = labelled.iter().map(|one| model.judge(&one.prompt)).collect();
     let right = |is: fn(&Labelled) -> bool, sample: &[usize]| {
         sample.iter().filter(|at| is(&labelled[**at])).count() as f64
     };
@@ -175,9 +175,7 @@ fn table(name: &str, model: &Model, labelled: &[Labelled], weak_price: f64) -> S
     let count = labelled.len() as f64;
     let mut out = String::new();
     for quality in QUALITIES {
-        let threshold = model.thresholds.iter().find(|threshold| threshold.quality == quality);
-        let threshold = threshold.map_or(f64::NEG_INFINITY, |threshold| threshold.score);
-        let goes_up = |at: usize| scores[at] >= threshold;
+        let goes_up = |at: usize| model.level(&judged[at], quality) > Level::Simple;
         let calls = |sample: &[usize]| sample.iter().filter(|at| goes_up(**at)).count() as f64 / count;
         let routed = |sample: &[usize]| {
             let is_right = |at: &&usize| match goes_up(**at) {
@@ -188,30 +186,38 @@ fn table(name: &str, model: &Model, labelled: &[Labelled], weak_price: f64) -> S
         };
         let saved = |sample: &[usize]| (1.0 - calls(sample)) * (1.0 - weak_price);
         // Chance sends a share of the requests up; its accuracy lies on the line between the two models.
-        let span = strong(&all) - weak(&all);
-        let by_chance = match span > 0.0 {
-            true => ((1.0 - routed(&all)) * strong(&all) / span).clamp(0.0, 1.0) * (1.0 - weak_price),
-            false => 1.0 - weak_price,
+        let by_chance = |sample: &[usize]| {
+            let span = strong(sample) - weak(sample);
+            match span > 0.0 {
+                true => {
+                    let lost = (1.0 - routed(sample)) * strong(sample);
+                    (lost / span).clamp(0.0, 1.0) * (1.0 - weak_price)
+                }
+                false => 1.0 - weak_price,
+            }
         };
+        let beyond_chance = |sample: &[usize]| saved(sample) - by_chance(sample);
         let percent = |value: f64| format!("{:.1} %", 100.0 * value);
-        let between = |interval: Option<Interval>| {
-            interval.map_or_else(String::new, |Interval { low, high }| {
+        let between = |statistic: &dyn Fn(&[usize]) -> f64| {
+            bootstrap(SEED, labelled.len(), statistic).map_or_else(String::new, |Interval { low, high }| {
                 format!(" ({:.1}–{:.1})", 100.0 * low, 100.0 * high)
             })
         };
         let _ = writeln!(
             out,
-            "| {name} ({}) | {}, {} | {quality} % | {}{} | {} | {}{} | {} | {} |",
+            "| {name} ({}) | {}, {} | {quality} % | {}{} | {} | {}{} | {} | {}{} | {} |",
             labelled.len(),
             percent(strong(&all) / count),
             percent(weak(&all) / count),
             percent(routed(&all)),
-            between(bootstrap(SEED, labelled.len(), routed)),
+            between(&routed),
             percent(calls(&all)),
             percent(saved(&all)),
-            between(bootstrap(SEED, labelled.len(), saved)),
-            percent(by_chance),
-            percent((1.0 - fewest_calls(labelled, &scores, quality)) * (1.0 - weak_price)),
+            between(&saved),
+            percent(by_chance(&all)),
+            percent(beyond_chance(&all)),
+            between(&beyond_chance),
+            percent((1.0 - fewest_calls(labelled, &judged, quality)) * (1.0 - weak_price)),
         );
     }
     out
@@ -219,10 +225,10 @@ fn table(name: &str, model: &Model, labelled: &[Labelled], weak_price: f64) -> S
 
 /// The smallest share of strong calls with which these very prompts reach the quality: what a threshold that knew them
 /// would do, for comparison with what others report.
-fn fewest_calls(labelled: &[Labelled], scores: &[f64], quality: u8) -> f64 {
+fn fewest_calls(labelled: &[Labelled], judged: &[Judgement], quality: u8) -> f64 {
     let strong = labelled.iter().filter(|one| one.strong_is_right).count() as f64;
-    let mut order: Vec<usize> = (0..labelled.len()).collect();
-    order.sort_by(|one, other| scores[*one].total_cmp(&scores[*other]));
+    let mut order: Vec<usize> = (0..labelled.len()).filter(|at| !judged[*at].is_unsure).collect();
+    order.sort_by(|one, other| judged[*one].score.total_cmp(&judged[*other].score));
     let (mut right, mut fewest) = (strong, labelled.len());
     for (nth, at) in order.into_iter().enumerate() {
         right += f64::from(labelled[at].weak_is_right) - f64::from(labelled[at].strong_is_right);
@@ -277,7 +283,7 @@ mod tests {
 
     #[test]
     fn the_report_counts_what_goes_up_and_what_that_keeps() {
-        let model = complexity::shipped();
+        let model = Model::clone(complexity::shipped());
         let labelled: Vec<Labelled> = (0..50)
             .map(|n| Labelled {
                 prompt: Prompt { text: format!("prompt {n}"), ..Prompt::default() },
@@ -288,12 +294,21 @@ mod tests {
 
         let always_weak = Model {
             thresholds: model.thresholds.iter().map(|t| complexity::Threshold { score: 9.0, ..*t }).collect(),
-            ..model.clone()
+            ..model
         };
 
+        assert!(table("t", &always_weak, &labelled, 0.1).contains(
+            "| 100.0 % (100.0–100.0) | 0.0 % | 90.0 % (90.0–90.0) | 90.0 % | 0.0 % (0.0–0.0) | 90.0 % |"
+        ));
+        let strange = |one: &Labelled| Labelled {
+            prompt: Prompt { has_more_than_text: true, ..one.prompt.clone() },
+            ..one.clone()
+        };
+        let (half, rest) = labelled.split_at(25);
+        let half_strange = [half.iter().map(strange).collect(), rest.to_vec()].concat();
         assert!(
-            table("t", &always_weak, &labelled, 0.1)
-                .contains("| 100.0 % (100.0–100.0) | 0.0 % | 90.0 % (90.0–90.0) | 90.0 % | 90.0 % |")
+            table("t", &always_weak, &half_strange, 0.1).contains("| 50.0 % | 45.0 % ("),
+            "what the gateway never calls simple goes up here too"
         );
     }
 }

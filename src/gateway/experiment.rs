@@ -10,13 +10,14 @@ use futures_util::StreamExt;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::domain::ids::ReservationId;
-use crate::domain::routing::{Seat, StickyBy};
+use crate::domain::ids::{OrgId, ReservationId};
+use crate::domain::routing::{Arm, Experiment, Seat, StickyBy, To};
 use crate::gateway::State;
 use crate::gateway::dispatch;
 use crate::gateway::edge::Request;
 use crate::gateway::failure::Failure;
 use crate::gateway::plan::Prices;
+use crate::gateway::said;
 
 /// Copies under way on a node.
 pub const SHADOWS_MAX: usize = 256;
@@ -26,6 +27,47 @@ pub fn seats(prices: &Prices, request: &Request) -> (Option<Seat>, Vec<Seat>) {
     match prices.system.experiments.on_route(&request.model, request.caller.org) {
         Some(trial) => trial.seats(|by| unit(by, request)),
         None => (None, vec![]),
+    }
+}
+
+/// A target that can serve nobody would be passed over in silence: all that an arm names has a price for all who pay.
+///
+/// # Errors
+/// The first that has none, and what to do.
+pub fn check_arm(state: &State, experiment: &Experiment, arm: &Arm) -> Result<(), String> {
+    let prices = Prices::in_force(state);
+    let payers: Vec<OrgId> = match arm.shadow_paid_by {
+        Some(payer) => vec![payer],
+        None if experiment.orgs.is_empty() => vec![OrgId::SYSTEM],
+        None => experiment.orgs.iter().copied().collect(),
+    };
+    for to in arm.chain.iter().cloned().map(To::from) {
+        check_target(state, &prices, &payers, &to).map_err(|why| format!("arm {:?}: {why}", arm.name))?;
+    }
+    Ok(())
+}
+
+fn check_target(state: &State, prices: &Prices, payers: &[OrgId], to: &To) -> Result<(), String> {
+    let (provider, model) = match to {
+        To::Model { provider, model } => (provider, model),
+        To::Route(name) if state.upstreams.is_empty() || state.routes.load().get(name).is_some() => {
+            return Ok(());
+        }
+        To::Route(name) => {
+            return Err(format!("there is no route {name:?}; a model is written as \"provider/model\""));
+        }
+    };
+    let upstream = state.upstreams.iter().find(|upstream| upstream.config.name == *provider);
+    if upstream.is_none() && !state.upstreams.is_empty() {
+        return Err(format!("{to}: there is no provider {provider:?}; name one of the configuration"));
+    }
+    // A node without providers knows them by their own prices.
+    let priced_as = upstream.map_or(provider.as_str(), |upstream| upstream.config.priced_as());
+    let is_priced =
+        |org: &OrgId| prices.system.prices.card(prices.version, *org, priced_as, model, prices.at).is_some();
+    match payers.iter().all(is_priced) {
+        true => Ok(()),
+        false => Err(format!("{to} has no price: publish its card, or name a model that has one")),
     }
 }
 
@@ -60,7 +102,7 @@ fn opening(request: &Request) -> String {
     let instructions = [&body["system"], &body["instructions"]];
     let mut hash = Sha256::new();
     for part in instructions.into_iter().filter(|_| has_instructions).chain([first]) {
-        hash.update(part.to_string().as_bytes());
+        said::write(part, &mut |bytes| hash.update(bytes));
         hash.update([0]);
     }
     format!("{} {}", request.caller.key, hex::encode(hash.finalize()))

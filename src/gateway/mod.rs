@@ -22,6 +22,7 @@ mod plan;
 mod prompts;
 pub mod providers;
 mod quote;
+mod said;
 mod shed;
 mod stream;
 #[cfg(test)]
@@ -48,7 +49,7 @@ use crate::config::{Config, ConfigError, ProviderConfig, ProviderKind};
 use crate::domain::ids::{OrgId, RequestId};
 use crate::domain::pricing::RateCard;
 use crate::domain::prompts::Templates;
-use crate::domain::routing::Routes;
+use crate::domain::routing::{Arm, Experiment, Routes};
 use crate::domain::time::Timestamp;
 use crate::gateway::cache::Cache;
 use crate::gateway::dialects::{Dialect, Family};
@@ -150,6 +151,12 @@ impl GatewayState {
     pub async fn finish(&self) {
         let _nothing_more = self.under_way.write().await;
         self.limiter.give_back().await;
+    }
+
+    /// # Errors
+    /// What of an arm's chain can serve nobody, and what to do.
+    pub fn check_arm(&self, experiment: &Experiment, arm: &Arm) -> Result<(), String> {
+        experiment::check_arm(self, experiment, arm)
     }
 
     /// Takes the routes and prompts of a configuration from the next request on; providers stay as they are.

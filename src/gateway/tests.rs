@@ -776,6 +776,13 @@ async fn a_request_goes_to_a_model_that_is_strong_enough_and_the_record_says_why
         );
     }
     assert_eq!(ask(easy, Some("trivial")).await.status(), 400);
+    let mut agreed = chat("smart");
+    agreed["messages"] = json!([{"role": "user", "content": hard},
+        {"role": "assistant", "content": "Shall I reckon that out?"}, {"role": "user", "content": "Yes, please"}]);
+    let response = world.post("/v1/chat/completions", agreed).await;
+    assert_eq!(header(&response, "x-tollgate-model"), "gpt-4o");
+    let why = header(&response, "x-tollgate-complexity");
+    assert!(why.starts_with("hard; score") && why.contains("of message 1 in the user's last 2"), "{why}");
 }
 
 #[tokio::test]

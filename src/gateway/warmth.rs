@@ -16,6 +16,7 @@ use crate::domain::usage::Usage;
 use crate::gateway::State;
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::plan::Target;
+use crate::gateway::said;
 
 /// About 10 MB.
 const CONVERSATIONS_MAX: u64 = 100_000;
@@ -140,58 +141,8 @@ fn said(request: &Request) -> Vec<u64> {
     said
 }
 
-/// Where a cache should end moves from turn to turn, and is no part of what is said.
-const CACHE_MARK: &str = "cache_control";
-
 fn add(hasher: &mut DefaultHasher, value: &Value) {
-    std::mem::discriminant(value).hash(hasher);
-    match value {
-        Value::Null => {}
-        Value::Bool(yes) => yes.hash(hasher),
-        Value::Number(number) => number.hash(hasher),
-        Value::String(text) => text.hash(hasher),
-        Value::Array(items) => {
-            items.len().hash(hasher);
-            items.iter().for_each(|item| add(hasher, item));
-        }
-        Value::Object(fields) => {
-            for (name, value) in fields.iter().filter(|(name, _)| *name != CACHE_MARK) {
-                name.hash(hasher);
-                add(hasher, value);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn after(value: &Value) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        add(&mut hasher, value);
-        hasher.finish()
-    }
-
-    #[test]
-    fn what_is_said_is_told_apart_and_marks_of_the_cache_are_not() {
-        let said = json!({"role": "user", "content": [{"type": "text", "text": "Hello"}]});
-        let marked = json!({"role": "user", "content": [
-            {"type": "text", "text": "Hello", "cache_control": {"type": "ephemeral"}}
-        ]});
-
-        assert_eq!(after(&said), after(&marked));
-        for other in [
-            json!({"role": "user", "content": [{"type": "text", "text": "Hello."}]}),
-            json!({"role": "assistant", "content": [{"type": "text", "text": "Hello"}]}),
-            json!({"role": "user", "content": "Hello"}),
-            json!(null),
-            json!("null"),
-            json!([]),
-        ] {
-            assert_ne!(after(&said), after(&other), "{other}");
-        }
-    }
+    said::write(value, &mut |bytes| hasher.write(bytes));
+    // Between one value and the next.
+    hasher.write_u8(0);
 }

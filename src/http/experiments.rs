@@ -157,7 +157,12 @@ pub async fn start(
     }
     let NewExperiment { name, route, sticky_by, .. } = body;
     let experiment = Experiment { name: name.clone(), route, sticky_by, orgs, arms };
-    experiment.check().map_err(|why| Problem::unprocessable("invalid_experiment", why))?;
+    experiment.check().map_err(invalid)?;
+    api.ledger.follow_system().await?;
+    // One that stands may be this one, said again.
+    if api.ledger.system().experiments.get(&name).is_none() {
+        experiment.arms.iter().try_for_each(|arm| (api.check_arm)(&experiment, arm)).map_err(invalid)?;
+    }
     run_experiment::start(&api.ledger, experiment, actor.key, idempotency).await?;
     Ok((StatusCode::CREATED, Json(of_name(&api, &name)?)))
 }
@@ -230,6 +235,12 @@ pub async fn promote(
     Body(body): Body<Promotion>,
 ) -> Result<Json<ExperimentView>, Problem> {
     operator(&actor)?;
+    api.ledger.follow_system().await?;
+    if let Some(trial) = api.ledger.system().experiments.get(&name)
+        && let Some(arm) = trial.experiment.arm(&body.arm)
+    {
+        (api.check_arm)(&trial.experiment, arm).map_err(invalid)?;
+    }
     run_experiment::promote(&api.ledger, &name, body.arm, actor.key).await?;
     Ok(Json(of_name(&api, &name)?))
 }
@@ -280,6 +291,10 @@ fn thousandths(score: &Number) -> Result<u16, Problem> {
     within
         .and_then(|score| (score * Decimal::from(1_000)).round().to_u16())
         .ok_or_else(|| Problem::malformed("`score` is a number from 0 to 1"))
+}
+
+fn invalid(why: String) -> Problem {
+    Problem::unprocessable("invalid_experiment", why)
 }
 
 async fn org_named(api: &ApiState, named: &str) -> Result<OrgId, Problem> {

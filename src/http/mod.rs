@@ -32,6 +32,7 @@ use utoipa_axum::routes;
 use crate::ledger::{FORWARD_PATH, Ledger};
 use crate::operations::authenticate::OperatorKey;
 use crate::operations::profile::ProfileBook;
+use crate::operations::run_experiment::ArmCheck;
 
 pub use health::measure;
 pub use prices::card_as_published;
@@ -47,6 +48,7 @@ pub struct ApiState {
     pub profiles: ProfileBook,
     pub operator: OperatorKey,
     pub metrics: PrometheusHandle,
+    pub check_arm: ArmCheck,
 }
 
 impl std::fmt::Debug for ApiState {

@@ -20,8 +20,9 @@ use crate::store::{EventLog, EventRow, StoreError};
 const PAGE: i64 = 2_000;
 /// Events looked at in each step of a search by time.
 const PROBES: i64 = 16;
-/// Raised whenever the serialised form of an account or of the system changes: older snapshots are then not read.
-pub(super) const SNAPSHOT_FORMAT: i32 = 3;
+/// Raised whenever the serialised form of an account or of the system changes, or what an event folds to: older snapshots
+/// are then not read.
+pub(super) const SNAPSHOT_FORMAT: i32 = 4;
 
 /// Reads a shard.
 #[derive(Clone)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::domain::routing::Experiment;
 use crate::domain::statistics::experiment::{ArmReport, Seen, report};
-use crate::domain::views::experiments::UnitSums;
+use crate::domain::views::experiments::{NO_UNIT, UnitSums};
 use crate::ledger::{Ledger, LedgerError};
 
 /// Every settle and feedback that was acknowledged before this was called, in the order of the arms.
@@ -32,7 +32,8 @@ pub async fn experiment_report(
                 *latencies.entry(class).or_default() += requests;
             }
         }
-        seen.push(Seen { units: units.into_values().collect(), latencies });
+        let beside = units.remove(NO_UNIT).unwrap_or_default();
+        seen.push(Seen { units: units.into_values().collect(), beside, latencies });
     }
     Ok(report(experiment, &seen))
 }

@@ -119,7 +119,8 @@ impl BudgetScope {
             BudgetScope::Key { key } => purpose.key == Some(*key),
             BudgetScope::EndUser { end_user: Some(name) } => purpose.end_user.as_ref() == Some(name),
             BudgetScope::EndUser { end_user: None } => purpose.end_user.is_some(),
-            BudgetScope::Arm { arm } => purpose.arm.as_ref() == Some(arm),
+            // A winner answers for no unit and has no cap, also where its experiment's stand.
+            BudgetScope::Arm { arm } => purpose.unit.is_some() && purpose.arm.as_ref() == Some(arm),
         }
     }
 }

@@ -739,6 +739,10 @@ fn an_account_survives_its_snapshot() {
 #[test]
 fn i1_an_arm_spends_what_its_org_allots_to_it_and_the_orgs_own_budgets_do_not_touch_it() {
     let arm = |n, amount| Reserve {
+        purpose: Purpose { arm: Some("small/haiku".into()), unit: Some("ada".into()), ..Purpose::default() },
+        ..hold(n, credits(amount))
+    };
+    let winner = |n, amount| Reserve {
         purpose: Purpose { arm: Some("small/haiku".into()), ..Purpose::default() },
         ..hold(n, credits(amount))
     };
@@ -770,6 +774,7 @@ fn i1_an_arm_spends_what_its_org_allots_to_it_and_the_orgs_own_budgets_do_not_to
             asked: credits(1),
         }
     );
+    account.does(START, winner(6, 20));
     assert_eq!(account.does(START, allot(Some(5))), [], "the same again changes nothing");
     account.does(START, allot(None));
     account.does(START, arm(5, 30));

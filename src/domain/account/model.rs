@@ -698,7 +698,9 @@ fn an_amount() -> impl Strategy<Value = Credits> {
 
 fn a_purpose() -> impl Strategy<Value = Purpose> {
     (0u8..12, 0u8..2, 0u8..3, 0u8..3).prop_map(|(of_project, by_key, user, of_arm)| Purpose {
-        arm: (of_arm == 1).then(|| "small/haiku".to_owned()),
+        arm: (of_arm > 0).then(|| "small/haiku".to_owned()),
+        // A promoted arm's requests have none.
+        unit: (of_arm == 1).then(|| "a unit".to_owned()),
         project: match of_project {
             0 => Some(project(9)),
             1..=5 => Some(project(1)),

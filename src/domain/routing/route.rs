@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::credits::Credits;
 use crate::domain::event::ExpiryPolicy;
-use crate::domain::routing::complexity::{self, Judgement, Level};
+use crate::domain::routing::complexity::{self, Judged, Level};
 
 /// Fields that nobody knows: kept, so that all of them can be told at once.
 pub(super) type Unknown = BTreeMap<String, IgnoredAny>;
@@ -290,7 +290,7 @@ pub struct Asked {
 pub enum Complexity {
     /// The caller said so.
     Told(Level),
-    Judged(Judgement),
+    Judged(Judged),
 }
 
 impl Asked {
@@ -298,7 +298,7 @@ impl Asked {
     pub fn level(&self, quality: u8) -> Level {
         match &self.complexity {
             Some(Complexity::Told(level)) => *level,
-            Some(Complexity::Judged(judgement)) => complexity::shipped().level(judgement, quality),
+            Some(Complexity::Judged(judged)) => judged.level(quality),
             None => Level::Hard,
         }
     }

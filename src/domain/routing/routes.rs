@@ -3,9 +3,10 @@
 //! A chain may name other routes; they are expanded in place, under the policy of the route that was asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use crate::domain::routing::complexity::Level;
 use crate::domain::routing::complexity::training::QUALITIES;
+use crate::domain::routing::complexity::{self, Level, Model};
 use crate::domain::splitmix::mixed;
 
 use super::route::{Asked, Policy, Route, Step, To, Unknown};
@@ -20,6 +21,8 @@ const CACHE_SECONDS_MAX: u32 = 7 * 24 * 3_600;
 pub struct Routes {
     by_name: BTreeMap<String, Route>,
     successors: BTreeMap<String, To>,
+    /// None where those judge that come with Tollgate.
+    weights: Option<Arc<Model>>,
 }
 
 /// What is wrong with the routes, and where: the keys and places that lead there from the file's top.
@@ -63,10 +66,19 @@ impl Routes {
         }
         if check.mistakes.is_empty() {
             let by_name = routes.into_iter().map(|route| (route.name.clone(), route)).collect();
-            Ok(Routes { by_name, successors })
+            Ok(Routes { by_name, successors, weights: None })
         } else {
             Err(check.mistakes)
         }
+    }
+
+    /// The same, where an operator's own weights judge how complex a request is.
+    pub fn judged_by(self, weights: Model) -> Routes {
+        Routes { weights: Some(Arc::new(weights)), ..self }
+    }
+
+    pub fn weights(&self) -> &Arc<Model> {
+        self.weights.as_ref().unwrap_or_else(|| complexity::shipped())
     }
 
     pub fn get(&self, name: &str) -> Option<&Route> {

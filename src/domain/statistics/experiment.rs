@@ -32,7 +32,7 @@ pub enum Metric {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Fewer than 30 units in one of the two.
+    /// Fewer than 30 units in one of the two, or units that were all alike.
     NotEnoughData,
     /// So far.
     NoDifferenceShown,
@@ -44,7 +44,7 @@ pub enum Verdict {
 pub struct Figure {
     pub metric: Metric,
     pub value: f64,
-    /// Absent while there are too few units.
+    /// Absent while there are too few units, or all are alike.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub low: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,10 +91,12 @@ pub struct ArmReport {
     pub verdict: String,
 }
 
-/// What was seen of one arm: its units, and its answers by class of latency.
+/// What was seen of one arm: its units, what it answered once it was promoted, which says nothing of them, and its answers
+/// by class of latency.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub units: Vec<UnitSums>,
+    pub beside: UnitSums,
     pub latencies: BTreeMap<i64, i64>,
 }
 
@@ -113,7 +115,7 @@ pub fn report(experiment: &Experiment, seen: &[Seen]) -> Vec<ArmReport> {
 }
 
 fn arm_report(arm: &Arm, seen: &Seen, control: Option<&Seen>, alpha: f64) -> ArmReport {
-    let mut sums = UnitSums::default();
+    let mut sums = seen.beside.clone();
     seen.units.iter().for_each(|unit| sums.add(unit));
     let ends = |interval: Option<Interval>| (interval.map(|it| it.low), interval.map(|it| it.high));
     let figures = Metric::ALL.into_iter().filter_map(|metric| {
@@ -214,7 +216,13 @@ impl Metric {
             };
             (above as f64 / scale, below as f64)
         };
-        Ratio::of(seen.units.iter().map(parts))
+        let units = seen.units.iter().map(parts);
+        match self {
+            Metric::CostPerRequest | Metric::CostPerSuccess | Metric::LatencyMs => Ratio::of(units),
+            Metric::SuccessRate | Metric::Score | Metric::FailureRate | Metric::FallbackRate => {
+                Ratio::share_of(units)
+            }
+        }
     }
 
     fn words(self) -> &'static str {
@@ -251,7 +259,8 @@ mod tests {
             successes,
             ..UnitSums::default()
         };
-        Seen { units: (0..units).map(unit).collect(), latencies: [(70, 90), (75, 10)].into() }
+        let latencies = [(70, 90), (75, 10)].into();
+        Seen { units: (0..units).map(unit).collect(), beside: UnitSums::default(), latencies }
     }
 
     fn of(metric: Metric, arm: &ArmReport) -> Comparison {
@@ -288,6 +297,10 @@ mod tests {
         let cost = of(Metric::CostPerSuccess, cheap);
         assert!((cost.difference * 1e9 + 500.0).abs() < 0.01, "(600 − 1,000) × 5 ÷ 4: {cost:?}");
         assert_eq!(of(Metric::SuccessRate, cheap).verdict, Verdict::NoDifferenceShown);
+        let never = cheap.figures.iter().find(|it| it.metric == Metric::FallbackRate).expect("shown");
+        assert!(never.value == 0.0 && never.low == Some(0.0), "{never:?}");
+        assert!(never.high.is_some_and(|high| high > 0.01), "none in 200 is no proof of none: {never:?}");
+        assert_eq!(of(Metric::LatencyMs, cheap).verdict, Verdict::NotEnoughData, "all took as long");
         assert!(cheap.verdict.starts_with("credits per request lower by "), "{}", cheap.verdict);
         assert_eq!(of(Metric::CostPerRequest, new).verdict, Verdict::NotEnoughData);
         assert!(new.verdict.starts_with("not enough data: 29 of at least 30"), "{}", new.verdict);

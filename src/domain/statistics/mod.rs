@@ -11,6 +11,8 @@ const RESAMPLES: usize = 1_000;
 pub const UNITS_MIN: u64 = 30;
 /// Where a confidence sequence is tightest.
 const UNITS_EXPECTED: f64 = 500.0;
+/// A deviation of so small a share of the value is what adding up leaves of none.
+const NOISE: f64 = 1e-9;
 
 /// Between these lies the figure, with 95 % confidence.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,6 +51,8 @@ pub struct Ratio {
     pub units: u64,
     /// Of a unit's part.
     deviation: f64,
+    /// Of parts of a whole: the value lies between 0 and 1.
+    is_share: bool,
 }
 
 impl Ratio {
@@ -64,14 +68,27 @@ impl Ratio {
         let square = |(a, b): (f64, f64)| ((a - value * b) / mean).powi(2);
         let squares: f64 = counted.map(square).sum();
         let deviation = (squares / (count.max(2) - 1) as f64).sqrt();
-        Some(Ratio { value, units: count, deviation })
+        let is_noise = deviation <= NOISE * value.abs();
+        let deviation = if is_noise { 0.0 } else { deviation };
+        Some(Ratio { value, units: count, deviation, is_share: false })
+    }
+
+    /// Of parts of a whole, such as the requests that failed. What is rare may be met by no unit for long: so one more at
+    /// each bound counts towards the deviation.
+    pub fn share_of(units: impl Iterator<Item = (f64, f64)> + Clone) -> Option<Ratio> {
+        let ratio = Ratio::of(units)?;
+        let seen = ratio.deviation.powi(2) * (ratio.units.max(2) - 1) as f64;
+        let squares = seen + ratio.value.powi(2) + (1.0 - ratio.value).powi(2);
+        let deviation = (squares / (ratio.units + 1) as f64).sqrt();
+        Some(Ratio { deviation, is_share: true, ..ratio })
     }
 
     /// Holds at every moment at once with a chance of `1 - alpha`, so that one may look as often as one likes and stop
     /// when one likes: the asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas
-    /// (arXiv 2103.06476, theorem 2.2), at its tightest around [`UNITS_EXPECTED`]. None of too few units.
+    /// (arXiv 2103.06476, theorem 2.2), at its tightest around [`UNITS_EXPECTED`]. None of too few units, or of units that are
+    /// all alike: they don't say how others differ.
     pub fn interval(self, alpha: f64) -> Option<Interval> {
-        if self.units < UNITS_MIN {
+        if self.units < UNITS_MIN || self.deviation == 0.0 {
             return None;
         }
         let units = self.units as f64;
@@ -80,7 +97,12 @@ impl Ratio {
         let spread = units * rho_squared + 1.0;
         let half = self.deviation
             * (2.0 * spread / (units * units * rho_squared) * (spread.sqrt() / alpha).ln()).sqrt();
-        Some(Interval { low: self.value - half, high: self.value + half })
+        if !self.is_share {
+            return Some(Interval { low: self.value - half, high: self.value + half });
+        }
+        // Bernstein's term for what is rare, whose tail is not the normal law's; twice, as the deviation is an estimate too.
+        let half = half + 2.0 * (2.0 / alpha).ln() / (3.0 * units);
+        Some(Interval { low: (self.value - half).max(0.0), high: (self.value + half).min(1.0) })
     }
 
     /// How much more this is than another's that is independent of it, at every moment at once.
@@ -151,7 +173,44 @@ mod tests {
         assert!(apart.high < 0.0 && apart.low > -0.4, "{apart:?}");
         assert_eq!(of(1, 29, 0.1).minus(of(2, 500, 1.0), 0.05), None, "29 units say nothing");
         assert_eq!(Ratio::of(std::iter::empty()), None);
-        let alike = Ratio::of([(2.0, 1.0); 40].into_iter()).unwrap();
-        assert_eq!(alike.interval(0.05), Some(Interval { low: 2.0, high: 2.0 }));
+    }
+
+    #[test]
+    fn units_that_are_all_alike_do_not_say_how_others_differ() {
+        for requests in [1.0, 3.0, 7.0] {
+            let alike = Ratio::of([(0.1 * requests, requests); 40].into_iter()).unwrap();
+            assert_eq!(alike.interval(0.05), None, "{requests}");
+        }
+        let share = |part: f64| Ratio::share_of([(part, 1.0); 34].into_iter()).unwrap();
+        let (none, all) = (share(0.0).interval(0.05).unwrap(), share(1.0).interval(0.05).unwrap());
+
+        assert_eq!((none.low, all.high), (0.0, 1.0));
+        // A chance of 10 % is met by none of 34 with 2.8 %.
+        assert!((0.1..0.25).contains(&none.high) && (0.75..0.9).contains(&all.low), "{none:?} {all:?}");
+        assert_eq!(share(0.0).minus(share(0.0), 0.05).map(|apart| apart.low < 0.0), Some(true));
+    }
+
+    #[test]
+    fn the_interval_of_what_is_rare_misses_it_less_often_than_promised() {
+        for (chance, alpha) in [(0.01, 0.05), (0.05, 0.05), (0.1, 0.05), (0.05, 0.005), (0.15, 0.005)] {
+            let missed = (0..1_000_u64).filter(|seed| {
+                let mut state = mixed(seed + 1);
+                let met: Vec<(f64, f64)> = (0..300)
+                    .map(|_| {
+                        state = mixed(state);
+                        let is_met = ((state % 10_000) as f64) < chance * 10_000.0;
+                        (f64::from(u8::from(is_met)), 1.0)
+                    })
+                    .collect();
+                (30..=300).step_by(30).any(|seen| {
+                    let share = Ratio::share_of(met[..seen].iter().copied()).unwrap();
+                    let Interval { low, high } = share.interval(alpha).unwrap();
+                    chance < low || chance > high
+                })
+            });
+
+            let missed = missed.count() as f64 / 1_000.0;
+            assert!(missed <= alpha, "{chance}: {missed} instead of {alpha}");
+        }
     }
 }

@@ -3,10 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::event::{Attempt, AttemptOutcome, Event, Feedback, Recorded};
+use crate::domain::event::{Attempt, AttemptOutcome, Event, Feedback, Purpose, Recorded};
 
-/// `experiment/arm`, and the unit.
+/// `experiment/arm`, and the unit: [`NO_UNIT`] where a promoted arm answered whoever asked.
 pub type ArmUnit = (String, String);
+
+/// What was charged for it is the arm's, and no sample of anything.
+pub const NO_UNIT: &str = "";
 
 /// Sums over the requests of one unit. Signed, since the last word of a feedback takes back the one before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,33 +49,44 @@ pub fn class_micros_max(class: i64) -> i64 {
     ((5 + class % 4) << (power - 2)) - 1
 }
 
+/// What an arm was charged is what spend reports say of it: an expiry's estimate counts until a late settle takes it back
+/// from where it was counted.
 pub fn fold(units: &mut BTreeMap<ArmUnit, UnitSums>, latencies: &mut Latencies, recorded: &Recorded) {
+    let mut charge = |purpose: &Purpose, nanos: i64| {
+        if let Some(of) = arm_unit(purpose).filter(|_| nanos != 0) {
+            let sums = units.entry(of).or_default();
+            sums.charged_nanos = sums.charged_nanos.saturating_add(nanos);
+        }
+    };
     match &recorded.payload.event {
-        Event::ReservationSettled { purpose, charged, attempts, .. } => {
-            let (Some(arm), Some(unit)) = (&purpose.arm, &purpose.unit) else { return };
+        Event::ReservationSettled { purpose, charged, charged_before, estimated_for, attempts, .. } => {
+            let estimated_for = estimated_for.as_deref().unwrap_or(purpose);
+            charge(estimated_for, charged_before.nanos().saturating_neg());
+            charge(purpose, charged.nanos());
+            let Some(of) = arm_unit(purpose) else { return };
             let latency = answered_micros(attempts);
             if let Some(micros) = latency {
-                *latencies.entry((arm.clone(), latency_class(micros))).or_default() += 1;
+                *latencies.entry((of.0.clone(), latency_class(micros))).or_default() += 1;
             }
             let sum = |count: fn(&Attempt) -> u64| {
                 let all = attempts.iter().map(count).fold(0, u64::saturating_add);
                 i64::try_from(all).unwrap_or(i64::MAX)
             };
-            units.entry((arm.clone(), unit.clone())).or_default().add(&UnitSums {
+            units.entry(of).or_default().add(&UnitSums {
                 requests: 1,
                 failed: i64::from(latency.is_none()),
                 fallbacks: i64::from(
                     latency.is_some() && attempts.first().is_some_and(|first| !answers(first)),
                 ),
-                charged_nanos: charged.nanos(),
                 input_tokens: sum(|attempt| attempt.usage.pinned().input_total()),
                 output_tokens: sum(|attempt| attempt.usage.pinned().output_total()),
                 latency_micros: latency.unwrap_or(0),
                 ..UnitSums::default()
             });
         }
-        Event::FeedbackGiven { arm: Some(arm), unit: Some(unit), feedback, charged, instead_of, .. } => {
-            let sums = units.entry((arm.clone(), unit.clone())).or_default();
+        Event::ReservationExpired { charged, purpose, .. } => charge(purpose, charged.nanos()),
+        Event::FeedbackGiven { arm: Some(arm), unit, feedback, charged, instead_of, .. } => {
+            let sums = units.entry((arm.clone(), unit.clone().unwrap_or_default())).or_default();
             sums.hear(*feedback, 1);
             match instead_of {
                 Some(before) => sums.hear(*before, -1),
@@ -82,6 +96,11 @@ pub fn fold(units: &mut BTreeMap<ArmUnit, UnitSums>, latencies: &mut Latencies, 
         // Nothing else is an arm's.
         _ => {}
     }
+}
+
+fn arm_unit(purpose: &Purpose) -> Option<ArmUnit> {
+    let unit = purpose.unit.as_deref().unwrap_or(NO_UNIT);
+    Some((purpose.arm.clone()?, unit.to_owned()))
 }
 
 fn answers(attempt: &Attempt) -> bool {
@@ -133,6 +152,56 @@ impl UnitSums {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::account::command::{OrgCommand, Reserve};
+    use crate::domain::account::fixtures::*;
+    use crate::domain::credits::Credits;
+    use crate::domain::event::{ExpiryPolicy, Payload};
+    use crate::domain::ids::EventId;
+    use crate::domain::views::spend::{self, Group, SpendReport};
+
+    #[test]
+    fn an_arm_was_charged_what_the_spend_report_says() {
+        let of = |unit: Option<&str>| Purpose {
+            arm: Some("small/mini".into()),
+            unit: unit.map(str::to_owned),
+            ..Purpose::default()
+        };
+        let estimated = |n, unit| Reserve {
+            expiry: ExpiryPolicy::ChargeBound,
+            purpose: of(Some(unit)),
+            ..hold(n, credits(4))
+        };
+        let winner = Reserve { purpose: of(None), ..hold(3, credits(4)) };
+        let mut account = with([
+            grant(1, credits(20)),
+            estimated(1, "ada").into(),
+            estimated(2, "bob").into(),
+            winner.into(),
+        ]);
+
+        let mut steps = account.tries(after(1), settle(3, credits(2))).unwrap();
+        steps.extend(account.expire_due(after(60)));
+        steps.extend(account.tries(after(61), settle(1, credits(1))).unwrap());
+        let feedback = Feedback { score_thousandths: None, served: Some(true) };
+        let heard = OrgCommand::GiveFeedback { reservation: reservation(3), feedback };
+        steps.extend(account.tries(after(62), heard).unwrap());
+
+        let (mut units, mut latencies, mut rows) = (BTreeMap::new(), Latencies::new(), BTreeMap::new());
+        for (event, balance) in steps {
+            let payload = Payload { by: None, command: None, balance: Some(balance), event };
+            let recorded = Recorded { org: org(), version: 1, id: EventId(org().0), at: after(60), payload };
+            fold(&mut units, &mut latencies, &recorded);
+            spend::fold(&mut rows, &recorded);
+            let mut report = SpendReport::default();
+            rows.iter().for_each(|((_, key), spend)| report.add(&[Group::Arm], key, spend));
+            let charged: i64 = units.values().map(|sums| sums.charged_nanos).sum();
+            assert_eq!(Credits::from_nanos(charged), report.total());
+        }
+        let sums = |unit: &str| units[&("small/mini".to_owned(), unit.to_owned())].clone();
+        let charged = ["ada", "bob", NO_UNIT].map(|unit| Credits::from_nanos(sums(unit).charged_nanos));
+        assert_eq!(charged, [credits(1), credits(4), credits(2)]);
+        assert_eq!((sums("bob").requests, sums(NO_UNIT).requests, sums(NO_UNIT).judged), (0, 1, 1));
+    }
 
     #[test]
     fn a_latency_lies_in_its_class_and_no_class_is_wider_than_a_quarter() {

@@ -129,6 +129,38 @@ async fn a_conversation_keeps_to_its_arm_as_it_grows() {
 }
 
 #[tokio::test]
+async fn a_conversation_keeps_to_its_arm_where_its_client_moves_the_marks_of_the_cache() {
+    let arms = vec![arm("control", 50, &[]), arm("mini", 50, &["openai/gpt-4o-mini"])];
+    let world = World::tried("", on_chat(StickyBy::Conversation, arms)).await;
+    let part = |text: &str, is_marked: bool| match is_marked {
+        true => json!([{"type": "text", "text": text, "cache_control": {"type": "ephemeral"}}]),
+        false => json!([{"type": "text", "text": text}]),
+    };
+    for n in 0..8 {
+        let question = format!("Question {n}");
+        let turn = |first: Value, is_marked: bool, more: &[Value]| {
+            let messages = [&[json!({"role": "user", "content": first})], more].concat();
+            json!({"model": "chat", "max_tokens": 20, "system": part("Be brief.", is_marked), "messages": messages})
+        };
+        let more = [
+            json!({"role": "assistant", "content": "An answer."}),
+            json!({"role": "user", "content": part("And then?", true)}),
+        ];
+        let mut met = std::collections::BTreeSet::new();
+        for body in [
+            turn(part(&question, true), true, &[]),
+            turn(part(&question, false), false, &more),
+            turn(question.as_str().into(), true, &more),
+        ] {
+            let response = world.post("/v1/messages", body).await;
+            assert_eq!(response.status(), 200);
+            met.insert(header(&response, "x-tollgate-experiment"));
+        }
+        assert_eq!(met.len(), 1, "conversation {n}: {met:?}");
+    }
+}
+
+#[tokio::test]
 async fn conversations_of_one_prompt_are_drawn_apart_and_each_keeps_to_its_arm() {
     let arms = vec![arm("control", 50, &[]), arm("mini", 50, &["openai/gpt-4o-mini"])];
     let world = World::tried("", on_chat(StickyBy::Conversation, arms)).await;

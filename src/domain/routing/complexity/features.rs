@@ -1,11 +1,12 @@
 //! What of a prompt can tell how hard it is: counted, never guessed, and each with a name that a reader understands.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
-/// A conversation, as far as its complexity is judged.
+/// One message of a conversation, as far as its complexity is judged.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Prompt {
-    /// What the user said last.
+    /// What the user said.
     pub text: String,
     /// Characters of everything before it, the system prompt included.
     pub context_characters: u64,
@@ -62,51 +63,115 @@ const REASONS: [&str; 10] =
 const FORMULA_SIGNS: &str = "+*/=^<>√∫∑≤≥×÷\\";
 const LONG_WORD_LETTERS: usize = 10;
 
+/// The lists of words that are counted, each a feature.
+const LISTS: [&[&str]; 6] = [&STEPS, &COMPARISONS, &SHARES, &CONDITIONS, &NEGATIONS, &REASONS];
+/// No word that is looked for is longer.
+const LISTED_BYTES_MAX: usize = 16;
+
+/// In which lists a word stands, by bits.
+static LISTED: LazyLock<HashMap<&str, u8>> = LazyLock::new(|| {
+    let mut listed = HashMap::new();
+    for (nth, list) in LISTS.iter().enumerate() {
+        list.iter().for_each(|word| *listed.entry(*word).or_default() |= 1 << nth);
+    }
+    listed
+});
+
+/// What is counted of the words, in one pass.
+#[derive(Default)]
+struct Words {
+    all: usize,
+    alphabetic: usize,
+    letters: usize,
+    long: usize,
+    numbers: usize,
+    largest_number: u64,
+    names: usize,
+    has_statement: bool,
+    listed: [usize; LISTS.len()],
+}
+
+impl Words {
+    fn of(text: &str) -> Words {
+        let mut words = Words::default();
+        let all = text.split(|letter: char| !letter.is_alphanumeric()).filter(|word| !word.is_empty());
+        all.for_each(|word| words.add(word));
+        words
+    }
+
+    fn add(&mut self, word: &str) {
+        if self.all > 0 && word.len() > 1 && word.starts_with(char::is_uppercase) {
+            self.names += 1;
+        }
+        self.all += 1;
+        if word.chars().all(char::is_alphabetic) {
+            let letters = word.chars().count();
+            self.alphabetic += 1;
+            self.letters += letters;
+            self.long += usize::from(letters >= LONG_WORD_LETTERS);
+        } else if let Ok(number) = word.parse::<u64>() {
+            self.numbers += 1;
+            self.largest_number = self.largest_number.max(number);
+        }
+        self.look_up(word);
+    }
+
+    fn look_up(&mut self, word: &str) {
+        let mut lower = [0; LISTED_BYTES_MAX];
+        let Some(lower) = lower.get_mut(..word.len()) else { return };
+        lower.copy_from_slice(word.as_bytes());
+        lower.make_ascii_lowercase();
+        let Ok(lower) = str::from_utf8(lower) else { return };
+        self.has_statement |= lower == "statement";
+        let lists = LISTED.get(lower).copied().unwrap_or_default();
+        for (nth, count) in self.listed.iter_mut().enumerate() {
+            *count += usize::from(lists >> nth & 1);
+        }
+    }
+}
+
 /// The value of each feature. Linear in the text's length.
 pub fn values(prompt: &Prompt) -> [f64; NAMES.len()] {
     let text = prompt.text.as_str();
-    let words: Vec<&str> =
-        text.split(|letter: char| !letter.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
-    let lower: Vec<String> = words.iter().map(|word| word.to_lowercase()).collect();
-    let count = |list: &[&str]| {
-        let list: HashSet<&str> = list.iter().copied().collect();
-        lower.iter().filter(|word| list.contains(word.as_str())).count()
-    };
-    let alphabetic = || words.iter().filter(|word| word.chars().all(char::is_alphabetic));
-    let numbers: Vec<f64> =
-        words.iter().filter_map(|word| word.parse::<u64>().ok()).map(|number| number as f64).collect();
-    let signs = |signs: &str| text.chars().filter(|letter| signs.contains(*letter)).count();
+    let words = Words::of(text);
+    let (mut characters, mut money, mut formulas, mut questions) = (0, 0, 0, 0);
+    for letter in text.chars() {
+        characters += 1;
+        if !letter.is_ascii_alphabetic() && letter != ' ' {
+            money += usize::from("$€£%".contains(letter));
+            formulas += usize::from(FORMULA_SIGNS.contains(letter));
+            questions += usize::from(letter == '?');
+        }
+    }
     let sentences = text.split(['.', '?', '!', '\n']).filter(|part| part.trim().len() > 1).count();
-    let letters: usize = alphabetic().map(|word| word.chars().count()).sum();
-    let long = alphabetic().filter(|word| word.chars().count() >= LONG_WORD_LETTERS).count();
-    let names = words.iter().skip(1).filter(|word| word.starts_with(char::is_uppercase) && word.len() > 1);
     let lines = || text.lines().map(str::trim_start);
     let choices = lines().filter(|line| is_choice(line)).count();
     let code = text.contains("```") || lines().any(|line| line.starts_with("def ") || line.ends_with(';'));
     let is = |found: bool| if found { 1.0 } else { 0.0 };
     let per = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
     let log = |count: usize| (count as f64).ln_1p();
+    let [steps, comparisons, shares, conditions, negations, reasons] = words.listed.map(log);
     [
-        log(text.chars().count()),
-        per(words.len(), sentences),
-        per(letters, alphabetic().count()),
-        per(long, words.len()),
-        log(numbers.len()),
-        numbers.iter().copied().fold(0.0, f64::max).ln_1p(),
-        log(signs("$€£%")),
-        log(signs(FORMULA_SIGNS)),
+        log(characters),
+        per(words.all, sentences),
+        per(words.letters, words.alphabetic),
+        per(words.long, words.all),
+        log(words.numbers),
+        (words.largest_number as f64).ln_1p(),
+        log(money),
+        log(formulas),
         is(code),
         is(choices >= 2),
-        is(lower.iter().any(|word| word == "statement") || text.contains("of the following")),
+        is(words.has_statement || text.contains("of the following")),
         is(text.contains("__")),
-        log(signs("?")),
-        log(count(&STEPS)),
-        log(count(&COMPARISONS)),
-        log(count(&SHARES)),
-        log(count(&CONDITIONS)),
-        log(count(&NEGATIONS)),
-        log(count(&REASONS)),
-        per(names.count(), words.len()),
+        log(questions),
+        steps,
+        comparisons,
+        shares,
+        conditions,
+        negations,
+        reasons,
+        per(words.names, words.all),
     ]
 }
 

@@ -6,7 +6,7 @@
 pub mod features;
 pub mod training;
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,8 @@ const WEIGHTS: &str = include_str!("weights.json");
 const CONTEXT_CHARACTERS_MAX: u64 = 4_000;
 /// A feature so many deviations away from its mean was never seen.
 const SEEN_DEVIATIONS: f64 = 6.0;
+/// Of what the user has said, so many messages at the end are judged: it is told what they ask for in steps.
+pub const MESSAGES_MAX: usize = 8;
 /// Reasons that are told.
 const REASONS: usize = 3;
 /// The share of the strong model's accuracy that a route gets which names none.
@@ -69,15 +71,21 @@ pub struct Judgement {
     pub is_unsure: bool,
 }
 
+/// A conversation by its user's last messages: as hard as the hardest of them, since "Yes, please" says nothing of what it
+/// agrees to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judged {
+    model: Arc<Model>,
+    /// In the order in which they were said.
+    messages: Vec<Judgement>,
+}
+
 /// The weights that come with Tollgate.
-pub fn shipped() -> &'static Model {
-    static MODEL: LazyLock<Model> = LazyLock::new(|| {
+pub fn shipped() -> &'static Arc<Model> {
+    static MODEL: LazyLock<Arc<Model>> = LazyLock::new(|| {
         // A test reads them; should they be broken all the same, everything is hard.
-        serde_json::from_str(WEIGHTS).unwrap_or_else(|_| Model {
-            intercept: 1.0,
-            features: Vec::new(),
-            thresholds: Vec::new(),
-        })
+        let broken = || Model { intercept: 1.0, features: Vec::new(), thresholds: Vec::new() };
+        Arc::new(serde_json::from_str(WEIGHTS).unwrap_or_else(|_| broken()))
     });
     &MODEL
 }
@@ -103,7 +111,71 @@ impl Level {
     }
 }
 
+impl Judged {
+    /// `prompts` in the order in which they were said.
+    pub fn new(model: &Arc<Model>, prompts: &[Prompt]) -> Judged {
+        // Where more than that stands before the last message, it is never called simple, whatever it is.
+        let mut left = CONTEXT_CHARACTERS_MAX;
+        let is_near = |(nth, prompt): &(usize, &Prompt)| {
+            let characters = if *nth == 0 { 0 } else { prompt.text.chars().count() as u64 };
+            let fits = characters <= left;
+            left = left.saturating_sub(characters);
+            fits
+        };
+        let last = prompts.iter().rev().take(MESSAGES_MAX).enumerate().take_while(is_near);
+        let mut messages: Vec<Judgement> = last.map(|(_, prompt)| model.judge(prompt)).collect();
+        messages.reverse();
+        Judged { model: model.clone(), messages }
+    }
+
+    /// Hard, where nobody has said anything.
+    pub fn level(&self, quality: u8) -> Level {
+        self.hardest(quality).map_or(Level::Hard, |(_, level)| level)
+    }
+
+    /// Which message decided, its score, and what moved that most.
+    pub fn why(&self, quality: u8) -> String {
+        let Some((place, _)) = self.hardest(quality) else { return "nothing was said".to_owned() };
+        let Judgement { score, because, is_unsure } = &self.messages[place];
+        let of = match self.messages.len() {
+            1 => String::new(),
+            count => format!(" of message {} in the user's last {count}", place + 1),
+        };
+        let unsure = if *is_unsure { "; unlike what was trained on: one stronger" } else { "" };
+        format!("score {score:.3}{of}; {}{unsure}", because.join(", "))
+    }
+
+    /// Of several that are as hard, the latest.
+    fn hardest(&self, quality: u8) -> Option<(usize, Level)> {
+        let levels = self.messages.iter().map(|message| self.model.level(message, quality));
+        levels.enumerate().max_by_key(|(_, level)| *level)
+    }
+}
+
 impl Model {
+    /// Weights as `tollgate router train` writes them.
+    ///
+    /// # Errors
+    /// What of them this version can't judge by.
+    pub fn from_json(text: &str) -> Result<Model, String> {
+        let model: Model = serde_json::from_str(text).map_err(|why| format!("they are no weights: {why}"))?;
+        let names = model.features.iter().map(|feature| feature.name.as_str());
+        if !names.eq(features::NAMES) {
+            return Err("their features are not those of this version: train them again".to_owned());
+        }
+        if let Some(feature) = model.features.iter().find(|feature| feature.deviation <= 0.0) {
+            return Err(format!("the deviation of {:?} is not above 0", feature.name));
+        }
+        if !model.thresholds.iter().map(|threshold| threshold.quality).eq(training::QUALITIES) {
+            let known = training::QUALITIES.map(|quality| quality.to_string()).join(", ");
+            return Err(format!("their thresholds are not those of the qualities {known}, in this order"));
+        }
+        match model.thresholds.is_sorted_by(|one, next| one.score >= next.score) {
+            true => Ok(model),
+            false => Err("a threshold lies above that of a lower quality".to_owned()),
+        }
+    }
+
     pub fn judge(&self, prompt: &Prompt) -> Judgement {
         let values = features::values(prompt);
         let mut parts: Vec<(&Feature, f64)> =
@@ -164,13 +236,55 @@ mod tests {
 
     #[test]
     fn the_shipped_weights_are_of_these_features_and_their_thresholds_rise() {
-        let model = shipped();
+        assert_eq!(Model::from_json(WEIGHTS).as_ref(), Ok(&**shipped()));
+    }
 
-        let names: Vec<&str> = model.features.iter().map(|feature| feature.name.as_str()).collect();
-        assert_eq!(names, features::NAMES);
-        let qualities: Vec<u8> = model.thresholds.iter().map(|threshold| threshold.quality).collect();
-        assert_eq!(qualities, training::QUALITIES);
-        assert!(model.thresholds.is_sorted_by(|one, next| one.score >= next.score), "{:?}", model.thresholds);
+    #[test]
+    fn weights_that_nothing_can_be_judged_by_are_refused() {
+        let changed = |change: fn(&mut Model)| {
+            let mut model = Model::clone(shipped());
+            change(&mut model);
+            Model::from_json(&serde_json::to_string(&model).unwrap())
+        };
+
+        for (read, words) in [
+            (Model::from_json("{}"), "no weights: missing field"),
+            (changed(|model| model.features.swap(0, 1)), "train them again"),
+            (changed(|model| model.features.truncate(19)), "train them again"),
+            (changed(|model| model.features[2].deviation = 0.0), "\"letters per word\" is not above 0"),
+            (changed(|model| model.thresholds.truncate(3)), "90, 95, 99, 100"),
+            (changed(|model| model.thresholds[3].score = 9.0), "above that of a lower quality"),
+        ] {
+            let error = read.expect_err(words);
+            assert!(error.contains(words), "{error:?} does not say {words:?}");
+        }
+    }
+
+    #[test]
+    fn a_conversation_is_as_hard_as_the_hardest_thing_that_was_said_in_it() {
+        let hard = "Each of 37 teams then plays 4980 games, and twice as many after the first 1250 days. If every team \
+                    wins half of the remaining games, how many more games than days are left in total?";
+        let judged = |texts: &[&str]| {
+            let prompts: Vec<Prompt> = texts.iter().map(|text| prompt(text)).collect();
+            let judged = Judged::new(shipped(), &prompts);
+            (judged.level(90), judged.why(90))
+        };
+        let yes = "Yes, please";
+        let (alone, why) = judged(&[yes]);
+        assert!(alone == Level::Simple && !why.contains("message"), "{why}");
+
+        let (level, why) = judged(&[yes, hard, yes]);
+        assert_eq!(level, Level::Hard);
+        assert!(why.contains(" of message 2 in the user's last 3; "), "{why}");
+        let (level, why) = judged(&[yes, yes]);
+        assert!(level == Level::Simple && why.contains(" of message 2 in the user's last 2; "), "{why}");
+        let long_ago = [&[hard][..], &[yes; MESSAGES_MAX]].concat();
+        assert_eq!(judged(&long_ago).0, Level::Simple);
+        assert_eq!(judged(&long_ago[..MESSAGES_MAX]).0, Level::Hard);
+        let far = "word ".repeat(1_000);
+        let (_, why) = judged(&[hard, &far, yes]);
+        assert!(!why.contains("message"), "no time is spent on what stands far away: {why}");
+        assert_eq!(judged(&[]).0, Level::Hard);
     }
 
     #[test]

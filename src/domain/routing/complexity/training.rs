@@ -62,7 +62,8 @@ fn threshold(labelled: &[Labelled], scores: &[f64], quality: u8) -> f64 {
     let needed = strong * f64::from(quality) / 100.0;
     let mut order: Vec<usize> = (0..labelled.len()).collect();
     order.sort_by(|one, other| scores[*one].total_cmp(&scores[*other]));
-    let (mut right, mut best) = (strong, f64::NEG_INFINITY);
+    // Below every score, where none may go: JSON has no infinity.
+    let (mut right, mut best) = (strong, f64::MIN);
     for at in order {
         right -= gain(&labelled[at]);
         if right >= needed {
@@ -130,6 +131,7 @@ fn solve(mut rows: [[f64; WIDTH + 1]; WIDTH]) -> [f64; WIDTH] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::routing::complexity::Level;
 
     fn labelled(text: &str, strong_is_right: bool, weak_is_right: bool) -> Labelled {
         let prompt = Prompt { text: text.into(), ..Prompt::default() };
@@ -155,6 +157,18 @@ mod tests {
 
         assert!(hard.score > 0.8 && easy.score < 0.2, "{hard:?} {easy:?}");
         assert!(hard.because.iter().any(|name| name.contains("number")), "{hard:?}");
+    }
+
+    #[test]
+    fn weights_by_which_nothing_may_go_to_the_weak_model_can_be_read_again() {
+        let mut lost = world();
+        lost.iter_mut().for_each(|one| one.weak_is_right = false);
+        let model = train(&lost);
+
+        let read = Model::from_json(&serde_json::to_string(&model).unwrap()).unwrap();
+
+        let judgement = read.judge(&lost[0].prompt);
+        assert!(read.level(&judgement, 100) > Level::Simple);
     }
 
     #[test]
