@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use sqlx::migrate::MigrateError;
+use sqlx::query::Query;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
 };
 use sqlx::{Connection, Either, Executor, QueryBuilder, Row, Sqlite, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard};
@@ -88,6 +90,18 @@ impl SqliteStore {
             self.is_left_open.store(false, Ordering::SeqCst);
         }
         Ok(writer)
+    }
+
+    async fn read_rows(
+        &self,
+        query: Query<'_, Sqlite, SqliteArguments>,
+    ) -> Result<Vec<SqliteRow>, StoreError> {
+        query.fetch_all(&self.readers).await.map_err(store_error)
+    }
+
+    async fn write_rows(&self, query: Query<'_, Sqlite, SqliteArguments>) -> Result<(), StoreError> {
+        query.execute(&mut *self.writer().await?).await.map_err(store_error)?;
+        Ok(())
     }
 
     /// Caps the file's size in pages of 4 KiB, as an operator's quota.
