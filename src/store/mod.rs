@@ -164,7 +164,7 @@ pub enum StoreError {
     #[error("use 1 to {most} shards, not {asked}")]
     ShardsOutOfRange { asked: i32, most: i32 },
     #[error(
-        "this node's clock is more than 2 s away from the database's: nothing was written; synchronise its clock"
+        "this node's clock and the database's lie more than 2 s apart: nothing was written; synchronise both"
     )]
     ClockOff,
     #[error(

@@ -297,7 +297,8 @@ alike::profiles!(PostgresStore);
 
 alike::log_rows!(PgRow);
 
-/// Moves the head and inserts the events. False where the head was elsewhere or the time is not the database's.
+/// Moves the head and inserts the events. False where the head was elsewhere, or the time neither the database's nor one
+/// that the log has reached already.
 async fn append(
     connection: &mut PgConnection,
     shard: i32,
@@ -307,6 +308,42 @@ async fn append(
     clock_is_checked: bool,
 ) -> Result<bool, sqlx::Error> {
     let time = events.last().filter(|_| clock_is_checked).map(|event| event.recorded_at);
+    if append_at(connection, shard, expected, new, events, time).await? {
+        return Ok(true);
+    }
+    match time {
+        Some(time) if is_the_logs(connection, shard, expected, time).await? => {
+            append_at(connection, shard, expected, new, events, None).await
+        }
+        Some(_) | None => Ok(false),
+    }
+}
+
+/// Whether the log has come to that time, which the database has still ahead: then its clock was set back, or is another
+/// server's. Who writes at the same time moves the log's no farther.
+async fn is_the_logs(
+    connection: &mut PgConnection,
+    shard: i32,
+    expected: &Head,
+    time: i64,
+) -> Result<bool, sqlx::Error> {
+    let found = sqlx::query_scalar(
+        "select recorded_at >= $3 and $3 > extract(epoch from clock_timestamp()) * 1000000 \
+         from events where shard = $1 and position = $2",
+    );
+    let last = found.bind(shard).bind(expected.next_position - 1).bind(time);
+    Ok(last.fetch_optional(connection).await?.unwrap_or(false))
+}
+
+/// The same, at a time that must be the database's where there is one.
+async fn append_at(
+    connection: &mut PgConnection,
+    shard: i32,
+    expected: &Head,
+    new: &Head,
+    events: &[EventRow],
+    time: Option<i64>,
+) -> Result<bool, sqlx::Error> {
     let written = sqlx::query(APPEND)
         .bind(shard)
         .bind(new.next_position)
