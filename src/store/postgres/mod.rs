@@ -430,7 +430,7 @@ async fn fix_shards(connection: &mut PgConnection, asked: Option<i32>) -> Result
         }
         let mut transaction = connection.begin().await.map_err(store_error)?;
         // Another node may do the same, with another number: the first one counts.
-        for statement in ["lock table log_heads in exclusive mode", "set local lock_timeout = '10s'"] {
+        for statement in ["set local lock_timeout = '10s'", "lock table log_heads in exclusive mode"] {
             sqlx::query(statement).execute(&mut *transaction).await.map_err(store_error)?;
         }
         sqlx::query(
