@@ -409,14 +409,29 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
     if is_known {
         let done = sqlx::query_scalar("select version from _sqlx_migrations where success order by version");
         let done: Vec<i64> = done.fetch_all(&mut *connection).await.map_err(store_error)?;
-        if MIGRATIONS.iter().map(|migration| migration.version).eq(done) {
+        let known: Vec<i64> = MIGRATIONS.iter().map(|migration| migration.version).collect();
+        if known == done {
             return Ok(());
         }
+        // Said before anything is tried: a role that may change nothing would hear of that alone.
+        if done.iter().any(|version| !known.contains(version)) {
+            return Err(StoreError::NewerVersion);
+        }
     }
-    MIGRATIONS.run(connection).await.map_err(|error| match alike::is_newer(&error) {
-        true => StoreError::NewerVersion,
-        false => StoreError::Unavailable(error.to_string()),
-    })
+    MIGRATIONS.run(connection).await.map_err(migrate_error)
+}
+
+fn migrate_error(error: MigrateError) -> StoreError {
+    let refused = |error: &sqlx::Error| {
+        error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == MAY_NOT)
+    };
+    match error {
+        error if alike::is_newer(&error) => StoreError::NewerVersion,
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) if refused(&error) => {
+            StoreError::MayNotMigrate(error.to_string())
+        }
+        other => StoreError::Unavailable(other.to_string()),
+    }
 }
 
 /// Makes the heads of a new database; returns how many it has.
