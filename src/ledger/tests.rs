@@ -1,5 +1,6 @@
 mod faulty;
 mod projections;
+mod tampering;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
