@@ -173,63 +173,47 @@ macro_rules! projections {
             }
 
             async fn go_live(&self, shard: i32, fresh: &Checkpoint) -> Result<bool, StoreError> {
-                let (view, generation) = (fresh.view, fresh.generation);
                 let mut writer = self.writer().await?;
-                let mut transaction = finished(writer.begin()).await?;
-                let ended = finished(
+                let mut transaction = answered(writer.begin()).await?;
+                let ended = answered(
                     sqlx::query(
-                        "delete from projections where shard = $1 and view = $2 and live and position <= $3",
+                        "update projections set live = false where shard = $1 and view = $2 and live and position <= $3",
                     )
                     .bind(shard)
-                    .bind(view.name())
+                    .bind(fresh.view.name())
                     .bind(fresh.position)
                     .execute(&mut *transaction),
                 )
                 .await?;
                 if ended.rows_affected() == 0 {
-                    finished(transaction.rollback()).await?;
+                    answered(transaction.rollback()).await?;
                     return Ok(false);
                 }
-                for table in rows::tables(view) {
-                    let sql = format!("delete from {} where shard = $1 and generation <> $2", table.name);
-                    finished(
-                        sqlx::query(AssertSqlSafe(sql))
-                            .bind(shard)
-                            .bind(generation)
-                            .execute(&mut *transaction),
-                    )
-                    .await?;
-                }
-                for sql in [
-                    "delete from projections where shard = $1 and view = $2 and generation <> $3",
-                    "update projections set live = true where shard = $1 and view = $2 and generation = $3",
-                ] {
-                    finished(
-                        sqlx::query(sql)
-                            .bind(shard)
-                            .bind(view.name())
-                            .bind(generation)
-                            .execute(&mut *transaction),
-                    )
-                    .await?;
-                }
-                finished(transaction.commit()).await?;
+                let live = "update projections set live = true where shard = $1 and view = $2 and generation = $3";
+                answered(
+                    sqlx::query(live)
+                        .bind(shard)
+                        .bind(fresh.view.name())
+                        .bind(fresh.generation)
+                        .execute(&mut *transaction),
+                )
+                .await?;
+                answered(transaction.commit()).await?;
                 Ok(true)
             }
 
             async fn drop_generation(&self, shard: i32, view: View, generation: i64) -> Result<(), StoreError> {
+                let drop_rows = |table: &Table| {
+                    AssertSqlSafe(format!("delete from {} where shard = $1 and generation = $2", table.name))
+                };
+                // Nobody waits for the many: the checkpoint still stands.
+                for table in rows::tables(view) {
+                    let mut writer = self.writer().await?;
+                    finished(sqlx::query(drop_rows(table)).bind(shard).bind(generation).execute(&mut *writer)).await?;
+                }
+                // It goes before the last rows, so that a runner that took it for live adds none after them.
                 let mut writer = self.writer().await?;
                 let mut transaction = finished(writer.begin()).await?;
-                for table in rows::tables(view) {
-                    let sql = format!("delete from {} where shard = $1 and generation = $2", table.name);
-                    finished(
-                        sqlx::query(AssertSqlSafe(sql))
-                            .bind(shard)
-                            .bind(generation)
-                            .execute(&mut *transaction),
-                    )
-                    .await?;
-                }
                 finished(
                     sqlx::query("delete from projections where shard = $1 and view = $2 and generation = $3")
                         .bind(shard)
@@ -238,6 +222,10 @@ macro_rules! projections {
                         .execute(&mut *transaction),
                 )
                 .await?;
+                for table in rows::tables(view) {
+                    let dropped = sqlx::query(drop_rows(table)).bind(shard).bind(generation);
+                    finished(dropped.execute(&mut *transaction)).await?;
+                }
                 finished(transaction.commit()).await
             }
 

@@ -67,8 +67,8 @@ pub trait Projections: Send + Sync {
     /// A further generation of a view, empty and not live.
     async fn start_generation(&self, shard: i32, view: View) -> Result<Checkpoint, StoreError>;
 
-    /// Makes a generation the one that readers use, and drops the others. False where the one that they use has folded
-    /// more: a look-up must never find less than before.
+    /// Makes a generation the one that readers use; the one that they used stands until it is dropped. False where that
+    /// one has folded more: a look-up must never find less than before.
     async fn go_live(&self, shard: i32, fresh: &Checkpoint) -> Result<bool, StoreError>;
 
     async fn drop_generation(&self, shard: i32, view: View, generation: i64) -> Result<(), StoreError>;
