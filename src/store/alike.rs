@@ -418,11 +418,17 @@ macro_rules! projections {
                 .await
             }
 
-            async fn orgs_due(&self, shard: i32, now: Timestamp) -> Result<Vec<OrgId>, StoreError> {
+            async fn orgs_due(
+                &self,
+                shard: i32,
+                now: Timestamp,
+                untouched_since: Timestamp,
+            ) -> Result<Vec<OrgId>, StoreError> {
                 let rows = answered(
                     sqlx::query(rows::ORGS_DUE)
                         .bind(shard)
                         .bind(now.0)
+                        .bind(untouched_since.0)
                         .fetch_all(&self.readers),
                 )
                 .await?;

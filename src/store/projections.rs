@@ -115,8 +115,13 @@ pub trait Projections: Send + Sync {
     /// An arm's answers on this shard by their class of latency.
     async fn arm_latencies(&self, shard: i32, arm: &str) -> Result<Vec<(i64, i64)>, StoreError>;
 
-    /// Orgs with holds, or with credits in lots whose time is over.
-    async fn orgs_due(&self, shard: i32, now: Timestamp) -> Result<Vec<OrgId>, StoreError>;
+    /// Orgs with holds and no event since a moment, or with credits in lots whose time is over.
+    async fn orgs_due(
+        &self,
+        shard: i32,
+        now: Timestamp,
+        untouched_since: Timestamp,
+    ) -> Result<Vec<OrgId>, StoreError>;
 
     /// Saves accounts or the system, all or none. Of each stretch of [`STRETCH_VERSIONS`] of an org the last is kept.
     async fn put_snapshots(&self, shard: i32, snapshots: &[Snapshot]) -> Result<(), StoreError>;
