@@ -81,7 +81,8 @@ macro_rules! profiles {
     };
 }
 
-/// The projections, over `self.writer()`, `self.readers`, `answered` (`finished` where a whole generation is gone through) and `merge`.
+/// The projections, over `self.writer()`, `self.readers`, `answered` (`finished` where a whole generation is gone through) `merge` and
+/// `change_lots`.
 macro_rules! projections {
     ($views:ty, $connection:ty, $row:ty) => {
         #[async_trait]
@@ -601,34 +602,6 @@ macro_rules! projections {
                 })
             };
             read().map_err(store_error)
-        }
-
-        async fn change_lots(
-            connection: &mut $connection,
-            shard: i32,
-            generation: i64,
-            changes: &Changes,
-        ) -> Result<(), StoreError> {
-            for (org, lot, sums) in rows::lot_changes(changes) {
-                let mut query = sqlx::query(
-                    "update lots set consumed = consumed + $1, expired = expired + $2, refunded = refunded + $3, \
-                     recognised_minor = recognised_minor + $4, refunded_minor = refunded_minor + $5 \
-                     where shard = $6 and generation = $7 and org_id = $8 and lot_id = $9",
-                );
-                for sum in sums {
-                    query = query.bind(sum);
-                }
-                answered(
-                    query
-                        .bind(shard)
-                        .bind(generation)
-                        .bind(org.0)
-                        .bind(lot.0)
-                        .execute(&mut *connection),
-                )
-                .await?;
-            }
-            Ok(())
         }
 
         fn checkpoint(row: &$row) -> Result<Option<Checkpoint>, StoreError> {
