@@ -25,6 +25,8 @@ pub(super) struct Faulty {
     pub unreadable: AtomicBool,
     /// Nothing can be read of this org.
     pub damaged: Option<OrgId>,
+    /// Nothing can be found by position up to here.
+    pub archived_to: i64,
 }
 
 impl Faulty {
@@ -40,6 +42,7 @@ impl Faulty {
             writer: None,
             unreadable: AtomicBool::new(false),
             damaged: None,
+            archived_to: 0,
         }
     }
 }
@@ -93,7 +96,8 @@ impl EventLog for Faulty {
     }
 
     async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
-        let rows = self.log.read_at(shard, positions).await?;
+        let mut rows = self.log.read_at(shard, positions).await?;
+        rows.retain(|row| row.position > self.archived_to);
         match rows.iter().find(|row| self.damaged.is_some_and(|org| org.0 == row.org_id)) {
             Some(row) => Err(StoreError::Corrupt(format!("position {}", row.position))),
             None => Ok(rows),
