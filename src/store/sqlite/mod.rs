@@ -498,12 +498,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_log_refuses_updates_and_deletes() {
+    async fn the_log_refuses_updates_deletes_and_replacements() {
         let (_folder, store) = open().await;
         store.append(0, &head_at(1), &head_at(2), &[row(1)]).await.expect("appends");
         let mut writer = store.writer.lock().await;
 
-        for statement in ["update events set kind = 'x'", "delete from events"] {
+        let again =
+            "shard, position, org_id, org_version, event_id, 'x', schema_version, recorded_at, payload, hash";
+        let replace = format!("insert or replace into events select {again} from events");
+        let upsert = format!(
+            "insert into events select {again} from events where true on conflict do update set kind = 'x'"
+        );
+        for statement in ["update events set kind = 'x'", "delete from events", &replace, &upsert] {
+            let statement = sqlx::AssertSqlSafe(statement.to_owned());
             let refused = sqlx::query(statement).execute(&mut *writer).await.expect_err("refused");
 
             assert!(refused.to_string().contains("events are never"), "{refused}");
