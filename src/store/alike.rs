@@ -204,27 +204,26 @@ macro_rules! projections {
             }
 
             async fn drop_generation(&self, shard: i32, view: View, generation: i64) -> Result<(), StoreError> {
-                let drop_rows = |table: &Table| {
-                    AssertSqlSafe(format!("delete from {} where shard = $1 and generation = $2", table.name))
-                };
-                // Nobody waits for the many: the checkpoint still stands.
-                for table in rows::tables(view) {
-                    let mut writer = self.writer().await?;
-                    finished(sqlx::query(drop_rows(table)).bind(shard).bind(generation).execute(&mut *writer)).await?;
-                }
-                // It goes before the last rows, so that a runner that took it for live adds none after them.
                 let mut writer = self.writer().await?;
                 let mut transaction = finished(writer.begin()).await?;
-                finished(
-                    sqlx::query("delete from projections where shard = $1 and view = $2 and generation = $3")
-                        .bind(shard)
-                        .bind(view.name())
-                        .bind(generation)
-                        .execute(&mut *transaction),
+                // It goes before its rows: a runner that took it for live adds none after them. One that a rebuild, cut
+                // off in its commit, made live after all stays.
+                let gone = finished(
+                    sqlx::query(
+                        "delete from projections where shard = $1 and view = $2 and generation = $3 and not live",
+                    )
+                    .bind(shard)
+                    .bind(view.name())
+                    .bind(generation)
+                    .execute(&mut *transaction),
                 )
                 .await?;
+                if gone.rows_affected() == 0 {
+                    return finished(transaction.rollback()).await;
+                }
                 for table in rows::tables(view) {
-                    let dropped = sqlx::query(drop_rows(table)).bind(shard).bind(generation);
+                    let sql = format!("delete from {} where shard = $1 and generation = $2", table.name);
+                    let dropped = sqlx::query(AssertSqlSafe(sql)).bind(shard).bind(generation);
                     finished(dropped.execute(&mut *transaction)).await?;
                 }
                 finished(transaction.commit()).await

@@ -71,6 +71,7 @@ pub trait Projections: Send + Sync {
     /// one has folded more: a look-up must never find less than before.
     async fn go_live(&self, shard: i32, fresh: &Checkpoint) -> Result<bool, StoreError>;
 
+    /// Drops a generation that readers do not use.
     async fn drop_generation(&self, shard: i32, view: View, generation: i64) -> Result<(), StoreError>;
 
     /// How many rows stand in one of two generations and not in the other.
