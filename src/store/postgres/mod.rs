@@ -91,8 +91,8 @@ impl std::fmt::Debug for PostgresStore {
 
 impl PostgresStore {
     /// Opens a database, with Tollgate's tables where it has none. The number of shards is fixed then: a later one
-    /// must be the same or be left out. Events must bear the database's time, within 2 s, unless the clock is moved
-    /// by hand.
+    /// must be the same or be left out. Events must bear the database's time, within 2 s, or one that the log has
+    /// reached, unless the clock is moved by hand.
     ///
     /// # Errors
     /// `NewerVersion`, `OldPostgres`, `WrongShards`, or `Unavailable`.
@@ -103,7 +103,7 @@ impl PostgresStore {
         migrate(&mut connection).await?;
         let shards = fix_shards(&mut connection, shards).await?;
         let durably = durably(&mut connection).await?;
-        let partitions = Arc::new(Partitions::new(options.clone()));
+        let partitions = Arc::new(Partitions::new(&options));
         let end = sqlx::query_scalar("select max(next_position) from log_heads where shard >= 0");
         let end: i64 = end.fetch_one(&mut connection).await.map_err(store_error)?;
         partitions.extend(&mut connection, end).await.map_err(store_error)?;

@@ -13,6 +13,9 @@ use super::answered_within;
 const AHEAD: i64 = 8_000_000;
 /// A new one is attached in far less, where nobody holds the table's lock.
 const EXTEND_MAX: Duration = Duration::from_secs(30);
+/// A line that fell silent leaves nothing behind that the next attempt would wait for.
+const SETTINGS: [(&str, &str); 2] =
+    [("statement_timeout", "30s"), ("client_connection_check_interval", "1s")];
 /// How PostgreSQL says that no partition takes a row: a constraint that is violated. The log has no other.
 pub(super) const MISSING: &str = "23514";
 pub(super) const COMES: &str =
@@ -35,7 +38,8 @@ impl Drop for Extending {
 }
 
 impl Partitions {
-    pub fn new(options: PgConnectOptions) -> Partitions {
+    pub fn new(options: &PgConnectOptions) -> Partitions {
+        let options = options.clone().options(SETTINGS);
         Partitions { options, end: AtomicI64::new(0), extending: AtomicBool::new(false) }
     }
 
