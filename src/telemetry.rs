@@ -61,6 +61,10 @@ fn install() -> Result<PrometheusHandle, String> {
         Unit::Seconds,
         "How long the first of them has waited"
     );
+    describe_gauge!(
+        "tollgate_projection_lag_known",
+        "Whether the lag of a shard's projections could be read: 1, or 0 where it stands as NaN"
+    );
     describe_gauge!("tollgate_nodes_alive", Unit::Count, "Nodes of this database, as this one knows them");
     describe_counter!("tollgate_forwarded_total", "Commands that their shard's owner decided for this node");
     describe_counter!(

@@ -1,13 +1,22 @@
 //! For those who run it: alive, ready, and how it is doing.
 
+use std::time::Duration;
+
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::future::join_all;
+use tokio::time::timeout;
 
 use crate::clock::Timer;
+use crate::domain::views::View;
 use crate::http::ApiState;
+use crate::ledger::Ledger;
 use crate::operations::readiness::readiness;
+
+/// Who scrapes gives up after ten seconds, commonly.
+const LAG_MAX: Duration = Duration::from_secs(3);
 
 /// The process runs.
 #[utoipa::path(get, path = "/healthz", operation_id = "is_alive", tag = "operation",
@@ -34,17 +43,25 @@ pub async fn ready(State(api): State<ApiState>) -> Response {
     security(()),
     responses((status = 200, description = "The metrics.", body = String)))]
 pub async fn metrics(State(api): State<ApiState>) -> Response {
-    let projector = api.ledger.projector();
-    for shard in projector.shards() {
-        // Where the log can't be read, `/readyz` says so.
-        for (projection, lag) in projector.lag(shard, api.ledger.clock().now()).await.unwrap_or_default() {
-            let labels = [("projection", projection.to_owned()), ("shard", shard.to_string())];
-            metrics::gauge!("tollgate_projection_lag_events", &labels).set(lag.events as f64);
-            metrics::gauge!("tollgate_projection_lag_seconds", &labels).set(lag.waits_micros as f64 / 1e6);
-        }
-    }
+    join_all(api.ledger.projector().shards().map(|shard| note_lag(&api.ledger, shard))).await;
     let text = api.metrics.render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+/// Sets how far a shard's projections lie behind: no number where it can't be read, since an old one would look well.
+async fn note_lag(ledger: &Ledger, shard: i32) {
+    let read = timeout(LAG_MAX, ledger.projector().lag(shard, ledger.clock().now())).await;
+    let lags = read.ok().and_then(Result::ok);
+    let known = if lags.is_some() { 1.0 } else { 0.0 };
+    metrics::gauge!("tollgate_projection_lag_known", "shard" => shard.to_string()).set(known);
+    for view in View::ALL {
+        let labels = [("projection", view.name().to_owned()), ("shard", shard.to_string())];
+        let lag = lags.as_ref().and_then(|lags| lags.get(view.name()));
+        let (events, seconds) =
+            lag.map_or((f64::NAN, f64::NAN), |lag| (lag.events as f64, lag.waits_micros as f64 / 1e6));
+        metrics::gauge!("tollgate_projection_lag_events", &labels).set(events);
+        metrics::gauge!("tollgate_projection_lag_seconds", &labels).set(seconds);
+    }
 }
 
 /// Counts and times every request by its route.

@@ -2,8 +2,10 @@
 //!
 //! The first line says what the file holds, each further one is an event with all its columns (the payload as the text
 //! that was hashed), and the last says that the file is whole. What is checked there is what the file can prove: an event
-//! that follows one which the file does not hold is chained to a hash that nobody can look up, and is counted as given.
+//! that follows one which the file does not hold comes with that one's hash, which nobody can look up: it is counted as
+//! given.
 
+use std::collections::HashSet;
 use std::io::{self, BufRead, Write};
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +16,9 @@ use crate::ledger::verify::{Report, Scope, Walk};
 use crate::ledger::{Ledger, LedgerError};
 use crate::store::{EventRow, Head, StoreError};
 
-const FORMAT: &str = "tollgate-log-1";
+const FORMAT: &str = "tollgate-log-2";
+/// Without the hash that a given event follows.
+const FORMAT_BEFORE: &str = "tollgate-log-1";
 /// Events read at a time.
 const PAGE: i64 = 5_000;
 
@@ -58,6 +62,9 @@ struct EventLine {
     recorded_at: i64,
     payload: String,
     hash: String,
+    /// Of the event before it in its org, where the file begins in between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    previous_hash: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -75,6 +82,8 @@ pub enum ExportError {
     UnknownOrg,
     #[error("there is no shard {0}")]
     UnknownShard(i32),
+    #[error("the event before the one at position {0} can't be found in its org: run `tollgate verify`")]
+    NoEventBefore(i64),
     #[error("a line could not be made: {0}")]
     Line(#[from] serde_json::Error),
 }
@@ -147,15 +156,30 @@ async fn range(
     to: i64,
     out: &mut impl Write,
 ) -> Result<u64, ExportError> {
-    let (mut next, mut events) = (from, 0);
+    let (mut next, mut events, mut met) = (from, 0, HashSet::new());
     while next <= to {
         let rows = ledger.log().read(shard, next, PAGE.min(to - next + 1)).await?;
         let Some(last) = rows.last() else { break };
         next = last.position + 1;
         events += rows.len() as u64;
-        rows.iter().try_for_each(|row| line(out, &EventLine::from(row)))?;
+        for row in &rows {
+            let is_given = from > 1 && met.insert(row.org_id) && row.org_version > 1;
+            let previous_hash = if is_given { Some(before(ledger, row).await?) } else { None };
+            line(out, &EventLine { previous_hash, ..EventLine::from(row) })?;
+        }
     }
     Ok(events)
+}
+
+/// The hash of the event before one in its org.
+async fn before(ledger: &Ledger, row: &EventRow) -> Result<String, ExportError> {
+    let projector = ledger.projector();
+    projector.index_to(row.shard, row.position).await?;
+    let (org, version) = (OrgId(row.org_id), row.org_version - 1);
+    let positions = projector.store().org_events(row.shard, org, version, 1).await?;
+    let found = ledger.log().read_at(row.shard, &positions).await?;
+    let found = found.first().filter(|found| (found.org_id, found.org_version) == (row.org_id, version));
+    found.map(|found| hex::encode(found.hash)).ok_or(ExportError::NoEventBefore(row.position))
 }
 
 async fn of_org(ledger: &Ledger, org: OrgId, out: &mut impl Write) -> Result<u64, ExportError> {
@@ -187,7 +211,7 @@ pub fn verify_export(input: impl BufRead) -> Result<Report, FileError> {
     let mut lines = input.lines();
     let header = lines.next().transpose()?.unwrap_or_default();
     let header: Header = serde_json::from_str(&header).map_err(|_| FileError::NoExport)?;
-    if header.format != FORMAT {
+    if ![FORMAT, FORMAT_BEFORE].contains(&header.format.as_str()) {
         return Err(FileError::NoExport);
     }
     let scope = match header.selection {
@@ -199,7 +223,8 @@ pub fn verify_export(input: impl BufRead) -> Result<Report, FileError> {
     if !(0..).zip(&header.heads).all(|(shard, head)| shard == head.shard) {
         report.add(-1, 0, "I6", "the first line does not number the shards from 0".into());
     }
-    let mut walk = Walk::new(scope);
+    let shards = header.heads.len();
+    let mut walk = Walk::new(scope, shards);
     let mut heads = header.heads.into_iter();
     let mut at: Option<HeadLine> = None;
     let (mut events, mut is_whole, mut last_position) = (0_u64, false, 0);
@@ -227,7 +252,7 @@ pub fn verify_export(input: impl BufRead) -> Result<Report, FileError> {
             // Shards follow one another, empty ones too.
             while at.as_ref().is_none_or(|head| head.shard < event.shard) {
                 let Some(next) = heads.next() else { break };
-                end_shard(at.replace(next), &mut walk, &mut report);
+                end_shard(at.replace(next), shards, &mut walk, &mut report);
             }
             if at.as_ref().is_none_or(|head| head.shard != event.shard) {
                 report.add(event.shard, event.position, "I6", "its shard has no place here".into());
@@ -242,8 +267,15 @@ pub fn verify_export(input: impl BufRead) -> Result<Report, FileError> {
             report.add(event.shard, event.position, "I6", "it is not of what the first line names".into());
         }
         last_position = event.position;
-        match EventRow::try_from(event) {
-            Ok(row) => walk.check(&row, &mut report),
+        match checkable(event) {
+            Ok((row, before)) => {
+                if header.format == FORMAT && walk.is_given(&row) != before.is_some() {
+                    let what =
+                        "its line must have the hash of the event before it where that is not in the file";
+                    report.add(row.shard, row.position, "I6", what.into());
+                }
+                walk.check(&row, before, &mut report);
+            }
             Err(what) => report.add(-1, 0, "I6", format!("line {}: {what}", events + 1)),
         }
     }
@@ -258,23 +290,23 @@ pub fn verify_export(input: impl BufRead) -> Result<Report, FileError> {
     }
     if scope == Scope::Whole {
         for next in heads {
-            end_shard(at.replace(next), &mut walk, &mut report);
+            end_shard(at.replace(next), shards, &mut walk, &mut report);
         }
-        end_shard(at, &mut walk, &mut report);
+        end_shard(at, shards, &mut walk, &mut report);
     } else {
         walk.end(&mut report);
     }
     Ok(report)
 }
 
-fn end_shard(head: Option<HeadLine>, walk: &mut Walk, report: &mut Report) {
+fn end_shard(head: Option<HeadLine>, shards: usize, walk: &mut Walk, report: &mut Report) {
     let Some(head) = head else { return };
     let mut last_hash = Hash::default();
     if hex::decode_to_slice(&head.last_hash, &mut last_hash).is_err() {
         report.add(head.shard, head.next_position, "I6", "the head's hash can't be read".into());
     }
     let head_of = Head { next_position: head.next_position, last_hash, epoch: 0 };
-    std::mem::replace(walk, Walk::new(Scope::Whole)).end_at(head.shard, &head_of, report);
+    std::mem::replace(walk, Walk::new(Scope::Whole, shards)).end_at(head.shard, &head_of, report);
 }
 
 impl From<&EventRow> for EventLine {
@@ -290,16 +322,28 @@ impl From<&EventRow> for EventLine {
             recorded_at: row.recorded_at,
             payload: String::from_utf8_lossy(&row.payload).into_owned(),
             hash: hex::encode(row.hash),
+            previous_hash: None,
         }
     }
+}
+
+/// The event of a line, with the hash of the one before it where the line has that.
+fn checkable(mut line: EventLine) -> Result<(EventRow, Option<Hash>), &'static str> {
+    let before = line.previous_hash.take().map(|text| hash(&text)).transpose()?;
+    Ok((EventRow::try_from(line)?, before))
+}
+
+fn hash(text: &str) -> Result<Hash, &'static str> {
+    let mut hash = Hash::default();
+    hex::decode_to_slice(text, &mut hash).map_err(|_| "its hash is not 64 hexadecimal digits")?;
+    Ok(hash)
 }
 
 impl TryFrom<EventLine> for EventRow {
     type Error = &'static str;
 
     fn try_from(line: EventLine) -> Result<EventRow, &'static str> {
-        let mut hash = Hash::default();
-        hex::decode_to_slice(&line.hash, &mut hash).map_err(|_| "its hash is not 64 hexadecimal digits")?;
+        let hash = hash(&line.hash)?;
         Ok(EventRow {
             shard: line.shard,
             position: line.position,

@@ -77,6 +77,7 @@ impl Fetcher {
             let step = ((after - last) / PROBES).max(1);
             let probed: Vec<i64> =
                 (last + 1..after).rev().step_by(usize::try_from(step).unwrap_or(1)).collect();
+            let before = (last, after);
             for row in self.log.read_at(self.shard, &probed).await? {
                 match row.recorded_at <= at.0 {
                     true => last = row.position,
@@ -85,6 +86,9 @@ impl Fetcher {
                         break;
                     }
                 }
+            }
+            if (last, after) == before {
+                return Err(StoreError::Missing { shard: self.shard, from: last + 1, to: after - 1 });
             }
         }
         Ok(last)

@@ -222,6 +222,8 @@ impl Projector {
             }
             // The last events came while it changed over.
             self.catch_up(shard).await?;
+            // What it replaced.
+            self.drop_unfinished(shard, view).await?;
         }
         Ok(())
     }
@@ -338,7 +340,7 @@ impl Projector {
         Ok(checkpoints.into_iter().filter(|checkpoint| checkpoint.live).collect())
     }
 
-    /// What a rebuild left behind that a crash cut short.
+    /// What nobody reads: a rebuild's unfinished rows, or those that it replaced, where a crash cut it short.
     async fn drop_unfinished(&self, shard: i32, view: View) -> Result<(), StoreError> {
         for old in self.store.checkpoints(shard).await? {
             if old.view == view && !old.live {

@@ -1,5 +1,6 @@
 mod faulty;
 mod projections;
+mod tampering;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -589,6 +590,22 @@ async fn i6_a_sound_log_verifies_and_a_changed_byte_is_found() {
     assert!(sound.is_sound(), "{:?}", sound.findings);
     assert_eq!((sound.orgs, sound.events), (1, 4));
     assert!(tampered.findings.iter().any(|f| f.invariant == "I6" && f.position == 3), "{tampered:?}");
+}
+
+#[tokio::test]
+async fn a_past_whose_events_were_archived_is_named_and_not_searched_for_ever() {
+    let node = Node::funded(100).await;
+    for n in 0..40 {
+        node.run(reserve(n, 1)).await.expect("holds");
+        node.clock.advance_seconds(1);
+    }
+    let early = Timestamp(node.clock.now().0 - 39 * Timestamp::MICROS_PER_SECOND);
+    let archived = node.another(Arc::new(Faulty { archived_to: 20, ..Faulty::new(&node.store) })).await;
+
+    let gone = archived.read_at(ACME, early).await.map(|_| ()).expect_err("it is not there");
+
+    assert!(gone.to_string().contains("events 1 to 20 of shard 0"), "{gone}");
+    node.finish().await;
 }
 
 #[tokio::test]

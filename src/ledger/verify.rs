@@ -1,5 +1,7 @@
-//! Checks a log from the first event to the last: gaps, hash chains, the fold, and the balance that every event
-//! carries. Reads only; says what it found.
+//! Checks a log from the first event to the last: gaps, hash chains, times, what may be there once only, the fold, and the
+//! balance that every event carries. Changes nothing that it finds amiss; says what that is.
+
+mod once;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,10 +15,12 @@ use crate::domain::chain;
 use crate::domain::event::Balance;
 use crate::domain::event::Recorded;
 use crate::domain::ids::OrgId;
-use crate::ledger::decode;
 use crate::ledger::projector::Projector;
+use crate::ledger::{decode, shard_of};
 use crate::store::projections::Projections;
 use crate::store::{EventLog, EventRow, Head, StoreError};
+
+use once::Once;
 
 /// Events read at a time.
 const PAGE: i64 = 5_000;
@@ -64,7 +68,8 @@ impl Report {
     }
 }
 
-/// Walks every shard, and folds every projection again beside the one that stands.
+/// Walks every shard, compares it with how far the projections have come, and folds every projection again beside the one
+/// that stands. Where they disagree on the log nothing is folded: the rows are evidence.
 ///
 /// # Errors
 /// Where the database can't be read at all.
@@ -73,11 +78,41 @@ pub async fn verify_all(
     projections: Arc<dyn Projections>,
 ) -> Result<Report, StoreError> {
     let mut report = verify(&*log).await?;
+    check_checkpoints(&*log, &*projections, &mut report).await?;
     // Projections of a log that can't be trusted say nothing.
     if report.is_sound() {
         report.projections = Projector::open(log, projections).await?.compare().await?;
     }
     Ok(report)
+}
+
+/// Whether each shard's log still holds the events up to which it was folded.
+async fn check_checkpoints(
+    log: &dyn EventLog,
+    projections: &dyn Projections,
+    report: &mut Report,
+) -> Result<(), StoreError> {
+    for shard in 0..i32::try_from(log.heads().await?.len()).unwrap_or(i32::MAX) {
+        for checkpoint in projections.checkpoints(shard).await?.iter().filter(|found| found.position > 0) {
+            let (view, position) = (checkpoint.view.name(), checkpoint.position);
+            let found = match log.read(shard, position, 1).await {
+                // It is named already.
+                Err(StoreError::Corrupt(_)) => continue,
+                read => read?,
+            };
+            let what = match found.first().filter(|row| row.position == position) {
+                None => "the log ends before it",
+                Some(row) if row.hash != checkpoint.hash => "the log has another event there",
+                Some(_) => continue,
+            };
+            let what = format!(
+                "the projection {view} has folded an event here, and {what}: acknowledged events are gone, unless the log \
+                 was put in place of another; keep both as they are until that is clear, for a start folds them again"
+            );
+            report.add(shard, position, "I5", what);
+        }
+    }
+    Ok(())
 }
 
 /// Walks every shard's log.
@@ -86,9 +121,9 @@ pub async fn verify_all(
 /// Where the database can't be read at all.
 pub async fn verify(log: &dyn EventLog) -> Result<Report, StoreError> {
     let mut report = Report::default();
-    for (shard, head) in log.heads().await?.into_iter().enumerate() {
-        let shard = i32::try_from(shard).map_err(|_| StoreError::Corrupt("too many shards".into()))?;
-        verify_shard(log, shard, &head, &mut report).await?;
+    let heads = log.heads().await?;
+    for (shard, head) in (0..).zip(&heads) {
+        verify_shard(log, shard, heads.len(), head, &mut report).await?;
     }
     Ok(report)
 }
@@ -96,10 +131,11 @@ pub async fn verify(log: &dyn EventLog) -> Result<Report, StoreError> {
 async fn verify_shard(
     log: &dyn EventLog,
     shard: i32,
+    shards: usize,
     head: &Head,
     report: &mut Report,
 ) -> Result<(), StoreError> {
-    let mut walk = Walk::new(Scope::Whole);
+    let mut walk = Walk::new(Scope::Whole, shards);
     // Others may write meanwhile: what stands behind the head as it was is not looked at.
     while walk.next_position < head.next_position {
         let limit = PAGE.min(head.next_position - walk.next_position);
@@ -114,7 +150,7 @@ async fn verify_shard(
         if rows.is_empty() {
             break;
         }
-        rows.iter().for_each(|row| walk.check(row, report));
+        rows.iter().for_each(|row| walk.check(row, None, report));
     }
     walk.end_at(shard, head, report);
     let beyond = log.read(shard, head.next_position, 1).await?;
@@ -138,20 +174,37 @@ pub(super) enum Scope {
 /// Follows events in the order of their positions.
 pub(super) struct Walk {
     scope: Scope,
+    shards: usize,
     next_position: i64,
+    last_recorded_at: i64,
     shard_hash: chain::Hash,
     ends: HashMap<Uuid, (i64, chain::Hash)>,
     accounts: HashMap<OrgId, Account>,
+    once: Once,
 }
 
 impl Walk {
-    pub fn new(scope: Scope) -> Walk {
+    pub fn new(scope: Scope, shards: usize) -> Walk {
         let next_position = match scope {
             Scope::Range { from } => from,
             Scope::Whole | Scope::Org => 1,
         };
-        let (ends, accounts) = (HashMap::new(), HashMap::new());
-        Walk { scope, next_position, shard_hash: chain::Hash::default(), ends, accounts }
+        Walk {
+            scope,
+            shards,
+            next_position,
+            last_recorded_at: i64::MIN,
+            shard_hash: chain::Hash::default(),
+            ends: HashMap::new(),
+            accounts: HashMap::new(),
+            once: Once::default(),
+        }
+    }
+
+    /// Whether an event follows one of its org that is not met here.
+    pub fn is_given(&self, row: &EventRow) -> bool {
+        let begins_within = matches!(self.scope, Scope::Range { .. });
+        begins_within && row.org_version > 1 && !self.ends.contains_key(&row.org_id)
     }
 
     /// All events of a shard were met.
@@ -171,47 +224,87 @@ impl Walk {
         report.shards += 1;
     }
 
-    pub fn check(&mut self, row: &EventRow, report: &mut Report) {
+    /// Looks at the next event; `before` is the hash of the one before it in its org, where that is only given.
+    pub fn check(&mut self, row: &EventRow, before: Option<chain::Hash>, report: &mut Report) {
         report.events += 1;
-        let is_first = !self.ends.contains_key(&row.org_id);
-        let is_given = is_first && row.org_version > 1 && matches!(self.scope, Scope::Range { .. });
-        report.given += u64::from(is_given);
-        let mut breach = |invariant, what| report.add(row.shard, row.position, invariant, what);
-        let follows = match self.scope {
-            Scope::Whole | Scope::Range { .. } => row.position == self.next_position,
-            Scope::Org => row.position >= self.next_position,
-        };
-        if !follows {
-            breach("I6", format!("positions jump from {} to {}", self.next_position - 1, row.position));
-        }
-        self.next_position = row.position + 1;
-        let (version, previous) = self.ends.entry(row.org_id).or_default();
-        let is_chained = is_given || chain::event_hash(previous, &row.fields()) == row.hash;
-        if !is_chained {
-            breach("I6", "the event's hash is not that of its columns and of the event before it".into());
-        }
-        let is_next = is_given || row.org_version == *version + 1;
-        if !is_next {
-            breach("I6", format!("its org's versions jump from {version} to {}", row.org_version));
-        }
-        (*version, *previous) = (row.org_version, row.hash);
-        self.shard_hash = chain::shard_hash(&self.shard_hash, &row.hash);
-        if !(is_chained && is_next) {
+        self.check_place(row, report);
+        if !self.check_chain(row, before, report) {
             // Nothing can be folded on what may be anything.
             self.accounts.remove(&OrgId(row.org_id));
             return;
         }
         match decode(row) {
-            Err(error) => breach("I6", error.to_string()),
-            Ok(recorded) => match (recorded.payload.balance, self.fold(&recorded)) {
-                (Some(carried), Some(folded)) if carried != folded => {
-                    breach("I7", format!("the event says {carried:?}, the fold says {folded:?}"));
-                }
-                (Some(carried), _) if !adds_up(&carried) => {
-                    breach("I1", format!("the balance does not add up: {carried:?}"));
-                }
-                _ => {}
-            },
+            Err(error) => report.add(row.shard, row.position, "I6", error.to_string()),
+            Ok(recorded) => self.check_meaning(row, &recorded, report),
+        }
+    }
+
+    fn check_place(&mut self, row: &EventRow, report: &mut Report) {
+        let mut breach = |what| report.add(row.shard, row.position, "I6", what);
+        let follows = match self.scope {
+            Scope::Whole | Scope::Range { .. } => row.position == self.next_position,
+            Scope::Org => row.position >= self.next_position,
+        };
+        if !follows {
+            breach(format!("positions jump from {} to {}", self.next_position - 1, row.position));
+        }
+        self.next_position = row.position + 1;
+        if row.recorded_at < self.last_recorded_at {
+            breach(format!("time goes back from {} to {}", self.last_recorded_at, row.recorded_at));
+        }
+        self.last_recorded_at = row.recorded_at;
+        let home = shard_of(OrgId(row.org_id), self.shards);
+        if home != row.shard {
+            breach(format!("its org's events stand on shard {home}"));
+        }
+    }
+
+    fn check_chain(&mut self, row: &EventRow, before: Option<chain::Hash>, report: &mut Report) -> bool {
+        let is_given = self.is_given(row);
+        report.given += u64::from(is_given);
+        let mut breach = |what| report.add(row.shard, row.position, "I6", what);
+        let (version, previous) = self.ends.entry(row.org_id).or_default();
+        if let Some(before) = before.filter(|_| is_given) {
+            *previous = before;
+        }
+        let is_chained =
+            is_given && before.is_none() || chain::event_hash(previous, &row.fields()) == row.hash;
+        if !is_chained {
+            breach("the event's hash is not that of its columns and of the event before it".into());
+        }
+        let is_next = is_given || row.org_version == *version + 1;
+        if !is_next {
+            breach(format!("its org's versions jump from {version} to {}", row.org_version));
+        }
+        (*version, *previous) = (row.org_version, row.hash);
+        self.shard_hash = chain::shard_hash(&self.shard_hash, &row.hash);
+        is_chained && is_next
+    }
+
+    fn check_meaning(&mut self, row: &EventRow, recorded: &Recorded, report: &mut Report) {
+        let mut breach = |invariant, what| report.add(row.shard, row.position, invariant, what);
+        let event = &recorded.payload.event;
+        if (row.kind.as_str(), row.schema_version) != (event.kind(), event.schema_version()) {
+            let (kind, version) = (event.kind(), event.schema_version());
+            breach(
+                "I6",
+                format!("it is called {} v{} and is {kind} v{version}", row.kind, row.schema_version),
+            );
+        }
+        if !self.once.binds(recorded) {
+            breach("I4", "its key was bound less than 30 days before".into());
+        }
+        if let Err(what) = self.once.ends(event, self.accounts.get(&recorded.org)) {
+            breach("I3", what.into());
+        }
+        match (recorded.payload.balance, self.fold(recorded)) {
+            (Some(carried), Some(folded)) if carried != folded => {
+                breach("I7", format!("the event says {carried:?}, the fold says {folded:?}"));
+            }
+            (Some(carried), _) if !adds_up(&carried) => {
+                breach("I1", format!("the balance does not add up: {carried:?}"));
+            }
+            _ => {}
         }
     }
 

@@ -51,47 +51,38 @@ macro_rules! log_rows {
     };
 }
 
-/// Personal data, over `self.writer()` and `self.readers`.
+/// Personal data, over `self.write_rows` and `self.read_rows`.
 macro_rules! profiles {
     ($store:ty) => {
         #[async_trait]
         impl Profiles for $store {
             async fn put_profile(&self, shard: i32, subject_id: &str, profile: &Profile) -> Result<(), StoreError> {
-                let mut writer = self.writer().await?;
-                sqlx::query(
+                let put = sqlx::query(
                     "insert into profiles (shard, subject_id, name, email) values ($1, $2, $3, $4) \
                      on conflict (shard, subject_id) do update set name = excluded.name, email = excluded.email",
-                )
-                .bind(shard)
-                .bind(subject_id)
-                .bind(&profile.name)
-                .bind(profile.email.as_deref())
-                .execute(&mut *writer)
-                .await
-                .map_err(store_error)?;
-                Ok(())
+                );
+                let put = put.bind(shard).bind(subject_id).bind(&profile.name).bind(profile.email.as_deref());
+                self.write_rows(put).await
             }
 
             async fn profile(&self, shard: i32, subject_id: &str) -> Result<Option<Profile>, StoreError> {
-                let row = sqlx::query("select name, email from profiles where shard = $1 and subject_id = $2")
-                    .bind(shard)
-                    .bind(subject_id)
-                    .fetch_optional(&self.readers)
-                    .await
-                    .map_err(store_error)?;
-                row.map(|row| {
-                    Ok(Profile {
-                        name: row.try_get("name").map_err(store_error)?,
-                        email: row.try_get("email").map_err(store_error)?,
+                let found = sqlx::query("select name, email from profiles where shard = $1 and subject_id = $2");
+                let rows = self.read_rows(found.bind(shard).bind(subject_id)).await?;
+                rows.first()
+                    .map(|row| {
+                        Ok(Profile {
+                            name: row.try_get("name").map_err(store_error)?,
+                            email: row.try_get("email").map_err(store_error)?,
+                        })
                     })
-                })
-                .transpose()
+                    .transpose()
             }
         }
     };
 }
 
-/// The projections, over `self.writer()`, `self.readers`, `answered` (`finished` where a whole generation is gone through) and `merge`.
+/// The projections, over `self.writer()`, `self.readers`, `answered` (`finished` where a whole generation is gone through) `merge` and
+/// `change_lots`.
 macro_rules! projections {
     ($views:ty, $connection:ty, $row:ty) => {
         #[async_trait]
@@ -183,71 +174,58 @@ macro_rules! projections {
             }
 
             async fn go_live(&self, shard: i32, fresh: &Checkpoint) -> Result<bool, StoreError> {
-                let (view, generation) = (fresh.view, fresh.generation);
                 let mut writer = self.writer().await?;
-                let mut transaction = finished(writer.begin()).await?;
-                let ended = finished(
+                let mut transaction = answered(writer.begin()).await?;
+                let ended = answered(
                     sqlx::query(
-                        "delete from projections where shard = $1 and view = $2 and live and position <= $3",
+                        "update projections set live = false where shard = $1 and view = $2 and live and position <= $3",
                     )
                     .bind(shard)
-                    .bind(view.name())
+                    .bind(fresh.view.name())
                     .bind(fresh.position)
                     .execute(&mut *transaction),
                 )
                 .await?;
                 if ended.rows_affected() == 0 {
-                    finished(transaction.rollback()).await?;
+                    answered(transaction.rollback()).await?;
                     return Ok(false);
                 }
-                for table in rows::tables(view) {
-                    let sql = format!("delete from {} where shard = $1 and generation <> $2", table.name);
-                    finished(
-                        sqlx::query(AssertSqlSafe(sql))
-                            .bind(shard)
-                            .bind(generation)
-                            .execute(&mut *transaction),
-                    )
-                    .await?;
-                }
-                for sql in [
-                    "delete from projections where shard = $1 and view = $2 and generation <> $3",
-                    "update projections set live = true where shard = $1 and view = $2 and generation = $3",
-                ] {
-                    finished(
-                        sqlx::query(sql)
-                            .bind(shard)
-                            .bind(view.name())
-                            .bind(generation)
-                            .execute(&mut *transaction),
-                    )
-                    .await?;
-                }
-                finished(transaction.commit()).await?;
+                let live = "update projections set live = true where shard = $1 and view = $2 and generation = $3";
+                answered(
+                    sqlx::query(live)
+                        .bind(shard)
+                        .bind(fresh.view.name())
+                        .bind(fresh.generation)
+                        .execute(&mut *transaction),
+                )
+                .await?;
+                answered(transaction.commit()).await?;
                 Ok(true)
             }
 
             async fn drop_generation(&self, shard: i32, view: View, generation: i64) -> Result<(), StoreError> {
                 let mut writer = self.writer().await?;
                 let mut transaction = finished(writer.begin()).await?;
-                for table in rows::tables(view) {
-                    let sql = format!("delete from {} where shard = $1 and generation = $2", table.name);
-                    finished(
-                        sqlx::query(AssertSqlSafe(sql))
-                            .bind(shard)
-                            .bind(generation)
-                            .execute(&mut *transaction),
+                // It goes before its rows: a runner that took it for live adds none after them. One that a rebuild, cut
+                // off in its commit, made live after all stays.
+                let gone = finished(
+                    sqlx::query(
+                        "delete from projections where shard = $1 and view = $2 and generation = $3 and not live",
                     )
-                    .await?;
-                }
-                finished(
-                    sqlx::query("delete from projections where shard = $1 and view = $2 and generation = $3")
-                        .bind(shard)
-                        .bind(view.name())
-                        .bind(generation)
-                        .execute(&mut *transaction),
+                    .bind(shard)
+                    .bind(view.name())
+                    .bind(generation)
+                    .execute(&mut *transaction),
                 )
                 .await?;
+                if gone.rows_affected() == 0 {
+                    return finished(transaction.rollback()).await;
+                }
+                for table in rows::tables(view) {
+                    let sql = format!("delete from {} where shard = $1 and generation = $2", table.name);
+                    let dropped = sqlx::query(AssertSqlSafe(sql)).bind(shard).bind(generation);
+                    finished(dropped.execute(&mut *transaction)).await?;
+                }
                 finished(transaction.commit()).await
             }
 
@@ -442,11 +420,17 @@ macro_rules! projections {
                 .await
             }
 
-            async fn orgs_due(&self, shard: i32, now: Timestamp) -> Result<Vec<OrgId>, StoreError> {
+            async fn orgs_due(
+                &self,
+                shard: i32,
+                now: Timestamp,
+                untouched_since: Timestamp,
+            ) -> Result<Vec<OrgId>, StoreError> {
                 let rows = answered(
                     sqlx::query(rows::ORGS_DUE)
                         .bind(shard)
                         .bind(now.0)
+                        .bind(untouched_since.0)
                         .fetch_all(&self.readers),
                 )
                 .await?;
@@ -619,34 +603,6 @@ macro_rules! projections {
                 })
             };
             read().map_err(store_error)
-        }
-
-        async fn change_lots(
-            connection: &mut $connection,
-            shard: i32,
-            generation: i64,
-            changes: &Changes,
-        ) -> Result<(), StoreError> {
-            for (org, lot, sums) in rows::lot_changes(changes) {
-                let mut query = sqlx::query(
-                    "update lots set consumed = consumed + $1, expired = expired + $2, refunded = refunded + $3, \
-                     recognised_minor = recognised_minor + $4, refunded_minor = refunded_minor + $5 \
-                     where shard = $6 and generation = $7 and org_id = $8 and lot_id = $9",
-                );
-                for sum in sums {
-                    query = query.bind(sum);
-                }
-                answered(
-                    query
-                        .bind(shard)
-                        .bind(generation)
-                        .bind(org.0)
-                        .bind(lot.0)
-                        .execute(&mut *connection),
-                )
-                .await?;
-            }
-            Ok(())
         }
 
         fn checkpoint(row: &$row) -> Result<Option<Checkpoint>, StoreError> {

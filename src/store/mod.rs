@@ -163,8 +163,20 @@ pub enum StoreError {
     UnknownOutcome(String),
     #[error("the database is damaged: {0}; run `tollgate verify` and restore from a backup")]
     Corrupt(String),
-    #[error("this database was written by a newer Tollgate; run that version or a later one")]
+    #[error(
+        "events {from} to {to} of shard {shard} are not in the database: attach the partitions that were archived"
+    )]
+    Missing { shard: i32, from: i64, to: i64 },
+    #[error(
+        "this database's tables are those of a newer Tollgate: run that version or a later one; an older one that was \
+         stopped since can't start on them again"
+    )]
     NewerVersion,
+    #[error(
+        "this database's tables are those of an older Tollgate, and this role may not change them ({0}): start one node \
+         of this version as the database's owner, then the others"
+    )]
+    MayNotMigrate(String),
     #[error(
         "this log is in format {written} since position {position} of shard 0, and this version of Tollgate reads \
          {read}; run a later version"
@@ -187,7 +199,7 @@ pub enum StoreError {
     #[error("use 1 to {most} shards, not {asked}")]
     ShardsOutOfRange { asked: i32, most: i32 },
     #[error(
-        "this node's clock is more than 2 s away from the database's: nothing was written; synchronise its clock"
+        "this node's clock and the database's lie more than 2 s apart: nothing was written; synchronise both"
     )]
     ClockOff,
     #[error(

@@ -67,10 +67,11 @@ pub trait Projections: Send + Sync {
     /// A further generation of a view, empty and not live.
     async fn start_generation(&self, shard: i32, view: View) -> Result<Checkpoint, StoreError>;
 
-    /// Makes a generation the one that readers use, and drops the others. False where the one that they use has folded
-    /// more: a look-up must never find less than before.
+    /// Makes a generation the one that readers use; the one that they used stands until it is dropped. False where that
+    /// one has folded more: a look-up must never find less than before.
     async fn go_live(&self, shard: i32, fresh: &Checkpoint) -> Result<bool, StoreError>;
 
+    /// Drops a generation that readers do not use.
     async fn drop_generation(&self, shard: i32, view: View, generation: i64) -> Result<(), StoreError>;
 
     /// How many rows stand in one of two generations and not in the other.
@@ -116,8 +117,13 @@ pub trait Projections: Send + Sync {
     /// An arm's answers on this shard by their class of latency.
     async fn arm_latencies(&self, shard: i32, arm: &str) -> Result<Vec<(i64, i64)>, StoreError>;
 
-    /// Orgs with holds, or with credits in lots whose time is over.
-    async fn orgs_due(&self, shard: i32, now: Timestamp) -> Result<Vec<OrgId>, StoreError>;
+    /// Orgs with holds and no event since a moment, or with credits in lots whose time is over.
+    async fn orgs_due(
+        &self,
+        shard: i32,
+        now: Timestamp,
+        untouched_since: Timestamp,
+    ) -> Result<Vec<OrgId>, StoreError>;
 
     /// Saves accounts or the system, all or none. Of each stretch of [`STRETCH_VERSIONS`] of an org the last is kept.
     async fn put_snapshots(&self, shard: i32, snapshots: &[Snapshot]) -> Result<(), StoreError>;

@@ -401,9 +401,9 @@ pub(super) fn arm_query(table: &Table) -> String {
     )
 }
 
-/// Selects orgs with holds, or with credits in lots whose time is over.
+/// Selects orgs with holds and no event after `$3`, or with credits in lots whose time is over at `$2`.
 pub(super) const ORGS_DUE: &str = "\
-    select org_id from balances where shard = $1 and held > 0 and generation = \
+    select org_id from balances where shard = $1 and held > 0 and recorded_at <= $3 and generation = \
         (select generation from projections where shard = $1 and view = 'balances' and live) \
     union select org_id from lots where shard = $1 and expires_at <= $2 \
         and granted - consumed - expired - refunded > 0 and generation = \

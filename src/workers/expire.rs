@@ -8,19 +8,29 @@ use crate::ledger::{By, Ledger, LedgerError, Submission};
 
 /// Between two looks at the accounts in memory.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Sweeps between two looks for accounts that are not in memory.
-const SWEEPS_PER_SEARCH: u32 = 60;
+/// Between two searches for accounts that are not in memory.
+const SEARCH: Duration = Duration::from_secs(60);
+/// An account that was used since is in memory, where the sweep looks; should it have left, the next search finds it.
+const USED_SECONDS: i64 = 60;
 
-pub(super) async fn run(ledger: Ledger) {
-    for round in 0_u32.. {
-        let done = match round % SWEEPS_PER_SEARCH {
-            0 => expire_cold(&ledger).await,
-            _ => ledger.sweep(),
-        };
-        if let Err(error) = done {
-            tracing::warn!(%error, "what is due was not written; it counts all the same");
-        }
+pub(super) async fn sweep(ledger: Ledger) {
+    loop {
+        tell(ledger.sweep());
         tokio::time::sleep(SWEEP).await;
+    }
+}
+
+/// Apart from the sweep, which must not wait until all of them were read.
+pub(super) async fn search(ledger: Ledger) {
+    loop {
+        tell(expire_cold(&ledger).await);
+        tokio::time::sleep(SEARCH).await;
+    }
+}
+
+fn tell(done: Result<(), LedgerError>) {
+    if let Err(error) = done {
+        tracing::warn!(%error, "what is due was not written; it counts all the same");
     }
 }
 
@@ -31,7 +41,7 @@ pub(super) async fn run(ledger: Ledger) {
 pub async fn expire_cold(ledger: &Ledger) -> Result<(), LedgerError> {
     let (projector, now) = (ledger.projector(), ledger.clock().now());
     for shard in projector.shards().filter(|shard| ledger.owns(*shard)) {
-        for org in projector.store().orgs_due(shard, now).await? {
+        for org in projector.store().orgs_due(shard, now, now.plus_seconds(-USED_SECONDS)).await? {
             let command = OrgCommand::Expire;
             let expire = Submission { org, command, by: By::Tollgate, idempotency: None };
             if let Err(error) = ledger.submit(expire).await {

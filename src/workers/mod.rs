@@ -27,7 +27,8 @@ impl Workers {
         for shard in ledger.projector().shards() {
             tasks.spawn(project::run(ledger.clone(), shard));
         }
-        tasks.spawn(expire::run(ledger.clone()));
+        tasks.spawn(expire::sweep(ledger.clone()));
+        tasks.spawn(expire::search(ledger.clone()));
         if ledger.log().is_shared() {
             tasks.spawn(beat::run(ledger.clone()));
             tasks.spawn(follow::run(ledger.clone()));

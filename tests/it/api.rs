@@ -273,7 +273,30 @@ async fn metrics_count_what_happened_each_with_its_description() {
         let name = family.split(' ').next().unwrap();
         assert!(metrics.contains(&format!("# HELP {name} ")), "{name} says nowhere what it counts");
     }
+
+    // What can't be read is no number, and one again once it can.
+    let (known, lag) = (
+        "tollgate_projection_lag_known{shard=\"0\"} ",
+        metrics_line(metrics, "tollgate_projection_lag_events{"),
+    );
+    app.database.run_on_projections("alter table projections rename to gone").await;
+    scraped_until(&acme, &format!("{known}0")).await;
+    scraped_until(&acme, &format!("{lag} NaN")).await;
+    app.database.run_on_projections("alter table gone rename to projections").await;
+    scraped_until(&acme, &format!("{known}1")).await;
     app.finish().await;
+}
+
+/// The series of a family's first line, without its value.
+fn metrics_line<'a>(metrics: &'a str, family: &str) -> &'a str {
+    metrics.lines().find(|line| line.starts_with(family)).unwrap().rsplit_once(' ').unwrap().0
+}
+
+/// Scrapes until a line is there: the stories of a process share its metrics.
+async fn scraped_until(actor: &Actor, line: &str) {
+    while !actor.get("/metrics").await.body.as_str().unwrap().lines().any(|found| found == line) {
+        tokio::task::yield_now().await;
+    }
 }
 
 async fn documented(app: &TestApp) -> Vec<Route> {

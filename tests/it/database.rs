@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection, raw_sql};
 use tempfile::TempDir;
 use tollgate::clock::Clock;
 use tollgate::store::Database;
@@ -47,6 +47,21 @@ impl TestDatabase {
     /// One that somebody else has made.
     pub fn at(url: String) -> TestDatabase {
         TestDatabase { url, _folder: None }
+    }
+
+    /// Runs a statement where the projections stand.
+    pub async fn run_on_projections(&self, statement: &'static str) {
+        match self.url.strip_prefix("sqlite://") {
+            Some(log) => {
+                let views = log.replace("tollgate.db", "tollgate-views.db");
+                let mut beside = SqliteConnection::connect(&views).await.unwrap();
+                raw_sql(statement).execute(&mut beside).await.unwrap();
+            }
+            None => {
+                let mut beside = PgConnection::connect(&self.url).await.unwrap();
+                raw_sql(statement).execute(&mut beside).await.unwrap();
+            }
+        }
     }
 
     pub async fn open(&self, clock: &Clock) -> Database {

@@ -35,6 +35,7 @@ mod reservations;
 mod roles;
 mod routes;
 mod schemas;
+mod servers;
 mod spread;
 mod store;
 mod support;

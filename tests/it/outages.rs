@@ -15,7 +15,7 @@ use tollgate::config::Config;
 use tollgate::domain::time::Timestamp;
 use tollgate::ledger::projector::Projector;
 use tollgate::simulator::chance::Chance;
-use tollgate::store::{Database, StoreError};
+use tollgate::store::{Database, Profile, StoreError};
 
 use crate::database::{Cluster, TestDatabase, is_postgres};
 use crate::support::{Actor, TestApp};
@@ -236,19 +236,30 @@ async fn a_line_that_falls_silent_while_the_log_is_asked_keeps_nobody_waiting() 
     }
     let database = TestDatabase::postgres().await;
     let line = Line::to(&database).await;
-    let log = Database::open(&line.url, None, &Clock::system()).await.unwrap().log;
+    let Database { log, profiles, .. } = Database::open(&line.url, None, &Clock::system()).await.unwrap();
+    let nobody = Profile::default();
 
     log.head(0).await.unwrap();
-    line.mood.send_replace(Mood::FallsSilent);
+    line.mood.send_replace(Mood::Silent);
     let asked = log.head(0).await;
     line.mood.send_replace(Mood::Fine);
     log.lock(0).await.unwrap().unlock().await.unwrap();
     line.mood.send_replace(Mood::FallsSilent);
     let locked = log.lock(0).await.map(|_| ());
     line.mood.send_replace(Mood::Fine);
+    profiles.put_profile(0, "somebody", &nobody).await.unwrap();
+    line.mood.send_replace(Mood::FallsSilent);
+    let read = profiles.profile(0, "somebody").await;
+    line.mood.send_replace(Mood::Fine);
+    profiles.profile(0, "somebody").await.unwrap();
+    line.mood.send_replace(Mood::FallsSilent);
+    let put = profiles.put_profile(0, "somebody", &nobody).await;
+    line.mood.send_replace(Mood::Fine);
 
     assert!(matches!(asked, Err(StoreError::Unavailable(_))), "{asked:?}");
     assert!(matches!(locked, Err(StoreError::Unavailable(_))), "{locked:?}");
+    assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
+    assert!(matches!(put, Err(StoreError::Unavailable(_))), "{put:?}");
     log.head(0).await.unwrap();
     log.lock(0).await.unwrap().unlock().await.unwrap();
 }
@@ -300,6 +311,8 @@ async fn i11_a_node_whose_clock_is_off_writes_nothing_until_it_is_set() {
         let now = system.now().plus_seconds(ahead);
         clock.advance_seconds((now.0 - clock.now().0) / Timestamp::MICROS_PER_SECOND);
     };
+    // It took its time to open them.
+    set(&right, 0);
     let acme = nodes[0].funded("acme", "1000").await;
     let astray = nodes[1].with_key(acme.secret());
     let on_time = async |actor: &Actor, clock: &Clock| loop {

@@ -72,6 +72,34 @@ async fn i6_a_node_needs_no_right_to_change_what_is_written_and_nobody_can() {
     app.finish().await;
 }
 
+#[tokio::test]
+async fn a_node_that_may_not_bring_tables_up_to_date_says_what_to_do() {
+    let database = TestDatabase::postgres().await;
+    let clock = Clock::manual(Timestamp(0), 1);
+    drop(database.open(&clock).await);
+    let mut owner = PgConnection::connect(&database.url).await.unwrap();
+    let name = database.url.split(['/', '?']).find(|part| part.starts_with("test_")).unwrap();
+    let role = format!("small_of_{name}");
+    let make = format!("create role {role} login in role tollgate_app");
+    raw_sql(sqlx::AssertSqlSafe(make)).execute(&mut owner).await.unwrap();
+    let url = database.url.replace("tollgate@", &format!("{role}@"));
+
+    let later = "insert into _sqlx_migrations (version, description, success, checksum, execution_time) \
+        values (9999, 'later', true, '', 0)";
+    raw_sql(later).execute(&mut owner).await.unwrap();
+    let of_newer =
+        [Database::open(&url, None, &clock).await, Database::open(&database.url, None, &clock).await];
+    let missing = "delete from _sqlx_migrations where version >= 11";
+    raw_sql(missing).execute(&mut owner).await.unwrap();
+    let of_older = Database::open(&url, None, &clock).await;
+
+    for opened in of_newer {
+        assert!(matches!(opened, Err(StoreError::NewerVersion)), "{opened:?}");
+    }
+    assert!(matches!(of_older, Err(StoreError::MayNotMigrate(_))), "{of_older:?}");
+    database.open(&clock).await;
+}
+
 async fn database_nodes(url: &str) -> Arc<dyn tollgate::store::Nodes> {
     Database::open(url, None, &Clock::manual(Timestamp(0), 5)).await.unwrap().nodes.unwrap()
 }

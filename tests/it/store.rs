@@ -1,5 +1,6 @@
 //! What both stores promise of the log.
 
+use sqlx::{Connection, PgConnection};
 use tollgate::clock::Clock;
 use tollgate::domain::event::{Event, Payload, Recorded};
 use tollgate::domain::ids::{EventId, OrgId};
@@ -9,7 +10,7 @@ use tollgate::store::projections::{Checkpoint, Projections, Snapshot};
 use tollgate::store::{Appended, EventRow, Head, StoreError};
 use uuid::Uuid;
 
-use crate::database::TestDatabase;
+use crate::database::{TestDatabase, is_postgres};
 
 fn row(position: i64) -> EventRow {
     EventRow {
@@ -71,10 +72,9 @@ async fn i5_who_holds_the_head_keeps_others_out() {
 async fn i7_readers_never_change_over_to_rows_that_hold_less() {
     let database = TestDatabase::new().await;
     let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
-    let live =
-        views.checkpoints(0).await.unwrap().into_iter().find(|checkpoint| checkpoint.view == View::Commands);
+    let live = commands(&*views).await.remove(0);
     let none = Changes::default();
-    assert!(views.apply(0, &[live.unwrap()], 5, &[5; 32], &none).await.unwrap());
+    assert!(views.apply(0, std::slice::from_ref(&live), 5, &[5; 32], &none).await.unwrap());
     let fresh = views.start_generation(0, View::Commands).await.unwrap();
 
     let too_soon = views.go_live(0, &fresh).await.unwrap();
@@ -82,11 +82,45 @@ async fn i7_readers_never_change_over_to_rows_that_hold_less() {
     let whole = views.go_live(0, &Checkpoint { position: 5, hash: [5; 32], ..fresh.clone() }).await.unwrap();
 
     assert_eq!((too_soon, whole), (false, true));
-    let checkpoints = views.checkpoints(0).await.unwrap();
-    let commands: Vec<_> =
-        checkpoints.iter().filter(|checkpoint| checkpoint.view == View::Commands).collect();
-    assert_eq!(commands.len(), 1);
-    assert_eq!((commands[0].generation, commands[0].position, commands[0].live), (fresh.generation, 5, true));
+    let both = commands(&*views).await;
+    let found: Vec<_> = both.iter().map(|one| (one.generation, one.position, one.live)).collect();
+    assert_eq!(found, [(live.generation, 5, false), (fresh.generation, 5, true)]);
+
+    // A runner that has not heard of it yet changes nothing that anybody reads.
+    assert!(views.apply(0, std::slice::from_ref(&both[0]), 9, &[9; 32], &none).await.unwrap());
+    for generation in [live.generation, fresh.generation] {
+        views.drop_generation(0, View::Commands, generation).await.unwrap();
+    }
+    assert!(!views.apply(0, std::slice::from_ref(&both[0]), 9, &[9; 32], &none).await.unwrap());
+    let left = commands(&*views).await;
+    assert_eq!(left.len(), 1, "what readers use is not dropped");
+    assert!(left[0].live);
+}
+
+async fn commands(views: &dyn Projections) -> Vec<Checkpoint> {
+    let checkpoints = views.checkpoints(0).await.unwrap().into_iter();
+    checkpoints.filter(|checkpoint| checkpoint.view == View::Commands).collect()
+}
+
+#[tokio::test]
+async fn readers_change_over_while_rows_of_the_old_ones_can_not_be_dropped() {
+    if !is_postgres() {
+        return;
+    }
+    let database = TestDatabase::new().await;
+    let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
+    views.checkpoints(0).await.unwrap();
+    let fresh = views.start_generation(0, View::Commands).await.unwrap();
+    let mut beside = PgConnection::connect(&database.url).await.unwrap();
+    let mut held = beside.begin().await.unwrap();
+    sqlx::query("lock table commands in share mode").execute(&mut *held).await.unwrap();
+
+    let live = views.go_live(0, &fresh).await.unwrap();
+
+    held.rollback().await.unwrap();
+    assert!(live);
+    let found: Vec<_> = commands(&*views).await.iter().map(|one| (one.generation, one.live)).collect();
+    assert_eq!(found, [(fresh.generation - 1, false), (fresh.generation, true)]);
 }
 
 /// The position's own, but for those fifty thousand apart, which share one.

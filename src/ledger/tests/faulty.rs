@@ -28,6 +28,8 @@ pub(super) struct Faulty {
     pub damaged: Option<OrgId>,
     /// The next commit says that it is under way, and waits.
     pub slow: Mutex<Option<[Arc<Notify>; 2]>>,
+    /// Nothing can be found by position up to here.
+    pub archived_to: i64,
 }
 
 impl Faulty {
@@ -44,6 +46,7 @@ impl Faulty {
             unreadable: AtomicBool::new(false),
             damaged: None,
             slow: Mutex::default(),
+            archived_to: 0,
         }
     }
 }
@@ -109,7 +112,8 @@ impl EventLog for Faulty {
     }
 
     async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
-        let rows = self.log.read_at(shard, positions).await?;
+        let mut rows = self.log.read_at(shard, positions).await?;
+        rows.retain(|row| row.position > self.archived_to);
         match rows.iter().find(|row| self.damaged.is_some_and(|org| org.0 == row.org_id)) {
             Some(row) => Err(StoreError::Corrupt(format!("position {}", row.position))),
             None => Ok(rows),

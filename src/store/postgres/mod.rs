@@ -3,18 +3,18 @@
 //! The head's row is the only lock. Connections for the log give up within seconds, so that a node that was cut off
 //! holds no head; what a lost connection leaves unknown is said to be unknown, never guessed.
 
+mod kept;
 mod nodes;
+mod partitions;
 mod rates;
 mod views;
 
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::migrate::Migrator;
-use sqlx::pool::PoolConnection;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
 use sqlx::query::Query;
 use sqlx::{Connection, Postgres, Row};
@@ -27,6 +27,9 @@ use crate::store::{
     alike,
 };
 
+use kept::{Kept, Taken};
+use partitions::Partitions;
+
 pub use views::PostgresViews;
 
 /// Smaller batches cost more than parallel commits bring.
@@ -34,18 +37,21 @@ const SHARDS: i32 = 4;
 /// Heads are few and each is locked for the length of a commit.
 const SHARDS_MAX: i32 = 1_024;
 const VERSION_MIN: i32 = 150_000;
-/// Partitions are made once the log comes this near to where they end: minutes at full speed.
-const PARTITIONS_AHEAD: i64 = 8_000_000;
 /// A request that waits longer for a connection is better refused.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// Longer than the server's own limit on a statement, so that silence means a lost connection.
 const ANSWER_MAX: Duration = Duration::from_secs(6);
 const SILENCE: &str = "the database does not answer";
 const READERS: u32 = 8;
+/// For looks at the heads, which are short.
+const HEADS: u16 = 4;
+
+/// insufficient_privilege
+const MAY_NOT: &str = "42501";
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
-/// What every connection for the log asks for. Plans are pinned: one made while the table was young scans it.
+/// What every connection for the log asks for beside [`durably`]. Plans are pinned: one made while the table was young scans it.
 const LOG_SETTINGS: [(&str, &str); 7] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
@@ -69,18 +75,13 @@ const APPEND: &str = "\
     where exists (select from head)";
 
 pub struct PostgresStore {
-    /// Not tried before use: a lost one is an unknown outcome, which the log resolves.
-    appends: PgPool,
-    locks: PgPool,
+    /// One a shard, for appends and the lock of its head.
+    writers: Vec<Kept>,
+    heads: Vec<Kept>,
+    beats: Kept,
     readers: PgPool,
     clock_is_checked: bool,
     partitions: Arc<Partitions>,
-}
-
-/// How far the partitions reach.
-struct Partitions {
-    end: AtomicI64,
-    extending: AtomicBool,
 }
 
 impl std::fmt::Debug for PostgresStore {
@@ -91,8 +92,8 @@ impl std::fmt::Debug for PostgresStore {
 
 impl PostgresStore {
     /// Opens a database, with Tollgate's tables where it has none. The number of shards is fixed then: a later one
-    /// must be the same or be left out. Events must bear the database's time, within 2 s, unless the clock is moved
-    /// by hand.
+    /// must be the same or be left out. Events must bear the database's time, within 2 s, or one that the log has
+    /// reached, unless the clock is moved by hand.
     ///
     /// # Errors
     /// `NewerVersion`, `OldPostgres`, `WrongShards`, or `Unavailable`.
@@ -102,17 +103,18 @@ impl PostgresStore {
         new_enough(&mut connection).await?;
         migrate(&mut connection).await?;
         let shards = fix_shards(&mut connection, shards).await?;
-        let partitions = Arc::new(Partitions { end: AtomicI64::new(0), extending: AtomicBool::new(false) });
+        let durably = durably(&mut connection).await?;
+        let partitions = Arc::new(Partitions::new(&options));
         let end = sqlx::query_scalar("select max(next_position) from log_heads where shard >= 0");
         let end: i64 = end.fetch_one(&mut connection).await.map_err(store_error)?;
-        partitions.extend(&mut connection, end).await?;
-        let log = options.clone().options(LOG_SETTINGS).options(durably(&mut connection).await?);
-        // One append a shard is under way, and one lock.
-        let per_shard = pool(shards.unsigned_abs());
+        partitions.extend(&mut connection, end).await.map_err(store_error)?;
+        let log = options.clone().options(LOG_SETTINGS).options(durably);
+        let readers = options.options(durably).options([("enable_seqscan", "off")]);
         Ok(PostgresStore {
-            appends: per_shard.clone().test_before_acquire(false).connect_lazy_with(log.clone()),
-            locks: per_shard.connect_lazy_with(log),
-            readers: pool(READERS).connect_lazy_with(options.options([("enable_seqscan", "off")])),
+            writers: (0..shards).map(|_| Kept::new(log.clone())).collect(),
+            heads: (0..HEADS).map(|_| Kept::new(log.clone())).collect(),
+            beats: Kept::new(log),
+            readers: pool(READERS).connect_lazy_with(readers),
             clock_is_checked: clock.is_system(),
             partitions,
         })
@@ -128,8 +130,12 @@ impl PostgresStore {
         has_log.fetch_one(&mut connection).await.map_err(store_error)
     }
 
-    async fn writer(&self) -> Result<PoolConnection<Postgres>, StoreError> {
-        self.readers.acquire().await.map_err(store_error)
+    async fn read_rows(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, StoreError> {
+        fetch(&self.readers, query).await
+    }
+
+    async fn write_rows(&self, query: Query<'_, Postgres, PgArguments>) -> Result<(), StoreError> {
+        fetch(&self.readers, query).await.map(|_| ())
     }
 
     /// Why the append wrote nothing.
@@ -140,51 +146,26 @@ impl PostgresStore {
             _ => Ok(Appended::Conflict),
         }
     }
-
-    /// Makes partitions beside the append, where it has come near their end.
-    fn extend_partitions(&self, position: i64) {
-        let partitions = self.partitions.clone();
-        if position + PARTITIONS_AHEAD < partitions.end.load(Ordering::Acquire)
-            || partitions.extending.swap(true, Ordering::AcqRel)
-        {
-            return;
-        }
-        let pool = self.readers.clone();
-        tokio::spawn(async move {
-            let extended = match pool.acquire().await {
-                Ok(mut connection) => partitions.extend(&mut connection, position).await,
-                Err(error) => Err(store_error(error)),
-            };
-            if let Err(error) = extended {
-                tracing::error!(%error, "no partition could be made for what comes; it is tried again");
-            }
-            partitions.extending.store(false, Ordering::Release);
-        });
-    }
 }
 
-impl Partitions {
-    async fn extend(&self, connection: &mut PgConnection, position: i64) -> Result<(), StoreError> {
-        let end = sqlx::query_scalar("select extend_events($1)")
-            .bind(position + PARTITIONS_AHEAD)
-            .fetch_one(connection)
-            .await
-            .map_err(store_error)?;
-        self.end.store(end, Ordering::Release);
-        Ok(())
-    }
+/// A shard's among some connections.
+fn of_shard(kept: &[Kept], shard: i32) -> Result<&Kept, StoreError> {
+    let index = usize::try_from(shard).ok().and_then(|shard| shard.checked_rem(kept.len()));
+    let found = index.and_then(|index| kept.get(index));
+    found.ok_or_else(|| StoreError::Unavailable(format!("there is no shard {shard}")))
 }
 
 #[async_trait]
 impl EventLog for PostgresStore {
     async fn heads(&self) -> Result<Vec<Head>, StoreError> {
-        let heads = sqlx::query("select next_position, last_hash, epoch from log_heads order by shard");
-        fetch(&self.readers, heads).await?.iter().map(head).collect()
+        let heads = || sqlx::query("select next_position, last_hash, epoch from log_heads order by shard");
+        of_shard(&self.heads, 0)?.fetch(heads).await?.iter().map(head).collect()
     }
 
     async fn head(&self, shard: i32) -> Result<Head, StoreError> {
-        let found = sqlx::query("select next_position, last_hash, epoch from log_heads where shard = $1");
-        head(&fetch_one(&self.readers, found.bind(shard)).await?)
+        let found = "select next_position, last_hash, epoch from log_heads where shard = $1";
+        let found = of_shard(&self.heads, shard)?.fetch(|| sqlx::query(found).bind(shard)).await?;
+        head(&only(found)?)
     }
 
     async fn append(
@@ -194,20 +175,13 @@ impl EventLog for PostgresStore {
         new: &Head,
         events: &[EventRow],
     ) -> Result<Appended, StoreError> {
-        let mut connection = self.appends.acquire().await.map_err(store_error)?;
-        let append = append(&mut connection, shard, expected, new, events, self.clock_is_checked);
-        let written = match timeout(ANSWER_MAX, append).await {
-            Ok(Ok(written)) => written,
-            Ok(Err(error)) => {
-                connection.close_on_drop();
-                return Err(unless_unknown(error));
-            }
-            Err(_) => {
-                connection.close_on_drop();
-                return Err(StoreError::UnknownOutcome(SILENCE.into()));
-            }
+        let mut taken = of_shard(&self.writers, shard)?.take().await?;
+        let append = append(&mut taken.connection, shard, expected, new, events, self.clock_is_checked);
+        let written = match timeout(ANSWER_MAX, self.partitions.beside(new.next_position, append)).await {
+            Ok(written) => written.map_err(unless_unknown)?,
+            Err(_) => return Err(StoreError::UnknownOutcome(SILENCE.into())),
         };
-        self.extend_partitions(new.next_position);
+        taken.give_back();
         if written { Ok(Appended::Written) } else { self.lost(shard, expected).await }
     }
 
@@ -233,17 +207,17 @@ impl EventLog for PostgresStore {
     }
 
     async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {
-        let mut connection = self.locks.acquire().await.map_err(store_error)?;
-        match answered(lock_head(&mut connection, shard)).await {
-            Ok(row) => {
-                let (head, clock_is_checked) = (head(&row)?, self.clock_is_checked);
-                Ok(Box::new(Locked { connection, shard, head, clock_is_checked, is_over: false }))
+        let mut taken = of_shard(&self.writers, shard)?.take().await?;
+        let row = loop {
+            match timeout(ANSWER_MAX, lock_head(&mut taken.connection, shard)).await {
+                Ok(Ok(row)) => break row,
+                Ok(Err(error)) => taken.instead_of_broken(error).await?,
+                Err(_) => return Err(StoreError::Unavailable(SILENCE.into())),
             }
-            Err(error) => {
-                connection.close_on_drop();
-                Err(error)
-            }
-        }
+        };
+        let (head, clock_is_checked, partitions) =
+            (head(&row)?, self.clock_is_checked, self.partitions.clone());
+        Ok(Box::new(Locked { taken, shard, head, clock_is_checked, partitions }))
     }
 
     fn is_shared(&self) -> bool {
@@ -251,14 +225,13 @@ impl EventLog for PostgresStore {
     }
 }
 
-/// A transaction that has the head's row.
+/// A transaction that has the head's row. It ends with its connection, where nobody ends it.
 struct Locked {
-    connection: PoolConnection<Postgres>,
+    taken: Taken,
     shard: i32,
     head: Head,
     clock_is_checked: bool,
-    /// The server has said that the transaction has ended.
-    is_over: bool,
+    partitions: Arc<Partitions>,
 }
 
 #[async_trait]
@@ -268,34 +241,25 @@ impl LockedHead for Locked {
     }
 
     async fn append(mut self: Box<Self>, new: &Head, events: &[EventRow]) -> Result<(), StoreError> {
-        let Locked { connection, shard, head, clock_is_checked, .. } = &mut *self;
-        let written = answered(append(connection, *shard, head, new, events, *clock_is_checked)).await?;
-        if !written {
+        let Locked { taken, shard, head, clock_is_checked, partitions } = &mut *self;
+        let append = append(&mut taken.connection, *shard, head, new, events, *clock_is_checked);
+        if !answered(partitions.beside(new.next_position, append)).await? {
             // Nobody else can move it while it is locked.
             self.unlock().await?;
             return Err(StoreError::ClockOff);
         }
-        match timeout(ANSWER_MAX, sqlx::query("commit").execute(&mut *self.connection)).await {
+        match timeout(ANSWER_MAX, sqlx::query("commit").execute(&mut taken.connection)).await {
             Ok(committed) => committed.map_err(unless_unknown)?,
             Err(_) => return Err(StoreError::UnknownOutcome(SILENCE.into())),
         };
-        self.is_over = true;
+        self.taken.give_back();
         Ok(())
     }
 
     async fn unlock(mut self: Box<Self>) -> Result<(), StoreError> {
-        answered(sqlx::query("rollback").execute(&mut *self.connection)).await?;
-        self.is_over = true;
+        answered(sqlx::query("rollback").execute(&mut self.taken.connection)).await?;
+        self.taken.give_back();
         Ok(())
-    }
-}
-
-impl Drop for Locked {
-    fn drop(&mut self) {
-        if !self.is_over {
-            // It ends with its connection, which nobody must find inside a transaction.
-            self.connection.close_on_drop();
-        }
     }
 }
 
@@ -333,15 +297,19 @@ async fn fetch(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Result
 }
 
 async fn fetch_one(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Result<PgRow, StoreError> {
-    let row = fetch(pool, query).await?.into_iter().next();
-    row.ok_or_else(|| store_error(sqlx::Error::RowNotFound))
+    only(fetch(pool, query).await?)
+}
+
+fn only(rows: Vec<PgRow>) -> Result<PgRow, StoreError> {
+    rows.into_iter().next().ok_or_else(|| store_error(sqlx::Error::RowNotFound))
 }
 
 alike::profiles!(PostgresStore);
 
 alike::log_rows!(PgRow);
 
-/// Moves the head and inserts the events. False where the head was elsewhere or the time is not the database's.
+/// Moves the head and inserts the events. False where the head was elsewhere, or the time neither the database's nor one
+/// that the log has reached already.
 async fn append(
     connection: &mut PgConnection,
     shard: i32,
@@ -351,6 +319,42 @@ async fn append(
     clock_is_checked: bool,
 ) -> Result<bool, sqlx::Error> {
     let time = events.last().filter(|_| clock_is_checked).map(|event| event.recorded_at);
+    if append_at(connection, shard, expected, new, events, time).await? {
+        return Ok(true);
+    }
+    match time {
+        Some(time) if is_the_logs(connection, shard, expected, time).await? => {
+            append_at(connection, shard, expected, new, events, None).await
+        }
+        Some(_) | None => Ok(false),
+    }
+}
+
+/// Whether the log has come to that time, which the database has still ahead: then its clock was set back, or is another
+/// server's. Who writes at the same time moves the log's no farther.
+async fn is_the_logs(
+    connection: &mut PgConnection,
+    shard: i32,
+    expected: &Head,
+    time: i64,
+) -> Result<bool, sqlx::Error> {
+    let found = sqlx::query_scalar(
+        "select recorded_at >= $3 and $3 > extract(epoch from clock_timestamp()) * 1000000 \
+         from events where shard = $1 and position = $2",
+    );
+    let last = found.bind(shard).bind(expected.next_position - 1).bind(time);
+    Ok(last.fetch_optional(connection).await?.unwrap_or(false))
+}
+
+/// The same, at a time that must be the database's where there is one.
+async fn append_at(
+    connection: &mut PgConnection,
+    shard: i32,
+    expected: &Head,
+    new: &Head,
+    events: &[EventRow],
+    time: Option<i64>,
+) -> Result<bool, sqlx::Error> {
     let written = sqlx::query(APPEND)
         .bind(shard)
         .bind(new.next_position)
@@ -396,16 +400,17 @@ async fn new_enough(connection: &mut PgConnection) -> Result<(), StoreError> {
     }
 }
 
-/// What it takes for an acknowledged event to be on the disk, whatever the server's defaults.
-async fn durably(connection: &mut PgConnection) -> Result<Vec<(&'static str, &'static str)>, StoreError> {
+/// What it takes for an acknowledged event to be on the disk, whatever the server's defaults are or become.
+async fn durably(connection: &mut PgConnection) -> Result<[(&'static str, &'static str); 1], StoreError> {
     let setting = "select current_setting('fsync'), current_setting('synchronous_commit')";
     let (fsync, commit): (String, String) =
         sqlx::query_as(setting).fetch_one(connection).await.map_err(store_error)?;
     if fsync == "off" {
         tracing::warn!("the database runs with fsync off: a power cut loses what was acknowledged");
     }
-    // Stronger ones, which wait for replicas, are kept.
-    Ok(if commit == "off" { vec![("synchronous_commit", "on")] } else { vec![] })
+    // Only this one is stronger.
+    let commit = if commit == "remote_apply" { "remote_apply" } else { "on" };
+    Ok([("synchronous_commit", commit)])
 }
 
 /// Nodes may start together: the migrator takes a lock. A database that is up to date needs no right to change it.
@@ -415,14 +420,29 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
     if is_known {
         let done = sqlx::query_scalar("select version from _sqlx_migrations where success order by version");
         let done: Vec<i64> = done.fetch_all(&mut *connection).await.map_err(store_error)?;
-        if MIGRATIONS.iter().map(|migration| migration.version).eq(done) {
+        let known: Vec<i64> = MIGRATIONS.iter().map(|migration| migration.version).collect();
+        if known == done {
             return Ok(());
         }
+        // Said before anything is tried: a role that may change nothing would hear of that alone.
+        if done.iter().any(|version| !known.contains(version)) {
+            return Err(StoreError::NewerVersion);
+        }
     }
-    MIGRATIONS.run(connection).await.map_err(|error| match alike::is_newer(&error) {
-        true => StoreError::NewerVersion,
-        false => StoreError::Unavailable(error.to_string()),
-    })
+    MIGRATIONS.run(connection).await.map_err(migrate_error)
+}
+
+fn migrate_error(error: MigrateError) -> StoreError {
+    let refused = |error: &sqlx::Error| {
+        error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == MAY_NOT)
+    };
+    match error {
+        error if alike::is_newer(&error) => StoreError::NewerVersion,
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) if refused(&error) => {
+            StoreError::MayNotMigrate(error.to_string())
+        }
+        other => StoreError::Unavailable(other.to_string()),
+    }
 }
 
 /// Makes the heads of a new database; returns how many it has.
@@ -436,7 +456,7 @@ async fn fix_shards(connection: &mut PgConnection, asked: Option<i32>) -> Result
         }
         let mut transaction = connection.begin().await.map_err(store_error)?;
         // Another node may do the same, with another number: the first one counts.
-        for statement in ["lock table log_heads in exclusive mode", "set local lock_timeout = '10s'"] {
+        for statement in ["set local lock_timeout = '10s'", "lock table log_heads in exclusive mode"] {
             sqlx::query(statement).execute(&mut *transaction).await.map_err(store_error)?;
         }
         sqlx::query(
@@ -462,6 +482,7 @@ fn store_error(error: sqlx::Error) -> StoreError {
     let code = error.as_database_error().and_then(|error| error.code());
     match code.as_deref() {
         Some("53100") => StoreError::Full,
+        Some(partitions::MISSING) => StoreError::Unavailable(partitions::COMES.into()),
         // data_corrupted, index_corrupted
         Some("XX001" | "XX002") => StoreError::Corrupt(error.to_string()),
         Some(_) | None => StoreError::Unavailable(error.to_string()),
@@ -471,11 +492,13 @@ fn store_error(error: sqlx::Error) -> StoreError {
 /// What an error says of a commit: a server that names the statement's error has undone it; one that is shutting
 /// down, or a connection that breaks, says nothing.
 fn unless_unknown(error: sqlx::Error) -> StoreError {
+    if is_broken(&error) { StoreError::UnknownOutcome(error.to_string()) } else { store_error(error) }
+}
+
+/// Whether the connection, and not what was asked on it, is at fault.
+fn is_broken(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
-    let is_undone = code
-        .as_deref()
-        .is_some_and(|code| !(code.starts_with("08") || code.starts_with("57P") || code == "40003"));
-    if is_undone { store_error(error) } else { StoreError::UnknownOutcome(error.to_string()) }
+    code.is_none_or(|code| code.starts_with("08") || code.starts_with("57P") || code == "40003")
 }
 
 #[cfg(test)]

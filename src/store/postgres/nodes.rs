@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use sqlx::Row;
 use uuid::Uuid;
 
-use super::{PostgresStore, fetch, fetch_one, store_error};
+use super::{PostgresStore, of_shard, only, store_error};
 use crate::domain::format::Format;
 use crate::store::{Node, Nodes, StoreError};
 
@@ -16,30 +16,30 @@ const FORGOTTEN_MICROS: i64 = 60_000_000;
 #[async_trait]
 impl Nodes for PostgresStore {
     async fn beat(&self, node: &Node) -> Result<Vec<Node>, StoreError> {
-        let beat = sqlx::query(
-            "with long_gone as (delete from nodes where shard = 0 and node_id <> $1 \
-                and seen_at < (extract(epoch from clock_timestamp()) * 1000000)::bigint - $4) \
-             insert into nodes (shard, node_id, address, format, seen_at) \
-             values (0, $1, $2, $3, (extract(epoch from clock_timestamp()) * 1000000)::bigint) \
-             on conflict (shard, node_id) do update \
-             set address = excluded.address, format = excluded.format, seen_at = excluded.seen_at",
-        )
-        .bind(node.id)
-        .bind(&node.address)
-        .bind(i64::from(node.format.0))
-        .bind(FORGOTTEN_MICROS);
-        fetch(&self.readers, beat).await?;
+        let beat = || {
+            sqlx::query(
+                "with long_gone as (delete from nodes where shard = 0 and node_id <> $1 \
+                    and seen_at < (extract(epoch from clock_timestamp()) * 1000000)::bigint - $4) \
+                 insert into nodes (shard, node_id, address, format, seen_at) \
+                 values (0, $1, $2, $3, (extract(epoch from clock_timestamp()) * 1000000)::bigint) \
+                 on conflict (shard, node_id) do update \
+                 set address = excluded.address, format = excluded.format, seen_at = excluded.seen_at",
+            )
+            .bind(node.id)
+            .bind(&node.address)
+            .bind(i64::from(node.format.0))
+            .bind(FORGOTTEN_MICROS)
+        };
+        self.beats.fetch(beat).await?;
         self.alive().await
     }
 
     async fn alive(&self) -> Result<Vec<Node>, StoreError> {
-        let rows = sqlx::query(
-            "select node_id, address, format from nodes \
+        let rows = "select node_id, address, format from nodes \
              where shard = 0 and seen_at > (extract(epoch from clock_timestamp()) * 1000000)::bigint - $1 \
-             order by node_id",
-        )
-        .bind(ALIVE_MICROS);
-        fetch(&self.readers, rows)
+             order by node_id";
+        self.beats
+            .fetch(|| sqlx::query(rows).bind(ALIVE_MICROS))
             .await?
             .iter()
             .map(|row| {
@@ -52,17 +52,18 @@ impl Nodes for PostgresStore {
     }
 
     async fn leave(&self, id: Uuid) -> Result<(), StoreError> {
-        let gone = sqlx::query("delete from nodes where shard = 0 and node_id = $1").bind(id);
-        fetch(&self.readers, gone).await.map(|_| ())
+        let gone = || sqlx::query("delete from nodes where shard = 0 and node_id = $1").bind(id);
+        self.beats.fetch(gone).await.map(|_| ())
     }
 
     async fn secret(&self) -> Result<String, StoreError> {
-        let secret = sqlx::query("select secret from node_secrets where shard = 0");
-        fetch_one(&self.readers, secret).await?.try_get("secret").map_err(store_error)
+        let secret = || sqlx::query("select secret from node_secrets where shard = 0");
+        only(self.beats.fetch(secret).await?)?.try_get("secret").map_err(store_error)
     }
 
     async fn raise_epoch(&self, shard: i32, from: i64) -> Result<(), StoreError> {
-        let raise = sqlx::query("update log_heads set epoch = epoch + 1 where shard = $1 and epoch = $2");
-        fetch(&self.locks, raise.bind(shard).bind(from)).await.map(|_| ())
+        let raise = "update log_heads set epoch = epoch + 1 where shard = $1 and epoch = $2";
+        let raise = || sqlx::query(raise).bind(shard).bind(from);
+        of_shard(&self.writers, shard)?.fetch(raise).await.map(|_| ())
     }
 }

@@ -110,6 +110,36 @@ async fn merge(
     Ok(())
 }
 
+/// Adds to the sums of lots that stand: all of a page in one round trip.
+async fn change_lots(
+    connection: &mut PgConnection,
+    shard: i32,
+    generation: i64,
+    changes: &Changes,
+) -> Result<(), StoreError> {
+    let (mut orgs, mut lots, mut sums) = (Vec::new(), Vec::new(), [const { Vec::new() }; 5]);
+    for (org, lot, change) in rows::lot_changes(changes) {
+        orgs.push(org.0);
+        lots.push(lot.0);
+        sums.iter_mut().zip(change).for_each(|(column, sum)| column.push(sum));
+    }
+    if orgs.is_empty() {
+        return Ok(());
+    }
+    let query = sqlx::query(
+        "update lots set consumed = lots.consumed + more.consumed, expired = lots.expired + more.expired, \
+             refunded = lots.refunded + more.refunded, \
+             recognised_minor = lots.recognised_minor + more.recognised_minor, \
+             refunded_minor = lots.refunded_minor + more.refunded_minor \
+         from unnest($3::uuid[], $4::uuid[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[]) \
+             as more (org_id, lot_id, consumed, expired, refunded, recognised_minor, refunded_minor) \
+         where shard = $1 and generation = $2 and lots.org_id = more.org_id and lots.lot_id = more.lot_id",
+    );
+    let query = query.bind(shard).bind(generation).bind(orgs).bind(lots);
+    answered(sums.into_iter().fold(query, |query, column| query.bind(column)).execute(connection)).await?;
+    Ok(())
+}
+
 impl Column {
     /// The first cell says what kind of column it is.
     fn of<'a>(first: &Cell, cells: impl Iterator<Item = &'a Cell>) -> Column {

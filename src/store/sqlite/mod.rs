@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use sqlx::migrate::MigrateError;
+use sqlx::query::Query;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
 };
 use sqlx::{Connection, Either, Executor, QueryBuilder, Row, Sqlite, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard};
@@ -88,6 +90,18 @@ impl SqliteStore {
             self.is_left_open.store(false, Ordering::SeqCst);
         }
         Ok(writer)
+    }
+
+    async fn read_rows(
+        &self,
+        query: Query<'_, Sqlite, SqliteArguments>,
+    ) -> Result<Vec<SqliteRow>, StoreError> {
+        query.fetch_all(&self.readers).await.map_err(store_error)
+    }
+
+    async fn write_rows(&self, query: Query<'_, Sqlite, SqliteArguments>) -> Result<(), StoreError> {
+        query.execute(&mut *self.writer().await?).await.map_err(store_error)?;
+        Ok(())
     }
 
     /// Caps the file's size in pages of 4 KiB, as an operator's quota.
@@ -484,12 +498,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_log_refuses_updates_and_deletes() {
+    async fn the_log_refuses_updates_deletes_and_replacements() {
         let (_folder, store) = open().await;
         store.append(0, &head_at(1), &head_at(2), &[row(1)]).await.expect("appends");
         let mut writer = store.writer.lock().await;
 
-        for statement in ["update events set kind = 'x'", "delete from events"] {
+        let again =
+            "shard, position, org_id, org_version, event_id, 'x', schema_version, recorded_at, payload, hash";
+        let replace = format!("insert or replace into events select {again} from events");
+        let upsert = format!(
+            "insert into events select {again} from events where true on conflict do update set kind = 'x'"
+        );
+        for statement in ["update events set kind = 'x'", "delete from events", &replace, &upsert] {
+            let statement = sqlx::AssertSqlSafe(statement.to_owned());
             let refused = sqlx::query(statement).execute(&mut *writer).await.expect_err("refused");
 
             assert!(refused.to_string().contains("events are never"), "{refused}");

@@ -135,6 +135,28 @@ async fn merge(
     Ok(())
 }
 
+/// One statement a lot: it stands prepared, and there is no line to go along.
+async fn change_lots(
+    connection: &mut SqliteConnection,
+    shard: i32,
+    generation: i64,
+    changes: &Changes,
+) -> Result<(), StoreError> {
+    for (org, lot, sums) in rows::lot_changes(changes) {
+        let mut query = sqlx::query(
+            "update lots set consumed = consumed + $1, expired = expired + $2, refunded = refunded + $3, \
+             recognised_minor = recognised_minor + $4, refunded_minor = refunded_minor + $5 \
+             where shard = $6 and generation = $7 and org_id = $8 and lot_id = $9",
+        );
+        for sum in sums {
+            query = query.bind(sum);
+        }
+        let query = query.bind(shard).bind(generation).bind(org.0).bind(lot.0);
+        answered(query.execute(&mut *connection)).await?;
+    }
+    Ok(())
+}
+
 /// `tollgate.db` → `tollgate-views.db`.
 fn views_path(log: &Path) -> PathBuf {
     let mut name = log.file_stem().unwrap_or_default().to_owned();

@@ -1,0 +1,183 @@
+//! Logs that somebody altered, hashes and all, and what betrays it.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::*;
+use crate::domain::chain::{Hash, event_hash, shard_hash};
+use crate::ledger::verify::{Report, verify, verify_all};
+
+/// A log in memory: its last shard has rows, the others none.
+struct Forged {
+    rows: Vec<EventRow>,
+    heads: Vec<Head>,
+}
+
+impl Forged {
+    /// Numbers and chains the rows as they stand.
+    fn of(mut rows: Vec<EventRow>) -> Forged {
+        let mut ends: HashMap<Uuid, (i64, Hash)> = HashMap::new();
+        let mut head = Head { next_position: 1, last_hash: [0; 32], epoch: 0 };
+        for row in &mut rows {
+            let (version, previous) = ends.entry(row.org_id).or_default();
+            *version += 1;
+            (row.position, row.org_version) = (head.next_position, *version);
+            row.hash = event_hash(previous, &row.fields());
+            *previous = row.hash;
+            head.next_position += 1;
+            head.last_hash = shard_hash(&head.last_hash, &row.hash);
+        }
+        Forged { rows, heads: vec![head] }
+    }
+}
+
+#[async_trait]
+impl EventLog for Forged {
+    async fn heads(&self) -> Result<Vec<Head>, StoreError> {
+        Ok(self.heads.clone())
+    }
+
+    async fn head(&self, shard: i32) -> Result<Head, StoreError> {
+        Ok(self.heads[usize::try_from(shard).expect("small")].clone())
+    }
+
+    async fn append(&self, _: i32, _: &Head, _: &Head, _: &[EventRow]) -> Result<Appended, StoreError> {
+        unreachable!("what only reads writes nothing")
+    }
+
+    async fn read(&self, shard: i32, from: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
+        let wanted = from..from.saturating_add(limit);
+        let rows = self.rows.iter().filter(|row| row.shard == shard && wanted.contains(&row.position));
+        Ok(rows.cloned().collect())
+    }
+
+    async fn read_at(&self, _: i32, _: &[i64]) -> Result<Vec<EventRow>, StoreError> {
+        unreachable!("a walk reads in order")
+    }
+
+    async fn lock(&self, _: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {
+        unreachable!("what only reads locks nothing")
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+}
+
+/// One hold was settled, one released and then settled late; the first one's key was bound.
+async fn traded() -> Node {
+    let node = Node::funded(10).await;
+    node.keyed(reserve(1, 4), Some(("k", "a"))).await.expect("holds");
+    node.run(settle(1, 3)).await.expect("settles");
+    node.run(reserve(2, 2)).await.expect("holds");
+    node.run(OrgCommand::Release { reservation: id(2), by: None }).await.expect("releases");
+    node.run(settle(2, 1)).await.expect("settles late");
+    node
+}
+
+async fn rows(node: &Node) -> Vec<EventRow> {
+    node.store.read(0, 1, i64::MAX).await.expect("reads")
+}
+
+fn place(rows: &[EventRow], kind: &str) -> usize {
+    rows.iter().position(|row| row.kind == kind).expect("it is there")
+}
+
+async fn check(rows: Vec<EventRow>) -> Report {
+    verify(&Forged::of(rows)).await.expect("reads")
+}
+
+fn names(report: &Report, invariant: &str, what: &str) -> bool {
+    report.findings.iter().any(|found| found.invariant == invariant && found.what.contains(what))
+}
+
+#[tokio::test]
+async fn i6_a_log_that_was_altered_and_chained_anew_is_found() {
+    let node = traded().await;
+    let sound = check(rows(&node).await).await;
+    assert!(sound.is_sound(), "{sound:?}");
+
+    let mut bound_twice = rows(&node).await;
+    let first: Value =
+        serde_json::from_slice(&bound_twice[place(&bound_twice, "CreditsReserved")].payload).expect("JSON");
+    let at = place(&bound_twice, "ReservationReleased");
+    let mut second: Value = serde_json::from_slice(&bound_twice[at].payload).expect("JSON");
+    second["command"] = first["command"].clone();
+    assert!(second["command"].is_object(), "{first}");
+    bound_twice[at].payload = second.to_string().into_bytes();
+    let mut bound_again = bound_twice.clone();
+    let later = super::super::state::KEY_KEPT_SECONDS * Timestamp::MICROS_PER_SECOND;
+    bound_again[at..].iter_mut().for_each(|row| row.recorded_at += later);
+
+    let twice = |mut rows: Vec<EventRow>, at: usize| {
+        rows.insert(at + 1, rows[at].clone());
+        rows
+    };
+    let released_twice = rows(&node).await;
+    let at = place(&released_twice, "ReservationReleased");
+    let released_twice = twice(released_twice, at);
+    let settled_twice = rows(&node).await;
+    let at = settled_twice.iter().rposition(|row| row.kind == "ReservationSettled").expect("it is there");
+    let settled_twice = twice(settled_twice, at);
+
+    let mut back_in_time = rows(&node).await;
+    back_in_time.last_mut().expect("some").recorded_at -= 1;
+    let mut misnamed = rows(&node).await;
+    misnamed[0].kind = "OrgSuspended".into();
+
+    for (rows, invariant, what) in [
+        (bound_twice, "I4", "less than 30 days"),
+        (released_twice, "I3", "not open"),
+        (settled_twice, "I3", "second time"),
+        (back_in_time, "I6", "time goes back"),
+        (misnamed, "I6", "is called OrgSuspended"),
+    ] {
+        let report = check(rows).await;
+        assert!(names(&report, invariant, what), "{what}: {report:?}");
+    }
+    let report = check(bound_again).await;
+    assert!(!names(&report, "I4", ""), "after 30 days a key is free: {report:?}");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn i6_an_org_on_a_shard_that_is_not_its_own_is_found() {
+    let node = traded().await;
+    let home = super::super::shard_of(ACME, 2);
+    for shard in [home, 1 - home] {
+        let mut rows = rows(&node).await;
+        rows.iter_mut().for_each(|row| row.shard = shard);
+        let Forged { rows, mut heads } = Forged::of(rows);
+        heads.insert(
+            usize::try_from(1 - shard).expect("small"),
+            Head { next_position: 1, last_hash: [0; 32], epoch: 0 },
+        );
+
+        let report = verify(&Forged { rows, heads }).await.expect("reads");
+
+        assert_eq!(report.is_sound(), shard == home, "{report:?}");
+        assert_eq!(names(&report, "I6", &format!("on shard {home}")), shard != home, "{report:?}");
+    }
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn i5_a_log_whose_end_was_cut_off_is_found_by_its_projections_which_stay() {
+    let node = traded().await;
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let before = node.views.checkpoints(0).await.expect("reads");
+    let mut cut = rows(&node).await;
+    cut.pop();
+    let mut other = rows(&node).await;
+    other.last_mut().expect("some").recorded_at += 1;
+
+    for (rows, what) in [(cut, "ends before it"), (other, "another event")] {
+        let report = verify_all(Arc::new(Forged::of(rows)), node.views.clone()).await.expect("reads");
+
+        assert!(names(&report, "I5", what), "{report:?}");
+        assert_eq!(node.views.checkpoints(0).await.expect("reads"), before, "{what}");
+    }
+    node.finish().await;
+}

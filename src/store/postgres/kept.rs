@@ -1,0 +1,100 @@
+//! Connections that are kept for one purpose: nothing else that is asked of the database delays it, and no look at whether
+//! one still lives costs a round trip.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow};
+use sqlx::query::Query;
+use sqlx::{Connection, Postgres};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::{Instant, timeout};
+
+use super::{ANSWER_MAX, CONNECT_MAX, SILENCE, is_broken, store_error};
+use crate::store::StoreError;
+
+/// One that nobody used for so long may have been dropped on its way, which nobody says.
+const RESTS_MAX: Duration = Duration::from_secs(240);
+
+/// A connection, made when it is wanted. One asks on it at a time.
+pub(super) struct Kept {
+    options: PgConnectOptions,
+    place: Arc<Mutex<Option<Resting>>>,
+}
+
+struct Resting {
+    connection: PgConnection,
+    since: Instant,
+}
+
+/// The connection in use. It is closed where it isn't given back: nobody must find it inside a transaction, or waiting for
+/// another's answer.
+pub(super) struct Taken {
+    pub connection: PgConnection,
+    options: PgConnectOptions,
+    place: OwnedMutexGuard<Option<Resting>>,
+    /// It was made earlier, and may have broken since.
+    has_rested: bool,
+}
+
+impl Kept {
+    pub fn new(options: PgConnectOptions) -> Kept {
+        Kept { options, place: Arc::default() }
+    }
+
+    pub async fn take(&self) -> Result<Taken, StoreError> {
+        soon(async {
+            let mut place = self.place.clone().lock_owned().await;
+            let options = self.options.clone();
+            let rested = place.take().filter(|resting| resting.since.elapsed() < RESTS_MAX);
+            let (connection, has_rested) = match rested {
+                Some(resting) => (resting.connection, true),
+                None => (PgConnection::connect_with(&options).await?, false),
+            };
+            Ok(Taken { connection, options, place, has_rested })
+        })
+        .await
+    }
+
+    /// Asks what may be asked twice.
+    pub async fn fetch<'q>(
+        &self,
+        query: impl Fn() -> Query<'q, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let mut taken = self.take().await?;
+        loop {
+            match timeout(ANSWER_MAX, query().fetch_all(&mut taken.connection)).await {
+                Ok(Ok(rows)) => {
+                    taken.give_back();
+                    return Ok(rows);
+                }
+                Ok(Err(error)) => taken.instead_of_broken(error).await?,
+                Err(_) => return Err(StoreError::Unavailable(SILENCE.into())),
+            }
+        }
+    }
+}
+
+impl Taken {
+    /// Makes another connection where this one had broken before it was asked: its caller need not know.
+    pub async fn instead_of_broken(&mut self, error: sqlx::Error) -> Result<(), StoreError> {
+        if !(self.has_rested && is_broken(&error)) {
+            return Err(store_error(error));
+        }
+        self.connection = soon(PgConnection::connect_with(&self.options)).await?;
+        self.has_rested = false;
+        Ok(())
+    }
+
+    pub fn give_back(mut self) {
+        *self.place = Some(Resting { connection: self.connection, since: Instant::now() });
+    }
+}
+
+/// Whoever waits longer for a connection is better refused.
+async fn soon<T>(made: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
+    match timeout(CONNECT_MAX, made).await {
+        Ok(made) => made.map_err(store_error),
+        Err(_) => Err(StoreError::Unavailable("no connection to the database can be had now".into())),
+    }
+}

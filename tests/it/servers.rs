@@ -1,0 +1,182 @@
+//! What a node makes of a PostgreSQL as it finds it: partitions that end, connections that broke, commits that wait for no
+//! disk, a clock that was set back.
+
+use std::sync::Arc;
+
+use reqwest::StatusCode;
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, raw_sql};
+use tollgate::clock::Clock;
+use tollgate::config::Config;
+use tollgate::domain::format::Format;
+use tollgate::domain::time::Timestamp;
+use tollgate::store::{Appended, Database, EventLog, EventRow, Head, Node, StoreError};
+use uuid::Uuid;
+
+use crate::database::TestDatabase;
+use crate::support::TestApp;
+
+/// Positions of a partition.
+const SIZE: i64 = 16_777_216;
+const HOUR: i64 = 3_600;
+
+fn row(shard: i32, position: i64, recorded_at: Timestamp) -> EventRow {
+    EventRow {
+        shard,
+        position,
+        org_id: Uuid::from_u128(1),
+        org_version: position,
+        event_id: Uuid::from_u128(position.unsigned_abs().into()),
+        kind: "OrgResumed".into(),
+        schema_version: 1,
+        recorded_at: recorded_at.0,
+        payload: vec![],
+        hash: [1; 32],
+    }
+}
+
+/// Writes one event where the log ends.
+async fn write(log: &dyn EventLog, shard: i32, at: Timestamp, locks_first: bool) -> Result<(), StoreError> {
+    let head = log.head(shard).await?;
+    let new = Head { next_position: head.next_position + 1, ..head.clone() };
+    let rows = [row(shard, head.next_position, at)];
+    if locks_first {
+        return log.lock(shard).await?.append(&new, &rows).await;
+    }
+    assert_eq!(log.append(shard, &head, &new, &rows).await?, Appended::Written);
+    Ok(())
+}
+
+async fn answers(connection: &mut PgConnection, question: &'static str) -> bool {
+    sqlx::query_scalar(question).fetch_one(connection).await.unwrap()
+}
+
+#[tokio::test]
+async fn partitions_are_made_ahead_and_a_log_that_met_their_end_goes_on() {
+    for (ends_at, locks_first) in [(SIZE - 1, false), (SIZE - 1, true), (SIZE, false), (SIZE, true)] {
+        let database = TestDatabase::postgres().await;
+        let log = database.open(&Clock::manual(Timestamp(0), 1)).await.log;
+        let mut owner = PgConnection::connect(&database.url).await.unwrap();
+        let moved = sqlx::query("update log_heads set next_position = $1 where shard = 0");
+        moved.bind(ends_at).execute(&mut owner).await.unwrap();
+
+        let first = write(&*log, 0, Timestamp(7), locks_first).await;
+        while !answers(&mut owner, "select to_regclass('events_1') is not null").await {
+            tokio::task::yield_now().await;
+        }
+        write(&*log, 0, Timestamp(7), locks_first).await.unwrap();
+
+        match ends_at {
+            SIZE => assert!(matches!(first, Err(StoreError::Unavailable(_))), "{first:?}"),
+            _ => first.unwrap(),
+        }
+    }
+}
+
+/// Ends every connection to the database but this one.
+async fn cut_all(owner: &mut PgConnection) {
+    let others = "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() \
+        and backend_type = 'client backend'";
+    raw_sql(AssertSqlSafe(format!("select pg_terminate_backend(pid) {others}")))
+        .execute(&mut *owner)
+        .await
+        .unwrap();
+    while sqlx::query_scalar(AssertSqlSafe(format!("select count(*) > 0 {others}")))
+        .fetch_one(&mut *owner)
+        .await
+        .unwrap()
+    {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_broke_while_nobody_asked_are_made_again_unseen() {
+    let database = Arc::new(TestDatabase::postgres().await);
+    let mut owner = PgConnection::connect(&database.url).await.unwrap();
+    let app = TestApp::of(database.clone()).await;
+    let acme = app.funded("acme", "10").await;
+    let opened = database.open(&Clock::manual(Timestamp(0), 1)).await;
+    let (log, nodes) = (opened.log, opened.nodes.unwrap());
+    let me = Node { id: Uuid::from_u128(7), address: String::new(), format: Format(1) };
+
+    for _ in 0..2 {
+        for shard in 0..4 {
+            let head = log.head(shard).await.unwrap();
+            nodes.raise_epoch(shard, head.epoch).await.unwrap();
+            log.lock(shard).await.unwrap().unlock().await.unwrap();
+        }
+        log.heads().await.unwrap();
+        nodes.beat(&me).await.unwrap();
+        let hold = json!({ "credits": "1" });
+        acme.post("/api/v1/orgs/acme/reservations", hold).await.expect(StatusCode::CREATED);
+        acme.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+        cut_all(&mut owner).await;
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i5_commits_wait_for_the_disk_whatever_the_server_is_set_to() {
+    let database = TestDatabase::postgres().await;
+    let clock = Clock::manual(Timestamp(0), 1);
+    drop(database.open(&clock).await);
+    let mut owner = PgConnection::connect(&database.url).await.unwrap();
+    let watch = "create table waited_for (what text); \
+        create function note() returns trigger language plpgsql as $$ begin \
+            insert into waited_for values (current_setting('synchronous_commit')); return new; end $$; \
+        create trigger note before update on log_heads for each row execute function note()";
+    raw_sql(watch).execute(&mut owner).await.unwrap();
+    let name = database.url.split(['/', '?']).find(|part| part.starts_with("test_")).unwrap();
+    let mut set = async |to: &str| {
+        let set = format!("alter database {name} set synchronous_commit = '{to}'");
+        raw_sql(AssertSqlSafe(set)).execute(&mut owner).await.unwrap();
+        cut_all(&mut owner).await;
+    };
+
+    for (at_the_start, later) in [("local", "off"), ("remote_write", "local"), ("remote_apply", "off")] {
+        set(at_the_start).await;
+        let log = database.open(&clock).await.log;
+        write(&*log, 0, Timestamp(7), false).await.unwrap();
+        set(later).await;
+        write(&*log, 0, Timestamp(7), true).await.unwrap();
+    }
+
+    let found: Vec<String> =
+        sqlx::query_scalar("select what from waited_for").fetch_all(&mut owner).await.unwrap();
+    assert_eq!(found, ["on", "on", "on", "on", "remote_apply", "remote_apply"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i11_writes_go_on_at_the_logs_own_time_where_the_databases_clock_was_set_back() {
+    let database = Arc::new(TestDatabase::postgres().await);
+    let clock = Clock::system();
+    let opened = Database::open(&database.url, None, &clock).await.unwrap();
+    let log = opened.log.clone();
+    let node = TestApp::opened(database.clone(), opened, clock.clone(), 1, &Config::default()).await;
+    // As the clocks stood before.
+    let before = Clock::manual(clock.now().plus_seconds(HOUR), 2);
+    let unchecked = Database::open(&database.url, None, &before).await.unwrap();
+    let earlier = TestApp::opened(database.clone(), unchecked, before.clone(), 2, &Config::default()).await;
+    let acme = earlier.funded("acme", "10").await;
+
+    let acme = node.with_key(acme.secret());
+    for _ in 0..3 {
+        let held = acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "1" })).await;
+        held.expect(StatusCode::CREATED);
+    }
+    // Nobody asks a node of what follows.
+    let shard = 3;
+    let unchecked = earlier.ledger().log().clone();
+    for locks_first in [false, true] {
+        let (time, old) = (before.now(), clock.now().plus_seconds(-HOUR));
+        write(&*unchecked, shard, old, false).await.unwrap();
+        let too_old = write(&*log, shard, old, locks_first).await;
+        write(&*unchecked, shard, time, false).await.unwrap();
+        let ahead = write(&*log, shard, Timestamp(time.0 + 1), locks_first).await;
+
+        write(&*log, shard, time, locks_first).await.unwrap();
+        assert!(matches!(too_old, Err(StoreError::ClockOff)), "{too_old:?}");
+        assert!(matches!(ahead, Err(StoreError::ClockOff)), "{ahead:?}");
+    }
+}
