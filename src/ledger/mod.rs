@@ -406,7 +406,7 @@ impl Ledger {
     /// Where the log or the projections can't be read.
     pub async fn read_at(&self, org: OrgId, at: Timestamp) -> Result<Option<Account>, LedgerError> {
         // What is being written may have happened before.
-        self.read(org, |_| ()).await?;
+        self.follow(org).await?;
         let (log, projector) = (self.shared.log.clone(), self.shared.projector.clone());
         let fetcher = Fetcher { shard: self.shard_of(org), log, projector };
         let position = fetcher.position_at(at).await?;
@@ -441,8 +441,13 @@ impl Ledger {
         if !self.shared.log.is_shared() {
             return Ok(());
         }
+        self.follow(OrgId::SYSTEM).await
+    }
+
+    /// Waits until the org's shard holds here whatever any node had acknowledged, and what is being written is.
+    async fn follow(&self, org: OrgId) -> Result<(), LedgerError> {
         let (reply, answer) = oneshot::channel();
-        self.enqueue(OrgId::SYSTEM, Job::Follow(Some(reply)))?;
+        self.enqueue(org, Job::Follow(Some(reply)))?;
         answer.await.map_err(|_| stopped())
     }
 
