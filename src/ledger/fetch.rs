@@ -203,10 +203,15 @@ impl Fetcher {
         Ok(Some((chain, saved.state)))
     }
 
-    /// Whether the log has that event at a position: then everything before it is the same too.
+    /// Whether the log has that event at a position: then everything before it is the same too. Of what was archived the
+    /// projections' checkpoints tell, which are known to be of this log.
     pub async fn holds(&self, position: i64, hash: &Hash) -> Result<bool, StoreError> {
         let rows = self.log.read(self.shard, position, 1).await?;
-        Ok(rows.first().is_some_and(|row| row.position == position && row.hash == *hash))
+        Ok(match rows.first() {
+            Some(row) if row.position == position => row.hash == *hash,
+            Some(_) => position <= self.projector.indexed(self.shard),
+            None => false,
+        })
     }
 
     /// Folds what the index by org holds of an account's further events before `end`.

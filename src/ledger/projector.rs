@@ -152,12 +152,17 @@ impl Projector {
     /// # Errors
     /// As there.
     pub async fn run(&self, shard: i32) -> Result<bool, StoreError> {
-        let goal = self.log.head(shard).await?.next_position - 1;
+        let mut goal = self.log.head(shard).await?.next_position - 1;
         loop {
             match self.step(shard, goal).await? {
                 Step::Folded => {}
                 Step::Done => return Ok(true),
                 Step::Lost => return Ok(false),
+            }
+            let end = self.log.head(shard).await?.next_position - 1;
+            if end - self.indexed(shard) > PAGE {
+                // While a view that lay far behind was folded, look-ups fell behind.
+                goal = end;
             }
         }
     }
@@ -272,7 +277,8 @@ impl Projector {
         )))
     }
 
-    /// Folds some events into the views that lie farthest behind `goal`.
+    /// Folds some events into the views that lie farthest behind `goal`: into those that are looked up first, since writers
+    /// wait for them.
     async fn step(&self, shard: i32, goal: i64) -> Result<Step, StoreError> {
         let Some(state) = self.shard(shard) else { return Ok(Step::Done) };
         let _running = state.running.lock().await;
@@ -280,15 +286,16 @@ impl Projector {
         // Another runner may have come farther: then there is nothing to fold, and all the more is found.
         self.note(shard, &checkpoints);
         let live: Vec<_> = checkpoints.into_iter().filter(|checkpoint| checkpoint.live).collect();
-        let Some(from) = live.iter().map(|checkpoint| checkpoint.position).min() else {
-            return Ok(Step::Done);
-        };
-        if from >= goal {
-            return Ok(Step::Done);
-        }
-        let (behind, ahead): (Vec<_>, Vec<_>) =
+        let is_behind = |checkpoint: &&Checkpoint| checkpoint.position < goal;
+        let looked_up =
+            live.iter().filter(|checkpoint| LOOKED_UP.contains(&checkpoint.view)).filter(is_behind);
+        let first = looked_up.map(|checkpoint| checkpoint.position).min();
+        let any = || live.iter().filter(is_behind).map(|checkpoint| checkpoint.position).min();
+        let Some(from) = first.or_else(any) else { return Ok(Step::Done) };
+        let (behind, others): (Vec<_>, Vec<_>) =
             live.into_iter().partition(|checkpoint| checkpoint.position == from);
-        let to = ahead.iter().map(|checkpoint| checkpoint.position).min();
+        let ahead = others.iter().map(|checkpoint| checkpoint.position).filter(|position| *position > from);
+        let to = ahead.min();
         let folded = self.fold(shard, &behind, to.unwrap_or(i64::MAX)).await?;
         self.note(shard, &self.store.checkpoints(shard).await?);
         Ok(if folded.is_some() { Step::Folded } else { Step::Lost })
@@ -332,6 +339,9 @@ impl Projector {
             self.shard(shard).into_iter().for_each(|state| state.tail.clear());
         }
         let rows = self.log.read(shard, wanted.start, wanted.end - wanted.start).await?;
+        if let Some(first) = rows.first().filter(|first| first.position > wanted.start) {
+            return Err(StoreError::Missing { shard, from: wanted.start, to: first.position - 1 });
+        }
         Ok(vec![rows.iter().map(Placed::read).collect::<Result<_, _>>()?])
     }
 

@@ -581,7 +581,7 @@ impl Writer {
         for (position, end) in batch.ended {
             self.state.recent.keep_ended(position, end);
         }
-        if swept {
+        if swept && !self.sweeps_on {
             self.save_resting();
         }
         if let Some((position, hash)) = last {
@@ -719,7 +719,8 @@ impl Writer {
         let why = LedgerError::Unavailable("the log is read again; try again shortly".into());
         waiting.for_each(|job| job.refuse(&why));
         self.fetcher.projector.look_again(shard).await?;
-        self.fetcher.projector.catch_up(shard).await?;
+        let end = self.fetcher.log.head(shard).await?.next_position - 1;
+        self.fetcher.projector.index_to(shard, end).await?;
         let indexed = self.fetcher.projector.indexed(shard);
         let head = self.fetcher.log.head(shard).await?;
         let mut state = ShardState {

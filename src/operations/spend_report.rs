@@ -21,7 +21,11 @@ pub async fn spend_report(
 ) -> Result<Option<SpendReport>, LedgerError> {
     let (shard, projector) = (ledger.shard_of(org), ledger.projector());
     let expire = Submission { org, command: OrgCommand::Expire, by: By::Tollgate, idempotency: None };
-    ledger.submit(expire).await?;
+    match ledger.submit(expire).await {
+        Err(LedgerError::Refused(refusal)) => return Err(refusal.into()),
+        // What can't be written now is reported once it can.
+        Ok(_) | Err(_) => {}
+    }
     projector.catch_up(shard).await?;
     let ends = to.0.div_euclid(MICROS_PER_HOUR) + i64::from(to.0.rem_euclid(MICROS_PER_HOUR) > 0);
     let hours = from.0.div_euclid(MICROS_PER_HOUR)..ends;

@@ -191,7 +191,7 @@ macro_rules! projections {
                     return Ok(false);
                 }
                 let live = "update projections set live = true where shard = $1 and view = $2 and generation = $3";
-                answered(
+                let live = answered(
                     sqlx::query(live)
                         .bind(shard)
                         .bind(fresh.view.name())
@@ -199,6 +199,11 @@ macro_rules! projections {
                         .execute(&mut *transaction),
                 )
                 .await?;
+                if live.rows_affected() == 0 {
+                    answered(transaction.rollback()).await?;
+                    let why = "another process has dropped what was rebuilt; rebuild it again";
+                    return Err(StoreError::Unavailable(why.into()));
+                }
                 answered(transaction.commit()).await?;
                 Ok(true)
             }
@@ -449,7 +454,8 @@ macro_rules! projections {
                             "insert into snapshots (shard, org_id, stretch, version, position, last_hash, format, state) \
                              values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (shard, org_id, stretch) do update set \
                              version = excluded.version, position = excluded.position, last_hash = excluded.last_hash, \
-                             format = excluded.format, state = excluded.state where excluded.version > snapshots.version",
+                             format = excluded.format, state = excluded.state \
+                             where (excluded.format, excluded.version) > (snapshots.format, snapshots.version)",
                         )
                         .bind(shard)
                         .bind(snapshot.org.0)
@@ -502,8 +508,7 @@ macro_rules! projections {
                 answered(
                     sqlx::query(
                         "insert into key_filters (shard, position, state) values ($1, $2, $3) \
-                         on conflict (shard) do update set position = excluded.position, state = excluded.state \
-                         where excluded.position > key_filters.position",
+                         on conflict (shard) do update set position = excluded.position, state = excluded.state",
                     )
                     .bind(shard)
                     .bind(position)

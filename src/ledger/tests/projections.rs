@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use sqlx::Connection;
 
 use super::*;
+use crate::store::projections::Checkpoint;
 
 #[tokio::test]
 async fn i7_a_runner_that_was_overtaken_leaves_the_rest_to_the_other() {
@@ -193,4 +194,42 @@ async fn i11_an_org_that_cannot_be_read_keeps_no_other_from_its_ends() {
         rows.iter().filter(|row| row.kind == "ReservationExpired").map(|row| OrgId(row.org_id)).collect();
     ended.sort_unstable();
     assert_eq!(ended, [orgs[1], orgs[2], ACME]);
+}
+
+#[tokio::test]
+async fn look_ups_wait_for_no_view_that_is_folded_again() {
+    let node = Node::funded(100).await;
+    node.run(reserve(1, 1)).await.expect("holds");
+    let projector = node.ledger.projector();
+    projector.catch_up_all().await.expect("projects");
+    let path = node.folder.path().join("t-views.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+    let mut beside = sqlx::SqliteConnection::connect_with(&options).await.expect("opens");
+    let reset = "delete from projections where view = 'experiments'";
+    sqlx::query(reset).execute(&mut beside).await.expect("is reset, as by an update");
+    node.run(reserve(2, 1)).await.expect("holds");
+
+    projector.index_to(0, 4).await.expect("folds");
+
+    let checkpoints = projector.store().checkpoints(0).await.expect("reads");
+    let at = |view| checkpoints.iter().find(|checkpoint| checkpoint.view == view).map(|found| found.position);
+    assert_eq!((at(View::Commands), at(View::Experiments)), (Some(4), Some(0)));
+    projector.catch_up_all().await.expect("projects");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_generation_that_is_gone_never_goes_live() {
+    let node = Node::funded(100).await;
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let fresh = node.views.start_generation(0, View::Commands).await.expect("starts");
+    node.views.drop_generation(0, View::Commands, fresh.generation).await.expect("drops");
+
+    let ahead = Checkpoint { position: 2, ..fresh };
+    node.views.go_live(0, &ahead).await.expect_err("another process has dropped it");
+
+    let live =
+        node.views.checkpoints(0).await.expect("reads").into_iter().filter(|checkpoint| checkpoint.live);
+    assert_eq!(live.count(), View::ALL.len());
+    node.finish().await;
 }
