@@ -112,22 +112,41 @@ impl Dialect {
     /// The most that one picture costs, in full detail. OpenAI scales it to at most 8 tiles or 10,000 patches, which its
     /// models weigh differently: 1,445 tokens at `gpt-4o`, 24,600 at the small ones that count patches, and 48,169 at
     /// `gpt-4o-mini`, which any other name may stand for. Anthropic scales it to at most 4,784 tokens.
-    fn picture_tokens(self, model: &str) -> u64 {
+    fn picture_tokens(self, card: &RateCard) -> u64 {
         match self {
-            Dialect::Anthropic => 5_000,
-            Dialect::OpenAiChat | Dialect::OpenAiResponses if is_openais_by_name(model) => 25_000,
-            Dialect::OpenAiChat | Dialect::OpenAiResponses => 50_000,
+            Dialect::Anthropic if last_name(card).starts_with("claude") => 5_000,
+            Dialect::OpenAiChat | Dialect::OpenAiResponses if is_openais(card) => 25_000,
+            Dialect::Anthropic | Dialect::OpenAiChat | Dialect::OpenAiResponses => 50_000,
             // Gemini cuts a picture into as many tiles as it has: see `Found::gemini_content`.
             Dialect::Gemini | Dialect::Embeddings => 0,
         }
     }
+
+    /// How often a document's pages may count that are read as pictures: as a picture does at `gpt-4o-mini`, 48,169 tokens
+    /// where `gpt-4o` takes 1,445.
+    fn page_weight(self, card: &RateCard) -> u64 {
+        match self {
+            Dialect::OpenAiChat | Dialect::OpenAiResponses if !is_openais(card) => 34,
+            Dialect::Anthropic
+            | Dialect::OpenAiChat
+            | Dialect::OpenAiResponses
+            | Dialect::Gemini
+            | Dialect::Embeddings => 1,
+        }
+    }
 }
 
-/// Whether it is one of OpenAI's own models, and not the one whose pictures are dearest.
-fn is_openais_by_name(model: &str) -> bool {
-    let name = model.rsplit('/').next().unwrap_or(model);
-    let is_openais = ["gpt-", "chatgpt-", "o1", "o3", "o4"].iter().any(|prefix| name.starts_with(prefix));
-    is_openais && !name.contains("4o-mini")
+/// Whether it is one of OpenAI's own models, and not the one whose pictures are dearest. Elsewhere a name may be anybody's, as
+/// that of a deployment is.
+fn is_openais(card: &RateCard) -> bool {
+    let is_theirs = card.provider == "openai" || card.model.starts_with("openai/");
+    let name = last_name(card);
+    let is_known = ["gpt-", "chatgpt-", "o1", "o3", "o4"].iter().any(|prefix| name.starts_with(prefix));
+    is_theirs && is_known && !name.contains("4o-mini")
+}
+
+fn last_name(card: &RateCard) -> &str {
+    card.model.rsplit('/').next().unwrap_or(&card.model)
 }
 
 /// What a walk through the request met.
@@ -143,6 +162,7 @@ struct Found {
     /// Of the request's bytes, those in base64 that another figure bounds.
     media_bytes: u64,
     reads_by_reference: bool,
+    has_document: bool,
     server_tool_uses: u64,
     web_searches: u64,
 }
@@ -164,11 +184,14 @@ impl Found {
         let plain = texts.saturating_add(self.overhead_tokens(dialect));
         let read = match (by_window, window) {
             (false, _) => plain,
-            (true, Some(window)) => plain.max(window.saturating_mul(uses)),
+            (true, Some(window)) => {
+                let weight = if self.has_document { dialect.page_weight(card) } else { 1 };
+                plain.max(window.saturating_mul(uses).saturating_mul(weight))
+            }
             (true, None) => return Err(Unboundable::WindowUnknown),
         };
         // Beside the window, since models that weigh pictures count more than fits into it.
-        let pictures = self.pictures.saturating_mul(dialect.picture_tokens(&card.model));
+        let pictures = self.pictures.saturating_mul(dialect.picture_tokens(card));
         let audio = window.map_or(self.audio_bytes, |window| window.min(self.audio_bytes));
         Ok(read.saturating_add(pictures).saturating_add(audio))
     }
@@ -297,7 +320,10 @@ impl Found {
             }
             "image" | "image_url" | "input_image" => {
                 let is_file = is_set(part, "file_id") || text(&part["source"], "type") == "file";
-                self.reads_by_reference |= is_file;
+                // What stands there may be a document or a film for some providers.
+                let is_other = is_other_than_picture(part);
+                self.reads_by_reference |= is_file || is_other;
+                self.has_document |= is_other;
                 self.pictures += 1;
                 self.media_bytes = self.media_bytes.saturating_add(picture_bytes(part));
             }
@@ -309,6 +335,7 @@ impl Found {
             // A page of a document can say more than its bytes do.
             "document" | "file" | "input_file" | "item_reference" => {
                 self.reads_by_reference = true;
+                self.has_document = true;
                 self.media_bytes = self.media_bytes.saturating_add(document_bytes(part));
             }
             other => return Err(Unboundable::Content { kind: other.to_owned() }),
@@ -340,9 +367,22 @@ impl Found {
 
 /// Of a picture that stands in the request: OpenAI's `data:` address or Anthropic's source.
 fn picture_bytes(part: &Value) -> u64 {
-    let address = part["image_url"].as_str().unwrap_or_else(|| text(&part["image_url"], "url"));
-    let inline = address.strip_prefix("data:").and_then(|address| address.split_once(";base64,"));
+    if is_other_than_picture(part) {
+        return 0;
+    }
+    let inline = picture_address(part).strip_prefix("data:").and_then(|data| data.split_once(";base64,"));
     inline.map_or(0, |(_, data)| data.len() as u64).saturating_add(source_bytes(part))
+}
+
+fn picture_address(part: &Value) -> &str {
+    part["image_url"].as_str().unwrap_or_else(|| text(&part["image_url"], "url"))
+}
+
+/// Whether what stands in a picture's place says that it is something else.
+fn is_other_than_picture(part: &Value) -> bool {
+    let named = picture_address(part).strip_prefix("data:");
+    let media_type = part["source"]["media_type"].as_str();
+    named.or(media_type).is_some_and(|kind| !kind.starts_with("image/"))
 }
 
 /// Of a document in any of the three dialects.
@@ -545,7 +585,7 @@ mod tests {
     fn what_lies_behind_a_reference_is_bounded_by_the_window() {
         let chat = |part: Value| json!({"messages": [{"role": "user", "content": [part]}]});
         for (request, dialect, least) in [
-            (chat(json!({"type": "file", "file": {"file_id": "f"}})), Dialect::OpenAiChat, 128_000),
+            (chat(json!({"type": "file", "file": {"file_id": "f"}})), Dialect::OpenAiChat, 34 * 128_000),
             (
                 chat(json!({"type": "image_url", "image_url": {"url": "https://x"}})),
                 Dialect::OpenAiChat,
@@ -585,6 +625,14 @@ mod tests {
             let bytes = request.to_string().len() as u64;
             input_bound(request, bytes, dialect, &card).map(|bound| bound.demand.input_tokens_max)
         };
+        let elsewhere = RateCard { provider: "azure".into(), model: "gpt-small".into(), ..card("1", "1") };
+        let request = chat(json!({"type": "image_url", "image_url": {"url": address}}));
+        let bound = input_bound(&request, 2_000_200, Dialect::OpenAiChat, &elsewhere).expect("a bound");
+        assert!(bound.demand.input_tokens_max >= 50_000, "a deployment's name may be of any model");
+        let document = format!("data:application/pdf;base64,{data}");
+        let in_its_place = chat(json!({"type": "image_url", "image_url": {"url": document}}));
+        let bound = of(&in_its_place, Dialect::OpenAiChat, "gpt-4o", Some(200_000)).expect("a bound");
+        assert!(bound > 2_000_000, "its pages are more than one picture: {bound}");
         let sound = chat(json!({"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}));
         for (request, dialect, model, least) in [
             (
@@ -607,6 +655,18 @@ mod tests {
             ),
             (chat(picture), Dialect::Anthropic, "claude-haiku-4-5", 5_000),
             (chat(result), Dialect::Anthropic, "claude-haiku-4-5", 5_000),
+            (
+                chat(json!({"type": "image", "source": inline})),
+                Dialect::Anthropic,
+                "another-with-its-api",
+                50_000,
+            ),
+            (
+                chat(json!({"type": "file", "file": {"file_data": address}})),
+                Dialect::OpenAiChat,
+                "gpt-4o-mini",
+                34 * 200_000,
+            ),
             (
                 chat(json!({"type": "document", "source": inline})),
                 Dialect::Anthropic,
