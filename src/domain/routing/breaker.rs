@@ -36,6 +36,15 @@ struct Open {
     until: Timestamp,
     cooldown_seconds: i64,
     is_probing: bool,
+    /// A stream has begun since the probe was sent.
+    has_begun: bool,
+}
+
+impl Open {
+    fn after(now: Timestamp, cooldown_seconds: i64) -> Open {
+        let until = now.plus_seconds(cooldown_seconds);
+        Open { until, cooldown_seconds, is_probing: false, has_begun: false }
+    }
 }
 
 /// How a target stands, best first.
@@ -70,11 +79,15 @@ impl Breaker {
     /// Its stream begins: a call that may still fail, so that it closes nothing.
     pub fn begins(&mut self, now: Timestamp) {
         self.count(now, Counts { calls: 1, failures: 0 });
+        if let Some(open) = &mut self.open {
+            open.has_begun = open.is_probing;
+        }
     }
 
-    /// A stream that had begun came to its end. Those from before the breaker opened say nothing of how it is now.
+    /// A stream that had begun came to its end. Where none has begun since the probe was sent, it is from before the
+    /// breaker opened, and says nothing of how the target is now.
     pub fn ends(&mut self) {
-        if self.open.is_some_and(|open| open.is_probing) {
+        if self.open.is_some_and(|open| open.has_begun) {
             self.closes();
         }
     }
@@ -102,8 +115,7 @@ impl Breaker {
             // Calls that were under way when it opened say nothing new.
             if open.is_probing {
                 let cooldown_seconds = (2 * open.cooldown_seconds).min(COOLDOWN_SECONDS_MAX);
-                *open =
-                    Open { until: now.plus_seconds(cooldown_seconds), cooldown_seconds, is_probing: false };
+                *open = Open::after(now, cooldown_seconds);
             }
             return false;
         }
@@ -112,9 +124,7 @@ impl Breaker {
         let calls = self.recent.calls.saturating_add(self.earlier.calls).max(failures);
         let opens = calls >= CALLS_MIN && failures.saturating_mul(2) > calls;
         if opens {
-            let cooldown_seconds = COOLDOWN_SECONDS_MIN;
-            let until = now.plus_seconds(cooldown_seconds);
-            self.open = Some(Open { until, cooldown_seconds, is_probing: false });
+            self.open = Some(Open::after(now, COOLDOWN_SECONDS_MIN));
         }
         opens
     }
@@ -242,6 +252,7 @@ mod tests {
             ("its break doubles the cooldown", with(&[(5, Sent), (6, Begins), (7, Breaks)]), 7, Some(10)),
             ("its end closes it", with(&[(5, Sent), (6, Begins), (7, Ends)]), 7, None),
             ("the end of an earlier stream does not", with(&[(1, Ends)]), 1, Some(4)),
+            ("nor while the probe is silent", with(&[(5, Sent), (6, Ends)]), 6, Some(4)),
             ("a pause that was asked for is kept", vec![(0, Asks(20))], 5, Some(15)),
             ("the longer pause counts", with(&[(0, Asks(20))]), 5, Some(15)),
             ("an absurd one is cut", vec![(0, Asks(i64::MAX))], 0, Some(300)),
