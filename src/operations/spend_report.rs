@@ -21,10 +21,9 @@ pub async fn spend_report(
 ) -> Result<Option<SpendReport>, LedgerError> {
     let (shard, projector) = (ledger.shard_of(org), ledger.projector());
     let expire = Submission { org, command: OrgCommand::Expire, by: By::Tollgate, idempotency: None };
-    match ledger.submit(expire).await {
-        Err(LedgerError::Refused(refusal)) => return Err(refusal.into()),
-        // What can't be written now is reported once it can.
-        Ok(_) | Err(_) => {}
+    // What can't be written now is reported once it can.
+    if let Err(LedgerError::Refused(refusal)) = ledger.submit(expire).await {
+        return Err(refusal.into());
     }
     projector.catch_up(shard).await?;
     let ends = to.0.div_euclid(MICROS_PER_HOUR) + i64::from(to.0.rem_euclid(MICROS_PER_HOUR) > 0);
