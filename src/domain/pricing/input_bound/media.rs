@@ -1,0 +1,79 @@
+//! Pictures and documents that stand in a request: what a provider makes of them, whatever their bytes are.
+
+use serde_json::Value;
+
+use super::{Dialect, text};
+use crate::domain::pricing::rate_card::RateCard;
+
+impl Dialect {
+    /// The most that one picture costs, in full detail. OpenAI scales it to at most 8 tiles or 10,000 patches, which its
+    /// models weigh differently: 1,445 tokens at `gpt-4o`, 24,600 at the small ones that count patches, and 48,169 at
+    /// `gpt-4o-mini`, which any other name may stand for. Anthropic scales it to at most 4,784 tokens.
+    pub(super) fn picture_tokens(self, card: &RateCard) -> u64 {
+        match self {
+            Dialect::Anthropic if last_name(card).starts_with("claude") => 5_000,
+            Dialect::OpenAiChat | Dialect::OpenAiResponses if is_openais(card) => 25_000,
+            Dialect::Anthropic | Dialect::OpenAiChat | Dialect::OpenAiResponses => 50_000,
+            // Gemini cuts a picture into as many tiles as it has: see `Found::gemini_content`.
+            Dialect::Gemini | Dialect::Embeddings => 0,
+        }
+    }
+
+    /// How often a document's pages may count that are read as pictures: as a picture does at `gpt-4o-mini`, 48,169 tokens
+    /// where `gpt-4o` takes 1,445.
+    pub(super) fn page_weight(self, card: &RateCard) -> u64 {
+        match self {
+            Dialect::OpenAiChat | Dialect::OpenAiResponses if !is_openais(card) => 34,
+            Dialect::Anthropic
+            | Dialect::OpenAiChat
+            | Dialect::OpenAiResponses
+            | Dialect::Gemini
+            | Dialect::Embeddings => 1,
+        }
+    }
+}
+
+/// Whether it is one of OpenAI's own models, and not the one whose pictures are dearest. Elsewhere a name may be anybody's, as
+/// that of a deployment is.
+fn is_openais(card: &RateCard) -> bool {
+    let is_theirs = card.provider == "openai" || card.model.starts_with("openai/");
+    let name = last_name(card);
+    let is_known = ["gpt-", "chatgpt-", "o1", "o3", "o4"].iter().any(|prefix| name.starts_with(prefix));
+    is_theirs && is_known && !name.contains("4o-mini")
+}
+
+fn last_name(card: &RateCard) -> &str {
+    card.model.rsplit('/').next().unwrap_or(&card.model)
+}
+
+/// Of a picture that stands in the request: OpenAI's `data:` address or Anthropic's source.
+pub(super) fn picture_bytes(part: &Value) -> u64 {
+    if is_other_than_picture(part) {
+        return 0;
+    }
+    let inline = picture_address(part).strip_prefix("data:").and_then(|data| data.split_once(";base64,"));
+    inline.map_or(0, |(_, data)| data.len() as u64).saturating_add(source_bytes(part))
+}
+
+fn picture_address(part: &Value) -> &str {
+    part["image_url"].as_str().unwrap_or_else(|| text(&part["image_url"], "url"))
+}
+
+/// Whether what stands in a picture's place says that it is something else.
+pub(super) fn is_other_than_picture(part: &Value) -> bool {
+    let named = picture_address(part).strip_prefix("data:");
+    let media_type = part["source"]["media_type"].as_str();
+    named.or(media_type).is_some_and(|kind| !kind.starts_with("image/"))
+}
+
+/// Of a document in any of the three dialects.
+pub(super) fn document_bytes(part: &Value) -> u64 {
+    let files = [text(&part["file"], "file_data"), text(part, "file_data")];
+    let bytes = files.into_iter().map(|data| data.len() as u64).sum::<u64>();
+    bytes.saturating_add(source_bytes(part))
+}
+
+fn source_bytes(part: &Value) -> u64 {
+    let source = &part["source"];
+    if text(source, "type") == "base64" { text(source, "data").len() as u64 } else { 0 }
+}
