@@ -1,5 +1,8 @@
 //! What both stores promise of the log.
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use sqlx::{Connection, PgConnection};
 use tollgate::clock::Clock;
 use tollgate::domain::event::{Event, Payload, Recorded};
@@ -121,6 +124,38 @@ async fn readers_change_over_while_rows_of_the_old_ones_can_not_be_dropped() {
     assert!(live);
     let found: Vec<_> = commands(&*views).await.iter().map(|one| (one.generation, one.live)).collect();
     assert_eq!(found, [(fresh.generation - 1, false), (fresh.generation, true)]);
+}
+
+#[tokio::test]
+async fn i5_what_is_written_after_a_transaction_was_cut_off_as_it_began_stays() {
+    let database = TestDatabase::postgres().await;
+    let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
+    views.checkpoints(0).await.unwrap();
+    let mut beside = PgConnection::connect(&database.url).await.unwrap();
+
+    for polls in 0.. {
+        let mut cut_off = views.drop_generation(0, View::Commands, i64::MAX);
+        let mut is_whole = false;
+        for _ in 0..polls {
+            is_whole |= poll_fn(|context| Poll::Ready(cut_off.as_mut().poll(context).is_ready())).await;
+            if is_whole {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(cut_off);
+        // On each connection that the pool has by now.
+        for _ in 0..3 {
+            let fresh = views.start_generation(0, View::Commands).await.unwrap();
+            let found = "select exists (select from projections where view = $1 and generation = $2)";
+            let found = sqlx::query_scalar(found).bind(View::Commands.name()).bind(fresh.generation);
+            let is_committed: bool = found.fetch_one(&mut beside).await.unwrap();
+            assert!(is_committed, "after {polls} polls");
+        }
+        if is_whole {
+            break;
+        }
+    }
 }
 
 /// The position's own, but for those fifty thousand apart, which share one.

@@ -1,13 +1,13 @@
 //! The projections on PostgreSQL, beside the log. Rows and checkpoints are committed together (I7), and wait for the disk:
 //! a node forgets what a checkpoint says is in the rows, so that none may go back.
 
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
-use sqlx::{AssertSqlSafe, Connection, Postgres, Row};
+use sqlx::{AssertSqlSafe, Connection, Postgres, Row, Transaction};
 use uuid::Uuid;
 
 use crate::domain::chain::Hash;
@@ -54,8 +54,47 @@ impl PostgresViews {
         Ok(PostgresViews { readers: pool(CONNECTIONS).connect_lazy_with(options(url)?.options(SETTINGS)) })
     }
 
-    async fn writer(&self) -> Result<PoolConnection<Postgres>, StoreError> {
-        self.readers.acquire().await.map_err(store_error)
+    async fn writer(&self) -> Result<Writer, StoreError> {
+        let connection = self.readers.acquire().await.map_err(store_error)?;
+        Ok(Writer { connection, begins: false })
+    }
+}
+
+/// A connection on which nobody is left inside a transaction: sqlx 0.9 returns one to its pool like that where a `begin`
+/// is cut off (its issue 4393), and what the next borrower writes is never committed.
+struct Writer {
+    connection: PoolConnection<Postgres>,
+    begins: bool,
+}
+
+impl Writer {
+    async fn begin(&mut self) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
+        self.begins = true;
+        let transaction = self.connection.begin().await?;
+        self.begins = false;
+        Ok(transaction)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if self.begins {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+impl Deref for Writer {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Writer {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
     }
 }
 
