@@ -1,6 +1,7 @@
 //! Tollgate: prepaid AI credits that are never overspent.
 //!
-//! The modules in reading order; each may import those above it (`docs/ARCHITECTURE.md`).
+//! The layers from the bottom up are `domain`, `store`, `ledger`, `operations`, `http` and `gateway`, `workers` and `app`;
+//! each may import those below it (`docs/ARCHITECTURE.md`).
 
 pub mod app;
 pub mod clock;

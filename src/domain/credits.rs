@@ -102,11 +102,6 @@ impl Credits {
         i64::try_from(quotient).ok().map(Credits)
     }
 
-    /// Exact decimal credits.
-    pub fn to_decimal(self) -> Decimal {
-        Decimal::new(self.0, 9)
-    }
-
     /// Rounds half up (away from zero) to the nanocredit: how a cost is rounded. `None` when out of range.
     pub fn round_half_up(credits: Decimal) -> Option<Credits> {
         Credits::round(credits, RoundingStrategy::MidpointAwayFromZero)

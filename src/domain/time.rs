@@ -32,10 +32,6 @@ impl Timestamp {
         DateTime::from_timestamp_micros(self.0).unwrap_or_default()
     }
 
-    pub fn from_utc(time: DateTime<Utc>) -> Timestamp {
-        Timestamp(time.timestamp_micros())
-    }
-
     /// RFC 3339 with microseconds, as the API prints it.
     pub fn to_rfc3339(self) -> String {
         self.to_utc().to_rfc3339_opts(SecondsFormat::Micros, true)

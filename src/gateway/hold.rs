@@ -93,33 +93,20 @@ impl Hold {
         let FirstQuote { place, quote: mut quoted, skipped } = first_quote(request, &prices, &plan.targets)?;
         for _ in 0..RESERVE_TRIES {
             let mut hold = Hold {
-                state: state.clone(),
-                request: request.clone(),
-                prices: prices.clone(),
-                route: plan.route.clone(),
-                decision: decision(plan),
-                seat: plan.seat.clone(),
-                is_arm_spent: false,
                 held: quoted.credits,
-                attempts: Vec::new(),
                 bound: quoted.credits,
                 input_in_flight: quoted.input_credits,
-                quarantine: None,
                 on_expiry: plan.policy.on_expiry,
-                expires_at: state.ledger.clock().now().plus_seconds(ttl_seconds),
-                balance: None,
+                ..Hold::of(state, request, prices.clone(), plan, ttl_seconds)
             };
             let refusal = match hold.reserve(ttl_seconds).await? {
                 None => return Ok(Taken { hold, place, quote: quoted, skipped }),
                 Some(refusal) => refusal,
             };
-            let available = match &refusal {
-                refusal if is_of_arm(refusal) => return Err(arm_spent(refusal)),
-                Refusal::InsufficientCredits { available, .. }
-                | Refusal::BudgetExceeded { available, .. } => *available,
-                Refusal::RequestTooLarge { limit, .. } => *limit,
-                _ => return Err(refusal.into()),
-            };
+            if is_of_arm(&refusal) {
+                return Err(arm_spent(&refusal));
+            }
+            let Some(available) = refusal.available() else { return Err(refusal.into()) };
             let clamp = plan.policy.clamp;
             let means = Means::Available { credits: available, clamp, refusal: Some(&refusal) };
             quoted = quote(request, &quoted.target, &prices, means)?;
@@ -137,6 +124,21 @@ impl Hold {
         price: Credits,
     ) -> Result<Hold, Failure> {
         let mut hold = Hold {
+            // A hold is of something, even where a hit is free.
+            held: price.max(Credits::from_nanos(1)),
+            bound: price,
+            ..Hold::of(state, request, prices, plan, EXTEND_SECONDS)
+        };
+        match hold.reserve(EXTEND_SECONDS).await? {
+            None => Ok(hold),
+            Some(refusal) if is_of_arm(&refusal) => Err(arm_spent(&refusal)),
+            Some(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// One of nothing yet.
+    fn of(state: &State, request: &Arc<Request>, prices: Prices, plan: &Plan, ttl_seconds: i64) -> Hold {
+        Hold {
             state: state.clone(),
             request: request.clone(),
             prices,
@@ -144,20 +146,14 @@ impl Hold {
             decision: decision(plan),
             seat: plan.seat.clone(),
             is_arm_spent: false,
-            // A hold is of something, even where a hit is free.
-            held: price.max(Credits::from_nanos(1)),
+            held: Credits::ZERO,
             attempts: Vec::new(),
-            bound: price,
+            bound: Credits::ZERO,
             input_in_flight: Credits::ZERO,
             quarantine: None,
             on_expiry: OnExpiry::Release,
-            expires_at: state.ledger.clock().now().plus_seconds(EXTEND_SECONDS),
+            expires_at: state.ledger.clock().now().plus_seconds(ttl_seconds),
             balance: None,
-        };
-        match hold.reserve(EXTEND_SECONDS).await? {
-            None => Ok(hold),
-            Some(refusal) if is_of_arm(&refusal) => Err(arm_spent(&refusal)),
-            Some(refusal) => Err(refusal.into()),
         }
     }
 

@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use crate::domain::credits::Credits;
 use crate::domain::event::PricedBy;
-use crate::domain::pricing::rate_card::ServiceTier;
 use crate::domain::pricing::{PriceError, RateCard, Terms, cost, searches_unasked};
 use crate::domain::usage::{
     Usage, UsageAnomaly, UsageSource, anthropic_other_models, from_anthropic, from_gemini, from_openai_chat,
@@ -178,9 +177,7 @@ impl Reader<'_> {
         let card: &RateCard = served.filter(|card| card.model == model).unwrap_or(&target.card);
         let usage =
             Usage { web_searches: usage.web_searches.max(self.searches_unasked(model, card)), ..usage };
-        let named = report.service_tier.as_deref().and_then(ServiceTier::named);
-        let tier = named.filter(|tier| card.has_tier(*tier)).unwrap_or(self.quote.terms.tier);
-        let terms = Terms { tier, ..self.quote.terms.clone() };
+        let terms = self.quote.terms.clone().served_in(card, report.service_tier.as_deref());
         let list_terms = Terms { mark_up_percent: rust_decimal::Decimal::ZERO, ..terms.clone() };
         Ok(Metered {
             model: model.to_owned(),

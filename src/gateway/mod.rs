@@ -3,6 +3,7 @@
 //! One direction, no way back: edge → plan → quote → reserve → attempt → meter → settle → answer (`dispatch`). Every
 //! path that can cost money goes through it; every other path of `/v1` is a clear 404.
 
+mod asked;
 mod attempt;
 mod betas;
 mod cache;

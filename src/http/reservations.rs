@@ -308,7 +308,7 @@ pub async fn reserve(
     let outcome = api.ledger.submit(submission).await.map_err(|error| match (error, &planned) {
         (LedgerError::Refused(refusal), Some(planned)) => {
             let longest =
-                available(&refusal).and_then(|available| affordable(&system, org, planned, now, available));
+                refusal.available().and_then(|available| affordable(&system, org, planned, now, available));
             Problem::from(refusal).with("max_affordable_output_tokens", longest.into())
         }
         (error, _) => error.into(),
@@ -573,16 +573,6 @@ fn reservation_out(id: ReservationId, seen: &ReservationView) -> ReservationOut 
         charged: seen.charged,
         expires_at: seen.expires_at.map(Timestamp::to_rfc3339),
         reserved_at: seen.reserved_at.to_rfc3339(),
-    }
-}
-
-fn available(refusal: &Refusal) -> Option<Credits> {
-    match refusal {
-        Refusal::InsufficientCredits { available, .. } | Refusal::BudgetExceeded { available, .. } => {
-            Some(*available)
-        }
-        Refusal::RequestTooLarge { limit, .. } => Some(*limit),
-        _ => None,
     }
 }
 

@@ -285,15 +285,16 @@ macro_rules! projections {
             ) -> Result<Vec<i64>, StoreError> {
                 // A block holds at least one event, so `limit` blocks are enough.
                 let rows = answered(
-                    sqlx::query(
-                        "with live as (select generation from projections where shard = $1 and view = 'org_events' and live) \
-                         select block, first_version, offsets from org_events \
+                    sqlx::query(concat!(
+                        "with live as ",
+                        rows::live!("org_events"),
+                        " select block, first_version, offsets from org_events \
                          where shard = $1 and generation = (select generation from live) and org_id = $2 \
                            and first_version >= coalesce((select max(first_version) from org_events \
                                where shard = $1 and generation = (select generation from live) and org_id = $2 \
                                  and first_version <= $3), 0) \
                          order by first_version limit $4",
-                    )
+                    ))
                     .bind(shard)
                     .bind(org.0)
                     .bind(from_version)
@@ -319,12 +320,12 @@ macro_rules! projections {
             ) -> Result<Option<i64>, StoreError> {
                 // The org may have no event in that block before the position: then the block before has the last.
                 let rows = answered(
-                    sqlx::query(
+                    sqlx::query(concat!(
                         "select block, first_version, offsets from org_events \
-                         where shard = $1 and org_id = $2 and block <= $3 and generation = \
-                           (select generation from projections where shard = $1 and view = 'org_events' and live) \
-                         order by block desc limit 2",
-                    )
+                         where shard = $1 and org_id = $2 and block <= $3 and generation = ",
+                        rows::live!("org_events"),
+                        " order by block desc limit 2",
+                    ))
                     .bind(shard)
                     .bind(org.0)
                     .bind(position.div_euclid(BLOCK_POSITIONS))
@@ -348,12 +349,12 @@ macro_rules! projections {
             async fn keys_bound_since(&self, shard: i32, position: i64) -> Result<Vec<runs::Hash>, StoreError> {
                 let [zero, one, two] = runs::blocks_of(position);
                 let rows = answered(
-                    sqlx::query(
-                        "select run, block, entries from commands where shard = $1 and generation = \
-                         (select generation from projections where shard = $1 and view = 'commands' and live) \
-                         and block >= case when run < 16 then cast($2 as bigint) \
+                    sqlx::query(concat!(
+                        "select run, block, entries from commands where shard = $1 and generation = ",
+                        rows::live!("commands"),
+                        " and block >= case when run < 16 then cast($2 as bigint) \
                            when run < 256 then cast($3 as bigint) else cast($4 as bigint) end",
-                    )
+                    ))
                     .bind(shard)
                     .bind(zero)
                     .bind(one)

@@ -12,6 +12,14 @@ use crate::domain::views::runs::{self, Blocks};
 use crate::domain::views::spend::{Group, Spend, SpendKey};
 use crate::domain::views::{Changes, View};
 
+/// The generation of a view that readers use, on the shard `$1`.
+macro_rules! live {
+    ($view:literal) => {
+        concat!("(select generation from projections where shard = $1 and view = '", $view, "' and live)")
+    };
+}
+pub(super) use live;
+
 /// One table of a view. All have `shard` and `generation` before these columns.
 pub(super) struct Table {
     pub name: &'static str,
@@ -344,27 +352,46 @@ fn spend_sums(spend: &Spend) -> [i64; SPEND_SUMS] {
 
 /// A row of sums as [`spend_sums`] wrote them.
 pub(super) fn spend_of(sums: [i64; SPEND_SUMS]) -> Spend {
-    let count = |index: usize| sums.get(index).and_then(|sum| u64::try_from(*sum).ok()).unwrap_or_default();
+    let [
+        requests,
+        charged,
+        input,
+        cache_read,
+        cache_write_5m,
+        cache_write_1h,
+        output,
+        reasoning,
+        audio_input,
+        cached_audio,
+        audio_output,
+        image,
+        video,
+        web_searches,
+        images,
+        seconds,
+        saved,
+    ] = sums;
+    let count = |sum: i64| u64::try_from(sum).unwrap_or_default();
     Spend {
-        requests: count(0),
-        charged: Credits::from_nanos(sums[1]),
-        saved: Credits::from_nanos(sums[16]),
+        requests: count(requests),
+        charged: Credits::from_nanos(charged),
         usage: Usage {
-            input_tokens: count(2),
-            cache_read_tokens: count(3),
-            cache_write_5m_tokens: count(4),
-            cache_write_1h_tokens: count(5),
-            output_tokens: count(6),
-            reasoning_tokens: count(7),
-            audio_input_tokens: count(8),
-            cached_audio_tokens: count(9),
-            audio_output_tokens: count(10),
-            image_tokens: count(11),
-            video_tokens: count(12),
-            web_searches: count(13),
-            images: count(14),
-            seconds: count(15),
+            input_tokens: count(input),
+            cache_read_tokens: count(cache_read),
+            cache_write_5m_tokens: count(cache_write_5m),
+            cache_write_1h_tokens: count(cache_write_1h),
+            output_tokens: count(output),
+            reasoning_tokens: count(reasoning),
+            audio_input_tokens: count(audio_input),
+            cached_audio_tokens: count(cached_audio),
+            audio_output_tokens: count(audio_output),
+            image_tokens: count(image),
+            video_tokens: count(video),
+            web_searches: count(web_searches),
+            images: count(images),
+            seconds: count(seconds),
         },
+        saved: Credits::from_nanos(saved),
     }
 }
 
@@ -385,29 +412,30 @@ pub(super) fn spend_query(dimensions: &[&str]) -> String {
     };
     format!(
         "select {} from spend_hourly where shard = $1 and org_id = $2 and hour >= $3 and hour < $4 \
-         and generation = (select generation from projections \
-             where shard = $1 and view = 'spend_hourly' and live) {group} limit $5",
-        columns.join(", ")
+         and generation = {} {group} limit $5",
+        columns.join(", "),
+        live!("spend_hourly")
     )
 }
 
 /// Selects an arm's units, or its answers by latency, on one shard.
 pub(super) fn arm_query(table: &Table) -> String {
     format!(
-        "select {} from {} where shard = $1 and arm = $2 and generation = \
-         (select generation from projections where shard = $1 and view = 'experiments' and live)",
+        "select {} from {} where shard = $1 and arm = $2 and generation = {}",
         table.columns().skip(1).collect::<Vec<_>>().join(", "),
-        table.name
+        table.name,
+        live!("experiments")
     )
 }
 
 /// Selects orgs with holds and no event after `$3`, or with credits in lots whose time is over at `$2`.
-pub(super) const ORGS_DUE: &str = "\
-    select org_id from balances where shard = $1 and held > 0 and recorded_at <= $3 and generation = \
-        (select generation from projections where shard = $1 and view = 'balances' and live) \
-    union select org_id from lots where shard = $1 and expires_at <= $2 \
-        and granted - consumed - expired - refunded > 0 and generation = \
-        (select generation from projections where shard = $1 and view = 'balances' and live)";
+pub(super) const ORGS_DUE: &str = concat!(
+    "select org_id from balances where shard = $1 and held > 0 and recorded_at <= $3 and generation = ",
+    live!("balances"),
+    " union select org_id from lots where shard = $1 and expires_at <= $2 \
+        and granted - consumed - expired - refunded > 0 and generation = ",
+    live!("balances"),
+);
 
 /// Selects the rows of some runs of an index, all that may hold one hash. `$1` to `$4`: shard and runs.
 pub(super) fn runs_query(table: &Table) -> String {

@@ -148,4 +148,15 @@ impl Refusal {
             Refusal::IdempotencyConflict => "idempotency_conflict",
         }
     }
+
+    /// The most that could have been held instead, where the amount was too large.
+    pub fn available(&self) -> Option<Credits> {
+        match self {
+            Refusal::InsufficientCredits { available, .. } | Refusal::BudgetExceeded { available, .. } => {
+                Some(*available)
+            }
+            Refusal::RequestTooLarge { limit, .. } => Some(*limit),
+            _ => None,
+        }
+    }
 }
