@@ -458,13 +458,13 @@ fn settle(account: &Account, command: Settle) -> Decision {
     not_negative(command.cost)?;
     fits(account.totals.consumed, command.cost)?;
     if let Some(ended) = account.ended.get(&command.reservation) {
-        its_sender(ended.dispatcher(), command.by)?;
+        its_sender(ended.dispatcher, command.by)?;
         return settle_late(account, ended, command);
     }
     let hold = account.holds.get(&command.reservation).ok_or(Refusal::UnknownReservation)?;
     its_sender(hold.terms.dispatcher, command.by)?;
     let cost = if command.quarantine.is_some() { hold.credits } else { command.cost };
-    let charged = capped(cost, hold.credits, hold.terms.dispatcher == Dispatcher::Tollgate);
+    let charged = capped(cost, hold.credits, hold.terms.dispatcher);
     let settled = Event::ReservationSettled {
         reservation: command.reservation,
         cost,
@@ -485,9 +485,9 @@ fn settle(account: &Account, command: Settle) -> Decision {
 
 /// Recorded once, however late: charges the cost less what the end charged, or gives back the difference (I3).
 fn settle_late(account: &Account, ended: &Ended, command: Settle) -> Decision {
-    require(!ended.settled, || Refusal::ReservationEnded { status: ReservationStatus::Settled })?;
+    require(!ended.is_settled(), || Refusal::ReservationEnded { status: ReservationStatus::Settled })?;
     let cost = if command.quarantine.is_some() { ended.held } else { command.cost };
-    let charged = capped(cost, ended.held, ended.capped);
+    let charged = capped(cost, ended.held, ended.dispatcher);
     let burned = if charged >= ended.charged {
         burn_free(account, charged.saturating_sub(ended.charged), |_| Credits::ZERO)
     } else {
@@ -529,8 +529,12 @@ fn with_warnings(
     events
 }
 
-fn capped(cost: Credits, held: Credits, is_capped: bool) -> Credits {
-    if is_capped { cost.min(held) } else { cost }
+/// What Tollgate sent is never charged above its hold (I2).
+fn capped(cost: Credits, held: Credits, dispatcher: Dispatcher) -> Credits {
+    match dispatcher {
+        Dispatcher::Tollgate => cost.min(held),
+        Dispatcher::External => cost,
+    }
 }
 
 /// Free credits in burn order, as pins; what they lack stands on the overdraft.
@@ -635,7 +639,7 @@ fn open_hold(
         return Ok(hold);
     }
     let ended = account.ended.get(&reservation).ok_or(Refusal::UnknownReservation)?;
-    its_sender(ended.dispatcher(), by)?;
+    its_sender(ended.dispatcher, by)?;
     Err(Refusal::ReservationEnded { status: ended.status })
 }
 

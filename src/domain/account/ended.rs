@@ -13,13 +13,11 @@ pub struct Ended {
     pub held: Credits,
     pub charged: Credits,
     pub burned: Vec<LotBurn>,
-    /// Never charged above the hold (I2).
-    pub capped: bool,
+    /// Who sent the request.
+    pub dispatcher: Dispatcher,
     pub purpose: Purpose,
     pub price_book_version: u64,
     pub reserved_at: Timestamp,
-    /// True once a settle was recorded, however late.
-    pub settled: bool,
     #[serde(default)]
     pub feedback: Option<Feedback>,
 }
@@ -37,11 +35,10 @@ impl Ended {
                         held: *credits,
                         charged: Credits::ZERO,
                         burned: vec![],
-                        capped: *dispatcher == Dispatcher::Tollgate,
+                        dispatcher: *dispatcher,
                         purpose: purpose.clone(),
                         price_book_version: *price_book_version,
                         reserved_at: at,
-                        settled: false,
                         feedback: None,
                     });
                 }
@@ -69,16 +66,15 @@ impl Ended {
         folded.filter(|_| !open)
     }
 
-    /// Who sent the request.
-    pub fn dispatcher(&self) -> Dispatcher {
-        if self.capped { Dispatcher::Tollgate } else { Dispatcher::External }
+    /// Whether a settle was recorded, however late.
+    pub fn is_settled(&self) -> bool {
+        self.status == ReservationStatus::Settled
     }
 
     /// A settle, in time or late: `delta` more than was charged before, or less when negative.
     pub(super) fn settle(&mut self, delta: Credits, burned: &[LotBurn]) {
         self.pay(delta, burned);
         self.status = ReservationStatus::Settled;
-        self.settled = true;
     }
 
     fn pay(&mut self, delta: Credits, burned: &[LotBurn]) {

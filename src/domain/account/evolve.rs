@@ -7,7 +7,7 @@ use crate::domain::account::{Account, Ended, Hold, Key, OrgStatus, decide};
 use crate::domain::alerting::AlertSubject;
 use crate::domain::commerce::Payment;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, LotBurn, LotShare, LotTerms, Purpose};
+use crate::domain::event::{Event, ExpiryPolicy, LotBurn, LotShare, LotTerms, Purpose};
 use crate::domain::ids::{LotId, ReservationId};
 use crate::domain::time::Timestamp;
 
@@ -81,9 +81,15 @@ pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
             purpose,
             pins,
         } => {
-            let terms = HoldTerms { expires_at: *expires_at, expiry: *expiry, dispatcher: *dispatcher };
-            forgot =
-                open_hold(account, *reservation, *credits, terms, *price_book_version, purpose, pins, at);
+            let hold = Hold {
+                credits: *credits,
+                terms: HoldTerms { expires_at: *expires_at, expiry: *expiry, dispatcher: *dispatcher },
+                pins: pins.clone(),
+                purpose: purpose.clone(),
+                price_book_version: *price_book_version,
+                reserved_at: at,
+            };
+            forgot = open_hold(account, *reservation, hold);
         }
         Event::ReservationGrown { reservation, credits, expiry, pins } => {
             grow_hold(account, *reservation, *credits, *expiry, pins);
@@ -237,36 +243,18 @@ fn open_lot(
 }
 
 /// True where windows that are over were forgotten.
-#[allow(clippy::too_many_arguments, reason = "the fields of one event, taken apart by the match")]
-fn open_hold(
-    account: &mut Account,
-    reservation: ReservationId,
-    credits: Credits,
-    terms: HoldTerms,
-    price_book_version: u64,
-    purpose: &Purpose,
-    pins: &[LotShare],
-    at: Timestamp,
-) -> bool {
+fn open_hold(account: &mut Account, reservation: ReservationId, hold: Hold) -> bool {
     let mut forgot = false;
-    account.totals.held = account.totals.held.saturating_add(credits);
-    pin(account, pins);
+    account.totals.held = account.totals.held.saturating_add(hold.credits);
+    pin(account, &hold.pins);
     let zone = account.time_zone;
-    for state in account.budgets.iter_mut().filter(|state| state.budget.covers(purpose)) {
-        let window = state.budget.counter_key(purpose, at, zone);
+    for state in account.budgets.iter_mut().filter(|state| state.budget.covers(&hold.purpose)) {
+        let window = state.budget.counter_key(&hold.purpose, hold.reserved_at, zone);
         forgot |= state.turn_to(window.starts_at);
         let counter = state.counters.entry(window).or_default();
-        counter.held = counter.held.saturating_add(credits);
+        counter.held = counter.held.saturating_add(hold.credits);
     }
-    account.due.insert((terms.expires_at, reservation));
-    let hold = Hold {
-        credits,
-        terms,
-        pins: pins.to_vec(),
-        purpose: purpose.clone(),
-        price_book_version,
-        reserved_at: at,
-    };
+    account.due.insert((hold.terms.expires_at, reservation));
     account.holds.insert(reservation, hold);
     forgot
 }
@@ -313,11 +301,10 @@ fn end_hold(
         held: hold.credits,
         charged,
         burned: burned.to_vec(),
-        capped: hold.terms.dispatcher == Dispatcher::Tollgate,
+        dispatcher: hold.terms.dispatcher,
         purpose: hold.purpose,
         price_book_version: hold.price_book_version,
         reserved_at: hold.reserved_at,
-        settled: status == ReservationStatus::Settled,
         feedback: None,
     };
     account.ended.insert(reservation, ended);

@@ -431,5 +431,5 @@ async fn a_requests_id_finds_its_reservation() {
         .await
         .expect("reads");
 
-    assert!(ended.is_some_and(|ended| ended.settled));
+    assert!(ended.is_some_and(|ended| ended.is_settled()));
 }
