@@ -10,6 +10,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{AssertSqlSafe, Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard};
+use uuid::Uuid;
 
 use crate::domain::chain::Hash;
 use crate::domain::ids::OrgId;
@@ -19,7 +20,7 @@ use crate::domain::views::index::BLOCK_POSITIONS;
 use crate::domain::views::runs::{self, Compaction, Run};
 use crate::domain::views::spend::{Group, Spend, SpendKey};
 use crate::domain::views::{Changes, View};
-use crate::store::projections::{Checkpoint, Projections, STRETCH_VERSIONS, Snapshot};
+use crate::store::projections::{Checkpoint, Projections, STRETCH_VERSIONS, SavedFilter, Snapshot};
 use crate::store::rows::{self, Cell, Table};
 use crate::store::sqlite::{hash, migrate_error, store_error};
 use crate::store::{StoreError, alike};
