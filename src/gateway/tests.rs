@@ -15,6 +15,7 @@ mod counted;
 mod effort;
 mod experiments;
 mod fits;
+mod mixed;
 mod offers;
 mod outages;
 mod streams;
