@@ -196,7 +196,7 @@ impl Plan {
         targets: Vec<Target>,
     ) -> Vec<Target> {
         let serving = targets.into_iter().filter(|target| target.serves(request.endpoint)).collect();
-        state.weather.order(serving, self.policy.prefer, prices.at, request.input_tokens())
+        state.weather.order(serving, self.policy.prefer, prices.at, request.input_tokens)
     }
 }
 
@@ -291,7 +291,7 @@ fn asked(routes: &Routes, prices: &Prices, request: &Request) -> Asked {
         labels: request.purpose.labels.clone(),
         has_tools: request.body["tools"].as_array().is_some_and(|tools| !tools.is_empty()),
         has_images: has_images(&request.body),
-        input_tokens: request.input_tokens(),
+        input_tokens: request.input_tokens,
         complexity: routes.ask_complexity().then(|| complexity(routes.weights(), request)),
     }
 }

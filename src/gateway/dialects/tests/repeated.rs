@@ -87,7 +87,7 @@ fn the_item_with_which_an_answer_was_cut_is_incomplete() {
                 "{response}"
             );
         }
-        let done = stream.lines().filter(|line| line.contains("response.output_item.done"));
-        assert!(done.last().unwrap().contains(&format!("\"status\":\"{last}\"")), "{stream}");
+        let mut done = stream.lines().filter(|line| line.contains("response.output_item.done"));
+        assert!(done.next_back().unwrap().contains(&format!("\"status\":\"{last}\"")), "{stream}");
     }
 }
