@@ -13,7 +13,7 @@ use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::betas;
 use crate::gateway::dialects::relay::StreamEnds;
-use crate::gateway::dialects::{self, Family, StreamRelay, embeddings};
+use crate::gateway::dialects::{self, AnswerEnds, Family, StreamRelay, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::plan::Target;
 use crate::gateway::providers::allowance::allowance;
@@ -280,7 +280,8 @@ async fn open_stream(
         client_wants_usage: dialects::wants_stream_usage(client, &request.body),
         created_at_seconds: state.now_seconds(),
     })
-    .of_choices(dialects::wanted_choices(client, &request.body));
+    .of_choices(dialects::wanted_choices(client, &request.body))
+    .answering(&request.body);
     let clock = state.ledger.clock();
     let broke = |why| Failed::unanswered(AttemptOutcome::Unknown, why);
     let mut progress = Progress::new(quote.output_tokens_max, &patience, clock.now());
@@ -333,7 +334,9 @@ pub fn for_client(
     match request.endpoint {
         Endpoint::Embed => embeddings::answer_for_client(upstream, &request.body, bytes, json).ok(),
         Endpoint::Generate(client) => {
-            dialects::answer_for_client(upstream, client, bytes, json, state.now_seconds()).ok()
+            let (request, created_at_seconds) = (&request.body, state.now_seconds());
+            let ends = AnswerEnds { upstream, client, request, created_at_seconds };
+            dialects::answer_for_client(ends, bytes, json).ok()
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::gateway::plan::{Plan, Target};
 /// Around each message, by OpenAI's own account of its chat format.
 const MESSAGE_TOKENS: u64 = 4;
 /// About what a picture takes.
-const PICTURE_TOKENS: u64 = 1_000;
+pub const PICTURE_TOKENS: u64 = 1_000;
 
 /// Makes the request fit the plan, or the plan the request, by the route's policy; else says that it is too long.
 pub fn fit(request: &mut Arc<Request>, plan: &mut Plan) -> Result<(), Failure> {

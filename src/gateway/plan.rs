@@ -188,7 +188,7 @@ impl Finder<'_> {
     /// Those that serve the endpoint, as the weather puts them.
     fn in_order(&self, targets: Vec<Target>) -> Vec<Target> {
         let serving = targets.into_iter().filter(|target| target.serves(self.request.endpoint)).collect();
-        let (prefer, size) = (self.plan.policy.prefer, self.request.input_tokens());
+        let (prefer, size) = (self.plan.policy.prefer, self.request.input_tokens);
         self.state.weather.order(serving, prefer, self.prices.at, size)
     }
 

@@ -123,6 +123,14 @@ impl StreamRelay {
         Self { choices, ..self }
     }
 
+    /// In answer to this request, of which some dialects repeat a part.
+    pub fn answering(mut self, request: &Value) -> Self {
+        if let Writer::Items(writer) = &mut self.writer {
+            writer.answers(request);
+        }
+        self
+    }
+
     /// Takes bytes of the upstream and returns those for the client, often none.
     pub fn push(&mut self, bytes: &[u8]) -> Result<Bytes, SseError> {
         let frames = self.parser.push(bytes)?;

@@ -2,6 +2,8 @@ use serde_json::{Value, json};
 
 mod dropped;
 mod effort;
+mod mixed;
+mod repeated;
 
 use super::conversation::{Answer, FinishReason, TokenCounts, ToolCall};
 use super::*;
@@ -48,6 +50,10 @@ fn parse(family: Family, body: &Value) -> Result<Answer, Malformed> {
         Family::Anthropic => anthropic::parse_answer(body),
         Family::Gemini => gemini::parse_answer(body),
     }
+}
+
+fn translated(upstream: Family, client: Dialect, body: &Value) -> Result<Value, Malformed> {
+    translate_answer(AnswerEnds { upstream, client, request: &Value::Null, created_at_seconds: 0 }, body)
 }
 
 #[test]
@@ -123,12 +129,12 @@ fn every_recorded_answer_survives_translation() {
             let fields = ["choices", "content", "output", "candidates", "promptFeedback"];
             if fields.iter().all(|field| body[*field].is_null()) {
                 // Recorded under this endpoint's name, but no answer of it.
-                assert!(translate_answer(upstream, client, body, 0).is_err());
+                assert!(translated(upstream, client, body).is_err());
                 continue;
             }
             let said = parse(upstream, body).unwrap();
 
-            let heard = parse(client.into(), &translate_answer(upstream, client, body, 0).unwrap()).unwrap();
+            let heard = parse(client.into(), &translated(upstream, client, body).unwrap()).unwrap();
 
             assert_same(client, &heard, &said, &exchange["id"]);
         }
@@ -448,7 +454,7 @@ fn text_that_a_server_gives_in_parts_is_not_lost() {
     let parts = json!([{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]);
     let body = json!({"id": "c", "model": "m", "choices": [{"message": {"content": parts}}]});
 
-    let answer = translate_answer(Family::OpenaiChat, Dialect::AnthropicMessages, &body, 0).unwrap();
+    let answer = translated(Family::OpenaiChat, Dialect::AnthropicMessages, &body).unwrap();
 
     assert_eq!(answer["content"], json!([{"type": "text", "text": "Hello"}]));
 }
@@ -465,7 +471,7 @@ fn a_thought_signature_comes_back_with_its_call_and_goes_to_nobody_else() {
         "usageMetadata": {"promptTokenCount": 9, "candidatesTokenCount": 4, "thoughtsTokenCount": 5, "totalTokenCount": 18},
     });
 
-    let heard = translate_answer(Family::Gemini, Dialect::OpenaiChat, &body, 0).unwrap();
+    let heard = translated(Family::Gemini, Dialect::OpenaiChat, &body).unwrap();
 
     assert_eq!(heard["choices"][0]["finish_reason"], "tool_calls");
     assert_eq!(heard["usage"]["completion_tokens"], 9);
@@ -504,7 +510,7 @@ fn a_blocked_prompt_is_a_filtered_answer() {
     let body = json!({"promptFeedback": {"blockReason": "SAFETY"}, "modelVersion": "g", "responseId": "r",
                       "usageMetadata": {"promptTokenCount": 5, "totalTokenCount": 5}});
 
-    let whole = translate_answer(Family::Gemini, Dialect::AnthropicMessages, &body, 0).unwrap();
+    let whole = translated(Family::Gemini, Dialect::AnthropicMessages, &body).unwrap();
     let (relay, stream) =
         relayed(ends(Family::Gemini, Dialect::OpenaiChat), format!("data: {body}\n\n").as_bytes(), 1);
 
@@ -623,7 +629,7 @@ fn whatever_becomes_of_an_answer_on_its_way_nothing_panics() {
             } else {
                 let bytes = damaged(exchange["response_body"].to_string().as_bytes(), seed);
                 if let Ok(body) = serde_json::from_slice::<Value>(&bytes) {
-                    let _ = translate_answer(upstream, client, &body, 0);
+                    let _ = translated(upstream, client, &body);
                 }
             }
         }
@@ -743,7 +749,7 @@ fn only_a_clean_end_at_gemini_is_one_for_the_client() {
                 (Dialect::AnthropicMessages, "/stop_reason", "\"stop_reason\":"),
                 (Dialect::OpenaiResponses, "/status", "event: response."),
             ] {
-                let whole = translate_answer(Family::Gemini, client, &body, 0).unwrap();
+                let whole = translated(Family::Gemini, client, &body).unwrap();
                 let (relay, streamed) = relayed(ends(Family::Gemini, client), stream.as_bytes(), 3);
 
                 let heard = parse(client.into(), &whole).unwrap();
@@ -758,7 +764,7 @@ fn only_a_clean_end_at_gemini_is_one_for_the_client() {
         }
     }
     let failed = json!({"responseId": "r", "candidates": [{"finishReason": "MALFORMED_FUNCTION_CALL"}]});
-    let told = translate_answer(Family::Gemini, Dialect::OpenaiResponses, &failed, 0).unwrap();
+    let told = translated(Family::Gemini, Dialect::OpenaiResponses, &failed).unwrap();
     assert_eq!((&told["status"], &told["error"]["code"]), (&json!("failed"), &json!("server_error")));
 }
 
