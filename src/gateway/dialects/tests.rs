@@ -518,6 +518,46 @@ fn reasoning_beside_the_completion_is_output_for_every_client() {
 }
 
 #[test]
+fn an_answer_in_one_piece_or_an_error_is_one_where_a_stream_was_asked_for_too() {
+    let chat = json!({"id": "a1", "model": "m", "choices": [{"index": 0, "finish_reason": "stop",
+        "message": {"role": "assistant", "content": "Yes {\"}\".",
+                    "tool_calls": [{"id": "t", "function": {"name": "look", "arguments": "{}"}}]}}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 2}});
+    let answers = [
+        (Family::OpenaiChat, chat.clone()),
+        (
+            Family::Anthropic,
+            translate_answer(Family::OpenaiChat, Dialect::AnthropicMessages, &chat, 0).unwrap(),
+        ),
+        (
+            Family::OpenaiResponses,
+            translate_answer(Family::OpenaiChat, Dialect::OpenaiResponses, &chat, 0).unwrap(),
+        ),
+    ];
+    for ((family, body), (client, _)) in
+        answers.iter().flat_map(|answer| CLIENTS.map(|client| (answer, client)))
+    {
+        let (relay, out) = relayed(ends(*family, client), body.to_string().as_bytes(), 3);
+
+        assert_same(&gathered(client, &out), &parse(*family, body).unwrap(), &json!([out]));
+        assert_eq!(relay.usage_json(), Some(&body["usage"]), "{family:?} {client:?}");
+        assert!(relay.has_ended() && relay.has_begun() && relay.served_model() == Some("m"));
+        assert!(relay.delivered().deltas > 0);
+    }
+    let error = json!({"error": {"message": "This model's maximum context length is 8192 tokens.",
+                                 "type": "invalid_request_error", "code": "context_length_exceeded"}});
+    for (family, (client, _)) in
+        FAMILIES.into_iter().flat_map(|family| CLIENTS.map(|client| (family, client)))
+    {
+        let (relay, out) = relayed(ends(family, client), error.to_string().as_bytes(), 3);
+
+        let failure = relay.failure().expect("a failure");
+        assert_eq!(failure.kind, providers::classify::FailureKind::ContextLength, "{family:?} {client:?}");
+        assert_eq!((out.as_str(), relay.is_whole()), ("", false));
+    }
+}
+
+#[test]
 fn a_chat_request_becomes_a_messages_request() {
     let chat = json!({
         "model": "smart", "max_tokens": 99, "temperature": 0.2, "seed": 7, "user": "u1", "stop": "END",

@@ -176,6 +176,14 @@ fn failures_are_classified_as_the_providers_document_them() {
         ),
         (
             400,
+            json!({"code": "Client specified an invalid argument",
+                   "error": "This model's maximum prompt length is 131072 but the request contains 136973 tokens."})
+            .to_string(),
+            Kind::ContextLength,
+            Retry::RouteFallbackOnly,
+        ),
+        (
+            400,
             error("invalid_request_error", "content_policy_violation", "no"),
             Kind::ContentPolicy,
             Retry::RouteFallbackOnly,
@@ -210,6 +218,9 @@ fn failures_are_classified_as_the_providers_document_them() {
             assert!(!failure.message.starts_with("the provider answered"), "{nth}: {body}");
         }
     }
+    let too_long =
+        json!({"error": {"code": "context_length_exceeded", "message": "Your input exceeds the window."}});
+    assert_eq!(classify_event(&too_long).kind, Kind::ContextLength);
     let overloaded = json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
     assert_eq!(classify_event(&overloaded).kind, Kind::Overloaded);
     assert_eq!(classify_answer(&overloaded).unwrap().kind, Kind::Overloaded);

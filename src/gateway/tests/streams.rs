@@ -128,3 +128,34 @@ async fn of_two_answers_at_once_both_reach_their_end() {
     assert_eq!(finishes(&text), 2);
     assert!(broken.contains("Two") && broken.contains("upstream_failed"), "{broken}");
 }
+
+#[tokio::test]
+async fn a_server_that_answers_a_stream_in_one_piece_is_understood() {
+    let answer = async |axum::Json(body): axum::Json<Value>| {
+        let too_long =
+            json!({"error": {"message": "This model's maximum context length is 9 tokens.", "code": 400}});
+        let is_long = body["messages"][0]["content"] == "long";
+        let usage = json!({"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10});
+        axum::Json(if is_long { too_long } else { completion(usage) })
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini"], "retries": 0,
+                         "on_context_length": "openai/gpt-4.1-nano"}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+
+    let long = world.post("/v1/chat/completions", asking("/v1/chat/completions", "long")).await;
+    let provider = header(&long, "x-tollgate-provider");
+    long.text().await.expect("text");
+    let (attempts, _) = world.last_settle().await;
+
+    assert_eq!((provider.as_str(), attempts[0].cost), ("openai", Credits::ZERO));
+    assert_eq!(attempts[0].outcome, AttemptOutcome::Refused);
+    for (path, end) in [("/v1/chat/completions", "data: [DONE]"), ("/v1/messages", "message_stop")] {
+        let whole = world.post(path, asking(path, "short")).await;
+        assert_eq!(header(&whole, "content-type"), "text/event-stream");
+        let text = whole.text().await.expect("text");
+        assert!(text.contains("Yes.") && text.contains(end), "{text}");
+        let (attempts, _) = world.last_settle().await;
+        assert_eq!((attempts[0].usage.input_tokens, attempts[0].usage_source), (9, UsageSource::Final));
+    }
+}
