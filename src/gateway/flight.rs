@@ -137,8 +137,8 @@ async fn read_on(flight: Flight, call: Call, mut stopped: oneshot::Receiver<()>)
     let Landed { call, sent, first_part_micros, .. } = landed;
     let family = call.quote.target.upstream.family;
     match sent {
-        Err(Failed { failure, outcome, .. }) => {
-            Read { call, outcome, report: None, shown: Shown::Failure(failure) }
+        Err(Failed { failure, outcome, report, .. }) => {
+            Read { call, outcome, report: report.map(|report| *report), shown: Shown::Failure(failure) }
         }
         Ok(AnswerBody::Whole { json, .. }) => Read {
             call,
