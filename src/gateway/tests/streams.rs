@@ -236,3 +236,40 @@ async fn a_server_that_answers_a_stream_in_one_piece_is_understood() {
         assert_eq!((attempts[0].usage.input_tokens, attempts[0].usage_source), (9, UsageSource::Final));
     }
 }
+
+#[tokio::test]
+async fn a_stream_that_outlasts_its_hold_has_it_extended() {
+    const PARTS: u64 = 6;
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    let go_on = Arc::new(Notify::new());
+    let told = go_on.clone();
+    let answer = async move || {
+        let parts = iter(0..=PARTS).then(move |nth| {
+            let told = told.clone();
+            async move {
+                if nth > 0 {
+                    told.notified().await;
+                }
+                if nth < PARTS { chunk(0, "word ", None) } else { chunk(0, "", Some("stop")) }
+            }
+        });
+        Response::new(axum::body::Body::from_stream(parts.chain(iter([done()]))))
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let world = World::at(clock.clone(), "5", "", kept_streams(), odd).await;
+
+    let mut response = world.post("/v1/chat/completions", asking("/v1/chat/completions", "slowly")).await;
+    let mut text = String::new();
+    while let Some(part) = response.chunk().await.expect("a part") {
+        text.push_str(std::str::from_utf8(&part).expect("text"));
+        clock.advance_seconds(301);
+        go_on.notify_one();
+    }
+
+    assert_eq!((text.matches("word ").count() as u64, text.contains("[DONE]")), (PARTS, true), "{text}");
+    let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
+    let count = |is: fn(&Event) -> bool| stored.iter().filter(|stored| is(&stored.payload.event)).count();
+    assert!(count(|event| matches!(event, Event::ReservationExtended { .. })) >= 2);
+    assert_eq!(count(|event| matches!(event, Event::ReservationExpired { .. })), 0);
+    assert_eq!(count(|event| matches!(event, Event::ReservationSettled { late: false, .. })), 1);
+}
