@@ -325,7 +325,7 @@ impl Dispatch {
     }
 
     fn note_failure(&mut self, place: usize, call: Call, failed: Failed) -> UpstreamFailure {
-        let Failed { failure, outcome, .. } = failed;
+        let Failed { failure, outcome, report, .. } = failed;
         let now = self.state.ledger.clock().now();
         let target = &call.quote.target;
         self.in_flight.retain(|(other, ..)| *other != place);
@@ -345,8 +345,11 @@ impl Dispatch {
         let retry_after_seconds = failure.retry_after_seconds.and_then(|seconds| seconds.try_into().ok());
         self.itinerary.failed(place, Setback { retry: failure.retry, retry_after_seconds }, now);
         self.fallback.get_or_insert_with(|| reason(target, &failure));
-        let is_unknown = outcome == AttemptOutcome::Unknown;
-        let metered = if is_unknown { meter::unknown(&call.quote) } else { meter::refused(&call.quote) };
+        let metered = match (&report, outcome) {
+            (Some(report), _) => meter::meter(&self.request, &call.quote, &self.hold.prices, report),
+            (None, AttemptOutcome::Refused) => meter::refused(&call.quote),
+            (None, _) => meter::unknown(&call.quote),
+        };
         self.hold.record(&call, metered, outcome);
         failure
     }

@@ -149,9 +149,9 @@ async fn read_on(witness: Witness, flight: Flight, call: Call, mut stopped: ones
     let Landed { call, sent, first_part_micros, .. } = landed;
     let family = call.quote.target.upstream.family;
     match sent {
-        Err(Failed { failure, outcome, .. }) => {
+        Err(Failed { failure, outcome, report, .. }) => {
             witness.tells(&call, Shown::Failure(failure));
-            Read { call, outcome, report: None }
+            Read { call, outcome, report: report.map(|report| *report) }
         }
         Ok(AnswerBody::Whole { json, .. }) => {
             witness.tells(&call, Shown::Answer { first_part_micros });

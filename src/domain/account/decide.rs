@@ -129,8 +129,11 @@ pub(super) fn decide(account: &Account, command: OrgCommand, now: Timestamp) -> 
         OrgCommand::SetLimits { limits } => {
             exists(account)?;
             not_closed(account)?;
-            for limit in &limits {
+            for (index, limit) in limits.iter().enumerate() {
                 not_negative(limit.credits_per_request.unwrap_or_default())?;
+                require(limits[..index].iter().all(|other| other.scope != limit.scope), || {
+                    Refusal::DuplicateLimits
+                })?;
                 known_scope(account, &limit.scope)?;
             }
             Ok(vec![Event::LimitsSet { limits }])

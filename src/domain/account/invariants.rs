@@ -284,6 +284,7 @@ fn the_guards_of_an_org_and_its_rules_stand_in_order() {
         OrgCommand::OpenOrg { slug: "acme".into(), time_zone: "UTC".into(), overdraft_limit: credits(-1) };
     let same_name = OrgCommand::CreateProject { project: project(2), name: "project 1".into() };
     let twice_set = [twice.clone(), budget(BudgetScope::Org, BudgetWindow::Day, credits(1)), twice.clone()];
+    let limited_twice = request_limits([BudgetScope::Org, nowhere.clone(), nowhere.clone()], credits(1));
     let mut known = with([create_project(9)]);
 
     let key_of = |n, of| OrgCommand::CreateKey {
@@ -330,6 +331,8 @@ fn the_guards_of_an_org_and_its_rules_stand_in_order() {
         (active(), budgets(std::slice::from_ref(&twice)), Refusal::UnknownProject),
         (active(), budgets(&[of_key]), Refusal::UnknownKey),
         (active(), request_limit(nowhere.clone(), credits(-1)), Refusal::AmountNegative),
+        (known.clone(), limited_twice.clone(), Refusal::DuplicateLimits),
+        (active(), limited_twice, Refusal::UnknownProject),
         (active(), request_limit(nowhere, credits(1)), Refusal::UnknownProject),
     ]);
     known.does(START, budgets(&[twice]));

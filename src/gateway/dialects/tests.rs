@@ -136,13 +136,13 @@ fn every_recorded_answer_survives_translation() {
 
             let heard = parse(client.into(), &translated(upstream, client, body).unwrap()).unwrap();
 
-            assert_same(client, &heard, &said, &exchange["id"]);
+            assert_same(&heard, &said, &exchange["id"]);
         }
     }
 }
 
 /// What a client of the dialect should have heard.
-fn assert_same(client: Dialect, heard: &Answer, said: &Answer, id: &Value) {
+fn assert_same(heard: &Answer, said: &Answer, id: &Value) {
     let json = |calls: &[ToolCall]| -> Vec<(String, String, Value)> {
         let arguments = |call: &ToolCall| match call.arguments.as_str() {
             "" => json!({}),
@@ -154,10 +154,8 @@ fn assert_same(client: Dialect, heard: &Answer, said: &Answer, id: &Value) {
     assert_eq!(heard.thinking, said.thinking, "{id}");
     assert_eq!(json(&heard.tool_calls), json(&said.tool_calls), "{id}");
     let finish = match said.finish {
-        // Responses don't say so apart: calls are there, or are not.
-        FinishReason::Stop if client == Dialect::OpenaiResponses && !said.tool_calls.is_empty() => {
-            FinishReason::ToolCalls
-        }
+        // Only Anthropic says apart that an answer with calls in it goes no further.
+        FinishReason::Stop if !said.tool_calls.is_empty() => FinishReason::ToolCalls,
         finish => finish,
     };
     assert_eq!(heard.finish, finish, "{id}");
@@ -254,7 +252,7 @@ fn every_recorded_stream_survives_translation_however_it_is_split() {
             }
             assert!(relay.is_whole(), "{}", exchange["id"]);
             assert_eq!(relay.usage_json().is_some(), exchange["usage_raw"].is_object(), "{}", exchange["id"]);
-            assert_same(client, &gathered(client, &translated), &said, &exchange["id"]);
+            assert_same(&gathered(client, &translated), &said, &exchange["id"]);
             streams += 1;
         }
         println!("{upstream:?} for {client:?}: {streams} streams");
@@ -361,6 +359,202 @@ fn tool_calls_that_arrive_mixed_come_out_one_after_the_other() {
     let calls: Vec<_> = answer.tool_calls.iter().map(|call| (&*call.id, &*call.arguments)).collect();
     assert_eq!(calls, [("a", "{\"x\":1}"), ("b", "{}")]);
     assert!(out.ends_with("data: {\"type\":\"message_stop\"}\n\n"));
+}
+
+#[test]
+fn streamed_calls_are_told_apart_however_their_server_counts_them() {
+    let call = |index: Value, id: Value, name: Value, arguments: &str| json!({"index": index, "id": id, "function": {"name": name, "arguments": arguments}});
+    let none = Value::Null;
+    let paris = ("weather", "{\"city\":\"Paris\"}");
+    let time = ("time", "{\"zone\":\"CET\"}");
+    let rome = ("weather", "{\"city\":\"Rome\"}");
+    let whole =
+        |index: Value, id: Value, (name, arguments): (&str, &str)| call(index, id, name.into(), arguments);
+    let begins = |index: u64, id: Value, name: Value| call(index.into(), id, name, "{\"city\":");
+    for (claim, chunks, calls) in [
+        (
+            "as OpenAI",
+            vec![
+                vec![begins(0, "a".into(), "weather".into())],
+                vec![call(0.into(), none.clone(), none.clone(), "\"Paris\"}")],
+                vec![whole(1.into(), "b".into(), time)],
+            ],
+            vec![("a", paris), ("b", time)],
+        ),
+        (
+            "the id and the name in every chunk",
+            vec![
+                vec![begins(0, "a".into(), "weather".into())],
+                vec![call(0.into(), "a".into(), "weather".into(), "\"Paris\"}")],
+            ],
+            vec![("a", paris)],
+        ),
+        (
+            "a new id in every chunk, without the name",
+            vec![
+                vec![begins(0, "a".into(), "weather".into())],
+                vec![call(0.into(), "z".into(), none.clone(), "\"Paris\"}")],
+            ],
+            vec![("a", paris)],
+        ),
+        (
+            "one index for all, mixed",
+            vec![
+                vec![begins(0, "a".into(), "weather".into())],
+                vec![whole(0.into(), "b".into(), time)],
+                vec![call(0.into(), "a".into(), none.clone(), "\"Paris\"}")],
+                vec![whole(0.into(), "c".into(), rome)],
+            ],
+            vec![("a", paris), ("b", time), ("c", rome)],
+        ),
+        (
+            "one index for all, the rest without an id",
+            vec![
+                vec![whole(0.into(), "a".into(), time)],
+                vec![begins(0, "b".into(), "weather".into())],
+                vec![call(0.into(), none.clone(), none.clone(), "\"Paris\"}")],
+            ],
+            vec![("a", time), ("b", paris)],
+        ),
+        (
+            "no index",
+            vec![vec![whole(none.clone(), "a".into(), paris)], vec![whole(none.clone(), "b".into(), time)]],
+            vec![("a", paris), ("b", time)],
+        ),
+        (
+            "no index, in one chunk",
+            vec![vec![whole(none.clone(), "a".into(), paris), whole(none.clone(), "b".into(), time)]],
+            vec![("a", paris), ("b", time)],
+        ),
+        (
+            "no id, the name in every chunk",
+            vec![
+                vec![begins(0, none.clone(), "weather".into())],
+                vec![call(0.into(), none.clone(), "weather".into(), "\"Paris\"}")],
+                vec![call(0.into(), none.clone(), "weather".into(), "\n")],
+            ],
+            vec![("call_c1_0", ("weather", "{\"city\":\"Paris\"}\n"))],
+        ),
+        (
+            "no id, empty ones, one index for all",
+            vec![
+                vec![whole(0.into(), none.clone(), paris)],
+                vec![whole(0.into(), "".into(), rome)],
+                vec![whole(0.into(), none.clone(), time)],
+            ],
+            vec![("call_c1_0", paris), ("call_c1_1", rome), ("call_c1_2", time)],
+        ),
+        (
+            "neither id nor name",
+            vec![
+                vec![call(0.into(), none.clone(), none.clone(), "{}")],
+                vec![whole(1.into(), "b".into(), time)],
+            ],
+            vec![("b", time)],
+        ),
+        (
+            "arguments that are parsed",
+            vec![vec![json!({"id": "a", "function": {"name": "time", "arguments": {"zone": "CET"}}})]],
+            vec![("a", time)],
+        ),
+    ] {
+        let frame = |delta: Value, finish: Value| {
+            let choice = json!({"index": 0, "delta": delta, "finish_reason": finish});
+            format!("data: {}\n\n", json!({"id": "c1", "model": "m", "choices": [choice]}))
+        };
+        let mut stream: String =
+            chunks.iter().map(|calls| frame(json!({ "tool_calls": calls }), Value::Null)).collect();
+        stream.push_str(&frame(json!({}), "stop".into()));
+        for client in [Dialect::AnthropicMessages, Dialect::OpenaiResponses] {
+            let (_, out) = relayed(ends(Dialect::OpenaiChat, client), stream.as_bytes(), 3);
+
+            let answer = gathered(client, &out);
+            let heard = answer.tool_calls.iter().map(|call| (&*call.id, (&*call.name, &*call.arguments)));
+            assert_eq!(heard.collect::<Vec<_>>(), calls, "{claim}, {client:?}: {out}");
+            assert_eq!(answer.finish, FinishReason::ToolCalls, "{claim}, {client:?}");
+        }
+    }
+}
+
+#[test]
+fn a_forced_call_ends_as_a_call_and_two_without_ids_have_two() {
+    let call = json!({"type": "function", "function": {"name": "look", "arguments": "{}"}});
+    let message = json!({"role": "assistant", "content": null, "tool_calls": [call, call]});
+    let body = json!({"id": "c1", "model": "m", "choices": [{"message": message, "finish_reason": "stop"}]});
+
+    let heard = translated(Family::OpenaiChat, Dialect::AnthropicMessages, &body).unwrap();
+
+    assert_eq!(heard["stop_reason"], "tool_use");
+    assert_eq!(
+        (&heard["content"][0]["id"], &heard["content"][1]["id"]),
+        (&json!("call_c1_0"), &json!("call_c1_1"))
+    );
+}
+
+#[test]
+fn an_answer_begins_with_the_chunk_that_names_it() {
+    let stream = [
+        json!({"id": "", "model": "", "choices": [], "prompt_filter_results": [{"prompt_index": 0}]}),
+        json!({"id": "c1", "model": "gpt-4o", "choices": [{"index": 0, "delta": {"content": "Yes."}}]}),
+        json!({"id": "c1", "model": "gpt-4o", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}),
+    ]
+    .map(|chunk| format!("data: {chunk}\n\n"))
+    .concat();
+    for client in [Dialect::AnthropicMessages, Dialect::OpenaiResponses] {
+        let (_, out) = relayed(ends(Dialect::OpenaiChat, client), stream.as_bytes(), 3);
+
+        let answer = gathered(client, &out);
+        assert!(answer.id.ends_with("c1"), "{out}");
+        assert_eq!((&*answer.model, &*answer.text), ("gpt-4o", "Yes."), "{out}");
+    }
+}
+
+#[test]
+fn reasoning_beside_the_completion_is_output_for_every_client() {
+    for (completion, reasoning, total, output) in [(5, 100, 115, 105), (50, 20, 60, 50), (9, 61, 19, 70)] {
+        let usage = json!({"prompt_tokens": 10, "completion_tokens": completion, "total_tokens": total,
+                           "completion_tokens_details": {"reasoning_tokens": reasoning}});
+        let body = json!({"id": "c", "model": "grok", "usage": usage,
+                          "choices": [{"message": {"content": "Yes."}, "finish_reason": "stop"}]});
+
+        let heard = translated(Family::OpenaiChat, Dialect::AnthropicMessages, &body).unwrap();
+
+        assert_eq!(heard["usage"]["output_tokens"], output, "{usage}");
+    }
+}
+
+#[test]
+fn an_answer_in_one_piece_or_an_error_is_one_where_a_stream_was_asked_for_too() {
+    let chat = json!({"id": "a1", "model": "m", "choices": [{"index": 0, "finish_reason": "stop",
+        "message": {"role": "assistant", "content": "Yes {\"}\".",
+                    "tool_calls": [{"id": "t", "function": {"name": "look", "arguments": "{}"}}]}}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 2}});
+    let answers = [
+        (Family::OpenaiChat, chat.clone()),
+        (Family::Anthropic, translated(Family::OpenaiChat, Dialect::AnthropicMessages, &chat).unwrap()),
+        (Family::OpenaiResponses, translated(Family::OpenaiChat, Dialect::OpenaiResponses, &chat).unwrap()),
+    ];
+    for ((family, body), (client, _)) in
+        answers.iter().flat_map(|answer| CLIENTS.map(|client| (answer, client)))
+    {
+        let (relay, out) = relayed(ends(*family, client), body.to_string().as_bytes(), 3);
+
+        assert_same(&gathered(client, &out), &parse(*family, body).unwrap(), &json!([out]));
+        assert_eq!(relay.usage_json(), Some(&body["usage"]), "{family:?} {client:?}");
+        assert!(relay.has_ended() && relay.has_begun() && relay.served_model() == Some("m"));
+        assert!(relay.delivered().deltas > 0);
+    }
+    let error = json!({"error": {"message": "This model's maximum context length is 8192 tokens.",
+                                 "type": "invalid_request_error", "code": "context_length_exceeded"}});
+    for (family, (client, _)) in
+        FAMILIES.into_iter().flat_map(|family| CLIENTS.map(|client| (family, client)))
+    {
+        let (relay, out) = relayed(ends(family, client), error.to_string().as_bytes(), 3);
+
+        let failure = relay.failure().expect("a failure");
+        assert_eq!(failure.kind, providers::classify::FailureKind::ContextLength, "{family:?} {client:?}");
+        assert_eq!((out.as_str(), relay.is_whole()), ("", false));
+    }
 }
 
 #[test]
