@@ -322,5 +322,13 @@ pub struct Profile {
 #[async_trait]
 pub trait Profiles: Send + Sync {
     async fn put_profile(&self, shard: i32, subject_id: &str, profile: &Profile) -> Result<(), StoreError>;
+    /// Leaves what is there as it is.
+    async fn put_profile_if_absent(
+        &self,
+        shard: i32,
+        subject_id: &str,
+        profile: &Profile,
+    ) -> Result<(), StoreError>;
+    async fn remove_profile(&self, shard: i32, subject_id: &str) -> Result<(), StoreError>;
     async fn profile(&self, shard: i32, subject_id: &str) -> Result<Option<Profile>, StoreError>;
 }
