@@ -22,7 +22,7 @@ const PAGE: i64 = 2_000;
 const PROBES: i64 = 16;
 /// Raised whenever the serialised form of an account or of the system changes, or what an event folds to: older snapshots
 /// are then not read.
-pub(super) const SNAPSHOT_FORMAT: i32 = 4;
+pub(super) const SNAPSHOT_FORMAT: i32 = 5;
 
 /// Reads a shard.
 #[derive(Clone)]
