@@ -538,6 +538,10 @@ macro_rules! projections {
                 Ok(())
             }
 
+            async fn close(&self) -> Result<(), StoreError> {
+                self.write_back().await
+            }
+
             async fn key_filter(&self, shard: i32) -> Result<Option<(i64, Vec<u8>)>, StoreError> {
                 let row = answered(
                     sqlx::query("select position, state from key_filters where shard = $1")

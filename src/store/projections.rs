@@ -140,4 +140,7 @@ pub trait Projections: Send + Sync {
     async fn put_key_filter(&self, shard: i32, position: i64, state: &[u8]) -> Result<(), StoreError>;
 
     async fn key_filter(&self, shard: i32) -> Result<Option<(i64, Vec<u8>)>, StoreError>;
+
+    /// As [`EventLog::close`](crate::store::EventLog::close).
+    async fn close(&self) -> Result<(), StoreError>;
 }
