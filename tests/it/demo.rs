@@ -49,3 +49,24 @@ fn an_interrupt_within_the_replay_ends_it_and_leaves_no_directory() {
     assert!(!status.success(), "the books were not checked");
     assert!(is_empty(temporary.path()));
 }
+
+#[test]
+fn the_replay_is_shown_to_its_end_and_the_books_balance() {
+    let temporary = tempfile::tempdir().unwrap();
+
+    let shown = demo(temporary.path(), "127.0.0.1:0").arg("--once").output().unwrap();
+
+    let said = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.status.success(), "{shown:?}");
+    for part in [
+        "Replayed: ",
+        "\nacme\n",
+        "\ncorner-shop\n",
+        "  = available ",
+        "refused for want of credits",
+        "\nThe books balance to the nanocredit.\n",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
+    assert!(is_empty(temporary.path()));
+}
