@@ -281,8 +281,9 @@ pub struct NewRefund {
     reference: String,
 }
 
-/// Takes unspent credits of a lot back and says what is owed for them. A `reference` refunds once in its org: the same
-/// again, under whatever key, gets the first answer, and anything else a 409.
+/// Takes unspent credits of a lot back and says what is owed for them.
+///
+/// A `reference` refunds once in its org: the same again, under whatever key, gets the first answer, and anything else a 409.
 #[utoipa::path(post, path = "/api/v1/orgs/{org}/refunds", tag = "money",
     params(("org", description = "Its slug or id."), IdempotencyKey),
     request_body(content = NewRefund,

@@ -190,8 +190,8 @@ pub enum StoreError {
     #[error("{0} holds no ledger: it is empty, cut short or something else; nothing was changed")]
     NoLedger(String),
     #[error(
-        "{0} is gone, empty or cut short, and what stands beside it (-wal, -views) was written for the ledger that it \
-         held: put that back from a backup, or move those files away where a new ledger is to begin"
+        "{0} is gone or empty, and what stands beside it (-wal, -views) was written for the ledger that it held: put that \
+         back from a backup, or move those files away where a new ledger is to begin"
     )]
     LogGone(String),
     #[error("the disk is full: free some space; nothing acknowledged is lost and writing resumes by itself")]

@@ -375,10 +375,10 @@ async fn i12_a_slug_for_which_many_ask_at_once_is_given_to_one() {
         let given: Vec<usize> = (0..8).filter(|who| answers[*who].0 == StatusCode::CREATED).collect();
         assert_eq!(given.len(), 1, "round {round}: {answers:?}");
         assert_eq!(answers[given[0]].1, shown);
-        for who in 0..8 {
+        for (who, answer) in answers.iter().enumerate() {
             // Whoever was refused is refused again, and the first answer is given again.
             let again = keyed(&operator, "/api/v1/orgs", who, asked(who)).await;
-            assert_eq!(again.0, answers[who].0, "round {round}: {again:?}");
+            assert_eq!(again.0, answer.0, "round {round}: {again:?}");
         }
         // The same wish joins, whenever it comes.
         let joined =

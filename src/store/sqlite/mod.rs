@@ -485,14 +485,16 @@ fn locked(file: File, taken: Result<(), TryLockError>, path: &Path) -> Result<Fi
     }
 }
 
-/// Refuses to begin a log where there was one: its file is gone, empty or cut short, and what stands beside it was
-/// written for it.
+/// Refuses to begin a log where there was one: in a file that is cut short, or where that is gone or empty and what
+/// stands beside it was written for it.
 async fn not_gone(path: &Path) -> Result<(), StoreError> {
     if files::has_a_page(path) {
         return Ok(());
     }
-    let is_cut = files::length(path) > 0 || files::length(&files::beside(path, "-wal")) > 0;
-    if is_cut || views::have_folded(path).await {
+    if files::length(path) > 0 {
+        return Err(StoreError::Corrupt("the file is cut short or no database".into()));
+    }
+    if files::length(&files::beside(path, "-wal")) > 0 || views::have_folded(path).await {
         return Err(StoreError::LogGone(path.display().to_string()));
     }
     Ok(())
