@@ -143,7 +143,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
 }
 
 /// The next start reads what is left in the write-ahead logs.
-async fn close(ledger: &Ledger) {
+pub(crate) async fn close(ledger: &Ledger) {
     if let Err(error) = ledger.close().await {
         tracing::warn!(%error, "the database's file alone is not the whole of it: keep what stands beside it");
     }
