@@ -68,6 +68,25 @@ macro_rules! profiles {
                 self.write_rows(put).await
             }
 
+            async fn put_profile_if_absent(
+                &self,
+                shard: i32,
+                subject_id: &str,
+                profile: &Profile,
+            ) -> Result<(), StoreError> {
+                let put = sqlx::query(
+                    "insert into profiles (shard, subject_id, name, email) values ($1, $2, $3, $4) \
+                     on conflict (shard, subject_id) do nothing",
+                );
+                let put = put.bind(shard).bind(subject_id).bind(&profile.name).bind(profile.email.as_deref());
+                self.write_rows(put).await
+            }
+
+            async fn remove_profile(&self, shard: i32, subject_id: &str) -> Result<(), StoreError> {
+                let remove = sqlx::query("delete from profiles where shard = $1 and subject_id = $2");
+                self.write_rows(remove.bind(shard).bind(subject_id)).await
+            }
+
             async fn profile(&self, shard: i32, subject_id: &str) -> Result<Option<Profile>, StoreError> {
                 let found = sqlx::query("select name, email from profiles where shard = $1 and subject_id = $2");
                 let rows = self.read_rows(found.bind(shard).bind(subject_id)).await?;
@@ -596,6 +615,10 @@ macro_rules! projections {
                 );
                 let bits = bits.bind(shard).bind(series).bind(layer);
                 answered(bits.fetch_optional(&self.readers)).await
+            }
+
+            async fn close(&self) -> Result<(), StoreError> {
+                self.write_back().await
             }
         }
 

@@ -172,4 +172,7 @@ pub trait Projections: Send + Sync {
         series: Uuid,
         layer: i64,
     ) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// As [`EventLog::close`](crate::store::EventLog::close).
+    async fn close(&self) -> Result<(), StoreError>;
 }

@@ -372,6 +372,7 @@ fn adjust(account: &Account, credits: Credits, reason: String, lot: LotId, now: 
 fn refund(account: &Account, lot: LotId, credits: Credits, reference: String) -> Decision {
     exists(account)?;
     amount(credits)?;
+    require(!account.refunds.contains_key(&reference), || Refusal::NameTaken(reference.clone()))?;
     let lot = account.lots.get(&lot).ok_or(Refusal::UnknownLot)?;
     // An overdraft is a loan: it is not paid out.
     let owned = account.balance().available.saturating_sub(account.totals.overdraft_limit);

@@ -232,6 +232,11 @@ fn the_guards_of_credits_stand_in_order() {
     let (huge, negative) = (credits(2_000_000_000), Credits::from_nanos(-1));
     let full = || with((10..14).map(|n| grant(n, Credits::COMMAND_MAX)));
     let no_room = Refusal::AmountTooLarge { max: Credits::ZERO };
+    let refunded = || {
+        let mut account = guarded();
+        account.does(START, refund(1, credits(1)));
+        account
+    };
     // What a claim that is finished again runs: its lot is there, whatever has become of the org since.
     let closed_with_lot = with([grant(1, credits(10)), OrgCommand::CloseOrg]);
 
@@ -255,6 +260,7 @@ fn the_guards_of_credits_stand_in_order() {
         ),
         (unknown(), refund(9, Credits::ZERO), Refusal::UnknownOrg),
         (guarded(), refund(9, Credits::ZERO), Refusal::AmountNotPositive),
+        (refunded(), refund(9, credits(10)), Refusal::NameTaken("REF-1".into())),
         (guarded(), refund(9, credits(10)), Refusal::UnknownLot),
         (
             guarded(),
@@ -466,10 +472,10 @@ fn i8_refunds_of_a_lot_give_its_tax_back_to_the_cent() {
             decimals: 2,
         },
     };
-    let refund = |amount| OrgCommand::Refund { lot: lot(1), credits: amount, reference: "REF-1".into() };
+    let refund = |n| OrgCommand::Refund { lot: lot(1), credits: credits(1), reference: format!("REF-{n}") };
     let mut account = with([taxed]);
 
-    let taxes = [1, 1, 1].map(|amount| match last(&account.does(START, refund(credits(amount)))) {
+    let taxes = [1, 2, 3].map(|n| match last(&account.does(START, refund(n))) {
         Event::CreditsRefunded { tax_minor, .. } => *tax_minor,
         other => panic!("{other:?}"),
     });
