@@ -10,6 +10,7 @@ mod extract;
 mod funds;
 mod health;
 mod internal;
+mod json;
 mod keys;
 mod lots;
 mod orgs;

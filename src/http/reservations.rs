@@ -165,6 +165,7 @@ pub struct Cost {
     provider: Option<String>,
     model: Option<String>,
     usage: Option<Usage>,
+    /// Of that call; beside `usage` alone.
     provider_request_id: Option<String>,
 }
 
@@ -305,13 +306,18 @@ pub async fn reserve(
     // Whose hold it is stands in the key, not in the body.
     let idempotency = Some(idempotency.of_project(actor.project));
     let submission = Submission { org, command, by: actor.key.into(), idempotency };
-    let outcome = api.ledger.submit(submission).await.map_err(|error| match (error, &planned) {
-        (LedgerError::Refused(refusal), Some(planned)) => {
-            let longest =
-                available(&refusal).and_then(|available| affordable(&system, org, planned, now, available));
-            Problem::from(refusal).with("max_affordable_output_tokens", longest.into())
+    let outcome = api.ledger.submit(submission).await.map_err(|error| {
+        let longest = match (&error, &planned) {
+            (LedgerError::Refused(refusal), Some(planned)) => {
+                available(refusal).map(|available| affordable(&system, org, planned, now, available))
+            }
+            _ => None,
+        };
+        let problem = Problem::from(error);
+        match longest {
+            Some(longest) => problem.with("max_affordable_output_tokens", longest.into()),
+            None => problem,
         }
-        (error, _) => error.into(),
     })?;
     Ok(outcome.recorded().find_map(hold_view).ok_or(Refusal::UnknownReservation)?)
 }
@@ -336,6 +342,10 @@ pub async fn settle_by(
     idempotency: CommandRef,
 ) -> Result<EndView, Problem> {
     let command = match (body.credits, body.provider, body.model, body.usage) {
+        (Some(_), None, None, None) if body.provider_request_id.is_some() => {
+            let detail = "`provider_request_id` names the call of a `usage`; beside `credits` leave it out";
+            return Err(Problem::malformed(detail));
+        }
         (Some(credits), None, None, None) => Settle {
             reservation: id,
             cost: credits,
