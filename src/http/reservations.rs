@@ -47,6 +47,7 @@ pub struct NewReservation {
     project: Option<ProjectId>,
     /// A pseudonym.
     end_user: Option<String>,
+    /// At most 16, of 768 bytes together; no name has a comma.
     #[serde(default)]
     labels: BTreeMap<String, String>,
 }
@@ -136,7 +137,7 @@ pub async fn show(
     Path(reservation): Path<String>,
 ) -> Result<Json<ReservationOut>, Problem> {
     let id = authorised(&api, &actor, &reservation, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
-    Ok(Json(view(&api, id).await?))
+    Ok(Json(reservation_out(id, &show_reservation(&api.ledger, id).await?)))
 }
 
 /// The holds that are open, by id.
@@ -571,11 +572,7 @@ fn available_after(recorded: &Recorded) -> Credits {
     recorded.payload.balance.map(|balance| balance.available).unwrap_or_default()
 }
 
-pub(super) async fn view(api: &ApiState, id: ReservationId) -> Result<ReservationOut, Problem> {
-    Ok(reservation_out(id, &show_reservation(&api.ledger, id).await?))
-}
-
-fn reservation_out(id: ReservationId, seen: &ReservationView) -> ReservationOut {
+pub(super) fn reservation_out(id: ReservationId, seen: &ReservationView) -> ReservationOut {
     ReservationOut {
         id,
         status: seen.status,
