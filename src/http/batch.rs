@@ -16,8 +16,8 @@ use crate::domain::credits::Credits;
 use crate::domain::event::{CommandRef, Role};
 use crate::domain::ids::{ProjectId, ReservationId};
 use crate::domain::usage::Usage;
-use crate::http::json;
 use crate::http::extract::{Body, Commander, fingerprint, idempotency_key, org_for};
+use crate::http::json;
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::reservations::{self, Nothing, OnExpiry, QuoteIn, authorised};
 use crate::http::{ApiState, Problem};
@@ -153,7 +153,8 @@ async fn one(api: &ApiState, actor: &Actor, operation: &Value) -> Result<(Status
             Ok((StatusCode::CREATED, view(held)?))
         }
         "settle" => {
-            let settled = reservations::settle_by(api, actor, id().await?, parse(&body)?, idempotency).await?;
+            let settled =
+                reservations::settle_by(api, actor, id().await?, parse(&body)?, idempotency).await?;
             Ok((StatusCode::OK, view(settled)?))
         }
         "release" => {

@@ -26,7 +26,10 @@ pub fn parse<'de, T: Deserialize<'de>>(value: &'de Value) -> Result<T, Error> {
 /// What in them is not as described.
 pub fn tagged<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     let objects = Vec::<Map<String, Value>>::deserialize(deserializer)?;
-    objects.into_iter().map(|object| T::deserialize(Value::Object(object)).map_err(D::Error::custom)).collect()
+    objects
+        .into_iter()
+        .map(|object| T::deserialize(Value::Object(object)).map_err(D::Error::custom))
+        .collect()
 }
 
 /// Any JSON in whose objects each name stands once.
