@@ -278,7 +278,8 @@ type Body = Result<Bytes, BytesRejection>;
     request_body(content = Object,
         example = json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]})),
     security(("key" = ["org_admin", "inference"])),
-    responses((status = 200, content((Object = "application/json"), (String = "text/event-stream")), description = "As OpenAI answers."),
+    responses((status = 200, description = "As OpenAI answers.",
+            content((Object = "application/json"), (String = "text/event-stream"))),
         OpenaiFailures))]
 async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiChat), headers, body).await
@@ -290,7 +291,8 @@ async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap
     params(RequestHeaders),
     request_body(content = Object, example = json!({"model": "gpt-4o-mini", "input": "Hello"})),
     security(("key" = ["org_admin", "inference"])),
-    responses((status = 200, content((Object = "application/json"), (String = "text/event-stream")), description = "As OpenAI answers."),
+    responses((status = 200, description = "As OpenAI answers.",
+            content((Object = "application/json"), (String = "text/event-stream"))),
         OpenaiFailures))]
 async fn responses(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiResponses), headers, body).await
@@ -302,7 +304,8 @@ async fn responses(AxumState(state): AxumState<State>, headers: HeaderMap, body:
     request_body(content = Object, example = json!({
         "model": "claude-haiku-4-5", "max_tokens": 64, "messages": [{"role": "user", "content": "Hello"}]})),
     security(("key" = ["org_admin", "inference"])),
-    responses((status = 200, content((Object = "application/json"), (String = "text/event-stream")), description = "As Anthropic answers."),
+    responses((status = 200, description = "As Anthropic answers.",
+            content((Object = "application/json"), (String = "text/event-stream"))),
         AnthropicFailures))]
 async fn messages(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::AnthropicMessages), headers, body).await
@@ -315,7 +318,8 @@ async fn messages(AxumState(state): AxumState<State>, headers: HeaderMap, body: 
         "model": "claude-haiku-4-5", "messages": [{"role": "user", "content": "Hello"}]})),
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description = "As Anthropic answers.",
-        headers(("x-tollgate-count" = String, description = "Who counted: `provider`, `tokenizer`, or `bound`, the most that it can be."))),
+            headers(("x-tollgate-count" = String, description =
+                "Who counted: `provider`, `tokenizer`, or `bound`, the most that it can be."))),
         AnthropicFailures))]
 async fn count_tokens(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     let id = RequestId(state.ledger.clock().uuid());

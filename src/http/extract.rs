@@ -89,8 +89,8 @@ pub struct Body<T>(pub T);
 #[allow(dead_code, reason = "the documentation of what `Keyed` reads")]
 pub struct IdempotencyKey {
     /// One key, one effect, in the whole org: a repeat gets the first answer; another body, another name of the org (slug or
-    /// id), or another project's key, under it is a 409. What is refused binds none, nor does what changes nothing, as a purchase that joins an earlier one of
-    /// the same payment. 1 to 255 characters.
+    /// id), or another project's key, under it is a 409. What is refused binds none, nor does what changes nothing, as a
+    /// purchase that joins an earlier one of the same payment. 1 to 255 characters.
     #[param(rename = "Idempotency-Key")]
     idempotency_key: String,
 }

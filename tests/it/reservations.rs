@@ -215,7 +215,10 @@ async fn a_quote_without_a_provider_covers_whoever_serves_the_org() {
     let acme = app.funded("acme", "100").await;
     let operator = app.operator();
     let org = acme.get("/api/v1/orgs/acme").await.expect(StatusCode::OK)["id"].clone();
-    let card = |provider: &str, org: Option<&Value>, rate: &str| json!({ "provider": provider, "model": "mm", "org": org, "rates": { "input": rate, "output": rate } });
+    let card = |provider: &str, org: Option<&Value>, rate: &str| {
+        let rates = json!({ "input": rate, "output": rate });
+        json!({ "provider": provider, "model": "mm", "org": org, "rates": rates })
+    };
     let cards = json!({ "cards": [
         card("alpha", None, "1"), card("beta", Some(&org), "1000"), card("gamma", None, "5000"),
         card("gamma", Some(&org), "2"),
