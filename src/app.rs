@@ -204,7 +204,7 @@ fn router_with(mut api: ApiState, gateway: GatewayState) -> Router {
     api.check_arm = Arc::new(move |experiment, arm| chains.check_arm(experiment, arm));
     let (gateway, described) = gateway::router(gateway);
     let router = http::router(api, described).merge(gateway);
-    router.layer(axum::middleware::from_fn(http::measure))
+    router.layer(axum::middleware::from_fn(http::read_on)).layer(axum::middleware::from_fn(http::measure))
 }
 
 /// Reads the routes again whenever the process gets a SIGHUP. A file with mistakes leaves the old ones in place.

@@ -184,6 +184,10 @@ impl Purpose {
         labels.iter().try_for_each(|(name, value)| {
             text("a label's name", name).and_then(|()| text("a label's value", value))
         })?;
+        // Where names are listed, as in the groups of a report, a comma stands between them.
+        if labels.keys().any(|name| name.contains(',')) {
+            return Err("a label's name has no comma".to_owned());
+        }
         let bytes: usize = labels.iter().map(|(name, value)| name.len() + value.len()).sum();
         if labels.len() > Purpose::LABELS_MAX || bytes > Purpose::LABELS_BYTES_MAX {
             let (count, max) = (Purpose::LABELS_MAX, Purpose::LABELS_BYTES_MAX);

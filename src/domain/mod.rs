@@ -17,7 +17,7 @@ pub mod routing;
 mod splitmix;
 pub mod statistics;
 pub mod system;
-mod text;
+pub mod text;
 pub mod time;
 pub mod usage;
 pub mod views;

@@ -3,6 +3,9 @@
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::header::{Header, HeaderBuilder};
+use utoipa::openapi::path::{Operation, Parameter};
 
 use crate::domain::credits::Credits;
 use crate::gateway::cache::Answer;
@@ -109,6 +112,54 @@ pub fn set_request_id(response: &mut Response, dialect: Dialect, id: &str) {
     put(response.headers_mut(), "x-request-id", id);
     if dialect == Dialect::AnthropicMessages {
         put(response.headers_mut(), "request-id", id);
+    }
+}
+
+/// On an answer that was paid for: its name behind `x-tollgate-`, and what it says.
+const OF_ANSWERS: [(&str, &str); 16] = [
+    ("model", "The model that answered."),
+    ("provider", "The provider that did."),
+    ("route", "The route that was asked for, where one was."),
+    ("cost", "What it cost, in credits; on a stream only the settle knows."),
+    ("balance", "Credits that were available once it was held for."),
+    ("clamp", "The output limit that was set, where it is not the caller's own."),
+    ("fallback", "Why those before in the route did not answer."),
+    (
+        "degraded",
+        "`true` where the route's own targets could not, and one that it names for that case answered.",
+    ),
+    ("warning", "What will change, such as a model that its provider switches off."),
+    ("dropped", "What was asked for and could not be sent on, as a list."),
+    ("cache", "`hit`, `miss`, `bypass` or `stale`, where answers are given again."),
+    ("warm", "Why the request stays where its prompt is cached."),
+    ("trimmed", "How many of the oldest messages were left out."),
+    ("experiment", "As experiment/arm."),
+    ("complexity", "How hard the request was judged to be, and why."),
+    ("unreserved", "`true` on a node that holds and charges nothing: it is for measuring."),
+];
+
+/// The headers of an operation's answers, for the API's description.
+pub fn describe(path: &str, operation: &mut Operation) {
+    let is_key = |one: &RefOr<Parameter>| matches!(one, RefOr::T(one) if one.name == "Idempotency-Key");
+    let is_paid = operation.parameters.iter().flatten().any(is_key);
+    for (status, response) in &mut operation.responses.responses {
+        let RefOr::T(response) = response else { continue };
+        let mut say = |name: &str, about: &str| {
+            let text = HeaderBuilder::from(Header::default()).description(Some(about)).build();
+            response.headers.insert(name.to_owned(), RefOr::T(text));
+        };
+        say("x-request-id", "By which logs and feedback know the request.");
+        if path.starts_with("/v1/messages") {
+            say("request-id", "The same, as Anthropic's SDKs read it.");
+        }
+        match status.as_str() {
+            "200" if is_paid => {
+                OF_ANSWERS.iter().for_each(|(name, about)| say(&format!("x-tollgate-{name}"), about));
+            }
+            "402" => say("x-should-retry", "`false`: money does not come back by itself."),
+            "429" | "503" => say("retry-after", "Seconds to wait for."),
+            _ => {}
+        }
     }
 }
 

@@ -256,6 +256,10 @@ pub fn router(state: GatewayState) -> (Router, OpenApi) {
     // A model's name may have slashes; a description knows no such parameter.
     let paths = std::mem::take(&mut openapi.paths.paths);
     openapi.paths.paths = paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
+    for (path, item) in &mut openapi.paths.paths {
+        let operations = [&mut item.get, &mut item.post];
+        operations.into_iter().flatten().for_each(|operation| headers::describe(path, operation));
+    }
     let router = router
         .route("/v1/{*path}", axum::routing::any(unsupported))
         .method_not_allowed_fallback(unsupported)
@@ -275,9 +279,8 @@ type Body = Result<Bytes, BytesRejection>;
     request_body(content = Object,
         example = json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]})),
     security(("key" = ["org_admin", "inference"])),
-    responses((status = 200, content((Object = "application/json"), (String = "text/event-stream")), description =
-        "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped, -cache, -warm, -trimmed, -experiment, -complexity."),
+    responses((status = 200, description = "As OpenAI answers.",
+            content((Object = "application/json"), (String = "text/event-stream"))),
         OpenaiFailures))]
 async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiChat), headers, body).await
@@ -289,9 +292,8 @@ async fn chat_completions(AxumState(state): AxumState<State>, headers: HeaderMap
     params(RequestHeaders),
     request_body(content = Object, example = json!({"model": "gpt-4o-mini", "input": "Hello"})),
     security(("key" = ["org_admin", "inference"])),
-    responses((status = 200, content((Object = "application/json"), (String = "text/event-stream")), description =
-        "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped, -cache, -warm, -trimmed, -experiment, -complexity."),
+    responses((status = 200, description = "As OpenAI answers.",
+            content((Object = "application/json"), (String = "text/event-stream"))),
         OpenaiFailures))]
 async fn responses(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiResponses), headers, body).await
@@ -303,9 +305,8 @@ async fn responses(AxumState(state): AxumState<State>, headers: HeaderMap, body:
     request_body(content = Object, example = json!({
         "model": "claude-haiku-4-5", "max_tokens": 64, "messages": [{"role": "user", "content": "Hello"}]})),
     security(("key" = ["org_admin", "inference"])),
-    responses((status = 200, content((Object = "application/json"), (String = "text/event-stream")), description =
-        "As Anthropic answers. Headers: request-id, x-tollgate-model, -provider, -route, -cost, -balance, -clamp, -fallback, \
-         -degraded, -warning, -dropped, -cache, -warm, -trimmed, -experiment, -complexity."),
+    responses((status = 200, description = "As Anthropic answers.",
+            content((Object = "application/json"), (String = "text/event-stream"))),
         AnthropicFailures))]
 async fn messages(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Generate(Dialect::AnthropicMessages), headers, body).await
@@ -317,8 +318,9 @@ async fn messages(AxumState(state): AxumState<State>, headers: HeaderMap, body: 
     request_body(content = Object, example = json!({
         "model": "claude-haiku-4-5", "messages": [{"role": "user", "content": "Hello"}]})),
     security(("key" = ["org_admin", "inference"])),
-    responses((status = 200, body = Object, description =
-        "As Anthropic answers. `x-tollgate-count` says whether the provider counted, or it is the bound."),
+    responses((status = 200, body = Object, description = "As Anthropic answers.",
+            headers(("x-tollgate-count" = String, description =
+                "Who counted: `provider`, `tokenizer`, or `bound`, the most that it can be."))),
         AnthropicFailures))]
 async fn count_tokens(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     let id = RequestId(state.ledger.clock().uuid());
@@ -334,9 +336,7 @@ async fn count_tokens(AxumState(state): AxumState<State>, headers: HeaderMap, bo
     params(RequestHeaders),
     request_body(content = Object, example = json!({"model": "text-embedding-3-small", "input": "Hello"})),
     security(("key" = ["org_admin", "inference"])),
-    responses((status = 200, body = Object, description =
-        "As OpenAI answers. Headers: x-request-id, x-tollgate-model, -provider, -route, -cost, -balance, -fallback, \
-         -warning, -dropped, -cache, -experiment."),
+    responses((status = 200, body = Object, description = "As OpenAI answers."),
         OpenaiFailures))]
 async fn embeddings(AxumState(state): AxumState<State>, headers: HeaderMap, body: Body) -> Response {
     handle(state, Endpoint::Embed, headers, body).await

@@ -17,6 +17,7 @@ use crate::domain::event::{CommandRef, Role};
 use crate::domain::ids::{ProjectId, ReservationId};
 use crate::domain::usage::Usage;
 use crate::http::extract::{Body, Commander, fingerprint, idempotency_key, org_for};
+use crate::http::json;
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::reservations::{self, Nothing, OnExpiry, QuoteIn, authorised};
 use crate::http::{ApiState, Problem};
@@ -120,8 +121,7 @@ pub async fn run(
     let in_turn = turns.into_iter().map(|turn| async move {
         let mut done = Vec::with_capacity(turn.len());
         for index in turn {
-            let operation = operations.get(index).cloned().unwrap_or_default();
-            done.push((index, outcome(one(api, actor, operation).await)));
+            done.push((index, outcome(one(api, actor, &operations[index]).await)));
         }
         done
     });
@@ -130,8 +130,8 @@ pub async fn run(
     Ok(Json(Outcomes { outcomes: done.into_iter().map(|(_, outcome)| outcome).collect() }))
 }
 
-async fn one(api: &ApiState, actor: &Actor, operation: Value) -> Result<(StatusCode, Value), Problem> {
-    let Value::Object(mut operation) = operation else {
+async fn one(api: &ApiState, actor: &Actor, operation: &Value) -> Result<(StatusCode, Value), Problem> {
+    let Value::Object(mut operation) = operation.clone() else {
         return Err(Problem::malformed("an operation is an object with `op` and `idempotency_key`"));
     };
     let op = take(&mut operation, "op")?;
@@ -149,22 +149,23 @@ async fn one(api: &ApiState, actor: &Actor, operation: Value) -> Result<(StatusC
     match op.as_str() {
         "reserve" => {
             let org = org_for(api, actor, &named, &[Role::Gateway]).await?;
-            let held = reservations::reserve(api, actor, org, parse(body)?, idempotency).await?;
-            Ok((StatusCode::CREATED, json(held)?))
+            let held = reservations::reserve(api, actor, org, parse(&body)?, idempotency).await?;
+            Ok((StatusCode::CREATED, view(held)?))
         }
         "settle" => {
-            let settled = reservations::settle_by(api, actor, id().await?, parse(body)?, idempotency).await?;
-            Ok((StatusCode::OK, json(settled)?))
+            let settled =
+                reservations::settle_by(api, actor, id().await?, parse(&body)?, idempotency).await?;
+            Ok((StatusCode::OK, view(settled)?))
         }
         "release" => {
-            let Nothing {} = parse(body)?;
+            let Nothing {} = parse(&body)?;
             let released = reservations::release_by(api, actor, id().await?, idempotency).await?;
-            Ok((StatusCode::OK, json(released)?))
+            Ok((StatusCode::OK, view(released)?))
         }
         "extend" => {
             let extended =
-                reservations::extend_by(api, actor, id().await?, parse(body)?, idempotency).await?;
-            Ok((StatusCode::OK, json(extended)?))
+                reservations::extend_by(api, actor, id().await?, parse(&body)?, idempotency).await?;
+            Ok((StatusCode::OK, view(extended)?))
         }
         _ => Err(Problem::malformed("`op` is reserve, settle, release or extend")),
     }
@@ -184,12 +185,12 @@ fn take(operation: &mut Map<String, Value>, field: &str) -> Result<String, Probl
     }
 }
 
-fn parse<T: DeserializeOwned>(body: Value) -> Result<T, Problem> {
-    serde_json::from_value(body)
+fn parse<T: DeserializeOwned>(body: &Value) -> Result<T, Problem> {
+    json::parse(body)
         .map_err(|error| Problem::malformed(format!("the operation is not as expected: {error}")))
 }
 
-fn json(view: impl Serialize) -> Result<Value, Problem> {
-    serde_json::to_value(view)
+fn view(outcome: impl Serialize) -> Result<Value, Problem> {
+    serde_json::to_value(outcome)
         .map_err(|error| Problem::malformed(format!("the outcome can't be shown: {error}")))
 }

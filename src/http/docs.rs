@@ -157,7 +157,13 @@ impl Operation<'_> {
             let schema = content.map_or(&Value::Null, |(_, content)| &content["schema"]);
             let about = answer["description"].as_str().unwrap_or_default();
             let shown = if status.starts_with('2') { fields(openapi, schema) } else { String::new() };
-            let _ = write!(page, "<tr><th scope=\"row\">{status}</th><td>{}{shown}</td></tr>", escape(about));
+            let headers = answer["headers"].as_object().into_iter().flatten().map(header_row);
+            let headers: String = if status.starts_with('2') { headers.collect() } else { String::new() };
+            let _ = write!(
+                page,
+                "<tr><th scope=\"row\">{status}</th><td>{}{shown}</td></tr>{headers}",
+                escape(about)
+            );
         }
         let _ = write!(page, "</table><pre>{}</pre></section>", escape(&self.curl()));
     }
@@ -201,6 +207,11 @@ fn parameter_row(parameter: &Value) -> String {
         text("in"),
         text("description")
     )
+}
+
+fn header_row((name, header): (&String, &Value)) -> String {
+    let about = escape(header["description"].as_str().unwrap_or_default());
+    format!("<tr><th scope=\"row\">{}</th><td>{about}</td></tr>", escape(name))
 }
 
 /// The fields of a schema, those of its parts included.

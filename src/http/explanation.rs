@@ -8,15 +8,17 @@ use utoipa::ToSchema;
 
 use crate::domain::credits::Credits;
 use crate::domain::event::{AttemptOutcome, LotBurn, Role};
+use crate::domain::ids::ReservationId;
 use crate::domain::pricing::cost::{CostBreakdown, CostLine};
 use crate::domain::usage::{Usage, UsageSource};
 use crate::http::extract::Path;
 use crate::http::problem::Problems;
-use crate::http::reservations::{ReservationOut, authorised, view};
+use crate::http::reservations::{ReservationOut, authorised, reservation_out};
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
 use crate::operations::explain::{self, ExplainedAttempt, Explanation};
 use crate::operations::list_events::StoredEvent;
+use crate::operations::show_reservation::{ReservationView, show_reservation};
 
 #[derive(Serialize, ToSchema)]
 pub struct ExplanationView {
@@ -25,7 +27,11 @@ pub struct ExplanationView {
     /// Null before it was settled.
     price_book_version: Option<u64>,
     attempts: Vec<AttemptView>,
+    /// What each lot paid in all; negative for one that repaid debt of this reservation and got it back.
     paid_by: Vec<LotBurn>,
+    /// What is `charged` beyond that: no lot had it then, so that it went on the org's debt. Lots that came later may
+    /// have repaid it since; negative where more was given back against debt than had gone on it.
+    on_debt: Credits,
     events: Vec<TimelineView>,
 }
 
@@ -85,20 +91,21 @@ pub async fn explain(
 ) -> Result<Json<ExplanationView>, Problem> {
     let id = authorised(&api, &actor, &reservation, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
     let explanation = explain::explain(&api.ledger, id).await?;
-    Ok(Json(explanation_view(view(&api, id).await?, explanation)))
+    Ok(Json(explanation_view(id, show_reservation(&api.ledger, id).await?, explanation)))
 }
 
-fn explanation_view(reservation: ReservationOut, explanation: Explanation) -> ExplanationView {
+fn explanation_view(id: ReservationId, seen: ReservationView, explanation: Explanation) -> ExplanationView {
     let event = |event: StoredEvent| TimelineView {
         kind: event.kind,
         version: event.version,
         recorded_at: event.recorded_at.to_rfc3339(),
     };
     ExplanationView {
-        reservation,
+        reservation: reservation_out(id, &seen),
+        on_debt: seen.on_debt(),
         price_book_version: explanation.price_book_version,
         attempts: explanation.attempts.into_iter().map(attempt_view).collect(),
-        paid_by: explanation.paid_by,
+        paid_by: seen.paid_by,
         events: explanation.events.into_iter().map(event).collect(),
     }
 }

@@ -13,6 +13,7 @@ use crate::domain::event::{CommandRef, Role};
 use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
 use crate::http::ApiState;
+use crate::http::json;
 use crate::http::problem::Problem;
 use crate::operations::authenticate::{Actor, authenticate, recognise};
 use crate::operations::find_org::find_org;
@@ -87,9 +88,9 @@ pub struct Body<T>(pub T);
 #[into_params(parameter_in = Header)]
 #[allow(dead_code, reason = "the documentation of what `Keyed` reads")]
 pub struct IdempotencyKey {
-    /// One key, one effect, in the whole org: a repeat gets the first answer; another body, or another project's key, under
-    /// it is a 409. What is refused binds none, nor does what changes nothing, as a purchase that joins an earlier one of
-    /// the same payment. 1 to 255 characters.
+    /// One key, one effect, in the whole org: a repeat gets the first answer; another body, another name of the org (slug or
+    /// id), or another project's key, under it is a 409. What is refused binds none, nor does what changes nothing, as a
+    /// purchase that joins an earlier one of the same payment. 1 to 255 characters.
     #[param(rename = "Idempotency-Key")]
     idempotency_key: String,
 }
@@ -121,8 +122,7 @@ impl<T: DeserializeOwned> FromRequest<ApiState> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, api: &ApiState) -> Result<Body<T>, Problem> {
-        let bytes = body(request, api).await?;
-        parse(&bytes).map(Body)
+        parse(&body(request, api).await?).map(Body)
     }
 }
 
@@ -143,10 +143,10 @@ impl<T: DeserializeOwned> FromRequest<ApiState> for MayBeKeyed<T> {
         let key = request.headers().get("idempotency-key");
         let key = key.map(|key| idempotency_key(key.to_str().unwrap_or_default())).transpose()?;
         let asked = format!("{} {}", request.method(), request.uri().path());
-        let bytes = body(request, api).await?;
-        let parsed = parse(&bytes)?;
-        let fingerprint = fingerprint(&asked, parse(&bytes)?);
-        Ok(MayBeKeyed { body: parsed, idempotency: key.map(|key| CommandRef { key, fingerprint }) })
+        let value = body(request, api).await?;
+        let body = parse(&value)?;
+        let fingerprint = fingerprint(&asked, value);
+        Ok(MayBeKeyed { body, idempotency: key.map(|key| CommandRef { key, fingerprint }) })
     }
 }
 
@@ -167,33 +167,46 @@ pub fn fingerprint(asked: &str, mut body: Value) -> String {
     hex::encode(hasher.finalize())
 }
 
-/// An empty body stands for an empty object.
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    let bytes = if bytes.is_empty() { b"{}" } else { bytes };
-    serde_json::from_slice(bytes)
-        .map_err(|error| Problem::malformed(format!("the body is not as expected: {error}")))
+fn parse<T: DeserializeOwned>(body: &Value) -> Result<T, Problem> {
+    json::parse(body).map_err(unlike)
 }
 
-async fn body(request: Request, api: &ApiState) -> Result<Bytes, Problem> {
-    is_json(request.headers())?;
-    Bytes::from_request(request, api).await.map_err(|rejection| {
+fn unlike(error: serde_json::Error) -> Problem {
+    Problem::malformed(format!("the body is not as expected: {error}"))
+}
+
+/// An empty body stands for an empty object.
+async fn body(request: Request, api: &ApiState) -> Result<Value, Problem> {
+    may_be_json(request.headers())?;
+    let bytes = Bytes::from_request(request, api).await.map_err(|rejection| {
         Problem::new(rejection.status(), "body", "the body can't be read, or is larger than 1 MiB")
-    })
+    })?;
+    json::read(if bytes.is_empty() { b"{}" } else { &bytes }).map_err(unlike)
 }
 
 /// A body may leave its type out, but not name another one.
-fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
+fn may_be_json(headers: &HeaderMap) -> Result<(), Problem> {
     let named = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
-    match named {
-        Some(other) if other.split(';').next().map(str::trim) != Some("application/json") => {
-            Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                "send JSON, as `Content-Type: application/json`",
-            ))
+    named.is_none_or(is_json).then_some(()).ok_or_else(|| {
+        Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "send JSON in UTF-8, as `Content-Type: application/json`",
+        )
+    })
+}
+
+/// Types and the names of parameters are in any case (RFC 9110, 8.3.1); JSON is in UTF-8 alone (RFC 8259, 8.1).
+fn is_json(named: &str) -> bool {
+    let mut parts = named.split(';').map(str::trim);
+    let kind = parts.next().unwrap_or_default();
+    let is_utf8 = |parameter: &str| match parameter.split_once('=') {
+        Some((name, charset)) if name.eq_ignore_ascii_case("charset") => {
+            ["utf-8", "utf8"].iter().any(|utf8| charset.trim_matches('"').eq_ignore_ascii_case(utf8))
         }
-        Some(_) | None => Ok(()),
-    }
+        Some(_) | None => true,
+    };
+    kind.eq_ignore_ascii_case("application/json") && parts.all(is_utf8)
 }
 
 /// The org named in the path, where the actor may act on it in one of these roles. Another org's is not found.

@@ -15,6 +15,7 @@ use crate::domain::credits::Credits;
 use crate::domain::event::{Balance, Event, GrantKind, LotTerms, Payload};
 use crate::domain::ids::{BundleId, LotId, OrgId};
 use crate::domain::system::SystemCommand;
+use crate::domain::text::decimal;
 use crate::http::extract::{
     IdempotencyKey, Keyed, Path, Query, instant, operator, org_for, text, text_if_given,
 };
@@ -380,8 +381,7 @@ fn balance_after(outcome: &Outcome) -> BalanceAfter {
 
 /// Minor units of a decimal amount of money, of a currency with so many decimals.
 fn minor(amount: &str, decimals: u8) -> Result<i64, Problem> {
-    let money = Decimal::from_str_exact(amount).ok().filter(|money| !money.is_sign_negative());
-    let units = money
+    let units = decimal(amount)
         .filter(|money| money.scale() <= decimals.into())
         .and_then(|money| money.checked_mul(Decimal::from(10_u32.checked_pow(decimals.into())?))?.to_i64());
     units.filter(|units| *units <= MONEY_MINOR_MAX).ok_or_else(|| {
@@ -391,4 +391,24 @@ fn minor(amount: &str, decimals: u8) -> Result<i64, Problem> {
             "money of this currency is a decimal string with at most {decimals} decimals, up to {max}, such as \"{example}\""
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::text::tests::NO_NUMBERS;
+
+    #[test]
+    fn money_is_spelled_as_amounts_are_with_the_decimals_of_its_currency() {
+        for amount in NO_NUMBERS.into_iter().chain(["-0", "-1", "1.001", "10000000000.01"]) {
+            assert_eq!(
+                minor(amount, 2).map_err(|problem| problem.status()),
+                Err(StatusCode::BAD_REQUEST),
+                "{amount}"
+            );
+        }
+        for (amount, decimals, units) in [("800.00", 2, 80_000), ("0", 2, 0), ("0.1", 2, 10), ("7", 0, 7)] {
+            assert_eq!(minor(amount, decimals).ok(), Some(units), "{amount}");
+        }
+    }
 }

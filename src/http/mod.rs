@@ -10,6 +10,7 @@ mod extract;
 mod funds;
 mod health;
 mod internal;
+mod json;
 mod keys;
 mod lots;
 mod orgs;
@@ -20,6 +21,7 @@ mod projections;
 mod reports;
 mod reservations;
 mod rules;
+mod unread;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -37,6 +39,7 @@ use crate::operations::run_experiment::ArmCheck;
 pub use health::measure;
 pub use prices::card_as_published;
 pub use problem::Problem;
+pub use unread::read_on;
 
 /// Largest body: a batch of 1,000 commands is well below it.
 const BODY_BYTES_MAX: usize = 1 << 20;

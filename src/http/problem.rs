@@ -50,7 +50,7 @@ pub struct ProblemBody {
     reservation_status: Option<ReservationStatus>,
     /// The key that the first request made, on a `key_made_before`.
     key: Option<KeyId>,
-    /// The longest output that is affordable, on a 402 to a quote.
+    /// The longest output that is affordable, on a 402 to a quote; null where its input alone is not.
     max_affordable_output_tokens: Option<u64>,
 }
 

@@ -47,6 +47,7 @@ pub struct NewReservation {
     project: Option<ProjectId>,
     /// A pseudonym.
     end_user: Option<String>,
+    /// At most 16, of 768 bytes together; no name has a comma.
     #[serde(default)]
     labels: BTreeMap<String, String>,
 }
@@ -136,7 +137,7 @@ pub async fn show(
     Path(reservation): Path<String>,
 ) -> Result<Json<ReservationOut>, Problem> {
     let id = authorised(&api, &actor, &reservation, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
-    Ok(Json(view(&api, id).await?))
+    Ok(Json(reservation_out(id, &show_reservation(&api.ledger, id).await?)))
 }
 
 /// The holds that are open, by id.
@@ -165,6 +166,7 @@ pub struct Cost {
     provider: Option<String>,
     model: Option<String>,
     usage: Option<Usage>,
+    /// Of that call; beside `usage` alone.
     provider_request_id: Option<String>,
 }
 
@@ -305,13 +307,18 @@ pub async fn reserve(
     // Whose hold it is stands in the key, not in the body.
     let idempotency = Some(idempotency.of_project(actor.project));
     let submission = Submission { org, command, by: actor.key.into(), idempotency };
-    let outcome = api.ledger.submit(submission).await.map_err(|error| match (error, &planned) {
-        (LedgerError::Refused(refusal), Some(planned)) => {
-            let longest =
-                refusal.available().and_then(|available| affordable(&system, org, planned, now, available));
-            Problem::from(refusal).with("max_affordable_output_tokens", longest.into())
+    let outcome = api.ledger.submit(submission).await.map_err(|error| {
+        let longest = match (&error, &planned) {
+            (LedgerError::Refused(refusal), Some(planned)) => {
+                refusal.available().map(|available| affordable(&system, org, planned, now, available))
+            }
+            _ => None,
+        };
+        let problem = Problem::from(error);
+        match longest {
+            Some(longest) => problem.with("max_affordable_output_tokens", longest.into()),
+            None => problem,
         }
-        (error, _) => error.into(),
     })?;
     Ok(outcome.recorded().find_map(hold_view).ok_or(Refusal::UnknownReservation)?)
 }
@@ -336,6 +343,10 @@ pub async fn settle_by(
     idempotency: CommandRef,
 ) -> Result<EndView, Problem> {
     let command = match (body.credits, body.provider, body.model, body.usage) {
+        (Some(_), None, None, None) if body.provider_request_id.is_some() => {
+            let detail = "`provider_request_id` names the call of a `usage`; beside `credits` leave it out";
+            return Err(Problem::malformed(detail));
+        }
         (Some(credits), None, None, None) => Settle {
             reservation: id,
             cost: credits,
@@ -566,11 +577,7 @@ fn available_after(recorded: &Recorded) -> Credits {
     recorded.payload.balance.map(|balance| balance.available).unwrap_or_default()
 }
 
-pub(super) async fn view(api: &ApiState, id: ReservationId) -> Result<ReservationOut, Problem> {
-    Ok(reservation_out(id, &show_reservation(&api.ledger, id).await?))
-}
-
-fn reservation_out(id: ReservationId, seen: &ReservationView) -> ReservationOut {
+pub(super) fn reservation_out(id: ReservationId, seen: &ReservationView) -> ReservationOut {
     ReservationOut {
         id,
         status: seen.status,

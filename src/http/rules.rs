@@ -13,6 +13,7 @@ use crate::domain::credits::Credits;
 use crate::domain::event::Role;
 use crate::domain::ids::{KeyId, ProjectId};
 use crate::http::extract::{Body, Path, org_for, text_if_given};
+use crate::http::json;
 use crate::http::orgs::run;
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
@@ -160,6 +161,7 @@ pub async fn limits(
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AlertRules {
+    #[serde(deserialize_with = "json::tagged")]
     rules: Vec<AlertRule>,
 }
 

@@ -1,7 +1,7 @@
-//! Explains a reservation: what each call consumed, at which rates, who paid, and whether it adds up (I9).
+//! Explains a reservation: what each call consumed, at which rates, and whether it adds up (I9).
 
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::{Attempt, Event, LotBurn};
+use crate::domain::event::{Attempt, Event};
 use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::pricing::Terms;
 use crate::domain::pricing::cost::{CostBreakdown, break_down};
@@ -15,8 +15,6 @@ pub struct Explanation {
     /// Every event of the reservation, oldest first.
     pub events: Vec<StoredEvent>,
     pub attempts: Vec<ExplainedAttempt>,
-    /// The lots that paid, in the order in which they did.
-    pub paid_by: Vec<LotBurn>,
     /// None before it was settled.
     pub price_book_version: Option<u64>,
 }
@@ -43,22 +41,14 @@ pub async fn explain(ledger: &Ledger, id: ReservationId) -> Result<Explanation, 
         return Err(Refusal::UnknownReservation.into());
     }
     let system = ledger.system();
-    let mut explanation =
-        Explanation { events: vec![], attempts: vec![], paid_by: vec![], price_book_version: None };
+    let mut explanation = Explanation { events: vec![], attempts: vec![], price_book_version: None };
     for event in &events {
-        match &event.payload.event {
-            Event::ReservationSettled { attempts, burned, price_book_version, .. } => {
-                explanation.price_book_version = Some(*price_book_version);
-                explanation.paid_by.extend_from_slice(burned);
-                let explained = attempts.iter().map(|attempt| {
-                    let breakdown = recompute(&system, id.org, *price_book_version, attempt);
-                    ExplainedAttempt { attempt: attempt.clone(), breakdown }
-                });
-                explanation.attempts.extend(explained);
-            }
-            Event::ReservationExpired { burned, .. } => explanation.paid_by.extend_from_slice(burned),
-            // No other event of a reservation charges.
-            _ => {}
+        if let Event::ReservationSettled { attempts, price_book_version, .. } = &event.payload.event {
+            explanation.price_book_version = Some(*price_book_version);
+            explanation.attempts.extend(attempts.iter().map(|attempt| {
+                let breakdown = recompute(&system, id.org, *price_book_version, attempt);
+                ExplainedAttempt { attempt: attempt.clone(), breakdown }
+            }));
         }
     }
     explanation.events = events;

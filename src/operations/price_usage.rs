@@ -70,7 +70,8 @@ pub fn quote(system: &System, org: OrgId, planned: &Planned, at: Timestamp) -> O
     bounds.into_iter().max()
 }
 
-/// The longest output of a planned request that `available` covers at every provider.
+/// The longest output of a planned request that `available` covers at every provider. None where it does not cover the
+/// input alone.
 pub fn affordable(
     system: &System,
     org: OrgId,
@@ -81,7 +82,7 @@ pub fn affordable(
     let terms = terms(system, system.prices.version(), org, at);
     let longest = cards(system, org, planned, at).map(|card| {
         let affordable = affordable_output(card, &terms, &demand(planned), available.or_zero()).ok()?;
-        Some(affordable.unwrap_or(0).min(card.output_tokens_max.unwrap_or(u64::MAX)))
+        Some(affordable?.min(card.output_tokens_max.unwrap_or(u64::MAX)))
     });
     let longest: Vec<u64> = longest.collect::<Option<_>>()?;
     longest.into_iter().min()
@@ -96,7 +97,7 @@ fn cards<'a>(
     let version = system.prices.version();
     let providers = match &planned.provider {
         Some(provider) => vec![provider.as_str()],
-        None => system.prices.providers_of(&planned.model, at),
+        None => system.prices.providers_of(org, &planned.model, at),
     };
     providers.into_iter().filter_map(move |provider| {
         system.prices.card(version, org, provider, &planned.model, at).map(Arc::as_ref)

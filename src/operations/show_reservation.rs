@@ -4,6 +4,7 @@ use crate::domain::account::command::ReservationStatus;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::account::{Account, Ended, Hold};
 use crate::domain::credits::Credits;
+use crate::domain::event::LotBurn;
 use crate::domain::ids::{ProjectId, ReservationId};
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::{reservation_entry, reservation_of};
@@ -20,6 +21,15 @@ pub struct ReservationView {
     pub reserved_at: Timestamp,
     pub price_book_version: u64,
     pub project: Option<ProjectId>,
+    /// What each lot paid of what is charged.
+    pub paid_by: Vec<LotBurn>,
+}
+
+impl ReservationView {
+    /// What is charged beyond that.
+    pub fn on_debt(&self) -> Credits {
+        self.charged.saturating_sub(self.paid_by.iter().map(|paid| paid.credits).sum())
+    }
 }
 
 /// # Errors
@@ -63,6 +73,7 @@ pub(super) fn of_hold(hold: &Hold) -> ReservationView {
         reserved_at: hold.reserved_at,
         price_book_version: hold.price_book_version,
         project: hold.purpose.project,
+        paid_by: vec![],
     }
 }
 
@@ -75,5 +86,6 @@ fn of_ended(ended: &Ended) -> ReservationView {
         reserved_at: ended.reserved_at,
         price_book_version: ended.price_book_version,
         project: ended.purpose.project,
+        paid_by: ended.paid_by(),
     }
 }

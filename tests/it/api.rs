@@ -8,9 +8,10 @@ use tollgate::config::{Config, ProviderConfig};
 use tollgate::simulator::{SimulatorConfig, SimulatorHandle};
 
 use crate::schemas;
-use crate::support::{Actor, TestApp, listen};
+use crate::support::{Actor, Answer, TestApp, listen};
 
 /// A route as `/openapi.json` describes it.
+#[derive(Clone)]
 struct Route {
     method: Method,
     path: String,
@@ -215,6 +216,11 @@ async fn what_is_asked_wrongly_is_answered_as_a_problem() {
     for (request, status, code) in [
         (keyed().header("content-type", "application/json").body("{\"credits\":"), 400, "malformed"),
         (keyed().header("content-type", "text/csv").body("credits"), 415, "unsupported_media_type"),
+        (
+            keyed().header("content-type", "application/json; charset=utf-16").body("{}"),
+            415,
+            "unsupported_media_type",
+        ),
         (keyed().header("content-type", "application/json").body(large), 413, "body"),
         (http.delete(&url).bearer_auth(acme.secret()), 405, "method_not_allowed"),
         (http.get(format!("{}/api/v1/nothing", app.url)), 404, "not_found"),
@@ -228,6 +234,120 @@ async fn what_is_asked_wrongly_is_answered_as_a_problem() {
         let body: Value = answer.json().await.unwrap();
         assert_eq!(body["code"], code, "{body}");
         assert!(body["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{body}");
+    }
+    let json =
+        keyed().header("content-type", "Application/JSON; Charset=\"UTF-8\"").body("{\"credits\":\"1\"}");
+    assert_eq!(json.send().await.unwrap().status(), 201);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_list_in_an_objects_place_is_refused_wherever_one_stands() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    let operator = app.operator();
+    let hold = acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "1" })).await;
+    let hold = hold.expect(StatusCode::CREATED)["id"].as_str().unwrap().to_owned();
+    let before = operator.get("/api/v1/orgs/acme/events").await.expect(StatusCode::OK);
+    // What no example has.
+    let rates = json!({ "input": "1", "output": "1" });
+    let card = json!({
+        "provider": "p", "model": "m", "rates": rates, "units": { "call": "1" }, "uplifts": { "fast": "2" },
+        "long_context": [{ "above_tokens": 9, "rates": rates }], "tiers": { "batch": { "rates": rates } },
+    });
+    let more = [
+        ("/api/v1/prices", json!({ "cards": [card], "mark_ups": [{ "percent": "5" }] })),
+        ("/api/v1/orgs/{org}/reservations", json!({ "credits": "1", "labels": { "team": "search" } })),
+    ];
+    let more = more.map(|(path, example)| Route {
+        method: Method::POST,
+        path: path.to_owned(),
+        roles: vec![],
+        example,
+    });
+    let routes: Vec<Route> = documented(&app).await.into_iter().chain(more).collect();
+    let takes_a_body = |route: &&Route| route.path.starts_with("/api/v1") && route.example.is_object();
+
+    let mut bodies = 0;
+    for route in routes.iter().filter(takes_a_body) {
+        for example in with_a_list(&route.example) {
+            let said = format!("{} {} {example}", route.method, route.path);
+            let Answer { status, body, .. } =
+                answer(&operator, &Route { example, ..route.clone() }, &hold).await;
+            // An operation of a batch fails alone.
+            let status = body["outcomes"][0]["status"].as_u64().unwrap_or(status.as_u16().into());
+            assert_eq!(status, 400, "{said}: {body}");
+            bodies += 1;
+        }
+    }
+
+    assert!(bodies > 40, "{bodies}");
+    assert_eq!(operator.get("/api/v1/orgs/acme/events").await.expect(StatusCode::OK), before);
+    app.finish().await;
+}
+
+/// The same with one object as the list of its values, for each that it has.
+fn with_a_list(value: &Value) -> Vec<Value> {
+    let children: Vec<(String, &Value)> = match value {
+        Value::Object(members) => members.iter().map(|(name, value)| (name.clone(), value)).collect(),
+        Value::Array(items) => items.iter().enumerate().map(|(at, item)| (at.to_string(), item)).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => vec![],
+    };
+    let own = value.as_object().map(|members| members.values().cloned().collect());
+    let within = children.into_iter().flat_map(|(place, child)| {
+        with_a_list(child).into_iter().map(move |list| {
+            let mut whole = value.clone();
+            *whole.pointer_mut(&format!("/{place}")).unwrap() = list;
+            whole
+        })
+    });
+    own.into_iter().chain(within).collect()
+}
+
+/// Whatever stands beside an answer of the gateway is described.
+#[tokio::test]
+async fn every_header_of_an_answer_is_described() {
+    let provider = listen(SimulatorHandle::new(SimulatorConfig::default()).router()).await;
+    let provider: ProviderConfig = serde_json::from_value(json!({
+        "name": "openai", "kind": "openai", "base_url": provider, "api_key": "any",
+    }))
+    .unwrap();
+    let app = TestApp::configured(&Config { providers: vec![provider], ..Config::default() }).await;
+    app.funded("acme", "10").await;
+    app.funded("poor", "0.000000001").await;
+    let (inference, poor) = (app.key("acme", "inference").await, app.key("poor", "inference").await);
+    let openapi = inference.get("/openapi.json").await.expect(StatusCode::OK);
+    let messages = json!([{ "role": "user", "content": "Hello" }]);
+    let chat = json!({ "model": "gpt-4o-mini", "messages": messages, "max_tokens": 9 });
+
+    let mut seen = BTreeSet::new();
+    for (actor, path, status) in [
+        (&inference, "/v1/chat/completions", "200"),
+        (&inference, "/v1/messages", "200"),
+        (&inference, "/v1/messages/count_tokens", "200"),
+        (&poor, "/v1/chat/completions", "402"),
+    ] {
+        let answer = actor.post(path, chat.clone()).await;
+        assert_eq!(answer.status.as_str(), status, "{}", answer.body);
+        let described = &openapi["paths"][path]["post"]["responses"][status]["headers"];
+        let ours = |name: &&str| {
+            name.starts_with("x-tollgate-") || name.ends_with("request-id") || *name == "x-should-retry"
+        };
+        for name in answer.headers.keys().map(|name| name.as_str()).filter(ours) {
+            assert_eq!(described[name]["schema"]["type"], "string", "{path} {status}: {name}");
+            seen.insert(name.to_owned());
+        }
+    }
+
+    for name in [
+        "x-request-id",
+        "request-id",
+        "x-tollgate-cost",
+        "x-tollgate-balance",
+        "x-tollgate-count",
+        "x-should-retry",
+    ] {
+        assert!(seen.contains(name), "{name} is on no answer");
     }
     app.finish().await;
 }
@@ -338,6 +458,10 @@ fn references(value: &Value) -> Vec<&str> {
 }
 
 async fn ask(actor: &Actor, route: &Route, hold: &str) -> StatusCode {
+    answer(actor, route, hold).await.status
+}
+
+async fn answer(actor: &Actor, route: &Route, hold: &str) -> Answer {
     let path = route
         .path
         .replace("{org}", "acme")
@@ -348,10 +472,10 @@ async fn ask(actor: &Actor, route: &Route, hold: &str) -> StatusCode {
         .replace("{model}", "gpt-4o-mini")
         .replace("{experiment}", "smaller-chat-2026-11");
     match route.method {
-        Method::POST => actor.post(&path, route.example.clone()).await.status,
+        Method::POST => actor.post(&path, route.example.clone()).await,
         _ => {
             let body = (!route.example.is_null()).then(|| route.example.clone());
-            actor.send(route.method.clone(), &path, None, body).await.status
+            actor.send(route.method.clone(), &path, None, body).await
         }
     }
 }

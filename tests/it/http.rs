@@ -4,6 +4,9 @@ use futures_util::stream::{self, StreamExt};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
 use tollgate::domain::format::Format;
 use tollgate::domain::time::Timestamp;
 use tollgate::domain::views::spend::Group;
@@ -318,5 +321,41 @@ async fn the_spend_report_adds_up_to_what_was_consumed() {
         assert_eq!(report.is_some(), fits, "at most {rows_max} rows");
     }
     admin.get("/api/v1/orgs/acme/spend?group_by=colour").await.expect(StatusCode::BAD_REQUEST);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_connection_serves_on_after_a_request_that_was_refused_before_its_body_came() {
+    let app = TestApp::start().await;
+    let body = "{\"credits\": \"1\"}";
+    for path in ["/api/v1/orgs/acme/reservations", "/api/v1/nowhere", "/v1/nowhere"] {
+        let mut connection = TcpStream::connect(app.url.trim_start_matches("http://")).await.unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: t\r\nauthorization: Bearer tg_none\r\nidempotency-key: k\r\n\
+             content-length: {}\r\n\r\n",
+            body.len()
+        );
+        connection.write_all(head.as_bytes()).await.unwrap();
+        // Long enough for the head to be refused alone.
+        for _ in 0..10_000 {
+            tokio::task::yield_now().await;
+        }
+        connection.write_all(body.as_bytes()).await.unwrap();
+        connection.write_all(b"GET /healthz HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").await.unwrap();
+
+        let mut answers = String::new();
+        connection.read_to_string(&mut answers).await.unwrap();
+        let both = answers.starts_with("HTTP/1.1 40") && answers.contains("HTTP/1.1 200 OK");
+        assert!(both, "{path}: {answers}");
+    }
+
+    // Nobody waits for a body that is too long.
+    let mut connection = TcpStream::connect(app.url.trim_start_matches("http://")).await.unwrap();
+    let head = "POST /api/v1/nowhere HTTP/1.1\r\nhost: t\r\ncontent-length: 9999999\r\n\r\n";
+    connection.write_all(head.as_bytes()).await.unwrap();
+    connection.write_all(&vec![b' '; (1 << 20) + 1]).await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("connection: close"), "{answer}");
     app.finish().await;
 }

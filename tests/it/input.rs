@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tollgate::domain::pricing::litellm;
 use tollgate::prices::{self, PricesError, Published};
 
-use crate::support::{Actor, OPERATOR, TestApp};
+use crate::support::{Actor, OPERATOR, TestApp, client};
 
 #[tokio::test]
 async fn whatever_can_not_be_is_refused_and_changes_nothing() {
@@ -82,7 +82,14 @@ async fn whatever_can_not_be_is_refused_and_changes_nothing() {
         ("orgs/acme/keys", json!({ "name": "k", "role": "gateway", "project": "prj_x" }), 400),
         ("keys", json!({ "name": "k", "role": "gateway" }), 400),
         ("prices", json!({}), 400),
+        ("bundles", json!({ "name": "c", "credits": "1", "price": "1_000.00", "currency": "USD" }), 400),
         ("prices", json!({ "mark_ups": [{ "percent": "-5" }] }), 400),
+        ("prices", json!({ "mark_ups": [{ "percent": "+5" }] }), 400),
+        (
+            "prices",
+            json!({ "cards": [{ "provider": "p", "model": "m", "rates": { "input": ".5", "output": "1" } }] }),
+            400,
+        ),
         ("prices", json!({ "mark_ups": [{ "percent": "5000" }] }), 400),
         (
             "prices",
@@ -104,6 +111,7 @@ async fn whatever_can_not_be_is_refused_and_changes_nothing() {
         ("batch", json!({ "operations": [] }), 400),
         ("batch", json!({ "operations": vec![json!({}); 1_001] }), 400),
         ("orgs/acme/reservations", json!({ "credits": "1", "labels": { "team": "" } }), 400),
+        ("orgs/acme/reservations", json!({ "credits": "1", "labels": { "a,b": "c" } }), 400),
         ("orgs/acme/reservations", json!({ "credits": "1", "end_user": long }), 400),
         ("orgs/acme/reservations", json!({ "credits": "1", "ttl_seconds": i64::MAX }), 422),
         ("orgs/acme/reservations", json!({ "credits": "1", "quote": { "model": "m" } }), 400),
@@ -157,6 +165,40 @@ async fn whatever_can_not_be_is_refused_and_changes_nothing() {
 
     assert_eq!(operator.get("/api/v1/orgs/acme/events?limit=1000").await.expect(StatusCode::OK), before);
     acme.get("/api/v1/orgs/new").await.expect(StatusCode::NOT_FOUND);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_field_that_would_not_count_is_refused() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    let hold = acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "1" })).await;
+    let id = hold.expect(StatusCode::CREATED)["id"].as_str().unwrap().to_owned();
+    let settle = format!("/api/v1/reservations/{id}/settle");
+    let post = |path: &str| {
+        let request = client().post(format!("{}/api/v1/{path}", app.url)).bearer_auth(acme.secret());
+        request.header("idempotency-key", "twice")
+    };
+
+    // A call's name, where no call is told.
+    let nameless = json!({ "credits": "1", "provider_request_id": "chatcmpl-1" });
+    refused(&acme, Method::POST, &settle, Some(nameless), 400).await;
+    // One of two values, by either way.
+    for fields in [r#""credits": "1", "credits": "2""#, r#""credits": "1", "labels": {"a": "b", "a": "c"}"#] {
+        let operation =
+            format!(r#"{{"op": "reserve", "org": "acme", "idempotency_key": "twice", {fields}}}"#);
+        for (path, body) in [
+            ("orgs/acme/reservations", format!("{{{fields}}}")),
+            ("batch", format!(r#"{{"operations": [{operation}]}}"#)),
+        ] {
+            let answer = post(path).body(body).send().await.unwrap();
+            assert_eq!(answer.status(), 400, "{path} {fields}");
+            assert!(answer.text().await.unwrap().contains("duplicate field"), "{path} {fields}");
+        }
+    }
+
+    let stands = acme.get(&format!("/api/v1/reservations/{id}")).await.expect(StatusCode::OK);
+    assert_eq!(stands["status"], "held");
     app.finish().await;
 }
 

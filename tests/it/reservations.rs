@@ -8,6 +8,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tollgate::config::{Config, ProviderConfig};
+use tollgate::domain::credits::Credits;
 
 use crate::support::{OPERATOR, TestApp, client, listen};
 
@@ -193,6 +194,98 @@ async fn a_refused_quote_names_the_longest_output_that_is_affordable() {
         json!({ "quote": { "model": "no-such-model", "input_tokens": 1, "max_output_tokens": 1 } });
     let unpriced = acme.post(RESERVATIONS, unpriced).await.expect(StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(unpriced["code"], "unpriced_model");
+    // Not even its input is; and what is no quote has no output.
+    let long =
+        json!({ "quote": { "model": "gpt-4o-mini", "input_tokens": 1_000_000, "max_output_tokens": 1 } });
+    let long = acme.post(RESERVATIONS, long).await.expect(StatusCode::PAYMENT_REQUIRED);
+    assert_eq!(long.get("max_affordable_output_tokens"), Some(&json!(null)));
+    let plain = acme.post(RESERVATIONS, json!({ "credits": "9" })).await.expect(StatusCode::PAYMENT_REQUIRED);
+    let suspend = json!({ "reason": "unpaid" });
+    app.operator().post("/api/v1/orgs/acme/suspend", suspend).await.expect(StatusCode::OK);
+    let suspended = acme.post(RESERVATIONS, quote(1)).await.expect(StatusCode::FORBIDDEN);
+    for other in [plain, suspended] {
+        assert_eq!(other.get("max_affordable_output_tokens"), None, "{other}");
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_quote_without_a_provider_covers_whoever_serves_the_org() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "100").await;
+    let operator = app.operator();
+    let org = acme.get("/api/v1/orgs/acme").await.expect(StatusCode::OK)["id"].clone();
+    let card = |provider: &str, org: Option<&Value>, rate: &str| {
+        let rates = json!({ "input": rate, "output": rate });
+        json!({ "provider": provider, "model": "mm", "org": org, "rates": rates })
+    };
+    let cards = json!({ "cards": [
+        card("alpha", None, "1"), card("beta", Some(&org), "1000"), card("gamma", None, "5000"),
+        card("gamma", Some(&org), "2"),
+    ]});
+    operator.post("/api/v1/prices", cards).await.expect(StatusCode::CREATED);
+
+    for (provider, charged) in [("alpha", "0.02"), ("beta", "20"), ("gamma", "0.04")] {
+        let quote =
+            json!({ "quote": { "model": "mm", "input_tokens": 10_000, "max_output_tokens": 10_000 } });
+        let hold = acme.post(RESERVATIONS, quote).await.expect(StatusCode::CREATED);
+        let path = format!("/api/v1/reservations/{}/settle", hold["id"].as_str().unwrap());
+        let usage = json!({ "input_tokens": 10_000, "output_tokens": 10_000 });
+        let settle = json!({ "provider": provider, "model": "mm", "usage": usage });
+        let settled = acme.post(&path, settle).await.expect(StatusCode::OK);
+
+        assert_eq!((&settled["charged"], settled["quarantined"].as_str()), (&json!(charged), None));
+        assert!(credits(&hold["held"]) >= credits(&settled["charged"]), "{provider}: {hold}");
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i9_who_paid_adds_up_to_what_was_charged_and_what_no_lot_paid_is_told() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "9.6").await;
+    let operator = app.operator();
+    let bundle = json!({ "name": "four", "credits": "4", "price": "4.00", "currency": "USD" });
+    operator.post("/api/v1/bundles", bundle).await.expect(StatusCode::CREATED);
+    let buy = |reference: &str| json!({ "bundle": "four", "payment": { "method": "manual", "reference": reference } });
+    let hold = async |credits: &str| {
+        let hold = json!({ "credits": credits, "ttl_seconds": 60, "on_expiry": "charge_bound" });
+        let hold = acme.post(RESERVATIONS, hold).await.expect(StatusCode::CREATED);
+        format!("/api/v1/reservations/{}", hold["id"].as_str().unwrap())
+    };
+    let settle = async |path: &str, credits: &str| {
+        let cost = json!({ "credits": credits });
+        acme.post(&format!("{path}/settle"), cost).await.expect(StatusCode::OK);
+    };
+    // The lines of who paid, and what went on debt.
+    let explained = async |path: &str| {
+        let explained = acme.get(&format!("{path}/explain")).await.expect(StatusCode::OK);
+        let paid: Vec<Credits> =
+            explained["paid_by"].as_array().unwrap().iter().map(|paid| credits(&paid["credits"])).collect();
+        let sum = paid.iter().copied().sum::<Credits>().saturating_add(credits(&explained["on_debt"]));
+        assert_eq!(sum, credits(&explained["charged"]), "{explained}");
+        (paid.iter().map(Credits::to_string).collect::<Vec<_>>(), explained["on_debt"].clone())
+    };
+
+    // An estimate that proves too high gives back to the lot that paid.
+    let expired = hold("1").await;
+    app.clock().advance_seconds(60);
+    acme.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+    assert_eq!(explained(&expired).await, (vec!["1".to_owned()], json!("0")));
+    settle(&expired, "0.4").await;
+    assert_eq!(explained(&expired).await, (vec!["0.4".to_owned()], json!("0")));
+    // Beyond all lots, and after new ones have repaid that.
+    let (above, late) = (hold("1").await, hold("2").await);
+    app.clock().advance_seconds(60);
+    settle(&above, "15").await;
+    operator.post("/api/v1/orgs/acme/purchases", buy("a")).await.expect(StatusCode::CREATED);
+    assert_eq!(explained(&above).await.1, json!("7.8"));
+    settle(&late, "9").await;
+    operator.post("/api/v1/orgs/acme/purchases", buy("b")).await.expect(StatusCode::CREATED);
+    operator.post("/api/v1/orgs/acme/purchases", buy("c")).await.expect(StatusCode::CREATED);
+    for path in [&expired, &above, &late] {
+        explained(path).await;
+    }
     app.finish().await;
 }
 
@@ -356,6 +449,6 @@ async fn one_payment_buys_once_whoever_asks_and_however_often() {
     app.finish().await;
 }
 
-fn credits(amount: &Value) -> tollgate::domain::credits::Credits {
+fn credits(amount: &Value) -> Credits {
     amount.as_str().unwrap().parse().unwrap()
 }

@@ -66,6 +66,21 @@ impl Ended {
         folded.filter(|_| !open)
     }
 
+    /// What each lot paid in all, in the order in which they did first.
+    pub fn paid_by(&self) -> Vec<LotBurn> {
+        let mut paid_by: Vec<LotBurn> = Vec::with_capacity(self.burned.len());
+        for burn in &self.burned {
+            match paid_by.iter_mut().find(|paid| paid.lot == burn.lot) {
+                Some(paid) => {
+                    paid.credits = paid.credits.saturating_add(burn.credits);
+                    paid.revenue_minor = paid.revenue_minor.saturating_add(burn.revenue_minor);
+                }
+                None => paid_by.push(burn.clone()),
+            }
+        }
+        paid_by
+    }
+
     /// Whether a settle was recorded, however late.
     pub fn is_settled(&self) -> bool {
         self.status == ReservationStatus::Settled

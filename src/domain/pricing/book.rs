@@ -166,14 +166,12 @@ impl PriceBook {
         cards.into_iter().flatten().map(|card| (card.version, card.what.as_ref())).collect()
     }
 
-    /// The providers that have a general card for a model now, in alphabetical order.
-    pub fn providers_of(&self, model: &str, at: Timestamp) -> Vec<&str> {
+    /// The providers that sell a model to an org now, by its own card or the general one, in alphabetical order.
+    pub fn providers_of(&self, org: OrgId, model: &str, at: Timestamp) -> Vec<&str> {
         let mut providers: Vec<&str> = self
             .cards
             .iter()
-            .filter(|(provider, _)| {
-                self.own_or_general(self.version, OrgId::SYSTEM, provider, model, at).is_some()
-            })
+            .filter(|(provider, _)| self.own_or_general(self.version, org, provider, model, at).is_some())
             .map(|(provider, _)| provider.as_str())
             .collect();
         providers.sort_unstable();
@@ -247,6 +245,16 @@ mod tests {
         let marked_up: Vec<_> = marked_up.iter().map(|one| (one.org, one.percent.to_string())).collect();
         assert_eq!(marked_up, [(None, "10".to_owned()), (Some(ACME), "5".to_owned())]);
         assert_eq!(book.in_force(OTHER, Timestamp(0)).len(), 2);
-        assert_eq!(book.providers_of("m", Timestamp(0)), ["openai"]);
+    }
+
+    #[test]
+    fn who_sells_a_model_to_one_org_alone_is_no_provider_of_it_for_others() {
+        let mut book = book();
+        let mut negotiated = card("1000", "1000");
+        (negotiated.provider, negotiated.org) = ("beta".into(), Some(ACME));
+        book.apply(&Publication { version: 4, cards: vec![negotiated], mark_ups: Vec::new() });
+
+        assert_eq!(book.providers_of(ACME, "m", Timestamp(0)), ["beta", "openai"]);
+        assert_eq!(book.providers_of(OTHER, "m", Timestamp(0)), ["openai"]);
     }
 }

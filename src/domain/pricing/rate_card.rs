@@ -12,6 +12,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::domain::ids::OrgId;
+use crate::domain::text;
 use crate::domain::time::Timestamp;
 
 /// A price or factor: a decimal that is not negative, serialised as a string so that no reader makes a float of it.
@@ -51,7 +52,7 @@ impl FromStr for Rate {
     type Err = RateError;
 
     fn from_str(text: &str) -> Result<Rate, RateError> {
-        Decimal::from_str_exact(text).map_err(|_| RateError).and_then(Rate::new)
+        text::decimal(text).ok_or(RateError).and_then(Rate::new)
     }
 }
 
@@ -458,6 +459,14 @@ pub(crate) mod tests {
             output_tokens_max: Some(16_384),
             deprecated_at: None,
         }
+    }
+
+    #[test]
+    fn a_rate_is_spelled_as_amounts_are() {
+        for text in text::tests::NO_NUMBERS.into_iter().chain(["-0", "-1", "1000001"]) {
+            assert_eq!(text.parse::<Rate>(), Err(RateError), "{text}");
+        }
+        assert_eq!("0.150".parse::<Rate>().map(|rate| rate.to_string()), Ok("0.15".to_owned()));
     }
 
     #[test]
