@@ -20,6 +20,7 @@ use tollgate::simulator::chance::Chance;
 use tollgate::simulator::{SimulatorConfig, SimulatorHandle, SoldRow, Weather};
 
 use crate::support::TestApp;
+use crate::waiting::until;
 
 const REQUESTS: u64 = 600;
 const AT_ONCE: u64 = 256;
@@ -104,14 +105,9 @@ impl Rig {
 
     /// Until nothing is held any more.
     async fn settled(&self) {
-        let all_ended = async {
-            for (org, _) in ORGS {
-                while self.balance(org).await["held"] != "0" {
-                    tokio::task::yield_now().await;
-                }
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(180), all_ended).await.expect("a hold is left");
+        for (org, _) in ORGS {
+            until("no hold is left", async || self.balance(org).await["held"] == "0").await;
+        }
     }
 
     async fn balance(&self, org: &str) -> Value {

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection, raw_sql};
 use tempfile::TempDir;
 use tollgate::clock::Clock;
-use tollgate::store::Database;
+use tollgate::store::{Database, StoreError};
+
+use crate::waiting::within;
 
 /// A database of one test, gone with this value or, on PostgreSQL, with the tests.
 pub struct TestDatabase {
@@ -66,6 +68,19 @@ impl TestDatabase {
 
     pub async fn open(&self, clock: &Clock) -> Database {
         Database::open(&self.url, None, clock).await.unwrap()
+    }
+
+    /// Once whoever had it before has let go of it.
+    pub async fn reopen(&self, clock: &Clock) -> Database {
+        let opened = async {
+            loop {
+                match Database::open(&self.url, None, clock).await {
+                    Err(StoreError::Locked(_)) => tokio::task::yield_now().await,
+                    opened => return opened.unwrap(),
+                }
+            }
+        };
+        within("the file is free", opened).await
     }
 }
 

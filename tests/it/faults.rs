@@ -333,13 +333,7 @@ impl Rig {
     }
 
     async fn open(&self, blow: Arc<Blow>) -> Ledger {
-        let Database { log, projections, .. } = loop {
-            match Database::open(&self.database.url, None, &self.clock).await {
-                // What the dead node had is let go of by and by.
-                Err(StoreError::Locked(_)) => tokio::task::yield_now().await,
-                opened => break opened.unwrap(),
-            }
-        };
+        let Database { log, projections, .. } = self.database.reopen(&self.clock).await;
         let log = Arc::new(StruckLog { log, blow, trap: self.trap.clone(), is_folded: false });
         Ledger::open(log, projections, self.clock.clone(), Memory::default()).await.unwrap()
     }

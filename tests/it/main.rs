@@ -40,4 +40,5 @@ mod spread;
 mod store;
 mod support;
 mod traffic;
+mod waiting;
 mod workers;

@@ -20,6 +20,7 @@ use tollgate::store::{Database, Profile, StoreError};
 use crate::database::{Cluster, TestDatabase, is_postgres};
 use crate::support::{Actor, TestApp};
 use crate::traffic::Traffic;
+use crate::waiting::until;
 
 const CALLERS: u64 = 8;
 const RESERVATIONS: &str = "/api/v1/orgs/acme/reservations";
@@ -29,9 +30,7 @@ const PAIRS: usize = 30;
 
 async fn more_pairs(traffic: &Traffic) {
     let goal = traffic.done() + PAIRS;
-    while traffic.done() < goal {
-        tokio::task::yield_now().await;
-    }
+    until("more pairs are done", async || traffic.done() >= goal).await;
 }
 
 async fn hold(actor: &Actor) -> StatusCode {
@@ -86,9 +85,10 @@ async fn i5_a_full_write_ahead_log_of_postgres_loses_nothing_acknowledged() {
 
     cluster.order("fill");
     // The server ends itself.
-    while acme.get("/api/v1/orgs/acme/balance").await.status != StatusCode::SERVICE_UNAVAILABLE {
-        tokio::task::yield_now().await;
-    }
+    until("the server is gone", async || {
+        acme.get("/api/v1/orgs/acme/balance").await.status == StatusCode::SERVICE_UNAVAILABLE
+    })
+    .await;
     cluster.order("free");
     cluster.order("stop");
     cluster.order("start");
@@ -281,9 +281,10 @@ async fn a_line_that_falls_silent_while_the_projections_are_written_stops_no_sha
 
     let writing = tokio::spawn(async move { (far.catch_up_all().await, far) });
     let waits = "select count(*) from pg_locks where relation = 'balances'::regclass and not granted";
-    while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut *held).await.unwrap() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until("the projections wait", async || {
+        sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut *held).await.unwrap() > 0
+    })
+    .await;
     line.mood.send_replace(Mood::Silent);
     held.rollback().await.unwrap();
     let (written, far) = writing.await.unwrap();
