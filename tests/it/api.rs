@@ -350,7 +350,7 @@ async fn metrics_count_each_thing_that_happened_once() {
 fn sum(metrics: &str, family: &str, labels: &str) -> f64 {
     let of_family = |series: &&str| series.split('{').next() == Some(family);
     let series = metrics.lines().filter_map(|line| line.rsplit_once(' '));
-    let own = series.filter(|(series, _)| of_family(&series) && series.contains(labels));
+    let own = series.filter(|(series, _)| of_family(series) && series.contains(labels));
     own.map(|(_, value)| value.parse::<f64>().unwrap()).sum()
 }
 

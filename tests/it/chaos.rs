@@ -224,7 +224,7 @@ async fn i1_i2_i3_in_every_weather_what_was_sold_is_what_was_settled() {
 
 /// Holds the settled attempts against the providers' books; how many are known to the token.
 fn compare(attempts: &[Attempt], simulators: &[SimulatorHandle]) -> u64 {
-    let books: Vec<Vec<SoldRow>> = simulators.iter().map(|simulator| simulator.sold().rows.into()).collect();
+    let books: Vec<Vec<SoldRow>> = simulators.iter().map(|simulator| simulator.sold().rows).collect();
     let rows = || (0..).zip(&books).flat_map(|(place, rows)| rows.iter().map(move |row| (place, row)));
     let sold: BTreeMap<&str, &SoldRow> = rows().map(|(_, row)| (row.request_id.as_str(), row)).collect();
     let mut settled: BTreeMap<&str, &Attempt> = BTreeMap::new();

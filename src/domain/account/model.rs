@@ -1010,7 +1010,8 @@ impl Pair {
         assert_eq!(self.account.holds.len(), self.model.open_holds().count());
         let keys = self.account.keys.iter().map(|(key, known)| (*key, known.revoked));
         let (mut keys, mut expected) = (keys.collect::<Vec<_>>(), self.model.keys.clone());
-        (keys.sort(), expected.sort());
+        keys.sort();
+        expected.sort();
         assert_eq!(keys, expected);
         assert_eq!(self.account.projects.len(), self.model.projects.len());
         assert!(self.model.projects.iter().all(|id| self.account.projects.contains_key(id)));

@@ -6,6 +6,8 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::*;
+use crate::gateway::failure::Failure;
+use crate::ledger::LedgerError;
 use crate::store::{Appended, EventLog, EventRow, Head, LockedHead, StoreError};
 use crate::waiting::until;
 
@@ -156,4 +158,11 @@ async fn nothing_is_sent_for_a_hold_whose_time_is_over_and_nothing_is_charged() 
     assert_eq!(failed.status().as_u16(), 503);
     assert_eq!(calls.load(Ordering::SeqCst), 1, "its hold had expired by then");
     assert_eq!(settled(&world).await.consumed, Credits::ZERO);
+}
+
+#[test]
+fn who_finds_the_queue_full_is_told_when_to_come_again() {
+    let told = Failure::from(LedgerError::Busy);
+
+    assert_eq!((told.status, told.retry_after_seconds), (503, Some(1)));
 }
