@@ -582,7 +582,7 @@ mod tests {
     }
 
     #[test]
-    fn every_value_can_come_from_the_environment() {
+    fn the_environment_may_name_every_value() {
         let config = Config { operator_key: Some("k".into()), ..Config::default() };
 
         let values = serde_json::to_value(config).expect("json");

@@ -20,6 +20,10 @@ pub mod store;
 pub mod telemetry;
 pub mod workers;
 
+#[cfg(test)]
+#[path = "../tests/it/waiting.rs"]
+mod waiting;
+
 /// What one thread makes and another frees costs half as much as with the system's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

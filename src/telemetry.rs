@@ -86,6 +86,10 @@ fn install() -> Result<PrometheusHandle, String> {
         "tollgate_provider_account_refusals_total",
         "Calls for which a provider refused the operator's own key or account: somebody must act"
     );
+    describe_counter!(
+        "tollgate_shadows_total",
+        "Calls to shadows of experiments, by what became of them: no caller waits for one"
+    );
     describe_counter!("tollgate_shed_total", "Requests turned away while the queue of holds stayed long");
     describe_counter!(
         "tollgate_rate_shares_total",

@@ -274,3 +274,16 @@ impl From<Refusal> for Problem {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_finds_the_queue_full_is_told_when_to_come_again() {
+        let told = Problem::from(LedgerError::Busy).into_response();
+
+        assert_eq!(told.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(told.headers().get(header::RETRY_AFTER), Some(&HeaderValue::from_static("1")));
+    }
+}

@@ -24,6 +24,7 @@ use crate::domain::views::View;
 use crate::domain::views::index::{key_entry, key_hash};
 use crate::store::projections::Snapshot;
 use crate::store::{Appended, EventRow, Head, LockedHead, SqliteStore, SqliteViews};
+use crate::waiting::until;
 
 const ACME: OrgId = OrgId(Uuid::from_u128(0xACE));
 
@@ -73,9 +74,7 @@ impl Node {
         let Node { ledger, store, views, clock, folder } = self;
         drop((ledger, views));
         // The writer task owns the store until it has seen that nobody can ask any more.
-        while Arc::strong_count(&store) > 1 {
-            tokio::task::yield_now().await;
-        }
+        until("the writer has ended", async || Arc::strong_count(&store) == 1).await;
         (folder, clock)
     }
 
@@ -195,6 +194,94 @@ async fn i4_one_key_has_one_effect_within_a_batch_and_after() {
     assert!(again.replayed && !first.replayed);
     assert!(matches!(other, Err(LedgerError::Refused(Refusal::IdempotencyConflict))));
     assert_eq!(node.balance().await.held, Credits::from_whole(2));
+}
+
+#[tokio::test]
+async fn i4_a_key_binds_for_thirty_days_and_no_longer_in_memory_and_looked_up() {
+    for recent in [Memory::default().recent, 1] {
+        let memory = Memory { recent, ..Memory::default() };
+        let node = Node::funded(1_000).await.with(memory).await;
+        let key = Some(("k", "a"));
+        let first = node.keyed(reserve(1, 4), key).await.expect("holds");
+        node.clock.advance_seconds(2_592_000 - 1);
+        for n in 10..20 {
+            node.keyed(reserve(n, 1), Some((&n.to_string(), "a"))).await.expect("holds");
+            node.ledger.projector().catch_up_all().await.expect("projects");
+        }
+
+        let again = node.keyed(reserve(2, 4), key).await.expect("replays");
+        let conflict = node.keyed(reserve(2, 4), Some(("k", "b"))).await;
+        node.clock.advance_seconds(2);
+        let anew = node.keyed(reserve(3, 4), Some(("k", "b"))).await.expect("holds anew");
+        let replay = node.keyed(reserve(4, 4), Some(("k", "b"))).await.expect("replays the new one");
+
+        assert!(again.replayed && again.events == first.events, "{recent} kept: {again:?}");
+        assert!(matches!(conflict, Err(LedgerError::Refused(Refusal::IdempotencyConflict))), "{conflict:?}");
+        assert!(!anew.replayed && anew.events != first.events, "{recent} kept: {anew:?}");
+        assert!(replay.replayed && replay.events == anew.events, "{recent} kept: {replay:?}");
+        node.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn beyond_a_full_queue_callers_are_told_to_come_again_and_nobody_in_it_is_forgotten() {
+    let node = Node::funded(20_000).await;
+    let [under_way, go_on] = [(); 2].map(|()| Arc::new(tokio::sync::Notify::new()));
+    let log = Faulty::new(&node.store);
+    *log.slow.lock().expect("no test panicked") = Some([under_way.clone(), go_on.clone()]);
+    let ledger = node.another(Arc::new(log)).await;
+    let hold = |n: usize| {
+        let ledger = ledger.clone();
+        tokio::spawn(async move { ledger.submit(command(reserve(n as u128, 1))).await })
+    };
+    let first = hold(0);
+    under_way.notified().await;
+
+    let waiting: Vec<_> = (1..=QUEUE_MAX).map(hold).collect();
+    let one_more = hold(QUEUE_MAX + 1).await.expect("runs");
+    let read = ledger.read(ACME, Account::balance).await;
+    go_on.notify_one();
+
+    assert!(matches!(one_more, Err(LedgerError::Busy)), "{one_more:?}");
+    assert!(matches!(read, Err(LedgerError::Busy)), "{read:?}");
+    for held in std::iter::once(first).chain(waiting) {
+        held.await.expect("runs").expect("holds");
+    }
+    let held = ledger.read(ACME, |account| account.balance().held).await.expect("reads");
+    assert_eq!(held, Credits::from_whole(1 + i64::try_from(QUEUE_MAX).expect("few")));
+}
+
+#[tokio::test]
+async fn no_more_wait_for_what_is_being_read_than_in_the_queue() {
+    let node = Node::funded(20_000).await;
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let log = Arc::new(Faulty::new(&node.store));
+    let ledger = node.another(log.clone()).await;
+    let refused = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (beyond, step) = (QUEUE_MAX / 10, QUEUE_MAX / 10);
+
+    let reading = log.look_ups.write().await;
+    let mut holds = Vec::new();
+    while holds.len() < QUEUE_MAX + beyond {
+        for n in holds.len()..holds.len() + step {
+            let (ledger, refused) = (ledger.clone(), refused.clone());
+            holds.push(tokio::spawn(async move {
+                let held = ledger.submit(command(reserve(n as u128, 1))).await;
+                refused.fetch_add(usize::from(matches!(held, Err(LedgerError::Busy))), Ordering::SeqCst);
+                held.is_ok()
+            }));
+        }
+        // The writer sets them aside meanwhile.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+    until("the others are refused", async || refused.load(Ordering::SeqCst) == beyond).await;
+    drop(reading);
+
+    let held = futures_util::future::join_all(holds).await;
+    assert_eq!(held.iter().filter(|held| matches!(held, Ok(true))).count(), QUEUE_MAX);
+    ledger.submit(command(reserve(50_000, 1))).await.expect("there is room again");
 }
 
 #[tokio::test]
@@ -651,9 +738,7 @@ async fn i11_who_asks_does_not_wait_until_all_is_written_that_has_ended() {
         let expired = rows.iter().filter(|row| row.kind == "ReservationExpired");
         (expired.clone().count(), expired.filter(|row| Some(row.position) > asked).count())
     };
-    while expired().await.0 < 3_000 {
-        tokio::task::yield_now().await;
-    }
+    until("all of them are written", async || expired().await.0 == 3_000).await;
     let (_, later) = expired().await;
     assert!(later > 500, "{later} of 3,000 came after what was asked for meanwhile");
     node.finish().await;

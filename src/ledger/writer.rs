@@ -24,7 +24,7 @@ use crate::ledger::scribe::Scribe;
 use crate::ledger::snapshots::Keeper;
 use crate::ledger::state::{Bound, KEY_KEPT_SECONDS, Known, Recent, ShardState, Slot};
 use crate::ledger::tail::Placed;
-use crate::ledger::{By, LedgerError, Memory, Outcome, decode};
+use crate::ledger::{By, LedgerError, Memory, Outcome, QUEUE_MAX, decode};
 use crate::store::{Appended, EventLog, EventRow, Head, StoreError};
 
 /// Commands decided in one transaction: enough to amortise a sync, few enough that the first does not wait long.
@@ -56,6 +56,8 @@ pub(super) struct Writer {
     round: u64,
     /// Accounts that were read so far.
     readings: u64,
+    /// Jobs that wait for what is being fetched: as many as may wait in the queue.
+    set_aside: usize,
     /// The last sweep left some of what is due to the next one.
     sweeps_on: bool,
     /// Batches before which the head's lock is still taken first.
@@ -126,6 +128,7 @@ impl Writer {
             trusted: false,
             round: 0,
             readings: 0,
+            set_aside: 0,
             sweeps_on: false,
             locked_batches: 0,
             progress: Arc::default(),
@@ -281,11 +284,15 @@ impl Writer {
     fn admit_read(&mut self, org: OrgId, read: ReadView, batch: &mut Batch) {
         let round = self.round;
         match self.slot(org) {
-            Slot::Known(known) => {
+            Some(Slot::Known(known)) => {
                 known.used = round;
                 batch.reads.push((org, read));
             }
-            Slot::Loading { waiting, .. } => waiting.push(Job::Read { org, read }),
+            Some(Slot::Loading { waiting, .. }) => {
+                waiting.push(Job::Read { org, read });
+                self.set_aside += 1;
+            }
+            None => Job::Read { org, read }.refuse(&LedgerError::Busy),
         }
     }
 
@@ -307,8 +314,13 @@ impl Writer {
         }
         let round = self.round;
         let known = match self.slot(command.org) {
-            Slot::Loading { waiting, .. } => return waiting.push(Job::Command(command)),
-            Slot::Known(known) => known,
+            Some(Slot::Known(known)) => known,
+            Some(Slot::Loading { waiting, .. }) => {
+                waiting.push(Job::Command(command));
+                self.set_aside += 1;
+                return;
+            }
+            None => return Job::Command(command).refuse(&LedgerError::Busy),
         };
         known.used = round;
         if let Err(refusal) = may_ask(known, command.by, batch.now) {
@@ -432,12 +444,16 @@ impl Writer {
         }
     }
 
-    /// The org's slot; one that is not in memory begins to load.
-    fn slot(&mut self, org: OrgId) -> &mut Slot {
+    /// The org's slot; one that is not in memory begins to load. None where it would have to be waited for, and too many
+    /// wait already.
+    fn slot(&mut self, org: OrgId) -> Option<&mut Slot> {
+        if self.is_full() && !matches!(self.state.accounts.get(&org), Some(Slot::Known(_))) {
+            return None;
+        }
         let (fetcher, fetched, end) = (&self.fetcher, &self.fetched, self.head.next_position);
         let readings = &mut self.readings;
         let unindexed = &self.state.unindexed;
-        self.state.accounts.entry(org).or_insert_with(|| {
+        let slot = self.state.accounts.entry(org).or_insert_with(|| {
             let last = unindexed.get(&org).copied();
             *readings += 1;
             let (fetcher, fetched, reading) = (fetcher.clone(), fetched.clone(), *readings);
@@ -447,11 +463,20 @@ impl Writer {
                 let _ = fetched.send(Fetched::Account { org, reading, known });
             });
             Slot::Loading { reading, waiting: vec![], arrived: vec![] }
-        })
+        });
+        Some(slot)
+    }
+
+    fn is_full(&self) -> bool {
+        self.set_aside >= QUEUE_MAX
     }
 
     /// Fetches what the command's key and reservation were, as of a position at least, then decides it.
-    fn look_up(&self, command: Box<Command>, reservation: Option<ReservationId>, as_of: i64) {
+    fn look_up(&mut self, command: Box<Command>, reservation: Option<ReservationId>, as_of: i64) {
+        if self.is_full() {
+            return Job::Command(command).refuse(&LedgerError::Busy);
+        }
+        self.set_aside += 1;
         let (fetcher, fetched) = (self.fetcher.clone(), self.fetched.clone());
         tokio::spawn(async move {
             let found = fetcher.look_up(command.org, command.idempotency.as_ref(), reservation, as_of).await;
@@ -461,11 +486,16 @@ impl Writer {
 
     fn arrive(&mut self, fetched: Fetched, jobs: &mut Vec<Job>) {
         match fetched {
-            Fetched::Command(mut command, Ok(found)) => {
-                command.found = Some(found);
-                jobs.push(Job::Command(command));
+            Fetched::Command(mut command, found) => {
+                self.set_aside -= 1;
+                match found {
+                    Ok(found) => {
+                        command.found = Some(found);
+                        jobs.push(Job::Command(command));
+                    }
+                    Err(error) => Job::Command(command).refuse(&error.into()),
+                }
             }
-            Fetched::Command(command, Err(error)) => Job::Command(command).refuse(&error.into()),
             Fetched::Account { org, reading, known } => {
                 let is_wanted = |slot: &Slot| match slot {
                     Slot::Loading { reading: wanted, .. } => *wanted == reading,
@@ -478,6 +508,7 @@ impl Writer {
                 let Some(Slot::Loading { waiting, arrived, .. }) = self.state.accounts.remove(&org) else {
                     return;
                 };
+                self.set_aside -= waiting.len();
                 match known.and_then(|known| caught_up(known, &arrived)) {
                     Ok(mut known) => {
                         known.seen_version = known.chain.version;
@@ -717,7 +748,10 @@ impl Writer {
             Slot::Known(_) => vec![],
         });
         let why = LedgerError::Unavailable("the log is read again; try again shortly".into());
-        waiting.for_each(|job| job.refuse(&why));
+        for job in waiting {
+            self.set_aside -= 1;
+            job.refuse(&why);
+        }
         self.fetcher.projector.look_again(shard).await?;
         let end = self.fetcher.log.head(shard).await?.next_position - 1;
         self.fetcher.projector.index_to(shard, end).await?;

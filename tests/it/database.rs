@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection, raw_sql};
 use tempfile::TempDir;
 use tollgate::clock::Clock;
-use tollgate::store::Database;
+use tollgate::store::{Database, StoreError};
+
+use crate::waiting::within;
 
 /// A database of one test, gone with this value or, on PostgreSQL, with the tests.
 pub struct TestDatabase {
@@ -67,6 +69,19 @@ impl TestDatabase {
     pub async fn open(&self, clock: &Clock) -> Database {
         Database::open(&self.url, None, clock).await.unwrap()
     }
+
+    /// Once whoever had it before has let go of it.
+    pub async fn reopen(&self, clock: &Clock) -> Database {
+        let opened = async {
+            loop {
+                match Database::open(&self.url, None, clock).await {
+                    Err(StoreError::Locked(_)) => tokio::task::yield_now().await,
+                    opened => return opened.unwrap(),
+                }
+            }
+        };
+        within("the file is free", opened).await
+    }
 }
 
 pub fn is_postgres() -> bool {
@@ -82,16 +97,14 @@ impl Cluster {
         Cluster::started(Command::new("sh").args(["-c", include_str!("postgres.sh")]))
     }
 
-    /// With a tablespace "small" of 48 MiB, or as much for its write-ahead log. None where this process may not mount one.
-    pub fn with_small_disk(purpose: &str) -> Option<Cluster> {
-        let try_to = ["-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"];
-        Command::new("unshare").args(try_to).output().ok().filter(|tried| tried.status.success())?;
+    /// With a tablespace "small" of 48 MiB, or as much for its write-ahead log. Whoever asks for it may mount one.
+    pub fn with_small_disk(purpose: &str) -> Cluster {
         let mut command = Command::new("unshare");
         command
             .args(["-m", "sh", "-c", include_str!("postgres.sh")])
             .env("SMALL_DISK", "48m")
             .env("SMALL_DISK_FOR", purpose);
-        Some(Cluster::started(&mut command))
+        Cluster::started(&mut command)
     }
 
     fn started(command: &mut Command) -> Cluster {

@@ -17,10 +17,11 @@ use tollgate::operations::balance_as_of::account_as_of;
 use tollgate::operations::list_events::list_events;
 use tollgate::operations::spend_report::spend_report;
 use tollgate::simulator::chance::Chance;
-use tollgate::store::{Database, StoreError};
+use tollgate::store::Database;
 use uuid::Uuid;
 
 use crate::database::TestDatabase;
+use crate::waiting::until;
 
 const SMALL: Memory = Memory { recent: 8, accounts: 4, events_per_snapshot: 50, unindexed: 1_000_000 };
 const BEGIN: Timestamp = Timestamp(1_793_491_200_000_000);
@@ -60,13 +61,7 @@ impl Rig {
     }
 
     async fn open(&self) -> Ledger {
-        let Database { log, projections, .. } = loop {
-            match Database::open(&self.database.url, None, &self.clock).await {
-                // The one before lets go of it by and by.
-                Err(StoreError::Locked(_)) => tokio::task::yield_now().await,
-                opened => break opened.unwrap(),
-            }
-        };
+        let Database { log, projections, .. } = self.database.reopen(&self.clock).await;
         Ledger::open(log, projections, self.clock.clone(), SMALL).await.unwrap()
     }
 
@@ -204,9 +199,10 @@ async fn i7_a_balance_long_ago_begins_at_the_snapshot_before_it() {
     let (store, shard) = (ledger.projector().store().clone(), ledger.shard_of(busy));
     for version_max in [999, 1_999, i64::MAX] {
         // They are written beside everything else.
-        while store.snapshot(shard, busy, version_max).await.unwrap().is_none() {
-            tokio::task::yield_now().await;
-        }
+        until("a snapshot is written", async || {
+            store.snapshot(shard, busy, version_max).await.unwrap().is_some()
+        })
+        .await;
     }
 
     rig.check(&ledger).await;

@@ -33,7 +33,7 @@ const ORGS: u64 = 8;
 const ANSWERS_MAX: u64 = 200;
 /// While other nodes go on, nobody may wait longer than this for an answer because of a node's death, in microseconds. What
 /// is promised is two seconds; the machine of a test may be busy with others.
-const WAIT_MAX: i64 = 10_000_000;
+const WAIT_MAX: i64 = 60_000_000;
 /// The events that acknowledged commands leave.
 const HELD: &str = "CreditsReserved";
 const SETTLED: &str = "ReservationSettled";
@@ -105,6 +105,7 @@ async fn i5_i4_whatever_was_acknowledged_before_a_kill_is_there_exactly_once() {
         spread(waits.clone()),
     );
     assert_eq!(refused, 0, "a node's death refuses nobody");
+    assert!(lost.retried > 0 && repeated > 0, "{} {repeated}: nothing was tried", lost.retried);
     assert!(!is_postgres() || waits.iter().all(|wait| *wait < WAIT_MAX), "{waits:?}");
 }
 

@@ -15,6 +15,7 @@ use tollgate::store::{Database, StoreError};
 
 use crate::database::is_postgres;
 use crate::support::{TestApp, client, listen};
+use crate::waiting::{until, within};
 
 const RESERVATIONS: &str = "/api/v1/orgs/acme/reservations";
 
@@ -66,6 +67,8 @@ enum Line {
     LosesAnswers,
     /// The request arrives only when the test lets it.
     Delays,
+    /// Nothing arrives, and nobody says so.
+    Hangs,
 }
 
 type Letters = Arc<Mutex<Vec<(HeaderMap, Bytes)>>>;
@@ -80,6 +83,7 @@ async fn behind(line: Line) -> (TestApp, TestApp, Letters) {
         match line {
             Line::LosesAnswers => _ = deliver(&to, headers, body).await,
             Line::Delays => kept.lock().unwrap().push((headers, body)),
+            Line::Hangs => std::future::pending().await,
         }
         StatusCode::BAD_GATEWAY
     };
@@ -87,6 +91,15 @@ async fn behind(line: Line) -> (TestApp, TestApp, Letters) {
     two.join(Some(&url)).await;
     one.join(None).await;
     (one, two, letters)
+}
+
+/// Until a node that decided by itself tries the owner again.
+async fn trusting(node: &TestApp) {
+    until("the owner is trusted", async || {
+        node.ledger().beat().await.unwrap();
+        !node.ledger().owns(0)
+    })
+    .await;
 }
 
 async fn deliver(to: &str, headers: HeaderMap, body: Bytes) -> String {
@@ -101,15 +114,10 @@ async fn i5_a_command_whose_answer_was_lost_between_nodes_is_done_once() {
     let (one, two, _) = behind(Line::LosesAnswers).await;
     let acme = one.funded("acme", "100").await;
     // What came before has taught the first node to decide by itself: it tries the owner again.
-    let trusting = || async {
-        while one.ledger().owns(0) {
-            one.ledger().beat().await.unwrap()
-        }
-    };
-    trusting().await;
+    trusting(&one).await;
 
     let held = acme.post(RESERVATIONS, json!({ "credits": "4" })).await.expect(StatusCode::CREATED);
-    trusting().await;
+    trusting(&one).await;
     let settle = format!("/api/v1/reservations/{}/settle", held["id"].as_str().unwrap());
     let settled = acme.post(&settle, json!({ "credits": "1" })).await.expect(StatusCode::OK);
 
@@ -124,9 +132,7 @@ async fn i5_a_command_whose_answer_was_lost_between_nodes_is_done_once() {
 async fn i1_a_delayed_copy_of_a_command_never_becomes_a_hold_that_nobody_waits_for() {
     let (one, two, letters) = behind(Line::Delays).await;
     let acme = one.funded("acme", "10").await;
-    while one.ledger().owns(0) {
-        one.ledger().beat().await.unwrap();
-    }
+    trusting(&one).await;
     letters.lock().unwrap().clear();
 
     acme.post(RESERVATIONS, json!({ "credits": "20" })).await.expect(StatusCode::PAYMENT_REQUIRED);
@@ -138,6 +144,21 @@ async fn i1_a_delayed_copy_of_a_command_never_becomes_a_hold_that_nobody_waits_f
     assert_eq!(answer, r#"["Dropped"]"#);
     let balance = acme.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
     assert_eq!((&balance["held"], &balance["available"]), (&json!("0"), &json!("110")));
+    two.finish().await;
+    one.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i5_an_owner_that_hangs_is_taken_over_under_a_higher_epoch() {
+    let (one, two, _) = behind(Line::Hangs).await;
+    let epochs =
+        async || -> i64 { one.ledger().log().heads().await.unwrap().iter().map(|head| head.epoch).sum() };
+    let before = epochs().await;
+
+    let acme = within("the owner is taken over", one.funded("acme", "10")).await;
+
+    assert_eq!(epochs().await, before + 1, "a delayed copy must find another epoch");
+    acme.post(RESERVATIONS, json!({ "credits": "4" })).await.expect(StatusCode::CREATED);
     two.finish().await;
     one.finish().await;
 }

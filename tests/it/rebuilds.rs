@@ -8,6 +8,7 @@ use tollgate::store::StoreError;
 
 use crate::support::TestApp;
 use crate::traffic::Traffic;
+use crate::waiting::until;
 
 const ROUNDS: u64 = 40;
 const CALLERS: u64 = 4;
@@ -38,9 +39,7 @@ async fn i7_projections_that_are_cut_off_and_rebuilt_under_traffic_are_the_fold(
             }
         });
         let goal = traffic.done() + chance.below(PAIRS_MAX) as usize;
-        while traffic.done() < goal && !fold.is_finished() {
-            tokio::task::yield_now().await;
-        }
+        until("more pairs, or the fold", async || traffic.done() >= goal || fold.is_finished()).await;
         fold.abort();
         match fold.await {
             Ok(Ok(())) => whole += 1,

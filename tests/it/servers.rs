@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::database::TestDatabase;
 use crate::support::TestApp;
+use crate::waiting::until;
 
 /// Positions of a partition.
 const SIZE: i64 = 16_777_216;
@@ -61,9 +62,8 @@ async fn partitions_are_made_ahead_and_a_log_that_met_their_end_goes_on() {
         moved.bind(ends_at).execute(&mut owner).await.unwrap();
 
         let first = write(&*log, 0, Timestamp(7), locks_first).await;
-        while !answers(&mut owner, "select to_regclass('events_1') is not null").await {
-            tokio::task::yield_now().await;
-        }
+        let is_made = "select to_regclass('events_1') is not null";
+        until("a partition is made", async || answers(&mut owner, is_made).await).await;
         write(&*log, 0, Timestamp(7), locks_first).await.unwrap();
 
         match ends_at {
@@ -81,13 +81,11 @@ async fn cut_all(owner: &mut PgConnection) {
         .execute(&mut *owner)
         .await
         .unwrap();
-    while sqlx::query_scalar(AssertSqlSafe(format!("select count(*) > 0 {others}")))
-        .fetch_one(&mut *owner)
-        .await
-        .unwrap()
-    {
-        tokio::task::yield_now().await;
-    }
+    let have_ended = format!("select count(*) = 0 {others}");
+    until("all connections end", async || {
+        sqlx::query_scalar(AssertSqlSafe(have_ended.clone())).fetch_one(&mut *owner).await.unwrap()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,7 +13,7 @@ use tollgate::store::projections::{Checkpoint, Projections, SavedFilter, Snapsho
 use tollgate::store::{Appended, EventRow, Head, StoreError};
 use uuid::Uuid;
 
-use crate::database::{TestDatabase, is_postgres};
+use crate::database::TestDatabase;
 
 fn row(position: i64) -> EventRow {
     EventRow {
@@ -107,10 +107,7 @@ async fn commands(views: &dyn Projections) -> Vec<Checkpoint> {
 
 #[tokio::test]
 async fn readers_change_over_while_rows_of_the_old_ones_can_not_be_dropped() {
-    if !is_postgres() {
-        return;
-    }
-    let database = TestDatabase::new().await;
+    let database = TestDatabase::postgres().await;
     let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
     views.checkpoints(0).await.unwrap();
     let fresh = views.start_generation(0, View::Commands).await.unwrap();

@@ -172,6 +172,17 @@ impl TestApp {
 }
 
 impl Actor {
+    /// Whoever asks a process of its own.
+    pub fn of(url: &str, secret: &str) -> Actor {
+        let keys = Arc::new(AtomicU64::new(0));
+        Actor { url: url.to_owned(), secret: secret.to_owned(), client: client(), keys }
+    }
+
+    /// The same caller with another key.
+    pub fn with(&self, secret: &str) -> Actor {
+        Actor { secret: secret.to_owned(), ..self.clone() }
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, None, None).await
     }

@@ -23,6 +23,7 @@ use tollgate::store::{Database, StoreError};
 
 use crate::database::TestDatabase;
 use crate::support::{OPERATOR, TestApp};
+use crate::waiting::until;
 
 #[tokio::test]
 async fn i11_holds_and_lots_whose_time_is_over_are_written_by_the_sweep() {
@@ -132,13 +133,16 @@ async fn a_start_with_a_clock_behind_the_log_is_refused() {
     let first = open(noon).await.unwrap();
     drop(first);
 
-    let behind = loop {
-        match open(noon - 61_000_000).await {
-            // The first one's writers let go of the file once they have seen that nobody asks any more.
-            Err(AppError::Store(StoreError::Locked(_))) => tokio::task::yield_now().await,
-            other => break other,
+    let mut behind = open(noon - 61_000_000).await;
+    // The first one's writers let go of the file once they have seen that nobody asks any more.
+    until("the file is free", async || {
+        let is_locked = matches!(behind, Err(AppError::Store(StoreError::Locked(_))));
+        if is_locked {
+            behind = open(noon - 61_000_000).await;
         }
-    };
+        !is_locked
+    })
+    .await;
 
     assert!(matches!(behind, Err(AppError::ClockBehind { seconds: 61 })), "{behind:?}");
     assert!(open(noon - 59_000_000).await.is_ok());

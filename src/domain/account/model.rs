@@ -12,8 +12,8 @@ use crate::domain::account::refusal::Refusal;
 use crate::domain::account::{Account, Ended};
 use crate::domain::alerting::{AlertRule, AlertSubject};
 use crate::domain::credits::Credits;
-use crate::domain::event::{Balance, Dispatcher, Event, ExpiryPolicy, Feedback, LotTerms, Purpose};
-use crate::domain::ids::{LotId, ReservationId};
+use crate::domain::event::{Balance, Dispatcher, Event, ExpiryPolicy, Feedback, LotTerms, Purpose, Role};
+use crate::domain::ids::{KeyId, LotId, ProjectId, ReservationId};
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::reservation_of;
 
@@ -21,6 +21,9 @@ const ZONE: chrono_tz::Tz = chrono_tz::Europe::Berlin;
 
 #[derive(Default)]
 struct Model {
+    projects: Vec<ProjectId>,
+    /// And whether each was revoked.
+    keys: Vec<(KeyId, bool)>,
     suspended: Option<String>,
     closed: bool,
     overdraft: Credits,
@@ -410,6 +413,7 @@ impl Model {
                 let open = self.open_holds().count();
                 refuse_if(open > 0, || Refusal::OpenReservations { open })?;
                 self.closed = true;
+                self.keys.iter_mut().for_each(|(_, revoked)| *revoked = true);
                 for lot in &mut self.lots {
                     let left = lot.remaining();
                     lot.moves.push(Move::Expired(left));
@@ -428,19 +432,19 @@ impl Model {
             OrgCommand::Adjust { credits, lot, .. } => self.adjust(credits, lot, now)?,
             OrgCommand::Refund { lot, credits, reference } => self.refund(lot, credits, reference)?,
             OrgCommand::Reserve(command) => self.reserve(command, now)?,
-            OrgCommand::Grow { reservation, credits, expiry, .. } => {
-                self.grow(reservation, credits, expiry)?
+            OrgCommand::Grow { reservation, credits, expiry, by } => {
+                self.grow(reservation, credits, expiry, by)?
             }
-            OrgCommand::Extend { reservation, ttl_seconds, .. } => {
-                let hold = self.open_hold(reservation)?;
+            OrgCommand::Extend { reservation, ttl_seconds, by } => {
+                let hold = self.open_hold(reservation, by)?;
                 hold.expires_at = hold.expires_at.max(now.plus_seconds(ttl_seconds));
             }
-            OrgCommand::Release { reservation, .. } => {
-                let released = |hold: &ModelHold| hold.status == ReservationStatus::Released;
-                if self.holds.iter().any(|hold| hold.id == reservation && released(hold)) {
+            OrgCommand::Release { reservation, by } => {
+                let status = self.own_hold(reservation, by)?.status;
+                if status == ReservationStatus::Released {
                     return Ok(());
                 }
-                self.open_hold(reservation)?;
+                self.open_hold(reservation, by)?;
                 self.end(reservation, ReservationStatus::Released, Credits::ZERO);
             }
             OrgCommand::Settle(command) => self.settle(command)?,
@@ -485,11 +489,25 @@ impl Model {
                 }
                 self.forget_all(now);
             }
+            OrgCommand::CreateProject { project, .. } => {
+                self.not_closed()?;
+                // A project of the histories is named after its id.
+                refuse_if(self.projects.contains(&project), || Refusal::ProjectExists)?;
+                self.projects.push(project);
+            }
+            OrgCommand::CreateKey { key, project, expires_at, .. } => {
+                self.not_closed()?;
+                self.known_project(project)?;
+                refuse_if(self.keys.iter().any(|(known, _)| *known == key), || Refusal::KeyExists)?;
+                refuse_if(expires_at.is_some_and(|at| at <= now), || Refusal::ExpiryInPast)?;
+                self.keys.push((key, false));
+            }
+            OrgCommand::RevokeKey { key } => {
+                let known = self.keys.iter_mut().find(|(known, _)| *known == key);
+                known.ok_or(Refusal::UnknownKey)?.1 = true;
+            }
             OrgCommand::Expire => {}
-            OrgCommand::OpenOrg { .. }
-            | OrgCommand::CreateProject { .. }
-            | OrgCommand::CreateKey { .. }
-            | OrgCommand::RevokeKey { .. } => unreachable!("not in the histories"),
+            OrgCommand::OpenOrg { .. } => unreachable!("not in the histories"),
         }
         Ok(())
     }
@@ -534,7 +552,7 @@ impl Model {
         refuse_if(!credits.is_positive(), || Refusal::AmountNotPositive)?;
         refuse_if(self.holds.iter().any(|hold| hold.id == id), || Refusal::ReservationExists)?;
         refuse_if(self.holds.len() >= HOLDS_MAX, || Refusal::TooManyHolds { limit: HOLDS_MAX })?;
-        refuse_if(purpose.project.is_some_and(|id| id != project(1)), || Refusal::UnknownProject)?;
+        self.known_project(purpose.project)?;
         self.within_request_limit(&purpose, credits)?;
         self.affordable(credits)?;
         let covering: Vec<usize> =
@@ -569,10 +587,16 @@ impl Model {
         Ok(())
     }
 
-    fn grow(&mut self, id: ReservationId, credits: Credits, expiry: ExpiryPolicy) -> Result<(), Refusal> {
+    fn grow(
+        &mut self,
+        id: ReservationId,
+        credits: Credits,
+        expiry: ExpiryPolicy,
+        by: Option<Dispatcher>,
+    ) -> Result<(), Refusal> {
         self.may_spend()?;
         refuse_if(!credits.is_positive(), || Refusal::AmountNotPositive)?;
-        self.open_hold(id)?;
+        self.open_hold(id, by)?;
         let index = self.holds.iter().position(|hold| hold.id == id).unwrap();
         let hold = &self.holds[index];
         self.within_request_limit(&hold.purpose, hold.credits.saturating_add(credits))?;
@@ -593,7 +617,7 @@ impl Model {
     fn settle(&mut self, command: Settle) -> Result<(), Refusal> {
         refuse_if(command.cost.is_negative(), || Refusal::AmountNegative)?;
         let id = command.reservation;
-        let hold = self.holds.iter().find(|hold| hold.id == id).ok_or(Refusal::UnknownReservation)?;
+        let hold = &*self.own_hold(id, command.by)?;
         refuse_if(hold.settled, || Refusal::ReservationEnded { status: ReservationStatus::Settled })?;
         let cost = if command.quarantine.is_some() { hold.credits } else { command.cost };
         let charge = if hold.capped { cost.min(hold.credits) } else { cost };
@@ -612,8 +636,16 @@ impl Model {
         Ok(())
     }
 
-    fn open_hold(&mut self, id: ReservationId) -> Result<&mut ModelHold, Refusal> {
+    /// A hold that is open or has ended, of whoever asks: an operator names nobody.
+    fn own_hold(&mut self, id: ReservationId, by: Option<Dispatcher>) -> Result<&mut ModelHold, Refusal> {
         let hold = self.holds.iter_mut().find(|hold| hold.id == id).ok_or(Refusal::UnknownReservation)?;
+        let sender = if hold.capped { Dispatcher::Tollgate } else { Dispatcher::External };
+        refuse_if(by.is_some_and(|by| by != sender), || Refusal::NotItsSender)?;
+        Ok(hold)
+    }
+
+    fn open_hold(&mut self, id: ReservationId, by: Option<Dispatcher>) -> Result<&mut ModelHold, Refusal> {
+        let hold = self.own_hold(id, by)?;
         let status = hold.status;
         refuse_if(status != ReservationStatus::Held, || Refusal::ReservationEnded { status })?;
         Ok(hold)
@@ -651,6 +683,10 @@ impl Model {
             }
             Some(_) | None => Ok(()),
         }
+    }
+
+    fn known_project(&self, project: Option<ProjectId>) -> Result<(), Refusal> {
+        refuse_if(project.is_some_and(|id| !self.projects.contains(&id)), || Refusal::UnknownProject)
     }
 
     fn affordable(&self, asked: Credits) -> Result<(), Refusal> {
@@ -707,12 +743,34 @@ fn a_purpose() -> impl Strategy<Value = Purpose> {
         unit: (of_arm == 1).then(|| "a unit".to_owned()),
         project: match of_project {
             0 => Some(project(9)),
-            1..=5 => Some(project(1)),
+            1 => Some(project(2)),
+            2..=5 => Some(project(1)),
             _ => None,
         },
         key: (by_key == 1).then(|| key(1)),
         end_user: ["ada", "bob"].get(usize::from(user)).map(|name| (*name).to_owned()),
         ..Purpose::default()
+    })
+}
+
+/// Who says that it asks.
+fn a_sender() -> impl Strategy<Value = Option<Dispatcher>> {
+    prop_oneof![
+        4 => Just(None),
+        1 => Just(Some(Dispatcher::Tollgate)),
+        1 => Just(Some(Dispatcher::External)),
+    ]
+}
+
+fn a_new_key() -> impl Strategy<Value = OrgCommand> {
+    let project = prop_oneof![Just(None), (1u128..4).prop_map(|n| Some(project(n)))];
+    let expires_at = prop_oneof![Just(None), (-100i64..200_000).prop_map(|seconds| Some(after(seconds)))];
+    (1u128..5, project, expires_at).prop_map(|(n, project, expires_at)| OrgCommand::CreateKey {
+        key: key(n),
+        role: Role::Inference,
+        project,
+        secret_sha256: "00".into(),
+        expires_at,
     })
 }
 
@@ -774,11 +832,11 @@ fn a_reserve() -> impl Strategy<Value = OrgCommand> {
 }
 
 fn a_settle() -> impl Strategy<Value = OrgCommand> {
-    (0u128..8, an_amount(), 0u8..10).prop_map(|(n, cost, doubt)| {
+    (0u128..8, an_amount(), 0u8..10, a_sender()).prop_map(|(n, cost, doubt, by)| {
         let quarantine = (doubt == 0).then(|| "a negative count".to_owned());
         // What a settle says of itself never moves it to other budgets.
         let purpose = (doubt == 1).then(|| Purpose { route: Some("fast".into()), ..Purpose::default() });
-        Settle { quarantine, purpose, ..settle(n, cost) }.into()
+        Settle { quarantine, purpose, by, ..settle(n, cost) }.into()
     })
 }
 
@@ -798,18 +856,19 @@ fn a_command() -> impl Strategy<Value = OrgCommand> {
     prop_oneof![
         12 => a_reserve(),
         10 => a_settle(),
-        3 => (0u128..8).prop_map(release),
-        4 => (0u128..8, an_amount(), an_expiry()).prop_map(|(n, credits, expiry)| OrgCommand::Grow {
-            reservation: reservation(n),
-            credits,
-            expiry,
-            by: None,
+        3 => (0u128..8, a_sender())
+            .prop_map(|(n, by)| OrgCommand::Release { reservation: reservation(n), by }),
+        4 => (0u128..8, an_amount(), an_expiry(), a_sender()).prop_map(|(n, credits, expiry, by)| {
+            OrgCommand::Grow { reservation: reservation(n), credits, expiry, by }
         }),
-        2 => (0u128..8, 1i64..100_000).prop_map(|(n, ttl_seconds)| OrgCommand::Extend {
+        2 => (0u128..8, 1i64..100_000, a_sender()).prop_map(|(n, ttl_seconds, by)| OrgCommand::Extend {
             reservation: reservation(n),
             ttl_seconds,
-            by: None,
+            by,
         }),
+        1 => (1u128..4).prop_map(create_project),
+        2 => a_new_key(),
+        1 => (1u128..5).prop_map(|n| OrgCommand::RevokeKey { key: key(n) }),
         4 => lot_terms().prop_map(grant_lot),
         4 => (lot_terms(), 0i64..500).prop_map(|(terms, minor)| purchase(terms, minor)),
         3 => (signed, 12u128..16).prop_map(|(credits, n)| OrgCommand::Adjust {
@@ -829,9 +888,9 @@ fn a_command() -> impl Strategy<Value = OrgCommand> {
             arm: "small/haiku".into(),
             credits: is_capped.then_some(credits),
         }),
-        2 => (0u128..8, 0u16..3).prop_map(|(n, score)| OrgCommand::GiveFeedback {
-            reservation: reservation(n),
-            feedback: Feedback { score_thousandths: Some(score * 400), served: None },
+        2 => (0u128..8, 0u16..3, any::<Option<bool>>()).prop_map(|(n, score, served)| {
+            let feedback = Feedback { score_thousandths: Some(score * 400), served };
+            OrgCommand::GiveFeedback { reservation: reservation(n), feedback }
         }),
         2 => an_amount().prop_map(overdraft),
         1 => Just(OrgCommand::SuspendOrg { reason: "unpaid".into() }),
@@ -858,7 +917,7 @@ impl Pair {
     fn new() -> Pair {
         let mut account = active();
         account.does(START, bought(1, credits(4), 301));
-        let mut model = Model::default();
+        let mut model = Model { projects: vec![project(1)], keys: vec![(key(1), false)], ..Model::default() };
         let terms = LotTerms { lot: lot(1), credits: credits(4), priority: 0, expires_at: None };
         model.last_purchase = terms.credits;
         model.lots.push(ModelLot { terms, paid: 301, made_at: START, moves: vec![] });
@@ -953,6 +1012,13 @@ impl Pair {
             }
         }
         assert_eq!(self.account.holds.len(), self.model.open_holds().count());
+        let keys = self.account.keys.iter().map(|(key, known)| (*key, known.revoked));
+        let (mut keys, mut expected) = (keys.collect::<Vec<_>>(), self.model.keys.clone());
+        keys.sort();
+        expected.sort();
+        assert_eq!(keys, expected);
+        assert_eq!(self.account.projects.len(), self.model.projects.len());
+        assert!(self.model.projects.iter().all(|id| self.account.projects.contains_key(id)));
         for state in &self.account.budgets {
             let known = self.model.budgets.iter().find(|known| known.budget == state.budget).unwrap();
             for (window, count) in &state.counters {

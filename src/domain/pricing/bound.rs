@@ -154,7 +154,9 @@ mod tests {
     use super::*;
     use crate::domain::pricing::cost::cost;
     use crate::domain::pricing::rate_card::tests::{card, rate};
-    use crate::domain::pricing::rate_card::{LongContext, Rates, TierRates, Uplift};
+    use crate::domain::pricing::rate_card::{LongContext, Rate, Rates, TierRates, Uplift};
+    use proptest::collection::vec;
+    use proptest::option;
     use proptest::prelude::*;
 
     fn steep_card() -> RateCard {
@@ -202,32 +204,106 @@ mod tests {
         assert_eq!(bound(&card, &terms, &text(0), u64::MAX), Ok(Credits::from_nanos(i64::MAX)));
     }
 
+    fn a_rate() -> impl Strategy<Value = Rate> {
+        (0i64..40_000_000).prop_map(|nanos| Rate::new(Decimal::new(nanos, 6)).expect("not negative"))
+    }
+
+    /// Any class may have a price of its own, and be the dearest.
+    fn some_rates() -> impl Strategy<Value = Rates> {
+        vec(option::of(a_rate()), 11).prop_map(|rates| Rates {
+            input: rates[0],
+            cache_read: rates[1],
+            cache_write_5m: rates[2],
+            cache_write_1h: rates[3],
+            output: rates[4],
+            reasoning: rates[5],
+            audio_input: rates[6],
+            cached_audio: rates[7],
+            audio_output: rates[8],
+            image: rates[9],
+            video: rates[10],
+        })
+    }
+
+    fn some_steps() -> impl Strategy<Value = Vec<LongContext>> {
+        let step = (0u64..6_000, some_rates());
+        vec(step.prop_map(|(above_tokens, rates)| LongContext { above_tokens, rates }), 0..3)
+    }
+
+    fn a_card() -> impl Strategy<Value = RateCard> {
+        let tier = prop_oneof![Just(ServiceTier::Flex), Just(ServiceTier::Priority)];
+        let own = (some_rates(), some_steps());
+        let own = own.prop_map(|(rates, long_context)| TierRates { rates, long_context });
+        let tiers = proptest::collection::btree_map(tier, own, 0..3);
+        let units = (a_rate(), option::of(a_rate()));
+        let factors = (option::of(a_rate()), a_rate());
+        (a_rate(), a_rate(), some_rates(), some_steps(), tiers, units, factors).prop_map(
+            |(input, output, rates, long_context, tiers, (web_search, call), (europe, fast))| {
+                let mut card = steep_card();
+                card.rates = Rates { input: Some(input), output: Some(output), ..rates };
+                (card.long_context, card.tiers) = (long_context, tiers);
+                card.uplifts = europe.map(|factor| (Uplift::RegionEu, factor)).into_iter().collect();
+                card.uplifts.insert(Uplift::Fast, fast);
+                (card.units.web_search, card.units.call) = (Some(web_search), call);
+                card
+            },
+        )
+    }
+
+    /// Few classes at a time, so that each is the dearest of some.
+    fn a_usage() -> impl Strategy<Value = Usage> {
+        let count = || prop_oneof![2 => Just(0u64), 1 => 1u64..3_000];
+        (vec(count(), 11), 0u64..4).prop_map(|(counts, web_searches)| Usage {
+            input_tokens: counts[0],
+            cache_read_tokens: counts[1],
+            cache_write_5m_tokens: counts[2],
+            cache_write_1h_tokens: counts[3],
+            output_tokens: counts[4],
+            reasoning_tokens: counts[5],
+            audio_input_tokens: counts[6],
+            cached_audio_tokens: counts[7],
+            audio_output_tokens: counts[8],
+            image_tokens: counts[9],
+            video_tokens: counts[10],
+            web_searches,
+            ..Usage::default()
+        })
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn no_usage_within_the_demand_costs_more_than_the_bound(
-            input in 0u64..3_000, written in 0u64..1_000, output in 0u64..2_000, reasoning in 0u64..2_000,
-            searches in 0u64..4, percent in 0u32..50, priority in any::<bool>(), europe in any::<bool>(),
+            card in a_card(), usage in a_usage(), n in 1u64..4, spare in 0u64..500, percent in 0u32..50,
+            tiers in (0usize..3, 0usize..3), (europe, fast) in any::<(bool, bool)>(),
         ) {
-            let card = steep_card();
-            let tier = if priority { ServiceTier::Priority } else { ServiceTier::Standard };
+            let priced: Vec<ServiceTier> = ServiceTier::ALL.into_iter().filter(|tier| card.has_tier(*tier)).collect();
+            let (asked, served) = (priced[tiers.0 % priced.len()], priced[tiers.1 % priced.len()]);
+            let uplifts = [(europe, Uplift::RegionEu), (fast, Uplift::Fast)];
             let terms = Terms {
-                tier,
-                uplifts: if europe { [Uplift::RegionEu].into() } else { Default::default() },
+                tier: asked,
+                uplifts: uplifts.into_iter().filter(|(is_so, _)| *is_so).map(|(_, uplift)| uplift).collect(),
                 mark_up_percent: Decimal::from(percent),
             };
-            let usage = Usage {
-                input_tokens: input,
-                cache_write_5m_tokens: written,
-                output_tokens: output,
-                reasoning_tokens: reasoning,
-                web_searches: searches,
-                ..Usage::default()
+            // No more than the usage needs, or a class could hide behind another one's flag.
+            let demand = Demand {
+                input_tokens_max: usage.input_total() + spare,
+                n,
+                web_searches_max: usage.web_searches,
+                cache_writes: usage.cache_write_5m_tokens > 0,
+                long_cache_writes: usage.cache_write_1h_tokens > 0,
+                audio_input: usage.audio_input_tokens + usage.cached_audio_tokens > 0,
+                audio_output: usage.audio_output_tokens > 0,
+                pictures_or_video: usage.image_tokens + usage.video_tokens > 0,
+                other_tiers: vec![served],
             };
-            let demand = Demand { web_searches_max: searches, ..Demand::text(input + written) };
 
-            let most = bound(&card, &terms, &demand, output + reasoning).expect("a bound");
+            let most = bound(&card, &terms, &demand, usage.output_total().div_ceil(n)).expect("a bound");
 
-            prop_assert!(cost(&card, &terms, &usage).expect("a cost") <= most);
+            let served = Terms { tier: served, ..terms };
+            let costs = cost(&card, &served, &usage).expect("a cost");
+            prop_assert!(costs <= most, "{costs} is more than {most}");
         }
 
         #[test]

@@ -6,7 +6,10 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::*;
+use crate::gateway::failure::Failure;
+use crate::ledger::LedgerError;
 use crate::store::{Appended, EventLog, EventRow, Head, LockedHead, StoreError};
+use crate::waiting::until;
 
 /// A log that is there, gone, or gone with its next answer.
 pub(super) struct Log {
@@ -79,13 +82,9 @@ impl EventLog for Log {
 
 /// Once nothing is held any more.
 async fn settled(world: &World) -> Balance {
-    loop {
-        let balance = world.ledger.read(ACME, |account| account.balance()).await;
-        match balance {
-            Ok(balance) if balance.held.is_zero() => return balance,
-            Ok(_) | Err(_) => tokio::task::yield_now().await,
-        }
-    }
+    let balance = async || world.ledger.read(ACME, |account| account.balance()).await;
+    until("nothing is held", async || balance().await.is_ok_and(|balance| balance.held.is_zero())).await;
+    balance().await.expect("reads")
 }
 
 #[tokio::test]
@@ -132,9 +131,7 @@ async fn a_hold_that_nobody_knows_of_is_released_once_the_log_can_be_read_again(
             .map(|row| row.kind)
             .filter(|kind| kind.starts_with("Credits") || kind.starts_with("Res"))
     };
-    while !held().await.any(|kind| kind == "ReservationReleased") {
-        tokio::task::yield_now().await;
-    }
+    until("it is released", async || held().await.any(|kind| kind == "ReservationReleased")).await;
     assert!(held().await.any(|kind| kind == "CreditsReserved"), "it had been written");
     assert_eq!(settled(&world).await.consumed, Credits::ZERO);
 }
@@ -161,4 +158,11 @@ async fn nothing_is_sent_for_a_hold_whose_time_is_over_and_nothing_is_charged() 
     assert_eq!(failed.status().as_u16(), 503);
     assert_eq!(calls.load(Ordering::SeqCst), 1, "its hold had expired by then");
     assert_eq!(settled(&world).await.consumed, Credits::ZERO);
+}
+
+#[test]
+fn who_finds_the_queue_full_is_told_when_to_come_again() {
+    let told = Failure::from(LedgerError::Busy);
+
+    assert_eq!((told.status, told.retry_after_seconds), (503, Some(1)));
 }

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use tokio::task::yield_now;
 
 use super::*;
+use crate::waiting::within;
 
 type Part = Result<Bytes, std::io::Error>;
 
@@ -119,7 +120,7 @@ async fn of_two_answers_at_once_both_reach_their_end() {
             }
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(4), until_told).await.expect("the first ends first");
+    within("both end", until_told).await;
     let broken = asking("one of two").await.text().await.expect("text");
 
     for said in ["One", "Two", " more", "[DONE]"] {

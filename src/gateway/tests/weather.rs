@@ -6,6 +6,7 @@ use tokio::task::yield_now;
 
 use super::*;
 use crate::gateway::plan::Target;
+use crate::waiting::until;
 
 #[tokio::test]
 async fn a_failing_provider_is_left_for_the_next_before_the_first_byte() {
@@ -302,12 +303,7 @@ async fn i1_i3_in_a_storm_with_hedges_and_impatient_clients_no_hold_is_left() {
 
     let statuses = futures_util::future::join_all((0..60).map(call)).await;
 
-    let all_ended = async {
-        while !world.balance().await.held.is_zero() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(60), all_ended).await.expect("no hold is left");
+    until("no hold is left", async || world.balance().await.held.is_zero()).await;
     assert!(statuses.iter().all(|status| [200, 429, 502, 503].contains(status)), "{statuses:?}");
     assert!(statuses.iter().filter(|status| **status == 200).count() > 30, "{statuses:?}");
     let balance = world.balance().await;

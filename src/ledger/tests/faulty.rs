@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, RwLock};
 
 use super::*;
 
@@ -30,6 +30,8 @@ pub(super) struct Faulty {
     pub slow: Mutex<Option<[Arc<Notify>; 2]>>,
     /// Nothing can be found by position up to here.
     pub archived_to: i64,
+    /// Whoever looks something up waits while a test holds it.
+    pub look_ups: RwLock<()>,
 }
 
 impl Faulty {
@@ -47,6 +49,7 @@ impl Faulty {
             damaged: None,
             slow: Mutex::default(),
             archived_to: 0,
+            look_ups: RwLock::default(),
         }
     }
 }
@@ -112,6 +115,7 @@ impl EventLog for Faulty {
     }
 
     async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
+        let _in_turn = self.look_ups.read().await;
         let mut rows = self.log.read_at(shard, positions).await?;
         rows.retain(|row| row.position > self.archived_to);
         match rows.iter().find(|row| self.damaged.is_some_and(|org| org.0 == row.org_id)) {
