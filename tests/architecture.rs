@@ -142,10 +142,7 @@ fn every_setting_has_its_row() {
         assert!(missing.is_empty(), "give {missing:?} of {name} a row in docs/CONFIGURATION.md");
     }
 
-    let variables = texts_of(&code()).into_iter().filter(|text| {
-        let is_name = |letter: char| letter.is_ascii_uppercase() || letter == '_';
-        text.strip_prefix("TOLLGATE_").is_some_and(|rest| !rest.is_empty() && rest.chars().all(is_name))
-    });
+    let variables = texts_of(&code()).into_iter().filter(|text| is_variable(text));
     let missing: Vec<String> = variables.filter(|name| !page.contains(&format!("`{name}`"))).collect();
     assert!(missing.is_empty(), "name {missing:?} in docs/CONFIGURATION.md");
 }
@@ -184,6 +181,56 @@ fn every_metric_and_every_header_has_its_row() {
     assert!(no_row.is_empty(), "give {no_row:?} a row in docs/OPERATING.md");
     assert!(unnamed.is_empty(), "name {unnamed:?} in docs/OPERATING.md");
     assert!(gone.is_empty(), "docs/OPERATING.md has rows of metrics that are no more: {gone:?}");
+}
+
+#[test]
+fn every_file_that_a_page_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = vec![root.join("README.md")];
+    let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    pages.extend(docs.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    let mut missing = Vec::new();
+    for page in &pages {
+        let text = fs::read_to_string(page).unwrap();
+        // What stands between two backticks of a line, where it is a path.
+        let quoted = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+        let is_path = |text: &str| {
+            ["src/", "tests/", "docs/", "schemas/", ".ci/"].iter().any(|folder| text.starts_with(folder))
+        };
+        let is_page = |text: &str| text.ends_with(".md") && !text.contains('/');
+        let named =
+            quoted.filter(|text| is_path(text) || is_page(text)).filter(|text| !text.contains(['…', '<']));
+        missing
+            .extend(named.filter(|name| is_missing(root, name)).map(|name| (page.clone(), name.to_owned())));
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// A module is named without its ending, a decision by its number.
+fn is_missing(root: &Path, name: &str) -> bool {
+    let folders = [root.to_owned(), root.join("docs")];
+    let is_there = folders.iter().any(|folder| {
+        let path = folder.join(name);
+        path.exists() || path.with_extension("rs").exists()
+    });
+    let is_decision = name.strip_prefix("docs/decisions/").is_some_and(|number| {
+        let decisions = fs::read_dir(root.join("docs/decisions")).unwrap();
+        decisions.into_iter().any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with(number))
+    });
+    !is_there && !is_decision
+}
+
+#[test]
+fn every_variable_that_makes_a_test_or_bench_long_is_told() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    collect_sources(&root.join("tests/it"), &mut files);
+    collect_sources(&root.join("benches"), &mut files);
+    let pages = ["docs/RELIABILITY.md", "docs/BENCHMARKS.md", "docs/CONFIGURATION.md"].map(page).concat();
+    let texts = files.iter().flat_map(|file| texts_of(&scan(&fs::read_to_string(file).unwrap())));
+    let missing: Vec<String> =
+        texts.filter(|text| is_variable(text) && !pages.contains(text.as_str())).collect();
+    assert!(missing.is_empty(), "name {missing:?} in docs/RELIABILITY.md or docs/BENCHMARKS.md");
 }
 
 /// A table that the instructions leave out would stay on the coordinator, and every statement on it with it.
@@ -225,11 +272,18 @@ fn has_row(page: &str, name: &str) -> bool {
     page.lines().any(|line| line.starts_with(&format!("| `{name}`")))
 }
 
+/// Whether it is the name of an environment variable of ours.
+fn is_variable(text: &str) -> bool {
+    let is_name = |letter: char| letter.is_ascii_uppercase() || letter == '_';
+    text.strip_prefix("TOLLGATE_").is_some_and(|rest| !rest.is_empty() && rest.chars().all(is_name))
+}
+
 /// The public fields of a struct.
 fn fields(path: &str, name: &str) -> Vec<String> {
     let tokens = scan(&page(path));
     let begins = tokens.windows(3).position(|at| at[0].is("struct") && at[1].is(name) && at[2].is("{"));
-    let begins = begins.unwrap_or_else(|| panic!("there is no struct {name} in {path}"));
+    assert!(begins.is_some(), "there is no struct {name} in {path}");
+    let begins = begins.unwrap();
     let body = &tokens[begins..end_of_item(&tokens, begins)];
     let fields = body.windows(3).filter(|at| at[0].is("pub") && at[2].is(":"));
     fields.map(|at| at[1].text.clone()).collect()
