@@ -19,11 +19,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("store", &["domain", "clock", "config"]),
     ("ledger", &["domain", "clock", "config", "store"]),
     ("operations", &["domain", "clock", "config", "store", "ledger"]),
-    ("notify", &["domain", "clock", "config"]),
     ("http", &["domain", "clock", "config", "ledger", "operations"]),
     ("gateway", &["domain", "clock", "config", "ledger", "operations"]),
-    ("console", &["domain", "clock", "config", "ledger", "operations"]),
-    ("workers", &["domain", "clock", "config", "store", "ledger", "operations", "notify"]),
+    ("workers", &["domain", "clock", "config", "store", "ledger", "operations"]),
     ("simulator", &["domain", "clock"]),
     ("telemetry", &["app"]),
     ("app", EVERYTHING),
@@ -45,10 +43,8 @@ const EVERYTHING: &[&str] = &[
     "store",
     "ledger",
     "operations",
-    "notify",
     "http",
     "gateway",
-    "console",
     "workers",
     "simulator",
     "app",
@@ -133,21 +129,7 @@ const PURITIES: &[Purity] = &[
 
 #[test]
 fn the_house_keeps_its_shape() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files = Vec::new();
-    collect_sources(&root.join("src"), &mut files);
-    files.sort();
-    assert!(!files.is_empty(), "no sources under {}", root.display());
-
-    let sources: Vec<(String, String)> = files
-        .iter()
-        .map(|file| {
-            let path = file.strip_prefix(root).unwrap().to_string_lossy().replace('\\', "/");
-            (path, fs::read_to_string(file).unwrap())
-        })
-        .collect();
-
-    let breaches = breaches_of_all(&sources);
+    let breaches = breaches_of_all(&all_sources());
 
     assert!(breaches.is_empty(), "{} breaches:\n{}", breaches.len(), breaches.join("\n"));
 }
@@ -180,6 +162,106 @@ fn every_metric_is_described_and_counted() {
     assert_eq!(counted, described, "src/telemetry.rs says what each metric counts, and of no other");
 }
 
+#[test]
+fn every_setting_has_its_row() {
+    let page = page("docs/CONFIGURATION.md");
+    for (path, name) in [("src/config.rs", "Config"), ("src/config.rs", "ProviderConfig")] {
+        let missing: Vec<String> =
+            fields(path, name).into_iter().filter(|field| !has_row(&page, field)).collect();
+        assert!(missing.is_empty(), "give {missing:?} of {name} a row in docs/CONFIGURATION.md");
+    }
+
+    let variables = texts_of(&code()).into_iter().filter(|text| is_variable(text));
+    let missing: Vec<String> = variables.filter(|name| !page.contains(&format!("`{name}`"))).collect();
+    assert!(missing.is_empty(), "name {missing:?} in docs/CONFIGURATION.md");
+}
+
+#[test]
+fn every_field_of_a_route_is_explained() {
+    let page = page("docs/ROUTES.md");
+    let route = "src/domain/routing/route.rs";
+    for name in ["Policy", "CachePolicy"] {
+        let missing: Vec<String> =
+            fields(route, name).into_iter().filter(|field| !has_row(&page, field)).collect();
+        assert!(missing.is_empty(), "give {missing:?} of {name} a row in docs/ROUTES.md");
+    }
+    let missing: Vec<String> =
+        fields(route, "When").into_iter().filter(|field| !page.contains(&format!("`{field}"))).collect();
+    assert!(missing.is_empty(), "explain {missing:?} of When in docs/ROUTES.md");
+}
+
+#[test]
+fn every_metric_and_every_header_has_its_row() {
+    let page = page("docs/OPERATING.md");
+    let texts = texts_of(&code());
+    let is_word = |text: &str| text.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_');
+    let metrics: Vec<&String> =
+        texts.iter().filter(|text| text.starts_with("tollgate_") && is_word(text)).collect();
+    let is_header = |text: &str| text.starts_with("x-tollgate-") || text == "x-should-retry";
+    let headers = texts.iter().filter(|text| is_header(text) && !text.contains([' ', ':', '{']));
+
+    let no_row: Vec<&&String> = metrics.iter().filter(|name| !has_row(&page, name)).collect();
+    let unnamed: Vec<&String> = headers.filter(|name| !page.contains(&format!("`{name}`"))).collect();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let gone: Vec<&str> =
+        rows.filter(|row| row.starts_with("tollgate_") && !texts.iter().any(|text| text == row)).collect();
+
+    assert!(metrics.len() > 20, "the metrics are not found any more: {metrics:?}");
+    assert!(no_row.is_empty(), "give {no_row:?} a row in docs/OPERATING.md");
+    assert!(unnamed.is_empty(), "name {unnamed:?} in docs/OPERATING.md");
+    assert!(gone.is_empty(), "docs/OPERATING.md has rows of metrics that are no more: {gone:?}");
+}
+
+#[test]
+fn every_file_that_a_page_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = vec![root.join("README.md")];
+    let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    pages.extend(docs.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    let mut missing = Vec::new();
+    for page in &pages {
+        let text = fs::read_to_string(page).unwrap();
+        // What stands between two backticks of a line, where it is a path.
+        let quoted = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+        let is_path = |text: &str| {
+            ["src/", "tests/", "docs/", "schemas/", ".ci/"].iter().any(|folder| text.starts_with(folder))
+        };
+        let is_page = |text: &str| text.ends_with(".md") && !text.contains('/');
+        let named =
+            quoted.filter(|text| is_path(text) || is_page(text)).filter(|text| !text.contains(['…', '<']));
+        missing
+            .extend(named.filter(|name| is_missing(root, name)).map(|name| (page.clone(), name.to_owned())));
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// A module is named without its ending, a decision by its number.
+fn is_missing(root: &Path, name: &str) -> bool {
+    let folders = [root.to_owned(), root.join("docs")];
+    let is_there = folders.iter().any(|folder| {
+        let path = folder.join(name);
+        path.exists() || path.with_extension("rs").exists()
+    });
+    let is_decision = name.strip_prefix("docs/decisions/").is_some_and(|number| {
+        let decisions = fs::read_dir(root.join("docs/decisions")).unwrap();
+        decisions.into_iter().any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with(number))
+    });
+    !is_there && !is_decision
+}
+
+#[test]
+fn every_variable_that_makes_a_test_or_bench_long_is_told() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    collect_sources(&root.join("tests/it"), &mut files);
+    collect_sources(&root.join("benches"), &mut files);
+    let pages = ["docs/RELIABILITY.md", "docs/BENCHMARKS.md", "docs/CONFIGURATION.md"].map(page).concat();
+    let texts = files.iter().flat_map(|file| texts_of(&scan(&fs::read_to_string(file).unwrap())));
+    let missing: Vec<String> =
+        texts.filter(|text| is_variable(text) && !pages.contains(text.as_str())).collect();
+    assert!(missing.is_empty(), "name {missing:?} in docs/RELIABILITY.md or docs/BENCHMARKS.md");
+}
+
 /// A table that the instructions leave out would stay on the coordinator, and every statement on it with it.
 #[test]
 fn the_instructions_for_citus_name_every_table() {
@@ -210,6 +292,59 @@ fn tables_of(sql: &str) -> Vec<&str> {
     made.collect()
 }
 
+fn page(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// Whether a table has a line that begins with the name.
+fn has_row(page: &str, name: &str) -> bool {
+    page.lines().any(|line| line.starts_with(&format!("| `{name}`")))
+}
+
+/// Whether it is the name of an environment variable of ours.
+fn is_variable(text: &str) -> bool {
+    let is_name = |letter: char| letter.is_ascii_uppercase() || letter == '_';
+    text.strip_prefix("TOLLGATE_").is_some_and(|rest| !rest.is_empty() && rest.chars().all(is_name))
+}
+
+/// The public fields of a struct.
+fn fields(path: &str, name: &str) -> Vec<String> {
+    let tokens = scan(&page(path));
+    let begins = tokens.windows(3).position(|at| at[0].is("struct") && at[1].is(name) && at[2].is("{"));
+    assert!(begins.is_some(), "there is no struct {name} in {path}");
+    let begins = begins.unwrap();
+    let body = &tokens[begins..end_of_item(&tokens, begins)];
+    let fields = body.windows(3).filter(|at| at[0].is("pub") && at[2].is(":"));
+    fields.map(|at| at[1].text.clone()).collect()
+}
+
+/// The sources' words, without those of tests.
+fn code() -> Vec<Token> {
+    let sources = all_sources();
+    let tests = all_test_modules(&sources);
+    let code = sources.iter().filter(|(path, _)| !is_test(&tests, path));
+    code.flat_map(|(_, source)| without_test_items(scan(source))).collect()
+}
+
+fn texts_of(tokens: &[Token]) -> Vec<String> {
+    let texts = tokens.iter().filter(|token| token.kind == Kind::Text);
+    texts.map(|token| token.text.clone()).collect()
+}
+
+/// The sources by their paths.
+fn all_sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    collect_sources(&root.join("src"), &mut files);
+    files.sort();
+    assert!(!files.is_empty(), "no sources under {}", root.display());
+    let read = |file: &PathBuf| {
+        let path = file.strip_prefix(root).unwrap().to_string_lossy().replace('\\', "/");
+        (path, fs::read_to_string(file).unwrap())
+    };
+    files.iter().map(read).collect()
+}
+
 fn collect_sources(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -223,14 +358,17 @@ fn collect_sources(folder: &Path, files: &mut Vec<PathBuf>) {
 
 /// Everything that is wrong, one sentence each. A file is a test when its parent declares it so.
 fn breaches_of_all(sources: &[(String, String)]) -> Vec<String> {
-    let test_modules: Vec<Vec<String>> =
-        sources.iter().flat_map(|(path, source)| test_modules(path, &scan(source))).collect();
-    let is_test = |path: &str| test_modules.iter().any(|test| module_of(path).starts_with(test));
-    sources
-        .iter()
-        .filter(|(path, _)| !is_test(path))
-        .flat_map(|(path, source)| breaches_of(path, source))
-        .collect()
+    let tests = all_test_modules(sources);
+    let code = sources.iter().filter(|(path, _)| !is_test(&tests, path));
+    code.flat_map(|(path, source)| breaches_of(path, source)).collect()
+}
+
+fn all_test_modules(sources: &[(String, String)]) -> Vec<Vec<String>> {
+    sources.iter().flat_map(|(path, source)| test_modules(path, &scan(source))).collect()
+}
+
+fn is_test(test_modules: &[Vec<String>], path: &str) -> bool {
+    test_modules.iter().any(|test| module_of(path).starts_with(test))
 }
 
 fn breaches_of(path: &str, source: &str) -> Vec<String> {
@@ -259,16 +397,13 @@ fn import_breaches(path: &str, tokens: &[Token]) -> Vec<String> {
         .map(|import| {
             let advice = match (layer.as_str(), import.layer.as_str()) {
                 ("domain", _) => "the domain imports no layer; take what you need as an argument",
-                ("http" | "gateway" | "console", "store") => {
-                    "go through an operation or a read of the ledger"
-                }
-                ("http" | "gateway" | "console", "http" | "gateway" | "console") => {
+                ("http" | "gateway", "store") => "go through an operation or a read of the ledger",
+                ("http" | "gateway", "http" | "gateway") => {
                     "what both need is an operation, or belongs to the domain"
                 }
                 ("simulator", _) => {
                     "the simulator proves the gateway from outside; it uses clock and domain only"
                 }
-                ("notify", _) => "it uses domain, config and clock only; let a worker hand it what to send",
                 _ => "turn the call around, or move what it needs to a layer on its left",
             };
             format!("{path}:{}: {layer} may not import {}; {advice}.", import.line, import.layer)
@@ -698,8 +833,8 @@ fn imports_go_to_the_left() {
     );
     check("src/http/orgs.rs", "fn f() { crate::store::open() }", &["go through an operation"]);
     check("src/http/orgs.rs", "use crate::gateway::Edge;", &["what both need is an operation"]);
-    check("src/workers/deliver.rs", "use crate::{notify, store::Outbox};", &[]);
-    check("src/notify/mail.rs", "use crate::ledger::Ledger;", &["let a worker hand it"]);
+    check("src/workers/sweep.rs", "use crate::{ledger, store::EventLog};", &[]);
+    check("src/workers/sweep.rs", "use crate::http::Problem;", &["turn the call around"]);
     check("src/simulator/mod.rs", "use crate::gateway::dialects;", &["from outside"]);
     check("src/app.rs", "use crate::{http, gateway, store};", &[]);
     check("src/main.rs", "use tollgate::demo;", &[]);
