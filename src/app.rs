@@ -26,13 +26,13 @@ use crate::gateway::{self, GatewayState};
 use crate::http::{self, ApiState};
 use crate::ledger::export::{ExportError, FileError, Selection, export, verify_export};
 use crate::ledger::projector::Projector;
-use crate::ledger::verify::{Report, verify_all};
+use crate::ledger::verify::{self, Report, verify_all};
 use crate::ledger::{Ledger, LedgerError, Memory};
 use crate::operations::authenticate::OperatorKey;
 use crate::operations::claim::finish_claims;
 use crate::operations::find_org::find_org;
 use crate::operations::profile::ProfileBook;
-use crate::store::{Database, EventLog, StoreError};
+use crate::store::{Database, EventLog, Evidence, StoreError};
 use crate::telemetry;
 use crate::workers::Workers;
 
@@ -129,7 +129,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     let reloads = tokio::spawn(reload_when_told(hangups, gateway.clone(), args.config));
     let upkeep = tokio::spawn(telemetry::keep_up());
     let drain = Duration::from_secs(config.drain_seconds);
-    let served = serve_until_told(listener, router, ledger, &mut stops, drain).await;
+    let served = serve_until_told(listener, router, ledger.clone(), &mut stops, drain).await;
     reloads.abort();
     // Streams whose client went away are read on for their usage.
     tokio::select! {
@@ -138,7 +138,15 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     }
     upkeep.abort();
     workers.stop().await;
+    close(&ledger).await;
     served
+}
+
+/// The next start reads what is left in the write-ahead logs.
+pub(crate) async fn close(ledger: &Ledger) {
+    if let Err(error) = ledger.close().await {
+        tracing::warn!(%error, "the database's file alone is not the whole of it: keep what stands beside it");
+    }
 }
 
 /// Serves until told to stop; then connections end in their own time: until `drain` is over, or until told again. A head
@@ -301,27 +309,27 @@ pub async fn export_log(args: ExportLogArgs) -> Result<(), AppError> {
         None => Box::new(std::io::stdout().lock()),
     };
     let events = export(&ledger, selection, &mut BufWriter::new(out)).await?;
+    close(&ledger).await;
     eprintln!("{events} events");
     Ok(())
 }
 
-/// Checks a database file, a database by its URL, or an exported log, and prints what it found.
+/// Checks a database file, a database by its URL, or an exported log, and prints what it found. A file is left as it is.
 ///
 /// # Errors
-/// `NotSound` where anything is amiss.
+/// `NotSound` where anything is amiss; where it holds no ledger.
 pub async fn verify(file_or_url: &str, json: bool) -> Result<(), AppError> {
     let file = Path::new(file_or_url);
     if let Some(exported) = exported(file) {
         let report = verify_export(exported)?;
         return judge(&report, json);
     }
-    let database = match file_or_url.contains("://") {
-        true => Database::open_existing(file_or_url, &Clock::system()).await?,
-        false if file.exists() => Database::open_file(file).await?,
-        false => return Err(StoreError::Unavailable(format!("{file_or_url} does not exist")).into()),
+    let Evidence { log, projections } = Evidence::open(file_or_url, &Clock::system()).await?;
+    let report = match projections {
+        Some(projections) => verify_all(log, projections).await?,
+        None => verify::verify(&*log).await?,
     };
-    let Database { log, projections, .. } = database;
-    judge(&verify_all(log, projections).await?, json)
+    judge(&report, json)
 }
 
 /// The file, where it begins like an exported log.
@@ -349,12 +357,13 @@ pub async fn rebuild(name: &str, database_url: &str) -> Result<(), AppError> {
         name => vec![View::named(name).ok_or_else(|| AppError::UnknownProjection(name.to_owned()))?],
     };
     let Database { log, projections, .. } = Database::open_existing(database_url, &Clock::system()).await?;
-    let projector = Projector::open(log, projections).await?;
+    let projector = Projector::open(log.clone(), projections).await?;
     for view in views {
         projector.rebuild(view).await?;
         println!("{}: folded again from the first event", view.name());
     }
-    Ok(())
+    log.close().await?;
+    Ok(projector.store().close().await?)
 }
 
 fn projections() -> String {

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::app::{AppError, Stops};
+use crate::app::{self, AppError, Stops};
 use crate::demo::world::World;
 use crate::simulator::Weather;
 
@@ -52,15 +52,21 @@ pub enum DemoError {
 /// Where it can't be set up, or the books do not balance.
 pub async fn run(args: DemoArgs) -> Result<(), DemoError> {
     let mut stops = Stops::listen().map_err(world::set_up)?;
-    // Whatever is under way then is dropped, and its directory with it.
-    tokio::select! {
-        shown = show(&args) => shown,
-        () = stops.next() => if args.once { Err(DemoError::Stopped) } else { Ok(()) },
-    }
+    let stopped = || if args.once { Err(DemoError::Stopped) } else { Ok(()) };
+    let world = tokio::select! {
+        world = World::make(args.data.as_deref(), args.listen) => world?,
+        () = stops.next() => return stopped(),
+    };
+    // Whatever is under way then is dropped, and a temporary directory with the world.
+    let shown = tokio::select! {
+        shown = show(&args, &world) => shown,
+        () = stops.next() => stopped(),
+    };
+    app::close(&world.ledger).await;
+    shown
 }
 
-async fn show(args: &DemoArgs) -> Result<(), DemoError> {
-    let world = World::make(args.data.as_deref(), args.listen).await?;
+async fn show(args: &DemoArgs, world: &World) -> Result<(), DemoError> {
     if args.json {
         let keys = json!({
             "url": world.url,
@@ -72,9 +78,9 @@ async fn show(args: &DemoArgs) -> Result<(), DemoError> {
         println!("{keys}");
     }
     world.simulator.set_weather(Weather::parse(WEATHER).map_err(world::set_up)?);
-    let replay = replay::replay(&world).await;
+    let replay = replay::replay(world).await;
     world.simulator.set_weather(Weather::calm());
-    let books = report::print(&world, &replay).await?;
+    let books = report::print(world, &replay).await?;
     match (args.once, books) {
         (true, Some(difference)) => Err(DemoError::Books(difference)),
         (true, None) => Ok(()),

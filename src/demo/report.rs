@@ -127,3 +127,32 @@ fn print_snippets(world: &World) {
     );
     println!("\nThe operator's key is {}", world.operator_key);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn books_that_do_not_balance_are_told_by_what_is_off() {
+        let credits = Credits::from_whole;
+        let balance = Balance {
+            granted: credits(10),
+            overdraft_limit: credits(1),
+            available: credits(8),
+            consumed: credits(3),
+            ..Balance::default()
+        };
+        let spend = |charged| Spend { charged: credits(charged), ..Spend::default() };
+        let off = |balance, charged| imbalance("acme", &balance, &spend(charged));
+
+        assert_eq!(off(balance, 3), None);
+        for (balance, charged, what) in [
+            (Balance { available: credits(7), ..balance }, 3, "accounted for"),
+            (balance, 4, "was charged"),
+            (Balance { available: credits(7), held: credits(1), ..balance }, 3, "still held"),
+        ] {
+            let said = off(balance, charged).expect("a difference");
+            assert!(said.starts_with("acme: ") && said.ends_with(what), "{said}");
+        }
+    }
+}

@@ -20,7 +20,7 @@ pub fn asked(routes: &Routes, system: &System, request: &Request) -> Asked {
         labels: request.purpose.labels.clone(),
         has_tools: request.body["tools"].as_array().is_some_and(|tools| !tools.is_empty()),
         has_images: has_images(&request.body),
-        input_tokens: request.input_tokens(),
+        input_tokens: request.input_tokens,
         complexity: routes.ask_complexity().then(|| complexity(routes.weights(), request)),
     }
 }

@@ -13,8 +13,9 @@ use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::betas;
 use crate::gateway::dialects::relay::StreamEnds;
-use crate::gateway::dialects::{self, Family, StreamRelay, embeddings};
+use crate::gateway::dialects::{self, AnswerEnds, Family, StreamRelay, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
+use crate::gateway::meter::Report;
 use crate::gateway::plan::Target;
 use crate::gateway::providers::allowance::allowance;
 use crate::gateway::providers::classify::{UpstreamFailure, classify, classify_answer};
@@ -130,8 +131,9 @@ pub struct OpenStream {
 #[derive(Debug)]
 pub struct Failed {
     pub failure: UpstreamFailure,
-    /// `Refused` costs nothing; `Unknown` may have.
+    /// `Refused` costs nothing; `Unknown` may have; `Broken` has cost what the report says.
     pub outcome: AttemptOutcome,
+    pub report: Option<Box<Report>>,
     pub provider_request_id: Option<String>,
 }
 
@@ -180,7 +182,7 @@ pub async fn send(
         let body = timeout(patience.for_next(clock.now()), read(&mut response, ERROR_BYTES_MAX)).await;
         let body = body.ok().and_then(Result::ok).unwrap_or_default();
         let failure = classify(status, pause_seconds, &body);
-        return Err(Failed { failure, outcome: AttemptOutcome::Refused, provider_request_id });
+        return Err(Failed { provider_request_id, ..Failed::refused(failure) });
     }
     let body = if wants_stream(request) {
         open_stream(state, request, quote, response, patience, since).await
@@ -245,7 +247,7 @@ async fn whole(mut response: Response, wait: Duration) -> Result<AnswerBody, Fai
     let bytes = read.unwrap_or(Err("its answer did not end in time")).map_err(unanswered)?;
     let json: Value = serde_json::from_slice(&bytes).map_err(|_| unanswered("its answer is not JSON"))?;
     if let Some(failure) = classify_answer(&json) {
-        return Err(Failed { failure, outcome: AttemptOutcome::Refused, provider_request_id: None });
+        return Err(Failed::refused(failure));
     }
     if !json.is_object() {
         return Err(unanswered("its answer is not one"));
@@ -280,7 +282,8 @@ async fn open_stream(
         client_wants_usage: dialects::wants_stream_usage(client, &request.body),
         created_at_seconds: state.now_seconds(),
     })
-    .of_choices(dialects::wanted_choices(client, &request.body));
+    .of_choices(dialects::wanted_choices(client, &request.body))
+    .answering(&request.body);
     let clock = state.ledger.clock();
     let broke = |why| Failed::unanswered(AttemptOutcome::Unknown, why);
     let mut progress = Progress::new(quote.output_tokens_max, &patience, clock.now());
@@ -297,9 +300,9 @@ async fn open_stream(
             None => relay.finish(),
         };
         first.extend_from_slice(&relayed.map_err(|_| broke("its stream can't be read"))?);
-        if let Some(failure) = relay.failure() {
-            let outcome = AttemptOutcome::Refused;
-            return Err(Failed { failure: failure.clone(), outcome, provider_request_id: None });
+        // What an answer is followed by does not spoil it.
+        if let Some(failure) = relay.failure().filter(|_| !relay.is_whole()) {
+            return Err(Failed::in_stream(failure.clone(), &relay));
         }
         // Keep-alives alone are no beginning: until there is one, another target may still be tried.
         if relay.has_begun() && !first.is_empty() {
@@ -318,7 +321,20 @@ async fn open_stream(
 
 impl Failed {
     fn unanswered(outcome: AttemptOutcome, why: &str) -> Failed {
-        Failed { failure: UpstreamFailure::unreachable(why), outcome, provider_request_id: None }
+        Failed { outcome, ..Failed::refused(UpstreamFailure::unreachable(why)) }
+    }
+
+    fn refused(failure: UpstreamFailure) -> Failed {
+        Failed { failure, outcome: AttemptOutcome::Refused, report: None, provider_request_id: None }
+    }
+
+    /// What the provider has counted or delivered before its error is owed, whether or not anybody saw it.
+    fn in_stream(failure: UpstreamFailure, relay: &StreamRelay) -> Failed {
+        if relay.usage_json().is_none() && relay.delivered().deltas == 0 {
+            return Failed::refused(failure);
+        }
+        let report = Some(Box::new(Report::of_stream(relay)));
+        Failed { outcome: AttemptOutcome::Broken, report, ..Failed::refused(failure) }
     }
 }
 
@@ -333,7 +349,9 @@ pub fn for_client(
     match request.endpoint {
         Endpoint::Embed => embeddings::answer_for_client(upstream, &request.body, bytes, json).ok(),
         Endpoint::Generate(client) => {
-            dialects::answer_for_client(upstream, client, bytes, json, state.now_seconds()).ok()
+            let (request, created_at_seconds) = (&request.body, state.now_seconds());
+            let ends = AnswerEnds { upstream, client, request, created_at_seconds };
+            dialects::answer_for_client(ends, bytes, json).ok()
         }
     }
 }

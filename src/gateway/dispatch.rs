@@ -27,7 +27,7 @@ use crate::gateway::edge::Request;
 use crate::gateway::experiment;
 use crate::gateway::failure::{Failure, NOT_PRICED, TOO_LONG, UNSUPPORTED};
 use crate::gateway::fit::fit;
-use crate::gateway::flight::{self, Flight, Flights, Landed, Loser};
+use crate::gateway::flight::{self, Flight, Flights, Landed, Loser, Witness};
 use crate::gateway::headers::{self, Away, Notices};
 use crate::gateway::hold::{ARM_SPENT, Call, EXTEND_SECONDS, Hold, Taken};
 use crate::gateway::meter::{self, Metered, Report};
@@ -210,7 +210,7 @@ impl Dispatch {
 
     fn launch(&mut self, place: usize, quote: Quote) -> Flight {
         let now = self.state.ledger.clock().now();
-        self.state.weather.starts(&quote.target, now, self.request.input_tokens());
+        self.state.weather.starts(&quote.target, now, self.request.input_tokens);
         self.in_flight.push((place, quote.clone(), now));
         flight::launch(self.state.clone(), self.request.clone(), place, quote.clone(), self.patience(&quote))
     }
@@ -244,7 +244,7 @@ impl Dispatch {
         let losers = flights.into_iter().zip(std::mem::take(&mut self.in_flight));
         let loser = |(flight, (_, quote, since)): (_, (usize, Quote, Timestamp))| {
             let patience = self.patience(&quote);
-            Loser::of(flight, quote, since, patience)
+            Loser::of(Witness { state: self.state.clone(), patience }, flight, quote, since)
         };
         self.losers = losers.map(loser).collect();
         if let (Some(first), true) = (self.plan.targets.first(), place > 0 && !self.losers.is_empty()) {
@@ -313,9 +313,8 @@ impl Dispatch {
 
     /// Records the calls that the answer's beat: before its own, which is the last and for which the request counts.
     pub async fn end_losers(&mut self) {
-        let is_over = self.is_over(self.state.ledger.clock().now());
         for loser in std::mem::take(&mut self.losers) {
-            loser.end(&self.state, &self.request, &mut self.hold, is_over).await;
+            loser.end(&self.request, &mut self.hold).await;
         }
     }
 
@@ -326,7 +325,7 @@ impl Dispatch {
     }
 
     fn note_failure(&mut self, place: usize, call: Call, failed: Failed) -> UpstreamFailure {
-        let Failed { failure, outcome, .. } = failed;
+        let Failed { failure, outcome, report, .. } = failed;
         let now = self.state.ledger.clock().now();
         let target = &call.quote.target;
         self.in_flight.retain(|(other, ..)| *other != place);
@@ -346,8 +345,11 @@ impl Dispatch {
         let retry_after_seconds = failure.retry_after_seconds.and_then(|seconds| seconds.try_into().ok());
         self.itinerary.failed(place, Setback { retry: failure.retry, retry_after_seconds }, now);
         self.fallback.get_or_insert_with(|| reason(target, &failure));
-        let is_unknown = outcome == AttemptOutcome::Unknown;
-        let metered = if is_unknown { meter::unknown(&call.quote) } else { meter::refused(&call.quote) };
+        let metered = match (&report, outcome) {
+            (Some(report), _) => meter::meter(&self.request, &call.quote, &self.hold.prices, report),
+            (None, AttemptOutcome::Refused) => meter::refused(&call.quote),
+            (None, _) => meter::unknown(&call.quote),
+        };
         self.hold.record(&call, metered, outcome);
         failure
     }
@@ -426,7 +428,7 @@ impl Dispatch {
         if matches!(failure.status, 429 | 502 | 503) {
             let now = self.state.ledger.clock().now();
             let soonest =
-                self.state.weather.soonest_seconds(&self.plan.targets, now, self.request.input_tokens());
+                self.state.weather.soonest_seconds(&self.plan.targets, now, self.request.input_tokens);
             failure.retry_after_seconds.get_or_insert(soonest.max(1));
         }
         Err(failure)

@@ -12,19 +12,21 @@ use tokio::sync::OwnedRwLockReadGuard;
 
 use crate::domain::event::{CommandRef, Purpose, Role};
 use crate::domain::ids::{KeyId, OrgId, ProjectId, RequestId, ReservationId};
+use crate::domain::pricing::pictures_within;
 use crate::domain::routing::complexity::Level;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::betas;
 use crate::gateway::dialects::{self, Dialect};
 use crate::gateway::failure::Failure;
+use crate::gateway::fit::PICTURE_TOKENS;
 use crate::gateway::limiter::Place;
 use crate::gateway::prompts::{self, Assembled};
 use crate::gateway::providers::{self, embeddings};
 use crate::operations::authenticate::{Actor, AuthError, authenticate, recognise};
 
 /// Text is about this many bytes a token.
-const BYTES_PER_TOKEN: usize = 4;
+const BYTES_PER_TOKEN: u64 = 4;
 const LABELS: &str = "x-tollgate-labels";
 const IDEMPOTENCY_KEY_MAX: usize = 255;
 /// Under which label reports know a prompt and its version.
@@ -102,6 +104,8 @@ pub struct Request {
     pub prompt: Option<Assembled>,
     /// The body's length as it came, or with what an operator's prompt brought.
     pub bytes: usize,
+    /// About so many, before anybody has counted them: for conditions and limits, never for money.
+    pub input_tokens: u64,
     /// An answer of before will do, and this one may be kept.
     pub may_reuse: bool,
     /// How complex the caller says it is.
@@ -122,11 +126,6 @@ pub struct Request {
 }
 
 impl Request {
-    /// About so many tokens, before anybody has counted them: for conditions and limits, never for money.
-    pub fn input_tokens(&self) -> u64 {
-        input_tokens(self.bytes)
-    }
-
     /// The same question, asked by another org and for nobody.
     pub fn copy_for(&self, org: OrgId, reservation: ReservationId, place: Place) -> Request {
         Request {
@@ -195,7 +194,8 @@ pub async fn admit(
     // Whatever is refused as malformed stands before: it counts for no limit.
     let limits = &state.ledger.access(caller.org).await?.limits;
     let length = prompt.as_ref().map_or(bytes.len(), |_| body.to_string().len());
-    let tokens = asked_tokens(endpoint, &body, length);
+    let input_tokens = input_tokens(&body, length);
+    let tokens = input_tokens.saturating_add(asked_output_tokens(endpoint, &body));
     let place = Arc::new(state.limiter.admit(caller.org, limits, &purpose, tokens).await?);
     let under_way = Arc::new(state.under_way.clone().read_owned().await);
     Ok(Request {
@@ -206,6 +206,7 @@ pub async fn admit(
         body,
         prompt,
         bytes: length,
+        input_tokens,
         // What a feature makes of an answer is not told apart by its body.
         may_reuse: may_reuse(headers) && betas.is_empty(),
         complexity,
@@ -230,17 +231,21 @@ fn idempotency(headers: &HeaderMap, bytes: &Bytes) -> Result<Option<CommandRef>,
     Ok(Some(CommandRef { key: format!("v1:{key}"), fingerprint }))
 }
 
-/// About so many tokens in and, where the caller says, at most so many out.
-fn asked_tokens(endpoint: Endpoint, body: &Value, bytes: usize) -> u64 {
-    let output = match endpoint {
+/// At most so many, where the caller says.
+fn asked_output_tokens(endpoint: Endpoint, body: &Value) -> u64 {
+    match endpoint {
         Endpoint::Generate(dialect) => providers::asked_output_tokens(dialect.into(), body).unwrap_or(0),
         Endpoint::Embed => 0,
-    };
-    input_tokens(bytes).saturating_add(output)
+    }
 }
 
-fn input_tokens(bytes: usize) -> u64 {
-    (bytes / BYTES_PER_TOKEN) as u64
+/// About so many: of a picture, what is made of it, whatever its bytes.
+pub fn input_tokens(body: &Value, bytes: usize) -> u64 {
+    let found = ["messages", "input"].map(|field| pictures_within(&body[field]));
+    let (pictures, picture_bytes) =
+        found.into_iter().fold((0, 0), |sum, found| (sum.0 + found.0, sum.1 + found.1));
+    let text_bytes = (bytes as u64).saturating_sub(picture_bytes);
+    (text_bytes / BYTES_PER_TOKEN).saturating_add(pictures * PICTURE_TOKENS)
 }
 
 /// `x-tollgate-labels: team=search, env=production`: what reports group by and routes may look at; the prompt's name beside.

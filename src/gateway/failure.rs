@@ -269,6 +269,7 @@ impl From<Refusal> for Failure {
             | Refusal::ProjectExists
             | Refusal::KeyExists
             | Refusal::DuplicateBudget
+            | Refusal::DuplicateLimits
             | Refusal::BudgetOfArm
             | Refusal::UnknownExperiment
             | Refusal::UnknownArm

@@ -13,26 +13,33 @@ use crate::gateway::dialects::{Dialect, Family};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::{Failure, TOO_LONG};
 use crate::gateway::plan::{Plan, Target};
+use crate::gateway::providers;
 
 /// Around each message, by OpenAI's own account of its chat format.
 const MESSAGE_TOKENS: u64 = 4;
 /// About what a picture takes.
-const PICTURE_TOKENS: u64 = 1_000;
+pub const PICTURE_TOKENS: u64 = 1_000;
 
 /// Makes the request fit the plan, or the plan the request, by the route's policy; else says that it is too long.
 pub fn fit(request: &mut Arc<Request>, plan: &mut Plan) -> Result<(), Failure> {
     let (Some(policy), Endpoint::Generate(dialect)) = (plan.policy.context_fit, request.endpoint) else {
         return Ok(());
     };
+    let output = Output { limit_tokens: providers::asked_output_tokens(dialect.into(), &request.body) };
     // A token has a byte or more: most requests need no counting.
-    let surely_fits = |target: &Target| window(target).is_none_or(|window| request.bytes as u64 <= window);
+    let surely_fits = |target: &Target| {
+        let most = (request.bytes as u64).saturating_add(output.beside_input(target));
+        window(target).is_none_or(|window| most <= window)
+    };
     if plan.targets.iter().all(surely_fits) {
         return Ok(());
     }
     let tokens = tokens(&request.body);
     let fits = |target: &Target, tokens: u64| {
-        window(target).is_none_or(|window| of_family(target.upstream.family, tokens) <= window)
+        let whole = of_family(target.upstream.family, tokens).saturating_add(output.beside_input(target));
+        window(target).is_none_or(|window| whole <= window)
     };
+    let too_long = |target: &Target, tokens: u64| output.too_long(target, tokens);
     match policy {
         ContextFit::Refuse => match plan.targets.first() {
             Some(first) if !fits(first, tokens) => Err(too_long(first, tokens)),
@@ -99,7 +106,8 @@ fn texts(value: &Value) -> u64 {
     }
 }
 
-fn of_family(family: Family, tokens: u64) -> u64 {
+/// By a provider's own tokenizer, about.
+pub fn of_family(family: Family, tokens: u64) -> u64 {
     match family {
         Family::OpenaiChat | Family::OpenaiResponses => tokens,
         Family::Anthropic | Family::Gemini => tokens.saturating_add(tokens / 4),
@@ -110,14 +118,31 @@ fn window(target: &Target) -> Option<u64> {
     target.card.context_window_tokens
 }
 
-fn too_long(target: &Target, tokens: u64) -> Failure {
-    let tokens = of_family(target.upstream.family, tokens);
-    let window = window(target).unwrap_or_default();
-    let words = format!(
-        "This request has about {tokens} input tokens and {} takes {window}. Send a shorter one.",
-        target.model
-    );
-    Failure::new(400, TOO_LONG, words)
+/// What the caller wants to read at most.
+struct Output {
+    limit_tokens: Option<u64>,
+}
+
+impl Output {
+    /// What the window must hold of it beside the input.
+    fn beside_input(&self, target: &Target) -> u64 {
+        let limit_tokens = self.limit_tokens.filter(|_| target.window_of_both().is_some());
+        limit_tokens.map_or(0, |limit| limit.min(target.output_tokens_max()))
+    }
+
+    fn too_long(&self, target: &Target, tokens: u64) -> Failure {
+        let tokens = of_family(target.upstream.family, tokens);
+        let window = window(target).unwrap_or_default();
+        let (output, remedy) = match self.beside_input(target) {
+            0 => (String::new(), "Send a shorter one."),
+            limit => (format!(" and an output limit of {limit}"), "Send a shorter one, or a lower limit."),
+        };
+        let model = &target.model;
+        let words = format!(
+            "This request has about {tokens} input tokens{output}, and {model} takes {window}. {remedy}"
+        );
+        Failure::new(400, TOO_LONG, words)
+    }
 }
 
 /// Takes the oldest turn away: what a user said and everything until they speak again, so that no tool's result is left

@@ -41,7 +41,6 @@ pub struct Landed {
 pub struct Loser {
     reading: JoinHandle<Read>,
     stop: oneshot::Sender<()>,
-    patience: Patience,
 }
 
 /// What was learnt of a loser.
@@ -50,16 +49,23 @@ struct Read {
     call: Call,
     outcome: AttemptOutcome,
     report: Option<Report>,
-    shown: Shown,
 }
 
-/// What it showed of its target.
+/// Tells of a loser's target what it shows, as it shows it.
+#[derive(Debug)]
+pub struct Witness {
+    pub state: State,
+    pub patience: Patience,
+}
+
+/// What a loser shows.
 #[derive(Debug)]
 enum Shown {
     Silence,
     Failure(UpstreamFailure),
     Answer { first_part_micros: i64 },
-    Stream { first_part_micros: i64, outcome: AttemptOutcome },
+    StreamBegins { first_part_micros: i64 },
+    StreamEnds(AttemptOutcome),
 }
 
 /// Sends what was quoted.
@@ -79,23 +85,17 @@ pub fn launch(state: State, request: Arc<Request>, place: usize, quote: Quote, p
 
 impl Loser {
     /// Reads on beside the winner. `quote` is what was sent, for the case that it never lands.
-    pub fn of(flight: Flight, quote: Quote, started_at: Timestamp, patience: Patience) -> Loser {
+    pub fn of(witness: Witness, flight: Flight, quote: Quote, started_at: Timestamp) -> Loser {
         let (stop, stopped) = oneshot::channel();
         let call = Call { quote, started_at, provider_request_id: None, status: None };
-        Loser { reading: tokio::spawn(read_on(flight, call, stopped)), stop, patience }
+        Loser { reading: tokio::spawn(read_on(witness, flight, call, stopped)), stop }
     }
 
-    /// The winner's answer is over: so is this. What it showed of its target is learnt; `is_over` where the request's
-    /// time is.
-    pub async fn end(self, state: &State, request: &Request, hold: &mut Hold, is_over: bool) {
+    /// The winner's answer is over: so is this.
+    pub async fn end(self, request: &Request, hold: &mut Hold) {
         // One that came to its end by itself listens no more.
         let _ = self.stop.send(());
-        let Ok(Read { call, outcome, report, shown }) = self.reading.await else { return };
-        let now = state.ledger.clock().now();
-        let silence = silence(&call, &self.patience, now);
-        for news in shown.news(silence, is_over) {
-            state.weather.hears(&call.quote.target, now, news);
-        }
+        let Ok(Read { call, outcome, report }) = self.reading.await else { return };
         let metered = match (&report, outcome) {
             (Some(report), _) => meter::meter(request, &call.quote, &hold.prices, report),
             (None, AttemptOutcome::Refused) => meter::refused(&call.quote),
@@ -105,51 +105,64 @@ impl Loser {
     }
 }
 
+impl Witness {
+    fn tells(&self, call: &Call, shown: Shown) {
+        let now = self.state.ledger.clock().now();
+        let is_over = self.patience.ends_at.is_some_and(|ends_at| now >= ends_at);
+        if let Some(news) = shown.news(silence(call, &self.patience, now), is_over) {
+            self.state.weather.hears(&call.quote.target, now, news);
+        }
+    }
+}
+
 fn silence(call: &Call, patience: &Patience, now: Timestamp) -> News {
     let patience_micros = i64::try_from(patience.first_token.as_micros()).unwrap_or(i64::MAX);
     News::Silent { micros: now.0.saturating_sub(call.started_at.0), patience_micros }
 }
 
 impl Shown {
-    fn news(&self, silence: News, is_over: bool) -> Vec<News> {
+    /// `is_over` where the request's time is.
+    fn news(&self, silence: News, is_over: bool) -> Option<News> {
         match self {
-            Shown::Silence => vec![silence],
-            Shown::Failure(failure) => weather::news_of(failure, is_over).into_iter().collect(),
+            Shown::Silence => Some(silence),
+            Shown::Failure(failure) => weather::news_of(failure, is_over),
             Shown::Answer { first_part_micros } => {
-                vec![News::Answers { first_part_micros: *first_part_micros }]
+                Some(News::Answers { first_part_micros: *first_part_micros })
             }
-            Shown::Stream { first_part_micros, outcome } => {
-                let begins = News::Begins { first_part_micros: *first_part_micros };
-                [begins].into_iter().chain(weather::news_of_stream(*outcome, is_over)).collect()
+            Shown::StreamBegins { first_part_micros } => {
+                Some(News::Begins { first_part_micros: *first_part_micros })
             }
+            Shown::StreamEnds(outcome) => weather::news_of_stream(*outcome, is_over),
         }
     }
 }
 
-async fn read_on(flight: Flight, call: Call, mut stopped: oneshot::Receiver<()>) -> Read {
+async fn read_on(witness: Witness, flight: Flight, call: Call, mut stopped: oneshot::Receiver<()>) -> Read {
     let landed = tokio::select! {
         biased;
         landed = flight => landed,
         _ = &mut stopped => {
-            return Read { call, outcome: AttemptOutcome::Unknown, report: None, shown: Shown::Silence };
+            witness.tells(&call, Shown::Silence);
+            return Read { call, outcome: AttemptOutcome::Unknown, report: None };
         }
     };
     let Landed { call, sent, first_part_micros, .. } = landed;
     let family = call.quote.target.upstream.family;
     match sent {
-        Err(Failed { failure, outcome, .. }) => {
-            Read { call, outcome, report: None, shown: Shown::Failure(failure) }
+        Err(Failed { failure, outcome, report, .. }) => {
+            witness.tells(&call, Shown::Failure(failure));
+            Read { call, outcome, report: report.map(|report| *report) }
         }
-        Ok(AnswerBody::Whole { json, .. }) => Read {
-            call,
-            outcome: AttemptOutcome::Succeeded,
-            report: Some(Report::of_answer(family, &json)),
-            shown: Shown::Answer { first_part_micros },
-        },
+        Ok(AnswerBody::Whole { json, .. }) => {
+            witness.tells(&call, Shown::Answer { first_part_micros });
+            let report = Some(Report::of_answer(family, &json));
+            Read { call, outcome: AttemptOutcome::Succeeded, report }
+        }
         Ok(AnswerBody::Stream(open)) => {
+            witness.tells(&call, Shown::StreamBegins { first_part_micros });
             let (outcome, report) = read_stream(*open, stopped).await;
-            let shown = Shown::Stream { first_part_micros, outcome };
-            Read { call, outcome, report: Some(report), shown }
+            witness.tells(&call, Shown::StreamEnds(outcome));
+            Read { call, outcome, report: Some(report) }
         }
     }
 }
@@ -253,22 +266,18 @@ mod tests {
     fn what_a_loser_showed_is_learnt_of_its_target() {
         let silence = News::Silent { micros: 3, patience_micros: 9 };
         let failed = News::Failed { retry_after_seconds: None };
-        let begins = News::Begins { first_part_micros: 2 };
-        let stream = |outcome| Shown::Stream { first_part_micros: 2, outcome };
+        let (answers, begins) =
+            (News::Answers { first_part_micros: 2 }, News::Begins { first_part_micros: 2 });
         let silent = || Shown::Failure(UpstreamFailure::unreachable("it did not answer in time"));
         for (claim, shown, is_over, expected) in [
-            ("nothing", Shown::Silence, false, vec![silence]),
-            ("a failure", silent(), false, vec![failed]),
-            ("the end of the request's time", silent(), true, vec![]),
-            (
-                "a whole answer",
-                Shown::Answer { first_part_micros: 2 },
-                false,
-                vec![News::Answers { first_part_micros: 2 }],
-            ),
-            ("a whole stream", stream(AttemptOutcome::Succeeded), false, vec![begins, News::Ends]),
-            ("a stream that broke", stream(AttemptOutcome::Broken), false, vec![begins, News::BrokeOff]),
-            ("a stream that was given up", stream(AttemptOutcome::Cancelled), false, vec![begins]),
+            ("nothing", Shown::Silence, false, Some(silence)),
+            ("a failure", silent(), false, Some(failed)),
+            ("the end of the request's time", silent(), true, None),
+            ("a whole answer", Shown::Answer { first_part_micros: 2 }, false, Some(answers)),
+            ("a stream", Shown::StreamBegins { first_part_micros: 2 }, false, Some(begins)),
+            ("a whole one", Shown::StreamEnds(AttemptOutcome::Succeeded), false, Some(News::Ends)),
+            ("one that broke", Shown::StreamEnds(AttemptOutcome::Broken), false, Some(News::BrokeOff)),
+            ("one that was given up", Shown::StreamEnds(AttemptOutcome::Cancelled), false, None),
         ] {
             assert_eq!(shown.news(silence, is_over), expected, "{claim}");
         }

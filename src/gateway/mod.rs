@@ -36,7 +36,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{DefaultBodyLimit, Path, State as AxumState};
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
@@ -396,11 +396,12 @@ async fn list_models(AxumState(state): AxumState<State>, headers: HeaderMap) -> 
     responses((status = 200, body = Object, description = "As OpenAI or Anthropic answer."), EitherFailures))]
 async fn show_model(
     AxumState(state): AxumState<State>,
-    Path(model): Path<String>,
+    model: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Response {
     let (id, dialect) = (RequestId(state.ledger.clock().uuid()), dialect_of(&headers, ""));
     let found = offered(&state, &headers).await.and_then(|entries| {
+        let Path(model) = model.map_err(|_| Failure::new(400, "invalid_path", "the path is not UTF-8"))?;
         let entry = entries.into_iter().find(|entry| entry.id == model);
         entry.ok_or_else(|| Failure::model_unknown(&model))
     });

@@ -19,6 +19,8 @@ use crate::gateway::providers;
 use crate::gateway::warmth::{self, Conversation};
 use crate::gateway::{State, Upstream};
 
+/// The output limit of a model whose card knows no maximum.
+const OUTPUT_TOKENS_UNKNOWN: u64 = 4_096;
 /// From so many days before a model is switched off, its answers say so.
 const NOTICE_DAYS: i64 = 60;
 const DAY_SECONDS: i64 = 86_400;
@@ -188,7 +190,7 @@ impl Finder<'_> {
     /// Those that serve the endpoint, as the weather puts them.
     fn in_order(&self, targets: Vec<Target>) -> Vec<Target> {
         let serving = targets.into_iter().filter(|target| target.serves(self.request.endpoint)).collect();
-        let (prefer, size) = (self.plan.policy.prefer, self.request.input_tokens());
+        let (prefer, size) = (self.plan.policy.prefer, self.request.input_tokens);
         self.state.weather.order(serving, prefer, self.prices.at, size)
     }
 
@@ -249,6 +251,17 @@ impl Target {
             Endpoint::Generate(_) => generates(self.card.mode, self.upstream.family),
             Endpoint::Embed => embeds(self.card.mode, self.upstream.family, &self.model),
         }
+    }
+
+    /// The most that the model says in one answer.
+    pub fn output_tokens_max(&self) -> u64 {
+        self.card.output_tokens_max.unwrap_or(OUTPUT_TOKENS_UNKNOWN)
+    }
+
+    /// The context window, where an output limit counts against it.
+    pub fn window_of_both(&self) -> Option<u64> {
+        let counts = providers::counts_output_limit(self.upstream.family, &self.model);
+        self.card.context_window_tokens.filter(|_| counts)
     }
 
     /// Where it does not: what there is instead.

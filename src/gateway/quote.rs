@@ -13,13 +13,18 @@ use crate::gateway::betas::{self, Betas};
 use crate::gateway::dialects::{self, Family, UpstreamRequest, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
+use crate::gateway::fit;
 use crate::gateway::plan::{Prices, Target};
 use crate::gateway::providers;
 
 /// Bytes by which the clamp can lengthen a request that named none.
 const CLAMP_BYTES: u64 = 64;
-/// The output limit of a model whose card knows no maximum.
-const OUTPUT_TOKENS_UNKNOWN: u64 = 4_096;
+/// By how much a count of tokens may fall short: a sixteenth, since each maker's tokenizer cuts a little differently, and
+/// what stands around the messages.
+const MARGIN_PART: u64 = 16;
+const MARGIN_TOKENS: u64 = 64;
+/// Where not even this is left beside the input, the provider says best that the request is too long.
+const ANSWER_TOKENS_MIN: u64 = 1_024;
 
 /// One attempt, priced.
 #[derive(Clone, Debug)]
@@ -71,12 +76,15 @@ pub fn quote(
             let limits = input_bound(&body, bytes, priced(upstream), &target.card)?;
             let terms = terms(request, prices, &limits, target);
             let demand = limits.demand;
-            let model_max = target.card.output_tokens_max.unwrap_or(OUTPUT_TOKENS_UNKNOWN);
+            let model_max = target.output_tokens_max();
             let asked = providers::asked_output_tokens(upstream, &body);
             // A caller's own limit counts only where the caller gave it: a translation may have to make one up.
             let asked =
                 asked.filter(|_| providers::asked_output_tokens(client.into(), &request.body).is_some());
-            let wanted = asked.map_or(model_max, |asked| asked.min(model_max));
+            let wanted = match asked {
+                Some(asked) => asked.min(model_max),
+                None => left_for_output(target, &body, bytes),
+            };
             // A caller's own budget is kept or refused; one that a translation chose yields.
             let is_translated = Family::from(client) != upstream;
             let least = if is_translated {
@@ -159,6 +167,18 @@ fn quote_embedding(
             dropped,
         }),
     }
+}
+
+/// The limit where the caller named none: the model's maximum; at a provider that counts it against the window, what the
+/// input leaves, since a request that fits must not fail for a limit of our own.
+fn left_for_output(target: &Target, body: &Value, bytes: u64) -> u64 {
+    let model_max = target.output_tokens_max();
+    // A token has a byte or more: most requests need no counting.
+    let is_tight = |window: &u64| bytes.saturating_add(model_max) > *window;
+    let Some(window) = target.window_of_both().filter(is_tight) else { return model_max };
+    let input = fit::of_family(target.upstream.family, fit::tokens(body));
+    let margin = (input / MARGIN_PART).saturating_add(MARGIN_TOKENS);
+    window.saturating_sub(input.saturating_add(margin)).max(ANSWER_TOKENS_MIN).min(model_max)
 }
 
 /// What the caller wrote and the server refuses: told as dropped. What only we would have added is nobody's loss.

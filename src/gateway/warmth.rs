@@ -83,7 +83,7 @@ impl Conversation {
 
     fn bid(&self, place: usize, target: &Target, request: &Request, output_tokens: u64) -> Option<Bid> {
         let warm = self.of(target);
-        let usage = expected(request.input_tokens(), output_tokens, warm);
+        let usage = expected(request.input_tokens, output_tokens, warm);
         let cost = cost(&target.card, &Terms::default(), &usage).ok()?;
         Some(Bid { place, is_warm: warm.is_some(), cost })
     }
@@ -107,7 +107,7 @@ pub fn put_first(
     let mut conversation = state.warmth.conversation(request, now)?;
     let Some(latest) = conversation.known.first() else { return Some(conversation) };
     let output_tokens = latest.warm.output_tokens;
-    let tokens = request.input_tokens();
+    let tokens = request.input_tokens;
     let first_bid = conversation.bid(0, first, request, output_tokens)?;
     let others = targets.iter().enumerate().skip(1).filter(|(_, target)| is_equal(target));
     let others = others.filter(|(_, target)| state.weather.is_ready(target, now, tokens));

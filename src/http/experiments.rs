@@ -23,6 +23,7 @@ use crate::domain::time::Timestamp;
 use crate::http::extract::{Body, IdempotencyKey, Keyed, Path, Query, operator, org_for, reads_all};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
+use crate::http::reservations::of_its_project;
 use crate::http::{ApiState, Problem};
 use crate::ledger::Submission;
 use crate::operations::authenticate::Actor;
@@ -275,12 +276,15 @@ pub async fn give_feedback(
     }
     let reservation = ReservationId { org, local: body.request_id.0 };
     let command = OrgCommand::GiveFeedback { reservation, feedback };
-    api.ledger.submit(Submission { org, command, by: actor.key.into(), idempotency: None }).await.map_err(
-        |error| match Problem::from(error) {
-            unknown if unknown.status() == StatusCode::NOT_FOUND => Problem::not_found("request"),
-            problem => problem,
-        },
-    )?;
+    let submission = Submission { org, command, by: actor.key.into(), idempotency: None };
+    let given = async {
+        of_its_project(&api, &actor, reservation).await?;
+        api.ledger.submit(submission).await
+    };
+    given.await.map_err(|error| match Problem::from(error) {
+        unknown if unknown.status() == StatusCode::NOT_FOUND => Problem::not_found("request"),
+        problem => problem,
+    })?;
     Ok(StatusCode::NO_CONTENT)
 }
 

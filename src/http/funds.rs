@@ -12,7 +12,7 @@ use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::commerce::{Bundle, Payment, decimals};
 use crate::domain::credits::Credits;
-use crate::domain::event::{Balance, Event, GrantKind, LotTerms, Recorded};
+use crate::domain::event::{Balance, Event, GrantKind, LotTerms, Payload};
 use crate::domain::ids::{BundleId, LotId, OrgId};
 use crate::domain::system::SystemCommand;
 use crate::http::extract::{
@@ -23,10 +23,11 @@ use crate::http::orgs::named;
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
-use crate::ledger::{Outcome, Submission};
+use crate::ledger::{LedgerError, Outcome, Submission};
 use crate::operations::authenticate::Actor;
 use crate::operations::claim::claim;
 use crate::operations::find_bundle::find_bundle;
+use crate::operations::list_events::list_events;
 
 /// Paid lots burn after granted ones unless told otherwise.
 const PRIORITY_PAID: i16 = 10;
@@ -276,10 +277,13 @@ pub async fn adjust(
 pub struct NewRefund {
     lot: LotId,
     credits: Credits,
+    /// The processor's, or your own; unique within the org.
     reference: String,
 }
 
 /// Takes unspent credits of a lot back and says what is owed for them.
+///
+/// A `reference` refunds once in its org: the same again, under whatever key, gets the first answer, and anything else a 409.
 #[utoipa::path(post, path = "/api/v1/orgs/{org}/refunds", tag = "money",
     params(("org", description = "Its slug or id."), IdempotencyKey),
     request_body(content = NewRefund,
@@ -298,12 +302,38 @@ pub async fn refund(
     let lot = body.lot;
     let command = OrgCommand::Refund { lot, credits: body.credits, reference: body.reference };
     let submission = Submission { org, command, by: actor.key.into(), idempotency: Some(idempotency) };
-    let outcome = api.ledger.submit(submission).await?;
+    let done = match api.ledger.submit(submission).await {
+        Ok(outcome) => outcome.recorded().map(|recorded| recorded.payload.clone()).collect(),
+        // The same again, under whatever key, is told what was done.
+        Err(LedgerError::Refused(Refusal::NameTaken(reference))) => {
+            vec![refund_of(&api, org, lot, body.credits, reference).await?]
+        }
+        Err(error) => return Err(error.into()),
+    };
     let decimals =
         api.ledger.read(org, move |account| account.lots.get(&lot).map(|lot| lot.decimals)).await?;
     let decimals = decimals.ok_or(Refusal::UnknownLot)?;
-    let refunded = outcome.recorded().find_map(|recorded| refund_view(recorded, decimals));
+    let refunded = done.iter().find_map(|payload| refund_view(payload, decimals));
     Ok((StatusCode::CREATED, Json(refunded.ok_or(Refusal::UnknownLot)?)))
+}
+
+/// What was written of the refund that has this reference, where it is of as much of the same lot.
+async fn refund_of(
+    api: &ApiState,
+    org: OrgId,
+    lot: LotId,
+    credits: Credits,
+    reference: String,
+) -> Result<Payload, LedgerError> {
+    let named = reference.clone();
+    let version = api.ledger.read(org, move |account| account.refunds.get(&named).copied()).await?;
+    let before = version.ok_or(Refusal::UnknownLot)?.saturating_sub(1);
+    let found = list_events(&api.ledger, org, before, 1).await?.pop().map(|stored| stored.payload);
+    let is_same = |payload: &Payload| match &payload.event {
+        Event::CreditsRefunded { lot: of, credits: asked, .. } => (*of, *asked) == (lot, credits),
+        _ => false,
+    };
+    Ok(found.filter(is_same).ok_or(Refusal::NameTaken(reference))?)
 }
 
 fn bundle_view(bundle: &Bundle) -> BundleView {
@@ -330,14 +360,14 @@ async fn opened(api: &ApiState, org: OrgId, lot: LotId) -> Result<OpenedLot, Pro
     Ok(view.ok_or(Refusal::UnknownLot)?)
 }
 
-fn refund_view(recorded: &Recorded, decimals: u8) -> Option<RefundView> {
-    match &recorded.payload.event {
+fn refund_view(payload: &Payload, decimals: u8) -> Option<RefundView> {
+    match &payload.event {
         Event::CreditsRefunded { lot, credits, refund_minor, tax_minor, currency, .. } => Some(RefundView {
             lot: *lot,
             credits: *credits,
             owed: paid(*refund_minor, currency.clone(), decimals),
             owed_tax: paid(*tax_minor, currency.clone(), decimals),
-            balance: recorded.payload.balance.unwrap_or_default(),
+            balance: payload.balance.unwrap_or_default(),
         }),
         _ => None,
     }

@@ -19,7 +19,7 @@ use crate::http::extract::{
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
-use crate::ledger::{Outcome, Submission};
+use crate::ledger::{LedgerError, Outcome, Submission};
 use crate::operations::authenticate::Actor;
 use crate::operations::claim::{Claimed, claim};
 use crate::operations::profile::Profile;
@@ -81,8 +81,18 @@ pub async fn create(
         overdraft_limit: body.overdraft_limit.unwrap_or_default(),
     };
     let name = format!("slug:{}", body.slug);
-    let claimed = claim(&api.ledger, name, org, open, actor.key, idempotency).await?;
-    Ok((StatusCode::CREATED, Json(opened(&api, claimed, body).await?)))
+    let profile = Profile { name: body.name.clone(), email: body.billing_email.clone() };
+    // Whoever finds the slug taken must find by whom: it stands before the slug is.
+    api.profiles.put(&api.ledger, org, &org.to_string(), &profile).await?;
+    let claimed = claim(&api.ledger, name, org, open, actor.key, idempotency).await;
+    let is_needless = match &claimed {
+        Ok(claimed) => claimed.claim.org != org,
+        Err(error) => matches!(error, LedgerError::Refused(_)),
+    };
+    if is_needless {
+        api.profiles.remove(&api.ledger, org, &org.to_string()).await?;
+    }
+    Ok((StatusCode::CREATED, Json(opened(&api, claimed?, body).await?)))
 }
 
 /// The org as it was opened, so that a repeat gets the first answer. Another name or address under a slug that is taken
@@ -91,12 +101,11 @@ async fn opened(api: &ApiState, claimed: Claimed, asked: NewOrg) -> Result<OrgVi
     let org = claimed.claim.org;
     let subject = org.to_string();
     let profile = Profile { name: asked.name, email: asked.billing_email };
-    match api.profiles.find(&api.ledger, org, &subject).await? {
-        // Nor was it by a call that a crash cut short.
-        None => api.profiles.put(&api.ledger, org, &subject, &profile).await?,
-        // Whatever became of it since, it may have been erased.
-        Some(known) if claimed.replayed || known == profile => {}
-        Some(_) => return Err(Refusal::NameTaken(asked.slug).into()),
+    // A slug that was freed, and taken again under ids of its own, has none yet.
+    api.profiles.put_if_absent(&api.ledger, org, &subject, &profile).await?;
+    // Whatever became of it since the first answer, it may have been erased.
+    if !claimed.replayed && api.profiles.get(&api.ledger, org, &subject).await? != profile {
+        return Err(Refusal::NameTaken(asked.slug).into());
     }
     Ok(OrgView {
         id: org,

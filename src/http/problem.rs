@@ -267,6 +267,7 @@ impl From<Refusal> for Problem {
             | Refusal::TtlOutOfRange { .. }
             | Refusal::ExpiryInPast
             | Refusal::DuplicateBudget
+            | Refusal::DuplicateLimits
             | Refusal::BudgetOfArm
             | Refusal::UnknownArm
             | Refusal::UnknownTimeZone(_) => say(StatusCode::UNPROCESSABLE_ENTITY, "invalid"),

@@ -482,15 +482,20 @@ pub async fn authorised(
     reservation: &str,
     roles: &[Role],
 ) -> Result<ReservationId, Problem> {
-    let unknown = || Problem::not_found("reservation");
-    let id: ReservationId = reservation.parse().map_err(|_| unknown())?;
+    let id: ReservationId = reservation.parse().map_err(|_| Problem::not_found("reservation"))?;
     may(actor, id.org, roles)?;
-    if let Some(own) = actor.project
-        && show_reservation(&api.ledger, id).await?.project != Some(own)
-    {
-        return Err(unknown());
-    }
+    of_its_project(api, actor, id).await?;
     Ok(id)
+}
+
+/// A project's key knows of no other project's reservation.
+pub async fn of_its_project(api: &ApiState, actor: &Actor, id: ReservationId) -> Result<(), LedgerError> {
+    match actor.project {
+        Some(own) if show_reservation(&api.ledger, id).await?.project != Some(own) => {
+            Err(Refusal::UnknownReservation.into())
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn hold_view(recorded: &Recorded) -> Option<HoldView> {

@@ -2,30 +2,39 @@
 //!
 //! Bloom filters of growing size, each kept for as long as its last key binds. A needless look-up reads hundreds of thousands of entries, so there must be next to none.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use fastbloom::BloomFilter;
+use uuid::Uuid;
 
 use crate::domain::time::Timestamp;
 use crate::domain::views::runs::Hash;
 
-/// Keys of the first filter; each further one holds twice as many.
+/// Keys of the first layer; each further one holds twice as many, up to the last's.
 const FIRST_KEYS: usize = 65_536;
-/// One new key of ten thousand is looked up in vain for each filter that is full.
+/// A layer of 42 MB: no database takes a row that grows for ever, and of all that was saved one layer at most is saved again.
+const LAYER_KEYS_MAX: usize = FIRST_KEYS << 8;
+/// One new key of ten thousand is looked up in vain for each layer that is full.
 const HASHES: u32 = 10;
 const BITS_PER_KEY: usize = 20;
 /// The same on every start: a saved filter must answer as it did.
 const SEED: u128 = 0x746f_6c6c_6761_7465;
-/// What saved bytes begin with. Changes with all of the above: a filter that is asked with other hashes denies its keys.
-const FORMAT: u64 = u64::from_be_bytes(*b"tollkey3");
+/// What a saved layer begins with. Changes with all of the above but the sizes: a filter that is asked with other hashes
+/// denies its keys.
+const FORMAT: u64 = u64::from_be_bytes(*b"tollkey4");
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct KeyFilter {
-    filters: Vec<Layer>,
+    /// Layers that were saved under one name belong together: two nodes part the same keys into layers differently.
+    pub series: Uuid,
+    layers: VecDeque<Layer>,
+    /// The number of the first layer: those before it hold only keys that bind no more.
+    first: i64,
 }
 
 #[derive(Clone, Debug)]
-struct Layer {
+pub(super) struct Layer {
     /// Shared with a copy that is being saved; the next key is then added to a copy of this layer alone.
     bits: Arc<BloomFilter>,
     room: usize,
@@ -35,64 +44,75 @@ struct Layer {
 }
 
 impl KeyFilter {
+    /// One of saved layers, which goes on under a name of its own.
+    pub fn of(series: Uuid, layers: impl IntoIterator<Item = Layer>) -> KeyFilter {
+        KeyFilter { series, layers: layers.into_iter().collect(), first: 0 }
+    }
+
     pub fn insert(&mut self, key: Hash, bound_at: Timestamp) {
-        if self.filters.last().is_none_or(|last| last.keys >= last.room) {
-            let room = FIRST_KEYS << self.filters.len().min(20);
-            let bits = BloomFilter::with_num_bits(room * BITS_PER_KEY).seed(&SEED).hashes(HASHES);
-            self.filters.push(Layer { bits: Arc::new(bits), room, keys: 0, bound_at });
+        if self.layers.back().is_none_or(|last| last.keys >= last.room) {
+            let room = self.layers.back().map_or(FIRST_KEYS, |last| (last.room * 2).min(LAYER_KEYS_MAX));
+            self.layers.push_back(Layer::new(room, bound_at));
         }
-        if let Some(last) = self.filters.last_mut() {
+        if let Some(last) = self.layers.back_mut() {
             Arc::make_mut(&mut last.bits).insert(&key);
             last.keys += 1;
             last.bound_at = last.bound_at.max(bound_at);
         }
     }
 
-    /// Lets go of keys that bind no more: of those filters that hold no others.
+    /// Lets go of keys that bind no more: of the first layers, where they hold no others.
     pub fn forget_before(&mut self, at: Timestamp) {
-        self.filters.retain(|filter| filter.bound_at >= at);
+        while self.layers.pop_front_if(|first| first.bound_at < at).is_some() {
+            self.first += 1;
+        }
     }
 
     /// False only where the key was never inserted.
     pub fn may_hold(&self, key: Hash) -> bool {
-        self.filters.iter().any(|filter| filter.bits.contains(&key))
+        self.layers.iter().any(|layer| layer.bits.contains(&key))
+    }
+
+    /// Every layer by its number. All but the last stay as they are.
+    pub fn numbered(&self) -> impl Iterator<Item = (i64, &Layer)> {
+        (self.first..).zip(&self.layers)
+    }
+}
+
+impl Layer {
+    fn new(room: usize, bound_at: Timestamp) -> Layer {
+        let bits = BloomFilter::with_num_bits(room * BITS_PER_KEY).seed(&SEED).hashes(HASHES);
+        Layer { bits: Arc::new(bits), room, keys: 0, bound_at }
     }
 
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        let words = self.bits.as_slice();
+        let mut bytes = Vec::with_capacity((words.len() + 4) * 8);
         let mut put = |number: u64| bytes.extend_from_slice(&number.to_be_bytes());
         put(FORMAT);
-        for filter in &self.filters {
-            let words = filter.bits.as_slice();
-            put(words.len() as u64);
-            put(filter.room as u64);
-            put(filter.keys as u64);
-            put(filter.bound_at.0.cast_unsigned());
-            words.iter().for_each(|word| put(*word));
-        }
+        put(self.room as u64);
+        put(self.keys as u64);
+        put(self.bound_at.0.cast_unsigned());
+        words.iter().for_each(|word| put(*word));
         bytes
     }
 
-    /// None where the bytes are not such a filter's.
-    pub fn from_bytes(bytes: &[u8]) -> Option<KeyFilter> {
-        let mut words = bytes.chunks_exact(8).map(|eight| eight.try_into().map(u64::from_be_bytes));
-        if words.next()?.ok()? != FORMAT {
+    /// None where the bytes are not such a layer's.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Layer> {
+        let (numbers, []) = bytes.as_chunks() else { return None };
+        let mut numbers = numbers.iter().map(|number| u64::from_be_bytes(*number));
+        if numbers.next()? != FORMAT {
             return None;
         }
-        let mut filters = Vec::new();
-        while let Some(length) = words.next() {
-            let length = usize::try_from(length.ok()?).ok()?;
-            let room = usize::try_from(words.next()?.ok()?).ok()?;
-            let keys = usize::try_from(words.next()?.ok()?).ok()?;
-            let bound_at = Timestamp(words.next()?.ok()?.cast_signed());
-            let bits: Vec<u64> = words.by_ref().take(length).collect::<Result<_, _>>().ok()?;
-            if bits.is_empty() || bits.len() != length {
-                return None;
-            }
-            let bits = BloomFilter::from_vec(bits).seed(&SEED).hashes(HASHES);
-            filters.push(Layer { bits: Arc::new(bits), room, keys, bound_at });
+        let room = usize::try_from(numbers.next()?).ok()?;
+        let keys = usize::try_from(numbers.next()?).ok()?;
+        let bound_at = Timestamp(numbers.next()?.cast_signed());
+        let bits: Vec<u64> = numbers.collect();
+        if bits.len() != (room * BITS_PER_KEY).div_ceil(64) {
+            return None;
         }
-        Some(KeyFilter { filters })
+        let bits = BloomFilter::from_vec(bits).seed(&SEED).hashes(HASHES);
+        Some(Layer { bits: Arc::new(bits), room, keys, bound_at })
     }
 }
 
@@ -106,23 +126,27 @@ mod tests {
         key_entry(&key_hash(OrgId::SYSTEM, &n.to_string()))
     }
 
+    fn again(filter: &KeyFilter) -> Option<KeyFilter> {
+        let layers = filter.numbered().map(|(_, layer)| Layer::from_bytes(&layer.to_bytes()));
+        Some(KeyFilter::of(Uuid::from_u128(1), layers.collect::<Option<Vec<_>>>()?))
+    }
+
     #[test]
     fn i4_a_saved_filter_knows_every_key_and_few_others() {
         let mut filter = KeyFilter::default();
         (0..200_000).for_each(|n| filter.insert(key(n), Timestamp(0)));
 
-        let saved = KeyFilter::from_bytes(&filter.to_bytes()).expect("its own bytes");
+        let saved = again(&filter).expect("its own bytes");
 
         assert!((0..200_000).all(|n| saved.may_hold(key(n))));
         let needless = (200_000..300_000).filter(|n| saved.may_hold(key(*n))).count();
         assert!(needless < 60, "{needless} of 100,000");
-        let mut of_other_hashes = filter.to_bytes();
+        let whole = filter.layers[0].to_bytes();
+        let mut of_other_hashes = whole.clone();
         of_other_hashes[7] += 1;
-        assert!(KeyFilter::from_bytes(&of_other_hashes).is_none(), "it would deny keys that it holds");
-        let mut of_before = filter.to_bytes();
-        of_before.drain(..8);
-        assert!(of_before.starts_with(&(filter.filters[0].bits.as_slice().len() as u64).to_be_bytes()));
-        assert!(KeyFilter::from_bytes(&of_before).is_none(), "nor has it said which hashes it means");
+        for broken in [&of_other_hashes[..], &whole[8..], &whole[..whole.len() - 8], &whole[1..], &[]] {
+            assert!(Layer::from_bytes(broken).is_none(), "it would deny keys that it holds");
+        }
     }
 
     #[test]
@@ -134,9 +158,22 @@ mod tests {
         filter.forget_before(at(FIRST_KEYS as u64));
 
         assert!((FIRST_KEYS as u64..200_000).all(|n| filter.may_hold(key(n))));
-        let mut filter = KeyFilter::from_bytes(&filter.to_bytes()).expect("its own bytes");
-        assert_eq!(filter.filters.len(), 2, "the first has held no other");
+        let numbers: Vec<i64> = filter.numbered().map(|(number, _)| number).collect();
+        assert_eq!(numbers, [1, 2], "the first has held no other");
+        let mut filter = again(&filter).expect("its own bytes");
         filter.forget_before(at(200_000));
         assert!(!filter.may_hold(key(199_999)));
+    }
+
+    #[test]
+    fn no_layer_outgrows_what_a_row_may_be() {
+        let full = Layer { keys: LAYER_KEYS_MAX, ..Layer::new(LAYER_KEYS_MAX, Timestamp(0)) };
+        let mut filter = KeyFilter::of(Uuid::from_u128(1), [full]);
+
+        filter.insert(key(0), Timestamp(0));
+
+        let largest = filter.numbered().map(|(_, layer)| layer.to_bytes().len()).max();
+        assert!(largest.is_some_and(|bytes| bytes < 50_000_000), "{largest:?} bytes");
+        assert_eq!(filter.numbered().count(), 2);
     }
 }

@@ -468,6 +468,15 @@ impl Ledger {
         &self.shared.log
     }
 
+    /// Nothing more is to be asked of this ledger.
+    ///
+    /// # Errors
+    /// Where the files can't be written; nothing is lost then.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        self.shared.log.close().await?;
+        self.shared.projector.store().close().await
+    }
+
     /// What keeps the projections.
     pub fn projector(&self) -> &Arc<Projector> {
         &self.shared.projector

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use uuid::Uuid;
 
 use crate::domain::account::Account;
 use crate::domain::chain::Hash;
@@ -12,10 +13,10 @@ use crate::domain::ids::OrgId;
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
 use crate::ledger::fetch::{Fetcher, SNAPSHOT_FORMAT};
-use crate::ledger::key_filter::KeyFilter;
+use crate::ledger::key_filter::{KeyFilter, Layer};
 use crate::ledger::state::{Chain, Known};
 use crate::store::StoreError;
-use crate::store::projections::{Projections, Snapshot};
+use crate::store::projections::{Projections, SavedFilter, Snapshot};
 
 /// An account that rests or leaves memory is saved after this many events: it will be read again, and must be there at once.
 const EVENTS_AT_REST: i64 = 16;
@@ -32,6 +33,8 @@ const SYSTEM_SHARE: i64 = 16;
 const WAITING_MAX: u32 = 1_024;
 /// Accounts saved in one transaction.
 const TOGETHER: usize = 64;
+/// Another node may replace a filter while it is read.
+const LOADS_MAX: usize = 3;
 
 #[allow(clippy::large_enum_variant, reason = "few, and short-lived")]
 enum Save {
@@ -111,27 +114,19 @@ impl Keeper {
         }
     }
 
-    /// The filter of every key bound up to a position, which the projections must hold.
+    /// The filter of every key bound up to a position, which the projections must hold. It is saved as `series`.
     pub async fn load_filter(
         &mut self,
         fetcher: &Fetcher,
         end: i64,
         now: Timestamp,
+        series: Uuid,
     ) -> Result<KeyFilter, StoreError> {
-        let (store, shard) = (fetcher.projector.store(), fetcher.shard);
-        let saved = store.key_filter(shard).await?.filter(|(position, _)| *position <= end);
-        let read = saved.and_then(|(position, bytes)| {
-            let (hash, bytes) = bytes.split_first_chunk()?;
-            Some((position, *hash, KeyFilter::from_bytes(bytes)?))
-        });
-        let (position, mut filter) = match read {
-            // One of another log, or of events that this one has lost, may lack keys that stand in this one.
-            Some((position, hash, filter)) if fetcher.holds(position, &hash).await? => (position, filter),
-            Some(_) | None => Default::default(),
-        };
+        let (position, layers) = saved_layers(fetcher, end).await?.unwrap_or_default();
+        let mut filter = KeyFilter::of(series, layers);
         self.filter_saved_at = position;
-        let since = store.keys_bound_since(shard, position + 1).await?;
-        since.into_iter().for_each(|key| filter.insert(key, now));
+        let mut insert = |key| filter.insert(key, now);
+        fetcher.projector.store().keys_bound_since(fetcher.shard, position + 1, &mut insert).await?;
         Ok(filter)
     }
 
@@ -156,6 +151,27 @@ impl Keeper {
     }
 }
 
+/// The layers of the saved filter, and the position up to which they hold every key.
+async fn saved_layers(fetcher: &Fetcher, end: i64) -> Result<Option<(i64, Vec<Layer>)>, StoreError> {
+    let (store, shard) = (fetcher.projector.store(), fetcher.shard);
+    'loads: for _ in 0..LOADS_MAX {
+        let saved = store.key_filter(shard).await?.filter(|saved| saved.position <= end);
+        let Some(SavedFilter { series, position, hash, layers: numbers }) = saved else { return Ok(None) };
+        // One of another log, or of events that this one has lost, may lack keys that stand in this one.
+        if !fetcher.holds(position, &hash).await? {
+            return Ok(None);
+        }
+        let mut layers = Vec::new();
+        for number in numbers {
+            let Some(bytes) = store.key_filter_layer(shard, series, number).await? else { continue 'loads };
+            let Some(layer) = Layer::from_bytes(&bytes) else { return Ok(None) };
+            layers.push(layer);
+        }
+        return Ok(Some((position, layers)));
+    }
+    Ok(None)
+}
+
 fn room(of: &Arc<Semaphore>, size: i64) -> Option<OwnedSemaphorePermit> {
     let size = u32::try_from(size).unwrap_or(u32::MAX).min(WAITING_MAX);
     of.clone().try_acquire_many_owned(size).ok()
@@ -174,12 +190,18 @@ fn is_worth_it(known: &Known) -> bool {
 
 async fn save_all(shard: i32, store: Arc<dyn Projections>, mut waiting: mpsc::UnboundedReceiver<Save>) {
     let mut saves = Vec::with_capacity(TOGETHER);
+    let mut series = None;
     while waiting.recv_many(&mut saves, TOGETHER).await > 0 {
         let some = std::mem::take(&mut saves);
+        let before = series;
         // A large account or filter takes as long as many commits: the threads that answer callers don't do it.
-        let Ok(written) = tokio::task::spawn_blocking(move || Written::of(some)).await else { continue };
-        for (position, state) in &written.filters {
-            warn(shard, store.put_key_filter(shard, *position, state).await);
+        let Ok(written) = tokio::task::spawn_blocking(move || Written::of(some, before)).await else {
+            continue;
+        };
+        if let Some((saved, layers)) = &written.filter {
+            let put = store.put_key_filter(shard, saved, layers).await;
+            series = matches!(put, Ok(true)).then_some((saved.series, saved.layers.end - 1));
+            warn(shard, put.map(|_| ()));
         }
         if !written.snapshots.is_empty() {
             warn(shard, store.put_snapshots(shard, &written.snapshots).await);
@@ -187,21 +209,25 @@ async fn save_all(shard: i32, store: Arc<dyn Projections>, mut waiting: mpsc::Un
     }
 }
 
+/// A series that was saved, and the last of its layers: those before it stand as they are.
+type SavedSeries = (Uuid, i64);
+
 /// What is saved, as it is stored.
 #[derive(Default)]
 struct Written {
     snapshots: Vec<Snapshot>,
-    filters: Vec<(i64, Vec<u8>)>,
+    /// With those of its layers that are not saved yet.
+    filter: Option<(SavedFilter, Vec<(i64, Vec<u8>)>)>,
     _rooms: Vec<OwnedSemaphorePermit>,
 }
 
 impl Written {
-    fn of(saves: Vec<Save>) -> Written {
+    fn of(saves: Vec<Save>, before: Option<SavedSeries>) -> Written {
         let mut written = Written::default();
         for save in saves {
             match save {
                 Save::Filter { filter, position, hash } => {
-                    written.filters.push((position, [&hash[..], &filter.to_bytes()].concat()));
+                    written.filter = Some(unsaved(&filter, position, hash, before));
                 }
                 Save::Account { account, chain, _room } => {
                     written._rooms.push(_room);
@@ -218,6 +244,21 @@ impl Written {
     }
 }
 
+/// What is to be saved of a filter after that of before.
+pub(super) fn unsaved(
+    filter: &KeyFilter,
+    position: i64,
+    hash: Hash,
+    before: Option<SavedSeries>,
+) -> (SavedFilter, Vec<(i64, Vec<u8>)>) {
+    let from = before.filter(|(series, _)| *series == filter.series).map_or(i64::MIN, |(_, last)| last);
+    let numbers: Vec<i64> = filter.numbered().map(|(number, _)| number).collect();
+    let layers = numbers.first().map_or(0, |first| *first)..numbers.last().map_or(0, |last| last + 1);
+    let unsaved = filter.numbered().filter(|(number, _)| *number >= from);
+    let unsaved = unsaved.map(|(number, layer)| (number, layer.to_bytes())).collect();
+    (SavedFilter { series: filter.series, position, hash, layers }, unsaved)
+}
+
 fn snapshot(org: OrgId, chain: Chain, state: Vec<u8>) -> Snapshot {
     let Chain { version, last_hash, position } = chain;
     Snapshot { org, version, position, last_hash, format: SNAPSHOT_FORMAT, state }
@@ -232,6 +273,21 @@ fn warn(shard: i32, saved: Result<(), StoreError>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_filter_that_was_saved_only_what_has_changed_is_saved_again() {
+        let mut filter = KeyFilter::of(Uuid::from_u128(1), []);
+        (0..200_000_u64).for_each(|n| filter.insert(n.to_be_bytes(), Timestamp(0)));
+        let numbers = |before| {
+            let (saved, layers) = unsaved(&filter, 7, [7; 32], before);
+            assert_eq!((saved.series, saved.position, saved.layers), (filter.series, 7, 0..3));
+            layers.into_iter().map(|(number, _)| number).collect::<Vec<_>>()
+        };
+
+        assert_eq!(numbers(None), [0, 1, 2]);
+        assert_eq!(numbers(Some((filter.series, 1))), [1, 2], "the last that was saved has grown");
+        assert_eq!(numbers(Some((Uuid::from_u128(2), 1))), [0, 1, 2], "those were another's");
+    }
 
     #[test]
     fn the_largest_account_waits_alone_and_is_saved() {

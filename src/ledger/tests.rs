@@ -288,8 +288,8 @@ async fn i4_keys_bound_before_and_after_the_filter_was_saved_are_known_after_a_s
     let mut filter = key_filter::KeyFilter::default();
     (0..10).for_each(|n| filter.insert(key_entry(&key_hash(ACME, &n.to_string())), node.clock.now()));
     let last = node.store.read(0, 12, 1).await.expect("reads").remove(0);
-    let saved = [&last.hash[..], &filter.to_bytes()].concat();
-    node.views.put_key_filter(0, 12, &saved).await.expect("saves");
+    let (saved, layers) = snapshots::unsaved(&filter, 12, last.hash, None);
+    assert!(node.views.put_key_filter(0, &saved, &layers).await.expect("saves"));
     for n in 10..20 {
         bind(n).await;
     }
@@ -307,8 +307,8 @@ async fn i4_keys_bound_before_and_after_the_filter_was_saved_are_known_after_a_s
 async fn i4_keys_are_known_though_a_filter_was_saved_of_events_that_the_log_has_lost() {
     let node = Node::funded(1_000).await;
     node.keyed(reserve(1, 1), Some(("1", "a"))).await.expect("holds");
-    let without = [&[7; 32][..], &key_filter::KeyFilter::default().to_bytes()].concat();
-    node.views.put_key_filter(0, 3, &without).await.expect("saves");
+    let (without, none) = snapshots::unsaved(&key_filter::KeyFilter::default(), 3, [7; 32], None);
+    assert!(node.views.put_key_filter(0, &without, &none).await.expect("saves"));
     node.ledger.projector().catch_up_all().await.expect("projects");
     let node = node.with(Memory { recent: 0, ..Memory::default() }).await;
 

@@ -732,7 +732,7 @@ impl Writer {
             state.last_recorded_at = Timestamp(last.recorded_at);
         }
         let now = self.clock.now().max(state.last_recorded_at);
-        state.filter = self.keeper.load_filter(&self.fetcher, indexed, now).await?;
+        state.filter = self.keeper.load_filter(&self.fetcher, indexed, now, self.clock.uuid()).await?;
         if shard == 0 {
             (state.system, state.system_chain, self.keeper.system_saved_version) =
                 self.fetcher.system(indexed + 1).await?;

@@ -35,6 +35,28 @@ impl ProfileBook {
         Ok(self.0.put_profile(ledger.shard_of(org), subject, profile).await?)
     }
 
+    /// Leaves what is there as it is.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn put_if_absent(
+        &self,
+        ledger: &Ledger,
+        org: OrgId,
+        subject: &str,
+        profile: &Profile,
+    ) -> Result<(), LedgerError> {
+        Ok(self.0.put_profile_if_absent(ledger.shard_of(org), subject, profile).await?)
+    }
+
+    /// As if nothing had ever been written.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn remove(&self, ledger: &Ledger, org: OrgId, subject: &str) -> Result<(), LedgerError> {
+        Ok(self.0.remove_profile(ledger.shard_of(org), subject).await?)
+    }
+
     /// What is known of a subject; empty once it was erased.
     ///
     /// # Errors

@@ -82,11 +82,34 @@ pub fn error_event() -> String {
 }
 
 fn check_messages(body: &Value) -> Result<(), Failure> {
-    match body["messages"].as_array() {
-        None => Err(invalid("messages: Field required")),
-        Some(messages) if messages.is_empty() => Err(invalid("messages: at least one message is required")),
-        Some(_) => Ok(()),
+    let messages = match body["messages"].as_array() {
+        None => return Err(invalid("messages: Field required")),
+        Some(messages) if messages.is_empty() => {
+            return Err(invalid("messages: at least one message is required"));
+        }
+        Some(messages) => messages,
+    };
+    messages.iter().enumerate().try_for_each(|(place, message)| check_message(place, message))
+}
+
+/// Thoughts are signed, and ids have few letters.
+fn check_message(place: usize, message: &Value) -> Result<(), Failure> {
+    for (nth, block) in message["content"].as_array().into_iter().flatten().enumerate() {
+        let at = format!("messages.{place}.content.{nth}");
+        let id = match block["type"].as_str() {
+            Some("thinking") if block["signature"].as_str().is_none_or(str::is_empty) => {
+                return Err(invalid(&format!("{at}: Invalid `signature` in `thinking` block")));
+            }
+            Some("tool_use") => &block["id"],
+            Some("tool_result") => &block["tool_use_id"],
+            _ => continue,
+        };
+        let is_taken = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        if !id.as_str().is_some_and(|id| !id.is_empty() && id.bytes().all(is_taken)) {
+            return Err(invalid(&format!("{at}: String should match pattern '^[a-zA-Z0-9_-]+$'")));
+        }
     }
+    Ok(())
 }
 
 fn asked(exchange: &Exchange) -> Asked {

@@ -113,6 +113,7 @@ impl ChatRequest {
         if body["messages"].as_array().is_none_or(Vec::is_empty) {
             return Err(invalid("'messages' must be an array with at least one message.", "messages"));
         }
+        check_user(body)?;
         let choices = positive(body, "n")?.unwrap_or(1);
         if choices > CHOICES_MAX {
             return Err(invalid("'n' is at most 128.", "n"));
@@ -179,6 +180,21 @@ fn tool_choice(body: &Value) -> ToolChoice {
 fn last_prompt(body: &Value) -> Option<String> {
     let last = body["messages"].as_array()?.last()?;
     (last["role"] == "user").then(|| last["content"].to_string())
+}
+
+/// A longer pseudonym is refused.
+const USER_CHARACTERS_MAX: usize = 64;
+
+pub fn check_user(body: &Value) -> Result<(), Failure> {
+    let length = body["user"].as_str().map_or(0, |user| user.chars().count());
+    if length > USER_CHARACTERS_MAX {
+        let message = format!(
+            "Invalid 'user': string too long. Expected a string with maximum length {USER_CHARACTERS_MAX}, \
+             but got a string with length {length} instead."
+        );
+        return Err(invalid(&message, "user"));
+    }
+    Ok(())
 }
 
 pub fn positive(body: &Value, field: &str) -> Result<Option<u64>, Failure> {

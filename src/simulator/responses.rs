@@ -3,7 +3,7 @@
 use super::answer::{Answer, Asked, Tool, ToolChoice, choose_tool, compose};
 use super::delivery::Frame;
 use super::exchange::{Exchange, Failure, Reply};
-use super::openai::{EPOCH_SECONDS, distorted, invalid, is_obfuscated, padding, positive};
+use super::openai::{EPOCH_SECONDS, check_user, distorted, error, invalid, is_obfuscated, padding, positive};
 use super::tokens;
 use super::weather::WeatherKind;
 use crate::domain::usage::Usage;
@@ -17,6 +17,8 @@ pub fn respond(exchange: &mut Exchange) -> Result<Reply, Failure> {
     if !(body["input"].is_string() || body["input"].as_array().is_some_and(|items| !items.is_empty())) {
         return Err(invalid("'input' is a text, or an array of items, and not empty.", "input"));
     }
+    check_user(body)?;
+    refuse_lost_items(body)?;
     let limit = positive(body, "max_output_tokens")?;
     if limit.is_some_and(|limit| limit < OUTPUT_TOKENS_MIN) {
         return Err(invalid("'max_output_tokens' is at least 16.", "max_output_tokens"));
@@ -33,14 +35,45 @@ pub fn respond(exchange: &mut Exchange) -> Result<Reply, Failure> {
         created_at: EPOCH_SECONDS + exchange.number,
         model: exchange.model.answers_as,
         is_stored: exchange.body["store"] != false,
+        thoughts: None,
     };
     head.item_id = exchange.chance.identifier(if answer.tool.is_some() { "fc_" } else { "msg_" });
+    head.thoughts = thoughts(exchange);
     let report = usage_report(exchange, &usage);
     if exchange.body["stream"].as_bool().unwrap_or(false) {
         return Ok(Reply::stream(events(&head, &answer, &report, is_obfuscated(&exchange.body)), usage));
     }
     let item = head.item(&answer, "completed", &answer.text());
-    Ok(Reply::unary(head.response(status(&answer), json!([item]), report), usage))
+    Ok(Reply::unary(head.response(status(&answer), head.output(item), report), usage))
+}
+
+/// Thoughts that stand elsewhere, where nothing is kept.
+fn refuse_lost_items(body: &Value) -> Result<(), Failure> {
+    let is_lost = |item: &&Value| item["type"] == "reasoning" && !item["encrypted_content"].is_string();
+    let mut items = body["input"].as_array().into_iter().flatten();
+    match items.find(is_lost).filter(|_| body["store"] == false) {
+        Some(item) => {
+            let message = format!(
+                "Item with id '{}' not found. Items are not persisted when `store` is set to false.",
+                item["id"].as_str().unwrap_or_default()
+            );
+            Err(Failure::json(404, error(&message, "invalid_request_error", Some("input"), None)))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The item that a model which reasons puts first, sealed where the request asks for that.
+fn thoughts(exchange: &mut Exchange) -> Option<Value> {
+    if !(exchange.model.name.starts_with("gpt-5") || exchange.model.name.starts_with('o')) {
+        return None;
+    }
+    let mut item = json!({"id": exchange.chance.identifier("rs_"), "type": "reasoning", "summary": []});
+    let include = exchange.body["include"].as_array();
+    if include.is_some_and(|fields| fields.iter().any(|field| field == "reasoning.encrypted_content")) {
+        item["encrypted_content"] = exchange.chance.identifier("gAAAAA").into();
+    }
+    Some(item)
 }
 
 /// A mid-stream failure, after which nothing follows.
@@ -130,6 +163,7 @@ struct Head {
     created_at: u64,
     model: &'static str,
     is_stored: bool,
+    thoughts: Option<Value>,
 }
 
 impl Head {
@@ -168,6 +202,11 @@ impl Head {
         })
     }
 
+    /// The answer's item after what was thought.
+    fn output(&self, item: Value) -> Value {
+        self.thoughts.iter().cloned().chain([item]).collect()
+    }
+
     fn item(&self, answer: &Answer, status: &str, said: &str) -> Value {
         match &answer.tool {
             Some(name) => json!({
@@ -189,17 +228,21 @@ fn part(text: &str) -> Value {
 
 fn events(head: &Head, answer: &Answer, usage: &Value, is_obfuscated: bool) -> Vec<Frame> {
     let started = head.response("in_progress", json!([]), Value::Null);
-    let added = json!({"type": "response.output_item.added", "output_index": 0,
-                       "item": head.item(answer, "in_progress", "")});
-    // A tool's name is said with its item.
+    let place = usize::from(head.thoughts.is_some());
+    let item_event = |kind: &str, place: usize, item: &Value| json!({"type": format!("response.output_item.{kind}"), "output_index": place, "item": item});
     let mut events = vec![
         (json!({"type": "response.created", "response": started}), 0),
         (json!({"type": "response.in_progress", "response": started}), 0),
-        (added, answer.tokens - answer.pieces.len() as u64),
     ];
+    if let Some(item) = &head.thoughts {
+        events.extend(["added", "done"].map(|kind| (item_event(kind, 0, item), 0)));
+    }
+    // A tool's name is said with its item.
+    let added = item_event("added", place, &head.item(answer, "in_progress", ""));
+    events.push((added, answer.tokens - answer.pieces.len() as u64));
     let at = |mut event: Value| {
         event["item_id"] = head.item_id.as_str().into();
-        event["output_index"] = 0.into();
+        event["output_index"] = place.into();
         if answer.tool.is_none() {
             event["content_index"] = 0.into();
         }
@@ -234,9 +277,9 @@ fn events(head: &Head, answer: &Answer, usage: &Value, is_obfuscated: bool) -> V
         }
     }
     let item = head.item(answer, "completed", &text);
-    events.push((json!({"type": "response.output_item.done", "output_index": 0, "item": item}), 0));
+    events.push((item_event("done", place, &item), 0));
     let status = status(answer);
-    let whole = head.response(status, json!([item]), usage.clone());
+    let whole = head.response(status, head.output(item), usage.clone());
     events.push((json!({"type": format!("response.{status}"), "response": whole}), 0));
     let numbered = (0..).zip(events).map(|(number, (mut data, tokens)): (u64, _)| {
         data["sequence_number"] = number.into();

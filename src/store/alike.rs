@@ -8,6 +8,9 @@ use crate::domain::chain::Hash;
 /// The hash of a checkpoint before the first event.
 pub(super) const NOTHING_FOLDED: Hash = [0; 32];
 
+/// Rows of an index that are read at a time, of some three kilobytes each.
+pub(super) const RUNS_TOGETHER: i64 = 4_096;
+
 /// Whether a database's tables are those of a later version.
 pub(super) fn is_newer(error: &MigrateError) -> bool {
     matches!(error, MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..))
@@ -63,6 +66,25 @@ macro_rules! profiles {
                 );
                 let put = put.bind(shard).bind(subject_id).bind(&profile.name).bind(profile.email.as_deref());
                 self.write_rows(put).await
+            }
+
+            async fn put_profile_if_absent(
+                &self,
+                shard: i32,
+                subject_id: &str,
+                profile: &Profile,
+            ) -> Result<(), StoreError> {
+                let put = sqlx::query(
+                    "insert into profiles (shard, subject_id, name, email) values ($1, $2, $3, $4) \
+                     on conflict (shard, subject_id) do nothing",
+                );
+                let put = put.bind(shard).bind(subject_id).bind(&profile.name).bind(profile.email.as_deref());
+                self.write_rows(put).await
+            }
+
+            async fn remove_profile(&self, shard: i32, subject_id: &str) -> Result<(), StoreError> {
+                let remove = sqlx::query("delete from profiles where shard = $1 and subject_id = $2");
+                self.write_rows(remove.bind(shard).bind(subject_id)).await
             }
 
             async fn profile(&self, shard: i32, subject_id: &str) -> Result<Option<Profile>, StoreError> {
@@ -307,7 +329,7 @@ macro_rules! projections {
                     )
                     .await?;
                 }
-                for table in ["snapshots", "key_filters"] {
+                for table in ["snapshots", "key_filter_layers", "key_filters"] {
                     let sql = format!("delete from {table} where shard = $1");
                     finished(sqlx::query(AssertSqlSafe(sql)).bind(shard).execute(&mut *transaction)).await?;
                 }
@@ -384,27 +406,41 @@ macro_rules! projections {
                 self.find(shard, &rows::COMMANDS, key).await
             }
 
-            async fn keys_bound_since(&self, shard: i32, position: i64) -> Result<Vec<runs::Hash>, StoreError> {
+            async fn keys_bound_since(
+                &self,
+                shard: i32,
+                position: i64,
+                tell: &mut (dyn FnMut(runs::Hash) + Send),
+            ) -> Result<(), StoreError> {
                 let [zero, one, two] = runs::blocks_of(position);
-                let rows = answered(
-                    sqlx::query(concat!(
-                        "select run, block, entries from commands where shard = $1 and generation = ",
-                        rows::live!("commands"),
-                        " and block >= case when run < 16 then cast($2 as bigint) \
-                           when run < 256 then cast($3 as bigint) else cast($4 as bigint) end",
-                    ))
-                    .bind(shard)
-                    .bind(zero)
-                    .bind(one)
-                    .bind(two)
-                    .fetch_all(&self.readers),
-                )
-                .await?;
-                let mut keys = Vec::new();
-                for row in &rows {
-                    keys.extend(run(row)?.hashes_since(position));
+                // Entries move to runs of higher numbers alone: none goes past a reader of pages unseen.
+                let mut after = (i64::MIN, i64::MIN);
+                loop {
+                    let rows = answered(
+                        sqlx::query(concat!(
+                            "select run, block, entries from commands where shard = $1 and generation = ",
+                            rows::live!("commands"),
+                            " and block >= case when run < 16 then cast($2 as bigint) \
+                               when run < 256 then cast($3 as bigint) else cast($4 as bigint) end \
+                             and (run, block) > ($5, $6) order by run, block limit $7",
+                        ))
+                        .bind(shard)
+                        .bind(zero)
+                        .bind(one)
+                        .bind(two)
+                        .bind(after.0)
+                        .bind(after.1)
+                        .bind(alike::RUNS_TOGETHER)
+                        .fetch_all(&self.readers),
+                    )
+                    .await?;
+                    let Some(last) = rows.last() else { return Ok(()) };
+                    let place = || -> Result<_, sqlx::Error> { Ok((last.try_get("run")?, last.try_get("block")?)) };
+                    after = place().map_err(store_error)?;
+                    for row in &rows {
+                        run(row)?.hashes_since(position).for_each(&mut *tell);
+                    }
                 }
-                Ok(keys)
             }
 
             async fn reservation_events(&self, shard: i32, id: runs::Hash) -> Result<Vec<i64>, StoreError> {
@@ -543,30 +579,84 @@ macro_rules! projections {
                 row.map(read).transpose().map_err(store_error)
             }
 
-            async fn put_key_filter(&self, shard: i32, position: i64, state: &[u8]) -> Result<(), StoreError> {
-                answered(
-                    sqlx::query(
-                        "insert into key_filters (shard, position, state) values ($1, $2, $3) \
-                         on conflict (shard) do update set position = excluded.position, state = excluded.state",
-                    )
-                    .bind(shard)
-                    .bind(position)
-                    .bind(state)
-                    .execute(&mut *self.writer().await?),
+            async fn put_key_filter(
+                &self,
+                shard: i32,
+                filter: &SavedFilter,
+                layers: &[(i64, Vec<u8>)],
+            ) -> Result<bool, StoreError> {
+                let is_whole = filter.layers.clone().eq(layers.iter().map(|(layer, _)| *layer));
+                let mut writer = self.writer().await?;
+                let mut transaction = answered(writer.begin()).await?;
+                let put = sqlx::query(
+                    "insert into key_filters (shard, series, position, hash, first_layer, end_layer) \
+                     select $1, $2, $3, $4, $5, $6 \
+                     where $7 or exists (select 1 from key_filters where shard = $1 and series = $2) \
+                     on conflict (shard) do update set series = excluded.series, position = excluded.position, \
+                     hash = excluded.hash, first_layer = excluded.first_layer, end_layer = excluded.end_layer \
+                     where $7 or key_filters.series = excluded.series",
                 )
-                .await?;
-                Ok(())
+                .bind(shard)
+                .bind(filter.series)
+                .bind(filter.position)
+                .bind(&filter.hash[..])
+                .bind(filter.layers.start)
+                .bind(filter.layers.end)
+                .bind(is_whole);
+                if answered(put.execute(&mut *transaction)).await?.rows_affected() == 0 {
+                    answered(transaction.rollback()).await?;
+                    return Ok(false);
+                }
+                let gone = sqlx::query("delete from key_filter_layers where shard = $1 and (series <> $2 or layer < $3)");
+                let gone = gone.bind(shard).bind(filter.series).bind(filter.layers.start);
+                answered(gone.execute(&mut *transaction)).await?;
+                for (layer, bits) in layers {
+                    let put = sqlx::query(
+                        "insert into key_filter_layers (shard, series, layer, bits) values ($1, $2, $3, $4) \
+                         on conflict (shard, series, layer) do update set bits = excluded.bits",
+                    );
+                    let put = put.bind(shard).bind(filter.series).bind(layer).bind(bits.as_slice());
+                    answered(put.execute(&mut *transaction)).await?;
+                }
+                answered(transaction.commit()).await?;
+                Ok(true)
             }
 
-            async fn key_filter(&self, shard: i32) -> Result<Option<(i64, Vec<u8>)>, StoreError> {
+            async fn key_filter(&self, shard: i32) -> Result<Option<SavedFilter>, StoreError> {
                 let row = answered(
-                    sqlx::query("select position, state from key_filters where shard = $1")
-                        .bind(shard)
-                        .fetch_optional(&self.readers),
+                    sqlx::query(
+                        "select series, position, hash, first_layer, end_layer from key_filters where shard = $1",
+                    )
+                    .bind(shard)
+                    .fetch_optional(&self.readers),
                 )
                 .await?;
-                let read = |row: $row| Ok((row.try_get("position")?, row.try_get("state")?));
+                let read = |row: $row| -> Result<SavedFilter, sqlx::Error> {
+                    Ok(SavedFilter {
+                        series: row.try_get("series")?,
+                        position: row.try_get("position")?,
+                        hash: hash(row.try_get("hash")?)?,
+                        layers: row.try_get("first_layer")?..row.try_get("end_layer")?,
+                    })
+                };
                 row.map(read).transpose().map_err(store_error)
+            }
+
+            async fn key_filter_layer(
+                &self,
+                shard: i32,
+                series: Uuid,
+                layer: i64,
+            ) -> Result<Option<Vec<u8>>, StoreError> {
+                let bits = sqlx::query_scalar(
+                    "select bits from key_filter_layers where shard = $1 and series = $2 and layer = $3",
+                );
+                let bits = bits.bind(shard).bind(series).bind(layer);
+                answered(bits.fetch_optional(&self.readers)).await
+            }
+
+            async fn close(&self) -> Result<(), StoreError> {
+                self.write_back().await
             }
         }
 

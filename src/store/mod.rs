@@ -42,6 +42,37 @@ impl std::fmt::Debug for Database {
     }
 }
 
+/// What is checked.
+pub struct Evidence {
+    pub log: Arc<dyn EventLog>,
+    /// None where none stand beside the log.
+    pub projections: Option<Arc<dyn Projections>>,
+}
+
+impl std::fmt::Debug for Evidence {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Evidence").finish_non_exhaustive()
+    }
+}
+
+impl Evidence {
+    /// Opens a SQLite file, or a database by its URL. A file is left as it is, and so are its projections, of which a
+    /// copy is opened.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open_to_read`], [`SqliteViews::open_copy`] and [`Database::open_existing`].
+    pub async fn open(file_or_url: &str, clock: &Clock) -> Result<Evidence, StoreError> {
+        let path = file_or_url.strip_prefix("sqlite://").unwrap_or(file_or_url);
+        if path.contains("://") {
+            let Database { log, projections, .. } = Database::open_existing(file_or_url, clock).await?;
+            return Ok(Evidence { log, projections: Some(projections) });
+        }
+        let log = Arc::new(SqliteStore::open_to_read(Path::new(path)).await?);
+        let views = SqliteViews::open_copy(Path::new(path), clock).await?;
+        Ok(Evidence { log, projections: views.map(|views| Arc::new(views) as Arc<dyn Projections>) })
+    }
+}
+
 impl Database {
     /// Opens `sqlite://path/to/file` or `postgres://user@host/database`, and makes what it lacks. `shards` counts where
     /// a PostgreSQL database is new; SQLite has one.
@@ -69,18 +100,17 @@ impl Database {
     /// Opens a database that has a log: what only reads makes none.
     ///
     /// # Errors
-    /// `Absent` where it has none; otherwise as [`Database::open`].
+    /// `Absent` or `NoLedger` where it has none; otherwise as [`Database::open`].
     pub async fn open_existing(url: &str, clock: &Clock) -> Result<Database, StoreError> {
-        let is_there = match url.strip_prefix("sqlite://") {
-            Some(path) => Path::new(path).is_file(),
-            None if is_postgres(url) => PostgresStore::has_log(url).await?,
-            // Refused with what a URL is.
-            None => true,
-        };
-        match is_there {
-            true => Database::open(url, None, clock).await,
-            false => Err(StoreError::Absent(url.strip_prefix("sqlite://").unwrap_or("the log").to_owned())),
+        match url.strip_prefix("sqlite://") {
+            Some(path) => SqliteStore::has_log(Path::new(path)).await?,
+            None if is_postgres(url) && !PostgresStore::has_log(url).await? => {
+                return Err(StoreError::Absent("the log".into()));
+            }
+            // What is no URL is refused with what one is.
+            None => {}
         }
+        Database::open(url, None, clock).await
     }
 
     /// Opens a SQLite file, or creates it.
@@ -157,6 +187,13 @@ pub enum StoreError {
     Unavailable(String),
     #[error("{0} does not exist: check the database's name, or let `tollgate serve` make it")]
     Absent(String),
+    #[error("{0} holds no ledger: it is empty, cut short or something else; nothing was changed")]
+    NoLedger(String),
+    #[error(
+        "{0} is gone or empty, and what stands beside it (-wal, -views) was written for the ledger that it held: put that \
+         back from a backup, or move those files away where a new ledger is to begin"
+    )]
+    LogGone(String),
     #[error("the disk is full: free some space; nothing acknowledged is lost and writing resumes by itself")]
     Full,
     #[error("the commit's outcome is not known: {0}")]
@@ -241,6 +278,12 @@ pub trait EventLog: Send + Sync {
 
     /// Whether other processes may write: what was decided without writing must then check the head.
     fn is_shared(&self) -> bool;
+
+    /// Nothing more is to be written: the database's own file then holds everything, and can be copied alone. A server
+    /// sees to that by itself.
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// A shard's head that nobody else can move. What is committed can be read meanwhile through [`EventLog::read`].
@@ -322,5 +365,13 @@ pub struct Profile {
 #[async_trait]
 pub trait Profiles: Send + Sync {
     async fn put_profile(&self, shard: i32, subject_id: &str, profile: &Profile) -> Result<(), StoreError>;
+    /// Leaves what is there as it is.
+    async fn put_profile_if_absent(
+        &self,
+        shard: i32,
+        subject_id: &str,
+        profile: &Profile,
+    ) -> Result<(), StoreError>;
+    async fn remove_profile(&self, shard: i32, subject_id: &str) -> Result<(), StoreError>;
     async fn profile(&self, shard: i32, subject_id: &str) -> Result<Option<Profile>, StoreError>;
 }

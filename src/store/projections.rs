@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
 use crate::domain::chain::Hash;
 use crate::domain::ids::OrgId;
@@ -28,6 +29,18 @@ pub struct Checkpoint {
 
 /// Versions of an org of which one snapshot is kept: a balance of the past begins at the one before it.
 pub const STRETCH_VERSIONS: i64 = 1_000;
+
+/// A shard's saved filter of bound keys: it holds those up to a position, in consecutive layers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedFilter {
+    /// Layers of one series belong together.
+    pub series: Uuid,
+    pub position: i64,
+    /// Of the event there.
+    pub hash: Hash,
+    /// Numbers of the layers.
+    pub layers: Range<i64>,
+}
 
 /// A folded account, or the system, as it stood after one of its events.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,8 +109,13 @@ pub trait Projections: Send + Sync {
     /// Where commands stand that bound a key with this hash, in order.
     async fn commands(&self, shard: i32, key: runs::Hash) -> Result<Vec<i64>, StoreError>;
 
-    /// Hashes of the keys that commands bound from a position on.
-    async fn keys_bound_since(&self, shard: i32, position: i64) -> Result<Vec<runs::Hash>, StoreError>;
+    /// Tells the hashes of the keys that commands bound from a position on, as they are read; one may be told twice.
+    async fn keys_bound_since(
+        &self,
+        shard: i32,
+        position: i64,
+        tell: &mut (dyn FnMut(runs::Hash) + Send),
+    ) -> Result<(), StoreError>;
 
     /// Where events of reservations with this hash stand, in order.
     async fn reservation_events(&self, shard: i32, id: runs::Hash) -> Result<Vec<i64>, StoreError>;
@@ -137,8 +155,25 @@ pub trait Projections: Send + Sync {
         version_max: i64,
     ) -> Result<Option<Snapshot>, StoreError>;
 
-    /// The filter of bound keys, with the position up to which it holds them.
-    async fn put_key_filter(&self, shard: i32, position: i64, state: &[u8]) -> Result<(), StoreError>;
+    /// Saves a filter with those of its layers, by number, that are not saved yet. False where others are missing, since
+    /// another series was saved meanwhile: save all layers then, in place of that one.
+    async fn put_key_filter(
+        &self,
+        shard: i32,
+        filter: &SavedFilter,
+        layers: &[(i64, Vec<u8>)],
+    ) -> Result<bool, StoreError>;
 
-    async fn key_filter(&self, shard: i32) -> Result<Option<(i64, Vec<u8>)>, StoreError>;
+    async fn key_filter(&self, shard: i32) -> Result<Option<SavedFilter>, StoreError>;
+
+    /// One of its layers; none where it was replaced.
+    async fn key_filter_layer(
+        &self,
+        shard: i32,
+        series: Uuid,
+        layer: i64,
+    ) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// As [`EventLog::close`](crate::store::EventLog::close).
+    async fn close(&self) -> Result<(), StoreError>;
 }

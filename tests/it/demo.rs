@@ -49,3 +49,31 @@ fn an_interrupt_within_the_replay_ends_it_and_leaves_no_directory() {
     assert!(!status.success(), "the books were not checked");
     assert!(is_empty(temporary.path()));
 }
+
+#[test]
+fn the_replay_is_shown_to_its_end_and_the_books_balance() {
+    let temporary = tempfile::tempdir().unwrap();
+    let data = tempfile::tempdir().unwrap();
+
+    let shown =
+        demo(temporary.path(), "127.0.0.1:0").arg("--once").arg("--data").arg(data.path()).output().unwrap();
+
+    let said = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.status.success(), "{shown:?}");
+    for part in [
+        "Replayed: ",
+        "\nacme\n",
+        "\ncorner-shop\n",
+        "  = available ",
+        "refused for want of credits",
+        "\nThe books balance to the nanocredit.\n",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
+    assert!(is_empty(temporary.path()));
+    // The file that it was told to keep is the whole ledger.
+    let kept = data.path().join("copy.db");
+    std::fs::copy(data.path().join("tollgate.db"), &kept).unwrap();
+    let verified = tollgate(&["verify"]).arg(&kept).output().unwrap();
+    assert!(verified.status.success() && !verified.stdout.starts_with(b"0 events"), "{verified:?}");
+}

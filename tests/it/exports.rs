@@ -1,6 +1,9 @@
 //! The log as a file: whatever is changed in it is found, without the server that wrote it.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Cursor;
+use std::path::Path;
 
 use reqwest::StatusCode;
 use serde_json::json;
@@ -9,6 +12,7 @@ use tollgate::domain::ids::OrgId;
 use tollgate::domain::views::View;
 use tollgate::ledger::export::{Selection, export, verify_export};
 use tollgate::ledger::verify::Report;
+use tollgate::store::Database;
 
 use crate::database::{TestDatabase, is_postgres};
 use crate::process::tollgate;
@@ -242,4 +246,47 @@ async fn i6_an_export_passes_from_hand_to_hand_by_the_command_line() {
     assert!(String::from_utf8_lossy(&sound.stdout).contains("sound"));
     assert!(!other.status.success());
     assert!(String::from_utf8_lossy(&other.stderr).contains("no export"), "{other:?}");
+}
+
+/// Every file of a folder with its bytes.
+fn files(folder: &Path) -> BTreeMap<OsString, Vec<u8>> {
+    let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+    entries.map(|entry| (entry.file_name(), std::fs::read(entry.path()).unwrap())).collect()
+}
+
+#[tokio::test]
+async fn i5_what_is_empty_cut_or_something_else_is_no_sound_ledger_and_stays_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = traded().await;
+    let exported = file(&app, Selection::Everything).await.into_bytes();
+    app.finish().await;
+    let database = folder.path().join("whole.db");
+    let opened = Database::open_file(&database).await.unwrap();
+    opened.log.close().await.unwrap();
+    drop(opened);
+    let database = std::fs::read(database).unwrap();
+    assert!(exported.len() > 4_095 && database.len() > 4_096);
+
+    let cut = |bytes: &[u8], length: usize| bytes[..length].to_vec();
+    let lengths = [0, 1, 511, 512, 4_000, 4_095];
+    let exports = lengths.map(|length| cut(&exported, length));
+    let databases = lengths.into_iter().chain([4_096]).map(|length| cut(&database, length));
+    let others = [b"\n".to_vec(), b" \n\n".to_vec(), vec![7; 8_192], b"PGDMP".to_vec()];
+    for bytes in exports.into_iter().chain(databases).chain(others) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("kept");
+        std::fs::write(&file, &bytes).unwrap();
+        let before = files(folder.path());
+        let url = format!("sqlite://{}", file.display());
+        for arguments in [
+            &["verify", file.to_str().unwrap()][..],
+            &["verify", &url],
+            &["export", "log", "--database-url", &url],
+            &["rebuild", "all", "--database-url", &url],
+        ] {
+            let run = tollgate(arguments).output().unwrap();
+            assert!(!run.status.success(), "{} bytes: {arguments:?}: {run:?}", bytes.len());
+            assert_eq!(files(folder.path()), before, "{} bytes: {arguments:?}", bytes.len());
+        }
+    }
 }

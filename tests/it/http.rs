@@ -80,7 +80,7 @@ async fn money_has_the_decimals_of_its_currency_and_a_refund_gives_its_tax_back(
             .post("/api/v1/orgs/acme/purchases", json!({ "bundle": currency, "payment": payment }))
             .await
             .expect(StatusCode::CREATED);
-        let refund = json!({ "lot": lot["id"], "credits": "5", "reference": "RF" });
+        let refund = json!({ "lot": lot["id"], "credits": "5", "reference": currency });
         let refunded = operator.post("/api/v1/orgs/acme/refunds", refund).await.expect(StatusCode::CREATED);
 
         let money = |amount: &str| json!({ "amount": amount, "currency": currency });

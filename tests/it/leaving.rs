@@ -6,71 +6,19 @@ use std::io::Write as _;
 use std::net::TcpStream;
 use std::process::Command;
 
-use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tollgate::clock::Clock;
 use tollgate::simulator::{SimulatorConfig, SimulatorHandle, Weather};
 
 use crate::database::{TestDatabase, is_postgres};
-use crate::process::{Server, is_sound, serve};
-use crate::support::{OPERATOR, client, listen};
+use crate::process::{Caller, Server, is_sound, serve, tollgate};
+use crate::support::{client, listen};
 
 /// Projections are taken over within seconds; the machine of a test may be busy with others.
 const TAKEN_OVER_MAX: i64 = 20_000_000;
-
-/// Whoever asks a process.
-struct Caller {
-    url: String,
-    secret: String,
-}
-
-impl Caller {
-    fn operator(server: &Server) -> Caller {
-        Caller { url: server.url.clone(), secret: OPERATOR.to_owned() }
-    }
-
-    async fn post(&self, path: &str, body: Value) -> Value {
-        let key = Clock::system().uuid().to_string();
-        let request = client().post(format!("{}{path}", self.url)).bearer_auth(&self.secret);
-        let answer = request.header("idempotency-key", key).json(&body).send().await.unwrap();
-        let status = answer.status();
-        let body = answer.text().await.unwrap();
-        assert!(status.is_success(), "{path}: {status} {body}");
-        serde_json::from_str(&body).unwrap()
-    }
-
-    async fn get(&self, path: &str) -> String {
-        let request = client().get(format!("{}{path}", self.url)).bearer_auth(&self.secret);
-        request.send().await.unwrap().error_for_status().unwrap().text().await.unwrap()
-    }
-
-    /// An org with credits, and a key of it.
-    async fn funded(&self, role: &str) -> Caller {
-        let org = json!({ "slug": "acme", "name": "Acme", "billing_email": "billing@example.com" });
-        self.post("/api/v1/orgs", org).await;
-        self.post("/api/v1/orgs/acme/grants", json!({ "credits": "1000", "kind": "goodwill" })).await;
-        let key = self.post("/api/v1/orgs/acme/keys", json!({ "name": "k", "role": role })).await;
-        Caller { url: self.url.clone(), secret: key["secret"].as_str().unwrap().to_owned() }
-    }
-
-    async fn balance(&self) -> Value {
-        serde_json::from_str(&self.get("/api/v1/orgs/acme/balance").await).unwrap()
-    }
-
-    /// A streamed chat, begun.
-    async fn chat(&self) -> reqwest::Response {
-        let body = json!({
-            "model": "gpt-4o-mini", "stream": true, "max_tokens": 400,
-            "messages": [{ "role": "user", "content": "Tell me a long story." }],
-        });
-        let request = client().post(format!("{}/v1/chat/completions", self.url)).bearer_auth(&self.secret);
-        let mut answer = request.json(&body).send().await.unwrap();
-        assert_eq!(answer.status(), StatusCode::OK);
-        assert!(answer.chunk().await.unwrap().is_some());
-        answer
-    }
-}
+/// A hold's second and the sweep's; the machine of a test may be busy with others.
+const SWEPT_MAX: i64 = 20_000_000;
 
 /// A configuration whose only provider takes its time over every answer.
 async fn slow_provider(weather: &str) -> TempDir {
@@ -148,6 +96,8 @@ async fn a_connection_that_says_nothing_more_holds_no_node_that_is_told_twice() 
     let status = tokio::task::block_in_place(|| server.wait());
 
     assert_eq!(status.code(), Some(0));
+    let warned = server.warnings();
+    assert!(warned.contains("told again: connections that are still open are left alone"), "{warned}");
     drop(half);
     assert!(is_sound(&database.url));
 }
@@ -164,8 +114,108 @@ async fn connections_are_waited_for_as_long_as_the_configuration_says() {
     let status = tokio::task::block_in_place(|| server.wait());
 
     assert_eq!(status.code(), Some(0));
+    let warned = server.warnings();
+    assert!(warned.contains("connections that are still open are left alone seconds=1"), "{warned}");
     drop(half);
     assert!(is_sound(&database.url));
+}
+
+/// Every event of the org, by kind.
+async fn kinds(caller: &Caller) -> Vec<String> {
+    let events = caller.get("/api/v1/orgs/acme/events?limit=1000").await;
+    let events: Value = serde_json::from_str(&events).unwrap();
+    let kind = |event: &Value| event["kind"].as_str().unwrap().to_owned();
+    events["data"].as_array().unwrap().iter().map(kind).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i11_a_server_writes_by_itself_that_a_hold_has_ended() {
+    let database = TestDatabase::new().await;
+    let server = Server::start(&database.url);
+    let acme = Caller::operator(&server).funded("org_admin").await;
+    let hold = json!({ "credits": "1", "ttl_seconds": 1 });
+    let clock = Clock::system();
+
+    Caller::operator(&server).post("/api/v1/orgs/acme/reservations", hold).await;
+    let held_at = clock.now();
+
+    while !kinds(&acme).await.iter().any(|kind| kind == "ReservationExpired") {
+        assert!(clock.now().0 - held_at.0 < SWEPT_MAX, "nobody writes that the hold has ended");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i5_the_file_of_a_server_that_was_told_to_stop_holds_everything_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let url = format!("sqlite://{}", file("tollgate.db").display());
+    let server = Server::start(&url);
+    let acme = Caller::operator(&server).funded("gateway").await;
+    acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "4" })).await;
+    let events = kinds(&Caller::operator(&server)).await.len();
+
+    server.terminate();
+    assert_eq!(tokio::task::block_in_place(|| server.wait()).code(), Some(0));
+    std::fs::create_dir(file("alone")).unwrap();
+    std::fs::copy(file("tollgate.db"), file("alone/tollgate.db")).unwrap();
+    let alone = tollgate(&["verify", "--json"]).arg(file("alone/tollgate.db")).output().unwrap();
+    let report: Value = serde_json::from_slice(&alone.stdout).unwrap();
+    let beside = tollgate(&["verify"]).arg(file("tollgate.db")).output().unwrap();
+
+    assert!(alone.status.success() && beside.status.success(), "{alone:?} {beside:?}");
+    assert_eq!((&report["orgs"], &report["findings"]), (&json!(1), &json!([])));
+    // The system's own stand beside the org's.
+    assert!(report["events"].as_u64().unwrap() > events as u64, "{report}");
+    assert_eq!(std::fs::read_dir(file("alone")).unwrap().count(), 1, "nothing is made beside the file");
+
+    let whole = std::fs::read(file("tollgate.db")).unwrap();
+    // A file that is emptied, cut or gone begins no new ledger beside what was written for the old one.
+    for length in [Some(0), Some(511), Some(4_095), None] {
+        match length {
+            Some(length) => std::fs::write(file("tollgate.db"), &whole[..length]).unwrap(),
+            None => std::fs::remove_file(file("tollgate.db")).unwrap(),
+        }
+        let started = serve(&url).output().unwrap();
+        assert!(!started.status.success(), "{length:?}");
+        let said = String::from_utf8_lossy(&started.stderr).into_owned();
+        let why = match length {
+            Some(0) | None => "is gone or empty, and what stands beside it",
+            Some(_) => "the database is damaged: the file is cut short",
+        };
+        assert!(said.contains(why), "{said}");
+        assert_eq!(std::fs::read(file("tollgate.db")).ok().map(|bytes| bytes.len()), length);
+    }
+    std::fs::copy(file("alone/tollgate.db"), file("tollgate.db")).unwrap();
+    assert!(is_sound(&url));
+    drop(Server::start(&url));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i5_a_write_ahead_log_outlives_the_file_that_it_belongs_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tollgate.db");
+    let url = format!("sqlite://{}", file.display());
+    let server = Server::start(&url);
+    Caller::operator(&server).funded("gateway").await;
+    server.kill();
+    let wal = folder.path().join("tollgate.db-wal");
+    let (kept, left) = (std::fs::read(&file).unwrap(), std::fs::read(&wal).unwrap());
+    assert!(!left.is_empty());
+    for views in ["tollgate-views.db", "tollgate-views.db-wal", "tollgate-views.db-shm"] {
+        let _ = std::fs::remove_file(folder.path().join(views));
+    }
+
+    // SQLite would drop it beside an empty file.
+    std::fs::write(&file, b"").unwrap();
+    let started = serve(&url).output().unwrap();
+    let verified = tollgate(&["verify", &url]).output().unwrap();
+
+    assert!(!started.status.success() && !verified.status.success(), "{started:?} {verified:?}");
+    assert_eq!(std::fs::read(&wal).unwrap(), left);
+    std::fs::write(&file, kept).unwrap();
+    assert!(is_sound(&url), "what only the write-ahead log holds is read");
+    assert_eq!(std::fs::read(&wal).unwrap(), left);
+    assert_eq!(Caller::operator(&Server::start(&url)).balance().await["granted"], "1000");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,6 +11,7 @@ mod api;
 mod catalogue;
 mod chaos;
 mod checker;
+mod commands;
 mod database;
 mod demo;
 mod events;

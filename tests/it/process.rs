@@ -3,12 +3,18 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
+use std::thread::JoinHandle;
 
-use crate::support::OPERATOR;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tollgate::clock::Clock;
+
+use crate::support::{OPERATOR, client};
 
 /// A running `tollgate serve`; gone with this value.
 pub struct Server {
     process: Mutex<Child>,
+    warnings: Mutex<Option<JoinHandle<Vec<String>>>>,
     pub url: String,
 }
 
@@ -29,12 +35,12 @@ impl Server {
         });
         let address = address.unwrap_or_else(|| panic!("the server does not listen: {said:?}"));
         // What it says later must not fill the pipe, and stands beside the test's own words where that fails.
-        std::thread::spawn(move || {
-            lines
-                .filter(|line| line.contains("WARN") || line.contains("ERROR"))
-                .for_each(|line| println!("{line}"));
+        let warnings = std::thread::spawn(move || {
+            let warns = |line: &String| line.contains("WARN") || line.contains("ERROR");
+            lines.filter(warns).inspect(|line| println!("{line}")).collect()
         });
-        Server { process: Mutex::new(process), url: format!("http://{address}") }
+        let warnings = Mutex::new(Some(warnings));
+        Server { process: Mutex::new(process), warnings, url: format!("http://{address}") }
     }
 
     /// SIGKILL: nothing is flushed, nothing is said.
@@ -56,11 +62,70 @@ impl Server {
     pub fn wait(&self) -> ExitStatus {
         self.process.lock().unwrap().wait().unwrap()
     }
+
+    /// What it warned of, up to its end.
+    pub fn warnings(&self) -> String {
+        let warnings = self.warnings.lock().unwrap().take();
+        warnings.map(|warnings| warnings.join().unwrap().join("\n")).unwrap_or_default()
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// Whoever asks a process.
+pub struct Caller {
+    pub url: String,
+    pub secret: String,
+}
+
+impl Caller {
+    pub fn operator(server: &Server) -> Caller {
+        Caller { url: server.url.clone(), secret: OPERATOR.to_owned() }
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Value {
+        let key = Clock::system().uuid().to_string();
+        let request = client().post(format!("{}{path}", self.url)).bearer_auth(&self.secret);
+        let answer = request.header("idempotency-key", key).json(&body).send().await.unwrap();
+        let status = answer.status();
+        let body = answer.text().await.unwrap();
+        assert!(status.is_success(), "{path}: {status} {body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    pub async fn get(&self, path: &str) -> String {
+        let request = client().get(format!("{}{path}", self.url)).bearer_auth(&self.secret);
+        request.send().await.unwrap().error_for_status().unwrap().text().await.unwrap()
+    }
+
+    /// An org with credits, and a key of it.
+    pub async fn funded(&self, role: &str) -> Caller {
+        let org = json!({ "slug": "acme", "name": "Acme", "billing_email": "billing@example.com" });
+        self.post("/api/v1/orgs", org).await;
+        self.post("/api/v1/orgs/acme/grants", json!({ "credits": "1000", "kind": "goodwill" })).await;
+        let key = self.post("/api/v1/orgs/acme/keys", json!({ "name": "k", "role": role })).await;
+        Caller { url: self.url.clone(), secret: key["secret"].as_str().unwrap().to_owned() }
+    }
+
+    pub async fn balance(&self) -> Value {
+        serde_json::from_str(&self.get("/api/v1/orgs/acme/balance").await).unwrap()
+    }
+
+    /// A streamed chat, begun.
+    pub async fn chat(&self) -> reqwest::Response {
+        let body = json!({
+            "model": "gpt-4o-mini", "stream": true, "max_tokens": 400,
+            "messages": [{ "role": "user", "content": "Tell me a long story." }],
+        });
+        let request = client().post(format!("{}/v1/chat/completions", self.url)).bearer_auth(&self.secret);
+        let mut answer = request.json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert!(answer.chunk().await.unwrap().is_some());
+        answer
     }
 }
 

@@ -1,5 +1,6 @@
 //! One key, one effect, one answer (I4), on every route that changes money.
 
+use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use tollgate::domain::account::command::OrgCommand;
@@ -359,4 +360,72 @@ async fn keyed(actor: &Actor, path: &str, key: usize, body: Value) -> (StatusCod
 /// The same body with its names in the other order.
 fn reversed(body: &Value) -> Value {
     Value::Object(body.as_object().unwrap().clone().into_iter().rev().collect::<Map<_, _>>())
+}
+
+#[tokio::test]
+async fn i12_a_slug_for_which_many_ask_at_once_is_given_to_one() {
+    for round in 0..8 {
+        let app = TestApp::start().await;
+        let operator = app.operator();
+        let asked = |who: usize| json!({ "slug": "acme", "name": format!("Caller {who}"), "billing_email": format!("{who}@example.com") });
+
+        let answers = join_all((0..8).map(|who| keyed(&operator, "/api/v1/orgs", who, asked(who)))).await;
+
+        let shown = operator.get("/api/v1/orgs/acme").await.expect(StatusCode::OK);
+        let given: Vec<usize> = (0..8).filter(|who| answers[*who].0 == StatusCode::CREATED).collect();
+        assert_eq!(given.len(), 1, "round {round}: {answers:?}");
+        assert_eq!(answers[given[0]].1, shown);
+        for (who, answer) in answers.iter().enumerate() {
+            // Whoever was refused is refused again, and the first answer is given again.
+            let again = keyed(&operator, "/api/v1/orgs", who, asked(who)).await;
+            assert_eq!(again.0, answer.0, "round {round}: {again:?}");
+        }
+        // The same wish joins, whenever it comes.
+        let joined =
+            join_all((8..12).map(|key| keyed(&operator, "/api/v1/orgs", key, asked(given[0])))).await;
+        assert!(joined.iter().all(|joined| joined.1 == shown), "{joined:?}");
+        app.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn i4_a_reference_refunds_once() {
+    let app = TestApp::start().await;
+    app.funded("acme", "1").await;
+    let operator = app.operator();
+    let lots = {
+        let bundle = json!({ "name": "ten", "credits": "10", "price": "8.00", "currency": "USD" });
+        operator.post("/api/v1/bundles", bundle).await.expect(StatusCode::CREATED);
+        let buy = async |reference: &str| {
+            let payment = json!({ "method": "manual", "reference": reference });
+            let purchase = json!({ "bundle": "ten", "payment": payment });
+            let lot = operator.post("/api/v1/orgs/acme/purchases", purchase).await;
+            lot.expect(StatusCode::CREATED)["id"].clone()
+        };
+        [buy("INV-1").await, buy("INV-2").await]
+    };
+    let refund = |lot: usize, credits: &str, reference: &str| {
+        let refund = json!({ "lot": lots[lot], "credits": credits, "reference": reference });
+        operator.post("/api/v1/orgs/acme/refunds", refund)
+    };
+
+    let raced = join_all((0..4).map(|_| refund(0, "10", "RF-1"))).await;
+    let first = raced[0].body.clone();
+    let later = refund(0, "10", "RF-1").await.expect(StatusCode::CREATED);
+    for (lot, credits) in [(0, "9"), (1, "10")] {
+        let other = refund(lot, credits, "RF-1").await.expect(StatusCode::CONFLICT);
+        assert_eq!(other["code"], "conflict", "{other}");
+    }
+    refund(1, "4", "RF-2").await.expect(StatusCode::CREATED);
+
+    assert!(raced.iter().all(|one| one.status == StatusCode::CREATED && one.body == first), "{raced:?}");
+    assert_eq!((&later, &first["owed"]["amount"]), (&first, &json!("8.00")));
+    let balance = operator.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+    assert_eq!(balance["refunded"], "14");
+    // Another org has references of its own.
+    app.funded("beta", "1").await;
+    let beta = operator.get("/api/v1/orgs/beta/balance").await.expect(StatusCode::OK);
+    let refund = json!({ "lot": beta["lots"][0]["id"], "credits": "1", "reference": "RF-1" });
+    operator.post("/api/v1/orgs/beta/refunds", refund).await.expect(StatusCode::CREATED);
+    app.finish().await;
 }

@@ -91,7 +91,7 @@ async fn a_node_that_may_not_bring_tables_up_to_date_says_what_to_do() {
     raw_sql(later).execute(&mut owner).await.unwrap();
     let of_newer =
         [Database::open(&url, None, &clock).await, Database::open(&database.url, None, &clock).await];
-    let missing = "delete from _sqlx_migrations where version >= 11";
+    let missing = "delete from _sqlx_migrations where version in (12, 9999)";
     raw_sql(missing).execute(&mut owner).await.unwrap();
     let of_older = Database::open(&url, None, &clock).await;
 

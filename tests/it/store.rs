@@ -15,7 +15,7 @@ use tollgate::domain::time::Timestamp;
 use tollgate::domain::views::{Changes, View, runs};
 use tollgate::operations::find_org::known_org;
 use tollgate::operations::list_events::list_events;
-use tollgate::store::projections::{Checkpoint, Projections, Snapshot};
+use tollgate::store::projections::{Checkpoint, Projections, SavedFilter, Snapshot};
 use tollgate::store::{Appended, Database, EventRow, Head, SqliteStore, SqliteViews, StoreError};
 use uuid::Uuid;
 
@@ -195,12 +195,56 @@ async fn i7_an_index_finds_every_position_however_its_log_was_cut() {
     assert_eq!(views.commands(0, key(49_999)).await.unwrap(), [49_999]);
     assert_eq!(views.commands(0, key(39_999)).await.unwrap(), [39_999, 89_999]);
     assert_eq!(views.commands(0, [0xab; 8]).await.unwrap(), [0_i64; 0]);
-    assert_eq!(views.keys_bound_since(0, 1).await.unwrap().len(), 90_000);
-    assert_eq!(views.keys_bound_since(0, 60_001).await.unwrap().len(), 30_000);
+    for (since, count) in [(1, 90_000), (60_001, 30_000)] {
+        let mut told = 0;
+        views.keys_bound_since(0, since, &mut |_| told += 1).await.unwrap();
+        assert_eq!(told, count);
+    }
     let again = views.start_generation(0, View::Commands).await.unwrap();
     index(&*views, again.clone(), &[90_000]).await;
     let differ = views.differences(0, View::Commands, live.generation, again.generation).await.unwrap();
     assert_eq!(differ, 0);
+}
+
+#[tokio::test]
+async fn i4_layers_of_two_series_are_never_read_as_one_filter() {
+    let database = TestDatabase::new().await;
+    let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
+    let filter = |series: u128, position: i64, layers: std::ops::Range<i64>| SavedFilter {
+        series: Uuid::from_u128(series),
+        position,
+        hash: [u8::try_from(position).unwrap(); 32],
+        layers,
+    };
+    let bits = |numbers: &[i64], bits: u8| -> Vec<(i64, Vec<u8>)> {
+        numbers.iter().map(|number| (*number, vec![bits; 8])).collect()
+    };
+    let read = async || {
+        let saved = views.key_filter(0).await.unwrap().unwrap();
+        let mut layers = vec![];
+        for layer in saved.layers.clone() {
+            layers.push(views.key_filter_layer(0, saved.series, layer).await.unwrap().unwrap()[0]);
+        }
+        (saved, layers)
+    };
+    assert_eq!(views.key_filter(0).await.unwrap(), None);
+    assert!(
+        !views.put_key_filter(0, &filter(1, 1, 0..2), &bits(&[1], 1)).await.unwrap(),
+        "the first is missing"
+    );
+
+    assert!(views.put_key_filter(0, &filter(1, 2, 0..2), &bits(&[0, 1], 2)).await.unwrap());
+    assert!(views.put_key_filter(0, &filter(1, 3, 0..3), &bits(&[1, 2], 3)).await.unwrap());
+    assert_eq!(read().await, (filter(1, 3, 0..3), vec![2, 3, 3]), "only what changed is written");
+    assert!(views.put_key_filter(0, &filter(1, 4, 1..3), &bits(&[2], 4)).await.unwrap());
+    assert_eq!(read().await, (filter(1, 4, 1..3), vec![3, 4]));
+    assert_eq!(views.key_filter_layer(0, Uuid::from_u128(1), 0).await.unwrap(), None, "it was forgotten");
+
+    assert!(!views.put_key_filter(0, &filter(2, 5, 0..2), &bits(&[1], 5)).await.unwrap());
+    assert_eq!(read().await.0, filter(1, 4, 1..3));
+    assert!(views.put_key_filter(0, &filter(2, 6, 0..1), &bits(&[0], 6)).await.unwrap());
+    assert_eq!(read().await, (filter(2, 6, 0..1), vec![6]));
+    assert_eq!(views.key_filter_layer(0, Uuid::from_u128(1), 2).await.unwrap(), None, "the other's are gone");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::{self, StreamExt};
@@ -10,17 +11,19 @@ use serde_json::json;
 use tollgate::app::{self, AppError};
 use tollgate::clock::Clock;
 use tollgate::domain::account::command::OrgCommand;
+use tollgate::domain::commerce::Claim;
 use tollgate::domain::credits::Credits;
 use tollgate::domain::event::{Event, GrantKind, LotTerms};
 use tollgate::domain::format::Format;
 use tollgate::domain::ids::{LotId, OrgId};
+use tollgate::domain::system::SystemCommand;
 use tollgate::domain::time::Timestamp;
 use tollgate::ledger::{By, Ledger, Memory, Submission};
 use tollgate::operations::authenticate::OperatorKey;
 use tollgate::operations::find_org::known_org;
 use tollgate::operations::list_events::list_events;
 use tollgate::store::{Appended, Database, EventLog, EventRow, Head, LockedHead, StoreError};
-use tollgate::workers::expire_cold;
+use tollgate::workers::{Workers, expire_cold};
 
 use crate::database::TestDatabase;
 use crate::support::{OPERATOR, TestApp};
@@ -225,4 +228,32 @@ async fn a_start_with_a_clock_behind_the_log_is_refused() {
 
     assert!(matches!(behind, Err(AppError::ClockBehind { seconds: 61 })), "{behind:?}");
     assert!(open(noon - 59_000_000).await.is_ok());
+}
+
+/// The machine of a test may be busy with others.
+const FINISHED_MAX: i64 = 20_000_000;
+
+#[tokio::test]
+async fn i5_a_running_node_finishes_by_itself_a_claim_that_another_left_open() {
+    let app = TestApp::start().await;
+    let org: OrgId = "org_000000000000000000000000000000aa".parse().unwrap();
+    let open =
+        OrgCommand::OpenOrg { slug: "acme".into(), time_zone: "UTC".into(), overdraft_limit: Credits::ZERO };
+    let claim = Claim { name: "slug:acme".into(), org, then: Box::new(open) };
+    app.ledger().submit_system(SystemCommand::Claim { claim }, None, None).await.unwrap();
+    app.clock().advance_seconds(60);
+    let workers = Workers::start(app.ledger());
+    // It looks for such claims as often as this.
+    tokio::task::yield_now().await;
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    tokio::time::resume();
+
+    let clock = Clock::system();
+    let started_at = clock.now();
+    while app.operator().get("/api/v1/orgs/acme").await.status != StatusCode::OK {
+        assert!(clock.now().0 - started_at.0 < FINISHED_MAX, "nobody finishes the claim");
+    }
+    workers.stop().await;
+    app.finish().await;
 }

@@ -129,8 +129,11 @@ pub(super) fn decide(account: &Account, command: OrgCommand, now: Timestamp) -> 
         OrgCommand::SetLimits { limits } => {
             exists(account)?;
             not_closed(account)?;
-            for limit in &limits {
+            for (index, limit) in limits.iter().enumerate() {
                 not_negative(limit.credits_per_request.unwrap_or_default())?;
+                require(limits[..index].iter().all(|other| other.scope != limit.scope), || {
+                    Refusal::DuplicateLimits
+                })?;
                 known_scope(account, &limit.scope)?;
             }
             Ok(vec![Event::LimitsSet { limits }])
@@ -369,6 +372,7 @@ fn adjust(account: &Account, credits: Credits, reason: String, lot: LotId, now: 
 fn refund(account: &Account, lot: LotId, credits: Credits, reference: String) -> Decision {
     exists(account)?;
     amount(credits)?;
+    require(!account.refunds.contains_key(&reference), || Refusal::NameTaken(reference.clone()))?;
     let lot = account.lots.get(&lot).ok_or(Refusal::UnknownLot)?;
     // An overdraft is a loan: it is not paid out.
     let owned = account.balance().available.saturating_sub(account.totals.overdraft_limit);

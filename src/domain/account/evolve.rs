@@ -57,7 +57,8 @@ pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
             account.totals.debt = account.totals.debt.saturating_sub(*credits);
             burn(account, burned);
         }
-        Event::CreditsRefunded { lot, credits, refund_minor, .. } => {
+        Event::CreditsRefunded { lot, credits, reference, refund_minor, .. } => {
+            account.refunds.entry(reference.clone()).or_insert(account.version + 1);
             account.totals.refunded = account.totals.refunded.saturating_add(*credits);
             with_lot(account, *lot, |lot| {
                 lot.refunded = lot.refunded.saturating_add(*credits);

@@ -132,14 +132,21 @@ pub(in crate::domain) fn cap(cap: Credits) -> OrgCommand {
 }
 
 pub(in crate::domain) fn request_limit(scope: BudgetScope, amount: Credits) -> OrgCommand {
-    let limits = Limits {
+    request_limits([scope], amount)
+}
+
+pub(in crate::domain) fn request_limits<const N: usize>(
+    scopes: [BudgetScope; N],
+    amount: Credits,
+) -> OrgCommand {
+    let limits = |scope| Limits {
         scope,
         requests_per_minute: None,
         tokens_per_minute: None,
         concurrent_requests: None,
         credits_per_request: Some(amount),
     };
-    OrgCommand::SetLimits { limits: vec![limits] }
+    OrgCommand::SetLimits { limits: scopes.map(limits).into() }
 }
 
 pub(in crate::domain) fn overdraft(overdraft_limit: Credits) -> OrgCommand {

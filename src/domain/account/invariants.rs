@@ -232,6 +232,11 @@ fn the_guards_of_credits_stand_in_order() {
     let (huge, negative) = (credits(2_000_000_000), Credits::from_nanos(-1));
     let full = || with((10..14).map(|n| grant(n, Credits::COMMAND_MAX)));
     let no_room = Refusal::AmountTooLarge { max: Credits::ZERO };
+    let refunded = || {
+        let mut account = guarded();
+        account.does(START, refund(1, credits(1)));
+        account
+    };
     // What a claim that is finished again runs: its lot is there, whatever has become of the org since.
     let closed_with_lot = with([grant(1, credits(10)), OrgCommand::CloseOrg]);
 
@@ -255,6 +260,7 @@ fn the_guards_of_credits_stand_in_order() {
         ),
         (unknown(), refund(9, Credits::ZERO), Refusal::UnknownOrg),
         (guarded(), refund(9, Credits::ZERO), Refusal::AmountNotPositive),
+        (refunded(), refund(9, credits(10)), Refusal::NameTaken("REF-1".into())),
         (guarded(), refund(9, credits(10)), Refusal::UnknownLot),
         (
             guarded(),
@@ -284,6 +290,7 @@ fn the_guards_of_an_org_and_its_rules_stand_in_order() {
         OrgCommand::OpenOrg { slug: "acme".into(), time_zone: "UTC".into(), overdraft_limit: credits(-1) };
     let same_name = OrgCommand::CreateProject { project: project(2), name: "project 1".into() };
     let twice_set = [twice.clone(), budget(BudgetScope::Org, BudgetWindow::Day, credits(1)), twice.clone()];
+    let limited_twice = request_limits([BudgetScope::Org, nowhere.clone(), nowhere.clone()], credits(1));
     let mut known = with([create_project(9)]);
 
     let key_of = |n, of| OrgCommand::CreateKey {
@@ -330,6 +337,8 @@ fn the_guards_of_an_org_and_its_rules_stand_in_order() {
         (active(), budgets(std::slice::from_ref(&twice)), Refusal::UnknownProject),
         (active(), budgets(&[of_key]), Refusal::UnknownKey),
         (active(), request_limit(nowhere.clone(), credits(-1)), Refusal::AmountNegative),
+        (known.clone(), limited_twice.clone(), Refusal::DuplicateLimits),
+        (active(), limited_twice, Refusal::UnknownProject),
         (active(), request_limit(nowhere, credits(1)), Refusal::UnknownProject),
     ]);
     known.does(START, budgets(&[twice]));
@@ -463,10 +472,10 @@ fn i8_refunds_of_a_lot_give_its_tax_back_to_the_cent() {
             decimals: 2,
         },
     };
-    let refund = |amount| OrgCommand::Refund { lot: lot(1), credits: amount, reference: "REF-1".into() };
+    let refund = |n| OrgCommand::Refund { lot: lot(1), credits: credits(1), reference: format!("REF-{n}") };
     let mut account = with([taxed]);
 
-    let taxes = [1, 1, 1].map(|amount| match last(&account.does(START, refund(credits(amount)))) {
+    let taxes = [1, 2, 3].map(|n| match last(&account.does(START, refund(n))) {
         Event::CreditsRefunded { tax_minor, .. } => *tax_minor,
         other => panic!("{other:?}"),
     });

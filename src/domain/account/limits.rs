@@ -21,3 +21,19 @@ pub struct Limits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credits_per_request: Option<Credits>,
 }
+
+impl Limits {
+    /// The less of each, of two for one scope.
+    pub fn least(&self, other: &Limits) -> Limits {
+        fn least<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+            one.into_iter().chain(other).min()
+        }
+        Limits {
+            scope: self.scope.clone(),
+            requests_per_minute: least(self.requests_per_minute, other.requests_per_minute),
+            tokens_per_minute: least(self.tokens_per_minute, other.tokens_per_minute),
+            concurrent_requests: least(self.concurrent_requests, other.concurrent_requests),
+            credits_per_request: least(self.credits_per_request, other.credits_per_request),
+        }
+    }
+}

@@ -63,6 +63,8 @@ pub struct Account {
     raised: HashSet<AlertSubject>,
     /// The size of the last purchase, which percent rules refer to.
     last_purchase: Credits,
+    /// By reference: the version of the event.
+    pub refunds: BTreeMap<String, i64>,
     pub projects: BTreeMap<ProjectId, String>,
     pub keys: BTreeMap<KeyId, Key>,
 }
@@ -138,6 +140,7 @@ impl Account {
             alert_rules: Vec::new(),
             raised: HashSet::new(),
             last_purchase: Credits::ZERO,
+            refunds: BTreeMap::new(),
             projects: BTreeMap::new(),
             keys: BTreeMap::new(),
         }

@@ -34,6 +34,8 @@ struct Model {
     rules: Vec<AlertRule>,
     raised: Vec<AlertSubject>,
     last_purchase: Credits,
+    /// References.
+    refunds: Vec<String>,
 }
 
 struct ModelLot {
@@ -424,7 +426,7 @@ impl Model {
             }
             OrgCommand::Grant { terms, .. } => self.new_lot(terms, 0, now)?,
             OrgCommand::Adjust { credits, lot, .. } => self.adjust(credits, lot, now)?,
-            OrgCommand::Refund { lot, credits, .. } => self.refund(lot, credits)?,
+            OrgCommand::Refund { lot, credits, reference } => self.refund(lot, credits, reference)?,
             OrgCommand::Reserve(command) => self.reserve(command, now)?,
             OrgCommand::Grow { reservation, credits, expiry, .. } => {
                 self.grow(reservation, credits, expiry)?
@@ -513,14 +515,16 @@ impl Model {
         Ok(())
     }
 
-    fn refund(&mut self, id: LotId, credits: Credits) -> Result<(), Refusal> {
+    fn refund(&mut self, id: LotId, credits: Credits, reference: String) -> Result<(), Refusal> {
         refuse_if(!credits.is_positive(), || Refusal::AmountNotPositive)?;
+        refuse_if(self.refunds.contains(&reference), || Refusal::NameTaken(reference.clone()))?;
         let lot = self.lots.iter().find(|lot| lot.terms.lot == id).ok_or(Refusal::UnknownLot)?;
         let balance = self.balance();
         let owned = balance.available.saturating_sub(balance.overdraft_limit).or_zero();
         let refundable = self.free(lot).min(owned);
         refuse_if(credits > refundable, || Refusal::NotRefundable { refundable, asked: credits })?;
         self.lot_mut(id).moves.push(Move::Refunded(credits));
+        self.refunds.push(reference);
         Ok(())
     }
 
@@ -813,10 +817,10 @@ fn a_command() -> impl Strategy<Value = OrgCommand> {
             reason: "a correction".into(),
             lot: lot(n),
         }),
-        4 => (1u128..12, an_amount()).prop_map(|(n, credits)| OrgCommand::Refund {
+        4 => (1u128..12, an_amount(), 0..40).prop_map(|(n, credits, reference)| OrgCommand::Refund {
             lot: lot(n),
             credits,
-            reference: "REF-1".into(),
+            reference: format!("REF-{reference}"),
         }),
         3 => budgets,
         1 => (a_scope(), an_amount()).prop_map(|(scope, amount)| request_limit(scope, amount)),

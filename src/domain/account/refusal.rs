@@ -74,6 +74,8 @@ pub enum Refusal {
     BudgetOfArm,
     #[error("two budgets have the same scope and window; keep one")]
     DuplicateBudget,
+    #[error("two rows of limits have the same scope; keep one")]
+    DuplicateLimits,
     #[error("\"{0}\" is not an IANA time zone; an example is \"Europe/Berlin\"")]
     UnknownTimeZone(String),
     #[error("the name \"{0}\" is taken")]
@@ -135,6 +137,7 @@ impl Refusal {
             Refusal::KeyExists => "key_exists",
             Refusal::BudgetOfArm => "budget_of_arm",
             Refusal::DuplicateBudget => "duplicate_budget",
+            Refusal::DuplicateLimits => "duplicate_limits",
             Refusal::UnknownTimeZone(_) => "unknown_time_zone",
             Refusal::NameTaken(_) => "name_taken",
             Refusal::UnknownBundle => "unknown_bundle",

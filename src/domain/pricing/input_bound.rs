@@ -18,6 +18,7 @@ use crate::domain::pricing::cost::Terms;
 use crate::domain::pricing::rate_card::{RateCard, ServiceTier, Uplift};
 use crate::domain::pricing::searching::{is_billed_for_findings, searches_unasked};
 
+pub use media::pictures_within;
 use media::{document_bytes, is_other_than_picture, picture_bytes};
 
 /// The form in which a request is sent to its provider.

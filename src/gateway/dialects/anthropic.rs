@@ -1,10 +1,12 @@
 //! Anthropic messages: requests, answers and stream events, to and from the neutral conversation.
 
 mod answer;
+mod mixed;
 mod request;
 mod stream;
 
 pub(super) use answer::{parse_answer, render_answer};
+pub(super) use mixed::fit_for_claude;
 pub(super) use request::{parse_request, refuse_stored, render_request, thinking_budget};
 pub(super) use stream::{EventReader, EventWriter};
 

@@ -4,6 +4,7 @@
 //! stay JSON numbers, so that none is rounded.
 
 use serde_json::{Number, Value};
+use sha2::{Digest, Sha256};
 
 use super::dropped::Dropped;
 use super::{Refused, Unsupported, effort};
@@ -25,7 +26,7 @@ pub struct Conversation {
     /// Reasoning included.
     pub max_output_tokens: Option<u64>,
     pub effort: Option<effort::Asked>,
-    pub end_user: Option<String>,
+    pub end_user: Option<EndUser>,
     pub stream: bool,
     /// Fields for which this model has no place and that change little; told to the caller.
     pub dropped: Dropped,
@@ -51,6 +52,32 @@ impl Conversation {
                 id.truncate(ToolCall::id_without(id).0.len());
             }
         }
+    }
+}
+
+/// Whom the request is for, as a pseudonym.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndUser {
+    pub id: String,
+    /// In which the caller named them.
+    pub field: String,
+}
+
+impl EndUser {
+    /// OpenAI's own limit; Claude Code's ids are more than twice as long.
+    const OPENAI_CHARACTERS_MAX: usize = 64;
+
+    pub fn named(field: &str, id: &Value) -> Option<EndUser> {
+        Some(EndUser { id: id.as_str()?.to_owned(), field: field.to_owned() })
+    }
+
+    /// One that is too long for OpenAI goes as its hash, by which users are told apart all the same; its field is named.
+    pub fn for_openai(self, dropped: &mut Dropped) -> String {
+        if self.id.chars().count() <= Self::OPENAI_CHARACTERS_MAX {
+            return self.id;
+        }
+        dropped.add(&self.field);
+        hex::encode(Sha256::digest(&self.id))
     }
 }
 
@@ -202,6 +229,22 @@ pub struct Answer {
     pub tool_calls: Vec<ToolCall>,
     pub finish: FinishReason,
     pub tokens: TokenCounts,
+}
+
+impl Answer {
+    /// The same as the steps of a stream.
+    pub fn into_deltas(self) -> Vec<Delta> {
+        let mut deltas = vec![Delta::Start { id: self.id, model: self.model }];
+        let said = [(self.thinking, Delta::Thinking as fn(String) -> Delta), (self.text, Delta::Text)];
+        deltas.extend(said.into_iter().filter(|(text, _)| !text.is_empty()).map(|(text, delta)| delta(text)));
+        for (index, call) in (0..).zip(self.tool_calls) {
+            let fragment = if call.arguments.is_empty() { "{}".to_owned() } else { call.arguments };
+            deltas.push(Delta::ToolCall { index, id: call.id, name: call.name });
+            deltas.push(Delta::ToolArguments { index, fragment });
+        }
+        deltas.extend([Delta::Usage(self.tokens), Delta::Finish(self.finish), Delta::End]);
+        deltas
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -37,7 +37,7 @@ impl From<Dropped> for Vec<String> {
 }
 
 /// What an SDK writes of what was never set does not.
-fn says_something(value: &Value) -> bool {
+pub fn says_something(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => false,
         Value::Array(items) => !items.is_empty(),

@@ -1,4 +1,5 @@
-//! The events of a stream, however it is framed: server-sent events, or the elements of one JSON array as they come.
+//! The events of a stream, however it is framed: server-sent events, the elements of one JSON array as they come, or
+//! objects one after the other, as of a server that answers in one piece where a stream was asked for.
 
 use bytes::Bytes;
 
@@ -10,7 +11,8 @@ pub enum FrameParser {
     #[default]
     Unknown,
     Sse(SseParser),
-    Array(ArrayParser),
+    Array(ObjectParser),
+    Objects(ObjectParser),
 }
 
 impl FrameParser {
@@ -18,7 +20,8 @@ impl FrameParser {
     pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<Frame>, SseError> {
         if let FrameParser::Unknown = self {
             *self = match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
-                Some(b'[') => FrameParser::Array(ArrayParser::default()),
+                Some(b'[') => FrameParser::Array(ObjectParser::default()),
+                Some(b'{') => FrameParser::Objects(ObjectParser::default()),
                 Some(_) => FrameParser::Sse(SseParser::default()),
                 None => return Ok(Vec::new()),
             };
@@ -26,7 +29,7 @@ impl FrameParser {
         match self {
             FrameParser::Unknown => Ok(Vec::new()),
             FrameParser::Sse(parser) => parser.push(bytes),
-            FrameParser::Array(parser) => parser.push(bytes),
+            FrameParser::Array(parser) | FrameParser::Objects(parser) => parser.push(bytes),
         }
     }
 
@@ -34,26 +37,31 @@ impl FrameParser {
     pub fn finish(&mut self) -> Result<Option<Frame>, SseError> {
         match self {
             FrameParser::Sse(parser) => parser.finish(),
-            FrameParser::Unknown | FrameParser::Array(_) => Ok(None),
+            FrameParser::Unknown | FrameParser::Array(_) | FrameParser::Objects(_) => Ok(None),
         }
+    }
+
+    /// Whether an event may be a whole answer.
+    pub fn reads_objects(&self) -> bool {
+        matches!(self, FrameParser::Objects(_))
     }
 }
 
-/// Finds the objects of an array by their braces.
+/// Finds objects by their braces.
 #[derive(Debug, Default)]
-pub struct ArrayParser {
+pub struct ObjectParser {
     object: Vec<u8>,
     depth: u32,
     in_string: bool,
     after_backslash: bool,
 }
 
-impl ArrayParser {
+impl ObjectParser {
     fn push(&mut self, bytes: &[u8]) -> Result<Vec<Frame>, SseError> {
         let mut frames = Vec::new();
         for &byte in bytes {
             if self.depth == 0 && byte != b'{' {
-                // The array's own brackets and commas.
+                // An array's own brackets and commas.
                 continue;
             }
             self.object.push(byte);
@@ -99,6 +107,7 @@ mod tests {
             assert_eq!(events(stream, step), ["{\"a\": \"}{ \\\" [\"}", "{\"b\": {\"c\": [{}]}}"]);
         }
         assert_eq!(events("data: {\"a\": 1}\n\n", 3), ["{\"a\": 1}"]);
+        assert_eq!(events(" {\"a\": {}}\n", 2), ["{\"a\": {}}"], "one that stands alone");
         assert_eq!(events("[{\"a\": 1", 1), [""; 0], "half an object is none");
     }
 }

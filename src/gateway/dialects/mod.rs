@@ -221,22 +221,43 @@ fn parse_answer(upstream: Family, body: &Value) -> Result<Answer, Malformed> {
     }
 }
 
+/// The answer that an event is by itself, of a server that answers in one piece where a stream was asked for. Each of
+/// Gemini's events is like a whole answer, so that they are read alike.
+fn whole_answer(upstream: Family, event: &Value) -> Option<Answer> {
+    let is_whole = match upstream {
+        Family::OpenaiChat => event["choices"][0]["message"].is_object(),
+        Family::OpenaiResponses => event["output"].is_array(),
+        Family::Anthropic => event["content"].is_array(),
+        Family::Gemini => false,
+    };
+    is_whole.then(|| parse_answer(upstream, event).ok()).flatten()
+}
+
 /// Whether an upstream's answer says that it failed on the way.
 pub fn has_failed(upstream: Family, body: &Value) -> bool {
     parse_answer(upstream, body).is_ok_and(|answer| answer.finish == FinishReason::Error)
 }
 
-/// A whole answer of an upstream in the caller's dialect. `created_at_seconds` is for dialects that date answers.
-pub fn translate_answer(
-    upstream: Family,
-    client: Dialect,
-    body: &Value,
-    created_at_seconds: i64,
-) -> Result<Value, Malformed> {
-    let answer = parse_answer(upstream, body)?;
-    Ok(match client {
-        Dialect::OpenaiChat => openai_chat::render_answer(&answer, created_at_seconds),
-        Dialect::OpenaiResponses => openai_responses::render_answer(&answer, created_at_seconds),
+/// Who asked what, and who answers.
+#[derive(Clone, Copy, Debug)]
+pub struct AnswerEnds<'a> {
+    pub upstream: Family,
+    pub client: Dialect,
+    /// As the client sent it: some dialects repeat a part of it.
+    pub request: &'a Value,
+    /// For dialects that date answers.
+    pub created_at_seconds: i64,
+}
+
+/// A whole answer of an upstream in the caller's dialect.
+pub fn translate_answer(ends: AnswerEnds<'_>, body: &Value) -> Result<Value, Malformed> {
+    let answer = parse_answer(ends.upstream, body)?;
+    Ok(match ends.client {
+        Dialect::OpenaiChat => openai_chat::render_answer(&answer, ends.created_at_seconds),
+        Dialect::OpenaiResponses => {
+            let asked = openai_responses::Repeated::of(ends.request);
+            openai_responses::render_answer(&answer, &asked, ends.created_at_seconds)
+        }
         Dialect::AnthropicMessages => anthropic::render_answer(&answer),
     })
 }

@@ -1,6 +1,7 @@
 //! OpenAI chat completions: requests, answers and chunks, to and from the neutral conversation.
 
 mod answer;
+mod calls;
 mod request;
 mod stream;
 mod text_chunk;
@@ -14,7 +15,8 @@ use serde_json::{Value, json};
 
 use super::conversation::{FinishReason, TokenCounts};
 
-fn finish_reason(name: &str) -> FinishReason {
+/// A call that the caller demanded by name ends like any answer, and at some servers every call does.
+fn finish_reason(name: &str, has_calls: bool) -> FinishReason {
     match name {
         // Mistral's name for the end of the context.
         "length" | "model_length" => FinishReason::MaxTokens,
@@ -22,6 +24,7 @@ fn finish_reason(name: &str) -> FinishReason {
         "content_filter" => FinishReason::ContentFilter,
         // Of Mistral and OpenRouter; of DeepSeek.
         "error" | "insufficient_system_resource" => FinishReason::Error,
+        _ if has_calls => FinishReason::ToolCalls,
         _ => FinishReason::Stop,
     }
 }
@@ -36,17 +39,22 @@ fn finish_name(finish: FinishReason) -> &'static str {
     }
 }
 
-/// Cached and written tokens are inside the prompt here, reasoning inside the completion.
+/// Cached and written tokens are inside the prompt here, reasoning inside the completion; or beside it, where it can't be
+/// inside or the total says so.
 fn tokens(usage: &Value) -> TokenCounts {
     let count = |pointer: &str| usage.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
     let cache_read = count("/prompt_tokens_details/cached_tokens");
     let cache_write = count("/prompt_tokens_details/cache_write_tokens");
+    let (prompt, completion) = (count("/prompt_tokens"), count("/completion_tokens"));
+    let reasoning = count("/completion_tokens_details/reasoning_tokens");
+    let with_reasoning = completion.saturating_add(reasoning);
+    let is_beside = reasoning > completion || count("/total_tokens") == prompt.saturating_add(with_reasoning);
     TokenCounts {
-        input: count("/prompt_tokens").saturating_sub(cache_read).saturating_sub(cache_write),
+        input: prompt.saturating_sub(cache_read).saturating_sub(cache_write),
         cache_read,
         cache_write,
-        output: count("/completion_tokens"),
-        reasoning: count("/completion_tokens_details/reasoning_tokens"),
+        output: if is_beside { with_reasoning } else { completion },
+        reasoning,
     }
 }
 

@@ -5,14 +5,18 @@
 mod answer;
 mod request;
 mod stream;
+mod thoughts;
 
 pub(super) use answer::{parse_answer, render_answer};
 pub(super) use request::{parse_request, refuse_stored, render_request};
 pub(super) use stream::{ItemReader, ItemWriter};
+pub(super) use thoughts::carry_thoughts;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::conversation::{FinishReason, TokenCounts};
+use super::conversation::{FinishReason, TokenCounts, ToolCall};
+
+const COMPLETED: &str = "completed";
 
 /// Why an answer ended: an incomplete one says so itself.
 fn finish_reason(response: &Value, has_calls: bool) -> FinishReason {
@@ -39,8 +43,33 @@ fn tokens(usage: &Value) -> TokenCounts {
     }
 }
 
+/// What a caller asked, so far as a response repeats it.
+#[derive(Clone, Debug)]
+pub(super) struct Repeated(Map<String, Value>);
+
+impl Repeated {
+    pub fn of(request: &Value) -> Repeated {
+        let unasked = [
+            ("instructions", Value::Null),
+            ("max_output_tokens", Value::Null),
+            ("parallel_tool_calls", true.into()),
+            ("temperature", Value::Null),
+            ("text", json!({"format": {"type": "text"}})),
+            ("tool_choice", "auto".into()),
+            ("tools", json!([])),
+            ("top_p", Value::Null),
+        ];
+        let asked = |(field, unasked): (&str, Value)| match &request[field] {
+            Value::Null => (field.to_owned(), unasked),
+            asked => (field.to_owned(), asked.clone()),
+        };
+        Repeated(unasked.into_iter().map(asked).collect())
+    }
+}
+
 /// What an answer is, whole or as its stream's events show it.
 struct Envelope<'a> {
+    asked: &'a Repeated,
     id: &'a str,
     model: &'a str,
     created_at_seconds: i64,
@@ -54,7 +83,7 @@ impl Envelope<'_> {
     fn render(&self) -> Value {
         let (status, incomplete) = match self.finish {
             None => ("in_progress", Value::Null),
-            Some(FinishReason::Stop | FinishReason::ToolCalls) => ("completed", Value::Null),
+            Some(FinishReason::Stop | FinishReason::ToolCalls) => (COMPLETED, Value::Null),
             Some(FinishReason::MaxTokens) => ("incomplete", json!({"reason": "max_output_tokens"})),
             Some(FinishReason::ContentFilter) => ("incomplete", json!({"reason": "content_filter"})),
             Some(FinishReason::Error) => ("failed", Value::Null),
@@ -66,7 +95,7 @@ impl Envelope<'_> {
             _ => Value::Null,
         };
         let id = if self.id.starts_with("resp_") { self.id.to_owned() } else { format!("resp_{}", self.id) };
-        json!({
+        let mut response = json!({
             "id": id,
             "object": "response",
             "created_at": self.created_at_seconds,
@@ -74,22 +103,26 @@ impl Envelope<'_> {
             "background": false,
             "error": error,
             "incomplete_details": incomplete,
-            "instructions": null,
-            "max_output_tokens": null,
             "metadata": {},
             "model": self.model,
             "output": self.output,
-            "parallel_tool_calls": true,
             "previous_response_id": null,
             "store": false,
-            "temperature": null,
-            "text": {"format": {"type": "text"}},
-            "tool_choice": "auto",
-            "tools": [],
-            "top_p": null,
             "truncation": "disabled",
             "usage": self.finish.map(|_| usage(&self.tokens)),
-        })
+        });
+        if let Some(fields) = response.as_object_mut() {
+            fields.extend(self.asked.0.clone());
+        }
+        response
+    }
+}
+
+/// Of the last item of an answer; those before it are complete.
+fn last_status(finish: FinishReason) -> &'static str {
+    match finish {
+        FinishReason::Stop | FinishReason::ToolCalls => COMPLETED,
+        FinishReason::MaxTokens | FinishReason::ContentFilter | FinishReason::Error => "incomplete",
     }
 }
 
@@ -108,17 +141,17 @@ fn reasoning_item(id: &str, text: &str) -> Value {
     json!({"id": id, "type": "reasoning", "summary": [{"type": "summary_text", "text": text}]})
 }
 
-fn message_item(id: &str, text: &str) -> Value {
+fn message_item(id: &str, text: &str, status: &str) -> Value {
     let part = text_part(text);
-    json!({"id": id, "type": "message", "status": "completed", "role": "assistant", "content": [part]})
+    json!({"id": id, "type": "message", "status": status, "role": "assistant", "content": [part]})
 }
 
 fn text_part(text: &str) -> Value {
     json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
 }
 
-fn call_item(id: &str, call_id: &str, name: &str, arguments: &str) -> Value {
-    let arguments = if arguments.is_empty() { "{}" } else { arguments };
-    json!({"id": id, "type": "function_call", "status": "completed", "call_id": call_id, "name": name,
+fn call_item(id: &str, call: &ToolCall, status: &str) -> Value {
+    let arguments = if call.arguments.is_empty() { "{}" } else { &call.arguments };
+    json!({"id": id, "type": "function_call", "status": status, "call_id": call.id, "name": call.name,
            "arguments": arguments})
 }

@@ -8,9 +8,9 @@ use serde_json::Value;
 use super::conversation::{Delta, FinishReason};
 use super::frames::FrameParser;
 use super::sse::{Frame, SseError, data_frame};
-use super::{Dialect, Family, anthropic, gemini, openai_chat, openai_responses};
+use super::{Dialect, Family, anthropic, gemini, openai_chat, openai_responses, whole_answer};
 use crate::gateway::providers;
-use crate::gateway::providers::classify::{UpstreamFailure, classify_event};
+use crate::gateway::providers::classify::{UpstreamFailure, classify_answer, classify_event};
 
 /// What was delivered so far, for the case that the provider's own report never comes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,17 +89,7 @@ impl StreamRelay {
             Family::Anthropic => Reader::Events(anthropic::EventReader::default()),
             Family::Gemini => Reader::Candidates(gemini::CandidateReader::default()),
         };
-        let writer = match ends.client {
-            client if ends.upstream == client.into() => Writer::Same,
-            Dialect::OpenaiChat => Writer::Chunks(openai_chat::ChunkWriter::new(
-                ends.created_at_seconds,
-                ends.client_wants_usage,
-            )),
-            Dialect::OpenaiResponses => {
-                Writer::Items(Box::new(openai_responses::ItemWriter::new(ends.created_at_seconds)))
-            }
-            Dialect::AnthropicMessages => Writer::Events(Box::default()),
-        };
+        let writer = if ends.upstream == ends.client.into() { Writer::Same } else { Writer::of(ends) };
         Self {
             ends,
             parser: FrameParser::default(),
@@ -121,6 +111,14 @@ impl StreamRelay {
     /// Of so many answers at once: it is finished when all of them are.
     pub fn of_choices(self, choices: u64) -> Self {
         Self { choices, ..self }
+    }
+
+    /// In answer to this request, of which some dialects repeat a part.
+    pub fn answering(mut self, request: &Value) -> Self {
+        if let Writer::Items(writer) = &mut self.writer {
+            writer.answers(request);
+        }
+        self
     }
 
     /// Takes bytes of the upstream and returns those for the client, often none.
@@ -229,6 +227,9 @@ impl StreamRelay {
             }
             return;
         };
+        if self.parser.reads_objects() && self.relay_whole(&event, out) {
+            return;
+        }
         self.note(&event);
         if let Reader::Chunks(_) = &self.reader {
             self.note_finishes(&event);
@@ -256,6 +257,27 @@ impl StreamRelay {
         } else {
             out.extend_from_slice(text.as_bytes());
         }
+    }
+
+    /// Some servers answer in one piece, or with an error, where they were asked for a stream: the client gets a stream of
+    /// it. False where the event is none of these.
+    fn relay_whole(&mut self, event: &Value, out: &mut Vec<u8>) -> bool {
+        self.failure = classify_answer(event);
+        if self.failure.is_some() {
+            return true;
+        }
+        let Some(answer) = whole_answer(self.ends.upstream, event) else { return false };
+        self.note(event);
+        self.usage = providers::usage_json(self.ends.upstream, event).cloned();
+        if self.writer.is_same() {
+            self.writer = Writer::of(self.ends);
+        }
+        let mut text = String::new();
+        for delta in answer.into_deltas() {
+            self.relay_delta(delta, &mut text);
+        }
+        out.extend_from_slice(text.as_bytes());
+        true
     }
 
     /// Keeps what the settle needs of a raw event.
@@ -347,6 +369,19 @@ impl StreamRelay {
 }
 
 impl Writer {
+    fn of(ends: StreamEnds) -> Writer {
+        let (created_at_seconds, tells_usage) = (ends.created_at_seconds, ends.client_wants_usage);
+        match ends.client {
+            Dialect::OpenaiChat => {
+                Writer::Chunks(openai_chat::ChunkWriter::new(created_at_seconds, tells_usage))
+            }
+            Dialect::OpenaiResponses => {
+                Writer::Items(Box::new(openai_responses::ItemWriter::new(created_at_seconds)))
+            }
+            Dialect::AnthropicMessages => Writer::Events(Box::default()),
+        }
+    }
+
     fn is_same(&self) -> bool {
         matches!(self, Writer::Same)
     }

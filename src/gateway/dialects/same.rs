@@ -4,12 +4,14 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::conversation::ToolCall;
-use super::{Dialect, Family, UpstreamRequest, translate_answer};
+use super::dropped::Dropped;
+use super::{AnswerEnds, Dialect, Malformed, UpstreamRequest, anthropic, openai_responses, translate_answer};
 
-/// The request with the upstream's model, with the usage report without which a stream can't be settled, and without
-/// what would outlive its answer there.
+/// The request with the upstream's model, with the usage report without which a stream can't be settled, without what
+/// would outlive its answer there, and without what another family's model has left in the conversation and this one
+/// refuses.
 pub(super) fn patched(dialect: Dialect, body: &Value, model: &str) -> UpstreamRequest {
-    let (mut body, mut dropped) = (body.clone(), Vec::new());
+    let (mut body, mut dropped) = (body.clone(), Dropped::default());
     body["model"] = model.into();
     for field in ["messages", "input"] {
         body.get_mut(field).into_iter().for_each(forget_signatures);
@@ -26,13 +28,18 @@ pub(super) fn patched(dialect: Dialect, body: &Value, model: &str) -> UpstreamRe
         // Stored by default there, where only the operator's account could find it again.
         Dialect::OpenaiResponses => {
             if body["store"] == true {
-                dropped.push("store".to_owned());
+                dropped.add("store");
             }
             body["store"] = false.into();
+            openai_responses::carry_thoughts(&mut body, model, &mut dropped);
+        }
+        // Others that speak its dialect are not as strict, and may want back what it refuses.
+        Dialect::AnthropicMessages if model.contains("claude") => {
+            anthropic::fit_for_claude(&mut body, &mut dropped);
         }
         Dialect::OpenaiChat | Dialect::AnthropicMessages => {}
     }
-    UpstreamRequest { body, dropped }
+    UpstreamRequest { body, dropped: dropped.into() }
 }
 
 /// Ids of calls that another family's model made bring its signature along, which means nothing here.
@@ -56,15 +63,9 @@ fn forget_signatures(value: &mut Value) {
 }
 
 /// A whole answer for the client: the upstream's own bytes within one dialect, translated bytes across.
-pub fn answer_for_client(
-    upstream: Family,
-    client: Dialect,
-    bytes: &Bytes,
-    body: &Value,
-    created_at_seconds: i64,
-) -> Result<Bytes, super::Malformed> {
-    if upstream == client.into() {
+pub fn answer_for_client(ends: AnswerEnds<'_>, bytes: &Bytes, body: &Value) -> Result<Bytes, Malformed> {
+    if ends.upstream == ends.client.into() {
         return Ok(bytes.clone());
     }
-    translate_answer(upstream, client, body, created_at_seconds).map(|answer| Bytes::from(answer.to_string()))
+    translate_answer(ends, body).map(|answer| Bytes::from(answer.to_string()))
 }

@@ -2,6 +2,8 @@ use serde_json::{Value, json};
 
 mod dropped;
 mod effort;
+mod mixed;
+mod repeated;
 
 use super::conversation::{Answer, FinishReason, TokenCounts, ToolCall};
 use super::*;
@@ -48,6 +50,10 @@ fn parse(family: Family, body: &Value) -> Result<Answer, Malformed> {
         Family::Anthropic => anthropic::parse_answer(body),
         Family::Gemini => gemini::parse_answer(body),
     }
+}
+
+fn translated(upstream: Family, client: Dialect, body: &Value) -> Result<Value, Malformed> {
+    translate_answer(AnswerEnds { upstream, client, request: &Value::Null, created_at_seconds: 0 }, body)
 }
 
 #[test]
@@ -123,20 +129,20 @@ fn every_recorded_answer_survives_translation() {
             let fields = ["choices", "content", "output", "candidates", "promptFeedback"];
             if fields.iter().all(|field| body[*field].is_null()) {
                 // Recorded under this endpoint's name, but no answer of it.
-                assert!(translate_answer(upstream, client, body, 0).is_err());
+                assert!(translated(upstream, client, body).is_err());
                 continue;
             }
             let said = parse(upstream, body).unwrap();
 
-            let heard = parse(client.into(), &translate_answer(upstream, client, body, 0).unwrap()).unwrap();
+            let heard = parse(client.into(), &translated(upstream, client, body).unwrap()).unwrap();
 
-            assert_same(client, &heard, &said, &exchange["id"]);
+            assert_same(&heard, &said, &exchange["id"]);
         }
     }
 }
 
 /// What a client of the dialect should have heard.
-fn assert_same(client: Dialect, heard: &Answer, said: &Answer, id: &Value) {
+fn assert_same(heard: &Answer, said: &Answer, id: &Value) {
     let json = |calls: &[ToolCall]| -> Vec<(String, String, Value)> {
         let arguments = |call: &ToolCall| match call.arguments.as_str() {
             "" => json!({}),
@@ -148,10 +154,8 @@ fn assert_same(client: Dialect, heard: &Answer, said: &Answer, id: &Value) {
     assert_eq!(heard.thinking, said.thinking, "{id}");
     assert_eq!(json(&heard.tool_calls), json(&said.tool_calls), "{id}");
     let finish = match said.finish {
-        // Responses don't say so apart: calls are there, or are not.
-        FinishReason::Stop if client == Dialect::OpenaiResponses && !said.tool_calls.is_empty() => {
-            FinishReason::ToolCalls
-        }
+        // Only Anthropic says apart that an answer with calls in it goes no further.
+        FinishReason::Stop if !said.tool_calls.is_empty() => FinishReason::ToolCalls,
         finish => finish,
     };
     assert_eq!(heard.finish, finish, "{id}");
@@ -248,7 +252,7 @@ fn every_recorded_stream_survives_translation_however_it_is_split() {
             }
             assert!(relay.is_whole(), "{}", exchange["id"]);
             assert_eq!(relay.usage_json().is_some(), exchange["usage_raw"].is_object(), "{}", exchange["id"]);
-            assert_same(client, &gathered(client, &translated), &said, &exchange["id"]);
+            assert_same(&gathered(client, &translated), &said, &exchange["id"]);
             streams += 1;
         }
         println!("{upstream:?} for {client:?}: {streams} streams");
@@ -358,6 +362,202 @@ fn tool_calls_that_arrive_mixed_come_out_one_after_the_other() {
 }
 
 #[test]
+fn streamed_calls_are_told_apart_however_their_server_counts_them() {
+    let call = |index: Value, id: Value, name: Value, arguments: &str| json!({"index": index, "id": id, "function": {"name": name, "arguments": arguments}});
+    let none = Value::Null;
+    let paris = ("weather", "{\"city\":\"Paris\"}");
+    let time = ("time", "{\"zone\":\"CET\"}");
+    let rome = ("weather", "{\"city\":\"Rome\"}");
+    let whole =
+        |index: Value, id: Value, (name, arguments): (&str, &str)| call(index, id, name.into(), arguments);
+    let begins = |index: u64, id: Value, name: Value| call(index.into(), id, name, "{\"city\":");
+    for (claim, chunks, calls) in [
+        (
+            "as OpenAI",
+            vec![
+                vec![begins(0, "a".into(), "weather".into())],
+                vec![call(0.into(), none.clone(), none.clone(), "\"Paris\"}")],
+                vec![whole(1.into(), "b".into(), time)],
+            ],
+            vec![("a", paris), ("b", time)],
+        ),
+        (
+            "the id and the name in every chunk",
+            vec![
+                vec![begins(0, "a".into(), "weather".into())],
+                vec![call(0.into(), "a".into(), "weather".into(), "\"Paris\"}")],
+            ],
+            vec![("a", paris)],
+        ),
+        (
+            "a new id in every chunk, without the name",
+            vec![
+                vec![begins(0, "a".into(), "weather".into())],
+                vec![call(0.into(), "z".into(), none.clone(), "\"Paris\"}")],
+            ],
+            vec![("a", paris)],
+        ),
+        (
+            "one index for all, mixed",
+            vec![
+                vec![begins(0, "a".into(), "weather".into())],
+                vec![whole(0.into(), "b".into(), time)],
+                vec![call(0.into(), "a".into(), none.clone(), "\"Paris\"}")],
+                vec![whole(0.into(), "c".into(), rome)],
+            ],
+            vec![("a", paris), ("b", time), ("c", rome)],
+        ),
+        (
+            "one index for all, the rest without an id",
+            vec![
+                vec![whole(0.into(), "a".into(), time)],
+                vec![begins(0, "b".into(), "weather".into())],
+                vec![call(0.into(), none.clone(), none.clone(), "\"Paris\"}")],
+            ],
+            vec![("a", time), ("b", paris)],
+        ),
+        (
+            "no index",
+            vec![vec![whole(none.clone(), "a".into(), paris)], vec![whole(none.clone(), "b".into(), time)]],
+            vec![("a", paris), ("b", time)],
+        ),
+        (
+            "no index, in one chunk",
+            vec![vec![whole(none.clone(), "a".into(), paris), whole(none.clone(), "b".into(), time)]],
+            vec![("a", paris), ("b", time)],
+        ),
+        (
+            "no id, the name in every chunk",
+            vec![
+                vec![begins(0, none.clone(), "weather".into())],
+                vec![call(0.into(), none.clone(), "weather".into(), "\"Paris\"}")],
+                vec![call(0.into(), none.clone(), "weather".into(), "\n")],
+            ],
+            vec![("call_c1_0", ("weather", "{\"city\":\"Paris\"}\n"))],
+        ),
+        (
+            "no id, empty ones, one index for all",
+            vec![
+                vec![whole(0.into(), none.clone(), paris)],
+                vec![whole(0.into(), "".into(), rome)],
+                vec![whole(0.into(), none.clone(), time)],
+            ],
+            vec![("call_c1_0", paris), ("call_c1_1", rome), ("call_c1_2", time)],
+        ),
+        (
+            "neither id nor name",
+            vec![
+                vec![call(0.into(), none.clone(), none.clone(), "{}")],
+                vec![whole(1.into(), "b".into(), time)],
+            ],
+            vec![("b", time)],
+        ),
+        (
+            "arguments that are parsed",
+            vec![vec![json!({"id": "a", "function": {"name": "time", "arguments": {"zone": "CET"}}})]],
+            vec![("a", time)],
+        ),
+    ] {
+        let frame = |delta: Value, finish: Value| {
+            let choice = json!({"index": 0, "delta": delta, "finish_reason": finish});
+            format!("data: {}\n\n", json!({"id": "c1", "model": "m", "choices": [choice]}))
+        };
+        let mut stream: String =
+            chunks.iter().map(|calls| frame(json!({ "tool_calls": calls }), Value::Null)).collect();
+        stream.push_str(&frame(json!({}), "stop".into()));
+        for client in [Dialect::AnthropicMessages, Dialect::OpenaiResponses] {
+            let (_, out) = relayed(ends(Dialect::OpenaiChat, client), stream.as_bytes(), 3);
+
+            let answer = gathered(client, &out);
+            let heard = answer.tool_calls.iter().map(|call| (&*call.id, (&*call.name, &*call.arguments)));
+            assert_eq!(heard.collect::<Vec<_>>(), calls, "{claim}, {client:?}: {out}");
+            assert_eq!(answer.finish, FinishReason::ToolCalls, "{claim}, {client:?}");
+        }
+    }
+}
+
+#[test]
+fn a_forced_call_ends_as_a_call_and_two_without_ids_have_two() {
+    let call = json!({"type": "function", "function": {"name": "look", "arguments": "{}"}});
+    let message = json!({"role": "assistant", "content": null, "tool_calls": [call, call]});
+    let body = json!({"id": "c1", "model": "m", "choices": [{"message": message, "finish_reason": "stop"}]});
+
+    let heard = translated(Family::OpenaiChat, Dialect::AnthropicMessages, &body).unwrap();
+
+    assert_eq!(heard["stop_reason"], "tool_use");
+    assert_eq!(
+        (&heard["content"][0]["id"], &heard["content"][1]["id"]),
+        (&json!("call_c1_0"), &json!("call_c1_1"))
+    );
+}
+
+#[test]
+fn an_answer_begins_with_the_chunk_that_names_it() {
+    let stream = [
+        json!({"id": "", "model": "", "choices": [], "prompt_filter_results": [{"prompt_index": 0}]}),
+        json!({"id": "c1", "model": "gpt-4o", "choices": [{"index": 0, "delta": {"content": "Yes."}}]}),
+        json!({"id": "c1", "model": "gpt-4o", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}),
+    ]
+    .map(|chunk| format!("data: {chunk}\n\n"))
+    .concat();
+    for client in [Dialect::AnthropicMessages, Dialect::OpenaiResponses] {
+        let (_, out) = relayed(ends(Dialect::OpenaiChat, client), stream.as_bytes(), 3);
+
+        let answer = gathered(client, &out);
+        assert!(answer.id.ends_with("c1"), "{out}");
+        assert_eq!((&*answer.model, &*answer.text), ("gpt-4o", "Yes."), "{out}");
+    }
+}
+
+#[test]
+fn reasoning_beside_the_completion_is_output_for_every_client() {
+    for (completion, reasoning, total, output) in [(5, 100, 115, 105), (50, 20, 60, 50), (9, 61, 19, 70)] {
+        let usage = json!({"prompt_tokens": 10, "completion_tokens": completion, "total_tokens": total,
+                           "completion_tokens_details": {"reasoning_tokens": reasoning}});
+        let body = json!({"id": "c", "model": "grok", "usage": usage,
+                          "choices": [{"message": {"content": "Yes."}, "finish_reason": "stop"}]});
+
+        let heard = translated(Family::OpenaiChat, Dialect::AnthropicMessages, &body).unwrap();
+
+        assert_eq!(heard["usage"]["output_tokens"], output, "{usage}");
+    }
+}
+
+#[test]
+fn an_answer_in_one_piece_or_an_error_is_one_where_a_stream_was_asked_for_too() {
+    let chat = json!({"id": "a1", "model": "m", "choices": [{"index": 0, "finish_reason": "stop",
+        "message": {"role": "assistant", "content": "Yes {\"}\".",
+                    "tool_calls": [{"id": "t", "function": {"name": "look", "arguments": "{}"}}]}}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 2}});
+    let answers = [
+        (Family::OpenaiChat, chat.clone()),
+        (Family::Anthropic, translated(Family::OpenaiChat, Dialect::AnthropicMessages, &chat).unwrap()),
+        (Family::OpenaiResponses, translated(Family::OpenaiChat, Dialect::OpenaiResponses, &chat).unwrap()),
+    ];
+    for ((family, body), (client, _)) in
+        answers.iter().flat_map(|answer| CLIENTS.map(|client| (answer, client)))
+    {
+        let (relay, out) = relayed(ends(*family, client), body.to_string().as_bytes(), 3);
+
+        assert_same(&gathered(client, &out), &parse(*family, body).unwrap(), &json!([out]));
+        assert_eq!(relay.usage_json(), Some(&body["usage"]), "{family:?} {client:?}");
+        assert!(relay.has_ended() && relay.has_begun() && relay.served_model() == Some("m"));
+        assert!(relay.delivered().deltas > 0);
+    }
+    let error = json!({"error": {"message": "This model's maximum context length is 8192 tokens.",
+                                 "type": "invalid_request_error", "code": "context_length_exceeded"}});
+    for (family, (client, _)) in
+        FAMILIES.into_iter().flat_map(|family| CLIENTS.map(|client| (family, client)))
+    {
+        let (relay, out) = relayed(ends(family, client), error.to_string().as_bytes(), 3);
+
+        let failure = relay.failure().expect("a failure");
+        assert_eq!(failure.kind, providers::classify::FailureKind::ContextLength, "{family:?} {client:?}");
+        assert_eq!((out.as_str(), relay.is_whole()), ("", false));
+    }
+}
+
+#[test]
 fn a_chat_request_becomes_a_messages_request() {
     let chat = json!({
         "model": "smart", "max_tokens": 99, "temperature": 0.2, "seed": 7, "user": "u1", "stop": "END",
@@ -448,7 +648,7 @@ fn text_that_a_server_gives_in_parts_is_not_lost() {
     let parts = json!([{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]);
     let body = json!({"id": "c", "model": "m", "choices": [{"message": {"content": parts}}]});
 
-    let answer = translate_answer(Family::OpenaiChat, Dialect::AnthropicMessages, &body, 0).unwrap();
+    let answer = translated(Family::OpenaiChat, Dialect::AnthropicMessages, &body).unwrap();
 
     assert_eq!(answer["content"], json!([{"type": "text", "text": "Hello"}]));
 }
@@ -465,7 +665,7 @@ fn a_thought_signature_comes_back_with_its_call_and_goes_to_nobody_else() {
         "usageMetadata": {"promptTokenCount": 9, "candidatesTokenCount": 4, "thoughtsTokenCount": 5, "totalTokenCount": 18},
     });
 
-    let heard = translate_answer(Family::Gemini, Dialect::OpenaiChat, &body, 0).unwrap();
+    let heard = translated(Family::Gemini, Dialect::OpenaiChat, &body).unwrap();
 
     assert_eq!(heard["choices"][0]["finish_reason"], "tool_calls");
     assert_eq!(heard["usage"]["completion_tokens"], 9);
@@ -504,7 +704,7 @@ fn a_blocked_prompt_is_a_filtered_answer() {
     let body = json!({"promptFeedback": {"blockReason": "SAFETY"}, "modelVersion": "g", "responseId": "r",
                       "usageMetadata": {"promptTokenCount": 5, "totalTokenCount": 5}});
 
-    let whole = translate_answer(Family::Gemini, Dialect::AnthropicMessages, &body, 0).unwrap();
+    let whole = translated(Family::Gemini, Dialect::AnthropicMessages, &body).unwrap();
     let (relay, stream) =
         relayed(ends(Family::Gemini, Dialect::OpenaiChat), format!("data: {body}\n\n").as_bytes(), 1);
 
@@ -623,7 +823,7 @@ fn whatever_becomes_of_an_answer_on_its_way_nothing_panics() {
             } else {
                 let bytes = damaged(exchange["response_body"].to_string().as_bytes(), seed);
                 if let Ok(body) = serde_json::from_slice::<Value>(&bytes) {
-                    let _ = translate_answer(upstream, client, &body, 0);
+                    let _ = translated(upstream, client, &body);
                 }
             }
         }
@@ -743,7 +943,7 @@ fn only_a_clean_end_at_gemini_is_one_for_the_client() {
                 (Dialect::AnthropicMessages, "/stop_reason", "\"stop_reason\":"),
                 (Dialect::OpenaiResponses, "/status", "event: response."),
             ] {
-                let whole = translate_answer(Family::Gemini, client, &body, 0).unwrap();
+                let whole = translated(Family::Gemini, client, &body).unwrap();
                 let (relay, streamed) = relayed(ends(Family::Gemini, client), stream.as_bytes(), 3);
 
                 let heard = parse(client.into(), &whole).unwrap();
@@ -758,7 +958,7 @@ fn only_a_clean_end_at_gemini_is_one_for_the_client() {
         }
     }
     let failed = json!({"responseId": "r", "candidates": [{"finishReason": "MALFORMED_FUNCTION_CALL"}]});
-    let told = translate_answer(Family::Gemini, Dialect::OpenaiResponses, &failed, 0).unwrap();
+    let told = translated(Family::Gemini, Dialect::OpenaiResponses, &failed).unwrap();
     assert_eq!((&told["status"], &told["error"]["code"]), (&json!("failed"), &json!("server_error")));
 }
 

@@ -124,17 +124,16 @@ impl Limiter {
         tokens: u64,
     ) -> Result<Place, Failure> {
         let mut place = self.place(tokens);
-        let applies = |limits: &&Limits| limits.scope.covers(purpose);
-        for limits in limits.iter().filter(applies) {
-            let whose = Whose::of(org, limits, purpose);
-            self.enter(&whose, limits)?;
+        for limits in on_the_path(limits, purpose) {
+            let whose = Whose::of(org, &limits, purpose);
+            self.enter(&whose, &limits)?;
             place.held.push(whose.clone());
             if let Some(rate) = limits.requests_per_minute {
-                self.take_request(&whose, limits, rate).await?;
+                self.take_request(&whose, &limits, rate).await?;
                 place.requested.push(whose.clone());
             }
             if let Some(rate) = limits.tokens_per_minute {
-                self.take_tokens(&whose, limits, rate, tokens).await?;
+                self.take_tokens(&whose, &limits, rate, tokens).await?;
                 place.estimated.push(whose);
             }
         }
@@ -269,6 +268,18 @@ impl NotNow {
             NotNow::Unknown(error) => error.into(),
         }
     }
+}
+
+/// The limits that apply, one row a scope: older logs hold several, and a request counts once.
+fn on_the_path(limits: &[Limits], purpose: &Purpose) -> Vec<Limits> {
+    let mut rows: Vec<Limits> = Vec::new();
+    for limits in limits.iter().filter(|limits| limits.scope.covers(purpose)) {
+        match rows.iter_mut().find(|row| row.scope == limits.scope) {
+            Some(row) => *row = row.least(limits),
+            None => rows.push(limits.clone()),
+        }
+    }
+    rows
 }
 
 fn signed(tokens: u64) -> i64 {
@@ -431,13 +442,34 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_takes_no_place_under_the_limits_before_it() {
         let limiter = limiter(Clock::manual(Timestamp(0), 1));
-        let both = [limits(BudgetScope::Org, None, Some(2)), limits(BudgetScope::Org, Some(0), None)];
+        let each = BudgetScope::EndUser { end_user: None };
+        let both = [limits(BudgetScope::Org, None, Some(2)), limits(each, Some(0), None)];
 
         for _ in 0..5 {
-            assert!(limiter.admit(ACME, &both, &Purpose::default(), 0).await.is_err());
+            assert!(limiter.admit(ACME, &both, &user("ann"), 0).await.is_err());
         }
 
-        let one = limiter.admit(ACME, &both[..1], &Purpose::default(), 0).await;
+        let one = limiter.admit(ACME, &both[..1], &user("ann"), 0).await;
         assert!(one.is_ok(), "{one:?}");
+    }
+
+    #[tokio::test]
+    async fn a_request_counts_once_where_a_scope_has_two_rows_and_the_least_of_each_holds() {
+        let rows = [limits(BudgetScope::Org, Some(3), Some(9)), limits(BudgetScope::Org, Some(9), Some(2))];
+        let reversed = [rows[1].clone(), rows[0].clone()];
+        for rows in [rows, reversed] {
+            let limiter = limiter(Clock::manual(Timestamp(1_000_000_000_000), 1));
+            let admit = async || limiter.admit(ACME, &rows, &Purpose::default(), 0).await;
+
+            let two = (admit().await.expect("the first"), admit().await.expect("the second"));
+            let beside = admit().await.expect_err("two run");
+            drop(two);
+            let third = admit().await.map(drop);
+            let fourth = admit().await.expect_err("three are a minute's");
+
+            assert!(third.is_ok());
+            assert!(beside.message.contains("concurrent"), "{beside:?}");
+            assert!(fourth.message.contains("per minute"), "{fourth:?}");
+        }
     }
 }

@@ -44,6 +44,14 @@ pub(super) fn minimum_output_tokens(body: &Value) -> u64 {
     body["thinking"]["budget_tokens"].as_u64().map_or(1, |budget| budget.saturating_add(1))
 }
 
+/// From 4.5 on a model ends its answer where the window ends; those before refuse a limit that does not fit.
+pub(super) fn counts_output_limit(model: &str) -> bool {
+    // A longer number is a date.
+    let number = |part: &&str| part.len() <= 2 && part.bytes().all(|byte| byte.is_ascii_digit());
+    let mut version = model.split(['-', '.']).filter(number).filter_map(|part| part.parse::<u32>().ok());
+    version.next().is_some_and(|major| (major, version.next().unwrap_or(0)) < (4, 5))
+}
+
 pub(super) fn set_output_tokens(body: &mut Value, tokens: u64) -> &'static str {
     if let Some(object) = body.as_object_mut() {
         object.insert("max_tokens".into(), tokens.into());

@@ -103,6 +103,7 @@ pub fn classify_event(event: &Value) -> UpstreamFailure {
         "permission_error" => 403,
         "not_found_error" => 404,
         "request_too_large" => 413,
+        _ if error.is_too_long() => 400,
         _ => 500,
     };
     UpstreamFailure::new(kind(status, &error), None, None, error.message.to_owned())
@@ -139,6 +140,18 @@ impl<'a> Reported<'a> {
         }
     }
 
+    fn is_too_long(&self) -> bool {
+        self.code == "context_length_exceeded"
+            || self.says(&[
+                "prompt is too long",
+                "maximum context length",
+                // xAI's.
+                "maximum prompt length",
+                "exceed context limit",
+                "exceeds the maximum number of tokens allowed",
+            ])
+    }
+
     fn says(&self, phrases: &[&str]) -> bool {
         let message = self.message.to_ascii_lowercase();
         phrases.iter().any(|phrase| message.contains(phrase))
@@ -165,16 +178,7 @@ fn kind(status: u16, error: &Reported<'_>) -> FailureKind {
         ..=399 | 500..=599 | 408 | 409 => FailureKind::ServerError,
         413 => FailureKind::TooLarge,
         404 => FailureKind::ModelNotFound,
-        _ if error.code == "context_length_exceeded"
-            || error.says(&[
-                "prompt is too long",
-                "maximum context length",
-                "exceed context limit",
-                "exceeds the maximum number of tokens allowed",
-            ]) =>
-        {
-            FailureKind::ContextLength
-        }
+        _ if error.is_too_long() => FailureKind::ContextLength,
         _ if matches!(error.code, "content_filter" | "content_policy_violation")
             || error.says(&["content filtering policy", "content management policy"]) =>
         {

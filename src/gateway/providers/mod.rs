@@ -135,6 +135,16 @@ pub fn clamp(
     Ok(Clamp { field, asked_tokens, sent_tokens })
 }
 
+/// Whether the output limit, together with the input, must fit into what is known as the context window.
+pub fn counts_output_limit(family: Family, model: &str) -> bool {
+    match family {
+        Family::OpenaiChat => openai::counts_output_limit(model),
+        Family::Anthropic => anthropic::counts_output_limit(model),
+        // OpenAI's responses are not known to; Gemini's window is the input's alone.
+        Family::OpenaiResponses | Family::Gemini => false,
+    }
+}
+
 /// Leaves out what a server refuses; returns what is lost by it. An output limit is not: it goes in its older field.
 pub fn leave_out(lacks: &[String], body: &mut Value) -> Vec<String> {
     let Some(fields) = body.as_object_mut() else { return Vec::new() };

@@ -66,6 +66,13 @@ pub(super) fn set_output_tokens(model: &str, body: &mut Value, tokens: u64) -> &
     "max_tokens"
 }
 
+/// OpenAI itself, Azure, vLLM, DeepSeek and others refuse what exceeds the window together. Of `gpt-5` the window is known
+/// as the input's alone.
+pub(super) fn counts_output_limit(model: &str) -> bool {
+    let name = model.rsplit('/').next().unwrap_or(model);
+    !(name.starts_with("gpt-5") && is_openai_reasoning_model(name))
+}
+
 pub(super) fn positive_integer(body: &Value, field: &str) -> Result<(), Malformed> {
     match &body[field] {
         Value::Null => Ok(()),

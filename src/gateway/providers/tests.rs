@@ -55,6 +55,28 @@ fn i2_the_clamp_bounds_the_output_with_reasoning_in_it() {
 }
 
 #[test]
+fn the_output_limit_counts_against_the_window_where_the_provider_says_so() {
+    for (family, model, counts) in [
+        (Family::OpenaiChat, "gpt-4o-mini", true),
+        (Family::OpenaiChat, "o3", true),
+        (Family::OpenaiChat, "deepseek-chat", true),
+        (Family::OpenaiChat, "gpt-5-chat-latest", true),
+        (Family::OpenaiChat, "openai/gpt-5-mini", false),
+        (Family::OpenaiResponses, "gpt-4o", false),
+        (Family::Gemini, "gemini-2.5-flash", false),
+        (Family::Anthropic, "claude-2.1", true),
+        (Family::Anthropic, "claude-3-5-sonnet-20241022", true),
+        (Family::Anthropic, "claude-sonnet-4-20250514", true),
+        (Family::Anthropic, "claude-opus-4-1-20250805", true),
+        (Family::Anthropic, "claude-sonnet-4-5-20250929", false),
+        (Family::Anthropic, "claude-sonnet-5", false),
+        (Family::Anthropic, "claude-mythos-preview", false),
+    ] {
+        assert_eq!(counts_output_limit(family, model), counts, "{family:?} {model}");
+    }
+}
+
+#[test]
 fn an_own_header_takes_the_place_of_the_keys_and_of_nothing_else() {
     let version = ("anthropic-version", ANTHROPIC_VERSION);
     for (family, own, sent) in [
@@ -176,6 +198,14 @@ fn failures_are_classified_as_the_providers_document_them() {
         ),
         (
             400,
+            json!({"code": "Client specified an invalid argument",
+                   "error": "This model's maximum prompt length is 131072 but the request contains 136973 tokens."})
+            .to_string(),
+            Kind::ContextLength,
+            Retry::RouteFallbackOnly,
+        ),
+        (
+            400,
             error("invalid_request_error", "content_policy_violation", "no"),
             Kind::ContentPolicy,
             Retry::RouteFallbackOnly,
@@ -210,6 +240,9 @@ fn failures_are_classified_as_the_providers_document_them() {
             assert!(!failure.message.starts_with("the provider answered"), "{nth}: {body}");
         }
     }
+    let too_long =
+        json!({"error": {"code": "context_length_exceeded", "message": "Your input exceeds the window."}});
+    assert_eq!(classify_event(&too_long).kind, Kind::ContextLength);
     let overloaded = json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
     assert_eq!(classify_event(&overloaded).kind, Kind::Overloaded);
     assert_eq!(classify_answer(&overloaded).unwrap().kind, Kind::Overloaded);

@@ -248,6 +248,17 @@ async fn wrong_paths_and_methods_are_told_in_the_dialect_of_their_caller() {
         }
         assert!((400..500).contains(&status), "{method} {path}");
     }
+    for (version, kind) in [(false, "/error/code"), (true, "/error/type")] {
+        let mut call = world.http.get(format!("{}/v1/models/%ff", world.url)).bearer_auth(&world.secret);
+        if version {
+            call = call.header("anthropic-version", "2023-06-01");
+        }
+        let response = call.send().await.expect("answers");
+        let status = response.status().as_u16();
+        let body: Value = response.json().await.expect("JSON");
+        let expected = if version { "invalid_request_error" } else { "invalid_path" };
+        assert_eq!((status, body.pointer(kind)), (400, Some(&Value::from(expected))), "{body}");
+    }
 }
 
 #[tokio::test]
@@ -279,7 +290,7 @@ async fn a_key_comes_in_any_of_three_headers_and_a_wrong_one_in_none() {
 async fn what_would_be_kept_for_ever_or_run_twice_is_refused() {
     let world = World::new("5", "").await;
     let call = async |user: &str, name: &str, value: &[u8]| {
-        let mut body = chat("gpt-4o-mini");
+        let mut body = chat("claude-haiku-4-5");
         body["user"] = user.into();
         let call = world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
         let answer = call.header(name, value).json(&body).send().await.expect("answers");

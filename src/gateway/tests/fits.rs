@@ -46,6 +46,56 @@ async fn an_input_that_is_too_long_is_refused_sent_elsewhere_or_trimmed_before_a
 }
 
 #[tokio::test]
+async fn a_limit_that_nobody_named_leaves_room_for_the_input_and_is_held_for() {
+    let odd = Router::new().route(
+        "/v1/chat/completions",
+        axum::routing::post(async |axum::Json(body): axum::Json<Value>| {
+            let message = json!({"role": "assistant", "content": body["max_tokens"].to_string()});
+            axum::Json(json!({"id": "c", "object": "chat.completion", "created": 0, "model": "gpt-4o-mini",
+                              "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+                              "usage": {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}}))
+        }),
+    );
+    let chain = json!(["odd/gpt-4o-mini"]);
+    let routes =
+        json!([{"name": "r", "chain": chain}, {"name": "refuse", "chain": chain, "context_fit": "refuse"}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    let asking = |route: &str, tokens: usize, limit: Value| {
+        let mut body = conversation(route, tokens, 10);
+        body["max_tokens"] = limit;
+        world.post("/v1/chat/completions", body)
+    };
+    for (tokens, limits) in
+        [(10, 16_384..16_385), (80_000, 16_384..16_385), (115_000, 4_000..6_000), (126_000, 1_024..1_025)]
+    {
+        let response = asking("r", tokens, Value::Null).await;
+
+        let told = header(&response, "x-tollgate-clamp");
+        let sent: Value = response.json().await.expect("json");
+        assert_eq!(sent["choices"][0]["message"]["content"], told);
+        let clamp: u64 = told.parse().expect("a number");
+        assert!(limits.contains(&clamp), "{tokens}: {clamp}");
+        let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
+        let held = stored.into_iter().rev().find_map(|stored| match stored.payload.event {
+            Event::CreditsReserved {
+                credits, expiry: ExpiryPolicy::ChargeInput { credits: input }, ..
+            } => Some(credits.saturating_sub(input)),
+            _ => None,
+        });
+        let nanos = i64::try_from(clamp * 600).expect("small");
+        assert_eq!(held, Some(Credits::from_nanos(nanos)), "{tokens}");
+    }
+    for (limit, status) in [(json!(16_000), 400), (json!(4_000), 200), (Value::Null, 200)] {
+        let response = asking("refuse", 115_000, limit.clone()).await;
+
+        assert_eq!(response.status(), status, "{limit}");
+        let body: Value = response.json().await.expect("json");
+        let message = body["error"]["message"].as_str().unwrap_or_default();
+        assert_eq!(message.contains("an output limit of 16000"), status == 400, "{body}");
+    }
+}
+
+#[tokio::test]
 async fn tokens_of_a_model_with_a_public_tokenizer_are_counted_here() {
     let world = World::new("5", "").await;
     let text = "The quick brown fox jumps over the lazy dog.";

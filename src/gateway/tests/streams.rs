@@ -128,3 +128,148 @@ async fn of_two_answers_at_once_both_reach_their_end() {
     assert_eq!(finishes(&text), 2);
     assert!(broken.contains("Two") && broken.contains("upstream_failed"), "{broken}");
 }
+
+#[tokio::test]
+async fn an_error_within_a_stream_costs_the_same_however_its_bytes_come() {
+    let begun = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\
+                 \"model\":\"claude-haiku-4-5\",\"usage\":{\"input_tokens\":90,\"output_tokens\":1}}}\n\n\
+                 event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\
+                 \"delta\":{\"type\":\"text_delta\",\"text\":\"Yes, of course\"}}\n\n";
+    let error = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\
+                 \"message\":\"Overloaded\"}}\n\n";
+    let end = "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\
+               \"usage\":{\"output_tokens\":4}}\n\n";
+    let go_on = Arc::new(Notify::new());
+    let told = go_on.clone();
+    let answer = async move |axum::Json(body): axum::Json<Value>| {
+        let stream = match body["messages"][0]["content"].as_str().expect("words") {
+            "two parts" => {
+                let rest = once(async move {
+                    told.notified().await;
+                    Part::Ok(error.into())
+                });
+                iter([Part::Ok(begun.into())]).chain(rest).boxed()
+            }
+            "the error alone" => iter([Part::Ok(error.into())]).boxed(),
+            "after the end" => iter([Part::Ok(format!("{begun}{end}{error}").into())]).boxed(),
+            _ => iter([Part::Ok(format!("{begun}{error}").into())]).boxed(),
+        };
+        Response::new(axum::body::Body::from_stream(stream))
+    };
+    let odd = Router::new().route("/v1/messages", axum::routing::post(answer));
+    let claude = "odd-claude/claude-haiku-4-5";
+    let routes = json!([
+        {"name": "r", "chain": [claude], "retries": 0},
+        {"name": "spared", "chain": [claude, "openai/gpt-4o-mini"], "retries": 0},
+    ]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    let asking = |route: &str, words: &str| {
+        let messages = json!([{"role": "user", "content": words}]);
+        world.post(
+            "/v1/messages",
+            json!({"model": route, "stream": true, "max_tokens": 50, "messages": messages}),
+        )
+    };
+
+    let one = asking("r", "one part").await;
+    let (of_one, _) = world.last_settle().await;
+    let mut two = asking("r", "two parts").await;
+    let mut text = String::new();
+    while let Some(part) = two.chunk().await.expect("a part") {
+        text.push_str(std::str::from_utf8(&part).expect("text"));
+        go_on.notify_one();
+    }
+    let (of_two, _) = world.last_settle().await;
+    let spared = asking("spared", "one part").await;
+    let provider = header(&spared, "x-tollgate-provider");
+    spared.text().await.expect("text");
+    let (of_both, _) = world.last_settle().await;
+    let consumed = world.balance().await.consumed;
+    let nothing = asking("r", "the error alone").await;
+
+    assert_eq!((one.status().as_u16(), two.status().as_u16(), nothing.status().as_u16()), (503, 200, 503));
+    assert!(text.contains("Yes, of course") && text.contains("overloaded"), "{text}");
+    let paid = |attempts: &[Attempt]| {
+        let attempt = attempts.first().expect("an attempt");
+        (attempt.outcome, attempt.usage.clone(), attempt.usage_source, attempt.cost)
+    };
+    assert_eq!(paid(&of_one), paid(&of_two));
+    assert_eq!(paid(&of_one), paid(&of_both));
+    assert_eq!((of_one[0].outcome, of_one[0].usage.input_tokens), (AttemptOutcome::Broken, 90));
+    assert!(of_one[0].cost.is_positive());
+    assert_eq!((provider.as_str(), of_both.len()), ("openai", 2));
+    let balance = world.balance().await;
+    assert_eq!((balance.consumed, balance.held), (consumed, Credits::ZERO), "an error alone is free");
+    let whole = asking("r", "after the end").await.text().await.expect("text");
+    let (attempts, _) = world.last_settle().await;
+    assert!(whole.contains("message_stop") && !whole.contains("verloaded"), "{whole}");
+    assert_eq!((attempts[0].outcome, attempts[0].usage.output_tokens), (AttemptOutcome::Succeeded, 4));
+}
+
+#[tokio::test]
+async fn a_server_that_answers_a_stream_in_one_piece_is_understood() {
+    let answer = async |axum::Json(body): axum::Json<Value>| {
+        let too_long =
+            json!({"error": {"message": "This model's maximum context length is 9 tokens.", "code": 400}});
+        let is_long = body["messages"][0]["content"] == "long";
+        let usage = json!({"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10});
+        axum::Json(if is_long { too_long } else { completion(usage) })
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini"], "retries": 0,
+                         "on_context_length": "openai/gpt-4.1-nano"}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+
+    let long = world.post("/v1/chat/completions", asking("/v1/chat/completions", "long")).await;
+    let provider = header(&long, "x-tollgate-provider");
+    long.text().await.expect("text");
+    let (attempts, _) = world.last_settle().await;
+
+    assert_eq!((provider.as_str(), attempts[0].cost), ("openai", Credits::ZERO));
+    assert_eq!(attempts[0].outcome, AttemptOutcome::Refused);
+    for (path, end) in [("/v1/chat/completions", "data: [DONE]"), ("/v1/messages", "message_stop")] {
+        let whole = world.post(path, asking(path, "short")).await;
+        assert_eq!(header(&whole, "content-type"), "text/event-stream");
+        let text = whole.text().await.expect("text");
+        assert!(text.contains("Yes.") && text.contains(end), "{text}");
+        let (attempts, _) = world.last_settle().await;
+        assert_eq!((attempts[0].usage.input_tokens, attempts[0].usage_source), (9, UsageSource::Final));
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_outlasts_its_hold_has_it_extended() {
+    const PARTS: u64 = 6;
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    let go_on = Arc::new(Notify::new());
+    let told = go_on.clone();
+    let answer = async move || {
+        let parts = iter(0..=PARTS).then(move |nth| {
+            let told = told.clone();
+            async move {
+                if nth > 0 {
+                    told.notified().await;
+                }
+                if nth < PARTS { chunk(0, "word ", None) } else { chunk(0, "", Some("stop")) }
+            }
+        });
+        Response::new(axum::body::Body::from_stream(parts.chain(iter([done()]))))
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let world = World::at(clock.clone(), "5", "", kept_streams(), odd).await;
+
+    let mut response = world.post("/v1/chat/completions", asking("/v1/chat/completions", "slowly")).await;
+    let mut text = String::new();
+    while let Some(part) = response.chunk().await.expect("a part") {
+        text.push_str(std::str::from_utf8(&part).expect("text"));
+        clock.advance_seconds(301);
+        go_on.notify_one();
+    }
+
+    assert_eq!((text.matches("word ").count() as u64, text.contains("[DONE]")), (PARTS, true), "{text}");
+    let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
+    let count = |is: fn(&Event) -> bool| stored.iter().filter(|stored| is(&stored.payload.event)).count();
+    assert!(count(|event| matches!(event, Event::ReservationExtended { .. })) >= 2);
+    assert_eq!(count(|event| matches!(event, Event::ReservationExpired { .. })), 0);
+    assert_eq!(count(|event| matches!(event, Event::ReservationSettled { late: false, .. })), 1);
+}

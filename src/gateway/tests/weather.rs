@@ -1,6 +1,11 @@
 //! Providers that fail, rest, or take their time: who is tried next, when, and who pays for it.
 
+use futures_util::StreamExt;
+use tokio::sync::Notify;
+use tokio::task::yield_now;
+
 use super::*;
+use crate::gateway::plan::Target;
 
 #[tokio::test]
 async fn a_failing_provider_is_left_for_the_next_before_the_first_byte() {
@@ -176,6 +181,61 @@ async fn a_target_that_hangs_and_is_hedged_is_not_the_fastest_again() {
     }
 
     assert_eq!(asked_first, ["odd: slow", ""]);
+}
+
+#[tokio::test]
+async fn a_target_that_a_hedge_has_beaten_is_known_as_soon_as_it_fails() {
+    let (fails, ends) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let loser = {
+        let fails = fails.clone();
+        async move || {
+            fails.notified().await;
+            (axum::http::StatusCode::TOO_MANY_REQUESTS, [("retry-after", "60")])
+        }
+    };
+    let winner = {
+        let ends = ends.clone();
+        async move || {
+            let part = |event: Value| Ok::<_, std::convert::Infallible>(format!("data: {event}\n\n"));
+            let message = json!({"id": "m", "model": "claude-haiku-4-5", "usage": {"input_tokens": 1}});
+            let begun = part(json!({"type": "message_start", "message": message}));
+            let end = async move {
+                ends.notified().await;
+                part(json!({"type": "message_stop"}))
+            };
+            let parts = futures_util::stream::iter([begun]).chain(futures_util::stream::once(end));
+            Response::new(axum::body::Body::from_stream(parts))
+        }
+    };
+    let odd = Router::new()
+        .route("/v1/chat/completions", axum::routing::post(loser))
+        .route("/v1/messages", axum::routing::post(winner));
+    let chain = json!(["odd/gpt-4o-mini", "odd-claude/claude-haiku-4-5"]);
+    let routes = json!([{"name": "r", "chain": chain, "hedge_after_ms": 1}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    let mut body = chat("r");
+    body["stream"] = true.into();
+
+    let response = world.post("/v1/chat/completions", body).await;
+    assert_eq!(header(&response, "x-tollgate-provider"), "odd-claude");
+    fails.notify_one();
+    let now = || world.ledger.clock().now();
+    while world.state.weather.is_ready(&target(&world, "odd", "gpt-4o-mini"), now(), 0) {
+        yield_now().await;
+    }
+    ends.notify_one();
+
+    response.text().await.expect("the whole of it");
+    let (attempts, _) = world.last_settle().await;
+    let outcomes: Vec<_> = attempts.iter().map(|attempt| attempt.outcome).collect();
+    assert_eq!(outcomes, [AttemptOutcome::Refused, AttemptOutcome::Succeeded]);
+}
+
+fn target(world: &World, provider: &str, model: &str) -> Target {
+    let upstream = world.state.upstreams.iter().find(|upstream| upstream.config.name == provider);
+    let (upstream, prices) = (upstream.expect("a provider").clone(), Prices::in_force(&world.state));
+    let card = prices.card(ACME, &upstream, model).expect("a card").clone();
+    Target { upstream, model: model.into(), card, group: 0, notice: None }
 }
 
 /// Its head comes at once, and then nothing.

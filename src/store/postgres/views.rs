@@ -19,7 +19,7 @@ use crate::domain::views::runs::{self, Compaction, Run};
 use crate::domain::views::spend::{Group, Spend, SpendKey};
 use crate::domain::views::{Changes, View};
 use crate::store::postgres::{hash, options, pool, store_error};
-use crate::store::projections::{Checkpoint, Projections, STRETCH_VERSIONS, Snapshot};
+use crate::store::projections::{Checkpoint, Projections, STRETCH_VERSIONS, SavedFilter, Snapshot};
 use crate::store::rows::{self, Cell, Table};
 use crate::store::{StoreError, alike};
 
@@ -109,6 +109,14 @@ async fn finished<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Res
 }
 
 alike::projections!(PostgresViews, PgConnection, PgRow);
+
+impl PostgresViews {
+    /// The server sees to it.
+    #[allow(clippy::unused_async, reason = "SQLite's waits for the disk")]
+    async fn write_back(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
 
 /// One column of many rows.
 enum Column {

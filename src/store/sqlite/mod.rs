@@ -1,9 +1,11 @@
 //! The log on embedded SQLite: WAL, synchronous=FULL, one writer connection, a lock against a second process.
 
+mod files;
 mod views;
 
 use std::fs::{File, TryLockError};
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -42,8 +44,8 @@ pub struct SqliteStore {
     /// Who had the head's lock went away and left its transaction behind.
     is_left_open: AtomicBool,
     readers: SqlitePool,
-    /// Held for as long as the store lives.
-    _lock: File,
+    /// Held for as long as the store lives. None where nobody has ever written: then nothing is made to be locked.
+    _lock: Option<File>,
 }
 
 impl std::fmt::Debug for SqliteStore {
@@ -56,9 +58,10 @@ impl SqliteStore {
     /// Opens a database file, or creates it.
     ///
     /// # Errors
-    /// `Locked` while another process has it, `NewerVersion`, `Corrupt`, or `Unavailable`.
+    /// `Locked` while another process has it, `LogGone`, `NewerVersion`, `Corrupt`, or `Unavailable`.
     pub async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
         let lock = lock(path)?;
+        not_gone(path).await?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -80,8 +83,51 @@ impl SqliteStore {
             writer: Mutex::new(writer),
             is_left_open: AtomicBool::new(false),
             readers,
+            _lock: Some(lock),
+        })
+    }
+
+    /// Opens a log as it stands: nothing is made, migrated or changed, but for the `-shm` that SQLite keeps beside a
+    /// write-ahead log.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::has_log`]; `Locked` while a server has it, `NewerVersion`.
+    pub async fn open_to_read(path: &Path) -> Result<SqliteStore, StoreError> {
+        let lock = lock_where_there_is_one(path)?;
+        SqliteStore::has_log(path).await?;
+        let options = files::to_read(path);
+        let mut reader = SqliteConnection::connect_with(&options).await.map_err(store_error)?;
+        new_enough(&mut reader).await?;
+        not_newer(&mut reader).await?;
+        let readers =
+            SqlitePoolOptions::new().max_connections(4).connect_with(options).await.map_err(store_error)?;
+        Ok(SqliteStore {
+            writer: Mutex::new(reader),
+            is_left_open: AtomicBool::new(false),
+            readers,
             _lock: lock,
         })
+    }
+
+    /// Whether a file holds a log; changes nothing, whatever it holds.
+    ///
+    /// # Errors
+    /// `Absent`, `NoLedger`, `Corrupt`, or `Unavailable`.
+    pub async fn has_log(path: &Path) -> Result<(), StoreError> {
+        let no_ledger = || StoreError::NoLedger(path.display().to_string());
+        if !path.is_file() {
+            return Err(StoreError::Absent(path.display().to_string()));
+        }
+        // SQLite takes what is shorter than a page for a new database, and drops the write-ahead log beside it.
+        if !files::has_a_page(path) {
+            return Err(no_ledger());
+        }
+        let mut reader = SqliteConnection::connect_with(&files::to_read(path)).await.map_err(store_error)?;
+        let tables =
+            "select count(*) from sqlite_schema where type = 'table' and name in ('events', 'log_heads')";
+        let found: i64 = sqlx::query_scalar(tables).fetch_one(&mut reader).await.map_err(store_error)?;
+        reader.close().await.map_err(store_error)?;
+        if found == 2 { Ok(()) } else { Err(no_ledger()) }
     }
 
     /// The writer, inside no transaction.
@@ -207,6 +253,10 @@ impl EventLog for SqliteStore {
 
     fn is_shared(&self) -> bool {
         false
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        files::write_back(&mut *self.writer().await?).await
     }
 }
 
@@ -407,22 +457,55 @@ alike::log_rows!(SqliteRow);
 
 /// Takes the lock that keeps a second process out.
 fn lock(path: &Path) -> Result<File, StoreError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let name = PathBuf::from(name);
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&name)
-        .map_err(|error| StoreError::Unavailable(format!("{}: {error}", name.display())))?;
-    match file.try_lock() {
+    let name = files::beside(path, ".lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&name);
+    let file = file.map_err(|error| files::unavailable(&name, &error))?;
+    let taken = file.try_lock();
+    locked(file, taken, path)
+}
+
+/// Keeps a server out while a log is read. Where none has ever run there is nothing to lock, and nothing is made.
+fn lock_where_there_is_one(path: &Path) -> Result<Option<File>, StoreError> {
+    let name = files::beside(path, ".lock");
+    match File::open(&name) {
+        Ok(file) => {
+            let taken = file.try_lock_shared();
+            locked(file, taken, path).map(Some)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(files::unavailable(&name, &error)),
+    }
+}
+
+fn locked(file: File, taken: Result<(), TryLockError>, path: &Path) -> Result<File, StoreError> {
+    match taken {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::Locked(path.display().to_string())),
-        Err(TryLockError::Error(error)) => {
-            Err(StoreError::Unavailable(format!("{}: {error}", name.display())))
-        }
+        Err(TryLockError::Error(error)) => Err(files::unavailable(path, &error)),
     }
+}
+
+/// Refuses to begin a log where there was one: in a file that is cut short, or where that is gone or empty and what
+/// stands beside it was written for it.
+async fn not_gone(path: &Path) -> Result<(), StoreError> {
+    if files::has_a_page(path) {
+        return Ok(());
+    }
+    if files::length(path) > 0 {
+        return Err(StoreError::Corrupt("the file is cut short or no database".into()));
+    }
+    if files::length(&files::beside(path, "-wal")) > 0 || views::have_folded(path).await {
+        return Err(StoreError::LogGone(path.display().to_string()));
+    }
+    Ok(())
+}
+
+/// As the migrations would find, without running them.
+async fn not_newer(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let known = sqlx::migrate!("migrations/sqlite/log").iter().map(|migration| migration.version).max();
+    let found = sqlx::query_scalar("select max(version) from _sqlx_migrations");
+    let found: Option<i64> = found.fetch_one(connection).await.map_err(store_error)?;
+    if found > known { Err(StoreError::NewerVersion) } else { Ok(()) }
 }
 
 async fn new_enough(connection: &mut SqliteConnection) -> Result<(), StoreError> {

@@ -10,7 +10,9 @@ use sqlx::sqlite::{
 };
 use sqlx::{AssertSqlSafe, Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard};
+use uuid::Uuid;
 
+use crate::clock::Clock;
 use crate::domain::chain::Hash;
 use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
@@ -19,9 +21,9 @@ use crate::domain::views::index::BLOCK_POSITIONS;
 use crate::domain::views::runs::{self, Compaction, Run};
 use crate::domain::views::spend::{Group, Spend, SpendKey};
 use crate::domain::views::{Changes, View};
-use crate::store::projections::{Checkpoint, Projections, STRETCH_VERSIONS, Snapshot};
+use crate::store::projections::{Checkpoint, Projections, STRETCH_VERSIONS, SavedFilter, Snapshot};
 use crate::store::rows::{self, Cell, Table};
-use crate::store::sqlite::{hash, migrate_error, store_error};
+use crate::store::sqlite::{files, hash, migrate_error, store_error};
 use crate::store::{StoreError, alike};
 
 /// Pages of 4 KiB after which the write-ahead log is copied and synced: seldom, since the disk is the log's.
@@ -33,6 +35,8 @@ pub struct SqliteViews {
     options: SqliteConnectOptions,
     writer: Mutex<SqliteConnection>,
     readers: SqlitePool,
+    /// Where these are a copy.
+    _scratch: Option<Scratch>,
 }
 
 impl std::fmt::Debug for SqliteViews {
@@ -74,7 +78,40 @@ impl SqliteViews {
             .connect_with(options.clone().read_only(true).create_if_missing(false))
             .await
             .map_err(store_error)?;
-        Ok(SqliteViews { options, writer: Mutex::new(writer), readers })
+        Ok(SqliteViews { options, writer: Mutex::new(writer), readers, _scratch: None })
+    }
+
+    /// Opens a copy of the projections of a log's file, so that they can be folded again beside those that stand and
+    /// these stay as they are. None where there are none.
+    ///
+    /// # Errors
+    /// Where they can't be copied; `NewerVersion`.
+    pub async fn open_copy(log: &Path, clock: &Clock) -> Result<Option<SqliteViews>, StoreError> {
+        let path = views_path(log);
+        if files::length(&path) == 0 {
+            return Ok(None);
+        }
+        let scratch = Scratch::make(clock)?;
+        let copy = scratch.0.join("views.db");
+        for suffix in ["", "-wal"] {
+            let from = files::beside(&path, suffix);
+            if from.exists() {
+                let copied = std::fs::copy(&from, files::beside(&copy, suffix));
+                copied.map_err(|error| files::unavailable(&from, &error))?;
+            }
+        }
+        match SqliteViews::open_file(&copy).await {
+            Ok(views) => Ok(Some(SqliteViews { _scratch: Some(scratch), ..views })),
+            Err(StoreError::Corrupt(why)) => {
+                tracing::warn!(%why, "the projections' file is damaged: the next start folds them again");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn write_back(&self) -> Result<(), StoreError> {
+        files::write_back(&mut *self.writer().await?).await
     }
 
     /// As [`crate::store::SqliteStore::cap_pages`], until something did not fit.
@@ -168,6 +205,42 @@ async fn change_lots(
     Ok(())
 }
 
+/// Whether projections stand beside a log that have folded any of it. Those that can't be read say nothing.
+pub(super) async fn have_folded(log: &Path) -> bool {
+    let path = views_path(log);
+    if !files::has_a_page(&path) {
+        return false;
+    }
+    let asked = async {
+        let mut reader = SqliteConnection::connect_with(&files::to_read(&path)).await?;
+        let folded = "select exists (select 1 from projections where position > 0)";
+        let folded = sqlx::query_scalar(folded).fetch_one(&mut reader).await?;
+        reader.close().await?;
+        Ok::<bool, sqlx::Error>(folded)
+    };
+    asked.await.unwrap_or(false)
+}
+
+/// A directory that is gone with this value.
+#[derive(Debug)]
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn make(clock: &Clock) -> Result<Scratch, StoreError> {
+        let path = std::env::temp_dir().join(format!("tollgate-views-{}", clock.uuid().simple()));
+        std::fs::create_dir(&path).map_err(|error| files::unavailable(&path, &error))?;
+        Ok(Scratch(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, folder = %self.0.display(), "a copy of the projections stays");
+        }
+    }
+}
+
 /// `tollgate.db` → `tollgate-views.db`.
 fn views_path(log: &Path) -> PathBuf {
     let mut name = log.file_stem().unwrap_or_default().to_owned();
@@ -181,11 +254,9 @@ fn views_path(log: &Path) -> PathBuf {
 
 fn remove(path: &Path) -> Result<(), StoreError> {
     for suffix in ["", "-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        match std::fs::remove_file(&name) {
+        match std::fs::remove_file(files::beside(path, suffix)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(StoreError::Unavailable(format!("{}: {error}", path.display())));
+                return Err(files::unavailable(path, &error));
             }
             Ok(()) | Err(_) => {}
         }

@@ -77,3 +77,16 @@ fn source_bytes(part: &Value) -> u64 {
     let source = &part["source"];
     if text(source, "type") == "base64" { text(source, "data").len() as u64 } else { 0 }
 }
+
+/// Pictures that stand in messages of any of the three dialects, within the results of tools too: how many they are, and how
+/// many bytes in base64.
+pub fn pictures_within(parts: &Value) -> (u64, u64) {
+    parts.as_array().into_iter().flatten().fold((0, 0), |sum, part| {
+        let own = match text(part, "type") {
+            "image" | "image_url" | "input_image" => (1, picture_bytes(part)),
+            _ => (0, 0),
+        };
+        let held = [own, pictures_within(&part["content"]), pictures_within(&part["output"])];
+        held.into_iter().fold(sum, |sum, found| (sum.0 + found.0, sum.1 + found.1))
+    })
+}

@@ -3,12 +3,14 @@
 use serde_json::{Map, Number, Value, json};
 
 use super::super::conversation::{
-    Conversation, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall, ToolChoice,
+    Conversation, EndUser, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall,
+    ToolChoice,
 };
 use super::super::dropped::Dropped;
 use super::super::effort::{Asked, Claude, Effort, for_anthropic};
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
 use super::answer::input;
+use super::mixed::call_id;
 
 /// Refuses files that stand at the provider: any org could name another's.
 pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
@@ -78,7 +80,7 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         "tool_choice" => parse_tool_choice(conversation, value)?,
         "metadata" => {
             conversation.dropped.add_unread(field, value, &["user_id"]);
-            conversation.end_user = value["user_id"].as_str().map(str::to_owned);
+            conversation.end_user = EndUser::named("metadata.user_id", &value["user_id"]);
         }
         "thinking" => conversation.dropped.add_unread(field, value, &["type", "budget_tokens"]),
         "output_format" => parse_format(conversation, field, value)?,
@@ -350,7 +352,7 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
         body.insert("stop_sequences".into(), conversation.stop.into());
     }
     if let Some(user) = conversation.end_user {
-        body.insert("metadata".into(), json!({"user_id": user}));
+        body.insert("metadata".into(), json!({"user_id": user.id}));
     }
     if conversation.stream {
         body.insert("stream".into(), true.into());
@@ -435,11 +437,13 @@ fn render_part(part: &Part) -> Option<Value> {
             Some(json!({"type": "image", "source": source}))
         }
         Part::ToolCall(call) => {
-            Some(json!({"type": "tool_use", "id": call.id, "name": call.name, "input": input(call)}))
+            let id = call_id(&call.id);
+            Some(json!({"type": "tool_use", "id": id, "name": call.name, "input": input(call)}))
         }
-        Part::ToolResult { call_id, parts } => {
+        Part::ToolResult { call_id: id, parts } => {
             let content: Vec<Value> = parts.iter().filter_map(render_part).collect();
-            Some(json!({"type": "tool_result", "tool_use_id": call_id, "content": content}))
+            let id = call_id(id);
+            Some(json!({"type": "tool_result", "tool_use_id": id, "content": content}))
         }
     }
 }

@@ -18,7 +18,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
         let text = conversation.system.join("\n\n");
         body.insert("systemInstruction".into(), json!({"parts": [{"text": text}]}));
     }
-    body.insert("contents".into(), contents(&conversation.messages)?.into());
+    body.insert("contents".into(), contents(&conversation.messages, model)?.into());
     if !conversation.tools.is_empty() {
         if conversation.tools.iter().any(|tool| tool.strict == Some(true)) {
             dropped.add("tools[].strict");
@@ -32,8 +32,8 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
     if conversation.parallel_tool_calls == Some(false) {
         dropped.add("parallel_tool_calls");
     }
-    if conversation.end_user.is_some() {
-        dropped.add("user");
+    if let Some(user) = &conversation.end_user {
+        dropped.add(&user.field);
     }
     if conversation.stop.len() > STOPS_MAX {
         return Err(Unsupported::new("stop", "the upstream of this model takes at most 5").into());
@@ -68,11 +68,14 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
     Ok(UpstreamRequest { body: Value::Object(body), dropped: dropped.into() })
 }
 
-fn contents(messages: &[Message]) -> Result<Vec<Value>, Refused> {
+fn contents(messages: &[Message], model: &str) -> Result<Vec<Value>, Refused> {
     let mut contents = Vec::new();
     for message in messages {
         let parts = message.parts.iter().map(|part| render_part(part, messages));
-        let parts = parts.collect::<Result<Vec<Value>, Refused>>()?;
+        let mut parts = parts.collect::<Result<Vec<Value>, Refused>>()?;
+        if model.contains("gemini-3") {
+            sign_first_call(&mut parts);
+        }
         let role = match message.role {
             Role::User => "user",
             Role::Assistant => "model",
@@ -119,6 +122,18 @@ fn function_call(call: &ToolCall) -> Value {
         part["thoughtSignature"] = signature.into();
     }
     part
+}
+
+/// The third generation refuses a turn in which no call is signed, as one of another model; Google documents this in place of
+/// a signature. Of calls side by side it signs the first alone.
+fn sign_first_call(parts: &mut [Value]) {
+    let mut calls: Vec<&mut Value> =
+        parts.iter_mut().filter(|part| !part["functionCall"].is_null()).collect();
+    if calls.iter().all(|call| call["thoughtSignature"].is_null())
+        && let Some(first) = calls.first_mut()
+    {
+        first["thoughtSignature"] = "skip_thought_signature_validator".into();
+    }
 }
 
 /// A result names its function here, elsewhere its call only.

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::Malformed;
 use super::super::conversation::{Answer, FinishReason, ToolCall};
+use super::calls::{FUNCTION_CALL_ID, arguments, made_up_id, text};
 use super::{finish_name, finish_reason, tokens, usage};
 
 pub fn parse_answer(body: &Value) -> Result<Answer, Malformed> {
@@ -11,19 +12,22 @@ pub fn parse_answer(body: &Value) -> Result<Answer, Malformed> {
         .pointer("/choices/0")
         .ok_or_else(|| Malformed::new("choices", "the provider's answer holds no choice"))?;
     let message = &choice["message"];
-    let text = |field: &str| message[field].as_str().unwrap_or("");
-    let refusal = text("refusal");
-    let thinking = if text("reasoning_content").is_empty() { "reasoning" } else { "reasoning_content" };
-    let mut finish = finish_reason(choice["finish_reason"].as_str().unwrap_or("stop"));
-    if !refusal.is_empty() && finish == FinishReason::Stop {
-        finish = FinishReason::ContentFilter;
-    }
+    let said = |field: &str| message[field].as_str().unwrap_or("");
+    let refusal = said("refusal");
+    let thinking = if said("reasoning_content").is_empty() { "reasoning" } else { "reasoning_content" };
+    let id = body["id"].as_str().unwrap_or("");
+    let tool_calls = tool_calls(message, id);
+    let reason = choice["finish_reason"].as_str().unwrap_or("stop");
+    let finish = match finish_reason(reason, !tool_calls.is_empty()) {
+        FinishReason::Stop if !refusal.is_empty() => FinishReason::ContentFilter,
+        finish => finish,
+    };
     Ok(Answer {
-        id: body["id"].as_str().unwrap_or("").to_owned(),
+        id: id.to_owned(),
         model: body["model"].as_str().unwrap_or("").to_owned(),
-        thinking: text(thinking).to_owned(),
+        thinking: said(thinking).to_owned(),
         text: format!("{}{refusal}", content_text(&message["content"])),
-        tool_calls: tool_calls(message),
+        tool_calls,
         finish,
         tokens: tokens(&body["usage"]),
     })
@@ -39,16 +43,21 @@ pub(super) fn content_text(content: &Value) -> String {
 }
 
 /// Calls of tools, and of the older functions, which have no id.
-fn tool_calls(message: &Value) -> Vec<ToolCall> {
-    let call = |id: &Value, function: &Value| ToolCall {
-        id: id.as_str().unwrap_or("function_call").to_owned(),
+fn tool_calls(message: &Value, answer_id: &str) -> Vec<ToolCall> {
+    let call = |id: String, function: &Value| ToolCall {
+        id,
         name: function["name"].as_str().unwrap_or("").to_owned(),
-        arguments: function["arguments"].as_str().unwrap_or("").to_owned(),
+        arguments: arguments(function),
     };
-    let calls = message["tool_calls"].as_array().into_iter().flatten();
-    let mut calls: Vec<ToolCall> = calls.map(|tool| call(&tool["id"], &tool["function"])).collect();
+    let calls = message["tool_calls"].as_array().into_iter().flatten().enumerate();
+    let mut calls: Vec<ToolCall> = calls
+        .map(|(nth, tool)| {
+            let id = text(&tool["id"]).map_or_else(|| made_up_id(answer_id, nth), str::to_owned);
+            call(id, &tool["function"])
+        })
+        .collect();
     if message["function_call"].is_object() {
-        calls.push(call(&Value::Null, &message["function_call"]));
+        calls.push(call(FUNCTION_CALL_ID.to_owned(), &message["function_call"]));
     }
     calls
 }

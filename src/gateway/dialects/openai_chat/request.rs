@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::super::conversation::{
-    Conversation, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall, ToolChoice,
+    Conversation, EndUser, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall,
+    ToolChoice,
 };
 use super::super::dropped::Dropped;
 use super::super::effort::{Asked, for_openai};
@@ -70,7 +71,7 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         "temperature" => conversation.temperature = Some(number(field, value)?),
         "top_p" => conversation.top_p = Some(number(field, value)?),
         "top_k" => conversation.top_k = Some(number(field, value)?),
-        "user" => conversation.end_user = value.as_str().map(str::to_owned),
+        "user" => conversation.end_user = EndUser::named(field, value),
         "stop" => conversation.stop = stop(value)?,
         "tools" => {
             for (index, tool) in value.as_array().into_iter().flatten().enumerate() {
@@ -343,7 +344,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
         }
     }
     if let Some(user) = conversation.end_user {
-        body.insert("user".into(), user.into());
+        body.insert("user".into(), user.for_openai(&mut dropped).into());
     }
     if conversation.stream {
         body.insert("stream".into(), true.into());

@@ -2,16 +2,19 @@
 
 use serde_json::{Value, json};
 
-use super::super::conversation::{Delta, TokenCounts};
+use super::super::conversation::{Delta, FinishReason, TokenCounts};
 use super::super::sse::data_frame;
 use super::answer::content_text;
+use super::calls::{Calls, text};
 use super::{finish_name, finish_reason, tokens, usage};
 
 /// Reads chunks into neutral steps.
 #[derive(Debug, Default)]
 pub struct ChunkReader {
-    started: bool,
-    in_function_call: bool,
+    /// The answer's id, once it has begun.
+    id: Option<String>,
+    calls: Calls,
+    is_refusal: bool,
 }
 
 impl ChunkReader {
@@ -20,12 +23,14 @@ impl ChunkReader {
             return vec![Delta::Failed(chunk.clone())];
         }
         let mut deltas = Vec::new();
-        if !self.started && chunk["choices"].is_array() {
-            self.started = true;
-            let text = |field: &str| chunk[field].as_str().unwrap_or("").to_owned();
+        let choices = chunk["choices"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let text = |field: &str| chunk[field].as_str().unwrap_or("").to_owned();
+        // Azure says first what it thinks of the prompt, without a name or a choice.
+        if self.id.is_none() && (!choices.is_empty() || !text("id").is_empty()) {
+            self.id = Some(text("id"));
             deltas.push(Delta::Start { id: text("id"), model: text("model") });
         }
-        for choice in chunk["choices"].as_array().into_iter().flatten() {
+        for choice in choices {
             self.read_choice(choice, &mut deltas);
         }
         if chunk["usage"].is_object() {
@@ -36,34 +41,30 @@ impl ChunkReader {
 
     fn read_choice(&mut self, choice: &Value, deltas: &mut Vec<Delta>) {
         let delta = &choice["delta"];
-        let text = |field: &str| delta[field].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-        deltas.extend(text("reasoning_content").or_else(|| text("reasoning")).map(Delta::Thinking));
+        let said = |field: &str| text(&delta[field]).map(str::to_owned);
+        deltas.extend(said("reasoning_content").or_else(|| said("reasoning")).map(Delta::Thinking));
         let content = content_text(&delta["content"]);
         deltas.extend((!content.is_empty()).then_some(Delta::Text(content)));
-        deltas.extend(text("refusal").map(Delta::Text));
+        let refusal = said("refusal");
+        self.is_refusal |= refusal.is_some();
+        deltas.extend(refusal.map(Delta::Text));
+        let answer_id = self.id.as_deref().unwrap_or_default();
         for (position, call) in delta["tool_calls"].as_array().into_iter().flatten().enumerate() {
-            let index = call["index"].as_u64().unwrap_or(position as u64);
-            if let Some(id) = call["id"].as_str().filter(|id| !id.is_empty()) {
-                let name = call["function"]["name"].as_str().unwrap_or("").to_owned();
-                deltas.push(Delta::ToolCall { index, id: id.to_owned(), name });
-            }
-            deltas.extend(arguments(index, &call["function"]));
+            deltas.extend(self.calls.read(call, position, answer_id));
         }
-        let function = &delta["function_call"];
-        if function.is_object() {
-            if !std::mem::replace(&mut self.in_function_call, true) {
-                let name = function["name"].as_str().unwrap_or("").to_owned();
-                deltas.push(Delta::ToolCall { index: 0, id: "function_call".to_owned(), name });
-            }
-            deltas.extend(arguments(0, function));
+        if delta["function_call"].is_object() {
+            deltas.extend(self.calls.read_function(&delta["function_call"]));
         }
-        deltas.extend(choice["finish_reason"].as_str().map(|reason| Delta::Finish(finish_reason(reason))));
+        let finish = choice["finish_reason"].as_str();
+        deltas.extend(finish.map(|reason| Delta::Finish(self.finish_reason(reason))));
     }
-}
 
-fn arguments(index: u64, function: &Value) -> Option<Delta> {
-    let fragment = function["arguments"].as_str().filter(|fragment| !fragment.is_empty())?.to_owned();
-    Some(Delta::ToolArguments { index, fragment })
+    fn finish_reason(&self, reason: &str) -> FinishReason {
+        match finish_reason(reason, !self.calls.is_empty()) {
+            FinishReason::Stop if self.is_refusal => FinishReason::ContentFilter,
+            finish => finish,
+        }
+    }
 }
 
 /// Writes neutral steps as chunks.

@@ -4,7 +4,10 @@ use serde_json::Value;
 
 use super::super::Malformed;
 use super::super::conversation::{Answer, FinishReason, ToolCall};
-use super::{Envelope, call_item, finish_reason, message_item, reasoning_item, tokens};
+use super::{
+    COMPLETED, Envelope, Repeated, call_item, finish_reason, last_status, message_item, reasoning_item,
+    tokens,
+};
 
 /// Items of tools that the provider runs are left out: only a client of this dialect can have asked for them.
 pub fn parse_answer(body: &Value) -> Result<Answer, Malformed> {
@@ -46,18 +49,21 @@ pub fn parse_answer(body: &Value) -> Result<Answer, Malformed> {
     })
 }
 
-pub fn render_answer(answer: &Answer, created_at_seconds: i64) -> Value {
+pub fn render_answer(answer: &Answer, asked: &Repeated, created_at_seconds: i64) -> Value {
     let mut output = Vec::new();
     if !answer.thinking.is_empty() {
         output.push(reasoning_item(&format!("rs_{}", answer.id), &answer.thinking));
     }
     if !answer.text.is_empty() {
-        output.push(message_item(&format!("msg_{}", answer.id), &answer.text));
+        output.push(message_item(&format!("msg_{}", answer.id), &answer.text, COMPLETED));
     }
     for (nth, call) in answer.tool_calls.iter().enumerate() {
-        output.push(call_item(&format!("fc_{}_{nth}", answer.id), &call.id, &call.name, &call.arguments));
+        output.push(call_item(&format!("fc_{}_{nth}", answer.id), call, COMPLETED));
+    }
+    if let Some(status) = output.last_mut().and_then(|item| item.get_mut("status")) {
+        *status = last_status(answer.finish).into();
     }
     let (id, model) = (answer.id.as_str(), answer.model.as_str());
     let (finish, tokens) = (Some(answer.finish), answer.tokens);
-    Envelope { id, model, created_at_seconds, finish, output: &output, tokens }.render()
+    Envelope { asked, id, model, created_at_seconds, finish, output: &output, tokens }.render()
 }

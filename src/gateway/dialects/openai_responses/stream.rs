@@ -2,9 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::super::conversation::{Delta, FinishReason, TokenCounts};
+use super::super::conversation::{Delta, FinishReason, TokenCounts, ToolCall};
 use super::super::sse::event_frame;
-use super::{Envelope, call_item, finish_reason, message_item, reasoning_item, text_part, tokens};
+use super::{
+    COMPLETED, Envelope, Repeated, call_item, finish_reason, last_status, message_item, reasoning_item,
+    text_part, tokens,
+};
 
 /// Reads events into neutral steps.
 #[derive(Debug, Default)]
@@ -86,6 +89,7 @@ impl ItemReader {
 /// arguments may come mixed.
 #[derive(Debug)]
 pub struct ItemWriter {
+    asked: Repeated,
     id: String,
     model: String,
     created_at_seconds: i64,
@@ -112,14 +116,13 @@ struct OpenCall {
     index: u64,
     place: usize,
     item_id: String,
-    call_id: String,
-    name: String,
-    arguments: String,
+    call: ToolCall,
 }
 
 impl ItemWriter {
     pub fn new(created_at_seconds: i64) -> Self {
         Self {
+            asked: Repeated::of(&Value::Null),
             id: String::new(),
             model: String::new(),
             created_at_seconds,
@@ -130,6 +133,10 @@ impl ItemWriter {
             finish: None,
             tokens: TokenCounts::default(),
         }
+    }
+
+    pub fn answers(&mut self, request: &Value) {
+        self.asked = Repeated::of(request);
     }
 
     pub fn write(&mut self, delta: Delta, out: &mut String) {
@@ -154,7 +161,7 @@ impl ItemWriter {
 
     fn words(&mut self, is_thinking: bool, text: &str, out: &mut String) {
         if self.open.as_ref().is_none_or(|open| open.is_thinking != is_thinking) {
-            self.close(out);
+            self.close(COMPLETED, out);
             self.open_words(is_thinking, out);
         }
         let Some(open) = &mut self.open else { return };
@@ -196,7 +203,7 @@ impl ItemWriter {
         self.open = Some(Open { is_thinking, place, item_id, text: String::new() });
     }
 
-    fn close(&mut self, out: &mut String) {
+    fn close(&mut self, status: &str, out: &mut String) {
         let Some(Open { is_thinking, place, item_id, text }) = self.open.take() else { return };
         let (item, text_done, part_done, at, part) = match is_thinking {
             true => (
@@ -207,7 +214,7 @@ impl ItemWriter {
                 json!({"type": "summary_text", "text": text}),
             ),
             false => (
-                message_item(&item_id, &text),
+                message_item(&item_id, &text, status),
                 "response.output_text.done",
                 "response.content_part.done",
                 "content_index",
@@ -227,31 +234,34 @@ impl ItemWriter {
     }
 
     fn open_call(&mut self, index: u64, call_id: String, name: String, out: &mut String) {
-        self.close(out);
+        self.close(COMPLETED, out);
         let (place, item_id) = self.place("fc");
         let item = json!({"id": item_id, "type": "function_call", "status": "in_progress", "call_id": call_id,
                           "name": name, "arguments": ""});
         self.push("response.output_item.added", json!({"output_index": place, "item": item}), out);
-        self.calls.push(OpenCall { index, place, item_id, call_id, name, arguments: String::new() });
+        let call = ToolCall { id: call_id, name, arguments: String::new() };
+        self.calls.push(OpenCall { index, place, item_id, call });
     }
 
     fn arguments(&mut self, index: u64, fragment: &str, out: &mut String) {
         let Some(call) = self.calls.iter_mut().find(|call| call.index == index) else { return };
-        call.arguments.push_str(fragment);
+        call.call.arguments.push_str(fragment);
         let event = json!({"item_id": call.item_id, "output_index": call.place, "delta": fragment});
         self.push("response.function_call_arguments.delta", event, out);
     }
 
     fn end(&mut self, out: &mut String) {
-        self.close(out);
-        for call in std::mem::take(&mut self.calls) {
-            let item = call_item(&call.item_id, &call.call_id, &call.name, &call.arguments);
-            let done = json!({"item_id": call.item_id, "output_index": call.place, "name": call.name,
+        let finish = self.finish.unwrap_or(FinishReason::Stop);
+        let last = self.output.len().saturating_sub(1);
+        let status = |place: usize| if place == last { last_status(finish) } else { COMPLETED };
+        self.close(status(self.open.as_ref().map_or(last, |open| open.place)), out);
+        for OpenCall { place, item_id, call, .. } in std::mem::take(&mut self.calls) {
+            let item = call_item(&item_id, &call, status(place));
+            let done = json!({"item_id": item_id, "output_index": place, "name": call.name,
                               "arguments": item["arguments"]});
             self.push("response.function_call_arguments.done", done, out);
-            self.finish_item(call.place, item, out);
+            self.finish_item(place, item, out);
         }
-        let finish = self.finish.unwrap_or(FinishReason::Stop);
         let response = self.response(Some(finish));
         let name = match finish {
             FinishReason::Stop | FinishReason::ToolCalls => "response.completed",
@@ -278,7 +288,8 @@ impl ItemWriter {
     fn response(&self, finish: Option<FinishReason>) -> Value {
         let output = if finish.is_some() { self.output.as_slice() } else { &[] };
         let (id, model, created_at_seconds) = (&self.id, &self.model, self.created_at_seconds);
-        Envelope { id, model, created_at_seconds, finish, output, tokens: self.tokens }.render()
+        let asked = &self.asked;
+        Envelope { asked, id, model, created_at_seconds, finish, output, tokens: self.tokens }.render()
     }
 
     fn push(&mut self, name: &str, mut event: Value, out: &mut String) {

@@ -1,0 +1,133 @@
+//! The tool calls of a stream, told apart.
+//!
+//! OpenAI says a call's id and name once and gives each call an index of its own. Servers of its dialect say them in every
+//! chunk, give all calls one index or none, or leave ids out.
+
+use serde_json::Value;
+
+use super::super::conversation::Delta;
+
+/// The calls so far, each at the place by which clients know it.
+#[derive(Debug, Default)]
+pub struct Calls {
+    opened: Vec<Call>,
+}
+
+#[derive(Debug)]
+struct Call {
+    /// The upstream's own; several calls may have the same.
+    index: u64,
+    id: Option<String>,
+    name: String,
+    arguments: String,
+}
+
+/// What a chunk says of one call.
+#[derive(Debug)]
+struct Part<'a> {
+    index: Option<u64>,
+    id: Option<&'a str>,
+    name: Option<&'a str>,
+    arguments: String,
+}
+
+impl Calls {
+    pub fn is_empty(&self) -> bool {
+        self.opened.is_empty()
+    }
+
+    /// Reads what stands at `position` of a chunk's calls. `answer_id` names those that come without an id.
+    pub fn read(&mut self, call: &Value, position: usize, answer_id: &str) -> Vec<Delta> {
+        let part = Part { index: call["index"].as_u64(), ..Part::of(text(&call["id"]), &call["function"]) };
+        self.take(part, position, answer_id)
+    }
+
+    /// Reads the one call that the older functions know.
+    pub fn read_function(&mut self, function: &Value) -> Vec<Delta> {
+        self.take(Part::of(Some(FUNCTION_CALL_ID), function), 0, "")
+    }
+
+    fn take(&mut self, part: Part<'_>, position: usize, answer_id: &str) -> Vec<Delta> {
+        let mut deltas = Vec::new();
+        let place = match self.continued(&part, position) {
+            Some(place) => place,
+            // Arguments of nothing.
+            None if part.id.is_none() && part.name.is_none() => return deltas,
+            None => {
+                let place = self.opened.len();
+                let name = part.name.unwrap_or_default().to_owned();
+                let id = part.id.map_or_else(|| made_up_id(answer_id, place), str::to_owned);
+                deltas.push(Delta::ToolCall { index: place as u64, id, name: name.clone() });
+                let index = part.index.unwrap_or(position as u64);
+                let id = part.id.map(str::to_owned);
+                self.opened.push(Call { index, id, name, arguments: String::new() });
+                place
+            }
+        };
+        if let Some(call) = self.opened.get_mut(place)
+            && !part.arguments.is_empty()
+        {
+            call.arguments.push_str(&part.arguments);
+            deltas.push(Delta::ToolArguments { index: place as u64, fragment: part.arguments });
+        }
+        deltas
+    }
+
+    /// The place of the call that the part goes on with; none where it begins another one.
+    fn continued(&self, part: &Part<'_>, position: usize) -> Option<usize> {
+        let is_known = |call: &Call| {
+            part.id.is_some()
+                && call.id.as_deref() == part.id
+                && part.index.is_none_or(|index| call.index == index)
+        };
+        if let Some(known) = self.opened.iter().position(is_known) {
+            return Some(known);
+        }
+        let index = part.index.unwrap_or(position as u64);
+        let last = self.opened.iter().rposition(|call| call.index == index)?;
+        (!part.begins_after(&self.opened[last])).then_some(last)
+    }
+}
+
+impl<'a> Part<'a> {
+    fn of(id: Option<&'a str>, function: &'a Value) -> Part<'a> {
+        Part { index: None, id, name: text(&function["name"]), arguments: arguments(function) }
+    }
+
+    /// Whether it begins another call at the index of this one.
+    fn begins_after(&self, call: &Call) -> bool {
+        match (self.id, self.name) {
+            (Some(_), name) => name.is_some(),
+            // The name alone may be said in every chunk: then the arguments tell.
+            (None, Some(name)) => {
+                name != call.name
+                    || (self.arguments.trim_start().starts_with('{') && is_whole(&call.arguments))
+            }
+            (None, None) => false,
+        }
+    }
+}
+
+/// The older functions have none.
+pub(super) const FUNCTION_CALL_ID: &str = "function_call";
+
+pub(super) fn made_up_id(answer_id: &str, place: usize) -> String {
+    format!("call_{answer_id}_{place}")
+}
+
+/// As the model wrote them, which some servers have parsed already.
+pub(super) fn arguments(function: &Value) -> String {
+    match &function["arguments"] {
+        Value::String(text) => text.clone(),
+        arguments @ Value::Object(_) => arguments.to_string(),
+        _ => String::new(),
+    }
+}
+
+pub(super) fn text(value: &Value) -> Option<&str> {
+    value.as_str().filter(|text| !text.is_empty())
+}
+
+fn is_whole(arguments: &str) -> bool {
+    serde_json::from_str::<serde::de::IgnoredAny>(arguments).is_ok()
+}

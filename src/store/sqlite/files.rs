@@ -1,0 +1,64 @@
+//! What a SQLite database is to the file system: the file, and what SQLite keeps beside it.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteConnectOptions;
+
+use crate::store::StoreError;
+use crate::store::sqlite::store_error;
+
+/// By which SQLite knows its files (<https://www.sqlite.org/fileformat2.html>).
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+/// Where the size of a page stands, in two bytes.
+const PAGE_SIZE_AT: usize = 16;
+/// Which two bytes can't say, and which stands there as 1.
+const PAGE_SIZE_MAX: u64 = 65_536;
+
+/// `tollgate.db` → `tollgate.db-wal`.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// 0 where there is no file.
+pub(super) fn length(path: &Path) -> u64 {
+    path.metadata().map_or(0, |file| file.len())
+}
+
+/// Whether the file begins like a database and holds its first page.
+pub(super) fn has_a_page(path: &Path) -> bool {
+    let mut begin = [0; PAGE_SIZE_AT + 2];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut begin));
+    if read.is_err() || !begin.starts_with(MAGIC) {
+        return false;
+    }
+    let size = match [begin[PAGE_SIZE_AT], begin[PAGE_SIZE_AT + 1]] {
+        [0, 1] => PAGE_SIZE_MAX,
+        size => u16::from_be_bytes(size).into(),
+    };
+    length(path) >= size
+}
+
+/// As it stands. Without a write-ahead log nothing may be made beside the file, not even an empty one.
+pub(super) fn to_read(path: &Path) -> SqliteConnectOptions {
+    let is_whole = length(&beside(path, "-wal")) == 0;
+    SqliteConnectOptions::new().filename(path).read_only(true).immutable(is_whole)
+}
+
+/// Writes the write-ahead log back, so that the file alone holds everything.
+pub(super) async fn write_back(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let busy = sqlx::query_scalar("pragma wal_checkpoint(truncate)");
+    match busy.fetch_one(connection).await.map_err(store_error)? {
+        0_i64 => Ok(()),
+        _ => Err(StoreError::Unavailable("it is still being read".into())),
+    }
+}
+
+pub(super) fn unavailable(path: &Path, error: &std::io::Error) -> StoreError {
+    StoreError::Unavailable(format!("{}: {error}", path.display()))
+}
