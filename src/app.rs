@@ -432,7 +432,7 @@ async fn publish_default_prices(ledger: &Ledger) -> Result<(), AppError> {
         return Ok(());
     }
     let cards = litellm::default_cards(Timestamp(0)).map_err(|error| AppError::Prices(error.to_string()))?;
-    ledger.submit_system(SystemCommand::PublishPrices { cards, mark_ups: vec![] }, None, None).await?;
+    ledger.submit_system(SystemCommand::PublishFirstPrices { cards }, None, None).await?;
     Ok(())
 }
 

@@ -42,6 +42,10 @@ pub enum SystemCommand {
         cards: Vec<RateCard>,
         mark_ups: Vec<MarkUp>,
     },
+    /// What a price book begins with: nothing where it has begun, since every node of a new database asks for it.
+    PublishFirstPrices {
+        cards: Vec<RateCard>,
+    },
     /// Takes a name. The same claim again joins the first; the event then carries the first one's ids.
     Claim {
         claim: Claim,
@@ -142,6 +146,10 @@ impl System {
                     return Err(Refusal::AmountNotPositive);
                 }
                 Ok(vec![Event::BundleDefined { bundle }])
+            }
+            SystemCommand::PublishFirstPrices { .. } if self.prices.version() > 0 => Ok(vec![]),
+            SystemCommand::PublishFirstPrices { cards } => {
+                self.decide_any(SystemCommand::PublishPrices { cards, mark_ups: vec![] })
             }
             SystemCommand::PublishPrices { cards, mark_ups } => {
                 let version = self.prices.version() + 1;
@@ -296,6 +304,16 @@ mod tests {
         assert_eq!(system.decide(raise(Format::FIRST)), Ok(vec![]), "it is never lowered");
         let refused = Refusal::FormatNotRaised { needed: beyond, raised: Format::READ };
         assert_eq!(system.decide(raise(beyond)), Err(refused));
+    }
+
+    #[test]
+    fn shipped_prices_never_follow_any_others() {
+        let mut system = System::default();
+        let first = || SystemCommand::PublishFirstPrices { cards: vec![card("1", "2")] };
+
+        assert_eq!(after(&mut system, first()), Ok(()));
+        assert_eq!(system.prices.version(), 1);
+        assert_eq!(system.decide(first()), Ok(vec![]));
     }
 
     #[test]

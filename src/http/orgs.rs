@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -26,6 +27,8 @@ use crate::operations::profile::Profile;
 /// Longest name or mail address, and longest reason, in bytes.
 const NAME_MAX: usize = 255;
 const REASON_MAX: usize = 1_000;
+/// Orgs of a page that are read at the same time: more than the database has connections, far fewer than may wait.
+const READ_AT_ONCE: usize = 32;
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -131,10 +134,8 @@ pub async fn list(
     let mut orgs: Vec<OrgId> = api.ledger.system().orgs().collect();
     orgs.sort_unstable();
     let page = query.of(orgs.into_iter().map(|org| (org, org)))?;
-    let mut data = Vec::with_capacity(page.data.len());
-    for org in page.data {
-        data.push(view(&api, org).await?);
-    }
+    let views = stream::iter(page.data.into_iter().map(|org| view(&api, org)));
+    let data = views.buffered(READ_AT_ONCE).try_collect().await?;
     Ok(Json(Page { data, next: page.next }))
 }
 

@@ -49,6 +49,9 @@ pub async fn rebuild(
 ) -> Result<StatusCode, Problem> {
     operator(&actor)?;
     let view = View::named(&name).ok_or_else(|| Problem::not_found("projection"))?;
-    api.ledger.projector().rebuild(view).await.map_err(LedgerError::from)?;
+    let projector = api.ledger.projector().clone();
+    // It outlasts the client: what is cut off would stand unfinished until the next one.
+    let rebuilt = tokio::spawn(async move { projector.rebuild(view).await }).await;
+    rebuilt.map_err(|error| LedgerError::Unavailable(error.to_string()))?.map_err(LedgerError::from)?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -28,6 +28,7 @@ use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::domain::account::Account;
@@ -39,7 +40,7 @@ use crate::domain::ids::{EventId, KeyId, OrgId};
 use crate::domain::system::{System, SystemCommand};
 use crate::domain::time::Timestamp;
 use crate::ledger::access::Accesses;
-use crate::ledger::cluster::wire::{Answer, Forwarded};
+use crate::ledger::cluster::wire::{Answer, Forwarded, LATE_AFTER};
 use crate::ledger::cluster::{Cluster, Peer, Reply};
 use crate::ledger::fetch::Fetcher;
 use crate::ledger::job::{Ask, Command, Job, Keyed};
@@ -318,8 +319,11 @@ impl Ledger {
             let queued = self.enqueue(org, Job::Command(Box::new(command)));
             async move {
                 match queued {
-                    // What was not answered was dropped.
-                    Ok(()) => answer.await.map_or(Answer::Dropped, Answer::from),
+                    Ok(()) => match timeout(LATE_AFTER, answer).await {
+                        // What was not answered was dropped.
+                        Ok(answered) => answered.map_or(Answer::Dropped, Answer::from),
+                        Err(_) => Answer::Late,
+                    },
                     Err(LedgerError::Busy) => Answer::Busy,
                     // It was not queued: its sender decides.
                     Err(_) => Answer::Dropped,

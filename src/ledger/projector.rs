@@ -89,9 +89,9 @@ impl Projector {
         state.tail.clear();
         state.indexed.store(0, Ordering::Release);
         state.folded.store(0, Ordering::Release);
-        if !self.is_of_this_log(shard).await? {
+        while let Some(foreign) = self.foreign(shard).await? {
             tracing::warn!(shard, "the projections were folded from another log: they are folded again");
-            self.store.forget(shard).await?;
+            self.store.forget(shard, &foreign).await?;
         }
         self.note(shard, &self.store.checkpoints(shard).await?);
         Ok(())
@@ -360,16 +360,17 @@ impl Projector {
         Ok(())
     }
 
-    async fn is_of_this_log(&self, shard: i32) -> Result<bool, StoreError> {
+    /// A checkpoint that was folded from another log.
+    async fn foreign(&self, shard: i32) -> Result<Option<Checkpoint>, StoreError> {
         for checkpoint in self.store.checkpoints(shard).await? {
             if checkpoint.position > 0 {
                 let found = self.log.read(shard, checkpoint.position, 1).await?;
                 if found.first().is_none_or(|row| row.hash != checkpoint.hash) {
-                    return Ok(false);
+                    return Ok(Some(checkpoint));
                 }
             }
         }
-        Ok(true)
+        Ok(None)
     }
 
     fn note(&self, shard: i32, checkpoints: &[Checkpoint]) {

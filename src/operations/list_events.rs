@@ -5,6 +5,10 @@ use crate::domain::event::Payload;
 use crate::domain::ids::{EventId, OrgId};
 use crate::domain::time::Timestamp;
 use crate::ledger::{Ledger, LedgerError, decode};
+use crate::store::{EventRow, StoreError};
+
+/// Events beyond the look-ups that one reader goes through.
+const UNINDEXED_MAX: i64 = 32_768;
 
 /// One stored event.
 #[derive(Clone, Debug)]
@@ -30,12 +34,35 @@ pub async fn list_events(
     limit: i64,
 ) -> Result<Vec<StoredEvent>, LedgerError> {
     let (shard, projector) = (ledger.shard_of(org), ledger.projector());
-    projector.catch_up(shard).await?;
-    let positions = projector.store().org_events(shard, org, after.saturating_add(1), limit).await?;
+    let tail = unindexed(ledger, shard).await?;
+    let mut positions = projector.store().org_events(shard, org, after.saturating_add(1), limit).await?;
+    let further = tail.iter().filter(|row| row.org_id == org.0 && row.org_version > after);
+    positions.extend(further.map(|row| row.position));
+    positions.sort_unstable();
+    positions.dedup();
+    positions.truncate(usize::try_from(limit).unwrap_or_default());
     if positions.is_empty() && after <= 0 {
         return Err(Refusal::UnknownOrg.into());
     }
     read_events(ledger, org, &positions).await
+}
+
+/// Brings the look-ups up to the log's end. On a full disk they can't be: then these are the events that they may lack, which
+/// are few, since nothing more is written either.
+///
+/// # Errors
+/// Where the log can't be read, or for any other reason not be folded.
+pub(super) async fn unindexed(ledger: &Ledger, shard: i32) -> Result<Vec<EventRow>, LedgerError> {
+    match ledger.projector().catch_up(shard).await {
+        Ok(()) => Ok(vec![]),
+        Err(StoreError::Full) => {
+            let from = ledger.projector().indexed(shard) + 1;
+            let tail = ledger.log().read(shard, from, UNINDEXED_MAX).await?;
+            let is_all = i64::try_from(tail.len()).is_ok_and(|read| read < UNINDEXED_MAX);
+            if is_all { Ok(tail) } else { Err(StoreError::Full.into()) }
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The events at some positions of the org's shard, oldest first.
@@ -51,7 +78,7 @@ pub(super) async fn read_events(
         return Ok(vec![]);
     }
     let rows = ledger.log().read_at(ledger.shard_of(org), positions).await?;
-    let stored = |row: crate::store::EventRow| {
+    let stored = |row: EventRow| {
         let payload = decode(&row)?.payload;
         Ok(StoredEvent {
             id: EventId(row.event_id),

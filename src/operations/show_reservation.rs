@@ -9,7 +9,7 @@ use crate::domain::ids::{ProjectId, ReservationId};
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::{reservation_entry, reservation_of};
 use crate::ledger::{Ledger, LedgerError};
-use crate::operations::list_events::{StoredEvent, read_events};
+use crate::operations::list_events::{StoredEvent, read_events, unindexed};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReservationView {
@@ -49,8 +49,11 @@ pub async fn show_reservation(ledger: &Ledger, id: ReservationId) -> Result<Rese
 /// Where the log can't be read.
 pub async fn reservation_events(ledger: &Ledger, id: ReservationId) -> Result<Vec<StoredEvent>, LedgerError> {
     let (shard, projector) = (ledger.shard_of(id.org), ledger.projector());
-    projector.catch_up(shard).await?;
-    let positions = projector.store().reservation_events(shard, reservation_entry(id)).await?;
+    let tail = unindexed(ledger, shard).await?;
+    let mut positions = projector.store().reservation_events(shard, reservation_entry(id)).await?;
+    positions.extend(tail.iter().filter(|row| row.org_id == id.org.0).map(|row| row.position));
+    positions.sort_unstable();
+    positions.dedup();
     let mut events = read_events(ledger, id.org, &positions).await?;
     // Another one may share its hash.
     events.retain(|event| reservation_of(&event.payload.event) == Some(id));

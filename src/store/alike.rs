@@ -120,7 +120,8 @@ macro_rules! projections {
                         sqlx::query(
                             "insert into projections (shard, view, generation, position, hash, live) \
                              select $1, $2, 1, 0, $3, true \
-                             where not exists (select 1 from projections where shard = $1 and view = $2)",
+                             where not exists (select 1 from projections where shard = $1 and view = $2) \
+                             on conflict (shard, view, generation) do nothing",
                         )
                         .bind(shard)
                         .bind(view.name())
@@ -282,18 +283,55 @@ macro_rules! projections {
                 Ok(found)
             }
 
-            async fn forget(&self, shard: i32) -> Result<(), StoreError> {
+            async fn forget(&self, shard: i32, foreign: &Checkpoint) -> Result<(), StoreError> {
+                // In the order in which a runner moves them, so that neither waits for what the other has.
+                let known = self.committed_checkpoints(shard).await?;
                 let mut writer = self.writer().await?;
                 let mut transaction = finished(writer.begin()).await?;
-                let views = View::ALL.iter().flat_map(|view| rows::tables(*view)).map(|table| table.name);
-                for table in views.chain(["snapshots", "key_filter_layers", "key_filters", "projections"]) {
-                    let sql = format!("delete from {table} where shard = $1");
-                    finished(
-                        sqlx::query(AssertSqlSafe(sql))
+                let mut gone = Vec::new();
+                // They go before their rows: a runner's page is committed by then and goes with them, or it finds no
+                // checkpoint to move.
+                for checkpoint in known {
+                    let deleted = finished(
+                        sqlx::query("delete from projections where shard = $1 and view = $2 and generation = $3")
                             .bind(shard)
+                            .bind(checkpoint.view.name())
+                            .bind(checkpoint.generation)
                             .execute(&mut *transaction),
                     )
                     .await?;
+                    if deleted.rows_affected() > 0 {
+                        gone.push((checkpoint.view, checkpoint.generation));
+                    }
+                }
+                if !gone.contains(&(foreign.view, foreign.generation)) {
+                    return finished(transaction.rollback()).await;
+                }
+                for (view, generation) in &gone {
+                    for table in rows::tables(*view) {
+                        let sql = format!("delete from {} where shard = $1 and generation = $2", table.name);
+                        let dropped = sqlx::query(AssertSqlSafe(sql)).bind(shard).bind(*generation);
+                        finished(dropped.execute(&mut *transaction)).await?;
+                    }
+                }
+                for view in View::ALL {
+                    let last = gone.iter().filter(|gone| gone.0 == view).map(|gone| gone.1).max();
+                    finished(
+                        sqlx::query(
+                            "insert into projections (shard, view, generation, position, hash, live) \
+                             values ($1, $2, $3, 0, $4, true)",
+                        )
+                        .bind(shard)
+                        .bind(view.name())
+                        .bind(last.unwrap_or(0) + 1)
+                        .bind(&alike::NOTHING_FOLDED[..])
+                        .execute(&mut *transaction),
+                    )
+                    .await?;
+                }
+                for table in ["snapshots", "key_filter_layers", "key_filters"] {
+                    let sql = format!("delete from {table} where shard = $1");
+                    finished(sqlx::query(AssertSqlSafe(sql)).bind(shard).execute(&mut *transaction)).await?;
                 }
                 finished(transaction.commit()).await
             }

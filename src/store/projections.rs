@@ -90,8 +90,9 @@ pub trait Projections: Send + Sync {
     /// How many rows stand in one of two generations and not in the other.
     async fn differences(&self, shard: i32, view: View, one: i64, other: i64) -> Result<i64, StoreError>;
 
-    /// Drops everything folded from a shard.
-    async fn forget(&self, shard: i32) -> Result<(), StoreError>;
+    /// Drops everything folded from a shard, where a checkpoint that is not of its log still stands, moved on or not: it is
+    /// folded again into a further generation, so that nobody takes that for what was judged.
+    async fn forget(&self, shard: i32, foreign: &Checkpoint) -> Result<(), StoreError>;
 
     /// Positions of an org's events from a version on, at most `limit`.
     async fn org_events(

@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt};
+
 use crate::domain::account::command::OrgCommand;
+use crate::domain::ids::OrgId;
 use crate::ledger::{By, Ledger, LedgerError, Submission};
 
 /// Between two looks at the accounts in memory.
@@ -12,6 +15,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 const SEARCH: Duration = Duration::from_secs(60);
 /// An account that was used since is in memory, where the sweep looks; should it have left, the next search finds it.
 const USED_SECONDS: i64 = 60;
+/// Orgs that are read and written at the same time, so that they share commits and callers still come between them.
+const AT_ONCE: usize = 64;
 
 pub(super) async fn sweep(ledger: Ledger) {
     loop {
@@ -40,15 +45,18 @@ fn tell(done: Result<(), LedgerError>) {
 /// Where the projections can't be read.
 pub async fn expire_cold(ledger: &Ledger) -> Result<(), LedgerError> {
     let (projector, now) = (ledger.projector(), ledger.clock().now());
+    let mut due = Vec::new();
     for shard in projector.shards().filter(|shard| ledger.owns(*shard)) {
-        for org in projector.store().orgs_due(shard, now, now.plus_seconds(-USED_SECONDS)).await? {
-            let command = OrgCommand::Expire;
-            let expire = Submission { org, command, by: By::Tollgate, idempotency: None };
-            if let Err(error) = ledger.submit(expire).await {
-                // The others' time is over all the same.
-                tracing::warn!(%error, %org, "what is due in an org was not written; it counts all the same");
-            }
-        }
+        due.extend(projector.store().orgs_due(shard, now, now.plus_seconds(-USED_SECONDS)).await?);
     }
+    stream::iter(due).for_each_concurrent(AT_ONCE, |org| expire(ledger, org)).await;
     Ok(())
+}
+
+async fn expire(ledger: &Ledger, org: OrgId) {
+    let expire = Submission { org, command: OrgCommand::Expire, by: By::Tollgate, idempotency: None };
+    if let Err(error) = ledger.submit(expire).await {
+        // The others' time is over all the same.
+        tracing::warn!(%error, %org, "what is due in an org was not written; it counts all the same");
+    }
 }

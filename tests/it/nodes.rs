@@ -11,6 +11,7 @@ use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use tollgate::clock::Clock;
 use tollgate::domain::time::Timestamp;
+use tollgate::operations::find_org::known_org;
 use tollgate::store::{Database, StoreError};
 
 use crate::database::is_postgres;
@@ -159,6 +160,51 @@ async fn i5_an_owner_that_hangs_is_taken_over_under_a_higher_epoch() {
 
     assert_eq!(epochs().await, before + 1, "a delayed copy must find another epoch");
     acme.post(RESERVATIONS, json!({ "credits": "4" })).await.expect(StatusCode::CREATED);
+    two.finish().await;
+    one.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_command_that_is_late_makes_no_owner_silent_and_is_done_once() {
+    let one = TestApp::on_postgres().await;
+    for slug in ["hot", "cold"] {
+        one.funded(slug, "10").await;
+    }
+    let two = one.beside(2).await;
+    two.join(Some(&two.url)).await;
+    one.join(None).await;
+    let operator = one.operator();
+    operator
+        .post("/api/v1/orgs/hot/reservations", json!({ "credits": "1" }))
+        .await
+        .expect(StatusCode::CREATED);
+    let mut beside = PgConnection::connect(&one.database.url).await.unwrap();
+    let mut held = beside.begin().await.unwrap();
+    sqlx::query("lock table snapshots in access exclusive mode").execute(&mut *held).await.unwrap();
+
+    let shard = one.ledger().shard_of(known_org(one.ledger(), "cold").unwrap());
+    let log = one.ledger().log().clone();
+    let epoch = async || log.head(shard).await.unwrap().epoch;
+    let before = epoch().await;
+
+    let hold = |slug| json!({ "op": "reserve", "org": slug, "idempotency_key": slug, "credits": "1" });
+    let both = json!({ "operations": [hold("cold"), hold("hot")] });
+    let asked = tokio::spawn(async move { operator.post("/api/v1/batch", both).await });
+    until("the sender takes over what is late", async || epoch().await != before).await;
+    let owned = (0..4).filter(|shard| one.ledger().owns(*shard)).count();
+    held.rollback().await.unwrap();
+    let outcomes = asked.await.unwrap().expect(StatusCode::OK);
+
+    for outcome in outcomes["outcomes"].as_array().unwrap() {
+        assert_eq!(outcome["status"], 201, "{outcomes}");
+    }
+    assert_eq!(owned, 0, "the owner had answered");
+    for (slug, held) in [("cold", "1"), ("hot", "2")] {
+        for node in [&one, &two] {
+            let balance = node.operator().get(&format!("/api/v1/orgs/{slug}/balance")).await;
+            assert_eq!(balance.expect(StatusCode::OK)["held"], held, "{slug}");
+        }
+    }
     two.finish().await;
     one.finish().await;
 }

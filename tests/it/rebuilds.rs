@@ -1,12 +1,16 @@
 //! Projections that are cut off while they are folded or rebuilt, at random, while callers are at work: in the end they are
 //! the fold of the log (I7). `TOLLGATE_REBUILD_ROUNDS` makes it long, `TOLLGATE_REBUILD_SEED` repeats a run.
 
+use axum::body::Body;
+use axum::http::Request;
+use sqlx::{Connection, PgConnection};
 use tollgate::clock::Clock;
 use tollgate::domain::views::View;
 use tollgate::simulator::chance::Chance;
 use tollgate::store::StoreError;
+use tower::ServiceExt;
 
-use crate::support::TestApp;
+use crate::support::{OPERATOR, TestApp};
 use crate::traffic::Traffic;
 use crate::waiting::until;
 
@@ -54,5 +58,38 @@ async fn i7_projections_that_are_cut_off_and_rebuilt_under_traffic_are_the_fold(
     traffic.check(&app).await;
     println!("{cut_off} folds cut off, {whole} whole, {} pairs meanwhile", traffic.done());
     assert!(cut_off > 0, "none was cut off");
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_goes_on_when_whoever_asked_for_it_goes_away() {
+    let app = TestApp::on_postgres().await;
+    app.funded("acme", "10").await;
+    let projector = app.ledger().projector();
+    projector.catch_up_all().await.unwrap();
+    let mut beside = PgConnection::connect(&app.database.url).await.unwrap();
+    let mut held = beside.begin().await.unwrap();
+    sqlx::query("lock table balances in access exclusive mode").execute(&mut *held).await.unwrap();
+
+    let rebuild = Request::post("/api/v1/projections/balances/rebuild");
+    let rebuild = rebuild.header("authorization", format!("Bearer {OPERATOR}")).body(Body::empty()).unwrap();
+    let asking = tokio::spawn(app.router().oneshot(rebuild));
+    let waits = "select count(*) from pg_locks where relation = 'balances'::regclass and not granted";
+    until("the rebuild waits for the lock", async || {
+        sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut *held).await.unwrap() > 0
+    })
+    .await;
+    asking.abort();
+    asking.await.unwrap_err();
+    held.rollback().await.unwrap();
+
+    for shard in projector.shards() {
+        until("the rebuilt rows are live alone", async || {
+            let mut found = projector.store().checkpoints(shard).await.unwrap();
+            found.retain(|checkpoint| checkpoint.view == View::Balances);
+            matches!(&found[..], [only] if only.live && only.generation > 1)
+        })
+        .await;
+    }
     app.finish().await;
 }

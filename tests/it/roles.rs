@@ -6,12 +6,14 @@ use futures_util::future::join_all;
 use reqwest::StatusCode;
 use serde_json::json;
 use sqlx::{Connection, PgConnection, raw_sql};
+use tollgate::app;
 use tollgate::clock::Clock;
 use tollgate::domain::time::Timestamp;
+use tollgate::operations::authenticate::OperatorKey;
 use tollgate::store::{Database, StoreError};
 
 use crate::database::TestDatabase;
-use crate::support::TestApp;
+use crate::support::{OPERATOR, TestApp};
 
 /// What nobody may do to the log, whoever logs in.
 const FORBIDDEN: [&str; 6] = [
@@ -113,13 +115,20 @@ async fn nodes_that_start_together_make_one_database() {
     let opened = join_all(asked.map(|shards| Database::open(&database.url, shards, &clock))).await;
     let other = Database::open(&database.url, Some(5), &clock).await;
 
+    let opened: Vec<Database> = opened.into_iter().map(Result::unwrap).collect();
+    let operator = || OperatorKey::new(OPERATOR).unwrap();
+    let started =
+        join_all(opened.iter().map(|opened| app::open(opened.clone(), operator(), clock.clone()))).await;
+
     let mut secrets = Vec::new();
-    for opened in opened {
-        let opened = opened.unwrap();
+    for (opened, started) in opened.iter().zip(started) {
         assert_eq!(opened.log.heads().await.unwrap().len(), 4);
-        secrets.push(opened.nodes.unwrap().secret().await.unwrap());
+        secrets.push(opened.nodes.as_ref().unwrap().secret().await.unwrap());
+        assert_eq!(started.unwrap().ledger.system().prices.version(), 1);
     }
     secrets.dedup();
     assert_eq!(secrets.len(), 1);
+    let log = opened[0].log.read(0, 1, i64::MAX).await.unwrap();
+    assert_eq!(log.iter().filter(|row| row.kind == "PricesPublished").count(), 1);
     assert!(matches!(other, Err(StoreError::WrongShards { found: 4, asked: 5 })), "{other:?}");
 }

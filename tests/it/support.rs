@@ -101,6 +101,11 @@ impl TestApp {
         TestApp { url, state, client: client(), keys, database, nodes }
     }
 
+    /// What it answers to, without a socket.
+    pub fn router(&self) -> Router {
+        app::router(self.state.clone(), &Config::default()).unwrap()
+    }
+
     /// Takes its place among the nodes of its database. Others reach it at its own address or, where a test stands
     /// between, at that one.
     pub async fn join(&self, address: Option<&str>) {

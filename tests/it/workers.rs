@@ -1,25 +1,29 @@
 //! What time brings about is written without anybody asking.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use futures_util::stream::{self, StreamExt};
 use reqwest::StatusCode;
 use serde_json::json;
+use tollgate::app::{self, AppError};
+use tollgate::clock::Clock;
 use tollgate::domain::account::command::OrgCommand;
 use tollgate::domain::commerce::Claim;
 use tollgate::domain::credits::Credits;
-use tollgate::domain::event::Event;
+use tollgate::domain::event::{Event, GrantKind, LotTerms};
 use tollgate::domain::format::Format;
-use tollgate::domain::ids::OrgId;
+use tollgate::domain::ids::{LotId, OrgId};
 use tollgate::domain::system::SystemCommand;
+use tollgate::domain::time::Timestamp;
+use tollgate::ledger::{By, Ledger, Memory, Submission};
+use tollgate::operations::authenticate::OperatorKey;
 use tollgate::operations::find_org::known_org;
 use tollgate::operations::list_events::list_events;
+use tollgate::store::{Appended, Database, EventLog, EventRow, Head, LockedHead, StoreError};
 use tollgate::workers::{Workers, expire_cold};
-
-use tollgate::app::{self, AppError};
-use tollgate::clock::Clock;
-use tollgate::domain::time::Timestamp;
-use tollgate::operations::authenticate::OperatorKey;
-use tollgate::store::{Database, StoreError};
 
 use crate::database::TestDatabase;
 use crate::support::{OPERATOR, TestApp};
@@ -91,6 +95,88 @@ async fn i11_ten_thousand_holds_end_in_the_same_instant() {
     let log = app.ledger().log().read(shard, 1, i64::MAX).await.unwrap();
     assert_eq!(log.iter().filter(|row| row.kind == "ReservationExpired").count(), HOLDS);
     app.finish().await;
+}
+
+/// A log that counts its commits.
+struct Counting {
+    log: Arc<dyn EventLog>,
+    appends: AtomicUsize,
+}
+
+#[async_trait]
+impl EventLog for Counting {
+    async fn heads(&self) -> Result<Vec<Head>, StoreError> {
+        self.log.heads().await
+    }
+
+    async fn head(&self, shard: i32) -> Result<Head, StoreError> {
+        self.log.head(shard).await
+    }
+
+    async fn append(
+        &self,
+        shard: i32,
+        expected: &Head,
+        new: &Head,
+        events: &[EventRow],
+    ) -> Result<Appended, StoreError> {
+        self.appends.fetch_add(1, Ordering::SeqCst);
+        self.log.append(shard, expected, new, events).await
+    }
+
+    async fn read(&self, shard: i32, from: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
+        self.log.read(shard, from, limit).await
+    }
+
+    async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
+        self.log.read_at(shard, positions).await
+    }
+
+    async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {
+        self.log.lock(shard).await
+    }
+
+    fn is_shared(&self) -> bool {
+        self.log.is_shared()
+    }
+}
+
+/// Orgs whose credits lapse while nobody uses them.
+const COLD: usize = 1_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i11_what_is_due_in_many_orgs_that_nobody_uses_shares_commits() {
+    let (database, clock) = (TestDatabase::new().await, Clock::manual(Timestamp(1_793_491_200_000_000), 1));
+    let Database { log, projections, .. } = database.open(&clock).await;
+    let log = Arc::new(Counting { log, appends: AtomicUsize::new(0) });
+    let few = Memory { accounts: 4, ..Memory::default() };
+    let ledger = Ledger::open(log.clone(), projections, clock.clone(), few).await.unwrap();
+    let (asked, time) = (&ledger, &clock);
+    let submit =
+        |org, command| asked.submit(Submission { org, command, by: By::Tollgate, idempotency: None });
+    let lapses = |number: usize| async move {
+        let (org, lot) = (OrgId(time.uuid()), LotId(time.uuid()));
+        let (slug, time_zone) = (number.to_string(), "UTC".to_owned());
+        submit(org, OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::ZERO }).await.unwrap();
+        let expires_at = Some(time.now().plus_seconds(60));
+        let terms = LotTerms { lot, credits: Credits::from_whole(1), priority: 0, expires_at };
+        submit(org, OrgCommand::Grant { terms, kind: GrantKind::Goodwill, note: None }).await.unwrap();
+    };
+    stream::iter(0..COLD).for_each_concurrent(100, lapses).await;
+    ledger.projector().catch_up_all().await.unwrap();
+    clock.advance_seconds(3_600);
+
+    let before = log.appends.load(Ordering::SeqCst);
+    expire_cold(&ledger).await.unwrap();
+    let appends = log.appends.load(Ordering::SeqCst) - before;
+
+    let mut expired = 0;
+    for shard in ledger.shards() {
+        let rows = log.read(shard, 1, i64::MAX).await.unwrap();
+        expired += rows.iter().filter(|row| row.kind == "CreditsExpired").count();
+    }
+    assert_eq!(expired, COLD);
+    assert!(appends < COLD / 4, "{appends} commits");
 }
 
 #[tokio::test]

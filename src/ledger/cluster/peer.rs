@@ -1,6 +1,6 @@
 //! Another node: commands go to it in batches, as in group commit. While some are under way, the next gather.
 //!
-//! Only silence is taken over: its shards' epochs are raised first, so that a copy of a command that is still on its way
+//! Only silence is taken over, and single commands that the owner says are late: their shards' epochs are raised first, so that a copy of a command that is still on its way
 //! can never be written after its sender has decided it by itself.
 
 use std::collections::BTreeMap;
@@ -148,10 +148,15 @@ impl Route {
         match self.ask(&parcels).await {
             Ok(answers) => {
                 self.trust.regain();
-                metrics::counter!("tollgate_forwarded_total").increment(answers.len() as u64);
-                for (parcel, answer) in parcels.into_iter().zip(answers) {
+                let (late, answered): (Vec<_>, Vec<_>) =
+                    parcels.into_iter().zip(answers).partition(|(_, answer)| matches!(answer, Answer::Late));
+                metrics::counter!("tollgate_forwarded_total").increment(answered.len() as u64);
+                metrics::counter!("tollgate_forwards_lost_total").increment(late.len() as u64);
+                for (parcel, answer) in answered {
                     parcel.answer(Reply::Answered(answer));
                 }
+                // As those of a silent node: it may be deciding them in this moment.
+                self.take_over(Lost::Silent, late.into_iter().map(|(parcel, _)| parcel).collect()).await;
             }
             Err(lost) => {
                 self.trust.lose();

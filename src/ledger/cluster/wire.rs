@@ -1,6 +1,8 @@
 //! What nodes say to each other. They may be of neighbouring versions: what one does not know, it does not answer, and
 //! the sender decides by itself.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::domain::account::command::OrgCommand;
@@ -8,6 +10,10 @@ use crate::domain::account::refusal::Refusal;
 use crate::domain::event::CommandRef;
 use crate::domain::ids::OrgId;
 use crate::ledger::{By, LedgerError, Outcome};
+
+/// For so long an owner waits for the slowest command of a request, such as one whose account is read from a database that is
+/// slow: long before its sender would take it for silent.
+pub const LATE_AFTER: Duration = Duration::from_secs(1);
 
 /// A command, as it was asked for at another node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,6 +36,8 @@ pub enum Answer {
     Unknown(String),
     /// It was not decided, and will not be.
     Dropped,
+    /// It is not decided yet, and may be. A sender of an older version can't read it, and takes the owner for silent.
+    Late,
 }
 
 impl From<Result<Outcome, LedgerError>> for Answer {
@@ -53,7 +61,7 @@ impl Answer {
             Answer::Busy => Some(Err(LedgerError::Busy)),
             Answer::Unavailable(why) => Some(Err(LedgerError::Unavailable(why))),
             Answer::Unknown(why) => Some(Err(LedgerError::Unknown(why))),
-            Answer::Dropped => None,
+            Answer::Dropped | Answer::Late => None,
         }
     }
 }

@@ -83,7 +83,7 @@ async fn i1_and_i4_hold_where_projections_went_back_behind_a_nodes_back() {
     ledger.projector().catch_up_all().await.expect("projects");
 
     // As a server that lost its last commits.
-    node.views.forget(0).await.expect("forgets");
+    node.forget_folded().await;
 
     let again = ledger.submit(hold()).await.expect("replays");
     let more = ledger.submit(command(reserve(2, 1))).await;

@@ -114,6 +114,17 @@ impl SqliteViews {
         files::write_back(&mut *self.writer().await?).await
     }
 
+    /// As [`crate::store::SqliteStore::cap_pages`], until something did not fit.
+    ///
+    /// # Errors
+    /// Where the file can't be reached.
+    pub async fn cap_pages(&self, pages: u32) -> Result<(), StoreError> {
+        let mut writer = self.writer().await?;
+        let pragma = AssertSqlSafe(format!("pragma max_page_count = {pages}"));
+        sqlx::query(pragma).execute(&mut *writer).await.map_err(store_error)?;
+        Ok(())
+    }
+
     /// The writer, inside no transaction. SQLite ends one by itself after some errors, a full disk among them; sqlx
     /// believes it still open then, and what follows would never be committed: only a new connection is sound.
     async fn writer(&self) -> Result<MutexGuard<'_, SqliteConnection>, StoreError> {

@@ -63,6 +63,8 @@ struct Run {
     repeats: AtomicUsize,
     lost: AtomicUsize,
     put_off: AtomicUsize,
+    /// Settles of exactly what was held.
+    settled_in_full: AtomicUsize,
     trouble: Option<Arc<Trouble>>,
 }
 
@@ -116,6 +118,7 @@ async fn run(run: Run, operations: usize) {
     assert!(lost > 0 && repeats > 0, "{lost} {repeats}");
     let ticks = operations.div_ceil(OPERATIONS_PER_TICK) as u64;
     assert!(strikes.is_none_or(|strikes| strikes == ticks && put_off > 0), "{strikes:?} {put_off}");
+    assert!(run.settled_in_full.into_inner() > 0, "none settled exactly what was held");
     for node in run.nodes {
         node.finish().await;
     }
@@ -127,7 +130,7 @@ fn from_environment(name: &str) -> Option<u64> {
 
 async fn client(run: Arc<Run>, mut chance: Chance, operations: usize) {
     // Its own holds, by org.
-    let mut holds: Vec<(usize, String)> = Vec::new();
+    let mut holds: Vec<(usize, String, Credits)> = Vec::new();
     loop {
         let number = run.started.fetch_add(1, Ordering::Relaxed);
         if number >= operations {
@@ -140,8 +143,15 @@ async fn client(run: Arc<Run>, mut chance: Chance, operations: usize) {
         let org = chance.below(4).saturating_sub(1) as usize;
         let (org, asked) = ask(&mut chance, org, &holds);
         let done = run.operate(&mut chance, org, asked.clone()).await;
-        if let (Asked::Reserve { .. }, 201) = (&asked, done.status) {
-            holds.push((org, done.body["id"].as_str().unwrap().to_owned()));
+        match asked {
+            Asked::Reserve { credits, .. } if done.status == 201 => {
+                holds.push((org, done.body["id"].as_str().unwrap().to_owned(), credits));
+            }
+            Asked::Settle { hold, cost } if done.status == 200 => {
+                let is_all = holds.iter().any(|(_, id, held)| *id == hold && *held == cost);
+                run.settled_in_full.fetch_add(usize::from(is_all), Ordering::Relaxed);
+            }
+            _ => {}
         }
         if chance.below(6) == 0 {
             run.repeat(&mut chance, &done).await;
@@ -151,7 +161,7 @@ async fn client(run: Arc<Run>, mut chance: Chance, operations: usize) {
 }
 
 /// Anything that a gateway may ask, wrong moments included.
-fn ask(chance: &mut Chance, org: usize, holds: &[(usize, String)]) -> (usize, Asked) {
+fn ask(chance: &mut Chance, org: usize, holds: &[(usize, String, Credits)]) -> (usize, Asked) {
     let credits =
         |most: u64, chance: &mut Chance| Credits::from_nanos(1 + chance.below(most * 1_000_000_000) as i64);
     // The last few: most are open, some have ended.
@@ -160,10 +170,13 @@ fn ask(chance: &mut Chance, org: usize, holds: &[(usize, String)]) -> (usize, As
     match (chance.below(20), one) {
         (0, _) => (org, Asked::Grant { credits: credits(4, chance) }),
         (1 | 2, _) => (org, Asked::Balance),
-        (3..=7, Some((org, hold))) => (org, Asked::Settle { hold, cost: credits(3, chance) }),
-        (8, Some((org, hold))) => (org, Asked::Settle { hold, cost: Credits::ZERO }),
-        (9 | 10, Some((org, hold))) => (org, Asked::Release { hold }),
-        (11, Some((org, hold))) => (org, Asked::Extend { hold, ttl_seconds: 1 + chance.below(40) as i64 }),
+        (3..=7, Some((org, hold, held))) => {
+            let cost = if chance.below(4) == 0 { held } else { credits(3, chance) };
+            (org, Asked::Settle { hold, cost })
+        }
+        (8, Some((org, hold, _))) => (org, Asked::Settle { hold, cost: Credits::ZERO }),
+        (9 | 10, Some((org, hold, _))) => (org, Asked::Release { hold }),
+        (11, Some((org, hold, _))) => (org, Asked::Extend { hold, ttl_seconds: 1 + chance.below(40) as i64 }),
         _ => (org, Asked::Reserve { credits: credits(3, chance), ttl_seconds: 1 + chance.below(40) as i64 }),
     }
 }
@@ -185,6 +198,7 @@ impl Run {
             repeats: AtomicUsize::new(0),
             lost: AtomicUsize::new(0),
             put_off: AtomicUsize::new(0),
+            settled_in_full: AtomicUsize::new(0),
             trouble,
         }
     }
