@@ -1,7 +1,6 @@
 -- A filter is saved in layers, of which only the last one changes: one row would outgrow what a row may be.
-drop table key_filters;
-
-create table key_filters (
+-- The table of before, `key_filters`, stays for nodes of the version before that still run.
+create table key_filter_series (
     shard integer not null,
     -- Whose layers these are: two nodes part the same keys differently.
     series uuid not null,
@@ -9,7 +8,7 @@ create table key_filters (
     hash bytea not null,
     first_layer bigint not null,
     end_layer bigint not null,
-    constraint key_filters_one_per_shard primary key (shard)
+    constraint key_filter_series_one_per_shard primary key (shard)
 );
 
 create table key_filter_layers (
@@ -24,7 +23,7 @@ alter table key_filter_layers alter column bits set storage external;
 
 do $$
 begin
-    grant select, insert, update, delete on key_filters, key_filter_layers to tollgate_app;
+    grant select, insert, update, delete on key_filter_series, key_filter_layers to tollgate_app;
 exception
     when insufficient_privilege or undefined_object then
         raise warning 'this role may not grant: tollgate_app can not save filters of keys';

@@ -184,16 +184,24 @@ impl Purpose {
         labels.iter().try_for_each(|(name, value)| {
             text("a label's name", name).and_then(|()| text("a label's value", value))
         })?;
-        // Where names are listed, as in the groups of a report, a comma stands between them.
-        if labels.keys().any(|name| name.contains(',')) {
-            return Err("a label's name has no comma".to_owned());
-        }
         let bytes: usize = labels.iter().map(|(name, value)| name.len() + value.len()).sum();
         if labels.len() > Purpose::LABELS_MAX || bytes > Purpose::LABELS_BYTES_MAX {
             let (count, max) = (Purpose::LABELS_MAX, Purpose::LABELS_BYTES_MAX);
             return Err(format!("there are at most {count} labels, of {max} bytes together"));
         }
         Ok(())
+    }
+
+    /// The same of what a caller says now: older events may say more.
+    ///
+    /// # Errors
+    /// What can't, in words.
+    pub fn check_asked(end_user: Option<&str>, labels: &BTreeMap<String, String>) -> Result<(), String> {
+        // Where names are listed, as in the groups of a report, a comma stands between them.
+        if labels.keys().any(|name| name.contains(',')) {
+            return Err("a label's name has no comma".to_owned());
+        }
+        Purpose::check(end_user, labels)
     }
 
     /// A hold's purpose as its settle knows it: the route, arm, model and decision as they turned out, and labels added. For

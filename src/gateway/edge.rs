@@ -185,7 +185,7 @@ pub async fn admit(
         labels: labels(headers, prompt.as_ref())?,
         ..Purpose::default()
     };
-    Purpose::check(purpose.end_user.as_deref(), &purpose.labels)
+    Purpose::check_asked(purpose.end_user.as_deref(), &purpose.labels)
         .map_err(|why| Failure::new(400, "invalid_purpose", why))?;
     let idempotency = idempotency(headers, bytes)?.map(|command| command.of_project(caller.project));
     let ends_at = ends_at(headers, state.ledger.clock().now())?;

@@ -84,10 +84,12 @@ pub async fn create(
     let profile = Profile { name: body.name.clone(), email: body.billing_email.clone() };
     // Whoever finds the slug taken must find by whom: it stands before the slug is.
     api.profiles.put(&api.ledger, org, &org.to_string(), &profile).await?;
-    let claimed = claim(&api.ledger, name, org, open, actor.key, idempotency).await;
+    let claimed = claim(&api.ledger, name.clone(), org, open, actor.key, idempotency).await;
     let is_needless = match &claimed {
         Ok(claimed) => claimed.claim.org != org,
-        Err(error) => matches!(error, LedgerError::Refused(_)),
+        // What was claimed is opened all the same, by a worker.
+        Err(LedgerError::Unknown(_)) => false,
+        Err(_) => api.ledger.system().claim(&name).is_none_or(|claim| claim.org != org),
     };
     if is_needless {
         api.profiles.remove(&api.ledger, org, &org.to_string()).await?;

@@ -261,7 +261,7 @@ pub async fn reserve(
             Usage::COUNT_MAX
         )));
     }
-    Purpose::check(body.end_user.as_deref(), &body.labels).map_err(Problem::malformed)?;
+    Purpose::check_asked(body.end_user.as_deref(), &body.labels).map_err(Problem::malformed)?;
     let (mut system, now) = (api.ledger.system(), api.ledger.clock().now());
     let planned = body.quote.map(|quote| Planned {
         model: quote.model,

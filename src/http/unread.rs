@@ -2,6 +2,7 @@
 //! is refused by its head while its body is under way would lose that request.
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,17 +25,23 @@ pub async fn read_on(request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
     }
+    // Reading would tell it to send what nobody wants.
+    let waits_to_be_told = request.headers().contains_key(header::EXPECT);
+    let was_read = Arc::new(AtomicBool::new(false));
+    let reads = was_read.clone();
     let (parts, body) = request.into_parts();
     let whole = Arc::new(Mutex::new(body.into_data_stream()));
     let lent = whole.clone();
     let body = stream::poll_fn(move |context| {
+        reads.store(true, Ordering::Relaxed);
         lent.lock().unwrap_or_else(PoisonError::into_inner).poll_next_unpin(context)
     });
     let rest = stream::poll_fn(move |context| {
         whole.lock().unwrap_or_else(PoisonError::into_inner).poll_next_unpin(context)
     });
     let mut response = next.run(Request::from_parts(parts, Body::from_stream(body))).await;
-    if !timeout(WAIT_MAX, ends(rest)).await.unwrap_or(false) {
+    let is_unasked = waits_to_be_told && !was_read.load(Ordering::Relaxed);
+    if is_unasked || !timeout(WAIT_MAX, ends(rest)).await.unwrap_or(false) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

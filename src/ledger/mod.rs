@@ -473,8 +473,8 @@ impl Ledger {
     /// # Errors
     /// Where the files can't be written; nothing is lost then.
     pub async fn close(&self) -> Result<(), StoreError> {
-        self.shared.log.close().await?;
-        self.shared.projector.store().close().await
+        let log = self.shared.log.close().await;
+        log.and(self.shared.projector.store().close().await)
     }
 
     /// What keeps the projections.

@@ -163,7 +163,15 @@ async fn saved_layers(fetcher: &Fetcher, end: i64) -> Result<Option<(i64, Vec<La
         }
         let mut layers = Vec::new();
         for number in numbers {
-            let Some(bytes) = store.key_filter_layer(shard, series, number).await? else { continue 'loads };
+            let bytes = match store.key_filter_layer(shard, series, number).await {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => continue 'loads,
+                // It only spares what the look-ups have: a start needs it not.
+                Err(error) => {
+                    tracing::warn!(%error, shard, "the filter of keys can't be read; it is made again");
+                    return Ok(None);
+                }
+            };
             let Some(layer) = Layer::from_bytes(&bytes) else { return Ok(None) };
             layers.push(layer);
         }
@@ -212,12 +220,15 @@ async fn save_all(shard: i32, store: Arc<dyn Projections>, mut waiting: mpsc::Un
 /// A series that was saved, and the last of its layers: those before it stand as they are.
 type SavedSeries = (Uuid, i64);
 
+/// Layers by number, as they are stored.
+type Layers = Vec<(i64, Vec<u8>)>;
+
 /// What is saved, as it is stored.
 #[derive(Default)]
 struct Written {
     snapshots: Vec<Snapshot>,
     /// With those of its layers that are not saved yet.
-    filter: Option<(SavedFilter, Vec<(i64, Vec<u8>)>)>,
+    filter: Option<(SavedFilter, Layers)>,
     _rooms: Vec<OwnedSemaphorePermit>,
 }
 
@@ -250,7 +261,7 @@ pub(super) fn unsaved(
     position: i64,
     hash: Hash,
     before: Option<SavedSeries>,
-) -> (SavedFilter, Vec<(i64, Vec<u8>)>) {
+) -> (SavedFilter, Layers) {
     let from = before.filter(|(series, _)| *series == filter.series).map_or(i64::MIN, |(_, last)| last);
     let numbers: Vec<i64> = filter.numbered().map(|(number, _)| number).collect();
     let layers = numbers.first().map_or(0, |first| *first)..numbers.last().map_or(0, |last| last + 1);

@@ -8,8 +8,8 @@ use crate::domain::chain::Hash;
 /// The hash of a checkpoint before the first event.
 pub(super) const NOTHING_FOLDED: Hash = [0; 32];
 
-/// Rows of an index that are read at a time, of some three kilobytes each.
-pub(super) const RUNS_TOGETHER: i64 = 4_096;
+/// Rows of an index that are read at a time, of up to 48 kilobytes each.
+pub(super) const RUNS_TOGETHER: i64 = 256;
 
 /// Whether a database's tables are those of a later version.
 pub(super) fn is_newer(error: &MigrateError) -> bool {
@@ -319,17 +319,19 @@ macro_rules! projections {
                     finished(
                         sqlx::query(
                             "insert into projections (shard, view, generation, position, hash, live) \
-                             values ($1, $2, $3, 0, $4, true)",
+                             select $1, $2, 1 + case when max(generation) > $3 then max(generation) else $3 end, 0, $4, \
+                                 true from projections where shard = $1 and view = $2",
                         )
                         .bind(shard)
                         .bind(view.name())
-                        .bind(last.unwrap_or(0) + 1)
+                        // A rebuild may have begun meanwhile.
+                        .bind(last.unwrap_or(0))
                         .bind(&alike::NOTHING_FOLDED[..])
                         .execute(&mut *transaction),
                     )
                     .await?;
                 }
-                for table in ["snapshots", "key_filter_layers", "key_filters"] {
+                for table in ["snapshots", "key_filter_series", "key_filter_layers"] {
                     let sql = format!("delete from {table} where shard = $1");
                     finished(sqlx::query(AssertSqlSafe(sql)).bind(shard).execute(&mut *transaction)).await?;
                 }
@@ -589,12 +591,12 @@ macro_rules! projections {
                 let mut writer = self.writer().await?;
                 let mut transaction = answered(writer.begin()).await?;
                 let put = sqlx::query(
-                    "insert into key_filters (shard, series, position, hash, first_layer, end_layer) \
+                    "insert into key_filter_series (shard, series, position, hash, first_layer, end_layer) \
                      select $1, $2, $3, $4, $5, $6 \
-                     where $7 or exists (select 1 from key_filters where shard = $1 and series = $2) \
+                     where $7 or exists (select 1 from key_filter_series where shard = $1 and series = $2) \
                      on conflict (shard) do update set series = excluded.series, position = excluded.position, \
                      hash = excluded.hash, first_layer = excluded.first_layer, end_layer = excluded.end_layer \
-                     where $7 or key_filters.series = excluded.series",
+                     where $7 or key_filter_series.series = excluded.series",
                 )
                 .bind(shard)
                 .bind(filter.series)
@@ -625,7 +627,7 @@ macro_rules! projections {
             async fn key_filter(&self, shard: i32) -> Result<Option<SavedFilter>, StoreError> {
                 let row = answered(
                     sqlx::query(
-                        "select series, position, hash, first_layer, end_layer from key_filters where shard = $1",
+                        "select series, position, hash, first_layer, end_layer from key_filter_series where shard = $1",
                     )
                     .bind(shard)
                     .fetch_optional(&self.readers),

@@ -45,12 +45,16 @@ fn tell(done: Result<(), LedgerError>) {
 /// Where the projections can't be read.
 pub async fn expire_cold(ledger: &Ledger) -> Result<(), LedgerError> {
     let (projector, now) = (ledger.projector(), ledger.clock().now());
-    let mut due = Vec::new();
+    let (mut due, mut unread) = (Vec::new(), Ok(()));
     for shard in projector.shards().filter(|shard| ledger.owns(*shard)) {
-        due.extend(projector.store().orgs_due(shard, now, now.plus_seconds(-USED_SECONDS)).await?);
+        match projector.store().orgs_due(shard, now, now.plus_seconds(-USED_SECONDS)).await {
+            Ok(orgs) => due.extend(orgs),
+            // Those of the other shards are written all the same.
+            Err(error) => unread = Err(error.into()),
+        }
     }
     stream::iter(due).for_each_concurrent(AT_ONCE, |org| expire(ledger, org)).await;
-    Ok(())
+    unread
 }
 
 async fn expire(ledger: &Ledger, org: OrgId) {

@@ -1,7 +1,7 @@
 -- A filter is saved in layers, of which only the last one changes: one row would outgrow what a row may be.
 drop table key_filters;
 
-create table key_filters (
+create table key_filter_series (
     shard integer not null,
     -- Whose layers these are: each start parts keys anew.
     series blob not null,
@@ -9,7 +9,7 @@ create table key_filters (
     hash blob not null,
     first_layer integer not null,
     end_layer integer not null,
-    constraint key_filters_one_per_shard primary key (shard)
+    constraint key_filter_series_one_per_shard primary key (shard)
 ) strict, without rowid;
 
 create table key_filter_layers (

@@ -265,6 +265,9 @@ mod tests {
         assert_eq!(of(&"é".repeat(2_000), labels(3)).end_user, "é".repeat(127));
         assert_eq!(of("ann", labels(3)).label("team"), "vvv");
         assert_eq!(of("ann", labels(256)).labels, "");
+        let no_longer_asked = BTreeMap::from([("a,b".to_owned(), "c".to_owned())]);
+        assert!(Purpose::check_asked(None, &no_longer_asked).is_err());
+        assert_eq!(of("ann", no_longer_asked).label("a,b"), "c", "older events say it");
     }
 
     /// What was charged by each value of one dimension.

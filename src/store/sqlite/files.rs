@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use sqlx::SqliteConnection;
@@ -31,17 +31,26 @@ pub(super) fn length(path: &Path) -> u64 {
 }
 
 /// Whether the file begins like a database and holds its first page.
-pub(super) fn has_a_page(path: &Path) -> bool {
+///
+/// # Errors
+/// `Unavailable` where that can't be read.
+pub(super) fn has_a_page(path: &Path) -> Result<bool, StoreError> {
     let mut begin = [0; PAGE_SIZE_AT + 2];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut begin));
-    if read.is_err() || !begin.starts_with(MAGIC) {
-        return false;
+    match File::open(path).and_then(|mut file| file.read_exact(&mut begin)) {
+        Ok(()) => {}
+        Err(error) if [ErrorKind::UnexpectedEof, ErrorKind::NotFound].contains(&error.kind()) => {
+            return Ok(false);
+        }
+        Err(error) => return Err(unavailable(path, &error)),
+    }
+    if !begin.starts_with(MAGIC) {
+        return Ok(false);
     }
     let size = match [begin[PAGE_SIZE_AT], begin[PAGE_SIZE_AT + 1]] {
         [0, 1] => PAGE_SIZE_MAX,
         size => u16::from_be_bytes(size).into(),
     };
-    length(path) >= size
+    Ok(length(path) >= size)
 }
 
 /// As it stands. Without a write-ahead log nothing may be made beside the file, not even an empty one.

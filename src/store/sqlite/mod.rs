@@ -119,7 +119,7 @@ impl SqliteStore {
             return Err(StoreError::Absent(path.display().to_string()));
         }
         // SQLite takes what is shorter than a page for a new database, and drops the write-ahead log beside it.
-        if !files::has_a_page(path) {
+        if !files::has_a_page(path)? {
             return Err(no_ledger());
         }
         let mut reader = SqliteConnection::connect_with(&files::to_read(path)).await.map_err(store_error)?;
@@ -488,7 +488,7 @@ fn locked(file: File, taken: Result<(), TryLockError>, path: &Path) -> Result<Fi
 /// Refuses to begin a log where there was one: in a file that is cut short, or where that is gone or empty and what
 /// stands beside it was written for it.
 async fn not_gone(path: &Path) -> Result<(), StoreError> {
-    if files::has_a_page(path) {
+    if files::has_a_page(path)? {
         return Ok(());
     }
     if files::length(path) > 0 {

@@ -208,7 +208,7 @@ async fn change_lots(
 /// Whether projections stand beside a log that have folded any of it. Those that can't be read say nothing.
 pub(super) async fn have_folded(log: &Path) -> bool {
     let path = views_path(log);
-    if !files::has_a_page(&path) {
+    if !files::has_a_page(&path).unwrap_or(false) {
         return false;
     }
     let asked = async {
