@@ -1,24 +1,24 @@
 //! The configuration: one TOML file, every value overridable by `TOLLGATE_…`. Everything has a default but upstreams.
 
+mod provider;
+mod routes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use axum::http::{HeaderName, HeaderValue};
+use figment::Figment;
 use figment::error::{Actual, Kind};
 use figment::providers::{Env, Format, Serialized, Toml};
-use figment::value::Value;
-use figment::{Figment, Source};
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer, Serialize};
-use toml_edit::{ImDocument, Item};
+use serde::{Deserialize, Serialize};
 
-use crate::domain::pricing::rate_card::Uplift;
+pub use crate::config::provider::{ProviderConfig, ProviderKind};
+pub use crate::config::routes::Told;
+use crate::config::routes::{Lines, read_apart, read_routes, told};
 use crate::domain::prompts::{Template, Templates};
 use crate::domain::routing::complexity::Model;
-use crate::domain::routing::{Mistake, Route, Routes, Step, To};
+use crate::domain::routing::{Mistake, Route, Routes, To};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -61,55 +61,6 @@ pub enum RateLimits {
     Shared,
 }
 
-/// One upstream.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ProviderConfig {
-    pub name: String,
-    pub kind: ProviderKind,
-    /// Without the version: `/v1`, or Gemini's `/v1beta`.
-    pub base_url: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub api_key: Option<String>,
-    /// The name of the environment variable that holds the key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub api_key_env: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub api_key_file: Option<PathBuf>,
-    /// The header in which the key goes as it is, such as Azure's `api-key`; absent: as the family sends it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub api_key_header: Option<String>,
-    /// Fields that this server refuses and others read: they are left out of what is sent to it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub lacks: Vec<String>,
-    /// Whose rate cards price this upstream, where its own name has none: a second account at the same provider.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prices_of: Option<String>,
-    /// Where this upstream serves, by which the cards of its models may raise their rates.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub uplifts: BTreeSet<Uplift>,
-    #[serde(default = "connect_timeout_seconds")]
-    pub connect_timeout_seconds: u64,
-    /// Until the answer's first byte; a long reasoning call is silent for minutes.
-    #[serde(default = "first_byte_timeout_seconds")]
-    pub first_byte_timeout_seconds: u64,
-    /// Between two parts of an answer that has begun.
-    #[serde(default = "idle_timeout_seconds")]
-    pub idle_timeout_seconds: u64,
-}
-
-/// What an upstream speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ProviderKind {
-    /// OpenAI's chat completions, and the many servers that speak them.
-    Openai,
-    /// OpenAI's responses.
-    OpenaiResponses,
-    Anthropic,
-    Gemini,
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("the configuration can't be read: {}", Unquoted(.0))]
@@ -128,29 +79,6 @@ pub enum ConfigError {
     Prompts(String),
     #[error("{}", Lines(.0))]
     Routes(Vec<Told>),
-}
-
-/// A mistake in the routes, as the operator reads it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
-    /// The file and the line in it, where it came from a file.
-    pub place: Option<(PathBuf, usize)>,
-    pub mistake: Mistake,
-}
-
-struct Lines<'a>(&'a [Told]);
-
-impl fmt::Display for Lines<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "the routes have {} mistake(s):", self.0.len())?;
-        for Told { place, mistake } in self.0 {
-            match place {
-                Some((file, line)) => write!(out, "\n  {}:{line}: {}", file.display(), mistake.why)?,
-                None => write!(out, "\n  {}: {}", mistake.path.join("."), mistake.why)?,
-            }
-        }
-        Ok(())
-    }
 }
 
 /// What is wrong, without the value: it may be a key.
@@ -178,9 +106,6 @@ impl ConfigError {
     }
 }
 
-/// What a request is, and what bounds its cost.
-const NEEDED: [&str; 7] = ["model", "messages", "input", "stream", "max_tokens", "max_output_tokens", "n"];
-
 /// The environment's operator key is taken as it stands: read as a value, some keys would be numbers, or lose a quote.
 const OPERATOR_KEY: &str = "TOLLGATE_OPERATOR_KEY";
 
@@ -200,18 +125,6 @@ const ENVIRONMENT: [&str; 11] = [
 ];
 
 const OPERATOR_KEY_CHARACTERS_MIN: usize = 32;
-
-fn connect_timeout_seconds() -> u64 {
-    5
-}
-
-fn first_byte_timeout_seconds() -> u64 {
-    300
-}
-
-fn idle_timeout_seconds() -> u64 {
-    120
-}
 
 impl Default for Config {
     fn default() -> Config {
@@ -320,18 +233,9 @@ impl Config {
             return Err(ConfigError::InternalAddress);
         }
         for (place, provider) in self.providers.iter().enumerate() {
-            if provider.name.is_empty() || provider.name.contains('/') {
-                return Err(provider.error("a provider's name is not empty and has no slash"));
-            }
+            provider.check()?;
             if self.providers[..place].iter().any(|earlier| earlier.name == provider.name) {
                 return Err(provider.error("two providers have this name"));
-            }
-            if provider.api_key_header.as_ref().is_some_and(|name| HeaderName::try_from(name).is_err()) {
-                return Err(provider.error("api_key_header is no header's name"));
-            }
-            provider.check()?;
-            if let Some(field) = provider.lacks.iter().find(|field| NEEDED.contains(&field.as_str())) {
-                return Err(provider.error(&format!("no request can do without {field}: it can't be lacked")));
             }
         }
         Ok(())
@@ -344,195 +248,6 @@ fn is_host_and_port(address: &str) -> bool {
     let is_bare = !host.is_empty() && !host.contains(['/', '@', '?', '#']);
     let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
     is_bare && is_port && reqwest::Url::parse(&format!("http://{address}")).is_ok()
-}
-
-fn read_apart<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::Error> {
-    IgnoredAny::deserialize(deserializer).map(|_| Vec::new())
-}
-
-/// The routes, each field and each target read by itself: one that is not understood hides no mistake in another.
-fn read_routes(figment: &Figment) -> (Vec<Route>, Vec<Mistake>) {
-    let mut mistakes = Vec::new();
-    let routes = match figment.find_value("routes") {
-        Ok(Value::Array(_, written)) => {
-            let route = |(place, written)| {
-                read_route(vec!["routes".into(), format!("{place}")], written, &mut mistakes)
-            };
-            (0..).zip(&written).map(route).collect()
-        }
-        Ok(_) => {
-            let why = "routes are written as [[routes]]".to_owned();
-            mistakes.push(Mistake { path: vec!["routes".into()], why });
-            Vec::new()
-        }
-        Err(_) => Vec::new(),
-    };
-    (routes, mistakes)
-}
-
-fn read_route(path: Vec<String>, written: &Value, mistakes: &mut Vec<Mistake>) -> Route {
-    let Value::Dict(tag, fields) = written else {
-        mistakes.push(Mistake { path, why: "a route is a table".into() });
-        return Route::default();
-    };
-    let mut understood = fields.clone();
-    understood.retain(|field, value| {
-        let mut told = |more: &[String], error: figment::Error| {
-            mistakes.push(Mistake { path: [&path, more].concat(), why: error.kind.to_string() });
-        };
-        if let (Value::Array(_, steps), "chain") = (&mut *value, field.as_str()) {
-            for (place, step) in steps.iter_mut().enumerate() {
-                if let Err(error) = step.deserialize::<Step>() {
-                    told(&[field.clone(), place.to_string()], error);
-                    // Its place stays, so that the others keep theirs.
-                    *step = Value::from("");
-                }
-            }
-        }
-        let alone = Value::Dict(*tag, [(field.clone(), value.clone())].into());
-        alone.deserialize::<Route>().map_err(|error| told(std::slice::from_ref(field), error)).is_ok()
-    });
-    Value::Dict(*tag, understood).deserialize().unwrap_or_default()
-}
-
-/// The mistakes with the lines of the file where they stand, in their order, each place told once.
-fn told(figment: &Figment, mistakes: Vec<Mistake>) -> Vec<Told> {
-    let text_of = |key: &str| {
-        let source = figment.find_metadata(key)?.source.clone()?;
-        let Source::File(file) = source else { return None };
-        Some((std::fs::read_to_string(&file).ok()?, file))
-    };
-    let place = |mistake: &Mistake| {
-        let (text, file) = text_of(mistake.path.first()?)?;
-        Some((file, line(&text, &mistake.path)?))
-    };
-    let mut told: Vec<Told> =
-        mistakes.into_iter().map(|mistake| Told { place: place(&mistake), mistake }).collect();
-    told.sort_by_key(|told| told.place.as_ref().map(|(_, line)| *line));
-    told
-}
-
-/// The line on which what the path leads to begins, as far as the path can be followed.
-fn line(text: &str, path: &[String]) -> Option<usize> {
-    let document = ImDocument::parse(text).ok()?;
-    let mut item = document.as_item();
-    let mut at = None;
-    for part in path {
-        let next = match part.parse::<usize>() {
-            Ok(place) => item.get(place),
-            Err(_) => item.get(part.as_str()),
-        };
-        let Some(next) = next else { break };
-        item = next;
-        at = span_of(item).or(at);
-    }
-    Some(text[..at?].lines().count().max(1))
-}
-
-fn span_of(item: &Item) -> Option<usize> {
-    item.span().map(|span| span.start + 1)
-}
-
-impl ProviderConfig {
-    /// The key to send: given, or from the environment, or from a file; empty where none is named.
-    ///
-    /// # Errors
-    /// A variable or file that is named and can't be read; a key that no header can carry.
-    pub fn key(&self) -> Result<String, ConfigError> {
-        let key = self.given_key()?;
-        match HeaderValue::try_from(&key) {
-            Ok(_) => Ok(key),
-            Err(_) => Err(self.error("its key holds what no header can carry, such as a line's end")),
-        }
-    }
-
-    fn given_key(&self) -> Result<String, ConfigError> {
-        if let Some(key) = &self.api_key {
-            return Ok(key.clone());
-        }
-        if let Some(name) = &self.api_key_env {
-            return std::env::var(name)
-                .map_err(|_| self.error(&format!("the environment variable {name} is not set")));
-        }
-        if let Some(file) = &self.api_key_file {
-            return std::fs::read_to_string(file)
-                .map(|key| key.trim().to_owned())
-                .map_err(|error| self.error(&format!("its key file can't be read: {error}")));
-        }
-        Ok(String::new())
-    }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        self.check_base_url()?;
-        let keys = [self.api_key.is_some(), self.api_key_env.is_some(), self.api_key_file.is_some()];
-        if keys.into_iter().filter(|is_given| *is_given).count() > 1 {
-            return Err(self.error("its key comes from one of api_key, api_key_env and api_key_file"));
-        }
-        if self.uplifts.contains(&Uplift::Fast) {
-            let why = "its uplifts are region_us, region_eu or regional_endpoint; who wants fast asks for it";
-            return Err(self.error(why));
-        }
-        let seconds =
-            [self.connect_timeout_seconds, self.first_byte_timeout_seconds, self.idle_timeout_seconds];
-        match seconds.contains(&0) {
-            true => Err(self.error("a timeout is one second or more")),
-            false => Ok(()),
-        }
-    }
-
-    /// The family's path is put behind it, version included; a second version or a query would be in its way.
-    fn check_base_url(&self) -> Result<(), ConfigError> {
-        let url = reqwest::Url::parse(&self.base_url).ok();
-        let Some(mut url) = url.filter(|url| ["http", "https"].contains(&url.scheme())) else {
-            return Err(self.error("base_url is written as https://host or http://host:port"));
-        };
-        let path = url.path().trim_end_matches('/').to_owned();
-        let unversioned = ["/v1", "/v1beta"].iter().find_map(|version| path.strip_suffix(version));
-        if unversioned.is_none() && url.query().is_none() && url.fragment().is_none() {
-            return Ok(());
-        }
-        url.set_path(unversioned.unwrap_or(&path));
-        url.set_query(None);
-        url.set_fragment(None);
-        // What may stand in it is told to nobody.
-        let has_secret = !url.username().is_empty() || url.password().is_some();
-        let instead = if has_secret {
-            "the address alone".to_owned()
-        } else {
-            url.as_str().trim_end_matches('/').to_owned()
-        };
-        Err(self.error(&format!(
-            "base_url ends before the version, without a query or a fragment: write {instead}"
-        )))
-    }
-
-    /// Whose rate cards price its calls.
-    pub fn priced_as(&self) -> &str {
-        self.prices_of.as_deref().unwrap_or(&self.name)
-    }
-
-    /// By its address: a name may lead anywhere.
-    pub fn is_on_this_machine(&self) -> bool {
-        let url = reqwest::Url::parse(&self.base_url).ok();
-        let host = url.as_ref().and_then(|url| url.host_str()).unwrap_or_default();
-        host.trim_matches(['[', ']']).parse().is_ok_and(|address: IpAddr| address.is_loopback())
-    }
-
-    pub fn connect_timeout(&self) -> Duration {
-        Duration::from_secs(self.connect_timeout_seconds)
-    }
-
-    pub fn first_byte_timeout(&self) -> Duration {
-        Duration::from_secs(self.first_byte_timeout_seconds)
-    }
-
-    pub fn idle_timeout(&self) -> Duration {
-        Duration::from_secs(self.idle_timeout_seconds)
-    }
-
-    pub fn error(&self, why: &str) -> ConfigError {
-        ConfigError::Provider { provider: self.name.clone(), why: why.to_owned() }
-    }
 }
 
 #[cfg(test)]

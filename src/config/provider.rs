@@ -1,0 +1,187 @@
+//! One upstream: how it is reached, what it speaks, and its key.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use axum::http::{HeaderName, HeaderValue};
+use serde::{Deserialize, Serialize};
+
+use crate::config::ConfigError;
+use crate::domain::pricing::rate_card::Uplift;
+
+/// What a request is, and what bounds its cost.
+const NEEDED: [&str; 7] = ["model", "messages", "input", "stream", "max_tokens", "max_output_tokens", "n"];
+
+/// One upstream.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderConfig {
+    pub name: String,
+    pub kind: ProviderKind,
+    /// Without the version: `/v1`, or Gemini's `/v1beta`.
+    pub base_url: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<String>,
+    /// The name of the environment variable that holds the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key_env: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key_file: Option<PathBuf>,
+    /// The header in which the key goes as it is, such as Azure's `api-key`; absent: as the family sends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key_header: Option<String>,
+    /// Fields that this server refuses and others read: they are left out of what is sent to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<String>,
+    /// Whose rate cards price this upstream, where its own name has none: a second account at the same provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prices_of: Option<String>,
+    /// Where this upstream serves, by which the cards of its models may raise their rates.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub uplifts: BTreeSet<Uplift>,
+    #[serde(default = "connect_timeout_seconds")]
+    pub connect_timeout_seconds: u64,
+    /// Until the answer's first byte; a long reasoning call is silent for minutes.
+    #[serde(default = "first_byte_timeout_seconds")]
+    pub first_byte_timeout_seconds: u64,
+    /// Between two parts of an answer that has begun.
+    #[serde(default = "idle_timeout_seconds")]
+    pub idle_timeout_seconds: u64,
+}
+
+/// What an upstream speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProviderKind {
+    /// OpenAI's chat completions, and the many servers that speak them.
+    Openai,
+    /// OpenAI's responses.
+    OpenaiResponses,
+    Anthropic,
+    Gemini,
+}
+
+fn connect_timeout_seconds() -> u64 {
+    5
+}
+
+fn first_byte_timeout_seconds() -> u64 {
+    300
+}
+
+fn idle_timeout_seconds() -> u64 {
+    120
+}
+
+impl ProviderConfig {
+    /// The key to send: given, or from the environment, or from a file; empty where none is named.
+    ///
+    /// # Errors
+    /// A variable or file that is named and can't be read; a key that no header can carry.
+    pub fn key(&self) -> Result<String, ConfigError> {
+        let key = self.given_key()?;
+        match HeaderValue::try_from(&key) {
+            Ok(_) => Ok(key),
+            Err(_) => Err(self.error("its key holds what no header can carry, such as a line's end")),
+        }
+    }
+
+    fn given_key(&self) -> Result<String, ConfigError> {
+        if let Some(key) = &self.api_key {
+            return Ok(key.clone());
+        }
+        if let Some(name) = &self.api_key_env {
+            return std::env::var(name)
+                .map_err(|_| self.error(&format!("the environment variable {name} is not set")));
+        }
+        if let Some(file) = &self.api_key_file {
+            return std::fs::read_to_string(file)
+                .map(|key| key.trim().to_owned())
+                .map_err(|error| self.error(&format!("its key file can't be read: {error}")));
+        }
+        Ok(String::new())
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if self.name.is_empty() || self.name.contains('/') {
+            return Err(self.error("a provider's name is not empty and has no slash"));
+        }
+        self.check_base_url()?;
+        if self.api_key_header.as_ref().is_some_and(|name| HeaderName::try_from(name).is_err()) {
+            return Err(self.error("api_key_header is no header's name"));
+        }
+        if let Some(field) = self.lacks.iter().find(|field| NEEDED.contains(&field.as_str())) {
+            return Err(self.error(&format!("no request can do without {field}: it can't be lacked")));
+        }
+        let keys = [self.api_key.is_some(), self.api_key_env.is_some(), self.api_key_file.is_some()];
+        if keys.into_iter().filter(|is_given| *is_given).count() > 1 {
+            return Err(self.error("its key comes from one of api_key, api_key_env and api_key_file"));
+        }
+        if self.uplifts.contains(&Uplift::Fast) {
+            let why = "its uplifts are region_us, region_eu or regional_endpoint; who wants fast asks for it";
+            return Err(self.error(why));
+        }
+        let seconds =
+            [self.connect_timeout_seconds, self.first_byte_timeout_seconds, self.idle_timeout_seconds];
+        match seconds.contains(&0) {
+            true => Err(self.error("a timeout is one second or more")),
+            false => Ok(()),
+        }
+    }
+
+    /// The family's path is put behind it, version included; a second version or a query would be in its way.
+    fn check_base_url(&self) -> Result<(), ConfigError> {
+        let url = reqwest::Url::parse(&self.base_url).ok();
+        let Some(mut url) = url.filter(|url| ["http", "https"].contains(&url.scheme())) else {
+            return Err(self.error("base_url is written as https://host or http://host:port"));
+        };
+        let path = url.path().trim_end_matches('/').to_owned();
+        let unversioned = ["/v1", "/v1beta"].iter().find_map(|version| path.strip_suffix(version));
+        if unversioned.is_none() && url.query().is_none() && url.fragment().is_none() {
+            return Ok(());
+        }
+        url.set_path(unversioned.unwrap_or(&path));
+        url.set_query(None);
+        url.set_fragment(None);
+        // What may stand in it is told to nobody.
+        let has_secret = !url.username().is_empty() || url.password().is_some();
+        let instead = if has_secret {
+            "the address alone".to_owned()
+        } else {
+            url.as_str().trim_end_matches('/').to_owned()
+        };
+        Err(self.error(&format!(
+            "base_url ends before the version, without a query or a fragment: write {instead}"
+        )))
+    }
+
+    /// Whose rate cards price its calls.
+    pub fn priced_as(&self) -> &str {
+        self.prices_of.as_deref().unwrap_or(&self.name)
+    }
+
+    /// By its address: a name may lead anywhere.
+    pub fn is_on_this_machine(&self) -> bool {
+        let url = reqwest::Url::parse(&self.base_url).ok();
+        let host = url.as_ref().and_then(|url| url.host_str()).unwrap_or_default();
+        host.trim_matches(['[', ']']).parse().is_ok_and(|address: IpAddr| address.is_loopback())
+    }
+
+    pub fn connect_timeout(&self) -> Duration {
+        Duration::from_secs(self.connect_timeout_seconds)
+    }
+
+    pub fn first_byte_timeout(&self) -> Duration {
+        Duration::from_secs(self.first_byte_timeout_seconds)
+    }
+
+    pub fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout_seconds)
+    }
+
+    pub fn error(&self, why: &str) -> ConfigError {
+        ConfigError::Provider { provider: self.name.clone(), why: why.to_owned() }
+    }
+}

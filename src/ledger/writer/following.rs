@@ -1,0 +1,103 @@
+//! What others wrote is folded, or all of it again where memory may differ from the log.
+
+use std::sync::Arc;
+
+use crate::domain::time::Timestamp;
+use crate::ledger::LedgerError;
+use crate::ledger::access::Access;
+use crate::ledger::state::{Recent, ShardState, Slot};
+use crate::ledger::tail::Placed;
+use crate::ledger::writer::Writer;
+use crate::store::{EventRow, Head};
+
+/// What others wrote is folded event by event up to so many; beyond, the projections have most of it folded already.
+const FOLLOWED_EVENTS_MAX: i64 = 50_000;
+
+impl Writer {
+    /// Folds what others wrote.
+    pub(super) async fn follow(&mut self) -> Result<(), LedgerError> {
+        let head = self.fetcher.log.head(self.fetcher.shard).await?;
+        self.follow_to(head).await
+    }
+
+    pub(super) async fn follow_to(&mut self, head: Head) -> Result<(), LedgerError> {
+        let behind = head.next_position - self.head.next_position;
+        if head.epoch < self.head.epoch || !(0..=FOLLOWED_EVENTS_MAX).contains(&behind) {
+            return self.reopen().await;
+        }
+        let (mut hash, system_version) = (self.head.last_hash, self.state.system_chain.version);
+        let mut followed = Vec::new();
+        let (state, accesses, from) = (&mut self.state, &self.accesses, self.head.next_position);
+        let fold = |row: &EventRow| {
+            hash = crate::domain::chain::shard_hash(&hash, &row.hash);
+            let placed = Placed::read(row)?;
+            if Access::is_changed_by(&placed.recorded.payload.event) {
+                accesses.forget(placed.recorded.org);
+            }
+            state.absorb(&placed)?;
+            followed.push(placed);
+            Ok(())
+        };
+        self.fetcher.tail(from, head.next_position, fold).await?;
+        if hash != head.last_hash {
+            return self.reopen().await;
+        }
+        if !followed.is_empty() {
+            self.fetcher.projector.wrote(self.fetcher.shard, followed);
+        }
+        self.move_to(head);
+        if self.state.system_chain.version > system_version {
+            self.system.store(Arc::new(self.state.system.clone()));
+        }
+        Ok(())
+    }
+
+    pub(super) fn move_to(&mut self, head: Head) {
+        self.progress.reached(head.next_position);
+        self.head = head;
+    }
+
+    /// Drops the memory and takes the shard up again where its log ends.
+    pub(super) async fn reopen(&mut self) -> Result<(), LedgerError> {
+        self.trusted = false;
+        self.accesses.forget_all();
+        let shard = self.fetcher.shard;
+        let waiting = self.state.accounts.drain().flat_map(|(_, slot)| match slot {
+            Slot::Loading { waiting, .. } => waiting,
+            Slot::Known(_) => vec![],
+        });
+        let why = LedgerError::Unavailable("the log is read again; try again shortly".into());
+        for job in waiting {
+            self.set_aside -= 1;
+            job.refuse(&why);
+        }
+        self.fetcher.projector.look_again(shard).await?;
+        let end = self.fetcher.log.head(shard).await?.next_position - 1;
+        self.fetcher.projector.index_to(shard, end).await?;
+        let indexed = self.fetcher.projector.indexed(shard);
+        let head = self.fetcher.log.head(shard).await?;
+        let mut state = ShardState {
+            recent: Recent::starting_at(indexed + 1),
+            memory: self.state.memory,
+            ..ShardState::default()
+        };
+        if let Some(last) = self.fetcher.log.read(shard, indexed, 1).await?.first() {
+            state.last_recorded_at = Timestamp(last.recorded_at);
+        }
+        let now = self.clock.now().max(state.last_recorded_at);
+        state.filter = self.keeper.load_filter(&self.fetcher, indexed, now, self.clock.uuid()).await?;
+        if shard == 0 {
+            (state.system, state.system_chain, self.keeper.system_saved_version) =
+                self.fetcher.system(indexed + 1).await?;
+        }
+        let absorb = |row: &EventRow| state.absorb(&Placed::read(row)?);
+        self.fetcher.tail(indexed + 1, head.next_position, absorb).await?;
+        if shard == 0 {
+            self.system.store(Arc::new(state.system.clone()));
+        }
+        self.state = state;
+        self.move_to(head);
+        self.trusted = true;
+        Ok(())
+    }
+}

@@ -1,0 +1,107 @@
+//! What memory lacks is fetched beside the writer, while its jobs wait.
+
+use crate::domain::ids::{OrgId, ReservationId};
+use crate::ledger::fetch::Found;
+use crate::ledger::job::{Command, Job};
+use crate::ledger::state::{Known, Slot};
+use crate::ledger::tail::Placed;
+use crate::ledger::writer::Writer;
+use crate::ledger::{LedgerError, QUEUE_MAX};
+use crate::store::StoreError;
+
+/// What was fetched beside the writer.
+#[allow(clippy::large_enum_variant, reason = "short-lived, and few")]
+pub(in crate::ledger) enum Fetched {
+    Account { org: OrgId, reading: u64, known: Result<Known, StoreError> },
+    Command(Box<Command>, Result<Found, StoreError>),
+}
+
+impl Writer {
+    /// The org's slot; one that is not in memory begins to load. None where it would have to be waited for, and too many
+    /// wait already.
+    pub(super) fn slot(&mut self, org: OrgId) -> Option<&mut Slot> {
+        if self.is_full() && !matches!(self.state.accounts.get(&org), Some(Slot::Known(_))) {
+            return None;
+        }
+        let (fetcher, fetched, end) = (&self.fetcher, &self.fetched, self.head.next_position);
+        let readings = &mut self.readings;
+        let unindexed = &self.state.unindexed;
+        let slot = self.state.accounts.entry(org).or_insert_with(|| {
+            let last = unindexed.get(&org).copied();
+            *readings += 1;
+            let (fetcher, fetched, reading) = (fetcher.clone(), fetched.clone(), *readings);
+            tokio::spawn(async move {
+                let known = fetcher.account(org, end, last).await;
+                // A writer that has stopped needs nothing.
+                let _ = fetched.send(Fetched::Account { org, reading, known });
+            });
+            Slot::Loading { reading, waiting: vec![], arrived: vec![] }
+        });
+        Some(slot)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.set_aside >= QUEUE_MAX
+    }
+
+    /// Fetches what the command's key and reservation were, as of a position at least, then decides it.
+    pub(super) fn look_up(&mut self, command: Box<Command>, reservation: Option<ReservationId>, as_of: i64) {
+        if self.is_full() {
+            return Job::Command(command).refuse(&LedgerError::Busy);
+        }
+        self.set_aside += 1;
+        let (fetcher, fetched) = (self.fetcher.clone(), self.fetched.clone());
+        tokio::spawn(async move {
+            let found = fetcher.look_up(command.org, command.idempotency.as_ref(), reservation, as_of).await;
+            let _ = fetched.send(Fetched::Command(command, found));
+        });
+    }
+
+    pub(super) fn arrive(&mut self, fetched: Fetched, jobs: &mut Vec<Job>) {
+        match fetched {
+            Fetched::Command(mut command, found) => {
+                self.set_aside -= 1;
+                match found {
+                    Ok(found) => {
+                        command.found = Some(found);
+                        jobs.push(Job::Command(command));
+                    }
+                    Err(error) => Job::Command(command).refuse(&error.into()),
+                }
+            }
+            Fetched::Account { org, reading, known } => {
+                let is_wanted = |slot: &Slot| match slot {
+                    Slot::Loading { reading: wanted, .. } => *wanted == reading,
+                    Slot::Known(_) => false,
+                };
+                if !self.state.accounts.get(&org).is_some_and(is_wanted) {
+                    // The memory was dropped since: it is as of then, and what came after is not in it.
+                    return;
+                }
+                let Some(Slot::Loading { waiting, arrived, .. }) = self.state.accounts.remove(&org) else {
+                    return;
+                };
+                self.set_aside -= waiting.len();
+                match known.and_then(|known| caught_up(known, &arrived)) {
+                    Ok(mut known) => {
+                        known.seen_version = known.chain.version;
+                        self.keeper.offer_resting(&mut known);
+                        self.state.accounts.insert(org, Slot::Known(Box::new(known)));
+                        jobs.extend(waiting);
+                    }
+                    Err(error) => {
+                        self.state.drop_account(org, self.head.next_position - 1);
+                        let error = error.into();
+                        waiting.into_iter().for_each(|job| job.refuse(&error));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Folds what was written while the account was being read.
+fn caught_up(mut known: Known, arrived: &[Placed]) -> Result<Known, StoreError> {
+    arrived.iter().try_for_each(|placed| known.fold_new(placed))?;
+    Ok(known)
+}

@@ -1,0 +1,418 @@
+//! The writer task of one shard: drains what waits, decides it in order, appends once, answers all.
+//!
+//! A refusal is a value and poisons nobody. What memory lacks is fetched beside the writer while its jobs wait. When
+//! the compare-and-set is lost, what others wrote is folded and the jobs are decided again; when a commit's outcome
+//! is unknown, the log says under the head's lock what happened.
+
+mod decide;
+mod following;
+mod loading;
+mod progress;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+
+use crate::clock::{Clock, Timer};
+use crate::domain::ids::{IdSet, OrgId};
+use crate::domain::system::System;
+use crate::domain::views::index::key_entry;
+use crate::ledger::access::{Access, Accesses};
+use crate::ledger::batch::{Answer, Batch};
+use crate::ledger::fetch::Fetcher;
+use crate::ledger::job::{Job, Reply, send};
+use crate::ledger::snapshots::Keeper;
+use crate::ledger::state::{Bound, KEY_KEPT_SECONDS, ShardState, Slot};
+use crate::ledger::tail::Placed;
+use crate::ledger::writer::loading::Fetched;
+pub(super) use crate::ledger::writer::progress::Progress;
+use crate::ledger::{LedgerError, Memory, Outcome, decode};
+use crate::store::{Appended, EventLog, EventRow, Head, StoreError};
+
+/// Commands decided in one transaction: enough to amortise a sync, few enough that the first does not wait long.
+const BATCH_MAX: usize = 1_024;
+/// Batches for which the head's lock is taken first once a race was lost, so that this writer can't starve. They are
+/// counted from the last that found something written by others: each race lost has accounts read again.
+const LOCKED_BATCHES: u32 = 32;
+
+pub(super) struct Writer {
+    clock: Clock,
+    fetcher: Fetcher,
+    head: Head,
+    state: ShardState,
+    system: Arc<ArcSwap<System>>,
+    keeper: Keeper,
+    fetched: mpsc::UnboundedSender<Fetched>,
+    arrivals: mpsc::UnboundedReceiver<Fetched>,
+    /// False where memory may differ from the log.
+    trusted: bool,
+    round: u64,
+    /// Accounts that were read so far.
+    readings: u64,
+    /// Jobs that wait for what is being fetched: as many as may wait in the queue.
+    set_aside: usize,
+    /// The last sweep left some of what is due to the next one.
+    sweeps_on: bool,
+    /// Batches before which the head's lock is still taken first.
+    locked_batches: u32,
+    progress: Arc<Progress>,
+    accesses: Arc<Accesses>,
+}
+
+/// How a round's append ended.
+enum Ending {
+    Written,
+    /// Others wrote first: fold what they did and decide again.
+    Again,
+    /// Nothing was to be written, and others wrote since memory was current: decide again on what they did.
+    Moved(Head),
+    Failed(LedgerError),
+}
+
+impl Writer {
+    /// Takes up a shard where its log ends.
+    pub async fn open(
+        fetcher: Fetcher,
+        clock: Clock,
+        system: Arc<ArcSwap<System>>,
+        keeper: Keeper,
+        memory: Memory,
+    ) -> Result<Writer, LedgerError> {
+        let (fetched, arrivals) = mpsc::unbounded_channel();
+        let head = fetcher.log.head(fetcher.shard).await?;
+        let mut writer = Writer {
+            clock,
+            fetcher,
+            head,
+            state: ShardState { memory, ..ShardState::default() },
+            system,
+            keeper,
+            fetched,
+            arrivals,
+            trusted: false,
+            round: 0,
+            readings: 0,
+            set_aside: 0,
+            sweeps_on: false,
+            locked_batches: 0,
+            progress: Arc::default(),
+            accesses: Arc::default(),
+        };
+        writer.reopen().await?;
+        Ok(writer)
+    }
+
+    pub fn progress(&self) -> Arc<Progress> {
+        self.progress.clone()
+    }
+
+    pub fn accesses(&self) -> Arc<Accesses> {
+        self.accesses.clone()
+    }
+
+    pub async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+        let mut jobs = Vec::with_capacity(BATCH_MAX);
+        loop {
+            // Whom the last commit answered asks again at once: let all of them share the next one.
+            tokio::task::yield_now().await;
+            if std::mem::take(&mut self.sweeps_on) {
+                jobs.extend(std::iter::from_fn(|| queue.try_recv().ok()).take(BATCH_MAX));
+                jobs.push(Job::Sweep);
+            } else {
+                tokio::select! {
+                    biased;
+                    Some(fetched) = self.arrivals.recv() => self.arrive(fetched, &mut jobs),
+                    received = queue.recv_many(&mut jobs, BATCH_MAX) => if received == 0 { return },
+                }
+            }
+            while let Ok(fetched) = self.arrivals.try_recv() {
+                self.arrive(fetched, &mut jobs);
+            }
+            self.work(&mut jobs).await;
+        }
+    }
+
+    /// Decides and commits the jobs, again where others wrote meanwhile.
+    async fn work(&mut self, jobs: &mut Vec<Job>) {
+        // Memory holds all that was acknowledged before any of the jobs was asked for.
+        let mut is_current = !self.fetcher.log.is_shared();
+        while !jobs.is_empty() {
+            if !self.trusted {
+                if let Err(error) = self.reopen().await {
+                    self.progress.stopped(&error);
+                    jobs.drain(..).for_each(|job| job.refuse(&error));
+                    return;
+                }
+                is_current = true;
+            }
+            self.hold_back(jobs);
+            let lock_first = self.locked_batches > 0 && jobs.iter().any(Job::may_write);
+            let (batch, ending) = if lock_first {
+                match self.decide_locked(jobs).await {
+                    Ok(ended) => ended,
+                    Err(error) => {
+                        jobs.drain(..).for_each(|job| job.refuse(&error));
+                        return;
+                    }
+                }
+            } else {
+                let mut batch = self.decide_all(jobs.drain(..));
+                let ending = self.commit(&mut batch, is_current).await;
+                (batch, ending)
+            };
+            match ending {
+                Ending::Written => self.finish(batch),
+                Ending::Again => {
+                    self.locked_batches = LOCKED_BATCHES;
+                    self.undo(&batch);
+                    jobs.extend(batch.into_jobs());
+                    let followed = self.follow().await;
+                    self.note_followed(followed);
+                    is_current = true;
+                }
+                Ending::Moved(head) => {
+                    self.undo(&batch);
+                    jobs.extend(batch.into_jobs());
+                    let followed = self.follow_to(head).await;
+                    self.note_followed(followed);
+                    is_current = true;
+                }
+                Ending::Failed(why) => {
+                    self.undo(&batch);
+                    batch.into_jobs().for_each(|job| job.refuse(&why));
+                }
+            }
+        }
+    }
+
+    /// Where what others wrote can't be folded, memory is read again.
+    fn note_followed(&mut self, followed: Result<(), LedgerError>) {
+        if let Err(error) = followed {
+            tracing::warn!(%error, shard = self.fetcher.shard, "what others wrote can't be folded");
+            self.progress.stopped(&error);
+            self.trusted = false;
+        }
+    }
+
+    /// Refuses what would write while the projections lag: what they lack is in memory here, which must not grow for ever.
+    fn hold_back(&self, jobs: &mut Vec<Job>) {
+        let unindexed = self.head.next_position - 1 - self.fetcher.projector.indexed(self.fetcher.shard);
+        if unindexed > self.state.memory.unindexed {
+            let writes = jobs.extract_if(.., |job| job.may_write());
+            let why = format!(
+                "the projections lie {unindexed} events behind; writes go on once they have caught up"
+            );
+            let why = LedgerError::Unavailable(why);
+            writes.for_each(|job| job.refuse(&why));
+        }
+    }
+
+    /// Decides and appends while nobody else can write. Where the lock can't be had, the jobs are still there.
+    async fn decide_locked(&mut self, jobs: &mut Vec<Job>) -> Result<(Batch, Ending), LedgerError> {
+        let (log, shard) = (self.fetcher.log.clone(), self.fetcher.shard);
+        let lock = log.lock(shard).await?;
+        self.locked_batches = match *lock.head() == self.head {
+            true => self.locked_batches - 1,
+            false => LOCKED_BATCHES,
+        };
+        if let Err(error) = self.follow_to(lock.head().clone()).await {
+            self.trusted = false;
+            lock.unlock().await?;
+            return Err(error);
+        }
+        let mut batch = self.decide_all(jobs.drain(..));
+        let timer = Timer::start();
+        let written = match batch.rows.is_empty() {
+            true => lock.unlock().await,
+            false => lock.append(&batch.head, &batch.rows).await,
+        };
+        let ending = self.ending(&mut batch, written.map(|()| Appended::Written), &timer).await;
+        Ok((batch, ending))
+    }
+
+    /// Appends the batch. One without events is done where memory is current; where that is not known, the head tells.
+    async fn commit(&mut self, batch: &mut Batch, is_current: bool) -> Ending {
+        let (log, shard) = (&self.fetcher.log, self.fetcher.shard);
+        if batch.rows.is_empty() {
+            if is_current {
+                return Ending::Written;
+            }
+            return match log.head(shard).await {
+                Ok(head) if head == self.head => Ending::Written,
+                Ok(head) => Ending::Moved(head),
+                Err(error) => Ending::Failed(error.into()),
+            };
+        }
+        let timer = Timer::start();
+        let appended = log.append(shard, &self.head, &batch.head, &batch.rows).await;
+        self.ending(batch, appended, &timer).await
+    }
+
+    async fn ending(
+        &mut self,
+        batch: &mut Batch,
+        appended: Result<Appended, StoreError>,
+        timer: &Timer,
+    ) -> Ending {
+        let (log, shard) = (&self.fetcher.log, self.fetcher.shard);
+        match appended {
+            Ok(Appended::Written) if batch.rows.is_empty() => Ending::Written,
+            Ok(Appended::Written) => {
+                metrics::histogram!("tollgate_commit_duration_seconds").record(timer.seconds());
+                metrics::histogram!("tollgate_commit_events").record(batch.events());
+                Ending::Written
+            }
+            Ok(Appended::Conflict) => {
+                metrics::counter!("tollgate_commits_lost_total", "shard" => shard.to_string()).increment(1);
+                Ending::Again
+            }
+            Err(StoreError::UnknownOutcome(why)) => {
+                tracing::warn!(%why, shard, "a commit's outcome is not known: the log is asked");
+                match was_written(&**log, shard, &batch.rows).await {
+                    Ok(true) => Ending::Written,
+                    Ok(false) => Ending::Again,
+                    Err(error) => {
+                        self.trusted = false;
+                        Ending::Failed(LedgerError::Unknown(error.to_string()))
+                    }
+                }
+            }
+            Err(error) => {
+                if matches!(error, StoreError::ClockOff) {
+                    // It may have been set since this node started.
+                    self.clock.read_again();
+                }
+                Ending::Failed(error.into())
+            }
+        }
+    }
+
+    /// Everything in the batch is durable now. Callers are answered as soon as what they may ask next finds it.
+    fn finish(&mut self, mut batch: Batch) {
+        let (touched, grown) = (std::mem::take(&mut batch.touched), !batch.rows.is_empty());
+        let (swept, last) = (batch.swept, batch.placed.last().map(|placed| (placed.position, placed.hash)));
+        let changes_access = |placed: &&Placed| Access::is_changed_by(&placed.recorded.payload.event);
+        batch
+            .placed
+            .iter()
+            .filter(changes_access)
+            .for_each(|placed| self.accesses.forget(placed.recorded.org));
+        if batch.system_chain.is_some() {
+            self.system.store(Arc::new(self.state.system.clone()));
+        }
+        if grown {
+            self.move_to(batch.head.clone());
+            self.state.last_recorded_at = batch.now;
+        }
+        batch.count();
+        self.answer(&mut batch);
+        if grown {
+            self.fetcher.projector.wrote(self.fetcher.shard, batch.placed);
+        }
+        for (position, key) in batch.keys {
+            self.state.filter.insert(key_entry(&key), batch.now);
+            self.state.recent.keep_key(position, key);
+        }
+        for (position, end) in batch.ended {
+            self.state.recent.keep_ended(position, end);
+        }
+        if swept && !self.sweeps_on {
+            self.save_resting();
+        }
+        if let Some((position, hash)) = last {
+            self.keeper.offer_filter(&self.state.filter, position, hash);
+        }
+        self.keep_memory_small(&touched);
+    }
+
+    /// Saves the accounts that have not moved since this was last called.
+    fn save_resting(&mut self) {
+        for slot in self.state.accounts.values_mut() {
+            if let Slot::Known(known) = slot {
+                self.keeper.offer_resting(known);
+            }
+        }
+    }
+
+    fn answer(&mut self, batch: &mut Batch) {
+        for (command, answer) in batch.decided.drain(..) {
+            match answer {
+                Answer::Made(events) => send(command.reply, Ok(Outcome { events, replayed: false })),
+                Answer::No(error) => send(command.reply, Err(error)),
+                Answer::Replay(bound) => {
+                    let (log, shard) = (self.fetcher.log.clone(), self.fetcher.shard);
+                    tokio::spawn(replay(log, shard, bound, command.reply));
+                }
+            }
+        }
+        for (org, read) in batch.reads.drain(..) {
+            match self.state.accounts.get(&org) {
+                Some(Slot::Known(known)) if known.chain.version > 0 => {
+                    read(Some(&known.account.as_of(batch.now)));
+                }
+                // Nobody ever opened it: names that anybody makes up keep no account from memory.
+                Some(Slot::Known(_)) => {
+                    self.state.accounts.remove(&org);
+                    read(None);
+                }
+                Some(Slot::Loading { .. }) | None => read(None),
+            }
+        }
+        for follower in batch.followers.drain(..).flatten() {
+            // It may have gone away.
+            let _ = follower.send(());
+        }
+    }
+
+    fn keep_memory_small(&mut self, touched: &IdSet<OrgId>) {
+        for org in touched {
+            match self.state.accounts.get_mut(org) {
+                // Nobody ever opened it.
+                Some(Slot::Known(known)) if known.chain.version == 0 => {
+                    self.state.accounts.remove(org);
+                }
+                Some(Slot::Known(known)) => self.keeper.offer(known),
+                Some(Slot::Loading { .. }) | None => {}
+            }
+        }
+        let binding_since = self.state.last_recorded_at.plus_seconds(-KEY_KEPT_SECONDS);
+        self.state.filter.forget_before(binding_since);
+        self.state.forget_before(self.fetcher.projector.indexed(self.fetcher.shard));
+        for known in self.state.evict() {
+            self.accesses.forget(known.account.org);
+            self.keeper.offer_evicted(known);
+        }
+        self.keeper.offer_system(&self.state.system, self.state.system_chain);
+    }
+
+    /// Nothing of the batch was written: what it changed in memory is dropped and read again when it is wanted.
+    fn undo(&mut self, batch: &Batch) {
+        for org in &batch.touched {
+            self.state.drop_account(*org, self.head.next_position - 1);
+        }
+        for (_, key) in &batch.keys {
+            self.state.recent.unbind(key);
+        }
+        if let Some(chain) = batch.system_chain {
+            self.state.system = System::clone(&self.system.load());
+            self.state.system_chain = chain;
+        }
+    }
+}
+
+/// Whether the rows stand in the log, asked under the head's lock: the lost transaction has ended by then.
+async fn was_written(log: &dyn EventLog, shard: i32, rows: &[EventRow]) -> Result<bool, StoreError> {
+    let Some(first) = rows.first() else { return Ok(true) };
+    let lock = log.lock(shard).await?;
+    let found = log.read(shard, first.position, 1).await;
+    lock.unlock().await?;
+    Ok(found?.first().is_some_and(|row| row.event_id == first.event_id))
+}
+
+async fn replay(log: Arc<dyn EventLog>, shard: i32, bound: Bound, reply: Reply) {
+    let rows = log.read(shard, bound.position, i64::from(bound.count)).await;
+    let events =
+        rows.and_then(|rows| rows.iter().map(|row| decode(row).map(Arc::new)).collect::<Result<Vec<_>, _>>());
+    send(reply, events.map(|events| Outcome { events, replayed: true }).map_err(LedgerError::from));
+}
