@@ -283,7 +283,7 @@ async fn open_stream(
         created_at_seconds: state.now_seconds(),
     })
     .of_choices(dialects::wanted_choices(client, &request.body))
-    .answering(&request.body);
+    .answering(&request.repeatable());
     let clock = state.ledger.clock();
     let broke = |why| Failed::unanswered(AttemptOutcome::Unknown, why);
     let mut progress = Progress::new(quote.output_tokens_max, &patience, clock.now());
@@ -349,8 +349,8 @@ pub fn for_client(
     match request.endpoint {
         Endpoint::Embed => embeddings::answer_for_client(upstream, &request.body, bytes, json).ok(),
         Endpoint::Generate(client) => {
-            let (request, created_at_seconds) = (&request.body, state.now_seconds());
-            let ends = AnswerEnds { upstream, client, request, created_at_seconds };
+            let (request, created_at_seconds) = (request.repeatable(), state.now_seconds());
+            let ends = AnswerEnds { upstream, client, request: &request, created_at_seconds };
             dialects::answer_for_client(ends, bytes, json).ok()
         }
     }
