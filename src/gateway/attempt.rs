@@ -13,7 +13,7 @@ use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::betas;
 use crate::gateway::dialects::relay::StreamEnds;
-use crate::gateway::dialects::{self, AnswerEnds, Family, StreamRelay, embeddings};
+use crate::gateway::dialects::{self, AnswerEnds, Delivered, Family, StreamRelay, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::meter::Report;
 use crate::gateway::plan::Target;
@@ -187,7 +187,7 @@ pub async fn send(
     let body = if wants_stream(request) {
         open_stream(state, request, quote, response, patience, since).await
     } else {
-        whole(response, patience.for_first(since, clock.now())).await
+        whole(upstream.family, response, patience.for_first(since, clock.now())).await
     };
     match body {
         Ok(body) => Ok(Answered { provider_request_id, status, body }),
@@ -241,13 +241,13 @@ pub fn wants_stream(request: &Request) -> bool {
     }
 }
 
-async fn whole(mut response: Response, wait: Duration) -> Result<AnswerBody, Failed> {
+async fn whole(family: Family, mut response: Response, wait: Duration) -> Result<AnswerBody, Failed> {
     let unanswered = |why| Failed::unanswered(AttemptOutcome::Unknown, why);
     let read = timeout(wait, read(&mut response, ANSWER_BYTES_MAX)).await;
     let bytes = read.unwrap_or(Err("its answer did not end in time")).map_err(unanswered)?;
     let json: Value = serde_json::from_slice(&bytes).map_err(|_| unanswered("its answer is not JSON"))?;
     if let Some(failure) = classify_answer(&json) {
-        return Err(Failed::refused(failure));
+        return Err(Failed::in_answer(failure, family, &json));
     }
     if !json.is_object() {
         return Err(unanswered("its answer is not one"));
@@ -283,7 +283,7 @@ async fn open_stream(
         created_at_seconds: state.now_seconds(),
     })
     .of_choices(dialects::wanted_choices(client, &request.body))
-    .answering(&request.body);
+    .answering(&request.repeatable());
     let clock = state.ledger.clock();
     let broke = |why| Failed::unanswered(AttemptOutcome::Unknown, why);
     let mut progress = Progress::new(quote.output_tokens_max, &patience, clock.now());
@@ -336,6 +336,17 @@ impl Failed {
         let report = Some(Box::new(Report::of_stream(relay)));
         Failed { outcome: AttemptOutcome::Broken, report, ..Failed::refused(failure) }
     }
+
+    /// The same of an answer in one piece, of which nothing is delivered.
+    fn in_answer(failure: UpstreamFailure, family: Family, body: &Value) -> Failed {
+        if providers::usage_json(family, body).is_none() {
+            return Failed::refused(failure);
+        }
+        let delivered = Delivered::default();
+        let report = Report { is_whole: false, delivered, ..Report::of_answer(family, body) };
+        let report = Some(Box::new(report));
+        Failed { outcome: AttemptOutcome::Broken, report, ..Failed::refused(failure) }
+    }
 }
 
 /// The client's own bytes of a whole answer.
@@ -349,8 +360,8 @@ pub fn for_client(
     match request.endpoint {
         Endpoint::Embed => embeddings::answer_for_client(upstream, &request.body, bytes, json).ok(),
         Endpoint::Generate(client) => {
-            let (request, created_at_seconds) = (&request.body, state.now_seconds());
-            let ends = AnswerEnds { upstream, client, request, created_at_seconds };
+            let (request, created_at_seconds) = (request.repeatable(), state.now_seconds());
+            let ends = AnswerEnds { upstream, client, request: &request, created_at_seconds };
             dialects::answer_for_client(ends, bytes, json).ok()
         }
     }

@@ -345,11 +345,8 @@ impl Dispatch {
         let retry_after_seconds = failure.retry_after_seconds.and_then(|seconds| seconds.try_into().ok());
         self.itinerary.failed(place, Setback { retry: failure.retry, retry_after_seconds }, now);
         self.fallback.get_or_insert_with(|| reason(target, &failure));
-        let metered = match (&report, outcome) {
-            (Some(report), _) => meter::meter(&self.request, &call.quote, &self.hold.prices, report),
-            (None, AttemptOutcome::Refused) => meter::refused(&call.quote),
-            (None, _) => meter::unknown(&call.quote),
-        };
+        let (report, prices) = (report.as_deref(), &self.hold.prices);
+        let metered = meter::meter_beside(&self.request, &call.quote, prices, report, outcome);
         self.hold.record(&call, metered, outcome);
         failure
     }

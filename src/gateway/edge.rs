@@ -1,5 +1,6 @@
 //! The edge: who asks, and what: authenticated and well-formed before anything else is looked at.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -142,6 +143,18 @@ impl Request {
             place: Arc::new(place),
             ..self.clone()
         }
+    }
+
+    /// The body, for an answer that repeats what was asked: what an operator's prompt says is not for its caller.
+    pub fn repeatable(&self) -> Cow<'_, Value> {
+        if !self.prompt.as_ref().is_some_and(|prompt| prompt.has_instructions) {
+            return Cow::Borrowed(&self.body);
+        }
+        let mut body = self.body.clone();
+        if let Some(fields) = body.as_object_mut() {
+            fields.shift_remove("instructions");
+        }
+        Cow::Owned(body)
     }
 
     /// A number that no caller chooses.

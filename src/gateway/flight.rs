@@ -96,11 +96,7 @@ impl Loser {
         // One that came to its end by itself listens no more.
         let _ = self.stop.send(());
         let Ok(Read { call, outcome, report }) = self.reading.await else { return };
-        let metered = match (&report, outcome) {
-            (Some(report), _) => meter::meter(request, &call.quote, &hold.prices, report),
-            (None, AttemptOutcome::Refused) => meter::refused(&call.quote),
-            (None, _) => meter::unknown(&call.quote),
-        };
+        let metered = meter::meter_beside(request, &call.quote, &hold.prices, report.as_ref(), outcome);
         hold.record(&call, metered, outcome);
     }
 }

@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use crate::domain::credits::Credits;
-use crate::domain::event::PricedBy;
+use crate::domain::event::{AttemptOutcome, PricedBy};
 use crate::domain::pricing::{PriceError, RateCard, Terms, cost, searches_unasked};
 use crate::domain::usage::{
     Usage, UsageAnomaly, UsageSource, anthropic_other_models, from_anthropic, from_gemini, from_openai_chat,
@@ -81,13 +81,37 @@ pub fn meter(request: &Request, quote: &Quote, prices: &Prices, report: &Report)
     }
 }
 
+/// Meters an attempt beside the one that answers. Where it failed, a count that can't be true is no reason to charge all
+/// that is held: it is then as one of which nobody knows.
+pub fn meter_beside(
+    request: &Request,
+    quote: &Quote,
+    prices: &Prices,
+    report: Option<&Report>,
+    outcome: AttemptOutcome,
+) -> Metered {
+    let metered = match (report, outcome) {
+        (Some(report), _) => meter(request, quote, prices, report),
+        (None, AttemptOutcome::Refused) => refused(quote),
+        (None, _) => unknown(quote),
+    };
+    match (&metered.quarantine, outcome) {
+        (None, _) | (Some(_), AttemptOutcome::Succeeded) => metered,
+        (Some(why), _) => {
+            let provider = &quote.target.upstream.config.name;
+            tracing::warn!(provider, why, "a failed attempt's usage can't be true; its input is charged");
+            unknown(quote)
+        }
+    }
+}
+
 /// An attempt of which nobody knows what the provider did: its input was sent.
-pub fn unknown(quote: &Quote) -> Metered {
+fn unknown(quote: &Quote) -> Metered {
     at_bound(quote, quote.input_credits)
 }
 
 /// An attempt that the provider refused before it did anything that costs.
-pub fn refused(quote: &Quote) -> Metered {
+fn refused(quote: &Quote) -> Metered {
     Metered { source: UsageSource::Final, ..at_bound(quote, Credits::ZERO) }
 }
 

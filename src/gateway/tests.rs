@@ -881,6 +881,26 @@ async fn a_kept_prompt_is_filled_in_priced_and_known_to_reports() {
 }
 
 #[tokio::test]
+async fn what_a_kept_prompt_says_is_not_repeated_to_its_caller() {
+    let world = World::routed("5", "", json!([{"name": "r", "chain": ["openai/gpt-4o-mini"]}])).await;
+    let template = json!([{"id": "greet", "version": 1, "system": "Never mention the merger."}]);
+    let prompts = serde_json::from_value(template).expect("templates");
+    world.state.reload_routes(&Config { prompts, ..world.config.clone() }).expect("sound");
+    for stream in [false, true] {
+        let body = json!({"model": "r", "input": "Hello", "stream": stream, "max_output_tokens": 50});
+        let [mut prompted, mut own] = [body.clone(), body];
+        prompted["prompt"] = json!({"id": "greet"});
+        own["instructions"] = "Be brief.".into();
+
+        let prompted = world.post("/v1/responses", prompted).await.text().await.expect("text");
+        let own = world.post("/v1/responses", own).await.text().await.expect("text");
+
+        assert!(prompted.contains("\"instructions\":null") && !prompted.contains("merger"), "{prompted}");
+        assert!(own.contains("\"instructions\":\"Be brief.\""), "{own}");
+    }
+}
+
+#[tokio::test]
 async fn what_a_kept_prompt_brings_counts_for_conditions_and_limits() {
     let when = json!({"to": "openai/gpt-4o", "when": {"input_tokens_min": 500}});
     let routes = json!([{"name": "r", "chain": [when, "openai/gpt-4o-mini"]}]);

@@ -231,22 +231,6 @@ pub struct Answer {
     pub tokens: TokenCounts,
 }
 
-impl Answer {
-    /// The same as the steps of a stream.
-    pub fn into_deltas(self) -> Vec<Delta> {
-        let mut deltas = vec![Delta::Start { id: self.id, model: self.model }];
-        let said = [(self.thinking, Delta::Thinking as fn(String) -> Delta), (self.text, Delta::Text)];
-        deltas.extend(said.into_iter().filter(|(text, _)| !text.is_empty()).map(|(text, delta)| delta(text)));
-        for (index, call) in (0..).zip(self.tool_calls) {
-            let fragment = if call.arguments.is_empty() { "{}".to_owned() } else { call.arguments };
-            deltas.push(Delta::ToolCall { index, id: call.id, name: call.name });
-            deltas.push(Delta::ToolArguments { index, fragment });
-        }
-        deltas.extend([Delta::Usage(self.tokens), Delta::Finish(self.finish), Delta::End]);
-        deltas
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
     Stop,

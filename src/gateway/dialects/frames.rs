@@ -11,7 +11,6 @@ pub enum FrameParser {
     #[default]
     Unknown,
     Sse(SseParser),
-    Array(ObjectParser),
     Objects(ObjectParser),
 }
 
@@ -20,8 +19,7 @@ impl FrameParser {
     pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<Frame>, SseError> {
         if let FrameParser::Unknown = self {
             *self = match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
-                Some(b'[') => FrameParser::Array(ObjectParser::default()),
-                Some(b'{') => FrameParser::Objects(ObjectParser::default()),
+                Some(b'[' | b'{') => FrameParser::Objects(ObjectParser::default()),
                 Some(_) => FrameParser::Sse(SseParser::default()),
                 None => return Ok(Vec::new()),
             };
@@ -29,7 +27,7 @@ impl FrameParser {
         match self {
             FrameParser::Unknown => Ok(Vec::new()),
             FrameParser::Sse(parser) => parser.push(bytes),
-            FrameParser::Array(parser) | FrameParser::Objects(parser) => parser.push(bytes),
+            FrameParser::Objects(parser) => parser.push(bytes),
         }
     }
 
@@ -37,13 +35,13 @@ impl FrameParser {
     pub fn finish(&mut self) -> Result<Option<Frame>, SseError> {
         match self {
             FrameParser::Sse(parser) => parser.finish(),
-            FrameParser::Unknown | FrameParser::Array(_) | FrameParser::Objects(_) => Ok(None),
+            FrameParser::Unknown | FrameParser::Objects(_) => Ok(None),
         }
     }
 
-    /// Whether an event may be a whole answer.
-    pub fn reads_objects(&self) -> bool {
-        matches!(self, FrameParser::Objects(_))
+    /// Whether events come as server-sent ones. Others may be whole answers, and are no frames for a client.
+    pub fn is_framed(&self) -> bool {
+        matches!(self, FrameParser::Sse(_))
     }
 }
 

@@ -14,6 +14,7 @@ mod frames;
 mod gemini;
 mod openai_chat;
 mod openai_responses;
+mod pieces;
 pub mod relay;
 mod same;
 pub mod sse;
@@ -219,18 +220,6 @@ fn parse_answer(upstream: Family, body: &Value) -> Result<Answer, Malformed> {
         Family::Anthropic => anthropic::parse_answer(body),
         Family::Gemini => gemini::parse_answer(body),
     }
-}
-
-/// The answer that an event is by itself, of a server that answers in one piece where a stream was asked for. Each of
-/// Gemini's events is like a whole answer, so that they are read alike.
-fn whole_answer(upstream: Family, event: &Value) -> Option<Answer> {
-    let is_whole = match upstream {
-        Family::OpenaiChat => event["choices"][0]["message"].is_object(),
-        Family::OpenaiResponses => event["output"].is_array(),
-        Family::Anthropic => event["content"].is_array(),
-        Family::Gemini => false,
-    };
-    is_whole.then(|| parse_answer(upstream, event).ok()).flatten()
 }
 
 /// Whether an upstream's answer says that it failed on the way.

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::conversation::{Delta, FinishReason};
 use super::frames::FrameParser;
-use super::sse::{Frame, SseError, data_frame};
-use super::{Dialect, Family, anthropic, gemini, openai_chat, openai_responses, whole_answer};
+use super::sse::{Frame, SseError, data_frame, event_frame};
+use super::{Dialect, Family, anthropic, gemini, openai_chat, openai_responses, pieces};
 use crate::gateway::providers;
 use crate::gateway::providers::classify::{UpstreamFailure, classify_answer, classify_event};
 
@@ -213,7 +213,8 @@ impl StreamRelay {
             out.extend_from_slice(if self.writer.is_same() { &frame.raw } else { text.as_bytes() });
             return;
         }
-        if let (Reader::Chunks(_), Writer::Same) = (&self.reader, &self.writer)
+        let is_framed = self.parser.is_framed();
+        if let (true, Reader::Chunks(_), Writer::Same) = (is_framed, &self.reader, &self.writer)
             && let Some(chunk) = openai_chat::TextChunk::read(data)
         {
             self.note_text(&chunk);
@@ -222,18 +223,44 @@ impl StreamRelay {
         }
         let Ok(event) = serde_json::from_str::<Value>(data) else {
             // Comments, keep-alives and what we can't read mean nothing in another dialect.
-            if self.writer.is_same() {
+            if self.writer.is_same() && is_framed {
                 out.extend_from_slice(&frame.raw);
             }
             return;
         };
-        if self.parser.reads_objects() && self.relay_whole(&event, out) {
+        if is_framed {
+            self.relay_event(event, Some(&frame.raw), out);
+        } else {
+            self.relay_unframed(event, out);
+        }
+    }
+
+    /// Some servers answer in one piece, or with an error, where they were asked for a stream: the client gets a stream of
+    /// it.
+    fn relay_unframed(&mut self, event: Value, out: &mut Vec<u8>) {
+        self.failure = classify_answer(&event);
+        if self.failure.is_some() {
+            // What it has cost all the same.
+            self.note(&event);
             return;
         }
-        self.note(&event);
-        if let Reader::Chunks(_) = &self.reader {
-            self.note_finishes(&event);
+        let Some(pieces) = pieces::of_whole(self.ends.upstream, &event) else {
+            self.relay_event(event, None, out);
+            return;
+        };
+        for piece in pieces {
+            self.relay_event(piece, None, out);
         }
+        // However few answers there are: there will be no more.
+        if self.failure.is_none() {
+            self.finished = true;
+            out.extend_from_slice(&self.end_finished());
+        }
+    }
+
+    /// `raw` is the frame in which it came.
+    fn relay_event(&mut self, event: Value, raw: Option<&Bytes>, out: &mut Vec<u8>) {
+        self.note(&event);
         let deltas = match &mut self.reader {
             Reader::Chunks(reader) => reader.read(&event),
             Reader::Items(reader) => reader.read(&event),
@@ -252,32 +279,15 @@ impl StreamRelay {
         if self.failure.is_some() {
             return;
         }
+        // An error may bring a finish reason too: it is no end of an answer.
+        if let Reader::Chunks(_) = &self.reader {
+            self.note_finishes(&event);
+        }
         if self.writer.is_same() {
-            self.forward(frame, event, out);
+            self.forward(raw, event, out);
         } else {
             out.extend_from_slice(text.as_bytes());
         }
-    }
-
-    /// Some servers answer in one piece, or with an error, where they were asked for a stream: the client gets a stream of
-    /// it. False where the event is none of these.
-    fn relay_whole(&mut self, event: &Value, out: &mut Vec<u8>) -> bool {
-        self.failure = classify_answer(event);
-        if self.failure.is_some() {
-            return true;
-        }
-        let Some(answer) = whole_answer(self.ends.upstream, event) else { return false };
-        self.note(event);
-        self.usage = providers::usage_json(self.ends.upstream, event).cloned();
-        if self.writer.is_same() {
-            self.writer = Writer::of(self.ends);
-        }
-        let mut text = String::new();
-        for delta in answer.into_deltas() {
-            self.relay_delta(delta, &mut text);
-        }
-        out.extend_from_slice(text.as_bytes());
-        true
     }
 
     /// Keeps what the settle needs of a raw event.
@@ -352,19 +362,26 @@ impl StreamRelay {
     }
 
     /// The usage that we asked for must not reach a client that did not.
-    fn forward(&self, frame: &Frame, mut event: Value, out: &mut Vec<u8>) {
+    fn forward(&self, raw: Option<&Bytes>, mut event: Value, out: &mut Vec<u8>) {
         let hides = self.ends.client == Dialect::OpenaiChat
             && !self.ends.client_wants_usage
             && event["usage"].is_object();
-        if !hides {
-            out.extend_from_slice(&frame.raw);
+        if let (false, Some(raw)) = (hides, raw) {
+            out.extend_from_slice(raw);
             return;
         }
-        let usage_only = event["choices"].as_array().is_none_or(Vec::is_empty);
-        if !usage_only && let Some(chunk) = event.as_object_mut() {
+        if hides {
+            let usage_only = event["choices"].as_array().is_none_or(Vec::is_empty);
+            let Some(chunk) = event.as_object_mut().filter(|_| !usage_only) else { return };
             chunk.shift_remove("usage");
-            out.extend_from_slice(data_frame(&event.to_string()).as_bytes());
         }
+        let frame = match self.ends.client {
+            Dialect::OpenaiChat => data_frame(&event.to_string()),
+            Dialect::OpenaiResponses | Dialect::AnthropicMessages => {
+                event_frame(event["type"].as_str().unwrap_or_default(), &event.to_string())
+            }
+        };
+        out.extend_from_slice(frame.as_bytes());
     }
 }
 

@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 mod dropped;
 mod effort;
 mod mixed;
+mod pieces;
 mod repeated;
 
 use super::conversation::{Answer, FinishReason, TokenCounts, ToolCall};
@@ -333,6 +334,27 @@ fn a_stream_that_breaks_off_or_fails_is_not_whole() {
 }
 
 #[test]
+fn an_error_with_a_finish_reason_is_no_end_of_an_answer() {
+    let comment = ": PROCESSING\n\n";
+    let text = "data: {\"id\":\"c\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Yes\"}}]}\n\n";
+    let error = "data: {\"id\":\"c\",\"model\":\"m\",\"error\":{\"code\":502,\"message\":\"Provider returned error\"},\
+                 \"choices\":[{\"index\":0,\"delta\":{\"content\":\"\"},\"finish_reason\":\"error\"}]}\n\n";
+    for ((client, _), before) in
+        CLIENTS.into_iter().flat_map(|client| ["", comment, text].map(|before| (client, before)))
+    {
+        let mut relay = StreamRelay::new(ends(Family::OpenaiChat, client));
+
+        relay.push(format!("{before}{error}").as_bytes()).unwrap();
+        let end = relay.finish().unwrap();
+
+        let failure = relay.failure().expect("a failure");
+        assert_eq!(failure.kind, providers::classify::FailureKind::ServerError);
+        assert_eq!((relay.is_whole(), &*end), (false, &b""[..]), "{client:?} {before}");
+        assert_eq!(relay.delivered().deltas, u64::from(before == text));
+    }
+}
+
+#[test]
 fn tool_calls_that_arrive_mixed_come_out_one_after_the_other() {
     let call = |index: u64, more: Value| {
         let mut call = json!({"index": index});
@@ -445,6 +467,35 @@ fn streamed_calls_are_told_apart_however_their_server_counts_them() {
             vec![("call_c1_0", paris), ("call_c1_1", rome), ("call_c1_2", time)],
         ),
         (
+            "one id for all",
+            vec![
+                vec![whole(0.into(), "x".into(), paris), whole(1.into(), "x".into(), time)],
+                vec![whole(2.into(), "x".into(), rome)],
+            ],
+            vec![("x", paris), ("call_c1_1", time), ("call_c1_2", rome)],
+        ),
+        (
+            "one id and one index for all",
+            vec![
+                vec![whole(0.into(), "x".into(), paris)],
+                vec![whole(0.into(), "x".into(), rome)],
+                vec![call(0.into(), "x".into(), "time".into(), "{\"zone\":")],
+                vec![call(0.into(), "x".into(), "time".into(), "\"CET\"}")],
+            ],
+            vec![("x", paris), ("call_c1_1", rome), ("call_c1_2", time)],
+        ),
+        (
+            "the id, then the name, then the arguments",
+            vec![
+                vec![call(0.into(), "a".into(), none.clone(), "")],
+                vec![call(0.into(), none.clone(), "weather".into(), "")],
+                vec![call(0.into(), none.clone(), none.clone(), paris.1)],
+                vec![call(1.into(), "b".into(), none.clone(), "")],
+                vec![whole(1.into(), none.clone(), time)],
+            ],
+            vec![("a", paris), ("b", time)],
+        ),
+        (
             "neither id nor name",
             vec![
                 vec![call(0.into(), none.clone(), none.clone(), "{}")],
@@ -489,6 +540,12 @@ fn a_forced_call_ends_as_a_call_and_two_without_ids_have_two() {
         (&heard["content"][0]["id"], &heard["content"][1]["id"]),
         (&json!("call_c1_0"), &json!("call_c1_1"))
     );
+    let mut of_one_id = body;
+    for call in of_one_id["choices"][0]["message"]["tool_calls"].as_array_mut().unwrap() {
+        call["id"] = "x".into();
+    }
+    let heard = translated(Family::OpenaiChat, Dialect::AnthropicMessages, &of_one_id).unwrap();
+    assert_eq!((&heard["content"][0]["id"], &heard["content"][1]["id"]), (&json!("x"), &json!("call_c1_1")));
 }
 
 #[test]

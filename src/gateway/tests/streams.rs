@@ -239,6 +239,59 @@ async fn a_server_that_answers_a_stream_in_one_piece_is_understood() {
 }
 
 #[tokio::test]
+async fn a_failure_that_was_counted_costs_the_same_whole_and_as_a_stream() {
+    let answer = async || {
+        let usage = json!({"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10});
+        axum::Json(json!({"error": {"message": "The model failed.", "code": 500}, "usage": usage}))
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let world = World::with_odd("5", "", kept_streams(), odd).await;
+    let mut paid = Vec::new();
+    for stream in [false, true] {
+        let mut body = asking("/v1/chat/completions", "short");
+        body["stream"] = stream.into();
+
+        let response = world.post("/v1/chat/completions", body).await;
+
+        assert!(response.status().is_server_error(), "{response:?}");
+        let (attempts, _) = world.last_settle().await;
+        let attempt = attempts.into_iter().next().expect("an attempt");
+        paid.push((attempt.outcome, attempt.usage, attempt.usage_source, attempt.cost));
+    }
+
+    assert_eq!(paid[0], paid[1]);
+    let (outcome, usage, _, cost) = &paid[0];
+    assert_eq!((*outcome, usage.input_tokens), (AttemptOutcome::Broken, 9));
+    assert_eq!(world.balance().await.consumed, cost.saturating_add(*cost));
+}
+
+#[tokio::test]
+async fn what_a_failed_attempt_can_not_have_used_does_not_charge_all_that_is_held() {
+    let answer = async || {
+        let begun = json!({"type": "message_start", "message": {"id": "m", "model": "claude-haiku-4-5",
+                           "usage": {"input_tokens": "many", "output_tokens": 1}}});
+        let error = json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
+        format!("event: message_start\ndata: {begun}\n\nevent: error\ndata: {error}\n\n")
+    };
+    let odd = Router::new().route("/v1/messages", axum::routing::post(answer));
+    let routes = json!([{"name": "r", "chain": ["odd-claude/claude-haiku-4-5", "openai/gpt-4o-mini"],
+                         "retries": 0}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+
+    let response = world.post("/v1/messages", asking("/v1/messages", "hello")).await;
+    assert_eq!(header(&response, "x-tollgate-provider"), "openai");
+    response.text().await.expect("text");
+
+    let (attempts, _) = world.last_settle().await;
+    let sources: Vec<_> = attempts.iter().map(|attempt| attempt.usage_source).collect();
+    assert_eq!(sources, [UsageSource::Bound, UsageSource::Final]);
+    assert!(attempts[0].cost.is_positive() && attempts[0].outcome == AttemptOutcome::Broken);
+    let balance = world.balance().await;
+    let cost = attempts[0].cost.saturating_add(attempts[1].cost);
+    assert_eq!((balance.consumed, balance.held), (cost, Credits::ZERO));
+}
+
+#[tokio::test]
 async fn a_stream_that_outlasts_its_hold_has_it_extended() {
     const PARTS: u64 = 6;
     let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);

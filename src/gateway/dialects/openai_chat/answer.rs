@@ -49,13 +49,12 @@ fn tool_calls(message: &Value, answer_id: &str) -> Vec<ToolCall> {
         name: function["name"].as_str().unwrap_or("").to_owned(),
         arguments: arguments(function),
     };
-    let calls = message["tool_calls"].as_array().into_iter().flatten().enumerate();
-    let mut calls: Vec<ToolCall> = calls
-        .map(|(nth, tool)| {
-            let id = text(&tool["id"]).map_or_else(|| made_up_id(answer_id, nth), str::to_owned);
-            call(id, &tool["function"])
-        })
-        .collect();
+    let mut calls: Vec<ToolCall> = Vec::new();
+    for (nth, tool) in message["tool_calls"].as_array().into_iter().flatten().enumerate() {
+        let own = text(&tool["id"]).filter(|id| calls.iter().all(|call| call.id != *id));
+        let id = own.map_or_else(|| made_up_id(answer_id, nth), str::to_owned);
+        calls.push(call(id, &tool["function"]));
+    }
     if message["function_call"].is_object() {
         calls.push(call(FUNCTION_CALL_ID.to_owned(), &message["function_call"]));
     }

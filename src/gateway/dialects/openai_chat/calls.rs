@@ -18,8 +18,12 @@ struct Call {
     /// The upstream's own; several calls may have the same.
     index: u64,
     id: Option<String>,
+    /// Under which clients know it.
+    own_id: String,
+    /// Empty until it is said.
     name: String,
     arguments: String,
+    is_told: bool,
 }
 
 /// What a chunk says of one call.
@@ -33,7 +37,7 @@ struct Part<'a> {
 
 impl Calls {
     pub fn is_empty(&self) -> bool {
-        self.opened.is_empty()
+        !self.opened.iter().any(|call| call.is_told)
     }
 
     /// Reads what stands at `position` of a chunk's calls. `answer_id` names those that come without an id.
@@ -48,29 +52,46 @@ impl Calls {
     }
 
     fn take(&mut self, part: Part<'_>, position: usize, answer_id: &str) -> Vec<Delta> {
-        let mut deltas = Vec::new();
         let place = match self.continued(&part, position) {
             Some(place) => place,
             // Arguments of nothing.
-            None if part.id.is_none() && part.name.is_none() => return deltas,
-            None => {
-                let place = self.opened.len();
-                let name = part.name.unwrap_or_default().to_owned();
-                let id = part.id.map_or_else(|| made_up_id(answer_id, place), str::to_owned);
-                deltas.push(Delta::ToolCall { index: place as u64, id, name: name.clone() });
-                let index = part.index.unwrap_or(position as u64);
-                let id = part.id.map(str::to_owned);
-                self.opened.push(Call { index, id, name, arguments: String::new() });
-                place
-            }
+            None if part.id.is_none() && part.name.is_none() => return Vec::new(),
+            None => self.open(&part, position, answer_id),
         };
-        if let Some(call) = self.opened.get_mut(place)
-            && !part.arguments.is_empty()
-        {
+        let index = place as u64;
+        let Some(call) = self.opened.get_mut(place) else { return Vec::new() };
+        if call.name.is_empty() {
+            call.name = part.name.unwrap_or_default().to_owned();
+        }
+        let mut deltas = Vec::new();
+        // A client learns the name with the call: it waits for it, as long as there is nothing else to say.
+        let says_nothing = call.name.is_empty() && part.arguments.is_empty();
+        if !call.is_told && !says_nothing {
+            call.is_told = true;
+            deltas.push(Delta::ToolCall { index, id: call.own_id.clone(), name: call.name.clone() });
+        }
+        if !part.arguments.is_empty() {
             call.arguments.push_str(&part.arguments);
-            deltas.push(Delta::ToolArguments { index: place as u64, fragment: part.arguments });
+            deltas.push(Delta::ToolArguments { index, fragment: part.arguments });
         }
         deltas
+    }
+
+    /// Its id is made up where it has none, or that of another.
+    fn open(&mut self, part: &Part<'_>, position: usize, answer_id: &str) -> usize {
+        let place = self.opened.len();
+        let id = part.id.map(str::to_owned);
+        let is_taken = id.is_some() && self.opened.iter().any(|call| call.id == id);
+        let own_id = id.clone().filter(|_| !is_taken).unwrap_or_else(|| made_up_id(answer_id, place));
+        self.opened.push(Call {
+            index: part.index.unwrap_or(position as u64),
+            id,
+            own_id,
+            name: String::new(),
+            arguments: String::new(),
+            is_told: false,
+        });
+        place
     }
 
     /// The place of the call that the part goes on with; none where it begins another one.
@@ -80,8 +101,8 @@ impl Calls {
                 && call.id.as_deref() == part.id
                 && part.index.is_none_or(|index| call.index == index)
         };
-        if let Some(known) = self.opened.iter().position(is_known) {
-            return Some(known);
+        if let Some(known) = self.opened.iter().rposition(is_known) {
+            return (!part.begins_anew(&self.opened[known])).then_some(known);
         }
         let index = part.index.unwrap_or(position as u64);
         let last = self.opened.iter().rposition(|call| call.index == index)?;
@@ -98,13 +119,15 @@ impl<'a> Part<'a> {
     fn begins_after(&self, call: &Call) -> bool {
         match (self.id, self.name) {
             (Some(_), name) => name.is_some(),
-            // The name alone may be said in every chunk: then the arguments tell.
-            (None, Some(name)) => {
-                name != call.name
-                    || (self.arguments.trim_start().starts_with('{') && is_whole(&call.arguments))
-            }
+            (None, Some(_)) => self.begins_anew(call),
             (None, None) => false,
         }
+    }
+
+    /// Whether it can't be of this call: the id, or the name, may be said in every chunk, or be that of several calls.
+    fn begins_anew(&self, call: &Call) -> bool {
+        self.name.is_some_and(|name| name != call.name && !call.name.is_empty())
+            || (self.arguments.trim_start().starts_with('{') && is_whole(&call.arguments))
     }
 }
 
