@@ -1,0 +1,185 @@
+//! The pages say what the code has: each setting, metric, header, table and file that one names or leaves out.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use crate::source::{Kind, code, collect_sources, end_of_item, scan, texts_of};
+
+/// What is counted and not described is a name that nobody can look up; what is described and not counted, a promise.
+#[test]
+fn every_metric_is_described_and_counted() {
+    let (mut described, mut counted) = (BTreeSet::new(), BTreeSet::new());
+    for call in code().windows(4) {
+        let [word, mark, open, name] = call else { continue };
+        if !mark.is("!") || !open.is("(") || name.kind != Kind::Text {
+            continue;
+        }
+        match word.text.as_str() {
+            "counter" | "gauge" | "histogram" => counted.insert(name.text.clone()),
+            "describe_counter" | "describe_gauge" | "describe_histogram" => {
+                described.insert(name.text.clone())
+            }
+            _ => false,
+        };
+    }
+
+    assert!(counted.len() > 20, "{counted:?}");
+    assert_eq!(counted, described, "src/telemetry.rs says what each metric counts, and of no other");
+}
+
+#[test]
+fn every_setting_has_its_row() {
+    let page = page("docs/CONFIGURATION.md");
+    for (path, name) in [("src/config/mod.rs", "Config"), ("src/config/provider.rs", "ProviderConfig")] {
+        let missing: Vec<String> =
+            fields(path, name).into_iter().filter(|field| !has_row(&page, field)).collect();
+        assert!(missing.is_empty(), "give {missing:?} of {name} a row in docs/CONFIGURATION.md");
+    }
+
+    let variables = texts_of(&code()).into_iter().filter(|text| is_variable(text));
+    let missing: Vec<String> = variables.filter(|name| !page.contains(&format!("`{name}`"))).collect();
+    assert!(missing.is_empty(), "name {missing:?} in docs/CONFIGURATION.md");
+}
+
+#[test]
+fn every_field_of_a_route_is_explained() {
+    let page = page("docs/ROUTES.md");
+    let route = "src/domain/routing/route.rs";
+    for name in ["Policy", "CachePolicy"] {
+        let missing: Vec<String> =
+            fields(route, name).into_iter().filter(|field| !has_row(&page, field)).collect();
+        assert!(missing.is_empty(), "give {missing:?} of {name} a row in docs/ROUTES.md");
+    }
+    let missing: Vec<String> =
+        fields(route, "When").into_iter().filter(|field| !page.contains(&format!("`{field}"))).collect();
+    assert!(missing.is_empty(), "explain {missing:?} of When in docs/ROUTES.md");
+}
+
+#[test]
+fn every_metric_and_every_header_has_its_row() {
+    let page = page("docs/OPERATING.md");
+    let texts = texts_of(&code());
+    let is_word = |text: &str| text.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_');
+    let metrics: Vec<&String> =
+        texts.iter().filter(|text| text.starts_with("tollgate_") && is_word(text)).collect();
+    let is_header = |text: &str| text.starts_with("x-tollgate-") || text == "x-should-retry";
+    let headers = texts.iter().filter(|text| is_header(text) && !text.contains([' ', ':', '{']));
+
+    let no_row: Vec<&&String> = metrics.iter().filter(|name| !has_row(&page, name)).collect();
+    let unnamed: Vec<&String> = headers.filter(|name| !page.contains(&format!("`{name}`"))).collect();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let gone: Vec<&str> =
+        rows.filter(|row| row.starts_with("tollgate_") && !texts.iter().any(|text| text == row)).collect();
+
+    assert!(metrics.len() > 20, "the metrics are not found any more: {metrics:?}");
+    assert!(no_row.is_empty(), "give {no_row:?} a row in docs/OPERATING.md");
+    assert!(unnamed.is_empty(), "name {unnamed:?} in docs/OPERATING.md");
+    assert!(gone.is_empty(), "docs/OPERATING.md has rows of metrics that are no more: {gone:?}");
+}
+
+#[test]
+fn every_file_that_a_page_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = vec![root.join("README.md")];
+    let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    pages.extend(docs.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    let mut missing = Vec::new();
+    for page in &pages {
+        let text = fs::read_to_string(page).unwrap();
+        // What stands between two backticks of a line, where it is a path.
+        let quoted = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+        let is_path = |text: &str| {
+            ["src/", "tests/", "docs/", "schemas/", ".ci/"].iter().any(|folder| text.starts_with(folder))
+        };
+        let is_page = |text: &str| text.ends_with(".md") && !text.contains('/');
+        let named =
+            quoted.filter(|text| is_path(text) || is_page(text)).filter(|text| !text.contains(['…', '<']));
+        missing
+            .extend(named.filter(|name| is_missing(root, name)).map(|name| (page.clone(), name.to_owned())));
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// A module is named without its ending, a decision by its number.
+fn is_missing(root: &Path, name: &str) -> bool {
+    let folders = [root.to_owned(), root.join("docs")];
+    let is_there = folders.iter().any(|folder| {
+        let path = folder.join(name);
+        path.exists() || path.with_extension("rs").exists()
+    });
+    let is_decision = name.strip_prefix("docs/decisions/").is_some_and(|number| {
+        let decisions = fs::read_dir(root.join("docs/decisions")).unwrap();
+        decisions.into_iter().any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with(number))
+    });
+    !is_there && !is_decision
+}
+
+#[test]
+fn every_variable_that_makes_a_test_or_bench_long_is_told() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    collect_sources(&root.join("tests/it"), &mut files);
+    collect_sources(&root.join("benches"), &mut files);
+    let pages = ["docs/RELIABILITY.md", "docs/BENCHMARKS.md", "docs/CONFIGURATION.md"].map(page).concat();
+    let texts = files.iter().flat_map(|file| texts_of(&scan(&fs::read_to_string(file).unwrap())));
+    let missing: Vec<String> =
+        texts.filter(|text| is_variable(text) && !pages.contains(text.as_str())).collect();
+    assert!(missing.is_empty(), "name {missing:?} in docs/RELIABILITY.md or docs/BENCHMARKS.md");
+}
+
+/// A table that the instructions leave out would stay on the coordinator, and every statement on it with it.
+#[test]
+fn the_instructions_for_citus_name_every_table() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let scaling = fs::read_to_string(root.join("docs/SCALING.md")).unwrap();
+    let (_, citus) = scaling.split_once("## Many databases: Citus").unwrap();
+    let (citus, _) = citus.split_once("\n## ").unwrap();
+    let mut migrations = String::new();
+    for entry in fs::read_dir(root.join("migrations/postgres")).unwrap() {
+        migrations.push_str(&fs::read_to_string(entry.unwrap().path()).unwrap());
+    }
+
+    let named =
+        |table: &str| ["'", "`"].iter().any(|quote| citus.contains(&format!("{quote}{table}{quote}")));
+    let tables = tables_of(&migrations);
+    let left_out: Vec<&str> = tables.iter().copied().filter(|table| !named(table)).collect();
+
+    assert!(tables.contains(&"events") && tables.contains(&"shared_rates"), "{tables:?}");
+    assert!(left_out.is_empty(), "say in docs/SCALING.md how Citus is to keep {left_out:?}");
+}
+
+/// What the statements make: `create [unlogged] table NAME (`.
+fn tables_of(sql: &str) -> Vec<&str> {
+    let made = sql.lines().filter_map(|line| {
+        let line = line.strip_prefix("create ")?;
+        line.strip_prefix("unlogged ").unwrap_or(line).strip_prefix("table ")?.split([' ', '(']).next()
+    });
+    made.collect()
+}
+
+fn page(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// Whether a table has a line that begins with the name.
+fn has_row(page: &str, name: &str) -> bool {
+    page.lines().any(|line| line.starts_with(&format!("| `{name}`")))
+}
+
+/// Whether it is the name of an environment variable of ours.
+fn is_variable(text: &str) -> bool {
+    let is_name = |letter: char| letter.is_ascii_uppercase() || letter == '_';
+    text.strip_prefix("TOLLGATE_").is_some_and(|rest| !rest.is_empty() && rest.chars().all(is_name))
+}
+
+/// The public fields of a struct.
+fn fields(path: &str, name: &str) -> Vec<String> {
+    let tokens = scan(&page(path));
+    let begins = tokens.windows(3).position(|at| at[0].is("struct") && at[1].is(name) && at[2].is("{"));
+    assert!(begins.is_some(), "there is no struct {name} in {path}");
+    let begins = begins.unwrap();
+    let body = &tokens[begins..end_of_item(&tokens, begins)];
+    let fields = body.windows(3).filter(|at| at[0].is("pub") && at[2].is(":"));
+    fields.map(|at| at[1].text.clone()).collect()
+}
