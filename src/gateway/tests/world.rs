@@ -1,0 +1,199 @@
+//! A gateway with its ledger, its providers as simulators, and an org that pays: what the stories are told of.
+
+use super::*;
+
+pub const ACME: OrgId = OrgId(Uuid::from_u128(0xACE));
+
+/// A gateway with two simulated upstreams of each kind; the first of a kind has weather.
+pub struct World {
+    pub url: String,
+    pub secret: String,
+    pub ledger: Ledger,
+    pub http: reqwest::Client,
+    pub state: GatewayState,
+    pub log: Arc<outages::Log>,
+    pub config: Config,
+    pub simulator: SimulatorHandle,
+    pub _folder: tempfile::TempDir,
+}
+
+pub async fn listen(router: Router) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
+impl World {
+    pub async fn new(credits: &str, weather: &str) -> World {
+        World::routed(credits, weather, json!([{"name": "alone", "chain": ["openai/gpt-4o-mini"]}])).await
+    }
+
+    pub async fn routed(credits: &str, weather: &str, routes: Value) -> World {
+        World::with_odd(credits, weather, routes, Router::new()).await
+    }
+
+    /// With an upstream `odd` that answers as the test says.
+    pub async fn with_odd(credits: &str, weather: &str, routes: Value, odd: Router) -> World {
+        World::at(Clock::system(), credits, weather, routes, odd).await
+    }
+
+    pub async fn at(clock: Clock, credits: &str, weather: &str, routes: Value, odd: Router) -> World {
+        let simulator = SimulatorHandle::new(SimulatorConfig {
+            weather: Weather::parse(weather).expect("weather"),
+            ..SimulatorConfig::default()
+        });
+        let stormy = listen(simulator.router()).await;
+        let odd = listen(odd).await;
+        let calm = listen(SimulatorHandle::new(SimulatorConfig::default()).router()).await;
+        let provider = |name: &str, kind, address: SocketAddr, prices_of: &str| ProviderConfig {
+            name: name.into(),
+            kind,
+            base_url: format!("http://{address}"),
+            api_key: Some("upstream".into()),
+            api_key_env: None,
+            api_key_file: None,
+            api_key_header: (name == "odd").then(|| "api-key".into()),
+            lacks: Vec::new(),
+            uplifts: if name == "odd" { [Uplift::RegionEu].into() } else { [].into() },
+            prices_of: Some(prices_of.into()),
+            connect_timeout_seconds: 2,
+            first_byte_timeout_seconds: 5,
+            idle_timeout_seconds: 5,
+        };
+        let config = Config {
+            providers: vec![
+                provider("openai", ProviderKind::Openai, stormy, "openai"),
+                provider("anthropic", ProviderKind::Anthropic, stormy, "anthropic"),
+                provider("gemini", ProviderKind::Gemini, stormy, "gemini"),
+                provider("gemini-spare", ProviderKind::Gemini, calm, "gemini"),
+                provider("spare", ProviderKind::Openai, calm, "openai"),
+                provider("odd", ProviderKind::Openai, odd, "openai"),
+                provider("odd-claude", ProviderKind::Anthropic, odd, "anthropic"),
+                provider("responses", ProviderKind::OpenaiResponses, stormy, "openai"),
+            ],
+            routes: serde_json::from_value(routes).expect("routes"),
+            successors: BTreeMap::from([(
+                "openai/gpt-4-retired".into(),
+                "openai/gpt-4o-mini".to_owned().into(),
+            )]),
+            ..Config::default()
+        };
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("t.db");
+        let log = Arc::new(outages::Log::of(SqliteStore::open(&path).await.expect("opens")));
+        let views = Arc::new(SqliteViews::open(&path).await.expect("opens"));
+        let ledger = Ledger::open(log.clone(), views, clock, Memory::default()).await.expect("opens");
+        let mut cards = default_cards(Timestamp(0)).expect("cards");
+        let card = |model: &str| cards.iter().find(|card| card.model == model).expect("a card").clone();
+        let soon = |seconds| Some(ledger.clock().now().plus_seconds(seconds));
+        let (retired, ending) = (card("gpt-4o-mini"), card("gpt-4o"));
+        cards.push(RateCard { model: "gpt-4-retired".into(), deprecated_at: soon(-1), ..retired });
+        cards.push(RateCard { effective_from: Timestamp(1), deprecated_at: soon(86_400), ..ending });
+        ledger
+            .submit_system(SystemCommand::PublishPrices { cards, mark_ups: vec![] }, None, None)
+            .await
+            .expect("publishes");
+        let key = KeyId { org: ACME, local: Uuid::from_u128(7) };
+        let secret = key_text(key, &[0x5e; 24]);
+        for command in [
+            OrgCommand::OpenOrg {
+                slug: "acme".into(),
+                time_zone: "UTC".into(),
+                overdraft_limit: Credits::ZERO,
+            },
+            OrgCommand::Grant {
+                terms: LotTerms {
+                    lot: LotId(Uuid::from_u128(1)),
+                    credits: credits.parse().expect("credits"),
+                    priority: 0,
+                    expires_at: None,
+                },
+                kind: GrantKind::Goodwill,
+                note: None,
+            },
+            OrgCommand::CreateKey {
+                key,
+                role: Role::Inference,
+                project: None,
+                secret_sha256: secret_sha256(&secret),
+                expires_at: None,
+            },
+        ] {
+            ledger
+                .submit(Submission { org: ACME, command, by: By::Tollgate, idempotency: None })
+                .await
+                .expect("runs");
+        }
+        let state = GatewayState::new(
+            ledger.clone(),
+            OperatorKey::new(&"o".repeat(32)).expect("long enough"),
+            &config,
+        )
+        .expect("a gateway");
+        let url = format!("http://{}", listen(router(state.clone()).0).await);
+        World {
+            url,
+            secret,
+            ledger,
+            http: reqwest::Client::new(),
+            state,
+            log,
+            config,
+            simulator,
+            _folder: folder,
+        }
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> reqwest::Response {
+        let call = self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.secret);
+        call.json(&body).send().await.expect("answers")
+    }
+
+    /// The attempts of the last settle, and the route that it counts for.
+    pub async fn last_settle(&self) -> (Vec<Attempt>, Option<String>) {
+        let stored = list_events(&self.ledger, ACME, 0, 1_000).await.expect("reads");
+        let settle = stored.into_iter().rev().find_map(|stored| match stored.payload.event {
+            Event::ReservationSettled { attempts, purpose, .. } => Some((attempts, purpose.route)),
+            _ => None,
+        });
+        settle.expect("a settle")
+    }
+
+    /// What the last settle says was decided about where it went.
+    pub async fn last_decision(&self) -> Option<String> {
+        let stored = list_events(&self.ledger, ACME, 0, 1_000).await.expect("reads");
+        let settle = stored.into_iter().rev().find_map(|stored| match stored.payload.event {
+            Event::ReservationSettled { purpose, .. } => Some(purpose.decision),
+            _ => None,
+        });
+        settle.expect("a settle")
+    }
+
+    /// Whether the last hold was raised after it was taken.
+    pub async fn grew_before_the_settle(&self) -> bool {
+        let stored = list_events(&self.ledger, ACME, 0, 1_000).await.expect("reads");
+        stored.iter().any(|stored| matches!(stored.payload.event, Event::ReservationGrown { .. }))
+    }
+
+    pub async fn balance(&self) -> Balance {
+        self.ledger.read(ACME, |account| account.balance()).await.expect("reads")
+    }
+}
+
+pub fn chat(model: &str) -> Value {
+    json!({"model": model, "messages": [{"role": "user", "content": "Say something."}]})
+}
+
+/// A chain over all three upstreams, with what the policy adds.
+pub fn chain(policy: Value) -> Value {
+    let mut route = json!({"name": "r", "chain": ["anthropic/claude-haiku-4-5", "openai/gpt-4o-mini"]});
+    for (field, value) in policy.as_object().expect("a policy") {
+        route[field] = value.clone();
+    }
+    json!([route])
+}
+
+pub fn header(response: &reqwest::Response, name: &str) -> String {
+    response.headers().get(name).map(|value| value.to_str().expect("text").to_owned()).unwrap_or_default()
+}
