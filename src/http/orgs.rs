@@ -117,7 +117,7 @@ async fn opened(api: &ApiState, claimed: Claimed, asked: NewOrg) -> Result<OrgVi
         status: "active",
         time_zone: asked.time_zone.unwrap_or_else(|| "UTC".into()),
         overdraft_limit: asked.overdraft_limit.unwrap_or_default(),
-        created_at: api.ledger.read(org, |account| account.opened_at.to_rfc3339()).await?,
+        created_at: api.ledger.read_lasting(org, |account| account.opened_at.to_rfc3339()).await?,
     })
 }
 
@@ -198,7 +198,7 @@ pub async fn erase_profile(
 
 async fn put_profile(api: &ApiState, org: OrgId, profile: Profile) -> Result<(), Problem> {
     // Nothing is kept of an org that was never opened.
-    api.ledger.read(org, |_| ()).await?;
+    api.ledger.read_lasting(org, |_| ()).await?;
     Ok(api.profiles.put(&api.ledger, org, &org.to_string(), &profile).await?)
 }
 

@@ -42,7 +42,7 @@ use crate::domain::time::Timestamp;
 use crate::ledger::access::Accesses;
 use crate::ledger::cluster::Cluster;
 use crate::ledger::fetch::Fetcher;
-use crate::ledger::job::{Ask, Command, Job, Keyed};
+use crate::ledger::job::{Ask, Command, Job, Keyed, Reading};
 use crate::ledger::projector::Projector;
 use crate::ledger::snapshots::Keeper;
 use crate::ledger::writer::{Progress, Writer};
@@ -264,6 +264,9 @@ impl Ledger {
     /// under the same idempotency key.
     pub async fn submit(&self, submission: Submission) -> Result<Outcome, LedgerError> {
         let shard = self.shard_of(submission.org);
+        if let Some(cluster) = self.shared.cluster.get() {
+            cluster.finish_takeover(shard).await?;
+        }
         match self.owner(shard) {
             Some((cluster, peer)) => self.forward(cluster, &peer, shard, submission).await,
             None => {
@@ -295,12 +298,34 @@ impl Ledger {
         org: OrgId,
         view: impl FnOnce(&Account) -> T + Send + 'static,
     ) -> Result<T, LedgerError> {
+        self.look(org, true, view).await
+    }
+
+    /// The same for what time does not end, such as keys, projects and limits: an account of which much is due is not
+    /// copied for it.
+    ///
+    /// # Errors
+    /// As [`Ledger::read`].
+    pub async fn read_lasting<T: Send + 'static>(
+        &self,
+        org: OrgId,
+        view: impl FnOnce(&Account) -> T + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        self.look(org, false, view).await
+    }
+
+    async fn look<T: Send + 'static>(
+        &self,
+        org: OrgId,
+        takes_due: bool,
+        view: impl FnOnce(&Account) -> T + Send + 'static,
+    ) -> Result<T, LedgerError> {
         let (reply, answer) = oneshot::channel();
-        let read = move |account: Option<&Account>| {
+        let view = move |account: Option<&Account>| {
             // A reader that went away needs no answer.
             let _ = reply.send(account.map(view));
         };
-        self.enqueue(org, Job::Read { org, read: Box::new(read) })?;
+        self.enqueue(org, Job::Read(Reading { org, takes_due, view: Box::new(view) }))?;
         let unread = |_| LedgerError::Unavailable("the account can't be read now".into());
         let seen = answer.await.map_err(unread)?;
         seen.ok_or(LedgerError::Refused(Refusal::UnknownOrg))
@@ -315,7 +340,7 @@ impl Ledger {
         let accesses = self.handle(org)?.accesses.clone();
         match accesses.get(org) {
             Some(access) => Ok(access),
-            None => self.read(org, move |account| accesses.keep(account)).await,
+            None => self.read_lasting(org, move |account| accesses.keep(account)).await,
         }
     }
 
@@ -423,9 +448,9 @@ impl Ledger {
     ) -> Result<Outcome, LedgerError> {
         let (reply, answer) = oneshot::channel();
         let idempotency = idempotency.map(|command| Keyed::of(org, command));
-        let command = Command { org, ask, by, idempotency, under: None, reply, found: None };
+        let command = Command { org, ask, by, idempotency, lent: None, reply, found: None };
         self.enqueue(org, Job::Command(Box::new(command)))?;
-        answer.await.map_err(|_| stopped())?
+        answer.await.map_err(|_| ended())?
     }
 
     fn enqueue(&self, org: OrgId, job: Job) -> Result<(), LedgerError> {
@@ -444,11 +469,16 @@ fn send(queue: &mpsc::Sender<Job>, job: Job) -> Result<(), LedgerError> {
         mpsc::error::TrySendError::Closed(_) => stopped(),
     })?;
     // A writer that died in this moment may have emptied its queue just before: nobody would ever answer.
-    if queue.is_closed() { Err(stopped()) } else { Ok(()) }
+    if queue.is_closed() { Err(ended()) } else { Ok(()) }
 }
 
 fn stopped() -> LedgerError {
     LedgerError::Unavailable("the writer has stopped".into())
+}
+
+/// It stopped with what it had taken, and may have been writing it.
+fn ended() -> LedgerError {
+    LedgerError::Unknown("the writer has stopped".into())
 }
 
 /// The system org lives on shard 0; others are spread by their random low bits.

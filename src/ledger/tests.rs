@@ -1,4 +1,8 @@
 mod faulty;
+mod keys;
+mod memory;
+mod nodes;
+mod outages;
 mod projections;
 mod tampering;
 
@@ -186,111 +190,6 @@ async fn a_request_that_a_key_began_ends_though_the_key_was_revoked_and_no_other
 }
 
 #[tokio::test]
-async fn i4_one_key_has_one_effect_within_a_batch_and_after() {
-    let node = Node::funded(10).await;
-    let key = Some(("k", "same"));
-
-    let (first, twin) = tokio::join!(node.keyed(reserve(1, 2), key), node.keyed(reserve(2, 2), key));
-    let again = node.keyed(reserve(3, 2), key).await.expect("replays");
-    let other = node.keyed(reserve(4, 3), Some(("k", "other"))).await;
-
-    let first = first.expect("holds");
-    assert_eq!(twin.expect("replays").events, first.events);
-    assert_eq!(again.events, first.events);
-    assert!(again.replayed && !first.replayed);
-    assert!(matches!(other, Err(LedgerError::Refused(Refusal::IdempotencyConflict))));
-    assert_eq!(node.balance().await.held, Credits::from_whole(2));
-}
-
-#[tokio::test]
-async fn i4_a_key_binds_for_thirty_days_and_no_longer_in_memory_and_looked_up() {
-    for recent in [Memory::default().recent, 1] {
-        let memory = Memory { recent, ..Memory::default() };
-        let node = Node::funded(1_000).await.with(memory).await;
-        let key = Some(("k", "a"));
-        let first = node.keyed(reserve(1, 4), key).await.expect("holds");
-        node.clock.advance_seconds(2_592_000 - 1);
-        for n in 10..20 {
-            node.keyed(reserve(n, 1), Some((&n.to_string(), "a"))).await.expect("holds");
-            node.ledger.projector().catch_up_all().await.expect("projects");
-        }
-
-        let again = node.keyed(reserve(2, 4), key).await.expect("replays");
-        let conflict = node.keyed(reserve(2, 4), Some(("k", "b"))).await;
-        node.clock.advance_seconds(2);
-        let anew = node.keyed(reserve(3, 4), Some(("k", "b"))).await.expect("holds anew");
-        let replay = node.keyed(reserve(4, 4), Some(("k", "b"))).await.expect("replays the new one");
-
-        assert!(again.replayed && again.events == first.events, "{recent} kept: {again:?}");
-        assert!(matches!(conflict, Err(LedgerError::Refused(Refusal::IdempotencyConflict))), "{conflict:?}");
-        assert!(!anew.replayed && anew.events != first.events, "{recent} kept: {anew:?}");
-        assert!(replay.replayed && replay.events == anew.events, "{recent} kept: {replay:?}");
-        node.finish().await;
-    }
-}
-
-#[tokio::test]
-async fn beyond_a_full_queue_callers_are_told_to_come_again_and_nobody_in_it_is_forgotten() {
-    let node = Node::funded(20_000).await;
-    let [under_way, go_on] = [(); 2].map(|()| Arc::new(tokio::sync::Notify::new()));
-    let log = Faulty::new(&node.store);
-    *log.slow.lock().expect("no test panicked") = Some([under_way.clone(), go_on.clone()]);
-    let ledger = node.another(Arc::new(log)).await;
-    let hold = |n: usize| {
-        let ledger = ledger.clone();
-        tokio::spawn(async move { ledger.submit(command(reserve(n as u128, 1))).await })
-    };
-    let first = hold(0);
-    under_way.notified().await;
-
-    let waiting: Vec<_> = (1..=QUEUE_MAX).map(hold).collect();
-    let one_more = hold(QUEUE_MAX + 1).await.expect("runs");
-    let read = ledger.read(ACME, Account::balance).await;
-    go_on.notify_one();
-
-    assert!(matches!(one_more, Err(LedgerError::Busy)), "{one_more:?}");
-    assert!(matches!(read, Err(LedgerError::Busy)), "{read:?}");
-    for held in std::iter::once(first).chain(waiting) {
-        held.await.expect("runs").expect("holds");
-    }
-    let held = ledger.read(ACME, |account| account.balance().held).await.expect("reads");
-    assert_eq!(held, Credits::from_whole(1 + i64::try_from(QUEUE_MAX).expect("few")));
-}
-
-#[tokio::test]
-async fn no_more_wait_for_what_is_being_read_than_in_the_queue() {
-    let node = Node::funded(20_000).await;
-    node.ledger.projector().catch_up_all().await.expect("projects");
-    let log = Arc::new(Faulty::new(&node.store));
-    let ledger = node.another(log.clone()).await;
-    let refused = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let (beyond, step) = (QUEUE_MAX / 10, QUEUE_MAX / 10);
-
-    let reading = log.look_ups.write().await;
-    let mut holds = Vec::new();
-    while holds.len() < QUEUE_MAX + beyond {
-        for n in holds.len()..holds.len() + step {
-            let (ledger, refused) = (ledger.clone(), refused.clone());
-            holds.push(tokio::spawn(async move {
-                let held = ledger.submit(command(reserve(n as u128, 1))).await;
-                refused.fetch_add(usize::from(matches!(held, Err(LedgerError::Busy))), Ordering::SeqCst);
-                held.is_ok()
-            }));
-        }
-        // The writer sets them aside meanwhile.
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
-    }
-    until("the others are refused", async || refused.load(Ordering::SeqCst) == beyond).await;
-    drop(reading);
-
-    let held = futures_util::future::join_all(holds).await;
-    assert_eq!(held.iter().filter(|held| matches!(held, Ok(true))).count(), QUEUE_MAX);
-    ledger.submit(command(reserve(50_000, 1))).await.expect("there is room again");
-}
-
-#[tokio::test]
 async fn i5_a_restart_finds_everything_acknowledged() {
     let node = Node::funded(10).await;
     node.run(reserve(1, 4)).await.expect("holds");
@@ -300,109 +199,6 @@ async fn i5_a_restart_finds_everything_acknowledged() {
 
     assert_eq!(node.balance().await, before);
     assert!(node.keyed(settle(1, 3), Some(("s", "1"))).await.expect("replays").replayed);
-}
-
-#[tokio::test]
-async fn i5_a_lost_commit_answer_is_resolved_by_the_log() {
-    let node = Node::funded(10).await;
-    let faulty = Arc::new(Faulty::new(&node.store));
-    let ledger = node.another(faulty.clone()).await;
-
-    faulty.lost_answer.store(true, Ordering::SeqCst);
-    let held = ledger.submit(command(reserve(1, 4))).await;
-
-    assert!(held.is_ok(), "{held:?}");
-    let balance = ledger.read(ACME, Account::balance).await.expect("reads");
-    assert_eq!(balance.held, Credits::from_whole(4));
-}
-
-#[tokio::test]
-async fn i1_two_writers_of_one_log_never_overspend_and_read_each_other() {
-    let node = Node::funded(100).await;
-    let shared = || Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
-    let (one, other) = (node.another(shared()).await, node.another(shared()).await);
-
-    let holds = (0..400).map(|n| {
-        let ledger = if n % 2 == 0 { one.clone() } else { other.clone() };
-        async move { ledger.submit(command(reserve(n, 1))).await }
-    });
-    let outcomes = futures_util::future::join_all(holds).await;
-
-    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 100, "{:?}", outcomes.last());
-    for ledger in [&one, &other] {
-        let balance = ledger.read(ACME, Account::balance).await.expect("reads");
-        assert_eq!((balance.available, balance.held), (Credits::ZERO, Credits::from_whole(100)));
-    }
-    assert!(verify::verify(&*node.store).await.expect("reads").is_sound());
-}
-
-#[tokio::test]
-async fn i3_and_i4_hold_for_what_has_left_memory() {
-    let small = Memory { recent: 2, accounts: 1, events_per_snapshot: 3, ..Memory::default() };
-    let node = Node::funded(1_000).await.with(small).await;
-    let first = node.keyed(reserve(1, 4), Some(("k1", "a"))).await.expect("holds");
-    node.keyed(settle(1, 3), Some(("s1", "b"))).await.expect("settles");
-    node.run(reserve(2, 4)).await.expect("holds");
-    node.clock.advance_seconds(60);
-    for n in 10..40 {
-        node.keyed(reserve(n, 1), Some((&format!("k{n}"), "a"))).await.expect("holds");
-        node.keyed(settle(n, 1), Some((&format!("s{n}"), "b"))).await.expect("settles");
-        node.ledger.projector().catch_up_all().await.expect("projects");
-    }
-    let before = node.balance().await;
-
-    let again = node.keyed(reserve(99, 4), Some(("k1", "a"))).await.expect("replays");
-    let other = node.keyed(reserve(99, 5), Some(("k1", "other"))).await;
-    let twice = node.run(settle(1, 3)).await;
-    let late = node.run(settle(2, 4)).await.expect("is late");
-
-    assert!(again.replayed);
-    assert_eq!(again.events, first.events);
-    assert!(matches!(other, Err(LedgerError::Refused(Refusal::IdempotencyConflict))), "{other:?}");
-    assert!(matches!(twice, Err(LedgerError::Refused(Refusal::ReservationEnded { .. }))), "{twice:?}");
-    assert!(matches!(late.events[0].payload.event, Event::ReservationSettled { late: true, .. }));
-    assert_eq!(node.balance().await.consumed, before.consumed.saturating_add(Credits::from_whole(4)));
-    node.finish().await;
-}
-
-#[tokio::test]
-async fn i4_keys_bound_before_and_after_the_filter_was_saved_are_known_after_a_start() {
-    let node = Node::funded(1_000).await;
-    let bind = async |n: u128| node.keyed(reserve(n, 1), Some((&n.to_string(), "a"))).await.expect("holds");
-    for n in 0..10 {
-        bind(n).await;
-    }
-    let mut filter = key_filter::KeyFilter::default();
-    (0..10).for_each(|n| filter.insert(key_entry(&key_hash(ACME, &n.to_string())), node.clock.now()));
-    let last = node.store.read(0, 12, 1).await.expect("reads").remove(0);
-    let (saved, layers) = snapshots::unsaved(&filter, 12, last.hash, None);
-    assert!(node.views.put_key_filter(0, &saved, &layers).await.expect("saves"));
-    for n in 10..20 {
-        bind(n).await;
-    }
-    node.ledger.projector().catch_up_all().await.expect("projects");
-    let node = node.with(Memory { recent: 0, ..Memory::default() }).await;
-
-    for n in 0..20 {
-        let again = node.keyed(reserve(n + 100, 1), Some((&n.to_string(), "a"))).await.expect("replays");
-        assert!(again.replayed, "key {n}");
-    }
-    node.finish().await;
-}
-
-#[tokio::test]
-async fn i4_keys_are_known_though_a_filter_was_saved_of_events_that_the_log_has_lost() {
-    let node = Node::funded(1_000).await;
-    node.keyed(reserve(1, 1), Some(("1", "a"))).await.expect("holds");
-    let (without, none) = snapshots::unsaved(&key_filter::KeyFilter::default(), 3, [7; 32], None);
-    assert!(node.views.put_key_filter(0, &without, &none).await.expect("saves"));
-    node.ledger.projector().catch_up_all().await.expect("projects");
-    let node = node.with(Memory { recent: 0, ..Memory::default() }).await;
-
-    let again = node.keyed(reserve(2, 1), Some(("1", "a"))).await.expect("replays");
-
-    assert!(again.replayed);
-    node.finish().await;
 }
 
 #[tokio::test]
@@ -475,101 +271,6 @@ async fn i5_a_snapshot_of_another_log_is_not_read() {
     }
 }
 
-#[tokio::test]
-async fn who_reads_is_answered_though_another_node_goes_on_writing() {
-    let node = Node::funded(1_000).await;
-    let writes = std::sync::Mutex::new((1..=100).collect());
-    let log = Faulty { shared: true, writes, writer: Some(node.ledger.clone()), ..Faulty::new(&node.store) };
-    let log = Arc::new(log);
-    let other = node.another(log.clone()).await;
-    let made = || 100 - log.writes.lock().expect("no test panicked").len();
-    let before = made();
-
-    let held = other.read(ACME, |account| account.balance().held).await.expect("reads");
-
-    assert!(held >= Credits::from_whole(i64::try_from(before).expect("few")), "{before} were acknowledged");
-    assert!(made() < before + 10, "{before} writes became {}", made());
-}
-
-#[tokio::test]
-async fn what_a_node_that_cannot_write_was_forwarded_is_left_to_its_sender() {
-    let node = Node::funded(100).await;
-    let since = Timestamp(node.clock.now().0 + 1);
-    let log = Arc::new(Faulty { since, ..Faulty::new(&node.store) });
-    let slow = node.another(log).await;
-    let OrgCommand::Reserve(ask) = reserve(1, 1) else { unreachable!("it is one") };
-    let forwarded = cluster::wire::Forwarded {
-        org: ACME,
-        ask: OrgCommand::Reserve(ask),
-        by: By::Tollgate,
-        command: CommandRef { key: "1".into(), fingerprint: "a".into() },
-        epoch: 0,
-    };
-
-    let request = serde_json::to_vec(&[forwarded]).expect("writes");
-    let answers = slow.take_forwarded(&request).await.expect("reads it");
-
-    assert_eq!(String::from_utf8_lossy(&answers), r#"["Dropped"]"#);
-}
-
-#[tokio::test]
-async fn i3_a_late_settle_counts_once_though_another_node_wrote_it() {
-    let node = Node::funded(100).await;
-    node.run(reserve(1, 4)).await.expect("holds");
-    node.run(OrgCommand::Release { reservation: id(1), by: None }).await.expect("releases");
-    node.ledger.projector().catch_up_all().await.expect("projects");
-    let shared = || Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
-    let (one, other) = (node.another(shared()).await, node.another(shared()).await);
-    // Both have the account, and how the reservation ended is in the projections alone.
-    for ledger in [&one, &other] {
-        ledger.read(ACME, Account::balance).await.expect("reads");
-    }
-
-    one.submit(command(settle(1, 3))).await.expect("is late");
-    let twice = other.submit(command(settle(1, 2))).await;
-
-    assert!(matches!(twice, Err(LedgerError::Refused(Refusal::ReservationEnded { .. }))), "{twice:?}");
-    let balance = other.read(ACME, Account::balance).await.expect("reads");
-    assert_eq!(balance.consumed, Credits::from_whole(3));
-}
-
-#[tokio::test]
-async fn i3_a_reservation_is_found_though_another_node_folded_the_projections() {
-    let node = Node::funded(100).await;
-    let shared = || Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
-    let (one, other) = (node.another(shared()).await, node.another(shared()).await);
-    one.submit(command(reserve(1, 4))).await.expect("holds");
-    one.submit(command(OrgCommand::Release { reservation: id(1), by: None })).await.expect("releases");
-    other.submit(command(reserve(2, 4))).await.expect("holds");
-    other.projector().catch_up_all().await.expect("projects");
-
-    // The race is lost, so the account is read again: from rows that this node did not write.
-    one.submit(command(reserve(3, 4))).await.expect("holds");
-    one.submit(command(settle(1, 3))).await.expect("is late");
-
-    let balance = one.read(ACME, Account::balance).await.expect("reads");
-    assert_eq!((balance.consumed, balance.held), (Credits::from_whole(3), Credits::from_whole(8)));
-}
-
-#[tokio::test]
-async fn i3_a_late_settle_counts_once_though_memory_is_short_and_projections_are_behind() {
-    let small = Memory { recent: 2, accounts: 16, events_per_snapshot: 1_000, ..Memory::default() };
-    let node = Node::funded(100).await.with(small).await;
-    node.run(reserve(1, 4)).await.expect("holds");
-    node.run(OrgCommand::Release { reservation: id(1), by: None }).await.expect("releases");
-    node.ledger.projector().catch_up_all().await.expect("projects");
-    node.run(settle(1, 3)).await.expect("is late");
-    for n in 10..20 {
-        node.run(reserve(n, 1)).await.expect("holds");
-        node.run(settle(n, 1)).await.expect("settles");
-    }
-
-    let twice = node.run(settle(1, 2)).await;
-
-    assert!(matches!(twice, Err(LedgerError::Refused(Refusal::ReservationEnded { .. }))), "{twice:?}");
-    node.finish().await;
-}
-
 #[test]
 fn nobody_waits_for_a_writer_that_died_as_it_was_asked() {
     for _ in 0..20_000 {
@@ -588,56 +289,6 @@ fn nobody_waits_for_a_writer_that_died_as_it_was_asked() {
         let is_waiting = matches!(answer.try_recv(), Err(oneshot::error::TryRecvError::Empty));
         assert!(sent.is_err() || !is_waiting, "it waits for ever");
     }
-}
-
-#[tokio::test]
-async fn an_org_that_nobody_opened_is_refused_and_not_kept() {
-    let node = Node::start().await;
-
-    let held = node.run(reserve(1, 1)).await;
-    let read = node.ledger.read(ACME, Account::balance).await;
-
-    assert!(matches!(held, Err(LedgerError::Refused(Refusal::UnknownOrg))), "{held:?}");
-    assert!(matches!(read, Err(LedgerError::Refused(Refusal::UnknownOrg))), "{read:?}");
-}
-
-#[tokio::test]
-async fn feedback_counts_once_though_another_node_heard_it_first_and_projections_are_behind() {
-    let small = Memory { recent: 2, ..Memory::default() };
-    let node = Node::funded(1_000).await.with(small).await;
-    for n in 0..10 {
-        node.run(reserve(n, 1)).await.expect("holds");
-        node.run(settle(n, 1)).await.expect("settles");
-    }
-    node.ledger.projector().catch_up_all().await.expect("projects");
-    let shared = || Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
-    let (one, other) = (node.another(shared()).await, node.another(shared()).await);
-    let feedback = Feedback { score_thousandths: Some(500), served: Some(true) };
-    let hear = || command(OrgCommand::GiveFeedback { reservation: id(1), feedback });
-
-    for ledger in [&one, &other, &one, &other] {
-        ledger.submit(hear()).await.expect("hears");
-    }
-
-    let rows = node.store.read(0, 1, i64::MAX).await.expect("reads");
-    assert_eq!(rows.iter().filter(|row| row.kind == "FeedbackGiven").count(), 1);
-}
-
-#[tokio::test]
-async fn orgs_that_anybody_makes_up_take_no_account_out_of_memory() {
-    let small = Memory { recent: 2, accounts: 4, ..Memory::default() };
-    let node = Node::funded(10).await.with(small).await;
-    node.run(reserve(1, 1)).await.expect("holds");
-    node.run(settle(1, 1)).await.expect("settles");
-    node.ledger.projector().catch_up_all().await.expect("projects");
-    for n in 0..50 {
-        let read = node.ledger.read(OrgId(Uuid::from_u128(n)), Account::balance).await;
-        read.expect_err("nobody opened it");
-    }
-
-    // Whoever is in memory is read without the projections.
-    node.forget_folded().await;
-    assert_eq!(node.balance().await.consumed, Credits::from_whole(1));
 }
 
 #[tokio::test]
@@ -747,26 +398,6 @@ async fn i11_who_asks_does_not_wait_until_all_is_written_that_has_ended() {
     until("all of them are written", async || expired().await.0 == 3_000).await;
     let (_, later) = expired().await;
     assert!(later > 500, "{later} of 3,000 came after what was asked for meanwhile");
-    node.finish().await;
-}
-
-#[tokio::test]
-async fn reservations_that_were_recalled_leave_memory_again() {
-    let small = Memory { recent: 2, accounts: 16, events_per_snapshot: 1_000, ..Memory::default() };
-    let node = Node::funded(1_000).await.with(small).await;
-    for n in 0..50 {
-        node.run(reserve(n, 1)).await.expect("holds");
-        node.run(settle(n, 1)).await.expect("settles");
-    }
-    node.ledger.projector().catch_up_all().await.expect("projects");
-
-    for n in 0..50 {
-        node.run(settle(n, 1)).await.expect_err("has ended");
-    }
-    node.run(reserve(99, 1)).await.expect("holds");
-
-    let kept = node.ledger.read(ACME, |account| account.ended.len()).await.expect("reads");
-    assert!(kept <= 3, "{kept} are kept");
     node.finish().await;
 }
 
