@@ -227,11 +227,10 @@ async fn one_command_that_is_late_goes_back_to_its_sender_and_disturbs_nobody() 
     let both = json!({ "operations": [hold("cold"), hold("hot-0")] });
     let asking = operator.clone();
     let asked = tokio::spawn(async move { asking.post("/api/v1/batch", both).await });
-    let reads = "select count(*) from pg_locks \
-        where relation = 'snapshots'::regclass and mode = 'AccessShareLock' and not granted";
-    until("the sender reads the account by itself", async || {
+    // It has the account in memory.
+    until("the sender decides by itself", async || {
         trade().await;
-        sqlx::query_scalar::<_, i64>(reads).fetch_one(&mut *held).await.unwrap() > 1
+        asked.is_finished()
     })
     .await;
     let owned = (0..4).filter(|shard| one.ledger().owns(*shard)).count();
@@ -310,10 +309,18 @@ async fn i1_nothing_is_decided_before_a_takeover_that_failed_has_been_made_up_fo
     }
 }
 
-/// A log whose appends end who writes it, once a test says so.
+/// A log that ends who would write it, once a test says so.
 struct Deadly {
     log: Arc<dyn EventLog>,
     is_deadly: AtomicBool,
+}
+
+impl Deadly {
+    fn strike(&self) {
+        if self.is_deadly.load(Ordering::SeqCst) {
+            std::panic::resume_unwind(Box::new("as the test wants"));
+        }
+    }
 }
 
 #[async_trait]
@@ -333,9 +340,7 @@ impl EventLog for Deadly {
         new: &Head,
         events: &[EventRow],
     ) -> Result<Appended, StoreError> {
-        if self.is_deadly.load(Ordering::SeqCst) {
-            std::panic::resume_unwind(Box::new("as the test wants"));
-        }
+        self.strike();
         self.log.append(shard, expected, new, events).await
     }
 
@@ -348,6 +353,7 @@ impl EventLog for Deadly {
     }
 
     async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {
+        self.strike();
         self.log.lock(shard).await
     }
 
