@@ -5,9 +5,12 @@
 //! oldest, id. A hold pins lots in that order; pinned credits neither expire nor are refunded. The tests of `decide`
 //! are a table of its guards; `model` is the whole account once more, naively, for random histories.
 
+mod alerts;
 pub mod budget;
+mod burn;
 pub mod command;
 mod decide;
+mod due;
 mod ended;
 mod evolve;
 #[cfg(test)]
@@ -247,7 +250,7 @@ impl Account {
 
     /// When something will happen by itself next.
     pub fn next_due_at(&self) -> Option<Timestamp> {
-        decide::next_due_at(self)
+        due::next_at(self)
     }
 
     fn step(&mut self, event: Event, at: Timestamp) -> Step {
@@ -259,7 +262,7 @@ impl Account {
     /// ends later than the time `reached`.
     fn end_due(&mut self, format: Format, mut reached: Timestamp, now: Timestamp, steps: &mut Vec<Step>) {
         loop {
-            match (decide::next_due(self, now), decide::repayment(self)) {
+            match (due::next(self, now), due::repayment(self)) {
                 (Some((at, event)), _) if at <= reached => {
                     let is_dated = reached < now && format >= Format::DUE_AT;
                     let event = if is_dated { event.due(reached) } else { event };
@@ -273,7 +276,7 @@ impl Account {
     }
 
     fn raise_alerts(&mut self, now: Timestamp, steps: &mut Vec<Step>) {
-        for event in decide::alerts(self, steps.iter().map(|(event, _)| event)) {
+        for event in alerts::to_raise(self, steps.iter().map(|(event, _)| event)) {
             steps.push(self.step(event, now));
         }
     }
