@@ -17,14 +17,13 @@ use crate::domain::ids::{BundleId, LotId, OrgId};
 use crate::domain::system::SystemCommand;
 use crate::domain::text::decimal;
 use crate::http::extract::{
-    IdempotencyKey, Keyed, Path, Query, instant, operator, org_for, text, text_if_given,
+    IdempotencyKey, Keyed, Path, Query, instant, named, operator, org_for, text, text_if_given,
 };
 use crate::http::lots::{OpenedLot, Paid, opened_lot, paid};
-use crate::http::orgs::named;
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
-use crate::ledger::{LedgerError, Outcome, Submission};
+use crate::ledger::{LedgerError, Outcome};
 use crate::operations::authenticate::Actor;
 use crate::operations::claim::claim;
 use crate::operations::find_bundle::find_bundle;
@@ -238,8 +237,7 @@ pub async fn grant(
     let lot = LotId(api.ledger.clock().uuid());
     let terms = LotTerms { lot, credits: body.credits, priority: body.priority.unwrap_or(0), expires_at };
     let command = OrgCommand::Grant { terms, kind: body.kind, note: body.note };
-    let submission = Submission { org, command, by: actor.key.into(), idempotency: Some(idempotency) };
-    let outcome = api.ledger.submit(submission).await?;
+    let outcome = api.ledger.submit(actor.submission(org, command, idempotency)).await?;
     let lot = granted(&outcome).ok_or(Refusal::UnknownLot)?;
     Ok((StatusCode::CREATED, Json(opened(&api, org, lot).await?)))
 }
@@ -268,8 +266,7 @@ pub async fn adjust(
     text("reason", &body.reason, NOTE_MAX)?;
     let lot = LotId(api.ledger.clock().uuid());
     let command = OrgCommand::Adjust { credits: body.credits, reason: body.reason, lot };
-    let submission = Submission { org, command, by: actor.key.into(), idempotency: Some(idempotency) };
-    let outcome = api.ledger.submit(submission).await?;
+    let outcome = api.ledger.submit(actor.submission(org, command, idempotency)).await?;
     Ok((StatusCode::CREATED, Json(balance_after(&outcome))))
 }
 
@@ -302,8 +299,7 @@ pub async fn refund(
     text("reference", &body.reference, NAME_MAX)?;
     let lot = body.lot;
     let command = OrgCommand::Refund { lot, credits: body.credits, reference: body.reference };
-    let submission = Submission { org, command, by: actor.key.into(), idempotency: Some(idempotency) };
-    let done = match api.ledger.submit(submission).await {
+    let done = match api.ledger.submit(actor.submission(org, command, idempotency)).await {
         Ok(outcome) => outcome.recorded().map(|recorded| recorded.payload.clone()).collect(),
         // The same again, under whatever key, is told what was done.
         Err(LedgerError::Refused(Refusal::NameTaken(reference))) => {

@@ -15,13 +15,12 @@ use crate::domain::ids::{KeyId, OrgId, ProjectId};
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
 use crate::http::extract::{
-    MayBeKeyed, OptionalIdempotencyKey, Path, Query, instant, operator, org_for, text,
+    MayBeKeyed, OptionalIdempotencyKey, Path, Query, instant, named, operator, org_for, run, text,
 };
-use crate::http::orgs::{named, run};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems, Repeated};
 use crate::http::{ApiState, Problem};
-use crate::ledger::{Outcome, Submission};
+use crate::ledger::Outcome;
 use crate::operations::authenticate::{Actor, key_text, secret_sha256};
 use crate::operations::profile::Profile;
 
@@ -57,12 +56,11 @@ pub async fn create_project(
     named("name", &body.name)?;
     let project = ProjectId(api.ledger.clock().uuid());
     let command = OrgCommand::CreateProject { project, name: body.name };
-    let submission = Submission { org, command, by: actor.key.into(), idempotency };
-    let made =
-        api.ledger.submit(submission).await?.recorded().find_map(|recorded| match &recorded.payload.event {
-            Event::ProjectCreated { project, name } => Some(ProjectView { id: *project, name: name.clone() }),
-            _ => None,
-        });
+    let outcome = api.ledger.submit(actor.submission(org, command, idempotency)).await?;
+    let made = outcome.recorded().find_map(|recorded| match &recorded.payload.event {
+        Event::ProjectCreated { project, name } => Some(ProjectView { id: *project, name: name.clone() }),
+        _ => None,
+    });
     Ok((StatusCode::CREATED, Json(made.ok_or(Refusal::UnknownProject)?)))
 }
 
@@ -146,8 +144,7 @@ pub async fn create(
         secret_sha256: secret_sha256(&made.secret),
         expires_at,
     };
-    let submission = Submission { org, command: create, by: actor.key.into(), idempotency };
-    let outcome = api.ledger.submit(submission).await?;
+    let outcome = api.ledger.submit(actor.submission(org, create, idempotency)).await?;
     answer(&api, org, made, &outcome).await
 }
 

@@ -14,12 +14,12 @@ use crate::domain::credits::Credits;
 use crate::domain::event::Role;
 use crate::domain::ids::OrgId;
 use crate::http::extract::{
-    Body, IdempotencyKey, Keyed, Path, Query, operator, org_for, reads_all, text, text_if_given,
+    Body, IdempotencyKey, Keyed, Path, Query, named, operator, org_for, reads_all, run, text, text_if_given,
 };
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
-use crate::ledger::{LedgerError, Outcome, Submission};
+use crate::ledger::LedgerError;
 use crate::operations::authenticate::Actor;
 use crate::operations::claim::{Claimed, claim};
 use crate::operations::profile::Profile;
@@ -273,12 +273,6 @@ pub async fn set_overdraft_limit(
     change(&api, &actor, &org, OrgCommand::SetOverdraftLimit { overdraft_limit }).await
 }
 
-/// Runs a command that needs no idempotency key, since repeating it changes nothing more.
-pub async fn run(api: &ApiState, actor: &Actor, org: OrgId, command: OrgCommand) -> Result<Outcome, Problem> {
-    let submission = Submission { org, command, by: actor.key.into(), idempotency: None };
-    Ok(api.ledger.submit(submission).await?)
-}
-
 async fn change(
     api: &ApiState,
     actor: &Actor,
@@ -308,15 +302,4 @@ async fn view(api: &ApiState, org: OrgId) -> Result<OrgView, Problem> {
         created_at: account.opened_at.to_rfc3339(),
     });
     Ok(seen.await?)
-}
-
-/// Slugs and project names: 1 to 63 of a-z, 0-9, `-` and `_`.
-pub fn named(field: &str, text: &str) -> Result<(), Problem> {
-    let fits = (1..=63).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
-    if fits {
-        Ok(())
-    } else {
-        Err(Problem::malformed(format!("`{field}` has 1 to 63 characters of a-z, 0-9, - and _")))
-    }
 }

@@ -23,7 +23,7 @@ use crate::http::extract::{
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
-use crate::ledger::{LedgerError, Submission};
+use crate::ledger::LedgerError;
 use crate::operations::authenticate::Actor;
 use crate::operations::list_holds::list_holds;
 use crate::operations::price_usage::{Planned, affordable, price_usage, quote};
@@ -305,8 +305,8 @@ pub async fn reserve(
         purpose,
     });
     // Whose hold it is stands in the key, not in the body.
-    let idempotency = Some(idempotency.of_project(actor.project));
-    let submission = Submission { org, command, by: actor.key.into(), idempotency };
+    let idempotency = idempotency.of_project(actor.project);
+    let submission = actor.submission(org, command, idempotency);
     let outcome = api.ledger.submit(submission).await.map_err(|error| {
         let longest = match (&error, &planned) {
             (LedgerError::Refused(refusal), Some(planned)) => {
@@ -354,10 +354,10 @@ pub async fn settle_by(
             attempts: vec![],
             purpose: None,
             quarantine: None,
-            by: sender(actor),
+            by: actor.sender(),
         },
         (None, Some(provider), Some(model), Some(usage)) => {
-            let by = sender(actor);
+            let by = actor.sender();
             Settle { by, ..priced_settle(api, id, provider, model, usage, body.provider_request_id).await? }
         }
         _ => {
@@ -431,7 +431,7 @@ pub async fn release_by(
     id: ReservationId,
     idempotency: CommandRef,
 ) -> Result<EndView, Problem> {
-    let release = OrgCommand::Release { reservation: id, by: sender(actor) };
+    let release = OrgCommand::Release { reservation: id, by: actor.sender() };
     end(api, actor, id, release, idempotency).await
 }
 
@@ -442,21 +442,14 @@ pub async fn extend_by(
     body: Extension,
     idempotency: CommandRef,
 ) -> Result<ExtendedView, Problem> {
-    let command = OrgCommand::Extend { reservation: id, ttl_seconds: body.ttl_seconds, by: sender(actor) };
-    let submission =
-        Submission { org: id.org, command, by: actor.key.into(), idempotency: Some(idempotency) };
-    let outcome = api.ledger.submit(submission).await?;
+    let command = OrgCommand::Extend { reservation: id, ttl_seconds: body.ttl_seconds, by: actor.sender() };
+    let outcome = api.ledger.submit(actor.submission(id.org, command, idempotency)).await?;
     if let Some(view) = outcome.recorded().find_map(extended_view) {
         return Ok(view);
     }
     let seen = show_reservation(&api.ledger, id).await?;
     let expires_at = seen.expires_at.map(Timestamp::to_rfc3339);
     Ok(ExtendedView { id, status: seen.status, expires_at, available: available_now(api, id.org).await? })
-}
-
-/// Whose holds an actor may end: a gateway those of the requests that it sends, an operator all.
-fn sender(actor: &Actor) -> Option<Dispatcher> {
-    (actor.role != Role::Operator).then_some(Dispatcher::External)
 }
 
 async fn end(
@@ -466,9 +459,7 @@ async fn end(
     command: OrgCommand,
     idempotency: CommandRef,
 ) -> Result<EndView, Problem> {
-    let submission =
-        Submission { org: id.org, command, by: actor.key.into(), idempotency: Some(idempotency) };
-    let outcome = api.ledger.submit(submission).await?;
+    let outcome = api.ledger.submit(actor.submission(id.org, command, idempotency)).await?;
     if let Some(view) = outcome.recorded().find_map(end_view) {
         return Ok(EndView { quarantined: outcome.recorded().find_map(quarantine), ..view });
     }
