@@ -241,7 +241,7 @@ async fn open_at_any_time(
         alone_in_format(&ledger).await;
     }
     finish_claims(&ledger).await;
-    let (profiles, metrics) = (ProfileBook::new(profiles), telemetry::recorder()?);
+    let (profiles, metrics) = (ProfileBook::new(ledger.clone(), profiles), telemetry::recorder()?);
     // The gateway's, once there is one.
     let check_arm = Arc::new(|_: &_, _: &_| Ok(()));
     Ok(ApiState { ledger, profiles, operator, metrics, check_arm })

@@ -22,7 +22,7 @@ use crate::http::problem::{MoneyProblems, Problems, Repeated};
 use crate::http::{ApiState, Problem};
 use crate::ledger::Outcome;
 use crate::operations::authenticate::{Actor, key_text, secret_sha256};
-use crate::operations::profile::Profile;
+use crate::operations::profile::{Profile, Subject};
 
 /// Longest name of a key, in bytes.
 const NAME_MAX: usize = 255;
@@ -145,7 +145,7 @@ pub async fn create(
         expires_at,
     };
     let outcome = api.ledger.submit(actor.submission(org, create, idempotency)).await?;
-    answer(&api, org, made, &outcome).await
+    answer(&api, made, &outcome).await
 }
 
 /// The org's keys, revoked ones too; never their secrets.
@@ -161,7 +161,7 @@ pub async fn list(
 ) -> Result<Json<Page<KeyView>>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin]).await?;
     let keys = api.ledger.read(org, |account| account.keys.clone()).await?;
-    Ok(Json(page_of(&api, org, keys, &query).await?))
+    Ok(Json(page_of(&api, keys, &query).await?))
 }
 
 /// Revokes a key at once.
@@ -208,7 +208,7 @@ pub async fn create_for_operators(
         expires_at,
     };
     let outcome = api.ledger.submit_system(create, actor.key, idempotency).await?;
-    answer(&api, OrgId::SYSTEM, made, &outcome).await
+    answer(&api, made, &outcome).await
 }
 
 /// The keys that act for no org, revoked ones too.
@@ -224,7 +224,7 @@ pub async fn list_for_operators(
     operator(&actor)?;
     api.ledger.follow_system().await?;
     let keys = api.ledger.system().keys.clone();
-    Ok(Json(page_of(&api, OrgId::SYSTEM, keys, &query).await?))
+    Ok(Json(page_of(&api, keys, &query).await?))
 }
 
 /// Revokes a key that acts for no org.
@@ -245,14 +245,13 @@ pub async fn revoke_for_operators(
 
 async fn page_of(
     api: &ApiState,
-    org: OrgId,
     keys: impl IntoIterator<Item = (KeyId, Key)>,
     query: &PageQuery,
 ) -> Result<Page<KeyView>, Problem> {
     let page = query.of(keys.into_iter().map(|(id, key)| (id, (id, key))))?;
     let mut data = Vec::with_capacity(page.data.len());
     for (id, key) in page.data {
-        let name = api.profiles.get(&api.ledger, org, &id.to_string()).await?.name;
+        let name = api.profiles.get(Subject::Key(id)).await?.name;
         let created_at = key.created_at.to_rfc3339();
         let expires_at = key.expires_at.map(Timestamp::to_rfc3339);
         let (role, project, revoked) = (key.role, key.project, key.revoked);
@@ -274,15 +273,14 @@ fn draw(api: &ApiState, org: OrgId, asked: NewKey) -> NewKeyView {
 
 async fn answer(
     api: &ApiState,
-    org: OrgId,
     made: NewKeyView,
     outcome: &Outcome,
 ) -> Result<(StatusCode, Json<NewKeyView>), Problem> {
     // A repeat finds the key that was made first, whose name a crash may have kept from being written.
     let first = outcome.recorded().find_map(created).ok_or(Refusal::UnknownKey)?;
-    let (subject, profile) = (first.to_string(), Profile { name: made.name.clone(), email: None });
-    if first == made.id || api.profiles.find(&api.ledger, org, &subject).await?.is_none() {
-        api.profiles.put(&api.ledger, org, &subject, &profile).await?;
+    let (subject, profile) = (Subject::Key(first), Profile { name: made.name.clone(), email: None });
+    if first == made.id || api.profiles.find(subject).await?.is_none() {
+        api.profiles.put(subject, &profile).await?;
     }
     if first == made.id { Ok((StatusCode::CREATED, Json(made))) } else { Err(made_before(first)) }
 }

@@ -22,7 +22,7 @@ use crate::http::{ApiState, Problem};
 use crate::ledger::LedgerError;
 use crate::operations::authenticate::Actor;
 use crate::operations::claim::{Claimed, claim};
-use crate::operations::profile::Profile;
+use crate::operations::profile::{Profile, Subject};
 
 /// Longest name or mail address, and longest reason, in bytes.
 const NAME_MAX: usize = 255;
@@ -83,7 +83,7 @@ pub async fn create(
     let name = format!("slug:{}", body.slug);
     let profile = Profile { name: body.name.clone(), email: body.billing_email.clone() };
     // Whoever finds the slug taken must find by whom: it stands before the slug is.
-    api.profiles.put(&api.ledger, org, &org.to_string(), &profile).await?;
+    api.profiles.put(Subject::Org(org), &profile).await?;
     let claimed = claim(&api.ledger, name.clone(), org, open, actor.key, idempotency).await;
     let is_needless = match &claimed {
         Ok(claimed) => claimed.claim.org != org,
@@ -92,7 +92,7 @@ pub async fn create(
         Err(_) => api.ledger.system().claim(&name).is_none_or(|claim| claim.org != org),
     };
     if is_needless {
-        api.profiles.remove(&api.ledger, org, &org.to_string()).await?;
+        api.profiles.remove(Subject::Org(org)).await?;
     }
     Ok((StatusCode::CREATED, Json(opened(&api, claimed?, body).await?)))
 }
@@ -101,12 +101,12 @@ pub async fn create(
 /// is another org's wish.
 async fn opened(api: &ApiState, claimed: Claimed, asked: NewOrg) -> Result<OrgView, Problem> {
     let org = claimed.claim.org;
-    let subject = org.to_string();
+    let subject = Subject::Org(org);
     let profile = Profile { name: asked.name, email: asked.billing_email };
     // A slug that was freed, and taken again under ids of its own, has none yet.
-    api.profiles.put_if_absent(&api.ledger, org, &subject, &profile).await?;
+    api.profiles.put_if_absent(subject, &profile).await?;
     // Whatever became of it since the first answer, it may have been erased.
-    if !claimed.replayed && api.profiles.get(&api.ledger, org, &subject).await? != profile {
+    if !claimed.replayed && api.profiles.get(subject).await? != profile {
         return Err(Refusal::NameTaken(asked.slug).into());
     }
     Ok(OrgView {
@@ -199,7 +199,7 @@ pub async fn erase_profile(
 async fn put_profile(api: &ApiState, org: OrgId, profile: Profile) -> Result<(), Problem> {
     // Nothing is kept of an org that was never opened.
     api.ledger.read(org, |_| ()).await?;
-    Ok(api.profiles.put(&api.ledger, org, &org.to_string(), &profile).await?)
+    Ok(api.profiles.put(Subject::Org(org), &profile).await?)
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -286,7 +286,7 @@ async fn change(
 }
 
 async fn view(api: &ApiState, org: OrgId) -> Result<OrgView, Problem> {
-    let Profile { name, email } = api.profiles.get(&api.ledger, org, &org.to_string()).await?;
+    let Profile { name, email } = api.profiles.get(Subject::Org(org)).await?;
     let seen = api.ledger.read(org, move |account| OrgView {
         id: org,
         slug: account.slug.clone(),
