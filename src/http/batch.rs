@@ -149,7 +149,7 @@ async fn one(api: &ApiState, actor: &Actor, operation: &Value) -> Result<(Status
     match op.as_str() {
         "reserve" => {
             let org = org_for(api, actor, &named, &[Role::Gateway]).await?;
-            let held = reservations::reserve(api, actor, org, parse(&body)?, idempotency).await?;
+            let held = reservations::reserve_by(api, actor, org, parse(&body)?, idempotency).await?;
             Ok((StatusCode::CREATED, view(held)?))
         }
         "settle" => {
