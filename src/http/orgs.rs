@@ -9,7 +9,6 @@ use utoipa::ToSchema;
 
 use crate::domain::account::OrgStatus;
 use crate::domain::account::command::OrgCommand;
-use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
 use crate::domain::event::Role;
 use crate::domain::ids::OrgId;
@@ -19,9 +18,8 @@ use crate::http::extract::{
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
-use crate::ledger::LedgerError;
 use crate::operations::authenticate::Actor;
-use crate::operations::claim::{Claimed, claim};
+use crate::operations::open_org::{Opened, Wanted, open_org};
 use crate::operations::profile::{Profile, Subject};
 
 /// Longest name or mail address, and longest reason, in bytes.
@@ -74,51 +72,28 @@ pub async fn create(
     }
     text("name", &body.name, NAME_MAX)?;
     text_if_given("billing_email", body.billing_email.as_ref(), NAME_MAX)?;
-    let org = OrgId(api.ledger.clock().uuid());
-    let open = OrgCommand::OpenOrg {
-        slug: body.slug.clone(),
-        time_zone: body.time_zone.clone().unwrap_or_else(|| "UTC".into()),
+    let wanted = Wanted {
+        slug: body.slug,
+        time_zone: body.time_zone.unwrap_or_else(|| "UTC".into()),
         overdraft_limit: body.overdraft_limit.unwrap_or_default(),
+        profile: Profile { name: body.name, email: body.billing_email },
     };
-    let name = format!("slug:{}", body.slug);
-    let profile = Profile { name: body.name.clone(), email: body.billing_email.clone() };
-    // Whoever finds the slug taken must find by whom: it stands before the slug is.
-    api.profiles.put(Subject::Org(org), &profile).await?;
-    let claimed = claim(&api.ledger, name.clone(), org, open, actor.key, idempotency).await;
-    let is_needless = match &claimed {
-        Ok(claimed) => claimed.claim.org != org,
-        // What was claimed is opened all the same, by a worker.
-        Err(LedgerError::Unknown(_)) => false,
-        Err(_) => api.ledger.system().claim(&name).is_none_or(|claim| claim.org != org),
-    };
-    if is_needless {
-        api.profiles.remove(Subject::Org(org)).await?;
-    }
-    Ok((StatusCode::CREATED, Json(opened(&api, claimed?, body).await?)))
+    let opened = open_org(&api.ledger, &api.profiles, &wanted, actor.key, idempotency).await?;
+    Ok((StatusCode::CREATED, Json(as_opened(opened, wanted))))
 }
 
-/// The org as it was opened, so that a repeat gets the first answer. Another name or address under a slug that is taken
-/// is another org's wish.
-async fn opened(api: &ApiState, claimed: Claimed, asked: NewOrg) -> Result<OrgView, Problem> {
-    let org = claimed.claim.org;
-    let subject = Subject::Org(org);
-    let profile = Profile { name: asked.name, email: asked.billing_email };
-    // A slug that was freed, and taken again under ids of its own, has none yet.
-    api.profiles.put_if_absent(subject, &profile).await?;
-    // Whatever became of it since the first answer, it may have been erased.
-    if !claimed.replayed && api.profiles.get(subject).await? != profile {
-        return Err(Refusal::NameTaken(asked.slug).into());
-    }
-    Ok(OrgView {
-        id: org,
-        slug: asked.slug,
-        name: profile.name,
-        billing_email: profile.email,
+/// The org as it was opened, whatever became of it since: a repeat gets the first answer.
+fn as_opened(opened: Opened, wanted: Wanted) -> OrgView {
+    OrgView {
+        id: opened.org,
+        slug: wanted.slug,
+        name: wanted.profile.name,
+        billing_email: wanted.profile.email,
         status: "active",
-        time_zone: asked.time_zone.unwrap_or_else(|| "UTC".into()),
-        overdraft_limit: asked.overdraft_limit.unwrap_or_default(),
-        created_at: api.ledger.read(org, |account| account.opened_at.to_rfc3339()).await?,
-    })
+        time_zone: wanted.time_zone,
+        overdraft_limit: wanted.overdraft_limit,
+        created_at: opened.at.to_rfc3339(),
+    }
 }
 
 /// Every org, by id.

@@ -11,6 +11,7 @@ use crate::domain::credits::Credits;
 use crate::domain::ids::KeyId;
 use crate::ledger::LedgerError;
 use crate::operations::authenticate::AuthError;
+use crate::operations::purchase::PurchaseError;
 use crate::operations::reserve::ReserveError;
 
 #[derive(Debug)]
@@ -211,6 +212,15 @@ impl From<ReserveError> for Problem {
                 Problem::from(refusal).with("max_affordable_output_tokens", output_tokens_max.into())
             }
             ReserveError::Ledger(error) => error.into(),
+        }
+    }
+}
+
+impl From<PurchaseError> for Problem {
+    fn from(error: PurchaseError) -> Problem {
+        match error {
+            PurchaseError::Quantity | PurchaseError::TaxAbovePrice => Problem::malformed(error.to_string()),
+            PurchaseError::Ledger(error) => error.into(),
         }
     }
 }
