@@ -1,6 +1,6 @@
 //! The account: the fold of one org's events, and the pure decisions on it.
 //!
-//! [`Account::handle`] is the one way in: it decides a command, evolves the account by what was decided, and says
+//! [`Account::handle_within`] is the one way in: it decides a command, evolves the account by what was decided, and says
 //! which alerts that crossed. Lots burn by priority, earliest expiry, promotional before paid, lowest cost basis,
 //! oldest, id. A hold pins lots in that order; pinned credits neither expire nor are refunded. The tests of `decide`
 //! are a table of its guards; `model` is the whole account once more, naively, for random histories.
@@ -149,14 +149,9 @@ impl Account {
         }
     }
 
-    /// Decides a command and evolves by it. On a refusal the account is as before.
+    /// Decides a command for a log in that format and evolves by it. On a refusal the account is as before.
     ///
-    /// Time-driven ends that are due must have been taken first with [`Account::expire_due`].
-    pub fn handle(&mut self, command: OrgCommand, now: Timestamp) -> Result<Vec<Step>, Refusal> {
-        self.handle_within(Format::READ, command, now)
-    }
-
-    /// The same, for a log in that format.
+    /// Time-driven ends that are due must have been taken first with [`Account::expire_due_within`].
     pub fn handle_within(
         &mut self,
         format: Format,
@@ -172,12 +167,8 @@ impl Account {
         Ok(steps)
     }
 
-    /// The ends that time alone has brought about until `now` (I11), evolved and ready to be appended.
-    pub fn expire_due(&mut self, now: Timestamp) -> Vec<Step> {
-        self.expire_due_within(Format::READ, now)
-    }
-
-    /// The same, for a log in that format.
+    /// The ends that time alone has brought about until `now` (I11), evolved and ready to be appended to a log in that
+    /// format.
     pub fn expire_due_within(&mut self, format: Format, now: Timestamp) -> Vec<Step> {
         let mut steps = Vec::new();
         self.end_due(format, Timestamp(i64::MIN), now, &mut steps);
@@ -187,7 +178,7 @@ impl Account {
         steps
     }
 
-    /// Whether [`Account::expire_due`] has something to say.
+    /// Whether [`Account::expire_due_within`] has something to say.
     pub fn is_due(&self, now: Timestamp) -> bool {
         self.next_due_at().is_some_and(|at| at <= now)
     }
@@ -221,7 +212,7 @@ impl Account {
             return std::borrow::Cow::Borrowed(self);
         }
         let mut later = self.clone();
-        later.expire_due(now);
+        later.expire_due_within(Format::READ, now);
         // What is due is not in the log yet.
         later.version = self.version;
         std::borrow::Cow::Owned(later)
