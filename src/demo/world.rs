@@ -201,18 +201,11 @@ async fn serve_simulator(simulator: &SimulatorHandle) -> Result<SocketAddr, Demo
 
 fn provider(name: &str, kind: ProviderKind, address: SocketAddr, prices_of: Option<&str>) -> ProviderConfig {
     ProviderConfig {
-        name: name.into(),
-        kind,
-        base_url: format!("http://{address}"),
         api_key: Some("simulated".into()),
-        api_key_env: None,
-        api_key_file: None,
-        api_key_header: None,
-        lacks: Vec::new(),
-        uplifts: [].into(),
         prices_of: prices_of.map(str::to_owned),
         connect_timeout_seconds: 2,
         first_byte_timeout_seconds: 10,
         idle_timeout_seconds: 10,
+        ..ProviderConfig::new(name, kind, format!("http://{address}"))
     }
 }
