@@ -16,10 +16,10 @@ use crate::domain::event::{Balance, Event, GrantKind, LotTerms};
 use crate::domain::ids::{BundleId, LotId, OrgId};
 use crate::domain::system::SystemCommand;
 use crate::domain::text::decimal;
+use crate::http::balance::{OpenedLot, Paid, opened_lot, paid};
 use crate::http::extract::{
     IdempotencyKey, Keyed, Path, Query, instant, named, operator, org_for, text, text_if_given,
 };
-use crate::http::lots::{OpenedLot, Paid, opened_lot, paid};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
