@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 
 use crate::clock::Clock;
-use crate::ledger::export::{FileError, verify_export};
+use crate::ledger::verify::exported::{FileError, verify_export};
 use crate::ledger::verify::{Report, verify, verify_all};
 use crate::store::{Evidence, StoreError};
 
