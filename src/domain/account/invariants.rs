@@ -400,6 +400,7 @@ fn i3_a_late_settle_gives_back_what_its_expiry_charged_too_much_and_an_expired_l
     assert_eq!(account.balance().available, Credits::ZERO);
     let again = account.refuses(after(201), settle(1, credits(1)));
     assert_eq!(again, Refusal::ReservationEnded { status: ReservationStatus::Settled });
+    assert_eq!(again.to_string(), "the reservation has ended: it is settled", "in the words of the field");
 }
 
 #[test]
