@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod demo;
 pub mod domain;
@@ -13,8 +14,6 @@ pub mod http;
 pub mod ledger;
 pub mod load;
 pub mod operations;
-pub mod prices;
-pub mod router;
 pub mod simulator;
 pub mod store;
 pub mod telemetry;

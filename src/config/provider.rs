@@ -76,6 +76,25 @@ fn idle_timeout_seconds() -> u64 {
 }
 
 impl ProviderConfig {
+    /// What a file that says no more makes of it.
+    pub fn new(name: &str, kind: ProviderKind, base_url: String) -> ProviderConfig {
+        ProviderConfig {
+            name: name.to_owned(),
+            kind,
+            base_url,
+            api_key: None,
+            api_key_env: None,
+            api_key_file: None,
+            api_key_header: None,
+            lacks: Vec::new(),
+            prices_of: None,
+            uplifts: BTreeSet::new(),
+            connect_timeout_seconds: connect_timeout_seconds(),
+            first_byte_timeout_seconds: first_byte_timeout_seconds(),
+            idle_timeout_seconds: idle_timeout_seconds(),
+        }
+    }
+
     /// The key to send: given, or from the environment, or from a file; empty where none is named.
     ///
     /// # Errors

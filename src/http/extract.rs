@@ -9,12 +9,14 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use utoipa::IntoParams;
 
+use crate::domain::account::command::OrgCommand;
 use crate::domain::event::{CommandRef, Role};
 use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
 use crate::http::ApiState;
 use crate::http::json;
 use crate::http::problem::Problem;
+use crate::ledger::Outcome;
 use crate::operations::authenticate::{Actor, authenticate, recognise};
 use crate::operations::find_org::find_org;
 
@@ -216,6 +218,11 @@ pub async fn org_for(api: &ApiState, actor: &Actor, named: &str, roles: &[Role])
     Ok(org)
 }
 
+/// Runs a command that needs no idempotency key, since repeating it changes nothing more.
+pub async fn run(api: &ApiState, actor: &Actor, org: OrgId, command: OrgCommand) -> Result<Outcome, Problem> {
+    Ok(api.ledger.submit(actor.submission(org, command, None)).await?)
+}
+
 /// Whether the actor may act on an org in one of these roles.
 pub fn may(actor: &Actor, org: OrgId, roles: &[Role]) -> Result<(), Problem> {
     if actor.org.is_some_and(|own| own != org) {
@@ -237,6 +244,17 @@ pub fn operator(actor: &Actor) -> Result<(), Problem> {
 pub fn reads_all(actor: &Actor) -> Result<(), Problem> {
     let reads = actor.org.is_none() && matches!(actor.role, Role::Operator | Role::Finance);
     if reads { Ok(()) } else { Err(Problem::forbidden()) }
+}
+
+/// Slugs and project names: 1 to 63 of a-z, 0-9, `-` and `_`.
+pub fn named(field: &str, text: &str) -> Result<(), Problem> {
+    let fits = (1..=63).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+    if fits {
+        Ok(())
+    } else {
+        Err(Problem::malformed(format!("`{field}` has 1 to 63 characters of a-z, 0-9, - and _")))
+    }
 }
 
 /// Refuses a text that is empty or longer than what the log keeps for ever of one field.

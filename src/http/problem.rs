@@ -11,6 +11,8 @@ use crate::domain::credits::Credits;
 use crate::domain::ids::KeyId;
 use crate::ledger::LedgerError;
 use crate::operations::authenticate::AuthError;
+use crate::operations::purchase::PurchaseError;
+use crate::operations::reserve::ReserveError;
 
 #[derive(Debug)]
 pub struct Problem {
@@ -198,6 +200,27 @@ impl From<AuthError> for Problem {
                 Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", error.to_string())
             }
             AuthError::Ledger(error) => error.into(),
+        }
+    }
+}
+
+impl From<ReserveError> for Problem {
+    fn from(error: ReserveError) -> Problem {
+        match error {
+            ReserveError::Unpriced { .. } => Problem::unprocessable("unpriced_model", error.to_string()),
+            ReserveError::Unaffordable { refusal, output_tokens_max } => {
+                Problem::from(refusal).with("max_affordable_output_tokens", output_tokens_max.into())
+            }
+            ReserveError::Ledger(error) => error.into(),
+        }
+    }
+}
+
+impl From<PurchaseError> for Problem {
+    fn from(error: PurchaseError) -> Problem {
+        match error {
+            PurchaseError::Quantity | PurchaseError::TaxAbovePrice => Problem::malformed(error.to_string()),
+            PurchaseError::Ledger(error) => error.into(),
         }
     }
 }

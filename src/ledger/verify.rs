@@ -1,6 +1,7 @@
 //! Checks a log from the first event to the last: gaps, hash chains, times, what may be there once only, the fold, and the
 //! balance that every event carries. Changes nothing that it finds amiss; says what that is.
 
+pub mod exported;
 mod once;
 
 use std::collections::{BTreeMap, HashMap};
@@ -61,7 +62,7 @@ impl Report {
         self.projections.values().filter(|differing| **differing > 0).count()
     }
 
-    pub(super) fn add(&mut self, shard: i32, position: i64, invariant: &'static str, what: String) {
+    fn add(&mut self, shard: i32, position: i64, invariant: &'static str, what: String) {
         if self.findings.len() < FINDINGS_MAX {
             self.findings.push(Finding { shard, position, invariant, what });
         }
@@ -162,7 +163,7 @@ async fn verify_shard(
 
 /// Which events a walk meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scope {
+enum Scope {
     /// All of a shard.
     Whole,
     /// All of one org.
@@ -172,7 +173,7 @@ pub(super) enum Scope {
 }
 
 /// Follows events in the order of their positions.
-pub(super) struct Walk {
+struct Walk {
     scope: Scope,
     shards: usize,
     next_position: i64,

@@ -7,11 +7,12 @@ use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
 use crate::domain::account::Key;
+use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::Role;
+use crate::domain::event::{CommandRef, Dispatcher, Role};
 use crate::domain::ids::{KeyId, OrgId, ProjectId};
 use crate::domain::time::Timestamp;
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{Ledger, LedgerError, Submission};
 
 const PREFIX: &str = "tg_";
 
@@ -23,6 +24,23 @@ pub struct Actor {
     pub org: Option<OrgId>,
     pub key: Option<KeyId>,
     pub project: Option<ProjectId>,
+}
+
+impl Actor {
+    /// A command in its name. One that changes nothing more when it is repeated needs no idempotency key.
+    pub fn submission(
+        &self,
+        org: OrgId,
+        command: OrgCommand,
+        idempotency: impl Into<Option<CommandRef>>,
+    ) -> Submission {
+        Submission { org, command, by: self.key.into(), idempotency: idempotency.into() }
+    }
+
+    /// Whose holds it may end: a gateway those of the requests that it sends, an operator all.
+    pub fn sender(&self) -> Option<Dispatcher> {
+        (self.role != Role::Operator).then_some(Dispatcher::External)
+    }
 }
 
 /// The hash of the operator's key; the key itself is not kept.

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use tollgate::commands::prices::{self, PricesError, Published};
 use tollgate::domain::pricing::litellm;
-use tollgate::prices::{self, PricesError, Published};
 
 use crate::support::{Actor, OPERATOR, TestApp, client};
 

@@ -1,5 +1,7 @@
 //! What can be asked of an account. Imperatives; ids and prices are arguments, made before.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::domain::account::budget::Budget;
@@ -150,6 +152,17 @@ pub enum ReservationStatus {
     Settled,
     Released,
     Expired,
+}
+
+impl fmt::Display for ReservationStatus {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            ReservationStatus::Held => "held",
+            ReservationStatus::Settled => "settled",
+            ReservationStatus::Released => "released",
+            ReservationStatus::Expired => "expired",
+        })
+    }
 }
 
 /// Parameters of a hold that is open.

@@ -3,7 +3,7 @@
 use crate::domain::account::budget::{Budget, BudgetState, Counter};
 use crate::domain::account::command::{HoldTerms, ReservationStatus};
 use crate::domain::account::lot::Lot;
-use crate::domain::account::{Account, Ended, Hold, Key, OrgStatus, decide};
+use crate::domain::account::{Account, Ended, Hold, Key, OrgStatus, alerts};
 use crate::domain::alerting::AlertSubject;
 use crate::domain::commerce::Payment;
 use crate::domain::credits::Credits;
@@ -211,11 +211,11 @@ fn rearm(account: &mut Account, event: &Event) {
     if account.raised.is_empty() {
         return;
     }
-    let charged = decide::charged_by(account, event);
+    let charged = alerts::charged_by(account, event);
     let subjects =
-        account.alert_rules.iter().flat_map(|rule| decide::subjects(account, rule, Some(&charged)));
+        account.alert_rules.iter().flat_map(|rule| alerts::subjects(account, rule, Some(&charged)));
     let recovered: Vec<AlertSubject> = subjects
-        .filter(|subject| account.raised.contains(subject) && decide::crossing(account, subject).is_none())
+        .filter(|subject| account.raised.contains(subject) && alerts::crossing(account, subject).is_none())
         .collect();
     for subject in recovered {
         account.raised.remove(&subject);
@@ -225,7 +225,7 @@ fn rearm(account: &mut Account, event: &Event) {
 /// The same where budgets, rules or windows are no longer what they were.
 fn rearm_all(account: &mut Account) {
     let mut raised = std::mem::take(&mut account.raised);
-    raised.retain(|subject| decide::crossing(account, subject).is_some());
+    raised.retain(|subject| alerts::crossing(account, subject).is_some());
     account.raised = raised;
 }
 

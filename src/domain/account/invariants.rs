@@ -6,7 +6,7 @@ use crate::domain::account::command::{
 };
 use crate::domain::account::fixtures::*;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::account::{Account, decide};
+use crate::domain::account::{Account, alerts};
 use crate::domain::alerting::AlertRule;
 use crate::domain::commerce::Payment;
 use crate::domain::credits::Credits;
@@ -400,6 +400,7 @@ fn i3_a_late_settle_gives_back_what_its_expiry_charged_too_much_and_an_expired_l
     assert_eq!(account.balance().available, Credits::ZERO);
     let again = account.refuses(after(201), settle(1, credits(1)));
     assert_eq!(again, Refusal::ReservationEnded { status: ReservationStatus::Settled });
+    assert_eq!(again.to_string(), "the reservation has ended: it is settled", "in the words of the field");
 }
 
 #[test]
@@ -709,7 +710,7 @@ fn of_the_budgets_of_many_end_users_a_settle_looks_at_its_own() {
         account.does(START, of(n));
     }
     let raised = account.does(START, settle(1, credits(3)));
-    let looked_at = decide::looked_at(&account, raised.iter());
+    let looked_at = alerts::looked_at(&account, raised.iter());
     let expired: Vec<Event> = account.expire_due(after(60)).into_iter().map(|(event, _)| event).collect();
     let given_back = account.does(after(61), settle(2, Credits::ZERO));
     account.does(after(61), of(30));

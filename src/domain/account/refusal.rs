@@ -45,7 +45,7 @@ pub enum Refusal {
     ReservationExists,
     #[error("the org has {limit} open reservations, as many as there may be; settle or release some")]
     TooManyHolds { limit: usize },
-    #[error("the reservation has ended: it is {status:?}")]
+    #[error("the reservation has ended: it is {status}")]
     ReservationEnded { status: ReservationStatus },
     #[error(
         "this reservation ends with the request that it is for: only who sends that request, or an operator, may end or \

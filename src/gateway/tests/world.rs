@@ -47,19 +47,14 @@ impl World {
         let odd = listen(odd).await;
         let calm = listen(SimulatorHandle::new(SimulatorConfig::default()).router()).await;
         let provider = |name: &str, kind, address: SocketAddr, prices_of: &str| ProviderConfig {
-            name: name.into(),
-            kind,
-            base_url: format!("http://{address}"),
             api_key: Some("upstream".into()),
-            api_key_env: None,
-            api_key_file: None,
             api_key_header: (name == "odd").then(|| "api-key".into()),
-            lacks: Vec::new(),
             uplifts: if name == "odd" { [Uplift::RegionEu].into() } else { [].into() },
             prices_of: Some(prices_of.into()),
             connect_timeout_seconds: 2,
             first_byte_timeout_seconds: 5,
             idle_timeout_seconds: 5,
+            ..ProviderConfig::new(name, kind, format!("http://{address}"))
         };
         let config = Config {
             providers: vec![

@@ -1,4 +1,4 @@
-//! Reports: spend by any dimension.
+//! Spend by any dimension.
 
 use axum::Json;
 use axum::extract::State;
@@ -63,7 +63,7 @@ pub struct SpendReportView {
         content((SpendReportView = "application/json"), (String = "text/csv"))),
         (status = 422, description = "More than 100,000 rows: narrow the span or the groups.", body = ProblemBody,
             content_type = "application/problem+json"), Problems))]
-pub async fn spend(
+pub async fn report(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
