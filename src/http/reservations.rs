@@ -261,6 +261,10 @@ pub async fn reserve(
             Usage::COUNT_MAX
         )));
     }
+    if let Some(quote) = &body.quote {
+        text("quote.model", &quote.model, TEXT_MAX)?;
+        text_if_given("quote.provider", quote.provider.as_ref(), TEXT_MAX)?;
+    }
     Purpose::check_asked(body.end_user.as_deref(), &body.labels).map_err(Problem::malformed)?;
     let (mut system, now) = (api.ledger.system(), api.ledger.clock().now());
     let planned = body.quote.map(|quote| Planned {
