@@ -171,9 +171,9 @@ pub async fn send(
         Ok(Err(_)) => return Err(Failed::unanswered(AttemptOutcome::Unknown, "the connection broke")),
         Err(_) => return Err(Failed::unanswered(AttemptOutcome::Unknown, "it did not answer in time")),
     };
-    let header = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
-    let provider_request_id = header(providers::request_id_header(upstream.family));
     let text = |name: &str| response.headers().get(name)?.to_str().ok();
+    let provider_request_id =
+        text(providers::request_id_header(upstream.family)).map(|id| providers::kept(id).to_owned());
     let now = clock.now();
     state.weather.learns(&quote.target, now, allowance(text, now));
     let pause_seconds = pause_seconds(text, now);

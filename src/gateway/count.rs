@@ -13,6 +13,7 @@ use crate::gateway::dialects::{self, Dialect, Family};
 use crate::gateway::edge::{self, Endpoint};
 use crate::gateway::failure::Failure;
 use crate::gateway::fit;
+use crate::gateway::model_names::is_openai_model;
 use crate::gateway::plan::{Prices, Target, plan};
 use crate::gateway::providers;
 use crate::gateway::quote::{Means, quote};
@@ -67,7 +68,7 @@ fn is_counted_here(target: &Target) -> bool {
 /// OpenAI's own models have one, whoever serves them; the many others that servers of its dialect offer do not.
 fn has_public_tokenizer(family: Family, prices_of: &str, model: &str) -> bool {
     // A deployment has whatever name its account gave it, and OpenAI's prices.
-    let is_openais = prices_of == "openai" || providers::is_openai_model(model);
+    let is_openais = prices_of == "openai" || is_openai_model(model);
     matches!(family, Family::OpenaiChat | Family::OpenaiResponses) && is_openais
 }
 

@@ -186,7 +186,7 @@ pub async fn admit(
             None
         }
     };
-    let model = dialects::requested_model(&body).unwrap_or_default().to_owned();
+    let model = model(&body)?.to_owned();
     // A request has one reservation: who knows its id finds it.
     let reservation = ReservationId { org: caller.org, local: id.0 };
     let purpose = Purpose {
@@ -232,6 +232,14 @@ pub async fn admit(
         place,
         _under_way: under_way,
     })
+}
+
+/// What every event of the request names: no longer than any name may be.
+fn model(body: &Value) -> Result<&str, Failure> {
+    let named = dialects::requested_model(body).unwrap_or_default();
+    let most = Purpose::LABEL_CHARACTERS_MAX;
+    let words = || format!("`model` has at most {most} bytes");
+    if named.len() <= most { Ok(named) } else { Err(Failure::new(422, "invalid_model", words())) }
 }
 
 /// A key that can't be read must not pass as none: the call would be made twice.

@@ -19,6 +19,7 @@ mod headers;
 mod hold;
 mod limiter;
 mod meter;
+mod model_names;
 mod plan;
 mod prompts;
 pub mod providers;

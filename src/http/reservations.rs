@@ -265,6 +265,10 @@ fn wanted(actor: &Actor, body: NewReservation) -> Result<Wanted, Problem> {
             Usage::COUNT_MAX
         )));
     }
+    if let Some(quote) = &body.quote {
+        text("quote.model", &quote.model, TEXT_MAX)?;
+        text_if_given("quote.provider", quote.provider.as_ref(), TEXT_MAX)?;
+    }
     Purpose::check_asked(body.end_user.as_deref(), &body.labels).map_err(Problem::malformed)?;
     let amount = match (body.credits, body.quote) {
         (Some(credits), None) => Amount::Credits(credits),

@@ -136,7 +136,7 @@ const fn index(name: &'static str) -> Table {
 }
 
 /// Sums of a spend row.
-pub(super) const SPEND_SUMS: usize = 17;
+pub(super) const SPEND_SUMS: usize = 3 + Usage::CLASSES;
 
 /// One value of a row.
 #[derive(Clone, Debug)]
@@ -326,71 +326,20 @@ pub(super) fn spend_dimensions(groups: &[Group]) -> Vec<&'static str> {
     columns
 }
 
-fn spend_sums(spend: &Spend) -> [i64; SPEND_SUMS] {
+fn spend_sums(spend: &Spend) -> impl Iterator<Item = i64> + use<> {
     let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    let usage = &spend.usage;
-    [
-        count(spend.requests),
-        spend.charged.nanos(),
-        count(usage.input_tokens),
-        count(usage.cache_read_tokens),
-        count(usage.cache_write_5m_tokens),
-        count(usage.cache_write_1h_tokens),
-        count(usage.output_tokens),
-        count(usage.reasoning_tokens),
-        count(usage.audio_input_tokens),
-        count(usage.cached_audio_tokens),
-        count(usage.audio_output_tokens),
-        count(usage.image_tokens),
-        count(usage.video_tokens),
-        count(usage.web_searches),
-        count(usage.images),
-        count(usage.seconds),
-        spend.saved.nanos(),
-    ]
+    let usage = spend.usage.counts().map(|(_, sum)| count(sum));
+    [count(spend.requests), spend.charged.nanos()].into_iter().chain(usage).chain([spend.saved.nanos()])
 }
 
 /// A row of sums as [`spend_sums`] wrote them.
 pub(super) fn spend_of(sums: [i64; SPEND_SUMS]) -> Spend {
-    let [
-        requests,
-        charged,
-        input,
-        cache_read,
-        cache_write_5m,
-        cache_write_1h,
-        output,
-        reasoning,
-        audio_input,
-        cached_audio,
-        audio_output,
-        image,
-        video,
-        web_searches,
-        images,
-        seconds,
-        saved,
-    ] = sums;
+    let [requests, charged, usage @ .., saved] = sums;
     let count = |sum: i64| u64::try_from(sum).unwrap_or_default();
     Spend {
         requests: count(requests),
         charged: Credits::from_nanos(charged),
-        usage: Usage {
-            input_tokens: count(input),
-            cache_read_tokens: count(cache_read),
-            cache_write_5m_tokens: count(cache_write_5m),
-            cache_write_1h_tokens: count(cache_write_1h),
-            output_tokens: count(output),
-            reasoning_tokens: count(reasoning),
-            audio_input_tokens: count(audio_input),
-            cached_audio_tokens: count(cached_audio),
-            audio_output_tokens: count(audio_output),
-            image_tokens: count(image),
-            video_tokens: count(video),
-            web_searches: count(web_searches),
-            images: count(images),
-            seconds: count(seconds),
-        },
+        usage: Usage::of_counts(usage.map(count)),
         saved: Credits::from_nanos(saved),
     }
 }
@@ -466,4 +415,27 @@ pub(super) fn block_positions(block: i64, offsets: &[u8]) -> impl Iterator<Item 
     offsets
         .chunks_exact(2)
         .map(move |pair| first + pair.iter().fold(0, |sum, byte| sum * 256 + i64::from(*byte)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sums_of_a_spend_row_stand_in_the_order_of_its_columns() {
+        let spend = Spend {
+            requests: 100,
+            charged: Credits::from_nanos(101),
+            saved: Credits::from_nanos(102),
+            usage: Usage::of_counts(std::array::from_fn(|place| place as u64)),
+        };
+
+        let sums: Vec<i64> = spend_sums(&spend).collect();
+
+        let classes = spend.usage.counts().map(|(name, _)| name);
+        let columns: Vec<&str> =
+            ["requests", "charged"].into_iter().chain(classes).chain(["saved"]).collect();
+        assert_eq!(SPEND.values, columns);
+        assert_eq!(sums.first_chunk().map(|sums| spend_of(*sums)), Some(spend));
+    }
 }

@@ -117,6 +117,11 @@ async fn whatever_can_not_be_is_refused_and_changes_nothing() {
         ("orgs/acme/reservations", json!({ "credits": "1", "quote": { "model": "m" } }), 400),
         (
             "orgs/acme/reservations",
+            json!({ "quote": { "model": long, "input_tokens": 1, "max_output_tokens": 1 } }),
+            400,
+        ),
+        (
+            "orgs/acme/reservations",
             json!({ "quote": { "model": "gpt-4o-mini", "input_tokens": u64::MAX, "max_output_tokens": 1 } }),
             400,
         ),

@@ -779,6 +779,8 @@ fn what_stands_at_a_provider_is_refused_by_name() {
         (json!({"model": "m", "input": "x", "prompt": {"id": "p"}}), "prompt"),
         (json!({"model": "m", "input": "x", "background": true}), "background"),
         (item(json!({"type": "item_reference", "id": "rs_1"})), "input[0]"),
+        (item(json!({"id": "rs_1"})), "input[0]"),
+        (item(json!({"id": "rs_1", "type": null, "role": "user"})), "input[0]"),
         (
             item(json!({"role": "user", "content": [{"type": "input_file", "file_id": "f"}]})),
             "input[0].content.file_id",
@@ -826,7 +828,13 @@ fn what_stands_at_a_provider_is_refused_by_name() {
         (Dialect::AnthropicMessages, claude(stored.clone()), "messages.0.content.source.file_id"),
         (
             Dialect::AnthropicMessages,
-            claude(json!({"type": "tool_result", "tool_use_id": "t", "content": [stored]})),
+            claude(json!({"type": "tool_result", "tool_use_id": "t", "content": [stored.clone()]})),
+            "messages.0.content.source.file_id",
+        ),
+        (
+            Dialect::AnthropicMessages,
+            claude(json!({"type": "web_fetch_tool_result", "tool_use_id": "t",
+                          "content": {"type": "web_fetch_result", "url": "u", "content": stored}})),
             "messages.0.content.source.file_id",
         ),
     ] {

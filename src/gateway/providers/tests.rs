@@ -68,7 +68,9 @@ fn the_output_limit_counts_against_the_window_where_the_provider_says_so() {
         (Family::Anthropic, "claude-3-5-sonnet-20241022", true),
         (Family::Anthropic, "claude-sonnet-4-20250514", true),
         (Family::Anthropic, "claude-opus-4-1-20250805", true),
+        (Family::Anthropic, "claude-sonnet-4@20250514", true),
         (Family::Anthropic, "claude-sonnet-4-5-20250929", false),
+        (Family::Anthropic, "claude-sonnet-4-5@20250929", false),
         (Family::Anthropic, "claude-sonnet-5", false),
         (Family::Anthropic, "claude-mythos-preview", false),
     ] {

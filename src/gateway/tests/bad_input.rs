@@ -344,6 +344,15 @@ fn odd() -> Router {
             "huge" => endless("{\"choices\": \"", "x".repeat(1 << 20)),
             "zero" => axum::Json(completion(usage(0, 0))).into_response(),
             "absent" => axum::Json(completion(Value::Null)).into_response(),
+            "hollow" => axum::Json(completion(json!({}))).into_response(),
+            "totals" => axum::Json(completion(json!({"total_tokens": 12}))).into_response(),
+            "long names" => {
+                let mut answer = completion(usage(9, 1));
+                for field in ["model", "service_tier"] {
+                    answer[field] = "é".repeat(50_000).into();
+                }
+                ([("x-request-id", "r".repeat(5_000))], axum::Json(answer)).into_response()
+            }
             "negative" => axum::Json(completion(usage(9, -1))).into_response(),
             "too much" => axum::Json(completion(usage(9, 1_000_000_000))).into_response(),
             "binary" => b"data: \xff\xfe\n\n".to_vec().into_response(),
@@ -389,7 +398,8 @@ async fn what_is_no_answer_is_a_typed_error_and_costs_no_more_than_its_input() {
 async fn usage_that_can_not_be_is_charged_by_the_ladder_and_never_above_the_hold() {
     let world = World::with_odd("5", "", odd_route(), odd()).await;
     let mut costs = std::collections::HashMap::new();
-    for case in ["zero", "absent", "negative", "too much"] {
+    // The user's name is counted with the request: some are equally long.
+    for case in ["zero", "absent", "hollow", "totals", "negative", "too much"] {
         let before = world.balance().await.available;
         let response = world.post("/v1/chat/completions", odd_chat(case)).await;
         assert_eq!(response.status(), 200, "{case}");
@@ -400,11 +410,36 @@ async fn usage_that_can_not_be_is_charged_by_the_ladder_and_never_above_the_hold
 
     assert_eq!(costs["zero"], Credits::ZERO, "an explicit zero is a zero");
     assert!(costs["absent"].is_positive(), "delivered tokens are never free");
+    assert_eq!(costs["hollow"], costs["absent"], "what is not told is counted");
+    assert_eq!(costs["totals"], costs["absent"], "what is not told is counted");
     assert!(costs["absent"] < costs["too much"]);
     assert_eq!(costs["negative"], costs["too much"], "both are the hold's bound");
     let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
     let happened = |kind: &str| stored.iter().any(|stored| stored.kind == kind);
     assert!(happened("BoundExceeded") && happened("UsageQuarantined"), "an operator is told");
+}
+
+#[tokio::test]
+async fn names_of_any_length_are_cut_before_they_are_kept_for_ever() {
+    let world = World::with_odd("5", "", odd_route(), odd()).await;
+
+    let response = world.post("/v1/chat/completions", odd_chat("long names")).await;
+    let long = world.post("/v1/chat/completions", chat(&"m".repeat(256))).await;
+    let embedded =
+        world.post("/v1/embeddings", json!({"model": "m".repeat(256), "input": "some words"})).await;
+
+    assert_eq!(response.status(), 200);
+    let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
+    for event in stored {
+        let bytes = serde_json::to_vec(&event.payload).expect("json").len();
+        assert!(bytes < 4_096, "{bytes} bytes of {}", event.kind);
+    }
+    let (attempts, _) = world.last_settle().await;
+    assert_eq!(attempts[0].model, "é".repeat(127));
+    assert_eq!(attempts[0].provider_request_id.as_ref().map(String::len), Some(255));
+    assert_eq!((long.status().as_u16(), embedded.status().as_u16()), (422, 422));
+    let body: Value = long.json().await.expect("json");
+    assert_eq!(body["error"]["code"], "invalid_model", "{body}");
 }
 
 #[tokio::test]

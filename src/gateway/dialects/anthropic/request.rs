@@ -22,10 +22,11 @@ pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
     Ok(())
 }
 
-/// A tool's results and documents hold blocks in turn; a call's input is the model's own. The place of a file, where there
-/// is one.
+/// A tool's results and documents hold blocks in turn, what a page held a single one; a call's input is the model's own. The
+/// place of a file, where there is one.
 fn refuse_files(blocks: &Value) -> Result<(), &'static str> {
-    for block in blocks.as_array().into_iter().flatten() {
+    let blocks = blocks.as_array().map_or_else(|| std::slice::from_ref(blocks), Vec::as_slice);
+    for block in blocks.iter().filter(|block| block.is_object()) {
         if !block["file_id"].is_null() {
             return Err("file_id");
         }

@@ -10,7 +10,7 @@ use super::super::dropped::Dropped;
 use super::super::effort::{Asked, for_openai};
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
 use super::answer::tool_call;
-use crate::gateway::providers::is_openai_reasoning_model;
+use crate::gateway::model_names::is_openai_reasoning_model;
 
 /// Fields that tune an answer or its bookkeeping at OpenAI, and that an answer elsewhere can do without.
 const DROPPABLE: [&str; 13] = [

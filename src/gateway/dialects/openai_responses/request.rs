@@ -9,7 +9,7 @@ use super::super::conversation::{
 use super::super::dropped::Dropped;
 use super::super::effort::{Asked, for_openai};
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
-use crate::gateway::providers::is_openai_reasoning_model;
+use crate::gateway::model_names::is_openai_reasoning_model;
 
 /// Fields that tune an answer or its bookkeeping at OpenAI, and that an answer elsewhere can do without.
 const DROPPABLE: [&str; 12] = [
@@ -38,7 +38,10 @@ pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
     }
     let items = body["input"].as_array().into_iter().flatten();
     for (index, item) in items.enumerate() {
-        if item["type"] == "item_reference" {
+        // The type of a reference may be left out, and that of a message, which says who speaks and what.
+        let is_message = !item["role"].is_null() && !item["content"].is_null();
+        let is_untyped = item["type"].is_null() && !item["id"].is_null() && !is_message;
+        if item["type"] == "item_reference" || is_untyped {
             let why = "nothing is stored at providers: send the item itself";
             return Err(Unsupported::new(format!("input[{index}]"), why));
         }
