@@ -272,6 +272,8 @@ pub enum Delta {
         index: u64,
         fragment: String,
     },
+    /// In base64; only a client of the same dialect can have asked for it.
+    Sound(String),
     Finish(FinishReason),
     Usage(TokenCounts),
     /// The upstream said that its stream is whole.
@@ -281,14 +283,19 @@ pub enum Delta {
 }
 
 impl Delta {
-    /// The output that this step delivers.
+    /// The words that this step delivers.
     pub fn output(&self) -> Option<&str> {
         match self {
             Delta::Thinking(text) | Delta::Text(text) | Delta::ToolArguments { fragment: text, .. } => {
                 Some(text)
             }
             Delta::ToolCall { name, .. } => Some(name),
-            Delta::Start { .. } | Delta::Finish(_) | Delta::Usage(_) | Delta::End | Delta::Failed(_) => None,
+            Delta::Start { .. }
+            | Delta::Sound(_)
+            | Delta::Finish(_)
+            | Delta::Usage(_)
+            | Delta::End
+            | Delta::Failed(_) => None,
         }
     }
 }

@@ -1,5 +1,6 @@
 use serde_json::{Value, json};
 
+mod delivered;
 mod dropped;
 mod effort;
 mod mixed;
@@ -225,7 +226,7 @@ fn gathered(family: impl Into<Family>, stream: &str) -> Answer {
                 }
                 Delta::Finish(finish) => answer.finish = finish,
                 Delta::Usage(tokens) => answer.tokens = tokens,
-                Delta::End => {}
+                Delta::Sound(_) | Delta::End => {}
                 Delta::Failed(error) => panic!("{error}"),
             }
         }
@@ -698,6 +699,14 @@ fn errors_wear_the_clients_dialect() {
                "request_id": "req_1"})
     );
     assert!(errors::error_event(Dialect::AnthropicMessages, &error).starts_with("event: error\ndata: {"));
+    let event = errors::error_event(Dialect::OpenaiResponses, &error);
+    let data = event.strip_prefix("event: error\ndata: ").expect("an event");
+    assert_eq!(
+        serde_json::from_str::<Value>(data).expect("JSON"),
+        json!({"type": "error", "code": "insufficient_credits", "message": "0.01 credits are missing",
+               "param": null, "sequence_number": 0}),
+        "Vercel's AI SDK reads none without a number"
+    );
 }
 
 #[test]
