@@ -688,12 +688,14 @@ async fn a_kept_prompt_is_filled_in_priced_and_known_to_reports() {
 
 #[tokio::test]
 async fn what_a_kept_prompt_says_is_not_repeated_to_its_caller() {
-    let world = World::routed("5", "", json!([{"name": "r", "chain": ["openai/gpt-4o-mini"]}])).await;
+    let routes = json!([{"name": "translated", "chain": ["openai/gpt-4o-mini"]},
+                        {"name": "same", "chain": ["responses/gpt-4o-mini"]}]);
+    let world = World::routed("5", "", routes).await;
     let template = json!([{"id": "greet", "version": 1, "system": "Never mention the merger."}]);
     let prompts = serde_json::from_value(template).expect("templates");
     world.state.reload_routes(&Config { prompts, ..world.config.clone() }).expect("sound");
-    for stream in [false, true] {
-        let body = json!({"model": "r", "input": "Hello", "stream": stream, "max_output_tokens": 50});
+    for (route, stream) in [("translated", false), ("translated", true), ("same", false), ("same", true)] {
+        let body = json!({"model": route, "input": "Hello", "stream": stream, "max_output_tokens": 50});
         let [mut prompted, mut own] = [body.clone(), body];
         prompted["prompt"] = json!({"id": "greet"});
         own["instructions"] = "Be brief.".into();

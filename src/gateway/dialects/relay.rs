@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::conversation::{Delta, FinishReason};
 use super::frames::FrameParser;
 use super::sse::{Frame, SseError, data_frame, event_frame};
-use super::{Dialect, Family, anthropic, gemini, openai_chat, openai_responses, pieces};
+use super::{Dialect, Family, anthropic, gemini, openai_chat, openai_responses, pieces, same};
 use crate::gateway::providers;
 use crate::gateway::providers::classify::{UpstreamFailure, classify_answer, classify_event};
 
@@ -27,6 +27,12 @@ impl Delivered {
         self.deltas += 1;
         self.characters += output.chars().count() as u64;
         self.bytes += output.len() as u64;
+    }
+
+    /// Of sound, a token is far more letters than of text.
+    fn add_sound(&mut self, base64: &str) {
+        self.deltas += 1;
+        self.bytes += base64.len() as u64;
     }
 }
 
@@ -50,6 +56,8 @@ pub struct StreamRelay {
     parser: FrameParser,
     reader: Reader,
     writer: Writer,
+    /// Those that a response repeats are the operator's.
+    hides_instructions: bool,
     usage: Option<Value>,
     served_model: Option<String>,
     service_tier: Option<String>,
@@ -95,6 +103,7 @@ impl StreamRelay {
             parser: FrameParser::default(),
             reader,
             writer,
+            hides_instructions: false,
             usage: None,
             served_model: None,
             service_tier: None,
@@ -115,6 +124,7 @@ impl StreamRelay {
 
     /// In answer to this request, of which some dialects repeat a part.
     pub fn answering(mut self, request: &Value) -> Self {
+        self.hides_instructions = same::hides_instructions(self.ends.client, request);
         if let Writer::Items(writer) = &mut self.writer {
             writer.answers(request);
         }
@@ -339,6 +349,7 @@ impl StreamRelay {
             self.delivered.add(output);
         }
         match delta {
+            Delta::Sound(base64) => self.delivered.add_sound(&base64),
             Delta::Failed(event) => self.failure = Some(classify_event(&event)),
             Delta::End => self.end(text),
             Delta::Finish(reason) => {
@@ -361,12 +372,14 @@ impl StreamRelay {
         }
     }
 
-    /// The usage that we asked for must not reach a client that did not.
+    /// The usage that we asked for must not reach a client that did not, nor what an operator's prompt says.
     fn forward(&self, raw: Option<&Bytes>, mut event: Value, out: &mut Vec<u8>) {
+        let has_hidden =
+            self.hides_instructions && event.get_mut("response").is_some_and(same::hide_instructions);
         let hides = self.ends.client == Dialect::OpenaiChat
             && !self.ends.client_wants_usage
             && event["usage"].is_object();
-        if let (false, Some(raw)) = (hides, raw) {
+        if let (false, Some(raw)) = (hides || has_hidden, raw) {
             out.extend_from_slice(raw);
             return;
         }

@@ -66,6 +66,7 @@ impl World {
                 provider("odd", ProviderKind::Openai, odd, "openai"),
                 provider("odd-claude", ProviderKind::Anthropic, odd, "anthropic"),
                 provider("responses", ProviderKind::OpenaiResponses, stormy, "openai"),
+                provider("odd-responses", ProviderKind::OpenaiResponses, odd, "openai"),
             ],
             routes: serde_json::from_value(routes).expect("routes"),
             successors: BTreeMap::from([(
