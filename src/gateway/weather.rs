@@ -3,7 +3,7 @@
 //! Each node learns from its own calls; nothing is shared, and nothing outlives the process. It only orders targets.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::domain::event::AttemptOutcome;
 use crate::domain::routing::{Allowance, Health, News, Prefer, Retry, Standing, in_order};
@@ -26,22 +26,32 @@ struct Seen {
     latency_seconds: metrics::Gauge,
 }
 
+/// What all targets have shown, for as long as nobody else looks at it.
+struct AllSeen<'a>(MutexGuard<'a, HashMap<(String, String), Seen>>);
+
 impl Weather {
-    /// The targets in the order in which they are tried by a request of about so many tokens.
+    /// The targets in the order in which they are tried by a request of about so many tokens. It is then meant for the first:
+    /// where that is to be tried by one call at a time, no other is planned for it before this one is sent.
     pub fn order(&self, targets: Vec<Target>, prefer: Prefer, now: Timestamp, tokens: u64) -> Vec<Target> {
         if targets.len() < 2 {
             return targets;
         }
-        let seen: Vec<(Standing, f64)> = targets
+        let mut seen = self.seen(now);
+        let standings: Vec<(Standing, f64)> = targets
             .iter()
             .map(|target| {
-                self.of(target, now, |seen| {
-                    (seen.health.standing(now, tokens), seen.health.cost_seconds(now))
-                })
+                let health = &seen.of(target).health;
+                (health.standing(now, tokens), health.cost_seconds(now))
             })
             .collect();
         let mut left: Vec<Option<Target>> = targets.into_iter().map(Some).collect();
-        in_order(&seen, prefer).into_iter().filter_map(|place| left.get_mut(place)?.take()).collect()
+        let order = in_order(&standings, prefer);
+        let ordered: Vec<Target> =
+            order.into_iter().filter_map(|place| left.get_mut(place)?.take()).collect();
+        if let Some(first) = ordered.first() {
+            seen.of(first).health.is_chosen(now);
+        }
+        ordered
     }
 
     /// Whether it may be called by a request of about so many tokens.
@@ -91,12 +101,22 @@ impl Weather {
     }
 
     fn of<T>(&self, target: &Target, now: Timestamp, look: impl FnOnce(&mut Seen) -> T) -> T {
+        look(self.seen(now).of(target))
+    }
+
+    fn seen(&self, now: Timestamp) -> AllSeen<'_> {
         let mut targets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if targets.len() > TARGETS_MAX {
             targets.retain(|_, seen| !seen.health.is_forgotten(now));
         }
+        AllSeen(targets)
+    }
+}
+
+impl AllSeen<'_> {
+    fn of(&mut self, target: &Target) -> &mut Seen {
         let key = (target.upstream.config.name.clone(), target.model.clone());
-        look(targets.entry(key).or_insert_with(|| Seen::of(target)))
+        self.0.entry(key).or_insert_with(|| Seen::of(target))
     }
 }
 
