@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use crate::clock::Timer;
 use crate::domain::credits::Credits;
 use crate::domain::event::AttemptOutcome;
-use crate::domain::routing::{Itinerary, News, Next, Policy, Retry, Seat, Setback, To};
+use crate::domain::routing::{Itinerary, News, Next, Policy, Retry, Rounds, Seat, Setback, To};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::UsageSource;
 use crate::gateway::State;
@@ -155,7 +155,7 @@ async fn begin(
     }
     plan.targets.drain(..place);
     let dispatch = Dispatch {
-        itinerary: Itinerary::new(plan.targets.len(), plan.policy.retries, tries_until(ends_at, now)),
+        itinerary: Itinerary::new(plan.targets.len(), rounds(&plan.policy), tries_until(ends_at, now)),
         detours: Detours::of(&plan.policy),
         in_flight: Vec::new(),
         losers: Vec::new(),
@@ -388,7 +388,8 @@ impl Dispatch {
         if targets.is_empty() || self.is_over(now) {
             return None;
         }
-        self.itinerary = Itinerary::new(targets.len(), 0, tries_until(self.ends_at, now));
+        let rounds = Rounds { retries: 0, ..rounds(&self.plan.policy) };
+        self.itinerary = Itinerary::new(targets.len(), rounds, tries_until(self.ends_at, now));
         self.plan.targets = targets;
         self.is_degraded = true;
         Some(Next::Try { place: 0, pause_micros: 0 })
@@ -478,6 +479,10 @@ fn count_reuse(result: &'static str) {
 
 fn hit_price(plan: &Plan) -> Credits {
     plan.policy.cache.as_ref().map_or(Credits::ZERO, |cache| cache.price)
+}
+
+fn rounds(policy: &Policy) -> Rounds {
+    Rounds { retries: policy.retries, pause_seconds_max: policy.pause_seconds_max }
 }
 
 fn tries_until(ends_at: Option<Timestamp>, now: Timestamp) -> Timestamp {
