@@ -448,6 +448,7 @@ impl Detours {
             FailureKind::ContentPolicy => self.on_content_policy.take(),
             FailureKind::Unreachable
             | FailureKind::RateLimited
+            | FailureKind::AboveLimit
             | FailureKind::Overloaded
             | FailureKind::QuotaExhausted
             | FailureKind::Auth
