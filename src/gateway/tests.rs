@@ -333,6 +333,7 @@ async fn a_repeated_key_is_never_dispatched_twice() {
     let second = call().await.expect("answers");
 
     assert_eq!((first.status().as_u16(), second.status().as_u16()), (200, 409));
+    assert_eq!(header(&second, "x-should-retry"), "false", "OpenAI's SDKs try a 409 again");
     assert_eq!(world.balance().await.consumed, consumed);
     let body: Value = second.json().await.expect("json");
     assert!(body["error"]["message"].as_str().expect("words").contains(&consumed.to_string()), "{body}");
