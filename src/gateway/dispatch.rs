@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::clock::Timer;
 use crate::domain::credits::Credits;
@@ -21,7 +21,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::UsageSource;
 use crate::gateway::State;
 use crate::gateway::attempt::{self, AnswerBody, Failed, Patience};
-use crate::gateway::cache::{Answer, Cache, Reuse};
+use crate::gateway::cache::{Answer, Cache, Pending, Reuse};
 use crate::gateway::dialects;
 use crate::gateway::edge::Request;
 use crate::gateway::experiment;
@@ -106,8 +106,25 @@ pub async fn seated(
         Begun::Reused(response) => Ok(response),
         Begun::Held(dispatch, first) => {
             experiment::cast_shadows(&dispatch.state, &dispatch.request, shadows);
-            dispatch.attempt(first).await
+            in_time(dispatch, first).await
         }
+    }
+}
+
+/// The answer; or what there is to say when the time is up that the caller or the route gave. What was sent then goes on as it
+/// does for a caller who went away: it is paid for by what the provider says that it used.
+async fn in_time(dispatch: Box<Dispatch>, first: Quote) -> Result<Response, Failure> {
+    if dispatch.ends_at.is_none() {
+        return dispatch.attempt(first).await;
+    }
+    let left = attempt::left(dispatch.ends_at, dispatch.state.ledger.clock().now());
+    let late = dispatch.late();
+    match timeout(left, tokio::spawn(dispatch.attempt(first))).await {
+        Ok(answered) => answered.unwrap_or_else(|error| {
+            tracing::error!(%error, "the attempts of a request stopped");
+            Err(Failure::new(500, "internal", "something went wrong here; the request id helps to find it"))
+        }),
+        Err(_) => late.inspect(|_| count_reuse("stale")),
     }
 }
 
@@ -192,6 +209,9 @@ impl Dispatch {
                 continue;
             };
             let failed = match sent {
+                Ok(body) if self.is_refused(&call, &body) => {
+                    Failed::blocked(call.quote.target.upstream.family, &body)
+                }
                 Ok(body) => {
                     self.hears_of(&call, &body, first_part_micros);
                     return self.answered(place, call, body, flights).await;
@@ -217,11 +237,17 @@ impl Dispatch {
 
     /// The next target as well, once the hold covers both.
     async fn hedge(&mut self) -> Option<Flight> {
-        let place = self.itinerary.beside(self.state.ledger.clock().now())?;
+        let now = self.state.ledger.clock().now();
+        let place = self.itinerary.beside(now).filter(|_| !self.is_over(now))?;
         let quote = self.hold.cover(self.plan.targets.get(place)?, self.plan.policy.clamp).await?;
         self.itinerary.hedges_with(place);
         metrics::counter!("tollgate_hedges_total").increment(1);
         Some(self.launch(place, quote))
+    }
+
+    /// Whether the provider's policy has left nothing of the answer, and the route names who answers then.
+    fn is_refused(&self, call: &Call, body: &AnswerBody) -> bool {
+        self.detours.on_content_policy.is_some() && body.is_blocked(call.quote.target.upstream.family)
     }
 
     fn hears_of(&self, call: &Call, body: &AnswerBody, first_part_micros: i64) {
@@ -329,9 +355,7 @@ impl Dispatch {
         let now = self.state.ledger.clock().now();
         let target = &call.quote.target;
         self.in_flight.retain(|(other, ..)| *other != place);
-        if let Some(news) = weather::news_of(&failure, self.is_over(now)) {
-            self.state.weather.hears(target, now, news);
-        }
+        self.state.weather.hears(target, now, weather::news_of(&failure));
         if failure.alarms_operator {
             let provider = target.upstream.config.name.clone();
             metrics::counter!("tollgate_provider_account_refusals_total", "provider" => provider)
@@ -400,16 +424,28 @@ impl Dispatch {
         self.ends_at.is_some_and(|ends_at| now >= ends_at)
     }
 
-    /// How long the provider may take, by the route, else by its own settings, and never beyond the request's end.
+    /// How long the provider may take, by the route, else by its own settings.
     fn patience(&self, quote: &Quote) -> Patience {
         let policy = &self.plan.policy;
         let config = &quote.target.upstream.config;
         let seconds = |own: Option<u64>, of_provider| own.map_or(of_provider, Duration::from_secs);
+        let first_token = seconds(policy.first_token_seconds, config.first_byte_timeout());
         Patience {
-            first_token: seconds(policy.first_token_seconds, config.first_byte_timeout()),
+            first_token: match attempt::wants_stream(&self.request) {
+                true => first_token,
+                // Its first part is there when all of it is.
+                false => first_token.max(config.first_byte_timeout()),
+            },
             between_tokens: seconds(policy.between_tokens_seconds, config.idle_timeout()),
-            ends_at: self.ends_at,
         }
+    }
+
+    /// What the caller gets where nobody has answered in time.
+    fn late(&self) -> Result<Response, Failure> {
+        let Reuse::Missed(Pending { stale: Some(stale), .. }) = &self.reuse else {
+            return Err(Failure::out_of_time());
+        };
+        Ok(given_again(&self.hold, &self.plan, stale, "stale"))
     }
 
     /// An answer of before, if there is one that will do; else why there is none.
@@ -418,7 +454,10 @@ impl Dispatch {
             && let Some(stale) = pending.stale.take()
             && !failure.is_the_callers()
         {
-            count_reuse("stale");
+            // Else it was given, and counted, when the time was up.
+            if !self.is_over(self.state.ledger.clock().now()) {
+                count_reuse("stale");
+            }
             return reused(&mut self.hold, &self.plan, &stale, "stale").await;
         }
         self.settle().await?;
@@ -468,10 +507,15 @@ async fn reused(
 ) -> Result<Response, Failure> {
     hold.record_reused(answer, hit_price(plan));
     hold.settle().await?;
-    let mut response = Response::new(Body::from(answer.bytes.clone()));
-    headers::set_reused(&mut response, plan, hold, answer, result);
+    let mut response = given_again(hold, plan, answer, result);
     headers::set_cost(&mut response, hold.cost());
     Ok(response)
+}
+
+fn given_again(hold: &Hold, plan: &Plan, answer: &Answer, result: &'static str) -> Response {
+    let mut response = Response::new(Body::from(answer.bytes.clone()));
+    headers::set_reused(&mut response, plan, hold, answer, result);
+    response
 }
 
 fn count_reuse(result: &'static str) {
@@ -495,7 +539,7 @@ fn ttl_seconds(plan: &Plan) -> i64 {
     let rounds = u64::from(plan.policy.retries) + 1;
     let of_targets = plan.targets.iter().map(|target| {
         let config = &target.upstream.config;
-        let first = plan.policy.first_token_seconds.unwrap_or(config.first_byte_timeout_seconds);
+        let first = plan.policy.first_token_seconds.unwrap_or(0).max(config.first_byte_timeout_seconds);
         let between = plan.policy.between_tokens_seconds.unwrap_or(config.idle_timeout_seconds);
         first.saturating_add(between)
     });
@@ -505,6 +549,10 @@ fn ttl_seconds(plan: &Plan) -> i64 {
 }
 
 fn reason(target: &Target, failure: &UpstreamFailure) -> String {
-    let status = failure.status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
-    format!("{}: {status}", target.upstream.config.name)
+    let why = match (failure.status, failure.kind) {
+        (Some(status), _) => status.to_string(),
+        (None, FailureKind::ContentPolicy) => "blocked".to_owned(),
+        (None, _) => "no answer".to_owned(),
+    };
+    format!("{}: {why}", target.upstream.config.name)
 }

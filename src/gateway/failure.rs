@@ -159,6 +159,13 @@ impl Failure {
         Failure { field: Some("model".into()), ..Failure::new(404, "model_not_found", message) }
     }
 
+    /// The time that the caller or the route gave is over.
+    pub fn out_of_time() -> Failure {
+        let words =
+            "There was no whole answer within the time that the request may take; what it used is charged.";
+        Failure::new(503, OUT_OF_TIME, words)
+    }
+
     pub fn response(&self, dialect: Dialect, request_id: &str) -> Response {
         let body = error_body(dialect, &self.body(request_id)).to_string();
         let mut response = Response::new(Body::from(body));
@@ -169,8 +176,9 @@ impl Failure {
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.status == 402 {
-            // Money doesn't come back by itself: an SDK must not try again.
+        if matches!(self.status, 402 | 409) || self.code == OUT_OF_TIME {
+            // Money doesn't come back by itself, a key stays used, and what took too long costs as much again: an SDK must
+            // not try again.
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
         response

@@ -131,30 +131,28 @@ impl Seen {
     }
 }
 
-/// What a failure says of the target's health. Where the request's own time ran out, silence says nothing.
-pub fn news_of(failure: &UpstreamFailure, is_over: bool) -> Option<News> {
+/// What a failure says of the target's health.
+pub fn news_of(failure: &UpstreamFailure) -> News {
     let retry_after_seconds =
         failure.retry_after_seconds.map(|seconds| seconds.try_into().unwrap_or(i64::MAX));
     match failure.retry {
-        _ if is_over && failure.status.is_none() => None,
-        Retry::Never | Retry::RouteFallbackOnly => Some(News::Sound),
+        Retry::Never | Retry::RouteFallbackOnly => News::Sound,
+        // Smaller requests fit.
+        Retry::Elsewhere if failure.kind == FailureKind::AboveLimit => News::Sound,
         Retry::HereOrElsewhere if failure.kind == FailureKind::RateLimited => {
-            Some(News::Limited { retry_after_seconds })
+            News::Limited { retry_after_seconds }
         }
-        Retry::HereOrElsewhere | Retry::Elsewhere => Some(News::Failed { retry_after_seconds }),
+        Retry::HereOrElsewhere | Retry::Elsewhere => News::Failed { retry_after_seconds },
     }
 }
 
 /// What the end of a stream that had begun says of the target's health.
-pub fn news_of_stream(outcome: AttemptOutcome, is_over: bool) -> Option<News> {
+pub fn news_of_stream(outcome: AttemptOutcome) -> Option<News> {
     match outcome {
         AttemptOutcome::Succeeded => Some(News::Ends),
-        AttemptOutcome::Broken if !is_over => Some(News::BrokeOff),
+        AttemptOutcome::Broken => Some(News::BrokeOff),
         // It was the caller, or a faster target, who ended it.
-        AttemptOutcome::Broken
-        | AttemptOutcome::Refused
-        | AttemptOutcome::Unknown
-        | AttemptOutcome::Cancelled => None,
+        AttemptOutcome::Refused | AttemptOutcome::Unknown | AttemptOutcome::Cancelled => None,
     }
 }
 
@@ -172,16 +170,17 @@ mod tests {
     fn failures_say_of_their_target_what_is_its_own() {
         let silent = || UpstreamFailure::unreachable("it did not answer in time");
         let status = |status| classify(status, Some(7), b"");
-        let failed = |retry_after_seconds| Some(News::Failed { retry_after_seconds });
-        for (claim, failure, is_over, expected) in [
-            ("silence", silent(), false, failed(None)),
-            ("silence until the caller gave up", silent(), true, None),
-            ("an error, however late", status(500), true, failed(Some(7))),
-            ("a rate limit", status(429), false, Some(News::Limited { retry_after_seconds: Some(7) })),
-            ("the caller's fault", status(400), false, Some(News::Sound)),
-            ("the operator's key", status(401), false, failed(Some(7))),
+        let large = br#"{"error": {"code": "rate_limit_exceeded", "message": "Request too large for m"}}"#;
+        let failed = |retry_after_seconds| News::Failed { retry_after_seconds };
+        for (claim, failure, expected) in [
+            ("silence", silent(), failed(None)),
+            ("an error", status(500), failed(Some(7))),
+            ("a rate limit", status(429), News::Limited { retry_after_seconds: Some(7) }),
+            ("a request above the limit", classify(429, None, large), News::Sound),
+            ("the caller's fault", status(400), News::Sound),
+            ("the operator's key", status(401), failed(Some(7))),
         ] {
-            assert_eq!(news_of(&failure, is_over), expected, "{claim}");
+            assert_eq!(news_of(&failure), expected, "{claim}");
         }
     }
 }

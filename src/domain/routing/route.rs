@@ -62,7 +62,7 @@ impl ByComplexity {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Policy {
-    /// Until the first part of an answer; absent: the provider's own setting.
+    /// Until the first part of a stream; absent: the provider's own setting.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_token_seconds: Option<u64>,
     /// Between two parts of an answer that has begun; absent: the provider's own setting.

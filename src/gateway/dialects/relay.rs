@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::conversation::{Delta, FinishReason};
 use super::frames::FrameParser;
 use super::sse::{Frame, SseError, data_frame, event_frame};
-use super::{Dialect, Family, anthropic, gemini, openai_chat, openai_responses, pieces};
+use super::{Dialect, Family, anthropic, content, gemini, openai_chat, openai_responses, pieces};
 use crate::gateway::providers;
 use crate::gateway::providers::classify::{UpstreamFailure, classify_answer, classify_event};
 
@@ -58,7 +58,11 @@ pub struct StreamRelay {
     /// How many answers were asked for at once, and which of them have had their finish reason.
     choices: u64,
     finished_choices: BTreeSet<u64>,
+    /// Something came that is more than an envelope.
+    has_content: bool,
     finished: bool,
+    /// The provider's policy has ended it.
+    is_filtered: bool,
     /// It ended by itself, and says that something went wrong.
     has_failed: bool,
     ended: bool,
@@ -102,7 +106,9 @@ impl StreamRelay {
             delivered: Delivered::default(),
             choices: 1,
             finished_choices: BTreeSet::new(),
+            has_content: false,
             finished: false,
+            is_filtered: false,
             has_failed: false,
             ended: false,
             failure: None,
@@ -153,9 +159,20 @@ impl StreamRelay {
         Bytes::from(text)
     }
 
-    /// Whether there was any event of an answer yet; comments and keep-alives are none.
+    /// Whether the upstream has said that there will be an answer; comments and keep-alives say nothing.
+    pub fn is_announced(&self) -> bool {
+        self.served_model.is_some() || self.has_begun()
+    }
+
+    /// Whether any part of the answer itself is there, or its end. Providers send an envelope as soon as they have read the
+    /// request, and may fail or fall silent after it.
     pub fn has_begun(&self) -> bool {
-        self.served_model.is_some() || self.delivered.deltas > 0 || self.is_whole()
+        self.has_content || self.delivered.deltas > 0 || self.is_whole()
+    }
+
+    /// Whether the provider's policy has left nothing of the answer.
+    pub fn is_blocked(&self) -> bool {
+        self.finished && self.is_filtered && !self.has_content && self.delivered.deltas == 0
     }
 
     /// Whether the answer came to its end.
@@ -262,6 +279,7 @@ impl StreamRelay {
     /// `raw` is the frame in which it came.
     fn relay_event(&mut self, event: Value, raw: Option<&Bytes>, out: &mut Vec<u8>) {
         self.note(&event);
+        self.has_content = self.has_content || content::is_in(self.ends.upstream, &event);
         let deltas = match &mut self.reader {
             Reader::Chunks(reader) => reader.read(&event),
             Reader::Items(reader) => reader.read(&event),
@@ -344,6 +362,7 @@ impl StreamRelay {
             Delta::End => self.end(text),
             Delta::Finish(reason) => {
                 self.has_failed |= reason == FinishReason::Error;
+                self.is_filtered |= reason == FinishReason::ContentFilter;
                 self.finished |= self.choices <= 1;
                 self.writer.write(delta, text);
             }
