@@ -43,7 +43,7 @@ pub struct ProviderConfig {
     pub uplifts: BTreeSet<Uplift>,
     #[serde(default = "connect_timeout_seconds")]
     pub connect_timeout_seconds: u64,
-    /// Until the answer's first byte; a long reasoning call is silent for minutes.
+    /// Until a stream's first part, or the end of an answer in one piece; a long reasoning call is silent for minutes.
     #[serde(default = "first_byte_timeout_seconds")]
     pub first_byte_timeout_seconds: u64,
     /// Between two parts of an answer that has begun.

@@ -44,7 +44,8 @@ pub struct RequestHeaders {
     /// One key, one call, in the whole org: a repeat is a 409 that names the first request. 1 to 255 ASCII characters.
     #[param(rename = "Idempotency-Key", value_type = String, required = false)]
     idempotency_key: Option<String>,
-    /// Whole seconds, 1 or more: nothing is tried, and no stream goes on, beyond them.
+    /// Whole seconds, 1 or more: nothing is tried, and no stream goes on, beyond them. What was sent by then is read on without the
+    /// caller, and charged by what it used.
     #[param(rename = "x-request-timeout", value_type = u32, required = false)]
     request_timeout: Option<u32>,
     /// `team=search, env=production`: what reports group by and routes may look at.

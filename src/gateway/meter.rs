@@ -1,7 +1,8 @@
 //! The meter: what one attempt consumed and costs, by the best report there is.
 //!
 //! The ladder: the provider's final usage, its last cumulative usage, what was counted from the delivered output, the
-//! hold's bound. Delivered tokens are never free, and a count that can't be true is never charged as told.
+//! hold's bound. Delivered tokens are never free, what was given up and may have made more than it showed is at the bound, and
+//! a count that can't be true is never charged as told.
 
 use serde_json::Value;
 
@@ -77,7 +78,7 @@ pub fn meter(request: &Request, quote: &Quote, prices: &Prices, report: &Report)
     let reader = Reader { request, quote, prices };
     match reader.read(report) {
         Ok(metered) => metered,
-        Err(why) => Metered { quarantine: Some(why), ..at_bound(quote, quote.credits) },
+        Err(why) => Metered { quarantine: Some(why), ..at_most(quote) },
     }
 }
 
@@ -103,6 +104,11 @@ pub fn meter_beside(
             unknown(quote)
         }
     }
+}
+
+/// An attempt that we gave up, and that may have made all that it was allowed to.
+pub fn at_most(quote: &Quote) -> Metered {
+    at_bound(quote, quote.credits)
 }
 
 /// An attempt of which nobody knows what the provider did: its input was sent.

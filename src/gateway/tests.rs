@@ -15,6 +15,7 @@ mod counted;
 mod effort;
 mod experiments;
 mod fits;
+mod in_time;
 mod mixed;
 mod offers;
 mod outages;
@@ -333,6 +334,7 @@ async fn a_repeated_key_is_never_dispatched_twice() {
     let second = call().await.expect("answers");
 
     assert_eq!((first.status().as_u16(), second.status().as_u16()), (200, 409));
+    assert_eq!(header(&second, "x-should-retry"), "false", "OpenAI's SDKs try a 409 again");
     assert_eq!(world.balance().await.consumed, consumed);
     let body: Value = second.json().await.expect("json");
     assert!(body["error"]["message"].as_str().expect("words").contains(&consumed.to_string()), "{body}");
@@ -403,24 +405,6 @@ async fn a_route_that_refuses_clamps_names_what_is_affordable() {
     assert_eq!(response.status(), 402);
     let body: Value = response.json().await.expect("json");
     assert!(body["error"]["message"].as_str().expect("words").contains("affordable"), "{body}");
-}
-
-#[tokio::test]
-async fn the_request_ends_when_the_caller_or_the_route_says_so() {
-    let routes = chain(json!({"retries": 5, "first_token_seconds": 1}));
-    let world = World::routed("5", "stall_before=1", routes).await;
-    let call = |timeout: &'static str| {
-        let call = world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
-        call.header("x-request-timeout", timeout).json(&chat("r")).send()
-    };
-
-    let ended = call("1").await.expect("answers");
-    let malformed = call("soon").await.expect("answers");
-
-    assert_eq!((ended.status().as_u16(), malformed.status().as_u16()), (503, 400));
-    let (attempts, _) = world.last_settle().await;
-    assert_eq!(attempts.len(), 1, "no time was left for another");
-    assert!(world.balance().await.held.is_zero());
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 //! lost silently. Pure: bytes and JSON in, bytes and JSON out.
 
 mod anthropic;
+mod content;
 pub mod conversation;
 mod dropped;
 mod effort;
@@ -233,6 +234,17 @@ fn parse_answer(upstream: Family, body: &Value) -> Result<Answer, Malformed> {
 /// Whether an upstream's answer says that it failed on the way.
 pub fn has_failed(upstream: Family, body: &Value) -> bool {
     parse_answer(upstream, body).is_ok_and(|answer| answer.finish == FinishReason::Error)
+}
+
+/// Whether the provider's policy has left nothing of an answer. Of several at once another may be whole.
+pub fn is_blocked(upstream: Family, body: &Value) -> bool {
+    let is_alone = body["choices"].as_array().is_none_or(|choices| choices.len() < 2);
+    is_alone
+        && parse_answer(upstream, body).is_ok_and(|answer| {
+            let is_empty =
+                answer.text.is_empty() && answer.thinking.is_empty() && answer.tool_calls.is_empty();
+            answer.finish == FinishReason::ContentFilter && is_empty
+        })
 }
 
 /// Who asked what, and who answers.

@@ -67,6 +67,7 @@ impl World {
                 provider("odd-claude", ProviderKind::Anthropic, odd, "anthropic"),
                 provider("responses", ProviderKind::OpenaiResponses, stormy, "openai"),
                 provider("odd-responses", ProviderKind::OpenaiResponses, odd, "openai"),
+                provider("odd-gemini", ProviderKind::Gemini, odd, "gemini"),
             ],
             routes: serde_json::from_value(routes).expect("routes"),
             successors: BTreeMap::from([(
@@ -144,6 +145,12 @@ impl World {
     pub async fn post(&self, path: &str, body: Value) -> reqwest::Response {
         let call = self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.secret);
         call.json(&body).send().await.expect("answers")
+    }
+
+    /// The same by a caller who gives it up after so many seconds.
+    pub async fn post_within(&self, seconds: u32, path: &str, body: Value) -> reqwest::Response {
+        let call = self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.secret);
+        call.header("x-request-timeout", seconds).json(&body).send().await.expect("answers")
     }
 
     /// The attempts of the last settle, and the route that it counts for.
