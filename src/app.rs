@@ -1,7 +1,6 @@
 //! The composition root: builds the parts from the configuration and runs them until told to stop.
 
 use std::fs::File;
-use std::future::Future;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -28,6 +26,7 @@ use crate::ledger::export::{ExportError, FileError, Selection, export, verify_ex
 use crate::ledger::projector::Projector;
 use crate::ledger::verify::{self, Report, verify_all};
 use crate::ledger::{Ledger, LedgerError, Memory};
+use crate::listener;
 use crate::operations::authenticate::OperatorKey;
 use crate::operations::claim::finish_claims;
 use crate::operations::find_org::find_org;
@@ -129,7 +128,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     let reloads = tokio::spawn(reload_when_told(hangups, gateway.clone(), args.config));
     let upkeep = tokio::spawn(telemetry::keep_up());
     let drain = Duration::from_secs(config.drain_seconds);
-    let served = serve_until_told(listener, router, ledger.clone(), &mut stops, drain).await;
+    serve_until_told(listener, router, ledger.clone(), &mut stops, drain).await;
     reloads.abort();
     // Streams whose client went away are read on for their usage.
     tokio::select! {
@@ -139,7 +138,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     upkeep.abort();
     workers.stop().await;
     close(&ledger).await;
-    served
+    Ok(())
 }
 
 /// The next start reads what is left in the write-ahead logs.
@@ -150,30 +149,29 @@ pub(crate) async fn close(ledger: &Ledger) {
 }
 
 /// Serves until told to stop; then connections end in their own time: until `drain` is over, or until told again. A head
-/// that never comes whole would otherwise hold the process for ever.
+/// that never comes whole would otherwise hold the process until the listener gives it up.
 async fn serve_until_told(
     listener: TcpListener,
     router: Router,
     ledger: Ledger,
     stops: &mut Stops,
     drain: Duration,
-) -> Result<(), AppError> {
+) {
     let (leave, told) = oneshot::channel();
-    let mut serving = pin!(serve_router(listener, router, leave_when_told(ledger, told)));
+    let mut serving = pin!(listener::serve(listener, router, leave_when_told(ledger, told)));
     tokio::select! {
-        served = &mut serving => return served,
+        () = &mut serving => return,
         () = stops.next() => {
             let _ = leave.send(());
         }
     }
     tokio::select! {
-        served = &mut serving => return served,
+        () = &mut serving => {}
         () = stops.next() => tracing::warn!("told again: connections that are still open are left alone"),
         () = tokio::time::sleep(drain) => {
             tracing::warn!(seconds = drain.as_secs(), "connections that are still open are left alone");
         }
     }
-    Ok(())
 }
 
 /// Where other nodes reach this one.
@@ -245,25 +243,6 @@ async fn open_at_any_time(
     // The gateway's, once there is one.
     let check_arm = Arc::new(|_: &_, _: &_| Ok(()));
     Ok(ApiState { ledger, profiles, operator, metrics, check_arm })
-}
-
-/// Serves a router with Nagle's algorithm off: a stream's chunks must not wait for an acknowledgement.
-///
-/// # Errors
-/// Where the listener fails.
-pub async fn serve_router(
-    listener: TcpListener,
-    router: Router,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), AppError> {
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY");
-        }
-    });
-    // One table of routes for all connections: a bare router is built anew for each of them, tens of kilobytes.
-    let router = router.into_make_service();
-    axum::serve(listener, router).with_graceful_shutdown(stop).await.map_err(AppError::Serve)
 }
 
 #[derive(Debug, clap::Args)]
