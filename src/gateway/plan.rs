@@ -245,6 +245,11 @@ pub fn embeds(mode: Mode, family: Family, model: &str) -> bool {
     mode == Mode::Embedding && providers::embeddings_path(family, model).is_some()
 }
 
+/// Whether a provider of this family can be asked for a card's model at any endpoint.
+pub fn is_served(card: &RateCard, family: Family) -> bool {
+    generates(card.mode, family) || embeds(card.mode, family, &card.model)
+}
+
 impl Target {
     fn serves(&self, endpoint: Endpoint) -> bool {
         match endpoint {
