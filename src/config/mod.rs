@@ -329,6 +329,7 @@ mod tests {
             ("internal_address = \"http://10.0.0.7:8080\"", "such as 10.0.0.7:8080"),
             (&format!("{PROVIDER}api_key_env = \"K\"\n"), "one of api_key"),
             (&format!("{PROVIDER}idle_timeout_seconds = 0\n"), "timeout"),
+            (&format!("{PROVIDER}default_output_tokens = 0\n"), "1 or more"),
             (&format!("{PROVIDER}uplifts = [\"fast\"]\n"), "region_us, region_eu"),
             (&format!("{PROVIDER}uplifts = [\"region_mars\"]\n"), "region_mars"),
         ] {

@@ -211,6 +211,7 @@ fn provider(name: &str, kind: ProviderKind, address: SocketAddr, prices_of: Opti
         api_key_header: None,
         lacks: Vec::new(),
         uplifts: [].into(),
+        default_output_tokens: None,
         prices_of: prices_of.map(str::to_owned),
         connect_timeout_seconds: 2,
         first_byte_timeout_seconds: 10,

@@ -146,6 +146,7 @@ fn config(stormy: SocketAddr, calmer: SocketAddr) -> Config {
         api_key_header: None,
         lacks: Vec::new(),
         uplifts: [].into(),
+        default_output_tokens: None,
         prices_of: Some(prices_of.into()),
         connect_timeout_seconds: 5,
         first_byte_timeout_seconds: 30,

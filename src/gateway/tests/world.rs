@@ -56,6 +56,7 @@ impl World {
             api_key_header: (name == "odd").then(|| "api-key".into()),
             lacks: Vec::new(),
             uplifts: if name == "odd" { [Uplift::RegionEu].into() } else { [].into() },
+            default_output_tokens: None,
             prices_of: Some(prices_of.into()),
             connect_timeout_seconds: 2,
             first_byte_timeout_seconds: 5,
