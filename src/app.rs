@@ -1,6 +1,5 @@
 //! The composition root: builds the parts from the configuration and runs them until told to stop.
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -8,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -23,6 +21,7 @@ use crate::domain::time::Timestamp;
 use crate::gateway::{self, GatewayState};
 use crate::http::{self, ApiState};
 use crate::ledger::{Ledger, LedgerError, Memory};
+use crate::listener;
 use crate::operations::authenticate::OperatorKey;
 use crate::operations::claim::finish_claims;
 use crate::operations::profile::ProfileBook;
@@ -122,7 +121,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     let reloads = tokio::spawn(reload_when_told(hangups, gateway.clone(), args.config));
     let upkeep = tokio::spawn(telemetry::keep_up());
     let drain = Duration::from_secs(config.drain_seconds);
-    let served = serve_until_told(listener, router, ledger.clone(), &mut stops, drain).await;
+    serve_until_told(listener, router, ledger.clone(), &mut stops, drain).await;
     reloads.abort();
     // Streams whose client went away are read on for their usage.
     tokio::select! {
@@ -132,7 +131,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     upkeep.abort();
     workers.stop().await;
     close(&ledger).await;
-    served
+    Ok(())
 }
 
 /// The next start reads what is left in the write-ahead logs.
@@ -143,30 +142,29 @@ pub(crate) async fn close(ledger: &Ledger) {
 }
 
 /// Serves until told to stop; then connections end in their own time: until `drain` is over, or until told again. A head
-/// that never comes whole would otherwise hold the process for ever.
+/// that never comes whole would otherwise hold the process until the listener gives it up.
 async fn serve_until_told(
     listener: TcpListener,
     router: Router,
     ledger: Ledger,
     stops: &mut Stops,
     drain: Duration,
-) -> Result<(), AppError> {
+) {
     let (leave, told) = oneshot::channel();
-    let mut serving = pin!(serve_router(listener, router, leave_when_told(ledger, told)));
+    let mut serving = pin!(listener::serve(listener, router, leave_when_told(ledger, told)));
     tokio::select! {
-        served = &mut serving => return served,
+        () = &mut serving => return,
         () = stops.next() => {
             let _ = leave.send(());
         }
     }
     tokio::select! {
-        served = &mut serving => return served,
+        () = &mut serving => {}
         () = stops.next() => tracing::warn!("told again: connections that are still open are left alone"),
         () = tokio::time::sleep(drain) => {
             tracing::warn!(seconds = drain.as_secs(), "connections that are still open are left alone");
         }
     }
-    Ok(())
 }
 
 /// Where other nodes reach this one.
@@ -234,25 +232,6 @@ async fn open_at_any_time(database: Database, operator: OperatorKey, clock: Cloc
     finish_claims(&ledger).await;
     let (profiles, metrics) = (ProfileBook::new(ledger.clone(), profiles), telemetry::recorder()?);
     Ok(Node { ledger, profiles, operator, metrics })
-}
-
-/// Serves a router with Nagle's algorithm off: a stream's chunks must not wait for an acknowledgement.
-///
-/// # Errors
-/// Where the listener fails.
-pub async fn serve_router(
-    listener: TcpListener,
-    router: Router,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), AppError> {
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY");
-        }
-    });
-    // One table of routes for all connections: a bare router is built anew for each of them, tens of kilobytes.
-    let router = router.into_make_service();
-    axum::serve(listener, router).with_graceful_shutdown(stop).await.map_err(AppError::Serve)
 }
 
 /// Decision time never goes back, so a clock that lies behind would stop it.

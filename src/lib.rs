@@ -12,6 +12,7 @@ pub mod domain;
 pub mod gateway;
 pub mod http;
 pub mod ledger;
+pub mod listener;
 pub mod load;
 pub mod operations;
 pub mod simulator;

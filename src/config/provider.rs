@@ -41,6 +41,9 @@ pub struct ProviderConfig {
     /// Where this upstream serves, by which the cards of its models may raise their rates.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub uplifts: BTreeSet<Uplift>,
+    /// The output limit of requests that name none; the model's maximum when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_output_tokens: Option<u64>,
     #[serde(default = "connect_timeout_seconds")]
     pub connect_timeout_seconds: u64,
     /// Until a stream's first part, or the end of an answer in one piece; a long reasoning call is silent for minutes.
@@ -89,6 +92,7 @@ impl ProviderConfig {
             lacks: Vec::new(),
             prices_of: None,
             uplifts: BTreeSet::new(),
+            default_output_tokens: None,
             connect_timeout_seconds: connect_timeout_seconds(),
             first_byte_timeout_seconds: first_byte_timeout_seconds(),
             idle_timeout_seconds: idle_timeout_seconds(),
@@ -141,6 +145,9 @@ impl ProviderConfig {
         if self.uplifts.contains(&Uplift::Fast) {
             let why = "its uplifts are region_us, region_eu or regional_endpoint; who wants fast asks for it";
             return Err(self.error(why));
+        }
+        if self.default_output_tokens == Some(0) {
+            return Err(self.error("default_output_tokens is 1 or more"));
         }
         let seconds =
             [self.connect_timeout_seconds, self.first_byte_timeout_seconds, self.idle_timeout_seconds];

@@ -13,6 +13,7 @@ use crate::config::{Config, ProviderConfig, ProviderKind};
 use crate::demo::DemoError;
 use crate::domain::ids::OrgId;
 use crate::ledger::Ledger;
+use crate::listener;
 use crate::operations::authenticate::OperatorKey;
 use crate::operations::find_org::known_org;
 use crate::simulator::{SimulatorConfig, SimulatorHandle};
@@ -80,7 +81,7 @@ impl World {
         tokio::spawn(telemetry::keep_up());
         let router = app::router(node, &config)?;
         let url = format!("http://{}", listener.local_addr().map_err(set_up)?);
-        tokio::spawn(app::serve_router(listener, router, std::future::pending()));
+        tokio::spawn(listener::serve(listener, router, std::future::pending()));
 
         let mut world = World {
             url,

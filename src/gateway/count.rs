@@ -4,13 +4,14 @@
 use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::domain::ids::RequestId;
 use crate::gateway::State;
 use crate::gateway::attempt;
+use crate::gateway::body;
 use crate::gateway::dialects::{self, Dialect, Family};
-use crate::gateway::edge::{self, Endpoint};
+use crate::gateway::edge::{self, Caller, Endpoint};
 use crate::gateway::failure::Failure;
 use crate::gateway::fit;
 use crate::gateway::model_names::is_openai_model;
@@ -24,21 +25,19 @@ const COUNTED_BY: &str = "x-tollgate-count";
 pub async fn count_tokens(
     state: &State,
     id: RequestId,
+    caller: Caller,
     headers: &HeaderMap,
     bytes: &Bytes,
 ) -> Result<Response, Failure> {
     let dialect = Dialect::AnthropicMessages;
-    let asked: Value = serde_json::from_slice(bytes)
-        .map_err(|error| Failure::new(400, "invalid_json", format!("the body is not JSON: {error}")))?;
+    let mut asked = body::parse(bytes)?;
+    let least = providers::minimum_output_tokens(dialect.into(), &asked);
     // A count names no output limit; a request must.
-    let mut body = asked.clone();
-    if let Some(object) = body.as_object_mut() {
-        object.insert("max_tokens".into(), providers::minimum_output_tokens(dialect.into(), &asked).into());
+    if let Some(fields) = asked.as_object_mut() {
+        fields.insert("max_tokens".into(), least.into());
     }
-    let bytes = Bytes::from(body.to_string());
-    // Nothing is reserved, so that the ledger does not look at the key again.
-    edge::caller(state, headers).await?;
-    let request = edge::admit(state, id, Endpoint::Generate(dialect), headers, &bytes).await?;
+    let bytes = Bytes::from(asked.to_string());
+    let request = edge::admit(state, id, Endpoint::Generate(dialect), caller, headers, &bytes).await?;
     let prices = Prices::in_force(state);
     let targets = plan(state, &prices, &request, None)?.targets;
     let counted = match targets.iter().find(|target| target.upstream.family == dialect.into()) {

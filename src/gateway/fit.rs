@@ -14,11 +14,10 @@ use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::{Failure, TOO_LONG};
 use crate::gateway::plan::{Plan, Target};
 use crate::gateway::providers;
+use crate::gateway::token_estimate::PICTURE_TOKENS;
 
 /// Around each message, by OpenAI's own account of its chat format.
 const MESSAGE_TOKENS: u64 = 4;
-/// About what a picture takes.
-pub const PICTURE_TOKENS: u64 = 1_000;
 
 /// Makes the request fit the plan, or the plan the request, by the route's policy; else says that it is too long.
 pub fn fit(request: &mut Arc<Request>, plan: &mut Plan) -> Result<(), Failure> {

@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use uuid::Uuid;
@@ -34,11 +38,12 @@ use crate::domain::credits::Credits;
 use crate::domain::event::{
     Attempt, AttemptOutcome, Balance, Event, ExpiryPolicy, GrantKind, LotTerms, Role,
 };
-use crate::domain::ids::{KeyId, LotId, OrgId};
+use crate::domain::ids::{KeyId, LotId, OrgId, RequestId};
 use crate::domain::pricing::rate_card::Uplift;
 use crate::domain::pricing::{RateCard, default_cards};
 use crate::domain::system::SystemCommand;
 use crate::domain::usage::UsageSource;
+use crate::gateway::plan::Prices;
 use crate::ledger::{By, Memory, Submission};
 use crate::operations::authenticate::{key_text, secret_sha256};
 use crate::operations::list_events::list_events;
@@ -568,7 +573,7 @@ async fn a_picture_counts_for_limits_and_conditions_by_what_is_made_of_it() {
             body["model"] = model.into();
             body
         };
-        let tokens = edge::input_tokens(&request("r"), request("r").to_string().len());
+        let tokens = token_estimate::input_tokens(&request("r"), request("r").to_string().len());
         assert!((1_000..1_100).contains(&tokens), "{path}: {tokens}");
     }
     let mut body = chat("r");

@@ -17,17 +17,16 @@ use crate::http::ApiState;
 use crate::http::json;
 use crate::http::problem::Problem;
 use crate::ledger::Outcome;
-use crate::operations::authenticate::{Actor, authenticate, recognise};
+use crate::operations::authenticate::{self, Actor, authenticate, recognise};
 use crate::operations::find_org::find_org;
 
-const IDEMPOTENCY_KEY_MAX: usize = 255;
 const IDEMPOTENCY_KEY_WORDS: &str = "an `Idempotency-Key` of 1 to 255 characters";
 
 impl FromRequestParts<ApiState> for Actor {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<Actor, Problem> {
-        Ok(authenticate(&api.ledger, &api.operator, presented_key(&parts.headers)).await?)
+        Ok(authenticate(&api.ledger, &api.operator, presented(&parts.headers)).await?)
     }
 }
 
@@ -39,18 +38,12 @@ impl FromRequestParts<ApiState> for Commander {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<Commander, Problem> {
-        Ok(Commander(recognise(&api.ledger, &api.operator, presented_key(&parts.headers)).await?))
+        Ok(Commander(recognise(&api.ledger, &api.operator, presented(&parts.headers)).await?))
     }
 }
 
-/// The key as any SDK sends it.
-pub fn presented_key(headers: &HeaderMap) -> Option<&str> {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    // The scheme's name is in any case (RFC 9110, 11.1).
-    let bearer = bearer.and_then(|value| value.split_once(' '));
-    let bearer = bearer.and_then(|(scheme, key)| scheme.eq_ignore_ascii_case("bearer").then(|| key.trim()));
-    let named = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    bearer.or_else(|| named("x-api-key")).or_else(|| named("x-goog-api-key"))
+fn presented(headers: &HeaderMap) -> Option<&str> {
+    authenticate::presented(|name| headers.get(name)?.to_str().ok())
 }
 
 /// What the path names.
@@ -155,8 +148,9 @@ impl<T: DeserializeOwned> FromRequest<ApiState> for MayBeKeyed<T> {
 /// # Errors
 /// A key that is empty or too long.
 pub fn idempotency_key(key: &str) -> Result<String, Problem> {
-    let fits = (1..=IDEMPOTENCY_KEY_MAX).contains(&key.len());
-    fits.then(|| key.to_owned()).ok_or_else(|| Problem::malformed(format!("send {IDEMPOTENCY_KEY_WORDS}")))
+    CommandRef::may_be_key(key)
+        .then(|| key.to_owned())
+        .ok_or_else(|| Problem::malformed(format!("send {IDEMPOTENCY_KEY_WORDS}")))
 }
 
 /// What was asked, apart from white space and the order of names in its JSON.

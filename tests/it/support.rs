@@ -12,6 +12,7 @@ use tollgate::clock::Clock;
 use tollgate::config::Config;
 use tollgate::domain::time::Timestamp;
 use tollgate::ledger::verify::verify;
+use tollgate::listener;
 use tollgate::operations::authenticate::OperatorKey;
 use tollgate::store::{Database, Nodes};
 
@@ -234,6 +235,6 @@ pub fn client() -> reqwest::Client {
 pub async fn listen(router: Router) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(app::serve_router(listener, router, std::future::pending()));
+    tokio::spawn(listener::serve(listener, router, std::future::pending()));
     url
 }

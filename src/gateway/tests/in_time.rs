@@ -6,6 +6,8 @@ use futures_util::future::join_all;
 use futures_util::stream::{iter, once, pending};
 use tokio::sync::Notify;
 
+use axum::http::Uri;
+
 use super::*;
 
 const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/responses", "/v1/messages"];

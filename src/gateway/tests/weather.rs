@@ -4,6 +4,8 @@ use futures_util::StreamExt;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 
+use axum::http::Uri;
+
 use super::*;
 use crate::domain::routing::{News, Prefer};
 use crate::gateway::plan::Target;
