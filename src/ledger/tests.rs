@@ -692,6 +692,7 @@ async fn a_past_whose_events_were_archived_is_named_and_not_searched_for_ever() 
         node.run(reserve(n, 1)).await.expect("holds");
         node.clock.advance_seconds(1);
     }
+    node.ledger.projector().catch_up_all().await.expect("projects");
     let early = Timestamp(node.clock.now().0 - 39 * Timestamp::MICROS_PER_SECOND);
     let archived = node.another(Arc::new(Faulty { archived_to: 20, ..Faulty::new(&node.store) })).await;
 
