@@ -392,7 +392,10 @@ impl Ledger {
         let accesses = self.shared.accesses.get(shard).ok_or_else(stopped)?.clone();
         match accesses.get(org) {
             Some(access) => Ok(access),
-            None => self.read(org, move |account| accesses.keep(account)).await,
+            None => {
+                let now = self.shared.clock.now();
+                self.read(org, move |account| accesses.keep(account, now)).await
+            }
         }
     }
 
