@@ -22,7 +22,7 @@ const PAGE: i64 = 2_000;
 const PROBES: i64 = 16;
 /// Raised whenever the serialised form of an account or of the system changes, or what an event folds to: older snapshots
 /// are then not read.
-pub(super) const SNAPSHOT_FORMAT: i32 = 5;
+pub const SNAPSHOT_FORMAT: i32 = 6;
 
 /// Reads a shard.
 #[derive(Clone)]
@@ -193,8 +193,9 @@ impl Fetcher {
 
     /// A snapshot that this version can read, and that is of this log.
     async fn snapshot(&self, org: OrgId, version_max: i64) -> Result<Option<(Chain, Vec<u8>)>, StoreError> {
-        let saved = self.projector.store().snapshot(self.shard, org, version_max).await?;
-        let Some(saved) = saved.filter(|saved| saved.format == SNAPSHOT_FORMAT) else { return Ok(None) };
+        let store = self.projector.store();
+        let saved = store.snapshot(self.shard, org, SNAPSHOT_FORMAT, version_max).await?;
+        let Some(saved) = saved else { return Ok(None) };
         // It may be of events that this log has lost, as after a restore, or of another log.
         if !self.holds(saved.position, &saved.last_hash).await? {
             return Ok(None);

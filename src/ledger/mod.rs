@@ -52,6 +52,7 @@ use crate::store::{CLOCK_DIFFERENCE_MAX, EventLog, EventRow, Node, Nodes, Rates,
 
 pub use crate::ledger::access::Access;
 pub use crate::ledger::cluster::PATH as FORWARD_PATH;
+pub use crate::ledger::fetch::SNAPSHOT_FORMAT;
 
 /// Commands that may wait; past it callers get `Busy`. At 50,000 commands/s this is a fifth of a second.
 const QUEUE_MAX: usize = 10_000;

@@ -331,7 +331,7 @@ macro_rules! projections {
                     )
                     .await?;
                 }
-                for table in ["snapshots", "key_filter_series", "key_filter_layers"] {
+                for table in ["snapshots_by_format", "key_filter_series", "key_filter_layers"] {
                     let sql = format!("delete from {table} where shard = $1");
                     finished(sqlx::query(AssertSqlSafe(sql)).bind(shard).execute(&mut *transaction)).await?;
                 }
@@ -528,23 +528,41 @@ macro_rules! projections {
                 for snapshot in snapshots {
                     answered(
                         sqlx::query(
-                            "insert into snapshots (shard, org_id, stretch, version, position, last_hash, format, state) \
-                             values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (shard, org_id, stretch) do update set \
+                            "insert into snapshots_by_format \
+                                 (shard, org_id, format, stretch, version, position, last_hash, state) \
+                             values ($1, $2, $3, $4, $5, $6, $7, $8) \
+                             on conflict (shard, org_id, format, stretch) do update set \
                              version = excluded.version, position = excluded.position, last_hash = excluded.last_hash, \
-                             format = excluded.format, state = excluded.state \
-                             where (excluded.format, excluded.version) > (snapshots.format, snapshots.version)",
+                             state = excluded.state \
+                             where excluded.version > snapshots_by_format.version",
                         )
                         .bind(shard)
                         .bind(snapshot.org.0)
+                        .bind(snapshot.format)
                         .bind(snapshot.stretch())
                         .bind(snapshot.version)
                         .bind(snapshot.position)
                         .bind(&snapshot.last_hash[..])
-                        .bind(snapshot.format)
                         .bind(snapshot.state.as_slice())
                         .execute(&mut *transaction),
                     )
                     .await?;
+                    let outdated = sqlx::query(
+                        "delete from snapshots_by_format where shard = $1 and org_id = $2 and format < $3 - 1",
+                    );
+                    let outdated = outdated.bind(shard).bind(snapshot.org.0).bind(snapshot.format);
+                    answered(outdated.execute(&mut *transaction)).await?;
+                    if let Some(thinned) = snapshot.thins() {
+                        let thin = sqlx::query(rows::THIN_SNAPSHOTS)
+                            .bind(shard)
+                            .bind(snapshot.org.0)
+                            .bind(snapshot.format)
+                            .bind(thinned.start)
+                            .bind(thinned.end)
+                            .bind(LARGE_BYTES)
+                            .bind(RECENT_STRETCHES);
+                        answered(thin.execute(&mut *transaction)).await?;
+                    }
                 }
                 answered(transaction.commit()).await
             }
@@ -553,16 +571,18 @@ macro_rules! projections {
                 &self,
                 shard: i32,
                 org: OrgId,
+                format: i32,
                 version_max: i64,
             ) -> Result<Option<Snapshot>, StoreError> {
                 let row = answered(
                     sqlx::query(
-                        "select version, position, last_hash, format, state from snapshots \
-                         where shard = $1 and org_id = $2 and version <= $3 and stretch <= $4 \
+                        "select version, position, last_hash, state from snapshots_by_format \
+                         where shard = $1 and org_id = $2 and format = $3 and version <= $4 and stretch <= $5 \
                          order by stretch desc limit 1",
                     )
                     .bind(shard)
                     .bind(org.0)
+                    .bind(format)
                     .bind(version_max)
                     .bind(version_max.div_euclid(STRETCH_VERSIONS))
                     .fetch_optional(&self.readers),
@@ -574,7 +594,7 @@ macro_rules! projections {
                         version: row.try_get("version")?,
                         position: row.try_get("position")?,
                         last_hash: hash(row.try_get("last_hash")?)?,
-                        format: row.try_get("format")?,
+                        format,
                         state: row.try_get("state")?,
                     })
                 };

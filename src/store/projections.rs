@@ -30,6 +30,11 @@ pub struct Checkpoint {
 /// Versions of an org of which one snapshot is kept: a balance of the past begins at the one before it.
 pub const STRETCH_VERSIONS: i64 = 1_000;
 
+/// Stretches of which every snapshot stays, whatever its size; before them, one of as many large ones: all together come
+/// to less than the events between them.
+pub(super) const RECENT_STRETCHES: i64 = 16;
+pub(super) const LARGE_BYTES: i64 = 65_536;
+
 /// A shard's saved filter of bound keys: it holds those up to a position, in consecutive layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SavedFilter {
@@ -49,7 +54,7 @@ pub struct Snapshot {
     pub version: i64,
     pub position: i64,
     pub last_hash: Hash,
-    /// Of the bytes; one that is not today's is not read.
+    /// Of the bytes: what one version writes another may not read.
     pub format: i32,
     pub state: Vec<u8>,
 }
@@ -58,6 +63,14 @@ impl Snapshot {
     /// Of the system, which is large and has no past that is asked for, only the last is kept.
     pub(super) fn stretch(&self) -> i64 {
         if self.org == OrgId::SYSTEM { 0 } else { self.version.div_euclid(STRETCH_VERSIONS) }
+    }
+
+    /// The stretches in which this one leaves the large ones of before fewer: those long enough ago. Older ones were left
+    /// fewer before.
+    pub(super) fn thins(&self) -> Option<Range<i64>> {
+        let end = self.stretch() - RECENT_STRETCHES;
+        let is_large = i64::try_from(self.state.len()).is_ok_and(|bytes| bytes > LARGE_BYTES);
+        is_large.then_some(end - RECENT_STRETCHES..end)
     }
 }
 
@@ -144,14 +157,16 @@ pub trait Projections: Send + Sync {
         untouched_since: Timestamp,
     ) -> Result<Vec<OrgId>, StoreError>;
 
-    /// Saves accounts or the system, all or none. Of each stretch of [`STRETCH_VERSIONS`] of an org the last is kept.
+    /// Saves accounts or the system, all or none. Of each stretch of [`STRETCH_VERSIONS`] of an org the last is kept, of
+    /// large ones long ago that of sixteen stretches; in each format, but for those that are two or more behind this one.
     async fn put_snapshots(&self, shard: i32, snapshots: &[Snapshot]) -> Result<(), StoreError>;
 
-    /// An org's last snapshot of a version or before it.
+    /// An org's last snapshot in a format, of a version or before it.
     async fn snapshot(
         &self,
         shard: i32,
         org: OrgId,
+        format: i32,
         version_max: i64,
     ) -> Result<Option<Snapshot>, StoreError>;
 

@@ -437,6 +437,15 @@ pub(super) const ORGS_DUE: &str = concat!(
     live!("balances"),
 );
 
+/// Leaves of large snapshots in some stretches the last of each so many. `$1` to `$7`: shard, org, format, the stretches'
+/// first and end, bytes, and how many.
+pub(super) const THIN_SNAPSHOTS: &str = "\
+    delete from snapshots_by_format where shard = $1 and org_id = $2 and format = $3 and stretch >= $4 and stretch < $5 \
+        and length(state) > $6 and exists (select 1 from snapshots_by_format as later \
+            where later.shard = $1 and later.org_id = $2 and later.format = $3 \
+                and later.stretch > snapshots_by_format.stretch \
+                and later.stretch / $7 = snapshots_by_format.stretch / $7)";
+
 /// Selects the rows of some runs of an index, all that may hold one hash. `$1` to `$4`: shard and runs.
 pub(super) fn runs_query(table: &Table) -> String {
     format!(

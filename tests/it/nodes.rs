@@ -180,7 +180,7 @@ async fn one_command_that_is_late_makes_no_owner_silent_and_is_done_once() {
         .expect(StatusCode::CREATED);
     let mut beside = PgConnection::connect(&one.database.url).await.unwrap();
     let mut held = beside.begin().await.unwrap();
-    sqlx::query("lock table snapshots in access exclusive mode").execute(&mut *held).await.unwrap();
+    sqlx::query("lock table snapshots_by_format in access exclusive mode").execute(&mut *held).await.unwrap();
 
     let shard = one.ledger().shard_of(known_org(one.ledger(), "cold").unwrap());
     let log = one.ledger().log().clone();

@@ -280,12 +280,81 @@ async fn of_each_stretch_of_an_orgs_versions_the_last_snapshot_is_kept() {
         (3_699, Some(1_000)),
         (3_700, Some(3_700)),
     ] {
-        let snapshot = views.snapshot(0, acme, version_max).await.unwrap();
+        let snapshot = views.snapshot(0, acme, 1, version_max).await.unwrap();
         assert_eq!(snapshot, found.map(|version| saved(acme, version)), "at most {version_max}");
     }
-    assert_eq!(views.snapshot(0, OrgId::SYSTEM, i64::MAX).await.unwrap(), Some(saved(OrgId::SYSTEM, 5_000)));
-    assert_eq!(views.snapshot(0, OrgId::SYSTEM, 4_999).await.unwrap(), None, "one is enough of the system");
-    assert_eq!(views.snapshot(1, acme, i64::MAX).await.unwrap(), None);
+    assert_eq!(
+        views.snapshot(0, OrgId::SYSTEM, 1, i64::MAX).await.unwrap(),
+        Some(saved(OrgId::SYSTEM, 5_000))
+    );
+    assert_eq!(
+        views.snapshot(0, OrgId::SYSTEM, 1, 4_999).await.unwrap(),
+        None,
+        "one is enough of the system"
+    );
+    assert_eq!(views.snapshot(1, acme, 1, i64::MAX).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn snapshots_of_two_versions_neither_hide_nor_replace_one_another() {
+    let database = TestDatabase::new().await;
+    let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
+    let acme = OrgId(Uuid::from_u128(1));
+    let saved = |format: i32, version: i64| Snapshot {
+        org: acme,
+        version,
+        position: version * 2,
+        last_hash: [1; 32],
+        format,
+        state: format.to_be_bytes().to_vec(),
+    };
+    let newest = async |format| {
+        let found = views.snapshot(0, acme, format, i64::MAX).await.unwrap();
+        found.map(|snapshot| {
+            assert_eq!((snapshot.format, &snapshot.state[..]), (format, &format.to_be_bytes()[..]));
+            snapshot.version
+        })
+    };
+
+    views.put_snapshots(0, &[saved(4, 800), saved(5, 900), saved(6, 950)]).await.unwrap();
+    let before = [newest(4).await, newest(5).await, newest(6).await];
+    views.put_snapshots(0, &[saved(5, 960), saved(5, 940)]).await.unwrap();
+
+    assert_eq!(before, [None, Some(900), Some(950)], "two versions behind, nobody reads it any more");
+    assert_eq!([newest(5).await, newest(6).await], [Some(960), Some(950)]);
+}
+
+#[tokio::test]
+async fn of_large_snapshots_long_ago_one_of_sixteen_stretches_is_kept() {
+    let database = TestDatabase::new().await;
+    let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
+    let [large, small] = [1, 2].map(|n| OrgId(Uuid::from_u128(n)));
+    let saved = |org: OrgId, stretch: i64| Snapshot {
+        org,
+        version: stretch * 1_000 + 5,
+        position: stretch,
+        last_hash: [1; 32],
+        format: 1,
+        state: vec![7; if org == large { 70_000 } else { 1_000 }],
+    };
+    let kept = async |org| {
+        let mut kept = vec![];
+        let mut version_max = i64::MAX;
+        while let Some(found) = views.snapshot(0, org, 1, version_max).await.unwrap() {
+            kept.push(found.version / 1_000);
+            version_max = found.version - 1;
+        }
+        kept.reverse();
+        kept
+    };
+
+    for stretch in 0..70 {
+        views.put_snapshots(0, &[saved(large, stretch), saved(small, stretch)]).await.unwrap();
+    }
+
+    let expected: Vec<i64> = [15, 31, 47].into_iter().chain(53..70).collect();
+    assert_eq!(kept(large).await, expected);
+    assert_eq!(kept(small).await, (0..70).collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -21,7 +21,9 @@ use crate::domain::views::index::BLOCK_POSITIONS;
 use crate::domain::views::runs::{self, Compaction, Run};
 use crate::domain::views::spend::{Group, Spend, SpendKey};
 use crate::domain::views::{Changes, View};
-use crate::store::projections::{Checkpoint, Projections, STRETCH_VERSIONS, SavedFilter, Snapshot};
+use crate::store::projections::{
+    Checkpoint, LARGE_BYTES, Projections, RECENT_STRETCHES, STRETCH_VERSIONS, SavedFilter, Snapshot,
+};
 use crate::store::rows::{self, Cell, Table};
 use crate::store::sqlite::{files, hash, migrate_error, store_error};
 use crate::store::{StoreError, alike};
