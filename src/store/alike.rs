@@ -130,6 +130,8 @@ macro_rules! projections {
                     )
                     .await?;
                 }
+                // Whoever waited for another connection with this one in hand might wait for others who do the same.
+                drop(writer);
                 self.committed_checkpoints(shard).await
             }
 

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
+use futures_util::future::join_all;
 use reqwest::StatusCode;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
@@ -355,6 +356,18 @@ async fn of_large_snapshots_long_ago_one_of_sixteen_stretches_is_kept() {
     let expected: Vec<i64> = [15, 31, 47].into_iter().chain(53..70).collect();
     assert_eq!(kept(large).await, expected);
     assert_eq!(kept(small).await, (0..70).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn who_makes_checkpoints_waits_for_nobody_who_does_the_same() {
+    let database = TestDatabase::new().await;
+    let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
+
+    let made = join_all((0..26).map(|shard| views.checkpoints(shard))).await;
+
+    for checkpoints in made {
+        assert_eq!(checkpoints.unwrap().len(), View::ALL.len());
+    }
 }
 
 #[tokio::test]
