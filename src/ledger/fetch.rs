@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use crate::domain::account::{Account, Ended};
 use crate::domain::chain::Hash;
 use crate::domain::ids::{OrgId, ReservationId};
@@ -20,6 +22,9 @@ use crate::store::{EventLog, EventRow, StoreError};
 const PAGE: i64 = 2_000;
 /// Events looked at in each step of a search by time.
 const PROBES: i64 = 16;
+/// Accounts that are read at once, and look-ups beside them, which are short: the others wait in memory, for as long as it
+/// takes. For a connection to the database nobody waits long.
+pub(super) const AT_ONCE: usize = 6;
 /// Raised whenever the serialised form of an account or of the system changes, or what an event folds to: older snapshots
 /// are then not read.
 pub const SNAPSHOT_FORMAT: i32 = 6;
@@ -30,6 +35,13 @@ pub(super) struct Fetcher {
     pub shard: i32,
     pub log: Arc<dyn EventLog>,
     pub projector: Arc<Projector>,
+    turns: Arc<Turns>,
+}
+
+/// Who may read.
+struct Turns {
+    accounts: Semaphore,
+    look_ups: Semaphore,
 }
 
 /// What a look-up found, and the position up to which it looked.
@@ -40,9 +52,15 @@ pub(super) struct Found {
 }
 
 impl Fetcher {
+    pub fn new(shard: i32, log: Arc<dyn EventLog>, projector: Arc<Projector>) -> Fetcher {
+        let turns = Turns { accounts: Semaphore::new(AT_ONCE), look_ups: Semaphore::new(AT_ONCE) };
+        Fetcher { shard, log, projector, turns: Arc::new(turns) }
+    }
+
     /// An account as of the last event before `end`, a position of the log. Where the index by org may not hold all of
     /// them yet, `last` is where the last of the others may stand.
     pub async fn account(&self, org: OrgId, end: i64, last: Option<i64>) -> Result<Known, StoreError> {
+        let _turn = self.turns.accounts.acquire().await;
         let mut known = self.saved(org, i64::MAX).await?;
         loop {
             let indexed = self.projector.indexed(self.shard);
@@ -140,6 +158,7 @@ impl Fetcher {
         reservation: Option<ReservationId>,
         as_of: i64,
     ) -> Result<Found, StoreError> {
+        let _turn = self.turns.look_ups.acquire().await;
         if self.projector.indexed(self.shard) < as_of {
             self.projector.index_to(self.shard, as_of).await?;
         }

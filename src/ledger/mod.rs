@@ -186,7 +186,7 @@ impl Ledger {
         let (mut queues, mut progress, mut accesses) = (Vec::new(), Vec::new(), Vec::new());
         for shard in projector.shards() {
             let (sender, queue) = mpsc::channel(QUEUE_MAX);
-            let fetcher = Fetcher { shard, log: log.clone(), projector: projector.clone() };
+            let fetcher = Fetcher::new(shard, log.clone(), projector.clone());
             let keeper = Keeper::start(shard, projections.clone(), memory.events_per_snapshot);
             let writer = Writer::open(fetcher, clock.clone(), system.clone(), keeper, memory).await?;
             progress.push(writer.progress());
@@ -416,7 +416,7 @@ impl Ledger {
         // What is being written may have happened before.
         self.follow(org).await?;
         let (log, projector) = (self.shared.log.clone(), self.shared.projector.clone());
-        let fetcher = Fetcher { shard: self.shard_of(org), log, projector };
+        let fetcher = Fetcher::new(self.shard_of(org), log, projector);
         let position = fetcher.position_at(at).await?;
         Ok(fetcher.account_at(org, position).await?)
     }

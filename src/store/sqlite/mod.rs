@@ -74,8 +74,7 @@ impl SqliteStore {
         let mut writer = SqliteConnection::connect_with(&options).await.map_err(store_error)?;
         new_enough(&mut writer).await?;
         sqlx::migrate!("migrations/sqlite/log").run(&mut writer).await.map_err(migrate_error)?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(4)
+        let readers = readers()
             .connect_with(options.read_only(true).create_if_missing(false))
             .await
             .map_err(store_error)?;
@@ -99,8 +98,7 @@ impl SqliteStore {
         let mut reader = SqliteConnection::connect_with(&options).await.map_err(store_error)?;
         new_enough(&mut reader).await?;
         not_newer(&mut reader).await?;
-        let readers =
-            SqlitePoolOptions::new().max_connections(4).connect_with(options).await.map_err(store_error)?;
+        let readers = readers().connect_with(options).await.map_err(store_error)?;
         Ok(SqliteStore {
             writer: Mutex::new(reader),
             is_left_open: AtomicBool::new(false),
@@ -506,6 +504,11 @@ async fn not_newer(connection: &mut SqliteConnection) -> Result<(), StoreError> 
     let found = sqlx::query_scalar("select max(version) from _sqlx_migrations");
     let found: Option<i64> = found.fetch_one(connection).await.map_err(store_error)?;
     if found > known { Err(StoreError::NewerVersion) } else { Ok(()) }
+}
+
+/// A connection to a file doesn't break while nobody uses it: none is asked whether it still lives.
+fn readers() -> SqlitePoolOptions {
+    SqlitePoolOptions::new().max_connections(4).test_before_acquire(false)
 }
 
 async fn new_enough(connection: &mut SqliteConnection) -> Result<(), StoreError> {

@@ -5,9 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteRow, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
@@ -25,7 +23,7 @@ use crate::store::projections::{
     Checkpoint, LARGE_BYTES, Projections, RECENT_STRETCHES, STRETCH_VERSIONS, SavedFilter, Snapshot,
 };
 use crate::store::rows::{self, Cell, Table};
-use crate::store::sqlite::{files, hash, migrate_error, store_error};
+use crate::store::sqlite::{files, hash, migrate_error, readers, store_error};
 use crate::store::{StoreError, alike};
 
 /// Pages of 4 KiB after which the write-ahead log is copied and synced: seldom, since the disk is the log's.
@@ -75,8 +73,7 @@ impl SqliteViews {
             .statement_cache_capacity(200);
         let mut writer = SqliteConnection::connect_with(&options).await.map_err(store_error)?;
         sqlx::migrate!("migrations/sqlite/views").run(&mut writer).await.map_err(migrate_error)?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(4)
+        let readers = readers()
             .connect_with(options.clone().read_only(true).create_if_missing(false))
             .await
             .map_err(store_error)?;
