@@ -509,19 +509,24 @@ macro_rules! projections {
                 shard: i32,
                 now: Timestamp,
                 untouched_since: Timestamp,
-            ) -> Result<Vec<OrgId>, StoreError> {
+                page: OrgsAfter,
+            ) -> Result<OrgsDue, StoreError> {
                 let rows = answered(
                     sqlx::query(rows::ORGS_DUE)
                         .bind(shard)
                         .bind(now.0)
                         .bind(untouched_since.0)
+                        .bind(page.after.0)
+                        .bind(page.limit)
                         .fetch_all(&self.readers),
                 )
                 .await?;
-                let org = |row: &$row| {
-                    row.try_get("org_id").map(OrgId).map_err(store_error)
+                let read = |row: &$row| -> Result<(OrgId, bool), sqlx::Error> {
+                    Ok((OrgId(row.try_get("org_id")?), row.try_get("is_due")?))
                 };
-                rows.iter().map(org).collect()
+                let looked_at = rows.iter().map(read).collect::<Result<Vec<_>, _>>().map_err(store_error)?;
+                let due = looked_at.iter().filter(|(_, is_due)| *is_due).map(|(org, _)| *org);
+                Ok(OrgsDue { due: due.collect(), last: looked_at.last().map(|(org, _)| *org) })
             }
 
             async fn put_snapshots(&self, shard: i32, snapshots: &[Snapshot]) -> Result<(), StoreError> {

@@ -74,6 +74,21 @@ impl Snapshot {
     }
 }
 
+/// So many orgs after one, in the order of their ids.
+#[derive(Clone, Copy, Debug)]
+pub struct OrgsAfter {
+    pub after: OrgId,
+    pub limit: i64,
+}
+
+/// What was found among them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrgsDue {
+    pub due: Vec<OrgId>,
+    /// The last that was looked at; none where no more are.
+    pub last: Option<OrgId>,
+}
+
 #[async_trait]
 pub trait Projections: Send + Sync {
     /// Every generation of every view; a view that has none gets its first one, which is live.
@@ -149,13 +164,14 @@ pub trait Projections: Send + Sync {
     /// An arm's answers on this shard by their class of latency.
     async fn arm_latencies(&self, shard: i32, arm: &str) -> Result<Vec<(i64, i64)>, StoreError>;
 
-    /// Orgs with holds and no event since a moment, or with credits in lots whose time is over.
+    /// Orgs with holds and no event since a moment, or with credits in lots whose time is over, among some of the shard's.
     async fn orgs_due(
         &self,
         shard: i32,
         now: Timestamp,
         untouched_since: Timestamp,
-    ) -> Result<Vec<OrgId>, StoreError>;
+        page: OrgsAfter,
+    ) -> Result<OrgsDue, StoreError>;
 
     /// Saves accounts or the system, all or none. Of each stretch of [`STRETCH_VERSIONS`] of an org the last is kept, of
     /// large ones long ago that of sixteen stretches; in each format, but for those that are two or more behind this one.

@@ -10,13 +10,16 @@ use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use tollgate::clock::Clock;
 use tollgate::config::Config;
-use tollgate::domain::event::{Event, Payload, Recorded};
-use tollgate::domain::ids::{EventId, OrgId};
+use tollgate::domain::account::lot::Lot;
+use tollgate::domain::credits::Credits;
+use tollgate::domain::event::{Balance, Event, LotTerms, Payload, Recorded};
+use tollgate::domain::ids::{EventId, LotId, OrgId};
 use tollgate::domain::time::Timestamp;
+use tollgate::domain::views::balances::{BalanceRow, LotChange};
 use tollgate::domain::views::{Changes, View, runs};
 use tollgate::operations::find_org::known_org;
 use tollgate::operations::list_events::list_events;
-use tollgate::store::projections::{Checkpoint, Projections, SavedFilter, Snapshot};
+use tollgate::store::projections::{Checkpoint, OrgsAfter, OrgsDue, Projections, SavedFilter, Snapshot};
 use tollgate::store::{Appended, Database, EventRow, Head, SqliteStore, SqliteViews, StoreError};
 use uuid::Uuid;
 
@@ -400,6 +403,49 @@ async fn an_orgs_version_at_a_position_is_found_in_its_blocks() {
         assert_eq!(views.org_version_at(0, acme, position).await.unwrap(), version, "at {position}");
     }
     assert_eq!(views.org_version_at(0, OrgId(Uuid::from_u128(2)), 20_000).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn i11_orgs_with_something_due_are_found_page_by_page() {
+    let database = TestDatabase::new().await;
+    let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
+    let org = |n: u128| OrgId(Uuid::from_u128(n));
+    let opened = |n: u128, remaining: i64, expires_at: i64| {
+        let terms = LotTerms {
+            lot: LotId(Uuid::from_u128(n)),
+            credits: Credits::from_whole(remaining),
+            priority: 0,
+            expires_at: Some(Timestamp(expires_at)),
+        };
+        LotChange {
+            opened: Some(Lot::opened(&terms, None, Credits::ZERO, Timestamp(0))),
+            ..LotChange::default()
+        }
+    };
+    let mut changes = Changes::default();
+    for (n, held, at) in [(1, 1, 5), (2, 0, 5), (3, 1, 50), (4, 0, 5), (5, 0, 5), (6, 1, 5), (7, 0, 50)] {
+        let balance = Balance { held: Credits::from_whole(held), ..Balance::default() };
+        let row = BalanceRow { version: 1, position: 1, recorded_at: Timestamp(at), balance };
+        changes.balances.insert(org(n), row);
+    }
+    for (n, remaining, expires_at) in [(2, 1, 30), (4, 1, 31), (5, 0, 30), (7, 1, 30)] {
+        changes.lots.insert((org(n), LotId(Uuid::from_u128(n))), opened(n, remaining, expires_at));
+    }
+    let live = views.checkpoints(0).await.unwrap();
+    let live: Vec<_> = live.into_iter().filter(|checkpoint| checkpoint.view == View::Balances).collect();
+    assert!(views.apply(0, &live, 1, &[5; 32], &changes).await.unwrap());
+
+    for limit in [1, 2, 3, 7, 100] {
+        let (mut found, mut page) = (vec![], OrgsAfter { after: OrgId(Uuid::nil()), limit });
+        while let OrgsDue { due, last: Some(after) } =
+            views.orgs_due(0, Timestamp(30), Timestamp(20), page).await.unwrap()
+        {
+            found.extend(due);
+            page.after = after;
+        }
+
+        assert_eq!(found, [1, 2, 6, 7].map(org), "{limit} at a time");
+    }
 }
 
 #[tokio::test]

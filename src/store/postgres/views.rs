@@ -20,7 +20,8 @@ use crate::domain::views::spend::{Group, Spend, SpendKey};
 use crate::domain::views::{Changes, View};
 use crate::store::postgres::{hash, options, pool, store_error};
 use crate::store::projections::{
-    Checkpoint, LARGE_BYTES, Projections, RECENT_STRETCHES, STRETCH_VERSIONS, SavedFilter, Snapshot,
+    Checkpoint, LARGE_BYTES, OrgsAfter, OrgsDue, Projections, RECENT_STRETCHES, STRETCH_VERSIONS,
+    SavedFilter, Snapshot,
 };
 use crate::store::rows::{self, Cell, Table};
 use crate::store::{StoreError, alike};
