@@ -2,6 +2,7 @@
 //! reservations that ended long ago.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use tokio::sync::Semaphore;
 
@@ -14,7 +15,7 @@ use crate::domain::views::index::{key_entry, reservation_entry, reservation_of};
 use crate::ledger::decode;
 use crate::ledger::job::Keyed;
 use crate::ledger::projector::Projector;
-use crate::ledger::state::{Bound, Chain, Known};
+use crate::ledger::state::{Bound, Chain, KEY_KEPT_SECONDS, Known};
 use crate::ledger::tail::Placed;
 use crate::store::{EventLog, EventRow, StoreError};
 
@@ -25,6 +26,10 @@ const PROBES: i64 = 16;
 /// Accounts that are read at once, and look-ups beside them, which are short: the others wait in memory, for as long as it
 /// takes. For a connection to the database nobody waits long.
 pub(super) const AT_ONCE: usize = 6;
+/// Events after which it is looked up again from where on keys bind: about as many as one row of their index spans.
+const EVENTS_PER_BINDING: i64 = 1_000_000;
+/// Before that was looked up.
+const UNKNOWN: i64 = i64::MIN;
 /// Raised whenever the serialised form of an account or of the system changes, or what an event folds to: older snapshots
 /// are then not read.
 pub const SNAPSHOT_FORMAT: i32 = 6;
@@ -36,6 +41,14 @@ pub(super) struct Fetcher {
     pub log: Arc<dyn EventLog>,
     pub projector: Arc<Projector>,
     turns: Arc<Turns>,
+    binding: Arc<Binding>,
+}
+
+/// Where the keys begin that may still bind, as it was looked up last.
+struct Binding {
+    from: AtomicI64,
+    /// The index reached so far then.
+    indexed: AtomicI64,
 }
 
 /// Who may read.
@@ -54,7 +67,8 @@ pub(super) struct Found {
 impl Fetcher {
     pub fn new(shard: i32, log: Arc<dyn EventLog>, projector: Arc<Projector>) -> Fetcher {
         let turns = Turns { accounts: Semaphore::new(AT_ONCE), look_ups: Semaphore::new(AT_ONCE) };
-        Fetcher { shard, log, projector, turns: Arc::new(turns) }
+        let binding = Binding { from: AtomicI64::new(0), indexed: AtomicI64::new(UNKNOWN) };
+        Fetcher { shard, log, projector, turns: Arc::new(turns), binding: Arc::new(binding) }
     }
 
     /// An account as of the last event before `end`, a position of the log. Where the index by org may not hold all of
@@ -260,8 +274,36 @@ impl Fetcher {
         self.log.read_at(self.shard, &positions).await
     }
 
+    /// No key that was bound before this position binds any more: look-ups need not reach farther back, however long the
+    /// log is.
+    pub async fn binding_from(&self) -> Result<i64, StoreError> {
+        let (indexed, known) = (self.projector.indexed(self.shard), &self.binding);
+        if indexed < known.indexed.load(Ordering::Acquire).saturating_add(EVENTS_PER_BINDING) {
+            return Ok(known.from.load(Ordering::Acquire));
+        }
+        known.indexed.store(indexed, Ordering::Release);
+        let Some(last) = self.log.read(self.shard, indexed, 1).await?.into_iter().next() else {
+            return Ok(0);
+        };
+        let from = match self.position_at(Timestamp(last.recorded_at).plus_seconds(-KEY_KEPT_SECONDS)).await {
+            Ok(position) => position + 1,
+            // Archived events may still bind.
+            Err(StoreError::Missing { .. }) => 0,
+            Err(error) => return Err(error),
+        };
+        known.from.store(from, Ordering::Release);
+        Ok(from)
+    }
+
+    /// The log may have gone back: what was known of it counts no more.
+    pub fn forget_binding(&self) {
+        self.binding.indexed.store(UNKNOWN, Ordering::Release);
+        self.binding.from.store(0, Ordering::Release);
+    }
+
     async fn bound(&self, org: OrgId, keyed: &Keyed) -> Result<Option<Bound>, StoreError> {
-        let positions = self.projector.store().commands(self.shard, key_entry(&keyed.hash)).await?;
+        let (store, from) = (self.projector.store(), self.binding_from().await?);
+        let positions = store.commands(self.shard, key_entry(&keyed.hash), from).await?;
         if positions.is_empty() {
             return Ok(None);
         }

@@ -22,6 +22,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
 use crate::domain::views::View;
 use crate::domain::views::index::{key_entry, key_hash};
+use crate::ledger::state::KEY_KEPT_SECONDS;
 use crate::store::projections::Snapshot;
 use crate::store::{Appended, EventRow, Head, LockedHead, SqliteStore, SqliteViews};
 use crate::waiting::until;
@@ -383,6 +384,26 @@ async fn i3_and_i4_hold_for_what_has_left_memory() {
     assert!(matches!(twice, Err(LedgerError::Refused(Refusal::ReservationEnded { .. }))), "{twice:?}");
     assert!(matches!(late.events[0].payload.event, Event::ReservationSettled { late: true, .. }));
     assert_eq!(node.balance().await.consumed, before.consumed.saturating_add(Credits::from_whole(4)));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn i4_look_ups_of_keys_reach_back_to_the_first_that_binds() {
+    let node = Node::funded(1_000).await;
+    node.keyed(reserve(1, 1), Some(("old", "a"))).await.expect("holds");
+    node.clock.advance_seconds(KEY_KEPT_SECONDS);
+    node.keyed(reserve(2, 1), Some(("new", "a"))).await.expect("holds");
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let node = node.with(Memory { recent: 0, ..Memory::default() }).await;
+    let fetcher = Fetcher::new(0, node.store.clone(), node.ledger.projector().clone());
+
+    assert_eq!(
+        fetcher.binding_from().await.expect("reads"),
+        4,
+        "after the org, its credits and the old key's hold"
+    );
+    assert!(node.keyed(reserve(3, 1), Some(("new", "a"))).await.expect("replays").replayed);
+    assert!(!node.keyed(reserve(4, 1), Some(("old", "b"))).await.expect("holds").replayed);
     node.finish().await;
 }
 

@@ -406,8 +406,8 @@ macro_rules! projections {
                 Ok(None)
             }
 
-            async fn commands(&self, shard: i32, key: runs::Hash) -> Result<Vec<i64>, StoreError> {
-                self.find(shard, &rows::COMMANDS, key).await
+            async fn commands(&self, shard: i32, key: runs::Hash, from: i64) -> Result<Vec<i64>, StoreError> {
+                self.find(shard, &rows::COMMANDS, key, from).await
             }
 
             async fn keys_bound_since(
@@ -448,7 +448,7 @@ macro_rules! projections {
             }
 
             async fn reservation_events(&self, shard: i32, id: runs::Hash) -> Result<Vec<i64>, StoreError> {
-                self.find(shard, &rows::RESERVATIONS, id).await
+                self.find(shard, &rows::RESERVATIONS, id, 0).await
             }
 
             async fn spend(
@@ -705,21 +705,24 @@ macro_rules! projections {
                 rows.iter().filter_map(|row| checkpoint(row).transpose()).collect()
             }
 
-            /// Positions under a hash, in order.
-            async fn find(&self, shard: i32, index: &Table, hash: runs::Hash) -> Result<Vec<i64>, StoreError> {
-                let [one, two, three] = Run::of(hash).map(Run::number);
-                let rows = answered(
-                    sqlx::query(AssertSqlSafe(rows::runs_query(index)))
-                        .bind(shard)
-                        .bind(one)
-                        .bind(two)
-                        .bind(three)
-                        .fetch_all(&self.readers),
-                )
-                .await?;
+            /// Positions under a hash, from one on, in order.
+            async fn find(
+                &self,
+                shard: i32,
+                index: &Table,
+                hash: runs::Hash,
+                from: i64,
+            ) -> Result<Vec<i64>, StoreError> {
+                let sql = rows::runs_query(index);
+                let runs = Run::of(hash).map(Run::number);
+                let query = runs.into_iter().chain(runs::blocks_of(from)).fold(
+                    sqlx::query(AssertSqlSafe(sql)).bind(shard),
+                    |query, number| query.bind(number),
+                );
+                let rows = answered(query.fetch_all(&self.readers)).await?;
                 let mut found = Vec::new();
                 for row in &rows {
-                    found.extend(run(row)?.find(hash));
+                    found.extend(run(row)?.find(hash).into_iter().filter(|position| *position >= from));
                 }
                 found.sort_unstable();
                 Ok(found)

@@ -134,8 +134,8 @@ pub trait Projections: Send + Sync {
     /// The version of an org's last event up to a position; none where it had none.
     async fn org_version_at(&self, shard: i32, org: OrgId, position: i64) -> Result<Option<i64>, StoreError>;
 
-    /// Where commands stand that bound a key with this hash, in order.
-    async fn commands(&self, shard: i32, key: runs::Hash) -> Result<Vec<i64>, StoreError>;
+    /// Where commands stand that bound a key with this hash, from a position on, in order.
+    async fn commands(&self, shard: i32, key: runs::Hash, from: i64) -> Result<Vec<i64>, StoreError>;
 
     /// Tells the hashes of the keys that commands bound from a position on, as they are read; one may be told twice.
     async fn keys_bound_since(

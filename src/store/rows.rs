@@ -452,13 +452,17 @@ pub(super) const THIN_SNAPSHOTS: &str = "\
                 and later.stretch > snapshots_by_format.stretch \
                 and later.stretch / $7 = snapshots_by_format.stretch / $7)";
 
-/// Selects the rows of some runs of an index, all that may hold one hash. `$1` to `$4`: shard and runs.
+/// Selects the rows of three runs of an index, all that may hold one hash, from a block of each on. `$1` to `$7`: shard,
+/// runs, blocks.
 pub(super) fn runs_query(table: &Table) -> String {
-    format!(
-        "select run, block, entries from {name} where shard = $1 and run in ($2, $3, $4) and generation = \
-         (select generation from projections where shard = $1 and view = '{name}' and live)",
-        name = table.name
-    )
+    let of_run = |run: &str, block: &str| {
+        format!(
+            "select run, block, entries from {name} where shard = $1 and run = {run} and block >= {block} \
+             and generation = (select generation from projections where shard = $1 and view = '{name}' and live)",
+            name = table.name
+        )
+    };
+    [("$2", "$5"), ("$3", "$6"), ("$4", "$7")].map(|(run, block)| of_run(run, block)).join(" union all ")
 }
 
 /// Puts a dimension's text where it belongs.

@@ -192,10 +192,15 @@ async fn i7_an_index_finds_every_position_however_its_log_was_cut() {
 
     index(&*views, live.clone(), &[3, 4_095, 20_000, 65_535, 65_536, 90_000]).await;
 
-    assert_eq!(views.commands(0, key(2)).await.unwrap(), [2, 50_002]);
-    assert_eq!(views.commands(0, key(49_999)).await.unwrap(), [49_999]);
-    assert_eq!(views.commands(0, key(39_999)).await.unwrap(), [39_999, 89_999]);
-    assert_eq!(views.commands(0, [0xab; 8]).await.unwrap(), [0_i64; 0]);
+    assert_eq!(views.commands(0, key(2), 0).await.unwrap(), [2, 50_002]);
+    assert_eq!(views.commands(0, key(49_999), 0).await.unwrap(), [49_999]);
+    assert_eq!(views.commands(0, key(39_999), 0).await.unwrap(), [39_999, 89_999]);
+    assert_eq!(views.commands(0, [0xab; 8], 0).await.unwrap(), [0_i64; 0]);
+    for (from, found) in
+        [(39_999, vec![39_999, 89_999]), (40_000, vec![89_999]), (89_999, vec![89_999]), (90_000, vec![])]
+    {
+        assert_eq!(views.commands(0, key(39_999), from).await.unwrap(), found, "from {from} on");
+    }
     for (since, count) in [(1, 90_000), (60_001, 30_000)] {
         let mut told = 0;
         views.keys_bound_since(0, since, &mut |_| told += 1).await.unwrap();
