@@ -2,10 +2,10 @@
 //!
 //! The log stores envelopes; what an event means is the domain's. Every key and statement names `shard`.
 
-mod alike;
 mod postgres;
 pub mod projections;
 mod rows;
+mod shared_sql;
 mod sqlite;
 
 use std::path::Path;

@@ -24,7 +24,7 @@ use crate::store::projections::{
     SavedFilter, Snapshot,
 };
 use crate::store::rows::{self, Cell, Table};
-use crate::store::{StoreError, alike};
+use crate::store::{StoreError, shared_sql};
 
 /// The projector's, the snapshots' and the readers'.
 const CONNECTIONS: u32 = 12;
@@ -111,7 +111,7 @@ async fn finished<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Res
     asked.await.map_err(store_error)
 }
 
-alike::projections!(PostgresViews, PgConnection, PgRow);
+shared_sql::projections!(PostgresViews, PgConnection, PgRow);
 
 impl PostgresViews {
     /// The server sees to it.

@@ -21,7 +21,9 @@ use sqlx::{Connection, Either, Executor, QueryBuilder, Row, Sqlite, SqliteConnec
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::domain::chain::Hash;
-use crate::store::{Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, StoreError, alike};
+use crate::store::{
+    Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, StoreError, shared_sql,
+};
 
 pub use views::SqliteViews;
 
@@ -299,7 +301,7 @@ impl Drop for Locked<'_> {
     }
 }
 
-alike::profiles!(SqliteStore);
+shared_sql::profiles!(SqliteStore);
 
 /// The compare-and-set and the events, inside the open transaction. False where the head was elsewhere.
 async fn move_head(
@@ -451,7 +453,7 @@ async fn insert(connection: &mut SqliteConnection, rows: &[EventRow]) -> Result<
     Ok(())
 }
 
-alike::log_rows!(SqliteRow);
+shared_sql::log_rows!(SqliteRow);
 
 /// Takes the lock that keeps a second process out.
 fn lock(path: &Path) -> Result<File, StoreError> {
@@ -534,7 +536,7 @@ fn primary(code: &str) -> String {
 
 fn migrate_error(error: MigrateError) -> StoreError {
     match error {
-        error if alike::is_newer(&error) => StoreError::NewerVersion,
+        error if shared_sql::is_newer(&error) => StoreError::NewerVersion,
         MigrateError::Execute(error) => store_error(error),
         other => StoreError::Unavailable(other.to_string()),
     }

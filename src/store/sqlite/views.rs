@@ -25,7 +25,7 @@ use crate::store::projections::{
 };
 use crate::store::rows::{self, Cell, Table};
 use crate::store::sqlite::{files, hash, migrate_error, readers, store_error};
-use crate::store::{StoreError, alike};
+use crate::store::{StoreError, shared_sql};
 
 /// Pages of 4 KiB after which the write-ahead log is copied and synced: seldom, since the disk is the log's.
 const CHECKPOINT_PAGES: &str = "16384";
@@ -143,7 +143,7 @@ async fn answered<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Res
 
 use answered as finished;
 
-alike::projections!(SqliteViews, SqliteConnection, SqliteRow);
+shared_sql::projections!(SqliteViews, SqliteConnection, SqliteRow);
 
 /// Inserts rows, or merges them into those that stand.
 async fn merge(

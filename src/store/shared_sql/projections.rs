@@ -1,107 +1,4 @@
-//! What both databases do alike: one text of SQL (both read `$1`), run over each one's own connections. The macros
-//! stand in for generics, which over two drivers' types would be longer than what they share.
-
-use sqlx::migrate::MigrateError;
-
-use crate::domain::chain::Hash;
-
-/// The hash of a checkpoint before the first event.
-pub(super) const NOTHING_FOLDED: Hash = [0; 32];
-
-/// Rows of an index that are read at a time, of up to 48 kilobytes each.
-pub(super) const RUNS_TOGETHER: i64 = 256;
-
-/// Whether a database's tables are those of a later version.
-pub(super) fn is_newer(error: &MigrateError) -> bool {
-    matches!(error, MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..))
-}
-
-/// Reads events and heads from a driver's rows.
-macro_rules! log_rows {
-    ($row:ty) => {
-        fn event(row: &$row) -> Result<EventRow, StoreError> {
-            let read = || -> Result<EventRow, sqlx::Error> {
-                Ok(EventRow {
-                    shard: row.try_get("shard")?,
-                    position: row.try_get("position")?,
-                    org_id: row.try_get("org_id")?,
-                    org_version: row.try_get("org_version")?,
-                    event_id: row.try_get("event_id")?,
-                    kind: row.try_get("kind")?,
-                    schema_version: row.try_get("schema_version")?,
-                    recorded_at: row.try_get("recorded_at")?,
-                    payload: row.try_get("payload")?,
-                    hash: hash(row.try_get("hash")?)?,
-                })
-            };
-            read().map_err(|error| StoreError::Corrupt(error.to_string()))
-        }
-
-        fn head(row: &$row) -> Result<Head, StoreError> {
-            let read = || -> Result<Head, sqlx::Error> {
-                Ok(Head {
-                    next_position: row.try_get("next_position")?,
-                    last_hash: hash(row.try_get("last_hash")?)?,
-                    epoch: row.try_get("epoch")?,
-                })
-            };
-            read().map_err(|error| StoreError::Corrupt(error.to_string()))
-        }
-
-        fn hash(bytes: &[u8]) -> Result<Hash, sqlx::Error> {
-            Hash::try_from(bytes).map_err(|error| sqlx::Error::Decode(error.into()))
-        }
-    };
-}
-
-/// Personal data, over `self.write_rows` and `self.read_rows`.
-macro_rules! profiles {
-    ($store:ty) => {
-        #[async_trait]
-        impl Profiles for $store {
-            async fn put_profile(&self, shard: i32, subject_id: &str, profile: &Profile) -> Result<(), StoreError> {
-                let put = sqlx::query(
-                    "insert into profiles (shard, subject_id, name, email) values ($1, $2, $3, $4) \
-                     on conflict (shard, subject_id) do update set name = excluded.name, email = excluded.email",
-                );
-                let put = put.bind(shard).bind(subject_id).bind(&profile.name).bind(profile.email.as_deref());
-                self.write_rows(put).await
-            }
-
-            async fn put_profile_if_absent(
-                &self,
-                shard: i32,
-                subject_id: &str,
-                profile: &Profile,
-            ) -> Result<(), StoreError> {
-                let put = sqlx::query(
-                    "insert into profiles (shard, subject_id, name, email) values ($1, $2, $3, $4) \
-                     on conflict (shard, subject_id) do nothing",
-                );
-                let put = put.bind(shard).bind(subject_id).bind(&profile.name).bind(profile.email.as_deref());
-                self.write_rows(put).await
-            }
-
-            async fn remove_profile(&self, shard: i32, subject_id: &str) -> Result<(), StoreError> {
-                let remove = sqlx::query("delete from profiles where shard = $1 and subject_id = $2");
-                self.write_rows(remove.bind(shard).bind(subject_id)).await
-            }
-
-            async fn profile(&self, shard: i32, subject_id: &str) -> Result<Option<Profile>, StoreError> {
-                let found = sqlx::query("select name, email from profiles where shard = $1 and subject_id = $2");
-                let rows = self.read_rows(found.bind(shard).bind(subject_id)).await?;
-                rows.first()
-                    .map(|row| {
-                        Ok(Profile {
-                            name: row.try_get("name").map_err(store_error)?,
-                            email: row.try_get("email").map_err(store_error)?,
-                        })
-                    })
-                    .transpose()
-            }
-        }
-    };
-}
+//! The projections.
 
 /// The projections, over `self.writer()`, `self.readers`, `answered` (`finished` where a whole generation is gone through) `merge` and
 /// `change_lots`.
@@ -125,7 +22,7 @@ macro_rules! projections {
                         )
                         .bind(shard)
                         .bind(view.name())
-                        .bind(&alike::NOTHING_FOLDED[..])
+                        .bind(&shared_sql::NOTHING_FOLDED[..])
                         .execute(&mut *writer),
                     )
                     .await?;
@@ -191,7 +88,7 @@ macro_rules! projections {
                     )
                     .bind(shard)
                     .bind(view.name())
-                    .bind(&alike::NOTHING_FOLDED[..])
+                    .bind(&shared_sql::NOTHING_FOLDED[..])
                     .fetch_one(&mut *writer),
                 )
                 .await?;
@@ -328,7 +225,7 @@ macro_rules! projections {
                         .bind(view.name())
                         // A rebuild may have begun meanwhile.
                         .bind(last.unwrap_or(0))
-                        .bind(&alike::NOTHING_FOLDED[..])
+                        .bind(&shared_sql::NOTHING_FOLDED[..])
                         .execute(&mut *transaction),
                     )
                     .await?;
@@ -434,7 +331,7 @@ macro_rules! projections {
                         .bind(two)
                         .bind(after.0)
                         .bind(after.1)
-                        .bind(alike::RUNS_TOGETHER)
+                        .bind(shared_sql::RUNS_TOGETHER)
                         .fetch_all(&self.readers),
                     )
                     .await?;
@@ -809,4 +706,4 @@ macro_rules! projections {
     };
 }
 
-pub(super) use {log_rows, profiles, projections};
+pub(in crate::store) use projections;
