@@ -244,7 +244,7 @@ impl From<Refusal> for Failure {
             Refusal::BudgetExceeded { .. } => (402, "budget_exceeded"),
             Refusal::RequestTooLarge { .. } => (402, "request_too_large"),
             Refusal::TooManyHolds { .. } => (429, "too_many_holds"),
-            Refusal::TooManyEndUsers { .. } => (429, "too_many_end_users"),
+            Refusal::TooManyEndUsers { .. } => (402, "too_many_end_users"),
             Refusal::OrgSuspended { .. } => (403, "org_suspended"),
             Refusal::OrgClosed => (403, "org_closed"),
             Refusal::UnknownOrg | Refusal::UnknownKey | Refusal::InvalidKey => (401, "invalid_api_key"),

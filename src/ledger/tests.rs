@@ -309,7 +309,8 @@ async fn however_many_accounts_are_wanted_at_once_few_are_read_at_a_time() {
     let read = futures_util::future::join_all(read).await;
 
     assert!(read.iter().all(|version| matches!(version, Ok(1))), "{read:?}");
-    assert_eq!(log.looked_most.load(Ordering::SeqCst), fetch::AT_ONCE);
+    let most = log.looked_most.load(Ordering::SeqCst);
+    assert!((1..=fetch::AT_ONCE).contains(&most), "{most}");
 }
 
 #[tokio::test]
