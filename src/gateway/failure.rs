@@ -256,6 +256,7 @@ impl From<Refusal> for Failure {
             Refusal::BudgetExceeded { .. } => (402, "budget_exceeded"),
             Refusal::RequestTooLarge { .. } => (402, "request_too_large"),
             Refusal::TooManyHolds { .. } => (429, "too_many_holds"),
+            Refusal::TooManyEndUsers { .. } => (402, "too_many_end_users"),
             Refusal::OrgSuspended { .. } => (403, "org_suspended"),
             Refusal::OrgClosed => (403, "org_closed"),
             Refusal::UnknownOrg | Refusal::UnknownKey | Refusal::InvalidKey => (401, "invalid_api_key"),
@@ -279,7 +280,9 @@ impl From<Refusal> for Failure {
             | Refusal::LotExists
             | Refusal::NotRefundable { .. }
             | Refusal::ProjectExists
+            | Refusal::TooManyProjects { .. }
             | Refusal::KeyExists
+            | Refusal::TooManyKeys { .. }
             | Refusal::DuplicateBudget
             | Refusal::DuplicateLimits
             | Refusal::BudgetOfArm

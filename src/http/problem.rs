@@ -42,8 +42,8 @@ pub struct ProblemBody {
     budget: Option<BudgetKey>,
     /// Its cap.
     cap: Option<Credits>,
-    /// What one request may hold at most (credits, on a `request_too_large`), or an org (reservations, on a
-    /// `too_many_holds`).
+    /// What one request may hold at most (credits, on a `request_too_large`), or how many an org may have (on a
+    /// `too_many_holds`, `too_many_keys` or `too_many_projects`) or a budget tell apart (`too_many_end_users`).
     #[schema(value_type = Value, required = false)]
     limit: Option<Value>,
     /// Credits that can be refunded, on a `not_refundable`.
@@ -249,6 +249,15 @@ impl From<Refusal> for Problem {
             }
             Refusal::TooManyHolds { limit } => {
                 say(StatusCode::CONFLICT, "too_many_holds").with("limit", json!(limit))
+            }
+            Refusal::TooManyEndUsers { limit } => {
+                say(StatusCode::CONFLICT, "too_many_end_users").with("limit", json!(limit))
+            }
+            Refusal::TooManyProjects { limit } => {
+                say(StatusCode::CONFLICT, "too_many_projects").with("limit", json!(limit))
+            }
+            Refusal::TooManyKeys { limit } => {
+                say(StatusCode::CONFLICT, "too_many_keys").with("limit", json!(limit))
             }
             Refusal::InvalidKey => say(StatusCode::UNAUTHORIZED, "unauthorized"),
             Refusal::OrgSuspended { .. } => say(StatusCode::FORBIDDEN, "org_suspended"),

@@ -22,6 +22,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
 use crate::domain::views::View;
 use crate::domain::views::index::{key_entry, key_hash};
+use crate::ledger::state::KEY_KEPT_SECONDS;
 use crate::store::projections::Snapshot;
 use crate::store::{Appended, EventRow, Head, LockedHead, SqliteStore, SqliteViews};
 use crate::waiting::until;
@@ -172,12 +173,12 @@ async fn a_request_that_a_key_began_ends_though_the_key_was_revoked_and_no_other
     let by = |by: By, command: OrgCommand| {
         node.ledger.submit(Submission { org: ACME, command, by, idempotency: None })
     };
-    assert!(!node.ledger.access(ACME).await.expect("reads").keys[&key].revoked);
+    assert!(node.ledger.access(ACME).await.expect("reads").keys.contains_key(&key));
     by(By::Key(key), reserve(1, 2)).await.expect("holds");
 
     node.run(OrgCommand::RevokeKey { key }).await.expect("revokes");
 
-    assert!(node.ledger.access(ACME).await.expect("reads").keys[&key].revoked);
+    assert!(!node.ledger.access(ACME).await.expect("reads").keys.contains_key(&key));
     let refused = by(By::Key(key), reserve(2, 2)).await.expect_err("is refused");
     assert!(matches!(refused, LedgerError::Refused(Refusal::InvalidKey)), "{refused}");
     by(By::Begun(key), settle(1, 1)).await.expect("settles");
@@ -291,6 +292,28 @@ async fn no_more_wait_for_what_is_being_read_than_in_the_queue() {
 }
 
 #[tokio::test]
+async fn however_many_accounts_are_wanted_at_once_few_are_read_at_a_time() {
+    let node = Node::start().await;
+    let orgs: Vec<OrgId> = (1..=60).map(|n| OrgId(Uuid::from_u128(n))).collect();
+    for org in &orgs {
+        let (slug, time_zone) = (org.to_string(), "UTC".into());
+        let command = OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::ZERO };
+        let open = Submission { org: *org, command, by: By::Tollgate, idempotency: None };
+        node.ledger.submit(open).await.expect("opens");
+    }
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let log = Arc::new(Faulty::new(&node.store));
+    let cold = node.another(log.clone()).await;
+
+    let read = orgs.iter().map(|org| cold.read(*org, |account| account.version));
+    let read = futures_util::future::join_all(read).await;
+
+    assert!(read.iter().all(|version| matches!(version, Ok(1))), "{read:?}");
+    let most = log.looked_most.load(Ordering::SeqCst);
+    assert!((1..=fetch::AT_ONCE).contains(&most), "{most}");
+}
+
+#[tokio::test]
 async fn i5_a_restart_finds_everything_acknowledged() {
     let node = Node::funded(10).await;
     node.run(reserve(1, 4)).await.expect("holds");
@@ -362,6 +385,26 @@ async fn i3_and_i4_hold_for_what_has_left_memory() {
     assert!(matches!(twice, Err(LedgerError::Refused(Refusal::ReservationEnded { .. }))), "{twice:?}");
     assert!(matches!(late.events[0].payload.event, Event::ReservationSettled { late: true, .. }));
     assert_eq!(node.balance().await.consumed, before.consumed.saturating_add(Credits::from_whole(4)));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn i4_look_ups_of_keys_reach_back_to_the_first_that_binds() {
+    let node = Node::funded(1_000).await;
+    node.keyed(reserve(1, 1), Some(("old", "a"))).await.expect("holds");
+    node.clock.advance_seconds(KEY_KEPT_SECONDS);
+    node.keyed(reserve(2, 1), Some(("new", "a"))).await.expect("holds");
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let node = node.with(Memory { recent: 0, ..Memory::default() }).await;
+    let fetcher = Fetcher::new(0, node.store.clone(), node.ledger.projector().clone());
+
+    assert_eq!(
+        fetcher.binding_from().await.expect("reads"),
+        4,
+        "after the org, its credits and the old key's hold"
+    );
+    assert!(node.keyed(reserve(3, 1), Some(("new", "a"))).await.expect("replays").replayed);
+    assert!(!node.keyed(reserve(4, 1), Some(("old", "b"))).await.expect("holds").replayed);
     node.finish().await;
 }
 
@@ -692,6 +735,7 @@ async fn a_past_whose_events_were_archived_is_named_and_not_searched_for_ever() 
         node.run(reserve(n, 1)).await.expect("holds");
         node.clock.advance_seconds(1);
     }
+    node.ledger.projector().catch_up_all().await.expect("projects");
     let early = Timestamp(node.clock.now().0 - 39 * Timestamp::MICROS_PER_SECOND);
     let archived = node.another(Arc::new(Faulty { archived_to: 20, ..Faulty::new(&node.store) })).await;
 

@@ -51,7 +51,7 @@ pub struct OperatorKey([u8; 32]);
 pub enum AuthError {
     #[error("no key was sent; send it as `Authorization: Bearer …`")]
     Missing,
-    #[error("this key is not known, or was revoked")]
+    #[error("this key is not known, was revoked or has expired")]
     Unknown,
     #[error("this key expired at {}; make a new one", .0.to_rfc3339())]
     Expired(Timestamp),

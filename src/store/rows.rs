@@ -377,22 +377,41 @@ pub(super) fn arm_query(table: &Table) -> String {
     )
 }
 
-/// Selects orgs with holds and no event after `$3`, or with credits in lots whose time is over at `$2`.
+/// Looks at the `$5` orgs after `$4`; selects those with holds and no event after `$3`, or with credits in lots whose time
+/// is over at `$2`, and the last one, due or not.
 pub(super) const ORGS_DUE: &str = concat!(
-    "select org_id from balances where shard = $1 and held > 0 and recorded_at <= $3 and generation = ",
+    "with page as (select org_id, held, recorded_at from balances where shard = $1 and org_id > $4 and generation = ",
     live!("balances"),
-    " union select org_id from lots where shard = $1 and expires_at <= $2 \
-        and granted - consumed - expired - refunded > 0 and generation = ",
+    " order by org_id limit $5), \
+    looked_at as (select org_id, (held > 0 and recorded_at <= $3) or exists ( \
+        select 1 from lots where lots.shard = $1 and lots.org_id = page.org_id and expires_at <= $2 \
+            and granted - consumed - expired - refunded > 0 and generation = ",
     live!("balances"),
+    ") as is_due from page) \
+    select org_id, is_due from looked_at \
+    where is_due or org_id = (select org_id from page order by org_id desc limit 1) order by org_id",
 );
 
-/// Selects the rows of some runs of an index, all that may hold one hash. `$1` to `$4`: shard and runs.
+/// Leaves of large snapshots in some stretches the last of each so many. `$1` to `$7`: shard, org, format, the stretches'
+/// first and end, bytes, and how many.
+pub(super) const THIN_SNAPSHOTS: &str = "\
+    delete from snapshots_by_format where shard = $1 and org_id = $2 and format = $3 and stretch >= $4 and stretch < $5 \
+        and length(state) > $6 and exists (select 1 from snapshots_by_format as later \
+            where later.shard = $1 and later.org_id = $2 and later.format = $3 \
+                and later.stretch > snapshots_by_format.stretch \
+                and later.stretch / $7 = snapshots_by_format.stretch / $7)";
+
+/// Selects the rows of three runs of an index, all that may hold one hash, from a block of each on. `$1` to `$7`: shard,
+/// runs, blocks.
 pub(super) fn runs_query(table: &Table) -> String {
-    format!(
-        "select run, block, entries from {name} where shard = $1 and run in ($2, $3, $4) and generation = \
-         (select generation from projections where shard = $1 and view = '{name}' and live)",
-        name = table.name
-    )
+    let of_run = |run: &str, block: &str| {
+        format!(
+            "select run, block, entries from {name} where shard = $1 and run = {run} and block >= {block} \
+             and generation = (select generation from projections where shard = $1 and view = '{name}' and live)",
+            name = table.name
+        )
+    };
+    [("$2", "$5"), ("$3", "$6"), ("$4", "$7")].map(|(run, block)| of_run(run, block)).join(" union all ")
 }
 
 /// Puts a dimension's text where it belongs.

@@ -141,6 +141,9 @@ pub struct Settle {
 
 /// Open holds of one org. Their time may run out in one instant, and is then written in one transaction.
 pub const HOLDS_MAX: usize = 50_000;
+/// Keys of one org that are neither revoked nor expired: whoever asks is looked up among them.
+pub const KEYS_MAX: usize = 1_000;
+pub const PROJECTS_MAX: usize = 1_000;
 /// Longest life of a hold: a week. A hold without end is a leak.
 pub const TTL_SECONDS_MAX: i64 = 7 * 24 * 3600;
 

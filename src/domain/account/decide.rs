@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-use crate::domain::account::budget::{Budget, BudgetScope};
+use crate::domain::account::budget::{Budget, BudgetScope, COUNTS_MAX};
 use crate::domain::account::burn::{burn_free, burn_hold, give_back, pin};
 use crate::domain::account::command::{
-    HOLDS_MAX, OrgCommand, ReservationStatus, Reserve, Settle, TTL_SECONDS_MAX,
+    HOLDS_MAX, KEYS_MAX, OrgCommand, PROJECTS_MAX, ReservationStatus, Reserve, Settle, TTL_SECONDS_MAX,
 };
 use crate::domain::account::due::expire_lot;
 use crate::domain::account::limits::Limits;
@@ -50,6 +50,8 @@ pub(super) fn decide(account: &Account, command: OrgCommand, now: Timestamp) -> 
         OrgCommand::CreateProject { project, name } => {
             may_change(account)?;
             require(!account.projects.values().any(|taken| *taken == name), || Refusal::ProjectExists)?;
+            let limit = PROJECTS_MAX;
+            require(account.projects.len() < limit, || Refusal::TooManyProjects { limit })?;
             Ok(vec![Event::ProjectCreated { project, name }])
         }
         OrgCommand::CreateKey { key, role, project, secret_sha256, expires_at } => {
@@ -57,6 +59,8 @@ pub(super) fn decide(account: &Account, command: OrgCommand, now: Timestamp) -> 
             known_project(account, project)?;
             require(!account.keys.contains_key(&key), || Refusal::KeyExists)?;
             require(expires_at.is_none_or(|at| at > now), || Refusal::ExpiryInPast)?;
+            let limit = KEYS_MAX;
+            require(account.live_keys(now).count() < limit, || Refusal::TooManyKeys { limit })?;
             Ok(vec![Event::KeyCreated { key, role, project, secret_sha256, expires_at }])
         }
         OrgCommand::RevokeKey { key } => {
@@ -410,7 +414,9 @@ fn within_budgets(
     at: Timestamp,
 ) -> Result<(), Refusal> {
     for state in account.budgets.iter().filter(|state| state.counts(purpose, at)) {
-        let count = state.count(&state.budget.counter_key(purpose, at, account.time_zone));
+        let window = state.budget.counter_key(purpose, at, account.time_zone);
+        require(!state.is_full(&window), || Refusal::TooManyEndUsers { limit: COUNTS_MAX })?;
+        let count = state.count(&window);
         let used = count.charged.saturating_add(count.held);
         let available = state.budget.cap.saturating_sub(used).or_zero();
         require(used.saturating_add(asked) <= state.budget.cap, || Refusal::BudgetExceeded {

@@ -198,8 +198,7 @@ fn started(account: &Account, budget: &Budget, at: Timestamp) -> BudgetState {
     for hold in account.holds.values() {
         if state.counts(&hold.purpose, hold.reserved_at) {
             let window = budget.counter_key(&hold.purpose, hold.reserved_at, account.time_zone);
-            let counter = state.counters.entry(window).or_default();
-            counter.held = counter.held.saturating_add(hold.credits);
+            state.change(window, |counter| counter.held = counter.held.saturating_add(hold.credits));
         }
     }
     state
@@ -252,8 +251,7 @@ fn open_hold(account: &mut Account, reservation: ReservationId, hold: Hold) -> b
     for state in account.budgets.iter_mut().filter(|state| state.budget.covers(&hold.purpose)) {
         let window = state.budget.counter_key(&hold.purpose, hold.reserved_at, zone);
         forgot |= state.turn_to(window.starts_at);
-        let counter = state.counters.entry(window).or_default();
-        counter.held = counter.held.saturating_add(hold.credits);
+        state.change(window, |counter| counter.held = counter.held.saturating_add(hold.credits));
     }
     account.due.insert((hold.terms.expires_at, reservation));
     account.holds.insert(reservation, hold);
@@ -334,13 +332,14 @@ fn pin(account: &mut Account, pins: &[LotShare]) {
     }
 }
 
-/// Counts in the windows of the hold's time, of the budgets that stood then. A window that was forgotten is over.
+/// Counts in the windows of the hold's time, of the budgets that stood then. What is charged late to somebody whom a full
+/// one does not count makes it no fuller: nothing more is held for them.
 fn count(account: &mut Account, purpose: &Purpose, reserved_at: Timestamp, change: impl Fn(&mut Counter)) {
     let zone = account.time_zone;
     for state in account.budgets.iter_mut().filter(|state| state.counts(purpose, reserved_at)) {
         let window = state.budget.counter_key(purpose, reserved_at, zone);
-        if let Some(counter) = state.counters.get_mut(&window) {
-            change(counter);
+        if !state.is_full(&window) {
+            state.change(window, &change);
         }
     }
 }

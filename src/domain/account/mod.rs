@@ -95,6 +95,13 @@ pub struct Key {
     pub expires_at: Option<Timestamp>,
 }
 
+impl Key {
+    /// Whether it opens anything.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        !self.revoked && self.expires_at.is_none_or(|at| at > now)
+    }
+}
+
 /// An open reservation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
@@ -220,8 +227,15 @@ impl Account {
 
     /// Whether a key of this org may ask for something at `now`.
     pub fn opens(&self, key: KeyId, now: Timestamp) -> Result<(), Refusal> {
-        let is_live = |key: &Key| !key.revoked && key.expires_at.is_none_or(|at| at > now);
-        if self.keys.get(&key).is_some_and(is_live) { Ok(()) } else { Err(Refusal::InvalidKey) }
+        match self.keys.get(&key).is_some_and(|key| key.is_live(now)) {
+            true => Ok(()),
+            false => Err(Refusal::InvalidKey),
+        }
+    }
+
+    /// Keys that open something at `now`.
+    pub fn live_keys(&self, now: Timestamp) -> impl Iterator<Item = (&KeyId, &Key)> {
+        self.keys.iter().filter(move |(_, key)| key.is_live(now))
     }
 
     /// Drops an ended reservation from memory; the log has it.

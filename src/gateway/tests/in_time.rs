@@ -1,12 +1,11 @@
 //! What takes too long: until its first words, or until whoever asked wants an answer. What was sent is paid for by what it used,
 //! however early its caller gives up.
 
+use axum::http::Uri;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::{iter, once, pending};
 use tokio::sync::Notify;
-
-use axum::http::Uri;
 
 use super::*;
 

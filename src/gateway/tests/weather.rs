@@ -1,10 +1,9 @@
 //! Providers that fail, rest, or take their time: who is tried next, when, and who pays for it.
 
+use axum::http::Uri;
 use futures_util::StreamExt;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
-
-use axum::http::Uri;
 
 use super::*;
 use crate::domain::routing::{News, Prefer};
