@@ -20,9 +20,8 @@ mod same;
 pub mod sse;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Number, Value};
 
-use super::providers;
 use conversation::{Answer, FinishReason};
 
 pub use relay::{Delivered, StreamEnds, StreamRelay};
@@ -107,6 +106,15 @@ impl Malformed {
     }
 }
 
+/// What stands there can't be said to the upstream.
+fn unsupported<T>(field: impl Into<String>, why: &str) -> Result<T, Refused> {
+    Err(Unsupported::new(field, why).into())
+}
+
+fn number(field: &str, value: &Value) -> Result<Number, Malformed> {
+    value.as_number().cloned().ok_or_else(|| Malformed::new(field, "must be a number"))
+}
+
 impl Unsupported {
     pub fn new(field: impl Into<String>, why: impl Into<String>) -> Self {
         Self { field: field.into(), why: why.into() }
@@ -158,15 +166,14 @@ fn named(id: &Value) -> Option<&str> {
     id.as_str().filter(|id| !id.is_empty())
 }
 
-/// The caller's request as the upstream reads it, for the upstream's name of the model. Price and clamp what this
-/// returns (`pricing::input_bound`, `providers::clamp`): it is what is sent.
+/// The caller's request, which the edge has validated, as the upstream reads it, for the upstream's name of the model.
+/// Price and clamp what this returns (`pricing::input_bound`, `providers::clamp`): it is what is sent.
 pub fn upstream_request(
     client: Dialect,
     upstream: Family,
     body: &Value,
     model: &str,
 ) -> Result<UpstreamRequest, Refused> {
-    providers::validate(client, body)?;
     refuse_stored(client, body)?;
     if Family::from(client) == upstream {
         return Ok(same::patched(client, body, model));
@@ -179,6 +186,7 @@ pub fn upstream_request(
     if upstream != Family::Gemini {
         parsed.forget_signatures();
     }
+    parsed.forget_thoughts(upstream == Family::OpenaiChat && openai_chat::wants_thoughts_back(model));
     match upstream {
         Family::OpenaiChat => openai_chat::render_request(parsed, model),
         Family::OpenaiResponses => openai_responses::render_request(parsed, model),

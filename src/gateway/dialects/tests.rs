@@ -1,5 +1,6 @@
 use serde_json::{Value, json};
 
+mod agents;
 mod calls;
 mod delivered;
 mod dropped;

@@ -5,12 +5,15 @@ use super::*;
 #[test]
 fn what_stands_at_a_provider_is_refused_by_name() {
     let item = |item: Value| json!({"model": "m", "input": [item]});
+    let by_reference = item(json!({"type": "item_reference", "id": "rs_1"}));
+    let refused = upstream_request(Dialect::OpenaiResponses, Family::OpenaiResponses, &by_reference, "m");
+    assert!(refused.is_err_and(|no| no.to_string().contains("`store: false`")), "what to do is said");
     for (body, field) in [
         (json!({"model": "m", "input": "x", "previous_response_id": "resp_1"}), "previous_response_id"),
         (json!({"model": "m", "input": "x", "conversation": {"id": "c"}}), "conversation"),
         (json!({"model": "m", "input": "x", "prompt": {"id": "p"}}), "prompt"),
         (json!({"model": "m", "input": "x", "background": true}), "background"),
-        (item(json!({"type": "item_reference", "id": "rs_1"})), "input[0]"),
+        (by_reference, "input[0]"),
         (
             item(json!({"role": "user", "content": [{"type": "input_file", "file_id": "f"}]})),
             "input[0].content.file_id",
