@@ -83,7 +83,7 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         "output_config" => parse_output_config(conversation, value)?,
         "service_tier" | "cache_control" => conversation.dropped.add(field),
         "context_management" | "mcp_servers" if is_empty(value) => {}
-        // It would shorten what is read; thoughts are left out anyway.
+        // It would shorten what is read; Claude's thoughts are left out anyway.
         "context_management" if only_clears(value) => conversation.dropped.add(field),
         "inference_geo" if value == "global" => {}
         "speed" if value == "standard" => {}
