@@ -39,6 +39,8 @@ pub struct Quote {
     pub input_tokens_max: u64,
     pub output_tokens_max: u64,
     pub terms: Terms,
+    /// It may write to a cache that lives long, at a price of its own.
+    pub long_cache_writes: bool,
     /// The output limit that was set, where it is not the caller's own.
     pub clamp_tokens: Option<u64>,
     /// It is less than the model's maximum, since the means afford no more.
@@ -121,6 +123,7 @@ pub fn quote(
                 credits: at_least_one(bound(&target.card, &terms, &demand, sent)?),
                 input_credits: bound(&target.card, &terms, &demand, 0)?,
                 input_tokens_max: demand.input_tokens_max,
+                long_cache_writes: demand.long_cache_writes,
                 output_tokens_max: sent.saturating_mul(demand.n),
                 is_cut: limit < wanted,
                 clamp_tokens: (asked != Some(sent)).then_some(sent),
@@ -157,6 +160,7 @@ fn quote_embedding(
             credits,
             input_credits: credits,
             input_tokens_max: demand.input_tokens_max,
+            long_cache_writes: demand.long_cache_writes,
             output_tokens_max: 0,
             clamp_tokens: None,
             is_cut: false,
