@@ -11,7 +11,7 @@ use crate::domain::event::{AttemptOutcome, PricedBy};
 use crate::domain::pricing::{PriceError, RateCard, Terms, cost, searches_unasked};
 use crate::domain::usage::{
     Usage, UsageAnomaly, UsageSource, anthropic_other_models, from_anthropic, from_gemini, from_openai_chat,
-    from_openai_embeddings, from_openai_responses,
+    from_openai_embeddings, from_openai_responses, with_long_cache_writes,
 };
 use crate::gateway::dialects::{self, Delivered, Family, StreamRelay, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
@@ -172,6 +172,9 @@ impl Reader<'_> {
                 from_openai_embeddings(told)?
             }
             (Endpoint::Generate(_), Family::OpenaiChat) => from_openai_chat(told)?,
+            (Endpoint::Generate(_), Family::OpenaiResponses) if self.quote.long_cache_writes => {
+                with_long_cache_writes(told, from_openai_responses(told)?)
+            }
             (Endpoint::Generate(_), Family::OpenaiResponses) => from_openai_responses(told)?,
             (Endpoint::Generate(_), Family::Anthropic) => {
                 return Ok((from_anthropic(told)?, anthropic_other_models(told)?));

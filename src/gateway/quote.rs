@@ -42,6 +42,8 @@ pub struct Quote {
     pub input_tokens_max: u64,
     pub output_tokens_max: u64,
     pub terms: Terms,
+    /// It may write to a cache that lives long, at a price of its own.
+    pub long_cache_writes: bool,
     /// The output limit that was set, where it is not the caller's own.
     pub clamp_tokens: Option<u64>,
     /// It is less than the model's maximum, since the means afford no more.
@@ -195,6 +197,8 @@ fn quote_embedding(
             credits,
             input_credits: credits,
             input_tokens_max: demand.input_tokens_max,
+            long_cache_writes: demand.long_cache_writes,
+            long_cache_writes: demand.long_cache_writes,
             output_tokens_max: 0,
             clamp_tokens: None,
             is_cut: false,

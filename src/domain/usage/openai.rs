@@ -61,6 +61,15 @@ fn written_by_response(report: &Value) -> Result<(u64, u64), UsageAnomaly> {
     Ok(cache_writes(all, part("ttl_30m_tokens")?, part("ttl_12h_tokens")?))
 }
 
+/// The usage of a response whose request asked for writes that live long: where the report does not split them, all do.
+pub fn with_long_cache_writes(report: &Value, usage: Usage) -> Usage {
+    if !report["input_tokens_details"]["cache_write_tokens_details"].is_null() {
+        return usage;
+    }
+    let cache_write_1h_tokens = usage.cache_write_1h_tokens.saturating_add(usage.cache_write_5m_tokens);
+    Usage { cache_write_5m_tokens: 0, cache_write_1h_tokens, ..usage }
+}
+
 /// The `usage` of an embedding call: input alone, so that its total says the same.
 pub fn from_openai_embeddings(report: &Value) -> Result<Usage, UsageAnomaly> {
     let total = reported(report, &["total_tokens"])?;
@@ -197,7 +206,12 @@ mod tests {
 
             assert_eq!((usage.cache_write_5m_tokens, usage.cache_write_1h_tokens), expected, "{report}");
             assert_eq!(usage.input_total(), 100);
+            assert_eq!(with_long_cache_writes(&report, usage.clone()), usage, "as it is split");
         }
+        let unsplit = json!({"input_tokens": 100, "output_tokens": 1, "input_tokens_details": {"cache_write_tokens": 80}});
+        let usage = from_openai_responses(&unsplit).expect("a usage");
+        let long = with_long_cache_writes(&unsplit, usage);
+        assert_eq!((long.cache_write_5m_tokens, long.cache_write_1h_tokens), (0, 80));
     }
 
     #[test]
