@@ -207,20 +207,30 @@ async fn i2_a_stream_that_is_given_up_is_charged_for_what_it_showed_or_may_have_
 
 #[tokio::test]
 async fn an_answer_in_one_piece_may_take_longer_than_a_streams_first_words() {
-    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
-    let takes_a_while = clock.clone();
-    let answer = async move |axum::Json(body): axum::Json<Value>| {
-        if body["stream"] == true {
-            return streamed(pending());
+    let (asked, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let answer = {
+        let (asked, go_on) = (asked.clone(), go_on.clone());
+        async move |axum::Json(body): axum::Json<Value>| {
+            if body["stream"] == true {
+                return streamed(pending());
+            }
+            asked.notify_one();
+            go_on.notified().await;
+            axum::Json(completion(usage())).into_response()
         }
-        takes_a_while.advance_seconds(4);
-        axum::Json(completion(usage())).into_response()
     };
     let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini"], "first_token_seconds": 1, "retries": 0}]);
-    let world = World::at(clock, "5", "", routes, chat_at(answer)).await;
+    let world = World::with_odd("5", "", routes, chat_at(answer)).await;
+    let ask = |stream| world.post(PATHS[0], asking(PATHS[0], "r", stream));
+    // Which is given up after the second that the other has had by then too.
+    let streamed = async {
+        asked.notified().await;
+        let stream = ask(true).await;
+        go_on.notify_one();
+        stream
+    };
 
-    let whole = world.post(PATHS[0], asking(PATHS[0], "r", false)).await;
-    let stream = world.post(PATHS[0], asking(PATHS[0], "r", true)).await;
+    let (whole, stream) = tokio::join!(ask(false), streamed);
 
     assert_eq!((whole.status().as_u16(), stream.status().as_u16()), (200, 503));
 }
