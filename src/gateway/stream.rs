@@ -49,15 +49,15 @@ struct Passed {
     client: Client,
     /// What comes with the answer's end, which waits for the settle.
     tail: BytesMut,
-    /// It came to its end, or it was us who read no further.
-    is_sound: bool,
+    /// It was us who read no further.
+    is_given_up: bool,
 }
 
 /// What comes next of a stream.
 #[derive(Debug)]
 enum Next {
     Part(Bytes),
-    /// The time that the caller or the route gave is up.
+    /// The time that the caller or the route gave is up, or that in which a stream is read on for nobody.
     TimeIsUp,
     /// Nothing more that could be read.
     Nothing,
@@ -88,43 +88,42 @@ async fn pass_on(dispatch: &mut Dispatch, call: &Call, mut open: OpenStream, mut
         false => clock.now().plus_seconds(EXTEND_SECONDS),
     };
     let mut tail = BytesMut::new();
-    let mut is_sound = true;
     let mut part = std::mem::take(&mut open.first);
-    loop {
+    let is_given_up = loop {
         dispatch.reuse.push(&part);
         if open.relay.is_whole() {
             tail.extend_from_slice(&part);
         } else {
             client.takes(part, &clock).await;
         }
-        if open.ended || open.relay.failure().is_some() || client.is_long_gone(clock.now()) {
-            break;
+        if open.ended || open.relay.failure().is_some() {
+            break false;
+        }
+        if client.is_long_gone(clock.now()) {
+            break true;
         }
         if clock.now() >= extend_at {
             extend_at = clock.now().plus_seconds(EXTEND_SECONDS);
             dispatch.hold.extend().await;
         }
-        // Who has the answer, or is gone, waits for nothing.
-        let ends_at = dispatch.ends_at.filter(|_| client.gone_at.is_none() && !open.relay.is_whole());
-        part = match next(&mut open, ends_at, &clock, call).await {
+        // Who has the answer waits for no more than its tail.
+        let until = client.reads_until().or(dispatch.ends_at).filter(|_| !open.relay.is_whole());
+        part = match next(&mut open, until, &clock, call).await {
             Next::Part(part) => part,
             Next::TimeIsUp => {
                 client.takes(event(dispatch, &Failure::out_of_time()), &clock).await;
                 client.leaves(clock.now());
                 Bytes::new()
             }
-            Next::Nothing => {
-                is_sound = false;
-                break;
-            }
+            Next::Nothing => break false,
         };
-    }
-    Passed { relay: open.relay, client, tail, is_sound }
+    };
+    Passed { relay: open.relay, client, tail, is_given_up }
 }
 
-async fn next(open: &mut OpenStream, ends_at: Option<Timestamp>, clock: &Clock, call: &Call) -> Next {
+async fn next(open: &mut OpenStream, until: Option<Timestamp>, clock: &Clock, call: &Call) -> Next {
     let provider = &call.quote.target.upstream.config.name;
-    let left = attempt::left(ends_at, clock.now());
+    let left = attempt::left(until, clock.now());
     if left.is_zero() {
         return Next::TimeIsUp;
     }
@@ -159,17 +158,15 @@ async fn next(open: &mut OpenStream, ends_at: Option<Timestamp>, clock: &Clock, 
 
 /// Meters and settles what there was, and then says the end.
 async fn conclude(mut dispatch: Box<Dispatch>, call: Call, passed: Passed) {
-    let Passed { mut relay, mut client, mut tail, is_sound } = passed;
+    let Passed { mut relay, mut client, mut tail, is_given_up } = passed;
     let clock = dispatch.state.ledger.clock().clone();
     // Where nothing said so, more may have been to come: it is no answer to give again.
     let is_kept = relay.has_ended() && !relay.has_failed();
     tail.extend_from_slice(&relay.end_finished());
-    let outcome = match relay.is_whole() {
-        true => AttemptOutcome::Succeeded,
-        false if is_sound && client.gone_at.is_some() && relay.failure().is_none() => {
-            AttemptOutcome::Cancelled
-        }
-        false => AttemptOutcome::Broken,
+    let outcome = match (relay.is_whole(), is_given_up) {
+        (true, _) => AttemptOutcome::Succeeded,
+        (false, true) => AttemptOutcome::Cancelled,
+        (false, false) => AttemptOutcome::Broken,
     };
     if let Some(news) = weather::news_of_stream(outcome) {
         dispatch.state.weather.hears(&call.quote.target, clock.now(), news);
@@ -229,8 +226,13 @@ impl Client {
         self.gone_at.get_or_insert(now);
     }
 
+    /// How long their stream is read on without them.
+    fn reads_until(&self) -> Option<Timestamp> {
+        self.gone_at.map(|at| at.plus_seconds(DRAIN_SECONDS_MAX))
+    }
+
     fn is_long_gone(&self, now: Timestamp) -> bool {
-        self.gone_at.is_some_and(|at| now > at.plus_seconds(DRAIN_SECONDS_MAX))
+        self.reads_until().is_some_and(|until| now >= until)
     }
 }
 
@@ -266,7 +268,7 @@ mod tests {
         assert_eq!((read, unread.is_some()), (None, true));
         assert!(receiver.recv().await.is_some() && receiver.recv().await.is_none(), "its body has ended");
         let now = unread.unwrap_or_default();
-        assert!(!client.is_long_gone(now.plus_seconds(120)) && client.is_long_gone(now.plus_seconds(121)));
+        assert!(!client.is_long_gone(now.plus_seconds(119)) && client.is_long_gone(now.plus_seconds(120)));
     }
 
     #[tokio::test]

@@ -1,6 +1,8 @@
 //! What takes too long: until its first words, or until whoever asked wants an answer. What was sent is paid for by what it used,
 //! however early its caller gives up.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use axum::http::Uri;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -106,11 +108,11 @@ async fn i2_what_was_made_for_a_caller_who_gave_up_is_charged_as_its_provider_re
 
 #[tokio::test]
 async fn nothing_is_tried_after_the_caller_has_given_up() {
-    let (go_on, calls) = (Arc::new(Notify::new()), Arc::new(std::sync::atomic::AtomicU32::new(0)));
+    let (go_on, calls) = (Arc::new(Notify::new()), Arc::new(AtomicU32::new(0)));
     let answer = {
         let (go_on, calls) = (go_on.clone(), calls.clone());
         async move |_: axum::Json<Value>| {
-            calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            calls.fetch_add(1, Ordering::SeqCst);
             go_on.notified().await;
             axum::http::StatusCode::SERVICE_UNAVAILABLE
         }
@@ -123,9 +125,44 @@ async fn nothing_is_tried_after_the_caller_has_given_up() {
     world.state.finish().await;
 
     assert_eq!(ended.status().as_u16(), 503);
-    assert_eq!(calls.load(std::sync::atomic::Ordering::SeqCst), 1);
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
     let balance = world.balance().await;
     assert_eq!((balance.consumed, balance.held), (Credits::ZERO, Credits::ZERO));
+}
+
+#[tokio::test]
+async fn who_has_no_more_time_gets_an_answer_of_before_and_the_next_one_gets_the_new() {
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    let (go_on, calls) = (Arc::new(Notify::new()), Arc::new(AtomicU32::new(0)));
+    let answer = {
+        let (go_on, calls) = (go_on.clone(), calls.clone());
+        async move |_: axum::Json<Value>| {
+            if calls.fetch_add(1, Ordering::SeqCst) > 0 {
+                go_on.notified().await;
+            }
+            axum::Json(completion(usage()))
+        }
+    };
+    let cache = json!({"ttl_seconds": 300, "stale_seconds": 3_600});
+    let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini"], "cache": cache}]);
+    let world = World::at(clock.clone(), "5", "", routes, chat_at(answer)).await;
+    let mut body = chat("r");
+    body["temperature"] = 0.into();
+
+    let first = world.post(PATHS[0], body.clone()).await;
+    clock.advance_seconds(301);
+    let late = world.post_within(1, PATHS[0], body.clone()).await;
+    go_on.notify_one();
+    world.state.finish().await;
+    let next = world.post(PATHS[0], body).await;
+
+    let told = [&first, &late, &next].map(|answer| header(answer, "x-tollgate-cache"));
+    assert_eq!(told, ["miss", "stale", "hit"]);
+    let cost: Credits = header(&first, "x-tollgate-cost").parse().expect("a cost");
+    assert_eq!(first.text().await.expect("text"), late.text().await.expect("text"));
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+    let balance = world.balance().await;
+    assert_eq!((balance.consumed, balance.held), (cost.saturating_add(cost), Credits::ZERO));
 }
 
 #[tokio::test]
@@ -171,20 +208,30 @@ async fn i2_a_stream_that_is_given_up_is_charged_for_what_it_showed_or_may_have_
 
 #[tokio::test]
 async fn an_answer_in_one_piece_may_take_longer_than_a_streams_first_words() {
-    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
-    let takes_a_while = clock.clone();
-    let answer = async move |axum::Json(body): axum::Json<Value>| {
-        if body["stream"] == true {
-            return streamed(pending());
+    let (asked, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let answer = {
+        let (asked, go_on) = (asked.clone(), go_on.clone());
+        async move |axum::Json(body): axum::Json<Value>| {
+            if body["stream"] == true {
+                return streamed(pending());
+            }
+            asked.notify_one();
+            go_on.notified().await;
+            axum::Json(completion(usage())).into_response()
         }
-        takes_a_while.advance_seconds(4);
-        axum::Json(completion(usage())).into_response()
     };
     let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini"], "first_token_seconds": 1, "retries": 0}]);
-    let world = World::at(clock, "5", "", routes, chat_at(answer)).await;
+    let world = World::with_odd("5", "", routes, chat_at(answer)).await;
+    let ask = |stream| world.post(PATHS[0], asking(PATHS[0], "r", stream));
+    // Which is given up after the second that the other has had by then too.
+    let streamed = async {
+        asked.notified().await;
+        let stream = ask(true).await;
+        go_on.notify_one();
+        stream
+    };
 
-    let whole = world.post(PATHS[0], asking(PATHS[0], "r", false)).await;
-    let stream = world.post(PATHS[0], asking(PATHS[0], "r", true)).await;
+    let (whole, stream) = tokio::join!(ask(false), streamed);
 
     assert_eq!((whole.status().as_u16(), stream.status().as_u16()), (200, 503));
 }

@@ -7,7 +7,6 @@ use tokio::task::yield_now;
 
 use super::*;
 use crate::domain::routing::{News, Prefer};
-use crate::gateway::plan::Target;
 use crate::waiting::until;
 
 #[tokio::test]
@@ -234,13 +233,6 @@ async fn a_target_that_a_hedge_has_beaten_is_known_as_soon_as_it_fails() {
     let (attempts, _) = world.last_settle().await;
     let outcomes: Vec<_> = attempts.iter().map(|attempt| attempt.outcome).collect();
     assert_eq!(outcomes, [AttemptOutcome::Refused, AttemptOutcome::Succeeded]);
-}
-
-fn target(world: &World, provider: &str, model: &str) -> Target {
-    let upstream = world.state.upstreams.iter().find(|upstream| upstream.config.name == provider);
-    let (upstream, prices) = (upstream.expect("a provider").clone(), Prices::in_force(&world.state));
-    let card = prices.card(ACME, &upstream, model).expect("a card").clone();
-    Target { upstream, model: model.into(), card, group: 0, notice: None }
 }
 
 /// Its head comes at once, and then nothing.

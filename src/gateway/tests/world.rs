@@ -1,6 +1,7 @@
 //! A gateway with its ledger, its providers as simulators, and an org that pays: what the stories are told of.
 
 use super::*;
+use crate::gateway::plan::Target;
 
 pub const ACME: OrgId = OrgId(Uuid::from_u128(0xACE));
 
@@ -199,4 +200,12 @@ pub fn chain(policy: Value) -> Value {
 
 pub fn header(response: &reqwest::Response, name: &str) -> String {
     response.headers().get(name).map(|value| value.to_str().expect("text").to_owned()).unwrap_or_default()
+}
+
+/// One of its targets.
+pub fn target(world: &World, provider: &str, model: &str) -> Target {
+    let upstream = world.state.upstreams.iter().find(|upstream| upstream.config.name == provider);
+    let (upstream, prices) = (upstream.expect("a provider").clone(), Prices::in_force(&world.state));
+    let card = prices.card(ACME, &upstream, model).expect("a card").clone();
+    Target { upstream, model: model.into(), card, group: 0, notice: None }
 }
