@@ -2,16 +2,15 @@
 //! free; counted here, where its tokenizer is public; else the bound by which a hold would reckon. It passes the edge like what it asks about, and holds nothing.
 
 use axum::body::Bytes;
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use crate::domain::ids::RequestId;
 use crate::gateway::State;
 use crate::gateway::attempt;
 use crate::gateway::body;
-use crate::gateway::dialects::{self, Dialect, Family};
-use crate::gateway::edge::{self, Caller, Endpoint};
+use crate::gateway::dialects::{self, Family};
+use crate::gateway::edge::{self, Arrived};
 use crate::gateway::failure::Failure;
 use crate::gateway::fit;
 use crate::gateway::model_names::is_openai_model;
@@ -22,22 +21,16 @@ use crate::gateway::quote::{Means, quote};
 /// Who counted: `provider`; `tokenizer`, about; or `bound`, where the number is the most that it can be.
 const COUNTED_BY: &str = "x-tollgate-count";
 
-pub async fn count_tokens(
-    state: &State,
-    id: RequestId,
-    caller: Caller,
-    headers: &HeaderMap,
-    bytes: &Bytes,
-) -> Result<Response, Failure> {
-    let dialect = Dialect::AnthropicMessages;
-    let mut asked = body::parse(bytes)?;
+pub async fn count_tokens(state: &State, arrived: Arrived) -> Result<Response, Failure> {
+    let dialect = arrived.endpoint.dialect();
+    let mut asked = body::parse(&arrived.bytes)?;
     let least = providers::minimum_output_tokens(dialect.into(), &asked);
     // A count names no output limit; a request must.
     if let Some(fields) = asked.as_object_mut() {
         fields.insert("max_tokens".into(), least.into());
     }
     let bytes = Bytes::from(asked.to_string());
-    let request = edge::admit(state, id, Endpoint::Generate(dialect), caller, headers, &bytes).await?;
+    let request = edge::admit(state, Arrived { bytes, ..arrived }).await?;
     let prices = Prices::in_force(state);
     let targets = plan(state, &prices, &request, None)?.targets;
     let counted = match targets.iter().find(|target| target.upstream.family == dialect.into()) {

@@ -91,6 +91,16 @@ pub struct Caller {
     pub project: Option<ProjectId>,
 }
 
+/// A request as it came, of whom is known who asks.
+#[derive(Debug)]
+pub struct Arrived {
+    pub id: RequestId,
+    pub endpoint: Endpoint,
+    pub caller: Caller,
+    pub headers: HeaderMap,
+    pub bytes: Bytes,
+}
+
 /// A request that may go on.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -171,16 +181,10 @@ pub async fn authenticated(state: &State, headers: &HeaderMap) -> Result<Caller,
     by_role(authenticate(&state.ledger, &state.operator, presented(headers)).await?)
 }
 
-/// Validates, and looks at the org's limits.
-pub async fn admit(
-    state: &State,
-    id: RequestId,
-    endpoint: Endpoint,
-    caller: Caller,
-    headers: &HeaderMap,
-    bytes: &Bytes,
-) -> Result<Request, Failure> {
-    let mut body = body::parse(bytes)?;
+/// Validates, and looks at the org's limits. What came is not kept beside what it says: both may be long.
+pub async fn admit(state: &State, arrived: Arrived) -> Result<Request, Failure> {
+    let Arrived { id, endpoint, caller, headers, bytes } = arrived;
+    let mut body = body::parse(&bytes)?;
     let prompt = match endpoint {
         Endpoint::Generate(dialect) => {
             let prompt = prompts::assemble(&state.prompts.load(), dialect, &mut body)?;
@@ -201,15 +205,15 @@ pub async fn admit(
         key: Some(caller.key),
         end_user: dialects::end_user(endpoint.dialect(), &body).map(str::to_owned),
         model: Some(model.clone()),
-        labels: labels(headers, prompt.as_ref())?,
+        labels: labels(&headers, prompt.as_ref())?,
         ..Purpose::default()
     };
     Purpose::check_asked(purpose.end_user.as_deref(), &purpose.labels)
         .map_err(|why| Failure::new(400, "invalid_purpose", why))?;
-    let idempotency = idempotency(headers, bytes)?.map(|command| command.of_project(caller.project));
-    let ends_at = ends_at(headers, state.ledger.clock().now())?;
-    let (complexity, conversation) = (complexity(headers)?, conversation(headers)?);
-    let betas = betas::asked(headers);
+    let idempotency = idempotency(&headers, &bytes)?.map(|command| command.of_project(caller.project));
+    let ends_at = ends_at(&headers, state.ledger.clock().now())?;
+    let (complexity, conversation) = (complexity(&headers)?, conversation(&headers)?);
+    let betas = betas::asked(&headers);
     // Whatever is refused as malformed stands before: it counts for no limit.
     let limits = &state.ledger.access(caller.org).await?.limits;
     let length = prompt.as_ref().map_or(bytes.len(), |_| body.to_string().len());
@@ -227,7 +231,7 @@ pub async fn admit(
         bytes: length,
         input_tokens,
         // What a feature makes of an answer is not told apart by its body.
-        may_reuse: may_reuse(headers) && betas.is_empty(),
+        may_reuse: may_reuse(&headers) && betas.is_empty(),
         complexity,
         betas,
         conversation,

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use crate::clock::Timer;
 use crate::domain::ids::RequestId;
 use crate::gateway::dialects::Dialect;
-use crate::gateway::edge::{self, AnthropicHeaders, Endpoint, RequestHeaders};
+use crate::gateway::edge::{self, AnthropicHeaders, Arrived, Endpoint, RequestHeaders};
 use crate::gateway::failure::{self, AnthropicFailures, EitherFailures, Failure, OpenaiFailures};
 use crate::gateway::headers::{self, Away};
 use crate::gateway::offered_models::offered;
@@ -105,7 +105,8 @@ async fn count_tokens(AxumState(state): AxumState<State>, mut request: Request) 
         // Nothing is reserved, so that the ledger does not look at the key again.
         let caller = edge::authenticated(&state, &headers).await?;
         let bytes = body::read(request).await?;
-        count::count_tokens(&state, id, caller, &headers, &bytes).await
+        let endpoint = Endpoint::Generate(Dialect::AnthropicMessages);
+        count::count_tokens(&state, Arrived { id, endpoint, caller, headers, bytes }).await
     };
     finish(counted.await, Dialect::AnthropicMessages, id)
 }
@@ -144,7 +145,8 @@ async fn serve(
     let reading = Timer::start();
     let bytes = body::read(request).await?;
     let read_seconds = reading.seconds();
-    let request = edge::admit(&state, id, endpoint, caller, &headers, &bytes).await?;
+    let arrived = Arrived { id, endpoint, caller, headers, bytes };
+    let request = edge::admit(&state, arrived).await?;
     // In a task of its own: it goes on to the settle when the client goes away.
     let dispatched = tokio::spawn(dispatch::run(state, request)).await.map_err(|error| {
         tracing::error!(%error, "a dispatch stopped");
