@@ -30,6 +30,7 @@ use tollgate::app;
 use tollgate::clock::Clock;
 use tollgate::config::Config;
 use tollgate::domain::ids::OrgId;
+use tollgate::listener;
 use tollgate::operations::authenticate::OperatorKey;
 use tollgate::store::Database;
 use tollgate::workers::Workers;
@@ -58,7 +59,7 @@ async fn main() {
     let router = app::router(api, &Config::default()).unwrap();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(app::serve_router(listener, router, std::future::pending()));
+    tokio::spawn(listener::serve(listener, router, std::future::pending()));
     let mut callers = Vec::new();
     let mut operator = Connection::open(address).await;
     for _ in 0..ORGS {

@@ -23,6 +23,7 @@ use tollgate::clock::Clock;
 use tollgate::config::Config;
 use tollgate::domain::ids::OrgId;
 use tollgate::ledger::Ledger;
+use tollgate::listener;
 use tollgate::operations::authenticate::OperatorKey;
 use tollgate::store::{Database, Nodes};
 use tollgate::workers::Workers;
@@ -104,6 +105,6 @@ async fn start(url: &str) -> Node {
     let router = app::router(api, &Config::default()).unwrap();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    tokio::spawn(app::serve_router(listener, router, std::future::pending()));
+    tokio::spawn(listener::serve(listener, router, std::future::pending()));
     Node { ledger, nodes, address }
 }

@@ -1,16 +1,13 @@
 //! The composition root: builds the parts from the configuration and runs them until told to stop.
 
-use std::fs::File;
-use std::future::Future;
-use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::ListenerExt;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -21,19 +18,15 @@ use crate::domain::format::Format;
 use crate::domain::pricing::litellm;
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
-use crate::domain::views::View;
 use crate::gateway::{self, GatewayState};
 use crate::http::{self, ApiState};
-use crate::ledger::export::{ExportError, FileError, Selection, export, verify_export};
-use crate::ledger::projector::Projector;
-use crate::ledger::verify::{self, Report, verify_all};
 use crate::ledger::{Ledger, LedgerError, Memory};
+use crate::listener;
 use crate::operations::authenticate::OperatorKey;
 use crate::operations::claim::finish_claims;
-use crate::operations::find_org::find_org;
 use crate::operations::profile::ProfileBook;
-use crate::store::{Database, EventLog, Evidence, StoreError};
-use crate::telemetry;
+use crate::store::{Database, EventLog, StoreError};
+use crate::telemetry::{self, RecorderError};
 use crate::workers::Workers;
 
 /// How far a clock may lie behind the last event of the log at a start.
@@ -56,6 +49,15 @@ pub struct ServeArgs {
     /// Start although the machine's clock lies behind the last event: time then stands still until it has caught up.
     #[arg(long)]
     confirm_clock: bool,
+}
+
+/// What runs on one database, before it serves.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub ledger: Ledger,
+    profiles: ProfileBook,
+    operator: OperatorKey,
+    metrics: PrometheusHandle,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -81,18 +83,8 @@ pub enum AppError {
          and lots then expire only once it has caught up"
     )]
     ClockBehind { seconds: i64 },
-    #[error("metrics can't be recorded: {0}")]
-    Metrics(String),
     #[error(transparent)]
-    Export(#[from] ExportError),
-    #[error(transparent)]
-    File(#[from] FileError),
-    #[error("{0} can't be opened: {1}")]
-    OpenFile(PathBuf, std::io::Error),
-    #[error("the log is not sound: {0} findings")]
-    NotSound(usize),
-    #[error("\"{0}\" is not a projection; use {names} or all", names = projections())]
-    UnknownProjection(String),
+    Metrics(#[from] RecorderError),
 }
 
 /// Serves until the process is told to stop; then finishes what is under way.
@@ -108,13 +100,13 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     let clock = Clock::system();
     let database = Database::open(&config.database_url, args.shards, &clock).await?;
     let nodes = database.nodes.clone();
-    let api = match args.confirm_clock {
+    let node = match args.confirm_clock {
         false => open(database, operator, clock).await?,
         true => open_at_any_time(database, operator, clock).await?,
     };
-    let ledger = api.ledger.clone();
-    let gateway = GatewayState::new(ledger.clone(), api.operator.clone(), &config)?;
-    let router = router_with(api, gateway.clone());
+    let ledger = node.ledger.clone();
+    let gateway = GatewayState::new(ledger.clone(), node.operator.clone(), &config)?;
+    let router = router_with(node, gateway.clone());
     let address = config.listen;
     let listener = TcpListener::bind(address).await.map_err(|why| AppError::Listen { address, why })?;
     let address = listener.local_addr().unwrap_or(address);
@@ -129,7 +121,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     let reloads = tokio::spawn(reload_when_told(hangups, gateway.clone(), args.config));
     let upkeep = tokio::spawn(telemetry::keep_up());
     let drain = Duration::from_secs(config.drain_seconds);
-    let served = serve_until_told(listener, router, ledger.clone(), &mut stops, drain).await;
+    serve_until_told(listener, router, ledger.clone(), &mut stops, drain).await;
     reloads.abort();
     // Streams whose client went away are read on for their usage.
     tokio::select! {
@@ -139,7 +131,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     upkeep.abort();
     workers.stop().await;
     close(&ledger).await;
-    served
+    Ok(())
 }
 
 /// The next start reads what is left in the write-ahead logs.
@@ -150,30 +142,29 @@ pub(crate) async fn close(ledger: &Ledger) {
 }
 
 /// Serves until told to stop; then connections end in their own time: until `drain` is over, or until told again. A head
-/// that never comes whole would otherwise hold the process for ever.
+/// that never comes whole would otherwise hold the process until the listener gives it up.
 async fn serve_until_told(
     listener: TcpListener,
     router: Router,
     ledger: Ledger,
     stops: &mut Stops,
     drain: Duration,
-) -> Result<(), AppError> {
+) {
     let (leave, told) = oneshot::channel();
-    let mut serving = pin!(serve_router(listener, router, leave_when_told(ledger, told)));
+    let mut serving = pin!(listener::serve(listener, router, leave_when_told(ledger, told)));
     tokio::select! {
-        served = &mut serving => return served,
+        () = &mut serving => return,
         () = stops.next() => {
             let _ = leave.send(());
         }
     }
     tokio::select! {
-        served = &mut serving => return served,
+        () = &mut serving => {}
         () = stops.next() => tracing::warn!("told again: connections that are still open are left alone"),
         () = tokio::time::sleep(drain) => {
             tracing::warn!(seconds = drain.as_secs(), "connections that are still open are left alone");
         }
     }
-    Ok(())
 }
 
 /// Where other nodes reach this one.
@@ -194,14 +185,16 @@ fn internal_address(config: &Config, listening_on: SocketAddr) -> Option<String>
 ///
 /// # Errors
 /// Upstreams that can't be used.
-pub fn router(api: ApiState, config: &Config) -> Result<Router, AppError> {
-    let gateway = GatewayState::new(api.ledger.clone(), api.operator.clone(), config)?;
-    Ok(router_with(api, gateway))
+pub fn router(node: Node, config: &Config) -> Result<Router, AppError> {
+    let gateway = GatewayState::new(node.ledger.clone(), node.operator.clone(), config)?;
+    Ok(router_with(node, gateway))
 }
 
-fn router_with(mut api: ApiState, gateway: GatewayState) -> Router {
+fn router_with(node: Node, gateway: GatewayState) -> Router {
+    let Node { ledger, profiles, operator, metrics } = node;
     let chains = gateway.clone();
-    api.check_arm = Arc::new(move |experiment, arm| chains.check_arm(experiment, arm));
+    let check_arm = Arc::new(move |experiment: &_, arm: &_| chains.check_arm(experiment, arm));
+    let api = ApiState { ledger, profiles, operator, metrics, check_arm };
     let (gateway, described) = gateway::router(gateway);
     let router = http::router(api, described).merge(gateway);
     router.layer(axum::middleware::from_fn(http::read_on)).layer(axum::middleware::from_fn(http::measure))
@@ -221,16 +214,12 @@ async fn reload_when_told(mut hangups: Signal, gateway: GatewayState, file: Opti
 ///
 /// # Errors
 /// Where the database can't be opened or folded.
-pub async fn open(database: Database, operator: OperatorKey, clock: Clock) -> Result<ApiState, AppError> {
+pub async fn open(database: Database, operator: OperatorKey, clock: Clock) -> Result<Node, AppError> {
     not_behind(&*database.log, &clock).await?;
     open_at_any_time(database, operator, clock).await
 }
 
-async fn open_at_any_time(
-    database: Database,
-    operator: OperatorKey,
-    clock: Clock,
-) -> Result<ApiState, AppError> {
+async fn open_at_any_time(database: Database, operator: OperatorKey, clock: Clock) -> Result<Node, AppError> {
     let Database { log, projections, profiles, nodes, rates } = database;
     let ledger = Ledger::open(log, projections, clock, Memory::default()).await?;
     if let Some(rates) = rates {
@@ -241,170 +230,8 @@ async fn open_at_any_time(
         alone_in_format(&ledger).await;
     }
     finish_claims(&ledger).await;
-    let (profiles, metrics) = (ProfileBook::new(profiles), telemetry::recorder()?);
-    // The gateway's, once there is one.
-    let check_arm = Arc::new(|_: &_, _: &_| Ok(()));
-    Ok(ApiState { ledger, profiles, operator, metrics, check_arm })
-}
-
-/// Serves a router with Nagle's algorithm off: a stream's chunks must not wait for an acknowledgement.
-///
-/// # Errors
-/// Where the listener fails.
-pub async fn serve_router(
-    listener: TcpListener,
-    router: Router,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), AppError> {
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY");
-        }
-    });
-    // One table of routes for all connections: a bare router is built anew for each of them, tens of kilobytes.
-    let router = router.into_make_service();
-    axum::serve(listener, router).with_graceful_shutdown(stop).await.map_err(AppError::Serve)
-}
-
-#[derive(Debug, clap::Args)]
-pub struct ExportLogArgs {
-    /// Where the ledger lives: `sqlite://path/to/tollgate.db` or `postgres://user@host/database`.
-    #[arg(long, env = "TOLLGATE_DATABASE_URL", hide_env_values = true)]
-    database_url: String,
-    /// The file to write; the output when absent.
-    #[arg(long)]
-    out: Option<PathBuf>,
-    /// Only this org's events: its slug or id.
-    #[arg(long, conflicts_with = "shard")]
-    org: Option<String>,
-    /// Only this shard's events, with `--from` and `--to`.
-    #[arg(long)]
-    shard: Option<i32>,
-    /// The first position.
-    #[arg(long, default_value_t = 1, requires = "shard")]
-    from: i64,
-    /// The last position.
-    #[arg(long, default_value_t = i64::MAX, requires = "shard", hide_default_value = true)]
-    to: i64,
-}
-
-/// Writes the log, or a part of it, as a file that `tollgate verify` can check anywhere.
-///
-/// # Errors
-/// An org or shard that is not there; where the database can't be read or the file can't be written.
-pub async fn export_log(args: ExportLogArgs) -> Result<(), AppError> {
-    let clock = Clock::system();
-    let Database { log, projections, .. } = Database::open_existing(&args.database_url, &clock).await?;
-    let ledger = Ledger::open(log, projections, clock, Memory::default()).await?;
-    let selection = match (&args.org, args.shard) {
-        (Some(org), _) => {
-            let found = find_org(&ledger, org).await?;
-            Selection::Org(found.ok_or(ExportError::UnknownOrg)?)
-        }
-        (None, Some(shard)) => Selection::Range { shard, from: args.from, to: args.to },
-        (None, None) => Selection::Everything,
-    };
-    let out: Box<dyn Write> = match args.out {
-        Some(path) => Box::new(File::create(&path).map_err(|error| AppError::OpenFile(path, error))?),
-        None => Box::new(std::io::stdout().lock()),
-    };
-    let events = export(&ledger, selection, &mut BufWriter::new(out)).await?;
-    close(&ledger).await;
-    eprintln!("{events} events");
-    Ok(())
-}
-
-/// Checks a database file, a database by its URL, or an exported log, and prints what it found. A file is left as it is.
-///
-/// # Errors
-/// `NotSound` where anything is amiss; where it holds no ledger.
-pub async fn verify(file_or_url: &str, json: bool) -> Result<(), AppError> {
-    let file = Path::new(file_or_url);
-    if let Some(exported) = exported(file) {
-        let report = verify_export(exported)?;
-        return judge(&report, json);
-    }
-    let Evidence { log, projections } = Evidence::open(file_or_url, &Clock::system()).await?;
-    let report = match projections {
-        Some(projections) => verify_all(log, projections).await?,
-        None => verify::verify(&*log).await?,
-    };
-    judge(&report, json)
-}
-
-/// The file, where it begins like an exported log.
-fn exported(file: &Path) -> Option<BufReader<File>> {
-    let mut reader = BufReader::new(File::open(file).ok()?);
-    reader.fill_buf().is_ok_and(|begins| begins.first() == Some(&b'{')).then_some(reader)
-}
-
-fn judge(report: &Report, json: bool) -> Result<(), AppError> {
-    print(report, json);
-    if report.is_sound() {
-        Ok(())
-    } else {
-        Err(AppError::NotSound(report.findings.len() + report.differing()))
-    }
-}
-
-/// Folds a projection of a database file again, or all of them, and changes over.
-///
-/// # Errors
-/// `UnknownProjection`, or where the database can't be opened.
-pub async fn rebuild(name: &str, database_url: &str) -> Result<(), AppError> {
-    let views: Vec<View> = match name {
-        "all" => View::ALL.to_vec(),
-        name => vec![View::named(name).ok_or_else(|| AppError::UnknownProjection(name.to_owned()))?],
-    };
-    let Database { log, projections, .. } = Database::open_existing(database_url, &Clock::system()).await?;
-    let projector = Projector::open(log.clone(), projections).await?;
-    for view in views {
-        projector.rebuild(view).await?;
-        println!("{}: folded again from the first event", view.name());
-    }
-    log.close().await?;
-    Ok(projector.store().close().await?)
-}
-
-fn projections() -> String {
-    View::ALL.map(View::name).join(", ")
-}
-
-fn print(report: &Report, json: bool) {
-    let text = match json {
-        true => serde_json::to_string(report).unwrap_or_default() + "\n",
-        false => lines(report).concat(),
-    };
-    // Whoever closes a pipe has read enough; the exit code still says whether the log is sound.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-}
-
-fn lines(report: &Report) -> Vec<String> {
-    let mut lines =
-        vec![format!("{} events of {} orgs on {} shard(s)\n", report.events, report.orgs, report.shards)];
-    lines.extend(report.findings.iter().map(|finding| {
-        format!(
-            "shard {} position {} ({}): {}\n",
-            finding.shard, finding.position, finding.invariant, finding.what
-        )
-    }));
-    for (view, differing) in report.projections.iter().filter(|(_, differing)| **differing > 0) {
-        lines.push(format!(
-            "projection {view} (I7): {differing} rows differ from the log; run `tollgate rebuild {view}`\n"
-        ));
-    }
-    if report.given > 0 {
-        lines.push(format!(
-            "{} events follow ones that are not in the file: their place behind those is taken as given\n",
-            report.given
-        ));
-    }
-    if report.is_sound() {
-        let folded =
-            if report.projections.is_empty() { "hash and balance" } else { "hash, balance and projection" };
-        lines.push(format!("sound: no gaps; every {folded} follows from the events\n"));
-    }
-    lines
+    let (profiles, metrics) = (ProfileBook::new(ledger.clone(), profiles), telemetry::recorder()?);
+    Ok(Node { ledger, profiles, operator, metrics })
 }
 
 /// Decision time never goes back, so a clock that lies behind would stop it.

@@ -5,16 +5,16 @@
 
 pub mod app;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod demo;
 pub mod domain;
 pub mod gateway;
 pub mod http;
 pub mod ledger;
+pub mod listener;
 pub mod load;
 pub mod operations;
-pub mod prices;
-pub mod router;
 pub mod simulator;
 pub mod store;
 pub mod telemetry;

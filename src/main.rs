@@ -4,8 +4,8 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tollgate::simulator;
-use tollgate::{app, demo, load, prices, router};
+use tollgate::commands::{complexity, export, prices, rebuild, verify};
+use tollgate::{app, demo, load, simulator};
 
 /// Prepaid AI credits that are never overspent.
 #[derive(Debug, Parser)]
@@ -30,34 +30,21 @@ enum Command {
     Prices(prices::PricesCommand),
     /// Trains and evaluates what judges the complexity of requests.
     #[command(subcommand)]
-    Router(router::RouterCommand),
+    Router(complexity::ComplexityCommand),
     /// Checks a database or an exported log: chain, gaps, folds, projections. Nobody may have a database file open.
-    Verify {
-        /// A database file, a database's URL, or an exported log.
-        #[arg(value_name = "FILE|URL")]
-        database: String,
-        /// Says what it found as JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    Verify(verify::VerifyArgs),
     /// Writes what the ledger holds to a file.
     #[command(subcommand)]
     Export(ExportCommand),
     /// Folds a projection again from the log's first event. A running server does it at
     /// `POST /api/v1/projections/{name}/rebuild`.
-    Rebuild {
-        /// A projection's name, or `all`.
-        name: String,
-        /// Where the ledger lives: `sqlite://path/to/tollgate.db` or `postgres://user@host/database`.
-        #[arg(long, env = "TOLLGATE_DATABASE_URL", hide_env_values = true)]
-        database_url: String,
-    },
+    Rebuild(rebuild::RebuildArgs),
 }
 
 #[derive(Debug, Subcommand)]
 enum ExportCommand {
     /// The log, whole or in part, as JSON lines that `tollgate verify` checks without the server.
-    Log(app::ExportLogArgs),
+    Log(export::ExportLogArgs),
 }
 
 #[tokio::main]
@@ -71,16 +58,10 @@ async fn main() -> ExitCode {
         Command::Simulate(args) => simulator::run(args).await.map_err(|error| told(&error)),
         Command::Load(args) => load::run(args).await.map_err(|error| told(&error)),
         Command::Prices(command) => prices::run(command).await.map_err(|error| told(&error)),
-        Command::Router(command) => router::run(&command).map_err(|error| told(&error)),
-        Command::Export(ExportCommand::Log(args)) => {
-            app::export_log(args).await.map_err(|error| told(&error))
-        }
-        Command::Rebuild { name, database_url } => {
-            app::rebuild(&name, &database_url).await.map_err(|error| told(&error))
-        }
-        Command::Verify { database, json } => {
-            app::verify(&database, json).await.map_err(|error| told(&error))
-        }
+        Command::Router(command) => complexity::run(&command).map_err(|error| told(&error)),
+        Command::Export(ExportCommand::Log(args)) => export::run(args).await.map_err(|error| told(&error)),
+        Command::Rebuild(args) => rebuild::run(args).await.map_err(|error| told(&error)),
+        Command::Verify(args) => verify::run(args).await.map_err(|error| told(&error)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,8 +8,6 @@ use std::time::Duration;
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-use crate::app::AppError;
-
 const SECONDS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
 const EVENTS: [f64; 8] = [1.0, 4.0, 16.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
@@ -17,14 +15,18 @@ const EVENTS: [f64; 8] = [1.0, 4.0, 16.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 /// Between two rounds that put samples into their buckets: until then each stands in memory by itself.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-static RECORDER: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
+static RECORDER: OnceLock<Result<PrometheusHandle, RecorderError>> = OnceLock::new();
+
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("metrics can't be recorded: {0}")]
+pub struct RecorderError(String);
 
 /// The recorder; installed by the first call of the process.
 ///
 /// # Errors
 /// Where another recorder was installed before.
-pub fn recorder() -> Result<PrometheusHandle, AppError> {
-    RECORDER.get_or_init(install).clone().map_err(AppError::Metrics)
+pub fn recorder() -> Result<PrometheusHandle, RecorderError> {
+    RECORDER.get_or_init(install).clone()
 }
 
 /// Keeps samples from piling up where nobody reads `/metrics`, as long as it is polled.
@@ -42,13 +44,13 @@ async fn every(period: Duration, run: impl Fn()) {
     }
 }
 
-fn install() -> Result<PrometheusHandle, String> {
+fn install() -> Result<PrometheusHandle, RecorderError> {
     use metrics_exporter_prometheus::Matcher::{Full, Suffix};
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Suffix("_seconds".into()), &SECONDS)
         .and_then(|builder| builder.set_buckets_for_metric(Full("tollgate_commit_events".into()), &EVENTS))
         .and_then(PrometheusBuilder::install_recorder)
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| RecorderError(error.to_string()))?;
     describe_counter!("tollgate_events_total", "Events written to the log, by kind");
     describe_counter!("tollgate_refusals_total", "Commands that were refused, by reason");
     describe_counter!("tollgate_overage_nanocredits_total", "Costs above holds that the operator bore");

@@ -67,8 +67,6 @@ pub enum ConfigError {
     Unreadable(Box<figment::Error>),
     #[error("the configuration file {0} does not exist")]
     Missing(PathBuf),
-    #[error("the operator key must have 32 characters or more")]
-    ShortOperatorKey,
     #[error(
         "internal_address is a host and a port at which other nodes reach this one, such as 10.0.0.7:8080"
     )]
@@ -123,8 +121,6 @@ const ENVIRONMENT: [&str; 11] = [
     "complexity_weights",
     "unreserved_for_measuring",
 ];
-
-const OPERATOR_KEY_CHARACTERS_MIN: usize = 32;
 
 impl Default for Config {
     fn default() -> Config {
@@ -226,9 +222,6 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         self.templates()?;
         self.is_unreserved()?;
-        if self.operator_key.as_ref().is_some_and(|key| key.chars().count() < OPERATOR_KEY_CHARACTERS_MIN) {
-            return Err(ConfigError::ShortOperatorKey);
-        }
         if self.internal_address.as_deref().is_some_and(|address| !is_host_and_port(address)) {
             return Err(ConfigError::InternalAddress);
         }
@@ -323,7 +316,6 @@ mod tests {
     fn what_can_not_be_used_is_said() {
         for (toml, words) in [
             ("lissten = 1", "lissten"),
-            ("operator_key = \"short\"", "32 characters"),
             ("routes = 7", "written as [[routes]]"),
             ("[[routes]]\nname = \"r\"\nchain = []", "chain is empty"),
             ("[[routes]]\nname = \"r\"\nchain = [\"p/m\"]", "no provider"),
@@ -337,6 +329,7 @@ mod tests {
             ("internal_address = \"http://10.0.0.7:8080\"", "such as 10.0.0.7:8080"),
             (&format!("{PROVIDER}api_key_env = \"K\"\n"), "one of api_key"),
             (&format!("{PROVIDER}idle_timeout_seconds = 0\n"), "timeout"),
+            (&format!("{PROVIDER}default_output_tokens = 0\n"), "1 or more"),
             (&format!("{PROVIDER}uplifts = [\"fast\"]\n"), "region_us, region_eu"),
             (&format!("{PROVIDER}uplifts = [\"region_mars\"]\n"), "region_mars"),
         ] {

@@ -41,9 +41,12 @@ pub struct ProviderConfig {
     /// Where this upstream serves, by which the cards of its models may raise their rates.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub uplifts: BTreeSet<Uplift>,
+    /// The output limit of requests that name none; the model's maximum when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_output_tokens: Option<u64>,
     #[serde(default = "connect_timeout_seconds")]
     pub connect_timeout_seconds: u64,
-    /// Until the answer's first byte; a long reasoning call is silent for minutes.
+    /// Until a stream's first part, or the end of an answer in one piece; a long reasoning call is silent for minutes.
     #[serde(default = "first_byte_timeout_seconds")]
     pub first_byte_timeout_seconds: u64,
     /// Between two parts of an answer that has begun.
@@ -76,6 +79,26 @@ fn idle_timeout_seconds() -> u64 {
 }
 
 impl ProviderConfig {
+    /// What a file that says no more makes of it.
+    pub fn new(name: &str, kind: ProviderKind, base_url: String) -> ProviderConfig {
+        ProviderConfig {
+            name: name.to_owned(),
+            kind,
+            base_url,
+            api_key: None,
+            api_key_env: None,
+            api_key_file: None,
+            api_key_header: None,
+            lacks: Vec::new(),
+            prices_of: None,
+            uplifts: BTreeSet::new(),
+            default_output_tokens: None,
+            connect_timeout_seconds: connect_timeout_seconds(),
+            first_byte_timeout_seconds: first_byte_timeout_seconds(),
+            idle_timeout_seconds: idle_timeout_seconds(),
+        }
+    }
+
     /// The key to send: given, or from the environment, or from a file; empty where none is named.
     ///
     /// # Errors
@@ -122,6 +145,9 @@ impl ProviderConfig {
         if self.uplifts.contains(&Uplift::Fast) {
             let why = "its uplifts are region_us, region_eu or regional_endpoint; who wants fast asks for it";
             return Err(self.error(why));
+        }
+        if self.default_output_tokens == Some(0) {
+            return Err(self.error("default_output_tokens is 1 or more"));
         }
         let seconds =
             [self.connect_timeout_seconds, self.first_byte_timeout_seconds, self.idle_timeout_seconds];

@@ -13,6 +13,7 @@ use crate::config::{Config, ProviderConfig, ProviderKind};
 use crate::demo::DemoError;
 use crate::domain::ids::OrgId;
 use crate::ledger::Ledger;
+use crate::listener;
 use crate::operations::authenticate::OperatorKey;
 use crate::operations::find_org::known_org;
 use crate::simulator::{SimulatorConfig, SimulatorHandle};
@@ -60,7 +61,7 @@ impl World {
         let operator = OperatorKey::new(&operator_key).map_err(set_up)?;
         let database =
             Database::open_file(&folder.path().join("tollgate.db")).await.map_err(AppError::from)?;
-        let api = app::open(database, operator, clock.clone()).await?;
+        let node = app::open(database, operator, clock.clone()).await?;
 
         let simulator = SimulatorHandle::new(SimulatorConfig { seed: 1, ..SimulatorConfig::default() });
         let spare = SimulatorHandle::new(SimulatorConfig { seed: 2, ..SimulatorConfig::default() });
@@ -75,12 +76,12 @@ impl World {
             ],
             ..Config::default()
         };
-        let ledger = api.ledger.clone();
+        let ledger = node.ledger.clone();
         let workers = Workers::start(&ledger);
         tokio::spawn(telemetry::keep_up());
-        let router = app::router(api, &config)?;
+        let router = app::router(node, &config)?;
         let url = format!("http://{}", listener.local_addr().map_err(set_up)?);
-        tokio::spawn(app::serve_router(listener, router, std::future::pending()));
+        tokio::spawn(listener::serve(listener, router, std::future::pending()));
 
         let mut world = World {
             url,
@@ -201,18 +202,11 @@ async fn serve_simulator(simulator: &SimulatorHandle) -> Result<SocketAddr, Demo
 
 fn provider(name: &str, kind: ProviderKind, address: SocketAddr, prices_of: Option<&str>) -> ProviderConfig {
     ProviderConfig {
-        name: name.into(),
-        kind,
-        base_url: format!("http://{address}"),
         api_key: Some("simulated".into()),
-        api_key_env: None,
-        api_key_file: None,
-        api_key_header: None,
-        lacks: Vec::new(),
-        uplifts: [].into(),
         prices_of: prices_of.map(str::to_owned),
         connect_timeout_seconds: 2,
         first_byte_timeout_seconds: 10,
         idle_timeout_seconds: 10,
+        ..ProviderConfig::new(name, kind, format!("http://{address}"))
     }
 }

@@ -57,6 +57,13 @@ pub struct CommandRef {
 }
 
 impl CommandRef {
+    pub const KEY_BYTES_MAX: usize = 255;
+
+    /// Whether a caller may choose this key.
+    pub fn may_be_key(key: &str) -> bool {
+        (1..=CommandRef::KEY_BYTES_MAX).contains(&key.len())
+    }
+
     /// The same command in the name of whom a key spends for. Keys are the org's: what another of its projects asks under
     /// the same one is another command, even where the words are the same.
     #[must_use]

@@ -118,8 +118,8 @@ impl System {
         self.open.contains_key(&claim.name) && self.claim(&claim.name) == Some(claim)
     }
 
-    pub fn decide(&self, command: SystemCommand) -> Result<Vec<Event>, Refusal> {
-        let decided = self.decide_any(command)?;
+    pub fn decide(&self, command: SystemCommand, now: Timestamp) -> Result<Vec<Event>, Refusal> {
+        let decided = self.decide_any(command, now)?;
         let raised = decided.iter().filter_map(|event| match event {
             Event::FormatRaised { format } => Some(*format),
             // No other event raises it.
@@ -129,7 +129,7 @@ impl System {
         Ok(decided)
     }
 
-    fn decide_any(&self, command: SystemCommand) -> Result<Vec<Event>, Refusal> {
+    fn decide_any(&self, command: SystemCommand, now: Timestamp) -> Result<Vec<Event>, Refusal> {
         match command {
             SystemCommand::RaiseFormat { format } if format > Format::READ => {
                 Err(Refusal::FormatNotRaised { needed: format, raised: Format::READ })
@@ -149,7 +149,7 @@ impl System {
             }
             SystemCommand::PublishFirstPrices { .. } if self.prices.version() > 0 => Ok(vec![]),
             SystemCommand::PublishFirstPrices { cards } => {
-                self.decide_any(SystemCommand::PublishPrices { cards, mark_ups: vec![] })
+                self.decide_any(SystemCommand::PublishPrices { cards, mark_ups: vec![] }, now)
             }
             SystemCommand::PublishPrices { cards, mark_ups } => {
                 let version = self.prices.version() + 1;
@@ -159,6 +159,7 @@ impl System {
                 None => Ok(vec![Event::Claimed { claim }]),
                 Some(_) => Err(Refusal::NameTaken(claim.name)),
             },
+            SystemCommand::CreateKey { expires_at: Some(at), .. } if at <= now => Err(Refusal::ExpiryInPast),
             SystemCommand::CreateKey { key, role, secret_sha256, expires_at } => {
                 Ok(vec![Event::KeyCreated { key, role, project: None, secret_sha256, expires_at }])
             }
@@ -284,7 +285,7 @@ mod tests {
     }
 
     fn after(system: &mut System, command: SystemCommand) -> Result<(), Refusal> {
-        for event in system.decide(command)? {
+        for event in system.decide(command, Timestamp(0))? {
             system.evolve(&event, Timestamp(0));
         }
         Ok(())
@@ -296,14 +297,28 @@ mod tests {
         let raise = |format| SystemCommand::RaiseFormat { format };
         let beyond = Format(Format::READ.0 + 1);
 
-        let first = system.decide(raise(Format::READ));
+        let first = system.decide(raise(Format::READ), Timestamp(0));
         assert_eq!(first, Ok(vec![Event::FormatRaised { format: Format::READ }]));
         assert_eq!(after(&mut system, raise(Format::READ)), Ok(()));
         assert_eq!(system.format, Format::READ);
-        assert_eq!(system.decide(raise(Format::READ)), Ok(vec![]));
-        assert_eq!(system.decide(raise(Format::FIRST)), Ok(vec![]), "it is never lowered");
+        assert_eq!(system.decide(raise(Format::READ), Timestamp(0)), Ok(vec![]));
+        assert_eq!(system.decide(raise(Format::FIRST), Timestamp(0)), Ok(vec![]), "it is never lowered");
         let refused = Refusal::FormatNotRaised { needed: beyond, raised: Format::READ };
-        assert_eq!(system.decide(raise(beyond)), Err(refused));
+        assert_eq!(system.decide(raise(beyond), Timestamp(0)), Err(refused));
+    }
+
+    #[test]
+    fn a_key_is_made_before_it_expires() {
+        let make = |at| SystemCommand::CreateKey {
+            key: KeyId { org: OrgId::SYSTEM, local: Uuid::from_u128(1) },
+            role: Role::Finance,
+            secret_sha256: "0".repeat(64),
+            expires_at: Some(at),
+        };
+        let system = System::default();
+
+        assert_eq!(system.decide(make(Timestamp(9)), Timestamp(9)), Err(Refusal::ExpiryInPast));
+        assert!(system.decide(make(Timestamp(10)), Timestamp(9)).is_ok());
     }
 
     #[test]
@@ -313,7 +328,7 @@ mod tests {
 
         assert_eq!(after(&mut system, first()), Ok(()));
         assert_eq!(system.prices.version(), 1);
-        assert_eq!(system.decide(first()), Ok(vec![]));
+        assert_eq!(system.decide(first(), Timestamp(0)), Ok(vec![]));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::domain::routing::complexity::{Judged, Model, Prompt};
 use crate::domain::routing::{Asked, Complexity, Routes};
 use crate::domain::system::System;
 use crate::gateway::edge::Request;
+use crate::gateway::said;
 
 /// What the conditions of a route look at.
 pub fn asked(routes: &Routes, system: &System, request: &Request) -> Asked {
@@ -41,7 +42,7 @@ fn complexity(weights: &Arc<Model>, request: &Request) -> Complexity {
 fn prompts(body: &Value, brought: usize) -> Vec<Prompt> {
     let has_more_than_text =
         body["tools"].as_array().is_some_and(|tools| !tools.is_empty()) || has_images(body);
-    let said = if body["messages"].is_array() { &body["messages"] } else { &body["input"] };
+    let said = said::turns(body);
     let items = said.as_array().map_or(std::slice::from_ref(said), Vec::as_slice);
     let mut context_characters =
         ["system", "instructions"].map(|field| characters(&body[field])).iter().sum();

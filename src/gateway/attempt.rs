@@ -32,26 +32,27 @@ const SILENT_BYTES_MAX: usize = 4 << 20;
 /// A provider that ignores the output limit may overstep it by this factor and so many parts; then it will not end.
 const OVERRUN_FACTOR: u64 = 2;
 const OVERRUN_PARTS: u64 = 1_000;
+/// What comes before a stream's first words is kept back for so long after the request was sent: until then another target may
+/// be asked. Much that stands between here and a client gives up a connection on which nothing comes for a minute.
+const KEPT_BACK: Duration = Duration::from_secs(30);
 
-/// How long a provider may take.
+/// How long a provider may take. When the request is to be over says nothing of it: what was sent is read to its end.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// Until a stream's first part for the client, or a whole answer's end.
+    /// Until a stream's first part, or a whole answer's end.
     pub first_token: Duration,
     /// Between two parts of an answer that has begun.
     pub between_tokens: Duration,
-    pub ends_at: Option<Timestamp>,
 }
 
 impl Patience {
     pub fn for_first(&self, since: Timestamp, now: Timestamp) -> Duration {
-        let elapsed = Duration::from_micros(now.0.saturating_sub(since.0).try_into().unwrap_or(0));
-        self.first_token.saturating_sub(elapsed).min(left(self.ends_at, now))
+        self.first_token.saturating_sub(elapsed(since, now))
     }
+}
 
-    pub fn for_next(&self, now: Timestamp) -> Duration {
-        self.between_tokens.min(left(self.ends_at, now))
-    }
+fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
+    Duration::from_micros(now.0.saturating_sub(since.0).try_into().unwrap_or(0))
 }
 
 /// How long a request still has that is to be over then.
@@ -90,8 +91,7 @@ impl Progress {
         } else {
             self.silent_bytes = self.silent_bytes.saturating_add(bytes);
         }
-        let silence =
-            Duration::from_micros(now.0.saturating_sub(self.silent_since.0).try_into().unwrap_or(0));
+        let silence = elapsed(self.silent_since, now);
         let parts_max = self.output_tokens_max.saturating_mul(OVERRUN_FACTOR).saturating_add(OVERRUN_PARTS);
         let is_sized = delivered.deltas <= parts_max && delivered.bytes <= ANSWER_BYTES_MAX as u64;
         self.silent_bytes <= SILENT_BYTES_MAX && silence <= self.silence_max && is_sized
@@ -112,7 +112,7 @@ pub enum AnswerBody {
         bytes: Bytes,
         json: Value,
     },
-    /// A stream whose first bytes for the client are there.
+    /// A stream of which a part of the answer is there, or whose beginning was kept back for long enough.
     Stream(Box<OpenStream>),
 }
 
@@ -120,11 +120,32 @@ pub enum AnswerBody {
 pub struct OpenStream {
     pub upstream: Response,
     pub relay: StreamRelay,
+    /// When it was asked for.
+    pub since: Timestamp,
+    /// What there is for the client.
     pub first: Bytes,
     /// The upstream has closed it already.
     pub ended: bool,
     pub patience: Patience,
     pub progress: Progress,
+}
+
+impl AnswerBody {
+    /// Whether the provider's policy has left nothing of it.
+    pub fn is_blocked(&self, family: Family) -> bool {
+        match self {
+            AnswerBody::Whole { json, .. } => dialects::is_blocked(family, json),
+            AnswerBody::Stream(open) => open.relay.is_blocked(),
+        }
+    }
+}
+
+impl OpenStream {
+    /// How long its next part may take. Before the first, that may be as long as the first may.
+    pub fn wait(&self, now: Timestamp) -> Duration {
+        let between = self.patience.between_tokens;
+        if self.relay.has_begun() { between } else { between.max(self.patience.for_first(self.since, now)) }
+    }
 }
 
 /// An attempt that brought nothing for the client.
@@ -137,8 +158,8 @@ pub struct Failed {
     pub provider_request_id: Option<String>,
 }
 
-/// Sends what was quoted. A stream comes back once its first bytes for the client are there, so that until then
-/// another provider may be tried.
+/// Sends what was quoted. A stream comes back once a part of the answer is there, so that until then another provider may
+/// be tried.
 pub async fn send(
     state: &State,
     request: &Request,
@@ -171,15 +192,15 @@ pub async fn send(
         Ok(Err(_)) => return Err(Failed::unanswered(AttemptOutcome::Unknown, "the connection broke")),
         Err(_) => return Err(Failed::unanswered(AttemptOutcome::Unknown, "it did not answer in time")),
     };
-    let header = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
-    let provider_request_id = header(providers::request_id_header(upstream.family));
     let text = |name: &str| response.headers().get(name)?.to_str().ok();
+    let provider_request_id =
+        text(providers::request_id_header(upstream.family)).map(|id| providers::kept(id).to_owned());
     let now = clock.now();
     state.weather.learns(&quote.target, now, allowance(text, now));
     let pause_seconds = pause_seconds(text, now);
     let status = response.status().as_u16();
     if !response.status().is_success() {
-        let body = timeout(patience.for_next(clock.now()), read(&mut response, ERROR_BYTES_MAX)).await;
+        let body = timeout(patience.between_tokens, read(&mut response, ERROR_BYTES_MAX)).await;
         let body = body.ok().and_then(Result::ok).unwrap_or_default();
         let failure = classify(status, pause_seconds, &body);
         return Err(Failed { provider_request_id, ..Failed::refused(failure) });
@@ -285,36 +306,42 @@ async fn open_stream(
     .of_choices(dialects::wanted_choices(client, &request.body))
     .answering(&request.repeatable());
     let clock = state.ledger.clock();
-    let broke = |why| Failed::unanswered(AttemptOutcome::Unknown, why);
     let mut progress = Progress::new(quote.output_tokens_max, &patience, clock.now());
     let mut first = BytesMut::new();
+    let (mut bytes, mut ended) = (0, false);
     loop {
-        let wait = patience.for_first(since, clock.now());
-        let part =
-            timeout(wait, upstream.chunk()).await.map_err(|_| broke("its stream did not begin in time"))?;
-        let part = part.map_err(|_| broke("its stream broke off"))?;
-        let ended = part.is_none();
-        let bytes = part.as_ref().map_or(0, Bytes::len);
+        let now = clock.now();
+        let kept_back = KEPT_BACK.saturating_sub(elapsed(since, now));
+        // Keep-alives alone announce nothing.
+        let is_announced = relay.is_announced() && !first.is_empty();
+        if is_announced && (relay.has_begun() || kept_back.is_zero()) {
+            let first = first.freeze();
+            let open = OpenStream { upstream, relay, since, first, ended, patience, progress };
+            return Ok(AnswerBody::Stream(Box::new(open)));
+        }
+        if ended {
+            return Err(Failed::broken("its stream was empty", &relay));
+        }
+        if !progress.goes_on(&relay, bytes, now) {
+            return Err(Failed::broken("its stream says nothing", &relay));
+        }
+        let wait = patience.for_first(since, now);
+        let is_kept_back = is_announced && kept_back < wait;
+        let part = match timeout(if is_kept_back { kept_back } else { wait }, upstream.chunk()).await {
+            Ok(part) => part.map_err(|_| Failed::broken("its stream broke off", &relay))?,
+            Err(_) if is_kept_back => continue,
+            Err(_) => return Err(Failed::broken("its stream did not begin in time", &relay)),
+        };
+        ended = part.is_none();
+        bytes = part.as_ref().map_or(0, Bytes::len);
         let relayed = match part {
             Some(bytes) => relay.push(&bytes),
             None => relay.finish(),
         };
-        first.extend_from_slice(&relayed.map_err(|_| broke("its stream can't be read"))?);
+        first.extend_from_slice(&relayed.map_err(|_| Failed::broken("its stream can't be read", &relay))?);
         // What an answer is followed by does not spoil it.
         if let Some(failure) = relay.failure().filter(|_| !relay.is_whole()) {
             return Err(Failed::in_stream(failure.clone(), &relay));
-        }
-        // Keep-alives alone are no beginning: until there is one, another target may still be tried.
-        if relay.has_begun() && !first.is_empty() {
-            let first = first.freeze();
-            let open = OpenStream { upstream, relay, first, ended, patience, progress };
-            return Ok(AnswerBody::Stream(Box::new(open)));
-        }
-        if ended {
-            return Err(broke("its stream was empty"));
-        }
-        if !progress.goes_on(&relay, bytes, clock.now()) {
-            return Err(broke("its stream says nothing"));
         }
     }
 }
@@ -326,6 +353,14 @@ impl Failed {
 
     fn refused(failure: UpstreamFailure) -> Failed {
         Failed { failure, outcome: AttemptOutcome::Refused, report: None, provider_request_id: None }
+    }
+
+    /// A stream that was announced, if that, and did not come.
+    fn broken(why: &str, relay: &StreamRelay) -> Failed {
+        if relay.usage_json().is_none() && relay.delivered().deltas == 0 {
+            return Failed::unanswered(AttemptOutcome::Unknown, why);
+        }
+        Failed::in_stream(UpstreamFailure::unreachable(why), relay)
     }
 
     /// What the provider has counted or delivered before its error is owed, whether or not anybody saw it.
@@ -346,6 +381,16 @@ impl Failed {
         let report = Report { is_whole: false, delivered, ..Report::of_answer(family, body) };
         let report = Some(Box::new(report));
         Failed { outcome: AttemptOutcome::Broken, report, ..Failed::refused(failure) }
+    }
+
+    /// An answer of which the provider's policy has left nothing.
+    pub fn blocked(family: Family, body: &AnswerBody) -> Failed {
+        let report = match body {
+            AnswerBody::Whole { json, .. } => Report::of_answer(family, json),
+            AnswerBody::Stream(open) => Report::of_stream(&open.relay),
+        };
+        let report = Some(Box::new(report));
+        Failed { outcome: AttemptOutcome::Broken, report, ..Failed::refused(UpstreamFailure::blocked()) }
     }
 }
 

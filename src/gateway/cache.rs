@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use serde_json::Value;
@@ -19,6 +20,7 @@ use crate::domain::routing::CachePolicy;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::attempt;
+use crate::gateway::dialects::Dialect;
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
 use crate::gateway::headers::Notices;
@@ -28,11 +30,14 @@ use crate::gateway::plan::Plan;
 const BYTES_MAX: u64 = 32 << 20;
 /// Longer answers are not kept.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// So long a request waits for another's answer, where its route does not say how long for a first part. Whoever it waits
+/// for may be of another org, ask for a long answer, and read it slowly.
+const TURN_WAIT: Duration = Duration::from_secs(30);
 /// Beyond so many turns, those that nobody waits for are forgotten.
 const TURNS_MAX: usize = 1_024;
-/// What says nothing about the answer: for whom it is, and what is kept of it elsewhere.
-const VOLATILE: [&str; 7] =
-    ["user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "store", "model"];
+/// What says nothing about most answers: for whom it is, and what is kept of it elsewhere.
+const VOLATILE: [&str; 6] =
+    ["user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "store"];
 
 type Key = [u8; 32];
 type Turn = tokio::sync::Mutex<()>;
@@ -81,7 +86,7 @@ pub struct Pending {
     /// So far; none once it has grown too long.
     bytes: Option<BytesMut>,
     /// The others wait until this is dropped.
-    _turn: Option<OwnedMutexGuard<()>>,
+    turn: Option<OwnedMutexGuard<()>>,
 }
 
 impl Default for Cache {
@@ -120,7 +125,9 @@ impl Cache {
             Err(_) => {
                 // Should it bring nothing, all who waited go at once rather than one after the other.
                 let left = attempt::left(ends_at, state.ledger.clock().now());
-                is_over = timeout(left, turn.lock()).await.is_err();
+                let wait = plan.policy.first_token_seconds.map_or(TURN_WAIT, Duration::from_secs);
+                let is_late = timeout(wait.min(left), turn.lock()).await.is_err();
+                is_over = is_late && left <= wait;
                 None
             }
         };
@@ -134,7 +141,7 @@ impl Cache {
         match stale {
             Some(stale) if is_over => Ok(Reuse::Stale(stale)),
             None if is_over => Err(too_late()),
-            stale => Ok(Reuse::Missed(Pending { key, stale, bytes: Some(BytesMut::new()), _turn: turn })),
+            stale => Ok(Reuse::Missed(Pending { key, stale, bytes: Some(BytesMut::new()), turn })),
         }
     }
 
@@ -169,22 +176,24 @@ impl Reuse {
         }
     }
 
-    /// A part of the answer on its way to the client.
+    /// A part of the answer on its way to the client. Of one that has grown too long, nobody waits for the rest.
     pub fn push(&mut self, part: &[u8]) {
-        let Reuse::Missed(Pending { bytes, .. }) = self else { return };
+        let Reuse::Missed(Pending { bytes, turn, .. }) = self else { return };
         match bytes {
             Some(kept) if kept.len().saturating_add(part.len()) <= ANSWER_BYTES_MAX => {
                 kept.extend_from_slice(part);
             }
-            Some(_) | None => *bytes = None,
+            Some(_) | None => (*bytes, *turn) = (None, None),
         }
     }
 
-    /// The answer is whole, and settled: its bytes are those that were pushed.
+    /// The answer is whole, and settled: its bytes are those that were pushed. The others have it before its own client.
     pub fn keep(&mut self, cache: &Cache, answer: Answer) {
-        let Reuse::Missed(Pending { key, bytes, .. }) = self else { return };
-        let Some(bytes) = bytes.take().filter(|bytes| !bytes.is_empty()) else { return };
-        cache.answers.insert(*key, Arc::new(Answer { bytes: bytes.freeze(), ..answer }));
+        let Reuse::Missed(Pending { key, bytes, turn, .. }) = self else { return };
+        if let Some(bytes) = bytes.take().filter(|bytes| !bytes.is_empty()) {
+            cache.answers.insert(*key, Arc::new(Answer { bytes: bytes.freeze(), ..answer }));
+        }
+        *turn = None;
     }
 }
 
@@ -221,12 +230,19 @@ fn key(request: &Request, plan: &Plan, policy: &CachePolicy) -> Key {
     targets.sort_unstable();
     targets.iter().for_each(|target| hash.update(target));
     for (field, value) in sorted(&request.body) {
-        if !VOLATILE.contains(&field) {
+        if makes_the_answer(field, request.endpoint) {
             hash.update(format!("{field:?}:"));
             add(&mut hash, value);
         }
     }
     hash.finalize().into()
+}
+
+/// Whether an answer depends on the field. The model is known by where it leads. OpenAI's responses repeat what was asked,
+/// for whom included: theirs are given again only to whom they name.
+fn makes_the_answer(field: &str, endpoint: Endpoint) -> bool {
+    let repeats = endpoint == Endpoint::Generate(Dialect::OpenaiResponses);
+    field != "model" && (repeats || !VOLATILE.contains(&field))
 }
 
 /// The order of fields says nothing.
@@ -256,5 +272,43 @@ fn add(hash: &mut Sha256, value: &Value) {
             hash.update("]");
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => hash.update(value.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer() -> Answer {
+        Answer {
+            bytes: Bytes::new(),
+            content_type: "text/event-stream",
+            provider: String::new(),
+            model: String::new(),
+            cost: Credits::ZERO,
+            notices: Notices::default(),
+            made_at: Timestamp(0),
+        }
+    }
+
+    #[test]
+    fn the_others_go_on_before_the_first_client_has_read_to_the_end() {
+        let key = [7; 32];
+        for (part, is_kept) in [(&b"whole"[..], true), (&[0; ANSWER_BYTES_MAX + 1], false)] {
+            let cache = Cache::default();
+            let turn = cache.turn(key);
+            let mine = turn.clone().try_lock_owned().ok();
+            let pending = Pending { key, stale: None, bytes: Some(BytesMut::new()), turn: mine };
+            let mut reuse = Reuse::Missed(pending);
+
+            let waits = turn.try_lock().is_err();
+            reuse.push(part);
+            let waits_for_the_rest = turn.try_lock().is_err();
+            reuse.keep(&cache, answer());
+
+            assert_eq!((waits, waits_for_the_rest), (true, is_kept));
+            assert!(turn.try_lock().is_ok());
+            assert_eq!(cache.aged(&key, 1, Timestamp(0)).is_some(), is_kept);
+        }
     }
 }

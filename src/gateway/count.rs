@@ -2,17 +2,18 @@
 //! free; counted here, where its tokenizer is public; else the bound by which a hold would reckon. It passes the edge like what it asks about, and holds nothing.
 
 use axum::body::Bytes;
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::domain::ids::RequestId;
 use crate::gateway::State;
 use crate::gateway::attempt;
-use crate::gateway::dialects::{self, Dialect, Family};
-use crate::gateway::edge::{self, Endpoint};
+use crate::gateway::body;
+use crate::gateway::dialects::{self, Family};
+use crate::gateway::edge::{self, Arrived};
 use crate::gateway::failure::Failure;
 use crate::gateway::fit;
+use crate::gateway::model_names::is_openai_model;
 use crate::gateway::plan::{Prices, Target, plan};
 use crate::gateway::providers;
 use crate::gateway::quote::{Means, quote};
@@ -20,24 +21,16 @@ use crate::gateway::quote::{Means, quote};
 /// Who counted: `provider`; `tokenizer`, about; or `bound`, where the number is the most that it can be.
 const COUNTED_BY: &str = "x-tollgate-count";
 
-pub async fn count_tokens(
-    state: &State,
-    id: RequestId,
-    headers: &HeaderMap,
-    bytes: &Bytes,
-) -> Result<Response, Failure> {
-    let dialect = Dialect::AnthropicMessages;
-    let asked: Value = serde_json::from_slice(bytes)
-        .map_err(|error| Failure::new(400, "invalid_json", format!("the body is not JSON: {error}")))?;
+pub async fn count_tokens(state: &State, arrived: Arrived) -> Result<Response, Failure> {
+    let dialect = arrived.endpoint.dialect();
+    let mut asked = body::parse(&arrived.bytes)?;
+    let least = providers::minimum_output_tokens(dialect.into(), &asked);
     // A count names no output limit; a request must.
-    let mut body = asked.clone();
-    if let Some(object) = body.as_object_mut() {
-        object.insert("max_tokens".into(), providers::minimum_output_tokens(dialect.into(), &asked).into());
+    if let Some(fields) = asked.as_object_mut() {
+        fields.insert("max_tokens".into(), least.into());
     }
-    let bytes = Bytes::from(body.to_string());
-    // Nothing is reserved, so that the ledger does not look at the key again.
-    edge::caller(state, headers).await?;
-    let request = edge::admit(state, id, Endpoint::Generate(dialect), headers, &bytes).await?;
+    let bytes = Bytes::from(asked.to_string());
+    let request = edge::admit(state, Arrived { bytes, ..arrived }).await?;
     let prices = Prices::in_force(state);
     let targets = plan(state, &prices, &request, None)?.targets;
     let counted = match targets.iter().find(|target| target.upstream.family == dialect.into()) {
@@ -67,7 +60,7 @@ fn is_counted_here(target: &Target) -> bool {
 /// OpenAI's own models have one, whoever serves them; the many others that servers of its dialect offer do not.
 fn has_public_tokenizer(family: Family, prices_of: &str, model: &str) -> bool {
     // A deployment has whatever name its account gave it, and OpenAI's prices.
-    let is_openais = prices_of == "openai" || providers::is_openai_model(model);
+    let is_openais = prices_of == "openai" || is_openai_model(model);
     matches!(family, Family::OpenaiChat | Family::OpenaiResponses) && is_openais
 }
 

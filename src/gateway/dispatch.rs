@@ -11,17 +11,17 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::clock::Timer;
 use crate::domain::credits::Credits;
 use crate::domain::event::AttemptOutcome;
-use crate::domain::routing::{Itinerary, News, Next, Policy, Retry, Seat, Setback, To};
+use crate::domain::routing::{Itinerary, News, Next, Policy, Retry, Rounds, Seat, Setback, To};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::UsageSource;
 use crate::gateway::State;
 use crate::gateway::attempt::{self, AnswerBody, Failed, Patience};
-use crate::gateway::cache::{Answer, Cache, Reuse};
+use crate::gateway::cache::{Answer, Cache, Pending, Reuse};
 use crate::gateway::dialects;
 use crate::gateway::edge::Request;
 use crate::gateway::experiment;
@@ -106,8 +106,25 @@ pub async fn seated(
         Begun::Reused(response) => Ok(response),
         Begun::Held(dispatch, first) => {
             experiment::cast_shadows(&dispatch.state, &dispatch.request, shadows);
-            dispatch.attempt(first).await
+            in_time(dispatch, first).await
         }
+    }
+}
+
+/// The answer; or what there is to say when the time is up that the caller or the route gave. What was sent then goes on as it
+/// does for a caller who went away: it is paid for by what the provider says that it used.
+async fn in_time(dispatch: Box<Dispatch>, first: Quote) -> Result<Response, Failure> {
+    if dispatch.ends_at.is_none() {
+        return dispatch.attempt(first).await;
+    }
+    let left = attempt::left(dispatch.ends_at, dispatch.state.ledger.clock().now());
+    let late = dispatch.late();
+    match timeout(left, tokio::spawn(dispatch.attempt(first))).await {
+        Ok(answered) => answered.unwrap_or_else(|error| {
+            tracing::error!(%error, "the attempts of a request stopped");
+            Err(Failure::new(500, "internal", "something went wrong here; the request id helps to find it"))
+        }),
+        Err(_) => late.inspect(|_| count_reuse("stale")),
     }
 }
 
@@ -155,7 +172,7 @@ async fn begin(
     }
     plan.targets.drain(..place);
     let dispatch = Dispatch {
-        itinerary: Itinerary::new(plan.targets.len(), plan.policy.retries, tries_until(ends_at, now)),
+        itinerary: Itinerary::new(plan.targets.len(), rounds(&plan.policy), tries_until(ends_at, now)),
         detours: Detours::of(&plan.policy),
         in_flight: Vec::new(),
         losers: Vec::new(),
@@ -192,6 +209,9 @@ impl Dispatch {
                 continue;
             };
             let failed = match sent {
+                Ok(body) if self.is_refused(&call, &body) => {
+                    Failed::blocked(call.quote.target.upstream.family, &body)
+                }
                 Ok(body) => {
                     self.hears_of(&call, &body, first_part_micros);
                     return self.answered(place, call, body, flights).await;
@@ -217,11 +237,17 @@ impl Dispatch {
 
     /// The next target as well, once the hold covers both.
     async fn hedge(&mut self) -> Option<Flight> {
-        let place = self.itinerary.beside(self.state.ledger.clock().now())?;
+        let now = self.state.ledger.clock().now();
+        let place = self.itinerary.beside(now).filter(|_| !self.is_over(now))?;
         let quote = self.hold.cover(self.plan.targets.get(place)?, self.plan.policy.clamp).await?;
         self.itinerary.hedges_with(place);
         metrics::counter!("tollgate_hedges_total").increment(1);
         Some(self.launch(place, quote))
+    }
+
+    /// Whether the provider's policy has left nothing of the answer, and the route names who answers then.
+    fn is_refused(&self, call: &Call, body: &AnswerBody) -> bool {
+        self.detours.on_content_policy.is_some() && body.is_blocked(call.quote.target.upstream.family)
     }
 
     fn hears_of(&self, call: &Call, body: &AnswerBody, first_part_micros: i64) {
@@ -329,9 +355,7 @@ impl Dispatch {
         let now = self.state.ledger.clock().now();
         let target = &call.quote.target;
         self.in_flight.retain(|(other, ..)| *other != place);
-        if let Some(news) = weather::news_of(&failure, self.is_over(now)) {
-            self.state.weather.hears(target, now, news);
-        }
+        self.state.weather.hears(target, now, weather::news_of(&failure));
         if failure.alarms_operator {
             let provider = target.upstream.config.name.clone();
             metrics::counter!("tollgate_provider_account_refusals_total", "provider" => provider)
@@ -388,7 +412,8 @@ impl Dispatch {
         if targets.is_empty() || self.is_over(now) {
             return None;
         }
-        self.itinerary = Itinerary::new(targets.len(), 0, tries_until(self.ends_at, now));
+        let rounds = Rounds { retries: 0, ..rounds(&self.plan.policy) };
+        self.itinerary = Itinerary::new(targets.len(), rounds, tries_until(self.ends_at, now));
         self.plan.targets = targets;
         self.is_degraded = true;
         Some(Next::Try { place: 0, pause_micros: 0 })
@@ -399,16 +424,28 @@ impl Dispatch {
         self.ends_at.is_some_and(|ends_at| now >= ends_at)
     }
 
-    /// How long the provider may take, by the route, else by its own settings, and never beyond the request's end.
+    /// How long the provider may take, by the route, else by its own settings.
     fn patience(&self, quote: &Quote) -> Patience {
         let policy = &self.plan.policy;
         let config = &quote.target.upstream.config;
         let seconds = |own: Option<u64>, of_provider| own.map_or(of_provider, Duration::from_secs);
+        let first_token = seconds(policy.first_token_seconds, config.first_byte_timeout());
         Patience {
-            first_token: seconds(policy.first_token_seconds, config.first_byte_timeout()),
+            first_token: match attempt::wants_stream(&self.request) {
+                true => first_token,
+                // Its first part is there when all of it is.
+                false => first_token.max(config.first_byte_timeout()),
+            },
             between_tokens: seconds(policy.between_tokens_seconds, config.idle_timeout()),
-            ends_at: self.ends_at,
         }
+    }
+
+    /// What the caller gets where nobody has answered in time.
+    fn late(&self) -> Result<Response, Failure> {
+        let Reuse::Missed(Pending { stale: Some(stale), .. }) = &self.reuse else {
+            return Err(Failure::out_of_time());
+        };
+        Ok(given_again(&self.hold, &self.plan, stale, "stale"))
     }
 
     /// An answer of before, if there is one that will do; else why there is none.
@@ -417,7 +454,10 @@ impl Dispatch {
             && let Some(stale) = pending.stale.take()
             && !failure.is_the_callers()
         {
-            count_reuse("stale");
+            // Else it was given, and counted, when the time was up.
+            if !self.is_over(self.state.ledger.clock().now()) {
+                count_reuse("stale");
+            }
             return reused(&mut self.hold, &self.plan, &stale, "stale").await;
         }
         self.settle().await?;
@@ -447,6 +487,7 @@ impl Detours {
             FailureKind::ContentPolicy => self.on_content_policy.take(),
             FailureKind::Unreachable
             | FailureKind::RateLimited
+            | FailureKind::AboveLimit
             | FailureKind::Overloaded
             | FailureKind::QuotaExhausted
             | FailureKind::Auth
@@ -466,10 +507,15 @@ async fn reused(
 ) -> Result<Response, Failure> {
     hold.record_reused(answer, hit_price(plan));
     hold.settle().await?;
-    let mut response = Response::new(Body::from(answer.bytes.clone()));
-    headers::set_reused(&mut response, plan, hold, answer, result);
+    let mut response = given_again(hold, plan, answer, result);
     headers::set_cost(&mut response, hold.cost());
     Ok(response)
+}
+
+fn given_again(hold: &Hold, plan: &Plan, answer: &Answer, result: &'static str) -> Response {
+    let mut response = Response::new(Body::from(answer.bytes.clone()));
+    headers::set_reused(&mut response, plan, hold, answer, result);
+    response
 }
 
 fn count_reuse(result: &'static str) {
@@ -478,6 +524,10 @@ fn count_reuse(result: &'static str) {
 
 fn hit_price(plan: &Plan) -> Credits {
     plan.policy.cache.as_ref().map_or(Credits::ZERO, |cache| cache.price)
+}
+
+fn rounds(policy: &Policy) -> Rounds {
+    Rounds { retries: policy.retries, pause_seconds_max: policy.pause_seconds_max }
 }
 
 fn tries_until(ends_at: Option<Timestamp>, now: Timestamp) -> Timestamp {
@@ -489,7 +539,7 @@ fn ttl_seconds(plan: &Plan) -> i64 {
     let rounds = u64::from(plan.policy.retries) + 1;
     let of_targets = plan.targets.iter().map(|target| {
         let config = &target.upstream.config;
-        let first = plan.policy.first_token_seconds.unwrap_or(config.first_byte_timeout_seconds);
+        let first = plan.policy.first_token_seconds.unwrap_or(0).max(config.first_byte_timeout_seconds);
         let between = plan.policy.between_tokens_seconds.unwrap_or(config.idle_timeout_seconds);
         first.saturating_add(between)
     });
@@ -499,6 +549,10 @@ fn ttl_seconds(plan: &Plan) -> i64 {
 }
 
 fn reason(target: &Target, failure: &UpstreamFailure) -> String {
-    let status = failure.status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
-    format!("{}: {status}", target.upstream.config.name)
+    let why = match (failure.status, failure.kind) {
+        (Some(status), _) => status.to_string(),
+        (None, FailureKind::ContentPolicy) => "blocked".to_owned(),
+        (None, _) => "no answer".to_owned(),
+    };
+    format!("{}: {why}", target.upstream.config.name)
 }

@@ -13,23 +13,20 @@ use tokio::sync::OwnedRwLockReadGuard;
 
 use crate::domain::event::{CommandRef, Purpose, Role};
 use crate::domain::ids::{KeyId, OrgId, ProjectId, RequestId, ReservationId};
-use crate::domain::pricing::pictures_within;
 use crate::domain::routing::complexity::Level;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::betas;
+use crate::gateway::body;
 use crate::gateway::dialects::{self, Dialect};
 use crate::gateway::failure::Failure;
-use crate::gateway::fit::PICTURE_TOKENS;
 use crate::gateway::limiter::Place;
 use crate::gateway::prompts::{self, Assembled};
 use crate::gateway::providers::{self, embeddings};
-use crate::operations::authenticate::{Actor, AuthError, authenticate, recognise};
+use crate::gateway::token_estimate::input_tokens;
+use crate::operations::authenticate::{self, Actor, AuthError, authenticate, recognise};
 
-/// Text is about this many bytes a token.
-const BYTES_PER_TOKEN: u64 = 4;
 const LABELS: &str = "x-tollgate-labels";
-const IDEMPOTENCY_KEY_MAX: usize = 255;
 /// Under which label reports know a prompt and its version.
 const PROMPT_LABEL: &str = "prompt";
 const TIMEOUT: &str = "x-request-timeout";
@@ -44,7 +41,8 @@ pub struct RequestHeaders {
     /// One key, one call, in the whole org: a repeat is a 409 that names the first request. 1 to 255 ASCII characters.
     #[param(rename = "Idempotency-Key", value_type = String, required = false)]
     idempotency_key: Option<String>,
-    /// Whole seconds, 1 or more: nothing is tried, and no stream goes on, beyond them.
+    /// Whole seconds, 1 or more: nothing is tried, and no stream goes on, beyond them. What was sent by then is read on without the
+    /// caller, and charged by what it used.
     #[param(rename = "x-request-timeout", value_type = u32, required = false)]
     request_timeout: Option<u32>,
     /// `team=search, env=production`: what reports group by and routes may look at.
@@ -91,6 +89,16 @@ pub struct Caller {
     pub org: OrgId,
     pub key: KeyId,
     pub project: Option<ProjectId>,
+}
+
+/// A request as it came, of whom is known who asks.
+#[derive(Debug)]
+pub struct Arrived {
+    pub id: RequestId,
+    pub endpoint: Endpoint,
+    pub caller: Caller,
+    pub headers: HeaderMap,
+    pub bytes: Bytes,
 }
 
 /// A request that may go on.
@@ -163,18 +171,20 @@ impl Request {
     }
 }
 
-/// Authenticates and validates.
-pub async fn admit(
-    state: &State,
-    id: RequestId,
-    endpoint: Endpoint,
-    headers: &HeaderMap,
-    bytes: &Bytes,
-) -> Result<Request, Failure> {
-    // Whatever comes of it reserves first, and the ledger then looks at the key again.
-    let caller = by_role(recognise(&state.ledger, &state.operator, presented(headers)).await?)?;
-    let mut body: Value = serde_json::from_slice(bytes)
-        .map_err(|error| Failure::new(400, "invalid_json", format!("the body is not JSON: {error}")))?;
+/// The caller of what reserves, before which the ledger looks at the key again. Only whoever has one is read further.
+pub async fn recognised(state: &State, headers: &HeaderMap) -> Result<Caller, Failure> {
+    by_role(recognise(&state.ledger, &state.operator, presented(headers)).await?)
+}
+
+/// The caller of what reserves nothing.
+pub async fn authenticated(state: &State, headers: &HeaderMap) -> Result<Caller, Failure> {
+    by_role(authenticate(&state.ledger, &state.operator, presented(headers)).await?)
+}
+
+/// Validates, and looks at the org's limits. What came is not kept beside what it says: both may be long.
+pub async fn admit(state: &State, arrived: Arrived) -> Result<Request, Failure> {
+    let Arrived { id, endpoint, caller, headers, bytes } = arrived;
+    let mut body = body::parse(&bytes)?;
     let prompt = match endpoint {
         Endpoint::Generate(dialect) => {
             let prompt = prompts::assemble(&state.prompts.load(), dialect, &mut body)?;
@@ -186,7 +196,7 @@ pub async fn admit(
             None
         }
     };
-    let model = dialects::requested_model(&body).unwrap_or_default().to_owned();
+    let model = model(&body)?.to_owned();
     // A request has one reservation: who knows its id finds it.
     let reservation = ReservationId { org: caller.org, local: id.0 };
     let purpose = Purpose {
@@ -195,15 +205,15 @@ pub async fn admit(
         key: Some(caller.key),
         end_user: dialects::end_user(endpoint.dialect(), &body).map(str::to_owned),
         model: Some(model.clone()),
-        labels: labels(headers, prompt.as_ref())?,
+        labels: labels(&headers, prompt.as_ref())?,
         ..Purpose::default()
     };
     Purpose::check_asked(purpose.end_user.as_deref(), &purpose.labels)
         .map_err(|why| Failure::new(400, "invalid_purpose", why))?;
-    let idempotency = idempotency(headers, bytes)?.map(|command| command.of_project(caller.project));
-    let ends_at = ends_at(headers, state.ledger.clock().now())?;
-    let (complexity, conversation) = (complexity(headers)?, conversation(headers)?);
-    let betas = betas::asked(headers);
+    let idempotency = idempotency(&headers, &bytes)?.map(|command| command.of_project(caller.project));
+    let ends_at = ends_at(&headers, state.ledger.clock().now())?;
+    let (complexity, conversation) = (complexity(&headers)?, conversation(&headers)?);
+    let betas = betas::asked(&headers);
     // Whatever is refused as malformed stands before: it counts for no limit.
     let limits = &state.ledger.access(caller.org).await?.limits;
     let length = prompt.as_ref().map_or(bytes.len(), |_| body.to_string().len());
@@ -221,7 +231,7 @@ pub async fn admit(
         bytes: length,
         input_tokens,
         // What a feature makes of an answer is not told apart by its body.
-        may_reuse: may_reuse(headers) && betas.is_empty(),
+        may_reuse: may_reuse(&headers) && betas.is_empty(),
         complexity,
         betas,
         conversation,
@@ -234,11 +244,19 @@ pub async fn admit(
     })
 }
 
+/// What every event of the request names: no longer than any name may be.
+fn model(body: &Value) -> Result<&str, Failure> {
+    let named = dialects::requested_model(body).unwrap_or_default();
+    let most = Purpose::LABEL_CHARACTERS_MAX;
+    let words = || format!("`model` has at most {most} bytes");
+    if named.len() <= most { Ok(named) } else { Err(Failure::new(422, "invalid_model", words())) }
+}
+
 /// A key that can't be read must not pass as none: the call would be made twice.
 fn idempotency(headers: &HeaderMap, bytes: &Bytes) -> Result<Option<CommandRef>, Failure> {
     let Some(given) = headers.get("idempotency-key") else { return Ok(None) };
-    let key = given.to_str().ok().filter(|key| (1..=IDEMPOTENCY_KEY_MAX).contains(&key.len()));
-    let words = || format!("`Idempotency-Key` has 1 to {IDEMPOTENCY_KEY_MAX} ASCII characters");
+    let key = given.to_str().ok().filter(|key| CommandRef::may_be_key(key));
+    let words = || format!("`Idempotency-Key` has 1 to {} ASCII characters", CommandRef::KEY_BYTES_MAX);
     let key = key.ok_or_else(|| Failure::new(400, "invalid_idempotency_key", words()))?;
     let fingerprint = hex::encode(Sha256::digest(bytes));
     Ok(Some(CommandRef { key: format!("v1:{key}"), fingerprint }))
@@ -250,15 +268,6 @@ fn asked_output_tokens(endpoint: Endpoint, body: &Value) -> u64 {
         Endpoint::Generate(dialect) => providers::asked_output_tokens(dialect.into(), body).unwrap_or(0),
         Endpoint::Embed => 0,
     }
-}
-
-/// About so many: of a picture, what is made of it, whatever its bytes.
-pub fn input_tokens(body: &Value, bytes: usize) -> u64 {
-    let found = ["messages", "input"].map(|field| pictures_within(&body[field]));
-    let (pictures, picture_bytes) =
-        found.into_iter().fold((0, 0), |sum, found| (sum.0 + found.0, sum.1 + found.1));
-    let text_bytes = (bytes as u64).saturating_sub(picture_bytes);
-    (text_bytes / BYTES_PER_TOKEN).saturating_add(pictures * PICTURE_TOKENS)
 }
 
 /// `x-tollgate-labels: team=search, env=production`: what reports group by and routes may look at; the prompt's name beside.
@@ -317,20 +326,8 @@ fn ends_at(headers: &HeaderMap, now: Timestamp) -> Result<Option<Timestamp>, Fai
     Ok(Some(now.plus_seconds(seconds.into())))
 }
 
-/// The caller of what reserves nothing.
-pub async fn caller(state: &State, headers: &HeaderMap) -> Result<Caller, Failure> {
-    by_role(authenticate(&state.ledger, &state.operator, presented(headers)).await?)
-}
-
-/// The key, by `Authorization: Bearer`, Anthropic's `x-api-key` or Google's `x-goog-api-key`.
 fn presented(headers: &HeaderMap) -> Option<&str> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    text("authorization")
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, secret)| secret.trim())
-        .or_else(|| text("x-api-key"))
-        .or_else(|| text("x-goog-api-key"))
+    authenticate::presented(|name| headers.get(name)?.to_str().ok())
 }
 
 fn by_role(actor: Actor) -> Result<Caller, Failure> {

@@ -89,7 +89,7 @@ fn unit(by: StickyBy, request: &Request) -> Option<String> {
 /// the same in all of them, and what fills it may change as one goes on; it counts only where the caller says nothing else.
 fn opening(request: &Request) -> String {
     let body = &request.body;
-    let said = if body["messages"].is_array() { &body["messages"] } else { &body["input"] };
+    let said = said::turns(body);
     let brought = request.prompt.as_ref();
     let own =
         brought.and_then(|prompt| said.as_array()?.get(prompt.messages..)).filter(|own| !own.is_empty());

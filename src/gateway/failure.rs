@@ -21,6 +21,10 @@ pub const UNSUPPORTED: &str = "unsupported";
 pub const NOT_PRICED: &str = "not_priced";
 /// The code of a request that the model's context window does not hold.
 pub const TOO_LONG: &str = "context_length_exceeded";
+/// The code of a request whose time was over before its answer.
+const OUT_OF_TIME: &str = "out_of_time";
+/// Providers' names of accounts are longer than whatever else begins like them.
+const ACCOUNT_LETTERS_MIN: usize = 8;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -155,6 +159,13 @@ impl Failure {
         Failure { field: Some("model".into()), ..Failure::new(404, "model_not_found", message) }
     }
 
+    /// The time that the caller or the route gave is over.
+    pub fn out_of_time() -> Failure {
+        let words =
+            "There was no whole answer within the time that the request may take; what it used is charged.";
+        Failure::new(503, OUT_OF_TIME, words)
+    }
+
     pub fn response(&self, dialect: Dialect, request_id: &str) -> Response {
         let body = error_body(dialect, &self.body(request_id)).to_string();
         let mut response = Response::new(Body::from(body));
@@ -165,8 +176,9 @@ impl Failure {
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.status == 402 {
-            // Money doesn't come back by itself: an SDK must not try again.
+        if matches!(self.status, 402 | 409) || self.code == OUT_OF_TIME {
+            // Money doesn't come back by itself, a key stays used, and what took too long costs as much again: an SDK must
+            // not try again.
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
         response
@@ -244,6 +256,7 @@ impl From<Refusal> for Failure {
             Refusal::BudgetExceeded { .. } => (402, "budget_exceeded"),
             Refusal::RequestTooLarge { .. } => (402, "request_too_large"),
             Refusal::TooManyHolds { .. } => (429, "too_many_holds"),
+            Refusal::TooManyEndUsers { .. } => (402, "too_many_end_users"),
             Refusal::OrgSuspended { .. } => (403, "org_suspended"),
             Refusal::OrgClosed => (403, "org_closed"),
             Refusal::UnknownOrg | Refusal::UnknownKey | Refusal::InvalidKey => (401, "invalid_api_key"),
@@ -267,7 +280,9 @@ impl From<Refusal> for Failure {
             | Refusal::LotExists
             | Refusal::NotRefundable { .. }
             | Refusal::ProjectExists
+            | Refusal::TooManyProjects { .. }
             | Refusal::KeyExists
+            | Refusal::TooManyKeys { .. }
             | Refusal::DuplicateBudget
             | Refusal::DuplicateLimits
             | Refusal::BudgetOfArm
@@ -281,7 +296,9 @@ impl From<Refusal> for Failure {
             | Refusal::UnknownBundle
             | Refusal::BundleExists => (422, "refused"),
         };
-        Failure::new(status, code, refusal.to_string())
+        // Holds end all the time.
+        let retry_after_seconds = (status == 429).then_some(1);
+        Failure { retry_after_seconds, ..Failure::new(status, code, refusal.to_string()) }
     }
 }
 
@@ -296,17 +313,21 @@ impl From<UpstreamFailure> for Failure {
                 FailureKind::InvalidRequest
                 | FailureKind::Unreachable
                 | FailureKind::RateLimited
+                | FailureKind::AboveLimit
                 | FailureKind::Overloaded
                 | FailureKind::QuotaExhausted
                 | FailureKind::Auth
                 | FailureKind::ModelNotFound
                 | FailureKind::ServerError => "invalid_request",
             };
-            return Failure::new(status, code, failure.message);
+            return Failure::new(status, code, without_accounts(&failure.message));
         }
         let (status, code, words) = match failure.kind {
             FailureKind::RateLimited => {
                 (429, "upstream_rate_limited", "The provider is rate limited; try again later.")
+            }
+            FailureKind::AboveLimit => {
+                (413, "request_too_large", "The request is more than the provider takes at once; send less.")
             }
             FailureKind::Overloaded => {
                 (503, "upstream_overloaded", "The provider is overloaded; try again shortly.")
@@ -326,5 +347,45 @@ impl From<UpstreamFailure> for Failure {
             }
         };
         Failure { retry_after_seconds: failure.retry_after_seconds, ..Failure::new(status, code, words) }
+    }
+}
+
+/// A provider's words without the names of the operator's own organisation and projects there.
+fn without_accounts(message: &str) -> String {
+    let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
+    let is_account = |word: &str| {
+        let name = ["org-", "org_", "proj-", "proj_"].iter().find_map(|kind| word.strip_prefix(kind));
+        name.is_some_and(|name| name.len() >= ACCOUNT_LETTERS_MIN)
+    };
+    let words = message.split_inclusive(|letter: char| !is_of_name(letter));
+    let plain = |word: &str| {
+        let name = word.trim_end_matches(|letter: char| !is_of_name(letter));
+        if is_account(name) { format!("…{}", &word[name.len()..]) } else { word.to_owned() }
+    };
+    words.map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_holds_too_much_at_once_is_told_when_to_come_again() {
+        let told = Failure::from(Refusal::TooManyHolds { limit: 1 });
+
+        assert_eq!((told.status, told.retry_after_seconds), (429, Some(1)));
+    }
+
+    #[test]
+    fn no_name_of_the_operators_account_reaches_a_caller() {
+        for (message, expected) in [
+            ("in organization org-a1B2c3D4e5 on tokens", "in organization … on tokens"),
+            ("project `proj_a1B2c3D4e5`: (org-a1B2c3D4e5)", "project `…`: (…)"),
+            ("org-a1B2c3D4e5", "…"),
+            ("an org-wide rule of reorg-a1B2c3D4e5 and é", "an org-wide rule of reorg-a1B2c3D4e5 and é"),
+            ("", ""),
+        ] {
+            assert_eq!(without_accounts(message), expected);
+        }
     }
 }

@@ -14,11 +14,10 @@ use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::{Failure, TOO_LONG};
 use crate::gateway::plan::{Plan, Target};
 use crate::gateway::providers;
+use crate::gateway::token_estimate::PICTURE_TOKENS;
 
 /// Around each message, by OpenAI's own account of its chat format.
 const MESSAGE_TOKENS: u64 = 4;
-/// About what a picture takes.
-pub const PICTURE_TOKENS: u64 = 1_000;
 
 /// Makes the request fit the plan, or the plan the request, by the route's policy; else says that it is too long.
 pub fn fit(request: &mut Arc<Request>, plan: &mut Plan) -> Result<(), Failure> {
@@ -54,15 +53,23 @@ pub fn fit(request: &mut Arc<Request>, plan: &mut Plan) -> Result<(), Failure> {
         }
         ContextFit::TrimOldest => {
             let Some(first) = plan.targets.first() else { return Ok(()) };
-            let mut left = tokens;
-            let mut body = request.body.clone();
-            while !fits(first, left) {
-                let dropped = drop_oldest(dialect, &mut body).ok_or_else(|| too_long(first, left))?;
-                plan.trimmed_messages += dropped.len();
-                left = left.saturating_sub(dropped.iter().map(message_tokens).sum());
+            let field = conversation_field(dialect);
+            let messages = request.body[field].as_array().map(Vec::as_slice).unwrap_or_default();
+            let (mut left, mut begin) = (tokens, 0);
+            for end in ends_of_turns(messages) {
+                if fits(first, left) {
+                    break;
+                }
+                let gone = messages[begin..end].iter().filter(|message| !instructs(message));
+                left = left.saturating_sub(gone.map(message_tokens).sum());
+                begin = end;
             }
-            if plan.trimmed_messages > 0 {
-                Arc::make_mut(request).body = body;
+            if !fits(first, left) {
+                return Err(too_long(first, left));
+            }
+            if begin > 0 {
+                let body = &mut Arc::make_mut(request).body;
+                plan.trimmed_messages += drop_before(begin, &mut body[field]);
             }
             Ok(())
         }
@@ -145,22 +152,38 @@ impl Output {
     }
 }
 
-/// Takes the oldest turn away: what a user said and everything until they speak again, so that no tool's result is left
-/// without its call. Instructions stay, and the last turn; none where nothing else is left.
-fn drop_oldest(dialect: Dialect, body: &mut Value) -> Option<Vec<Value>> {
-    let field = if dialect == Dialect::OpenaiResponses { "input" } else { "messages" };
-    let messages = body[field].as_array_mut()?;
-    let is_kept = |message: &Value| matches!(message["role"].as_str(), Some("system" | "developer"));
-    let begins: Vec<usize> = (0..messages.len()).filter(|place| begins_turn(&messages[*place])).collect();
+fn conversation_field(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::OpenaiResponses => "input",
+        Dialect::OpenaiChat | Dialect::AnthropicMessages => "messages",
+    }
+}
+
+/// Where each turn ends that can go, the oldest first: what a user said and everything until they speak again, so that no
+/// tool's result is left without its call. The last turn stays.
+fn ends_of_turns(messages: &[Value]) -> Vec<usize> {
+    let mut begins = (0..messages.len()).filter(|place| begins_turn(&messages[*place]));
+    let Some(first) = begins.next() else { return Vec::new() };
+    let later: Vec<usize> = begins.collect();
     // What stands before the first turn is as old as it.
-    let end = match begins.as_slice() {
-        [_, second, ..] => *second,
-        [only] if messages[..*only].iter().any(|message| !is_kept(message)) => *only,
-        [_] | [] => return None,
-    };
-    let (kept, dropped): (Vec<Value>, Vec<Value>) = messages.drain(..end).partition(is_kept);
-    messages.splice(0..0, kept);
-    Some(dropped)
+    let is_alone = later.is_empty() && messages[..first].iter().any(|message| !instructs(message));
+    if is_alone { vec![first] } else { later }
+}
+
+/// Takes away what stands there, except for instructions; says how many messages went.
+fn drop_before(end: usize, messages: &mut Value) -> usize {
+    let Some(messages) = messages.as_array_mut() else { return 0 };
+    let before = messages.len();
+    let mut place = 0;
+    messages.retain(|message| {
+        place += 1;
+        place > end || instructs(message)
+    });
+    before - messages.len()
+}
+
+fn instructs(message: &Value) -> bool {
+    matches!(message["role"].as_str(), Some("system" | "developer"))
 }
 
 /// Whether a user speaks, rather than a tool in a user's message.
@@ -176,17 +199,24 @@ mod tests {
 
     use super::*;
 
-    fn roles(body: &Value, field: &str) -> Vec<String> {
-        let name = |message: &Value| {
-            let of = |name: &str| message[name].as_str().map(str::to_owned);
-            of("role").or_else(|| of("type")).unwrap_or_default()
+    /// What is left, by role or kind, after each turn that can go.
+    fn left(messages: &Value) -> Vec<Vec<&str>> {
+        let after = |end| {
+            let mut left = messages.clone();
+            let gone = drop_before(end, &mut left);
+            let whole = messages.as_array().expect("messages");
+            let kept = left.as_array().expect("messages").clone();
+            assert_eq!(whole.len() - kept.len(), gone);
+            let kept = whole.iter().filter(move |message| kept.contains(message));
+            kept.map(|message| message["role"].as_str().or(message["type"].as_str()).expect("a name"))
+                .collect()
         };
-        body[field].as_array().expect("messages").iter().map(name).collect()
+        ends_of_turns(messages.as_array().expect("messages")).into_iter().map(after).collect()
     }
 
     #[test]
     fn turns_go_oldest_first_with_their_tools_and_the_last_one_stays() {
-        let mut chat = json!({"messages": [
+        let chat = json!([
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": "one"},
             {"role": "assistant", "tool_calls": [{"id": "a"}]},
@@ -194,31 +224,55 @@ mod tests {
             {"role": "assistant", "content": "1."},
             {"role": "developer", "content": "In French."},
             {"role": "user", "content": "two"},
-            {"role": "assistant", "tool_calls": [{"id": "b"}]},
-            {"role": "tool", "tool_call_id": "b", "content": "2"},
-        ]});
-        assert_eq!(drop_oldest(Dialect::OpenaiChat, &mut chat).map(|gone| gone.len()), Some(4));
-        assert_eq!(roles(&chat, "messages"), ["system", "developer", "user", "assistant", "tool"]);
-        assert_eq!(drop_oldest(Dialect::OpenaiChat, &mut chat), None, "the last turn stays");
+            {"role": "assistant", "content": "2."},
+            {"role": "user", "content": "three"},
+            {"role": "assistant", "tool_calls": [{"id": "c"}]},
+            {"role": "tool", "tool_call_id": "c", "content": "3"},
+        ]);
+        let last = ["system", "developer", "user", "assistant", "tool"];
+        let two = ["system", "developer", "user", "assistant", "user", "assistant", "tool"];
+        assert_eq!(left(&chat), [&two[..], &last[..]]);
 
-        let mut messages = json!({"system": "Be brief.", "messages": [
+        let messages = json!([
             {"role": "user", "content": "one"},
             {"role": "assistant", "content": [{"type": "tool_use", "id": "a"}]},
             {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a"}]},
             {"role": "assistant", "content": "1."},
             {"role": "user", "content": [{"type": "text", "text": "two"}]},
-        ]});
-        assert_eq!(drop_oldest(Dialect::AnthropicMessages, &mut messages).map(|gone| gone.len()), Some(4));
-        assert_eq!(roles(&messages, "messages"), ["user"]);
+        ]);
+        assert_eq!(left(&messages), [["user"]]);
 
-        let mut responses = json!({"input": [
-            {"type": "function_call", "call_id": "z"}, {"type": "function_call_output", "call_id": "z"},
-            {"role": "user", "content": "one"}, {"type": "function_call", "call_id": "a"},
-            {"type": "function_call_output", "call_id": "a"}, {"role": "user", "content": "two"},
-        ]});
-        assert_eq!(drop_oldest(Dialect::OpenaiResponses, &mut responses).map(|gone| gone.len()), Some(5));
-        assert_eq!(roles(&responses, "input"), ["user"]);
-        assert_eq!(drop_oldest(Dialect::OpenaiResponses, &mut json!({"input": "one"})), None);
+        let call = |id: &str| {
+            let of = |kind: &str| json!({"type": kind, "call_id": id});
+            [of("function_call"), of("function_call_output")]
+        };
+        let [before, within] = [call("z"), call("a")];
+        let user = |text: &str| [json!({"role": "user", "content": text})];
+        let responses: Value =
+            before.iter().chain(&user("one")).chain(&within).chain(&user("two")).cloned().collect();
+        assert_eq!(left(&responses), [["user"]]);
+        let alone: Value = before.iter().chain(&user("one")).chain(&within).cloned().collect();
+        assert_eq!(left(&alone), [["user", "function_call", "function_call_output"]]);
+        assert!(
+            left(&json!([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "one"}]))
+                .is_empty()
+        );
+        assert_eq!(drop_before(1, &mut json!("one")), 0);
+    }
+
+    #[test]
+    fn each_message_is_looked_at_once_however_many_turns_go() {
+        let turn = |nth: usize| {
+            [json!({"role": "user", "content": nth}), json!({"role": "assistant", "content": nth})]
+        };
+        let messages: Vec<Value> = (0..100_000).flat_map(turn).collect();
+
+        let ends = ends_of_turns(&messages);
+        let mut left = Value::from(messages);
+
+        assert_eq!(ends.len(), 99_999);
+        assert_eq!(drop_before(ends[99_998], &mut left), 199_998);
+        assert_eq!(left.as_array().map(Vec::len), Some(2));
     }
 
     #[test]

@@ -104,8 +104,7 @@ impl Loser {
 impl Witness {
     fn tells(&self, call: &Call, shown: Shown) {
         let now = self.state.ledger.clock().now();
-        let is_over = self.patience.ends_at.is_some_and(|ends_at| now >= ends_at);
-        if let Some(news) = shown.news(silence(call, &self.patience, now), is_over) {
+        if let Some(news) = shown.news(silence(call, &self.patience, now)) {
             self.state.weather.hears(&call.quote.target, now, news);
         }
     }
@@ -117,18 +116,17 @@ fn silence(call: &Call, patience: &Patience, now: Timestamp) -> News {
 }
 
 impl Shown {
-    /// `is_over` where the request's time is.
-    fn news(&self, silence: News, is_over: bool) -> Option<News> {
+    fn news(&self, silence: News) -> Option<News> {
         match self {
             Shown::Silence => Some(silence),
-            Shown::Failure(failure) => weather::news_of(failure, is_over),
+            Shown::Failure(failure) => Some(weather::news_of(failure)),
             Shown::Answer { first_part_micros } => {
                 Some(News::Answers { first_part_micros: *first_part_micros })
             }
             Shown::StreamBegins { first_part_micros } => {
                 Some(News::Begins { first_part_micros: *first_part_micros })
             }
-            Shown::StreamEnds(outcome) => weather::news_of_stream(*outcome, is_over),
+            Shown::StreamEnds(outcome) => weather::news_of_stream(*outcome),
         }
     }
 }
@@ -164,12 +162,13 @@ async fn read_on(witness: Witness, flight: Flight, call: Call, mut stopped: ones
 }
 
 async fn read_stream(open: OpenStream, mut stopped: oneshot::Receiver<()>) -> (AttemptOutcome, Report) {
-    let OpenStream { mut upstream, mut relay, ended, patience, mut progress, .. } = open;
+    let wait = open.patience.between_tokens;
+    let OpenStream { mut upstream, mut relay, ended, mut progress, .. } = open;
     let (mut ended, mut is_stopped) = (ended, false);
     while !ended && relay.failure().is_none() {
         let part = tokio::select! {
             biased;
-            part = timeout(patience.between_tokens, upstream.chunk()) => part,
+            part = timeout(wait, upstream.chunk()) => part,
             _ = &mut stopped => {
                 is_stopped = true;
                 break;
@@ -221,14 +220,12 @@ mod tests {
             client_wants_usage: false,
             created_at_seconds: 0,
         };
-        let patience = Patience {
-            first_token: Duration::from_secs(1),
-            between_tokens: Duration::from_secs(1),
-            ends_at: None,
-        };
+        let patience =
+            Patience { first_token: Duration::from_secs(1), between_tokens: Duration::from_secs(1) };
         OpenStream {
             upstream: axum::http::Response::new(text).into(),
             relay: StreamRelay::new(ends),
+            since: Timestamp::default(),
             first: Bytes::new(),
             ended: false,
             patience,
@@ -265,17 +262,16 @@ mod tests {
         let (answers, begins) =
             (News::Answers { first_part_micros: 2 }, News::Begins { first_part_micros: 2 });
         let silent = || Shown::Failure(UpstreamFailure::unreachable("it did not answer in time"));
-        for (claim, shown, is_over, expected) in [
-            ("nothing", Shown::Silence, false, Some(silence)),
-            ("a failure", silent(), false, Some(failed)),
-            ("the end of the request's time", silent(), true, None),
-            ("a whole answer", Shown::Answer { first_part_micros: 2 }, false, Some(answers)),
-            ("a stream", Shown::StreamBegins { first_part_micros: 2 }, false, Some(begins)),
-            ("a whole one", Shown::StreamEnds(AttemptOutcome::Succeeded), false, Some(News::Ends)),
-            ("one that broke", Shown::StreamEnds(AttemptOutcome::Broken), false, Some(News::BrokeOff)),
-            ("one that was given up", Shown::StreamEnds(AttemptOutcome::Cancelled), false, None),
+        for (claim, shown, expected) in [
+            ("nothing", Shown::Silence, Some(silence)),
+            ("a failure", silent(), Some(failed)),
+            ("a whole answer", Shown::Answer { first_part_micros: 2 }, Some(answers)),
+            ("a stream", Shown::StreamBegins { first_part_micros: 2 }, Some(begins)),
+            ("a whole one", Shown::StreamEnds(AttemptOutcome::Succeeded), Some(News::Ends)),
+            ("one that broke", Shown::StreamEnds(AttemptOutcome::Broken), Some(News::BrokeOff)),
+            ("one that was given up", Shown::StreamEnds(AttemptOutcome::Cancelled), None),
         ] {
-            assert_eq!(shown.news(silence, is_over), expected, "{claim}");
+            assert_eq!(shown.news(silence), expected, "{claim}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What Tollgate says beside the provider's answer.
 
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
 use utoipa::openapi::RefOr;
@@ -14,6 +14,9 @@ use crate::gateway::dispatch::Dispatch;
 use crate::gateway::hold::Hold;
 use crate::gateway::plan::Plan;
 use crate::gateway::quote::Quote;
+
+/// What a stream is.
+pub const EVENT_STREAM: &str = "text/event-stream";
 
 /// How much of the time until the answer's head was the providers'. Travels with the answer, not to the client.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,7 +62,7 @@ impl Notices {
 pub fn set(response: &mut Response, dispatch: &Dispatch, quote: &Quote, content_type: &'static str) {
     response.extensions_mut().insert(dispatch.away);
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    set_content_type(headers, content_type);
     let answered_by = (quote.target.upstream.config.name.as_str(), quote.target.model.as_str());
     set_common(headers, &dispatch.plan, &dispatch.hold, answered_by);
     if let Some(result) = dispatch.reuse.name() {
@@ -71,10 +74,19 @@ pub fn set(response: &mut Response, dispatch: &Dispatch, quote: &Quote, content_
     Notices::of(dispatch, quote).put(headers);
 }
 
+fn set_content_type(headers: &mut HeaderMap, content_type: &'static str) {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if content_type == EVENT_STREAM {
+        // Neither kept nor gathered on its way: nginx, for one, waits for a buffer to be full.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        put(headers, "x-accel-buffering", "no");
+    }
+}
+
 /// On an answer of before.
 pub fn set_reused(response: &mut Response, plan: &Plan, hold: &Hold, answer: &Answer, result: &str) {
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+    set_content_type(headers, answer.content_type);
     set_common(headers, plan, hold, (&answer.provider, &answer.model));
     answer.notices.put(headers);
     put(headers, "x-tollgate-cache", result);
@@ -157,6 +169,7 @@ pub fn describe(path: &str, operation: &mut Operation) {
                 OF_ANSWERS.iter().for_each(|(name, about)| say(&format!("x-tollgate-{name}"), about));
             }
             "402" => say("x-should-retry", "`false`: money does not come back by itself."),
+            "409" if is_paid => say("x-should-retry", "`false`: the key stays used."),
             "429" | "503" => say("retry-after", "Seconds to wait for."),
             _ => {}
         }

@@ -1,7 +1,8 @@
 //! The meter: what one attempt consumed and costs, by the best report there is.
 //!
 //! The ladder: the provider's final usage, its last cumulative usage, what was counted from the delivered output, the
-//! hold's bound. Delivered tokens are never free, and a count that can't be true is never charged as told.
+//! hold's bound. Delivered tokens are never free, what was given up and may have made more than it showed is at the bound, and
+//! a count that can't be true is never charged as told.
 
 use serde_json::Value;
 
@@ -10,7 +11,7 @@ use crate::domain::event::{AttemptOutcome, PricedBy};
 use crate::domain::pricing::{PriceError, RateCard, Terms, cost, searches_unasked};
 use crate::domain::usage::{
     Usage, UsageAnomaly, UsageSource, anthropic_other_models, from_anthropic, from_gemini, from_openai_chat,
-    from_openai_embeddings, from_openai_responses,
+    from_openai_embeddings, from_openai_responses, with_long_cache_writes,
 };
 use crate::gateway::dialects::{self, Delivered, Family, StreamRelay, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
@@ -77,7 +78,7 @@ pub fn meter(request: &Request, quote: &Quote, prices: &Prices, report: &Report)
     let reader = Reader { request, quote, prices };
     match reader.read(report) {
         Ok(metered) => metered,
-        Err(why) => Metered { quarantine: Some(why), ..at_bound(quote, quote.credits) },
+        Err(why) => Metered { quarantine: Some(why), ..at_most(quote) },
     }
 }
 
@@ -103,6 +104,11 @@ pub fn meter_beside(
             unknown(quote)
         }
     }
+}
+
+/// An attempt that we gave up, and that may have made all that it was allowed to.
+pub fn at_most(quote: &Quote) -> Metered {
+    at_bound(quote, quote.credits)
 }
 
 /// An attempt of which nobody knows what the provider did: its input was sent.
@@ -137,40 +143,58 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn read(&self, report: &Report) -> Result<Metered, String> {
-        let (usage, source) = self.usage(report).map_err(|anomaly| anomaly.to_string())?;
-        let model = report.served_model.as_deref().unwrap_or(&self.quote.target.model);
-        let mut metered = self.price(model, report, usage, source).map_err(|error| error.to_string())?;
-        if let (Family::Anthropic, Some(told)) = (self.quote.target.upstream.family, &report.usage) {
-            for (model, usage) in anthropic_other_models(told).map_err(|anomaly| anomaly.to_string())? {
-                let other = self.price(&model, report, usage, source).map_err(|error| error.to_string())?;
-                metered.others.push(other);
+        let told = match report.usage.as_ref().map(|told| self.told(told)) {
+            Some(Ok(told)) => Some(told),
+            // What is not told was not counted by the provider: that is no reason to charge all that is held.
+            None | Some(Err(UsageAnomaly::Missing { .. })) => None,
+            Some(Err(anomaly)) => return Err(anomaly.to_string()),
+        };
+        let (usage, source, others) = match told {
+            None => (self.counted(report), UsageSource::Counted, Vec::new()),
+            Some((usage, others)) => {
+                let (usage, source) = self.completed(report, usage);
+                (usage, source, others)
             }
-        }
-        Ok(metered)
+        };
+        let price =
+            |model: &str, usage| self.price(model, report, usage, source).map_err(|error| error.to_string());
+        let own = price(report.served_model.as_deref().unwrap_or(&self.quote.target.model), usage)?;
+        let others = others.into_iter().map(|(model, usage)| price(providers::kept(&model), usage));
+        let others = others.collect::<Result<_, _>>()?;
+        Ok(Metered { others, ..own })
     }
 
-    fn usage(&self, report: &Report) -> Result<(Usage, UsageSource), UsageAnomaly> {
-        let Some(told) = &report.usage else { return Ok((self.counted(report), UsageSource::Counted)) };
-        let usage = match (self.request.endpoint, self.quote.target.upstream.family) {
+    /// The model's own usage, and that of others which the provider called.
+    fn told(&self, told: &Value) -> Result<(Usage, Vec<(String, Usage)>), UsageAnomaly> {
+        let own = match (self.request.endpoint, self.quote.target.upstream.family) {
             (Endpoint::Embed | Endpoint::Generate(_), Family::Gemini) => from_gemini(told)?,
             (Endpoint::Embed, Family::OpenaiChat | Family::OpenaiResponses | Family::Anthropic) => {
                 from_openai_embeddings(told)?
             }
             (Endpoint::Generate(_), Family::OpenaiChat) => from_openai_chat(told)?,
+            (Endpoint::Generate(_), Family::OpenaiResponses) if self.quote.long_cache_writes => {
+                with_long_cache_writes(told, from_openai_responses(told)?)
+            }
             (Endpoint::Generate(_), Family::OpenaiResponses) => from_openai_responses(told)?,
-            (Endpoint::Generate(_), Family::Anthropic) => from_anthropic(told)?,
+            (Endpoint::Generate(_), Family::Anthropic) => {
+                return Ok((from_anthropic(told)?, anthropic_other_models(told)?));
+            }
         };
+        Ok((own, Vec::new()))
+    }
+
+    fn completed(&self, report: &Report, usage: Usage) -> (Usage, UsageSource) {
         if report.is_whole {
-            return Ok((usage, UsageSource::Final));
+            return (usage, UsageSource::Final);
         }
         // The count at a stream's start knows the input, not what came after it.
         let counted = self.counted(report).output_tokens;
         let missing = counted.saturating_sub(usage.output_total());
         if missing > 0 {
             let output_tokens = usage.output_tokens.saturating_add(missing);
-            return Ok((Usage { output_tokens, ..usage }, UsageSource::Counted));
+            return (Usage { output_tokens, ..usage }, UsageSource::Counted);
         }
-        Ok((usage, UsageSource::Cumulative))
+        (usage, UsageSource::Cumulative)
     }
 
     fn counted(&self, report: &Report) -> Usage {

@@ -194,12 +194,18 @@ impl Finder<'_> {
         self.state.weather.order(serving, prefer, self.prices.at, size)
     }
 
-    /// Every provider that sells a model of the name that was asked for.
+    /// Every provider that sells a model of the name that was asked for; where nobody is known to, the one that it names.
     fn named(&self) -> Vec<Target> {
-        let target = |upstream: &Arc<Upstream>| self.found(&upstream.config.name, &self.request.model);
+        let model = &self.request.model;
+        let target = |upstream: &Arc<Upstream>| self.found(&upstream.config.name, model);
         let mut targets: Vec<Target> = self.state.upstreams.iter().filter_map(target).collect();
         // A ceiling price stands for a model that nobody is known to sell: real cards first.
         targets.sort_by_key(|target| target.card.model == RateCard::ANY);
+        let is_known = targets.first().is_some_and(|target| target.card.model != RateCard::ANY);
+        let named = model.split_once('/').filter(|_| !is_known);
+        if let Some(target) = named.and_then(|(provider, model)| self.found(provider, model)) {
+            return vec![target];
+        }
         // The order of the file is meant.
         targets.iter_mut().enumerate().for_each(|(place, target)| target.group = place);
         targets
@@ -243,6 +249,11 @@ pub fn generates(mode: Mode, family: Family) -> bool {
 /// Whether a provider of this family makes embeddings with it.
 pub fn embeds(mode: Mode, family: Family, model: &str) -> bool {
     mode == Mode::Embedding && providers::embeddings_path(family, model).is_some()
+}
+
+/// Whether a provider of this family can be asked for a card's model at any endpoint.
+pub fn is_served(card: &RateCard, family: Family) -> bool {
+    generates(card.mode, family) || embeds(card.mode, family, &card.model)
 }
 
 impl Target {

@@ -7,7 +7,10 @@ use serde_json::Value;
 
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
-use crate::domain::pricing::{Dialect as Priced, RequestBound, Terms, affordable_output, bound, input_bound};
+use crate::domain::pricing::{
+    Demand, Dialect as Priced, PriceError, RateCard, RequestBound, Terms, affordable_output, bound,
+    input_bound,
+};
 use crate::domain::routing::ClampPolicy;
 use crate::gateway::betas::{self, Betas};
 use crate::gateway::dialects::{self, Family, UpstreamRequest, embeddings};
@@ -39,6 +42,8 @@ pub struct Quote {
     pub input_tokens_max: u64,
     pub output_tokens_max: u64,
     pub terms: Terms,
+    /// It may write to a cache that lives long, at a price of its own.
+    pub long_cache_writes: bool,
     /// The output limit that was set, where it is not the caller's own.
     pub clamp_tokens: Option<u64>,
     /// It is less than the model's maximum, since the means afford no more.
@@ -59,7 +64,7 @@ pub enum Means<'a> {
 }
 
 /// Prices one attempt. A caller that named a maximum keeps it or learns the largest affordable one; a caller that named
-/// none gets what the means afford, up to the model's maximum.
+/// none gets what the means afford, up to the provider's default or the model's maximum.
 pub fn quote(
     request: &Request,
     target: &Target,
@@ -68,70 +73,106 @@ pub fn quote(
 ) -> Result<Quote, Failure> {
     match request.endpoint {
         Endpoint::Embed => quote_embedding(request, target, prices, means),
-        Endpoint::Generate(client) => {
-            let upstream = target.upstream.family;
-            let UpstreamRequest { mut body, mut dropped } =
-                dialects::upstream_request(client, upstream, &request.body, &target.model)?;
-            let bytes = length(&body).saturating_add(CLAMP_BYTES);
-            let limits = input_bound(&body, bytes, priced(upstream), &target.card)?;
-            let terms = terms(request, prices, &limits, target);
-            let demand = limits.demand;
-            let model_max = target.output_tokens_max();
-            let asked = providers::asked_output_tokens(upstream, &body);
-            // A caller's own limit counts only where the caller gave it: a translation may have to make one up.
-            let asked =
-                asked.filter(|_| providers::asked_output_tokens(client.into(), &request.body).is_some());
-            let wanted = match asked {
-                Some(asked) => asked.min(model_max),
-                None => left_for_output(target, &body, bytes),
-            };
-            // A caller's own budget is kept or refused; one that a translation chose yields.
-            let is_translated = Family::from(client) != upstream;
-            let least = if is_translated {
-                providers::minimum_output_tokens(upstream, &Value::Null)
-            } else {
-                providers::minimum_output_tokens(upstream, &body)
-            };
-            let limit = match means {
-                Means::Unknown => wanted,
-                Means::Available { credits: available, clamp, refusal } => {
-                    let affordable = affordable_output(&target.card, &terms, &demand, available.or_zero())?;
-                    let affordable = affordable.unwrap_or(0);
-                    let at_least = match (asked, clamp) {
-                        (None, ClampPolicy::Strict) => 1,
-                        (Some(_), ClampPolicy::Strict) | (_, ClampPolicy::Refuse) => wanted,
-                    };
-                    let enough = least.max(at_least);
-                    if affordable < enough {
-                        let asked = bound(&target.card, &terms, &demand, enough)?;
-                        return Err(unaffordable(refusal, available, asked, affordable));
-                    }
-                    wanted.min(affordable)
-                }
-            };
-            if is_translated {
-                dropped.extend(dialects::fit_thinking(client, &request.body, &mut body, limit));
-            }
-            let clamp = providers::clamp(upstream, &target.model, &mut body, limit)
-                .map_err(|below| Failure::new(400, "invalid_request", below.to_string()))?;
-            let sent = clamp.sent_tokens;
-            dropped.extend(left_out(request, target, &mut body));
-            let betas = betas(request, target, &mut dropped);
-            Ok(Quote {
-                credits: at_least_one(bound(&target.card, &terms, &demand, sent)?),
-                input_credits: bound(&target.card, &terms, &demand, 0)?,
-                input_tokens_max: demand.input_tokens_max,
-                output_tokens_max: sent.saturating_mul(demand.n),
-                is_cut: limit < wanted,
-                clamp_tokens: (asked != Some(sent)).then_some(sent),
-                target: target.clone(),
-                body: written(&body),
-                terms,
-                betas,
-                dropped,
-            })
-        }
+        Endpoint::Generate(_) => quote_generation(request, target, prices, means),
     }
+}
+
+fn quote_generation(
+    request: &Request,
+    target: &Target,
+    prices: &Prices,
+    means: Means<'_>,
+) -> Result<Quote, Failure> {
+    let (client, upstream) = (request.endpoint.dialect(), target.upstream.family);
+    let UpstreamRequest { mut body, mut dropped } =
+        dialects::upstream_request(client, upstream, &request.body, &target.model)?;
+    let bytes = length(&body).saturating_add(CLAMP_BYTES);
+    let limits = input_bound(&body, bytes, priced(upstream), &target.card)?;
+    let terms = terms(request, prices, &limits, target);
+    let bounds = Bounds { card: &target.card, terms: &terms, demand: &limits.demand };
+    let wanted = wanted_output(request, target, &body, bytes);
+    let limit = limit_within(means, &wanted, &bounds)?;
+    if Family::from(client) != upstream {
+        dropped.extend(dialects::fit_thinking(client, &request.body, &mut body, limit));
+    }
+    let clamp = providers::clamp(upstream, &target.model, &mut body, limit)
+        .map_err(|below| Failure::new(400, "invalid_request", below.to_string()))?;
+    let sent = clamp.sent_tokens;
+    dropped.extend(left_out(request, target, &mut body));
+    let betas = betas(request, target, &mut dropped);
+    Ok(Quote {
+        credits: at_least_one(bounds.of(sent)?),
+        input_credits: bounds.of(0)?,
+        input_tokens_max: limits.demand.input_tokens_max,
+        long_cache_writes: limits.demand.long_cache_writes,
+        output_tokens_max: sent.saturating_mul(limits.demand.n),
+        is_cut: limit < wanted.tokens,
+        clamp_tokens: (wanted.asked != Some(sent)).then_some(sent),
+        target: target.clone(),
+        body: written(&body),
+        terms,
+        betas,
+        dropped,
+    })
+}
+
+/// What a request costs at most at one target, by its output limit.
+struct Bounds<'a> {
+    card: &'a RateCard,
+    terms: &'a Terms,
+    demand: &'a Demand,
+}
+
+impl Bounds<'_> {
+    fn of(&self, output_tokens: u64) -> Result<Credits, PriceError> {
+        bound(self.card, self.terms, self.demand, output_tokens)
+    }
+
+    fn affordable(&self, credits: Credits) -> Result<u64, PriceError> {
+        Ok(affordable_output(self.card, self.terms, self.demand, credits)?.unwrap_or(0))
+    }
+}
+
+/// How long an answer is to be able to get.
+struct WantedOutput {
+    /// By the caller, where it said so.
+    asked: Option<u64>,
+    tokens: u64,
+    /// The upstream takes no limit below this.
+    least: u64,
+}
+
+fn wanted_output(request: &Request, target: &Target, body: &Value, bytes: u64) -> WantedOutput {
+    let (client, upstream) = (Family::from(request.endpoint.dialect()), target.upstream.family);
+    // A caller's own budget is kept or refused; one that a translation chose yields.
+    let budgeted = if client == upstream { body } else { &Value::Null };
+    let least = providers::minimum_output_tokens(upstream, budgeted);
+    let asked = providers::asked_output_tokens(upstream, body);
+    // A caller's own limit counts only where the caller gave it: a translation may have to make one up.
+    let asked = asked.filter(|_| providers::asked_output_tokens(client, &request.body).is_some());
+    let tokens = match asked {
+        Some(asked) => asked.min(target.output_tokens_max()),
+        None => {
+            let left = left_for_output(target, body, bytes);
+            target.upstream.config.default_output_tokens.map_or(left, |default| default.max(least).min(left))
+        }
+    };
+    WantedOutput { asked, tokens, least }
+}
+
+/// The output limit that is wanted, or as much of it as the means afford.
+fn limit_within(means: Means<'_>, wanted: &WantedOutput, bounds: &Bounds<'_>) -> Result<u64, Failure> {
+    let Means::Available { credits: available, clamp, refusal } = means else { return Ok(wanted.tokens) };
+    let affordable = bounds.affordable(available.or_zero())?;
+    let at_least = match (wanted.asked, clamp) {
+        (None, ClampPolicy::Strict) => 1,
+        (Some(_), ClampPolicy::Strict) | (_, ClampPolicy::Refuse) => wanted.tokens,
+    };
+    let enough = wanted.least.max(at_least);
+    if affordable < enough {
+        return Err(unaffordable(refusal, available, bounds.of(enough)?, affordable));
+    }
+    Ok(wanted.tokens.min(affordable))
 }
 
 fn quote_embedding(
@@ -157,6 +198,7 @@ fn quote_embedding(
             credits,
             input_credits: credits,
             input_tokens_max: demand.input_tokens_max,
+            long_cache_writes: demand.long_cache_writes,
             output_tokens_max: 0,
             clamp_tokens: None,
             is_cut: false,
@@ -169,7 +211,7 @@ fn quote_embedding(
     }
 }
 
-/// The limit where the caller named none: the model's maximum; at a provider that counts it against the window, what the
+/// The limit where nobody named one: the model's maximum; at a provider that counts it against the window, what the
 /// input leaves, since a request that fits must not fail for a limit of our own.
 fn left_for_output(target: &Target, body: &Value, bytes: u64) -> u64 {
     let model_max = target.output_tokens_max();

@@ -5,6 +5,11 @@ use serde_json::Value;
 /// Where a cache should end moves from turn to turn, and is no part of what is said.
 const CACHE_MARK: &str = "cache_control";
 
+/// The turns of a conversation, in any dialect: a list, or the only text.
+pub fn turns(body: &Value) -> &Value {
+    if body["messages"].is_array() { &body["messages"] } else { &body["input"] }
+}
+
 /// Writes the value piece by piece. A text that is the only part of a message counts as the text alone, since only a part
 /// can carry the mark.
 pub fn write(value: &Value, out: &mut impl FnMut(&[u8])) {

@@ -1,26 +1,31 @@
 //! A streamed answer: relayed as it comes, metered on the way, settled before its end.
 //!
-//! A client that goes away does not end it: the stream is read on for its usage, within limits.
+//! A client that goes away does not end it, nor does the end of the time that the request may take: the stream is read on
+//! for its usage, within limits.
 
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::clock::Clock;
 use crate::domain::event::AttemptOutcome;
 use crate::domain::time::Timestamp;
-use crate::gateway::attempt::OpenStream;
+use crate::gateway::attempt::{self, OpenStream};
+use crate::gateway::dialects::{Family, StreamRelay};
 use crate::gateway::dispatch::Dispatch;
 use crate::gateway::failure::Failure;
 use crate::gateway::headers;
 use crate::gateway::hold::{Call, EXTEND_SECONDS};
 use crate::gateway::meter::{self, Report};
+use crate::gateway::model_names::is_openai_reasoning_model;
 use crate::gateway::weather;
 
-/// How long a stream is read on for its usage after its client went away.
+/// How long a stream is read on for its usage after its client went away, or was told that the time is up.
 const DRAIN_SECONDS_MAX: i64 = 120;
 /// What may follow an answer's end: the usage and the mark of the end.
 const TAIL_WAIT: Duration = Duration::from_secs(5);
@@ -29,6 +34,35 @@ const CLIENT_WAIT: Duration = Duration::from_secs(60);
 /// Parts of a stream that wait for a slow client.
 const PARTS_MAX: usize = 64;
 
+/// Who reads the answer, for as long as they do.
+#[derive(Debug)]
+struct Client {
+    /// None once nothing more is for them: their body then ends.
+    parts: Option<mpsc::Sender<Bytes>>,
+    gone_at: Option<Timestamp>,
+}
+
+/// What came of a stream.
+#[derive(Debug)]
+struct Passed {
+    relay: StreamRelay,
+    client: Client,
+    /// What comes with the answer's end, which waits for the settle.
+    tail: BytesMut,
+    /// It was us who read no further.
+    is_given_up: bool,
+}
+
+/// What comes next of a stream.
+#[derive(Debug)]
+enum Next {
+    Part(Bytes),
+    /// The time that the caller or the route gave is up, or that in which a stream is read on for nobody.
+    TimeIsUp,
+    /// Nothing more that could be read.
+    Nothing,
+}
+
 /// Answers with the stream's head; a task relays the rest.
 pub fn answer(dispatch: Box<Dispatch>, call: Call, open: Box<OpenStream>) -> Response {
     let (sender, receiver) = mpsc::channel::<Bytes>(PARTS_MAX);
@@ -36,107 +70,176 @@ pub fn answer(dispatch: Box<Dispatch>, call: Call, open: Box<OpenStream>) -> Res
         receiver.recv().await.map(|part| (Ok::<_, std::convert::Infallible>(part), receiver))
     });
     let mut response = Response::new(Body::from_stream(parts));
-    headers::set(&mut response, &dispatch, &call.quote, "text/event-stream");
-    tokio::spawn(relay(dispatch, call, open, sender));
+    headers::set(&mut response, &dispatch, &call.quote, headers::EVENT_STREAM);
+    tokio::spawn(relay(dispatch, call, open, Client { parts: Some(sender), gone_at: None }));
     response
 }
 
-async fn relay(mut dispatch: Box<Dispatch>, call: Call, open: Box<OpenStream>, sender: mpsc::Sender<Bytes>) {
-    let OpenStream { mut upstream, mut relay, first, mut ended, patience, mut progress } = *open;
+async fn relay(mut dispatch: Box<Dispatch>, call: Call, open: Box<OpenStream>, client: Client) {
+    let passed = pass_on(&mut dispatch, &call, *open, client).await;
+    conclude(dispatch, call, passed).await;
+}
+
+/// Passes a stream on for as long as it is worth reading.
+async fn pass_on(dispatch: &mut Dispatch, call: &Call, mut open: OpenStream, mut client: Client) -> Passed {
     let clock = dispatch.state.ledger.clock().clone();
-    let provider = call.quote.target.upstream.config.name.clone();
     let mut extend_at = match dispatch.hold.is_due() {
         true => clock.now(),
         false => clock.now().plus_seconds(EXTEND_SECONDS),
     };
-    let mut client_gone_at: Option<Timestamp> = None;
-    // What comes with the answer's end waits for the settle.
     let mut tail = BytesMut::new();
-    let mut part = first;
-    let mut is_readable = true;
-    loop {
+    let mut part = std::mem::take(&mut open.first);
+    let is_given_up = loop {
         dispatch.reuse.push(&part);
-        if relay.is_whole() {
+        if open.relay.is_whole() {
             tail.extend_from_slice(&part);
-        } else if client_gone_at.is_none() && !part.is_empty() && !takes(&sender, part).await {
-            client_gone_at = Some(clock.now());
+        } else {
+            client.takes(part, &clock).await;
         }
-        let drained = client_gone_at.is_some_and(|at| clock.now() > at.plus_seconds(DRAIN_SECONDS_MAX));
-        if ended || drained || relay.failure().is_some() {
-            break;
+        if open.ended || open.relay.failure().is_some() {
+            break false;
+        }
+        if client.is_long_gone(clock.now()) {
+            break true;
         }
         if clock.now() >= extend_at {
             extend_at = clock.now().plus_seconds(EXTEND_SECONDS);
             dispatch.hold.extend().await;
         }
-        let wait = match relay.is_whole() {
-            true => TAIL_WAIT.min(patience.between_tokens),
-            false => patience.for_next(clock.now()),
+        // Who has the answer waits for no more than its tail.
+        let until = client.reads_until().or(dispatch.ends_at).filter(|_| !open.relay.is_whole());
+        part = match next(&mut open, until, &clock, call).await {
+            Next::Part(part) => part,
+            Next::TimeIsUp => {
+                client.takes(event(dispatch, &Failure::out_of_time()), &clock).await;
+                client.leaves(clock.now());
+                Bytes::new()
+            }
+            Next::Nothing => break false,
         };
-        let read = match timeout(wait, upstream.chunk()).await {
-            Ok(Ok(Some(bytes))) => {
-                let pushed = relay.push(&bytes);
-                if !progress.goes_on(&relay, bytes.len(), clock.now()) {
-                    tracing::warn!(provider, "a stream without progress, or without an end, was cut off");
-                    is_readable = false;
-                    break;
-                }
-                pushed
-            }
-            Ok(Ok(None)) => {
-                ended = true;
-                relay.finish()
-            }
-            Ok(Err(_)) | Err(_) => {
-                is_readable = false;
-                break;
-            }
-        };
-        part = match read {
-            Ok(part) => part,
-            Err(error) => {
-                tracing::warn!(%error, "a stream can't be read");
-                is_readable = false;
-                break;
-            }
-        };
+    };
+    Passed { relay: open.relay, client, tail, is_given_up }
+}
+
+async fn next(open: &mut OpenStream, until: Option<Timestamp>, clock: &Clock, call: &Call) -> Next {
+    let provider = &call.quote.target.upstream.config.name;
+    let left = attempt::left(until, clock.now());
+    if left.is_zero() {
+        return Next::TimeIsUp;
     }
+    let wait = match open.relay.is_whole() {
+        true => TAIL_WAIT.min(open.patience.between_tokens),
+        false => open.wait(clock.now()),
+    };
+    let read = match timeout(wait.min(left), open.upstream.chunk()).await {
+        Ok(Ok(Some(bytes))) => {
+            let pushed = open.relay.push(&bytes);
+            if !open.progress.goes_on(&open.relay, bytes.len(), clock.now()) {
+                tracing::warn!(provider, "a stream without progress, or without an end, was cut off");
+                return Next::Nothing;
+            }
+            pushed
+        }
+        Ok(Ok(None)) => {
+            open.ended = true;
+            open.relay.finish()
+        }
+        Err(_) if left < wait => return Next::TimeIsUp,
+        Ok(Err(_)) | Err(_) => return Next::Nothing,
+    };
+    read.map_or_else(
+        |error| {
+            tracing::warn!(provider, %error, "a stream can't be read");
+            Next::Nothing
+        },
+        Next::Part,
+    )
+}
+
+/// Meters and settles what there was, and then says the end.
+async fn conclude(mut dispatch: Box<Dispatch>, call: Call, passed: Passed) {
+    let Passed { mut relay, mut client, mut tail, is_given_up } = passed;
+    let clock = dispatch.state.ledger.clock().clone();
     // Where nothing said so, more may have been to come: it is no answer to give again.
     let is_kept = relay.has_ended() && !relay.has_failed();
     tail.extend_from_slice(&relay.end_finished());
-    let is_whole = relay.is_whole();
-    let outcome = match (is_whole, client_gone_at) {
+    let outcome = match (relay.is_whole(), is_given_up) {
         (true, _) => AttemptOutcome::Succeeded,
-        (false, Some(_)) if is_readable && relay.failure().is_none() => AttemptOutcome::Cancelled,
-        (false, _) => AttemptOutcome::Broken,
+        (false, true) => AttemptOutcome::Cancelled,
+        (false, false) => AttemptOutcome::Broken,
     };
-    if let Some(news) = weather::news_of_stream(outcome, dispatch.is_over(clock.now())) {
+    if let Some(news) = weather::news_of_stream(outcome) {
         dispatch.state.weather.hears(&call.quote.target, clock.now(), news);
     }
     let request = dispatch.request.clone();
-    let metered = meter::meter(&request, &call.quote, &dispatch.hold.prices, &Report::of_stream(&relay));
+    let metered = match outcome {
+        AttemptOutcome::Cancelled if may_have_made_more(&call, &relay) => meter::at_most(&call.quote),
+        _ => meter::meter(&request, &call.quote, &dispatch.hold.prices, &Report::of_stream(&relay)),
+    };
     dispatch.remember_warmth(&call.quote, &metered);
     dispatch.end_losers().await;
     dispatch.hold.record(&call, metered, outcome);
     match dispatch.settle().await {
-        Ok(()) if is_kept => dispatch.keep(&call.quote, "text/event-stream"),
+        Ok(()) if is_kept => dispatch.keep(&call.quote, headers::EVENT_STREAM),
         Ok(()) => {}
         Err(error) => {
             tracing::error!(%error, reservation = %request.reservation, "a stream's settle failed; its hold will expire");
         }
     }
-    if !is_whole {
+    if !relay.is_whole() {
         let failure = relay.failure().cloned().map_or_else(broke_off, Failure::from);
-        let event = failure.event(request.endpoint.dialect(), &request.id.to_string());
-        tail.extend_from_slice(event.as_bytes());
+        tail.extend_from_slice(&event(&dispatch, &failure));
     }
-    // A client that went away needs no end.
-    takes(&sender, tail.freeze()).await;
+    client.takes(tail.freeze(), &clock).await;
 }
 
-/// Whether the client is there and takes this part.
-async fn takes(sender: &mpsc::Sender<Bytes>, part: Bytes) -> bool {
-    matches!(timeout(CLIENT_WAIT, sender.send(part)).await, Ok(Ok(())))
+/// Whether more may have been made of a stream that we gave up than it has shown: by a model that thinks unseen, or before it
+/// showed anything. Gemini's streams count as they go; OpenAI's tell their usage at the end, and Claude's tell that of the
+/// output there.
+fn may_have_made_more(call: &Call, relay: &StreamRelay) -> bool {
+    let quote = &call.quote;
+    let is_silent = relay.delivered().deltas == 0;
+    match quote.target.upstream.family {
+        Family::OpenaiChat | Family::OpenaiResponses => {
+            let thinks = is_openai_reasoning_model(&quote.target.model);
+            relay.usage_json().is_none() && (is_silent || thinks)
+        }
+        Family::Anthropic => {
+            let sent: Value = serde_json::from_slice(&quote.body).unwrap_or_default();
+            let thinks = sent["thinking"].is_object() && sent["thinking"]["type"] != "disabled";
+            is_silent || thinks
+        }
+        Family::Gemini => relay.usage_json().is_none(),
+    }
+}
+
+impl Client {
+    async fn takes(&mut self, part: Bytes, clock: &Clock) {
+        let Some(parts) = self.parts.as_ref().filter(|_| !part.is_empty()) else { return };
+        if !matches!(timeout(CLIENT_WAIT, parts.send(part)).await, Ok(Ok(()))) {
+            self.leaves(clock.now());
+        }
+    }
+
+    fn leaves(&mut self, now: Timestamp) {
+        self.parts = None;
+        self.gone_at.get_or_insert(now);
+    }
+
+    /// How long their stream is read on without them.
+    fn reads_until(&self) -> Option<Timestamp> {
+        self.gone_at.map(|at| at.plus_seconds(DRAIN_SECONDS_MAX))
+    }
+
+    fn is_long_gone(&self, now: Timestamp) -> bool {
+        self.reads_until().is_some_and(|until| now >= until)
+    }
+}
+
+/// The frame that tells a failure.
+fn event(dispatch: &Dispatch, failure: &Failure) -> Bytes {
+    let request = &dispatch.request;
+    failure.event(request.endpoint.dialect(), &request.id.to_string()).into()
 }
 
 fn broke_off() -> Failure {
@@ -150,16 +253,32 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stops_reading_is_gone_after_a_while() {
-        let (sender, mut receiver) = mpsc::channel(1);
+        let clock = Clock::system();
+        let (parts, mut receiver) = mpsc::channel(1);
+        let mut client = Client { parts: Some(parts), gone_at: None };
         let part = || Bytes::from_static(b"data: {}");
 
-        let first = takes(&sender, part()).await;
-        let unread = takes(&sender, part()).await;
+        client.takes(part(), &clock).await;
         receiver.recv().await;
-        let read = takes(&sender, part()).await;
-        drop(receiver);
-        let closed = takes(&sender, part()).await;
+        client.takes(part(), &clock).await;
+        let read = client.gone_at;
+        client.takes(part(), &clock).await;
+        let unread = client.gone_at;
 
-        assert_eq!((first, unread, read, closed), (true, false, true, false));
+        assert_eq!((read, unread.is_some()), (None, true));
+        assert!(receiver.recv().await.is_some() && receiver.recv().await.is_none(), "its body has ended");
+        let now = unread.unwrap_or_default();
+        assert!(!client.is_long_gone(now.plus_seconds(119)) && client.is_long_gone(now.plus_seconds(120)));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_closes_its_connection_is_gone_at_once() {
+        let (parts, receiver) = mpsc::channel(1);
+        let mut client = Client { parts: Some(parts), gone_at: None };
+        drop(receiver);
+
+        client.takes(Bytes::from_static(b"data: {}"), &Clock::system()).await;
+
+        assert!(client.gone_at.is_some());
     }
 }

@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use uuid::Uuid;
@@ -15,6 +19,7 @@ mod counted;
 mod effort;
 mod experiments;
 mod fits;
+mod in_time;
 mod mixed;
 mod offers;
 mod outages;
@@ -33,11 +38,12 @@ use crate::domain::credits::Credits;
 use crate::domain::event::{
     Attempt, AttemptOutcome, Balance, Event, ExpiryPolicy, GrantKind, LotTerms, Role,
 };
-use crate::domain::ids::{KeyId, LotId, OrgId};
+use crate::domain::ids::{KeyId, LotId, OrgId, RequestId};
 use crate::domain::pricing::rate_card::Uplift;
 use crate::domain::pricing::{RateCard, default_cards};
 use crate::domain::system::SystemCommand;
 use crate::domain::usage::UsageSource;
+use crate::gateway::plan::Prices;
 use crate::ledger::{By, Memory, Submission};
 use crate::operations::authenticate::{key_text, secret_sha256};
 use crate::operations::list_events::list_events;
@@ -333,6 +339,7 @@ async fn a_repeated_key_is_never_dispatched_twice() {
     let second = call().await.expect("answers");
 
     assert_eq!((first.status().as_u16(), second.status().as_u16()), (200, 409));
+    assert_eq!(header(&second, "x-should-retry"), "false", "OpenAI's SDKs try a 409 again");
     assert_eq!(world.balance().await.consumed, consumed);
     let body: Value = second.json().await.expect("json");
     assert!(body["error"]["message"].as_str().expect("words").contains(&consumed.to_string()), "{body}");
@@ -403,24 +410,6 @@ async fn a_route_that_refuses_clamps_names_what_is_affordable() {
     assert_eq!(response.status(), 402);
     let body: Value = response.json().await.expect("json");
     assert!(body["error"]["message"].as_str().expect("words").contains("affordable"), "{body}");
-}
-
-#[tokio::test]
-async fn the_request_ends_when_the_caller_or_the_route_says_so() {
-    let routes = chain(json!({"retries": 5, "first_token_seconds": 1}));
-    let world = World::routed("5", "stall_before=1", routes).await;
-    let call = |timeout: &'static str| {
-        let call = world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
-        call.header("x-request-timeout", timeout).json(&chat("r")).send()
-    };
-
-    let ended = call("1").await.expect("answers");
-    let malformed = call("soon").await.expect("answers");
-
-    assert_eq!((ended.status().as_u16(), malformed.status().as_u16()), (503, 400));
-    let (attempts, _) = world.last_settle().await;
-    assert_eq!(attempts.len(), 1, "no time was left for another");
-    assert!(world.balance().await.held.is_zero());
 }
 
 #[tokio::test]
@@ -584,7 +573,7 @@ async fn a_picture_counts_for_limits_and_conditions_by_what_is_made_of_it() {
             body["model"] = model.into();
             body
         };
-        let tokens = edge::input_tokens(&request("r"), request("r").to_string().len());
+        let tokens = token_estimate::input_tokens(&request("r"), request("r").to_string().len());
         assert!((1_000..1_100).contains(&tokens), "{path}: {tokens}");
     }
     let mut body = chat("r");
@@ -688,12 +677,14 @@ async fn a_kept_prompt_is_filled_in_priced_and_known_to_reports() {
 
 #[tokio::test]
 async fn what_a_kept_prompt_says_is_not_repeated_to_its_caller() {
-    let world = World::routed("5", "", json!([{"name": "r", "chain": ["openai/gpt-4o-mini"]}])).await;
+    let routes = json!([{"name": "translated", "chain": ["openai/gpt-4o-mini"]},
+                        {"name": "same", "chain": ["responses/gpt-4o-mini"]}]);
+    let world = World::routed("5", "", routes).await;
     let template = json!([{"id": "greet", "version": 1, "system": "Never mention the merger."}]);
     let prompts = serde_json::from_value(template).expect("templates");
     world.state.reload_routes(&Config { prompts, ..world.config.clone() }).expect("sound");
-    for stream in [false, true] {
-        let body = json!({"model": "r", "input": "Hello", "stream": stream, "max_output_tokens": 50});
+    for (route, stream) in [("translated", false), ("translated", true), ("same", false), ("same", true)] {
+        let body = json!({"model": route, "input": "Hello", "stream": stream, "max_output_tokens": 50});
         let [mut prompted, mut own] = [body.clone(), body];
         prompted["prompt"] = json!({"id": "greet"});
         own["instructions"] = "Be brief.".into();

@@ -130,7 +130,7 @@ fn said(request: &Request) -> Vec<u64> {
     for field in BEGINNING {
         add(&mut hasher, &body[field]);
     }
-    let messages = if body["messages"].is_array() { &body["messages"] } else { &body["input"] };
+    let messages = said::turns(body);
     let messages = messages.as_array().map_or(std::slice::from_ref(messages), Vec::as_slice);
     let after_each = messages.iter().map(|message| {
         add(&mut hasher, message);

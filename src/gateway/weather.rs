@@ -3,7 +3,7 @@
 //! Each node learns from its own calls; nothing is shared, and nothing outlives the process. It only orders targets.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::domain::event::AttemptOutcome;
 use crate::domain::routing::{Allowance, Health, News, Prefer, Retry, Standing, in_order};
@@ -26,22 +26,32 @@ struct Seen {
     latency_seconds: metrics::Gauge,
 }
 
+/// What all targets have shown, for as long as nobody else looks at it.
+struct AllSeen<'a>(MutexGuard<'a, HashMap<(String, String), Seen>>);
+
 impl Weather {
-    /// The targets in the order in which they are tried by a request of about so many tokens.
+    /// The targets in the order in which they are tried by a request of about so many tokens. It is then meant for the first:
+    /// where that is to be tried by one call at a time, no other is planned for it before this one is sent.
     pub fn order(&self, targets: Vec<Target>, prefer: Prefer, now: Timestamp, tokens: u64) -> Vec<Target> {
         if targets.len() < 2 {
             return targets;
         }
-        let seen: Vec<(Standing, f64)> = targets
+        let mut seen = self.seen(now);
+        let standings: Vec<(Standing, f64)> = targets
             .iter()
             .map(|target| {
-                self.of(target, now, |seen| {
-                    (seen.health.standing(now, tokens), seen.health.cost_seconds(now))
-                })
+                let health = &seen.of(target).health;
+                (health.standing(now, tokens), health.cost_seconds(now))
             })
             .collect();
         let mut left: Vec<Option<Target>> = targets.into_iter().map(Some).collect();
-        in_order(&seen, prefer).into_iter().filter_map(|place| left.get_mut(place)?.take()).collect()
+        let order = in_order(&standings, prefer);
+        let ordered: Vec<Target> =
+            order.into_iter().filter_map(|place| left.get_mut(place)?.take()).collect();
+        if let Some(first) = ordered.first() {
+            seen.of(first).health.is_chosen(now);
+        }
+        ordered
     }
 
     /// Whether it may be called by a request of about so many tokens.
@@ -91,12 +101,22 @@ impl Weather {
     }
 
     fn of<T>(&self, target: &Target, now: Timestamp, look: impl FnOnce(&mut Seen) -> T) -> T {
+        look(self.seen(now).of(target))
+    }
+
+    fn seen(&self, now: Timestamp) -> AllSeen<'_> {
         let mut targets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if targets.len() > TARGETS_MAX {
             targets.retain(|_, seen| !seen.health.is_forgotten(now));
         }
+        AllSeen(targets)
+    }
+}
+
+impl AllSeen<'_> {
+    fn of(&mut self, target: &Target) -> &mut Seen {
         let key = (target.upstream.config.name.clone(), target.model.clone());
-        look(targets.entry(key).or_insert_with(|| Seen::of(target)))
+        self.0.entry(key).or_insert_with(|| Seen::of(target))
     }
 }
 
@@ -111,30 +131,28 @@ impl Seen {
     }
 }
 
-/// What a failure says of the target's health. Where the request's own time ran out, silence says nothing.
-pub fn news_of(failure: &UpstreamFailure, is_over: bool) -> Option<News> {
+/// What a failure says of the target's health.
+pub fn news_of(failure: &UpstreamFailure) -> News {
     let retry_after_seconds =
         failure.retry_after_seconds.map(|seconds| seconds.try_into().unwrap_or(i64::MAX));
     match failure.retry {
-        _ if is_over && failure.status.is_none() => None,
-        Retry::Never | Retry::RouteFallbackOnly => Some(News::Sound),
+        Retry::Never | Retry::RouteFallbackOnly => News::Sound,
+        // Smaller requests fit.
+        Retry::Elsewhere if failure.kind == FailureKind::AboveLimit => News::Sound,
         Retry::HereOrElsewhere if failure.kind == FailureKind::RateLimited => {
-            Some(News::Limited { retry_after_seconds })
+            News::Limited { retry_after_seconds }
         }
-        Retry::HereOrElsewhere | Retry::Elsewhere => Some(News::Failed { retry_after_seconds }),
+        Retry::HereOrElsewhere | Retry::Elsewhere => News::Failed { retry_after_seconds },
     }
 }
 
 /// What the end of a stream that had begun says of the target's health.
-pub fn news_of_stream(outcome: AttemptOutcome, is_over: bool) -> Option<News> {
+pub fn news_of_stream(outcome: AttemptOutcome) -> Option<News> {
     match outcome {
         AttemptOutcome::Succeeded => Some(News::Ends),
-        AttemptOutcome::Broken if !is_over => Some(News::BrokeOff),
+        AttemptOutcome::Broken => Some(News::BrokeOff),
         // It was the caller, or a faster target, who ended it.
-        AttemptOutcome::Broken
-        | AttemptOutcome::Refused
-        | AttemptOutcome::Unknown
-        | AttemptOutcome::Cancelled => None,
+        AttemptOutcome::Refused | AttemptOutcome::Unknown | AttemptOutcome::Cancelled => None,
     }
 }
 
@@ -152,16 +170,17 @@ mod tests {
     fn failures_say_of_their_target_what_is_its_own() {
         let silent = || UpstreamFailure::unreachable("it did not answer in time");
         let status = |status| classify(status, Some(7), b"");
-        let failed = |retry_after_seconds| Some(News::Failed { retry_after_seconds });
-        for (claim, failure, is_over, expected) in [
-            ("silence", silent(), false, failed(None)),
-            ("silence until the caller gave up", silent(), true, None),
-            ("an error, however late", status(500), true, failed(Some(7))),
-            ("a rate limit", status(429), false, Some(News::Limited { retry_after_seconds: Some(7) })),
-            ("the caller's fault", status(400), false, Some(News::Sound)),
-            ("the operator's key", status(401), false, failed(Some(7))),
+        let large = br#"{"error": {"code": "rate_limit_exceeded", "message": "Request too large for m"}}"#;
+        let failed = |retry_after_seconds| News::Failed { retry_after_seconds };
+        for (claim, failure, expected) in [
+            ("silence", silent(), failed(None)),
+            ("an error", status(500), failed(Some(7))),
+            ("a rate limit", status(429), News::Limited { retry_after_seconds: Some(7) }),
+            ("a request above the limit", classify(429, None, large), News::Sound),
+            ("the caller's fault", status(400), News::Sound),
+            ("the operator's key", status(401), failed(Some(7))),
         ] {
-            assert_eq!(news_of(&failure, is_over), expected, "{claim}");
+            assert_eq!(news_of(&failure), expected, "{claim}");
         }
     }
 }

@@ -104,7 +104,7 @@ pub async fn run(
         return Err(Problem::forbidden());
     }
     if !(1..=OPERATIONS_MAX).contains(&batch.operations.len()) {
-        return Err(Problem::malformed("a batch has 1 to 1000 `operations`"));
+        return Err(Problem::malformed(format!("a batch has 1 to {OPERATIONS_MAX} `operations`")));
     }
     // What follows another operation of its reservation waits for it; all else goes at once, in order.
     let mut turns: Vec<Vec<usize>> = Vec::new();
@@ -149,7 +149,7 @@ async fn one(api: &ApiState, actor: &Actor, operation: &Value) -> Result<(Status
     match op.as_str() {
         "reserve" => {
             let org = org_for(api, actor, &named, &[Role::Gateway]).await?;
-            let held = reservations::reserve(api, actor, org, parse(&body)?, idempotency).await?;
+            let held = reservations::reserve_by(api, actor, org, parse(&body)?, idempotency).await?;
             Ok((StatusCode::CREATED, view(held)?))
         }
         "settle" => {

@@ -25,7 +25,6 @@ use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::reservations::of_its_project;
 use crate::http::{ApiState, Problem};
-use crate::ledger::Submission;
 use crate::operations::authenticate::Actor;
 use crate::operations::experiment_report::experiment_report;
 use crate::operations::find_org::find_org;
@@ -276,10 +275,9 @@ pub async fn give_feedback(
     }
     let reservation = ReservationId { org, local: body.request_id.0 };
     let command = OrgCommand::GiveFeedback { reservation, feedback };
-    let submission = Submission { org, command, by: actor.key.into(), idempotency: None };
     let given = async {
         of_its_project(&api, &actor, reservation).await?;
-        api.ledger.submit(submission).await
+        api.ledger.submit(actor.submission(org, command, None)).await
     };
     given.await.map_err(|error| match Problem::from(error) {
         unknown if unknown.status() == StatusCode::NOT_FOUND => Problem::not_found("request"),

@@ -9,23 +9,24 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use utoipa::IntoParams;
 
+use crate::domain::account::command::OrgCommand;
 use crate::domain::event::{CommandRef, Role};
 use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
 use crate::http::ApiState;
 use crate::http::json;
 use crate::http::problem::Problem;
-use crate::operations::authenticate::{Actor, authenticate, recognise};
+use crate::ledger::Outcome;
+use crate::operations::authenticate::{self, Actor, authenticate, recognise};
 use crate::operations::find_org::find_org;
 
-const IDEMPOTENCY_KEY_MAX: usize = 255;
 const IDEMPOTENCY_KEY_WORDS: &str = "an `Idempotency-Key` of 1 to 255 characters";
 
 impl FromRequestParts<ApiState> for Actor {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<Actor, Problem> {
-        Ok(authenticate(&api.ledger, &api.operator, presented_key(&parts.headers)).await?)
+        Ok(authenticate(&api.ledger, &api.operator, presented(&parts.headers)).await?)
     }
 }
 
@@ -37,18 +38,12 @@ impl FromRequestParts<ApiState> for Commander {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<Commander, Problem> {
-        Ok(Commander(recognise(&api.ledger, &api.operator, presented_key(&parts.headers)).await?))
+        Ok(Commander(recognise(&api.ledger, &api.operator, presented(&parts.headers)).await?))
     }
 }
 
-/// The key as any SDK sends it.
-pub fn presented_key(headers: &HeaderMap) -> Option<&str> {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    // The scheme's name is in any case (RFC 9110, 11.1).
-    let bearer = bearer.and_then(|value| value.split_once(' '));
-    let bearer = bearer.and_then(|(scheme, key)| scheme.eq_ignore_ascii_case("bearer").then(|| key.trim()));
-    let named = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    bearer.or_else(|| named("x-api-key")).or_else(|| named("x-goog-api-key"))
+fn presented(headers: &HeaderMap) -> Option<&str> {
+    authenticate::presented(|name| headers.get(name)?.to_str().ok())
 }
 
 /// What the path names.
@@ -153,8 +148,9 @@ impl<T: DeserializeOwned> FromRequest<ApiState> for MayBeKeyed<T> {
 /// # Errors
 /// A key that is empty or too long.
 pub fn idempotency_key(key: &str) -> Result<String, Problem> {
-    let fits = (1..=IDEMPOTENCY_KEY_MAX).contains(&key.len());
-    fits.then(|| key.to_owned()).ok_or_else(|| Problem::malformed(format!("send {IDEMPOTENCY_KEY_WORDS}")))
+    CommandRef::may_be_key(key)
+        .then(|| key.to_owned())
+        .ok_or_else(|| Problem::malformed(format!("send {IDEMPOTENCY_KEY_WORDS}")))
 }
 
 /// What was asked, apart from white space and the order of names in its JSON.
@@ -216,6 +212,11 @@ pub async fn org_for(api: &ApiState, actor: &Actor, named: &str, roles: &[Role])
     Ok(org)
 }
 
+/// Runs a command that needs no idempotency key, since repeating it changes nothing more.
+pub async fn run(api: &ApiState, actor: &Actor, org: OrgId, command: OrgCommand) -> Result<Outcome, Problem> {
+    Ok(api.ledger.submit(actor.submission(org, command, None)).await?)
+}
+
 /// Whether the actor may act on an org in one of these roles.
 pub fn may(actor: &Actor, org: OrgId, roles: &[Role]) -> Result<(), Problem> {
     if actor.org.is_some_and(|own| own != org) {
@@ -237,6 +238,17 @@ pub fn operator(actor: &Actor) -> Result<(), Problem> {
 pub fn reads_all(actor: &Actor) -> Result<(), Problem> {
     let reads = actor.org.is_none() && matches!(actor.role, Role::Operator | Role::Finance);
     if reads { Ok(()) } else { Err(Problem::forbidden()) }
+}
+
+/// Slugs and project names: 1 to 63 of a-z, 0-9, `-` and `_`.
+pub fn named(field: &str, text: &str) -> Result<(), Problem> {
+    let fits = (1..=63).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+    if fits {
+        Ok(())
+    } else {
+        Err(Problem::malformed(format!("`{field}` has 1 to 63 characters of a-z, 0-9, - and _")))
+    }
 }
 
 /// Refuses a text that is empty or longer than what the log keeps for ever of one field.

@@ -10,32 +10,28 @@ use utoipa::ToSchema;
 
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::commerce::{Bundle, Payment, decimals};
+use crate::domain::commerce::{Bundle, decimals};
 use crate::domain::credits::Credits;
-use crate::domain::event::{Balance, Event, GrantKind, LotTerms, Payload};
+use crate::domain::event::{Balance, Event, GrantKind, LotTerms};
 use crate::domain::ids::{BundleId, LotId, OrgId};
 use crate::domain::system::SystemCommand;
 use crate::domain::text::decimal;
+use crate::http::balance::{OpenedLot, Paid, opened_lot, paid};
 use crate::http::extract::{
-    IdempotencyKey, Keyed, Path, Query, instant, operator, org_for, text, text_if_given,
+    IdempotencyKey, Keyed, Path, Query, instant, named, operator, org_for, text, text_if_given,
 };
-use crate::http::lots::{OpenedLot, Paid, opened_lot, paid};
-use crate::http::orgs::named;
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
-use crate::ledger::{LedgerError, Outcome, Submission};
+use crate::ledger::Outcome;
 use crate::operations::authenticate::Actor;
-use crate::operations::claim::claim;
 use crate::operations::find_bundle::find_bundle;
-use crate::operations::list_events::list_events;
+use crate::operations::purchase::Order;
+use crate::operations::refund::{Refunded, Wanted};
+use crate::operations::{purchase, refund};
 
-/// Paid lots burn after granted ones unless told otherwise.
-const PRIORITY_PAID: i16 = 10;
-const SECONDS_PER_DAY: i64 = 86_400;
 /// Ten billion of a main unit with cents: times the largest quantity it still fits the log's column.
 const MONEY_MINOR_MAX: i64 = 1_000_000_000_000;
-const QUANTITY_MAX: u32 = 1_000;
 /// A hundred years.
 const VALIDITY_DAYS_MAX: u32 = 36_500;
 /// Longest name or processor's reference, and longest note, in bytes.
@@ -174,39 +170,16 @@ pub async fn purchase(
     let bundle = find_bundle(&api.ledger, &body.bundle).await?.ok_or(Refusal::UnknownBundle)?;
     named("payment.method", &body.payment.method)?;
     text("payment.reference", &body.payment.reference, NAME_MAX)?;
-    let quantity = body.quantity.unwrap_or(1);
-    let times = i64::from(quantity);
-    let credits = bundle.credits.mul_div(times, 1).filter(|_| (1..=QUANTITY_MAX).contains(&quantity));
-    let credits =
-        credits.ok_or_else(|| Problem::malformed(format!("`quantity` lies between 1 and {QUANTITY_MAX}")))?;
-    let gross_minor = bundle.price_minor.saturating_mul(times);
     let tax = body.payment.tax.as_deref();
-    let tax_minor = tax.map_or(Ok(0), |tax| minor(tax, bundle.decimals))?;
-    if tax_minor > gross_minor {
-        return Err(Problem::malformed("`payment.tax` is part of the price, and can't be more than it"));
-    }
-    let days = bundle.validity_days.map(i64::from);
-    let expires_at = days.map(|days| api.ledger.clock().now().plus_seconds(days * SECONDS_PER_DAY));
-    let lot = LotId(api.ledger.clock().uuid());
-    let command = OrgCommand::Purchase {
-        terms: LotTerms { lot, credits, priority: PRIORITY_PAID, expires_at },
-        bundle: bundle.id,
-        quantity,
-        payment: Payment {
-            method: body.payment.method.clone(),
-            reference: body.payment.reference.clone(),
-            currency: bundle.currency.clone(),
-            net_minor: gross_minor.saturating_sub(tax_minor),
-            tax_minor,
-            decimals: bundle.decimals,
-        },
+    let order = Order {
+        tax_minor: tax.map_or(Ok(0), |tax| minor(tax, bundle.decimals))?,
+        bundle,
+        quantity: body.quantity.unwrap_or(1),
+        method: body.payment.method,
+        reference: body.payment.reference,
     };
-    let name = format!("payment:{}:{}", body.payment.method, body.payment.reference);
-    let claimed = claim(&api.ledger, name, org, command, actor.key, idempotency).await?;
-    let OrgCommand::Purchase { terms, .. } = *claimed.claim.then else {
-        return Err(Refusal::UnknownLot.into());
-    };
-    Ok((StatusCode::CREATED, Json(opened(&api, org, terms.lot).await?)))
+    let lot = purchase::purchase(&api.ledger, org, order, actor.key, idempotency).await?;
+    Ok((StatusCode::CREATED, Json(opened(&api, org, lot).await?)))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -238,8 +211,7 @@ pub async fn grant(
     let lot = LotId(api.ledger.clock().uuid());
     let terms = LotTerms { lot, credits: body.credits, priority: body.priority.unwrap_or(0), expires_at };
     let command = OrgCommand::Grant { terms, kind: body.kind, note: body.note };
-    let submission = Submission { org, command, by: actor.key.into(), idempotency: Some(idempotency) };
-    let outcome = api.ledger.submit(submission).await?;
+    let outcome = api.ledger.submit(actor.submission(org, command, idempotency)).await?;
     let lot = granted(&outcome).ok_or(Refusal::UnknownLot)?;
     Ok((StatusCode::CREATED, Json(opened(&api, org, lot).await?)))
 }
@@ -268,8 +240,7 @@ pub async fn adjust(
     text("reason", &body.reason, NOTE_MAX)?;
     let lot = LotId(api.ledger.clock().uuid());
     let command = OrgCommand::Adjust { credits: body.credits, reason: body.reason, lot };
-    let submission = Submission { org, command, by: actor.key.into(), idempotency: Some(idempotency) };
-    let outcome = api.ledger.submit(submission).await?;
+    let outcome = api.ledger.submit(actor.submission(org, command, idempotency)).await?;
     Ok((StatusCode::CREATED, Json(balance_after(&outcome))))
 }
 
@@ -300,41 +271,9 @@ pub async fn refund(
     operator(&actor)?;
     let org = org_for(&api, &actor, &org, &[]).await?;
     text("reference", &body.reference, NAME_MAX)?;
-    let lot = body.lot;
-    let command = OrgCommand::Refund { lot, credits: body.credits, reference: body.reference };
-    let submission = Submission { org, command, by: actor.key.into(), idempotency: Some(idempotency) };
-    let done = match api.ledger.submit(submission).await {
-        Ok(outcome) => outcome.recorded().map(|recorded| recorded.payload.clone()).collect(),
-        // The same again, under whatever key, is told what was done.
-        Err(LedgerError::Refused(Refusal::NameTaken(reference))) => {
-            vec![refund_of(&api, org, lot, body.credits, reference).await?]
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let decimals =
-        api.ledger.read(org, move |account| account.lots.get(&lot).map(|lot| lot.decimals)).await?;
-    let decimals = decimals.ok_or(Refusal::UnknownLot)?;
-    let refunded = done.iter().find_map(|payload| refund_view(payload, decimals));
-    Ok((StatusCode::CREATED, Json(refunded.ok_or(Refusal::UnknownLot)?)))
-}
-
-/// What was written of the refund that has this reference, where it is of as much of the same lot.
-async fn refund_of(
-    api: &ApiState,
-    org: OrgId,
-    lot: LotId,
-    credits: Credits,
-    reference: String,
-) -> Result<Payload, LedgerError> {
-    let named = reference.clone();
-    let version = api.ledger.read(org, move |account| account.refunds.get(&named).copied()).await?;
-    let before = version.ok_or(Refusal::UnknownLot)?.saturating_sub(1);
-    let found = list_events(&api.ledger, org, before, 1).await?.pop().map(|stored| stored.payload);
-    let is_same = |payload: &Payload| match &payload.event {
-        Event::CreditsRefunded { lot: of, credits: asked, .. } => (*of, *asked) == (lot, credits),
-        _ => false,
-    };
-    Ok(found.filter(is_same).ok_or(Refusal::NameTaken(reference))?)
+    let wanted = Wanted { lot: body.lot, credits: body.credits, reference: body.reference };
+    let refunded = refund::refund(&api.ledger, &actor, org, wanted, idempotency).await?;
+    Ok((StatusCode::CREATED, Json(refund_view(refunded))))
 }
 
 fn bundle_view(bundle: &Bundle) -> BundleView {
@@ -361,16 +300,14 @@ async fn opened(api: &ApiState, org: OrgId, lot: LotId) -> Result<OpenedLot, Pro
     Ok(view.ok_or(Refusal::UnknownLot)?)
 }
 
-fn refund_view(payload: &Payload, decimals: u8) -> Option<RefundView> {
-    match &payload.event {
-        Event::CreditsRefunded { lot, credits, refund_minor, tax_minor, currency, .. } => Some(RefundView {
-            lot: *lot,
-            credits: *credits,
-            owed: paid(*refund_minor, currency.clone(), decimals),
-            owed_tax: paid(*tax_minor, currency.clone(), decimals),
-            balance: payload.balance.unwrap_or_default(),
-        }),
-        _ => None,
+fn refund_view(refunded: Refunded) -> RefundView {
+    let Refunded { currency, decimals, .. } = refunded;
+    RefundView {
+        lot: refunded.lot,
+        credits: refunded.credits,
+        owed: paid(refunded.owed_minor, currency.clone(), decimals),
+        owed_tax: paid(refunded.owed_tax_minor, currency, decimals),
+        balance: refunded.balance,
     }
 }
 

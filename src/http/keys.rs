@@ -15,15 +15,14 @@ use crate::domain::ids::{KeyId, OrgId, ProjectId};
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
 use crate::http::extract::{
-    MayBeKeyed, OptionalIdempotencyKey, Path, Query, instant, operator, org_for, text,
+    MayBeKeyed, OptionalIdempotencyKey, Path, Query, instant, named, operator, org_for, run, text,
 };
-use crate::http::orgs::{named, run};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems, Repeated};
 use crate::http::{ApiState, Problem};
-use crate::ledger::{Outcome, Submission};
+use crate::ledger::Outcome;
 use crate::operations::authenticate::{Actor, key_text, secret_sha256};
-use crate::operations::profile::Profile;
+use crate::operations::profile::{Profile, Subject};
 
 /// Longest name of a key, in bytes.
 const NAME_MAX: usize = 255;
@@ -57,12 +56,11 @@ pub async fn create_project(
     named("name", &body.name)?;
     let project = ProjectId(api.ledger.clock().uuid());
     let command = OrgCommand::CreateProject { project, name: body.name };
-    let submission = Submission { org, command, by: actor.key.into(), idempotency };
-    let made =
-        api.ledger.submit(submission).await?.recorded().find_map(|recorded| match &recorded.payload.event {
-            Event::ProjectCreated { project, name } => Some(ProjectView { id: *project, name: name.clone() }),
-            _ => None,
-        });
+    let outcome = api.ledger.submit(actor.submission(org, command, idempotency)).await?;
+    let made = outcome.recorded().find_map(|recorded| match &recorded.payload.event {
+        Event::ProjectCreated { project, name } => Some(ProjectView { id: *project, name: name.clone() }),
+        _ => None,
+    });
     Ok((StatusCode::CREATED, Json(made.ok_or(Refusal::UnknownProject)?)))
 }
 
@@ -146,9 +144,8 @@ pub async fn create(
         secret_sha256: secret_sha256(&made.secret),
         expires_at,
     };
-    let submission = Submission { org, command: create, by: actor.key.into(), idempotency };
-    let outcome = api.ledger.submit(submission).await?;
-    answer(&api, org, made, &outcome).await
+    let outcome = api.ledger.submit(actor.submission(org, create, idempotency)).await?;
+    answer(&api, made, &outcome).await
 }
 
 /// The org's keys, revoked ones too; never their secrets.
@@ -164,7 +161,7 @@ pub async fn list(
 ) -> Result<Json<Page<KeyView>>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin]).await?;
     let keys = api.ledger.read_lasting(org, |account| account.keys.clone()).await?;
-    Ok(Json(page_of(&api, org, keys, &query).await?))
+    Ok(Json(page_of(&api, keys, &query).await?))
 }
 
 /// Revokes a key at once.
@@ -200,9 +197,6 @@ pub async fn create_for_operators(
         return Err(Problem::malformed("a key of no org has the role operator or finance, and no project"));
     }
     let expires_at = body.expires_at.as_deref().map(instant).transpose()?;
-    if expires_at.is_some_and(|at| at <= api.ledger.clock().now()) {
-        return Err(Refusal::ExpiryInPast.into());
-    }
     let made = draw(&api, OrgId::SYSTEM, body);
     let create = SystemCommand::CreateKey {
         key: made.id,
@@ -211,7 +205,7 @@ pub async fn create_for_operators(
         expires_at,
     };
     let outcome = api.ledger.submit_system(create, actor.key, idempotency).await?;
-    answer(&api, OrgId::SYSTEM, made, &outcome).await
+    answer(&api, made, &outcome).await
 }
 
 /// The keys that act for no org, revoked ones too.
@@ -227,7 +221,7 @@ pub async fn list_for_operators(
     operator(&actor)?;
     api.ledger.follow_system().await?;
     let keys = api.ledger.system().keys.clone();
-    Ok(Json(page_of(&api, OrgId::SYSTEM, keys, &query).await?))
+    Ok(Json(page_of(&api, keys, &query).await?))
 }
 
 /// Revokes a key that acts for no org.
@@ -248,14 +242,13 @@ pub async fn revoke_for_operators(
 
 async fn page_of(
     api: &ApiState,
-    org: OrgId,
     keys: impl IntoIterator<Item = (KeyId, Key)>,
     query: &PageQuery,
 ) -> Result<Page<KeyView>, Problem> {
     let page = query.of(keys.into_iter().map(|(id, key)| (id, (id, key))))?;
     let mut data = Vec::with_capacity(page.data.len());
     for (id, key) in page.data {
-        let name = api.profiles.get(&api.ledger, org, &id.to_string()).await?.name;
+        let name = api.profiles.get(Subject::Key(id)).await?.name;
         let created_at = key.created_at.to_rfc3339();
         let expires_at = key.expires_at.map(Timestamp::to_rfc3339);
         let (role, project, revoked) = (key.role, key.project, key.revoked);
@@ -277,15 +270,14 @@ fn draw(api: &ApiState, org: OrgId, asked: NewKey) -> NewKeyView {
 
 async fn answer(
     api: &ApiState,
-    org: OrgId,
     made: NewKeyView,
     outcome: &Outcome,
 ) -> Result<(StatusCode, Json<NewKeyView>), Problem> {
     // A repeat finds the key that was made first, whose name a crash may have kept from being written.
     let first = outcome.recorded().find_map(created).ok_or(Refusal::UnknownKey)?;
-    let (subject, profile) = (first.to_string(), Profile { name: made.name.clone(), email: None });
-    if first == made.id || api.profiles.find(&api.ledger, org, &subject).await?.is_none() {
-        api.profiles.put(&api.ledger, org, &subject, &profile).await?;
+    let (subject, profile) = (Subject::Key(first), Profile { name: made.name.clone(), email: None });
+    if first == made.id || api.profiles.find(subject).await?.is_none() {
+        api.profiles.put(subject, &profile).await?;
     }
     if first == made.id { Ok((StatusCode::CREATED, Json(made))) } else { Err(made_before(first)) }
 }

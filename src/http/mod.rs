@@ -1,6 +1,7 @@
 //! `/api/v1`: the routes that clients rely on (`schemas/openapi.json`). Handlers authorise, parse, run one command, wrap a view.
 //! Routes and their documentation come from one place: a route that is not documented does not exist.
 
+mod balance;
 mod batch;
 mod docs;
 mod events;
@@ -12,15 +13,14 @@ mod health;
 mod internal;
 mod json;
 mod keys;
-mod lots;
 mod orgs;
 mod page;
 mod prices;
 mod problem;
 mod projections;
-mod reports;
 mod reservations;
 mod rules;
+mod spend;
 mod unread;
 
 use axum::Router;
@@ -96,7 +96,7 @@ fn documented() -> OpenApiRouter<ApiState> {
         .routes(routes!(funds::grant))
         .routes(routes!(funds::adjust))
         .routes(routes!(funds::refund))
-        .routes(routes!(lots::balance))
+        .routes(routes!(balance::show))
         .routes(routes!(reservations::create, reservations::list))
         .routes(routes!(reservations::show))
         .routes(routes!(reservations::settle))
@@ -109,7 +109,7 @@ fn documented() -> OpenApiRouter<ApiState> {
         .routes(routes!(rules::set_alert_rules, rules::alert_rules))
         .routes(routes!(events::alerts))
         .routes(routes!(events::list))
-        .routes(routes!(reports::spend))
+        .routes(routes!(spend::report))
         .routes(routes!(prices::in_force, prices::publish))
         .routes(routes!(prices::history))
         .routes(routes!(experiments::start, experiments::list))

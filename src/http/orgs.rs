@@ -9,20 +9,18 @@ use utoipa::ToSchema;
 
 use crate::domain::account::OrgStatus;
 use crate::domain::account::command::OrgCommand;
-use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
 use crate::domain::event::Role;
 use crate::domain::ids::OrgId;
 use crate::http::extract::{
-    Body, IdempotencyKey, Keyed, Path, Query, operator, org_for, reads_all, text, text_if_given,
+    Body, IdempotencyKey, Keyed, Path, Query, named, operator, org_for, reads_all, run, text, text_if_given,
 };
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
-use crate::ledger::{LedgerError, Outcome, Submission};
 use crate::operations::authenticate::Actor;
-use crate::operations::claim::{Claimed, claim};
-use crate::operations::profile::Profile;
+use crate::operations::open_org::{Opened, Wanted, open_org};
+use crate::operations::profile::{Profile, Subject};
 
 /// Longest name or mail address, and longest reason, in bytes.
 const NAME_MAX: usize = 255;
@@ -74,51 +72,28 @@ pub async fn create(
     }
     text("name", &body.name, NAME_MAX)?;
     text_if_given("billing_email", body.billing_email.as_ref(), NAME_MAX)?;
-    let org = OrgId(api.ledger.clock().uuid());
-    let open = OrgCommand::OpenOrg {
-        slug: body.slug.clone(),
-        time_zone: body.time_zone.clone().unwrap_or_else(|| "UTC".into()),
+    let wanted = Wanted {
+        slug: body.slug,
+        time_zone: body.time_zone.unwrap_or_else(|| "UTC".into()),
         overdraft_limit: body.overdraft_limit.unwrap_or_default(),
+        profile: Profile { name: body.name, email: body.billing_email },
     };
-    let name = format!("slug:{}", body.slug);
-    let profile = Profile { name: body.name.clone(), email: body.billing_email.clone() };
-    // Whoever finds the slug taken must find by whom: it stands before the slug is.
-    api.profiles.put(&api.ledger, org, &org.to_string(), &profile).await?;
-    let claimed = claim(&api.ledger, name.clone(), org, open, actor.key, idempotency).await;
-    let is_needless = match &claimed {
-        Ok(claimed) => claimed.claim.org != org,
-        // What was claimed is opened all the same, by a worker.
-        Err(LedgerError::Unknown(_)) => false,
-        Err(_) => api.ledger.system().claim(&name).is_none_or(|claim| claim.org != org),
-    };
-    if is_needless {
-        api.profiles.remove(&api.ledger, org, &org.to_string()).await?;
-    }
-    Ok((StatusCode::CREATED, Json(opened(&api, claimed?, body).await?)))
+    let opened = open_org(&api.ledger, &api.profiles, &wanted, actor.key, idempotency).await?;
+    Ok((StatusCode::CREATED, Json(as_opened(opened, wanted))))
 }
 
-/// The org as it was opened, so that a repeat gets the first answer. Another name or address under a slug that is taken
-/// is another org's wish.
-async fn opened(api: &ApiState, claimed: Claimed, asked: NewOrg) -> Result<OrgView, Problem> {
-    let org = claimed.claim.org;
-    let subject = org.to_string();
-    let profile = Profile { name: asked.name, email: asked.billing_email };
-    // A slug that was freed, and taken again under ids of its own, has none yet.
-    api.profiles.put_if_absent(&api.ledger, org, &subject, &profile).await?;
-    // Whatever became of it since the first answer, it may have been erased.
-    if !claimed.replayed && api.profiles.get(&api.ledger, org, &subject).await? != profile {
-        return Err(Refusal::NameTaken(asked.slug).into());
-    }
-    Ok(OrgView {
-        id: org,
-        slug: asked.slug,
-        name: profile.name,
-        billing_email: profile.email,
+/// The org as it was opened, whatever became of it since: a repeat gets the first answer.
+fn as_opened(opened: Opened, wanted: Wanted) -> OrgView {
+    OrgView {
+        id: opened.org,
+        slug: wanted.slug,
+        name: wanted.profile.name,
+        billing_email: wanted.profile.email,
         status: "active",
-        time_zone: asked.time_zone.unwrap_or_else(|| "UTC".into()),
-        overdraft_limit: asked.overdraft_limit.unwrap_or_default(),
-        created_at: api.ledger.read_lasting(org, |account| account.opened_at.to_rfc3339()).await?,
-    })
+        time_zone: wanted.time_zone,
+        overdraft_limit: wanted.overdraft_limit,
+        created_at: opened.at.to_rfc3339(),
+    }
 }
 
 /// Every org, by id.
@@ -199,7 +174,7 @@ pub async fn erase_profile(
 async fn put_profile(api: &ApiState, org: OrgId, profile: Profile) -> Result<(), Problem> {
     // Nothing is kept of an org that was never opened.
     api.ledger.read_lasting(org, |_| ()).await?;
-    Ok(api.profiles.put(&api.ledger, org, &org.to_string(), &profile).await?)
+    Ok(api.profiles.put(Subject::Org(org), &profile).await?)
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -273,12 +248,6 @@ pub async fn set_overdraft_limit(
     change(&api, &actor, &org, OrgCommand::SetOverdraftLimit { overdraft_limit }).await
 }
 
-/// Runs a command that needs no idempotency key, since repeating it changes nothing more.
-pub async fn run(api: &ApiState, actor: &Actor, org: OrgId, command: OrgCommand) -> Result<Outcome, Problem> {
-    let submission = Submission { org, command, by: actor.key.into(), idempotency: None };
-    Ok(api.ledger.submit(submission).await?)
-}
-
 async fn change(
     api: &ApiState,
     actor: &Actor,
@@ -292,7 +261,7 @@ async fn change(
 }
 
 async fn view(api: &ApiState, org: OrgId) -> Result<OrgView, Problem> {
-    let Profile { name, email } = api.profiles.get(&api.ledger, org, &org.to_string()).await?;
+    let Profile { name, email } = api.profiles.get(Subject::Org(org)).await?;
     let seen = api.ledger.read(org, move |account| OrgView {
         id: org,
         slug: account.slug.clone(),
@@ -308,15 +277,4 @@ async fn view(api: &ApiState, org: OrgId) -> Result<OrgView, Problem> {
         created_at: account.opened_at.to_rfc3339(),
     });
     Ok(seen.await?)
-}
-
-/// Slugs and project names: 1 to 63 of a-z, 0-9, `-` and `_`.
-pub fn named(field: &str, text: &str) -> Result<(), Problem> {
-    let fits = (1..=63).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
-    if fits {
-        Ok(())
-    } else {
-        Err(Problem::malformed(format!("`{field}` has 1 to 63 characters of a-z, 0-9, - and _")))
-    }
 }

@@ -11,6 +11,8 @@ use crate::domain::credits::Credits;
 use crate::domain::ids::KeyId;
 use crate::ledger::LedgerError;
 use crate::operations::authenticate::AuthError;
+use crate::operations::purchase::PurchaseError;
+use crate::operations::reserve::ReserveError;
 
 #[derive(Debug)]
 pub struct Problem {
@@ -40,8 +42,8 @@ pub struct ProblemBody {
     budget: Option<BudgetKey>,
     /// Its cap.
     cap: Option<Credits>,
-    /// What one request may hold at most (credits, on a `request_too_large`), or an org (reservations, on a
-    /// `too_many_holds`).
+    /// What one request may hold at most (credits, on a `request_too_large`), or how many an org may have (on a
+    /// `too_many_holds`, `too_many_keys` or `too_many_projects`) or a budget tell apart (`too_many_end_users`).
     #[schema(value_type = Value, required = false)]
     limit: Option<Value>,
     /// Credits that can be refunded, on a `not_refundable`.
@@ -202,6 +204,27 @@ impl From<AuthError> for Problem {
     }
 }
 
+impl From<ReserveError> for Problem {
+    fn from(error: ReserveError) -> Problem {
+        match error {
+            ReserveError::Unpriced { .. } => Problem::unprocessable("unpriced_model", error.to_string()),
+            ReserveError::Unaffordable { refusal, output_tokens_max } => {
+                Problem::from(refusal).with("max_affordable_output_tokens", output_tokens_max.into())
+            }
+            ReserveError::Ledger(error) => error.into(),
+        }
+    }
+}
+
+impl From<PurchaseError> for Problem {
+    fn from(error: PurchaseError) -> Problem {
+        match error {
+            PurchaseError::Quantity | PurchaseError::TaxAbovePrice => Problem::malformed(error.to_string()),
+            PurchaseError::Ledger(error) => error.into(),
+        }
+    }
+}
+
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
         let detail = refusal.to_string();
@@ -226,6 +249,15 @@ impl From<Refusal> for Problem {
             }
             Refusal::TooManyHolds { limit } => {
                 say(StatusCode::CONFLICT, "too_many_holds").with("limit", json!(limit))
+            }
+            Refusal::TooManyEndUsers { limit } => {
+                say(StatusCode::CONFLICT, "too_many_end_users").with("limit", json!(limit))
+            }
+            Refusal::TooManyProjects { limit } => {
+                say(StatusCode::CONFLICT, "too_many_projects").with("limit", json!(limit))
+            }
+            Refusal::TooManyKeys { limit } => {
+                say(StatusCode::CONFLICT, "too_many_keys").with("limit", json!(limit))
             }
             Refusal::InvalidKey => say(StatusCode::UNAUTHORIZED, "unauthorized"),
             Refusal::OrgSuspended { .. } => say(StatusCode::FORBIDDEN, "org_suspended"),

@@ -8,26 +8,27 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, Settle};
+use crate::domain::account::command::{OrgCommand, ReservationStatus};
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
-use crate::domain::event::{
-    Attempt, AttemptOutcome, CommandRef, Dispatcher, Event, ExpiryPolicy, Purpose, Recorded, Role,
-};
+use crate::domain::event::{CommandRef, Event, ExpiryPolicy, Purpose, Recorded, Role};
 use crate::domain::ids::{OrgId, ProjectId, ReservationId};
 use crate::domain::time::Timestamp;
-use crate::domain::usage::{Usage, UsageSource};
+use crate::domain::usage::Usage;
 use crate::http::extract::{
     Commander, IdempotencyKey, Keyed, Path, Query, may, org_for, text, text_if_given,
 };
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
-use crate::ledger::{LedgerError, Submission};
+use crate::ledger::{LedgerError, Outcome};
 use crate::operations::authenticate::Actor;
 use crate::operations::list_holds::list_holds;
-use crate::operations::price_usage::{Planned, affordable, price_usage, quote};
+use crate::operations::price_usage::Planned;
+use crate::operations::reserve::{Amount, Wanted};
+use crate::operations::settle::{Call, Charge};
 use crate::operations::show_reservation::{ReservationView, show_reservation};
+use crate::operations::{reserve, settle};
 
 const TTL_SECONDS_DEFAULT: i64 = 600;
 /// Longest name that a provider gives, in bytes.
@@ -122,7 +123,7 @@ pub async fn create(
     Keyed { body, idempotency }: Keyed<NewReservation>,
 ) -> Result<(StatusCode, Json<HoldView>), Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Gateway]).await?;
-    Ok((StatusCode::CREATED, Json(reserve(&api, &actor, org, body, idempotency).await?)))
+    Ok((StatusCode::CREATED, Json(reserve_by(&api, &actor, org, body, idempotency).await?)))
 }
 
 /// A reservation as it stands, however long ago it ended.
@@ -243,84 +244,51 @@ pub async fn extend(
     Ok(Json(extend_by(&api, &actor, id, body, idempotency).await?))
 }
 
-pub async fn reserve(
+pub async fn reserve_by(
     api: &ApiState,
     actor: &Actor,
     org: OrgId,
     body: NewReservation,
     idempotency: CommandRef,
 ) -> Result<HoldView, Problem> {
+    let wanted = wanted(actor, body)?;
+    let outcome = reserve::reserve(&api.ledger, actor, org, wanted, idempotency).await?;
+    Ok(outcome.recorded().find_map(hold_view).ok_or(Refusal::UnknownReservation)?)
+}
+
+fn wanted(actor: &Actor, body: NewReservation) -> Result<Wanted, Problem> {
     let project = project_of(actor, body.project)?;
-    if body
-        .quote
-        .as_ref()
-        .is_some_and(|quote| quote.input_tokens.max(quote.max_output_tokens) > Usage::COUNT_MAX)
-    {
+    let tokens = body.quote.as_ref().map_or(0, |quote| quote.input_tokens.max(quote.max_output_tokens));
+    if tokens > Usage::COUNT_MAX {
         return Err(Problem::malformed(format!(
             "a quote is of at most {} tokens in and out each",
             Usage::COUNT_MAX
         )));
     }
+    if let Some(quote) = &body.quote {
+        text("quote.model", &quote.model, TEXT_MAX)?;
+        text_if_given("quote.provider", quote.provider.as_ref(), TEXT_MAX)?;
+    }
     Purpose::check_asked(body.end_user.as_deref(), &body.labels).map_err(Problem::malformed)?;
-    let (mut system, now) = (api.ledger.system(), api.ledger.clock().now());
-    let planned = body.quote.map(|quote| Planned {
-        model: quote.model,
-        provider: quote.provider,
-        input_tokens: quote.input_tokens,
-        output_tokens_max: quote.max_output_tokens,
-    });
-    let credits = match (body.credits, &planned) {
-        (Some(credits), None) => credits,
-        (None, Some(planned)) => match quote(&system, org, planned, now) {
-            Some(credits) => credits,
-            None => {
-                // Another node may have published its price.
-                api.ledger.follow_system().await?;
-                system = api.ledger.system();
-                quote(&system, org, planned, now).ok_or_else(|| unpriced(&planned.model))?
-            }
-        },
+    let amount = match (body.credits, body.quote) {
+        (Some(credits), None) => Amount::Credits(credits),
+        (None, Some(quote)) => Amount::Quote(Planned {
+            model: quote.model,
+            provider: quote.provider,
+            input_tokens: quote.input_tokens,
+            output_tokens_max: quote.max_output_tokens,
+        }),
         (Some(_), Some(_)) | (None, None) => {
             return Err(Problem::malformed("send `credits` or `quote`, one of the two"));
         }
     };
-    let purpose = Purpose {
-        project,
-        key: actor.key,
-        end_user: body.end_user,
-        labels: body.labels,
-        model: planned.as_ref().map(|planned| planned.model.clone()),
-        ..Purpose::default()
+    let expiry = match body.on_expiry {
+        OnExpiry::Release => ExpiryPolicy::Release,
+        OnExpiry::ChargeBound => ExpiryPolicy::ChargeBound,
     };
-    let command = OrgCommand::Reserve(Reserve {
-        reservation: ReservationId { org, local: api.ledger.clock().uuid() },
-        credits,
-        ttl_seconds: body.ttl_seconds.unwrap_or(TTL_SECONDS_DEFAULT),
-        expiry: match body.on_expiry {
-            OnExpiry::Release => ExpiryPolicy::Release,
-            OnExpiry::ChargeBound => ExpiryPolicy::ChargeBound,
-        },
-        dispatcher: Dispatcher::External,
-        price_book_version: system.prices.version(),
-        purpose,
-    });
-    // Whose hold it is stands in the key, not in the body.
-    let idempotency = Some(idempotency.of_project(actor.project));
-    let submission = Submission { org, command, by: actor.key.into(), idempotency };
-    let outcome = api.ledger.submit(submission).await.map_err(|error| {
-        let longest = match (&error, &planned) {
-            (LedgerError::Refused(refusal), Some(planned)) => {
-                refusal.available().map(|available| affordable(&system, org, planned, now, available))
-            }
-            _ => None,
-        };
-        let problem = Problem::from(error);
-        match longest {
-            Some(longest) => problem.with("max_affordable_output_tokens", longest.into()),
-            None => problem,
-        }
-    })?;
-    Ok(outcome.recorded().find_map(hold_view).ok_or(Refusal::UnknownReservation)?)
+    let ttl_seconds = body.ttl_seconds.unwrap_or(TTL_SECONDS_DEFAULT);
+    let NewReservation { end_user, labels, .. } = body;
+    Ok(Wanted { amount, ttl_seconds, expiry, project, end_user, labels })
 }
 
 /// A key of a project spends for that project alone.
@@ -342,87 +310,30 @@ pub async fn settle_by(
     body: Cost,
     idempotency: CommandRef,
 ) -> Result<EndView, Problem> {
-    let command = match (body.credits, body.provider, body.model, body.usage) {
-        (Some(_), None, None, None) if body.provider_request_id.is_some() => {
-            let detail = "`provider_request_id` names the call of a `usage`; beside `credits` leave it out";
-            return Err(Problem::malformed(detail));
-        }
-        (Some(credits), None, None, None) => Settle {
-            reservation: id,
-            cost: credits,
-            price_book_version: api.ledger.system().prices.version(),
-            attempts: vec![],
-            purpose: None,
-            quarantine: None,
-            by: sender(actor),
-        },
-        (None, Some(provider), Some(model), Some(usage)) => {
-            let by = sender(actor);
-            Settle { by, ..priced_settle(api, id, provider, model, usage, body.provider_request_id).await? }
-        }
-        _ => {
-            return Err(Problem::malformed("send `credits`, or `provider`, `model` and `usage`"));
-        }
-    };
-    end(api, actor, id, OrgCommand::Settle(command), idempotency).await
+    let outcome = settle::settle(&api.ledger, actor, id, charge(body)?, idempotency).await?;
+    ended(api, id, &outcome).await
 }
 
-/// Priced at the version that the hold pinned. Usage without any price is never refused, and never free: the bound of
-/// the hold is charged and an operator is told (I3).
-async fn priced_settle(
-    api: &ApiState,
-    id: ReservationId,
-    provider: String,
-    model: String,
-    usage: Usage,
-    provider_request_id: Option<String>,
-) -> Result<Settle, Problem> {
-    text("provider", &provider, TEXT_MAX)?;
-    text("model", &model, TEXT_MAX)?;
-    text_if_given("provider_request_id", provider_request_id.as_ref(), TEXT_MAX)?;
-    if usage.pinned() != usage {
-        return Err(Problem::malformed(format!(
-            "no count of a call's `usage` is above {}",
-            Usage::COUNT_MAX
-        )));
+fn charge(body: Cost) -> Result<Charge, Problem> {
+    let Cost { credits, provider, model, usage, provider_request_id } = body;
+    match (credits, provider, model, usage) {
+        (Some(_), None, None, None) if provider_request_id.is_some() => {
+            let detail = "`provider_request_id` names the call of a `usage`; beside `credits` leave it out";
+            Err(Problem::malformed(detail))
+        }
+        (Some(credits), None, None, None) => Ok(Charge::Credits(credits)),
+        (None, Some(provider), Some(model), Some(usage)) => {
+            text("provider", &provider, TEXT_MAX)?;
+            text("model", &model, TEXT_MAX)?;
+            text_if_given("provider_request_id", provider_request_id.as_ref(), TEXT_MAX)?;
+            if usage.pinned() != usage {
+                let most = Usage::COUNT_MAX;
+                return Err(Problem::malformed(format!("no count of a call's `usage` is above {most}")));
+            }
+            Ok(Charge::Call(Call { provider, model, provider_request_id, usage }))
+        }
+        _ => Err(Problem::malformed("send `credits`, or `provider`, `model` and `usage`")),
     }
-    let hold = show_reservation(&api.ledger, id).await?;
-    let (pinned, now) = ((hold.price_book_version, hold.reserved_at), api.ledger.clock().now());
-    let price = || price_usage(&api.ledger.system(), id.org, pinned, &provider, &model, &usage, now);
-    let is_behind = hold.price_book_version > api.ledger.system().prices.version();
-    let mut priced = if is_behind { None } else { price() };
-    if priced.is_none() {
-        // Another node published what this one has not read yet, or may have.
-        api.ledger.follow_system().await?;
-        priced = price();
-    }
-    let quarantine = priced.is_none().then(|| format!("{provider}/{model} has no price for this usage"));
-    let cost = priced.as_ref().map_or(hold.held, |priced| priced.cost);
-    let attempt = Attempt {
-        provider,
-        model,
-        provider_request_id,
-        outcome: AttemptOutcome::Succeeded,
-        usage,
-        usage_source: UsageSource::External,
-        cost,
-        provider_cost: priced.as_ref().map_or(cost, |priced| priced.list_cost),
-        priced_by: priced.as_ref().map(|priced| priced.priced_by.clone()),
-        service_tier: None,
-        saved: Credits::ZERO,
-        started_at: hold.reserved_at,
-        ended_at: now,
-        status: None,
-    };
-    Ok(Settle {
-        reservation: id,
-        cost,
-        price_book_version: priced.map_or(hold.price_book_version, |priced| priced.price_book_version),
-        attempts: vec![attempt],
-        purpose: None,
-        quarantine,
-        by: None,
-    })
 }
 
 pub async fn release_by(
@@ -431,8 +342,9 @@ pub async fn release_by(
     id: ReservationId,
     idempotency: CommandRef,
 ) -> Result<EndView, Problem> {
-    let release = OrgCommand::Release { reservation: id, by: sender(actor) };
-    end(api, actor, id, release, idempotency).await
+    let release = OrgCommand::Release { reservation: id, by: actor.sender() };
+    let outcome = api.ledger.submit(actor.submission(id.org, release, idempotency)).await?;
+    ended(api, id, &outcome).await
 }
 
 pub async fn extend_by(
@@ -442,10 +354,8 @@ pub async fn extend_by(
     body: Extension,
     idempotency: CommandRef,
 ) -> Result<ExtendedView, Problem> {
-    let command = OrgCommand::Extend { reservation: id, ttl_seconds: body.ttl_seconds, by: sender(actor) };
-    let submission =
-        Submission { org: id.org, command, by: actor.key.into(), idempotency: Some(idempotency) };
-    let outcome = api.ledger.submit(submission).await?;
+    let command = OrgCommand::Extend { reservation: id, ttl_seconds: body.ttl_seconds, by: actor.sender() };
+    let outcome = api.ledger.submit(actor.submission(id.org, command, idempotency)).await?;
     if let Some(view) = outcome.recorded().find_map(extended_view) {
         return Ok(view);
     }
@@ -454,21 +364,7 @@ pub async fn extend_by(
     Ok(ExtendedView { id, status: seen.status, expires_at, available: available_now(api, id.org).await? })
 }
 
-/// Whose holds an actor may end: a gateway those of the requests that it sends, an operator all.
-fn sender(actor: &Actor) -> Option<Dispatcher> {
-    (actor.role != Role::Operator).then_some(Dispatcher::External)
-}
-
-async fn end(
-    api: &ApiState,
-    actor: &Actor,
-    id: ReservationId,
-    command: OrgCommand,
-    idempotency: CommandRef,
-) -> Result<EndView, Problem> {
-    let submission =
-        Submission { org: id.org, command, by: actor.key.into(), idempotency: Some(idempotency) };
-    let outcome = api.ledger.submit(submission).await?;
+async fn ended(api: &ApiState, id: ReservationId, outcome: &Outcome) -> Result<EndView, Problem> {
     if let Some(view) = outcome.recorded().find_map(end_view) {
         return Ok(EndView { quarantined: outcome.recorded().find_map(quarantine), ..view });
     }
@@ -586,9 +482,4 @@ pub(super) fn reservation_out(id: ReservationId, seen: &ReservationView) -> Rese
         expires_at: seen.expires_at.map(Timestamp::to_rfc3339),
         reserved_at: seen.reserved_at.to_rfc3339(),
     }
-}
-
-fn unpriced(model: &str) -> Problem {
-    let detail = format!("`{model}` has no price here; publish one, or hold `credits` of your own reckoning");
-    Problem::unprocessable("unpriced_model", detail)
 }

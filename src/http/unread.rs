@@ -1,12 +1,13 @@
-//! Bodies that nobody read. What is still to come of one stands where the connection's next request should: a client that
-//! is refused by its head while its body is under way would lose that request.
+//! Bodies that do not come, and bodies that nobody read. What is still to come of one stands where the connection's next
+//! request should: a client that is refused by its head while its body is under way would lose that request.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
+use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
@@ -18,9 +19,13 @@ use crate::http::BODY_BYTES_MAX;
 
 /// Whoever announces a body and sends none waits for the answer.
 const WAIT_MAX: Duration = Duration::from_secs(1);
+/// A body of which nothing comes for so long is given up, and what there is of it.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Reads what a handler left of a body before its answer goes out; where too much is left, or it does not come, the
-/// answer says that the connection ends with it.
+type Whole = Arc<Mutex<BodyDataStream>>;
+
+/// Lends a body to its handler for as long as it comes, and reads what the handler left of it before the answer goes out;
+/// where too much is left, or it does not come, the answer says that the connection ends with it.
 pub async fn read_on(request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
@@ -31,20 +36,27 @@ pub async fn read_on(request: Request, next: Next) -> Response {
     let reads = was_read.clone();
     let (parts, body) = request.into_parts();
     let whole = Arc::new(Mutex::new(body.into_data_stream()));
-    let lent = whole.clone();
-    let body = stream::poll_fn(move |context| {
+    let body = stream::unfold(whole.clone(), move |whole| {
         reads.store(true, Ordering::Relaxed);
-        lent.lock().unwrap_or_else(PoisonError::into_inner).poll_next_unpin(context)
+        async move { part(&whole).await.map(|part| (part, whole)) }
     });
-    let rest = stream::poll_fn(move |context| {
-        whole.lock().unwrap_or_else(PoisonError::into_inner).poll_next_unpin(context)
-    });
+    let rest = stream::poll_fn(move |context| lock(&whole).poll_next_unpin(context));
     let mut response = next.run(Request::from_parts(parts, Body::from_stream(body))).await;
     let is_unasked = waits_to_be_told && !was_read.load(Ordering::Relaxed);
     if is_unasked || !timeout(WAIT_MAX, ends(rest)).await.unwrap_or(false) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// What comes next of it.
+async fn part(whole: &Whole) -> Option<Result<Bytes, axum::Error>> {
+    let next = timeout(PAUSE_MAX, poll_fn(|context| lock(whole).poll_next_unpin(context)));
+    next.await.unwrap_or_else(|late| Some(Err(axum::Error::new(late))))
+}
+
+fn lock(whole: &Whole) -> MutexGuard<'_, BodyDataStream> {
+    whole.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether it ends within what a body may have.
@@ -57,4 +69,44 @@ async fn ends<T: AsRef<[u8]>, E>(rest: impl Stream<Item = Result<T, E>>) -> bool
         }
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use axum::Router;
+    use axum::http::StatusCode;
+    use axum::middleware::from_fn;
+    use axum::routing::post;
+    use tokio::time::{Instant, sleep};
+    use tower::ServiceExt;
+
+    use super::*;
+
+    /// What is answered to a body of parts, each after its pause.
+    async fn answered(pauses: &[Duration]) -> Response {
+        let router = Router::new().route("/", post(async |body: Bytes| body)).layer(from_fn(read_on));
+        let parts = stream::iter(pauses.to_vec()).then(async |pause| {
+            sleep(pause).await;
+            Ok::<_, Infallible>("part ")
+        });
+        let request = Request::post("/").body(Body::from_stream(parts)).expect("a request");
+        router.oneshot(request).await.unwrap_or_else(|never| match never {})
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_read_for_as_long_as_it_comes_and_given_up_when_it_stops() {
+        let since = Instant::now();
+        let slow = answered(&[PAUSE_MAX * 9 / 10; 5]).await;
+        let slow_for = since.elapsed();
+        let stuck = answered(&[Duration::ZERO, PAUSE_MAX * 100]).await;
+        let stuck_for = since.elapsed() - slow_for;
+
+        assert_eq!((slow.status(), slow.headers().get(header::CONNECTION)), (StatusCode::OK, None));
+        assert!(slow_for > PAUSE_MAX * 4);
+        assert_eq!(stuck.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(stuck.headers()[header::CONNECTION], "close");
+        assert_eq!(stuck_for.as_secs(), (PAUSE_MAX + WAIT_MAX).as_secs());
+    }
 }

@@ -11,10 +11,12 @@ use crate::domain::account::limits::Limits;
 use crate::domain::account::{Account, Key};
 use crate::domain::event::Event;
 use crate::domain::ids::{IdMap, KeyId, OrgId};
+use crate::domain::time::Timestamp;
 
 /// An org's keys and limits.
 #[derive(Debug)]
 pub struct Access {
+    /// Those that were neither revoked nor expired then.
     pub keys: BTreeMap<KeyId, Key>,
     pub limits: Vec<Limits>,
 }
@@ -24,8 +26,9 @@ pub struct Access {
 pub(super) struct Accesses(RwLock<IdMap<OrgId, Arc<Access>>>);
 
 impl Access {
-    fn of(account: &Account) -> Access {
-        Access { keys: account.keys.clone(), limits: account.limits.clone() }
+    fn of(account: &Account, now: Timestamp) -> Access {
+        let keys = account.live_keys(now).map(|(id, key)| (*id, key.clone()));
+        Access { keys: keys.collect(), limits: account.limits.clone() }
     }
 
     /// Whether an event may change it.
@@ -40,8 +43,8 @@ impl Accesses {
     }
 
     /// For the shard's writer alone, so that what is kept is never older than what was dropped.
-    pub fn keep(&self, account: &Account) -> Arc<Access> {
-        let access = Arc::new(Access::of(account));
+    pub fn keep(&self, account: &Account, now: Timestamp) -> Arc<Access> {
+        let access = Arc::new(Access::of(account, now));
         self.write().insert(account.org, access.clone());
         access
     }

@@ -2,6 +2,9 @@
 //! reservations that ended long ago.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use tokio::sync::Semaphore;
 
 use crate::domain::account::{Account, Ended};
 use crate::domain::chain::Hash;
@@ -12,7 +15,7 @@ use crate::domain::views::index::{key_entry, reservation_entry, reservation_of};
 use crate::ledger::decode;
 use crate::ledger::job::Keyed;
 use crate::ledger::projector::Projector;
-use crate::ledger::state::{Bound, Chain, Known};
+use crate::ledger::state::{Bound, Chain, KEY_KEPT_SECONDS, Known};
 use crate::ledger::tail::Placed;
 use crate::store::{EventLog, EventRow, StoreError};
 
@@ -20,9 +23,16 @@ use crate::store::{EventLog, EventRow, StoreError};
 const PAGE: i64 = 2_000;
 /// Events looked at in each step of a search by time.
 const PROBES: i64 = 16;
+/// Accounts that are read at once, and look-ups beside them, which are short: the others wait in memory, for as long as it
+/// takes. For a connection to the database nobody waits long.
+pub(super) const AT_ONCE: usize = 6;
+/// Events after which it is looked up again from where on keys bind: about as many as one row of their index spans.
+const EVENTS_PER_BINDING: i64 = 1_000_000;
+/// Before that was looked up.
+const UNKNOWN: i64 = i64::MIN;
 /// Raised whenever the serialised form of an account or of the system changes, or what an event folds to: older snapshots
 /// are then not read.
-pub(super) const SNAPSHOT_FORMAT: i32 = 5;
+pub const SNAPSHOT_FORMAT: i32 = 6;
 
 /// Reads a shard.
 #[derive(Clone)]
@@ -30,6 +40,21 @@ pub(super) struct Fetcher {
     pub shard: i32,
     pub log: Arc<dyn EventLog>,
     pub projector: Arc<Projector>,
+    turns: Arc<Turns>,
+    binding: Arc<Binding>,
+}
+
+/// Where the keys begin that may still bind, as it was looked up last.
+struct Binding {
+    from: AtomicI64,
+    /// The index reached so far then.
+    indexed: AtomicI64,
+}
+
+/// Who may read.
+struct Turns {
+    accounts: Semaphore,
+    look_ups: Semaphore,
 }
 
 /// What a look-up found, and the position up to which it looked.
@@ -40,9 +65,16 @@ pub(super) struct Found {
 }
 
 impl Fetcher {
+    pub fn new(shard: i32, log: Arc<dyn EventLog>, projector: Arc<Projector>) -> Fetcher {
+        let turns = Turns { accounts: Semaphore::new(AT_ONCE), look_ups: Semaphore::new(AT_ONCE) };
+        let binding = Binding { from: AtomicI64::new(0), indexed: AtomicI64::new(UNKNOWN) };
+        Fetcher { shard, log, projector, turns: Arc::new(turns), binding: Arc::new(binding) }
+    }
+
     /// An account as of the last event before `end`, a position of the log. Where the index by org may not hold all of
     /// them yet, `last` is where the last of the others may stand.
     pub async fn account(&self, org: OrgId, end: i64, last: Option<i64>) -> Result<Known, StoreError> {
+        let _turn = self.turns.accounts.acquire().await;
         let mut known = self.saved(org, i64::MAX).await?;
         loop {
             let indexed = self.projector.indexed(self.shard);
@@ -140,6 +172,7 @@ impl Fetcher {
         reservation: Option<ReservationId>,
         as_of: i64,
     ) -> Result<Found, StoreError> {
+        let _turn = self.turns.look_ups.acquire().await;
         if self.projector.indexed(self.shard) < as_of {
             self.projector.index_to(self.shard, as_of).await?;
         }
@@ -193,8 +226,9 @@ impl Fetcher {
 
     /// A snapshot that this version can read, and that is of this log.
     async fn snapshot(&self, org: OrgId, version_max: i64) -> Result<Option<(Chain, Vec<u8>)>, StoreError> {
-        let saved = self.projector.store().snapshot(self.shard, org, version_max).await?;
-        let Some(saved) = saved.filter(|saved| saved.format == SNAPSHOT_FORMAT) else { return Ok(None) };
+        let store = self.projector.store();
+        let saved = store.snapshot(self.shard, org, SNAPSHOT_FORMAT, version_max).await?;
+        let Some(saved) = saved else { return Ok(None) };
         // It may be of events that this log has lost, as after a restore, or of another log.
         if !self.holds(saved.position, &saved.last_hash).await? {
             return Ok(None);
@@ -240,8 +274,36 @@ impl Fetcher {
         self.log.read_at(self.shard, &positions).await
     }
 
+    /// No key that was bound before this position binds any more: look-ups need not reach farther back, however long the
+    /// log is.
+    pub async fn binding_from(&self) -> Result<i64, StoreError> {
+        let (indexed, known) = (self.projector.indexed(self.shard), &self.binding);
+        if indexed < known.indexed.load(Ordering::Acquire).saturating_add(EVENTS_PER_BINDING) {
+            return Ok(known.from.load(Ordering::Acquire));
+        }
+        known.indexed.store(indexed, Ordering::Release);
+        let Some(last) = self.log.read(self.shard, indexed, 1).await?.into_iter().next() else {
+            return Ok(0);
+        };
+        let from = match self.position_at(Timestamp(last.recorded_at).plus_seconds(-KEY_KEPT_SECONDS)).await {
+            Ok(position) => position + 1,
+            // Archived events may still bind.
+            Err(StoreError::Missing { .. }) => 0,
+            Err(error) => return Err(error),
+        };
+        known.from.store(from, Ordering::Release);
+        Ok(from)
+    }
+
+    /// The log may have gone back: what was known of it counts no more.
+    pub fn forget_binding(&self) {
+        self.binding.indexed.store(UNKNOWN, Ordering::Release);
+        self.binding.from.store(0, Ordering::Release);
+    }
+
     async fn bound(&self, org: OrgId, keyed: &Keyed) -> Result<Option<Bound>, StoreError> {
-        let positions = self.projector.store().commands(self.shard, key_entry(&keyed.hash)).await?;
+        let (store, from) = (self.projector.store(), self.binding_from().await?);
+        let positions = store.commands(self.shard, key_entry(&keyed.hash), from).await?;
         if positions.is_empty() {
             return Ok(None);
         }

@@ -52,6 +52,7 @@ use crate::store::{CLOCK_DIFFERENCE_MAX, EventLog, Rates, StoreError};
 pub use crate::ledger::access::Access;
 pub use crate::ledger::cluster::PATH as FORWARD_PATH;
 pub use crate::ledger::decode::decode;
+pub use crate::ledger::fetch::SNAPSHOT_FORMAT;
 
 /// Commands that may wait; past it callers get `Busy`. At 50,000 commands/s this is a fifth of a second.
 const QUEUE_MAX: usize = 10_000;
@@ -188,7 +189,7 @@ impl Ledger {
         let mut shards = Vec::new();
         for shard in projector.shards() {
             let (sender, queue) = mpsc::channel(QUEUE_MAX);
-            let fetcher = Fetcher { shard, log: log.clone(), projector: projector.clone() };
+            let fetcher = Fetcher::new(shard, log.clone(), projector.clone());
             let keeper = Keeper::start(shard, projections.clone(), memory.events_per_snapshot);
             let writer = Writer::open(fetcher, clock.clone(), system.clone(), keeper, memory).await?;
             shards.push(ShardHandle {
@@ -340,7 +341,10 @@ impl Ledger {
         let accesses = self.handle(org)?.accesses.clone();
         match accesses.get(org) {
             Some(access) => Ok(access),
-            None => self.read_lasting(org, move |account| accesses.keep(account)).await,
+            None => {
+                let now = self.shared.clock.now();
+                self.read_lasting(org, move |account| accesses.keep(account, now)).await
+            }
         }
     }
 
@@ -360,7 +364,7 @@ impl Ledger {
         // What is being written may have happened before.
         self.follow(org).await?;
         let (log, projector) = (self.shared.log.clone(), self.shared.projector.clone());
-        let fetcher = Fetcher { shard: self.shard_of(org), log, projector };
+        let fetcher = Fetcher::new(self.shard_of(org), log, projector);
         let position = fetcher.position_at(at).await?;
         Ok(fetcher.account_at(org, position).await?)
     }

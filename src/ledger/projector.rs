@@ -363,14 +363,21 @@ impl Projector {
     /// A checkpoint that was folded from another log.
     async fn foreign(&self, shard: i32) -> Result<Option<Checkpoint>, StoreError> {
         for checkpoint in self.store.checkpoints(shard).await? {
-            if checkpoint.position > 0 {
-                let found = self.log.read(shard, checkpoint.position, 1).await?;
-                if found.first().is_none_or(|row| row.hash != checkpoint.hash) {
-                    return Ok(Some(checkpoint));
-                }
+            if checkpoint.position > 0 && self.is_foreign(shard, &checkpoint).await? {
+                return Ok(Some(checkpoint));
             }
         }
         Ok(None)
+    }
+
+    /// Whether the log has another event there, or has never come so far. Of one that was archived nobody can tell.
+    async fn is_foreign(&self, shard: i32, checkpoint: &Checkpoint) -> Result<bool, StoreError> {
+        let found = self.log.read(shard, checkpoint.position, 1).await?;
+        Ok(match found.first() {
+            Some(row) if row.position == checkpoint.position => row.hash != checkpoint.hash,
+            Some(_) => false,
+            None => self.log.head(shard).await?.next_position <= checkpoint.position,
+        })
     }
 
     fn note(&self, shard: i32, checkpoints: &[Checkpoint]) {

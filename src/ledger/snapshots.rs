@@ -122,6 +122,7 @@ impl Keeper {
         now: Timestamp,
         series: Uuid,
     ) -> Result<KeyFilter, StoreError> {
+        fetcher.forget_binding();
         let (position, layers) = saved_layers(fetcher, end).await?.unwrap_or_default();
         let mut filter = KeyFilter::of(series, layers);
         self.filter_saved_at = position;

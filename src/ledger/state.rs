@@ -265,7 +265,8 @@ impl ShardState {
                 return;
             }
             let Some((position, entry)) = self.recent.order.pop_front() else { return };
-            self.recent.starts_at = position + 1;
+            // Keys and ends of one batch don't stand in the order of their positions.
+            self.recent.starts_at = self.recent.starts_at.max(position + 1);
             match entry {
                 Entry::Key(key) => {
                     if self.recent.bound(&key).is_some_and(|bound| bound.position == position) {
@@ -411,6 +412,24 @@ mod tests {
             state.absorb(&again(1)).expect("was folded before");
             state.absorb(&again(3)).expect_err("version 2 is missing");
         }
+    }
+
+    #[test]
+    fn i4_what_has_left_memory_is_never_said_to_be_there_again() {
+        let mut state =
+            ShardState { memory: Memory { recent: 0, ..Memory::default() }, ..ShardState::default() };
+        let reservation = ReservationId { org: org(1), local: uuid::Uuid::nil() };
+        // A batch binds its keys, then notes what it ended.
+        for position in [10, 15, 20] {
+            state.recent.keep_key(position, [7; 16]);
+        }
+        for position in [11, 16, 30] {
+            state.recent.keep_ended(position, End { reservation, is_late: false });
+        }
+
+        state.forget_before(29);
+
+        assert_eq!(state.recent.starts_at, 21);
     }
 
     #[test]

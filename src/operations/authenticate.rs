@@ -7,11 +7,12 @@ use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
 use crate::domain::account::Key;
+use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::Role;
+use crate::domain::event::{CommandRef, Dispatcher, Role};
 use crate::domain::ids::{KeyId, OrgId, ProjectId};
 use crate::domain::time::Timestamp;
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{Ledger, LedgerError, Submission};
 
 const PREFIX: &str = "tg_";
 
@@ -25,6 +26,23 @@ pub struct Actor {
     pub project: Option<ProjectId>,
 }
 
+impl Actor {
+    /// A command in its name. One that changes nothing more when it is repeated needs no idempotency key.
+    pub fn submission(
+        &self,
+        org: OrgId,
+        command: OrgCommand,
+        idempotency: impl Into<Option<CommandRef>>,
+    ) -> Submission {
+        Submission { org, command, by: self.key.into(), idempotency: idempotency.into() }
+    }
+
+    /// Whose holds it may end: a gateway those of the requests that it sends, an operator all.
+    pub fn sender(&self) -> Option<Dispatcher> {
+        (self.role != Role::Operator).then_some(Dispatcher::External)
+    }
+}
+
 /// The hash of the operator's key; the key itself is not kept.
 #[derive(Clone, Debug)]
 pub struct OperatorKey([u8; 32]);
@@ -33,7 +51,7 @@ pub struct OperatorKey([u8; 32]);
 pub enum AuthError {
     #[error("no key was sent; send it as `Authorization: Bearer …`")]
     Missing,
-    #[error("this key is not known, or was revoked")]
+    #[error("this key is not known, was revoked or has expired")]
     Unknown,
     #[error("this key expired at {}; make a new one", .0.to_rfc3339())]
     Expired(Timestamp),
@@ -42,11 +60,16 @@ pub enum AuthError {
 }
 
 impl OperatorKey {
+    const CHARACTERS_MIN: usize = 32;
+
     /// # Errors
     /// Where the key is shorter than 32 characters: it opens everything.
     pub fn new(key: &str) -> Result<OperatorKey, String> {
-        if key.len() < 32 {
-            return Err("the operator key must have 32 characters or more".to_owned());
+        if key.chars().count() < OperatorKey::CHARACTERS_MIN {
+            return Err(format!(
+                "the operator key must have {} characters or more",
+                OperatorKey::CHARACTERS_MIN
+            ));
         }
         Ok(OperatorKey(digest(key)))
     }
@@ -64,6 +87,16 @@ pub fn key_text(key: KeyId, secret: &[u8; 24]) -> String {
 /// What is stored of a secret.
 pub fn secret_sha256(text: &str) -> String {
     hex::encode(digest(text))
+}
+
+/// The key that is shown, as any SDK shows it, in a request whose headers are looked up by name: as `Authorization: Bearer`,
+/// Anthropic's `x-api-key` or Google's `x-goog-api-key`.
+pub fn presented<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<&'a str> {
+    // The scheme's name is in any case (RFC 9110, 11.1).
+    let bearer = header("authorization").and_then(|value| value.split_once(' '));
+    let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let key = bearer.map(|(_, key)| key.trim());
+    key.or_else(|| header("x-api-key")).or_else(|| header("x-goog-api-key"))
 }
 
 /// Finds the actor behind a key.
@@ -140,4 +173,34 @@ fn parse(text: &str) -> Option<KeyId> {
 
 fn digest(text: &str) -> [u8; 32] {
     Sha256::digest(text.as_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operators_key_is_long_by_its_characters() {
+        for (key, is_long) in [("k".repeat(31), false), ("k".repeat(32), true), ("é".repeat(31), false)] {
+            assert_eq!(OperatorKey::new(&key).is_ok(), is_long, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_found_as_any_sdk_shows_it() {
+        for (headers, expected) in [
+            (&[("authorization", "Bearer a")][..], Some("a")),
+            (&[("authorization", "bearer  a ")], Some("a")),
+            (&[("authorization", "Basic a")], None),
+            (&[("authorization", "a")], None),
+            (&[("authorization", "Basic a"), ("x-api-key", "b")], Some("b")),
+            (&[("authorization", "Bearer a"), ("x-api-key", "b")], Some("a")),
+            (&[("x-goog-api-key", "c")], Some("c")),
+            (&[], None),
+        ] {
+            let header =
+                |name: &str| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+            assert_eq!(presented(header), expected, "{headers:?}");
+        }
+    }
 }

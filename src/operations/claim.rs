@@ -37,7 +37,7 @@ pub async fn claim(
     let (claiming, own) = match then {
         // The org has no keys yet: the claim binds it, once nothing is left for which the org could be refused.
         OrgCommand::OpenOrg { .. } => {
-            Account::new(org).handle(then.clone(), ledger.clock().now())?;
+            Account::new(org).handle_within(ledger.system().format, then.clone(), ledger.clock().now())?;
             (Some(idempotency), None)
         }
         // The org's own event binds it (I4).

@@ -35,6 +35,7 @@ pub fn respond(exchange: &mut Exchange) -> Result<Reply, Failure> {
         created_at: EPOCH_SECONDS + exchange.number,
         model: exchange.model.answers_as,
         is_stored: exchange.body["store"] != false,
+        instructions: exchange.body["instructions"].clone(),
         thoughts: None,
     };
     head.item_id = exchange.chance.identifier(if answer.tool.is_some() { "fc_" } else { "msg_" });
@@ -163,6 +164,7 @@ struct Head {
     created_at: u64,
     model: &'static str,
     is_stored: bool,
+    instructions: Value,
     thoughts: Option<Value>,
 }
 
@@ -177,7 +179,7 @@ impl Head {
             "background": false,
             "error": null,
             "incomplete_details": incomplete,
-            "instructions": null,
+            "instructions": self.instructions,
             "max_output_tokens": null,
             "max_tool_calls": null,
             "model": self.model,

@@ -2,10 +2,10 @@
 //!
 //! The log stores envelopes; what an event means is the domain's. Every key and statement names `shard`.
 
-mod alike;
 mod postgres;
 pub mod projections;
 mod rows;
+mod shared_sql;
 mod sqlite;
 
 use std::path::Path;
@@ -324,8 +324,8 @@ pub trait Nodes: Send + Sync {
     /// What the nodes of this database know each other by.
     async fn secret(&self) -> Result<String, StoreError>;
 
-    /// Raises the epoch of a shard's head, where it still is `from`: whatever was to be written under that one is
-    /// decided again, or dropped.
+    /// Raises the epoch of a shard's head beyond `from`, where it is not: whatever was to be written under that one is
+    /// decided again, or dropped. A head that was restored may lie behind it.
     async fn raise_epoch(&self, shard: i32, from: i64) -> Result<(), StoreError>;
 }
 

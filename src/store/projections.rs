@@ -30,6 +30,11 @@ pub struct Checkpoint {
 /// Versions of an org of which one snapshot is kept: a balance of the past begins at the one before it.
 pub const STRETCH_VERSIONS: i64 = 1_000;
 
+/// Stretches of which every snapshot stays, whatever its size; before them, one of as many large ones: all together come
+/// to less than the events between them.
+pub(super) const RECENT_STRETCHES: i64 = 16;
+pub(super) const LARGE_BYTES: i64 = 65_536;
+
 /// A shard's saved filter of bound keys: it holds those up to a position, in consecutive layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SavedFilter {
@@ -49,7 +54,7 @@ pub struct Snapshot {
     pub version: i64,
     pub position: i64,
     pub last_hash: Hash,
-    /// Of the bytes; one that is not today's is not read.
+    /// Of the bytes: what one version writes another may not read.
     pub format: i32,
     pub state: Vec<u8>,
 }
@@ -59,6 +64,29 @@ impl Snapshot {
     pub(super) fn stretch(&self) -> i64 {
         if self.org == OrgId::SYSTEM { 0 } else { self.version.div_euclid(STRETCH_VERSIONS) }
     }
+
+    /// The stretches in which this one leaves the large ones of before fewer: those long enough ago. Older ones were left
+    /// fewer before.
+    pub(super) fn thins(&self) -> Option<Range<i64>> {
+        let end = self.stretch() - RECENT_STRETCHES;
+        let is_large = i64::try_from(self.state.len()).is_ok_and(|bytes| bytes > LARGE_BYTES);
+        is_large.then_some(end - RECENT_STRETCHES..end)
+    }
+}
+
+/// So many orgs after one, in the order of their ids.
+#[derive(Clone, Copy, Debug)]
+pub struct OrgsAfter {
+    pub after: OrgId,
+    pub limit: i64,
+}
+
+/// What was found among them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrgsDue {
+    pub due: Vec<OrgId>,
+    /// The last that was looked at; none where no more are.
+    pub last: Option<OrgId>,
 }
 
 #[async_trait]
@@ -106,8 +134,8 @@ pub trait Projections: Send + Sync {
     /// The version of an org's last event up to a position; none where it had none.
     async fn org_version_at(&self, shard: i32, org: OrgId, position: i64) -> Result<Option<i64>, StoreError>;
 
-    /// Where commands stand that bound a key with this hash, in order.
-    async fn commands(&self, shard: i32, key: runs::Hash) -> Result<Vec<i64>, StoreError>;
+    /// Where commands stand that bound a key with this hash, from a position on, in order.
+    async fn commands(&self, shard: i32, key: runs::Hash, from: i64) -> Result<Vec<i64>, StoreError>;
 
     /// Tells the hashes of the keys that commands bound from a position on, as they are read; one may be told twice.
     async fn keys_bound_since(
@@ -136,22 +164,25 @@ pub trait Projections: Send + Sync {
     /// An arm's answers on this shard by their class of latency.
     async fn arm_latencies(&self, shard: i32, arm: &str) -> Result<Vec<(i64, i64)>, StoreError>;
 
-    /// Orgs with holds and no event since a moment, or with credits in lots whose time is over.
+    /// Orgs with holds and no event since a moment, or with credits in lots whose time is over, among some of the shard's.
     async fn orgs_due(
         &self,
         shard: i32,
         now: Timestamp,
         untouched_since: Timestamp,
-    ) -> Result<Vec<OrgId>, StoreError>;
+        page: OrgsAfter,
+    ) -> Result<OrgsDue, StoreError>;
 
-    /// Saves accounts or the system, all or none. Of each stretch of [`STRETCH_VERSIONS`] of an org the last is kept.
+    /// Saves accounts or the system, all or none. Of each stretch of [`STRETCH_VERSIONS`] of an org the last is kept, of
+    /// large ones long ago that of sixteen stretches; in each format, but for those that are two or more behind this one.
     async fn put_snapshots(&self, shard: i32, snapshots: &[Snapshot]) -> Result<(), StoreError>;
 
-    /// An org's last snapshot of a version or before it.
+    /// An org's last snapshot in a format, of a version or before it.
     async fn snapshot(
         &self,
         shard: i32,
         org: OrgId,
+        format: i32,
         version_max: i64,
     ) -> Result<Option<Snapshot>, StoreError>;
 

@@ -136,7 +136,7 @@ const fn index(name: &'static str) -> Table {
 }
 
 /// Sums of a spend row.
-pub(super) const SPEND_SUMS: usize = 17;
+pub(super) const SPEND_SUMS: usize = 3 + Usage::CLASSES;
 
 /// One value of a row.
 #[derive(Clone, Debug)]
@@ -326,71 +326,20 @@ pub(super) fn spend_dimensions(groups: &[Group]) -> Vec<&'static str> {
     columns
 }
 
-fn spend_sums(spend: &Spend) -> [i64; SPEND_SUMS] {
+fn spend_sums(spend: &Spend) -> impl Iterator<Item = i64> + use<> {
     let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    let usage = &spend.usage;
-    [
-        count(spend.requests),
-        spend.charged.nanos(),
-        count(usage.input_tokens),
-        count(usage.cache_read_tokens),
-        count(usage.cache_write_5m_tokens),
-        count(usage.cache_write_1h_tokens),
-        count(usage.output_tokens),
-        count(usage.reasoning_tokens),
-        count(usage.audio_input_tokens),
-        count(usage.cached_audio_tokens),
-        count(usage.audio_output_tokens),
-        count(usage.image_tokens),
-        count(usage.video_tokens),
-        count(usage.web_searches),
-        count(usage.images),
-        count(usage.seconds),
-        spend.saved.nanos(),
-    ]
+    let usage = spend.usage.counts().map(|(_, sum)| count(sum));
+    [count(spend.requests), spend.charged.nanos()].into_iter().chain(usage).chain([spend.saved.nanos()])
 }
 
 /// A row of sums as [`spend_sums`] wrote them.
 pub(super) fn spend_of(sums: [i64; SPEND_SUMS]) -> Spend {
-    let [
-        requests,
-        charged,
-        input,
-        cache_read,
-        cache_write_5m,
-        cache_write_1h,
-        output,
-        reasoning,
-        audio_input,
-        cached_audio,
-        audio_output,
-        image,
-        video,
-        web_searches,
-        images,
-        seconds,
-        saved,
-    ] = sums;
+    let [requests, charged, usage @ .., saved] = sums;
     let count = |sum: i64| u64::try_from(sum).unwrap_or_default();
     Spend {
         requests: count(requests),
         charged: Credits::from_nanos(charged),
-        usage: Usage {
-            input_tokens: count(input),
-            cache_read_tokens: count(cache_read),
-            cache_write_5m_tokens: count(cache_write_5m),
-            cache_write_1h_tokens: count(cache_write_1h),
-            output_tokens: count(output),
-            reasoning_tokens: count(reasoning),
-            audio_input_tokens: count(audio_input),
-            cached_audio_tokens: count(cached_audio),
-            audio_output_tokens: count(audio_output),
-            image_tokens: count(image),
-            video_tokens: count(video),
-            web_searches: count(web_searches),
-            images: count(images),
-            seconds: count(seconds),
-        },
+        usage: Usage::of_counts(usage.map(count)),
         saved: Credits::from_nanos(saved),
     }
 }
@@ -428,22 +377,41 @@ pub(super) fn arm_query(table: &Table) -> String {
     )
 }
 
-/// Selects orgs with holds and no event after `$3`, or with credits in lots whose time is over at `$2`.
+/// Looks at the `$5` orgs after `$4`; selects those with holds and no event after `$3`, or with credits in lots whose time
+/// is over at `$2`, and the last one, due or not.
 pub(super) const ORGS_DUE: &str = concat!(
-    "select org_id from balances where shard = $1 and held > 0 and recorded_at <= $3 and generation = ",
+    "with page as (select org_id, held, recorded_at from balances where shard = $1 and org_id > $4 and generation = ",
     live!("balances"),
-    " union select org_id from lots where shard = $1 and expires_at <= $2 \
-        and granted - consumed - expired - refunded > 0 and generation = ",
+    " order by org_id limit $5), \
+    looked_at as (select org_id, (held > 0 and recorded_at <= $3) or exists ( \
+        select 1 from lots where lots.shard = $1 and lots.org_id = page.org_id and expires_at <= $2 \
+            and granted - consumed - expired - refunded > 0 and generation = ",
     live!("balances"),
+    ") as is_due from page) \
+    select org_id, is_due from looked_at \
+    where is_due or org_id = (select org_id from page order by org_id desc limit 1) order by org_id",
 );
 
-/// Selects the rows of some runs of an index, all that may hold one hash. `$1` to `$4`: shard and runs.
+/// Leaves of large snapshots in some stretches the last of each so many. `$1` to `$7`: shard, org, format, the stretches'
+/// first and end, bytes, and how many.
+pub(super) const THIN_SNAPSHOTS: &str = "\
+    delete from snapshots_by_format where shard = $1 and org_id = $2 and format = $3 and stretch >= $4 and stretch < $5 \
+        and length(state) > $6 and exists (select 1 from snapshots_by_format as later \
+            where later.shard = $1 and later.org_id = $2 and later.format = $3 \
+                and later.stretch > snapshots_by_format.stretch \
+                and later.stretch / $7 = snapshots_by_format.stretch / $7)";
+
+/// Selects the rows of three runs of an index, all that may hold one hash, from a block of each on. `$1` to `$7`: shard,
+/// runs, blocks.
 pub(super) fn runs_query(table: &Table) -> String {
-    format!(
-        "select run, block, entries from {name} where shard = $1 and run in ($2, $3, $4) and generation = \
-         (select generation from projections where shard = $1 and view = '{name}' and live)",
-        name = table.name
-    )
+    let of_run = |run: &str, block: &str| {
+        format!(
+            "select run, block, entries from {name} where shard = $1 and run = {run} and block >= {block} \
+             and generation = (select generation from projections where shard = $1 and view = '{name}' and live)",
+            name = table.name
+        )
+    };
+    [("$2", "$5"), ("$3", "$6"), ("$4", "$7")].map(|(run, block)| of_run(run, block)).join(" union all ")
 }
 
 /// Puts a dimension's text where it belongs.
@@ -466,4 +434,27 @@ pub(super) fn block_positions(block: i64, offsets: &[u8]) -> impl Iterator<Item 
     offsets
         .chunks_exact(2)
         .map(move |pair| first + pair.iter().fold(0, |sum, byte| sum * 256 + i64::from(*byte)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sums_of_a_spend_row_stand_in_the_order_of_its_columns() {
+        let spend = Spend {
+            requests: 100,
+            charged: Credits::from_nanos(101),
+            saved: Credits::from_nanos(102),
+            usage: Usage::of_counts(std::array::from_fn(|place| place as u64)),
+        };
+
+        let sums: Vec<i64> = spend_sums(&spend).collect();
+
+        let classes = spend.usage.counts().map(|(name, _)| name);
+        let columns: Vec<&str> =
+            ["requests", "charged"].into_iter().chain(classes).chain(["saved"]).collect();
+        assert_eq!(SPEND.values, columns);
+        assert_eq!(sums.first_chunk().map(|sums| spend_of(*sums)), Some(spend));
+    }
 }

@@ -4,10 +4,13 @@
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
+use uuid::Uuid;
 
 use crate::domain::account::command::OrgCommand;
 use crate::domain::ids::OrgId;
 use crate::ledger::{By, Ledger, LedgerError, Submission};
+use crate::store::StoreError;
+use crate::store::projections::{OrgsAfter, OrgsDue};
 
 /// Between two looks at the accounts in memory.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -15,6 +18,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 const SEARCH: Duration = Duration::from_secs(60);
 /// An account that was used since is in memory, where the sweep looks; should it have left, the next search finds it.
 const USED_SECONDS: i64 = 60;
+/// Orgs that one statement looks at, however many there are: it has a limit of time.
+const LOOKED_AT: i64 = 10_000;
 /// Orgs that are read and written at the same time, so that they share commits and callers still come between them.
 const AT_ONCE: usize = 64;
 
@@ -44,17 +49,26 @@ fn tell(done: Result<(), LedgerError>) {
 /// # Errors
 /// Where the projections can't be read.
 pub async fn expire_cold(ledger: &Ledger) -> Result<(), LedgerError> {
-    let (projector, now) = (ledger.projector(), ledger.clock().now());
-    let (mut due, mut unread) = (Vec::new(), Ok(()));
-    for shard in projector.shards().filter(|shard| ledger.owns(*shard)) {
-        match projector.store().orgs_due(shard, now, now.plus_seconds(-USED_SECONDS)).await {
-            Ok(orgs) => due.extend(orgs),
+    let mut unread = Ok(());
+    for shard in ledger.shards().filter(|shard| ledger.owns(*shard)) {
+        if let Err(error) = expire_cold_of(ledger, shard).await {
             // Those of the other shards are written all the same.
-            Err(error) => unread = Err(error.into()),
+            unread = Err(error.into());
         }
     }
-    stream::iter(due).for_each_concurrent(AT_ONCE, |org| expire(ledger, org)).await;
     unread
+}
+
+async fn expire_cold_of(ledger: &Ledger, shard: i32) -> Result<(), StoreError> {
+    let (store, now) = (ledger.projector().store(), ledger.clock().now());
+    let untouched_since = now.plus_seconds(-USED_SECONDS);
+    let mut page = OrgsAfter { after: OrgId(Uuid::nil()), limit: LOOKED_AT };
+    loop {
+        let OrgsDue { due, last } = store.orgs_due(shard, now, untouched_since, page).await?;
+        stream::iter(due).for_each_concurrent(AT_ONCE, |org| expire(ledger, org)).await;
+        let Some(after) = last else { return Ok(()) };
+        page = OrgsAfter { after, ..page };
+    }
 }
 
 async fn expire(ledger: &Ledger, org: OrgId) {

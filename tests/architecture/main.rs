@@ -25,14 +25,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("gateway", &["domain", "clock", "config", "ledger", "operations"]),
     ("workers", &["domain", "clock", "config", "store", "ledger", "operations"]),
     ("simulator", &["domain", "clock"]),
-    ("telemetry", &["app"]),
+    ("listener", &[]),
+    ("telemetry", &[]),
     ("app", EVERYTHING),
     ("demo", EVERYTHING),
-    // Clients of the API, in the API's own words.
+    ("commands", &["domain", "clock", "store", "ledger", "operations", "http", "app"]),
+    // A client of the API, in the API's own words.
     ("load", &["domain", "clock"]),
-    ("prices", &["domain", "http"]),
-    // Makes data that the domain ships with.
-    ("router", &["domain"]),
     ("main", EVERYTHING),
     ("lib", EVERYTHING),
 ];
@@ -47,14 +46,14 @@ const EVERYTHING: &[&str] = &[
     "operations",
     "http",
     "gateway",
+    "listener",
     "workers",
     "simulator",
     "app",
     "demo",
     "telemetry",
-    "prices",
+    "commands",
     "load",
-    "router",
 ];
 
 /// A folder whose code may not use certain words, and what to do instead.

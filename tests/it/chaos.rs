@@ -137,19 +137,11 @@ impl Rig {
 
 fn config(stormy: SocketAddr, calmer: SocketAddr) -> Config {
     let provider = |name: &str, kind, address: SocketAddr, prices_of: &str| ProviderConfig {
-        name: name.into(),
-        kind,
-        base_url: format!("http://{address}"),
         api_key: Some("upstream".into()),
-        api_key_env: None,
-        api_key_file: None,
-        api_key_header: None,
-        lacks: Vec::new(),
-        uplifts: [].into(),
         prices_of: Some(prices_of.into()),
-        connect_timeout_seconds: 5,
         first_byte_timeout_seconds: 30,
         idle_timeout_seconds: 30,
+        ..ProviderConfig::new(name, kind, format!("http://{address}"))
     };
     let routes = json!([
         {"name": "any", "retries": 1, "chain": [

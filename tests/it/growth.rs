@@ -12,7 +12,7 @@ use tollgate::domain::event::{Balance, Dispatcher, ExpiryPolicy, GrantKind, LotT
 use tollgate::domain::ids::{LotId, OrgId, ReservationId};
 use tollgate::domain::time::Timestamp;
 use tollgate::domain::views::spend::Group;
-use tollgate::ledger::{By, Ledger, LedgerError, Memory, Submission};
+use tollgate::ledger::{By, Ledger, LedgerError, Memory, SNAPSHOT_FORMAT, Submission};
 use tollgate::operations::balance_as_of::account_as_of;
 use tollgate::operations::list_events::list_events;
 use tollgate::operations::spend_report::spend_report;
@@ -200,14 +200,14 @@ async fn i7_a_balance_long_ago_begins_at_the_snapshot_before_it() {
     for version_max in [999, 1_999, i64::MAX] {
         // They are written beside everything else.
         until("a snapshot is written", async || {
-            store.snapshot(shard, busy, version_max).await.unwrap().is_some()
+            store.snapshot(shard, busy, SNAPSHOT_FORMAT, version_max).await.unwrap().is_some()
         })
         .await;
     }
 
     rig.check(&ledger).await;
-    let first = store.snapshot(shard, busy, 999).await.unwrap().unwrap();
-    let second = store.snapshot(shard, busy, 1_999).await.unwrap().unwrap();
+    let first = store.snapshot(shard, busy, SNAPSHOT_FORMAT, 999).await.unwrap().unwrap();
+    let second = store.snapshot(shard, busy, SNAPSHOT_FORMAT, 1_999).await.unwrap().unwrap();
     assert!(first.version < 1_000 && first.version < second.version, "{} {}", first.version, second.version);
     let before_all = account_as_of(&ledger, busy, Timestamp(BEGIN.0 - 1)).await;
     assert!(matches!(before_all, Err(LedgerError::Refused(_))), "{before_all:?}");

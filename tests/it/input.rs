@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use tollgate::commands::prices::{self, PricesError, Published};
 use tollgate::domain::pricing::litellm;
-use tollgate::prices::{self, PricesError, Published};
 
 use crate::support::{Actor, OPERATOR, TestApp, client};
 
@@ -115,6 +115,11 @@ async fn whatever_can_not_be_is_refused_and_changes_nothing() {
         ("orgs/acme/reservations", json!({ "credits": "1", "end_user": long }), 400),
         ("orgs/acme/reservations", json!({ "credits": "1", "ttl_seconds": i64::MAX }), 422),
         ("orgs/acme/reservations", json!({ "credits": "1", "quote": { "model": "m" } }), 400),
+        (
+            "orgs/acme/reservations",
+            json!({ "quote": { "model": long, "input_tokens": 1, "max_output_tokens": 1 } }),
+            400,
+        ),
         (
             "orgs/acme/reservations",
             json!({ "quote": { "model": "gpt-4o-mini", "input_tokens": u64::MAX, "max_output_tokens": 1 } }),

@@ -18,7 +18,7 @@ use tollgate::operations::find_org::known_org;
 use tollgate::store::{Appended, Database, EventLog, EventRow, Head, LockedHead, Node, Nodes, StoreError};
 use uuid::Uuid;
 
-use crate::database::is_postgres;
+use crate::database::{TestDatabase, is_postgres};
 use crate::support::{TestApp, client, listen};
 use crate::waiting::{until, within};
 
@@ -221,7 +221,7 @@ async fn one_command_that_is_late_goes_back_to_its_sender_and_disturbs_nobody() 
     let before = epochs().await;
     let mut beside = PgConnection::connect(&one.database.url).await.unwrap();
     let mut held = beside.begin().await.unwrap();
-    sqlx::query("lock table snapshots in access exclusive mode").execute(&mut *held).await.unwrap();
+    sqlx::query("lock table snapshots_by_format in access exclusive mode").execute(&mut *held).await.unwrap();
 
     let hold = |slug| json!({ "op": "reserve", "org": slug, "idempotency_key": slug, "credits": "1" });
     let both = json!({ "operations": [hold("cold"), hold("hot-0")] });
@@ -411,19 +411,35 @@ async fn a_node_that_leaves_is_asked_for_nothing_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_a_node_that_died_long_ago_nothing_is_left() {
+async fn of_a_node_that_died_long_ago_or_before_the_clock_was_set_back_nothing_is_left() {
     let app = TestApp::on_postgres().await;
     let mut database = PgConnection::connect(&app.database.url).await.unwrap();
     let died = "insert into nodes (shard, node_id, address, format, seen_at) \
         select 0, gen_random_uuid(), 'http://gone', 1, (extract(epoch from now()) * 1000000)::bigint - ago * 1000000 \
-        from unnest(array[2, 3600]::bigint[]) as ago";
+        from unnest(array[2, 3600, -20, -3600]::bigint[]) as ago";
     sqlx::query(died).execute(&mut database).await.unwrap();
 
     app.join(Some(&app.url)).await;
 
     let known = sqlx::query_scalar::<_, i64>("select count(*) from nodes where shard = 0");
-    assert_eq!(known.fetch_one(&mut database).await.unwrap(), 2, "itself, and who may just be slow");
+    assert_eq!(known.fetch_one(&mut database).await.unwrap(), 3, "itself, and who may just be slow");
+    let nodes = app.database.open(app.clock()).await.nodes.unwrap();
+    let alive = nodes.alive().await.unwrap();
+    assert!(alive.iter().all(|node| node.address != "http://gone"), "seen in time to come: {alive:?}");
     app.finish().await;
+}
+
+#[tokio::test]
+async fn i1_an_epoch_is_raised_beyond_what_its_sender_knew_though_the_head_was_restored() {
+    let database = TestDatabase::postgres().await;
+    let Database { log, nodes, .. } = database.open(&Clock::manual(Timestamp(0), 1)).await;
+    let nodes = nodes.unwrap();
+
+    for (from, raised) in [(0, 1), (0, 1), (7, 8), (3, 8), (8, 9)] {
+        nodes.raise_epoch(1, from).await.unwrap();
+
+        assert_eq!(log.head(1).await.unwrap().epoch, raised, "beyond {from}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

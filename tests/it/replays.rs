@@ -136,6 +136,32 @@ async fn i4_a_repeated_project_is_the_first_and_a_repeated_key_is_named_without_
 }
 
 #[tokio::test]
+async fn i4_a_repeat_names_the_key_though_it_has_expired_since() {
+    let app = TestApp::start().await;
+    app.funded("acme", "1").await;
+    let operator = app.operator();
+    let wanted = [("/api/v1/orgs/acme/keys", "gateway"), ("/api/v1/keys", "finance")];
+    let expires_at = app.time_in(60);
+    let asked = async |path: &str, role: &str| {
+        let key = json!({ "name": "k", "role": role, "expires_at": expires_at });
+        keyed(&operator, path, 1, key).await
+    };
+    let mut made = Vec::new();
+    for (path, role) in wanted {
+        made.push(asked(path, role).await.1["id"].clone());
+    }
+
+    app.clock().advance_seconds(60);
+
+    for ((path, role), made) in wanted.into_iter().zip(&made) {
+        let (status, again) = asked(path, role).await;
+        assert_eq!((status, &again["code"]), (StatusCode::CONFLICT, &json!("key_made_before")), "{path}");
+        assert_eq!(&again["key"], made);
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn i5_a_claim_that_a_crash_left_open_is_finished_with_its_own_ids() {
     let app = TestApp::start().await;
     let org: OrgId = "org_000000000000000000000000000000aa".parse().unwrap();

@@ -4,18 +4,22 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
+use futures_util::future::join_all;
 use reqwest::StatusCode;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use tollgate::clock::Clock;
 use tollgate::config::Config;
-use tollgate::domain::event::{Event, Payload, Recorded};
-use tollgate::domain::ids::{EventId, OrgId};
+use tollgate::domain::account::lot::Lot;
+use tollgate::domain::credits::Credits;
+use tollgate::domain::event::{Balance, Event, LotTerms, Payload, Recorded};
+use tollgate::domain::ids::{EventId, LotId, OrgId};
 use tollgate::domain::time::Timestamp;
+use tollgate::domain::views::balances::{BalanceRow, LotChange};
 use tollgate::domain::views::{Changes, View, runs};
 use tollgate::operations::find_org::known_org;
 use tollgate::operations::list_events::list_events;
-use tollgate::store::projections::{Checkpoint, Projections, SavedFilter, Snapshot};
+use tollgate::store::projections::{Checkpoint, OrgsAfter, OrgsDue, Projections, SavedFilter, Snapshot};
 use tollgate::store::{Appended, Database, EventRow, Head, SqliteStore, SqliteViews, StoreError};
 use uuid::Uuid;
 
@@ -201,10 +205,15 @@ async fn i7_an_index_finds_every_position_however_its_log_was_cut() {
 
     index(&*views, live.clone(), &[3, 4_095, 20_000, 65_535, 65_536, 90_000]).await;
 
-    assert_eq!(views.commands(0, key(2)).await.unwrap(), [2, 50_002]);
-    assert_eq!(views.commands(0, key(49_999)).await.unwrap(), [49_999]);
-    assert_eq!(views.commands(0, key(39_999)).await.unwrap(), [39_999, 89_999]);
-    assert_eq!(views.commands(0, [0xab; 8]).await.unwrap(), [0_i64; 0]);
+    assert_eq!(views.commands(0, key(2), 0).await.unwrap(), [2, 50_002]);
+    assert_eq!(views.commands(0, key(49_999), 0).await.unwrap(), [49_999]);
+    assert_eq!(views.commands(0, key(39_999), 0).await.unwrap(), [39_999, 89_999]);
+    assert_eq!(views.commands(0, [0xab; 8], 0).await.unwrap(), [0_i64; 0]);
+    for (from, found) in
+        [(39_999, vec![39_999, 89_999]), (40_000, vec![89_999]), (89_999, vec![89_999]), (90_000, vec![])]
+    {
+        assert_eq!(views.commands(0, key(39_999), from).await.unwrap(), found, "from {from} on");
+    }
     for (since, count) in [(1, 90_000), (60_001, 30_000)] {
         let mut told = 0;
         views.keys_bound_since(0, since, &mut |_| told += 1).await.unwrap();
@@ -293,12 +302,93 @@ async fn of_each_stretch_of_an_orgs_versions_the_last_snapshot_is_kept() {
         (3_699, Some(1_000)),
         (3_700, Some(3_700)),
     ] {
-        let snapshot = views.snapshot(0, acme, version_max).await.unwrap();
+        let snapshot = views.snapshot(0, acme, 1, version_max).await.unwrap();
         assert_eq!(snapshot, found.map(|version| saved(acme, version)), "at most {version_max}");
     }
-    assert_eq!(views.snapshot(0, OrgId::SYSTEM, i64::MAX).await.unwrap(), Some(saved(OrgId::SYSTEM, 5_000)));
-    assert_eq!(views.snapshot(0, OrgId::SYSTEM, 4_999).await.unwrap(), None, "one is enough of the system");
-    assert_eq!(views.snapshot(1, acme, i64::MAX).await.unwrap(), None);
+    assert_eq!(
+        views.snapshot(0, OrgId::SYSTEM, 1, i64::MAX).await.unwrap(),
+        Some(saved(OrgId::SYSTEM, 5_000))
+    );
+    assert_eq!(
+        views.snapshot(0, OrgId::SYSTEM, 1, 4_999).await.unwrap(),
+        None,
+        "one is enough of the system"
+    );
+    assert_eq!(views.snapshot(1, acme, 1, i64::MAX).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn snapshots_of_two_versions_neither_hide_nor_replace_one_another() {
+    let database = TestDatabase::new().await;
+    let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
+    let acme = OrgId(Uuid::from_u128(1));
+    let saved = |format: i32, version: i64| Snapshot {
+        org: acme,
+        version,
+        position: version * 2,
+        last_hash: [1; 32],
+        format,
+        state: format.to_be_bytes().to_vec(),
+    };
+    let newest = async |format| {
+        let found = views.snapshot(0, acme, format, i64::MAX).await.unwrap();
+        found.map(|snapshot| {
+            assert_eq!((snapshot.format, &snapshot.state[..]), (format, &format.to_be_bytes()[..]));
+            snapshot.version
+        })
+    };
+
+    views.put_snapshots(0, &[saved(4, 800), saved(5, 900), saved(6, 950)]).await.unwrap();
+    let before = [newest(4).await, newest(5).await, newest(6).await];
+    views.put_snapshots(0, &[saved(5, 960), saved(5, 940)]).await.unwrap();
+
+    assert_eq!(before, [None, Some(900), Some(950)], "two versions behind, nobody reads it any more");
+    assert_eq!([newest(5).await, newest(6).await], [Some(960), Some(950)]);
+}
+
+#[tokio::test]
+async fn of_large_snapshots_long_ago_one_of_sixteen_stretches_is_kept() {
+    let database = TestDatabase::new().await;
+    let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
+    let [large, small] = [1, 2].map(|n| OrgId(Uuid::from_u128(n)));
+    let saved = |org: OrgId, stretch: i64| Snapshot {
+        org,
+        version: stretch * 1_000 + 5,
+        position: stretch,
+        last_hash: [1; 32],
+        format: 1,
+        state: vec![7; if org == large { 70_000 } else { 1_000 }],
+    };
+    let kept = async |org| {
+        let mut kept = vec![];
+        let mut version_max = i64::MAX;
+        while let Some(found) = views.snapshot(0, org, 1, version_max).await.unwrap() {
+            kept.push(found.version / 1_000);
+            version_max = found.version - 1;
+        }
+        kept.reverse();
+        kept
+    };
+
+    for stretch in 0..70 {
+        views.put_snapshots(0, &[saved(large, stretch), saved(small, stretch)]).await.unwrap();
+    }
+
+    let expected: Vec<i64> = [15, 31, 47].into_iter().chain(53..70).collect();
+    assert_eq!(kept(large).await, expected);
+    assert_eq!(kept(small).await, (0..70).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn who_makes_checkpoints_waits_for_nobody_who_does_the_same() {
+    let database = TestDatabase::new().await;
+    let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
+
+    let made = join_all((0..26).map(|shard| views.checkpoints(shard))).await;
+
+    for checkpoints in made {
+        assert_eq!(checkpoints.unwrap().len(), View::ALL.len());
+    }
 }
 
 #[tokio::test]
@@ -331,6 +421,49 @@ async fn an_orgs_version_at_a_position_is_found_in_its_blocks() {
         assert_eq!(views.org_version_at(0, acme, position).await.unwrap(), version, "at {position}");
     }
     assert_eq!(views.org_version_at(0, OrgId(Uuid::from_u128(2)), 20_000).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn i11_orgs_with_something_due_are_found_page_by_page() {
+    let database = TestDatabase::new().await;
+    let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
+    let org = |n: u128| OrgId(Uuid::from_u128(n));
+    let opened = |n: u128, remaining: i64, expires_at: i64| {
+        let terms = LotTerms {
+            lot: LotId(Uuid::from_u128(n)),
+            credits: Credits::from_whole(remaining),
+            priority: 0,
+            expires_at: Some(Timestamp(expires_at)),
+        };
+        LotChange {
+            opened: Some(Lot::opened(&terms, None, Credits::ZERO, Timestamp(0))),
+            ..LotChange::default()
+        }
+    };
+    let mut changes = Changes::default();
+    for (n, held, at) in [(1, 1, 5), (2, 0, 5), (3, 1, 50), (4, 0, 5), (5, 0, 5), (6, 1, 5), (7, 0, 50)] {
+        let balance = Balance { held: Credits::from_whole(held), ..Balance::default() };
+        let row = BalanceRow { version: 1, position: 1, recorded_at: Timestamp(at), balance };
+        changes.balances.insert(org(n), row);
+    }
+    for (n, remaining, expires_at) in [(2, 1, 30), (4, 1, 31), (5, 0, 30), (7, 1, 30)] {
+        changes.lots.insert((org(n), LotId(Uuid::from_u128(n))), opened(n, remaining, expires_at));
+    }
+    let live = views.checkpoints(0).await.unwrap();
+    let live: Vec<_> = live.into_iter().filter(|checkpoint| checkpoint.view == View::Balances).collect();
+    assert!(views.apply(0, &live, 1, &[5; 32], &changes).await.unwrap());
+
+    for limit in [1, 2, 3, 7, 100] {
+        let (mut found, mut page) = (vec![], OrgsAfter { after: OrgId(Uuid::nil()), limit });
+        while let OrgsDue { due, last: Some(after) } =
+            views.orgs_due(0, Timestamp(30), Timestamp(20), page).await.unwrap()
+        {
+            found.extend(due);
+            page.after = after;
+        }
+
+        assert_eq!(found, [1, 2, 6, 7].map(org), "{limit} at a time");
+    }
 }
 
 #[tokio::test]

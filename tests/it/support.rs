@@ -7,12 +7,12 @@ use axum::Router;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tollgate::app;
+use tollgate::app::{self, Node};
 use tollgate::clock::Clock;
 use tollgate::config::Config;
 use tollgate::domain::time::Timestamp;
-use tollgate::http::ApiState;
 use tollgate::ledger::verify::verify;
+use tollgate::listener;
 use tollgate::operations::authenticate::OperatorKey;
 use tollgate::store::{Database, Nodes};
 
@@ -22,7 +22,7 @@ pub const OPERATOR: &str = "an-operator-key-of-more-than-32-characters";
 
 pub struct TestApp {
     pub url: String,
-    state: ApiState,
+    node: Node,
     client: reqwest::Client,
     keys: Arc<AtomicU64>,
     pub database: Arc<TestDatabase>,
@@ -94,24 +94,24 @@ impl TestApp {
     ) -> TestApp {
         let operator = OperatorKey::new(OPERATOR).unwrap();
         let nodes = opened.nodes.clone();
-        let state = app::open(opened, operator, clock.clone()).await.unwrap();
-        let url = listen(app::router(state.clone(), config).unwrap()).await;
+        let node = app::open(opened, operator, clock.clone()).await.unwrap();
+        let url = listen(app::router(node.clone(), config).unwrap()).await;
         // Each node's own, so that two of them never send the same key.
         let keys = Arc::new(AtomicU64::new(seed << 32));
-        TestApp { url, state, client: client(), keys, database, nodes }
+        TestApp { url, node, client: client(), keys, database, nodes }
     }
 
     /// What it answers to, without a socket.
     pub fn router(&self) -> Router {
-        app::router(self.state.clone(), &Config::default()).unwrap()
+        app::router(self.node.clone(), &Config::default()).unwrap()
     }
 
     /// Takes its place among the nodes of its database. Others reach it at its own address or, where a test stands
     /// between, at that one.
     pub async fn join(&self, address: Option<&str>) {
         let address = address.map(|url| url.trim_start_matches("http://").to_owned());
-        self.state.ledger.join(self.nodes.clone().unwrap(), address).await.unwrap();
-        self.state.ledger.beat().await.unwrap();
+        self.node.ledger.join(self.nodes.clone().unwrap(), address).await.unwrap();
+        self.node.ledger.beat().await.unwrap();
     }
 
     pub fn operator(&self) -> Actor {
@@ -154,7 +154,7 @@ impl TestApp {
     }
 
     pub fn clock(&self) -> &Clock {
-        self.state.ledger.clock()
+        self.node.ledger.clock()
     }
 
     /// A moment some seconds ahead.
@@ -163,12 +163,12 @@ impl TestApp {
     }
 
     pub fn ledger(&self) -> &tollgate::ledger::Ledger {
-        &self.state.ledger
+        &self.node.ledger
     }
 
     /// What must hold at the end of every story.
     pub async fn finish(self) {
-        let ledger = &self.state.ledger;
+        let ledger = &self.node.ledger;
         let report = verify(&**ledger.log()).await.unwrap();
         assert!(report.is_sound(), "{:?}", report.findings);
         let differences = ledger.projector().compare().await.unwrap();
@@ -235,6 +235,6 @@ pub fn client() -> reqwest::Client {
 pub async fn listen(router: Router) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(app::serve_router(listener, router, std::future::pending()));
+    tokio::spawn(listener::serve(listener, router, std::future::pending()));
     url
 }

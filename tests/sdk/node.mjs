@@ -140,8 +140,25 @@ async function vercel() {
   }
 }
 
+// Nothing is stored, so that the SDK must send its earlier answers whole, which it does where it is told.
+async function turns() {
+  const { responses } = createOpenAI({ baseURL, apiKey });
+  const options = { openai: { store: false } };
+  for (const model of models) {
+    const asked = { model: responses(model), providerOptions: options, maxRetries: 0 };
+    const first = await generateText({ ...asked, messages });
+    const more = [...messages, ...first.response.messages, { role: "user", content: "And more." }];
+    const second = await generateText({ ...asked, messages: more });
+    check(`responses of ${model}, a second turn by the AI SDK`, first.text && second.text);
+    const stored = { model: responses(model), messages: more, maxRetries: 0 };
+    const refused = await generateText(stored).then(() => null, (error) => error);
+    check(`${model}: a turn by reference says what to do`, refused?.statusCode === 422 && /store: false/.test(refused.message));
+  }
+}
+
 await openai();
 await anthropic();
 await vercel();
+await turns();
 await errors(OpenAI, "openai", chat);
 await errors(Anthropic, "anthropic", message);

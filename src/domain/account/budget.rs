@@ -92,6 +92,9 @@ pub struct CounterKey {
     pub starts_at: Timestamp,
 }
 
+/// Counts of one budget, as many end users as it can tell apart in a window. All of them are saved with the account.
+pub const COUNTS_MAX: usize = 100_000;
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counter {
     pub charged: Credits,
@@ -104,7 +107,7 @@ pub struct BudgetState {
     pub budget: Budget,
     /// A new budget counts from its setting.
     pub since: Timestamp,
-    /// The latest window in which something was held.
+    /// When the latest window began that is known of: those before it are over.
     newest: Timestamp,
     #[serde(with = "as_pairs")]
     pub counters: HashMap<CounterKey, Counter>,
@@ -190,19 +193,38 @@ impl BudgetState {
         self.counters.get(key).copied().unwrap_or_default()
     }
 
+    /// Whether this would be one count more than there may be. What a further window lets go of makes room.
+    pub fn is_full(&self, key: &CounterKey) -> bool {
+        self.counters.len() >= COUNTS_MAX && key.starts_at <= self.newest && !self.counters.contains_key(key)
+    }
+
+    /// Changes a window's count. There is one for as long as anything is held or charged: what was given back in full
+    /// leaves nothing behind, and may be charged after all. Of a window that is over only what still held something counts.
+    pub fn change(&mut self, key: CounterKey, change: impl Fn(&mut Counter)) {
+        let is_over = key.starts_at < self.newest;
+        let known = self.counters.get(&key).copied();
+        let Some(mut counter) = known.or_else(|| (!is_over).then(Counter::default)) else { return };
+        change(&mut counter);
+        if counter == Counter::default() && !is_over {
+            self.counters.remove(&key);
+        } else {
+            self.counters.insert(key, counter);
+        }
+    }
+
     /// Looks for what to forget where a window begins, not at every hold: there may be a count for each end user.
     /// True where it has looked.
     pub fn turn_to(&mut self, starts_at: Timestamp) -> bool {
         let turns = self.newest < starts_at;
         if turns {
             self.forget_before(starts_at);
-            self.newest = starts_at;
         }
         turns
     }
 
     /// Windows that are over and hold nothing count for nobody any more.
     pub fn forget_before(&mut self, starts_at: Timestamp) {
+        self.newest = self.newest.max(starts_at);
         self.counters.retain(|key, counter| key.starts_at >= starts_at || !counter.held.is_zero());
     }
 

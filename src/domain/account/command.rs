@@ -1,5 +1,7 @@
 //! What can be asked of an account. Imperatives; ids and prices are arguments, made before.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::domain::account::budget::Budget;
@@ -139,6 +141,9 @@ pub struct Settle {
 
 /// Open holds of one org. Their time may run out in one instant, and is then written in one transaction.
 pub const HOLDS_MAX: usize = 50_000;
+/// Keys of one org that are neither revoked nor expired: whoever asks is looked up among them.
+pub const KEYS_MAX: usize = 1_000;
+pub const PROJECTS_MAX: usize = 1_000;
 /// Longest life of a hold: a week. A hold without end is a leak.
 pub const TTL_SECONDS_MAX: i64 = 7 * 24 * 3600;
 
@@ -150,6 +155,17 @@ pub enum ReservationStatus {
     Settled,
     Released,
     Expired,
+}
+
+impl fmt::Display for ReservationStatus {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            ReservationStatus::Held => "held",
+            ReservationStatus::Settled => "settled",
+            ReservationStatus::Released => "released",
+            ReservationStatus::Expired => "expired",
+        })
+    }
 }
 
 /// Parameters of a hold that is open.

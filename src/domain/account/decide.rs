@@ -2,16 +2,18 @@
 
 use std::collections::HashSet;
 
-use crate::domain::account::budget::{Budget, BudgetKey, BudgetScope, CounterKey};
+use crate::domain::account::budget::{Budget, BudgetScope, COUNTS_MAX};
+use crate::domain::account::burn::{burn_free, burn_hold, give_back, pin};
 use crate::domain::account::command::{
-    HOLDS_MAX, OrgCommand, ReservationStatus, Reserve, Settle, TTL_SECONDS_MAX,
+    HOLDS_MAX, KEYS_MAX, OrgCommand, PROJECTS_MAX, ReservationStatus, Reserve, Settle, TTL_SECONDS_MAX,
 };
-use crate::domain::account::lot::Lot;
+use crate::domain::account::due::expire_lot;
+use crate::domain::account::limits::Limits;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::account::{Account, Ended, Hold, OrgStatus};
-use crate::domain::alerting::{AlertRule, AlertSubject};
+use crate::domain::alerting::AlertRule;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, LotBurn, LotShare, LotTerms, Purpose};
+use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, Feedback, LotTerms, Purpose};
 use crate::domain::ids::{LotId, ProjectId, ReservationId};
 use crate::domain::time::Timestamp;
 
@@ -23,8 +25,7 @@ pub(super) fn decide(account: &Account, command: OrgCommand, now: Timestamp) -> 
             open_org(account, slug, time_zone, overdraft_limit)
         }
         OrgCommand::SuspendOrg { reason } => {
-            exists(account)?;
-            not_closed(account)?;
+            may_change(account)?;
             match account.status {
                 OrgStatus::Suspended { .. } => Ok(vec![]),
                 OrgStatus::Unknown | OrgStatus::Active | OrgStatus::Closed => {
@@ -33,8 +34,7 @@ pub(super) fn decide(account: &Account, command: OrgCommand, now: Timestamp) -> 
             }
         }
         OrgCommand::ResumeOrg => {
-            exists(account)?;
-            not_closed(account)?;
+            may_change(account)?;
             Ok(match account.status {
                 OrgStatus::Suspended { .. } => vec![Event::OrgResumed {}],
                 OrgStatus::Unknown | OrgStatus::Active | OrgStatus::Closed => vec![],
@@ -42,24 +42,25 @@ pub(super) fn decide(account: &Account, command: OrgCommand, now: Timestamp) -> 
         }
         OrgCommand::CloseOrg => close_org(account),
         OrgCommand::SetOverdraftLimit { overdraft_limit } => {
-            exists(account)?;
-            not_closed(account)?;
+            may_change(account)?;
             not_negative(overdraft_limit)?;
             fits(account.totals.granted, overdraft_limit)?;
             Ok(vec![Event::OverdraftLimitSet { overdraft_limit }])
         }
         OrgCommand::CreateProject { project, name } => {
-            exists(account)?;
-            not_closed(account)?;
+            may_change(account)?;
             require(!account.projects.values().any(|taken| *taken == name), || Refusal::ProjectExists)?;
+            let limit = PROJECTS_MAX;
+            require(account.projects.len() < limit, || Refusal::TooManyProjects { limit })?;
             Ok(vec![Event::ProjectCreated { project, name }])
         }
         OrgCommand::CreateKey { key, role, project, secret_sha256, expires_at } => {
-            exists(account)?;
-            not_closed(account)?;
+            may_change(account)?;
             known_project(account, project)?;
             require(!account.keys.contains_key(&key), || Refusal::KeyExists)?;
             require(expires_at.is_none_or(|at| at > now), || Refusal::ExpiryInPast)?;
+            let limit = KEYS_MAX;
+            require(account.live_keys(now).count() < limit, || Refusal::TooManyKeys { limit })?;
             Ok(vec![Event::KeyCreated { key, role, project, secret_sha256, expires_at }])
         }
         OrgCommand::RevokeKey { key } => {
@@ -87,231 +88,13 @@ pub(super) fn decide(account: &Account, command: OrgCommand, now: Timestamp) -> 
         }
         OrgCommand::Release { reservation, by } => release(account, reservation, by),
         OrgCommand::Settle(command) => settle(account, command),
-        OrgCommand::SetBudgets { budgets } => {
-            exists(account)?;
-            not_closed(account)?;
-            for (index, budget) in budgets.iter().enumerate() {
-                not_negative(budget.cap)?;
-                require(budgets[..index].iter().all(|other| other.key != budget.key), || {
-                    Refusal::DuplicateBudget
-                })?;
-                known_scope(account, &budget.key.scope)?;
-            }
-            require(!budgets.iter().any(Budget::is_of_arm), || Refusal::BudgetOfArm)?;
-            Ok(vec![Event::BudgetsSet { budgets: with_those_of_arms(account, budgets) }])
-        }
-        OrgCommand::AllotArm { arm, credits } => {
-            exists(account)?;
-            not_closed(account)?;
-            not_negative(credits.unwrap_or_default())?;
-            let allotted = credits.map(|cap| Budget::of_arm(arm.clone(), cap));
-            let scope = BudgetScope::Arm { arm };
-            let standing = account.budgets.iter().map(|state| state.budget.clone());
-            let (same, mut budgets): (Vec<Budget>, Vec<Budget>) =
-                standing.partition(|budget| budget.key.scope == scope);
-            if same.first() == allotted.as_ref() {
-                return Ok(vec![]);
-            }
-            budgets.extend(allotted);
-            Ok(vec![Event::BudgetsSet { budgets }])
-        }
-        OrgCommand::GiveFeedback { reservation, feedback } => {
-            require(!account.holds.contains_key(&reservation), || Refusal::ReservationOpen)?;
-            let ended = account.ended.get(&reservation).ok_or(Refusal::UnknownReservation)?;
-            let (arm, unit) = (ended.purpose.arm.clone(), ended.purpose.unit.clone());
-            Ok(if ended.feedback == Some(feedback) {
-                vec![]
-            } else {
-                let (charged, instead_of) = (ended.charged, ended.feedback);
-                vec![Event::FeedbackGiven { reservation, arm, unit, feedback, charged, instead_of }]
-            })
-        }
-        OrgCommand::SetLimits { limits } => {
-            exists(account)?;
-            not_closed(account)?;
-            for (index, limit) in limits.iter().enumerate() {
-                not_negative(limit.credits_per_request.unwrap_or_default())?;
-                require(limits[..index].iter().all(|other| other.scope != limit.scope), || {
-                    Refusal::DuplicateLimits
-                })?;
-                known_scope(account, &limit.scope)?;
-            }
-            Ok(vec![Event::LimitsSet { limits }])
-        }
-        OrgCommand::SetAlertRules { mut rules } => {
-            exists(account)?;
-            not_closed(account)?;
-            // A rule that stands twice would alert twice.
-            let mut seen = HashSet::new();
-            rules.retain(|rule| seen.insert(rule.clone()));
-            Ok(vec![Event::AlertRulesSet { rules }])
-        }
+        OrgCommand::SetBudgets { budgets } => set_budgets(account, budgets),
+        OrgCommand::AllotArm { arm, credits } => allot_arm(account, arm, credits),
+        OrgCommand::GiveFeedback { reservation, feedback } => give_feedback(account, reservation, feedback),
+        OrgCommand::SetLimits { limits } => set_limits(account, limits),
+        OrgCommand::SetAlertRules { rules } => set_alert_rules(account, rules),
         OrgCommand::Expire => Ok(vec![]),
     }
-}
-
-/// The budgets of arms stay as their experiments have set them.
-fn with_those_of_arms(account: &Account, mut budgets: Vec<Budget>) -> Vec<Budget> {
-    let standing = account.budgets.iter().map(|state| &state.budget);
-    budgets.extend(standing.filter(|budget| budget.is_of_arm()).cloned());
-    budgets
-}
-
-/// What time alone ends.
-enum Due<'a> {
-    Lot(&'a Lot),
-    Hold(ReservationId, &'a Hold),
-}
-
-/// The end that time brings about next, whenever that is. The order of time counts, and at one instant lots go first:
-/// so it makes no difference when the ends are written. A closed org's credits are due at once.
-fn earliest_due(account: &Account) -> Option<(Timestamp, Due<'_>)> {
-    let closed = account.status == OrgStatus::Closed;
-    let ends_at = |lot: &Lot| if closed { Some(Timestamp::default()) } else { lot.expires_at };
-    let free = account.live_lots().filter(|lot| lot.free().is_positive());
-    let lot = free.filter_map(|lot| Some((ends_at(lot)?, Due::Lot(lot)))).min_by_key(|(at, _)| *at);
-    let hold = account.due.first().and_then(|(at, id)| Some((*at, Due::Hold(*id, account.holds.get(id)?))));
-    [lot, hold].into_iter().flatten().min_by_key(|(at, _)| *at)
-}
-
-pub(super) fn next_due_at(account: &Account) -> Option<Timestamp> {
-    earliest_due(account).map(|(at, _)| at)
-}
-
-/// The next end that time alone has brought about until `now`, and when it did.
-pub(super) fn next_due(account: &Account, now: Timestamp) -> Option<(Timestamp, Event)> {
-    let (at, due) = earliest_due(account).filter(|(at, _)| *at <= now)?;
-    let event = match due {
-        Due::Lot(lot) => expire_lot(lot),
-        Due::Hold(reservation, hold) => expire_hold(account, reservation, hold),
-    };
-    Some((at, event))
-}
-
-fn expire_lot(lot: &Lot) -> Event {
-    let LotBurn { lot, credits, revenue_minor, currency } = lot.burn(lot.free());
-    Event::CreditsExpired { lot, credits, revenue_minor, currency, due_at: None }
-}
-
-fn expire_hold(account: &Account, reservation: ReservationId, hold: &Hold) -> Event {
-    let charged = match hold.terms.expiry {
-        ExpiryPolicy::Release => Credits::ZERO,
-        ExpiryPolicy::ChargeInput { credits } => credits.min(hold.credits),
-        ExpiryPolicy::ChargeBound => hold.credits,
-    };
-    Event::ReservationExpired {
-        reservation,
-        charged,
-        released: hold.credits.saturating_sub(charged),
-        burned: burn_hold(account, hold, charged),
-        purpose: hold.purpose.clone(),
-        due_at: None,
-    }
-}
-
-/// What free credits pay of charges that no lot has paid: debt and free credits never stand side by side.
-pub(super) fn repayment(account: &Account) -> Option<Event> {
-    let burned = burn_free(account, account.totals.debt, |_| Credits::ZERO);
-    let credits: Credits = burned.iter().map(|burn| burn.credits).sum();
-    credits.is_positive().then_some(Event::DebtRepaid { credits, burned })
-}
-
-/// The alerts whose threshold lies crossed and that are armed, after these events.
-pub(super) fn alerts<'a>(account: &Account, events: impl Iterator<Item = &'a Event>) -> Vec<Event> {
-    let armed = looked_at(account, events).into_iter().filter(|subject| !account.raised.contains(subject));
-    armed
-        .filter_map(|subject| {
-            let (threshold, value) = crossing(account, &subject)?;
-            Some(Event::AlertRaised { subject, threshold, value })
-        })
-        .collect()
-}
-
-/// What these events may have made cross. There may be a budget's window for each end user: only those in which something was
-/// charged are looked at, unless rules or caps have changed.
-pub(super) fn looked_at<'a>(account: &Account, events: impl Iterator<Item = &'a Event>) -> Vec<AlertSubject> {
-    let (mut seen, mut charged, mut all) = (HashSet::new(), Vec::new(), false);
-    if account.alert_rules.is_empty() {
-        return Vec::new();
-    }
-    for event in events {
-        all |= matches!(event, Event::BudgetsSet { .. } | Event::AlertRulesSet { .. });
-        charged.extend(charged_by(account, event).into_iter().filter(|window| seen.insert(window.clone())));
-    }
-    let named = if all { None } else { Some(charged.as_slice()) };
-    account.alert_rules.iter().flat_map(|rule| subjects(account, rule, named)).collect()
-}
-
-/// A budget's window.
-pub(super) type Window = (BudgetKey, CounterKey);
-
-/// The windows whose charges an event has changed, once it is folded.
-pub(super) fn charged_by(account: &Account, event: &Event) -> Vec<Window> {
-    let (reservation, charged) = match event {
-        Event::ReservationSettled { reservation, purpose, reserved_at, .. } => {
-            (reservation, Some((purpose, *reserved_at)))
-        }
-        Event::ReservationExpired { reservation, .. } => (reservation, None),
-        // No other event charges a budget.
-        _ => return Vec::new(),
-    };
-    // What ends a hold counts for whom it was held; what is late, for whom the settle says.
-    let held = account.ended.get(reservation).map(|ended| (&ended.purpose, ended.reserved_at));
-    let mut windows: Vec<Window> = Vec::new();
-    for (purpose, at) in [charged, held].into_iter().flatten() {
-        for state in account.budgets.iter().filter(|state| state.counts(purpose, at)) {
-            let window = state.budget.counter_key(purpose, at, account.time_zone);
-            let window = (state.budget.key.clone(), window);
-            if !windows.contains(&window) {
-                windows.push(window);
-            }
-        }
-    }
-    windows
-}
-
-/// What a rule looks at: the balance, or windows of budgets; all in which enough was charged, where none are named.
-pub(super) fn subjects(account: &Account, rule: &AlertRule, named: Option<&[Window]>) -> Vec<AlertSubject> {
-    let subject = |budget, window| AlertSubject { rule: rule.clone(), budget, window };
-    let of_window = |(budget, window): &Window| subject(Some(budget.clone()), Some(window.clone()));
-    match (rule, named) {
-        (AlertRule::BalanceBelow { .. } | AlertRule::PercentOfLastPurchase { .. }, _) => {
-            vec![subject(None, None)]
-        }
-        (AlertRule::BudgetPercent { .. }, Some(named)) => named.iter().map(of_window).collect(),
-        (AlertRule::BudgetPercent { percent }, None) => {
-            let crossed = account.budgets.iter().flat_map(|state| {
-                state.charged_from(*percent).map(|window| (state.budget.key.clone(), window.clone()))
-            });
-            crossed.map(|window| of_window(&window)).collect()
-        }
-    }
-}
-
-/// The threshold and the value that crossed it; None where it lies uncrossed.
-pub(super) fn crossing(account: &Account, subject: &AlertSubject) -> Option<(Credits, Credits)> {
-    let unspent = unspent(account);
-    match &subject.rule {
-        AlertRule::BalanceBelow { credits } => (unspent <= *credits).then_some((*credits, unspent)),
-        AlertRule::PercentOfLastPurchase { percent } => {
-            let threshold = account.last_purchase.percent(*percent);
-            let crossed = account.last_purchase.is_positive() && unspent <= threshold;
-            crossed.then_some((threshold, unspent))
-        }
-        AlertRule::BudgetPercent { percent } => {
-            let budget = subject.budget.as_ref()?;
-            let state = account.budgets.iter().find(|state| state.budget.key == *budget)?;
-            let charged = state.counters.get(subject.window.as_ref()?)?.charged;
-            let threshold = state.budget.cap.percent(*percent);
-            (charged.is_positive() && charged >= threshold).then_some((threshold, charged))
-        }
-    }
-}
-
-/// Unspent and unexpired credits, holds apart.
-fn unspent(account: &Account) -> Credits {
-    let t = &account.totals;
-    t.granted.saturating_sub(t.consumed).saturating_sub(t.expired).saturating_sub(t.refunded)
 }
 
 fn open_org(account: &Account, slug: String, time_zone: String, overdraft_limit: Credits) -> Decision {
@@ -346,8 +129,7 @@ fn new_lot(account: &Account, terms: &LotTerms, now: Timestamp) -> Result<(), Re
 }
 
 fn adjust(account: &Account, credits: Credits, reason: String, lot: LotId, now: Timestamp) -> Decision {
-    exists(account)?;
-    not_closed(account)?;
+    may_change(account)?;
     require(!credits.is_zero(), || Refusal::AmountZero)?;
     amount(credits.abs())?;
     if credits.is_positive() {
@@ -484,7 +266,7 @@ fn settle(account: &Account, command: Settle) -> Decision {
         burned: burn_hold(account, hold, charged),
         reserved_at: hold.reserved_at,
     };
-    Ok(with_warnings(settled, command.reservation, hold.credits, cost, charged, command.quarantine))
+    Ok(with_warnings(settled, command.quarantine))
 }
 
 /// Recorded once, however late: charges the cost less what the end charged, or gives back the difference (I3).
@@ -514,20 +296,15 @@ fn settle_late(account: &Account, ended: &Ended, command: Settle) -> Decision {
         burned,
         reserved_at: ended.reserved_at,
     };
-    Ok(with_warnings(settled, command.reservation, ended.held, cost, charged, command.quarantine))
+    Ok(with_warnings(settled, command.quarantine))
 }
 
-fn with_warnings(
-    settled: Event,
-    reservation: ReservationId,
-    held: Credits,
-    cost: Credits,
-    charged: Credits,
-    quarantine: Option<String>,
-) -> Vec<Event> {
+fn with_warnings(settled: Event, quarantine: Option<String>) -> Vec<Event> {
+    let Event::ReservationSettled { reservation, cost, charged, .. } = settled else { return vec![settled] };
     let mut events = vec![settled];
+    // Nothing but its hold caps a charge: one below the cost is as large as the hold.
     if cost > charged {
-        events.push(Event::BoundExceeded { reservation, held, cost });
+        events.push(Event::BoundExceeded { reservation, held: charged, cost });
     }
     events.extend(quarantine.map(|reason| Event::UsageQuarantined { reservation, reason }));
     events
@@ -541,96 +318,68 @@ fn capped(cost: Credits, held: Credits, dispatcher: Dispatcher) -> Credits {
     }
 }
 
-/// Free credits in burn order, as pins; what they lack stands on the overdraft.
-fn pin(account: &Account, credits: Credits) -> Vec<LotShare> {
-    let mut left = credits;
-    let mut pins = Vec::with_capacity(1);
-    for lot in account.live_lots() {
-        let take = lot.free().min(left);
-        if take.is_positive() {
-            pins.push(LotShare { lot: lot.id, credits: take });
-            left = left.saturating_sub(take);
-        }
-        if left.is_zero() {
-            break;
-        }
+fn set_budgets(account: &Account, budgets: Vec<Budget>) -> Decision {
+    may_change(account)?;
+    for (index, budget) in budgets.iter().enumerate() {
+        not_negative(budget.cap)?;
+        let is_first = budgets[..index].iter().all(|other| other.key != budget.key);
+        require(is_first, || Refusal::DuplicateBudget)?;
+        known_scope(account, &budget.key.scope)?;
     }
-    pins
+    require(!budgets.iter().any(Budget::is_of_arm), || Refusal::BudgetOfArm)?;
+    Ok(vec![Event::BudgetsSet { budgets: with_those_of_arms(account, budgets) }])
 }
 
-/// The lots that pay a hold's charge: its pins first, then live lots; the rest is debt.
-fn burn_hold(account: &Account, hold: &Hold, charged: Credits) -> Vec<LotBurn> {
-    let mut left = charged;
-    let mut burned: Vec<LotBurn> = Vec::with_capacity(hold.pins.len());
-    for pinned in &hold.pins {
-        let take = pinned.credits.min(left);
-        let Some(lot) = account.lots.get(&pinned.lot).filter(|_| take.is_positive()) else { continue };
-        match burned.iter_mut().find(|burn| burn.lot == lot.id) {
-            Some(earlier) => *earlier = lot.burn(earlier.credits.saturating_add(take)),
-            None => burned.push(lot.burn(take)),
-        }
-        left = left.saturating_sub(take);
-    }
-    if left.is_zero() {
-        return burned;
-    }
-    let taken = burned;
-    let already = |id: LotId| taken.iter().filter(|b| b.lot == id).map(|b| b.credits).sum::<Credits>();
-    let more = burn_free(account, left, already);
-    merge(account, taken, more)
+/// The budgets of arms stay as their experiments have set them.
+fn with_those_of_arms(account: &Account, mut budgets: Vec<Budget>) -> Vec<Budget> {
+    let standing = account.budgets.iter().map(|state| &state.budget);
+    budgets.extend(standing.filter(|budget| budget.is_of_arm()).cloned());
+    budgets
 }
 
-/// Burns live lots in order. `already` says what the same event burns of a lot from its pins.
-fn burn_free(account: &Account, credits: Credits, already: impl Fn(LotId) -> Credits) -> Vec<LotBurn> {
-    let mut left = credits;
-    let mut burned = Vec::new();
-    for lot in account.live_lots() {
-        let take = lot.free().min(left);
-        if take.is_positive() {
-            burned.push(LotBurn { credits: take, ..lot.burn(already(lot.id).saturating_add(take)) });
-            left = left.saturating_sub(take);
-        }
-        if left.is_zero() {
-            break;
-        }
+fn allot_arm(account: &Account, arm: String, credits: Option<Credits>) -> Decision {
+    may_change(account)?;
+    not_negative(credits.unwrap_or_default())?;
+    let allotted = credits.map(|cap| Budget::of_arm(arm.clone(), cap));
+    let scope = BudgetScope::Arm { arm };
+    let standing = account.budgets.iter().map(|state| state.budget.clone());
+    let (same, mut budgets): (Vec<Budget>, Vec<Budget>) =
+        standing.partition(|budget| budget.key.scope == scope);
+    if same.first() == allotted.as_ref() {
+        return Ok(vec![]);
     }
-    burned
+    budgets.extend(allotted);
+    Ok(vec![Event::BudgetsSet { budgets }])
 }
 
-/// One entry per lot: revenue is rounded once per lot and event.
-fn merge(account: &Account, mut burned: Vec<LotBurn>, more: Vec<LotBurn>) -> Vec<LotBurn> {
-    for extra in more {
-        match burned.iter_mut().find(|burn| burn.lot == extra.lot) {
-            Some(earlier) => {
-                if let Some(lot) = account.lots.get(&extra.lot) {
-                    *earlier = lot.burn(earlier.credits.saturating_add(extra.credits));
-                }
-            }
-            None => burned.push(extra),
-        }
+fn give_feedback(account: &Account, reservation: ReservationId, feedback: Feedback) -> Decision {
+    require(!account.holds.contains_key(&reservation), || Refusal::ReservationOpen)?;
+    let ended = account.ended.get(&reservation).ok_or(Refusal::UnknownReservation)?;
+    if ended.feedback == Some(feedback) {
+        return Ok(vec![]);
     }
-    burned
+    let (arm, unit) = (ended.purpose.arm.clone(), ended.purpose.unit.clone());
+    let (charged, instead_of) = (ended.charged, ended.feedback);
+    Ok(vec![Event::FeedbackGiven { reservation, arm, unit, feedback, charged, instead_of }])
 }
 
-/// Returns credits: debt shrinks first, then the lots that paid get theirs back, the last one first; where a later
-/// lot has repaid what was debt then, the newest lots that paid anything.
-fn give_back(account: &Account, paid: &[LotBurn], credits: Credits) -> Vec<LotBurn> {
-    let mut left = credits.saturating_sub(account.totals.debt.min(credits));
-    let mut returned: Vec<LotBurn> = Vec::new();
-    let payers = paid.iter().rev().map(|burn| (burn.lot, burn.credits));
-    let others = account.lots.values().rev().map(|lot| (lot.id, lot.consumed));
-    for (id, most) in payers.chain(others) {
-        let Some(lot) = account.lots.get(&id) else { continue };
-        let before = returned.iter().find(|burn| burn.lot == id).map_or(Credits::ZERO, |b| b.credits.abs());
-        let take = most.min(lot.consumed).saturating_sub(before).min(left);
-        if take.is_positive() {
-            let burn = lot.burn(Credits::ZERO.saturating_sub(take.saturating_add(before)));
-            returned.retain(|earlier| earlier.lot != id);
-            returned.push(burn);
-            left = left.saturating_sub(take);
-        }
+fn set_limits(account: &Account, limits: Vec<Limits>) -> Decision {
+    may_change(account)?;
+    for (index, limit) in limits.iter().enumerate() {
+        not_negative(limit.credits_per_request.unwrap_or_default())?;
+        let is_first = limits[..index].iter().all(|other| other.scope != limit.scope);
+        require(is_first, || Refusal::DuplicateLimits)?;
+        known_scope(account, &limit.scope)?;
     }
-    returned
+    Ok(vec![Event::LimitsSet { limits }])
+}
+
+fn set_alert_rules(account: &Account, mut rules: Vec<AlertRule>) -> Decision {
+    may_change(account)?;
+    // A rule that stands twice would alert twice.
+    let mut seen = HashSet::new();
+    rules.retain(|rule| seen.insert(rule.clone()));
+    Ok(vec![Event::AlertRulesSet { rules }])
 }
 
 fn open_hold(
@@ -665,7 +414,9 @@ fn within_budgets(
     at: Timestamp,
 ) -> Result<(), Refusal> {
     for state in account.budgets.iter().filter(|state| state.counts(purpose, at)) {
-        let count = state.count(&state.budget.counter_key(purpose, at, account.time_zone));
+        let window = state.budget.counter_key(purpose, at, account.time_zone);
+        require(!state.is_full(&window), || Refusal::TooManyEndUsers { limit: COUNTS_MAX })?;
+        let count = state.count(&window);
         let used = count.charged.saturating_add(count.held);
         let available = state.budget.cap.saturating_sub(used).or_zero();
         require(used.saturating_add(asked) <= state.budget.cap, || Refusal::BudgetExceeded {
@@ -697,6 +448,11 @@ fn may_spend(account: &Account) -> Result<(), Refusal> {
 
 fn exists(account: &Account) -> Result<(), Refusal> {
     require(account.status != OrgStatus::Unknown, || Refusal::UnknownOrg)
+}
+
+fn may_change(account: &Account) -> Result<(), Refusal> {
+    exists(account)?;
+    not_closed(account)
 }
 
 fn not_closed(account: &Account) -> Result<(), Refusal> {

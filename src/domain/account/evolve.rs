@@ -3,7 +3,7 @@
 use crate::domain::account::budget::{Budget, BudgetState, Counter};
 use crate::domain::account::command::{HoldTerms, ReservationStatus};
 use crate::domain::account::lot::Lot;
-use crate::domain::account::{Account, Ended, Hold, Key, OrgStatus, decide};
+use crate::domain::account::{Account, Ended, Hold, Key, OrgStatus, alerts};
 use crate::domain::alerting::AlertSubject;
 use crate::domain::commerce::Payment;
 use crate::domain::credits::Credits;
@@ -198,8 +198,7 @@ fn started(account: &Account, budget: &Budget, at: Timestamp) -> BudgetState {
     for hold in account.holds.values() {
         if state.counts(&hold.purpose, hold.reserved_at) {
             let window = budget.counter_key(&hold.purpose, hold.reserved_at, account.time_zone);
-            let counter = state.counters.entry(window).or_default();
-            counter.held = counter.held.saturating_add(hold.credits);
+            state.change(window, |counter| counter.held = counter.held.saturating_add(hold.credits));
         }
     }
     state
@@ -211,11 +210,11 @@ fn rearm(account: &mut Account, event: &Event) {
     if account.raised.is_empty() {
         return;
     }
-    let charged = decide::charged_by(account, event);
+    let charged = alerts::charged_by(account, event);
     let subjects =
-        account.alert_rules.iter().flat_map(|rule| decide::subjects(account, rule, Some(&charged)));
+        account.alert_rules.iter().flat_map(|rule| alerts::subjects(account, rule, Some(&charged)));
     let recovered: Vec<AlertSubject> = subjects
-        .filter(|subject| account.raised.contains(subject) && decide::crossing(account, subject).is_none())
+        .filter(|subject| account.raised.contains(subject) && alerts::crossing(account, subject).is_none())
         .collect();
     for subject in recovered {
         account.raised.remove(&subject);
@@ -225,7 +224,7 @@ fn rearm(account: &mut Account, event: &Event) {
 /// The same where budgets, rules or windows are no longer what they were.
 fn rearm_all(account: &mut Account) {
     let mut raised = std::mem::take(&mut account.raised);
-    raised.retain(|subject| decide::crossing(account, subject).is_some());
+    raised.retain(|subject| alerts::crossing(account, subject).is_some());
     account.raised = raised;
 }
 
@@ -252,8 +251,7 @@ fn open_hold(account: &mut Account, reservation: ReservationId, hold: Hold) -> b
     for state in account.budgets.iter_mut().filter(|state| state.budget.covers(&hold.purpose)) {
         let window = state.budget.counter_key(&hold.purpose, hold.reserved_at, zone);
         forgot |= state.turn_to(window.starts_at);
-        let counter = state.counters.entry(window).or_default();
-        counter.held = counter.held.saturating_add(hold.credits);
+        state.change(window, |counter| counter.held = counter.held.saturating_add(hold.credits));
     }
     account.due.insert((hold.terms.expires_at, reservation));
     account.holds.insert(reservation, hold);
@@ -334,13 +332,14 @@ fn pin(account: &mut Account, pins: &[LotShare]) {
     }
 }
 
-/// Counts in the windows of the hold's time, of the budgets that stood then. A window that was forgotten is over.
+/// Counts in the windows of the hold's time, of the budgets that stood then. What is charged late to somebody whom a full
+/// one does not count makes it no fuller: nothing more is held for them.
 fn count(account: &mut Account, purpose: &Purpose, reserved_at: Timestamp, change: impl Fn(&mut Counter)) {
     let zone = account.time_zone;
     for state in account.budgets.iter_mut().filter(|state| state.counts(purpose, reserved_at)) {
         let window = state.budget.counter_key(purpose, reserved_at, zone);
-        if let Some(counter) = state.counters.get_mut(&window) {
-            change(counter);
+        if !state.is_full(&window) {
+            state.change(window, &change);
         }
     }
 }

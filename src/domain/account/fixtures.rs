@@ -10,6 +10,7 @@ use crate::domain::account::{Account, Step};
 use crate::domain::commerce::Payment;
 use crate::domain::credits::Credits;
 use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, GrantKind, LotTerms, Purpose, Role};
+use crate::domain::format::Format;
 use crate::domain::ids::{BundleId, KeyId, LotId, OrgId, ProjectId, ReservationId};
 use crate::domain::time::Timestamp;
 
@@ -165,8 +166,12 @@ impl From<Settle> for OrgCommand {
     }
 }
 
-/// What the ledger does with a command: first the ends that are due, then the command.
+/// What the ledger does with a command: first the ends that are due, then the command. Its log is in the latest format.
 pub(in crate::domain) trait Acts {
+    fn handle(&mut self, command: OrgCommand, now: Timestamp) -> Result<Vec<Step>, Refusal>;
+
+    fn expire_due(&mut self, now: Timestamp) -> Vec<Step>;
+
     fn tries(&mut self, at: Timestamp, command: impl Into<OrgCommand>) -> Result<Vec<Step>, Refusal>;
 
     /// The events of a command that is accepted.
@@ -181,6 +186,14 @@ pub(in crate::domain) trait Acts {
 }
 
 impl Acts for Account {
+    fn handle(&mut self, command: OrgCommand, now: Timestamp) -> Result<Vec<Step>, Refusal> {
+        self.handle_within(Format::READ, command, now)
+    }
+
+    fn expire_due(&mut self, now: Timestamp) -> Vec<Step> {
+        self.expire_due_within(Format::READ, now)
+    }
+
     fn tries(&mut self, at: Timestamp, command: impl Into<OrgCommand>) -> Result<Vec<Step>, Refusal> {
         self.expire_due(at);
         self.handle(command.into(), at)

@@ -1,12 +1,12 @@
 //! The guards in their order, and the account's promises as short stories, each named by the invariant it holds.
 
-use crate::domain::account::budget::{Budget, BudgetScope, BudgetWindow};
+use crate::domain::account::budget::{Budget, BudgetScope, BudgetWindow, COUNTS_MAX, Counter, CounterKey};
 use crate::domain::account::command::{
-    HOLDS_MAX, OrgCommand, ReservationStatus, Reserve, Settle, TTL_SECONDS_MAX,
+    HOLDS_MAX, KEYS_MAX, OrgCommand, PROJECTS_MAX, ReservationStatus, Reserve, Settle, TTL_SECONDS_MAX,
 };
 use crate::domain::account::fixtures::*;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::account::{Account, decide};
+use crate::domain::account::{Account, alerts};
 use crate::domain::alerting::AlertRule;
 use crate::domain::commerce::Payment;
 use crate::domain::credits::Credits;
@@ -134,6 +134,85 @@ fn an_org_has_no_more_open_holds_than_can_end_at_once() {
     let refused = full.handle(hold(999, credits(1)).into(), START);
 
     assert_eq!(refused, Err(Refusal::TooManyHolds { limit: HOLDS_MAX }));
+}
+
+#[test]
+fn an_org_has_no_more_keys_that_open_it_and_no_more_projects_than_are_looked_through() {
+    let mut full = guarded();
+    full.does(START, OrgCommand::RevokeKey { key: key(1) });
+    (0..KEYS_MAX as u128).for_each(|n| _ = full.does(START, create_key(1_000 + n)));
+    (1..PROJECTS_MAX as u128).for_each(|n| _ = full.does(START, create_project(1_000 + n)));
+
+    let refused = [full.refuses(START, create_key(2)), full.refuses(START, create_project(2))];
+
+    let too_many = Refusal::TooManyProjects { limit: PROJECTS_MAX };
+    assert_eq!(refused, [Refusal::TooManyKeys { limit: KEYS_MAX }, too_many]);
+    full.does(START, OrgCommand::RevokeKey { key: key(1_000) });
+    let expires_at = Some(after(60));
+    let OrgCommand::CreateKey { key, role, project, secret_sha256, .. } = create_key(2) else {
+        unreachable!("it is one")
+    };
+    full.does(START, OrgCommand::CreateKey { key, role, project, secret_sha256, expires_at });
+    full.refuses(after(59), create_key(3));
+    full.does(after(60), create_key(3));
+}
+
+/// A cap for each end user, in all, and a hold of one of them.
+fn each_end_user(cap: Credits, window: BudgetWindow) -> (Account, impl Fn(u128, Credits) -> Reserve) {
+    let each = budget(BudgetScope::EndUser { end_user: None }, window, cap);
+    let account = with([grant(1, credits(100_000)), OrgCommand::SetBudgets { budgets: vec![each] }]);
+    let of_user = |n: u128, amount| {
+        let purpose = Purpose { end_user: Some(n.to_string()), ..Purpose::default() };
+        Reserve { purpose, ..hold(n, amount) }
+    };
+    (account, of_user)
+}
+
+#[test]
+fn end_users_who_were_charged_nothing_leave_no_count_behind() {
+    let (mut account, of_user) = each_end_user(credits(4), BudgetWindow::Total);
+
+    for n in 0..10_000 {
+        account.does(START, of_user(n, credits(1)));
+        match n % 2 {
+            0 => account.does(START, release(n)),
+            _ => account.does(START, settle(n, Credits::ZERO)),
+        };
+    }
+
+    assert!(account.budgets[0].counters.is_empty(), "{}", account.budgets[0].counters.len());
+    account.does(START, settle(0, credits(3)));
+    let again = Reserve { reservation: reservation(20_000), ..of_user(0, credits(2)) };
+    let refused = account.refuses(START, again);
+    assert!(
+        matches!(refused, Refusal::BudgetExceeded { available, .. } if available == credits(1)),
+        "what is charged late counts: {refused:?}"
+    );
+}
+
+#[test]
+fn a_budget_counts_no_more_end_users_in_a_window_than_are_saved_with_it() {
+    let (mut account, of_user) = each_end_user(credits(4), BudgetWindow::Day);
+    account.does(START, of_user(1, credits(1)));
+    account.does(START, of_user(5, credits(1)));
+    account.does(START, release(5));
+    let counters = &mut account.budgets[0].counters;
+    let known = counters.keys().next().expect("the first's").clone();
+    let charged = Counter { charged: Credits::from_nanos(1), held: Credits::ZERO };
+    for n in 1..COUNTS_MAX {
+        counters.insert(CounterKey { end_user: Some(format!("user {n}")), ..known.clone() }, charged);
+    }
+
+    assert_eq!(
+        account.refuses(START, of_user(2, credits(1))),
+        Refusal::TooManyEndUsers { limit: COUNTS_MAX }
+    );
+    account.does(START, Reserve { reservation: reservation(3), ..of_user(1, credits(1)) });
+    account.does(START, hold(4, credits(1)));
+    account.does(START, settle(5, credits(1)));
+    assert_eq!(account.budgets[0].counters.len(), COUNTS_MAX);
+    account.does(after(86_400), of_user(2, credits(1)));
+    assert_eq!(account.budgets[0].counters.len(), 1, "the day before is over");
 }
 
 #[test]
@@ -400,6 +479,7 @@ fn i3_a_late_settle_gives_back_what_its_expiry_charged_too_much_and_an_expired_l
     assert_eq!(account.balance().available, Credits::ZERO);
     let again = account.refuses(after(201), settle(1, credits(1)));
     assert_eq!(again, Refusal::ReservationEnded { status: ReservationStatus::Settled });
+    assert_eq!(again.to_string(), "the reservation has ended: it is settled", "in the words of the field");
 }
 
 #[test]
@@ -709,7 +789,7 @@ fn of_the_budgets_of_many_end_users_a_settle_looks_at_its_own() {
         account.does(START, of(n));
     }
     let raised = account.does(START, settle(1, credits(3)));
-    let looked_at = decide::looked_at(&account, raised.iter());
+    let looked_at = alerts::looked_at(&account, raised.iter());
     let expired: Vec<Event> = account.expire_due(after(60)).into_iter().map(|(event, _)| event).collect();
     let given_back = account.does(after(61), settle(2, Credits::ZERO));
     account.does(after(61), of(30));

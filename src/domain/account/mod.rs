@@ -1,13 +1,16 @@
 //! The account: the fold of one org's events, and the pure decisions on it.
 //!
-//! [`Account::handle`] is the one way in: it decides a command, evolves the account by what was decided, and says
+//! [`Account::handle_within`] is the one way in: it decides a command, evolves the account by what was decided, and says
 //! which alerts that crossed. Lots burn by priority, earliest expiry, promotional before paid, lowest cost basis,
 //! oldest, id. A hold pins lots in that order; pinned credits neither expire nor are refunded. The tests of `decide`
 //! are a table of its guards; `model` is the whole account once more, naively, for random histories.
 
+mod alerts;
 pub mod budget;
+mod burn;
 pub mod command;
 mod decide;
+mod due;
 mod ended;
 mod evolve;
 #[cfg(test)]
@@ -92,6 +95,13 @@ pub struct Key {
     pub expires_at: Option<Timestamp>,
 }
 
+impl Key {
+    /// Whether it opens anything.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        !self.revoked && self.expires_at.is_none_or(|at| at > now)
+    }
+}
+
 /// An open reservation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
@@ -146,14 +156,9 @@ impl Account {
         }
     }
 
-    /// Decides a command and evolves by it. On a refusal the account is as before.
+    /// Decides a command for a log in that format and evolves by it. On a refusal the account is as before.
     ///
-    /// Time-driven ends that are due must have been taken first with [`Account::expire_due`].
-    pub fn handle(&mut self, command: OrgCommand, now: Timestamp) -> Result<Vec<Step>, Refusal> {
-        self.handle_within(Format::READ, command, now)
-    }
-
-    /// The same, for a log in that format.
+    /// Time-driven ends that are due must have been taken first with [`Account::expire_due_within`].
     pub fn handle_within(
         &mut self,
         format: Format,
@@ -169,12 +174,8 @@ impl Account {
         Ok(steps)
     }
 
-    /// The ends that time alone has brought about until `now` (I11), evolved and ready to be appended.
-    pub fn expire_due(&mut self, now: Timestamp) -> Vec<Step> {
-        self.expire_due_within(Format::READ, now)
-    }
-
-    /// The same, for a log in that format.
+    /// The ends that time alone has brought about until `now` (I11), evolved and ready to be appended to a log in that
+    /// format.
     pub fn expire_due_within(&mut self, format: Format, now: Timestamp) -> Vec<Step> {
         let mut steps = Vec::new();
         self.end_due(format, Timestamp(i64::MIN), now, &mut steps);
@@ -184,7 +185,7 @@ impl Account {
         steps
     }
 
-    /// Whether [`Account::expire_due`] has something to say.
+    /// Whether [`Account::expire_due_within`] has something to say.
     pub fn is_due(&self, now: Timestamp) -> bool {
         self.next_due_at().is_some_and(|at| at <= now)
     }
@@ -218,7 +219,7 @@ impl Account {
             return std::borrow::Cow::Borrowed(self);
         }
         let mut later = self.clone();
-        later.expire_due(now);
+        later.expire_due_within(Format::READ, now);
         // What is due is not in the log yet.
         later.version = self.version;
         std::borrow::Cow::Owned(later)
@@ -226,8 +227,15 @@ impl Account {
 
     /// Whether a key of this org may ask for something at `now`.
     pub fn opens(&self, key: KeyId, now: Timestamp) -> Result<(), Refusal> {
-        let is_live = |key: &Key| !key.revoked && key.expires_at.is_none_or(|at| at > now);
-        if self.keys.get(&key).is_some_and(is_live) { Ok(()) } else { Err(Refusal::InvalidKey) }
+        match self.keys.get(&key).is_some_and(|key| key.is_live(now)) {
+            true => Ok(()),
+            false => Err(Refusal::InvalidKey),
+        }
+    }
+
+    /// Keys that open something at `now`.
+    pub fn live_keys(&self, now: Timestamp) -> impl Iterator<Item = (&KeyId, &Key)> {
+        self.keys.iter().filter(move |(_, key)| key.is_live(now))
     }
 
     /// Drops an ended reservation from memory; the log has it.
@@ -247,7 +255,7 @@ impl Account {
 
     /// When something will happen by itself next.
     pub fn next_due_at(&self) -> Option<Timestamp> {
-        decide::next_due_at(self)
+        due::next_at(self)
     }
 
     fn step(&mut self, event: Event, at: Timestamp) -> Step {
@@ -259,7 +267,7 @@ impl Account {
     /// ends later than the time `reached`.
     fn end_due(&mut self, format: Format, mut reached: Timestamp, now: Timestamp, steps: &mut Vec<Step>) {
         loop {
-            match (decide::next_due(self, now), decide::repayment(self)) {
+            match (due::next(self, now), due::repayment(self)) {
                 (Some((at, event)), _) if at <= reached => {
                     let is_dated = reached < now && format >= Format::DUE_AT;
                     let event = if is_dated { event.due(reached) } else { event };
@@ -273,7 +281,7 @@ impl Account {
     }
 
     fn raise_alerts(&mut self, now: Timestamp, steps: &mut Vec<Step>) {
-        for event in decide::alerts(self, steps.iter().map(|(event, _)| event)) {
+        for event in alerts::to_raise(self, steps.iter().map(|(event, _)| event)) {
             steps.push(self.step(event, now));
         }
     }

@@ -258,7 +258,9 @@ impl Model {
             .into_iter()
             .filter(|window| window.starts_at < starts_at && self.count(budget, window).held.is_zero());
         let over: Vec<CounterKey> = over.collect();
-        self.budgets[index].forgotten.extend(over);
+        let budget = &mut self.budgets[index];
+        budget.forgotten.extend(over);
+        budget.newest = budget.newest.max(starts_at);
     }
 
     fn forget_all(&mut self, now: Timestamp) {
@@ -566,7 +568,6 @@ impl Model {
         for (index, (_, window)) in covering.into_iter().zip(&counted_in) {
             if self.budgets[index].newest < window.starts_at {
                 self.forget(index, window.starts_at);
-                self.budgets[index].newest = window.starts_at;
             }
         }
         self.holds.push(ModelHold {
@@ -1021,8 +1022,9 @@ impl Pair {
         assert!(self.model.projects.iter().all(|id| self.account.projects.contains_key(id)));
         for state in &self.account.budgets {
             let known = self.model.budgets.iter().find(|known| known.budget == state.budget).unwrap();
-            for (window, count) in &state.counters {
-                assert_eq!(*count, self.model.count(known, window), "the count of {:?}", state.budget);
+            for window in self.model.windows(known) {
+                let expected = self.model.count(known, &window);
+                assert_eq!(state.count(&window), expected, "the count of {:?}", state.budget);
             }
         }
     }

@@ -45,7 +45,12 @@ pub enum Refusal {
     ReservationExists,
     #[error("the org has {limit} open reservations, as many as there may be; settle or release some")]
     TooManyHolds { limit: usize },
-    #[error("the reservation has ended: it is {status:?}")]
+    #[error(
+        "a budget for each end user counts {limit} of them already, as many as it can; set it for a shorter window, or \
+         budgets for those who need one"
+    )]
+    TooManyEndUsers { limit: usize },
+    #[error("the reservation has ended: it is {status}")]
     ReservationEnded { status: ReservationStatus },
     #[error(
         "this reservation ends with the request that it is for: only who sends that request, or an operator, may end or \
@@ -64,12 +69,16 @@ pub enum Refusal {
     UnknownProject,
     #[error("a project of this name exists already")]
     ProjectExists,
+    #[error("the org has {limit} projects, as many as there may be")]
+    TooManyProjects { limit: usize },
     #[error("there is no such key")]
     UnknownKey,
     #[error("the key was revoked or has expired; use another one")]
     InvalidKey,
     #[error("a key with this id exists already")]
     KeyExists,
+    #[error("the org has {limit} keys, as many as there may be; revoke some")]
+    TooManyKeys { limit: usize },
     #[error("an arm's budget is set by its experiment")]
     BudgetOfArm,
     #[error("two budgets have the same scope and window; keep one")]
@@ -124,6 +133,7 @@ impl Refusal {
             Refusal::UnknownReservation => "unknown_reservation",
             Refusal::ReservationExists => "reservation_exists",
             Refusal::TooManyHolds { .. } => "too_many_holds",
+            Refusal::TooManyEndUsers { .. } => "too_many_end_users",
             Refusal::ReservationEnded { .. } => "reservation_ended",
             Refusal::NotItsSender => "not_its_sender",
             Refusal::ReservationOpen => "reservation_open",
@@ -132,9 +142,11 @@ impl Refusal {
             Refusal::NotRefundable { .. } => "not_refundable",
             Refusal::UnknownProject => "unknown_project",
             Refusal::ProjectExists => "project_exists",
+            Refusal::TooManyProjects { .. } => "too_many_projects",
             Refusal::UnknownKey => "unknown_key",
             Refusal::InvalidKey => "invalid_key",
             Refusal::KeyExists => "key_exists",
+            Refusal::TooManyKeys { .. } => "too_many_keys",
             Refusal::BudgetOfArm => "budget_of_arm",
             Refusal::DuplicateBudget => "duplicate_budget",
             Refusal::DuplicateLimits => "duplicate_limits",

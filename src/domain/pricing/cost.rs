@@ -19,10 +19,12 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// These terms in the tier in which the provider says that it served, where the card prices that tier.
+    /// These terms in the tier in which the provider says that it served, where the card prices that tier; else in the one
+    /// that was asked for, but for a cheap one, which the provider may not have granted.
     pub fn served_in(self, card: &RateCard, tier_named: Option<&str>) -> Terms {
         let served = tier_named.and_then(ServiceTier::named).filter(|tier| card.has_tier(*tier));
-        Terms { tier: served.unwrap_or(self.tier), ..self }
+        let unconfirmed = if self.tier.is_cheap() { ServiceTier::Standard } else { self.tier };
+        Terms { tier: served.unwrap_or(unconfirmed), ..self }
     }
 
     /// What a later reader needs to price the same usage again.
@@ -294,16 +296,22 @@ mod tests {
     fn the_tier_that_served_sets_the_price_where_the_card_has_it() {
         let mut card = card("1", "1");
         card.tiers.insert(ServiceTier::Flex, TierRates::default());
-        for (named, tier) in [
-            (Some("flex"), ServiceTier::Flex),
-            (Some("default"), ServiceTier::Standard),
-            (Some("priority"), ServiceTier::Flex),
-            (Some("auto"), ServiceTier::Flex),
-            (None, ServiceTier::Flex),
+        card.tiers.insert(ServiceTier::Priority, TierRates::default());
+        use ServiceTier::{Flex, Priority, Standard};
+        for (asked, named, tier) in [
+            (Flex, Some("flex"), Flex),
+            (Flex, Some("default"), Standard),
+            (Flex, Some("priority"), Priority),
+            (Flex, Some("ultrafast"), Standard),
+            (Flex, Some("auto"), Standard),
+            (Flex, None, Standard),
+            (Priority, Some("default"), Standard),
+            (Priority, None, Priority),
+            (Standard, Some("flex"), Flex),
         ] {
-            let asked = Terms { tier: ServiceTier::Flex, ..Terms::default() };
+            let terms = Terms { tier: asked, ..Terms::default() };
 
-            assert_eq!(asked.served_in(&card, named).tier, tier, "{named:?}");
+            assert_eq!(terms.served_in(&card, named).tier, tier, "{asked:?} {named:?}");
         }
     }
 

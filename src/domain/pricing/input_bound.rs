@@ -3,9 +3,11 @@
 //! Promise: the input that the provider reports is at most the bound, or the request's kind is refused; recordings
 //! prove it. A token covers at least one byte of what was sent, so the bound is the request's bytes and a stated
 //! overhead for the prompts that providers add. A picture is bounded by what its dialect makes of the largest, whatever its
-//! bytes; sound by its bytes, or the context window. What lies behind a reference or in a document is bounded by the window;
-//! what a provider loops over, by the window once for each use allowed and once more. Without such a limit it is refused.
+//! bytes, at Gemini by its own size; sound by its bytes, or the context window. What lies behind a reference or in a document is
+//! bounded by the window; what a provider loops over, by the window once for each use allowed and once more. Without such a limit
+//! it is refused.
 
+mod dimensions;
 mod media;
 
 use std::collections::BTreeSet;
@@ -19,7 +21,7 @@ use crate::domain::pricing::rate_card::{RateCard, ServiceTier, Uplift};
 use crate::domain::pricing::searching::{is_billed_for_findings, searches_unasked};
 
 pub use media::pictures_within;
-use media::{document_bytes, is_other_than_picture, picture_bytes};
+use media::{document_bytes, gemini_picture_tokens, is_other_than_picture, picture_bytes};
 
 /// The form in which a request is sent to its provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +54,8 @@ pub enum Unboundable {
     ToolWithoutLimit { kind: String },
     #[error("content of type \"{kind}\" is not supported here: what it costs has no upper bound")]
     Content { kind: String },
+    #[error("content without a `type` is not supported here: what it costs has no upper bound")]
+    ContentWithoutType,
     #[error("this model's context window is not known, so content by reference has no upper bound")]
     WindowUnknown,
     #[error("this model searches the web before every answer, and no price here says what a search costs")]
@@ -75,9 +79,11 @@ pub fn input_bound(
 ) -> Result<RequestBound, Unboundable> {
     refuse_fields(request, dialect)?;
     refuse_modalities(request)?;
+    let lives = cache_lives(request, dialect)?;
     let mut found = Found::default();
     found.tools(request, dialect)?;
     found.content(request, dialect)?;
+    found.refuse_documents_read_elsewhere(card)?;
     let n = answers(request, dialect)?;
     found.searches_unasked(request["model"].as_str().unwrap_or(&card.model), card, n)?;
     let input_tokens_max = found.input_tokens(request_bytes, dialect, card)?;
@@ -87,7 +93,7 @@ pub fn input_bound(
             n,
             web_searches_max: found.web_searches,
             cache_writes: dialect != Dialect::Anthropic || mentions(request, "cache_control"),
-            long_cache_writes: has_long_cache(request),
+            long_cache_writes: lives.contains(&CacheLife::Long),
             audio_input: found.has_audio,
             audio_output: asks_for_audio(request),
             pictures_or_video: found.pictures > 0 || found.reads_by_reference,
@@ -122,6 +128,8 @@ struct Found {
     built_in_tools: u64,
     has_schema: bool,
     pictures: u64,
+    /// Of those whose own size says how many tokens they are.
+    measured_tokens: u64,
     has_audio: bool,
     /// Of sound that stands in the request.
     audio_bytes: u64,
@@ -147,7 +155,8 @@ impl Found {
         let by_window = self.reads_by_reference || self.server_tool_uses > 0;
         let window = card.context_window_tokens;
         let texts = request_bytes.saturating_sub(self.media_bytes.saturating_add(self.audio_bytes));
-        let plain = texts.saturating_add(self.overhead_tokens(dialect));
+        let measured = window.map_or(self.measured_tokens, |window| window.min(self.measured_tokens));
+        let plain = texts.saturating_add(self.overhead_tokens(dialect)).saturating_add(measured);
         let read = match (by_window, window) {
             (false, _) => plain,
             (true, Some(window)) => {
@@ -226,6 +235,14 @@ impl Found {
         Ok(())
     }
 
+    /// OpenRouter may have a document read by an engine of its own, at a price by the page.
+    fn refuse_documents_read_elsewhere(&self, card: &RateCard) -> Result<(), Unboundable> {
+        match self.has_document && card.provider == "openrouter" {
+            true => Err(Unboundable::Content { kind: "file".to_owned() }),
+            false => Ok(()),
+        }
+    }
+
     fn searches_unasked(&mut self, model: &str, card: &RateCard, n: u64) -> Result<(), Unboundable> {
         let searches = searches_unasked(model, card).ok_or(Unboundable::SearchWithoutPrice)?;
         self.web_searches = self.web_searches.saturating_add(searches.saturating_mul(n));
@@ -240,27 +257,45 @@ impl Found {
             Dialect::OpenAiChat | Dialect::OpenAiResponses | Dialect::Anthropic => {
                 let stored = ["previous_response_id", "conversation"];
                 self.reads_by_reference |= stored.iter().any(|field| is_set(request, field));
-                ["messages", "input", "system"].iter().try_for_each(|field| self.parts(&request[*field]))
+                self.messages(&request["messages"])?;
+                self.messages(&request["input"])?;
+                self.parts(&request["system"])
             }
         }
     }
 
-    /// Messages, their parts, and the parts of tool results within them.
-    fn parts(&mut self, parts: &Value) -> Result<(), Unboundable> {
-        for part in parts.as_array().into_iter().flatten() {
-            self.part(part)?;
-            self.parts(&part["content"])?;
-            self.parts(&part["output"])?;
+    fn messages(&mut self, messages: &Value) -> Result<(), Unboundable> {
+        for message in messages.as_array().into_iter().flatten() {
+            if message.pointer("/audio/id").is_some() {
+                self.reads_by_reference = true;
+            }
+            // What says who speaks is a message, and needs no type.
+            match message["type"].as_str() {
+                None if message["role"].is_string() => {}
+                kind => self.part(kind, message)?,
+            }
+            self.within(message)?;
         }
         Ok(())
     }
 
-    fn part(&mut self, part: &Value) -> Result<(), Unboundable> {
-        if part.pointer("/audio/id").is_some() {
-            self.reads_by_reference = true;
+    /// The parts of a message, or of a tool's result within it; one that stands alone too.
+    fn parts(&mut self, parts: &Value) -> Result<(), Unboundable> {
+        let parts = parts.as_array().map_or_else(|| std::slice::from_ref(parts), Vec::as_slice);
+        for part in parts.iter().filter(|part| part.is_object()) {
+            self.part(part["type"].as_str(), part)?;
+            self.within(part)?;
         }
-        let Some(kind) = part.get("type").and_then(Value::as_str) else { return Ok(()) };
-        match kind {
+        Ok(())
+    }
+
+    fn within(&mut self, part: &Value) -> Result<(), Unboundable> {
+        self.parts(&part["content"])?;
+        self.parts(&part["output"])
+    }
+
+    fn part(&mut self, kind: Option<&str>, part: &Value) -> Result<(), Unboundable> {
+        match kind.ok_or(Unboundable::ContentWithoutType)? {
             // What these hold stands in the request, so its bytes bound it.
             "message"
             | "text"
@@ -278,7 +313,14 @@ impl Found {
             | "function_call_output"
             | "custom_tool_call"
             | "custom_tool_call_output"
-            | "search_result" => {}
+            | "search_result"
+            | "server_tool_use"
+            | "web_search_tool_result_error"
+            | "web_fetch_tool_result_error" => {}
+            // What was found comes back sealed, and nobody else knows how much of it the model reads.
+            "web_search_tool_result" | "web_search_result" | "web_fetch_tool_result" | "web_fetch_result" => {
+                self.reads_by_reference = true;
+            }
             // Reasoning without its content is loaded from where the provider stored it.
             "reasoning" => {
                 let has_own = is_set(part, "encrypted_content") || is_set(part, "content");
@@ -316,35 +358,56 @@ impl Found {
                 match kind.as_str() {
                     "text" | "functionCall" | "functionResponse" | "thought" | "thoughtSignature"
                     | "function_call" | "function_response" | "thought_signature" => {}
-                    // Pictures and video are cut into as many pieces as they have: no constant bounds them.
-                    "inlineData" | "inline_data" | "fileData" | "file_data" => {
-                        self.reads_by_reference = true;
-                        self.has_audio = true;
-                        let bytes = text(held, "data").len() as u64;
-                        self.media_bytes = self.media_bytes.saturating_add(bytes);
-                    }
+                    "inlineData" | "inline_data" | "fileData" | "file_data" => self.gemini_media(held),
                     other => return Err(Unboundable::Content { kind: other.to_owned() }),
                 }
             }
         }
         Ok(())
     }
+
+    /// Film, sound and documents are as long as they are, and so is what stands elsewhere: no constant bounds them.
+    fn gemini_media(&mut self, held: &Value) {
+        self.media_bytes = self.media_bytes.saturating_add(text(held, "data").len() as u64);
+        match gemini_picture_tokens(held) {
+            Some(tokens) => {
+                self.pictures += 1;
+                self.measured_tokens = self.measured_tokens.saturating_add(tokens);
+            }
+            None => {
+                self.reads_by_reference = true;
+                self.has_audio = true;
+            }
+        }
+    }
 }
 
-/// With which routers of models (OpenRouter) choose another model or a dearer server, or read more. Its `transforms` only
-/// shorten.
-const OF_ROUTERS: [&str; 5] = ["models", "route", "provider", "preset", "plugins"];
+/// With which routers of models (OpenRouter, and gateways like it) choose another model or a dearer server, or read more. Its
+/// `transforms` only shorten.
+const OF_ROUTERS: [&str; 6] = ["models", "route", "provider", "preset", "plugins", "fallbacks"];
 
 /// Fields that let a provider read, run or answer more, or later, than any other field limits.
 fn refuse_fields(request: &Value, dialect: Dialect) -> Result<(), Unboundable> {
     let refused: &[&'static str] = match dialect {
-        Dialect::OpenAiChat => {
-            &["web_search_options", "search_parameters", "data_sources", "deferred", "prediction"]
-        }
+        Dialect::OpenAiChat => &[
+            "web_search_options",
+            "search_parameters",
+            "data_sources",
+            "deferred",
+            "prediction",
+            // DashScope's.
+            "enable_search",
+            "search_options",
+            "enable_code_interpreter",
+        ],
         Dialect::OpenAiResponses => &["prompt", "background", "search_parameters"],
-        Dialect::Anthropic => &["mcp_servers", "container", "fallbacks"],
+        Dialect::Anthropic => &["mcp_servers", "container"],
         Dialect::Embeddings | Dialect::Gemini => &[],
     };
+    // How Vercel's gateway is told the same.
+    if is_set(&request["providerOptions"], "gateway") {
+        return Err(Unboundable::Field { field: "providerOptions.gateway" });
+    }
     if let Some(field) = refused.iter().chain(&OF_ROUTERS).find(|field| is_set(request, field)) {
         return Err(Unboundable::Field { field });
     }
@@ -354,20 +417,60 @@ fn refuse_fields(request: &Value, dialect: Dialect) -> Result<(), Unboundable> {
     if edits.iter().any(|edit| !text(edit, "type").starts_with("clear_")) {
         return Err(Unboundable::Field { field: "context_management" });
     }
-    refuse_long_cache(request, dialect)
+    Ok(())
 }
 
-/// OpenAI's usage has one count of cache writes: those for an hour, which are dearer, can't be told apart in it.
-fn refuse_long_cache(request: &Value, dialect: Dialect) -> Result<(), Unboundable> {
-    match dialect {
-        Dialect::OpenAiChat | Dialect::OpenAiResponses if has_long_cache(request) => {
-            Err(Unboundable::Value { field: "cache_control.ttl" })
+/// How long what a request writes to a provider's cache lives there, by which it is priced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CacheLife {
+    Short,
+    Long,
+}
+
+/// Of every mark and option in the request that names one. A longer life is refused where the usage does not tell such writes
+/// from cheaper ones: in chats, and of Anthropic's marks in OpenAI's dialects.
+fn cache_lives(request: &Value, dialect: Dialect) -> Result<Vec<CacheLife>, Unboundable> {
+    let mut marks = Vec::new();
+    cache_marks(request, &mut marks);
+    let life = |(field, ttl): (&'static str, &str)| {
+        let life = match ttl {
+            "5m" | "30m" => CacheLife::Short,
+            "1h" | "12h" => CacheLife::Long,
+            _ => return Err(Unboundable::Value { field }),
+        };
+        let is_told = match dialect {
+            Dialect::OpenAiChat => false,
+            Dialect::OpenAiResponses => field != CACHE_CONTROL,
+            Dialect::Anthropic | Dialect::Embeddings | Dialect::Gemini => true,
+        };
+        if life == CacheLife::Short || is_told { Ok(life) } else { Err(Unboundable::Value { field }) }
+    };
+    marks.into_iter().map(life).collect()
+}
+
+const CACHE_CONTROL: &str = "cache_control.ttl";
+
+/// What names a life, wherever it stands: on tools, system prompts, messages, parts and the request itself.
+fn cache_marks<'a>(value: &'a Value, marks: &mut Vec<(&'static str, &'a str)>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let field = match key.as_str() {
+                    "cache_control" => CACHE_CONTROL,
+                    "prompt_cache_options" => "prompt_cache_options.ttl",
+                    "prompt_cache_breakpoint" => "prompt_cache_breakpoint.ttl",
+                    // A model's own words to a tool.
+                    "input" if value.is_object() => continue,
+                    _ => {
+                        cache_marks(value, marks);
+                        continue;
+                    }
+                };
+                marks.extend(value["ttl"].as_str().map(|ttl| (field, ttl)));
+            }
         }
-        Dialect::OpenAiChat
-        | Dialect::OpenAiResponses
-        | Dialect::Embeddings
-        | Dialect::Anthropic
-        | Dialect::Gemini => Ok(()),
+        Value::Array(values) => values.iter().for_each(|value| cache_marks(value, marks)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
@@ -391,15 +494,15 @@ fn answers(request: &Value, dialect: Dialect) -> Result<u64, Unboundable> {
     }
 }
 
-/// The tier asked for. `auto` leaves it to the provider account's own setting, which the operator keeps at standard.
+/// The tier asked for. `auto` leaves it to the provider account's own setting, which the operator keeps at standard. Batches
+/// have routes of their own.
 fn tier(request: &Value) -> Result<ServiceTier, Unboundable> {
-    match &request["service_tier"] {
-        Value::Null => Ok(ServiceTier::Standard),
-        Value::String(name) if name == "auto" => Ok(ServiceTier::Standard),
-        asked => {
-            asked.as_str().and_then(ServiceTier::named).ok_or(Unboundable::Value { field: "service_tier" })
-        }
-    }
+    let asked = match &request["service_tier"] {
+        Value::Null => Some(ServiceTier::Standard),
+        Value::String(name) if name == "auto" => Some(ServiceTier::Standard),
+        asked => asked.as_str().and_then(ServiceTier::named),
+    };
+    asked.filter(|tier| *tier != ServiceTier::Batch).ok_or(Unboundable::Value { field: "service_tier" })
 }
 
 fn uplifts(request: &Value) -> Result<BTreeSet<Uplift>, Unboundable> {
@@ -434,17 +537,6 @@ fn mentions(value: &Value, key: &str) -> bool {
     }
 }
 
-fn has_long_cache(value: &Value) -> bool {
-    match value {
-        Value::Object(map) => {
-            map.get("cache_control").is_some_and(|mark| text(mark, "ttl") == "1h")
-                || map.values().any(has_long_cache)
-        }
-        Value::Array(values) => values.iter().any(has_long_cache),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
-    }
-}
-
 fn is_set(value: &Value, field: &str) -> bool {
     match value.get(field) {
         None | Some(Value::Null | Value::Bool(false)) => false,
@@ -463,11 +555,14 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
 
 #[cfg(test)]
 mod tests {
+    use super::dimensions::tests::png_of;
     use super::*;
-    use crate::domain::pricing::litellm;
+    use crate::domain::credits::Credits;
     use crate::domain::pricing::rate_card::Rate;
     use crate::domain::pricing::rate_card::tests::card;
+    use crate::domain::pricing::{bound, cost, litellm};
     use crate::domain::time::Timestamp;
+    use crate::domain::usage::from_openai_responses;
     use crate::domain::usage::recordings::{exchanges, shared};
     use serde_json::json;
     use std::collections::BTreeMap;
@@ -582,7 +677,7 @@ mod tests {
                 50_000,
             ),
             (
-                json!({"input": [{"content": [{"type": "input_image", "image_url": address}]}]}),
+                json!({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": address}]}]}),
                 Dialect::OpenAiResponses,
                 "a-deployment",
                 50_000,
@@ -639,7 +734,10 @@ mod tests {
             (json!({"tools": [{"type": "advisor_20260301"}]}), Dialect::Anthropic),
             (json!({"mcp_servers": [{}]}), Dialect::Anthropic),
             (json!({"context_management": {"edits": [{"type": "compact_20260112"}]}}), Dialect::Anthropic),
-            (json!({"messages": [{"content": [{"type": "container_upload"}]}]}), Dialect::Anthropic),
+            (
+                json!({"messages": [{"role": "user", "content": [{"type": "container_upload"}]}]}),
+                Dialect::Anthropic,
+            ),
             (json!({"speed": "ludicrous"}), Dialect::Anthropic),
             (json!({"tools": [{"type": "web_search"}]}), Dialect::OpenAiResponses),
             (json!({"tools": [{"type": "mcp"}]}), Dialect::OpenAiResponses),
@@ -653,10 +751,28 @@ mod tests {
             (json!({"plugins": [{"id": "web"}]}), Dialect::OpenAiChat),
             (json!({"context_management": [{"type": "compaction"}]}), Dialect::OpenAiResponses),
             (
-                json!({"messages": [{"content": [{"type": "text", "cache_control": {"ttl": "1h"}}]}]}),
+                json!({"messages": [{"role": "user", "content": [
+                    {"type": "text", "cache_control": {"ttl": "1h"}}]}]}),
                 Dialect::OpenAiChat,
             ),
             (json!({"service_tier": "scale"}), Dialect::OpenAiChat),
+            (json!({"service_tier": "batch"}), Dialect::OpenAiChat),
+            (json!({"service_tier": "batch"}), Dialect::Anthropic),
+            (json!({"enable_search": true}), Dialect::OpenAiChat),
+            (json!({"search_options": {"forced_search": true}}), Dialect::OpenAiChat),
+            (json!({"enable_code_interpreter": true}), Dialect::OpenAiChat),
+            (json!({"fallbacks": ["dear"]}), Dialect::OpenAiChat),
+            (json!({"fallbacks": [{"model": "dear"}]}), Dialect::Anthropic),
+            (json!({"providerOptions": {"gateway": {"models": ["dear"]}}}), Dialect::OpenAiChat),
+            (json!({"prompt_cache_options": {"ttl": "12h"}}), Dialect::OpenAiChat),
+            (
+                json!({"messages": [{"role": "user", "content": [
+                    {"type": "text", "text": "x", "prompt_cache_breakpoint": {"ttl": "12h"}}]}]}),
+                Dialect::OpenAiChat,
+            ),
+            (json!({"prompt_cache_options": {"ttl": "24h"}}), Dialect::OpenAiResponses),
+            (json!({"cache_control": {"ttl": "1h"}}), Dialect::OpenAiResponses),
+            (json!({"cache_control": {"ttl": "1d"}}), Dialect::Anthropic),
             (json!({"modalities": ["text", "image"]}), Dialect::OpenAiChat),
             (json!({"n": 0}), Dialect::OpenAiChat),
             (json!({"n": "2"}), Dialect::OpenAiChat),
@@ -665,10 +781,139 @@ mod tests {
             assert!(bound_of(&request, dialect).is_err(), "{request}");
         }
         for harmless in [
-            json!({"transforms": ["middle-out"], "deferred": false, "plugins": []}),
-            json!({"messages": [{"content": [{"type": "text", "cache_control": {"type": "ephemeral"}}]}]}),
+            json!({"transforms": ["middle-out"], "deferred": false, "plugins": [], "enable_search": false}),
+            json!({"providerOptions": {"openai": {"user": "u"}}, "prompt_cache_options": {"ttl": "30m"}}),
+            json!({"messages": [{"role": "user", "content": [
+                {"type": "text", "cache_control": {"type": "ephemeral"}}]}]}),
         ] {
             assert!(bound_of(&harmless, Dialect::OpenAiChat).is_ok(), "{harmless}");
+        }
+    }
+
+    #[test]
+    fn content_without_a_type_is_refused_in_every_dialect() {
+        let picture = json!({"image_url": {"url": "https://x/huge.png"}});
+        let source = json!({"source": {"type": "url", "url": "https://x/huge.pdf"}});
+        let user = |content: &Value| json!({"role": "user", "content": content});
+        let result = |part: &Value| json!({"type": "tool_result", "tool_use_id": "t", "content": [part]});
+        for (request, dialect) in [
+            (json!({"messages": [user(&json!([picture]))]}), Dialect::OpenAiChat),
+            (json!({"messages": [user(&picture)]}), Dialect::OpenAiChat),
+            (json!({"messages": [user(&json!([{"type": null, "image_url": "x"}]))]}), Dialect::OpenAiChat),
+            (json!({"input": [user(&json!([picture]))]}), Dialect::OpenAiResponses),
+            (json!({"input": [{"id": "msg_1"}]}), Dialect::OpenAiResponses),
+            (
+                json!({"input": [{"type": "function_call_output", "output": [picture]}]}),
+                Dialect::OpenAiResponses,
+            ),
+            (json!({"messages": [user(&json!([source]))]}), Dialect::Anthropic),
+            (json!({"messages": [user(&json!([result(&source)]))]}), Dialect::Anthropic),
+            (json!({"system": [source]}), Dialect::Anthropic),
+            (json!({"contents": [{"parts": [{"image": {"url": "x"}}]}]}), Dialect::Gemini),
+        ] {
+            let refused = bound_of(&request, dialect).expect_err("refused");
+
+            assert!(
+                matches!(refused, Unboundable::ContentWithoutType | Unboundable::Content { .. }),
+                "{request}: {refused}"
+            );
+        }
+        let plain =
+            json!({"messages": [user(&"Hi".into()), {"role": "assistant", "content": null}], "system": "Hi"});
+        assert!(bound_of(&plain, Dialect::Anthropic).is_ok());
+    }
+
+    #[test]
+    fn what_server_tools_found_may_come_back_in_the_next_turn() {
+        let called =
+            json!({"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "x"}});
+        let page = json!({"type": "web_search_result", "url": "u", "title": "t", "encrypted_content": "E"});
+        let document =
+            json!({"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "x"}});
+        let fetched = json!({"type": "web_fetch_result", "url": "u", "content": document});
+        for (kind, content) in [
+            ("web_search_tool_result", json!([page, page])),
+            (
+                "web_search_tool_result",
+                json!({"type": "web_search_tool_result_error", "error_code": "unavailable"}),
+            ),
+            ("web_fetch_tool_result", fetched),
+            (
+                "web_fetch_tool_result",
+                json!({"type": "web_fetch_tool_result_error", "error_code": "unavailable"}),
+            ),
+        ] {
+            let found = json!({"type": kind, "tool_use_id": "s", "content": content});
+            let said =
+                json!({"role": "assistant", "content": [called, found, {"type": "text", "text": "Yes."}]});
+            let request = json!({"messages": [said, {"role": "user", "content": "And then?"}]});
+
+            let bound = bound_of(&request, Dialect::Anthropic).expect(kind).demand.input_tokens_max;
+
+            assert_eq!(bound, 128_000, "{kind}");
+        }
+    }
+
+    #[test]
+    fn documents_do_not_go_to_openrouter_which_reads_them_at_a_price_of_its_own() {
+        let file = json!({"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA"}});
+        let request = json!({"messages": [{"role": "user", "content": [file]}]});
+        let of = |provider: &str| {
+            let card = RateCard { provider: provider.into(), ..card("1", "1") };
+            input_bound(&request, 100, Dialect::OpenAiChat, &card)
+        };
+
+        assert!(of("openai").is_ok());
+        assert_eq!(of("openrouter"), Err(Unboundable::Content { kind: "file".into() }));
+    }
+
+    #[test]
+    fn a_picture_at_gemini_is_bounded_by_its_own_size() {
+        let of = |media_type: &str, data: &str| {
+            let part = json!({"inlineData": {"mimeType": media_type, "data": data}});
+            let request = json!({"contents": [{"parts": [part]}]});
+            let bytes = request.to_string().len() as u64;
+            let bound = bound_of(&request, Dialect::Gemini).expect("a bound").demand;
+            (bound.input_tokens_max - (bytes - data.len() as u64) - FRAMING_TOKENS, bound.audio_input)
+        };
+        for (width, height, tokens) in [
+            (1, 1, 2_240),
+            (384, 384, 2_240),
+            (1_024, 768, (4 * 3 + 1) * 258),
+            (960, 540, (4 * 3 + 1) * 258),
+            (385, 100, (6 * 2 + 1) * 258),
+            (4_000, 3_000, (16 * 12 + 1) * 258),
+            (20_000, 20_000, 128_000),
+            (u32::MAX, u32::MAX, 128_000),
+        ] {
+            assert_eq!(of("image/png", &png_of(width, height)), (tokens, false), "{width} x {height}");
+        }
+        for (media_type, data) in [("video/mp4", png_of(1, 1)), ("image/heic", "AAAA".to_owned())] {
+            let (tokens, audio) = of(media_type, &data);
+            assert!(tokens > 127_000 && audio, "{media_type}: {tokens}");
+        }
+    }
+
+    #[test]
+    fn i2_cache_writes_of_twelve_hours_are_held_for_at_their_own_price() {
+        let request = json!({"input": "x", "prompt_cache_options": {"ttl": "12h"}});
+        let mark = json!({"type": "input_text", "text": "x", "prompt_cache_breakpoint": {"ttl": "12h"}});
+        let marked = json!({"input": [{"role": "user", "content": [mark]}]});
+        let mut card = card("1", "1");
+        card.rates.cache_write_5m = Rate::new(Decimal::from(2)).ok();
+        card.rates.cache_write_1h = Rate::new(Decimal::from(4)).ok();
+        let details =
+            json!({"cache_write_tokens": 100, "cache_write_tokens_details": {"ttl_12h_tokens": 100}});
+        let report = json!({"input_tokens": 100, "output_tokens": 0, "input_tokens_details": details});
+        let usage = from_openai_responses(&report).expect("a usage");
+        let cost = cost(&card, &Terms::default(), &usage).expect("a cost");
+        assert_eq!(cost, Credits::from_nanos(400_000));
+
+        for request in [request, marked] {
+            let found = input_bound(&request, 100, Dialect::OpenAiResponses, &card).expect("a bound");
+
+            let demand = Demand { input_tokens_max: 100, ..found.demand };
+            assert!(bound(&card, &Terms::default(), &demand, 0).expect("a price") >= cost, "{request}");
         }
     }
 
@@ -684,6 +929,11 @@ mod tests {
         let audio = json!({"modalities": ["text", "audio"], "service_tier": "priority"});
         let audio = bound_of(&audio, Dialect::OpenAiChat).expect("a bound");
         assert!(audio.demand.audio_output && audio.tier == ServiceTier::Priority);
+        let fast = bound_of(&json!({"service_tier": "fast"}), Dialect::OpenAiChat).expect("a bound");
+        assert_eq!(fast.tier, ServiceTier::Priority);
+        let said = json!({"role": "assistant", "content": [
+            {"type": "tool_use", "id": "t", "name": "n", "input": {"cache_control": {"ttl": "7d"}}}]});
+        assert!(!of(json!({"messages": [said]})).demand.long_cache_writes);
     }
 
     #[test]

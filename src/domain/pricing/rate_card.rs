@@ -240,13 +240,25 @@ impl ServiceTier {
         ServiceTier::Decisions,
     ];
 
+    /// Whether it is sold for less than the standard one, and so only where the provider says that it served in it.
+    pub const fn is_cheap(self) -> bool {
+        match self {
+            ServiceTier::Batch | ServiceTier::Flex => true,
+            ServiceTier::Standard
+            | ServiceTier::Priority
+            | ServiceTier::Ultrafast
+            | ServiceTier::Decisions => false,
+        }
+    }
+
     /// The tier that a provider's text names in a request or an answer; `None` for `auto` and for words not known.
     pub fn named(text: &str) -> Option<ServiceTier> {
         match text.to_ascii_lowercase().as_str() {
             "default" | "standard" | "standard_only" | "on_demand" => Some(ServiceTier::Standard),
             "batch" => Some(ServiceTier::Batch),
             "flex" | "on_demand_flex" => Some(ServiceTier::Flex),
-            "priority" | "on_demand_priority" => Some(ServiceTier::Priority),
+            // OpenAI's other name of it in requests.
+            "priority" | "on_demand_priority" | "fast" => Some(ServiceTier::Priority),
             "ultrafast" => Some(ServiceTier::Ultrafast),
             "decisions" => Some(ServiceTier::Decisions),
             _ => None,

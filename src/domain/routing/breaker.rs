@@ -11,6 +11,8 @@ const CALLS_MIN: u32 = 5;
 const WINDOW_SECONDS: i64 = 60;
 const COOLDOWN_SECONDS_MIN: i64 = 5;
 const COOLDOWN_SECONDS_MAX: i64 = 30;
+/// A call that is to probe is sent within this time, or not: holding for it takes a moment.
+const CHOSEN_SECONDS: i64 = 2;
 /// The longest rest that a provider may ask for: what it meant for longer, a probe finds out.
 const REST_SECONDS_MAX: i64 = 300;
 
@@ -35,6 +37,8 @@ struct Counts {
 struct Open {
     until: Timestamp,
     cooldown_seconds: i64,
+    /// A call is meant to probe, and was not sent yet.
+    is_chosen: bool,
     is_probing: bool,
     /// A stream has begun since the probe was sent.
     has_begun: bool,
@@ -43,7 +47,7 @@ struct Open {
 impl Open {
     fn after(now: Timestamp, cooldown_seconds: i64) -> Open {
         let until = now.plus_seconds(cooldown_seconds);
-        Open { until, cooldown_seconds, is_probing: false, has_begun: false }
+        Open { until, cooldown_seconds, is_chosen: false, is_probing: false, has_begun: false }
     }
 }
 
@@ -62,10 +66,19 @@ impl Breaker {
         if now >= until { Standing::Ready } else { Standing::Resting { until } }
     }
 
+    /// A call is meant for it. Where it will probe, the others stay away until it is sent, or could have been.
+    pub fn is_chosen(&mut self, now: Timestamp) {
+        if let Some(open) = self.open.as_mut().filter(|open| now >= open.until) {
+            open.until = now.plus_seconds(CHOSEN_SECONDS);
+            open.is_chosen = true;
+        }
+    }
+
     /// A call is sent. Where it probes, the others stay away for as long as it may take to fail.
     pub fn starts(&mut self, now: Timestamp) {
-        if let Some(open) = self.open.as_mut().filter(|open| now >= open.until) {
+        if let Some(open) = self.open.as_mut().filter(|open| open.is_chosen || now >= open.until) {
             open.until = now.plus_seconds(open.cooldown_seconds);
+            open.is_chosen = false;
             open.is_probing = true;
         }
     }
@@ -162,6 +175,8 @@ mod tests {
     enum Call {
         Good,
         Bad,
+        /// Meant for it, and not sent yet.
+        Chosen,
         /// Sent, and not heard of yet.
         Sent,
         /// A stream that begins, ends, or breaks off.
@@ -170,7 +185,7 @@ mod tests {
         Breaks,
         Asks(i64),
     }
-    use Call::{Asks, Bad, Begins, Breaks, Ends, Good, Sent};
+    use Call::{Asks, Bad, Begins, Breaks, Chosen, Ends, Good, Sent};
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp(0).plus_seconds(1_000 + seconds)
@@ -183,6 +198,7 @@ mod tests {
             match call {
                 Good => breaker.succeeded(at(*seconds)),
                 Bad => drop(breaker.failed(at(*seconds))),
+                Chosen => breaker.is_chosen(at(*seconds)),
                 Sent => breaker.starts(at(*seconds)),
                 Begins => breaker.begins(at(*seconds)),
                 Ends => breaker.ends(),
@@ -219,6 +235,10 @@ mod tests {
             ("old failures are forgotten", vec![(0, Bad), (0, Bad), (0, Bad), (0, Bad), (61, Bad)], 61, None),
             ("it is ready after its cooldown", all_bad.to_vec(), 5, None),
             ("one probes, the others stay away", with(&[(5, Sent)]), 6, Some(4)),
+            ("one is meant to probe, the others stay away already", with(&[(5, Chosen)]), 5, Some(2)),
+            ("it is sent", with(&[(5, Chosen), (6, Sent)]), 6, Some(5)),
+            ("it never is", with(&[(5, Chosen)]), 7, None),
+            ("a call that is chosen while it rests is no probe", with(&[(1, Chosen), (1, Sent)]), 1, Some(4)),
             ("a probe that is never heard of bars it for a cooldown only", with(&[(5, Sent)]), 10, None),
             ("a failed probe doubles the cooldown", with(&[(5, Sent), (6, Bad)]), 6, Some(10)),
             (

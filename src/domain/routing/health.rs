@@ -86,6 +86,11 @@ impl Health {
         limits.into_iter().flatten().fold(self.breaker.standing(now), Ord::max)
     }
 
+    /// A call is meant for it.
+    pub fn is_chosen(&mut self, now: Timestamp) {
+        self.breaker.is_chosen(now);
+    }
+
     /// A call is sent: it takes of what is left, until the provider says more.
     pub fn starts(&mut self, now: Timestamp, tokens: u64) {
         self.breaker.starts(now);

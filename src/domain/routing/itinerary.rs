@@ -2,7 +2,8 @@
 //!
 //! The chain is tried in its order without pauses. Once every target has failed, those that may recover are tried again
 //! after a pause with full jitter, no earlier than the first of them asked for, as often as the policy says, and never
-//! past the request's deadline. Two targets may be under way at once (a hedge): what follows is decided once both failed.
+//! past the request's deadline, nor where all of them ask for a longer pause than the policy waits. Two targets may be
+//! under way at once (a hedge): what follows is decided once both failed.
 
 use crate::domain::routing::Retry;
 use crate::domain::time::Timestamp;
@@ -18,7 +19,15 @@ pub struct Itinerary {
     /// Rounds over the chain that are left after this one.
     rounds_left: u32,
     rounds_done: u32,
+    pause_seconds_max: u32,
     deadline: Timestamp,
+}
+
+/// How often the chain is tried again, and for how long it is worth waiting for a provider that asks for a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rounds {
+    pub retries: u32,
+    pub pause_seconds_max: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,9 +58,17 @@ pub enum Next {
 
 impl Itinerary {
     /// Over a chain of that many targets, the first of which is being tried.
-    pub fn new(targets: usize, retries: u32, deadline: Timestamp) -> Itinerary {
+    pub fn new(targets: usize, rounds: Rounds, deadline: Timestamp) -> Itinerary {
         let stop = Stop { is_out: false, not_before: Timestamp(i64::MIN) };
-        Itinerary { stops: vec![stop; targets], at: 0, rounds_left: retries, rounds_done: 0, deadline }
+        let Rounds { retries, pause_seconds_max } = rounds;
+        Itinerary {
+            stops: vec![stop; targets],
+            at: 0,
+            rounds_left: retries,
+            rounds_done: 0,
+            pause_seconds_max,
+            deadline,
+        }
     }
 
     /// The next target of this round, which may be tried beside the one that is under way.
@@ -103,8 +120,10 @@ impl Itinerary {
             return Next::GiveUp;
         }
         let drawn = Timestamp(now.0.saturating_add(jitter_micros(self.rounds_done, chance)));
-        // A target that asked for more than the time left is passed over.
-        let open = self.stops.iter().enumerate().filter(|(_, stop)| !stop.is_out);
+        // A target that asked for more than that, or than the time left, is passed over.
+        let latest = now.plus_seconds(self.pause_seconds_max.into());
+        let is_open = |stop: &Stop| !stop.is_out && stop.not_before <= latest;
+        let open = self.stops.iter().enumerate().filter(|(_, stop)| is_open(stop));
         let soonest = open.min_by_key(|(_, stop)| stop.not_before.max(drawn));
         let Some((place, start)) = soonest.map(|(place, stop)| (place, stop.not_before.max(drawn))) else {
             return Next::GiveUp;
@@ -140,7 +159,8 @@ mod tests {
         deadline_seconds: i64,
         setbacks: &[(Retry, Option<i64>)],
     ) -> Vec<Next> {
-        let mut itinerary = Itinerary::new(targets, retries, Timestamp(0).plus_seconds(deadline_seconds));
+        let deadline = Timestamp(0).plus_seconds(deadline_seconds);
+        let mut itinerary = Itinerary::new(targets, Rounds { retries, pause_seconds_max: 6 }, deadline);
         let step = |(retry, retry_after_seconds): &(Retry, Option<i64>)| {
             let setback = Setback { retry: *retry, retry_after_seconds: *retry_after_seconds };
             let place = itinerary.at;
@@ -190,9 +210,21 @@ mod tests {
             ),
             (
                 "or given up, where time ends before",
-                (1, 1, 9),
-                vec![(HereOrElsewhere, Some(9))],
+                (1, 1, 5),
+                vec![(HereOrElsewhere, Some(5))],
                 vec![Next::GiveUp],
+            ),
+            (
+                "or where it is longer than a caller is kept waiting",
+                (1, 1, 9),
+                vec![(HereOrElsewhere, Some(7))],
+                vec![Next::GiveUp],
+            ),
+            (
+                "all ask for longer",
+                (2, 1, 99),
+                vec![(HereOrElsewhere, Some(60)), (HereOrElsewhere, Some(7))],
+                vec![GO(1, 0), Next::GiveUp],
             ),
             (
                 "one that asks for long is passed over",
@@ -214,7 +246,8 @@ mod tests {
 
     #[test]
     fn a_hedge_takes_the_next_target_and_what_follows_knows_of_both() {
-        let mut itinerary = Itinerary::new(3, 1, Timestamp(0).plus_seconds(9));
+        let rounds = Rounds { retries: 1, pause_seconds_max: 9 };
+        let mut itinerary = Itinerary::new(3, rounds, Timestamp(0).plus_seconds(9));
         let failed = Setback { retry: HereOrElsewhere, retry_after_seconds: Some(5) };
 
         let beside = itinerary.beside(Timestamp(0));
@@ -226,7 +259,7 @@ mod tests {
         let again = itinerary.next(HereOrElsewhere, Timestamp(0), 0);
 
         assert_eq!((beside, third, again), (Some(1), GO(2, 0), GO(1, 5 * SECOND)));
-        assert_eq!(Itinerary::new(1, 1, Timestamp(9)).beside(Timestamp(0)), None);
+        assert_eq!(Itinerary::new(1, rounds, Timestamp(9)).beside(Timestamp(0)), None);
     }
 
     #[test]

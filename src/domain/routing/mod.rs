@@ -14,7 +14,7 @@ pub mod warmth;
 pub use breaker::Standing;
 pub use experiment::{Arm, Experiment, Phase, Seat, StickyBy, Trial, Trials};
 pub use health::{Allowance, Health, Left, News, in_order};
-pub use itinerary::{Itinerary, Next, Setback};
+pub use itinerary::{Itinerary, Next, Rounds, Setback};
 pub use route::{
     Asked, ByComplexity, CachePolicy, ClampPolicy, Complexity, ContextFit, OnExpiry, Policy, Prefer, Route,
     StayWarm, Step, To, When,

@@ -62,7 +62,7 @@ impl ByComplexity {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Policy {
-    /// Until the first part of an answer; absent: the provider's own setting.
+    /// Until the first part of a stream; absent: the provider's own setting.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_token_seconds: Option<u64>,
     /// Between two parts of an answer that has begun; absent: the provider's own setting.
@@ -73,6 +73,8 @@ pub struct Policy {
     pub total_seconds: Option<u64>,
     /// Rounds over the chain after the first.
     pub retries: u32,
+    /// A provider that asks for a longer pause is not waited for.
+    pub pause_seconds_max: u32,
     pub clamp: ClampPolicy,
     pub on_expiry: OnExpiry,
     pub prefer: Prefer,
@@ -256,6 +258,7 @@ impl Default for Policy {
             between_tokens_seconds: None,
             total_seconds: None,
             retries: 1,
+            pause_seconds_max: 10,
             clamp: ClampPolicy::Strict,
             on_expiry: OnExpiry::ChargeInput,
             prefer: Prefer::AsWritten,

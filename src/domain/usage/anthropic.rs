@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use crate::domain::usage::Usage;
-use crate::domain::usage::count::{UsageAnomaly, count, reported, required};
+use crate::domain::usage::count::{self, UsageAnomaly, count, reported, required};
 
 /// The `usage` of a message: what the model that answered consumed, compactions included.
 pub fn from_anthropic(report: &Value) -> Result<Usage, UsageAnomaly> {
@@ -18,14 +18,22 @@ pub fn from_anthropic(report: &Value) -> Result<Usage, UsageAnomaly> {
     Ok(usage)
 }
 
+/// How many calls of other models a settle names one by one.
+const OTHER_MODELS_MAX: usize = 8;
+
 /// What other models consumed within the call (an advisor, a model that was fallen back from), with their names:
-/// further attempts of the same settle.
+/// further attempts of the same settle. Where there are too many, the last one stands for all that follow.
 pub fn anthropic_other_models(report: &Value) -> Result<Vec<(String, Usage)>, UsageAnomaly> {
-    unlisted(report)?
-        .iter()
-        .filter_map(|iteration| Some((model_of(iteration)?.to_owned(), *iteration)))
-        .map(|(model, iteration)| Ok((model, one_iteration(iteration)?)))
-        .collect()
+    let mut others: Vec<(String, Usage)> = Vec::new();
+    for iteration in unlisted(report)? {
+        let Some(model) = model_of(iteration) else { continue };
+        let usage = one_iteration(iteration)?;
+        match others.get_mut(OTHER_MODELS_MAX - 1) {
+            Some((_, last)) => *last = last.plus(&usage),
+            None => others.push((model.to_owned(), usage)),
+        }
+    }
+    Ok(others)
 }
 
 /// Iterations whose tokens the top-level counts lack.
@@ -75,14 +83,11 @@ fn one_iteration(report: &Value) -> Result<Usage, UsageAnomaly> {
     })
 }
 
-/// Writes to the 5-minute and to the 1-hour cache. In streams the split can be stale while the flat count is right,
-/// so the flat count rules and the split only says how it divides.
+/// Writes to the 5-minute and to the 1-hour cache.
 fn cache_writes(report: &Value) -> Result<(u64, u64), UsageAnomaly> {
     let short = count(report, &["cache_creation", "ephemeral_5m_input_tokens"])?;
     let long = count(report, &["cache_creation", "ephemeral_1h_input_tokens"])?;
-    let all = reported(report, &["cache_creation_input_tokens"])?.unwrap_or(short + long);
-    let long = if short == 0 && long > 0 { all } else { long.min(all) };
-    Ok((all - long, long))
+    Ok(count::cache_writes(reported(report, &["cache_creation_input_tokens"])?, short, long))
 }
 
 /// The usage of a stream: `message_start` opens it, each `message_delta` brings cumulative counts.
@@ -201,6 +206,17 @@ mod tests {
                 other.iter().map(|(m, u)| (m.as_str(), u.input_tokens, u.output_tokens)).collect();
             assert_eq!(other, others, "{report}");
         }
+    }
+
+    #[test]
+    fn many_calls_of_other_models_are_all_counted_in_few_attempts() {
+        let call = json!({"type": "advisor_message", "model": "a", "input_tokens": 9, "output_tokens": 1});
+        let report = json!({"input_tokens": 30, "output_tokens": 3, "iterations": vec![call; 1_000]});
+
+        let others = anthropic_other_models(&report).expect("usages");
+
+        assert_eq!(others.len(), OTHER_MODELS_MAX);
+        assert_eq!(others.iter().map(|(_, usage)| usage.input_tokens).sum::<u64>(), 9_000);
     }
 
     #[test]

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use crate::domain::usage::Usage;
 
-/// A report that can't be true. The call goes to quarantine and charges the hold's bound.
+/// Why a report gives no usage. One that can't be true goes to quarantine and charges the hold's bound; one that lacks
+/// what it is there to tell is as none at all.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UsageAnomaly {
     #[error("the provider reports no {field}")]
@@ -39,6 +40,14 @@ pub(super) fn reported(report: &Value, path: &[&str]) -> Result<Option<u64>, Usa
 /// A count without which the report says nothing.
 pub(super) fn required(report: &Value, field: &'static str) -> Result<u64, UsageAnomaly> {
     reported(report, &[field])?.ok_or(UsageAnomaly::Missing { field })
+}
+
+/// Writes to a short-lived and to a long-lived cache. In streams the split can be stale while the flat count of `all` is
+/// right, so the flat count rules and the split only says how it divides.
+pub(super) fn cache_writes(all: Option<u64>, short: u64, long: u64) -> (u64, u64) {
+    let all = all.unwrap_or(short + long);
+    let long = if short == 0 && long > 0 { all } else { long.min(all) };
+    (all - long, long)
 }
 
 /// Output in a class for which no rate exists must not pass as free.

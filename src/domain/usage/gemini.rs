@@ -1,4 +1,5 @@
-//! Gemini's counting: cached tokens lie inside the prompt; thoughts and tool-use prompts lie beside.
+//! Gemini's counting: cached tokens lie inside the prompt; tool-use prompts lie beside it, and thoughts beside the candidates,
+//! but for servers that count them inside: the total tells.
 //!
 //! Zeros are absent, the details by modality need not add up, and modalities may be numbers.
 
@@ -13,10 +14,12 @@ pub fn from_gemini(report: &Value) -> Result<Usage, UsageAnomaly> {
     let tool_use = count(report, &["toolUsePromptTokenCount"])?;
     let candidates = count(report, &["candidatesTokenCount"])?.max(count(report, &["responseTokenCount"])?);
     let reasoning_tokens = count(report, &["thoughtsTokenCount"])?;
-    let sum = prompt + tool_use + candidates + reasoning_tokens;
+    let inside = if has_thoughts_inside(report) { reasoning_tokens } else { 0 };
+    let sum = prompt + tool_use + candidates + reasoning_tokens - inside;
     match reported(report, &["totalTokenCount"])? {
+        Some(0) if sum == 0 => {}
+        Some(_) | None if sum == 0 => return Err(UsageAnomaly::Missing { field: "token counts" }),
         Some(total) if total != sum => return Err(UsageAnomaly::SumsDiffer { total, parts: sum }),
-        None if sum == 0 => return Err(UsageAnomaly::Missing { field: "token counts" }),
         Some(_) | None => {}
     }
     let output = Modalities::of(report, &["candidatesTokensDetails", "responseTokensDetails"])?;
@@ -26,12 +29,21 @@ pub fn from_gemini(report: &Value) -> Result<Usage, UsageAnomaly> {
     Ok(Usage {
         input_tokens: input.input_tokens + tool_use,
         output_tokens: candidates
-            .checked_sub(output.audio)
-            .ok_or(UsageAnomaly::PartExceedsWhole { part: "audio tokens", whole: "candidates" })?,
+            .checked_sub(inside + output.audio)
+            .ok_or(UsageAnomaly::PartExceedsWhole { part: "parts of the candidates", whole: "candidates" })?,
         reasoning_tokens,
         audio_output_tokens: output.audio,
         ..input
     })
+}
+
+/// Whether only so the total adds up. Counts that are none are for `from_gemini` to find.
+pub fn has_thoughts_inside(report: &Value) -> bool {
+    let count = |field: &str| report[field].as_u64().unwrap_or(0);
+    let candidates = count("candidatesTokenCount").max(count("responseTokenCount"));
+    let beside = count("promptTokenCount").saturating_add(count("toolUsePromptTokenCount"));
+    count("thoughtsTokenCount") <= candidates
+        && report["totalTokenCount"].as_u64() == Some(beside.saturating_add(candidates))
 }
 
 fn prompt_classes(report: &Value, prompt: u64) -> Result<Usage, UsageAnomaly> {
@@ -136,6 +148,24 @@ mod tests {
     }
 
     #[test]
+    fn the_total_tells_where_thoughts_were_counted() {
+        for (candidates, thoughts, total, output) in [
+            (10, 5, Some(20), 5),
+            (5, 5, Some(20), 5),
+            (5, 5, None, 5),
+            (5, 5, Some(15), 0),
+            (10, 0, Some(20), 10),
+        ] {
+            let report = json!({"promptTokenCount": 10, "candidatesTokenCount": candidates,
+                                "thoughtsTokenCount": thoughts, "totalTokenCount": total});
+
+            let usage = from_gemini(&report).expect("a usage");
+
+            assert_eq!((usage.output_tokens, usage.reasoning_tokens), (output, thoughts), "{report}");
+        }
+    }
+
+    #[test]
     fn cached_media_without_details_are_counted_once() {
         let report = json!({
             "promptTokenCount": 100, "cachedContentTokenCount": 90, "totalTokenCount": 100,
@@ -152,8 +182,10 @@ mod tests {
         for report in [
             json!({}),
             json!({"trafficType": "ON_DEMAND"}),
+            json!({"totalTokenCount": 6}),
             json!({"promptTokenCount": -1, "totalTokenCount": 5}),
             json!({"promptTokenCount": 5, "totalTokenCount": 6}),
+            json!({"promptTokenCount": 5, "candidatesTokenCount": 3, "thoughtsTokenCount": 4, "totalTokenCount": 8}),
             json!({"promptTokenCount": 5, "cachedContentTokenCount": 6, "totalTokenCount": 5}),
             json!({"promptTokenCount": 5, "candidatesTokenCount": 3, "totalTokenCount": 8,
                    "candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 3}]}),

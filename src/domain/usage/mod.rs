@@ -13,8 +13,8 @@ pub(crate) mod recordings;
 
 pub use anthropic::{AnthropicStream, anthropic_other_models, from_anthropic};
 pub use count::UsageAnomaly;
-pub use gemini::from_gemini;
-pub use openai::{from_openai_chat, from_openai_embeddings, from_openai_responses};
+pub use gemini::{from_gemini, has_thoughts_inside};
+pub use openai::{from_openai_chat, from_openai_embeddings, from_openai_responses, with_long_cache_writes};
 
 use serde::{Deserialize, Serialize};
 
@@ -82,11 +82,13 @@ pub enum UsageSource {
 impl Usage {
     /// Beyond this no count is true: the largest context windows hold millions of tokens, not billions.
     pub const COUNT_MAX: u64 = 1_000_000_000;
+    /// How many classes and units there are.
+    pub const CLASSES: usize = 14;
 
     /// With every count that can't be true brought down to [`Usage::COUNT_MAX`], so that sums of many stay in range.
     pub fn pinned(&self) -> Usage {
         let mut pinned = self.clone();
-        pinned.classes().into_iter().for_each(|count| *count = (*count).min(Usage::COUNT_MAX));
+        pinned.classes().into_iter().for_each(|(_, count)| *count = (*count).min(Usage::COUNT_MAX));
         pinned
     }
 
@@ -94,26 +96,38 @@ impl Usage {
     pub fn plus(&self, other: &Usage) -> Usage {
         let (mut sum, mut other) = (self.clone(), other.clone());
         let pairs = sum.classes().into_iter().zip(other.classes());
-        pairs.for_each(|(count, more)| *count = count.saturating_add(*more));
+        pairs.for_each(|((_, count), (_, more))| *count = count.saturating_add(*more));
         sum
     }
 
-    fn classes(&mut self) -> [&mut u64; 14] {
+    /// Every count with its name in JSON, always in this order.
+    pub fn counts(&self) -> [(&'static str, u64); Usage::CLASSES] {
+        self.clone().classes().map(|(name, count)| (name, *count))
+    }
+
+    /// The usage of which these are the counts.
+    pub fn of_counts(counts: [u64; Usage::CLASSES]) -> Usage {
+        let mut usage = Usage::default();
+        usage.classes().into_iter().zip(counts).for_each(|((_, own), count)| *own = count);
+        usage
+    }
+
+    fn classes(&mut self) -> [(&'static str, &mut u64); Usage::CLASSES] {
         [
-            &mut self.input_tokens,
-            &mut self.cache_read_tokens,
-            &mut self.cache_write_5m_tokens,
-            &mut self.cache_write_1h_tokens,
-            &mut self.output_tokens,
-            &mut self.reasoning_tokens,
-            &mut self.audio_input_tokens,
-            &mut self.cached_audio_tokens,
-            &mut self.audio_output_tokens,
-            &mut self.image_tokens,
-            &mut self.video_tokens,
-            &mut self.web_searches,
-            &mut self.images,
-            &mut self.seconds,
+            ("input_tokens", &mut self.input_tokens),
+            ("cache_read_tokens", &mut self.cache_read_tokens),
+            ("cache_write_5m_tokens", &mut self.cache_write_5m_tokens),
+            ("cache_write_1h_tokens", &mut self.cache_write_1h_tokens),
+            ("output_tokens", &mut self.output_tokens),
+            ("reasoning_tokens", &mut self.reasoning_tokens),
+            ("audio_input_tokens", &mut self.audio_input_tokens),
+            ("cached_audio_tokens", &mut self.cached_audio_tokens),
+            ("audio_output_tokens", &mut self.audio_output_tokens),
+            ("image_tokens", &mut self.image_tokens),
+            ("video_tokens", &mut self.video_tokens),
+            ("web_searches", &mut self.web_searches),
+            ("images", &mut self.images),
+            ("seconds", &mut self.seconds),
         ]
     }
 
@@ -136,5 +150,22 @@ impl Usage {
     /// All tokens that the provider counts as output, reasoning included. Pins at the end of the range.
     pub fn output_total(&self) -> u64 {
         self.output_tokens.saturating_add(self.reasoning_tokens).saturating_add(self.audio_output_tokens)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_class_is_listed_under_its_name_in_json() {
+        let counts: [u64; Usage::CLASSES] = std::array::from_fn(|place| place as u64 + 1);
+
+        let usage = Usage::of_counts(counts);
+
+        let written = serde_json::to_value(&usage).expect("json");
+        let listed = usage.counts().map(|(name, count)| (name.to_owned(), count.into()));
+        assert_eq!(written, serde_json::Value::Object(listed.into_iter().collect()));
+        assert_eq!(usage.counts().map(|(_, count)| count), counts);
     }
 }

@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use crate::domain::usage::Usage;
-use crate::domain::usage::count::{UsageAnomaly, count, no_output_of, reported, required};
+use crate::domain::usage::count::{UsageAnomaly, cache_writes, count, no_output_of, reported, required};
 
 /// The `usage` of a chat completion, or of the last chunk of its stream.
 pub fn from_openai_chat(report: &Value) -> Result<Usage, UsageAnomaly> {
@@ -16,7 +16,8 @@ pub fn from_openai_chat(report: &Value) -> Result<Usage, UsageAnomaly> {
     let input = Input {
         total: required(report, "prompt_tokens")?,
         cached: cached_of_chat(report)?,
-        written: prompt("cache_write_tokens")?.max(count(report, &["cache_creation_input_tokens"])?),
+        // All for half an hour: this usage tells no longer ones apart, and `pricing::input_bound` refuses them.
+        written: (prompt("cache_write_tokens")?.max(count(report, &["cache_creation_input_tokens"])?), 0),
         audio: prompt("audio_tokens")?,
         image: prompt("image_tokens")?,
         video: prompt("video_tokens")?,
@@ -39,7 +40,7 @@ pub fn from_openai_responses(report: &Value) -> Result<Usage, UsageAnomaly> {
     let input = Input {
         total: required(report, "input_tokens")?,
         cached: part("cached_tokens")?,
-        written: part("cache_write_tokens")?,
+        written: written_by_response(report)?,
         audio: part("audio_tokens")?,
         image: part("image_tokens")?,
         video: part("video_tokens")?,
@@ -53,10 +54,31 @@ pub fn from_openai_responses(report: &Value) -> Result<Usage, UsageAnomaly> {
     disjoint(input, output)
 }
 
-/// The `usage` of an embedding call: input alone.
+/// Cache writes that live for half an hour, and those for twelve.
+fn written_by_response(report: &Value) -> Result<(u64, u64), UsageAnomaly> {
+    let part = |ttl| count(report, &["input_tokens_details", "cache_write_tokens_details", ttl]);
+    let all = reported(report, &["input_tokens_details", "cache_write_tokens"])?;
+    Ok(cache_writes(all, part("ttl_30m_tokens")?, part("ttl_12h_tokens")?))
+}
+
+/// The usage of a response whose request asked for writes that live long: where the report does not split them, all do.
+pub fn with_long_cache_writes(report: &Value, usage: Usage) -> Usage {
+    if !report["input_tokens_details"]["cache_write_tokens_details"].is_null() {
+        return usage;
+    }
+    let cache_write_1h_tokens = usage.cache_write_1h_tokens.saturating_add(usage.cache_write_5m_tokens);
+    Usage { cache_write_5m_tokens: 0, cache_write_1h_tokens, ..usage }
+}
+
+/// The `usage` of an embedding call: input alone, so that its total says the same.
 pub fn from_openai_embeddings(report: &Value) -> Result<Usage, UsageAnomaly> {
-    let input_tokens = required(report, "prompt_tokens")?;
-    match reported(report, &["total_tokens"])? {
+    let total = reported(report, &["total_tokens"])?;
+    let input_tokens = match (reported(report, &["prompt_tokens"])?, total) {
+        (Some(prompt), _) => prompt,
+        (None, Some(total)) => total,
+        (None, None) => return Err(UsageAnomaly::Missing { field: "prompt_tokens" }),
+    };
+    match total {
         Some(total) if total != input_tokens => Err(UsageAnomaly::SumsDiffer { total, parts: input_tokens }),
         Some(_) | None => Ok(Usage { input_tokens, ..Usage::default() }),
     }
@@ -77,7 +99,8 @@ fn cached_of_chat(report: &Value) -> Result<u64, UsageAnomaly> {
 struct Input {
     total: u64,
     cached: u64,
-    written: u64,
+    /// To the short-lived cache, and to the long-lived one.
+    written: (u64, u64),
     audio: u64,
     image: u64,
     video: u64,
@@ -93,7 +116,8 @@ struct Output {
 fn disjoint(input: Input, output: Output) -> Result<Usage, UsageAnomaly> {
     // Cached media are reported both as cached and as media; what the parts exceed the whole by is that overlap. Of pictures
     // and video it counts as cached alone; cached audio is a class of its own.
-    let parts = input.cached + input.written + input.audio + input.image + input.video;
+    let (written_short, written_long) = input.written;
+    let parts = input.cached + written_short + written_long + input.audio + input.image + input.video;
     let overlap = parts.saturating_sub(input.total);
     let cached_images = overlap.min(input.image).min(input.cached);
     let cached_video = (overlap - cached_images).min(input.video).min(input.cached - cached_images);
@@ -118,7 +142,8 @@ fn disjoint(input: Input, output: Output) -> Result<Usage, UsageAnomaly> {
     Ok(Usage {
         input_tokens: input.total - (parts - overlap),
         cache_read_tokens: input.cached - cached_audio,
-        cache_write_5m_tokens: input.written,
+        cache_write_5m_tokens: written_short,
+        cache_write_1h_tokens: written_long,
         output_tokens,
         reasoning_tokens: output.reasoning,
         audio_input_tokens: input.audio - cached_audio,
@@ -161,6 +186,42 @@ mod tests {
             ..Usage::default()
         };
         assert_eq!(from_openai_chat(&report), Ok(expected));
+    }
+
+    #[test]
+    fn cache_writes_of_a_response_are_told_apart_by_how_long_they_live() {
+        for (all, short, long, expected) in [
+            (json!(80), json!(30), json!(50), (30, 50)),
+            (json!(80), json!(0), json!(80), (0, 80)),
+            (json!(80), json!(null), json!(70), (0, 80)),
+            (json!(80), json!(80), json!(0), (80, 0)),
+            (json!(80), json!(null), json!(null), (80, 0)),
+            (json!(null), json!(30), json!(50), (30, 50)),
+        ] {
+            let split = json!({"ttl_30m_tokens": short, "ttl_12h_tokens": long});
+            let details = json!({"cache_write_tokens": all, "cache_write_tokens_details": split});
+            let report = json!({"input_tokens": 100, "output_tokens": 1, "input_tokens_details": details});
+
+            let usage = from_openai_responses(&report).expect("a usage");
+
+            assert_eq!((usage.cache_write_5m_tokens, usage.cache_write_1h_tokens), expected, "{report}");
+            assert_eq!(usage.input_total(), 100);
+            assert_eq!(with_long_cache_writes(&report, usage.clone()), usage, "as it is split");
+        }
+        let unsplit = json!({"input_tokens": 100, "output_tokens": 1, "input_tokens_details": {"cache_write_tokens": 80}});
+        let usage = from_openai_responses(&unsplit).expect("a usage");
+        let long = with_long_cache_writes(&unsplit, usage);
+        assert_eq!((long.cache_write_5m_tokens, long.cache_write_1h_tokens), (0, 80));
+    }
+
+    #[test]
+    fn an_embeddings_total_is_its_input() {
+        let of = |report: Value| from_openai_embeddings(&report).map(|usage| usage.input_tokens);
+
+        assert_eq!(of(json!({"prompt_tokens": 7, "total_tokens": 7})), Ok(7));
+        assert_eq!(of(json!({"total_tokens": 7})), Ok(7));
+        assert_eq!(of(json!({})), Err(UsageAnomaly::Missing { field: "prompt_tokens" }));
+        assert!(of(json!({"prompt_tokens": 7, "total_tokens": 8})).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod answer;
 mod mixed;
 mod request;
+mod schema;
 mod stream;
 
 pub(super) use answer::{parse_answer, render_answer};

@@ -7,7 +7,7 @@ use serde_json::{Number, Value};
 use sha2::{Digest, Sha256};
 
 use super::dropped::Dropped;
-use super::{Refused, Unsupported, effort};
+use super::{Malformed, Refused, Unsupported, effort};
 
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,15 +33,84 @@ pub struct Conversation {
 }
 
 impl Conversation {
+    /// Of a request whose fields are read one by one; null is none.
+    pub fn of_fields(
+        body: &Value,
+        read: impl Fn(&mut Conversation, &str, &Value) -> Result<(), Refused>,
+    ) -> Result<Conversation, Refused> {
+        let mut conversation = Conversation::default();
+        let fields = body.as_object().ok_or_else(|| Malformed::new("body", "must be a JSON object"))?;
+        for (field, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
+            read(&mut conversation, field, value)?;
+        }
+        Ok(conversation)
+    }
+
     /// Results of one turn stand together, as they answer one message.
     pub fn push_tool_result(&mut self, result: Part) {
         match self.messages.last_mut() {
-            Some(Message { role: Role::User, parts })
-                if parts.iter().all(|part| matches!(part, Part::ToolResult { .. })) =>
-            {
+            Some(Message { role: Role::User, parts }) if parts.last().is_some_and(Part::is_tool_result) => {
                 parts.push(result);
             }
             _ => self.messages.push(Message { role: Role::User, parts: vec![result] }),
+        }
+    }
+
+    /// A call, or a thought, stands with what the model said before.
+    pub fn push_to_assistant(&mut self, part: Part) {
+        match self.messages.last_mut() {
+            Some(Message { role: Role::Assistant, parts }) => parts.push(part),
+            _ => self.messages.push(Message { role: Role::Assistant, parts: vec![part] }),
+        }
+    }
+
+    /// What a model says stands with the thought before it.
+    pub fn push_assistant(&mut self, parts: Vec<Part>) {
+        match self.messages.last_mut() {
+            Some(Message { role: Role::Assistant, parts: before })
+                if before.last().is_some_and(|part| matches!(part, Part::Thought { .. })) =>
+            {
+                before.extend(parts);
+            }
+            _ => self.messages.push(Message { role: Role::Assistant, parts }),
+        }
+    }
+
+    /// Thoughts mean nothing to another model, except to one that wants them back with its calls.
+    pub fn forget_thoughts(&mut self, goes_with_calls: bool) {
+        let Self { messages, dropped, .. } = self;
+        for Message { parts, .. } in messages {
+            let has_calls = parts.iter().any(|part| matches!(part, Part::ToolCall(_)));
+            if goes_with_calls && has_calls {
+                continue;
+            }
+            parts.retain(|part| match part {
+                Part::Thought { field, .. } => {
+                    dropped.add(field);
+                    false
+                }
+                Part::Text(_) | Part::Image(_) | Part::ToolCall(_) | Part::ToolResult { .. } => true,
+            });
+        }
+    }
+
+    /// For dialects in which a tool's result is text: what it shows follows in the user's words, once all results of its
+    /// turn are told, since nothing may come between them.
+    pub fn move_pictures_out_of_results(&mut self) {
+        let mut shown = Vec::new();
+        let mut messages = self.messages.iter_mut().peekable();
+        while let Some(Message { parts, .. }) = messages.next() {
+            for part in parts.iter_mut() {
+                if let Part::ToolResult { call_id, parts } = part {
+                    shown.extend(Part::take_pictures(call_id, parts));
+                }
+            }
+            let goes_on = messages.peek().is_some_and(|next| next.parts.iter().any(Part::is_tool_result));
+            if !shown.is_empty() && !goes_on {
+                self.dropped.add(MOVED_PICTURES);
+                let after = parts.iter().rposition(Part::is_tool_result).map_or(0, |last| last + 1);
+                parts.splice(after..after, shown.drain(..));
+            }
         }
     }
 
@@ -98,8 +167,22 @@ pub enum Part {
     Text(String),
     Image(Image),
     ToolCall(ToolCall),
-    ToolResult { call_id: String, parts: Vec<Part> },
+    ToolResult {
+        call_id: String,
+        parts: Vec<Part>,
+    },
+    /// What the model thought, unsealed.
+    Thought {
+        text: String,
+        /// By which its caller is told where it is left out.
+        field: &'static str,
+    },
 }
+
+/// What the caller is told of pictures that stand after a tool's result instead of in it.
+const MOVED_PICTURES: &str = "tool_result.image: moved";
+/// Stands where they were.
+const PICTURE_FOLLOWS: &str = "(The picture follows.)";
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Image {
@@ -112,6 +195,8 @@ impl Image {
         let inline = url.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,"));
         match inline {
             Some((media_type, base64)) => {
+                // A common slip, which OpenAI forgives and others don't.
+                let media_type = if media_type == "image/jpg" { "image/jpeg" } else { media_type };
                 Image::Inline { media_type: media_type.to_owned(), base64: base64.to_owned() }
             }
             None => Image::Url(url.to_owned()),
@@ -127,6 +212,22 @@ impl Image {
 }
 
 impl Part {
+    fn is_tool_result(&self) -> bool {
+        matches!(self, Part::ToolResult { .. })
+    }
+
+    /// What a result shows, after the name of its call; words in its place.
+    fn take_pictures(call_id: &str, result: &mut [Part]) -> Vec<Part> {
+        let pictures = result.iter_mut().filter(|part| matches!(part, Part::Image(_)));
+        let mut taken: Vec<Part> =
+            pictures.map(|part| std::mem::replace(part, Part::Text(PICTURE_FOLLOWS.to_owned()))).collect();
+        if !taken.is_empty() {
+            let (id, _) = ToolCall::id_without(call_id);
+            taken.insert(0, Part::Text(format!("The result of {id} shows:")));
+        }
+        taken
+    }
+
     /// The text of a tool's result, for dialects in which it is nothing else.
     pub fn result_text(parts: &[Part]) -> Result<String, Refused> {
         let text = |part: &Part| match part {
@@ -272,6 +373,8 @@ pub enum Delta {
         index: u64,
         fragment: String,
     },
+    /// In base64; only a client of the same dialect can have asked for it.
+    Sound(String),
     Finish(FinishReason),
     Usage(TokenCounts),
     /// The upstream said that its stream is whole.
@@ -281,14 +384,19 @@ pub enum Delta {
 }
 
 impl Delta {
-    /// The output that this step delivers.
+    /// The words that this step delivers.
     pub fn output(&self) -> Option<&str> {
         match self {
             Delta::Thinking(text) | Delta::Text(text) | Delta::ToolArguments { fragment: text, .. } => {
                 Some(text)
             }
             Delta::ToolCall { name, .. } => Some(name),
-            Delta::Start { .. } | Delta::Finish(_) | Delta::Usage(_) | Delta::End | Delta::Failed(_) => None,
+            Delta::Start { .. }
+            | Delta::Sound(_)
+            | Delta::Finish(_)
+            | Delta::Usage(_)
+            | Delta::End
+            | Delta::Failed(_) => None,
         }
     }
 }

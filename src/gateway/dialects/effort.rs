@@ -4,7 +4,7 @@
 //! level asked is named to the caller. The tables are in `docs/DIALECTS.md`; their sources are the providers' own.
 
 use super::Malformed;
-use crate::gateway::providers::{is_openai_model, is_openai_reasoning_model};
+use crate::gateway::model_names::{claude_version, is_openai_model, is_openai_reasoning_model};
 
 /// From no thought to as much as there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -153,16 +153,6 @@ pub fn for_anthropic(asked: Effort, model: &str) -> Told<Claude> {
             Told { said: said.map(Claude::Adaptive), is_as_asked }
         }
     }
-}
-
-/// Of `claude-3-7-sonnet-20250219`, `claude-sonnet-4-5@20250929` or `anthropic/claude-opus-5`.
-fn claude_version(model: &str) -> Option<(u64, u64)> {
-    let name = model.rsplit_once("claude-")?.1;
-    let mut numbers = name.split(['-', '.', '@', ':']).skip_while(|part| part.parse::<u64>().is_err());
-    let major = numbers.next()?.parse().ok()?;
-    // Longer ones are dates.
-    let minor = numbers.next().filter(|part| part.len() < 3).and_then(|part| part.parse().ok()).unwrap_or(0);
-    (major < 100).then_some((major, minor))
 }
 
 /// How Gemini is told.

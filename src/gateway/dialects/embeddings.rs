@@ -7,9 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Family, Malformed, Refused, Unsupported, UpstreamRequest};
 use crate::gateway::providers;
-
-/// Text is about this many bytes a token.
-const BYTES_PER_TOKEN: usize = 4;
+use crate::gateway::token_estimate::BYTES_PER_TOKEN;
 
 /// The caller's request as the upstream reads it.
 ///
@@ -92,7 +90,7 @@ fn packed(values: &[Value]) -> String {
 /// About so many tokens, where the provider does not say: some of Gemini's models never do.
 pub fn counted_tokens(request: &Value) -> u64 {
     let tokens = |input: &Value| match input {
-        Value::String(text) => text.len().div_ceil(BYTES_PER_TOKEN) as u64,
+        Value::String(text) => (text.len() as u64).div_ceil(BYTES_PER_TOKEN),
         Value::Array(tokens) => tokens.len() as u64,
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => 1,
     };

@@ -32,7 +32,8 @@ pub fn error_event(dialect: Dialect, error: &ErrorBody<'_>) -> String {
         Dialect::OpenaiResponses => {
             let event = json!({
                 "type": "error", "code": error.code, "message": error.message, "param": error.field,
-                "sequence_number": null,
+                // Nobody here has counted, and SDKs read no event without a number.
+                "sequence_number": 0,
             });
             super::sse::event_frame("error", &event.to_string())
         }

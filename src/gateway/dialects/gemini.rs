@@ -14,6 +14,7 @@ pub(super) use stream::CandidateReader;
 use serde_json::Value;
 
 use super::conversation::{FinishReason, TokenCounts, ToolCall};
+use crate::domain::usage::has_thoughts_inside;
 
 /// By name, or by the number that the enumeration has on the wire. A call of a tool ends like any answer; what is not
 /// known to be a clean end (a call that can't be read, or that nobody offered) is none.
@@ -45,16 +46,17 @@ fn finish_reason(reason: &Value, has_calls: bool) -> FinishReason {
     }
 }
 
-/// Cached tokens lie inside the prompt; prompts of tools and thoughts lie beside.
+/// Cached tokens lie inside the prompt; prompts of tools lie beside it, and thoughts beside the candidates or inside.
 fn tokens(usage: &Value) -> TokenCounts {
     let count = |field: &str| usage[field].as_u64().unwrap_or(0);
     let (cache_read, reasoning) = (count("cachedContentTokenCount"), count("thoughtsTokenCount"));
     let prompt = count("promptTokenCount").saturating_add(count("toolUsePromptTokenCount"));
+    let beside = if has_thoughts_inside(usage) { 0 } else { reasoning };
     TokenCounts {
         input: prompt.saturating_sub(cache_read),
         cache_read,
         cache_write: 0,
-        output: count("candidatesTokenCount").saturating_add(reasoning),
+        output: count("candidatesTokenCount").saturating_add(beside),
         reasoning,
     }
 }
@@ -71,5 +73,23 @@ fn tool_call(part: &Value, response_id: &str, nth: usize) -> ToolCall {
         id: ToolCall::id_with(&id, part["thoughtSignature"].as_str()),
         name: call["name"].as_str().unwrap_or("").to_owned(),
         arguments,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn thoughts_are_output_once_wherever_they_were_counted() {
+        for (candidates, total, output) in [(10, 20, 10), (5, 20, 10)] {
+            let usage = json!({"promptTokenCount": 10, "candidatesTokenCount": candidates,
+                               "thoughtsTokenCount": 5, "totalTokenCount": total});
+
+            let counts = tokens(&usage);
+
+            assert_eq!((counts.output, counts.reasoning), (output, 5), "{usage}");
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! lost silently. Pure: bytes and JSON in, bytes and JSON out.
 
 mod anthropic;
+mod content;
 pub mod conversation;
 mod dropped;
 mod effort;
@@ -20,9 +21,8 @@ mod same;
 pub mod sse;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Number, Value};
 
-use super::providers;
 use conversation::{Answer, FinishReason};
 
 pub use relay::{Delivered, StreamEnds, StreamRelay};
@@ -107,6 +107,15 @@ impl Malformed {
     }
 }
 
+/// What stands there can't be said to the upstream.
+fn unsupported<T>(field: impl Into<String>, why: &str) -> Result<T, Refused> {
+    Err(Unsupported::new(field, why).into())
+}
+
+fn number(field: &str, value: &Value) -> Result<Number, Malformed> {
+    value.as_number().cloned().ok_or_else(|| Malformed::new(field, "must be a number"))
+}
+
 impl Unsupported {
     pub fn new(field: impl Into<String>, why: impl Into<String>) -> Self {
         Self { field: field.into(), why: why.into() }
@@ -158,15 +167,14 @@ fn named(id: &Value) -> Option<&str> {
     id.as_str().filter(|id| !id.is_empty())
 }
 
-/// The caller's request as the upstream reads it, for the upstream's name of the model. Price and clamp what this
-/// returns (`pricing::input_bound`, `providers::clamp`): it is what is sent.
+/// The caller's request, which the edge has validated, as the upstream reads it, for the upstream's name of the model.
+/// Price and clamp what this returns (`pricing::input_bound`, `providers::clamp`): it is what is sent.
 pub fn upstream_request(
     client: Dialect,
     upstream: Family,
     body: &Value,
     model: &str,
 ) -> Result<UpstreamRequest, Refused> {
-    providers::validate(client, body)?;
     refuse_stored(client, body)?;
     if Family::from(client) == upstream {
         return Ok(same::patched(client, body, model));
@@ -179,6 +187,7 @@ pub fn upstream_request(
     if upstream != Family::Gemini {
         parsed.forget_signatures();
     }
+    parsed.forget_thoughts(upstream == Family::OpenaiChat && openai_chat::wants_thoughts_back(model));
     match upstream {
         Family::OpenaiChat => openai_chat::render_request(parsed, model),
         Family::OpenaiResponses => openai_responses::render_request(parsed, model),
@@ -225,6 +234,17 @@ fn parse_answer(upstream: Family, body: &Value) -> Result<Answer, Malformed> {
 /// Whether an upstream's answer says that it failed on the way.
 pub fn has_failed(upstream: Family, body: &Value) -> bool {
     parse_answer(upstream, body).is_ok_and(|answer| answer.finish == FinishReason::Error)
+}
+
+/// Whether the provider's policy has left nothing of an answer. Of several at once another may be whole.
+pub fn is_blocked(upstream: Family, body: &Value) -> bool {
+    let is_alone = body["choices"].as_array().is_none_or(|choices| choices.len() < 2);
+    is_alone
+        && parse_answer(upstream, body).is_ok_and(|answer| {
+            let is_empty =
+                answer.text.is_empty() && answer.thinking.is_empty() && answer.tool_calls.is_empty();
+            answer.finish == FinishReason::ContentFilter && is_empty
+        })
 }
 
 /// Who asked what, and who answers.

@@ -7,7 +7,7 @@ mod stream;
 mod text_chunk;
 
 pub(super) use answer::{parse_answer, render_answer};
-pub(super) use request::{parse_request, refuse_stored, render_request};
+pub(super) use request::{parse_request, refuse_stored, render_request, wants_thoughts_back};
 pub(super) use stream::{ChunkReader, ChunkWriter};
 pub(super) use text_chunk::TextChunk;
 

@@ -85,6 +85,7 @@ fn item_events(place: usize, item: &Value, events: &mut Vec<Value>) {
         ("content", json!([])),
         ("summary", json!([])),
         ("arguments", "".into()),
+        ("input", "".into()),
         ("status", "in_progress".into()),
     ] {
         if !begun[field].is_null() {
@@ -100,10 +101,16 @@ fn item_events(place: usize, item: &Value, events: &mut Vec<Value>) {
             part_events(&at, part, events);
         }
     }
-    if let Some(arguments) = item["arguments"].as_str().filter(|_| item["type"] == "function_call") {
-        let name = "response.function_call_arguments";
-        events.push(event(&format!("{name}.delta"), &at, [("delta", arguments.into())]));
-        let done = [("name", item["name"].clone()), ("arguments", arguments.into())];
+    let called = match item["type"].as_str() {
+        Some("function_call") => Some(("response.function_call_arguments", "arguments")),
+        Some("custom_tool_call") => Some(("response.custom_tool_call_input", "input")),
+        Some(_) | None => None,
+    };
+    if let Some((name, field)) = called
+        && let Some(said) = item[field].as_str()
+    {
+        events.push(event(&format!("{name}.delta"), &at, [("delta", said.into())]));
+        let done = [("name", item["name"].clone()), (field, said.into())];
         events.push(event(&format!("{name}.done"), &at, done));
     }
     events.push(json!({"type": "response.output_item.done", "output_index": place, "item": item}));

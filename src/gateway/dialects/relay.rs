@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::conversation::{Delta, FinishReason};
 use super::frames::FrameParser;
 use super::sse::{Frame, SseError, data_frame, event_frame};
-use super::{Dialect, Family, anthropic, gemini, openai_chat, openai_responses, pieces};
+use super::{Dialect, Family, anthropic, content, gemini, openai_chat, openai_responses, pieces, same};
 use crate::gateway::providers;
 use crate::gateway::providers::classify::{UpstreamFailure, classify_answer, classify_event};
 
@@ -27,6 +28,12 @@ impl Delivered {
         self.deltas += 1;
         self.characters += output.chars().count() as u64;
         self.bytes += output.len() as u64;
+    }
+
+    /// Of sound, a token is far more letters than of text.
+    fn add_sound(&mut self, base64: &str) {
+        self.deltas += 1;
+        self.bytes += base64.len() as u64;
     }
 }
 
@@ -50,6 +57,8 @@ pub struct StreamRelay {
     parser: FrameParser,
     reader: Reader,
     writer: Writer,
+    /// Those that a response repeats are the operator's.
+    hides_instructions: bool,
     usage: Option<Value>,
     served_model: Option<String>,
     service_tier: Option<String>,
@@ -57,7 +66,11 @@ pub struct StreamRelay {
     /// How many answers were asked for at once, and which of them have had their finish reason.
     choices: u64,
     finished_choices: BTreeSet<u64>,
+    /// Something came that is more than an envelope.
+    has_content: bool,
     finished: bool,
+    /// The provider's policy has ended it.
+    is_filtered: bool,
     /// It ended by itself, and says that something went wrong.
     has_failed: bool,
     ended: bool,
@@ -95,13 +108,16 @@ impl StreamRelay {
             parser: FrameParser::default(),
             reader,
             writer,
+            hides_instructions: false,
             usage: None,
             served_model: None,
             service_tier: None,
             delivered: Delivered::default(),
             choices: 1,
             finished_choices: BTreeSet::new(),
+            has_content: false,
             finished: false,
+            is_filtered: false,
             has_failed: false,
             ended: false,
             failure: None,
@@ -115,6 +131,7 @@ impl StreamRelay {
 
     /// In answer to this request, of which some dialects repeat a part.
     pub fn answering(mut self, request: &Value) -> Self {
+        self.hides_instructions = same::hides_instructions(self.ends.client, request);
         if let Writer::Items(writer) = &mut self.writer {
             writer.answers(request);
         }
@@ -130,7 +147,7 @@ impl StreamRelay {
     /// The upstream closed its stream. Returns the last bytes for the client; a stream that is then not
     /// `is_whole` broke off.
     pub fn finish(&mut self) -> Result<Bytes, SseError> {
-        let last = self.parser.finish()?;
+        let last = self.parser.finish()?.and_then(closed);
         let mut out = self.relay(last.as_slice()).to_vec();
         // Some servers close after the finish reason, without the mark of the end.
         if self.failure.is_none() {
@@ -152,9 +169,20 @@ impl StreamRelay {
         Bytes::from(text)
     }
 
-    /// Whether there was any event of an answer yet; comments and keep-alives are none.
+    /// Whether the upstream has said that there will be an answer; comments and keep-alives say nothing.
+    pub fn is_announced(&self) -> bool {
+        self.served_model.is_some() || self.has_begun()
+    }
+
+    /// Whether any part of the answer itself is there, or its end. Providers send an envelope as soon as they have read the
+    /// request, and may fail or fall silent after it.
     pub fn has_begun(&self) -> bool {
-        self.served_model.is_some() || self.delivered.deltas > 0 || self.is_whole()
+        self.has_content || self.delivered.deltas > 0 || self.is_whole()
+    }
+
+    /// Whether the provider's policy has left nothing of the answer.
+    pub fn is_blocked(&self) -> bool {
+        self.finished && self.is_filtered && !self.has_content && self.delivered.deltas == 0
     }
 
     /// Whether the answer came to its end.
@@ -261,6 +289,7 @@ impl StreamRelay {
     /// `raw` is the frame in which it came.
     fn relay_event(&mut self, event: Value, raw: Option<&Bytes>, out: &mut Vec<u8>) {
         self.note(&event);
+        self.has_content = self.has_content || content::is_in(self.ends.upstream, &event);
         let deltas = match &mut self.reader {
             Reader::Chunks(reader) => reader.read(&event),
             Reader::Items(reader) => reader.read(&event),
@@ -327,7 +356,7 @@ impl StreamRelay {
         for (known, told) in
             [(&mut self.served_model, chunk.model()), (&mut self.service_tier, chunk.service_tier())]
         {
-            if let Some(told) = told.filter(|told| known.as_deref() != Some(told)) {
+            if let Some(told) = told.map(providers::kept).filter(|told| known.as_deref() != Some(told)) {
                 *known = Some(told.to_owned());
             }
         }
@@ -339,10 +368,12 @@ impl StreamRelay {
             self.delivered.add(output);
         }
         match delta {
+            Delta::Sound(base64) => self.delivered.add_sound(&base64),
             Delta::Failed(event) => self.failure = Some(classify_event(&event)),
             Delta::End => self.end(text),
             Delta::Finish(reason) => {
                 self.has_failed |= reason == FinishReason::Error;
+                self.is_filtered |= reason == FinishReason::ContentFilter;
                 self.finished |= self.choices <= 1;
                 self.writer.write(delta, text);
             }
@@ -361,12 +392,14 @@ impl StreamRelay {
         }
     }
 
-    /// The usage that we asked for must not reach a client that did not.
+    /// The usage that we asked for must not reach a client that did not, nor what an operator's prompt says.
     fn forward(&self, raw: Option<&Bytes>, mut event: Value, out: &mut Vec<u8>) {
+        let has_hidden =
+            self.hides_instructions && event.get_mut("response").is_some_and(same::hide_instructions);
         let hides = self.ends.client == Dialect::OpenaiChat
             && !self.ends.client_wants_usage
             && event["usage"].is_object();
-        if let (false, Some(raw)) = (hides, raw) {
+        if let (false, Some(raw)) = (hides || has_hidden, raw) {
             out.extend_from_slice(raw);
             return;
         }
@@ -383,6 +416,15 @@ impl StreamRelay {
         };
         out.extend_from_slice(frame.as_bytes());
     }
+}
+
+/// The last frame of a stream whose upstream closed it without a blank line: what follows must not run into it. Half a frame
+/// is none.
+fn closed(frame: Frame) -> Option<Frame> {
+    let data = frame.data.as_deref()?;
+    let is_whole = data.trim() == "[DONE]" || serde_json::from_str::<IgnoredAny>(data).is_ok();
+    let raw = Bytes::from([&frame.raw[..], b"\n\n"].concat());
+    is_whole.then_some(Frame { raw, ..frame })
 }
 
 impl Writer {
@@ -409,6 +451,88 @@ impl Writer {
             Writer::Chunks(writer) => writer.write(delta, out),
             Writer::Items(writer) => writer.write(delta, out),
             Writer::Events(writer) => writer.write(delta, out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENTS: [Dialect; 3] = [Dialect::OpenaiChat, Dialect::OpenaiResponses, Dialect::AnthropicMessages];
+
+    /// A stream of a few words and its last event, whose blank line is missing, as each dialect writes it.
+    fn stream(dialect: Dialect) -> (String, String) {
+        let frames = match dialect {
+            Dialect::OpenaiChat => [
+                r#"data: {"id":"c","model":"m","choices":[{"index":0,"delta":{"content":"Yes"}}]}"#,
+                r#"data: {"id":"c","model":"m","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#,
+            ],
+            Dialect::OpenaiResponses => [
+                "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"Yes\"}",
+                "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"status\":\"completed\"}}",
+            ],
+            Dialect::AnthropicMessages => [
+                "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\
+                 \"delta\":{\"type\":\"text_delta\",\"text\":\"Yes\"}}",
+                "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"}}",
+            ],
+        };
+        (format!("{}\n\n", frames[0]), frames[1].to_owned())
+    }
+
+    /// What a client reads, and whether the answer was whole.
+    fn relayed(dialect: Dialect, stream: &str) -> (Vec<Value>, bool) {
+        let mut relay = StreamRelay::new(StreamEnds {
+            upstream: dialect.into(),
+            client: dialect,
+            client_wants_usage: true,
+            created_at_seconds: 0,
+        });
+        let mut out = relay.push(stream.as_bytes()).unwrap().to_vec();
+        out.extend_from_slice(&relay.finish().unwrap());
+        // What the gateway says then.
+        if !relay.is_whole() {
+            out.extend_from_slice(data_frame("{\"error\":{}}").as_bytes());
+        }
+        let mut parser = FrameParser::default();
+        let frames = parser.push(&out).unwrap();
+        assert_eq!(parser.finish().unwrap(), None, "every frame has its blank line: {}", out.escape_ascii());
+        let data = frames.into_iter().filter_map(|frame| frame.data);
+        let read = |data: String| match &*data {
+            "[DONE]" => Value::Null,
+            data => serde_json::from_str(data).expect(data),
+        };
+        (data.map(read).collect(), relay.is_whole())
+    }
+
+    #[test]
+    fn a_last_frame_without_its_blank_line_does_not_run_into_what_follows() {
+        for dialect in CLIENTS {
+            let (words, last) = stream(dialect);
+            let mark = usize::from(dialect != Dialect::OpenaiResponses);
+            for line_end in ["", "\n", "\r\n"] {
+                let (events, is_whole) = relayed(dialect, &format!("{words}{last}{line_end}"));
+
+                assert_eq!(
+                    (events.len(), is_whole),
+                    (2 + mark, true),
+                    "{dialect:?} {line_end:?}: {events:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn half_a_frame_is_left_out_and_the_error_that_follows_can_be_read() {
+        for dialect in CLIENTS {
+            let (words, last) = stream(dialect);
+            for cut in 1..last.len() {
+                let (events, is_whole) = relayed(dialect, &format!("{words}{}", &last[..cut]));
+
+                assert_eq!((events.len(), is_whole), (2, false), "{dialect:?} {cut}: {events:?}");
+                assert!(events[1]["error"].is_object(), "{dialect:?} {cut}: {events:?}");
+            }
         }
     }
 }

@@ -62,9 +62,30 @@ fn forget_signatures(value: &mut Value) {
     }
 }
 
+/// Whether a response's instructions are not for its client, who wrote none: they are the operator's.
+pub fn hides_instructions(client: Dialect, request: &Value) -> bool {
+    client == Dialect::OpenaiResponses && request["instructions"].is_null()
+}
+
+/// Whether there were any.
+pub fn hide_instructions(response: &mut Value) -> bool {
+    match response.get_mut("instructions") {
+        Some(instructions) if !instructions.is_null() => {
+            *instructions = Value::Null;
+            true
+        }
+        Some(_) | None => false,
+    }
+}
+
 /// A whole answer for the client: the upstream's own bytes within one dialect, translated bytes across.
 pub fn answer_for_client(ends: AnswerEnds<'_>, bytes: &Bytes, body: &Value) -> Result<Bytes, Malformed> {
     if ends.upstream == ends.client.into() {
+        if hides_instructions(ends.client, ends.request) && !body["instructions"].is_null() {
+            let mut body = body.clone();
+            hide_instructions(&mut body);
+            return Ok(Bytes::from(body.to_string()));
+        }
         return Ok(bytes.clone());
     }
     translate_answer(ends, body).map(|answer| Bytes::from(answer.to_string()))

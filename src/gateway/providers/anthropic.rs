@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::super::dialects::Malformed;
+use super::super::model_names::claude_version;
 use super::openai::{boolean, positive_integer};
 
 pub(super) fn validate(body: &Value) -> Result<(), Malformed> {
@@ -46,10 +47,7 @@ pub(super) fn minimum_output_tokens(body: &Value) -> u64 {
 
 /// From 4.5 on a model ends its answer where the window ends; those before refuse a limit that does not fit.
 pub(super) fn counts_output_limit(model: &str) -> bool {
-    // A longer number is a date.
-    let number = |part: &&str| part.len() <= 2 && part.bytes().all(|byte| byte.is_ascii_digit());
-    let mut version = model.split(['-', '.']).filter(number).filter_map(|part| part.parse::<u32>().ok());
-    version.next().is_some_and(|major| (major, version.next().unwrap_or(0)) < (4, 5))
+    claude_version(model).is_some_and(|version| version < (4, 5))
 }
 
 pub(super) fn set_output_tokens(body: &mut Value, tokens: u64) -> &'static str {

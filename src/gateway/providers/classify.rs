@@ -11,6 +11,8 @@ pub enum FailureKind {
     /// No answer: refused, reset, or a timeout before the first byte.
     Unreachable,
     RateLimited,
+    /// The request alone is more than the operator's rate limit there: waiting cures nothing, another target may.
+    AboveLimit,
     Overloaded,
     /// The operator's own account at the provider is exhausted: an alarm, never the caller's error.
     QuotaExhausted,
@@ -44,6 +46,12 @@ impl UpstreamFailure {
         Self::new(FailureKind::Unreachable, None, None, message.into())
     }
 
+    /// The provider's policy has left nothing of an answer that claims success.
+    pub fn blocked() -> Self {
+        let message = "the provider's content policy has blocked the answer".to_owned();
+        Self::new(FailureKind::ContentPolicy, None, None, message)
+    }
+
     /// Whether the caller's own request is at fault, so that the provider's message is for the caller.
     pub fn is_the_callers(&self) -> bool {
         use FailureKind as Kind;
@@ -51,6 +59,7 @@ impl UpstreamFailure {
             Kind::ContextLength | Kind::ContentPolicy | Kind::TooLarge | Kind::InvalidRequest => true,
             Kind::Unreachable
             | Kind::RateLimited
+            | Kind::AboveLimit
             | Kind::Overloaded
             | Kind::QuotaExhausted
             | Kind::Auth
@@ -103,7 +112,7 @@ pub fn classify_event(event: &Value) -> UpstreamFailure {
         "permission_error" => 403,
         "not_found_error" => 404,
         "request_too_large" => 413,
-        _ if error.is_too_long() => 400,
+        _ if error.is_too_long() || error.is_unseemly() => 400,
         _ => 500,
     };
     UpstreamFailure::new(kind(status, &error), None, None, error.message.to_owned())
@@ -152,6 +161,29 @@ impl<'a> Reported<'a> {
             ])
     }
 
+    fn is_unseemly(&self) -> bool {
+        matches!(self.code, "content_filter" | "content_policy_violation")
+            || self.says(&[
+                "content filtering policy",
+                "content management policy",
+                // OpenAI's `invalid_prompt`.
+                "violating our usage polic",
+            ])
+    }
+
+    /// The operator's own account at the provider can't pay, or may not.
+    fn is_exhausted(&self) -> bool {
+        const CODES: [&str; 4] =
+            ["insufficient_quota", "billing_error", "billing_not_active", "billing_hard_limit_reached"];
+        CODES.contains(&self.code)
+            || CODES.contains(&self.kind)
+            || self.says(&[
+                "credit balance is too low",
+                "specified api usage limits",
+                "organization has been disabled",
+            ])
+    }
+
     fn says(&self, phrases: &[&str]) -> bool {
         let message = self.message.to_ascii_lowercase();
         phrases.iter().any(|phrase| message.contains(phrase))
@@ -159,19 +191,13 @@ impl<'a> Reported<'a> {
 }
 
 fn kind(status: u16, error: &Reported<'_>) -> FailureKind {
-    if error.code == "insufficient_quota"
-        || error.kind == "insufficient_quota"
-        || error.kind == "billing_error"
-        || status == 402
-        || error.says(&["credit balance is too low"])
-    {
+    if status == 402 || error.is_exhausted() {
         return FailureKind::QuotaExhausted;
     }
     match status {
         401 | 403 => FailureKind::Auth,
         400 if error.code == "API_KEY_INVALID" => FailureKind::Auth,
-        // The one rate limit that waiting doesn't cure: the request alone exceeds it.
-        429 if error.says(&["request too large"]) => FailureKind::TooLarge,
+        429 if error.says(&["request too large"]) => FailureKind::AboveLimit,
         429 => FailureKind::RateLimited,
         503 | 529 => FailureKind::Overloaded,
         // A redirect is no answer either.
@@ -179,11 +205,7 @@ fn kind(status: u16, error: &Reported<'_>) -> FailureKind {
         413 => FailureKind::TooLarge,
         404 => FailureKind::ModelNotFound,
         _ if error.is_too_long() => FailureKind::ContextLength,
-        _ if matches!(error.code, "content_filter" | "content_policy_violation")
-            || error.says(&["content filtering policy", "content management policy"]) =>
-        {
-            FailureKind::ContentPolicy
-        }
+        _ if error.is_unseemly() => FailureKind::ContentPolicy,
         _ => FailureKind::InvalidRequest,
     }
 }
@@ -194,7 +216,7 @@ fn retry(kind: FailureKind) -> Retry {
         | FailureKind::RateLimited
         | FailureKind::Overloaded
         | FailureKind::ServerError => Retry::HereOrElsewhere,
-        FailureKind::QuotaExhausted | FailureKind::Auth => Retry::Elsewhere,
+        FailureKind::AboveLimit | FailureKind::QuotaExhausted | FailureKind::Auth => Retry::Elsewhere,
         FailureKind::ContextLength | FailureKind::ContentPolicy => Retry::RouteFallbackOnly,
         FailureKind::ModelNotFound | FailureKind::TooLarge | FailureKind::InvalidRequest => Retry::Never,
     }

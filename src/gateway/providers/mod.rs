@@ -18,6 +18,7 @@ use std::borrow::Cow;
 use serde_json::Value;
 
 use super::dialects::{Dialect, Family, Malformed};
+use crate::domain::event::Purpose;
 
 /// The path of a count of tokens in Anthropic's dialect.
 pub const COUNT_TOKENS_PATH: &str = "/v1/messages/count_tokens";
@@ -171,32 +172,21 @@ pub fn usage_json(family: Family, body: &Value) -> Option<&Value> {
     body.get(field).filter(|usage| usage.is_object())
 }
 
-/// Whether this OpenAI model reasons, so that it takes `max_completion_tokens` and a reasoning effort.
-pub fn is_openai_reasoning_model(model: &str) -> bool {
-    let name = model.rsplit('/').next().unwrap_or(model);
-    let o_series = name
-        .strip_prefix('o')
-        .and_then(|rest| rest.chars().next())
-        .is_some_and(|digit| digit.is_ascii_digit());
-    o_series || (name.starts_with("gpt-5") && !name.contains("-chat"))
-}
-
-/// Whether this is a chat model of OpenAI's by its name, wherever it runs.
-pub fn is_openai_model(model: &str) -> bool {
-    let name = model.rsplit('/').next().unwrap_or(model);
-    is_openai_reasoning_model(name) || name.starts_with("gpt-") || name.starts_with("chatgpt-")
-}
-
 /// The model that the provider says answered.
 pub fn served_model(body: &Value) -> Option<&str> {
     let named = body["model"].as_str().or_else(|| body["modelVersion"].as_str());
-    named.filter(|model| !model.is_empty())
+    named.filter(|model| !model.is_empty()).map(kept)
 }
 
 /// The tier in which the provider says it answered; it sets the price.
 pub fn served_tier(body: &Value) -> Option<&str> {
     let told = [&body["service_tier"], &body["usage"]["service_tier"], &body["usageMetadata"]["serviceTier"]];
-    told.into_iter().find_map(Value::as_str)
+    told.into_iter().find_map(Value::as_str).map(kept)
+}
+
+/// As much of a name that a provider gives as an event says for ever.
+pub fn kept(name: &str) -> &str {
+    &name[..name.floor_char_boundary(Purpose::LABEL_CHARACTERS_MAX)]
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::super::dialects::Malformed;
-use super::is_openai_reasoning_model;
+use super::super::model_names::is_openai_reasoning_model;
 
 /// More choices than this are refused: each is held for in full.
 const N_MAX: u64 = 128;

@@ -68,7 +68,9 @@ fn the_output_limit_counts_against_the_window_where_the_provider_says_so() {
         (Family::Anthropic, "claude-3-5-sonnet-20241022", true),
         (Family::Anthropic, "claude-sonnet-4-20250514", true),
         (Family::Anthropic, "claude-opus-4-1-20250805", true),
+        (Family::Anthropic, "claude-sonnet-4@20250514", true),
         (Family::Anthropic, "claude-sonnet-4-5-20250929", false),
+        (Family::Anthropic, "claude-sonnet-4-5@20250929", false),
         (Family::Anthropic, "claude-sonnet-5", false),
         (Family::Anthropic, "claude-mythos-preview", false),
     ] {
@@ -170,10 +172,28 @@ fn failures_are_classified_as_the_providers_document_them() {
             Retry::Elsewhere,
         ),
         (
+            400,
+            error("invalid_request_error", "", "You have reached your specified API usage limits."),
+            Kind::QuotaExhausted,
+            Retry::Elsewhere,
+        ),
+        (
+            400,
+            error("invalid_request_error", "", "This organization has been disabled."),
+            Kind::QuotaExhausted,
+            Retry::Elsewhere,
+        ),
+        (
+            429,
+            error("billing_not_active", "billing_not_active", "Your account is not active"),
+            Kind::QuotaExhausted,
+            Retry::Elsewhere,
+        ),
+        (
             429,
             error("tokens", "rate_limit_exceeded", "Request too large for gpt-4o"),
-            Kind::TooLarge,
-            Retry::Never,
+            Kind::AboveLimit,
+            Retry::Elsewhere,
         ),
         (529, error("overloaded_error", "", "Overloaded"), Kind::Overloaded, Retry::HereOrElsewhere),
         (503, String::new(), Kind::Overloaded, Retry::HereOrElsewhere),
@@ -210,6 +230,16 @@ fn failures_are_classified_as_the_providers_document_them() {
             Kind::ContentPolicy,
             Retry::RouteFallbackOnly,
         ),
+        (
+            400,
+            error(
+                "invalid_request_error",
+                "invalid_prompt",
+                "Invalid prompt: your prompt was flagged as potentially violating our usage policy.",
+            ),
+            Kind::ContentPolicy,
+            Retry::RouteFallbackOnly,
+        ),
         (422, error("invalid_request_error", "", "temperature"), Kind::InvalidRequest, Retry::Never),
     ] {
         let failure = classify(status, None, body.as_bytes());
@@ -243,6 +273,9 @@ fn failures_are_classified_as_the_providers_document_them() {
     let too_long =
         json!({"error": {"code": "context_length_exceeded", "message": "Your input exceeds the window."}});
     assert_eq!(classify_event(&too_long).kind, Kind::ContextLength);
+    let flagged = json!({"error": {"code": "invalid_prompt", "message": "It was flagged as potentially violating our \
+                                   usage policy."}});
+    assert_eq!(classify_event(&flagged).kind, Kind::ContentPolicy);
     let overloaded = json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
     assert_eq!(classify_event(&overloaded).kind, Kind::Overloaded);
     assert_eq!(classify_answer(&overloaded).unwrap().kind, Kind::Overloaded);

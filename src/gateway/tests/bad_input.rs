@@ -1,6 +1,9 @@
 //! What providers and callers send that is not what it should be: a typed error in the caller's dialect, bounded memory and
 //! time, and every hold ended.
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
 use super::*;
 
 const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/responses", "/v1/messages"];
@@ -287,6 +290,42 @@ async fn a_key_comes_in_any_of_three_headers_and_a_wrong_one_in_none() {
 }
 
 #[tokio::test]
+async fn nobody_without_a_key_has_a_body_read() {
+    let world = World::new("5", "").await;
+    for path in ["chat/completions", "responses", "messages", "messages/count_tokens", "embeddings"]
+        .map(|path| format!("/v1/{path}"))
+    {
+        for key in ["", "authorization: Bearer tg_none\r\n"] {
+            let mut connection =
+                TcpStream::connect(world.url.trim_start_matches("http://")).await.expect("connects");
+            let head = format!("POST {path} HTTP/1.1\r\nhost: t\r\n{key}content-length: 100\r\n\r\n");
+            connection.write_all(head.as_bytes()).await.expect("writes");
+
+            let mut answer = [0; 12];
+            connection.read_exact(&mut answer).await.expect("is answered before the body comes");
+
+            assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 401", "{path} {key}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_would_take_many_times_its_length_in_memory_is_refused() {
+    let world = World::new("5", "").await;
+    for path in ["/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"] {
+        let mut body = chat("claude-haiku-4-5");
+        body["max_tokens"] = 16.into();
+        body["metadata"] = vec![json!({}); 100_000].into();
+
+        let answer = world.post(path, body).await;
+
+        assert_eq!(answer.status(), 413, "{path}");
+        let error: Value = answer.json().await.expect("json");
+        assert!(error["error"]["message"].as_str().expect("words").contains("too many values"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn what_would_be_kept_for_ever_or_run_twice_is_refused() {
     let world = World::new("5", "").await;
     let call = async |user: &str, name: &str, value: &[u8]| {
@@ -344,6 +383,15 @@ fn odd() -> Router {
             "huge" => endless("{\"choices\": \"", "x".repeat(1 << 20)),
             "zero" => axum::Json(completion(usage(0, 0))).into_response(),
             "absent" => axum::Json(completion(Value::Null)).into_response(),
+            "hollow" => axum::Json(completion(json!({}))).into_response(),
+            "totals" => axum::Json(completion(json!({"total_tokens": 12}))).into_response(),
+            "long names" => {
+                let mut answer = completion(usage(9, 1));
+                for field in ["model", "service_tier"] {
+                    answer[field] = "é".repeat(50_000).into();
+                }
+                ([("x-request-id", "r".repeat(5_000))], axum::Json(answer)).into_response()
+            }
             "negative" => axum::Json(completion(usage(9, -1))).into_response(),
             "too much" => axum::Json(completion(usage(9, 1_000_000_000))).into_response(),
             "binary" => b"data: \xff\xfe\n\n".to_vec().into_response(),
@@ -389,7 +437,8 @@ async fn what_is_no_answer_is_a_typed_error_and_costs_no_more_than_its_input() {
 async fn usage_that_can_not_be_is_charged_by_the_ladder_and_never_above_the_hold() {
     let world = World::with_odd("5", "", odd_route(), odd()).await;
     let mut costs = std::collections::HashMap::new();
-    for case in ["zero", "absent", "negative", "too much"] {
+    // The user's name is counted with the request: some are equally long.
+    for case in ["zero", "absent", "hollow", "totals", "negative", "too much"] {
         let before = world.balance().await.available;
         let response = world.post("/v1/chat/completions", odd_chat(case)).await;
         assert_eq!(response.status(), 200, "{case}");
@@ -400,11 +449,36 @@ async fn usage_that_can_not_be_is_charged_by_the_ladder_and_never_above_the_hold
 
     assert_eq!(costs["zero"], Credits::ZERO, "an explicit zero is a zero");
     assert!(costs["absent"].is_positive(), "delivered tokens are never free");
+    assert_eq!(costs["hollow"], costs["absent"], "what is not told is counted");
+    assert_eq!(costs["totals"], costs["absent"], "what is not told is counted");
     assert!(costs["absent"] < costs["too much"]);
     assert_eq!(costs["negative"], costs["too much"], "both are the hold's bound");
     let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
     let happened = |kind: &str| stored.iter().any(|stored| stored.kind == kind);
     assert!(happened("BoundExceeded") && happened("UsageQuarantined"), "an operator is told");
+}
+
+#[tokio::test]
+async fn names_of_any_length_are_cut_before_they_are_kept_for_ever() {
+    let world = World::with_odd("5", "", odd_route(), odd()).await;
+
+    let response = world.post("/v1/chat/completions", odd_chat("long names")).await;
+    let long = world.post("/v1/chat/completions", chat(&"m".repeat(256))).await;
+    let embedded =
+        world.post("/v1/embeddings", json!({"model": "m".repeat(256), "input": "some words"})).await;
+
+    assert_eq!(response.status(), 200);
+    let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
+    for event in stored {
+        let bytes = serde_json::to_vec(&event.payload).expect("json").len();
+        assert!(bytes < 4_096, "{bytes} bytes of {}", event.kind);
+    }
+    let (attempts, _) = world.last_settle().await;
+    assert_eq!(attempts[0].model, "é".repeat(127));
+    assert_eq!(attempts[0].provider_request_id.as_ref().map(String::len), Some(255));
+    assert_eq!((long.status().as_u16(), embedded.status().as_u16()), (422, 422));
+    let body: Value = long.json().await.expect("json");
+    assert_eq!(body["error"]["code"], "invalid_model", "{body}");
 }
 
 #[tokio::test]
@@ -428,13 +502,13 @@ async fn streams_that_say_nothing_or_never_end_are_cut_off_and_charged_for_what_
 #[tokio::test]
 async fn requests_that_can_not_be_read_cost_nothing() {
     let world = World::new("5", "").await;
-    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
     for (case, body, status) in [
         ("gzip", vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0], 400),
         ("half", b"{\"model\": ".to_vec(), 400),
         ("not UTF-8", b"{\"model\": \"\xff\"}".to_vec(), 400),
         ("deep", deep.into_bytes(), 400),
-        ("large", vec![b' '; BODY_BYTES_MAX + 1], 413),
+        ("large", vec![b' '; body::BYTES_MAX + 1], 413),
     ] {
         let call = world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
         let response = call.body(body).send().await.expect("answers");

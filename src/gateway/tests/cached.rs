@@ -1,5 +1,7 @@
 //! Answers that are given again: which, to whom, at what price.
 
+use futures_util::stream::{self, StreamExt};
+
 use super::*;
 
 /// A route that keeps answers, and one without; `policy` says how.
@@ -221,6 +223,73 @@ async fn who_waits_for_anothers_answer_waits_no_longer_than_it_has() {
     let error: Value = waited.json().await.expect("json");
     assert_eq!(error["error"]["code"], "upstream_unreachable");
     assert_eq!(world.balance().await.held, Credits::ZERO);
+}
+
+/// An upstream whose first answer begins and does not go on; the others are whole.
+fn stuck_at_first() -> Router {
+    let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let answer = async move || {
+        let part = |choice: Value| {
+            Bytes::from(format!("data: {}\n\n", json!({"model": "gpt-4o-mini", "choices": [choice]})))
+        };
+        let said = part(json!({"index": 0, "delta": {"role": "assistant", "content": "42"}}));
+        let end = part(json!({"index": 0, "delta": {}, "finish_reason": "stop"}));
+        let rest = match calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            0 => stream::pending().right_stream(),
+            _ => stream::iter([end, Bytes::from("data: [DONE]\n\n")]).left_stream(),
+        };
+        let parts = stream::iter([said]).chain(rest).map(Ok::<_, std::convert::Infallible>);
+        ([("content-type", "text/event-stream")], axum::body::Body::from_stream(parts))
+    };
+    Router::new().route("/v1/chat/completions", axum::routing::post(answer))
+}
+
+#[tokio::test]
+async fn who_waits_for_an_answer_that_does_not_come_asks_too() {
+    let kept = json!({"ttl_seconds": 300, "shared": true});
+    let routes = json!([{"name": "kept", "chain": ["odd/gpt-4o-mini"], "retries": 0, "cache": kept,
+                         "first_token_seconds": 1}]);
+    let world = World::with_odd("5", "", routes, stuck_at_first()).await;
+
+    let first = world.post("/v1/chat/completions", asked_at_zero(true)).await;
+    let second = world.post("/v1/chat/completions", asked_at_zero(true)).await;
+
+    assert_eq!([&first, &second].map(|answer| header(answer, "x-tollgate-cache")), ["miss", "miss"]);
+    let said = second.text().await.expect("text");
+    assert!(said.contains("42") && said.contains("[DONE]"), "{said}");
+    assert_eq!(
+        header(&world.post("/v1/chat/completions", asked_at_zero(true)).await, "x-tollgate-cache"),
+        "hit",
+        "while the first still waits"
+    );
+}
+
+#[tokio::test]
+async fn what_repeats_for_whom_it_was_asked_is_given_to_nobody_else() {
+    let kept = json!({"ttl_seconds": 300, "deterministic_only": false, "shared": true});
+    let chain = |to: &str| json!({"name": to.replace('/', "-"), "chain": [to], "cache": kept});
+    let targets = ["responses/gpt-5-mini", "openai/gpt-4o-mini", "anthropic/claude-haiku-4-5"];
+    let world = World::routed("5", "", json!(targets.map(chain))).await;
+    for target in targets {
+        for (field, anns, bobs) in [
+            ("metadata", json!({"name": "anna-lena"}), json!({"name": "bob"})),
+            ("user", json!("anna-lena"), json!("bob")),
+            ("safety_identifier", json!("anna-lena"), json!("bob")),
+            ("prompt_cache_key", json!("anna-lena"), json!("bob")),
+        ] {
+            let ask = async |value: &Value| {
+                let body = json!({"model": target.replace('/', "-"), "input": "Hello", field: value});
+                let answer = world.post("/v1/responses", body).await;
+                (header(&answer, "x-tollgate-cache"), answer.text().await.expect("text"))
+            };
+
+            let [first, again, other] = [ask(&anns).await, ask(&anns).await, ask(&bobs).await];
+
+            assert_eq!([first.0, again.0, other.0], ["miss", "hit", "miss"], "{target} {field}");
+            assert_eq!(first.1, again.1);
+            assert!(!other.1.contains("anna-lena"), "{}", other.1);
+        }
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,15 @@ async fn submit(world: &World, command: OrgCommand) {
     world.ledger.submit(submission).await.expect("runs");
 }
 
+async fn last_hold(world: &World) -> Credits {
+    let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
+    let held = stored.into_iter().rev().find_map(|stored| match stored.payload.event {
+        Event::CreditsReserved { credits, .. } => Some(credits),
+        _ => None,
+    });
+    held.expect("a hold")
+}
+
 async fn error_of(response: reqwest::Response) -> (u16, Value) {
     let status = response.status().as_u16();
     let body: Value = response.json().await.expect("json");
@@ -140,5 +149,69 @@ async fn what_is_missing_is_named_in_every_dialect() {
         let (status, error) = error_of(world.post(path, asked).await).await;
         assert_eq!(status, 400);
         assert!(words(&error).contains(field), "{path}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_model_is_asked_for_by_its_name_or_by_its_sellers_too() {
+    let world = World::new("50", "").await;
+    for (name, provider, model) in [
+        ("gpt-4o-mini", "openai", "gpt-4o-mini"),
+        ("openai/gpt-4o-mini", "openai", "gpt-4o-mini"),
+        ("spare/gpt-4o-mini", "spare", "gpt-4o-mini"),
+        ("gemini-spare/gemini-2.5-flash", "gemini-spare", "gemini-2.5-flash"),
+        ("openai/gpt-4-retired", "openai", "gpt-4o-mini"),
+    ] {
+        let response = world.post("/v1/chat/completions", chat(name)).await;
+
+        let told = ["provider", "model"].map(|told| header(&response, &format!("x-tollgate-{told}")));
+        assert_eq!((response.status().as_u16(), told), (200, [provider, model].map(Into::into)), "{name}");
+        let shown = world.http.get(format!("{}/v1/models/{name}", world.url)).bearer_auth(&world.secret);
+        assert_eq!(shown.send().await.expect("answers").status(), 200, "{name}");
+    }
+    for name in ["nobody/gpt-4o-mini", "anthropic/gpt-4o-mini", "openai/nothing", "openai/", "/gpt-4o-mini"] {
+        assert_eq!(world.post("/v1/chat/completions", chat(name)).await.status(), 404, "{name}");
+    }
+    let embed = json!({"model": "openai/text-embedding-3-small", "input": "Hello"});
+    assert_eq!(world.post("/v1/embeddings", embed).await.status(), 200);
+
+    // A ceiling price is for what nobody is known to sell: who names the seller is served by that one.
+    let ceiling = default_cards(Timestamp(1)).expect("cards").into_iter().find(|card| card.model == "gpt-4o");
+    let ceiling =
+        RateCard { provider: "anthropic".into(), model: RateCard::ANY.into(), ..ceiling.expect("one") };
+    let publish = SystemCommand::PublishPrices { cards: vec![ceiling], mark_ups: vec![] };
+    world.ledger.submit_system(publish, None, None).await.expect("publishes");
+    let response = world.post("/v1/chat/completions", chat("openai/gpt-4o-mini")).await;
+    assert_eq!(header(&response, "x-tollgate-provider"), "openai");
+}
+
+#[tokio::test]
+async fn whoever_names_no_limit_gets_the_providers_default_and_is_held_for_no_more() {
+    let mut world = World::new("50", "").await;
+    for (tokens, asked, told) in [
+        (None, None, "16384"),
+        (Some(500), None, "500"),
+        (Some(500), Some(900), ""),
+        (Some(1_000_000), None, "16384"),
+    ] {
+        world.config.providers.iter_mut().for_each(|provider| provider.default_output_tokens = tokens);
+        let operator = OperatorKey::new(&"o".repeat(32)).expect("long enough");
+        let state = GatewayState::new(world.ledger.clone(), operator, &world.config).expect("a gateway");
+        world.url = format!("http://{}", listen(router(state).0).await);
+        let mut body = chat("gpt-4o-mini");
+        if let Some(asked) = asked {
+            body["max_tokens"] = asked.into();
+        }
+
+        let response = world.post("/v1/chat/completions", body).await;
+
+        assert_eq!((response.status().as_u16(), header(&response, "x-tollgate-clamp").as_str()), (200, told));
+        let held = last_hold(&world).await;
+        let limit = asked.or(told.parse().ok()).expect("a limit");
+        let output = Credits::from_nanos(600 * limit);
+        assert!(
+            held > output && held < output.saturating_add(Credits::from_nanos(150_000)),
+            "{held} {output}"
+        );
     }
 }

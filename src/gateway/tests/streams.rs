@@ -327,3 +327,73 @@ async fn a_stream_that_outlasts_its_hold_has_it_extended() {
     assert_eq!(count(|event| matches!(event, Event::ReservationExpired { .. })), 0);
     assert_eq!(count(|event| matches!(event, Event::ReservationSettled { late: false, .. })), 1);
 }
+
+/// Bytes in one part of what follows; six are more than a stream may be silent for.
+const LONG_PART: usize = 1 << 20;
+
+/// The first part, six of the next, a last word, and no end.
+fn breaks_off(first: Value, next: Value) -> Response {
+    let frame = |event: Value| Bytes::from(format!("data: {event}\n\n"));
+    let (next, last) =
+        (frame(next), frame(json!({"choices": [{"index": 0, "delta": {"content": "the last"}}]})));
+    let parts = std::iter::once(frame(first)).chain(std::iter::repeat_n(next, 6)).chain([last]);
+    let reset = once(async {
+        yield_now().await;
+        Err(std::io::Error::other("reset"))
+    });
+    Response::new(axum::body::Body::from_stream(iter(parts.map(Part::Ok).collect::<Vec<_>>()).chain(reset)))
+}
+
+#[tokio::test]
+async fn what_only_one_dialect_can_say_is_progress_and_is_paid_for_where_the_stream_breaks() {
+    let chat = async |axum::Json(body): axum::Json<Value>| {
+        let delta = |delta: Value| json!({"id": "c", "choices": [{"index": 0, "delta": delta}]});
+        let call = |custom: Value| delta(json!({"tool_calls": [{"index": 0, "id": "c", "custom": custom}]}));
+        let long = "+".repeat(LONG_PART);
+        let next = match body["messages"][0]["content"].as_str() {
+            Some("speak") => delta(json!({"audio": {"data": long}})),
+            _ => call(json!({"input": long})),
+        };
+        breaks_off(call(json!({"name": "apply_patch"})), next)
+    };
+    let responses = async || {
+        let item = json!({"type": "custom_tool_call", "call_id": "c", "name": "apply_patch"});
+        let name = "response.custom_tool_call_input.delta";
+        breaks_off(
+            json!({"type": "response.output_item.added", "output_index": 0, "item": item}),
+            json!({"type": name, "output_index": 0, "delta": "+".repeat(LONG_PART)}),
+        )
+    };
+    let odd = Router::new()
+        .route("/v1/chat/completions", axum::routing::post(chat))
+        .route("/v1/responses", axum::routing::post(responses));
+    let route = |name: &str, target: &str| json!({"name": name, "chain": [target], "retries": 0});
+    let routes = json!([route("chat", "odd/gpt-4o-mini"), route("responses", "odd-responses/gpt-4o-mini")]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    let messages = |words: &str| json!([{"role": "user", "content": words}]);
+    for (path, body, tokens) in [
+        (
+            "/v1/chat/completions",
+            json!({"model": "chat", "stream": true, "max_tokens": 50, "messages": messages("patch")}),
+            50,
+        ),
+        (
+            "/v1/chat/completions",
+            json!({"model": "chat", "stream": true, "max_tokens": 50, "messages": messages("speak")}),
+            8,
+        ),
+        (
+            "/v1/responses",
+            json!({"model": "responses", "stream": true, "max_output_tokens": 50, "input": "patch"}),
+            50,
+        ),
+    ] {
+        let response = world.post(path, body.clone()).await;
+        let text = response.text().await.expect("text");
+
+        assert!(text.contains("the last") && text.len() > 6 * LONG_PART, "{body}: it was cut");
+        let (attempts, _) = world.last_settle().await;
+        let paid = (attempts[0].outcome, attempts[0].usage_source, attempts[0].usage.output_tokens);
+        assert_eq!(paid, (AttemptOutcome::Broken, UsageSource::Counted, tokens), "{body}");
+    }
+}

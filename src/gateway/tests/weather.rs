@@ -1,11 +1,12 @@
 //! Providers that fail, rest, or take their time: who is tried next, when, and who pays for it.
 
+use axum::http::Uri;
 use futures_util::StreamExt;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 
 use super::*;
-use crate::gateway::plan::Target;
+use crate::domain::routing::{News, Prefer};
 use crate::waiting::until;
 
 #[tokio::test]
@@ -199,12 +200,14 @@ async fn a_target_that_a_hedge_has_beaten_is_known_as_soon_as_it_fails() {
         async move || {
             let part = |event: Value| Ok::<_, std::convert::Infallible>(format!("data: {event}\n\n"));
             let message = json!({"id": "m", "model": "claude-haiku-4-5", "usage": {"input_tokens": 1}});
-            let begun = part(json!({"type": "message_start", "message": message}));
+            let start = part(json!({"type": "message_start", "message": message}));
+            let delta = json!({"type": "text_delta", "text": "Yes."});
+            let said = part(json!({"type": "content_block_delta", "index": 0, "delta": delta}));
             let end = async move {
                 ends.notified().await;
                 part(json!({"type": "message_stop"}))
             };
-            let parts = futures_util::stream::iter([begun]).chain(futures_util::stream::once(end));
+            let parts = futures_util::stream::iter([start, said]).chain(futures_util::stream::once(end));
             Response::new(axum::body::Body::from_stream(parts))
         }
     };
@@ -232,13 +235,6 @@ async fn a_target_that_a_hedge_has_beaten_is_known_as_soon_as_it_fails() {
     assert_eq!(outcomes, [AttemptOutcome::Refused, AttemptOutcome::Succeeded]);
 }
 
-fn target(world: &World, provider: &str, model: &str) -> Target {
-    let upstream = world.state.upstreams.iter().find(|upstream| upstream.config.name == provider);
-    let (upstream, prices) = (upstream.expect("a provider").clone(), Prices::in_force(&world.state));
-    let card = prices.card(ACME, &upstream, model).expect("a card").clone();
-    Target { upstream, model: model.into(), card, group: 0, notice: None }
-}
-
 /// Its head comes at once, and then nothing.
 async fn late_stream() -> Response {
     let never = futures_util::stream::pending::<Result<Bytes, std::convert::Infallible>>();
@@ -255,6 +251,150 @@ async fn a_pause_that_is_longer_than_the_time_left_is_not_waited_for() {
     assert_eq!(response.status(), 429);
     assert_eq!(header(&response, "retry-after"), "30");
     assert_eq!(world.balance().await.available, Credits::from_whole(5));
+}
+
+#[tokio::test]
+async fn a_caller_is_not_kept_waiting_for_a_long_pause() {
+    let world = World::new("5", "rate_limited=1,retry_after_seconds=60").await;
+
+    let response = world.post("/v1/chat/completions", chat("alone")).await;
+
+    assert_eq!((response.status().as_u16(), header(&response, "retry-after").as_str()), (429, "60"));
+    assert_eq!(world.simulator.sold().requests, 1, "it was not asked again after a minute");
+    assert_eq!(world.balance().await.available, Credits::from_whole(5));
+}
+
+#[tokio::test]
+async fn of_requests_that_are_planned_at_once_one_finds_out_whether_a_target_is_well_again() {
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    let world = World::at(clock.clone(), "5", "", json!([]), Router::new()).await;
+    let [ill, spare] = [target(&world, "odd", "gpt-4o-mini"), target(&world, "spare", "gpt-4o-mini")];
+    let weather = &world.state.weather;
+    (0..5).for_each(|_| weather.hears(&ill, clock.now(), News::Failed { retry_after_seconds: None }));
+    clock.advance_seconds(5);
+
+    let planned = || {
+        let both = vec![ill.clone(), spare.clone()];
+        let order = weather.order(both, Prefer::AsWritten, clock.now(), 0);
+        order[0].upstream.config.name.clone()
+    };
+    let planned_at_once = [planned(), planned(), planned()];
+    weather.starts(&ill, clock.now(), 0);
+    clock.advance_seconds(4);
+    let while_it_runs = planned();
+    weather.hears(&ill, clock.now(), News::Answers { first_part_micros: 1 });
+
+    assert_eq!(planned_at_once, ["odd", "spare", "spare"]);
+    assert_eq!((while_it_runs.as_str(), planned().as_str()), ("spare", "odd"));
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_operators_account_is_no_callers_fault() {
+    let refusals = [
+        (400, "", "You have reached your specified API usage limits. You will regain access on 2026-12-01."),
+        (400, "", "This organization has been disabled."),
+        (429, "billing_not_active", "Your account is not active, please check your billing details."),
+        (
+            429,
+            "rate_limit_exceeded",
+            "Request too large for gpt-4.1 in organization org-a1B2c3D4e5F6 on tokens per \
+                                      min (TPM): Limit 30000, Requested 45000.",
+        ),
+    ];
+    let answer = async move |axum::Json(body): axum::Json<Value>| {
+        let nth: usize = body["user"].as_str().and_then(|nth| nth.parse().ok()).expect("a number");
+        let (status, code, message) = refusals[nth];
+        let status = axum::http::StatusCode::from_u16(status).expect("a status");
+        let error = json!({"type": "invalid_request_error", "code": code, "message": message});
+        (status, axum::Json(json!({ "error": error })))
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let routes = json!([
+        {"name": "alone", "chain": ["odd/gpt-4o-mini"]},
+        {"name": "two", "chain": ["odd/gpt-4o-mini", "spare/gpt-4o-mini"]},
+    ]);
+    for (nth, (status, _, message)) in refusals.into_iter().enumerate() {
+        let world = World::with_odd("5", "", routes.clone(), odd.clone()).await;
+        let ask = |route: &str| {
+            let mut body = chat(route);
+            body["user"] = nth.to_string().into();
+            world.post("/v1/chat/completions", body)
+        };
+
+        let two = ask("two").await;
+        let alone = ask("alone").await;
+
+        assert_eq!(header(&two, "x-tollgate-provider"), "spare", "{message}");
+        assert_eq!(header(&two, "x-tollgate-fallback"), format!("odd: {status}"), "{message}");
+        assert_eq!(alone.status().as_u16(), if nth == 3 { 413 } else { 502 }, "{message}");
+        let words = alone.text().await.expect("text");
+        assert!(!words.contains("org-") && !words.contains("30000"), "{words}");
+    }
+}
+
+/// What a filter has left of an answer: nothing.
+async fn blocks(uri: Uri, axum::Json(body): axum::Json<Value>) -> Response {
+    let path = uri.path();
+    if path == "/v1/responses" {
+        let message = "Invalid prompt: your prompt was flagged as potentially violating our usage policy.";
+        let error =
+            json!({"error": {"type": "invalid_request_error", "code": "invalid_prompt", "message": message}});
+        return (axum::http::StatusCode::BAD_REQUEST, axum::Json(error)).into_response();
+    }
+    let answer = if path.starts_with("/v1beta") {
+        json!({"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}, "modelVersion": "gemini-2.5-flash",
+               "usageMetadata": {"promptTokenCount": 9, "totalTokenCount": 9}})
+    } else {
+        let nothing = json!({"role": "assistant", "content": ""});
+        let choice =
+            json!({"index": 0, "message": nothing, "delta": nothing, "finish_reason": "content_filter"});
+        json!({"id": "c", "model": "gpt-4o-mini", "choices": [choice],
+               "usage": {"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 9}})
+    };
+    match path.ends_with("streamGenerateContent") || body["stream"] == true {
+        true => format!("data: {answer}\n\n").into_response(),
+        false => axum::Json(answer).into_response(),
+    }
+}
+
+#[tokio::test]
+async fn what_a_filter_blocks_goes_where_the_route_says_however_the_provider_tells_it() {
+    let odd = Router::new().fallback(blocks);
+    let chains = ["odd/gpt-4o-mini", "odd-responses/gpt-5-mini", "odd-gemini/gemini-2.5-flash"];
+    let route = |named: bool, chain: &str| {
+        let mut route = json!({"name": format!("{named} {chain}"), "chain": [chain]});
+        if named {
+            route["on_content_policy"] = "spare/gpt-4o-mini".into();
+        }
+        route
+    };
+    let routes: Vec<Value> =
+        [true, false].iter().flat_map(|named| chains.map(|chain| route(*named, chain))).collect();
+    let world = World::with_odd("5", "", routes.into(), odd).await;
+    for (chain, stream) in chains.into_iter().flat_map(|chain| [(chain, false), (chain, true)]) {
+        let ask = async |named: bool| {
+            let mut body = chat(&format!("{named} {chain}"));
+            body["stream"] = stream.into();
+            let response = world.post("/v1/chat/completions", body).await;
+            let provider = header(&response, "x-tollgate-provider");
+            (response.status().as_u16(), provider, response.text().await.expect("text"))
+        };
+
+        let (status, provider, _) = ask(true).await;
+        let (attempts, _) = world.last_settle().await;
+        let alone = ask(false).await;
+
+        assert_eq!((status, provider.as_str()), (200, "spare"), "{chain} {stream}");
+        if chain == "odd-responses/gpt-5-mini" {
+            assert_eq!((alone.0, attempts[0].cost), (400, Credits::ZERO), "{}", alone.2);
+            assert!(alone.2.contains("content_policy_violation"), "{}", alone.2);
+        } else {
+            assert_eq!(attempts[0].usage.input_tokens, 9, "{chain} {stream}");
+            assert!(attempts[0].cost.is_positive());
+            assert!(alone.0 == 200 && alone.2.contains("content_filter"), "{chain} {stream}: {}", alone.2);
+        }
+    }
+    assert!(world.balance().await.held.is_zero());
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A gateway with its ledger, its providers as simulators, and an org that pays: what the stories are told of.
 
 use super::*;
+use crate::gateway::plan::Target;
 
 pub const ACME: OrgId = OrgId(Uuid::from_u128(0xACE));
 
@@ -47,19 +48,14 @@ impl World {
         let odd = listen(odd).await;
         let calm = listen(SimulatorHandle::new(SimulatorConfig::default()).router()).await;
         let provider = |name: &str, kind, address: SocketAddr, prices_of: &str| ProviderConfig {
-            name: name.into(),
-            kind,
-            base_url: format!("http://{address}"),
             api_key: Some("upstream".into()),
-            api_key_env: None,
-            api_key_file: None,
             api_key_header: (name == "odd").then(|| "api-key".into()),
-            lacks: Vec::new(),
             uplifts: if name == "odd" { [Uplift::RegionEu].into() } else { [].into() },
             prices_of: Some(prices_of.into()),
             connect_timeout_seconds: 2,
             first_byte_timeout_seconds: 5,
             idle_timeout_seconds: 5,
+            ..ProviderConfig::new(name, kind, format!("http://{address}"))
         };
         let config = Config {
             providers: vec![
@@ -71,6 +67,8 @@ impl World {
                 provider("odd", ProviderKind::Openai, odd, "openai"),
                 provider("odd-claude", ProviderKind::Anthropic, odd, "anthropic"),
                 provider("responses", ProviderKind::OpenaiResponses, stormy, "openai"),
+                provider("odd-responses", ProviderKind::OpenaiResponses, odd, "openai"),
+                provider("odd-gemini", ProviderKind::Gemini, odd, "gemini"),
             ],
             routes: serde_json::from_value(routes).expect("routes"),
             successors: BTreeMap::from([(
@@ -150,6 +148,12 @@ impl World {
         call.json(&body).send().await.expect("answers")
     }
 
+    /// The same by a caller who gives it up after so many seconds.
+    pub async fn post_within(&self, seconds: u32, path: &str, body: Value) -> reqwest::Response {
+        let call = self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.secret);
+        call.header("x-request-timeout", seconds).json(&body).send().await.expect("answers")
+    }
+
     /// The attempts of the last settle, and the route that it counts for.
     pub async fn last_settle(&self) -> (Vec<Attempt>, Option<String>) {
         let stored = list_events(&self.ledger, ACME, 0, 1_000).await.expect("reads");
@@ -196,4 +200,12 @@ pub fn chain(policy: Value) -> Value {
 
 pub fn header(response: &reqwest::Response, name: &str) -> String {
     response.headers().get(name).map(|value| value.to_str().expect("text").to_owned()).unwrap_or_default()
+}
+
+/// One of its targets.
+pub fn target(world: &World, provider: &str, model: &str) -> Target {
+    let upstream = world.state.upstreams.iter().find(|upstream| upstream.config.name == provider);
+    let (upstream, prices) = (upstream.expect("a provider").clone(), Prices::in_force(&world.state));
+    let card = prices.card(ACME, &upstream, model).expect("a card").clone();
+    Target { upstream, model: model.into(), card, group: 0, notice: None }
 }

@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -28,7 +28,7 @@ pub(super) struct Faulty {
     pub damaged: Option<OrgId>,
     /// The next commit says that it is under way, and waits.
     pub slow: Mutex<Option<[Arc<Notify>; 2]>>,
-    /// Nothing can be found by position up to here.
+    /// Nothing is there up to here.
     pub archived_to: i64,
     /// Whoever looks something up waits while a test holds it.
     pub look_ups: RwLock<()>,
@@ -43,6 +43,9 @@ pub(super) struct Faulty {
     pub delivers: AtomicBool,
     /// The next lock can't be had.
     pub unlockable: AtomicBool,
+    /// Who does now, and how many did at once at most.
+    pub looking: AtomicUsize,
+    pub looked_most: AtomicUsize,
 }
 
 impl Faulty {
@@ -67,6 +70,8 @@ impl Faulty {
             withheld: Mutex::default(),
             delivers: AtomicBool::new(false),
             unlockable: AtomicBool::new(false),
+            looking: AtomicUsize::default(),
+            looked_most: AtomicUsize::default(),
         }
     }
 }
@@ -140,7 +145,7 @@ impl EventLog for Faulty {
         if self.unreadable.load(Ordering::SeqCst) {
             return Err(StoreError::Unavailable("the connection was cut".into()));
         }
-        let mut rows = self.log.read(shard, from, limit).await?;
+        let mut rows = self.log.read(shard, from.max(self.archived_to + 1), limit).await?;
         self.write_next().await?;
         for row in rows.iter_mut().filter(|row| self.tampered && row.position == 3) {
             row.payload = String::from_utf8_lossy(&row.payload).replace("\"4\"", "\"5\"").into_bytes();
@@ -153,7 +158,14 @@ impl EventLog for Faulty {
 
     async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
         let _in_turn = self.look_ups.read().await;
-        let mut rows = self.log.read_at(shard, positions).await?;
+        self.looked_most.fetch_max(self.looking.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        // Slowly: others come meanwhile.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        let read = self.log.read_at(shard, positions).await;
+        self.looking.fetch_sub(1, Ordering::SeqCst);
+        let mut rows = read?;
         rows.retain(|row| row.position > self.archived_to);
         let deadly = *self.deadly.lock().expect("no test panicked");
         if rows.iter().any(|row| deadly.is_some_and(|org| org.0 == row.org_id)) {

@@ -112,3 +112,23 @@ async fn i4_a_writer_that_reads_the_log_again_keeps_the_filter_that_it_has() {
     }
     node.finish().await;
 }
+
+#[tokio::test]
+async fn i4_look_ups_of_keys_reach_back_to_the_first_that_binds() {
+    let node = Node::funded(1_000).await;
+    node.keyed(reserve(1, 1), Some(("old", "a"))).await.expect("holds");
+    node.clock.advance_seconds(KEY_KEPT_SECONDS);
+    node.keyed(reserve(2, 1), Some(("new", "a"))).await.expect("holds");
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let node = node.with(Memory { recent: 0, ..Memory::default() }).await;
+    let fetcher = Fetcher::new(0, node.store.clone(), node.ledger.projector().clone());
+
+    assert_eq!(
+        fetcher.binding_from().await.expect("reads"),
+        4,
+        "after the org, its credits and the old key's hold"
+    );
+    assert!(node.keyed(reserve(3, 1), Some(("new", "a"))).await.expect("replays").replayed);
+    assert!(!node.keyed(reserve(4, 1), Some(("old", "b"))).await.expect("holds").replayed);
+    node.finish().await;
+}

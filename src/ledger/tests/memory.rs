@@ -158,3 +158,25 @@ async fn reservations_that_were_recalled_leave_memory_again() {
     assert!(kept <= 3, "{kept} are kept");
     node.finish().await;
 }
+
+#[tokio::test]
+async fn however_many_accounts_are_wanted_at_once_few_are_read_at_a_time() {
+    let node = Node::start().await;
+    let orgs: Vec<OrgId> = (1..=60).map(|n| OrgId(Uuid::from_u128(n))).collect();
+    for org in &orgs {
+        let (slug, time_zone) = (org.to_string(), "UTC".into());
+        let command = OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::ZERO };
+        let open = Submission { org: *org, command, by: By::Tollgate, idempotency: None };
+        node.ledger.submit(open).await.expect("opens");
+    }
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let log = Arc::new(Faulty::new(&node.store));
+    let cold = node.another(log.clone()).await;
+
+    let read = orgs.iter().map(|org| cold.read(*org, |account| account.version));
+    let read = futures_util::future::join_all(read).await;
+
+    assert!(read.iter().all(|version| matches!(version, Ok(1))), "{read:?}");
+    let most = log.looked_most.load(Ordering::SeqCst);
+    assert!((1..=fetch::AT_ONCE).contains(&most), "{most}");
+}

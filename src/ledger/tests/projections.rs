@@ -6,7 +6,30 @@ use std::sync::{Arc, Mutex};
 use sqlx::Connection;
 
 use super::*;
+use crate::domain::views::Changes;
 use crate::store::projections::Checkpoint;
+
+#[tokio::test]
+async fn projections_stay_where_what_a_rebuild_that_was_cut_off_had_folded_was_archived() {
+    let node = Node::funded(100).await;
+    for n in 0..40 {
+        node.run(reserve(n, 1)).await.expect("holds");
+    }
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let cut_off = node.views.start_generation(0, View::Spend).await.expect("starts");
+    let at = node.store.read(0, 10, 1).await.expect("reads").remove(0);
+    let nothing = Changes::default();
+    assert!(node.views.apply(0, &[cut_off], 10, &at.hash, &nothing).await.expect("folds"));
+    let before = node.views.checkpoints(0).await.expect("reads");
+    let archived = || Arc::new(Faulty { archived_to: 20, ..Faulty::new(&node.store) });
+
+    Projector::open(archived(), node.views.clone()).await.expect("opens");
+    let report = verify::verify_all(archived(), node.views.clone()).await.expect("reads");
+
+    assert_eq!(node.views.checkpoints(0).await.expect("reads"), before);
+    assert!(report.findings.iter().all(|found| found.invariant != "I5"), "{report:?}");
+    node.finish().await;
+}
 
 #[tokio::test]
 async fn i7_a_runner_that_was_overtaken_leaves_the_rest_to_the_other() {

@@ -152,7 +152,7 @@ impl Writer {
     }
 
     fn decide_system(&mut self, ask: SystemCommand, command: &Command, batch: &mut Batch) -> Answer {
-        let decided = match self.state.system.decide(ask) {
+        let decided = match self.state.system.decide(ask, batch.now) {
             Ok(decided) => decided,
             Err(refusal) => return Answer::No(refusal.into()),
         };

@@ -120,6 +120,7 @@ impl Writer {
     /// only costs look-ups, so that it is read again only where it may lack some.
     async fn fill_filter(&mut self, indexed: i64, last_recorded_at: Timestamp) -> Result<(), LedgerError> {
         let now = self.clock.now().max(last_recorded_at);
+        self.fetcher.forget_binding();
         if let Some((position, hash)) = self.filtered_to
             && self.fetcher.holds(position, &hash).await?
         {

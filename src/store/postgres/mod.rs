@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::domain::chain::Hash;
 use crate::store::{
     Appended, CLOCK_DIFFERENCE_MAX, EventLog, EventRow, Head, LockedHead, Profile, Profiles, StoreError,
-    alike,
+    shared_sql,
 };
 
 use kept::{Kept, Taken};
@@ -316,9 +316,9 @@ fn only(rows: Vec<PgRow>) -> Result<PgRow, StoreError> {
     rows.into_iter().next().ok_or_else(|| store_error(sqlx::Error::RowNotFound))
 }
 
-alike::profiles!(PostgresStore);
+shared_sql::profiles!(PostgresStore);
 
-alike::log_rows!(PgRow);
+shared_sql::log_rows!(PgRow);
 
 /// Moves the head and inserts the events. False where the head was elsewhere, or the time neither the database's nor one
 /// that the log has reached already.
@@ -449,7 +449,7 @@ fn migrate_error(error: MigrateError) -> StoreError {
         error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == MAY_NOT)
     };
     match error {
-        error if alike::is_newer(&error) => StoreError::NewerVersion,
+        error if shared_sql::is_newer(&error) => StoreError::NewerVersion,
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) if refused(&error) => {
             StoreError::MayNotMigrate(error.to_string())
         }

@@ -8,7 +8,8 @@ use super::{PostgresStore, of_shard, only, store_error};
 use crate::domain::format::Format;
 use crate::store::{Node, Nodes, StoreError};
 
-/// A node that was not seen for so long is gone: three of its beats.
+/// A node that was not seen for so long is gone: three of its beats. One that was seen so much later than now was seen
+/// before the clock was set back.
 const ALIVE_MICROS: i64 = 1_500_000;
 /// After so long nobody cares that it was there.
 const FORGOTTEN_MICROS: i64 = 60_000_000;
@@ -19,7 +20,7 @@ impl Nodes for PostgresStore {
         let beat = || {
             sqlx::query(
                 "with long_gone as (delete from nodes where shard = 0 and node_id <> $1 \
-                    and seen_at < (extract(epoch from clock_timestamp()) * 1000000)::bigint - $4) \
+                    and abs(seen_at - (extract(epoch from clock_timestamp()) * 1000000)::bigint) > $4) \
                  insert into nodes (shard, node_id, address, format, seen_at) \
                  values (0, $1, $2, $3, (extract(epoch from clock_timestamp()) * 1000000)::bigint) \
                  on conflict (shard, node_id) do update \
@@ -36,7 +37,7 @@ impl Nodes for PostgresStore {
 
     async fn alive(&self) -> Result<Vec<Node>, StoreError> {
         let rows = "select node_id, address, format from nodes \
-             where shard = 0 and seen_at > (extract(epoch from clock_timestamp()) * 1000000)::bigint - $1 \
+             where shard = 0 and abs(seen_at - (extract(epoch from clock_timestamp()) * 1000000)::bigint) < $1 \
              order by node_id";
         self.beats
             .fetch(|| sqlx::query(rows).bind(ALIVE_MICROS))
@@ -62,7 +63,7 @@ impl Nodes for PostgresStore {
     }
 
     async fn raise_epoch(&self, shard: i32, from: i64) -> Result<(), StoreError> {
-        let raise = "update log_heads set epoch = epoch + 1 where shard = $1 and epoch = $2";
+        let raise = "update log_heads set epoch = $2 + 1 where shard = $1 and epoch <= $2";
         let raise = || sqlx::query(raise).bind(shard).bind(from);
         of_shard(&self.writers, shard)?.fetch(raise).await.map(|_| ())
     }

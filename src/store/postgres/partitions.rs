@@ -11,6 +11,8 @@ use super::answered_within;
 
 /// They are made once the log comes this near to where they end: minutes at full speed.
 const AHEAD: i64 = 8_000_000;
+/// Between two tries that fail: every append near the end would begin one.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// A new one is attached in far less, where nobody holds the table's lock.
 const EXTEND_MAX: Duration = Duration::from_secs(30);
 /// A line that fell silent leaves nothing behind that the next attempt would wait for.
@@ -75,6 +77,7 @@ impl Partitions {
             };
             if let Err(error) = answered_within(EXTEND_MAX, extended).await {
                 tracing::error!(%error, "no partition could be made for what comes; it is tried again");
+                tokio::time::sleep(AFTER_FAILURE).await;
             }
         });
     }

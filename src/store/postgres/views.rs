@@ -19,9 +19,12 @@ use crate::domain::views::runs::{self, Compaction, Run};
 use crate::domain::views::spend::{Group, Spend, SpendKey};
 use crate::domain::views::{Changes, View};
 use crate::store::postgres::{hash, options, pool, store_error};
-use crate::store::projections::{Checkpoint, Projections, STRETCH_VERSIONS, SavedFilter, Snapshot};
+use crate::store::projections::{
+    Checkpoint, LARGE_BYTES, OrgsAfter, OrgsDue, Projections, RECENT_STRETCHES, STRETCH_VERSIONS,
+    SavedFilter, Snapshot,
+};
 use crate::store::rows::{self, Cell, Table};
-use crate::store::{StoreError, alike};
+use crate::store::{StoreError, shared_sql};
 
 /// The projector's, the snapshots' and the readers'.
 const CONNECTIONS: u32 = 12;
@@ -108,7 +111,7 @@ async fn finished<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Res
     asked.await.map_err(store_error)
 }
 
-alike::projections!(PostgresViews, PgConnection, PgRow);
+shared_sql::projections!(PostgresViews, PgConnection, PgRow);
 
 impl PostgresViews {
     /// The server sees to it.

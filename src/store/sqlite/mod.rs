@@ -21,7 +21,9 @@ use sqlx::{Connection, Either, Executor, QueryBuilder, Row, Sqlite, SqliteConnec
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::domain::chain::Hash;
-use crate::store::{Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, StoreError, alike};
+use crate::store::{
+    Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, StoreError, shared_sql,
+};
 
 pub use views::SqliteViews;
 
@@ -74,8 +76,7 @@ impl SqliteStore {
         let mut writer = SqliteConnection::connect_with(&options).await.map_err(store_error)?;
         new_enough(&mut writer).await?;
         sqlx::migrate!("migrations/sqlite/log").run(&mut writer).await.map_err(migrate_error)?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(4)
+        let readers = readers()
             .connect_with(options.read_only(true).create_if_missing(false))
             .await
             .map_err(store_error)?;
@@ -99,8 +100,7 @@ impl SqliteStore {
         let mut reader = SqliteConnection::connect_with(&options).await.map_err(store_error)?;
         new_enough(&mut reader).await?;
         not_newer(&mut reader).await?;
-        let readers =
-            SqlitePoolOptions::new().max_connections(4).connect_with(options).await.map_err(store_error)?;
+        let readers = readers().connect_with(options).await.map_err(store_error)?;
         Ok(SqliteStore {
             writer: Mutex::new(reader),
             is_left_open: AtomicBool::new(false),
@@ -309,7 +309,7 @@ impl Drop for Locked<'_> {
     }
 }
 
-alike::profiles!(SqliteStore);
+shared_sql::profiles!(SqliteStore);
 
 /// The compare-and-set and the events, inside the open transaction. False where the head was elsewhere.
 async fn move_head(
@@ -461,7 +461,7 @@ async fn insert(connection: &mut SqliteConnection, rows: &[EventRow]) -> Result<
     Ok(())
 }
 
-alike::log_rows!(SqliteRow);
+shared_sql::log_rows!(SqliteRow);
 
 /// Takes the lock that keeps a second process out.
 fn lock(path: &Path) -> Result<File, StoreError> {
@@ -516,6 +516,11 @@ async fn not_newer(connection: &mut SqliteConnection) -> Result<(), StoreError> 
     if found > known { Err(StoreError::NewerVersion) } else { Ok(()) }
 }
 
+/// A connection to a file doesn't break while nobody uses it: none is asked whether it still lives.
+fn readers() -> SqlitePoolOptions {
+    SqlitePoolOptions::new().max_connections(4).test_before_acquire(false)
+}
+
 async fn new_enough(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     let version: String =
         sqlx::query_scalar("select sqlite_version()").fetch_one(connection).await.map_err(store_error)?;
@@ -539,7 +544,7 @@ fn primary(code: &str) -> String {
 
 fn migrate_error(error: MigrateError) -> StoreError {
     match error {
-        error if alike::is_newer(&error) => StoreError::NewerVersion,
+        error if shared_sql::is_newer(&error) => StoreError::NewerVersion,
         MigrateError::Execute(error) => store_error(error),
         other => StoreError::Unavailable(other.to_string()),
     }

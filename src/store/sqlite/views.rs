@@ -5,9 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteRow, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
@@ -21,10 +19,13 @@ use crate::domain::views::index::BLOCK_POSITIONS;
 use crate::domain::views::runs::{self, Compaction, Run};
 use crate::domain::views::spend::{Group, Spend, SpendKey};
 use crate::domain::views::{Changes, View};
-use crate::store::projections::{Checkpoint, Projections, STRETCH_VERSIONS, SavedFilter, Snapshot};
+use crate::store::projections::{
+    Checkpoint, LARGE_BYTES, OrgsAfter, OrgsDue, Projections, RECENT_STRETCHES, STRETCH_VERSIONS,
+    SavedFilter, Snapshot,
+};
 use crate::store::rows::{self, Cell, Table};
-use crate::store::sqlite::{files, hash, migrate_error, store_error};
-use crate::store::{StoreError, alike};
+use crate::store::sqlite::{files, hash, migrate_error, readers, store_error};
+use crate::store::{StoreError, shared_sql};
 
 /// Pages of 4 KiB after which the write-ahead log is copied and synced: seldom, since the disk is the log's.
 const CHECKPOINT_PAGES: &str = "16384";
@@ -73,8 +74,7 @@ impl SqliteViews {
             .statement_cache_capacity(200);
         let mut writer = SqliteConnection::connect_with(&options).await.map_err(store_error)?;
         sqlx::migrate!("migrations/sqlite/views").run(&mut writer).await.map_err(migrate_error)?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(4)
+        let readers = readers()
             .connect_with(options.clone().read_only(true).create_if_missing(false))
             .await
             .map_err(store_error)?;
@@ -143,7 +143,7 @@ async fn answered<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Res
 
 use answered as finished;
 
-alike::projections!(SqliteViews, SqliteConnection, SqliteRow);
+shared_sql::projections!(SqliteViews, SqliteConnection, SqliteRow);
 
 /// Inserts rows, or merges them into those that stand.
 async fn merge(

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::dimensions::dimensions;
 use super::{Dialect, text};
 use crate::domain::pricing::rate_card::RateCard;
 
@@ -14,7 +15,7 @@ impl Dialect {
             Dialect::Anthropic if last_name(card).starts_with("claude") => 5_000,
             Dialect::OpenAiChat | Dialect::OpenAiResponses if is_openais(card) => 25_000,
             Dialect::Anthropic | Dialect::OpenAiChat | Dialect::OpenAiResponses => 50_000,
-            // Gemini cuts a picture into as many tiles as it has: see `Found::gemini_content`.
+            // Gemini cuts a picture into as many tiles as it has: see `gemini_picture_tokens`.
             Dialect::Gemini | Dialect::Embeddings => 0,
         }
     }
@@ -31,6 +32,28 @@ impl Dialect {
             | Dialect::Embeddings => 1,
         }
     }
+}
+
+/// The most that Gemini counts for a picture that stands in the request; `None` where its size can't be told, or it may be
+/// something else.
+///
+/// By Google's pages one of up to 384 pixels a side is a tile of 258 tokens, and a larger one is cut into tiles of two thirds of
+/// its shorter side, which some bring to at least 256 pixels and at most 768: the smallest that any allows make the most tiles.
+/// The whole may be read beside them. Generation 3 counts up to 2,240 for a picture of any size.
+pub(super) fn gemini_picture_tokens(held: &Value) -> Option<u64> {
+    const TILE_TOKENS: u64 = 258;
+    let media_type = held["mimeType"].as_str().or(held["mime_type"].as_str())?;
+    if !media_type.starts_with("image/") {
+        return None;
+    }
+    let (width, height) = dimensions(text(held, "data"))?;
+    let tiles = if width.max(height) <= 384 {
+        1
+    } else {
+        let side = (width.min(height) * 2 / 3).clamp(1, 256);
+        width.div_ceil(side).saturating_mul(height.div_ceil(side))
+    };
+    Some(tiles.saturating_add(1).saturating_mul(TILE_TOKENS).max(2_240))
 }
 
 /// Whether it is one of OpenAI's own models, and not the one whose pictures are dearest. Elsewhere a name may be anybody's, as

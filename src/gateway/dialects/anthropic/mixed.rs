@@ -39,7 +39,7 @@ fn fit_message(message: &mut Value, dropped: &mut Dropped) -> bool {
 }
 
 /// Claude signs its own; those of others are told to clients without a signature.
-fn is_unsigned_thought(block: &Value) -> bool {
+pub fn is_unsigned_thought(block: &Value) -> bool {
     block["type"] == "thinking" && block["signature"].as_str().is_none_or(str::is_empty)
 }
 

@@ -8,9 +8,10 @@ use super::super::conversation::{
 };
 use super::super::dropped::Dropped;
 use super::super::effort::{Asked, Claude, Effort, for_anthropic};
-use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
+use super::super::{Malformed, Refused, Unsupported, UpstreamRequest, number, unsupported};
 use super::answer::input;
-use super::mixed::call_id;
+use super::mixed::{call_id, is_unsigned_thought};
+use super::schema::for_claude;
 
 /// Refuses files that stand at the provider: any org could name another's.
 pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
@@ -22,10 +23,11 @@ pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
     Ok(())
 }
 
-/// A tool's results and documents hold blocks in turn; a call's input is the model's own. The place of a file, where there
-/// is one.
+/// A tool's results and documents hold blocks in turn, what a page held a single one; a call's input is the model's own. The
+/// place of a file, where there is one.
 fn refuse_files(blocks: &Value) -> Result<(), &'static str> {
-    for block in blocks.as_array().into_iter().flatten() {
+    let blocks = blocks.as_array().map_or_else(|| std::slice::from_ref(blocks), Vec::as_slice);
+    for block in blocks.iter().filter(|block| block.is_object()) {
         if !block["file_id"].is_null() {
             return Err("file_id");
         }
@@ -39,13 +41,7 @@ fn refuse_files(blocks: &Value) -> Result<(), &'static str> {
 }
 
 pub fn parse_request(body: &Value) -> Result<Conversation, Refused> {
-    let mut conversation = Conversation::default();
-    let object = body.as_object().ok_or_else(|| Malformed::new("body", "must be a JSON object"))?;
-    for (field, value) in object {
-        if !value.is_null() {
-            parse_field(&mut conversation, field, value)?;
-        }
-    }
+    let mut conversation = Conversation::of_fields(body, parse_field)?;
     conversation.effort = effort(&mut conversation.dropped, &body["thinking"], &body["output_config"])?;
     Ok(conversation)
 }
@@ -87,6 +83,8 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         "output_config" => parse_output_config(conversation, value)?,
         "service_tier" | "cache_control" => conversation.dropped.add(field),
         "context_management" | "mcp_servers" if is_empty(value) => {}
+        // It would shorten what is read; Claude's thoughts are left out anyway.
+        "context_management" if only_clears(value) => conversation.dropped.add(field),
         "inference_geo" if value == "global" => {}
         "speed" if value == "standard" => {}
         _ => return unsupported(field, "the upstream of this model can't do it"),
@@ -98,12 +96,10 @@ fn is_empty(value: &Value) -> bool {
     value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty)
 }
 
-fn unsupported<T>(field: impl Into<String>, why: &str) -> Result<T, Refused> {
-    Err(Unsupported::new(field, why).into())
-}
-
-fn number(field: &str, value: &Value) -> Result<serde_json::Number, Malformed> {
-    value.as_number().cloned().ok_or_else(|| Malformed::new(field, "must be a number"))
+fn only_clears(management: &Value) -> bool {
+    let clears = |edit: &Value| edit["type"].as_str().is_some_and(|kind| kind.starts_with("clear_"));
+    let only_edits = management.as_object().is_some_and(|fields| fields.keys().all(|field| field == "edits"));
+    only_edits && management["edits"].as_array().is_some_and(|edits| edits.iter().all(clears))
 }
 
 /// A level by name goes before a budget, which becomes the level that spends about as much; no thought goes before both.
@@ -224,7 +220,11 @@ fn parse_block(dropped: &mut Dropped, at: &str, block: &Value) -> Result<Option<
             let parts = parse_parts(dropped, &format!("{at}.content"), &block["content"])?;
             Ok(Some(Part::ToolResult { call_id: text("tool_use_id")?, parts }))
         }
-        // A model's earlier thoughts mean nothing to another family.
+        Some("thinking") if is_unsigned_thought(block) => {
+            let text = block["thinking"].as_str().unwrap_or_default().to_owned();
+            Ok(Some(Part::Thought { text, field: "messages[].content[].thinking" }))
+        }
+        // What Claude has sealed means nothing to another family.
         Some("thinking" | "redacted_thinking") => {
             dropped.add_at(at, "thinking");
             Ok(None)
@@ -280,6 +280,7 @@ fn parse_tool_choice(conversation: &mut Conversation, choice: &Value) -> Result<
 
 pub fn render_request(mut conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
     let thinking = thinking(&mut conversation, model);
+    let samplers = render_samplers(&mut conversation, thinking.is_on())?;
     let mut dropped = conversation.dropped;
     let mut body = Map::new();
     body.insert("model".into(), model.into());
@@ -295,58 +296,23 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
     }
     body.insert("messages".into(), messages.into());
     if !conversation.tools.is_empty() {
-        body.insert("tools".into(), conversation.tools.iter().map(render_tool).collect());
+        let tools = conversation.tools.into_iter().map(|tool| render_tool(tool, &mut dropped));
+        body.insert("tools".into(), tools.collect::<Result<Value, Refused>>()?);
         if conversation.tool_choice.is_some() || conversation.parallel_tool_calls == Some(false) {
             let choice = conversation.tool_choice.unwrap_or(ToolChoice::Auto);
             body.insert("tool_choice".into(), render_tool_choice(choice, conversation.parallel_tool_calls));
         }
     }
-    let mut config = Map::new();
-    match conversation.response_format {
-        Some(ResponseFormat::Schema(schema)) => {
-            config.insert("format".into(), json!({"type": "json_schema", "schema": schema.described()}));
-        }
-        Some(ResponseFormat::Object { field }) => {
-            return unsupported(field, "the upstream of this model needs a json_schema");
-        }
-        None => {}
-    }
-    if let Some(effort) = thinking.level {
-        config.insert("effort".into(), effort.name().into());
-    }
+    let config = render_output_config(conversation.response_format, thinking.level, &mut dropped)?;
     if !config.is_empty() {
         body.insert("output_config".into(), config.into());
     }
-    let thinks = thinking.field.as_ref().is_some_and(|field| field["type"] != "disabled");
+    body.extend(samplers);
     if let Some(field) = thinking.field {
         body.insert("thinking".into(), field);
     }
-    if thinks {
-        // Thinking goes with free sampling only.
-        let is_default = |temperature: &Number| temperature.as_f64() == Some(1.0);
-        let samplers = [
-            ("temperature", conversation.temperature.take_if(|given| !is_default(given))),
-            ("top_p", conversation.top_p.take()),
-            ("top_k", conversation.top_k.take()),
-        ];
-        samplers.iter().filter(|(_, given)| given.is_some()).for_each(|(field, _)| dropped.add(field));
-    }
-    if let Some(temperature) = conversation.temperature {
-        if temperature.as_f64().is_some_and(|value| value > 1.0) {
-            return unsupported("temperature", "the upstream of this model takes at most 1");
-        }
-        body.insert("temperature".into(), Value::Number(temperature));
-    }
-    match (conversation.top_p, body.contains_key("temperature")) {
-        // Newer models refuse both samplers together.
-        (Some(_), true) => dropped.add("top_p"),
-        (Some(top_p), false) => {
-            body.insert("top_p".into(), Value::Number(top_p));
-        }
-        (None, _) => {}
-    }
-    if let Some(top_k) = conversation.top_k {
-        body.insert("top_k".into(), Value::Number(top_k));
+    if conversation.stop.iter().any(|stop| stop.trim().is_empty()) {
+        return unsupported("stop", "the upstream of this model takes none of white space alone");
     }
     if !conversation.stop.is_empty() {
         body.insert("stop_sequences".into(), conversation.stop.into());
@@ -360,11 +326,65 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
     Ok(UpstreamRequest { body: Value::Object(body), dropped: dropped.into() })
 }
 
+fn render_output_config(
+    format: Option<ResponseFormat>,
+    level: Option<Effort>,
+    dropped: &mut Dropped,
+) -> Result<Map<String, Value>, Refused> {
+    let mut config = Map::new();
+    match format {
+        Some(ResponseFormat::Schema(schema)) => {
+            let schema = for_claude(schema.described(), dropped)?;
+            config.insert("format".into(), json!({"type": "json_schema", "schema": schema}));
+        }
+        Some(ResponseFormat::Object { field }) => {
+            return unsupported(field, "the upstream of this model needs a json_schema");
+        }
+        None => {}
+    }
+    if let Some(effort) = level {
+        config.insert("effort".into(), effort.name().into());
+    }
+    Ok(config)
+}
+
+fn render_samplers(conversation: &mut Conversation, thinks: bool) -> Result<Map<String, Value>, Refused> {
+    let Conversation { temperature, top_p, top_k, dropped, .. } = conversation;
+    if thinks {
+        // Thinking goes with free sampling only.
+        let is_default = |temperature: &Number| temperature.as_f64() == Some(1.0);
+        let samplers = [
+            ("temperature", temperature.take_if(|given| !is_default(given))),
+            ("top_p", top_p.take()),
+            ("top_k", top_k.take()),
+        ];
+        samplers.iter().filter(|(_, given)| given.is_some()).for_each(|(field, _)| dropped.add(field));
+    }
+    if temperature.as_ref().and_then(Number::as_f64).is_some_and(|value| value > 1.0) {
+        return unsupported("temperature", "the upstream of this model takes at most 1");
+    }
+    // Newer models refuse both samplers together.
+    if temperature.is_some() && top_p.take().is_some() {
+        dropped.add("top_p");
+    }
+    let given = [("temperature", temperature), ("top_p", top_p), ("top_k", top_k)];
+    Ok(given
+        .into_iter()
+        .filter_map(|(field, value)| Some((field.to_owned(), value.take()?.into())))
+        .collect())
+}
+
 /// What a request says of thinking.
 #[derive(Default)]
 struct Thinking {
     field: Option<Value>,
     level: Option<Effort>,
+}
+
+impl Thinking {
+    fn is_on(&self) -> bool {
+        self.field.as_ref().is_some_and(|field| field["type"] != "disabled")
+    }
 }
 
 fn thinking(conversation: &mut Conversation, model: &str) -> Thinking {
@@ -445,18 +465,22 @@ fn render_part(part: &Part) -> Option<Value> {
             let id = call_id(id);
             Some(json!({"type": "tool_result", "tool_use_id": id, "content": content}))
         }
+        // Left out before, as Claude takes back only what it has sealed.
+        Part::Thought { .. } => None,
     }
 }
 
-fn render_tool(tool: &Tool) -> Value {
-    let mut rendered = json!({"name": tool.name, "input_schema": tool.schema});
-    if let Some(description) = &tool.description {
-        rendered["description"] = description.as_str().into();
+fn render_tool(tool: Tool, dropped: &mut Dropped) -> Result<Value, Refused> {
+    // Only what is strict is held to it.
+    let schema = if tool.strict == Some(true) { for_claude(tool.schema, dropped)? } else { tool.schema };
+    let mut rendered = json!({"name": tool.name, "input_schema": schema});
+    if let Some(description) = tool.description {
+        rendered["description"] = description.into();
     }
     if let Some(strict) = tool.strict {
         rendered["strict"] = strict.into();
     }
-    rendered
+    Ok(rendered)
 }
 
 fn render_tool_choice(choice: ToolChoice, parallel: Option<bool>) -> Value {

@@ -161,7 +161,7 @@ impl EventWriter {
             Delta::Finish(finish) => self.finish = Some(finish),
             Delta::Usage(tokens) => self.tokens = tokens,
             Delta::End => self.end(out),
-            Delta::Failed(_) => {}
+            Delta::Sound(_) | Delta::Failed(_) => {}
         }
     }
 

@@ -1,5 +1,7 @@
 //! Requests.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value, json};
 
 use super::super::conversation::{
@@ -11,7 +13,8 @@ use super::super::{Refused, Unsupported, UpstreamRequest};
 /// The provider's own limit.
 const STOPS_MAX: usize = 5;
 
-pub fn render_request(conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
+pub fn render_request(mut conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
+    conversation.move_pictures_out_of_results();
     let mut dropped = conversation.dropped;
     let mut body = Map::new();
     if !conversation.system.is_empty() {
@@ -69,9 +72,10 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
 }
 
 fn contents(messages: &[Message], model: &str) -> Result<Vec<Value>, Refused> {
+    let names = names_of_calls(messages);
     let mut contents = Vec::new();
     for message in messages {
-        let parts = message.parts.iter().map(|part| render_part(part, messages));
+        let parts = message.parts.iter().filter_map(|part| render_part(part, &names).transpose());
         let mut parts = parts.collect::<Result<Vec<Value>, Refused>>()?;
         if model.contains("gemini-3") {
             sign_first_call(&mut parts);
@@ -90,8 +94,21 @@ fn contents(messages: &[Message], model: &str) -> Result<Vec<Value>, Refused> {
     }
 }
 
-fn render_part(part: &Part, messages: &[Message]) -> Result<Value, Refused> {
-    Ok(match part {
+/// A result names its function here, elsewhere its call only.
+type Names<'a> = HashMap<&'a str, &'a str>;
+
+/// Where several calls have one id, the last one's.
+fn names_of_calls(messages: &[Message]) -> Names<'_> {
+    let parts = messages.iter().flat_map(|message| &message.parts);
+    let called = parts.filter_map(|part| match part {
+        Part::ToolCall(call) => Some((call.id.as_str(), call.name.as_str())),
+        Part::Text(_) | Part::Image(_) | Part::ToolResult { .. } | Part::Thought { .. } => None,
+    });
+    called.collect()
+}
+
+fn render_part(part: &Part, names: &Names<'_>) -> Result<Option<Value>, Refused> {
+    Ok(Some(match part {
         Part::Text(text) => json!({"text": text}),
         Part::Image(Image::Inline { media_type, base64 }) => {
             json!({"inlineData": {"mimeType": media_type, "data": base64}})
@@ -104,9 +121,14 @@ fn render_part(part: &Part, messages: &[Message]) -> Result<Value, Refused> {
         Part::ToolResult { call_id, parts } => {
             let (id, _) = ToolCall::id_without(call_id);
             let response = json!({"output": Part::result_text(parts)?});
-            json!({"functionResponse": {"id": id, "name": name_of(call_id, messages)?, "response": response}})
+            let why = "the upstream of this model needs the call that this result answers";
+            let name =
+                names.get(call_id.as_str()).ok_or_else(|| Unsupported::new("messages.tool_call_id", why))?;
+            json!({"functionResponse": {"id": id, "name": name, "response": response}})
         }
-    })
+        // Left out before: only what it has signed comes back here.
+        Part::Thought { .. } => return Ok(None),
+    }))
 }
 
 fn function_call(call: &ToolCall) -> Value {
@@ -134,17 +156,6 @@ fn sign_first_call(parts: &mut [Value]) {
     {
         first["thoughtSignature"] = "skip_thought_signature_validator".into();
     }
-}
-
-/// A result names its function here, elsewhere its call only.
-fn name_of<'a>(call_id: &str, messages: &'a [Message]) -> Result<&'a str, Refused> {
-    let parts = messages.iter().flat_map(|message| &message.parts);
-    let mut called = parts.filter_map(|part| match part {
-        Part::ToolCall(call) if call.id == call_id => Some(call.name.as_str()),
-        _ => None,
-    });
-    let why = "the upstream of this model needs the call that this result answers";
-    called.next_back().ok_or_else(|| Unsupported::new("messages.tool_call_id", why).into())
 }
 
 fn declaration(tool: &Tool) -> Value {

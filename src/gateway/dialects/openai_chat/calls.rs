@@ -42,7 +42,8 @@ impl Calls {
 
     /// Reads what stands at `position` of a chunk's calls. `answer_id` names those that come without an id.
     pub fn read(&mut self, call: &Value, position: usize, answer_id: &str) -> Vec<Delta> {
-        let part = Part { index: call["index"].as_u64(), ..Part::of(text(&call["id"]), &call["function"]) };
+        let called = if call["custom"].is_object() { &call["custom"] } else { &call["function"] };
+        let part = Part { index: call["index"].as_u64(), ..Part::of(text(&call["id"]), called) };
         self.take(part, position, answer_id)
     }
 
@@ -138,12 +139,12 @@ pub(super) fn made_up_id(answer_id: &str, place: usize) -> String {
     format!("call_{answer_id}_{place}")
 }
 
-/// As the model wrote them, which some servers have parsed already.
-pub(super) fn arguments(function: &Value) -> String {
-    match &function["arguments"] {
+/// As the model wrote them, which some servers have parsed already. A custom tool's are any text.
+pub(super) fn arguments(called: &Value) -> String {
+    match &called["arguments"] {
         Value::String(text) => text.clone(),
         arguments @ Value::Object(_) => arguments.to_string(),
-        _ => String::new(),
+        _ => called["input"].as_str().unwrap_or_default().to_owned(),
     }
 }
 

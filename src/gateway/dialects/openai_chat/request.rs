@@ -8,9 +8,9 @@ use super::super::conversation::{
 };
 use super::super::dropped::Dropped;
 use super::super::effort::{Asked, for_openai};
-use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
+use super::super::{Malformed, Refused, Unsupported, UpstreamRequest, number, unsupported};
 use super::answer::tool_call;
-use crate::gateway::providers::is_openai_reasoning_model;
+use crate::gateway::model_names::is_openai_reasoning_model;
 
 /// Fields that tune an answer or its bookkeeping at OpenAI, and that an answer elsewhere can do without.
 const DROPPABLE: [&str; 13] = [
@@ -44,14 +44,7 @@ pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
 }
 
 pub fn parse_request(body: &Value) -> Result<Conversation, Refused> {
-    let mut conversation = Conversation::default();
-    let object = body.as_object().ok_or_else(|| Malformed::new("body", "must be a JSON object"))?;
-    for (field, value) in object {
-        if !value.is_null() {
-            parse_field(&mut conversation, field, value)?;
-        }
-    }
-    Ok(conversation)
+    Conversation::of_fields(body, parse_field)
 }
 
 fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> Result<(), Refused> {
@@ -106,14 +99,6 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         _ => return unsupported(field, "the upstream of this model can't do it"),
     }
     Ok(())
-}
-
-fn unsupported<T>(field: impl Into<String>, why: &str) -> Result<T, Refused> {
-    Err(Unsupported::new(field, why).into())
-}
-
-fn number(field: &str, value: &Value) -> Result<serde_json::Number, Malformed> {
-    value.as_number().cloned().ok_or_else(|| Malformed::new(field, "must be a number"))
 }
 
 fn stop(value: &Value) -> Result<Vec<String>, Malformed> {
@@ -287,7 +272,22 @@ fn parse_response_format(format: &Value) -> Result<Option<ResponseFormat>, Refus
     }
 }
 
-pub fn render_request(conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
+/// Models that refuse their own calls without the thought before them, or lose their thread. Others' servers refuse the
+/// thought: Groq's and Mistral's.
+/// Sources: <https://api-docs.deepseek.com/guides/thinking_mode>, <https://platform.moonshot.ai/docs/guide/use-kimi-k2-thinking-model>,
+/// <https://docs.z.ai/guides/capabilities/thinking-mode>.
+pub fn wants_thoughts_back(model: &str) -> bool {
+    let model = model.to_ascii_lowercase();
+    ["deepseek", "kimi", "glm"].iter().any(|name| model.contains(name))
+}
+
+/// Wants the field with each call, and takes an empty one where another model made the call.
+fn needs_thoughts_back(model: &str) -> bool {
+    model.to_ascii_lowercase().contains("deepseek")
+}
+
+pub fn render_request(mut conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
+    conversation.move_pictures_out_of_results();
     let Conversation { mut dropped, .. } = conversation;
     let mut body = Map::new();
     body.insert("model".into(), model.into());
@@ -296,7 +296,7 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
         messages.push(json!({"role": "system", "content": conversation.system.join("\n\n")}));
     }
     for message in &conversation.messages {
-        render_message(message, &mut messages)?;
+        render_message(message, needs_thoughts_back(model), &mut messages)?;
     }
     body.insert("messages".into(), messages.into());
     if let Some(tokens) = conversation.max_output_tokens {
@@ -354,9 +354,10 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
 }
 
 /// One neutral message may be several here: each tool result is a message, before what else the user says.
-fn render_message(message: &Message, out: &mut Vec<Value>) -> Result<(), Refused> {
+fn render_message(message: &Message, needs_thought: bool, out: &mut Vec<Value>) -> Result<(), Refused> {
     let mut content = Vec::new();
     let mut calls = Vec::new();
+    let mut thought = String::new();
     for part in &message.parts {
         match part {
             Part::Text(text) => content.push(json!({"type": "text", "text": text})),
@@ -367,6 +368,7 @@ fn render_message(message: &Message, out: &mut Vec<Value>) -> Result<(), Refused
                 content.push(json!({"type": "image_url", "image_url": {"url": image.url()}}));
             }
             Part::ToolCall(call) => calls.push(tool_call(call)),
+            Part::Thought { text, .. } => thought.push_str(text),
             Part::ToolResult { call_id, parts } => {
                 out.push(
                     json!({"role": "tool", "tool_call_id": call_id, "content": Part::result_text(parts)?}),
@@ -387,6 +389,9 @@ fn render_message(message: &Message, out: &mut Vec<Value>) -> Result<(), Refused
         Role::Assistant => json!({"role": "assistant", "content": content}),
     };
     if !calls.is_empty() {
+        if needs_thought || !thought.is_empty() {
+            rendered["reasoning_content"] = thought.into();
+        }
         rendered["tool_calls"] = calls.into();
     }
     out.push(rendered);

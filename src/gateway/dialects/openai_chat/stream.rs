@@ -48,6 +48,9 @@ impl ChunkReader {
         let refusal = said("refusal");
         self.is_refusal |= refusal.is_some();
         deltas.extend(refusal.map(Delta::Text));
+        let spoken = |field: &str| text(&delta["audio"][field]).map(str::to_owned);
+        deltas.extend(spoken("transcript").map(Delta::Text));
+        deltas.extend(spoken("data").map(Delta::Sound));
         let answer_id = self.id.as_deref().unwrap_or_default();
         for (position, call) in delta["tool_calls"].as_array().into_iter().flatten().enumerate() {
             deltas.extend(self.calls.read(call, position, answer_id));
@@ -118,7 +121,7 @@ impl ChunkWriter {
                 }
                 out.push_str(&data_frame("[DONE]"));
             }
-            Delta::Failed(_) => {}
+            Delta::Sound(_) | Delta::Failed(_) => {}
         }
     }
 

@@ -6,10 +6,10 @@ use super::super::conversation::{
     Conversation, EndUser, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall,
     ToolChoice,
 };
-use super::super::dropped::Dropped;
+use super::super::dropped::{Dropped, says_something};
 use super::super::effort::{Asked, for_openai};
-use super::super::{Malformed, Refused, Unsupported, UpstreamRequest};
-use crate::gateway::providers::is_openai_reasoning_model;
+use super::super::{Malformed, Refused, Unsupported, UpstreamRequest, number, unsupported};
+use crate::gateway::model_names::is_openai_reasoning_model;
 
 /// Fields that tune an answer or its bookkeeping at OpenAI, and that an answer elsewhere can do without.
 const DROPPABLE: [&str; 12] = [
@@ -29,6 +29,10 @@ const DROPPABLE: [&str; 12] = [
 /// What would be read from, or left in, an account that all orgs share.
 const STORED: [&str; 4] = ["previous_response_id", "conversation", "prompt", "background"];
 
+/// SDKs refer to earlier items by default.
+const ITEM_REFERENCE: &str = "nothing is stored at providers: ask with `store: false` (in Vercel's AI SDK \
+                              `providerOptions.openai.store: false`), and send the item itself";
+
 /// Refuses what stands at the provider instead of in the request: it is another org's as well as this one's, and
 /// what it costs can't be told from the request.
 pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
@@ -38,9 +42,11 @@ pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
     }
     let items = body["input"].as_array().into_iter().flatten();
     for (index, item) in items.enumerate() {
-        if item["type"] == "item_reference" {
-            let why = "nothing is stored at providers: send the item itself";
-            return Err(Unsupported::new(format!("input[{index}]"), why));
+        // The type of a reference may be left out, and that of a message, which says who speaks and what.
+        let is_message = !item["role"].is_null() && !item["content"].is_null();
+        let is_untyped = item["type"].is_null() && !item["id"].is_null() && !is_message;
+        if item["type"] == "item_reference" || is_untyped {
+            return Err(Unsupported::new(format!("input[{index}]"), ITEM_REFERENCE));
         }
         for field in ["content", "output"] {
             let mut parts = item[field].as_array().into_iter().flatten();
@@ -53,13 +59,7 @@ pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
 }
 
 pub fn parse_request(body: &Value) -> Result<Conversation, Refused> {
-    let mut conversation = Conversation::default();
-    let object = body.as_object().ok_or_else(|| Malformed::new("body", "must be a JSON object"))?;
-    for (field, value) in object {
-        if !value.is_null() {
-            parse_field(&mut conversation, field, value)?;
-        }
-    }
+    let mut conversation = Conversation::of_fields(body, parse_field)?;
     if let Some(instructions) = body["instructions"].as_str() {
         conversation.system.insert(0, instructions.to_owned());
     }
@@ -106,14 +106,6 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
     Ok(())
 }
 
-fn unsupported<T>(field: impl Into<String>, why: &str) -> Result<T, Refused> {
-    Err(Unsupported::new(field, why).into())
-}
-
-fn number(field: &str, value: &Value) -> Result<serde_json::Number, Malformed> {
-    value.as_number().cloned().ok_or_else(|| Malformed::new(field, "must be a number"))
-}
-
 fn parse_input(conversation: &mut Conversation, input: &Value) -> Result<(), Refused> {
     if let Some(text) = input.as_str() {
         let parts = vec![Part::Text(text.to_owned())];
@@ -140,21 +132,14 @@ fn parse_item(conversation: &mut Conversation, at: &str, item: &Value) -> Result
         None | Some("message") => parse_message(conversation, at, item)?,
         Some("function_call") => {
             let call = ToolCall { id: text("call_id")?, name: text("name")?, arguments: text("arguments")? };
-            match conversation.messages.last_mut() {
-                Some(Message { role: Role::Assistant, parts }) => parts.push(Part::ToolCall(call)),
-                _ => {
-                    let parts = vec![Part::ToolCall(call)];
-                    conversation.messages.push(Message { role: Role::Assistant, parts });
-                }
-            }
+            conversation.push_to_assistant(Part::ToolCall(call));
         }
         Some("function_call_output") => {
             let parts = parse_parts(&mut conversation.dropped, &format!("{at}.output"), &item["output"])?;
             conversation.push_tool_result(Part::ToolResult { call_id: text("call_id")?, parts });
         }
-        // A model's earlier thoughts mean nothing to another family.
         Some("reasoning") => {
-            conversation.dropped.add_at(at, "reasoning");
+            parse_thought(conversation, at, item);
             return Ok(());
         }
         Some(kind) => {
@@ -163,6 +148,17 @@ fn parse_item(conversation: &mut Conversation, at: &str, item: &Value) -> Result
     }
     conversation.dropped.add_unread(at, item, read);
     Ok(())
+}
+
+/// What is sealed, only its maker can read.
+fn parse_thought(conversation: &mut Conversation, at: &str, item: &Value) {
+    let parts = ["summary", "content"].into_iter().filter_map(|list| item[list].as_array()).flatten();
+    let text: String = parts.filter_map(|part| part["text"].as_str()).collect();
+    if says_something(&item["encrypted_content"]) || text.is_empty() {
+        conversation.dropped.add_at(at, "reasoning");
+    } else {
+        conversation.push_to_assistant(Part::Thought { text, field: "input[].reasoning" });
+    }
 }
 
 fn parse_message(conversation: &mut Conversation, at: &str, item: &Value) -> Result<(), Refused> {
@@ -187,7 +183,10 @@ fn parse_message(conversation: &mut Conversation, at: &str, item: &Value) -> Res
             return Err(Malformed::new(format!("{at}.role"), why).into());
         }
     };
-    conversation.messages.push(Message { role, parts });
+    match role {
+        Role::User => conversation.messages.push(Message { role, parts }),
+        Role::Assistant => conversation.push_assistant(parts),
+    }
     Ok(())
 }
 
@@ -360,15 +359,17 @@ fn render_message(message: &Message, out: &mut Vec<Value>) -> Result<(), Refused
                 if message.role == Role::Assistant {
                     return unsupported("messages.content", "an assistant message can't hold an image here");
                 }
-                content.push(json!({"type": "input_image", "image_url": image.url(), "detail": "auto"}));
+                content.push(input_image(image));
             }
             Part::ToolCall(call) => calls.push(json!({
                 "type": "function_call", "call_id": call.id, "name": call.name,
                 "arguments": if call.arguments.is_empty() { "{}" } else { &call.arguments },
             })),
             Part::ToolResult { call_id, parts } => out.push(json!({
-                "type": "function_call_output", "call_id": call_id, "output": Part::result_text(parts)?,
+                "type": "function_call_output", "call_id": call_id, "output": render_result(parts)?,
             })),
+            // Left out before: only what is sealed comes back here.
+            Part::Thought { .. } => {}
         }
     }
     if !content.is_empty() {
@@ -376,6 +377,23 @@ fn render_message(message: &Message, out: &mut Vec<Value>) -> Result<(), Refused
     }
     out.append(&mut calls);
     Ok(())
+}
+
+/// As a list where it shows something.
+fn render_result(parts: &[Part]) -> Result<Value, Refused> {
+    if !parts.iter().any(|part| matches!(part, Part::Image(_))) {
+        return Ok(Part::result_text(parts)?.into());
+    }
+    let part = |part: &Part| match part {
+        Part::Image(image) => Ok(input_image(image)),
+        part => Part::result_text(std::slice::from_ref(part))
+            .map(|text| json!({"type": "input_text", "text": text})),
+    };
+    parts.iter().map(part).collect()
+}
+
+fn input_image(image: &Image) -> Value {
+    json!({"type": "input_image", "image_url": image.url(), "detail": "auto"})
 }
 
 fn render_format(format: ResponseFormat) -> Value {

@@ -16,7 +16,7 @@ pub struct ItemReader {
     refused: bool,
 }
 
-/// A function call that is being written.
+/// A call that is being written.
 #[derive(Debug)]
 struct Call {
     output_index: u64,
@@ -43,16 +43,19 @@ impl ItemReader {
             "response.reasoning_summary_text.delta" | "response.reasoning_text.delta" => {
                 said(Delta::Thinking)
             }
-            "response.output_item.added" if event["item"]["type"] == "function_call" => {
+            "response.output_item.added" if is_call(&event["item"]) => {
                 let item = |field: &str| event["item"][field].as_str().unwrap_or("").to_owned();
                 let index = self.calls.len() as u64;
                 let output_index = event["output_index"].as_u64().unwrap_or(index);
                 self.calls.push(Call { output_index, has_arguments: false });
                 vec![Delta::ToolCall { index, id: item("call_id"), name: item("name") }]
             }
-            "response.function_call_arguments.delta" => self.arguments(event, &event["delta"], true),
+            "response.function_call_arguments.delta" | "response.custom_tool_call_input.delta" => {
+                self.arguments(event, &event["delta"], true)
+            }
             // The whole once more, or for the first time.
             "response.function_call_arguments.done" => self.arguments(event, &event["arguments"], false),
+            "response.custom_tool_call_input.done" => self.arguments(event, &event["input"], false),
             "response.completed" | "response.incomplete" => self.end(&event["response"]),
             "response.failed" => vec![Delta::Failed(json!({"error": event["response"]["error"]}))],
             "error" => {
@@ -83,6 +86,11 @@ impl ItemReader {
         let usage = response["usage"].is_object().then(|| Delta::Usage(tokens(&response["usage"])));
         usage.into_iter().chain([Delta::Finish(finish), Delta::End]).collect()
     }
+}
+
+/// A custom tool's call too: only a client of this dialect can have asked for it, and what it says is delivered.
+fn is_call(item: &Value) -> bool {
+    matches!(item["type"].as_str(), Some("function_call" | "custom_tool_call"))
 }
 
 /// Writes neutral steps as events: items one after the other, except that calls stay open until the end, since their
@@ -155,7 +163,7 @@ impl ItemWriter {
             Delta::Finish(finish) => self.finish = Some(finish),
             Delta::Usage(tokens) => self.tokens = tokens,
             Delta::End => self.end(out),
-            Delta::Failed(_) => {}
+            Delta::Sound(_) | Delta::Failed(_) => {}
         }
     }
 

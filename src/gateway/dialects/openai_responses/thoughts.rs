@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::dropped::{Dropped, says_something};
-use crate::gateway::providers::is_openai_reasoning_model;
+use crate::gateway::model_names::is_openai_reasoning_model;
 
 /// Makes an answer hold its thoughts itself, sealed, so that the next request can bring them back.
 const SEALED_THOUGHTS: &str = "reasoning.encrypted_content";

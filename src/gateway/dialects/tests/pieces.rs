@@ -162,3 +162,37 @@ fn a_response_in_one_piece_comes_as_it_is_at_the_end_of_its_stream() {
         assert_eq!((relay.usage_json(), out.as_str()), (Some(&usage), ""), "{client:?}");
     }
 }
+
+#[test]
+fn an_answer_in_one_piece_or_an_error_is_one_where_a_stream_was_asked_for_too() {
+    let chat = json!({"id": "a1", "model": "m", "choices": [{"index": 0, "finish_reason": "stop",
+        "message": {"role": "assistant", "content": "Yes {\"}\".",
+                    "tool_calls": [{"id": "t", "function": {"name": "look", "arguments": "{}"}}]}}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 2}});
+    let answers = [
+        (Family::OpenaiChat, chat.clone()),
+        (Family::Anthropic, translated(Family::OpenaiChat, Dialect::AnthropicMessages, &chat).unwrap()),
+        (Family::OpenaiResponses, translated(Family::OpenaiChat, Dialect::OpenaiResponses, &chat).unwrap()),
+    ];
+    for ((family, body), (client, _)) in
+        answers.iter().flat_map(|answer| CLIENTS.map(|client| (answer, client)))
+    {
+        let (relay, out) = relayed(ends(*family, client), body.to_string().as_bytes(), 3);
+
+        assert_same(&gathered(client, &out), &parse(*family, body).unwrap(), &json!([out]));
+        assert_eq!(relay.usage_json(), Some(&body["usage"]), "{family:?} {client:?}");
+        assert!(relay.has_ended() && relay.has_begun() && relay.served_model() == Some("m"));
+        assert!(relay.delivered().deltas > 0);
+    }
+    let error = json!({"error": {"message": "This model's maximum context length is 8192 tokens.",
+                                 "type": "invalid_request_error", "code": "context_length_exceeded"}});
+    for (family, (client, _)) in
+        FAMILIES.into_iter().flat_map(|family| CLIENTS.map(|client| (family, client)))
+    {
+        let (relay, out) = relayed(ends(family, client), error.to_string().as_bytes(), 3);
+
+        let failure = relay.failure().expect("a failure");
+        assert_eq!(failure.kind, providers::classify::FailureKind::ContextLength, "{family:?} {client:?}");
+        assert_eq!((out.as_str(), relay.is_whole()), ("", false));
+    }
+}

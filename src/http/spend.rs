@@ -1,4 +1,4 @@
-//! Reports: spend by any dimension.
+//! Spend by any dimension.
 
 use axum::Json;
 use axum::extract::State;
@@ -63,7 +63,7 @@ pub struct SpendReportView {
         content((SpendReportView = "application/json"), (String = "text/csv"))),
         (status = 422, description = "More than 100,000 rows: narrow the span or the groups.", body = ProblemBody,
             content_type = "application/problem+json"), Problems))]
-pub async fn spend(
+pub async fn report(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
@@ -116,42 +116,6 @@ fn cell(text: &str) -> String {
     }
 }
 
-/// The counts of a usage under their names in JSON.
-fn usage_classes(usage: &Usage) -> [(&'static str, u64); 14] {
-    let Usage {
-        input_tokens,
-        cache_read_tokens,
-        cache_write_5m_tokens,
-        cache_write_1h_tokens,
-        output_tokens,
-        reasoning_tokens,
-        audio_input_tokens,
-        cached_audio_tokens,
-        audio_output_tokens,
-        image_tokens,
-        video_tokens,
-        web_searches,
-        images,
-        seconds,
-    } = *usage;
-    [
-        ("input_tokens", input_tokens),
-        ("cache_read_tokens", cache_read_tokens),
-        ("cache_write_5m_tokens", cache_write_5m_tokens),
-        ("cache_write_1h_tokens", cache_write_1h_tokens),
-        ("output_tokens", output_tokens),
-        ("reasoning_tokens", reasoning_tokens),
-        ("audio_input_tokens", audio_input_tokens),
-        ("cached_audio_tokens", cached_audio_tokens),
-        ("audio_output_tokens", audio_output_tokens),
-        ("image_tokens", image_tokens),
-        ("video_tokens", video_tokens),
-        ("web_searches", web_searches),
-        ("images", images),
-        ("seconds", seconds),
-    ]
-}
-
 fn as_csv(groups: &[Group], report: &SpendReport) -> Result<Response, Problem> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     let mut write = |fields: Vec<String>| {
@@ -159,11 +123,11 @@ fn as_csv(groups: &[Group], report: &SpendReport) -> Result<Response, Problem> {
             .write_record(fields)
             .map_err(|error| Problem::malformed(format!("the report can't be written: {error}")))
     };
-    let classes = usage_classes(&Usage::default()).map(|(name, _)| name);
+    let classes = Usage::default().counts().map(|(name, _)| name);
     let sums = ["requests", "credits"].into_iter().chain(classes).chain(["saved"]);
     write(groups.iter().map(Group::name).chain(sums.map(str::to_owned)).collect())?;
     for (values, spend) in &report.rows {
-        let classes = usage_classes(&spend.usage).map(|(_, count)| count.to_string());
+        let classes = spend.usage.counts().map(|(_, count)| count.to_string());
         let sums = [spend.requests.to_string(), spend.charged.to_string()].into_iter().chain(classes);
         let sums = sums.chain([spend.saved.to_string()]);
         write(values.iter().map(|value| cell(value)).chain(sums).collect())?;

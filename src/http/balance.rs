@@ -76,7 +76,7 @@ pub struct AsOf {
     params(("org", description = "Its slug or id."), AsOf),
     security(("key" = ["operator", "finance", "org_admin", "gateway"])),
     responses((status = 200, description = "The balance and its lots.", body = BalanceView), Problems))]
-pub async fn balance(
+pub async fn show(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,

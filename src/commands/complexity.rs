@@ -18,7 +18,7 @@ const QUALITIES: [u8; 3] = [95, 99, 100];
 const SEED: u64 = 1;
 
 #[derive(Debug, clap::Subcommand)]
-pub enum RouterCommand {
+pub enum ComplexityCommand {
     /// Makes weights of the first half of labelled prompts.
     Train {
         /// JSON lines: `{"bench", "prompt", "strong_ok", "weak_ok"}`.
@@ -42,7 +42,7 @@ pub enum RouterCommand {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum RouterError {
+pub enum ComplexityError {
     #[error("{} can't be read or written: {why}", path.display())]
     File { path: PathBuf, why: io::Error },
     #[error("{}:{line}: {why}", path.display())]
@@ -69,24 +69,25 @@ struct Labels {
 
 /// # Errors
 /// Files that can't be read, written or understood.
-pub fn run(command: &RouterCommand) -> Result<(), RouterError> {
+pub fn run(command: &ComplexityCommand) -> Result<(), ComplexityError> {
     match command {
-        RouterCommand::Train { labels, out } => {
+        ComplexityCommand::Train { labels, out } => {
             let model = train(&alone(&read(labels)?.training));
             // Numbers and names: this can't fail.
             let mut text = serde_json::to_string_pretty(&model).unwrap_or_default();
             text.push('\n');
-            std::fs::write(out, text).map_err(|why| RouterError::File { path: out.clone(), why })?;
+            std::fs::write(out, text).map_err(|why| ComplexityError::File { path: out.clone(), why })?;
             println!("{} has the weights of {} features", out.display(), model.features.len());
         }
-        RouterCommand::Evaluate { labels, weights, weak_price } => {
+        ComplexityCommand::Evaluate { labels, weights, weak_price } => {
             let Labels { training, held_out } = read(labels)?;
             let model = match weights {
                 None => Model::clone(complexity::shipped()),
                 Some(path) => {
-                    let why = |why| RouterError::File { path: path.clone(), why };
+                    let why = |why| ComplexityError::File { path: path.clone(), why };
                     let text = std::fs::read_to_string(path).map_err(why)?;
-                    Model::from_json(&text).map_err(|why| RouterError::Weights { path: path.clone(), why })?
+                    Model::from_json(&text)
+                        .map_err(|why| ComplexityError::Weights { path: path.clone(), why })?
                 }
             };
             println!("{}", report(&model, &training, &held_out, *weak_price));
@@ -95,12 +96,12 @@ pub fn run(command: &RouterCommand) -> Result<(), RouterError> {
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Labels, RouterError> {
+fn read(path: &Path) -> Result<Labels, ComplexityError> {
     let text =
-        std::fs::read_to_string(path).map_err(|why| RouterError::File { path: path.to_owned(), why })?;
+        std::fs::read_to_string(path).map_err(|why| ComplexityError::File { path: path.to_owned(), why })?;
     let mut labels = Labels { training: Vec::new(), held_out: Vec::new() };
     for (nth, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let row: Row = serde_json::from_str(line).map_err(|why| RouterError::Label {
+        let row: Row = serde_json::from_str(line).map_err(|why| ComplexityError::Label {
             path: path.to_owned(),
             line: nth + 1,
             why,
@@ -116,7 +117,7 @@ fn read(path: &Path) -> Result<Labels, RouterError> {
     let is_enough = |half: &[(String, Labelled)]| half.iter().any(|(_, one)| one.strong_is_right);
     match is_enough(&labels.training) && is_enough(&labels.held_out) {
         true => Ok(labels),
-        false => Err(RouterError::TooFew(path.to_owned())),
+        false => Err(ComplexityError::TooFew(path.to_owned())),
     }
 }
 
@@ -257,7 +258,7 @@ mod tests {
         let error = read(labels.path()).err().expect("an error").to_string();
 
         assert!(error.contains(":2: missing field"), "{error}");
-        assert!(matches!(read(file("").path()), Err(RouterError::TooFew(_))));
+        assert!(matches!(read(file("").path()), Err(ComplexityError::TooFew(_))));
     }
 
     #[test]

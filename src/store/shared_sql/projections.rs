@@ -1,107 +1,4 @@
-//! What both databases do alike: one text of SQL (both read `$1`), run over each one's own connections. The macros
-//! stand in for generics, which over two drivers' types would be longer than what they share.
-
-use sqlx::migrate::MigrateError;
-
-use crate::domain::chain::Hash;
-
-/// The hash of a checkpoint before the first event.
-pub(super) const NOTHING_FOLDED: Hash = [0; 32];
-
-/// Rows of an index that are read at a time, of up to 48 kilobytes each.
-pub(super) const RUNS_TOGETHER: i64 = 256;
-
-/// Whether a database's tables are those of a later version.
-pub(super) fn is_newer(error: &MigrateError) -> bool {
-    matches!(error, MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..))
-}
-
-/// Reads events and heads from a driver's rows.
-macro_rules! log_rows {
-    ($row:ty) => {
-        fn event(row: &$row) -> Result<EventRow, StoreError> {
-            let read = || -> Result<EventRow, sqlx::Error> {
-                Ok(EventRow {
-                    shard: row.try_get("shard")?,
-                    position: row.try_get("position")?,
-                    org_id: row.try_get("org_id")?,
-                    org_version: row.try_get("org_version")?,
-                    event_id: row.try_get("event_id")?,
-                    kind: row.try_get("kind")?,
-                    schema_version: row.try_get("schema_version")?,
-                    recorded_at: row.try_get("recorded_at")?,
-                    payload: row.try_get("payload")?,
-                    hash: hash(row.try_get("hash")?)?,
-                })
-            };
-            read().map_err(|error| StoreError::Corrupt(error.to_string()))
-        }
-
-        fn head(row: &$row) -> Result<Head, StoreError> {
-            let read = || -> Result<Head, sqlx::Error> {
-                Ok(Head {
-                    next_position: row.try_get("next_position")?,
-                    last_hash: hash(row.try_get("last_hash")?)?,
-                    epoch: row.try_get("epoch")?,
-                })
-            };
-            read().map_err(|error| StoreError::Corrupt(error.to_string()))
-        }
-
-        fn hash(bytes: &[u8]) -> Result<Hash, sqlx::Error> {
-            Hash::try_from(bytes).map_err(|error| sqlx::Error::Decode(error.into()))
-        }
-    };
-}
-
-/// Personal data, over `self.write_rows` and `self.read_rows`.
-macro_rules! profiles {
-    ($store:ty) => {
-        #[async_trait]
-        impl Profiles for $store {
-            async fn put_profile(&self, shard: i32, subject_id: &str, profile: &Profile) -> Result<(), StoreError> {
-                let put = sqlx::query(
-                    "insert into profiles (shard, subject_id, name, email) values ($1, $2, $3, $4) \
-                     on conflict (shard, subject_id) do update set name = excluded.name, email = excluded.email",
-                );
-                let put = put.bind(shard).bind(subject_id).bind(&profile.name).bind(profile.email.as_deref());
-                self.write_rows(put).await
-            }
-
-            async fn put_profile_if_absent(
-                &self,
-                shard: i32,
-                subject_id: &str,
-                profile: &Profile,
-            ) -> Result<(), StoreError> {
-                let put = sqlx::query(
-                    "insert into profiles (shard, subject_id, name, email) values ($1, $2, $3, $4) \
-                     on conflict (shard, subject_id) do nothing",
-                );
-                let put = put.bind(shard).bind(subject_id).bind(&profile.name).bind(profile.email.as_deref());
-                self.write_rows(put).await
-            }
-
-            async fn remove_profile(&self, shard: i32, subject_id: &str) -> Result<(), StoreError> {
-                let remove = sqlx::query("delete from profiles where shard = $1 and subject_id = $2");
-                self.write_rows(remove.bind(shard).bind(subject_id)).await
-            }
-
-            async fn profile(&self, shard: i32, subject_id: &str) -> Result<Option<Profile>, StoreError> {
-                let found = sqlx::query("select name, email from profiles where shard = $1 and subject_id = $2");
-                let rows = self.read_rows(found.bind(shard).bind(subject_id)).await?;
-                rows.first()
-                    .map(|row| {
-                        Ok(Profile {
-                            name: row.try_get("name").map_err(store_error)?,
-                            email: row.try_get("email").map_err(store_error)?,
-                        })
-                    })
-                    .transpose()
-            }
-        }
-    };
-}
+//! The projections.
 
 /// The projections, over `self.writer()`, `self.readers`, `answered` (`finished` where a whole generation is gone through) `merge` and
 /// `change_lots`.
@@ -125,11 +22,13 @@ macro_rules! projections {
                         )
                         .bind(shard)
                         .bind(view.name())
-                        .bind(&alike::NOTHING_FOLDED[..])
+                        .bind(&shared_sql::NOTHING_FOLDED[..])
                         .execute(&mut *writer),
                     )
                     .await?;
                 }
+                // Whoever waited for another connection with this one in hand might wait for others who do the same.
+                drop(writer);
                 self.committed_checkpoints(shard).await
             }
 
@@ -189,7 +88,7 @@ macro_rules! projections {
                     )
                     .bind(shard)
                     .bind(view.name())
-                    .bind(&alike::NOTHING_FOLDED[..])
+                    .bind(&shared_sql::NOTHING_FOLDED[..])
                     .fetch_one(&mut *writer),
                 )
                 .await?;
@@ -326,12 +225,12 @@ macro_rules! projections {
                         .bind(view.name())
                         // A rebuild may have begun meanwhile.
                         .bind(last.unwrap_or(0))
-                        .bind(&alike::NOTHING_FOLDED[..])
+                        .bind(&shared_sql::NOTHING_FOLDED[..])
                         .execute(&mut *transaction),
                     )
                     .await?;
                 }
-                for table in ["snapshots", "key_filter_series", "key_filter_layers"] {
+                for table in ["snapshots_by_format", "key_filter_series", "key_filter_layers"] {
                     let sql = format!("delete from {table} where shard = $1");
                     finished(sqlx::query(AssertSqlSafe(sql)).bind(shard).execute(&mut *transaction)).await?;
                 }
@@ -404,8 +303,8 @@ macro_rules! projections {
                 Ok(None)
             }
 
-            async fn commands(&self, shard: i32, key: runs::Hash) -> Result<Vec<i64>, StoreError> {
-                self.find(shard, &rows::COMMANDS, key).await
+            async fn commands(&self, shard: i32, key: runs::Hash, from: i64) -> Result<Vec<i64>, StoreError> {
+                self.find(shard, &rows::COMMANDS, key, from).await
             }
 
             async fn keys_bound_since(
@@ -432,7 +331,7 @@ macro_rules! projections {
                         .bind(two)
                         .bind(after.0)
                         .bind(after.1)
-                        .bind(alike::RUNS_TOGETHER)
+                        .bind(shared_sql::RUNS_TOGETHER)
                         .fetch_all(&self.readers),
                     )
                     .await?;
@@ -446,7 +345,7 @@ macro_rules! projections {
             }
 
             async fn reservation_events(&self, shard: i32, id: runs::Hash) -> Result<Vec<i64>, StoreError> {
-                self.find(shard, &rows::RESERVATIONS, id).await
+                self.find(shard, &rows::RESERVATIONS, id, 0).await
             }
 
             async fn spend(
@@ -507,19 +406,24 @@ macro_rules! projections {
                 shard: i32,
                 now: Timestamp,
                 untouched_since: Timestamp,
-            ) -> Result<Vec<OrgId>, StoreError> {
+                page: OrgsAfter,
+            ) -> Result<OrgsDue, StoreError> {
                 let rows = answered(
                     sqlx::query(rows::ORGS_DUE)
                         .bind(shard)
                         .bind(now.0)
                         .bind(untouched_since.0)
+                        .bind(page.after.0)
+                        .bind(page.limit)
                         .fetch_all(&self.readers),
                 )
                 .await?;
-                let org = |row: &$row| {
-                    row.try_get("org_id").map(OrgId).map_err(store_error)
+                let read = |row: &$row| -> Result<(OrgId, bool), sqlx::Error> {
+                    Ok((OrgId(row.try_get("org_id")?), row.try_get("is_due")?))
                 };
-                rows.iter().map(org).collect()
+                let looked_at = rows.iter().map(read).collect::<Result<Vec<_>, _>>().map_err(store_error)?;
+                let due = looked_at.iter().filter(|(_, is_due)| *is_due).map(|(org, _)| *org);
+                Ok(OrgsDue { due: due.collect(), last: looked_at.last().map(|(org, _)| *org) })
             }
 
             async fn put_snapshots(&self, shard: i32, snapshots: &[Snapshot]) -> Result<(), StoreError> {
@@ -528,23 +432,41 @@ macro_rules! projections {
                 for snapshot in snapshots {
                     answered(
                         sqlx::query(
-                            "insert into snapshots (shard, org_id, stretch, version, position, last_hash, format, state) \
-                             values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (shard, org_id, stretch) do update set \
+                            "insert into snapshots_by_format \
+                                 (shard, org_id, format, stretch, version, position, last_hash, state) \
+                             values ($1, $2, $3, $4, $5, $6, $7, $8) \
+                             on conflict (shard, org_id, format, stretch) do update set \
                              version = excluded.version, position = excluded.position, last_hash = excluded.last_hash, \
-                             format = excluded.format, state = excluded.state \
-                             where (excluded.format, excluded.version) > (snapshots.format, snapshots.version)",
+                             state = excluded.state \
+                             where excluded.version > snapshots_by_format.version",
                         )
                         .bind(shard)
                         .bind(snapshot.org.0)
+                        .bind(snapshot.format)
                         .bind(snapshot.stretch())
                         .bind(snapshot.version)
                         .bind(snapshot.position)
                         .bind(&snapshot.last_hash[..])
-                        .bind(snapshot.format)
                         .bind(snapshot.state.as_slice())
                         .execute(&mut *transaction),
                     )
                     .await?;
+                    let outdated = sqlx::query(
+                        "delete from snapshots_by_format where shard = $1 and org_id = $2 and format < $3 - 1",
+                    );
+                    let outdated = outdated.bind(shard).bind(snapshot.org.0).bind(snapshot.format);
+                    answered(outdated.execute(&mut *transaction)).await?;
+                    if let Some(thinned) = snapshot.thins() {
+                        let thin = sqlx::query(rows::THIN_SNAPSHOTS)
+                            .bind(shard)
+                            .bind(snapshot.org.0)
+                            .bind(snapshot.format)
+                            .bind(thinned.start)
+                            .bind(thinned.end)
+                            .bind(LARGE_BYTES)
+                            .bind(RECENT_STRETCHES);
+                        answered(thin.execute(&mut *transaction)).await?;
+                    }
                 }
                 answered(transaction.commit()).await
             }
@@ -553,16 +475,18 @@ macro_rules! projections {
                 &self,
                 shard: i32,
                 org: OrgId,
+                format: i32,
                 version_max: i64,
             ) -> Result<Option<Snapshot>, StoreError> {
                 let row = answered(
                     sqlx::query(
-                        "select version, position, last_hash, format, state from snapshots \
-                         where shard = $1 and org_id = $2 and version <= $3 and stretch <= $4 \
+                        "select version, position, last_hash, state from snapshots_by_format \
+                         where shard = $1 and org_id = $2 and format = $3 and version <= $4 and stretch <= $5 \
                          order by stretch desc limit 1",
                     )
                     .bind(shard)
                     .bind(org.0)
+                    .bind(format)
                     .bind(version_max)
                     .bind(version_max.div_euclid(STRETCH_VERSIONS))
                     .fetch_optional(&self.readers),
@@ -574,7 +498,7 @@ macro_rules! projections {
                         version: row.try_get("version")?,
                         position: row.try_get("position")?,
                         last_hash: hash(row.try_get("last_hash")?)?,
-                        format: row.try_get("format")?,
+                        format,
                         state: row.try_get("state")?,
                     })
                 };
@@ -678,21 +602,24 @@ macro_rules! projections {
                 rows.iter().filter_map(|row| checkpoint(row).transpose()).collect()
             }
 
-            /// Positions under a hash, in order.
-            async fn find(&self, shard: i32, index: &Table, hash: runs::Hash) -> Result<Vec<i64>, StoreError> {
-                let [one, two, three] = Run::of(hash).map(Run::number);
-                let rows = answered(
-                    sqlx::query(AssertSqlSafe(rows::runs_query(index)))
-                        .bind(shard)
-                        .bind(one)
-                        .bind(two)
-                        .bind(three)
-                        .fetch_all(&self.readers),
-                )
-                .await?;
+            /// Positions under a hash, from one on, in order.
+            async fn find(
+                &self,
+                shard: i32,
+                index: &Table,
+                hash: runs::Hash,
+                from: i64,
+            ) -> Result<Vec<i64>, StoreError> {
+                let sql = rows::runs_query(index);
+                let runs = Run::of(hash).map(Run::number);
+                let query = runs.into_iter().chain(runs::blocks_of(from)).fold(
+                    sqlx::query(AssertSqlSafe(sql)).bind(shard),
+                    |query, number| query.bind(number),
+                );
+                let rows = answered(query.fetch_all(&self.readers)).await?;
                 let mut found = Vec::new();
                 for row in &rows {
-                    found.extend(run(row)?.find(hash));
+                    found.extend(run(row)?.find(hash).into_iter().filter(|position| *position >= from));
                 }
                 found.sort_unstable();
                 Ok(found)
@@ -779,4 +706,4 @@ macro_rules! projections {
     };
 }
 
-pub(super) use {log_rows, profiles, projections};
+pub(in crate::store) use projections;

@@ -1,0 +1,101 @@
+//! `tollgate verify`: checks a log, wherever it lies, and says what it found.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+
+use crate::clock::Clock;
+use crate::ledger::verify::exported::{FileError, verify_export};
+use crate::ledger::verify::{Report, verify, verify_all};
+use crate::store::{Evidence, StoreError};
+
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// A database file, a database's URL, or an exported log.
+    #[arg(value_name = "FILE|URL")]
+    database: String,
+    /// Says what it found as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("the log is not sound: {0} findings")]
+    NotSound(usize),
+}
+
+/// Checks a database file, a database by its URL, or an exported log, and prints what it found. A file is left as it is.
+///
+/// # Errors
+/// `NotSound` where anything is amiss; where it holds no ledger.
+pub async fn run(args: VerifyArgs) -> Result<(), VerifyError> {
+    let VerifyArgs { database, json } = args;
+    let file = Path::new(&database);
+    if let Some(exported) = exported(file) {
+        let report = verify_export(exported)?;
+        return judge(&report, json);
+    }
+    let Evidence { log, projections } = Evidence::open(&database, &Clock::system()).await?;
+    let report = match projections {
+        Some(projections) => verify_all(log, projections).await?,
+        None => verify(&*log).await?,
+    };
+    judge(&report, json)
+}
+
+/// The file, where it begins like an exported log.
+fn exported(file: &Path) -> Option<BufReader<File>> {
+    let mut reader = BufReader::new(File::open(file).ok()?);
+    reader.fill_buf().is_ok_and(|begins| begins.first() == Some(&b'{')).then_some(reader)
+}
+
+fn judge(report: &Report, json: bool) -> Result<(), VerifyError> {
+    print(report, json);
+    if report.is_sound() {
+        Ok(())
+    } else {
+        Err(VerifyError::NotSound(report.findings.len() + report.differing()))
+    }
+}
+
+fn print(report: &Report, json: bool) {
+    let text = match json {
+        true => serde_json::to_string(report).unwrap_or_default() + "\n",
+        false => lines(report).concat(),
+    };
+    // Whoever closes a pipe has read enough; the exit code still says whether the log is sound.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn lines(report: &Report) -> Vec<String> {
+    let mut lines =
+        vec![format!("{} events of {} orgs on {} shard(s)\n", report.events, report.orgs, report.shards)];
+    lines.extend(report.findings.iter().map(|finding| {
+        format!(
+            "shard {} position {} ({}): {}\n",
+            finding.shard, finding.position, finding.invariant, finding.what
+        )
+    }));
+    for (view, differing) in report.projections.iter().filter(|(_, differing)| **differing > 0) {
+        lines.push(format!(
+            "projection {view} (I7): {differing} rows differ from the log; run `tollgate rebuild {view}`\n"
+        ));
+    }
+    if report.given > 0 {
+        lines.push(format!(
+            "{} events follow ones that are not in the file: their place behind those is taken as given\n",
+            report.given
+        ));
+    }
+    if report.is_sound() {
+        let folded =
+            if report.projections.is_empty() { "hash and balance" } else { "hash, balance and projection" };
+        lines.push(format!("sound: no gaps; every {folded} follows from the events\n"));
+    }
+    lines
+}

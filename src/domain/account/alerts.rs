@@ -1,0 +1,107 @@
+//! Which alerts lie crossed, and which of them an event may have made cross or recover.
+
+use std::collections::HashSet;
+
+use crate::domain::account::Account;
+use crate::domain::account::budget::{BudgetKey, CounterKey};
+use crate::domain::alerting::{AlertRule, AlertSubject};
+use crate::domain::credits::Credits;
+use crate::domain::event::Event;
+
+/// A budget's window.
+pub(super) type Window = (BudgetKey, CounterKey);
+
+/// The alerts whose threshold lies crossed and that are armed, after these events.
+pub(super) fn to_raise<'a>(account: &Account, events: impl Iterator<Item = &'a Event>) -> Vec<Event> {
+    let armed = looked_at(account, events).into_iter().filter(|subject| !account.raised.contains(subject));
+    armed
+        .filter_map(|subject| {
+            let (threshold, value) = crossing(account, &subject)?;
+            Some(Event::AlertRaised { subject, threshold, value })
+        })
+        .collect()
+}
+
+/// What these events may have made cross. There may be a budget's window for each end user: only those in which something was
+/// charged are looked at, unless rules or caps have changed.
+pub(super) fn looked_at<'a>(account: &Account, events: impl Iterator<Item = &'a Event>) -> Vec<AlertSubject> {
+    let (mut seen, mut charged, mut all) = (HashSet::new(), Vec::new(), false);
+    if account.alert_rules.is_empty() {
+        return Vec::new();
+    }
+    for event in events {
+        all |= matches!(event, Event::BudgetsSet { .. } | Event::AlertRulesSet { .. });
+        charged.extend(charged_by(account, event).into_iter().filter(|window| seen.insert(window.clone())));
+    }
+    let named = if all { None } else { Some(charged.as_slice()) };
+    account.alert_rules.iter().flat_map(|rule| subjects(account, rule, named)).collect()
+}
+
+/// The windows whose charges an event has changed, once it is folded.
+pub(super) fn charged_by(account: &Account, event: &Event) -> Vec<Window> {
+    let (reservation, charged) = match event {
+        Event::ReservationSettled { reservation, purpose, reserved_at, .. } => {
+            (reservation, Some((purpose, *reserved_at)))
+        }
+        Event::ReservationExpired { reservation, .. } => (reservation, None),
+        // No other event charges a budget.
+        _ => return Vec::new(),
+    };
+    // What ends a hold counts for whom it was held; what is late, for whom the settle says.
+    let held = account.ended.get(reservation).map(|ended| (&ended.purpose, ended.reserved_at));
+    let mut windows: Vec<Window> = Vec::new();
+    for (purpose, at) in [charged, held].into_iter().flatten() {
+        for state in account.budgets.iter().filter(|state| state.counts(purpose, at)) {
+            let window = state.budget.counter_key(purpose, at, account.time_zone);
+            let window = (state.budget.key.clone(), window);
+            if !windows.contains(&window) {
+                windows.push(window);
+            }
+        }
+    }
+    windows
+}
+
+/// What a rule looks at: the balance, or windows of budgets; all in which enough was charged, where none are named.
+pub(super) fn subjects(account: &Account, rule: &AlertRule, named: Option<&[Window]>) -> Vec<AlertSubject> {
+    let subject = |budget, window| AlertSubject { rule: rule.clone(), budget, window };
+    let of_window = |(budget, window): &Window| subject(Some(budget.clone()), Some(window.clone()));
+    match (rule, named) {
+        (AlertRule::BalanceBelow { .. } | AlertRule::PercentOfLastPurchase { .. }, _) => {
+            vec![subject(None, None)]
+        }
+        (AlertRule::BudgetPercent { .. }, Some(named)) => named.iter().map(of_window).collect(),
+        (AlertRule::BudgetPercent { percent }, None) => {
+            let crossed = account.budgets.iter().flat_map(|state| {
+                state.charged_from(*percent).map(|window| (state.budget.key.clone(), window.clone()))
+            });
+            crossed.map(|window| of_window(&window)).collect()
+        }
+    }
+}
+
+/// The threshold and the value that crossed it; None where it lies uncrossed.
+pub(super) fn crossing(account: &Account, subject: &AlertSubject) -> Option<(Credits, Credits)> {
+    let unspent = unspent(account);
+    match &subject.rule {
+        AlertRule::BalanceBelow { credits } => (unspent <= *credits).then_some((*credits, unspent)),
+        AlertRule::PercentOfLastPurchase { percent } => {
+            let threshold = account.last_purchase.percent(*percent);
+            let crossed = account.last_purchase.is_positive() && unspent <= threshold;
+            crossed.then_some((threshold, unspent))
+        }
+        AlertRule::BudgetPercent { percent } => {
+            let budget = subject.budget.as_ref()?;
+            let state = account.budgets.iter().find(|state| state.budget.key == *budget)?;
+            let charged = state.counters.get(subject.window.as_ref()?)?.charged;
+            let threshold = state.budget.cap.percent(*percent);
+            (charged.is_positive() && charged >= threshold).then_some((threshold, charged))
+        }
+    }
+}
+
+/// Unspent and unexpired credits, holds apart.
+fn unspent(account: &Account) -> Credits {
+    let t = &account.totals;
+    t.granted.saturating_sub(t.consumed).saturating_sub(t.expired).saturating_sub(t.refunded)
+}

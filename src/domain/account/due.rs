@@ -1,0 +1,68 @@
+//! What time alone ends, and what comes free then.
+
+use crate::domain::account::burn::{burn_free, burn_hold};
+use crate::domain::account::lot::Lot;
+use crate::domain::account::{Account, Hold, OrgStatus};
+use crate::domain::credits::Credits;
+use crate::domain::event::{Event, ExpiryPolicy, LotBurn};
+use crate::domain::ids::ReservationId;
+use crate::domain::time::Timestamp;
+
+/// What time alone ends.
+enum Due<'a> {
+    Lot(&'a Lot),
+    Hold(ReservationId, &'a Hold),
+}
+
+pub(super) fn next_at(account: &Account) -> Option<Timestamp> {
+    earliest_due(account).map(|(at, _)| at)
+}
+
+/// The next end that time alone has brought about until `now`, and when it did.
+pub(super) fn next(account: &Account, now: Timestamp) -> Option<(Timestamp, Event)> {
+    let (at, due) = earliest_due(account).filter(|(at, _)| *at <= now)?;
+    let event = match due {
+        Due::Lot(lot) => expire_lot(lot),
+        Due::Hold(reservation, hold) => expire_hold(account, reservation, hold),
+    };
+    Some((at, event))
+}
+
+/// What free credits pay of charges that no lot has paid: debt and free credits never stand side by side.
+pub(super) fn repayment(account: &Account) -> Option<Event> {
+    let burned = burn_free(account, account.totals.debt, |_| Credits::ZERO);
+    let credits: Credits = burned.iter().map(|burn| burn.credits).sum();
+    credits.is_positive().then_some(Event::DebtRepaid { credits, burned })
+}
+
+/// The end that time brings about next, whenever that is. The order of time counts, and at one instant lots go first:
+/// so it makes no difference when the ends are written. A closed org's credits are due at once.
+fn earliest_due(account: &Account) -> Option<(Timestamp, Due<'_>)> {
+    let closed = account.status == OrgStatus::Closed;
+    let ends_at = |lot: &Lot| if closed { Some(Timestamp::default()) } else { lot.expires_at };
+    let free = account.live_lots().filter(|lot| lot.free().is_positive());
+    let lot = free.filter_map(|lot| Some((ends_at(lot)?, Due::Lot(lot)))).min_by_key(|(at, _)| *at);
+    let hold = account.due.first().and_then(|(at, id)| Some((*at, Due::Hold(*id, account.holds.get(id)?))));
+    [lot, hold].into_iter().flatten().min_by_key(|(at, _)| *at)
+}
+
+pub(super) fn expire_lot(lot: &Lot) -> Event {
+    let LotBurn { lot, credits, revenue_minor, currency } = lot.burn(lot.free());
+    Event::CreditsExpired { lot, credits, revenue_minor, currency, due_at: None }
+}
+
+fn expire_hold(account: &Account, reservation: ReservationId, hold: &Hold) -> Event {
+    let charged = match hold.terms.expiry {
+        ExpiryPolicy::Release => Credits::ZERO,
+        ExpiryPolicy::ChargeInput { credits } => credits.min(hold.credits),
+        ExpiryPolicy::ChargeBound => hold.credits,
+    };
+    Event::ReservationExpired {
+        reservation,
+        charged,
+        released: hold.credits.saturating_sub(charged),
+        burned: burn_hold(account, hold, charged),
+        purpose: hold.purpose.clone(),
+        due_at: None,
+    }
+}

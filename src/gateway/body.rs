@@ -1,0 +1,103 @@
+//! The body of a request: read only for whoever may ask, and only as large as a node has memory for.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::response::IntoResponse;
+use serde_json::Value;
+
+use crate::gateway::failure::Failure;
+
+/// Pictures travel in bodies.
+pub const BYTES_MAX: usize = 32 << 20;
+/// What a body may weigh once it is read, in values of about 100 bytes: forty megabytes. The largest request that makes
+/// sense is one of 300,000 tokens to embed, OpenAI's own limit, each a number; long conversations with many tools weigh
+/// half of that.
+const WEIGHT_MAX: usize = 400_000;
+/// An object or a list takes room for its first few values at once.
+const HOLDER_WEIGHT: usize = 5;
+
+/// # Errors
+/// A body that is too long, or that does not come.
+pub async fn read(request: Request) -> Result<Bytes, Failure> {
+    Bytes::from_request(request, &()).await.map_err(|rejection| {
+        let status = rejection.into_response().status().as_u16();
+        let why = match status {
+            413 => format!("the body is too long; it may have {BYTES_MAX} bytes"),
+            _ => "the body did not come to its end".to_owned(),
+        };
+        Failure::new(status, "body_unreadable", why)
+    })
+}
+
+/// # Errors
+/// What is not JSON, or takes too much memory as such: a few bytes of it may become a hundred.
+pub fn parse(bytes: &[u8]) -> Result<Value, Failure> {
+    // No byte weighs more than a holder that is opened.
+    if bytes.len().saturating_mul(HOLDER_WEIGHT) > WEIGHT_MAX && weight(bytes) > WEIGHT_MAX {
+        let why = "the body has too many values: send fewer messages, tools, fields or inputs at once";
+        return Err(Failure::new(413, "body_too_complex", why));
+    }
+    serde_json::from_slice(bytes)
+        .map_err(|error| Failure::new(400, "invalid_json", format!("the body is not JSON: {error}")))
+}
+
+/// What it weighs, told by what stands outside of its texts; of what is not JSON, nothing is told that matters.
+fn weight(bytes: &[u8]) -> usize {
+    let (mut weight, mut rest) = (0, bytes.iter());
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'{' | b'[' => weight += HOLDER_WEIGHT,
+            b',' | b':' => weight += 1,
+            b'"' => {
+                while rest.find(|byte| matches!(byte, b'"' | b'\\')).is_some_and(|byte| *byte == b'\\') {
+                    rest.next();
+                }
+            }
+            _ => {}
+        }
+    }
+    weight
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(item: &str, count: usize) -> String {
+        format!("{{\"input\": [{}]}}", vec![item; count].join(","))
+    }
+
+    #[test]
+    fn what_may_be_asked_is_read_whatever_its_length() {
+        let tokens = list(&format!("[{}]", vec!["100000"; 146].join(",")), 2_048);
+        let message =
+            r#"{"role": "user", "content": [{"type": "text", "text": "[[[[[ {\"a\": \\\"1\\\", ,,,,,"}]}"#;
+        for body in [tokens, list(message, 10_000), list(&format!("{:?}", "[],".repeat(1 << 20)), 4)] {
+            assert!(parse(body.as_bytes()).is_ok(), "{}", &body[..200]);
+        }
+    }
+
+    #[test]
+    fn what_would_take_many_times_its_length_in_memory_is_not() {
+        for item in ["{}", "[]", "[0]", "{\"a\":0}", "0", "\"\\\"\"", "[[[]]]"] {
+            let body = list(item, (3 << 20) / item.len());
+
+            let failure = parse(body.as_bytes()).expect_err(item);
+
+            assert_eq!((failure.status, failure.code), (413, "body_too_complex"), "{item}");
+        }
+    }
+
+    #[test]
+    fn texts_weigh_nothing_and_end_where_they_end() {
+        for (body, expected) in [
+            (r#""[{,:""#, 0),
+            (r#"["\"[", "\\", ["\\\""]]"#, 12),
+            (r#"{"a": 1, "b": [1, 2, 3]}"#, 15),
+            (r#"{"#, 5),
+            (r#""no end \"#, 0),
+        ] {
+            assert_eq!(weight(body.as_bytes()), expected, "{body}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! How streams and answers begin and end.
+
+use super::*;
+
+#[test]
+fn usage_does_not_reach_a_client_that_did_not_ask_for_it() {
+    let stream = "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}],\"usage\":null}\n\n\
+                  data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n\
+                  data: {\"id\":\"c\",\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n\n\
+                  data: [DONE]\n\n";
+    let asked = ends(Dialect::OpenaiChat, Dialect::OpenaiChat);
+
+    let (relay, out) = relayed(StreamEnds { client_wants_usage: false, ..asked }, stream.as_bytes(), 3);
+
+    assert!(!out.contains("prompt_tokens"));
+    assert!(out.ends_with("data: [DONE]\n\n"));
+    assert_eq!(relay.usage_json().unwrap()["completion_tokens"], 2);
+    assert_eq!(relay.delivered(), Delivered { deltas: 1, characters: 2, bytes: 2 });
+    assert_eq!(relayed(asked, stream.as_bytes(), 3).1, stream);
+}
+
+#[test]
+fn a_stream_that_breaks_off_or_fails_is_not_whole() {
+    let start = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"model\":\"c\",\
+                 \"usage\":{\"input_tokens\":5,\"output_tokens\":1}}}\n\n\
+                 event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\
+                 \"delta\":{\"type\":\"text_delta\",\"text\":\"Hé\"}}\n\n";
+    let error = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}\n\n";
+    for client in [Dialect::OpenaiChat, Dialect::AnthropicMessages] {
+        let across = ends(Dialect::AnthropicMessages, client);
+
+        let (cut, _) = relayed(across, start.as_bytes(), 1);
+        let (failed, out) = relayed(across, format!("{start}{error}").as_bytes(), 1);
+
+        assert!(!cut.is_whole() && cut.failure().is_none());
+        assert_eq!(cut.usage_json().unwrap()["input_tokens"], 5);
+        assert_eq!(cut.delivered(), Delivered { deltas: 1, characters: 2, bytes: 3 });
+        assert!(!failed.is_whole());
+        assert_eq!(failed.failure().unwrap().kind, providers::classify::FailureKind::Overloaded);
+        assert!(!out.contains("verloaded"), "{out}");
+    }
+}
+
+#[test]
+fn an_error_with_a_finish_reason_is_no_end_of_an_answer() {
+    let comment = ": PROCESSING\n\n";
+    let text = "data: {\"id\":\"c\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Yes\"}}]}\n\n";
+    let error = "data: {\"id\":\"c\",\"model\":\"m\",\"error\":{\"code\":502,\"message\":\"Provider returned error\"},\
+                 \"choices\":[{\"index\":0,\"delta\":{\"content\":\"\"},\"finish_reason\":\"error\"}]}\n\n";
+    for ((client, _), before) in
+        CLIENTS.into_iter().flat_map(|client| ["", comment, text].map(|before| (client, before)))
+    {
+        let mut relay = StreamRelay::new(ends(Family::OpenaiChat, client));
+
+        relay.push(format!("{before}{error}").as_bytes()).unwrap();
+        let end = relay.finish().unwrap();
+
+        let failure = relay.failure().expect("a failure");
+        assert_eq!(failure.kind, providers::classify::FailureKind::ServerError);
+        assert_eq!((relay.is_whole(), &*end), (false, &b""[..]), "{client:?} {before}");
+        assert_eq!(relay.delivered().deltas, u64::from(before == text));
+    }
+}
+
+#[test]
+fn an_answer_begins_with_the_chunk_that_names_it() {
+    let stream = [
+        json!({"id": "", "model": "", "choices": [], "prompt_filter_results": [{"prompt_index": 0}]}),
+        json!({"id": "c1", "model": "gpt-4o", "choices": [{"index": 0, "delta": {"content": "Yes."}}]}),
+        json!({"id": "c1", "model": "gpt-4o", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}),
+    ]
+    .map(|chunk| format!("data: {chunk}\n\n"))
+    .concat();
+    for client in [Dialect::AnthropicMessages, Dialect::OpenaiResponses] {
+        let (_, out) = relayed(ends(Dialect::OpenaiChat, client), stream.as_bytes(), 3);
+
+        let answer = gathered(client, &out);
+        assert!(answer.id.ends_with("c1"), "{out}");
+        assert_eq!((&*answer.model, &*answer.text), ("gpt-4o", "Yes."), "{out}");
+    }
+}
+
+#[test]
+fn a_blocked_prompt_is_a_filtered_answer() {
+    let body = json!({"promptFeedback": {"blockReason": "SAFETY"}, "modelVersion": "g", "responseId": "r",
+                      "usageMetadata": {"promptTokenCount": 5, "totalTokenCount": 5}});
+
+    let whole = translated(Family::Gemini, Dialect::AnthropicMessages, &body).unwrap();
+    let (relay, stream) =
+        relayed(ends(Family::Gemini, Dialect::OpenaiChat), format!("data: {body}\n\n").as_bytes(), 1);
+
+    assert_eq!(whole["stop_reason"], "refusal");
+    assert!(relay.is_whole());
+    assert_eq!(gathered(Dialect::OpenaiChat, &stream).finish, FinishReason::ContentFilter);
+}
+
+#[test]
+fn only_a_clean_end_at_gemini_is_one_for_the_client() {
+    use FinishReason::{ContentFilter, Error, MaxTokens, Stop};
+    for (reasons, finish) in [
+        (&["STOP"][..], Stop),
+        (&["MAX_TOKENS"], MaxTokens),
+        (
+            &[
+                "SAFETY",
+                "RECITATION",
+                "LANGUAGE",
+                "BLOCKLIST",
+                "PROHIBITED_CONTENT",
+                "SPII",
+                "IMAGE_SAFETY",
+                "IMAGE_PROHIBITED_CONTENT",
+                "IMAGE_RECITATION",
+            ],
+            ContentFilter,
+        ),
+        (
+            &[
+                "OTHER",
+                "MALFORMED_FUNCTION_CALL",
+                "UNEXPECTED_TOOL_CALL",
+                "TOO_MANY_TOOL_CALLS",
+                "MISSING_THOUGHT_SIGNATURE",
+                "MALFORMED_RESPONSE",
+                "NO_IMAGE",
+                "IMAGE_OTHER",
+                "OF_TOMORROW",
+            ],
+            Error,
+        ),
+    ] {
+        for reason in reasons {
+            let body = json!({"responseId": "r", "modelVersion": "g",
+                "candidates": [{"finishReason": reason, "content": {"parts": [{"text": "Let me"}]}}],
+                "usageMetadata": {"promptTokenCount": 9, "candidatesTokenCount": 4}});
+            let stream = format!("data: {body}\n\n");
+            for (client, field, event) in [
+                (Dialect::OpenaiChat, "/choices/0/finish_reason", "\"finish_reason\":"),
+                (Dialect::AnthropicMessages, "/stop_reason", "\"stop_reason\":"),
+                (Dialect::OpenaiResponses, "/status", "event: response."),
+            ] {
+                let whole = translated(Family::Gemini, client, &body).unwrap();
+                let (relay, streamed) = relayed(ends(Family::Gemini, client), stream.as_bytes(), 3);
+
+                let heard = parse(client.into(), &whole).unwrap();
+                assert_eq!((heard.finish, heard.text.as_str()), (finish, "Let me"), "{reason}: {whole}");
+                assert!(relay.is_whole() && relay.usage_json().is_some(), "{reason}");
+                let said = whole.pointer(field).and_then(Value::as_str).unwrap();
+                let last = streamed
+                    .rfind(&format!("{event}\"{said}\""))
+                    .or(streamed.rfind(&format!("{event}{said}")));
+                assert!(last.is_some(), "{reason} {said}: {streamed}");
+            }
+        }
+    }
+    let failed = json!({"responseId": "r", "candidates": [{"finishReason": "MALFORMED_FUNCTION_CALL"}]});
+    let told = translated(Family::Gemini, Dialect::OpenaiResponses, &failed).unwrap();
+    assert_eq!((&told["status"], &told["error"]["code"]), (&json!("failed"), &json!("server_error")));
+}

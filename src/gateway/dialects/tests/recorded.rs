@@ -1,0 +1,189 @@
+//! Every recorded exchange, through every translation.
+
+use super::*;
+use crate::simulator::chance::Chance;
+
+#[test]
+fn every_recorded_request_is_translated_or_refused_by_name() {
+    for (client, file, upstream) in
+        CLIENTS.into_iter().flat_map(|(client, file)| FAMILIES.map(|family| (client, file, family)))
+    {
+        if upstream == client.into() {
+            continue;
+        }
+        let mut translated = 0;
+        for exchange in exchanges(file) {
+            match upstream_request(client, upstream, &exchange["request"], "target") {
+                Ok(request) => {
+                    let mut body = request.body;
+                    providers::clamp(upstream, "target", &mut body, 512).unwrap();
+                    if let Some((dialect, _)) =
+                        CLIENTS.iter().find(|(dialect, _)| upstream == (*dialect).into())
+                    {
+                        assert_eq!(providers::validate(*dialect, &body), Ok(()), "{body}");
+                    }
+                    translated += 1;
+                }
+                Err(Refused::Unsupported(no)) => {
+                    println!("{}: {no}", exchange["id"]);
+                    assert!(!no.field.is_empty() && !no.why.is_empty());
+                }
+                Err(Refused::Malformed(no)) => {
+                    assert_ne!(exchange["status"], 200, "{}: {no}", exchange["id"]);
+                }
+            }
+        }
+        println!("{file} for {upstream:?}: {translated} translated");
+        assert!(translated > 0 || exchanges(file).is_empty());
+    }
+}
+
+#[test]
+fn every_recorded_request_goes_to_its_own_dialect_as_it_came() {
+    for (dialect, file) in CLIENTS {
+        for exchange in exchanges(file) {
+            let request = &exchange["request"];
+
+            let sent = match upstream_request(dialect, dialect.into(), request, "target") {
+                Ok(sent) => sent.body,
+                Err(refused) => {
+                    assert!(refuse_stored(dialect, request).is_err(), "{}: {refused}", exchange["id"]);
+                    continue;
+                }
+            };
+
+            let mut expected = request.clone();
+            expected["model"] = "target".into();
+            if dialect == Dialect::OpenaiChat && wants_stream(request) {
+                expected["stream_options"]["include_usage"] = true.into();
+            }
+            if dialect == Dialect::OpenaiResponses {
+                expected["store"] = false.into();
+            }
+            assert_eq!(sent.to_string(), expected.to_string(), "{}", exchange["id"]);
+        }
+    }
+}
+
+#[test]
+fn every_recorded_answer_survives_translation() {
+    for (upstream, client) in across() {
+        for exchange in spoken(upstream) {
+            let body = &exchange["response_body"];
+            if !body.is_object() {
+                continue;
+            }
+            let fields = ["choices", "content", "output", "candidates", "promptFeedback"];
+            if fields.iter().all(|field| body[*field].is_null()) {
+                // Recorded under this endpoint's name, but no answer of it.
+                assert!(translated(upstream, client, body).is_err());
+                continue;
+            }
+            let said = parse(upstream, body).unwrap();
+
+            let heard = parse(client.into(), &translated(upstream, client, body).unwrap()).unwrap();
+
+            assert_same(&heard, &said, &exchange["id"]);
+        }
+    }
+}
+
+#[test]
+fn every_recorded_stream_survives_translation_however_it_is_split() {
+    for (upstream, client) in across() {
+        let mut streams = 0;
+        for exchange in spoken(upstream) {
+            let Some(stream) = exchange["sse"].as_str() else { continue };
+            if exchange["request"]["n"].as_u64().is_some_and(|n| n > 1) {
+                continue;
+            }
+            let said = gathered(upstream, stream);
+
+            let (relay, translated) = relayed(ends(upstream, client), stream.as_bytes(), streams);
+
+            if stream.contains("\"serverContent\"") {
+                // Recorded under this endpoint's name, but of the live API.
+                assert!(!relay.is_whole());
+                continue;
+            }
+            assert!(relay.is_whole(), "{}", exchange["id"]);
+            assert_eq!(relay.usage_json().is_some(), exchange["usage_raw"].is_object(), "{}", exchange["id"]);
+            assert_same(&gathered(client, &translated), &said, &exchange["id"]);
+            streams += 1;
+        }
+        println!("{upstream:?} for {client:?}: {streams} streams");
+    }
+}
+
+#[test]
+fn every_recorded_stream_goes_to_its_own_dialect_byte_for_byte() {
+    for (dialect, _) in CLIENTS {
+        for (nth, exchange) in spoken(dialect.into()).iter().enumerate() {
+            let Some(stream) = exchange["sse"].as_str() else { continue };
+
+            let (relay, same) = relayed(ends(dialect, dialect), stream.as_bytes(), nth);
+
+            assert_eq!(same, stream, "{}", exchange["id"]);
+            if dialect != Dialect::AnthropicMessages && exchange["usage_raw"].is_object() {
+                assert_eq!(relay.usage_json(), Some(&exchange["usage_raw"]), "{}", exchange["id"]);
+            }
+            let answer = gathered(dialect, stream);
+            assert!(relay.delivered().bytes >= (answer.text.len() + answer.thinking.len()) as u64);
+        }
+    }
+}
+
+#[test]
+fn what_goes_on_as_it_came_is_metered_as_what_is_translated() {
+    for exchange in spoken(Family::OpenaiChat) {
+        let Some(stream) = exchange["sse"].as_str() else { continue };
+        let told = |client| {
+            let (relay, _) = relayed(ends(Family::OpenaiChat, client), stream.as_bytes(), 7);
+            let names = [relay.served_model(), relay.service_tier()].map(|name| name.map(str::to_owned));
+            (relay.delivered(), names, relay.usage_json().cloned(), relay.is_whole())
+        };
+
+        let (same, translated) = (told(Dialect::OpenaiChat), told(Dialect::AnthropicMessages));
+
+        assert_eq!(same, translated, "{}", exchange["id"]);
+    }
+}
+
+/// Bytes changed, left out or doubled somewhere: what a broken proxy makes of an answer.
+fn damaged(bytes: &[u8], seed: u64) -> Vec<u8> {
+    let mut chance = Chance::of(seed, 0);
+    let mut out = bytes.to_vec();
+    for _ in 0..1 + chance.below(4) {
+        let at = chance.below(out.len() as u64 + 1) as usize;
+        let to = (at + chance.below(40) as usize).min(out.len());
+        match chance.below(4) {
+            0 => out.truncate(at),
+            1 => drop(out.drain(at..to)),
+            2 => out.extend_from_within(at..to),
+            _ => out.iter_mut().skip(at).take(1).for_each(|byte| *byte = chance.below(256) as u8),
+        }
+    }
+    out
+}
+
+#[test]
+fn whatever_becomes_of_an_answer_on_its_way_nothing_panics() {
+    for (upstream, client) in across()
+        .chain([(Family::OpenaiChat, Dialect::OpenaiChat), (Family::Anthropic, Dialect::AnthropicMessages)])
+    {
+        for (nth, exchange) in spoken(upstream).into_iter().take(40).enumerate() {
+            let seed = nth as u64;
+            if let Some(stream) = exchange["sse"].as_str() {
+                let mut relay = StreamRelay::new(ends(upstream, client));
+                let bytes = damaged(stream.as_bytes(), seed);
+                let read = bytes.chunks(97).try_for_each(|part| relay.push(part).map(|_| ()));
+                let _ = read.and_then(|()| relay.finish().map(|_| ()));
+            } else {
+                let bytes = damaged(exchange["response_body"].to_string().as_bytes(), seed);
+                if let Ok(body) = serde_json::from_slice::<Value>(&bytes) {
+                    let _ = translated(upstream, client, &body);
+                }
+            }
+        }
+    }
+}

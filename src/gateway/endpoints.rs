@@ -1,0 +1,221 @@
+//! The paths of `/v1`: whose credits they spend is asked before their bodies are read.
+
+use axum::Router;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{DefaultBodyLimit, Path, Request, State as AxumState};
+use axum::http::{HeaderMap, Method, Uri};
+use axum::response::{IntoResponse, Response};
+use utoipa::openapi::{OpenApi, OpenApiBuilder};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::clock::Timer;
+use crate::domain::ids::RequestId;
+use crate::gateway::dialects::Dialect;
+use crate::gateway::edge::{self, AnthropicHeaders, Arrived, Endpoint, RequestHeaders};
+use crate::gateway::failure::{self, AnthropicFailures, EitherFailures, Failure, OpenaiFailures};
+use crate::gateway::headers::{self, Away};
+use crate::gateway::offered_models::offered;
+use crate::gateway::providers::models;
+use crate::gateway::{GatewayState, State, body, count, dispatch};
+
+/// Everything under `/v1`, and its description.
+pub fn router(state: GatewayState) -> (Router, OpenApi) {
+    let described = OpenApiBuilder::new().components(Some(failure::schemas())).build();
+    let (router, mut openapi) = OpenApiRouter::with_openapi(described)
+        .routes(routes!(chat_completions))
+        .routes(routes!(responses))
+        .routes(routes!(messages))
+        .routes(routes!(count_tokens))
+        .routes(routes!(embeddings))
+        .routes(routes!(list_models))
+        .routes(routes!(show_model))
+        .split_for_parts();
+    // A model's name may have slashes; a description knows no such parameter.
+    let paths = std::mem::take(&mut openapi.paths.paths);
+    openapi.paths.paths = paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
+    for (path, item) in &mut openapi.paths.paths {
+        let operations = [&mut item.get, &mut item.post];
+        operations.into_iter().flatten().for_each(|operation| headers::describe(path, operation));
+    }
+    let router = router
+        .route("/v1/{*path}", axum::routing::any(unsupported))
+        .method_not_allowed_fallback(unsupported)
+        .layer(DefaultBodyLimit::max(body::BYTES_MAX));
+    let router = match state.is_unreserved {
+        true => router.layer(axum::middleware::map_response(headers::mark_unreserved)),
+        false => router,
+    };
+    (router.with_state(state), openapi)
+}
+
+/// Chat completions as OpenAI's SDKs ask for them, streamed or not, by whichever provider serves the model.
+#[utoipa::path(post, path = "/v1/chat/completions", tag = "gateway",
+    params(RequestHeaders),
+    request_body(content = Object,
+        example = json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]})),
+    security(("key" = ["org_admin", "inference"])),
+    responses((status = 200, description = "As OpenAI answers.",
+            content((Object = "application/json"), (String = "text/event-stream"))),
+        OpenaiFailures))]
+async fn chat_completions(AxumState(state): AxumState<State>, request: Request) -> Response {
+    handle(state, Endpoint::Generate(Dialect::OpenaiChat), request).await
+}
+
+/// Responses as OpenAI's SDKs ask for them, streamed or not, by whichever provider serves the model. Nothing is stored:
+/// `previous_response_id`, `conversation`, `prompt`, `background` and files by id are a 422.
+#[utoipa::path(post, path = "/v1/responses", tag = "gateway",
+    params(RequestHeaders),
+    request_body(content = Object, example = json!({"model": "gpt-4o-mini", "input": "Hello"})),
+    security(("key" = ["org_admin", "inference"])),
+    responses((status = 200, description = "As OpenAI answers.",
+            content((Object = "application/json"), (String = "text/event-stream"))),
+        OpenaiFailures))]
+async fn responses(AxumState(state): AxumState<State>, request: Request) -> Response {
+    handle(state, Endpoint::Generate(Dialect::OpenaiResponses), request).await
+}
+
+/// Messages as Anthropic's SDKs ask for them, streamed or not, by whichever provider serves the model.
+#[utoipa::path(post, path = "/v1/messages", tag = "gateway",
+    params(RequestHeaders, AnthropicHeaders),
+    request_body(content = Object, example = json!({
+        "model": "claude-haiku-4-5", "max_tokens": 64, "messages": [{"role": "user", "content": "Hello"}]})),
+    security(("key" = ["org_admin", "inference"])),
+    responses((status = 200, description = "As Anthropic answers.",
+            content((Object = "application/json"), (String = "text/event-stream"))),
+        AnthropicFailures))]
+async fn messages(AxumState(state): AxumState<State>, request: Request) -> Response {
+    handle(state, Endpoint::Generate(Dialect::AnthropicMessages), request).await
+}
+
+/// How many input tokens a request has, as Anthropic's SDKs ask. Free; nothing is held.
+#[utoipa::path(post, path = "/v1/messages/count_tokens", tag = "gateway",
+    params(AnthropicHeaders),
+    request_body(content = Object, example = json!({
+        "model": "claude-haiku-4-5", "messages": [{"role": "user", "content": "Hello"}]})),
+    security(("key" = ["org_admin", "inference"])),
+    responses((status = 200, body = Object, description = "As Anthropic answers.",
+            headers(("x-tollgate-count" = String, description =
+                "Who counted: `provider`, `tokenizer`, or `bound`, the most that it can be."))),
+        AnthropicFailures))]
+async fn count_tokens(AxumState(state): AxumState<State>, mut request: Request) -> Response {
+    let id = RequestId(state.ledger.clock().uuid());
+    let counted = async {
+        let headers = std::mem::take(request.headers_mut());
+        // Nothing is reserved, so that the ledger does not look at the key again.
+        let caller = edge::authenticated(&state, &headers).await?;
+        let bytes = body::read(request).await?;
+        let endpoint = Endpoint::Generate(Dialect::AnthropicMessages);
+        count::count_tokens(&state, Arrived { id, endpoint, caller, headers, bytes }).await
+    };
+    finish(counted.await, Dialect::AnthropicMessages, id)
+}
+
+/// Embeddings as OpenAI's SDKs ask for them.
+#[utoipa::path(post, path = "/v1/embeddings", tag = "gateway",
+    params(RequestHeaders),
+    request_body(content = Object, example = json!({"model": "text-embedding-3-small", "input": "Hello"})),
+    security(("key" = ["org_admin", "inference"])),
+    responses((status = 200, body = Object, description = "As OpenAI answers."),
+        OpenaiFailures))]
+async fn embeddings(AxumState(state): AxumState<State>, request: Request) -> Response {
+    handle(state, Endpoint::Embed, request).await
+}
+
+async fn handle(state: State, endpoint: Endpoint, request: Request) -> Response {
+    let timer = Timer::start();
+    let id = RequestId(state.ledger.clock().uuid());
+    let answered = serve(state, id, endpoint, request).await;
+    if let Some(away) = answered.as_ref().ok().and_then(|response| response.extensions().get::<Away>()) {
+        let overhead_seconds = timer.seconds() - away.seconds;
+        metrics::histogram!("tollgate_gateway_overhead_seconds").record(overhead_seconds);
+    }
+    finish(answered, endpoint.dialect(), id)
+}
+
+async fn serve(
+    state: State,
+    id: RequestId,
+    endpoint: Endpoint,
+    mut request: Request,
+) -> Result<Response, Failure> {
+    state.shedder.admit(state.ledger.clock().now())?;
+    let headers = std::mem::take(request.headers_mut());
+    let caller = edge::recognised(&state, &headers).await?;
+    let reading = Timer::start();
+    let bytes = body::read(request).await?;
+    let read_seconds = reading.seconds();
+    let arrived = Arrived { id, endpoint, caller, headers, bytes };
+    let request = edge::admit(&state, arrived).await?;
+    // In a task of its own: it goes on to the settle when the client goes away.
+    let dispatched = tokio::spawn(dispatch::run(state, request)).await.map_err(|error| {
+        tracing::error!(%error, "a dispatch stopped");
+        Failure::new(500, "internal", "something went wrong here; the request id helps to find it")
+    });
+    let mut response = dispatched??;
+    if let Some(away) = response.extensions_mut().get_mut::<Away>() {
+        away.seconds += read_seconds;
+    }
+    Ok(response)
+}
+
+/// The models that the caller may name, in the dialect that its headers speak.
+#[utoipa::path(get, path = "/v1/models", tag = "gateway",
+    params(AnthropicHeaders),
+    security(("key" = ["org_admin", "inference"])),
+    responses((status = 200, body = Object, description = "As OpenAI or Anthropic answer."), EitherFailures))]
+async fn list_models(AxumState(state): AxumState<State>, headers: HeaderMap) -> Response {
+    let (id, dialect) = (RequestId(state.ledger.clock().uuid()), dialect_of(&headers, ""));
+    let listed = edge::authenticated(&state, &headers).await.map(|caller| offered(&state, &caller));
+    finish(listed.map(|entries| axum::Json(models::list(dialect, &entries)).into_response()), dialect, id)
+}
+
+/// One model that the caller may name.
+#[utoipa::path(get, path = "/v1/models/{*model}", tag = "gateway",
+    params(AnthropicHeaders, ("model" = String, Path, description = "Its name; slashes are part of it.")),
+    security(("key" = ["org_admin", "inference"])),
+    responses((status = 200, body = Object, description = "As OpenAI or Anthropic answer."), EitherFailures))]
+async fn show_model(
+    AxumState(state): AxumState<State>,
+    model: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Response {
+    let (id, dialect) = (RequestId(state.ledger.clock().uuid()), dialect_of(&headers, ""));
+    let found = edge::authenticated(&state, &headers).await.and_then(|caller| {
+        let Path(model) = model.map_err(|_| Failure::new(400, "invalid_path", "the path is not UTF-8"))?;
+        let entry = offered(&state, &caller).into_iter().find(|entry| entry.id == model);
+        entry.ok_or_else(|| Failure::model_unknown(&model))
+    });
+    finish(found.map(|entry| axum::Json(models::entry(dialect, &entry)).into_response()), dialect, id)
+}
+
+async fn unsupported(
+    AxumState(state): AxumState<State>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let id = RequestId(state.ledger.clock().uuid());
+    let message = format!(
+        "{method} {} is not supported here; /v1/chat/completions, /v1/responses, /v1/messages, /v1/embeddings and \
+         /v1/models are.",
+        uri.path()
+    );
+    finish(Err(Failure::new(404, "unsupported_endpoint", message)), dialect_of(&headers, uri.path()), id)
+}
+
+fn finish(answered: Result<Response, Failure>, dialect: Dialect, id: RequestId) -> Response {
+    let id = id.to_string();
+    let mut response = answered.unwrap_or_else(|failure| failure.response(dialect, &id));
+    headers::set_request_id(&mut response, dialect, &id);
+    response
+}
+
+/// Paths that both dialects have say by a header which one is spoken.
+fn dialect_of(headers: &HeaderMap, path: &str) -> Dialect {
+    if headers.contains_key("anthropic-version") || path.starts_with("/v1/messages") {
+        Dialect::AnthropicMessages
+    } else {
+        Dialect::OpenaiChat
+    }
+}

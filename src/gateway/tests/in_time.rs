@@ -1,0 +1,379 @@
+//! What takes too long: until its first words, or until whoever asked wants an answer. What was sent is paid for by what it used,
+//! however early its caller gives up.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use axum::http::Uri;
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream::{iter, once, pending};
+use tokio::sync::Notify;
+
+use super::*;
+
+const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/responses", "/v1/messages"];
+
+type Part = Result<Bytes, std::convert::Infallible>;
+
+fn frame(event: &Value) -> Part {
+    let name = event["type"].as_str().map(|name| format!("event: {name}\n")).unwrap_or_default();
+    Ok(format!("{name}data: {event}\n\n").into())
+}
+
+fn chunk(model: &str, text: &str) -> Part {
+    let choice = json!({"index": 0, "delta": {"content": text}, "finish_reason": null});
+    frame(&json!({"id": "c", "model": model, "choices": [choice]}))
+}
+
+/// The finish, and a usage of much that was not shown.
+fn end(model: &str) -> Part {
+    let choice = json!({"index": 0, "delta": {}, "finish_reason": "stop"});
+    let finish = json!({"id": "c", "model": model, "choices": [choice]});
+    let usage = json!({"id": "c", "model": model, "choices": [], "usage": usage()});
+    Ok(format!("data: {finish}\n\ndata: {usage}\n\ndata: [DONE]\n\n").into())
+}
+
+fn usage() -> Value {
+    json!({"prompt_tokens": 9, "completion_tokens": 12_000,
+           "completion_tokens_details": {"reasoning_tokens": 11_990}, "total_tokens": 12_009})
+}
+
+fn streamed(parts: impl futures_util::Stream<Item = Part> + Send + 'static) -> Response {
+    Response::new(axum::body::Body::from_stream(parts))
+}
+
+fn chat_at<T: 'static>(answer: impl axum::handler::Handler<T, ()>) -> Router {
+    Router::new().route("/v1/chat/completions", axum::routing::post(answer))
+}
+
+fn asking(path: &str, model: &str, stream: bool) -> Value {
+    match path {
+        "/v1/responses" => {
+            json!({"model": model, "stream": stream, "max_output_tokens": 16_000, "input": "Why?"})
+        }
+        _ => json!({"model": model, "stream": stream, "max_tokens": 16_000,
+                    "messages": [{"role": "user", "content": "Why?"}]}),
+    }
+}
+
+#[tokio::test]
+async fn i2_what_was_made_for_a_caller_who_gave_up_is_charged_as_its_provider_reports_it() {
+    let go_on = Arc::new(Notify::new());
+    let told = go_on.clone();
+    // Silent, or with its first word, until the caller has heard that there is no answer in time.
+    let answer = async move |axum::Json(body): axum::Json<Value>| {
+        let model = body["model"].as_str().expect("a model").to_owned();
+        if body["stream"] != true {
+            told.notified().await;
+            let mut answer = completion(usage());
+            answer["model"] = model.into();
+            return axum::Json(answer).into_response();
+        }
+        let begun = (model == "o3").then(|| chunk(&model, "Because"));
+        let rest = once(async move {
+            told.notified().await;
+            end(&model)
+        });
+        streamed(iter(begun).chain(rest))
+    };
+    let routes = json!([
+        {"name": "thinks", "chain": ["odd/o3"], "retries": 5},
+        {"name": "says", "chain": ["odd/gpt-4o-mini"], "retries": 5},
+    ]);
+    let world = World::with_odd("5", "", routes, chat_at(answer)).await;
+    for (route, stream, status) in [("says", false, 503), ("says", true, 503), ("thinks", true, 200)] {
+        let before = world.balance().await.consumed;
+
+        let response = world.post_within(1, PATHS[0], asking(PATHS[0], route, stream)).await;
+        let heard = response.status().as_u16();
+        let retries = header(&response, "x-should-retry");
+        let text = response.text().await.expect("an end");
+        let held = world.balance().await.held;
+        go_on.notify_one();
+        world.state.finish().await;
+
+        assert_eq!(heard, status, "{route} {stream}: {text}");
+        assert_eq!(retries == "false", status == 503, "it would be paid for twice");
+        assert!(text.contains("out_of_time"), "{route} {stream}: {text}");
+        assert_eq!(text.contains("Because"), status == 200, "{route} {stream}: {text}");
+        assert!(held.is_positive(), "what runs is held for");
+        let (attempts, _) = world.last_settle().await;
+        let [attempt] = &attempts[..] else { panic!("nothing else was sent: {attempts:?}") };
+        assert_eq!((attempt.outcome, attempt.usage_source), (AttemptOutcome::Succeeded, UsageSource::Final));
+        assert_eq!(attempt.usage.output_total(), 12_000);
+        let balance = world.balance().await;
+        assert_eq!((balance.consumed.saturating_sub(before), balance.held), (attempt.cost, Credits::ZERO));
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_tried_after_the_caller_has_given_up() {
+    let (go_on, calls) = (Arc::new(Notify::new()), Arc::new(AtomicU32::new(0)));
+    let answer = {
+        let (go_on, calls) = (go_on.clone(), calls.clone());
+        async move |_: axum::Json<Value>| {
+            calls.fetch_add(1, Ordering::SeqCst);
+            go_on.notified().await;
+            axum::http::StatusCode::SERVICE_UNAVAILABLE
+        }
+    };
+    let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini", "spare/gpt-4o-mini"], "retries": 5}]);
+    let world = World::with_odd("5", "", routes, chat_at(answer)).await;
+
+    let ended = world.post_within(1, PATHS[0], chat("r")).await;
+    go_on.notify_one();
+    world.state.finish().await;
+
+    assert_eq!(ended.status().as_u16(), 503);
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    let balance = world.balance().await;
+    assert_eq!((balance.consumed, balance.held), (Credits::ZERO, Credits::ZERO));
+}
+
+#[tokio::test]
+async fn who_has_no_more_time_gets_an_answer_of_before_and_the_next_one_gets_the_new() {
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    let (go_on, calls) = (Arc::new(Notify::new()), Arc::new(AtomicU32::new(0)));
+    let answer = {
+        let (go_on, calls) = (go_on.clone(), calls.clone());
+        async move |_: axum::Json<Value>| {
+            if calls.fetch_add(1, Ordering::SeqCst) > 0 {
+                go_on.notified().await;
+            }
+            axum::Json(completion(usage()))
+        }
+    };
+    let cache = json!({"ttl_seconds": 300, "stale_seconds": 3_600});
+    let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini"], "cache": cache}]);
+    let world = World::at(clock.clone(), "5", "", routes, chat_at(answer)).await;
+    let mut body = chat("r");
+    body["temperature"] = 0.into();
+
+    let first = world.post(PATHS[0], body.clone()).await;
+    clock.advance_seconds(301);
+    let late = world.post_within(1, PATHS[0], body.clone()).await;
+    go_on.notify_one();
+    world.state.finish().await;
+    let next = world.post(PATHS[0], body).await;
+
+    let told = [&first, &late, &next].map(|answer| header(answer, "x-tollgate-cache"));
+    assert_eq!(told, ["miss", "stale", "hit"]);
+    let cost: Credits = header(&first, "x-tollgate-cost").parse().expect("a cost");
+    assert_eq!(first.text().await.expect("text"), late.text().await.expect("text"));
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+    let balance = world.balance().await;
+    assert_eq!((balance.consumed, balance.held), (cost.saturating_add(cost), Credits::ZERO));
+}
+
+#[tokio::test]
+async fn i2_a_stream_that_is_given_up_is_charged_for_what_it_showed_or_may_have_hidden() {
+    for (model, source) in [("gpt-4o-mini", UsageSource::Counted), ("o3", UsageSource::Bound)] {
+        let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+        let go_on = Arc::new(Notify::new());
+        let told = go_on.clone();
+        let answer = async move |_: axum::Json<Value>| {
+            let more = iter([" more", " and more"]).then(move |text| {
+                let told = told.clone();
+                async move {
+                    told.notified().await;
+                    chunk(model, text)
+                }
+            });
+            streamed(iter([chunk(model, "Because")]).chain(more).chain(pending()))
+        };
+        let routes = json!([{"name": "r", "chain": [format!("odd/{model}")], "total_seconds": 50}]);
+        let world = World::at(clock.clone(), "5", "", routes, chat_at(answer)).await;
+
+        let mut response = world.post(PATHS[0], asking(PATHS[0], "r", true)).await;
+        response.chunk().await.expect("a part");
+        clock.advance_seconds(51);
+        go_on.notify_one();
+        let rest = response.text().await.expect("an end");
+        clock.advance_seconds(121);
+        go_on.notify_one();
+        world.state.finish().await;
+
+        assert!(rest.contains(" more") && rest.contains("out_of_time"), "{rest}");
+        let (attempts, _) = world.last_settle().await;
+        assert_eq!((attempts[0].outcome, attempts[0].usage_source), (AttemptOutcome::Cancelled, source));
+        let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
+        let bound = stored.into_iter().find_map(|stored| match stored.payload.event {
+            Event::CreditsReserved { credits, .. } => Some(credits),
+            _ => None,
+        });
+        assert_eq!(Some(attempts[0].cost) == bound, source == UsageSource::Bound, "{attempts:?}");
+        assert_eq!(world.balance().await.consumed, attempts[0].cost);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_in_one_piece_may_take_longer_than_a_streams_first_words() {
+    let (asked, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let answer = {
+        let (asked, go_on) = (asked.clone(), go_on.clone());
+        async move |axum::Json(body): axum::Json<Value>| {
+            if body["stream"] == true {
+                return streamed(pending());
+            }
+            asked.notify_one();
+            go_on.notified().await;
+            axum::Json(completion(usage())).into_response()
+        }
+    };
+    let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini"], "first_token_seconds": 1, "retries": 0}]);
+    let world = World::with_odd("5", "", routes, chat_at(answer)).await;
+    let ask = |stream| world.post(PATHS[0], asking(PATHS[0], "r", stream));
+    // Which is given up after the second that the other has had by then too.
+    let streamed = async {
+        asked.notified().await;
+        let stream = ask(true).await;
+        go_on.notify_one();
+        stream
+    };
+
+    let (whole, stream) = tokio::join!(ask(false), streamed);
+
+    assert_eq!((whole.status().as_u16(), stream.status().as_u16()), (200, 503));
+}
+
+/// What each family says before the first words of an answer.
+fn envelope(path: &str) -> Vec<Value> {
+    match path {
+        "/v1/chat/completions" => {
+            let role = json!({"role": "assistant", "content": "", "refusal": null});
+            let choice = json!({"index": 0, "delta": role, "finish_reason": null});
+            vec![json!({"id": "c", "model": "gpt-4o-mini", "choices": [choice]})]
+        }
+        "/v1/responses" => {
+            let response =
+                json!({"id": "resp_1", "model": "gpt-5-mini", "status": "in_progress", "output": []});
+            let thought = json!({"id": "rs_1", "type": "reasoning", "summary": []});
+            vec![
+                json!({"type": "response.created", "response": response}),
+                json!({"type": "response.in_progress", "response": response}),
+                json!({"type": "response.output_item.added", "output_index": 0, "item": thought}),
+            ]
+        }
+        "/v1/messages" => {
+            let usage = json!({"input_tokens": 9, "output_tokens": 1});
+            let message = json!({"id": "m", "type": "message", "role": "assistant", "content": [],
+                                 "model": "claude-haiku-4-5", "usage": usage});
+            let block = json!({"type": "thinking", "thinking": "", "signature": ""});
+            vec![
+                json!({"type": "message_start", "message": message}),
+                json!({"type": "ping"}),
+                json!({"type": "content_block_start", "index": 0, "content_block": block}),
+            ]
+        }
+        _ => vec![json!({"responseId": "g", "modelVersion": "gemini-2.5-flash",
+                         "candidates": [{"index": 0, "content": {"role": "model", "parts": [{"text": ""}]}}]})],
+    }
+}
+
+fn failure(path: &str) -> Value {
+    let error = json!({"type": "overloaded_error", "code": "server_error", "message": "Overloaded"});
+    match path {
+        "/v1/responses" => json!({"type": "response.failed", "response": {"error": error}}),
+        "/v1/messages" => json!({"type": "error", "error": error}),
+        _ => json!({"error": {"code": 503, "message": "Overloaded"}}),
+    }
+}
+
+#[tokio::test]
+async fn an_envelope_is_no_answer_and_the_next_target_is_asked_where_nothing_follows_it() {
+    let targets = [
+        "odd/gpt-4o-mini",
+        "odd-responses/gpt-5-mini",
+        "odd-claude/claude-haiku-4-5",
+        "odd-gemini/gemini-2.5-flash",
+    ];
+    for fails in [true, false] {
+        let odd = Router::new().fallback(async move |uri: Uri| {
+            let path = uri.path();
+            let envelope = iter(envelope(path)).map(|event| frame(&event));
+            match fails {
+                true => streamed(envelope.chain(iter([frame(&failure(path))]))),
+                false => streamed(envelope.chain(pending())),
+            }
+        });
+        let route = |target: &str, more: Value| {
+            let mut route = json!({"name": target, "chain": [target, "spare/gpt-4o-mini"], "retries": 0});
+            route.as_object_mut().expect("a table").extend(more.as_object().expect("a table").clone());
+            route
+        };
+        let impatient = targets.map(|target| {
+            let mut route = route(target, json!({"first_token_seconds": 1}));
+            route["name"] = target.replace('/', "-").into();
+            route
+        });
+        let hedged = targets.map(|target| {
+            let mut route = route(target, json!({"hedge_after_ms": 200}));
+            route["name"] = target.replace('/', "+").into();
+            route
+        });
+        let world = World::with_odd("5", "", json!([&impatient[..], &hedged[..]].concat()), odd).await;
+        let asked = PATHS.into_iter().flat_map(|path| targets.map(|target| (path, target.replace('/', "-"))));
+        let asked = asked.chain(targets.map(|target| (PATHS[0], target.replace('/', "+"))));
+        let ask = async |path: &'static str, route: String| {
+            let response = world.post(path, asking(path, &route, true)).await;
+            let told = ["x-tollgate-provider", "x-tollgate-fallback"].map(|name| header(&response, name));
+            (path, route, told, response.text().await.expect("an end"))
+        };
+
+        let answers = join_all(asked.map(|(path, route)| ask(path, route))).await;
+
+        for (path, route, [provider, fallback], text) in answers {
+            let odd = route.split(['-', '+']).next().unwrap_or_default();
+            assert_eq!((provider.as_str(), fallback.starts_with(odd)), ("spare", true), "{path} {route}");
+            assert!(!text.contains("verloaded") && !text.contains("upstream"), "{path} {route}: {text}");
+        }
+        assert!(world.balance().await.held.is_zero());
+    }
+}
+
+#[tokio::test]
+async fn an_envelope_is_kept_back_for_half_a_minute_at_most() {
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    let (asked, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let odd = {
+        let (asked, go_on) = (asked.clone(), go_on.clone());
+        Router::new().fallback(async move || {
+            let rest = [
+                json!({"type": "ping"}),
+                json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Yes."}}),
+                json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 3}}),
+                json!({"type": "message_stop"}),
+            ];
+            let rest = iter(rest).then(move |event| {
+                let go_on = go_on.clone();
+                async move {
+                    go_on.notified().await;
+                    frame(&event)
+                }
+            });
+            asked.notify_one();
+            streamed(iter(envelope("/v1/messages")).map(|event| frame(&event)).chain(rest))
+        })
+    };
+    let routes = json!([{"name": "r", "chain": ["odd-claude/claude-haiku-4-5"], "first_token_seconds": 99}]);
+    let world = World::at(clock.clone(), "5", "", routes, odd).await;
+    let later = async {
+        asked.notified().await;
+        clock.advance_seconds(31);
+        go_on.notify_one();
+    };
+
+    let (mut response, ()) =
+        tokio::join!(world.post("/v1/messages", asking("/v1/messages", "r", true)), later);
+    let mut text = String::new();
+    while let Some(part) = response.chunk().await.expect("a part") {
+        text.push_str(std::str::from_utf8(&part).expect("text"));
+        go_on.notify_one();
+    }
+
+    assert_eq!(response.status(), 200);
+    let order = ["message_start", "ping", "Yes.", "message_stop"].map(|said| text.find(said));
+    assert!(order.is_sorted() && order[0].is_some(), "{text}");
+    let headers = ["cache-control", "x-accel-buffering"].map(|name| header(&response, name));
+    assert_eq!(headers, ["no-cache", "no"]);
+}

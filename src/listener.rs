@@ -1,0 +1,148 @@
+//! Where connections come in: HTTP/1.1, each in a task of its own, none for longer than it has something to say.
+//!
+//! `axum::serve` waits for ever for a head that never comes whole; whoever opens enough connections would have them all.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::Router;
+use axum::serve::{Listener, ListenerExt};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+
+/// From when a connection is there, or its last answer is out, until the next head is whole. Clients and load balancers
+/// keep an idle connection for up to 90 s: it must not be closed under a request that is on its way.
+const HEAD_WAIT: Duration = Duration::from_secs(100);
+/// What a connection holds of a head, or of a body that is not read: keys are looked at only once the head is whole.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
+
+/// Serves until `stop`, then takes no new connections, closes idle ones, and returns once the others have ended.
+pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>) {
+    // Nagle's algorithm off: a stream's chunks must not wait for an acknowledgement.
+    let mut listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY");
+        }
+    });
+    // One table of routes for all connections: a bare router is built anew for each of them, tens of kilobytes.
+    let router: Router = router.with_state(());
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(BUFFER_BYTES_MAX);
+    let connections = GracefulShutdown::new();
+    let mut stop = pin!(stop);
+    loop {
+        let (stream, _) = tokio::select! {
+            taken = listener.accept() => taken,
+            () = &mut stop => break,
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::trace!(%error, "a connection ended early");
+            }
+        });
+    }
+    // Whoever knocks now is refused at once rather than left waiting.
+    drop(listener);
+    connections.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::sync::oneshot;
+    use tokio::task::JoinHandle;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(3_600);
+    const HEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: t\r\n\r\n";
+
+    /// A server whose answers take their time, and what tells it to stop.
+    async fn server(pause: Duration) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("an address");
+        let answer = async move || {
+            sleep(pause).await;
+            "answered"
+        };
+        let (stop, told) = oneshot::channel();
+        let told = async move {
+            let _ = told.await;
+        };
+        (address, stop, tokio::spawn(serve(listener, Router::new().route("/", get(answer)), told)))
+    }
+
+    /// What a connection is told after it said that, until it is closed.
+    async fn told(address: SocketAddr, said: &[u8]) -> String {
+        let mut connection = TcpStream::connect(address).await.expect("connects");
+        connection.write_all(said).await.expect("writes");
+        let mut told = String::new();
+        connection.read_to_string(&mut told).await.expect("reads");
+        told
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_has_nothing_to_say_is_closed() {
+        let (address, _stop, _) = server(Duration::ZERO).await;
+        for (said, answers) in [(&b""[..], 0), (b"GET / HTTP/1.1\r\nhost:", 0), (HEAD, 1)] {
+            let since = Instant::now();
+
+            let told = told(address, said).await;
+
+            assert_eq!(told.matches("answered").count(), answers, "{told}");
+            assert_eq!(since.elapsed().as_secs(), HEAD_WAIT.as_secs());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_may_take_longer_than_a_head_and_the_next_request_finds_its_connection() {
+        let (address, _stop, _) = server(LONG).await;
+
+        let told = told(address, &[HEAD, HEAD].concat()).await;
+
+        assert_eq!(told.matches("answered").count(), 2, "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_head_without_an_end_is_refused() {
+        let (address, _stop, _) = server(Duration::ZERO).await;
+        let mut endless = b"GET / HTTP/1.1\r\nhost: ".to_vec();
+        endless.resize(BUFFER_BYTES_MAX, b'a');
+
+        let told = told(address, &endless).await;
+
+        assert!(told.starts_with("HTTP/1.1 431"), "{told}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_under_way_ends_in_its_own_time_and_what_is_idle_at_once() {
+        let (address, stop, served) = server(LONG).await;
+        let (silent, busy) = tokio::join!(TcpStream::connect(address), TcpStream::connect(address));
+        let (mut silent, mut busy) = (silent.expect("connects"), busy.expect("connects"));
+        busy.write_all(HEAD).await.expect("writes");
+        // Until the request has arrived.
+        sleep(HEAD_WAIT / 2).await;
+        let since = Instant::now();
+        let mut told = String::new();
+
+        stop.send(()).expect("is there");
+        silent.read_to_string(&mut told).await.expect("reads");
+        let silent_for = since.elapsed();
+        busy.read_to_string(&mut told).await.expect("reads");
+        served.await.expect("serves");
+
+        assert_eq!(silent_for.as_secs(), 0);
+        assert!(told.contains("answered") && since.elapsed() >= LONG / 2, "{told}");
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+}

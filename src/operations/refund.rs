@@ -1,0 +1,87 @@
+//! Takes unspent credits of a lot back, once for each reference.
+
+use crate::domain::account::command::OrgCommand;
+use crate::domain::account::refusal::Refusal;
+use crate::domain::credits::Credits;
+use crate::domain::event::{Balance, CommandRef, Event, Payload};
+use crate::domain::ids::{LotId, OrgId};
+use crate::ledger::{Ledger, LedgerError};
+use crate::operations::authenticate::Actor;
+use crate::operations::list_events::list_events;
+
+/// A refund as it is asked for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub lot: LotId,
+    pub credits: Credits,
+    /// Unique within the org.
+    pub reference: String,
+}
+
+/// What was taken back, and what is owed for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refunded {
+    pub lot: LotId,
+    pub credits: Credits,
+    /// Net of tax.
+    pub owed_minor: i64,
+    pub owed_tax_minor: i64,
+    pub currency: Option<String>,
+    /// Of the currency.
+    pub decimals: u8,
+    /// After it.
+    pub balance: Balance,
+}
+
+/// The same again, under whatever idempotency key, is told what was done.
+///
+/// # Errors
+/// `NameTaken` where the reference refunded something else; else as [`Ledger::submit`].
+pub async fn refund(
+    ledger: &Ledger,
+    actor: &Actor,
+    org: OrgId,
+    wanted: Wanted,
+    idempotency: CommandRef,
+) -> Result<Refunded, LedgerError> {
+    let Wanted { lot, credits, reference } = wanted.clone();
+    let command = OrgCommand::Refund { lot, credits, reference };
+    let done = match ledger.submit(actor.submission(org, command, idempotency)).await {
+        Ok(outcome) => outcome.recorded().map(|recorded| recorded.payload.clone()).collect(),
+        Err(LedgerError::Refused(Refusal::NameTaken(_))) => vec![same_before(ledger, org, wanted).await?],
+        Err(error) => return Err(error),
+    };
+    let decimals = ledger.read(org, move |account| account.lots.get(&lot).map(|lot| lot.decimals)).await?;
+    let decimals = decimals.ok_or(Refusal::UnknownLot)?;
+    let refunded = done.into_iter().find_map(|payload| refunded(payload, decimals));
+    Ok(refunded.ok_or(Refusal::UnknownLot)?)
+}
+
+/// What was written of the refund that has this reference, where it is of as much of the same lot.
+async fn same_before(ledger: &Ledger, org: OrgId, wanted: Wanted) -> Result<Payload, LedgerError> {
+    let Wanted { lot, credits, reference } = wanted;
+    let named = reference.clone();
+    let version = ledger.read(org, move |account| account.refunds.get(&named).copied()).await?;
+    let before = version.ok_or(Refusal::UnknownLot)?.saturating_sub(1);
+    let found = list_events(ledger, org, before, 1).await?.pop().map(|stored| stored.payload);
+    let is_same = |payload: &Payload| match &payload.event {
+        Event::CreditsRefunded { lot: of, credits: asked, .. } => (*of, *asked) == (lot, credits),
+        _ => false,
+    };
+    Ok(found.filter(is_same).ok_or(Refusal::NameTaken(reference))?)
+}
+
+fn refunded(payload: Payload, decimals: u8) -> Option<Refunded> {
+    match payload.event {
+        Event::CreditsRefunded { lot, credits, refund_minor, tax_minor, currency, .. } => Some(Refunded {
+            lot,
+            credits,
+            owed_minor: refund_minor,
+            owed_tax_minor: tax_minor,
+            currency,
+            decimals,
+            balance: payload.balance.unwrap_or_default(),
+        }),
+        _ => None,
+    }
+}

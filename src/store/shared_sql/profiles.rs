@@ -1,0 +1,52 @@
+//! Personal data.
+
+/// Personal data, over `self.write_rows` and `self.read_rows`.
+macro_rules! profiles {
+    ($store:ty) => {
+        #[async_trait]
+        impl Profiles for $store {
+            async fn put_profile(&self, shard: i32, subject_id: &str, profile: &Profile) -> Result<(), StoreError> {
+                let put = sqlx::query(
+                    "insert into profiles (shard, subject_id, name, email) values ($1, $2, $3, $4) \
+                     on conflict (shard, subject_id) do update set name = excluded.name, email = excluded.email",
+                );
+                let put = put.bind(shard).bind(subject_id).bind(&profile.name).bind(profile.email.as_deref());
+                self.write_rows(put).await
+            }
+
+            async fn put_profile_if_absent(
+                &self,
+                shard: i32,
+                subject_id: &str,
+                profile: &Profile,
+            ) -> Result<(), StoreError> {
+                let put = sqlx::query(
+                    "insert into profiles (shard, subject_id, name, email) values ($1, $2, $3, $4) \
+                     on conflict (shard, subject_id) do nothing",
+                );
+                let put = put.bind(shard).bind(subject_id).bind(&profile.name).bind(profile.email.as_deref());
+                self.write_rows(put).await
+            }
+
+            async fn remove_profile(&self, shard: i32, subject_id: &str) -> Result<(), StoreError> {
+                let remove = sqlx::query("delete from profiles where shard = $1 and subject_id = $2");
+                self.write_rows(remove.bind(shard).bind(subject_id)).await
+            }
+
+            async fn profile(&self, shard: i32, subject_id: &str) -> Result<Option<Profile>, StoreError> {
+                let found = sqlx::query("select name, email from profiles where shard = $1 and subject_id = $2");
+                let rows = self.read_rows(found.bind(shard).bind(subject_id)).await?;
+                rows.first()
+                    .map(|row| {
+                        Ok(Profile {
+                            name: row.try_get("name").map_err(store_error)?,
+                            email: row.try_get("email").map_err(store_error)?,
+                        })
+                    })
+                    .transpose()
+            }
+        }
+    };
+}
+
+pub(in crate::store) use profiles;
