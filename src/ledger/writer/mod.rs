@@ -41,6 +41,9 @@ const BATCH_MAX: usize = 1_024;
 /// counted from the last that found something written by others: each race lost has accounts read again.
 const LOCKED_BATCHES: u32 = 32;
 
+/// Events that are folded while the head's lock is held: some ten milliseconds' work.
+const FOLLOWED_LOCKED_MAX: i64 = 2_000;
+
 pub(super) struct Writer {
     clock: Clock,
     fetcher: Fetcher,
@@ -221,18 +224,23 @@ impl Writer {
 
     /// Decides and appends while nobody else can write. Where the lock can't be had, the jobs are still there.
     async fn decide_locked(&mut self, jobs: &mut Vec<Job>) -> Result<(Batch, Ending), LedgerError> {
-        let (log, shard, before) = (self.fetcher.log.clone(), self.fetcher.shard, self.head.clone());
-        // Little is left to fold then while nobody else can write; the database ends a transaction that stands idle.
-        let head = log.head(shard).await?;
-        if let Err(error) = self.follow_to(head).await {
-            self.trusted = false;
-            return Err(error);
-        }
-        let lock = log.lock(shard).await?;
-        self.locked_batches = match *lock.head() == before {
+        let (log, shard) = (self.fetcher.log.clone(), self.fetcher.shard);
+        let mut lock = log.lock(shard).await?;
+        self.locked_batches = match *lock.head() == self.head {
             true => self.locked_batches - 1,
             false => LOCKED_BATCHES,
         };
+        let behind = lock.head().next_position - self.head.next_position;
+        if !(0..=FOLLOWED_LOCKED_MAX).contains(&behind) {
+            // The database ends a transaction that stands idle for long.
+            let head = lock.head().clone();
+            lock.unlock().await?;
+            if let Err(error) = self.follow_to(head).await {
+                self.trusted = false;
+                return Err(error);
+            }
+            lock = log.lock(shard).await?;
+        }
         if let Err(error) = self.follow_to(lock.head().clone()).await {
             self.trusted = false;
             lock.unlock().await?;
