@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use arc_swap::ArcSwap;
 use subtle::ConstantTimeEq;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::domain::format::Format;
@@ -33,8 +34,6 @@ pub(super) struct Cluster {
     roster: ArcSwap<Roster>,
     /// It finishes what is under way, and is no longer one of them.
     has_left: AtomicBool,
-    /// Held by who looks at a head or raises its epoch: of many who need it, one does.
-    heads: Mutex<()>,
 }
 
 /// What it takes to reach another node, or to take over from it.
@@ -55,6 +54,25 @@ struct Epoch {
     seen: AtomicI64,
     /// It could not be raised for a command that nobody answered.
     is_to_be_raised: AtomicBool,
+    looks: Shared,
+    takeovers: Shared,
+}
+
+/// What one does for all who want it meanwhile, whether it comes off or not: nobody waits for more than two of them, however
+/// long the database takes.
+#[derive(Default)]
+struct Shared(Mutex<Option<Instant>>);
+
+impl Shared {
+    /// Does it, unless it was begun since this was called.
+    async fn once(&self, work: impl Future<Output = ()>) {
+        let called = Instant::now();
+        let mut begun = self.0.lock().await;
+        if begun.is_none_or(|begun| begun < called) {
+            *begun = Some(Instant::now());
+            work.await;
+        }
+    }
 }
 
 impl Epochs {
@@ -68,18 +86,18 @@ impl Epochs {
         }
     }
 
-    fn is_to_be_raised(&self, shard: i32) -> bool {
-        self.at(shard).is_some_and(|epoch| epoch.is_to_be_raised.load(Ordering::Acquire))
-    }
-
-    fn set_to_be_raised(&self, shard: i32, is_to_be: bool) {
-        if let Some(epoch) = self.at(shard) {
-            epoch.is_to_be_raised.store(is_to_be, Ordering::Release);
-        }
-    }
-
     fn at(&self, shard: i32) -> Option<&Epoch> {
         usize::try_from(shard).ok().and_then(|shard| self.0.get(shard))
+    }
+}
+
+impl Epoch {
+    fn is_to_be_raised(&self) -> bool {
+        self.is_to_be_raised.load(Ordering::Acquire)
+    }
+
+    fn set_to_be_raised(&self, is_to_be: bool) {
+        self.is_to_be_raised.store(is_to_be, Ordering::Release);
     }
 }
 
@@ -89,7 +107,7 @@ impl Transport {
         let raised = self.nodes.raise_epoch(shard, from).await;
         match raised {
             Ok(()) => self.epochs.saw(shard, from + 1),
-            Err(_) => self.epochs.set_to_be_raised(shard, true),
+            Err(_) => self.epochs.at(shard).into_iter().for_each(|epoch| epoch.set_to_be_raised(true)),
         }
         raised
     }
@@ -134,7 +152,6 @@ impl Cluster {
             transport: Arc::new(Transport { http, secret, nodes, epochs }),
             roster: ArcSwap::default(),
             has_left: AtomicBool::new(false),
-            heads: Mutex::default(),
         })
     }
 
@@ -219,9 +236,13 @@ impl Cluster {
     /// The epoch of a shard's head where it is a later one than that; the head is looked at where that is not known. None
     /// where it can't be read, too.
     pub async fn later_epoch(&self, log: &dyn EventLog, shard: i32, than: i64) -> Option<i64> {
-        let _in_turn = self.heads.lock().await;
         if self.epoch(shard) <= than {
-            self.saw_epoch(shard, log.head(shard).await.ok()?.epoch);
+            let look = async {
+                if let Ok(head) = log.head(shard).await {
+                    self.saw_epoch(shard, head.epoch);
+                }
+            };
+            self.transport.epochs.at(shard)?.looks.once(look).await;
         }
         Some(self.epoch(shard)).filter(|epoch| *epoch > than)
     }
@@ -232,18 +253,53 @@ impl Cluster {
     /// # Errors
     /// Where the database can't be reached.
     pub async fn finish_takeover(&self, shard: i32) -> Result<(), StoreError> {
-        if !self.transport.epochs.is_to_be_raised(shard) {
+        let Some(epoch) = self.transport.epochs.at(shard).filter(|epoch| epoch.is_to_be_raised()) else {
             return Ok(());
+        };
+        let take_over = async {
+            if epoch.is_to_be_raised() && self.transport.take_over(shard, self.epoch(shard)).await.is_ok() {
+                epoch.set_to_be_raised(false);
+            }
+        };
+        epoch.takeovers.once(take_over).await;
+        match epoch.is_to_be_raised() {
+            true => Err(StoreError::Unavailable("another node's commands can't be taken over yet".into())),
+            false => Ok(()),
         }
-        let _in_turn = self.heads.lock().await;
-        if self.transport.epochs.is_to_be_raised(shard) {
-            self.transport.take_over(shard, self.epoch(shard)).await?;
-            self.transport.epochs.set_to_be_raised(shard, false);
-        }
-        Ok(())
     }
 
     pub fn is_its_secret(&self, presented: &str) -> bool {
         presented.as_bytes().ct_eq(self.transport.secret.as_bytes()).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+    use std::time::Duration;
+
+    use futures_util::future::{join, join_all};
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn however_many_wait_for_the_database_each_waits_for_two_looks_at_most() {
+        let (shared, looks, start) = (Shared::default(), AtomicU32::new(0), Instant::now());
+        let look = || {
+            shared.once(async {
+                looks.fetch_add(1, Ordering::SeqCst);
+                sleep(Duration::from_secs(2)).await;
+            })
+        };
+        let at_once = join_all((0..25).map(|_| look()));
+        let later = async {
+            sleep(Duration::from_secs(1)).await;
+            join_all((0..25).map(|_| look())).await;
+        };
+
+        join(at_once, later).await;
+
+        assert_eq!((looks.load(Ordering::SeqCst), start.elapsed()), (2, Duration::from_secs(4)));
     }
 }

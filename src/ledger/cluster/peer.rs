@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 
-use super::wire::Answer;
+use super::wire::{Answer, LATE_AFTER};
 use super::{PATH, Transport};
 use crate::ledger::{LedgerError, QUEUE_MAX};
 use crate::store::Node;
@@ -106,6 +107,22 @@ impl Trust {
         self.beats_left.store(beats, Ordering::Relaxed);
     }
 
+    /// Goes by what a node answered after so long; says how many of the answers came too late to be any.
+    fn judge(&self, answers: &[Answer], after: Duration) -> usize {
+        // Under a passed epoch a command is given back at once; else it has waited for the writer in vain.
+        let has_waited = after >= LATE_AFTER;
+        let is_late =
+            |answer: &&Answer| answer.is_open() || (has_waited && matches!(answer, Answer::Dropped));
+        let late = answers.iter().filter(is_late).count();
+        match (answers.len() - late, late) {
+            // It may be one slow read; of several commands, its writer stands still.
+            (0, 0..2) => {}
+            (0, _) => self.lose(),
+            _ => self.regain(),
+        }
+        late
+    }
+
     fn regain(&self) {
         self.beats_last.store(0, Ordering::Relaxed);
     }
@@ -147,23 +164,29 @@ impl Route {
             // What came while it was silent does not wait for it again.
             return parcels.into_iter().for_each(|parcel| parcel.answer(Reply::NotDecided));
         }
+        let asked = Instant::now();
         match self.ask(&parcels).await {
             Ok(answers) => {
-                let (late, answered): (Vec<_>, Vec<_>) =
-                    parcels.into_iter().zip(answers).partition(|(_, answer)| answer.is_open());
-                match (answered.len(), late.len()) {
+                let has_waited = asked.elapsed() >= LATE_AFTER;
+                let is_late =
+                    |answer: &&Answer| answer.is_open() || (has_waited && matches!(answer, Answer::Dropped));
+                let late = answers.iter().filter(is_late).count();
+                let in_time = answers.len() - late;
+                match (in_time, late) {
                     // It may be one slow read; of several commands, its writer stands still.
                     (0, 0..2) => {}
                     (0, _) => self.trust.lose(),
                     _ => self.trust.regain(),
                 }
-                metrics::counter!("tollgate_forwarded_total").increment(answered.len() as u64);
-                metrics::counter!("tollgate_forwards_lost_total").increment(late.len() as u64);
+                metrics::counter!("tollgate_forwarded_total").increment(in_time as u64);
+                metrics::counter!("tollgate_forwards_lost_total").increment(late as u64);
+                let (open, answered): (Vec<_>, Vec<_>) =
+                    parcels.into_iter().zip(answers).partition(|(_, answer)| answer.is_open());
                 for (parcel, answer) in answered {
                     parcel.answer(Reply::Answered(answer));
                 }
                 // As those of a silent node: it may be deciding them in this moment.
-                self.take_over(Lost::Silent, late.into_iter().map(|(parcel, _)| parcel).collect()).await;
+                self.take_over(Lost::Silent, open.into_iter().map(|(parcel, _)| parcel).collect()).await;
             }
             Err(lost) => {
                 self.trust.lose();
@@ -250,5 +273,21 @@ mod tests {
         trust.beats_left.store(0, Ordering::Relaxed);
         trust.lose();
         assert_eq!(beats(), 2 * DISTRUST_BEATS, "it is silent again");
+    }
+
+    #[test]
+    fn an_owner_that_gives_several_commands_back_after_a_wait_is_passed_over() {
+        let (dropped, busy) = (|| Answer::Dropped, || Answer::Busy);
+        let (at_once, waited) = (Duration::from_millis(3), LATE_AFTER);
+        for (answers, after, late, is_lost) in [
+            (vec![dropped(), dropped()], waited, 2, true),
+            (vec![Answer::Late, dropped()], waited, 2, true),
+            (vec![dropped()], waited, 1, false),
+            (vec![dropped(), busy()], waited, 1, false),
+            (vec![dropped(), dropped()], at_once, 0, false),
+        ] {
+            let trust = Trust::default();
+            assert_eq!((trust.judge(&answers, after), trust.is_lost()), (late, is_lost), "{answers:?}");
+        }
     }
 }
