@@ -165,8 +165,7 @@ async fn begin(
         count_reuse(name);
         return reused(&mut hold, &plan, answer, name).await.map(Begun::Reused);
     }
-    let Taken { hold, place, quote, skipped } =
-        Hold::take(state, &request, prices, &plan, ttl_seconds(&plan)).await?;
+    let Taken { hold, place, quote, skipped } = take_hold(state, &request, prices, &plan).await?;
     if let Some(name) = reuse.name() {
         count_reuse(name);
     }
@@ -187,6 +186,24 @@ async fn begin(
         away: Away::default(),
     };
     Ok(Begun::Held(Box::new(dispatch), quote))
+}
+
+/// Holds for the first target that can carry the request. Where the plan's first is to be probed, the others stay away from it
+/// meanwhile, and no longer if it is not to be called after all.
+async fn take_hold(
+    state: &State,
+    request: &Arc<Request>,
+    prices: Prices,
+    plan: &Plan,
+) -> Result<Taken, Failure> {
+    let (weather, clock) = (&state.weather, state.ledger.clock());
+    let probed = plan.targets.first().filter(|first| weather.is_chosen(first, clock.now()));
+    let taken = Hold::take(state, request, prices, plan, ttl_seconds(plan)).await;
+    let is_meant = taken.as_ref().is_ok_and(|taken| taken.place == 0);
+    if let Some(probed) = probed.filter(|_| !is_meant) {
+        weather.is_let_go(probed, clock.now());
+    }
+    taken
 }
 
 impl Dispatch {
