@@ -118,6 +118,9 @@ async fn in_time(dispatch: Box<Dispatch>, first: Quote) -> Result<Response, Fail
         return dispatch.attempt(first).await;
     }
     let left = attempt::left(dispatch.ends_at, dispatch.state.ledger.clock().now());
+    if left.is_zero() {
+        return dispatch.give_up_unsent().await;
+    }
     let late = dispatch.late();
     match timeout(left, tokio::spawn(dispatch.attempt(first))).await {
         Ok(answered) => answered.unwrap_or_else(|error| {
@@ -463,6 +466,18 @@ impl Dispatch {
             return Err(Failure::out_of_time());
         };
         Ok(given_again(&self.hold, &self.plan, stale, "stale"))
+    }
+
+    /// The time was up before anything could be sent.
+    async fn give_up_unsent(mut self: Box<Self>) -> Result<Response, Failure> {
+        if let Reuse::Missed(pending) = &mut self.reuse
+            && let Some(stale) = pending.stale.take()
+        {
+            count_reuse("stale");
+            return reused(&mut self.hold, &self.plan, &stale, "stale").await;
+        }
+        self.settle().await?;
+        Err(Failure::out_of_time())
     }
 
     /// An answer of before, if there is one that will do; else why there is none.
