@@ -27,7 +27,7 @@ use crate::gateway::edge::Request;
 use crate::gateway::experiment;
 use crate::gateway::failure::{Failure, NOT_PRICED, TOO_LONG, UNSUPPORTED};
 use crate::gateway::fit::fit;
-use crate::gateway::flight::{self, Flight, Flights, Landed, Loser, Witness};
+use crate::gateway::flight::{self, Flight, Flights, Landed, Loser, UnderWay, Witness};
 use crate::gateway::headers::{self, Away, Notices};
 use crate::gateway::hold::{ARM_SPENT, Call, EXTEND_SECONDS, Hold, Taken};
 use crate::gateway::meter::{self, Metered, Report};
@@ -50,8 +50,7 @@ pub struct Dispatch {
     pub hold: Hold,
     itinerary: Itinerary,
     detours: Detours,
-    /// What is under way, by the place of its target: what was sent, and since when.
-    in_flight: Vec<(usize, Quote, Timestamp)>,
+    in_flight: Vec<UnderWay>,
     /// Calls that the answer beat.
     losers: Vec<Loser>,
     /// When the caller, or the route, wants it to be over.
@@ -230,7 +229,7 @@ impl Dispatch {
             };
             let failed = match sent {
                 Ok(body) if self.is_refused(&call, &body) => {
-                    Failed::blocked(call.quote.target.upstream.family, &body)
+                    Failed::blocked(call.quote.target.upstream.family, body).await
                 }
                 Ok(body) => {
                     self.hears_of(&call, &body, first_part_micros);
@@ -251,8 +250,11 @@ impl Dispatch {
     fn launch(&mut self, place: usize, quote: Quote) -> Flight {
         let now = self.state.ledger.clock().now();
         self.state.weather.starts(&quote.target, now, self.request.input_tokens);
-        self.in_flight.push((place, quote.clone(), now));
-        flight::launch(self.state.clone(), self.request.clone(), place, quote.clone(), self.patience(&quote))
+        let patience = self.patience(&quote);
+        let under_way = UnderWay { place, quote, started_at: now, beaten: Arc::default() };
+        let flight = flight::launch(self.state.clone(), self.request.clone(), under_way.clone(), patience);
+        self.in_flight.push(under_way);
+        flight
     }
 
     /// The next target as well, once the hold covers both.
@@ -286,11 +288,11 @@ impl Dispatch {
         body: AnswerBody,
         flights: Flights,
     ) -> Result<Response, Failure> {
-        self.in_flight.retain(|(other, ..)| *other != place);
+        self.in_flight.retain(|other| other.place != place);
         let losers = flights.into_iter().zip(std::mem::take(&mut self.in_flight));
-        let loser = |(flight, (_, quote, since)): (_, (usize, Quote, Timestamp))| {
-            let patience = self.patience(&quote);
-            Loser::of(Witness { state: self.state.clone(), patience }, flight, quote, since)
+        let loser = |(flight, under_way): (_, UnderWay)| {
+            let patience = self.patience(&under_way.quote);
+            Loser::of(Witness { state: self.state.clone(), patience }, flight, under_way)
         };
         self.losers = losers.map(loser).collect();
         if let (Some(first), true) = (self.plan.targets.first(), place > 0 && !self.losers.is_empty()) {
@@ -374,7 +376,7 @@ impl Dispatch {
         let Failed { failure, outcome, report, .. } = failed;
         let now = self.state.ledger.clock().now();
         let target = &call.quote.target;
-        self.in_flight.retain(|(other, ..)| *other != place);
+        self.in_flight.retain(|other| other.place != place);
         self.state.weather.hears(target, now, weather::news_of(&failure));
         if failure.alarms_operator {
             let provider = target.upstream.config.name.clone();

@@ -422,6 +422,35 @@ async fn what_a_filter_blocks_goes_where_the_route_says_however_the_provider_tel
 }
 
 #[tokio::test]
+async fn what_a_filter_blocks_is_charged_by_the_usage_that_follows_it() {
+    let answer = async || {
+        let blocked = json!({"index": 0, "delta": {}, "finish_reason": "content_filter"});
+        let finish = json!({"id": "c", "model": "gpt-4o-mini", "choices": [blocked]});
+        let usage = json!({"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13});
+        let usage = json!({"id": "c", "model": "gpt-4o-mini", "choices": [], "usage": usage});
+        let parts = futures_util::stream::iter([finish, usage]).then(async |part| {
+            yield_now().await;
+            Ok::<_, std::convert::Infallible>(Bytes::from(format!("data: {part}\n\n")))
+        });
+        Response::new(axum::body::Body::from_stream(parts))
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let routes =
+        json!([{"name": "r", "chain": ["odd/gpt-4o-mini"], "on_content_policy": "spare/gpt-4o-mini"}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    let mut body = chat("r");
+    body["stream"] = true.into();
+
+    let response = world.post("/v1/chat/completions", body).await;
+
+    assert_eq!(header(&response, "x-tollgate-provider"), "spare");
+    response.text().await.expect("an end");
+    let (attempts, _) = world.last_settle().await;
+    assert_eq!((attempts[0].provider.as_str(), attempts[0].usage_source), ("odd", UsageSource::Final));
+    assert_eq!((attempts[0].usage.input_tokens, attempts[0].usage.output_total()), (9, 4));
+}
+
+#[tokio::test]
 async fn a_target_rests_before_its_provider_has_to_refuse() {
     let odd = Router::new().route("/v1/chat/completions", axum::routing::post(the_last_of_its_limit));
     let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini", "spare/gpt-4o-mini"]}]);
