@@ -184,6 +184,8 @@ async fn conclude(mut dispatch: Box<Dispatch>, call: Call, passed: Passed) {
             tracing::error!(%error, reservation = %request.reservation, "a stream's settle failed; its hold will expire");
         }
     }
+    // Whoever waits for it has it now, or goes; the client may read its end slowly.
+    dispatch.reuse.release();
     if !relay.is_whole() {
         let failure = relay.failure().cloned().map_or_else(broke_off, Failure::from);
         tail.extend_from_slice(&event(&dispatch, &failure));
