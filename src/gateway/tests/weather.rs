@@ -297,7 +297,7 @@ async fn what_sends_nothing_does_not_keep_others_from_a_target_that_may_be_well_
     let chain = json!(["odd/gpt-4o-mini", "spare/gpt-4o-mini"]);
     let world = World::at(clock.clone(), "0.001", "", json!([{"name": "r", "chain": chain}]), odd).await;
     let (ill, weather) = (target(&world, "odd", "gpt-4o-mini"), &world.state.weather);
-    (0..5).for_each(|_| _ = weather.hears(&ill, clock.now(), News::Failed { retry_after_seconds: None }));
+    (0..5).for_each(|_| weather.hears(&ill, clock.now(), News::Failed { retry_after_seconds: None }));
     let mut greedy = chat("r");
     greedy["max_tokens"] = 16_000.into();
 
