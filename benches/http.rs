@@ -59,7 +59,12 @@ async fn main() {
     let router = app::router(api, &Config::default()).unwrap();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(listener::serve(listener, router, std::future::pending()));
+    tokio::spawn(listener::serve(
+        listener,
+        router,
+        Config::default().idle_connection(),
+        std::future::pending(),
+    ));
     let mut callers = Vec::new();
     let mut operator = Connection::open(address).await;
     for _ in 0..ORGS {

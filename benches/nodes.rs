@@ -105,6 +105,11 @@ async fn start(url: &str) -> Node {
     let router = app::router(api, &Config::default()).unwrap();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    tokio::spawn(listener::serve(listener, router, std::future::pending()));
+    tokio::spawn(listener::serve(
+        listener,
+        router,
+        Config::default().idle_connection(),
+        std::future::pending(),
+    ));
     Node { ledger, nodes, address }
 }

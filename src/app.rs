@@ -120,8 +120,8 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     let workers = Workers::start(&ledger);
     let reloads = tokio::spawn(reload_when_told(hangups, gateway.clone(), args.config));
     let upkeep = tokio::spawn(telemetry::keep_up());
-    let drain = Duration::from_secs(config.drain_seconds);
-    serve_until_told(listener, router, ledger.clone(), &mut stops, drain).await;
+    let waits = Waits { idle: config.idle_connection(), drain: Duration::from_secs(config.drain_seconds) };
+    serve_until_told(listener, router, ledger.clone(), &mut stops, waits).await;
     reloads.abort();
     // Streams whose client went away are read on for their usage.
     tokio::select! {
@@ -141,6 +141,14 @@ pub(crate) async fn close(ledger: &Ledger) {
     }
 }
 
+/// How long connections are waited for.
+struct Waits {
+    /// Until the next head is whole.
+    idle: Duration,
+    /// Until all have ended, once told to stop.
+    drain: Duration,
+}
+
 /// Serves until told to stop; then connections end in their own time: until `drain` is over, or until told again. A head
 /// that never comes whole would otherwise hold the process until the listener gives it up.
 async fn serve_until_told(
@@ -148,10 +156,10 @@ async fn serve_until_told(
     router: Router,
     ledger: Ledger,
     stops: &mut Stops,
-    drain: Duration,
+    Waits { idle, drain }: Waits,
 ) {
     let (leave, told) = oneshot::channel();
-    let mut serving = pin!(listener::serve(listener, router, leave_when_told(ledger, told)));
+    let mut serving = pin!(listener::serve(listener, router, idle, leave_when_told(ledger, told)));
     tokio::select! {
         () = &mut serving => return,
         () = stops.next() => {

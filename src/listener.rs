@@ -13,14 +13,12 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 
-/// From when a connection is there, or its last answer is out, until the next head is whole. Clients and load balancers
-/// keep an idle connection for up to 90 s: it must not be closed under a request that is on its way.
-const HEAD_WAIT: Duration = Duration::from_secs(100);
 /// What a connection holds of a head, or of a body that is not read: keys are looked at only once the head is whole.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 
-/// Serves until `stop`, then takes no new connections, closes idle ones, and returns once the others have ended.
-pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>) {
+/// Serves until `stop`, then takes no new connections, closes idle ones, and returns once the others have ended. `idle` is how
+/// long the next head may take to be whole, from when a connection is there, or its last answer is out.
+pub async fn serve(listener: TcpListener, router: Router, idle: Duration, stop: impl Future<Output = ()>) {
     // Nagle's algorithm off: a stream's chunks must not wait for an acknowledgement.
     let mut listener = listener.tap_io(|stream| {
         if let Err(error) = stream.set_nodelay(true) {
@@ -30,7 +28,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Outp
     // One table of routes for all connections: a bare router is built anew for each of them, tens of kilobytes.
     let router: Router = router.with_state(());
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(BUFFER_BYTES_MAX);
+    http.timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(BUFFER_BYTES_MAX);
     let connections = GracefulShutdown::new();
     let mut stop = pin!(stop);
     loop {
@@ -64,6 +62,7 @@ mod tests {
 
     use super::*;
 
+    const IDLE: Duration = Duration::from_secs(100);
     const LONG: Duration = Duration::from_secs(3_600);
     const HEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: t\r\n\r\n";
 
@@ -79,7 +78,7 @@ mod tests {
         let told = async move {
             let _ = told.await;
         };
-        (address, stop, tokio::spawn(serve(listener, Router::new().route("/", get(answer)), told)))
+        (address, stop, tokio::spawn(serve(listener, Router::new().route("/", get(answer)), IDLE, told)))
     }
 
     /// What a connection is told after it said that, until it is closed.
@@ -100,7 +99,7 @@ mod tests {
             let told = told(address, said).await;
 
             assert_eq!(told.matches("answered").count(), answers, "{told}");
-            assert_eq!(since.elapsed().as_secs(), HEAD_WAIT.as_secs());
+            assert_eq!(since.elapsed().as_secs(), IDLE.as_secs());
         }
     }
 
@@ -131,7 +130,7 @@ mod tests {
         let (mut silent, mut busy) = (silent.expect("connects"), busy.expect("connects"));
         busy.write_all(HEAD).await.expect("writes");
         // Until the request has arrived.
-        sleep(HEAD_WAIT / 2).await;
+        sleep(IDLE / 2).await;
         let since = Instant::now();
         let mut told = String::new();
 

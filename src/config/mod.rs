@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use figment::Figment;
 use figment::error::{Actual, Kind};
@@ -30,6 +31,8 @@ pub struct Config {
     pub database_url: String,
     /// How long open connections are waited for once the node was told to stop.
     pub drain_seconds: u64,
+    /// Until a connection is closed on which no whole head of a request comes.
+    pub idle_connection_seconds: u64,
     /// The first operator key: 32 characters or more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operator_key: Option<String>,
@@ -71,6 +74,8 @@ pub enum ConfigError {
         "internal_address is a host and a port at which other nodes reach this one, such as 10.0.0.7:8080"
     )]
     InternalAddress,
+    #[error("idle_connection_seconds is 1 or more")]
+    IdleConnection,
     #[error("provider {provider}: {why}")]
     Provider { provider: String, why: String },
     #[error("{0}")]
@@ -108,11 +113,12 @@ impl ConfigError {
 const OPERATOR_KEY: &str = "TOLLGATE_OPERATOR_KEY";
 
 /// What else `TOLLGATE_…` may override: all of [`Config`].
-const ENVIRONMENT: [&str; 11] = [
+const ENVIRONMENT: [&str; 12] = [
     "listen",
     "internal_address",
     "database_url",
     "drain_seconds",
+    "idle_connection_seconds",
     "rate_limits",
     "providers",
     "routes",
@@ -122,6 +128,10 @@ const ENVIRONMENT: [&str; 11] = [
     "unreserved_for_measuring",
 ];
 
+/// Most clients and load balancers keep an idle connection for up to 90 s: it must not be closed under a request that is on
+/// its way. Nobody who opens one has shown a key: it is not kept for much longer unless an operator says so.
+const IDLE_CONNECTION_SECONDS: u64 = 100;
+
 impl Default for Config {
     fn default() -> Config {
         Config {
@@ -129,6 +139,7 @@ impl Default for Config {
             internal_address: None,
             database_url: "sqlite://tollgate.db".into(),
             drain_seconds: 30,
+            idle_connection_seconds: IDLE_CONNECTION_SECONDS,
             operator_key: None,
             rate_limits: RateLimits::default(),
             providers: Vec::new(),
@@ -142,6 +153,10 @@ impl Default for Config {
 }
 
 impl Config {
+    pub fn idle_connection(&self) -> Duration {
+        Duration::from_secs(self.idle_connection_seconds)
+    }
+
     /// Defaults, then the file, then the environment.
     ///
     /// # Errors
@@ -224,6 +239,9 @@ impl Config {
         self.is_unreserved()?;
         if self.internal_address.as_deref().is_some_and(|address| !is_host_and_port(address)) {
             return Err(ConfigError::InternalAddress);
+        }
+        if self.idle_connection_seconds == 0 {
+            return Err(ConfigError::IdleConnection);
         }
         for (place, provider) in self.providers.iter().enumerate() {
             provider.check()?;
@@ -441,6 +459,16 @@ chain = [{ to = "openai/x", when = { tools = "yes" } }]
         {
             assert!(error.to_string().contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn a_connection_is_kept_for_a_while() {
+        let idle = |seconds: u32| {
+            load(&format!("idle_connection_seconds = {seconds}")).map(|config| config.idle_connection())
+        };
+
+        assert!(idle(620).is_ok_and(|idle| idle.as_secs() == 620));
+        assert!(matches!(idle(0), Err(ConfigError::IdleConnection)));
     }
 
     #[test]

@@ -81,7 +81,12 @@ impl World {
         tokio::spawn(telemetry::keep_up());
         let router = app::router(node, &config)?;
         let url = format!("http://{}", listener.local_addr().map_err(set_up)?);
-        tokio::spawn(listener::serve(listener, router, std::future::pending()));
+        tokio::spawn(listener::serve(
+            listener,
+            router,
+            Config::default().idle_connection(),
+            std::future::pending(),
+        ));
 
         let mut world = World {
             url,

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use reqwest::Response;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::Value;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::domain::event::AttemptOutcome;
@@ -35,6 +36,8 @@ const OVERRUN_PARTS: u64 = 1_000;
 /// What comes before a stream's first words is kept back for so long after the request was sent: until then another target may
 /// be asked. Much that stands between here and a client gives up a connection on which nothing comes for a minute.
 const KEPT_BACK: Duration = Duration::from_secs(30);
+/// What may follow an answer's end: the usage and the mark of the end.
+pub const TAIL_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a provider may take. When the request is to be over says nothing of it: what was sent is read to its end.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +46,13 @@ pub struct Patience {
     pub first_token: Duration,
     /// Between two parts of an answer that has begun.
     pub between_tokens: Duration,
+}
+
+/// How long a call is waited for: as its patience says, or until the answer that beat it is over.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting<'a> {
+    pub patience: Patience,
+    pub beaten: &'a Notify,
 }
 
 impl Patience {
@@ -146,6 +156,20 @@ impl OpenStream {
         let between = self.patience.between_tokens;
         if self.relay.has_begun() { between } else { between.max(self.patience.for_first(self.since, now)) }
     }
+
+    /// Reads to its end, for as long as a tail may take.
+    async fn read_tail(&mut self) {
+        let tail = async {
+            while let Ok(Some(bytes)) = self.upstream.chunk().await {
+                let is_read = self.relay.push(&bytes).is_ok();
+                if !is_read || !self.progress.goes_on(&self.relay, bytes.len(), self.since) {
+                    break;
+                }
+            }
+        };
+        // What is not there by then nobody learns.
+        let _ = timeout(TAIL_WAIT, tail).await;
+    }
 }
 
 /// An attempt that brought nothing for the client.
@@ -164,8 +188,9 @@ pub async fn send(
     state: &State,
     request: &Request,
     quote: &Quote,
-    patience: Patience,
+    waiting: Waiting<'_>,
 ) -> Result<Answered, Failed> {
+    let patience = waiting.patience;
     let clock = state.ledger.clock();
     let since = clock.now();
     let upstream = &quote.target.upstream;
@@ -206,7 +231,7 @@ pub async fn send(
         return Err(Failed { provider_request_id, ..Failed::refused(failure) });
     }
     let body = if wants_stream(request) {
-        open_stream(state, request, quote, response, patience, since).await
+        open_stream(state, request, quote, response, waiting, since).await
     } else {
         whole(upstream.family, response, patience.for_first(since, clock.now())).await
     };
@@ -293,7 +318,7 @@ async fn open_stream(
     request: &Request,
     quote: &Quote,
     mut upstream: Response,
-    patience: Patience,
+    Waiting { patience, beaten }: Waiting<'_>,
     since: Timestamp,
 ) -> Result<AnswerBody, Failed> {
     let client = request.endpoint.dialect();
@@ -327,7 +352,13 @@ async fn open_stream(
         }
         let wait = patience.for_first(since, now);
         let is_kept_back = is_announced && kept_back < wait;
-        let part = match timeout(if is_kept_back { kept_back } else { wait }, upstream.chunk()).await {
+        let part = timeout(if is_kept_back { kept_back } else { wait }, upstream.chunk());
+        let part = tokio::select! {
+            biased;
+            part = part => part,
+            () = beaten.notified() => return Err(Failed::broken("another target's answer was over first", &relay)),
+        };
+        let part = match part {
             Ok(part) => part.map_err(|_| Failed::broken("its stream broke off", &relay))?,
             Err(_) if is_kept_back => continue,
             Err(_) => return Err(Failed::broken("its stream did not begin in time", &relay)),
@@ -384,10 +415,14 @@ impl Failed {
     }
 
     /// An answer of which the provider's policy has left nothing.
-    pub fn blocked(family: Family, body: &AnswerBody) -> Failed {
+    pub async fn blocked(family: Family, body: AnswerBody) -> Failed {
         let report = match body {
-            AnswerBody::Whole { json, .. } => Report::of_answer(family, json),
-            AnswerBody::Stream(open) => Report::of_stream(&open.relay),
+            AnswerBody::Whole { json, .. } => Report::of_answer(family, &json),
+            AnswerBody::Stream(mut open) => {
+                // OpenAI tells the usage after the end.
+                open.read_tail().await;
+                Report::of_stream(&open.relay)
+            }
         };
         let report = Some(Box::new(report));
         Failed { outcome: AttemptOutcome::Broken, report, ..Failed::refused(UpstreamFailure::blocked()) }

@@ -195,6 +195,13 @@ impl Reuse {
         }
         *turn = None;
     }
+
+    /// Nobody waits for this answer any more, whether or not it was kept.
+    pub fn release(&mut self) {
+        if let Reuse::Missed(pending) = self {
+            pending.turn = None;
+        }
+    }
 }
 
 fn too_late() -> Failure {
@@ -310,5 +317,20 @@ mod tests {
             assert!(turn.try_lock().is_ok());
             assert_eq!(cache.aged(&key, 1, Timestamp(0)).is_some(), is_kept);
         }
+    }
+
+    #[test]
+    fn the_others_go_on_where_an_answer_is_not_kept() {
+        let (cache, key) = (Cache::default(), [7; 32]);
+        let turn = cache.turn(key);
+        let mine = turn.clone().try_lock_owned().ok();
+        let mut reuse = Reuse::Missed(Pending { key, stale: None, bytes: Some(BytesMut::new()), turn: mine });
+
+        reuse.push(b"degraded");
+        let waits = turn.try_lock().is_err();
+        reuse.release();
+
+        assert!(waits && turn.try_lock().is_ok());
+        assert!(cache.aged(&key, 1, Timestamp(0)).is_none());
     }
 }

@@ -27,7 +27,7 @@ use crate::gateway::edge::Request;
 use crate::gateway::experiment;
 use crate::gateway::failure::{Failure, NOT_PRICED, TOO_LONG, UNSUPPORTED};
 use crate::gateway::fit::fit;
-use crate::gateway::flight::{self, Flight, Flights, Landed, Loser, Witness};
+use crate::gateway::flight::{self, Flight, Flights, Landed, Loser, UnderWay, Witness};
 use crate::gateway::headers::{self, Away, Notices};
 use crate::gateway::hold::{ARM_SPENT, Call, EXTEND_SECONDS, Hold, Taken};
 use crate::gateway::meter::{self, Metered, Report};
@@ -50,8 +50,7 @@ pub struct Dispatch {
     pub hold: Hold,
     itinerary: Itinerary,
     detours: Detours,
-    /// What is under way, by the place of its target: what was sent, and since when.
-    in_flight: Vec<(usize, Quote, Timestamp)>,
+    in_flight: Vec<UnderWay>,
     /// Calls that the answer beat.
     losers: Vec<Loser>,
     /// When the caller, or the route, wants it to be over.
@@ -118,6 +117,9 @@ async fn in_time(dispatch: Box<Dispatch>, first: Quote) -> Result<Response, Fail
         return dispatch.attempt(first).await;
     }
     let left = attempt::left(dispatch.ends_at, dispatch.state.ledger.clock().now());
+    if left.is_zero() {
+        return dispatch.give_up_unsent().await;
+    }
     let late = dispatch.late();
     match timeout(left, tokio::spawn(dispatch.attempt(first))).await {
         Ok(answered) => answered.unwrap_or_else(|error| {
@@ -165,8 +167,7 @@ async fn begin(
         count_reuse(name);
         return reused(&mut hold, &plan, answer, name).await.map(Begun::Reused);
     }
-    let Taken { hold, place, quote, skipped } =
-        Hold::take(state, &request, prices, &plan, ttl_seconds(&plan)).await?;
+    let Taken { hold, place, quote, skipped } = take_hold(state, &request, prices, &plan).await?;
     if let Some(name) = reuse.name() {
         count_reuse(name);
     }
@@ -187,6 +188,24 @@ async fn begin(
         away: Away::default(),
     };
     Ok(Begun::Held(Box::new(dispatch), quote))
+}
+
+/// Holds for the first target that can carry the request. Where the plan's first is to be probed, the others stay away from it
+/// meanwhile, and no longer if it is not to be called after all.
+async fn take_hold(
+    state: &State,
+    request: &Arc<Request>,
+    prices: Prices,
+    plan: &Plan,
+) -> Result<Taken, Failure> {
+    let (weather, clock) = (&state.weather, state.ledger.clock());
+    let probed = plan.targets.first().filter(|first| weather.is_chosen(first, clock.now()));
+    let taken = Hold::take(state, request, prices, plan, ttl_seconds(plan)).await;
+    let is_meant = taken.as_ref().is_ok_and(|taken| taken.place == 0);
+    if let Some(probed) = probed.filter(|_| !is_meant) {
+        weather.is_let_go(probed, clock.now());
+    }
+    taken
 }
 
 impl Dispatch {
@@ -210,7 +229,7 @@ impl Dispatch {
             };
             let failed = match sent {
                 Ok(body) if self.is_refused(&call, &body) => {
-                    Failed::blocked(call.quote.target.upstream.family, &body)
+                    Failed::blocked(call.quote.target.upstream.family, body).await
                 }
                 Ok(body) => {
                     self.hears_of(&call, &body, first_part_micros);
@@ -231,8 +250,11 @@ impl Dispatch {
     fn launch(&mut self, place: usize, quote: Quote) -> Flight {
         let now = self.state.ledger.clock().now();
         self.state.weather.starts(&quote.target, now, self.request.input_tokens);
-        self.in_flight.push((place, quote.clone(), now));
-        flight::launch(self.state.clone(), self.request.clone(), place, quote.clone(), self.patience(&quote))
+        let patience = self.patience(&quote);
+        let under_way = UnderWay { place, quote, started_at: now, beaten: Arc::default() };
+        let flight = flight::launch(self.state.clone(), self.request.clone(), under_way.clone(), patience);
+        self.in_flight.push(under_way);
+        flight
     }
 
     /// The next target as well, once the hold covers both.
@@ -266,11 +288,11 @@ impl Dispatch {
         body: AnswerBody,
         flights: Flights,
     ) -> Result<Response, Failure> {
-        self.in_flight.retain(|(other, ..)| *other != place);
+        self.in_flight.retain(|other| other.place != place);
         let losers = flights.into_iter().zip(std::mem::take(&mut self.in_flight));
-        let loser = |(flight, (_, quote, since)): (_, (usize, Quote, Timestamp))| {
-            let patience = self.patience(&quote);
-            Loser::of(Witness { state: self.state.clone(), patience }, flight, quote, since)
+        let loser = |(flight, under_way): (_, UnderWay)| {
+            let patience = self.patience(&under_way.quote);
+            Loser::of(Witness { state: self.state.clone(), patience }, flight, under_way)
         };
         self.losers = losers.map(loser).collect();
         if let (Some(first), true) = (self.plan.targets.first(), place > 0 && !self.losers.is_empty()) {
@@ -354,7 +376,7 @@ impl Dispatch {
         let Failed { failure, outcome, report, .. } = failed;
         let now = self.state.ledger.clock().now();
         let target = &call.quote.target;
-        self.in_flight.retain(|(other, ..)| *other != place);
+        self.in_flight.retain(|other| other.place != place);
         self.state.weather.hears(target, now, weather::news_of(&failure));
         if failure.alarms_operator {
             let provider = target.upstream.config.name.clone();
@@ -446,6 +468,18 @@ impl Dispatch {
             return Err(Failure::out_of_time());
         };
         Ok(given_again(&self.hold, &self.plan, stale, "stale"))
+    }
+
+    /// The time was up before anything could be sent.
+    async fn give_up_unsent(mut self: Box<Self>) -> Result<Response, Failure> {
+        if let Reuse::Missed(pending) = &mut self.reuse
+            && let Some(stale) = pending.stale.take()
+        {
+            count_reuse("stale");
+            return reused(&mut self.hold, &self.plan, &stale, "stale").await;
+        }
+        self.settle().await?;
+        Err(Failure::out_of_time())
     }
 
     /// An answer of before, if there is one that will do; else why there is none.

@@ -214,9 +214,11 @@ pub async fn admit(state: &State, arrived: Arrived) -> Result<Request, Failure> 
     let ends_at = ends_at(&headers, state.ledger.clock().now())?;
     let (complexity, conversation) = (complexity(&headers)?, conversation(&headers)?);
     let betas = betas::asked(&headers);
+    let length = prompt.as_ref().map_or(bytes.len(), |_| body.to_string().len());
+    // Many may wait for their turn, which takes a while.
+    drop(bytes);
     // Whatever is refused as malformed stands before: it counts for no limit.
     let limits = &state.ledger.access(caller.org).await?.limits;
-    let length = prompt.as_ref().map_or(bytes.len(), |_| body.to_string().len());
     let input_tokens = input_tokens(&body, length);
     let tokens = input_tokens.saturating_add(asked_output_tokens(endpoint, &body));
     let place = Arc::new(state.limiter.admit(caller.org, limits, &purpose, tokens).await?);

@@ -15,7 +15,7 @@ use crate::gateway::dialects::Dialect;
 use crate::gateway::edge::{self, AnthropicHeaders, Arrived, Endpoint, RequestHeaders};
 use crate::gateway::failure::{self, AnthropicFailures, EitherFailures, Failure, OpenaiFailures};
 use crate::gateway::headers::{self, Away};
-use crate::gateway::offered_models::offered;
+use crate::gateway::offered_models::{offered, offered_as};
 use crate::gateway::providers::models;
 use crate::gateway::{GatewayState, State, body, count, dispatch};
 
@@ -183,8 +183,7 @@ async fn show_model(
     let (id, dialect) = (RequestId(state.ledger.clock().uuid()), dialect_of(&headers, ""));
     let found = edge::authenticated(&state, &headers).await.and_then(|caller| {
         let Path(model) = model.map_err(|_| Failure::new(400, "invalid_path", "the path is not UTF-8"))?;
-        let entry = offered(&state, &caller).into_iter().find(|entry| entry.id == model);
-        entry.ok_or_else(|| Failure::model_unknown(&model))
+        offered_as(&state, &caller, &model).ok_or_else(|| Failure::model_unknown(&model))
     });
     finish(found.map(|entry| axum::Json(models::entry(dialect, &entry)).into_response()), dialect, id)
 }

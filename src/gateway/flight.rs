@@ -4,16 +4,18 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::clock::Clock;
 use crate::domain::event::AttemptOutcome;
 use crate::domain::routing::News;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
-use crate::gateway::attempt::{self, AnswerBody, Answered, Failed, OpenStream, Patience};
+use crate::gateway::attempt::{self, AnswerBody, Answered, Failed, OpenStream, Patience, Waiting};
 use crate::gateway::edge::Request;
 use crate::gateway::hold::{Call, Hold};
 use crate::gateway::meter::{self, Report};
@@ -24,6 +26,17 @@ use crate::gateway::weather;
 /// One call under way.
 pub type Flight = Pin<Box<dyn Future<Output = Landed> + Send>>;
 pub type Flights = FuturesUnordered<Flight>;
+
+/// What is known of a call from when it is sent.
+#[derive(Clone, Debug)]
+pub struct UnderWay {
+    /// The target's place in the plan.
+    pub place: usize,
+    pub quote: Quote,
+    pub started_at: Timestamp,
+    /// Tells the call that the answer which beat it is over.
+    pub beaten: Arc<Notify>,
+}
 
 /// A call that was answered, or failed.
 #[derive(Debug)]
@@ -69,10 +82,11 @@ enum Shown {
 }
 
 /// Sends what was quoted.
-pub fn launch(state: State, request: Arc<Request>, place: usize, quote: Quote, patience: Patience) -> Flight {
+pub fn launch(state: State, request: Arc<Request>, under_way: UnderWay, patience: Patience) -> Flight {
     Box::pin(async move {
+        let UnderWay { place, quote, beaten, .. } = under_way;
         let started_at = state.ledger.clock().now();
-        let sent = attempt::send(&state, &request, &quote, patience).await;
+        let sent = attempt::send(&state, &request, &quote, Waiting { patience, beaten: &beaten }).await;
         let (provider_request_id, status) = match &sent {
             Ok(answered) => (answered.provider_request_id.clone(), Some(answered.status)),
             Err(failed) => (failed.provider_request_id.clone(), failed.failure.status),
@@ -84,11 +98,10 @@ pub fn launch(state: State, request: Arc<Request>, place: usize, quote: Quote, p
 }
 
 impl Loser {
-    /// Reads on beside the winner. `quote` is what was sent, for the case that it never lands.
-    pub fn of(witness: Witness, flight: Flight, quote: Quote, started_at: Timestamp) -> Loser {
+    /// Reads on beside the winner.
+    pub fn of(witness: Witness, flight: Flight, under_way: UnderWay) -> Loser {
         let (stop, stopped) = oneshot::channel();
-        let call = Call { quote, started_at, provider_request_id: None, status: None };
-        Loser { reading: tokio::spawn(read_on(witness, flight, call, stopped)), stop }
+        Loser { reading: tokio::spawn(read_on(witness, flight, under_way, stopped)), stop }
     }
 
     /// The winner's answer is over: so is this.
@@ -131,13 +144,19 @@ impl Shown {
     }
 }
 
-async fn read_on(witness: Witness, flight: Flight, call: Call, mut stopped: oneshot::Receiver<()>) -> Read {
+async fn read_on(
+    witness: Witness,
+    mut flight: Flight,
+    under_way: UnderWay,
+    mut stopped: oneshot::Receiver<()>,
+) -> Read {
     let landed = tokio::select! {
         biased;
-        landed = flight => landed,
+        landed = &mut flight => landed,
         _ = &mut stopped => {
-            witness.tells(&call, Shown::Silence);
-            return Read { call, outcome: AttemptOutcome::Unknown, report: None };
+            let read = silent(flight, under_way);
+            witness.tells(&read.call, Shown::Silence);
+            return read;
         }
     };
     let Landed { call, sent, first_part_micros, .. } = landed;
@@ -154,21 +173,41 @@ async fn read_on(witness: Witness, flight: Flight, call: Call, mut stopped: ones
         }
         Ok(AnswerBody::Stream(open)) => {
             witness.tells(&call, Shown::StreamBegins { first_part_micros });
-            let (outcome, report) = read_stream(*open, stopped).await;
+            let clock = witness.state.ledger.clock();
+            let (outcome, report) = read_stream(*open, clock, stopped).await;
             witness.tells(&call, Shown::StreamEnds(outcome));
             Read { call, outcome, report: Some(report) }
         }
     }
 }
 
-async fn read_stream(open: OpenStream, mut stopped: oneshot::Receiver<()>) -> (AttemptOutcome, Report) {
-    let wait = open.patience.between_tokens;
-    let OpenStream { mut upstream, mut relay, ended, mut progress, .. } = open;
-    let (mut ended, mut is_stopped) = (ended, false);
-    while !ended && relay.failure().is_none() {
+/// What one that said nothing has told of its costs: a stream may have begun with them.
+fn silent(flight: Flight, under_way: UnderWay) -> Read {
+    let UnderWay { quote, started_at, beaten, .. } = under_way;
+    beaten.notify_one();
+    match flight.now_or_never() {
+        Some(Landed { call, sent: Err(Failed { report: Some(report), .. }), .. }) => {
+            Read { call, outcome: AttemptOutcome::Cancelled, report: Some(*report) }
+        }
+        Some(Landed { call, .. }) => Read { call, outcome: AttemptOutcome::Unknown, report: None },
+        None => {
+            let call = Call { quote, started_at, provider_request_id: None, status: None };
+            Read { call, outcome: AttemptOutcome::Unknown, report: None }
+        }
+    }
+}
+
+async fn read_stream(
+    mut open: OpenStream,
+    clock: &Clock,
+    mut stopped: oneshot::Receiver<()>,
+) -> (AttemptOutcome, Report) {
+    let mut is_stopped = false;
+    while !open.ended && open.relay.failure().is_none() {
+        let wait = open.wait(clock.now());
         let part = tokio::select! {
             biased;
-            part = timeout(wait, upstream.chunk()) => part,
+            part = timeout(wait, open.upstream.chunk()) => part,
             _ = &mut stopped => {
                 is_stopped = true;
                 break;
@@ -177,15 +216,15 @@ async fn read_stream(open: OpenStream, mut stopped: oneshot::Receiver<()>) -> (A
         let read = match part {
             // Its time is the winner's, so that only what it sends needs a limit.
             Ok(Ok(Some(bytes))) => {
-                let pushed = relay.push(&bytes);
-                if !progress.goes_on(&relay, bytes.len(), Timestamp::default()) {
+                let pushed = open.relay.push(&bytes);
+                if !open.progress.goes_on(&open.relay, bytes.len(), Timestamp::default()) {
                     break;
                 }
                 pushed
             }
             Ok(Ok(None)) => {
-                ended = true;
-                relay.finish()
+                open.ended = true;
+                open.relay.finish()
             }
             Ok(Err(_)) | Err(_) => break,
         };
@@ -193,12 +232,12 @@ async fn read_stream(open: OpenStream, mut stopped: oneshot::Receiver<()>) -> (A
             break;
         }
     }
-    let outcome = match (relay.is_whole(), is_stopped) {
+    let outcome = match (open.relay.is_whole(), is_stopped) {
         (true, _) => AttemptOutcome::Succeeded,
         (false, true) => AttemptOutcome::Cancelled,
         (false, false) => AttemptOutcome::Broken,
     };
-    (outcome, Report::of_stream(&relay))
+    (outcome, Report::of_stream(&open.relay))
 }
 
 #[cfg(test)]
@@ -239,7 +278,7 @@ mod tests {
                     data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2}}\n\ndata: [DONE]\n\n";
         let (_winner_runs, stopped) = oneshot::channel();
 
-        let (outcome, report) = read_stream(open(text), stopped).await;
+        let (outcome, report) = read_stream(open(text), &Clock::system(), stopped).await;
 
         assert_eq!(outcome, AttemptOutcome::Succeeded);
         assert_eq!(report.usage.expect("told")["completion_tokens"], 2);
@@ -250,7 +289,7 @@ mod tests {
         let text = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Y\"}}]}\n\n";
         let (_winner_runs, stopped) = oneshot::channel();
 
-        let (outcome, _) = read_stream(open(text), stopped).await;
+        let (outcome, _) = read_stream(open(text), &Clock::system(), stopped).await;
 
         assert_eq!(outcome, AttemptOutcome::Broken);
     }

@@ -226,7 +226,8 @@ fn left_for_output(target: &Target, body: &Value, bytes: u64) -> u64 {
 /// What the caller wrote and the server refuses: told as dropped. What only we would have added is nobody's loss.
 fn left_out(request: &Request, target: &Target, body: &mut Value) -> Vec<String> {
     let mut lost = providers::leave_out(&target.upstream.config.lacks, body);
-    lost.retain(|field| request.body.get(field).is_some());
+    let is_the_callers = |field: &str| field == providers::THOUGHT || request.body.get(field).is_some();
+    lost.retain(|field| is_the_callers(field));
     lost
 }
 

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::clock::Clock;
 use crate::domain::event::AttemptOutcome;
 use crate::domain::time::Timestamp;
-use crate::gateway::attempt::{self, OpenStream};
+use crate::gateway::attempt::{self, OpenStream, TAIL_WAIT};
 use crate::gateway::dialects::{Family, StreamRelay};
 use crate::gateway::dispatch::Dispatch;
 use crate::gateway::failure::Failure;
@@ -27,8 +27,6 @@ use crate::gateway::weather;
 
 /// How long a stream is read on for its usage after its client went away, or was told that the time is up.
 const DRAIN_SECONDS_MAX: i64 = 120;
-/// What may follow an answer's end: the usage and the mark of the end.
-const TAIL_WAIT: Duration = Duration::from_secs(5);
 /// A client that takes nothing for so long is gone.
 const CLIENT_WAIT: Duration = Duration::from_secs(60);
 /// Parts of a stream that wait for a slow client.
@@ -186,6 +184,8 @@ async fn conclude(mut dispatch: Box<Dispatch>, call: Call, passed: Passed) {
             tracing::error!(%error, reservation = %request.reservation, "a stream's settle failed; its hold will expire");
         }
     }
+    // Whoever waits for it has it now, or goes; the client may read its end slowly.
+    dispatch.reuse.release();
     if !relay.is_whole() {
         let failure = relay.failure().cloned().map_or_else(broke_off, Failure::from);
         tail.extend_from_slice(&event(&dispatch, &failure));
@@ -201,7 +201,9 @@ fn may_have_made_more(call: &Call, relay: &StreamRelay) -> bool {
     let is_silent = relay.delivered().deltas == 0;
     match quote.target.upstream.family {
         Family::OpenaiChat | Family::OpenaiResponses => {
-            let thinks = is_openai_reasoning_model(&quote.target.model);
+            // A deployment has whatever name its account gave it.
+            let served = relay.served_model().unwrap_or_default();
+            let thinks = [&quote.target.model, served].into_iter().any(is_openai_reasoning_model);
             relay.usage_json().is_none() && (is_silent || thinks)
         }
         Family::Anthropic => {

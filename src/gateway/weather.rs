@@ -30,8 +30,7 @@ struct Seen {
 struct AllSeen<'a>(MutexGuard<'a, HashMap<(String, String), Seen>>);
 
 impl Weather {
-    /// The targets in the order in which they are tried by a request of about so many tokens. It is then meant for the first:
-    /// where that is to be tried by one call at a time, no other is planned for it before this one is sent.
+    /// The targets in the order in which they are tried by a request of about so many tokens.
     pub fn order(&self, targets: Vec<Target>, prefer: Prefer, now: Timestamp, tokens: u64) -> Vec<Target> {
         if targets.len() < 2 {
             return targets;
@@ -46,12 +45,18 @@ impl Weather {
             .collect();
         let mut left: Vec<Option<Target>> = targets.into_iter().map(Some).collect();
         let order = in_order(&standings, prefer);
-        let ordered: Vec<Target> =
-            order.into_iter().filter_map(|place| left.get_mut(place)?.take()).collect();
-        if let Some(first) = ordered.first() {
-            seen.of(first).health.is_chosen(now);
-        }
-        ordered
+        order.into_iter().filter_map(|place| left.get_mut(place)?.take()).collect()
+    }
+
+    /// A request is meant for it. True where it is to be tried by one call at a time, and now by this one: no other is planned
+    /// for it before this one is sent.
+    pub fn is_chosen(&self, target: &Target, now: Timestamp) -> bool {
+        self.of(target, now, |seen| seen.health.is_chosen(now))
+    }
+
+    /// The request for which it was chosen goes elsewhere, or nowhere.
+    pub fn is_let_go(&self, target: &Target, now: Timestamp) {
+        self.of(target, now, |seen| seen.health.is_let_go(now));
     }
 
     /// Whether it may be called by a request of about so many tokens.

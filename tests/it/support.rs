@@ -235,6 +235,11 @@ pub fn client() -> reqwest::Client {
 pub async fn listen(router: Router) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(listener::serve(listener, router, std::future::pending()));
+    tokio::spawn(listener::serve(
+        listener,
+        router,
+        Config::default().idle_connection(),
+        std::future::pending(),
+    ));
     url
 }

@@ -66,11 +66,19 @@ impl Breaker {
         if now >= until { Standing::Ready } else { Standing::Resting { until } }
     }
 
-    /// A call is meant for it. Where it will probe, the others stay away until it is sent, or could have been.
-    pub fn is_chosen(&mut self, now: Timestamp) {
-        if let Some(open) = self.open.as_mut().filter(|open| now >= open.until) {
-            open.until = now.plus_seconds(CHOSEN_SECONDS);
-            open.is_chosen = true;
+    /// A call is meant for it. Where it will probe, the others stay away until it is sent, or could have been: then true.
+    pub fn is_chosen(&mut self, now: Timestamp) -> bool {
+        let Some(open) = self.open.as_mut().filter(|open| now >= open.until) else { return false };
+        open.until = now.plus_seconds(CHOSEN_SECONDS);
+        open.is_chosen = true;
+        true
+    }
+
+    /// The call that was to probe won't be sent: another may.
+    pub fn is_let_go(&mut self, now: Timestamp) {
+        if let Some(open) = self.open.as_mut().filter(|open| open.is_chosen) {
+            open.until = now;
+            open.is_chosen = false;
         }
     }
 
@@ -177,6 +185,8 @@ mod tests {
         Bad,
         /// Meant for it, and not sent yet.
         Chosen,
+        /// Won't be sent after all.
+        LetGo,
         /// Sent, and not heard of yet.
         Sent,
         /// A stream that begins, ends, or breaks off.
@@ -185,7 +195,7 @@ mod tests {
         Breaks,
         Asks(i64),
     }
-    use Call::{Asks, Bad, Begins, Breaks, Chosen, Ends, Good, Sent};
+    use Call::{Asks, Bad, Begins, Breaks, Chosen, Ends, Good, LetGo, Sent};
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp(0).plus_seconds(1_000 + seconds)
@@ -198,7 +208,8 @@ mod tests {
             match call {
                 Good => breaker.succeeded(at(*seconds)),
                 Bad => drop(breaker.failed(at(*seconds))),
-                Chosen => breaker.is_chosen(at(*seconds)),
+                Chosen => _ = breaker.is_chosen(at(*seconds)),
+                LetGo => breaker.is_let_go(at(*seconds)),
                 Sent => breaker.starts(at(*seconds)),
                 Begins => breaker.begins(at(*seconds)),
                 Ends => breaker.ends(),
@@ -238,6 +249,8 @@ mod tests {
             ("one is meant to probe, the others stay away already", with(&[(5, Chosen)]), 5, Some(2)),
             ("it is sent", with(&[(5, Chosen), (6, Sent)]), 6, Some(5)),
             ("it never is", with(&[(5, Chosen)]), 7, None),
+            ("another may probe at once", with(&[(5, Chosen), (5, LetGo)]), 5, None),
+            ("one that probes is not let go", with(&[(5, Chosen), (5, Sent), (6, LetGo)]), 6, Some(4)),
             ("a call that is chosen while it rests is no probe", with(&[(1, Chosen), (1, Sent)]), 1, Some(4)),
             ("a probe that is never heard of bars it for a cooldown only", with(&[(5, Sent)]), 10, None),
             ("a failed probe doubles the cooldown", with(&[(5, Sent), (6, Bad)]), 6, Some(10)),

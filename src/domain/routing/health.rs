@@ -86,9 +86,14 @@ impl Health {
         limits.into_iter().flatten().fold(self.breaker.standing(now), Ord::max)
     }
 
-    /// A call is meant for it.
-    pub fn is_chosen(&mut self, now: Timestamp) {
-        self.breaker.is_chosen(now);
+    /// A call is meant for it. True where it will probe.
+    pub fn is_chosen(&mut self, now: Timestamp) -> bool {
+        self.breaker.is_chosen(now)
+    }
+
+    /// The call that was to probe won't be sent.
+    pub fn is_let_go(&mut self, now: Timestamp) {
+        self.breaker.is_let_go(now);
     }
 
     /// A call is sent: it takes of what is left, until the provider says more.

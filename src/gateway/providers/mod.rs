@@ -15,7 +15,7 @@ mod responses;
 
 use std::borrow::Cow;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::dialects::{Dialect, Family, Malformed};
 use crate::domain::event::Purpose;
@@ -146,6 +146,9 @@ pub fn counts_output_limit(family: Family, model: &str) -> bool {
     }
 }
 
+/// The thought before a call, in a chat's message: some servers refuse it, whichever model they serve.
+pub const THOUGHT: &str = "reasoning_content";
+
 /// Leaves out what a server refuses; returns what is lost by it. An output limit is not: it goes in its older field.
 pub fn leave_out(lacks: &[String], body: &mut Value) -> Vec<String> {
     let Some(fields) = body.as_object_mut() else { return Vec::new() };
@@ -156,10 +159,18 @@ pub fn leave_out(lacks: &[String], body: &mut Value) -> Vec<String> {
                 fields.insert("max_tokens".into(), limit);
             }
             Some(_) => lost.push(field.clone()),
+            None if field == THOUGHT && forget_thoughts(fields) => lost.push(field.clone()),
             None => {}
         }
     }
     lost
+}
+
+/// Whether any is lost: an empty one is none.
+fn forget_thoughts(fields: &mut Map<String, Value>) -> bool {
+    let messages = fields.get_mut("messages").and_then(Value::as_array_mut).into_iter().flatten();
+    let thoughts = messages.filter_map(|message| message.as_object_mut()?.shift_remove(THOUGHT));
+    thoughts.filter(|thought| thought != "").count() > 0
 }
 
 /// The provider's own usage report in a whole answer.

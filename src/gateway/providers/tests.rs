@@ -326,3 +326,15 @@ fn what_a_server_refuses_is_left_out_and_the_output_limit_stays() {
     assert_eq!(body, json!({"model": "m", "top_p": 1, "max_tokens": 9}));
     assert_eq!(asked_output_tokens(Family::OpenaiChat, &body), Some(9));
 }
+
+#[test]
+fn a_server_that_refuses_thoughts_gets_none_whichever_model_it_serves() {
+    let lacks = ["reasoning_content".to_owned()];
+    let message = json!({"role": "assistant", "content": "Yes.", "reasoning_content": "hm"});
+    let mut body = json!({"model": "deepseek-r1-distill-llama-70b", "messages": [message]});
+
+    let lost = [leave_out(&lacks, &mut body), leave_out(&lacks, &mut body)];
+
+    assert_eq!(lost, [vec!["reasoning_content".to_owned()], vec![]]);
+    assert_eq!(body["messages"], json!([{"role": "assistant", "content": "Yes."}]));
+}

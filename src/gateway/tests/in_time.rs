@@ -167,7 +167,11 @@ async fn who_has_no_more_time_gets_an_answer_of_before_and_the_next_one_gets_the
 
 #[tokio::test]
 async fn i2_a_stream_that_is_given_up_is_charged_for_what_it_showed_or_may_have_hidden() {
-    for (model, source) in [("gpt-4o-mini", UsageSource::Counted), ("o3", UsageSource::Bound)] {
+    for (model, served, source) in [
+        ("gpt-4o-mini", "gpt-4o-mini", UsageSource::Counted),
+        ("o3", "o3", UsageSource::Bound),
+        ("gpt-4o-mini", "o3-2025-04-16", UsageSource::Bound),
+    ] {
         let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
         let go_on = Arc::new(Notify::new());
         let told = go_on.clone();
@@ -176,10 +180,10 @@ async fn i2_a_stream_that_is_given_up_is_charged_for_what_it_showed_or_may_have_
                 let told = told.clone();
                 async move {
                     told.notified().await;
-                    chunk(model, text)
+                    chunk(served, text)
                 }
             });
-            streamed(iter([chunk(model, "Because")]).chain(more).chain(pending()))
+            streamed(iter([chunk(served, "Because")]).chain(more).chain(pending()))
         };
         let routes = json!([{"name": "r", "chain": [format!("odd/{model}")], "total_seconds": 50}]);
         let world = World::at(clock.clone(), "5", "", routes, chat_at(answer)).await;
@@ -329,6 +333,25 @@ async fn an_envelope_is_no_answer_and_the_next_target_is_asked_where_nothing_fol
         }
         assert!(world.balance().await.held.is_zero());
     }
+}
+
+#[tokio::test]
+async fn i2_a_beaten_call_that_said_only_what_it_has_read_is_charged_for_that() {
+    let odd = Router::new().fallback(async || {
+        streamed(iter(envelope("/v1/messages")).map(|event| frame(&event)).chain(pending()))
+    });
+    let chain = json!(["odd-claude/claude-haiku-4-5", "spare/gpt-4o-mini"]);
+    let world =
+        World::with_odd("5", "", json!([{"name": "r", "chain": chain, "hedge_after_ms": 200}]), odd).await;
+
+    let response = world.post("/v1/messages", asking("/v1/messages", "r", true)).await;
+    response.text().await.expect("an end");
+
+    let (attempts, _) = world.last_settle().await;
+    let [loser, winner] = &attempts[..] else { panic!("two were sent: {attempts:?}") };
+    assert_eq!((winner.provider.as_str(), winner.outcome), ("spare", AttemptOutcome::Succeeded));
+    assert_eq!((loser.outcome, loser.usage.input_tokens), (AttemptOutcome::Cancelled, 9));
+    assert!(world.balance().await.held.is_zero());
 }
 
 #[tokio::test]

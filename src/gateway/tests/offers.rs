@@ -3,6 +3,8 @@
 use super::*;
 use crate::domain::account::budget::{Budget, BudgetKey, BudgetWindow};
 use crate::domain::pricing::Mode;
+use crate::gateway::edge::Caller;
+use crate::gateway::offered_models::{offered, offered_as};
 
 async fn submit(world: &World, command: OrgCommand) {
     let submission = Submission { org: ACME, command, by: By::Tollgate, idempotency: None };
@@ -172,6 +174,11 @@ async fn a_model_is_asked_for_by_its_name_or_by_its_sellers_too() {
     for name in ["nobody/gpt-4o-mini", "anthropic/gpt-4o-mini", "openai/nothing", "openai/", "/gpt-4o-mini"] {
         assert_eq!(world.post("/v1/chat/completions", chat(name)).await.status(), 404, "{name}");
     }
+    let caller = Caller { org: ACME, key: KeyId { org: ACME, local: Uuid::from_u128(7) }, project: None };
+    let offered = offered(&world.state, &caller);
+    let shown: Vec<_> =
+        offered.iter().filter_map(|entry| offered_as(&world.state, &caller, &entry.id)).collect();
+    assert_eq!(shown, offered, "one by one as in the list");
     let embed = json!({"model": "openai/text-embedding-3-small", "input": "Hello"});
     assert_eq!(world.post("/v1/embeddings", embed).await.status(), 200);
 

@@ -1,5 +1,6 @@
 //! The log can't be written for a while: what was consumed still reaches it, and what was not sent is not paid.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use async_trait::async_trait;
@@ -15,6 +16,8 @@ use crate::waiting::until;
 pub(super) struct Log {
     log: SqliteStore,
     mood: AtomicU8,
+    /// What the next events take to be written.
+    takes: Mutex<Option<(Clock, i64)>>,
 }
 
 const THERE: u8 = 0;
@@ -24,11 +27,15 @@ const GOES: u8 = 2;
 
 impl Log {
     pub fn of(log: SqliteStore) -> Log {
-        Log { log, mood: AtomicU8::new(THERE) }
+        Log { log, mood: AtomicU8::new(THERE), takes: Mutex::default() }
     }
 
     fn is(&self, mood: u8) {
         self.mood.store(mood, Ordering::SeqCst);
+    }
+
+    fn takes(&self, clock: &Clock, seconds: i64) {
+        *self.takes.lock().expect("a clock") = Some((clock.clone(), seconds));
     }
 
     fn there(&self) -> Result<&SqliteStore, StoreError> {
@@ -56,6 +63,9 @@ impl EventLog for Log {
         new: &Head,
         events: &[EventRow],
     ) -> Result<Appended, StoreError> {
+        if let Some((clock, seconds)) = self.takes.lock().expect("a clock").take() {
+            clock.advance_seconds(seconds);
+        }
         let appended = self.there()?.append(shard, expected, new, events).await;
         match self.mood.compare_exchange(GOES, GONE, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => Err(StoreError::UnknownOutcome("the line was cut".into())),
@@ -158,6 +168,21 @@ async fn nothing_is_sent_for_a_hold_whose_time_is_over_and_nothing_is_charged() 
     assert_eq!(failed.status().as_u16(), 503);
     assert_eq!(calls.load(Ordering::SeqCst), 1, "its hold had expired by then");
     assert_eq!(settled(&world).await.consumed, Credits::ZERO);
+}
+
+#[tokio::test]
+async fn nothing_is_sent_for_a_caller_whose_time_is_over_by_when_it_is_held_for() {
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    let world = World::at(clock.clone(), "5", "", json!([]), Router::new()).await;
+    world.log.takes(&clock, 2);
+
+    let late = world.post_within(1, "/v1/chat/completions", chat("gpt-4o-mini")).await;
+
+    let status = late.status().as_u16();
+    assert!(status == 503 && late.text().await.expect("text").contains("out_of_time"));
+    assert_eq!(world.simulator.sold().requests, 0);
+    let balance = settled(&world).await;
+    assert_eq!((balance.consumed, balance.held), (Credits::ZERO, Credits::ZERO));
 }
 
 #[test]

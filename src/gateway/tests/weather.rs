@@ -276,6 +276,7 @@ async fn of_requests_that_are_planned_at_once_one_finds_out_whether_a_target_is_
     let planned = || {
         let both = vec![ill.clone(), spare.clone()];
         let order = weather.order(both, Prefer::AsWritten, clock.now(), 0);
+        weather.is_chosen(&order[0], clock.now());
         order[0].upstream.config.name.clone()
     };
     let planned_at_once = [planned(), planned(), planned()];
@@ -286,6 +287,29 @@ async fn of_requests_that_are_planned_at_once_one_finds_out_whether_a_target_is_
 
     assert_eq!(planned_at_once, ["odd", "spare", "spare"]);
     assert_eq!((while_it_runs.as_str(), planned().as_str()), ("spare", "odd"));
+}
+
+#[tokio::test]
+async fn what_sends_nothing_does_not_keep_others_from_a_target_that_may_be_well_again() {
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    let answer = async || axum::Json(completion(json!({"prompt_tokens": 9, "completion_tokens": 1})));
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let chain = json!(["odd/gpt-4o-mini", "spare/gpt-4o-mini"]);
+    let world = World::at(clock.clone(), "0.001", "", json!([{"name": "r", "chain": chain}]), odd).await;
+    let (ill, weather) = (target(&world, "odd", "gpt-4o-mini"), &world.state.weather);
+    (0..5).for_each(|_| weather.hears(&ill, clock.now(), News::Failed { retry_after_seconds: None }));
+    let mut greedy = chat("r");
+    greedy["max_tokens"] = 16_000.into();
+
+    let ahead = world.post("/v1/chat/completions", chat("r")).await;
+    clock.advance_seconds(5);
+    let counted = world.post("/v1/messages/count_tokens", chat("r")).await;
+    let refused = world.post("/v1/chat/completions", greedy).await;
+    let probe = world.post("/v1/chat/completions", chat("r")).await;
+
+    let statuses = [&ahead, &counted, &refused, &probe].map(|response| response.status().as_u16());
+    assert_eq!(statuses, [200, 200, 402, 200]);
+    assert_eq!([&ahead, &probe].map(|answer| header(answer, "x-tollgate-provider")), ["spare", "odd"]);
 }
 
 #[tokio::test]
@@ -395,6 +419,35 @@ async fn what_a_filter_blocks_goes_where_the_route_says_however_the_provider_tel
         }
     }
     assert!(world.balance().await.held.is_zero());
+}
+
+#[tokio::test]
+async fn what_a_filter_blocks_is_charged_by_the_usage_that_follows_it() {
+    let answer = async || {
+        let blocked = json!({"index": 0, "delta": {}, "finish_reason": "content_filter"});
+        let finish = json!({"id": "c", "model": "gpt-4o-mini", "choices": [blocked]});
+        let usage = json!({"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13});
+        let usage = json!({"id": "c", "model": "gpt-4o-mini", "choices": [], "usage": usage});
+        let parts = futures_util::stream::iter([finish, usage]).then(async |part| {
+            yield_now().await;
+            Ok::<_, std::convert::Infallible>(Bytes::from(format!("data: {part}\n\n")))
+        });
+        Response::new(axum::body::Body::from_stream(parts))
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let routes =
+        json!([{"name": "r", "chain": ["odd/gpt-4o-mini"], "on_content_policy": "spare/gpt-4o-mini"}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    let mut body = chat("r");
+    body["stream"] = true.into();
+
+    let response = world.post("/v1/chat/completions", body).await;
+
+    assert_eq!(header(&response, "x-tollgate-provider"), "spare");
+    response.text().await.expect("an end");
+    let (attempts, _) = world.last_settle().await;
+    assert_eq!((attempts[0].provider.as_str(), attempts[0].usage_source), ("odd", UsageSource::Final));
+    assert_eq!((attempts[0].usage.input_tokens, attempts[0].usage.output_total()), (9, 4));
 }
 
 #[tokio::test]

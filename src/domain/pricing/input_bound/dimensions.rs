@@ -5,17 +5,28 @@
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
-/// Letters of base64 in which a head must end: more than cameras and editors put before it.
+/// Letters of base64 in which most heads end.
+const HEAD_LETTERS: usize = 4 << 10;
+/// And in which that of a JPEG must: more than cameras and editors put before it.
 const HEAD_LETTERS_MAX: usize = 256 << 10;
+
+/// How every JPEG begins.
+const JPEG: &[u8] = b"\xff\xd8";
 
 /// Width and height in pixels of a picture in base64.
 pub(super) fn dimensions(data: &str) -> Option<(u64, u64)> {
-    let letters = data.len().min(HEAD_LETTERS_MAX);
+    let head = decoded(data, HEAD_LETTERS)?;
+    let in_more = || if head.starts_with(JPEG) { jpeg(&decoded(data, HEAD_LETTERS_MAX)?) } else { None };
+    let size = png(&head).or_else(|| jpeg(&head)).or_else(|| webp(&head)).or_else(in_more);
+    size.filter(|(width, height)| *width > 0 && *height > 0)
+}
+
+/// As many of its first letters.
+fn decoded(data: &str, letters_max: usize) -> Option<Vec<u8>> {
+    let letters = data.len().min(letters_max);
     // Four letters are three bytes.
     let head = data.as_bytes().get(..letters - letters % 4)?;
-    let head = STANDARD.decode(head).or_else(|_| URL_SAFE.decode(head)).ok()?;
-    let (width, height) = png(&head).or_else(|| jpeg(&head)).or_else(|| webp(&head))?;
-    (width > 0 && height > 0).then_some((width, height))
+    STANDARD.decode(head).or_else(|_| URL_SAFE.decode(head)).ok()
 }
 
 fn png(file: &[u8]) -> Option<(u64, u64)> {
@@ -25,7 +36,7 @@ fn png(file: &[u8]) -> Option<(u64, u64)> {
 }
 
 fn jpeg(file: &[u8]) -> Option<(u64, u64)> {
-    let mut rest = file.strip_prefix(b"\xff\xd8")?;
+    let mut rest = file.strip_prefix(JPEG)?;
     loop {
         let [0xff, marker, high, low] = *rest.first_chunk()? else { return None };
         let segment = rest.get(2..)?.split_at_checked(u16::from_be_bytes([high, low]).into());
@@ -90,8 +101,11 @@ pub(crate) mod tests {
         let frame = |marker: u8| [&[0xff, marker, 0, 17, 8, 1, 2, 3, 4][..], &[0; 10]].concat();
         let jpeg = |segments: &[&[u8]]| [&b"\xff\xd8"[..], &segments.concat()].concat();
         let (tables, comment) = (&b"\xff\xdb\0\x04AB"[..], &b"\xff\xfe\0\x03!"[..]);
+        let thumbnail = [&b"\xff\xe1\xc8\0"[..], &[7; 0xc800 - 2]].concat();
         for (claim, file, expected) in [
             ("a JPEG", jpeg(&[b"\xff\xe0\0\x02", &frame(0xc0)]), Some((772, 258))),
+            ("one with a thumbnail", jpeg(&[&thumbnail, &thumbnail, &frame(0xc0)]), Some((772, 258))),
+            ("one with too many", jpeg(&[&thumbnail.repeat(5), &frame(0xc0)]), None),
             ("a progressive one", jpeg(&[tables, comment, &frame(0xc2)]), Some((772, 258))),
             ("one whose fill bytes readers take differently", jpeg(&[b"\xff", &frame(0xc0)]), None),
             ("one without a frame", jpeg(&[tables]), None),

@@ -38,6 +38,7 @@ fn fit(schema: &mut Value, dropped: &mut Dropped) -> Result<(), Refused> {
     let Some(fields) = schema.as_object_mut() else { return Ok(()) };
     describe_bounds(fields, dropped);
     one_of_any(fields, dropped);
+    refuse_joined(fields)?;
     if is_object(fields) {
         close(fields, dropped)?;
     }
@@ -97,11 +98,29 @@ fn is_object(fields: &Map<String, Value>) -> bool {
     fields.get("type").is_some_and(is_named) || fields.contains_key("properties")
 }
 
+/// Of objects that are one, each closed, none leaves room for the others' properties: no answer would hold to them all.
+fn refuse_joined(fields: &Map<String, Value>) -> Result<(), Refused> {
+    let Some(joined) = fields.get("allOf").and_then(Value::as_array) else { return Ok(()) };
+    let may_be_object = |schema: &&Value| {
+        schema.as_object().is_some_and(|fields| is_object(fields) || fields.contains_key("$ref"))
+    };
+    match joined.iter().filter(may_be_object).count() + usize::from(is_object(fields)) {
+        0 | 1 => Ok(()),
+        _ => unsupported(
+            "schema.allOf",
+            "the upstream of this model takes objects whose properties stand in one",
+        ),
+    }
+}
+
 fn close(fields: &mut Map<String, Value>, dropped: &mut Dropped) -> Result<(), Refused> {
+    let is_named = fields.contains_key("properties");
     match fields.get("additionalProperties") {
-        None | Some(Value::Bool(false)) => {}
-        Some(Value::Bool(true)) => dropped.add("schema.additionalProperties"),
-        Some(_) => {
+        Some(Value::Bool(false)) => {}
+        None if is_named => {}
+        Some(Value::Bool(true)) if is_named => dropped.add("schema.additionalProperties"),
+        // Closed, one that names none could only be empty.
+        None | Some(_) => {
             let why = "the upstream of this model takes objects whose properties are named";
             return unsupported("schema.additionalProperties", why);
         }

@@ -21,7 +21,7 @@ fn full_request(client: Dialect) -> (Value, &'static [(&'static str, &'static st
                 ],
                 "tools": [{"type": "function", "function": {"name": "look", "description": "Looks.",
                     "parameters": {"type": "object"}, "strict": false}}],
-                "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}},
+                "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object", "properties": {}}}},
                 "stream_options": {"include_usage": true},
             }),
             &[
@@ -57,7 +57,7 @@ fn full_request(client: Dialect) -> (Value, &'static [(&'static str, &'static st
                     ]},
                 ],
                 "tools": [{"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": false}],
-                "text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "object"}}},
+                "text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "object", "properties": {}}}},
             }),
             &[
                 ("/input/0", "input[]"),
@@ -90,7 +90,7 @@ fn full_request(client: Dialect) -> (Value, &'static [(&'static str, &'static st
                     ]},
                 ],
                 "tools": [{"type": "custom", "name": "look", "input_schema": {"type": "object"}, "strict": false}],
-                "output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}},
+                "output_config": {"format": {"type": "json_schema", "schema": {"type": "object", "properties": {}}}},
                 "metadata": {},
             }),
             &[

@@ -81,10 +81,16 @@ fn of_tools_only_the_strict_are_brought_into_claudes_form() {
 #[test]
 fn what_claude_would_refuse_is_refused_before_it_is_sent() {
     let named = json!({"type": "object", "additionalProperties": {"type": "string"}});
+    let free = json!({"type": "object"});
+    let one = |name: &str| json!({"type": "object", "properties": {name: {"type": "string"}}});
     let stopping =
         |stop: Value| json!({"model": "m", "messages": [{"role": "user", "content": "Go."}], "stop": stop});
     for (body, field) in [
         (answering(json!({"type": "object", "properties": {"any": named}})), "schema.additionalProperties"),
+        (answering(json!({"type": "object", "properties": {"any": free}})), "schema.additionalProperties"),
+        (answering(json!({"type": "object", "additionalProperties": true})), "schema.additionalProperties"),
+        (answering(json!({"allOf": [one("a"), one("b")]})), "schema.allOf"),
+        (answering(json!({"allOf": [one("a")], "type": "object", "properties": {}})), "schema.allOf"),
         (stopping(json!(["END", "\n\n"])), "stop"),
         (stopping(json!(" ")), "stop"),
     ] {
