@@ -33,7 +33,7 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// So long a request waits for another's answer, where its route does not say how long for a first part. Whoever it waits
 /// for may be of another org, ask for a long answer, and read it slowly.
 const TURN_WAIT: Duration = Duration::from_secs(30);
-/// Beyond so many turns, those that nobody waits for are forgotten.
+/// With more turns than this, those that nobody waits for are forgotten.
 const TURNS_MAX: usize = 1_024;
 /// What says nothing about most answers: for whom it is, and what is kept of it elsewhere.
 const VOLATILE: [&str; 6] =

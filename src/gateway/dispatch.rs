@@ -147,7 +147,7 @@ enum Begun {
     Held(Box<Dispatch>, Quote),
 }
 
-/// Plans, makes it fit, looks for an answer of before, and holds.
+/// Plans, makes it fit, looks into the cache, and holds.
 async fn begin(
     state: &State,
     mut request: Arc<Request>,
@@ -482,7 +482,7 @@ impl Dispatch {
         Err(Failure::out_of_time())
     }
 
-    /// An answer of before, if there is one that will do; else why there is none.
+    /// A cached answer, if there is one that will do; else why there is none.
     async fn give_up(mut self: Box<Self>, failure: UpstreamFailure) -> Result<Response, Failure> {
         if let Reuse::Missed(pending) = &mut self.reuse
             && let Some(stale) = pending.stale.take()
@@ -532,7 +532,7 @@ impl Detours {
     }
 }
 
-/// Gives an answer of before, once it is settled.
+/// Gives a cached answer, once it is settled.
 async fn reused(
     hold: &mut Hold,
     plan: &Plan,

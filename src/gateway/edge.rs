@@ -113,9 +113,9 @@ pub struct Request {
     pub prompt: Option<Assembled>,
     /// The body's length as it came, or with what an operator's prompt brought.
     pub bytes: usize,
-    /// About so many, before anybody has counted them: for conditions and limits, never for money.
+    /// An estimate, before anybody has counted them: for conditions and limits, never for money.
     pub input_tokens: u64,
-    /// An answer of before will do, and this one may be kept.
+    /// A cached answer will do, and this one may be cached.
     pub may_reuse: bool,
     /// How complex the caller says it is.
     pub complexity: Option<Level>,

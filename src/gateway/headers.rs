@@ -83,7 +83,7 @@ fn set_content_type(headers: &mut HeaderMap, content_type: &'static str) {
     }
 }
 
-/// On an answer of before.
+/// On a cached answer.
 pub fn set_reused(response: &mut Response, plan: &Plan, hold: &Hold, answer: &Answer, result: &str) {
     let headers = response.headers_mut();
     set_content_type(headers, answer.content_type);

@@ -37,7 +37,7 @@ const END_PAUSE_MAX: Duration = Duration::from_secs(10);
 pub const EXTEND_SECONDS: i64 = 300;
 /// The code of the failure to hold within what the org allots to the arm.
 pub const ARM_SPENT: &str = "arm_budget_spent";
-/// Who answered, where an answer of before was given.
+/// Who answered, where a cached answer was given.
 pub const CACHE: &str = "cache";
 
 #[derive(Debug)]
@@ -115,7 +115,7 @@ impl Hold {
         Err(Failure { retry_after_seconds: Some(1), ..Failure::new(503, "balance_in_motion", busy) })
     }
 
-    /// Holds what an answer of before costs.
+    /// Holds what a cached answer costs.
     pub async fn take_for_reuse(
         state: &State,
         request: &Arc<Request>,
@@ -257,7 +257,7 @@ impl Hold {
         }
     }
 
-    /// An answer of before was given: nobody was asked, so nothing was used.
+    /// A cached answer was given: nobody was asked, so nothing was used.
     pub fn record_reused(&mut self, answer: &Answer, price: Credits) {
         let now = self.state.ledger.clock().now();
         self.attempts.push(Attempt {

@@ -21,7 +21,7 @@ use crate::gateway::{State, Upstream};
 
 /// The output limit of a model whose card knows no maximum.
 const OUTPUT_TOKENS_UNKNOWN: u64 = 4_096;
-/// From so many days before a model is switched off, its answers say so.
+/// Days before a model is switched off from which on its answers say so.
 const NOTICE_DAYS: i64 = 60;
 const DAY_SECONDS: i64 = 86_400;
 

@@ -30,7 +30,7 @@ struct Seen {
 struct AllSeen<'a>(MutexGuard<'a, HashMap<(String, String), Seen>>);
 
 impl Weather {
-    /// The targets in the order in which they are tried by a request of about so many tokens.
+    /// The targets in the order in which they are tried by a request of about `tokens`.
     pub fn order(&self, targets: Vec<Target>, prefer: Prefer, now: Timestamp, tokens: u64) -> Vec<Target> {
         if targets.len() < 2 {
             return targets;
@@ -59,7 +59,7 @@ impl Weather {
         self.of(target, now, |seen| seen.health.is_let_go(now));
     }
 
-    /// Whether it may be called by a request of about so many tokens.
+    /// Whether it may be called by a request of about `tokens`.
     pub fn is_ready(&self, target: &Target, now: Timestamp, tokens: u64) -> bool {
         self.of(target, now, |seen| seen.health.standing(now, tokens)) == Standing::Ready
     }

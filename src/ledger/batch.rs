@@ -41,7 +41,7 @@ pub(super) enum Answer {
 }
 
 impl Batch {
-    /// An empty one with room for so many commands, to be decided after `head`.
+    /// An empty one with room for `commands`, to be decided after `head`.
     pub fn after(head: Head, now: Timestamp, commands: usize) -> Batch {
         Batch {
             now,

@@ -150,7 +150,7 @@ impl Projector {
     /// The same as a worker: false as soon as another runner was first, which is then left to go on alone.
     ///
     /// # Errors
-    /// As there.
+    /// Where the log can't be read or the rows can't be written.
     pub async fn run(&self, shard: i32) -> Result<bool, StoreError> {
         let mut goal = self.log.head(shard).await?.next_position - 1;
         loop {
@@ -176,7 +176,7 @@ impl Projector {
     /// As [`Projector::catch_up`], of all shards.
     ///
     /// # Errors
-    /// As there.
+    /// Where the log can't be read or the rows can't be written.
     pub async fn catch_up_all(&self) -> Result<(), StoreError> {
         for shard in self.shards() {
             self.catch_up(shard).await?;

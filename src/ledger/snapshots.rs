@@ -256,7 +256,7 @@ impl Written {
     }
 }
 
-/// What is to be saved of a filter after that of before.
+/// What is to be saved of a filter that was saved before.
 pub(super) fn unsaved(
     filter: &KeyFilter,
     position: i64,

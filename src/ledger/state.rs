@@ -302,7 +302,7 @@ impl ShardState {
         let mut candidates: Vec<(u64, OrgId)> =
             self.accounts.iter().filter_map(|(org, slot)| idle(slot).map(|used| (used, *org))).collect();
         let share = may_stay / EVICTED_SHARE;
-        // Far too many leave by and by: the writer does nothing else meanwhile.
+        // Far too many leave in several rounds: the writer does nothing else meanwhile.
         let spare = (self.accounts.len() - may_stay + share).min(4 * share + 1);
         if spare < candidates.len() {
             candidates.select_nth_unstable(spare);

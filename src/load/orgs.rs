@@ -23,7 +23,7 @@ impl OwnOrgs {
         OwnOrgs { client, operator_key, orgs: Vec::new() }
     }
 
-    /// Opens so many, with keys of a role.
+    /// Opens `count` of them, with keys of a role.
     ///
     /// # Errors
     /// `Unreachable`, or `Refused` with what the server said.

@@ -51,7 +51,7 @@ impl Stop {
         self.0.borrow().first_at
     }
 
-    /// Returns once it was told so many times.
+    /// Returns once it was told `times` times.
     pub async fn told(&mut self, times: u32) {
         if self.0.wait_for(|told| told.times >= times).await.is_err() {
             std::future::pending::<()>().await;

@@ -27,7 +27,7 @@ pub struct Row {
     pub output_tokens: u32,
 }
 
-/// The requests of a file, as if time went so many times as fast.
+/// The requests of a file, as if time went `speed` times as fast.
 ///
 /// # Errors
 /// `Trace` with the line that can't be read, or where there is none to send.

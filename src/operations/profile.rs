@@ -43,7 +43,7 @@ impl ProfileBook {
     /// Leaves what is there as it is.
     ///
     /// # Errors
-    /// As there.
+    /// Where the database can't be reached.
     pub async fn put_if_absent(&self, subject: Subject, profile: &Profile) -> Result<(), LedgerError> {
         let (shard, name) = self.place(subject);
         Ok(self.profiles.put_profile_if_absent(shard, &name, profile).await?)
@@ -52,7 +52,7 @@ impl ProfileBook {
     /// As if nothing had ever been written.
     ///
     /// # Errors
-    /// As there.
+    /// Where the database can't be reached.
     pub async fn remove(&self, subject: Subject) -> Result<(), LedgerError> {
         let (shard, name) = self.place(subject);
         Ok(self.profiles.remove_profile(shard, &name).await?)
@@ -69,7 +69,7 @@ impl ProfileBook {
     /// The same; none where nothing was ever written.
     ///
     /// # Errors
-    /// As there.
+    /// Where the database can't be reached.
     pub async fn find(&self, subject: Subject) -> Result<Option<Profile>, LedgerError> {
         let (shard, name) = self.place(subject);
         Ok(self.profiles.profile(shard, &name).await?)

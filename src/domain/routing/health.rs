@@ -74,7 +74,7 @@ pub enum News {
 }
 
 impl Health {
-    /// How it stands for a request of about so many tokens.
+    /// How it stands for a request of about `tokens`.
     pub fn standing(&self, now: Timestamp, tokens: u64) -> Standing {
         let lasts = |left: Option<Left>, needed: u64| {
             let short = left.filter(|left| left.count < needed && left.resets_at > now);

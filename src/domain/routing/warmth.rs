@@ -53,7 +53,7 @@ impl Warm {
     }
 }
 
-/// What a request of about so many tokens is expected to use: where something is cached, and else.
+/// What a request of about that many tokens is expected to use, with something cached or without.
 pub fn expected(input_tokens: u64, output_tokens: u64, warm: Option<&Warm>) -> Usage {
     let cached = warm.map_or(0, |warm| warm.cached_tokens);
     Usage {

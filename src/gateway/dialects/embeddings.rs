@@ -87,7 +87,7 @@ fn packed(values: &[Value]) -> String {
     STANDARD.encode(bytes)
 }
 
-/// About so many tokens, where the provider does not say: some of Gemini's models never do.
+/// An estimate of the tokens, where the provider does not say: some of Gemini's models never do.
 pub fn counted_tokens(request: &Value) -> u64 {
     let tokens = |input: &Value| match input {
         Value::String(text) => (text.len() as u64).div_ceil(BYTES_PER_TOKEN),

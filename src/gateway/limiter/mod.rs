@@ -111,7 +111,7 @@ impl Limiter {
         self.place(0)
     }
 
-    /// Takes a place under every limit on the path of a request of about so many tokens, all or nothing.
+    /// Takes a place under every limit on the path of a request of about `tokens`, all or nothing.
     ///
     /// # Errors
     /// 429 with the seconds after which to try again; 413 where the request alone is more than a minute allows; 503 where
@@ -218,7 +218,7 @@ impl Rates {
         }
     }
 
-    /// A request used less than was taken by so many units or, below zero, more.
+    /// A request used `less` units than were taken or, below zero, more.
     fn correct(&self, whose: &Whose, unit: Unit, less: i64) {
         match self {
             Rates::PerNode(rates) => rates.correct(whose, unit, less),
