@@ -32,7 +32,7 @@ const EVENTS_PER_BINDING: i64 = 1_000_000;
 const UNKNOWN: i64 = i64::MIN;
 /// Raised whenever the serialised form of an account or of the system changes, or what an event folds to: older snapshots
 /// are then not read.
-pub const SNAPSHOT_FORMAT: i32 = 6;
+pub const SNAPSHOT_FORMAT: i32 = 7;
 
 /// Reads a shard.
 #[derive(Clone)]
