@@ -2,7 +2,8 @@
 
 use crate::domain::account::budget::{Budget, BudgetScope, BudgetWindow, COUNTS_MAX, Counter, CounterKey};
 use crate::domain::account::command::{
-    HOLDS_MAX, KEYS_MAX, OrgCommand, PROJECTS_MAX, ReservationStatus, Reserve, Settle, TTL_SECONDS_MAX,
+    HOLDS_MAX, KEYS_EVER_MAX, KEYS_MAX, OrgCommand, PROJECTS_MAX, ReservationStatus, Reserve, Settle,
+    TTL_SECONDS_MAX,
 };
 use crate::domain::account::fixtures::*;
 use crate::domain::account::refusal::Refusal;
@@ -155,6 +156,20 @@ fn an_org_has_no_more_keys_that_open_it_and_no_more_projects_than_are_looked_thr
     full.does(START, OrgCommand::CreateKey { key, role, project, secret_sha256, expires_at });
     full.refuses(after(59), create_key(3));
     full.does(after(60), create_key(3));
+}
+
+#[test]
+fn an_org_makes_no_more_keys_in_all_than_are_saved_with_it() {
+    let mut full = guarded();
+    full.does(START, OrgCommand::RevokeKey { key: key(1) });
+    let over = full.keys[&key(1)].clone();
+    (2..=KEYS_EVER_MAX as u128 - 1).for_each(|n| _ = full.keys.insert(key(n), over.clone()));
+
+    full.does(START, create_key(KEYS_EVER_MAX as u128));
+    let refused = full.refuses(START, create_key(KEYS_EVER_MAX as u128 + 1));
+
+    assert_eq!(refused, Refusal::TooManyKeys { limit: KEYS_EVER_MAX });
+    assert!(refused.to_string().ends_with("those that are over are kept"), "revoking frees none: {refused}");
 }
 
 /// A cap for each end user, in all, and a hold of one of them.
