@@ -18,12 +18,16 @@ use crate::operations::readiness::readiness;
 /// Who scrapes gives up after ten seconds, commonly.
 const LAG_MAX: Duration = Duration::from_secs(3);
 
-/// The process runs.
+/// The process runs with all that is part of it; 503 where it must be restarted.
 #[utoipa::path(get, path = "/healthz", operation_id = "is_alive", tag = "operation",
     security(()),
-    responses((status = 200, description = "It does.", body = String)))]
-pub async fn alive() -> &'static str {
-    "ok"
+    responses((status = 200, description = "It does.", body = String),
+        (status = 503, description = "The reason.", body = String)))]
+pub async fn alive(State(api): State<ApiState>) -> Response {
+    match api.ledger.is_running() {
+        true => "ok".into_response(),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "a writer has stopped; restart this node").into_response(),
+    }
 }
 
 /// The log can be read and the writers answer; 503 with the reason otherwise.

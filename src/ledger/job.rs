@@ -1,5 +1,8 @@
 //! What a shard's writer is asked for.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
 use tokio::sync::oneshot;
 
 use crate::domain::account::Account;
@@ -12,19 +15,25 @@ use crate::ledger::fetch::Found;
 use crate::ledger::{By, LedgerError, Outcome};
 
 pub(super) type ReadView = Box<dyn FnOnce(Option<&Account>) + Send>;
-pub(super) type Reply = oneshot::Sender<Result<Outcome, LedgerError>>;
+pub(super) type Decided = Result<Outcome, LedgerError>;
+pub(super) type Reply = oneshot::Sender<Decided>;
 
 pub(super) enum Job {
     /// Boxed, since a job moves through several queues.
     Command(Box<Command>),
-    Read {
-        org: OrgId,
-        read: ReadView,
-    },
+    Read(Reading),
     /// Writes the ends that time has brought about to the accounts in memory.
     Sweep,
     /// Folds everything that any node had acknowledged, then answers.
     Follow(Option<oneshot::Sender<()>>),
+}
+
+/// Somebody who wants to see an account.
+pub(super) struct Reading {
+    pub org: OrgId,
+    /// False where time ends nothing of what is looked at.
+    pub takes_due: bool,
+    pub view: ReadView,
 }
 
 pub(super) struct Command {
@@ -32,12 +41,27 @@ pub(super) struct Command {
     pub ask: Ask,
     pub by: By,
     pub idempotency: Option<Keyed>,
-    /// The epoch under which another node forwarded it: under a later one it is dropped unanswered.
-    pub under: Option<i64>,
+    /// Where another node forwarded it.
+    pub lent: Option<Lent>,
     pub reply: Reply,
     /// What was looked up for it.
     pub found: Option<Found>,
 }
+
+/// How another node's command is had here.
+pub(super) struct Lent {
+    /// Under a later epoch it is dropped unanswered.
+    pub epoch: i64,
+    pub claim: Arc<Claim>,
+}
+
+/// Who may decide a forwarded command: the writer here, or its sender again.
+#[derive(Debug, Default)]
+pub(super) struct Claim(AtomicU8);
+
+const WAITS: u8 = 0;
+const TAKEN: u8 = 1;
+const WITHDRAWN: u8 = 2;
 
 /// What a command is called by its caller (I4).
 pub(super) struct Keyed {
@@ -58,7 +82,41 @@ impl Keyed {
     }
 }
 
+impl Claim {
+    /// Its sender may have it back, and it is never decided here. False where it has been taken.
+    pub fn withdraw(&self) -> bool {
+        self.turn(WAITS, WITHDRAWN) != TAKEN
+    }
+
+    /// False where its sender has it back.
+    fn take(&self) -> bool {
+        self.turn(WAITS, TAKEN) != WITHDRAWN
+    }
+
+    fn give_back(&self) {
+        self.turn(TAKEN, WAITS);
+    }
+
+    /// What it was.
+    fn turn(&self, from: u8, to: u8) -> u8 {
+        let (Ok(was) | Err(was)) = self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+        was
+    }
+}
+
 impl Command {
+    /// From now on it is decided here and nowhere else. False where its sender has it back.
+    pub fn take(&self) -> bool {
+        self.lent.as_ref().is_none_or(|lent| lent.claim.take())
+    }
+
+    /// Nothing of it was written, nor will be of what was decided.
+    pub fn give_back(&self) {
+        if let Some(lent) = &self.lent {
+            lent.claim.give_back();
+        }
+    }
+
     /// The reservation that the command is about, where it must be known already.
     pub fn names(&self) -> Option<ReservationId> {
         match &self.ask {
@@ -78,23 +136,24 @@ impl Job {
     pub fn may_write(&self) -> bool {
         match self {
             Job::Command(_) | Job::Sweep => true,
-            Job::Read { .. } | Job::Follow(_) => false,
+            Job::Read(_) | Job::Follow(_) => false,
         }
     }
 
     pub fn refuse(self, why: &LedgerError) {
         match self {
             // Nothing was written: whoever forwarded it decides by itself, since it may be this node alone that can't.
-            Job::Command(command)
-                if command.under.is_some() && matches!(why, LedgerError::Unavailable(_)) => {}
+            Job::Command(command) if command.lent.is_some() && matches!(why, LedgerError::Unavailable(_)) => {
+                command.give_back();
+            }
             Job::Command(command) => send(command.reply, Err(why.clone())),
             // Its reader sees that nobody answers.
-            Job::Read { .. } | Job::Sweep | Job::Follow(_) => {}
+            Job::Read(_) | Job::Sweep | Job::Follow(_) => {}
         }
     }
 }
 
 /// A caller that went away cancels nothing: its answer is dropped.
-pub(super) fn send(reply: Reply, answer: Result<Outcome, LedgerError>) {
+pub(super) fn send(reply: Reply, answer: Decided) {
     let _ = reply.send(answer);
 }

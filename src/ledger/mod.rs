@@ -8,8 +8,10 @@
 mod access;
 mod batch;
 mod cluster;
+mod decode;
 pub mod export;
 mod fetch;
+mod forwarding;
 mod job;
 mod key_filter;
 pub mod projector;
@@ -25,33 +27,31 @@ mod writer;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::domain::account::Account;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::{CommandRef, Event, Payload, Recorded};
+use crate::domain::event::{CommandRef, Recorded};
 use crate::domain::format::Format;
-use crate::domain::ids::{EventId, KeyId, OrgId};
+use crate::domain::ids::{KeyId, OrgId};
 use crate::domain::system::{System, SystemCommand};
 use crate::domain::time::Timestamp;
 use crate::ledger::access::Accesses;
-use crate::ledger::cluster::wire::{Answer, Forwarded, LATE_AFTER};
-use crate::ledger::cluster::{Cluster, Peer, Reply};
+use crate::ledger::cluster::Cluster;
 use crate::ledger::fetch::Fetcher;
-use crate::ledger::job::{Ask, Command, Job, Keyed};
+use crate::ledger::job::{Ask, Command, Job, Keyed, Reading};
 use crate::ledger::projector::Projector;
 use crate::ledger::snapshots::Keeper;
 use crate::ledger::writer::{Progress, Writer};
 use crate::store::projections::Projections;
-use crate::store::{CLOCK_DIFFERENCE_MAX, EventLog, EventRow, Node, Nodes, Rates, StoreError};
+use crate::store::{CLOCK_DIFFERENCE_MAX, EventLog, Rates, StoreError};
 
 pub use crate::ledger::access::Access;
 pub use crate::ledger::cluster::PATH as FORWARD_PATH;
+pub use crate::ledger::decode::decode;
 pub use crate::ledger::fetch::SNAPSHOT_FORMAT;
 
 /// Commands that may wait; past it callers get `Busy`. At 50,000 commands/s this is a fifth of a second.
@@ -83,11 +83,7 @@ pub struct Ledger {
 }
 
 struct Shared {
-    /// One queue a shard.
-    queues: Vec<mpsc::Sender<Job>>,
-    /// How far each of them has folded.
-    progress: Vec<Arc<Progress>>,
-    accesses: Vec<Arc<Accesses>>,
+    shards: Vec<ShardHandle>,
     cluster: OnceLock<Cluster>,
     rates: OnceLock<Arc<dyn Rates>>,
     system: Arc<ArcSwap<System>>,
@@ -96,9 +92,16 @@ struct Shared {
     clock: Clock,
 }
 
+/// What there is of a shard's writer.
+struct ShardHandle {
+    queue: mpsc::Sender<Job>,
+    progress: Arc<Progress>,
+    accesses: Arc<Accesses>,
+}
+
 impl std::fmt::Debug for Ledger {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Ledger").field("shards", &self.shared.queues.len()).finish()
+        out.debug_struct("Ledger").field("shards", &self.shared.shards.len()).finish()
     }
 }
 
@@ -183,34 +186,22 @@ impl Ledger {
     ) -> Result<Ledger, LedgerError> {
         let projector = Arc::new(Projector::open(log.clone(), projections.clone()).await?);
         let system = Arc::new(ArcSwap::from_pointee(System::default()));
-        let (mut queues, mut progress, mut accesses) = (Vec::new(), Vec::new(), Vec::new());
+        let mut shards = Vec::new();
         for shard in projector.shards() {
             let (sender, queue) = mpsc::channel(QUEUE_MAX);
             let fetcher = Fetcher::new(shard, log.clone(), projector.clone());
             let keeper = Keeper::start(shard, projections.clone(), memory.events_per_snapshot);
             let writer = Writer::open(fetcher, clock.clone(), system.clone(), keeper, memory).await?;
-            progress.push(writer.progress());
-            accesses.push(writer.accesses());
+            shards.push(ShardHandle {
+                queue: sender,
+                progress: writer.progress(),
+                accesses: writer.accesses(),
+            });
             tokio::spawn(writer.run(queue));
-            queues.push(sender);
         }
         let (cluster, rates) = (OnceLock::new(), OnceLock::new());
-        let shared = Shared { queues, progress, accesses, cluster, rates, system, log, projector, clock };
+        let shared = Shared { shards, cluster, rates, system, log, projector, clock };
         Ok(Ledger { shared: Arc::new(shared) })
-    }
-
-    /// Takes its place among the nodes of its database, from the first [`Ledger::beat`] on. `address` is where the others
-    /// reach it; a node without one owns nothing.
-    ///
-    /// # Errors
-    /// Where the database can't be read.
-    pub async fn join(&self, nodes: Arc<dyn Nodes>, address: Option<String>) -> Result<(), LedgerError> {
-        let (id, address) = (self.shared.clock.uuid(), address.unwrap_or_default());
-        let me = Node { id, address, format: Format::READ };
-        let cluster = Cluster::join(nodes, me, self.shared.queues.len()).await?;
-        // Who has joined stays what it is.
-        let _ = self.shared.cluster.set(cluster);
-        self.follow_all().await
     }
 
     /// Gives it what the nodes of its database share beside the log.
@@ -222,23 +213,6 @@ impl Ledger {
     /// Rates that the nodes of this database share; none where there is one node.
     pub fn rates(&self) -> Option<&Arc<dyn Rates>> {
         self.shared.rates.get()
-    }
-
-    /// Says that this node is alive and learns which others are; to be repeated every half second.
-    ///
-    /// # Errors
-    /// Where the database can't be reached: the others take over what this node owns.
-    pub async fn beat(&self) -> Result<(), LedgerError> {
-        match self.shared.cluster.get() {
-            Some(cluster) => {
-                let read_by_all = cluster.beat().await?;
-                match read_by_all.filter(|_| self.owns(0)) {
-                    Some(format) => self.raise_format(format).await,
-                    None => Ok(()),
-                }
-            }
-            None => Ok(()),
-        }
     }
 
     /// Raises the log's format to what every node reads, once.
@@ -253,40 +227,21 @@ impl Ledger {
         Ok(())
     }
 
-    /// Hands this node's shards to the others; it still decides whatever reaches it.
-    ///
-    /// # Errors
-    /// Where the database can't be reached.
-    pub async fn leave(&self) -> Result<(), LedgerError> {
-        match self.shared.cluster.get() {
-            Some(cluster) => Ok(cluster.leave().await?),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether this node does the work of a shard that one node should do.
-    pub fn owns(&self, shard: i32) -> bool {
-        self.owner(shard).is_none()
-    }
-
     /// Looks at all heads, and folds beside everything else what other nodes have written.
     ///
     /// # Errors
     /// Where the log can't be read.
     pub async fn follow_all(&self) -> Result<(), LedgerError> {
         let heads = self.shared.log.heads().await?;
-        for ((shard, head), queue) in (0..).zip(&heads).zip(&self.shared.queues) {
+        for ((shard, head), handle) in (0..).zip(&heads).zip(&self.shared.shards) {
             if let Some(cluster) = self.shared.cluster.get() {
                 cluster.saw_epoch(shard, head.epoch);
             }
-            let folded = self.shared.progress.get(usize::try_from(shard).unwrap_or(0));
-            let is_behind = |folded: &Arc<Progress>| {
-                folded.next_position() < head.next_position || folded.trouble().is_some()
-            };
-            if folded.is_some_and(is_behind) {
+            let folded = &handle.progress;
+            if folded.next_position() < head.next_position || folded.trouble().is_some() {
                 self.shared.projector.wake(shard);
                 // A full queue has work that makes it look by itself.
-                let _ = queue.try_send(Job::Follow(None));
+                let _ = handle.queue.try_send(Job::Follow(None));
             }
         }
         Ok(())
@@ -298,40 +253,9 @@ impl Ledger {
     /// Where the log can't be read.
     pub async fn behind(&self) -> Result<i64, LedgerError> {
         let heads = self.shared.log.heads().await?;
-        let behind = heads.iter().zip(&self.shared.progress);
-        Ok(behind.map(|(head, folded)| head.next_position - folded.next_position()).max().unwrap_or(0))
-    }
-
-    /// Whether this is the secret by which the nodes of this database know each other.
-    pub fn is_nodes_secret(&self, presented: &str) -> bool {
-        self.shared.cluster.get().is_some_and(|cluster| cluster.is_its_secret(presented))
-    }
-
-    /// Decides what another node forwards, one answer each and never forwarded again; none where the request can't be
-    /// read. Whoever asks is a node ([`Ledger::is_nodes_secret`]).
-    pub async fn take_forwarded(&self, request: &[u8]) -> Option<Vec<u8>> {
-        let commands: Vec<Forwarded> = serde_json::from_slice(request).ok()?;
-        let answers = commands.into_iter().map(|forwarded| {
-            let Forwarded { org, ask, by, command, epoch } = forwarded;
-            let (reply, answer) = oneshot::channel();
-            let ask = Ask::Org(ask);
-            let (idempotency, under) = (Some(Keyed::of(org, command)), Some(epoch));
-            let command = Command { org, ask, by, idempotency, under, reply, found: None };
-            let queued = self.enqueue(org, Job::Command(Box::new(command)));
-            async move {
-                match queued {
-                    Ok(()) => match timeout(LATE_AFTER, answer).await {
-                        // What was not answered was dropped.
-                        Ok(answered) => answered.map_or(Answer::Dropped, Answer::from),
-                        Err(_) => Answer::Late,
-                    },
-                    Err(LedgerError::Busy) => Answer::Busy,
-                    // It was not queued: its sender decides.
-                    Err(_) => Answer::Dropped,
-                }
-            }
-        });
-        serde_json::to_vec(&join_all(answers).await).ok()
+        let behind = heads.iter().zip(&self.shared.shards);
+        let behind = behind.map(|(head, handle)| head.next_position - handle.progress.next_position());
+        Ok(behind.max().unwrap_or(0))
     }
 
     /// Decides a command and answers once its events are durable.
@@ -341,6 +265,9 @@ impl Ledger {
     /// under the same idempotency key.
     pub async fn submit(&self, submission: Submission) -> Result<Outcome, LedgerError> {
         let shard = self.shard_of(submission.org);
+        if let Some(cluster) = self.shared.cluster.get() {
+            cluster.finish_takeover(shard).await?;
+        }
         match self.owner(shard) {
             Some((cluster, peer)) => self.forward(cluster, &peer, shard, submission).await,
             None => {
@@ -372,12 +299,34 @@ impl Ledger {
         org: OrgId,
         view: impl FnOnce(&Account) -> T + Send + 'static,
     ) -> Result<T, LedgerError> {
+        self.look(org, true, view).await
+    }
+
+    /// The same for what time does not end, such as keys, projects and limits: an account of which much is due is not
+    /// copied for it.
+    ///
+    /// # Errors
+    /// As [`Ledger::read`].
+    pub async fn read_lasting<T: Send + 'static>(
+        &self,
+        org: OrgId,
+        view: impl FnOnce(&Account) -> T + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        self.look(org, false, view).await
+    }
+
+    async fn look<T: Send + 'static>(
+        &self,
+        org: OrgId,
+        takes_due: bool,
+        view: impl FnOnce(&Account) -> T + Send + 'static,
+    ) -> Result<T, LedgerError> {
         let (reply, answer) = oneshot::channel();
-        let read = move |account: Option<&Account>| {
+        let view = move |account: Option<&Account>| {
             // A reader that went away needs no answer.
             let _ = reply.send(account.map(view));
         };
-        self.enqueue(org, Job::Read { org, read: Box::new(read) })?;
+        self.enqueue(org, Job::Read(Reading { org, takes_due, view: Box::new(view) }))?;
         let unread = |_| LedgerError::Unavailable("the account can't be read now".into());
         let seen = answer.await.map_err(unread)?;
         seen.ok_or(LedgerError::Refused(Refusal::UnknownOrg))
@@ -389,13 +338,12 @@ impl Ledger {
     /// # Errors
     /// As [`Ledger::read`].
     pub async fn access(&self, org: OrgId) -> Result<Arc<Access>, LedgerError> {
-        let shard = usize::try_from(self.shard_of(org)).unwrap_or(0);
-        let accesses = self.shared.accesses.get(shard).ok_or_else(stopped)?.clone();
+        let accesses = self.handle(org)?.accesses.clone();
         match accesses.get(org) {
             Some(access) => Ok(access),
             None => {
                 let now = self.shared.clock.now();
-                self.read(org, move |account| accesses.keep(account, now)).await
+                self.read_lasting(org, move |account| accesses.keep(account, now)).await
             }
         }
     }
@@ -426,19 +374,19 @@ impl Ledger {
     /// # Errors
     /// `Busy` or `Unavailable`.
     pub fn sweep(&self) -> Result<(), LedgerError> {
-        let owned = (0..).zip(&self.shared.queues).filter(|(shard, _)| self.owns(*shard));
+        let owned = (0..).zip(&self.shared.shards).filter(|(shard, _)| self.owns(*shard));
         // A shard whose queue is full keeps no other from it.
-        owned.map(|(_, queue)| send(queue, Job::Sweep)).fold(Ok(()), Result::and)
+        owned.map(|(_, handle)| send(&handle.queue, Job::Sweep)).fold(Ok(()), Result::and)
     }
 
     /// Why some shard can't be folded now, where that is so: nothing is written to it here.
     pub fn trouble(&self) -> Option<Arc<String>> {
-        self.shared.progress.iter().find_map(|folded| folded.trouble())
+        self.shared.shards.iter().find_map(|handle| handle.progress.trouble())
     }
 
     /// Whether every shard's writer takes commands.
     pub fn is_running(&self) -> bool {
-        self.shared.queues.iter().all(|queue| !queue.is_closed())
+        self.shared.shards.iter().all(|handle| !handle.queue.is_closed())
     }
 
     /// Makes sure that [`Ledger::system`] holds whatever any node had acknowledged before this was called.
@@ -487,49 +435,12 @@ impl Ledger {
     }
 
     pub fn shards(&self) -> impl Iterator<Item = i32> + use<> {
-        (0..).take(self.shared.queues.len())
+        (0..).take(self.shared.shards.len())
     }
 
     /// The shard that holds an org's events; it never changes.
     pub fn shard_of(&self, org: OrgId) -> i32 {
-        shard_of(org, self.shared.queues.len())
-    }
-
-    fn owner(&self, shard: i32) -> Option<(&Cluster, Arc<Peer>)> {
-        let cluster = self.shared.cluster.get()?;
-        Some((cluster, cluster.owner(shard)?))
-    }
-
-    /// Has the shard's owner decide, and decides here where it does not.
-    async fn forward(
-        &self,
-        cluster: &Cluster,
-        peer: &Peer,
-        shard: i32,
-        submission: Submission,
-    ) -> Result<Outcome, LedgerError> {
-        let Submission { org, command: ask, by, idempotency } = submission;
-        let is_named_here = idempotency.is_none();
-        let command = idempotency.unwrap_or_else(|| CommandRef {
-            key: format!("node:{}", self.shared.clock.uuid()),
-            fingerprint: String::new(),
-        });
-        let forwarded = Forwarded { org, ask, by, command, epoch: cluster.epoch(shard) };
-        let body =
-            serde_json::to_vec(&forwarded).map_err(|error| LedgerError::Unavailable(error.to_string()))?;
-        match peer.send(shard, forwarded.epoch, body).await? {
-            Reply::Unknown(error) => return Err(error),
-            Reply::Answered(answer) => {
-                if let Some(heard) = answer.heard() {
-                    return heard;
-                }
-            }
-            Reply::NotDecided => {}
-        }
-        let Forwarded { ask, command, .. } = forwarded;
-        let outcome = self.ask(org, Ask::Org(ask), by, Some(command)).await?;
-        // The owner had written it before it fell silent: the caller has asked once.
-        Ok(Outcome { replayed: outcome.replayed && !is_named_here, ..outcome })
+        shard_of(org, self.shared.shards.len())
     }
 
     async fn ask(
@@ -541,15 +452,18 @@ impl Ledger {
     ) -> Result<Outcome, LedgerError> {
         let (reply, answer) = oneshot::channel();
         let idempotency = idempotency.map(|command| Keyed::of(org, command));
-        let command = Command { org, ask, by, idempotency, under: None, reply, found: None };
+        let command = Command { org, ask, by, idempotency, lent: None, reply, found: None };
         self.enqueue(org, Job::Command(Box::new(command)))?;
-        answer.await.map_err(|_| stopped())?
+        answer.await.map_err(|_| ended())?
     }
 
     fn enqueue(&self, org: OrgId, job: Job) -> Result<(), LedgerError> {
-        let shard = usize::try_from(self.shard_of(org)).unwrap_or(0);
-        let queue = self.shared.queues.get(shard).ok_or_else(stopped)?;
-        send(queue, job)
+        send(&self.handle(org)?.queue, job)
+    }
+
+    fn handle(&self, org: OrgId) -> Result<&ShardHandle, LedgerError> {
+        let shard = usize::try_from(self.shard_of(org)).ok();
+        shard.and_then(|shard| self.shared.shards.get(shard)).ok_or_else(stopped)
     }
 }
 
@@ -559,41 +473,16 @@ fn send(queue: &mpsc::Sender<Job>, job: Job) -> Result<(), LedgerError> {
         mpsc::error::TrySendError::Closed(_) => stopped(),
     })?;
     // A writer that died in this moment may have emptied its queue just before: nobody would ever answer.
-    if queue.is_closed() { Err(stopped()) } else { Ok(()) }
-}
-
-/// Reads a stored event.
-///
-/// # Errors
-/// `Undecodable` where this version can't; `NewerFormat` where the event says that what this version can't read may follow.
-pub fn decode(row: &EventRow) -> Result<Recorded, StoreError> {
-    let payload: Payload = serde_json::from_slice(&row.payload).map_err(|error| StoreError::Undecodable {
-        id: row.event_id,
-        shard: row.shard,
-        position: row.position,
-        kind: row.kind.clone(),
-        version: row.schema_version,
-        why: error.to_string(),
-    })?;
-    match payload.event {
-        Event::FormatRaised { format: written } if written > Format::READ => {
-            let (read, position) = (Format::READ, row.position);
-            return Err(StoreError::NewerFormat { written, read, position });
-        }
-        // Every other event is what it is.
-        _ => {}
-    }
-    Ok(Recorded {
-        org: OrgId(row.org_id),
-        version: row.org_version,
-        id: EventId(row.event_id),
-        at: Timestamp(row.recorded_at),
-        payload,
-    })
+    if queue.is_closed() { Err(ended()) } else { Ok(()) }
 }
 
 fn stopped() -> LedgerError {
     LedgerError::Unavailable("the writer has stopped".into())
+}
+
+/// It stopped with what it had taken, and may have been writing it.
+fn ended() -> LedgerError {
+    LedgerError::Unknown("the writer has stopped".into())
 }
 
 /// The system org lives on shard 0; others are spread by their random low bits.

@@ -45,6 +45,11 @@ impl Placed {
     pub fn read(row: &EventRow) -> Result<Placed, StoreError> {
         Ok(Placed { position: row.position, hash: row.hash, recorded: Arc::new(decode(row)?) })
     }
+
+    /// Its position and hash: an end of the log, which holds all before it.
+    pub fn place(&self) -> (i64, Hash) {
+        (self.position, self.hash)
+    }
 }
 
 impl Tail {

@@ -38,7 +38,7 @@ pub async fn spend_report(
     }
     if report.rows.is_empty() {
         // Nothing spent, or nobody who could have.
-        ledger.read(org, |_| ()).await?;
+        ledger.read_lasting(org, |_| ()).await?;
     }
     Ok(Some(report))
 }

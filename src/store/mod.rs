@@ -295,6 +295,10 @@ pub trait LockedHead: Send {
     async fn append(self: Box<Self>, new: &Head, events: &[EventRow]) -> Result<(), StoreError>;
 
     async fn unlock(self: Box<Self>) -> Result<(), StoreError>;
+
+    /// Raises the epoch, durably; the lock ends. What was to be appended where the head stood is never written then, however
+    /// late it arrives.
+    async fn raise_epoch(self: Box<Self>) -> Result<(), StoreError>;
 }
 
 /// A node of a database, and where the others reach it.

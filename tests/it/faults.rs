@@ -291,6 +291,15 @@ impl LockedHead for StruckHead<'_> {
         }
         unlocked
     }
+
+    async fn raise_epoch(self: Box<Self>) -> Result<(), StoreError> {
+        let raised = self.locked.raise_epoch().await;
+        if let Some(point) = self.is_trapped {
+            self.trap.clear().await;
+            self.blow.prepare(point, 0);
+        }
+        raised
+    }
 }
 
 /// A node that can be struck and started again; on PostgreSQL, another beside it.

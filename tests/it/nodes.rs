@@ -1,18 +1,22 @@
 //! Several nodes on one database: any of them may be asked, and together they never overspend. A file has one.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use futures_util::stream::{self, StreamExt};
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tollgate::clock::Clock;
+use tollgate::config::Config;
 use tollgate::domain::time::Timestamp;
 use tollgate::operations::find_org::known_org;
-use tollgate::store::{Database, StoreError};
+use tollgate::store::{Appended, Database, EventLog, EventRow, Head, LockedHead, Node, Nodes, StoreError};
+use uuid::Uuid;
 
 use crate::database::{TestDatabase, is_postgres};
 use crate::support::{TestApp, client, listen};
@@ -70,6 +74,8 @@ enum Line {
     Delays,
     /// Nothing arrives, and nobody says so.
     Hangs,
+    /// Everything arrives, and the test sees it.
+    Copies,
 }
 
 type Letters = Arc<Mutex<Vec<(HeaderMap, Bytes)>>>;
@@ -85,8 +91,12 @@ async fn behind(line: Line) -> (TestApp, TestApp, Letters) {
             Line::LosesAnswers => _ = deliver(&to, headers, body).await,
             Line::Delays => kept.lock().unwrap().push((headers, body)),
             Line::Hangs => std::future::pending().await,
+            Line::Copies => {
+                kept.lock().unwrap().push((headers.clone(), body.clone()));
+                return (StatusCode::OK, deliver(&to, headers, body).await);
+            }
         }
-        StatusCode::BAD_GATEWAY
+        (StatusCode::BAD_GATEWAY, String::new())
     };
     let url = listen(Router::new().fallback(take)).await;
     two.join(Some(&url)).await;
@@ -165,32 +175,64 @@ async fn i5_an_owner_that_hangs_is_taken_over_under_a_higher_epoch() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_command_that_is_late_makes_no_owner_silent_and_is_done_once() {
+async fn what_was_sent_under_an_epoch_that_has_passed_is_sent_to_its_owner_again() {
+    let (one, two, letters) = behind(Line::Copies).await;
+    let acme = one.funded("acme", "10").await;
+    let shard = one.ledger().shard_of(known_org(one.ledger(), "acme").unwrap());
+    let log = one.ledger().log().clone();
+    log.lock(shard).await.unwrap().raise_epoch().await.unwrap();
+    let raised = log.head(shard).await.unwrap().epoch;
+    letters.lock().unwrap().clear();
+
+    acme.post(RESERVATIONS, json!({ "credits": "4" })).await.expect(StatusCode::CREATED);
+
+    let epochs: Vec<i64> = letters.lock().unwrap().iter().map(|(_, body)| epoch_of(body)).collect();
+    assert_eq!(epochs, [raised - 1, raised]);
+    assert_eq!(log.head(shard).await.unwrap().epoch, raised, "nobody takes over from an owner that answers");
+    two.finish().await;
+    one.finish().await;
+}
+
+/// Under which the first command of a request was sent.
+fn epoch_of(request: &Bytes) -> i64 {
+    serde_json::from_slice::<Value>(request).unwrap()[0]["epoch"].as_i64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_command_that_is_late_goes_back_to_its_sender_and_disturbs_nobody() {
     let one = TestApp::on_postgres().await;
-    for slug in ["hot", "cold"] {
-        one.funded(slug, "10").await;
+    let hot: Vec<String> = (0..6).map(|n| format!("hot-{n}")).collect();
+    for slug in hot.iter().map(String::as_str).chain(["cold"]) {
+        one.funded(slug, "100000").await;
     }
     let two = one.beside(2).await;
     two.join(Some(&two.url)).await;
     one.join(None).await;
     let operator = one.operator();
-    operator
-        .post("/api/v1/orgs/hot/reservations", json!({ "credits": "1" }))
-        .await
-        .expect(StatusCode::CREATED);
+    let trade = async || {
+        for slug in &hot {
+            let reservations = format!("/api/v1/orgs/{slug}/reservations");
+            operator.post(&reservations, json!({ "credits": "1" })).await.expect(StatusCode::CREATED);
+        }
+    };
+    trade().await;
+    let heads = async || one.ledger().log().heads().await.unwrap();
+    let epochs = async || heads().await.iter().map(|head| head.epoch).collect::<Vec<_>>();
+    let before = epochs().await;
     let mut beside = PgConnection::connect(&one.database.url).await.unwrap();
     let mut held = beside.begin().await.unwrap();
     sqlx::query("lock table snapshots_by_format in access exclusive mode").execute(&mut *held).await.unwrap();
 
-    let shard = one.ledger().shard_of(known_org(one.ledger(), "cold").unwrap());
-    let log = one.ledger().log().clone();
-    let epoch = async || log.head(shard).await.unwrap().epoch;
-    let before = epoch().await;
-
     let hold = |slug| json!({ "op": "reserve", "org": slug, "idempotency_key": slug, "credits": "1" });
-    let both = json!({ "operations": [hold("cold"), hold("hot")] });
-    let asked = tokio::spawn(async move { operator.post("/api/v1/batch", both).await });
-    until("the sender takes over what is late", async || epoch().await != before).await;
+    let both = json!({ "operations": [hold("cold"), hold("hot-0")] });
+    let asking = operator.clone();
+    let asked = tokio::spawn(async move { asking.post("/api/v1/batch", both).await });
+    // It has the account in memory.
+    until("the sender decides by itself", async || {
+        trade().await;
+        asked.is_finished()
+    })
+    .await;
     let owned = (0..4).filter(|shard| one.ledger().owns(*shard)).count();
     held.rollback().await.unwrap();
     let outcomes = asked.await.unwrap().expect(StatusCode::OK);
@@ -199,12 +241,151 @@ async fn one_command_that_is_late_makes_no_owner_silent_and_is_done_once() {
         assert_eq!(outcome["status"], 201, "{outcomes}");
     }
     assert_eq!(owned, 0, "the owner had answered");
-    for (slug, held) in [("cold", "1"), ("hot", "2")] {
-        for node in [&one, &two] {
-            let balance = node.operator().get(&format!("/api/v1/orgs/{slug}/balance")).await;
-            assert_eq!(balance.expect(StatusCode::OK)["held"], held, "{slug}");
+    assert_eq!(epochs().await, before, "one slow read takes no shard over");
+    for node in [&one, &two] {
+        let balance = node.operator().get("/api/v1/orgs/cold/balance").await;
+        assert_eq!(balance.expect(StatusCode::OK)["held"], "1");
+    }
+    two.finish().await;
+    one.finish().await;
+}
+
+/// Nodes that can't take over while a test says so.
+struct Hindered {
+    nodes: Arc<dyn Nodes>,
+    is_hindered: AtomicBool,
+}
+
+#[async_trait]
+impl Nodes for Hindered {
+    async fn beat(&self, node: &Node) -> Result<Vec<Node>, StoreError> {
+        self.nodes.beat(node).await
+    }
+
+    async fn alive(&self) -> Result<Vec<Node>, StoreError> {
+        self.nodes.alive().await
+    }
+
+    async fn leave(&self, id: Uuid) -> Result<(), StoreError> {
+        self.nodes.leave(id).await
+    }
+
+    async fn secret(&self) -> Result<String, StoreError> {
+        self.nodes.secret().await
+    }
+
+    async fn raise_epoch(&self, shard: i32, from: i64) -> Result<(), StoreError> {
+        match self.is_hindered.load(Ordering::SeqCst) {
+            true => Err(StoreError::Unavailable("the connection was cut".into())),
+            false => self.nodes.raise_epoch(shard, from).await,
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i1_nothing_is_decided_before_a_takeover_that_failed_has_been_made_up_for() {
+    let (far, two, letters) = behind(Line::Delays).await;
+    let clock = Clock::manual(far.clock().now(), 3);
+    let mut opened = far.database.open(&clock).await;
+    let nodes = opened.nodes.take().unwrap();
+    let nodes = Arc::new(Hindered { nodes, is_hindered: AtomicBool::new(false) });
+    opened.nodes = Some(nodes.clone());
+    let one = TestApp::opened(far.database.clone(), opened, clock, 3, &Config::default()).await;
+    let acme = one.funded("acme", "10").await;
+    one.join(None).await;
+    letters.lock().unwrap().clear();
+
+    nodes.is_hindered.store(true, Ordering::SeqCst);
+    let unknown = acme.post(RESERVATIONS, json!({ "credits": "4" })).await;
+    nodes.is_hindered.store(false, Ordering::SeqCst);
+    acme.post(RESERVATIONS, json!({ "credits": "20" })).await.expect(StatusCode::PAYMENT_REQUIRED);
+    let (headers, body) = letters.lock().unwrap().first().cloned().expect("the reserve was forwarded");
+    let answer = deliver(&two.url, headers, body).await;
+
+    unknown.expect(StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer, r#"["Dropped"]"#, "a hold that nobody waits for");
+    for node in [one, two, far] {
+        node.finish().await;
+    }
+}
+
+/// A log that ends who would write it, once a test says so.
+struct Deadly {
+    log: Arc<dyn EventLog>,
+    is_deadly: AtomicBool,
+}
+
+impl Deadly {
+    fn strike(&self) {
+        if self.is_deadly.load(Ordering::SeqCst) {
+            std::panic::resume_unwind(Box::new("as the test wants"));
+        }
+    }
+}
+
+#[async_trait]
+impl EventLog for Deadly {
+    async fn heads(&self) -> Result<Vec<Head>, StoreError> {
+        self.log.heads().await
+    }
+
+    async fn head(&self, shard: i32) -> Result<Head, StoreError> {
+        self.log.head(shard).await
+    }
+
+    async fn append(
+        &self,
+        shard: i32,
+        expected: &Head,
+        new: &Head,
+        events: &[EventRow],
+    ) -> Result<Appended, StoreError> {
+        self.strike();
+        self.log.append(shard, expected, new, events).await
+    }
+
+    async fn read(&self, shard: i32, from: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
+        self.log.read(shard, from, limit).await
+    }
+
+    async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
+        self.log.read_at(shard, positions).await
+    }
+
+    async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {
+        self.strike();
+        self.log.lock(shard).await
+    }
+
+    fn is_shared(&self) -> bool {
+        self.log.is_shared()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_writer_has_ended_says_so_and_leaves_its_shards_to_the_others() {
+    let one = TestApp::on_postgres().await;
+    let clock = Clock::manual(one.clock().now(), 2);
+    let mut opened = one.database.open(&clock).await;
+    let log = Arc::new(Deadly { log: opened.log, is_deadly: AtomicBool::new(false) });
+    opened.log = log.clone();
+    let two = TestApp::opened(one.database.clone(), opened, clock, 2, &Config::default()).await;
+    two.join(Some(&two.url)).await;
+    one.join(None).await;
+    let acme = one.funded("acme", "10").await;
+    let alive = async || two.operator().get("/healthz").await.status;
+    assert_eq!(alive().await, StatusCode::OK);
+
+    log.is_deadly.store(true, Ordering::SeqCst);
+    let held = acme.post(RESERVATIONS, json!({ "credits": "4" })).await;
+    two.ledger().beat().await.unwrap();
+    one.ledger().beat().await.unwrap();
+
+    held.expect(StatusCode::CREATED);
+    assert_eq!(alive().await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!([&one, &two].map(|node| (0..4).filter(|shard| node.ledger().owns(*shard)).count()), [4, 0]);
+    let balance = acme.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+    assert_eq!(balance["held"], "4");
     two.finish().await;
     one.finish().await;
 }
@@ -224,7 +405,7 @@ async fn a_node_that_leaves_is_asked_for_nothing_more() {
     two.ledger().beat().await.unwrap();
     one.ledger().beat().await.unwrap();
 
-    assert_eq!(owned(&one), 4);
+    assert_eq!((owned(&one), owned(&two)), (4, 0));
     two.finish().await;
     one.finish().await;
 }

@@ -104,6 +104,10 @@ enum Mood {
     Silent,
     /// Connections break, and no other is made.
     Cut,
+    /// The next hold that is to be appended stays on its way, and nothing else passes either.
+    Withholds,
+    /// It arrives, once.
+    Delivers,
 }
 
 /// A line to the database, on a port of its own.
@@ -171,12 +175,63 @@ async fn pass(
                 return;
             }
             Mood::FallsSilent => _ = turns(Mood::Silent),
-            Mood::Fine | Mood::LosesAnAnswer | Mood::HalfCloses | Mood::Silent | Mood::Cut => {}
+            Mood::Withholds if !are_answers && appends_a_hold(&bytes[..count]) => {
+                mood.send_replace(Mood::Silent);
+                let _ = mood.subscribe().wait_for(|mood| *mood == Mood::Delivers).await.map(|_| ());
+                let _ = to.write_all(&bytes[..count]).await;
+                // Who asked is long gone; the answer ends the connection.
+                return std::future::pending().await;
+            }
+            // The server has answered it.
+            Mood::Delivers => _ = turns(Mood::Fine),
+            Mood::Withholds
+            | Mood::Fine
+            | Mood::LosesAnAnswer
+            | Mood::HalfCloses
+            | Mood::Silent
+            | Mood::Cut => {}
         }
         if to.write_all(&bytes[..count]).await.is_err() {
             return;
         }
     }
+}
+
+fn appends_a_hold(asked: &[u8]) -> bool {
+    let kind = b"CreditsReserved";
+    asked.windows(kind.len()).any(|part| part == kind)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i1_a_hold_that_its_node_has_given_up_is_not_written_when_it_arrives_at_last() {
+    let database = Arc::new(TestDatabase::postgres().await);
+    let near = TestApp::of(database.clone()).await;
+    let acme = near.funded("acme", "10").await;
+    let line = Line::to(&database).await;
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 2);
+    let opened = Database::open(&line.url, None, &clock).await.unwrap();
+    let far = TestApp::opened(database, opened, clock, 2, &Config::default()).await;
+    let from_afar = far.with_key(acme.secret());
+    // It has the account, so that nothing else is asked of the database before the append.
+    from_afar.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+
+    line.mood.send_replace(Mood::Withholds);
+    let given_up = hold(&from_afar).await;
+    let withheld = *line.mood.borrow();
+    line.mood.send_replace(Mood::Fine);
+    // A refusal moves no head.
+    let refused = from_afar.post(RESERVATIONS, json!({ "credits": "20" })).await.status;
+    line.mood.send_replace(Mood::Delivers);
+    until("the server has answered it", async || *line.mood.borrow() == Mood::Fine).await;
+
+    assert_eq!((given_up, withheld), (StatusCode::SERVICE_UNAVAILABLE, Mood::Silent));
+    assert_eq!(refused, StatusCode::PAYMENT_REQUIRED);
+    for actor in [&acme, &from_afar] {
+        let balance = actor.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+        assert_eq!(balance["held"], "0", "a hold that nobody waits for");
+    }
+    far.finish().await;
+    near.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -83,6 +83,19 @@ async fn i5_who_holds_the_head_keeps_others_out() {
 }
 
 #[tokio::test]
+async fn i1_what_was_to_be_appended_under_an_epoch_before_is_never_written() {
+    let database = TestDatabase::new().await;
+    let log = database.open(&Clock::manual(Timestamp(0), 1)).await.log;
+
+    log.lock(0).await.unwrap().raise_epoch().await.unwrap();
+    let late = log.append(0, &head(1), &head(2), &[row(1)]).await.unwrap();
+    let raised = Head { epoch: 1, ..head(1) };
+    assert_eq!((late, log.head(0).await.unwrap()), (Appended::Conflict, raised.clone()));
+    let new = Head { epoch: 1, ..head(2) };
+    assert_eq!(log.append(0, &raised, &new, &[row(1)]).await.unwrap(), Appended::Written);
+}
+
+#[tokio::test]
 async fn i7_readers_never_change_over_to_rows_that_hold_less() {
     let database = TestDatabase::new().await;
     let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;

@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use arc_swap::ArcSwap;
 use subtle::ConstantTimeEq;
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use crate::domain::format::Format;
-use crate::store::{Node, Nodes, StoreError};
+use crate::store::{EventLog, Node, Nodes, StoreError};
 
 pub(super) use peer::{Peer, Reply};
 
@@ -32,8 +33,8 @@ pub(super) struct Cluster {
     roster: ArcSwap<Roster>,
     /// It finishes what is under way, and is no longer one of them.
     has_left: AtomicBool,
-    /// The highest known epoch of each shard's head.
-    epochs: Vec<AtomicI64>,
+    /// Held by who looks at a head or raises its epoch: of many who need it, one does.
+    heads: Mutex<()>,
 }
 
 /// What it takes to reach another node, or to take over from it.
@@ -41,6 +42,57 @@ pub(super) struct Transport {
     http: reqwest::Client,
     secret: String,
     nodes: Arc<dyn Nodes>,
+    epochs: Epochs,
+}
+
+/// By shard.
+struct Epochs(Vec<Epoch>);
+
+/// The epoch of a shard's head.
+#[derive(Default)]
+struct Epoch {
+    /// The highest that is known.
+    seen: AtomicI64,
+    /// It could not be raised for a command that nobody answered.
+    is_to_be_raised: AtomicBool,
+}
+
+impl Epochs {
+    fn of(&self, shard: i32) -> i64 {
+        self.at(shard).map_or(0, |epoch| epoch.seen.load(Ordering::Acquire))
+    }
+
+    fn saw(&self, shard: i32, seen: i64) {
+        if let Some(epoch) = self.at(shard) {
+            epoch.seen.fetch_max(seen, Ordering::AcqRel);
+        }
+    }
+
+    fn is_to_be_raised(&self, shard: i32) -> bool {
+        self.at(shard).is_some_and(|epoch| epoch.is_to_be_raised.load(Ordering::Acquire))
+    }
+
+    fn set_to_be_raised(&self, shard: i32, is_to_be: bool) {
+        if let Some(epoch) = self.at(shard) {
+            epoch.is_to_be_raised.store(is_to_be, Ordering::Release);
+        }
+    }
+
+    fn at(&self, shard: i32) -> Option<&Epoch> {
+        usize::try_from(shard).ok().and_then(|shard| self.0.get(shard))
+    }
+}
+
+impl Transport {
+    /// Raises the epoch of a shard's head from that one, where it still is: what was sent under it is dropped from now on.
+    async fn take_over(&self, shard: i32, from: i64) -> Result<(), StoreError> {
+        let raised = self.nodes.raise_epoch(shard, from).await;
+        match raised {
+            Ok(()) => self.epochs.saw(shard, from + 1),
+            Err(_) => self.epochs.set_to_be_raised(shard, true),
+        }
+        raised
+    }
 }
 
 impl std::fmt::Debug for Transport {
@@ -75,13 +127,14 @@ impl Cluster {
             .build()
             .map_err(|error| StoreError::Unavailable(format!("connections to other nodes: {error}")))?;
         let secret = nodes.secret().await?;
+        let epochs = Epochs((0..shards).map(|_| Epoch::default()).collect());
         Ok(Cluster {
             me: me.id,
             address: me.address,
-            transport: Arc::new(Transport { http, secret, nodes }),
+            transport: Arc::new(Transport { http, secret, nodes, epochs }),
             roster: ArcSwap::default(),
             has_left: AtomicBool::new(false),
-            epochs: (0..shards).map(|_| AtomicI64::new(0)).collect(),
+            heads: Mutex::default(),
         })
     }
 
@@ -91,12 +144,12 @@ impl Cluster {
     /// # Errors
     /// Where the database can't be reached: the others will pass this node over.
     pub async fn beat(&self) -> Result<Option<Format>, StoreError> {
-        if self.has_left.load(Ordering::SeqCst) {
+        if self.has_left() {
             return Ok(None);
         }
         let me = Node { id: self.me, address: self.address.clone(), format: Format::READ };
         let mut alive = self.transport.nodes.beat(&me).await?;
-        if self.has_left.load(Ordering::SeqCst) {
+        if self.has_left() {
             // Its row may have been written again after it was deleted.
             self.transport.nodes.leave(self.me).await?;
             return Ok(None);
@@ -118,7 +171,7 @@ impl Cluster {
             Some(peer) => Seat::Other(peer.clone()),
             None => Seat::Me,
         };
-        let shards = 0..i32::try_from(self.epochs.len()).unwrap_or(i32::MAX);
+        let shards = 0..i32::try_from(self.transport.epochs.0.len()).unwrap_or(i32::MAX);
         let ranked =
             shards.map(|shard| roster::ranked(&ids, shard).into_iter().map(seat).collect()).collect();
         metrics::gauge!("tollgate_nodes_alive").set(u32::try_from(ids.len()).map_or(f64::MAX, f64::from));
@@ -150,22 +203,47 @@ impl Cluster {
         }
     }
 
+    pub fn has_left(&self) -> bool {
+        self.has_left.load(Ordering::SeqCst)
+    }
+
     pub fn epoch(&self, shard: i32) -> i64 {
-        self.at(shard).map_or(0, |epoch| epoch.load(Ordering::Acquire))
+        self.transport.epochs.of(shard)
     }
 
     /// A shard's head was seen.
     pub fn saw_epoch(&self, shard: i32, epoch: i64) {
-        if let Some(known) = self.at(shard) {
-            known.fetch_max(epoch, Ordering::AcqRel);
+        self.transport.epochs.saw(shard, epoch);
+    }
+
+    /// The epoch of a shard's head where it is a later one than that; the head is looked at where that is not known. None
+    /// where it can't be read, too.
+    pub async fn later_epoch(&self, log: &dyn EventLog, shard: i32, than: i64) -> Option<i64> {
+        let _in_turn = self.heads.lock().await;
+        if self.epoch(shard) <= than {
+            self.saw_epoch(shard, log.head(shard).await.ok()?.epoch);
         }
+        Some(self.epoch(shard)).filter(|epoch| *epoch > than)
+    }
+
+    /// Makes up for a takeover that failed: what is asked for from now on, such as that a hold be released, must not come
+    /// before a copy of a command that nobody answered.
+    ///
+    /// # Errors
+    /// Where the database can't be reached.
+    pub async fn finish_takeover(&self, shard: i32) -> Result<(), StoreError> {
+        if !self.transport.epochs.is_to_be_raised(shard) {
+            return Ok(());
+        }
+        let _in_turn = self.heads.lock().await;
+        if self.transport.epochs.is_to_be_raised(shard) {
+            self.transport.take_over(shard, self.epoch(shard)).await?;
+            self.transport.epochs.set_to_be_raised(shard, false);
+        }
+        Ok(())
     }
 
     pub fn is_its_secret(&self, presented: &str) -> bool {
         presented.as_bytes().ct_eq(self.transport.secret.as_bytes()).into()
-    }
-
-    fn at(&self, shard: i32) -> Option<&AtomicI64> {
-        usize::try_from(shard).ok().and_then(|shard| self.epochs.get(shard))
     }
 }

@@ -1,13 +1,15 @@
 //! Another node: commands go to it in batches, as in group commit. While some are under way, the next gather.
 //!
-//! Only silence is taken over, and single commands that the owner says are late: their shards' epochs are raised first, so that a copy of a command that is still on its way
-//! can never be written after its sender has decided it by itself.
+//! Only silence is taken over, and single commands of which the owner does not know, or not in time, whether they were
+//! written: their shards' epochs are raised first, so that a copy of a command that is still on its way can never be written
+//! after its sender has decided it by itself.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::wire::Answer;
@@ -148,7 +150,7 @@ impl Route {
         match self.ask(&parcels).await {
             Ok(answers) => {
                 let (late, answered): (Vec<_>, Vec<_>) =
-                    parcels.into_iter().zip(answers).partition(|(_, answer)| matches!(answer, Answer::Late));
+                    parcels.into_iter().zip(answers).partition(|(_, answer)| answer.is_open());
                 match (answered.len(), late.len()) {
                     // It may be one slow read; of several commands, its writer stands still.
                     (0, 0..2) => {}
@@ -194,8 +196,13 @@ impl Route {
             return Err(Lost::Silent);
         }
         let bytes = response.bytes().await.map_err(|_| Lost::Silent)?;
-        let answers: Vec<Answer> = serde_json::from_slice(&bytes).map_err(|_| Lost::Silent)?;
-        if answers.len() == parcels.len() { Ok(answers) } else { Err(Lost::Silent) }
+        let answers: Vec<&RawValue> = serde_json::from_slice(&bytes).map_err(|_| Lost::Silent)?;
+        if answers.len() != parcels.len() {
+            return Err(Lost::Silent);
+        }
+        // One that a newer version gave, say, tells nothing here; the others do.
+        let answers = answers.into_iter().map(|answer| serde_json::from_str(answer.get()));
+        Ok(answers.map(|answer| answer.unwrap_or(Answer::Late)).collect())
     }
 
     async fn take_over(&self, lost: Lost, parcels: Vec<Parcel>) {
@@ -204,7 +211,7 @@ impl Route {
             for parcel in &parcels {
                 let (shard, epoch) = (parcel.shard, parcel.epoch);
                 if let std::collections::btree_map::Entry::Vacant(place) = raised.entry((shard, epoch)) {
-                    let done = self.transport.nodes.raise_epoch(shard, epoch).await;
+                    let done = self.transport.take_over(shard, epoch).await;
                     place.insert(done.map_err(|error| error.to_string()));
                 }
             }

@@ -36,7 +36,7 @@ pub enum Answer {
     Unknown(String),
     /// It was not decided, and will not be.
     Dropped,
-    /// It is not decided yet, and may be. A sender of an older version can't read it, and takes the owner for silent.
+    /// It is being decided, and may be written yet. A sender of an older version can't read it, and takes the owner for silent.
     Late,
 }
 
@@ -53,6 +53,11 @@ impl From<Result<Outcome, LedgerError>> for Answer {
 }
 
 impl Answer {
+    /// Whether the command may be written yet, or may have been: nobody decides it anew under the same epoch.
+    pub fn is_open(&self) -> bool {
+        matches!(self, Answer::Late | Answer::Unknown(_))
+    }
+
     /// What the caller hears; none where somebody else must decide.
     pub fn heard(self) -> Option<Result<Outcome, LedgerError>> {
         match self {

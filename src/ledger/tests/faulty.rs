@@ -32,6 +32,17 @@ pub(super) struct Faulty {
     pub archived_to: i64,
     /// Whoever looks something up waits while a test holds it.
     pub look_ups: RwLock<()>,
+    /// Whoever looks up something of this org ends there.
+    pub deadly: Mutex<Option<OrgId>>,
+    /// The next append has its writer end.
+    pub ends_writer: AtomicBool,
+    /// The next append stays on its way, and nothing is known of it.
+    pub withholds: AtomicBool,
+    pub withheld: Mutex<Option<(Head, Head, Vec<EventRow>)>>,
+    /// What was withheld arrives as soon as somebody looks at the head.
+    pub delivers: AtomicBool,
+    /// The next lock can't be had.
+    pub unlockable: AtomicBool,
     /// Who does now, and how many did at once at most.
     pub looking: AtomicUsize,
     pub looked_most: AtomicUsize,
@@ -53,6 +64,12 @@ impl Faulty {
             slow: Mutex::default(),
             archived_to: 0,
             look_ups: RwLock::default(),
+            deadly: Mutex::default(),
+            ends_writer: AtomicBool::new(false),
+            withholds: AtomicBool::new(false),
+            withheld: Mutex::default(),
+            delivers: AtomicBool::new(false),
+            unlockable: AtomicBool::new(false),
             looking: AtomicUsize::default(),
             looked_most: AtomicUsize::default(),
         }
@@ -68,6 +85,15 @@ impl Faulty {
         }
         Ok(())
     }
+
+    /// Lets arrive what was withheld; none where nothing is.
+    pub async fn deliver(&self) -> Result<Option<Appended>, StoreError> {
+        let withheld = self.withheld.lock().expect("no test panicked").take();
+        match withheld {
+            Some((expected, new, events)) => self.log.append(0, &expected, &new, &events).await.map(Some),
+            None => Ok(None),
+        }
+    }
 }
 
 #[async_trait]
@@ -77,6 +103,9 @@ impl EventLog for Faulty {
     }
 
     async fn head(&self, shard: i32) -> Result<Head, StoreError> {
+        if self.delivers.load(Ordering::SeqCst) {
+            self.deliver().await?;
+        }
         let head = self.log.head(shard).await?;
         self.write_next().await?;
         Ok(head)
@@ -96,6 +125,14 @@ impl EventLog for Faulty {
         if let Some([under_way, go_on]) = slow {
             under_way.notify_one();
             go_on.notified().await;
+        }
+        if self.ends_writer.load(Ordering::SeqCst) {
+            std::panic::resume_unwind(Box::new("its writer ends"));
+        }
+        if self.withholds.swap(false, Ordering::SeqCst) {
+            let withheld = (expected.clone(), new.clone(), events.to_vec());
+            *self.withheld.lock().expect("no test panicked") = Some(withheld);
+            return Err(StoreError::UnknownOutcome("nothing comes back".into()));
         }
         let appended = self.log.append(shard, expected, new, events).await?;
         match self.lost_answer.swap(false, Ordering::SeqCst) {
@@ -130,6 +167,10 @@ impl EventLog for Faulty {
         self.looking.fetch_sub(1, Ordering::SeqCst);
         let mut rows = read?;
         rows.retain(|row| row.position > self.archived_to);
+        let deadly = *self.deadly.lock().expect("no test panicked");
+        if rows.iter().any(|row| deadly.is_some_and(|org| org.0 == row.org_id)) {
+            std::panic::resume_unwind(Box::new("a look-up ends"));
+        }
         match rows.iter().find(|row| self.damaged.is_some_and(|org| org.0 == row.org_id)) {
             Some(row) => Err(StoreError::Corrupt(format!("position {}", row.position))),
             None => Ok(rows),
@@ -137,7 +178,10 @@ impl EventLog for Faulty {
     }
 
     async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {
-        self.log.lock(shard).await
+        match self.unlockable.swap(false, Ordering::SeqCst) {
+            true => Err(StoreError::Unavailable("the connection was cut".into())),
+            false => self.log.lock(shard).await,
+        }
     }
 
     fn is_shared(&self) -> bool {

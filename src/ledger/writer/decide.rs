@@ -6,7 +6,7 @@ use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::key_entry;
 use crate::ledger::batch::{Answer, Batch};
-use crate::ledger::job::{Ask, Command, Job, ReadView};
+use crate::ledger::job::{Ask, Command, Job, Reading};
 use crate::ledger::scribe::Scribe;
 use crate::ledger::state::{KEY_KEPT_SECONDS, Known, Slot};
 use crate::ledger::writer::{BATCH_MAX, Writer};
@@ -19,7 +19,7 @@ impl Writer {
         let mut batch = Batch::after(self.head.clone(), now, jobs.len());
         for job in jobs {
             match job {
-                Job::Read { org, read } => self.admit_read(org, read, &mut batch),
+                Job::Read(reading) => self.admit_read(reading, &mut batch),
                 Job::Sweep => self.sweep(&mut batch),
                 Job::Follow(reply) => batch.followers.push(reply),
                 Job::Command(command) => self.admit(command, &mut batch),
@@ -28,26 +28,26 @@ impl Writer {
         batch
     }
 
-    fn admit_read(&mut self, org: OrgId, read: ReadView, batch: &mut Batch) {
+    fn admit_read(&mut self, reading: Reading, batch: &mut Batch) {
         let round = self.round;
-        match self.slot(org) {
+        match self.slot(reading.org) {
             Some(Slot::Known(known)) => {
                 known.used = round;
-                batch.reads.push((org, read));
+                batch.reads.push(reading);
             }
             Some(Slot::Loading { waiting, .. }) => {
-                waiting.push(Job::Read { org, read });
+                waiting.push(Job::Read(reading));
                 self.set_aside += 1;
             }
-            None => Job::Read { org, read }.refuse(&LedgerError::Busy),
+            None => Job::Read(reading).refuse(&LedgerError::Busy),
         }
     }
 
     /// Decides a command, or sets it aside until what it needs was fetched.
     fn admit(&mut self, command: Box<Command>, batch: &mut Batch) {
-        if command.under.is_some_and(|epoch| epoch < self.head.epoch) {
+        if command.lent.as_ref().is_some_and(|lent| lent.epoch < self.head.epoch) {
             // Its sender has given it up, or will: what is decided there must not be decided here too.
-            return;
+            return command.give_back();
         }
         if let Ask::System(ask) = &command.ask {
             let ask = ask.clone();
@@ -87,12 +87,15 @@ impl Writer {
                     let ended = found.ended.clone();
                     let last = self.head.next_position - 1;
                     self.state.recall(reservation, ended, last);
+                    batch.touched.insert(command.org);
                 }
             }
         }
         let answer = match self.earlier(&command, batch.now) {
             Earlier::Unknown => return self.look_up(command, named, forgotten_to),
             Earlier::Bound(answer) => answer,
+            // Its sender has it back.
+            Earlier::New if !command.take() => return,
             Earlier::New => self.decide_org(&command, batch),
         };
         batch.decided.push((command, answer));
@@ -124,7 +127,10 @@ impl Writer {
         let Some(Slot::Known(known)) = self.state.accounts.get_mut(&org) else {
             return Answer::No(Refusal::UnknownOrg.into());
         };
-        batch.touched.insert(org);
+        if known.chain.version == 0 {
+            // Nobody has opened it so far.
+            batch.touched.insert(org);
+        }
         // What time has ended is written before anything is decided on it (I11).
         let scribe = Scribe { shard: self.fetcher.shard, org, by: None, clock: &self.clock, now: batch.now };
         let format = self.system.load().format;
@@ -182,7 +188,6 @@ impl Writer {
                 self.sweeps_on = true;
                 return;
             }
-            batch.touched.insert(*org);
             let scribe =
                 Scribe { shard: self.fetcher.shard, org: *org, by: None, clock: &self.clock, now: batch.now };
             if let Err(error) = batch.expire(&scribe, format, known) {

@@ -42,7 +42,8 @@ impl Writer {
         if hash != head.last_hash {
             return self.reopen().await;
         }
-        if !followed.is_empty() {
+        if let Some(last) = followed.last() {
+            self.filtered_to = Some(last.place());
             self.fetcher.projector.wrote(self.fetcher.shard, followed);
         }
         self.move_to(head);
@@ -71,6 +72,10 @@ impl Writer {
             self.set_aside -= 1;
             job.refuse(&why);
         }
+        if self.is_unfenced {
+            self.fetcher.log.lock(shard).await?.raise_epoch().await?;
+            self.is_unfenced = false;
+        }
         self.fetcher.projector.look_again(shard).await?;
         let end = self.fetcher.log.head(shard).await?.next_position - 1;
         self.fetcher.projector.index_to(shard, end).await?;
@@ -81,23 +86,52 @@ impl Writer {
             memory: self.state.memory,
             ..ShardState::default()
         };
-        if let Some(last) = self.fetcher.log.read(shard, indexed, 1).await?.first() {
-            state.last_recorded_at = Timestamp(last.recorded_at);
+        let mut last = None;
+        if let Some(row) = self.fetcher.log.read(shard, indexed, 1).await?.first() {
+            state.last_recorded_at = Timestamp(row.recorded_at);
+            last = Some((row.position, row.hash)).filter(|(position, _)| *position == indexed);
         }
-        let now = self.clock.now().max(state.last_recorded_at);
-        state.filter = self.keeper.load_filter(&self.fetcher, indexed, now, self.clock.uuid()).await?;
+        self.fill_filter(indexed, state.last_recorded_at).await?;
         if shard == 0 {
             (state.system, state.system_chain, self.keeper.system_saved_version) =
                 self.fetcher.system(indexed + 1).await?;
         }
-        let absorb = |row: &EventRow| state.absorb(&Placed::read(row)?);
-        self.fetcher.tail(indexed + 1, head.next_position, absorb).await?;
+        std::mem::swap(&mut state.filter, &mut self.state.filter);
+        let absorb = |row: &EventRow| {
+            last = Some((row.position, row.hash));
+            state.absorb(&Placed::read(row)?)
+        };
+        let absorbed = self.fetcher.tail(indexed + 1, head.next_position, absorb).await;
+        if let Err(error) = absorbed {
+            self.state.filter = state.filter;
+            return Err(error.into());
+        }
+        self.filtered_to = last;
         if shard == 0 {
             self.system.store(Arc::new(state.system.clone()));
         }
         self.state = state;
         self.move_to(head);
         self.trusted = true;
+        Ok(())
+    }
+
+    /// Sees to it that the filter holds every key that was bound up to a position. What it has of events that the log has not
+    /// only costs look-ups, so that it is read again only where it may lack some.
+    async fn fill_filter(&mut self, indexed: i64, last_recorded_at: Timestamp) -> Result<(), LedgerError> {
+        let now = self.clock.now().max(last_recorded_at);
+        self.fetcher.forget_binding();
+        if let Some((position, hash)) = self.filtered_to
+            && self.fetcher.holds(position, &hash).await?
+        {
+            let filter = &mut self.state.filter;
+            let mut insert = |key| filter.insert(key, now);
+            let store = self.fetcher.projector.store();
+            store.keys_bound_since(self.fetcher.shard, position + 1, &mut insert).await?;
+            return Ok(());
+        }
+        let series = self.clock.uuid();
+        self.state.filter = self.keeper.load_filter(&self.fetcher, indexed, now, series).await?;
         Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! What memory lacks is fetched beside the writer, while its jobs wait.
 
+use tokio::sync::mpsc;
+
 use crate::domain::ids::{OrgId, ReservationId};
-use crate::ledger::fetch::Found;
+use crate::ledger::fetch::{Fetcher, Found};
 use crate::ledger::job::{Command, Job};
 use crate::ledger::state::{Known, Slot};
 use crate::ledger::tail::Placed;
@@ -14,6 +16,41 @@ use crate::store::StoreError;
 pub(in crate::ledger) enum Fetched {
     Account { org: OrgId, reading: u64, known: Result<Known, StoreError> },
     Command(Box<Command>, Result<Found, StoreError>),
+}
+
+/// What the writer waits for, and gets whatever becomes of the task that fetches it: jobs are counted while they wait.
+struct Owed {
+    to: mpsc::UnboundedSender<Fetched>,
+    what: Option<Fetched>,
+}
+
+impl Owed {
+    async fn fetch_account(mut self, fetcher: Fetcher, end: i64, last: Option<i64>) {
+        if let Some(Fetched::Account { org, known, .. }) = &mut self.what {
+            *known = fetcher.account(*org, end, last).await;
+        }
+    }
+
+    async fn look_up(mut self, fetcher: Fetcher, reservation: Option<ReservationId>, as_of: i64) {
+        if let Some(Fetched::Command(command, found)) = &mut self.what {
+            let (org, key) = (command.org, command.idempotency.as_ref());
+            *found = fetcher.look_up(org, key, reservation, as_of).await;
+        }
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if let Some(what) = self.what.take() {
+            // A writer that has stopped needs nothing.
+            let _ = self.to.send(what);
+        }
+    }
+}
+
+/// What is owed until it was fetched.
+fn unread() -> StoreError {
+    StoreError::Unavailable("what the log holds was not read to its end".into())
 }
 
 impl Writer {
@@ -29,12 +66,10 @@ impl Writer {
         let slot = self.state.accounts.entry(org).or_insert_with(|| {
             let last = unindexed.get(&org).copied();
             *readings += 1;
-            let (fetcher, fetched, reading) = (fetcher.clone(), fetched.clone(), *readings);
-            tokio::spawn(async move {
-                let known = fetcher.account(org, end, last).await;
-                // A writer that has stopped needs nothing.
-                let _ = fetched.send(Fetched::Account { org, reading, known });
-            });
+            let reading = *readings;
+            let what = Fetched::Account { org, reading, known: Err(unread()) };
+            let owed = Owed { to: fetched.clone(), what: Some(what) };
+            tokio::spawn(owed.fetch_account(fetcher.clone(), end, last));
             Slot::Loading { reading, waiting: vec![], arrived: vec![] }
         });
         Some(slot)
@@ -50,11 +85,9 @@ impl Writer {
             return Job::Command(command).refuse(&LedgerError::Busy);
         }
         self.set_aside += 1;
-        let (fetcher, fetched) = (self.fetcher.clone(), self.fetched.clone());
-        tokio::spawn(async move {
-            let found = fetcher.look_up(command.org, command.idempotency.as_ref(), reservation, as_of).await;
-            let _ = fetched.send(Fetched::Command(command, found));
-        });
+        let what = Fetched::Command(command, Err(unread()));
+        let owed = Owed { to: self.fetched.clone(), what: Some(what) };
+        tokio::spawn(owed.look_up(self.fetcher.clone(), reservation, as_of));
     }
 
     pub(super) fn arrive(&mut self, fetched: Fetched, jobs: &mut Vec<Job>) {

@@ -9,19 +9,24 @@ mod following;
 mod loading;
 mod progress;
 
+use std::borrow::Cow;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use crate::clock::{Clock, Timer};
-use crate::domain::ids::{IdSet, OrgId};
+use crate::domain::account::Account;
+use crate::domain::chain::Hash;
+use crate::domain::ids::{IdMap, IdSet, OrgId};
 use crate::domain::system::System;
+use crate::domain::time::Timestamp;
 use crate::domain::views::index::key_entry;
 use crate::ledger::access::{Access, Accesses};
 use crate::ledger::batch::{Answer, Batch};
 use crate::ledger::fetch::Fetcher;
-use crate::ledger::job::{Job, Reply, send};
+use crate::ledger::job::{Job, ReadView, Reading, Reply, send};
 use crate::ledger::snapshots::Keeper;
 use crate::ledger::state::{Bound, KEY_KEPT_SECONDS, ShardState, Slot};
 use crate::ledger::tail::Placed;
@@ -47,6 +52,10 @@ pub(super) struct Writer {
     arrivals: mpsc::UnboundedReceiver<Fetched>,
     /// False where memory may differ from the log.
     trusted: bool,
+    /// An append whose outcome is not known may still be on its way.
+    is_unfenced: bool,
+    /// The last event whose key the filter holds with those before it, by position and hash.
+    filtered_to: Option<(i64, Hash)>,
     round: u64,
     /// Accounts that were read so far.
     readings: u64,
@@ -91,6 +100,8 @@ impl Writer {
             fetched,
             arrivals,
             trusted: false,
+            is_unfenced: false,
+            filtered_to: None,
             round: 0,
             readings: 0,
             set_aside: 0,
@@ -166,14 +177,14 @@ impl Writer {
                 Ending::Again => {
                     self.locked_batches = LOCKED_BATCHES;
                     self.undo(&batch);
-                    jobs.extend(batch.into_jobs());
+                    jobs.extend(batch.undecided());
                     let followed = self.follow().await;
                     self.note_followed(followed);
                     is_current = true;
                 }
                 Ending::Moved(head) => {
                     self.undo(&batch);
-                    jobs.extend(batch.into_jobs());
+                    jobs.extend(batch.undecided());
                     let followed = self.follow_to(head).await;
                     self.note_followed(followed);
                     is_current = true;
@@ -210,9 +221,15 @@ impl Writer {
 
     /// Decides and appends while nobody else can write. Where the lock can't be had, the jobs are still there.
     async fn decide_locked(&mut self, jobs: &mut Vec<Job>) -> Result<(Batch, Ending), LedgerError> {
-        let (log, shard) = (self.fetcher.log.clone(), self.fetcher.shard);
+        let (log, shard, before) = (self.fetcher.log.clone(), self.fetcher.shard, self.head.clone());
+        // Little is left to fold then while nobody else can write; the database ends a transaction that stands idle.
+        let head = log.head(shard).await?;
+        if let Err(error) = self.follow_to(head).await {
+            self.trusted = false;
+            return Err(error);
+        }
         let lock = log.lock(shard).await?;
-        self.locked_batches = match *lock.head() == self.head {
+        self.locked_batches = match *lock.head() == before {
             true => self.locked_batches - 1,
             false => LOCKED_BATCHES,
         };
@@ -269,11 +286,11 @@ impl Writer {
             }
             Err(StoreError::UnknownOutcome(why)) => {
                 tracing::warn!(%why, shard, "a commit's outcome is not known: the log is asked");
-                match was_written(&**log, shard, &batch.rows).await {
+                match was_written_or_never_is(&**log, shard, &batch.rows).await {
                     Ok(true) => Ending::Written,
                     Ok(false) => Ending::Again,
                     Err(error) => {
-                        self.trusted = false;
+                        (self.trusted, self.is_unfenced) = (false, true);
                         Ending::Failed(LedgerError::Unknown(error.to_string()))
                     }
                 }
@@ -291,7 +308,7 @@ impl Writer {
     /// Everything in the batch is durable now. Callers are answered as soon as what they may ask next finds it.
     fn finish(&mut self, mut batch: Batch) {
         let (touched, grown) = (std::mem::take(&mut batch.touched), !batch.rows.is_empty());
-        let (swept, last) = (batch.swept, batch.placed.last().map(|placed| (placed.position, placed.hash)));
+        let (swept, last) = (batch.swept, batch.placed.last().map(Placed::place));
         let changes_access = |placed: &&Placed| Access::is_changed_by(&placed.recorded.payload.event);
         batch
             .placed
@@ -321,6 +338,7 @@ impl Writer {
             self.save_resting();
         }
         if let Some((position, hash)) = last {
+            self.filtered_to = last;
             self.keeper.offer_filter(&self.state.filter, position, hash);
         }
         self.keep_memory_small(&touched);
@@ -346,23 +364,36 @@ impl Writer {
                 }
             }
         }
-        for (org, read) in batch.reads.drain(..) {
-            match self.state.accounts.get(&org) {
-                Some(Slot::Known(known)) if known.chain.version > 0 => {
-                    read(Some(&known.account.as_of(batch.now)));
-                }
-                // Nobody ever opened it: names that anybody makes up keep no account from memory.
-                Some(Slot::Known(_)) => {
-                    self.state.accounts.remove(&org);
-                    read(None);
-                }
-                Some(Slot::Loading { .. }) | None => read(None),
-            }
-        }
+        self.answer_reads(std::mem::take(&mut batch.reads), batch.now);
         for follower in batch.followers.drain(..).flatten() {
             // It may have gone away.
             let _ = follower.send(());
         }
+    }
+
+    fn answer_reads(&mut self, reads: Vec<Reading>, now: Timestamp) {
+        // One of which something is due is copied for it: once, however many look.
+        let mut as_of: IdMap<OrgId, Cow<'_, Account>> = IdMap::default();
+        let mut unopened = Vec::new();
+        for Reading { org, takes_due, view } in reads {
+            match self.state.accounts.get(&org) {
+                Some(Slot::Known(known)) if known.chain.version > 0 => {
+                    let account = &known.account;
+                    let seen: &Account = match takes_due {
+                        true => as_of.entry(org).or_insert_with(|| account.as_of(now)),
+                        false => account,
+                    };
+                    show(view, Some(seen));
+                }
+                Some(Slot::Known(_)) => {
+                    unopened.push(org);
+                    show(view, None);
+                }
+                Some(Slot::Loading { .. }) | None => show(view, None),
+            }
+        }
+        // Names that anybody makes up keep no account from memory.
+        unopened.iter().for_each(|org| _ = self.state.accounts.remove(org));
     }
 
     fn keep_memory_small(&mut self, touched: &IdSet<OrgId>) {
@@ -401,13 +432,29 @@ impl Writer {
     }
 }
 
-/// Whether the rows stand in the log, asked under the head's lock: the lost transaction has ended by then.
-async fn was_written(log: &dyn EventLog, shard: i32, rows: &[EventRow]) -> Result<bool, StoreError> {
+/// Whether the rows stand in the log. Where they do not, they never will, though their append may still be on its way: asked
+/// under the head's lock, which a transaction that has begun must have left, and which moves the epoch from under any other.
+async fn was_written_or_never_is(
+    log: &dyn EventLog,
+    shard: i32,
+    rows: &[EventRow],
+) -> Result<bool, StoreError> {
     let Some(first) = rows.first() else { return Ok(true) };
     let lock = log.lock(shard).await?;
-    let found = log.read(shard, first.position, 1).await;
-    lock.unlock().await?;
-    Ok(found?.first().is_some_and(|row| row.event_id == first.event_id))
+    let found = log.read(shard, first.position, 1).await?;
+    let is_written = found.first().is_some_and(|row| row.event_id == first.event_id);
+    match is_written {
+        true => lock.unlock().await?,
+        false => lock.raise_epoch().await?,
+    }
+    Ok(is_written)
+}
+
+/// A view that fails is its reader's alone: the writer goes on.
+fn show(view: ReadView, account: Option<&Account>) {
+    if std::panic::catch_unwind(AssertUnwindSafe(|| view(account))).is_err() {
+        tracing::error!("a view of an account failed; its reader is told that it can't be read");
+    }
 }
 
 async fn replay(log: Arc<dyn EventLog>, shard: i32, bound: Bound, reply: Reply) {

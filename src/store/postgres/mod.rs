@@ -248,16 +248,28 @@ impl LockedHead for Locked {
             self.unlock().await?;
             return Err(StoreError::ClockOff);
         }
-        match timeout(ANSWER_MAX, sqlx::query("commit").execute(&mut taken.connection)).await {
-            Ok(committed) => committed.map_err(unless_unknown)?,
-            Err(_) => return Err(StoreError::UnknownOutcome(SILENCE.into())),
-        };
-        self.taken.give_back();
-        Ok(())
+        self.commit().await
     }
 
     async fn unlock(mut self: Box<Self>) -> Result<(), StoreError> {
         answered(sqlx::query("rollback").execute(&mut self.taken.connection)).await?;
+        self.taken.give_back();
+        Ok(())
+    }
+
+    async fn raise_epoch(mut self: Box<Self>) -> Result<(), StoreError> {
+        let raise = sqlx::query("update log_heads set epoch = epoch + 1 where shard = $1").bind(self.shard);
+        answered(raise.execute(&mut self.taken.connection)).await?;
+        self.commit().await
+    }
+}
+
+impl Locked {
+    async fn commit(mut self) -> Result<(), StoreError> {
+        match timeout(ANSWER_MAX, sqlx::query("commit").execute(&mut self.taken.connection)).await {
+            Ok(committed) => committed.map_err(unless_unknown)?,
+            Err(_) => return Err(StoreError::UnknownOutcome(SILENCE.into())),
+        };
         self.taken.give_back();
         Ok(())
     }

@@ -291,6 +291,14 @@ impl LockedHead for Locked<'_> {
         self.is_over = true;
         Ok(())
     }
+
+    async fn raise_epoch(mut self: Box<Self>) -> Result<(), StoreError> {
+        let raise = sqlx::query("update log_heads set epoch = epoch + 1 where shard = ?1").bind(self.shard);
+        raise.execute(&mut *self.writer).await.map_err(store_error)?;
+        commit(&mut self.writer).await?;
+        self.is_over = true;
+        Ok(())
+    }
 }
 
 impl Drop for Locked<'_> {

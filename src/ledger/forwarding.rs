@@ -1,0 +1,173 @@
+//! This node among the others of its database: what it forwards to a shard's owner, and what the others forward to it.
+//!
+//! Nothing here decides: what was forwarded waits in the same queue as what was asked for here.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use serde_json::value::RawValue;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::domain::event::CommandRef;
+use crate::domain::format::Format;
+use crate::ledger::cluster::wire::{Answer, Forwarded, LATE_AFTER};
+use crate::ledger::cluster::{Cluster, Peer, Reply};
+use crate::ledger::job::{Ask, Claim, Command, Decided, Job, Keyed, Lent};
+use crate::ledger::{Ledger, LedgerError, Outcome, Submission};
+use crate::store::{Node, Nodes};
+
+/// How often a command is sent to its shard's owner: once more where a takeover has had the first dropped.
+const SENDINGS_MAX: usize = 2;
+
+/// A forwarded command whose sender waits.
+enum Waiting {
+    Over(Answer),
+    Queued { answer: oneshot::Receiver<Decided>, claim: Arc<Claim> },
+}
+
+impl Waiting {
+    async fn answer(self) -> Answer {
+        match self {
+            Waiting::Over(answer) => answer,
+            Waiting::Queued { answer, claim } => match timeout(LATE_AFTER, answer).await {
+                Ok(Ok(decided)) => decided.into(),
+                // It was dropped, or takes too long.
+                Ok(Err(_)) | Err(_) if claim.withdraw() => Answer::Dropped,
+                Ok(Err(_)) | Err(_) => Answer::Late,
+            },
+        }
+    }
+}
+
+impl Ledger {
+    /// Takes its place among the nodes of its database, from the first [`Ledger::beat`] on. `address` is where the others
+    /// reach it; a node without one owns nothing.
+    ///
+    /// # Errors
+    /// Where the database can't be read.
+    pub async fn join(&self, nodes: Arc<dyn Nodes>, address: Option<String>) -> Result<(), LedgerError> {
+        let (id, address) = (self.shared.clock.uuid(), address.unwrap_or_default());
+        let me = Node { id, address, format: Format::READ };
+        let cluster = Cluster::join(nodes, me, self.shared.shards.len()).await?;
+        // Who has joined stays what it is.
+        let _ = self.shared.cluster.set(cluster);
+        self.follow_all().await
+    }
+
+    /// Says that this node is alive and learns which others are; to be repeated every half second. One whose writer has
+    /// stopped leaves.
+    ///
+    /// # Errors
+    /// Where the database can't be reached: the others take over what this node owns.
+    pub async fn beat(&self) -> Result<(), LedgerError> {
+        match self.shared.cluster.get() {
+            Some(cluster) if !self.is_running() && !cluster.has_left() => {
+                tracing::error!("a writer has stopped: this node leaves its shards to the others");
+                Ok(cluster.leave().await?)
+            }
+            Some(cluster) => {
+                let read_by_all = cluster.beat().await?;
+                match read_by_all.filter(|_| self.owns(0)) {
+                    Some(format) => self.raise_format(format).await,
+                    None => Ok(()),
+                }
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Hands this node's shards to the others; it still decides whatever reaches it.
+    ///
+    /// # Errors
+    /// Where the database can't be reached.
+    pub async fn leave(&self) -> Result<(), LedgerError> {
+        match self.shared.cluster.get() {
+            Some(cluster) => Ok(cluster.leave().await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether this node does the work of a shard that one node should do.
+    pub fn owns(&self, shard: i32) -> bool {
+        let has_left = self.shared.cluster.get().is_some_and(Cluster::has_left);
+        !has_left && self.owner(shard).is_none()
+    }
+
+    /// Whether this is the secret by which the nodes of this database know each other.
+    pub fn is_nodes_secret(&self, presented: &str) -> bool {
+        self.shared.cluster.get().is_some_and(|cluster| cluster.is_its_secret(presented))
+    }
+
+    /// Decides what another node forwards, one answer each and never forwarded again; none where the request can't be
+    /// read. Whoever asks is a node ([`Ledger::is_nodes_secret`]).
+    pub async fn take_forwarded(&self, request: &[u8]) -> Option<Vec<u8>> {
+        let commands: Vec<&RawValue> = serde_json::from_slice(request).ok()?;
+        let waiting: Vec<Waiting> = commands.into_iter().map(|command| self.borrow(command)).collect();
+        serde_json::to_vec(&join_all(waiting.into_iter().map(Waiting::answer)).await).ok()
+    }
+
+    /// Puts a forwarded command into its shard's queue.
+    fn borrow(&self, command: &RawValue) -> Waiting {
+        // One of a newer version, say: its sender decides it.
+        let Ok(forwarded) = serde_json::from_str(command.get()) else {
+            return Waiting::Over(Answer::Dropped);
+        };
+        let Forwarded { org, ask, by, command, epoch } = forwarded;
+        let (reply, answer) = oneshot::channel();
+        let claim = Arc::<Claim>::default();
+        let lent = Some(Lent { epoch, claim: claim.clone() });
+        let idempotency = Some(Keyed::of(org, command));
+        let command = Command { org, ask: Ask::Org(ask), by, idempotency, lent, reply, found: None };
+        match self.enqueue(org, Job::Command(Box::new(command))) {
+            Err(LedgerError::Busy) => Waiting::Over(Answer::Busy),
+            // A writer that ends has dropped it, or is deciding it in this moment.
+            Ok(()) | Err(_) => Waiting::Queued { answer, claim },
+        }
+    }
+
+    pub(super) fn owner(&self, shard: i32) -> Option<(&Cluster, Arc<Peer>)> {
+        let cluster = self.shared.cluster.get()?;
+        Some((cluster, cluster.owner(shard)?))
+    }
+
+    /// Has the shard's owner decide, and decides here where it does not.
+    pub(super) async fn forward(
+        &self,
+        cluster: &Cluster,
+        peer: &Peer,
+        shard: i32,
+        submission: Submission,
+    ) -> Result<Outcome, LedgerError> {
+        let Submission { org, command: ask, by, idempotency } = submission;
+        let is_named_here = idempotency.is_none();
+        let command = idempotency.unwrap_or_else(|| CommandRef {
+            key: format!("node:{}", self.shared.clock.uuid()),
+            fingerprint: String::new(),
+        });
+        let mut forwarded = Forwarded { org, ask, by, command, epoch: cluster.epoch(shard) };
+        for _ in 0..SENDINGS_MAX {
+            let epoch = forwarded.epoch;
+            let body = serde_json::to_vec(&forwarded)
+                .map_err(|error| LedgerError::Unavailable(error.to_string()))?;
+            match peer.send(shard, epoch, body).await? {
+                Reply::Unknown(error) => return Err(error),
+                Reply::NotDecided => break,
+                Reply::Answered(answer) => {
+                    if let Some(heard) = answer.heard() {
+                        return heard;
+                    }
+                }
+            }
+            // Had every command decided here that was sent under an epoch which has passed, the nodes would race.
+            match cluster.later_epoch(&*self.shared.log, shard, epoch).await {
+                Some(later) => forwarded.epoch = later,
+                None => break,
+            }
+        }
+        let Forwarded { ask, command, .. } = forwarded;
+        let outcome = self.ask(org, Ask::Org(ask), by, Some(command)).await?;
+        // The owner had written it before it fell silent: the caller has asked once.
+        Ok(Outcome { replayed: outcome.replayed && !is_named_here, ..outcome })
+    }
+}

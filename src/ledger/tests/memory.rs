@@ -1,0 +1,182 @@
+//! Memory is bounded, and what has left it is found again.
+
+use super::*;
+
+#[tokio::test]
+async fn beyond_a_full_queue_callers_are_told_to_come_again_and_nobody_in_it_is_forgotten() {
+    let node = Node::funded(20_000).await;
+    let [under_way, go_on] = [(); 2].map(|()| Arc::new(tokio::sync::Notify::new()));
+    let log = Faulty::new(&node.store);
+    *log.slow.lock().expect("no test panicked") = Some([under_way.clone(), go_on.clone()]);
+    let ledger = node.another(Arc::new(log)).await;
+    let hold = |n: usize| {
+        let ledger = ledger.clone();
+        tokio::spawn(async move { ledger.submit(command(reserve(n as u128, 1))).await })
+    };
+    let first = hold(0);
+    under_way.notified().await;
+
+    let waiting: Vec<_> = (1..=QUEUE_MAX).map(hold).collect();
+    let one_more = hold(QUEUE_MAX + 1).await.expect("runs");
+    let read = ledger.read(ACME, Account::balance).await;
+    go_on.notify_one();
+
+    assert!(matches!(one_more, Err(LedgerError::Busy)), "{one_more:?}");
+    assert!(matches!(read, Err(LedgerError::Busy)), "{read:?}");
+    for held in std::iter::once(first).chain(waiting) {
+        held.await.expect("runs").expect("holds");
+    }
+    let held = ledger.read(ACME, |account| account.balance().held).await.expect("reads");
+    assert_eq!(held, Credits::from_whole(1 + i64::try_from(QUEUE_MAX).expect("few")));
+}
+
+#[tokio::test]
+async fn no_more_wait_for_what_is_being_read_than_in_the_queue() {
+    let node = Node::funded(20_000).await;
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let log = Arc::new(Faulty::new(&node.store));
+    let ledger = node.another(log.clone()).await;
+    let refused = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (beyond, step) = (QUEUE_MAX / 10, QUEUE_MAX / 10);
+
+    let reading = log.look_ups.write().await;
+    let mut holds = Vec::new();
+    while holds.len() < QUEUE_MAX + beyond {
+        for n in holds.len()..holds.len() + step {
+            let (ledger, refused) = (ledger.clone(), refused.clone());
+            holds.push(tokio::spawn(async move {
+                let held = ledger.submit(command(reserve(n as u128, 1))).await;
+                refused.fetch_add(usize::from(matches!(held, Err(LedgerError::Busy))), Ordering::SeqCst);
+                held.is_ok()
+            }));
+        }
+        // The writer sets them aside meanwhile.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+    until("the others are refused", async || refused.load(Ordering::SeqCst) == beyond).await;
+    drop(reading);
+
+    let held = futures_util::future::join_all(holds).await;
+    assert_eq!(held.iter().filter(|held| matches!(held, Ok(true))).count(), QUEUE_MAX);
+    ledger.submit(command(reserve(50_000, 1))).await.expect("there is room again");
+}
+
+#[tokio::test]
+async fn i3_and_i4_hold_for_what_has_left_memory() {
+    let small = Memory { recent: 2, accounts: 1, events_per_snapshot: 3, ..Memory::default() };
+    let node = Node::funded(1_000).await.with(small).await;
+    let first = node.keyed(reserve(1, 4), Some(("k1", "a"))).await.expect("holds");
+    node.keyed(settle(1, 3), Some(("s1", "b"))).await.expect("settles");
+    node.run(reserve(2, 4)).await.expect("holds");
+    node.clock.advance_seconds(60);
+    for n in 10..40 {
+        node.keyed(reserve(n, 1), Some((&format!("k{n}"), "a"))).await.expect("holds");
+        node.keyed(settle(n, 1), Some((&format!("s{n}"), "b"))).await.expect("settles");
+        node.ledger.projector().catch_up_all().await.expect("projects");
+    }
+    let before = node.balance().await;
+
+    let again = node.keyed(reserve(99, 4), Some(("k1", "a"))).await.expect("replays");
+    let other = node.keyed(reserve(99, 5), Some(("k1", "other"))).await;
+    let twice = node.run(settle(1, 3)).await;
+    let late = node.run(settle(2, 4)).await.expect("is late");
+
+    assert!(again.replayed);
+    assert_eq!(again.events, first.events);
+    assert!(matches!(other, Err(LedgerError::Refused(Refusal::IdempotencyConflict))), "{other:?}");
+    assert!(matches!(twice, Err(LedgerError::Refused(Refusal::ReservationEnded { .. }))), "{twice:?}");
+    assert!(matches!(late.events[0].payload.event, Event::ReservationSettled { late: true, .. }));
+    assert_eq!(node.balance().await.consumed, before.consumed.saturating_add(Credits::from_whole(4)));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn i3_a_late_settle_counts_once_though_memory_is_short_and_projections_are_behind() {
+    let small = Memory { recent: 2, accounts: 16, events_per_snapshot: 1_000, ..Memory::default() };
+    let node = Node::funded(100).await.with(small).await;
+    node.run(reserve(1, 4)).await.expect("holds");
+    node.run(OrgCommand::Release { reservation: id(1), by: None }).await.expect("releases");
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    node.run(settle(1, 3)).await.expect("is late");
+    for n in 10..20 {
+        node.run(reserve(n, 1)).await.expect("holds");
+        node.run(settle(n, 1)).await.expect("settles");
+    }
+
+    let twice = node.run(settle(1, 2)).await;
+
+    assert!(matches!(twice, Err(LedgerError::Refused(Refusal::ReservationEnded { .. }))), "{twice:?}");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn an_org_that_nobody_opened_is_refused_and_not_kept() {
+    let node = Node::start().await;
+
+    let held = node.run(reserve(1, 1)).await;
+    let read = node.ledger.read(ACME, Account::balance).await;
+
+    assert!(matches!(held, Err(LedgerError::Refused(Refusal::UnknownOrg))), "{held:?}");
+    assert!(matches!(read, Err(LedgerError::Refused(Refusal::UnknownOrg))), "{read:?}");
+}
+
+#[tokio::test]
+async fn orgs_that_anybody_makes_up_take_no_account_out_of_memory() {
+    let small = Memory { recent: 2, accounts: 4, ..Memory::default() };
+    let node = Node::funded(10).await.with(small).await;
+    node.run(reserve(1, 1)).await.expect("holds");
+    node.run(settle(1, 1)).await.expect("settles");
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    for n in 0..50 {
+        let read = node.ledger.read(OrgId(Uuid::from_u128(n)), Account::balance).await;
+        read.expect_err("nobody opened it");
+    }
+
+    // Whoever is in memory is read without the projections.
+    node.forget_folded().await;
+    assert_eq!(node.balance().await.consumed, Credits::from_whole(1));
+}
+
+#[tokio::test]
+async fn reservations_that_were_recalled_leave_memory_again() {
+    let small = Memory { recent: 2, accounts: 16, events_per_snapshot: 1_000, ..Memory::default() };
+    let node = Node::funded(1_000).await.with(small).await;
+    for n in 0..50 {
+        node.run(reserve(n, 1)).await.expect("holds");
+        node.run(settle(n, 1)).await.expect("settles");
+    }
+    node.ledger.projector().catch_up_all().await.expect("projects");
+
+    for n in 0..50 {
+        node.run(settle(n, 1)).await.expect_err("has ended");
+    }
+    node.run(reserve(99, 1)).await.expect("holds");
+
+    let kept = node.ledger.read(ACME, |account| account.ended.len()).await.expect("reads");
+    assert!(kept <= 3, "{kept} are kept");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn however_many_accounts_are_wanted_at_once_few_are_read_at_a_time() {
+    let node = Node::start().await;
+    let orgs: Vec<OrgId> = (1..=60).map(|n| OrgId(Uuid::from_u128(n))).collect();
+    for org in &orgs {
+        let (slug, time_zone) = (org.to_string(), "UTC".into());
+        let command = OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::ZERO };
+        let open = Submission { org: *org, command, by: By::Tollgate, idempotency: None };
+        node.ledger.submit(open).await.expect("opens");
+    }
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let log = Arc::new(Faulty::new(&node.store));
+    let cold = node.another(log.clone()).await;
+
+    let read = orgs.iter().map(|org| cold.read(*org, |account| account.version));
+    let read = futures_util::future::join_all(read).await;
+
+    assert!(read.iter().all(|version| matches!(version, Ok(1))), "{read:?}");
+    let most = log.looked_most.load(Ordering::SeqCst);
+    assert!((1..=fetch::AT_ONCE).contains(&most), "{most}");
+}

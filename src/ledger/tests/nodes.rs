@@ -1,0 +1,170 @@
+//! Several nodes write one log, and decide for one another.
+
+use super::*;
+
+#[tokio::test]
+async fn i1_two_writers_of_one_log_never_overspend_and_read_each_other() {
+    let node = Node::funded(100).await;
+    let shared = || Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
+    let (one, other) = (node.another(shared()).await, node.another(shared()).await);
+
+    let holds = (0..400).map(|n| {
+        let ledger = if n % 2 == 0 { one.clone() } else { other.clone() };
+        async move { ledger.submit(command(reserve(n, 1))).await }
+    });
+    let outcomes = futures_util::future::join_all(holds).await;
+
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 100, "{:?}", outcomes.last());
+    for ledger in [&one, &other] {
+        let balance = ledger.read(ACME, Account::balance).await.expect("reads");
+        assert_eq!((balance.available, balance.held), (Credits::ZERO, Credits::from_whole(100)));
+    }
+    assert!(verify::verify(&*node.store).await.expect("reads").is_sound());
+}
+
+#[tokio::test]
+async fn who_reads_is_answered_though_another_node_goes_on_writing() {
+    let node = Node::funded(1_000).await;
+    let writes = std::sync::Mutex::new((1..=100).collect());
+    let log = Faulty { shared: true, writes, writer: Some(node.ledger.clone()), ..Faulty::new(&node.store) };
+    let log = Arc::new(log);
+    let other = node.another(log.clone()).await;
+    let made = || 100 - log.writes.lock().expect("no test panicked").len();
+    let before = made();
+
+    let held = other.read(ACME, |account| account.balance().held).await.expect("reads");
+
+    assert!(held >= Credits::from_whole(i64::try_from(before).expect("few")), "{before} were acknowledged");
+    assert!(made() < before + 10, "{before} writes became {}", made());
+}
+
+fn forwarded(n: u128) -> cluster::wire::Forwarded {
+    let command = CommandRef { key: n.to_string(), fingerprint: "a".into() };
+    cluster::wire::Forwarded { org: ACME, ask: reserve(n, 1), by: By::Tollgate, command, epoch: 0 }
+}
+
+#[tokio::test]
+async fn what_a_node_that_cannot_write_was_forwarded_is_left_to_its_sender() {
+    let node = Node::funded(100).await;
+    let since = Timestamp(node.clock.now().0 + 1);
+    let log = Arc::new(Faulty { since, ..Faulty::new(&node.store) });
+    let slow = node.another(log).await;
+
+    let request = serde_json::to_vec(&[forwarded(1)]).expect("writes");
+    let answers = slow.take_forwarded(&request).await.expect("reads it");
+
+    assert_eq!(String::from_utf8_lossy(&answers), r#"["Dropped"]"#);
+}
+
+#[tokio::test]
+async fn i3_a_late_settle_counts_once_though_another_node_wrote_it() {
+    let node = Node::funded(100).await;
+    node.run(reserve(1, 4)).await.expect("holds");
+    node.run(OrgCommand::Release { reservation: id(1), by: None }).await.expect("releases");
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let shared = || Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
+    let (one, other) = (node.another(shared()).await, node.another(shared()).await);
+    // Both have the account, and how the reservation ended is in the projections alone.
+    for ledger in [&one, &other] {
+        ledger.read(ACME, Account::balance).await.expect("reads");
+    }
+
+    one.submit(command(settle(1, 3))).await.expect("is late");
+    let twice = other.submit(command(settle(1, 2))).await;
+
+    assert!(matches!(twice, Err(LedgerError::Refused(Refusal::ReservationEnded { .. }))), "{twice:?}");
+    let balance = other.read(ACME, Account::balance).await.expect("reads");
+    assert_eq!(balance.consumed, Credits::from_whole(3));
+}
+
+#[tokio::test]
+async fn i3_a_reservation_is_found_though_another_node_folded_the_projections() {
+    let node = Node::funded(100).await;
+    let shared = || Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
+    let (one, other) = (node.another(shared()).await, node.another(shared()).await);
+    one.submit(command(reserve(1, 4))).await.expect("holds");
+    one.submit(command(OrgCommand::Release { reservation: id(1), by: None })).await.expect("releases");
+    other.submit(command(reserve(2, 4))).await.expect("holds");
+    other.projector().catch_up_all().await.expect("projects");
+
+    // The race is lost, so the account is read again: from rows that this node did not write.
+    one.submit(command(reserve(3, 4))).await.expect("holds");
+    one.submit(command(settle(1, 3))).await.expect("is late");
+
+    let balance = one.read(ACME, Account::balance).await.expect("reads");
+    assert_eq!((balance.consumed, balance.held), (Credits::from_whole(3), Credits::from_whole(8)));
+}
+
+#[tokio::test]
+async fn feedback_counts_once_though_another_node_heard_it_first_and_projections_are_behind() {
+    let small = Memory { recent: 2, ..Memory::default() };
+    let node = Node::funded(1_000).await.with(small).await;
+    for n in 0..10 {
+        node.run(reserve(n, 1)).await.expect("holds");
+        node.run(settle(n, 1)).await.expect("settles");
+    }
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let shared = || Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
+    let (one, other) = (node.another(shared()).await, node.another(shared()).await);
+    let feedback = Feedback { score_thousandths: Some(500), served: Some(true) };
+    let hear = || command(OrgCommand::GiveFeedback { reservation: id(1), feedback });
+
+    for ledger in [&one, &other, &one, &other] {
+        ledger.submit(hear()).await.expect("hears");
+    }
+
+    let rows = node.store.read(0, 1, i64::MAX).await.expect("reads");
+    assert_eq!(rows.iter().filter(|row| row.kind == "FeedbackGiven").count(), 1);
+}
+
+#[tokio::test]
+async fn what_a_node_has_no_word_for_is_left_to_its_sender_and_the_rest_is_done() {
+    let node = Node::funded(10).await;
+    let known = serde_json::to_value(forwarded(1)).expect("writes");
+    let mut newer = known.clone();
+    newer["ask"] = serde_json::json!({ "BookAFlight": {} });
+
+    let request = serde_json::to_vec(&[newer, known]).expect("writes");
+    let answers = node.ledger.take_forwarded(&request).await.expect("reads it");
+
+    let answers: Vec<serde_json::Value> = serde_json::from_slice(&answers).expect("reads");
+    assert_eq!(answers[0], "Dropped");
+    assert!(answers[1]["Done"].is_object(), "{answers:?}");
+    assert_eq!(node.balance().await.held, Credits::from_whole(1));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn i1_a_forwarded_command_that_takes_too_long_is_given_back_and_never_decided() {
+    let node = Node::funded(10).await;
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let log = Arc::new(Faulty::new(&node.store));
+    let owner = node.another(log.clone()).await;
+    let reading = log.look_ups.write().await;
+
+    let request = serde_json::to_vec(&[forwarded(1)]).expect("writes");
+    let answers = owner.take_forwarded(&request).await.expect("reads it");
+    drop(reading);
+    owner.submit(command(reserve(2, 1))).await.expect("holds, after what had come before");
+
+    assert_eq!(String::from_utf8_lossy(&answers), r#"["Dropped"]"#);
+    let held = owner.read(ACME, |account| account.balance().held).await.expect("reads");
+    assert_eq!(held, Credits::from_whole(1), "its sender has decided it meanwhile");
+}
+
+#[tokio::test]
+async fn i1_a_forwarded_command_that_is_being_written_is_late() {
+    let node = Node::funded(10).await;
+    let [under_way, go_on] = [(); 2].map(|()| Arc::new(tokio::sync::Notify::new()));
+    let log = Faulty::new(&node.store);
+    *log.slow.lock().expect("no test panicked") = Some([under_way.clone(), go_on.clone()]);
+    let owner = node.another(Arc::new(log)).await;
+
+    let request = serde_json::to_vec(&[forwarded(1)]).expect("writes");
+    let answers = owner.take_forwarded(&request).await.expect("reads it");
+    go_on.notify_one();
+
+    assert_eq!(String::from_utf8_lossy(&answers), r#"["Late"]"#);
+    let held = owner.read(ACME, |account| account.balance().held).await.expect("reads");
+    assert_eq!(held, Credits::from_whole(1));
+}

@@ -1,0 +1,108 @@
+//! What is asked of the log fails, its answer is lost, or it comes late.
+
+use super::*;
+use crate::waiting::within;
+
+#[tokio::test]
+async fn i5_a_lost_commit_answer_is_resolved_by_the_log() {
+    let node = Node::funded(10).await;
+    let faulty = Arc::new(Faulty::new(&node.store));
+    let ledger = node.another(faulty.clone()).await;
+
+    faulty.lost_answer.store(true, Ordering::SeqCst);
+    let held = ledger.submit(command(reserve(1, 4))).await;
+
+    assert!(held.is_ok(), "{held:?}");
+    let balance = ledger.read(ACME, Account::balance).await.expect("reads");
+    assert_eq!(balance.held, Credits::from_whole(4));
+}
+
+/// A writer whose first append is withheld on its way.
+async fn withheld(node: &Node) -> (Arc<Faulty>, Ledger) {
+    let log = Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
+    let ledger = node.another(log.clone()).await;
+    log.withholds.store(true, Ordering::SeqCst);
+    (log, ledger)
+}
+
+#[tokio::test]
+async fn i1_an_append_of_which_nothing_is_known_is_never_written_however_late_it_arrives() {
+    let node = Node::funded(10).await;
+    let (log, ledger) = withheld(&node).await;
+
+    log.unlockable.store(true, Ordering::SeqCst);
+    let unknown = ledger.submit(command(reserve(1, 4))).await;
+    let release = OrgCommand::Release { reservation: id(1), by: None };
+    let released = ledger.submit(command(release)).await;
+    let arrived = log.deliver().await.expect("asks").expect("it was withheld");
+
+    assert!(matches!(unknown, Err(LedgerError::Unknown(_))), "{unknown:?}");
+    assert!(matches!(released, Err(LedgerError::Refused(Refusal::UnknownReservation))), "{released:?}");
+    assert_eq!(arrived, Appended::Conflict);
+    let held = ledger.read(ACME, |account| account.balance().held).await.expect("reads");
+    assert_eq!(held, Credits::ZERO, "a hold that nobody waits for");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn i1_an_append_that_arrives_once_the_log_was_asked_for_it_is_not_met_by_the_next_try() {
+    let node = Node::funded(10).await;
+    let (log, ledger) = withheld(&node).await;
+
+    log.delivers.store(true, Ordering::SeqCst);
+    let held = ledger.submit(command(reserve(1, 4))).await;
+
+    assert!(log.deliver().await.expect("asks").is_none(), "it arrived before");
+    assert!(held.is_ok(), "{held:?}");
+    let held = ledger.read(ACME, |account| account.balance().held).await.expect("reads");
+    assert_eq!(held, Credits::from_whole(4));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_look_up_that_ends_early_is_told_to_who_waits_and_takes_no_place_for_ever() {
+    const BETA: OrgId = OrgId(Uuid::from_u128(0xBE7A));
+    let node = Node::funded(10).await;
+    let beta = |command| Submission { org: BETA, command, by: By::Tollgate, idempotency: None };
+    let open = OrgCommand::OpenOrg {
+        slug: "beta".into(),
+        time_zone: "UTC".into(),
+        overdraft_limit: Credits::from_whole(1),
+    };
+    node.ledger.submit(beta(open)).await.expect("opens");
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let log = Arc::new(Faulty::new(&node.store));
+    let ledger = node.another(log.clone()).await;
+    *log.deadly.lock().expect("no test panicked") = Some(BETA);
+
+    for _ in 0..3 {
+        let expire = within("who waits is told", ledger.submit(beta(OrgCommand::Expire))).await;
+        assert!(matches!(expire, Err(LedgerError::Unavailable(_))), "{expire:?}");
+    }
+    ledger.submit(command(reserve(1, 1))).await.expect("others are served");
+    *log.deadly.lock().expect("no test panicked") = None;
+    ledger.submit(beta(OrgCommand::Expire)).await.expect("is read again");
+}
+
+#[tokio::test]
+async fn a_view_that_fails_ends_no_writer() {
+    let node = Node::funded(10).await;
+
+    let seen = node.ledger.read(ACME, |_| std::panic::resume_unwind(Box::new("a view"))).await;
+
+    assert!(matches!(seen, Err::<(), _>(LedgerError::Unavailable(_))), "{seen:?}");
+    node.run(reserve(1, 1)).await.expect("holds");
+}
+
+#[tokio::test]
+async fn i5_what_a_writer_had_taken_as_it_ended_is_unknown() {
+    let node = Node::funded(10).await;
+    let log = Arc::new(Faulty::new(&node.store));
+    let ledger = node.another(log.clone()).await;
+    log.ends_writer.store(true, Ordering::SeqCst);
+
+    let held = ledger.submit(command(reserve(1, 1))).await;
+
+    assert!(matches!(held, Err(LedgerError::Unknown(_))), "{held:?}");
+    assert!(!ledger.is_running());
+}
