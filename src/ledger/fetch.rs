@@ -1,10 +1,9 @@
 //! What the writer's memory lacks is read beside it, so that the writer never waits: accounts, bound keys, and
 //! reservations that ended long ago.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
 use crate::domain::account::{Account, Ended};
 use crate::domain::chain::Hash;
@@ -23,16 +22,15 @@ use crate::store::{EventLog, EventRow, StoreError};
 const PAGE: i64 = 2_000;
 /// Events looked at in each step of a search by time.
 const PROBES: i64 = 16;
-/// Accounts that are read at once, and look-ups beside them, which are short: the others wait in memory, for as long as it
-/// takes. For a connection to the database nobody waits long.
+/// Pages of accounts that are read at once, and look-ups beside them, which are short: the others wait in memory, for as long
+/// as it takes. For a connection to the database nobody waits long. An account of many pages has a turn for each of them, so
+/// that those of few need not wait for its last.
 pub(super) const AT_ONCE: usize = 6;
 /// Events after which it is looked up again from where on keys bind: about as many as one row of their index spans.
 const EVENTS_PER_BINDING: i64 = 1_000_000;
-/// Before that was looked up.
-const UNKNOWN: i64 = i64::MIN;
 /// Raised whenever the serialised form of an account or of the system changes, or what an event folds to: older snapshots
 /// are then not read.
-pub const SNAPSHOT_FORMAT: i32 = 6;
+pub const SNAPSHOT_FORMAT: i32 = 7;
 
 /// Reads a shard.
 #[derive(Clone)]
@@ -41,14 +39,22 @@ pub(super) struct Fetcher {
     pub log: Arc<dyn EventLog>,
     pub projector: Arc<Projector>,
     turns: Arc<Turns>,
-    binding: Arc<Binding>,
+    binding: Arc<Mutex<Binding>>,
 }
 
-/// Where the keys begin that may still bind, as it was looked up last.
+/// Where the keys begin that may still bind, as far as that was looked up.
+#[derive(Clone, Copy, Default)]
 struct Binding {
-    from: AtomicI64,
-    /// The index reached so far then.
-    indexed: AtomicI64,
+    /// Raised where the log may have gone back: what was looked up before says nothing of it.
+    generation: u64,
+    found: Option<BindingFrom>,
+}
+
+#[derive(Clone, Copy)]
+struct BindingFrom {
+    from: i64,
+    /// The index reached so far when it was looked up.
+    indexed: i64,
 }
 
 /// Who may read.
@@ -67,14 +73,12 @@ pub(super) struct Found {
 impl Fetcher {
     pub fn new(shard: i32, log: Arc<dyn EventLog>, projector: Arc<Projector>) -> Fetcher {
         let turns = Turns { accounts: Semaphore::new(AT_ONCE), look_ups: Semaphore::new(AT_ONCE) };
-        let binding = Binding { from: AtomicI64::new(0), indexed: AtomicI64::new(UNKNOWN) };
-        Fetcher { shard, log, projector, turns: Arc::new(turns), binding: Arc::new(binding) }
+        Fetcher { shard, log, projector, turns: Arc::new(turns), binding: Arc::default() }
     }
 
     /// An account as of the last event before `end`, a position of the log. Where the index by org may not hold all of
     /// them yet, `last` is where the last of the others may stand.
     pub async fn account(&self, org: OrgId, end: i64, last: Option<i64>) -> Result<Known, StoreError> {
-        let _turn = self.turns.accounts.acquire().await;
         let mut known = self.saved(org, i64::MAX).await?;
         loop {
             let indexed = self.projector.indexed(self.shard);
@@ -92,11 +96,15 @@ impl Fetcher {
                 // What was kept has gone into the index meanwhile.
                 continue;
             }
-            let fold = |row: &EventRow| match row.org_id == org.0 {
+            let mut fold = |row: &EventRow| match row.org_id == org.0 {
                 true => known.fold_new(&Placed::read(row)?),
                 false => Ok(()),
             };
-            self.tail(behind.start, behind.end, fold).await?;
+            let mut next = behind.start;
+            while next < behind.end {
+                let _turn = self.accounts_turn().await;
+                next = self.page(next, behind.end, &mut fold).await?;
+            }
             return Ok(known);
         }
     }
@@ -197,17 +205,32 @@ impl Fetcher {
     ) -> Result<(), StoreError> {
         let mut next = from;
         while next < end {
-            let rows = self.log.read(self.shard, next, PAGE.min(end - next)).await?;
-            let Some(last) = rows.last() else { break };
-            next = last.position + 1;
-            rows.iter().try_for_each(&mut each)?;
+            next = self.page(next, end, &mut each).await?;
         }
         Ok(())
+    }
+
+    /// Gives the first rows of them to `each`, and says where the next begin.
+    async fn page(
+        &self,
+        from: i64,
+        end: i64,
+        each: &mut impl FnMut(&EventRow) -> Result<(), StoreError>,
+    ) -> Result<i64, StoreError> {
+        let rows = self.log.read(self.shard, from, PAGE.min(end - from)).await?;
+        rows.iter().try_for_each(each)?;
+        Ok(rows.last().map_or(end, |last| last.position + 1))
+    }
+
+    /// A turn to read one page of an account.
+    async fn accounts_turn(&self) -> Result<SemaphorePermit<'_>, AcquireError> {
+        self.turns.accounts.acquire().await
     }
 
     /// An account as it was saved last, at a version or before it. It has forgotten what ended before: the look-ups must
     /// hold that.
     async fn saved(&self, org: OrgId, version_max: i64) -> Result<Known, StoreError> {
+        let _turn = self.accounts_turn().await;
         let mut known = Known::new(org);
         let Some((chain, state)) = self.snapshot(org, version_max).await? else { return Ok(known) };
         if let Ok(account) = serde_json::from_slice::<Account>(&state) {
@@ -251,6 +274,7 @@ impl Fetcher {
     /// Folds what the index by org holds of an account's further events before `end`.
     async fn fold_indexed(&self, known: &mut Known, end: i64) -> Result<(), StoreError> {
         loop {
+            let _turn = self.accounts_turn().await;
             let page = self.org_events(known.account.org, known.chain.version + 1).await?;
             let is_last = i64::try_from(page.len()).is_ok_and(|read| read < PAGE);
             for row in page {
@@ -277,28 +301,42 @@ impl Fetcher {
     /// No key that was bound before this position binds any more: look-ups need not reach farther back, however long the
     /// log is.
     pub async fn binding_from(&self) -> Result<i64, StoreError> {
-        let (indexed, known) = (self.projector.indexed(self.shard), &self.binding);
-        if indexed < known.indexed.load(Ordering::Acquire).saturating_add(EVENTS_PER_BINDING) {
-            return Ok(known.from.load(Ordering::Acquire));
+        let indexed = self.projector.indexed(self.shard);
+        let known = *self.binding();
+        let recent = known.found.filter(|found| indexed < found.indexed.saturating_add(EVENTS_PER_BINDING));
+        if let Some(found) = recent {
+            return Ok(found.from);
         }
-        known.indexed.store(indexed, Ordering::Release);
-        let Some(last) = self.log.read(self.shard, indexed, 1).await?.into_iter().next() else {
+        let from = self.find_binding_from(indexed).await?;
+        let mut binding = self.binding();
+        if binding.generation != known.generation {
+            // The log may have gone back meanwhile.
             return Ok(0);
-        };
-        let from = match self.position_at(Timestamp(last.recorded_at).plus_seconds(-KEY_KEPT_SECONDS)).await {
-            Ok(position) => position + 1,
-            // Archived events may still bind.
-            Err(StoreError::Missing { .. }) => 0,
-            Err(error) => return Err(error),
-        };
-        known.from.store(from, Ordering::Release);
+        }
+        binding.found = Some(BindingFrom { from, indexed });
         Ok(from)
     }
 
-    /// The log may have gone back: what was known of it counts no more.
+    async fn find_binding_from(&self, indexed: i64) -> Result<i64, StoreError> {
+        let Some(last) = self.log.read(self.shard, indexed, 1).await?.into_iter().next() else {
+            return Ok(0);
+        };
+        match self.position_at(Timestamp(last.recorded_at).plus_seconds(-KEY_KEPT_SECONDS)).await {
+            Ok(position) => Ok(position + 1),
+            // Archived events may still bind.
+            Err(StoreError::Missing { .. }) => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The log may have gone back: what was known of it counts no more, nor what is being looked up.
     pub fn forget_binding(&self) {
-        self.binding.indexed.store(UNKNOWN, Ordering::Release);
-        self.binding.from.store(0, Ordering::Release);
+        let mut binding = self.binding();
+        *binding = Binding { generation: binding.generation + 1, found: None };
+    }
+
+    fn binding(&self) -> MutexGuard<'_, Binding> {
+        self.binding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn bound(&self, org: OrgId, keyed: &Keyed) -> Result<Option<Bound>, StoreError> {

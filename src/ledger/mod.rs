@@ -97,6 +97,8 @@ struct ShardHandle {
     queue: mpsc::Sender<Job>,
     progress: Arc<Progress>,
     accesses: Arc<Accesses>,
+    /// The writer's: whoever reads the past takes turns with what it loads.
+    fetcher: Fetcher,
 }
 
 impl std::fmt::Debug for Ledger {
@@ -191,11 +193,12 @@ impl Ledger {
             let (sender, queue) = mpsc::channel(QUEUE_MAX);
             let fetcher = Fetcher::new(shard, log.clone(), projector.clone());
             let keeper = Keeper::start(shard, projections.clone(), memory.events_per_snapshot);
-            let writer = Writer::open(fetcher, clock.clone(), system.clone(), keeper, memory).await?;
+            let writer = Writer::open(fetcher.clone(), clock.clone(), system.clone(), keeper, memory).await?;
             shards.push(ShardHandle {
                 queue: sender,
                 progress: writer.progress(),
                 accesses: writer.accesses(),
+                fetcher,
             });
             tokio::spawn(writer.run(queue));
         }
@@ -363,8 +366,7 @@ impl Ledger {
     pub async fn read_at(&self, org: OrgId, at: Timestamp) -> Result<Option<Account>, LedgerError> {
         // What is being written may have happened before.
         self.follow(org).await?;
-        let (log, projector) = (self.shared.log.clone(), self.shared.projector.clone());
-        let fetcher = Fetcher::new(self.shard_of(org), log, projector);
+        let fetcher = &self.handle(org)?.fetcher;
         let position = fetcher.position_at(at).await?;
         Ok(fetcher.account_at(org, position).await?)
     }

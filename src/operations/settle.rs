@@ -46,14 +46,19 @@ pub async fn settle(
             quarantine: None,
             by: actor.sender(),
         },
-        Charge::Call(call) => Settle { by: actor.sender(), ..of_call(ledger, reservation, call).await? },
+        Charge::Call(call) => of_call(ledger, actor, reservation, call).await?,
     };
     let command = OrgCommand::Settle(settle);
     ledger.submit(actor.submission(reservation.org, command, idempotency)).await
 }
 
 /// Usage without any price is never refused, and never free: the bound of the hold is charged and an operator is told (I3).
-async fn of_call(ledger: &Ledger, reservation: ReservationId, call: Call) -> Result<Settle, LedgerError> {
+async fn of_call(
+    ledger: &Ledger,
+    actor: &Actor,
+    reservation: ReservationId,
+    call: Call,
+) -> Result<Settle, LedgerError> {
     let hold = show_reservation(ledger, reservation).await?;
     let now = ledger.clock().now();
     let priced = priced(ledger, reservation, &hold, &call, now).await?;
@@ -83,7 +88,7 @@ async fn of_call(ledger: &Ledger, reservation: ReservationId, call: Call) -> Res
         attempts: vec![attempt],
         purpose: None,
         quarantine,
-        by: None,
+        by: actor.sender(),
     })
 }
 

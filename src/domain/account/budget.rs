@@ -92,7 +92,8 @@ pub struct CounterKey {
     pub starts_at: Timestamp,
 }
 
-/// Counts of one budget, as many end users as it can tell apart in a window. All of them are saved with the account.
+/// Counts of one budget, as many end users as it can tell apart in a window: beyond them nothing is held for another. All
+/// of them are saved with the account.
 pub const COUNTS_MAX: usize = 100_000;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,7 +194,7 @@ impl BudgetState {
         self.counters.get(key).copied().unwrap_or_default()
     }
 
-    /// Whether this would be one count more than there may be. What a further window lets go of makes room.
+    /// Whether a hold would be one count more than there may be. What a further window lets go of makes room.
     pub fn is_full(&self, key: &CounterKey) -> bool {
         self.counters.len() >= COUNTS_MAX && key.starts_at <= self.newest && !self.counters.contains_key(key)
     }

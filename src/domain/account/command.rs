@@ -143,6 +143,8 @@ pub struct Settle {
 pub const HOLDS_MAX: usize = 50_000;
 /// Keys of one org that are neither revoked nor expired: whoever asks is looked up among them.
 pub const KEYS_MAX: usize = 1_000;
+/// All keys that one org ever made: those that are over stay in its account, so that lists and budgets name them.
+pub const KEYS_EVER_MAX: usize = 100_000;
 pub const PROJECTS_MAX: usize = 1_000;
 /// Longest life of a hold: a week. A hold without end is a leak.
 pub const TTL_SECONDS_MAX: i64 = 7 * 24 * 3600;

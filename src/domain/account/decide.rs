@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use crate::domain::account::budget::{Budget, BudgetScope, COUNTS_MAX};
 use crate::domain::account::burn::{burn_free, burn_hold, give_back, pin};
 use crate::domain::account::command::{
-    HOLDS_MAX, KEYS_MAX, OrgCommand, PROJECTS_MAX, ReservationStatus, Reserve, Settle, TTL_SECONDS_MAX,
+    HOLDS_MAX, KEYS_EVER_MAX, KEYS_MAX, OrgCommand, PROJECTS_MAX, ReservationStatus, Reserve, Settle,
+    TTL_SECONDS_MAX,
 };
 use crate::domain::account::due::expire_lot;
 use crate::domain::account::limits::Limits;
@@ -59,8 +60,9 @@ pub(super) fn decide(account: &Account, command: OrgCommand, now: Timestamp) -> 
             known_project(account, project)?;
             require(!account.keys.contains_key(&key), || Refusal::KeyExists)?;
             require(expires_at.is_none_or(|at| at > now), || Refusal::ExpiryInPast)?;
-            let limit = KEYS_MAX;
-            require(account.live_keys(now).count() < limit, || Refusal::TooManyKeys { limit })?;
+            let (live, ever) = (account.live_keys(now).count(), account.keys.len());
+            require(live < KEYS_MAX, || Refusal::TooManyKeys { limit: KEYS_MAX })?;
+            require(ever < KEYS_EVER_MAX, || Refusal::TooManyKeys { limit: KEYS_EVER_MAX })?;
             Ok(vec![Event::KeyCreated { key, role, project, secret_sha256, expires_at }])
         }
         OrgCommand::RevokeKey { key } => {

@@ -333,14 +333,13 @@ fn pin(account: &mut Account, pins: &[LotShare]) {
 }
 
 /// Counts in the windows of the hold's time, of the budgets that stood then. What is charged late to somebody whom a full
-/// one does not count makes it no fuller: nothing more is held for them.
+/// one no longer counts is counted beyond its limit: whoever came to their cap stays there (I1), and each such count has cost
+/// the org what it holds.
 fn count(account: &mut Account, purpose: &Purpose, reserved_at: Timestamp, change: impl Fn(&mut Counter)) {
     let zone = account.time_zone;
     for state in account.budgets.iter_mut().filter(|state| state.counts(purpose, reserved_at)) {
         let window = state.budget.counter_key(purpose, reserved_at, zone);
-        if !state.is_full(&window) {
-            state.change(window, &change);
-        }
+        state.change(window, &change);
     }
 }
 

@@ -2,7 +2,8 @@
 
 use crate::domain::account::budget::{Budget, BudgetScope, BudgetWindow, COUNTS_MAX, Counter, CounterKey};
 use crate::domain::account::command::{
-    HOLDS_MAX, KEYS_MAX, OrgCommand, PROJECTS_MAX, ReservationStatus, Reserve, Settle, TTL_SECONDS_MAX,
+    HOLDS_MAX, KEYS_EVER_MAX, KEYS_MAX, OrgCommand, PROJECTS_MAX, ReservationStatus, Reserve, Settle,
+    TTL_SECONDS_MAX,
 };
 use crate::domain::account::fixtures::*;
 use crate::domain::account::refusal::Refusal;
@@ -157,6 +158,20 @@ fn an_org_has_no_more_keys_that_open_it_and_no_more_projects_than_are_looked_thr
     full.does(after(60), create_key(3));
 }
 
+#[test]
+fn an_org_makes_no_more_keys_in_all_than_are_saved_with_it() {
+    let mut full = guarded();
+    full.does(START, OrgCommand::RevokeKey { key: key(1) });
+    let over = full.keys[&key(1)].clone();
+    (2..=KEYS_EVER_MAX as u128 - 1).for_each(|n| _ = full.keys.insert(key(n), over.clone()));
+
+    full.does(START, create_key(KEYS_EVER_MAX as u128));
+    let refused = full.refuses(START, create_key(KEYS_EVER_MAX as u128 + 1));
+
+    assert_eq!(refused, Refusal::TooManyKeys { limit: KEYS_EVER_MAX });
+    assert!(refused.to_string().ends_with("those that are over are kept"), "revoking frees none: {refused}");
+}
+
 /// A cap for each end user, in all, and a hold of one of them.
 fn each_end_user(cap: Credits, window: BudgetWindow) -> (Account, impl Fn(u128, Credits) -> Reserve) {
     let each = budget(BudgetScope::EndUser { end_user: None }, window, cap);
@@ -209,8 +224,12 @@ fn a_budget_counts_no_more_end_users_in_a_window_than_are_saved_with_it() {
     );
     account.does(START, Reserve { reservation: reservation(3), ..of_user(1, credits(1)) });
     account.does(START, hold(4, credits(1)));
-    account.does(START, settle(5, credits(1)));
-    assert_eq!(account.budgets[0].counters.len(), COUNTS_MAX);
+    account.does(START, settle(5, credits(4)));
+    assert_eq!(account.budgets[0].counters.len(), COUNTS_MAX + 1, "what is charged late counts");
+    account.does(START, release(1));
+    account.does(START, release(3));
+    let again = account.refuses(START, Reserve { reservation: reservation(6), ..of_user(5, credits(1)) });
+    assert!(matches!(again, Refusal::BudgetExceeded { .. }), "they are at their cap: {again:?}");
     account.does(after(86_400), of_user(2, credits(1)));
     assert_eq!(account.budgets[0].counters.len(), 1, "the day before is over");
 }

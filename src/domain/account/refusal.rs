@@ -1,7 +1,7 @@
 //! The business "no", as a value with a name and its numbers.
 
 use crate::domain::account::budget::BudgetKey;
-use crate::domain::account::command::ReservationStatus;
+use crate::domain::account::command::{KEYS_EVER_MAX, ReservationStatus};
 use crate::domain::credits::Credits;
 use crate::domain::format::Format;
 
@@ -77,7 +77,7 @@ pub enum Refusal {
     InvalidKey,
     #[error("a key with this id exists already")]
     KeyExists,
-    #[error("the org has {limit} keys, as many as there may be; revoke some")]
+    #[error("the org has {limit} keys, as many as there may be; {}", how_to_make_room(*limit))]
     TooManyKeys { limit: usize },
     #[error("an arm's budget is set by its experiment")]
     BudgetOfArm,
@@ -110,6 +110,10 @@ pub enum Refusal {
     FormatNotRaised { needed: Format, raised: Format },
     #[error("the idempotency key was used for another command; use a new key")]
     IdempotencyConflict,
+}
+
+fn how_to_make_room(keys_max: usize) -> &'static str {
+    if keys_max < KEYS_EVER_MAX { "revoke some" } else { "those that are over are kept" }
 }
 
 impl Refusal {

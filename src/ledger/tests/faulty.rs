@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use tokio::sync::{Notify, RwLock};
+use tokio::sync::{Notify, RwLock, Semaphore};
 
 use super::*;
 
@@ -32,6 +32,9 @@ pub(super) struct Faulty {
     pub archived_to: i64,
     /// Whoever looks something up waits while a test holds it.
     pub look_ups: RwLock<()>,
+    /// Whoever looks up one of these positions waits until a test closes the gate.
+    pub gated: Vec<i64>,
+    pub gate: Semaphore,
     /// Whoever looks up something of this org ends there.
     pub deadly: Mutex<Option<OrgId>>,
     /// The next append has its writer end.
@@ -64,6 +67,8 @@ impl Faulty {
             slow: Mutex::default(),
             archived_to: 0,
             look_ups: RwLock::default(),
+            gated: vec![],
+            gate: Semaphore::new(0),
             deadly: Mutex::default(),
             ends_writer: AtomicBool::new(false),
             withholds: AtomicBool::new(false),
@@ -159,6 +164,9 @@ impl EventLog for Faulty {
     async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
         let _in_turn = self.look_ups.read().await;
         self.looked_most.fetch_max(self.looking.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        if positions.iter().any(|position| self.gated.contains(position)) {
+            self.gate.acquire().await.expect_err("a gate only closes");
+        }
         // Slowly: others come meanwhile.
         for _ in 0..10 {
             tokio::task::yield_now().await;

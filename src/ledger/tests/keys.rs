@@ -132,3 +132,29 @@ async fn i4_look_ups_of_keys_reach_back_to_the_first_that_binds() {
     assert!(!node.keyed(reserve(4, 1), Some(("old", "b"))).await.expect("holds").replayed);
     node.finish().await;
 }
+
+#[tokio::test]
+async fn i4_a_search_for_the_first_key_that_binds_says_nothing_of_a_log_that_went_back_meanwhile() {
+    let node = Node::funded(1_000).await;
+    node.keyed(reserve(1, 1), Some(("old", "a"))).await.expect("holds");
+    node.clock.advance_seconds(KEY_KEPT_SECONDS);
+    node.keyed(reserve(2, 1), Some(("new", "a"))).await.expect("holds");
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let last = node.store.head(0).await.expect("reads").next_position - 1;
+    let log = Arc::new(Faulty { gated: vec![last], ..Faulty::new(&node.store) });
+    let fetcher = Fetcher::new(0, log.clone(), node.ledger.projector().clone());
+    let searching = {
+        let fetcher = fetcher.clone();
+        tokio::spawn(async move { fetcher.binding_from().await })
+    };
+    until("it searches", async || log.looking.load(Ordering::SeqCst) == 1).await;
+
+    fetcher.forget_binding();
+    log.gate.close();
+    let found = searching.await.expect("runs").expect("reads");
+    log.unreadable.store(true, Ordering::SeqCst);
+    fetcher.binding_from().await.expect_err("nothing can be read");
+
+    assert_eq!(found, 0);
+    fetcher.binding_from().await.expect_err("nothing is known of this log");
+}

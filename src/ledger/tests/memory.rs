@@ -180,3 +180,41 @@ async fn however_many_accounts_are_wanted_at_once_few_are_read_at_a_time() {
     let most = log.looked_most.load(Ordering::SeqCst);
     assert!((1..=fetch::AT_ONCE).contains(&most), "{most}");
 }
+
+#[tokio::test]
+async fn an_account_that_takes_long_to_read_lets_others_be_read_between_its_pages() {
+    let memory = Memory { events_per_snapshot: 1_000_000, ..Memory::default() };
+    let node = Node::funded(10).await.with(memory).await;
+    let [slow, small] = [1, 2].map(|n| OrgId(Uuid::from_u128(n)));
+    for org in [slow, small] {
+        let (slug, time_zone) = (org.to_string(), "UTC".into());
+        let command = OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::ZERO };
+        let open = Submission { org, command, by: By::Tollgate, idempotency: None };
+        node.ledger.submit(open).await.expect("opens");
+    }
+    let limits = (0..6_500)
+        .map(|n| node.run(OrgCommand::SetOverdraftLimit { overdraft_limit: Credits::from_whole(n) }));
+    let set = futures_util::future::join_all(limits).await;
+    assert!(set.iter().all(Result::is_ok));
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let rows = node.store.read(0, 1, i64::MAX).await.expect("reads");
+    let last_of = |org: OrgId| rows.iter().rfind(|row| row.org_id == org.0).expect("its last").position;
+    let log = Arc::new(Faulty { gated: vec![last_of(slow), last_of(ACME)], ..Faulty::new(&node.store) });
+    let fetcher = Fetcher::new(0, log.clone(), node.ledger.projector().clone());
+    let read = |org| {
+        let (fetcher, end) = (fetcher.clone(), last_of(ACME) + 1);
+        tokio::spawn(async move { fetcher.account(org, end, None).await.expect("reads").account })
+    };
+    let all_but_one: Vec<_> = (1..fetch::AT_ONCE).map(|_| read(slow)).collect();
+    until("one turn is left", async || log.looking.load(Ordering::SeqCst) == all_but_one.len()).await;
+
+    let (large, small) = (read(ACME), read(small));
+
+    until("the small one is read", async || small.is_finished()).await;
+    assert!(!large.is_finished());
+    log.gate.close();
+    assert_eq!(large.await.expect("runs").version, 6_502);
+    for read in all_but_one {
+        assert_eq!(read.await.expect("runs").version, 1);
+    }
+}
