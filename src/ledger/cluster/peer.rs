@@ -167,18 +167,8 @@ impl Route {
         let asked = Instant::now();
         match self.ask(&parcels).await {
             Ok(answers) => {
-                let has_waited = asked.elapsed() >= LATE_AFTER;
-                let is_late =
-                    |answer: &&Answer| answer.is_open() || (has_waited && matches!(answer, Answer::Dropped));
-                let late = answers.iter().filter(is_late).count();
-                let in_time = answers.len() - late;
-                match (in_time, late) {
-                    // It may be one slow read; of several commands, its writer stands still.
-                    (0, 0..2) => {}
-                    (0, _) => self.trust.lose(),
-                    _ => self.trust.regain(),
-                }
-                metrics::counter!("tollgate_forwarded_total").increment(in_time as u64);
+                let late = self.trust.judge(&answers, asked.elapsed());
+                metrics::counter!("tollgate_forwarded_total").increment((answers.len() - late) as u64);
                 metrics::counter!("tollgate_forwards_lost_total").increment(late as u64);
                 let (open, answered): (Vec<_>, Vec<_>) =
                     parcels.into_iter().zip(answers).partition(|(_, answer)| answer.is_open());
