@@ -43,4 +43,5 @@ mod store;
 mod support;
 mod traffic;
 mod waiting;
+mod watched;
 mod workers;

@@ -15,12 +15,13 @@ use tollgate::clock::Clock;
 use tollgate::config::Config;
 use tollgate::domain::time::Timestamp;
 use tollgate::operations::find_org::known_org;
-use tollgate::store::{Appended, Database, EventLog, EventRow, Head, LockedHead, Node, Nodes, StoreError};
+use tollgate::store::{Database, Node, Nodes, StoreError};
 use uuid::Uuid;
 
 use crate::database::{TestDatabase, is_postgres};
 use crate::support::{TestApp, client, listen};
 use crate::waiting::{until, within};
+use crate::watched::Watched;
 
 const RESERVATIONS: &str = "/api/v1/orgs/acme/reservations";
 
@@ -309,66 +310,18 @@ async fn i1_nothing_is_decided_before_a_takeover_that_failed_has_been_made_up_fo
     }
 }
 
-/// A log that ends who would write it, once a test says so.
-struct Deadly {
-    log: Arc<dyn EventLog>,
-    is_deadly: AtomicBool,
-}
-
-impl Deadly {
-    fn strike(&self) {
-        if self.is_deadly.load(Ordering::SeqCst) {
-            std::panic::resume_unwind(Box::new("as the test wants"));
-        }
-    }
-}
-
-#[async_trait]
-impl EventLog for Deadly {
-    async fn heads(&self) -> Result<Vec<Head>, StoreError> {
-        self.log.heads().await
-    }
-
-    async fn head(&self, shard: i32) -> Result<Head, StoreError> {
-        self.log.head(shard).await
-    }
-
-    async fn append(
-        &self,
-        shard: i32,
-        expected: &Head,
-        new: &Head,
-        events: &[EventRow],
-    ) -> Result<Appended, StoreError> {
-        self.strike();
-        self.log.append(shard, expected, new, events).await
-    }
-
-    async fn read(&self, shard: i32, from: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
-        self.log.read(shard, from, limit).await
-    }
-
-    async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
-        self.log.read_at(shard, positions).await
-    }
-
-    async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {
-        self.strike();
-        self.log.lock(shard).await
-    }
-
-    fn is_shared(&self) -> bool {
-        self.log.is_shared()
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_writer_has_ended_says_so_and_leaves_its_shards_to_the_others() {
     let one = TestApp::on_postgres().await;
     let clock = Clock::manual(one.clock().now(), 2);
     let mut opened = one.database.open(&clock).await;
-    let log = Arc::new(Deadly { log: opened.log, is_deadly: AtomicBool::new(false) });
-    opened.log = log.clone();
+    let is_deadly = Arc::new(AtomicBool::new(false));
+    let strikes = is_deadly.clone();
+    opened.log = Watched::before_writes(opened.log, move || {
+        if strikes.load(Ordering::SeqCst) {
+            std::panic::resume_unwind(Box::new("as the test wants"));
+        }
+    });
     let two = TestApp::opened(one.database.clone(), opened, clock, 2, &Config::default()).await;
     two.join(Some(&two.url)).await;
     one.join(None).await;
@@ -376,7 +329,7 @@ async fn a_node_whose_writer_has_ended_says_so_and_leaves_its_shards_to_the_othe
     let alive = async || two.operator().get("/healthz").await.status;
     assert_eq!(alive().await, StatusCode::OK);
 
-    log.is_deadly.store(true, Ordering::SeqCst);
+    is_deadly.store(true, Ordering::SeqCst);
     let held = acme.post(RESERVATIONS, json!({ "credits": "4" })).await;
     two.ledger().beat().await.unwrap();
     one.ledger().beat().await.unwrap();

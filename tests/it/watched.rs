@@ -1,0 +1,59 @@
+//! A log as it is, with something done before each write.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tollgate::store::{Appended, EventLog, EventRow, Head, LockedHead, StoreError};
+
+pub struct Watched {
+    log: Arc<dyn EventLog>,
+    before_write: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Watched {
+    pub fn before_writes(
+        log: Arc<dyn EventLog>,
+        before_write: impl Fn() + Send + Sync + 'static,
+    ) -> Arc<dyn EventLog> {
+        Arc::new(Watched { log, before_write: Box::new(before_write) })
+    }
+}
+
+#[async_trait]
+impl EventLog for Watched {
+    async fn heads(&self) -> Result<Vec<Head>, StoreError> {
+        self.log.heads().await
+    }
+
+    async fn head(&self, shard: i32) -> Result<Head, StoreError> {
+        self.log.head(shard).await
+    }
+
+    async fn append(
+        &self,
+        shard: i32,
+        expected: &Head,
+        new: &Head,
+        events: &[EventRow],
+    ) -> Result<Appended, StoreError> {
+        (self.before_write)();
+        self.log.append(shard, expected, new, events).await
+    }
+
+    async fn read(&self, shard: i32, from: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
+        self.log.read(shard, from, limit).await
+    }
+
+    async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
+        self.log.read_at(shard, positions).await
+    }
+
+    async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {
+        (self.before_write)();
+        self.log.lock(shard).await
+    }
+
+    fn is_shared(&self) -> bool {
+        self.log.is_shared()
+    }
+}
