@@ -1,0 +1,154 @@
+//! The fields of a request that say what it costs by, or let it cost without a bound.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::{Dialect, Unboundable, is_set, list, text};
+use crate::domain::pricing::rate_card::{ServiceTier, Uplift};
+
+/// With which routers of models (OpenRouter, and gateways like it) choose another model or a dearer server, or read more. Its
+/// `transforms` only shorten.
+const OF_ROUTERS: [&str; 6] = ["models", "route", "provider", "preset", "plugins", "fallbacks"];
+
+/// Fields that let a provider read, run or answer more, or later, than any other field limits.
+pub(super) fn refuse_fields(request: &Value, dialect: Dialect) -> Result<(), Unboundable> {
+    let refused: &[&'static str] = match dialect {
+        Dialect::OpenAiChat => &[
+            "web_search_options",
+            "search_parameters",
+            "data_sources",
+            "deferred",
+            "prediction",
+            // DashScope's.
+            "enable_search",
+            "search_options",
+            "enable_code_interpreter",
+        ],
+        Dialect::OpenAiResponses => &["prompt", "background", "search_parameters"],
+        Dialect::Anthropic => &["mcp_servers", "container"],
+        Dialect::Embeddings | Dialect::Gemini => &[],
+    };
+    // How Vercel's gateway is told the same.
+    if is_set(&request["providerOptions"], "gateway") {
+        return Err(Unboundable::Field { field: "providerOptions.gateway" });
+    }
+    if let Some(field) = refused.iter().chain(&OF_ROUTERS).find(|field| is_set(request, field)) {
+        return Err(Unboundable::Field { field });
+    }
+    // An object of edits at Anthropic, a list of them in OpenAI's responses.
+    let asked = &request["context_management"];
+    let edits = asked.as_array().map_or_else(|| list(asked, "edits"), Vec::as_slice);
+    if edits.iter().any(|edit| !text(edit, "type").starts_with("clear_")) {
+        return Err(Unboundable::Field { field: "context_management" });
+    }
+    Ok(())
+}
+
+/// How long what a request writes to a provider's cache lives there, by which it is priced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CacheLife {
+    Short,
+    Long,
+}
+
+/// Of every mark and option in the request that names one. A longer life is refused where the usage does not tell such writes
+/// from cheaper ones: in chats, and of Anthropic's marks in OpenAI's dialects.
+pub(super) fn cache_lives(request: &Value, dialect: Dialect) -> Result<Vec<CacheLife>, Unboundable> {
+    let mut marks = Vec::new();
+    cache_marks(request, &mut marks);
+    let life = |(field, ttl): (&'static str, &str)| {
+        let life = match ttl {
+            "5m" | "30m" => CacheLife::Short,
+            "1h" | "12h" => CacheLife::Long,
+            _ => return Err(Unboundable::Value { field }),
+        };
+        let is_told = match dialect {
+            Dialect::OpenAiChat => false,
+            Dialect::OpenAiResponses => field != CACHE_CONTROL,
+            Dialect::Anthropic | Dialect::Embeddings | Dialect::Gemini => true,
+        };
+        if life == CacheLife::Short || is_told { Ok(life) } else { Err(Unboundable::Value { field }) }
+    };
+    marks.into_iter().map(life).collect()
+}
+
+const CACHE_CONTROL: &str = "cache_control.ttl";
+
+/// What names a life, wherever it stands: on tools, system prompts, messages, parts and the request itself.
+fn cache_marks<'a>(value: &'a Value, marks: &mut Vec<(&'static str, &'a str)>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let field = match key.as_str() {
+                    "cache_control" => CACHE_CONTROL,
+                    "prompt_cache_options" => "prompt_cache_options.ttl",
+                    "prompt_cache_breakpoint" => "prompt_cache_breakpoint.ttl",
+                    // A model's own words to a tool.
+                    "input" if value.is_object() => continue,
+                    _ => {
+                        cache_marks(value, marks);
+                        continue;
+                    }
+                };
+                marks.extend(value["ttl"].as_str().map(|ttl| (field, ttl)));
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| cache_marks(value, marks)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// Of what a chat can answer with, text and speech have a price.
+pub(super) fn refuse_modalities(request: &Value) -> Result<(), Unboundable> {
+    let is_priced = |name: &Value| name == "text" || name == "audio";
+    let all_priced = list(request, "modalities").iter().all(is_priced);
+    if all_priced { Ok(()) } else { Err(Unboundable::Value { field: "modalities" }) }
+}
+
+/// How many answers are asked for.
+pub(super) fn answers(request: &Value, dialect: Dialect) -> Result<u64, Unboundable> {
+    let (field, asked) = match dialect {
+        Dialect::OpenAiChat => ("n", &request["n"]),
+        Dialect::Gemini => ("candidateCount", &request["generationConfig"]["candidateCount"]),
+        Dialect::OpenAiResponses | Dialect::Embeddings | Dialect::Anthropic => return Ok(1),
+    };
+    match asked {
+        Value::Null => Ok(1),
+        asked => asked.as_u64().filter(|n| (1..=128).contains(n)).ok_or(Unboundable::Value { field }),
+    }
+}
+
+/// The tier asked for. `auto` leaves it to the provider account's own setting, which the operator keeps at standard. Batches
+/// have routes of their own.
+pub(super) fn tier(request: &Value) -> Result<ServiceTier, Unboundable> {
+    let asked = match &request["service_tier"] {
+        Value::Null => Some(ServiceTier::Standard),
+        Value::String(name) if name == "auto" => Some(ServiceTier::Standard),
+        asked => asked.as_str().and_then(ServiceTier::named),
+    };
+    asked.filter(|tier| *tier != ServiceTier::Batch).ok_or(Unboundable::Value { field: "service_tier" })
+}
+
+pub(super) fn uplifts(request: &Value) -> Result<BTreeSet<Uplift>, Unboundable> {
+    let speed = match &request["speed"] {
+        Value::Null => None,
+        Value::String(speed) if speed == "standard" => None,
+        Value::String(speed) if speed == "fast" => Some(Uplift::Fast),
+        _ => return Err(Unboundable::Value { field: "speed" }),
+    };
+    let region = match &request["inference_geo"] {
+        Value::Null => None,
+        Value::String(region) if region == "global" => None,
+        Value::String(region) if region == "us" => Some(Uplift::RegionUs),
+        _ => return Err(Unboundable::Value { field: "inference_geo" }),
+    };
+    Ok(speed.into_iter().chain(region).collect())
+}
+
+pub(super) fn asks_for_audio(request: &Value) -> bool {
+    let chat = list(request, "modalities");
+    let gemini = list(&request["generationConfig"], "responseModalities");
+    let is_audio = |name: &Value| name.as_str().is_some_and(|name| name.eq_ignore_ascii_case("audio"));
+    chat.iter().chain(gemini).any(is_audio)
+}
