@@ -9,7 +9,7 @@ use crate::domain::account::refusal::Refusal;
 use crate::domain::account::{Account, Step};
 use crate::domain::commerce::Payment;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, GrantKind, LotTerms, Purpose, Role};
+use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, Feedback, GrantKind, LotTerms, Purpose, Role};
 use crate::domain::format::Format;
 use crate::domain::ids::{BundleId, KeyId, LotId, OrgId, ProjectId, ReservationId};
 use crate::domain::time::Timestamp;
@@ -215,4 +215,25 @@ pub(in crate::domain) fn with(commands: impl IntoIterator<Item = OrgCommand>) ->
         account.does(START, command);
     });
     account
+}
+
+pub(in crate::domain) fn is_suspended() -> Refusal {
+    Refusal::OrgSuspended { reason: "unpaid".into() }
+}
+
+pub(in crate::domain) fn charge_input(credits: i64) -> ExpiryPolicy {
+    ExpiryPolicy::ChargeInput { credits: Credits::from_whole(credits) }
+}
+
+pub(in crate::domain) fn of_project(n: u128) -> Purpose {
+    Purpose { project: Some(project(n)), ..Purpose::default() }
+}
+
+pub(in crate::domain) fn feedback(n: u128, served: bool) -> OrgCommand {
+    let feedback = Feedback { score_thousandths: None, served: Some(served) };
+    OrgCommand::GiveFeedback { reservation: reservation(n), feedback }
+}
+
+pub(in crate::domain) fn last(events: &[Event]) -> &Event {
+    events.last().unwrap()
 }

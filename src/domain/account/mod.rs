@@ -16,6 +16,8 @@ mod evolve;
 #[cfg(test)]
 pub(in crate::domain) mod fixtures;
 #[cfg(test)]
+mod guards;
+#[cfg(test)]
 mod invariants;
 pub mod limits;
 pub mod lot;
