@@ -4,6 +4,8 @@
 //! those of unknown cost before it; a settle is durable before the end of the answer. All of it runs in a task of its
 //! own, so that a client that goes away neither leaks a hold nor gets tokens for free.
 
+mod begin;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,17 +23,17 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::UsageSource;
 use crate::gateway::State;
 use crate::gateway::attempt::{self, AnswerBody, Failed, Patience};
-use crate::gateway::cache::{Answer, Cache, Pending, Reuse};
+use crate::gateway::cache::{Answer, Pending, Reuse};
 use crate::gateway::dialects;
+use crate::gateway::dispatch::begin::{Begun, begin};
 use crate::gateway::edge::Request;
 use crate::gateway::experiment;
 use crate::gateway::failure::{Failure, NOT_PRICED, TOO_LONG, UNSUPPORTED};
-use crate::gateway::fit::fit;
 use crate::gateway::flight::{self, Flight, Flights, Landed, Loser, UnderWay, Witness};
 use crate::gateway::headers::{self, Away, Notices};
-use crate::gateway::hold::{ARM_SPENT, Call, EXTEND_SECONDS, Hold, Taken};
+use crate::gateway::hold::{ARM_SPENT, Call, Hold};
 use crate::gateway::meter::{self, Metered, Report};
-use crate::gateway::plan::{self, Plan, Prices, Target};
+use crate::gateway::plan::{Plan, Prices, Target};
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
 use crate::gateway::quote::Quote;
 use crate::gateway::stream;
@@ -137,75 +139,6 @@ fn is_the_arms(failure: &Failure, seat: &Seat) -> bool {
         UNSUPPORTED | NOT_PRICED | TOO_LONG => !seat.chain.is_empty(),
         _ => false,
     }
-}
-
-/// A request for which something is held.
-enum Begun {
-    /// It has its answer already.
-    Reused(Response),
-    /// Boxed, since it goes from hand to hand.
-    Held(Box<Dispatch>, Quote),
-}
-
-/// Plans, makes it fit, looks into the cache, and holds.
-async fn begin(
-    state: &State,
-    mut request: Arc<Request>,
-    prices: Prices,
-    seat: Option<Seat>,
-    now: Timestamp,
-) -> Result<Begun, Failure> {
-    let mut plan = plan::plan(state, &prices, &request, seat)?;
-    fit(&mut request, &mut plan)?;
-    let total =
-        plan.policy.total_seconds.map(|seconds| now.plus_seconds(seconds.try_into().unwrap_or(i64::MAX)));
-    let ends_at = total.into_iter().chain(request.ends_at).min();
-    let reuse = Cache::look_up(state, &request, &plan, ends_at).await?;
-    if let (Reuse::Hit(answer) | Reuse::Stale(answer), Some(name)) = (&reuse, reuse.name()) {
-        let price = hit_price(&plan);
-        let mut hold = Hold::take_for_reuse(state, &request, prices, &plan, price).await?;
-        count_reuse(name);
-        return reused(&mut hold, &plan, answer, name).await.map(Begun::Reused);
-    }
-    let Taken { hold, place, quote, skipped } = take_hold(state, &request, prices, &plan).await?;
-    if let Some(name) = reuse.name() {
-        count_reuse(name);
-    }
-    plan.targets.drain(..place);
-    let dispatch = Dispatch {
-        itinerary: Itinerary::new(plan.targets.len(), rounds(&plan.policy), tries_until(ends_at, now)),
-        detours: Detours::of(&plan.policy),
-        in_flight: Vec::new(),
-        losers: Vec::new(),
-        state: state.clone(),
-        request,
-        plan,
-        hold,
-        ends_at,
-        fallback: skipped,
-        is_degraded: false,
-        reuse,
-        away: Away::default(),
-    };
-    Ok(Begun::Held(Box::new(dispatch), quote))
-}
-
-/// Holds for the first target that can carry the request. Where the plan's first is to be probed, the others stay away from it
-/// meanwhile, and no longer if it is not to be called after all.
-async fn take_hold(
-    state: &State,
-    request: &Arc<Request>,
-    prices: Prices,
-    plan: &Plan,
-) -> Result<Taken, Failure> {
-    let (weather, clock) = (&state.weather, state.ledger.clock());
-    let probed = plan.targets.first().filter(|first| weather.is_chosen(first, clock.now()));
-    let taken = Hold::take(state, request, prices, plan, ttl_seconds(plan)).await;
-    let is_meant = taken.as_ref().is_ok_and(|taken| taken.place == 0);
-    if let Some(probed) = probed.filter(|_| !is_meant) {
-        weather.is_let_go(probed, clock.now());
-    }
-    taken
 }
 
 impl Dispatch {
@@ -546,16 +479,6 @@ async fn reused(
     Ok(response)
 }
 
-fn given_again(hold: &Hold, plan: &Plan, answer: &Answer, result: &'static str) -> Response {
-    let mut response = Response::new(Body::from(answer.bytes.clone()));
-    headers::set_reused(&mut response, plan, hold, answer, result);
-    response
-}
-
-fn count_reuse(result: &'static str) {
-    metrics::counter!("tollgate_cache_requests_total", "result" => result).increment(1);
-}
-
 fn hit_price(plan: &Plan) -> Credits {
     plan.policy.cache.as_ref().map_or(Credits::ZERO, |cache| cache.price)
 }
@@ -568,18 +491,14 @@ fn tries_until(ends_at: Option<Timestamp>, now: Timestamp) -> Timestamp {
     ends_at.unwrap_or_else(|| now.plus_seconds(TRIES_SECONDS))
 }
 
-/// A hold outlives whatever its request may take.
-fn ttl_seconds(plan: &Plan) -> i64 {
-    let rounds = u64::from(plan.policy.retries) + 1;
-    let of_targets = plan.targets.iter().map(|target| {
-        let config = &target.upstream.config;
-        let first = plan.policy.first_token_seconds.unwrap_or(0).max(config.first_byte_timeout_seconds);
-        let between = plan.policy.between_tokens_seconds.unwrap_or(config.idle_timeout_seconds);
-        first.saturating_add(between)
-    });
-    let seconds = of_targets.fold(0, u64::saturating_add).saturating_mul(2 * rounds);
-    let most = crate::domain::account::command::TTL_SECONDS_MAX;
-    i64::try_from(seconds).unwrap_or(most).clamp(3 * EXTEND_SECONDS, most)
+fn given_again(hold: &Hold, plan: &Plan, answer: &Answer, result: &'static str) -> Response {
+    let mut response = Response::new(Body::from(answer.bytes.clone()));
+    headers::set_reused(&mut response, plan, hold, answer, result);
+    response
+}
+
+fn count_reuse(result: &'static str) {
+    metrics::counter!("tollgate_cache_requests_total", "result" => result).increment(1);
 }
 
 fn reason(target: &Target, failure: &UpstreamFailure) -> String {

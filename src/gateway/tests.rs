@@ -20,9 +20,11 @@ mod effort;
 mod experiments;
 mod fits;
 mod in_time;
+mod limits;
 mod mixed;
 mod offers;
 mod outages;
+mod prompts;
 mod streams;
 mod warm;
 mod weather;
@@ -346,36 +348,6 @@ async fn a_repeated_key_is_never_dispatched_twice() {
 }
 
 #[tokio::test]
-async fn a_limit_refuses_in_the_callers_dialect_before_anything_is_held() {
-    let world = World::new("5", "").await;
-    let limits = vec![Limits {
-        scope: BudgetScope::Org,
-        requests_per_minute: Some(1),
-        tokens_per_minute: None,
-        concurrent_requests: None,
-        credits_per_request: None,
-    }];
-    let set = OrgCommand::SetLimits { limits };
-    world
-        .ledger
-        .submit(Submission { org: ACME, command: set, by: By::Tollgate, idempotency: None })
-        .await
-        .expect("sets");
-    world.post("/v1/chat/completions", chat("gpt-4o-mini")).await;
-    let before = world.balance().await;
-
-    let message = json!({"model": "claude-haiku-4-5", "max_tokens": 9,
-                         "messages": [{"role": "user", "content": "Say something."}]});
-    let refused = world.post("/v1/messages", message).await;
-
-    assert_eq!(refused.status().as_u16(), 429);
-    assert!(header(&refused, "retry-after").parse::<u64>().is_ok_and(|seconds| seconds <= 61));
-    let body: Value = refused.json().await.expect("json");
-    assert_eq!((&body["type"], &body["error"]["type"]), (&json!("error"), &json!("rate_limit_error")));
-    assert_eq!(world.balance().await, before);
-}
-
-#[tokio::test]
 async fn conditions_choose_by_labels_and_malformed_labels_are_refused() {
     let routes = json!([{"name": "r", "chain": [
         {"to": "spare/gpt-4o-mini", "when": {"labels": {"team": "search"}, "org": "acme", "tools": false}},
@@ -496,98 +468,6 @@ async fn a_model_that_searches_before_every_answer_is_charged_for_the_search() {
 }
 
 #[tokio::test]
-async fn a_limit_on_tokens_counts_what_was_used() {
-    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
-    let world = World::at(clock, "5", "", json!([]), Router::new()).await;
-    let limits = vec![Limits {
-        scope: BudgetScope::Org,
-        requests_per_minute: None,
-        tokens_per_minute: Some(1_000),
-        concurrent_requests: None,
-        credits_per_request: None,
-    }];
-    let set = Submission {
-        org: ACME,
-        command: OrgCommand::SetLimits { limits },
-        by: By::Tollgate,
-        idempotency: None,
-    };
-    world.ledger.submit(set).await.expect("sets");
-    let asking = |max_tokens: u64| {
-        let mut body = chat("gpt-4o-mini");
-        body["max_tokens"] = max_tokens.into();
-        body
-    };
-
-    let first = world.post("/v1/chat/completions", asking(900)).await;
-    let again = world.post("/v1/chat/completions", asking(970)).await;
-    let large = world.post("/v1/chat/completions", asking(1_000)).await;
-
-    assert_eq!((first.status().as_u16(), large.status().as_u16()), (200, 413));
-    let answer: Value = first.json().await.expect("json");
-    let used = answer["usage"]["total_tokens"].as_u64().expect("a count");
-    assert!((5..900).contains(&used), "{used}");
-    assert_eq!(again.status().as_u16(), 429, "970 and its input are more than what {used} used tokens left");
-    assert_eq!(world.post("/v1/chat/completions", asking(1)).await.status().as_u16(), 200);
-}
-
-#[tokio::test]
-async fn a_picture_counts_for_limits_and_conditions_by_what_is_made_of_it() {
-    let when = json!({"to": "openai/gpt-4o", "when": {"input_tokens_min": 2_500}});
-    let routes = json!([{"name": "r", "chain": [when, "openai/gpt-4o-mini"]}]);
-    let world = World::routed("5", "", routes).await;
-    let limits = vec![Limits {
-        scope: BudgetScope::Org,
-        requests_per_minute: None,
-        tokens_per_minute: Some(100_000),
-        concurrent_requests: None,
-        credits_per_request: None,
-    }];
-    let command = OrgCommand::SetLimits { limits };
-    let set = Submission { org: ACME, command, by: By::Tollgate, idempotency: None };
-    world.ledger.submit(set).await.expect("sets");
-    let address = format!("data:image/png;base64,{}", "A".repeat(1_000_000));
-    let data = json!({"type": "base64", "media_type": "image/png", "data": "A".repeat(1_000_000)});
-    let image = json!({"type": "image", "source": data});
-    let result = json!({"type": "tool_result", "tool_use_id": "t", "content": [image]});
-    let call = json!({"type": "tool_use", "id": "t", "name": "look", "input": {}});
-    for (path, body) in [
-        (
-            "/v1/chat/completions",
-            json!({"messages": [{"role": "user", "content": [
-            {"type": "image_url", "image_url": {"url": address}}]}]}),
-        ),
-        (
-            "/v1/responses",
-            json!({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": address}]}]}),
-        ),
-        ("/v1/messages", json!({"max_tokens": 50, "messages": [{"role": "user", "content": [image]}]})),
-        (
-            "/v1/messages",
-            json!({"max_tokens": 50, "messages": [
-            {"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}]}),
-        ),
-    ] {
-        let request = |model: &str| {
-            let mut body = body.clone();
-            body["model"] = model.into();
-            body
-        };
-        let tokens = token_estimate::input_tokens(&request("r"), request("r").to_string().len());
-        assert!((1_000..1_100).contains(&tokens), "{path}: {tokens}");
-    }
-    let mut body = chat("r");
-    body["messages"][0]["content"] = json!([{"type": "image_url", "image_url": {"url": address}}]);
-
-    let response = world.post("/v1/chat/completions", body).await;
-
-    assert_eq!(
-        (response.status().as_u16(), header(&response, "x-tollgate-model")),
-        (200, "gpt-4o-mini".into())
-    );
-}
-
-#[tokio::test]
 async fn a_request_goes_to_a_model_that_is_strong_enough_and_the_record_says_why() {
     let by = json!({"simple": "openai/gpt-4o-mini", "hard": "openai/gpt-4o", "quality": 90});
     let world = World::routed("5", "", json!([{"name": "smart", "complexity": by}])).await;
@@ -635,95 +515,6 @@ async fn a_request_goes_to_a_model_that_is_strong_enough_and_the_record_says_why
     assert_eq!(header(&response, "x-tollgate-model"), "gpt-4o");
     let why = header(&response, "x-tollgate-complexity");
     assert!(why.starts_with("hard; score") && why.contains("of message 1 in the user's last 2"), "{why}");
-}
-
-#[tokio::test]
-async fn a_kept_prompt_is_filled_in_priced_and_known_to_reports() {
-    let world = World::new("5", "").await;
-    let template =
-        json!([{"id": "greet", "version": 2, "system": "Greet {{name}}, at length and with care."}]);
-    let prompts = serde_json::from_value(template).expect("templates");
-    world.state.reload_routes(&Config { prompts, ..world.config.clone() }).expect("sound");
-    let mut body = chat("gpt-4o-mini");
-    body["prompt"] = json!({"id": "greet", "variables": {"name": "Ann"}});
-
-    let response = world.post("/v1/chat/completions", body.clone()).await;
-
-    assert_eq!(response.status(), 200);
-    let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
-    let labels = stored.into_iter().rev().find_map(|stored| match stored.payload.event {
-        Event::ReservationSettled { purpose, attempts, .. } => {
-            Some((purpose.labels, attempts[0].usage.input_tokens))
-        }
-        _ => None,
-    });
-    let (labels, tokens) = labels.expect("a settle");
-    assert_eq!(labels.get("prompt").map(String::as_str), Some("greet@2"));
-    let plain =
-        world.post("/v1/chat/completions", chat("gpt-4o-mini")).await.json::<Value>().await.expect("json");
-    assert!(tokens > plain["usage"]["prompt_tokens"].as_u64().expect("a count"), "the prompt was sent");
-    body["prompt"]["variables"] = json!({});
-    let refused = world.post("/v1/chat/completions", body).await;
-    assert_eq!(refused.status(), 422);
-    let refused: Value = refused.json().await.expect("json");
-    assert_eq!(
-        (refused["error"]["code"].as_str(), refused["error"]["param"].as_str()),
-        (Some("invalid_prompt"), Some("prompt"))
-    );
-    let twice: Value = json!([{"id": "a", "version": 1}, {"id": "a", "version": 1}]);
-    let prompts = serde_json::from_value(twice).expect("templates");
-    assert!(world.state.reload_routes(&Config { prompts, ..world.config.clone() }).is_err());
-}
-
-#[tokio::test]
-async fn what_a_kept_prompt_says_is_not_repeated_to_its_caller() {
-    let routes = json!([{"name": "translated", "chain": ["openai/gpt-4o-mini"]},
-                        {"name": "same", "chain": ["responses/gpt-4o-mini"]}]);
-    let world = World::routed("5", "", routes).await;
-    let template = json!([{"id": "greet", "version": 1, "system": "Never mention the merger."}]);
-    let prompts = serde_json::from_value(template).expect("templates");
-    world.state.reload_routes(&Config { prompts, ..world.config.clone() }).expect("sound");
-    for (route, stream) in [("translated", false), ("translated", true), ("same", false), ("same", true)] {
-        let body = json!({"model": route, "input": "Hello", "stream": stream, "max_output_tokens": 50});
-        let [mut prompted, mut own] = [body.clone(), body];
-        prompted["prompt"] = json!({"id": "greet"});
-        own["instructions"] = "Be brief.".into();
-
-        let prompted = world.post("/v1/responses", prompted).await.text().await.expect("text");
-        let own = world.post("/v1/responses", own).await.text().await.expect("text");
-
-        assert!(prompted.contains("\"instructions\":null") && !prompted.contains("merger"), "{prompted}");
-        assert!(own.contains("\"instructions\":\"Be brief.\""), "{own}");
-    }
-}
-
-#[tokio::test]
-async fn what_a_kept_prompt_brings_counts_for_conditions_and_limits() {
-    let when = json!({"to": "openai/gpt-4o", "when": {"input_tokens_min": 500}});
-    let routes = json!([{"name": "r", "chain": [when, "openai/gpt-4o-mini"]}]);
-    let world = World::routed("5", "", routes).await;
-    let template = json!([{"id": "long", "version": 1, "system": "Be kind. ".repeat(300)}]);
-    let prompts = serde_json::from_value(template).expect("templates");
-    world.state.reload_routes(&Config { prompts, ..world.config.clone() }).expect("sound");
-    let mut body = chat("r");
-    let plain = world.post("/v1/chat/completions", body.clone()).await;
-    body["prompt"] = json!({"id": "long"});
-    let prompted = world.post("/v1/chat/completions", body.clone()).await;
-    let limits = vec![Limits {
-        scope: BudgetScope::Org,
-        requests_per_minute: None,
-        tokens_per_minute: Some(500),
-        concurrent_requests: None,
-        credits_per_request: None,
-    }];
-    let set = OrgCommand::SetLimits { limits };
-    let submission = Submission { org: ACME, command: set, by: By::Tollgate, idempotency: None };
-    world.ledger.submit(submission).await.expect("sets");
-    let too_large = world.post("/v1/chat/completions", body).await;
-
-    assert_eq!(header(&plain, "x-tollgate-model"), "gpt-4o-mini");
-    assert_eq!(header(&prompted, "x-tollgate-model"), "gpt-4o");
-    assert_eq!(too_large.status(), 413, "no minute would ever let it through");
 }
 
 #[tokio::test]

@@ -1,0 +1,101 @@
+//! From a request to what is held for it: planned, made to fit, looked for in the cache.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+
+use super::{Detours, Dispatch, count_reuse, hit_price, reused, rounds, tries_until};
+use crate::domain::routing::{Itinerary, Seat};
+use crate::domain::time::Timestamp;
+use crate::gateway::State;
+use crate::gateway::cache::{Cache, Reuse};
+use crate::gateway::edge::Request;
+use crate::gateway::failure::Failure;
+use crate::gateway::fit::fit;
+use crate::gateway::headers::Away;
+use crate::gateway::hold::{EXTEND_SECONDS, Hold, Taken};
+use crate::gateway::plan::{self, Plan, Prices};
+use crate::gateway::quote::Quote;
+
+/// A request for which something is held.
+pub(super) enum Begun {
+    /// It has its answer already.
+    Reused(Response),
+    /// Boxed, since it goes from hand to hand.
+    Held(Box<Dispatch>, Quote),
+}
+
+/// Plans, makes it fit, looks into the cache, and holds.
+pub(super) async fn begin(
+    state: &State,
+    mut request: Arc<Request>,
+    prices: Prices,
+    seat: Option<Seat>,
+    now: Timestamp,
+) -> Result<Begun, Failure> {
+    let mut plan = plan::plan(state, &prices, &request, seat)?;
+    fit(&mut request, &mut plan)?;
+    let total =
+        plan.policy.total_seconds.map(|seconds| now.plus_seconds(seconds.try_into().unwrap_or(i64::MAX)));
+    let ends_at = total.into_iter().chain(request.ends_at).min();
+    let reuse = Cache::look_up(state, &request, &plan, ends_at).await?;
+    if let (Reuse::Hit(answer) | Reuse::Stale(answer), Some(name)) = (&reuse, reuse.name()) {
+        let price = hit_price(&plan);
+        let mut hold = Hold::take_for_reuse(state, &request, prices, &plan, price).await?;
+        count_reuse(name);
+        return reused(&mut hold, &plan, answer, name).await.map(Begun::Reused);
+    }
+    let Taken { hold, place, quote, skipped } = take_hold(state, &request, prices, &plan).await?;
+    if let Some(name) = reuse.name() {
+        count_reuse(name);
+    }
+    plan.targets.drain(..place);
+    let dispatch = Dispatch {
+        itinerary: Itinerary::new(plan.targets.len(), rounds(&plan.policy), tries_until(ends_at, now)),
+        detours: Detours::of(&plan.policy),
+        in_flight: Vec::new(),
+        losers: Vec::new(),
+        state: state.clone(),
+        request,
+        plan,
+        hold,
+        ends_at,
+        fallback: skipped,
+        is_degraded: false,
+        reuse,
+        away: Away::default(),
+    };
+    Ok(Begun::Held(Box::new(dispatch), quote))
+}
+
+/// Holds for the first target that can carry the request. Where the plan's first is to be probed, the others stay away from it
+/// meanwhile, and no longer if it is not to be called after all.
+async fn take_hold(
+    state: &State,
+    request: &Arc<Request>,
+    prices: Prices,
+    plan: &Plan,
+) -> Result<Taken, Failure> {
+    let (weather, clock) = (&state.weather, state.ledger.clock());
+    let probed = plan.targets.first().filter(|first| weather.is_chosen(first, clock.now()));
+    let taken = Hold::take(state, request, prices, plan, ttl_seconds(plan)).await;
+    let is_meant = taken.as_ref().is_ok_and(|taken| taken.place == 0);
+    if let Some(probed) = probed.filter(|_| !is_meant) {
+        weather.is_let_go(probed, clock.now());
+    }
+    taken
+}
+
+/// A hold outlives whatever its request may take.
+fn ttl_seconds(plan: &Plan) -> i64 {
+    let rounds = u64::from(plan.policy.retries) + 1;
+    let of_targets = plan.targets.iter().map(|target| {
+        let config = &target.upstream.config;
+        let first = plan.policy.first_token_seconds.unwrap_or(0).max(config.first_byte_timeout_seconds);
+        let between = plan.policy.between_tokens_seconds.unwrap_or(config.idle_timeout_seconds);
+        first.saturating_add(between)
+    });
+    let seconds = of_targets.fold(0, u64::saturating_add).saturating_mul(2 * rounds);
+    let most = crate::domain::account::command::TTL_SECONDS_MAX;
+    i64::try_from(seconds).unwrap_or(most).clamp(3 * EXTEND_SECONDS, most)
+}
