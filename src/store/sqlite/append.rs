@@ -1,0 +1,253 @@
+//! One transaction an append: the compare-and-set of the head, and the events.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use sqlx::{Either, Executor, QueryBuilder, Sqlite, SqliteConnection};
+use tokio::sync::MutexGuard;
+
+use crate::store::sqlite::error::store_error;
+use crate::store::{Appended, EventRow, Head, LockedHead, StoreError};
+
+/// Rows of one insert: full statements are prepared once, and 64 rows keep well under SQLite's variable limit.
+const ROWS_PER_INSERT: usize = 64;
+const EVENTS: &str = "events (shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash)";
+const MOVE_HEAD: &str = "update log_heads set next_position = ?, last_hash = ? \
+    where shard = ? and next_position = ? and last_hash = ? and epoch = ?";
+
+/// Moves the head and writes the events, or neither.
+pub(super) async fn append(
+    connection: &mut SqliteConnection,
+    shard: i32,
+    expected: &Head,
+    new: &Head,
+    events: &[EventRow],
+) -> Result<Appended, StoreError> {
+    if events.len() <= ROWS_PER_INSERT {
+        return append_at_once(connection, shard, expected, new, events).await;
+    }
+    statement(connection, "begin immediate").await?;
+    match move_head(connection, shard, expected, new, events).await {
+        Ok(true) => commit(connection).await,
+        Ok(false) => roll_back(connection).await.map(|()| Appended::Conflict),
+        Err(error) => {
+            roll_back(connection).await?;
+            Err(store_error(error))
+        }
+    }
+}
+
+/// The compare-and-set and the events, inside the open transaction. False where the head was elsewhere.
+async fn move_head(
+    connection: &mut SqliteConnection,
+    shard: i32,
+    expected: &Head,
+    new: &Head,
+    events: &[EventRow],
+) -> Result<bool, sqlx::Error> {
+    let moved = sqlx::query(MOVE_HEAD)
+        .bind(new.next_position)
+        .bind(&new.last_hash[..])
+        .bind(shard)
+        .bind(expected.next_position)
+        .bind(&expected.last_hash[..])
+        .bind(expected.epoch)
+        .execute(&mut *connection)
+        .await?;
+    if moved.rows_affected() == 0 {
+        return Ok(false);
+    }
+    for rows in events.chunks(ROWS_PER_INSERT) {
+        insert(connection, rows).await?;
+    }
+    Ok(true)
+}
+
+/// The whole transaction in one call: each call wakes the driver's thread and is woken by it, which takes longer than
+/// what a small batch does there.
+async fn append_at_once(
+    connection: &mut SqliteConnection,
+    shard: i32,
+    expected: &Head,
+    new: &Head,
+    events: &[EventRow],
+) -> Result<Appended, StoreError> {
+    static TEXTS: [OnceLock<String>; ROWS_PER_INSERT + 1] = [const { OnceLock::new() }; ROWS_PER_INSERT + 1];
+    let text: &'static str = match TEXTS.get(events.len()) {
+        Some(text) => text.get_or_init(|| transaction(events.len())),
+        None => return Err(StoreError::Corrupt("a batch is longer than its statement".into())),
+    };
+    let head = sqlx::query(text)
+        .bind(new.next_position)
+        .bind(&new.last_hash[..])
+        .bind(shard)
+        .bind(expected.next_position)
+        .bind(&expected.last_hash[..])
+        .bind(expected.epoch);
+    let query = events.iter().fold(head, |query, row| {
+        query
+            .bind(row.shard)
+            .bind(row.position)
+            .bind(&row.org_id.as_bytes()[..])
+            .bind(row.org_version)
+            .bind(&row.event_id.as_bytes()[..])
+            .bind(row.kind.as_str())
+            .bind(row.schema_version)
+            .bind(row.recorded_at)
+            .bind(row.payload.as_slice())
+            .bind(&row.hash[..])
+    });
+    let mut done = Vec::with_capacity(STATEMENTS);
+    let failed = {
+        let mut results = connection.fetch_many(query);
+        loop {
+            match results.next().await {
+                Some(Ok(Either::Left(result))) => done.push(result.rows_affected()),
+                Some(Ok(Either::Right(_))) => {}
+                Some(Err(error)) => break Some(error),
+                None => break None,
+            }
+        }
+    };
+    match (failed, done.as_slice()) {
+        (None, [_, 0, ..]) => Ok(Appended::Conflict),
+        (None, _) => Ok(Appended::Written),
+        // Nothing follows the insert but the commit.
+        (Some(error), done) if done.len() + 1 == STATEMENTS => {
+            failed_commit(connection, store_error(error)).await
+        }
+        (Some(error), []) => Err(store_error(error)),
+        (Some(error), _) => {
+            roll_back(connection).await?;
+            Err(store_error(error))
+        }
+    }
+}
+
+/// Statements of [`transaction`].
+const STATEMENTS: usize = 4;
+
+/// Moves the head and, only if that was where it should be, inserts so many events.
+fn transaction(rows: usize) -> String {
+    let values = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; rows].join(", ");
+    let inserted = match rows {
+        0 => "select 0".to_owned(),
+        _ => format!("insert into {EVENTS} select * from (values {values}) where changes() = 1"),
+    };
+    format!("begin immediate; {MOVE_HEAD}; {inserted}; commit")
+}
+
+async fn commit(connection: &mut SqliteConnection) -> Result<Appended, StoreError> {
+    match statement(connection, "commit").await {
+        Ok(()) => Ok(Appended::Written),
+        Err(error) => failed_commit(connection, error).await,
+    }
+}
+
+async fn failed_commit(connection: &mut SqliteConnection, error: StoreError) -> Result<Appended, StoreError> {
+    match error {
+        StoreError::Full => roll_back(connection).await.and(Err(StoreError::Full)),
+        error => {
+            roll_back(connection).await?;
+            Err(StoreError::UnknownOutcome(error.to_string()))
+        }
+    }
+}
+
+/// Ends what is left of a transaction. SQLite has ended it already after some errors, a full disk among them, which
+/// is why the transaction is not sqlx's: that one loses count.
+pub(super) async fn roll_back(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    match statement(connection, "rollback").await {
+        Err(StoreError::Unavailable(why)) if why.contains("no transaction is active") => Ok(()),
+        ended => ended,
+    }
+}
+
+pub(super) async fn statement(
+    connection: &mut SqliteConnection,
+    sql: &'static str,
+) -> Result<(), StoreError> {
+    sqlx::query(sql).execute(connection).await.map_err(store_error)?;
+    Ok(())
+}
+
+async fn insert(connection: &mut SqliteConnection, rows: &[EventRow]) -> Result<(), sqlx::Error> {
+    let mut query = QueryBuilder::<Sqlite>::new(format!("insert into {EVENTS} "));
+    query.push_values(rows, |mut values, row| {
+        values
+            .push_bind(row.shard)
+            .push_bind(row.position)
+            .push_bind(&row.org_id.as_bytes()[..])
+            .push_bind(row.org_version)
+            .push_bind(&row.event_id.as_bytes()[..])
+            .push_bind(row.kind.as_str())
+            .push_bind(row.schema_version)
+            .push_bind(row.recorded_at)
+            .push_bind(row.payload.as_slice())
+            .push_bind(&row.hash[..]);
+    });
+    query.build().persistent(true).execute(connection).await?;
+    Ok(())
+}
+
+/// The log's writer, inside a transaction.
+pub(super) struct Locked<'a> {
+    writer: MutexGuard<'a, SqliteConnection>,
+    is_left_open: &'a AtomicBool,
+    is_over: bool,
+    shard: i32,
+    head: Head,
+}
+
+impl<'a> Locked<'a> {
+    pub fn new(
+        writer: MutexGuard<'a, SqliteConnection>,
+        is_left_open: &'a AtomicBool,
+        shard: i32,
+        head: Head,
+    ) -> Locked<'a> {
+        Locked { writer, is_left_open, is_over: false, shard, head }
+    }
+}
+
+#[async_trait]
+impl LockedHead for Locked<'_> {
+    fn head(&self) -> &Head {
+        &self.head
+    }
+
+    async fn append(mut self: Box<Self>, new: &Head, events: &[EventRow]) -> Result<(), StoreError> {
+        let written = match move_head(&mut self.writer, self.shard, &self.head, new, events).await {
+            Ok(true) => commit(&mut self.writer).await.map(|_| ()),
+            // Nobody else can move it while the lock is held.
+            Ok(false) => Err(StoreError::Corrupt("the head moved".into())),
+            Err(error) => Err(store_error(error)),
+        };
+        self.is_over = written.is_ok();
+        written
+    }
+
+    async fn unlock(mut self: Box<Self>) -> Result<(), StoreError> {
+        roll_back(&mut self.writer).await?;
+        self.is_over = true;
+        Ok(())
+    }
+
+    async fn raise_epoch(mut self: Box<Self>) -> Result<(), StoreError> {
+        let raise = sqlx::query("update log_heads set epoch = epoch + 1 where shard = ?1").bind(self.shard);
+        raise.execute(&mut *self.writer).await.map_err(store_error)?;
+        commit(&mut self.writer).await?;
+        self.is_over = true;
+        Ok(())
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.is_left_open.store(true, Ordering::SeqCst);
+        }
+    }
+}

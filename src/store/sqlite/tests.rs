@@ -1,0 +1,194 @@
+use sqlx::Connection;
+use uuid::Uuid;
+
+use super::*;
+
+fn row(position: i64) -> EventRow {
+    EventRow {
+        shard: 0,
+        position,
+        org_id: Uuid::from_u128(1),
+        org_version: position,
+        event_id: Uuid::from_u128(position.unsigned_abs().into()),
+        kind: "OrgResumed".into(),
+        schema_version: 1,
+        recorded_at: 7,
+        payload: vec![b'x'; 300],
+        hash: [u8::try_from(position % 251).unwrap_or(0); 32],
+    }
+}
+
+fn head_at(next_position: i64) -> Head {
+    Head { next_position, last_hash: [u8::from(next_position > 1); 32], epoch: 0 }
+}
+
+async fn open() -> (tempfile::TempDir, SqliteStore) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = SqliteStore::open(&folder.path().join("t.db")).await.expect("opens");
+    (folder, store)
+}
+
+#[tokio::test]
+async fn an_append_is_all_or_nothing_and_its_rows_read_back() {
+    let (_folder, store) = open().await;
+    let rows: Vec<EventRow> = (1..=150).map(row).collect();
+
+    let written = store.append(0, &head_at(1), &head_at(151), &rows).await.expect("appends");
+    let lost = store.append(0, &head_at(1), &head_at(2), &rows[..1]).await.expect("answers");
+
+    assert_eq!((written, lost), (Appended::Written, Appended::Conflict));
+    assert_eq!(store.head(0).await.expect("a head"), head_at(151));
+    assert_eq!(store.read(0, 1, 1000).await.expect("rows"), rows);
+    assert_eq!(store.read_at(0, &[149, 150, 151]).await.expect("rows"), rows[148..]);
+}
+
+#[tokio::test]
+async fn the_log_refuses_updates_deletes_and_replacements() {
+    let (_folder, store) = open().await;
+    store.append(0, &head_at(1), &head_at(2), &[row(1)]).await.expect("appends");
+    let mut writer = store.writer.lock().await;
+
+    let again =
+        "shard, position, org_id, org_version, event_id, 'x', schema_version, recorded_at, payload, hash";
+    let replace = format!("insert or replace into events select {again} from events");
+    let upsert = format!(
+        "insert into events select {again} from events where true on conflict do update set kind = 'x'"
+    );
+    for statement in ["update events set kind = 'x'", "delete from events", &replace, &upsert] {
+        let statement = sqlx::AssertSqlSafe(statement.to_owned());
+        let refused = sqlx::query(statement).execute(&mut *writer).await.expect_err("refused");
+
+        assert!(refused.to_string().contains("events are never"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_lock_that_was_dropped_keeps_nobody_from_writing() {
+    let (_folder, store) = open().await;
+
+    drop(store.lock(0).await.expect("locks"));
+    let appended = store.append(0, &head_at(1), &head_at(2), &[row(1)]).await;
+
+    assert_eq!(appended.expect("appends"), Appended::Written);
+    drop(store.lock(0).await.expect("locks"));
+    store.lock(0).await.expect("locks again").unlock().await.expect("unlocks");
+}
+
+#[tokio::test]
+async fn a_second_process_is_kept_out() {
+    let (folder, _store) = open().await;
+
+    let second = SqliteStore::open(&folder.path().join("t.db")).await;
+
+    assert!(matches!(second, Err(StoreError::Locked(_))), "{second:?}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_named_damaged() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("t.db");
+    std::fs::write(&path, vec![7_u8; 8192]).expect("writes");
+
+    let opened = SqliteStore::open(&path).await;
+
+    assert!(matches!(opened, Err(StoreError::Corrupt(_))), "{opened:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_page_is_named_and_what_is_whole_can_still_be_read() {
+    let (folder, store) = open().await;
+    let rows: Vec<EventRow> = (1..=5_000).map(row).collect();
+    store.append(0, &head_at(1), &head_at(5_001), &rows).await.expect("appends");
+    let SqliteStore { writer, readers, _lock, .. } = store;
+    readers.close().await;
+    // The last connection copies the write-ahead log into the file.
+    Arc::into_inner(writer).expect("nobody else has it").into_inner().close().await.expect("closes");
+    drop(_lock);
+    let path = folder.path().join("t.db");
+    let mut bytes = std::fs::read(&path).expect("reads");
+    let middle = bytes.len() / 2 / 4_096 * 4_096;
+    bytes[middle..middle + 4_096].fill(0xA5);
+    std::fs::write(&path, bytes).expect("writes");
+
+    let store = SqliteStore::open(&path).await.expect("opens: the damage lies deeper");
+    let whole = store.read(0, 1, 10).await;
+    let all = store.read(0, 1, 5_000).await;
+
+    assert_eq!(whole.expect("reads"), rows[..10]);
+    assert!(matches!(all, Err(StoreError::Corrupt(_))), "{all:?}");
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_refused() {
+    let (folder, store) = open().await;
+    sqlx::query("insert into _sqlx_migrations (version, description, success, checksum, execution_time) values (9999, 'later', true, x'00', 0)")
+        .execute(&mut *store.writer.lock().await)
+        .await
+        .expect("writes");
+    drop(store);
+
+    let opened = SqliteStore::open(&folder.path().join("t.db")).await;
+
+    assert!(matches!(opened, Err(StoreError::NewerVersion)), "{opened:?}");
+}
+
+#[tokio::test]
+async fn a_full_disk_loses_nothing_and_writing_resumes() {
+    let (_folder, store) = open().await;
+    store.cap_pages(1).await.expect("caps");
+    let rows: Vec<EventRow> = (1..=150).map(row).collect();
+
+    let full = store.append(0, &head_at(1), &head_at(151), &rows).await;
+    store.cap_pages(u32::MAX / 2).await.expect("caps");
+    let resumed = store.append(0, &head_at(1), &head_at(151), &rows).await;
+
+    assert!(matches!(full, Err(StoreError::Full)), "{full:?}");
+    assert_eq!(resumed.expect("appends"), Appended::Written);
+}
+
+/// More than the write-ahead log may hold before it is copied.
+async fn fill(store: &SqliteStore) -> i64 {
+    let mut next = 1;
+    for _ in 0..24 {
+        let rows: Vec<EventRow> = (next..next + 1_000)
+            .map(|position| EventRow { payload: vec![b'x'; 1_500], ..row(position) })
+            .collect();
+        let appended = store.append(0, &head_at(next), &head_at(next + 1_000), &rows).await;
+        assert_eq!(appended.expect("appends"), Appended::Written);
+        next += 1_000;
+    }
+    next
+}
+
+#[tokio::test]
+async fn the_write_ahead_log_is_begun_anew_while_the_writer_goes_on() {
+    let (folder, store) = open().await;
+    let wal = files::beside(&folder.path().join("t.db"), "-wal");
+
+    let mut next = fill(&store).await;
+    while store.checkpoints.is_running() {
+        tokio::task::yield_now().await;
+    }
+    let length = files::length(&wal);
+    for _ in 0..1_000 {
+        let appended = store.append(0, &head_at(next), &head_at(next + 1), &[row(next)]).await;
+        assert_eq!(appended.expect("appends"), Appended::Written);
+        next += 1;
+    }
+
+    assert_eq!(files::length(&wal), length, "what was copied is overwritten");
+    assert_eq!(store.read(0, 1, next).await.expect("rows").len() as i64, next - 1);
+}
+
+#[tokio::test]
+async fn a_copy_that_is_on_its_way_keeps_nobody_from_closing() {
+    let (folder, store) = open().await;
+    let path = folder.path().join("t.db");
+
+    let next = fill(&store).await;
+    store.close().await.expect("closes");
+
+    assert_eq!(files::length(&files::beside(&path, "-wal")), 0);
+    assert!(files::length(&path) > 30 << 20);
+    assert_eq!(store.head(0).await.expect("a head"), head_at(next));
+}
