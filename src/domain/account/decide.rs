@@ -156,7 +156,9 @@ fn adjust(account: &Account, credits: Credits, reason: String, lot: LotId, now: 
 fn refund(account: &Account, lot: LotId, credits: Credits, reference: String) -> Decision {
     exists(account)?;
     amount(credits)?;
-    require(!account.refunds.contains_key(&reference), || Refusal::NameTaken(reference.clone()))?;
+    require(!account.refunds.contains_key(&reference), || Refusal::RefundUsed {
+        reference: reference.clone(),
+    })?;
     let lot = account.lots.get(&lot).ok_or(Refusal::UnknownLot)?;
     // An overdraft is a loan: it is not paid out.
     let owned = account.balance().available.saturating_sub(account.totals.overdraft_limit);
@@ -486,8 +488,8 @@ fn not_negative(credits: Credits) -> Result<(), Refusal> {
 
 /// Whatever an account can come to is exact: sums never reach the ends of the range.
 fn fits(total: Credits, more: Credits) -> Result<(), Refusal> {
-    let max = Credits::ACCOUNT_MAX.saturating_sub(total).or_zero();
-    require(more <= max, || Refusal::AmountTooLarge { max })
+    let room = Credits::ACCOUNT_MAX.saturating_sub(total).or_zero();
+    require(more <= room, || Refusal::AccountFull { room })
 }
 
 fn policy(expiry: ExpiryPolicy) -> Result<(), Refusal> {

@@ -123,7 +123,10 @@ impl ModelLot {
                 Move::Burned(credits) | Move::Expired(credits) => {
                     gone = gone.saturating_add(*credits);
                     let kept = self.terms.credits.saturating_sub(refunded);
-                    recognised = rounded(self.paid - given_back, gone, kept);
+                    let due = rounded(self.paid - given_back, gone, kept);
+                    // Whoever pays recognises nothing negative, and what is given back nothing positive.
+                    recognised =
+                        if credits.is_negative() { recognised.min(due) } else { recognised.max(due) };
                 }
                 Move::Refunded(credits) => {
                     let left = self.terms.credits.saturating_sub(gone).saturating_sub(refunded);
@@ -537,7 +540,9 @@ impl Model {
 
     fn refund(&mut self, id: LotId, credits: Credits, reference: String) -> Result<(), Refusal> {
         refuse_if(!credits.is_positive(), || Refusal::AmountNotPositive)?;
-        refuse_if(self.refunds.contains(&reference), || Refusal::NameTaken(reference.clone()))?;
+        refuse_if(self.refunds.contains(&reference), || Refusal::RefundUsed {
+            reference: reference.clone(),
+        })?;
         let lot = self.lots.iter().find(|lot| lot.terms.lot == id).ok_or(Refusal::UnknownLot)?;
         let balance = self.balance();
         let owned = balance.available.saturating_sub(balance.overdraft_limit).or_zero();
@@ -725,7 +730,20 @@ fn refuse_if(wrong: bool, refusal: impl FnOnce() -> Refusal) -> Result<(), Refus
     if wrong { Err(refusal()) } else { Ok(()) }
 }
 
-/// Thirds, so that shares of prices do not come out even.
+/// Credits that lots paid, with the revenue of each.
+fn recognised_by(event: &Event) -> Vec<(Credits, i64)> {
+    match event {
+        Event::CreditsAdjusted { burned, .. }
+        | Event::DebtRepaid { burned, .. }
+        | Event::ReservationExpired { burned, .. }
+        | Event::ReservationSettled { burned, .. } => {
+            burned.iter().map(|burn| (burn.credits, burn.revenue_minor)).collect()
+        }
+        Event::CreditsExpired { credits, revenue_minor, .. } => vec![(*credits, *revenue_minor)],
+        _ => vec![],
+    }
+}
+
 fn arm_of(budget: &Budget) -> Option<&String> {
     match &budget.key.scope {
         BudgetScope::Arm { arm } => Some(arm),
@@ -733,6 +751,7 @@ fn arm_of(budget: &Budget) -> Option<&String> {
     }
 }
 
+/// Thirds, so that shares of prices do not come out even.
 fn an_amount() -> impl Strategy<Value = Credits> {
     (0i64..=15).prop_map(|thirds| Credits::from_nanos(thirds * 333_333_333))
 }
@@ -955,6 +974,9 @@ impl Pair {
             let b = balance;
             let gone: Credits = [b.available, b.held, b.consumed, b.expired, b.refunded].into_iter().sum();
             assert_eq!(b.granted.saturating_add(b.overdraft_limit), gone, "I1 after {event:?}");
+            for (credits, minor) in recognised_by(&event) {
+                assert!(if credits.is_negative() { minor <= 0 } else { minor >= 0 }, "revenue of {event:?}");
+            }
             if let Event::CreditsReserved { .. } | Event::ReservationGrown { .. } = event {
                 assert!(!b.available.is_negative(), "I1: an accepted hold overspends");
             }
