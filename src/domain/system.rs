@@ -8,7 +8,8 @@ use imbl::OrdMap;
 
 use crate::domain::account::Key;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::commerce::{Bundle, Claim};
+use crate::domain::claim::Claim;
+use crate::domain::commerce::Bundle;
 use crate::domain::credits::Credits;
 use crate::domain::event::{Event, Role};
 use crate::domain::format::Format;

@@ -149,7 +149,7 @@ fn adjust(account: &Account, credits: Credits, reason: String, lot: LotId, now: 
     let asked = credits.abs();
     let available = account.balance().available;
     require(asked <= available, || Refusal::InsufficientCredits { available, asked })?;
-    let burned = burn_free(account, asked, |_| Credits::ZERO);
+    let burned = burn_free(account, asked);
     Ok(vec![Event::CreditsAdjusted { credits, reason, terms: None, burned, repaid: Credits::ZERO }])
 }
 
@@ -279,7 +279,7 @@ fn settle_late(account: &Account, ended: &Ended, command: Settle) -> Decision {
     let cost = if command.quarantine.is_some() { ended.held } else { command.cost };
     let charged = capped(cost, ended.held, ended.dispatcher);
     let burned = if charged >= ended.charged {
-        burn_free(account, charged.saturating_sub(ended.charged), |_| Credits::ZERO)
+        burn_free(account, charged.saturating_sub(ended.charged))
     } else {
         give_back(account, &ended.burned, ended.charged.saturating_sub(charged))
     };

@@ -1,9 +1,10 @@
 //! The business "no", as a value with a name and its numbers.
 
 use crate::domain::account::budget::BudgetKey;
-use crate::domain::account::command::{KEYS_EVER_MAX, ReservationStatus};
+use crate::domain::account::command::KEYS_EVER_MAX;
 use crate::domain::credits::Credits;
 use crate::domain::format::Format;
+use crate::domain::reservation::ReservationStatus;
 use crate::domain::time::Timestamp;
 
 use serde::{Deserialize, Serialize};

@@ -161,7 +161,7 @@ impl UnitSums {
 mod tests {
     use super::*;
     use crate::domain::account::command::{OrgCommand, Reserve, Settle};
-    use crate::domain::account::fixtures::*;
+    use crate::domain::account::tests::fixtures::*;
     use crate::domain::credits::Credits;
     use crate::domain::event::{ExpiryPolicy, Payload};
     use crate::domain::ids::EventId;

@@ -7,15 +7,14 @@ use proptest::prelude::*;
 
 use crate::domain::account::budget::{Budget, BudgetScope, BudgetWindow, Counter, CounterKey};
 use crate::domain::account::command::{HOLDS_MAX, OrgCommand, ReservationStatus, Reserve, Settle};
-use crate::domain::account::fixtures::*;
 use crate::domain::account::refusal::Refusal;
+use crate::domain::account::tests::fixtures::*;
 use crate::domain::account::{Account, Ended};
 use crate::domain::alerting::{AlertRule, AlertSubject};
 use crate::domain::credits::Credits;
 use crate::domain::event::{Balance, Dispatcher, Event, ExpiryPolicy, Feedback, LotTerms, Purpose, Role};
 use crate::domain::ids::{KeyId, LotId, ProjectId, ReservationId};
 use crate::domain::time::Timestamp;
-use crate::domain::views::index::reservation_of;
 
 const ZONE: chrono_tz::Tz = chrono_tz::Europe::Berlin;
 
@@ -1086,7 +1085,7 @@ impl Pair {
             }
         }
         // What a look-up brings back of it is what the account knows.
-        let about = self.events.iter().filter(|(event, _)| reservation_of(event) == Some(hold.id));
+        let about = self.events.iter().filter(|(event, _)| event.reservation() == Some(hold.id));
         let folded = Ended::fold(about.map(|(event, at)| (event, *at)));
         assert_eq!(folded.as_ref(), self.account.ended.get(&hold.id));
         assert_eq!(folded.and_then(|ended| ended.feedback), hold.feedback, "the last word on {}", hold.id);

@@ -2,8 +2,8 @@
 
 use crate::domain::account::budget::{Budget, BudgetScope, BudgetWindow, COUNTS_MAX, Counter, CounterKey};
 use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, Settle};
-use crate::domain::account::fixtures::*;
 use crate::domain::account::refusal::Refusal;
+use crate::domain::account::tests::fixtures::*;
 use crate::domain::account::{Account, alerts};
 use crate::domain::alerting::AlertRule;
 use crate::domain::commerce::Payment;

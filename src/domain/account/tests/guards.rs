@@ -6,8 +6,8 @@ use crate::domain::account::command::{
     HOLDS_MAX, KEYS_EVER_MAX, KEYS_MAX, OrgCommand, PROJECTS_MAX, ReservationStatus, Reserve, Settle,
     TTL_SECONDS_MAX,
 };
-use crate::domain::account::fixtures::*;
 use crate::domain::account::refusal::Refusal;
+use crate::domain::account::tests::fixtures::*;
 use crate::domain::credits::Credits;
 use crate::domain::event::{Dispatcher, ExpiryPolicy, LotTerms, Role};
 
