@@ -3,16 +3,24 @@
 //! Everything here is a pure function of its arguments; time and ids are among them.
 
 pub mod account;
+mod admission;
 pub mod alerting;
+pub mod attempt;
 pub mod chain;
+pub mod claim;
 pub mod commerce;
 pub mod credits;
 pub mod event;
 pub mod format;
+pub mod idempotency;
 pub mod ids;
+pub mod lots;
 pub mod pricing;
 pub mod prompts;
+pub mod purpose;
 pub mod rate;
+pub mod reservation;
+pub mod role;
 pub mod routing;
 mod splitmix;
 pub mod statistics;

@@ -8,7 +8,9 @@ use imbl::OrdMap;
 
 use crate::domain::account::Key;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::commerce::{Bundle, Claim};
+use crate::domain::claim::Claim;
+use crate::domain::commerce::Bundle;
+use crate::domain::credits::Credits;
 use crate::domain::event::{Event, Role};
 use crate::domain::format::Format;
 use crate::domain::ids::{BundleId, KeyId, OrgId};
@@ -145,6 +147,11 @@ impl System {
                 if !bundle.credits.is_positive() || bundle.price_minor < 0 {
                     return Err(Refusal::AmountNotPositive);
                 }
+                // Nobody could buy one, and its name would be taken for good.
+                let max = Credits::COMMAND_MAX;
+                if bundle.credits > max {
+                    return Err(Refusal::AmountTooLarge { max });
+                }
                 Ok(vec![Event::BundleDefined { bundle }])
             }
             SystemCommand::PublishFirstPrices { .. } if self.prices.version() > 0 => Ok(vec![]),
@@ -255,7 +262,6 @@ mod tests {
 
     use super::*;
     use crate::domain::account::command::OrgCommand;
-    use crate::domain::credits::Credits;
     use crate::domain::pricing::rate_card::tests::card;
     use crate::domain::routing::{Arm, StickyBy};
 
@@ -350,18 +356,38 @@ mod tests {
         assert_eq!(system.open_claims().count(), 0);
     }
 
-    #[test]
-    fn what_was_saved_is_the_system_again() {
-        let mut system = System::default();
-        let bundle = Bundle {
+    fn bundle(credits: Credits) -> Bundle {
+        Bundle {
             id: BundleId(Uuid::from_u128(1)),
             name: "thousand".into(),
-            credits: Credits::from_whole(1_000),
+            credits,
             price_minor: 80_000,
             currency: "USD".into(),
             decimals: 2,
             validity_days: Some(365),
-        };
+        }
+    }
+
+    #[test]
+    fn a_bundle_is_no_larger_than_a_purchase_may_be() {
+        let max = Credits::COMMAND_MAX;
+        let define = |credits| SystemCommand::DefineBundle { bundle: bundle(credits) };
+        let more = max.saturating_add(Credits::from_nanos(1));
+
+        let refused = System::default().decide(define(more), Timestamp(0));
+
+        assert_eq!(refused, Err(Refusal::AmountTooLarge { max }));
+        assert_eq!(after(&mut System::default(), define(max)), Ok(()));
+        // One that was defined before this was refused is there all the same.
+        let mut system = System::default();
+        system.evolve(&Event::BundleDefined { bundle: bundle(more) }, Timestamp(0));
+        assert_eq!(system.bundle_named("thousand"), Some(&bundle(more)));
+    }
+
+    #[test]
+    fn what_was_saved_is_the_system_again() {
+        let mut system = System::default();
+        let bundle = bundle(Credits::from_whole(1_000));
         let named = |name: &str| Claim { name: name.into(), ..claim(1) };
         let key = |key: u128| SystemCommand::CreateKey {
             key: KeyId { org: OrgId::SYSTEM, local: Uuid::from_u128(key) },

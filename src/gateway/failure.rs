@@ -263,12 +263,14 @@ impl From<Refusal> for Failure {
             Refusal::UnknownProject => (403, "unknown_project"),
             Refusal::IdempotencyConflict => (409, "idempotency_conflict"),
             Refusal::FormatNotRaised { .. } => (409, "format_not_raised"),
-            Refusal::OrgExists
+            Refusal::OrgOpenedLater { .. }
+            | Refusal::OrgExists
             | Refusal::OpenReservations { .. }
             | Refusal::AmountNotPositive
             | Refusal::AmountNegative
             | Refusal::AmountZero
             | Refusal::AmountTooLarge { .. }
+            | Refusal::AccountFull { .. }
             | Refusal::TtlOutOfRange { .. }
             | Refusal::ExpiryInPast
             | Refusal::UnknownReservation
@@ -293,6 +295,8 @@ impl From<Refusal> for Failure {
             | Refusal::ExperimentOver
             | Refusal::UnknownTimeZone(_)
             | Refusal::NameTaken(_)
+            | Refusal::PaymentUsed { .. }
+            | Refusal::RefundUsed { .. }
             | Refusal::UnknownBundle
             | Refusal::BundleExists => (422, "refused"),
         };

@@ -82,7 +82,7 @@ impl Weather {
 
     pub fn learns(&self, target: &Target, now: Timestamp, allowance: Allowance) {
         if allowance != Allowance::default() {
-            self.of(target, now, |seen| seen.health.learns(allowance));
+            self.of(target, now, |seen| seen.health.learns(allowance, now));
         }
     }
 

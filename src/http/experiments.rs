@@ -221,7 +221,7 @@ pub async fn stop(
     Ok(Json(of_name(&api, &name)?))
 }
 
-/// Ends it, and sends all of its route to one arm until it is stopped.
+/// Ends it, and sends all of its route to one arm until it is stopped, for the orgs that took part.
 #[utoipa::path(post, path = "/api/v1/experiments/{experiment}/promote", operation_id = "promote_arm",
     tag = "experiments",
     params(("experiment", description = "Its name.")),

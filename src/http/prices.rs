@@ -220,9 +220,25 @@ fn card(body: CardBody, now: Timestamp) -> Result<RateCard, Problem> {
         output_tokens_max: body.output_tokens_max,
         deprecated_at: body.deprecated_at.as_deref().map(instant).transpose()?,
     };
-    let detail =
-        || format!("the card of {named} needs a rate for `input`, and one for `output` unless it embeds");
-    if card.is_complete() { Ok(card) } else { Err(Problem::unprocessable("incomplete_card", detail())) }
+    if !card.is_complete() {
+        let detail =
+            format!("the card of {named} needs a rate for `input`, and one for `output` unless it embeds");
+        return Err(Problem::unprocessable("incomplete_card", detail));
+    }
+    // An uplift of ten percent is 1.1: one of 0.1 would charge a tenth.
+    if card.uplifts.values().any(|factor| factor.decimal() < Decimal::ONE) {
+        let detail = format!(
+            "an uplift is a factor of at least 1, as \"1.1\" for ten percent more; the card of {named} has a lower one"
+        );
+        return Err(Problem::unprocessable("invalid", detail));
+    }
+    if card.tiers.contains_key(&ServiceTier::Standard) {
+        let detail = format!(
+            "the standard tier's rates are `rates` and `long_context`; the card of {named} has them under `tiers` too"
+        );
+        return Err(Problem::unprocessable("invalid", detail));
+    }
+    Ok(card)
 }
 
 fn mark_up(body: MarkUpBody, now: Timestamp) -> Result<MarkUp, Problem> {

@@ -263,6 +263,7 @@ impl From<Refusal> for Problem {
             Refusal::OrgSuspended { .. } => say(StatusCode::FORBIDDEN, "org_suspended"),
             Refusal::OrgClosed => say(StatusCode::FORBIDDEN, "org_closed"),
             Refusal::UnknownOrg
+            | Refusal::OrgOpenedLater { .. }
             | Refusal::UnknownReservation
             | Refusal::UnknownLot
             | Refusal::UnknownProject
@@ -283,10 +284,15 @@ impl From<Refusal> for Problem {
             | Refusal::KeyExists
             | Refusal::BundleExists
             | Refusal::NameTaken(_)
+            | Refusal::PaymentUsed { .. }
+            | Refusal::RefundUsed { .. }
             | Refusal::ExperimentExists
             | Refusal::RouteUnderExperiment { .. }
             | Refusal::ExperimentOver
             | Refusal::OpenReservations { .. } => say(StatusCode::CONFLICT, "conflict"),
+            Refusal::AccountFull { room } => {
+                say(StatusCode::UNPROCESSABLE_ENTITY, "invalid").with("room", json!(room))
+            }
             Refusal::NotRefundable { refundable, asked } => {
                 say(StatusCode::UNPROCESSABLE_ENTITY, "not_refundable")
                     .with("refundable", json!(refundable))

@@ -55,7 +55,8 @@ pub struct SpendReportView {
     total: Credits,
 }
 
-/// Spend between two hours, grouped, as JSON or CSV. Every settle that was answered is in it.
+/// Spend between two hours, grouped, as JSON or CSV. Every settle that was answered is in it, and no adjustment: those are
+/// events with a reason.
 #[utoipa::path(get, path = "/api/v1/orgs/{org}/spend", operation_id = "report_spend", tag = "reports",
     params(("org", description = "Its slug or id."), SpendQuery),
     security(("key" = ["operator", "finance", "org_admin"])),

@@ -10,7 +10,7 @@ use crate::domain::chain::Hash;
 use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
-use crate::domain::views::index::{key_entry, reservation_entry, reservation_of};
+use crate::domain::views::index::{key_entry, reservation_entry};
 use crate::ledger::decode;
 use crate::ledger::job::Keyed;
 use crate::ledger::projector::Projector;
@@ -367,7 +367,7 @@ impl Fetcher {
         let recorded = rows.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
         // Another one may share its hash.
         let own =
-            recorded.iter().filter(|recorded| reservation_of(&recorded.payload.event) == Some(reservation));
+            recorded.iter().filter(|recorded| recorded.payload.event.reservation() == Some(reservation));
         Ok(Ended::fold(own.map(|recorded| (&recorded.payload.event, recorded.at))))
     }
 }

@@ -9,8 +9,11 @@ use crate::ledger::{Ledger, LedgerError};
 /// The account after its last event at or before `at`, with what time had ended by then.
 ///
 /// # Errors
-/// `UnknownOrg` where it was not open yet, or where the log can't be read.
+/// `OrgOpenedLater` where it was not open yet; `UnknownOrg`; where the log can't be read.
 pub async fn account_as_of(ledger: &Ledger, org: OrgId, at: Timestamp) -> Result<Account, LedgerError> {
-    let account = ledger.read_at(org, at).await?.ok_or(LedgerError::Refused(Refusal::UnknownOrg))?;
+    let Some(account) = ledger.read_at(org, at).await? else {
+        let opened_at = ledger.read_lasting(org, |account| account.opened_at).await?;
+        return Err(Refusal::OrgOpenedLater { opened_at }.into());
+    };
     Ok(account.as_of(at).into_owned())
 }

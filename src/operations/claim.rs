@@ -3,7 +3,7 @@
 use crate::domain::account::Account;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::commerce::Claim;
+use crate::domain::claim::Claim;
 use crate::domain::event::CommandRef;
 use crate::domain::ids::{KeyId, OrgId};
 use crate::domain::system::SystemCommand;

@@ -3,6 +3,7 @@
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::commerce::{Bundle, Payment};
+use crate::domain::credits::Credits;
 use crate::domain::event::{CommandRef, LotTerms};
 use crate::domain::ids::{KeyId, LotId, OrgId};
 use crate::ledger::{Ledger, LedgerError};
@@ -38,7 +39,7 @@ pub enum PurchaseError {
 /// The lot that was bought. The same order under whatever idempotency key joins the first.
 ///
 /// # Errors
-/// `Quantity`, `TaxAbovePrice`, or as [`claim`].
+/// `Quantity`, `TaxAbovePrice`; `PaymentUsed` where this payment bought something else; else as [`claim`].
 pub async fn purchase(
     ledger: &Ledger,
     org: OrgId,
@@ -46,9 +47,13 @@ pub async fn purchase(
     by: Option<KeyId>,
     idempotency: CommandRef,
 ) -> Result<LotId, PurchaseError> {
-    let name = format!("payment:{}:{}", order.method, order.reference);
+    let (method, reference) = (order.method.clone(), order.reference.clone());
+    let name = format!("payment:{method}:{reference}");
     let command = command(ledger, order)?;
-    let claimed = claim(ledger, name, org, command, by, idempotency).await?;
+    let claimed = claim(ledger, name, org, command, by, idempotency).await.map_err(|error| match error {
+        LedgerError::Refused(Refusal::NameTaken(_)) => Refusal::PaymentUsed { method, reference }.into(),
+        error => error,
+    })?;
     let OrgCommand::Purchase { terms, .. } = *claimed.claim.then else {
         return Err(LedgerError::Refused(Refusal::UnknownLot).into());
     };
@@ -58,8 +63,11 @@ pub async fn purchase(
 fn command(ledger: &Ledger, order: Order) -> Result<OrgCommand, PurchaseError> {
     let Order { bundle, quantity, method, reference, tax_minor } = order;
     let times = i64::from(quantity);
-    let credits = bundle.credits.mul_div(times, 1).filter(|_| (1..=QUANTITY_MAX).contains(&quantity));
-    let credits = credits.ok_or(PurchaseError::Quantity)?;
+    if !(1..=QUANTITY_MAX).contains(&quantity) {
+        return Err(PurchaseError::Quantity);
+    }
+    let too_large = || LedgerError::Refused(Refusal::AmountTooLarge { max: Credits::COMMAND_MAX });
+    let credits = bundle.credits.mul_div(times, 1).ok_or_else(too_large)?;
     let gross_minor = bundle.price_minor.saturating_mul(times);
     if tax_minor > gross_minor {
         return Err(PurchaseError::TaxAbovePrice);

@@ -36,7 +36,7 @@ pub struct Refunded {
 /// The same again, under whatever idempotency key, is told what was done.
 ///
 /// # Errors
-/// `NameTaken` where the reference refunded something else; else as [`Ledger::submit`].
+/// `RefundUsed` where the reference refunded something else; else as [`Ledger::submit`].
 pub async fn refund(
     ledger: &Ledger,
     actor: &Actor,
@@ -48,7 +48,9 @@ pub async fn refund(
     let command = OrgCommand::Refund { lot, credits, reference };
     let done = match ledger.submit(actor.submission(org, command, idempotency)).await {
         Ok(outcome) => outcome.recorded().map(|recorded| recorded.payload.clone()).collect(),
-        Err(LedgerError::Refused(Refusal::NameTaken(_))) => vec![same_before(ledger, org, wanted).await?],
+        Err(LedgerError::Refused(Refusal::RefundUsed { .. })) => {
+            vec![same_before(ledger, org, wanted).await?]
+        }
         Err(error) => return Err(error),
     };
     let decimals = ledger.read(org, move |account| account.lots.get(&lot).map(|lot| lot.decimals)).await?;
@@ -68,7 +70,7 @@ async fn same_before(ledger: &Ledger, org: OrgId, wanted: Wanted) -> Result<Payl
         Event::CreditsRefunded { lot: of, credits: asked, .. } => (*of, *asked) == (lot, credits),
         _ => false,
     };
-    Ok(found.filter(is_same).ok_or(Refusal::NameTaken(reference))?)
+    Ok(found.filter(is_same).ok_or(Refusal::RefundUsed { reference })?)
 }
 
 fn refunded(payload: Payload, decimals: u8) -> Option<Refunded> {

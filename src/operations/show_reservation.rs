@@ -7,7 +7,7 @@ use crate::domain::credits::Credits;
 use crate::domain::event::LotBurn;
 use crate::domain::ids::{ProjectId, ReservationId};
 use crate::domain::time::Timestamp;
-use crate::domain::views::index::{reservation_entry, reservation_of};
+use crate::domain::views::index::reservation_entry;
 use crate::ledger::{Ledger, LedgerError};
 use crate::operations::list_events::{StoredEvent, read_events, unindexed};
 
@@ -56,7 +56,7 @@ pub async fn reservation_events(ledger: &Ledger, id: ReservationId) -> Result<Ve
     positions.dedup();
     let mut events = read_events(ledger, id.org, &positions).await?;
     // Another one may share its hash.
-    events.retain(|event| reservation_of(&event.payload.event) == Some(id));
+    events.retain(|event| event.payload.event.reservation() == Some(id));
     Ok(events)
 }
 

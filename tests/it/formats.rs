@@ -7,7 +7,7 @@ use serde_json::json;
 use tollgate::clock::Clock;
 use tollgate::domain::account::command::OrgCommand;
 use tollgate::domain::chain;
-use tollgate::domain::commerce::Claim;
+use tollgate::domain::claim::Claim;
 use tollgate::domain::credits::Credits;
 use tollgate::domain::format::Format;
 use tollgate::domain::ids::OrgId;

@@ -20,6 +20,11 @@ async fn whatever_can_not_be_is_refused_and_changes_nothing() {
     let before = operator.get("/api/v1/orgs/acme/events?limit=1000").await.expect(StatusCode::OK);
     let long = "x".repeat(2_000);
     let purchase = |payment: Value| json!({ "bundle": "b", "payment": payment });
+    let card = |more: Value| {
+        let mut card = json!({ "provider": "p", "model": "m", "rates": { "input": "1", "output": "1" } });
+        card.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({ "cards": [card] })
+    };
     let budget = |budget: Value| json!({ "budgets": [budget] });
 
     let table = [
@@ -33,6 +38,7 @@ async fn whatever_can_not_be_is_refused_and_changes_nothing() {
         ("bundles", json!({ "name": "c", "credits": "1", "price": "1.001", "currency": "USD" }), 400),
         ("bundles", json!({ "name": "c", "credits": "1", "price": "9".repeat(28), "currency": "USD" }), 400),
         ("bundles", json!({ "name": "c", "credits": "0", "price": "1", "currency": "USD" }), 422),
+        ("bundles", json!({ "name": "c", "credits": "1000000000.1", "price": "1", "currency": "USD" }), 422),
         ("bundles", json!({ "name": "c", "credits": "1", "price": "1", "currency": "dollars" }), 400),
         (
             "bundles",
@@ -107,6 +113,12 @@ async fn whatever_can_not_be_is_refused_and_changes_nothing() {
             "prices",
             json!({ "cards": [{ "provider": "", "model": "m", "rates": { "input": "1", "output": "1" } }] }),
             400,
+        ),
+        ("prices", card(json!({ "uplifts": { "region_eu": "0.1" } })), 422),
+        (
+            "prices",
+            card(json!({ "tiers": { "standard": { "rates": { "input": "1", "output": "1" } } } })),
+            422,
         ),
         ("batch", json!({ "operations": [] }), 400),
         ("batch", json!({ "operations": vec![json!({}); 1_001] }), 400),

@@ -4,7 +4,8 @@ use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use tollgate::domain::account::command::OrgCommand;
-use tollgate::domain::commerce::{Claim, Payment};
+use tollgate::domain::claim::Claim;
+use tollgate::domain::commerce::Payment;
 use tollgate::domain::credits::Credits;
 use tollgate::domain::event::LotTerms;
 use tollgate::domain::ids::{LotId, OrgId};
@@ -206,13 +207,20 @@ async fn a_refused_purchase_leaves_its_payment_free_to_buy_once() {
         let refused = operator.send(Method::POST, path, Some("vast"), Some(vast.clone())).await;
         refused.expect(StatusCode::UNPROCESSABLE_ENTITY);
     }
+    // More than any amount can be.
+    let endless = json!({ "bundle": "vast", "quantity": 1_000, "payment": payment });
+    let refused = operator.post(path, endless).await.expect(StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(refused["detail"].as_str().unwrap().contains("single command"), "{refused}");
     let ten = json!({ "bundle": "ten", "payment": payment });
     let bought = operator.post(path, ten.clone()).await.expect(StatusCode::CREATED);
     let again = operator.post(path, ten).await.expect(StatusCode::CREATED);
     let refused = operator.send(Method::POST, path, Some("vast"), Some(vast)).await;
 
     assert_eq!(bought, again);
-    assert_eq!(refused.expect(StatusCode::CONFLICT)["code"], "conflict");
+    let refused = refused.expect(StatusCode::CONFLICT);
+    assert_eq!(refused["code"], "conflict");
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(detail.starts_with("the payment \"INV-1\" by \"manual\" has bought something else"), "{detail}");
     let other = json!({ "bundle": "ten", "payment": { "method": "manual", "reference": "INV-2" } });
     let corrected = operator.send(Method::POST, path, Some("vast"), Some(other)).await;
     corrected.expect(StatusCode::CREATED);
@@ -441,6 +449,8 @@ async fn i4_a_reference_refunds_once() {
     for (lot, credits) in [(0, "9"), (1, "10")] {
         let other = refund(lot, credits, "RF-1").await.expect(StatusCode::CONFLICT);
         assert_eq!(other["code"], "conflict", "{other}");
+        let detail = other["detail"].as_str().unwrap();
+        assert!(detail.starts_with("the reference \"RF-1\" has refunded something else"), "{detail}");
     }
     refund(1, "4", "RF-2").await.expect(StatusCode::CREATED);
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use tollgate::app::{self, AppError};
 use tollgate::clock::Clock;
 use tollgate::domain::account::command::OrgCommand;
-use tollgate::domain::commerce::Claim;
+use tollgate::domain::claim::Claim;
 use tollgate::domain::credits::Credits;
 use tollgate::domain::event::{Event, GrantKind, LotTerms};
 use tollgate::domain::format::Format;

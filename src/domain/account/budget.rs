@@ -8,8 +8,8 @@ use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::credits::Credits;
-use crate::domain::event::Purpose;
 use crate::domain::ids::{KeyId, ProjectId};
+use crate::domain::purpose::Purpose;
 use crate::domain::time::Timestamp;
 
 #[derive(

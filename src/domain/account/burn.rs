@@ -2,10 +2,9 @@
 
 use crate::domain::account::{Account, Hold};
 use crate::domain::credits::Credits;
-use crate::domain::event::{LotBurn, LotShare};
-use crate::domain::ids::LotId;
+use crate::domain::lots::{LotBurn, LotShare};
 
-/// Free credits in burn order, as pins; what they lack stands on the overdraft.
+/// Free credits in burn order, as pins; the overdraft covers what they lack.
 pub(super) fn pin(account: &Account, credits: Credits) -> Vec<LotShare> {
     let mut left = credits;
     let mut pins = Vec::with_capacity(1);
@@ -22,62 +21,38 @@ pub(super) fn pin(account: &Account, credits: Credits) -> Vec<LotShare> {
     pins
 }
 
-/// The lots that pay a hold's charge: its pins first, then live lots; the rest is debt.
+/// The free lots that pay a charge, in burn order; the rest is debt.
+pub(super) fn burn_free(account: &Account, credits: Credits) -> Vec<LotBurn> {
+    burns(account, &pin(account, credits))
+}
+
+/// The lots that pay a hold's charge: its pins first, then free credits; the rest is debt.
 pub(super) fn burn_hold(account: &Account, hold: &Hold, charged: Credits) -> Vec<LotBurn> {
     let mut left = charged;
-    let mut burned: Vec<LotBurn> = Vec::with_capacity(hold.pins.len());
+    let mut shares: Vec<LotShare> = Vec::with_capacity(hold.pins.len());
     for pinned in &hold.pins {
-        let take = pinned.credits.min(left);
-        let Some(lot) = account.lots.get(&pinned.lot).filter(|_| take.is_positive()) else { continue };
-        match burned.iter_mut().find(|burn| burn.lot == lot.id) {
-            Some(earlier) => *earlier = lot.burn(earlier.credits.saturating_add(take)),
-            None => burned.push(lot.burn(take)),
-        }
-        left = left.saturating_sub(take);
+        let credits = pinned.credits.min(left);
+        add(&mut shares, LotShare { lot: pinned.lot, credits });
+        left = left.saturating_sub(credits);
     }
-    if left.is_zero() {
-        return burned;
+    if left.is_positive() {
+        pin(account, left).into_iter().for_each(|share| add(&mut shares, share));
     }
-    let taken = burned;
-    let already = |id: LotId| taken.iter().filter(|b| b.lot == id).map(|b| b.credits).sum::<Credits>();
-    let more = burn_free(account, left, already);
-    merge(account, taken, more)
+    burns(account, &shares)
 }
 
-/// Burns live lots in order. `already` says what the same event burns of a lot from its pins.
-pub(super) fn burn_free(
-    account: &Account,
-    credits: Credits,
-    already: impl Fn(LotId) -> Credits,
-) -> Vec<LotBurn> {
-    let mut left = credits;
-    let mut burned = Vec::new();
-    for lot in account.live_lots() {
-        let take = lot.free().min(left);
-        if take.is_positive() {
-            burned.push(LotBurn { credits: take, ..lot.burn(already(lot.id).saturating_add(take)) });
-            left = left.saturating_sub(take);
-        }
-        if left.is_zero() {
-            break;
-        }
+/// One share a lot: an event rounds each lot's revenue once.
+fn add(shares: &mut Vec<LotShare>, more: LotShare) {
+    match shares.iter_mut().find(|share| share.lot == more.lot) {
+        Some(share) => share.credits = share.credits.saturating_add(more.credits),
+        None if more.credits.is_positive() => shares.push(more),
+        None => {}
     }
-    burned
 }
 
-/// One entry per lot: revenue is rounded once per lot and event.
-fn merge(account: &Account, mut burned: Vec<LotBurn>, more: Vec<LotBurn>) -> Vec<LotBurn> {
-    for extra in more {
-        match burned.iter_mut().find(|burn| burn.lot == extra.lot) {
-            Some(earlier) => {
-                if let Some(lot) = account.lots.get(&extra.lot) {
-                    *earlier = lot.burn(earlier.credits.saturating_add(extra.credits));
-                }
-            }
-            None => burned.push(extra),
-        }
-    }
-    burned
+fn burns(account: &Account, shares: &[LotShare]) -> Vec<LotBurn> {
+    let burn = |share: &LotShare| Some(account.lots.get(&share.lot)?.burn(share.credits));
+    shares.iter().filter_map(burn).collect()
 }
 
 /// Returns credits: debt shrinks first, then the lots that paid get theirs back, the last one first; where a later

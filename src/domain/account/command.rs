@@ -1,17 +1,21 @@
 //! What can be asked of an account. Imperatives; ids and prices are arguments, made before.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 use crate::domain::account::budget::Budget;
 use crate::domain::account::limits::Limits;
 use crate::domain::alerting::AlertRule;
+use crate::domain::attempt::Attempt;
 use crate::domain::commerce::Payment;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Attempt, Dispatcher, ExpiryPolicy, Feedback, GrantKind, LotTerms, Purpose, Role};
 use crate::domain::ids::{BundleId, KeyId, LotId, ProjectId, ReservationId};
+use crate::domain::lots::{GrantKind, LotTerms};
+use crate::domain::purpose::{Feedback, Purpose};
+use crate::domain::reservation::{Dispatcher, ExpiryPolicy};
+use crate::domain::role::Role;
 use crate::domain::time::Timestamp;
+
+pub use crate::domain::reservation::{HoldTerms, ReservationStatus};
 
 /// A command to one org's account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -148,32 +152,3 @@ pub const KEYS_EVER_MAX: usize = 100_000;
 pub const PROJECTS_MAX: usize = 1_000;
 /// Longest life of a hold: a week. A hold without end is a leak.
 pub const TTL_SECONDS_MAX: i64 = 7 * 24 * 3600;
-
-/// Where one reservation stands, for whoever asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ReservationStatus {
-    Held,
-    Settled,
-    Released,
-    Expired,
-}
-
-impl fmt::Display for ReservationStatus {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            ReservationStatus::Held => "held",
-            ReservationStatus::Settled => "settled",
-            ReservationStatus::Released => "released",
-            ReservationStatus::Expired => "expired",
-        })
-    }
-}
-
-/// Parameters of a hold that is open.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HoldTerms {
-    pub expires_at: Timestamp,
-    pub expiry: ExpiryPolicy,
-    pub dispatcher: Dispatcher,
-}

@@ -149,14 +149,16 @@ fn adjust(account: &Account, credits: Credits, reason: String, lot: LotId, now: 
     let asked = credits.abs();
     let available = account.balance().available;
     require(asked <= available, || Refusal::InsufficientCredits { available, asked })?;
-    let burned = burn_free(account, asked, |_| Credits::ZERO);
+    let burned = burn_free(account, asked);
     Ok(vec![Event::CreditsAdjusted { credits, reason, terms: None, burned, repaid: Credits::ZERO }])
 }
 
 fn refund(account: &Account, lot: LotId, credits: Credits, reference: String) -> Decision {
     exists(account)?;
     amount(credits)?;
-    require(!account.refunds.contains_key(&reference), || Refusal::NameTaken(reference.clone()))?;
+    require(!account.refunds.contains_key(&reference), || Refusal::RefundUsed {
+        reference: reference.clone(),
+    })?;
     let lot = account.lots.get(&lot).ok_or(Refusal::UnknownLot)?;
     // An overdraft is a loan: it is not paid out.
     let owned = account.balance().available.saturating_sub(account.totals.overdraft_limit);
@@ -277,7 +279,7 @@ fn settle_late(account: &Account, ended: &Ended, command: Settle) -> Decision {
     let cost = if command.quarantine.is_some() { ended.held } else { command.cost };
     let charged = capped(cost, ended.held, ended.dispatcher);
     let burned = if charged >= ended.charged {
-        burn_free(account, charged.saturating_sub(ended.charged), |_| Credits::ZERO)
+        burn_free(account, charged.saturating_sub(ended.charged))
     } else {
         give_back(account, &ended.burned, ended.charged.saturating_sub(charged))
     };
@@ -486,8 +488,8 @@ fn not_negative(credits: Credits) -> Result<(), Refusal> {
 
 /// Whatever an account can come to is exact: sums never reach the ends of the range.
 fn fits(total: Credits, more: Credits) -> Result<(), Refusal> {
-    let max = Credits::ACCOUNT_MAX.saturating_sub(total).or_zero();
-    require(more <= max, || Refusal::AmountTooLarge { max })
+    let room = Credits::ACCOUNT_MAX.saturating_sub(total).or_zero();
+    require(more <= room, || Refusal::AccountFull { room })
 }
 
 fn policy(expiry: ExpiryPolicy) -> Result<(), Refusal> {

@@ -30,7 +30,7 @@ pub(super) fn next(account: &Account, now: Timestamp) -> Option<(Timestamp, Even
 
 /// What free credits pay of charges that no lot has paid: debt and free credits never stand side by side.
 pub(super) fn repayment(account: &Account) -> Option<Event> {
-    let burned = burn_free(account, account.totals.debt, |_| Credits::ZERO);
+    let burned = burn_free(account, account.totals.debt);
     let credits: Credits = burned.iter().map(|burn| burn.credits).sum();
     credits.is_positive().then_some(Event::DebtRepaid { credits, burned })
 }

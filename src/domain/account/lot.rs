@@ -105,13 +105,16 @@ impl Lot {
         share(self.paid_minor - self.refunded_minor, gone, self.granted.saturating_sub(self.refunded))
     }
 
-    /// What burning `credits` more (or fewer, when negative) recognises, as the event will carry it.
+    /// What burning `credits` more (or fewer, when negative) recognises, as the event will carry it. Never of the other
+    /// sign: after a refund, whose share is rounded, more or less may be recognised than is due, and what follows makes
+    /// up for it. What was paid for the lot bounds what is recognised, so the last credit recognises the last cent.
     pub fn burn(&self, credits: Credits) -> LotBurn {
         let gone = self.consumed.saturating_add(self.expired).saturating_add(credits);
+        let due = self.revenue_at(gone).saturating_sub(self.recognised_minor);
         LotBurn {
             lot: self.id,
             credits,
-            revenue_minor: self.revenue_at(gone).saturating_sub(self.recognised_minor),
+            revenue_minor: if credits.is_negative() { due.min(0) } else { due.max(0) },
             currency: self.currency.clone(),
         }
     }

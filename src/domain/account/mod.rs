@@ -13,17 +13,11 @@ mod decide;
 mod due;
 mod ended;
 mod evolve;
-#[cfg(test)]
-pub(in crate::domain) mod fixtures;
-#[cfg(test)]
-mod guards;
-#[cfg(test)]
-mod invariants;
 pub mod limits;
 pub mod lot;
-#[cfg(test)]
-mod model;
 pub mod refusal;
+#[cfg(test)]
+pub(in crate::domain) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 

@@ -1,9 +1,11 @@
 //! The business "no", as a value with a name and its numbers.
 
 use crate::domain::account::budget::BudgetKey;
-use crate::domain::account::command::{KEYS_EVER_MAX, ReservationStatus};
+use crate::domain::account::command::KEYS_EVER_MAX;
 use crate::domain::credits::Credits;
 use crate::domain::format::Format;
+use crate::domain::reservation::ReservationStatus;
+use crate::domain::time::Timestamp;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +13,8 @@ use serde::{Deserialize, Serialize};
 pub enum Refusal {
     #[error("this org does not exist")]
     UnknownOrg,
+    #[error("this org exists since {}; ask for that moment or a later one", .opened_at.to_rfc3339())]
+    OrgOpenedLater { opened_at: Timestamp },
     #[error("this org exists already")]
     OrgExists,
     #[error("the org is suspended ({reason}); resume it before it spends")]
@@ -27,6 +31,10 @@ pub enum Refusal {
     AmountZero,
     #[error("the amount is larger than a single command may name ({max})")]
     AmountTooLarge { max: Credits },
+    #[error(
+        "the account has room for {room} credits more, of all that an account can count; use another org"
+    )]
+    AccountFull { room: Credits },
     #[error("ttl_seconds must lie between 1 and {max}")]
     TtlOutOfRange { max: i64 },
     #[error("the expiry lies in the past")]
@@ -89,6 +97,16 @@ pub enum Refusal {
     UnknownTimeZone(String),
     #[error("the name \"{0}\" is taken")]
     NameTaken(String),
+    #[error(
+        "the payment \"{reference}\" by \"{method}\" has bought something else; a payment buys once: name the reference \
+         of this one"
+    )]
+    PaymentUsed { method: String, reference: String },
+    #[error(
+        "the reference \"{reference}\" has refunded something else; a reference refunds once: name one of its own for \
+         this refund"
+    )]
+    RefundUsed { reference: String },
     #[error("there is no such bundle")]
     UnknownBundle,
     #[error("a bundle of this name exists already")]
@@ -121,6 +139,7 @@ impl Refusal {
     pub fn name(&self) -> &'static str {
         match self {
             Refusal::UnknownOrg => "unknown_org",
+            Refusal::OrgOpenedLater { .. } => "org_opened_later",
             Refusal::OrgExists => "org_exists",
             Refusal::OrgSuspended { .. } => "org_suspended",
             Refusal::OrgClosed => "org_closed",
@@ -129,6 +148,7 @@ impl Refusal {
             Refusal::AmountNegative => "amount_negative",
             Refusal::AmountZero => "amount_zero",
             Refusal::AmountTooLarge { .. } => "amount_too_large",
+            Refusal::AccountFull { .. } => "account_full",
             Refusal::TtlOutOfRange { .. } => "ttl_out_of_range",
             Refusal::ExpiryInPast => "expiry_in_past",
             Refusal::InsufficientCredits { .. } => "insufficient_credits",
@@ -156,6 +176,8 @@ impl Refusal {
             Refusal::DuplicateLimits => "duplicate_limits",
             Refusal::UnknownTimeZone(_) => "unknown_time_zone",
             Refusal::NameTaken(_) => "name_taken",
+            Refusal::PaymentUsed { .. } => "payment_used",
+            Refusal::RefundUsed { .. } => "refund_used",
             Refusal::UnknownBundle => "unknown_bundle",
             Refusal::BundleExists => "bundle_exists",
             Refusal::UnknownExperiment => "unknown_experiment",

@@ -4,7 +4,7 @@
 //! known here is reported by name; a model that can't be priced in full is refused with the reason, never imported
 //! cheaper than it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rust_decimal::Decimal;
 use serde_json::value::RawValue;
@@ -143,7 +143,7 @@ impl Prices {
             let price = exact(raw).ok_or_else(|| not_a_price(key))?;
             return if price.is_zero() { Ok(()) } else { Err(format!("it is priced {unit} ({key})")) };
         }
-        if !is_known(key) && ["cost", "price", "multiplier", "uplift"].iter().any(|word| key.contains(word)) {
+        if !is_known(key) && ["cost", "pric", "multiplier", "uplift"].iter().any(|word| key.contains(word)) {
             return Err(format!("it carries a price that is not known ({key})"));
         }
         Ok(())
@@ -161,10 +161,15 @@ impl Prices {
             return Err("it is listed as free, and nothing is sold for nothing".into());
         }
         let rates = without_repetition(rates);
+        // Tiers in which a list so far has a rate of its own for reasoning. Those above it must say theirs.
+        let mut with_reasoning = BTreeSet::new();
+        with_reasoning.extend(rates.reasoning.map(|_| ServiceTier::Standard));
         let mut long_context = Vec::new();
         let mut tiers: BTreeMap<ServiceTier, TierRates> = BTreeMap::new();
         for ((tier, above), found) in self.rates {
-            let found = without_repetition(found);
+            let follows = with_reasoning.is_disjoint(&BTreeSet::from([ServiceTier::Standard, tier]));
+            let found = if follows { without_repetition(found) } else { found };
+            with_reasoning.extend(found.reasoning.map(|_| tier));
             match (tier, above) {
                 (ServiceTier::Standard, Some(above_tokens)) => {
                     long_context.push(LongContext { above_tokens, rates: found });
@@ -446,6 +451,41 @@ mod tests {
     }
 
     #[test]
+    fn reasoning_at_the_price_of_output_is_charged_so_in_every_step_and_tier() {
+        const OWN: &str = r#""output_cost_per_reasoning_token": 4e-6"#;
+        const REPEATED: &str = r#""output_cost_per_reasoning_token": 1.2e-6"#;
+        let above = |threshold: &str, output: &str, reasoning: &str| {
+            format!(
+                "\"output_cost_per_token{threshold}\": {output}, \
+                 \"output_cost_per_reasoning_token{threshold}\": {reasoning}"
+            )
+        };
+        let long = above("_above_200k_tokens", "12e-6", "12e-6");
+        let longer = above("_above_272k_tokens", "18e-6", "18e-6");
+        let own_step = above("_above_200k_tokens", "12e-6", "15e-6");
+        let priority = above("_priority", "9e-6", "9e-6");
+        let input_of_tier = r#""input_cost_per_token_priority": 3e-6"#;
+        let (standard, fast) = (ServiceTier::Standard, ServiceTier::Priority);
+        for (claim, keys, tier, tokens, output, reasoning) in [
+            ("the base has its own", vec![OWN, &long], standard, 200_001, 12, 12),
+            ("it follows the base", vec![REPEATED, &long], standard, 200_001, 12, 12),
+            ("a step below has its own", vec![REPEATED, &own_step, &longer], standard, 272_001, 18, 18),
+            ("a tier repeats", vec![OWN, &priority, input_of_tier], fast, 1, 9, 9),
+            ("a tier, long", vec![&own_step, &priority, input_of_tier], fast, 200_001, 12, 15),
+        ] {
+            let import = one(&format!(
+                r#"{{"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 1e-6,
+                     "output_cost_per_token": 1.2e-6, {}}}"#,
+                keys.join(",")
+            ));
+
+            let list = import.cards[0].price_list(tier, tokens).expect("a price");
+            let expected = (Decimal::from(output), Decimal::from(reasoning));
+            assert_eq!((list.output, list.reasoning), expected, "{claim}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_priced_in_full_is_refused_with_the_reason() {
         for (entry, why) in [
             (format!("{{{PLAIN}}}"), "no price for input"),
@@ -458,6 +498,10 @@ mod tests {
                 "character",
             ),
             (format!("{{{PLAIN}, \"input_cost_per_token\": 1e-6, \"cost_per_dream\": 1}}"), "cost_per_dream"),
+            (
+                format!("{{{PLAIN}, \"input_cost_per_token\": 1e-6, \"tiered_pricing\": [{{}}]}}"),
+                "tiered_pricing",
+            ),
             (
                 r#"{"mode": "chat", "input_cost_per_token": 0, "output_cost_per_token": 0.0}"#.into(),
                 "listed as free",

@@ -78,9 +78,7 @@ impl Health {
     pub fn standing(&self, now: Timestamp, tokens: u64) -> Standing {
         let lasts = |left: Option<Left>, needed: u64| {
             let short = left.filter(|left| left.count < needed && left.resets_at > now);
-            short.map(|left| Standing::Resting {
-                until: left.resets_at.min(now.plus_seconds(LIMIT_SECONDS_MAX)),
-            })
+            short.map(|left| Standing::Resting { until: left.resets_at })
         };
         let limits = [lasts(self.allowance.requests, 1), lasts(self.allowance.tokens, tokens)];
         limits.into_iter().flatten().fold(self.breaker.standing(now), Ord::max)
@@ -176,10 +174,12 @@ impl Health {
         }
     }
 
-    /// What the provider last said of its limits.
-    pub fn learns(&mut self, allowance: Allowance) {
-        self.allowance.requests = allowance.requests.or(self.allowance.requests);
-        self.allowance.tokens = allowance.tokens.or(self.allowance.tokens);
+    /// What the provider last said of its limits, each believed for [`LIMIT_SECONDS_MAX`] from now at most.
+    pub fn learns(&mut self, allowance: Allowance, now: Timestamp) {
+        let latest = now.plus_seconds(LIMIT_SECONDS_MAX);
+        let believed = |left: Left| Left { resets_at: left.resets_at.min(latest), ..left };
+        self.allowance.requests = allowance.requests.map(believed).or(self.allowance.requests);
+        self.allowance.tokens = allowance.tokens.map(believed).or(self.allowance.tokens);
     }
 
     /// What a request waits here, on average, failures counted as a long wait. Nothing where nothing is known, so that
@@ -269,13 +269,22 @@ mod tests {
             ("an absurd reset is cut", left(0, 9_999_999), None, 0, Some(60)),
         ] {
             let mut health = Health::default();
-            health.learns(Allowance { requests, tokens });
+            health.learns(Allowance { requests, tokens }, at(0));
             (0..sent).for_each(|_| health.starts(at(0), 100));
 
             let expected =
                 rests_until.map_or(Standing::Ready, |seconds| Standing::Resting { until: at(seconds) });
             assert_eq!(health.standing(at(0), 100), expected, "{claim}");
         }
+    }
+
+    #[test]
+    fn no_limit_is_believed_for_more_than_a_minute_after_it_was_learnt() {
+        let mut health = Health::default();
+        health.learns(Allowance { requests: left(0, 9_999_999), tokens: None }, at(0));
+
+        assert_eq!(health.standing(at(59), 0), Standing::Resting { until: at(60) });
+        assert_eq!(health.standing(at(61), 0), Standing::Ready);
     }
 
     #[test]

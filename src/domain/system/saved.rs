@@ -6,7 +6,8 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::account::Key;
-use crate::domain::commerce::{Bundle, Claim};
+use crate::domain::claim::Claim;
+use crate::domain::commerce::Bundle;
 use crate::domain::event::Event;
 use crate::domain::format::Format;
 use crate::domain::ids::KeyId;

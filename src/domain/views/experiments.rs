@@ -17,7 +17,7 @@ pub struct UnitSums {
     pub requests: i64,
     /// Nobody answered.
     pub failed: i64,
-    /// Another than the first answered.
+    /// Another than the first one that was asked answered.
     pub fallbacks: i64,
     pub charged_nanos: i64,
     pub input_tokens: i64,
@@ -75,9 +75,7 @@ pub fn fold(units: &mut BTreeMap<ArmUnit, UnitSums>, latencies: &mut Latencies, 
             units.entry(of).or_default().add(&UnitSums {
                 requests: 1,
                 failed: i64::from(latency.is_none()),
-                fallbacks: i64::from(
-                    latency.is_some() && attempts.first().is_some_and(|first| !answers(first)),
-                ),
+                fallbacks: i64::from(latency.is_some() && is_fallback(attempts)),
                 input_tokens: sum(|attempt| attempt.usage.pinned().input_total()),
                 output_tokens: sum(|attempt| attempt.usage.pinned().output_total()),
                 latency_micros: latency.unwrap_or(0),
@@ -107,11 +105,21 @@ fn answers(attempt: &Attempt) -> bool {
     matches!(attempt.outcome, AttemptOutcome::Succeeded | AttemptOutcome::Cancelled)
 }
 
-/// None where nobody answered.
+/// None where nobody answered. The last attempt is the one whose answer the caller got: those that a hedge outran are
+/// recorded before it, however they ended.
 fn answered_micros(attempts: &[Attempt]) -> Option<i64> {
-    let answered = attempts.iter().rfind(|attempt| answers(attempt))?;
+    let answered = attempts.last().filter(|attempt| answers(attempt))?;
     let began = attempts.iter().map(|attempt| attempt.started_at.0).min()?;
     Some(answered.ended_at.0.saturating_sub(began).max(0))
+}
+
+/// Whether the call that is answered, which is the last one, is another than the one that was sent first. One call may be
+/// several attempts, which began at one time.
+fn is_fallback(attempts: &[Attempt]) -> bool {
+    let first = attempts.iter().min_by_key(|attempt| attempt.started_at);
+    first
+        .zip(attempts.last())
+        .is_some_and(|(first, last)| first.started_at < last.started_at || !answers(first))
 }
 
 impl UnitSums {
@@ -152,11 +160,12 @@ impl UnitSums {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::account::command::{OrgCommand, Reserve};
-    use crate::domain::account::fixtures::*;
+    use crate::domain::account::command::{OrgCommand, Reserve, Settle};
+    use crate::domain::account::tests::fixtures::*;
     use crate::domain::credits::Credits;
     use crate::domain::event::{ExpiryPolicy, Payload};
     use crate::domain::ids::EventId;
+    use crate::domain::usage::{Usage, UsageSource};
     use crate::domain::views::spend::{self, Group, SpendReport};
 
     #[test]
@@ -201,6 +210,59 @@ mod tests {
         let charged = ["ada", "bob", NO_UNIT].map(|unit| Credits::from_nanos(sums(unit).charged_nanos));
         assert_eq!(charged, [credits(1), credits(4), credits(2)]);
         assert_eq!((sums("bob").requests, sums(NO_UNIT).requests, sums(NO_UNIT).judged), (0, 1, 1));
+    }
+
+    /// An attempt by the seconds at which it began and ended.
+    fn attempt(outcome: AttemptOutcome, began: i64, ended: i64) -> Attempt {
+        Attempt {
+            provider: "openai".into(),
+            model: "gpt-4o-mini".into(),
+            provider_request_id: None,
+            outcome,
+            usage: Usage::default(),
+            usage_source: UsageSource::Final,
+            cost: Credits::ZERO,
+            provider_cost: Credits::ZERO,
+            priced_by: None,
+            service_tier: None,
+            saved: Credits::ZERO,
+            started_at: after(began),
+            ended_at: after(ended),
+            status: None,
+        }
+    }
+
+    #[test]
+    fn an_arm_is_judged_by_the_attempt_whose_answer_the_caller_got() {
+        use AttemptOutcome::{Broken, Cancelled, Refused, Succeeded, Unknown};
+        for (claim, attempts, failed, fallbacks, seconds) in [
+            ("the first answers", vec![(Succeeded, 0, 3)], 0, 0, 3),
+            ("nobody answers", vec![(Refused, 0, 1), (Unknown, 1, 2)], 1, 0, 0),
+            ("the first refuses", vec![(Refused, 0, 1), (Succeeded, 1, 3)], 0, 1, 3),
+            ("it refuses at once", vec![(Refused, 0, 0), (Succeeded, 0, 3)], 0, 1, 3),
+            ("one call is told as two", vec![(Succeeded, 0, 3), (Succeeded, 0, 3)], 0, 0, 3),
+            ("the first wins, its hedge is silent", vec![(Unknown, 1, 3), (Succeeded, 0, 3)], 0, 0, 3),
+            ("the first begins and is beaten", vec![(Cancelled, 0, 4), (Succeeded, 1, 4)], 0, 1, 4),
+            ("the winner breaks", vec![(Cancelled, 1, 2), (Broken, 0, 2)], 1, 0, 0),
+        ] {
+            let purpose = Purpose { arm: Some("small/mini".into()), ..Purpose::default() };
+            let mut account = with([grant(1, credits(9)), Reserve { purpose, ..hold(1, credits(4)) }.into()]);
+            let attempts = attempts.into_iter().map(|(outcome, began, ended)| attempt(outcome, began, ended));
+            let settle = Settle { attempts: attempts.collect(), ..settle(1, credits(1)) };
+
+            let (mut units, mut latencies) = (BTreeMap::new(), Latencies::new());
+            for (event, balance) in account.tries(after(5), settle).unwrap() {
+                let payload = Payload { by: None, command: None, balance: Some(balance), event };
+                let recorded =
+                    Recorded { org: org(), version: 1, id: EventId(org().0), at: after(5), payload };
+                fold(&mut units, &mut latencies, &recorded);
+            }
+
+            let sums = &units[&("small/mini".to_owned(), NO_UNIT.to_owned())];
+            let found = (sums.requests, sums.failed, sums.fallbacks, sums.latency_micros);
+            assert_eq!(found, (1, failed, fallbacks, seconds * 1_000_000), "{claim}");
+            assert_eq!(latencies.values().sum::<i64>(), 1 - failed, "{claim}");
+        }
     }
 
     #[test]

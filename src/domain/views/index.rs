@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use crate::domain::event::{Event, Recorded};
+use crate::domain::event::Recorded;
 use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::views::runs::{self, Blocks};
 
@@ -68,49 +68,7 @@ pub(super) fn command(blocks: &mut Blocks, position: i64, recorded: &Recorded) {
 }
 
 pub(super) fn reservation(blocks: &mut Blocks, position: i64, recorded: &Recorded) {
-    if let Some(id) = reservation_of(&recorded.payload.event) {
+    if let Some(id) = recorded.payload.event.reservation() {
         runs::add(blocks, reservation_entry(id), position);
-    }
-}
-
-/// The reservation that an event belongs to.
-pub fn reservation_of(event: &Event) -> Option<ReservationId> {
-    match event {
-        Event::CreditsReserved { reservation, .. }
-        | Event::ReservationGrown { reservation, .. }
-        | Event::ReservationExtended { reservation, .. }
-        | Event::ReservationReleased { reservation, .. }
-        | Event::ReservationExpired { reservation, .. }
-        | Event::ReservationSettled { reservation, .. }
-        | Event::BoundExceeded { reservation, .. }
-        | Event::UsageQuarantined { reservation, .. }
-        | Event::FeedbackGiven { reservation, .. } => Some(*reservation),
-        Event::OrgOpened { .. }
-        | Event::OrgSuspended { .. }
-        | Event::OrgResumed {}
-        | Event::OrgClosed {}
-        | Event::OverdraftLimitSet { .. }
-        | Event::ProjectCreated { .. }
-        | Event::KeyCreated { .. }
-        | Event::KeyRevoked { .. }
-        | Event::CreditsPurchased { .. }
-        | Event::CreditsGranted { .. }
-        | Event::CreditsAdjusted { .. }
-        | Event::DebtRepaid { .. }
-        | Event::CreditsRefunded { .. }
-        | Event::CreditsExpired { .. }
-        | Event::BudgetsSet { .. }
-        | Event::LimitsSet { .. }
-        | Event::AlertRulesSet { .. }
-        | Event::AlertRaised { .. }
-        | Event::FormatRaised { .. }
-        | Event::BundleDefined { .. }
-        | Event::PricesPublished { .. }
-        | Event::ExperimentStarted { .. }
-        | Event::ExperimentStopped { .. }
-        | Event::ArmPromoted { .. }
-        | Event::Claimed { .. }
-        | Event::ClaimFulfilled { .. }
-        | Event::ClaimFreed { .. } => None,
     }
 }

@@ -224,7 +224,7 @@ mod tests {
     use super::*;
     use crate::domain::account::Step;
     use crate::domain::account::command::{Reserve, Settle};
-    use crate::domain::account::fixtures::*;
+    use crate::domain::account::tests::fixtures::*;
     use crate::domain::event::{AttemptOutcome, Dispatcher, ExpiryPolicy, Payload};
     use crate::domain::format::Format;
     use crate::domain::ids::EventId;

@@ -21,7 +21,7 @@ pub struct Trial {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
     Running,
-    /// All of the route goes to this arm.
+    /// All of the route goes to this arm, for the orgs that took part.
     Promoted {
         arm: String,
         at: Timestamp,
@@ -48,7 +48,7 @@ impl Trials {
         self.by_name.values()
     }
 
-    /// What says where a route leads for an org.
+    /// What says where a route leads for an org; none for one that takes no part, also once an arm is promoted.
     pub fn on_route(&self, route: &str, org: OrgId) -> Option<&Trial> {
         self.get(self.live.get(route)?).filter(|trial| trial.experiment.takes_part(org))
     }
@@ -206,5 +206,20 @@ mod tests {
         assert_eq!(trials.promote("one".into(), "a".into()), Err(Refusal::ExperimentOver));
         let decided = start(&trials, "two", "chat");
         assert_eq!(after(&mut trials, decided), Ok(true));
+    }
+
+    #[test]
+    fn an_arm_is_promoted_for_the_orgs_that_took_part() {
+        let mut trials = Trials::default();
+        let [inside, outside] = [1, 2].map(|n| OrgId(uuid::Uuid::from_u128(n)));
+        let decided = trials.start(Experiment { orgs: [inside].into(), ..on("one", "chat") }).map(Some);
+        assert_eq!(after(&mut trials, decided), Ok(true));
+
+        let decided = trials.promote("one".into(), "b".into());
+        assert_eq!(after(&mut trials, decided), Ok(true));
+
+        let (winner, _) = trials.on_route("chat", inside).unwrap().seats(|_| None);
+        assert_eq!(winner.map(|seat| seat.arm), Some("one/b".into()));
+        assert_eq!(trials.on_route("chat", outside), None);
     }
 }

@@ -7,15 +7,14 @@ use proptest::prelude::*;
 
 use crate::domain::account::budget::{Budget, BudgetScope, BudgetWindow, Counter, CounterKey};
 use crate::domain::account::command::{HOLDS_MAX, OrgCommand, ReservationStatus, Reserve, Settle};
-use crate::domain::account::fixtures::*;
 use crate::domain::account::refusal::Refusal;
+use crate::domain::account::tests::fixtures::*;
 use crate::domain::account::{Account, Ended};
 use crate::domain::alerting::{AlertRule, AlertSubject};
 use crate::domain::credits::Credits;
 use crate::domain::event::{Balance, Dispatcher, Event, ExpiryPolicy, Feedback, LotTerms, Purpose, Role};
 use crate::domain::ids::{KeyId, LotId, ProjectId, ReservationId};
 use crate::domain::time::Timestamp;
-use crate::domain::views::index::reservation_of;
 
 const ZONE: chrono_tz::Tz = chrono_tz::Europe::Berlin;
 
@@ -123,7 +122,10 @@ impl ModelLot {
                 Move::Burned(credits) | Move::Expired(credits) => {
                     gone = gone.saturating_add(*credits);
                     let kept = self.terms.credits.saturating_sub(refunded);
-                    recognised = rounded(self.paid - given_back, gone, kept);
+                    let due = rounded(self.paid - given_back, gone, kept);
+                    // Whoever pays recognises nothing negative, and what is given back nothing positive.
+                    recognised =
+                        if credits.is_negative() { recognised.min(due) } else { recognised.max(due) };
                 }
                 Move::Refunded(credits) => {
                     let left = self.terms.credits.saturating_sub(gone).saturating_sub(refunded);
@@ -537,7 +539,9 @@ impl Model {
 
     fn refund(&mut self, id: LotId, credits: Credits, reference: String) -> Result<(), Refusal> {
         refuse_if(!credits.is_positive(), || Refusal::AmountNotPositive)?;
-        refuse_if(self.refunds.contains(&reference), || Refusal::NameTaken(reference.clone()))?;
+        refuse_if(self.refunds.contains(&reference), || Refusal::RefundUsed {
+            reference: reference.clone(),
+        })?;
         let lot = self.lots.iter().find(|lot| lot.terms.lot == id).ok_or(Refusal::UnknownLot)?;
         let balance = self.balance();
         let owned = balance.available.saturating_sub(balance.overdraft_limit).or_zero();
@@ -725,7 +729,20 @@ fn refuse_if(wrong: bool, refusal: impl FnOnce() -> Refusal) -> Result<(), Refus
     if wrong { Err(refusal()) } else { Ok(()) }
 }
 
-/// Thirds, so that shares of prices do not come out even.
+/// Credits that lots paid, with the revenue of each.
+fn recognised_by(event: &Event) -> Vec<(Credits, i64)> {
+    match event {
+        Event::CreditsAdjusted { burned, .. }
+        | Event::DebtRepaid { burned, .. }
+        | Event::ReservationExpired { burned, .. }
+        | Event::ReservationSettled { burned, .. } => {
+            burned.iter().map(|burn| (burn.credits, burn.revenue_minor)).collect()
+        }
+        Event::CreditsExpired { credits, revenue_minor, .. } => vec![(*credits, *revenue_minor)],
+        _ => vec![],
+    }
+}
+
 fn arm_of(budget: &Budget) -> Option<&String> {
     match &budget.key.scope {
         BudgetScope::Arm { arm } => Some(arm),
@@ -733,6 +750,7 @@ fn arm_of(budget: &Budget) -> Option<&String> {
     }
 }
 
+/// Thirds, so that shares of prices do not come out even.
 fn an_amount() -> impl Strategy<Value = Credits> {
     (0i64..=15).prop_map(|thirds| Credits::from_nanos(thirds * 333_333_333))
 }
@@ -955,6 +973,9 @@ impl Pair {
             let b = balance;
             let gone: Credits = [b.available, b.held, b.consumed, b.expired, b.refunded].into_iter().sum();
             assert_eq!(b.granted.saturating_add(b.overdraft_limit), gone, "I1 after {event:?}");
+            for (credits, minor) in recognised_by(&event) {
+                assert!(if credits.is_negative() { minor <= 0 } else { minor >= 0 }, "revenue of {event:?}");
+            }
             if let Event::CreditsReserved { .. } | Event::ReservationGrown { .. } = event {
                 assert!(!b.available.is_negative(), "I1: an accepted hold overspends");
             }
@@ -1064,7 +1085,7 @@ impl Pair {
             }
         }
         // What a look-up brings back of it is what the account knows.
-        let about = self.events.iter().filter(|(event, _)| reservation_of(event) == Some(hold.id));
+        let about = self.events.iter().filter(|(event, _)| event.reservation() == Some(hold.id));
         let folded = Ended::fold(about.map(|(event, at)| (event, *at)));
         assert_eq!(folded.as_ref(), self.account.ended.get(&hold.id));
         assert_eq!(folded.and_then(|ended| ended.feedback), hold.feedback, "the last word on {}", hold.id);

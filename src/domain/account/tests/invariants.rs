@@ -2,8 +2,8 @@
 
 use crate::domain::account::budget::{Budget, BudgetScope, BudgetWindow, COUNTS_MAX, Counter, CounterKey};
 use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, Settle};
-use crate::domain::account::fixtures::*;
 use crate::domain::account::refusal::Refusal;
+use crate::domain::account::tests::fixtures::*;
 use crate::domain::account::{Account, alerts};
 use crate::domain::alerting::AlertRule;
 use crate::domain::commerce::Payment;
@@ -170,6 +170,29 @@ fn i8_a_lots_money_adds_up_to_the_cent_in_whatever_order_it_is_burned_and_refund
         assert_eq!((lot.remaining(), lot.deferred_minor()), (Credits::ZERO, 0), "{lot:?}");
         assert_eq!(lot.recognised_minor + lot.refunded_minor, 1, "{lot:?}");
     }
+}
+
+#[test]
+fn i8_credits_that_are_paid_recognise_no_negative_revenue_after_a_rounded_refund() {
+    let exact = |credits: &str| credits.parse::<Credits>().expect("an amount");
+    let mut account = with([bought(1, credits(100), 7_999)]);
+    let pays = |account: &mut Account, n, amount: Credits| {
+        account.does(START, hold(n, amount));
+        let events = account.does(START, settle(n, amount));
+        let Event::ReservationSettled { burned, .. } = last(&events) else { panic!("{events:?}") };
+        burned.iter().map(|burn| burn.revenue_minor).sum::<i64>()
+    };
+
+    let first = pays(&mut account, 1, exact("68.728203322"));
+    let refund = OrgCommand::Refund { lot: lot(1), credits: credits(18), reference: "REF-1".into() };
+    let Event::CreditsRefunded { refund_minor, .. } = last(&account.does(START, refund)).clone() else {
+        panic!("a refund")
+    };
+    let (second, rest) =
+        (pays(&mut account, 2, exact("0.001")), pays(&mut account, 3, exact("13.270796678")));
+
+    assert_eq!((first, refund_minor, second), (5_498, 1_440, 0));
+    assert_eq!(first + refund_minor + second + rest, 7_999, "the last credit recognises the last cent");
 }
 
 #[test]

@@ -6,8 +6,8 @@ use crate::domain::account::command::{
     HOLDS_MAX, KEYS_EVER_MAX, KEYS_MAX, OrgCommand, PROJECTS_MAX, ReservationStatus, Reserve, Settle,
     TTL_SECONDS_MAX,
 };
-use crate::domain::account::fixtures::*;
 use crate::domain::account::refusal::Refusal;
+use crate::domain::account::tests::fixtures::*;
 use crate::domain::credits::Credits;
 use crate::domain::event::{Dispatcher, ExpiryPolicy, LotTerms, Role};
 
@@ -199,7 +199,7 @@ fn the_guards_of_what_ends_or_extends_a_hold_stand_in_order() {
         (settled.clone(), release(1), ended(ReservationStatus::Settled)),
         (guarded(), settle(9, negative).into(), Refusal::AmountNegative),
         (guarded(), settle(9, credits(2_000_000_000)).into(), TOO_LARGE),
-        (nearly_full, settle(9, credits(2)).into(), Refusal::AmountTooLarge { max: credits(1) }),
+        (nearly_full, settle(9, credits(2)).into(), Refusal::AccountFull { room: credits(1) }),
         (guarded(), settle(9, credits(1)).into(), Refusal::UnknownReservation),
         (settled, settle(1, credits(1)).into(), ended(ReservationStatus::Settled)),
     ]);
@@ -242,7 +242,7 @@ fn the_guards_of_credits_stand_in_order() {
     let adjust = |amount| OrgCommand::Adjust { credits: amount, reason: "a slip".into(), lot: lot(1) };
     let (huge, negative) = (credits(2_000_000_000), Credits::from_nanos(-1));
     let full = || with((10..14).map(|n| grant(n, Credits::COMMAND_MAX)));
-    let no_room = Refusal::AmountTooLarge { max: Credits::ZERO };
+    let no_room = Refusal::AccountFull { room: Credits::ZERO };
     let refunded = || {
         let mut account = guarded();
         account.does(START, refund(1, credits(1)));
@@ -271,7 +271,7 @@ fn the_guards_of_credits_stand_in_order() {
         ),
         (unknown(), refund(9, Credits::ZERO), Refusal::UnknownOrg),
         (guarded(), refund(9, Credits::ZERO), Refusal::AmountNotPositive),
-        (refunded(), refund(9, credits(10)), Refusal::NameTaken("REF-1".into())),
+        (refunded(), refund(9, credits(10)), Refusal::RefundUsed { reference: "REF-1".into() }),
         (guarded(), refund(9, credits(10)), Refusal::UnknownLot),
         (
             guarded(),

@@ -1,0 +1,77 @@
+//! One call to a provider: what it used, what it cost, and how it ended.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::credits::Credits;
+use crate::domain::pricing::rate_card::{Rate, ServiceTier, Uplift};
+use crate::domain::time::Timestamp;
+use crate::domain::usage::{Usage, UsageSource};
+
+/// How one call to a provider ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptOutcome {
+    Succeeded,
+    /// The provider said no before it did anything that costs.
+    Refused,
+    /// The stream or answer broke off after it began.
+    Broken,
+    /// Nobody knows what the provider did.
+    Unknown,
+    /// The client went away.
+    Cancelled,
+}
+
+/// The card and terms by which a call was priced. With its usage and the price book's version they make its cost (I9).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct PricedBy {
+    /// The provider whose prices count, and the model that its card names.
+    pub provider: String,
+    pub model: String,
+    #[serde(default, skip_serializing_if = "is_standard")]
+    pub tier: ServiceTier,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub uplifts: BTreeSet<Uplift>,
+    #[serde(default, skip_serializing_if = "Rate::is_zero")]
+    pub mark_up_percent: Rate,
+    /// The moment at which the card had to be in force.
+    pub at: Timestamp,
+}
+
+/// One call to one provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Attempt {
+    pub provider: String,
+    pub model: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_request_id: Option<String>,
+    pub outcome: AttemptOutcome,
+    pub usage: Usage,
+    pub usage_source: UsageSource,
+    /// What the org is charged for it: usage × price book version, rounded once (I9).
+    pub cost: Credits,
+    /// The provider's list price for it.
+    pub provider_cost: Credits,
+    /// Absent where no usage was priced: the bound of the hold was charged, or nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priced_by: Option<PricedBy>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<String>,
+    /// What the answer had cost when it was made, beyond what it costs now that it was given again.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub saved: Credits,
+    pub started_at: Timestamp,
+    pub ended_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+}
+
+fn is_nothing(credits: &Credits) -> bool {
+    credits.is_zero()
+}
+
+fn is_standard(tier: &ServiceTier) -> bool {
+    *tier == ServiceTier::Standard
+}

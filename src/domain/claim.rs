@@ -1,0 +1,39 @@
+//! Claims: names that are unique over all orgs, such as slugs and payments.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::account::command::OrgCommand;
+use crate::domain::commerce::DECIMALS_DEFAULT;
+use crate::domain::ids::OrgId;
+
+/// A name that one command took for itself before it went on in its org, as names are unique over all orgs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Claim {
+    /// `slug:acme`, `payment:manual:INV-1`.
+    pub name: String,
+    pub org: OrgId,
+    /// What to do in the org once the name is taken; a worker finishes it after a crash.
+    pub then: Box<OrgCommand>,
+}
+
+impl Claim {
+    /// Of the money that it is about.
+    pub fn decimals(&self) -> u8 {
+        match &*self.then {
+            OrgCommand::Purchase { payment, .. } => payment.decimals,
+            _ => DECIMALS_DEFAULT,
+        }
+    }
+
+    /// Whether both want the same, apart from the ids that were drawn for each.
+    pub fn asks_the_same(&self, other: &Claim) -> bool {
+        match (&*self.then, &*other.then) {
+            (
+                OrgCommand::Purchase { terms, bundle, quantity, payment },
+                OrgCommand::Purchase { terms: t, bundle: b, quantity: q, payment: p },
+            ) => self.org == other.org && (bundle, quantity, payment, terms.credits) == (b, q, p, t.credits),
+            // A new org's id is drawn, too.
+            (one, other) => one == other,
+        }
+    }
+}

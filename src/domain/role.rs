@@ -1,0 +1,16 @@
+//! What a key may do.
+
+use serde::{Deserialize, Serialize};
+
+/// What a key may do.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    Operator,
+    Finance,
+    OrgAdmin,
+    Gateway,
+    Inference,
+}
