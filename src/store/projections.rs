@@ -1,6 +1,6 @@
 //! Tables folded from the log: caches that can be dropped and folded again (I7).
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -148,15 +148,17 @@ pub trait Projections: Send + Sync {
     /// Where events of reservations with this hash stand, in order.
     async fn reservation_events(&self, shard: i32, id: runs::Hash) -> Result<Vec<i64>, StoreError>;
 
-    /// Spend of whole hours since the Unix epoch, summed over what none of the groups asks for; so many rows at most.
+    /// Gives the rows of spend of whole hours since the Unix epoch to `each`, as they are read and in no order, until it
+    /// breaks. They are summed over what none of the groups asks for, and may be many more than the groups: of a week there
+    /// is a row for each day, of a label one for each set of labels.
     async fn spend(
         &self,
         shard: i32,
         org: OrgId,
         hours: Range<i64>,
         groups: &[Group],
-        rows_max: usize,
-    ) -> Result<Vec<(SpendKey, Spend)>, StoreError>;
+        each: &mut (dyn FnMut(SpendKey, Spend) -> ControlFlow<()> + Send),
+    ) -> Result<(), StoreError>;
 
     /// What each unit of an experiment's arm met on this shard.
     async fn arm_units(&self, shard: i32, arm: &str) -> Result<Vec<(String, UnitSums)>, StoreError>;

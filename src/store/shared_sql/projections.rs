@@ -354,21 +354,28 @@ macro_rules! projections {
                 org: OrgId,
                 hours: Range<i64>,
                 groups: &[Group],
-                rows_max: usize,
-            ) -> Result<Vec<(SpendKey, Spend)>, StoreError> {
+                each: &mut (dyn FnMut(SpendKey, Spend) -> std::ops::ControlFlow<()> + Send),
+            ) -> Result<(), StoreError> {
+                use futures_util::TryStreamExt;
+
                 let dimensions = rows::spend_dimensions(groups);
                 let sql = rows::spend_query(&dimensions);
-                let rows = answered(
-                    sqlx::query(AssertSqlSafe(sql))
-                        .bind(shard)
-                        .bind(org.0)
-                        .bind(hours.start)
-                        .bind(hours.end)
-                        .bind(i64::try_from(rows_max).unwrap_or(i64::MAX))
-                        .fetch_all(&self.readers),
-                )
-                .await?;
-                rows.iter().map(|row| spend_row(row, &dimensions).map_err(store_error)).collect()
+                let query = sqlx::query(AssertSqlSafe(sql))
+                    .bind(shard)
+                    .bind(org.0)
+                    .bind(hours.start)
+                    .bind(hours.end);
+                answered(async {
+                    let mut rows = query.fetch(&self.readers);
+                    while let Some(row) = rows.try_next().await? {
+                        let (key, spend) = spend_row(&row, &dimensions)?;
+                        if each(key, spend).is_break() {
+                            break;
+                        }
+                    }
+                    Ok(())
+                })
+                .await
             }
 
             async fn arm_units(&self, shard: i32, arm: &str) -> Result<Vec<(String, UnitSums)>, StoreError> {
