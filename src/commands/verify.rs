@@ -92,6 +92,7 @@ fn lines(report: &Report) -> Vec<String> {
             report.given
         ));
     }
+    lines.extend(report.unchecked.iter().map(|what| format!("not checked: {what}\n")));
     if report.is_sound() {
         let folded =
             if report.projections.is_empty() { "hash and balance" } else { "hash, balance and projection" };
