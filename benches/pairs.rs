@@ -29,8 +29,11 @@ async fn main() {
     let url = std::env::var("TOLLGATE_BENCH_DATABASE").unwrap_or(file);
     let clock = Clock::system();
     let Database { log, projections, .. } = Database::open(&url, None, &clock).await.unwrap();
-    let ledger = Ledger::open(log, projections, clock, Memory::default()).await.unwrap();
     let projects = std::env::var("TOLLGATE_BENCH_PROJECTIONS").as_deref() != Ok("off");
+    // Else writes would be held back once projections that nobody folds lie too far behind.
+    let unindexed = if projects { Memory::default().unindexed } else { i64::MAX };
+    let memory = Memory { unindexed, ..Memory::default() };
+    let ledger = Ledger::open(log, projections, clock, memory).await.unwrap();
     let workers = projects.then(|| Workers::start(&ledger));
     let mut orgs = Vec::new();
     for _ in 0..100 {

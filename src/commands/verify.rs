@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::clock::Clock;
 use crate::ledger::verify::exported::{FileError, verify_export};
 use crate::ledger::verify::{Report, verify, verify_all};
-use crate::store::{Evidence, StoreError};
+use crate::store::{StoreError, VerifySource};
 
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
@@ -40,7 +40,7 @@ pub async fn run(args: VerifyArgs) -> Result<(), VerifyError> {
         let report = verify_export(exported)?;
         return judge(&report, json);
     }
-    let Evidence { log, projections } = Evidence::open(&database, &Clock::system()).await?;
+    let VerifySource { log, projections } = VerifySource::open(&database, &Clock::system()).await?;
     let report = match projections {
         Some(projections) => verify_all(log, projections).await?,
         None => verify(&*log).await?,
@@ -92,6 +92,7 @@ fn lines(report: &Report) -> Vec<String> {
             report.given
         ));
     }
+    lines.extend(report.unchecked.iter().map(|what| format!("not checked: {what}\n")));
     if report.is_sound() {
         let folded =
             if report.projections.is_empty() { "hash and balance" } else { "hash, balance and projection" };

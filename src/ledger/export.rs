@@ -10,13 +10,14 @@ use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::chain::{Hash, shard_hash};
 use crate::domain::ids::{EventId, OrgId};
 use crate::ledger::{Ledger, LedgerError};
 use crate::store::{EventRow, Head, StoreError};
 
-pub(super) const FORMAT: &str = "tollgate-log-2";
-/// Without the hash that a given event follows.
-pub(super) const FORMAT_BEFORE: &str = "tollgate-log-1";
+pub(super) const FORMAT: &str = "tollgate-log-3";
+/// Older ones that can be read: the second has no [`Header::end`], the first also lacks the hash that a given event follows.
+pub(super) const FORMATS_BEFORE: [&str; 2] = ["tollgate-log-1", "tollgate-log-2"];
 /// Events read at a time.
 const PAGE: i64 = 5_000;
 
@@ -37,6 +38,19 @@ pub(super) struct Header {
     pub format: String,
     pub selection: Selection,
     pub heads: Vec<HeadLine>,
+    /// What the events of a part come to; those of the whole log come to its heads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<PartEnd>,
+}
+
+/// Hashes that no other events have: whoever keeps the first line can tell later whether these stand below it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum PartEnd {
+    /// An org's last event, whose hash covers all before it.
+    Org { version: i64, hash: String },
+    /// A range's last event, and the chain of the hashes of all its events, as a shard's head is made.
+    Range { hash: String, events_hash: String },
 }
 
 /// Where a shard's log ended when the file was begun.
@@ -80,8 +94,10 @@ pub enum ExportError {
     UnknownOrg,
     #[error("there is no shard {0}")]
     UnknownShard(i32),
-    #[error("the event before the one at position {0} can't be found in its org: run `tollgate verify`")]
-    NoEventBefore(i64),
+    #[error("there are no events from position {from} to {to}: the last one of shard {shard} is at {last}")]
+    NoEvents { shard: i32, from: i64, to: i64, last: i64 },
+    #[error("event {version} of the org {org} can't be found: run `tollgate verify`")]
+    NoSuchEvent { org: OrgId, version: i64 },
     #[error("a line could not be made: {0}")]
     Line(#[from] serde_json::Error),
 }
@@ -95,7 +111,8 @@ impl From<StoreError> for ExportError {
 /// Writes what was selected, as of now; returns how many events that is.
 ///
 /// # Errors
-/// An org or shard that is not there; where the log can't be read or the file can't be written.
+/// An org or shard that is not there, or positions without events: nothing is written then; where the log can't be read or
+/// the file can't be written.
 pub async fn export(ledger: &Ledger, selection: Selection, out: &mut impl Write) -> Result<u64, ExportError> {
     let heads = ledger.log().heads().await?;
     let selection = within(selection, &heads)?;
@@ -104,10 +121,13 @@ pub async fn export(ledger: &Ledger, selection: Selection, out: &mut impl Write)
         next_position: head.next_position,
         last_hash: hex::encode(head.last_hash),
     };
+    let end = part_end(ledger, &selection, &heads).await?;
+    let org_versions = if let Some(PartEnd::Org { version, .. }) = &end { *version } else { 0 };
     let header = Header {
         format: FORMAT.to_owned(),
         selection: selection.clone(),
         heads: (0..).zip(&heads).map(head_line).collect(),
+        end,
     };
     line(out, &header)?;
     let mut events = 0;
@@ -118,12 +138,7 @@ pub async fn export(ledger: &Ledger, selection: Selection, out: &mut impl Write)
             }
         }
         Selection::Range { shard, from, to } => events += range(ledger, shard, from, to, out).await?,
-        Selection::Org(org) => {
-            events += of_org(ledger, org, out).await?;
-            if events == 0 {
-                return Err(ExportError::UnknownOrg);
-            }
-        }
+        Selection::Org(org) => events += of_org(ledger, org, org_versions, out).await?,
     }
     line(out, &Footer { events })?;
     out.flush()?;
@@ -133,9 +148,45 @@ pub async fn export(ledger: &Ledger, selection: Selection, out: &mut impl Write)
 /// The selection as far as there are events.
 fn within(selection: Selection, heads: &[Head]) -> Result<Selection, ExportError> {
     let Selection::Range { shard, from, to } = selection else { return Ok(selection) };
+    let last = last_position(heads, shard)?;
+    let (from, until) = (from.max(1), to.min(last));
+    if from > until {
+        return Err(ExportError::NoEvents { shard, from, to, last });
+    }
+    Ok(Selection::Range { shard, from, to: until })
+}
+
+fn last_position(heads: &[Head], shard: i32) -> Result<i64, ExportError> {
     let head = usize::try_from(shard).ok().and_then(|shard| heads.get(shard));
-    let head = head.ok_or(ExportError::UnknownShard(shard))?;
-    Ok(Selection::Range { shard, from: from.max(1), to: to.min(head.next_position - 1) })
+    Ok(head.ok_or(ExportError::UnknownShard(shard))?.next_position - 1)
+}
+
+async fn part_end(
+    ledger: &Ledger,
+    selection: &Selection,
+    heads: &[Head],
+) -> Result<Option<PartEnd>, ExportError> {
+    Ok(match *selection {
+        Selection::Everything => None,
+        Selection::Org(org) => {
+            let (shard, projector) = (ledger.shard_of(org), ledger.projector());
+            let last = last_position(heads, shard)?;
+            projector.index_to(shard, last).await?;
+            let version = projector.store().org_version_at(shard, org, last).await?;
+            let row = event_of(ledger, org, version.ok_or(ExportError::UnknownOrg)?).await?;
+            Some(PartEnd::Org { version: row.org_version, hash: hex::encode(row.hash) })
+        }
+        Selection::Range { shard, from, to } => {
+            let (mut next, mut last_hash, mut events_hash) = (from, Hash::default(), Hash::default());
+            while next <= to {
+                let rows = ledger.log().read(shard, next, PAGE.min(to - next + 1)).await?;
+                let Some(last) = rows.last() else { break };
+                (next, last_hash) = (last.position + 1, last.hash);
+                events_hash = rows.iter().fold(events_hash, |hash, row| shard_hash(&hash, &row.hash));
+            }
+            Some(PartEnd::Range { hash: hex::encode(last_hash), events_hash: hex::encode(events_hash) })
+        }
+    })
 }
 
 async fn range(
@@ -162,27 +213,38 @@ async fn range(
 
 /// The hash of the event before one in its org.
 async fn before(ledger: &Ledger, row: &EventRow) -> Result<String, ExportError> {
-    let projector = ledger.projector();
-    projector.index_to(row.shard, row.position).await?;
-    let (org, version) = (OrgId(row.org_id), row.org_version - 1);
-    let positions = projector.store().org_events(row.shard, org, version, 1).await?;
-    let found = ledger.log().read_at(row.shard, &positions).await?;
-    let found = found.first().filter(|found| (found.org_id, found.org_version) == (row.org_id, version));
-    found.map(|found| hex::encode(found.hash)).ok_or(ExportError::NoEventBefore(row.position))
+    ledger.projector().index_to(row.shard, row.position).await?;
+    let before = event_of(ledger, OrgId(row.org_id), row.org_version - 1).await?;
+    Ok(hex::encode(before.hash))
 }
 
-async fn of_org(ledger: &Ledger, org: OrgId, out: &mut impl Write) -> Result<u64, ExportError> {
-    let (shard, projector) = (ledger.shard_of(org), ledger.projector());
-    projector.catch_up(shard).await?;
+/// An event that the index by org holds.
+async fn event_of(ledger: &Ledger, org: OrgId, version: i64) -> Result<EventRow, ExportError> {
+    let shard = ledger.shard_of(org);
+    let positions = ledger.projector().store().org_events(shard, org, version, 1).await?;
+    let found = ledger.log().read_at(shard, &positions).await?.into_iter().next();
+    let found = found.filter(|found| (found.org_id, found.org_version) == (org.0, version));
+    found.ok_or(ExportError::NoSuchEvent { org, version })
+}
+
+/// An org's events up to a version that the index by org holds.
+async fn of_org(
+    ledger: &Ledger,
+    org: OrgId,
+    last_version: i64,
+    out: &mut impl Write,
+) -> Result<u64, ExportError> {
+    let (shard, store) = (ledger.shard_of(org), ledger.projector().store());
     let (mut next, mut events) = (1, 0);
-    loop {
-        let positions = projector.store().org_events(shard, org, next, PAGE).await?;
+    while next <= last_version {
+        let positions = store.org_events(shard, org, next, PAGE.min(last_version - next + 1)).await?;
         let rows = ledger.log().read_at(shard, &positions).await?;
-        let Some(last) = rows.last() else { return Ok(events) };
+        let Some(last) = rows.last() else { break };
         next = last.org_version + 1;
         events += rows.len() as u64;
         rows.iter().try_for_each(|row| line(out, &EventLine::from(row)))?;
     }
+    Ok(events)
 }
 
 fn line(out: &mut impl Write, value: &impl Serialize) -> Result<(), ExportError> {

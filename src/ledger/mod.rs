@@ -47,7 +47,7 @@ use crate::ledger::projector::Projector;
 use crate::ledger::snapshots::Keeper;
 use crate::ledger::writer::{Progress, Writer};
 use crate::store::projections::Projections;
-use crate::store::{CLOCK_DIFFERENCE_MAX, EventLog, Rates, StoreError};
+use crate::store::{CLOCK_SKEW_MICROS_MAX, EventLog, Rates, StoreError};
 
 pub use crate::ledger::access::Access;
 pub use crate::ledger::cluster::PATH as FORWARD_PATH;
@@ -354,7 +354,7 @@ impl Ledger {
     /// The last moment of which all is known: nothing is written any more that happened then. Another node's clock may lie
     /// behind this one's.
     pub fn past_until(&self) -> Timestamp {
-        let apart = if self.shared.log.is_shared() { 2 * CLOCK_DIFFERENCE_MAX } else { 0 };
+        let apart = if self.shared.log.is_shared() { 2 * CLOCK_SKEW_MICROS_MAX } else { 0 };
         Timestamp(self.shared.clock.now().0 - apart - 1)
     }
 

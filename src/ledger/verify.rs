@@ -1,7 +1,10 @@
-//! Checks a log from the first event to the last: gaps, hash chains, times, what may be there once only, the fold, and the
-//! balance that every event carries. Changes nothing that it finds amiss; says what that is.
+//! Checks a log from the first event to the last: gaps, hash chains, times, what may be there once only, what lots hold and
+//! recognise, what usage costs at dated prices, the fold, and the balance that every event carries. Changes nothing that it
+//! finds amiss; says what that is.
 
+mod charges;
 pub mod exported;
+mod lots;
 mod once;
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,6 +19,7 @@ use crate::domain::chain;
 use crate::domain::event::Balance;
 use crate::domain::event::Recorded;
 use crate::domain::ids::OrgId;
+use crate::domain::system::System;
 use crate::ledger::projector::Projector;
 use crate::ledger::{decode, shard_of};
 use crate::store::projections::Projections;
@@ -38,6 +42,9 @@ pub struct Report {
     pub given: u64,
     /// Rows of each projection that differ from the fold of the log (I7).
     pub projections: BTreeMap<&'static str, i64>,
+    /// What could not be checked, since it is not in the file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unchecked: Vec<&'static str>,
     /// Empty when the log is sound.
     pub findings: Vec<Finding>,
 }
@@ -125,20 +132,22 @@ async fn check_checkpoints(
 pub async fn verify(log: &dyn EventLog) -> Result<Report, StoreError> {
     let mut report = Report::default();
     let heads = log.heads().await?;
+    let mut walk = Walk::new(Scope::Whole, heads.len());
     for (shard, head) in (0..).zip(&heads) {
-        verify_shard(log, shard, heads.len(), head, &mut report).await?;
+        let next = verify_shard(log, shard, walk, head, &mut report).await?;
+        walk = next;
     }
     Ok(report)
 }
 
+/// Returns the walk of the next shard.
 async fn verify_shard(
     log: &dyn EventLog,
     shard: i32,
-    shards: usize,
+    mut walk: Walk,
     head: &Head,
     report: &mut Report,
-) -> Result<(), StoreError> {
-    let mut walk = Walk::new(Scope::Whole, shards);
+) -> Result<Walk, StoreError> {
     // Others may write meanwhile: what stands behind the head as it was is not looked at.
     while walk.next_position < head.next_position {
         let limit = PAGE.min(head.next_position - walk.next_position);
@@ -146,7 +155,7 @@ async fn verify_shard(
             Ok(rows) => rows,
             Err(StoreError::Corrupt(what)) => {
                 report.add(shard, walk.next_position, "I5", format!("can't be read: {what}"));
-                return Ok(());
+                return Ok(walk.of_next_shard());
             }
             Err(error) => return Err(error),
         };
@@ -155,12 +164,13 @@ async fn verify_shard(
         }
         rows.iter().for_each(|row| walk.check(row, None, report));
     }
+    let next = walk.of_next_shard();
     walk.end_at(shard, head, report);
     let beyond = log.read(shard, head.next_position, 1).await?;
     if !beyond.is_empty() && log.head(shard).await? == *head {
         report.add(shard, head.next_position, "I6", "an event stands behind the head".into());
     }
-    Ok(())
+    Ok(next)
 }
 
 /// Which events a walk meets.
@@ -183,6 +193,8 @@ struct Walk {
     shard_hash: chain::Hash,
     ends: HashMap<Uuid, (i64, chain::Hash)>,
     accounts: HashMap<OrgId, Account>,
+    /// With the prices by which charges are computed again; none where not all of it is there.
+    system: Option<System>,
     once: Once,
 }
 
@@ -200,8 +212,14 @@ impl Walk {
             shard_hash: chain::Hash::default(),
             ends: HashMap::new(),
             accounts: HashMap::new(),
+            system: (scope == Scope::Whole).then(System::default),
             once: Once::default(),
         }
+    }
+
+    /// The walk of the shard after this one: what the system org's shard, which is the first, says of prices holds for all.
+    pub fn of_next_shard(&self) -> Walk {
+        Walk { system: self.system.clone(), ..Walk::new(self.scope, self.shards) }
     }
 
     /// Whether an event follows one of its org that is not met here.
@@ -232,12 +250,14 @@ impl Walk {
         report.events += 1;
         self.check_place(row, report);
         if !self.check_chain(row, before, report) {
-            // Nothing can be folded on what may be anything.
-            self.accounts.remove(&OrgId(row.org_id));
+            self.forget(OrgId(row.org_id));
             return;
         }
         match decode(row) {
-            Err(error) => report.add(row.shard, row.position, "I6", error.to_string()),
+            Err(error) => {
+                report.add(row.shard, row.position, "I6", error.to_string());
+                self.forget(OrgId(row.org_id));
+            }
             Ok(recorded) => self.check_meaning(row, &recorded, report),
         }
     }
@@ -300,6 +320,14 @@ impl Walk {
         if let Err(what) = self.once.ends(event, self.accounts.get(&recorded.org)) {
             breach("I3", what.into());
         }
+        if let Some(what) = self.mispriced(recorded) {
+            breach("I9", what);
+        }
+        let account = self.accounts.get(&recorded.org);
+        if let Some(what) = account.and_then(|account| lots::breach(account, event)) {
+            breach("I8", what);
+            return self.forget(recorded.org);
+        }
         match (recorded.payload.balance, self.fold(recorded)) {
             (Some(carried), Some(folded)) if carried != folded => {
                 breach("I7", format!("the event says {carried:?}, the fold says {folded:?}"));
@@ -311,10 +339,28 @@ impl Walk {
         }
     }
 
+    fn mispriced(&self, recorded: &Recorded) -> Option<String> {
+        let system = self.system.as_ref()?;
+        charges::breach(&system.prices, recorded.org, &recorded.payload.event)
+    }
+
+    /// Nothing can be folded on what may be anything.
+    fn forget(&mut self, org: OrgId) {
+        self.accounts.remove(&org);
+        if org == OrgId::SYSTEM {
+            self.system = None;
+        }
+    }
+
     /// The org's balance after the event; the system org has none.
     fn fold(&mut self, recorded: &Recorded) -> Option<Balance> {
         let is_there = recorded.version == 1 || self.accounts.contains_key(&recorded.org);
-        if recorded.org == OrgId::SYSTEM || !is_there {
+        if recorded.org == OrgId::SYSTEM {
+            let system = self.system.as_mut()?;
+            system.evolve(&recorded.payload.event, recorded.at);
+            return None;
+        }
+        if !is_there {
             return None;
         }
         let account = self.accounts.entry(recorded.org).or_insert_with(|| Account::new(recorded.org));

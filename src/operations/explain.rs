@@ -2,10 +2,8 @@
 
 use crate::domain::account::refusal::Refusal;
 use crate::domain::event::{Attempt, Event};
-use crate::domain::ids::{OrgId, ReservationId};
-use crate::domain::pricing::Terms;
-use crate::domain::pricing::cost::{CostBreakdown, break_down};
-use crate::domain::system::System;
+use crate::domain::ids::ReservationId;
+use crate::domain::pricing::cost::CostBreakdown;
 use crate::ledger::{Ledger, LedgerError};
 use crate::operations::list_events::StoredEvent;
 use crate::operations::show_reservation::reservation_events;
@@ -46,17 +44,11 @@ pub async fn explain(ledger: &Ledger, id: ReservationId) -> Result<Explanation, 
         if let Event::ReservationSettled { attempts, price_book_version, .. } = &event.payload.event {
             explanation.price_book_version = Some(*price_book_version);
             explanation.attempts.extend(attempts.iter().map(|attempt| {
-                let breakdown = recompute(&system, id.org, *price_book_version, attempt);
+                let breakdown = system.prices.price_again(*price_book_version, id.org, attempt);
                 ExplainedAttempt { attempt: attempt.clone(), breakdown }
             }));
         }
     }
     explanation.events = events;
     Ok(explanation)
-}
-
-fn recompute(system: &System, org: OrgId, version: u64, attempt: &Attempt) -> Option<CostBreakdown> {
-    let by = attempt.priced_by.as_ref()?;
-    let card = system.prices.card(version, org, &by.provider, &by.model, by.at)?;
-    break_down(card, &Terms::of(by), &attempt.usage).ok()
 }

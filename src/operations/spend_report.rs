@@ -1,13 +1,15 @@
 //! An org's spend between two moments, from the hourly projection.
 
+use std::ops::ControlFlow;
+
 use crate::domain::account::command::OrgCommand;
 use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
-use crate::domain::views::spend::{Group, MICROS_PER_HOUR, SpendReport};
+use crate::domain::views::spend::{Group, MICROS_PER_HOUR, Spend, SpendKey, SpendReport};
 use crate::ledger::{By, Ledger, LedgerError, Submission};
 
 /// Every settle that was acknowledged before this was called, and what time has ended until then, in the hours from `from`'s
-/// to the last that begins before `to`. None where that is more than so many rows.
+/// to the last that begins before `to`. None where the report has more than `rows_max` rows.
 ///
 /// # Errors
 /// `UnknownOrg`, or where the projections can't be brought up to date or read.
@@ -29,12 +31,13 @@ pub async fn spend_report(
     let ends = to.0.div_euclid(MICROS_PER_HOUR) + i64::from(to.0.rem_euclid(MICROS_PER_HOUR) > 0);
     let hours = from.0.div_euclid(MICROS_PER_HOUR)..ends;
     let mut report = SpendReport::default();
-    let rows = projector.store().spend(shard, org, hours, groups, rows_max.saturating_add(1)).await?;
-    if rows.len() > rows_max {
-        return Ok(None);
-    }
-    for (key, spend) in rows {
+    let mut add = |key: SpendKey, spend: Spend| {
         report.add(groups, &key, &spend);
+        if report.rows.len() > rows_max { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    projector.store().spend(shard, org, hours, groups, &mut add).await?;
+    if report.rows.len() > rows_max {
+        return Ok(None);
     }
     if report.rows.is_empty() {
         // Nothing spent, or nobody who could have.

@@ -361,7 +361,7 @@ pub(super) fn spend_query(dimensions: &[&str]) -> String {
     };
     format!(
         "select {} from spend_hourly where shard = $1 and org_id = $2 and hour >= $3 and hour < $4 \
-         and generation = {} {group} limit $5",
+         and generation = {} {group}",
         columns.join(", "),
         live!("spend_hourly")
     )

@@ -6,15 +6,16 @@ use std::io::Cursor;
 use std::path::Path;
 
 use reqwest::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 use tollgate::clock::Clock;
 use tollgate::domain::account::command::OrgCommand;
+use tollgate::domain::chain::{Fields, event_hash};
 use tollgate::domain::credits::Credits;
 use tollgate::domain::event::{GrantKind, LotTerms};
-use tollgate::domain::ids::{LotId, OrgId};
+use tollgate::domain::ids::{EventId, LotId, OrgId};
 use tollgate::domain::time::Timestamp;
 use tollgate::domain::views::View;
-use tollgate::ledger::export::{Selection, export};
+use tollgate::ledger::export::{ExportError, Selection, export};
 use tollgate::ledger::verify::Report;
 use tollgate::ledger::verify::exported::verify_export;
 use tollgate::ledger::{By, Ledger, Memory, Submission};
@@ -208,7 +209,7 @@ async fn i6_whatever_is_changed_in_an_exported_range_is_found() {
             *line = format!("{rest}}}");
         }
     }
-    let older = older.join("\n").replacen("tollgate-log-2", "tollgate-log-1", 1);
+    let older = of_version(&older.join("\n"), 1);
     assert!(check(&older).is_sound());
     app.finish().await;
 }
@@ -257,23 +258,111 @@ async fn i6_a_file_that_holds_something_else_than_it_names_is_found() {
         assert!(header.contains(from), "{header}");
         format!("{}\n{rest}", header.replace(from, to))
     };
-    let cut = |text: &str| {
-        let mut lines: Vec<&str> = text.lines().collect();
-        lines.remove(lines.len() - 2);
-        lines.pop();
-        let footer = format!("{{\"events\":{}}}", lines.len() - 1);
-        format!("{}\n{footer}\n", lines.join("\n"))
-    };
 
     assert!(check(&beyond).is_sound());
     for changed in [
         first(&of_org, &org.to_string(), &OrgId(uuid::Uuid::from_u128(7)).to_string()),
         first(&range, &format!("\"shard\":{shard},\"from\""), "\"shard\":99,\"from\""),
         first(&range, "\"to\":3", "\"to\":4"),
-        cut(&range),
+        without_last(&range),
     ] {
         assert!(!check(&changed).is_sound(), "{}", changed.lines().next().unwrap());
     }
+    app.finish().await;
+}
+
+/// One event fewer, which the last line does not betray.
+fn without_last(text: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.truncate(lines.len() - 2);
+    let footer = format!("{{\"events\":{}}}", lines.len() - 1);
+    format!("{}\n{footer}\n", lines.join("\n"))
+}
+
+/// A part as an older version wrote it, whose first line does not say how its events end.
+fn of_version(text: &str, version: u32) -> String {
+    let (header, rest) = text.split_once('\n').unwrap();
+    let mut header: Value = serde_json::from_str(header).unwrap();
+    header["format"] = format!("tollgate-log-{version}").into();
+    assert!(header.as_object_mut().unwrap().remove("end").is_some(), "{header}");
+    format!("{header}\n{rest}")
+}
+
+/// The last event said otherwise and hashed anew, as whoever wants to pass it off as the log's would.
+fn forged(text: &str) -> String {
+    let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let at = lines.len() - 2;
+    let (events, rest) = lines.split_at_mut(at);
+    let last = &mut rest[0];
+    let previous = events.iter().rfind(|event| event["org"] == last["org"]);
+    let previous = previous.map_or(&last["previous_hash"], |event| &event["hash"]);
+    let mut hash = [0; 32];
+    hex::decode_to_slice(previous.as_str().unwrap(), &mut hash).unwrap();
+    let number = |name: &str| last[name].as_i64().unwrap();
+    let text_of = |name: &str| last[name].as_str().unwrap();
+    let org: OrgId = text_of("org").parse().unwrap();
+    let event: EventId = serde_json::from_value(last["event"].clone()).unwrap();
+    let fields = Fields {
+        shard: number("shard") as i32,
+        position: number("position"),
+        org_id: org.0.as_bytes(),
+        org_version: number("org_version"),
+        event_id: event.0.as_bytes(),
+        kind: text_of("kind"),
+        schema_version: number("schema_version") as i32,
+        recorded_at: number("recorded_at") + 1,
+        payload: text_of("payload").as_bytes(),
+    };
+    let (recorded_at, hash) = (fields.recorded_at, hex::encode(event_hash(&hash, &fields)));
+    last["recorded_at"] = recorded_at.into();
+    last["hash"] = hash.into();
+    let header = text.lines().next().unwrap();
+    let rest: Vec<String> = lines[1..].iter().map(Value::to_string).collect();
+    format!("{header}\n{}\n", rest.join("\n"))
+}
+
+#[tokio::test]
+async fn i6_other_events_or_fewer_under_the_first_line_of_a_part_are_found() {
+    let app = traded().await;
+    let org = app.operator().get("/api/v1/orgs/acme").await.expect(StatusCode::OK);
+    let org: OrgId = org["id"].as_str().unwrap().parse().unwrap();
+    let shard = app.ledger().shard_of(org);
+
+    for selection in [Selection::Org(org), Selection::Range { shard, from: 3, to: 5 }] {
+        let part = file(&app, selection.clone()).await;
+        let sound = check(&part);
+        assert!(sound.is_sound() && sound.unchecked.len() == 1, "{sound:?}");
+        for changed in [forged(&part), without_last(&part)] {
+            let found = check(&changed);
+            let is_told = found.findings.iter().any(|finding| finding.what.contains("commits to"));
+            assert!(is_told, "{selection:?}: {found:?}");
+
+            let older = check(&of_version(&changed, 2));
+            let is_told = older.unchecked.iter().any(|what| what.contains("does not commit"));
+            assert!(is_told, "{selection:?}: {older:?}");
+        }
+        assert!(check(&of_version(&part, 2)).is_sound());
+        assert!(!check(&of_version(&part, 3)).is_sound(), "{selection:?}");
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn positions_without_events_are_no_export() {
+    let app = traded().await;
+    let shard = app.ledger().shard_of(OrgId::SYSTEM);
+
+    for (from, to) in [(1_000, 900), (1_000, i64::MAX), (4, 3)] {
+        let mut out = Vec::new();
+        let refused = export(app.ledger(), Selection::Range { shard, from, to }, &mut out).await.unwrap_err();
+        assert!(matches!(refused, ExportError::NoEvents { .. }), "{refused}");
+        assert!(out.is_empty(), "{from} to {to}");
+    }
+    // Older versions wrote them.
+    let heads = json!([{ "shard": 0, "next_position": 9, "last_hash": "0".repeat(64) }]);
+    let selection = json!({ "range": { "shard": 0, "from": 1_000, "to": 8 } });
+    let header = json!({ "format": "tollgate-log-2", "selection": selection, "heads": heads });
+    assert!(!check(&format!("{header}\n{{\"events\":0}}\n")).is_sound());
     app.finish().await;
 }
 

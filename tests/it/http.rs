@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use tollgate::domain::credits::Credits;
 use tollgate::domain::format::Format;
 use tollgate::domain::time::Timestamp;
-use tollgate::domain::views::spend::Group;
+use tollgate::domain::views::spend::{Group, SpendReport};
 use tollgate::operations::find_org::known_org;
 use tollgate::operations::list_alerts::list_alerts;
 use tollgate::operations::spend_report::spend_report;
@@ -321,6 +322,37 @@ async fn the_spend_report_adds_up_to_what_was_consumed() {
         assert_eq!(report.is_some(), fits, "at most {rows_max} rows");
     }
     admin.get("/api/v1/orgs/acme/spend?group_by=colour").await.expect(StatusCode::BAD_REQUEST);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_report_is_as_large_as_its_own_rows_however_many_it_is_made_of() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    for run in 1..=3 {
+        let ask = json!({ "credits": "1", "labels": { "team": "red", "run": run.to_string() } });
+        let hold = acme.post("/api/v1/orgs/acme/reservations", ask).await.expect(StatusCode::CREATED);
+        let settle = format!("/api/v1/reservations/{}/settle", hold["id"].as_str().unwrap());
+        acme.post(&settle, json!({ "credits": "1" })).await.expect(StatusCode::OK);
+        app.clock().advance_seconds(86_400);
+    }
+    let org = known_org(app.ledger(), "acme").unwrap();
+    let label = |name: &str| Group::Label(name.to_owned());
+
+    for (group, rows_max, rows) in [
+        (label("team"), 1, Some(1)),
+        (Group::Month, 1, Some(1)),
+        (Group::Day, 3, Some(3)),
+        (label("run"), 3, Some(3)),
+        (label("run"), 2, None),
+        (Group::Day, 0, None),
+    ] {
+        let (from, to) = (Timestamp(0), Timestamp(i64::MAX));
+        let report = spend_report(app.ledger(), org, from, to, &[group.clone()], rows_max).await.unwrap();
+        let rows_of = |report: &SpendReport| (report.rows.len(), report.total());
+        let expected = rows.map(|rows| (rows, Credits::from_whole(3)));
+        assert_eq!(report.as_ref().map(rows_of), expected, "{group:?}");
+    }
     app.finish().await;
 }
 

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
+use crate::domain::event::Attempt;
 use crate::domain::ids::OrgId;
+use crate::domain::pricing::Terms;
+use crate::domain::pricing::cost::{CostBreakdown, break_down};
 use crate::domain::pricing::rate_card::{Rate, RateCard};
 use crate::domain::time::Timestamp;
 
@@ -104,6 +107,14 @@ impl PriceBook {
         [(provider, model), (provider, any), (any, any)]
             .into_iter()
             .find_map(|(provider, model)| self.own_or_general(version, org, provider, model, at))
+    }
+
+    /// What an attempt of an org costs at a version of the book, line by line (I9); none where it was not priced, or has no
+    /// price there.
+    pub fn price_again(&self, version: u64, org: OrgId, attempt: &Attempt) -> Option<CostBreakdown> {
+        let by = attempt.priced_by.as_ref()?;
+        let card = self.card(version, org, &by.provider, &by.model, by.at)?;
+        break_down(card, &Terms::of(by), &attempt.usage).ok()
     }
 
     fn own_or_general(

@@ -7,6 +7,9 @@ use serde_json::Value;
 
 use super::*;
 use crate::domain::chain::{Hash, event_hash, shard_hash};
+use crate::domain::commerce::Payment;
+use crate::domain::pricing::Terms;
+use crate::domain::pricing::rate_card::tests::card;
 use crate::ledger::verify::{Report, verify, verify_all};
 
 /// A log in memory: its last shard has rows, the others none.
@@ -77,6 +80,62 @@ async fn traded() -> Node {
     node
 }
 
+/// A hold on credits that cost a dollar each was settled by usage that costs three of them.
+async fn billed() -> Node {
+    let node = Node::start().await;
+    let card = card("1", "2");
+    let terms = Terms::default().priced_by(&card, Timestamp(0));
+    let usage = Usage { input_tokens: 3_000_000, ..Usage::default() };
+    let attempt = Attempt { usage, cost: Credits::from_whole(3), priced_by: Some(terms), ..attempt() };
+    let terms = LotTerms {
+        lot: LotId(Uuid::from_u128(1)),
+        credits: Credits::from_whole(10),
+        priority: 0,
+        expires_at: None,
+    };
+    let payment = Payment {
+        method: "manual".into(),
+        reference: "INV-1".into(),
+        currency: "USD".into(),
+        net_minor: 1_000,
+        tax_minor: 0,
+        decimals: 2,
+    };
+    let (slug, time_zone, overdraft_limit) = ("acme".into(), "UTC".into(), Credits::ZERO);
+    let OrgCommand::Settle(settle) = settle(1, 3) else { unreachable!("it is one") };
+
+    let prices = SystemCommand::PublishPrices { cards: vec![card], mark_ups: vec![] };
+    node.ledger.submit_system(prices, None, None).await.expect("publishes");
+    for command in [
+        OrgCommand::OpenOrg { slug, time_zone, overdraft_limit },
+        OrgCommand::Purchase { terms, bundle: BundleId(Uuid::nil()), quantity: 1, payment },
+        reserve(1, 4),
+        OrgCommand::Settle(Settle { attempts: vec![attempt], price_book_version: 1, ..settle }),
+    ] {
+        node.run(command).await.expect("is done");
+    }
+    node
+}
+
+fn attempt() -> Attempt {
+    Attempt {
+        provider: "openai".into(),
+        model: "m".into(),
+        provider_request_id: None,
+        outcome: AttemptOutcome::Succeeded,
+        usage: Usage::default(),
+        usage_source: UsageSource::Final,
+        cost: Credits::ZERO,
+        provider_cost: Credits::ZERO,
+        priced_by: None,
+        service_tier: None,
+        saved: Credits::ZERO,
+        started_at: Timestamp(0),
+        ended_at: Timestamp(0),
+        status: None,
+    }
+}
+
 async fn rows(node: &Node) -> Vec<EventRow> {
     node.store.read(0, 1, i64::MAX).await.expect("reads")
 }
@@ -127,7 +186,30 @@ async fn i6_a_log_that_was_altered_and_chained_anew_is_found() {
     let mut misnamed = rows(&node).await;
     misnamed[0].kind = "OrgSuspended".into();
 
+    let billed = billed().await;
+    let sound = check(rows(&billed).await).await;
+    assert!(sound.is_sound(), "{sound:?}");
+    let settled = async |change: &dyn Fn(&mut Value)| {
+        let mut rows = rows(&billed).await;
+        let at = place(&rows, "ReservationSettled");
+        let mut payload: Value = serde_json::from_slice(&rows[at].payload).expect("JSON");
+        change(&mut payload["event"]["data"]);
+        rows[at].payload = payload.to_string().into_bytes();
+        rows
+    };
+    let overdrawn = settled(&|settle| settle["burned"][0]["credits"] = "11".into()).await;
+    let unpaid = settled(&|settle| settle["burned"][0]["revenue_minor"] = 301.into()).await;
+    let returned = settled(&|settle| settle["burned"][0]["revenue_minor"] = (-1).into()).await;
+    let misread = settled(&|settle| settle["attempts"][0]["usage"]["output_tokens"] = 1.into()).await;
+    let undercharged = settled(&|settle| settle["charged"] = "1".into()).await;
+    billed.finish().await;
+
     for (rows, invariant, what) in [
+        (overdrawn, "I8", "of which 10 are free"),
+        (unpaid, "I8", "recognise 301, and what was paid for them is 300"),
+        (returned, "I8", "recognise -1"),
+        (misread, "I9", "costs 3, and 3.000002 at prices 1"),
+        (undercharged, "I9", "1 is charged"),
         (bound_twice, "I4", "less than 30 days"),
         (released_twice, "I3", "not open"),
         (settled_twice, "I3", "second time"),

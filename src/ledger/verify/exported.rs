@@ -4,7 +4,9 @@
 use std::io::{self, BufRead};
 
 use crate::domain::chain::Hash;
-use crate::ledger::export::{EventLine, FORMAT, FORMAT_BEFORE, Footer, HeadLine, Header, Selection};
+use crate::ledger::export::{
+    EventLine, FORMAT, FORMATS_BEFORE, Footer, HeadLine, Header, PartEnd, Selection,
+};
 use crate::ledger::verify::{Report, Scope, Walk};
 use crate::store::{EventRow, Head};
 
@@ -17,8 +19,8 @@ pub enum FileError {
     NoExport,
 }
 
-/// Checks a file: that it is whole, each event's hash over all its columns, the chains of orgs and, where whole shards are
-/// there, of shards, and the balances that the events carry.
+/// Checks a file: that it is whole and ends as its first line says, each event's hash over all its columns, the chains of orgs
+/// and, where whole shards are there, of shards, and what the events mean.
 ///
 /// # Errors
 /// Where it can't be read, or is no export.
@@ -26,7 +28,7 @@ pub fn verify_export(input: impl BufRead) -> Result<Report, FileError> {
     let mut lines = input.lines();
     let header = lines.next().transpose()?.unwrap_or_default();
     let header: Header = serde_json::from_str(&header).map_err(|_| FileError::NoExport)?;
-    if ![FORMAT, FORMAT_BEFORE].contains(&header.format.as_str()) {
+    if header.format != FORMAT && !FORMATS_BEFORE.contains(&header.format.as_str()) {
         return Err(FileError::NoExport);
     }
     let mut check = Check::new(header);
@@ -45,15 +47,16 @@ pub fn verify_export(input: impl BufRead) -> Result<Report, FileError> {
 struct Check {
     selection: Selection,
     scope: Scope,
-    shards: usize,
     /// Whether each event that follows one which the file does not hold must come with that one's hash.
     has_given_hashes: bool,
+    end: Option<PartEnd>,
     /// The shard whose events come now, and those that have not begun.
     shard: Option<HeadLine>,
     further: std::vec::IntoIter<HeadLine>,
     walk: Walk,
     events: u64,
     last_position: i64,
+    last_hash: Hash,
     is_whole: bool,
     report: Report,
 }
@@ -69,17 +72,33 @@ impl Check {
         if !(0..).zip(&header.heads).all(|(shard, head)| shard == head.shard) {
             report.add(-1, 0, "I6", "the first line does not number the shards from 0".into());
         }
+        let is_part = header.selection != Selection::Everything;
+        match (&header.selection, &header.end) {
+            (Selection::Everything, None)
+            | (Selection::Org(_), Some(PartEnd::Org { .. }))
+            | (Selection::Range { .. }, Some(PartEnd::Range { .. })) => {}
+            (_, None) if header.format != FORMAT => report.unchecked.push(
+                "whether these are the events that were exported: the first line of an older version does not commit to them",
+            ),
+            (_, _) => report.add(-1, 0, "I6", "the first line does not say how its events end".into()),
+        }
+        if is_part {
+            report
+                .unchecked
+                .push("whether each charge is usage at dated prices: they are not in a part of a log");
+        }
         let shards = header.heads.len();
         Check {
             selection: header.selection,
             scope,
-            shards,
-            has_given_hashes: header.format == FORMAT,
+            has_given_hashes: header.format != FORMATS_BEFORE[0],
+            end: header.end,
             shard: None,
             further: header.heads.into_iter(),
             walk: Walk::new(scope, shards),
             events: 0,
             last_position: 0,
+            last_hash: Hash::default(),
             is_whole: false,
             report,
         }
@@ -104,6 +123,7 @@ impl Check {
         self.last_position = event.position;
         match checkable(event) {
             Ok((row, before)) => {
+                self.last_hash = row.hash;
                 if self.has_given_hashes && self.walk.is_given(&row) != before.is_some() {
                     let what =
                         "its line must have the hash of the event before it where that is not in the file";
@@ -133,7 +153,8 @@ impl Check {
             self.report.add(head.shard, head.next_position, "I6", "the head's hash can't be read".into());
         }
         let head_of = Head { next_position: head.next_position, last_hash, epoch: 0 };
-        let walk = std::mem::replace(&mut self.walk, Walk::new(Scope::Whole, self.shards));
+        let next = self.walk.of_next_shard();
+        let walk = std::mem::replace(&mut self.walk, next);
         walk.end_at(head.shard, &head_of, &mut self.report);
     }
 
@@ -153,14 +174,25 @@ impl Check {
             let what = "the file ends before its last line: a part of it is missing";
             self.report.add(-1, 0, "I6", what.into());
         }
-        if let Selection::Range { shard, from, to } = self.selection
-            && from <= to
-            && self.last_position != to
-        {
-            let what = format!("the first line promises events up to {to}");
-            self.report.add(shard, self.last_position, "I6", what);
+        if let Selection::Range { shard, from, to } = self.selection {
+            if from > to {
+                self.report.add(
+                    shard,
+                    from,
+                    "I6",
+                    format!("the first line names no position: it ends at {to}"),
+                );
+            } else if self.last_position != to {
+                let what = format!("the first line promises events up to {to}");
+                self.report.add(shard, self.last_position, "I6", what);
+            }
         }
         if self.scope != Scope::Whole {
+            if self.end.as_ref().is_some_and(|end| !self.ends_as(end)) {
+                let what =
+                    "these are not the events that the first line commits to: others, or not all of them";
+                self.report.add(-1, self.last_position, "I6", what.into());
+            }
             self.walk.end(&mut self.report);
             return self.report;
         }
@@ -169,6 +201,20 @@ impl Check {
         }
         self.end_shard(None);
         self.report
+    }
+
+    /// Whether a part's events are those of which the first line has the hashes.
+    fn ends_as(&self, end: &PartEnd) -> bool {
+        match (end, &self.selection) {
+            (PartEnd::Org { version, hash }, Selection::Org(org)) => {
+                let end = self.walk.ends.get(&org.0);
+                end.is_some_and(|(last, found)| last == version && hex::encode(found) == *hash)
+            }
+            (PartEnd::Range { hash, events_hash }, Selection::Range { .. }) => {
+                hex::encode(self.last_hash) == *hash && hex::encode(self.walk.shard_hash) == *events_hash
+            }
+            (PartEnd::Org { .. } | PartEnd::Range { .. }, _) => false,
+        }
     }
 
     fn breach(&mut self, event: &EventLine, what: &str) {

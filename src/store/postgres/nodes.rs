@@ -4,7 +4,8 @@ use async_trait::async_trait;
 use sqlx::Row;
 use uuid::Uuid;
 
-use super::{PostgresStore, of_shard, only, store_error};
+use super::error::store_error;
+use super::{PostgresStore, of_shard, only};
 use crate::domain::format::Format;
 use crate::store::{Node, Nodes, StoreError};
 

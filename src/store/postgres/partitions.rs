@@ -7,20 +7,20 @@ use std::time::Duration;
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 
-use super::answered_within;
+use super::error::answered_within;
 
 /// They are made once the log comes this near to where they end: minutes at full speed.
-const AHEAD: i64 = 8_000_000;
+const EVENTS_AHEAD: i64 = 8_000_000;
 /// Between two tries that fail: every append near the end would begin one.
-const AFTER_FAILURE: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// A new one is attached in far less, where nobody holds the table's lock.
-const EXTEND_MAX: Duration = Duration::from_secs(30);
+const EXTEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// A line that fell silent leaves nothing behind that the next attempt would wait for.
 const SETTINGS: [(&str, &str); 2] =
     [("statement_timeout", "30s"), ("client_connection_check_interval", "1s")];
 /// How PostgreSQL says that no partition takes a row: a constraint that is violated. The log has no other.
-pub(super) const MISSING: &str = "23514";
-pub(super) const COMES: &str =
+pub(super) const NO_PARTITION: &str = "23514";
+pub(super) const PARTITION_COMES: &str =
     "no partition of the log takes the next events; one is being made, try again shortly";
 
 /// How far the partitions reach.
@@ -46,7 +46,7 @@ impl Partitions {
     }
 
     pub async fn extend(&self, connection: &mut PgConnection, position: i64) -> Result<(), sqlx::Error> {
-        let end = sqlx::query_scalar("select extend_events($1)").bind(position + AHEAD);
+        let end = sqlx::query_scalar("select extend_events($1)").bind(position + EVENTS_AHEAD);
         self.end.store(end.fetch_one(connection).await?, Ordering::Release);
         Ok(())
     }
@@ -58,7 +58,7 @@ impl Partitions {
         append: impl Future<Output = Result<bool, sqlx::Error>>,
     ) -> Result<bool, sqlx::Error> {
         let appended = append.await;
-        let is_near = position + AHEAD >= self.end.load(Ordering::Acquire);
+        let is_near = position + EVENTS_AHEAD >= self.end.load(Ordering::Acquire);
         if appended.as_ref().map_or_else(is_missing, |written| *written && is_near) {
             self.start_extending(position);
         }
@@ -75,14 +75,14 @@ impl Partitions {
                 let mut connection = PgConnection::connect_with(&extending.0.options).await?;
                 extending.0.extend(&mut connection, position).await
             };
-            if let Err(error) = answered_within(EXTEND_MAX, extended).await {
+            if let Err(error) = answered_within(EXTEND_TIMEOUT, extended).await {
                 tracing::error!(%error, "no partition could be made for what comes; it is tried again");
-                tokio::time::sleep(AFTER_FAILURE).await;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         });
     }
 }
 
 fn is_missing(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == MISSING)
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == NO_PARTITION)
 }

@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use sqlx::Row;
 
-use super::{PostgresStore, fetch, fetch_one, store_error};
+use super::error::store_error;
+use super::{PostgresStore, fetch, fetch_one};
 use crate::domain::time::Timestamp;
 use crate::store::{RateId, RateRow, Rates, StoreError};
 

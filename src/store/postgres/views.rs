@@ -18,7 +18,8 @@ use crate::domain::views::index::BLOCK_POSITIONS;
 use crate::domain::views::runs::{self, Compaction, Run};
 use crate::domain::views::spend::{Group, Spend, SpendKey};
 use crate::domain::views::{Changes, View};
-use crate::store::postgres::{hash, options, pool, store_error};
+use crate::store::postgres::error::{answered_within, store_error};
+use crate::store::postgres::{hash, options, pool};
 use crate::store::projections::{
     Checkpoint, LARGE_BYTES, OrgsAfter, OrgsDue, Projections, RECENT_STRETCHES, STRETCH_VERSIONS,
     SavedFilter, Snapshot,
@@ -27,9 +28,9 @@ use crate::store::rows::{self, Cell, Table};
 use crate::store::{StoreError, shared_sql};
 
 /// The projector's, the snapshots' and the readers'.
-const CONNECTIONS: u32 = 12;
+const POOL_CONNECTIONS_MAX: u32 = 12;
 /// A page of events is merged in far less; without a limit a line that fell silent would stop a shard for good.
-const ANSWER_MAX: Duration = Duration::from_secs(20);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// A node that was cut off holds no checkpoint.
 const SETTINGS: [(&str, &str); 4] = [
     ("synchronous_commit", "on"),
@@ -54,7 +55,9 @@ impl PostgresViews {
     /// # Errors
     /// `Url`.
     pub fn open(url: &str) -> Result<PostgresViews, StoreError> {
-        Ok(PostgresViews { readers: pool(CONNECTIONS).connect_lazy_with(options(url)?.options(SETTINGS)) })
+        Ok(PostgresViews {
+            readers: pool(POOL_CONNECTIONS_MAX).connect_lazy_with(options(url)?.options(SETTINGS)),
+        })
     }
 
     async fn writer(&self) -> Result<Writer, StoreError> {
@@ -103,7 +106,7 @@ impl DerefMut for Writer {
 
 /// What the database answers. A line may go silent without ever breaking.
 async fn answered<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
-    super::answered_within(ANSWER_MAX, asked).await
+    answered_within(ANSWER_TIMEOUT, asked).await
 }
 
 /// The same of what takes as long as there are rows.

@@ -10,14 +10,15 @@ use sqlx::{Connection, Postgres};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::{Instant, timeout};
 
-use super::{ANSWER_MAX, CONNECT_MAX, SILENCE, is_broken, store_error};
+use super::CONNECT_TIMEOUT;
+use super::error::{ANSWER_TIMEOUT, NO_ANSWER, is_broken, store_error};
 use crate::store::StoreError;
 
 /// One that nobody used for so long may have been dropped on its way, which nobody says.
-const RESTS_MAX: Duration = Duration::from_secs(240);
+const IDLE_MAX: Duration = Duration::from_secs(240);
 
 /// A connection, made when it is wanted. One asks on it at a time.
-pub(super) struct Kept {
+pub(super) struct DedicatedConnection {
     options: PgConnectOptions,
     place: Arc<Mutex<Option<Resting>>>,
 }
@@ -29,7 +30,7 @@ struct Resting {
 
 /// The connection in use. It is closed where it isn't given back: nobody must find it inside a transaction, or waiting for
 /// another's answer.
-pub(super) struct Taken {
+pub(super) struct Acquired {
     pub connection: PgConnection,
     options: PgConnectOptions,
     place: OwnedMutexGuard<Option<Resting>>,
@@ -37,21 +38,21 @@ pub(super) struct Taken {
     has_rested: bool,
 }
 
-impl Kept {
-    pub fn new(options: PgConnectOptions) -> Kept {
-        Kept { options, place: Arc::default() }
+impl DedicatedConnection {
+    pub fn new(options: PgConnectOptions) -> DedicatedConnection {
+        DedicatedConnection { options, place: Arc::default() }
     }
 
-    pub async fn take(&self) -> Result<Taken, StoreError> {
+    pub async fn acquire(&self) -> Result<Acquired, StoreError> {
         soon(async {
             let mut place = self.place.clone().lock_owned().await;
             let options = self.options.clone();
-            let rested = place.take().filter(|resting| resting.since.elapsed() < RESTS_MAX);
+            let rested = place.take().filter(|resting| resting.since.elapsed() < IDLE_MAX);
             let (connection, has_rested) = match rested {
                 Some(resting) => (resting.connection, true),
                 None => (PgConnection::connect_with(&options).await?, false),
             };
-            Ok(Taken { connection, options, place, has_rested })
+            Ok(Acquired { connection, options, place, has_rested })
         })
         .await
     }
@@ -61,23 +62,23 @@ impl Kept {
         &self,
         query: impl Fn() -> Query<'q, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>, StoreError> {
-        let mut taken = self.take().await?;
+        let mut acquired = self.acquire().await?;
         loop {
-            match timeout(ANSWER_MAX, query().fetch_all(&mut taken.connection)).await {
+            match timeout(ANSWER_TIMEOUT, query().fetch_all(&mut acquired.connection)).await {
                 Ok(Ok(rows)) => {
-                    taken.give_back();
+                    acquired.release();
                     return Ok(rows);
                 }
-                Ok(Err(error)) => taken.instead_of_broken(error).await?,
-                Err(_) => return Err(StoreError::Unavailable(SILENCE.into())),
+                Ok(Err(error)) => acquired.reconnect_if_stale(error).await?,
+                Err(_) => return Err(StoreError::Unavailable(NO_ANSWER.into())),
             }
         }
     }
 }
 
-impl Taken {
+impl Acquired {
     /// Makes another connection where this one had broken before it was asked: its caller need not know.
-    pub async fn instead_of_broken(&mut self, error: sqlx::Error) -> Result<(), StoreError> {
+    pub async fn reconnect_if_stale(&mut self, error: sqlx::Error) -> Result<(), StoreError> {
         if !(self.has_rested && is_broken(&error)) {
             return Err(store_error(error));
         }
@@ -86,14 +87,14 @@ impl Taken {
         Ok(())
     }
 
-    pub fn give_back(mut self) {
+    pub fn release(mut self) {
         *self.place = Some(Resting { connection: self.connection, since: Instant::now() });
     }
 }
 
 /// Whoever waits longer for a connection is better refused.
 async fn soon<T>(made: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
-    match timeout(CONNECT_MAX, made).await {
+    match timeout(CONNECT_TIMEOUT, made).await {
         Ok(made) => made.map_err(store_error),
         Err(_) => Err(StoreError::Unavailable("no connection to the database can be had now".into())),
     }

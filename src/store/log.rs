@@ -1,0 +1,157 @@
+//! The append-only log: events, the heads of its shards, and what appending promises.
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::domain::chain::{Fields, Hash};
+use crate::store::StoreError;
+
+/// How far an event's time may lie from that of the database which several nodes share.
+pub const CLOCK_SKEW_MICROS_MAX: i64 = 2_000_000;
+
+/// One stored event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventRow {
+    pub shard: i32,
+    /// Gapless per shard, from 1.
+    pub position: i64,
+    pub org_id: Uuid,
+    /// Gapless per org, from 1.
+    pub org_version: i64,
+    pub event_id: Uuid,
+    pub kind: String,
+    pub schema_version: i32,
+    /// Microseconds since the Unix epoch.
+    pub recorded_at: i64,
+    /// As it was hashed, byte for byte.
+    pub payload: Vec<u8>,
+    pub hash: Hash,
+}
+
+impl EventRow {
+    pub fn fields(&self) -> Fields<'_> {
+        Fields {
+            shard: self.shard,
+            position: self.position,
+            org_id: self.org_id.as_bytes(),
+            org_version: self.org_version,
+            event_id: self.event_id.as_bytes(),
+            kind: &self.kind,
+            schema_version: self.schema_version,
+            recorded_at: self.recorded_at,
+            payload: &self.payload,
+        }
+    }
+}
+
+/// Where a shard's log ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub next_position: i64,
+    pub last_hash: Hash,
+    /// Raised by a takeover; a writer under an older one has lost the shard.
+    pub epoch: i64,
+}
+
+/// How a compare-and-set on the head ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// The events are durable.
+    Written,
+    /// The head was not where it was expected: nothing was written.
+    Conflict,
+}
+
+/// The append-only log. Every method may fail with `Unavailable` where the database can't be reached or does not answer, and
+/// with `Corrupt` where it is damaged; what else it may say stands with it.
+#[async_trait]
+pub trait EventLog: Send + Sync {
+    /// The heads of all shards, by shard, as of one moment.
+    ///
+    /// # Errors
+    /// Those of every method.
+    async fn heads(&self) -> Result<Vec<Head>, StoreError>;
+
+    /// The head of a shard after everything that was committed before this was called.
+    ///
+    /// # Errors
+    /// Those of every method; `Unavailable` where there is no such shard, too.
+    async fn head(&self, shard: i32) -> Result<Head, StoreError>;
+
+    /// Moves the shard's head from `expected` to `new` and inserts the events, all or nothing, durably. The events have the
+    /// positions from `expected.next_position` to before `new.next_position`; the epoch stays what it is.
+    ///
+    /// # Errors
+    /// After `UnknownOutcome` the events may be in the log or may yet be written, until [`EventLog::lock`] was had: what
+    /// stands in the log then is what became of them, and [`LockedHead::raise_epoch`] keeps out what has not arrived. After
+    /// every other error nothing was written, nor will be: `Full` where the disk is, `ClockOff` where the events' time lies
+    /// too far from that of the database.
+    async fn append(
+        &self,
+        shard: i32,
+        expected: &Head,
+        new: &Head,
+        events: &[EventRow],
+    ) -> Result<Appended, StoreError>;
+
+    /// Committed events of a shard from a position on, in order, at most `limit`. The first one may stand behind
+    /// `from_position`, and others behind gaps, where events were archived or lost: whoever needs all of them compares
+    /// positions. None where nothing stands there or behind.
+    ///
+    /// # Errors
+    /// Those of every method.
+    async fn read(&self, shard: i32, from_position: i64, limit: i64) -> Result<Vec<EventRow>, StoreError>;
+
+    /// The committed events at some positions of a shard, in the order of positions. Where there is none at a position, it
+    /// is left out.
+    ///
+    /// # Errors
+    /// Those of every method.
+    async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError>;
+
+    /// Takes the lock of the shard's head, once every transaction that has it has ended. Dropping it gives it up, and nothing
+    /// is written; the next one waits until the database has seen that.
+    ///
+    /// # Errors
+    /// Those of every method: `Unavailable` where the lock can't be had soon, too.
+    async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError>;
+
+    /// Whether other processes may write: what was decided without writing must then check the head.
+    fn is_shared(&self) -> bool;
+
+    /// Nothing more is to be written: the database's own file then holds everything, and can be copied alone. A server
+    /// sees to that by itself.
+    ///
+    /// # Errors
+    /// Those of every method; nothing is lost then.
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+/// A shard's head that nobody else can move. What is committed can be read meanwhile through [`EventLog::read`]. Whatever a
+/// method returns, the lock has ended.
+#[async_trait]
+pub trait LockedHead: Send {
+    /// As it stood when the lock was taken, and stands.
+    fn head(&self) -> &Head;
+
+    /// Moves the head and inserts the events, durably.
+    ///
+    /// # Errors
+    /// As [`EventLog::append`].
+    async fn append(self: Box<Self>, new: &Head, events: &[EventRow]) -> Result<(), StoreError>;
+
+    /// Gives the lock up; nothing was written.
+    ///
+    /// # Errors
+    /// `Unavailable`: the database ends the transaction by itself then.
+    async fn unlock(self: Box<Self>) -> Result<(), StoreError>;
+
+    /// Raises the epoch by one, durably: what was to be appended where the head stood is never written then, however late it
+    /// arrives.
+    ///
+    /// # Errors
+    /// After `UnknownOutcome` it may have been raised; after any other it was not.
+    async fn raise_epoch(self: Box<Self>) -> Result<(), StoreError>;
+}

@@ -1,0 +1,53 @@
+//! The nodes that share one database.
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::domain::format::Format;
+use crate::store::StoreError;
+
+/// A node of a database, and where the others reach it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub id: Uuid,
+    /// Host and port; empty where the others can't reach it, and it owns nothing.
+    pub address: String,
+    /// What it reads.
+    pub format: Format,
+}
+
+/// The nodes of one database. Every method fails with `Unavailable` where the database can't be reached or does not answer:
+/// what it was to write may have been written then, and may be asked for again.
+#[async_trait]
+pub trait Nodes: Send + Sync {
+    /// Notes that a node is alive, by the database's clock; returns all that are, in the order of their ids.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn beat(&self, node: &Node) -> Result<Vec<Node>, StoreError>;
+
+    /// The nodes that were noted of late, in the order of their ids.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn alive(&self) -> Result<Vec<Node>, StoreError>;
+
+    /// Takes a node out of those that are alive, at once; one that is none of them changes nothing.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn leave(&self, id: Uuid) -> Result<(), StoreError>;
+
+    /// The secret by which the nodes of this database know each other; made with it, and the same for ever.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn secret(&self) -> Result<String, StoreError>;
+
+    /// Raises the epoch of a shard's head beyond `from`, where it is not: whatever was to be written under that one is
+    /// decided again, or dropped. A head that was restored may lie behind it.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn raise_epoch(&self, shard: i32, from: i64) -> Result<(), StoreError>;
+}

@@ -1,0 +1,99 @@
+//! What reports and workers read.
+
+/// The reports, over `self.readers` and `answered`.
+macro_rules! reports {
+    ($views:ty, $row:ty) => {
+        #[async_trait]
+        impl crate::store::projections::Reports for $views {
+            async fn spend(
+                &self,
+                shard: i32,
+                org: OrgId,
+                hours: Range<i64>,
+                groups: &[Group],
+                each: &mut (dyn FnMut(SpendKey, Spend) -> std::ops::ControlFlow<()> + Send),
+            ) -> Result<(), StoreError> {
+                use futures_util::TryStreamExt;
+
+                let dimensions = rows::spend_dimensions(groups);
+                let sql = rows::spend_query(&dimensions);
+                let query =
+                    sqlx::query(AssertSqlSafe(sql)).bind(shard).bind(org.0).bind(hours.start).bind(hours.end);
+                answered(async {
+                    let mut rows = query.fetch(&self.readers);
+                    while let Some(row) = rows.try_next().await? {
+                        let (key, spend) = spend_row(&row, &dimensions)?;
+                        if each(key, spend).is_break() {
+                            break;
+                        }
+                    }
+                    Ok(())
+                })
+                .await
+            }
+
+            async fn arm_units(&self, shard: i32, arm: &str) -> Result<Vec<(String, UnitSums)>, StoreError> {
+                let sql = rows::arm_query(&rows::ARM_UNITS);
+                let rows =
+                    answered(sqlx::query(AssertSqlSafe(sql)).bind(shard).bind(arm).fetch_all(&self.readers))
+                        .await?;
+                let unit = |row: &$row| -> Result<(String, UnitSums), sqlx::Error> {
+                    let mut sums = UnitSums::default();
+                    for (sum, column) in sums.each().into_iter().zip(rows::ARM_UNITS.values) {
+                        *sum = row.try_get(column)?;
+                    }
+                    Ok((row.try_get("unit")?, sums))
+                };
+                rows.iter().map(|row| unit(row).map_err(store_error)).collect()
+            }
+
+            async fn arm_latencies(&self, shard: i32, arm: &str) -> Result<Vec<(i64, i64)>, StoreError> {
+                let sql = rows::arm_query(&rows::ARM_LATENCIES);
+                answered(sqlx::query_as(AssertSqlSafe(sql)).bind(shard).bind(arm).fetch_all(&self.readers))
+                    .await
+            }
+
+            async fn orgs_due(
+                &self,
+                shard: i32,
+                now: Timestamp,
+                untouched_since: Timestamp,
+                page: OrgsAfter,
+            ) -> Result<OrgsDue, StoreError> {
+                let rows = answered(
+                    sqlx::query(rows::ORGS_DUE)
+                        .bind(shard)
+                        .bind(now.0)
+                        .bind(untouched_since.0)
+                        .bind(page.after.0)
+                        .bind(page.limit)
+                        .fetch_all(&self.readers),
+                )
+                .await?;
+                let read = |row: &$row| -> Result<(OrgId, bool), sqlx::Error> {
+                    Ok((OrgId(row.try_get("org_id")?), row.try_get("is_due")?))
+                };
+                let looked_at = rows.iter().map(read).collect::<Result<Vec<_>, _>>().map_err(store_error)?;
+                let due = looked_at.iter().filter(|(_, is_due)| *is_due).map(|(org, _)| *org);
+                Ok(OrgsDue { due: due.collect(), last: looked_at.last().map(|(org, _)| *org) })
+            }
+        }
+
+        fn spend_row(row: &$row, dimensions: &[&'static str]) -> Result<(SpendKey, Spend), sqlx::Error> {
+            let mut key = SpendKey::default();
+            for column in dimensions {
+                match *column {
+                    "hour" | "day" => key.hour = row.try_get(*column)?,
+                    text => rows::set_dimension(&mut key, text, row.try_get(text)?),
+                }
+            }
+            let mut sums = [0; rows::SPEND_SUMS];
+            for (sum, column) in sums.iter_mut().zip(rows::SPEND.values) {
+                *sum = row.try_get(column)?;
+            }
+            Ok((key, rows::spend_of(sums)))
+        }
+    };
+}
+
+pub(in crate::store) use reports;
