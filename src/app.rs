@@ -66,6 +66,8 @@ pub enum AppError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    #[error("--shards is for a PostgreSQL database: one on SQLite has 1 shard, and {0} were asked for")]
+    ShardsOnSqlite(i32),
     #[error("can't listen on {address}: {why}")]
     Listen { address: SocketAddr, why: std::io::Error },
     #[error("the server stopped: {0}")]
@@ -97,6 +99,9 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     config.listen = args.listen.unwrap_or(config.listen);
     let operator = config.operator_key.as_deref().ok_or(AppError::NoOperatorKey)?;
     let operator = OperatorKey::new(operator).map_err(AppError::OperatorKey)?;
+    if let Some(shards) = args.shards.filter(|shards| *shards != 1 && config.is_on_sqlite()) {
+        return Err(AppError::ShardsOnSqlite(shards));
+    }
     let clock = Clock::system();
     let database = Database::open(&config.database_url, args.shards, &clock).await?;
     let nodes = database.nodes.clone();

@@ -11,6 +11,7 @@ pub mod demo;
 pub mod domain;
 pub mod gateway;
 pub mod http;
+pub mod http_client;
 pub mod ledger;
 pub mod listener;
 pub mod load;

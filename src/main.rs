@@ -1,11 +1,13 @@
 //! The command line.
 
+use std::env::VarError;
 use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tollgate::commands::{complexity, export, prices, rebuild, verify};
 use tollgate::{app, demo, load, simulator};
+use tracing_subscriber::EnvFilter;
 
 /// Prepaid AI credits that are never overspent.
 #[derive(Debug, Parser)]
@@ -49,20 +51,7 @@ enum ExportCommand {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TOLLGATE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let done = match Cli::parse().command {
-        Command::Demo(args) => demo::run(args).await.map_err(|error| told(&error)),
-        Command::Serve(args) => app::serve(args).await.map_err(|error| told(&error)),
-        Command::Simulate(args) => simulator::run(args).await.map_err(|error| told(&error)),
-        Command::Load(args) => load::run(args).await.map_err(|error| told(&error)),
-        Command::Prices(command) => prices::run(command).await.map_err(|error| told(&error)),
-        Command::Router(command) => complexity::run(&command).map_err(|error| told(&error)),
-        Command::Export(ExportCommand::Log(args)) => export::run(args).await.map_err(|error| told(&error)),
-        Command::Rebuild(args) => rebuild::run(args).await.map_err(|error| told(&error)),
-        Command::Verify(args) => verify::run(args).await.map_err(|error| told(&error)),
-    };
+    let done = run(Cli::parse().command).await;
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -72,8 +61,35 @@ async fn main() -> ExitCode {
     }
 }
 
+async fn run(command: Command) -> Result<(), String> {
+    let filter = log_filter()?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match command {
+        Command::Demo(args) => demo::run(args).await.map_err(|error| error_chain(&error)),
+        Command::Serve(args) => app::serve(args).await.map_err(|error| error_chain(&error)),
+        Command::Simulate(args) => simulator::run(args).await.map_err(|error| error_chain(&error)),
+        Command::Load(args) => load::run(args).await.map_err(|error| error_chain(&error)),
+        Command::Prices(command) => prices::run(command).await.map_err(|error| error_chain(&error)),
+        Command::Router(command) => complexity::run(&command).map_err(|error| error_chain(&error)),
+        Command::Export(ExportCommand::Log(args)) => {
+            export::run(args).await.map_err(|error| error_chain(&error))
+        }
+        Command::Rebuild(args) => rebuild::run(args).await.map_err(|error| error_chain(&error)),
+        Command::Verify(args) => verify::run(args).await.map_err(|error| error_chain(&error)),
+    }
+}
+
+fn log_filter() -> Result<EnvFilter, String> {
+    let filter = match std::env::var("TOLLGATE_LOG") {
+        Err(VarError::NotPresent) => return Ok(EnvFilter::new("info")),
+        Ok(filter) => EnvFilter::try_new(filter).map_err(|error| error_chain(&error)),
+        Err(error) => Err(error.to_string()),
+    };
+    filter.map_err(|why| format!("TOLLGATE_LOG is no filter of log lines: {why}"))
+}
+
 /// The error and what it came from, each once.
-fn told(error: &dyn Error) -> String {
+fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     for cause in causes.map(ToString::to_string) {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use crate::commands::print;
 use crate::domain::routing::complexity::training::{Labelled, train};
 use crate::domain::routing::complexity::{self, Judgement, Level, Model, Prompt};
 use crate::domain::statistics::{Interval, bootstrap};
@@ -77,7 +78,7 @@ pub fn run(command: &ComplexityCommand) -> Result<(), ComplexityError> {
             let mut text = serde_json::to_string_pretty(&model).unwrap_or_default();
             text.push('\n');
             std::fs::write(out, text).map_err(|why| ComplexityError::File { path: out.clone(), why })?;
-            println!("{} has the weights of {} features", out.display(), model.features.len());
+            print(&format!("{} has the weights of {} features\n", out.display(), model.features.len()));
         }
         ComplexityCommand::Evaluate { labels, weights, weak_price } => {
             let Labels { training, held_out } = read(labels)?;
@@ -90,7 +91,7 @@ pub fn run(command: &ComplexityCommand) -> Result<(), ComplexityError> {
                         .map_err(|why| ComplexityError::Weights { path: path.clone(), why })?
                 }
             };
-            println!("{}", report(&model, &training, &held_out, *weak_price));
+            print(&format!("{}\n", report(&model, &training, &held_out, *weak_price)));
         }
     }
     Ok(())

@@ -1,11 +1,13 @@
 //! `tollgate export log`: the log as a file.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter};
 use std::path::PathBuf;
 
 use crate::app::close;
 use crate::clock::Clock;
+use crate::commands::atomic_file::AtomicFile;
+use crate::domain::account::refusal::Refusal;
+use crate::domain::ids::OrgId;
 use crate::ledger::export::{ExportError, Selection, export};
 use crate::ledger::{Ledger, LedgerError, Memory};
 use crate::operations::find_org::find_org;
@@ -16,7 +18,7 @@ pub struct ExportLogArgs {
     /// Where the ledger lives: `sqlite://path/to/tollgate.db` or `postgres://user@host/database`.
     #[arg(long, env = "TOLLGATE_DATABASE_URL", hide_env_values = true)]
     database_url: String,
-    /// The file to write; the output when absent.
+    /// The file to write; the output when absent. A file that is there is replaced once the export is whole.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Only this org's events: its slug or id.
@@ -41,8 +43,8 @@ pub enum ExportLogError {
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Export(#[from] ExportError),
-    #[error("{0} can't be opened: {1}")]
-    OpenFile(PathBuf, io::Error),
+    #[error("{} can't be written: {why}", path.display())]
+    File { path: PathBuf, why: io::Error },
 }
 
 /// Writes the log, or a part of it, as a file that `tollgate verify` can check anywhere.
@@ -54,19 +56,33 @@ pub async fn run(args: ExportLogArgs) -> Result<(), ExportLogError> {
     let Database { log, projections, .. } = Database::open_existing(&args.database_url, &clock).await?;
     let ledger = Ledger::open(log, projections, clock, Memory::default()).await?;
     let selection = match (&args.org, args.shard) {
-        (Some(org), _) => {
-            let found = find_org(&ledger, org).await?;
-            Selection::Org(found.ok_or(ExportError::UnknownOrg)?)
-        }
+        (Some(org), _) => Selection::Org(existing_org(&ledger, org).await?),
         (None, Some(shard)) => Selection::Range { shard, from: args.from, to: args.to },
         (None, None) => Selection::Everything,
     };
-    let out: Box<dyn Write> = match args.out {
-        Some(path) => Box::new(File::create(&path).map_err(|error| ExportLogError::OpenFile(path, error))?),
-        None => Box::new(io::stdout().lock()),
+    let events = match args.out {
+        Some(path) => export_to_file(&ledger, selection, path).await?,
+        None => export(&ledger, selection, &mut BufWriter::new(io::stdout().lock())).await?,
     };
-    let events = export(&ledger, selection, &mut BufWriter::new(out)).await?;
     close(&ledger).await;
     eprintln!("{events} events");
     Ok(())
+}
+
+/// A slug is looked up; an id is taken at its word, so whether that org was ever opened is asked as well.
+async fn existing_org(ledger: &Ledger, slug_or_id: &str) -> Result<OrgId, ExportLogError> {
+    let org = find_org(ledger, slug_or_id).await?.ok_or(ExportError::UnknownOrg)?;
+    match ledger.read_lasting(org, |_| ()).await {
+        Ok(()) => Ok(org),
+        Err(LedgerError::Refused(Refusal::UnknownOrg)) => Err(ExportError::UnknownOrg.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn export_to_file(ledger: &Ledger, selection: Selection, path: PathBuf) -> Result<u64, ExportLogError> {
+    let failed = |why| ExportLogError::File { path: path.clone(), why };
+    let mut file = AtomicFile::create(&path).map_err(failed)?;
+    let events = export(ledger, selection, &mut BufWriter::new(&mut file)).await?;
+    file.commit().map_err(failed)?;
+    Ok(events)
 }

@@ -4,19 +4,26 @@
 //! not here: what a price map means (`domain::pricing::litellm`), and fetching one.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use reqwest::{Client, RequestBuilder};
+use reqwest::{Client, RequestBuilder, Url};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::commands::print;
 use crate::domain::pricing::litellm::{self, Import, ImportError};
 use crate::domain::pricing::rate_card::RateCard;
 use crate::domain::time::Timestamp;
 use crate::http;
+use crate::http_client;
 
 /// Cards in one publication: well below the largest body that the API takes.
 const CARDS_PER_POST: usize = 500;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Far more than one publication takes.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Subcommand)]
 pub enum PricesCommand {
@@ -55,6 +62,8 @@ pub enum PricesError {
     Unreachable(#[from] reqwest::Error),
     #[error("the server said {status}: {detail}")]
     Refused { status: u16, detail: String },
+    #[error("the server's answer is not JSON ({0}); is that a Tollgate server?")]
+    NotJson(serde_json::Error),
 }
 
 /// What an import did.
@@ -83,13 +92,13 @@ pub async fn run(command: PricesCommand) -> Result<(), PricesError> {
             let import = read(&file)?;
             report(&import);
             let done = publish(&server, &operator_key, &import.cards, effective_from.as_deref()).await?;
-            match done.version {
-                Some(version) => println!(
-                    "{} cards published, {} unchanged; the price book is at version {version}",
+            print(&match done.version {
+                Some(version) => format!(
+                    "{} cards published, {} unchanged; the price book is at version {version}\n",
                     done.published, done.unchanged
                 ),
-                None => println!("all {} cards are in force already", done.unchanged),
-            }
+                None => format!("all {} cards are in force already\n", done.unchanged),
+            });
             Ok(())
         }
     }
@@ -98,7 +107,7 @@ pub async fn run(command: PricesCommand) -> Result<(), PricesError> {
 /// Publishes those of the cards that differ from the ones in force.
 ///
 /// # Errors
-/// `Time`, `Unreachable`, or `Refused` with what the server said.
+/// `Time`, `Unreachable`, `NotJson`, or `Refused` with what the server said.
 pub async fn publish(
     server: &str,
     operator_key: &str,
@@ -108,9 +117,7 @@ pub async fn publish(
     if let Some(text) = effective_from.filter(|text| Timestamp::parse_rfc3339(text).is_none()) {
         return Err(PricesError::Time(text.to_owned()));
     }
-    // Already installed where a gateway runs in this process: the first one counts.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let (client, url) = (Client::new(), format!("{}/api/v1/prices", server.trim_end_matches('/')));
+    let (client, url) = (client(server)?, format!("{}/api/v1/prices", server.trim_end_matches('/')));
     let book = answer(client.get(&url).bearer_auth(operator_key)).await?;
     let in_force = book["data"].as_array().into_iter().flatten().cloned();
     let in_force: HashMap<String, Value> = in_force.map(|card| (name(&card), dated(card, None))).collect();
@@ -137,23 +144,40 @@ fn read(path: &Path) -> Result<Import, PricesError> {
 }
 
 fn report(import: &Import) {
-    for (key, models) in &import.unknown_keys {
-        println!("unknown key \"{key}\" in {} models, such as {}", models.len(), models.join(", "));
-    }
-    for refused in &import.refused {
-        println!("no card for {}: {}", refused.model, refused.why);
-    }
-    println!("{} models can be priced, {} can't", import.cards.len(), import.refused.len());
+    let unknown = import.unknown_keys.iter().map(|(key, models)| {
+        format!("unknown key \"{key}\" in {} models, such as {}\n", models.len(), models.join(", "))
+    });
+    let refused =
+        import.refused.iter().map(|refused| format!("no card for {}: {}\n", refused.model, refused.why));
+    let lines: String = unknown.chain(refused).collect();
+    let totals = format!("{} models can be priced, {} can't\n", import.cards.len(), import.refused.len());
+    print(&(lines + &totals));
+}
+
+fn client(server: &str) -> Result<Client, PricesError> {
+    let client = http_client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(ANSWER_TIMEOUT);
+    // A proxy reaches no server on this machine, and would be shown the operator's key.
+    let client = if is_on_this_machine(server) { client.no_proxy() } else { client };
+    Ok(client.build()?)
+}
+
+fn is_on_this_machine(server: &str) -> bool {
+    let url = Url::parse(server).ok();
+    let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
+    let address: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+    host == "localhost" || address.is_some_and(|address| address.is_loopback())
 }
 
 async fn answer(request: RequestBuilder) -> Result<Value, PricesError> {
     let response = request.send().await?;
     let status = response.status();
-    let body: Value = response.json().await?;
+    let body = response.bytes().await?;
     if status.is_success() {
-        return Ok(body);
+        return serde_json::from_slice(&body).map_err(PricesError::NotJson);
     }
-    let detail = body["detail"].as_str().unwrap_or_default().to_owned();
+    // What stands before a server may refuse in words of its own.
+    let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let detail = problem["detail"].as_str().or(status.canonical_reason()).unwrap_or_default().to_owned();
     Err(PricesError::Refused { status: status.as_u16(), detail })
 }
 

@@ -1,6 +1,7 @@
 //! `tollgate rebuild`: folds projections again.
 
 use crate::clock::Clock;
+use crate::commands::print;
 use crate::domain::views::View;
 use crate::ledger::projector::Projector;
 use crate::store::{Database, StoreError};
@@ -36,7 +37,7 @@ pub async fn run(args: RebuildArgs) -> Result<(), RebuildError> {
     let projector = Projector::open(log.clone(), projections).await?;
     for view in views {
         projector.rebuild(view).await?;
-        println!("{}: folded again from the first event", view.name());
+        print(&format!("{}: folded again from the first event\n", view.name()));
     }
     log.close().await?;
     Ok(projector.store().close().await?)

@@ -1,22 +1,25 @@
 //! The configuration: one TOML file, every value overridable by `TOLLGATE_…`. Everything has a default but upstreams.
 
 mod provider;
+mod reading;
 mod routes;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use figment::Figment;
-use figment::error::{Actual, Kind};
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 pub use crate::config::provider::{ProviderConfig, ProviderKind};
-pub use crate::config::routes::Told;
-use crate::config::routes::{Lines, read_apart, read_routes, told};
+use crate::config::reading::{Masked, check_syntax};
+pub use crate::config::routes::LocatedMistake;
+use crate::config::routes::{Lines, locate, read_apart, read_routes};
 use crate::domain::prompts::{Template, Templates};
 use crate::domain::routing::complexity::Model;
 use crate::domain::routing::{Mistake, Route, Routes, To};
@@ -66,46 +69,33 @@ pub enum RateLimits {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("the configuration can't be read: {}", Unquoted(.0))]
+    #[error("the configuration can't be read: {}", Masked(.0))]
     Unreadable(Box<figment::Error>),
+    #[error("{}:{line}:{column}: {why}", file.display())]
+    Syntax { file: PathBuf, line: usize, column: usize, why: String },
+    #[error("the configuration file {} can't be read: {why}", file.display())]
+    File { file: PathBuf, why: std::io::Error },
     #[error("the configuration file {0} does not exist")]
     Missing(PathBuf),
     #[error(
         "internal_address is a host and a port at which other nodes reach this one, such as 10.0.0.7:8080"
     )]
     InternalAddress,
-    #[error("idle_connection_seconds is 1 or more")]
-    IdleConnection,
+    #[error("{name} is {least} to {SECONDS_MAX}")]
+    Seconds { name: &'static str, least: u64 },
     #[error("provider {provider}: {why}")]
     Provider { provider: String, why: String },
     #[error("{0}")]
     Prompts(String),
     #[error("{}", Lines(.0))]
-    Routes(Vec<Told>),
-}
-
-/// What is wrong, without the value: it may be a key.
-struct Unquoted<'a>(&'a figment::Error);
-
-impl fmt::Display for Unquoted<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut errors: Vec<figment::Error> = self.0.clone().into_iter().collect();
-        for error in &mut errors {
-            if let Kind::InvalidType(Actual::Str(value), _) | Kind::InvalidValue(Actual::Str(value), _) =
-                &mut error.kind
-            {
-                "…".clone_into(value);
-            }
-        }
-        let told: Vec<String> = errors.iter().map(figment::Error::to_string).collect();
-        out.write_str(&told.join("; "))
-    }
+    Routes(Vec<LocatedMistake>),
 }
 
 impl ConfigError {
     /// Of routes that came from no file.
     pub fn of_mistakes(mistakes: Vec<Mistake>) -> ConfigError {
-        ConfigError::Routes(mistakes.into_iter().map(|mistake| Told { place: None, mistake }).collect())
+        let unlocated = |mistake| LocatedMistake { place: None, mistake };
+        ConfigError::Routes(mistakes.into_iter().map(unlocated).collect())
     }
 }
 
@@ -132,6 +122,9 @@ const ENVIRONMENT: [&str; 12] = [
 /// its way. Nobody who opens one has shown a key: it is not kept for much longer unless an operator says so.
 const IDLE_CONNECTION_SECONDS: u64 = 100;
 
+/// The longest time that a setting may give, a day: hyper panics where a time added to the present one overflows.
+const SECONDS_MAX: u64 = 86_400;
+
 impl Default for Config {
     fn default() -> Config {
         Config {
@@ -157,6 +150,10 @@ impl Config {
         Duration::from_secs(self.idle_connection_seconds)
     }
 
+    pub fn is_on_sqlite(&self) -> bool {
+        self.database_url.starts_with("sqlite://")
+    }
+
     /// Defaults, then the file, then the environment.
     ///
     /// # Errors
@@ -167,6 +164,7 @@ impl Config {
             if !file.is_file() {
                 return Err(ConfigError::Missing(file.to_owned()));
             }
+            check_syntax(file)?;
             figment = figment.merge(Toml::file_exact(file));
         }
         // Named one by one: the environment also holds variables for other tools, such as TOLLGATE_SHARED.
@@ -183,7 +181,7 @@ impl Config {
         let misread: BTreeSet<Vec<String>> = mistakes.iter().map(|mistake| mistake.path.clone()).collect();
         let more = config.routing().err().into_iter().flatten();
         mistakes.extend(more.filter(|mistake| !misread.contains(&mistake.path)));
-        if mistakes.is_empty() { Ok(config) } else { Err(ConfigError::Routes(told(&figment, mistakes))) }
+        if mistakes.is_empty() { Ok(config) } else { Err(ConfigError::Routes(locate(&figment, mistakes))) }
     }
 
     /// The routing table that the routes make, with the weights as their file has them now.
@@ -240,9 +238,8 @@ impl Config {
         if self.internal_address.as_deref().is_some_and(|address| !is_host_and_port(address)) {
             return Err(ConfigError::InternalAddress);
         }
-        if self.idle_connection_seconds == 0 {
-            return Err(ConfigError::IdleConnection);
-        }
+        check_seconds("drain_seconds", self.drain_seconds, 0)?;
+        check_seconds("idle_connection_seconds", self.idle_connection_seconds, 1)?;
         for (place, provider) in self.providers.iter().enumerate() {
             provider.check()?;
             if self.providers[..place].iter().any(|earlier| earlier.name == provider.name) {
@@ -253,261 +250,17 @@ impl Config {
     }
 }
 
+fn check_seconds(name: &'static str, seconds: u64, least: u64) -> Result<(), ConfigError> {
+    match (least..=SECONDS_MAX).contains(&seconds) {
+        true => Ok(()),
+        false => Err(ConfigError::Seconds { name, least }),
+    }
+}
+
 /// As it stands between `http://` and a path.
 fn is_host_and_port(address: &str) -> bool {
     let Some((host, port)) = address.rsplit_once(':') else { return false };
     let is_bare = !host.is_empty() && !host.contains(['/', '@', '?', '#']);
     let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
     is_bare && is_port && reqwest::Url::parse(&format!("http://{address}")).is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::routing::complexity;
-
-    const PROVIDER: &str =
-        "[[providers]]\nname = \"openai\"\nkind = \"openai\"\nbase_url = \"http://up\"\napi_key = \"k\"\n";
-
-    fn load(toml: &str) -> Result<Config, ConfigError> {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("tollgate.toml");
-        std::fs::write(&file, toml).expect("writes");
-        Config::load(Some(&file))
-    }
-
-    #[test]
-    fn a_file_names_upstreams_and_routes() {
-        let config = load(&format!(
-            "listen = \"127.0.0.1:0\"\n{PROVIDER}\
-             [[routes]]\nname = \"fast\"\nchain = [\"openai/gpt-4o-mini\", {{ to = \"openai/gpt-4o\", weight = 2 }}]\n\
-             total_seconds = 30\n[successors]\n\"openai/gpt-4\" = \"openai/gpt-4o\"\n",
-        ))
-        .expect("reads");
-
-        assert_eq!(config.providers[0].key().expect("a key"), "k");
-        let routes = config.routing().expect("sound");
-        let fast = routes.get("fast").expect("a route");
-        assert_eq!((fast.chain.len(), fast.policy.total_seconds), (2, Some(30)));
-        assert_eq!(routes.successor("openai", "gpt-4").expect("one").model, "gpt-4o");
-    }
-
-    #[test]
-    fn three_providers_in_turn_are_four_lines() {
-        let providers = ["anthropic", "openai", "gemini"]
-            .map(|name| PROVIDER.replace("name = \"openai\"", &format!("name = {name:?}")));
-        let route = r#"
-            [[routes]]
-            name = "assistant"
-            chain = ["anthropic/claude-sonnet-4-5", "openai/gpt-4o", "gemini/gemini-2.5-pro"]
-        "#;
-
-        let config = load(&format!("{}{route}", providers.concat())).expect("reads");
-
-        assert_eq!(config.routes[0].chain.len(), 3);
-    }
-
-    #[test]
-    fn the_environment_may_name_every_value() {
-        let config = Config { operator_key: Some("k".into()), ..Config::default() };
-
-        let values = serde_json::to_value(config).expect("json");
-
-        let mut names: Vec<&String> = values.as_object().expect("values").keys().collect();
-        names.sort();
-        let mut known = [&ENVIRONMENT[..], &["operator_key"]].concat();
-        known.sort_unstable();
-        assert_eq!(names, known);
-    }
-
-    #[test]
-    fn a_key_that_no_header_can_carry_is_said_and_no_value_is_repeated() {
-        let broken = load(&PROVIDER.replace("\"k\"", "\"sk-1\\nsk-2\"")).expect("reads");
-        let broken = broken.providers[0].key().expect_err("a line's end").to_string();
-        let misread = load("providers = \"sk-secret\"").expect_err("is no list").to_string();
-
-        assert!(broken.contains("no header") && !broken.contains("sk-1"), "{broken}");
-        assert!(misread.contains("providers") && !misread.contains("sk-secret"), "{misread}");
-    }
-
-    #[test]
-    fn what_can_not_be_used_is_said() {
-        for (toml, words) in [
-            ("lissten = 1", "lissten"),
-            ("routes = 7", "written as [[routes]]"),
-            ("[[routes]]\nname = \"r\"\nchain = []", "chain is empty"),
-            ("[[routes]]\nname = \"r\"\nchain = [\"p/m\"]", "no provider"),
-            (&PROVIDER.replace("http://up", "not a url"), "base_url"),
-            (&PROVIDER.replace("http://up", "ftp://up"), "base_url"),
-            (&PROVIDER.replace("http://up", "http://up/v1"), "write http://up"),
-            (&PROVIDER.replace("http://up", "https://up:1/openai/v1/"), "write https://up:1/openai"),
-            (&PROVIDER.replace("http://up", "https://up/v1beta?key=secret"), "write https://up"),
-            (&PROVIDER.replace("http://up", "https://up/#here"), "write https://up"),
-            (&PROVIDER.replace("http://up", "https://me:pw@up/v1"), "write the address alone"),
-            ("internal_address = \"http://10.0.0.7:8080\"", "such as 10.0.0.7:8080"),
-            (&format!("{PROVIDER}api_key_env = \"K\"\n"), "one of api_key"),
-            (&format!("{PROVIDER}idle_timeout_seconds = 0\n"), "timeout"),
-            (&format!("{PROVIDER}default_output_tokens = 0\n"), "1 or more"),
-            (&format!("{PROVIDER}uplifts = [\"fast\"]\n"), "region_us, region_eu"),
-            (&format!("{PROVIDER}uplifts = [\"region_mars\"]\n"), "region_mars"),
-        ] {
-            let error = load(toml).expect_err(toml).to_string();
-
-            assert!(error.contains(words), "{error}");
-        }
-    }
-
-    #[test]
-    fn an_internal_address_is_a_host_and_a_port() {
-        for address in ["10.0.0.7:8080", "node-1:8080", "[::1]:80", "node.internal:65535"] {
-            assert!(load(&format!("internal_address = {address:?}")).is_ok(), "{address}");
-        }
-        for address in [
-            "10.0.0.7",
-            ":8080",
-            "node:0",
-            "node:http",
-            "node:8080/",
-            "me@node:8080",
-            "node/path:8080",
-            "::1:80",
-            "",
-        ] {
-            assert!(load(&format!("internal_address = {address:?}")).is_err(), "{address}");
-        }
-    }
-
-    #[test]
-    fn a_base_url_may_have_a_path_before_the_version() {
-        for url in ["https://up/openai", "https://up/v1/gateway", "http://127.0.0.1:4010/"] {
-            assert!(load(&PROVIDER.replace("http://up", url)).is_ok(), "{url}");
-        }
-    }
-
-    #[test]
-    fn weights_of_ones_own_are_read_or_said_to_be_none() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("weights.json");
-        let toml = format!("complexity_weights = {file:?}\n");
-        let mut own = Model::clone(complexity::shipped());
-        own.intercept = 0.5;
-        let write = |text: &str| std::fs::write(&file, text).expect("writes");
-
-        let missing = load(&toml).expect_err("no file").to_string();
-        write("{}");
-        let broken = load(&toml).expect_err("no weights").to_string();
-        write(&serde_json::to_string(&own).expect("json"));
-        let config = load(&toml).expect("reads");
-
-        assert!(missing.contains("tollgate.toml:1: complexity_weights, "), "{missing}");
-        assert!(broken.contains("weights.json: they are no weights: missing field"), "{broken}");
-        assert_eq!(**config.routing().expect("sound").weights(), own);
-        own.intercept = 0.6;
-        write(&serde_json::to_string(&own).expect("json"));
-        assert_eq!(**config.routing().expect("sound").weights(), own, "a reload reads them again");
-        assert_eq!(Config::default().routing().expect("sound").weights(), complexity::shipped());
-    }
-
-    #[test]
-    fn a_key_that_is_not_there_is_said_by_its_name() {
-        for (key, words) in [
-            ("api_key_env = \"TOLLGATE_TEST_NOT_SET\"", "TOLLGATE_TEST_NOT_SET is not set"),
-            ("api_key_file = \"/no/such/file\"", "key file can't be read"),
-        ] {
-            let config = load(&PROVIDER.replace("api_key = \"k\"", key)).expect("reads");
-
-            let error = config.providers[0].key().expect_err("no key").to_string();
-
-            assert!(error.contains("openai") && error.contains(words), "{error}");
-        }
-    }
-
-    #[test]
-    fn every_mistake_in_the_routes_is_told_at_once_with_its_line() {
-        let routes = r#"[[routes]]
-name = "a"
-chain = [
-  "openai/gpt-4o",
-  "groq/llama",
-  { to = "openai/x", wieght = 3 },
-]
-retries = "many"
-
-[[routes]]
-name = "b"
-chain = ["b"]
-total_seconds = 0
-degrade = "nowhere"
-
-[[routes]]
-name = "c"
-chain = [{ to = "openai/x", when = { tools = "yes" } }]
-
-[successors]
-"openai/old" = "groq/new"
-"#;
-
-        let error = load(&format!("{PROVIDER}{routes}")).expect_err("mistakes");
-
-        let ConfigError::Routes(told) = &error else { panic!("{error}") };
-        let first = PROVIDER.lines().count();
-        let lines: Vec<usize> =
-            told.iter().map(|told| told.place.as_ref().expect("a line").1 - first).collect();
-        assert_eq!(lines, [5, 6, 8, 12, 13, 14, 18, 21], "{error}");
-        for words in
-            ["tollgate.toml:", "a loop", "no route \"nowhere\"", "total_seconds is 1 or more", "groq"]
-        {
-            assert!(error.to_string().contains(words), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_connection_is_kept_for_a_while() {
-        let idle = |seconds: u32| {
-            load(&format!("idle_connection_seconds = {seconds}")).map(|config| config.idle_connection())
-        };
-
-        assert!(idle(620).is_ok_and(|idle| idle.as_secs() == 620));
-        assert!(matches!(idle(0), Err(ConfigError::IdleConnection)));
-    }
-
-    #[test]
-    fn a_server_may_lack_what_no_request_needs() {
-        let config = load(&format!("{PROVIDER}lacks = [\"stream_options\"]\n")).expect("reads");
-        assert_eq!(config.providers[0].lacks, ["stream_options"]);
-
-        let error = load(&format!("{PROVIDER}lacks = [\"max_tokens\"]\n")).expect_err("a mistake");
-        assert!(error.to_string().contains("openai: no request can do without max_tokens"), "{error}");
-    }
-
-    #[test]
-    fn only_providers_on_this_machine_are_asked_without_a_hold() {
-        let unreserved = |base_url: &str| {
-            let provider = PROVIDER.replace("http://up", base_url);
-            load(&format!("unreserved_for_measuring = true\n{provider}")).map(|config| config.is_unreserved())
-        };
-
-        for here in ["http://127.0.0.1:4010", "http://[::1]:4010"] {
-            assert!(matches!(unreserved(here), Ok(Ok(true))), "{here}");
-        }
-        for elsewhere in [
-            "https://api.openai.com",
-            "http://localhost:4010",
-            "http://127.0.0.1:4010@up",
-            "http://127.0.0.1.up",
-            "http://0.0.0.0:4010",
-            "up",
-        ] {
-            let error = unreserved(elsewhere).expect_err(elsewhere).to_string();
-            assert!(error.contains("openai: unreserved_for_measuring"), "{error}");
-        }
-        assert!(load(PROVIDER).expect("reads").is_unreserved().is_ok_and(|is_unreserved| !is_unreserved));
-    }
-
-    #[test]
-    fn a_header_that_can_not_be_one_is_refused() {
-        assert!(load(&format!("{PROVIDER}api_key_header = \"api-key\"\n")).is_ok());
-        let error = load(&format!("{PROVIDER}api_key_header = \"api key\"\n")).expect_err("a mistake");
-        assert!(error.to_string().contains("openai: api_key_header is no header's name"), "{error}");
-    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, check_seconds};
 use crate::domain::pricing::rate_card::Uplift;
 
 /// What a request is, and what bounds its cost.
@@ -66,6 +66,16 @@ pub enum ProviderKind {
     Gemini,
 }
 
+/// Names the variable only where it can be one: it may be the key itself, given in the wrong place.
+fn variable_not_set(name: &str) -> String {
+    match name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_') {
+        true => format!("the environment variable {name} is not set"),
+        false => {
+            "api_key_env names no environment variable; it takes the variable's name, not the key".into()
+        }
+    }
+}
+
 fn connect_timeout_seconds() -> u64 {
     5
 }
@@ -116,8 +126,7 @@ impl ProviderConfig {
             return Ok(key.clone());
         }
         if let Some(name) = &self.api_key_env {
-            return std::env::var(name)
-                .map_err(|_| self.error(&format!("the environment variable {name} is not set")));
+            return std::env::var(name).map_err(|_| self.error(&variable_not_set(name)));
         }
         if let Some(file) = &self.api_key_file {
             return std::fs::read_to_string(file)
@@ -149,12 +158,14 @@ impl ProviderConfig {
         if self.default_output_tokens == Some(0) {
             return Err(self.error("default_output_tokens is 1 or more"));
         }
-        let seconds =
-            [self.connect_timeout_seconds, self.first_byte_timeout_seconds, self.idle_timeout_seconds];
-        match seconds.contains(&0) {
-            true => Err(self.error("a timeout is one second or more")),
-            false => Ok(()),
+        for (name, seconds) in [
+            ("connect_timeout_seconds", self.connect_timeout_seconds),
+            ("first_byte_timeout_seconds", self.first_byte_timeout_seconds),
+            ("idle_timeout_seconds", self.idle_timeout_seconds),
+        ] {
+            check_seconds(name, seconds, 1).map_err(|error| self.error(&error.to_string()))?;
         }
+        Ok(())
     }
 
     /// The family's path is put behind it, version included; a second version or a query would be in its way.

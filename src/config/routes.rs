@@ -1,4 +1,4 @@
-//! The routes of the file: every mistake in them is told at once, with its line.
+//! The routes of the file: every mistake in them is reported at once, with its line.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,18 +13,18 @@ use crate::domain::routing::{Mistake, Route, Step};
 
 /// A mistake in the routes, as the operator reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct LocatedMistake {
     /// The file and the line in it, where it came from a file.
     pub place: Option<(PathBuf, usize)>,
     pub mistake: Mistake,
 }
 
-pub(super) struct Lines<'a>(pub &'a [Told]);
+pub(super) struct Lines<'a>(pub &'a [LocatedMistake]);
 
 impl fmt::Display for Lines<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "the routes have {} mistake(s):", self.0.len())?;
-        for Told { place, mistake } in self.0 {
+        for LocatedMistake { place, mistake } in self.0 {
             match place {
                 Some((file, line)) => write!(out, "\n  {}:{line}: {}", file.display(), mistake.why)?,
                 None => write!(out, "\n  {}: {}", mistake.path.join("."), mistake.why)?,
@@ -65,26 +65,26 @@ fn read_route(path: Vec<String>, written: &Value, mistakes: &mut Vec<Mistake>) -
     };
     let mut understood = fields.clone();
     understood.retain(|field, value| {
-        let mut told = |more: &[String], error: figment::Error| {
+        let mut note = |more: &[String], error: figment::Error| {
             mistakes.push(Mistake { path: [&path, more].concat(), why: error.kind.to_string() });
         };
         if let (Value::Array(_, steps), "chain") = (&mut *value, field.as_str()) {
             for (place, step) in steps.iter_mut().enumerate() {
                 if let Err(error) = step.deserialize::<Step>() {
-                    told(&[field.clone(), place.to_string()], error);
-                    // Its place stays, so that the others keep theirs.
+                    note(&[field.clone(), place.to_string()], error);
+                    // Left in place, so that the others keep their positions.
                     *step = Value::from("");
                 }
             }
         }
         let alone = Value::Dict(*tag, [(field.clone(), value.clone())].into());
-        alone.deserialize::<Route>().map_err(|error| told(std::slice::from_ref(field), error)).is_ok()
+        alone.deserialize::<Route>().map_err(|error| note(std::slice::from_ref(field), error)).is_ok()
     });
     Value::Dict(*tag, understood).deserialize().unwrap_or_default()
 }
 
-/// The mistakes with the lines of the file where they stand, in their order, each place told once.
-pub(super) fn told(figment: &Figment, mistakes: Vec<Mistake>) -> Vec<Told> {
+/// The mistakes with the lines of the file where they stand, ordered by line.
+pub(super) fn locate(figment: &Figment, mistakes: Vec<Mistake>) -> Vec<LocatedMistake> {
     let text_of = |key: &str| {
         let source = figment.find_metadata(key)?.source.clone()?;
         let Source::File(file) = source else { return None };
@@ -94,10 +94,10 @@ pub(super) fn told(figment: &Figment, mistakes: Vec<Mistake>) -> Vec<Told> {
         let (text, file) = text_of(mistake.path.first()?)?;
         Some((file, line(&text, &mistake.path)?))
     };
-    let mut told: Vec<Told> =
-        mistakes.into_iter().map(|mistake| Told { place: place(&mistake), mistake }).collect();
-    told.sort_by_key(|told| told.place.as_ref().map(|(_, line)| *line));
-    told
+    let located = |mistake| LocatedMistake { place: place(&mistake), mistake };
+    let mut located: Vec<LocatedMistake> = mistakes.into_iter().map(located).collect();
+    located.sort_by_key(|located| located.place.as_ref().map(|(_, line)| *line));
+    located
 }
 
 /// The line on which what the path leads to begins, as far as the path can be followed.

@@ -135,6 +135,8 @@ pub enum LoadError {
     Stopped,
     #[error("none of {0} operations was answered well; the table says what came instead")]
     NothingWorked(u64),
+    #[error("{0} of the orgs that were opened for it stay open, each with its credits and a key")]
+    StayOpen(usize),
 }
 
 /// Sends the load, or as much of it as there is until Ctrl-C, and says what came of it.
@@ -148,6 +150,7 @@ pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
     let timeout = Duration::from_secs(args.timeout_seconds);
     let client = Client::new(&args.server, usize::from(args.connections), timeout)?;
     let stop = Stop::by_ctrl_c();
+    let mut stay_open = 0;
     let figures = match (&args.key, &args.org, &args.operator_key) {
         (Some(key), Some(org), _) => {
             let org = Org { slug: org.clone(), key: key.clone() };
@@ -163,12 +166,17 @@ pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
             let figures = drive_own(&args, &plan, client, request, &mut orgs, stop.clone()).await;
             for (org, why) in orgs.close(stop).await {
                 eprintln!("{org} stays open: {why}");
+                stay_open += 1;
             }
             figures?
         }
         _ => return Err(LoadError::NoKey),
     };
-    tell(&args, &plan, &figures)
+    report_figures(&args, &plan, &figures)?;
+    match stay_open {
+        0 => Ok(()),
+        _ => Err(LoadError::StayOpen(stay_open)),
+    }
 }
 
 /// On orgs of its own, which are `orgs` from the moment on at which they are asked for.
@@ -188,24 +196,28 @@ async fn drive_own(
     drive(plan, Target::new(client, request, opened, run), stop).await
 }
 
-async fn drive(plan: &Plan, target: Target, stop: Stop) -> Result<Figures, LoadError> {
+async fn drive(plan: &Plan, target: Target, mut stop: Stop) -> Result<Figures, LoadError> {
     let target = Arc::new(target);
     let bar = ProgressBar::new(plan.operations).with_style(bar_style());
-    let progress = bar.clone();
+    let (sender, progress) = (target.clone(), bar.clone());
     let send = move |number| {
-        let (target, progress) = (target.clone(), progress.clone());
+        let (target, progress) = (sender.clone(), progress.clone());
         async move {
             let sent = target.send(number).await;
             progress.inc(1);
             sent
         }
     };
-    let figures = pace::drive(plan, send, stop).await;
+    let figures = pace::drive(plan, send, stop.clone()).await;
     bar.finish_and_clear();
+    tokio::select! {
+        () = target.finish_releases() => {}
+        () = stop.told(2) => {}
+    }
     Ok(figures?)
 }
 
-fn tell(args: &LoadArgs, plan: &Plan, figures: &Figures) -> Result<(), LoadError> {
+fn report_figures(args: &LoadArgs, plan: &Plan, figures: &Figures) -> Result<(), LoadError> {
     let text = match args.json {
         true => format!("{}\n", report::json(plan, figures)),
         false => report::table(plan, figures),

@@ -1,9 +1,11 @@
 //! What a load consists of: requests in the API's own words.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::load::LoadError;
@@ -50,6 +52,7 @@ pub struct Target {
     orgs: Vec<Org>,
     /// Idempotency keys and texts of different runs differ.
     run: String,
+    releases: Mutex<JoinSet<()>>,
 }
 
 #[derive(Clone, Debug)]
@@ -145,7 +148,7 @@ impl Sizes {
 
 impl Target {
     pub fn new(client: Client, request: Request, orgs: Vec<Org>, run: String) -> Target {
-        Target { client, request, orgs, run }
+        Target { client, request, orgs, run, releases: Mutex::default() }
     }
 
     /// Sends one operation and reads its answers to their ends.
@@ -170,9 +173,31 @@ impl Target {
         let settle = format!("/api/v1/reservations/{id}/settle");
         let settle = self.client.post(&settle, &org.key).json(&json!({"credits": CREDITS_COST}));
         let end = settle.header("idempotency-key", format!("{}-{number}-settle", self.run)).send().await;
-        read(end, StatusCode::OK).await.map_err(|why| format!("settle: {why}"))?;
+        if let Err(why) = read(end, StatusCode::OK).await {
+            self.release(number, id);
+            return Err(format!("settle: {why}"));
+        }
         steps.mark("settle");
         Ok(())
+    }
+
+    /// Ends the hold of a pair whose settle failed, since its org can't be closed before. In a task of its own: it counts
+    /// in no latency.
+    fn release(&self, number: u64, id: &str) {
+        let release = self.client.post(&format!("/api/v1/reservations/{id}/release"), &self.org(number).key);
+        let release = release.header("idempotency-key", format!("{}-{number}-release", self.run));
+        let mut releases = self.releases.lock().unwrap_or_else(PoisonError::into_inner);
+        while releases.try_join_next().is_some() {}
+        releases.spawn(async move {
+            // Where this fails too, closing the org says that the hold is open.
+            let _ = release.json(&json!({})).send().await;
+        });
+    }
+
+    /// Waits for the releases that are under way.
+    pub async fn finish_releases(&self) {
+        let mut releases = std::mem::take(&mut *self.releases.lock().unwrap_or_else(PoisonError::into_inner));
+        while releases.join_next().await.is_some() {}
     }
 
     async fn chat(&self, number: u64, steps: &mut Steps) -> Result<(), String> {

@@ -5,6 +5,9 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use axum::Router;
+use axum::response::Html;
+use axum::routing::get;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tollgate::app;
@@ -14,7 +17,7 @@ use tollgate::operations::authenticate::OperatorKey;
 
 use crate::database::TestDatabase;
 use crate::process::{Caller, Server, serve, tollgate};
-use crate::support::{OPERATOR, client};
+use crate::support::{OPERATOR, client, listen};
 
 /// What a command says, where it succeeds.
 fn said(run: &Output) -> String {
@@ -68,10 +71,22 @@ async fn a_ledger_is_exported_in_whole_and_in_part_folded_again_and_checked() {
             _ => assert!(events >= 3, "{part:?}: {events}"),
         }
     }
-    for (part, why) in [(["--org", "nobody"], "org"), (["--shard", "99"], "shard")] {
-        let run = export(&part).output().unwrap();
-        assert!(!run.status.success() && String::from_utf8_lossy(&run.stderr).contains(why), "{run:?}");
+    let before = std::fs::read_to_string(&file).unwrap();
+    for (part, why) in [
+        (["--org", "nobody"], "org"),
+        (["--org", "org_00000000000070008000000000000007"], "org"),
+        (["--shard", "99"], "shard"),
+    ] {
+        let printed = export(&part).output().unwrap();
+        let written = export(&part).arg("--out").arg(&file).output().unwrap();
+
+        for run in [&printed, &written] {
+            assert!(!run.status.success() && String::from_utf8_lossy(&run.stderr).contains(why), "{run:?}");
+        }
+        assert!(printed.stdout.is_empty(), "{printed:?}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), before, "{part:?}");
     }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no half of an export is left");
 
     for (name, views) in [("all", &View::ALL[..]), ("balances", &[View::Balances])] {
         let run = tollgate(&["rebuild", name, "--database-url", &database.url]).output().unwrap();
@@ -166,10 +181,14 @@ async fn a_price_map_is_linted_and_what_is_new_of_it_is_published() {
     };
     let database = TestDatabase::new().await;
     let server = Server::start(&database.url);
-    let import = |file: &Path| {
+    let importing = |file: &Path| {
         let mut command = tollgate(&["prices", "import", "--server", &server.url]);
-        said(&command.arg(file).env("TOLLGATE_OPERATOR_KEY", OPERATOR).output().unwrap())
+        command.arg(file).env("TOLLGATE_OPERATOR_KEY", OPERATOR);
+        // A proxy that answers nobody: a server on this machine is reached without.
+        command.env("HTTP_PROXY", "http://127.0.0.1:1").env("http_proxy", "http://127.0.0.1:1");
+        command
     };
+    let import = |file: &Path| said(&importing(file).output().unwrap());
     let lint = |file: &Path| tollgate(&["prices", "lint"]).arg(file).output().unwrap();
 
     assert!(said(&lint(&shipped)).contains("models can be priced"));
@@ -180,10 +199,32 @@ async fn a_price_map_is_linted_and_what_is_new_of_it_is_published() {
     assert!(String::from_utf8_lossy(&odd.stdout).contains("output_cost_per_dream"), "{odd:?}");
     priced(json!({}));
     assert!(said(&lint(&map)).ends_with("1 models can be priced, 0 can't\n"));
-    assert!(import(&map).ends_with("1 cards published, 0 unchanged; the price book is at version 2\n"));
+    let (reader, closed) = std::io::pipe().unwrap();
+    drop(reader);
+    let linted =
+        tollgate(&["prices", "lint"]).arg(&map).stdout(closed.try_clone().unwrap()).output().unwrap();
+    let published = importing(&map).stdout(closed).output().unwrap();
+    assert!(linted.status.success() && published.status.success(), "{linted:?} {published:?}");
     assert!(import(&map).ends_with("all 1 cards are in force already\n"));
     let book = Caller::operator(&server).get("/api/v1/prices/openai/gpt-brand-new").await;
     assert!(book.contains("gpt-brand-new"), "{book}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_in_place_of_a_price_book_is_told_with_its_status() {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/domain/pricing/default_prices.json");
+    for (status, words) in [(StatusCode::BAD_GATEWAY, "502: Bad Gateway"), (StatusCode::OK, "not JSON")] {
+        let page = move || async move { (status, Html("<h1>A balancer's page</h1>")) };
+        let url = listen(Router::new().route("/api/v1/prices", get(page))).await;
+
+        let mut command = tollgate(&["prices", "import", "--server", &url]);
+        command.arg(&shipped).env("TOLLGATE_OPERATOR_KEY", OPERATOR);
+        let run = tokio::task::block_in_place(|| command.output()).unwrap();
+
+        let said = String::from_utf8_lossy(&run.stderr).into_owned();
+        assert!(!run.status.success() && said.contains(words), "{said}");
+        assert!(!said.contains("reached"), "{said}");
+    }
 }
 
 #[test]

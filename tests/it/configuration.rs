@@ -1,8 +1,33 @@
-//! Every value of the configuration can come from the environment, of a process of its own: one's variables are all tests'.
+//! What a start makes of its settings, in processes of their own: one's variables are all tests'.
 
 use tollgate::config::Config;
 
 use crate::process::serve;
+
+#[test]
+fn a_setting_that_can_not_be_used_stops_the_start_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("none.db");
+    let start = || serve(&format!("sqlite://{}", file.display()));
+    let (mut filter, mut level, mut shards, mut idle) = (start(), start(), start(), start());
+    filter.env("TOLLGATE_LOG", "tollgate=debugg");
+    level.env("TOLLGATE_LOG", "info,[");
+    shards.args(["--shards", "8"]);
+    idle.env("TOLLGATE_IDLE_CONNECTION_SECONDS", "9223372036854775807");
+
+    for (command, setting) in [
+        (&mut filter, "TOLLGATE_LOG"),
+        (&mut level, "TOLLGATE_LOG"),
+        (&mut shards, "--shards"),
+        (&mut idle, "idle_connection_seconds"),
+    ] {
+        let run = command.output().unwrap();
+
+        let said = String::from_utf8_lossy(&run.stderr).into_owned();
+        assert!(!run.status.success() && said.contains(setting), "{setting}: {said}");
+    }
+    assert!(!file.exists(), "nothing was made for a start that failed");
+}
 
 #[test]
 fn every_value_can_come_from_the_environment() {

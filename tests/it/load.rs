@@ -4,9 +4,9 @@ use std::net::Ipv4Addr;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
-use axum::Router;
 use axum::extract::Path;
 use axum::routing::post;
+use axum::{Json, Router};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tollgate::config::{Config, ProviderConfig};
@@ -78,6 +78,25 @@ where
     (listen(router).await, closed)
 }
 
+/// A server on which holds can't be settled where `settle` says so, and no org can be closed; with the holds released on it.
+async fn a_server_that_closes_no_org(settle: StatusCode) -> (String, Arc<Mutex<Vec<String>>>) {
+    let released = Arc::new(Mutex::new(Vec::new()));
+    let releasing = released.clone();
+    let release = move |Path(hold): Path<String>| async move { releasing.lock().unwrap().push(hold) };
+    let made = || async { StatusCode::CREATED };
+    let hold = || async { (StatusCode::CREATED, Json(json!({"id": "rsv_1"}))) };
+    let refused = (StatusCode::CONFLICT, Json(json!({"detail": "it has open holds"})));
+    let router = Router::new()
+        .route("/api/v1/orgs", post(made))
+        .route("/api/v1/orgs/{org}/grants", post(made))
+        .route("/api/v1/orgs/{org}/keys", post(|| async { Json(json!({"secret": "tg_key"})) }))
+        .route("/api/v1/orgs/{org}/reservations", post(hold))
+        .route("/api/v1/reservations/{id}/settle", post(move || async move { (settle, Json(json!({}))) }))
+        .route("/api/v1/reservations/{id}/release", post(release))
+        .route("/api/v1/orgs/{org}/close", post(move || async move { refused }));
+    (listen(router).await, released)
+}
+
 fn load_at(url: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
     command.args(["load", "pairs", "--server", url]).env("TOLLGATE_OPERATOR_KEY", OPERATOR);
@@ -116,6 +135,32 @@ async fn an_interrupt_within_the_set_up_closes_what_was_opened() {
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert!(!ended.status.success() && said.contains("stopped before it began"), "{said}");
     assert_eq!(closed.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_org_that_stays_open_is_a_failure() {
+    let (url, released) = a_server_that_closes_no_org(StatusCode::OK).await;
+
+    let mut command = load_at(&url);
+    command.args(["--count", "2", "--rate", "100"]);
+    let ended = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(!ended.status.success(), "{said}");
+    assert!(said.contains("it has open holds") && said.contains("1 of the orgs"), "{said}");
+    assert!(released.lock().unwrap().is_empty(), "what is settled is not released");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_hold_of_a_pair_that_is_not_settled_is_released() {
+    let (url, released) = a_server_that_closes_no_org(StatusCode::SERVICE_UNAVAILABLE).await;
+
+    let mut command = load_at(&url);
+    command.args(["--count", "2", "--rate", "100"]);
+    let ended = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+
+    assert!(!ended.status.success(), "{ended:?}");
+    assert_eq!(*released.lock().unwrap(), ["rsv_1", "rsv_1"]);
 }
 
 #[test]

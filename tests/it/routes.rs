@@ -54,6 +54,9 @@ async fn routes_are_read_again_on_a_hangup_and_a_bad_file_changes_nothing() {
     server.hang_up();
     let refused = server.says("old routes stay");
     let still = server.models(&key).await;
+    write("api_key = sk-live-123\n");
+    server.hang_up();
+    let unparsed = server.says("old routes stay");
     write("[[routes]]\nname = \"second\"\nchain = [\"openai/gpt-4o\"]\n");
     server.hang_up();
     server.says("routes read again");
@@ -62,6 +65,7 @@ async fn routes_are_read_again_on_a_hangup_and_a_bad_file_changes_nothing() {
     let has = |models: &[String], name: &str| models.iter().any(|model| model == name);
     assert!(has(&before, "first") && !has(&before, "second"), "{before:?}");
     assert!(refused.contains("2 mistake(s)"), "{refused}");
+    assert!(unparsed.contains("tollgate.toml:6:11: ") && !unparsed.contains("sk-live"), "{unparsed}");
     assert_eq!(still, before);
     assert!(has(&after, "second") && !has(&after, "first"), "{after:?}");
 }

@@ -1,0 +1,297 @@
+//! What a file may say, and what is said of one that can't be used.
+
+use super::*;
+use crate::domain::routing::complexity;
+
+const PROVIDER: &str =
+    "[[providers]]\nname = \"openai\"\nkind = \"openai\"\nbase_url = \"http://up\"\napi_key = \"k\"\n";
+
+fn load(toml: &str) -> Result<Config, ConfigError> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("tollgate.toml");
+    std::fs::write(&file, toml).expect("writes");
+    Config::load(Some(&file))
+}
+
+#[test]
+fn a_file_names_upstreams_and_routes() {
+    let config = load(&format!(
+        "listen = \"127.0.0.1:0\"\n{PROVIDER}\
+         [[routes]]\nname = \"fast\"\nchain = [\"openai/gpt-4o-mini\", {{ to = \"openai/gpt-4o\", weight = 2 }}]\n\
+         total_seconds = 30\n[successors]\n\"openai/gpt-4\" = \"openai/gpt-4o\"\n",
+    ))
+    .expect("reads");
+
+    assert_eq!(config.providers[0].key().expect("a key"), "k");
+    let routes = config.routing().expect("sound");
+    let fast = routes.get("fast").expect("a route");
+    assert_eq!((fast.chain.len(), fast.policy.total_seconds), (2, Some(30)));
+    assert_eq!(routes.successor("openai", "gpt-4").expect("one").model, "gpt-4o");
+}
+
+#[test]
+fn three_providers_in_turn_are_four_lines() {
+    let providers = ["anthropic", "openai", "gemini"]
+        .map(|name| PROVIDER.replace("name = \"openai\"", &format!("name = {name:?}")));
+    let route = r#"
+        [[routes]]
+        name = "assistant"
+        chain = ["anthropic/claude-sonnet-4-5", "openai/gpt-4o", "gemini/gemini-2.5-pro"]
+    "#;
+
+    let config = load(&format!("{}{route}", providers.concat())).expect("reads");
+
+    assert_eq!(config.routes[0].chain.len(), 3);
+}
+
+#[test]
+fn the_environment_may_name_every_value() {
+    let config = Config { operator_key: Some("k".into()), ..Config::default() };
+
+    let values = serde_json::to_value(config).expect("json");
+
+    let mut names: Vec<&String> = values.as_object().expect("values").keys().collect();
+    names.sort();
+    let mut known = [&ENVIRONMENT[..], &["operator_key"]].concat();
+    known.sort_unstable();
+    assert_eq!(names, known);
+}
+
+#[test]
+fn a_key_that_no_header_can_carry_is_said_and_no_value_is_repeated() {
+    let broken = load(&PROVIDER.replace("\"k\"", "\"sk-1\\nsk-2\"")).expect("reads");
+    let broken = broken.providers[0].key().expect_err("a line's end").to_string();
+    let misread = load("providers = \"sk-secret\"").expect_err("is no list").to_string();
+
+    assert!(broken.contains("no header") && !broken.contains("sk-1"), "{broken}");
+    assert!(misread.contains("providers") && !misread.contains("sk-secret"), "{misread}");
+}
+
+#[test]
+fn a_syntax_error_is_located_and_its_line_is_not_repeated() {
+    let unquoted = PROVIDER.replace("\"k\"", "sk-live-123");
+    let unclosed = PROVIDER.replace("\"k\"", "\"sk-live-123");
+    for (toml, line, words) in [
+        (unquoted.as_str(), 5, "invalid string"),
+        (&unclosed, 5, "invalid basic string"),
+        (&format!("{PROVIDER}api_key = \"sk-live-123\"\n"), 6, "duplicate key `api_key`"),
+        ("\n\ndatabase_url = postgres://u:sk-live-123@h/db", 3, "invalid string"),
+        ("operator_key = 'sk-live-123\n'", 1, "invalid literal string"),
+        ("operator_key = \"\\sk-live-123\"", 1, "invalid escape"),
+        ("operator_key = [\"sk-live-123\", ", 1, "invalid array"),
+    ] {
+        let error = load(toml).expect_err(toml).to_string();
+
+        assert!(error.contains(&format!("tollgate.toml:{line}:")) && error.contains(words), "{error}");
+        assert!(!error.contains("live") && error.lines().count() == 1, "{error}");
+    }
+}
+
+#[test]
+fn no_value_of_any_type_is_repeated() {
+    let key = |value: &str| PROVIDER.replace("\"k\"", value);
+    for toml in [key("12345"), key("-12345"), key("12345.0"), "operator_key = 12345".into(), key("[12345]")] {
+        let error = load(&toml).expect_err(&toml).to_string();
+
+        assert!(error.contains("_key") && !error.contains("12345"), "{error}");
+    }
+    let misplaced = PROVIDER.replace("api_key = \"k\"", "api_key_env = \"sk-live-123\"");
+    let misplaced = load(&misplaced).expect("reads").providers[0].key().expect_err("no key").to_string();
+    assert!(misplaced.contains("api_key_env") && !misplaced.contains("live"), "{misplaced}");
+}
+
+#[test]
+fn no_time_is_longer_than_a_day() {
+    for toml in [
+        "idle_connection_seconds = 9223372036854775807".to_owned(),
+        "drain_seconds = 86401".to_owned(),
+        format!("{PROVIDER}connect_timeout_seconds = 9223372036854775807\n"),
+        format!("{PROVIDER}first_byte_timeout_seconds = 86401\n"),
+        format!("{PROVIDER}idle_timeout_seconds = 86401\n"),
+    ] {
+        let error = load(&toml).expect_err(&toml).to_string();
+        let setting = toml.trim_end().lines().last().expect("a line").split(' ').next().expect("a name");
+
+        assert!(error.contains(setting) && error.contains("86400"), "{error}");
+    }
+    assert!(load("drain_seconds = 0\nidle_connection_seconds = 86400").is_ok());
+}
+
+#[test]
+fn what_can_not_be_used_is_said() {
+    for (toml, words) in [
+        ("lissten = 1", "lissten"),
+        ("routes = 7", "written as [[routes]]"),
+        ("[[routes]]\nname = \"r\"\nchain = []", "chain is empty"),
+        ("[[routes]]\nname = \"r\"\nchain = [\"p/m\"]", "no provider"),
+        (&PROVIDER.replace("http://up", "not a url"), "base_url"),
+        (&PROVIDER.replace("http://up", "ftp://up"), "base_url"),
+        (&PROVIDER.replace("http://up", "http://up/v1"), "write http://up"),
+        (&PROVIDER.replace("http://up", "https://up:1/openai/v1/"), "write https://up:1/openai"),
+        (&PROVIDER.replace("http://up", "https://up/v1beta?key=secret"), "write https://up"),
+        (&PROVIDER.replace("http://up", "https://up/#here"), "write https://up"),
+        (&PROVIDER.replace("http://up", "https://me:pw@up/v1"), "write the address alone"),
+        ("internal_address = \"http://10.0.0.7:8080\"", "such as 10.0.0.7:8080"),
+        (&format!("{PROVIDER}api_key_env = \"K\"\n"), "one of api_key"),
+        (&format!("{PROVIDER}idle_timeout_seconds = 0\n"), "timeout"),
+        (&format!("{PROVIDER}default_output_tokens = 0\n"), "1 or more"),
+        (&format!("{PROVIDER}uplifts = [\"fast\"]\n"), "region_us, region_eu"),
+        (&format!("{PROVIDER}uplifts = [\"region_mars\"]\n"), "region_mars"),
+    ] {
+        let error = load(toml).expect_err(toml).to_string();
+
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn an_internal_address_is_a_host_and_a_port() {
+    for address in ["10.0.0.7:8080", "node-1:8080", "[::1]:80", "node.internal:65535"] {
+        assert!(load(&format!("internal_address = {address:?}")).is_ok(), "{address}");
+    }
+    for address in [
+        "10.0.0.7",
+        ":8080",
+        "node:0",
+        "node:http",
+        "node:8080/",
+        "me@node:8080",
+        "node/path:8080",
+        "::1:80",
+        "",
+    ] {
+        assert!(load(&format!("internal_address = {address:?}")).is_err(), "{address}");
+    }
+}
+
+#[test]
+fn a_base_url_may_have_a_path_before_the_version() {
+    for url in ["https://up/openai", "https://up/v1/gateway", "http://127.0.0.1:4010/"] {
+        assert!(load(&PROVIDER.replace("http://up", url)).is_ok(), "{url}");
+    }
+}
+
+#[test]
+fn weights_of_ones_own_are_read_or_said_to_be_none() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("weights.json");
+    let toml = format!("complexity_weights = {file:?}\n");
+    let mut own = Model::clone(complexity::shipped());
+    own.intercept = 0.5;
+    let write = |text: &str| std::fs::write(&file, text).expect("writes");
+
+    let missing = load(&toml).expect_err("no file").to_string();
+    write("{}");
+    let broken = load(&toml).expect_err("no weights").to_string();
+    write(&serde_json::to_string(&own).expect("json"));
+    let config = load(&toml).expect("reads");
+
+    assert!(missing.contains("tollgate.toml:1: complexity_weights, "), "{missing}");
+    assert!(broken.contains("weights.json: they are no weights: missing field"), "{broken}");
+    assert_eq!(**config.routing().expect("sound").weights(), own);
+    own.intercept = 0.6;
+    write(&serde_json::to_string(&own).expect("json"));
+    assert_eq!(**config.routing().expect("sound").weights(), own, "a reload reads them again");
+    assert_eq!(Config::default().routing().expect("sound").weights(), complexity::shipped());
+}
+
+#[test]
+fn a_key_that_is_not_there_is_said_by_its_name() {
+    for (key, words) in [
+        ("api_key_env = \"TOLLGATE_TEST_NOT_SET\"", "TOLLGATE_TEST_NOT_SET is not set"),
+        ("api_key_file = \"/no/such/file\"", "key file can't be read"),
+    ] {
+        let config = load(&PROVIDER.replace("api_key = \"k\"", key)).expect("reads");
+
+        let error = config.providers[0].key().expect_err("no key").to_string();
+
+        assert!(error.contains("openai") && error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn every_mistake_in_the_routes_is_told_at_once_with_its_line() {
+    let routes = r#"[[routes]]
+name = "a"
+chain = [
+  "openai/gpt-4o",
+  "groq/llama",
+  { to = "openai/x", wieght = 3 },
+]
+retries = "many"
+
+[[routes]]
+name = "b"
+chain = ["b"]
+total_seconds = 0
+degrade = "nowhere"
+
+[[routes]]
+name = "c"
+chain = [{ to = "openai/x", when = { tools = "yes" } }]
+
+[successors]
+"openai/old" = "groq/new"
+"#;
+
+    let error = load(&format!("{PROVIDER}{routes}")).expect_err("mistakes");
+
+    let ConfigError::Routes(located) = &error else { panic!("{error}") };
+    let first = PROVIDER.lines().count();
+    let lines: Vec<usize> =
+        located.iter().map(|located| located.place.as_ref().expect("a line").1 - first).collect();
+    assert_eq!(lines, [5, 6, 8, 12, 13, 14, 18, 21], "{error}");
+    for words in ["tollgate.toml:", "a loop", "no route \"nowhere\"", "total_seconds is 1 or more", "groq"] {
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+#[test]
+fn a_connection_is_kept_for_a_while() {
+    let idle = |seconds: u32| {
+        load(&format!("idle_connection_seconds = {seconds}")).map(|config| config.idle_connection())
+    };
+
+    assert!(idle(620).is_ok_and(|idle| idle.as_secs() == 620));
+    assert!(matches!(idle(0), Err(ConfigError::Seconds { name: "idle_connection_seconds", .. })));
+}
+
+#[test]
+fn a_server_may_lack_what_no_request_needs() {
+    let config = load(&format!("{PROVIDER}lacks = [\"stream_options\"]\n")).expect("reads");
+    assert_eq!(config.providers[0].lacks, ["stream_options"]);
+
+    let error = load(&format!("{PROVIDER}lacks = [\"max_tokens\"]\n")).expect_err("a mistake");
+    assert!(error.to_string().contains("openai: no request can do without max_tokens"), "{error}");
+}
+
+#[test]
+fn only_providers_on_this_machine_are_asked_without_a_hold() {
+    let unreserved = |base_url: &str| {
+        let provider = PROVIDER.replace("http://up", base_url);
+        load(&format!("unreserved_for_measuring = true\n{provider}")).map(|config| config.is_unreserved())
+    };
+
+    for here in ["http://127.0.0.1:4010", "http://[::1]:4010"] {
+        assert!(matches!(unreserved(here), Ok(Ok(true))), "{here}");
+    }
+    for elsewhere in [
+        "https://api.openai.com",
+        "http://localhost:4010",
+        "http://127.0.0.1:4010@up",
+        "http://127.0.0.1.up",
+        "http://0.0.0.0:4010",
+        "up",
+    ] {
+        let error = unreserved(elsewhere).expect_err(elsewhere).to_string();
+        assert!(error.contains("openai: unreserved_for_measuring"), "{error}");
+    }
+    assert!(load(PROVIDER).expect("reads").is_unreserved().is_ok_and(|is_unreserved| !is_unreserved));
+}
+
+#[test]
+fn a_header_that_can_not_be_one_is_refused() {
+    assert!(load(&format!("{PROVIDER}api_key_header = \"api-key\"\n")).is_ok());
+    let error = load(&format!("{PROVIDER}api_key_header = \"api key\"\n")).expect_err("a mistake");
+    assert!(error.to_string().contains("openai: api_key_header is no header's name"), "{error}");
+}
