@@ -167,7 +167,7 @@ async fn i5_a_claim_that_a_crash_left_open_is_finished_with_its_own_ids() {
     let org: OrgId = "org_000000000000000000000000000000aa".parse().unwrap();
     let open =
         OrgCommand::OpenOrg { slug: "acme".into(), time_zone: "UTC".into(), overdraft_limit: Credits::ZERO };
-    let claim = Claim { name: "slug:acme".into(), org, then: Box::new(open) };
+    let claim = Claim { name: "slug:acme".into(), org, then: Box::new(open), idempotency: None };
     app.ledger().submit_system(SystemCommand::Claim { claim }, None, None).await.unwrap();
     app.operator().get("/api/v1/orgs/acme").await.expect(StatusCode::NOT_FOUND);
 
@@ -212,7 +212,7 @@ async fn a_refused_purchase_leaves_its_payment_free_to_buy_once() {
     let refused = operator.send(Method::POST, path, Some("vast"), Some(vast)).await;
 
     assert_eq!(bought, again);
-    assert_eq!(refused.expect(StatusCode::CONFLICT)["code"], "conflict");
+    assert_eq!(refused.expect(StatusCode::CONFLICT)["code"], "name_taken");
     let other = json!({ "bundle": "ten", "payment": { "method": "manual", "reference": "INV-2" } });
     let corrected = operator.send(Method::POST, path, Some("vast"), Some(other)).await;
     corrected.expect(StatusCode::CREATED);
@@ -296,7 +296,12 @@ async fn i5_a_purchase_that_a_crash_left_open_is_finished_though_the_org_has_clo
         quantity: 1,
         payment,
     };
-    let claim = Claim { name: "payment:manual:INV-1".into(), org, then: Box::new(command.clone()) };
+    let claim = Claim {
+        name: "payment:manual:INV-1".into(),
+        org,
+        then: Box::new(command.clone()),
+        idempotency: None,
+    };
     app.ledger().submit_system(SystemCommand::Claim { claim }, None, None).await.unwrap();
     // The node goes away once the lot is in the log.
     let purchase = Submission { org, command, by: By::Tollgate, idempotency: None };
@@ -440,7 +445,7 @@ async fn i4_a_reference_refunds_once() {
     let later = refund(0, "10", "RF-1").await.expect(StatusCode::CREATED);
     for (lot, credits) in [(0, "9"), (1, "10")] {
         let other = refund(lot, credits, "RF-1").await.expect(StatusCode::CONFLICT);
-        assert_eq!(other["code"], "conflict", "{other}");
+        assert_eq!(other["code"], "name_taken", "{other}");
     }
     refund(1, "4", "RF-2").await.expect(StatusCode::CREATED);
 
