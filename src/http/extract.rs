@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use utoipa::IntoParams;
 
 use crate::domain::account::command::OrgCommand;
+use crate::domain::account::refusal::Refusal;
 use crate::domain::event::{CommandRef, Role};
 use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
@@ -207,7 +208,7 @@ fn is_json(named: &str) -> bool {
 
 /// The org named in the path, where the actor may act on it in one of these roles. Another org's is not found.
 pub async fn org_for(api: &ApiState, actor: &Actor, named: &str, roles: &[Role]) -> Result<OrgId, Problem> {
-    let org = find_org(&api.ledger, named).await?.ok_or_else(|| Problem::not_found("org"))?;
+    let org = find_org(&api.ledger, named).await?.ok_or(Refusal::UnknownOrg)?;
     may(actor, org, roles)?;
     Ok(org)
 }
@@ -220,7 +221,7 @@ pub async fn run(api: &ApiState, actor: &Actor, org: OrgId, command: OrgCommand)
 /// Whether the actor may act on an org in one of these roles.
 pub fn may(actor: &Actor, org: OrgId, roles: &[Role]) -> Result<(), Problem> {
     if actor.org.is_some_and(|own| own != org) {
-        return Err(Problem::not_found("org"));
+        return Err(Refusal::UnknownOrg.into());
     }
     if actor.role == Role::Operator || roles.contains(&actor.role) {
         Ok(())

@@ -389,7 +389,7 @@ pub async fn authorised(
     reservation: &str,
     roles: &[Role],
 ) -> Result<ReservationId, Problem> {
-    let id: ReservationId = reservation.parse().map_err(|_| Problem::not_found("reservation"))?;
+    let id: ReservationId = reservation.parse().map_err(|_| Refusal::UnknownReservation)?;
     may(actor, id.org, roles)?;
     of_its_project(api, actor, id).await?;
     Ok(id)
