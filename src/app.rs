@@ -55,7 +55,7 @@ pub struct ServeArgs {
 #[derive(Clone, Debug)]
 pub struct Node {
     pub ledger: Ledger,
-    profiles: ProfileBook,
+    pub profiles: ProfileBook,
     operator: OperatorKey,
     metrics: PrometheusHandle,
 }
@@ -104,7 +104,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
         false => open(database, operator, clock).await?,
         true => open_at_any_time(database, operator, clock).await?,
     };
-    let ledger = node.ledger.clone();
+    let (ledger, profiles) = (node.ledger.clone(), node.profiles.clone());
     let gateway = GatewayState::new(ledger.clone(), node.operator.clone(), &config)?;
     let router = router_with(node, gateway.clone());
     let address = config.listen;
@@ -117,7 +117,8 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     if let Some(nodes) = nodes {
         ledger.join(nodes, internal_address(&config, address)).await?;
     }
-    let workers = Workers::start(&ledger);
+    let mut workers = Workers::start(&ledger);
+    workers.tidy(profiles);
     let reloads = tokio::spawn(reload_when_told(hangups, gateway.clone(), args.config));
     let upkeep = tokio::spawn(telemetry::keep_up());
     let waits = Waits { idle: config.idle_connection(), drain: Duration::from_secs(config.drain_seconds) };

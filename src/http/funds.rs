@@ -22,6 +22,7 @@ use crate::http::extract::{
 };
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
+use crate::http::validate::check_reference;
 use crate::http::{ApiState, Problem};
 use crate::ledger::Outcome;
 use crate::operations::authenticate::Actor;
@@ -146,7 +147,7 @@ pub struct NewPurchase {
 struct PaymentIn {
     /// 1 to 63 of a-z, 0-9, `-` and `_`, such as `manual`.
     method: String,
-    /// The processor's; each method's reference buys once.
+    /// The processor's, without white space around it; each method's reference buys once.
     reference: String,
     /// Included in the price; "0" when absent.
     tax: Option<String>,
@@ -169,7 +170,7 @@ pub async fn purchase(
     let org = org_for(&api, &actor, &org, &[]).await?;
     let bundle = find_bundle(&api.ledger, &body.bundle).await?.ok_or(Refusal::UnknownBundle)?;
     named("payment.method", &body.payment.method)?;
-    text("payment.reference", &body.payment.reference, NAME_MAX)?;
+    check_reference("payment.reference", &body.payment.reference, NAME_MAX)?;
     let tax = body.payment.tax.as_deref();
     let order = Order {
         tax_minor: tax.map_or(Ok(0), |tax| minor(tax, bundle.decimals))?,
@@ -249,7 +250,7 @@ pub async fn adjust(
 pub struct NewRefund {
     lot: LotId,
     credits: Credits,
-    /// The processor's, or your own; unique within the org.
+    /// The processor's, or your own, without white space around it; unique within the org.
     reference: String,
 }
 
@@ -270,7 +271,7 @@ pub async fn refund(
 ) -> Result<(StatusCode, Json<RefundView>), Problem> {
     operator(&actor)?;
     let org = org_for(&api, &actor, &org, &[]).await?;
-    text("reference", &body.reference, NAME_MAX)?;
+    check_reference("reference", &body.reference, NAME_MAX)?;
     let wanted = Wanted { lot: body.lot, credits: body.credits, reference: body.reference };
     let refunded = refund::refund(&api.ledger, &actor, org, wanted, idempotency).await?;
     Ok((StatusCode::CREATED, Json(refund_view(refunded))))

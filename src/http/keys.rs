@@ -1,5 +1,7 @@
 //! Projects, and the keys by which everybody acts.
 
+use std::ops::Bound;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -15,13 +17,14 @@ use crate::domain::ids::{KeyId, OrgId, ProjectId};
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
 use crate::http::extract::{
-    MayBeKeyed, OptionalIdempotencyKey, Path, Query, instant, named, operator, org_for, run, text,
+    Body, MayBeKeyed, OptionalIdempotencyKey, Path, Query, instant, named, operator, org_for, run, text,
 };
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems, Repeated};
 use crate::http::{ApiState, Problem};
 use crate::ledger::Outcome;
 use crate::operations::authenticate::{Actor, key_text, secret_sha256};
+use crate::operations::list_keys::list_keys;
 use crate::operations::profile::{Profile, Subject};
 
 /// Longest name of a key, in bytes.
@@ -104,6 +107,12 @@ pub struct NewKeyView {
     expires_at: Option<String>,
 }
 
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyName {
+    name: String,
+}
+
 #[derive(Serialize, ToSchema)]
 pub struct KeyView {
     id: KeyId,
@@ -160,8 +169,27 @@ pub async fn list(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<KeyView>>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin]).await?;
-    let keys = api.ledger.read_lasting(org, |account| account.keys.clone()).await?;
-    Ok(Json(page_of(&api, keys, &query).await?))
+    let limit = query.limit()?;
+    let keys = list_keys(&api.ledger, org, query.after()?, limit + 1).await?;
+    Ok(Json(page_of(&api, keys, limit).await?))
+}
+
+/// What a key is called from now on. No event keeps the name that it had.
+#[utoipa::path(put, path = "/api/v1/orgs/{org}/keys/{key}/name", operation_id = "rename_key", tag = "keys",
+    params(("org", description = "Its slug or id."), ("key", description = "The key's id.")),
+    request_body(content = KeyName, example = json!({"name": "web"})),
+    security(("key" = ["operator", "org_admin"])),
+    responses((status = 200, description = "The key.", body = KeyView), Problems))]
+pub async fn rename(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path((org, key)): Path<(String, String)>,
+    Body(body): Body<KeyName>,
+) -> Result<Json<KeyView>, Problem> {
+    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
+    let id: KeyId = key.parse().map_err(|_| Refusal::UnknownKey)?;
+    let key = api.ledger.read_lasting(org, move |account| account.keys.get(&id).cloned()).await?;
+    renamed(&api, id, key, body).await
 }
 
 /// Revokes a key at once.
@@ -175,7 +203,7 @@ pub async fn revoke(
     Path((org, key)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
-    let key: KeyId = key.parse().map_err(|_| Problem::not_found("key"))?;
+    let key: KeyId = key.parse().map_err(|_| Refusal::UnknownKey)?;
     run(&api, &actor, org, OrgCommand::RevokeKey { key }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -220,8 +248,29 @@ pub async fn list_for_operators(
 ) -> Result<Json<Page<KeyView>>, Problem> {
     operator(&actor)?;
     api.ledger.follow_system().await?;
-    let keys = api.ledger.system().keys.clone();
-    Ok(Json(page_of(&api, keys, &query).await?))
+    let (system, limit) = (api.ledger.system(), query.limit()?);
+    let from = query.after::<KeyId>()?.map_or(Bound::Unbounded, Bound::Excluded);
+    let keys = system.keys.range((from, Bound::Unbounded)).take(limit + 1);
+    Ok(Json(page_of(&api, keys.map(|(id, key)| (*id, key.clone())).collect(), limit).await?))
+}
+
+/// What a key that acts for no org is called from now on.
+#[utoipa::path(put, path = "/api/v1/keys/{key}/name", operation_id = "rename_operator_key", tag = "keys",
+    params(("key", description = "The key's id.")),
+    request_body(content = KeyName, example = json!({"name": "books"})),
+    security(("key" = ["operator"])),
+    responses((status = 200, description = "The key.", body = KeyView), Problems))]
+pub async fn rename_for_operators(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path(key): Path<String>,
+    Body(body): Body<KeyName>,
+) -> Result<Json<KeyView>, Problem> {
+    operator(&actor)?;
+    let id: KeyId = key.parse().map_err(|_| Refusal::UnknownKey)?;
+    api.ledger.follow_system().await?;
+    let key = api.ledger.system().keys.get(&id).cloned();
+    renamed(&api, id, key, body).await
 }
 
 /// Revokes a key that acts for no org.
@@ -235,26 +284,39 @@ pub async fn revoke_for_operators(
     Path(key): Path<String>,
 ) -> Result<StatusCode, Problem> {
     operator(&actor)?;
-    let key: KeyId = key.parse().map_err(|_| Problem::not_found("key"))?;
+    let key: KeyId = key.parse().map_err(|_| Refusal::UnknownKey)?;
     api.ledger.submit_system(SystemCommand::RevokeKey { key }, actor.key, None).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn page_of(
+async fn renamed(
     api: &ApiState,
-    keys: impl IntoIterator<Item = (KeyId, Key)>,
-    query: &PageQuery,
-) -> Result<Page<KeyView>, Problem> {
-    let page = query.of(keys.into_iter().map(|(id, key)| (id, (id, key))))?;
+    id: KeyId,
+    key: Option<Key>,
+    KeyName { name }: KeyName,
+) -> Result<Json<KeyView>, Problem> {
+    text("name", &name, NAME_MAX)?;
+    let key = key.ok_or(Refusal::UnknownKey)?;
+    api.profiles.put(Subject::Key(id), &Profile { name: name.clone(), email: None }).await?;
+    Ok(Json(key_view(id, key, name)))
+}
+
+/// The page of these keys, of which there is one more where it is not the last.
+async fn page_of(api: &ApiState, keys: Vec<(KeyId, Key)>, limit: usize) -> Result<Page<KeyView>, Problem> {
+    let rows = keys.into_iter().map(|(id, key)| (id.to_string(), (id, key)));
+    let page = Page::cut(rows.collect(), limit);
     let mut data = Vec::with_capacity(page.data.len());
     for (id, key) in page.data {
-        let name = api.profiles.get(Subject::Key(id)).await?.name;
-        let created_at = key.created_at.to_rfc3339();
-        let expires_at = key.expires_at.map(Timestamp::to_rfc3339);
-        let (role, project, revoked) = (key.role, key.project, key.revoked);
-        data.push(KeyView { id, name, role, project, revoked, created_at, expires_at });
+        data.push(key_view(id, key, api.profiles.get(Subject::Key(id)).await?.name));
     }
     Ok(Page { data, next: page.next })
+}
+
+fn key_view(id: KeyId, key: Key, name: String) -> KeyView {
+    let created_at = key.created_at.to_rfc3339();
+    let expires_at = key.expires_at.map(Timestamp::to_rfc3339);
+    let (role, project, revoked) = (key.role, key.project, key.revoked);
+    KeyView { id, name, role, project, revoked, created_at, expires_at }
 }
 
 fn is_operators(role: Role) -> bool {

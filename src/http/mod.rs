@@ -22,6 +22,7 @@ mod reservations;
 mod rules;
 mod spend;
 mod unread;
+mod validate;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -89,14 +90,17 @@ fn documented() -> OpenApiRouter<ApiState> {
         .routes(routes!(keys::create_project, keys::list_projects))
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::revoke))
+        .routes(routes!(keys::rename))
         .routes(routes!(keys::create_for_operators, keys::list_for_operators))
         .routes(routes!(keys::revoke_for_operators))
+        .routes(routes!(keys::rename_for_operators))
         .routes(routes!(funds::define_bundle, funds::list_bundles))
         .routes(routes!(funds::purchase))
         .routes(routes!(funds::grant))
         .routes(routes!(funds::adjust))
         .routes(routes!(funds::refund))
         .routes(routes!(balance::show))
+        .routes(routes!(balance::lots))
         .routes(routes!(reservations::create, reservations::list))
         .routes(routes!(reservations::show))
         .routes(routes!(reservations::settle))

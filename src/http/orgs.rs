@@ -17,6 +17,7 @@ use crate::http::extract::{
 };
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
+use crate::http::validate::check_email_if_given;
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
 use crate::operations::open_org::{Opened, Wanted, open_org};
@@ -34,6 +35,7 @@ pub struct NewOrg {
     /// 1 to 63 of a-z, 0-9, `-` and `_`; unique.
     slug: String,
     name: String,
+    /// One mail address.
     billing_email: Option<String>,
     /// IANA name, in which budget windows begin; UTC when absent.
     time_zone: Option<String>,
@@ -71,7 +73,7 @@ pub async fn create(
         return Err(Problem::malformed("`slug` reads like an org's id; take another"));
     }
     text("name", &body.name, NAME_MAX)?;
-    text_if_given("billing_email", body.billing_email.as_ref(), NAME_MAX)?;
+    check_email_if_given("billing_email", body.billing_email.as_ref(), NAME_MAX)?;
     let wanted = Wanted {
         slug: body.slug,
         time_zone: body.time_zone.unwrap_or_else(|| "UTC".into()),
@@ -134,6 +136,7 @@ pub async fn show(
 #[serde(deny_unknown_fields)]
 pub struct NewProfile {
     name: String,
+    /// One mail address.
     billing_email: Option<String>,
 }
 
@@ -151,12 +154,12 @@ pub async fn set_profile(
 ) -> Result<Json<OrgView>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     text("name", &body.name, NAME_MAX)?;
-    text_if_given("billing_email", body.billing_email.as_ref(), NAME_MAX)?;
+    check_email_if_given("billing_email", body.billing_email.as_ref(), NAME_MAX)?;
     put_profile(&api, org, Profile { name: body.name, email: body.billing_email }).await?;
     Ok(Json(view(&api, org).await?))
 }
 
-/// Erases the org's name and mail address for good.
+/// Erases the org's name and mail address for good, and the names of its keys.
 #[utoipa::path(delete, path = "/api/v1/orgs/{org}/profile", operation_id = "erase_profile", tag = "orgs",
     params(("org", description = "Its slug or id.")),
     security(("key" = ["operator", "org_admin"])),
@@ -168,6 +171,7 @@ pub async fn erase_profile(
 ) -> Result<StatusCode, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     put_profile(&api, org, Profile::default()).await?;
+    api.profiles.erase_key_names(org).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

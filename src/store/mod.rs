@@ -377,5 +377,9 @@ pub trait Profiles: Send + Sync {
         profile: &Profile,
     ) -> Result<(), StoreError>;
     async fn remove_profile(&self, shard: i32, subject_id: &str) -> Result<(), StoreError>;
+    /// Leaves empty rows in the place of those of every subject whose id begins so.
+    async fn erase_profiles(&self, shard: i32, prefix: &str) -> Result<(), StoreError>;
+    /// Subjects after an id, in the database's order.
+    async fn profile_subjects(&self, shard: i32, after: &str, limit: i64) -> Result<Vec<String>, StoreError>;
     async fn profile(&self, shard: i32, subject_id: &str) -> Result<Option<Profile>, StoreError>;
 }
