@@ -180,6 +180,7 @@ pub async fn set_alert_rules(
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     few("rules", body.rules.len())?;
     body.rules.iter().try_for_each(crossable)?;
+    each_once(&body.rules)?;
     run(&api, &actor, org, OrgCommand::SetAlertRules { rules: body.rules.clone() }).await?;
     Ok(Json(body))
 }
@@ -201,6 +202,14 @@ pub async fn alert_rules(
 fn few(field: &str, len: usize) -> Result<(), Problem> {
     let is_few = len <= RULES_MAX;
     is_few.then_some(()).ok_or_else(|| Problem::malformed(format!("there are at most {RULES_MAX} `{field}`")))
+}
+
+fn each_once(rules: &[AlertRule]) -> Result<(), Problem> {
+    let is_repeated = (1..).zip(rules).any(|(next, rule)| rules.iter().skip(next).any(|other| other == rule));
+    if is_repeated {
+        return Err(Problem::unprocessable("duplicate_alert_rule", "two alert rules are the same; keep one"));
+    }
+    Ok(())
 }
 
 fn crossable(rule: &AlertRule) -> Result<(), Problem> {

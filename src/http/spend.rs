@@ -76,6 +76,9 @@ pub async fn report(
     if !whole_hours(from) || !whole_hours(to) {
         return Err(Problem::malformed("`from` and `to` are whole hours, such as 2026-11-01T00:00:00Z"));
     }
+    if to <= from {
+        return Err(Problem::malformed("`to` lies after `from`: nothing is spent between them"));
+    }
     let names = query.group_by.as_deref().unwrap_or("day,model");
     let groups: Result<Vec<Group>, String> = names.split(',').map(Group::parse).collect();
     let groups = groups.map_err(|name| {
