@@ -206,7 +206,7 @@ fn router_with(node: Node, gateway: GatewayState) -> Router {
     let api = ApiState { ledger, profiles, operator, metrics, check_arm };
     let (gateway, described) = gateway::router(gateway);
     let router = http::router(api, described).merge(gateway);
-    router.layer(axum::middleware::from_fn(http::read_on)).layer(axum::middleware::from_fn(http::measure))
+    router.layer(axum::middleware::from_fn(http::drain_body)).layer(axum::middleware::from_fn(http::measure))
 }
 
 /// Reads the routes again whenever the process gets a SIGHUP. A file with mistakes leaves the old ones in place.

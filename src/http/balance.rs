@@ -12,9 +12,11 @@ use crate::domain::credits::Credits;
 use crate::domain::event::{Balance, Role};
 use crate::domain::ids::LotId;
 use crate::domain::time::Timestamp;
-use crate::http::extract::{Path, Query, instant, org_for};
+use crate::http::authorise::org_for;
+use crate::http::extract::{Path, Query};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::Problems;
+use crate::http::validate::parse_time;
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
 use crate::operations::balance_as_of::account_as_of;
@@ -91,7 +93,7 @@ pub async fn show(
 ) -> Result<Json<BalanceView>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
     let Some(as_of) = as_of else { return Ok(Json(api.ledger.read(org, balance_view).await?)) };
-    let at = instant(&as_of)?;
+    let at = parse_time(&as_of)?;
     let past_until = api.ledger.past_until();
     if at > past_until {
         let detail = format!(

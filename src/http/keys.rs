@@ -12,15 +12,15 @@ use utoipa::ToSchema;
 use crate::domain::account::Key;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::{Event, Recorded, Role};
+use crate::domain::event::{Event, Role};
 use crate::domain::ids::{KeyId, OrgId, ProjectId};
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
-use crate::http::extract::{
-    Body, MayBeKeyed, OptionalIdempotencyKey, Path, Query, instant, named, operator, org_for, run, text,
-};
+use crate::http::authorise::{org_for, require_operator};
+use crate::http::extract::{Body, OptionalIdempotencyKey, OptionallyKeyed, Path, Query};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems, Repeated};
+use crate::http::validate::{check_name, check_text, parse_time};
 use crate::http::{ApiState, Problem};
 use crate::ledger::Outcome;
 use crate::operations::authenticate::{Actor, key_text, secret_sha256};
@@ -53,14 +53,14 @@ pub async fn create_project(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-    MayBeKeyed { body, idempotency }: MayBeKeyed<NewProject>,
+    OptionallyKeyed { body, idempotency }: OptionallyKeyed<NewProject>,
 ) -> Result<(StatusCode, Json<ProjectView>), Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
-    named("name", &body.name)?;
+    check_name("name", &body.name)?;
     let project = ProjectId(api.ledger.clock().uuid());
     let command = OrgCommand::CreateProject { project, name: body.name };
     let outcome = api.ledger.submit(actor.submission(org, command, idempotency)).await?;
-    let made = outcome.recorded().find_map(|recorded| match &recorded.payload.event {
+    let made = outcome.find(|event| match event {
         Event::ProjectCreated { project, name } => Some(ProjectView { id: *project, name: name.clone() }),
         _ => None,
     });
@@ -134,17 +134,17 @@ pub async fn create(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-    MayBeKeyed { body, idempotency }: MayBeKeyed<NewKey>,
+    OptionallyKeyed { body, idempotency }: OptionallyKeyed<NewKey>,
 ) -> Result<(StatusCode, Json<NewKeyView>), Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
-    text("name", &body.name, NAME_MAX)?;
+    check_text("name", &body.name, NAME_MAX)?;
     if is_operators(body.role) {
         return Err(Problem::malformed("an org's key has the role org_admin, gateway or inference"));
     }
     if body.role == Role::OrgAdmin && body.project.is_some() {
         return Err(Problem::malformed("an org_admin's key is for the whole org; leave `project` out"));
     }
-    let expires_at = body.expires_at.as_deref().map(instant).transpose()?;
+    let expires_at = body.expires_at.as_deref().map(parse_time).transpose()?;
     let made = draw(&api, org, body);
     let create = OrgCommand::CreateKey {
         key: made.id,
@@ -204,7 +204,7 @@ pub async fn revoke(
 ) -> Result<StatusCode, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     let key: KeyId = key.parse().map_err(|_| Refusal::UnknownKey)?;
-    run(&api, &actor, org, OrgCommand::RevokeKey { key }).await?;
+    api.run(&actor, org, OrgCommand::RevokeKey { key }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -217,14 +217,14 @@ pub async fn revoke(
 pub async fn create_for_operators(
     State(api): State<ApiState>,
     actor: Actor,
-    MayBeKeyed { body, idempotency }: MayBeKeyed<NewKey>,
+    OptionallyKeyed { body, idempotency }: OptionallyKeyed<NewKey>,
 ) -> Result<(StatusCode, Json<NewKeyView>), Problem> {
-    operator(&actor)?;
-    text("name", &body.name, NAME_MAX)?;
+    require_operator(&actor)?;
+    check_text("name", &body.name, NAME_MAX)?;
     if !is_operators(body.role) || body.project.is_some() {
         return Err(Problem::malformed("a key of no org has the role operator or finance, and no project"));
     }
-    let expires_at = body.expires_at.as_deref().map(instant).transpose()?;
+    let expires_at = body.expires_at.as_deref().map(parse_time).transpose()?;
     let made = draw(&api, OrgId::SYSTEM, body);
     let create = SystemCommand::CreateKey {
         key: made.id,
@@ -246,7 +246,7 @@ pub async fn list_for_operators(
     actor: Actor,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<KeyView>>, Problem> {
-    operator(&actor)?;
+    require_operator(&actor)?;
     api.ledger.follow_system().await?;
     let (system, limit) = (api.ledger.system(), query.limit()?);
     let from = query.after::<KeyId>()?.map_or(Bound::Unbounded, Bound::Excluded);
@@ -266,7 +266,7 @@ pub async fn rename_for_operators(
     Path(key): Path<String>,
     Body(body): Body<KeyName>,
 ) -> Result<Json<KeyView>, Problem> {
-    operator(&actor)?;
+    require_operator(&actor)?;
     let id: KeyId = key.parse().map_err(|_| Refusal::UnknownKey)?;
     api.ledger.follow_system().await?;
     let key = api.ledger.system().keys.get(&id).cloned();
@@ -283,7 +283,7 @@ pub async fn revoke_for_operators(
     actor: Actor,
     Path(key): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    operator(&actor)?;
+    require_operator(&actor)?;
     let key: KeyId = key.parse().map_err(|_| Refusal::UnknownKey)?;
     api.ledger.submit_system(SystemCommand::RevokeKey { key }, actor.key, None).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -295,7 +295,7 @@ async fn renamed(
     key: Option<Key>,
     KeyName { name }: KeyName,
 ) -> Result<Json<KeyView>, Problem> {
-    text("name", &name, NAME_MAX)?;
+    check_text("name", &name, NAME_MAX)?;
     let key = key.ok_or(Refusal::UnknownKey)?;
     api.profiles.put(Subject::Key(id), &Profile { name: name.clone(), email: None }).await?;
     Ok(Json(key_view(id, key, name)))
@@ -336,7 +336,7 @@ async fn answer(
     outcome: &Outcome,
 ) -> Result<(StatusCode, Json<NewKeyView>), Problem> {
     // A repeat finds the key that was made first, whose name a crash may have kept from being written.
-    let first = outcome.recorded().find_map(created).ok_or(Refusal::UnknownKey)?;
+    let first = outcome.find(created).ok_or(Refusal::UnknownKey)?;
     let (subject, profile) = (Subject::Key(first), Profile { name: made.name.clone(), email: None });
     if first == made.id || api.profiles.find(subject).await?.is_none() {
         api.profiles.put(subject, &profile).await?;
@@ -344,8 +344,8 @@ async fn answer(
     if first == made.id { Ok((StatusCode::CREATED, Json(made))) } else { Err(made_before(first)) }
 }
 
-fn created(recorded: &Recorded) -> Option<KeyId> {
-    match &recorded.payload.event {
+fn created(event: &Event) -> Option<KeyId> {
+    match event {
         Event::KeyCreated { key, .. } => Some(*key),
         _ => None,
     }

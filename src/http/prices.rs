@@ -23,9 +23,11 @@ use crate::domain::pricing::rate_card::{
 };
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
-use crate::http::extract::{IdempotencyKey, Keyed, Path, Query, instant, operator, org_for, text};
+use crate::http::authorise::{org_for, require_operator};
+use crate::http::extract::{IdempotencyKey, Keyed, Path, Query};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
+use crate::http::validate::{check_text, parse_time};
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
 
@@ -224,7 +226,7 @@ pub async fn publish(
     actor: Actor,
     Keyed { body, idempotency }: Keyed<NewPrices>,
 ) -> Result<(StatusCode, Json<PublishedVersion>), Problem> {
-    operator(&actor)?;
+    require_operator(&actor)?;
     if body.cards.is_empty() && body.mark_ups.is_empty() {
         return Err(Problem::malformed("there is nothing to publish: send `cards`, `mark_ups` or both"));
     }
@@ -240,7 +242,7 @@ pub async fn publish(
     }
     let publish = SystemCommand::PublishPrices { cards, mark_ups };
     let outcome = api.ledger.submit_system(publish, actor.key, Some(idempotency)).await?;
-    let version = outcome.events.iter().find_map(|recorded| match &recorded.payload.event {
+    let version = outcome.find(|event| match event {
         Event::PricesPublished { publication } => Some(publication.version),
         _ => None,
     });
@@ -276,14 +278,14 @@ pub async fn history(
 }
 
 fn card(body: CardBody, now: Timestamp) -> Result<RateCard, Problem> {
-    text("provider", &body.provider, NAME_MAX)?;
-    text("model", &body.model, NAME_MAX)?;
+    check_text("provider", &body.provider, NAME_MAX)?;
+    check_text("model", &body.model, NAME_MAX)?;
     let named = format!("{}/{}", body.provider, body.model);
     let card = RateCard {
         provider: body.provider,
         model: body.model,
         mode: body.mode,
-        effective_from: body.effective_from.as_deref().map_or(Ok(now), instant)?,
+        effective_from: body.effective_from.as_deref().map_or(Ok(now), parse_time)?,
         org: body.org,
         rates: body.rates,
         long_context: body.long_context,
@@ -292,7 +294,7 @@ fn card(body: CardBody, now: Timestamp) -> Result<RateCard, Problem> {
         units: body.units,
         context_window_tokens: body.context_window_tokens,
         output_tokens_max: body.output_tokens_max,
-        deprecated_at: body.deprecated_at.as_deref().map(instant).transpose()?,
+        deprecated_at: body.deprecated_at.as_deref().map(parse_time).transpose()?,
     };
     let detail =
         || format!("the card of {named} needs a rate for `input`, and one for `output` unless it embeds");
@@ -303,7 +305,7 @@ fn mark_up(body: MarkUpBody, now: Timestamp) -> Result<MarkUp, Problem> {
     if body.percent.decimal() > Decimal::ONE_THOUSAND {
         return Err(Problem::malformed("`percent` lies between 0 and 1000"));
     }
-    let effective_from = body.effective_from.as_deref().map_or(Ok(now), instant)?;
+    let effective_from = body.effective_from.as_deref().map_or(Ok(now), parse_time)?;
     Ok(MarkUp { org: body.org, percent: body.percent, effective_from })
 }
 

@@ -116,7 +116,7 @@ pub async fn authenticate(
     operator: &OperatorKey,
     presented: Option<&str>,
 ) -> Result<Actor, AuthError> {
-    let actor = recognise(ledger, operator, presented).await?;
+    let actor = authenticate_cached(ledger, operator, presented).await?;
     let Some(key) = actor.key.filter(|key| key.org != OrgId::SYSTEM && ledger.log().is_shared()) else {
         return Ok(actor);
     };
@@ -132,7 +132,7 @@ pub async fn authenticate(
 ///
 /// # Errors
 /// As [`authenticate`].
-pub async fn recognise(
+pub async fn authenticate_cached(
     ledger: &Ledger,
     operator: &OperatorKey,
     presented: Option<&str>,

@@ -97,7 +97,7 @@ async fn take(
 }
 
 fn claimed(outcome: Outcome) -> Option<Claim> {
-    outcome.recorded().find_map(|recorded| recorded.payload.event.clone().into_claim())
+    outcome.find(|event| event.clone().into_claim())
 }
 
 /// Runs what every open claim was taken for, where a crash came between. Whoever made one just now is still at it.
