@@ -55,7 +55,7 @@ pub struct ServeArgs {
 #[derive(Clone, Debug)]
 pub struct Node {
     pub ledger: Ledger,
-    profiles: ProfileBook,
+    pub profiles: ProfileBook,
     operator: OperatorKey,
     metrics: PrometheusHandle,
 }
@@ -109,7 +109,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
         false => open(database, operator, clock).await?,
         true => open_at_any_time(database, operator, clock).await?,
     };
-    let ledger = node.ledger.clone();
+    let (ledger, profiles) = (node.ledger.clone(), node.profiles.clone());
     let gateway = GatewayState::new(ledger.clone(), node.operator.clone(), &config)?;
     let router = router_with(node, gateway.clone());
     let address = config.listen;
@@ -122,7 +122,8 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     if let Some(nodes) = nodes {
         ledger.join(nodes, internal_address(&config, address)).await?;
     }
-    let workers = Workers::start(&ledger);
+    let mut workers = Workers::start(&ledger);
+    workers.tidy(profiles);
     let reloads = tokio::spawn(reload_when_told(hangups, gateway.clone(), args.config));
     let upkeep = tokio::spawn(telemetry::keep_up());
     let waits = Waits { idle: config.idle_connection(), drain: Duration::from_secs(config.drain_seconds) };
@@ -210,7 +211,7 @@ fn router_with(node: Node, gateway: GatewayState) -> Router {
     let api = ApiState { ledger, profiles, operator, metrics, check_arm };
     let (gateway, described) = gateway::router(gateway);
     let router = http::router(api, described).merge(gateway);
-    router.layer(axum::middleware::from_fn(http::read_on)).layer(axum::middleware::from_fn(http::measure))
+    router.layer(axum::middleware::from_fn(http::drain_body)).layer(axum::middleware::from_fn(http::measure))
 }
 
 /// Reads the routes again whenever the process gets a SIGHUP. A file with mistakes leaves the old ones in place.

@@ -24,6 +24,8 @@ const CARDS_PER_POST: usize = 500;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Far more than one publication takes.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// The most that the API gives at once.
+const CARDS_PER_PAGE: usize = 1_000;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum PricesCommand {
@@ -118,9 +120,7 @@ pub async fn publish(
         return Err(PricesError::Time(text.to_owned()));
     }
     let (client, url) = (client(server)?, format!("{}/api/v1/prices", server.trim_end_matches('/')));
-    let book = answer(client.get(&url).bearer_auth(operator_key)).await?;
-    let in_force = book["data"].as_array().into_iter().flatten().cloned();
-    let in_force: HashMap<String, Value> = in_force.map(|card| (name(&card), dated(card, None))).collect();
+    let (version, in_force) = in_force(&client, &url, operator_key).await?;
     let asked = cards.iter().map(|card| dated(http::card_as_published(card), None));
     let (same, new): (Vec<Value>, Vec<Value>) =
         asked.partition(|card| in_force.get(&name(card)) == Some(card));
@@ -129,11 +129,29 @@ pub async fn publish(
         let cards: Vec<Value> = cards.iter().map(|card| dated(card.clone(), effective_from)).collect();
         let body = json!({ "cards": cards });
         // The same cards may come again after others: what was seen in force makes it another publication.
-        let key = hex::encode(Sha256::digest(format!("{} {body}", book["version"])));
+        let key = hex::encode(Sha256::digest(format!("{version} {body}")));
         let post = client.post(&url).bearer_auth(operator_key).header("idempotency-key", key).json(&body);
         done.version = answer(post).await?["version"].as_u64();
     }
     Ok(done)
+}
+
+/// The price book's version, and the cards in force by name.
+async fn in_force(
+    client: &Client,
+    url: &str,
+    operator_key: &str,
+) -> Result<(Value, HashMap<String, Value>), PricesError> {
+    let mut cards = HashMap::new();
+    let mut after = String::new();
+    loop {
+        let page = client.get(format!("{url}?limit={CARDS_PER_PAGE}{after}")).bearer_auth(operator_key);
+        let page = answer(page).await?;
+        let data = page["data"].as_array().into_iter().flatten().cloned();
+        cards.extend(data.map(|card| (name(&card), dated(card, None))));
+        let Some(next) = page["next"].as_str() else { return Ok((page["version"].clone(), cards)) };
+        after = format!("&after={next}");
+    }
 }
 
 fn read(path: &Path) -> Result<Import, PricesError> {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::account::command::OrgCommand;
 use crate::domain::commerce::DECIMALS_DEFAULT;
+use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::OrgId;
 
 /// A name that one command took for itself before it went on in its org, as names are unique over all orgs.
@@ -14,6 +15,10 @@ pub struct Claim {
     pub org: OrgId,
     /// What to do in the org once the name is taken; a worker finishes it after a crash.
     pub then: Box<OrgCommand>,
+    /// The caller's idempotency key, which `then` binds in the org, whoever runs it. None where the claim itself bound it,
+    /// and in claims of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency: Option<CommandRef>,
 }
 
 impl Claim {
@@ -23,6 +28,11 @@ impl Claim {
             OrgCommand::Purchase { payment, .. } => payment.decimals,
             _ => DECIMALS_DEFAULT,
         }
+    }
+
+    /// Whether both stand for one command with the same ids, under whatever key.
+    pub fn does_the_same(&self, other: &Claim) -> bool {
+        (self.org, &self.then) == (other.org, &other.then)
     }
 
     /// Whether both want the same, apart from the ids that were drawn for each.

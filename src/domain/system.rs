@@ -48,7 +48,8 @@ pub enum SystemCommand {
     PublishFirstPrices {
         cards: Vec<RateCard>,
     },
-    /// Takes a name. The same claim again joins the first; the event then carries the first one's ids.
+    /// Takes a name. The same claim again, under another key and while the first is open, takes it over with the first
+    /// one's ids.
     Claim {
         claim: Claim,
     },
@@ -72,6 +73,7 @@ pub enum SystemCommand {
         name: String,
         arm: String,
     },
+    /// What the name was taken for is done. Where another caller's refusal has freed the name, it is taken again.
     FulfilClaim {
         claim: Claim,
     },
@@ -79,7 +81,8 @@ pub enum SystemCommand {
     RaiseFormat {
         format: Format,
     },
-    /// Only a recorded refusal of what the claim was for frees it; a later claim of the name is left alone.
+    /// Only a recorded refusal of what the claim was for frees it; a later claim of the name is left alone, and so is one
+    /// that another caller has taken over.
     FreeClaim {
         claim: Claim,
         reason: String,
@@ -162,10 +165,7 @@ impl System {
                 let version = self.prices.version() + 1;
                 Ok(vec![Event::PricesPublished { publication: Publication { version, cards, mark_ups } }])
             }
-            SystemCommand::Claim { claim } => match self.claims.get(&claim.name) {
-                None => Ok(vec![Event::Claimed { claim }]),
-                Some(_) => Err(Refusal::NameTaken(claim.name)),
-            },
+            SystemCommand::Claim { claim } => self.take_name(claim),
             SystemCommand::CreateKey { expires_at: Some(at), .. } if at <= now => Err(Refusal::ExpiryInPast),
             SystemCommand::CreateKey { key, role, secret_sha256, expires_at } => {
                 Ok(vec![Event::KeyCreated { key, role, project: None, secret_sha256, expires_at }])
@@ -180,13 +180,32 @@ impl System {
             SystemCommand::PromoteArm { name, arm } => {
                 Ok(Vec::from_iter(self.experiments.promote(name, arm)?))
             }
-            SystemCommand::FulfilClaim { claim } if self.is_open(&claim) => {
-                Ok(vec![Event::ClaimFulfilled { name: claim.name }])
-            }
+            SystemCommand::FulfilClaim { claim } => Ok(self.fulfil(claim)),
             SystemCommand::FreeClaim { claim, reason } if self.is_open(&claim) => {
                 Ok(vec![Event::ClaimFreed { name: claim.name, reason }])
             }
-            SystemCommand::FulfilClaim { .. } | SystemCommand::FreeClaim { .. } => Ok(vec![]),
+            SystemCommand::FreeClaim { .. } => Ok(vec![]),
+        }
+    }
+
+    fn take_name(&self, claim: Claim) -> Result<Vec<Event>, Refusal> {
+        let Some(held) = self.claims.get(&claim.name) else { return Ok(vec![Event::Claimed { claim }]) };
+        let is_open = self.open.contains_key(&claim.name);
+        if !is_open || !held.asks_the_same(&claim) || held.idempotency == claim.idempotency {
+            return Err(Refusal::NameTaken(claim.name));
+        }
+        // From here on a refusal of the first caller no longer frees the name under the one who joins.
+        Ok(vec![Event::Claimed { claim: Claim { idempotency: claim.idempotency, ..held.clone() } }])
+    }
+
+    fn fulfil(&self, claim: Claim) -> Vec<Event> {
+        let name = claim.name.clone();
+        match self.claims.get(&name) {
+            None => vec![Event::Claimed { claim }, Event::ClaimFulfilled { name }],
+            Some(held) if self.open.contains_key(&name) && held.does_the_same(&claim) => {
+                vec![Event::ClaimFulfilled { name }]
+            }
+            Some(_) => vec![],
         }
     }
 
@@ -262,6 +281,8 @@ mod tests {
 
     use super::*;
     use crate::domain::account::command::OrgCommand;
+    use crate::domain::credits::Credits;
+    use crate::domain::idempotency::CommandRef;
     use crate::domain::pricing::rate_card::tests::card;
     use crate::domain::routing::{Arm, StickyBy};
 
@@ -270,7 +291,13 @@ mod tests {
             name: "slug:acme".into(),
             org: OrgId(Uuid::from_u128(org)),
             then: Box::new(OrgCommand::ResumeOrg),
+            idempotency: None,
         }
+    }
+
+    fn keyed(key: &str) -> Claim {
+        let idempotency = Some(CommandRef { key: key.into(), fingerprint: key.into() });
+        Claim { idempotency, ..claim(1) }
     }
 
     fn experiment(name: &str, route: &str) -> Experiment {
@@ -353,6 +380,27 @@ mod tests {
         assert_eq!(system.claim("slug:acme"), Some(&claim(2)), "a late refusal frees what it refused alone");
         assert_eq!(after(&mut system, SystemCommand::FulfilClaim { claim: claim(2) }), Ok(()));
         assert_eq!(system.org_of_slug("acme"), Some(OrgId(Uuid::from_u128(2))));
+        assert_eq!(system.open_claims().count(), 0);
+    }
+
+    #[test]
+    fn a_refusal_frees_no_name_that_another_caller_has_joined() {
+        let mut system = System::default();
+        let free = |key| SystemCommand::FreeClaim { claim: keyed(key), reason: "refused".into() };
+        let take = |key| SystemCommand::Claim { claim: keyed(key) };
+
+        assert_eq!(after(&mut system, take("first")), Ok(()));
+        let repeated = after(&mut system, take("first"));
+        assert_eq!(repeated, Err(Refusal::NameTaken("slug:acme".into())), "it is its own already");
+        assert_eq!(after(&mut system, take("second")), Ok(()));
+        assert_eq!(after(&mut system, free("first")), Ok(()));
+        assert_eq!(system.claim("slug:acme"), Some(&keyed("second")));
+
+        assert_eq!(after(&mut system, free("second")), Ok(()));
+        assert_eq!(system.claim("slug:acme"), None);
+        // What was done all the same holds its name.
+        assert_eq!(after(&mut system, SystemCommand::FulfilClaim { claim: keyed("first") }), Ok(()));
+        assert_eq!(system.claim("slug:acme"), Some(&keyed("first")));
         assert_eq!(system.open_claims().count(), 0);
     }
 

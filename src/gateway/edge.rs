@@ -24,7 +24,7 @@ use crate::gateway::limiter::Place;
 use crate::gateway::prompts::{self, Assembled};
 use crate::gateway::providers::{self, embeddings};
 use crate::gateway::token_estimate::input_tokens;
-use crate::operations::authenticate::{self, Actor, AuthError, authenticate, recognise};
+use crate::operations::authenticate::{self, Actor, AuthError, authenticate, authenticate_cached};
 
 const LABELS: &str = "x-tollgate-labels";
 /// Under which label reports know a prompt and its version.
@@ -173,7 +173,7 @@ impl Request {
 
 /// The caller of what reserves, before which the ledger looks at the key again. Only whoever has one is read further.
 pub async fn recognised(state: &State, headers: &HeaderMap) -> Result<Caller, Failure> {
-    by_role(recognise(&state.ledger, &state.operator, presented(headers)).await?)
+    by_role(authenticate_cached(&state.ledger, &state.operator, presented(headers)).await?)
 }
 
 /// The caller of what reserves nothing.

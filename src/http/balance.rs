@@ -12,18 +12,27 @@ use crate::domain::credits::Credits;
 use crate::domain::event::{Balance, Role};
 use crate::domain::ids::LotId;
 use crate::domain::time::Timestamp;
-use crate::http::extract::{Path, Query, instant, org_for};
+use crate::http::authorise::org_for;
+use crate::http::extract::{Path, Query};
+use crate::http::page::{Page, PageQuery};
 use crate::http::problem::Problems;
+use crate::http::validate::parse_time;
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
 use crate::operations::balance_as_of::account_as_of;
+use crate::operations::list_lots::list_lots;
+
+/// Lots in one answer beside the balance.
+const LOTS_SHOWN_MAX: usize = 100;
 
 #[derive(Serialize, ToSchema)]
 pub struct BalanceView {
     #[serde(flatten)]
     balance: Balance,
-    /// In the order in which they were opened.
+    /// The lots with credits left, in the order in which they are spent, 100 at most. `GET …/lots` has all.
     lots: Vec<LotView>,
+    /// Whether there are more of them.
+    more_lots: bool,
     /// The version of the org's last event that is in it.
     position: i64,
     /// The moment that was asked for.
@@ -84,7 +93,7 @@ pub async fn show(
 ) -> Result<Json<BalanceView>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
     let Some(as_of) = as_of else { return Ok(Json(api.ledger.read(org, balance_view).await?)) };
-    let at = instant(&as_of)?;
+    let at = parse_time(&as_of)?;
     let past_until = api.ledger.past_until();
     if at > past_until {
         let detail = format!(
@@ -97,12 +106,32 @@ pub async fn show(
     Ok(Json(BalanceView { as_of: Some(at.to_rfc3339()), ..balance_view(&account) }))
 }
 
+/// Every lot of the org, used up or not, by id.
+#[utoipa::path(get, path = "/api/v1/orgs/{org}/lots", operation_id = "list_lots", tag = "money",
+    params(("org", description = "Its slug or id."), PageQuery),
+    security(("key" = ["operator", "finance", "org_admin", "gateway"])),
+    responses((status = 200, description = "A page of lots.", body = Page<LotView>), Problems))]
+pub async fn lots(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path(org): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<LotView>>, Problem> {
+    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
+    let limit = query.limit()?;
+    let lots = list_lots(&api.ledger, org, query.after()?, limit + 1).await?;
+    let rows = lots.iter().map(|lot| (lot.id.to_string(), lot_view(lot)));
+    Ok(Json(Page::cut(rows.collect(), limit)))
+}
+
+/// The ledger waits while it is made: an org may have very many lots.
 fn balance_view(account: &Account) -> BalanceView {
-    let mut lots: Vec<&Lot> = account.lots.values().collect();
-    lots.sort_unstable_by_key(|lot| (lot.created_at, lot.id));
+    let mut live = account.live_lots();
+    let lots = live.by_ref().take(LOTS_SHOWN_MAX).map(lot_view).collect();
     BalanceView {
         balance: account.balance(),
-        lots: lots.into_iter().map(lot_view).collect(),
+        lots,
+        more_lots: live.next().is_some(),
         position: account.version,
         as_of: None,
     }

@@ -16,10 +16,11 @@ use crate::domain::credits::Credits;
 use crate::domain::event::{CommandRef, Role};
 use crate::domain::ids::{ProjectId, ReservationId};
 use crate::domain::usage::Usage;
-use crate::http::extract::{Body, Commander, fingerprint, idempotency_key, org_for};
+use crate::http::authorise::{authorised, org_for};
+use crate::http::extract::{Body, CommandActor, fingerprint, idempotency_key};
 use crate::http::json;
 use crate::http::problem::{MoneyProblems, Problems};
-use crate::http::reservations::{self, Nothing, OnExpiry, QuoteIn, authorised};
+use crate::http::reservations::{self, Nothing, OnExpiry, QuoteIn};
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
 
@@ -97,7 +98,7 @@ pub struct OutcomeView {
         Problems, MoneyProblems))]
 pub async fn run(
     State(api): State<ApiState>,
-    Commander(actor): Commander,
+    CommandActor(actor): CommandActor,
     Body(batch): Body<Batch>,
 ) -> Result<Json<Outcomes>, Problem> {
     if !matches!(actor.role, Role::Operator | Role::Gateway) {

@@ -20,10 +20,10 @@ use crate::domain::ids::{OrgId, RequestId, ReservationId};
 use crate::domain::routing::{Arm, Experiment, Phase, StickyBy, Trial};
 use crate::domain::statistics::experiment::ArmReport;
 use crate::domain::time::Timestamp;
-use crate::http::extract::{Body, IdempotencyKey, Keyed, Path, Query, operator, org_for, reads_all};
+use crate::http::authorise::{of_its_project, org_for, require_all_orgs_reader, require_operator};
+use crate::http::extract::{Body, IdempotencyKey, Keyed, Path, Query};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
-use crate::http::reservations::of_its_project;
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
 use crate::operations::experiment_report::experiment_report;
@@ -141,7 +141,7 @@ pub async fn start(
     actor: Actor,
     Keyed { body, idempotency }: Keyed<NewExperiment>,
 ) -> Result<(StatusCode, Json<ExperimentView>), Problem> {
-    operator(&actor)?;
+    require_operator(&actor)?;
     let mut orgs = BTreeSet::new();
     for named in &body.orgs {
         orgs.insert(org_named(&api, named).await?);
@@ -177,7 +177,7 @@ pub async fn list(
     actor: Actor,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<ExperimentView>>, Problem> {
-    reads_all(&actor)?;
+    require_all_orgs_reader(&actor)?;
     api.ledger.follow_system().await?;
     let system = api.ledger.system();
     let all = system.experiments.all().map(|trial| (trial.experiment.name.clone(), view(trial)));
@@ -196,7 +196,7 @@ pub async fn show(
     actor: Actor,
     Path(name): Path<String>,
 ) -> Result<Json<ExperimentReport>, Problem> {
-    reads_all(&actor)?;
+    require_all_orgs_reader(&actor)?;
     api.ledger.follow_system().await?;
     let experiment = of_name(&api, &name)?;
     let system = api.ledger.system();
@@ -216,7 +216,7 @@ pub async fn stop(
     actor: Actor,
     Path(name): Path<String>,
 ) -> Result<Json<ExperimentView>, Problem> {
-    operator(&actor)?;
+    require_operator(&actor)?;
     run_experiment::stop(&api.ledger, &name, actor.key).await?;
     Ok(Json(of_name(&api, &name)?))
 }
@@ -234,7 +234,7 @@ pub async fn promote(
     Path(name): Path<String>,
     Body(body): Body<Promotion>,
 ) -> Result<Json<ExperimentView>, Problem> {
-    operator(&actor)?;
+    require_operator(&actor)?;
     api.ledger.follow_system().await?;
     if let Some(trial) = api.ledger.system().experiments.get(&name)
         && let Some(arm) = trial.experiment.arm(&body.arm)

@@ -1,4 +1,4 @@
-//! What every handler takes from a request: who asks, and the command in its body.
+//! Extractors: who asks, what the path and the query name, and the command in the body.
 
 use axum::body::Bytes;
 use axum::extract::{self, FromRequest, FromRequestParts, Request};
@@ -9,16 +9,11 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use utoipa::IntoParams;
 
-use crate::domain::account::command::OrgCommand;
-use crate::domain::event::{CommandRef, Role};
-use crate::domain::ids::OrgId;
-use crate::domain::time::Timestamp;
+use crate::domain::event::CommandRef;
 use crate::http::ApiState;
 use crate::http::json;
 use crate::http::problem::Problem;
-use crate::ledger::Outcome;
-use crate::operations::authenticate::{self, Actor, authenticate, recognise};
-use crate::operations::find_org::find_org;
+use crate::operations::authenticate::{self, Actor, authenticate, authenticate_cached};
 
 const IDEMPOTENCY_KEY_WORDS: &str = "an `Idempotency-Key` of 1 to 255 characters";
 
@@ -32,13 +27,13 @@ impl FromRequestParts<ApiState> for Actor {
 
 /// Who asks, for handlers of which all that the actor can do is to submit commands as itself: the ledger looks at its key
 /// again as it decides them.
-pub struct Commander(pub Actor);
+pub struct CommandActor(pub Actor);
 
-impl FromRequestParts<ApiState> for Commander {
+impl FromRequestParts<ApiState> for CommandActor {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<Commander, Problem> {
-        Ok(Commander(recognise(&api.ledger, &api.operator, presented(&parts.headers)).await?))
+    async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<CommandActor, Problem> {
+        Ok(CommandActor(authenticate_cached(&api.ledger, &api.operator, presented(&parts.headers)).await?))
     }
 }
 
@@ -93,7 +88,7 @@ pub struct IdempotencyKey {
 /// The header of what makes something without changing money.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
-#[allow(dead_code, reason = "the documentation of what `MayBeKeyed` reads")]
+#[allow(dead_code, reason = "the documentation of what `OptionallyKeyed` reads")]
 pub struct OptionalIdempotencyKey {
     /// One key, one effect, in the whole org: a repeat makes nothing more, another body under it is a 409. 1 to 255
     /// characters.
@@ -108,7 +103,7 @@ pub struct Keyed<T> {
 }
 
 /// The same where the key may be left out.
-pub struct MayBeKeyed<T> {
+pub struct OptionallyKeyed<T> {
     pub body: T,
     pub idempotency: Option<CommandRef>,
 }
@@ -125,23 +120,23 @@ impl<T: DeserializeOwned> FromRequest<ApiState> for Keyed<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, api: &ApiState) -> Result<Keyed<T>, Problem> {
-        let MayBeKeyed { body, idempotency } = MayBeKeyed::from_request(request, api).await?;
+        let OptionallyKeyed { body, idempotency } = OptionallyKeyed::from_request(request, api).await?;
         let unkeyed = || Problem::malformed(format!("this changes money: send {IDEMPOTENCY_KEY_WORDS}"));
         Ok(Keyed { body, idempotency: idempotency.ok_or_else(unkeyed)? })
     }
 }
 
-impl<T: DeserializeOwned> FromRequest<ApiState> for MayBeKeyed<T> {
+impl<T: DeserializeOwned> FromRequest<ApiState> for OptionallyKeyed<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, api: &ApiState) -> Result<MayBeKeyed<T>, Problem> {
+    async fn from_request(request: Request, api: &ApiState) -> Result<OptionallyKeyed<T>, Problem> {
         let key = request.headers().get("idempotency-key");
         let key = key.map(|key| idempotency_key(key.to_str().unwrap_or_default())).transpose()?;
         let asked = format!("{} {}", request.method(), request.uri().path());
         let value = body(request, api).await?;
         let body = parse(&value)?;
         let fingerprint = fingerprint(&asked, value);
-        Ok(MayBeKeyed { body, idempotency: key.map(|key| CommandRef { key, fingerprint }) })
+        Ok(OptionallyKeyed { body, idempotency: key.map(|key| CommandRef { key, fingerprint }) })
     }
 }
 
@@ -203,68 +198,4 @@ fn is_json(named: &str) -> bool {
         Some(_) | None => true,
     };
     kind.eq_ignore_ascii_case("application/json") && parts.all(is_utf8)
-}
-
-/// The org named in the path, where the actor may act on it in one of these roles. Another org's is not found.
-pub async fn org_for(api: &ApiState, actor: &Actor, named: &str, roles: &[Role]) -> Result<OrgId, Problem> {
-    let org = find_org(&api.ledger, named).await?.ok_or_else(|| Problem::not_found("org"))?;
-    may(actor, org, roles)?;
-    Ok(org)
-}
-
-/// Runs a command that needs no idempotency key, since repeating it changes nothing more.
-pub async fn run(api: &ApiState, actor: &Actor, org: OrgId, command: OrgCommand) -> Result<Outcome, Problem> {
-    Ok(api.ledger.submit(actor.submission(org, command, None)).await?)
-}
-
-/// Whether the actor may act on an org in one of these roles.
-pub fn may(actor: &Actor, org: OrgId, roles: &[Role]) -> Result<(), Problem> {
-    if actor.org.is_some_and(|own| own != org) {
-        return Err(Problem::not_found("org"));
-    }
-    if actor.role == Role::Operator || roles.contains(&actor.role) {
-        Ok(())
-    } else {
-        Err(Problem::forbidden())
-    }
-}
-
-/// Whether the actor is the operator.
-pub fn operator(actor: &Actor) -> Result<(), Problem> {
-    if actor.role == Role::Operator { Ok(()) } else { Err(Problem::forbidden()) }
-}
-
-/// Whether the actor may read every org.
-pub fn reads_all(actor: &Actor) -> Result<(), Problem> {
-    let reads = actor.org.is_none() && matches!(actor.role, Role::Operator | Role::Finance);
-    if reads { Ok(()) } else { Err(Problem::forbidden()) }
-}
-
-/// Slugs and project names: 1 to 63 of a-z, 0-9, `-` and `_`.
-pub fn named(field: &str, text: &str) -> Result<(), Problem> {
-    let fits = (1..=63).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
-    if fits {
-        Ok(())
-    } else {
-        Err(Problem::malformed(format!("`{field}` has 1 to 63 characters of a-z, 0-9, - and _")))
-    }
-}
-
-/// Refuses a text that is empty or longer than what the log keeps for ever of one field.
-pub fn text(field: &str, value: &str, bytes_max: usize) -> Result<(), Problem> {
-    let fits = (1..=bytes_max).contains(&value.len()) && !value.chars().any(char::is_control);
-    fits.then_some(()).ok_or_else(|| {
-        Problem::malformed(format!("`{field}` has 1 to {bytes_max} bytes and no control characters"))
-    })
-}
-
-/// The same for a text that may be left out.
-pub fn text_if_given(field: &str, value: Option<&String>, bytes_max: usize) -> Result<(), Problem> {
-    value.map_or(Ok(()), |value| text(field, value, bytes_max))
-}
-
-pub fn instant(text: &str) -> Result<Timestamp, Problem> {
-    let parsed = Timestamp::parse_rfc3339(text);
-    parsed.ok_or_else(|| Problem::malformed("a time is RFC 3339, such as \"2026-12-31T00:00:00Z\""))
 }

@@ -16,18 +16,18 @@ use crate::domain::event::{Balance, Event, GrantKind, LotTerms};
 use crate::domain::ids::{BundleId, LotId, OrgId};
 use crate::domain::system::SystemCommand;
 use crate::domain::text::decimal;
+use crate::http::authorise::{org_for, require_operator};
 use crate::http::balance::{OpenedLot, Paid, opened_lot, paid};
-use crate::http::extract::{
-    IdempotencyKey, Keyed, Path, Query, instant, named, operator, org_for, text, text_if_given,
-};
+use crate::http::extract::{IdempotencyKey, Keyed, Path, Query};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
+use crate::http::validate::{check_name, check_reference, check_text, check_text_if_given, parse_time};
 use crate::http::{ApiState, Problem};
 use crate::ledger::Outcome;
 use crate::operations::authenticate::Actor;
 use crate::operations::find_bundle::find_bundle;
 use crate::operations::purchase::Order;
-use crate::operations::refund::{Refunded, Wanted};
+use crate::operations::refund::{RefundRequest, Refunded};
 use crate::operations::{purchase, refund};
 
 /// Ten billion of a main unit with cents: times the largest quantity it still fits the log's column.
@@ -62,8 +62,8 @@ pub async fn define_bundle(
     actor: Actor,
     Keyed { body, idempotency }: Keyed<NewBundle>,
 ) -> Result<(StatusCode, Json<BundleView>), Problem> {
-    operator(&actor)?;
-    text("name", &body.name, NAME_MAX)?;
+    require_operator(&actor)?;
+    check_text("name", &body.name, NAME_MAX)?;
     let decimals = decimals(&body.currency)
         .ok_or_else(|| Problem::malformed("`currency` is an ISO 4217 code, such as \"USD\""))?;
     if body.validity_days.is_some_and(|days| !(1..=VALIDITY_DAYS_MAX).contains(&days)) {
@@ -80,7 +80,7 @@ pub async fn define_bundle(
     };
     let define = SystemCommand::DefineBundle { bundle };
     let outcome = api.ledger.submit_system(define, actor.key, Some(idempotency)).await?;
-    let defined = outcome.recorded().find_map(|recorded| match &recorded.payload.event {
+    let defined = outcome.find(|event| match event {
         Event::BundleDefined { bundle } => Some(bundle.clone()),
         _ => None,
     });
@@ -146,7 +146,7 @@ pub struct NewPurchase {
 struct PaymentIn {
     /// 1 to 63 of a-z, 0-9, `-` and `_`, such as `manual`.
     method: String,
-    /// The processor's; each method's reference buys once.
+    /// The processor's, without white space around it; each method's reference buys once.
     reference: String,
     /// Included in the price; "0" when absent.
     tax: Option<String>,
@@ -165,11 +165,11 @@ pub async fn purchase(
     Path(org): Path<String>,
     Keyed { body, idempotency }: Keyed<NewPurchase>,
 ) -> Result<(StatusCode, Json<OpenedLot>), Problem> {
-    operator(&actor)?;
+    require_operator(&actor)?;
     let org = org_for(&api, &actor, &org, &[]).await?;
     let bundle = find_bundle(&api.ledger, &body.bundle).await?.ok_or(Refusal::UnknownBundle)?;
-    named("payment.method", &body.payment.method)?;
-    text("payment.reference", &body.payment.reference, NAME_MAX)?;
+    check_name("payment.method", &body.payment.method)?;
+    check_reference("payment.reference", &body.payment.reference, NAME_MAX)?;
     let tax = body.payment.tax.as_deref();
     let order = Order {
         tax_minor: tax.map_or(Ok(0), |tax| minor(tax, bundle.decimals))?,
@@ -204,10 +204,10 @@ pub async fn grant(
     Path(org): Path<String>,
     Keyed { body, idempotency }: Keyed<NewGrant>,
 ) -> Result<(StatusCode, Json<OpenedLot>), Problem> {
-    operator(&actor)?;
+    require_operator(&actor)?;
     let org = org_for(&api, &actor, &org, &[]).await?;
-    text_if_given("note", body.note.as_ref(), NOTE_MAX)?;
-    let expires_at = body.expires_at.as_deref().map(instant).transpose()?;
+    check_text_if_given("note", body.note.as_ref(), NOTE_MAX)?;
+    let expires_at = body.expires_at.as_deref().map(parse_time).transpose()?;
     let lot = LotId(api.ledger.clock().uuid());
     let terms = LotTerms { lot, credits: body.credits, priority: body.priority.unwrap_or(0), expires_at };
     let command = OrgCommand::Grant { terms, kind: body.kind, note: body.note };
@@ -235,13 +235,13 @@ pub async fn adjust(
     Path(org): Path<String>,
     Keyed { body, idempotency }: Keyed<NewAdjustment>,
 ) -> Result<(StatusCode, Json<BalanceAfter>), Problem> {
-    operator(&actor)?;
+    require_operator(&actor)?;
     let org = org_for(&api, &actor, &org, &[]).await?;
-    text("reason", &body.reason, NOTE_MAX)?;
+    check_text("reason", &body.reason, NOTE_MAX)?;
     let lot = LotId(api.ledger.clock().uuid());
     let command = OrgCommand::Adjust { credits: body.credits, reason: body.reason, lot };
     let outcome = api.ledger.submit(actor.submission(org, command, idempotency)).await?;
-    Ok((StatusCode::CREATED, Json(balance_after(&outcome))))
+    Ok((StatusCode::CREATED, Json(BalanceAfter { balance: outcome.balance_after().unwrap_or_default() })))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -249,7 +249,7 @@ pub async fn adjust(
 pub struct NewRefund {
     lot: LotId,
     credits: Credits,
-    /// The processor's, or your own; unique within the org.
+    /// The processor's, or your own, without white space around it; unique within the org.
     reference: String,
 }
 
@@ -268,11 +268,11 @@ pub async fn refund(
     Path(org): Path<String>,
     Keyed { body, idempotency }: Keyed<NewRefund>,
 ) -> Result<(StatusCode, Json<RefundView>), Problem> {
-    operator(&actor)?;
+    require_operator(&actor)?;
     let org = org_for(&api, &actor, &org, &[]).await?;
-    text("reference", &body.reference, NAME_MAX)?;
-    let wanted = Wanted { lot: body.lot, credits: body.credits, reference: body.reference };
-    let refunded = refund::refund(&api.ledger, &actor, org, wanted, idempotency).await?;
+    check_reference("reference", &body.reference, NAME_MAX)?;
+    let request = RefundRequest { lot: body.lot, credits: body.credits, reference: body.reference };
+    let refunded = refund::refund(&api.ledger, &actor, org, request, idempotency).await?;
     Ok((StatusCode::CREATED, Json(refund_view(refunded))))
 }
 
@@ -289,7 +289,7 @@ fn bundle_view(bundle: &Bundle) -> BundleView {
 
 /// The lot that a grant opened.
 fn granted(outcome: &Outcome) -> Option<LotId> {
-    outcome.events.iter().find_map(|recorded| match &recorded.payload.event {
+    outcome.find(|event| match event {
         Event::CreditsGranted { terms, .. } => Some(terms.lot),
         _ => None,
     })
@@ -309,11 +309,6 @@ fn refund_view(refunded: Refunded) -> RefundView {
         owed_tax: paid(refunded.owed_tax_minor, currency, decimals),
         balance: refunded.balance,
     }
-}
-
-fn balance_after(outcome: &Outcome) -> BalanceAfter {
-    let balance = outcome.events.last().and_then(|recorded| recorded.payload.balance);
-    BalanceAfter { balance: balance.unwrap_or_default() }
 }
 
 /// Minor units of a decimal amount of money, of a currency with so many decimals.

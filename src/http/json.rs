@@ -11,16 +11,16 @@ use serde_json::{Error, Map, Value};
 /// # Errors
 /// What is not JSON, or has one name twice in an object; and where.
 pub fn read(bytes: &[u8]) -> Result<Value, Error> {
-    serde_json::from_slice(bytes).map(|Once(value)| value)
+    serde_json::from_slice(bytes).map(|NoDuplicateKeys(value)| value)
 }
 
 /// # Errors
 /// What in it is not as described.
 pub fn parse<'de, T: Deserialize<'de>>(value: &'de Value) -> Result<T, Error> {
-    T::deserialize(Described(value))
+    T::deserialize(StrictObjects(value))
 }
 
-/// Objects that stay objects where serde goes round what is [`Described`]: it reads a variant's tag from an array too.
+/// Objects that stay objects where serde goes round what is [`StrictObjects`]: it reads a variant's tag from an array too.
 ///
 /// # Errors
 /// What in them is not as described.
@@ -33,17 +33,17 @@ pub fn tagged<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -
 }
 
 /// Any JSON in whose objects each name stands once.
-struct Once(Value);
+struct NoDuplicateKeys(Value);
 
-impl<'de> Deserialize<'de> for Once {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Once, D::Error> {
-        deserializer.deserialize_any(OnceVisitor).map(Once)
+impl<'de> Deserialize<'de> for NoDuplicateKeys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<NoDuplicateKeys, D::Error> {
+        deserializer.deserialize_any(NoDuplicateKeysVisitor).map(NoDuplicateKeys)
     }
 }
 
-struct OnceVisitor;
+struct NoDuplicateKeysVisitor;
 
-impl<'de> Visitor<'de> for OnceVisitor {
+impl<'de> Visitor<'de> for NoDuplicateKeysVisitor {
     type Value = Value;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,7 +76,7 @@ impl<'de> Visitor<'de> for OnceVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut given: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(Once(item)) = given.next_element()? {
+        while let Some(NoDuplicateKeys(item)) = given.next_element()? {
             items.push(item);
         }
         Ok(Value::Array(items))
@@ -88,7 +88,7 @@ impl<'de> Visitor<'de> for OnceVisitor {
             if members.contains_key(&name) {
                 return Err(A::Error::custom(format_args!("duplicate field `{name}`")));
             }
-            let Once(value) = given.next_value()?;
+            let NoDuplicateKeys(value) = given.next_value()?;
             members.insert(name, value);
         }
         Ok(Value::Object(members))
@@ -96,20 +96,20 @@ impl<'de> Visitor<'de> for OnceVisitor {
 }
 
 /// A value that is a struct only where it is an object.
-struct Described<'de>(&'de Value);
+struct StrictObjects<'de>(&'de Value);
 
-impl<'de> Deserializer<'de> for Described<'de> {
+impl<'de> Deserializer<'de> for StrictObjects<'de> {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.0 {
             Value::Array(items) => {
-                let mut items = SeqDeserializer::new(items.iter().map(Described));
+                let mut items = SeqDeserializer::new(items.iter().map(StrictObjects));
                 let value = visitor.visit_seq(&mut items)?;
                 items.end().map(|()| value)
             }
             Value::Object(members) => {
-                let members = members.iter().map(|(name, value)| (name.as_str(), Described(value)));
+                let members = members.iter().map(|(name, value)| (name.as_str(), StrictObjects(value)));
                 visitor.visit_map(MapDeserializer::new(members))
             }
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
@@ -161,10 +161,10 @@ impl<'de> Deserializer<'de> for Described<'de> {
     }
 }
 
-impl<'de> IntoDeserializer<'de, Error> for Described<'de> {
-    type Deserializer = Described<'de>;
+impl<'de> IntoDeserializer<'de, Error> for StrictObjects<'de> {
+    type Deserializer = StrictObjects<'de>;
 
-    fn into_deserializer(self) -> Described<'de> {
+    fn into_deserializer(self) -> StrictObjects<'de> {
         self
     }
 }

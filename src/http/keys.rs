@@ -1,5 +1,7 @@
 //! Projects, and the keys by which everybody acts.
 
+use std::ops::Bound;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -10,18 +12,19 @@ use utoipa::ToSchema;
 use crate::domain::account::Key;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::{Event, Recorded, Role};
+use crate::domain::event::{Event, Role};
 use crate::domain::ids::{KeyId, OrgId, ProjectId};
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
-use crate::http::extract::{
-    MayBeKeyed, OptionalIdempotencyKey, Path, Query, instant, named, operator, org_for, run, text,
-};
+use crate::http::authorise::{org_for, require_operator};
+use crate::http::extract::{Body, OptionalIdempotencyKey, OptionallyKeyed, Path, Query};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems, Repeated};
+use crate::http::validate::{check_name, check_text, parse_time};
 use crate::http::{ApiState, Problem};
 use crate::ledger::Outcome;
 use crate::operations::authenticate::{Actor, key_text, secret_sha256};
+use crate::operations::list_keys::list_keys;
 use crate::operations::profile::{Profile, Subject};
 
 /// Longest name of a key, in bytes.
@@ -50,14 +53,14 @@ pub async fn create_project(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-    MayBeKeyed { body, idempotency }: MayBeKeyed<NewProject>,
+    OptionallyKeyed { body, idempotency }: OptionallyKeyed<NewProject>,
 ) -> Result<(StatusCode, Json<ProjectView>), Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
-    named("name", &body.name)?;
+    check_name("name", &body.name)?;
     let project = ProjectId(api.ledger.clock().uuid());
     let command = OrgCommand::CreateProject { project, name: body.name };
     let outcome = api.ledger.submit(actor.submission(org, command, idempotency)).await?;
-    let made = outcome.recorded().find_map(|recorded| match &recorded.payload.event {
+    let made = outcome.find(|event| match event {
         Event::ProjectCreated { project, name } => Some(ProjectView { id: *project, name: name.clone() }),
         _ => None,
     });
@@ -104,6 +107,12 @@ pub struct NewKeyView {
     expires_at: Option<String>,
 }
 
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyName {
+    name: String,
+}
+
 #[derive(Serialize, ToSchema)]
 pub struct KeyView {
     id: KeyId,
@@ -125,17 +134,17 @@ pub async fn create(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-    MayBeKeyed { body, idempotency }: MayBeKeyed<NewKey>,
+    OptionallyKeyed { body, idempotency }: OptionallyKeyed<NewKey>,
 ) -> Result<(StatusCode, Json<NewKeyView>), Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
-    text("name", &body.name, NAME_MAX)?;
+    check_text("name", &body.name, NAME_MAX)?;
     if is_operators(body.role) {
         return Err(Problem::malformed("an org's key has the role org_admin, gateway or inference"));
     }
     if body.role == Role::OrgAdmin && body.project.is_some() {
         return Err(Problem::malformed("an org_admin's key is for the whole org; leave `project` out"));
     }
-    let expires_at = body.expires_at.as_deref().map(instant).transpose()?;
+    let expires_at = body.expires_at.as_deref().map(parse_time).transpose()?;
     let made = draw(&api, org, body);
     let create = OrgCommand::CreateKey {
         key: made.id,
@@ -160,8 +169,27 @@ pub async fn list(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<KeyView>>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin]).await?;
-    let keys = api.ledger.read_lasting(org, |account| account.keys.clone()).await?;
-    Ok(Json(page_of(&api, keys, &query).await?))
+    let limit = query.limit()?;
+    let keys = list_keys(&api.ledger, org, query.after()?, limit + 1).await?;
+    Ok(Json(page_of(&api, keys, limit).await?))
+}
+
+/// What a key is called from now on. No event keeps the name that it had.
+#[utoipa::path(put, path = "/api/v1/orgs/{org}/keys/{key}/name", operation_id = "rename_key", tag = "keys",
+    params(("org", description = "Its slug or id."), ("key", description = "The key's id.")),
+    request_body(content = KeyName, example = json!({"name": "web"})),
+    security(("key" = ["operator", "org_admin"])),
+    responses((status = 200, description = "The key.", body = KeyView), Problems))]
+pub async fn rename(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path((org, key)): Path<(String, String)>,
+    Body(body): Body<KeyName>,
+) -> Result<Json<KeyView>, Problem> {
+    let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
+    let id: KeyId = key.parse().map_err(|_| Refusal::UnknownKey)?;
+    let key = api.ledger.read_lasting(org, move |account| account.keys.get(&id).cloned()).await?;
+    renamed(&api, id, key, body).await
 }
 
 /// Revokes a key at once.
@@ -175,8 +203,8 @@ pub async fn revoke(
     Path((org, key)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
-    let key: KeyId = key.parse().map_err(|_| Problem::not_found("key"))?;
-    run(&api, &actor, org, OrgCommand::RevokeKey { key }).await?;
+    let key: KeyId = key.parse().map_err(|_| Refusal::UnknownKey)?;
+    api.run(&actor, org, OrgCommand::RevokeKey { key }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -189,14 +217,14 @@ pub async fn revoke(
 pub async fn create_for_operators(
     State(api): State<ApiState>,
     actor: Actor,
-    MayBeKeyed { body, idempotency }: MayBeKeyed<NewKey>,
+    OptionallyKeyed { body, idempotency }: OptionallyKeyed<NewKey>,
 ) -> Result<(StatusCode, Json<NewKeyView>), Problem> {
-    operator(&actor)?;
-    text("name", &body.name, NAME_MAX)?;
+    require_operator(&actor)?;
+    check_text("name", &body.name, NAME_MAX)?;
     if !is_operators(body.role) || body.project.is_some() {
         return Err(Problem::malformed("a key of no org has the role operator or finance, and no project"));
     }
-    let expires_at = body.expires_at.as_deref().map(instant).transpose()?;
+    let expires_at = body.expires_at.as_deref().map(parse_time).transpose()?;
     let made = draw(&api, OrgId::SYSTEM, body);
     let create = SystemCommand::CreateKey {
         key: made.id,
@@ -218,10 +246,31 @@ pub async fn list_for_operators(
     actor: Actor,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<KeyView>>, Problem> {
-    operator(&actor)?;
+    require_operator(&actor)?;
     api.ledger.follow_system().await?;
-    let keys = api.ledger.system().keys.clone();
-    Ok(Json(page_of(&api, keys, &query).await?))
+    let (system, limit) = (api.ledger.system(), query.limit()?);
+    let from = query.after::<KeyId>()?.map_or(Bound::Unbounded, Bound::Excluded);
+    let keys = system.keys.range((from, Bound::Unbounded)).take(limit + 1);
+    Ok(Json(page_of(&api, keys.map(|(id, key)| (*id, key.clone())).collect(), limit).await?))
+}
+
+/// What a key that acts for no org is called from now on.
+#[utoipa::path(put, path = "/api/v1/keys/{key}/name", operation_id = "rename_operator_key", tag = "keys",
+    params(("key", description = "The key's id.")),
+    request_body(content = KeyName, example = json!({"name": "books"})),
+    security(("key" = ["operator"])),
+    responses((status = 200, description = "The key.", body = KeyView), Problems))]
+pub async fn rename_for_operators(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Path(key): Path<String>,
+    Body(body): Body<KeyName>,
+) -> Result<Json<KeyView>, Problem> {
+    require_operator(&actor)?;
+    let id: KeyId = key.parse().map_err(|_| Refusal::UnknownKey)?;
+    api.ledger.follow_system().await?;
+    let key = api.ledger.system().keys.get(&id).cloned();
+    renamed(&api, id, key, body).await
 }
 
 /// Revokes a key that acts for no org.
@@ -234,27 +283,40 @@ pub async fn revoke_for_operators(
     actor: Actor,
     Path(key): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    operator(&actor)?;
-    let key: KeyId = key.parse().map_err(|_| Problem::not_found("key"))?;
+    require_operator(&actor)?;
+    let key: KeyId = key.parse().map_err(|_| Refusal::UnknownKey)?;
     api.ledger.submit_system(SystemCommand::RevokeKey { key }, actor.key, None).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn page_of(
+async fn renamed(
     api: &ApiState,
-    keys: impl IntoIterator<Item = (KeyId, Key)>,
-    query: &PageQuery,
-) -> Result<Page<KeyView>, Problem> {
-    let page = query.of(keys.into_iter().map(|(id, key)| (id, (id, key))))?;
+    id: KeyId,
+    key: Option<Key>,
+    KeyName { name }: KeyName,
+) -> Result<Json<KeyView>, Problem> {
+    check_text("name", &name, NAME_MAX)?;
+    let key = key.ok_or(Refusal::UnknownKey)?;
+    api.profiles.put(Subject::Key(id), &Profile { name: name.clone(), email: None }).await?;
+    Ok(Json(key_view(id, key, name)))
+}
+
+/// The page of these keys, of which there is one more where it is not the last.
+async fn page_of(api: &ApiState, keys: Vec<(KeyId, Key)>, limit: usize) -> Result<Page<KeyView>, Problem> {
+    let rows = keys.into_iter().map(|(id, key)| (id.to_string(), (id, key)));
+    let page = Page::cut(rows.collect(), limit);
     let mut data = Vec::with_capacity(page.data.len());
     for (id, key) in page.data {
-        let name = api.profiles.get(Subject::Key(id)).await?.name;
-        let created_at = key.created_at.to_rfc3339();
-        let expires_at = key.expires_at.map(Timestamp::to_rfc3339);
-        let (role, project, revoked) = (key.role, key.project, key.revoked);
-        data.push(KeyView { id, name, role, project, revoked, created_at, expires_at });
+        data.push(key_view(id, key, api.profiles.get(Subject::Key(id)).await?.name));
     }
     Ok(Page { data, next: page.next })
+}
+
+fn key_view(id: KeyId, key: Key, name: String) -> KeyView {
+    let created_at = key.created_at.to_rfc3339();
+    let expires_at = key.expires_at.map(Timestamp::to_rfc3339);
+    let (role, project, revoked) = (key.role, key.project, key.revoked);
+    KeyView { id, name, role, project, revoked, created_at, expires_at }
 }
 
 fn is_operators(role: Role) -> bool {
@@ -274,7 +336,7 @@ async fn answer(
     outcome: &Outcome,
 ) -> Result<(StatusCode, Json<NewKeyView>), Problem> {
     // A repeat finds the key that was made first, whose name a crash may have kept from being written.
-    let first = outcome.recorded().find_map(created).ok_or(Refusal::UnknownKey)?;
+    let first = outcome.find(created).ok_or(Refusal::UnknownKey)?;
     let (subject, profile) = (Subject::Key(first), Profile { name: made.name.clone(), email: None });
     if first == made.id || api.profiles.find(subject).await?.is_none() {
         api.profiles.put(subject, &profile).await?;
@@ -282,8 +344,8 @@ async fn answer(
     if first == made.id { Ok((StatusCode::CREATED, Json(made))) } else { Err(made_before(first)) }
 }
 
-fn created(recorded: &Recorded) -> Option<KeyId> {
-    match &recorded.payload.event {
+fn created(event: &Event) -> Option<KeyId> {
+    match event {
         Event::KeyCreated { key, .. } => Some(*key),
         _ => None,
     }

@@ -1,9 +1,11 @@
 //! `/api/v1`: the routes that clients rely on (`schemas/openapi.json`). Handlers authorise, parse, run one command, wrap a view.
 //! Routes and their documentation come from one place: a route that is not documented does not exist.
 
+mod authorise;
 mod balance;
 mod batch;
 mod docs;
+mod drain_body;
 mod events;
 mod experiments;
 mod explanation;
@@ -21,7 +23,7 @@ mod projections;
 mod reservations;
 mod rules;
 mod spend;
-mod unread;
+mod validate;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -31,15 +33,17 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::ledger::{FORWARD_PATH, Ledger};
-use crate::operations::authenticate::OperatorKey;
+use crate::domain::account::command::OrgCommand;
+use crate::domain::ids::OrgId;
+use crate::ledger::{FORWARD_PATH, Ledger, Outcome};
+use crate::operations::authenticate::{Actor, OperatorKey};
 use crate::operations::profile::ProfileBook;
 use crate::operations::run_experiment::ArmCheck;
 
+pub use drain_body::drain_body;
 pub use health::measure;
 pub use prices::card_as_published;
 pub use problem::Problem;
-pub use unread::read_on;
 
 /// Largest body: a batch of 1,000 commands is well below it.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -52,6 +56,13 @@ pub struct ApiState {
     pub operator: OperatorKey,
     pub metrics: PrometheusHandle,
     pub check_arm: ArmCheck,
+}
+
+impl ApiState {
+    /// Runs a command that needs no idempotency key, since repeating it changes nothing more.
+    async fn run(&self, actor: &Actor, org: OrgId, command: OrgCommand) -> Result<Outcome, Problem> {
+        Ok(self.ledger.submit(actor.submission(org, command, None)).await?)
+    }
 }
 
 impl std::fmt::Debug for ApiState {
@@ -89,14 +100,17 @@ fn documented() -> OpenApiRouter<ApiState> {
         .routes(routes!(keys::create_project, keys::list_projects))
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::revoke))
+        .routes(routes!(keys::rename))
         .routes(routes!(keys::create_for_operators, keys::list_for_operators))
         .routes(routes!(keys::revoke_for_operators))
+        .routes(routes!(keys::rename_for_operators))
         .routes(routes!(funds::define_bundle, funds::list_bundles))
         .routes(routes!(funds::purchase))
         .routes(routes!(funds::grant))
         .routes(routes!(funds::adjust))
         .routes(routes!(funds::refund))
         .routes(routes!(balance::show))
+        .routes(routes!(balance::lots))
         .routes(routes!(reservations::create, reservations::list))
         .routes(routes!(reservations::show))
         .routes(routes!(reservations::settle))

@@ -12,14 +12,14 @@ use crate::domain::account::command::OrgCommand;
 use crate::domain::credits::Credits;
 use crate::domain::event::Role;
 use crate::domain::ids::OrgId;
-use crate::http::extract::{
-    Body, IdempotencyKey, Keyed, Path, Query, named, operator, org_for, reads_all, run, text, text_if_given,
-};
+use crate::http::authorise::{org_for, require_all_orgs_reader, require_operator};
+use crate::http::extract::{Body, IdempotencyKey, Keyed, Path, Query};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
+use crate::http::validate::{check_email_if_given, check_name, check_text, check_text_if_given};
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
-use crate::operations::open_org::{Opened, Wanted, open_org};
+use crate::operations::open_org::{OpenOrgRequest, Opened, open_org};
 use crate::operations::profile::{Profile, Subject};
 
 /// Longest name or mail address, and longest reason, in bytes.
@@ -34,6 +34,7 @@ pub struct NewOrg {
     /// 1 to 63 of a-z, 0-9, `-` and `_`; unique.
     slug: String,
     name: String,
+    /// One mail address.
     billing_email: Option<String>,
     /// IANA name, in which budget windows begin; UTC when absent.
     time_zone: Option<String>,
@@ -65,33 +66,33 @@ pub async fn create(
     actor: Actor,
     Keyed { body, idempotency }: Keyed<NewOrg>,
 ) -> Result<(StatusCode, Json<OrgView>), Problem> {
-    operator(&actor)?;
-    named("slug", &body.slug)?;
+    require_operator(&actor)?;
+    check_name("slug", &body.slug)?;
     if body.slug.parse::<OrgId>().is_ok() {
         return Err(Problem::malformed("`slug` reads like an org's id; take another"));
     }
-    text("name", &body.name, NAME_MAX)?;
-    text_if_given("billing_email", body.billing_email.as_ref(), NAME_MAX)?;
-    let wanted = Wanted {
+    check_text("name", &body.name, NAME_MAX)?;
+    check_email_if_given("billing_email", body.billing_email.as_ref(), NAME_MAX)?;
+    let request = OpenOrgRequest {
         slug: body.slug,
         time_zone: body.time_zone.unwrap_or_else(|| "UTC".into()),
         overdraft_limit: body.overdraft_limit.unwrap_or_default(),
         profile: Profile { name: body.name, email: body.billing_email },
     };
-    let opened = open_org(&api.ledger, &api.profiles, &wanted, actor.key, idempotency).await?;
-    Ok((StatusCode::CREATED, Json(as_opened(opened, wanted))))
+    let opened = open_org(&api.ledger, &api.profiles, &request, actor.key, idempotency).await?;
+    Ok((StatusCode::CREATED, Json(as_opened(opened, request))))
 }
 
 /// The org as it was opened, whatever became of it since: a repeat gets the first answer.
-fn as_opened(opened: Opened, wanted: Wanted) -> OrgView {
+fn as_opened(opened: Opened, request: OpenOrgRequest) -> OrgView {
     OrgView {
         id: opened.org,
-        slug: wanted.slug,
-        name: wanted.profile.name,
-        billing_email: wanted.profile.email,
+        slug: request.slug,
+        name: request.profile.name,
+        billing_email: request.profile.email,
         status: "active",
-        time_zone: wanted.time_zone,
-        overdraft_limit: wanted.overdraft_limit,
+        time_zone: request.time_zone,
+        overdraft_limit: request.overdraft_limit,
         created_at: opened.at.to_rfc3339(),
     }
 }
@@ -106,7 +107,7 @@ pub async fn list(
     actor: Actor,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<OrgView>>, Problem> {
-    reads_all(&actor)?;
+    require_all_orgs_reader(&actor)?;
     api.ledger.follow_system().await?;
     let mut orgs: Vec<OrgId> = api.ledger.system().orgs().collect();
     orgs.sort_unstable();
@@ -134,6 +135,7 @@ pub async fn show(
 #[serde(deny_unknown_fields)]
 pub struct NewProfile {
     name: String,
+    /// One mail address.
     billing_email: Option<String>,
 }
 
@@ -150,13 +152,13 @@ pub async fn set_profile(
     Body(body): Body<NewProfile>,
 ) -> Result<Json<OrgView>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
-    text("name", &body.name, NAME_MAX)?;
-    text_if_given("billing_email", body.billing_email.as_ref(), NAME_MAX)?;
+    check_text("name", &body.name, NAME_MAX)?;
+    check_email_if_given("billing_email", body.billing_email.as_ref(), NAME_MAX)?;
     put_profile(&api, org, Profile { name: body.name, email: body.billing_email }).await?;
     Ok(Json(view(&api, org).await?))
 }
 
-/// Erases the org's name and mail address for good.
+/// Erases the org's name and mail address for good, and the names of its keys.
 #[utoipa::path(delete, path = "/api/v1/orgs/{org}/profile", operation_id = "erase_profile", tag = "orgs",
     params(("org", description = "Its slug or id.")),
     security(("key" = ["operator", "org_admin"])),
@@ -168,6 +170,7 @@ pub async fn erase_profile(
 ) -> Result<StatusCode, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     put_profile(&api, org, Profile::default()).await?;
+    api.profiles.erase_key_names(org).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -195,7 +198,7 @@ pub async fn suspend(
     Path(org): Path<String>,
     Body(body): Body<Reason>,
 ) -> Result<Json<OrgView>, Problem> {
-    text_if_given("reason", body.reason.as_ref(), REASON_MAX)?;
+    check_text_if_given("reason", body.reason.as_ref(), REASON_MAX)?;
     let reason = body.reason.unwrap_or_else(|| "suspended by the operator".into());
     change(&api, &actor, &org, OrgCommand::SuspendOrg { reason }).await
 }
@@ -254,9 +257,9 @@ async fn change(
     org: &str,
     command: OrgCommand,
 ) -> Result<Json<OrgView>, Problem> {
-    operator(actor)?;
+    require_operator(actor)?;
     let org = org_for(api, actor, org, &[]).await?;
-    run(api, actor, org, command).await?;
+    api.run(actor, org, command).await?;
     Ok(Json(view(api, org).await?))
 }
 

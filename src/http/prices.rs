@@ -1,17 +1,21 @@
 //! The price list: cards in force, a model's history, and publication.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::Event;
+use crate::domain::event::{Event, Role};
 use crate::domain::ids::OrgId;
 use crate::domain::pricing::book::MarkUp;
 use crate::domain::pricing::rate_card::{
@@ -19,13 +23,17 @@ use crate::domain::pricing::rate_card::{
 };
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
-use crate::http::extract::{IdempotencyKey, Keyed, Path, instant, operator, text};
+use crate::http::authorise::{org_for, require_operator};
+use crate::http::extract::{IdempotencyKey, Keyed, Path, Query};
+use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
+use crate::http::validate::{check_text, parse_time};
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
 
 /// Longest name of a provider or model, in bytes.
 const NAME_MAX: usize = 255;
+const READERS: &[Role] = &[Role::Finance, Role::OrgAdmin, Role::Gateway, Role::Inference];
 
 /// The prices of one model at one provider from a moment on. Rates are credits per million tokens, as decimal strings.
 #[derive(Serialize, Deserialize, ToSchema)]
@@ -82,17 +90,21 @@ struct MarkUpBody {
 pub struct PriceList {
     /// Of the price book.
     version: u64,
-    /// What the caller's org pays on top of every card, in percent; the general mark-up for a key of no org.
+    /// What the org pays on top of every card, in percent; the general mark-up where no org is asked about.
     mark_up_percent: String,
-    /// The mark-ups in force, the general one first; for keys of no org alone.
+    /// The mark-ups in force, the general one first; for keys of no org alone, on the first page.
     #[serde(skip_serializing_if = "Option::is_none")]
     mark_ups: Option<Vec<MarkUpBody>>,
     data: Vec<CardBody>,
+    /// The cursor of the next page; null on the last one.
+    next: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
 pub struct History {
     data: Vec<Published>,
+    /// The cursor of the next page; null on the last one.
+    next: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -116,25 +128,87 @@ pub struct PublishedVersion {
     version: u64,
 }
 
-/// The rate cards that price a request of the caller's org made now.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PricesQuery {
+    /// The `next` of the page before; absent for the first page.
+    after: Option<String>,
+    /// Rows of a page: 1 to 1000, 100 when absent.
+    limit: Option<usize>,
+    /// Slug or id of the org whose prices these are. The caller's own when absent; the general ones for a key of no org.
+    org: Option<String>,
+}
+
+/// Where a page of the price list begins: after this model of this provider.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct CardCursor {
+    provider: String,
+    model: String,
+}
+
+impl CardCursor {
+    /// In no name.
+    const BETWEEN: char = '\0';
+}
+
+impl fmt::Display for CardCursor {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = format!("{}{}{}", self.provider, CardCursor::BETWEEN, self.model);
+        out.write_str(&URL_SAFE_NO_PAD.encode(names))
+    }
+}
+
+impl FromStr for CardCursor {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<CardCursor, ()> {
+        let names = String::from_utf8(URL_SAFE_NO_PAD.decode(text).map_err(|_| ())?).map_err(|_| ())?;
+        let (provider, model) = names.split_once(CardCursor::BETWEEN).ok_or(())?;
+        Ok(CardCursor { provider: provider.to_owned(), model: model.to_owned() })
+    }
+}
+
+/// The rate cards that price a request of an org made now, by provider and model.
 #[utoipa::path(get, path = "/api/v1/prices", operation_id = "list_prices", tag = "prices",
+    params(PricesQuery),
     security(("key" = ["operator", "finance", "org_admin", "gateway", "inference"])),
-    responses((status = 200, description = "The cards in force.", body = PriceList), Problems))]
-pub async fn in_force(State(api): State<ApiState>, actor: Actor) -> Result<Json<PriceList>, Problem> {
+    responses((status = 200, description = "A page of the cards in force.", body = PriceList), Problems))]
+pub async fn in_force(
+    State(api): State<ApiState>,
+    actor: Actor,
+    Query(PricesQuery { after, limit, org }): Query<PricesQuery>,
+) -> Result<Json<PriceList>, Problem> {
+    let org = whose(&api, &actor, org.as_deref()).await?;
+    let query = PageQuery { after, limit };
     api.ledger.follow_system().await?;
     let (system, now) = (api.ledger.system(), api.ledger.clock().now());
-    let org = actor.org.unwrap_or(OrgId::SYSTEM);
     let (prices, version) = (&system.prices, system.prices.version());
+    let cards = prices.in_force(org, now).into_iter().map(|card| (cursor(card), card));
+    let page = query.of(cards)?;
+    // What one org negotiated is not another's to read.
+    let shows_mark_ups = actor.org.is_none() && query.after.is_none();
     Ok(Json(PriceList {
         version,
         mark_up_percent: prices.mark_up_percent(version, org, now).to_string(),
-        // What one org negotiated is not another's to read.
-        mark_ups: actor
-            .org
-            .is_none()
+        mark_ups: shows_mark_ups
             .then(|| prices.mark_ups_in_force(now).into_iter().map(mark_up_body).collect()),
-        data: prices.in_force(org, now).into_iter().map(card_body).collect(),
+        data: page.data.into_iter().map(card_body).collect(),
+        next: page.next,
     }))
+}
+
+/// The org whose prices are asked for.
+async fn whose(api: &ApiState, actor: &Actor, named: Option<&str>) -> Result<OrgId, Problem> {
+    let Some(named) = named else { return Ok(actor.org.unwrap_or(OrgId::SYSTEM)) };
+    let org = org_for(api, actor, named, READERS).await?;
+    // The general prices are not those of an org that was never opened.
+    api.ledger.read_lasting(org, |_| ()).await?;
+    Ok(org)
+}
+
+fn cursor(card: &RateCard) -> CardCursor {
+    CardCursor { provider: card.provider.clone(), model: card.model.clone() }
 }
 
 /// Publishes cards and mark-ups: a new version of the price book. Cards are immutable; a later one takes their place.
@@ -152,7 +226,7 @@ pub async fn publish(
     actor: Actor,
     Keyed { body, idempotency }: Keyed<NewPrices>,
 ) -> Result<(StatusCode, Json<PublishedVersion>), Problem> {
-    operator(&actor)?;
+    require_operator(&actor)?;
     if body.cards.is_empty() && body.mark_ups.is_empty() {
         return Err(Problem::malformed("there is nothing to publish: send `cards`, `mark_ups` or both"));
     }
@@ -168,7 +242,7 @@ pub async fn publish(
     }
     let publish = SystemCommand::PublishPrices { cards, mark_ups };
     let outcome = api.ledger.submit_system(publish, actor.key, Some(idempotency)).await?;
-    let version = outcome.events.iter().find_map(|recorded| match &recorded.payload.event {
+    let version = outcome.find(|event| match event {
         Event::PricesPublished { publication } => Some(publication.version),
         _ => None,
     });
@@ -179,37 +253,39 @@ pub async fn publish(
 /// Every card that a model had at a provider.
 #[utoipa::path(get, path = "/api/v1/prices/{provider}/{model}", operation_id = "list_price_history", tag = "prices",
     params(("provider", description = "As the price list names it."),
-        ("model", description = "The provider's name of it.")),
+        ("model", description = "The provider's name of it."), PageQuery),
     security(("key" = ["operator", "finance", "org_admin", "gateway", "inference"])),
-    responses((status = 200, description = "The cards, oldest first.", body = History), Problems))]
+    responses((status = 200, description = "A page of the cards, oldest first.", body = History), Problems))]
 pub async fn history(
     State(api): State<ApiState>,
     actor: Actor,
     Path((provider, model)): Path<(String, String)>,
+    Query(query): Query<PageQuery>,
 ) -> Result<Json<History>, Problem> {
     api.ledger.follow_system().await?;
     let system = api.ledger.system();
     // What one org negotiated is not another's to read.
     let may_see = |card: &RateCard| card.org.is_none() || actor.org.is_none() || card.org == actor.org;
-    let data: Vec<Published> = system
-        .prices
-        .history(&provider, &model)
-        .into_iter()
-        .filter(|(_, card)| may_see(card))
-        .map(|(version, card)| Published { version, card: card_body(card) })
-        .collect();
-    if data.is_empty() { Err(Problem::not_found("price")) } else { Ok(Json(History { data })) }
+    // A card's place in the whole history stays the same, whoever reads it.
+    let cards = (1_usize..).zip(system.prices.history(&provider, &model));
+    let mut cards = cards.filter(|(_, (_, card))| may_see(card)).peekable();
+    if cards.peek().is_none() {
+        return Err(Problem::not_found("price"));
+    }
+    let Page { data, next } = query.of(cards)?;
+    let published = |(version, card)| Published { version, card: card_body(card) };
+    Ok(Json(History { data: data.into_iter().map(published).collect(), next }))
 }
 
 fn card(body: CardBody, now: Timestamp) -> Result<RateCard, Problem> {
-    text("provider", &body.provider, NAME_MAX)?;
-    text("model", &body.model, NAME_MAX)?;
+    check_text("provider", &body.provider, NAME_MAX)?;
+    check_text("model", &body.model, NAME_MAX)?;
     let named = format!("{}/{}", body.provider, body.model);
     let card = RateCard {
         provider: body.provider,
         model: body.model,
         mode: body.mode,
-        effective_from: body.effective_from.as_deref().map_or(Ok(now), instant)?,
+        effective_from: body.effective_from.as_deref().map_or(Ok(now), parse_time)?,
         org: body.org,
         rates: body.rates,
         long_context: body.long_context,
@@ -218,7 +294,7 @@ fn card(body: CardBody, now: Timestamp) -> Result<RateCard, Problem> {
         units: body.units,
         context_window_tokens: body.context_window_tokens,
         output_tokens_max: body.output_tokens_max,
-        deprecated_at: body.deprecated_at.as_deref().map(instant).transpose()?,
+        deprecated_at: body.deprecated_at.as_deref().map(parse_time).transpose()?,
     };
     if !card.is_complete() {
         let detail =
@@ -245,7 +321,7 @@ fn mark_up(body: MarkUpBody, now: Timestamp) -> Result<MarkUp, Problem> {
     if body.percent.decimal() > Decimal::ONE_THOUSAND {
         return Err(Problem::malformed("`percent` lies between 0 and 1000"));
     }
-    let effective_from = body.effective_from.as_deref().map_or(Ok(now), instant)?;
+    let effective_from = body.effective_from.as_deref().map_or(Ok(now), parse_time)?;
     Ok(MarkUp { org: body.org, percent: body.percent, effective_from })
 }
 

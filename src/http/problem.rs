@@ -31,7 +31,7 @@ pub struct ProblemBody {
     r#type: String,
     title: String,
     status: u16,
-    /// The refusal's name, for programs: `insufficient_credits`, `budget_exceeded`, `idempotency_conflict` …
+    /// The refusal's name, for programs: `insufficient_credits`, `budget_exceeded`, `name_taken`, `unknown_org` …
     code: String,
     detail: String,
     /// Credits asked for, on a 402 and on a refund of more than is refundable.
@@ -46,6 +46,22 @@ pub struct ProblemBody {
     /// `too_many_holds`, `too_many_keys` or `too_many_projects`) or a budget tell apart (`too_many_end_users`).
     #[schema(value_type = Value, required = false)]
     limit: Option<Value>,
+    /// The most that there may be: credits on an `amount_too_large`, seconds on a `ttl_out_of_range`.
+    #[schema(value_type = Value, required = false)]
+    max: Option<Value>,
+    /// Reservations that are still open, on an `open_reservations`.
+    open: Option<u64>,
+    /// Why the org is suspended, on an `org_suspended`.
+    reason: Option<String>,
+    /// The name, on a `name_taken`.
+    name: Option<String>,
+    /// What is no time zone, on an `unknown_time_zone`.
+    time_zone: Option<String>,
+    /// The experiment that the route is under, on a `route_under_experiment`.
+    experiment: Option<String>,
+    /// The format of the log that this needs, on a `format_not_raised`, where it is in the format `raised`.
+    needed: Option<u32>,
+    raised: Option<u32>,
     /// Credits that can be refunded, on a `not_refundable`.
     refundable: Option<Credits>,
     /// How it ended, on a `reservation_ended`.
@@ -64,7 +80,8 @@ pub enum Problems {
     #[response(status = 400, content_type = "application/problem+json")]
     Malformed(ProblemBody),
     /// No key, or one that is not known or was revoked.
-    #[response(status = 401, content_type = "application/problem+json")]
+    #[response(status = 401, content_type = "application/problem+json",
+        headers(("www-authenticate" = String, description = "`Bearer`: how a key is sent.")))]
     Unauthorized(ProblemBody),
     /// The key's role may not do this.
     #[response(status = 403, content_type = "application/problem+json")]
@@ -73,7 +90,8 @@ pub enum Problems {
     #[response(status = 404, content_type = "application/problem+json")]
     NotFound(ProblemBody),
     /// The ledger can't write now: retry with the same idempotency key.
-    #[response(status = 503, content_type = "application/problem+json")]
+    #[response(status = 503, content_type = "application/problem+json",
+        headers(("retry-after" = String, description = "Seconds after which it is worth trying again.")))]
     Unavailable(ProblemBody),
 }
 
@@ -175,6 +193,10 @@ impl IntoResponse for Problem {
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        // RFC 9110, 15.5.2.
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         response
     }
 }
@@ -227,95 +249,131 @@ impl From<PurchaseError> for Problem {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
-        let detail = refusal.to_string();
-        let say = |status, code| Problem::new(status, code, detail.clone());
-        match refusal {
-            Refusal::InsufficientCredits { available, asked } => {
-                say(StatusCode::PAYMENT_REQUIRED, "insufficient_credits")
-                    .with("available", json!(available))
-                    .with("asked", json!(asked))
-            }
-            Refusal::BudgetExceeded { budget, cap, available, asked } => {
-                say(StatusCode::PAYMENT_REQUIRED, "budget_exceeded")
-                    .with("budget", json!(budget))
-                    .with("cap", json!(cap))
-                    .with("available", json!(available))
-                    .with("asked", json!(asked))
-            }
-            Refusal::RequestTooLarge { limit, asked } => {
-                say(StatusCode::PAYMENT_REQUIRED, "request_too_large")
-                    .with("limit", json!(limit))
-                    .with("asked", json!(asked))
-            }
-            Refusal::TooManyHolds { limit } => {
-                say(StatusCode::CONFLICT, "too_many_holds").with("limit", json!(limit))
-            }
-            Refusal::TooManyEndUsers { limit } => {
-                say(StatusCode::CONFLICT, "too_many_end_users").with("limit", json!(limit))
-            }
-            Refusal::TooManyProjects { limit } => {
-                say(StatusCode::CONFLICT, "too_many_projects").with("limit", json!(limit))
-            }
-            Refusal::TooManyKeys { limit } => {
-                say(StatusCode::CONFLICT, "too_many_keys").with("limit", json!(limit))
-            }
-            Refusal::InvalidKey => say(StatusCode::UNAUTHORIZED, "unauthorized"),
-            Refusal::OrgSuspended { .. } => say(StatusCode::FORBIDDEN, "org_suspended"),
-            Refusal::OrgClosed => say(StatusCode::FORBIDDEN, "org_closed"),
-            Refusal::UnknownOrg
-            | Refusal::OrgOpenedLater { .. }
-            | Refusal::UnknownReservation
-            | Refusal::UnknownLot
-            | Refusal::UnknownProject
-            | Refusal::UnknownKey
-            | Refusal::UnknownBundle
-            | Refusal::UnknownExperiment => say(StatusCode::NOT_FOUND, "not_found"),
-            Refusal::IdempotencyConflict => say(StatusCode::CONFLICT, "idempotency_conflict"),
-            Refusal::ReservationEnded { status } => {
-                say(StatusCode::CONFLICT, "reservation_ended").with("reservation_status", json!(status))
-            }
-            Refusal::FormatNotRaised { .. } => say(StatusCode::CONFLICT, "format_not_raised"),
-            Refusal::NotItsSender => say(StatusCode::FORBIDDEN, "not_its_sender"),
-            Refusal::ReservationOpen => say(StatusCode::CONFLICT, "reservation_open"),
-            Refusal::OrgExists
-            | Refusal::ReservationExists
-            | Refusal::LotExists
-            | Refusal::ProjectExists
-            | Refusal::KeyExists
-            | Refusal::BundleExists
-            | Refusal::NameTaken(_)
-            | Refusal::PaymentUsed { .. }
-            | Refusal::RefundUsed { .. }
-            | Refusal::ExperimentExists
-            | Refusal::RouteUnderExperiment { .. }
-            | Refusal::ExperimentOver
-            | Refusal::OpenReservations { .. } => say(StatusCode::CONFLICT, "conflict"),
-            Refusal::AccountFull { room } => {
-                say(StatusCode::UNPROCESSABLE_ENTITY, "invalid").with("room", json!(room))
-            }
-            Refusal::NotRefundable { refundable, asked } => {
-                say(StatusCode::UNPROCESSABLE_ENTITY, "not_refundable")
-                    .with("refundable", json!(refundable))
-                    .with("asked", json!(asked))
-            }
-            Refusal::AmountNotPositive
-            | Refusal::AmountNegative
-            | Refusal::AmountZero
-            | Refusal::AmountTooLarge { .. }
-            | Refusal::TtlOutOfRange { .. }
-            | Refusal::ExpiryInPast
-            | Refusal::DuplicateBudget
-            | Refusal::DuplicateLimits
-            | Refusal::BudgetOfArm
-            | Refusal::UnknownArm
-            | Refusal::UnknownTimeZone(_) => say(StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+        let problem = Problem::new(status(&refusal), refusal.name(), refusal.to_string());
+        Problem { members: members(&refusal), ..problem }
+    }
+}
+
+fn status(refusal: &Refusal) -> StatusCode {
+    match refusal {
+        Refusal::InvalidKey => StatusCode::UNAUTHORIZED,
+        Refusal::InsufficientCredits { .. }
+        | Refusal::BudgetExceeded { .. }
+        | Refusal::RequestTooLarge { .. } => StatusCode::PAYMENT_REQUIRED,
+        Refusal::OrgSuspended { .. } | Refusal::OrgClosed | Refusal::NotItsSender => StatusCode::FORBIDDEN,
+        Refusal::UnknownOrg
+        | Refusal::OrgOpenedLater { .. }
+        | Refusal::UnknownReservation
+        | Refusal::UnknownLot
+        | Refusal::UnknownProject
+        | Refusal::UnknownKey
+        | Refusal::UnknownBundle
+        | Refusal::UnknownExperiment => StatusCode::NOT_FOUND,
+        Refusal::OrgExists
+        | Refusal::ReservationExists
+        | Refusal::LotExists
+        | Refusal::ProjectExists
+        | Refusal::KeyExists
+        | Refusal::BundleExists
+        | Refusal::NameTaken(_)
+        | Refusal::PaymentUsed { .. }
+        | Refusal::RefundUsed { .. }
+        | Refusal::ExperimentExists
+        | Refusal::RouteUnderExperiment { .. }
+        | Refusal::ExperimentOver
+        | Refusal::OpenReservations { .. }
+        | Refusal::ReservationOpen
+        | Refusal::ReservationEnded { .. }
+        | Refusal::TooManyHolds { .. }
+        | Refusal::TooManyEndUsers { .. }
+        | Refusal::TooManyProjects { .. }
+        | Refusal::TooManyKeys { .. }
+        | Refusal::FormatNotRaised { .. }
+        | Refusal::IdempotencyConflict => StatusCode::CONFLICT,
+        Refusal::NotRefundable { .. }
+        | Refusal::AmountNotPositive
+        | Refusal::AmountNegative
+        | Refusal::AmountZero
+        | Refusal::AmountTooLarge { .. }
+        | Refusal::AccountFull { .. }
+        | Refusal::TtlOutOfRange { .. }
+        | Refusal::ExpiryInPast
+        | Refusal::DuplicateBudget
+        | Refusal::DuplicateLimits
+        | Refusal::BudgetOfArm
+        | Refusal::UnknownArm
+        | Refusal::UnknownTimeZone(_) => StatusCode::UNPROCESSABLE_ENTITY,
+    }
+}
+
+/// What the refusal names and counts.
+fn members(refusal: &Refusal) -> Map<String, Value> {
+    let members = match refusal {
+        Refusal::InsufficientCredits { available, asked } => {
+            json!({ "available": available, "asked": asked })
         }
+        Refusal::BudgetExceeded { budget, cap, available, asked } => {
+            json!({ "budget": budget, "cap": cap, "available": available, "asked": asked })
+        }
+        Refusal::RequestTooLarge { limit, asked } => json!({ "limit": limit, "asked": asked }),
+        Refusal::NotRefundable { refundable, asked } => json!({ "refundable": refundable, "asked": asked }),
+        Refusal::TooManyHolds { limit }
+        | Refusal::TooManyEndUsers { limit }
+        | Refusal::TooManyProjects { limit }
+        | Refusal::TooManyKeys { limit } => json!({ "limit": limit }),
+        Refusal::AmountTooLarge { max } => json!({ "max": max }),
+        Refusal::TtlOutOfRange { max } => json!({ "max": max }),
+        Refusal::OpenReservations { open } => json!({ "open": open }),
+        Refusal::ReservationEnded { status } => json!({ "reservation_status": status }),
+        Refusal::OrgSuspended { reason } => json!({ "reason": reason }),
+        Refusal::AccountFull { room } => json!({ "room": room }),
+        Refusal::OrgOpenedLater { opened_at } => json!({ "opened_at": opened_at.to_rfc3339() }),
+        Refusal::PaymentUsed { method, reference } => json!({ "method": method, "reference": reference }),
+        Refusal::RefundUsed { reference } => json!({ "reference": reference }),
+        Refusal::NameTaken(name) => json!({ "name": name }),
+        Refusal::UnknownTimeZone(name) => json!({ "time_zone": name }),
+        Refusal::RouteUnderExperiment { live } => json!({ "experiment": live }),
+        Refusal::FormatNotRaised { needed, raised } => json!({ "needed": needed, "raised": raised }),
+        Refusal::UnknownOrg
+        | Refusal::OrgExists
+        | Refusal::OrgClosed
+        | Refusal::AmountNotPositive
+        | Refusal::AmountNegative
+        | Refusal::AmountZero
+        | Refusal::ExpiryInPast
+        | Refusal::UnknownReservation
+        | Refusal::ReservationExists
+        | Refusal::NotItsSender
+        | Refusal::ReservationOpen
+        | Refusal::UnknownLot
+        | Refusal::LotExists
+        | Refusal::UnknownProject
+        | Refusal::ProjectExists
+        | Refusal::UnknownKey
+        | Refusal::InvalidKey
+        | Refusal::KeyExists
+        | Refusal::BudgetOfArm
+        | Refusal::DuplicateBudget
+        | Refusal::DuplicateLimits
+        | Refusal::UnknownBundle
+        | Refusal::BundleExists
+        | Refusal::UnknownExperiment
+        | Refusal::UnknownArm
+        | Refusal::ExperimentExists
+        | Refusal::ExperimentOver
+        | Refusal::IdempotencyConflict => Value::Null,
+    };
+    match members {
+        Value::Object(members) => members,
+        _ => Map::new(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::account::budget::{BudgetScope, BudgetWindow};
+    use crate::domain::format::Format;
 
     #[test]
     fn who_finds_the_queue_full_is_told_when_to_come_again() {
@@ -323,5 +381,108 @@ mod tests {
 
         assert_eq!(told.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(told.headers().get(header::RETRY_AFTER), Some(&HeaderValue::from_static("1")));
+    }
+
+    #[test]
+    fn a_refusal_has_its_name_as_code_and_its_numbers_as_members() {
+        let (one, two) = (Credits::from_whole(1), Credits::from_whole(2));
+        let budget = BudgetKey { scope: BudgetScope::Org, window: BudgetWindow::Day };
+        let budget_member = json!({ "scope": "org", "window": "day" });
+        let ended = ReservationStatus::Settled;
+        for (refusal, status, code, members) in [
+            (Refusal::UnknownOrg, 404, "unknown_org", json!({})),
+            (Refusal::UnknownReservation, 404, "unknown_reservation", json!({})),
+            (Refusal::UnknownLot, 404, "unknown_lot", json!({})),
+            (Refusal::UnknownProject, 404, "unknown_project", json!({})),
+            (Refusal::UnknownKey, 404, "unknown_key", json!({})),
+            (Refusal::UnknownBundle, 404, "unknown_bundle", json!({})),
+            (Refusal::UnknownExperiment, 404, "unknown_experiment", json!({})),
+            (Refusal::OrgExists, 409, "org_exists", json!({})),
+            (Refusal::ReservationExists, 409, "reservation_exists", json!({})),
+            (Refusal::LotExists, 409, "lot_exists", json!({})),
+            (Refusal::ProjectExists, 409, "project_exists", json!({})),
+            (Refusal::KeyExists, 409, "key_exists", json!({})),
+            (Refusal::BundleExists, 409, "bundle_exists", json!({})),
+            (Refusal::NameTaken("acme".into()), 409, "name_taken", json!({ "name": "acme" })),
+            (Refusal::ExperimentExists, 409, "experiment_exists", json!({})),
+            (
+                Refusal::RouteUnderExperiment { live: "e".into() },
+                409,
+                "route_under_experiment",
+                json!({ "experiment": "e" }),
+            ),
+            (Refusal::ExperimentOver, 409, "experiment_over", json!({})),
+            (Refusal::OpenReservations { open: 3 }, 409, "open_reservations", json!({ "open": 3 })),
+            (Refusal::ReservationOpen, 409, "reservation_open", json!({})),
+            (
+                Refusal::ReservationEnded { status: ended },
+                409,
+                "reservation_ended",
+                json!({ "reservation_status": "settled" }),
+            ),
+            (Refusal::TooManyHolds { limit: 5 }, 409, "too_many_holds", json!({ "limit": 5 })),
+            (Refusal::TooManyEndUsers { limit: 5 }, 409, "too_many_end_users", json!({ "limit": 5 })),
+            (Refusal::TooManyProjects { limit: 5 }, 409, "too_many_projects", json!({ "limit": 5 })),
+            (Refusal::TooManyKeys { limit: 5 }, 409, "too_many_keys", json!({ "limit": 5 })),
+            (
+                Refusal::FormatNotRaised { needed: Format(2), raised: Format(1) },
+                409,
+                "format_not_raised",
+                json!({ "needed": 2, "raised": 1 }),
+            ),
+            (Refusal::IdempotencyConflict, 409, "idempotency_conflict", json!({})),
+            (
+                Refusal::InsufficientCredits { available: one, asked: two },
+                402,
+                "insufficient_credits",
+                json!({ "available": "1", "asked": "2" }),
+            ),
+            (
+                Refusal::BudgetExceeded { budget, cap: two, available: one, asked: two },
+                402,
+                "budget_exceeded",
+                json!({ "budget": budget_member, "cap": "2", "available": "1", "asked": "2" }),
+            ),
+            (
+                Refusal::RequestTooLarge { limit: one, asked: two },
+                402,
+                "request_too_large",
+                json!({ "limit": "1", "asked": "2" }),
+            ),
+            (Refusal::InvalidKey, 401, "invalid_key", json!({})),
+            (
+                Refusal::OrgSuspended { reason: "dispute".into() },
+                403,
+                "org_suspended",
+                json!({ "reason": "dispute" }),
+            ),
+            (Refusal::OrgClosed, 403, "org_closed", json!({})),
+            (Refusal::NotItsSender, 403, "not_its_sender", json!({})),
+            (
+                Refusal::NotRefundable { refundable: one, asked: two },
+                422,
+                "not_refundable",
+                json!({ "refundable": "1", "asked": "2" }),
+            ),
+            (Refusal::AmountNotPositive, 422, "amount_not_positive", json!({})),
+            (Refusal::AmountNegative, 422, "amount_negative", json!({})),
+            (Refusal::AmountZero, 422, "amount_zero", json!({})),
+            (Refusal::AmountTooLarge { max: two }, 422, "amount_too_large", json!({ "max": "2" })),
+            (Refusal::TtlOutOfRange { max: 60 }, 422, "ttl_out_of_range", json!({ "max": 60 })),
+            (Refusal::ExpiryInPast, 422, "expiry_in_past", json!({})),
+            (Refusal::DuplicateBudget, 422, "duplicate_budget", json!({})),
+            (Refusal::DuplicateLimits, 422, "duplicate_limits", json!({})),
+            (Refusal::BudgetOfArm, 422, "budget_of_arm", json!({})),
+            (Refusal::UnknownArm, 422, "unknown_arm", json!({})),
+            (Refusal::UnknownTimeZone("M".into()), 422, "unknown_time_zone", json!({ "time_zone": "M" })),
+        ] {
+            let detail = refusal.to_string();
+            let mut body = Problem::from(refusal).body();
+            let common = ["type", "title", "status", "code", "detail"];
+            let [_, _, said, name, why] =
+                common.map(|field| body.as_object_mut().and_then(|body| body.remove(field)));
+            assert_eq!((said, name), (Some(json!(status)), Some(json!(code))));
+            assert_eq!((why, body), (Some(json!(detail)), members), "{code}");
+        }
     }
 }

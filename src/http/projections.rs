@@ -9,7 +9,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::views::View;
-use crate::http::extract::{Path, operator};
+use crate::http::authorise::require_operator;
+use crate::http::extract::Path;
 use crate::http::problem::Problems;
 use crate::http::{ApiState, Problem};
 use crate::ledger::LedgerError;
@@ -26,7 +27,7 @@ pub struct ProjectionsView {
     security(("key" = ["operator"])),
     responses((status = 200, description = "The lag of each projection.", body = ProjectionsView), Problems))]
 pub async fn list(State(api): State<ApiState>, actor: Actor) -> Result<Json<ProjectionsView>, Problem> {
-    operator(&actor)?;
+    require_operator(&actor)?;
     let projector = api.ledger.projector();
     let mut lag_events = Vec::new();
     for shard in projector.shards() {
@@ -47,7 +48,7 @@ pub async fn rebuild(
     actor: Actor,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    operator(&actor)?;
+    require_operator(&actor)?;
     let view = View::named(&name).ok_or_else(|| Problem::not_found("projection"))?;
     let projector = api.ledger.projector().clone();
     // It outlasts the client: what is cut off would stand unfinished until the next one.

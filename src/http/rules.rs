@@ -2,19 +2,26 @@
 
 use axum::Json;
 use axum::extract::State;
+use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::account::budget::{Budget, BudgetKey, BudgetScope, BudgetWindow};
+use crate::domain::account::Account;
+use crate::domain::account::budget::{
+    Budget, BudgetKey, BudgetScope, BudgetState, BudgetWindow, Counter, CounterKey,
+};
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::limits::Limits;
 use crate::domain::alerting::AlertRule;
 use crate::domain::credits::Credits;
 use crate::domain::event::Role;
 use crate::domain::ids::{KeyId, ProjectId};
-use crate::http::extract::{Body, Path, org_for, run, text_if_given};
+use crate::domain::time::Timestamp;
+use crate::http::authorise::org_for;
+use crate::http::extract::{Body, Path};
 use crate::http::json;
 use crate::http::problem::{MoneyProblems, Problems};
+use crate::http::validate::check_text_if_given;
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
 
@@ -56,6 +63,26 @@ pub struct Budgets {
     budgets: Vec<BudgetBody>,
 }
 
+/// A budget and what counts against its cap in the window that is open now.
+#[derive(Serialize, ToSchema)]
+struct BudgetInUse {
+    #[serde(flatten)]
+    budget: BudgetBody,
+    /// What has been charged; null where each end user has a count apart, as the next two.
+    charged: Option<Credits>,
+    /// What open holds may still charge.
+    held: Option<Credits>,
+    /// How much more may be held.
+    left: Option<Credits>,
+    /// RFC 3339: when the window began, in the org's time zone; null for a total.
+    window_starts_at: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct BudgetsInUse {
+    budgets: Vec<BudgetInUse>,
+}
+
 /// Replaces the org's budgets; one that stays keeps its count.
 #[utoipa::path(put, path = "/api/v1/orgs/{org}/budgets", tag = "rules",
     params(("org", description = "Its slug or id.")),
@@ -72,25 +99,26 @@ pub async fn set_budgets(
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     few("budgets", body.budgets.len())?;
     let budgets = body.budgets.iter().map(budget).collect::<Result<_, _>>()?;
-    run(&api, &actor, org, OrgCommand::SetBudgets { budgets }).await?;
+    api.run(&actor, org, OrgCommand::SetBudgets { budgets }).await?;
     Ok(Json(body))
 }
 
-/// The org's budgets; what it allots to arms stands with their experiments.
+/// The org's budgets and what is used of each; what it allots to arms stands with their experiments.
 #[utoipa::path(get, path = "/api/v1/orgs/{org}/budgets", operation_id = "list_budgets", tag = "rules",
     params(("org", description = "Its slug or id.")),
     security(("key" = ["operator", "finance", "org_admin", "gateway"])),
-    responses((status = 200, description = "The budgets in force.", body = Budgets), Problems))]
+    responses((status = 200, description = "The budgets in force.", body = BudgetsInUse), Problems))]
 pub async fn budgets(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-) -> Result<Json<Budgets>, Problem> {
+) -> Result<Json<BudgetsInUse>, Problem> {
     let org = org_for(&api, &actor, &org, READERS).await?;
-    let budgets = api
-        .ledger
-        .read(org, |account| account.budgets.iter().filter_map(|state| budget_body(&state.budget)).collect());
-    Ok(Json(Budgets { budgets: budgets.await? }))
+    let now = api.ledger.clock().now();
+    let in_use = move |account: &Account| {
+        account.budgets.iter().filter_map(|state| budget_in_use(state, account.time_zone, now)).collect()
+    };
+    Ok(Json(BudgetsInUse { budgets: api.ledger.read(org, in_use).await? }))
 }
 
 /// The limits of one scope; absent means none.
@@ -138,7 +166,7 @@ pub async fn set_limits(
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     few("limits", body.limits.len())?;
     let limits = body.limits.iter().map(limits_of).collect::<Result<_, _>>()?;
-    run(&api, &actor, org, OrgCommand::SetLimits { limits }).await?;
+    api.run(&actor, org, OrgCommand::SetLimits { limits }).await?;
     Ok(Json(body))
 }
 
@@ -180,7 +208,8 @@ pub async fn set_alert_rules(
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     few("rules", body.rules.len())?;
     body.rules.iter().try_for_each(crossable)?;
-    run(&api, &actor, org, OrgCommand::SetAlertRules { rules: body.rules.clone() }).await?;
+    each_once(&body.rules)?;
+    api.run(&actor, org, OrgCommand::SetAlertRules { rules: body.rules.clone() }).await?;
     Ok(Json(body))
 }
 
@@ -203,6 +232,14 @@ fn few(field: &str, len: usize) -> Result<(), Problem> {
     is_few.then_some(()).ok_or_else(|| Problem::malformed(format!("there are at most {RULES_MAX} `{field}`")))
 }
 
+fn each_once(rules: &[AlertRule]) -> Result<(), Problem> {
+    let is_repeated = (1..).zip(rules).any(|(next, rule)| rules.iter().skip(next).any(|other| other == rule));
+    if is_repeated {
+        return Err(Problem::unprocessable("duplicate_alert_rule", "two alert rules are the same; keep one"));
+    }
+    Ok(())
+}
+
 fn crossable(rule: &AlertRule) -> Result<(), Problem> {
     match rule {
         AlertRule::PercentOfLastPurchase { percent } | AlertRule::BudgetPercent { percent }
@@ -219,6 +256,21 @@ fn crossable(rule: &AlertRule) -> Result<(), Problem> {
 fn budget(body: &BudgetBody) -> Result<Budget, Problem> {
     let scope = scope(body.scope, body.project, body.key, body.end_user.as_ref())?;
     Ok(Budget { key: BudgetKey { scope, window: body.window }, cap: body.cap })
+}
+
+fn budget_in_use(state: &BudgetState, zone: Tz, now: Timestamp) -> Option<BudgetInUse> {
+    let BudgetKey { scope, window } = &state.budget.key;
+    let starts_at = window.start(now, zone);
+    let is_one_count = !matches!(scope, BudgetScope::EndUser { end_user: None });
+    let count = is_one_count.then(|| state.count(&CounterKey { end_user: None, starts_at }));
+    let used = |count: Counter| count.charged.saturating_add(count.held);
+    Some(BudgetInUse {
+        budget: budget_body(&state.budget)?,
+        charged: count.map(|count| count.charged),
+        held: count.map(|count| count.held),
+        left: count.map(|count| state.budget.cap.saturating_sub(used(count)).or_zero()),
+        window_starts_at: (starts_at > Timestamp(0)).then(|| starts_at.to_rfc3339()),
+    })
 }
 
 fn budget_body(budget: &Budget) -> Option<BudgetBody> {
@@ -266,7 +318,7 @@ fn scope(
         (ScopeName::Project, Some(project), None, None) => Ok(BudgetScope::Project { project }),
         (ScopeName::Key, None, Some(key), None) => Ok(BudgetScope::Key { key }),
         (ScopeName::EndUser, None, None, end_user) => {
-            text_if_given("end_user", end_user, END_USER_MAX)?;
+            check_text_if_given("end_user", end_user, END_USER_MAX)?;
             Ok(BudgetScope::EndUser { end_user: end_user.cloned() })
         }
         _ => Err(Problem::malformed(

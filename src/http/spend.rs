@@ -13,8 +13,10 @@ use crate::domain::event::Role;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 use crate::domain::views::spend::{Group, MICROS_PER_HOUR, Spend, SpendReport};
-use crate::http::extract::{Path, Query, instant, org_for};
+use crate::http::authorise::org_for;
+use crate::http::extract::{Path, Query};
 use crate::http::problem::{ProblemBody, Problems};
+use crate::http::validate::parse_time;
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
 use crate::operations::spend_report::spend_report;
@@ -71,11 +73,14 @@ pub async fn report(
     Query(query): Query<SpendQuery>,
 ) -> Result<Response, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin]).await?;
-    let from = query.from.as_deref().map_or(Ok(Timestamp(0)), instant)?;
-    let to = query.to.as_deref().map_or(Ok(Timestamp(i64::MAX)), instant)?;
+    let from = query.from.as_deref().map_or(Ok(Timestamp(0)), parse_time)?;
+    let to = query.to.as_deref().map_or(Ok(Timestamp(i64::MAX)), parse_time)?;
     let whole_hours = |at: Timestamp| at.0 % MICROS_PER_HOUR == 0 || at.0 == i64::MAX;
     if !whole_hours(from) || !whole_hours(to) {
         return Err(Problem::malformed("`from` and `to` are whole hours, such as 2026-11-01T00:00:00Z"));
+    }
+    if to <= from {
+        return Err(Problem::malformed("`to` lies after `from`: nothing is spent between them"));
     }
     let names = query.group_by.as_deref().unwrap_or("day,model");
     let groups: Result<Vec<Group>, String> = names.split(',').map(Group::parse).collect();

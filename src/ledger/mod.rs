@@ -34,7 +34,7 @@ use crate::clock::Clock;
 use crate::domain::account::Account;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::{CommandRef, Recorded};
+use crate::domain::event::{Balance, CommandRef, Event, Recorded};
 use crate::domain::format::Format;
 use crate::domain::ids::{KeyId, OrgId};
 use crate::domain::system::{System, SystemCommand};
@@ -166,6 +166,16 @@ pub enum LedgerError {
 impl Outcome {
     pub fn recorded(&self) -> impl Iterator<Item = &Recorded> {
         self.events.iter().map(Arc::as_ref)
+    }
+
+    /// What `pick` makes of the first event of which it makes something.
+    pub fn find<T>(&self, pick: impl FnMut(&Event) -> Option<T>) -> Option<T> {
+        self.recorded().map(|recorded| &recorded.payload.event).find_map(pick)
+    }
+
+    /// The org's balance after the last event; none where there is none, and for the system's.
+    pub fn balance_after(&self) -> Option<Balance> {
+        self.recorded().last().and_then(|recorded| recorded.payload.balance)
     }
 }
 

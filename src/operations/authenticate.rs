@@ -63,13 +63,21 @@ impl OperatorKey {
     const CHARACTERS_MIN: usize = 32;
 
     /// # Errors
-    /// Where the key is shorter than 32 characters: it opens everything.
+    /// Where the key is shorter than 32 characters, since it opens everything, or is none that a header can carry whole.
     pub fn new(key: &str) -> Result<OperatorKey, String> {
         if key.chars().count() < OperatorKey::CHARACTERS_MIN {
             return Err(format!(
                 "the operator key must have {} characters or more",
                 OperatorKey::CHARACTERS_MIN
             ));
+        }
+        let is_visible = key.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+        if !is_visible || key.trim() != key {
+            return Err(
+                "the operator key can't be sent in a header: use visible ASCII characters, without white \
+                        space or a line's end around them"
+                    .to_owned(),
+            );
         }
         Ok(OperatorKey(digest(key)))
     }
@@ -108,7 +116,7 @@ pub async fn authenticate(
     operator: &OperatorKey,
     presented: Option<&str>,
 ) -> Result<Actor, AuthError> {
-    let actor = recognise(ledger, operator, presented).await?;
+    let actor = authenticate_cached(ledger, operator, presented).await?;
     let Some(key) = actor.key.filter(|key| key.org != OrgId::SYSTEM && ledger.log().is_shared()) else {
         return Ok(actor);
     };
@@ -124,7 +132,7 @@ pub async fn authenticate(
 ///
 /// # Errors
 /// As [`authenticate`].
-pub async fn recognise(
+pub async fn authenticate_cached(
     ledger: &Ledger,
     operator: &OperatorKey,
     presented: Option<&str>,
@@ -183,6 +191,20 @@ mod tests {
     fn an_operators_key_is_long_by_its_characters() {
         for (key, is_long) in [("k".repeat(31), false), ("k".repeat(32), true), ("é".repeat(31), false)] {
             assert_eq!(OperatorKey::new(&key).is_ok(), is_long, "{key}");
+        }
+    }
+
+    #[test]
+    fn an_operators_key_can_be_sent() {
+        let long = "k".repeat(32);
+        for (key, can_be_sent) in [
+            (format!("{long} {long}"), true),
+            (format!("{long}\n"), false),
+            (format!(" {long}"), false),
+            (format!("{long}\t{long}"), false),
+            (format!("{long}é"), false),
+        ] {
+            assert_eq!(OperatorKey::new(&key).is_ok(), can_be_sent, "{key:?}");
         }
     }
 

@@ -24,8 +24,8 @@ pub struct Claimed {
 /// and its ids count.
 ///
 /// # Errors
-/// `NameTaken` where the name was taken for something else; any refusal of `then`, which frees the name. A refusal binds no
-/// key.
+/// `NameTaken` where the name was taken for something else; any refusal of `then`, which frees the name unless another
+/// caller has joined. A refusal binds no key.
 pub async fn claim(
     ledger: &Ledger,
     name: String,
@@ -46,9 +46,9 @@ pub async fn claim(
             (None, Some(idempotency))
         }
     };
-    let wanted = Claim { name, org, then: Box::new(then) };
+    let wanted = Claim { name, org, then: Box::new(then), idempotency: own };
     let held = take(ledger, wanted, by, claiming).await?;
-    finish(ledger, &held.claim, by, own).await?;
+    finish(ledger, &held.claim, by).await?;
     Ok(held)
 }
 
@@ -82,7 +82,9 @@ async fn take(
     match (mine, ledger.system().claim(&wanted.name)) {
         (Some(mine), Some(held)) if mine == *held => Ok(Claimed { claim: mine, replayed }),
         (_, Some(held)) if held.asks_the_same(&wanted) => {
-            Ok(Claimed { claim: held.clone(), replayed: false })
+            // With the ids that count, under this caller's own key.
+            let claim = Claim { idempotency: wanted.idempotency, ..held.clone() };
+            Ok(Claimed { claim, replayed: false })
         }
         (_, Some(_)) => Err(Refusal::NameTaken(wanted.name).into()),
         // A refusal has freed the name since this key first asked: it is decided afresh, and must hold the name again.
@@ -95,7 +97,7 @@ async fn take(
 }
 
 fn claimed(outcome: Outcome) -> Option<Claim> {
-    outcome.recorded().find_map(|recorded| recorded.payload.event.clone().into_claim())
+    outcome.find(|event| event.clone().into_claim())
 }
 
 /// Runs what every open claim was taken for, where a crash came between. Whoever made one just now is still at it.
@@ -104,7 +106,7 @@ pub async fn finish_claims(ledger: &Ledger) {
     let system = ledger.system();
     let left = system.open_claims().filter(|(_, since)| since.plus_seconds(UNDER_WAY_SECONDS) <= now);
     for (claim, _) in left {
-        match finish(ledger, claim, None, None).await {
+        match finish(ledger, claim, None).await {
             // Its refusal is recorded, and the name is free again.
             Ok(()) | Err(LedgerError::Refused(_)) => {}
             // The others' orgs may be well.
@@ -113,21 +115,18 @@ pub async fn finish_claims(ledger: &Ledger) {
     }
 }
 
-async fn finish(
-    ledger: &Ledger,
-    claim: &Claim,
-    by: Option<KeyId>,
-    idempotency: Option<CommandRef>,
-) -> Result<(), LedgerError> {
-    let (command, claim) = ((*claim.then).clone(), claim.clone());
-    match ledger.submit(Submission { org: claim.org, command, by: by.into(), idempotency }).await {
+/// Runs what a claim was taken for, under the key that it carries: whoever runs it, the caller's key is bound, and what that
+/// key refuses is never done.
+async fn finish(ledger: &Ledger, claim: &Claim, by: Option<KeyId>) -> Result<(), LedgerError> {
+    let Claim { org, then, idempotency, .. } = claim.clone();
+    let submission = Submission { org, command: *then, by: by.into(), idempotency };
+    let claim = claim.clone();
+    match ledger.submit(submission).await {
         // It was done before: its org or lot exists.
         Ok(_) | Err(LedgerError::Refused(Refusal::OrgExists | Refusal::LotExists)) => {
             ledger.submit_system(SystemCommand::FulfilClaim { claim }, by, None).await?;
             Ok(())
         }
-        // The key was bound a moment ago. That says nothing of the payment, for which another caller may be buying.
-        Err(LedgerError::Refused(Refusal::IdempotencyConflict)) => Err(Refusal::IdempotencyConflict.into()),
         Err(LedgerError::Refused(refusal)) => {
             let reason = refusal.to_string();
             ledger.submit_system(SystemCommand::FreeClaim { claim, reason }, by, None).await?;

@@ -38,6 +38,11 @@ pub async fn explain(ledger: &Ledger, id: ReservationId) -> Result<Explanation, 
     if events.is_empty() {
         return Err(Refusal::UnknownReservation.into());
     }
+    let latest = events.iter().filter_map(|event| priced_at(&event.payload.event)).max();
+    if latest.is_some_and(|version| version > ledger.system().prices.version()) {
+        // Another node published prices that this one has not read yet.
+        ledger.follow_system().await?;
+    }
     let system = ledger.system();
     let mut explanation = Explanation { events: vec![], attempts: vec![], price_book_version: None };
     for event in &events {
@@ -51,4 +56,12 @@ pub async fn explain(ledger: &Ledger, id: ReservationId) -> Result<Explanation, 
     }
     explanation.events = events;
     Ok(explanation)
+}
+
+/// The price book's version of a settle.
+fn priced_at(event: &Event) -> Option<u64> {
+    match event {
+        Event::ReservationSettled { price_book_version, .. } => Some(*price_book_version),
+        _ => None,
+    }
 }

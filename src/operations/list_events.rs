@@ -1,6 +1,5 @@
 //! An org's events as the log holds them, oldest first.
 
-use crate::domain::account::refusal::Refusal;
 use crate::domain::event::Payload;
 use crate::domain::ids::{EventId, OrgId};
 use crate::domain::time::Timestamp;
@@ -41,8 +40,9 @@ pub async fn list_events(
     positions.sort_unstable();
     positions.dedup();
     positions.truncate(usize::try_from(limit).unwrap_or_default());
-    if positions.is_empty() && after <= 0 {
-        return Err(Refusal::UnknownOrg.into());
+    if positions.is_empty() {
+        // An org that was never opened has no last page either.
+        ledger.read_lasting(org, |_| ()).await?;
     }
     read_events(ledger, org, &positions).await
 }

@@ -10,6 +10,8 @@ pub mod find_org;
 pub mod list_alerts;
 pub mod list_events;
 pub mod list_holds;
+pub mod list_keys;
+pub mod list_lots;
 pub mod open_org;
 pub mod price_usage;
 pub mod profile;

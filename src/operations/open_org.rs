@@ -12,7 +12,7 @@ use crate::operations::profile::{Profile, ProfileBook, Subject};
 
 /// An org as it is asked for.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct OpenOrgRequest {
     pub slug: String,
     pub time_zone: String,
     pub overdraft_limit: Credits,
@@ -33,12 +33,12 @@ pub struct Opened {
 pub async fn open_org(
     ledger: &Ledger,
     profiles: &ProfileBook,
-    wanted: &Wanted,
+    request: &OpenOrgRequest,
     by: Option<KeyId>,
     idempotency: CommandRef,
 ) -> Result<Opened, LedgerError> {
     let org = OrgId(ledger.clock().uuid());
-    let Wanted { slug, time_zone, overdraft_limit, profile } = wanted.clone();
+    let OpenOrgRequest { slug, time_zone, overdraft_limit, profile } = request.clone();
     let name = format!("slug:{slug}");
     let open = OrgCommand::OpenOrg { slug, time_zone, overdraft_limit };
     // Whoever finds the slug taken must find by whom: it stands before the slug is.
@@ -59,7 +59,7 @@ pub async fn open_org(
     profiles.put_if_absent(Subject::Org(org), &profile).await?;
     // Whatever became of it since the first answer, it may have been erased.
     if !claimed.replayed && profiles.get(Subject::Org(org)).await? != profile {
-        return Err(Refusal::NameTaken(wanted.slug.clone()).into());
+        return Err(Refusal::NameTaken(request.slug.clone()).into());
     }
     Ok(Opened { org, at: ledger.read(org, |account| account.opened_at).await? })
 }

@@ -1,12 +1,21 @@
 //! Names and mail addresses: personal data, kept outside the log so that it can be erased.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::domain::ids::{KeyId, OrgId};
+use crate::domain::time::Timestamp;
 use crate::ledger::{Ledger, LedgerError};
 use crate::store::Profiles;
 
 pub use crate::store::Profile;
+
+/// What the ids of orgs begin with; those of keys come before them.
+const ORG_PREFIX: &str = "org_";
+/// Whoever opens an org has claimed its slug by then.
+const OPENING_SECONDS_MAX: i64 = 3_600;
+/// Subjects read at a time.
+const SUBJECTS_READ: i64 = 1_000;
 
 /// Where personal data is kept, each beside its org's events.
 #[derive(Clone)]
@@ -58,6 +67,42 @@ impl ProfileBook {
         Ok(self.profiles.remove_profile(shard, &name).await?)
     }
 
+    /// Erases the names of an org's keys, which may be those of people.
+    ///
+    /// # Errors
+    /// Where the database can't be written.
+    pub async fn erase_key_names(&self, org: OrgId) -> Result<(), LedgerError> {
+        let shard = self.ledger.shard_of(org);
+        Ok(self.profiles.erase_profiles(shard, &format!("key_{}", org.0.simple())).await?)
+    }
+
+    /// Removes the profiles of orgs that were never opened, and whose slug nobody has claimed: a crash came between the two
+    /// writes. Only this node's shards, and only ids that were drawn an hour ago or more: an opening may be under way.
+    ///
+    /// # Errors
+    /// Where the log or the database can't be reached.
+    pub async fn remove_orphans(&self) -> Result<(), LedgerError> {
+        self.ledger.follow_system().await?;
+        let drawn_before = self.ledger.clock().now().plus_seconds(-OPENING_SECONDS_MAX);
+        let system = self.ledger.system();
+        let claimed: HashSet<OrgId> =
+            system.orgs().chain(system.open_claims().map(|(claim, _)| claim.org)).collect();
+        let is_orphan =
+            |org: &OrgId| !claimed.contains(org) && drawn_at(*org).is_some_and(|at| at <= drawn_before);
+        for shard in self.ledger.shards().filter(|shard| self.ledger.owns(*shard)) {
+            let mut after = ORG_PREFIX.to_owned();
+            loop {
+                let subjects = self.profiles.profile_subjects(shard, &after, SUBJECTS_READ).await?;
+                let Some(last) = subjects.last() else { break };
+                after.clone_from(last);
+                for org in subjects.iter().filter_map(|subject| subject.parse().ok()).filter(is_orphan) {
+                    self.remove(Subject::Org(org)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What is known of a subject; empty once it was erased.
     ///
     /// # Errors
@@ -81,4 +126,10 @@ impl ProfileBook {
             Subject::Key(key) => (self.ledger.shard_of(key.org), key.to_string()),
         }
     }
+}
+
+/// When an id was drawn, as it says itself (UUIDv7).
+fn drawn_at(org: OrgId) -> Option<Timestamp> {
+    let (seconds, _) = org.0.get_timestamp()?.to_unix();
+    Some(Timestamp(0).plus_seconds(i64::try_from(seconds).ok()?))
 }

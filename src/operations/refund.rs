@@ -11,7 +11,7 @@ use crate::operations::list_events::list_events;
 
 /// A refund as it is asked for.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct RefundRequest {
     pub lot: LotId,
     pub credits: Credits,
     /// Unique within the org.
@@ -41,15 +41,15 @@ pub async fn refund(
     ledger: &Ledger,
     actor: &Actor,
     org: OrgId,
-    wanted: Wanted,
+    request: RefundRequest,
     idempotency: CommandRef,
 ) -> Result<Refunded, LedgerError> {
-    let Wanted { lot, credits, reference } = wanted.clone();
+    let RefundRequest { lot, credits, reference } = request.clone();
     let command = OrgCommand::Refund { lot, credits, reference };
     let done = match ledger.submit(actor.submission(org, command, idempotency)).await {
         Ok(outcome) => outcome.recorded().map(|recorded| recorded.payload.clone()).collect(),
         Err(LedgerError::Refused(Refusal::RefundUsed { .. })) => {
-            vec![same_before(ledger, org, wanted).await?]
+            vec![same_before(ledger, org, request).await?]
         }
         Err(error) => return Err(error),
     };
@@ -60,8 +60,8 @@ pub async fn refund(
 }
 
 /// What was written of the refund that has this reference, where it is of as much of the same lot.
-async fn same_before(ledger: &Ledger, org: OrgId, wanted: Wanted) -> Result<Payload, LedgerError> {
-    let Wanted { lot, credits, reference } = wanted;
+async fn same_before(ledger: &Ledger, org: OrgId, request: RefundRequest) -> Result<Payload, LedgerError> {
+    let RefundRequest { lot, credits, reference } = request;
     let named = reference.clone();
     let version = ledger.read(org, move |account| account.refunds.get(&named).copied()).await?;
     let before = version.ok_or(Refusal::UnknownLot)?.saturating_sub(1);

@@ -16,7 +16,7 @@ use crate::operations::price_usage::{Planned, affordable, quote};
 
 /// A hold as it is asked for.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct ReserveRequest {
     pub amount: Amount,
     pub ttl_seconds: i64,
     pub expiry: ExpiryPolicy,
@@ -54,11 +54,11 @@ pub async fn reserve(
     ledger: &Ledger,
     actor: &Actor,
     org: OrgId,
-    wanted: Wanted,
+    request: ReserveRequest,
     idempotency: CommandRef,
 ) -> Result<Outcome, ReserveError> {
     let now = ledger.clock().now();
-    let (system, credits, planned) = match wanted.amount {
+    let (system, credits, planned) = match request.amount {
         Amount::Credits(credits) => (ledger.system(), credits, None),
         Amount::Quote(planned) => {
             let (system, credits) = quoted(ledger, org, &planned, now).await?;
@@ -66,18 +66,18 @@ pub async fn reserve(
         }
     };
     let purpose = Purpose {
-        project: wanted.project,
+        project: request.project,
         key: actor.key,
-        end_user: wanted.end_user,
-        labels: wanted.labels,
+        end_user: request.end_user,
+        labels: request.labels,
         model: planned.as_ref().map(|planned| planned.model.clone()),
         ..Purpose::default()
     };
     let command = OrgCommand::Reserve(Reserve {
         reservation: ReservationId { org, local: ledger.clock().uuid() },
         credits,
-        ttl_seconds: wanted.ttl_seconds,
-        expiry: wanted.expiry,
+        ttl_seconds: request.ttl_seconds,
+        expiry: request.expiry,
         dispatcher: Dispatcher::External,
         price_book_version: system.prices.version(),
         purpose,

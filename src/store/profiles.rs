@@ -38,6 +38,18 @@ pub trait Profiles: Send + Sync {
     /// As [`Profiles::put_profile`].
     async fn remove_profile(&self, shard: i32, subject_id: &str) -> Result<(), StoreError>;
 
+    /// Leaves empty rows in the place of those of every subject whose id begins so.
+    ///
+    /// # Errors
+    /// As [`Profiles::put_profile`].
+    async fn erase_profiles(&self, shard: i32, prefix: &str) -> Result<(), StoreError>;
+
+    /// Subjects after an id, in the database's order.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn profile_subjects(&self, shard: i32, after: &str, limit: i64) -> Result<Vec<String>, StoreError>;
+
     /// A profile; none where it was erased or never written.
     ///
     /// # Errors

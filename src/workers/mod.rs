@@ -4,6 +4,7 @@ mod beat;
 mod claims;
 mod expire;
 mod follow;
+mod profiles;
 mod project;
 
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::ledger::Ledger;
+use crate::operations::profile::ProfileBook;
 
 pub use expire::expire_cold;
 
@@ -35,6 +37,11 @@ impl Workers {
         }
         tasks.spawn(claims::run(ledger.clone()));
         Workers(tasks)
+    }
+
+    /// Removes personal data that belongs to nobody, too.
+    pub fn tidy(&mut self, profiles: ProfileBook) {
+        self.0.spawn(profiles::run(profiles));
     }
 
     /// Stops them where they are: all of them can be cut off at any moment.

@@ -174,6 +174,11 @@ async fn every_refusal_every_header_and_every_operation_is_described() {
             let may_be_bare = !status.starts_with(['4', '5']) || path.starts_with("/readyz");
             assert!(is_described || may_be_bare, "{method} {path}: {status} has no schema");
         }
+        for (status, name) in [("401", "www-authenticate"), ("503", "retry-after")] {
+            let response = &operation["responses"][status];
+            let is_ours = path.starts_with("/api/v1") && !response.is_null();
+            assert!(!is_ours || response["headers"][name].is_object(), "{method} {path} {status}: {name}");
+        }
         if !operation["requestBody"].is_null() {
             assert!(operation["responses"].get("413").is_some(), "{method} {path} takes a body of any size");
         }
@@ -231,6 +236,8 @@ async fn what_is_asked_wrongly_is_answered_as_a_problem() {
         (http.get(format!("{}/api/v1/orgs/acme", app.url)), 401, "unauthorized"),
     ] {
         let answer = request.send().await.unwrap();
+        let asks_for_a_key = answer.headers().get("www-authenticate").map(|value| value.to_str().unwrap());
+        assert_eq!(asks_for_a_key, (status == 401).then_some("Bearer"), "{code}");
         let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
         let seen = (answer.status().as_u16(), kind.as_str());
         assert_eq!(seen, (status, "application/problem+json"), "{code}");

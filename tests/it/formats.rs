@@ -144,7 +144,12 @@ async fn claims_of_a_shard_that_can_not_be_written_keep_no_others_from_their_end
     app.ledger().submit(struck).await.unwrap();
     write_later(app.ledger(), org(1), "OrgRenamed", "{}").await;
     for (slug, low) in [("a", 5), ("b", 2)] {
-        let claim = Claim { name: format!("slug:{slug}"), org: org(low), then: Box::new(open(slug)) };
+        let claim = Claim {
+            name: format!("slug:{slug}"),
+            org: org(low),
+            then: Box::new(open(slug)),
+            idempotency: None,
+        };
         app.ledger().submit_system(SystemCommand::Claim { claim }, None, None).await.unwrap();
     }
     app.clock().advance_seconds(30);

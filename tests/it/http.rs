@@ -233,6 +233,14 @@ async fn a_budget_refuses_and_an_alert_tells_once() {
 
     let refused = refused.expect(StatusCode::PAYMENT_REQUIRED);
     assert_eq!((&refused["code"], &refused["available"]), (&json!("budget_exceeded"), &json!("1")));
+    let held = acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "0.25" })).await;
+    held.expect(StatusCode::CREATED);
+    let in_use = acme.get("/api/v1/orgs/acme/budgets").await.expect(StatusCode::OK);
+    let budget = json!({
+        "scope": "org", "window": "month", "cap": "5",
+        "charged": "4", "held": "0.25", "left": "0.75", "window_starts_at": "2026-11-01T00:00:00Z",
+    });
+    assert_eq!(in_use["budgets"], json!([budget]));
     let alerts = operator.get("/api/v1/orgs/acme/alerts").await.expect(StatusCode::OK);
     assert_eq!(alerts["data"].as_array().unwrap().len(), 1, "{alerts}");
     app.finish().await;

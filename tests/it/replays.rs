@@ -168,7 +168,7 @@ async fn i5_a_claim_that_a_crash_left_open_is_finished_with_its_own_ids() {
     let org: OrgId = "org_000000000000000000000000000000aa".parse().unwrap();
     let open =
         OrgCommand::OpenOrg { slug: "acme".into(), time_zone: "UTC".into(), overdraft_limit: Credits::ZERO };
-    let claim = Claim { name: "slug:acme".into(), org, then: Box::new(open) };
+    let claim = Claim { name: "slug:acme".into(), org, then: Box::new(open), idempotency: None };
     app.ledger().submit_system(SystemCommand::Claim { claim }, None, None).await.unwrap();
     app.operator().get("/api/v1/orgs/acme").await.expect(StatusCode::NOT_FOUND);
 
@@ -218,7 +218,7 @@ async fn a_refused_purchase_leaves_its_payment_free_to_buy_once() {
 
     assert_eq!(bought, again);
     let refused = refused.expect(StatusCode::CONFLICT);
-    assert_eq!(refused["code"], "conflict");
+    assert_eq!(refused["code"], "payment_used");
     let detail = refused["detail"].as_str().unwrap();
     assert!(detail.starts_with("the payment \"INV-1\" by \"manual\" has bought something else"), "{detail}");
     let other = json!({ "bundle": "ten", "payment": { "method": "manual", "reference": "INV-2" } });
@@ -304,7 +304,12 @@ async fn i5_a_purchase_that_a_crash_left_open_is_finished_though_the_org_has_clo
         quantity: 1,
         payment,
     };
-    let claim = Claim { name: "payment:manual:INV-1".into(), org, then: Box::new(command.clone()) };
+    let claim = Claim {
+        name: "payment:manual:INV-1".into(),
+        org,
+        then: Box::new(command.clone()),
+        idempotency: None,
+    };
     app.ledger().submit_system(SystemCommand::Claim { claim }, None, None).await.unwrap();
     // The node goes away once the lot is in the log.
     let purchase = Submission { org, command, by: By::Tollgate, idempotency: None };
@@ -448,7 +453,7 @@ async fn i4_a_reference_refunds_once() {
     let later = refund(0, "10", "RF-1").await.expect(StatusCode::CREATED);
     for (lot, credits) in [(0, "9"), (1, "10")] {
         let other = refund(lot, credits, "RF-1").await.expect(StatusCode::CONFLICT);
-        assert_eq!(other["code"], "conflict", "{other}");
+        assert_eq!(other["code"], "refund_used", "{other}");
         let detail = other["detail"].as_str().unwrap();
         assert!(detail.starts_with("the reference \"RF-1\" has refunded something else"), "{detail}");
     }

@@ -162,6 +162,10 @@ impl TestApp {
         self.clock().now().plus_seconds(seconds).to_rfc3339()
     }
 
+    pub fn profiles(&self) -> &tollgate::operations::profile::ProfileBook {
+        &self.node.profiles
+    }
+
     pub fn ledger(&self) -> &tollgate::ledger::Ledger {
         &self.node.ledger
     }

@@ -201,7 +201,7 @@ async fn i5_a_running_node_finishes_by_itself_a_claim_that_another_left_open() {
     let org: OrgId = "org_000000000000000000000000000000aa".parse().unwrap();
     let open =
         OrgCommand::OpenOrg { slug: "acme".into(), time_zone: "UTC".into(), overdraft_limit: Credits::ZERO };
-    let claim = Claim { name: "slug:acme".into(), org, then: Box::new(open) };
+    let claim = Claim { name: "slug:acme".into(), org, then: Box::new(open), idempotency: None };
     app.ledger().submit_system(SystemCommand::Claim { claim }, None, None).await.unwrap();
     app.clock().advance_seconds(60);
     let workers = Workers::start(app.ledger());

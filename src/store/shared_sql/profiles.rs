@@ -33,6 +33,28 @@ macro_rules! profiles {
                 self.write_rows(remove.bind(shard).bind(subject_id)).await
             }
 
+            async fn erase_profiles(&self, shard: i32, prefix: &str) -> Result<(), StoreError> {
+                let erase = sqlx::query(
+                    "update profiles set name = '', email = null \
+                     where shard = $1 and substr(subject_id, 1, length($2)) = $2",
+                );
+                self.write_rows(erase.bind(shard).bind(prefix)).await
+            }
+
+            async fn profile_subjects(
+                &self,
+                shard: i32,
+                after: &str,
+                limit: i64,
+            ) -> Result<Vec<String>, StoreError> {
+                let found = sqlx::query(
+                    "select subject_id from profiles where shard = $1 and subject_id > $2 \
+                     order by subject_id limit $3",
+                );
+                let rows = self.read_rows(found.bind(shard).bind(after).bind(limit)).await?;
+                rows.iter().map(|row| row.try_get("subject_id").map_err(store_error)).collect()
+            }
+
             async fn profile(&self, shard: i32, subject_id: &str) -> Result<Option<Profile>, StoreError> {
                 let found = sqlx::query("select name, email from profiles where shard = $1 and subject_id = $2");
                 let rows = self.read_rows(found.bind(shard).bind(subject_id)).await?;

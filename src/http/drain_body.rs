@@ -26,7 +26,7 @@ type Whole = Arc<Mutex<BodyDataStream>>;
 
 /// Lends a body to its handler for as long as it comes, and reads what the handler left of it before the answer goes out;
 /// where too much is left, or it does not come, the answer says that the connection ends with it.
-pub async fn read_on(request: Request, next: Next) -> Response {
+pub async fn drain_body(request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
     }
@@ -86,7 +86,7 @@ mod tests {
 
     /// What is answered to a body of parts, each after its pause.
     async fn answered(pauses: &[Duration]) -> Response {
-        let router = Router::new().route("/", post(async |body: Bytes| body)).layer(from_fn(read_on));
+        let router = Router::new().route("/", post(async |body: Bytes| body)).layer(from_fn(drain_body));
         let parts = stream::iter(pauses.to_vec()).then(async |pause| {
             sleep(pause).await;
             Ok::<_, Infallible>("part ")

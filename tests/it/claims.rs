@@ -1,0 +1,146 @@
+//! Names that are unique over all orgs: what is claimed is done once, under its caller's key, or not at all.
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tollgate::domain::account::command::OrgCommand;
+use tollgate::domain::account::refusal::Refusal;
+use tollgate::domain::commerce::{Bundle, Claim, Payment};
+use tollgate::domain::credits::Credits;
+use tollgate::domain::event::{CommandRef, LotTerms};
+use tollgate::domain::ids::{LotId, OrgId};
+use tollgate::domain::system::SystemCommand;
+use tollgate::ledger::LedgerError;
+use tollgate::operations::claim::finish_claims;
+use tollgate::operations::find_bundle::find_bundle;
+use tollgate::operations::find_org::known_org;
+use tollgate::operations::profile::{Profile, Subject};
+use tollgate::operations::purchase::{Order, PurchaseError, purchase};
+
+use crate::support::TestApp;
+
+const PURCHASES: &str = "/api/v1/orgs/acme/purchases";
+
+/// An org with one credit, and a bundle of ten.
+async fn shop() -> (TestApp, OrgId, Bundle) {
+    let app = TestApp::start().await;
+    app.funded("acme", "1").await;
+    let bundle = json!({ "name": "ten", "credits": "10", "price": "8.00", "currency": "USD" });
+    app.operator().post("/api/v1/bundles", bundle).await.expect(StatusCode::CREATED);
+    let org = known_org(app.ledger(), "acme").unwrap();
+    let bundle = find_bundle(app.ledger(), "ten").await.unwrap().unwrap();
+    (app, org, bundle)
+}
+
+fn keyed(key: &str, fingerprint: &str) -> CommandRef {
+    CommandRef { key: key.into(), fingerprint: fingerprint.into() }
+}
+
+fn paid_by(reference: &str) -> Value {
+    json!({ "bundle": "ten", "payment": { "method": "manual", "reference": reference } })
+}
+
+/// A purchase as a node leaves it that goes away once it has claimed the payment.
+async fn left_open(app: &TestApp, org: OrgId, bundle: &Bundle, reference: &str, key: CommandRef) {
+    let payment = Payment {
+        method: "manual".into(),
+        reference: reference.into(),
+        currency: "USD".into(),
+        net_minor: 800,
+        tax_minor: 0,
+        decimals: 2,
+    };
+    let lot = LotId(app.clock().uuid());
+    let terms = LotTerms { lot, credits: bundle.credits, priority: 10, expires_at: None };
+    let then = Box::new(OrgCommand::Purchase { terms, bundle: bundle.id, quantity: 1, payment });
+    let claim = Claim { name: format!("payment:manual:{reference}"), org, then, idempotency: Some(key) };
+    app.ledger().submit_system(SystemCommand::Claim { claim }, None, None).await.unwrap();
+}
+
+async fn granted(app: &TestApp) -> Value {
+    app.operator().get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK)["granted"].clone()
+}
+
+#[tokio::test]
+async fn i4_of_two_purchases_at_once_under_one_key_one_is_made_and_the_other_never() {
+    let (app, org, bundle) = shop().await;
+    let buy = |round: usize, reference: usize| {
+        let reference = format!("INV-{round}-{reference}");
+        let key = keyed(&format!("k{round}"), &reference);
+        let (bundle, method) = (bundle.clone(), "manual".to_owned());
+        purchase(app.ledger(), org, Order { bundle, quantity: 1, method, reference, tax_minor: 0 }, None, key)
+    };
+    const ROUNDS: usize = 4;
+
+    for round in 0..ROUNDS {
+        // Both find the key free before either binds it.
+        let (one, two) = tokio::join!(buy(round, 1), buy(round, 2));
+        let is_conflict = |refused: &Result<LotId, PurchaseError>| {
+            matches!(refused, Err(PurchaseError::Ledger(LedgerError::Refused(Refusal::IdempotencyConflict))))
+        };
+        assert!(one.is_ok() != two.is_ok() && (is_conflict(&one) || is_conflict(&two)), "{one:?} {two:?}");
+    }
+    app.clock().advance_seconds(60);
+    finish_claims(app.ledger()).await;
+
+    assert_eq!(granted(&app).await, (1 + 10 * ROUNDS).to_string());
+    assert_eq!(app.ledger().system().open_claims().count(), 0);
+    // What was refused has used up no payment.
+    for reference in ["INV-0-1", "INV-0-2"] {
+        app.operator().post(PURCHASES, paid_by(reference)).await.expect(StatusCode::CREATED);
+    }
+    assert_eq!(granted(&app).await, (11 + 10 * ROUNDS).to_string());
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i4_a_purchase_that_a_crash_left_open_binds_its_key_or_is_given_up() {
+    let (app, org, bundle) = shop().await;
+    let operator = app.operator();
+    let grant = || json!({ "credits": "1", "kind": "goodwill" });
+    let grants = "/api/v1/orgs/acme/grants";
+    let granting = |key: &'static str| operator.send(reqwest::Method::POST, grants, Some(key), Some(grant()));
+    left_open(&app, org, &bundle, "INV-1", keyed("bound", "INV-1")).await;
+    left_open(&app, org, &bundle, "INV-2", keyed("free", "INV-2")).await;
+    granting("bound").await.expect(StatusCode::CREATED);
+
+    app.clock().advance_seconds(30);
+    finish_claims(app.ledger()).await;
+
+    assert_eq!(granted(&app).await, "12");
+    assert_eq!(app.ledger().system().open_claims().count(), 0);
+    granting("free").await.expect(StatusCode::CONFLICT);
+    operator.post(PURCHASES, paid_by("INV-1")).await.expect(StatusCode::CREATED);
+    operator.post(PURCHASES, paid_by("INV-2")).await.expect(StatusCode::CREATED);
+    assert_eq!(granted(&app).await, "22", "one payment buys once");
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn personal_data_of_an_opening_that_a_crash_cut_short_is_removed() {
+    let app = TestApp::start().await;
+    app.funded("acme", "1").await;
+    let acme = known_org(app.ledger(), "acme").unwrap();
+    let (orphan, claimed) = (OrgId(app.clock().uuid()), OrgId(app.clock().uuid()));
+    let profile = Profile { name: "Ada".into(), email: Some("ada@example.com".into()) };
+    for org in [orphan, claimed] {
+        app.profiles().put(Subject::Org(org), &profile).await.unwrap();
+    }
+    let then = Box::new(OrgCommand::OpenOrg {
+        slug: "beta".into(),
+        time_zone: "UTC".into(),
+        overdraft_limit: Credits::ZERO,
+    });
+    let claim = Claim { name: "slug:beta".into(), org: claimed, then, idempotency: None };
+    app.ledger().submit_system(SystemCommand::Claim { claim }, None, None).await.unwrap();
+    let is_there = async |org| app.profiles().find(Subject::Org(org)).await.unwrap().is_some();
+
+    app.clock().advance_seconds(3_599);
+    app.profiles().remove_orphans().await.unwrap();
+    assert!(is_there(orphan).await, "its opening may be under way");
+    app.clock().advance_seconds(1);
+    app.profiles().remove_orphans().await.unwrap();
+
+    assert!(!is_there(orphan).await);
+    assert!(is_there(claimed).await && is_there(acme).await);
+    app.finish().await;
+}
