@@ -305,7 +305,6 @@ impl From<Refusal> for Failure {
 impl From<UpstreamFailure> for Failure {
     fn from(failure: UpstreamFailure) -> Failure {
         if failure.is_the_callers() {
-            let status = failure.status.filter(|status| (400..500).contains(status)).unwrap_or(400);
             let code = match failure.kind {
                 FailureKind::ContextLength => TOO_LONG,
                 FailureKind::ContentPolicy => "content_policy_violation",
@@ -320,6 +319,7 @@ impl From<UpstreamFailure> for Failure {
                 | FailureKind::ModelNotFound
                 | FailureKind::ServerError => "invalid_request",
             };
+            let status = callers_status(failure.kind, failure.status);
             return Failure::new(status, code, without_accounts(&failure.message));
         }
         let (status, code, words) = match failure.kind {
@@ -347,6 +347,16 @@ impl From<UpstreamFailure> for Failure {
             }
         };
         Failure { retry_after_seconds: failure.retry_after_seconds, ..Failure::new(status, code, words) }
+    }
+}
+
+/// The status of what is the caller's own fault, which the API describes: a provider's own where it is one of those. A 403 would
+/// read as a refused key, and a status without a class of its own in the SDKs is a 400 to them.
+fn callers_status(kind: FailureKind, own: Option<u16>) -> u16 {
+    match own {
+        Some(413) => 413,
+        Some(422) if kind != FailureKind::ContentPolicy => 422,
+        Some(_) | None => 400,
     }
 }
 
