@@ -282,16 +282,20 @@ fn labels(headers: &HeaderMap, prompt: Option<&Assembled>) -> Result<BTreeMap<St
 }
 
 fn given_labels(headers: &HeaderMap) -> Result<BTreeMap<String, String>, Failure> {
-    let Some(given) = headers.get(LABELS) else { return Ok(BTreeMap::new()) };
     let malformed = |why: &str| Failure::new(400, "invalid_labels", format!("{LABELS}: {why}"));
-    let given = given.to_str().map_err(|_| malformed("must be ASCII"))?;
-    let pair = |pair: &str| {
-        let (name, value) =
-            pair.split_once('=').ok_or_else(|| malformed("is written as name=value, name=value"))?;
-        let (name, value) = (name.trim(), value.trim());
-        Ok((name.to_owned(), value.to_owned()))
-    };
-    given.split(',').map(pair).collect()
+    let mut labels = BTreeMap::new();
+    for given in headers.get_all(LABELS) {
+        let given = given.to_str().map_err(|_| malformed("must be ASCII"))?;
+        for pair in given.split(',') {
+            let (name, value) =
+                pair.split_once('=').ok_or_else(|| malformed("is written as name=value, name=value"))?;
+            let (name, value) = (name.trim(), value.trim());
+            if labels.insert(name.to_owned(), value.to_owned()).is_some() {
+                return Err(malformed("names a label twice"));
+            }
+        }
+    }
+    Ok(labels)
 }
 
 /// `x-tollgate-complexity: simple|standard|hard`; `off` is the strongest, whatever the text says.
