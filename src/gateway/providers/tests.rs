@@ -92,11 +92,15 @@ fn an_own_header_takes_the_place_of_the_keys_and_of_nothing_else() {
         (Family::Anthropic, Some("api-key"), vec![("api-key", "k"), version]),
         (Family::Gemini, Some("api-key"), vec![("api-key", "k")]),
     ] {
-        let headers = auth_headers(family, own, "k");
+        let headers = auth_headers(family, own, Some("k"));
+        let keyless = auth_headers(family, own, None);
 
         let headers: Vec<(&str, &str)> =
             headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         assert_eq!(headers, sent, "{family:?} {own:?}");
+        let keyless: Vec<&str> = keyless.iter().map(|(name, _)| *name).collect();
+        let others: Vec<&str> = sent[1..].iter().map(|(name, _)| *name).collect();
+        assert_eq!(keyless, others, "no empty key is sent");
     }
 }
 
