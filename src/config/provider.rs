@@ -109,31 +109,38 @@ impl ProviderConfig {
         }
     }
 
-    /// The key to send: given, or from the environment, or from a file; empty where none is named.
+    /// The key to send: given, or from the environment, or from a file; none where none is named.
     ///
     /// # Errors
-    /// A variable or file that is named and can't be read; a key that no header can carry.
-    pub fn key(&self) -> Result<String, ConfigError> {
-        let key = self.given_key()?;
+    /// A variable or file that is named and can't be read; a key that is empty, or that no header can carry.
+    pub fn key(&self) -> Result<Option<String>, ConfigError> {
+        let Some((source, key)) = self.given_key()? else { return Ok(None) };
+        if key.trim().is_empty() {
+            return Err(
+                self.error(&format!("{source} is empty: a provider without a key has none of the three"))
+            );
+        }
         match HeaderValue::try_from(&key) {
-            Ok(_) => Ok(key),
+            Ok(_) => Ok(Some(key)),
             Err(_) => Err(self.error("its key holds what no header can carry, such as a line's end")),
         }
     }
 
-    fn given_key(&self) -> Result<String, ConfigError> {
+    /// The key and where it comes from.
+    fn given_key(&self) -> Result<Option<(String, String)>, ConfigError> {
         if let Some(key) = &self.api_key {
-            return Ok(key.clone());
+            return Ok(Some(("api_key".to_owned(), key.clone())));
         }
         if let Some(name) = &self.api_key_env {
-            return std::env::var(name).map_err(|_| self.error(&variable_not_set(name)));
+            let key = std::env::var(name).map_err(|_| self.error(&variable_not_set(name)))?;
+            return Ok(Some((format!("the environment variable {name}"), key)));
         }
         if let Some(file) = &self.api_key_file {
-            return std::fs::read_to_string(file)
-                .map(|key| key.trim().to_owned())
-                .map_err(|error| self.error(&format!("its key file can't be read: {error}")));
+            let key = std::fs::read_to_string(file)
+                .map_err(|error| self.error(&format!("its key file can't be read: {error}")))?;
+            return Ok(Some(("its key file".to_owned(), key.trim().to_owned())));
         }
-        Ok(String::new())
+        Ok(None)
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {

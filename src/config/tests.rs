@@ -22,7 +22,7 @@ fn a_file_names_upstreams_and_routes() {
     ))
     .expect("reads");
 
-    assert_eq!(config.providers[0].key().expect("a key"), "k");
+    assert_eq!(config.providers[0].key().expect("a key").as_deref(), Some("k"));
     let routes = config.routing().expect("sound");
     let fast = routes.get("fast").expect("a route");
     assert_eq!((fast.chain.len(), fast.policy.total_seconds), (2, Some(30)));
@@ -197,9 +197,13 @@ fn weights_of_ones_own_are_read_or_said_to_be_none() {
 
 #[test]
 fn a_key_that_is_not_there_is_said_by_its_name() {
+    let empty = tempfile::NamedTempFile::new().expect("a file");
+    let empty = format!("api_key_file = {:?}", empty.path());
     for (key, words) in [
         ("api_key_env = \"TOLLGATE_TEST_NOT_SET\"", "TOLLGATE_TEST_NOT_SET is not set"),
         ("api_key_file = \"/no/such/file\"", "key file can't be read"),
+        ("api_key = \"\"", "api_key is empty"),
+        (&empty, "its key file is empty"),
     ] {
         let config = load(&PROVIDER.replace("api_key = \"k\"", key)).expect("reads");
 
@@ -207,6 +211,8 @@ fn a_key_that_is_not_there_is_said_by_its_name() {
 
         assert!(error.contains("openai") && error.contains(words), "{error}");
     }
+    let keyless = load(&PROVIDER.replace("api_key = \"k\"", "")).expect("reads");
+    assert_eq!(keyless.providers[0].key().expect("none is needed"), None);
 }
 
 #[test]

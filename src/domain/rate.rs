@@ -52,20 +52,25 @@ impl Rate {
     /// Takes a share of a rate that stands so: no more than half of what is there, unless more is needed, so that what is
     /// left is not in one node's hands.
     pub fn take(self, full_at: Timestamp, now: Timestamp, ask: Ask) -> Answer {
-        let returned = match ask.returned {
-            0.. => -self.micros_down(ask.returned),
-            _ => self.micros_up(ask.returned.saturating_neg()),
-        };
         // Returning to a full rate is no gain: it holds a minute's allowance.
-        let full_at = Timestamp(full_at.0.max(now.0).saturating_add(returned).max(now.0));
-        let there = self.there(full_at, now);
-        if ask.needed > there {
-            let missing = ask.needed.saturating_sub(there);
-            return Answer { taken: Taken::NotYet { micros: self.micros_up(missing) }, full_at };
+        let full_at = self.correct(full_at.max(now), ask.returned).max(now);
+        let there_at = full_at.0.saturating_add(self.micros_up(ask.needed)).saturating_sub(MINUTE_MICROS);
+        if there_at > now.0 {
+            return Answer { taken: Taken::NotYet { micros: there_at.saturating_sub(now.0) }, full_at };
         }
+        let there = self.there(full_at, now);
         let share = ask.wanted.min(there / 2).max(ask.needed);
         let full_at = Timestamp(full_at.0.saturating_add(self.micros_up(share)));
         Answer { taken: Taken::Share(share), full_at }
+    }
+
+    /// When everything may be taken again, once so many units were given back or, below zero, used beyond what was taken.
+    pub fn correct(self, full_at: Timestamp, less: i64) -> Timestamp {
+        let micros = match less {
+            0.. => -self.micros_down(less),
+            _ => self.micros_up(less.saturating_neg()),
+        };
+        Timestamp(full_at.0.saturating_add(micros))
     }
 
     fn there(self, full_at: Timestamp, now: Timestamp) -> i64 {
@@ -193,7 +198,7 @@ impl Share {
 }
 
 /// Whole seconds after which so many microseconds are over.
-fn seconds(micros: i64) -> u64 {
+pub fn seconds(micros: i64) -> u64 {
     micros.max(0).unsigned_abs().div_ceil(Timestamp::MICROS_PER_SECOND.unsigned_abs()).max(1)
 }
 
@@ -225,6 +230,18 @@ mod tests {
         assert_eq!([first.taken, second.taken], [Taken::Share(30), Taken::Share(20)]);
         assert_eq!(third, Answer { taken: Taken::NotYet { micros: 1_000_000 }, full_at: second.full_at });
         assert_eq!(later.taken, Taken::Share(11));
+    }
+
+    #[test]
+    fn a_wait_is_as_long_as_it_takes_and_no_longer() {
+        let rate = rate(4);
+        let used = rate.take(Timestamp(0), NOW, ask(4, 4)).full_at;
+
+        let soon = rate.take(used, NOW.plus_seconds(10), ask(1, 1));
+        let then = rate.take(soon.full_at, NOW.plus_seconds(15), ask(1, 1));
+
+        assert_eq!(soon.taken, Taken::NotYet { micros: 5_000_000 }, "ten of fifteen seconds are over");
+        assert_eq!(then.taken, Taken::Share(1));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::gateway::betas;
 use crate::gateway::body;
 use crate::gateway::dialects::{self, Dialect};
 use crate::gateway::failure::Failure;
-use crate::gateway::limiter::Place;
+use crate::gateway::limiter::LimitPermit;
 use crate::gateway::prompts::{self, Assembled};
 use crate::gateway::providers::{self, embeddings};
 use crate::gateway::token_estimate::input_tokens;
@@ -129,14 +129,14 @@ pub struct Request {
     pub purpose: Purpose,
     pub idempotency: Option<CommandRef>,
     /// Held for as long as the request runs, its stream included.
-    pub place: Arc<Place>,
+    pub permit: Arc<LimitPermit>,
     /// The node does not end before this does.
     _under_way: Arc<OwnedRwLockReadGuard<()>>,
 }
 
 impl Request {
     /// The same question, asked by another org and for nobody.
-    pub fn copy_for(&self, org: OrgId, reservation: ReservationId, place: Place) -> Request {
+    pub fn copy_for(&self, org: OrgId, reservation: ReservationId, permit: LimitPermit) -> Request {
         Request {
             caller: Caller { org, key: self.caller.key, project: None },
             may_reuse: false,
@@ -148,7 +148,7 @@ impl Request {
                 ..Purpose::default()
             },
             idempotency: None,
-            place: Arc::new(place),
+            permit: Arc::new(permit),
             ..self.clone()
         }
     }
@@ -221,7 +221,7 @@ pub async fn admit(state: &State, arrived: Arrived) -> Result<Request, Failure> 
     let limits = &state.ledger.access(caller.org).await?.limits;
     let input_tokens = input_tokens(&body, length);
     let tokens = input_tokens.saturating_add(asked_output_tokens(endpoint, &body));
-    let place = Arc::new(state.limiter.admit(caller.org, limits, &purpose, tokens).await?);
+    let permit = Arc::new(state.limiter.admit(caller.org, limits, &purpose, tokens).await?);
     let under_way = Arc::new(state.under_way.clone().read_owned().await);
     Ok(Request {
         id,
@@ -241,7 +241,7 @@ pub async fn admit(state: &State, arrived: Arrived) -> Result<Request, Failure> 
         reservation,
         purpose,
         idempotency,
-        place,
+        permit,
         _under_way: under_way,
     })
 }
@@ -282,16 +282,20 @@ fn labels(headers: &HeaderMap, prompt: Option<&Assembled>) -> Result<BTreeMap<St
 }
 
 fn given_labels(headers: &HeaderMap) -> Result<BTreeMap<String, String>, Failure> {
-    let Some(given) = headers.get(LABELS) else { return Ok(BTreeMap::new()) };
     let malformed = |why: &str| Failure::new(400, "invalid_labels", format!("{LABELS}: {why}"));
-    let given = given.to_str().map_err(|_| malformed("must be ASCII"))?;
-    let pair = |pair: &str| {
-        let (name, value) =
-            pair.split_once('=').ok_or_else(|| malformed("is written as name=value, name=value"))?;
-        let (name, value) = (name.trim(), value.trim());
-        Ok((name.to_owned(), value.to_owned()))
-    };
-    given.split(',').map(pair).collect()
+    let mut labels = BTreeMap::new();
+    for given in headers.get_all(LABELS) {
+        let given = given.to_str().map_err(|_| malformed("must be ASCII"))?;
+        for pair in given.split(',') {
+            let (name, value) =
+                pair.split_once('=').ok_or_else(|| malformed("is written as name=value, name=value"))?;
+            let (name, value) = (name.trim(), value.trim());
+            if labels.insert(name.to_owned(), value.to_owned()).is_some() {
+                return Err(malformed("names a label twice"));
+            }
+        }
+    }
+    Ok(labels)
 }
 
 /// `x-tollgate-complexity: simple|standard|hard`; `off` is the strongest, whatever the text says.

@@ -93,7 +93,7 @@ macro_rules! failures {
         #[derive(utoipa::IntoResponses)]
         #[allow(dead_code, reason = "the documentation of what a `Failure` answers")]
         pub enum $name {
-            /// Malformed.
+            /// Malformed, or refused by the provider as the caller's fault.
             #[response(status = 400)]
             Malformed($body),
             /// No key, or one that is not known or was revoked.
@@ -111,7 +111,7 @@ macro_rules! failures {
             /// The idempotency key was used by another request, which the message names.
             #[response(status = 409)]
             Conflict($body),
-            /// The body is too large.
+            /// The body is too large, or more tokens than a minute allows.
             #[response(status = 413)]
             TooLarge($body),
             /// Understood, but it can't be priced or can't be sent to this model.
@@ -120,10 +120,13 @@ macro_rules! failures {
             /// A limit of the org's, or the provider's where no other could serve; see Retry-After.
             #[response(status = 429)]
             TooManyRequests($body),
+            /// A fault of this node's; the request id helps to find it.
+            #[response(status = 500)]
+            Internal($body),
             /// No provider answered as it should.
             #[response(status = 502)]
             UpstreamFailed($body),
-            /// The ledger can't hold now; see Retry-After.
+            /// The ledger can't hold now, or no provider can answer; see Retry-After. Or the time that the request may take is over.
             #[response(status = 503)]
             Unavailable($body),
         }
@@ -175,6 +178,10 @@ impl Failure {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == 401 {
+            // RFC 9110, 15.5.2.
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if matches!(self.status, 402 | 409) || self.code == OUT_OF_TIME {
             // Money doesn't come back by itself, a key stays used, and what took too long costs as much again: an SDK must
@@ -309,7 +316,6 @@ impl From<Refusal> for Failure {
 impl From<UpstreamFailure> for Failure {
     fn from(failure: UpstreamFailure) -> Failure {
         if failure.is_the_callers() {
-            let status = failure.status.filter(|status| (400..500).contains(status)).unwrap_or(400);
             let code = match failure.kind {
                 FailureKind::ContextLength => TOO_LONG,
                 FailureKind::ContentPolicy => "content_policy_violation",
@@ -324,6 +330,7 @@ impl From<UpstreamFailure> for Failure {
                 | FailureKind::ModelNotFound
                 | FailureKind::ServerError => "invalid_request",
             };
+            let status = callers_status(failure.kind, failure.status);
             return Failure::new(status, code, without_accounts(&failure.message));
         }
         let (status, code, words) = match failure.kind {
@@ -354,6 +361,15 @@ impl From<UpstreamFailure> for Failure {
     }
 }
 
+/// The status of what is the caller's own fault: one that the API describes, of the same class in the SDKs. A provider's 403 for
+/// content would read as a refused key here.
+fn callers_status(kind: FailureKind, own: Option<u16>) -> u16 {
+    if kind == FailureKind::TooLarge {
+        return 413;
+    }
+    if own == Some(422) && kind != FailureKind::ContentPolicy { 422 } else { 400 }
+}
+
 /// A provider's words without the names of the operator's own organisation and projects there.
 fn without_accounts(message: &str) -> String {
     let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
@@ -378,6 +394,13 @@ mod tests {
         let told = Failure::from(Refusal::TooManyHolds { limit: 1 });
 
         assert_eq!((told.status, told.retry_after_seconds), (429, Some(1)));
+    }
+
+    #[test]
+    fn who_shows_no_key_is_told_how_to() {
+        let response = Failure::new(401, "invalid_api_key", "no").response(Dialect::OpenaiChat, "r");
+
+        assert_eq!(response.headers()[header::WWW_AUTHENTICATE], "Bearer");
     }
 
     #[test]

@@ -164,12 +164,16 @@ pub fn describe(path: &str, operation: &mut Operation) {
         if path.starts_with("/v1/messages") {
             say("request-id", "The same, as Anthropic's SDKs read it.");
         }
+        if status == "503" && is_paid {
+            say("x-should-retry", "`false` where the request's time is over: what it used is charged.");
+        }
         match status.as_str() {
             "200" if is_paid => {
                 OF_ANSWERS.iter().for_each(|(name, about)| say(&format!("x-tollgate-{name}"), about));
             }
             "402" => say("x-should-retry", "`false`: money does not come back by itself."),
             "409" if is_paid => say("x-should-retry", "`false`: the key stays used."),
+            "401" => say("www-authenticate", "`Bearer`."),
             "429" | "503" => say("retry-after", "Seconds to wait for."),
             _ => {}
         }

@@ -287,7 +287,7 @@ impl Hold {
     pub async fn settle(&mut self) -> Result<(), LedgerError> {
         let usages = self.attempts.iter().map(|attempt| &attempt.usage);
         let tokens = usages.map(|usage| usage.input_total().saturating_add(usage.output_total()));
-        self.request.place.used(tokens.fold(0, u64::saturating_add));
+        self.request.permit.used(tokens.fold(0, u64::saturating_add));
         // An experiment counts its failures, but for those that are its cap's.
         let is_counted = self.seat.as_ref().is_some_and(|seat| seat.unit.is_some()) && !self.is_arm_spent;
         let settle = self.settle_command();

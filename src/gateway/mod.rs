@@ -88,7 +88,7 @@ pub struct Parts {
 pub struct Upstream {
     config: ProviderConfig,
     family: Family,
-    key: String,
+    key: Option<String>,
     http: reqwest::Client,
 }
 
@@ -220,6 +220,6 @@ impl Upstream {
 
 impl Upstream {
     fn auth_headers(&self) -> Vec<(&str, String)> {
-        providers::auth_headers(self.family, self.config.api_key_header.as_deref(), &self.key)
+        providers::auth_headers(self.family, self.config.api_key_header.as_deref(), self.key.as_deref())
     }
 }

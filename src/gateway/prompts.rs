@@ -39,11 +39,7 @@ pub fn assemble(
     let mut messages: Vec<Value> = lines.iter().map(message).collect();
     let instructs_apart = text.is_some() && system != said;
     let brought = messages.len() + usize::from(text.is_some() && !instructs_apart);
-    match body.get_mut(said).map(Value::take) {
-        Some(Value::Array(own)) => messages.extend(own),
-        Some(Value::String(own)) => messages.push(json!({"role": "user", "content": own})),
-        Some(_) | None => {}
-    }
+    messages.extend(own_messages(dialect, said, body)?);
     if let Some(text) = text {
         if system == said {
             messages.insert(0, json!({"role": "system", "content": text}));
@@ -59,6 +55,21 @@ pub fn assemble(
         fields.shift_remove("prompt");
     }
     Ok(Some(Assembled { name, messages: brought, has_instructions: instructs_apart }))
+}
+
+/// What the caller says beside the prompt: nothing, or what its dialect reads.
+fn own_messages(dialect: Dialect, field: &'static str, body: &mut Value) -> Result<Vec<Value>, Failure> {
+    match body.get_mut(field).map(Value::take) {
+        Some(Value::Array(own)) => Ok(own),
+        Some(Value::String(own)) if dialect == Dialect::OpenaiResponses => {
+            Ok(vec![json!({"role": "user", "content": own})])
+        }
+        Some(Value::Null) | None => Ok(Vec::new()),
+        Some(_) => {
+            let words = format!("`{field}` must be a list of messages");
+            Err(Failure { field: Some(field.into()), ..Failure::new(400, "invalid_request", words) })
+        }
+    }
 }
 
 fn message(line: &Line) -> Value {
@@ -127,6 +138,28 @@ mod tests {
         }
         let both = json!({"messages": [own], "system": "Mine."});
         assert_eq!(assembled(Dialect::AnthropicMessages, both).unwrap_err().status, 422);
+    }
+
+    #[test]
+    fn what_stands_beside_a_prompt_is_read_or_refused_and_never_dropped() {
+        for (dialect, field) in [
+            (Dialect::OpenaiChat, "messages"),
+            (Dialect::OpenaiResponses, "input"),
+            (Dialect::AnthropicMessages, "messages"),
+        ] {
+            for own in [json!({"role": "user", "content": "x"}), json!(7), json!(true), json!("x")] {
+                let is_read = own.is_string() && dialect == Dialect::OpenaiResponses;
+
+                let refused = assembled(dialect, json!({field: own})).err();
+
+                let refused = refused.map(|failure| (failure.status, failure.field));
+                let expected = (!is_read).then(|| (400, Some(field.to_owned())));
+                assert_eq!(refused, expected, "{dialect:?} {own}");
+            }
+            assert!(
+                assembled(dialect, json!({field: null})).is_ok() && assembled(dialect, json!({})).is_ok()
+            );
+        }
     }
 
     #[test]

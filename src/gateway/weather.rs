@@ -176,13 +176,17 @@ mod tests {
         let silent = || UpstreamFailure::unreachable("it did not answer in time");
         let status = |status| classify(status, Some(7), b"");
         let large = br#"{"error": {"code": "rate_limit_exceeded", "message": "Request too large for m"}}"#;
+        let groqs = br#"{"error": {"code": "rate_limit_exceeded", "message": "Request too large for model m on tokens per minute"}}"#;
+        let unseemly = br#"{"code": "no permission", "error": "Content violates usage guidelines."}"#;
         let failed = |retry_after_seconds| News::Failed { retry_after_seconds };
         for (claim, failure, expected) in [
             ("silence", silent(), failed(None)),
             ("an error", status(500), failed(Some(7))),
             ("a rate limit", status(429), News::Limited { retry_after_seconds: Some(7) }),
             ("a request above the limit", classify(429, None, large), News::Sound),
+            ("the same as a 413", classify(413, None, groqs), News::Sound),
             ("the caller's fault", status(400), News::Sound),
+            ("refused content", classify(403, None, unseemly), News::Sound),
             ("the operator's key", status(401), failed(Some(7))),
         ] {
             assert_eq!(news_of(&failure), expected, "{claim}");

@@ -150,7 +150,8 @@ pub struct AllLimits {
     limits: Vec<LimitsBody>,
 }
 
-/// Replaces the org's limits.
+/// Replaces the org's limits. Rates and concurrency are those of `/v1`; `credits_per_request` also caps what a reservation of
+/// `/api/v1` holds.
 #[utoipa::path(put, path = "/api/v1/orgs/{org}/limits", tag = "rules",
     params(("org", description = "Its slug or id.")),
     request_body(content = AllLimits,

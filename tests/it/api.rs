@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use axum::Router;
+use axum::routing::post;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tollgate::config::{Config, ProviderConfig};
@@ -317,31 +319,48 @@ fn with_a_list(value: &Value) -> Vec<Value> {
 /// Whatever stands beside an answer of the gateway is described.
 #[tokio::test]
 async fn every_header_of_an_answer_is_described() {
-    let provider = listen(SimulatorHandle::new(SimulatorConfig::default()).router()).await;
-    let provider: ProviderConfig = serde_json::from_value(json!({
-        "name": "openai", "kind": "openai", "base_url": provider, "api_key": "any",
-    }))
-    .unwrap();
-    let app = TestApp::configured(&Config { providers: vec![provider], ..Config::default() }).await;
+    let unread = post(async || StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let silent = post(std::future::pending::<StatusCode>);
+    let provider = async |name: &str, router: Router| -> ProviderConfig {
+        let api = json!({
+            "name": name, "kind": "openai", "base_url": listen(router).await, "prices_of": "openai", "api_key": "any",
+        });
+        serde_json::from_value(api).unwrap()
+    };
+    let providers = vec![
+        provider("openai", SimulatorHandle::new(SimulatorConfig::default()).router()).await,
+        provider("unread", Router::new().route("/v1/chat/completions", unread)).await,
+        provider("silent", Router::new().route("/v1/chat/completions", silent)).await,
+    ];
+    let routes = json!([
+        { "name": "unread", "chain": ["unread/gpt-4o-mini"] },
+        { "name": "silent", "chain": ["silent/gpt-4o-mini"], "total_seconds": 1 },
+    ]);
+    let routes = serde_json::from_value(routes).unwrap();
+    let app = TestApp::configured(&Config { providers, routes, ..Config::default() }).await;
     app.funded("acme", "10").await;
     app.funded("poor", "0.000000001").await;
     let (inference, poor) = (app.key("acme", "inference").await, app.key("poor", "inference").await);
+    let nobody = app.with_key("tg_nonsense");
     let openapi = inference.get("/openapi.json").await.expect(StatusCode::OK);
-    let messages = json!([{ "role": "user", "content": "Hello" }]);
-    let chat = json!({ "model": "gpt-4o-mini", "messages": messages, "max_tokens": 9 });
 
     let mut seen = BTreeSet::new();
-    for (actor, path, status) in [
-        (&inference, "/v1/chat/completions", "200"),
-        (&inference, "/v1/messages", "200"),
-        (&inference, "/v1/messages/count_tokens", "200"),
-        (&poor, "/v1/chat/completions", "402"),
+    for (actor, path, model, status) in [
+        (&inference, "/v1/chat/completions", "gpt-4o-mini", "200"),
+        (&inference, "/v1/messages", "gpt-4o-mini", "200"),
+        (&inference, "/v1/messages/count_tokens", "gpt-4o-mini", "200"),
+        (&poor, "/v1/chat/completions", "gpt-4o-mini", "402"),
+        (&nobody, "/v1/chat/completions", "gpt-4o-mini", "401"),
+        (&inference, "/v1/chat/completions", "unread", "400"),
+        (&inference, "/v1/chat/completions", "silent", "503"),
     ] {
-        let answer = actor.post(path, chat.clone()).await;
+        let messages = json!([{ "role": "user", "content": "Hello" }]);
+        let answer = actor.post(path, json!({ "model": model, "messages": messages, "max_tokens": 9 })).await;
         assert_eq!(answer.status.as_str(), status, "{}", answer.body);
         let described = &openapi["paths"][path]["post"]["responses"][status]["headers"];
         let ours = |name: &&str| {
-            name.starts_with("x-tollgate-") || name.ends_with("request-id") || *name == "x-should-retry"
+            let others = ["x-should-retry", "www-authenticate", "retry-after"];
+            name.starts_with("x-tollgate-") || name.ends_with("request-id") || others.contains(name)
         };
         for name in answer.headers.keys().map(|name| name.as_str()).filter(ours) {
             assert_eq!(described[name]["schema"]["type"], "string", "{path} {status}: {name}");
@@ -356,6 +375,7 @@ async fn every_header_of_an_answer_is_described() {
         "x-tollgate-balance",
         "x-tollgate-count",
         "x-should-retry",
+        "www-authenticate",
     ] {
         assert!(seen.contains(name), "{name} is on no answer");
     }

@@ -1,4 +1,4 @@
-//! Limits on rates that all nodes of one database keep together.
+//! Limits: of one request over both doors, and rates that all nodes of one database keep together.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -59,6 +59,29 @@ async fn exhaust(callers: &[Actor]) -> (usize, Answer) {
 
 fn advance(nodes: &[TestApp], seconds: i64) {
     nodes.iter().for_each(|node| node.clock().advance_seconds(seconds));
+}
+
+#[tokio::test]
+async fn what_one_request_may_hold_counts_for_reservations_too() {
+    let app = TestApp::start().await;
+    let gateway = app.funded("acme", "100").await;
+    let limits =
+        json!({ "limits": [{ "scope": "org", "credits_per_request": "1.5", "requests_per_minute": 1 }] });
+    app.operator()
+        .send(Method::PUT, "/api/v1/orgs/acme/limits", None, Some(limits))
+        .await
+        .expect(StatusCode::OK);
+    let reserve = async |credits: &str| {
+        gateway.post("/api/v1/orgs/acme/reservations", json!({ "credits": credits })).await
+    };
+
+    let refused = reserve("1.6").await.expect(StatusCode::PAYMENT_REQUIRED);
+
+    assert_eq!((&refused["code"], &refused["limit"]), (&json!("request_too_large"), &json!("1.5")));
+    for _ in 0..3 {
+        reserve("1.5").await.expect(StatusCode::CREATED);
+    }
+    app.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

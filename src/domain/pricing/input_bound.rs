@@ -24,8 +24,8 @@ use crate::domain::pricing::searching::{is_billed_for_findings, searches_unasked
 use fields::{
     CacheLife, answers, asks_for_audio, cache_lives, refuse_fields, refuse_modalities, tier, uplifts,
 };
-pub use media::pictures_within;
-use media::{document_bytes, gemini_picture_tokens, is_other_than_picture, picture_bytes};
+pub use media::Media;
+use media::{audio_bytes, document_bytes, gemini_picture_tokens, is_other_than_picture, picture_bytes};
 
 /// The form in which a request is sent to its provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -341,8 +341,7 @@ impl Found {
             }
             "input_audio" => {
                 self.has_audio = true;
-                let bytes = text(&part["input_audio"], "data").len() as u64;
-                self.audio_bytes = self.audio_bytes.saturating_add(bytes);
+                self.audio_bytes = self.audio_bytes.saturating_add(audio_bytes(part));
             }
             // A page of a document can say more than its bytes do.
             "document" | "file" | "input_file" | "item_reference" => {

@@ -6,6 +6,7 @@
 //! holds on all nodes together.
 
 mod node;
+mod rows;
 mod shared;
 
 use std::collections::HashMap;
@@ -22,38 +23,37 @@ use crate::domain::event::Purpose;
 use crate::domain::ids::OrgId;
 use crate::gateway::failure::Failure;
 use crate::gateway::limiter::node::NodeRates;
+use crate::gateway::limiter::rows::ROWS_MAX;
 use crate::gateway::limiter::shared::SharedRates;
 use crate::ledger::{Ledger, LedgerError};
 use crate::operations::share_rate::can_share;
 
-/// Counts in memory before those that have nothing to say are dropped.
-const COUNTS_MAX: usize = 100_000;
-/// When a place may be free again where the limit is on concurrency: nobody knows, but soon.
-const PLACE_SECONDS: u64 = 1;
+/// When to try again where the limit is on concurrency: nobody knows, but soon.
+const CONCURRENCY_RETRY_SECONDS: u64 = 1;
 
-/// Whose count it is: a limit on each end user counts each apart.
+/// What is counted by: a limit on each end user counts each apart. Its JSON names shared rates, and must not change.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-struct Whose {
+struct LimitKey {
     org: OrgId,
     scope: BudgetScope,
     end_user: Option<String>,
 }
 
-/// What a rate is of.
+/// What a rate is of. Its JSON is part of a shared rate's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-enum Unit {
+enum RateUnit {
     Requests,
     Tokens,
 }
 
 /// Why a rate lets nothing through.
 #[derive(Debug)]
-enum NotNow {
+enum RateLimited {
     In { seconds: u64 },
     Unknown(LedgerError),
 }
 
-type Running = Arc<Mutex<HashMap<Whose, u32>>>;
+type Running = Arc<Mutex<HashMap<LimitKey, u32>>>;
 
 pub(super) struct Limiter {
     running: Running,
@@ -65,15 +65,15 @@ enum Rates {
     Shared(Arc<SharedRates>),
 }
 
-/// A request's place among those that run; given back when it is dropped.
-pub(super) struct Place {
+/// What lets a request run under its limits; given back when it is dropped.
+pub(super) struct LimitPermit {
     running: Running,
     rates: Arc<Rates>,
-    held: Vec<Whose>,
-    /// Whose rates a request was taken from; nobody's once it is admitted, for then it counts.
-    requested: Vec<Whose>,
-    /// Whose buckets of tokens the estimate was taken from.
-    estimated: Vec<Whose>,
+    held: Vec<LimitKey>,
+    /// What a request was taken from; none once it is admitted, for then it counts.
+    requested: Vec<LimitKey>,
+    /// What the estimate of tokens was taken from.
+    estimated: Vec<LimitKey>,
     estimated_tokens: u64,
     used_tokens: AtomicU64,
 }
@@ -84,9 +84,9 @@ impl std::fmt::Debug for Limiter {
     }
 }
 
-impl std::fmt::Debug for Place {
+impl std::fmt::Debug for LimitPermit {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Place").field("held", &self.held).finish_non_exhaustive()
+        out.debug_struct("LimitPermit").field("held", &self.held).finish_non_exhaustive()
     }
 }
 
@@ -106,12 +106,12 @@ impl Limiter {
         Limiter { running: Running::default(), rates: Arc::new(rates) }
     }
 
-    /// A place under no limit.
-    pub fn unlimited(&self) -> Place {
-        self.place(0)
+    /// A permit under no limit.
+    pub fn unlimited(&self) -> LimitPermit {
+        self.permit(0)
     }
 
-    /// Takes a place under every limit on the path of a request of about `tokens`, all or nothing.
+    /// Takes a permit under every limit on the path of a request of about `tokens`, all or nothing.
     ///
     /// # Errors
     /// 429 with the seconds after which to try again; 413 where the request alone is more than a minute allows; 503 where
@@ -122,23 +122,23 @@ impl Limiter {
         limits: &[Limits],
         purpose: &Purpose,
         tokens: u64,
-    ) -> Result<Place, Failure> {
-        let mut place = self.place(tokens);
+    ) -> Result<LimitPermit, Failure> {
+        let mut permit = self.permit(tokens);
         for limits in on_the_path(limits, purpose) {
-            let whose = Whose::of(org, &limits, purpose);
-            self.enter(&whose, &limits)?;
-            place.held.push(whose.clone());
+            let key = LimitKey::of(org, &limits, purpose);
+            self.enter(&key, &limits)?;
+            permit.held.push(key.clone());
             if let Some(rate) = limits.requests_per_minute {
-                self.take_request(&whose, &limits, rate).await?;
-                place.requested.push(whose.clone());
+                self.take_request(&key, &limits, rate).await?;
+                permit.requested.push(key.clone());
             }
             if let Some(rate) = limits.tokens_per_minute {
-                self.take_tokens(&whose, &limits, rate, tokens).await?;
-                place.estimated.push(whose);
+                self.take_tokens(&key, &limits, rate, tokens).await?;
+                permit.estimated.push(key);
             }
         }
-        place.requested.clear();
-        Ok(place)
+        permit.requested.clear();
+        Ok(permit)
     }
 
     /// Gives the other nodes what this one has taken and not used.
@@ -149,8 +149,8 @@ impl Limiter {
         }
     }
 
-    fn place(&self, estimated_tokens: u64) -> Place {
-        Place {
+    fn permit(&self, estimated_tokens: u64) -> LimitPermit {
+        LimitPermit {
             running: self.running.clone(),
             rates: self.rates.clone(),
             held: Vec::new(),
@@ -161,30 +161,30 @@ impl Limiter {
         }
     }
 
-    fn enter(&self, whose: &Whose, limits: &Limits) -> Result<(), Failure> {
+    fn enter(&self, key: &LimitKey, limits: &Limits) -> Result<(), Failure> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if running.len() > COUNTS_MAX {
+        if running.len() > ROWS_MAX {
             running.retain(|_, running| *running > 0);
         }
-        let running = running.entry(whose.clone()).or_default();
+        let running = running.entry(key.clone()).or_default();
         if limits.concurrent_requests.is_some_and(|most| *running >= most) {
-            return Err(limited("concurrent requests", limits, PLACE_SECONDS));
+            return Err(limited("concurrent requests", limits, CONCURRENCY_RETRY_SECONDS));
         }
         *running += 1;
         Ok(())
     }
 
-    async fn take_request(&self, whose: &Whose, limits: &Limits, per_minute: u32) -> Result<(), Failure> {
+    async fn take_request(&self, key: &LimitKey, limits: &Limits, per_minute: u32) -> Result<(), Failure> {
         let taken = match NonZeroU32::new(per_minute) {
-            Some(per_minute) => self.rates.take(whose, Unit::Requests, per_minute, 1).await,
-            None => Err(NotNow::In { seconds: 60 }),
+            Some(per_minute) => self.rates.take(key, RateUnit::Requests, per_minute, 1).await,
+            None => Err(RateLimited::In { seconds: 60 }),
         };
         taken.map_err(|not_now| not_now.failure("requests per minute", limits))
     }
 
     async fn take_tokens(
         &self,
-        whose: &Whose,
+        key: &LimitKey,
         limits: &Limits,
         per_minute: u32,
         tokens: u64,
@@ -196,7 +196,7 @@ impl Limiter {
                 format!("This request is about {tokens} tokens, and {scope} may use {per_minute} a minute.");
             return Err(Failure::new(413, "request_too_large", message));
         };
-        let taken = self.rates.take(whose, Unit::Tokens, possible, signed(tokens)).await;
+        let taken = self.rates.take(key, RateUnit::Tokens, possible, signed(tokens)).await;
         taken.map_err(|not_now| not_now.failure("tokens per minute", limits))
     }
 }
@@ -204,68 +204,73 @@ impl Limiter {
 impl Rates {
     async fn take(
         &self,
-        whose: &Whose,
-        unit: Unit,
+        key: &LimitKey,
+        unit: RateUnit,
         per_minute: NonZeroU32,
         units: i64,
-    ) -> Result<(), NotNow> {
+    ) -> Result<(), RateLimited> {
         match self {
             Rates::PerNode(rates) => {
-                let taken = rates.take(whose, unit, per_minute, units);
-                taken.map_err(|seconds| NotNow::In { seconds })
+                let taken = rates.take(key, unit, per_minute, units);
+                taken.map_err(|seconds| RateLimited::In { seconds })
             }
-            Rates::Shared(rates) => rates.take(whose, unit, per_minute, units).await,
+            Rates::Shared(rates) => rates.take(key, unit, per_minute, units).await,
         }
     }
 
     /// A request used `less` units than were taken or, below zero, more.
-    fn correct(&self, whose: &Whose, unit: Unit, less: i64) {
+    fn correct(&self, key: &LimitKey, unit: RateUnit, less: i64) {
         match self {
-            Rates::PerNode(rates) => rates.correct(whose, unit, less),
-            Rates::Shared(rates) => rates.correct(whose, unit, less),
+            Rates::PerNode(rates) => rates.correct(key, unit, less),
+            Rates::Shared(rates) => rates.correct(key, unit, less),
         }
     }
 }
 
-impl Place {
+impl LimitPermit {
     /// What the request has used in the end; nothing, where nobody says.
     pub fn used(&self, tokens: u64) {
         self.used_tokens.store(tokens, Ordering::Relaxed);
     }
 }
 
-impl Drop for Place {
+impl Drop for LimitPermit {
     fn drop(&mut self) {
         let used = self.used_tokens.load(Ordering::Relaxed);
         let less = signed(self.estimated_tokens).saturating_sub(signed(used));
-        self.estimated.iter().for_each(|whose| self.rates.correct(whose, Unit::Tokens, less));
+        self.estimated.iter().for_each(|key| self.rates.correct(key, RateUnit::Tokens, less));
         // What another limit refused takes nothing from this one.
-        self.requested.iter().for_each(|whose| self.rates.correct(whose, Unit::Requests, 1));
+        self.requested.iter().for_each(|key| self.rates.correct(key, RateUnit::Requests, 1));
         if self.held.is_empty() {
             return;
         }
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        for whose in &self.held {
-            if let Some(running) = running.get_mut(whose) {
+        for key in &self.held {
+            if let Some(running) = running.get_mut(key) {
                 *running = running.saturating_sub(1);
             }
         }
     }
 }
 
-impl Whose {
-    fn of(org: OrgId, limits: &Limits, purpose: &Purpose) -> Whose {
+impl LimitKey {
+    /// One of any number that callers may name.
+    fn is_end_users(&self) -> bool {
+        self.end_user.is_some()
+    }
+
+    fn of(org: OrgId, limits: &Limits, purpose: &Purpose) -> LimitKey {
         let each = matches!(limits.scope, BudgetScope::EndUser { end_user: None });
         let end_user = purpose.end_user.clone().filter(|_| each);
-        Whose { org, scope: limits.scope.clone(), end_user }
+        LimitKey { org, scope: limits.scope.clone(), end_user }
     }
 }
 
-impl NotNow {
+impl RateLimited {
     fn failure(self, what: &str, limits: &Limits) -> Failure {
         match self {
-            NotNow::In { seconds } => limited(what, limits, seconds),
-            NotNow::Unknown(error) => error.into(),
+            RateLimited::In { seconds } => limited(what, limits, seconds),
+            RateLimited::Unknown(error) => error.into(),
         }
     }
 }
@@ -351,7 +356,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn places_are_counted_apart_and_given_back() {
+    async fn permits_are_counted_apart_and_given_back() {
         let limiter = limiter(Clock::manual(Timestamp(0), 1));
         let each = [limits(BudgetScope::EndUser { end_user: None }, None, Some(1))];
 
@@ -399,7 +404,7 @@ mod tests {
         let limiter = limiter(clock.clone());
         let limits = [Limits { tokens_per_minute: Some(1), ..limits(BudgetScope::Org, None, None) }];
         let admit =
-            async || limiter.admit(ACME, &limits, &Purpose::default(), 1).await.map(|place| place.used(1));
+            async || limiter.admit(ACME, &limits, &Purpose::default(), 1).await.map(|permit| permit.used(1));
 
         admit().await.expect("the first");
         for _ in 0..59 {
@@ -440,7 +445,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_takes_no_place_under_the_limits_before_it() {
+    async fn a_refusal_takes_no_permit_under_the_limits_before_it() {
         let limiter = limiter(Clock::manual(Timestamp(0), 1));
         let each = BudgetScope::EndUser { end_user: None };
         let both = [limits(BudgetScope::Org, None, Some(2)), limits(each, Some(0), None)];

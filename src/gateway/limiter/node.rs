@@ -1,33 +1,33 @@
 //! Rates of one node alone: each of N nodes lets as much through.
 
-use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{COUNTS_MAX, Unit, Whose};
+use super::rows::Rows;
+use super::{LimitKey, RateUnit};
 use crate::clock::Clock;
+use crate::domain::rate::{Ask, Rate, Taken, seconds};
 use crate::domain::time::Timestamp;
 
-const MINUTE_MICROS: i64 = 60 * Timestamp::MICROS_PER_SECOND;
+/// A count is remembered for so long after the last question: requests that began then may still be corrected.
+const REMEMBERED_SECONDS: i64 = 60;
 
 pub(super) struct NodeRates {
     clock: Clock,
-    counts: Mutex<HashMap<Whose, Count>>,
+    counts: Mutex<Rows<LimitKey, Count>>,
 }
 
-#[derive(Default)]
 struct Count {
     asked_at: Timestamp,
-    requests: Option<Bucket>,
-    tokens: Option<Bucket>,
+    requests: Option<Level>,
+    tokens: Option<Level>,
 }
 
-/// What may still go through; it fills within a minute.
+/// How much of a rate is used.
 #[derive(Clone, Copy)]
-struct Bucket {
-    left: i64,
-    at: Timestamp,
-    full: i64,
+struct Level {
+    rate: Rate,
+    full_at: Timestamp,
 }
 
 impl NodeRates {
@@ -37,95 +37,76 @@ impl NodeRates {
 
     /// # Errors
     /// The seconds after which there is enough.
-    pub fn take(&self, whose: &Whose, unit: Unit, per_minute: NonZeroU32, units: i64) -> Result<(), u64> {
-        let now = self.clock.now();
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.len() >= COUNTS_MAX && !counts.contains_key(whose) {
-            counts.retain(|_, count| !count.is_full(now));
-            if counts.len() >= COUNTS_MAX {
-                // More names within a minute than a node keeps: they begin anew, rather than fill its memory.
-                counts.clear();
-            }
+    pub fn take(
+        &self,
+        key: &LimitKey,
+        unit: RateUnit,
+        per_minute: NonZeroU32,
+        units: i64,
+    ) -> Result<(), u64> {
+        let (now, rate) = (self.clock.now(), Rate { per_minute });
+        let mut counts = self.counts();
+        if counts.get(key).is_none() {
+            // End users begin anew, rather than fill the memory.
+            counts.make_room(|count| count.is_full(now), LimitKey::is_end_users);
+            counts.insert(key.clone(), Count { asked_at: now, requests: None, tokens: None });
         }
-        let count = counts.entry(whose.clone()).or_default();
+        let Some(count) = counts.get_mut(key) else { return Ok(()) };
         count.asked_at = now;
-        let bucket = count.of(unit);
-        let (filled, taken) = bucket.unwrap_or(Bucket::full(per_minute, now)).take(per_minute, units, now);
-        *bucket = Some(filled);
-        taken
+        let full_at = count.of(unit).map_or(now, |level| level.full_at);
+        let answer = rate.take(full_at, now, Ask { returned: 0, needed: units, wanted: units });
+        *count.of(unit) = Some(Level { rate, full_at: answer.full_at });
+        match answer.taken {
+            Taken::Share(_) => Ok(()),
+            Taken::NotYet { micros } => Err(seconds(micros)),
+        }
     }
 
-    pub fn correct(&self, whose: &Whose, unit: Unit, less: i64) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bucket) = counts.get_mut(whose).and_then(|count| count.of(unit).as_mut()) {
-            bucket.left = bucket.left.saturating_add(less);
+    /// A request used `less` units than were taken or, below zero, more.
+    pub fn correct(&self, key: &LimitKey, unit: RateUnit, less: i64) {
+        let now = self.clock.now();
+        if let Some(level) = self.counts().get_mut(key).and_then(|count| count.of(unit).as_mut()) {
+            level.full_at = level.rate.correct(level.full_at.max(now), less);
         }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Rows<LimitKey, Count>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Count {
-    fn of(&mut self, unit: Unit) -> &mut Option<Bucket> {
+    fn of(&mut self, unit: RateUnit) -> &mut Option<Level> {
         match unit {
-            Unit::Requests => &mut self.requests,
-            Unit::Tokens => &mut self.tokens,
+            RateUnit::Requests => &mut self.requests,
+            RateUnit::Tokens => &mut self.tokens,
         }
     }
 
-    /// It says nothing that a new count would not say: whatever was taken a minute ago has flowed in again.
+    /// It says nothing that a new count would not say.
     fn is_full(&self, now: Timestamp) -> bool {
-        let is_short = |bucket: Bucket| bucket.filled(bucket.full, now).left < bucket.full;
-        let is_owed = self.tokens.is_some_and(is_short);
-        !is_owed && now.0.saturating_sub(self.asked_at.0) >= MINUTE_MICROS
+        let levels = self.requests.into_iter().chain(self.tokens);
+        let is_old = self.asked_at.plus_seconds(REMEMBERED_SECONDS) <= now;
+        is_old && levels.into_iter().all(|level| level.full_at <= now)
     }
-}
-
-impl Bucket {
-    fn full(per_minute: NonZeroU32, now: Timestamp) -> Bucket {
-        let full = i64::from(per_minute.get());
-        Bucket { left: full, at: now, full }
-    }
-
-    /// What is left, and whether so much could be taken; else the seconds after which it can.
-    fn take(self, per_minute: NonZeroU32, units: i64, now: Timestamp) -> (Bucket, Result<(), u64>) {
-        let filled = self.filled(i64::from(per_minute.get()), now);
-        if units <= filled.left {
-            return (Bucket { left: filled.left.saturating_sub(units), ..filled }, Ok(()));
-        }
-        let missing = units.saturating_sub(filled.left);
-        let flown_in = now.0.saturating_sub(filled.at.0);
-        let micros = micros_for(missing, filled.full).saturating_sub(flown_in).max(0).unsigned_abs();
-        (filled, Err(micros.div_ceil(Timestamp::MICROS_PER_SECOND.unsigned_abs()).max(1)))
-    }
-
-    fn filled(self, full: i64, now: Timestamp) -> Bucket {
-        let elapsed_micros = now.0.saturating_sub(self.at.0).max(0);
-        let filled = elapsed_micros.saturating_mul(full) / MINUTE_MICROS;
-        let left = self.left.saturating_add(filled);
-        if left >= full {
-            return Bucket { left: full, at: now, full };
-        }
-        // A part of one that has flowed in stays in the time that is not counted yet.
-        Bucket { left, at: Timestamp(self.at.0.saturating_add(micros_for(filled, full))), full }
-    }
-}
-
-/// How long it takes until so many have flowed in.
-fn micros_for(units: i64, full: i64) -> i64 {
-    let micros = (i128::from(units) * i128::from(MINUTE_MICROS) + i128::from(full) - 1) / i128::from(full);
-    i64::try_from(micros).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use uuid::Uuid;
 
+    use super::super::rows::ROWS_MAX;
     use super::*;
     use crate::domain::account::budget::BudgetScope;
     use crate::domain::ids::OrgId;
 
-    fn user(name: usize) -> Whose {
+    fn user(name: usize) -> LimitKey {
         let scope = BudgetScope::EndUser { end_user: None };
-        Whose { org: OrgId(Uuid::from_u128(1)), scope, end_user: Some(name.to_string()) }
+        LimitKey { org: OrgId(Uuid::from_u128(1)), scope, end_user: Some(name.to_string()) }
+    }
+
+    fn org() -> LimitKey {
+        LimitKey { org: OrgId(Uuid::from_u128(2)), scope: BudgetScope::Org, end_user: None }
     }
 
     #[test]
@@ -133,7 +114,7 @@ mod tests {
         let clock = Clock::manual(Timestamp(1_000_000_000_000), 1);
         let rates = NodeRates::new(clock.clone());
         let four = NonZeroU32::new(4).expect("not zero");
-        let take = || rates.take(&user(0), Unit::Requests, four, 1);
+        let take = || rates.take(&user(0), RateUnit::Requests, four, 1);
         (0..4).for_each(|_| take().expect("a minute's allowance at once"));
 
         let mut told = Vec::new();
@@ -151,18 +132,22 @@ mod tests {
         let clock = Clock::manual(Timestamp(1_000_000_000_000), 1);
         let rates = NodeRates::new(clock.clone());
         let one = NonZeroU32::MIN;
-        let take = |name| rates.take(&user(name), Unit::Requests, one, 1);
-        let known = || rates.counts.lock().expect("sound").len();
+        rates.take(&org(), RateUnit::Requests, one, 1).expect("its first");
+        rates.correct(&org(), RateUnit::Requests, -9);
+        let take = |name| rates.take(&user(name), RateUnit::Requests, one, 1);
+        let known = || rates.counts().len();
 
-        (0..COUNTS_MAX - 1).for_each(|name| take(name).expect("its first"));
+        (0..ROWS_MAX - 2).for_each(|name| take(name).expect("its first"));
         clock.advance_seconds(60);
-        take(COUNTS_MAX).expect("its first");
-        take(COUNTS_MAX + 1).expect("its first, after the old ones were forgotten");
+        take(ROWS_MAX).expect("its first");
+        take(ROWS_MAX + 1).expect("its first, after the old ones were forgotten");
         let after_the_old = known();
-        take(COUNTS_MAX).expect_err("is still known");
-        (0..2 * COUNTS_MAX).for_each(|name| _ = take(name + 2 * COUNTS_MAX));
+        take(ROWS_MAX).expect_err("is still known");
+        (0..2 * ROWS_MAX).for_each(|name| _ = take(name + 2 * ROWS_MAX));
 
-        assert_eq!(after_the_old, 2);
-        assert!(known() <= COUNTS_MAX);
+        assert_eq!(after_the_old, 3);
+        assert!(known() <= ROWS_MAX);
+        let wait = rates.take(&org(), RateUnit::Requests, one, 1);
+        assert_eq!(wait, Err(9 * 60), "another org's end users do not pay what this one owes");
     }
 }

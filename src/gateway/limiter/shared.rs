@@ -3,7 +3,6 @@
 //!
 //! Where the database can't be asked, nothing goes through: nothing could be held either.
 
-use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -11,7 +10,8 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex as Turn;
 
-use super::{COUNTS_MAX, NotNow, Unit, Whose};
+use super::rows::Rows;
+use super::{LimitKey, RateLimited, RateUnit};
 use crate::domain::ids::OrgId;
 use crate::domain::rate::{Ask, Rate, Share, Spent, Taken};
 use crate::domain::time::Timestamp;
@@ -29,8 +29,10 @@ const REQUEST_SECONDS_MAX: i64 = 3_600;
 
 pub(super) struct SharedRates {
     ledger: Ledger,
-    known: Mutex<HashMap<(Whose, Unit), Arc<Known>>>,
+    known: Mutex<AllKnown>,
 }
+
+type AllKnown = Rows<(LimitKey, RateUnit), Arc<Known>>;
 
 /// What this node knows of one rate.
 struct Known {
@@ -63,12 +65,12 @@ impl SharedRates {
     /// `In` where all nodes together have used it up, `Unknown` where nobody can say.
     pub async fn take(
         &self,
-        whose: &Whose,
-        unit: Unit,
+        key: &LimitKey,
+        unit: RateUnit,
         per_minute: NonZeroU32,
         units: i64,
-    ) -> Result<(), NotNow> {
-        let known = self.known(whose, unit);
+    ) -> Result<(), RateLimited> {
+        let known = self.known(key, unit);
         known.part().awaited_until = self.now().plus_seconds(REQUEST_SECONDS_MAX);
         let rate = Rate { per_minute };
         if let Some(done) = known.spend(units, self.now()) {
@@ -81,12 +83,12 @@ impl SharedRates {
                 return done;
             }
             let ask = known.part().share.ask(units, rate, self.now());
-            self.ask(&known, rate, ask).await.map_err(NotNow::Unknown)?;
+            self.ask(&known, rate, ask).await.map_err(RateLimited::Unknown)?;
         }
     }
 
-    pub fn correct(&self, whose: &Whose, unit: Unit, less: i64) {
-        let known = self.all().get(&(whose.clone(), unit)).cloned();
+    pub fn correct(&self, key: &LimitKey, unit: RateUnit, less: i64) {
+        let known = self.all().get(&(key.clone(), unit)).cloned();
         if let Some(known) = known {
             known.part().share.corrected(less);
         }
@@ -142,22 +144,20 @@ impl SharedRates {
         Ok(())
     }
 
-    fn known(&self, whose: &Whose, unit: Unit) -> Arc<Known> {
+    fn known(&self, key: &LimitKey, unit: RateUnit) -> Arc<Known> {
         let mut all = self.all();
-        let key = (whose.clone(), unit);
-        if let Some(known) = all.get(&key) {
+        let name = (key.clone(), unit);
+        if let Some(known) = all.get(&name) {
             return known.clone();
         }
-        if all.len() >= COUNTS_MAX {
-            // What they have is lost to everybody for as long as it takes to flow in again.
-            all.clear();
-        }
-        let known = Arc::new(Known::of(whose, unit));
-        all.insert(key, known.clone());
+        // What end users have is lost to everybody for as long as it takes to flow in again.
+        all.make_room(|_| false, |(key, _)| key.is_end_users());
+        let known = Arc::new(Known::of(key, unit));
+        all.insert(name, known.clone());
         known
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<(Whose, Unit), Arc<Known>>> {
+    fn all(&self) -> MutexGuard<'_, AllKnown> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -167,8 +167,8 @@ impl SharedRates {
 }
 
 impl Known {
-    fn of(whose: &Whose, unit: Unit) -> Known {
-        let name = serde_json::to_vec(&(whose, unit)).unwrap_or_default();
+    fn of(key: &LimitKey, unit: RateUnit) -> Known {
+        let name = serde_json::to_vec(&(key, unit)).unwrap_or_default();
         let part = Part {
             rate: None,
             share: Share::default(),
@@ -176,18 +176,18 @@ impl Known {
             awaited_until: Timestamp(0),
         };
         let id = Sha256::digest(name).into();
-        Known { org: whose.org, id, part: Mutex::new(part), turn: Turn::default() }
+        Known { org: key.org, id, part: Mutex::new(part), turn: Turn::default() }
     }
 
     /// None where the rate must be asked.
-    fn spend(&self, units: i64, now: Timestamp) -> Option<Result<(), NotNow>> {
+    fn spend(&self, units: i64, now: Timestamp) -> Option<Result<(), RateLimited>> {
         let mut part = self.part();
         match part.share.spend(units, now) {
             Spent::Yes => Some(Ok(())),
-            Spent::NotYet { seconds } => Some(Err(NotNow::In { seconds })),
+            Spent::NotYet { seconds } => Some(Err(RateLimited::In { seconds })),
             Spent::Unknown if now < part.silent_until => {
                 let why = "the rates that nodes share could not be read a moment ago";
-                Some(Err(NotNow::Unknown(LedgerError::Unavailable(why.into()))))
+                Some(Err(RateLimited::Unknown(LedgerError::Unavailable(why.into()))))
             }
             Spent::Unknown => None,
         }
@@ -213,12 +213,14 @@ async fn sweep(rates: Weak<SharedRates>) {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::collections::HashMap;
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     use async_trait::async_trait;
     use futures_util::future::join_all;
     use uuid::Uuid;
 
+    use super::super::rows::ROWS_MAX;
     use super::*;
     use crate::clock::Clock;
     use crate::domain::account::budget::BudgetScope;
@@ -286,8 +288,8 @@ pub(super) mod tests {
             Rig { table, clock, nodes: [node(), node()], _folder: folder }
         }
 
-        async fn take(&self, node: usize, units: i64) -> Result<(), NotNow> {
-            self.nodes[node].take(&org(), Unit::Tokens, SIX_HUNDRED, units).await
+        async fn take(&self, node: usize, units: i64) -> Result<(), RateLimited> {
+            self.nodes[node].take(&org(), RateUnit::Tokens, SIX_HUNDRED, units).await
         }
 
         fn asked(&self) -> u32 {
@@ -303,8 +305,8 @@ pub(super) mod tests {
 
     const SIX_HUNDRED: NonZeroU32 = NonZeroU32::new(600).expect("not zero");
 
-    fn org() -> Whose {
-        Whose { org: OrgId(Uuid::from_u128(1)), scope: BudgetScope::Org, end_user: None }
+    fn org() -> LimitKey {
+        LimitKey { org: OrgId(Uuid::from_u128(1)), scope: BudgetScope::Org, end_user: None }
     }
 
     #[tokio::test]
@@ -320,7 +322,7 @@ pub(super) mod tests {
         assert!(taken.iter().all(Result::is_ok));
         assert!(for_those <= 20, "{for_those} questions for 300 requests");
         assert_eq!(both.iter().filter(|taken| taken.is_ok()).count(), 300, "and no more than the limit");
-        assert!(refused.iter().all(|taken| matches!(taken, Err(NotNow::In { seconds: 1 }))));
+        assert!(refused.iter().all(|taken| matches!(taken, Err(RateLimited::In { seconds: 1 }))));
         assert_eq!(rig.asked(), for_all);
     }
 
@@ -330,15 +332,15 @@ pub(super) mod tests {
         rig.take(0, 600).await.expect("all of it");
         rig.take(1, 1).await.expect_err("nothing is left");
 
-        rig.nodes[0].correct(&org(), Unit::Tokens, 500);
+        rig.nodes[0].correct(&org(), RateUnit::Tokens, 500);
         rig.clock.advance_seconds(2);
         rig.nodes[0].sweep().await;
         rig.take(1, 520).await.expect("what was not used, and what flowed in");
-        rig.nodes[1].correct(&org(), Unit::Tokens, -80);
+        rig.nodes[1].correct(&org(), RateUnit::Tokens, -80);
         rig.nodes[1].give_back().await;
 
         let refused = rig.take(0, 20).await.expect_err("more was used than there was");
-        assert!(matches!(refused, NotNow::In { seconds: 10 }), "{refused:?}");
+        assert!(matches!(refused, RateLimited::In { seconds: 10 }), "{refused:?}");
         rig.clock.advance_seconds(10);
         rig.take(0, 20).await.expect("it has flowed in");
     }
@@ -356,7 +358,9 @@ pub(super) mod tests {
         let later = rig.take(0, 1).await;
 
         assert!(
-            silent.iter().all(|taken| matches!(taken, Err(NotNow::Unknown(LedgerError::Unavailable(_)))))
+            silent
+                .iter()
+                .all(|taken| matches!(taken, Err(RateLimited::Unknown(LedgerError::Unavailable(_)))))
         );
         assert_eq!(questions, 1);
         assert!(soon.is_err() && later.is_ok(), "{soon:?} {later:?}");
@@ -369,7 +373,7 @@ pub(super) mod tests {
         rig.clock.advance_seconds(3);
         rig.nodes[0].sweep().await;
 
-        rig.nodes[0].correct(&org(), Unit::Tokens, -80);
+        rig.nodes[0].correct(&org(), RateUnit::Tokens, -80);
         rig.nodes[0].sweep().await;
 
         rig.take(1, 1).await.expect_err("30 have flowed in, and 80 more were used");
@@ -390,5 +394,33 @@ pub(super) mod tests {
 
         assert_eq!((known, rig.nodes[0].all().len()), (1, 0));
         assert!(rig.table.rows.lock().expect("sound").is_empty());
+    }
+
+    #[test]
+    fn the_name_of_a_shared_rate_stays_what_other_nodes_call_it() {
+        let user = LimitKey {
+            org: OrgId(Uuid::from_u128(1)),
+            scope: BudgetScope::EndUser { end_user: None },
+            end_user: Some("ann".into()),
+        };
+
+        let name = serde_json::to_value((&user, RateUnit::Tokens)).expect("json");
+
+        let expected = r#"[{"org":"org_00000000000000000000000000000001","scope":{"scope":"end_user","end_user":null},"end_user":"ann"},"Tokens"]"#;
+        assert_eq!(name.to_string(), expected);
+    }
+
+    #[tokio::test]
+    async fn end_users_without_end_are_forgotten_and_no_org() {
+        let rig = Rig::new().await;
+        rig.take(0, 1).await.expect("there is enough");
+
+        for user in 0..200_000 {
+            let key = LimitKey { org: OrgId(Uuid::from_u128(2)), end_user: Some(user.to_string()), ..org() };
+            rig.nodes[0].known(&key, RateUnit::Tokens);
+        }
+
+        let all = rig.nodes[0].all();
+        assert!(all.get(&(org(), RateUnit::Tokens)).is_some() && all.len() <= ROWS_MAX);
     }
 }

@@ -87,7 +87,7 @@ pub fn classify(status: u16, pause_seconds: Option<u64>, body: &[u8]) -> Upstrea
     let message = if error.message.is_empty() {
         format!("the provider answered {status}")
     } else {
-        error.message.to_owned()
+        error.message(kind)
     };
     let told = pause_seconds.or_else(|| error.retry_delay.strip_suffix('s').and_then(seconds_up));
     UpstreamFailure::new(kind, Some(status), told, message)
@@ -115,8 +115,12 @@ pub fn classify_event(event: &Value) -> UpstreamFailure {
         _ if error.is_too_long() || error.is_unseemly() => 400,
         _ => 500,
     };
-    UpstreamFailure::new(kind(status, &error), None, None, error.message.to_owned())
+    let kind = kind(status, &error);
+    UpstreamFailure::new(kind, None, None, error.message(kind))
 }
+
+/// What a caller reads of a refusal whose own words name the operator's team and key.
+const CONTENT_REFUSED: &str = "The provider refuses this request for its content.";
 
 /// The parts of an error body, as the families name them.
 struct Reported<'a> {
@@ -169,6 +173,19 @@ impl<'a> Reported<'a> {
                 // OpenAI's `invalid_prompt`.
                 "violating our usage polic",
             ])
+            || self.is_content_forbidden()
+    }
+
+    /// xAI and OpenRouter refuse content with the 403 that elsewhere means the operator's key.
+    fn is_content_forbidden(&self) -> bool {
+        self.code == "content_policy_violation"
+            || self.says(&["violates usage guidelines", "requires moderation"])
+    }
+
+    /// OpenAI answers 429, Groq 413.
+    fn is_above_rate_limit(&self) -> bool {
+        self.says(&["request too large"])
+            && (self.code == "rate_limit_exceeded" || self.says(&["tokens per min"]))
     }
 
     /// The operator's own account at the provider can't pay, or may not.
@@ -184,6 +201,11 @@ impl<'a> Reported<'a> {
             ])
     }
 
+    fn message(&self, kind: FailureKind) -> String {
+        let is_private = kind == FailureKind::ContentPolicy && self.is_content_forbidden();
+        if is_private { CONTENT_REFUSED } else { self.message }.to_owned()
+    }
+
     fn says(&self, phrases: &[&str]) -> bool {
         let message = self.message.to_ascii_lowercase();
         phrases.iter().any(|phrase| message.contains(phrase))
@@ -195,9 +217,10 @@ fn kind(status: u16, error: &Reported<'_>) -> FailureKind {
         return FailureKind::QuotaExhausted;
     }
     match status {
+        403 if error.is_content_forbidden() => FailureKind::ContentPolicy,
         401 | 403 => FailureKind::Auth,
         400 if error.code == "API_KEY_INVALID" => FailureKind::Auth,
-        429 if error.says(&["request too large"]) => FailureKind::AboveLimit,
+        413 | 429 if error.is_above_rate_limit() => FailureKind::AboveLimit,
         429 => FailureKind::RateLimited,
         503 | 529 => FailureKind::Overloaded,
         // A redirect is no answer either.

@@ -63,18 +63,23 @@ pub fn embeddings_path(family: Family, model: &str) -> Option<Cow<'static, str>>
     }
 }
 
-/// The headers that authenticate a call, and those without which the provider refuses it.
-pub fn auth_headers<'a>(family: Family, own_header: Option<&'a str>, key: &str) -> Vec<(&'a str, String)> {
-    let of_key = match (own_header, family) {
+/// The headers that authenticate a call, and those without which the provider refuses it. Without a key none is sent.
+pub fn auth_headers<'a>(
+    family: Family,
+    own_header: Option<&'a str>,
+    key: Option<&str>,
+) -> Vec<(&'a str, String)> {
+    let of_key = key.map(|key| match (own_header, family) {
         (Some(name), _) => (name, key.to_owned()),
         (None, Family::OpenaiChat | Family::OpenaiResponses) => ("authorization", format!("Bearer {key}")),
         (None, Family::Anthropic) => ("x-api-key", key.to_owned()),
         (None, Family::Gemini) => ("x-goog-api-key", key.to_owned()),
+    });
+    let version = match family {
+        Family::Anthropic => Some(("anthropic-version", ANTHROPIC_VERSION.to_owned())),
+        Family::OpenaiChat | Family::OpenaiResponses | Family::Gemini => None,
     };
-    match family {
-        Family::Anthropic => vec![of_key, ("anthropic-version", ANTHROPIC_VERSION.to_owned())],
-        Family::OpenaiChat | Family::OpenaiResponses | Family::Gemini => vec![of_key],
-    }
+    of_key.into_iter().chain(version).collect()
 }
 
 /// The headers of an answer in which a provider gives its own request id.

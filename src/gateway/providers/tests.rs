@@ -4,6 +4,7 @@ use super::classify::{FailureKind, classify, classify_answer, classify_event};
 use super::*;
 use crate::domain::routing::Retry;
 use crate::domain::usage::recordings;
+use crate::gateway::failure::Failure;
 
 fn exchanges(file: &str) -> Vec<Value> {
     recordings::exchanges(|name| name == file).into_iter().map(|exchange| exchange.line).collect()
@@ -91,11 +92,15 @@ fn an_own_header_takes_the_place_of_the_keys_and_of_nothing_else() {
         (Family::Anthropic, Some("api-key"), vec![("api-key", "k"), version]),
         (Family::Gemini, Some("api-key"), vec![("api-key", "k")]),
     ] {
-        let headers = auth_headers(family, own, "k");
+        let headers = auth_headers(family, own, Some("k"));
+        let keyless = auth_headers(family, own, None);
 
         let headers: Vec<(&str, &str)> =
             headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         assert_eq!(headers, sent, "{family:?} {own:?}");
+        let keyless: Vec<&str> = keyless.iter().map(|(name, _)| *name).collect();
+        let others: Vec<&str> = sent[1..].iter().map(|(name, _)| *name).collect();
+        assert_eq!(keyless, others, "no empty key is sent");
     }
 }
 
@@ -195,6 +200,18 @@ fn failures_are_classified_as_the_providers_document_them() {
             Kind::AboveLimit,
             Retry::Elsewhere,
         ),
+        // Groq's.
+        (
+            413,
+            error(
+                "tokens",
+                "rate_limit_exceeded",
+                "Request too large for model `llama-3.1-8b-instant` in organization `org_01` service tier `on_demand` on \
+                 tokens per minute (TPM): Limit 6000, Requested 12328, please reduce your message size and try again.",
+            ),
+            Kind::AboveLimit,
+            Retry::Elsewhere,
+        ),
         (529, error("overloaded_error", "", "Overloaded"), Kind::Overloaded, Retry::HereOrElsewhere),
         (503, String::new(), Kind::Overloaded, Retry::HereOrElsewhere),
         (500, "<html>".to_owned(), Kind::ServerError, Retry::HereOrElsewhere),
@@ -202,6 +219,14 @@ fn failures_are_classified_as_the_providers_document_them() {
         (408, String::new(), Kind::ServerError, Retry::HereOrElsewhere),
         (401, error("authentication_error", "", "bad key"), Kind::Auth, Retry::Elsewhere),
         (403, error("request_forbidden", "", "Country not supported"), Kind::Auth, Retry::Elsewhere),
+        (403, XAI_REFUSAL.to_owned(), Kind::ContentPolicy, Retry::RouteFallbackOnly),
+        (403, OPENROUTER_REFUSAL.to_owned(), Kind::ContentPolicy, Retry::RouteFallbackOnly),
+        (
+            403,
+            error("permission_error", "account_banned", "Banned for violating our usage policies."),
+            Kind::Auth,
+            Retry::Elsewhere,
+        ),
         (404, error("not_found_error", "", "model: x"), Kind::ModelNotFound, Retry::Never),
         (413, error("request_too_large", "", "too large"), Kind::TooLarge, Retry::Never),
         (
@@ -280,6 +305,21 @@ fn failures_are_classified_as_the_providers_document_them() {
     assert_eq!(classify_event(&overloaded).kind, Kind::Overloaded);
     assert_eq!(classify_answer(&overloaded).unwrap().kind, Kind::Overloaded);
     assert_eq!(classify_answer(&json!({"content": [], "error": null})), None);
+}
+
+const XAI_REFUSAL: &str = r#"{"code": "The caller does not have permission to execute the specified operation",
+    "error": "Content violates usage guidelines. Team: 1f6c1d0e, API key ID: 9a37, Model: grok-4, Failed check: SAFETY_CHECK_TYPE_BIO"}"#;
+const OPENROUTER_REFUSAL: &str = r#"{"error": {"code": 403, "message": "openai/gpt-4o requires moderation on OpenAI. Your input was flagged",
+    "metadata": {"reasons": ["violence"], "flagged_input": "…"}}}"#;
+
+#[test]
+fn a_refusal_of_content_names_no_account_of_the_operators() {
+    for body in [XAI_REFUSAL, OPENROUTER_REFUSAL] {
+        let failure = Failure::from(classify(403, None, body.as_bytes()));
+
+        assert_eq!((failure.status, failure.code), (400, "content_policy_violation"));
+        assert_eq!(failure.message, "The provider refuses this request for its content.");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Pictures and documents that stand in a request: what a provider makes of them, whatever their bytes are.
+//! Pictures, documents and sound that stand in a request: what a provider makes of them, whatever their bytes are.
 
 use serde_json::Value;
 
@@ -96,20 +96,60 @@ pub(super) fn document_bytes(part: &Value) -> u64 {
     bytes.saturating_add(source_bytes(part))
 }
 
+/// Of sound in OpenAI's dialects.
+pub(super) fn audio_bytes(part: &Value) -> u64 {
+    text(&part["input_audio"], "data").len() as u64
+}
+
 fn source_bytes(part: &Value) -> u64 {
     let source = &part["source"];
     if text(source, "type") == "base64" { text(source, "data").len() as u64 } else { 0 }
 }
 
-/// Pictures that stand in messages of any of the three dialects, within the results of tools too: how many they are, and how
-/// many bytes in base64.
-pub fn pictures_within(parts: &Value) -> (u64, u64) {
-    parts.as_array().into_iter().flatten().fold((0, 0), |sum, part| {
-        let own = match text(part, "type") {
-            "image" | "image_url" | "input_image" => (1, picture_bytes(part)),
-            _ => (0, 0),
-        };
-        let held = [own, pictures_within(&part["content"]), pictures_within(&part["output"])];
-        held.into_iter().fold(sum, |sum, found| (sum.0 + found.0, sum.1 + found.1))
-    })
+/// What stands in base64 in the messages of any of the three dialects, within the results of tools too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Media {
+    pub pictures: u64,
+    pub picture_bytes: u64,
+    pub document_bytes: u64,
+    pub audio_bytes: u64,
+}
+
+impl Media {
+    pub fn within(parts: &Value) -> Media {
+        parts.as_array().into_iter().flatten().fold(Media::default(), |sum, part| {
+            let held = [Media::of(part), Media::within(&part["content"]), Media::within(&part["output"])];
+            held.into_iter().fold(sum, Media::plus)
+        })
+    }
+
+    pub fn plus(self, other: Media) -> Media {
+        Media {
+            pictures: self.pictures + other.pictures,
+            picture_bytes: self.picture_bytes + other.picture_bytes,
+            document_bytes: self.document_bytes + other.document_bytes,
+            audio_bytes: self.audio_bytes + other.audio_bytes,
+        }
+    }
+
+    pub fn bytes(self) -> u64 {
+        self.picture_bytes + self.document_bytes + self.audio_bytes
+    }
+
+    fn of(part: &Value) -> Media {
+        match text(part, "type") {
+            "image" | "image_url" | "input_image" if is_other_than_picture(part) => {
+                let address = picture_address(part).len() as u64;
+                Media { document_bytes: address + source_bytes(part), ..Media::default() }
+            }
+            "image" | "image_url" | "input_image" => {
+                Media { pictures: 1, picture_bytes: picture_bytes(part), ..Media::default() }
+            }
+            "document" | "file" | "input_file" => {
+                Media { document_bytes: document_bytes(part), ..Media::default() }
+            }
+            "input_audio" => Media { audio_bytes: audio_bytes(part), ..Media::default() },
+            _ => Media::default(),
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! What coding agents send to models that they were not made for.
 
 use super::*;
-use crate::domain::pricing::pictures_within;
+use crate::domain::pricing::Media;
 
 const PNG: &str = "data:image/png;base64,AAAA";
 
@@ -84,10 +84,10 @@ fn what_a_tool_shows_is_seen_by_every_family() {
         [json!([{"type": "input_text", "text": "One file."}, image]), json!("Nothing."), json!([image]),]
     );
     assert_eq!(responses.dropped, Vec::<String>::new());
-    assert_eq!(pictures_within(&responses.body["input"]).0, 2, "they are held for");
+    assert_eq!(Media::within(&responses.body["input"]).pictures, 2, "they are held for");
 
     let chat = to(Family::OpenaiChat);
-    assert_eq!(pictures_within(&chat.body["messages"]).0, 2, "they are held for");
+    assert_eq!(Media::within(&chat.body["messages"]).pictures, 2, "they are held for");
     let image = json!({"type": "image_url", "image_url": {"url": PNG}});
     let says = |text: &str| json!({"type": "text", "text": text});
     assert_eq!(
