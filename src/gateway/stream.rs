@@ -166,7 +166,7 @@ async fn conclude(mut dispatch: Box<Dispatch>, call: Call, passed: Passed) {
         (false, true) => AttemptOutcome::Cancelled,
         (false, false) => AttemptOutcome::Broken,
     };
-    if let Some(news) = weather::news_of_stream(outcome) {
+    if let Some(news) = weather::news_of_stream(outcome, relay.failure()) {
         dispatch.state.weather.hears(&call.quote.target, clock.now(), news);
     }
     let request = dispatch.request.clone();
