@@ -59,6 +59,8 @@ pub struct Dispatch {
     pub ends_at: Option<Timestamp>,
     /// Why the first target did not serve.
     pub fallback: Option<String>,
+    /// The last failure that may be over when the caller tries again.
+    transient: Option<UpstreamFailure>,
     /// Another target than those of the chain answers.
     pub is_degraded: bool,
     /// What the cache said, and what will be kept in it.
@@ -306,7 +308,7 @@ impl Dispatch {
     }
 
     fn note_failure(&mut self, place: usize, call: Call, failed: Failed) -> UpstreamFailure {
-        let Failed { failure, outcome, report, .. } = failed;
+        let Failed { mut failure, outcome, report, .. } = failed;
         let now = self.state.ledger.clock().now();
         let target = &call.quote.target;
         self.in_flight.retain(|other| other.place != place);
@@ -320,6 +322,13 @@ impl Dispatch {
                 message = failure.message,
                 "a provider refuses the operator's own account"
             );
+        }
+        // That this provider has a model of that name was only supposed: another may.
+        if failure.kind == FailureKind::ModelNotFound && !self.plan.is_written() {
+            failure.retry = Retry::Elsewhere;
+        }
+        if failure.retry == Retry::HereOrElsewhere {
+            self.transient = Some(failure.clone());
         }
         let retry_after_seconds = failure.retry_after_seconds.and_then(|seconds| seconds.try_into().ok());
         self.itinerary.failed(place, Setback { retry: failure.retry, retry_after_seconds }, now);
@@ -428,7 +437,9 @@ impl Dispatch {
             return reused(&mut self.hold, &self.plan, &stale, "stale").await;
         }
         self.settle().await?;
-        let mut failure = Failure::from(failure);
+        // That one provider lacks the model ends nothing for a caller whom another may serve in a moment.
+        let transient = self.transient.take().filter(|_| failure.kind == FailureKind::ModelNotFound);
+        let mut failure = Failure::from(transient.unwrap_or(failure));
         if matches!(failure.status, 429 | 502 | 503) {
             let now = self.state.ledger.clock().now();
             let soonest =
