@@ -124,13 +124,13 @@ async fn in_time(dispatch: Box<Dispatch>, first: Quote) -> Result<Response, Fail
     if left.is_zero() {
         return dispatch.give_up_unsent().await;
     }
-    let late = dispatch.late();
+    let (late, lateness) = (dispatch.late(), dispatch.hold.lateness());
     match timeout(left, tokio::spawn(dispatch.attempt(first))).await {
         Ok(answered) => answered.unwrap_or_else(|error| {
             tracing::error!(%error, "the attempts of a request stopped");
             Err(Failure::new(500, "internal", "something went wrong here; the request id helps to find it"))
         }),
-        Err(_) => late.inspect(|_| count_reuse("stale")),
+        Err(_) => late.inspect(|_| count_reuse("stale")).inspect_err(|_| lateness.tell()),
     }
 }
 

@@ -109,6 +109,9 @@ async fn pass_on(dispatch: &mut Dispatch, call: &Call, mut open: OpenStream, mut
         part = match next(&mut open, until, &clock, call).await {
             Next::Part(part) => part,
             Next::TimeIsUp => {
+                if client.parts.is_some() {
+                    dispatch.hold.lateness().tell();
+                }
                 client.takes(event(dispatch, &Failure::out_of_time()), &clock).await;
                 client.leaves(clock.now());
                 Bytes::new()
