@@ -157,11 +157,14 @@ impl Dispatch {
                 () = sleep(hedge_after.unwrap_or_default()), if hedge_after.is_some() => None,
             };
             self.away.seconds += timer.seconds();
-            let Some(Landed { place, call, sent, first_part_micros }) = landed else {
-                hedge_after = None;
-                flights.extend(self.hedge().await);
-                continue;
+            let landed = match landed {
+                Some(landed) => Some(landed),
+                None => {
+                    hedge_after = None;
+                    self.hedge(&mut flights).await
+                }
             };
+            let Some(Landed { place, call, sent, first_part_micros }) = landed else { continue };
             let failed = match sent {
                 Ok(body) if self.is_refused(&call, &body) => {
                     Failed::blocked(call.quote.target.upstream.family, body).await
@@ -192,14 +195,30 @@ impl Dispatch {
         flight
     }
 
-    /// The next target as well, once the hold covers both.
-    async fn hedge(&mut self) -> Option<Flight> {
+    /// Asks the next target as well, once the hold covers both; unless the first has come to its end meanwhile.
+    async fn hedge(&mut self, flights: &mut Flights) -> Option<Landed> {
         let now = self.state.ledger.clock().now();
         let place = self.itinerary.beside(now).filter(|_| !self.is_over(now))?;
-        let quote = self.hold.cover(self.plan.targets.get(place)?, self.plan.policy.clamp).await?;
+        let covered = {
+            let covering = self.hold.cover(self.plan.targets.get(place)?, self.plan.policy.clamp);
+            tokio::pin!(covering);
+            tokio::select! {
+                biased;
+                landed = flights.next() => Err((landed, covering.await)),
+                quote = &mut covering => Ok(quote),
+            }
+        };
+        let quote = match covered {
+            Ok(quote) => quote?,
+            Err((landed, unused)) => {
+                unused.iter().for_each(|quote| self.hold.uncover(quote));
+                return landed;
+            }
+        };
         self.itinerary.hedges_with(place);
         metrics::counter!("tollgate_hedges_total").increment(1);
-        Some(self.launch(place, quote))
+        flights.push(self.launch(place, quote));
+        None
     }
 
     /// Whether the provider's policy has left nothing of the answer, and the route names who answers then.
