@@ -7,9 +7,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use moka::Expiry;
+use moka::policy::EvictionPolicy;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedMutexGuard;
@@ -26,8 +28,10 @@ use crate::gateway::failure::Failure;
 use crate::gateway::headers::Notices;
 use crate::gateway::plan::Plan;
 
-/// All kept answers together; the least used go first.
+/// All cached answers together; the least recently used go first.
 const BYTES_MAX: u64 = 32 << 20;
+/// What an answer takes beside its bytes: its key, its names and notices, and the cache's own account of it.
+const ENTRY_BYTES: usize = 1 << 10;
 /// Longer answers are not kept.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// So long a request waits for another's answer, where its route does not say how long for a first part. Whoever it waits
@@ -45,7 +49,7 @@ type Turn = tokio::sync::Mutex<()>;
 /// The answers that this node may give again.
 #[derive(Debug)]
 pub struct Cache {
-    answers: moka::sync::Cache<Key, Arc<Answer>>,
+    answers: moka::sync::Cache<Key, Entry>,
     /// Who is at it, by what they ask.
     turns: Mutex<HashMap<Key, Weak<Turn>>>,
 }
@@ -62,6 +66,32 @@ pub struct Answer {
     /// What its first reader was told beside it.
     pub notices: Notices,
     pub made_at: Timestamp,
+}
+
+/// An answer with the time for which its route has a use for it.
+#[derive(Clone, Debug)]
+struct Entry {
+    answer: Arc<Answer>,
+    kept_for: Duration,
+}
+
+/// Drops entries once their time is over.
+struct OwnTime;
+
+impl Expiry<Key, Entry> for OwnTime {
+    fn expire_after_create(&self, _: &Key, entry: &Entry, _: Instant) -> Option<Duration> {
+        Some(entry.kept_for)
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &Key,
+        entry: &Entry,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(entry.kept_for)
+    }
 }
 
 /// What the cache has for a request.
@@ -81,6 +111,7 @@ pub enum Reuse {
 #[derive(Debug)]
 pub struct Pending {
     key: Key,
+    kept_for: Duration,
     /// What may be said where nobody answers.
     pub stale: Option<Arc<Answer>>,
     /// So far; none once it has grown too long.
@@ -91,8 +122,12 @@ pub struct Pending {
 
 impl Default for Cache {
     fn default() -> Cache {
-        let weight = |_: &Key, answer: &Arc<Answer>| u32::try_from(answer.bytes.len()).unwrap_or(u32::MAX);
-        let answers = moka::sync::Cache::builder().weigher(weight).max_capacity(BYTES_MAX).build();
+        let weight = |_: &Key, entry: &Entry| {
+            u32::try_from(entry.answer.bytes.len().saturating_add(ENTRY_BYTES)).unwrap_or(u32::MAX)
+        };
+        // By how often each was asked for, as is the default, old answers that were popular would keep out all new ones.
+        let answers = moka::sync::Cache::builder().eviction_policy(EvictionPolicy::lru());
+        let answers = answers.weigher(weight).max_capacity(BYTES_MAX).expire_after(OwnTime).build();
         Cache { answers, turns: Mutex::default() }
     }
 }
@@ -141,13 +176,17 @@ impl Cache {
         match stale {
             Some(stale) if is_over => Ok(Reuse::Stale(stale)),
             None if is_over => Err(too_late()),
-            stale => Ok(Reuse::Missed(Pending { key, stale, bytes: Some(BytesMut::new()), turn })),
+            stale => {
+                let kept_for = Duration::from_secs(kept_seconds.into());
+                Ok(Reuse::Missed(Pending { key, kept_for, stale, bytes: Some(BytesMut::new()), turn }))
+            }
         }
     }
 
     /// The answer, where it was made at most so long ago.
     fn aged(&self, key: &Key, seconds_max: u32, now: Timestamp) -> Option<Arc<Answer>> {
-        self.answers.get(key).filter(|answer| now <= answer.made_at.plus_seconds(seconds_max.into()))
+        let answer = self.answers.get(key)?.answer;
+        (now <= answer.made_at.plus_seconds(seconds_max.into())).then_some(answer)
     }
 
     fn turn(&self, key: Key) -> Arc<Turn> {
@@ -189,9 +228,11 @@ impl Reuse {
 
     /// The answer is whole, and settled: its bytes are those that were pushed. The others have it before its own client.
     pub fn keep(&mut self, cache: &Cache, answer: Answer) {
-        let Reuse::Missed(Pending { key, bytes, turn, .. }) = self else { return };
+        let Reuse::Missed(Pending { key, kept_for, bytes, turn, .. }) = self else { return };
         if let Some(bytes) = bytes.take().filter(|bytes| !bytes.is_empty()) {
-            cache.answers.insert(*key, Arc::new(Answer { bytes: bytes.freeze(), ..answer }));
+            // Of exact size: what was gathered has room for as much again.
+            let answer = Arc::new(Answer { bytes: Bytes::copy_from_slice(&bytes), ..answer });
+            cache.answers.insert(*key, Entry { answer, kept_for: *kept_for });
         }
         *turn = None;
     }
@@ -298,6 +339,43 @@ mod tests {
         }
     }
 
+    fn missed(key: Key, turn: Option<OwnedMutexGuard<()>>) -> Reuse {
+        let kept_for = Duration::from_secs(60);
+        Reuse::Missed(Pending { key, kept_for, stale: None, bytes: Some(BytesMut::new()), turn })
+    }
+
+    #[test]
+    fn a_full_cache_takes_new_answers_however_often_the_old_ones_were_asked_for() {
+        let (cache, now) = (Cache::default(), Timestamp(0));
+        let keep = |key: Key, made_at| {
+            let mut reuse = missed(key, None);
+            reuse.push(&[0; ANSWER_BYTES_MAX]);
+            reuse.keep(&cache, Answer { made_at, ..answer() });
+            cache.answers.run_pending_tasks();
+        };
+        for nth in 0..40 {
+            keep([nth; 32], now);
+            (0..9).for_each(|_| _ = cache.aged(&[nth; 32], 60, now));
+        }
+        let later = now.plus_seconds(61);
+
+        keep([99; 32], later);
+
+        assert!(cache.aged(&[99; 32], 60, later).is_some());
+        assert!(cache.aged(&[39; 32], 60, later).is_none(), "its time is over");
+        assert!(cache.answers.weighted_size() <= BYTES_MAX);
+    }
+
+    #[test]
+    fn an_entry_lives_for_as_long_as_its_route_has_a_use_for_it() {
+        let kept_for = Duration::from_secs(7);
+        let entry = Entry { answer: Arc::new(answer()), kept_for };
+        let (key, now) = ([7; 32], Instant::now());
+
+        assert_eq!(OwnTime.expire_after_create(&key, &entry, now), Some(kept_for));
+        assert_eq!(OwnTime.expire_after_update(&key, &entry, now, None), Some(kept_for), "answered anew");
+    }
+
     #[test]
     fn the_others_go_on_before_the_first_client_has_read_to_the_end() {
         let key = [7; 32];
@@ -305,8 +383,7 @@ mod tests {
             let cache = Cache::default();
             let turn = cache.turn(key);
             let mine = turn.clone().try_lock_owned().ok();
-            let pending = Pending { key, stale: None, bytes: Some(BytesMut::new()), turn: mine };
-            let mut reuse = Reuse::Missed(pending);
+            let mut reuse = missed(key, mine);
 
             let waits = turn.try_lock().is_err();
             reuse.push(part);
@@ -324,7 +401,7 @@ mod tests {
         let (cache, key) = (Cache::default(), [7; 32]);
         let turn = cache.turn(key);
         let mine = turn.clone().try_lock_owned().ok();
-        let mut reuse = Reuse::Missed(Pending { key, stale: None, bytes: Some(BytesMut::new()), turn: mine });
+        let mut reuse = missed(key, mine);
 
         reuse.push(b"degraded");
         let waits = turn.try_lock().is_err();

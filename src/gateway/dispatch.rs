@@ -59,6 +59,8 @@ pub struct Dispatch {
     pub ends_at: Option<Timestamp>,
     /// Why the first target did not serve.
     pub fallback: Option<String>,
+    /// The last failure that may be over when the caller tries again.
+    transient: Option<UpstreamFailure>,
     /// Another target than those of the chain answers.
     pub is_degraded: bool,
     /// What the cache said, and what will be kept in it.
@@ -122,13 +124,13 @@ async fn in_time(dispatch: Box<Dispatch>, first: Quote) -> Result<Response, Fail
     if left.is_zero() {
         return dispatch.give_up_unsent().await;
     }
-    let late = dispatch.late();
+    let (late, lateness) = (dispatch.late(), dispatch.hold.lateness());
     match timeout(left, tokio::spawn(dispatch.attempt(first))).await {
         Ok(answered) => answered.unwrap_or_else(|error| {
             tracing::error!(%error, "the attempts of a request stopped");
             Err(Failure::new(500, "internal", "something went wrong here; the request id helps to find it"))
         }),
-        Err(_) => late.inspect(|_| count_reuse("stale")),
+        Err(_) => late.inspect(|_| count_reuse("stale")).inspect_err(|_| lateness.tell()),
     }
 }
 
@@ -155,11 +157,14 @@ impl Dispatch {
                 () = sleep(hedge_after.unwrap_or_default()), if hedge_after.is_some() => None,
             };
             self.away.seconds += timer.seconds();
-            let Some(Landed { place, call, sent, first_part_micros }) = landed else {
-                hedge_after = None;
-                flights.extend(self.hedge().await);
-                continue;
+            let landed = match landed {
+                Some(landed) => Some(landed),
+                None => {
+                    hedge_after = None;
+                    self.hedge(&mut flights).await
+                }
             };
+            let Some(Landed { place, call, sent, first_part_micros }) = landed else { continue };
             let failed = match sent {
                 Ok(body) if self.is_refused(&call, &body) => {
                     Failed::blocked(call.quote.target.upstream.family, body).await
@@ -190,14 +195,30 @@ impl Dispatch {
         flight
     }
 
-    /// The next target as well, once the hold covers both.
-    async fn hedge(&mut self) -> Option<Flight> {
+    /// Asks the next target as well, once the hold covers both; unless the first has come to its end meanwhile.
+    async fn hedge(&mut self, flights: &mut Flights) -> Option<Landed> {
         let now = self.state.ledger.clock().now();
         let place = self.itinerary.beside(now).filter(|_| !self.is_over(now))?;
-        let quote = self.hold.cover(self.plan.targets.get(place)?, self.plan.policy.clamp).await?;
+        let covered = {
+            let covering = self.hold.cover(self.plan.targets.get(place)?, self.plan.policy.clamp);
+            tokio::pin!(covering);
+            tokio::select! {
+                biased;
+                landed = flights.next() => Err((landed, covering.await)),
+                quote = &mut covering => Ok(quote),
+            }
+        };
+        let quote = match covered {
+            Ok(quote) => quote?,
+            Err((landed, unused)) => {
+                unused.iter().for_each(|quote| self.hold.uncover(quote));
+                return landed;
+            }
+        };
         self.itinerary.hedges_with(place);
         metrics::counter!("tollgate_hedges_total").increment(1);
-        Some(self.launch(place, quote))
+        flights.push(self.launch(place, quote));
+        None
     }
 
     /// Whether the provider's policy has left nothing of the answer, and the route names who answers then.
@@ -306,7 +327,7 @@ impl Dispatch {
     }
 
     fn note_failure(&mut self, place: usize, call: Call, failed: Failed) -> UpstreamFailure {
-        let Failed { failure, outcome, report, .. } = failed;
+        let Failed { mut failure, outcome, report, .. } = failed;
         let now = self.state.ledger.clock().now();
         let target = &call.quote.target;
         self.in_flight.retain(|other| other.place != place);
@@ -320,6 +341,13 @@ impl Dispatch {
                 message = failure.message,
                 "a provider refuses the operator's own account"
             );
+        }
+        // That this provider has a model of that name was only supposed: another may.
+        if failure.kind == FailureKind::ModelNotFound && !self.plan.is_written() {
+            failure.retry = Retry::Elsewhere;
+        }
+        if failure.retry == Retry::HereOrElsewhere {
+            self.transient = Some(failure.clone());
         }
         let retry_after_seconds = failure.retry_after_seconds.and_then(|seconds| seconds.try_into().ok());
         self.itinerary.failed(place, Setback { retry: failure.retry, retry_after_seconds }, now);
@@ -428,7 +456,9 @@ impl Dispatch {
             return reused(&mut self.hold, &self.plan, &stale, "stale").await;
         }
         self.settle().await?;
-        let mut failure = Failure::from(failure);
+        // That one provider lacks the model ends nothing for a caller whom another may serve in a moment.
+        let transient = self.transient.take().filter(|_| failure.kind == FailureKind::ModelNotFound);
+        let mut failure = Failure::from(transient.unwrap_or(failure));
         if matches!(failure.status, 429 | 502 | 503) {
             let now = self.state.ledger.clock().now();
             let soonest =

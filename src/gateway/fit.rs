@@ -9,71 +9,95 @@ use bpe_openai::o200k_base;
 use serde_json::Value;
 
 use crate::domain::routing::ContextFit;
+use crate::gateway::State;
 use crate::gateway::dialects::{Dialect, Family};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::{Failure, TOO_LONG};
-use crate::gateway::plan::{Plan, Target};
+use crate::gateway::plan::{Plan, Prices, Target};
 use crate::gateway::providers;
 use crate::gateway::token_estimate::PICTURE_TOKENS;
 
 /// Around each message, by OpenAI's own account of its chat format.
 const MESSAGE_TOKENS: u64 = 4;
 
-/// Makes the request fit the plan, or the plan the request, by the route's policy; else says that it is too long.
-pub fn fit(request: &mut Arc<Request>, plan: &mut Plan) -> Result<(), Failure> {
+/// Makes the request fit the plan, or the plan the request, by the route's policy. Where neither can be, the target answers that
+/// the route names for inputs that are too long; else it says that this one is.
+pub fn fit(
+    state: &State,
+    prices: &Prices,
+    request: &mut Arc<Request>,
+    plan: &mut Plan,
+) -> Result<(), Failure> {
     let (Some(policy), Endpoint::Generate(dialect)) = (plan.policy.context_fit, request.endpoint) else {
         return Ok(());
     };
     let output = Output { limit_tokens: providers::asked_output_tokens(dialect.into(), &request.body) };
     // A token has a byte or more: most requests need no counting.
-    let surely_fits = |target: &Target| {
-        let most = (request.bytes as u64).saturating_add(output.beside_input(target));
-        window(target).is_none_or(|window| most <= window)
-    };
+    let surely_fits = |target: &Target| output.fits_with(target, request.bytes as u64);
+    let Some(first) = plan.targets.first().cloned() else { return Ok(()) };
     if plan.targets.iter().all(surely_fits) {
         return Ok(());
     }
     let tokens = tokens(&request.body);
-    let fits = |target: &Target, tokens: u64| {
-        let whole = of_family(target.upstream.family, tokens).saturating_add(output.beside_input(target));
-        window(target).is_none_or(|window| whole <= window)
+    let fitted = match policy {
+        ContextFit::Refuse if output.fits(&first, tokens) => Ok(()),
+        ContextFit::Refuse => Err(output.too_long(&first, tokens)),
+        ContextFit::LargerModel => take_larger(plan, &first, &output, tokens),
+        ContextFit::TrimOldest => trim(request, plan, &first, &output, tokens),
     };
-    let too_long = |target: &Target, tokens: u64| output.too_long(target, tokens);
-    match policy {
-        ContextFit::Refuse => match plan.targets.first() {
-            Some(first) if !fits(first, tokens) => Err(too_long(first, tokens)),
-            Some(_) | None => Ok(()),
-        },
-        ContextFit::LargerModel => {
-            let Some(largest) = plan.targets.iter().max_by_key(|target| window(target)).cloned() else {
-                return Ok(());
-            };
-            plan.targets.retain(|target| fits(target, tokens));
-            if plan.targets.is_empty() { Err(too_long(&largest, tokens)) } else { Ok(()) }
-        }
-        ContextFit::TrimOldest => {
-            let Some(first) = plan.targets.first() else { return Ok(()) };
-            let field = conversation_field(dialect);
-            let messages = request.body[field].as_array().map(Vec::as_slice).unwrap_or_default();
-            let (mut left, mut begin) = (tokens, 0);
-            for end in ends_of_turns(messages) {
-                if fits(first, left) {
-                    break;
-                }
-                let gone = messages[begin..end].iter().filter(|message| !instructs(message));
-                left = left.saturating_sub(gone.map(message_tokens).sum());
-                begin = end;
-            }
-            if !fits(first, left) {
-                return Err(too_long(first, left));
-            }
-            if begin > 0 {
-                let body = &mut Arc::make_mut(request).body;
-                plan.trimmed_messages += drop_before(begin, &mut body[field]);
-            }
-            Ok(())
-        }
+    let Err(too_long) = fitted else { return Ok(()) };
+    let Some(to) = plan.policy.on_context_length.take() else { return Err(too_long) };
+    let mut targets = plan.targets_of(state, prices, request, &to);
+    targets.retain(|target| output.fits(target, tokens));
+    if targets.is_empty() {
+        return Err(too_long);
     }
+    plan.targets = targets;
+    plan.is_degraded = true;
+    plan.pass_over(&first, TOO_LONG);
+    Ok(())
+}
+
+/// Leaves only targets that are large enough.
+fn take_larger(plan: &mut Plan, first: &Target, output: &Output, tokens: u64) -> Result<(), Failure> {
+    let largest = plan.targets.iter().max_by_key(|target| window(target)).cloned();
+    plan.targets.retain(|target| output.fits(target, tokens));
+    if plan.targets.is_empty() {
+        return Err(output.too_long(largest.as_ref().unwrap_or(first), tokens));
+    }
+    if !output.fits(first, tokens) {
+        plan.pass_over(first, TOO_LONG);
+    }
+    Ok(())
+}
+
+/// Leaves out the oldest turns.
+fn trim(
+    request: &mut Arc<Request>,
+    plan: &mut Plan,
+    first: &Target,
+    output: &Output,
+    tokens: u64,
+) -> Result<(), Failure> {
+    let field = conversation_field(request.endpoint.dialect());
+    let messages = request.body[field].as_array().map(Vec::as_slice).unwrap_or_default();
+    let (mut left, mut begin) = (tokens, 0);
+    for end in ends_of_turns(messages) {
+        if output.fits(first, left) {
+            break;
+        }
+        let gone = messages[begin..end].iter().filter(|message| !instructs(message));
+        left = left.saturating_sub(gone.map(message_tokens).sum());
+        begin = end;
+    }
+    if !output.fits(first, left) {
+        return Err(output.too_long(first, left));
+    }
+    if begin > 0 {
+        let body = &mut Arc::make_mut(request).body;
+        plan.trimmed_messages += drop_before(begin, &mut body[field]);
+    }
+    Ok(())
 }
 
 /// How many tokens the texts of a request have, about.
@@ -135,6 +159,16 @@ impl Output {
     fn beside_input(&self, target: &Target) -> u64 {
         let limit_tokens = self.limit_tokens.filter(|_| target.window_of_both().is_some());
         limit_tokens.map_or(0, |limit| limit.min(target.output_tokens_max()))
+    }
+
+    fn fits(&self, target: &Target, tokens: u64) -> bool {
+        self.fits_with(target, of_family(target.upstream.family, tokens))
+    }
+
+    /// Whether the target takes so many of its own tokens.
+    fn fits_with(&self, target: &Target, tokens: u64) -> bool {
+        let whole = tokens.saturating_add(self.beside_input(target));
+        window(target).is_none_or(|window| whole <= window)
     }
 
     fn too_long(&self, target: &Target, tokens: u64) -> Failure {

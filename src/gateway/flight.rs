@@ -16,6 +16,7 @@ use crate::domain::routing::News;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::attempt::{self, AnswerBody, Answered, Failed, OpenStream, Patience, Waiting};
+use crate::gateway::dialects::StreamRelay;
 use crate::gateway::edge::Request;
 use crate::gateway::hold::{Call, Hold};
 use crate::gateway::meter::{self, Report};
@@ -78,7 +79,7 @@ enum Shown {
     Failure(UpstreamFailure),
     Answer { first_part_micros: i64 },
     StreamBegins { first_part_micros: i64 },
-    StreamEnds(AttemptOutcome),
+    StreamEnds { outcome: AttemptOutcome, failure: Option<UpstreamFailure> },
 }
 
 /// Sends what was quoted.
@@ -139,7 +140,7 @@ impl Shown {
             Shown::StreamBegins { first_part_micros } => {
                 Some(News::Begins { first_part_micros: *first_part_micros })
             }
-            Shown::StreamEnds(outcome) => weather::news_of_stream(*outcome),
+            Shown::StreamEnds { outcome, failure } => weather::news_of_stream(*outcome, failure.as_ref()),
         }
     }
 }
@@ -174,9 +175,9 @@ async fn read_on(
         Ok(AnswerBody::Stream(open)) => {
             witness.tells(&call, Shown::StreamBegins { first_part_micros });
             let clock = witness.state.ledger.clock();
-            let (outcome, report) = read_stream(*open, clock, stopped).await;
-            witness.tells(&call, Shown::StreamEnds(outcome));
-            Read { call, outcome, report: Some(report) }
+            let (outcome, relay) = read_stream(*open, clock, stopped).await;
+            witness.tells(&call, Shown::StreamEnds { outcome, failure: relay.failure().cloned() });
+            Read { call, outcome, report: Some(Report::of_stream(&relay)) }
         }
     }
 }
@@ -201,7 +202,7 @@ async fn read_stream(
     mut open: OpenStream,
     clock: &Clock,
     mut stopped: oneshot::Receiver<()>,
-) -> (AttemptOutcome, Report) {
+) -> (AttemptOutcome, StreamRelay) {
     let mut is_stopped = false;
     while !open.ended && open.relay.failure().is_none() {
         let wait = open.wait(clock.now());
@@ -237,7 +238,7 @@ async fn read_stream(
         (false, true) => AttemptOutcome::Cancelled,
         (false, false) => AttemptOutcome::Broken,
     };
-    (outcome, Report::of_stream(&open.relay))
+    (outcome, open.relay)
 }
 
 #[cfg(test)]
@@ -248,7 +249,7 @@ mod tests {
 
     use super::*;
     use crate::gateway::attempt::Progress;
-    use crate::gateway::dialects::{Dialect, StreamEnds, StreamRelay};
+    use crate::gateway::dialects::{Dialect, StreamEnds};
 
     /// A stream that has begun, with these parts to come.
     fn open(text: &'static str) -> OpenStream {
@@ -278,10 +279,10 @@ mod tests {
                     data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2}}\n\ndata: [DONE]\n\n";
         let (_winner_runs, stopped) = oneshot::channel();
 
-        let (outcome, report) = read_stream(open(text), &Clock::system(), stopped).await;
+        let (outcome, relay) = read_stream(open(text), &Clock::system(), stopped).await;
 
         assert_eq!(outcome, AttemptOutcome::Succeeded);
-        assert_eq!(report.usage.expect("told")["completion_tokens"], 2);
+        assert_eq!(relay.usage_json().expect("told")["completion_tokens"], 2);
     }
 
     #[tokio::test]
@@ -300,15 +301,16 @@ mod tests {
         let failed = News::Failed { retry_after_seconds: None };
         let (answers, begins) =
             (News::Answers { first_part_micros: 2 }, News::Begins { first_part_micros: 2 });
+        let ends = |outcome| Shown::StreamEnds { outcome, failure: None };
         let silent = || Shown::Failure(UpstreamFailure::unreachable("it did not answer in time"));
         for (claim, shown, expected) in [
             ("nothing", Shown::Silence, Some(silence)),
             ("a failure", silent(), Some(failed)),
             ("a whole answer", Shown::Answer { first_part_micros: 2 }, Some(answers)),
             ("a stream", Shown::StreamBegins { first_part_micros: 2 }, Some(begins)),
-            ("a whole one", Shown::StreamEnds(AttemptOutcome::Succeeded), Some(News::Ends)),
-            ("one that broke", Shown::StreamEnds(AttemptOutcome::Broken), Some(News::BrokeOff)),
-            ("one that was given up", Shown::StreamEnds(AttemptOutcome::Cancelled), None),
+            ("a whole one", ends(AttemptOutcome::Succeeded), Some(News::Ends)),
+            ("one that broke", ends(AttemptOutcome::Broken), Some(News::BrokeOff)),
+            ("one that was given up", ends(AttemptOutcome::Cancelled), None),
         ] {
             assert_eq!(shown.news(silence), expected, "{claim}");
         }

@@ -3,6 +3,7 @@
 //! It knows every attempt, what each cost and what is owed at most; it sends nothing itself.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -57,6 +58,7 @@ pub struct Hold {
     /// The part of it that is the inputs' of the attempts in flight.
     input_in_flight: Credits,
     quarantine: Option<String>,
+    lateness: Lateness,
     on_expiry: OnExpiry,
     expires_at: Timestamp,
     pub balance: Option<Balance>,
@@ -79,6 +81,30 @@ pub struct Call {
     pub started_at: Timestamp,
     pub provider_request_id: Option<String>,
     pub status: Option<u16>,
+}
+
+/// Whether the caller was told that there is no answer in time. What is read on for its usage answers nobody then.
+#[derive(Clone, Debug, Default)]
+pub struct Lateness(Arc<AtomicBool>);
+
+impl Lateness {
+    pub fn tell(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// How a call ended for the caller.
+    fn outcome(&self, outcome: AttemptOutcome) -> AttemptOutcome {
+        match outcome {
+            AttemptOutcome::Succeeded | AttemptOutcome::Cancelled if self.0.load(Ordering::Relaxed) => {
+                AttemptOutcome::Broken
+            }
+            AttemptOutcome::Succeeded
+            | AttemptOutcome::Cancelled
+            | AttemptOutcome::Refused
+            | AttemptOutcome::Broken
+            | AttemptOutcome::Unknown => outcome,
+        }
+    }
 }
 
 impl Hold {
@@ -151,6 +177,7 @@ impl Hold {
             bound: Credits::ZERO,
             input_in_flight: Credits::ZERO,
             quarantine: None,
+            lateness: Lateness::default(),
             on_expiry: OnExpiry::Release,
             expires_at: state.ledger.clock().now().plus_seconds(ttl_seconds),
             balance: None,
@@ -219,6 +246,17 @@ impl Hold {
         Some(covered)
     }
 
+    /// A quote that the hold covers is not sent after all.
+    pub fn uncover(&mut self, quote: &Quote) {
+        self.bound = self.bound.saturating_sub(quote.credits);
+        self.input_in_flight = self.input_in_flight.saturating_sub(quote.input_credits);
+    }
+
+    /// By which whoever tells the caller that the time is up says so here.
+    pub fn lateness(&self) -> Lateness {
+        self.lateness.clone()
+    }
+
     /// An attempt is over. One of unknown cost keeps its part of the hold.
     pub fn record(&mut self, call: &Call, metered: Metered, outcome: AttemptOutcome) {
         let ended_at = self.state.ledger.clock().now();
@@ -231,11 +269,12 @@ impl Hold {
             ("outcome", format!("{outcome:?}").to_lowercase()),
         ];
         metrics::counter!("tollgate_attempts_total", &labels).increment(1);
+        let outcome_for_caller = self.lateness.outcome(outcome);
         let attempt = |metered: Metered| Attempt {
             provider: call.quote.target.upstream.config.name.clone(),
             model: metered.model,
             provider_request_id: call.provider_request_id.clone(),
-            outcome,
+            outcome: outcome_for_caller,
             usage: metered.usage,
             usage_source: metered.source,
             cost: metered.cost,

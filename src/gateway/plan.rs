@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::domain::ids::OrgId;
 use crate::domain::pricing::{Mode, RateCard};
 use crate::domain::routing::complexity::Level;
-use crate::domain::routing::{Asked, Choice, Complexity, Policy, Routes, Seat, To};
+use crate::domain::routing::{Asked, Choice, Complexity, Expanded, Policy, Routes, Seat, To};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
 use crate::gateway::asked::asked;
@@ -49,10 +49,22 @@ pub struct Plan {
     pub seat: Option<Seat>,
     /// Left out, so that the rest fits.
     pub trimmed_messages: usize,
+    /// Why the first target of the route is not the first here.
+    pub passed_over: Option<String>,
+    /// Another chain than the route's own serves.
+    pub is_degraded: bool,
     /// Where the conversation's beginning is cached, if it matters.
     pub warmth: Option<Conversation>,
     routes: Arc<Routes>,
     asked: Asked,
+    /// Where the request's complexity had a say: the quality at which it was judged.
+    quality: Option<u8>,
+}
+
+/// Targets, and whether the request's complexity had a say.
+struct Found {
+    targets: Vec<Target>,
+    quality: Option<u8>,
 }
 
 /// The price book under which a request is quoted and charged.
@@ -92,15 +104,18 @@ fn chained(state: &State, prices: &Prices, request: &Request, seat: Option<Seat>
         targets: Vec::new(),
         seat,
         trimmed_messages: 0,
+        passed_over: None,
+        is_degraded: false,
         warmth: None,
+        quality: None,
         asked: if is_asked { asked(&routes, &prices.system, request) } else { Asked::default() },
         routes,
     };
     let chain = plan.seat.as_ref().map(|seat| seat.chain.clone()).unwrap_or_default();
     if !chain.is_empty() {
-        plan.targets = plan.finder(state, prices, request).of_chain(&chain);
-        if !plan.targets.is_empty() {
-            return Ok(plan);
+        let found = plan.finder(state, prices, request).of_chain(&chain);
+        if !found.targets.is_empty() {
+            return Ok(Plan { targets: found.targets, quality: found.quality, ..plan });
         }
         if plan.is_shadow() {
             return Err(plan.finder(state, prices, request).nobody_serves());
@@ -109,15 +124,14 @@ fn chained(state: &State, prices: &Prices, request: &Request, seat: Option<Seat>
         plan.seat = None;
     }
     let finder = plan.finder(state, prices, request);
-    let targets = match &plan.route {
+    let Found { targets, quality } = match &plan.route {
         Some(name) => finder.of_chain(&[To::Route(name.clone())]),
-        None => finder.in_order(finder.named()),
+        None => Found { targets: finder.in_order(finder.named()), quality: None },
     };
     if targets.is_empty() {
         return Err(finder.nobody_serves());
     }
-    plan.targets = targets;
-    Ok(plan)
+    Ok(Plan { targets, quality, ..plan })
 }
 
 impl Plan {
@@ -126,15 +140,28 @@ impl Plan {
         self.seat.as_ref().is_some_and(Seat::is_shadow)
     }
 
-    /// How complex the request was taken to be, where that chose the target, and why.
+    /// Whether an operator has written where it leads, rather than a caller named a model.
+    pub fn is_written(&self) -> bool {
+        self.route.is_some() || self.seat.as_ref().is_some_and(|seat| !seat.chain.is_empty())
+    }
+
+    /// How complex the request was taken to be, where that had a say in who serves, and why.
     pub fn complexity(&self) -> Option<(Level, String)> {
-        let by = self.routes.get(self.route.as_ref()?)?.complexity.as_ref()?;
-        let level = self.asked.level(by.quality);
+        let quality = self.quality?;
+        let level = self.asked.level(quality);
         let why = match self.asked.complexity.as_ref()? {
             Complexity::Told(_) => "as the caller said".to_owned(),
-            Complexity::Judged(judged) => judged.why(by.quality),
+            Complexity::Judged(judged) => judged.why(quality),
         };
         Some((level, why))
+    }
+
+    /// The first target can't take the request, for a reason that has this code.
+    pub fn pass_over(&mut self, first: &Target, code: &str) {
+        self.passed_over = Some(format!("{}: {code}", first.upstream.config.name));
+        if let Some(conversation) = &mut self.warmth {
+            conversation.why = None;
+        }
     }
 
     /// Why the first target is not the one whose turn it was, where its cache decided.
@@ -144,7 +171,7 @@ impl Plan {
 
     /// The targets to which a chain, or one model, leads this request.
     pub fn targets_of(&self, state: &State, prices: &Prices, request: &Request, to: &To) -> Vec<Target> {
-        self.finder(state, prices, request).of_chain(std::slice::from_ref(to))
+        self.finder(state, prices, request).of_chain(std::slice::from_ref(to)).targets
     }
 
     fn finder<'a>(&'a self, state: &'a State, prices: &'a Prices, request: &'a Request) -> Finder<'a> {
@@ -161,23 +188,25 @@ struct Finder<'a> {
 }
 
 impl Finder<'_> {
-    fn of_chain(&self, chain: &[To]) -> Vec<Target> {
-        self.in_order(self.priced(chain))
+    fn of_chain(&self, chain: &[To]) -> Found {
+        let Found { targets, quality } = self.priced(chain);
+        Found { targets: self.in_order(targets), quality }
     }
 
     /// Those of a chain that have a price.
-    fn priced(&self, chain: &[To]) -> Vec<Target> {
-        let choices = self.plan.routes.targets(chain, &self.plan.asked, self.request.chance());
+    fn priced(&self, chain: &[To]) -> Found {
+        let Expanded { choices, quality } =
+            self.plan.routes.targets(chain, &self.plan.asked, self.request.chance());
         let found = |Choice { target, group }: &Choice| {
             Some(Target { group: *group, ..self.found(&target.provider, &target.model)? })
         };
-        choices.iter().filter_map(found).collect()
+        Found { targets: distinct(choices.iter().filter_map(found)), quality }
     }
 
     /// Why there is no target: without a price nothing is offered, and not every model serves every endpoint.
     fn nobody_serves(&self) -> Failure {
         let priced = match &self.plan.route {
-            Some(name) => self.priced(&[To::Route(name.clone())]),
+            Some(name) => self.priced(&[To::Route(name.clone())]).targets,
             None => self.named(),
         };
         let model = &self.request.model;
@@ -198,10 +227,13 @@ impl Finder<'_> {
     fn named(&self) -> Vec<Target> {
         let model = &self.request.model;
         let target = |upstream: &Arc<Upstream>| self.found(&upstream.config.name, model);
-        let mut targets: Vec<Target> = self.state.upstreams.iter().filter_map(target).collect();
-        // A ceiling price stands for a model that nobody is known to sell: real cards first.
-        targets.sort_by_key(|target| target.card.model == RateCard::ANY);
-        let is_known = targets.first().is_some_and(|target| target.card.model != RateCard::ANY);
+        let mut targets = distinct(self.state.upstreams.iter().filter_map(target));
+        // A ceiling price stands for a model that nobody is known to sell: who has no more than that may not have this one.
+        let has_card = |target: &Target| target.card.model != RateCard::ANY;
+        let is_known = targets.iter().any(has_card);
+        if is_known {
+            targets.retain(has_card);
+        }
         let named = model.split_once('/').filter(|_| !is_known);
         if let Some(target) = named.and_then(|(provider, model)| self.found(provider, model)) {
             return vec![target];
@@ -237,6 +269,17 @@ impl Finder<'_> {
     }
 }
 
+/// Each once: a chain may name a model beside its successor.
+fn distinct(all: impl Iterator<Item = Target>) -> Vec<Target> {
+    let mut targets: Vec<Target> = Vec::new();
+    for target in all {
+        if !targets.iter().any(|earlier| earlier.is_same(&target)) {
+            targets.push(target);
+        }
+    }
+    targets
+}
+
 /// Whether a provider of this family generates with a model of this mode.
 pub fn generates(mode: Mode, family: Family) -> bool {
     match mode {
@@ -257,6 +300,10 @@ pub fn is_served(card: &RateCard, family: Family) -> bool {
 }
 
 impl Target {
+    fn is_same(&self, other: &Target) -> bool {
+        (&self.upstream.config.name, &self.model) == (&other.upstream.config.name, &other.model)
+    }
+
     fn serves(&self, endpoint: Endpoint) -> bool {
         match endpoint {
             Endpoint::Generate(_) => generates(self.card.mode, self.upstream.family),

@@ -109,6 +109,9 @@ async fn pass_on(dispatch: &mut Dispatch, call: &Call, mut open: OpenStream, mut
         part = match next(&mut open, until, &clock, call).await {
             Next::Part(part) => part,
             Next::TimeIsUp => {
+                if client.parts.is_some() {
+                    dispatch.hold.lateness().tell();
+                }
                 client.takes(event(dispatch, &Failure::out_of_time()), &clock).await;
                 client.leaves(clock.now());
                 Bytes::new()
@@ -166,7 +169,7 @@ async fn conclude(mut dispatch: Box<Dispatch>, call: Call, passed: Passed) {
         (false, true) => AttemptOutcome::Cancelled,
         (false, false) => AttemptOutcome::Broken,
     };
-    if let Some(news) = weather::news_of_stream(outcome) {
+    if let Some(news) = weather::news_of_stream(outcome, relay.failure()) {
         dispatch.state.weather.hears(&call.quote.target, clock.now(), news);
     }
     let request = dispatch.request.clone();

@@ -6,6 +6,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use moka::policy::EvictionPolicy;
 use serde_json::Value;
 
 use crate::domain::pricing::{Terms, cost};
@@ -48,7 +49,9 @@ pub struct Conversation {
 
 impl Default for Warmth {
     fn default() -> Warmth {
-        Warmth(moka::sync::Cache::new(CONVERSATIONS_MAX))
+        // The latest conversations, even if none of them goes on for long.
+        let known = moka::sync::Cache::builder().eviction_policy(EvictionPolicy::lru());
+        Warmth(known.max_capacity(CONVERSATIONS_MAX).build())
     }
 }
 

@@ -151,11 +151,15 @@ pub fn news_of(failure: &UpstreamFailure) -> News {
     }
 }
 
-/// What the end of a stream that had begun says of the target's health.
-pub fn news_of_stream(outcome: AttemptOutcome) -> Option<News> {
+/// What the end of a stream that had begun says of the target's health. Its call was counted when it began.
+pub fn news_of_stream(outcome: AttemptOutcome, failure: Option<&UpstreamFailure>) -> Option<News> {
     match outcome {
         AttemptOutcome::Succeeded => Some(News::Ends),
-        AttemptOutcome::Broken => Some(News::BrokeOff),
+        AttemptOutcome::Broken => match failure.map(news_of) {
+            Some(News::Sound) => Some(News::Ends),
+            Some(News::Limited { retry_after_seconds }) => Some(News::Limited { retry_after_seconds }),
+            Some(_) | None => Some(News::BrokeOff),
+        },
         // It was the caller, or a faster target, who ended it.
         AttemptOutcome::Refused | AttemptOutcome::Unknown | AttemptOutcome::Cancelled => None,
     }
@@ -169,7 +173,7 @@ fn labels(target: &Target) -> [(&'static str, String); 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::providers::classify::classify;
+    use crate::gateway::providers::classify::{classify, classify_event};
 
     #[test]
     fn failures_say_of_their_target_what_is_its_own() {
@@ -190,6 +194,28 @@ mod tests {
             ("the operator's key", status(401), failed(Some(7))),
         ] {
             assert_eq!(news_of(&failure), expected, "{claim}");
+        }
+    }
+
+    #[test]
+    fn an_error_in_a_stream_says_of_its_target_what_is_its_own() {
+        let event = |kind: &str, message: &str| {
+            classify_event(&serde_json::json!({"error": {"type": kind, "message": message}}))
+        };
+        let limited = News::Limited { retry_after_seconds: None };
+        for (claim, failure, expected) in [
+            ("it broke off", None, News::BrokeOff),
+            ("it is overloaded", Some(event("overloaded_error", "")), News::BrokeOff),
+            ("a rate limit", Some(event("rate_limit_error", "")), limited),
+            ("the operator's key", Some(event("authentication_error", "")), News::BrokeOff),
+            (
+                "the caller's own words",
+                Some(event("invalid_request_error", "Output blocked by content filtering policy")),
+                News::Ends,
+            ),
+        ] {
+            let news = news_of_stream(AttemptOutcome::Broken, failure.as_ref());
+            assert_eq!(news, Some(expected), "{claim}");
         }
     }
 }

@@ -19,7 +19,7 @@ pub use route::{
     Asked, ByComplexity, CachePolicy, ClampPolicy, Complexity, ContextFit, OnExpiry, Policy, Prefer, Route,
     StayWarm, Step, To, When,
 };
-pub use routes::{Choice, Mistake, Routes, Target};
+pub use routes::{Choice, Expanded, Mistake, Routes, Target};
 
 /// Where a failed call may be tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

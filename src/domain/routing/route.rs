@@ -313,6 +313,16 @@ impl When {
     }
 
     pub fn holds(&self, asked: &Asked) -> bool {
+        self.holds_at_any_level(asked)
+            && (self.complexity.is_none() || self.complexity == Some(asked.level(complexity::QUALITY)))
+    }
+
+    /// Whether the request's complexity alone decides.
+    pub fn depends_on_level(&self, asked: &Asked) -> bool {
+        self.complexity.is_some() && self.holds_at_any_level(asked)
+    }
+
+    fn holds_at_any_level(&self, asked: &Asked) -> bool {
         fn is<T: PartialEq>(wanted: Option<&T>, given: &T) -> bool {
             wanted.is_none_or(|wanted| wanted == given)
         }
@@ -324,7 +334,6 @@ impl When {
             && is(self.images.as_ref(), &asked.has_images)
             && self.input_tokens_min.is_none_or(|least| asked.input_tokens >= least)
             && self.input_tokens_max.is_none_or(|most| asked.input_tokens <= most)
-            && (self.complexity.is_none() || self.complexity == Some(asked.level(complexity::QUALITY)))
     }
 }
 

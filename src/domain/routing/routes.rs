@@ -47,6 +47,15 @@ pub struct Choice {
     pub group: usize,
 }
 
+/// Where a chain leads a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expanded {
+    /// In the order in which they are tried, none twice.
+    pub choices: Vec<Choice>,
+    /// Where the request's complexity had a say: the quality at which it was judged.
+    pub quality: Option<u8>,
+}
+
 impl Routes {
     /// `successors` map models that are no more (`provider/model`) to what answers in their place.
     ///
@@ -129,15 +138,15 @@ impl Routes {
         found
     }
 
-    /// The targets that may serve, in the order in which they are tried, none twice. `chance` is any random number.
-    pub fn targets(&self, chain: &[To], asked: &Asked, chance: u64) -> Vec<Choice> {
-        let mut expansion =
-            Expansion { routes: self, asked, chance, seen: BTreeSet::new(), choices: Vec::new(), groups: 0 };
+    /// The targets that may serve. `chance` is any random number.
+    pub fn targets(&self, chain: &[To], asked: &Asked, chance: u64) -> Expanded {
+        let (seen, expanded) = (BTreeSet::new(), Expanded::default());
+        let mut expansion = Expansion { routes: self, asked, chance, seen, expanded, groups: 0 };
         for to in chain {
             let group = expansion.new_group();
             expansion.add(to, group);
         }
-        expansion.choices
+        expansion.expanded
     }
 }
 
@@ -147,7 +156,7 @@ struct Expansion<'a> {
     chance: u64,
     /// A second mention adds nothing, and is not looked at.
     seen: BTreeSet<&'a To>,
-    choices: Vec<Choice>,
+    expanded: Expanded,
     groups: usize,
 }
 
@@ -159,12 +168,13 @@ impl<'a> Expansion<'a> {
         match to {
             To::Model { provider, model } => {
                 let target = Target { provider: provider.clone(), model: model.clone() };
-                self.choices.push(Choice { target, group });
+                self.expanded.choices.push(Choice { target, group });
             }
             // What stands behind its name has an order of its own.
             To::Route(name) => {
                 let route = self.routes.get(name);
                 if let Some(by) = route.and_then(|route| route.complexity.as_ref()) {
+                    self.expanded.quality.get_or_insert(by.quality);
                     for to in by.targets(self.asked.level(by.quality)) {
                         let group = self.new_group();
                         self.add(to, group);
@@ -180,6 +190,9 @@ impl<'a> Expansion<'a> {
     fn add_chain(&mut self, chain: &'a [Step]) {
         for equals in chain.chunk_by(|one, next| one.weight.is_some() && next.weight.is_some()) {
             let group = self.new_group();
+            if equals.iter().any(|step| step.when.depends_on_level(self.asked)) {
+                self.expanded.quality.get_or_insert(complexity::QUALITY);
+            }
             let open: Vec<&Step> = equals.iter().filter(|step| step.when.holds(self.asked)).collect();
             for step in draw(open, &mut self.chance) {
                 self.add(&step.to, group);
@@ -317,6 +330,11 @@ impl Check<'_> {
 
     fn successor(&mut self, model: &str, successor: &To, all: &BTreeMap<String, To>) {
         let at = path(&["successors", model], &[]);
+        if let To::Route(name) = To::from(model.to_owned()) {
+            let why = format!("{name:?}: the model that is no more is written as \"provider/model\"");
+            return self.add(at, why);
+        }
+        self.to(at.clone(), &To::from(model.to_owned()));
         match successor {
             To::Route(name) => {
                 self.add(at, format!("{name:?}: a successor is written as \"provider/model\""));
@@ -383,7 +401,7 @@ mod tests {
         let routes = read(routes.clone(), json!({})).expect("sound");
         let targets = routes.targets(&[To::Route("r".into())], asked, chance);
         let name = |choice: Choice| format!("{}/{}", choice.target.provider, choice.target.model);
-        targets.into_iter().map(name).collect()
+        targets.choices.into_iter().map(name).collect()
     }
 
     #[test]
@@ -413,6 +431,31 @@ mod tests {
             assert_eq!(order(&routes, &asked, 0), expected, "{complexity:?}");
         }
         assert!(read(routes, json!({})).expect("sound").ask_complexity());
+    }
+
+    #[test]
+    fn a_level_that_had_a_say_is_known_with_its_quality() {
+        let by = json!({"simple": "openai/mini", "hard": "anthropic/c", "quality": 90});
+        let step = |when: Value| json!({"to": "openai/a", "when": when});
+        let routes = json!([
+            {"name": "table", "complexity": by},
+            {"name": "nested", "chain": ["table"]},
+            {"name": "when", "chain": [step(json!({"complexity": "hard"})), "openai/b"]},
+            {"name": "unmet", "chain": [step(json!({"complexity": "hard", "tools": true})), "openai/b"]},
+            {"name": "plain", "chain": ["openai/b"]},
+        ]);
+        let routes = read(routes, json!({})).expect("sound");
+        let to = |name: &str| To::Route(name.into());
+        for (chain, expected) in [
+            ("table", Some(90)),
+            ("nested", Some(90)),
+            ("when", Some(complexity::QUALITY)),
+            ("unmet", None),
+            ("plain", None),
+        ] {
+            let expanded = routes.targets(&[to(chain)], &Asked::default(), 0);
+            assert_eq!(expanded.quality, expected, "{chain}");
+        }
     }
 
     #[test]
@@ -494,7 +537,7 @@ mod tests {
         ]);
         let routes = read(routes, json!({})).expect("sound");
 
-        let choices = routes.targets(&[To::Route("r".into())], &Asked::default(), 0);
+        let Expanded { choices, .. } = routes.targets(&[To::Route("r".into())], &Asked::default(), 0);
 
         let group =
             |model: &str| choices.iter().find(|choice| choice.target.model == model).expect("a choice").group;
@@ -530,7 +573,7 @@ mod tests {
                 {"name": "d", "chain": [{"to": "d", "when": {"input_tokens_min": 2, "input_tokens_max": 1}}]},
             ]),
             json!({"openai/w": "openai/x", "openai/x": "openai/y", "openai/y": "openai/x", "openai/z": "groq/z",
-                   "openai/q": "b"}),
+                   "openai/q": "b", "gpt-4": "gemini/x", "groq/old": "gemini/x"}),
         )
         .expect_err("mistakes");
         let told: Vec<String> =
@@ -560,10 +603,12 @@ mod tests {
             "successors.openai/y: a loop",
             "successors.openai/z: groq/z: there is no provider",
             "successors.openai/q: \"b\": a successor is written as",
+            "successors.gpt-4: \"gpt-4\": the model that is no more is written as",
+            "successors.groq/old: groq/old: there is no provider",
         ] {
             assert!(told.iter().any(|told| told.starts_with(expected)), "{expected}\n{told:#?}");
         }
-        assert_eq!(told.len(), 23, "{told:#?}");
+        assert_eq!(told.len(), 25, "{told:#?}");
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(super) async fn begin(
     now: Timestamp,
 ) -> Result<Begun, Failure> {
     let mut plan = plan::plan(state, &prices, &request, seat)?;
-    fit(&mut request, &mut plan)?;
+    fit(state, &prices, &mut request, &mut plan)?;
     let total =
         plan.policy.total_seconds.map(|seconds| now.plus_seconds(seconds.try_into().unwrap_or(i64::MAX)));
     let ends_at = total.into_iter().chain(request.ends_at).min();
@@ -57,11 +57,12 @@ pub(super) async fn begin(
         losers: Vec::new(),
         state: state.clone(),
         request,
+        fallback: plan.passed_over.take().or(skipped),
+        is_degraded: plan.is_degraded,
         plan,
         hold,
         ends_at,
-        fallback: skipped,
-        is_degraded: false,
+        transient: None,
         reuse,
         away: Away::default(),
     };

@@ -39,10 +39,32 @@ async fn an_input_that_is_too_long_is_refused_sent_elsewhere_or_trimmed_before_a
     };
     assert_eq!(served(&fits), ("gpt-4o-mini".into(), String::new()), "300 kB are no 128,000 tokens");
     assert_eq!(served(&larger), ("gpt-4.1-nano".into(), String::new()));
+    assert_eq!(header(&larger, "x-tollgate-fallback"), "openai: context_length_exceeded");
     assert_eq!(served(&trimmed), ("gpt-4o-mini".into(), "2 messages".into()));
     let (attempts, _) = world.last_settle().await;
     assert!((50_000..80_000).contains(&attempts[0].usage.input_total()), "{attempts:?}");
     assert_eq!(world.simulator.sold().rows.len(), 2, "nobody was asked for what does not fit");
+}
+
+#[tokio::test]
+async fn what_does_not_fit_goes_where_the_route_sends_what_is_too_long() {
+    let route = |fit: &str| {
+        json!({"name": fit, "chain": ["openai/gpt-4o-mini"], "context_fit": fit,
+               "on_context_length": "spare/gpt-4.1-nano"})
+    };
+    let fits = ["refuse", "larger_model", "trim_oldest"];
+    let world = World::routed("5", "", json!(fits.map(route))).await;
+    for fit in fits {
+        let response = world.post("/v1/chat/completions", conversation(fit, 10, 130_000)).await;
+
+        assert_eq!(response.status(), 200, "{fit}");
+        let told = ["model", "fallback", "degraded", "trimmed"];
+        let told = told.map(|name| header(&response, &format!("x-tollgate-{name}")));
+        assert_eq!(told, ["gpt-4.1-nano", "openai: context_length_exceeded", "true", ""], "{fit}");
+    }
+    let hopeless = world.post("/v1/chat/completions", conversation("refuse", 10, 1_200_000)).await;
+    assert_eq!(hopeless.status(), 400, "nor does it fit there");
+    assert_eq!(world.simulator.sold().requests, 0);
 }
 
 #[tokio::test]

@@ -10,6 +10,10 @@ use futures_util::stream::{iter, once, pending};
 use tokio::sync::Notify;
 
 use super::*;
+use crate::domain::event::Recorded;
+use crate::domain::routing::{Arm, Experiment, StickyBy};
+use crate::domain::views::experiments;
+use crate::operations::list_events::StoredEvent;
 
 const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/responses", "/v1/messages"];
 
@@ -99,11 +103,55 @@ async fn i2_what_was_made_for_a_caller_who_gave_up_is_charged_as_its_provider_re
         assert!(held.is_positive(), "what runs is held for");
         let (attempts, _) = world.last_settle().await;
         let [attempt] = &attempts[..] else { panic!("nothing else was sent: {attempts:?}") };
-        assert_eq!((attempt.outcome, attempt.usage_source), (AttemptOutcome::Succeeded, UsageSource::Final));
+        assert_eq!((attempt.outcome, attempt.usage_source), (AttemptOutcome::Broken, UsageSource::Final));
         assert_eq!(attempt.usage.output_total(), 12_000);
         let balance = world.balance().await;
         assert_eq!((balance.consumed.saturating_sub(before), balance.held), (attempt.cost, Credits::ZERO));
     }
+}
+
+#[tokio::test]
+async fn an_arm_that_does_not_answer_in_time_has_failed() {
+    let go_on = Arc::new(Notify::new());
+    let told = go_on.clone();
+    // In one piece too late, or with a first word in time and no end.
+    let answer = async move |axum::Json(body): axum::Json<Value>| {
+        let begun = (body["stream"] == true).then(|| chunk("gpt-4o-mini", "Because"));
+        if begun.is_none() {
+            told.notified().await;
+            return axum::Json(completion(usage())).into_response();
+        }
+        let rest = once(async move {
+            told.notified().await;
+            end("gpt-4o-mini")
+        });
+        streamed(iter(begun).chain(rest))
+    };
+    let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini"], "retries": 0}]);
+    let world = World::with_odd("5", "", routes, chat_at(answer)).await;
+    let (credits_per_org, shadow_paid_by) = (None, None);
+    let arm = Arm { name: "slow".into(), percent: 100, chain: [].into(), credits_per_org, shadow_paid_by };
+    let (name, route, sticky_by) = ("e".into(), "r".into(), StickyBy::Org);
+    let experiment = Experiment { name, route, sticky_by, orgs: [].into(), arms: vec![arm] };
+    let start = SystemCommand::StartExperiment { experiment };
+    world.ledger.submit_system(start, None, None).await.expect("starts");
+
+    for stream in [false, true] {
+        let late = world.post_within(1, PATHS[0], asking(PATHS[0], "r", stream)).await;
+        assert!(late.text().await.expect("an end").contains("out_of_time"), "{stream}");
+        go_on.notify_one();
+        world.state.finish().await;
+    }
+
+    let (mut units, mut latencies) = (BTreeMap::new(), experiments::Latencies::new());
+    let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
+    for StoredEvent { id, version, recorded_at: at, payload, .. } in stored {
+        let recorded = Recorded { org: ACME, version, id, at, payload };
+        experiments::fold(&mut units, &mut latencies, &recorded);
+    }
+    let counted: Vec<_> = units.values().map(|sums| (sums.requests, sums.failed)).collect();
+    assert_eq!(counted, [(2, 2)]);
+    assert!(world.balance().await.consumed.is_positive(), "what it used is charged");
 }
 
 #[tokio::test]
@@ -199,7 +247,7 @@ async fn i2_a_stream_that_is_given_up_is_charged_for_what_it_showed_or_may_have_
 
         assert!(rest.contains(" more") && rest.contains("out_of_time"), "{rest}");
         let (attempts, _) = world.last_settle().await;
-        assert_eq!((attempts[0].outcome, attempts[0].usage_source), (AttemptOutcome::Cancelled, source));
+        assert_eq!((attempts[0].outcome, attempts[0].usage_source), (AttemptOutcome::Broken, source));
         let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
         let bound = stored.into_iter().find_map(|stored| match stored.payload.event {
             Event::CreditsReserved { credits, .. } => Some(credits),

@@ -4,6 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 
 use super::*;
@@ -18,6 +20,8 @@ pub(super) struct Log {
     mood: AtomicU8,
     /// What the next events take to be written.
     takes: Mutex<Option<(Clock, i64)>>,
+    /// What the next events wait for before they are written.
+    waits: Mutex<Option<BoxFuture<'static, ()>>>,
 }
 
 const THERE: u8 = 0;
@@ -27,7 +31,7 @@ const GOES: u8 = 2;
 
 impl Log {
     pub fn of(log: SqliteStore) -> Log {
-        Log { log, mood: AtomicU8::new(THERE), takes: Mutex::default() }
+        Log { log, mood: AtomicU8::new(THERE), takes: Mutex::default(), waits: Mutex::default() }
     }
 
     fn is(&self, mood: u8) {
@@ -36,6 +40,10 @@ impl Log {
 
     fn takes(&self, clock: &Clock, seconds: i64) {
         *self.takes.lock().expect("a clock") = Some((clock.clone(), seconds));
+    }
+
+    pub fn waits_for(&self, event: impl Future<Output = ()> + Send + 'static) {
+        *self.waits.lock().expect("an event") = Some(event.boxed());
     }
 
     fn there(&self) -> Result<&SqliteStore, StoreError> {
@@ -65,6 +73,10 @@ impl EventLog for Log {
     ) -> Result<Appended, StoreError> {
         if let Some((clock, seconds)) = self.takes.lock().expect("a clock").take() {
             clock.advance_seconds(seconds);
+        }
+        let waits = self.waits.lock().expect("an event").take();
+        if let Some(event) = waits {
+            event.await;
         }
         let appended = self.there()?.append(shard, expected, new, events).await;
         match self.mood.compare_exchange(GOES, GONE, Ordering::SeqCst, Ordering::SeqCst) {

@@ -146,6 +146,87 @@ async fn a_slow_target_is_hedged_under_a_larger_hold_and_the_loser_is_paid_for()
 }
 
 #[tokio::test]
+async fn a_target_that_answers_while_the_hold_grows_for_a_hedge_is_not_hedged() {
+    let (asked, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let answer = {
+        let (asked, go_on) = (asked.clone(), go_on.clone());
+        async move || {
+            asked.notify_one();
+            go_on.notified().await;
+            let left = [("x-ratelimit-remaining-requests", "0"), ("x-ratelimit-reset-requests", "60s")];
+            (left, axum::Json(completion(json!({"prompt_tokens": 9, "completion_tokens": 1}))))
+        }
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let routes =
+        json!([{"name": "r", "chain": ["odd/gpt-4o-mini", "openai/gpt-4o-mini"], "hedge_after_ms": 50}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    let (state, first) = (world.state.clone(), target(&world, "odd", "gpt-4o-mini"));
+    // The hold grows once the first target has answered, of which its allowance tells.
+    let answered = async move {
+        go_on.notify_one();
+        while state.weather.is_ready(&first, state.ledger.clock().now(), 0) {
+            yield_now().await;
+        }
+        for _ in 0..100 {
+            yield_now().await;
+        }
+    };
+    let slow_log = async {
+        asked.notified().await;
+        world.log.waits_for(answered);
+    };
+
+    let (response, ()) = tokio::join!(world.post("/v1/chat/completions", chat("r")), slow_log);
+
+    assert_eq!(header(&response, "x-tollgate-provider"), "odd");
+    assert_eq!(world.simulator.sold().requests, 0, "nobody else was asked");
+    let (attempts, _) = world.last_settle().await;
+    assert_eq!(attempts.len(), 1, "{attempts:?}");
+    assert!(world.grew_before_the_settle().await);
+    assert_eq!(world.balance().await.held, Credits::ZERO);
+}
+
+#[tokio::test]
+async fn what_a_stream_refuses_of_its_callers_own_does_not_spare_its_target() {
+    for (kind, words, is_ready) in [
+        ("invalid_request_error", "Output blocked by content filtering policy", true),
+        ("overloaded_error", "Overloaded", false),
+    ] {
+        let heard = Arc::new(Notify::new());
+        let told = heard.clone();
+        let answer = async move || {
+            let part = |event: Value| Ok::<_, std::convert::Infallible>(format!("data: {event}\n\n"));
+            let message = json!({"id": "m", "model": "claude-haiku-4-5", "usage": {"input_tokens": 1}});
+            let start = part(json!({"type": "message_start", "message": message}));
+            let delta = json!({"type": "text_delta", "text": "Yes."});
+            let said = part(json!({"type": "content_block_delta", "index": 0, "delta": delta}));
+            let error = async move {
+                told.notified().await;
+                part(json!({"type": "error", "error": {"type": kind, "message": words}}))
+            };
+            let parts = futures_util::stream::iter([start, said]).chain(futures_util::stream::once(error));
+            Response::new(axum::body::Body::from_stream(parts))
+        };
+        let odd = Router::new().route("/v1/messages", axum::routing::post(answer));
+        let routes = json!([{"name": "r", "chain": ["odd-claude/claude-haiku-4-5"], "retries": 0}]);
+        let world = World::with_odd("5", "", routes, odd).await;
+        let mut body = chat("r");
+        body["stream"] = true.into();
+
+        for _ in 0..5 {
+            let mut response = world.post("/v1/chat/completions", body.clone()).await;
+            response.chunk().await.expect("a part");
+            heard.notify_one();
+            response.text().await.expect("an end");
+        }
+
+        let (target, now) = (target(&world, "odd-claude", "claude-haiku-4-5"), world.ledger.clock().now());
+        assert_eq!(world.state.weather.is_ready(&target, now, 0), is_ready, "{kind}");
+    }
+}
+
+#[tokio::test]
 async fn a_losing_stream_that_says_nothing_ends_with_the_winner() {
     let odd = Router::new().route("/v1/chat/completions", axum::routing::post(late_stream));
     let routes =
