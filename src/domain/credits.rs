@@ -15,7 +15,7 @@ use crate::domain::text;
 pub const NANOS_PER_CREDIT: i64 = 1_000_000_000;
 const DECIMALS: usize = 9;
 /// A sign, 10 digits, a point and 9 more: i64 has 19.
-const TEXT_MAX: usize = 21;
+const TEXT_BYTES_MAX: usize = 21;
 
 /// An amount in nanocredits. Serialised as a decimal string of credits without trailing zeros.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -120,13 +120,13 @@ impl Credits {
 
 impl fmt::Display for Credits {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.write(&mut [0; TEXT_MAX]).ok_or(fmt::Error)?)
+        out.write_str(self.write(&mut [0; TEXT_BYTES_MAX]).ok_or(fmt::Error)?)
     }
 }
 
 impl Credits {
     /// By hand and without the heap: every event has a dozen of them.
-    fn write(self, text: &mut [u8; TEXT_MAX]) -> Option<&str> {
+    fn write(self, text: &mut [u8; TEXT_BYTES_MAX]) -> Option<&str> {
         let mut at = text.len();
         let mut push = |byte: u8| {
             at -= 1;
@@ -193,7 +193,7 @@ impl Sum for Credits {
 
 impl Serialize for Credits {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.write(&mut [0; TEXT_MAX]) {
+        match self.write(&mut [0; TEXT_BYTES_MAX]) {
             Some(text) => serializer.serialize_str(text),
             None => Err(serde::ser::Error::custom("no number")),
         }

@@ -27,10 +27,10 @@ pub type IdMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 pub type IdSet<K> = HashSet<K, foldhash::fast::RandomState>;
 
 /// The longest prefix and two UUIDs.
-const TEXT_MAX: usize = 4 + 2 * Simple::LENGTH;
+const TEXT_BYTES_MAX: usize = 4 + 2 * Simple::LENGTH;
 
 /// By hand and without the heap: every event has several.
-fn write<'a>(text: &'a mut [u8; TEXT_MAX], prefix: &str, parts: &[Uuid]) -> &'a str {
+fn write<'a>(text: &'a mut [u8; TEXT_BYTES_MAX], prefix: &str, parts: &[Uuid]) -> &'a str {
     let mut length = prefix.len();
     text[..length].copy_from_slice(prefix.as_bytes());
     for part in parts {
@@ -47,12 +47,12 @@ macro_rules! id {
 
         impl fmt::Display for $name {
             fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                out.write_str(self.write(&mut [0; TEXT_MAX]))
+                out.write_str(self.write(&mut [0; TEXT_BYTES_MAX]))
             }
         }
 
         impl $name {
-            fn write(self, text: &mut [u8; TEXT_MAX]) -> &str {
+            fn write(self, text: &mut [u8; TEXT_BYTES_MAX]) -> &str {
                 write(text, concat!($prefix, "_"), &[self.0])
             }
         }
@@ -77,7 +77,7 @@ macro_rules! text_id {
     ($name:ident, $prefix:literal) => {
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(self.write(&mut [0; TEXT_MAX]))
+                serializer.serialize_str(self.write(&mut [0; TEXT_BYTES_MAX]))
             }
         }
 
@@ -152,12 +152,12 @@ macro_rules! org_scoped_id {
 
         impl fmt::Display for $name {
             fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                out.write_str(self.write(&mut [0; TEXT_MAX]))
+                out.write_str(self.write(&mut [0; TEXT_BYTES_MAX]))
             }
         }
 
         impl $name {
-            fn write(self, text: &mut [u8; TEXT_MAX]) -> &str {
+            fn write(self, text: &mut [u8; TEXT_BYTES_MAX]) -> &str {
                 write(text, concat!($prefix, "_"), &[self.org.0, self.local])
             }
         }

@@ -48,7 +48,8 @@ pub async fn refund(
     let command = OrgCommand::Refund { lot, credits, reference };
     let done = match ledger.submit(actor.submission(org, command, idempotency)).await {
         Ok(outcome) => outcome.recorded().map(|recorded| recorded.payload.clone()).collect(),
-        Err(LedgerError::Refused(Refusal::RefundUsed { .. })) => {
+        // A node of an earlier build refuses it as a name.
+        Err(LedgerError::Refused(Refusal::RefundUsed { .. } | Refusal::NameTaken(_))) => {
             vec![same_before(ledger, org, request).await?]
         }
         Err(error) => return Err(error),

@@ -47,7 +47,7 @@ pub(super) fn charged_by(account: &Account, event: &Event) -> Vec<Window> {
         // No other event charges a budget.
         _ => return Vec::new(),
     };
-    // What ends a hold counts for whom it was held; what is late, for whom the settle says.
+    // An end in time counts for the purpose of the hold, a late settle for its own.
     let held = account.ended.get(reservation).map(|ended| (&ended.purpose, ended.reserved_at));
     let mut windows: Vec<Window> = Vec::new();
     for (purpose, at) in [charged, held].into_iter().flatten() {

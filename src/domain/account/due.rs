@@ -28,7 +28,7 @@ pub(super) fn next(account: &Account, now: Timestamp) -> Option<(Timestamp, Even
     Some((at, event))
 }
 
-/// What free credits pay of charges that no lot has paid: debt and free credits never stand side by side.
+/// What free credits pay of charges that no lot has paid: debt and free credits never exist at the same time.
 pub(super) fn repayment(account: &Account) -> Option<Event> {
     let burned = burn_free(account, account.totals.debt);
     let credits: Credits = burned.iter().map(|burn| burn.credits).sum();

@@ -28,6 +28,7 @@ impl Ended {
         let mut folded: Option<Ended> = None;
         let mut open = true;
         for (event, at) in events {
+            open &= !event.ends();
             match (event, folded.as_mut()) {
                 (Event::CreditsReserved { credits, dispatcher, price_book_version, purpose, .. }, _) => {
                     folded = Some(Ended {
@@ -47,16 +48,13 @@ impl Ended {
                 }
                 (Event::ReservationReleased { .. }, Some(ended)) => {
                     ended.status = ReservationStatus::Released;
-                    open = false;
                 }
                 (Event::ReservationExpired { charged, burned, .. }, Some(ended)) => {
                     ended.status = ReservationStatus::Expired;
                     ended.pay(*charged, burned);
-                    open = false;
                 }
                 (Event::ReservationSettled { charged, charged_before, burned, .. }, Some(ended)) => {
                     ended.settle(charged.saturating_sub(*charged_before), burned);
-                    open = false;
                 }
                 (Event::FeedbackGiven { feedback, .. }, Some(ended)) => ended.feedback = Some(*feedback),
                 // No other event ends or changes a reservation.

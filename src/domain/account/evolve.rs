@@ -1,106 +1,67 @@
 //! The fold: every event changes the account in one way. Total and exhaustive; nothing is decided here.
 
 use crate::domain::account::budget::{Budget, BudgetState, Counter};
-use crate::domain::account::command::{HoldTerms, ReservationStatus};
 use crate::domain::account::lot::Lot;
 use crate::domain::account::{Account, Ended, Hold, Key, OrgStatus, alerts};
-use crate::domain::alerting::AlertSubject;
+use crate::domain::alerting::{AlertRule, AlertSubject};
 use crate::domain::commerce::Payment;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Event, ExpiryPolicy, LotBurn, LotShare, LotTerms, Purpose};
-use crate::domain::ids::{LotId, ReservationId};
+use crate::domain::event::Event;
+use crate::domain::ids::{KeyId, LotId, ReservationId};
+use crate::domain::lots::{LotBurn, LotShare, LotTerms};
+use crate::domain::purpose::{Feedback, Purpose};
+use crate::domain::reservation::{ExpiryPolicy, HoldTerms, ReservationStatus};
 use crate::domain::time::Timestamp;
 
+/// Which raised alerts an event may have made recover.
+enum Rearm {
+    /// Those on the balance, and on the windows that the event charged.
+    Touched,
+    /// All: budgets, rules or windows are no longer what they were.
+    All,
+}
+
 pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
-    let mut forgot = false;
+    match apply(account, event, at) {
+        Rearm::Touched => rearm_touched(account, event),
+        Rearm::All => rearm_all(account),
+    }
+}
+
+fn apply(account: &mut Account, event: &Event, at: Timestamp) -> Rearm {
     match event {
         Event::OrgOpened { slug, time_zone, overdraft_limit } => {
-            account.slug.clone_from(slug);
-            account.status = OrgStatus::Active;
-            account.time_zone = time_zone.parse().unwrap_or(chrono_tz::Tz::UTC);
-            account.opened_at = at;
-            account.totals.overdraft_limit = *overdraft_limit;
+            open_org(account, slug, time_zone, *overdraft_limit, at);
         }
         Event::OrgSuspended { reason } => account.status = OrgStatus::Suspended { reason: reason.clone() },
         Event::OrgResumed {} => account.status = OrgStatus::Active,
         Event::OrgClosed {} => account.status = OrgStatus::Closed,
         Event::OverdraftLimitSet { overdraft_limit } => account.totals.overdraft_limit = *overdraft_limit,
-        Event::ProjectCreated { project, name } => {
-            account.projects.insert(*project, name.clone());
-        }
-        Event::KeyCreated { key, role, project, secret_sha256, expires_at } => {
-            let made = Key {
-                role: *role,
-                project: *project,
-                secret_sha256: secret_sha256.clone(),
-                revoked: false,
-                created_at: at,
-                expires_at: *expires_at,
-            };
-            account.keys.insert(*key, made);
-        }
-        Event::KeyRevoked { key } => {
-            if let Some(known) = account.keys.get_mut(key) {
-                known.revoked = true;
-            }
-        }
+        Event::ProjectCreated { project, name } => _ = account.projects.insert(*project, name.clone()),
+        Event::KeyCreated { .. } => create_key(account, event, at),
+        Event::KeyRevoked { key } => revoke_key(account, key),
         Event::CreditsPurchased { terms, payment, repaid, .. } => {
             account.last_purchase = terms.credits;
             open_lot(account, terms, Some(payment), *repaid, at);
         }
         Event::CreditsGranted { terms, repaid, .. } => open_lot(account, terms, None, *repaid, at),
-        Event::CreditsAdjusted { credits, terms, burned, repaid, .. } => match terms {
-            Some(terms) => open_lot(account, terms, None, *repaid, at),
-            None => charge(account, credits.abs(), burned),
-        },
-        Event::DebtRepaid { credits, burned } => {
-            account.totals.debt = account.totals.debt.saturating_sub(*credits);
-            burn(account, burned);
+        Event::CreditsAdjusted { terms: Some(terms), repaid, .. } => {
+            open_lot(account, terms, None, *repaid, at);
         }
+        Event::CreditsAdjusted { terms: None, credits, burned, .. } => charge(account, credits.abs(), burned),
+        Event::DebtRepaid { credits, burned } => repay_debt(account, *credits, burned),
         Event::CreditsRefunded { lot, credits, reference, refund_minor, .. } => {
-            account.refunds.entry(reference.clone()).or_insert(account.version + 1);
-            account.totals.refunded = account.totals.refunded.saturating_add(*credits);
-            with_lot(account, *lot, |lot| {
-                lot.refunded = lot.refunded.saturating_add(*credits);
-                lot.refunded_minor += refund_minor;
-            });
+            refund(account, *lot, *credits, reference, *refund_minor);
         }
         Event::CreditsExpired { lot, credits, revenue_minor, .. } => {
-            account.totals.expired = account.totals.expired.saturating_add(*credits);
-            with_lot(account, *lot, |lot| {
-                lot.expired = lot.expired.saturating_add(*credits);
-                lot.recognised_minor += revenue_minor;
-            });
+            expire_credits(account, *lot, *credits, *revenue_minor);
         }
-        Event::CreditsReserved {
-            reservation,
-            credits,
-            expires_at,
-            expiry,
-            dispatcher,
-            price_book_version,
-            purpose,
-            pins,
-        } => {
-            let hold = Hold {
-                credits: *credits,
-                terms: HoldTerms { expires_at: *expires_at, expiry: *expiry, dispatcher: *dispatcher },
-                pins: pins.clone(),
-                purpose: purpose.clone(),
-                price_book_version: *price_book_version,
-                reserved_at: at,
-            };
-            forgot = open_hold(account, *reservation, hold);
-        }
+        Event::CreditsReserved { .. } => return open_hold(account, event, at),
         Event::ReservationGrown { reservation, credits, expiry, pins } => {
             grow_hold(account, *reservation, *credits, *expiry, pins);
         }
         Event::ReservationExtended { reservation, expires_at } => {
-            if let Some(hold) = account.holds.get_mut(reservation) {
-                account.due.remove(&(hold.terms.expires_at, *reservation));
-                hold.terms.expires_at = *expires_at;
-                account.due.insert((*expires_at, *reservation));
-            }
+            extend_hold(account, *reservation, *expires_at);
         }
         Event::ReservationReleased { reservation, .. } => {
             end_hold(account, *reservation, ReservationStatus::Released, Credits::ZERO, &[]);
@@ -108,47 +69,15 @@ pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
         Event::ReservationExpired { reservation, charged, burned, .. } => {
             end_hold(account, *reservation, ReservationStatus::Expired, *charged, burned);
         }
-        Event::ReservationSettled {
-            reservation,
-            charged,
-            charged_before,
-            late: true,
-            burned,
-            purpose,
-            reserved_at,
-            ..
-        } => {
-            let delta = charged.saturating_sub(*charged_before);
-            charge(account, delta, burned);
-            count(account, purpose, *reserved_at, |counter| {
-                counter.charged = counter.charged.saturating_add(delta);
-            });
-            if let Some(ended) = account.ended.get_mut(reservation) {
-                ended.settle(delta, burned);
-            }
-        }
+        Event::ReservationSettled { late: true, .. } => settle_late(account, event),
         Event::ReservationSettled { reservation, charged, burned, .. } => {
             end_hold(account, *reservation, ReservationStatus::Settled, *charged, burned);
         }
-        Event::BudgetsSet { budgets } => {
-            set_budgets(account, budgets, at);
-            forgot = true;
-        }
+        Event::BudgetsSet { budgets } => return set_budgets(account, budgets, at),
         Event::LimitsSet { limits } => account.limits.clone_from(limits),
-        Event::AlertRulesSet { rules } => {
-            account.alert_rules.clone_from(rules);
-            account.raised.retain(|subject| rules.contains(&subject.rule));
-            forget_past_windows(account, at);
-            forgot = true;
-        }
-        Event::AlertRaised { subject, .. } => {
-            account.raised.insert(subject.clone());
-        }
-        Event::FeedbackGiven { reservation, feedback, .. } => {
-            if let Some(ended) = account.ended.get_mut(reservation) {
-                ended.feedback = Some(*feedback);
-            }
-        }
+        Event::AlertRulesSet { rules } => return set_alert_rules(account, rules, at),
+        Event::AlertRaised { subject, .. } => _ = account.raised.insert(subject.clone()),
+        Event::FeedbackGiven { reservation, feedback, .. } => hear(account, *reservation, *feedback),
         Event::BoundExceeded { .. } | Event::UsageQuarantined { .. } => {}
         // The system org's own; an account holds none.
         Event::FormatRaised { .. }
@@ -161,15 +90,73 @@ pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
         | Event::ClaimFulfilled { .. }
         | Event::ClaimFreed { .. } => {}
     }
-    if forgot {
-        rearm_all(account);
-    } else {
-        rearm(account, event);
+    Rearm::Touched
+}
+
+fn open_org(account: &mut Account, slug: &str, time_zone: &str, overdraft_limit: Credits, at: Timestamp) {
+    slug.clone_into(&mut account.slug);
+    account.status = OrgStatus::Active;
+    account.time_zone = time_zone.parse().unwrap_or(chrono_tz::Tz::UTC);
+    account.opened_at = at;
+    account.totals.overdraft_limit = overdraft_limit;
+}
+
+fn create_key(account: &mut Account, event: &Event, at: Timestamp) {
+    let Event::KeyCreated { key, role, project, secret_sha256, expires_at } = event else { return };
+    let made = Key {
+        role: *role,
+        project: *project,
+        secret_sha256: secret_sha256.clone(),
+        revoked: false,
+        created_at: at,
+        expires_at: *expires_at,
+    };
+    account.keys.insert(*key, made);
+}
+
+fn revoke_key(account: &mut Account, key: &KeyId) {
+    if let Some(known) = account.keys.get_mut(key) {
+        known.revoked = true;
     }
 }
 
-/// A budget that stays keeps its count; a new one counts from now, holds of this very moment included.
-fn set_budgets(account: &mut Account, budgets: &[Budget], at: Timestamp) {
+fn repay_debt(account: &mut Account, credits: Credits, burned: &[LotBurn]) {
+    account.totals.debt = account.totals.debt.saturating_sub(credits);
+    burn(account, burned);
+}
+
+fn refund(account: &mut Account, lot: LotId, credits: Credits, reference: &str, refund_minor: i64) {
+    account.refunds.entry(reference.to_owned()).or_insert(account.version + 1);
+    account.totals.refunded = account.totals.refunded.saturating_add(credits);
+    with_lot(account, lot, |lot| {
+        lot.refunded = lot.refunded.saturating_add(credits);
+        lot.refunded_minor += refund_minor;
+    });
+}
+
+fn expire_credits(account: &mut Account, lot: LotId, credits: Credits, revenue_minor: i64) {
+    account.totals.expired = account.totals.expired.saturating_add(credits);
+    with_lot(account, lot, |lot| {
+        lot.expired = lot.expired.saturating_add(credits);
+        lot.recognised_minor += revenue_minor;
+    });
+}
+
+fn set_alert_rules(account: &mut Account, rules: &[AlertRule], at: Timestamp) -> Rearm {
+    rules.clone_into(&mut account.alert_rules);
+    account.raised.retain(|subject| rules.contains(&subject.rule));
+    forget_past_windows(account, at);
+    Rearm::All
+}
+
+fn hear(account: &mut Account, reservation: ReservationId, feedback: Feedback) {
+    if let Some(ended) = account.ended.get_mut(&reservation) {
+        ended.feedback = Some(feedback);
+    }
+}
+
+/// A budget with the same key keeps its count; a new one counts from now on, including holds of this very moment.
+fn set_budgets(account: &mut Account, budgets: &[Budget], at: Timestamp) -> Rearm {
     let mut before = std::mem::take(&mut account.budgets);
     for budget in budgets {
         let kept = before.iter().position(|state| state.budget.key == budget.key);
@@ -184,9 +171,10 @@ fn set_budgets(account: &mut Account, budgets: &[Budget], at: Timestamp) {
         account.budgets.push(state);
     }
     forget_past_windows(account, at);
+    Rearm::All
 }
 
-/// A rule or a cap that is set now has nothing to say of windows that are over.
+/// A rule or a cap that is set now does not apply to windows that are over.
 fn forget_past_windows(account: &mut Account, now: Timestamp) {
     for state in &mut account.budgets {
         state.forget_before(state.budget.key.window.start(now, account.time_zone));
@@ -206,7 +194,7 @@ fn started(account: &Account, budget: &Budget, at: Timestamp) -> BudgetState {
 
 /// Recovery re-arms: what is no longer crossed may be raised again. Of budgets' windows only those are looked at that the
 /// event has charged or given back to.
-fn rearm(account: &mut Account, event: &Event) {
+fn rearm_touched(account: &mut Account, event: &Event) {
     if account.raised.is_empty() {
         return;
     }
@@ -242,20 +230,41 @@ fn open_lot(
     list(account, terms.lot);
 }
 
-/// True where windows that are over were forgotten.
-fn open_hold(account: &mut Account, reservation: ReservationId, hold: Hold) -> bool {
-    let mut forgot = false;
-    account.totals.held = account.totals.held.saturating_add(hold.credits);
-    pin(account, &hold.pins);
+/// A hold in a new window of a budget makes it forget those that are over.
+fn open_hold(account: &mut Account, event: &Event, at: Timestamp) -> Rearm {
+    let Event::CreditsReserved {
+        reservation,
+        credits,
+        expires_at,
+        expiry,
+        dispatcher,
+        price_book_version,
+        purpose,
+        pins,
+    } = event
+    else {
+        return Rearm::Touched;
+    };
+    account.totals.held = account.totals.held.saturating_add(*credits);
+    pin(account, pins);
     let zone = account.time_zone;
-    for state in account.budgets.iter_mut().filter(|state| state.budget.covers(&hold.purpose)) {
-        let window = state.budget.counter_key(&hold.purpose, hold.reserved_at, zone);
-        forgot |= state.turn_to(window.starts_at);
-        state.change(window, |counter| counter.held = counter.held.saturating_add(hold.credits));
+    let mut has_forgotten = false;
+    for state in account.budgets.iter_mut().filter(|state| state.budget.covers(purpose)) {
+        let window = state.budget.counter_key(purpose, at, zone);
+        has_forgotten |= state.turn_to(window.starts_at);
+        state.change(window, |counter| counter.held = counter.held.saturating_add(*credits));
     }
-    account.due.insert((hold.terms.expires_at, reservation));
-    account.holds.insert(reservation, hold);
-    forgot
+    account.due.insert((*expires_at, *reservation));
+    let hold = Hold {
+        credits: *credits,
+        terms: HoldTerms { expires_at: *expires_at, expiry: *expiry, dispatcher: *dispatcher },
+        pins: pins.clone(),
+        purpose: purpose.clone(),
+        price_book_version: *price_book_version,
+        reserved_at: at,
+    };
+    account.holds.insert(*reservation, hold);
+    if has_forgotten { Rearm::All } else { Rearm::Touched }
 }
 
 fn grow_hold(
@@ -275,6 +284,31 @@ fn grow_hold(
         counter.held = counter.held.saturating_add(credits);
     });
     account.holds.insert(reservation, hold);
+}
+
+fn extend_hold(account: &mut Account, reservation: ReservationId, expires_at: Timestamp) {
+    if let Some(hold) = account.holds.get_mut(&reservation) {
+        account.due.remove(&(hold.terms.expires_at, reservation));
+        hold.terms.expires_at = expires_at;
+        account.due.insert((expires_at, reservation));
+    }
+}
+
+fn settle_late(account: &mut Account, event: &Event) {
+    let Event::ReservationSettled {
+        reservation, charged, charged_before, burned, purpose, reserved_at, ..
+    } = event
+    else {
+        return;
+    };
+    let delta = charged.saturating_sub(*charged_before);
+    charge(account, delta, burned);
+    count(account, purpose, *reserved_at, |counter| {
+        counter.charged = counter.charged.saturating_add(delta);
+    });
+    if let Some(ended) = account.ended.get_mut(reservation) {
+        ended.settle(delta, burned);
+    }
 }
 
 fn end_hold(
@@ -332,9 +366,8 @@ fn pin(account: &mut Account, pins: &[LotShare]) {
     }
 }
 
-/// Counts in the windows of the hold's time, of the budgets that stood then. What is charged late to somebody whom a full
-/// one no longer counts is counted beyond its limit: whoever came to their cap stays there (I1), and each such count has cost
-/// the org what it holds.
+/// Counts in the windows of the hold's time, of the budgets that were set then. A late charge of an end user whom a full
+/// window no longer counts is counted beyond the limit of counts: an end user at the cap stays at it (I1).
 fn count(account: &mut Account, purpose: &Purpose, reserved_at: Timestamp, change: impl Fn(&mut Counter)) {
     let zone = account.time_zone;
     for state in account.budgets.iter_mut().filter(|state| state.counts(purpose, reserved_at)) {
@@ -343,7 +376,7 @@ fn count(account: &mut Account, purpose: &Purpose, reserved_at: Timestamp, chang
     }
 }
 
-/// Changes a lot and keeps the burn order to lots that have credits left.
+/// Changes a lot, and lists it in the burn order as long as it has credits left.
 fn with_lot(account: &mut Account, id: LotId, change: impl FnOnce(&mut Lot)) {
     let Some(lot) = account.lots.get_mut(&id) else { return };
     let was_live = lot.remaining().is_positive();

@@ -51,7 +51,7 @@ pub struct Account {
     pub holds: IdMap<ReservationId, Hold>,
     /// Open holds by the time at which they end by themselves.
     due: BTreeSet<(Timestamp, ReservationId)>,
-    /// Reservations that have ended, for late settles and repeats. Whoever keeps the account may [`Account::forget`]
+    /// Reservations that have ended, for late settles and repeats. The owner of the account may [`Account::forget`]
     /// one and [`Account::recall`] it before a command that names it.
     pub ended: IdMap<ReservationId, Ended>,
     totals: Totals,
@@ -181,7 +181,7 @@ impl Account {
         steps
     }
 
-    /// Whether [`Account::expire_due_within`] has something to say.
+    /// Whether [`Account::expire_due_within`] would return any event.
     pub fn is_due(&self, now: Timestamp) -> bool {
         self.next_due_at().is_some_and(|at| at <= now)
     }
@@ -221,12 +221,10 @@ impl Account {
         std::borrow::Cow::Owned(later)
     }
 
-    /// Whether a key of this org may ask for something at `now`.
+    /// Whether a key of this org is valid at `now`.
     pub fn opens(&self, key: KeyId, now: Timestamp) -> Result<(), Refusal> {
-        match self.keys.get(&key).is_some_and(|key| key.is_live(now)) {
-            true => Ok(()),
-            false => Err(Refusal::InvalidKey),
-        }
+        let is_live = self.keys.get(&key).is_some_and(|key| key.is_live(now));
+        if is_live { Ok(()) } else { Err(Refusal::InvalidKey) }
     }
 
     /// Keys that open something at `now`.

@@ -241,10 +241,10 @@ impl Found {
 
     /// OpenRouter may have a document read by an engine of its own, at a price by the page.
     fn refuse_documents_read_elsewhere(&self, card: &RateCard) -> Result<(), Unboundable> {
-        match self.has_document && card.provider == "openrouter" {
-            true => Err(Unboundable::Content { kind: "file".to_owned() }),
-            false => Ok(()),
+        if self.has_document && card.provider == "openrouter" {
+            return Err(Unboundable::Content { kind: "file".to_owned() });
         }
+        Ok(())
     }
 
     fn searches_unasked(&mut self, model: &str, card: &RateCard, n: u64) -> Result<(), Unboundable> {

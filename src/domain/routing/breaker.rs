@@ -5,15 +5,15 @@
 
 use crate::domain::time::Timestamp;
 
-/// Fewer calls than this say nothing.
+/// Fewer calls than this open no breaker.
 const CALLS_MIN: u32 = 5;
 /// Calls older than this are forgotten, in two steps of half.
 const WINDOW_SECONDS: i64 = 60;
 const COOLDOWN_SECONDS_MIN: i64 = 5;
 const COOLDOWN_SECONDS_MAX: i64 = 30;
-/// A call that is to probe is sent within this time, or not: holding for it takes a moment.
-const CHOSEN_SECONDS: i64 = 2;
-/// The longest rest that a provider may ask for: what it meant for longer, a probe finds out.
+/// A planned probe is sent within this time or never: its hold takes a moment.
+const PROBE_SENT_WITHIN_SECONDS: i64 = 2;
+/// The longest `Retry-After` that is obeyed: after it a probe finds out.
 const REST_SECONDS_MAX: i64 = 300;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Breaker {
     window_began_at: Timestamp,
     /// Open since the last failure, until this moment; then one call probes.
     open: Option<Open>,
-    /// The provider asked for a pause.
+    /// As the provider's `Retry-After` wants it.
     rests_until: Timestamp,
 }
 
@@ -37,7 +37,7 @@ struct Counts {
 struct Open {
     until: Timestamp,
     cooldown_seconds: i64,
-    /// A call is meant to probe, and was not sent yet.
+    /// A probe is planned and was not sent yet.
     is_chosen: bool,
     is_probing: bool,
     /// A stream has begun since the probe was sent.
@@ -51,7 +51,7 @@ impl Open {
     }
 }
 
-/// How a target stands, best first.
+/// Whether a target may be called, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
     /// It may be called; after a cooldown, one call at a time finds out whether it has recovered.
@@ -66,15 +66,15 @@ impl Breaker {
         if now >= until { Standing::Ready } else { Standing::Resting { until } }
     }
 
-    /// A call is meant for it. Where it will probe, the others stay away until it is sent, or could have been: then true.
+    /// A call is planned for it. True where that call is a probe: then other calls wait until it is sent or overdue.
     pub fn is_chosen(&mut self, now: Timestamp) -> bool {
         let Some(open) = self.open.as_mut().filter(|open| now >= open.until) else { return false };
-        open.until = now.plus_seconds(CHOSEN_SECONDS);
+        open.until = now.plus_seconds(PROBE_SENT_WITHIN_SECONDS);
         open.is_chosen = true;
         true
     }
 
-    /// The call that was to probe won't be sent: another may.
+    /// The planned probe will not be sent: another call may probe.
     pub fn is_let_go(&mut self, now: Timestamp) {
         if let Some(open) = self.open.as_mut().filter(|open| open.is_chosen) {
             open.until = now;
@@ -82,7 +82,7 @@ impl Breaker {
         }
     }
 
-    /// A call is sent. Where it probes, the others stay away for as long as it may take to fail.
+    /// A call is sent. Where it is a probe, other calls wait for one more cooldown.
     pub fn starts(&mut self, now: Timestamp) {
         if let Some(open) = self.open.as_mut().filter(|open| open.is_chosen || now >= open.until) {
             open.until = now.plus_seconds(open.cooldown_seconds);
@@ -91,13 +91,13 @@ impl Breaker {
         }
     }
 
-    /// The target answered as it should, or refused what was the caller's own fault.
+    /// The target answered as it should, or refused an invalid request.
     pub fn succeeded(&mut self, now: Timestamp) {
         self.begins(now);
         self.closes();
     }
 
-    /// Its stream begins: a call that may still fail, so that it closes nothing.
+    /// A stream began: it may still fail, so the breaker stays open.
     pub fn begins(&mut self, now: Timestamp) {
         self.count(now, Counts { calls: 1, failures: 0 });
         if let Some(open) = &mut self.open {
@@ -106,7 +106,7 @@ impl Breaker {
     }
 
     /// A stream that had begun came to its end. Where none has begun since the probe was sent, it is from before the
-    /// breaker opened, and says nothing of how the target is now.
+    /// breaker opened, and is no evidence of how the target is now.
     pub fn ends(&mut self) {
         if self.open.is_some_and(|open| open.has_begun) {
             self.closes();
@@ -133,7 +133,7 @@ impl Breaker {
 
     fn opens(&mut self, now: Timestamp) -> bool {
         if let Some(open) = &mut self.open {
-            // Calls that were under way when it opened say nothing new.
+            // Calls that were under way when it opened are no new evidence.
             if open.is_probing {
                 let cooldown_seconds = (2 * open.cooldown_seconds).min(COOLDOWN_SECONDS_MAX);
                 *open = Open::after(now, cooldown_seconds);
@@ -150,7 +150,7 @@ impl Breaker {
         opens
     }
 
-    /// The provider asked to be left alone: no sign of ill health, but the next call would fail.
+    /// The provider sent `Retry-After`: it is healthy, but the next call would fail.
     pub fn rests(&mut self, now: Timestamp, seconds: i64) {
         self.rests_until = self.rests_until.max(now.plus_seconds(seconds.clamp(0, REST_SECONDS_MAX)));
     }

@@ -9,17 +9,17 @@ use super::breaker::{Breaker, Standing};
 use super::route::Prefer;
 use crate::domain::time::Timestamp;
 
-/// How much the last call counts in the averages.
-const NEWEST: f64 = 0.2;
+/// The weight of the last call in the averages.
+const NEWEST_WEIGHT: f64 = 0.2;
 /// What was seen counts half as much after so long: a target that was bad is called again before long, and one that is
 /// called all the time is known by its last calls anyway.
 const HALF_LIFE_SECONDS: f64 = 300.0;
 /// What a failure is worth in seconds of waiting, where targets are compared by speed.
-const FAILURE_SECONDS: f64 = 30.0;
-/// The rest of a target whose provider refuses by rate and doesn't say for how long.
-const LIMITED_SECONDS: i64 = 1;
-/// No limit is believed for longer: providers tell when a limit is whole again, not when a call fits.
-const LIMIT_SECONDS_MAX: i64 = 60;
+const FAILURE_COST_SECONDS: f64 = 30.0;
+/// The rest of a target whose provider refuses by rate and sends no `Retry-After`.
+const RATE_LIMIT_REST_SECONDS: i64 = 1;
+/// A rate limit is obeyed for this long at most: providers send when a limit is reset in full, not when the next call fits.
+const LIMIT_BELIEVED_SECONDS_MAX: i64 = 60;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Health {
@@ -27,19 +27,19 @@ pub struct Health {
     /// Until the first part of an answer.
     first_part_seconds: Average,
     failure_ratio: Average,
-    /// The averages fade from then on. A call that is under way keeps others from trying too, until it is known how it went.
+    /// From when on the averages fade. A call under way sets it, so that others do not try as well before its outcome is known.
     called_at: Timestamp,
     allowance: Allowance,
 }
 
-/// Of what was seen, of which the newest counts the more, the longer ago those before it are.
+/// An average that fades with time: the older the earlier values, the more the newest one weighs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Average {
     value: Option<f64>,
     heard_at: Timestamp,
 }
 
-/// What a provider says is left of its limits on rate.
+/// What is left of a provider's rate limits, by its response headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Allowance {
     pub requests: Option<Left>,
@@ -52,29 +52,29 @@ pub struct Left {
     pub resets_at: Timestamp,
 }
 
-/// What a call showed of its target.
+/// An observation of a target, made by a call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum News {
-    /// It answers; so long after it was asked came the first part, and all that follows is there.
+    /// A whole answer, with the time from the request to its first part.
     Answers { first_part_micros: i64 },
-    /// Its stream begins: that it is fast is known, and that it is sound is not.
+    /// A stream began: its latency is known, its success is not.
     Begins { first_part_micros: i64 },
-    /// The stream came to its end.
+    /// The stream ended as it should.
     Ends,
     /// The stream broke off.
     BrokeOff,
-    /// Nothing had come of it for so long when another target's answer was over, where its patience had been so much.
+    /// No answer for `micros`, when another target's answer was complete; its timeout was `patience_micros`.
     Silent { micros: i64, patience_micros: i64 },
-    /// It refused what was the caller's own fault.
+    /// It refused an invalid request: it is healthy.
     Sound,
-    /// It refuses by rate.
+    /// It refused the call for its rate limit.
     Limited { retry_after_seconds: Option<i64> },
-    /// It does not do what it should; perhaps it asked for a pause.
+    /// It failed, with a `Retry-After` perhaps.
     Failed { retry_after_seconds: Option<i64> },
 }
 
 impl Health {
-    /// How it stands for a request of about `tokens`.
+    /// Whether it may be called now by a request of about `tokens`.
     pub fn standing(&self, now: Timestamp, tokens: u64) -> Standing {
         let lasts = |left: Option<Left>, needed: u64| {
             let short = left.filter(|left| left.count < needed && left.resets_at > now);
@@ -84,17 +84,17 @@ impl Health {
         limits.into_iter().flatten().fold(self.breaker.standing(now), Ord::max)
     }
 
-    /// A call is meant for it. True where it will probe.
+    /// A call is planned for it. True where that call is a probe.
     pub fn is_chosen(&mut self, now: Timestamp) -> bool {
         self.breaker.is_chosen(now)
     }
 
-    /// The call that was to probe won't be sent.
+    /// The planned probe will not be sent.
     pub fn is_let_go(&mut self, now: Timestamp) {
         self.breaker.is_let_go(now);
     }
 
-    /// A call is sent: it takes of what is left, until the provider says more.
+    /// A call is sent: it is subtracted from what is left, until the provider sends new figures.
     pub fn starts(&mut self, now: Timestamp, tokens: u64) {
         self.breaker.starts(now);
         self.called_at = now;
@@ -141,7 +141,7 @@ impl Health {
                 false
             }
             News::Limited { retry_after_seconds } => {
-                self.breaker.rests(now, retry_after_seconds.unwrap_or(LIMITED_SECONDS));
+                self.breaker.rests(now, retry_after_seconds.unwrap_or(RATE_LIMIT_REST_SECONDS));
                 false
             }
             News::Failed { retry_after_seconds } => {
@@ -165,7 +165,7 @@ impl Health {
         self.failure_ratio.hears(now, f64::from(u8::from(it_did)), 0.0);
     }
 
-    /// It was given up before it was known how long it takes: it can only be slower.
+    /// It was cancelled before it answered: its latency is at least this.
     fn takes_at_least(&mut self, now: Timestamp, micros: i64) {
         self.called_at = now;
         let seconds = seconds(micros);
@@ -174,18 +174,18 @@ impl Health {
         }
     }
 
-    /// What the provider last said of its limits, each believed for [`LIMIT_SECONDS_MAX`] from now at most.
+    /// Takes a provider's latest figures, each believed for [`LIMIT_BELIEVED_SECONDS_MAX`] from now at most.
     pub fn learns(&mut self, allowance: Allowance, now: Timestamp) {
-        let latest = now.plus_seconds(LIMIT_SECONDS_MAX);
+        let latest = now.plus_seconds(LIMIT_BELIEVED_SECONDS_MAX);
         let believed = |left: Left| Left { resets_at: left.resets_at.min(latest), ..left };
         self.allowance.requests = allowance.requests.map(believed).or(self.allowance.requests);
         self.allowance.tokens = allowance.tokens.map(believed).or(self.allowance.tokens);
     }
 
-    /// What a request waits here, on average, failures counted as a long wait. Nothing where nothing is known, so that
-    /// every target is tried; and the nearer to that, the longer it was not called.
+    /// The average wait of a request, where a failure counts as a long one. Zero where nothing is known, so that every
+    /// target is tried; and it fades to zero while the target is not called.
     pub fn cost_seconds(&self, now: Timestamp) -> f64 {
-        let seen = self.first_part_seconds().unwrap_or(0.0) + FAILURE_SECONDS * self.failure_ratio();
+        let seen = self.first_part_seconds().unwrap_or(0.0) + FAILURE_COST_SECONDS * self.failure_ratio();
         seen * left_after(self.called_at, now)
     }
 
@@ -197,7 +197,7 @@ impl Health {
         self.failure_ratio.value.unwrap_or(0.0)
     }
 
-    /// Whether it holds nothing worth keeping.
+    /// Whether it holds nothing but defaults.
     pub fn is_forgotten(&self, now: Timestamp) -> bool {
         self.breaker.is_forgotten(now)
     }
@@ -220,16 +220,16 @@ pub fn in_order(targets: &[(Standing, f64)], prefer: Prefer) -> Vec<usize> {
 }
 
 impl Average {
-    /// Before anything was heard it is `at_first`.
+    /// Adds a value; before the first one the average is `at_first`.
     fn hears(&mut self, now: Timestamp, newest: f64, at_first: f64) {
         let left = if self.value.is_some() { left_after(self.heard_at, now) } else { 1.0 };
         let before = self.value.unwrap_or(at_first);
-        let weight = 1.0 - (1.0 - NEWEST) * left;
+        let weight = 1.0 - (1.0 - NEWEST_WEIGHT) * left;
         *self = Average { value: Some(weight.mul_add(newest - before, before)), heard_at: now };
     }
 }
 
-/// A target that is merely slower than another is well: only most of its own time without a word is a failure.
+/// A target that is slower than another is healthy: silence is a failure from half of its own timeout on.
 fn is_hung(micros: i64, patience_micros: i64) -> bool {
     micros >= patience_micros / 2
 }

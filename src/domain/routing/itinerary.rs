@@ -23,7 +23,7 @@ pub struct Itinerary {
     deadline: Timestamp,
 }
 
-/// How often the chain is tried again, and for how long it is worth waiting for a provider that asks for a pause.
+/// How often the chain is retried, and the longest `Retry-After` that is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rounds {
     pub retries: u32,
@@ -40,7 +40,7 @@ struct Stop {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setback {
     pub retry: Retry,
-    /// What the provider asked for.
+    /// The provider's `Retry-After`.
     pub retry_after_seconds: Option<i64>,
 }
 
@@ -71,13 +71,13 @@ impl Itinerary {
         }
     }
 
-    /// The next target of this round, which may be tried beside the one that is under way.
+    /// The next target of this round, for a hedge of the one that is under way.
     pub fn beside(&self, now: Timestamp) -> Option<usize> {
         let later = self.stops.iter().enumerate().skip(self.at + 1);
         later.into_iter().find(|(_, stop)| !stop.is_out && stop.not_before <= now).map(|(place, _)| place)
     }
 
-    /// It is tried beside the other.
+    /// It is used as the hedge.
     pub fn hedges_with(&mut self, place: usize) {
         self.at = place;
     }
@@ -120,7 +120,7 @@ impl Itinerary {
             return Next::GiveUp;
         }
         let drawn = Timestamp(now.0.saturating_add(jitter_micros(self.rounds_done, chance)));
-        // A target that asked for more than that, or than the time left, is passed over.
+        // A target with a longer `Retry-After`, or longer than the time left, is skipped.
         let latest = now.plus_seconds(self.pause_seconds_max.into());
         let is_open = |stop: &Stop| !stop.is_out && stop.not_before <= latest;
         let open = self.stops.iter().enumerate().filter(|(_, stop)| is_open(stop));

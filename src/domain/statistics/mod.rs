@@ -5,7 +5,7 @@ pub mod experiment;
 use crate::domain::splitmix::mixed;
 
 /// Resamples; more change the second digit of an interval's ends by little.
-const RESAMPLES: usize = 1_000;
+const BOOTSTRAP_RESAMPLES: usize = 1_000;
 
 /// Below so many units, a deviation is not known well enough to say anything.
 pub const UNITS_MIN: u64 = 30;
@@ -29,7 +29,7 @@ pub fn bootstrap(seed: u64, count: usize, mut statistic: impl FnMut(&[usize]) ->
     }
     let mut state = seed;
     let mut sample = vec![0; count];
-    let mut found: Vec<f64> = (0..RESAMPLES)
+    let mut found: Vec<f64> = (0..BOOTSTRAP_RESAMPLES)
         .map(|_| {
             for place in &mut sample {
                 state = mixed(state);
@@ -39,7 +39,7 @@ pub fn bootstrap(seed: u64, count: usize, mut statistic: impl FnMut(&[usize]) ->
         })
         .collect();
     found.sort_by(f64::total_cmp);
-    let at = |share: f64| found.get((share * RESAMPLES as f64) as usize).copied();
+    let at = |share: f64| found.get((share * BOOTSTRAP_RESAMPLES as f64) as usize).copied();
     Some(Interval { low: at(0.025)?, high: at(0.975)? })
 }
 

@@ -1,14 +1,14 @@
-//! What each unit of an experiment met in its arm. Units are what an interval is reckoned over: the requests of one user
-//! are no independent samples.
+//! Results of an experiment by arm and unit. Intervals are computed over units: the requests of one user are no independent
+//! samples.
 
 use std::collections::BTreeMap;
 
 use crate::domain::event::{Attempt, AttemptOutcome, Event, Feedback, Purpose, Recorded};
 
-/// `experiment/arm`, and the unit: [`NO_UNIT`] where a promoted arm answered whoever asked.
+/// `experiment/arm`, and the unit: [`NO_UNIT`] where the request came after the arm was promoted.
 pub type ArmUnit = (String, String);
 
-/// What was charged for it is the arm's, and no sample of anything.
+/// Its charges count for the arm, and are no sample.
 pub const NO_UNIT: &str = "";
 
 /// Sums over the requests of one unit. Signed, since the last word of a feedback takes back the one before.
@@ -17,14 +17,14 @@ pub struct UnitSums {
     pub requests: i64,
     /// Nobody answered.
     pub failed: i64,
-    /// Another than the first one that was asked answered.
+    /// Another call than the first one was answered.
     pub fallbacks: i64,
     pub charged_nanos: i64,
     pub input_tokens: i64,
     pub output_tokens: i64,
     /// From the first attempt's start to the answer's end, of those that were answered.
     pub latency_micros: i64,
-    /// Of which somebody said how they were.
+    /// Requests with feedback.
     pub judged: i64,
     /// What they cost.
     pub judged_nanos: i64,

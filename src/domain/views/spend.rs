@@ -135,9 +135,10 @@ impl SpendKey {
             route: text(purpose.route.as_deref()),
             arm: text(purpose.arm.as_deref()),
             // Texts to texts: this can't fail. Too many to be grouped by are none.
-            labels: match purpose.labels.is_empty() || Purpose::check(None, &purpose.labels).is_err() {
-                true => String::new(),
-                false => serde_json::to_string(&purpose.labels).unwrap_or_default(),
+            labels: if purpose.labels.is_empty() || Purpose::check(None, &purpose.labels).is_err() {
+                String::new()
+            } else {
+                serde_json::to_string(&purpose.labels).unwrap_or_default()
             },
         }
     }

@@ -1063,22 +1063,16 @@ impl Pair {
     fn ends_once(&self, hold: &ModelHold) {
         let (mut ends, mut late_settles, mut charged) = (0, 0, Credits::ZERO);
         for (event, _) in &self.events {
+            if event.reservation() != Some(hold.id) {
+                continue;
+            }
+            ends += u32::from(event.ends());
             match event {
-                Event::ReservationReleased { reservation, .. } if *reservation == hold.id => ends += 1,
-                Event::ReservationExpired { reservation, charged: estimate, .. }
-                    if *reservation == hold.id =>
-                {
-                    ends += 1;
+                Event::ReservationExpired { charged: estimate, .. } => {
                     charged = charged.saturating_add(*estimate);
                 }
-                Event::ReservationSettled { reservation, late, charged: in_all, charged_before, .. }
-                    if *reservation == hold.id =>
-                {
-                    if *late {
-                        late_settles += 1
-                    } else {
-                        ends += 1
-                    }
+                Event::ReservationSettled { late, charged: in_all, charged_before, .. } => {
+                    late_settles += u32::from(*late);
                     charged = charged.saturating_add(*in_all).saturating_sub(*charged_before);
                 }
                 _ => {}
@@ -1089,7 +1083,7 @@ impl Pair {
         let folded = Ended::fold(about.map(|(event, at)| (event, *at)));
         assert_eq!(folded.as_ref(), self.account.ended.get(&hold.id));
         assert_eq!(folded.and_then(|ended| ended.feedback), hold.feedback, "the last word on {}", hold.id);
-        let open = usize::from(hold.status == ReservationStatus::Held);
+        let open = u32::from(hold.status == ReservationStatus::Held);
         assert_eq!(ends + open, 1, "I3: {} ended {ends} times", hold.id);
         assert!(late_settles <= 1, "I3: {} was settled late {late_settles} times", hold.id);
         assert_eq!(charged, hold.charged);

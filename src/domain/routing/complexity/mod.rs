@@ -18,10 +18,10 @@ const WEIGHTS: &str = include_str!("weights.json");
 const CONTEXT_CHARACTERS_MAX: u64 = 4_000;
 /// A feature so many deviations away from its mean was never seen.
 const SEEN_DEVIATIONS: f64 = 6.0;
-/// Of what the user has said, so many messages at the end are judged: it is told what they ask for in steps.
+/// So many of the user's last messages are judged: a task is often given in steps.
 pub const MESSAGES_MAX: usize = 8;
-/// Reasons that are told.
-const REASONS: usize = 3;
+/// Reasons that a decision reports.
+const REASONS_MAX: usize = 3;
 /// The share of the strong model's accuracy that a route gets which names none.
 pub const QUALITY: u8 = 99;
 
@@ -76,7 +76,7 @@ pub struct Judgement {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Judged {
     model: Arc<Model>,
-    /// In the order in which they were said.
+    /// Oldest first.
     messages: Vec<Judgement>,
 }
 
@@ -112,9 +112,9 @@ impl Level {
 }
 
 impl Judged {
-    /// `prompts` in the order in which they were said.
+    /// `prompts`, oldest first.
     pub fn new(model: &Arc<Model>, prompts: &[Prompt]) -> Judged {
-        // Where more than that stands before the last message, it is never called simple, whatever it is.
+        // With a longer context before the last message a prompt is never simple.
         let mut left = CONTEXT_CHARACTERS_MAX;
         let is_near = |(nth, prompt): &(usize, &Prompt)| {
             let characters = if *nth == 0 { 0 } else { prompt.text.chars().count() as u64 };
@@ -128,7 +128,7 @@ impl Judged {
         Judged { model: model.clone(), messages }
     }
 
-    /// Hard, where nobody has said anything.
+    /// Hard, where there is no user message.
     pub fn level(&self, quality: u8) -> Level {
         self.hardest(quality).map_or(Level::Hard, |(_, level)| level)
     }
@@ -170,10 +170,10 @@ impl Model {
             let known = training::QUALITIES.map(|quality| quality.to_string()).join(", ");
             return Err(format!("their thresholds are not those of the qualities {known}, in this order"));
         }
-        match model.thresholds.is_sorted_by(|one, next| one.score >= next.score) {
-            true => Ok(model),
-            false => Err("a threshold lies above that of a lower quality".to_owned()),
+        if !model.thresholds.is_sorted_by(|one, next| one.score >= next.score) {
+            return Err("a threshold lies above that of a lower quality".to_owned());
         }
+        Ok(model)
     }
 
     pub fn judge(&self, prompt: &Prompt) -> Judgement {
@@ -182,7 +182,7 @@ impl Model {
             self.features.iter().zip(values).map(|(feature, value)| (feature, feature.part(value))).collect();
         let is_strange = self.features.iter().zip(values).any(|(feature, value)| feature.is_unseen(value));
         parts.sort_by(|(_, one), (_, other)| other.abs().total_cmp(&one.abs()));
-        let because = parts.iter().take(REASONS).map(|(feature, part)| {
+        let because = parts.iter().take(REASONS_MAX).map(|(feature, part)| {
             let direction = if *part > 0.0 { "harder" } else { "easier" };
             format!("{} ({direction})", feature.name)
         });

@@ -23,7 +23,7 @@ const ARMS_MAX: usize = 20;
 const CHAIN_MAX: usize = 20;
 const ORGS_MAX: usize = 1_000;
 /// Of names, in bytes.
-const NAME_MAX: usize = 64;
+const NAME_BYTES_MAX: usize = 64;
 
 /// What is tried, on whom. Kept for ever under its name: reports refer to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -202,10 +202,10 @@ impl Arm {
 
 /// Names stand in events, reports and headers.
 fn name(field: &str, name: &str) -> Result<(), String> {
-    let fits = (1..=NAME_MAX).contains(&name.len())
+    let fits = (1..=NAME_BYTES_MAX).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
     fits.then_some(())
-        .ok_or_else(|| format!("`{field}` has 1 to {NAME_MAX} letters, digits, or any of - _ ."))
+        .ok_or_else(|| format!("`{field}` has 1 to {NAME_BYTES_MAX} letters, digits, or any of - _ ."))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Experiments as they stand: which runs on which route, which one's winner answers there. At most one a route.
+//! The state of experiments: which one runs on a route, or whose promoted arm answers there. At most one a route.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ pub enum Phase {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trials {
     by_name: OrdMap<String, Trial>,
-    /// Names of those that say where a route leads, by route.
+    /// Names of those that are running or promoted, by route.
     live: OrdMap<String, String>,
 }
 
@@ -48,7 +48,7 @@ impl Trials {
         self.by_name.values()
     }
 
-    /// What says where a route leads for an org; none for one that takes no part, also once an arm is promoted.
+    /// The experiment that decides a route for an org; none for an org that takes no part, also once an arm is promoted.
     pub fn on_route(&self, route: &str, org: OrgId) -> Option<&Trial> {
         self.get(self.live.get(route)?).filter(|trial| trial.experiment.takes_part(org))
     }
@@ -129,7 +129,7 @@ impl Trial {
         }
     }
 
-    /// Who answers, and who sees a copy. `unit` tells by what the request is sticky, where it can be told.
+    /// The arm that answers, and the shadows that get a copy. `unit` returns the sticky unit of the request, where it has one.
     pub fn seats(&self, unit: impl FnOnce(StickyBy) -> Option<String>) -> (Option<Seat>, Vec<Seat>) {
         match &self.phase {
             Phase::Running => match unit(self.experiment.sticky_by) {
