@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::app::close;
 use crate::clock::Clock;
 use crate::ledger::export::{ExportError, Selection, export};
-use crate::ledger::{Ledger, LedgerError, Memory};
+use crate::ledger::{Ledger, LedgerError, MemoryLimits};
 use crate::operations::find_org::find_org;
 use crate::store::{Database, StoreError};
 
@@ -52,7 +52,7 @@ pub enum ExportLogError {
 pub async fn run(args: ExportLogArgs) -> Result<(), ExportLogError> {
     let clock = Clock::system();
     let Database { log, projections, .. } = Database::open_existing(&args.database_url, &clock).await?;
-    let ledger = Ledger::open(log, projections, clock, Memory::default()).await?;
+    let ledger = Ledger::open(log, projections, clock, MemoryLimits::default()).await?;
     let selection = match (&args.org, args.shard) {
         (Some(org), _) => {
             let found = find_org(&ledger, org).await?;

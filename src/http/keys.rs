@@ -76,7 +76,7 @@ pub async fn list_projects(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<ProjectView>>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
-    let projects = api.ledger.read_lasting(org, |account| account.projects.clone()).await?;
+    let projects = api.ledger.read_without_expiry(org, |account| account.projects.clone()).await?;
     let rows = projects.into_iter().map(|(id, name)| (id, ProjectView { id, name }));
     Ok(Json(query.of(rows)?))
 }
@@ -160,7 +160,7 @@ pub async fn list(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<KeyView>>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin]).await?;
-    let keys = api.ledger.read_lasting(org, |account| account.keys.clone()).await?;
+    let keys = api.ledger.read_without_expiry(org, |account| account.keys.clone()).await?;
     Ok(Json(page_of(&api, keys, &query).await?))
 }
 

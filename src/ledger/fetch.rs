@@ -14,8 +14,8 @@ use crate::domain::views::index::{key_entry, reservation_entry, reservation_of};
 use crate::ledger::decode;
 use crate::ledger::job::Keyed;
 use crate::ledger::projector::Projector;
-use crate::ledger::state::{Bound, Chain, KEY_KEPT_SECONDS, Known};
-use crate::ledger::tail::Placed;
+use crate::ledger::state::{BoundKey, Chain, KEY_KEPT_SECONDS, LoadedAccount};
+use crate::ledger::tail::PositionedEvent;
 use crate::store::{EventLog, EventRow, StoreError};
 
 /// Events read at a time.
@@ -66,7 +66,7 @@ struct Turns {
 /// What a look-up found, and the position up to which it looked.
 pub(super) struct Found {
     pub checked_to: i64,
-    pub bound: Option<Bound>,
+    pub bound: Option<BoundKey>,
     pub ended: Option<Ended>,
 }
 
@@ -78,26 +78,31 @@ impl Fetcher {
 
     /// An account as of the last event before `end`, a position of the log. Where the index by org may not hold all of
     /// them yet, `last` is where the last of the others may stand.
-    pub async fn account(&self, org: OrgId, end: i64, last: Option<i64>) -> Result<Known, StoreError> {
-        let mut known = self.saved(org, i64::MAX).await?;
+    pub async fn account(
+        &self,
+        org: OrgId,
+        end: i64,
+        last: Option<i64>,
+    ) -> Result<LoadedAccount, StoreError> {
+        let mut loaded = self.saved(org, i64::MAX).await?;
         loop {
             let indexed = self.projector.indexed(self.shard);
-            self.fold_indexed(&mut known, end).await?;
-            known.forget_ended();
+            self.fold_indexed(&mut loaded, end).await?;
+            loaded.forget_ended();
             let behind = indexed + 1..last.map_or(0, |last| end.min(last + 1));
             if behind.is_empty() {
-                return Ok(known);
+                return Ok(loaded);
             }
-            if let Some(kept) = self.projector.kept(self.shard, org, &behind) {
-                kept.iter().try_for_each(|placed| known.fold_new(placed))?;
-                return Ok(known);
+            if let Some(kept) = self.projector.buffered(self.shard, org, &behind) {
+                kept.iter().try_for_each(|positioned| loaded.fold_new(positioned))?;
+                return Ok(loaded);
             }
             if self.projector.indexed(self.shard) > indexed {
                 // What was kept has gone into the index meanwhile.
                 continue;
             }
             let mut fold = |row: &EventRow| match row.org_id == org.0 {
-                true => known.fold_new(&Placed::read(row)?),
+                true => loaded.fold_new(&PositionedEvent::read(row)?),
                 false => Ok(()),
             };
             let mut next = behind.start;
@@ -105,7 +110,7 @@ impl Fetcher {
                 let _turn = self.accounts_turn().await;
                 next = self.page(next, behind.end, &mut fold).await?;
             }
-            return Ok(known);
+            return Ok(loaded);
         }
     }
 
@@ -139,10 +144,10 @@ impl Fetcher {
         self.projector.index_to(self.shard, position).await?;
         let store = self.projector.store();
         let Some(version) = store.org_version_at(self.shard, org, position).await? else { return Ok(None) };
-        let mut known = self.saved(org, version).await?;
-        self.fold_indexed(&mut known, position + 1).await?;
-        known.forget_ended();
-        Ok(Some(known.account))
+        let mut loaded = self.saved(org, version).await?;
+        self.fold_indexed(&mut loaded, position + 1).await?;
+        loaded.forget_ended();
+        Ok(Some(loaded.account))
     }
 
     /// The system org as of the last event before `end`, and the version at which it was saved.
@@ -154,9 +159,9 @@ impl Fetcher {
             if row.org_id != OrgId::SYSTEM.0 || row.org_version <= chain.version || row.position >= end {
                 return Ok(());
             }
-            let placed = Placed::read(row)?;
-            chain.follow(&placed)?;
-            system.evolve(&placed.recorded.payload.event, placed.recorded.at);
+            let positioned = PositionedEvent::read(row)?;
+            chain.follow(&positioned)?;
+            system.evolve(&positioned.recorded.payload.event, positioned.recorded.at);
             Ok(())
         };
         loop {
@@ -229,16 +234,16 @@ impl Fetcher {
 
     /// An account as it was saved last, at a version or before it. It has forgotten what ended before: the look-ups must
     /// hold that.
-    async fn saved(&self, org: OrgId, version_max: i64) -> Result<Known, StoreError> {
+    async fn saved(&self, org: OrgId, version_max: i64) -> Result<LoadedAccount, StoreError> {
         let _turn = self.accounts_turn().await;
-        let mut known = Known::new(org);
-        let Some((chain, state)) = self.snapshot(org, version_max).await? else { return Ok(known) };
+        let mut loaded = LoadedAccount::new(org);
+        let Some((chain, state)) = self.snapshot(org, version_max).await? else { return Ok(loaded) };
         if let Ok(account) = serde_json::from_slice::<Account>(&state) {
-            known.account = account;
-            known.chain = chain;
-            known.saved_version = chain.version;
+            loaded.account = account;
+            loaded.chain = chain;
+            loaded.saved_version = chain.version;
         }
-        Ok(known)
+        Ok(loaded)
     }
 
     async fn saved_system(&self) -> Result<(System, Chain), StoreError> {
@@ -253,7 +258,7 @@ impl Fetcher {
         let saved = store.snapshot(self.shard, org, SNAPSHOT_FORMAT, version_max).await?;
         let Some(saved) = saved else { return Ok(None) };
         // It may be of events that this log has lost, as after a restore, or of another log.
-        if !self.holds(saved.position, &saved.last_hash).await? {
+        if !self.log_contains(saved.position, &saved.last_hash).await? {
             return Ok(None);
         }
         let chain = Chain { version: saved.version, last_hash: saved.last_hash, position: saved.position };
@@ -262,7 +267,7 @@ impl Fetcher {
 
     /// Whether the log has that event at a position: then everything before it is the same too. Of what was archived the
     /// projections' checkpoints tell, which are known to be of this log.
-    pub async fn holds(&self, position: i64, hash: &Hash) -> Result<bool, StoreError> {
+    pub async fn log_contains(&self, position: i64, hash: &Hash) -> Result<bool, StoreError> {
         let rows = self.log.read(self.shard, position, 1).await?;
         Ok(match rows.first() {
             Some(row) if row.position == position => row.hash == *hash,
@@ -272,21 +277,21 @@ impl Fetcher {
     }
 
     /// Folds what the index by org holds of an account's further events before `end`.
-    async fn fold_indexed(&self, known: &mut Known, end: i64) -> Result<(), StoreError> {
+    async fn fold_indexed(&self, loaded: &mut LoadedAccount, end: i64) -> Result<(), StoreError> {
         loop {
             let _turn = self.accounts_turn().await;
-            let page = self.org_events(known.account.org, known.chain.version + 1).await?;
+            let page = self.org_events(loaded.account.org, loaded.chain.version + 1).await?;
             let is_last = i64::try_from(page.len()).is_ok_and(|read| read < PAGE);
             for row in page {
                 if row.position >= end {
                     return Ok(());
                 }
-                known.fold(&Placed::read(&row)?)?;
+                loaded.fold(&PositionedEvent::read(&row)?)?;
             }
             if is_last {
                 return Ok(());
             }
-            known.account.ended.clear();
+            loaded.account.ended.clear();
         }
     }
 
@@ -339,7 +344,7 @@ impl Fetcher {
         self.binding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn bound(&self, org: OrgId, keyed: &Keyed) -> Result<Option<Bound>, StoreError> {
+    async fn bound(&self, org: OrgId, keyed: &Keyed) -> Result<Option<BoundKey>, StoreError> {
         let (store, from) = (self.projector.store(), self.binding_from().await?);
         let positions = store.commands(self.shard, key_entry(&keyed.hash), from).await?;
         if positions.is_empty() {
@@ -351,7 +356,7 @@ impl Fetcher {
             let bound = recorded.payload.command.filter(|bound| bound.key == keyed.command.key);
             if let Some(bound) = bound.filter(|_| recorded.org == org) {
                 let (fingerprint, count) = (bound.fingerprint, bound.events);
-                return Ok(Some(Bound { fingerprint, position: row.position, count, at: recorded.at }));
+                return Ok(Some(BoundKey { fingerprint, position: row.position, count, at: recorded.at }));
             }
         }
         Ok(None)

@@ -16,7 +16,7 @@ use crate::ledger::{By, LedgerError, Outcome};
 
 pub(super) type ReadView = Box<dyn FnOnce(Option<&Account>) + Send>;
 pub(super) type Decided = Result<Outcome, LedgerError>;
-pub(super) type Reply = oneshot::Sender<Decided>;
+pub(super) type ReplySender = oneshot::Sender<Decided>;
 
 pub(super) enum Job {
     /// Boxed, since a job moves through several queues.
@@ -42,22 +42,22 @@ pub(super) struct Command {
     pub by: By,
     pub idempotency: Option<Keyed>,
     /// Where another node forwarded it.
-    pub lent: Option<Lent>,
-    pub reply: Reply,
+    pub forwarding: Option<Forwarding>,
+    pub reply: ReplySender,
     /// What was looked up for it.
     pub found: Option<Found>,
 }
 
 /// How another node's command is had here.
-pub(super) struct Lent {
+pub(super) struct Forwarding {
     /// Under a later epoch it is dropped unanswered.
     pub epoch: i64,
-    pub claim: Arc<Claim>,
+    pub handoff: Arc<Handoff>,
 }
 
 /// Who may decide a forwarded command: the writer here, or its sender again.
 #[derive(Debug, Default)]
-pub(super) struct Claim(AtomicU8);
+pub(super) struct Handoff(AtomicU8);
 
 const WAITS: u8 = 0;
 const TAKEN: u8 = 1;
@@ -82,7 +82,7 @@ impl Keyed {
     }
 }
 
-impl Claim {
+impl Handoff {
     /// Its sender may have it back, and it is never decided here. False where it has been taken.
     pub fn withdraw(&self) -> bool {
         self.turn(WAITS, WITHDRAWN) != TAKEN
@@ -107,13 +107,13 @@ impl Claim {
 impl Command {
     /// From now on it is decided here and nowhere else. False where its sender has it back.
     pub fn take(&self) -> bool {
-        self.lent.as_ref().is_none_or(|lent| lent.claim.take())
+        self.forwarding.as_ref().is_none_or(|forwarding| forwarding.handoff.take())
     }
 
     /// Nothing of it was written, nor will be of what was decided.
     pub fn give_back(&self) {
-        if let Some(lent) = &self.lent {
-            lent.claim.give_back();
+        if let Some(forwarding) = &self.forwarding {
+            forwarding.handoff.give_back();
         }
     }
 
@@ -143,7 +143,9 @@ impl Job {
     pub fn refuse(self, why: &LedgerError) {
         match self {
             // Nothing was written: whoever forwarded it decides by itself, since it may be this node alone that can't.
-            Job::Command(command) if command.lent.is_some() && matches!(why, LedgerError::Unavailable(_)) => {
+            Job::Command(command)
+                if command.forwarding.is_some() && matches!(why, LedgerError::Unavailable(_)) =>
+            {
                 command.give_back();
             }
             Job::Command(command) => send(command.reply, Err(why.clone())),
@@ -154,6 +156,6 @@ impl Job {
 }
 
 /// A caller that went away cancels nothing: its answer is dropped.
-pub(super) fn send(reply: Reply, answer: Decided) {
+pub(super) fn send(reply: ReplySender, answer: Decided) {
     let _ = reply.send(answer);
 }

@@ -9,13 +9,13 @@ mod access;
 mod batch;
 mod cluster;
 mod decode;
+mod event_encoder;
 pub mod export;
 mod fetch;
 mod forwarding;
 mod job;
 mod key_filter;
 pub mod projector;
-mod scribe;
 mod snapshots;
 mod state;
 mod tail;
@@ -44,7 +44,7 @@ use crate::ledger::cluster::Cluster;
 use crate::ledger::fetch::Fetcher;
 use crate::ledger::job::{Ask, Command, Job, Keyed, Reading};
 use crate::ledger::projector::Projector;
-use crate::ledger::snapshots::Keeper;
+use crate::ledger::snapshots::SnapshotWriter;
 use crate::ledger::writer::{Progress, Writer};
 use crate::store::projections::Projections;
 use crate::store::{CLOCK_SKEW_MICROS_MAX, EventLog, Rates, StoreError};
@@ -59,7 +59,7 @@ const QUEUE_MAX: usize = 10_000;
 
 /// How much one shard keeps in memory.
 #[derive(Clone, Copy, Debug)]
-pub struct Memory {
+pub struct MemoryLimits {
     /// Keys and ended reservations that stay though a look-up would find them: retries come soon.
     pub recent: usize,
     /// Accounts before idle ones leave.
@@ -70,9 +70,9 @@ pub struct Memory {
     pub unindexed: i64,
 }
 
-impl Default for Memory {
-    fn default() -> Memory {
-        Memory { recent: 16_384, accounts: 16_384, events_per_snapshot: 1_000, unindexed: 1_000_000 }
+impl Default for MemoryLimits {
+    fn default() -> MemoryLimits {
+        MemoryLimits { recent: 16_384, accounts: 16_384, events_per_snapshot: 1_000, unindexed: 1_000_000 }
     }
 }
 
@@ -184,7 +184,7 @@ impl Ledger {
         log: Arc<dyn EventLog>,
         projections: Arc<dyn Projections>,
         clock: Clock,
-        memory: Memory,
+        memory: MemoryLimits,
     ) -> Result<Ledger, LedgerError> {
         let projector = Arc::new(Projector::open(log.clone(), projections.clone()).await?);
         let system = Arc::new(ArcSwap::from_pointee(System::default()));
@@ -192,8 +192,10 @@ impl Ledger {
         for shard in projector.shards() {
             let (sender, queue) = mpsc::channel(QUEUE_MAX);
             let fetcher = Fetcher::new(shard, log.clone(), projector.clone());
-            let keeper = Keeper::start(shard, projections.clone(), memory.events_per_snapshot);
-            let writer = Writer::open(fetcher.clone(), clock.clone(), system.clone(), keeper, memory).await?;
+            let snapshot_writer =
+                SnapshotWriter::start(shard, projections.clone(), memory.events_per_snapshot);
+            let writer =
+                Writer::open(fetcher.clone(), clock.clone(), system.clone(), snapshot_writer, memory).await?;
             shards.push(ShardHandle {
                 queue: sender,
                 progress: writer.progress(),
@@ -310,7 +312,7 @@ impl Ledger {
     ///
     /// # Errors
     /// As [`Ledger::read`].
-    pub async fn read_lasting<T: Send + 'static>(
+    pub async fn read_without_expiry<T: Send + 'static>(
         &self,
         org: OrgId,
         view: impl FnOnce(&Account) -> T + Send + 'static,
@@ -346,7 +348,7 @@ impl Ledger {
             Some(access) => Ok(access),
             None => {
                 let now = self.shared.clock.now();
-                self.read_lasting(org, move |account| accesses.keep(account, now)).await
+                self.read_without_expiry(org, move |account| accesses.keep(account, now)).await
             }
         }
     }
@@ -454,7 +456,7 @@ impl Ledger {
     ) -> Result<Outcome, LedgerError> {
         let (reply, answer) = oneshot::channel();
         let idempotency = idempotency.map(|command| Keyed::of(org, command));
-        let command = Command { org, ask, by, idempotency, lent: None, reply, found: None };
+        let command = Command { org, ask, by, idempotency, forwarding: None, reply, found: None };
         self.enqueue(org, Job::Command(Box::new(command)))?;
         answer.await.map_err(|_| ended())?
     }

@@ -14,7 +14,7 @@ use crate::domain::chain::Hash;
 use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
 use crate::domain::views::{Changes, View};
-use crate::ledger::tail::{Placed, Tail};
+use crate::ledger::tail::{PositionedEvent, Tail};
 use crate::store::projections::{Checkpoint, Projections};
 use crate::store::{EventLog, StoreError};
 
@@ -76,14 +76,14 @@ impl Projector {
         let shards = log.heads().await?.iter().map(|_| Shard::default()).collect();
         let projector = Projector { log, store, shards };
         for shard in projector.shards() {
-            projector.look_again(shard).await?;
+            projector.reload(shard).await?;
         }
         Ok(projector)
     }
 
     /// Learns from the database alone how far the shard's projections have come, and drops what this node has of the
     /// log in memory: either may have gone back. Rows that were folded from another log are dropped.
-    pub(super) async fn look_again(&self, shard: i32) -> Result<(), StoreError> {
+    pub(super) async fn reload(&self, shard: i32) -> Result<(), StoreError> {
         let Some(state) = self.shard(shard) else { return Ok(()) };
         let _running = state.running.lock().await;
         state.tail.clear();
@@ -118,7 +118,7 @@ impl Projector {
     }
 
     /// Says what this node has added to the shard's log.
-    pub(super) fn wrote(&self, shard: i32, batch: Vec<Placed>) {
+    pub(super) fn publish(&self, shard: i32, batch: Vec<PositionedEvent>) {
         if let Some(state) = self.shard(shard) {
             state.tail.push(batch);
             state.written.notify_one();
@@ -126,7 +126,12 @@ impl Projector {
     }
 
     /// An org's events within a range of positions, where this node still has all of the range in memory.
-    pub(super) fn kept(&self, shard: i32, org: OrgId, range: &Range<i64>) -> Option<Vec<Placed>> {
+    pub(super) fn buffered(
+        &self,
+        shard: i32,
+        org: OrgId,
+        range: &Range<i64>,
+    ) -> Option<Vec<PositionedEvent>> {
         self.shard(shard)?.tail.of(org, range)
     }
 
@@ -328,7 +333,7 @@ impl Projector {
     }
 
     /// Consecutive events from the range's start on, as far as it pleases: those just written here, else the log's.
-    async fn page(&self, shard: i32, wanted: &Range<i64>) -> Result<Vec<Arc<[Placed]>>, StoreError> {
+    async fn page(&self, shard: i32, wanted: &Range<i64>) -> Result<Vec<Arc<[PositionedEvent]>>, StoreError> {
         let kept = self.shard(shard).map(|state| state.tail.from(wanted.start)).unwrap_or_default();
         if let Some(last) = kept.last().and_then(|batch| batch.last()) {
             let found = self.log.read(shard, last.position, 1).await?;
@@ -342,7 +347,7 @@ impl Projector {
         if let Some(first) = rows.first().filter(|first| first.position > wanted.start) {
             return Err(StoreError::Missing { shard, from: wanted.start, to: first.position - 1 });
         }
-        Ok(vec![rows.iter().map(Placed::read).collect::<Result<_, _>>()?])
+        Ok(vec![rows.iter().map(PositionedEvent::read).collect::<Result<_, _>>()?])
     }
 
     async fn live(&self, shard: i32) -> Result<Vec<Checkpoint>, StoreError> {
@@ -406,14 +411,18 @@ impl Projector {
 }
 
 /// Folds the wanted events of a page; the last one's position and hash, where there is one.
-fn fold_page(page: &[Arc<[Placed]>], wanted: &Range<i64>, views: &[View]) -> Option<(i64, Hash, Changes)> {
+fn fold_page(
+    page: &[Arc<[PositionedEvent]>],
+    wanted: &Range<i64>,
+    views: &[View],
+) -> Option<(i64, Hash, Changes)> {
     let (mut changes, mut last) = (Changes::default(), None);
-    let placed = page.iter().flat_map(|batch| batch.iter());
-    for placed in placed.filter(|placed| wanted.contains(&placed.position)) {
+    let positioned = page.iter().flat_map(|batch| batch.iter());
+    for positioned in positioned.filter(|positioned| wanted.contains(&positioned.position)) {
         for view in views {
-            changes.fold(*view, placed.position, &placed.recorded);
+            changes.fold(*view, positioned.position, &positioned.recorded);
         }
-        last = Some((placed.position, placed.hash));
+        last = Some((positioned.position, positioned.hash));
     }
     last.map(|(position, hash)| (position, hash, changes))
 }

@@ -9,10 +9,10 @@ use crate::domain::ids::{IdMap, OrgId, ReservationId};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::{KeyHash, key_entry, key_hash};
-use crate::ledger::Memory;
+use crate::ledger::MemoryLimits;
 use crate::ledger::job::Job;
 use crate::ledger::key_filter::KeyFilter;
-use crate::ledger::tail::Placed;
+use crate::ledger::tail::PositionedEvent;
 use crate::store::StoreError;
 
 /// How long a command's key binds, by log time (I4).
@@ -32,11 +32,11 @@ pub(super) struct ShardState {
     pub crowded: usize,
     pub system: System,
     pub system_chain: Chain,
-    pub recent: Recent,
+    pub recent: RecentIndex,
     pub filter: KeyFilter,
     /// Decision time never goes back.
     pub last_recorded_at: Timestamp,
-    pub memory: Memory,
+    pub memory: MemoryLimits,
 }
 
 pub(super) enum Slot {
@@ -45,13 +45,13 @@ pub(super) enum Slot {
         /// Which reading this is: one that was given up may still come back.
         reading: u64,
         waiting: Vec<Job>,
-        arrived: Vec<Placed>,
+        arrived: Vec<PositionedEvent>,
     },
-    Known(Box<Known>),
+    Loaded(Box<LoadedAccount>),
 }
 
 /// An account in use.
-pub(super) struct Known {
+pub(super) struct LoadedAccount {
     pub account: Account,
     pub chain: Chain,
     /// Reservations that ended up to this position are not in memory.
@@ -75,7 +75,7 @@ pub(super) struct Chain {
 
 /// What an idempotency key is bound to: where the command's events stand in the shard.
 #[derive(Clone, Debug)]
-pub(super) struct Bound {
+pub(super) struct BoundKey {
     pub fingerprint: String,
     pub position: i64,
     pub count: u32,
@@ -83,9 +83,9 @@ pub(super) struct Bound {
 }
 
 /// Keys bound and reservations ended since some position: those before it are found in the projections.
-pub(super) struct Recent {
+pub(super) struct RecentIndex {
     pub starts_at: i64,
-    keys: IdMap<KeyHash, Bound>,
+    keys: IdMap<KeyHash, BoundKey>,
     order: VecDeque<(i64, Entry)>,
     /// Where reservations were settled that had ended before.
     settled_late: IdMap<ReservationId, i64>,
@@ -104,9 +104,9 @@ enum Entry {
     Ended(ReservationId),
 }
 
-impl Default for Recent {
-    fn default() -> Recent {
-        Recent {
+impl Default for RecentIndex {
+    fn default() -> RecentIndex {
+        RecentIndex {
             starts_at: 1,
             keys: IdMap::default(),
             order: VecDeque::new(),
@@ -115,9 +115,9 @@ impl Default for Recent {
     }
 }
 
-impl Known {
-    pub fn new(org: OrgId) -> Known {
-        Known {
+impl LoadedAccount {
+    pub fn new(org: OrgId) -> LoadedAccount {
+        LoadedAccount {
             account: Account::new(org),
             chain: Chain::default(),
             forgotten_to: 0,
@@ -128,9 +128,9 @@ impl Known {
     }
 
     /// Folds the org's next event.
-    pub fn fold(&mut self, placed: &Placed) -> Result<(), StoreError> {
-        let Placed { position, recorded, .. } = placed;
-        self.chain.follow(placed)?;
+    pub fn fold(&mut self, positioned: &PositionedEvent) -> Result<(), StoreError> {
+        let PositionedEvent { position, recorded, .. } = positioned;
+        self.chain.follow(positioned)?;
         let late = ended_by(&recorded.payload.event).filter(|end| end.is_late);
         if late.is_some_and(|end| !self.account.ended.contains_key(&end.reservation)) {
             // How it ended at first is not in memory: whatever is looked up from now on must hold this settle too.
@@ -141,8 +141,8 @@ impl Known {
     }
 
     /// Folds an event of the org, unless it was folded before.
-    pub fn fold_new(&mut self, placed: &Placed) -> Result<(), StoreError> {
-        if placed.recorded.version > self.chain.version { self.fold(placed) } else { Ok(()) }
+    pub fn fold_new(&mut self, positioned: &PositionedEvent) -> Result<(), StoreError> {
+        if positioned.recorded.version > self.chain.version { self.fold(positioned) } else { Ok(()) }
     }
 
     /// Lets go of what has ended so far: the look-ups must hold it.
@@ -158,30 +158,30 @@ impl Known {
 }
 
 impl Chain {
-    pub fn follow(&mut self, placed: &Placed) -> Result<(), StoreError> {
-        let Recorded { org, version, .. } = *placed.recorded;
+    pub fn follow(&mut self, positioned: &PositionedEvent) -> Result<(), StoreError> {
+        let Recorded { org, version, .. } = *positioned.recorded;
         if version != self.version + 1 {
             return Err(StoreError::Corrupt(format!(
                 "the events of {org} jump from version {} to {version}; run `tollgate verify`",
                 self.version,
             )));
         }
-        *self = Chain { version, last_hash: placed.hash, position: placed.position };
+        *self = Chain { version, last_hash: positioned.hash, position: positioned.position };
         Ok(())
     }
 }
 
-impl Recent {
-    pub fn starting_at(position: i64) -> Recent {
-        Recent { starts_at: position, ..Recent::default() }
+impl RecentIndex {
+    pub fn starting_at(position: i64) -> RecentIndex {
+        RecentIndex { starts_at: position, ..RecentIndex::default() }
     }
 
-    pub fn bound(&self, key: &KeyHash) -> Option<&Bound> {
+    pub fn bound(&self, key: &KeyHash) -> Option<&BoundKey> {
         self.keys.get(key)
     }
 
-    /// Binds a key for what is decided next in the same batch; [`Recent::keep_key`] makes it last.
-    pub fn bind(&mut self, key: KeyHash, bound: Bound) {
+    /// Binds a key for what is decided next in the same batch; [`RecentIndex::keep_key`] makes it last.
+    pub fn bind(&mut self, key: KeyHash, bound: BoundKey) {
         self.keys.insert(key, bound);
     }
 
@@ -203,13 +203,13 @@ impl Recent {
 
 impl ShardState {
     /// Folds an event that another node wrote, or that was written before the start.
-    pub fn absorb(&mut self, placed: &Placed) -> Result<(), StoreError> {
-        let Placed { position, recorded, .. } = placed;
+    pub fn absorb(&mut self, positioned: &PositionedEvent) -> Result<(), StoreError> {
+        let PositionedEvent { position, recorded, .. } = positioned;
         self.last_recorded_at = self.last_recorded_at.max(recorded.at);
         if let Some(command) = &recorded.payload.command {
             let key = key_hash(recorded.org, &command.key);
             let fingerprint = command.fingerprint.clone();
-            let bound = Bound { fingerprint, position: *position, count: command.events, at: recorded.at };
+            let bound = BoundKey { fingerprint, position: *position, count: command.events, at: recorded.at };
             self.recent.bind(key, bound);
             self.recent.keep_key(*position, key);
             self.filter.insert(key_entry(&key), recorded.at);
@@ -220,15 +220,15 @@ impl ShardState {
         // What was read from a snapshot or the index may be ahead of this node's head already.
         if recorded.org == OrgId::SYSTEM {
             if recorded.version > self.system_chain.version {
-                self.system_chain.follow(placed)?;
+                self.system_chain.follow(positioned)?;
                 self.system.evolve(&recorded.payload.event, recorded.at);
             }
             return Ok(());
         }
         match self.accounts.get_mut(&recorded.org) {
-            Some(Slot::Known(known)) => known.fold_new(placed),
+            Some(Slot::Loaded(loaded)) => loaded.fold_new(positioned),
             Some(Slot::Loading { arrived, .. }) => {
-                arrived.push(placed.clone());
+                arrived.push(positioned.clone());
                 Ok(())
             }
             None => {
@@ -240,10 +240,11 @@ impl ShardState {
 
     /// Takes back how a reservation ended, as a look-up found it, until what is recent now has left memory.
     pub fn recall(&mut self, reservation: ReservationId, ended: Option<Ended>, last: i64) {
-        let (Some(Slot::Known(known)), Some(ended)) = (self.accounts.get_mut(&reservation.org), ended) else {
+        let (Some(Slot::Loaded(loaded)), Some(ended)) = (self.accounts.get_mut(&reservation.org), ended)
+        else {
             return;
         };
-        known.account.recall(reservation, ended);
+        loaded.account.recall(reservation, ended);
         self.recent.keep_ended(last, End { reservation, is_late: false });
     }
 
@@ -278,8 +279,8 @@ impl ShardState {
                     if self.recent.settled_late.get(&reservation).is_some_and(|at| *at > position) => {}
                 Entry::Ended(reservation) => {
                     self.recent.settled_late.remove(&reservation);
-                    if let Some(Slot::Known(known)) = self.accounts.get_mut(&reservation.org) {
-                        known.account.forget(reservation);
+                    if let Some(Slot::Loaded(loaded)) = self.accounts.get_mut(&reservation.org) {
+                        loaded.account.forget(reservation);
                     }
                 }
             }
@@ -288,16 +289,18 @@ impl ShardState {
 
     /// Takes accounts out of memory that were not used for longest, where there are too many. Those with open holds
     /// stay: their time runs out here. So do those with events that the index does not hold: who comes back reads it.
-    pub fn evict(&mut self) -> Vec<Known> {
+    pub fn evict(&mut self) -> Vec<LoadedAccount> {
         let may_stay = self.memory.accounts;
         if self.accounts.len() <= may_stay.max(self.crowded) {
             return vec![];
         }
         let idle = |slot: &Slot| match slot {
-            Slot::Known(known) if known.account.holds.is_empty() && known.chain.position <= self.indexed => {
-                Some(known.used)
+            Slot::Loaded(loaded)
+                if loaded.account.holds.is_empty() && loaded.chain.position <= self.indexed =>
+            {
+                Some(loaded.used)
             }
-            Slot::Known(_) | Slot::Loading { .. } => None,
+            Slot::Loaded(_) | Slot::Loading { .. } => None,
         };
         let mut candidates: Vec<(u64, OrgId)> =
             self.accounts.iter().filter_map(|(org, slot)| idle(slot).map(|used| (used, *org))).collect();
@@ -310,7 +313,7 @@ impl ShardState {
         }
         let gone = candidates.into_iter().filter_map(|(_, org)| self.accounts.remove(&org));
         let gone = gone.filter_map(|slot| match slot {
-            Slot::Known(known) => Some(*known),
+            Slot::Loaded(loaded) => Some(*loaded),
             Slot::Loading { .. } => None,
         });
         let gone = gone.collect();
@@ -347,29 +350,29 @@ mod tests {
         OrgId(uuid::Uuid::from_u128(number))
     }
 
-    fn event(number: u128, position: i64) -> Placed {
+    fn event(number: u128, position: i64) -> PositionedEvent {
         let payload = Payload { by: None, command: None, balance: None, event: Event::OrgResumed {} };
         let (id, at) = (EventId(uuid::Uuid::nil()), Timestamp(0));
         let recorded = Recorded { org: org(number), version: 1, id, at, payload };
-        Placed { position, hash: [0; 32], recorded: Arc::new(recorded) }
+        PositionedEvent { position, hash: [0; 32], recorded: Arc::new(recorded) }
     }
 
     /// Accounts 1 to `accounts`, each with one event at the position of its number, last used in that order.
     fn holding(accounts: u128, may_stay: usize) -> ShardState {
-        let memory = Memory { accounts: may_stay, ..Memory::default() };
+        let memory = MemoryLimits { accounts: may_stay, ..MemoryLimits::default() };
         let mut state = ShardState { memory, ..ShardState::default() };
         for number in 1..=accounts {
-            let mut known = Known::new(org(number));
+            let mut loaded = LoadedAccount::new(org(number));
             let position = i64::try_from(number).expect("small");
-            known.fold(&event(number, position)).expect("folds");
-            known.used = u64::try_from(number).expect("small");
-            state.accounts.insert(org(number), Slot::Known(Box::new(known)));
+            loaded.fold(&event(number, position)).expect("folds");
+            loaded.used = u64::try_from(number).expect("small");
+            state.accounts.insert(org(number), Slot::Loaded(Box::new(loaded)));
         }
         state
     }
 
     fn gone(state: &mut ShardState) -> Vec<OrgId> {
-        let mut gone: Vec<OrgId> = state.evict().into_iter().map(|known| known.account.org).collect();
+        let mut gone: Vec<OrgId> = state.evict().into_iter().map(|loaded| loaded.account.org).collect();
         gone.sort_unstable();
         gone
     }
@@ -407,7 +410,7 @@ mod tests {
             let again = |version| {
                 let first = event(1, 1);
                 let recorded = Recorded { org, version, ..Recorded::clone(&first.recorded) };
-                Placed { recorded: Arc::new(recorded), ..first }
+                PositionedEvent { recorded: Arc::new(recorded), ..first }
             };
             state.absorb(&again(1)).expect("was folded before");
             state.absorb(&again(3)).expect_err("version 2 is missing");
@@ -416,8 +419,10 @@ mod tests {
 
     #[test]
     fn i4_what_has_left_memory_is_never_said_to_be_there_again() {
-        let mut state =
-            ShardState { memory: Memory { recent: 0, ..Memory::default() }, ..ShardState::default() };
+        let mut state = ShardState {
+            memory: MemoryLimits { recent: 0, ..MemoryLimits::default() },
+            ..ShardState::default()
+        };
         let reservation = ReservationId { org: org(1), local: uuid::Uuid::nil() };
         // A batch binds its keys, then notes what it ended.
         for position in [10, 15, 20] {

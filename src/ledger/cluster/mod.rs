@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::domain::format::Format;
 use crate::store::{EventLog, Node, Nodes, StoreError};
 
-pub(super) use peer::{Peer, Reply};
+pub(super) use peer::{ForwardReply, Peer};
 
 /// Where nodes take each other's commands.
 pub const PATH: &str = "/internal/v1/commands";
@@ -54,18 +54,18 @@ struct Epoch {
     seen: AtomicI64,
     /// It could not be raised for a command that nobody answered.
     is_to_be_raised: AtomicBool,
-    looks: Shared,
-    takeovers: Shared,
+    looks: SingleFlight,
+    takeovers: SingleFlight,
 }
 
 /// What one does for all who want it meanwhile, whether it comes off or not: nobody waits for more than two of them, however
 /// long the database takes.
 #[derive(Default)]
-struct Shared(Mutex<Option<Instant>>);
+struct SingleFlight(Mutex<Option<Instant>>);
 
-impl Shared {
+impl SingleFlight {
     /// Does it, unless it was begun since this was called.
-    async fn once(&self, work: impl Future<Output = ()>) {
+    async fn run(&self, work: impl Future<Output = ()>) {
         let called = Instant::now();
         let mut begun = self.0.lock().await;
         if begun.is_none_or(|begun| begun < called) {
@@ -242,7 +242,7 @@ impl Cluster {
                     self.saw_epoch(shard, head.epoch);
                 }
             };
-            self.transport.epochs.at(shard)?.looks.once(look).await;
+            self.transport.epochs.at(shard)?.looks.run(look).await;
         }
         Some(self.epoch(shard)).filter(|epoch| *epoch > than)
     }
@@ -261,7 +261,7 @@ impl Cluster {
                 epoch.set_to_be_raised(false);
             }
         };
-        epoch.takeovers.once(take_over).await;
+        epoch.takeovers.run(take_over).await;
         match epoch.is_to_be_raised() {
             true => Err(StoreError::Unavailable("another node's commands can't be taken over yet".into())),
             false => Ok(()),
@@ -285,9 +285,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn however_many_wait_for_the_database_each_waits_for_two_looks_at_most() {
-        let (shared, looks, start) = (Shared::default(), AtomicU32::new(0), Instant::now());
+        let (flight, looks, start) = (SingleFlight::default(), AtomicU32::new(0), Instant::now());
         let look = || {
-            shared.once(async {
+            flight.run(async {
                 looks.fetch_add(1, Ordering::SeqCst);
                 sleep(Duration::from_secs(2)).await;
             })

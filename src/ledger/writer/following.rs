@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::domain::time::Timestamp;
 use crate::ledger::LedgerError;
 use crate::ledger::access::Access;
-use crate::ledger::state::{Recent, ShardState, Slot};
-use crate::ledger::tail::Placed;
+use crate::ledger::state::{RecentIndex, ShardState, Slot};
+use crate::ledger::tail::PositionedEvent;
 use crate::ledger::writer::Writer;
 use crate::store::{EventRow, Head};
 
@@ -30,12 +30,12 @@ impl Writer {
         let (state, accesses, from) = (&mut self.state, &self.accesses, self.head.next_position);
         let fold = |row: &EventRow| {
             hash = crate::domain::chain::shard_hash(&hash, &row.hash);
-            let placed = Placed::read(row)?;
-            if Access::is_changed_by(&placed.recorded.payload.event) {
-                accesses.forget(placed.recorded.org);
+            let positioned = PositionedEvent::read(row)?;
+            if Access::is_changed_by(&positioned.recorded.payload.event) {
+                accesses.forget(positioned.recorded.org);
             }
-            state.absorb(&placed)?;
-            followed.push(placed);
+            state.absorb(&positioned)?;
+            followed.push(positioned);
             Ok(())
         };
         self.fetcher.tail(from, head.next_position, fold).await?;
@@ -43,8 +43,8 @@ impl Writer {
             return self.reopen().await;
         }
         if let Some(last) = followed.last() {
-            self.filtered_to = Some(last.place());
-            self.fetcher.projector.wrote(self.fetcher.shard, followed);
+            self.filtered_to = Some(last.tip());
+            self.fetcher.projector.publish(self.fetcher.shard, followed);
         }
         self.move_to(head);
         if self.state.system_chain.version > system_version {
@@ -65,7 +65,7 @@ impl Writer {
         let shard = self.fetcher.shard;
         let waiting = self.state.accounts.drain().flat_map(|(_, slot)| match slot {
             Slot::Loading { waiting, .. } => waiting,
-            Slot::Known(_) => vec![],
+            Slot::Loaded(_) => vec![],
         });
         let why = LedgerError::Unavailable("the log is read again; try again shortly".into());
         for job in waiting {
@@ -76,13 +76,13 @@ impl Writer {
             self.fetcher.log.lock(shard).await?.raise_epoch().await?;
             self.is_unfenced = false;
         }
-        self.fetcher.projector.look_again(shard).await?;
+        self.fetcher.projector.reload(shard).await?;
         let end = self.fetcher.log.head(shard).await?.next_position - 1;
         self.fetcher.projector.index_to(shard, end).await?;
         let indexed = self.fetcher.projector.indexed(shard);
         let head = self.fetcher.log.head(shard).await?;
         let mut state = ShardState {
-            recent: Recent::starting_at(indexed + 1),
+            recent: RecentIndex::starting_at(indexed + 1),
             memory: self.state.memory,
             ..ShardState::default()
         };
@@ -93,13 +93,13 @@ impl Writer {
         }
         self.fill_filter(indexed, state.last_recorded_at).await?;
         if shard == 0 {
-            (state.system, state.system_chain, self.keeper.system_saved_version) =
+            (state.system, state.system_chain, self.snapshot_writer.system_saved_version) =
                 self.fetcher.system(indexed + 1).await?;
         }
         std::mem::swap(&mut state.filter, &mut self.state.filter);
         let absorb = |row: &EventRow| {
             last = Some((row.position, row.hash));
-            state.absorb(&Placed::read(row)?)
+            state.absorb(&PositionedEvent::read(row)?)
         };
         let absorbed = self.fetcher.tail(indexed + 1, head.next_position, absorb).await;
         if let Err(error) = absorbed {
@@ -122,7 +122,7 @@ impl Writer {
         let now = self.clock.now().max(last_recorded_at);
         self.fetcher.forget_binding();
         if let Some((position, hash)) = self.filtered_to
-            && self.fetcher.holds(position, &hash).await?
+            && self.fetcher.log_contains(position, &hash).await?
         {
             let filter = &mut self.state.filter;
             let mut insert = |key| filter.insert(key, now);
@@ -131,7 +131,7 @@ impl Writer {
             return Ok(());
         }
         let series = self.clock.uuid();
-        self.state.filter = self.keeper.load_filter(&self.fetcher, indexed, now, series).await?;
+        self.state.filter = self.snapshot_writer.load_filter(&self.fetcher, indexed, now, series).await?;
         Ok(())
     }
 }

@@ -24,15 +24,15 @@ use crate::domain::system::System;
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::key_entry;
 use crate::ledger::access::{Access, Accesses};
-use crate::ledger::batch::{Answer, Batch};
+use crate::ledger::batch::{Batch, Decision};
 use crate::ledger::fetch::Fetcher;
-use crate::ledger::job::{Job, ReadView, Reading, Reply, send};
-use crate::ledger::snapshots::Keeper;
-use crate::ledger::state::{Bound, KEY_KEPT_SECONDS, ShardState, Slot};
-use crate::ledger::tail::Placed;
+use crate::ledger::job::{Job, ReadView, Reading, ReplySender, send};
+use crate::ledger::snapshots::SnapshotWriter;
+use crate::ledger::state::{BoundKey, KEY_KEPT_SECONDS, ShardState, Slot};
+use crate::ledger::tail::PositionedEvent;
 use crate::ledger::writer::loading::Fetched;
 pub(super) use crate::ledger::writer::progress::Progress;
-use crate::ledger::{LedgerError, Memory, Outcome, decode};
+use crate::ledger::{LedgerError, MemoryLimits, Outcome, decode};
 use crate::store::{Appended, EventLog, EventRow, Head, StoreError};
 
 /// Commands decided in one transaction: enough to amortise a sync, few enough that the first does not wait long.
@@ -50,7 +50,7 @@ pub(super) struct Writer {
     head: Head,
     state: ShardState,
     system: Arc<ArcSwap<System>>,
-    keeper: Keeper,
+    snapshot_writer: SnapshotWriter,
     fetched: mpsc::UnboundedSender<Fetched>,
     arrivals: mpsc::UnboundedReceiver<Fetched>,
     /// False where memory may differ from the log.
@@ -73,7 +73,7 @@ pub(super) struct Writer {
 }
 
 /// How a round's append ended.
-enum Ending {
+enum CommitOutcome {
     Written,
     /// Others wrote first: fold what they did and decide again.
     Again,
@@ -88,8 +88,8 @@ impl Writer {
         fetcher: Fetcher,
         clock: Clock,
         system: Arc<ArcSwap<System>>,
-        keeper: Keeper,
-        memory: Memory,
+        snapshot_writer: SnapshotWriter,
+        memory: MemoryLimits,
     ) -> Result<Writer, LedgerError> {
         let (fetched, arrivals) = mpsc::unbounded_channel();
         let head = fetcher.log.head(fetcher.shard).await?;
@@ -99,7 +99,7 @@ impl Writer {
             head,
             state: ShardState { memory, ..ShardState::default() },
             system,
-            keeper,
+            snapshot_writer,
             fetched,
             arrivals,
             trusted: false,
@@ -176,8 +176,8 @@ impl Writer {
                 (batch, ending)
             };
             match ending {
-                Ending::Written => self.finish(batch),
-                Ending::Again => {
+                CommitOutcome::Written => self.finish(batch),
+                CommitOutcome::Again => {
                     self.locked_batches = LOCKED_BATCHES;
                     self.undo(&batch);
                     jobs.extend(batch.undecided());
@@ -185,14 +185,14 @@ impl Writer {
                     self.note_followed(followed);
                     is_current = true;
                 }
-                Ending::Moved(head) => {
+                CommitOutcome::Moved(head) => {
                     self.undo(&batch);
                     jobs.extend(batch.undecided());
                     let followed = self.follow_to(head).await;
                     self.note_followed(followed);
                     is_current = true;
                 }
-                Ending::Failed(why) => {
+                CommitOutcome::Failed(why) => {
                     self.undo(&batch);
                     batch.into_jobs().for_each(|job| job.refuse(&why));
                 }
@@ -223,7 +223,7 @@ impl Writer {
     }
 
     /// Decides and appends while nobody else can write. Where the lock can't be had, the jobs are still there.
-    async fn decide_locked(&mut self, jobs: &mut Vec<Job>) -> Result<(Batch, Ending), LedgerError> {
+    async fn decide_locked(&mut self, jobs: &mut Vec<Job>) -> Result<(Batch, CommitOutcome), LedgerError> {
         let (log, shard) = (self.fetcher.log.clone(), self.fetcher.shard);
         let mut lock = log.lock(shard).await?;
         self.locked_batches = match *lock.head() == self.head {
@@ -257,16 +257,16 @@ impl Writer {
     }
 
     /// Appends the batch. One without events is done where memory is current; where that is not known, the head tells.
-    async fn commit(&mut self, batch: &mut Batch, is_current: bool) -> Ending {
+    async fn commit(&mut self, batch: &mut Batch, is_current: bool) -> CommitOutcome {
         let (log, shard) = (&self.fetcher.log, self.fetcher.shard);
         if batch.rows.is_empty() {
             if is_current {
-                return Ending::Written;
+                return CommitOutcome::Written;
             }
             return match log.head(shard).await {
-                Ok(head) if head == self.head => Ending::Written,
-                Ok(head) => Ending::Moved(head),
-                Err(error) => Ending::Failed(error.into()),
+                Ok(head) if head == self.head => CommitOutcome::Written,
+                Ok(head) => CommitOutcome::Moved(head),
+                Err(error) => CommitOutcome::Failed(error.into()),
             };
         }
         let timer = Timer::start();
@@ -279,27 +279,27 @@ impl Writer {
         batch: &mut Batch,
         appended: Result<Appended, StoreError>,
         timer: &Timer,
-    ) -> Ending {
+    ) -> CommitOutcome {
         let (log, shard) = (&self.fetcher.log, self.fetcher.shard);
         match appended {
-            Ok(Appended::Written) if batch.rows.is_empty() => Ending::Written,
+            Ok(Appended::Written) if batch.rows.is_empty() => CommitOutcome::Written,
             Ok(Appended::Written) => {
                 metrics::histogram!("tollgate_commit_duration_seconds").record(timer.seconds());
                 metrics::histogram!("tollgate_commit_events").record(batch.events());
-                Ending::Written
+                CommitOutcome::Written
             }
             Ok(Appended::Conflict) => {
                 metrics::counter!("tollgate_commits_lost_total", "shard" => shard.to_string()).increment(1);
-                Ending::Again
+                CommitOutcome::Again
             }
             Err(StoreError::UnknownOutcome(why)) => {
                 tracing::warn!(%why, shard, "a commit's outcome is not known: the log is asked");
                 match was_written_or_never_is(&**log, shard, &batch.rows).await {
-                    Ok(true) => Ending::Written,
-                    Ok(false) => Ending::Again,
+                    Ok(true) => CommitOutcome::Written,
+                    Ok(false) => CommitOutcome::Again,
                     Err(error) => {
                         (self.trusted, self.is_unfenced) = (false, true);
-                        Ending::Failed(LedgerError::Unknown(error.to_string()))
+                        CommitOutcome::Failed(LedgerError::Unknown(error.to_string()))
                     }
                 }
             }
@@ -308,7 +308,7 @@ impl Writer {
                     // It may have been set since this node started.
                     self.clock.read_again();
                 }
-                Ending::Failed(error.into())
+                CommitOutcome::Failed(error.into())
             }
         }
     }
@@ -316,13 +316,14 @@ impl Writer {
     /// Everything in the batch is durable now. Callers are answered as soon as what they may ask next finds it.
     fn finish(&mut self, mut batch: Batch) {
         let (touched, grown) = (std::mem::take(&mut batch.touched), !batch.rows.is_empty());
-        let (swept, last) = (batch.swept, batch.placed.last().map(Placed::place));
-        let changes_access = |placed: &&Placed| Access::is_changed_by(&placed.recorded.payload.event);
+        let (swept, last) = (batch.swept, batch.positioned.last().map(PositionedEvent::tip));
+        let changes_access =
+            |positioned: &&PositionedEvent| Access::is_changed_by(&positioned.recorded.payload.event);
         batch
-            .placed
+            .positioned
             .iter()
             .filter(changes_access)
-            .for_each(|placed| self.accesses.forget(placed.recorded.org));
+            .for_each(|positioned| self.accesses.forget(positioned.recorded.org));
         if batch.system_chain.is_some() {
             self.system.store(Arc::new(self.state.system.clone()));
         }
@@ -333,7 +334,7 @@ impl Writer {
         batch.count();
         self.answer(&mut batch);
         if grown {
-            self.fetcher.projector.wrote(self.fetcher.shard, batch.placed);
+            self.fetcher.projector.publish(self.fetcher.shard, batch.positioned);
         }
         for (position, key) in batch.keys {
             self.state.filter.insert(key_entry(&key), batch.now);
@@ -347,7 +348,7 @@ impl Writer {
         }
         if let Some((position, hash)) = last {
             self.filtered_to = last;
-            self.keeper.offer_filter(&self.state.filter, position, hash);
+            self.snapshot_writer.save_filter_if_due(&self.state.filter, position, hash);
         }
         self.keep_memory_small(&touched);
     }
@@ -355,8 +356,8 @@ impl Writer {
     /// Saves the accounts that have not moved since this was last called.
     fn save_resting(&mut self) {
         for slot in self.state.accounts.values_mut() {
-            if let Slot::Known(known) = slot {
-                self.keeper.offer_resting(known);
+            if let Slot::Loaded(loaded) = slot {
+                self.snapshot_writer.save_if_at_rest(loaded);
             }
         }
     }
@@ -364,9 +365,9 @@ impl Writer {
     fn answer(&mut self, batch: &mut Batch) {
         for (command, answer) in batch.decided.drain(..) {
             match answer {
-                Answer::Made(events) => send(command.reply, Ok(Outcome { events, replayed: false })),
-                Answer::No(error) => send(command.reply, Err(error)),
-                Answer::Replay(bound) => {
+                Decision::Made(events) => send(command.reply, Ok(Outcome { events, replayed: false })),
+                Decision::No(error) => send(command.reply, Err(error)),
+                Decision::Replay(bound) => {
                     let (log, shard) = (self.fetcher.log.clone(), self.fetcher.shard);
                     tokio::spawn(replay(log, shard, bound, command.reply));
                 }
@@ -385,15 +386,15 @@ impl Writer {
         let mut unopened = Vec::new();
         for Reading { org, takes_due, view } in reads {
             match self.state.accounts.get(&org) {
-                Some(Slot::Known(known)) if known.chain.version > 0 => {
-                    let account = &known.account;
+                Some(Slot::Loaded(loaded)) if loaded.chain.version > 0 => {
+                    let account = &loaded.account;
                     let seen: &Account = match takes_due {
                         true => as_of.entry(org).or_insert_with(|| account.as_of(now)),
                         false => account,
                     };
                     show(view, Some(seen));
                 }
-                Some(Slot::Known(_)) => {
+                Some(Slot::Loaded(_)) => {
                     unopened.push(org);
                     show(view, None);
                 }
@@ -408,21 +409,21 @@ impl Writer {
         for org in touched {
             match self.state.accounts.get_mut(org) {
                 // Nobody ever opened it.
-                Some(Slot::Known(known)) if known.chain.version == 0 => {
+                Some(Slot::Loaded(loaded)) if loaded.chain.version == 0 => {
                     self.state.accounts.remove(org);
                 }
-                Some(Slot::Known(known)) => self.keeper.offer(known),
+                Some(Slot::Loaded(loaded)) => self.snapshot_writer.save_if_due(loaded),
                 Some(Slot::Loading { .. }) | None => {}
             }
         }
         let binding_since = self.state.last_recorded_at.plus_seconds(-KEY_KEPT_SECONDS);
         self.state.filter.forget_before(binding_since);
         self.state.forget_before(self.fetcher.projector.indexed(self.fetcher.shard));
-        for known in self.state.evict() {
-            self.accesses.forget(known.account.org);
-            self.keeper.offer_evicted(known);
+        for loaded in self.state.evict() {
+            self.accesses.forget(loaded.account.org);
+            self.snapshot_writer.save_evicted(loaded);
         }
-        self.keeper.offer_system(&self.state.system, self.state.system_chain);
+        self.snapshot_writer.save_system_if_due(&self.state.system, self.state.system_chain);
     }
 
     /// Nothing of the batch was written: what it changed in memory is dropped and read again when it is wanted.
@@ -465,7 +466,7 @@ fn show(view: ReadView, account: Option<&Account>) {
     }
 }
 
-async fn replay(log: Arc<dyn EventLog>, shard: i32, bound: Bound, reply: Reply) {
+async fn replay(log: Arc<dyn EventLog>, shard: i32, bound: BoundKey, reply: ReplySender) {
     let rows = log.read(shard, bound.position, i64::from(bound.count)).await;
     let events =
         rows.and_then(|rows| rows.iter().map(|row| decode(row).map(Arc::new)).collect::<Result<Vec<_>, _>>());

@@ -14,7 +14,7 @@ use crate::store::{EventRow, Head};
 /// Nearly all payloads are shorter.
 const PAYLOAD_BYTES: usize = 1_024;
 
-pub(super) struct Scribe<'a> {
+pub(super) struct EventEncoder<'a> {
     pub shard: i32,
     pub org: OrgId,
     pub by: Option<KeyId>,
@@ -22,7 +22,7 @@ pub(super) struct Scribe<'a> {
     pub now: Timestamp,
 }
 
-impl Scribe<'_> {
+impl EventEncoder<'_> {
     /// Adds the rows and moves the ends of both chains. The first event carries the command's key.
     pub fn write(
         &self,

@@ -13,14 +13,14 @@ use crate::ledger::state::KEY_KEPT_SECONDS;
 const CROWDED: usize = 1_000_000;
 
 #[derive(Default)]
-pub(super) struct Once {
+pub(super) struct Uniqueness {
     keys: HashMap<KeyHash, Timestamp>,
     crowded: usize,
     /// By half a hash: few are asked for, so that none is likely to be taken for another.
     settled: HashSet<runs::Hash>,
 }
 
-impl Once {
+impl Uniqueness {
     /// Notes the key that an event binds. False where it still was bound.
     pub fn binds(&mut self, recorded: &Recorded) -> bool {
         let Some(bound) = &recorded.payload.command else { return true };
