@@ -11,8 +11,10 @@ use crate::domain::time::Timestamp;
 use crate::domain::views::index::KeyHash;
 use crate::ledger::LedgerError;
 use crate::ledger::event_encoder::EventEncoder;
-use crate::ledger::job::{Command, Job, Keyed, Reading};
-use crate::ledger::state::{BoundKey, Chain, End, LoadedAccount, RecentIndex, ended_by};
+use crate::ledger::job::{Command, Job, Reading};
+use crate::ledger::keys::{BoundKey, Keyed};
+use crate::ledger::loaded::{Chain, LoadedAccount};
+use crate::ledger::recent::{End, RecentIndex, ended_by};
 use crate::ledger::tail::PositionedEvent;
 use crate::store::{EventRow, Head};
 

@@ -8,7 +8,7 @@ use crate::domain::event::{Balance, BoundCommand, CommandRef, Event, Payload, Re
 use crate::domain::ids::{EventId, KeyId, OrgId};
 use crate::domain::time::Timestamp;
 use crate::ledger::LedgerError;
-use crate::ledger::state::Chain;
+use crate::ledger::loaded::Chain;
 use crate::store::{EventRow, Head};
 
 /// Nearly all payloads are shorter.
@@ -24,7 +24,7 @@ pub(super) struct EventEncoder<'a> {
 
 impl EventEncoder<'_> {
     /// Adds the rows and moves the ends of both chains. The first event carries the command's key.
-    pub fn write(
+    pub fn encode(
         &self,
         steps: impl ExactSizeIterator<Item = (Event, Option<Balance>)>,
         command: Option<&CommandRef>,

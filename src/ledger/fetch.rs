@@ -1,33 +1,31 @@
 //! What the writer's memory lacks is read beside it, so that the writer never waits: accounts, bound keys, and
 //! reservations that ended long ago.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod lookups;
+
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
-use crate::domain::account::{Account, Ended};
+use crate::domain::account::Account;
 use crate::domain::chain::Hash;
-use crate::domain::ids::{OrgId, ReservationId};
+use crate::domain::ids::OrgId;
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
-use crate::domain::views::index::{key_entry, reservation_entry, reservation_of};
-use crate::ledger::decode;
-use crate::ledger::job::Keyed;
+use crate::ledger::fetch::lookups::Binding;
+use crate::ledger::loaded::{Chain, LoadedAccount};
 use crate::ledger::projector::Projector;
-use crate::ledger::state::{BoundKey, Chain, KEY_KEPT_SECONDS, LoadedAccount};
 use crate::ledger::tail::PositionedEvent;
 use crate::store::{EventLog, EventRow, StoreError};
 
 /// Events read at a time.
-const PAGE: i64 = 2_000;
+const EVENTS_PER_PAGE: i64 = 2_000;
 /// Events looked at in each step of a search by time.
-const PROBES: i64 = 16;
+const PROBES_PER_STEP: i64 = 16;
 /// Pages of accounts that are read at once, and look-ups beside them, which are short: the others wait in memory, for as long
 /// as it takes. For a connection to the database nobody waits long. An account of many pages has a turn for each of them, so
 /// that those of few need not wait for its last.
-pub(super) const AT_ONCE: usize = 6;
-/// Events after which it is looked up again from where on keys bind: about as many as one row of their index spans.
-const EVENTS_PER_BINDING: i64 = 1_000_000;
+pub(super) const CONCURRENT_READS_MAX: usize = 6;
 /// Raised whenever the serialised form of an account or of the system changes, or what an event folds to: older snapshots
 /// are then not read.
 pub const SNAPSHOT_FORMAT: i32 = 7;
@@ -42,37 +40,18 @@ pub(super) struct Fetcher {
     binding: Arc<Mutex<Binding>>,
 }
 
-/// Where the keys begin that may still bind, as far as that was looked up.
-#[derive(Clone, Copy, Default)]
-struct Binding {
-    /// Raised where the log may have gone back: what was looked up before says nothing of it.
-    generation: u64,
-    found: Option<BindingFrom>,
-}
-
-#[derive(Clone, Copy)]
-struct BindingFrom {
-    from: i64,
-    /// The index reached so far when it was looked up.
-    indexed: i64,
-}
-
 /// Who may read.
 struct Turns {
     accounts: Semaphore,
     look_ups: Semaphore,
 }
 
-/// What a look-up found, and the position up to which it looked.
-pub(super) struct Found {
-    pub checked_to: i64,
-    pub bound: Option<BoundKey>,
-    pub ended: Option<Ended>,
-}
-
 impl Fetcher {
     pub fn new(shard: i32, log: Arc<dyn EventLog>, projector: Arc<Projector>) -> Fetcher {
-        let turns = Turns { accounts: Semaphore::new(AT_ONCE), look_ups: Semaphore::new(AT_ONCE) };
+        let turns = Turns {
+            accounts: Semaphore::new(CONCURRENT_READS_MAX),
+            look_ups: Semaphore::new(CONCURRENT_READS_MAX),
+        };
         Fetcher { shard, log, projector, turns: Arc::new(turns), binding: Arc::default() }
     }
 
@@ -119,7 +98,7 @@ impl Fetcher {
     pub async fn position_at(&self, at: Timestamp) -> Result<i64, StoreError> {
         let (mut last, mut after) = (0, self.log.head(self.shard).await?.next_position);
         while last + 1 < after {
-            let step = ((after - last) / PROBES).max(1);
+            let step = ((after - last) / PROBES_PER_STEP).max(1);
             let probed: Vec<i64> =
                 (last + 1..after).rev().step_by(usize::try_from(step).unwrap_or(1)).collect();
             let before = (last, after);
@@ -176,31 +155,6 @@ impl Fetcher {
         Ok((system, chain, saved_version))
     }
 
-    /// What a command's key was bound to, and the reservation that it names where that has ended; as of a position at
-    /// least.
-    pub async fn look_up(
-        &self,
-        org: OrgId,
-        key: Option<&Keyed>,
-        reservation: Option<ReservationId>,
-        as_of: i64,
-    ) -> Result<Found, StoreError> {
-        let _turn = self.turns.look_ups.acquire().await;
-        if self.projector.indexed(self.shard) < as_of {
-            self.projector.index_to(self.shard, as_of).await?;
-        }
-        let checked_to = self.projector.indexed(self.shard);
-        let bound = match key {
-            Some(keyed) => self.bound(org, keyed).await?,
-            None => None,
-        };
-        let ended = match reservation {
-            Some(reservation) => self.ended(reservation).await?,
-            None => None,
-        };
-        Ok(Found { checked_to, bound, ended })
-    }
-
     /// Gives every row from a position on, before `end`, to `each`.
     pub async fn tail(
         &self,
@@ -222,7 +176,7 @@ impl Fetcher {
         end: i64,
         each: &mut impl FnMut(&EventRow) -> Result<(), StoreError>,
     ) -> Result<i64, StoreError> {
-        let rows = self.log.read(self.shard, from, PAGE.min(end - from)).await?;
+        let rows = self.log.read(self.shard, from, EVENTS_PER_PAGE.min(end - from)).await?;
         rows.iter().try_for_each(each)?;
         Ok(rows.last().map_or(end, |last| last.position + 1))
     }
@@ -281,7 +235,7 @@ impl Fetcher {
         loop {
             let _turn = self.accounts_turn().await;
             let page = self.org_events(loaded.account.org, loaded.chain.version + 1).await?;
-            let is_last = i64::try_from(page.len()).is_ok_and(|read| read < PAGE);
+            let is_last = i64::try_from(page.len()).is_ok_and(|read| read < EVENTS_PER_PAGE);
             for row in page {
                 if row.position >= end {
                     return Ok(());
@@ -296,83 +250,11 @@ impl Fetcher {
     }
 
     async fn org_events(&self, org: OrgId, from_version: i64) -> Result<Vec<EventRow>, StoreError> {
-        let positions = self.projector.store().org_events(self.shard, org, from_version, PAGE).await?;
+        let positions =
+            self.projector.store().org_events(self.shard, org, from_version, EVENTS_PER_PAGE).await?;
         if positions.is_empty() {
             return Ok(vec![]);
         }
         self.log.read_at(self.shard, &positions).await
-    }
-
-    /// No key that was bound before this position binds any more: look-ups need not reach farther back, however long the
-    /// log is.
-    pub async fn binding_from(&self) -> Result<i64, StoreError> {
-        let indexed = self.projector.indexed(self.shard);
-        let known = *self.binding();
-        let recent = known.found.filter(|found| indexed < found.indexed.saturating_add(EVENTS_PER_BINDING));
-        if let Some(found) = recent {
-            return Ok(found.from);
-        }
-        let from = self.find_binding_from(indexed).await?;
-        let mut binding = self.binding();
-        if binding.generation != known.generation {
-            // The log may have gone back meanwhile.
-            return Ok(0);
-        }
-        binding.found = Some(BindingFrom { from, indexed });
-        Ok(from)
-    }
-
-    async fn find_binding_from(&self, indexed: i64) -> Result<i64, StoreError> {
-        let Some(last) = self.log.read(self.shard, indexed, 1).await?.into_iter().next() else {
-            return Ok(0);
-        };
-        match self.position_at(Timestamp(last.recorded_at).plus_seconds(-KEY_KEPT_SECONDS)).await {
-            Ok(position) => Ok(position + 1),
-            // Archived events may still bind.
-            Err(StoreError::Missing { .. }) => Ok(0),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The log may have gone back: what was known of it counts no more, nor what is being looked up.
-    pub fn forget_binding(&self) {
-        let mut binding = self.binding();
-        *binding = Binding { generation: binding.generation + 1, found: None };
-    }
-
-    fn binding(&self) -> MutexGuard<'_, Binding> {
-        self.binding.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn bound(&self, org: OrgId, keyed: &Keyed) -> Result<Option<BoundKey>, StoreError> {
-        let (store, from) = (self.projector.store(), self.binding_from().await?);
-        let positions = store.commands(self.shard, key_entry(&keyed.hash), from).await?;
-        if positions.is_empty() {
-            return Ok(None);
-        }
-        // The index holds a part of the hash; the events say which is this key's. Bound twice, the last one counts.
-        for row in self.log.read_at(self.shard, &positions).await?.iter().rev() {
-            let recorded = decode(row)?;
-            let bound = recorded.payload.command.filter(|bound| bound.key == keyed.command.key);
-            if let Some(bound) = bound.filter(|_| recorded.org == org) {
-                let (fingerprint, count) = (bound.fingerprint, bound.events);
-                return Ok(Some(BoundKey { fingerprint, position: row.position, count, at: recorded.at }));
-            }
-        }
-        Ok(None)
-    }
-
-    async fn ended(&self, reservation: ReservationId) -> Result<Option<Ended>, StoreError> {
-        let hash = reservation_entry(reservation);
-        let positions = self.projector.store().reservation_events(self.shard, hash).await?;
-        if positions.is_empty() {
-            return Ok(None);
-        }
-        let rows = self.log.read_at(self.shard, &positions).await?;
-        let recorded = rows.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
-        // Another one may share its hash.
-        let own =
-            recorded.iter().filter(|recorded| reservation_of(&recorded.payload.event) == Some(reservation));
-        Ok(Ended::fold(own.map(|recorded| (&recorded.payload.event, recorded.at))))
     }
 }

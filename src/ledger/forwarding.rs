@@ -11,9 +11,10 @@ use tokio::time::timeout;
 
 use crate::domain::event::CommandRef;
 use crate::domain::format::Format;
-use crate::ledger::cluster::wire::{Answer, Forwarded, LATE_AFTER};
+use crate::ledger::cluster::wire::{Answer, Forwarded, LATE_TIMEOUT};
 use crate::ledger::cluster::{Cluster, ForwardReply, Peer};
-use crate::ledger::job::{Ask, Command, Decided, Forwarding, Handoff, Job, Keyed};
+use crate::ledger::job::{Ask, Command, Decided, Forwarding, Handoff, Job};
+use crate::ledger::keys::Keyed;
 use crate::ledger::{Ledger, LedgerError, Outcome, Submission};
 use crate::store::{Node, Nodes};
 
@@ -30,7 +31,7 @@ impl Waiting {
     async fn answer(self) -> Answer {
         match self {
             Waiting::Over(answer) => answer,
-            Waiting::Queued { answer, handoff } => match timeout(LATE_AFTER, answer).await {
+            Waiting::Queued { answer, handoff } => match timeout(LATE_TIMEOUT, answer).await {
                 Ok(Ok(decided)) => decided.into(),
                 // It was dropped, or takes too long.
                 Ok(Err(_)) | Err(_) if handoff.withdraw() => Answer::Dropped,

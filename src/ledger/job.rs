@@ -7,11 +7,9 @@ use tokio::sync::oneshot;
 
 use crate::domain::account::Account;
 use crate::domain::account::command::OrgCommand;
-use crate::domain::event::CommandRef;
 use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::system::SystemCommand;
-use crate::domain::views::index::{KeyHash, key_hash};
-use crate::ledger::fetch::Found;
+use crate::ledger::keys::{Found, Keyed};
 use crate::ledger::{By, LedgerError, Outcome};
 
 pub(super) type ReadView = Box<dyn FnOnce(Option<&Account>) + Send>;
@@ -28,11 +26,19 @@ pub(super) enum Job {
     Follow(Option<oneshot::Sender<()>>),
 }
 
+/// Whether a reader sees the ends that time has brought about and that are not written yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DueEnds {
+    /// As the account counts now: a copy is made where anything is due.
+    Taken,
+    /// What is read has no end by time.
+    Ignored,
+}
+
 /// Somebody who wants to see an account.
 pub(super) struct Reading {
     pub org: OrgId,
-    /// False where time ends nothing of what is looked at.
-    pub takes_due: bool,
+    pub due_ends: DueEnds,
     pub view: ReadView,
 }
 
@@ -63,23 +69,10 @@ const WAITS: u8 = 0;
 const TAKEN: u8 = 1;
 const WITHDRAWN: u8 = 2;
 
-/// What a command is called by its caller (I4).
-pub(super) struct Keyed {
-    pub command: CommandRef,
-    /// Of its key within its org.
-    pub hash: KeyHash,
-}
-
 #[allow(clippy::large_enum_variant, reason = "nearly all are an org's; a box each would cost more")]
 pub(super) enum Ask {
     Org(OrgCommand),
     System(SystemCommand),
-}
-
-impl Keyed {
-    pub fn of(org: OrgId, command: CommandRef) -> Keyed {
-        Keyed { hash: key_hash(org, &command.key), command }
-    }
 }
 
 impl Handoff {

@@ -15,9 +15,13 @@ mod fetch;
 mod forwarding;
 mod job;
 mod key_filter;
+mod keys;
+mod loaded;
 pub mod projector;
+mod recent;
 mod snapshots;
 mod state;
+mod submission;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -27,14 +31,12 @@ mod writer;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
 use crate::domain::account::Account;
-use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::{CommandRef, Recorded};
+use crate::domain::event::CommandRef;
 use crate::domain::format::Format;
 use crate::domain::ids::{KeyId, OrgId};
 use crate::domain::system::{System, SystemCommand};
@@ -42,7 +44,8 @@ use crate::domain::time::Timestamp;
 use crate::ledger::access::Accesses;
 use crate::ledger::cluster::Cluster;
 use crate::ledger::fetch::Fetcher;
-use crate::ledger::job::{Ask, Command, Job, Keyed, Reading};
+use crate::ledger::job::{Ask, Command, DueEnds, Job, Reading};
+use crate::ledger::keys::Keyed;
 use crate::ledger::projector::Projector;
 use crate::ledger::snapshots::SnapshotWriter;
 use crate::ledger::writer::{Progress, Writer};
@@ -53,6 +56,7 @@ pub use crate::ledger::access::Access;
 pub use crate::ledger::cluster::PATH as FORWARD_PATH;
 pub use crate::ledger::decode::decode;
 pub use crate::ledger::fetch::SNAPSHOT_FORMAT;
+pub use crate::ledger::submission::{By, LedgerError, Outcome, Submission};
 
 /// Commands that may wait; past it callers get `Busy`. At 50,000 commands/s this is a fifth of a second.
 const QUEUE_MAX: usize = 10_000;
@@ -104,74 +108,6 @@ struct ShardHandle {
 impl std::fmt::Debug for Ledger {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Ledger").field("shards", &self.shared.shards.len()).finish()
-    }
-}
-
-/// One command with who asks and under which key.
-#[derive(Clone, Debug)]
-pub struct Submission {
-    pub org: OrgId,
-    pub command: OrgCommand,
-    pub by: By,
-    pub idempotency: Option<CommandRef>,
-}
-
-/// In whose name a command is asked for.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub enum By {
-    /// Tollgate's own workers.
-    Tollgate,
-    /// A key. One of the org itself must still open it when the command is decided.
-    Key(KeyId),
-    /// A key under which a request began that has to be ended, whatever became of the key since.
-    Begun(KeyId),
-}
-
-impl By {
-    pub(super) fn key(self) -> Option<KeyId> {
-        match self {
-            By::Tollgate => None,
-            By::Key(key) | By::Begun(key) => Some(key),
-        }
-    }
-}
-
-impl From<Option<KeyId>> for By {
-    fn from(key: Option<KeyId>) -> By {
-        key.map_or(By::Tollgate, By::Key)
-    }
-}
-
-/// What a command made. A replay returns what the first one made.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Outcome {
-    /// Empty where the command was done already.
-    pub events: Vec<Arc<Recorded>>,
-    pub replayed: bool,
-}
-
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum LedgerError {
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    #[error("too many commands wait; try again shortly")]
-    Busy,
-    #[error("the ledger can't write now: {0}")]
-    Unavailable(String),
-    /// It may have been written, or not. The same idempotency key tells.
-    #[error("whether it was written is not known ({0}); retry with the same key")]
-    Unknown(String),
-}
-
-impl Outcome {
-    pub fn recorded(&self) -> impl Iterator<Item = &Recorded> {
-        self.events.iter().map(Arc::as_ref)
-    }
-}
-
-impl From<StoreError> for LedgerError {
-    fn from(error: StoreError) -> LedgerError {
-        LedgerError::Unavailable(error.to_string())
     }
 }
 
@@ -304,7 +240,7 @@ impl Ledger {
         org: OrgId,
         view: impl FnOnce(&Account) -> T + Send + 'static,
     ) -> Result<T, LedgerError> {
-        self.look(org, true, view).await
+        self.look(org, DueEnds::Taken, view).await
     }
 
     /// The same for what time does not end, such as keys, projects and limits: an account of which much is due is not
@@ -317,13 +253,13 @@ impl Ledger {
         org: OrgId,
         view: impl FnOnce(&Account) -> T + Send + 'static,
     ) -> Result<T, LedgerError> {
-        self.look(org, false, view).await
+        self.look(org, DueEnds::Ignored, view).await
     }
 
     async fn look<T: Send + 'static>(
         &self,
         org: OrgId,
-        takes_due: bool,
+        due_ends: DueEnds,
         view: impl FnOnce(&Account) -> T + Send + 'static,
     ) -> Result<T, LedgerError> {
         let (reply, answer) = oneshot::channel();
@@ -331,7 +267,7 @@ impl Ledger {
             // A reader that went away needs no answer.
             let _ = reply.send(account.map(view));
         };
-        self.enqueue(org, Job::Read(Reading { org, takes_due, view: Box::new(view) }))?;
+        self.enqueue(org, Job::Read(Reading { org, due_ends, view: Box::new(view) }))?;
         let unread = |_| LedgerError::Unavailable("the account can't be read now".into());
         let seen = answer.await.map_err(unread)?;
         seen.ok_or(LedgerError::Refused(Refusal::UnknownOrg))

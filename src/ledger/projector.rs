@@ -19,11 +19,11 @@ use crate::store::projections::{Checkpoint, Projections};
 use crate::store::{EventLog, StoreError};
 
 /// Events folded in one transaction.
-const PAGE: i64 = 32_768;
+const EVENTS_PER_PAGE: i64 = 32_768;
 /// Attempts to compare a view that other nodes move on.
 const COMPARISONS_MAX: usize = 20;
 /// What the ledger looks up before it decides: its memory reaches back to their checkpoints.
-const LOOKED_UP: [View; 3] = [View::OrgEvents, View::Commands, View::Reservations];
+const INDEX_VIEWS: [View; 3] = [View::OrgEvents, View::Commands, View::Reservations];
 
 pub struct Projector {
     log: Arc<dyn EventLog>,
@@ -165,7 +165,7 @@ impl Projector {
                 Step::Lost => return Ok(false),
             }
             let end = self.log.head(shard).await?.next_position - 1;
-            if end - self.indexed(shard) > PAGE {
+            if end - self.indexed(shard) > EVENTS_PER_PAGE {
                 // While a view that lay far behind was folded, look-ups fell behind.
                 goal = end;
             }
@@ -293,7 +293,7 @@ impl Projector {
         let live: Vec<_> = checkpoints.into_iter().filter(|checkpoint| checkpoint.live).collect();
         let is_behind = |checkpoint: &&Checkpoint| checkpoint.position < goal;
         let looked_up =
-            live.iter().filter(|checkpoint| LOOKED_UP.contains(&checkpoint.view)).filter(is_behind);
+            live.iter().filter(|checkpoint| INDEX_VIEWS.contains(&checkpoint.view)).filter(is_behind);
         let first = looked_up.map(|checkpoint| checkpoint.position).min();
         let any = || live.iter().filter(is_behind).map(|checkpoint| checkpoint.position).min();
         let Some(from) = first.or_else(any) else { return Ok(Step::Done) };
@@ -321,7 +321,8 @@ impl Projector {
     /// another runner was there first.
     async fn fold(&self, shard: i32, from: &[Checkpoint], to: i64) -> Result<Option<Checkpoint>, StoreError> {
         let Some(first) = from.first() else { return Ok(None) };
-        let wanted = first.position + 1..to.min(first.position.saturating_add(PAGE)).saturating_add(1);
+        let wanted =
+            first.position + 1..to.min(first.position.saturating_add(EVENTS_PER_PAGE)).saturating_add(1);
         let page = self.page(shard, &wanted).await?;
         let views: Vec<View> = from.iter().map(|checkpoint| checkpoint.view).collect();
         // A page takes as long as many commits: the threads that answer callers don't do it.
@@ -388,7 +389,7 @@ impl Projector {
     fn note(&self, shard: i32, checkpoints: &[Checkpoint]) {
         let live = checkpoints.iter().filter(|checkpoint| checkpoint.live);
         let folded = live.clone().map(|checkpoint| checkpoint.position).min();
-        let looked_up = live.filter(|checkpoint| LOOKED_UP.contains(&checkpoint.view));
+        let looked_up = live.filter(|checkpoint| INDEX_VIEWS.contains(&checkpoint.view));
         if let (Some(state), Some(indexed)) =
             (self.shard(shard), looked_up.map(|checkpoint| checkpoint.position).min())
         {

@@ -14,7 +14,7 @@ use crate::domain::system::System;
 use crate::domain::time::Timestamp;
 use crate::ledger::fetch::{Fetcher, SNAPSHOT_FORMAT};
 use crate::ledger::key_filter::{KeyFilter, Layer};
-use crate::ledger::state::{Chain, LoadedAccount};
+use crate::ledger::loaded::{Chain, LoadedAccount};
 use crate::store::StoreError;
 use crate::store::projections::{Projections, SavedFilter, Snapshot};
 
@@ -28,13 +28,13 @@ const EVENTS_PER_FILTER: i64 = 1_000_000;
 /// Events of the system after which it is saved again: a start folds those since, a tenth of a second's work. Where it was
 /// folded from far more, a share of those, since all of it is written.
 const EVENTS_PER_SYSTEM: i64 = 5_000;
-const SYSTEM_SHARE: i64 = 16;
+const EVENTS_PER_SYSTEM_SHARE: i64 = 16;
 /// Accounts that may wait to be saved; a large one counts as several.
-const WAITING_MAX: u32 = 1_024;
+const WAITING_ACCOUNTS_MAX: u32 = 1_024;
 /// Accounts saved in one transaction.
-const TOGETHER: usize = 64;
+const SAVES_PER_TRANSACTION: usize = 64;
 /// Another node may replace a filter while it is read.
-const LOADS_MAX: usize = 3;
+const FILTER_LOADS_MAX: usize = 3;
 
 #[allow(clippy::large_enum_variant, reason = "few, and short-lived")]
 enum Save {
@@ -69,7 +69,7 @@ impl SnapshotWriter {
     pub fn start(shard: i32, store: Arc<dyn Projections>, events_per_snapshot: i64) -> SnapshotWriter {
         let (saves, waiting) = mpsc::unbounded_channel();
         tokio::spawn(save_all(shard, store, waiting));
-        let room = Arc::new(Semaphore::new(WAITING_MAX as usize));
+        let room = Arc::new(Semaphore::new(WAITING_ACCOUNTS_MAX as usize));
         SnapshotWriter { saves, room, events_per_snapshot, filter_saved_at: 0, system_saved_version: 0 }
     }
 
@@ -107,7 +107,8 @@ impl SnapshotWriter {
     }
 
     pub fn save_system_if_due(&mut self, system: &System, chain: Chain) {
-        if chain.version - self.system_saved_version >= EVENTS_PER_SYSTEM.max(chain.version / SYSTEM_SHARE)
+        if chain.version - self.system_saved_version
+            >= EVENTS_PER_SYSTEM.max(chain.version / EVENTS_PER_SYSTEM_SHARE)
             && self.saves.send(Save::System { system: system.clone(), chain }).is_ok()
         {
             self.system_saved_version = chain.version;
@@ -155,7 +156,7 @@ impl SnapshotWriter {
 /// The layers of the saved filter, and the position up to which they hold every key.
 async fn saved_layers(fetcher: &Fetcher, end: i64) -> Result<Option<(i64, Vec<Layer>)>, StoreError> {
     let (store, shard) = (fetcher.projector.store(), fetcher.shard);
-    'loads: for _ in 0..LOADS_MAX {
+    'loads: for _ in 0..FILTER_LOADS_MAX {
         let saved = store.key_filter(shard).await?.filter(|saved| saved.position <= end);
         let Some(SavedFilter { series, position, hash, layers: numbers }) = saved else { return Ok(None) };
         // One of another log, or of events that this one has lost, may lack keys that stand in this one.
@@ -182,7 +183,7 @@ async fn saved_layers(fetcher: &Fetcher, end: i64) -> Result<Option<(i64, Vec<La
 }
 
 fn room(of: &Arc<Semaphore>, size: i64) -> Option<OwnedSemaphorePermit> {
-    let size = u32::try_from(size).unwrap_or(u32::MAX).min(WAITING_MAX);
+    let size = u32::try_from(size).unwrap_or(u32::MAX).min(WAITING_ACCOUNTS_MAX);
     of.clone().try_acquire_many_owned(size).ok()
 }
 
@@ -198,9 +199,9 @@ fn is_worth_it(loaded: &LoadedAccount) -> bool {
 }
 
 async fn save_all(shard: i32, store: Arc<dyn Projections>, mut waiting: mpsc::UnboundedReceiver<Save>) {
-    let mut saves = Vec::with_capacity(TOGETHER);
+    let mut saves = Vec::with_capacity(SAVES_PER_TRANSACTION);
     let mut series = None;
-    while waiting.recv_many(&mut saves, TOGETHER).await > 0 {
+    while waiting.recv_many(&mut saves, SAVES_PER_TRANSACTION).await > 0 {
         let some = std::mem::take(&mut saves);
         let before = series;
         // A large account or filter takes as long as many commits: the threads that answer callers don't do it.
@@ -303,7 +304,7 @@ mod tests {
 
     #[test]
     fn the_largest_account_waits_alone_and_is_saved() {
-        let all = Arc::new(Semaphore::new(WAITING_MAX as usize));
+        let all = Arc::new(Semaphore::new(WAITING_ACCOUNTS_MAX as usize));
 
         let largest = room(&all, i64::MAX).expect("nobody waits");
         assert!(room(&all, 1).is_none(), "the largest takes all of it");

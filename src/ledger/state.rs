@@ -1,22 +1,18 @@
 //! What a shard's writer keeps in memory: accounts in use, and what the look-ups do not hold yet.
 
-use std::collections::VecDeque;
-
-use crate::domain::account::{Account, Ended};
-use crate::domain::chain::Hash;
-use crate::domain::event::{Event, Recorded};
+use crate::domain::account::Ended;
 use crate::domain::ids::{IdMap, OrgId, ReservationId};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
-use crate::domain::views::index::{KeyHash, key_entry, key_hash};
+use crate::domain::views::index::key_hash;
 use crate::ledger::MemoryLimits;
 use crate::ledger::job::Job;
-use crate::ledger::key_filter::KeyFilter;
+use crate::ledger::keys::BoundKey;
+use crate::ledger::loaded::{Chain, LoadedAccount};
+use crate::ledger::recent::{End, RecentIndex, ended_by};
 use crate::ledger::tail::PositionedEvent;
 use crate::store::StoreError;
 
-/// How long a command's key binds, by log time (I4).
-pub(super) const KEY_KEPT_SECONDS: i64 = 30 * 24 * 3600;
 /// A share of the accounts that may stay, which leave together: the search for them looks at all.
 const EVICTED_SHARE: usize = 32;
 
@@ -33,10 +29,9 @@ pub(super) struct ShardState {
     pub system: System,
     pub system_chain: Chain,
     pub recent: RecentIndex,
-    pub filter: KeyFilter,
     /// Decision time never goes back.
     pub last_recorded_at: Timestamp,
-    pub memory: MemoryLimits,
+    pub limits: MemoryLimits,
 }
 
 pub(super) enum Slot {
@@ -50,157 +45,6 @@ pub(super) enum Slot {
     Loaded(Box<LoadedAccount>),
 }
 
-/// An account in use.
-pub(super) struct LoadedAccount {
-    pub account: Account,
-    pub chain: Chain,
-    /// Reservations that ended up to this position are not in memory.
-    pub forgotten_to: i64,
-    /// The version of the last snapshot.
-    pub saved_version: i64,
-    /// The version at the last look for accounts at rest.
-    pub seen_version: i64,
-    /// The round of its last use.
-    pub used: u64,
-}
-
-/// Where an org's events end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Chain {
-    pub version: i64,
-    pub last_hash: Hash,
-    /// Of the last event, in the shard.
-    pub position: i64,
-}
-
-/// What an idempotency key is bound to: where the command's events stand in the shard.
-#[derive(Clone, Debug)]
-pub(super) struct BoundKey {
-    pub fingerprint: String,
-    pub position: i64,
-    pub count: u32,
-    pub at: Timestamp,
-}
-
-/// Keys bound and reservations ended since some position: those before it are found in the projections.
-pub(super) struct RecentIndex {
-    pub starts_at: i64,
-    keys: IdMap<KeyHash, BoundKey>,
-    order: VecDeque<(i64, Entry)>,
-    /// Where reservations were settled that had ended before.
-    settled_late: IdMap<ReservationId, i64>,
-}
-
-/// How a reservation ended.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct End {
-    pub reservation: ReservationId,
-    /// It had ended before.
-    pub is_late: bool,
-}
-
-enum Entry {
-    Key(KeyHash),
-    Ended(ReservationId),
-}
-
-impl Default for RecentIndex {
-    fn default() -> RecentIndex {
-        RecentIndex {
-            starts_at: 1,
-            keys: IdMap::default(),
-            order: VecDeque::new(),
-            settled_late: IdMap::default(),
-        }
-    }
-}
-
-impl LoadedAccount {
-    pub fn new(org: OrgId) -> LoadedAccount {
-        LoadedAccount {
-            account: Account::new(org),
-            chain: Chain::default(),
-            forgotten_to: 0,
-            saved_version: 0,
-            seen_version: 0,
-            used: 0,
-        }
-    }
-
-    /// Folds the org's next event.
-    pub fn fold(&mut self, positioned: &PositionedEvent) -> Result<(), StoreError> {
-        let PositionedEvent { position, recorded, .. } = positioned;
-        self.chain.follow(positioned)?;
-        let late = ended_by(&recorded.payload.event).filter(|end| end.is_late);
-        if late.is_some_and(|end| !self.account.ended.contains_key(&end.reservation)) {
-            // How it ended at first is not in memory: whatever is looked up from now on must hold this settle too.
-            self.forgotten_to = self.forgotten_to.max(*position);
-        }
-        self.account.evolve(&recorded.payload.event, recorded.at);
-        Ok(())
-    }
-
-    /// Folds an event of the org, unless it was folded before.
-    pub fn fold_new(&mut self, positioned: &PositionedEvent) -> Result<(), StoreError> {
-        if positioned.recorded.version > self.chain.version { self.fold(positioned) } else { Ok(()) }
-    }
-
-    /// Lets go of what has ended so far: the look-ups must hold it.
-    pub fn forget_ended(&mut self) {
-        self.account.ended.clear();
-        self.forgotten_to = self.chain.position;
-    }
-
-    /// Events since it was last saved.
-    pub fn unsaved(&self) -> i64 {
-        self.chain.version - self.saved_version
-    }
-}
-
-impl Chain {
-    pub fn follow(&mut self, positioned: &PositionedEvent) -> Result<(), StoreError> {
-        let Recorded { org, version, .. } = *positioned.recorded;
-        if version != self.version + 1 {
-            return Err(StoreError::Corrupt(format!(
-                "the events of {org} jump from version {} to {version}; run `tollgate verify`",
-                self.version,
-            )));
-        }
-        *self = Chain { version, last_hash: positioned.hash, position: positioned.position };
-        Ok(())
-    }
-}
-
-impl RecentIndex {
-    pub fn starting_at(position: i64) -> RecentIndex {
-        RecentIndex { starts_at: position, ..RecentIndex::default() }
-    }
-
-    pub fn bound(&self, key: &KeyHash) -> Option<&BoundKey> {
-        self.keys.get(key)
-    }
-
-    /// Binds a key for what is decided next in the same batch; [`RecentIndex::keep_key`] makes it last.
-    pub fn bind(&mut self, key: KeyHash, bound: BoundKey) {
-        self.keys.insert(key, bound);
-    }
-
-    pub fn unbind(&mut self, key: &KeyHash) {
-        self.keys.remove(key);
-    }
-
-    pub fn keep_key(&mut self, position: i64, key: KeyHash) {
-        self.order.push_back((position, Entry::Key(key)));
-    }
-
-    pub fn keep_ended(&mut self, position: i64, end: End) {
-        self.order.push_back((position, Entry::Ended(end.reservation)));
-        if end.is_late {
-            self.settled_late.insert(end.reservation, position);
-        }
-    }
-}
-
 impl ShardState {
     /// Folds an event that another node wrote, or that was written before the start.
     pub fn absorb(&mut self, positioned: &PositionedEvent) -> Result<(), StoreError> {
@@ -212,7 +56,6 @@ impl ShardState {
             let bound = BoundKey { fingerprint, position: *position, count: command.events, at: recorded.at };
             self.recent.bind(key, bound);
             self.recent.keep_key(*position, key);
-            self.filter.insert(key_entry(&key), recorded.at);
         }
         if let Some(end) = ended_by(&recorded.payload.event) {
             self.recent.keep_ended(*position, end);
@@ -260,37 +103,18 @@ impl ShardState {
             self.indexed = indexed;
             self.unindexed.retain(|_, last| *last > indexed);
         }
-        while self.recent.order.len() > self.memory.recent {
-            let Some((position, _)) = self.recent.order.front() else { return };
-            if *position > indexed {
-                return;
+        let accounts = &mut self.accounts;
+        self.recent.forget_before(indexed, self.limits.recent, |reservation| {
+            if let Some(Slot::Loaded(loaded)) = accounts.get_mut(&reservation.org) {
+                loaded.account.forget(reservation);
             }
-            let Some((position, entry)) = self.recent.order.pop_front() else { return };
-            // Keys and ends of one batch don't stand in the order of their positions.
-            self.recent.starts_at = self.recent.starts_at.max(position + 1);
-            match entry {
-                Entry::Key(key) => {
-                    if self.recent.bound(&key).is_some_and(|bound| bound.position == position) {
-                        self.recent.unbind(&key);
-                    }
-                }
-                // It was settled since: it is forgotten with that.
-                Entry::Ended(reservation)
-                    if self.recent.settled_late.get(&reservation).is_some_and(|at| *at > position) => {}
-                Entry::Ended(reservation) => {
-                    self.recent.settled_late.remove(&reservation);
-                    if let Some(Slot::Loaded(loaded)) = self.accounts.get_mut(&reservation.org) {
-                        loaded.account.forget(reservation);
-                    }
-                }
-            }
-        }
+        });
     }
 
     /// Takes accounts out of memory that were not used for longest, where there are too many. Those with open holds
     /// stay: their time runs out here. So do those with events that the index does not hold: who comes back reads it.
     pub fn evict(&mut self) -> Vec<LoadedAccount> {
-        let may_stay = self.memory.accounts;
+        let may_stay = self.limits.accounts;
         if self.accounts.len() <= may_stay.max(self.crowded) {
             return vec![];
         }
@@ -323,27 +147,12 @@ impl ShardState {
     }
 }
 
-/// The reservation that an event ended, or says more of after its end.
-pub(super) fn ended_by(event: &Event) -> Option<End> {
-    match event {
-        Event::ReservationReleased { reservation, .. } | Event::ReservationExpired { reservation, .. } => {
-            Some(End { reservation: *reservation, is_late: false })
-        }
-        Event::ReservationSettled { reservation, late, .. } => {
-            Some(End { reservation: *reservation, is_late: *late })
-        }
-        Event::FeedbackGiven { reservation, .. } => Some(End { reservation: *reservation, is_late: true }),
-        // No other event does.
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::domain::event::Payload;
+    use crate::domain::event::{Event, Payload, Recorded};
     use crate::domain::ids::EventId;
 
     fn org(number: u128) -> OrgId {
@@ -359,8 +168,8 @@ mod tests {
 
     /// Accounts 1 to `accounts`, each with one event at the position of its number, last used in that order.
     fn holding(accounts: u128, may_stay: usize) -> ShardState {
-        let memory = MemoryLimits { accounts: may_stay, ..MemoryLimits::default() };
-        let mut state = ShardState { memory, ..ShardState::default() };
+        let limits = MemoryLimits { accounts: may_stay, ..MemoryLimits::default() };
+        let mut state = ShardState { limits, ..ShardState::default() };
         for number in 1..=accounts {
             let mut loaded = LoadedAccount::new(org(number));
             let position = i64::try_from(number).expect("small");
@@ -420,7 +229,7 @@ mod tests {
     #[test]
     fn i4_what_has_left_memory_is_never_said_to_be_there_again() {
         let mut state = ShardState {
-            memory: MemoryLimits { recent: 0, ..MemoryLimits::default() },
+            limits: MemoryLimits { recent: 0, ..MemoryLimits::default() },
             ..ShardState::default()
         };
         let reservation = ReservationId { org: org(1), local: uuid::Uuid::nil() };

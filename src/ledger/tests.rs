@@ -14,7 +14,7 @@ use uuid::Uuid;
 use faulty::Faulty;
 
 use super::*;
-use crate::domain::account::command::{Reserve, Settle};
+use crate::domain::account::command::{OrgCommand, Reserve, Settle};
 use crate::domain::commerce::Bundle;
 use crate::domain::credits::Credits;
 use crate::domain::event::{
@@ -26,8 +26,8 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
 use crate::domain::views::View;
 use crate::domain::views::index::{key_entry, key_hash};
-use crate::ledger::state::KEY_KEPT_SECONDS;
-use crate::store::projections::Snapshot;
+use crate::ledger::keys::KEY_KEPT_SECONDS;
+use crate::store::projections::{Generations, Snapshot, Snapshots};
 use crate::store::{Appended, EventRow, Head, LockedHead, SqliteStore, SqliteViews};
 use crate::waiting::until;
 

@@ -28,7 +28,7 @@ use crate::store::{EventLog, EventRow, Head, StoreError};
 use uniqueness::Uniqueness;
 
 /// Events read at a time.
-const PAGE: i64 = 5_000;
+const EVENTS_PER_PAGE: i64 = 5_000;
 /// Past this many findings more of the same help nobody.
 const FINDINGS_MAX: usize = 100;
 
@@ -150,7 +150,7 @@ async fn verify_shard(
 ) -> Result<Walk, StoreError> {
     // Others may write meanwhile: what stands behind the head as it was is not looked at.
     while walk.next_position < head.next_position {
-        let limit = PAGE.min(head.next_position - walk.next_position);
+        let limit = EVENTS_PER_PAGE.min(head.next_position - walk.next_position);
         let rows = match log.read(shard, walk.next_position, limit).await {
             Ok(rows) => rows,
             Err(StoreError::Corrupt(what)) => {

@@ -15,7 +15,7 @@ use crate::ledger::Ledger;
 pub use expire::expire_cold;
 
 /// Between two rounds of a worker that failed.
-const AFTER_FAILURE: Duration = Duration::from_secs(1);
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
 /// The running workers of one node.
 #[derive(Debug)]

@@ -123,14 +123,8 @@ impl std::fmt::Debug for Transport {
 #[derive(Default)]
 struct Roster {
     peers: Vec<Arc<Peer>>,
-    /// By shard, the best first.
-    ranked: Vec<Vec<Seat>>,
-}
-
-#[derive(Clone)]
-enum Seat {
-    Me,
-    Other(Arc<Peer>),
+    /// The nodes by shard, the best first; this node is none of the peers.
+    ranked: Vec<Vec<Option<Arc<Peer>>>>,
 }
 
 impl Cluster {
@@ -184,13 +178,10 @@ impl Cluster {
             })
             .collect();
         let ids: Vec<Uuid> = alive.iter().map(|node| node.id).collect();
-        let seat = |id: Uuid| match peers.iter().find(|peer| peer.node.id == id) {
-            Some(peer) => Seat::Other(peer.clone()),
-            None => Seat::Me,
-        };
+        let peer_of = |id: Uuid| peers.iter().find(|peer| peer.node.id == id).cloned();
         let shards = 0..i32::try_from(self.transport.epochs.0.len()).unwrap_or(i32::MAX);
         let ranked =
-            shards.map(|shard| roster::ranked(&ids, shard).into_iter().map(seat).collect()).collect();
+            shards.map(|shard| roster::ranked(&ids, shard).into_iter().map(peer_of).collect()).collect();
         metrics::gauge!("tollgate_nodes_alive").set(u32::try_from(ids.len()).map_or(f64::MAX, f64::from));
         self.roster.store(Arc::new(Roster { peers, ranked }));
         Ok(Some(format))
@@ -210,14 +201,8 @@ impl Cluster {
     pub fn owner(&self, shard: i32) -> Option<Arc<Peer>> {
         let roster = self.roster.load();
         let ranked = roster.ranked.get(usize::try_from(shard).ok()?)?;
-        let first = ranked.iter().find(|seat| match seat {
-            Seat::Me => true,
-            Seat::Other(peer) => peer.is_trusted(),
-        });
-        match first {
-            Some(Seat::Other(peer)) => Some(peer.clone()),
-            Some(Seat::Me) | None => None,
-        }
+        let first = ranked.iter().find(|node| node.as_ref().is_none_or(|peer| peer.is_trusted()));
+        first.cloned().flatten()
     }
 
     pub fn has_left(&self) -> bool {

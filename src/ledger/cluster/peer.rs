@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::wire::{Answer, LATE_AFTER};
+use super::wire::{Answer, LATE_TIMEOUT};
 use super::{PATH, Transport};
 use crate::ledger::{LedgerError, QUEUE_MAX};
 use crate::store::Node;
@@ -21,10 +21,10 @@ use crate::store::Node;
 /// Commands in one request.
 const BATCH_MAX: usize = 1_024;
 /// Requests under way: while the owner commits one, it decides the next.
-const REQUESTS_MAX: usize = 4;
+const REQUESTS_IN_FLIGHT_MAX: usize = 4;
 /// A node that says nothing for so long is taken over. Longer than a commit, shorter than what a caller would feel as an
 /// outage.
-const SILENCE_MAX: Duration = Duration::from_millis(1_500);
+const RESPONSE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Beats for which a silent node is passed over; doubled while it stays silent.
 const DISTRUST_BEATS: u32 = 4;
 const DISTRUST_BEATS_MAX: u32 = 64;
@@ -110,7 +110,7 @@ impl Trust {
     /// Goes by what a node answered after so long; says how many of the answers came too late to be any.
     fn judge(&self, answers: &[Answer], after: Duration) -> usize {
         // Under a passed epoch a command is given back at once; else it has waited for the writer in vain.
-        let has_waited = after >= LATE_AFTER;
+        let has_waited = after >= LATE_TIMEOUT;
         let is_late =
             |answer: &&Answer| answer.is_open() || (has_waited && matches!(answer, Answer::Dropped));
         let late = answers.iter().filter(is_late).count();
@@ -143,7 +143,7 @@ enum Lost {
 }
 
 async fn deliver_all(sender: PeerSender, mut queue: mpsc::Receiver<ForwardedCommand>) {
-    let under_way = Arc::new(Semaphore::new(REQUESTS_MAX));
+    let under_way = Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT_MAX));
     loop {
         let Ok(permit) = under_way.clone().acquire_owned().await else { return };
         let mut commands = Vec::new();
@@ -201,7 +201,7 @@ impl PeerSender {
         body.push(b']');
         let request = self.transport.http.post(&self.url).bearer_auth(&self.transport.secret).body(body);
         let response = request
-            .timeout(SILENCE_MAX)
+            .timeout(RESPONSE_TIMEOUT)
             .send()
             .await
             .map_err(|error| if error.is_connect() { Lost::NotSent } else { Lost::Silent })?;
@@ -255,7 +255,7 @@ mod tests {
         let trust = Trust::default();
         let beats = || trust.beats_left.load(Ordering::Relaxed);
 
-        for _ in 0..REQUESTS_MAX {
+        for _ in 0..REQUESTS_IN_FLIGHT_MAX {
             trust.lose();
         }
         assert_eq!(beats(), DISTRUST_BEATS);
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn an_owner_that_gives_several_commands_back_after_a_wait_is_passed_over() {
         let (dropped, busy) = (|| Answer::Dropped, || Answer::Busy);
-        let (at_once, waited) = (Duration::from_millis(3), LATE_AFTER);
+        let (at_once, waited) = (Duration::from_millis(3), LATE_TIMEOUT);
         for (answers, after, late, is_lost) in [
             (vec![dropped(), dropped()], waited, 2, true),
             (vec![Answer::Late, dropped()], waited, 2, true),

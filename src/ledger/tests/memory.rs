@@ -180,7 +180,7 @@ async fn however_many_accounts_are_wanted_at_once_few_are_read_at_a_time() {
 
     assert!(read.iter().all(|version| matches!(version, Ok(1))), "{read:?}");
     let most = log.looked_most.load(Ordering::SeqCst);
-    assert!((1..=fetch::AT_ONCE).contains(&most), "{most}");
+    assert!((1..=fetch::CONCURRENT_READS_MAX).contains(&most), "{most}");
 }
 
 #[tokio::test]
@@ -207,7 +207,7 @@ async fn an_account_that_takes_long_to_read_lets_others_be_read_between_its_page
         let (fetcher, end) = (fetcher.clone(), last_of(ACME) + 1);
         tokio::spawn(async move { fetcher.account(org, end, None).await.expect("reads").account })
     };
-    let all_but_one: Vec<_> = (1..fetch::AT_ONCE).map(|_| read(slow)).collect();
+    let all_but_one: Vec<_> = (1..fetch::CONCURRENT_READS_MAX).map(|_| read(slow)).collect();
     until("one turn is left", async || log.looking.load(Ordering::SeqCst) == all_but_one.len()).await;
 
     let (large, small) = (read(ACME), read(small));

@@ -8,7 +8,9 @@ use crate::domain::views::index::key_entry;
 use crate::ledger::batch::{Batch, Decision};
 use crate::ledger::event_encoder::EventEncoder;
 use crate::ledger::job::{Ask, Command, Job, Reading};
-use crate::ledger::state::{KEY_KEPT_SECONDS, LoadedAccount, Slot};
+use crate::ledger::keys::KEY_KEPT_SECONDS;
+use crate::ledger::loaded::LoadedAccount;
+use crate::ledger::state::Slot;
 use crate::ledger::writer::{BATCH_MAX, Writer};
 use crate::ledger::{By, LedgerError};
 
@@ -106,7 +108,7 @@ impl Writer {
         let Some(keyed) = &command.idempotency else { return KeyLookup::New };
         let bound = match self.state.recent.bound(&keyed.hash) {
             Some(bound) => Some(bound),
-            None if !self.state.filter.may_hold(key_entry(&keyed.hash)) => None,
+            None if !self.bound_keys.filter.may_hold(key_entry(&keyed.hash)) => None,
             None => match &command.found {
                 Some(found) if found.checked_to + 1 >= self.state.recent.starts_at => found.bound.as_ref(),
                 Some(_) | None => return KeyLookup::Unknown,

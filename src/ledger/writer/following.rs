@@ -5,9 +5,10 @@ use std::sync::Arc;
 use crate::domain::time::Timestamp;
 use crate::ledger::LedgerError;
 use crate::ledger::access::Access;
-use crate::ledger::state::{RecentIndex, ShardState, Slot};
+use crate::ledger::recent::RecentIndex;
+use crate::ledger::state::{ShardState, Slot};
 use crate::ledger::tail::PositionedEvent;
-use crate::ledger::writer::Writer;
+use crate::ledger::writer::{MemoryState, Writer};
 use crate::store::{EventRow, Head};
 
 /// What others wrote is folded event by event up to so many; beyond, the projections have most of it folded already.
@@ -28,12 +29,14 @@ impl Writer {
         let (mut hash, system_version) = (self.head.last_hash, self.state.system_chain.version);
         let mut followed = Vec::new();
         let (state, accesses, from) = (&mut self.state, &self.accesses, self.head.next_position);
+        let keys = &mut self.bound_keys;
         let fold = |row: &EventRow| {
             hash = crate::domain::chain::shard_hash(&hash, &row.hash);
             let positioned = PositionedEvent::read(row)?;
             if Access::is_changed_by(&positioned.recorded.payload.event) {
                 accesses.forget(positioned.recorded.org);
             }
+            keys.add(&positioned.recorded);
             state.absorb(&positioned)?;
             followed.push(positioned);
             Ok(())
@@ -43,7 +46,7 @@ impl Writer {
             return self.reopen().await;
         }
         if let Some(last) = followed.last() {
-            self.filtered_to = Some(last.tip());
+            self.bound_keys.filled_to = Some(last.tip());
             self.fetcher.projector.publish(self.fetcher.shard, followed);
         }
         self.move_to(head);
@@ -60,7 +63,7 @@ impl Writer {
 
     /// Drops the memory and takes the shard up again where its log ends.
     pub(super) async fn reopen(&mut self) -> Result<(), LedgerError> {
-        self.trusted = false;
+        self.distrust_memory();
         self.accesses.forget_all();
         let shard = self.fetcher.shard;
         let waiting = self.state.accounts.drain().flat_map(|(_, slot)| match slot {
@@ -72,9 +75,9 @@ impl Writer {
             self.set_aside -= 1;
             job.refuse(&why);
         }
-        if self.is_unfenced {
+        if self.memory == MemoryState::Unfenced {
             self.fetcher.log.lock(shard).await?.raise_epoch().await?;
-            self.is_unfenced = false;
+            self.memory = MemoryState::Stale;
         }
         self.fetcher.projector.reload(shard).await?;
         let end = self.fetcher.log.head(shard).await?.next_position - 1;
@@ -83,7 +86,7 @@ impl Writer {
         let head = self.fetcher.log.head(shard).await?;
         let mut state = ShardState {
             recent: RecentIndex::starting_at(indexed + 1),
-            memory: self.state.memory,
+            limits: self.state.limits,
             ..ShardState::default()
         };
         let mut last = None;
@@ -96,24 +99,29 @@ impl Writer {
             (state.system, state.system_chain, self.snapshot_writer.system_saved_version) =
                 self.fetcher.system(indexed + 1).await?;
         }
-        std::mem::swap(&mut state.filter, &mut self.state.filter);
+        let keys = &mut self.bound_keys;
         let absorb = |row: &EventRow| {
-            last = Some((row.position, row.hash));
-            state.absorb(&PositionedEvent::read(row)?)
+            let positioned = PositionedEvent::read(row)?;
+            last = Some(positioned.tip());
+            keys.add(&positioned.recorded);
+            state.absorb(&positioned)
         };
-        let absorbed = self.fetcher.tail(indexed + 1, head.next_position, absorb).await;
-        if let Err(error) = absorbed {
-            self.state.filter = state.filter;
-            return Err(error.into());
-        }
-        self.filtered_to = last;
+        self.fetcher.tail(indexed + 1, head.next_position, absorb).await?;
+        self.bound_keys.filled_to = last;
         if shard == 0 {
             self.system.store(Arc::new(state.system.clone()));
         }
         self.state = state;
         self.move_to(head);
-        self.trusted = true;
+        self.memory = MemoryState::Current;
         Ok(())
+    }
+
+    /// Memory is read again before anything more is decided.
+    pub(super) fn distrust_memory(&mut self) {
+        if self.memory == MemoryState::Current {
+            self.memory = MemoryState::Stale;
+        }
     }
 
     /// Sees to it that the filter holds every key that was bound up to a position. What it has of events that the log has not
@@ -121,17 +129,18 @@ impl Writer {
     async fn fill_filter(&mut self, indexed: i64, last_recorded_at: Timestamp) -> Result<(), LedgerError> {
         let now = self.clock.now().max(last_recorded_at);
         self.fetcher.forget_binding();
-        if let Some((position, hash)) = self.filtered_to
+        if let Some((position, hash)) = self.bound_keys.filled_to
             && self.fetcher.log_contains(position, &hash).await?
         {
-            let filter = &mut self.state.filter;
+            let filter = &mut self.bound_keys.filter;
             let mut insert = |key| filter.insert(key, now);
             let store = self.fetcher.projector.store();
             store.keys_bound_since(self.fetcher.shard, position + 1, &mut insert).await?;
             return Ok(());
         }
         let series = self.clock.uuid();
-        self.state.filter = self.snapshot_writer.load_filter(&self.fetcher, indexed, now, series).await?;
+        self.bound_keys.filter =
+            self.snapshot_writer.load_filter(&self.fetcher, indexed, now, series).await?;
         Ok(())
     }
 }

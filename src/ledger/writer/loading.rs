@@ -3,9 +3,11 @@
 use tokio::sync::mpsc;
 
 use crate::domain::ids::{OrgId, ReservationId};
-use crate::ledger::fetch::{Fetcher, Found};
+use crate::ledger::fetch::Fetcher;
 use crate::ledger::job::{Command, Job};
-use crate::ledger::state::{LoadedAccount, Slot};
+use crate::ledger::keys::Found;
+use crate::ledger::loaded::LoadedAccount;
+use crate::ledger::state::Slot;
 use crate::ledger::tail::PositionedEvent;
 use crate::ledger::writer::Writer;
 use crate::ledger::{LedgerError, QUEUE_MAX};
