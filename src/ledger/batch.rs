@@ -1,4 +1,4 @@
-//! What one round of a shard's writer decides: the events to append, in order, and whom it answers what.
+//! What one round of a shard's writer decides: the events to append, in order, and the callers' answers.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::ledger::recent::{End, RecentIndex, ended_by};
 use crate::ledger::tail::PositionedEvent;
 use crate::store::{EventRow, Head};
 
-/// What one round appends and whom it answers.
+/// The events and answers of one round.
 pub(super) struct Batch {
     pub now: Timestamp,
     pub head: Head,

@@ -1,4 +1,4 @@
-//! What the writer's memory lacks is read beside it, so that the writer never waits: accounts, bound keys, and
+//! Reads what the writer's memory lacks, in background tasks, so that the writer never waits: accounts, bound keys, and
 //! reservations that ended long ago.
 
 mod lookups;
@@ -22,7 +22,7 @@ use crate::store::{EventLog, EventRow, StoreError};
 const EVENTS_PER_PAGE: i64 = 2_000;
 /// Events looked at in each step of a search by time.
 const PROBES_PER_STEP: i64 = 16;
-/// Pages of accounts that are read at once, and look-ups beside them, which are short: the others wait in memory, for as long
+/// Pages of accounts that are read at once, and as many look-ups, which are short: the others wait in memory, for as long
 /// as it takes. For a connection to the database nobody waits long. An account of many pages has a turn for each of them, so
 /// that those of few need not wait for its last.
 pub(super) const CONCURRENT_READS_MAX: usize = 6;

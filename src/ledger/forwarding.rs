@@ -1,6 +1,6 @@
 //! This node among the others of its database: what it forwards to a shard's owner, and what the others forward to it.
 //!
-//! Nothing here decides: what was forwarded waits in the same queue as what was asked for here.
+//! Nothing here decides: a forwarded command waits in the same queue as one that a client of this node sent.
 
 use std::sync::Arc;
 

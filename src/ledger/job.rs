@@ -1,4 +1,4 @@
-//! What a shard's writer is asked for.
+//! The jobs of a shard's writer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -50,18 +50,18 @@ pub(super) struct Command {
     /// Where another node forwarded it.
     pub forwarding: Option<Forwarding>,
     pub reply: ReplySender,
-    /// What was looked up for it.
+    /// The result of the look-up in the projections that it needed.
     pub found: Option<Found>,
 }
 
-/// How another node's command is had here.
+/// What comes with a command that another node forwarded.
 pub(super) struct Forwarding {
     /// Under a later epoch it is dropped unanswered.
     pub epoch: i64,
     pub handoff: Arc<Handoff>,
 }
 
-/// Who may decide a forwarded command: the writer here, or its sender again.
+/// Who may decide a forwarded command: this node's writer, or its sender after all.
 #[derive(Debug, Default)]
 pub(super) struct Handoff(AtomicU8);
 
@@ -76,7 +76,7 @@ pub(super) enum Ask {
 }
 
 impl Handoff {
-    /// Its sender may have it back, and it is never decided here. False where it has been taken.
+    /// Gives the command back to its sender: it is never decided here. False where the writer has taken it.
     pub fn withdraw(&self) -> bool {
         self.turn(WAITS, WITHDRAWN) != TAKEN
     }
@@ -135,7 +135,7 @@ impl Job {
 
     pub fn refuse(self, why: &LedgerError) {
         match self {
-            // Nothing was written: whoever forwarded it decides by itself, since it may be this node alone that can't.
+            // Nothing was written: the node that forwarded it decides by itself, since only this one may be unable to write.
             Job::Command(command)
                 if command.forwarding.is_some() && matches!(why, LedgerError::Unavailable(_)) =>
             {

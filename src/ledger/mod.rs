@@ -64,13 +64,14 @@ const QUEUE_MAX: usize = 10_000;
 /// How much one shard keeps in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryLimits {
-    /// Keys and ended reservations that stay though a look-up would find them: retries come soon.
+    /// Keys and ended reservations that stay though the projections hold them: retries come soon.
     pub recent: usize,
     /// Accounts before idle ones leave.
     pub accounts: usize,
     /// Events after which an account is saved, so that its next fold is short, and that of a balance of the past.
     pub events_per_snapshot: i64,
-    /// Events that the look-ups may lack, and that are therefore kept: with more, writes wait for the projections.
+    /// Events that the index projections may lack, and that therefore stay in memory: with more, writes wait for the
+    /// projections.
     pub unindexed: i64,
 }
 
@@ -96,12 +97,12 @@ struct Shared {
     clock: Clock,
 }
 
-/// What there is of a shard's writer.
+/// The queue of a shard's writer, and what it shares.
 struct ShardHandle {
     queue: mpsc::Sender<Job>,
     progress: Arc<Progress>,
     accesses: Arc<Accesses>,
-    /// The writer's: whoever reads the past takes turns with what it loads.
+    /// The writer's: readers of past balances share its limit on concurrent reads.
     fetcher: Fetcher,
 }
 
@@ -145,9 +146,9 @@ impl Ledger {
         Ok(Ledger { shared: Arc::new(shared) })
     }
 
-    /// Gives it what the nodes of its database share beside the log.
+    /// Gives it the rates that the nodes of its database share.
     pub fn share_rates(&self, rates: Arc<dyn Rates>) {
-        // What is shared stays what it is.
+        // The first ones stay.
         let _ = self.shared.rates.set(rates);
     }
 
@@ -168,7 +169,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Looks at all heads, and folds beside everything else what other nodes have written.
+    /// Reads all heads, and has the writers fold in the background what other nodes have appended.
     ///
     /// # Errors
     /// Where the log can't be read.
@@ -352,15 +353,17 @@ impl Ledger {
         self.shared.system.load_full()
     }
 
+    /// The clock by which commands are decided.
     pub fn clock(&self) -> &Clock {
         &self.shared.clock
     }
 
+    /// The log that this ledger appends to. Appending beside the ledger is safe, and costs a lost race.
     pub fn log(&self) -> &Arc<dyn EventLog> {
         &self.shared.log
     }
 
-    /// Nothing more is to be asked of this ledger.
+    /// Has the database's files hold everything: to be called last.
     ///
     /// # Errors
     /// Where the files can't be written; nothing is lost then.
@@ -369,11 +372,12 @@ impl Ledger {
         log.and(self.shared.projector.store().close().await)
     }
 
-    /// What keeps the projections.
+    /// The projections, with how far they are folded.
     pub fn projector(&self) -> &Arc<Projector> {
         &self.shared.projector
     }
 
+    /// The shards of the database, from 0; their number never changes.
     pub fn shards(&self) -> impl Iterator<Item = i32> + use<> {
         (0..).take(self.shared.shards.len())
     }

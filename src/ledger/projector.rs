@@ -1,6 +1,6 @@
 //! Folds the log into the projections, each batch of rows with its checkpoint (I7).
 //!
-//! Whoever needs a current row catches up first; a worker does it for everybody else. A rebuild folds a view into a
+//! A reader that needs a current row catches up first; a worker does it for all others. A rebuild folds a view into a
 //! further generation while readers use the one that stands, then changes over.
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ use crate::store::{EventLog, StoreError};
 const EVENTS_PER_PAGE: i64 = 32_768;
 /// Attempts to compare a view that other nodes move on.
 const COMPARISONS_MAX: usize = 20;
-/// What the ledger looks up before it decides: its memory reaches back to their checkpoints.
+/// The index projections, which the ledger reads before it decides: its memory reaches back to their checkpoints.
 const INDEX_VIEWS: [View; 3] = [View::OrgEvents, View::Commands, View::Reservations];
 
 pub struct Projector {
@@ -81,8 +81,8 @@ impl Projector {
         Ok(projector)
     }
 
-    /// Learns from the database alone how far the shard's projections have come, and drops what this node has of the
-    /// log in memory: either may have gone back. Rows that were folded from another log are dropped.
+    /// Reads the shard's checkpoints from the database again, and drops the events that this node has buffered: either may
+    /// have gone back. Rows that were folded from another log are dropped.
     pub(super) async fn reload(&self, shard: i32) -> Result<(), StoreError> {
         let Some(state) = self.shard(shard) else { return Ok(()) };
         let _running = state.running.lock().await;
@@ -110,14 +110,14 @@ impl Projector {
         self.shard(shard).map_or(0, |state| state.indexed.load(Ordering::Acquire))
     }
 
-    /// Says that the shard's log has grown.
+    /// Wakes the runner: the shard's log has grown.
     pub fn wake(&self, shard: i32) {
         if let Some(state) = self.shard(shard) {
             state.written.notify_one();
         }
     }
 
-    /// Says what this node has added to the shard's log.
+    /// Buffers what this node has added to the shard's log, and wakes the runner.
     pub(super) fn publish(&self, shard: i32, batch: Vec<PositionedEvent>) {
         if let Some(state) = self.shard(shard) {
             state.tail.push(batch);

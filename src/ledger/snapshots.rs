@@ -1,4 +1,4 @@
-//! Saves folded accounts, the system and the filter of keys beside the writer: a cache that spares later folds.
+//! Saves folded accounts, the system and the filter of keys in a background task: a cache that spares later folds.
 //!
 //! What can't be saved at once is not saved: the writer never waits, and nothing depends on it.
 
@@ -55,7 +55,7 @@ enum Save {
     },
 }
 
-/// The writer's end: takes what may be saved.
+/// The writer's handle on that task.
 pub(super) struct SnapshotWriter {
     saves: mpsc::UnboundedSender<Save>,
     room: Arc<Semaphore>,

@@ -1,4 +1,4 @@
-//! What a shard's writer keeps in memory: accounts in use, and what the look-ups do not hold yet.
+//! What a shard's writer keeps in memory: accounts in use, and what the index projections do not hold yet.
 
 use crate::domain::account::Ended;
 use crate::domain::ids::{IdMap, OrgId, ReservationId};

@@ -88,7 +88,7 @@ impl Tail {
         *self.lock() = Kept::default();
     }
 
-    /// Drops what nobody asks for again.
+    /// Drops what the projections have folded.
     pub fn forget_to(&self, position: i64) {
         let mut kept = self.lock();
         while kept.batches.front().is_some_and(|batch| batch.end() <= position + 1) {

@@ -1,4 +1,4 @@
-//! Says that this node is alive, and learns which others are.
+//! Sends this node's heartbeat, and reads which others are alive.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Writes the ends that time brings about: holds and lots whose time is over. They count at once without it (I11); it
-//! is for whoever reads the events, and for alerts.
+//! Writes due expiries of holds and lots. They count at once without it (I11); it is for readers of the events, and for
+//! alerts.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::ledger::{By, Ledger, LedgerError, Submission};
 use crate::store::StoreError;
 use crate::store::projections::{OrgsAfter, OrgsDue};
 
-/// Between two looks at the accounts in memory.
+/// Between two sweeps of the accounts in memory.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two searches for accounts that are not in memory.
 const COLD_SEARCH_INTERVAL: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! What any node may run beside its requests, and none needs: every answer is right without it, only later.
+//! Background tasks that any node may run and none needs: every answer is right without them, only later.
 
 mod beat;
 mod claims;

@@ -58,13 +58,13 @@ struct Epoch {
     takeovers: SingleFlight,
 }
 
-/// What one does for all who want it meanwhile, whether it comes off or not: nobody waits for more than two of them, however
-/// long the database takes.
+/// Runs one piece of work at a time for all callers that wait for it, whether it succeeds or not: a caller waits for two runs
+/// at most, however long the database takes.
 #[derive(Default)]
 struct SingleFlight(Mutex<Option<Instant>>);
 
 impl SingleFlight {
-    /// Does it, unless it was begun since this was called.
+    /// Runs the work, unless a run has begun since this was called.
     async fn run(&self, work: impl Future<Output = ()>) {
         let called = Instant::now();
         let mut begun = self.0.lock().await;

@@ -8,7 +8,7 @@ use crate::ledger::writer::{MemoryState, Writer};
 use crate::store::{Appended, EventLog, EventRow, Head, StoreError};
 
 /// Batches for which the head's lock is taken first once a race was lost, so that this writer can't starve. They are
-/// counted from the last that found something written by others: each race lost has accounts read again.
+/// counted from the last that found events of another node: each race lost has accounts read again.
 pub(super) const LOCKED_BATCHES: u32 = 32;
 /// Events that are folded while the head's lock is held: some ten milliseconds' work.
 const FOLLOWED_LOCKED_MAX: i64 = 2_000;

@@ -48,7 +48,7 @@ impl Writer {
     /// Decides a command, or sets it aside until what it needs was fetched.
     fn admit(&mut self, command: Box<Command>, batch: &mut Batch) {
         if command.forwarding.as_ref().is_some_and(|forwarding| forwarding.epoch < self.head.epoch) {
-            // Its sender has given it up, or will: what is decided there must not be decided here too.
+            // Its sender has given it up, or will: it must not be decided twice.
             return command.give_back();
         }
         if let Ask::System(ask) = &command.ask {
@@ -133,7 +133,7 @@ impl Writer {
             // Nobody has opened it so far.
             batch.touched.insert(org);
         }
-        // What time has ended is written before anything is decided on it (I11).
+        // Due expiries are written before anything is decided on the account (I11).
         let encoder =
             EventEncoder { shard: self.fetcher.shard, org, by: None, clock: &self.clock, now: batch.now };
         let format = self.system.load().format;
@@ -178,7 +178,7 @@ impl Writer {
         }
     }
 
-    /// Writes what time has ended to accounts in memory, until the batch is full: callers don't wait for all of them.
+    /// Writes due expiries of the accounts in memory, until the batch is full: callers don't wait for all of them.
     pub(super) fn sweep(&mut self, batch: &mut Batch) {
         batch.swept = true;
         let format = self.system.load().format;

@@ -1,4 +1,4 @@
-//! What others wrote is folded, or all of it again where memory may differ from the log.
+//! What another node appended is folded, or the whole log again where memory may differ from it.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use crate::ledger::tail::PositionedEvent;
 use crate::ledger::writer::{MemoryState, Writer};
 use crate::store::{EventRow, Head};
 
-/// What others wrote is folded event by event up to so many; beyond, the projections have most of it folded already.
+/// Events of other nodes are folded one by one up to so many; beyond, the projections hold most of them.
 const FOLLOWED_EVENTS_MAX: i64 = 50_000;
 
 impl Writer {
-    /// Folds what others wrote.
+    /// Folds what other nodes appended.
     pub(super) async fn follow(&mut self) -> Result<(), LedgerError> {
         let head = self.fetcher.log.head(self.fetcher.shard).await?;
         self.follow_to(head).await
@@ -125,7 +125,7 @@ impl Writer {
     }
 
     /// Sees to it that the filter holds every key that was bound up to a position. What it has of events that the log has not
-    /// only costs look-ups, so that it is read again only where it may lack some.
+    /// only costs needless look-ups, so it is read again only where it may lack some.
     async fn fill_filter(&mut self, indexed: i64, last_recorded_at: Timestamp) -> Result<(), LedgerError> {
         let now = self.clock.now().max(last_recorded_at);
         self.fetcher.forget_binding();

@@ -1,4 +1,4 @@
-//! What memory lacks is fetched beside the writer, while its jobs wait.
+//! What memory lacks is fetched in background tasks, while the jobs that need it wait.
 
 use tokio::sync::mpsc;
 
@@ -13,14 +13,14 @@ use crate::ledger::writer::Writer;
 use crate::ledger::{LedgerError, QUEUE_MAX};
 use crate::store::StoreError;
 
-/// What was fetched beside the writer.
+/// The result of a background fetch.
 #[allow(clippy::large_enum_variant, reason = "short-lived, and few")]
 pub(in crate::ledger) enum Fetched {
     Account { org: OrgId, reading: u64, loaded: Result<LoadedAccount, StoreError> },
     Command(Box<Command>, Result<Found, StoreError>),
 }
 
-/// What the writer waits for, and gets whatever becomes of the task that fetches it: jobs are counted while they wait.
+/// A fetch whose result reaches the writer even where its task is cut off: the writer counts the jobs that wait.
 struct PendingFetch {
     to: mpsc::UnboundedSender<Fetched>,
     what: Option<Fetched>,
@@ -50,7 +50,7 @@ impl Drop for PendingFetch {
     }
 }
 
-/// What is owed until it was fetched.
+/// The result of a fetch that was cut off.
 fn unread() -> StoreError {
     StoreError::Unavailable("what the log holds was not read to its end".into())
 }

@@ -1,8 +1,8 @@
 //! The writer task of one shard: drains what waits, decides it in order, appends once, answers all.
 //!
-//! A refusal is a value and poisons nobody. What memory lacks is fetched beside the writer while its jobs wait. When
-//! the compare-and-set is lost, what others wrote is folded and the jobs are decided again; when a commit's outcome
-//! is unknown, the log says under the head's lock what happened.
+//! A refusal is a value and poisons nobody. What memory lacks is fetched in background tasks while its jobs wait. When
+//! the compare-and-set is lost, what another node appended is folded and the jobs are decided again; when a commit's
+//! outcome is unknown, the log says under the head's lock what happened.
 
 mod answer;
 mod commit;
@@ -134,7 +134,7 @@ impl Writer {
         }
     }
 
-    /// Decides and commits the jobs, again where others wrote meanwhile.
+    /// Decides and commits the jobs, again where another node appended meanwhile.
     async fn work(&mut self, jobs: &mut Vec<Job>) {
         // Memory holds all that was acknowledged before any of the jobs was asked for.
         let mut is_current = !self.fetcher.log.is_shared();
