@@ -35,7 +35,7 @@ use tollgate::domain::ids::{LotId, OrgId};
 use tollgate::domain::time::Timestamp;
 use tollgate::domain::usage::{Usage, UsageSource};
 use tollgate::domain::views::spend::Group;
-use tollgate::ledger::{By, Ledger, Memory, Submission};
+use tollgate::ledger::{By, Ledger, MemoryLimits, Submission};
 use tollgate::operations::authenticate::OperatorKey;
 use tollgate::operations::balance_as_of::account_as_of;
 use tollgate::operations::claim::claim;
@@ -92,7 +92,7 @@ async fn grow(url: &str, events: u64, orgs: u64) {
     let before: i64 = log.heads().await.unwrap().iter().map(|head| head.next_position - 1).sum();
     let done = (before as u64).saturating_sub(OPENING_EVENTS * orgs) / 2;
     let clock = Clock::manual(BEGIN.plus_seconds((done * MONTH_SECONDS / pairs) as i64), before as u64 + 1);
-    let ledger = Ledger::open(log, projections, clock, Memory::default()).await.unwrap();
+    let ledger = Ledger::open(log, projections, clock, MemoryLimits::default()).await.unwrap();
     let workers = Workers::start(&ledger);
     let opened = ledger.system().orgs().count() as u64;
     let open = |number| open(&ledger, org(number));

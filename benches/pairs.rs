@@ -16,7 +16,7 @@ mod pairs;
 mod plain;
 
 use tollgate::clock::Clock;
-use tollgate::ledger::{Ledger, Memory};
+use tollgate::ledger::{Ledger, MemoryLimits};
 use tollgate::store::Database;
 use tollgate::workers::Workers;
 
@@ -31,8 +31,8 @@ async fn main() {
     let Database { log, projections, .. } = Database::open(&url, None, &clock).await.unwrap();
     let projects = std::env::var("TOLLGATE_BENCH_PROJECTIONS").as_deref() != Ok("off");
     // Else writes would be held back once projections that nobody folds lie too far behind.
-    let unindexed = if projects { Memory::default().unindexed } else { i64::MAX };
-    let memory = Memory { unindexed, ..Memory::default() };
+    let unindexed = if projects { MemoryLimits::default().unindexed } else { i64::MAX };
+    let memory = MemoryLimits { unindexed, ..MemoryLimits::default() };
     let ledger = Ledger::open(log, projections, clock, memory).await.unwrap();
     let workers = projects.then(|| Workers::start(&ledger));
     let mut orgs = Vec::new();

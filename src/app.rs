@@ -20,7 +20,7 @@ use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
 use crate::gateway::{self, GatewayState};
 use crate::http::{self, ApiState};
-use crate::ledger::{Ledger, LedgerError, Memory};
+use crate::ledger::{Ledger, LedgerError, MemoryLimits};
 use crate::listener;
 use crate::operations::authenticate::OperatorKey;
 use crate::operations::claim::finish_claims;
@@ -235,7 +235,7 @@ pub async fn open(database: Database, operator: OperatorKey, clock: Clock) -> Re
 
 async fn open_at_any_time(database: Database, operator: OperatorKey, clock: Clock) -> Result<Node, AppError> {
     let Database { log, projections, profiles, nodes, rates } = database;
-    let ledger = Ledger::open(log, projections, clock, Memory::default()).await?;
+    let ledger = Ledger::open(log, projections, clock, MemoryLimits::default()).await?;
     if let Some(rates) = rates {
         ledger.share_rates(rates);
     }

@@ -9,7 +9,7 @@ use crate::commands::atomic_file::AtomicFile;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::ids::OrgId;
 use crate::ledger::export::{ExportError, Selection, export};
-use crate::ledger::{Ledger, LedgerError, Memory};
+use crate::ledger::{Ledger, LedgerError, MemoryLimits};
 use crate::operations::find_org::find_org;
 use crate::store::{Database, StoreError};
 
@@ -54,7 +54,7 @@ pub enum ExportLogError {
 pub async fn run(args: ExportLogArgs) -> Result<(), ExportLogError> {
     let clock = Clock::system();
     let Database { log, projections, .. } = Database::open_existing(&args.database_url, &clock).await?;
-    let ledger = Ledger::open(log, projections, clock, Memory::default()).await?;
+    let ledger = Ledger::open(log, projections, clock, MemoryLimits::default()).await?;
     let selection = match (&args.org, args.shard) {
         (Some(org), _) => Selection::Org(existing_org(&ledger, org).await?),
         (None, Some(shard)) => Selection::Range { shard, from: args.from, to: args.to },
@@ -72,7 +72,7 @@ pub async fn run(args: ExportLogArgs) -> Result<(), ExportLogError> {
 /// A slug is looked up; an id is taken at its word, so whether that org was ever opened is asked as well.
 async fn existing_org(ledger: &Ledger, slug_or_id: &str) -> Result<OrgId, ExportLogError> {
     let org = find_org(ledger, slug_or_id).await?.ok_or(ExportError::UnknownOrg)?;
-    match ledger.read_lasting(org, |_| ()).await {
+    match ledger.read_without_expiry(org, |_| ()).await {
         Ok(()) => Ok(org),
         Err(LedgerError::Refused(Refusal::UnknownOrg)) => Err(ExportError::UnknownOrg.into()),
         Err(error) => Err(error.into()),

@@ -23,7 +23,7 @@ pub async fn take(State(api): State<ApiState>, request: Request) -> Response {
         Ok(body) => body,
         Err(rejection) => return rejection.into_response(),
     };
-    match api.ledger.take_forwarded(&body).await {
+    match api.ledger.handle_forwarded(&body).await {
         Some(answers) => ([(CONTENT_TYPE, "application/json")], answers).into_response(),
         None => nobodys(),
     }

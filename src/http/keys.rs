@@ -79,7 +79,7 @@ pub async fn list_projects(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<ProjectView>>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
-    let projects = api.ledger.read_lasting(org, |account| account.projects.clone()).await?;
+    let projects = api.ledger.read_without_expiry(org, |account| account.projects.clone()).await?;
     let rows = projects.into_iter().map(|(id, name)| (id, ProjectView { id, name }));
     Ok(Json(query.of(rows)?))
 }
@@ -188,7 +188,7 @@ pub async fn rename(
 ) -> Result<Json<KeyView>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     let id: KeyId = key.parse().map_err(|_| Refusal::UnknownKey)?;
-    let key = api.ledger.read_lasting(org, move |account| account.keys.get(&id).cloned()).await?;
+    let key = api.ledger.read_without_expiry(org, move |account| account.keys.get(&id).cloned()).await?;
     renamed(&api, id, key, body).await
 }
 

@@ -203,7 +203,7 @@ async fn whose(api: &ApiState, actor: &Actor, named: Option<&str>) -> Result<Org
     let Some(named) = named else { return Ok(actor.org.unwrap_or(OrgId::SYSTEM)) };
     let org = org_for(api, actor, named, READERS).await?;
     // The general prices are not those of an org that was never opened.
-    api.ledger.read_lasting(org, |_| ()).await?;
+    api.ledger.read_without_expiry(org, |_| ()).await?;
     Ok(org)
 }
 
@@ -238,7 +238,7 @@ pub async fn publish(
     let whose = cards.iter().map(|card| card.org).chain(mark_ups.iter().map(|mark_up| mark_up.org));
     for org in whose.flatten().collect::<BTreeSet<_>>() {
         // Prices of an org that does not exist are somebody's mistake.
-        api.ledger.read_lasting(org, |_| ()).await?;
+        api.ledger.read_without_expiry(org, |_| ()).await?;
     }
     let publish = SystemCommand::PublishPrices { cards, mark_ups };
     let outcome = api.ledger.submit_system(publish, actor.key, Some(idempotency)).await?;

@@ -182,8 +182,9 @@ pub async fn limits(
     Path(org): Path<String>,
 ) -> Result<Json<AllLimits>, Problem> {
     let org = org_for(&api, &actor, &org, READERS).await?;
-    let limits =
-        api.ledger.read_lasting(org, |account| account.limits.iter().filter_map(limits_body).collect());
+    let limits = api
+        .ledger
+        .read_without_expiry(org, |account| account.limits.iter().filter_map(limits_body).collect());
     Ok(Json(AllLimits { limits: limits.await? }))
 }
 
@@ -225,7 +226,9 @@ pub async fn alert_rules(
     Path(org): Path<String>,
 ) -> Result<Json<AlertRules>, Problem> {
     let org = org_for(&api, &actor, &org, READERS).await?;
-    Ok(Json(AlertRules { rules: api.ledger.read_lasting(org, |account| account.alert_rules.clone()).await? }))
+    Ok(Json(AlertRules {
+        rules: api.ledger.read_without_expiry(org, |account| account.alert_rules.clone()).await?,
+    }))
 }
 
 fn few(field: &str, len: usize) -> Result<(), Problem> {

@@ -1,7 +1,7 @@
-//! What is asked of an org before anything is decided: its keys and its limits, as this node last folded them.
+//! An org's keys and limits, as this node last folded them: what every request is checked against first.
 //!
 //! Taken from the account once and dropped as soon as an event changes it, before that event's command is answered. On a
-//! log that others write too it may lie behind by one look at the heads: whoever relies on it has the ledger check the
+//! log that other nodes append to it may lie behind by one poll of the heads: who relies on it has the ledger check the
 //! key again ([`crate::ledger::By::Key`]).
 
 use std::collections::BTreeMap;

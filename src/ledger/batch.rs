@@ -1,4 +1,4 @@
-//! What one round of a shard's writer decides: the events to append, in order, and whom it answers what.
+//! What one round of a shard's writer decides: the events to append, in order, and the callers' answers.
 
 use std::sync::Arc;
 
@@ -10,20 +10,22 @@ use crate::domain::ids::{IdSet, OrgId};
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::KeyHash;
 use crate::ledger::LedgerError;
-use crate::ledger::job::{Command, Job, Keyed, Reading};
-use crate::ledger::scribe::Scribe;
-use crate::ledger::state::{Bound, Chain, End, Known, Recent, ended_by};
-use crate::ledger::tail::Placed;
+use crate::ledger::event_encoder::EventEncoder;
+use crate::ledger::job::{Command, Job, Reading};
+use crate::ledger::keys::{BoundKey, Keyed};
+use crate::ledger::loaded::{Chain, LoadedAccount};
+use crate::ledger::recent::{End, RecentIndex, ended_by};
+use crate::ledger::tail::PositionedEvent;
 use crate::store::{EventRow, Head};
 
-/// What one round appends and whom it answers.
+/// The events and answers of one round.
 pub(super) struct Batch {
     pub now: Timestamp,
     pub head: Head,
     pub rows: Vec<EventRow>,
     /// The same for the projections.
-    pub placed: Vec<Placed>,
-    pub decided: Vec<(Box<Command>, Answer)>,
+    pub positioned: Vec<PositionedEvent>,
+    pub decided: Vec<(Box<Command>, Decision)>,
     pub reads: Vec<Reading>,
     pub followers: Vec<Option<oneshot::Sender<()>>>,
     pub swept: bool,
@@ -34,9 +36,9 @@ pub(super) struct Batch {
     pub system_chain: Option<Chain>,
 }
 
-pub(super) enum Answer {
+pub(super) enum Decision {
     Made(Vec<Arc<Recorded>>),
-    Replay(Bound),
+    Replay(BoundKey),
     No(LedgerError),
 }
 
@@ -47,7 +49,7 @@ impl Batch {
             now,
             head,
             rows: Vec::with_capacity(commands),
-            placed: Vec::with_capacity(commands),
+            positioned: Vec::with_capacity(commands),
             decided: Vec::with_capacity(commands),
             reads: vec![],
             followers: vec![],
@@ -61,16 +63,16 @@ impl Batch {
 
     pub fn write(
         &mut self,
-        scribe: &Scribe<'_>,
+        encoder: &EventEncoder<'_>,
         steps: impl ExactSizeIterator<Item = (Event, Option<Balance>)>,
         command: Option<&Keyed>,
         chain: &mut Chain,
     ) -> Result<Vec<Arc<Recorded>>, LedgerError> {
         let first = self.rows.len();
         if steps.len() > 0 {
-            self.touched.insert(scribe.org);
+            self.touched.insert(encoder.org);
         }
-        let events = scribe.write(
+        let events = encoder.encode(
             steps,
             command.map(|keyed| &keyed.command),
             chain,
@@ -79,29 +81,33 @@ impl Batch {
         )?;
         for (row, recorded) in self.rows.iter().skip(first).zip(&events) {
             self.ended.extend(ended_by(&recorded.payload.event).map(|end| (row.position, end)));
-            self.placed.push(Placed { position: row.position, hash: row.hash, recorded: recorded.clone() });
+            self.positioned.push(PositionedEvent {
+                position: row.position,
+                hash: row.hash,
+                recorded: recorded.clone(),
+            });
         }
         Ok(events)
     }
 
     pub fn expire(
         &mut self,
-        scribe: &Scribe<'_>,
+        encoder: &EventEncoder<'_>,
         format: Format,
-        known: &mut Known,
+        loaded: &mut LoadedAccount,
     ) -> Result<(), LedgerError> {
-        let due = known.account.expire_due_within(format, self.now).into_iter();
+        let due = loaded.account.expire_due_within(format, self.now).into_iter();
         let due = due.map(|(event, balance)| (event, Some(balance)));
-        self.write(scribe, due, None, &mut known.chain).map(|_| ())
+        self.write(encoder, due, None, &mut loaded.chain).map(|_| ())
     }
 
     /// Binds the command's key to what it made; a command that made nothing binds none.
-    pub fn bind(&mut self, command: &Command, events: &[Arc<Recorded>], recent: &mut Recent) {
+    pub fn bind(&mut self, command: &Command, events: &[Arc<Recorded>], recent: &mut RecentIndex) {
         let Some(keyed) = command.idempotency.as_ref().filter(|_| !events.is_empty()) else { return };
         let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
         let position = self.head.next_position - i64::from(count);
         let fingerprint = keyed.command.fingerprint.clone();
-        recent.bind(keyed.hash, Bound { fingerprint, position, count, at: self.now });
+        recent.bind(keyed.hash, BoundKey { fingerprint, position, count, at: self.now });
         self.keys.push((position, keyed.hash));
     }
 
@@ -113,7 +119,7 @@ impl Batch {
     pub fn count(&self) {
         // Of a handful of kinds, nearly always: a search beats a hash of each.
         let mut kinds: Vec<(&'static str, u64)> = vec![];
-        for kind in self.placed.iter().map(|placed| placed.recorded.payload.event.kind()) {
+        for kind in self.positioned.iter().map(|positioned| positioned.recorded.payload.event.kind()) {
             match kinds.iter_mut().find(|(known, _)| *known == kind) {
                 Some((_, count)) => *count += 1,
                 None => kinds.push((kind, 1)),
@@ -122,10 +128,11 @@ impl Batch {
         for (kind, count) in kinds {
             metrics::counter!("tollgate_events_total", "kind" => kind).increment(count);
         }
-        let overage = self.placed.iter().map(|placed| excess(&placed.recorded.payload.event)).sum();
+        let overage =
+            self.positioned.iter().map(|positioned| excess(&positioned.recorded.payload.event)).sum();
         metrics::counter!("tollgate_overage_nanocredits_total").increment(overage);
         for (_, answer) in &self.decided {
-            if let Answer::No(LedgerError::Refused(refusal)) = answer {
+            if let Decision::No(LedgerError::Refused(refusal)) = answer {
                 metrics::counter!("tollgate_refusals_total", "reason" => refusal.name()).increment(1);
             }
         }

@@ -19,7 +19,7 @@ pub(super) const FORMAT: &str = "tollgate-log-3";
 /// Older ones that can be read: the second has no [`Header::end`], the first also lacks the hash that a given event follows.
 pub(super) const FORMATS_BEFORE: [&str; 2] = ["tollgate-log-1", "tollgate-log-2"];
 /// Events read at a time.
-const PAGE: i64 = 5_000;
+const EVENTS_PER_PAGE: i64 = 5_000;
 
 /// Which events a file holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,7 +179,7 @@ async fn part_end(
         Selection::Range { shard, from, to } => {
             let (mut next, mut last_hash, mut events_hash) = (from, Hash::default(), Hash::default());
             while next <= to {
-                let rows = ledger.log().read(shard, next, PAGE.min(to - next + 1)).await?;
+                let rows = ledger.log().read(shard, next, EVENTS_PER_PAGE.min(to - next + 1)).await?;
                 let Some(last) = rows.last() else { break };
                 (next, last_hash) = (last.position + 1, last.hash);
                 events_hash = rows.iter().fold(events_hash, |hash, row| shard_hash(&hash, &row.hash));
@@ -198,7 +198,7 @@ async fn range(
 ) -> Result<u64, ExportError> {
     let (mut next, mut events, mut met) = (from, 0, HashSet::new());
     while next <= to {
-        let rows = ledger.log().read(shard, next, PAGE.min(to - next + 1)).await?;
+        let rows = ledger.log().read(shard, next, EVENTS_PER_PAGE.min(to - next + 1)).await?;
         let Some(last) = rows.last() else { break };
         next = last.position + 1;
         events += rows.len() as u64;
@@ -237,7 +237,8 @@ async fn of_org(
     let (shard, store) = (ledger.shard_of(org), ledger.projector().store());
     let (mut next, mut events) = (1, 0);
     while next <= last_version {
-        let positions = store.org_events(shard, org, next, PAGE.min(last_version - next + 1)).await?;
+        let positions =
+            store.org_events(shard, org, next, EVENTS_PER_PAGE.min(last_version - next + 1)).await?;
         let rows = ledger.log().read_at(shard, &positions).await?;
         let Some(last) = rows.last() else { break };
         next = last.org_version + 1;

@@ -1,33 +1,31 @@
-//! What the writer's memory lacks is read beside it, so that the writer never waits: accounts, bound keys, and
+//! Reads what the writer's memory lacks, in background tasks, so that the writer never waits: accounts, bound keys, and
 //! reservations that ended long ago.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod lookups;
+
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
-use crate::domain::account::{Account, Ended};
+use crate::domain::account::Account;
 use crate::domain::chain::Hash;
-use crate::domain::ids::{OrgId, ReservationId};
+use crate::domain::ids::OrgId;
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
-use crate::domain::views::index::{key_entry, reservation_entry};
-use crate::ledger::decode;
-use crate::ledger::job::Keyed;
+use crate::ledger::fetch::lookups::Binding;
+use crate::ledger::loaded::{Chain, LoadedAccount};
 use crate::ledger::projector::Projector;
-use crate::ledger::state::{Bound, Chain, KEY_KEPT_SECONDS, Known};
-use crate::ledger::tail::Placed;
+use crate::ledger::tail::PositionedEvent;
 use crate::store::{EventLog, EventRow, StoreError};
 
 /// Events read at a time.
-const PAGE: i64 = 2_000;
+const EVENTS_PER_PAGE: i64 = 2_000;
 /// Events looked at in each step of a search by time.
-const PROBES: i64 = 16;
-/// Pages of accounts that are read at once, and look-ups beside them, which are short: the others wait in memory, for as long
+const PROBES_PER_STEP: i64 = 16;
+/// Pages of accounts that are read at once, and as many look-ups, which are short: the others wait in memory, for as long
 /// as it takes. For a connection to the database nobody waits long. An account of many pages has a turn for each of them, so
 /// that those of few need not wait for its last.
-pub(super) const AT_ONCE: usize = 6;
-/// Events after which it is looked up again from where on keys bind: about as many as one row of their index spans.
-const EVENTS_PER_BINDING: i64 = 1_000_000;
+pub(super) const CONCURRENT_READS_MAX: usize = 6;
 /// Raised whenever the serialised form of an account or of the system changes, or what an event folds to: older snapshots
 /// are then not read.
 pub const SNAPSHOT_FORMAT: i32 = 7;
@@ -42,62 +40,48 @@ pub(super) struct Fetcher {
     binding: Arc<Mutex<Binding>>,
 }
 
-/// Where the keys begin that may still bind, as far as that was looked up.
-#[derive(Clone, Copy, Default)]
-struct Binding {
-    /// Raised where the log may have gone back: what was looked up before says nothing of it.
-    generation: u64,
-    found: Option<BindingFrom>,
-}
-
-#[derive(Clone, Copy)]
-struct BindingFrom {
-    from: i64,
-    /// The index reached so far when it was looked up.
-    indexed: i64,
-}
-
 /// Who may read.
 struct Turns {
     accounts: Semaphore,
     look_ups: Semaphore,
 }
 
-/// What a look-up found, and the position up to which it looked.
-pub(super) struct Found {
-    pub checked_to: i64,
-    pub bound: Option<Bound>,
-    pub ended: Option<Ended>,
-}
-
 impl Fetcher {
     pub fn new(shard: i32, log: Arc<dyn EventLog>, projector: Arc<Projector>) -> Fetcher {
-        let turns = Turns { accounts: Semaphore::new(AT_ONCE), look_ups: Semaphore::new(AT_ONCE) };
+        let turns = Turns {
+            accounts: Semaphore::new(CONCURRENT_READS_MAX),
+            look_ups: Semaphore::new(CONCURRENT_READS_MAX),
+        };
         Fetcher { shard, log, projector, turns: Arc::new(turns), binding: Arc::default() }
     }
 
     /// An account as of the last event before `end`, a position of the log. Where the index by org may not hold all of
     /// them yet, `last` is where the last of the others may stand.
-    pub async fn account(&self, org: OrgId, end: i64, last: Option<i64>) -> Result<Known, StoreError> {
-        let mut known = self.saved(org, i64::MAX).await?;
+    pub async fn account(
+        &self,
+        org: OrgId,
+        end: i64,
+        last: Option<i64>,
+    ) -> Result<LoadedAccount, StoreError> {
+        let mut loaded = self.saved(org, i64::MAX).await?;
         loop {
             let indexed = self.projector.indexed(self.shard);
-            self.fold_indexed(&mut known, end).await?;
-            known.forget_ended();
+            self.fold_indexed(&mut loaded, end).await?;
+            loaded.forget_ended();
             let behind = indexed + 1..last.map_or(0, |last| end.min(last + 1));
             if behind.is_empty() {
-                return Ok(known);
+                return Ok(loaded);
             }
-            if let Some(kept) = self.projector.kept(self.shard, org, &behind) {
-                kept.iter().try_for_each(|placed| known.fold_new(placed))?;
-                return Ok(known);
+            if let Some(kept) = self.projector.buffered(self.shard, org, &behind) {
+                kept.iter().try_for_each(|positioned| loaded.fold_new(positioned))?;
+                return Ok(loaded);
             }
             if self.projector.indexed(self.shard) > indexed {
                 // What was kept has gone into the index meanwhile.
                 continue;
             }
             let mut fold = |row: &EventRow| match row.org_id == org.0 {
-                true => known.fold_new(&Placed::read(row)?),
+                true => loaded.fold_new(&PositionedEvent::read(row)?),
                 false => Ok(()),
             };
             let mut next = behind.start;
@@ -105,7 +89,7 @@ impl Fetcher {
                 let _turn = self.accounts_turn().await;
                 next = self.page(next, behind.end, &mut fold).await?;
             }
-            return Ok(known);
+            return Ok(loaded);
         }
     }
 
@@ -114,7 +98,7 @@ impl Fetcher {
     pub async fn position_at(&self, at: Timestamp) -> Result<i64, StoreError> {
         let (mut last, mut after) = (0, self.log.head(self.shard).await?.next_position);
         while last + 1 < after {
-            let step = ((after - last) / PROBES).max(1);
+            let step = ((after - last) / PROBES_PER_STEP).max(1);
             let probed: Vec<i64> =
                 (last + 1..after).rev().step_by(usize::try_from(step).unwrap_or(1)).collect();
             let before = (last, after);
@@ -139,10 +123,10 @@ impl Fetcher {
         self.projector.index_to(self.shard, position).await?;
         let store = self.projector.store();
         let Some(version) = store.org_version_at(self.shard, org, position).await? else { return Ok(None) };
-        let mut known = self.saved(org, version).await?;
-        self.fold_indexed(&mut known, position + 1).await?;
-        known.forget_ended();
-        Ok(Some(known.account))
+        let mut loaded = self.saved(org, version).await?;
+        self.fold_indexed(&mut loaded, position + 1).await?;
+        loaded.forget_ended();
+        Ok(Some(loaded.account))
     }
 
     /// The system org as of the last event before `end`, and the version at which it was saved.
@@ -154,9 +138,9 @@ impl Fetcher {
             if row.org_id != OrgId::SYSTEM.0 || row.org_version <= chain.version || row.position >= end {
                 return Ok(());
             }
-            let placed = Placed::read(row)?;
-            chain.follow(&placed)?;
-            system.evolve(&placed.recorded.payload.event, placed.recorded.at);
+            let positioned = PositionedEvent::read(row)?;
+            chain.follow(&positioned)?;
+            system.evolve(&positioned.recorded.payload.event, positioned.recorded.at);
             Ok(())
         };
         loop {
@@ -169,31 +153,6 @@ impl Fetcher {
         }
         self.tail(indexed + 1, end, |row| fold(row, &mut chain)).await?;
         Ok((system, chain, saved_version))
-    }
-
-    /// What a command's key was bound to, and the reservation that it names where that has ended; as of a position at
-    /// least.
-    pub async fn look_up(
-        &self,
-        org: OrgId,
-        key: Option<&Keyed>,
-        reservation: Option<ReservationId>,
-        as_of: i64,
-    ) -> Result<Found, StoreError> {
-        let _turn = self.turns.look_ups.acquire().await;
-        if self.projector.indexed(self.shard) < as_of {
-            self.projector.index_to(self.shard, as_of).await?;
-        }
-        let checked_to = self.projector.indexed(self.shard);
-        let bound = match key {
-            Some(keyed) => self.bound(org, keyed).await?,
-            None => None,
-        };
-        let ended = match reservation {
-            Some(reservation) => self.ended(reservation).await?,
-            None => None,
-        };
-        Ok(Found { checked_to, bound, ended })
     }
 
     /// Gives every row from a position on, before `end`, to `each`.
@@ -217,7 +176,7 @@ impl Fetcher {
         end: i64,
         each: &mut impl FnMut(&EventRow) -> Result<(), StoreError>,
     ) -> Result<i64, StoreError> {
-        let rows = self.log.read(self.shard, from, PAGE.min(end - from)).await?;
+        let rows = self.log.read(self.shard, from, EVENTS_PER_PAGE.min(end - from)).await?;
         rows.iter().try_for_each(each)?;
         Ok(rows.last().map_or(end, |last| last.position + 1))
     }
@@ -229,16 +188,16 @@ impl Fetcher {
 
     /// An account as it was saved last, at a version or before it. It has forgotten what ended before: the look-ups must
     /// hold that.
-    async fn saved(&self, org: OrgId, version_max: i64) -> Result<Known, StoreError> {
+    async fn saved(&self, org: OrgId, version_max: i64) -> Result<LoadedAccount, StoreError> {
         let _turn = self.accounts_turn().await;
-        let mut known = Known::new(org);
-        let Some((chain, state)) = self.snapshot(org, version_max).await? else { return Ok(known) };
+        let mut loaded = LoadedAccount::new(org);
+        let Some((chain, state)) = self.snapshot(org, version_max).await? else { return Ok(loaded) };
         if let Ok(account) = serde_json::from_slice::<Account>(&state) {
-            known.account = account;
-            known.chain = chain;
-            known.saved_version = chain.version;
+            loaded.account = account;
+            loaded.chain = chain;
+            loaded.saved_version = chain.version;
         }
-        Ok(known)
+        Ok(loaded)
     }
 
     async fn saved_system(&self) -> Result<(System, Chain), StoreError> {
@@ -253,7 +212,7 @@ impl Fetcher {
         let saved = store.snapshot(self.shard, org, SNAPSHOT_FORMAT, version_max).await?;
         let Some(saved) = saved else { return Ok(None) };
         // It may be of events that this log has lost, as after a restore, or of another log.
-        if !self.holds(saved.position, &saved.last_hash).await? {
+        if !self.log_contains(saved.position, &saved.last_hash).await? {
             return Ok(None);
         }
         let chain = Chain { version: saved.version, last_hash: saved.last_hash, position: saved.position };
@@ -262,7 +221,7 @@ impl Fetcher {
 
     /// Whether the log has that event at a position: then everything before it is the same too. Of what was archived the
     /// projections' checkpoints tell, which are known to be of this log.
-    pub async fn holds(&self, position: i64, hash: &Hash) -> Result<bool, StoreError> {
+    pub async fn log_contains(&self, position: i64, hash: &Hash) -> Result<bool, StoreError> {
         let rows = self.log.read(self.shard, position, 1).await?;
         Ok(match rows.first() {
             Some(row) if row.position == position => row.hash == *hash,
@@ -272,102 +231,30 @@ impl Fetcher {
     }
 
     /// Folds what the index by org holds of an account's further events before `end`.
-    async fn fold_indexed(&self, known: &mut Known, end: i64) -> Result<(), StoreError> {
+    async fn fold_indexed(&self, loaded: &mut LoadedAccount, end: i64) -> Result<(), StoreError> {
         loop {
             let _turn = self.accounts_turn().await;
-            let page = self.org_events(known.account.org, known.chain.version + 1).await?;
-            let is_last = i64::try_from(page.len()).is_ok_and(|read| read < PAGE);
+            let page = self.org_events(loaded.account.org, loaded.chain.version + 1).await?;
+            let is_last = i64::try_from(page.len()).is_ok_and(|read| read < EVENTS_PER_PAGE);
             for row in page {
                 if row.position >= end {
                     return Ok(());
                 }
-                known.fold(&Placed::read(&row)?)?;
+                loaded.fold(&PositionedEvent::read(&row)?)?;
             }
             if is_last {
                 return Ok(());
             }
-            known.account.ended.clear();
+            loaded.account.ended.clear();
         }
     }
 
     async fn org_events(&self, org: OrgId, from_version: i64) -> Result<Vec<EventRow>, StoreError> {
-        let positions = self.projector.store().org_events(self.shard, org, from_version, PAGE).await?;
+        let positions =
+            self.projector.store().org_events(self.shard, org, from_version, EVENTS_PER_PAGE).await?;
         if positions.is_empty() {
             return Ok(vec![]);
         }
         self.log.read_at(self.shard, &positions).await
-    }
-
-    /// No key that was bound before this position binds any more: look-ups need not reach farther back, however long the
-    /// log is.
-    pub async fn binding_from(&self) -> Result<i64, StoreError> {
-        let indexed = self.projector.indexed(self.shard);
-        let known = *self.binding();
-        let recent = known.found.filter(|found| indexed < found.indexed.saturating_add(EVENTS_PER_BINDING));
-        if let Some(found) = recent {
-            return Ok(found.from);
-        }
-        let from = self.find_binding_from(indexed).await?;
-        let mut binding = self.binding();
-        if binding.generation != known.generation {
-            // The log may have gone back meanwhile.
-            return Ok(0);
-        }
-        binding.found = Some(BindingFrom { from, indexed });
-        Ok(from)
-    }
-
-    async fn find_binding_from(&self, indexed: i64) -> Result<i64, StoreError> {
-        let Some(last) = self.log.read(self.shard, indexed, 1).await?.into_iter().next() else {
-            return Ok(0);
-        };
-        match self.position_at(Timestamp(last.recorded_at).plus_seconds(-KEY_KEPT_SECONDS)).await {
-            Ok(position) => Ok(position + 1),
-            // Archived events may still bind.
-            Err(StoreError::Missing { .. }) => Ok(0),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The log may have gone back: what was known of it counts no more, nor what is being looked up.
-    pub fn forget_binding(&self) {
-        let mut binding = self.binding();
-        *binding = Binding { generation: binding.generation + 1, found: None };
-    }
-
-    fn binding(&self) -> MutexGuard<'_, Binding> {
-        self.binding.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn bound(&self, org: OrgId, keyed: &Keyed) -> Result<Option<Bound>, StoreError> {
-        let (store, from) = (self.projector.store(), self.binding_from().await?);
-        let positions = store.commands(self.shard, key_entry(&keyed.hash), from).await?;
-        if positions.is_empty() {
-            return Ok(None);
-        }
-        // The index holds a part of the hash; the events say which is this key's. Bound twice, the last one counts.
-        for row in self.log.read_at(self.shard, &positions).await?.iter().rev() {
-            let recorded = decode(row)?;
-            let bound = recorded.payload.command.filter(|bound| bound.key == keyed.command.key);
-            if let Some(bound) = bound.filter(|_| recorded.org == org) {
-                let (fingerprint, count) = (bound.fingerprint, bound.events);
-                return Ok(Some(Bound { fingerprint, position: row.position, count, at: recorded.at }));
-            }
-        }
-        Ok(None)
-    }
-
-    async fn ended(&self, reservation: ReservationId) -> Result<Option<Ended>, StoreError> {
-        let hash = reservation_entry(reservation);
-        let positions = self.projector.store().reservation_events(self.shard, hash).await?;
-        if positions.is_empty() {
-            return Ok(None);
-        }
-        let rows = self.log.read_at(self.shard, &positions).await?;
-        let recorded = rows.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
-        // Another one may share its hash.
-        let own =
-            recorded.iter().filter(|recorded| recorded.payload.event.reservation() == Some(reservation));
-        Ok(Ended::fold(own.map(|recorded| (&recorded.payload.event, recorded.at))))
     }
 }

@@ -1,6 +1,6 @@
 //! This node among the others of its database: what it forwards to a shard's owner, and what the others forward to it.
 //!
-//! Nothing here decides: what was forwarded waits in the same queue as what was asked for here.
+//! Nothing here decides: a forwarded command waits in the same queue as one that a client of this node sent.
 
 use std::sync::Arc;
 
@@ -11,9 +11,10 @@ use tokio::time::timeout;
 
 use crate::domain::event::CommandRef;
 use crate::domain::format::Format;
-use crate::ledger::cluster::wire::{Answer, Forwarded, LATE_AFTER};
-use crate::ledger::cluster::{Cluster, Peer, Reply};
-use crate::ledger::job::{Ask, Claim, Command, Decided, Job, Keyed, Lent};
+use crate::ledger::cluster::wire::{Answer, Forwarded, LATE_TIMEOUT};
+use crate::ledger::cluster::{Cluster, ForwardReply, Peer};
+use crate::ledger::job::{Ask, Command, Decided, Forwarding, Handoff, Job};
+use crate::ledger::keys::Keyed;
 use crate::ledger::{Ledger, LedgerError, Outcome, Submission};
 use crate::store::{Node, Nodes};
 
@@ -23,17 +24,17 @@ const SENDINGS_MAX: usize = 2;
 /// A forwarded command whose sender waits.
 enum Waiting {
     Over(Answer),
-    Queued { answer: oneshot::Receiver<Decided>, claim: Arc<Claim> },
+    Queued { answer: oneshot::Receiver<Decided>, handoff: Arc<Handoff> },
 }
 
 impl Waiting {
     async fn answer(self) -> Answer {
         match self {
             Waiting::Over(answer) => answer,
-            Waiting::Queued { answer, claim } => match timeout(LATE_AFTER, answer).await {
+            Waiting::Queued { answer, handoff } => match timeout(LATE_TIMEOUT, answer).await {
                 Ok(Ok(decided)) => decided.into(),
                 // It was dropped, or takes too long.
-                Ok(Err(_)) | Err(_) if claim.withdraw() => Answer::Dropped,
+                Ok(Err(_)) | Err(_) if handoff.withdraw() => Answer::Dropped,
                 Ok(Err(_)) | Err(_) => Answer::Late,
             },
         }
@@ -101,28 +102,29 @@ impl Ledger {
 
     /// Decides what another node forwards, one answer each and never forwarded again; none where the request can't be
     /// read. Whoever asks is a node ([`Ledger::is_nodes_secret`]).
-    pub async fn take_forwarded(&self, request: &[u8]) -> Option<Vec<u8>> {
+    pub async fn handle_forwarded(&self, request: &[u8]) -> Option<Vec<u8>> {
         let commands: Vec<&RawValue> = serde_json::from_slice(request).ok()?;
-        let waiting: Vec<Waiting> = commands.into_iter().map(|command| self.borrow(command)).collect();
+        let waiting: Vec<Waiting> =
+            commands.into_iter().map(|command| self.enqueue_forwarded(command)).collect();
         serde_json::to_vec(&join_all(waiting.into_iter().map(Waiting::answer)).await).ok()
     }
 
     /// Puts a forwarded command into its shard's queue.
-    fn borrow(&self, command: &RawValue) -> Waiting {
+    fn enqueue_forwarded(&self, command: &RawValue) -> Waiting {
         // One of a newer version, say: its sender decides it.
         let Ok(forwarded) = serde_json::from_str(command.get()) else {
             return Waiting::Over(Answer::Dropped);
         };
         let Forwarded { org, ask, by, command, epoch } = forwarded;
         let (reply, answer) = oneshot::channel();
-        let claim = Arc::<Claim>::default();
-        let lent = Some(Lent { epoch, claim: claim.clone() });
+        let handoff = Arc::<Handoff>::default();
+        let forwarding = Some(Forwarding { epoch, handoff: handoff.clone() });
         let idempotency = Some(Keyed::of(org, command));
-        let command = Command { org, ask: Ask::Org(ask), by, idempotency, lent, reply, found: None };
+        let command = Command { org, ask: Ask::Org(ask), by, idempotency, forwarding, reply, found: None };
         match self.enqueue(org, Job::Command(Box::new(command))) {
             Err(LedgerError::Busy) => Waiting::Over(Answer::Busy),
             // A writer that ends has dropped it, or is deciding it in this moment.
-            Ok(()) | Err(_) => Waiting::Queued { answer, claim },
+            Ok(()) | Err(_) => Waiting::Queued { answer, handoff },
         }
     }
 
@@ -151,9 +153,9 @@ impl Ledger {
             let body = serde_json::to_vec(&forwarded)
                 .map_err(|error| LedgerError::Unavailable(error.to_string()))?;
             match peer.send(shard, epoch, body).await? {
-                Reply::Unknown(error) => return Err(error),
-                Reply::NotDecided => break,
-                Reply::Answered(answer) => {
+                ForwardReply::Unknown(error) => return Err(error),
+                ForwardReply::NotDecided => break,
+                ForwardReply::Answered(answer) => {
                     if let Some(heard) = answer.heard() {
                         return heard;
                     }

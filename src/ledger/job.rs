@@ -1,4 +1,4 @@
-//! What a shard's writer is asked for.
+//! The jobs of a shard's writer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -7,16 +7,14 @@ use tokio::sync::oneshot;
 
 use crate::domain::account::Account;
 use crate::domain::account::command::OrgCommand;
-use crate::domain::event::CommandRef;
 use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::system::SystemCommand;
-use crate::domain::views::index::{KeyHash, key_hash};
-use crate::ledger::fetch::Found;
+use crate::ledger::keys::{Found, Keyed};
 use crate::ledger::{By, LedgerError, Outcome};
 
 pub(super) type ReadView = Box<dyn FnOnce(Option<&Account>) + Send>;
 pub(super) type Decided = Result<Outcome, LedgerError>;
-pub(super) type Reply = oneshot::Sender<Decided>;
+pub(super) type ReplySender = oneshot::Sender<Decided>;
 
 pub(super) enum Job {
     /// Boxed, since a job moves through several queues.
@@ -28,11 +26,19 @@ pub(super) enum Job {
     Follow(Option<oneshot::Sender<()>>),
 }
 
+/// Whether a reader sees the ends that time has brought about and that are not written yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DueEnds {
+    /// As the account counts now: a copy is made where anything is due.
+    Taken,
+    /// What is read has no end by time.
+    Ignored,
+}
+
 /// Somebody who wants to see an account.
 pub(super) struct Reading {
     pub org: OrgId,
-    /// False where time ends nothing of what is looked at.
-    pub takes_due: bool,
+    pub due_ends: DueEnds,
     pub view: ReadView,
 }
 
@@ -42,33 +48,26 @@ pub(super) struct Command {
     pub by: By,
     pub idempotency: Option<Keyed>,
     /// Where another node forwarded it.
-    pub lent: Option<Lent>,
-    pub reply: Reply,
-    /// What was looked up for it.
+    pub forwarding: Option<Forwarding>,
+    pub reply: ReplySender,
+    /// The result of the look-up in the projections that it needed.
     pub found: Option<Found>,
 }
 
-/// How another node's command is had here.
-pub(super) struct Lent {
+/// What comes with a command that another node forwarded.
+pub(super) struct Forwarding {
     /// Under a later epoch it is dropped unanswered.
     pub epoch: i64,
-    pub claim: Arc<Claim>,
+    pub handoff: Arc<Handoff>,
 }
 
-/// Who may decide a forwarded command: the writer here, or its sender again.
+/// Who may decide a forwarded command: this node's writer, or its sender after all.
 #[derive(Debug, Default)]
-pub(super) struct Claim(AtomicU8);
+pub(super) struct Handoff(AtomicU8);
 
 const WAITS: u8 = 0;
 const TAKEN: u8 = 1;
 const WITHDRAWN: u8 = 2;
-
-/// What a command is called by its caller (I4).
-pub(super) struct Keyed {
-    pub command: CommandRef,
-    /// Of its key within its org.
-    pub hash: KeyHash,
-}
 
 #[allow(clippy::large_enum_variant, reason = "nearly all are an org's; a box each would cost more")]
 pub(super) enum Ask {
@@ -76,14 +75,8 @@ pub(super) enum Ask {
     System(SystemCommand),
 }
 
-impl Keyed {
-    pub fn of(org: OrgId, command: CommandRef) -> Keyed {
-        Keyed { hash: key_hash(org, &command.key), command }
-    }
-}
-
-impl Claim {
-    /// Its sender may have it back, and it is never decided here. False where it has been taken.
+impl Handoff {
+    /// Gives the command back to its sender: it is never decided here. False where the writer has taken it.
     pub fn withdraw(&self) -> bool {
         self.turn(WAITS, WITHDRAWN) != TAKEN
     }
@@ -107,13 +100,13 @@ impl Claim {
 impl Command {
     /// From now on it is decided here and nowhere else. False where its sender has it back.
     pub fn take(&self) -> bool {
-        self.lent.as_ref().is_none_or(|lent| lent.claim.take())
+        self.forwarding.as_ref().is_none_or(|forwarding| forwarding.handoff.take())
     }
 
     /// Nothing of it was written, nor will be of what was decided.
     pub fn give_back(&self) {
-        if let Some(lent) = &self.lent {
-            lent.claim.give_back();
+        if let Some(forwarding) = &self.forwarding {
+            forwarding.handoff.give_back();
         }
     }
 
@@ -142,8 +135,10 @@ impl Job {
 
     pub fn refuse(self, why: &LedgerError) {
         match self {
-            // Nothing was written: whoever forwarded it decides by itself, since it may be this node alone that can't.
-            Job::Command(command) if command.lent.is_some() && matches!(why, LedgerError::Unavailable(_)) => {
+            // Nothing was written: the node that forwarded it decides by itself, since only this one may be unable to write.
+            Job::Command(command)
+                if command.forwarding.is_some() && matches!(why, LedgerError::Unavailable(_)) =>
+            {
                 command.give_back();
             }
             Job::Command(command) => send(command.reply, Err(why.clone())),
@@ -154,6 +149,6 @@ impl Job {
 }
 
 /// A caller that went away cancels nothing: its answer is dropped.
-pub(super) fn send(reply: Reply, answer: Decided) {
+pub(super) fn send(reply: ReplySender, answer: Decided) {
     let _ = reply.send(answer);
 }

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use fastbloom::BloomFilter;
 use uuid::Uuid;
 
+use crate::domain::chain;
+use crate::domain::event::Recorded;
 use crate::domain::time::Timestamp;
+use crate::domain::views::index::{key_entry, key_hash};
 use crate::domain::views::runs::Hash;
 
 /// Keys of the first layer; each further one holds twice as many, up to the last's.
@@ -31,6 +34,24 @@ pub(super) struct KeyFilter {
     layers: VecDeque<Layer>,
     /// The number of the first layer: those before it hold only keys that bind no more.
     first: i64,
+}
+
+/// The filter of a shard's writer, and how far it holds every key.
+#[derive(Debug, Default)]
+pub(super) struct BoundKeys {
+    pub filter: KeyFilter,
+    /// The last event whose key the filter holds with those before it, by position and hash.
+    pub filled_to: Option<(i64, chain::Hash)>,
+}
+
+impl BoundKeys {
+    /// Adds the key that an event bound.
+    pub fn add(&mut self, recorded: &Recorded) {
+        if let Some(command) = &recorded.payload.command {
+            let key = key_hash(recorded.org, &command.key);
+            self.filter.insert(key_entry(&key), recorded.at);
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -9,15 +9,19 @@ mod access;
 mod batch;
 mod cluster;
 mod decode;
+mod event_encoder;
 pub mod export;
 mod fetch;
 mod forwarding;
 mod job;
 mod key_filter;
+mod keys;
+mod loaded;
 pub mod projector;
-mod scribe;
+mod recent;
 mod snapshots;
 mod state;
+mod submission;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -27,14 +31,12 @@ mod writer;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
 use crate::domain::account::Account;
-use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::{Balance, CommandRef, Event, Recorded};
+use crate::domain::event::CommandRef;
 use crate::domain::format::Format;
 use crate::domain::ids::{KeyId, OrgId};
 use crate::domain::system::{System, SystemCommand};
@@ -42,9 +44,10 @@ use crate::domain::time::Timestamp;
 use crate::ledger::access::Accesses;
 use crate::ledger::cluster::Cluster;
 use crate::ledger::fetch::Fetcher;
-use crate::ledger::job::{Ask, Command, Job, Keyed, Reading};
+use crate::ledger::job::{Ask, Command, DueEnds, Job, Reading};
+use crate::ledger::keys::Keyed;
 use crate::ledger::projector::Projector;
-use crate::ledger::snapshots::Keeper;
+use crate::ledger::snapshots::SnapshotWriter;
 use crate::ledger::writer::{Progress, Writer};
 use crate::store::projections::Projections;
 use crate::store::{CLOCK_SKEW_MICROS_MAX, EventLog, Rates, StoreError};
@@ -53,26 +56,28 @@ pub use crate::ledger::access::Access;
 pub use crate::ledger::cluster::PATH as FORWARD_PATH;
 pub use crate::ledger::decode::decode;
 pub use crate::ledger::fetch::SNAPSHOT_FORMAT;
+pub use crate::ledger::submission::{By, LedgerError, Outcome, Submission};
 
 /// Commands that may wait; past it callers get `Busy`. At 50,000 commands/s this is a fifth of a second.
 const QUEUE_MAX: usize = 10_000;
 
 /// How much one shard keeps in memory.
 #[derive(Clone, Copy, Debug)]
-pub struct Memory {
-    /// Keys and ended reservations that stay though a look-up would find them: retries come soon.
+pub struct MemoryLimits {
+    /// Keys and ended reservations that stay though the projections hold them: retries come soon.
     pub recent: usize,
     /// Accounts before idle ones leave.
     pub accounts: usize,
     /// Events after which an account is saved, so that its next fold is short, and that of a balance of the past.
     pub events_per_snapshot: i64,
-    /// Events that the look-ups may lack, and that are therefore kept: with more, writes wait for the projections.
+    /// Events that the index projections may lack, and that therefore stay in memory: with more, writes wait for the
+    /// projections.
     pub unindexed: i64,
 }
 
-impl Default for Memory {
-    fn default() -> Memory {
-        Memory { recent: 16_384, accounts: 16_384, events_per_snapshot: 1_000, unindexed: 1_000_000 }
+impl Default for MemoryLimits {
+    fn default() -> MemoryLimits {
+        MemoryLimits { recent: 16_384, accounts: 16_384, events_per_snapshot: 1_000, unindexed: 1_000_000 }
     }
 }
 
@@ -92,96 +97,18 @@ struct Shared {
     clock: Clock,
 }
 
-/// What there is of a shard's writer.
+/// The queue of a shard's writer, and what it shares.
 struct ShardHandle {
     queue: mpsc::Sender<Job>,
     progress: Arc<Progress>,
     accesses: Arc<Accesses>,
-    /// The writer's: whoever reads the past takes turns with what it loads.
+    /// The writer's: readers of past balances share its limit on concurrent reads.
     fetcher: Fetcher,
 }
 
 impl std::fmt::Debug for Ledger {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Ledger").field("shards", &self.shared.shards.len()).finish()
-    }
-}
-
-/// One command with who asks and under which key.
-#[derive(Clone, Debug)]
-pub struct Submission {
-    pub org: OrgId,
-    pub command: OrgCommand,
-    pub by: By,
-    pub idempotency: Option<CommandRef>,
-}
-
-/// In whose name a command is asked for.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub enum By {
-    /// Tollgate's own workers.
-    Tollgate,
-    /// A key. One of the org itself must still open it when the command is decided.
-    Key(KeyId),
-    /// A key under which a request began that has to be ended, whatever became of the key since.
-    Begun(KeyId),
-}
-
-impl By {
-    pub(super) fn key(self) -> Option<KeyId> {
-        match self {
-            By::Tollgate => None,
-            By::Key(key) | By::Begun(key) => Some(key),
-        }
-    }
-}
-
-impl From<Option<KeyId>> for By {
-    fn from(key: Option<KeyId>) -> By {
-        key.map_or(By::Tollgate, By::Key)
-    }
-}
-
-/// What a command made. A replay returns what the first one made.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Outcome {
-    /// Empty where the command was done already.
-    pub events: Vec<Arc<Recorded>>,
-    pub replayed: bool,
-}
-
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum LedgerError {
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    #[error("too many commands wait; try again shortly")]
-    Busy,
-    #[error("the ledger can't write now: {0}")]
-    Unavailable(String),
-    /// It may have been written, or not. The same idempotency key tells.
-    #[error("whether it was written is not known ({0}); retry with the same key")]
-    Unknown(String),
-}
-
-impl Outcome {
-    pub fn recorded(&self) -> impl Iterator<Item = &Recorded> {
-        self.events.iter().map(Arc::as_ref)
-    }
-
-    /// What `pick` makes of the first event of which it makes something.
-    pub fn find<T>(&self, pick: impl FnMut(&Event) -> Option<T>) -> Option<T> {
-        self.recorded().map(|recorded| &recorded.payload.event).find_map(pick)
-    }
-
-    /// The org's balance after the last event; none where there is none, and for the system's.
-    pub fn balance_after(&self) -> Option<Balance> {
-        self.recorded().last().and_then(|recorded| recorded.payload.balance)
-    }
-}
-
-impl From<StoreError> for LedgerError {
-    fn from(error: StoreError) -> LedgerError {
-        LedgerError::Unavailable(error.to_string())
     }
 }
 
@@ -194,7 +121,7 @@ impl Ledger {
         log: Arc<dyn EventLog>,
         projections: Arc<dyn Projections>,
         clock: Clock,
-        memory: Memory,
+        memory: MemoryLimits,
     ) -> Result<Ledger, LedgerError> {
         let projector = Arc::new(Projector::open(log.clone(), projections.clone()).await?);
         let system = Arc::new(ArcSwap::from_pointee(System::default()));
@@ -202,8 +129,10 @@ impl Ledger {
         for shard in projector.shards() {
             let (sender, queue) = mpsc::channel(QUEUE_MAX);
             let fetcher = Fetcher::new(shard, log.clone(), projector.clone());
-            let keeper = Keeper::start(shard, projections.clone(), memory.events_per_snapshot);
-            let writer = Writer::open(fetcher.clone(), clock.clone(), system.clone(), keeper, memory).await?;
+            let snapshot_writer =
+                SnapshotWriter::start(shard, projections.clone(), memory.events_per_snapshot);
+            let writer =
+                Writer::open(fetcher.clone(), clock.clone(), system.clone(), snapshot_writer, memory).await?;
             shards.push(ShardHandle {
                 queue: sender,
                 progress: writer.progress(),
@@ -217,9 +146,9 @@ impl Ledger {
         Ok(Ledger { shared: Arc::new(shared) })
     }
 
-    /// Gives it what the nodes of its database share beside the log.
+    /// Gives it the rates that the nodes of its database share.
     pub fn share_rates(&self, rates: Arc<dyn Rates>) {
-        // What is shared stays what it is.
+        // The first ones stay.
         let _ = self.shared.rates.set(rates);
     }
 
@@ -240,7 +169,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Looks at all heads, and folds beside everything else what other nodes have written.
+    /// Reads all heads, and has the writers fold in the background what other nodes have appended.
     ///
     /// # Errors
     /// Where the log can't be read.
@@ -312,7 +241,7 @@ impl Ledger {
         org: OrgId,
         view: impl FnOnce(&Account) -> T + Send + 'static,
     ) -> Result<T, LedgerError> {
-        self.look(org, true, view).await
+        self.look(org, DueEnds::Taken, view).await
     }
 
     /// The same for what time does not end, such as keys, projects and limits: an account of which much is due is not
@@ -320,18 +249,18 @@ impl Ledger {
     ///
     /// # Errors
     /// As [`Ledger::read`].
-    pub async fn read_lasting<T: Send + 'static>(
+    pub async fn read_without_expiry<T: Send + 'static>(
         &self,
         org: OrgId,
         view: impl FnOnce(&Account) -> T + Send + 'static,
     ) -> Result<T, LedgerError> {
-        self.look(org, false, view).await
+        self.look(org, DueEnds::Ignored, view).await
     }
 
     async fn look<T: Send + 'static>(
         &self,
         org: OrgId,
-        takes_due: bool,
+        due_ends: DueEnds,
         view: impl FnOnce(&Account) -> T + Send + 'static,
     ) -> Result<T, LedgerError> {
         let (reply, answer) = oneshot::channel();
@@ -339,7 +268,7 @@ impl Ledger {
             // A reader that went away needs no answer.
             let _ = reply.send(account.map(view));
         };
-        self.enqueue(org, Job::Read(Reading { org, takes_due, view: Box::new(view) }))?;
+        self.enqueue(org, Job::Read(Reading { org, due_ends, view: Box::new(view) }))?;
         let unread = |_| LedgerError::Unavailable("the account can't be read now".into());
         let seen = answer.await.map_err(unread)?;
         seen.ok_or(LedgerError::Refused(Refusal::UnknownOrg))
@@ -356,7 +285,7 @@ impl Ledger {
             Some(access) => Ok(access),
             None => {
                 let now = self.shared.clock.now();
-                self.read_lasting(org, move |account| accesses.keep(account, now)).await
+                self.read_without_expiry(org, move |account| accesses.keep(account, now)).await
             }
         }
     }
@@ -424,15 +353,17 @@ impl Ledger {
         self.shared.system.load_full()
     }
 
+    /// The clock by which commands are decided.
     pub fn clock(&self) -> &Clock {
         &self.shared.clock
     }
 
+    /// The log that this ledger appends to. Appending beside the ledger is safe, and costs a lost race.
     pub fn log(&self) -> &Arc<dyn EventLog> {
         &self.shared.log
     }
 
-    /// Nothing more is to be asked of this ledger.
+    /// Has the database's files hold everything: to be called last.
     ///
     /// # Errors
     /// Where the files can't be written; nothing is lost then.
@@ -441,11 +372,12 @@ impl Ledger {
         log.and(self.shared.projector.store().close().await)
     }
 
-    /// What keeps the projections.
+    /// The projections, with how far they are folded.
     pub fn projector(&self) -> &Arc<Projector> {
         &self.shared.projector
     }
 
+    /// The shards of the database, from 0; their number never changes.
     pub fn shards(&self) -> impl Iterator<Item = i32> + use<> {
         (0..).take(self.shared.shards.len())
     }
@@ -464,7 +396,7 @@ impl Ledger {
     ) -> Result<Outcome, LedgerError> {
         let (reply, answer) = oneshot::channel();
         let idempotency = idempotency.map(|command| Keyed::of(org, command));
-        let command = Command { org, ask, by, idempotency, lent: None, reply, found: None };
+        let command = Command { org, ask, by, idempotency, forwarding: None, reply, found: None };
         self.enqueue(org, Job::Command(Box::new(command)))?;
         answer.await.map_err(|_| ended())?
     }

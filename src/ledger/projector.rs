@@ -1,6 +1,6 @@
 //! Folds the log into the projections, each batch of rows with its checkpoint (I7).
 //!
-//! Whoever needs a current row catches up first; a worker does it for everybody else. A rebuild folds a view into a
+//! A reader that needs a current row catches up first; a worker does it for all others. A rebuild folds a view into a
 //! further generation while readers use the one that stands, then changes over.
 
 use std::collections::BTreeMap;
@@ -14,16 +14,16 @@ use crate::domain::chain::Hash;
 use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
 use crate::domain::views::{Changes, View};
-use crate::ledger::tail::{Placed, Tail};
+use crate::ledger::tail::{PositionedEvent, Tail};
 use crate::store::projections::{Checkpoint, Projections};
 use crate::store::{EventLog, StoreError};
 
 /// Events folded in one transaction.
-const PAGE: i64 = 32_768;
+const EVENTS_PER_PAGE: i64 = 32_768;
 /// Attempts to compare a view that other nodes move on.
 const COMPARISONS_MAX: usize = 20;
-/// What the ledger looks up before it decides: its memory reaches back to their checkpoints.
-const LOOKED_UP: [View; 3] = [View::OrgEvents, View::Commands, View::Reservations];
+/// The index projections, which the ledger reads before it decides: its memory reaches back to their checkpoints.
+const INDEX_VIEWS: [View; 3] = [View::OrgEvents, View::Commands, View::Reservations];
 
 pub struct Projector {
     log: Arc<dyn EventLog>,
@@ -76,14 +76,14 @@ impl Projector {
         let shards = log.heads().await?.iter().map(|_| Shard::default()).collect();
         let projector = Projector { log, store, shards };
         for shard in projector.shards() {
-            projector.look_again(shard).await?;
+            projector.reload(shard).await?;
         }
         Ok(projector)
     }
 
-    /// Learns from the database alone how far the shard's projections have come, and drops what this node has of the
-    /// log in memory: either may have gone back. Rows that were folded from another log are dropped.
-    pub(super) async fn look_again(&self, shard: i32) -> Result<(), StoreError> {
+    /// Reads the shard's checkpoints from the database again, and drops the events that this node has buffered: either may
+    /// have gone back. Rows that were folded from another log are dropped.
+    pub(super) async fn reload(&self, shard: i32) -> Result<(), StoreError> {
         let Some(state) = self.shard(shard) else { return Ok(()) };
         let _running = state.running.lock().await;
         state.tail.clear();
@@ -110,15 +110,15 @@ impl Projector {
         self.shard(shard).map_or(0, |state| state.indexed.load(Ordering::Acquire))
     }
 
-    /// Says that the shard's log has grown.
+    /// Wakes the runner: the shard's log has grown.
     pub fn wake(&self, shard: i32) {
         if let Some(state) = self.shard(shard) {
             state.written.notify_one();
         }
     }
 
-    /// Says what this node has added to the shard's log.
-    pub(super) fn wrote(&self, shard: i32, batch: Vec<Placed>) {
+    /// Buffers what this node has added to the shard's log, and wakes the runner.
+    pub(super) fn publish(&self, shard: i32, batch: Vec<PositionedEvent>) {
         if let Some(state) = self.shard(shard) {
             state.tail.push(batch);
             state.written.notify_one();
@@ -126,7 +126,12 @@ impl Projector {
     }
 
     /// An org's events within a range of positions, where this node still has all of the range in memory.
-    pub(super) fn kept(&self, shard: i32, org: OrgId, range: &Range<i64>) -> Option<Vec<Placed>> {
+    pub(super) fn buffered(
+        &self,
+        shard: i32,
+        org: OrgId,
+        range: &Range<i64>,
+    ) -> Option<Vec<PositionedEvent>> {
         self.shard(shard)?.tail.of(org, range)
     }
 
@@ -160,7 +165,7 @@ impl Projector {
                 Step::Lost => return Ok(false),
             }
             let end = self.log.head(shard).await?.next_position - 1;
-            if end - self.indexed(shard) > PAGE {
+            if end - self.indexed(shard) > EVENTS_PER_PAGE {
                 // While a view that lay far behind was folded, look-ups fell behind.
                 goal = end;
             }
@@ -288,7 +293,7 @@ impl Projector {
         let live: Vec<_> = checkpoints.into_iter().filter(|checkpoint| checkpoint.live).collect();
         let is_behind = |checkpoint: &&Checkpoint| checkpoint.position < goal;
         let looked_up =
-            live.iter().filter(|checkpoint| LOOKED_UP.contains(&checkpoint.view)).filter(is_behind);
+            live.iter().filter(|checkpoint| INDEX_VIEWS.contains(&checkpoint.view)).filter(is_behind);
         let first = looked_up.map(|checkpoint| checkpoint.position).min();
         let any = || live.iter().filter(is_behind).map(|checkpoint| checkpoint.position).min();
         let Some(from) = first.or_else(any) else { return Ok(Step::Done) };
@@ -316,7 +321,8 @@ impl Projector {
     /// another runner was there first.
     async fn fold(&self, shard: i32, from: &[Checkpoint], to: i64) -> Result<Option<Checkpoint>, StoreError> {
         let Some(first) = from.first() else { return Ok(None) };
-        let wanted = first.position + 1..to.min(first.position.saturating_add(PAGE)).saturating_add(1);
+        let wanted =
+            first.position + 1..to.min(first.position.saturating_add(EVENTS_PER_PAGE)).saturating_add(1);
         let page = self.page(shard, &wanted).await?;
         let views: Vec<View> = from.iter().map(|checkpoint| checkpoint.view).collect();
         // A page takes as long as many commits: the threads that answer callers don't do it.
@@ -328,7 +334,7 @@ impl Projector {
     }
 
     /// Consecutive events from the range's start on, as far as it pleases: those just written here, else the log's.
-    async fn page(&self, shard: i32, wanted: &Range<i64>) -> Result<Vec<Arc<[Placed]>>, StoreError> {
+    async fn page(&self, shard: i32, wanted: &Range<i64>) -> Result<Vec<Arc<[PositionedEvent]>>, StoreError> {
         let kept = self.shard(shard).map(|state| state.tail.from(wanted.start)).unwrap_or_default();
         if let Some(last) = kept.last().and_then(|batch| batch.last()) {
             let found = self.log.read(shard, last.position, 1).await?;
@@ -342,7 +348,7 @@ impl Projector {
         if let Some(first) = rows.first().filter(|first| first.position > wanted.start) {
             return Err(StoreError::Missing { shard, from: wanted.start, to: first.position - 1 });
         }
-        Ok(vec![rows.iter().map(Placed::read).collect::<Result<_, _>>()?])
+        Ok(vec![rows.iter().map(PositionedEvent::read).collect::<Result<_, _>>()?])
     }
 
     async fn live(&self, shard: i32) -> Result<Vec<Checkpoint>, StoreError> {
@@ -383,7 +389,7 @@ impl Projector {
     fn note(&self, shard: i32, checkpoints: &[Checkpoint]) {
         let live = checkpoints.iter().filter(|checkpoint| checkpoint.live);
         let folded = live.clone().map(|checkpoint| checkpoint.position).min();
-        let looked_up = live.filter(|checkpoint| LOOKED_UP.contains(&checkpoint.view));
+        let looked_up = live.filter(|checkpoint| INDEX_VIEWS.contains(&checkpoint.view));
         if let (Some(state), Some(indexed)) =
             (self.shard(shard), looked_up.map(|checkpoint| checkpoint.position).min())
         {
@@ -406,14 +412,18 @@ impl Projector {
 }
 
 /// Folds the wanted events of a page; the last one's position and hash, where there is one.
-fn fold_page(page: &[Arc<[Placed]>], wanted: &Range<i64>, views: &[View]) -> Option<(i64, Hash, Changes)> {
+fn fold_page(
+    page: &[Arc<[PositionedEvent]>],
+    wanted: &Range<i64>,
+    views: &[View],
+) -> Option<(i64, Hash, Changes)> {
     let (mut changes, mut last) = (Changes::default(), None);
-    let placed = page.iter().flat_map(|batch| batch.iter());
-    for placed in placed.filter(|placed| wanted.contains(&placed.position)) {
+    let positioned = page.iter().flat_map(|batch| batch.iter());
+    for positioned in positioned.filter(|positioned| wanted.contains(&positioned.position)) {
         for view in views {
-            changes.fold(*view, placed.position, &placed.recorded);
+            changes.fold(*view, positioned.position, &positioned.recorded);
         }
-        last = Some((placed.position, placed.hash));
+        last = Some((positioned.position, positioned.hash));
     }
     last.map(|(position, hash)| (position, hash, changes))
 }

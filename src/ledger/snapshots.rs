@@ -1,4 +1,4 @@
-//! Saves folded accounts, the system and the filter of keys beside the writer: a cache that spares later folds.
+//! Saves folded accounts, the system and the filter of keys in a background task: a cache that spares later folds.
 //!
 //! What can't be saved at once is not saved: the writer never waits, and nothing depends on it.
 
@@ -14,7 +14,7 @@ use crate::domain::system::System;
 use crate::domain::time::Timestamp;
 use crate::ledger::fetch::{Fetcher, SNAPSHOT_FORMAT};
 use crate::ledger::key_filter::{KeyFilter, Layer};
-use crate::ledger::state::{Chain, Known};
+use crate::ledger::loaded::{Chain, LoadedAccount};
 use crate::store::StoreError;
 use crate::store::projections::{Projections, SavedFilter, Snapshot};
 
@@ -28,13 +28,13 @@ const EVENTS_PER_FILTER: i64 = 1_000_000;
 /// Events of the system after which it is saved again: a start folds those since, a tenth of a second's work. Where it was
 /// folded from far more, a share of those, since all of it is written.
 const EVENTS_PER_SYSTEM: i64 = 5_000;
-const SYSTEM_SHARE: i64 = 16;
+const EVENTS_PER_SYSTEM_SHARE: i64 = 16;
 /// Accounts that may wait to be saved; a large one counts as several.
-const WAITING_MAX: u32 = 1_024;
+const WAITING_ACCOUNTS_MAX: u32 = 1_024;
 /// Accounts saved in one transaction.
-const TOGETHER: usize = 64;
+const SAVES_PER_TRANSACTION: usize = 64;
 /// Another node may replace a filter while it is read.
-const LOADS_MAX: usize = 3;
+const FILTER_LOADS_MAX: usize = 3;
 
 #[allow(clippy::large_enum_variant, reason = "few, and short-lived")]
 enum Save {
@@ -55,8 +55,8 @@ enum Save {
     },
 }
 
-/// The writer's end: takes what may be saved.
-pub(super) struct Keeper {
+/// The writer's handle on that task.
+pub(super) struct SnapshotWriter {
     saves: mpsc::UnboundedSender<Save>,
     room: Arc<Semaphore>,
     events_per_snapshot: i64,
@@ -65,40 +65,40 @@ pub(super) struct Keeper {
     pub system_saved_version: i64,
 }
 
-impl Keeper {
-    pub fn start(shard: i32, store: Arc<dyn Projections>, events_per_snapshot: i64) -> Keeper {
+impl SnapshotWriter {
+    pub fn start(shard: i32, store: Arc<dyn Projections>, events_per_snapshot: i64) -> SnapshotWriter {
         let (saves, waiting) = mpsc::unbounded_channel();
         tokio::spawn(save_all(shard, store, waiting));
-        let room = Arc::new(Semaphore::new(WAITING_MAX as usize));
-        Keeper { saves, room, events_per_snapshot, filter_saved_at: 0, system_saved_version: 0 }
+        let room = Arc::new(Semaphore::new(WAITING_ACCOUNTS_MAX as usize));
+        SnapshotWriter { saves, room, events_per_snapshot, filter_saved_at: 0, system_saved_version: 0 }
     }
 
     /// Saves an account that has moved far since it was saved last.
-    pub fn offer(&self, known: &mut Known) {
-        if known.unsaved() >= self.events_per_snapshot.max(size(&known.account)) {
-            self.save(known);
+    pub fn save_if_due(&self, loaded: &mut LoadedAccount) {
+        if loaded.unsaved() >= self.events_per_snapshot.max(size(&loaded.account)) {
+            self.save(loaded);
         }
     }
 
     /// Saves an account that has not moved since this was last called, or that was just folded.
-    pub fn offer_resting(&self, known: &mut Known) {
-        if known.seen_version == known.chain.version && is_worth_it(known) {
-            self.save(known);
+    pub fn save_if_at_rest(&self, loaded: &mut LoadedAccount) {
+        if loaded.seen_version == loaded.chain.version && is_worth_it(loaded) {
+            self.save(loaded);
         }
-        known.seen_version = known.chain.version;
+        loaded.seen_version = loaded.chain.version;
     }
 
     /// Saves an account that leaves memory.
-    pub fn offer_evicted(&self, mut known: Known) {
-        if is_worth_it(&known) {
-            known.account.ended.clear();
-            if let Some(room) = self.room(&known.account) {
-                self.send(known.account, known.chain, room);
+    pub fn save_evicted(&self, mut loaded: LoadedAccount) {
+        if is_worth_it(&loaded) {
+            loaded.account.ended.clear();
+            if let Some(room) = self.room(&loaded.account) {
+                self.send(loaded.account, loaded.chain, room);
             }
         }
     }
 
-    pub fn offer_filter(&mut self, filter: &KeyFilter, position: i64, hash: Hash) {
+    pub fn save_filter_if_due(&mut self, filter: &KeyFilter, position: i64, hash: Hash) {
         if position - self.filter_saved_at >= EVENTS_PER_FILTER
             && self.saves.send(Save::Filter { filter: filter.clone(), position, hash }).is_ok()
         {
@@ -106,8 +106,9 @@ impl Keeper {
         }
     }
 
-    pub fn offer_system(&mut self, system: &System, chain: Chain) {
-        if chain.version - self.system_saved_version >= EVENTS_PER_SYSTEM.max(chain.version / SYSTEM_SHARE)
+    pub fn save_system_if_due(&mut self, system: &System, chain: Chain) {
+        if chain.version - self.system_saved_version
+            >= EVENTS_PER_SYSTEM.max(chain.version / EVENTS_PER_SYSTEM_SHARE)
             && self.saves.send(Save::System { system: system.clone(), chain }).is_ok()
         {
             self.system_saved_version = chain.version;
@@ -131,14 +132,14 @@ impl Keeper {
         Ok(filter)
     }
 
-    fn save(&self, known: &mut Known) {
-        let Some(room) = self.room(&known.account) else { return };
+    fn save(&self, loaded: &mut LoadedAccount) {
+        let Some(room) = self.room(&loaded.account) else { return };
         // What has ended is looked up; the rest is what a fold needs.
-        let ended = std::mem::take(&mut known.account.ended);
-        let account = known.account.clone();
-        known.account.ended = ended;
-        if self.send(account, known.chain, room) {
-            known.saved_version = known.chain.version;
+        let ended = std::mem::take(&mut loaded.account.ended);
+        let account = loaded.account.clone();
+        loaded.account.ended = ended;
+        if self.send(account, loaded.chain, room) {
+            loaded.saved_version = loaded.chain.version;
         }
     }
 
@@ -155,11 +156,11 @@ impl Keeper {
 /// The layers of the saved filter, and the position up to which they hold every key.
 async fn saved_layers(fetcher: &Fetcher, end: i64) -> Result<Option<(i64, Vec<Layer>)>, StoreError> {
     let (store, shard) = (fetcher.projector.store(), fetcher.shard);
-    'loads: for _ in 0..LOADS_MAX {
+    'loads: for _ in 0..FILTER_LOADS_MAX {
         let saved = store.key_filter(shard).await?.filter(|saved| saved.position <= end);
         let Some(SavedFilter { series, position, hash, layers: numbers }) = saved else { return Ok(None) };
         // One of another log, or of events that this one has lost, may lack keys that stand in this one.
-        if !fetcher.holds(position, &hash).await? {
+        if !fetcher.log_contains(position, &hash).await? {
             return Ok(None);
         }
         let mut layers = Vec::new();
@@ -182,7 +183,7 @@ async fn saved_layers(fetcher: &Fetcher, end: i64) -> Result<Option<(i64, Vec<La
 }
 
 fn room(of: &Arc<Semaphore>, size: i64) -> Option<OwnedSemaphorePermit> {
-    let size = u32::try_from(size).unwrap_or(u32::MAX).min(WAITING_MAX);
+    let size = u32::try_from(size).unwrap_or(u32::MAX).min(WAITING_ACCOUNTS_MAX);
     of.clone().try_acquire_many_owned(size).ok()
 }
 
@@ -193,14 +194,14 @@ fn size(account: &Account) -> i64 {
     i64::try_from(1 + parts / PARTS_PER_EVENT).unwrap_or(i64::MAX)
 }
 
-fn is_worth_it(known: &Known) -> bool {
-    known.unsaved() >= EVENTS_AT_REST.max(size(&known.account))
+fn is_worth_it(loaded: &LoadedAccount) -> bool {
+    loaded.unsaved() >= EVENTS_AT_REST.max(size(&loaded.account))
 }
 
 async fn save_all(shard: i32, store: Arc<dyn Projections>, mut waiting: mpsc::UnboundedReceiver<Save>) {
-    let mut saves = Vec::with_capacity(TOGETHER);
+    let mut saves = Vec::with_capacity(SAVES_PER_TRANSACTION);
     let mut series = None;
-    while waiting.recv_many(&mut saves, TOGETHER).await > 0 {
+    while waiting.recv_many(&mut saves, SAVES_PER_TRANSACTION).await > 0 {
         let some = std::mem::take(&mut saves);
         let before = series;
         // A large account or filter takes as long as many commits: the threads that answer callers don't do it.
@@ -303,7 +304,7 @@ mod tests {
 
     #[test]
     fn the_largest_account_waits_alone_and_is_saved() {
-        let all = Arc::new(Semaphore::new(WAITING_MAX as usize));
+        let all = Arc::new(Semaphore::new(WAITING_ACCOUNTS_MAX as usize));
 
         let largest = room(&all, i64::MAX).expect("nobody waits");
         assert!(room(&all, 1).is_none(), "the largest takes all of it");

@@ -1,22 +1,18 @@
-//! What a shard's writer keeps in memory: accounts in use, and what the look-ups do not hold yet.
+//! What a shard's writer keeps in memory: accounts in use, and what the index projections do not hold yet.
 
-use std::collections::VecDeque;
-
-use crate::domain::account::{Account, Ended};
-use crate::domain::chain::Hash;
-use crate::domain::event::{Event, Recorded};
+use crate::domain::account::Ended;
 use crate::domain::ids::{IdMap, OrgId, ReservationId};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
-use crate::domain::views::index::{KeyHash, key_entry, key_hash};
-use crate::ledger::Memory;
+use crate::domain::views::index::key_hash;
+use crate::ledger::MemoryLimits;
 use crate::ledger::job::Job;
-use crate::ledger::key_filter::KeyFilter;
-use crate::ledger::tail::Placed;
+use crate::ledger::keys::BoundKey;
+use crate::ledger::loaded::{Chain, LoadedAccount};
+use crate::ledger::recent::{End, RecentIndex, ended_by};
+use crate::ledger::tail::PositionedEvent;
 use crate::store::StoreError;
 
-/// How long a command's key binds, by log time (I4).
-pub(super) const KEY_KEPT_SECONDS: i64 = 30 * 24 * 3600;
 /// A share of the accounts that may stay, which leave together: the search for them looks at all.
 const EVICTED_SHARE: usize = 32;
 
@@ -32,11 +28,10 @@ pub(super) struct ShardState {
     pub crowded: usize,
     pub system: System,
     pub system_chain: Chain,
-    pub recent: Recent,
-    pub filter: KeyFilter,
+    pub recent: RecentIndex,
     /// Decision time never goes back.
     pub last_recorded_at: Timestamp,
-    pub memory: Memory,
+    pub limits: MemoryLimits,
 }
 
 pub(super) enum Slot {
@@ -45,174 +40,22 @@ pub(super) enum Slot {
         /// Which reading this is: one that was given up may still come back.
         reading: u64,
         waiting: Vec<Job>,
-        arrived: Vec<Placed>,
+        arrived: Vec<PositionedEvent>,
     },
-    Known(Box<Known>),
-}
-
-/// An account in use.
-pub(super) struct Known {
-    pub account: Account,
-    pub chain: Chain,
-    /// Reservations that ended up to this position are not in memory.
-    pub forgotten_to: i64,
-    /// The version of the last snapshot.
-    pub saved_version: i64,
-    /// The version at the last look for accounts at rest.
-    pub seen_version: i64,
-    /// The round of its last use.
-    pub used: u64,
-}
-
-/// Where an org's events end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Chain {
-    pub version: i64,
-    pub last_hash: Hash,
-    /// Of the last event, in the shard.
-    pub position: i64,
-}
-
-/// What an idempotency key is bound to: where the command's events stand in the shard.
-#[derive(Clone, Debug)]
-pub(super) struct Bound {
-    pub fingerprint: String,
-    pub position: i64,
-    pub count: u32,
-    pub at: Timestamp,
-}
-
-/// Keys bound and reservations ended since some position: those before it are found in the projections.
-pub(super) struct Recent {
-    pub starts_at: i64,
-    keys: IdMap<KeyHash, Bound>,
-    order: VecDeque<(i64, Entry)>,
-    /// Where reservations were settled that had ended before.
-    settled_late: IdMap<ReservationId, i64>,
-}
-
-/// How a reservation ended.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct End {
-    pub reservation: ReservationId,
-    /// It had ended before.
-    pub is_late: bool,
-}
-
-enum Entry {
-    Key(KeyHash),
-    Ended(ReservationId),
-}
-
-impl Default for Recent {
-    fn default() -> Recent {
-        Recent {
-            starts_at: 1,
-            keys: IdMap::default(),
-            order: VecDeque::new(),
-            settled_late: IdMap::default(),
-        }
-    }
-}
-
-impl Known {
-    pub fn new(org: OrgId) -> Known {
-        Known {
-            account: Account::new(org),
-            chain: Chain::default(),
-            forgotten_to: 0,
-            saved_version: 0,
-            seen_version: 0,
-            used: 0,
-        }
-    }
-
-    /// Folds the org's next event.
-    pub fn fold(&mut self, placed: &Placed) -> Result<(), StoreError> {
-        let Placed { position, recorded, .. } = placed;
-        self.chain.follow(placed)?;
-        let late = ended_by(&recorded.payload.event).filter(|end| end.is_late);
-        if late.is_some_and(|end| !self.account.ended.contains_key(&end.reservation)) {
-            // How it ended at first is not in memory: whatever is looked up from now on must hold this settle too.
-            self.forgotten_to = self.forgotten_to.max(*position);
-        }
-        self.account.evolve(&recorded.payload.event, recorded.at);
-        Ok(())
-    }
-
-    /// Folds an event of the org, unless it was folded before.
-    pub fn fold_new(&mut self, placed: &Placed) -> Result<(), StoreError> {
-        if placed.recorded.version > self.chain.version { self.fold(placed) } else { Ok(()) }
-    }
-
-    /// Lets go of what has ended so far: the look-ups must hold it.
-    pub fn forget_ended(&mut self) {
-        self.account.ended.clear();
-        self.forgotten_to = self.chain.position;
-    }
-
-    /// Events since it was last saved.
-    pub fn unsaved(&self) -> i64 {
-        self.chain.version - self.saved_version
-    }
-}
-
-impl Chain {
-    pub fn follow(&mut self, placed: &Placed) -> Result<(), StoreError> {
-        let Recorded { org, version, .. } = *placed.recorded;
-        if version != self.version + 1 {
-            return Err(StoreError::Corrupt(format!(
-                "the events of {org} jump from version {} to {version}; run `tollgate verify`",
-                self.version,
-            )));
-        }
-        *self = Chain { version, last_hash: placed.hash, position: placed.position };
-        Ok(())
-    }
-}
-
-impl Recent {
-    pub fn starting_at(position: i64) -> Recent {
-        Recent { starts_at: position, ..Recent::default() }
-    }
-
-    pub fn bound(&self, key: &KeyHash) -> Option<&Bound> {
-        self.keys.get(key)
-    }
-
-    /// Binds a key for what is decided next in the same batch; [`Recent::keep_key`] makes it last.
-    pub fn bind(&mut self, key: KeyHash, bound: Bound) {
-        self.keys.insert(key, bound);
-    }
-
-    pub fn unbind(&mut self, key: &KeyHash) {
-        self.keys.remove(key);
-    }
-
-    pub fn keep_key(&mut self, position: i64, key: KeyHash) {
-        self.order.push_back((position, Entry::Key(key)));
-    }
-
-    pub fn keep_ended(&mut self, position: i64, end: End) {
-        self.order.push_back((position, Entry::Ended(end.reservation)));
-        if end.is_late {
-            self.settled_late.insert(end.reservation, position);
-        }
-    }
+    Loaded(Box<LoadedAccount>),
 }
 
 impl ShardState {
     /// Folds an event that another node wrote, or that was written before the start.
-    pub fn absorb(&mut self, placed: &Placed) -> Result<(), StoreError> {
-        let Placed { position, recorded, .. } = placed;
+    pub fn absorb(&mut self, positioned: &PositionedEvent) -> Result<(), StoreError> {
+        let PositionedEvent { position, recorded, .. } = positioned;
         self.last_recorded_at = self.last_recorded_at.max(recorded.at);
         if let Some(command) = &recorded.payload.command {
             let key = key_hash(recorded.org, &command.key);
             let fingerprint = command.fingerprint.clone();
-            let bound = Bound { fingerprint, position: *position, count: command.events, at: recorded.at };
+            let bound = BoundKey { fingerprint, position: *position, count: command.events, at: recorded.at };
             self.recent.bind(key, bound);
             self.recent.keep_key(*position, key);
-            self.filter.insert(key_entry(&key), recorded.at);
         }
         if let Some(end) = ended_by(&recorded.payload.event) {
             self.recent.keep_ended(*position, end);
@@ -220,15 +63,15 @@ impl ShardState {
         // What was read from a snapshot or the index may be ahead of this node's head already.
         if recorded.org == OrgId::SYSTEM {
             if recorded.version > self.system_chain.version {
-                self.system_chain.follow(placed)?;
+                self.system_chain.follow(positioned)?;
                 self.system.evolve(&recorded.payload.event, recorded.at);
             }
             return Ok(());
         }
         match self.accounts.get_mut(&recorded.org) {
-            Some(Slot::Known(known)) => known.fold_new(placed),
+            Some(Slot::Loaded(loaded)) => loaded.fold_new(positioned),
             Some(Slot::Loading { arrived, .. }) => {
-                arrived.push(placed.clone());
+                arrived.push(positioned.clone());
                 Ok(())
             }
             None => {
@@ -240,10 +83,11 @@ impl ShardState {
 
     /// Takes back how a reservation ended, as a look-up found it, until what is recent now has left memory.
     pub fn recall(&mut self, reservation: ReservationId, ended: Option<Ended>, last: i64) {
-        let (Some(Slot::Known(known)), Some(ended)) = (self.accounts.get_mut(&reservation.org), ended) else {
+        let (Some(Slot::Loaded(loaded)), Some(ended)) = (self.accounts.get_mut(&reservation.org), ended)
+        else {
             return;
         };
-        known.account.recall(reservation, ended);
+        loaded.account.recall(reservation, ended);
         self.recent.keep_ended(last, End { reservation, is_late: false });
     }
 
@@ -259,45 +103,28 @@ impl ShardState {
             self.indexed = indexed;
             self.unindexed.retain(|_, last| *last > indexed);
         }
-        while self.recent.order.len() > self.memory.recent {
-            let Some((position, _)) = self.recent.order.front() else { return };
-            if *position > indexed {
-                return;
+        let accounts = &mut self.accounts;
+        self.recent.forget_before(indexed, self.limits.recent, |reservation| {
+            if let Some(Slot::Loaded(loaded)) = accounts.get_mut(&reservation.org) {
+                loaded.account.forget(reservation);
             }
-            let Some((position, entry)) = self.recent.order.pop_front() else { return };
-            // Keys and ends of one batch don't stand in the order of their positions.
-            self.recent.starts_at = self.recent.starts_at.max(position + 1);
-            match entry {
-                Entry::Key(key) => {
-                    if self.recent.bound(&key).is_some_and(|bound| bound.position == position) {
-                        self.recent.unbind(&key);
-                    }
-                }
-                // It was settled since: it is forgotten with that.
-                Entry::Ended(reservation)
-                    if self.recent.settled_late.get(&reservation).is_some_and(|at| *at > position) => {}
-                Entry::Ended(reservation) => {
-                    self.recent.settled_late.remove(&reservation);
-                    if let Some(Slot::Known(known)) = self.accounts.get_mut(&reservation.org) {
-                        known.account.forget(reservation);
-                    }
-                }
-            }
-        }
+        });
     }
 
     /// Takes accounts out of memory that were not used for longest, where there are too many. Those with open holds
     /// stay: their time runs out here. So do those with events that the index does not hold: who comes back reads it.
-    pub fn evict(&mut self) -> Vec<Known> {
-        let may_stay = self.memory.accounts;
+    pub fn evict(&mut self) -> Vec<LoadedAccount> {
+        let may_stay = self.limits.accounts;
         if self.accounts.len() <= may_stay.max(self.crowded) {
             return vec![];
         }
         let idle = |slot: &Slot| match slot {
-            Slot::Known(known) if known.account.holds.is_empty() && known.chain.position <= self.indexed => {
-                Some(known.used)
+            Slot::Loaded(loaded)
+                if loaded.account.holds.is_empty() && loaded.chain.position <= self.indexed =>
+            {
+                Some(loaded.used)
             }
-            Slot::Known(_) | Slot::Loading { .. } => None,
+            Slot::Loaded(_) | Slot::Loading { .. } => None,
         };
         let mut candidates: Vec<(u64, OrgId)> =
             self.accounts.iter().filter_map(|(org, slot)| idle(slot).map(|used| (used, *org))).collect();
@@ -310,7 +137,7 @@ impl ShardState {
         }
         let gone = candidates.into_iter().filter_map(|(_, org)| self.accounts.remove(&org));
         let gone = gone.filter_map(|slot| match slot {
-            Slot::Known(known) => Some(*known),
+            Slot::Loaded(loaded) => Some(*loaded),
             Slot::Loading { .. } => None,
         });
         let gone = gone.collect();
@@ -320,56 +147,41 @@ impl ShardState {
     }
 }
 
-/// The reservation that an event ended, or says more of after its end.
-pub(super) fn ended_by(event: &Event) -> Option<End> {
-    match event {
-        Event::ReservationReleased { reservation, .. } | Event::ReservationExpired { reservation, .. } => {
-            Some(End { reservation: *reservation, is_late: false })
-        }
-        Event::ReservationSettled { reservation, late, .. } => {
-            Some(End { reservation: *reservation, is_late: *late })
-        }
-        Event::FeedbackGiven { reservation, .. } => Some(End { reservation: *reservation, is_late: true }),
-        // No other event does.
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::domain::event::Payload;
+    use crate::domain::event::{Event, Payload, Recorded};
     use crate::domain::ids::EventId;
 
     fn org(number: u128) -> OrgId {
         OrgId(uuid::Uuid::from_u128(number))
     }
 
-    fn event(number: u128, position: i64) -> Placed {
+    fn event(number: u128, position: i64) -> PositionedEvent {
         let payload = Payload { by: None, command: None, balance: None, event: Event::OrgResumed {} };
         let (id, at) = (EventId(uuid::Uuid::nil()), Timestamp(0));
         let recorded = Recorded { org: org(number), version: 1, id, at, payload };
-        Placed { position, hash: [0; 32], recorded: Arc::new(recorded) }
+        PositionedEvent { position, hash: [0; 32], recorded: Arc::new(recorded) }
     }
 
     /// Accounts 1 to `accounts`, each with one event at the position of its number, last used in that order.
     fn holding(accounts: u128, may_stay: usize) -> ShardState {
-        let memory = Memory { accounts: may_stay, ..Memory::default() };
-        let mut state = ShardState { memory, ..ShardState::default() };
+        let limits = MemoryLimits { accounts: may_stay, ..MemoryLimits::default() };
+        let mut state = ShardState { limits, ..ShardState::default() };
         for number in 1..=accounts {
-            let mut known = Known::new(org(number));
+            let mut loaded = LoadedAccount::new(org(number));
             let position = i64::try_from(number).expect("small");
-            known.fold(&event(number, position)).expect("folds");
-            known.used = u64::try_from(number).expect("small");
-            state.accounts.insert(org(number), Slot::Known(Box::new(known)));
+            loaded.fold(&event(number, position)).expect("folds");
+            loaded.used = u64::try_from(number).expect("small");
+            state.accounts.insert(org(number), Slot::Loaded(Box::new(loaded)));
         }
         state
     }
 
     fn gone(state: &mut ShardState) -> Vec<OrgId> {
-        let mut gone: Vec<OrgId> = state.evict().into_iter().map(|known| known.account.org).collect();
+        let mut gone: Vec<OrgId> = state.evict().into_iter().map(|loaded| loaded.account.org).collect();
         gone.sort_unstable();
         gone
     }
@@ -407,7 +219,7 @@ mod tests {
             let again = |version| {
                 let first = event(1, 1);
                 let recorded = Recorded { org, version, ..Recorded::clone(&first.recorded) };
-                Placed { recorded: Arc::new(recorded), ..first }
+                PositionedEvent { recorded: Arc::new(recorded), ..first }
             };
             state.absorb(&again(1)).expect("was folded before");
             state.absorb(&again(3)).expect_err("version 2 is missing");
@@ -416,8 +228,10 @@ mod tests {
 
     #[test]
     fn i4_what_has_left_memory_is_never_said_to_be_there_again() {
-        let mut state =
-            ShardState { memory: Memory { recent: 0, ..Memory::default() }, ..ShardState::default() };
+        let mut state = ShardState {
+            limits: MemoryLimits { recent: 0, ..MemoryLimits::default() },
+            ..ShardState::default()
+        };
         let reservation = ReservationId { org: org(1), local: uuid::Uuid::nil() };
         // A batch binds its keys, then notes what it ended.
         for position in [10, 15, 20] {

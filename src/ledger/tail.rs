@@ -18,7 +18,7 @@ const EVENTS_MAX: usize = 32_768;
 
 /// An event with its place in its shard.
 #[derive(Clone, Debug)]
-pub(super) struct Placed {
+pub(super) struct PositionedEvent {
     pub position: i64,
     pub hash: Hash,
     pub recorded: Arc<Recorded>,
@@ -36,25 +36,25 @@ struct Kept {
 
 #[derive(Debug)]
 struct Batch {
-    events: Arc<[Placed]>,
+    events: Arc<[PositionedEvent]>,
     /// Each event's org and place in the batch, sorted; made when an org is first asked for.
     by_org: OnceLock<Box<[(OrgId, usize)]>>,
 }
 
-impl Placed {
-    pub fn read(row: &EventRow) -> Result<Placed, StoreError> {
-        Ok(Placed { position: row.position, hash: row.hash, recorded: Arc::new(decode(row)?) })
+impl PositionedEvent {
+    pub fn read(row: &EventRow) -> Result<PositionedEvent, StoreError> {
+        Ok(PositionedEvent { position: row.position, hash: row.hash, recorded: Arc::new(decode(row)?) })
     }
 
     /// Its position and hash: an end of the log, which holds all before it.
-    pub fn place(&self) -> (i64, Hash) {
+    pub fn tip(&self) -> (i64, Hash) {
         (self.position, self.hash)
     }
 }
 
 impl Tail {
     /// Keeps a batch that the log holds. What comes before a gap is dropped.
-    pub fn push(&self, batch: Vec<Placed>) {
+    pub fn push(&self, batch: Vec<PositionedEvent>) {
         let Some(first) = batch.first() else { return };
         let mut kept = self.lock();
         if kept.batches.back().is_some_and(|last| last.end() != first.position) {
@@ -69,18 +69,18 @@ impl Tail {
 
     /// Everything from `position` on, in batches of which the first may begin earlier; none where what stands at
     /// `position` is not kept.
-    pub fn from(&self, position: i64) -> Vec<Arc<[Placed]>> {
+    pub fn from(&self, position: i64) -> Vec<Arc<[PositionedEvent]>> {
         self.reaching(position).iter().map(|batch| batch.events.clone()).collect()
     }
 
     /// An org's events within a range of positions, in order; none where not all of the range is kept.
-    pub fn of(&self, org: OrgId, range: &Range<i64>) -> Option<Vec<Placed>> {
+    pub fn of(&self, org: OrgId, range: &Range<i64>) -> Option<Vec<PositionedEvent>> {
         let batches = self.reaching(range.start);
         if batches.last().is_none_or(|last| last.end() < range.end) {
             return None;
         }
         let found = batches.iter().flat_map(|batch| batch.of(org));
-        Some(found.filter(|placed| range.contains(&placed.position)).cloned().collect())
+        Some(found.filter(|positioned| range.contains(&positioned.position)).cloned().collect())
     }
 
     /// Drops everything: the log may differ from what was kept.
@@ -88,7 +88,7 @@ impl Tail {
         *self.lock() = Kept::default();
     }
 
-    /// Drops what nobody asks for again.
+    /// Drops what the projections have folded.
     pub fn forget_to(&self, position: i64) {
         let mut kept = self.lock();
         while kept.batches.front().is_some_and(|batch| batch.end() <= position + 1) {
@@ -128,10 +128,14 @@ impl Batch {
         self.events.last().map_or(0, |last| last.position + 1)
     }
 
-    fn of(&self, org: OrgId) -> impl Iterator<Item = &Placed> {
+    fn of(&self, org: OrgId) -> impl Iterator<Item = &PositionedEvent> {
         let by_org = self.by_org.get_or_init(|| {
-            let mut places: Box<[(OrgId, usize)]> =
-                self.events.iter().enumerate().map(|(place, placed)| (placed.recorded.org, place)).collect();
+            let mut places: Box<[(OrgId, usize)]> = self
+                .events
+                .iter()
+                .enumerate()
+                .map(|(place, positioned)| (positioned.recorded.org, place))
+                .collect();
             places.sort_unstable();
             places
         });
@@ -148,15 +152,15 @@ mod tests {
     use crate::domain::ids::{EventId, OrgId};
     use crate::domain::time::Timestamp;
 
-    fn batch(positions: std::ops::Range<i64>) -> Vec<Placed> {
-        positions.map(placed).collect()
+    fn batch(positions: std::ops::Range<i64>) -> Vec<PositionedEvent> {
+        positions.map(positioned).collect()
     }
 
-    fn placed(position: i64) -> Placed {
+    fn positioned(position: i64) -> PositionedEvent {
         let payload = Payload { by: None, command: None, balance: None, event: Event::OrgClosed {} };
         let (org, id) = (org(position % 2), EventId(uuid::Uuid::nil()));
         let recorded = Recorded { org, version: position, id, at: Timestamp(0), payload };
-        Placed { position, hash: [0; 32], recorded: Arc::new(recorded) }
+        PositionedEvent { position, hash: [0; 32], recorded: Arc::new(recorded) }
     }
 
     fn org(number: i64) -> OrgId {
@@ -164,11 +168,11 @@ mod tests {
     }
 
     fn of(tail: &Tail, number: i64, range: Range<i64>) -> Option<Vec<i64>> {
-        Some(tail.of(org(number), &range)?.iter().map(|placed| placed.position).collect())
+        Some(tail.of(org(number), &range)?.iter().map(|positioned| positioned.position).collect())
     }
 
     fn positions(tail: &Tail, from: i64) -> Vec<i64> {
-        tail.from(from).iter().flat_map(|batch| batch.iter().map(|placed| placed.position)).collect()
+        tail.from(from).iter().flat_map(|batch| batch.iter().map(|positioned| positioned.position)).collect()
     }
 
     #[test]

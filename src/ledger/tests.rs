@@ -14,7 +14,7 @@ use uuid::Uuid;
 use faulty::Faulty;
 
 use super::*;
-use crate::domain::account::command::{Reserve, Settle};
+use crate::domain::account::command::{OrgCommand, Reserve, Settle};
 use crate::domain::commerce::Bundle;
 use crate::domain::credits::Credits;
 use crate::domain::event::{
@@ -26,8 +26,8 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
 use crate::domain::views::View;
 use crate::domain::views::index::{key_entry, key_hash};
-use crate::ledger::state::KEY_KEPT_SECONDS;
-use crate::store::projections::Snapshot;
+use crate::ledger::keys::KEY_KEPT_SECONDS;
+use crate::store::projections::{Generations, Snapshot, Snapshots};
 use crate::store::{Appended, EventRow, Head, LockedHead, SqliteStore, SqliteViews};
 use crate::waiting::until;
 
@@ -44,10 +44,10 @@ struct Node {
 impl Node {
     async fn start() -> Node {
         let folder = tempfile::tempdir().expect("a folder");
-        Node::on(folder, Clock::manual(Timestamp(1_000_000_000_000_000), 1), Memory::default()).await
+        Node::on(folder, Clock::manual(Timestamp(1_000_000_000_000_000), 1), MemoryLimits::default()).await
     }
 
-    async fn on(folder: tempfile::TempDir, clock: Clock, memory: Memory) -> Node {
+    async fn on(folder: tempfile::TempDir, clock: Clock, memory: MemoryLimits) -> Node {
         let path = folder.path().join("t.db");
         let store = Arc::new(SqliteStore::open(&path).await.expect("opens"));
         let views = Arc::new(SqliteViews::open(&path).await.expect("opens"));
@@ -83,7 +83,7 @@ impl Node {
         (folder, clock)
     }
 
-    async fn with(self, memory: Memory) -> Node {
+    async fn with(self, memory: MemoryLimits) -> Node {
         let (folder, clock) = self.stop().await;
         Node::on(folder, clock, memory).await
     }
@@ -91,7 +91,7 @@ impl Node {
     /// A further writer of the same log.
     async fn another(&self, log: Arc<Faulty>) -> Ledger {
         let clock = Clock::manual(Timestamp(1_000_000_000_000_000), 2);
-        Ledger::open(log, self.views.clone(), clock, Memory::default()).await.expect("opens")
+        Ledger::open(log, self.views.clone(), clock, MemoryLimits::default()).await.expect("opens")
     }
 
     /// What must hold at the end.
@@ -196,7 +196,7 @@ async fn i5_a_restart_finds_everything_acknowledged() {
     node.run(reserve(1, 4)).await.expect("holds");
     node.keyed(settle(1, 3), Some(("s", "1"))).await.expect("settles");
     let before = node.balance().await;
-    let node = node.with(Memory::default()).await;
+    let node = node.with(MemoryLimits::default()).await;
 
     assert_eq!(node.balance().await, before);
     assert!(node.keyed(settle(1, 3), Some(("s", "1"))).await.expect("replays").replayed);
@@ -236,7 +236,7 @@ async fn the_system_is_read_from_its_snapshot_and_what_came_after() {
         state: system.to_json().expect("writes"),
     };
     node.views.put_snapshots(0, &[saved]).await.expect("saves");
-    let node = node.with(Memory::default()).await;
+    let node = node.with(MemoryLimits::default()).await;
 
     let names: Vec<String> = node.ledger.system().bundles.iter().map(|bundle| bundle.name.clone()).collect();
     assert_eq!(names, ["saved", "1", "2", "3", "4"]);
@@ -263,7 +263,7 @@ async fn i5_a_snapshot_of_another_log_is_not_read() {
         };
         node.views.put_snapshots(0, &[of_another]).await.expect("saves");
         node.ledger.projector().catch_up_all().await.expect("projects");
-        let node = node.with(Memory::default()).await;
+        let node = node.with(MemoryLimits::default()).await;
 
         node.run(reserve(1, 4)).await.expect("holds");
 
@@ -360,7 +360,7 @@ async fn a_node_whose_clock_was_wrong_at_the_start_writes_once_it_is_set() {
     let since = Timestamp(node.clock.now().0 + 1);
     let log = Arc::new(Faulty { since, ..Faulty::new(&node.store) });
     let slow = Clock::system_started_at(Timestamp(0));
-    let ledger = Ledger::open(log, node.views.clone(), slow, Memory::default()).await.expect("opens");
+    let ledger = Ledger::open(log, node.views.clone(), slow, MemoryLimits::default()).await.expect("opens");
 
     let refused = ledger.submit(command(reserve(1, 1))).await.expect_err("its time is wrong");
     assert!(refused.to_string().contains("clock"), "{refused}");

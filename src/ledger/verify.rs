@@ -5,7 +5,7 @@
 mod charges;
 pub mod exported;
 mod lots;
-mod once;
+mod uniqueness;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -25,10 +25,10 @@ use crate::ledger::{decode, shard_of};
 use crate::store::projections::Projections;
 use crate::store::{EventLog, EventRow, Head, StoreError};
 
-use once::Once;
+use uniqueness::Uniqueness;
 
 /// Events read at a time.
-const PAGE: i64 = 5_000;
+const EVENTS_PER_PAGE: i64 = 5_000;
 /// Past this many findings more of the same help nobody.
 const FINDINGS_MAX: usize = 100;
 
@@ -150,7 +150,7 @@ async fn verify_shard(
 ) -> Result<Walk, StoreError> {
     // Others may write meanwhile: what stands behind the head as it was is not looked at.
     while walk.next_position < head.next_position {
-        let limit = PAGE.min(head.next_position - walk.next_position);
+        let limit = EVENTS_PER_PAGE.min(head.next_position - walk.next_position);
         let rows = match log.read(shard, walk.next_position, limit).await {
             Ok(rows) => rows,
             Err(StoreError::Corrupt(what)) => {
@@ -195,7 +195,7 @@ struct Walk {
     accounts: HashMap<OrgId, Account>,
     /// With the prices by which charges are computed again; none where not all of it is there.
     system: Option<System>,
-    once: Once,
+    uniqueness: Uniqueness,
 }
 
 impl Walk {
@@ -213,7 +213,7 @@ impl Walk {
             ends: HashMap::new(),
             accounts: HashMap::new(),
             system: (scope == Scope::Whole).then(System::default),
-            once: Once::default(),
+            uniqueness: Uniqueness::default(),
         }
     }
 
@@ -314,10 +314,10 @@ impl Walk {
                 format!("it is called {} v{} and is {kind} v{version}", row.kind, row.schema_version),
             );
         }
-        if !self.once.binds(recorded) {
+        if !self.uniqueness.binds(recorded) {
             breach("I4", "its key was bound less than 30 days before".into());
         }
-        if let Err(what) = self.once.ends(event, self.accounts.get(&recorded.org)) {
+        if let Err(what) = self.uniqueness.ends(event, self.accounts.get(&recorded.org)) {
             breach("I3", what.into());
         }
         if let Some(what) = self.mispriced(recorded) {

@@ -122,7 +122,7 @@ pub async fn authenticate(
     };
     // Another node may have revoked it in this moment.
     let now = ledger.clock().now();
-    let opens = ledger.read_lasting(key.org, move |account| account.opens(key, now)).await;
+    let opens = ledger.read_without_expiry(key.org, move |account| account.opens(key, now)).await;
     opens.map_err(AuthError::Ledger)?.map_err(|_| AuthError::Unknown)?;
     Ok(actor)
 }
@@ -166,7 +166,9 @@ async fn known_key(ledger: &Ledger, id: KeyId) -> Result<Option<Key>, AuthError>
             Ok(access.keys.get(&id).cloned())
         }
         // Another node may have made it.
-        Ok(_) => Ok(ledger.read_lasting(id.org, move |account| account.keys.get(&id).cloned()).await?),
+        Ok(_) => {
+            Ok(ledger.read_without_expiry(id.org, move |account| account.keys.get(&id).cloned()).await?)
+        }
         Err(LedgerError::Refused(Refusal::UnknownOrg)) => Ok(None),
         Err(error) => Err(AuthError::Ledger(error)),
     }

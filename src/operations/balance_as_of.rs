@@ -12,7 +12,7 @@ use crate::ledger::{Ledger, LedgerError};
 /// `OrgOpenedLater` where it was not open yet; `UnknownOrg`; where the log can't be read.
 pub async fn account_as_of(ledger: &Ledger, org: OrgId, at: Timestamp) -> Result<Account, LedgerError> {
     let Some(account) = ledger.read_at(org, at).await? else {
-        let opened_at = ledger.read_lasting(org, |account| account.opened_at).await?;
+        let opened_at = ledger.read_without_expiry(org, |account| account.opened_at).await?;
         return Err(Refusal::OrgOpenedLater { opened_at }.into());
     };
     Ok(account.as_of(at).into_owned())

@@ -42,7 +42,7 @@ pub async fn list_events(
     positions.truncate(usize::try_from(limit).unwrap_or_default());
     if positions.is_empty() {
         // An org that was never opened has no last page either.
-        ledger.read_lasting(org, |_| ()).await?;
+        ledger.read_without_expiry(org, |_| ()).await?;
     }
     read_events(ledger, org, &positions).await
 }

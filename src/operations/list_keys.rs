@@ -17,7 +17,7 @@ pub async fn list_keys(
     limit: usize,
 ) -> Result<Vec<(KeyId, Key)>, LedgerError> {
     let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-    let keys = ledger.read_lasting(org, move |account| {
+    let keys = ledger.read_without_expiry(org, move |account| {
         account.keys.range((from, Bound::Unbounded)).take(limit).map(|(id, key)| (*id, key.clone())).collect()
     });
     keys.await

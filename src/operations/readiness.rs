@@ -36,7 +36,7 @@ mod tests {
     use crate::domain::credits::Credits;
     use crate::domain::ids::OrgId;
     use crate::domain::time::Timestamp;
-    use crate::ledger::{By, Ledger, Memory, Submission};
+    use crate::ledger::{By, Ledger, MemoryLimits, Submission};
     use crate::store::{
         Appended, EventLog, EventRow, Head, LockedHead, SqliteStore, SqliteViews, StoreError,
     };
@@ -95,7 +95,8 @@ mod tests {
         let log = Arc::new(Breaking { log, unreadable: AtomicBool::new(false), ahead: AtomicI64::new(0) });
         let views = Arc::new(SqliteViews::open(&path).await.expect("opens"));
         let clock = Clock::manual(Timestamp(1), 1);
-        let ledger = Ledger::open(log.clone(), views, clock.clone(), Memory::default()).await.expect("opens");
+        let ledger =
+            Ledger::open(log.clone(), views, clock.clone(), MemoryLimits::default()).await.expect("opens");
 
         assert_eq!(readiness(&ledger).await, Ok(()));
 

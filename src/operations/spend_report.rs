@@ -41,7 +41,7 @@ pub async fn spend_report(
     }
     if report.rows.is_empty() {
         // Nothing spent, or nobody who could have.
-        ledger.read_lasting(org, |_| ()).await?;
+        ledger.read_without_expiry(org, |_| ()).await?;
     }
     Ok(Some(report))
 }

@@ -7,11 +7,11 @@ use crate::ledger::Ledger;
 use crate::operations::claim::finish_claims;
 
 /// Between two looks. Whoever made a claim has long finished it by itself; doing it twice does no harm.
-const LOOK: Duration = Duration::from_secs(30);
+const CLAIM_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(ledger: Ledger) {
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CLAIM_CHECK_INTERVAL).await;
         finish_claims(&ledger).await;
     }
 }

@@ -1,5 +1,5 @@
-//! Writes the ends that time brings about: holds and lots whose time is over. They count at once without it (I11); it
-//! is for whoever reads the events, and for alerts.
+//! Writes due expiries of holds and lots. They count at once without it (I11); it is for readers of the events, and for
+//! alerts.
 
 use std::time::Duration;
 
@@ -12,33 +12,33 @@ use crate::ledger::{By, Ledger, LedgerError, Submission};
 use crate::store::StoreError;
 use crate::store::projections::{OrgsAfter, OrgsDue};
 
-/// Between two looks at the accounts in memory.
-const SWEEP: Duration = Duration::from_secs(1);
+/// Between two sweeps of the accounts in memory.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two searches for accounts that are not in memory.
-const SEARCH: Duration = Duration::from_secs(60);
+const COLD_SEARCH_INTERVAL: Duration = Duration::from_secs(60);
 /// An account that was used since is in memory, where the sweep looks; should it have left, the next search finds it.
-const USED_SECONDS: i64 = 60;
+const IN_MEMORY_SECONDS: i64 = 60;
 /// Orgs that one statement looks at, however many there are: it has a limit of time.
-const LOOKED_AT: i64 = 10_000;
+const ORGS_PER_STATEMENT: i64 = 10_000;
 /// Orgs that are read and written at the same time, so that they share commits and callers still come between them.
-const AT_ONCE: usize = 64;
+const CONCURRENT_ORGS_MAX: usize = 64;
 
 pub(super) async fn sweep(ledger: Ledger) {
     loop {
-        tell(ledger.sweep());
-        tokio::time::sleep(SWEEP).await;
+        warn_unwritten(ledger.sweep());
+        tokio::time::sleep(SWEEP_INTERVAL).await;
     }
 }
 
 /// Apart from the sweep, which must not wait until all of them were read.
 pub(super) async fn search(ledger: Ledger) {
     loop {
-        tell(expire_cold(&ledger).await);
-        tokio::time::sleep(SEARCH).await;
+        warn_unwritten(expire_cold(&ledger).await);
+        tokio::time::sleep(COLD_SEARCH_INTERVAL).await;
     }
 }
 
-fn tell(done: Result<(), LedgerError>) {
+fn warn_unwritten(done: Result<(), LedgerError>) {
     if let Err(error) = done {
         tracing::warn!(%error, "what is due was not written; it counts all the same");
     }
@@ -61,11 +61,11 @@ pub async fn expire_cold(ledger: &Ledger) -> Result<(), LedgerError> {
 
 async fn expire_cold_of(ledger: &Ledger, shard: i32) -> Result<(), StoreError> {
     let (store, now) = (ledger.projector().store(), ledger.clock().now());
-    let untouched_since = now.plus_seconds(-USED_SECONDS);
-    let mut page = OrgsAfter { after: OrgId(Uuid::nil()), limit: LOOKED_AT };
+    let untouched_since = now.plus_seconds(-IN_MEMORY_SECONDS);
+    let mut page = OrgsAfter { after: OrgId(Uuid::nil()), limit: ORGS_PER_STATEMENT };
     loop {
         let OrgsDue { due, last } = store.orgs_due(shard, now, untouched_since, page).await?;
-        stream::iter(due).for_each_concurrent(AT_ONCE, |org| expire(ledger, org)).await;
+        stream::iter(due).for_each_concurrent(CONCURRENT_ORGS_MAX, |org| expire(ledger, org)).await;
         let Some(after) = last else { return Ok(()) };
         page = OrgsAfter { after, ..page };
     }

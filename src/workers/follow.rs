@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use crate::ledger::Ledger;
 
-const POLL: Duration = Duration::from_millis(250);
+const HEADS_POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 pub(super) async fn run(ledger: Ledger) {
     loop {
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(HEADS_POLL_INTERVAL).await;
         if let Err(error) = ledger.follow_all().await {
             tracing::warn!(%error, "what other nodes write is not followed");
         }

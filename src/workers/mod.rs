@@ -1,4 +1,4 @@
-//! What any node may run beside its requests, and none needs: every answer is right without it, only later.
+//! Background tasks that any node may run and none needs: every answer is right without them, only later.
 
 mod beat;
 mod claims;
@@ -17,7 +17,7 @@ use crate::operations::profile::ProfileBook;
 pub use expire::expire_cold;
 
 /// Between two rounds of a worker that failed.
-const AFTER_FAILURE: Duration = Duration::from_secs(1);
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
 /// The running workers of one node.
 #[derive(Debug)]

@@ -5,35 +5,35 @@ use std::time::Duration;
 
 use crate::ledger::Ledger;
 use crate::store::StoreError;
-use crate::workers::AFTER_FAILURE;
+use crate::workers::FAILURE_PAUSE;
 
 /// Rows of one org or reservation that come close together are written once, and so is each page that they share.
 /// Whoever needs a current row does not wait for this.
-const GATHER: Duration = Duration::from_millis(500);
+const GATHER_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a runner leaves the shard to another one that was first: two that both believe that they own it would each
 /// read and fold all of it, for nothing.
-const LEAVE: Duration = Duration::from_secs(2);
+const OVERTAKEN_PAUSE: Duration = Duration::from_secs(2);
 /// How soon a node notices that a shard has become its own, though nobody writes to it.
-const LOOK: Duration = Duration::from_secs(1);
+const OWNERSHIP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(ledger: Ledger, shard: i32) {
     let projector = ledger.projector().clone();
     loop {
         match round(&ledger, shard).await {
             Ok(true) => {}
-            Ok(false) => tokio::time::sleep(LEAVE).await,
+            Ok(false) => tokio::time::sleep(OVERTAKEN_PAUSE).await,
             Err(error) => {
                 tracing::warn!(%error, shard, "the projections fall behind");
-                tokio::time::sleep(AFTER_FAILURE).await;
+                tokio::time::sleep(FAILURE_PAUSE).await;
                 continue;
             }
         }
         match ledger.log().is_shared() {
             // Late or early, the next round folds what there is.
-            true => _ = tokio::time::timeout(LOOK, projector.written(shard)).await,
+            true => _ = tokio::time::timeout(OWNERSHIP_CHECK_INTERVAL, projector.written(shard)).await,
             false => projector.written(shard).await,
         }
-        tokio::time::sleep(GATHER).await;
+        tokio::time::sleep(GATHER_INTERVAL).await;
     }
 }
 

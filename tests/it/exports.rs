@@ -18,7 +18,7 @@ use tollgate::domain::views::View;
 use tollgate::ledger::export::{ExportError, Selection, export};
 use tollgate::ledger::verify::Report;
 use tollgate::ledger::verify::exported::verify_export;
-use tollgate::ledger::{By, Ledger, Memory, Submission};
+use tollgate::ledger::{By, Ledger, MemoryLimits, Submission};
 use tollgate::store::Database;
 use uuid::Uuid;
 
@@ -90,7 +90,7 @@ async fn i6_no_character_of_an_exported_log_may_be_another() {
     let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
     let database = TestDatabase::new().await;
     let Database { log, projections, .. } = database.open(&clock).await;
-    let ledger = Ledger::open(log, projections, clock, Memory::default()).await.unwrap();
+    let ledger = Ledger::open(log, projections, clock, MemoryLimits::default()).await.unwrap();
     let terms = LotTerms {
         lot: LotId(Uuid::from_u128(1)),
         credits: Credits::from_whole(9),

@@ -21,7 +21,7 @@ use tollgate::domain::ids::{LotId, OrgId, ReservationId};
 use tollgate::domain::time::Timestamp;
 use tollgate::ledger::projector::Projector;
 use tollgate::ledger::verify::verify;
-use tollgate::ledger::{By, Ledger, LedgerError, Memory, Outcome, Submission, decode};
+use tollgate::ledger::{By, Ledger, LedgerError, MemoryLimits, Outcome, Submission, decode};
 use tollgate::simulator::chance::Chance;
 use tollgate::store::{Appended, Database, EventLog, EventRow, Head, LockedHead, StoreError};
 use uuid::Uuid;
@@ -344,7 +344,7 @@ impl Rig {
     async fn open(&self, blow: Arc<Blow>) -> Ledger {
         let Database { log, projections, .. } = self.database.reopen(&self.clock).await;
         let log = Arc::new(StruckLog { log, blow, trap: self.trap.clone(), is_folded: false });
-        Ledger::open(log, projections, self.clock.clone(), Memory::default()).await.unwrap()
+        Ledger::open(log, projections, self.clock.clone(), MemoryLimits::default()).await.unwrap()
     }
 
     fn node(&self, number: u64) -> Ledger {

@@ -13,7 +13,7 @@ use tollgate::domain::format::Format;
 use tollgate::domain::ids::OrgId;
 use tollgate::domain::system::SystemCommand;
 use tollgate::domain::time::Timestamp;
-use tollgate::ledger::{By, Ledger, Memory, Submission};
+use tollgate::ledger::{By, Ledger, MemoryLimits, Submission};
 use tollgate::operations::claim::finish_claims;
 use tollgate::operations::find_org::known_org;
 use tollgate::store::{Appended, EventRow, Head, Node};
@@ -95,7 +95,7 @@ async fn hold(actor: &Actor, org: &str) -> StatusCode {
 /// What a node says that starts on this log now.
 async fn start(app: &TestApp) -> String {
     let (log, views) = (app.ledger().log().clone(), app.ledger().projector().store().clone());
-    let started = Ledger::open(log, views, Clock::manual(Timestamp(0), 3), Memory::default()).await;
+    let started = Ledger::open(log, views, Clock::manual(Timestamp(0), 3), MemoryLimits::default()).await;
     started.expect_err("it does not start").to_string()
 }
 

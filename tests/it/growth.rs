@@ -12,7 +12,7 @@ use tollgate::domain::event::{Balance, Dispatcher, ExpiryPolicy, GrantKind, LotT
 use tollgate::domain::ids::{LotId, OrgId, ReservationId};
 use tollgate::domain::time::Timestamp;
 use tollgate::domain::views::spend::Group;
-use tollgate::ledger::{By, Ledger, LedgerError, Memory, SNAPSHOT_FORMAT, Submission};
+use tollgate::ledger::{By, Ledger, LedgerError, MemoryLimits, SNAPSHOT_FORMAT, Submission};
 use tollgate::operations::balance_as_of::account_as_of;
 use tollgate::operations::list_events::list_events;
 use tollgate::operations::spend_report::spend_report;
@@ -23,7 +23,8 @@ use uuid::Uuid;
 use crate::database::TestDatabase;
 use crate::waiting::until;
 
-const SMALL: Memory = Memory { recent: 8, accounts: 4, events_per_snapshot: 50, unindexed: 1_000_000 };
+const SMALL: MemoryLimits =
+    MemoryLimits { recent: 8, accounts: 4, events_per_snapshot: 50, unindexed: 1_000_000 };
 const BEGIN: Timestamp = Timestamp(1_793_491_200_000_000);
 const ORGS: u64 = 16;
 const STEPS: u64 = 600;

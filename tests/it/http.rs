@@ -1,5 +1,7 @@
 //! `/api/v1` as its users meet it.
 
+use std::slice;
+
 use futures_util::stream::{self, StreamExt};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -356,7 +358,8 @@ async fn a_report_is_as_large_as_its_own_rows_however_many_it_is_made_of() {
         (Group::Day, 0, None),
     ] {
         let (from, to) = (Timestamp(0), Timestamp(i64::MAX));
-        let report = spend_report(app.ledger(), org, from, to, &[group.clone()], rows_max).await.unwrap();
+        let report =
+            spend_report(app.ledger(), org, from, to, slice::from_ref(&group), rows_max).await.unwrap();
         let rows_of = |report: &SpendReport| (report.rows.len(), report.total());
         let expected = rows.map(|rows| (rows, Credits::from_whole(3)));
         assert_eq!(report.as_ref().map(rows_of), expected, "{group:?}");

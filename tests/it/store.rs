@@ -19,7 +19,9 @@ use tollgate::domain::views::balances::{BalanceRow, LotChange};
 use tollgate::domain::views::{Changes, View, runs};
 use tollgate::operations::find_org::known_org;
 use tollgate::operations::list_events::list_events;
-use tollgate::store::projections::{Checkpoint, OrgsAfter, OrgsDue, Projections, SavedFilter, Snapshot};
+use tollgate::store::projections::{
+    Checkpoint, Generations, OrgsAfter, OrgsDue, Projections, SavedFilter, Snapshot,
+};
 use tollgate::store::{Appended, Database, EventRow, Head, SqliteStore, SqliteViews, StoreError};
 use uuid::Uuid;
 

@@ -17,7 +17,7 @@ use tollgate::domain::format::Format;
 use tollgate::domain::ids::{LotId, OrgId};
 use tollgate::domain::system::SystemCommand;
 use tollgate::domain::time::Timestamp;
-use tollgate::ledger::{By, Ledger, Memory, Submission};
+use tollgate::ledger::{By, Ledger, MemoryLimits, Submission};
 use tollgate::operations::authenticate::OperatorKey;
 use tollgate::operations::find_org::known_org;
 use tollgate::operations::list_events::list_events;
@@ -107,7 +107,7 @@ async fn i11_what_is_due_in_many_orgs_that_nobody_uses_shares_commits() {
     let commits = Arc::new(AtomicUsize::new(0));
     let counted = commits.clone();
     let log = Watched::before_writes(log, move || _ = counted.fetch_add(1, Ordering::SeqCst));
-    let few = Memory { accounts: 4, ..Memory::default() };
+    let few = MemoryLimits { accounts: 4, ..MemoryLimits::default() };
     let ledger = Ledger::open(log.clone(), projections, clock.clone(), few).await.unwrap();
     let (asked, time) = (&ledger, &clock);
     let submit =

@@ -224,7 +224,7 @@ pub(super) mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::domain::account::budget::BudgetScope;
-    use crate::ledger::Memory;
+    use crate::ledger::MemoryLimits;
     use crate::store::{RateId, RateRow, Rates, SqliteStore, SqliteViews, StoreError};
 
     /// What stands in for the database: it counts the questions, and is silent when a test says so.
@@ -281,7 +281,8 @@ pub(super) mod tests {
             let store = Arc::new(SqliteStore::open(&path).await.expect("opens"));
             let views = Arc::new(SqliteViews::open(&path).await.expect("opens"));
             let clock = Clock::manual(Timestamp(1_000_000_000_000), 1);
-            let ledger = Ledger::open(store, views, clock.clone(), Memory::default()).await.expect("opens");
+            let ledger =
+                Ledger::open(store, views, clock.clone(), MemoryLimits::default()).await.expect("opens");
             let table = Arc::new(Table::default());
             ledger.share_rates(table.clone());
             let node = || Arc::new(SharedRates { ledger: ledger.clone(), known: Mutex::default() });

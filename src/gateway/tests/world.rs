@@ -81,7 +81,7 @@ impl World {
         let path = folder.path().join("t.db");
         let log = Arc::new(outages::Log::of(SqliteStore::open(&path).await.expect("opens")));
         let views = Arc::new(SqliteViews::open(&path).await.expect("opens"));
-        let ledger = Ledger::open(log.clone(), views, clock, Memory::default()).await.expect("opens");
+        let ledger = Ledger::open(log.clone(), views, clock, MemoryLimits::default()).await.expect("opens");
         let mut cards = default_cards(Timestamp(0)).expect("cards");
         let card = |model: &str| cards.iter().find(|card| card.model == model).expect("a card").clone();
         let soon = |seconds| Some(ledger.clock().now().plus_seconds(seconds));

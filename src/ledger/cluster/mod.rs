@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::domain::format::Format;
 use crate::store::{EventLog, Node, Nodes, StoreError};
 
-pub(super) use peer::{Peer, Reply};
+pub(super) use peer::{ForwardReply, Peer};
 
 /// Where nodes take each other's commands.
 pub const PATH: &str = "/internal/v1/commands";
@@ -54,18 +54,18 @@ struct Epoch {
     seen: AtomicI64,
     /// It could not be raised for a command that nobody answered.
     is_to_be_raised: AtomicBool,
-    looks: Shared,
-    takeovers: Shared,
+    looks: SingleFlight,
+    takeovers: SingleFlight,
 }
 
-/// What one does for all who want it meanwhile, whether it comes off or not: nobody waits for more than two of them, however
-/// long the database takes.
+/// Runs one piece of work at a time for all callers that wait for it, whether it succeeds or not: a caller waits for two runs
+/// at most, however long the database takes.
 #[derive(Default)]
-struct Shared(Mutex<Option<Instant>>);
+struct SingleFlight(Mutex<Option<Instant>>);
 
-impl Shared {
-    /// Does it, unless it was begun since this was called.
-    async fn once(&self, work: impl Future<Output = ()>) {
+impl SingleFlight {
+    /// Runs the work, unless a run has begun since this was called.
+    async fn run(&self, work: impl Future<Output = ()>) {
         let called = Instant::now();
         let mut begun = self.0.lock().await;
         if begun.is_none_or(|begun| begun < called) {
@@ -123,14 +123,8 @@ impl std::fmt::Debug for Transport {
 #[derive(Default)]
 struct Roster {
     peers: Vec<Arc<Peer>>,
-    /// By shard, the best first.
-    ranked: Vec<Vec<Seat>>,
-}
-
-#[derive(Clone)]
-enum Seat {
-    Me,
-    Other(Arc<Peer>),
+    /// The nodes by shard, the best first; this node is none of the peers.
+    ranked: Vec<Vec<Option<Arc<Peer>>>>,
 }
 
 impl Cluster {
@@ -184,13 +178,10 @@ impl Cluster {
             })
             .collect();
         let ids: Vec<Uuid> = alive.iter().map(|node| node.id).collect();
-        let seat = |id: Uuid| match peers.iter().find(|peer| peer.node.id == id) {
-            Some(peer) => Seat::Other(peer.clone()),
-            None => Seat::Me,
-        };
+        let peer_of = |id: Uuid| peers.iter().find(|peer| peer.node.id == id).cloned();
         let shards = 0..i32::try_from(self.transport.epochs.0.len()).unwrap_or(i32::MAX);
         let ranked =
-            shards.map(|shard| roster::ranked(&ids, shard).into_iter().map(seat).collect()).collect();
+            shards.map(|shard| roster::ranked(&ids, shard).into_iter().map(peer_of).collect()).collect();
         metrics::gauge!("tollgate_nodes_alive").set(u32::try_from(ids.len()).map_or(f64::MAX, f64::from));
         self.roster.store(Arc::new(Roster { peers, ranked }));
         Ok(Some(format))
@@ -210,14 +201,8 @@ impl Cluster {
     pub fn owner(&self, shard: i32) -> Option<Arc<Peer>> {
         let roster = self.roster.load();
         let ranked = roster.ranked.get(usize::try_from(shard).ok()?)?;
-        let first = ranked.iter().find(|seat| match seat {
-            Seat::Me => true,
-            Seat::Other(peer) => peer.is_trusted(),
-        });
-        match first {
-            Some(Seat::Other(peer)) => Some(peer.clone()),
-            Some(Seat::Me) | None => None,
-        }
+        let first = ranked.iter().find(|node| node.as_ref().is_none_or(|peer| peer.is_trusted()));
+        first.cloned().flatten()
     }
 
     pub fn has_left(&self) -> bool {
@@ -242,7 +227,7 @@ impl Cluster {
                     self.saw_epoch(shard, head.epoch);
                 }
             };
-            self.transport.epochs.at(shard)?.looks.once(look).await;
+            self.transport.epochs.at(shard)?.looks.run(look).await;
         }
         Some(self.epoch(shard)).filter(|epoch| *epoch > than)
     }
@@ -261,7 +246,7 @@ impl Cluster {
                 epoch.set_to_be_raised(false);
             }
         };
-        epoch.takeovers.once(take_over).await;
+        epoch.takeovers.run(take_over).await;
         match epoch.is_to_be_raised() {
             true => Err(StoreError::Unavailable("another node's commands can't be taken over yet".into())),
             false => Ok(()),
@@ -285,9 +270,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn however_many_wait_for_the_database_each_waits_for_two_looks_at_most() {
-        let (shared, looks, start) = (Shared::default(), AtomicU32::new(0), Instant::now());
+        let (flight, looks, start) = (SingleFlight::default(), AtomicU32::new(0), Instant::now());
         let look = || {
-            shared.once(async {
+            flight.run(async {
                 looks.fetch_add(1, Ordering::SeqCst);
                 sleep(Duration::from_secs(2)).await;
             })

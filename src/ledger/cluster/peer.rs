@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::wire::{Answer, LATE_AFTER};
+use super::wire::{Answer, LATE_TIMEOUT};
 use super::{PATH, Transport};
 use crate::ledger::{LedgerError, QUEUE_MAX};
 use crate::store::Node;
@@ -21,10 +21,10 @@ use crate::store::Node;
 /// Commands in one request.
 const BATCH_MAX: usize = 1_024;
 /// Requests under way: while the owner commits one, it decides the next.
-const REQUESTS_MAX: usize = 4;
+const REQUESTS_IN_FLIGHT_MAX: usize = 4;
 /// A node that says nothing for so long is taken over. Longer than a commit, shorter than what a caller would feel as an
 /// outage.
-const SILENCE_MAX: Duration = Duration::from_millis(1_500);
+const RESPONSE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Beats for which a silent node is passed over; doubled while it stays silent.
 const DISTRUST_BEATS: u32 = 4;
 const DISTRUST_BEATS_MAX: u32 = 64;
@@ -32,7 +32,7 @@ const DISTRUST_BEATS_MAX: u32 = 64;
 #[derive(Debug)]
 pub struct Peer {
     pub node: Node,
-    queue: mpsc::Sender<Parcel>,
+    queue: mpsc::Sender<ForwardedCommand>,
     trust: Arc<Trust>,
 }
 
@@ -45,17 +45,17 @@ struct Trust {
     beats_last: AtomicU32,
 }
 
-struct Parcel {
+struct ForwardedCommand {
     shard: i32,
     epoch: i64,
     /// A command as JSON.
     body: Vec<u8>,
-    reply: oneshot::Sender<Reply>,
+    reply: oneshot::Sender<ForwardReply>,
 }
 
 /// What became of a command that was forwarded.
 #[derive(Debug)]
-pub enum Reply {
+pub enum ForwardReply {
     Answered(Answer),
     /// It was not decided there, and can't be any more.
     NotDecided,
@@ -65,10 +65,10 @@ pub enum Reply {
 
 impl Peer {
     pub fn start(node: Node, transport: Arc<Transport>) -> Arc<Peer> {
-        let (queue, parcels) = mpsc::channel(QUEUE_MAX);
+        let (queue, commands) = mpsc::channel(QUEUE_MAX);
         let trust = Arc::new(Trust::default());
         let url = format!("http://{}{PATH}", node.address);
-        tokio::spawn(deliver_all(Route { url, transport, trust: trust.clone() }, parcels));
+        tokio::spawn(deliver_all(PeerSender { url, transport, trust: trust.clone() }, commands));
         Arc::new(Peer { node, queue, trust })
     }
 
@@ -85,10 +85,10 @@ impl Peer {
 
     /// # Errors
     /// `Busy` where too many commands wait for this node.
-    pub async fn send(&self, shard: i32, epoch: i64, body: Vec<u8>) -> Result<Reply, LedgerError> {
+    pub async fn send(&self, shard: i32, epoch: i64, body: Vec<u8>) -> Result<ForwardReply, LedgerError> {
         let (reply, answer) = oneshot::channel();
-        self.queue.try_send(Parcel { shard, epoch, body, reply }).map_err(|_| LedgerError::Busy)?;
-        Ok(answer.await.unwrap_or(Reply::NotDecided))
+        self.queue.try_send(ForwardedCommand { shard, epoch, body, reply }).map_err(|_| LedgerError::Busy)?;
+        Ok(answer.await.unwrap_or(ForwardReply::NotDecided))
     }
 }
 
@@ -110,7 +110,7 @@ impl Trust {
     /// Goes by what a node answered after so long; says how many of the answers came too late to be any.
     fn judge(&self, answers: &[Answer], after: Duration) -> usize {
         // Under a passed epoch a command is given back at once; else it has waited for the writer in vain.
-        let has_waited = after >= LATE_AFTER;
+        let has_waited = after >= LATE_TIMEOUT;
         let is_late =
             |answer: &&Answer| answer.is_open() || (has_waited && matches!(answer, Answer::Dropped));
         let late = answers.iter().filter(is_late).count();
@@ -129,7 +129,7 @@ impl Trust {
 }
 
 #[derive(Clone)]
-struct Route {
+struct PeerSender {
     url: String,
     transport: Arc<Transport>,
     trust: Arc<Trust>,
@@ -142,66 +142,66 @@ enum Lost {
     Silent,
 }
 
-async fn deliver_all(route: Route, mut queue: mpsc::Receiver<Parcel>) {
-    let under_way = Arc::new(Semaphore::new(REQUESTS_MAX));
+async fn deliver_all(sender: PeerSender, mut queue: mpsc::Receiver<ForwardedCommand>) {
+    let under_way = Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT_MAX));
     loop {
         let Ok(permit) = under_way.clone().acquire_owned().await else { return };
-        let mut parcels = Vec::new();
-        if queue.recv_many(&mut parcels, BATCH_MAX).await == 0 {
+        let mut commands = Vec::new();
+        if queue.recv_many(&mut commands, BATCH_MAX).await == 0 {
             return;
         }
-        let route = route.clone();
+        let sender = sender.clone();
         tokio::spawn(async move {
-            route.deliver(parcels).await;
+            sender.deliver(commands).await;
             drop(permit);
         });
     }
 }
 
-impl Route {
-    async fn deliver(&self, parcels: Vec<Parcel>) {
+impl PeerSender {
+    async fn deliver(&self, commands: Vec<ForwardedCommand>) {
         if self.trust.is_lost() {
             // What came while it was silent does not wait for it again.
-            return parcels.into_iter().for_each(|parcel| parcel.answer(Reply::NotDecided));
+            return commands.into_iter().for_each(|command| command.answer(ForwardReply::NotDecided));
         }
         let asked = Instant::now();
-        match self.ask(&parcels).await {
+        match self.ask(&commands).await {
             Ok(answers) => {
                 let late = self.trust.judge(&answers, asked.elapsed());
                 metrics::counter!("tollgate_forwarded_total").increment((answers.len() - late) as u64);
                 metrics::counter!("tollgate_forwards_lost_total").increment(late as u64);
                 let (open, answered): (Vec<_>, Vec<_>) =
-                    parcels.into_iter().zip(answers).partition(|(_, answer)| answer.is_open());
-                for (parcel, answer) in answered {
-                    parcel.answer(Reply::Answered(answer));
+                    commands.into_iter().zip(answers).partition(|(_, answer)| answer.is_open());
+                for (command, answer) in answered {
+                    command.answer(ForwardReply::Answered(answer));
                 }
                 // As those of a silent node: it may be deciding them in this moment.
-                self.take_over(Lost::Silent, open.into_iter().map(|(parcel, _)| parcel).collect()).await;
+                self.take_over(Lost::Silent, open.into_iter().map(|(command, _)| command).collect()).await;
             }
             Err(lost) => {
                 self.trust.lose();
                 tracing::warn!(
                     url = self.url,
-                    commands = parcels.len(),
+                    commands = commands.len(),
                     "a node does not answer; its shards are taken over"
                 );
-                metrics::counter!("tollgate_forwards_lost_total").increment(parcels.len() as u64);
-                self.take_over(lost, parcels).await;
+                metrics::counter!("tollgate_forwards_lost_total").increment(commands.len() as u64);
+                self.take_over(lost, commands).await;
             }
         }
     }
 
-    async fn ask(&self, parcels: &[Parcel]) -> Result<Vec<Answer>, Lost> {
+    async fn ask(&self, commands: &[ForwardedCommand]) -> Result<Vec<Answer>, Lost> {
         let mut body =
-            Vec::with_capacity(parcels.iter().map(|parcel| parcel.body.len() + 1).sum::<usize>() + 2);
-        for (place, parcel) in parcels.iter().enumerate() {
+            Vec::with_capacity(commands.iter().map(|command| command.body.len() + 1).sum::<usize>() + 2);
+        for (place, command) in commands.iter().enumerate() {
             body.push(if place == 0 { b'[' } else { b',' });
-            body.extend_from_slice(&parcel.body);
+            body.extend_from_slice(&command.body);
         }
         body.push(b']');
         let request = self.transport.http.post(&self.url).bearer_auth(&self.transport.secret).body(body);
         let response = request
-            .timeout(SILENCE_MAX)
+            .timeout(RESPONSE_TIMEOUT)
             .send()
             .await
             .map_err(|error| if error.is_connect() { Lost::NotSent } else { Lost::Silent })?;
@@ -210,7 +210,7 @@ impl Route {
         }
         let bytes = response.bytes().await.map_err(|_| Lost::Silent)?;
         let answers: Vec<&RawValue> = serde_json::from_slice(&bytes).map_err(|_| Lost::Silent)?;
-        if answers.len() != parcels.len() {
+        if answers.len() != commands.len() {
             return Err(Lost::Silent);
         }
         // One that a newer version gave, say, tells nothing here; the others do.
@@ -218,29 +218,29 @@ impl Route {
         Ok(answers.map(|answer| answer.unwrap_or(Answer::Late)).collect())
     }
 
-    async fn take_over(&self, lost: Lost, parcels: Vec<Parcel>) {
+    async fn take_over(&self, lost: Lost, commands: Vec<ForwardedCommand>) {
         let mut raised: BTreeMap<(i32, i64), Result<(), String>> = BTreeMap::new();
         if let Lost::Silent = lost {
-            for parcel in &parcels {
-                let (shard, epoch) = (parcel.shard, parcel.epoch);
+            for command in &commands {
+                let (shard, epoch) = (command.shard, command.epoch);
                 if let std::collections::btree_map::Entry::Vacant(place) = raised.entry((shard, epoch)) {
                     let done = self.transport.take_over(shard, epoch).await;
                     place.insert(done.map_err(|error| error.to_string()));
                 }
             }
         }
-        for parcel in parcels {
-            let reply = match raised.get(&(parcel.shard, parcel.epoch)) {
-                Some(Err(why)) => Reply::Unknown(LedgerError::Unknown(why.clone())),
-                Some(Ok(())) | None => Reply::NotDecided,
+        for command in commands {
+            let reply = match raised.get(&(command.shard, command.epoch)) {
+                Some(Err(why)) => ForwardReply::Unknown(LedgerError::Unknown(why.clone())),
+                Some(Ok(())) | None => ForwardReply::NotDecided,
             };
-            parcel.answer(reply);
+            command.answer(reply);
         }
     }
 }
 
-impl Parcel {
-    fn answer(self, reply: Reply) {
+impl ForwardedCommand {
+    fn answer(self, reply: ForwardReply) {
         // Its caller may have gone away.
         let _ = self.reply.send(reply);
     }
@@ -255,7 +255,7 @@ mod tests {
         let trust = Trust::default();
         let beats = || trust.beats_left.load(Ordering::Relaxed);
 
-        for _ in 0..REQUESTS_MAX {
+        for _ in 0..REQUESTS_IN_FLIGHT_MAX {
             trust.lose();
         }
         assert_eq!(beats(), DISTRUST_BEATS);
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn an_owner_that_gives_several_commands_back_after_a_wait_is_passed_over() {
         let (dropped, busy) = (|| Answer::Dropped, || Answer::Busy);
-        let (at_once, waited) = (Duration::from_millis(3), LATE_AFTER);
+        let (at_once, waited) = (Duration::from_millis(3), LATE_TIMEOUT);
         for (answers, after, late, is_lost) in [
             (vec![dropped(), dropped()], waited, 2, true),
             (vec![Answer::Late, dropped()], waited, 2, true),

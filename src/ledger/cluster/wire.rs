@@ -13,7 +13,7 @@ use crate::ledger::{By, LedgerError, Outcome};
 
 /// For so long an owner waits for the slowest command of a request, such as one whose account is read from a database that is
 /// slow: long before its sender would take it for silent.
-pub const LATE_AFTER: Duration = Duration::from_secs(1);
+pub const LATE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A command, as it was asked for at another node.
 #[derive(Clone, Debug, Serialize, Deserialize)]

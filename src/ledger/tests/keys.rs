@@ -21,8 +21,8 @@ async fn i4_one_key_has_one_effect_within_a_batch_and_after() {
 
 #[tokio::test]
 async fn i4_a_key_binds_for_thirty_days_and_no_longer_in_memory_and_looked_up() {
-    for recent in [Memory::default().recent, 1] {
-        let memory = Memory { recent, ..Memory::default() };
+    for recent in [MemoryLimits::default().recent, 1] {
+        let memory = MemoryLimits { recent, ..MemoryLimits::default() };
         let node = Node::funded(1_000).await.with(memory).await;
         let key = Some(("k", "a"));
         let first = node.keyed(reserve(1, 4), key).await.expect("holds");
@@ -62,7 +62,7 @@ async fn i4_keys_bound_before_and_after_the_filter_was_saved_are_known_after_a_s
         bind(n).await;
     }
     node.ledger.projector().catch_up_all().await.expect("projects");
-    let node = node.with(Memory { recent: 0, ..Memory::default() }).await;
+    let node = node.with(MemoryLimits { recent: 0, ..MemoryLimits::default() }).await;
 
     for n in 0..20 {
         let again = node.keyed(reserve(n + 100, 1), Some((&n.to_string(), "a"))).await.expect("replays");
@@ -78,7 +78,7 @@ async fn i4_keys_are_known_though_a_filter_was_saved_of_events_that_the_log_has_
     let (without, none) = snapshots::unsaved(&key_filter::KeyFilter::default(), 3, [7; 32], None);
     assert!(node.views.put_key_filter(0, &without, &none).await.expect("saves"));
     node.ledger.projector().catch_up_all().await.expect("projects");
-    let node = node.with(Memory { recent: 0, ..Memory::default() }).await;
+    let node = node.with(MemoryLimits { recent: 0, ..MemoryLimits::default() }).await;
 
     let again = node.keyed(reserve(2, 1), Some(("1", "a"))).await.expect("replays");
 
@@ -120,7 +120,7 @@ async fn i4_look_ups_of_keys_reach_back_to_the_first_that_binds() {
     node.clock.advance_seconds(KEY_KEPT_SECONDS);
     node.keyed(reserve(2, 1), Some(("new", "a"))).await.expect("holds");
     node.ledger.projector().catch_up_all().await.expect("projects");
-    let node = node.with(Memory { recent: 0, ..Memory::default() }).await;
+    let node = node.with(MemoryLimits { recent: 0, ..MemoryLimits::default() }).await;
     let fetcher = Fetcher::new(0, node.store.clone(), node.ledger.projector().clone());
 
     assert_eq!(

@@ -65,7 +65,7 @@ async fn no_more_wait_for_what_is_being_read_than_in_the_queue() {
 
 #[tokio::test]
 async fn i3_and_i4_hold_for_what_has_left_memory() {
-    let small = Memory { recent: 2, accounts: 1, events_per_snapshot: 3, ..Memory::default() };
+    let small = MemoryLimits { recent: 2, accounts: 1, events_per_snapshot: 3, ..MemoryLimits::default() };
     let node = Node::funded(1_000).await.with(small).await;
     let first = node.keyed(reserve(1, 4), Some(("k1", "a"))).await.expect("holds");
     node.keyed(settle(1, 3), Some(("s1", "b"))).await.expect("settles");
@@ -94,7 +94,8 @@ async fn i3_and_i4_hold_for_what_has_left_memory() {
 
 #[tokio::test]
 async fn i3_a_late_settle_counts_once_though_memory_is_short_and_projections_are_behind() {
-    let small = Memory { recent: 2, accounts: 16, events_per_snapshot: 1_000, ..Memory::default() };
+    let small =
+        MemoryLimits { recent: 2, accounts: 16, events_per_snapshot: 1_000, ..MemoryLimits::default() };
     let node = Node::funded(100).await.with(small).await;
     node.run(reserve(1, 4)).await.expect("holds");
     node.run(OrgCommand::Release { reservation: id(1), by: None }).await.expect("releases");
@@ -124,7 +125,7 @@ async fn an_org_that_nobody_opened_is_refused_and_not_kept() {
 
 #[tokio::test]
 async fn orgs_that_anybody_makes_up_take_no_account_out_of_memory() {
-    let small = Memory { recent: 2, accounts: 4, ..Memory::default() };
+    let small = MemoryLimits { recent: 2, accounts: 4, ..MemoryLimits::default() };
     let node = Node::funded(10).await.with(small).await;
     node.run(reserve(1, 1)).await.expect("holds");
     node.run(settle(1, 1)).await.expect("settles");
@@ -141,7 +142,8 @@ async fn orgs_that_anybody_makes_up_take_no_account_out_of_memory() {
 
 #[tokio::test]
 async fn reservations_that_were_recalled_leave_memory_again() {
-    let small = Memory { recent: 2, accounts: 16, events_per_snapshot: 1_000, ..Memory::default() };
+    let small =
+        MemoryLimits { recent: 2, accounts: 16, events_per_snapshot: 1_000, ..MemoryLimits::default() };
     let node = Node::funded(1_000).await.with(small).await;
     for n in 0..50 {
         node.run(reserve(n, 1)).await.expect("holds");
@@ -178,12 +180,12 @@ async fn however_many_accounts_are_wanted_at_once_few_are_read_at_a_time() {
 
     assert!(read.iter().all(|version| matches!(version, Ok(1))), "{read:?}");
     let most = log.looked_most.load(Ordering::SeqCst);
-    assert!((1..=fetch::AT_ONCE).contains(&most), "{most}");
+    assert!((1..=fetch::CONCURRENT_READS_MAX).contains(&most), "{most}");
 }
 
 #[tokio::test]
 async fn an_account_that_takes_long_to_read_lets_others_be_read_between_its_pages() {
-    let memory = Memory { events_per_snapshot: 1_000_000, ..Memory::default() };
+    let memory = MemoryLimits { events_per_snapshot: 1_000_000, ..MemoryLimits::default() };
     let node = Node::funded(10).await.with(memory).await;
     let [slow, small] = [1, 2].map(|n| OrgId(Uuid::from_u128(n)));
     for org in [slow, small] {
@@ -205,7 +207,7 @@ async fn an_account_that_takes_long_to_read_lets_others_be_read_between_its_page
         let (fetcher, end) = (fetcher.clone(), last_of(ACME) + 1);
         tokio::spawn(async move { fetcher.account(org, end, None).await.expect("reads").account })
     };
-    let all_but_one: Vec<_> = (1..fetch::AT_ONCE).map(|_| read(slow)).collect();
+    let all_but_one: Vec<_> = (1..fetch::CONCURRENT_READS_MAX).map(|_| read(slow)).collect();
     until("one turn is left", async || log.looking.load(Ordering::SeqCst) == all_but_one.len()).await;
 
     let (large, small) = (read(ACME), read(small));

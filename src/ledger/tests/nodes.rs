@@ -51,7 +51,7 @@ async fn what_a_node_that_cannot_write_was_forwarded_is_left_to_its_sender() {
     let slow = node.another(log).await;
 
     let request = serde_json::to_vec(&[forwarded(1)]).expect("writes");
-    let answers = slow.take_forwarded(&request).await.expect("reads it");
+    let answers = slow.handle_forwarded(&request).await.expect("reads it");
 
     assert_eq!(String::from_utf8_lossy(&answers), r#"["Dropped"]"#);
 }
@@ -97,7 +97,7 @@ async fn i3_a_reservation_is_found_though_another_node_folded_the_projections() 
 
 #[tokio::test]
 async fn feedback_counts_once_though_another_node_heard_it_first_and_projections_are_behind() {
-    let small = Memory { recent: 2, ..Memory::default() };
+    let small = MemoryLimits { recent: 2, ..MemoryLimits::default() };
     let node = Node::funded(1_000).await.with(small).await;
     for n in 0..10 {
         node.run(reserve(n, 1)).await.expect("holds");
@@ -125,7 +125,7 @@ async fn what_a_node_has_no_word_for_is_left_to_its_sender_and_the_rest_is_done(
     newer["ask"] = serde_json::json!({ "BookAFlight": {} });
 
     let request = serde_json::to_vec(&[newer, known]).expect("writes");
-    let answers = node.ledger.take_forwarded(&request).await.expect("reads it");
+    let answers = node.ledger.handle_forwarded(&request).await.expect("reads it");
 
     let answers: Vec<serde_json::Value> = serde_json::from_slice(&answers).expect("reads");
     assert_eq!(answers[0], "Dropped");
@@ -143,7 +143,7 @@ async fn i1_a_forwarded_command_that_takes_too_long_is_given_back_and_never_deci
     let reading = log.look_ups.write().await;
 
     let request = serde_json::to_vec(&[forwarded(1)]).expect("writes");
-    let answers = owner.take_forwarded(&request).await.expect("reads it");
+    let answers = owner.handle_forwarded(&request).await.expect("reads it");
     drop(reading);
     owner.submit(command(reserve(2, 1))).await.expect("holds, after what had come before");
 
@@ -161,7 +161,7 @@ async fn i1_a_forwarded_command_that_is_being_written_is_late() {
     let owner = node.another(Arc::new(log)).await;
 
     let request = serde_json::to_vec(&[forwarded(1)]).expect("writes");
-    let answers = owner.take_forwarded(&request).await.expect("reads it");
+    let answers = owner.handle_forwarded(&request).await.expect("reads it");
     go_on.notify_one();
 
     assert_eq!(String::from_utf8_lossy(&answers), r#"["Late"]"#);

@@ -60,7 +60,7 @@ async fn i7_projections_equal_the_fold_after_a_rebuild_and_after_their_loss() {
     let (folder, clock) = node.stop().await;
     std::fs::write(folder.path().join("t-views.db"), "not a database any more").expect("writes");
 
-    let node = Node::on(folder, clock, Memory::default()).await;
+    let node = Node::on(folder, clock, MemoryLimits::default()).await;
 
     assert_eq!(node.balance().await, before);
     assert!(node.keyed(reserve(3, 2), Some(("3", "a"))).await.expect("replays").replayed);
@@ -150,7 +150,7 @@ async fn i7_counts_that_can_not_be_true_stop_no_projection() {
 
 #[tokio::test]
 async fn writes_wait_for_projections_that_lie_too_far_behind() {
-    let small = Memory { unindexed: 10, ..Memory::default() };
+    let small = MemoryLimits { unindexed: 10, ..MemoryLimits::default() };
     let node = Node::funded(1_000).await.with(small).await;
     let mut held = 0;
     while node.run(reserve(held, 1)).await.is_ok() {

@@ -167,7 +167,7 @@ async fn i6_a_log_that_was_altered_and_chained_anew_is_found() {
     assert!(second["command"].is_object(), "{first}");
     bound_twice[at].payload = second.to_string().into_bytes();
     let mut bound_again = bound_twice.clone();
-    let later = super::super::state::KEY_KEPT_SECONDS * Timestamp::MICROS_PER_SECOND;
+    let later = super::super::keys::KEY_KEPT_SECONDS * Timestamp::MICROS_PER_SECOND;
     bound_again[at..].iter_mut().for_each(|row| row.recorded_at += later);
 
     let twice = |mut rows: Vec<EventRow>, at: usize| {

@@ -5,10 +5,12 @@ use crate::domain::ids::OrgId;
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::key_entry;
-use crate::ledger::batch::{Answer, Batch};
+use crate::ledger::batch::{Batch, Decision};
+use crate::ledger::event_encoder::EventEncoder;
 use crate::ledger::job::{Ask, Command, Job, Reading};
-use crate::ledger::scribe::Scribe;
-use crate::ledger::state::{KEY_KEPT_SECONDS, Known, Slot};
+use crate::ledger::keys::KEY_KEPT_SECONDS;
+use crate::ledger::loaded::LoadedAccount;
+use crate::ledger::state::Slot;
 use crate::ledger::writer::{BATCH_MAX, Writer};
 use crate::ledger::{By, LedgerError};
 
@@ -31,8 +33,8 @@ impl Writer {
     fn admit_read(&mut self, reading: Reading, batch: &mut Batch) {
         let round = self.round;
         match self.slot(reading.org) {
-            Some(Slot::Known(known)) => {
-                known.used = round;
+            Some(Slot::Loaded(loaded)) => {
+                loaded.used = round;
                 batch.reads.push(reading);
             }
             Some(Slot::Loading { waiting, .. }) => {
@@ -45,23 +47,23 @@ impl Writer {
 
     /// Decides a command, or sets it aside until what it needs was fetched.
     fn admit(&mut self, command: Box<Command>, batch: &mut Batch) {
-        if command.lent.as_ref().is_some_and(|lent| lent.epoch < self.head.epoch) {
-            // Its sender has given it up, or will: what is decided there must not be decided here too.
+        if command.forwarding.as_ref().is_some_and(|forwarding| forwarding.epoch < self.head.epoch) {
+            // Its sender has given it up, or will: it must not be decided twice.
             return command.give_back();
         }
         if let Ask::System(ask) = &command.ask {
             let ask = ask.clone();
-            let answer = match self.earlier(&command, batch.now) {
-                Earlier::Unknown => return self.look_up(command, None, 0),
-                Earlier::Bound(answer) => answer,
-                Earlier::New => self.decide_system(ask, &command, batch),
+            let answer = match self.key_lookup(&command, batch.now) {
+                KeyLookup::Unknown => return self.look_up(command, None, 0),
+                KeyLookup::Bound(answer) => answer,
+                KeyLookup::New => self.decide_system(ask, &command, batch),
             };
             batch.decided.push((command, answer));
             return;
         }
         let round = self.round;
-        let known = match self.slot(command.org) {
-            Some(Slot::Known(known)) => known,
+        let loaded = match self.slot(command.org) {
+            Some(Slot::Loaded(loaded)) => loaded,
             Some(Slot::Loading { waiting, .. }) => {
                 waiting.push(Job::Command(command));
                 self.set_aside += 1;
@@ -69,15 +71,15 @@ impl Writer {
             }
             None => return Job::Command(command).refuse(&LedgerError::Busy),
         };
-        known.used = round;
-        if let Err(refusal) = may_ask(known, command.by, batch.now) {
-            batch.decided.push((command, Answer::No(refusal.into())));
+        loaded.used = round;
+        if let Err(refusal) = may_ask(loaded, command.by, batch.now) {
+            batch.decided.push((command, Decision::No(refusal.into())));
             return;
         }
-        let forgotten_to = known.forgotten_to;
+        let forgotten_to = loaded.forgotten_to;
         let named = command
             .names()
-            .filter(|id| !known.account.holds.contains_key(id) && !known.account.ended.contains_key(id));
+            .filter(|id| !loaded.account.holds.contains_key(id) && !loaded.account.ended.contains_key(id));
         if let Some(reservation) = named {
             let enough = forgotten_to.max(self.state.recent.starts_at - 1);
             match command.found.as_ref().filter(|found| found.checked_to >= enough) {
@@ -91,124 +93,130 @@ impl Writer {
                 }
             }
         }
-        let answer = match self.earlier(&command, batch.now) {
-            Earlier::Unknown => return self.look_up(command, named, forgotten_to),
-            Earlier::Bound(answer) => answer,
+        let answer = match self.key_lookup(&command, batch.now) {
+            KeyLookup::Unknown => return self.look_up(command, named, forgotten_to),
+            KeyLookup::Bound(answer) => answer,
             // Its sender has it back.
-            Earlier::New if !command.take() => return,
-            Earlier::New => self.decide_org(&command, batch),
+            KeyLookup::New if !command.take() => return,
+            KeyLookup::New => self.decide_org(&command, batch),
         };
         batch.decided.push((command, answer));
     }
 
     /// Whether the command's key was bound before (I4).
-    fn earlier(&self, command: &Command, now: Timestamp) -> Earlier {
-        let Some(keyed) = &command.idempotency else { return Earlier::New };
+    fn key_lookup(&self, command: &Command, now: Timestamp) -> KeyLookup {
+        let Some(keyed) = &command.idempotency else { return KeyLookup::New };
         let bound = match self.state.recent.bound(&keyed.hash) {
             Some(bound) => Some(bound),
-            None if !self.state.filter.may_hold(key_entry(&keyed.hash)) => None,
+            None if !self.bound_keys.filter.may_hold(key_entry(&keyed.hash)) => None,
             None => match &command.found {
                 Some(found) if found.checked_to + 1 >= self.state.recent.starts_at => found.bound.as_ref(),
-                Some(_) | None => return Earlier::Unknown,
+                Some(_) | None => return KeyLookup::Unknown,
             },
         };
         match bound.filter(|bound| bound.at.plus_seconds(KEY_KEPT_SECONDS) > now) {
             Some(bound) if bound.fingerprint == keyed.command.fingerprint => {
-                Earlier::Bound(Answer::Replay(bound.clone()))
+                KeyLookup::Bound(Decision::Replay(bound.clone()))
             }
-            Some(_) => Earlier::Bound(Answer::No(Refusal::IdempotencyConflict.into())),
-            None => Earlier::New,
+            Some(_) => KeyLookup::Bound(Decision::No(Refusal::IdempotencyConflict.into())),
+            None => KeyLookup::New,
         }
     }
 
-    fn decide_org(&mut self, command: &Command, batch: &mut Batch) -> Answer {
-        let Ask::Org(ask) = &command.ask else { return Answer::Made(vec![]) };
+    fn decide_org(&mut self, command: &Command, batch: &mut Batch) -> Decision {
+        let Ask::Org(ask) = &command.ask else { return Decision::Made(vec![]) };
         let org = command.org;
-        let Some(Slot::Known(known)) = self.state.accounts.get_mut(&org) else {
-            return Answer::No(Refusal::UnknownOrg.into());
+        let Some(Slot::Loaded(loaded)) = self.state.accounts.get_mut(&org) else {
+            return Decision::No(Refusal::UnknownOrg.into());
         };
-        if known.chain.version == 0 {
+        if loaded.chain.version == 0 {
             // Nobody has opened it so far.
             batch.touched.insert(org);
         }
-        // What time has ended is written before anything is decided on it (I11).
-        let scribe = Scribe { shard: self.fetcher.shard, org, by: None, clock: &self.clock, now: batch.now };
+        // Due expiries are written before anything is decided on the account (I11).
+        let encoder =
+            EventEncoder { shard: self.fetcher.shard, org, by: None, clock: &self.clock, now: batch.now };
         let format = self.system.load().format;
-        if let Err(error) = batch.expire(&scribe, format, known) {
-            return Answer::No(error);
+        if let Err(error) = batch.expire(&encoder, format, loaded) {
+            return Decision::No(error);
         }
-        let steps = match known.account.handle_within(format, ask.clone(), batch.now) {
+        let steps = match loaded.account.handle_within(format, ask.clone(), batch.now) {
             Ok(steps) => steps.into_iter().map(|(event, balance)| (event, Some(balance))),
-            Err(refusal) => return Answer::No(refusal.into()),
+            Err(refusal) => return Decision::No(refusal.into()),
         };
-        let scribe = Scribe { by: command.by.key(), ..scribe };
-        match batch.write(&scribe, steps, command.idempotency.as_ref(), &mut known.chain) {
+        let encoder = EventEncoder { by: command.by.key(), ..encoder };
+        match batch.write(&encoder, steps, command.idempotency.as_ref(), &mut loaded.chain) {
             Ok(events) => {
                 batch.bind(command, &events, &mut self.state.recent);
-                Answer::Made(events)
+                Decision::Made(events)
             }
-            Err(error) => Answer::No(error),
+            Err(error) => Decision::No(error),
         }
     }
 
-    fn decide_system(&mut self, ask: SystemCommand, command: &Command, batch: &mut Batch) -> Answer {
+    fn decide_system(&mut self, ask: SystemCommand, command: &Command, batch: &mut Batch) -> Decision {
         let decided = match self.state.system.decide(ask, batch.now) {
             Ok(decided) => decided,
-            Err(refusal) => return Answer::No(refusal.into()),
+            Err(refusal) => return Decision::No(refusal.into()),
         };
         batch.system_chain.get_or_insert(self.state.system_chain);
         decided.iter().for_each(|event| self.state.system.evolve(event, batch.now));
         let steps = decided.into_iter().map(|event| (event, None));
-        let scribe = Scribe {
+        let encoder = EventEncoder {
             shard: self.fetcher.shard,
             org: OrgId::SYSTEM,
             by: command.by.key(),
             clock: &self.clock,
             now: batch.now,
         };
-        match batch.write(&scribe, steps, command.idempotency.as_ref(), &mut self.state.system_chain) {
+        match batch.write(&encoder, steps, command.idempotency.as_ref(), &mut self.state.system_chain) {
             Ok(events) => {
                 batch.bind(command, &events, &mut self.state.recent);
-                Answer::Made(events)
+                Decision::Made(events)
             }
-            Err(error) => Answer::No(error),
+            Err(error) => Decision::No(error),
         }
     }
 
-    /// Writes what time has ended to accounts in memory, until the batch is full: callers don't wait for all of them.
+    /// Writes due expiries of the accounts in memory, until the batch is full: callers don't wait for all of them.
     pub(super) fn sweep(&mut self, batch: &mut Batch) {
         batch.swept = true;
         let format = self.system.load().format;
         for (org, slot) in &mut self.state.accounts {
-            let Slot::Known(known) = slot else { continue };
-            if !known.account.is_due(batch.now) {
+            let Slot::Loaded(loaded) = slot else { continue };
+            if !loaded.account.is_due(batch.now) {
                 continue;
             }
             if batch.rows.len() >= BATCH_MAX {
                 self.sweeps_on = true;
                 return;
             }
-            let scribe =
-                Scribe { shard: self.fetcher.shard, org: *org, by: None, clock: &self.clock, now: batch.now };
-            if let Err(error) = batch.expire(&scribe, format, known) {
+            let encoder = EventEncoder {
+                shard: self.fetcher.shard,
+                org: *org,
+                by: None,
+                clock: &self.clock,
+                now: batch.now,
+            };
+            if let Err(error) = batch.expire(&encoder, format, loaded) {
                 tracing::error!(%error, %org, "what is due can't be written");
             }
         }
     }
 }
 
-enum Earlier {
+enum KeyLookup {
     New,
     /// It must be looked up first.
     Unknown,
-    Bound(Answer),
+    Bound(Decision),
 }
 
 /// Whether the key in whose name a command is asked for still opens the account. Other orgs' keys, the operators' among
 /// them, were looked at where they are known.
-fn may_ask(known: &Known, by: By, now: Timestamp) -> Result<(), Refusal> {
+fn may_ask(loaded: &LoadedAccount, by: By, now: Timestamp) -> Result<(), Refusal> {
     match by {
-        By::Key(key) if key.org == known.account.org => known.account.opens(key, now),
+        By::Key(key) if key.org == loaded.account.org => loaded.account.opens(key, now),
         By::Tollgate | By::Key(_) | By::Begun(_) => Ok(()),
     }
 }

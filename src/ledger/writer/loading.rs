@@ -1,33 +1,35 @@
-//! What memory lacks is fetched beside the writer, while its jobs wait.
+//! What memory lacks is fetched in background tasks, while the jobs that need it wait.
 
 use tokio::sync::mpsc;
 
 use crate::domain::ids::{OrgId, ReservationId};
-use crate::ledger::fetch::{Fetcher, Found};
+use crate::ledger::fetch::Fetcher;
 use crate::ledger::job::{Command, Job};
-use crate::ledger::state::{Known, Slot};
-use crate::ledger::tail::Placed;
+use crate::ledger::keys::Found;
+use crate::ledger::loaded::LoadedAccount;
+use crate::ledger::state::Slot;
+use crate::ledger::tail::PositionedEvent;
 use crate::ledger::writer::Writer;
 use crate::ledger::{LedgerError, QUEUE_MAX};
 use crate::store::StoreError;
 
-/// What was fetched beside the writer.
+/// The result of a background fetch.
 #[allow(clippy::large_enum_variant, reason = "short-lived, and few")]
 pub(in crate::ledger) enum Fetched {
-    Account { org: OrgId, reading: u64, known: Result<Known, StoreError> },
+    Account { org: OrgId, reading: u64, loaded: Result<LoadedAccount, StoreError> },
     Command(Box<Command>, Result<Found, StoreError>),
 }
 
-/// What the writer waits for, and gets whatever becomes of the task that fetches it: jobs are counted while they wait.
-struct Owed {
+/// A fetch whose result reaches the writer even where its task is cut off: the writer counts the jobs that wait.
+struct PendingFetch {
     to: mpsc::UnboundedSender<Fetched>,
     what: Option<Fetched>,
 }
 
-impl Owed {
+impl PendingFetch {
     async fn fetch_account(mut self, fetcher: Fetcher, end: i64, last: Option<i64>) {
-        if let Some(Fetched::Account { org, known, .. }) = &mut self.what {
-            *known = fetcher.account(*org, end, last).await;
+        if let Some(Fetched::Account { org, loaded, .. }) = &mut self.what {
+            *loaded = fetcher.account(*org, end, last).await;
         }
     }
 
@@ -39,7 +41,7 @@ impl Owed {
     }
 }
 
-impl Drop for Owed {
+impl Drop for PendingFetch {
     fn drop(&mut self) {
         if let Some(what) = self.what.take() {
             // A writer that has stopped needs nothing.
@@ -48,7 +50,7 @@ impl Drop for Owed {
     }
 }
 
-/// What is owed until it was fetched.
+/// The result of a fetch that was cut off.
 fn unread() -> StoreError {
     StoreError::Unavailable("what the log holds was not read to its end".into())
 }
@@ -57,7 +59,7 @@ impl Writer {
     /// The org's slot; one that is not in memory begins to load. None where it would have to be waited for, and too many
     /// wait already.
     pub(super) fn slot(&mut self, org: OrgId) -> Option<&mut Slot> {
-        if self.is_full() && !matches!(self.state.accounts.get(&org), Some(Slot::Known(_))) {
+        if self.is_full() && !matches!(self.state.accounts.get(&org), Some(Slot::Loaded(_))) {
             return None;
         }
         let (fetcher, fetched, end) = (&self.fetcher, &self.fetched, self.head.next_position);
@@ -67,9 +69,9 @@ impl Writer {
             let last = unindexed.get(&org).copied();
             *readings += 1;
             let reading = *readings;
-            let what = Fetched::Account { org, reading, known: Err(unread()) };
-            let owed = Owed { to: fetched.clone(), what: Some(what) };
-            tokio::spawn(owed.fetch_account(fetcher.clone(), end, last));
+            let what = Fetched::Account { org, reading, loaded: Err(unread()) };
+            let pending = PendingFetch { to: fetched.clone(), what: Some(what) };
+            tokio::spawn(pending.fetch_account(fetcher.clone(), end, last));
             Slot::Loading { reading, waiting: vec![], arrived: vec![] }
         });
         Some(slot)
@@ -86,8 +88,8 @@ impl Writer {
         }
         self.set_aside += 1;
         let what = Fetched::Command(command, Err(unread()));
-        let owed = Owed { to: self.fetched.clone(), what: Some(what) };
-        tokio::spawn(owed.look_up(self.fetcher.clone(), reservation, as_of));
+        let pending = PendingFetch { to: self.fetched.clone(), what: Some(what) };
+        tokio::spawn(pending.look_up(self.fetcher.clone(), reservation, as_of));
     }
 
     pub(super) fn arrive(&mut self, fetched: Fetched, jobs: &mut Vec<Job>) {
@@ -102,10 +104,10 @@ impl Writer {
                     Err(error) => Job::Command(command).refuse(&error.into()),
                 }
             }
-            Fetched::Account { org, reading, known } => {
+            Fetched::Account { org, reading, loaded } => {
                 let is_wanted = |slot: &Slot| match slot {
                     Slot::Loading { reading: wanted, .. } => *wanted == reading,
-                    Slot::Known(_) => false,
+                    Slot::Loaded(_) => false,
                 };
                 if !self.state.accounts.get(&org).is_some_and(is_wanted) {
                     // The memory was dropped since: it is as of then, and what came after is not in it.
@@ -115,11 +117,11 @@ impl Writer {
                     return;
                 };
                 self.set_aside -= waiting.len();
-                match known.and_then(|known| caught_up(known, &arrived)) {
-                    Ok(mut known) => {
-                        known.seen_version = known.chain.version;
-                        self.keeper.offer_resting(&mut known);
-                        self.state.accounts.insert(org, Slot::Known(Box::new(known)));
+                match loaded.and_then(|loaded| caught_up(loaded, &arrived)) {
+                    Ok(mut loaded) => {
+                        loaded.seen_version = loaded.chain.version;
+                        self.snapshot_writer.save_if_at_rest(&mut loaded);
+                        self.state.accounts.insert(org, Slot::Loaded(Box::new(loaded)));
                         jobs.extend(waiting);
                     }
                     Err(error) => {
@@ -134,7 +136,7 @@ impl Writer {
 }
 
 /// Folds what was written while the account was being read.
-fn caught_up(mut known: Known, arrived: &[Placed]) -> Result<Known, StoreError> {
-    arrived.iter().try_for_each(|placed| known.fold_new(placed))?;
-    Ok(known)
+fn caught_up(mut loaded: LoadedAccount, arrived: &[PositionedEvent]) -> Result<LoadedAccount, StoreError> {
+    arrived.iter().try_for_each(|positioned| loaded.fold_new(positioned))?;
+    Ok(loaded)
 }

@@ -7,7 +7,7 @@ use arc_swap::ArcSwapOption;
 
 use crate::ledger::LedgerError;
 
-/// How far a writer has folded its shard, for whoever wants to know.
+/// How far a writer has folded its shard; read by other tasks.
 #[derive(Default)]
 pub(in crate::ledger) struct Progress {
     next_position: AtomicI64,

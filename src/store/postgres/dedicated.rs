@@ -1,5 +1,5 @@
-//! Connections that are kept for one purpose: nothing else that is asked of the database delays it, and no look at whether
-//! one still lives costs a round trip.
+//! Connections that serve one purpose each: no other query delays it, and no check of whether the connection is alive costs
+//! a round trip.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use super::CONNECT_TIMEOUT;
 use super::error::{ANSWER_TIMEOUT, NO_ANSWER, is_broken, store_error};
 use crate::store::StoreError;
 
-/// One that nobody used for so long may have been dropped on its way, which nobody says.
+/// An idle connection may have been dropped by the network without notice.
 const IDLE_MAX: Duration = Duration::from_secs(240);
 
-/// A connection, made when it is wanted. One asks on it at a time.
+/// A connection, made when it is first needed. One caller uses it at a time.
 pub(super) struct DedicatedConnection {
     options: PgConnectOptions,
     place: Arc<Mutex<Option<Resting>>>,
@@ -28,8 +28,8 @@ struct Resting {
     since: Instant,
 }
 
-/// The connection in use. It is closed where it isn't given back: nobody must find it inside a transaction, or waiting for
-/// another's answer.
+/// The connection in use. Dropped without [`Acquired::release`] it is closed: the next caller must not find it inside a
+/// transaction, or with an answer outstanding.
 pub(super) struct Acquired {
     pub connection: PgConnection,
     options: PgConnectOptions,
@@ -57,7 +57,7 @@ impl DedicatedConnection {
         .await
     }
 
-    /// Asks what may be asked twice.
+    /// Runs a query that may run twice.
     pub async fn fetch<'q>(
         &self,
         query: impl Fn() -> Query<'q, Postgres, PgArguments>,
@@ -77,7 +77,7 @@ impl DedicatedConnection {
 }
 
 impl Acquired {
-    /// Makes another connection where this one had broken before it was asked: its caller need not know.
+    /// Makes another connection where this one had broken before it was used; any other error is returned.
     pub async fn reconnect_if_stale(&mut self, error: sqlx::Error) -> Result<(), StoreError> {
         if !(self.has_rested && is_broken(&error)) {
             return Err(store_error(error));
@@ -92,7 +92,7 @@ impl Acquired {
     }
 }
 
-/// Whoever waits longer for a connection is better refused.
+/// A caller that waits longer for a connection is better refused.
 async fn soon<T>(made: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
     match timeout(CONNECT_TIMEOUT, made).await {
         Ok(made) => made.map_err(store_error),

@@ -11,7 +11,7 @@ use crate::store::StoreError;
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
 pub(super) const NO_ANSWER: &str = "the database does not answer";
 
-/// What the database answers. A line may go silent without ever breaking.
+/// An answer within the limit: a connection may go silent without ever breaking.
 pub(super) async fn answered<T>(
     asked: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, StoreError> {

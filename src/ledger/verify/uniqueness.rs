@@ -7,25 +7,25 @@ use crate::domain::event::{Event, Recorded};
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::{KeyHash, key_hash, reservation_entry};
 use crate::domain::views::runs;
-use crate::ledger::state::KEY_KEPT_SECONDS;
+use crate::ledger::keys::KEY_KEPT_SECONDS;
 
 /// So many keys make a first search for those that bind no longer.
-const CROWDED: usize = 1_000_000;
+const KEYS_BEFORE_SEARCH: usize = 1_000_000;
 
 #[derive(Default)]
-pub(super) struct Once {
+pub(super) struct Uniqueness {
     keys: HashMap<KeyHash, Timestamp>,
     crowded: usize,
     /// By half a hash: few are asked for, so that none is likely to be taken for another.
     settled: HashSet<runs::Hash>,
 }
 
-impl Once {
+impl Uniqueness {
     /// Notes the key that an event binds. False where it still was bound.
     pub fn binds(&mut self, recorded: &Recorded) -> bool {
         let Some(bound) = &recorded.payload.command else { return true };
         let binds_until = |at: &Timestamp| at.plus_seconds(KEY_KEPT_SECONDS);
-        if self.keys.len() >= self.crowded.max(CROWDED) {
+        if self.keys.len() >= self.crowded.max(KEYS_BEFORE_SEARCH) {
             self.keys.retain(|_, at| binds_until(at) > recorded.at);
             self.crowded = self.keys.len() * 2;
         }

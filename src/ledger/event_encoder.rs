@@ -8,13 +8,13 @@ use crate::domain::event::{Balance, BoundCommand, CommandRef, Event, Payload, Re
 use crate::domain::ids::{EventId, KeyId, OrgId};
 use crate::domain::time::Timestamp;
 use crate::ledger::LedgerError;
-use crate::ledger::state::Chain;
+use crate::ledger::loaded::Chain;
 use crate::store::{EventRow, Head};
 
 /// Nearly all payloads are shorter.
 const PAYLOAD_BYTES: usize = 1_024;
 
-pub(super) struct Scribe<'a> {
+pub(super) struct EventEncoder<'a> {
     pub shard: i32,
     pub org: OrgId,
     pub by: Option<KeyId>,
@@ -22,9 +22,9 @@ pub(super) struct Scribe<'a> {
     pub now: Timestamp,
 }
 
-impl Scribe<'_> {
+impl EventEncoder<'_> {
     /// Adds the rows and moves the ends of both chains. The first event carries the command's key.
-    pub fn write(
+    pub fn encode(
         &self,
         steps: impl ExactSizeIterator<Item = (Event, Option<Balance>)>,
         command: Option<&CommandRef>,
