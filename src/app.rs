@@ -1,36 +1,30 @@
-//! The composition root: builds the parts from the configuration and runs them until told to stop.
+//! The composition root: builds the parts from the configuration and runs them until the process is asked to stop.
+
+mod open;
+mod shutdown;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::signal::unix::{SignalKind, signal};
 
+use crate::app::open::open_at_any_time;
+pub use crate::app::open::{Node, open};
+use crate::app::shutdown::{ShutdownTimeouts, reload_on_hangup, serve_until_stopped};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
-use crate::domain::format::Format;
-use crate::domain::pricing::litellm;
-use crate::domain::system::SystemCommand;
-use crate::domain::time::Timestamp;
 use crate::gateway::{self, GatewayState};
 use crate::http::{self, ApiState};
-use crate::ledger::{Ledger, LedgerError, MemoryLimits};
-use crate::listener;
+use crate::ledger::LedgerError;
 use crate::operations::authenticate::OperatorKey;
-use crate::operations::claim::finish_claims;
-use crate::operations::profile::ProfileBook;
-use crate::store::{Database, EventLog, StoreError};
+use crate::signals::StopSignals;
+use crate::store::{Database, StoreError};
 use crate::telemetry::{self, RecorderError};
 use crate::workers::Workers;
-
-/// How far a clock may lie behind the last event of the log at a start.
-const CLOCK_BEHIND_SECONDS_MAX: i64 = 60;
 
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
@@ -46,18 +40,9 @@ pub struct ServeArgs {
     /// Address and port to listen on.
     #[arg(long)]
     listen: Option<SocketAddr>,
-    /// Start although the machine's clock lies behind the last event: time then stands still until it has caught up.
+    /// Start although the machine's clock is behind the last event: time then stands still until it has caught up.
     #[arg(long)]
     confirm_clock: bool,
-}
-
-/// What runs on one database, before it serves.
-#[derive(Clone, Debug)]
-pub struct Node {
-    pub ledger: Ledger,
-    pub profiles: ProfileBook,
-    operator: OperatorKey,
-    metrics: PrometheusHandle,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +74,7 @@ pub enum AppError {
     Metrics(#[from] RecorderError),
 }
 
-/// Serves until the process is told to stop; then finishes what is under way.
+/// Serves until the process is asked to stop; then finishes what is under way.
 ///
 /// # Errors
 /// Where the database can't be opened or the address can't be listened on.
@@ -115,70 +100,30 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     let address = config.listen;
     let listener = TcpListener::bind(address).await.map_err(|why| AppError::Listen { address, why })?;
     let address = listener.local_addr().unwrap_or(address);
-    // Taken before anybody knows that the process is there: until then, any of them would end it.
+    // Handled before the address is announced: until then, any signal would end the process.
     let hangups = signal(SignalKind::hangup()).map_err(AppError::Serve)?;
-    let mut stops = Stops::listen().map_err(AppError::Serve)?;
+    let mut stops = StopSignals::listen().map_err(AppError::Serve)?;
     tracing::info!(%address, "listening");
     if let Some(nodes) = nodes {
         ledger.join(nodes, internal_address(&config, address)).await?;
     }
     let mut workers = Workers::start(&ledger);
     workers.tidy(profiles);
-    let reloads = tokio::spawn(reload_when_told(hangups, gateway.clone(), args.config));
+    let reloads = tokio::spawn(reload_on_hangup(hangups, gateway.clone(), args.config));
     let upkeep = tokio::spawn(telemetry::keep_up());
-    let waits = Waits { idle: config.idle_connection(), drain: Duration::from_secs(config.drain_seconds) };
-    serve_until_told(listener, router, ledger.clone(), &mut stops, waits).await;
+    let timeouts =
+        ShutdownTimeouts { idle: config.idle_connection(), drain: Duration::from_secs(config.drain_seconds) };
+    serve_until_stopped(listener, router, ledger.clone(), &mut stops, timeouts).await;
     reloads.abort();
     // Streams whose client went away are read on for their usage.
     tokio::select! {
         () = gateway.finish() => {}
-        () = stops.next() => tracing::warn!("told again: what is not settled is left to the ends of its holds"),
+        () = stops.next() => tracing::warn!("asked to stop again: what is not settled is left to the expiry of its holds"),
     }
     upkeep.abort();
     workers.stop().await;
-    close(&ledger).await;
+    ledger.close_or_warn().await;
     Ok(())
-}
-
-/// The next start reads what is left in the write-ahead logs.
-pub(crate) async fn close(ledger: &Ledger) {
-    if let Err(error) = ledger.close().await {
-        tracing::warn!(%error, "the database's file alone is not the whole of it: keep what stands beside it");
-    }
-}
-
-/// How long connections are waited for.
-struct Waits {
-    /// Until the next head is whole.
-    idle: Duration,
-    /// Until all have ended, once told to stop.
-    drain: Duration,
-}
-
-/// Serves until told to stop; then connections end in their own time: until `drain` is over, or until told again. A head
-/// that never comes whole would otherwise hold the process until the listener gives it up.
-async fn serve_until_told(
-    listener: TcpListener,
-    router: Router,
-    ledger: Ledger,
-    stops: &mut Stops,
-    Waits { idle, drain }: Waits,
-) {
-    let (leave, told) = oneshot::channel();
-    let mut serving = pin!(listener::serve(listener, router, idle, leave_when_told(ledger, told)));
-    tokio::select! {
-        () = &mut serving => return,
-        () = stops.next() => {
-            let _ = leave.send(());
-        }
-    }
-    tokio::select! {
-        () = &mut serving => {}
-        () = stops.next() => tracing::warn!("told again: connections that are still open are left alone"),
-        () = tokio::time::sleep(drain) => {
-            tracing::warn!(seconds = drain.as_secs(), "connections that are still open are left alone");
-        }
-    }
 }
 
 /// Where other nodes reach this one.
@@ -212,97 +157,4 @@ fn router_with(node: Node, gateway: GatewayState) -> Router {
     let (gateway, described) = gateway::router(gateway);
     let router = http::router(api, described).merge(gateway);
     router.layer(axum::middleware::from_fn(http::drain_body)).layer(axum::middleware::from_fn(http::measure))
-}
-
-/// Reads the routes again whenever the process gets a SIGHUP. A file with mistakes leaves the old ones in place.
-async fn reload_when_told(mut hangups: Signal, gateway: GatewayState, file: Option<PathBuf>) {
-    while hangups.recv().await.is_some() {
-        match Config::load(file.as_deref()).and_then(|config| gateway.reload_routes(&config)) {
-            Ok(()) => tracing::info!("routes read again"),
-            Err(error) => tracing::error!(%error, "the old routes stay"),
-        }
-    }
-}
-
-/// Opens the ledger of a database file, with the shipped prices where it has none, and finishes what a crash left.
-///
-/// # Errors
-/// Where the database can't be opened or folded.
-pub async fn open(database: Database, operator: OperatorKey, clock: Clock) -> Result<Node, AppError> {
-    not_behind(&*database.log, &clock).await?;
-    open_at_any_time(database, operator, clock).await
-}
-
-async fn open_at_any_time(database: Database, operator: OperatorKey, clock: Clock) -> Result<Node, AppError> {
-    let Database { log, projections, profiles, nodes, rates } = database;
-    let ledger = Ledger::open(log, projections, clock, MemoryLimits::default()).await?;
-    if let Some(rates) = rates {
-        ledger.share_rates(rates);
-    }
-    publish_default_prices(&ledger).await?;
-    if nodes.is_none() {
-        alone_in_format(&ledger).await;
-    }
-    finish_claims(&ledger).await;
-    let (profiles, metrics) = (ProfileBook::new(ledger.clone(), profiles), telemetry::recorder()?);
-    Ok(Node { ledger, profiles, operator, metrics })
-}
-
-/// Decision time never goes back, so a clock that lies behind would stop it.
-async fn not_behind(log: &dyn EventLog, clock: &Clock) -> Result<(), AppError> {
-    for (shard, head) in (0..).zip(log.heads().await?) {
-        let last = log.read(shard, head.next_position - 1, 1).await?;
-        let behind =
-            last.first().map_or(0, |row| row.recorded_at - clock.now().0) / Timestamp::MICROS_PER_SECOND;
-        if behind > CLOCK_BEHIND_SECONDS_MAX {
-            return Err(AppError::ClockBehind { seconds: behind });
-        }
-    }
-    Ok(())
-}
-
-/// A file has one node: what that reads, every node does. The node runs as well without it.
-async fn alone_in_format(ledger: &Ledger) {
-    if let Err(error) = ledger.raise_format(Format::READ).await {
-        tracing::warn!(%error, "the log stays in its format");
-    }
-}
-
-async fn publish_default_prices(ledger: &Ledger) -> Result<(), AppError> {
-    if ledger.system().prices.version() > 0 {
-        return Ok(());
-    }
-    let cards = litellm::default_cards(Timestamp(0)).map_err(|error| AppError::Prices(error.to_string()))?;
-    ledger.submit_system(SystemCommand::PublishFirstPrices { cards }, None, None).await?;
-    Ok(())
-}
-
-/// When told to, hands what this node owns to the others first: nothing new is forwarded to it while it finishes.
-async fn leave_when_told(ledger: Ledger, told: oneshot::Receiver<()>) {
-    // Nobody is left who could tell: the process is ending by itself.
-    let _ = told.await;
-    if let Err(error) = ledger.leave().await {
-        tracing::warn!(%error, "the other nodes were not told that this one leaves; they find out");
-    }
-}
-
-/// The signals that tell a process to stop, none of which is lost from the moment on at which this is made.
-#[derive(Debug)]
-pub(crate) struct Stops {
-    interrupts: Signal,
-    terminations: Signal,
-}
-
-impl Stops {
-    pub fn listen() -> std::io::Result<Stops> {
-        let (interrupts, terminations) = (SignalKind::interrupt(), SignalKind::terminate());
-        Ok(Stops { interrupts: signal(interrupts)?, terminations: signal(terminations)? })
-    }
-
-    pub async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupts.recv() => {}
-            _ = self.terminations.recv() => {}
-        }
-    }
 }

@@ -32,7 +32,7 @@ impl Clock {
         Clock(Arc::new(Source::System { started: Instant::now(), started_at: AtomicI64::new(wall_micros()) }))
     }
 
-    /// Takes the machine's time as it is now, for a node that was told that its own is wrong: it may have been set since
+    /// Takes the machine's time as it is now, for a node that learned that its own is wrong: it may have been set since
     /// the start.
     pub fn read_again(&self) {
         if let Source::System { started, started_at } = &*self.0 {

@@ -16,6 +16,7 @@ pub mod ledger;
 pub mod listener;
 pub mod load;
 pub mod operations;
+pub mod signals;
 pub mod simulator;
 pub mod store;
 pub mod telemetry;

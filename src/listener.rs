@@ -1,6 +1,6 @@
-//! Where connections come in: HTTP/1.1, each in a task of its own, none for longer than it has something to say.
+//! Accepts connections: HTTP/1.1, each in a task of its own, closed when it is idle for too long.
 //!
-//! `axum::serve` waits for ever for a head that never comes whole; whoever opens enough connections would have them all.
+//! `axum::serve` waits for ever for a head that never completes, so that a client could use up all connections.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 
-/// What a connection holds of a head, or of a body that is not read: keys are looked at only once the head is whole.
+/// What a connection buffers of a head, or of a body that is not read: keys are checked only once the head is complete.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 
 /// Serves until `stop`, then takes no new connections, closes idle ones, and returns once the others have ended. `idle` is how
-/// long the next head may take to be whole, from when a connection is there, or its last answer is out.
+/// long the next head may take to be complete, counted from the connection's begin or its last answer's end.
 pub async fn serve(listener: TcpListener, router: Router, idle: Duration, stop: impl Future<Output = ()>) {
     // Nagle's algorithm off: a stream's chunks must not wait for an acknowledgement.
     let mut listener = listener.tap_io(|stream| {
@@ -44,7 +44,7 @@ pub async fn serve(listener: TcpListener, router: Router, idle: Duration, stop: 
             }
         });
     }
-    // Whoever knocks now is refused at once rather than left waiting.
+    // New connections are refused at once rather than left waiting.
     drop(listener);
     connections.shutdown().await;
 }
@@ -66,7 +66,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3_600);
     const HEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: t\r\n\r\n";
 
-    /// A server whose answers take their time, and what tells it to stop.
+    /// A server that answers after a pause, and the sender that stops it.
     async fn server(pause: Duration) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("an address");
@@ -74,31 +74,31 @@ mod tests {
             sleep(pause).await;
             "answered"
         };
-        let (stop, told) = oneshot::channel();
-        let told = async move {
-            let _ = told.await;
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async move {
+            let _ = stopped.await;
         };
-        (address, stop, tokio::spawn(serve(listener, Router::new().route("/", get(answer)), IDLE, told)))
+        (address, stop, tokio::spawn(serve(listener, Router::new().route("/", get(answer)), IDLE, stopped)))
     }
 
-    /// What a connection is told after it said that, until it is closed.
-    async fn told(address: SocketAddr, said: &[u8]) -> String {
+    /// Everything that the server sends on a connection after these bytes, until it closes it.
+    async fn answers_to(address: SocketAddr, sent: &[u8]) -> String {
         let mut connection = TcpStream::connect(address).await.expect("connects");
-        connection.write_all(said).await.expect("writes");
-        let mut told = String::new();
-        connection.read_to_string(&mut told).await.expect("reads");
-        told
+        connection.write_all(sent).await.expect("writes");
+        let mut received = String::new();
+        connection.read_to_string(&mut received).await.expect("reads");
+        received
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_has_nothing_to_say_is_closed() {
         let (address, _stop, _) = server(Duration::ZERO).await;
-        for (said, answers) in [(&b""[..], 0), (b"GET / HTTP/1.1\r\nhost:", 0), (HEAD, 1)] {
+        for (sent, answers) in [(&b""[..], 0), (b"GET / HTTP/1.1\r\nhost:", 0), (HEAD, 1)] {
             let since = Instant::now();
 
-            let told = told(address, said).await;
+            let received = answers_to(address, sent).await;
 
-            assert_eq!(told.matches("answered").count(), answers, "{told}");
+            assert_eq!(received.matches("answered").count(), answers, "{received}");
             assert_eq!(since.elapsed().as_secs(), IDLE.as_secs());
         }
     }
@@ -107,9 +107,9 @@ mod tests {
     async fn an_answer_may_take_longer_than_a_head_and_the_next_request_finds_its_connection() {
         let (address, _stop, _) = server(LONG).await;
 
-        let told = told(address, &[HEAD, HEAD].concat()).await;
+        let received = answers_to(address, &[HEAD, HEAD].concat()).await;
 
-        assert_eq!(told.matches("answered").count(), 2, "{told}");
+        assert_eq!(received.matches("answered").count(), 2, "{received}");
     }
 
     #[tokio::test]
@@ -118,9 +118,9 @@ mod tests {
         let mut endless = b"GET / HTTP/1.1\r\nhost: ".to_vec();
         endless.resize(BUFFER_BYTES_MAX, b'a');
 
-        let told = told(address, &endless).await;
+        let received = answers_to(address, &endless).await;
 
-        assert!(told.starts_with("HTTP/1.1 431"), "{told}");
+        assert!(received.starts_with("HTTP/1.1 431"), "{received}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -132,16 +132,16 @@ mod tests {
         // Until the request has arrived.
         sleep(IDLE / 2).await;
         let since = Instant::now();
-        let mut told = String::new();
+        let mut received = String::new();
 
         stop.send(()).expect("is there");
-        silent.read_to_string(&mut told).await.expect("reads");
+        silent.read_to_string(&mut received).await.expect("reads");
         let silent_for = since.elapsed();
-        busy.read_to_string(&mut told).await.expect("reads");
+        busy.read_to_string(&mut received).await.expect("reads");
         served.await.expect("serves");
 
         assert_eq!(silent_for.as_secs(), 0);
-        assert!(told.contains("answered") && since.elapsed() >= LONG / 2, "{told}");
+        assert!(received.contains("answered") && since.elapsed() >= LONG / 2, "{received}");
         assert!(TcpStream::connect(address).await.is_err());
     }
 }

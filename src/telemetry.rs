@@ -1,19 +1,122 @@
-//! The process's metrics: what is counted, in words, and the one recorder that keeps them.
+//! The process's metrics: what each of them says, and the one recorder that collects them.
 //!
 //! Modules count with the `metrics` macros; names and units follow Prometheus. Nothing here decides anything.
 
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics::{Recorder, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+use Kind::{Counter, Gauge, Histogram};
 
 const SECONDS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
 const EVENTS: [f64; 8] = [1.0, 4.0, 16.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 
-/// Between two rounds that put samples into their buckets: until then each stands in memory by itself.
+/// Between two rounds that put samples into their buckets: until then each takes memory of its own.
 const UPKEEP: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// Every metric, with its unit where it has one and what it says.
+const METRICS: &[(Kind, &str, Option<Unit>, &str)] = &[
+    (Counter, "tollgate_events_total", None, "Events written to the log, by kind"),
+    (Counter, "tollgate_refusals_total", None, "Commands that were refused, by reason"),
+    (Counter, "tollgate_overage_nanocredits_total", None, "Costs above holds that the operator bore"),
+    (Counter, "tollgate_commits_lost_total", None, "Commits that another writer was ahead of, by shard"),
+    (Histogram, "tollgate_commit_duration_seconds", Some(Unit::Seconds), "Time of one durable commit"),
+    (Histogram, "tollgate_commit_events", Some(Unit::Count), "Events of one commit"),
+    (Gauge, "tollgate_projection_lag_events", Some(Unit::Count), "Events that the projections lie behind"),
+    (Gauge, "tollgate_projection_lag_seconds", Some(Unit::Seconds), "How long the first of them has waited"),
+    (
+        Gauge,
+        "tollgate_projection_lag_known",
+        None,
+        "Whether the lag of a shard's projections could be read: 1, or 0 where it is NaN",
+    ),
+    (Gauge, "tollgate_nodes_alive", Some(Unit::Count), "Nodes of this database, as this one knows them"),
+    (Counter, "tollgate_forwarded_total", None, "Commands that their shard's owner decided for this node"),
+    (
+        Counter,
+        "tollgate_forwards_lost_total",
+        None,
+        "Commands that an owner did not answer; decided here instead",
+    ),
+    (
+        Histogram,
+        "tollgate_http_request_duration_seconds",
+        Some(Unit::Seconds),
+        "Time to the head of the answer, by route, method and status",
+    ),
+    (
+        Histogram,
+        "tollgate_gateway_overhead_seconds",
+        Some(Unit::Seconds),
+        "Time until the head of an answer of /v1, without the provider's",
+    ),
+    (Counter, "tollgate_attempts_total", None, "Calls to providers, by provider, model and outcome"),
+    (
+        Counter,
+        "tollgate_provider_account_refusals_total",
+        None,
+        "Calls for which a provider refused the operator's own key or account: the operator must act",
+    ),
+    (
+        Counter,
+        "tollgate_shadows_total",
+        None,
+        "Calls to shadows of experiments, by what became of them: no caller waits for one",
+    ),
+    (Counter, "tollgate_shed_total", None, "Requests turned away while the queue of holds stayed long"),
+    (
+        Counter,
+        "tollgate_rate_shares_total",
+        None,
+        "Questions to the database about rates that nodes share, by outcome",
+    ),
+    (
+        Counter,
+        "tollgate_cache_requests_total",
+        None,
+        "Requests of routes that keep answers, by what became of them",
+    ),
+    (
+        Counter,
+        "tollgate_hedges_total",
+        None,
+        "Second calls that were sent while a slow first one was under way",
+    ),
+    (
+        Counter,
+        "tollgate_arms_passed_over_total",
+        None,
+        "Requests that went on without their experiment, by arm and why it could not serve them",
+    ),
+    (
+        Counter,
+        "tollgate_breakers_opened_total",
+        None,
+        "Targets that most calls failed at, by provider and model",
+    ),
+    (
+        Gauge,
+        "tollgate_target_latency_seconds",
+        Some(Unit::Seconds),
+        "Average time to the first part of an answer of late, by provider and model",
+    ),
+    (
+        Gauge,
+        "tollgate_target_failure_ratio",
+        None,
+        "Part of the calls of late that failed, by provider and model",
+    ),
+];
 
 static RECORDER: OnceLock<Result<PrometheusHandle, RecorderError>> = OnceLock::new();
 
@@ -29,7 +132,7 @@ pub fn recorder() -> Result<PrometheusHandle, RecorderError> {
     RECORDER.get_or_init(install).clone()
 }
 
-/// Keeps samples from piling up where nobody reads `/metrics`, as long as it is polled.
+/// Moves samples into their buckets for as long as it is polled, so that they do not pile up where `/metrics` is never read.
 pub async fn keep_up() {
     match recorder() {
         Ok(recorder) => every(UPKEEP, || recorder.run_upkeep()).await,
@@ -51,74 +154,16 @@ fn install() -> Result<PrometheusHandle, RecorderError> {
         .and_then(|builder| builder.set_buckets_for_metric(Full("tollgate_commit_events".into()), &EVENTS))
         .and_then(PrometheusBuilder::install_recorder)
         .map_err(|error| RecorderError(error.to_string()))?;
-    describe_counter!("tollgate_events_total", "Events written to the log, by kind");
-    describe_counter!("tollgate_refusals_total", "Commands that were refused, by reason");
-    describe_counter!("tollgate_overage_nanocredits_total", "Costs above holds that the operator bore");
-    describe_counter!("tollgate_commits_lost_total", "Commits that another writer was ahead of, by shard");
-    describe_histogram!("tollgate_commit_duration_seconds", Unit::Seconds, "Time of one durable commit");
-    describe_histogram!("tollgate_commit_events", Unit::Count, "Events of one commit");
-    describe_gauge!("tollgate_projection_lag_events", Unit::Count, "Events that the projections lie behind");
-    describe_gauge!(
-        "tollgate_projection_lag_seconds",
-        Unit::Seconds,
-        "How long the first of them has waited"
-    );
-    describe_gauge!(
-        "tollgate_projection_lag_known",
-        "Whether the lag of a shard's projections could be read: 1, or 0 where it stands as NaN"
-    );
-    describe_gauge!("tollgate_nodes_alive", Unit::Count, "Nodes of this database, as this one knows them");
-    describe_counter!("tollgate_forwarded_total", "Commands that their shard's owner decided for this node");
-    describe_counter!(
-        "tollgate_forwards_lost_total",
-        "Commands that an owner did not answer; decided here instead"
-    );
-    describe_histogram!(
-        "tollgate_http_request_duration_seconds",
-        Unit::Seconds,
-        "Time to the head of the answer, by route, method and status"
-    );
-    describe_histogram!(
-        "tollgate_gateway_overhead_seconds",
-        Unit::Seconds,
-        "Time until the head of an answer of /v1, without the provider's"
-    );
-    describe_counter!("tollgate_attempts_total", "Calls to providers, by provider, model and outcome");
-    describe_counter!(
-        "tollgate_provider_account_refusals_total",
-        "Calls for which a provider refused the operator's own key or account: somebody must act"
-    );
-    describe_counter!(
-        "tollgate_shadows_total",
-        "Calls to shadows of experiments, by what became of them: no caller waits for one"
-    );
-    describe_counter!("tollgate_shed_total", "Requests turned away while the queue of holds stayed long");
-    describe_counter!(
-        "tollgate_rate_shares_total",
-        "Questions to the database about rates that nodes share, by outcome"
-    );
-    describe_counter!(
-        "tollgate_cache_requests_total",
-        "Requests of routes that keep answers, by what became of them"
-    );
-    describe_counter!("tollgate_hedges_total", "Second calls that were sent beside a slow first one");
-    describe_counter!(
-        "tollgate_arms_passed_over_total",
-        "Requests that went on without their experiment, by arm and why it could not serve them"
-    );
-    describe_counter!(
-        "tollgate_breakers_opened_total",
-        "Targets that most calls failed at, by provider and model"
-    );
-    describe_gauge!(
-        "tollgate_target_latency_seconds",
-        Unit::Seconds,
-        "Average time to the first part of an answer of late, by provider and model"
-    );
-    describe_gauge!(
-        "tollgate_target_failure_ratio",
-        "Part of the calls of late that failed, by provider and model"
-    );
+    metrics::with_recorder(|recorder| {
+        for (kind, name, unit, text) in METRICS {
+            let describe = match kind {
+                Counter => Recorder::describe_counter,
+                Gauge => Recorder::describe_gauge,
+                Histogram => Recorder::describe_histogram,
+            };
+            describe(recorder, (*name).into(), *unit, (*text).into());
+        }
+    });
     Ok(handle)
 }
 

@@ -1,4 +1,4 @@
-//! A file that is replaced as a whole: until all of its new text is on disk, the old one stands.
+//! A file that is replaced atomically: its old content stays until all of the new one is on disk.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use crate::clock::Clock;
 pub struct AtomicFile {
     file: File,
     target: PathBuf,
-    /// What is renamed to the target at the end; none where the target is written to directly.
+    /// Renamed to the target at the end; `None` where the target is written to directly.
     temporary: Option<PathBuf>,
 }
 
@@ -21,7 +21,7 @@ impl AtomicFile {
     /// # Errors
     /// Where no file can be made in the target's folder.
     pub fn create(path: &Path) -> io::Result<AtomicFile> {
-        // What a link leads to is replaced, and not the link.
+        // A symbolic link stays, and what it points to is replaced.
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let old = fs::metadata(&target).ok();
         if old.as_ref().is_some_and(|old| !old.is_file()) {
@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&file).expect("reads"), "new");
         assert!(fs::symlink_metadata(&link).expect("is there").is_symlink());
         assert_eq!(fs::metadata(&file).expect("is there").permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(folder.path()).expect("reads").count(), 2, "nothing is left beside them");
+        assert_eq!(fs::read_dir(folder.path()).expect("reads").count(), 2, "no temporary file is left");
     }
 
     #[test]

@@ -187,7 +187,7 @@ fn table(name: &str, model: &Model, labelled: &[Labelled], weak_price: f64) -> S
             sample.iter().filter(is_right).count() as f64 / strong(sample).max(1.0)
         };
         let saved = |sample: &[usize]| (1.0 - calls(sample)) * (1.0 - weak_price);
-        // Chance sends a share of the requests up; its accuracy lies on the line between the two models.
+        // Random routing sends a share of the requests up; its accuracy is on the line between the two models.
         let by_chance = |sample: &[usize]| {
             let span = strong(sample) - weak(sample);
             match span > 0.0 {

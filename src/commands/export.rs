@@ -3,7 +3,6 @@
 use std::io::{self, BufWriter};
 use std::path::PathBuf;
 
-use crate::app::close;
 use crate::clock::Clock;
 use crate::commands::atomic_file::AtomicFile;
 use crate::domain::account::refusal::Refusal;
@@ -18,7 +17,7 @@ pub struct ExportLogArgs {
     /// Where the ledger lives: `sqlite://path/to/tollgate.db` or `postgres://user@host/database`.
     #[arg(long, env = "TOLLGATE_DATABASE_URL", hide_env_values = true)]
     database_url: String,
-    /// The file to write; the output when absent. A file that is there is replaced once the export is whole.
+    /// The file to write; the output when absent. An existing file is replaced once the export is complete.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Only this org's events: its slug or id.
@@ -64,12 +63,12 @@ pub async fn run(args: ExportLogArgs) -> Result<(), ExportLogError> {
         Some(path) => export_to_file(&ledger, selection, path).await?,
         None => export(&ledger, selection, &mut BufWriter::new(io::stdout().lock())).await?,
     };
-    close(&ledger).await;
+    ledger.close_or_warn().await;
     eprintln!("{events} events");
     Ok(())
 }
 
-/// A slug is looked up; an id is taken at its word, so whether that org was ever opened is asked as well.
+/// `find_org` accepts any id, so whether that org was ever opened is checked as well.
 async fn existing_org(ledger: &Ledger, slug_or_id: &str) -> Result<OrgId, ExportLogError> {
     let org = find_org(ledger, slug_or_id).await?.ok_or(ExportError::UnknownOrg)?;
     match ledger.read_without_expiry(org, |_| ()).await {

@@ -10,7 +10,7 @@ mod atomic_file;
 
 use std::io::Write;
 
-/// Writes to standard output. A pipe that its reader has closed is no reason to stop: the work goes on.
+/// Writes to standard output. The work goes on where the reader of a pipe has closed it.
 fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }

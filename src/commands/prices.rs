@@ -1,7 +1,7 @@
 //! `tollgate prices`: reads the public price map, and publishes what is new in it over a server's own API.
 //!
-//! Promises: what is in force already is not published again. Deliberately
-//! not here: what a price map means (`domain::pricing::litellm`), and fetching one.
+//! Promises: what is in force already is not published again. Deliberately not here: what a price map means
+//! (`domain::pricing::litellm`), and fetching one.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -193,7 +193,7 @@ async fn answer(request: RequestBuilder) -> Result<Value, PricesError> {
     if status.is_success() {
         return serde_json::from_slice(&body).map_err(PricesError::NotJson);
     }
-    // What stands before a server may refuse in words of its own.
+    // A load balancer or a proxy in front of the server answers with a page of its own.
     let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
     let detail = problem["detail"].as_str().or(status.canonical_reason()).unwrap_or_default().to_owned();
     Err(PricesError::Refused { status: status.as_u16(), detail })

@@ -1,4 +1,4 @@
-//! `tollgate verify`: checks a log, wherever it lies, and says what it found.
+//! `tollgate verify`: checks the log of a database or of an exported file, and prints what it found.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};

@@ -32,9 +32,9 @@ pub struct Config {
     pub internal_address: Option<String>,
     /// `sqlite://` and a path; a missing file is created.
     pub database_url: String,
-    /// How long open connections are waited for once the node was told to stop.
+    /// How long open connections are waited for once the node is asked to stop.
     pub drain_seconds: u64,
-    /// Until a connection is closed on which no whole head of a request comes.
+    /// Until a connection is closed on which no complete request head arrives.
     pub idle_connection_seconds: u64,
     /// The first operator key: 32 characters or more.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,7 +42,7 @@ pub struct Config {
     /// Where limits on requests and tokens a minute are counted.
     pub rate_limits: RateLimits,
     pub providers: Vec<ProviderConfig>,
-    /// Names that callers use as models. Read apart, so that every mistake in them is told at once (`read_routes`).
+    /// Names that callers use as models. Read separately, so that all mistakes in them are reported at once (`read_routes`).
     #[serde(deserialize_with = "read_apart")]
     pub routes: Vec<Route>,
     /// Texts that requests name instead of sending them.
@@ -99,7 +99,7 @@ impl ConfigError {
     }
 }
 
-/// The environment's operator key is taken as it stands: read as a value, some keys would be numbers, or lose a quote.
+/// The environment's operator key is taken verbatim: parsed as a value, some keys would be numbers, or lose a quote.
 const OPERATOR_KEY: &str = "TOLLGATE_OPERATOR_KEY";
 
 /// What else `TOLLGATE_…` may override: all of [`Config`].
@@ -119,7 +119,7 @@ const ENVIRONMENT: [&str; 12] = [
 ];
 
 /// Most clients and load balancers keep an idle connection for up to 90 s: it must not be closed under a request that is on
-/// its way. Nobody who opens one has shown a key: it is not kept for much longer unless an operator says so.
+/// its way. Opening one takes no key, so it stays open for not much longer by default.
 const IDLE_CONNECTION_SECONDS: u64 = 100;
 
 /// The longest time that a setting may give, a day: hyper panics where a time added to the present one overflows.
@@ -218,7 +218,7 @@ impl Config {
         Templates::new(self.prompts.clone()).map_err(ConfigError::Prompts)
     }
 
-    /// Whether nothing is held: a door beside admission (I10), which nothing that costs anybody may stand behind.
+    /// Whether nothing is held: requests then bypass admission (I10), so no provider that costs money may be configured.
     ///
     /// # Errors
     /// A provider elsewhere than on this machine.
@@ -257,7 +257,7 @@ fn check_seconds(name: &'static str, seconds: u64, least: u64) -> Result<(), Con
     }
 }
 
-/// As it stands between `http://` and a path.
+/// What may come between `http://` and a path.
 fn is_host_and_port(address: &str) -> bool {
     let Some((host, port)) = address.rsplit_once(':') else { return false };
     let is_bare = !host.is_empty() && !host.contains(['/', '@', '?', '#']);

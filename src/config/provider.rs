@@ -66,7 +66,7 @@ pub enum ProviderKind {
     Gemini,
 }
 
-/// Names the variable only where it can be one: it may be the key itself, given in the wrong place.
+/// Repeats the name only where it can be a variable's: it may be the key itself, given in the wrong place.
 fn variable_not_set(name: &str) -> String {
     match name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_') {
         true => format!("the environment variable {name} is not set"),
@@ -189,7 +189,7 @@ impl ProviderConfig {
         url.set_path(unversioned.unwrap_or(&path));
         url.set_query(None);
         url.set_fragment(None);
-        // What may stand in it is told to nobody.
+        // A user name or a password in it is not repeated.
         let has_secret = !url.username().is_empty() || url.password().is_some();
         let instead = if has_secret {
             "the address alone".to_owned()

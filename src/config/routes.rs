@@ -83,7 +83,7 @@ fn read_route(path: Vec<String>, written: &Value, mistakes: &mut Vec<Mistake>) -
     Value::Dict(*tag, understood).deserialize().unwrap_or_default()
 }
 
-/// The mistakes with the lines of the file where they stand, ordered by line.
+/// The mistakes with the lines of the file where they are, ordered by line.
 pub(super) fn locate(figment: &Figment, mistakes: Vec<Mistake>) -> Vec<LocatedMistake> {
     let text_of = |key: &str| {
         let source = figment.find_metadata(key)?.source.clone()?;

@@ -12,8 +12,9 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::app::{self, AppError, Stops};
+use crate::app::AppError;
 use crate::demo::world::World;
+use crate::signals::StopSignals;
 use crate::simulator::Weather;
 
 /// Every provider fails a little, in the ways that providers fail.
@@ -46,12 +47,12 @@ pub enum DemoError {
     Stopped,
 }
 
-/// Runs the demo; without `--once`, until told to stop.
+/// Runs the demo; without `--once`, until asked to stop.
 ///
 /// # Errors
 /// Where it can't be set up, or the books do not balance.
 pub async fn run(args: DemoArgs) -> Result<(), DemoError> {
-    let mut stops = Stops::listen().map_err(world::set_up)?;
+    let mut stops = StopSignals::listen().map_err(world::set_up)?;
     let stopped = || if args.once { Err(DemoError::Stopped) } else { Ok(()) };
     let world = tokio::select! {
         world = World::make(args.data.as_deref(), args.listen) => world?,
@@ -62,7 +63,7 @@ pub async fn run(args: DemoArgs) -> Result<(), DemoError> {
         shown = show(&args, &world) => shown,
         () = stops.next() => stopped(),
     };
-    app::close(&world.ledger).await;
+    world.ledger.close_or_warn().await;
     shown
 }
 

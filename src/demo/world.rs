@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ProviderConfig, ProviderKind};
 use crate::demo::DemoError;
 use crate::domain::ids::OrgId;
+use crate::http_client;
 use crate::ledger::Ledger;
 use crate::listener;
 use crate::operations::authenticate::OperatorKey;
@@ -99,7 +100,7 @@ impl World {
             ledger,
             simulator,
             // A proxy leads to no loopback address.
-            http: reqwest::Client::builder().no_proxy().build().map_err(set_up)?,
+            http: http_client::builder().no_proxy().build().map_err(set_up)?,
             _workers: workers,
             _folder: folder,
         };

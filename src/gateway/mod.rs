@@ -52,6 +52,7 @@ use crate::gateway::limiter::Limiter;
 use crate::gateway::shed::Shedder;
 use crate::gateway::warmth::Warmth;
 use crate::gateway::weather::Weather;
+use crate::http_client;
 use crate::ledger::Ledger;
 use crate::operations::authenticate::OperatorKey;
 
@@ -104,8 +105,6 @@ impl GatewayState {
     /// # Errors
     /// A provider whose key can't be read or whose connections can't be set up; a route to a provider that is not there.
     pub fn new(ledger: Ledger, operator: OperatorKey, config: &Config) -> Result<GatewayState, ConfigError> {
-        // A second gateway in the process finds it installed, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let upstreams: Vec<Arc<Upstream>> =
             config.providers.iter().map(Upstream::new).collect::<Result<_, _>>()?;
         let routes = routes(config)?;
@@ -204,7 +203,7 @@ impl Parts {
 
 impl Upstream {
     fn new(config: &ProviderConfig) -> Result<Arc<Upstream>, ConfigError> {
-        let http = reqwest::Client::builder()
+        let http = http_client::builder()
             .connect_timeout(config.connect_timeout())
             .redirect(reqwest::redirect::Policy::none())
             .tcp_nodelay(true);

@@ -372,6 +372,13 @@ impl Ledger {
         log.and(self.shared.projector.store().close().await)
     }
 
+    /// As [`Ledger::close`]; the next start reads what could not be written into the database's files.
+    pub async fn close_or_warn(&self) {
+        if let Err(error) = self.close().await {
+            tracing::warn!(%error, "the database's file alone is not the whole of it: keep the files beside it");
+        }
+    }
+
     /// The projections, with how far they are folded.
     pub fn projector(&self) -> &Arc<Projector> {
         &self.shared.projector

@@ -191,7 +191,7 @@ async fn drive_own(
     let run = run_id();
     let opened = tokio::select! {
         opened = orgs.open(args.orgs, &run, request.role()) => opened?,
-        () = stop.told(1) => return Err(LoadError::Stopped),
+        () = stop.signalled(1) => return Err(LoadError::Stopped),
     };
     drive(plan, Target::new(client, request, opened, run), stop).await
 }
@@ -212,7 +212,7 @@ async fn drive(plan: &Plan, target: Target, mut stop: Stop) -> Result<Figures, L
     bar.finish_and_clear();
     tokio::select! {
         () = target.finish_releases() => {}
-        () = stop.told(2) => {}
+        () = stop.signalled(2) => {}
     }
     Ok(figures?)
 }

@@ -14,7 +14,7 @@ const NOT_FOUND: u16 = 404;
 pub struct OwnOrgs {
     client: Client,
     operator_key: String,
-    /// Each from before the server is asked for it: what it made without our hearing of it is closed as well.
+    /// Each from before the server is asked for it: one whose answer was lost is closed as well.
     orgs: Vec<Org>,
 }
 
@@ -43,7 +43,7 @@ impl OwnOrgs {
         Ok(self.orgs.clone())
     }
 
-    /// Closes all of them, or as many as there is time for until it is told to stop once more; those that stay open,
+    /// Closes all of them, or as many as there is time for until the next request to stop; those that stay open,
     /// and why.
     pub async fn close(&self, mut stop: Stop) -> Vec<(String, LoadError)> {
         let enough = stop.times() + 1;
@@ -52,7 +52,7 @@ impl OwnOrgs {
             let path = format!("/api/v1/orgs/{slug}/close");
             let closed = tokio::select! {
                 biased;
-                () = stop.told(enough) => Err(LoadError::Stopped),
+                () = stop.signalled(enough) => Err(LoadError::Stopped),
                 closed = self.ask(&path, slug, json!({})) => closed,
             };
             match closed {

@@ -1,9 +1,9 @@
 //! The open loop: every operation has a moment at which it is due, whatever became of those before it.
 //!
 //! Promises: a latency counts from the moment at which the operation was due, so that a server that stalls answers for
-//! the wait of all that it kept waiting (a closed loop would leave them out); what could not be sent before the end, or
+//! the wait of all that it delayed (a closed loop would leave them out); what could not be sent before the end, or
 //! until it was stopped, counts with the wait that it had. Where a connection was free and only this machine's timer woke
-//! it late, the latency counts from the waking, and the lateness is told apart: it is not the server's. What failed is
+//! it late, the latency counts from the waking, and the lateness is reported separately: it is not the server's. What failed is
 //! counted apart: a quick refusal is no quick answer. Time is Tokio's, so that tests move it.
 
 use std::collections::BTreeMap;
@@ -23,9 +23,9 @@ pub type Latencies = Histogram<u64>;
 
 /// An operation that is this late at the end is not sent any more.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// A shorter wait for a connection is none that anybody could avoid.
-const WAIT_TOLD: Duration = Duration::from_millis(1);
-/// Parts of a run whose latencies are told apart, at most: what a plot can show.
+/// A shorter wait for a connection can't be avoided, and is not counted.
+const WAIT_COUNTED_MIN: Duration = Duration::from_millis(1);
+/// Parts of a run whose latencies are recorded separately, at most: what a plot can show.
 const SLICES_MAX: usize = 240;
 const DIGITS: u8 = 3;
 const DIGITS_OF_A_SLICE: u8 = 2;
@@ -73,7 +73,7 @@ enum Start {
 pub struct Figures {
     /// From when an operation was due until its last answer; what was not sent is among them.
     pub latency: Latencies,
-    /// From when an operation was sent: what a closed loop would tell.
+    /// From when an operation was sent: what a closed loop would report.
     pub from_sending: Latencies,
     /// By the names of the calls, in the order of their first appearance.
     pub steps: Vec<(&'static str, Latencies)>,
@@ -122,7 +122,7 @@ impl Plan {
 /// Sends all operations of a plan, each when it is due and a connection is free, until all are done or it is stopped.
 ///
 /// # Errors
-/// Where latencies can't be kept: the library refused their bounds.
+/// Where latencies can't be recorded: the library refused their bounds.
 pub async fn drive<S, F>(plan: &Plan, send: S, stop: Stop) -> Result<Figures, CreationError>
 where
     S: Fn(u64) -> F + Clone + Send + 'static,
@@ -172,12 +172,12 @@ impl Worker {
             if free < due {
                 tokio::select! {
                     () = sleep_until(due) => {}
-                    () = self.stop.told(1) => {}
+                    () = self.stop.signalled(1) => {}
                 }
             }
             match self.stop.first_at() {
                 Some(stopped) if stopped < due => return,
-                // Its connections are still busy, and nobody will send it.
+                // Its connections are still busy, and it will not be sent.
                 Some(stopped) => self.note_unsent(due, stopped),
                 None if free > end => self.note_unsent(due, free),
                 None => self.send(due, free, send(number)).await,
@@ -190,7 +190,7 @@ impl Worker {
         let start = Start::of(due, free, sending);
         let sent = tokio::select! {
             sent = operation => sent,
-            () = self.stop.told(2) => Sent::given_up(),
+            () = self.stop.signalled(2) => Sent::given_up(),
         };
         let answered = Instant::now();
         let counts_from = if matches!(start, Start::WokenLate(_)) { sending } else { due };
@@ -276,7 +276,7 @@ impl Figures {
         match timing.start {
             Start::OnTime => record(&mut self.timer_lateness, Duration::ZERO),
             Start::WokenLate(late) => record(&mut self.timer_lateness, late),
-            Start::WaitedForConnection(wait) => self.waited += u64::from(wait >= WAIT_TOLD),
+            Start::WaitedForConnection(wait) => self.waited += u64::from(wait >= WAIT_COUNTED_MIN),
         }
         if let Some(failure) = sent.failure {
             *self.failures.entry(failure).or_default() += 1;

@@ -1,46 +1,43 @@
-//! How often a load was told to stop: once, and nothing more is sent; again, and nothing more is waited for.
+//! How often a load was asked to stop: once, and nothing more is sent; again, and nothing more is waited for.
 
 use std::future::Future;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Clones are told together.
+use crate::signals;
+
+/// Clones count the same signals.
 #[derive(Clone, Debug)]
-pub struct Stop(watch::Receiver<Told>);
+pub struct Stop(watch::Receiver<StopCount>);
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Told {
+struct StopCount {
     times: u32,
     first_at: Option<Instant>,
 }
 
 impl Stop {
     pub fn by_ctrl_c() -> Stop {
-        Stop::by(|| async {
-            // Without a signal handler the process ends by the signal itself.
-            if tokio::signal::ctrl_c().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        })
+        Stop::by(signals::interrupted)
     }
 
-    /// Told whenever a future that `next` gives has ended.
+    /// Asked to stop whenever a future that `next` gives has ended.
     pub fn by<F>(mut next: impl FnMut() -> F + Send + 'static) -> Stop
     where
         F: Future<Output = ()> + Send,
     {
-        let (sender, told) = watch::channel(Told::default());
+        let (sender, count) = watch::channel(StopCount::default());
         tokio::spawn(async move {
             while !sender.is_closed() {
                 next().await;
-                sender.send_modify(|told| {
-                    told.times += 1;
-                    told.first_at.get_or_insert_with(Instant::now);
+                sender.send_modify(|count| {
+                    count.times += 1;
+                    count.first_at.get_or_insert_with(Instant::now);
                 });
             }
         });
-        Stop(told)
+        Stop(count)
     }
 
     pub fn times(&self) -> u32 {
@@ -51,9 +48,9 @@ impl Stop {
         self.0.borrow().first_at
     }
 
-    /// Returns once it was told `times` times.
-    pub async fn told(&mut self, times: u32) {
-        if self.0.wait_for(|told| told.times >= times).await.is_err() {
+    /// Returns once it was asked `times` times.
+    pub async fn signalled(&mut self, times: u32) {
+        if self.0.wait_for(|count| count.times >= times).await.is_err() {
             std::future::pending::<()>().await;
         }
     }

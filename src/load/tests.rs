@@ -15,7 +15,7 @@ struct Cli {
     load: LoadArgs,
 }
 
-/// One connection; each operation takes as many seconds as it is told to.
+/// One connection; each operation takes as many seconds as `seconds` gives for it.
 async fn driven(
     plan: Plan,
     seconds: impl Fn(u64) -> f64 + Clone + Send + 'static,
@@ -32,7 +32,7 @@ async fn driven(
     drive(&plan, send, stop_at(stops)).await.unwrap()
 }
 
-/// Told after so many seconds each.
+/// Asked to stop after so many seconds each.
 fn stop_at(seconds: &'static [u64]) -> Stop {
     let started = tokio::time::Instant::now();
     let mut left = seconds.iter();
@@ -51,7 +51,7 @@ fn plan_of(rate: f64, operations: u64) -> Plan {
     Plan { pace: Pace::Rate(rate), operations, connections: 1 }
 }
 
-/// To the three digits that are kept.
+/// To the three digits that are recorded.
 fn about(micros: u64, millis: u64) -> bool {
     micros.abs_diff(millis * 1_000) <= millis * 2 + 2_000
 }
@@ -67,7 +67,7 @@ async fn a_stall_is_charged_with_the_wait_of_all_that_it_kept_waiting() {
         assert!(about(micros, millis), "{quantile}: {micros} µs and not {millis} ms");
     }
     let closed_loop = figures.from_sending.value_at_quantile(0.85);
-    assert!(closed_loop < 2_000, "a closed loop would tell of one slow call alone, not {closed_loop} µs");
+    assert!(closed_loop < 2_000, "a closed loop would report one slow call alone, not {closed_loop} µs");
 }
 
 #[tokio::test(start_paused = true)]

@@ -32,25 +32,25 @@ pub struct Row {
 /// # Errors
 /// `Trace` with the line that can't be read, or where there is none to send.
 pub fn read(file: &Path, speed: f64) -> Result<Vec<Row>, LoadError> {
-    let told = |why: String| LoadError::Trace(format!("{}: {why}", file.display()));
+    let error = |why: String| LoadError::Trace(format!("{}: {why}", file.display()));
     let reader = csv::ReaderBuilder::new().has_headers(false).from_path(file);
-    let mut reader = reader.map_err(|why| told(why.to_string()))?;
+    let mut reader = reader.map_err(|why| error(why.to_string()))?;
     let mut rows: Vec<Row> = Vec::new();
     let mut first_micros = None;
     for (place, record) in reader.records().enumerate() {
-        let record = record.map_err(|why| told(why.to_string()))?;
+        let record = record.map_err(|why| error(why.to_string()))?;
         let line = record.position().map_or(0, csv::Position::line);
         if place == 0 && is_of_names(&record) {
             continue;
         }
         let row =
-            row(&record, &mut first_micros, speed).map_err(|why| told(format!("line {line}: {why}")))?;
+            row(&record, &mut first_micros, speed).map_err(|why| error(format!("line {line}: {why}")))?;
         if rows.last().is_some_and(|before| before.after > row.after) {
-            return Err(told(format!("line {line}: earlier than the one before it")));
+            return Err(error(format!("line {line}: earlier than the one before it")));
         }
         rows.push(row);
     }
-    if rows.is_empty() { Err(told("no requests".to_owned())) } else { Ok(rows) }
+    if rows.is_empty() { Err(error("no requests".to_owned())) } else { Ok(rows) }
 }
 
 fn is_of_names(record: &StringRecord) -> bool {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::http_client;
 use crate::load::LoadError;
 use crate::load::pace::Sent;
 use crate::load::trace::Row;
@@ -64,10 +65,8 @@ pub struct Org {
 impl Client {
     /// An operation without an answer within `timeout` has failed.
     pub fn new(server: &str, connections: usize, timeout: Duration) -> Result<Client, LoadError> {
-        // Already installed where a gateway runs in this process: the first one counts.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        // What is measured is the server, and no proxy before it.
-        let http = reqwest::Client::builder().pool_max_idle_per_host(connections).timeout(timeout).no_proxy();
+        // What is measured is the server, not a proxy in front of it.
+        let http = http_client::builder().pool_max_idle_per_host(connections).timeout(timeout).no_proxy();
         Ok(Client { http: http.build()?, server: server.trim_end_matches('/').to_owned() })
     }
 
@@ -181,8 +180,8 @@ impl Target {
         Ok(())
     }
 
-    /// Ends the hold of a pair whose settle failed, since its org can't be closed before. In a task of its own: it counts
-    /// in no latency.
+    /// Ends the hold of a pair whose settle failed, since its org can't be closed before; in a task of its own, so that it
+    /// counts in no latency.
     fn release(&self, number: u64, id: &str) {
         let release = self.client.post(&format!("/api/v1/reservations/{id}/release"), &self.org(number).key);
         let release = release.header("idempotency-key", format!("{}-{number}-release", self.run));

@@ -28,6 +28,7 @@ mod tests;
 pub use sold::{Sold, SoldRow};
 pub use weather::{Weather, WeatherError, WeatherKind};
 
+use crate::signals;
 use answer::Length;
 use arc_swap::ArcSwap;
 use axum::body::Body;
@@ -119,13 +120,7 @@ pub async fn run(args: SimulateArgs) -> Result<(), SimulateError> {
     let failed = |source| SimulateError::Listen { address: args.listen, source };
     let listener = TcpListener::bind(args.listen).await.map_err(failed)?;
     println!("Simulated providers listen on http://{}", listener.local_addr().map_err(failed)?);
-    let interrupted = async {
-        // Without a signal handler the process ends by the signal itself.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    serve(listener, config, interrupted).await.map_err(SimulateError::Serve)
+    serve(listener, config, signals::interrupted()).await.map_err(SimulateError::Serve)
 }
 
 /// Serves until `shutdown`; open connections are then left alone, as by a provider that goes away.

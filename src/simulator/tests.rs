@@ -3,7 +3,6 @@
 use super::*;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Once;
 
 struct Stand {
     url: String,
@@ -17,16 +16,12 @@ impl Stand {
     }
 
     async fn with(config: SimulatorConfig) -> Stand {
-        static CRYPTO: Once = Once::new();
-        CRYPTO.call_once(|| {
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let handle = SimulatorHandle::new(config);
         let serving = handle.clone();
         tokio::spawn(async move { serving.serve(listener, std::future::pending()).await });
-        Stand { url, handle, client: reqwest::Client::builder().no_proxy().build().unwrap() }
+        Stand { url, handle, client: crate::http_client::builder().no_proxy().build().unwrap() }
     }
 
     async fn send(

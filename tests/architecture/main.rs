@@ -1,4 +1,4 @@
-//! The shape of the house, held by a test: who may import whom, what is pure, and where SQL stands.
+//! The architecture, held by a test: which layer may import which, what is pure, and where SQL may be.
 //!
 //! Reads the sources with the standard library only: comments, texts and `#[cfg(test)]` items are set aside, the
 //! rest is looked at word by word. Every breach is a sentence that says what to do. The rules themselves are the
@@ -19,25 +19,26 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("clock", &["domain"]),
     ("config", &["domain"]),
     ("store", &["domain", "clock", "config"]),
-    ("ledger", &["domain", "clock", "config", "store"]),
+    ("ledger", &["domain", "clock", "config", "http_client", "store"]),
     ("operations", &["domain", "clock", "config", "store", "ledger"]),
     ("http", &["domain", "clock", "config", "ledger", "operations"]),
-    ("gateway", &["domain", "clock", "config", "ledger", "operations"]),
+    ("gateway", &["domain", "clock", "config", "http_client", "ledger", "operations"]),
     ("workers", &["domain", "clock", "config", "store", "ledger", "operations"]),
-    ("simulator", &["domain", "clock"]),
+    ("simulator", &["domain", "clock", "signals"]),
     ("http_client", &[]),
     ("listener", &[]),
+    ("signals", &[]),
     ("telemetry", &[]),
     ("app", EVERYTHING),
     ("demo", EVERYTHING),
-    ("commands", &["domain", "clock", "store", "ledger", "operations", "http", "http_client", "app"]),
+    ("commands", &["domain", "clock", "store", "ledger", "operations", "http", "http_client"]),
     // A client of the API, in the API's own words.
-    ("load", &["domain", "clock"]),
+    ("load", &["domain", "clock", "http_client", "signals"]),
     ("main", EVERYTHING),
     ("lib", EVERYTHING),
 ];
 
-/// What stands at the top composes all that is below it.
+/// The layers at the top compose all that is below them.
 const EVERYTHING: &[&str] = &[
     "domain",
     "clock",
@@ -47,6 +48,7 @@ const EVERYTHING: &[&str] = &[
     "operations",
     "http",
     "gateway",
+    "signals",
     "http_client",
     "listener",
     "workers",
@@ -196,11 +198,9 @@ fn purity_breaches(path: &str, tokens: &[Token], purity: &Purity) -> Vec<String>
         let hits = tokens.windows(wanted.len()).filter(|window| {
             window.iter().zip(&wanted).all(|(token, text)| token.kind == Kind::Code && token.text == *text)
         });
-        breaches.extend(
-            hits.map(|hit| {
-                format!("{path}:{}: `{word}` may not stand here; {}.", hit[0].line, purity.instead)
-            }),
-        );
+        breaches.extend(hits.map(|hit| {
+            format!("{path}:{}: `{word}` may not be used here; {}.", hit[0].line, purity.instead)
+        }));
     }
     breaches
 }
@@ -240,7 +240,7 @@ fn shard_breaches(path: &str, tokens: &[Token]) -> Vec<String> {
 
 /// What may be asked of all shards at once, and why.
 const OF_ALL_SHARDS: &[&str] = &[
-    // One look tells a node of everything that others wrote.
+    // One query shows a node everything that others wrote.
     "from log_heads order by shard",
     // Says itself that it is of all; asked once, at a start.
     "from log_heads where shard >= 0",
@@ -401,7 +401,7 @@ fn a_layer_that_nobody_knows_is_a_breach() {
 
 #[test]
 fn the_domain_is_pure() {
-    check("src/domain/a.rs", "pub async fn f() {}", &["`async` may not stand here; the domain is pure"]);
+    check("src/domain/a.rs", "pub async fn f() {}", &["`async` may not be used here; the domain is pure"]);
     check("src/domain/a.rs", "use std::fs::File;", &["`std::fs`"]);
     check("src/domain/a.rs", "fn f(x: f64) {}", &["no floats near money"]);
     check("src/domain/routing/score.rs", "fn f(x: f64) {}", &[]);

@@ -68,7 +68,7 @@ pub fn file_stem(path: &str) -> String {
 pub enum Kind {
     /// A word, or a mark; `::` is one mark.
     Code,
-    /// What stands in a string.
+    /// The content of a string.
     Text,
 }
 
@@ -256,7 +256,7 @@ fn test_modules(path: &str, tokens: &[Token]) -> Vec<Vec<String>> {
     declared.map(|name| module_of(path).into_iter().chain([name]).collect()).collect()
 }
 
-/// The item under a `#[cfg(test)]` that stands at this position.
+/// The item under the `#[cfg(test)]` at this position.
 fn test_item(tokens: &[Token], position: usize) -> Option<Range<usize>> {
     const MARK: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let marked =

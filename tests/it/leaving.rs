@@ -97,7 +97,10 @@ async fn a_connection_that_says_nothing_more_holds_no_node_that_is_told_twice() 
 
     assert_eq!(status.code(), Some(0));
     let warned = server.warnings();
-    assert!(warned.contains("told again: connections that are still open are left alone"), "{warned}");
+    assert!(
+        warned.contains("asked to stop again: connections that are still open are abandoned"),
+        "{warned}"
+    );
     drop(half);
     assert!(is_sound(&database.url));
 }
@@ -115,7 +118,7 @@ async fn connections_are_waited_for_as_long_as_the_configuration_says() {
 
     assert_eq!(status.code(), Some(0));
     let warned = server.warnings();
-    assert!(warned.contains("connections that are still open are left alone seconds=1"), "{warned}");
+    assert!(warned.contains("connections that are still open are abandoned seconds=1"), "{warned}");
     drop(half);
     assert!(is_sound(&database.url));
 }

@@ -76,7 +76,7 @@ impl Drop for Server {
     }
 }
 
-/// Whoever asks a process.
+/// A caller of a process.
 pub struct Caller {
     pub url: String,
     pub secret: String,

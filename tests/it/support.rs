@@ -11,6 +11,7 @@ use tollgate::app::{self, Node};
 use tollgate::clock::Clock;
 use tollgate::config::Config;
 use tollgate::domain::time::Timestamp;
+use tollgate::http_client;
 use tollgate::ledger::verify::verify;
 use tollgate::listener;
 use tollgate::operations::authenticate::OperatorKey;
@@ -29,7 +30,7 @@ pub struct TestApp {
     nodes: Option<Arc<dyn Nodes>>,
 }
 
-/// Whoever holds a key.
+/// A caller with a key.
 #[derive(Clone)]
 pub struct Actor {
     url: String,
@@ -55,7 +56,7 @@ impl TestApp {
         TestApp::on(database, 1, &Config::default()).await
     }
 
-    /// Whatever store the stories run on: a file has one node.
+    /// On PostgreSQL, whichever store the other tests run on: only there a database has several nodes.
     pub async fn on_postgres() -> TestApp {
         TestApp::on_postgres_with(&Config::default()).await
     }
@@ -96,18 +97,18 @@ impl TestApp {
         let nodes = opened.nodes.clone();
         let node = app::open(opened, operator, clock.clone()).await.unwrap();
         let url = listen(app::router(node.clone(), config).unwrap()).await;
-        // Each node's own, so that two of them never send the same key.
+        // One range for each node, so that two of them never send the same key.
         let keys = Arc::new(AtomicU64::new(seed << 32));
         TestApp { url, node, client: client(), keys, database, nodes }
     }
 
-    /// What it answers to, without a socket.
+    /// Its router, without a socket.
     pub fn router(&self) -> Router {
         app::router(self.node.clone(), &Config::default()).unwrap()
     }
 
-    /// Takes its place among the nodes of its database. Others reach it at its own address or, where a test stands
-    /// between, at that one.
+    /// Joins the nodes of its database. Others reach it at its own address or, where a test puts a proxy in between, at
+    /// that one.
     pub async fn join(&self, address: Option<&str>) {
         let address = address.map(|url| url.trim_start_matches("http://").to_owned());
         self.node.ledger.join(self.nodes.clone().unwrap(), address).await.unwrap();
@@ -170,7 +171,7 @@ impl TestApp {
         &self.node.ledger
     }
 
-    /// What must hold at the end of every story.
+    /// What must hold at the end of every test.
     pub async fn finish(self) {
         let ledger = &self.node.ledger;
         let report = verify(&**ledger.log()).await.unwrap();
@@ -181,7 +182,7 @@ impl TestApp {
 }
 
 impl Actor {
-    /// Whoever asks a process of its own.
+    /// A caller of a process of its own.
     pub fn of(url: &str, secret: &str) -> Actor {
         let keys = Arc::new(AtomicU64::new(0));
         Actor { url: url.to_owned(), secret: secret.to_owned(), client: client(), keys }
@@ -230,9 +231,7 @@ impl Answer {
 }
 
 pub fn client() -> reqwest::Client {
-    // Already installed by another test of this process: the first one counts.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::new()
+    http_client::builder().build().unwrap()
 }
 
 /// Serves a router on a free port; returns its URL.

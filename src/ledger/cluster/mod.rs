@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::domain::format::Format;
+use crate::http_client;
 use crate::store::{EventLog, Node, Nodes, StoreError};
 
 pub(super) use peer::{ForwardReply, Peer};
@@ -131,9 +132,7 @@ impl Cluster {
     /// # Errors
     /// Where the database can't be read.
     pub async fn join(nodes: Arc<dyn Nodes>, me: Node, shards: usize) -> Result<Cluster, StoreError> {
-        // A second node in the process finds it installed, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
+        let http = http_client::builder()
             .tcp_nodelay(true)
             .no_proxy()
             .build()

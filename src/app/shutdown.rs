@@ -1,0 +1,72 @@
+//! Serves until the process is asked to stop, and lets what is under way end.
+
+use std::path::PathBuf;
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::signal::unix::Signal;
+use tokio::sync::oneshot;
+
+use crate::config::Config;
+use crate::gateway::GatewayState;
+use crate::ledger::Ledger;
+use crate::listener;
+use crate::signals::StopSignals;
+
+/// How long connections are waited for.
+pub struct ShutdownTimeouts {
+    /// Until the next request's head is whole.
+    pub idle: Duration,
+    /// Until all connections have ended, once the process is asked to stop.
+    pub drain: Duration,
+}
+
+/// Serves until a stop signal; then connections end in their own time, until `drain` is over or until the next signal. A
+/// head that never comes whole would otherwise hold the process until the listener gives it up.
+pub async fn serve_until_stopped(
+    listener: TcpListener,
+    router: Router,
+    ledger: Ledger,
+    stops: &mut StopSignals,
+    ShutdownTimeouts { idle, drain }: ShutdownTimeouts,
+) {
+    let (stop, stopped) = oneshot::channel();
+    let mut serving = pin!(listener::serve(listener, router, idle, leave_on_stop(ledger, stopped)));
+    tokio::select! {
+        () = &mut serving => return,
+        () = stops.next() => {
+            let _ = stop.send(());
+        }
+    }
+    tokio::select! {
+        () = &mut serving => {}
+        () = stops.next() => {
+            tracing::warn!("asked to stop again: connections that are still open are abandoned");
+        }
+        () = tokio::time::sleep(drain) => {
+            tracing::warn!(seconds = drain.as_secs(), "connections that are still open are abandoned");
+        }
+    }
+}
+
+/// Hands the shards that this node owns to the other nodes before it stops: nothing new is forwarded to it while it
+/// finishes.
+async fn leave_on_stop(ledger: Ledger, stopped: oneshot::Receiver<()>) {
+    // A sender that is gone means that the process is ending by itself.
+    let _ = stopped.await;
+    if let Err(error) = ledger.leave().await {
+        tracing::warn!(%error, "the other nodes could not be informed that this one leaves; they will notice");
+    }
+}
+
+/// Reads the routes again at every SIGHUP. A file with mistakes leaves the old ones in place.
+pub async fn reload_on_hangup(mut hangups: Signal, gateway: GatewayState, file: Option<PathBuf>) {
+    while hangups.recv().await.is_some() {
+        match Config::load(file.as_deref()).and_then(|config| gateway.reload_routes(&config)) {
+            Ok(()) => tracing::info!("routes read again"),
+            Err(error) => tracing::error!(%error, "the old routes stay"),
+        }
+    }
+}
