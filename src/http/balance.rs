@@ -22,7 +22,7 @@ use crate::operations::authenticate::Actor;
 use crate::operations::balance_as_of::account_as_of;
 use crate::operations::list_lots::list_lots;
 
-/// Lots in one answer beside the balance.
+/// Lots listed with a balance.
 const LOTS_SHOWN_MAX: usize = 100;
 
 #[derive(Serialize, ToSchema)]
@@ -35,7 +35,7 @@ pub struct BalanceView {
     more_lots: bool,
     /// The version of the org's last event that is in it.
     position: i64,
-    /// The moment that was asked for.
+    /// The requested moment.
     #[serde(skip_serializing_if = "Option::is_none")]
     as_of: Option<String>,
 }
@@ -75,7 +75,7 @@ pub struct Paid {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct AsOf {
-    /// RFC 3339: the balance as it counted then, the same whenever it is asked for. A few seconds back where several nodes share
+    /// RFC 3339: the balance as it counted then, the same for every request. A few seconds back where several nodes share
     /// a database. Now, when absent.
     as_of: Option<String>,
 }
@@ -124,7 +124,7 @@ pub async fn lots(
     Ok(Json(Page::cut(rows.collect(), limit)))
 }
 
-/// The ledger waits while it is made: an org may have very many lots.
+/// Built inside the shard's writer, so it must not grow with the number of lots.
 fn balance_view(account: &Account) -> BalanceView {
     let mut live = account.live_lots();
     let lots = live.by_ref().take(LOTS_SHOWN_MAX).map(lot_view).collect();

@@ -1,5 +1,5 @@
-//! Bodies that do not come, and bodies that nobody read. What is still to come of one stands where the connection's next
-//! request should: a client that is refused by its head while its body is under way would lose that request.
+//! Timeouts for request bodies, and draining of those that a handler did not read. The rest of an unread body would be parsed
+//! as the connection's next request, so a client that was refused early would lose that one.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -17,20 +17,20 @@ use tokio::time::timeout;
 
 use crate::http::BODY_BYTES_MAX;
 
-/// Whoever announces a body and sends none waits for the answer.
+/// How long the rest of a body is waited for: a client that sends none waits for the answer meanwhile.
 const WAIT_MAX: Duration = Duration::from_secs(1);
-/// A body of which nothing comes for so long is given up, and what there is of it.
+/// A body is given up after a pause of this length.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 type Whole = Arc<Mutex<BodyDataStream>>;
 
-/// Lends a body to its handler for as long as it comes, and reads what the handler left of it before the answer goes out;
-/// where too much is left, or it does not come, the answer says that the connection ends with it.
+/// Passes the body on to the handler, and reads what the handler left of it before the answer is sent. Where too much is
+/// left, or it does not arrive, the answer closes the connection.
 pub async fn drain_body(request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
     }
-    // Reading would tell it to send what nobody wants.
+    // Reading would send `100 Continue`, and the client a body that is not needed.
     let waits_to_be_told = request.headers().contains_key(header::EXPECT);
     let was_read = Arc::new(AtomicBool::new(false));
     let reads = was_read.clone();
@@ -49,7 +49,7 @@ pub async fn drain_body(request: Request, next: Next) -> Response {
     response
 }
 
-/// What comes next of it.
+/// The next part of the body.
 async fn part(whole: &Whole) -> Option<Result<Bytes, axum::Error>> {
     let next = timeout(PAUSE_MAX, poll_fn(|context| lock(whole).poll_next_unpin(context)));
     next.await.unwrap_or_else(|late| Some(Err(axum::Error::new(late))))
@@ -59,7 +59,7 @@ fn lock(whole: &Whole) -> MutexGuard<'_, BodyDataStream> {
     whole.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether it ends within what a body may have.
+/// Whether the rest ends within the size limit.
 async fn ends<T: AsRef<[u8]>, E>(rest: impl Stream<Item = Result<T, E>>) -> bool {
     let (mut rest, mut bytes) = (pin!(rest), 0);
     while let Some(Ok(part)) = rest.next().await {

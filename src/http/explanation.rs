@@ -1,4 +1,4 @@
-//! How a reservation's charge came about, for whoever must check it.
+//! How a reservation's charge was computed, so that it can be checked.
 
 use axum::Json;
 use axum::extract::State;

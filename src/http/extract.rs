@@ -1,4 +1,4 @@
-//! Extractors: who asks, what the path and the query name, and the command in the body.
+//! Extractors: the actor, what the path and the query name, and the command in the body.
 
 use axum::body::Bytes;
 use axum::extract::{self, FromRequest, FromRequestParts, Request};
@@ -25,8 +25,7 @@ impl FromRequestParts<ApiState> for Actor {
     }
 }
 
-/// Who asks, for handlers of which all that the actor can do is to submit commands as itself: the ledger looks at its key
-/// again as it decides them.
+/// The actor, for handlers that only submit commands in its name: the ledger checks its key again when it decides them.
 pub struct CommandActor(pub Actor);
 
 impl FromRequestParts<ApiState> for CommandActor {
@@ -148,7 +147,7 @@ pub fn idempotency_key(key: &str) -> Result<String, Problem> {
         .ok_or_else(|| Problem::malformed(format!("send {IDEMPOTENCY_KEY_WORDS}")))
 }
 
-/// What was asked, apart from white space and the order of names in its JSON.
+/// A digest of the request, independent of white space and the order of names in its JSON.
 pub fn fingerprint(asked: &str, mut body: Value) -> String {
     body.sort_all_objects();
     let mut hasher = Sha256::new();

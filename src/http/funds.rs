@@ -127,7 +127,7 @@ pub struct RefundView {
     credits: Credits,
     /// What is owed to the org, net of tax: the share of what was paid that these credits stand for.
     owed: Paid,
-    /// What is owed beside it: the same share of the tax.
+    /// The tax that is owed in addition: the same share of it.
     owed_tax: Paid,
     balance: Balance,
 }
@@ -192,7 +192,7 @@ pub struct NewGrant {
     note: Option<String>,
 }
 
-/// Grants credits that nobody paid for.
+/// Grants credits without a payment.
 #[utoipa::path(post, path = "/api/v1/orgs/{org}/grants", tag = "money",
     params(("org", description = "Its slug or id."), IdempotencyKey),
     request_body(content = NewGrant, example = json!({"credits": "25", "kind": "promotional", "note": "welcome"})),

@@ -1,4 +1,4 @@
-//! For those who run it: alive, ready, and how it is doing.
+//! Liveness, readiness and metrics.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::http::ApiState;
 use crate::ledger::Ledger;
 use crate::operations::readiness::readiness;
 
-/// Who scrapes gives up after ten seconds, commonly.
+/// Scrapers commonly time out after ten seconds.
 const LAG_MAX: Duration = Duration::from_secs(3);
 
 /// The process runs with all that is part of it; 503 where it must be restarted.

@@ -11,7 +11,7 @@ use crate::http::{ApiState, Problem};
 /// A thousand commands, each with every attempt of a long chain.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
 
-/// Who does not know the secret has no body read.
+/// The body is read only after the secret was checked.
 pub async fn take(State(api): State<ApiState>, request: Request) -> Response {
     let nobodys = || Problem::not_found("route").into_response();
     let presented = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());

@@ -335,7 +335,7 @@ async fn answer(
     made: NewKeyView,
     outcome: &Outcome,
 ) -> Result<(StatusCode, Json<NewKeyView>), Problem> {
-    // A repeat finds the key that was made first, whose name a crash may have kept from being written.
+    // A repeat returns the first key; a crash may have come before its name was written.
     let first = outcome.find(created).ok_or(Refusal::UnknownKey)?;
     let (subject, profile) = (Subject::Key(first), Profile { name: made.name.clone(), email: None });
     if first == made.id || api.profiles.find(subject).await?.is_none() {

@@ -71,11 +71,11 @@ impl std::fmt::Debug for ApiState {
     }
 }
 
-/// The API's routes. `beside` describes what is served next to them, so that one description has it all.
-pub fn router(api: ApiState, beside: OpenApi) -> Router {
+/// The API's routes. `others` describes the other routes of this server, so that one document describes all.
+pub fn router(api: ApiState, others: OpenApi) -> Router {
     let (router, mut openapi) = documented().split_for_parts();
     docs::say_what_bodies_may_be(&mut openapi);
-    openapi.merge(beside);
+    openapi.merge(others);
     let served = docs::Served::new(&openapi);
     router
         .route("/openapi.json", get(docs::openapi_json))

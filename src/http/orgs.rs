@@ -175,7 +175,7 @@ pub async fn erase_profile(
 }
 
 async fn put_profile(api: &ApiState, org: OrgId, profile: Profile) -> Result<(), Problem> {
-    // Nothing is kept of an org that was never opened.
+    // No profile is stored for an org that was never opened.
     api.ledger.read_without_expiry(org, |_| ()).await?;
     Ok(api.profiles.put(Subject::Org(org), &profile).await?)
 }

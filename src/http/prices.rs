@@ -198,7 +198,7 @@ pub async fn in_force(
     }))
 }
 
-/// The org whose prices are asked for.
+/// The org whose prices are requested.
 async fn whose(api: &ApiState, actor: &Actor, named: Option<&str>) -> Result<OrgId, Problem> {
     let Some(named) = named else { return Ok(actor.org.unwrap_or(OrgId::SYSTEM)) };
     let org = org_for(api, actor, named, READERS).await?;
@@ -237,7 +237,7 @@ pub async fn publish(
         body.mark_ups.into_iter().map(|body| mark_up(body, now)).collect::<Result<_, _>>()?;
     let whose = cards.iter().map(|card| card.org).chain(mark_ups.iter().map(|mark_up| mark_up.org));
     for org in whose.flatten().collect::<BTreeSet<_>>() {
-        // Prices of an org that does not exist are somebody's mistake.
+        // Prices of an org that does not exist are a mistake.
         api.ledger.read_without_expiry(org, |_| ()).await?;
     }
     let publish = SystemCommand::PublishPrices { cards, mark_ups };
@@ -266,7 +266,7 @@ pub async fn history(
     let system = api.ledger.system();
     // What one org negotiated is not another's to read.
     let may_see = |card: &RateCard| card.org.is_none() || actor.org.is_none() || card.org == actor.org;
-    // A card's place in the whole history stays the same, whoever reads it.
+    // A card's index in the unfiltered history is the same for every reader.
     let cards = (1_usize..).zip(system.prices.history(&provider, &model));
     let mut cards = cards.filter(|(_, (_, card))| may_see(card)).peekable();
     if cards.peek().is_none() {

@@ -43,7 +43,7 @@ pub struct ProblemBody {
     /// Its cap.
     cap: Option<Credits>,
     /// What one request may hold at most (credits, on a `request_too_large`), or how many an org may have (on a
-    /// `too_many_holds`, `too_many_keys` or `too_many_projects`) or a budget tell apart (`too_many_end_users`).
+    /// `too_many_holds`, `too_many_keys` or `too_many_projects`) or a budget count (`too_many_end_users`).
     #[schema(value_type = Value, required = false)]
     limit: Option<Value>,
     /// The most that there may be: credits on an `amount_too_large`, seconds on a `ttl_out_of_range`.
@@ -376,11 +376,11 @@ mod tests {
     use crate::domain::format::Format;
 
     #[test]
-    fn who_finds_the_queue_full_is_told_when_to_come_again() {
-        let told = Problem::from(LedgerError::Busy).into_response();
+    fn a_full_queue_is_a_503_with_retry_after() {
+        let answer = Problem::from(LedgerError::Busy).into_response();
 
-        assert_eq!(told.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(told.headers().get(header::RETRY_AFTER), Some(&HeaderValue::from_static("1")));
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.headers().get(header::RETRY_AFTER), Some(&HeaderValue::from_static("1")));
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub async fn list(State(api): State<ApiState>, actor: Actor) -> Result<Json<Proj
     Ok(Json(ProjectionsView { lag_events }))
 }
 
-/// Folds a projection again from the log's first event, beside its readers, and changes over.
+/// Rebuilds a projection from the log's first event while the old one serves reads, then switches over.
 #[utoipa::path(post, path = "/api/v1/projections/{name}/rebuild",
     operation_id = "rebuild_projection", tag = "operation",
     params(("name", description = "The projection's name.")),

@@ -42,7 +42,7 @@ enum ScopeName {
 }
 
 /// A cap on money per window. The scope's own field says who: `project`, `key`, or `end_user`, which may be absent to
-/// count each end user apart.
+/// count each end user separately.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct BudgetBody {
@@ -68,7 +68,7 @@ pub struct Budgets {
 struct BudgetInUse {
     #[serde(flatten)]
     budget: BudgetBody,
-    /// What has been charged; null where each end user has a count apart, as the next two.
+    /// What has been charged. Null, like `held` and `left`, where each end user is counted separately.
     charged: Option<Credits>,
     /// What open holds may still charge.
     held: Option<Credits>,
@@ -331,7 +331,7 @@ fn scope(
     }
 }
 
-/// A scope with the one field that says whom it is about.
+/// A scope with its identifying field.
 type ScopeFields = (ScopeName, Option<ProjectId>, Option<KeyId>, Option<String>);
 
 /// None for an arm: its experiment shows it.

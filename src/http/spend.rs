@@ -39,7 +39,7 @@ pub struct SpendQuery {
     format: Option<String>,
 }
 
-/// Sums of one group; the values of its dimensions stand beside them under their names.
+/// Sums of one group, with the values of its dimensions under their names.
 #[derive(Serialize, ToSchema)]
 struct SpendRow {
     #[serde(flatten)]

@@ -1,4 +1,4 @@
-//! Who asks: turns a presented key into an actor.
+//! Authentication: turns a presented key into an actor.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,7 +16,7 @@ use crate::ledger::{Ledger, LedgerError, Submission};
 
 const PREFIX: &str = "tg_";
 
-/// Whoever asks, with what they may do.
+/// The authenticated caller and its role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
     pub role: Role,
@@ -43,7 +43,7 @@ impl Actor {
     }
 }
 
-/// The hash of the operator's key; the key itself is not kept.
+/// The hash of the operator's key; the key itself is not stored.
 #[derive(Clone, Debug)]
 pub struct OperatorKey([u8; 32]);
 
@@ -127,8 +127,8 @@ pub async fn authenticate(
     Ok(actor)
 }
 
-/// The same for commands, before which the ledger looks at an org's key again: without waiting for the log, so that one
-/// that another node has revoked may pass here. Nobody looks at an operator's key again: it is looked up where it is shown.
+/// As [`authenticate`], without waiting for the log: a key that another node has just revoked may pass. Only for commands, since
+/// the ledger checks an org's key again when it decides them. Keys of no org are always looked up in the current log.
 ///
 /// # Errors
 /// As [`authenticate`].

@@ -9,7 +9,7 @@ use crate::domain::ids::{KeyId, OrgId};
 use crate::domain::system::SystemCommand;
 use crate::ledger::{Ledger, LedgerError, Outcome, Submission};
 
-/// For so long a claim is left to whoever made it.
+/// For so long a claim is left to the request that made it.
 const UNDER_WAY_SECONDS: i64 = 30;
 
 /// The claim that holds.
@@ -100,7 +100,7 @@ fn claimed(outcome: Outcome) -> Option<Claim> {
     outcome.find(|event| event.clone().into_claim())
 }
 
-/// Runs what every open claim was taken for, where a crash came between. Whoever made one just now is still at it.
+/// Runs the command of every claim that a crash left open. One that was made just now is still being run.
 pub async fn finish_claims(ledger: &Ledger) {
     let now = ledger.clock().now();
     let system = ledger.system();
@@ -115,8 +115,8 @@ pub async fn finish_claims(ledger: &Ledger) {
     }
 }
 
-/// Runs what a claim was taken for, under the key that it carries: whoever runs it, the caller's key is bound, and what that
-/// key refuses is never done.
+/// Runs a claim's command under the idempotency key that the claim carries, so that the key is bound even if the worker runs
+/// it, and a command that the key refuses is never run.
 async fn finish(ledger: &Ledger, claim: &Claim, by: Option<KeyId>) -> Result<(), LedgerError> {
     let Claim { org, then, idempotency, .. } = claim.clone();
     let submission = Submission { org, command: *then, by: by.into(), idempotency };

@@ -3,7 +3,7 @@
 use crate::domain::commerce::Bundle;
 use crate::ledger::{Ledger, LedgerError};
 
-/// Whichever node defined it. None for what nobody did.
+/// Also one that another node has just defined. None where there is none.
 ///
 /// # Errors
 /// Where the log can't be read.

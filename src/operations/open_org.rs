@@ -10,7 +10,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::operations::claim::claim;
 use crate::operations::profile::{Profile, ProfileBook, Subject};
 
-/// An org as it is asked for.
+/// The org to open.
 #[derive(Clone, Debug)]
 pub struct OpenOrgRequest {
     pub slug: String,
@@ -26,7 +26,7 @@ pub struct Opened {
     pub at: Timestamp,
 }
 
-/// Another name or address under a slug that is taken is another org's wish.
+/// The same slug with another name or address is a request for another org.
 ///
 /// # Errors
 /// `NameTaken`; any refusal of the org; where the ledger can't write.
@@ -41,7 +41,7 @@ pub async fn open_org(
     let OpenOrgRequest { slug, time_zone, overdraft_limit, profile } = request.clone();
     let name = format!("slug:{slug}");
     let open = OrgCommand::OpenOrg { slug, time_zone, overdraft_limit };
-    // Whoever finds the slug taken must find by whom: it stands before the slug is.
+    // Written before the claim: a request that finds the slug taken compares its profile with this one.
     profiles.put(Subject::Org(org), &profile).await?;
     let claimed = claim(ledger, name.clone(), org, open, by, idempotency).await;
     let is_needless = match &claimed {

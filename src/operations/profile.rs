@@ -1,4 +1,4 @@
-//! Names and mail addresses: personal data, kept outside the log so that it can be erased.
+//! Names and mail addresses: personal data, stored outside the log so that it can be erased.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ pub use crate::store::Profile;
 
 /// What the ids of orgs begin with; those of keys come before them.
 const ORG_PREFIX: &str = "org_";
-/// Whoever opens an org has claimed its slug by then.
+/// An opening that is under way has claimed its slug by then.
 const OPENING_SECONDS_MAX: i64 = 3_600;
 /// Subjects read at a time.
 const SUBJECTS_READ: i64 = 1_000;
 
-/// Where personal data is kept, each beside its org's events.
+/// The store of personal data, each row in the shard of its org's events.
 #[derive(Clone)]
 pub struct ProfileBook {
     ledger: Ledger,

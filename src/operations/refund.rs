@@ -9,7 +9,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::operations::authenticate::Actor;
 use crate::operations::list_events::list_events;
 
-/// A refund as it is asked for.
+/// The refund to make.
 #[derive(Clone, Debug)]
 pub struct RefundRequest {
     pub lot: LotId,
@@ -33,7 +33,7 @@ pub struct Refunded {
     pub balance: Balance,
 }
 
-/// The same again, under whatever idempotency key, is told what was done.
+/// A repeat of a refund, under any idempotency key, gets the first answer.
 ///
 /// # Errors
 /// `RefundUsed` where the reference refunded something else; else as [`Ledger::submit`].

@@ -14,7 +14,7 @@ use crate::ledger::{Ledger, LedgerError, Outcome};
 use crate::operations::authenticate::Actor;
 use crate::operations::price_usage::{Planned, affordable, quote};
 
-/// A hold as it is asked for.
+/// The hold to open.
 #[derive(Clone, Debug)]
 pub struct ReserveRequest {
     pub amount: Amount,

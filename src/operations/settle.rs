@@ -52,7 +52,7 @@ pub async fn settle(
     ledger.submit(actor.submission(reservation.org, command, idempotency)).await
 }
 
-/// Usage without any price is never refused, and never free: the bound of the hold is charged and an operator is told (I3).
+/// Usage without any price is never refused, and never free: the bound of the hold is charged and the usage is quarantined (I3).
 async fn of_call(
     ledger: &Ledger,
     actor: &Actor,

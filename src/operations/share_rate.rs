@@ -6,7 +6,7 @@ use crate::domain::time::Timestamp;
 use crate::ledger::{Ledger, LedgerError};
 use crate::store::{RateId, StoreError};
 
-/// Nodes that move one rate at the same moment meet; who loses against so many others waits for the next time.
+/// Attempts to move a rate that other nodes move at the same time, before it is given up.
 const TRIES_MAX: u32 = 16;
 
 /// Whose rate it is: the org, and which of its rates.

@@ -29,7 +29,7 @@ pub struct NewReservation {
     quote: Option<QuoteIn>,
     /// How long the hold lives; 600 when absent, a week at most.
     ttl_seconds: Option<i64>,
-    /// What it charges if nobody ends it in that time.
+    /// What it charges where it is not ended in that time.
     #[serde(default)]
     on_expiry: OnExpiry,
     project: Option<ProjectId>,
@@ -69,7 +69,7 @@ pub struct Cost {
     provider: Option<String>,
     model: Option<String>,
     usage: Option<Usage>,
-    /// Of that call; beside `usage` alone.
+    /// Of that call; only with `usage`.
     provider_request_id: Option<String>,
 }
 
@@ -84,7 +84,7 @@ pub struct Extension {
     pub(super) ttl_seconds: i64,
 }
 
-/// A hold as its body asks for it, in the name of whoever asks.
+/// The hold that a body requests, for the actor's project.
 pub(super) fn reserve_request(actor: &Actor, body: NewReservation) -> Result<ReserveRequest, Problem> {
     let project = project_of(actor, body.project)?;
     let tokens = body.quote.as_ref().map_or(0, |quote| quote.input_tokens.max(quote.max_output_tokens));
