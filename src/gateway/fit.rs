@@ -14,6 +14,7 @@ use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::{Failure, TOO_LONG};
 use crate::gateway::plan::{Plan, Target};
 use crate::gateway::providers;
+use crate::gateway::token_count::TokenCount;
 use crate::gateway::token_estimate::PICTURE_TOKENS;
 
 /// Around each message, by OpenAI's own account of its chat format.
@@ -33,7 +34,7 @@ pub fn fit(request: &mut Arc<Request>, plan: &mut Plan) -> Result<(), Failure> {
     if plan.targets.iter().all(surely_fits) {
         return Ok(());
     }
-    let tokens = tokens(&request.body);
+    let tokens = request.tokens();
     let fits = |target: &Target, tokens: u64| {
         let whole = of_family(target.upstream.family, tokens).saturating_add(output.beside_input(target));
         window(target).is_none_or(|window| whole <= window)
@@ -68,8 +69,9 @@ pub fn fit(request: &mut Arc<Request>, plan: &mut Plan) -> Result<(), Failure> {
                 return Err(too_long(first, left));
             }
             if begin > 0 {
-                let body = &mut Arc::make_mut(request).body;
-                plan.trimmed_messages += drop_before(begin, &mut body[field]);
+                let request = Arc::make_mut(request);
+                request.token_count = TokenCount::known(left);
+                plan.trimmed_messages += drop_before(begin, &mut request.body[field]);
             }
             Ok(())
         }

@@ -32,6 +32,7 @@ mod shed;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod token_count;
 mod token_estimate;
 mod warmth;
 mod weather;
