@@ -3,11 +3,11 @@
 //! One direction, no way back: edge → plan → quote → reserve → attempt → meter → settle → answer (`dispatch`). Every
 //! path that can cost money goes through it; every other path of `/v1` is a clear 404.
 
-mod asked;
 mod attempt;
 mod betas;
 mod body;
 mod cache;
+mod canonical_json;
 mod count;
 pub mod dialects;
 mod dispatch;
@@ -27,7 +27,7 @@ mod plan;
 mod prompts;
 pub mod providers;
 mod quote;
-mod said;
+mod route_context;
 mod shed;
 mod stream;
 #[cfg(test)]
