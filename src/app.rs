@@ -25,6 +25,7 @@ use crate::listener;
 use crate::operations::authenticate::OperatorKey;
 use crate::operations::claim::finish_claims;
 use crate::operations::profile::ProfileBook;
+use crate::operations::share_rate::RateBook;
 use crate::store::{Database, EventLog, StoreError};
 use crate::telemetry::{self, RecorderError};
 use crate::workers::Workers;
@@ -56,6 +57,8 @@ pub struct ServeArgs {
 pub struct Node {
     pub ledger: Ledger,
     profiles: ProfileBook,
+    /// None where there is one node.
+    rates: Option<RateBook>,
     operator: OperatorKey,
     metrics: PrometheusHandle,
 }
@@ -105,7 +108,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
         true => open_at_any_time(database, operator, clock).await?,
     };
     let ledger = node.ledger.clone();
-    let gateway = GatewayState::new(ledger.clone(), node.operator.clone(), &config)?;
+    let gateway = gateway_of(&node, &config)?;
     let router = router_with(node, gateway.clone());
     let address = config.listen;
     let listener = TcpListener::bind(address).await.map_err(|why| AppError::Listen { address, why })?;
@@ -194,12 +197,16 @@ fn internal_address(config: &Config, listening_on: SocketAddr) -> Option<String>
 /// # Errors
 /// Upstreams that can't be used.
 pub fn router(node: Node, config: &Config) -> Result<Router, AppError> {
-    let gateway = GatewayState::new(node.ledger.clone(), node.operator.clone(), config)?;
+    let gateway = gateway_of(&node, config)?;
     Ok(router_with(node, gateway))
 }
 
+fn gateway_of(node: &Node, config: &Config) -> Result<GatewayState, ConfigError> {
+    GatewayState::new(node.ledger.clone(), node.rates.clone(), node.operator.clone(), config)
+}
+
 fn router_with(node: Node, gateway: GatewayState) -> Router {
-    let Node { ledger, profiles, operator, metrics } = node;
+    let Node { ledger, profiles, operator, metrics, rates: _ } = node;
     let chains = gateway.clone();
     let check_arm = Arc::new(move |experiment: &_, arm: &_| chains.check_arm(experiment, arm));
     let api = ApiState { ledger, profiles, operator, metrics, check_arm };
@@ -230,16 +237,14 @@ pub async fn open(database: Database, operator: OperatorKey, clock: Clock) -> Re
 async fn open_at_any_time(database: Database, operator: OperatorKey, clock: Clock) -> Result<Node, AppError> {
     let Database { log, projections, profiles, nodes, rates } = database;
     let ledger = Ledger::open(log, projections, clock, Memory::default()).await?;
-    if let Some(rates) = rates {
-        ledger.share_rates(rates);
-    }
+    let rates = rates.map(|rates| RateBook::new(ledger.clone(), rates));
     publish_default_prices(&ledger).await?;
     if nodes.is_none() {
         alone_in_format(&ledger).await;
     }
     finish_claims(&ledger).await;
     let (profiles, metrics) = (ProfileBook::new(ledger.clone(), profiles), telemetry::recorder()?);
-    Ok(Node { ledger, profiles, operator, metrics })
+    Ok(Node { ledger, profiles, rates, operator, metrics })
 }
 
 /// Decision time never goes back, so a clock that lies behind would stop it.

@@ -55,6 +55,7 @@ use crate::gateway::warmth::Warmth;
 use crate::gateway::weather::Weather;
 use crate::ledger::Ledger;
 use crate::operations::authenticate::OperatorKey;
+use crate::operations::share_rate::RateBook;
 
 pub use endpoints::router;
 
@@ -104,7 +105,12 @@ impl std::ops::Deref for GatewayState {
 impl GatewayState {
     /// # Errors
     /// A provider whose key can't be read or whose connections can't be set up; a route to a provider that is not there.
-    pub fn new(ledger: Ledger, operator: OperatorKey, config: &Config) -> Result<GatewayState, ConfigError> {
+    pub fn new(
+        ledger: Ledger,
+        rates: Option<RateBook>,
+        operator: OperatorKey,
+        config: &Config,
+    ) -> Result<GatewayState, ConfigError> {
         // A second gateway in the process finds it installed, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let upstreams: Vec<Arc<Upstream>> =
@@ -113,7 +119,7 @@ impl GatewayState {
         warn_of_unpriced(&ledger, config, &routes);
         let routes = ArcSwap::from_pointee(routes);
         let prompts = ArcSwap::from_pointee(config.templates()?);
-        let limiter = Limiter::chosen(config.rate_limits, &ledger);
+        let limiter = Limiter::chosen(config.rate_limits, rates, ledger.clock());
         let is_unreserved = config.is_unreserved()?;
         if is_unreserved {
             tracing::error!(
