@@ -95,7 +95,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
         true => open_at_any_time(database, operator, clock).await?,
     };
     let (ledger, profiles) = (node.ledger.clone(), node.profiles.clone());
-    let gateway = GatewayState::new(ledger.clone(), node.operator.clone(), &config)?;
+    let gateway = gateway_of(&node, &config)?;
     let router = router_with(node, gateway.clone());
     let address = config.listen;
     let listener = TcpListener::bind(address).await.map_err(|why| AppError::Listen { address, why })?;
@@ -145,12 +145,20 @@ fn internal_address(config: &Config, listening_on: SocketAddr) -> Option<String>
 /// # Errors
 /// Upstreams that can't be used.
 pub fn router(node: Node, config: &Config) -> Result<Router, AppError> {
-    let gateway = GatewayState::new(node.ledger.clone(), node.operator.clone(), config)?;
+    let gateway = gateway_of(&node, config)?;
     Ok(router_with(node, gateway))
 }
 
+fn gateway_of(node: &Node, config: &Config) -> Result<GatewayState, ConfigError> {
+    GatewayState::new(node.ledger.clone(), node.rates.clone(), node.operator.clone(), config)
+}
+
+fn gateway_of(node: &Node, config: &Config) -> Result<GatewayState, ConfigError> {
+    GatewayState::new(node.ledger.clone(), node.rates.clone(), node.operator.clone(), config)
+}
+
 fn router_with(node: Node, gateway: GatewayState) -> Router {
-    let Node { ledger, profiles, operator, metrics } = node;
+    let Node { ledger, profiles, operator, metrics, rates: _ } = node;
     let chains = gateway.clone();
     let check_arm = Arc::new(move |experiment: &_, arm: &_| chains.check_arm(experiment, arm));
     let api = ApiState { ledger, profiles, operator, metrics, check_arm };

@@ -12,6 +12,7 @@ use crate::ledger::{Ledger, MemoryLimits};
 use crate::operations::authenticate::OperatorKey;
 use crate::operations::claim::finish_claims;
 use crate::operations::profile::ProfileBook;
+use crate::operations::share_rate::RateBook;
 use crate::store::{Database, EventLog};
 use crate::telemetry;
 
@@ -23,6 +24,8 @@ const CLOCK_BEHIND_SECONDS_MAX: i64 = 60;
 pub struct Node {
     pub ledger: Ledger,
     pub(super) profiles: ProfileBook,
+    /// None where there is one node.
+    pub(super) rates: Option<RateBook>,
     pub(super) operator: OperatorKey,
     pub(super) metrics: PrometheusHandle,
 }
@@ -43,16 +46,14 @@ pub(super) async fn open_at_any_time(
 ) -> Result<Node, AppError> {
     let Database { log, projections, profiles, nodes, rates } = database;
     let ledger = Ledger::open(log, projections, clock, MemoryLimits::default()).await?;
-    if let Some(rates) = rates {
-        ledger.share_rates(rates);
-    }
+    let rates = rates.map(|rates| RateBook::new(ledger.clone(), rates));
     publish_default_prices(&ledger).await?;
     if nodes.is_none() {
         alone_in_format(&ledger).await;
     }
     finish_claims(&ledger).await;
     let (profiles, metrics) = (ProfileBook::new(ledger.clone(), profiles), telemetry::recorder()?);
-    Ok(Node { ledger, profiles, operator, metrics })
+    Ok(Node { ledger, profiles, rates, operator, metrics })
 }
 
 /// Decision time never goes back, so it would stand still under a clock that is behind the log.

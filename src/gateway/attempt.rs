@@ -219,7 +219,7 @@ pub async fn send(
     };
     let text = |name: &str| response.headers().get(name)?.to_str().ok();
     let provider_request_id =
-        text(providers::request_id_header(upstream.family)).map(|id| providers::kept(id).to_owned());
+        text(providers::request_id_header(upstream.family)).map(|id| providers::bounded_name(id).to_owned());
     let now = clock.now();
     state.weather.learns(&quote.target, now, allowance(text, now));
     let pause_seconds = pause_seconds(text, now);

@@ -1,4 +1,4 @@
-//! The body of a request: read only for whoever may ask, and only as large as a node has memory for.
+//! The body of a request: read only for authenticated callers, and only as large as a node has memory for.
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};

@@ -12,7 +12,6 @@ use crate::gateway::body;
 use crate::gateway::dialects::{self, Family};
 use crate::gateway::edge::{self, Arrived};
 use crate::gateway::failure::Failure;
-use crate::gateway::fit;
 use crate::gateway::model_names::is_openai_model;
 use crate::gateway::plan::{Prices, Target, plan};
 use crate::gateway::providers;
@@ -43,7 +42,7 @@ pub async fn count_tokens(state: &State, arrived: Arrived) -> Result<Response, F
     };
     let (input_tokens, counted_by) = match (counted, targets.first()) {
         (Some(tokens), _) => (tokens, "provider"),
-        (None, Some(target)) if is_counted_here(target) => (fit::tokens(&request.body), "tokenizer"),
+        (None, Some(target)) if is_counted_here(target) => (request.tokens(), "tokenizer"),
         (None, Some(target)) => (quote(&request, target, &prices, Means::Unknown)?.input_tokens_max, "bound"),
         (None, None) => return Err(Failure::model_unknown(&request.model)),
     };

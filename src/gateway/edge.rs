@@ -23,6 +23,7 @@ use crate::gateway::failure::Failure;
 use crate::gateway::limiter::LimitPermit;
 use crate::gateway::prompts::{self, Assembled};
 use crate::gateway::providers::{self, embeddings};
+use crate::gateway::token_count::TokenCount;
 use crate::gateway::token_estimate::input_tokens;
 use crate::operations::authenticate::{self, Actor, AuthError, authenticate, authenticate_cached};
 
@@ -33,7 +34,7 @@ const TIMEOUT: &str = "x-request-timeout";
 const COMPLEXITY: &str = "x-tollgate-complexity";
 const CONVERSATION: &str = "x-tollgate-conversation";
 
-/// What `/v1` reads of a request's headers, beside the key.
+/// The headers that `/v1` reads, besides the key.
 #[derive(utoipa::IntoParams)]
 #[into_params(parameter_in = Header)]
 #[allow(dead_code, reason = "the documentation of what `admit` reads")]
@@ -109,12 +110,14 @@ pub struct Request {
     pub caller: Caller,
     pub model: String,
     pub body: Value,
-    /// What of it an operator's prompt has brought.
+    /// What an operator's prompt has added.
     pub prompt: Option<Assembled>,
-    /// The body's length as it came, or with what an operator's prompt brought.
+    /// The body's length as received, or with an operator's prompt in it.
     pub bytes: usize,
     /// An estimate, before anybody has counted them: for conditions and limits, never for money.
     pub input_tokens: u64,
+    /// An exact count, made only when it is needed.
+    pub token_count: TokenCount,
     /// A cached answer will do, and this one may be cached.
     pub may_reuse: bool,
     /// How complex the caller says it is.
@@ -123,7 +126,7 @@ pub struct Request {
     pub betas: Vec<String>,
     /// Which conversation the caller says it is of.
     pub conversation: Option<String>,
-    /// When the caller gives it up.
+    /// The end of the caller's timeout.
     pub ends_at: Option<Timestamp>,
     pub reservation: ReservationId,
     pub purpose: Purpose,
@@ -135,7 +138,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// The same question, asked by another org and for nobody.
+    /// The same request in another org's name, with no end user, project or idempotency key.
     pub fn copy_for(&self, org: OrgId, reservation: ReservationId, permit: LimitPermit) -> Request {
         Request {
             caller: Caller { org, key: self.caller.key, project: None },
@@ -151,6 +154,11 @@ impl Request {
             permit: Arc::new(permit),
             ..self.clone()
         }
+    }
+
+    /// How many tokens its texts have, by OpenAI's public tokenizer.
+    pub fn tokens(&self) -> u64 {
+        self.token_count.of(&self.body, self.bytes)
     }
 
     /// The body, for an answer that repeats what was asked: what an operator's prompt says is not for its caller.
@@ -171,53 +179,37 @@ impl Request {
     }
 }
 
-/// The caller of what reserves, before which the ledger looks at the key again. Only whoever has one is read further.
+/// The caller of an endpoint that reserves, before which the ledger checks the key again. Without a key no body is read.
 pub async fn recognised(state: &State, headers: &HeaderMap) -> Result<Caller, Failure> {
     by_role(authenticate_cached(&state.ledger, &state.operator, presented(headers)).await?)
 }
 
-/// The caller of what reserves nothing.
+/// The caller of an endpoint that reserves nothing.
 pub async fn authenticated(state: &State, headers: &HeaderMap) -> Result<Caller, Failure> {
     by_role(authenticate(&state.ledger, &state.operator, presented(headers)).await?)
 }
 
-/// Validates, and looks at the org's limits. What came is not kept beside what it says: both may be long.
+/// Validates a request and applies the org's limits. The raw bytes are dropped once parsed: both may be large.
 pub async fn admit(state: &State, arrived: Arrived) -> Result<Request, Failure> {
     let Arrived { id, endpoint, caller, headers, bytes } = arrived;
-    let mut body = body::parse(&bytes)?;
-    let prompt = match endpoint {
-        Endpoint::Generate(dialect) => {
-            let prompt = prompts::assemble(&state.prompts.load(), dialect, &mut body)?;
-            providers::validate(dialect, &body)?;
-            prompt
-        }
-        Endpoint::Embed => {
-            embeddings::validate(&body)?;
-            None
-        }
-    };
+    let Parsed { body, prompt, length } = parse(state, endpoint, &bytes)?;
+    let options = RequestOptions::read(&headers, state.ledger.clock().now())?;
+    let idempotency = idempotency(&headers, &bytes)?.map(|command| command.of_project(caller.project));
+    // Many requests may wait for a while below.
+    drop(bytes);
     let model = model(&body)?.to_owned();
-    // A request has one reservation: who knows its id finds it.
-    let reservation = ReservationId { org: caller.org, local: id.0 };
     let purpose = Purpose {
         request: Some(id),
         project: caller.project,
         key: Some(caller.key),
         end_user: dialects::end_user(endpoint.dialect(), &body).map(str::to_owned),
         model: Some(model.clone()),
-        labels: labels(&headers, prompt.as_ref())?,
+        labels: with_prompt(options.labels, prompt.as_ref()),
         ..Purpose::default()
     };
     Purpose::check_asked(purpose.end_user.as_deref(), &purpose.labels)
         .map_err(|why| Failure::new(400, "invalid_purpose", why))?;
-    let idempotency = idempotency(&headers, &bytes)?.map(|command| command.of_project(caller.project));
-    let ends_at = ends_at(&headers, state.ledger.clock().now())?;
-    let (complexity, conversation) = (complexity(&headers)?, conversation(&headers)?);
-    let betas = betas::asked(&headers);
-    let length = prompt.as_ref().map_or(bytes.len(), |_| body.to_string().len());
-    // Many may wait for their turn, which takes a while.
-    drop(bytes);
-    // Whatever is refused as malformed stands before: it counts for no limit.
+    // A malformed request is refused above, and counts for no limit.
     let limits = &state.ledger.access(caller.org).await?.limits;
     let input_tokens = input_tokens(&body, length);
     let tokens = input_tokens.saturating_add(asked_output_tokens(endpoint, &body));
@@ -232,18 +224,69 @@ pub async fn admit(state: &State, arrived: Arrived) -> Result<Request, Failure> 
         prompt,
         bytes: length,
         input_tokens,
-        // What a feature makes of an answer is not told apart by its body.
-        may_reuse: may_reuse(&headers) && betas.is_empty(),
-        complexity,
-        betas,
-        conversation,
-        ends_at,
-        reservation,
+        token_count: TokenCount::default(),
+        may_reuse: options.may_reuse,
+        complexity: options.complexity,
+        betas: options.betas,
+        conversation: options.conversation,
+        ends_at: options.ends_at,
+        // A request has one reservation, which is found by the request's id.
+        reservation: ReservationId { org: caller.org, local: id.0 },
         purpose,
         idempotency,
         permit,
         _under_way: under_way,
     })
+}
+
+/// A well-formed body, with an operator's prompt in it where it names one.
+struct Parsed {
+    body: Value,
+    prompt: Option<Assembled>,
+    /// In bytes, as it came or with what the prompt brought.
+    length: usize,
+}
+
+fn parse(state: &State, endpoint: Endpoint, bytes: &Bytes) -> Result<Parsed, Failure> {
+    let mut body = body::parse(bytes)?;
+    let prompt = match endpoint {
+        Endpoint::Generate(dialect) => {
+            let prompt = prompts::assemble(&state.prompts.load(), dialect, &mut body)?;
+            providers::validate(dialect, &body)?;
+            prompt
+        }
+        Endpoint::Embed => {
+            embeddings::validate(&body)?;
+            None
+        }
+    };
+    let length = prompt.as_ref().map_or(bytes.len(), |_| body.to_string().len());
+    Ok(Parsed { body, prompt, length })
+}
+
+/// What a request's headers ask for.
+struct RequestOptions {
+    labels: BTreeMap<String, String>,
+    may_reuse: bool,
+    complexity: Option<Level>,
+    betas: Vec<String>,
+    conversation: Option<String>,
+    ends_at: Option<Timestamp>,
+}
+
+impl RequestOptions {
+    fn read(headers: &HeaderMap, now: Timestamp) -> Result<RequestOptions, Failure> {
+        let betas = betas::asked(headers);
+        Ok(RequestOptions {
+            labels: labels(headers)?,
+            // A feature may change the answer to the same body, by which the cache knows it.
+            may_reuse: may_reuse(headers) && betas.is_empty(),
+            complexity: complexity(headers)?,
+            betas,
+            conversation: conversation(headers)?,
+            ends_at: ends_at(headers, now)?,
+        })
+    }
 }
 
 /// What every event of the request names: no longer than any name may be.
@@ -272,16 +315,13 @@ fn asked_output_tokens(endpoint: Endpoint, body: &Value) -> u64 {
     }
 }
 
-/// `x-tollgate-labels: team=search, env=production`: what reports group by and routes may look at; the prompt's name beside.
-fn labels(headers: &HeaderMap, prompt: Option<&Assembled>) -> Result<BTreeMap<String, String>, Failure> {
-    let mut labels = given_labels(headers)?;
-    if let Some(prompt) = prompt {
-        labels.insert(PROMPT_LABEL.to_owned(), prompt.name.clone());
-    }
-    Ok(labels)
+fn with_prompt(mut labels: BTreeMap<String, String>, prompt: Option<&Assembled>) -> BTreeMap<String, String> {
+    labels.extend(prompt.map(|prompt| (PROMPT_LABEL.to_owned(), prompt.name.clone())));
+    labels
 }
 
-fn given_labels(headers: &HeaderMap) -> Result<BTreeMap<String, String>, Failure> {
+/// `x-tollgate-labels: team=search, env=production`: what reports group by and routes may look at.
+fn labels(headers: &HeaderMap) -> Result<BTreeMap<String, String>, Failure> {
     let malformed = |why: &str| Failure::new(400, "invalid_labels", format!("{LABELS}: {why}"));
     let mut labels = BTreeMap::new();
     for given in headers.get_all(LABELS) {

@@ -13,11 +13,11 @@ use sha2::{Digest, Sha256};
 use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::routing::{Arm, Experiment, Seat, StickyBy, To};
 use crate::gateway::State;
+use crate::gateway::canonical_json;
 use crate::gateway::dispatch;
 use crate::gateway::edge::Request;
 use crate::gateway::failure::Failure;
 use crate::gateway::plan::Prices;
-use crate::gateway::said;
 
 /// Copies under way on a node.
 pub const SHADOWS_MAX: usize = 256;
@@ -89,7 +89,7 @@ fn unit(by: StickyBy, request: &Request) -> Option<String> {
 /// the same in all of them, and what fills it may change as one goes on; it counts only where the caller says nothing else.
 fn opening(request: &Request) -> String {
     let body = &request.body;
-    let said = said::turns(body);
+    let said = canonical_json::turns(body);
     let brought = request.prompt.as_ref();
     let own =
         brought.and_then(|prompt| said.as_array()?.get(prompt.messages..)).filter(|own| !own.is_empty());
@@ -102,7 +102,7 @@ fn opening(request: &Request) -> String {
     let instructions = [&body["system"], &body["instructions"]];
     let mut hash = Sha256::new();
     for part in instructions.into_iter().filter(|_| has_instructions).chain([first]) {
-        said::write(part, &mut |bytes| hash.update(bytes));
+        canonical_json::write(part, &mut |bytes| hash.update(bytes));
         hash.update([0]);
     }
     format!("{} {}", request.caller.key, hex::encode(hash.finalize()))

@@ -15,6 +15,7 @@ use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::{Failure, TOO_LONG};
 use crate::gateway::plan::{Plan, Prices, Target};
 use crate::gateway::providers;
+use crate::gateway::token_count::TokenCount;
 use crate::gateway::token_estimate::PICTURE_TOKENS;
 
 /// Around each message, by OpenAI's own account of its chat format.
@@ -38,7 +39,7 @@ pub fn fit(
     if plan.targets.iter().all(surely_fits) {
         return Ok(());
     }
-    let tokens = tokens(&request.body);
+    let tokens = request.tokens();
     let fitted = match policy {
         ContextFit::Refuse if output.fits(&first, tokens) => Ok(()),
         ContextFit::Refuse => Err(output.too_long(&first, tokens)),
@@ -94,8 +95,9 @@ fn trim(
         return Err(output.too_long(first, left));
     }
     if begin > 0 {
-        let body = &mut Arc::make_mut(request).body;
-        plan.trimmed_messages += drop_before(begin, &mut body[field]);
+        let request = Arc::make_mut(request);
+        request.token_count = TokenCount::known(left);
+        plan.trimmed_messages += drop_before(begin, &mut request.body[field]);
     }
     Ok(())
 }

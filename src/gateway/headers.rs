@@ -1,4 +1,4 @@
-//! What Tollgate says beside the provider's answer.
+//! The headers that Tollgate adds to a provider's answer.
 
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -24,7 +24,7 @@ pub struct Away {
     pub seconds: f64,
 }
 
-/// What is told of an answer for as long as it is given.
+/// Headers that stay true of an answer whenever it is given again.
 #[derive(Clone, Debug, Default)]
 pub struct Notices {
     clamp_tokens: Option<u64>,
@@ -54,7 +54,7 @@ impl Notices {
             put(headers, "x-tollgate-warning", notice);
         }
         if !self.dropped.is_empty() {
-            put(headers, "x-tollgate-dropped", &told(&self.dropped));
+            put(headers, "x-tollgate-dropped", &comma_list(&self.dropped));
         }
     }
 }
@@ -187,14 +187,14 @@ pub async fn mark_unreserved(mut response: Response) -> Response {
 }
 
 /// Longer headers are refused by what stands between here and the client.
-const TOLD_BYTES_MAX: usize = 2_048;
+const LIST_BYTES_MAX: usize = 2_048;
 
 /// Names as one list. A caller's own may hold anything: what a header can't carry, or would part the list, is `?`.
-fn told(names: &[String]) -> String {
+fn comma_list(names: &[String]) -> String {
     let is_plain = |letter: char| letter == ' ' || (letter.is_ascii_graphic() && letter != ',');
     let mut list = String::new();
     for (place, name) in names.iter().enumerate() {
-        if list.len() + name.len() > TOLD_BYTES_MAX {
+        if list.len() + name.len() > LIST_BYTES_MAX {
             list.push_str(&format!("{}{} more", if place > 0 { ", " } else { "" }, names.len() - place));
             break;
         }
@@ -220,13 +220,13 @@ mod tests {
     #[test]
     fn whatever_a_caller_names_a_field_is_told_in_a_header_of_some_length() {
         let names = ["messages[].name", "messages[].grüße, a\r\nx: y", "anthropic-beta: skills-2025-10-02"];
-        let list = told(&names.map(str::to_owned));
+        let list = comma_list(&names.map(str::to_owned));
         assert_eq!(list, "messages[].name, messages[].gr??e? a??x: y, anthropic-beta: skills-2025-10-02");
         assert!(HeaderValue::from_str(&list).is_ok());
 
         let many: Vec<String> = (0..5_000).map(|n| format!("messages[].field_{n}")).collect();
-        let list = told(&many);
-        assert!(list.len() < TOLD_BYTES_MAX + 40 && list.ends_with(" more"), "{list}");
-        assert_eq!(told(&["x".repeat(9_000)]), "1 more");
+        let list = comma_list(&many);
+        assert!(list.len() < LIST_BYTES_MAX + 40 && list.ends_with(" more"), "{list}");
+        assert_eq!(comma_list(&["x".repeat(9_000)]), "1 more");
     }
 }

@@ -159,7 +159,7 @@ impl Reader<'_> {
         let price =
             |model: &str, usage| self.price(model, report, usage, source).map_err(|error| error.to_string());
         let own = price(report.served_model.as_deref().unwrap_or(&self.quote.target.model), usage)?;
-        let others = others.into_iter().map(|(model, usage)| price(providers::kept(&model), usage));
+        let others = others.into_iter().map(|(model, usage)| price(providers::bounded_name(&model), usage));
         let others = others.collect::<Result<_, _>>()?;
         Ok(Metered { others, ..own })
     }

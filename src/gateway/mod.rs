@@ -3,11 +3,11 @@
 //! One direction, no way back: edge → plan → quote → reserve → attempt → meter → settle → answer (`dispatch`). Every
 //! path that can cost money goes through it; every other path of `/v1` is a clear 404.
 
-mod asked;
 mod attempt;
 mod betas;
 mod body;
 mod cache;
+mod canonical_json;
 mod count;
 pub mod dialects;
 mod dispatch;
@@ -27,11 +27,12 @@ mod plan;
 mod prompts;
 pub mod providers;
 mod quote;
-mod said;
+mod route_context;
 mod shed;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod token_count;
 mod token_estimate;
 mod warmth;
 mod weather;
@@ -55,6 +56,7 @@ use crate::gateway::weather::Weather;
 use crate::http_client;
 use crate::ledger::Ledger;
 use crate::operations::authenticate::OperatorKey;
+use crate::operations::share_rate::RateBook;
 
 pub use endpoints::router;
 
@@ -104,14 +106,19 @@ impl std::ops::Deref for GatewayState {
 impl GatewayState {
     /// # Errors
     /// A provider whose key can't be read or whose connections can't be set up; a route to a provider that is not there.
-    pub fn new(ledger: Ledger, operator: OperatorKey, config: &Config) -> Result<GatewayState, ConfigError> {
+    pub fn new(
+        ledger: Ledger,
+        rates: Option<RateBook>,
+        operator: OperatorKey,
+        config: &Config,
+    ) -> Result<GatewayState, ConfigError> {
         let upstreams: Vec<Arc<Upstream>> =
             config.providers.iter().map(Upstream::new).collect::<Result<_, _>>()?;
         let routes = routes(config)?;
         warn_of_unpriced(&ledger, config, &routes);
         let routes = ArcSwap::from_pointee(routes);
         let prompts = ArcSwap::from_pointee(config.templates()?);
-        let limiter = Limiter::chosen(config.rate_limits, &ledger);
+        let limiter = Limiter::chosen(config.rate_limits, rates, ledger.clock());
         let is_unreserved = config.is_unreserved()?;
         if is_unreserved {
             tracing::error!(

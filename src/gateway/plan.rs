@@ -11,11 +11,11 @@ use crate::domain::routing::complexity::Level;
 use crate::domain::routing::{Asked, Choice, Complexity, Expanded, Policy, Routes, Seat, To};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
-use crate::gateway::asked::asked;
 use crate::gateway::dialects::Family;
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
 use crate::gateway::providers;
+use crate::gateway::route_context::route_context;
 use crate::gateway::warmth::{self, Conversation};
 use crate::gateway::{State, Upstream};
 
@@ -108,7 +108,7 @@ fn chained(state: &State, prices: &Prices, request: &Request, seat: Option<Seat>
         is_degraded: false,
         warmth: None,
         quality: None,
-        asked: if is_asked { asked(&routes, &prices.system, request) } else { Asked::default() },
+        asked: if is_asked { route_context(&routes, &prices.system, request) } else { Asked::default() },
         routes,
     };
     let chain = plan.seat.as_ref().map(|seat| seat.chain.clone()).unwrap_or_default();

@@ -57,7 +57,7 @@ pub fn assemble(
     Ok(Some(Assembled { name, messages: brought, has_instructions: instructs_apart }))
 }
 
-/// What the caller says beside the prompt: nothing, or what its dialect reads.
+/// The caller's own messages: none, or in a form that its dialect reads.
 fn own_messages(dialect: Dialect, field: &'static str, body: &mut Value) -> Result<Vec<Value>, Failure> {
     match body.get_mut(field).map(Value::take) {
         Some(Value::Array(own)) => Ok(own),

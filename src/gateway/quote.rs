@@ -26,8 +26,11 @@ const CLAMP_BYTES: u64 = 64;
 /// what stands around the messages.
 const MARGIN_PART: u64 = 16;
 const MARGIN_TOKENS: u64 = 64;
-/// Where not even this is left beside the input, the provider says best that the request is too long.
+/// The least that an answer is left: where even that does not fit, the provider's own error says best that the request is too long.
 const ANSWER_TOKENS_MIN: u64 = 1_024;
+
+/// Where an estimate is so many times the window, no count brings the input within it.
+const HOPELESS_FACTOR: u64 = 8;
 
 /// One attempt, priced.
 #[derive(Clone, Debug)]
@@ -153,7 +156,7 @@ fn wanted_output(request: &Request, target: &Target, body: &Value, bytes: u64) -
     let tokens = match asked {
         Some(asked) => asked.min(target.output_tokens_max()),
         None => {
-            let left = left_for_output(target, body, bytes);
+            let left = left_for_output(request, target, bytes);
             target.upstream.config.default_output_tokens.map_or(left, |default| default.max(least).min(left))
         }
     };
@@ -213,17 +216,22 @@ fn quote_embedding(
 
 /// The limit where nobody named one: the model's maximum; at a provider that counts it against the window, what the
 /// input leaves, since a request that fits must not fail for a limit of our own.
-fn left_for_output(target: &Target, body: &Value, bytes: u64) -> u64 {
+fn left_for_output(request: &Request, target: &Target, bytes: u64) -> u64 {
     let model_max = target.output_tokens_max();
     // A token has a byte or more: most requests need no counting.
     let is_tight = |window: &u64| bytes.saturating_add(model_max) > *window;
     let Some(window) = target.window_of_both().filter(is_tight) else { return model_max };
-    let input = fit::of_family(target.upstream.family, fit::tokens(body));
+    let is_hopeless = request.input_tokens > window.saturating_mul(HOPELESS_FACTOR);
+    let input = if is_hopeless && !request.token_count.is_known() {
+        request.input_tokens
+    } else {
+        fit::of_family(target.upstream.family, request.tokens())
+    };
     let margin = (input / MARGIN_PART).saturating_add(MARGIN_TOKENS);
     window.saturating_sub(input.saturating_add(margin)).max(ANSWER_TOKENS_MIN).min(model_max)
 }
 
-/// What the caller wrote and the server refuses: told as dropped. What only we would have added is nobody's loss.
+/// Removes what the server refuses; returns what of it the caller wrote, to be named as dropped.
 fn left_out(request: &Request, target: &Target, body: &mut Value) -> Vec<String> {
     let mut lost = providers::leave_out(&target.upstream.config.lacks, body);
     let is_the_callers = |field: &str| field == providers::THOUGHT || request.body.get(field).is_some();
@@ -231,10 +239,10 @@ fn left_out(request: &Request, target: &Target, body: &mut Value) -> Vec<String>
     lost
 }
 
-/// The features that go on; the others are told.
-fn betas(request: &Request, target: &Target, told: &mut Vec<String>) -> Vec<String> {
+/// The features that are sent; the others are added to the dropped ones.
+fn betas(request: &Request, target: &Target, all_dropped: &mut Vec<String>) -> Vec<String> {
     let Betas { sent, dropped } = betas::at(&request.betas, target.upstream.family, &target.card);
-    told.extend(dropped);
+    all_dropped.extend(dropped);
     sent
 }
 

@@ -11,7 +11,7 @@ use crate::gateway::failure::Failure;
 /// A second in which every hold waited longer than this is one of too much load.
 const WAIT_MICROS_MAX: i64 = 500_000;
 const WINDOW_SECONDS: i64 = 1;
-/// Some always pass: without them nobody would learn that it is over.
+/// Some always pass: their waits show when the load is over.
 const EIGHTHS_MAX: u32 = 7;
 const RETRY_AFTER_SECONDS: u64 = 1;
 
@@ -85,7 +85,7 @@ mod tests {
         Timestamp(1_000_000_000 + millis * 1_000)
     }
 
-    /// Each second holds wait as told; how many of eight requests pass in the second after.
+    /// The waits of holds in each second; how many of eight requests pass in the second after.
     fn passing(waits_millis: &[&[i64]]) -> usize {
         let mut queue = Queue::default();
         queue.roll(at(0));

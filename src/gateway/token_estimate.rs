@@ -1,4 +1,4 @@
-//! About how many tokens something has that nobody has counted: for conditions and limits, never for money.
+//! Estimates of tokens from sizes alone: for conditions and limits, never for money.
 
 use serde_json::Value;
 

@@ -15,9 +15,9 @@ use crate::domain::routing::warmth::{Bid, Warm, cheaper, expected};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 use crate::gateway::State;
+use crate::gateway::canonical_json;
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::plan::Target;
-use crate::gateway::said;
 
 /// About 10 MB.
 const CONVERSATIONS_MAX: u64 = 100_000;
@@ -133,7 +133,7 @@ fn said(request: &Request) -> Vec<u64> {
     for field in BEGINNING {
         add(&mut hasher, &body[field]);
     }
-    let messages = said::turns(body);
+    let messages = canonical_json::turns(body);
     let messages = messages.as_array().map_or(std::slice::from_ref(messages), Vec::as_slice);
     let after_each = messages.iter().map(|message| {
         add(&mut hasher, message);
@@ -145,7 +145,7 @@ fn said(request: &Request) -> Vec<u64> {
 }
 
 fn add(hasher: &mut DefaultHasher, value: &Value) {
-    said::write(value, &mut |bytes| hasher.write(bytes));
+    canonical_json::write(value, &mut |bytes| hasher.write(bytes));
     // Between one value and the next.
     hasher.write_u8(0);
 }

@@ -50,7 +50,7 @@ use crate::ledger::projector::Projector;
 use crate::ledger::snapshots::SnapshotWriter;
 use crate::ledger::writer::{Progress, Writer};
 use crate::store::projections::Projections;
-use crate::store::{CLOCK_SKEW_MICROS_MAX, EventLog, Rates, StoreError};
+use crate::store::{CLOCK_SKEW_MICROS_MAX, EventLog, StoreError};
 
 pub use crate::ledger::access::Access;
 pub use crate::ledger::cluster::PATH as FORWARD_PATH;
@@ -90,7 +90,6 @@ pub struct Ledger {
 struct Shared {
     shards: Vec<ShardHandle>,
     cluster: OnceLock<Cluster>,
-    rates: OnceLock<Arc<dyn Rates>>,
     system: Arc<ArcSwap<System>>,
     log: Arc<dyn EventLog>,
     projector: Arc<Projector>,
@@ -141,20 +140,8 @@ impl Ledger {
             });
             tokio::spawn(writer.run(queue));
         }
-        let (cluster, rates) = (OnceLock::new(), OnceLock::new());
-        let shared = Shared { shards, cluster, rates, system, log, projector, clock };
+        let shared = Shared { shards, cluster: OnceLock::new(), system, log, projector, clock };
         Ok(Ledger { shared: Arc::new(shared) })
-    }
-
-    /// Gives it the rates that the nodes of its database share.
-    pub fn share_rates(&self, rates: Arc<dyn Rates>) {
-        // The first ones stay.
-        let _ = self.shared.rates.set(rates);
-    }
-
-    /// Rates that the nodes of this database share; none where there is one node.
-    pub fn rates(&self) -> Option<&Arc<dyn Rates>> {
-        self.shared.rates.get()
     }
 
     /// Raises the log's format to what every node reads, once.

@@ -10,7 +10,7 @@ const PROSE_TOKENS_MIN: u64 = 12;
 
 /// What a request asks the model for.
 #[derive(Debug)]
-pub enum Asked {
+pub enum AnswerKind {
     Prose { length: Length },
     Value { schema: Value },
     Call { tool: Tool },
@@ -73,17 +73,17 @@ impl Length {
 }
 
 /// The answer, cut at the request's output limit.
-pub fn compose(asked: &Asked, limit: Option<u64>, chance: &mut Chance) -> Answer {
+pub fn compose(kind: &AnswerKind, limit: Option<u64>, chance: &mut Chance) -> Answer {
     let most = limit.unwrap_or(u64::MAX);
-    let (tool, mut pieces, overhead_tokens) = match asked {
-        Asked::Prose { length } => {
+    let (tool, mut pieces, overhead_tokens) = match kind {
+        AnswerKind::Prose { length } => {
             let wanted = length.tokens(limit, chance);
             // One piece too many is enough to know that the limit cuts.
             let made = wanted.min(most.saturating_add(1)).min(tokens::OUTPUT_TOKENS_MAX);
             (None, tokens::prose(chance, made), 0)
         }
-        Asked::Value { schema } => (None, said(schema, chance), 0),
-        Asked::Call { tool } => {
+        AnswerKind::Value { schema } => (None, said(schema, chance), 0),
+        AnswerKind::Call { tool } => {
             (Some(tool.name.clone()), said(&tool.schema, chance), tokens::count(&tool.name))
         }
     };
@@ -130,7 +130,8 @@ mod tests {
     #[test]
     fn an_answer_without_wishes_is_short() {
         for seed in 0..50 {
-            let answer = compose(&Asked::Prose { length: Length::Short }, None, &mut Chance::of(seed, 0));
+            let answer =
+                compose(&AnswerKind::Prose { length: Length::Short }, None, &mut Chance::of(seed, 0));
             assert!((PROSE_TOKENS_MIN..=PROSE_TOKENS_MAX).contains(&answer.tokens));
             assert_eq!(tokens::count(&answer.text()), answer.tokens);
             assert!(!answer.truncated);
@@ -140,7 +141,7 @@ mod tests {
     #[test]
     fn a_limit_cuts_and_says_so() {
         let answer = |wanted, limit| {
-            compose(&Asked::Prose { length: Length::Tokens(wanted) }, Some(limit), &mut Chance::of(1, 1))
+            compose(&AnswerKind::Prose { length: Length::Tokens(wanted) }, Some(limit), &mut Chance::of(1, 1))
         };
         assert_eq!((answer(100, 7).tokens, answer(100, 7).truncated), (7, true));
         assert_eq!((answer(7, 7).tokens, answer(7, 7).truncated), (7, false));
@@ -148,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_full_answer_is_as_long_as_its_limit_and_not_cut() {
-        let full = |limit| compose(&Asked::Prose { length: Length::Full }, limit, &mut Chance::of(1, 1));
+        let full = |limit| compose(&AnswerKind::Prose { length: Length::Full }, limit, &mut Chance::of(1, 1));
 
         assert_eq!((full(Some(777)).tokens, full(Some(777)).truncated), (777, false));
         assert!(full(None).tokens <= PROSE_TOKENS_MAX);

@@ -1,6 +1,6 @@
 //! Anthropic's shapes: messages, token counts, models, errors.
 
-use super::answer::{Answer, Asked, Tool, ToolChoice, choose_tool, compose};
+use super::answer::{Answer, AnswerKind, Tool, ToolChoice, choose_tool, compose};
 use super::catalogue::{Dialect, MODELS};
 use super::delivery::Frame;
 use super::exchange::{Exchange, Failure, Reply};
@@ -21,7 +21,7 @@ pub fn messages(exchange: &mut Exchange) -> Result<Reply, Failure> {
         given => given.as_u64().filter(|limit| *limit > 0),
     };
     let limit = limit.ok_or_else(|| invalid("max_tokens: must be a whole number above 0"))?;
-    let answer = compose(&asked(exchange), Some(limit), &mut exchange.chance);
+    let answer = compose(&answer_kind(exchange), Some(limit), &mut exchange.chance);
     let usage = usage_of(exchange, &answer);
     let id = exchange.chance.identifier("msg_01");
     let content = content_block(&answer, exchange);
@@ -112,13 +112,13 @@ fn check_message(place: usize, message: &Value) -> Result<(), Failure> {
     Ok(())
 }
 
-fn asked(exchange: &Exchange) -> Asked {
+fn answer_kind(exchange: &Exchange) -> AnswerKind {
     let body = &exchange.body;
     match choose_tool(&tools(body), &tool_choice(body), last_prompt(body).as_deref()) {
-        Some(tool) => Asked::Call { tool },
+        Some(tool) => AnswerKind::Call { tool },
         None => match body["output_config"]["format"].get("schema") {
-            Some(schema) => Asked::Value { schema: schema.clone() },
-            None => Asked::Prose { length: exchange.hints.length },
+            Some(schema) => AnswerKind::Value { schema: schema.clone() },
+            None => AnswerKind::Prose { length: exchange.hints.length },
         },
     }
 }

@@ -1,6 +1,6 @@
 //! Gemini's shapes: generated content, whole, as server-sent events or as one JSON array, and errors.
 
-use super::answer::{Answer, Asked, Tool, ToolChoice, choose_tool, compose};
+use super::answer::{Answer, AnswerKind, Tool, ToolChoice, choose_tool, compose};
 use super::chance::number_of;
 use super::delivery::Frame;
 use super::exchange::{Exchange, Failure, Framing, Reply};
@@ -90,10 +90,10 @@ pub fn generate(exchange: &mut Exchange) -> Result<Reply, Failure> {
             limit => limit,
         },
     };
-    let asked = asked(exchange);
+    let kind = answer_kind(exchange);
     // Thoughts come first and take their part of the limit.
     let thoughts = exchange.hints.reasoning_tokens.min(limit.unwrap_or(u64::MAX));
-    let answer = compose(&asked, limit.map(|limit| limit - thoughts), &mut exchange.chance);
+    let answer = compose(&kind, limit.map(|limit| limit - thoughts), &mut exchange.chance);
     let usage = usage_of(exchange, &answer, thoughts);
     let head = Head { id: exchange.chance.identifier(""), model: exchange.model.answers_as };
     if exchange.body["stream"] == true {
@@ -129,13 +129,13 @@ fn overloaded() -> Value {
     error(503, "UNAVAILABLE", "The model is overloaded. Please try again later.")
 }
 
-fn asked(exchange: &Exchange) -> Asked {
+fn answer_kind(exchange: &Exchange) -> AnswerKind {
     let body = &exchange.body;
     match choose_tool(&tools(body), &tool_choice(body), last_prompt(body).as_deref()) {
-        Some(tool) => Asked::Call { tool },
+        Some(tool) => AnswerKind::Call { tool },
         None => match body["generationConfig"].get("responseJsonSchema") {
-            Some(schema) => Asked::Value { schema: schema.clone() },
-            None => Asked::Prose { length: exchange.hints.length },
+            Some(schema) => AnswerKind::Value { schema: schema.clone() },
+            None => AnswerKind::Prose { length: exchange.hints.length },
         },
     }
 }

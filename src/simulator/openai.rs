@@ -1,6 +1,6 @@
 //! OpenAI's shapes: chat completions, embeddings, models, errors.
 
-use super::answer::{Answer, Asked, Tool, ToolChoice, choose_tool, compose};
+use super::answer::{Answer, AnswerKind, Tool, ToolChoice, choose_tool, compose};
 use super::catalogue::{Dialect, MODELS, Model};
 use super::chance::{Chance, number_of};
 use super::delivery::Frame;
@@ -18,7 +18,7 @@ const CHOICES_MAX: u64 = 128;
 pub fn chat(exchange: &mut Exchange) -> Result<Reply, Failure> {
     let request = ChatRequest::read(&exchange.body, &exchange.hints)?;
     let answers: Vec<Answer> = (0..request.choices)
-        .map(|_| compose(&request.asked, request.output_tokens_max, &mut exchange.chance))
+        .map(|_| compose(&request.kind, request.output_tokens_max, &mut exchange.chance))
         .collect();
     let usage = usage_of(exchange, &answers, request.reasoning_tokens);
     let head = Head {
@@ -104,7 +104,7 @@ struct ChatRequest {
     /// Of each choice. Reasoning comes first and takes its part of the limit.
     reasoning_tokens: u64,
     output_tokens_max: Option<u64>,
-    asked: Asked,
+    kind: AnswerKind,
     service_tier: &'static str,
 }
 
@@ -126,7 +126,7 @@ impl ChatRequest {
             choices,
             reasoning_tokens,
             output_tokens_max: limit.map(|limit| limit - reasoning_tokens),
-            asked: asked(body, hints),
+            kind: answer_kind(body, hints),
             service_tier: match body["service_tier"].as_str() {
                 Some("flex") => "flex",
                 Some("priority") => "priority",
@@ -136,17 +136,17 @@ impl ChatRequest {
     }
 }
 
-fn asked(body: &Value, hints: &Hints) -> Asked {
+fn answer_kind(body: &Value, hints: &Hints) -> AnswerKind {
     if let Some(tool) = choose_tool(&tools(body), &tool_choice(body), last_prompt(body).as_deref()) {
-        return Asked::Call { tool };
+        return AnswerKind::Call { tool };
     }
     let format = &body["response_format"];
     match format["type"].as_str() {
-        Some("json_schema") => Asked::Value { schema: format["json_schema"]["schema"].clone() },
-        Some("json_object") => {
-            Asked::Value { schema: json!({"type": "object", "properties": {"answer": {"type": "string"}}}) }
-        }
-        _ => Asked::Prose { length: hints.length },
+        Some("json_schema") => AnswerKind::Value { schema: format["json_schema"]["schema"].clone() },
+        Some("json_object") => AnswerKind::Value {
+            schema: json!({"type": "object", "properties": {"answer": {"type": "string"}}}),
+        },
+        _ => AnswerKind::Prose { length: hints.length },
     }
 }
 

@@ -1,6 +1,6 @@
 //! OpenAI's responses: items instead of choices, events with names and numbers.
 
-use super::answer::{Answer, Asked, Tool, ToolChoice, choose_tool, compose};
+use super::answer::{Answer, AnswerKind, Tool, ToolChoice, choose_tool, compose};
 use super::delivery::Frame;
 use super::exchange::{Exchange, Failure, Reply};
 use super::openai::{EPOCH_SECONDS, check_user, distorted, error, invalid, is_obfuscated, padding, positive};
@@ -23,10 +23,10 @@ pub fn respond(exchange: &mut Exchange) -> Result<Reply, Failure> {
     if limit.is_some_and(|limit| limit < OUTPUT_TOKENS_MIN) {
         return Err(invalid("'max_output_tokens' is at least 16.", "max_output_tokens"));
     }
-    let asked = asked(exchange);
+    let kind = answer_kind(exchange);
     // Reasoning comes first and takes its part of the limit.
     let reasoning_tokens = exchange.hints.reasoning_tokens.min(limit.unwrap_or(u64::MAX));
-    let answer = compose(&asked, limit.map(|limit| limit - reasoning_tokens), &mut exchange.chance);
+    let answer = compose(&kind, limit.map(|limit| limit - reasoning_tokens), &mut exchange.chance);
     let usage = usage_of(exchange, &answer, reasoning_tokens);
     let mut head = Head {
         id: exchange.chance.identifier("resp_"),
@@ -83,14 +83,14 @@ pub fn error_event() -> String {
     event(json!({"type": "error", "code": "server_error", "message": message, "param": null}))
 }
 
-fn asked(exchange: &Exchange) -> Asked {
+fn answer_kind(exchange: &Exchange) -> AnswerKind {
     let body = &exchange.body;
     if let Some(tool) = choose_tool(&tools(body), &tool_choice(body), last_prompt(body).as_deref()) {
-        return Asked::Call { tool };
+        return AnswerKind::Call { tool };
     }
     match body["text"]["format"].get("schema") {
-        Some(schema) => Asked::Value { schema: schema.clone() },
-        None => Asked::Prose { length: exchange.hints.length },
+        Some(schema) => AnswerKind::Value { schema: schema.clone() },
+        None => AnswerKind::Prose { length: exchange.hints.length },
     }
 }
 

@@ -25,7 +25,7 @@ pub struct Conversation {
     pub top_k: Option<Number>,
     /// Reasoning included.
     pub max_output_tokens: Option<u64>,
-    pub effort: Option<effort::Asked>,
+    pub effort: Option<effort::RequestedEffort>,
     pub end_user: Option<EndUser>,
     pub stream: bool,
     /// Fields for which this model has no place and that change little; told to the caller.

@@ -57,56 +57,56 @@ impl Effort {
 
 /// An effort as its caller asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct RequestedEffort {
     pub effort: Effort,
     /// The caller's own words, for when it gets something else.
     pub words: String,
 }
 
-impl Asked {
-    pub fn named(field: &str, name: &str) -> Result<Asked, Malformed> {
+impl RequestedEffort {
+    pub fn named(field: &str, name: &str) -> Result<RequestedEffort, Malformed> {
         let effort = Effort::ALL.into_iter().find(|effort| effort.name() == name);
         let effort = effort
             .ok_or_else(|| Malformed::new(field, "must be none, minimal, low, medium, high, xhigh or max"))?;
-        Ok(Asked { effort, words: format!("{field}: {name}") })
+        Ok(RequestedEffort { effort, words: format!("{field}: {name}") })
     }
 }
 
 /// What a model is told of an effort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told<T> {
+pub struct AppliedEffort<T> {
     /// None where nothing needs to be said, or nothing can be.
     pub said: Option<T>,
     pub is_as_asked: bool,
 }
 
-impl<T> Told<T> {
-    const NOTHING: Told<T> = Told { said: None, is_as_asked: false };
+impl<T> AppliedEffort<T> {
+    const NOTHING: AppliedEffort<T> = AppliedEffort { said: None, is_as_asked: false };
     /// It does so without a word.
-    const OBEYED: Told<T> = Told { said: None, is_as_asked: true };
+    const OBEYED: AppliedEffort<T> = AppliedEffort { said: None, is_as_asked: true };
 }
 
-impl Told<Effort> {
+impl AppliedEffort<Effort> {
     /// Of the levels that a model knows, weakest first.
-    fn nearest(asked: Effort, known: &[Effort]) -> Told<Effort> {
+    fn nearest(asked: Effort, known: &[Effort]) -> AppliedEffort<Effort> {
         let weaker = known.iter().rev().find(|level| **level <= asked);
         match weaker.or(known.first()) {
-            Some(level) => Told { said: Some(*level), is_as_asked: *level == asked },
-            None => Told::NOTHING,
+            Some(level) => AppliedEffort { said: Some(*level), is_as_asked: *level == asked },
+            None => AppliedEffort::NOTHING,
         }
     }
 }
 
 /// OpenAI refuses a level that the model does not know, and an effort where there is none.
-pub fn for_openai(asked: Effort, model: &str) -> Told<Effort> {
+pub fn for_openai(asked: Effort, model: &str) -> AppliedEffort<Effort> {
     let name = model.rsplit('/').next().unwrap_or(model);
     if !is_openai_reasoning_model(model) {
         // The open models think whatever they are told.
         let is_without = asked == Effort::None && is_openai_model(model) && !name.starts_with("gpt-oss");
-        return if is_without { Told::OBEYED } else { Told::NOTHING };
+        return if is_without { AppliedEffort::OBEYED } else { AppliedEffort::NOTHING };
     }
     let Some(version) = name.strip_prefix("gpt-5") else {
-        return Told::nearest(asked, &[Low, Medium, High]);
+        return AppliedEffort::nearest(asked, &[Low, Medium, High]);
     };
     let minor = version.strip_prefix('.').map_or(0, leading_number);
     let is = |kind: &str| name.contains(kind);
@@ -121,7 +121,7 @@ pub fn for_openai(asked: Effort, model: &str) -> Told<Effort> {
         _ if is("-codex") => &[Low, Medium, High, XHigh],
         _ => &[Effort::None, Low, Medium, High, XHigh],
     };
-    Told::nearest(asked, known)
+    AppliedEffort::nearest(asked, known)
 }
 
 /// How Claude is told.
@@ -134,23 +134,23 @@ pub enum Claude {
     Adaptive(Effort),
 }
 
-pub fn for_anthropic(asked: Effort, model: &str) -> Told<Claude> {
-    let Some(version) = claude_version(model) else { return Told::NOTHING };
+pub fn for_anthropic(asked: Effort, model: &str) -> AppliedEffort<Claude> {
+    let Some(version) = claude_version(model) else { return AppliedEffort::NOTHING };
     let can_be_off = version.1 == 0 && !model.contains("fable") && !model.contains("mythos");
     match asked {
         // Unasked, it thinks from generation 5 on.
-        Effort::None if version < (5, 0) => Told::OBEYED,
-        Effort::None if can_be_off => Told { said: Some(Claude::Off), is_as_asked: true },
-        _ if version < (3, 7) => Told::NOTHING,
+        Effort::None if version < (5, 0) => AppliedEffort::OBEYED,
+        Effort::None if can_be_off => AppliedEffort { said: Some(Claude::Off), is_as_asked: true },
+        _ if version < (3, 7) => AppliedEffort::NOTHING,
         _ if version < (4, 6) => {
-            Told { said: Some(Claude::Budget(asked.budget_tokens())), is_as_asked: asked <= High }
+            AppliedEffort { said: Some(Claude::Budget(asked.budget_tokens())), is_as_asked: asked <= High }
         }
         _ => {
             let is_first = version == (4, 6);
             let known: &[Effort] =
                 if is_first { &[Low, Medium, High, Max] } else { &[Low, Medium, High, XHigh, Max] };
-            let Told { said, is_as_asked } = Told::nearest(asked, known);
-            Told { said: said.map(Claude::Adaptive), is_as_asked }
+            let AppliedEffort { said, is_as_asked } = AppliedEffort::nearest(asked, known);
+            AppliedEffort { said: said.map(Claude::Adaptive), is_as_asked }
         }
     }
 }
@@ -167,7 +167,7 @@ pub enum Gemini {
 /// The least that 2.5 Pro thinks, which can't be turned off.
 const GEMINI_PRO_BUDGET_MIN: u64 = 128;
 
-pub fn for_gemini(asked: Effort, model: &str) -> Told<Gemini> {
+pub fn for_gemini(asked: Effort, model: &str) -> AppliedEffort<Gemini> {
     let is = |part: &str| model.contains(part);
     if is("gemini-3") {
         let known: &[Effort] = match () {
@@ -175,19 +175,19 @@ pub fn for_gemini(asked: Effort, model: &str) -> Told<Gemini> {
             () if is("gemini-3-pro") => &[Low, High],
             () => &[Low, Medium, High],
         };
-        let Told { said, is_as_asked } = Told::nearest(asked, known);
-        return Told { said: said.map(Gemini::Level), is_as_asked };
+        let AppliedEffort { said, is_as_asked } = AppliedEffort::nearest(asked, known);
+        return AppliedEffort { said: said.map(Gemini::Level), is_as_asked };
     }
     if is("gemini-2.5") {
         let is_pro = is("gemini-2.5-pro");
         let budget =
             if is_pro { asked.budget_tokens().max(GEMINI_PRO_BUDGET_MIN) } else { asked.budget_tokens() };
         let is_as_asked = asked <= High && !(is_pro && asked == Effort::None);
-        return Told { said: Some(Gemini::Budget(budget)), is_as_asked };
+        return AppliedEffort { said: Some(Gemini::Budget(budget)), is_as_asked };
     }
     // Earlier ones don't think.
     let is_without = asked == Effort::None && (is("gemini-2.0") || is("gemini-1"));
-    if is_without { Told::OBEYED } else { Told::NOTHING }
+    if is_without { AppliedEffort::OBEYED } else { AppliedEffort::NOTHING }
 }
 
 fn leading_number(text: &str) -> u64 {
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     /// What a model is told of each level, from none to max; `!` where that is not what was asked.
-    fn row<T>(tell: impl Fn(Effort) -> Told<T>, said: impl Fn(T) -> String) -> String {
+    fn row<T>(tell: impl Fn(Effort) -> AppliedEffort<T>, said: impl Fn(T) -> String) -> String {
         let cell = |effort| {
             let told = tell(effort);
             let mark = if told.is_as_asked { "" } else { "!" };
@@ -279,9 +279,9 @@ mod tests {
 
     #[test]
     fn a_level_that_nobody_knows_is_refused() {
-        assert_eq!(Asked::named("reasoning_effort", "xhigh").map(|asked| asked.effort), Ok(XHigh));
+        assert_eq!(RequestedEffort::named("reasoning_effort", "xhigh").map(|asked| asked.effort), Ok(XHigh));
         assert_eq!(
-            Asked::named("reasoning_effort", "ultra").map_err(|no| no.field),
+            RequestedEffort::named("reasoning_effort", "ultra").map_err(|no| no.field),
             Err("reasoning_effort".into())
         );
     }

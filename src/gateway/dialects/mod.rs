@@ -14,6 +14,7 @@ pub mod errors;
 mod frames;
 mod gemini;
 mod openai_chat;
+mod openai_common;
 mod openai_responses;
 mod pieces;
 pub mod relay;

@@ -356,7 +356,9 @@ impl StreamRelay {
         for (known, told) in
             [(&mut self.served_model, chunk.model()), (&mut self.service_tier, chunk.service_tier())]
         {
-            if let Some(told) = told.map(providers::kept).filter(|told| known.as_deref() != Some(told)) {
+            if let Some(told) =
+                told.map(providers::bounded_name).filter(|told| known.as_deref() != Some(told))
+            {
                 *known = Some(told.to_owned());
             }
         }

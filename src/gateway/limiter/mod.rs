@@ -1,8 +1,8 @@
 //! Limits on rate, tokens and concurrency, held before anything costs money.
 //!
 //! Tokens are known only afterwards: a bucket of them takes an estimate and is corrected, below zero if it must be, so
-//! that over time exactly what is allowed goes through. Rates are kept per node (`node`) or, by choice, together with the
-//! other nodes (`shared`); concurrency is always kept per node. What an org may spend is not a limit but a hold, and
+//! that over time exactly what is allowed goes through. Rates are counted per node (`node`) or, by choice, together with the
+//! other nodes (`shared`); concurrency is always counted per node. What an org may spend is not a limit but a hold, and
 //! holds on all nodes together.
 
 mod node;
@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
+use crate::clock::Clock;
 use crate::config::RateLimits;
 use crate::domain::account::budget::BudgetScope;
 use crate::domain::account::limits::Limits;
@@ -25,10 +26,10 @@ use crate::gateway::failure::Failure;
 use crate::gateway::limiter::node::NodeRates;
 use crate::gateway::limiter::rows::ROWS_MAX;
 use crate::gateway::limiter::shared::SharedRates;
-use crate::ledger::{Ledger, LedgerError};
-use crate::operations::share_rate::can_share;
+use crate::ledger::LedgerError;
+use crate::operations::share_rate::RateBook;
 
-/// When to try again where the limit is on concurrency: nobody knows, but soon.
+/// When to try again where the limit is on concurrency: a guess, since any request may end soon.
 const CONCURRENCY_RETRY_SECONDS: u64 = 1;
 
 /// What is counted by: a limit on each end user counts each apart. Its JSON names shared rates, and must not change.
@@ -91,12 +92,12 @@ impl std::fmt::Debug for LimitPermit {
 }
 
 impl Limiter {
-    /// Counts where the configuration says, and where the only node has nobody to share with, by itself.
-    pub fn chosen(limits: RateLimits, ledger: &Ledger) -> Limiter {
-        let rates = match limits {
-            RateLimits::Shared if can_share(ledger) => Rates::Shared(SharedRates::start(ledger.clone())),
-            RateLimits::Shared | RateLimits::PerNode => {
-                Rates::PerNode(NodeRates::new(ledger.clock().clone()))
+    /// As configured; a database with one node has no rates to share.
+    pub fn chosen(limits: RateLimits, book: Option<RateBook>, clock: &Clock) -> Limiter {
+        let rates = match (limits, book) {
+            (RateLimits::Shared, Some(book)) => Rates::Shared(SharedRates::start(book)),
+            (RateLimits::Shared, None) | (RateLimits::PerNode, _) => {
+                Rates::PerNode(NodeRates::new(clock.clone()))
             }
         };
         Limiter::of(rates)
@@ -228,7 +229,7 @@ impl Rates {
 }
 
 impl LimitPermit {
-    /// What the request has used in the end; nothing, where nobody says.
+    /// What the request has used in the end; without this call, nothing.
     pub fn used(&self, tokens: u64) {
         self.used_tokens.store(tokens, Ordering::Relaxed);
     }
@@ -312,7 +313,6 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::clock::Clock;
     use crate::domain::time::Timestamp;
 
     const ACME: OrgId = OrgId(Uuid::from_u128(1));

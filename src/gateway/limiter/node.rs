@@ -47,7 +47,7 @@ impl NodeRates {
         let (now, rate) = (self.clock.now(), Rate { per_minute });
         let mut counts = self.counts();
         if counts.get(key).is_none() {
-            // End users begin anew, rather than fill the memory.
+            // End users' counts may be lost, rather than fill the memory.
             counts.make_room(|count| count.is_full(now), LimitKey::is_end_users);
             counts.insert(key.clone(), Count { asked_at: now, requests: None, tokens: None });
         }

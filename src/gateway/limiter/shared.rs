@@ -15,12 +15,12 @@ use super::{LimitKey, RateLimited, RateUnit};
 use crate::domain::ids::OrgId;
 use crate::domain::rate::{Ask, Rate, Share, Spent, Taken};
 use crate::domain::time::Timestamp;
-use crate::ledger::{Ledger, LedgerError};
-use crate::operations::share_rate::{SharedRate, forget_full_rates, take_share};
+use crate::ledger::LedgerError;
+use crate::operations::share_rate::{RateBook, SharedRate};
 
 /// Between two looks for shares whose time is over: as often as they end, and half again.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Sweeps between two looks for rates that nobody uses any more.
+/// Sweeps between two removals of unused rates.
 const SWEEPS_PER_FORGETTING: u32 = 60;
 /// After a question without an answer, the next one is asked so much later.
 const SILENCE_SECONDS: i64 = 1;
@@ -28,7 +28,7 @@ const SILENCE_SECONDS: i64 = 1;
 const REQUEST_SECONDS_MAX: i64 = 3_600;
 
 pub(super) struct SharedRates {
-    ledger: Ledger,
+    book: RateBook,
     known: Mutex<AllKnown>,
 }
 
@@ -39,7 +39,7 @@ struct Known {
     org: OrgId,
     id: [u8; 32],
     part: Mutex<Part>,
-    /// Whoever has it asks.
+    /// Its holder is the only one that asks the database.
     turn: Turn<()>,
 }
 
@@ -55,8 +55,8 @@ struct Part {
 
 impl SharedRates {
     /// Until it is dropped, what is not used goes back after a while.
-    pub fn start(ledger: Ledger) -> Arc<SharedRates> {
-        let rates = Arc::new(SharedRates { ledger, known: Mutex::default() });
+    pub fn start(book: RateBook) -> Arc<SharedRates> {
+        let rates = Arc::new(SharedRates { book, known: Mutex::default() });
         tokio::spawn(sweep(Arc::downgrade(&rates)));
         rates
     }
@@ -78,7 +78,7 @@ impl SharedRates {
         }
         let _turn = known.turn.lock().await;
         loop {
-            // Whoever had the turn before may have got enough for this one too.
+            // The holder of the turn before may have taken enough for this request too.
             if let Some(done) = known.spend(units, self.now()) {
                 return done;
             }
@@ -122,7 +122,7 @@ impl SharedRates {
 
     async fn ask(&self, known: &Known, rate: Rate, ask: Ask) -> Result<(), LedgerError> {
         let shared = SharedRate { org: known.org, id: known.id, rate };
-        let answer = take_share(&self.ledger, &shared, ask).await;
+        let answer = self.book.take_share(&shared, ask).await;
         let (mut part, now) = (known.part(), self.now());
         part.rate = Some(rate);
         let outcome = match &answer {
@@ -162,7 +162,7 @@ impl SharedRates {
     }
 
     fn now(&self) -> Timestamp {
-        self.ledger.clock().now()
+        self.book.clock().now()
     }
 }
 
@@ -204,7 +204,7 @@ async fn sweep(rates: Weak<SharedRates>) {
         let Some(rates) = rates.upgrade() else { return };
         rates.sweep().await;
         if round % SWEEPS_PER_FORGETTING == 0
-            && let Err(error) = forget_full_rates(&rates.ledger).await
+            && let Err(error) = rates.book.forget_full_rates().await
         {
             tracing::warn!(%error, "rates that nobody uses stay in the database");
         }
@@ -224,7 +224,7 @@ pub(super) mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::domain::account::budget::BudgetScope;
-    use crate::ledger::MemoryLimits;
+    use crate::ledger::{Ledger, MemoryLimits};
     use crate::store::{RateId, RateRow, Rates, SqliteStore, SqliteViews, StoreError};
 
     /// What stands in for the database: it counts the questions, and is silent when a test says so.
@@ -284,8 +284,8 @@ pub(super) mod tests {
             let ledger =
                 Ledger::open(store, views, clock.clone(), MemoryLimits::default()).await.expect("opens");
             let table = Arc::new(Table::default());
-            ledger.share_rates(table.clone());
-            let node = || Arc::new(SharedRates { ledger: ledger.clone(), known: Mutex::default() });
+            let book = RateBook::new(ledger, table.clone());
+            let node = || Arc::new(SharedRates { book: book.clone(), known: Mutex::default() });
             Rig { table, clock, nodes: [node(), node()], _folder: folder }
         }
 
@@ -391,7 +391,7 @@ pub(super) mod tests {
         let known = rig.nodes[0].all().len();
         rig.clock.advance_seconds(REQUEST_SECONDS_MAX);
         rig.nodes[0].sweep().await;
-        forget_full_rates(&rig.nodes[0].ledger).await.expect("forgets");
+        rig.nodes[0].book.forget_full_rates().await.expect("forgets");
 
         assert_eq!((known, rig.nodes[0].all().len()), (1, 0));
         assert!(rig.table.rows.lock().expect("sound").is_empty());

@@ -191,17 +191,17 @@ pub fn usage_json(family: Family, body: &Value) -> Option<&Value> {
 /// The model that the provider says answered.
 pub fn served_model(body: &Value) -> Option<&str> {
     let named = body["model"].as_str().or_else(|| body["modelVersion"].as_str());
-    named.filter(|model| !model.is_empty()).map(kept)
+    named.filter(|model| !model.is_empty()).map(bounded_name)
 }
 
 /// The tier in which the provider says it answered; it sets the price.
 pub fn served_tier(body: &Value) -> Option<&str> {
     let told = [&body["service_tier"], &body["usage"]["service_tier"], &body["usageMetadata"]["serviceTier"]];
-    told.into_iter().find_map(Value::as_str).map(kept)
+    told.into_iter().find_map(Value::as_str).map(bounded_name)
 }
 
 /// As much of a name that a provider gives as an event says for ever.
-pub fn kept(name: &str) -> &str {
+pub fn bounded_name(name: &str) -> &str {
     &name[..name.floor_char_boundary(Purpose::LABEL_CHARACTERS_MAX)]
 }
 

@@ -1,6 +1,10 @@
 //! Inputs that are longer than a model takes.
 
 use super::*;
+use crate::domain::ids::RequestId;
+use crate::gateway::dialects::Dialect;
+use crate::gateway::edge::{Arrived, Caller, Endpoint, Request};
+use crate::gateway::quote::{Means, quote};
 
 /// About so many tokens.
 fn words(tokens: usize) -> String {
@@ -65,6 +69,33 @@ async fn what_does_not_fit_goes_where_the_route_sends_what_is_too_long() {
     let hopeless = world.post("/v1/chat/completions", conversation("refuse", 10, 1_200_000)).await;
     assert_eq!(hopeless.status(), 400, "nor does it fit there");
     assert_eq!(world.simulator.sold().requests, 0);
+}
+
+#[tokio::test]
+async fn a_request_is_counted_once_however_often_it_is_quoted() {
+    let world = World::new("5", "").await;
+    let body = |tokens| {
+        let mut body = chat("gpt-4o-mini");
+        body["messages"][0]["content"] = words(tokens).into();
+        body
+    };
+    let arrived = Arrived {
+        id: RequestId(Uuid::from_u128(9)),
+        endpoint: Endpoint::Generate(Dialect::OpenaiChat),
+        caller: Caller { org: ACME, key: KeyId { org: ACME, local: Uuid::from_u128(7) }, project: None },
+        headers: HeaderMap::new(),
+        bytes: body(115_000).to_string().into(),
+    };
+    let mut request = edge::admit(&world.state, arrived).await.expect("is sound");
+    let (target, prices) = (target(&world, "openai", "gpt-4o-mini"), Prices::in_force(&world.state));
+    let quoted = |request: &Request| quote(request, &target, &prices, Means::Unknown).expect("has a price");
+
+    let first = quoted(&request);
+    request.body = body(100_000);
+    let again = quoted(&request);
+
+    assert_eq!(first.output_tokens_max, again.output_tokens_max, "the second takes the first one's count");
+    assert!((1_024..16_000).contains(&first.output_tokens_max), "{}", first.output_tokens_max);
 }
 
 #[tokio::test]

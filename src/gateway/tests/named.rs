@@ -30,7 +30,7 @@ async fn with_odd_priced_as(prices_of: &str, weather: &str) -> (World, Arc<Atomi
     world.config.providers.retain(|provider| provider.name == "openai" || provider.name == "odd");
     world.config.providers[1].prices_of = Some(prices_of.into());
     let operator = OperatorKey::new(&"o".repeat(32)).expect("long enough");
-    world.state = GatewayState::new(world.ledger.clone(), operator, &world.config).expect("a gateway");
+    world.state = GatewayState::new(world.ledger.clone(), None, operator, &world.config).expect("a gateway");
     world.url = format!("http://{}", listen(router(world.state.clone()).0).await);
     (world, calls)
 }

@@ -68,7 +68,7 @@ async fn what_no_configured_provider_can_serve_is_not_offered_and_says_so() {
     let mut world = World::new("5", "").await;
     world.config.providers.retain(|provider| provider.name == "openai" || provider.name == "anthropic");
     let operator = OperatorKey::new(&"o".repeat(32)).expect("long enough");
-    let state = GatewayState::new(world.ledger.clone(), operator, &world.config).expect("a gateway");
+    let state = GatewayState::new(world.ledger.clone(), None, operator, &world.config).expect("a gateway");
     world.url = format!("http://{}", listen(router(state).0).await);
 
     let offered = models(&world.url, &world.secret).await;
@@ -203,7 +203,8 @@ async fn whoever_names_no_limit_gets_the_providers_default_and_is_held_for_no_mo
     ] {
         world.config.providers.iter_mut().for_each(|provider| provider.default_output_tokens = tokens);
         let operator = OperatorKey::new(&"o".repeat(32)).expect("long enough");
-        let state = GatewayState::new(world.ledger.clone(), operator, &world.config).expect("a gateway");
+        let state =
+            GatewayState::new(world.ledger.clone(), None, operator, &world.config).expect("a gateway");
         world.url = format!("http://{}", listen(router(state).0).await);
         let mut body = chat("gpt-4o-mini");
         if let Some(asked) = asked {

@@ -125,6 +125,7 @@ impl World {
         }
         let state = GatewayState::new(
             ledger.clone(),
+            None,
             OperatorKey::new(&"o".repeat(32)).expect("long enough"),
             &config,
         )

@@ -7,7 +7,7 @@ use super::super::conversation::{
     ToolChoice,
 };
 use super::super::dropped::Dropped;
-use super::super::effort::{Asked, Claude, Effort, for_anthropic};
+use super::super::effort::{Claude, Effort, RequestedEffort, for_anthropic};
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest, number, unsupported};
 use super::answer::input;
 use super::mixed::{call_id, is_unsigned_thought};
@@ -103,14 +103,18 @@ fn only_clears(management: &Value) -> bool {
 }
 
 /// A level by name goes before a budget, which becomes the level that spends about as much; no thought goes before both.
-fn effort(dropped: &mut Dropped, thinking: &Value, config: &Value) -> Result<Option<Asked>, Malformed> {
+fn effort(
+    dropped: &mut Dropped,
+    thinking: &Value,
+    config: &Value,
+) -> Result<Option<RequestedEffort>, Malformed> {
     const LEVEL: &str = "output_config.effort";
     let level = match &config["effort"] {
         Value::Null => None,
-        level => Some(Asked::named(LEVEL, level.as_str().unwrap_or_default())?),
+        level => Some(RequestedEffort::named(LEVEL, level.as_str().unwrap_or_default())?),
     };
     let budget = thinking["budget_tokens"].as_u64();
-    let asked = |effort, words: String| Some(Asked { effort, words });
+    let asked = |effort, words: String| Some(RequestedEffort { effort, words });
     Ok(match (thinking["type"].as_str(), level) {
         (Some("disabled"), level) => {
             level.iter().for_each(|level| dropped.add(&level.words));

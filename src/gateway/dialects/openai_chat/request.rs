@@ -7,7 +7,8 @@ use super::super::conversation::{
     ToolChoice,
 };
 use super::super::dropped::Dropped;
-use super::super::effort::{Asked, for_openai};
+use super::super::effort::RequestedEffort;
+use super::super::openai_common::{ToolWords, effort_name, render_tools, render_tuning};
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest, number, unsupported};
 use super::answer::tool_call;
 use crate::gateway::model_names::is_openai_reasoning_model;
@@ -84,7 +85,7 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
             conversation.response_format = parse_response_format(value)?;
         }
         "reasoning_effort" => {
-            conversation.effort = Some(Asked::named(field, value.as_str().unwrap_or_default())?);
+            conversation.effort = Some(RequestedEffort::named(field, value.as_str().unwrap_or_default())?);
         }
         "n" if value.as_u64() == Some(1) => {}
         "n" => return unsupported(field, "the upstream gives one answer a call"),
@@ -286,9 +287,14 @@ fn needs_thoughts_back(model: &str) -> bool {
     model.to_ascii_lowercase().contains("deepseek")
 }
 
+const TOOL_WORDS: ToolWords = ToolWords {
+    tool: render_tool,
+    choice_of: |name| json!({"type": "function", "function": {"name": name}}),
+};
+
 pub fn render_request(mut conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
     conversation.move_pictures_out_of_results();
-    let Conversation { mut dropped, .. } = conversation;
+    let mut dropped = std::mem::take(&mut conversation.dropped);
     let mut body = Map::new();
     body.insert("model".into(), model.into());
     let mut messages = Vec::new();
@@ -303,46 +309,22 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
         let field = if is_openai_reasoning_model(model) { "max_completion_tokens" } else { "max_tokens" };
         body.insert(field.into(), tokens.into());
     }
-    if !conversation.tools.is_empty() {
-        body.insert("tools".into(), conversation.tools.iter().map(render_tool).collect());
-        if let Some(choice) = &conversation.tool_choice {
-            body.insert("tool_choice".into(), render_tool_choice(choice));
-        }
-        if let Some(parallel) = conversation.parallel_tool_calls {
-            body.insert("parallel_tool_calls".into(), parallel.into());
-        }
-    }
+    render_tools(&conversation, &TOOL_WORDS, &mut body);
     if let Some(format) = conversation.response_format {
         body.insert("response_format".into(), render_response_format(format));
     }
-    if let Some(asked) = conversation.effort {
-        let told = for_openai(asked.effort, model);
-        if let Some(effort) = told.said {
-            body.insert("reasoning_effort".into(), effort.name().into());
-        }
-        if !told.is_as_asked {
-            dropped.add(&asked.words);
-        }
-    }
-    if conversation.top_k.is_some() {
-        dropped.add("top_k");
+    if let Some(name) = effort_name(conversation.effort.as_ref(), model, &mut dropped) {
+        body.insert("reasoning_effort".into(), name.into());
     }
     // Reasoning models refuse samplers and stops, so that sending them would fail the call.
     let samples = !is_openai_reasoning_model(model);
     let tuning = [
-        ("temperature", conversation.temperature.map(Value::Number)),
-        ("top_p", conversation.top_p.map(Value::Number)),
-        ("stop", (!conversation.stop.is_empty()).then(|| conversation.stop.into())),
+        ("top_k", conversation.top_k.map(Value::Number), false),
+        ("temperature", conversation.temperature.map(Value::Number), samples),
+        ("top_p", conversation.top_p.map(Value::Number), samples),
+        ("stop", (!conversation.stop.is_empty()).then(|| conversation.stop.into()), samples),
     ];
-    for (field, value) in tuning {
-        match value {
-            Some(value) if samples => {
-                body.insert(field.into(), value);
-            }
-            Some(_) => dropped.add(field),
-            None => {}
-        }
-    }
+    render_tuning(tuning, &mut body, &mut dropped);
     if let Some(user) = conversation.end_user {
         body.insert("user".into(), user.for_openai(&mut dropped).into());
     }
@@ -421,13 +403,4 @@ fn render_tool(tool: &Tool) -> Value {
         function["strict"] = strict.into();
     }
     json!({"type": "function", "function": function})
-}
-
-fn render_tool_choice(choice: &ToolChoice) -> Value {
-    match choice {
-        ToolChoice::Auto => "auto".into(),
-        ToolChoice::None => "none".into(),
-        ToolChoice::Required => "required".into(),
-        ToolChoice::Tool(name) => json!({"type": "function", "function": {"name": name}}),
-    }
 }

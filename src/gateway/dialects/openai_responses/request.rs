@@ -7,7 +7,8 @@ use super::super::conversation::{
     ToolChoice,
 };
 use super::super::dropped::{Dropped, says_something};
-use super::super::effort::{Asked, for_openai};
+use super::super::effort::RequestedEffort;
+use super::super::openai_common::{ToolWords, effort_name, render_tools, render_tuning};
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest, number, unsupported};
 use crate::gateway::model_names::is_openai_reasoning_model;
 
@@ -91,7 +92,7 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         "reasoning" => {
             if !value["effort"].is_null() {
                 let name = value["effort"].as_str().unwrap_or_default();
-                conversation.effort = Some(Asked::named("reasoning.effort", name)?);
+                conversation.effort = Some(RequestedEffort::named("reasoning.effort", name)?);
             }
             conversation.dropped.add_unread(field, value, &["effort"]);
         }
@@ -282,8 +283,11 @@ fn parse_text(conversation: &mut Conversation, text: &Value) -> Result<(), Refus
     Ok(())
 }
 
-pub fn render_request(conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
-    let Conversation { mut dropped, .. } = conversation;
+const TOOL_WORDS: ToolWords =
+    ToolWords { tool: render_tool, choice_of: |name| json!({"type": "function", "name": name}) };
+
+pub fn render_request(mut conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
+    let mut dropped = std::mem::take(&mut conversation.dropped);
     let mut body = Map::new();
     body.insert("model".into(), model.into());
     if !conversation.system.is_empty() {
@@ -294,44 +298,22 @@ pub fn render_request(conversation: Conversation, model: &str) -> Result<Upstrea
         render_message(message, &mut input)?;
     }
     body.insert("input".into(), input.into());
-    if !conversation.tools.is_empty() {
-        body.insert("tools".into(), conversation.tools.iter().map(render_tool).collect());
-        if let Some(choice) = &conversation.tool_choice {
-            body.insert("tool_choice".into(), render_tool_choice(choice));
-        }
-        if let Some(parallel) = conversation.parallel_tool_calls {
-            body.insert("parallel_tool_calls".into(), parallel.into());
-        }
-    }
+    render_tools(&conversation, &TOOL_WORDS, &mut body);
     if let Some(format) = conversation.response_format {
         body.insert("text".into(), json!({ "format": render_format(format) }));
     }
-    let reasons = is_openai_reasoning_model(model);
-    if let Some(asked) = conversation.effort {
-        let told = for_openai(asked.effort, model);
-        if let Some(effort) = told.said {
-            body.insert("reasoning".into(), json!({"effort": effort.name()}));
-        }
-        if !told.is_as_asked {
-            dropped.add(&asked.words);
-        }
+    if let Some(name) = effort_name(conversation.effort.as_ref(), model, &mut dropped) {
+        body.insert("reasoning".into(), json!({"effort": name}));
     }
     // Reasoning models refuse samplers; nothing here takes stops.
+    let samples = !is_openai_reasoning_model(model);
     let tuning = [
-        ("temperature", conversation.temperature.map(Value::Number), !reasons),
-        ("top_p", conversation.top_p.map(Value::Number), !reasons),
+        ("temperature", conversation.temperature.map(Value::Number), samples),
+        ("top_p", conversation.top_p.map(Value::Number), samples),
         ("top_k", conversation.top_k.map(Value::Number), false),
         ("stop", (!conversation.stop.is_empty()).then(|| conversation.stop.into()), false),
     ];
-    for (field, value, is_known) in tuning {
-        match value {
-            Some(value) if is_known => {
-                body.insert(field.into(), value);
-            }
-            Some(_) => dropped.add(field),
-            None => {}
-        }
-    }
+    render_tuning(tuning, &mut body, &mut dropped);
     if let Some(tokens) = conversation.max_output_tokens {
         body.insert("max_output_tokens".into(), tokens.into());
     }
@@ -418,13 +400,4 @@ fn render_tool(tool: &Tool) -> Value {
         rendered["description"] = description.as_str().into();
     }
     rendered
-}
-
-fn render_tool_choice(choice: &ToolChoice) -> Value {
-    match choice {
-        ToolChoice::Auto => "auto".into(),
-        ToolChoice::None => "none".into(),
-        ToolChoice::Required => "required".into(),
-        ToolChoice::Tool(name) => json!({"type": "function", "name": name}),
-    }
 }

@@ -1,4 +1,4 @@
-//! What a route's conditions look at: whose a request is, what it carries, and what the user said.
+//! What a route's conditions look at: a request's owner, what it carries, and what its user said.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use serde_json::Value;
 use crate::domain::routing::complexity::{Judged, Model, Prompt};
 use crate::domain::routing::{Asked, Complexity, Routes};
 use crate::domain::system::System;
+use crate::gateway::canonical_json;
 use crate::gateway::edge::Request;
-use crate::gateway::said;
 
 /// What the conditions of a route look at.
-pub fn asked(routes: &Routes, system: &System, request: &Request) -> Asked {
+pub fn route_context(routes: &Routes, system: &System, request: &Request) -> Asked {
     let org = request.caller.org;
     let slugs = routes.orgs().filter(|name| system.org_of_slug(name) == Some(org)).map(str::to_owned);
     Asked {
@@ -42,7 +42,7 @@ fn complexity(weights: &Arc<Model>, request: &Request) -> Complexity {
 fn prompts(body: &Value, brought: usize) -> Vec<Prompt> {
     let has_more_than_text =
         body["tools"].as_array().is_some_and(|tools| !tools.is_empty()) || has_images(body);
-    let said = said::turns(body);
+    let said = canonical_json::turns(body);
     let items = said.as_array().map_or(std::slice::from_ref(said), Vec::as_slice);
     let mut context_characters =
         ["system", "instructions"].map(|field| characters(&body[field])).iter().sum();

@@ -1,4 +1,4 @@
-//! What is said, as bytes by which a conversation is known again: JSON, without what clients change from turn to turn.
+//! Messages as bytes by which a conversation is recognised: JSON, without what clients change from turn to turn.
 
 use serde_json::Value;
 

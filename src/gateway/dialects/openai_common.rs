@@ -1,0 +1,64 @@
+//! What OpenAI's two dialects of generation requests say alike.
+
+use serde_json::{Map, Value};
+
+use super::conversation::{Conversation, Tool, ToolChoice};
+use super::dropped::Dropped;
+use super::effort::{RequestedEffort, for_openai};
+
+/// How a dialect writes what only it writes so.
+pub struct ToolWords {
+    pub tool: fn(&Tool) -> Value,
+    /// The choice of the tool of that name.
+    pub choice_of: fn(&str) -> Value,
+}
+
+pub fn render_tools(conversation: &Conversation, words: &ToolWords, body: &mut Map<String, Value>) {
+    if conversation.tools.is_empty() {
+        return;
+    }
+    body.insert("tools".into(), conversation.tools.iter().map(words.tool).collect());
+    if let Some(choice) = &conversation.tool_choice {
+        let choice = match choice {
+            ToolChoice::Auto => "auto".into(),
+            ToolChoice::None => "none".into(),
+            ToolChoice::Required => "required".into(),
+            ToolChoice::Tool(name) => (words.choice_of)(name),
+        };
+        body.insert("tool_choice".into(), choice);
+    }
+    if let Some(parallel) = conversation.parallel_tool_calls {
+        body.insert("parallel_tool_calls".into(), parallel.into());
+    }
+}
+
+/// The effort to name, if any; one that the model can't be told is dropped.
+pub fn effort_name(
+    requested: Option<&RequestedEffort>,
+    model: &str,
+    dropped: &mut Dropped,
+) -> Option<&'static str> {
+    let requested = requested?;
+    let applied = for_openai(requested.effort, model);
+    if !applied.is_as_asked {
+        dropped.add(&requested.words);
+    }
+    applied.said.map(|effort| effort.name())
+}
+
+/// Puts in what the model takes, and drops what would fail the call.
+pub fn render_tuning<const N: usize>(
+    tuning: [(&'static str, Option<Value>, bool); N],
+    body: &mut Map<String, Value>,
+    dropped: &mut Dropped,
+) {
+    for (field, value, is_taken) in tuning {
+        match value {
+            Some(value) if is_taken => {
+                body.insert(field.into(), value);
+            }
+            Some(_) => dropped.add(field),
+            None => {}
+        }
+    }
+}
