@@ -17,12 +17,12 @@ use crate::gateway::dialects::relay::StreamEnds;
 use crate::gateway::dialects::{self, AnswerEnds, Delivered, Family, StreamRelay, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::meter::Report;
-use crate::gateway::plan::Target;
 use crate::gateway::providers::allowance::allowance;
 use crate::gateway::providers::classify::{UpstreamFailure, classify, classify_answer};
 use crate::gateway::providers::pause::pause_seconds;
 use crate::gateway::providers::{self, COUNT_TOKENS_PATH};
 use crate::gateway::quote::Quote;
+use crate::gateway::target::Target;
 
 /// More than any provider sends as one answer.
 const ANSWER_BYTES_MAX: usize = 64 << 20;

@@ -14,9 +14,10 @@ use crate::gateway::edge::{self, Arrived};
 use crate::gateway::failure::Failure;
 use crate::gateway::fit;
 use crate::gateway::model_names::is_openai_model;
-use crate::gateway::plan::{Prices, Target, plan};
+use crate::gateway::plan::{Prices, plan};
 use crate::gateway::providers;
 use crate::gateway::quote::{Means, quote};
+use crate::gateway::target::Target;
 
 /// Who counted: `provider`; `tokenizer`, about; or `bound`, where the number is the most that it can be.
 const COUNTED_BY: &str = "x-tollgate-count";

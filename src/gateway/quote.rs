@@ -17,8 +17,9 @@ use crate::gateway::dialects::{self, Family, UpstreamRequest, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
 use crate::gateway::fit;
-use crate::gateway::plan::{Prices, Target};
+use crate::gateway::plan::Prices;
 use crate::gateway::providers;
+use crate::gateway::target::Target;
 
 /// Bytes by which the clamp can lengthen a request that named none.
 const CLAMP_BYTES: u64 = 64;

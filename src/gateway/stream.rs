@@ -67,8 +67,7 @@ pub fn answer(dispatch: Box<Dispatch>, call: Call, open: Box<OpenStream>) -> Res
     let parts = futures_util::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|part| (Ok::<_, std::convert::Infallible>(part), receiver))
     });
-    let mut response = Response::new(Body::from_stream(parts));
-    headers::set(&mut response, &dispatch, &call.quote, headers::EVENT_STREAM);
+    let response = dispatch.response(Body::from_stream(parts), &call.quote, headers::EVENT_STREAM);
     tokio::spawn(relay(dispatch, call, open, Client { parts: Some(sender), gone_at: None }));
     response
 }

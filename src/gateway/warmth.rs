@@ -16,8 +16,8 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 use crate::gateway::State;
 use crate::gateway::edge::{Endpoint, Request};
-use crate::gateway::plan::Target;
 use crate::gateway::said;
+use crate::gateway::target::Target;
 
 /// About 10 MB.
 const CONVERSATIONS_MAX: u64 = 100_000;

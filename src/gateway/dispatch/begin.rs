@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use axum::response::Response;
 
-use super::{Detours, Dispatch, count_reuse, hit_price, reused, rounds, tries_until};
+use super::Dispatch;
+use super::fallback::{Detours, rounds, tries_until};
+use super::reuse::{count_reuse, hit_price, reused};
 use crate::domain::routing::{Itinerary, Seat};
 use crate::domain::time::Timestamp;
 use crate::gateway::State;

@@ -5,6 +5,8 @@
 //! own, so that a client that goes away neither leaks a hold nor gets tokens for free.
 
 mod begin;
+mod fallback;
+mod reuse;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,32 +18,30 @@ use futures_util::StreamExt;
 use tokio::time::{sleep, timeout};
 
 use crate::clock::Timer;
-use crate::domain::credits::Credits;
 use crate::domain::event::AttemptOutcome;
-use crate::domain::routing::{Itinerary, News, Next, Policy, Retry, Rounds, Seat, Setback, To};
+use crate::domain::routing::{Itinerary, News, Retry, Seat, Setback};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::UsageSource;
 use crate::gateway::State;
 use crate::gateway::attempt::{self, AnswerBody, Failed, Patience};
-use crate::gateway::cache::{Answer, Pending, Reuse};
+use crate::gateway::cache::Reuse;
 use crate::gateway::dialects;
 use crate::gateway::dispatch::begin::{Begun, begin};
+use crate::gateway::dispatch::fallback::{Detours, reason};
+use crate::gateway::dispatch::reuse::{count_reuse, reused};
 use crate::gateway::edge::Request;
 use crate::gateway::experiment;
 use crate::gateway::failure::{Failure, NOT_PRICED, TOO_LONG, UNSUPPORTED};
 use crate::gateway::flight::{self, Flight, Flights, Landed, Loser, UnderWay, Witness};
-use crate::gateway::headers::{self, Away, Notices};
+use crate::gateway::headers::{self, AnswerHeaders, Away, Notices};
 use crate::gateway::hold::{ARM_SPENT, Call, Hold};
 use crate::gateway::meter::{self, Metered, Report};
-use crate::gateway::plan::{Plan, Prices, Target};
+use crate::gateway::plan::{Plan, Prices};
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
 use crate::gateway::quote::Quote;
 use crate::gateway::stream;
 use crate::gateway::weather;
 use crate::ledger::LedgerError;
-
-/// No further attempt begins later than this where neither route nor caller says how long a request may take.
-const TRIES_SECONDS: i64 = 600;
 
 /// A request with its hold, on its way.
 #[derive(Debug)]
@@ -66,14 +66,6 @@ pub struct Dispatch {
     /// What the cache said, and what will be kept in it.
     pub reuse: Reuse,
     pub away: Away,
-}
-
-/// Where a route still leads when its chain does not.
-#[derive(Debug)]
-struct Detours {
-    on_context_length: Option<To>,
-    on_content_policy: Option<To>,
-    degrade: Option<To>,
 }
 
 /// Holds, dispatches, settles, answers.
@@ -281,8 +273,7 @@ impl Dispatch {
         if matches!(self.reuse, Reuse::Missed(_)) && !dialects::has_failed(upstream, json) {
             self.keep(&call.quote, "application/json");
         }
-        let mut response = Response::new(Body::from(bytes));
-        headers::set(&mut response, &self, &call.quote, "application/json");
+        let mut response = self.response(Body::from(bytes), &call.quote, "application/json");
         headers::set_cost(&mut response, self.hold.cost());
         Ok(response)
     }
@@ -295,22 +286,31 @@ impl Dispatch {
         }
     }
 
-    /// Keeps the answer, which is whole and settled, where the route keeps any.
-    pub fn keep(&mut self, quote: &Quote, content_type: &'static str) {
-        // When the chain answers again, or the org has bought credits, there is a better one.
-        if self.is_degraded || quote.is_cut {
-            return;
-        }
-        let answer = Answer {
-            bytes: Bytes::new(),
+    /// The answer's head, and its body.
+    pub fn response(&self, body: Body, quote: &Quote, content_type: &'static str) -> Response {
+        let mut response = Response::new(body);
+        response.extensions_mut().insert(self.away);
+        let served = AnswerHeaders {
             content_type,
-            provider: quote.target.upstream.config.name.clone(),
-            model: quote.target.model.clone(),
-            cost: self.hold.cost(),
-            notices: Notices::of(self, quote),
-            made_at: self.state.ledger.clock().now(),
+            provider: &quote.target.upstream.config.name,
+            model: &quote.target.model,
+            plan: &self.plan,
+            balance: self.hold.balance,
+            cache: self.reuse.name(),
+            is_degraded: self.is_degraded,
+            notices: &self.notices(quote),
         };
-        self.reuse.keep(&self.state.cache, answer);
+        headers::set(&mut response, &served);
+        response
+    }
+
+    fn notices(&self, quote: &Quote) -> Notices {
+        Notices {
+            clamp_tokens: quote.clamp_tokens,
+            fallback: self.fallback.clone(),
+            warning: quote.target.notice.clone(),
+            dropped: quote.dropped.clone(),
+        }
     }
 
     /// Records the calls that the answer's beat: before its own, which is the last and for which the request counts.
@@ -358,50 +358,6 @@ impl Dispatch {
         failure
     }
 
-    /// What follows the last failure, covered by the hold; `None` where nothing does.
-    async fn next(&mut self, failure: &UpstreamFailure) -> Option<(usize, Quote)> {
-        let clock = self.state.ledger.clock().clone();
-        let mut next = self.itinerary.next(failure.retry, clock.now(), clock.chance());
-        loop {
-            next = match next {
-                Next::Try { place, pause_micros } => {
-                    self.pause(pause_micros).await;
-                    let target = self.plan.targets.get(place)?;
-                    if let Some(quote) = self.hold.cover(target, self.plan.policy.clamp).await {
-                        return Some((place, quote));
-                    }
-                    let retry = Retry::Elsewhere;
-                    self.itinerary.failed(place, Setback { retry, retry_after_seconds: None }, clock.now());
-                    self.itinerary.next(retry, clock.now(), clock.chance())
-                }
-                Next::RouteFallback | Next::GiveUp => self.detour(failure)?,
-            };
-        }
-    }
-
-    async fn pause(&mut self, micros: i64) {
-        if micros > 0 {
-            let timer = Timer::start();
-            sleep(Duration::from_micros(micros.unsigned_abs())).await;
-            self.away.seconds += timer.seconds();
-        }
-    }
-
-    /// Where the chain ends: what the route names for this very failure, each but once.
-    fn detour(&mut self, failure: &UpstreamFailure) -> Option<Next> {
-        let to = self.detours.take(failure)?;
-        let now = self.state.ledger.clock().now();
-        let targets = self.plan.targets_of(&self.state, &self.hold.prices, &self.request, &to);
-        if targets.is_empty() || self.is_over(now) {
-            return None;
-        }
-        let rounds = Rounds { retries: 0, ..rounds(&self.plan.policy) };
-        self.itinerary = Itinerary::new(targets.len(), rounds, tries_until(self.ends_at, now));
-        self.plan.targets = targets;
-        self.is_degraded = true;
-        Some(Next::Try { place: 0, pause_micros: 0 })
-    }
-
     /// Whether the time is up that the caller or the route gave.
     pub fn is_over(&self, now: Timestamp) -> bool {
         self.ends_at.is_some_and(|ends_at| now >= ends_at)
@@ -421,26 +377,6 @@ impl Dispatch {
             },
             between_tokens: seconds(policy.between_tokens_seconds, config.idle_timeout()),
         }
-    }
-
-    /// What the caller gets where nobody has answered in time.
-    fn late(&self) -> Result<Response, Failure> {
-        let Reuse::Missed(Pending { stale: Some(stale), .. }) = &self.reuse else {
-            return Err(Failure::out_of_time());
-        };
-        Ok(given_again(&self.hold, &self.plan, stale, "stale"))
-    }
-
-    /// The time was up before anything could be sent.
-    async fn give_up_unsent(mut self: Box<Self>) -> Result<Response, Failure> {
-        if let Reuse::Missed(pending) = &mut self.reuse
-            && let Some(stale) = pending.stale.take()
-        {
-            count_reuse("stale");
-            return reused(&mut self.hold, &self.plan, &stale, "stale").await;
-        }
-        self.settle().await?;
-        Err(Failure::out_of_time())
     }
 
     /// A cached answer, if there is one that will do; else why there is none.
@@ -467,75 +403,4 @@ impl Dispatch {
         }
         Err(failure)
     }
-}
-
-impl Detours {
-    fn of(policy: &Policy) -> Detours {
-        Detours {
-            on_context_length: policy.on_context_length.clone(),
-            on_content_policy: policy.on_content_policy.clone(),
-            degrade: policy.degrade.clone(),
-        }
-    }
-
-    fn take(&mut self, failure: &UpstreamFailure) -> Option<To> {
-        match failure.kind {
-            FailureKind::ContextLength => self.on_context_length.take(),
-            FailureKind::ContentPolicy => self.on_content_policy.take(),
-            FailureKind::Unreachable
-            | FailureKind::RateLimited
-            | FailureKind::AboveLimit
-            | FailureKind::Overloaded
-            | FailureKind::QuotaExhausted
-            | FailureKind::Auth
-            | FailureKind::ModelNotFound
-            | FailureKind::ServerError => self.degrade.take(),
-            FailureKind::TooLarge | FailureKind::InvalidRequest => None,
-        }
-    }
-}
-
-/// Gives a cached answer, once it is settled.
-async fn reused(
-    hold: &mut Hold,
-    plan: &Plan,
-    answer: &Answer,
-    result: &'static str,
-) -> Result<Response, Failure> {
-    hold.record_reused(answer, hit_price(plan));
-    hold.settle().await?;
-    let mut response = given_again(hold, plan, answer, result);
-    headers::set_cost(&mut response, hold.cost());
-    Ok(response)
-}
-
-fn hit_price(plan: &Plan) -> Credits {
-    plan.policy.cache.as_ref().map_or(Credits::ZERO, |cache| cache.price)
-}
-
-fn rounds(policy: &Policy) -> Rounds {
-    Rounds { retries: policy.retries, pause_seconds_max: policy.pause_seconds_max }
-}
-
-fn tries_until(ends_at: Option<Timestamp>, now: Timestamp) -> Timestamp {
-    ends_at.unwrap_or_else(|| now.plus_seconds(TRIES_SECONDS))
-}
-
-fn given_again(hold: &Hold, plan: &Plan, answer: &Answer, result: &'static str) -> Response {
-    let mut response = Response::new(Body::from(answer.bytes.clone()));
-    headers::set_reused(&mut response, plan, hold, answer, result);
-    response
-}
-
-fn count_reuse(result: &'static str) {
-    metrics::counter!("tollgate_cache_requests_total", "result" => result).increment(1);
-}
-
-fn reason(target: &Target, failure: &UpstreamFailure) -> String {
-    let why = match (failure.status, failure.kind) {
-        (Some(status), _) => status.to_string(),
-        (None, FailureKind::ContentPolicy) => "blocked".to_owned(),
-        (None, _) => "no answer".to_owned(),
-    };
-    format!("{}: {why}", target.upstream.config.name)
 }
