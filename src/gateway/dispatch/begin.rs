@@ -5,9 +5,9 @@ use std::sync::Arc;
 use axum::response::Response;
 
 use super::Dispatch;
-use super::fallback::{Detours, rounds, tries_until};
+use super::fallback::{Fallbacks, rounds, tries_until};
 use super::reuse::{count_reuse, hit_price, reused};
-use crate::domain::routing::{Itinerary, Seat};
+use crate::domain::routing::{RetryPlan, Seat};
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::cache::{Cache, Reuse};
@@ -53,8 +53,8 @@ pub(super) async fn begin(
     }
     plan.targets.drain(..place);
     let dispatch = Dispatch {
-        itinerary: Itinerary::new(plan.targets.len(), rounds(&plan.policy), tries_until(ends_at, now)),
-        detours: Detours::of(&plan.policy),
+        retry_plan: RetryPlan::new(plan.targets.len(), rounds(&plan.policy), tries_until(ends_at, now)),
+        fallbacks: Fallbacks::of(&plan.policy),
         in_flight: Vec::new(),
         losers: Vec::new(),
         state: state.clone(),

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use super::Dispatch;
 use crate::clock::Timer;
-use crate::domain::routing::{Itinerary, Next, Policy, Retry, Rounds, Setback, To};
+use crate::domain::routing::{FailedAttempt, Next, Policy, Retry, RetryPlan, Rounds, To};
 use crate::domain::time::Timestamp;
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
 use crate::gateway::quote::Quote;
@@ -17,15 +17,15 @@ const TRIES_SECONDS: i64 = 600;
 
 /// Where a route still leads when its chain does not.
 #[derive(Debug)]
-pub(super) struct Detours {
+pub(super) struct Fallbacks {
     pub(super) on_context_length: Option<To>,
     pub(super) on_content_policy: Option<To>,
     degrade: Option<To>,
 }
 
-impl Detours {
-    pub(super) fn of(policy: &Policy) -> Detours {
-        Detours {
+impl Fallbacks {
+    pub(super) fn of(policy: &Policy) -> Fallbacks {
+        Fallbacks {
             on_context_length: policy.on_context_length.clone(),
             on_content_policy: policy.on_content_policy.clone(),
             degrade: policy.degrade.clone(),
@@ -53,7 +53,7 @@ impl Dispatch {
     /// What follows the last failure, covered by the hold; `None` where nothing does.
     pub(super) async fn next(&mut self, failure: &UpstreamFailure) -> Option<(usize, Quote)> {
         let clock = self.state.ledger.clock().clone();
-        let mut next = self.itinerary.next(failure.retry, clock.now(), clock.chance());
+        let mut next = self.retry_plan.next(failure.retry, clock.now(), clock.chance());
         loop {
             next = match next {
                 Next::Try { place, pause_micros } => {
@@ -63,10 +63,14 @@ impl Dispatch {
                         return Some((place, quote));
                     }
                     let retry = Retry::Elsewhere;
-                    self.itinerary.failed(place, Setback { retry, retry_after_seconds: None }, clock.now());
-                    self.itinerary.next(retry, clock.now(), clock.chance())
+                    self.retry_plan.failed(
+                        place,
+                        FailedAttempt { retry, retry_after_seconds: None },
+                        clock.now(),
+                    );
+                    self.retry_plan.next(retry, clock.now(), clock.chance())
                 }
-                Next::RouteFallback | Next::GiveUp => self.detour(failure)?,
+                Next::RouteFallback | Next::GiveUp => self.fall_back(failure)?,
             };
         }
     }
@@ -80,15 +84,15 @@ impl Dispatch {
     }
 
     /// Where the chain ends: what the route names for this very failure, each but once.
-    fn detour(&mut self, failure: &UpstreamFailure) -> Option<Next> {
-        let to = self.detours.take(failure)?;
+    fn fall_back(&mut self, failure: &UpstreamFailure) -> Option<Next> {
+        let to = self.fallbacks.take(failure)?;
         let now = self.state.ledger.clock().now();
         let targets = self.plan.targets_of(&self.state, &self.hold.prices, &self.request, &to);
         if targets.is_empty() || self.is_over(now) {
             return None;
         }
         let rounds = Rounds { retries: 0, ..rounds(&self.plan.policy) };
-        self.itinerary = Itinerary::new(targets.len(), rounds, tries_until(self.ends_at, now));
+        self.retry_plan = RetryPlan::new(targets.len(), rounds, tries_until(self.ends_at, now));
         self.plan.targets = targets;
         self.is_degraded = true;
         Some(Next::Try { place: 0, pause_micros: 0 })

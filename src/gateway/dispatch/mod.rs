@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::clock::Timer;
 use crate::domain::event::AttemptOutcome;
-use crate::domain::routing::{Itinerary, News, Retry, Seat, Setback};
+use crate::domain::routing::{FailedAttempt, News, Retry, RetryPlan, Seat};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::UsageSource;
 use crate::gateway::State;
@@ -27,7 +27,7 @@ use crate::gateway::attempt::{self, AnswerBody, Failed, Patience};
 use crate::gateway::cache::Reuse;
 use crate::gateway::dialects;
 use crate::gateway::dispatch::begin::{Begun, begin};
-use crate::gateway::dispatch::fallback::{Detours, reason};
+use crate::gateway::dispatch::fallback::{Fallbacks, reason};
 use crate::gateway::dispatch::reuse::{count_reuse, reused};
 use crate::gateway::edge::Request;
 use crate::gateway::experiment;
@@ -50,8 +50,8 @@ pub struct Dispatch {
     pub request: Arc<Request>,
     pub plan: Plan,
     pub hold: Hold,
-    itinerary: Itinerary,
-    detours: Detours,
+    retry_plan: RetryPlan,
+    fallbacks: Fallbacks,
     in_flight: Vec<UnderWay>,
     /// Calls that the answer beat.
     losers: Vec<Loser>,
@@ -190,7 +190,7 @@ impl Dispatch {
     /// Asks the next target as well, once the hold covers both; unless the first has come to its end meanwhile.
     async fn hedge(&mut self, flights: &mut Flights) -> Option<Landed> {
         let now = self.state.ledger.clock().now();
-        let place = self.itinerary.beside(now).filter(|_| !self.is_over(now))?;
+        let place = self.retry_plan.next_in_round(now).filter(|_| !self.is_over(now))?;
         let covered = {
             let covering = self.hold.cover(self.plan.targets.get(place)?, self.plan.policy.clamp);
             tokio::pin!(covering);
@@ -207,7 +207,7 @@ impl Dispatch {
                 return landed;
             }
         };
-        self.itinerary.hedges_with(place);
+        self.retry_plan.hedge_at(place);
         metrics::counter!("tollgate_hedges_total").increment(1);
         flights.push(self.launch(place, quote));
         None
@@ -215,7 +215,7 @@ impl Dispatch {
 
     /// Whether the provider's policy has left nothing of the answer, and the route names who answers then.
     fn is_refused(&self, call: &Call, body: &AnswerBody) -> bool {
-        self.detours.on_content_policy.is_some() && body.is_blocked(call.quote.target.upstream.family)
+        self.fallbacks.on_content_policy.is_some() && body.is_blocked(call.quote.target.upstream.family)
     }
 
     fn hears_of(&self, call: &Call, body: &AnswerBody, first_part_micros: i64) {
@@ -350,7 +350,7 @@ impl Dispatch {
             self.transient = Some(failure.clone());
         }
         let retry_after_seconds = failure.retry_after_seconds.and_then(|seconds| seconds.try_into().ok());
-        self.itinerary.failed(place, Setback { retry: failure.retry, retry_after_seconds }, now);
+        self.retry_plan.failed(place, FailedAttempt { retry: failure.retry, retry_after_seconds }, now);
         self.fallback.get_or_insert_with(|| reason(target, &failure));
         let (report, prices) = (report.as_deref(), &self.hold.prices);
         let metered = meter::meter_beside(&self.request, &call.quote, prices, report, outcome);
