@@ -17,7 +17,7 @@ pub const EVENT_STREAM: &str = "text/event-stream";
 
 /// How much of the time until the answer's head was the providers'. Travels with the answer, not to the client.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Away {
+pub struct UpstreamTime {
     pub seconds: f64,
 }
 

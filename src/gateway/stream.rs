@@ -128,7 +128,7 @@ async fn next(open: &mut OpenStream, until: Option<Timestamp>, clock: &Clock, ca
         return Next::TimeIsUp;
     }
     let wait = match open.relay.is_whole() {
-        true => TAIL_WAIT.min(open.patience.between_tokens),
+        true => TAIL_WAIT.min(open.timeouts.between_tokens),
         false => open.wait(clock.now()),
     };
     let read = match timeout(wait.min(left), open.upstream.chunk()).await {

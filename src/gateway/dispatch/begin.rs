@@ -14,7 +14,7 @@ use crate::gateway::cache::{Cache, Reuse};
 use crate::gateway::edge::Request;
 use crate::gateway::failure::Failure;
 use crate::gateway::fit::fit;
-use crate::gateway::headers::Away;
+use crate::gateway::headers::UpstreamTime;
 use crate::gateway::hold::{EXTEND_SECONDS, Hold, Taken};
 use crate::gateway::plan::{self, Plan, Prices};
 use crate::gateway::quote::Quote;
@@ -66,7 +66,7 @@ pub(super) async fn begin(
         ends_at,
         transient: None,
         reuse,
-        away: Away::default(),
+        upstream_time: UpstreamTime::default(),
     };
     Ok(Begun::Held(Box::new(dispatch), quote))
 }

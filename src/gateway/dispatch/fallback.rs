@@ -79,7 +79,7 @@ impl Dispatch {
         if micros > 0 {
             let timer = Timer::start();
             sleep(Duration::from_micros(micros.unsigned_abs())).await;
-            self.away.seconds += timer.seconds();
+            self.upstream_time.seconds += timer.seconds();
         }
     }
 

@@ -23,7 +23,7 @@ use crate::domain::routing::{FailedAttempt, News, Retry, RetryPlan, Seat};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::UsageSource;
 use crate::gateway::State;
-use crate::gateway::attempt::{self, AnswerBody, Failed, Patience};
+use crate::gateway::attempt::{self, AnswerBody, Failed, Timeouts};
 use crate::gateway::cache::Reuse;
 use crate::gateway::dialects;
 use crate::gateway::dispatch::begin::{Begun, begin};
@@ -32,8 +32,10 @@ use crate::gateway::dispatch::reuse::{count_reuse, reused};
 use crate::gateway::edge::Request;
 use crate::gateway::experiment;
 use crate::gateway::failure::{Failure, NOT_PRICED, TOO_LONG, UNSUPPORTED};
-use crate::gateway::flight::{self, Flight, Flights, Landed, Loser, UnderWay, Witness};
-use crate::gateway::headers::{self, AnswerHeaders, Away, Notices};
+use crate::gateway::flight::{
+    self, CallFuture, CallFutures, FinishedCall, HealthReporter, InFlightCall, Loser,
+};
+use crate::gateway::headers::{self, AnswerHeaders, Notices, UpstreamTime};
 use crate::gateway::hold::{ARM_SPENT, Call, Hold};
 use crate::gateway::meter::{self, Metered, Report};
 use crate::gateway::plan::{Plan, Prices};
@@ -52,7 +54,7 @@ pub struct Dispatch {
     pub hold: Hold,
     retry_plan: RetryPlan,
     fallbacks: Fallbacks,
-    in_flight: Vec<UnderWay>,
+    in_flight: Vec<InFlightCall>,
     /// Calls that the answer beat.
     losers: Vec<Loser>,
     /// When the caller, or the route, wants it to be over.
@@ -65,7 +67,7 @@ pub struct Dispatch {
     pub is_degraded: bool,
     /// What the cache said, and what will be kept in it.
     pub reuse: Reuse,
-    pub away: Away,
+    pub upstream_time: UpstreamTime,
 }
 
 /// Holds, dispatches, settles, answers.
@@ -139,56 +141,57 @@ impl Dispatch {
     /// Tries one target after another until one answers, a second beside the first where the route hedges; settles in
     /// any case.
     async fn attempt(mut self: Box<Self>, first: Quote) -> Result<Response, Failure> {
-        let mut flights = Flights::new();
+        let mut calls = CallFutures::new();
         let mut hedge_after = self.plan.policy.hedge_after_ms.map(Duration::from_millis);
-        flights.push(self.launch(0, first));
+        calls.push(self.launch(0, first));
         loop {
             let timer = Timer::start();
-            let landed = tokio::select! {
-                landed = flights.next() => landed,
+            let finished = tokio::select! {
+                finished = calls.next() => finished,
                 () = sleep(hedge_after.unwrap_or_default()), if hedge_after.is_some() => None,
             };
-            self.away.seconds += timer.seconds();
-            let landed = match landed {
-                Some(landed) => Some(landed),
+            self.upstream_time.seconds += timer.seconds();
+            let finished = match finished {
+                Some(finished) => Some(finished),
                 None => {
                     hedge_after = None;
-                    self.hedge(&mut flights).await
+                    self.hedge(&mut calls).await
                 }
             };
-            let Some(Landed { place, call, sent, first_part_micros }) = landed else { continue };
+            let Some(FinishedCall { place, call, sent, first_part_micros }) = finished else { continue };
             let failed = match sent {
                 Ok(body) if self.is_refused(&call, &body) => {
                     Failed::blocked(call.quote.target.upstream.family, body).await
                 }
                 Ok(body) => {
                     self.hears_of(&call, &body, first_part_micros);
-                    return self.answered(place, call, body, flights).await;
+                    return self.answered(place, call, body, calls).await;
                 }
                 Err(failed) => failed,
             };
             let failure = self.note_failure(place, call, failed);
-            if flights.is_empty() {
+            if calls.is_empty() {
                 match self.next(&failure).await {
-                    Some((place, quote)) => flights.push(self.launch(place, quote)),
+                    Some((place, quote)) => calls.push(self.launch(place, quote)),
                     None => return self.give_up(failure).await,
                 }
             }
         }
     }
 
-    fn launch(&mut self, place: usize, quote: Quote) -> Flight {
+    fn launch(&mut self, place: usize, quote: Quote) -> CallFuture {
         let now = self.state.ledger.clock().now();
         self.state.weather.starts(&quote.target, now, self.request.input_tokens);
-        let patience = self.patience(&quote);
-        let under_way = UnderWay { place, quote, started_at: now, beaten: Arc::default() };
-        let flight = flight::launch(self.state.clone(), self.request.clone(), under_way.clone(), patience);
-        self.in_flight.push(under_way);
-        flight
+        let timeouts = self.timeouts(&quote);
+        let in_flight_call = InFlightCall { place, quote, started_at: now, beaten: Arc::default() };
+        let call_future =
+            flight::launch(self.state.clone(), self.request.clone(), in_flight_call.clone(), timeouts);
+        self.in_flight.push(in_flight_call);
+        call_future
     }
 
     /// Asks the next target as well, once the hold covers both; unless the first has come to its end meanwhile.
-    async fn hedge(&mut self, flights: &mut Flights) -> Option<Landed> {
+    async fn hedge(&mut self, calls: &mut CallFutures) -> Option<FinishedCall> {
         let now = self.state.ledger.clock().now();
         let place = self.retry_plan.next_in_round(now).filter(|_| !self.is_over(now))?;
         let covered = {
@@ -196,20 +199,20 @@ impl Dispatch {
             tokio::pin!(covering);
             tokio::select! {
                 biased;
-                landed = flights.next() => Err((landed, covering.await)),
+                finished = calls.next() => Err((finished, covering.await)),
                 quote = &mut covering => Ok(quote),
             }
         };
         let quote = match covered {
             Ok(quote) => quote?,
-            Err((landed, unused)) => {
+            Err((finished, unused)) => {
                 unused.iter().for_each(|quote| self.hold.uncover(quote));
-                return landed;
+                return finished;
             }
         };
         self.retry_plan.hedge_at(place);
         metrics::counter!("tollgate_hedges_total").increment(1);
-        flights.push(self.launch(place, quote));
+        calls.push(self.launch(place, quote));
         None
     }
 
@@ -232,13 +235,13 @@ impl Dispatch {
         place: usize,
         call: Call,
         body: AnswerBody,
-        flights: Flights,
+        calls: CallFutures,
     ) -> Result<Response, Failure> {
         self.in_flight.retain(|other| other.place != place);
-        let losers = flights.into_iter().zip(std::mem::take(&mut self.in_flight));
-        let loser = |(flight, under_way): (_, UnderWay)| {
-            let patience = self.patience(&under_way.quote);
-            Loser::of(Witness { state: self.state.clone(), patience }, flight, under_way)
+        let losers = calls.into_iter().zip(std::mem::take(&mut self.in_flight));
+        let loser = |(call_future, in_flight_call): (_, InFlightCall)| {
+            let timeouts = self.timeouts(&in_flight_call.quote);
+            Loser::of(HealthReporter { state: self.state.clone(), timeouts }, call_future, in_flight_call)
         };
         self.losers = losers.map(loser).collect();
         if let (Some(first), true) = (self.plan.targets.first(), place > 0 && !self.losers.is_empty()) {
@@ -289,7 +292,7 @@ impl Dispatch {
     /// The answer's head, and its body.
     pub fn response(&self, body: Body, quote: &Quote, content_type: &'static str) -> Response {
         let mut response = Response::new(body);
-        response.extensions_mut().insert(self.away);
+        response.extensions_mut().insert(self.upstream_time);
         let served = AnswerHeaders {
             content_type,
             provider: &quote.target.upstream.config.name,
@@ -364,12 +367,12 @@ impl Dispatch {
     }
 
     /// How long the provider may take, by the route, else by its own settings.
-    fn patience(&self, quote: &Quote) -> Patience {
+    fn timeouts(&self, quote: &Quote) -> Timeouts {
         let policy = &self.plan.policy;
         let config = &quote.target.upstream.config;
         let seconds = |own: Option<u64>, of_provider| own.map_or(of_provider, Duration::from_secs);
         let first_token = seconds(policy.first_token_seconds, config.first_byte_timeout());
-        Patience {
+        Timeouts {
             first_token: match attempt::wants_stream(&self.request) {
                 true => first_token,
                 // Its first part is there when all of it is.
