@@ -16,7 +16,7 @@ use crate::gateway::fit;
 use crate::gateway::model_names::is_openai_model;
 use crate::gateway::plan::{Prices, plan};
 use crate::gateway::providers;
-use crate::gateway::quote::{Means, quote};
+use crate::gateway::quote::{Funds, quote};
 use crate::gateway::target::Target;
 
 /// Who counted: `provider`; `tokenizer`, about; or `bound`, where the number is the most that it can be.
@@ -45,7 +45,7 @@ pub async fn count_tokens(state: &State, arrived: Arrived) -> Result<Response, F
     let (input_tokens, counted_by) = match (counted, targets.first()) {
         (Some(tokens), _) => (tokens, "provider"),
         (None, Some(target)) if is_counted_here(target) => (fit::tokens(&request.body), "tokenizer"),
-        (None, Some(target)) => (quote(&request, target, &prices, Means::Unknown)?.input_tokens_max, "bound"),
+        (None, Some(target)) => (quote(&request, target, &prices, Funds::Unknown)?.input_tokens_max, "bound"),
         (None, None) => return Err(Failure::model_unknown(&request.model)),
     };
     let mut response = axum::Json(json!({ "input_tokens": input_tokens })).into_response();

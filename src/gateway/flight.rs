@@ -18,7 +18,7 @@ use crate::gateway::State;
 use crate::gateway::attempt::{self, AnswerBody, Answered, Failed, OpenStream, Timeouts, Waiting};
 use crate::gateway::dialects::StreamRelay;
 use crate::gateway::edge::Request;
-use crate::gateway::hold::{Call, Hold};
+use crate::gateway::hold::{RequestHold, SentCall};
 use crate::gateway::meter::{self, Report};
 use crate::gateway::providers::classify::UpstreamFailure;
 use crate::gateway::quote::Quote;
@@ -44,7 +44,7 @@ pub struct InFlightCall {
 pub struct FinishedCall {
     /// The target's place in the plan.
     pub place: usize,
-    pub call: Call,
+    pub call: SentCall,
     pub sent: Result<AnswerBody, Failed>,
     /// From when it was asked.
     pub first_part_micros: i64,
@@ -60,7 +60,7 @@ pub struct Loser {
 /// What was learnt of a loser.
 #[derive(Debug)]
 struct Read {
-    call: Call,
+    call: SentCall,
     outcome: AttemptOutcome,
     report: Option<Report>,
 }
@@ -97,7 +97,7 @@ pub fn launch(
             Ok(answered) => (answered.provider_request_id.clone(), Some(answered.status)),
             Err(failed) => (failed.provider_request_id.clone(), failed.failure.status),
         };
-        let call = Call { quote, started_at, provider_request_id, status };
+        let call = SentCall { quote, started_at, provider_request_id, status };
         let first_part_micros = state.ledger.clock().now().0.saturating_sub(started_at.0);
         FinishedCall { place, call, sent: sent.map(|Answered { body, .. }| body), first_part_micros }
     })
@@ -111,7 +111,7 @@ impl Loser {
     }
 
     /// The winner's answer is over: so is this.
-    pub async fn end(self, request: &Request, hold: &mut Hold) {
+    pub async fn end(self, request: &Request, hold: &mut RequestHold) {
         // One that came to its end by itself listens no more.
         let _ = self.stop.send(());
         let Ok(Read { call, outcome, report }) = self.reading.await else { return };
@@ -121,7 +121,7 @@ impl Loser {
 }
 
 impl HealthReporter {
-    fn report(&self, call: &Call, shown: Shown) {
+    fn report(&self, call: &SentCall, shown: Shown) {
         let now = self.state.ledger.clock().now();
         if let Some(news) = shown.news(silence(call, &self.timeouts, now)) {
             self.state.weather.hears(&call.quote.target, now, news);
@@ -129,7 +129,7 @@ impl HealthReporter {
     }
 }
 
-fn silence(call: &Call, timeouts: &Timeouts, now: Timestamp) -> News {
+fn silence(call: &SentCall, timeouts: &Timeouts, now: Timestamp) -> News {
     let patience_micros = i64::try_from(timeouts.first_token.as_micros()).unwrap_or(i64::MAX);
     News::Silent { micros: now.0.saturating_sub(call.started_at.0), patience_micros }
 }
@@ -197,7 +197,7 @@ fn silent(call_future: CallFuture, in_flight_call: InFlightCall) -> Read {
         }
         Some(FinishedCall { call, .. }) => Read { call, outcome: AttemptOutcome::Unknown, report: None },
         None => {
-            let call = Call { quote, started_at, provider_request_id: None, status: None };
+            let call = SentCall { quote, started_at, provider_request_id: None, status: None };
             Read { call, outcome: AttemptOutcome::Unknown, report: None }
         }
     }

@@ -15,7 +15,7 @@ use crate::gateway::edge::Request;
 use crate::gateway::failure::Failure;
 use crate::gateway::fit::fit;
 use crate::gateway::headers::UpstreamTime;
-use crate::gateway::hold::{EXTEND_SECONDS, Hold, Taken};
+use crate::gateway::hold::{EXTEND_SECONDS, RequestHold, TakenHold};
 use crate::gateway::plan::{self, Plan, Prices};
 use crate::gateway::quote::Quote;
 
@@ -43,11 +43,11 @@ pub(super) async fn begin(
     let reuse = Cache::look_up(state, &request, &plan, ends_at).await?;
     if let (Reuse::Hit(answer) | Reuse::Stale(answer), Some(name)) = (&reuse, reuse.name()) {
         let price = hit_price(&plan);
-        let mut hold = Hold::take_for_reuse(state, &request, prices, &plan, price).await?;
+        let mut hold = RequestHold::take_for_reuse(state, &request, prices, &plan, price).await?;
         count_reuse(name);
         return reused(&mut hold, &plan, answer, name).await.map(Begun::Reused);
     }
-    let Taken { hold, place, quote, skipped } = take_hold(state, &request, prices, &plan).await?;
+    let TakenHold { hold, place, quote, skipped } = take_hold(state, &request, prices, &plan).await?;
     if let Some(name) = reuse.name() {
         count_reuse(name);
     }
@@ -78,10 +78,10 @@ async fn take_hold(
     request: &Arc<Request>,
     prices: Prices,
     plan: &Plan,
-) -> Result<Taken, Failure> {
+) -> Result<TakenHold, Failure> {
     let (weather, clock) = (&state.weather, state.ledger.clock());
     let probed = plan.targets.first().filter(|first| weather.is_chosen(first, clock.now()));
-    let taken = Hold::take(state, request, prices, plan, ttl_seconds(plan)).await;
+    let taken = RequestHold::take(state, request, prices, plan, ttl_seconds(plan)).await;
     let is_meant = taken.as_ref().is_ok_and(|taken| taken.place == 0);
     if let Some(probed) = probed.filter(|_| !is_meant) {
         weather.is_let_go(probed, clock.now());

@@ -36,7 +36,7 @@ use crate::gateway::flight::{
     self, CallFuture, CallFutures, FinishedCall, HealthReporter, InFlightCall, Loser,
 };
 use crate::gateway::headers::{self, AnswerHeaders, Notices, UpstreamTime};
-use crate::gateway::hold::{ARM_SPENT, Call, Hold};
+use crate::gateway::hold::{ARM_SPENT, RequestHold, SentCall};
 use crate::gateway::meter::{self, Metered, Report};
 use crate::gateway::plan::{Plan, Prices};
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
@@ -51,7 +51,7 @@ pub struct Dispatch {
     pub state: State,
     pub request: Arc<Request>,
     pub plan: Plan,
-    pub hold: Hold,
+    pub hold: RequestHold,
     retry_plan: RetryPlan,
     fallbacks: Fallbacks,
     in_flight: Vec<InFlightCall>,
@@ -217,11 +217,11 @@ impl Dispatch {
     }
 
     /// Whether the provider's policy has left nothing of the answer, and the route names who answers then.
-    fn is_refused(&self, call: &Call, body: &AnswerBody) -> bool {
+    fn is_refused(&self, call: &SentCall, body: &AnswerBody) -> bool {
         self.fallbacks.on_content_policy.is_some() && body.is_blocked(call.quote.target.upstream.family)
     }
 
-    fn hears_of(&self, call: &Call, body: &AnswerBody, first_part_micros: i64) {
+    fn hears_of(&self, call: &SentCall, body: &AnswerBody, first_part_micros: i64) {
         // What a stream comes to is known at its end.
         let news = match body {
             AnswerBody::Whole { .. } => News::Answers { first_part_micros },
@@ -233,7 +233,7 @@ impl Dispatch {
     async fn answered(
         mut self: Box<Self>,
         place: usize,
-        call: Call,
+        call: SentCall,
         body: AnswerBody,
         calls: CallFutures,
     ) -> Result<Response, Failure> {
@@ -255,7 +255,7 @@ impl Dispatch {
 
     async fn answer(
         mut self: Box<Self>,
-        call: Call,
+        call: SentCall,
         bytes: &Bytes,
         json: &serde_json::Value,
     ) -> Result<Response, Failure> {
@@ -329,7 +329,7 @@ impl Dispatch {
         self.hold.settle().await
     }
 
-    fn note_failure(&mut self, place: usize, call: Call, failed: Failed) -> UpstreamFailure {
+    fn note_failure(&mut self, place: usize, call: SentCall, failed: Failed) -> UpstreamFailure {
         let Failed { mut failure, outcome, report, .. } = failed;
         let now = self.state.ledger.clock().now();
         let target = &call.quote.target;

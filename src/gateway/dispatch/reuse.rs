@@ -9,7 +9,7 @@ use crate::domain::credits::Credits;
 use crate::gateway::cache::{Answer, Pending, Reuse};
 use crate::gateway::failure::Failure;
 use crate::gateway::headers::{self, AnswerHeaders};
-use crate::gateway::hold::Hold;
+use crate::gateway::hold::RequestHold;
 use crate::gateway::plan::Plan;
 use crate::gateway::quote::Quote;
 
@@ -55,7 +55,7 @@ impl Dispatch {
 
 /// Gives a cached answer, once it is settled.
 pub(super) async fn reused(
-    hold: &mut Hold,
+    hold: &mut RequestHold,
     plan: &Plan,
     answer: &Answer,
     result: &'static str,
@@ -71,7 +71,7 @@ pub(super) fn hit_price(plan: &Plan) -> Credits {
     plan.policy.cache.as_ref().map_or(Credits::ZERO, |cache| cache.price)
 }
 
-fn given_again(hold: &Hold, plan: &Plan, answer: &Answer, result: &'static str) -> Response {
+fn given_again(hold: &RequestHold, plan: &Plan, answer: &Answer, result: &'static str) -> Response {
     let mut response = Response::new(Body::from(answer.bytes.clone()));
     let served = AnswerHeaders {
         content_type: answer.content_type,

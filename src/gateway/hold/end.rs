@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Hold, balance_after, submit};
+use super::{RequestHold, balance_after, submit};
 use crate::domain::account::command::{OrgCommand, ReservationStatus, Settle};
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
@@ -20,7 +20,7 @@ const END_TRIES: u32 = 6;
 const END_TRIES_BESIDE: u32 = 9_000;
 const END_PAUSE_MAX: Duration = Duration::from_secs(10);
 
-impl Hold {
+impl RequestHold {
     /// Ends the hold by what the attempts cost.
     pub async fn settle(&mut self) -> Result<(), LedgerError> {
         let usages = self.attempts.iter().map(|attempt| &attempt.usage);

@@ -21,11 +21,11 @@ use crate::gateway::cache::Answer;
 use crate::gateway::edge::Request;
 use crate::gateway::meter::Metered;
 use crate::gateway::plan::Prices;
-use crate::gateway::quote::{Means, Quote, quote};
+use crate::gateway::quote::{Funds, Quote, quote};
 use crate::gateway::target::Target;
 use crate::ledger::{By, LedgerError, Outcome, Submission};
 
-pub use reserve::{ARM_SPENT, Taken};
+pub use reserve::{ARM_SPENT, TakenHold};
 
 /// A stream's hold is extended this often, each time for three times as long.
 pub const EXTEND_SECONDS: i64 = 300;
@@ -33,7 +33,7 @@ pub const EXTEND_SECONDS: i64 = 300;
 pub const CACHE: &str = "cache";
 
 #[derive(Debug)]
-pub struct Hold {
+pub struct RequestHold {
     state: State,
     request: Arc<Request>,
     pub prices: Prices,
@@ -57,7 +57,7 @@ pub struct Hold {
 
 /// An attempt that was sent: what it may cost, and since when.
 #[derive(Clone, Debug)]
-pub struct Call {
+pub struct SentCall {
     pub quote: Quote,
     pub started_at: Timestamp,
     pub provider_request_id: Option<String>,
@@ -88,20 +88,20 @@ impl Lateness {
     }
 }
 
-impl Hold {
+impl RequestHold {
     /// A further attempt's quote, once the hold covers it beside what is in flight or of unknown cost; `None` where it
     /// can't, or the target can't carry the request.
     pub async fn cover(&mut self, target: &Target, clamp: ClampPolicy) -> Option<Quote> {
         if self.is_due() && !self.extend().await {
             return None;
         }
-        let wanted = quote(&self.request, target, &self.prices, Means::Unknown).ok()?;
+        let wanted = quote(&self.request, target, &self.prices, Funds::Unknown).ok()?;
         let free = self.held.saturating_sub(self.bound);
         let missing = wanted.credits.saturating_sub(free);
         let covered = if missing.is_positive() && !self.grows(missing, wanted.input_credits).await {
             // What is held may still pay for a shorter answer.
-            let means = Means::Available { credits: free, clamp, refusal: None };
-            quote(&self.request, target, &self.prices, means).ok()?
+            let funds = Funds::Available { credits: free, clamp, refusal: None };
+            quote(&self.request, target, &self.prices, funds).ok()?
         } else {
             wanted
         };
@@ -122,7 +122,7 @@ impl Hold {
     }
 
     /// An attempt is over. One of unknown cost keeps its part of the hold.
-    pub fn record(&mut self, call: &Call, mut metered: Metered, outcome: AttemptOutcome) {
+    pub fn record(&mut self, call: &SentCall, mut metered: Metered, outcome: AttemptOutcome) {
         let ended_at = self.state.ledger.clock().now();
         self.quarantine = self.quarantine.take().or(metered.quarantine.take());
         self.input_in_flight = self.input_in_flight.saturating_sub(call.quote.input_credits);

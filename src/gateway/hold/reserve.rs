@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{EXTEND_SECONDS, Hold, Lateness, ask, balance_after, end, is_of_arm};
+use super::{EXTEND_SECONDS, Lateness, RequestHold, ask, balance_after, end, is_of_arm};
 use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve};
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
@@ -13,7 +13,7 @@ use crate::gateway::State;
 use crate::gateway::edge::Request;
 use crate::gateway::failure::Failure;
 use crate::gateway::plan::{Plan, Prices};
-use crate::gateway::quote::{Means, Quote, quote};
+use crate::gateway::quote::{Funds, Quote, quote};
 use crate::gateway::target::Target;
 use crate::ledger::{LedgerError, Outcome, Submission};
 use crate::operations::show_reservation::show_reservation;
@@ -25,8 +25,8 @@ pub const ARM_SPENT: &str = "arm_budget_spent";
 
 /// A hold with the target and the quote that it is for.
 #[derive(Debug)]
-pub struct Taken {
-    pub hold: Hold,
+pub struct TakenHold {
+    pub hold: RequestHold,
     pub place: usize,
     pub quote: Quote,
     /// Why the plan's first target was not it.
@@ -39,7 +39,7 @@ struct FirstQuote {
     skipped: Option<String>,
 }
 
-impl Hold {
+impl RequestHold {
     /// Holds for the first target of the plan that can carry the request.
     pub async fn take(
         state: &State,
@@ -47,18 +47,18 @@ impl Hold {
         prices: Prices,
         plan: &Plan,
         ttl_seconds: i64,
-    ) -> Result<Taken, Failure> {
+    ) -> Result<TakenHold, Failure> {
         let FirstQuote { place, quote: mut quoted, skipped } = first_quote(request, &prices, &plan.targets)?;
         for _ in 0..RESERVE_TRIES {
-            let mut hold = Hold {
+            let mut hold = RequestHold {
                 held: quoted.credits,
                 bound: quoted.credits,
                 input_in_flight: quoted.input_credits,
                 on_expiry: plan.policy.on_expiry,
-                ..Hold::of(state, request, prices.clone(), plan, ttl_seconds)
+                ..RequestHold::of(state, request, prices.clone(), plan, ttl_seconds)
             };
             let refusal = match hold.reserve(ttl_seconds).await? {
-                None => return Ok(Taken { hold, place, quote: quoted, skipped }),
+                None => return Ok(TakenHold { hold, place, quote: quoted, skipped }),
                 Some(refusal) => refusal,
             };
             if is_of_arm(&refusal) {
@@ -66,8 +66,8 @@ impl Hold {
             }
             let Some(available) = refusal.available() else { return Err(refusal.into()) };
             let clamp = plan.policy.clamp;
-            let means = Means::Available { credits: available, clamp, refusal: Some(&refusal) };
-            quoted = quote(request, &quoted.target, &prices, means)?;
+            let funds = Funds::Available { credits: available, clamp, refusal: Some(&refusal) };
+            quoted = quote(request, &quoted.target, &prices, funds)?;
         }
         let busy = "the balance changes faster than a hold can be sized; send a maximum, or try again";
         Err(Failure { retry_after_seconds: Some(1), ..Failure::new(503, "balance_in_motion", busy) })
@@ -80,12 +80,12 @@ impl Hold {
         prices: Prices,
         plan: &Plan,
         price: Credits,
-    ) -> Result<Hold, Failure> {
-        let mut hold = Hold {
+    ) -> Result<RequestHold, Failure> {
+        let mut hold = RequestHold {
             // A hold is of something, even where a hit is free.
             held: price.max(Credits::from_nanos(1)),
             bound: price,
-            ..Hold::of(state, request, prices, plan, EXTEND_SECONDS)
+            ..RequestHold::of(state, request, prices, plan, EXTEND_SECONDS)
         };
         match hold.reserve(EXTEND_SECONDS).await? {
             None => Ok(hold),
@@ -95,8 +95,14 @@ impl Hold {
     }
 
     /// One of nothing yet.
-    fn of(state: &State, request: &Arc<Request>, prices: Prices, plan: &Plan, ttl_seconds: i64) -> Hold {
-        Hold {
+    fn of(
+        state: &State,
+        request: &Arc<Request>,
+        prices: Prices,
+        plan: &Plan,
+        ttl_seconds: i64,
+    ) -> RequestHold {
+        RequestHold {
             state: state.clone(),
             request: request.clone(),
             prices,
@@ -173,7 +179,7 @@ fn arm_spent(refusal: &Refusal) -> Failure {
 fn first_quote(request: &Request, prices: &Prices, targets: &[Target]) -> Result<FirstQuote, Failure> {
     let mut refused: Option<(&Target, Failure)> = None;
     for (place, target) in targets.iter().enumerate() {
-        match quote(request, target, prices, Means::Unknown) {
+        match quote(request, target, prices, Funds::Unknown) {
             Ok(quote) => {
                 let skipped = refused.as_ref().map(|(target, failure)| why_skipped(target, failure));
                 return Ok(FirstQuote { place, quote, skipped });
