@@ -153,10 +153,6 @@ fn gateway_of(node: &Node, config: &Config) -> Result<GatewayState, ConfigError>
     GatewayState::new(node.ledger.clone(), node.rates.clone(), node.operator.clone(), config)
 }
 
-fn gateway_of(node: &Node, config: &Config) -> Result<GatewayState, ConfigError> {
-    GatewayState::new(node.ledger.clone(), node.rates.clone(), node.operator.clone(), config)
-}
-
 fn router_with(node: Node, gateway: GatewayState) -> Router {
     let Node { ledger, profiles, operator, metrics, rates: _ } = node;
     let chains = gateway.clone();

@@ -24,6 +24,19 @@ pub enum AttemptOutcome {
     Cancelled,
 }
 
+impl AttemptOutcome {
+    /// For metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            AttemptOutcome::Succeeded => "succeeded",
+            AttemptOutcome::Refused => "refused",
+            AttemptOutcome::Broken => "broken",
+            AttemptOutcome::Unknown => "unknown",
+            AttemptOutcome::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// The card and terms by which a call was priced. With its usage and the price book's version they make its cost (I9).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct PricedBy {

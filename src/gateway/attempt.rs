@@ -17,12 +17,12 @@ use crate::gateway::dialects::relay::StreamEnds;
 use crate::gateway::dialects::{self, AnswerEnds, Delivered, Family, StreamRelay, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::meter::Report;
-use crate::gateway::plan::Target;
 use crate::gateway::providers::allowance::allowance;
 use crate::gateway::providers::classify::{UpstreamFailure, classify, classify_answer};
 use crate::gateway::providers::pause::pause_seconds;
 use crate::gateway::providers::{self, COUNT_TOKENS_PATH};
 use crate::gateway::quote::Quote;
+use crate::gateway::target::Target;
 
 /// More than any provider sends as one answer.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -41,21 +41,21 @@ pub const TAIL_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a provider may take. When the request is to be over says nothing of it: what was sent is read to its end.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct Timeouts {
     /// Until a stream's first part, or a whole answer's end.
     pub first_token: Duration,
     /// Between two parts of an answer that has begun.
     pub between_tokens: Duration,
 }
 
-/// How long a call is waited for: as its patience says, or until the answer that beat it is over.
+/// How long a call is waited for: as its timeouts says, or until the answer that beat it is over.
 #[derive(Clone, Copy, Debug)]
 pub struct Waiting<'a> {
-    pub patience: Patience,
+    pub timeouts: Timeouts,
     pub beaten: &'a Notify,
 }
 
-impl Patience {
+impl Timeouts {
     pub fn for_first(&self, since: Timestamp, now: Timestamp) -> Duration {
         self.first_token.saturating_sub(elapsed(since, now))
     }
@@ -82,13 +82,13 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub fn new(output_tokens_max: u64, patience: &Patience, now: Timestamp) -> Progress {
+    pub fn new(output_tokens_max: u64, timeouts: &Timeouts, now: Timestamp) -> Progress {
         Progress {
             output_tokens_max,
             delivered_bytes: 0,
             silent_bytes: 0,
             silent_since: now,
-            silence_max: patience.first_token.saturating_add(patience.between_tokens),
+            silence_max: timeouts.first_token.saturating_add(timeouts.between_tokens),
         }
     }
 
@@ -136,7 +136,7 @@ pub struct OpenStream {
     pub first: Bytes,
     /// The upstream has closed it already.
     pub ended: bool,
-    pub patience: Patience,
+    pub timeouts: Timeouts,
     pub progress: Progress,
 }
 
@@ -153,8 +153,8 @@ impl AnswerBody {
 impl OpenStream {
     /// How long its next part may take. Before the first, that may be as long as the first may.
     pub fn wait(&self, now: Timestamp) -> Duration {
-        let between = self.patience.between_tokens;
-        if self.relay.has_begun() { between } else { between.max(self.patience.for_first(self.since, now)) }
+        let between = self.timeouts.between_tokens;
+        if self.relay.has_begun() { between } else { between.max(self.timeouts.for_first(self.since, now)) }
     }
 
     /// Reads to its end, for as long as a tail may take.
@@ -190,7 +190,7 @@ pub async fn send(
     quote: &Quote,
     waiting: Waiting<'_>,
 ) -> Result<Answered, Failed> {
-    let patience = waiting.patience;
+    let timeouts = waiting.timeouts;
     let clock = state.ledger.clock();
     let since = clock.now();
     let upstream = &quote.target.upstream;
@@ -209,7 +209,7 @@ pub async fn send(
     if !quote.betas.is_empty() {
         call = call.header(betas::HEADER, quote.betas.join(","));
     }
-    let mut response = match timeout(patience.for_first(since, clock.now()), call.send()).await {
+    let mut response = match timeout(timeouts.for_first(since, clock.now()), call.send()).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) if error.is_connect() => {
             return Err(Failed::unanswered(AttemptOutcome::Refused, "it can't be connected to"));
@@ -225,7 +225,7 @@ pub async fn send(
     let pause_seconds = pause_seconds(text, now);
     let status = response.status().as_u16();
     if !response.status().is_success() {
-        let body = timeout(patience.between_tokens, read(&mut response, ERROR_BYTES_MAX)).await;
+        let body = timeout(timeouts.between_tokens, read(&mut response, ERROR_BYTES_MAX)).await;
         let body = body.ok().and_then(Result::ok).unwrap_or_default();
         let failure = classify(status, pause_seconds, &body);
         return Err(Failed { provider_request_id, ..Failed::refused(failure) });
@@ -233,7 +233,7 @@ pub async fn send(
     let body = if wants_stream(request) {
         open_stream(state, request, quote, response, waiting, since).await
     } else {
-        whole(upstream.family, response, patience.for_first(since, clock.now())).await
+        whole(upstream.family, response, timeouts.for_first(since, clock.now())).await
     };
     match body {
         Ok(body) => Ok(Answered { provider_request_id, status, body }),
@@ -318,7 +318,7 @@ async fn open_stream(
     request: &Request,
     quote: &Quote,
     mut upstream: Response,
-    Waiting { patience, beaten }: Waiting<'_>,
+    Waiting { timeouts, beaten }: Waiting<'_>,
     since: Timestamp,
 ) -> Result<AnswerBody, Failed> {
     let client = request.endpoint.dialect();
@@ -331,7 +331,7 @@ async fn open_stream(
     .of_choices(dialects::wanted_choices(client, &request.body))
     .answering(&request.repeatable());
     let clock = state.ledger.clock();
-    let mut progress = Progress::new(quote.output_tokens_max, &patience, clock.now());
+    let mut progress = Progress::new(quote.output_tokens_max, &timeouts, clock.now());
     let mut first = BytesMut::new();
     let (mut bytes, mut ended) = (0, false);
     loop {
@@ -341,7 +341,7 @@ async fn open_stream(
         let is_announced = relay.is_announced() && !first.is_empty();
         if is_announced && (relay.has_begun() || kept_back.is_zero()) {
             let first = first.freeze();
-            let open = OpenStream { upstream, relay, since, first, ended, patience, progress };
+            let open = OpenStream { upstream, relay, since, first, ended, timeouts, progress };
             return Ok(AnswerBody::Stream(Box::new(open)));
         }
         if ended {
@@ -350,7 +350,7 @@ async fn open_stream(
         if !progress.goes_on(&relay, bytes, now) {
             return Err(Failed::broken("its stream says nothing", &relay));
         }
-        let wait = patience.for_first(since, now);
+        let wait = timeouts.for_first(since, now);
         let is_kept_back = is_announced && kept_back < wait;
         let part = timeout(if is_kept_back { kept_back } else { wait }, upstream.chunk());
         let part = tokio::select! {

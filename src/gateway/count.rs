@@ -13,9 +13,10 @@ use crate::gateway::dialects::{self, Family};
 use crate::gateway::edge::{self, Arrived};
 use crate::gateway::failure::Failure;
 use crate::gateway::model_names::is_openai_model;
-use crate::gateway::plan::{Prices, Target, plan};
+use crate::gateway::plan::{Prices, plan};
 use crate::gateway::providers;
-use crate::gateway::quote::{Means, quote};
+use crate::gateway::quote::{Funds, quote};
+use crate::gateway::target::Target;
 
 /// Who counted: `provider`; `tokenizer`, about; or `bound`, where the number is the most that it can be.
 const COUNTED_BY: &str = "x-tollgate-count";
@@ -43,7 +44,7 @@ pub async fn count_tokens(state: &State, arrived: Arrived) -> Result<Response, F
     let (input_tokens, counted_by) = match (counted, targets.first()) {
         (Some(tokens), _) => (tokens, "provider"),
         (None, Some(target)) if is_counted_here(target) => (request.tokens(), "tokenizer"),
-        (None, Some(target)) => (quote(&request, target, &prices, Means::Unknown)?.input_tokens_max, "bound"),
+        (None, Some(target)) => (quote(&request, target, &prices, Funds::Unknown)?.input_tokens_max, "bound"),
         (None, None) => return Err(Failure::model_unknown(&request.model)),
     };
     let mut response = axum::Json(json!({ "input_tokens": input_tokens })).into_response();

@@ -14,7 +14,7 @@ use crate::domain::ids::RequestId;
 use crate::gateway::dialects::Dialect;
 use crate::gateway::edge::{self, AnthropicHeaders, Arrived, Endpoint, RequestHeaders};
 use crate::gateway::failure::{self, AnthropicFailures, EitherFailures, Failure, OpenaiFailures};
-use crate::gateway::headers::{self, Away};
+use crate::gateway::headers::{self, UpstreamTime};
 use crate::gateway::offered_models::{offered, offered_as};
 use crate::gateway::providers::models;
 use crate::gateway::{GatewayState, State, body, count, dispatch};
@@ -126,8 +126,10 @@ async fn handle(state: State, endpoint: Endpoint, request: Request) -> Response 
     let timer = Timer::start();
     let id = RequestId(state.ledger.clock().uuid());
     let answered = serve(state, id, endpoint, request).await;
-    if let Some(away) = answered.as_ref().ok().and_then(|response| response.extensions().get::<Away>()) {
-        let overhead_seconds = timer.seconds() - away.seconds;
+    if let Some(upstream_time) =
+        answered.as_ref().ok().and_then(|response| response.extensions().get::<UpstreamTime>())
+    {
+        let overhead_seconds = timer.seconds() - upstream_time.seconds;
         metrics::histogram!("tollgate_gateway_overhead_seconds").record(overhead_seconds);
     }
     finish(answered, endpoint.dialect(), id)
@@ -153,8 +155,8 @@ async fn serve(
         Failure::new(500, "internal", "something went wrong here; the request id helps to find it")
     });
     let mut response = dispatched??;
-    if let Some(away) = response.extensions_mut().get_mut::<Away>() {
-        away.seconds += read_seconds;
+    if let Some(upstream_time) = response.extensions_mut().get_mut::<UpstreamTime>() {
+        upstream_time.seconds += read_seconds;
     }
     Ok(response)
 }

@@ -13,8 +13,9 @@ use crate::gateway::State;
 use crate::gateway::dialects::{Dialect, Family};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::{Failure, TOO_LONG};
-use crate::gateway::plan::{Plan, Prices, Target};
+use crate::gateway::plan::{Plan, Prices};
 use crate::gateway::providers;
+use crate::gateway::target::Target;
 use crate::gateway::token_count::TokenCount;
 use crate::gateway::token_estimate::PICTURE_TOKENS;
 

@@ -15,22 +15,22 @@ use crate::domain::event::AttemptOutcome;
 use crate::domain::routing::News;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
-use crate::gateway::attempt::{self, AnswerBody, Answered, Failed, OpenStream, Patience, Waiting};
+use crate::gateway::attempt::{self, AnswerBody, Answered, Failed, OpenStream, Timeouts, Waiting};
 use crate::gateway::dialects::StreamRelay;
 use crate::gateway::edge::Request;
-use crate::gateway::hold::{Call, Hold};
+use crate::gateway::hold::{RequestHold, SentCall};
 use crate::gateway::meter::{self, Report};
 use crate::gateway::providers::classify::UpstreamFailure;
 use crate::gateway::quote::Quote;
 use crate::gateway::weather;
 
 /// One call under way.
-pub type Flight = Pin<Box<dyn Future<Output = Landed> + Send>>;
-pub type Flights = FuturesUnordered<Flight>;
+pub type CallFuture = Pin<Box<dyn Future<Output = FinishedCall> + Send>>;
+pub type CallFutures = FuturesUnordered<CallFuture>;
 
 /// What is known of a call from when it is sent.
 #[derive(Clone, Debug)]
-pub struct UnderWay {
+pub struct InFlightCall {
     /// The target's place in the plan.
     pub place: usize,
     pub quote: Quote,
@@ -41,10 +41,10 @@ pub struct UnderWay {
 
 /// A call that was answered, or failed.
 #[derive(Debug)]
-pub struct Landed {
+pub struct FinishedCall {
     /// The target's place in the plan.
     pub place: usize,
-    pub call: Call,
+    pub call: SentCall,
     pub sent: Result<AnswerBody, Failed>,
     /// From when it was asked.
     pub first_part_micros: i64,
@@ -60,16 +60,16 @@ pub struct Loser {
 /// What was learnt of a loser.
 #[derive(Debug)]
 struct Read {
-    call: Call,
+    call: SentCall,
     outcome: AttemptOutcome,
     report: Option<Report>,
 }
 
 /// Tells of a loser's target what it shows, as it shows it.
 #[derive(Debug)]
-pub struct Witness {
+pub struct HealthReporter {
     pub state: State,
-    pub patience: Patience,
+    pub timeouts: Timeouts,
 }
 
 /// What a loser shows.
@@ -83,30 +83,35 @@ enum Shown {
 }
 
 /// Sends what was quoted.
-pub fn launch(state: State, request: Arc<Request>, under_way: UnderWay, patience: Patience) -> Flight {
+pub fn launch(
+    state: State,
+    request: Arc<Request>,
+    in_flight_call: InFlightCall,
+    timeouts: Timeouts,
+) -> CallFuture {
     Box::pin(async move {
-        let UnderWay { place, quote, beaten, .. } = under_way;
+        let InFlightCall { place, quote, beaten, .. } = in_flight_call;
         let started_at = state.ledger.clock().now();
-        let sent = attempt::send(&state, &request, &quote, Waiting { patience, beaten: &beaten }).await;
+        let sent = attempt::send(&state, &request, &quote, Waiting { timeouts, beaten: &beaten }).await;
         let (provider_request_id, status) = match &sent {
             Ok(answered) => (answered.provider_request_id.clone(), Some(answered.status)),
             Err(failed) => (failed.provider_request_id.clone(), failed.failure.status),
         };
-        let call = Call { quote, started_at, provider_request_id, status };
+        let call = SentCall { quote, started_at, provider_request_id, status };
         let first_part_micros = state.ledger.clock().now().0.saturating_sub(started_at.0);
-        Landed { place, call, sent: sent.map(|Answered { body, .. }| body), first_part_micros }
+        FinishedCall { place, call, sent: sent.map(|Answered { body, .. }| body), first_part_micros }
     })
 }
 
 impl Loser {
     /// Reads on beside the winner.
-    pub fn of(witness: Witness, flight: Flight, under_way: UnderWay) -> Loser {
+    pub fn of(reporter: HealthReporter, call_future: CallFuture, in_flight_call: InFlightCall) -> Loser {
         let (stop, stopped) = oneshot::channel();
-        Loser { reading: tokio::spawn(read_on(witness, flight, under_way, stopped)), stop }
+        Loser { reading: tokio::spawn(read_on(reporter, call_future, in_flight_call, stopped)), stop }
     }
 
     /// The winner's answer is over: so is this.
-    pub async fn end(self, request: &Request, hold: &mut Hold) {
+    pub async fn end(self, request: &Request, hold: &mut RequestHold) {
         // One that came to its end by itself listens no more.
         let _ = self.stop.send(());
         let Ok(Read { call, outcome, report }) = self.reading.await else { return };
@@ -115,17 +120,17 @@ impl Loser {
     }
 }
 
-impl Witness {
-    fn tells(&self, call: &Call, shown: Shown) {
+impl HealthReporter {
+    fn report(&self, call: &SentCall, shown: Shown) {
         let now = self.state.ledger.clock().now();
-        if let Some(news) = shown.news(silence(call, &self.patience, now)) {
+        if let Some(news) = shown.news(silence(call, &self.timeouts, now)) {
             self.state.weather.hears(&call.quote.target, now, news);
         }
     }
 }
 
-fn silence(call: &Call, patience: &Patience, now: Timestamp) -> News {
-    let patience_micros = i64::try_from(patience.first_token.as_micros()).unwrap_or(i64::MAX);
+fn silence(call: &SentCall, timeouts: &Timeouts, now: Timestamp) -> News {
+    let patience_micros = i64::try_from(timeouts.first_token.as_micros()).unwrap_or(i64::MAX);
     News::Silent { micros: now.0.saturating_sub(call.started_at.0), patience_micros }
 }
 
@@ -146,53 +151,53 @@ impl Shown {
 }
 
 async fn read_on(
-    witness: Witness,
-    mut flight: Flight,
-    under_way: UnderWay,
+    reporter: HealthReporter,
+    mut call_future: CallFuture,
+    in_flight_call: InFlightCall,
     mut stopped: oneshot::Receiver<()>,
 ) -> Read {
-    let landed = tokio::select! {
+    let finished = tokio::select! {
         biased;
-        landed = &mut flight => landed,
+        finished = &mut call_future => finished,
         _ = &mut stopped => {
-            let read = silent(flight, under_way);
-            witness.tells(&read.call, Shown::Silence);
+            let read = silent(call_future, in_flight_call);
+            reporter.report(&read.call, Shown::Silence);
             return read;
         }
     };
-    let Landed { call, sent, first_part_micros, .. } = landed;
+    let FinishedCall { call, sent, first_part_micros, .. } = finished;
     let family = call.quote.target.upstream.family;
     match sent {
         Err(Failed { failure, outcome, report, .. }) => {
-            witness.tells(&call, Shown::Failure(failure));
+            reporter.report(&call, Shown::Failure(failure));
             Read { call, outcome, report: report.map(|report| *report) }
         }
         Ok(AnswerBody::Whole { json, .. }) => {
-            witness.tells(&call, Shown::Answer { first_part_micros });
+            reporter.report(&call, Shown::Answer { first_part_micros });
             let report = Some(Report::of_answer(family, &json));
             Read { call, outcome: AttemptOutcome::Succeeded, report }
         }
         Ok(AnswerBody::Stream(open)) => {
-            witness.tells(&call, Shown::StreamBegins { first_part_micros });
-            let clock = witness.state.ledger.clock();
+            reporter.report(&call, Shown::StreamBegins { first_part_micros });
+            let clock = reporter.state.ledger.clock();
             let (outcome, relay) = read_stream(*open, clock, stopped).await;
-            witness.tells(&call, Shown::StreamEnds { outcome, failure: relay.failure().cloned() });
+            reporter.report(&call, Shown::StreamEnds { outcome, failure: relay.failure().cloned() });
             Read { call, outcome, report: Some(Report::of_stream(&relay)) }
         }
     }
 }
 
 /// What one that said nothing has told of its costs: a stream may have begun with them.
-fn silent(flight: Flight, under_way: UnderWay) -> Read {
-    let UnderWay { quote, started_at, beaten, .. } = under_way;
+fn silent(call_future: CallFuture, in_flight_call: InFlightCall) -> Read {
+    let InFlightCall { quote, started_at, beaten, .. } = in_flight_call;
     beaten.notify_one();
-    match flight.now_or_never() {
-        Some(Landed { call, sent: Err(Failed { report: Some(report), .. }), .. }) => {
+    match call_future.now_or_never() {
+        Some(FinishedCall { call, sent: Err(Failed { report: Some(report), .. }), .. }) => {
             Read { call, outcome: AttemptOutcome::Cancelled, report: Some(*report) }
         }
-        Some(Landed { call, .. }) => Read { call, outcome: AttemptOutcome::Unknown, report: None },
+        Some(FinishedCall { call, .. }) => Read { call, outcome: AttemptOutcome::Unknown, report: None },
         None => {
-            let call = Call { quote, started_at, provider_request_id: None, status: None };
+            let call = SentCall { quote, started_at, provider_request_id: None, status: None };
             Read { call, outcome: AttemptOutcome::Unknown, report: None }
         }
     }
@@ -260,16 +265,16 @@ mod tests {
             client_wants_usage: false,
             created_at_seconds: 0,
         };
-        let patience =
-            Patience { first_token: Duration::from_secs(1), between_tokens: Duration::from_secs(1) };
+        let timeouts =
+            Timeouts { first_token: Duration::from_secs(1), between_tokens: Duration::from_secs(1) };
         OpenStream {
             upstream: axum::http::Response::new(text).into(),
             relay: StreamRelay::new(ends),
             since: Timestamp::default(),
             first: Bytes::new(),
             ended: false,
-            patience,
-            progress: Progress::new(9, &patience, Timestamp::default()),
+            timeouts,
+            progress: Progress::new(9, &timeouts, Timestamp::default()),
         }
     }
 

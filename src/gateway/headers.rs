@@ -8,41 +8,29 @@ use utoipa::openapi::header::{Header, HeaderBuilder};
 use utoipa::openapi::path::{Operation, Parameter};
 
 use crate::domain::credits::Credits;
-use crate::gateway::cache::Answer;
+use crate::domain::event::Balance;
 use crate::gateway::dialects::Dialect;
-use crate::gateway::dispatch::Dispatch;
-use crate::gateway::hold::Hold;
 use crate::gateway::plan::Plan;
-use crate::gateway::quote::Quote;
 
 /// What a stream is.
 pub const EVENT_STREAM: &str = "text/event-stream";
 
 /// How much of the time until the answer's head was the providers'. Travels with the answer, not to the client.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Away {
+pub struct UpstreamTime {
     pub seconds: f64,
 }
 
 /// Headers that stay true of an answer whenever it is given again.
 #[derive(Clone, Debug, Default)]
 pub struct Notices {
-    clamp_tokens: Option<u64>,
-    fallback: Option<String>,
-    warning: Option<String>,
-    dropped: Vec<String>,
+    pub clamp_tokens: Option<u64>,
+    pub fallback: Option<String>,
+    pub warning: Option<String>,
+    pub dropped: Vec<String>,
 }
 
 impl Notices {
-    pub fn of(dispatch: &Dispatch, quote: &Quote) -> Notices {
-        Notices {
-            clamp_tokens: quote.clamp_tokens,
-            fallback: dispatch.fallback.clone(),
-            warning: quote.target.notice.clone(),
-            dropped: quote.dropped.clone(),
-        }
-    }
-
     fn put(&self, headers: &mut HeaderMap) {
         if let Some(tokens) = self.clamp_tokens {
             put(headers, "x-tollgate-clamp", &tokens.to_string());
@@ -59,42 +47,24 @@ impl Notices {
     }
 }
 
-pub fn set(response: &mut Response, dispatch: &Dispatch, quote: &Quote, content_type: &'static str) {
-    response.extensions_mut().insert(dispatch.away);
-    let headers = response.headers_mut();
-    set_content_type(headers, content_type);
-    let answered_by = (quote.target.upstream.config.name.as_str(), quote.target.model.as_str());
-    set_common(headers, &dispatch.plan, &dispatch.hold, answered_by);
-    if let Some(result) = dispatch.reuse.name() {
-        put(headers, "x-tollgate-cache", result);
-    }
-    if dispatch.is_degraded {
-        put(headers, "x-tollgate-degraded", "true");
-    }
-    Notices::of(dispatch, quote).put(headers);
+/// What the headers of an answer say, whether a provider has made it now or the cache had it.
+pub struct AnswerHeaders<'a> {
+    pub content_type: &'static str,
+    pub provider: &'a str,
+    pub model: &'a str,
+    pub plan: &'a Plan,
+    pub balance: Option<Balance>,
+    /// What the cache had for the request, where its route has one.
+    pub cache: Option<&'static str>,
+    pub is_degraded: bool,
+    pub notices: &'a Notices,
 }
 
-fn set_content_type(headers: &mut HeaderMap, content_type: &'static str) {
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    if content_type == EVENT_STREAM {
-        // Neither kept nor gathered on its way: nginx, for one, waits for a buffer to be full.
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        put(headers, "x-accel-buffering", "no");
-    }
-}
-
-/// On a cached answer.
-pub fn set_reused(response: &mut Response, plan: &Plan, hold: &Hold, answer: &Answer, result: &str) {
-    let headers = response.headers_mut();
+pub fn set(response: &mut Response, answer: &AnswerHeaders<'_>) {
+    let (headers, plan) = (response.headers_mut(), answer.plan);
     set_content_type(headers, answer.content_type);
-    set_common(headers, plan, hold, (&answer.provider, &answer.model));
-    answer.notices.put(headers);
-    put(headers, "x-tollgate-cache", result);
-}
-
-fn set_common(headers: &mut HeaderMap, plan: &Plan, hold: &Hold, (provider, model): (&str, &str)) {
-    put(headers, "x-tollgate-model", model);
-    put(headers, "x-tollgate-provider", provider);
+    put(headers, "x-tollgate-model", answer.model);
+    put(headers, "x-tollgate-provider", answer.provider);
     if let Some(route) = &plan.route {
         put(headers, "x-tollgate-route", route);
     }
@@ -110,8 +80,24 @@ fn set_common(headers: &mut HeaderMap, plan: &Plan, hold: &Hold, (provider, mode
     if let Some((level, why)) = plan.complexity() {
         put(headers, "x-tollgate-complexity", &format!("{}; {why}", level.name()));
     }
-    if let Some(balance) = &hold.balance {
+    if let Some(balance) = &answer.balance {
         put(headers, "x-tollgate-balance", &balance.available.to_string());
+    }
+    if let Some(result) = answer.cache {
+        put(headers, "x-tollgate-cache", result);
+    }
+    if answer.is_degraded {
+        put(headers, "x-tollgate-degraded", "true");
+    }
+    answer.notices.put(headers);
+}
+
+fn set_content_type(headers: &mut HeaderMap, content_type: &'static str) {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if content_type == EVENT_STREAM {
+        // Neither kept nor gathered on its way: nginx, for one, waits for a buffer to be full.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        put(headers, "x-accel-buffering", "no");
     }
 }
 

@@ -30,6 +30,7 @@ mod quote;
 mod route_context;
 mod shed;
 mod stream;
+mod target;
 #[cfg(test)]
 mod tests;
 mod token_count;
@@ -185,7 +186,7 @@ fn warn_of_unpriced(ledger: &Ledger, config: &Config, routes: &Routes) {
             system.prices.card(version, OrgId::SYSTEM, provider.priced_as(), &target.model, now)
         });
         let why = match (seller, card) {
-            (Some(seller), Some(card)) if plan::is_served(card, family(seller.kind)) => continue,
+            (Some(seller), Some(card)) if target::is_served(card, family(seller.kind)) => continue,
             (Some(_), Some(_)) => "is not served by a provider of this kind: never tried",
             (_, None) | (None, _) => "has no price: never tried",
         };

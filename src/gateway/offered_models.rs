@@ -5,8 +5,9 @@ use std::sync::Arc;
 use crate::domain::pricing::RateCard;
 use crate::domain::time::Timestamp;
 use crate::gateway::edge::Caller;
-use crate::gateway::plan::{Prices, is_served};
+use crate::gateway::plan::Prices;
 use crate::gateway::providers::models::ModelEntry;
+use crate::gateway::target::is_served;
 use crate::gateway::{State, Upstream};
 
 /// By their names, each once; a model also as `provider/model` of each that sells it.

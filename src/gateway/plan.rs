@@ -1,4 +1,4 @@
-//! The plan: which targets may serve a request, in the order in which they are tried, and with how much patience.
+//! The plan: which targets may serve a request, in the order in which they are tried, and with how much timeouts.
 //!
 //! A model without a price never enters a plan (I10). The routing table is taken once: a reload changes no request
 //! that is under way.
@@ -6,36 +6,21 @@
 use std::sync::Arc;
 
 use crate::domain::ids::OrgId;
-use crate::domain::pricing::{Mode, RateCard};
+use crate::domain::pricing::RateCard;
 use crate::domain::routing::complexity::Level;
 use crate::domain::routing::{Asked, Choice, Complexity, Expanded, Policy, Routes, Seat, To};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
-use crate::gateway::dialects::Family;
-use crate::gateway::edge::{Endpoint, Request};
+use crate::gateway::edge::Request;
 use crate::gateway::failure::Failure;
-use crate::gateway::providers;
 use crate::gateway::route_context::route_context;
+use crate::gateway::target::Target;
 use crate::gateway::warmth::{self, Conversation};
 use crate::gateway::{State, Upstream};
 
-/// The output limit of a model whose card knows no maximum.
-const OUTPUT_TOKENS_UNKNOWN: u64 = 4_096;
 /// Days before a model is switched off from which on its answers say so.
 const NOTICE_DAYS: i64 = 60;
 const DAY_SECONDS: i64 = 86_400;
-
-/// One upstream with the model to ask there, and its price.
-#[derive(Clone, Debug)]
-pub struct Target {
-    pub upstream: Arc<Upstream>,
-    pub model: String,
-    pub card: Arc<RateCard>,
-    /// The route leaves it open which target of a group serves.
-    pub group: usize,
-    /// What the caller should know of the model: that its days are counted, or that it stands for another.
-    pub notice: Option<String>,
-}
 
 /// Where a request may go.
 #[derive(Clone, Debug)]
@@ -278,63 +263,4 @@ fn distinct(all: impl Iterator<Item = Target>) -> Vec<Target> {
         }
     }
     targets
-}
-
-/// Whether a provider of this family generates with a model of this mode.
-pub fn generates(mode: Mode, family: Family) -> bool {
-    match mode {
-        Mode::Chat => true,
-        Mode::Responses => family == Family::OpenaiResponses,
-        Mode::Embedding => false,
-    }
-}
-
-/// Whether a provider of this family makes embeddings with it.
-pub fn embeds(mode: Mode, family: Family, model: &str) -> bool {
-    mode == Mode::Embedding && providers::embeddings_path(family, model).is_some()
-}
-
-/// Whether a provider of this family can be asked for a card's model at any endpoint.
-pub fn is_served(card: &RateCard, family: Family) -> bool {
-    generates(card.mode, family) || embeds(card.mode, family, &card.model)
-}
-
-impl Target {
-    fn is_same(&self, other: &Target) -> bool {
-        (&self.upstream.config.name, &self.model) == (&other.upstream.config.name, &other.model)
-    }
-
-    fn serves(&self, endpoint: Endpoint) -> bool {
-        match endpoint {
-            Endpoint::Generate(_) => generates(self.card.mode, self.upstream.family),
-            Endpoint::Embed => embeds(self.card.mode, self.upstream.family, &self.model),
-        }
-    }
-
-    /// The most that the model says in one answer.
-    pub fn output_tokens_max(&self) -> u64 {
-        self.card.output_tokens_max.unwrap_or(OUTPUT_TOKENS_UNKNOWN)
-    }
-
-    /// The context window, where an output limit counts against it.
-    pub fn window_of_both(&self) -> Option<u64> {
-        let counts = providers::counts_output_limit(self.upstream.family, &self.model);
-        self.card.context_window_tokens.filter(|_| counts)
-    }
-
-    /// Where it does not: what there is instead.
-    fn serves_elsewhere(&self, endpoint: Endpoint) -> &'static str {
-        match (endpoint, self.card.mode) {
-            (Endpoint::Generate(_), Mode::Embedding) => "it makes embeddings; ask for them at /v1/embeddings",
-            (Endpoint::Generate(_), Mode::Chat | Mode::Responses) => {
-                "OpenAI serves it by its responses alone, which takes a provider of kind `openai_responses`"
-            }
-            (Endpoint::Embed, Mode::Chat | Mode::Responses) => {
-                "it generates text; ask for it at /v1/chat/completions, /v1/responses or /v1/messages"
-            }
-            (Endpoint::Embed, Mode::Embedding) => {
-                "its provider's embeddings can't be asked for by this gateway"
-            }
-        }
-    }
 }

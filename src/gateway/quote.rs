@@ -17,8 +17,9 @@ use crate::gateway::dialects::{self, Family, UpstreamRequest, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
 use crate::gateway::fit;
-use crate::gateway::plan::{Prices, Target};
+use crate::gateway::plan::Prices;
 use crate::gateway::providers;
+use crate::gateway::target::Target;
 
 /// Bytes by which the clamp can lengthen a request that named none.
 const CLAMP_BYTES: u64 = 64;
@@ -59,7 +60,7 @@ pub struct Quote {
 
 /// How much a quote may come to.
 #[derive(Clone, Copy, Debug)]
-pub enum Means<'a> {
+pub enum Funds<'a> {
     /// Not known yet: the ledger decides on the whole bound.
     Unknown,
     /// What the ledger said is left, and whether a caller that named no limit gets what that affords.
@@ -72,11 +73,11 @@ pub fn quote(
     request: &Request,
     target: &Target,
     prices: &Prices,
-    means: Means<'_>,
+    funds: Funds<'_>,
 ) -> Result<Quote, Failure> {
     match request.endpoint {
-        Endpoint::Embed => quote_embedding(request, target, prices, means),
-        Endpoint::Generate(_) => quote_generation(request, target, prices, means),
+        Endpoint::Embed => quote_embedding(request, target, prices, funds),
+        Endpoint::Generate(_) => quote_generation(request, target, prices, funds),
     }
 }
 
@@ -84,7 +85,7 @@ fn quote_generation(
     request: &Request,
     target: &Target,
     prices: &Prices,
-    means: Means<'_>,
+    funds: Funds<'_>,
 ) -> Result<Quote, Failure> {
     let (client, upstream) = (request.endpoint.dialect(), target.upstream.family);
     let UpstreamRequest { mut body, mut dropped } =
@@ -94,7 +95,7 @@ fn quote_generation(
     let terms = terms(request, prices, &limits, target);
     let bounds = Bounds { card: &target.card, terms: &terms, demand: &limits.demand };
     let wanted = wanted_output(request, target, &body, bytes);
-    let limit = limit_within(means, &wanted, &bounds)?;
+    let limit = limit_within(funds, &wanted, &bounds)?;
     if Family::from(client) != upstream {
         dropped.extend(dialects::fit_thinking(client, &request.body, &mut body, limit));
     }
@@ -164,8 +165,8 @@ fn wanted_output(request: &Request, target: &Target, body: &Value, bytes: u64) -
 }
 
 /// The output limit that is wanted, or as much of it as the means afford.
-fn limit_within(means: Means<'_>, wanted: &WantedOutput, bounds: &Bounds<'_>) -> Result<u64, Failure> {
-    let Means::Available { credits: available, clamp, refusal } = means else { return Ok(wanted.tokens) };
+fn limit_within(funds: Funds<'_>, wanted: &WantedOutput, bounds: &Bounds<'_>) -> Result<u64, Failure> {
+    let Funds::Available { credits: available, clamp, refusal } = funds else { return Ok(wanted.tokens) };
     let affordable = bounds.affordable(available.or_zero())?;
     let at_least = match (wanted.asked, clamp) {
         (None, ClampPolicy::Strict) => 1,
@@ -182,7 +183,7 @@ fn quote_embedding(
     request: &Request,
     target: &Target,
     prices: &Prices,
-    means: Means<'_>,
+    funds: Funds<'_>,
 ) -> Result<Quote, Failure> {
     let UpstreamRequest { mut body, mut dropped } =
         embeddings::upstream_request(target.upstream.family, &request.body, &target.model)?;
@@ -193,11 +194,11 @@ fn quote_embedding(
     let terms = terms(request, prices, &limits, target);
     let demand = limits.demand;
     let credits = at_least_one(bound(&target.card, &terms, &demand, 0)?);
-    match means {
-        Means::Available { credits: available, refusal, .. } if available < credits => {
+    match funds {
+        Funds::Available { credits: available, refusal, .. } if available < credits => {
             Err(unaffordable(refusal, available, credits, 0))
         }
-        Means::Available { .. } | Means::Unknown => Ok(Quote {
+        Funds::Available { .. } | Funds::Unknown => Ok(Quote {
             credits,
             input_credits: credits,
             input_tokens_max: demand.input_tokens_max,

@@ -20,7 +20,7 @@ use crate::gateway::dialects::{Family, StreamRelay};
 use crate::gateway::dispatch::Dispatch;
 use crate::gateway::failure::Failure;
 use crate::gateway::headers;
-use crate::gateway::hold::{Call, EXTEND_SECONDS};
+use crate::gateway::hold::{EXTEND_SECONDS, SentCall};
 use crate::gateway::meter::{self, Report};
 use crate::gateway::model_names::is_openai_reasoning_model;
 use crate::gateway::weather;
@@ -62,24 +62,28 @@ enum Next {
 }
 
 /// Answers with the stream's head; a task relays the rest.
-pub fn answer(dispatch: Box<Dispatch>, call: Call, open: Box<OpenStream>) -> Response {
+pub fn answer(dispatch: Box<Dispatch>, call: SentCall, open: Box<OpenStream>) -> Response {
     let (sender, receiver) = mpsc::channel::<Bytes>(PARTS_MAX);
     let parts = futures_util::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|part| (Ok::<_, std::convert::Infallible>(part), receiver))
     });
-    let mut response = Response::new(Body::from_stream(parts));
-    headers::set(&mut response, &dispatch, &call.quote, headers::EVENT_STREAM);
+    let response = dispatch.response(Body::from_stream(parts), &call.quote, headers::EVENT_STREAM);
     tokio::spawn(relay(dispatch, call, open, Client { parts: Some(sender), gone_at: None }));
     response
 }
 
-async fn relay(mut dispatch: Box<Dispatch>, call: Call, open: Box<OpenStream>, client: Client) {
+async fn relay(mut dispatch: Box<Dispatch>, call: SentCall, open: Box<OpenStream>, client: Client) {
     let passed = pass_on(&mut dispatch, &call, *open, client).await;
     conclude(dispatch, call, passed).await;
 }
 
 /// Passes a stream on for as long as it is worth reading.
-async fn pass_on(dispatch: &mut Dispatch, call: &Call, mut open: OpenStream, mut client: Client) -> Passed {
+async fn pass_on(
+    dispatch: &mut Dispatch,
+    call: &SentCall,
+    mut open: OpenStream,
+    mut client: Client,
+) -> Passed {
     let clock = dispatch.state.ledger.clock().clone();
     let mut extend_at = match dispatch.hold.is_due() {
         true => clock.now(),
@@ -122,14 +126,14 @@ async fn pass_on(dispatch: &mut Dispatch, call: &Call, mut open: OpenStream, mut
     Passed { relay: open.relay, client, tail, is_given_up }
 }
 
-async fn next(open: &mut OpenStream, until: Option<Timestamp>, clock: &Clock, call: &Call) -> Next {
+async fn next(open: &mut OpenStream, until: Option<Timestamp>, clock: &Clock, call: &SentCall) -> Next {
     let provider = &call.quote.target.upstream.config.name;
     let left = attempt::left(until, clock.now());
     if left.is_zero() {
         return Next::TimeIsUp;
     }
     let wait = match open.relay.is_whole() {
-        true => TAIL_WAIT.min(open.patience.between_tokens),
+        true => TAIL_WAIT.min(open.timeouts.between_tokens),
         false => open.wait(clock.now()),
     };
     let read = match timeout(wait.min(left), open.upstream.chunk()).await {
@@ -158,7 +162,7 @@ async fn next(open: &mut OpenStream, until: Option<Timestamp>, clock: &Clock, ca
 }
 
 /// Meters and settles what there was, and then says the end.
-async fn conclude(mut dispatch: Box<Dispatch>, call: Call, passed: Passed) {
+async fn conclude(mut dispatch: Box<Dispatch>, call: SentCall, passed: Passed) {
     let Passed { mut relay, mut client, mut tail, is_given_up } = passed;
     let clock = dispatch.state.ledger.clock().clone();
     // Where nothing said so, more may have been to come: it is no answer to give again.
@@ -199,7 +203,7 @@ async fn conclude(mut dispatch: Box<Dispatch>, call: Call, passed: Passed) {
 /// Whether more may have been made of a stream that we gave up than it has shown: by a model that thinks unseen, or before it
 /// showed anything. Gemini's streams count as they go; OpenAI's tell their usage at the end, and Claude's tell that of the
 /// output there.
-fn may_have_made_more(call: &Call, relay: &StreamRelay) -> bool {
+fn may_have_made_more(call: &SentCall, relay: &StreamRelay) -> bool {
     let quote = &call.quote;
     let is_silent = relay.delivered().deltas == 0;
     match quote.target.upstream.family {

@@ -17,7 +17,7 @@ use crate::domain::usage::Usage;
 use crate::gateway::State;
 use crate::gateway::canonical_json;
 use crate::gateway::edge::{Endpoint, Request};
-use crate::gateway::plan::Target;
+use crate::gateway::target::Target;
 
 /// About 10 MB.
 const CONVERSATIONS_MAX: u64 = 100_000;

@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::domain::event::AttemptOutcome;
 use crate::domain::routing::{Allowance, Health, News, Prefer, Retry, Standing, in_order};
 use crate::domain::time::Timestamp;
-use crate::gateway::plan::Target;
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
+use crate::gateway::target::Target;
 
 /// Targets in memory before those that say nothing are dropped: a ceiling price admits models of any name.
 const TARGETS_MAX: usize = 10_000;

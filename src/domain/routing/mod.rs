@@ -6,7 +6,7 @@ mod breaker;
 pub mod complexity;
 mod experiment;
 mod health;
-mod itinerary;
+mod retry_plan;
 mod route;
 mod routes;
 pub mod warmth;
@@ -14,7 +14,7 @@ pub mod warmth;
 pub use breaker::Standing;
 pub use experiment::{Arm, Experiment, Phase, Seat, StickyBy, Trial, Trials};
 pub use health::{Allowance, Health, Left, News, in_order};
-pub use itinerary::{Itinerary, Next, Rounds, Setback};
+pub use retry_plan::{FailedAttempt, Next, RetryPlan, Rounds};
 pub use route::{
     Asked, ByComplexity, CachePolicy, ClampPolicy, Complexity, ContextFit, OnExpiry, Policy, Prefer, Route,
     StayWarm, Step, To, When,

@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use axum::response::Response;
 
-use super::{Detours, Dispatch, count_reuse, hit_price, reused, rounds, tries_until};
-use crate::domain::routing::{Itinerary, Seat};
+use super::Dispatch;
+use super::fallback::{Fallbacks, rounds, tries_until};
+use super::reuse::{count_reuse, hit_price, reused};
+use crate::domain::routing::{RetryPlan, Seat};
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::cache::{Cache, Reuse};
 use crate::gateway::edge::Request;
 use crate::gateway::failure::Failure;
 use crate::gateway::fit::fit;
-use crate::gateway::headers::Away;
-use crate::gateway::hold::{EXTEND_SECONDS, Hold, Taken};
+use crate::gateway::headers::UpstreamTime;
+use crate::gateway::hold::{EXTEND_SECONDS, RequestHold, TakenHold};
 use crate::gateway::plan::{self, Plan, Prices};
 use crate::gateway::quote::Quote;
 
@@ -41,18 +43,18 @@ pub(super) async fn begin(
     let reuse = Cache::look_up(state, &request, &plan, ends_at).await?;
     if let (Reuse::Hit(answer) | Reuse::Stale(answer), Some(name)) = (&reuse, reuse.name()) {
         let price = hit_price(&plan);
-        let mut hold = Hold::take_for_reuse(state, &request, prices, &plan, price).await?;
+        let mut hold = RequestHold::take_for_reuse(state, &request, prices, &plan, price).await?;
         count_reuse(name);
         return reused(&mut hold, &plan, answer, name).await.map(Begun::Reused);
     }
-    let Taken { hold, place, quote, skipped } = take_hold(state, &request, prices, &plan).await?;
+    let TakenHold { hold, place, quote, skipped } = take_hold(state, &request, prices, &plan).await?;
     if let Some(name) = reuse.name() {
         count_reuse(name);
     }
     plan.targets.drain(..place);
     let dispatch = Dispatch {
-        itinerary: Itinerary::new(plan.targets.len(), rounds(&plan.policy), tries_until(ends_at, now)),
-        detours: Detours::of(&plan.policy),
+        retry_plan: RetryPlan::new(plan.targets.len(), rounds(&plan.policy), tries_until(ends_at, now)),
+        fallbacks: Fallbacks::of(&plan.policy),
         in_flight: Vec::new(),
         losers: Vec::new(),
         state: state.clone(),
@@ -64,7 +66,7 @@ pub(super) async fn begin(
         ends_at,
         transient: None,
         reuse,
-        away: Away::default(),
+        upstream_time: UpstreamTime::default(),
     };
     Ok(Begun::Held(Box::new(dispatch), quote))
 }
@@ -76,10 +78,10 @@ async fn take_hold(
     request: &Arc<Request>,
     prices: Prices,
     plan: &Plan,
-) -> Result<Taken, Failure> {
+) -> Result<TakenHold, Failure> {
     let (weather, clock) = (&state.weather, state.ledger.clock());
     let probed = plan.targets.first().filter(|first| weather.is_chosen(first, clock.now()));
-    let taken = Hold::take(state, request, prices, plan, ttl_seconds(plan)).await;
+    let taken = RequestHold::take(state, request, prices, plan, ttl_seconds(plan)).await;
     let is_meant = taken.as_ref().is_ok_and(|taken| taken.place == 0);
     if let Some(probed) = probed.filter(|_| !is_meant) {
         weather.is_let_go(probed, clock.now());

@@ -165,9 +165,13 @@ async fn a_target_that_answers_while_the_hold_grows_for_a_hedge_is_not_hedged() 
     // The hold grows once the first target has answered, of which its allowance tells.
     let answered = async move {
         go_on.notify_one();
-        while state.weather.is_ready(&first, state.ledger.clock().now(), 0) {
+        for _ in 0..10_000 {
+            if !state.weather.is_ready(&first, state.ledger.clock().now(), 0) {
+                break;
+            }
             yield_now().await;
         }
+        // Its body came with its head.
         for _ in 0..100 {
             yield_now().await;
         }

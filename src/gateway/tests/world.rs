@@ -1,7 +1,7 @@
 //! A gateway with its ledger, its providers as simulators, and an org that pays: what the stories are told of.
 
 use super::*;
-use crate::gateway::plan::Target;
+use crate::gateway::target::Target;
 
 pub const ACME: OrgId = OrgId(Uuid::from_u128(0xACE));
 

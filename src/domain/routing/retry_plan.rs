@@ -13,7 +13,7 @@ const PAUSE_MICROS: i64 = 200_000;
 const PAUSE_MICROS_MAX: i64 = 8 * Timestamp::MICROS_PER_SECOND;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Itinerary {
+pub struct RetryPlan {
     stops: Vec<Stop>,
     at: usize,
     /// Rounds over the chain that are left after this one.
@@ -38,7 +38,7 @@ struct Stop {
 
 /// An attempt that brought nothing for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Setback {
+pub struct FailedAttempt {
     pub retry: Retry,
     /// The provider's `Retry-After`.
     pub retry_after_seconds: Option<i64>,
@@ -56,12 +56,12 @@ pub enum Next {
     GiveUp,
 }
 
-impl Itinerary {
+impl RetryPlan {
     /// Over a chain of that many targets, the first of which is being tried.
-    pub fn new(targets: usize, rounds: Rounds, deadline: Timestamp) -> Itinerary {
+    pub fn new(targets: usize, rounds: Rounds, deadline: Timestamp) -> RetryPlan {
         let stop = Stop { is_out: false, not_before: Timestamp(i64::MIN) };
         let Rounds { retries, pause_seconds_max } = rounds;
-        Itinerary {
+        RetryPlan {
             stops: vec![stop; targets],
             at: 0,
             rounds_left: retries,
@@ -72,24 +72,24 @@ impl Itinerary {
     }
 
     /// The next target of this round, for a hedge of the one that is under way.
-    pub fn beside(&self, now: Timestamp) -> Option<usize> {
+    pub fn next_in_round(&self, now: Timestamp) -> Option<usize> {
         let later = self.stops.iter().enumerate().skip(self.at + 1);
         later.into_iter().find(|(_, stop)| !stop.is_out && stop.not_before <= now).map(|(place, _)| place)
     }
 
     /// It is used as the hedge.
-    pub fn hedges_with(&mut self, place: usize) {
+    pub fn hedge_at(&mut self, place: usize) {
         self.at = place;
     }
 
     /// The target at that place failed.
-    pub fn failed(&mut self, place: usize, setback: Setback, now: Timestamp) {
+    pub fn failed(&mut self, place: usize, failed: FailedAttempt, now: Timestamp) {
         let Some(stop) = self.stops.get_mut(place) else { return };
-        match setback.retry {
+        match failed.retry {
             Retry::Never | Retry::RouteFallbackOnly => {}
             Retry::Elsewhere => stop.is_out = true,
             Retry::HereOrElsewhere => {
-                if let Some(seconds) = setback.retry_after_seconds {
+                if let Some(seconds) = failed.retry_after_seconds {
                     stop.not_before = now.plus_seconds(seconds);
                 }
             }
@@ -106,7 +106,7 @@ impl Itinerary {
         if now >= self.deadline {
             return Next::GiveUp;
         }
-        match self.beside(now) {
+        match self.next_in_round(now) {
             Some(place) => {
                 self.at = place;
                 Next::Try { place, pause_micros: 0 }
@@ -152,28 +152,28 @@ mod tests {
     const GO: fn(usize, i64) -> Next = |place, pause_micros| Next::Try { place, pause_micros };
     const SECOND: i64 = Timestamp::MICROS_PER_SECOND;
 
-    /// Plays setbacks at once, one after the other; the draw is always 50 ms.
+    /// Plays failures at once, one after the other; the draw is always 50 ms.
     fn play(
         targets: usize,
         retries: u32,
         deadline_seconds: i64,
-        setbacks: &[(Retry, Option<i64>)],
+        failures: &[(Retry, Option<i64>)],
     ) -> Vec<Next> {
         let deadline = Timestamp(0).plus_seconds(deadline_seconds);
-        let mut itinerary = Itinerary::new(targets, Rounds { retries, pause_seconds_max: 6 }, deadline);
+        let mut retry_plan = RetryPlan::new(targets, Rounds { retries, pause_seconds_max: 6 }, deadline);
         let step = |(retry, retry_after_seconds): &(Retry, Option<i64>)| {
-            let setback = Setback { retry: *retry, retry_after_seconds: *retry_after_seconds };
-            let place = itinerary.at;
-            itinerary.failed(place, setback, Timestamp(0));
-            itinerary.next(setback.retry, Timestamp(0), 50_000)
+            let failed = FailedAttempt { retry: *retry, retry_after_seconds: *retry_after_seconds };
+            let place = retry_plan.at;
+            retry_plan.failed(place, failed, Timestamp(0));
+            retry_plan.next(failed.retry, Timestamp(0), 50_000)
         };
-        setbacks.iter().map(step).collect()
+        failures.iter().map(step).collect()
     }
 
     #[test]
     fn a_failure_is_followed_by_what_the_policy_says() {
         let again = (HereOrElsewhere, None);
-        for (claim, (targets, retries, deadline), setbacks, expected) in [
+        for (claim, (targets, retries, deadline), failures, expected) in [
             ("the caller's own fault ends it", (2, 1, 9), vec![(Never, None)], vec![Next::GiveUp]),
             (
                 "a route may name a fallback",
@@ -240,26 +240,26 @@ mod tests {
             ),
             ("past the deadline nothing is tried", (2, 1, 0), vec![again], vec![Next::GiveUp]),
         ] {
-            assert_eq!(play(targets, retries, deadline, &setbacks), expected, "{claim}");
+            assert_eq!(play(targets, retries, deadline, &failures), expected, "{claim}");
         }
     }
 
     #[test]
     fn a_hedge_takes_the_next_target_and_what_follows_knows_of_both() {
         let rounds = Rounds { retries: 1, pause_seconds_max: 9 };
-        let mut itinerary = Itinerary::new(3, rounds, Timestamp(0).plus_seconds(9));
-        let failed = Setback { retry: HereOrElsewhere, retry_after_seconds: Some(5) };
+        let mut retry_plan = RetryPlan::new(3, rounds, Timestamp(0).plus_seconds(9));
+        let failed = FailedAttempt { retry: HereOrElsewhere, retry_after_seconds: Some(5) };
 
-        let beside = itinerary.beside(Timestamp(0));
-        itinerary.hedges_with(1);
-        itinerary.failed(0, Setback { retry: Elsewhere, ..failed }, Timestamp(0));
-        itinerary.failed(1, failed, Timestamp(0));
-        let third = itinerary.next(HereOrElsewhere, Timestamp(0), 0);
-        itinerary.failed(2, Setback { retry_after_seconds: Some(7), ..failed }, Timestamp(0));
-        let again = itinerary.next(HereOrElsewhere, Timestamp(0), 0);
+        let second = retry_plan.next_in_round(Timestamp(0));
+        retry_plan.hedge_at(1);
+        retry_plan.failed(0, FailedAttempt { retry: Elsewhere, ..failed }, Timestamp(0));
+        retry_plan.failed(1, failed, Timestamp(0));
+        let third = retry_plan.next(HereOrElsewhere, Timestamp(0), 0);
+        retry_plan.failed(2, FailedAttempt { retry_after_seconds: Some(7), ..failed }, Timestamp(0));
+        let again = retry_plan.next(HereOrElsewhere, Timestamp(0), 0);
 
-        assert_eq!((beside, third, again), (Some(1), GO(2, 0), GO(1, 5 * SECOND)));
-        assert_eq!(Itinerary::new(1, rounds, Timestamp(9)).beside(Timestamp(0)), None);
+        assert_eq!((second, third, again), (Some(1), GO(2, 0), GO(1, 5 * SECOND)));
+        assert_eq!(RetryPlan::new(1, rounds, Timestamp(9)).next_in_round(Timestamp(0)), None);
     }
 
     #[test]

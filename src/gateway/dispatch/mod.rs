@@ -5,6 +5,8 @@
 //! own, so that a client that goes away neither leaks a hold nor gets tokens for free.
 
 mod begin;
+mod fallback;
+mod reuse;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,32 +18,32 @@ use futures_util::StreamExt;
 use tokio::time::{sleep, timeout};
 
 use crate::clock::Timer;
-use crate::domain::credits::Credits;
 use crate::domain::event::AttemptOutcome;
-use crate::domain::routing::{Itinerary, News, Next, Policy, Retry, Rounds, Seat, Setback, To};
+use crate::domain::routing::{FailedAttempt, News, Retry, RetryPlan, Seat};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::UsageSource;
 use crate::gateway::State;
-use crate::gateway::attempt::{self, AnswerBody, Failed, Patience};
-use crate::gateway::cache::{Answer, Pending, Reuse};
+use crate::gateway::attempt::{self, AnswerBody, Failed, Timeouts};
+use crate::gateway::cache::Reuse;
 use crate::gateway::dialects;
 use crate::gateway::dispatch::begin::{Begun, begin};
+use crate::gateway::dispatch::fallback::{Fallbacks, reason};
+use crate::gateway::dispatch::reuse::{count_reuse, reused};
 use crate::gateway::edge::Request;
 use crate::gateway::experiment;
 use crate::gateway::failure::{Failure, NOT_PRICED, TOO_LONG, UNSUPPORTED};
-use crate::gateway::flight::{self, Flight, Flights, Landed, Loser, UnderWay, Witness};
-use crate::gateway::headers::{self, Away, Notices};
-use crate::gateway::hold::{ARM_SPENT, Call, Hold};
+use crate::gateway::flight::{
+    self, CallFuture, CallFutures, FinishedCall, HealthReporter, InFlightCall, Loser,
+};
+use crate::gateway::headers::{self, AnswerHeaders, Notices, UpstreamTime};
+use crate::gateway::hold::{ARM_SPENT, RequestHold, SentCall};
 use crate::gateway::meter::{self, Metered, Report};
-use crate::gateway::plan::{Plan, Prices, Target};
+use crate::gateway::plan::{Plan, Prices};
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
 use crate::gateway::quote::Quote;
 use crate::gateway::stream;
 use crate::gateway::weather;
 use crate::ledger::LedgerError;
-
-/// No further attempt begins later than this where neither route nor caller says how long a request may take.
-const TRIES_SECONDS: i64 = 600;
 
 /// A request with its hold, on its way.
 #[derive(Debug)]
@@ -49,10 +51,10 @@ pub struct Dispatch {
     pub state: State,
     pub request: Arc<Request>,
     pub plan: Plan,
-    pub hold: Hold,
-    itinerary: Itinerary,
-    detours: Detours,
-    in_flight: Vec<UnderWay>,
+    pub hold: RequestHold,
+    retry_plan: RetryPlan,
+    fallbacks: Fallbacks,
+    in_flight: Vec<InFlightCall>,
     /// Calls that the answer beat.
     losers: Vec<Loser>,
     /// When the caller, or the route, wants it to be over.
@@ -65,15 +67,7 @@ pub struct Dispatch {
     pub is_degraded: bool,
     /// What the cache said, and what will be kept in it.
     pub reuse: Reuse,
-    pub away: Away,
-}
-
-/// Where a route still leads when its chain does not.
-#[derive(Debug)]
-struct Detours {
-    on_context_length: Option<To>,
-    on_content_policy: Option<To>,
-    degrade: Option<To>,
+    pub upstream_time: UpstreamTime,
 }
 
 /// Holds, dispatches, settles, answers.
@@ -147,86 +141,87 @@ impl Dispatch {
     /// Tries one target after another until one answers, a second beside the first where the route hedges; settles in
     /// any case.
     async fn attempt(mut self: Box<Self>, first: Quote) -> Result<Response, Failure> {
-        let mut flights = Flights::new();
+        let mut calls = CallFutures::new();
         let mut hedge_after = self.plan.policy.hedge_after_ms.map(Duration::from_millis);
-        flights.push(self.launch(0, first));
+        calls.push(self.launch(0, first));
         loop {
             let timer = Timer::start();
-            let landed = tokio::select! {
-                landed = flights.next() => landed,
+            let finished = tokio::select! {
+                finished = calls.next() => finished,
                 () = sleep(hedge_after.unwrap_or_default()), if hedge_after.is_some() => None,
             };
-            self.away.seconds += timer.seconds();
-            let landed = match landed {
-                Some(landed) => Some(landed),
+            self.upstream_time.seconds += timer.seconds();
+            let finished = match finished {
+                Some(finished) => Some(finished),
                 None => {
                     hedge_after = None;
-                    self.hedge(&mut flights).await
+                    self.hedge(&mut calls).await
                 }
             };
-            let Some(Landed { place, call, sent, first_part_micros }) = landed else { continue };
+            let Some(FinishedCall { place, call, sent, first_part_micros }) = finished else { continue };
             let failed = match sent {
                 Ok(body) if self.is_refused(&call, &body) => {
                     Failed::blocked(call.quote.target.upstream.family, body).await
                 }
                 Ok(body) => {
                     self.hears_of(&call, &body, first_part_micros);
-                    return self.answered(place, call, body, flights).await;
+                    return self.answered(place, call, body, calls).await;
                 }
                 Err(failed) => failed,
             };
             let failure = self.note_failure(place, call, failed);
-            if flights.is_empty() {
+            if calls.is_empty() {
                 match self.next(&failure).await {
-                    Some((place, quote)) => flights.push(self.launch(place, quote)),
+                    Some((place, quote)) => calls.push(self.launch(place, quote)),
                     None => return self.give_up(failure).await,
                 }
             }
         }
     }
 
-    fn launch(&mut self, place: usize, quote: Quote) -> Flight {
+    fn launch(&mut self, place: usize, quote: Quote) -> CallFuture {
         let now = self.state.ledger.clock().now();
         self.state.weather.starts(&quote.target, now, self.request.input_tokens);
-        let patience = self.patience(&quote);
-        let under_way = UnderWay { place, quote, started_at: now, beaten: Arc::default() };
-        let flight = flight::launch(self.state.clone(), self.request.clone(), under_way.clone(), patience);
-        self.in_flight.push(under_way);
-        flight
+        let timeouts = self.timeouts(&quote);
+        let in_flight_call = InFlightCall { place, quote, started_at: now, beaten: Arc::default() };
+        let call_future =
+            flight::launch(self.state.clone(), self.request.clone(), in_flight_call.clone(), timeouts);
+        self.in_flight.push(in_flight_call);
+        call_future
     }
 
     /// Asks the next target as well, once the hold covers both; unless the first has come to its end meanwhile.
-    async fn hedge(&mut self, flights: &mut Flights) -> Option<Landed> {
+    async fn hedge(&mut self, calls: &mut CallFutures) -> Option<FinishedCall> {
         let now = self.state.ledger.clock().now();
-        let place = self.itinerary.beside(now).filter(|_| !self.is_over(now))?;
+        let place = self.retry_plan.next_in_round(now).filter(|_| !self.is_over(now))?;
         let covered = {
             let covering = self.hold.cover(self.plan.targets.get(place)?, self.plan.policy.clamp);
             tokio::pin!(covering);
             tokio::select! {
                 biased;
-                landed = flights.next() => Err((landed, covering.await)),
+                finished = calls.next() => Err((finished, covering.await)),
                 quote = &mut covering => Ok(quote),
             }
         };
         let quote = match covered {
             Ok(quote) => quote?,
-            Err((landed, unused)) => {
+            Err((finished, unused)) => {
                 unused.iter().for_each(|quote| self.hold.uncover(quote));
-                return landed;
+                return finished;
             }
         };
-        self.itinerary.hedges_with(place);
+        self.retry_plan.hedge_at(place);
         metrics::counter!("tollgate_hedges_total").increment(1);
-        flights.push(self.launch(place, quote));
+        calls.push(self.launch(place, quote));
         None
     }
 
     /// Whether the provider's policy has left nothing of the answer, and the route names who answers then.
-    fn is_refused(&self, call: &Call, body: &AnswerBody) -> bool {
-        self.detours.on_content_policy.is_some() && body.is_blocked(call.quote.target.upstream.family)
+    fn is_refused(&self, call: &SentCall, body: &AnswerBody) -> bool {
+        self.fallbacks.on_content_policy.is_some() && body.is_blocked(call.quote.target.upstream.family)
     }
 
-    fn hears_of(&self, call: &Call, body: &AnswerBody, first_part_micros: i64) {
+    fn hears_of(&self, call: &SentCall, body: &AnswerBody, first_part_micros: i64) {
         // What a stream comes to is known at its end.
         let news = match body {
             AnswerBody::Whole { .. } => News::Answers { first_part_micros },
@@ -238,15 +233,15 @@ impl Dispatch {
     async fn answered(
         mut self: Box<Self>,
         place: usize,
-        call: Call,
+        call: SentCall,
         body: AnswerBody,
-        flights: Flights,
+        calls: CallFutures,
     ) -> Result<Response, Failure> {
         self.in_flight.retain(|other| other.place != place);
-        let losers = flights.into_iter().zip(std::mem::take(&mut self.in_flight));
-        let loser = |(flight, under_way): (_, UnderWay)| {
-            let patience = self.patience(&under_way.quote);
-            Loser::of(Witness { state: self.state.clone(), patience }, flight, under_way)
+        let losers = calls.into_iter().zip(std::mem::take(&mut self.in_flight));
+        let loser = |(call_future, in_flight_call): (_, InFlightCall)| {
+            let timeouts = self.timeouts(&in_flight_call.quote);
+            Loser::of(HealthReporter { state: self.state.clone(), timeouts }, call_future, in_flight_call)
         };
         self.losers = losers.map(loser).collect();
         if let (Some(first), true) = (self.plan.targets.first(), place > 0 && !self.losers.is_empty()) {
@@ -260,7 +255,7 @@ impl Dispatch {
 
     async fn answer(
         mut self: Box<Self>,
-        call: Call,
+        call: SentCall,
         bytes: &Bytes,
         json: &serde_json::Value,
     ) -> Result<Response, Failure> {
@@ -281,8 +276,7 @@ impl Dispatch {
         if matches!(self.reuse, Reuse::Missed(_)) && !dialects::has_failed(upstream, json) {
             self.keep(&call.quote, "application/json");
         }
-        let mut response = Response::new(Body::from(bytes));
-        headers::set(&mut response, &self, &call.quote, "application/json");
+        let mut response = self.response(Body::from(bytes), &call.quote, "application/json");
         headers::set_cost(&mut response, self.hold.cost());
         Ok(response)
     }
@@ -295,22 +289,31 @@ impl Dispatch {
         }
     }
 
-    /// Keeps the answer, which is whole and settled, where the route keeps any.
-    pub fn keep(&mut self, quote: &Quote, content_type: &'static str) {
-        // When the chain answers again, or the org has bought credits, there is a better one.
-        if self.is_degraded || quote.is_cut {
-            return;
-        }
-        let answer = Answer {
-            bytes: Bytes::new(),
+    /// The answer's head, and its body.
+    pub fn response(&self, body: Body, quote: &Quote, content_type: &'static str) -> Response {
+        let mut response = Response::new(body);
+        response.extensions_mut().insert(self.upstream_time);
+        let served = AnswerHeaders {
             content_type,
-            provider: quote.target.upstream.config.name.clone(),
-            model: quote.target.model.clone(),
-            cost: self.hold.cost(),
-            notices: Notices::of(self, quote),
-            made_at: self.state.ledger.clock().now(),
+            provider: &quote.target.upstream.config.name,
+            model: &quote.target.model,
+            plan: &self.plan,
+            balance: self.hold.balance,
+            cache: self.reuse.name(),
+            is_degraded: self.is_degraded,
+            notices: &self.notices(quote),
         };
-        self.reuse.keep(&self.state.cache, answer);
+        headers::set(&mut response, &served);
+        response
+    }
+
+    fn notices(&self, quote: &Quote) -> Notices {
+        Notices {
+            clamp_tokens: quote.clamp_tokens,
+            fallback: self.fallback.clone(),
+            warning: quote.target.notice.clone(),
+            dropped: quote.dropped.clone(),
+        }
     }
 
     /// Records the calls that the answer's beat: before its own, which is the last and for which the request counts.
@@ -326,7 +329,7 @@ impl Dispatch {
         self.hold.settle().await
     }
 
-    fn note_failure(&mut self, place: usize, call: Call, failed: Failed) -> UpstreamFailure {
+    fn note_failure(&mut self, place: usize, call: SentCall, failed: Failed) -> UpstreamFailure {
         let Failed { mut failure, outcome, report, .. } = failed;
         let now = self.state.ledger.clock().now();
         let target = &call.quote.target;
@@ -350,56 +353,12 @@ impl Dispatch {
             self.transient = Some(failure.clone());
         }
         let retry_after_seconds = failure.retry_after_seconds.and_then(|seconds| seconds.try_into().ok());
-        self.itinerary.failed(place, Setback { retry: failure.retry, retry_after_seconds }, now);
+        self.retry_plan.failed(place, FailedAttempt { retry: failure.retry, retry_after_seconds }, now);
         self.fallback.get_or_insert_with(|| reason(target, &failure));
         let (report, prices) = (report.as_deref(), &self.hold.prices);
         let metered = meter::meter_beside(&self.request, &call.quote, prices, report, outcome);
         self.hold.record(&call, metered, outcome);
         failure
-    }
-
-    /// What follows the last failure, covered by the hold; `None` where nothing does.
-    async fn next(&mut self, failure: &UpstreamFailure) -> Option<(usize, Quote)> {
-        let clock = self.state.ledger.clock().clone();
-        let mut next = self.itinerary.next(failure.retry, clock.now(), clock.chance());
-        loop {
-            next = match next {
-                Next::Try { place, pause_micros } => {
-                    self.pause(pause_micros).await;
-                    let target = self.plan.targets.get(place)?;
-                    if let Some(quote) = self.hold.cover(target, self.plan.policy.clamp).await {
-                        return Some((place, quote));
-                    }
-                    let retry = Retry::Elsewhere;
-                    self.itinerary.failed(place, Setback { retry, retry_after_seconds: None }, clock.now());
-                    self.itinerary.next(retry, clock.now(), clock.chance())
-                }
-                Next::RouteFallback | Next::GiveUp => self.detour(failure)?,
-            };
-        }
-    }
-
-    async fn pause(&mut self, micros: i64) {
-        if micros > 0 {
-            let timer = Timer::start();
-            sleep(Duration::from_micros(micros.unsigned_abs())).await;
-            self.away.seconds += timer.seconds();
-        }
-    }
-
-    /// Where the chain ends: what the route names for this very failure, each but once.
-    fn detour(&mut self, failure: &UpstreamFailure) -> Option<Next> {
-        let to = self.detours.take(failure)?;
-        let now = self.state.ledger.clock().now();
-        let targets = self.plan.targets_of(&self.state, &self.hold.prices, &self.request, &to);
-        if targets.is_empty() || self.is_over(now) {
-            return None;
-        }
-        let rounds = Rounds { retries: 0, ..rounds(&self.plan.policy) };
-        self.itinerary = Itinerary::new(targets.len(), rounds, tries_until(self.ends_at, now));
-        self.plan.targets = targets;
-        self.is_degraded = true;
-        Some(Next::Try { place: 0, pause_micros: 0 })
     }
 
     /// Whether the time is up that the caller or the route gave.
@@ -408,12 +367,12 @@ impl Dispatch {
     }
 
     /// How long the provider may take, by the route, else by its own settings.
-    fn patience(&self, quote: &Quote) -> Patience {
+    fn timeouts(&self, quote: &Quote) -> Timeouts {
         let policy = &self.plan.policy;
         let config = &quote.target.upstream.config;
         let seconds = |own: Option<u64>, of_provider| own.map_or(of_provider, Duration::from_secs);
         let first_token = seconds(policy.first_token_seconds, config.first_byte_timeout());
-        Patience {
+        Timeouts {
             first_token: match attempt::wants_stream(&self.request) {
                 true => first_token,
                 // Its first part is there when all of it is.
@@ -421,26 +380,6 @@ impl Dispatch {
             },
             between_tokens: seconds(policy.between_tokens_seconds, config.idle_timeout()),
         }
-    }
-
-    /// What the caller gets where nobody has answered in time.
-    fn late(&self) -> Result<Response, Failure> {
-        let Reuse::Missed(Pending { stale: Some(stale), .. }) = &self.reuse else {
-            return Err(Failure::out_of_time());
-        };
-        Ok(given_again(&self.hold, &self.plan, stale, "stale"))
-    }
-
-    /// The time was up before anything could be sent.
-    async fn give_up_unsent(mut self: Box<Self>) -> Result<Response, Failure> {
-        if let Reuse::Missed(pending) = &mut self.reuse
-            && let Some(stale) = pending.stale.take()
-        {
-            count_reuse("stale");
-            return reused(&mut self.hold, &self.plan, &stale, "stale").await;
-        }
-        self.settle().await?;
-        Err(Failure::out_of_time())
     }
 
     /// A cached answer, if there is one that will do; else why there is none.
@@ -467,75 +406,4 @@ impl Dispatch {
         }
         Err(failure)
     }
-}
-
-impl Detours {
-    fn of(policy: &Policy) -> Detours {
-        Detours {
-            on_context_length: policy.on_context_length.clone(),
-            on_content_policy: policy.on_content_policy.clone(),
-            degrade: policy.degrade.clone(),
-        }
-    }
-
-    fn take(&mut self, failure: &UpstreamFailure) -> Option<To> {
-        match failure.kind {
-            FailureKind::ContextLength => self.on_context_length.take(),
-            FailureKind::ContentPolicy => self.on_content_policy.take(),
-            FailureKind::Unreachable
-            | FailureKind::RateLimited
-            | FailureKind::AboveLimit
-            | FailureKind::Overloaded
-            | FailureKind::QuotaExhausted
-            | FailureKind::Auth
-            | FailureKind::ModelNotFound
-            | FailureKind::ServerError => self.degrade.take(),
-            FailureKind::TooLarge | FailureKind::InvalidRequest => None,
-        }
-    }
-}
-
-/// Gives a cached answer, once it is settled.
-async fn reused(
-    hold: &mut Hold,
-    plan: &Plan,
-    answer: &Answer,
-    result: &'static str,
-) -> Result<Response, Failure> {
-    hold.record_reused(answer, hit_price(plan));
-    hold.settle().await?;
-    let mut response = given_again(hold, plan, answer, result);
-    headers::set_cost(&mut response, hold.cost());
-    Ok(response)
-}
-
-fn hit_price(plan: &Plan) -> Credits {
-    plan.policy.cache.as_ref().map_or(Credits::ZERO, |cache| cache.price)
-}
-
-fn rounds(policy: &Policy) -> Rounds {
-    Rounds { retries: policy.retries, pause_seconds_max: policy.pause_seconds_max }
-}
-
-fn tries_until(ends_at: Option<Timestamp>, now: Timestamp) -> Timestamp {
-    ends_at.unwrap_or_else(|| now.plus_seconds(TRIES_SECONDS))
-}
-
-fn given_again(hold: &Hold, plan: &Plan, answer: &Answer, result: &'static str) -> Response {
-    let mut response = Response::new(Body::from(answer.bytes.clone()));
-    headers::set_reused(&mut response, plan, hold, answer, result);
-    response
-}
-
-fn count_reuse(result: &'static str) {
-    metrics::counter!("tollgate_cache_requests_total", "result" => result).increment(1);
-}
-
-fn reason(target: &Target, failure: &UpstreamFailure) -> String {
-    let why = match (failure.status, failure.kind) {
-        (Some(status), _) => status.to_string(),
-        (None, FailureKind::ContentPolicy) => "blocked".to_owned(),
-        (None, _) => "no answer".to_owned(),
-    };
-    format!("{}: {why}", target.upstream.config.name)
 }

@@ -1,0 +1,117 @@
+//! What follows a failed attempt: the next target, another round, or where the route leads when its chain does not.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::Dispatch;
+use crate::clock::Timer;
+use crate::domain::routing::{FailedAttempt, Next, Policy, Retry, RetryPlan, Rounds, To};
+use crate::domain::time::Timestamp;
+use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
+use crate::gateway::quote::Quote;
+use crate::gateway::target::Target;
+
+/// No further attempt begins later than this where neither route nor caller says how long a request may take.
+const TRIES_SECONDS: i64 = 600;
+
+/// Where a route still leads when its chain does not.
+#[derive(Debug)]
+pub(super) struct Fallbacks {
+    pub(super) on_context_length: Option<To>,
+    pub(super) on_content_policy: Option<To>,
+    degrade: Option<To>,
+}
+
+impl Fallbacks {
+    pub(super) fn of(policy: &Policy) -> Fallbacks {
+        Fallbacks {
+            on_context_length: policy.on_context_length.clone(),
+            on_content_policy: policy.on_content_policy.clone(),
+            degrade: policy.degrade.clone(),
+        }
+    }
+
+    fn take(&mut self, failure: &UpstreamFailure) -> Option<To> {
+        match failure.kind {
+            FailureKind::ContextLength => self.on_context_length.take(),
+            FailureKind::ContentPolicy => self.on_content_policy.take(),
+            FailureKind::Unreachable
+            | FailureKind::RateLimited
+            | FailureKind::AboveLimit
+            | FailureKind::Overloaded
+            | FailureKind::QuotaExhausted
+            | FailureKind::Auth
+            | FailureKind::ModelNotFound
+            | FailureKind::ServerError => self.degrade.take(),
+            FailureKind::TooLarge | FailureKind::InvalidRequest => None,
+        }
+    }
+}
+
+impl Dispatch {
+    /// What follows the last failure, covered by the hold; `None` where nothing does.
+    pub(super) async fn next(&mut self, failure: &UpstreamFailure) -> Option<(usize, Quote)> {
+        let clock = self.state.ledger.clock().clone();
+        let mut next = self.retry_plan.next(failure.retry, clock.now(), clock.chance());
+        loop {
+            next = match next {
+                Next::Try { place, pause_micros } => {
+                    self.pause(pause_micros).await;
+                    let target = self.plan.targets.get(place)?;
+                    if let Some(quote) = self.hold.cover(target, self.plan.policy.clamp).await {
+                        return Some((place, quote));
+                    }
+                    let retry = Retry::Elsewhere;
+                    self.retry_plan.failed(
+                        place,
+                        FailedAttempt { retry, retry_after_seconds: None },
+                        clock.now(),
+                    );
+                    self.retry_plan.next(retry, clock.now(), clock.chance())
+                }
+                Next::RouteFallback | Next::GiveUp => self.fall_back(failure)?,
+            };
+        }
+    }
+
+    async fn pause(&mut self, micros: i64) {
+        if micros > 0 {
+            let timer = Timer::start();
+            sleep(Duration::from_micros(micros.unsigned_abs())).await;
+            self.upstream_time.seconds += timer.seconds();
+        }
+    }
+
+    /// Where the chain ends: what the route names for this very failure, each but once.
+    fn fall_back(&mut self, failure: &UpstreamFailure) -> Option<Next> {
+        let to = self.fallbacks.take(failure)?;
+        let now = self.state.ledger.clock().now();
+        let targets = self.plan.targets_of(&self.state, &self.hold.prices, &self.request, &to);
+        if targets.is_empty() || self.is_over(now) {
+            return None;
+        }
+        let rounds = Rounds { retries: 0, ..rounds(&self.plan.policy) };
+        self.retry_plan = RetryPlan::new(targets.len(), rounds, tries_until(self.ends_at, now));
+        self.plan.targets = targets;
+        self.is_degraded = true;
+        Some(Next::Try { place: 0, pause_micros: 0 })
+    }
+}
+
+pub(super) fn rounds(policy: &Policy) -> Rounds {
+    Rounds { retries: policy.retries, pause_seconds_max: policy.pause_seconds_max }
+}
+
+pub(super) fn tries_until(ends_at: Option<Timestamp>, now: Timestamp) -> Timestamp {
+    ends_at.unwrap_or_else(|| now.plus_seconds(TRIES_SECONDS))
+}
+
+pub(super) fn reason(target: &Target, failure: &UpstreamFailure) -> String {
+    let why = match (failure.status, failure.kind) {
+        (Some(status), _) => status.to_string(),
+        (None, FailureKind::ContentPolicy) => "blocked".to_owned(),
+        (None, _) => "no answer".to_owned(),
+    };
+    format!("{}: {why}", target.upstream.config.name)
+}

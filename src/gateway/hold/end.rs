@@ -1,0 +1,144 @@
+//! How a hold ends: by what its attempts cost, or released where they cost nothing. What was consumed must reach the log.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{RequestHold, balance_after, submit};
+use crate::domain::account::command::{OrgCommand, ReservationStatus, Settle};
+use crate::domain::account::refusal::Refusal;
+use crate::domain::credits::Credits;
+use crate::domain::event::{Attempt, AttemptOutcome, Balance, Dispatcher, Purpose};
+use crate::gateway::State;
+use crate::gateway::edge::Request;
+use crate::ledger::LedgerError;
+use crate::operations::show_reservation::show_reservation;
+
+/// An end that the ledger can't take is tried again this often, after pauses that double, while its caller waits.
+const END_TRIES: u32 = 6;
+/// And then this often, beside everything else: about a day.
+const END_TRIES_BESIDE: u32 = 9_000;
+const END_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+impl RequestHold {
+    /// Ends the hold by what the attempts cost.
+    pub async fn settle(&mut self) -> Result<(), LedgerError> {
+        let usages = self.attempts.iter().map(|attempt| &attempt.usage);
+        let tokens = usages.map(|usage| usage.input_total().saturating_add(usage.output_total()));
+        self.request.permit.used(tokens.fold(0, u64::saturating_add));
+        // An experiment counts its failures, but for those that are its cap's.
+        let is_counted = self.seat.as_ref().is_some_and(|seat| seat.unit.is_some()) && !self.is_arm_spent;
+        let settle = self.settle_command();
+        if !is_counted && self.attempts_cost().is_zero() && self.attempts.iter().all(is_refused) {
+            let release = release(&self.request);
+            return match self.end(release).await {
+                // Its time was over, and with that something charged: a late settle takes it back.
+                Err(LedgerError::Refused(Refusal::ReservationEnded {
+                    status: ReservationStatus::Expired,
+                })) => self.end(settle).await,
+                ended => ended,
+            };
+        }
+        self.end(settle).await
+    }
+
+    fn settle_command(&self) -> OrgCommand {
+        let served = self.attempts.iter().rfind(|attempt| !is_refused(attempt));
+        OrgCommand::Settle(Settle {
+            reservation: self.request.reservation,
+            cost: self.attempts_cost(),
+            price_book_version: self.prices.version,
+            attempts: self.attempts.clone(),
+            purpose: Some(Purpose {
+                model: served
+                    .map(|attempt| attempt.model.clone())
+                    .or_else(|| Some(self.request.model.clone())),
+                ..self.purpose()
+            }),
+            quarantine: self.quarantine.clone(),
+            by: Some(Dispatcher::Tollgate),
+        })
+    }
+
+    /// Ends it patiently: what was consumed must reach the log, though its caller won't wait for ever.
+    async fn end(&mut self, command: OrgCommand) -> Result<(), LedgerError> {
+        match end(&self.state, &self.request, &command, END_TRIES).await {
+            Ok(balance) => {
+                self.balance = balance.or(self.balance);
+                Ok(())
+            }
+            Err(LedgerError::Refused(refusal)) => Err(refusal.into()),
+            Err(error) => {
+                self.end_beside(command);
+                Err(error)
+            }
+        }
+    }
+
+    /// Goes on trying when nobody waits any more. The request is still under way: a node that leaves waits for it.
+    pub(super) fn end_beside(&self, command: OrgCommand) {
+        let (state, request) = (self.state.clone(), self.request.clone());
+        tokio::spawn(async move {
+            if let Err(error) = end(&state, &request, &command, END_TRIES_BESIDE).await
+                && !is_ended(&error)
+            {
+                tracing::error!(%error, reservation = %request.reservation, "a hold was not ended: its time will end it");
+            }
+        });
+    }
+}
+
+pub(super) fn release(request: &Request) -> OrgCommand {
+    OrgCommand::Release { reservation: request.reservation, by: Some(Dispatcher::Tollgate) }
+}
+
+/// Submits what ends a hold until the ledger takes it; the balance after it.
+async fn end(
+    state: &State,
+    request: &Request,
+    command: &OrgCommand,
+    tries: u32,
+) -> Result<Option<Balance>, LedgerError> {
+    let (mut pause, mut tried) = (Duration::from_millis(50), 1);
+    loop {
+        match submit(state, request, command.clone()).await {
+            Ok(outcome) => return Ok(balance_after(&outcome)),
+            // An earlier try was durable although its answer was lost.
+            Err(LedgerError::Refused(Refusal::ReservationEnded { status }))
+                if status != ReservationStatus::Expired =>
+            {
+                check_end(state, request, command).await;
+                return Ok(None);
+            }
+            Err(LedgerError::Refused(refusal)) => return Err(refusal.into()),
+            Err(error) if tried >= tries => return Err(error),
+            Err(LedgerError::Busy | LedgerError::Unavailable(_) | LedgerError::Unknown(_)) => {
+                tried += 1;
+                sleep(pause).await;
+                pause = (pause * 2).min(END_PAUSE_MAX);
+            }
+        }
+    }
+}
+
+/// Says where a hold has ended otherwise than by this command, which counts no more.
+async fn check_end(state: &State, request: &Request, command: &OrgCommand) {
+    let Ok(stands) = show_reservation(&state.ledger, request.reservation).await else { return };
+    let meant = match command {
+        OrgCommand::Settle(settle) if settle.quarantine.is_some() => stands.held,
+        OrgCommand::Settle(settle) => settle.cost.min(stands.held),
+        _ => Credits::ZERO,
+    };
+    if stands.charged != meant {
+        let (reservation, charged) = (request.reservation, stands.charged);
+        tracing::error!(%reservation, %charged, cost = %meant, "a hold was ended by another command, at another cost");
+    }
+}
+
+fn is_ended(error: &LedgerError) -> bool {
+    matches!(error, LedgerError::Refused(Refusal::UnknownReservation | Refusal::ReservationEnded { .. }))
+}
+
+fn is_refused(attempt: &Attempt) -> bool {
+    attempt.outcome == AttemptOutcome::Refused
+}

@@ -1,0 +1,293 @@
+//! The hold of one request: taken before anything is sent, grown before more is sent, ended exactly once.
+//!
+//! It knows every attempt, what each cost and what is owed at most; it sends nothing itself.
+
+mod end;
+mod reserve;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::domain::account::budget::BudgetScope;
+use crate::domain::account::command::OrgCommand;
+use crate::domain::account::refusal::Refusal;
+use crate::domain::credits::Credits;
+use crate::domain::event::{Attempt, AttemptOutcome, Balance, Dispatcher, Purpose};
+use crate::domain::routing::{ClampPolicy, OnExpiry, Seat};
+use crate::domain::time::Timestamp;
+use crate::domain::usage::{Usage, UsageSource};
+use crate::gateway::State;
+use crate::gateway::cache::Answer;
+use crate::gateway::edge::Request;
+use crate::gateway::meter::Metered;
+use crate::gateway::plan::Prices;
+use crate::gateway::quote::{Funds, Quote, quote};
+use crate::gateway::target::Target;
+use crate::ledger::{By, LedgerError, Outcome, Submission};
+
+pub use reserve::{ARM_SPENT, TakenHold};
+
+/// A stream's hold is extended this often, each time for three times as long.
+pub const EXTEND_SECONDS: i64 = 300;
+/// Who answered, where a cached answer was given.
+pub const CACHE: &str = "cache";
+
+#[derive(Debug)]
+pub struct RequestHold {
+    state: State,
+    request: Arc<Request>,
+    pub prices: Prices,
+    route: Option<String>,
+    decision: Option<String>,
+    seat: Option<Seat>,
+    /// What the org allots to the arm did not cover a further attempt.
+    is_arm_spent: bool,
+    held: Credits,
+    attempts: Vec<Attempt>,
+    /// The bounds of the attempts in flight, and of those whose cost nobody knows.
+    bound: Credits,
+    /// The part of it that is the inputs' of the attempts in flight.
+    input_in_flight: Credits,
+    quarantine: Option<String>,
+    lateness: Lateness,
+    on_expiry: OnExpiry,
+    expires_at: Timestamp,
+    pub balance: Option<Balance>,
+}
+
+/// An attempt that was sent: what it may cost, and since when.
+#[derive(Clone, Debug)]
+pub struct SentCall {
+    pub quote: Quote,
+    pub started_at: Timestamp,
+    pub provider_request_id: Option<String>,
+    pub status: Option<u16>,
+}
+
+/// Whether the caller was told that there is no answer in time. What is read on for its usage answers nobody then.
+#[derive(Clone, Debug, Default)]
+pub struct Lateness(Arc<AtomicBool>);
+
+impl Lateness {
+    pub fn tell(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// How a call ended for the caller.
+    fn outcome(&self, outcome: AttemptOutcome) -> AttemptOutcome {
+        match outcome {
+            AttemptOutcome::Succeeded | AttemptOutcome::Cancelled if self.0.load(Ordering::Relaxed) => {
+                AttemptOutcome::Broken
+            }
+            AttemptOutcome::Succeeded
+            | AttemptOutcome::Cancelled
+            | AttemptOutcome::Refused
+            | AttemptOutcome::Broken
+            | AttemptOutcome::Unknown => outcome,
+        }
+    }
+}
+
+impl RequestHold {
+    /// A further attempt's quote, once the hold covers it beside what is in flight or of unknown cost; `None` where it
+    /// can't, or the target can't carry the request.
+    pub async fn cover(&mut self, target: &Target, clamp: ClampPolicy) -> Option<Quote> {
+        if self.is_due() && !self.extend().await {
+            return None;
+        }
+        let wanted = quote(&self.request, target, &self.prices, Funds::Unknown).ok()?;
+        let free = self.held.saturating_sub(self.bound);
+        let missing = wanted.credits.saturating_sub(free);
+        let covered = if missing.is_positive() && !self.grows(missing, wanted.input_credits).await {
+            // What is held may still pay for a shorter answer.
+            let funds = Funds::Available { credits: free, clamp, refusal: None };
+            quote(&self.request, target, &self.prices, funds).ok()?
+        } else {
+            wanted
+        };
+        self.bound = self.bound.saturating_add(covered.credits);
+        self.input_in_flight = self.input_in_flight.saturating_add(covered.input_credits);
+        Some(covered)
+    }
+
+    /// A quote that the hold covers is not sent after all.
+    pub fn uncover(&mut self, quote: &Quote) {
+        self.bound = self.bound.saturating_sub(quote.credits);
+        self.input_in_flight = self.input_in_flight.saturating_sub(quote.input_credits);
+    }
+
+    /// By which whoever tells the caller that the time is up says so here.
+    pub fn lateness(&self) -> Lateness {
+        self.lateness.clone()
+    }
+
+    /// An attempt is over. One of unknown cost keeps its part of the hold.
+    pub fn record(&mut self, call: &SentCall, mut metered: Metered, outcome: AttemptOutcome) {
+        let ended_at = self.state.ledger.clock().now();
+        self.quarantine = self.quarantine.take().or(metered.quarantine.take());
+        self.input_in_flight = self.input_in_flight.saturating_sub(call.quote.input_credits);
+        let target = &call.quote.target;
+        let labels = [
+            ("provider", target.upstream.config.name.clone()),
+            ("model", target.card.model.clone()),
+            ("outcome", outcome.name().to_owned()),
+        ];
+        metrics::counter!("tollgate_attempts_total", &labels).increment(1);
+        let outcome_for_caller = self.lateness.outcome(outcome);
+        let attempt = |metered: Metered| Attempt {
+            provider: call.quote.target.upstream.config.name.clone(),
+            model: metered.model,
+            provider_request_id: call.provider_request_id.clone(),
+            outcome: outcome_for_caller,
+            usage: metered.usage,
+            usage_source: metered.source,
+            cost: metered.cost,
+            provider_cost: metered.provider_cost,
+            priced_by: metered.priced_by,
+            service_tier: metered.service_tier,
+            saved: Credits::ZERO,
+            started_at: call.started_at,
+            ended_at,
+            status: call.status,
+        };
+        let others = std::mem::take(&mut metered.others);
+        let before = self.attempts.len();
+        self.attempts.push(attempt(metered));
+        self.attempts.extend(others.into_iter().map(attempt));
+        if outcome != AttemptOutcome::Unknown {
+            let cost: Credits = self.attempts[before..].iter().map(|attempt| attempt.cost).sum();
+            self.bound = self.bound.saturating_sub(call.quote.credits).saturating_add(cost);
+        }
+    }
+
+    /// A cached answer was given: nobody was asked, so nothing was used.
+    pub fn record_reused(&mut self, answer: &Answer, price: Credits) {
+        let now = self.state.ledger.clock().now();
+        self.attempts.push(Attempt {
+            provider: CACHE.to_owned(),
+            model: answer.model.clone(),
+            provider_request_id: None,
+            outcome: AttemptOutcome::Succeeded,
+            usage: Usage::default(),
+            usage_source: UsageSource::Final,
+            cost: price,
+            provider_cost: Credits::ZERO,
+            priced_by: None,
+            service_tier: None,
+            saved: answer.cost.saturating_sub(price).or_zero(),
+            started_at: now,
+            ended_at: now,
+            status: None,
+        });
+    }
+
+    /// What the org pays.
+    pub fn cost(&self) -> Credits {
+        if self.quarantine.is_some() { self.held } else { self.attempts_cost().min(self.held) }
+    }
+
+    /// Whether what takes a while now needs it for longer.
+    pub fn is_due(&self) -> bool {
+        self.expires_at <= self.state.ledger.clock().now().plus_seconds(2 * EXTEND_SECONDS)
+    }
+
+    /// Makes it last. False where it does not: it may have ended.
+    pub async fn extend(&mut self) -> bool {
+        let ttl_seconds = 3 * EXTEND_SECONDS;
+        let expires_at = self.state.ledger.clock().now().plus_seconds(ttl_seconds);
+        let (reservation, by) = (self.request.reservation, Some(Dispatcher::Tollgate));
+        let extend = OrgCommand::Extend { reservation, ttl_seconds, by };
+        match self.submit(extend).await {
+            Ok(_) => {
+                self.expires_at = self.expires_at.max(expires_at);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, reservation = %self.request.reservation, "a hold was not extended");
+                false
+            }
+        }
+    }
+
+    async fn grows(&mut self, missing: Credits, input: Credits) -> bool {
+        let grown = self.grow(missing, input).await;
+        if let Err(LedgerError::Refused(refusal)) = &grown {
+            self.is_arm_spent |= is_of_arm(refusal);
+        }
+        grown.is_ok()
+    }
+
+    async fn grow(&mut self, missing: Credits, input: Credits) -> Result<(), LedgerError> {
+        let sent = self.attempts_cost().saturating_add(self.input_in_flight);
+        let expiry = self.on_expiry.of_inputs(sent.saturating_add(input));
+        let (reservation, by) = (self.request.reservation, Some(Dispatcher::Tollgate));
+        let grow = OrgCommand::Grow { reservation, credits: missing, expiry, by };
+        let outcome = self.submit(grow).await?;
+        self.held = self.held.saturating_add(missing);
+        self.balance = balance_after(&outcome).or(self.balance);
+        Ok(())
+    }
+
+    fn purpose(&self) -> Purpose {
+        Purpose {
+            route: self.route.clone(),
+            arm: self.seat.as_ref().map(|seat| seat.arm.clone()),
+            unit: self.seat.as_ref().and_then(|seat| seat.unit.clone()),
+            ..self.request.purpose.clone()
+        }
+    }
+
+    fn attempts_cost(&self) -> Credits {
+        self.attempts.iter().map(|attempt| attempt.cost).sum()
+    }
+
+    async fn submit(&self, command: OrgCommand) -> Result<Outcome, LedgerError> {
+        submit(&self.state, &self.request, command).await
+    }
+}
+
+async fn submit(state: &State, request: &Request, command: OrgCommand) -> Result<Outcome, LedgerError> {
+    let by = request.purpose.key.map_or(By::Tollgate, By::Begun);
+    ask(state, Submission { org: request.caller.org, command, by, idempotency: None }).await
+}
+
+/// The ledger decides; unless the node is there to measure what that costs.
+async fn ask(state: &State, submission: Submission) -> Result<Outcome, LedgerError> {
+    if state.is_unreserved {
+        return Ok(Outcome { events: Vec::new(), replayed: false });
+    }
+    state.ledger.submit(submission).await
+}
+
+fn is_of_arm(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::BudgetExceeded { budget, .. } if matches!(budget.scope, BudgetScope::Arm { .. }))
+}
+
+fn balance_after(outcome: &Outcome) -> Option<Balance> {
+    outcome.events.last().and_then(|recorded| recorded.payload.balance)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_name_outcomes_as_the_operators_guide_does() {
+        use AttemptOutcome::{Broken, Cancelled, Refused, Succeeded, Unknown};
+
+        let names = [Succeeded, Refused, Broken, Unknown, Cancelled].map(AttemptOutcome::name);
+
+        assert_eq!(names, ["succeeded", "refused", "broken", "unknown", "cancelled"]);
+    }
+
+    #[test]
+    fn a_caller_who_heard_that_the_time_is_up_has_no_answer_of_any_call() {
+        use AttemptOutcome::{Broken, Cancelled, Refused, Succeeded, Unknown};
+        let lateness = Lateness::default();
+        let all = [Succeeded, Cancelled, Broken, Refused, Unknown];
+
+        assert_eq!(all.map(|outcome| lateness.outcome(outcome)), all);
+        lateness.tell();
+        assert_eq!(all.map(|outcome| lateness.outcome(outcome)), [Broken, Broken, Broken, Refused, Unknown]);
+    }
+}
