@@ -23,7 +23,7 @@ const CLOCK_BEHIND_SECONDS_MAX: i64 = 60;
 #[derive(Clone, Debug)]
 pub struct Node {
     pub ledger: Ledger,
-    pub(super) profiles: ProfileBook,
+    pub profiles: ProfileBook,
     /// None where there is one node.
     pub(super) rates: Option<RateBook>,
     pub(super) operator: OperatorKey,

@@ -4,7 +4,7 @@ use super::*;
 use crate::domain::ids::RequestId;
 use crate::gateway::dialects::Dialect;
 use crate::gateway::edge::{Arrived, Caller, Endpoint, Request};
-use crate::gateway::quote::{Means, quote};
+use crate::gateway::quote::{Funds, quote};
 
 /// About so many tokens.
 fn words(tokens: usize) -> String {
@@ -88,7 +88,7 @@ async fn a_request_is_counted_once_however_often_it_is_quoted() {
     };
     let mut request = edge::admit(&world.state, arrived).await.expect("is sound");
     let (target, prices) = (target(&world, "openai", "gpt-4o-mini"), Prices::in_force(&world.state));
-    let quoted = |request: &Request| quote(request, &target, &prices, Means::Unknown).expect("has a price");
+    let quoted = |request: &Request| quote(request, &target, &prices, Funds::Unknown).expect("has a price");
 
     let first = quoted(&request);
     request.body = body(100_000);
