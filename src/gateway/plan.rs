@@ -205,7 +205,7 @@ impl Finder<'_> {
     fn in_order(&self, targets: Vec<Target>) -> Vec<Target> {
         let serving = targets.into_iter().filter(|target| target.serves(self.request.endpoint)).collect();
         let (prefer, size) = (self.plan.policy.prefer, self.request.input_tokens);
-        self.state.weather.order(serving, prefer, self.prices.at, size)
+        self.state.target_healths.order(serving, prefer, self.prices.at, size)
     }
 
     /// Every provider that sells a model of the name that was asked for; where nobody is known to, the one that it names.

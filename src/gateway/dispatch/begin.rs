@@ -79,12 +79,12 @@ async fn take_hold(
     prices: Prices,
     plan: &Plan,
 ) -> Result<TakenHold, Failure> {
-    let (weather, clock) = (&state.weather, state.ledger.clock());
-    let probed = plan.targets.first().filter(|first| weather.is_chosen(first, clock.now()));
+    let (healths, clock) = (&state.target_healths, state.ledger.clock());
+    let probed = plan.targets.first().filter(|first| healths.reserve_probe(first, clock.now()));
     let taken = RequestHold::take(state, request, prices, plan, ttl_seconds(plan)).await;
     let is_meant = taken.as_ref().is_ok_and(|taken| taken.place == 0);
     if let Some(probed) = probed.filter(|_| !is_meant) {
-        weather.is_let_go(probed, clock.now());
+        healths.cancel_probe(probed, clock.now());
     }
     taken
 }
