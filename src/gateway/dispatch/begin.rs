@@ -7,7 +7,7 @@ use axum::response::Response;
 use super::Dispatch;
 use super::fallback::{Fallbacks, rounds, tries_until};
 use super::reuse::{count_reuse, hit_price, reused};
-use crate::domain::routing::{RetryPlan, Seat};
+use crate::domain::routing::{ArmAssignment, RetryPlan};
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::cache::{Cache, Reuse};
@@ -32,10 +32,10 @@ pub(super) async fn begin(
     state: &State,
     mut request: Arc<Request>,
     prices: Prices,
-    seat: Option<Seat>,
+    assignment: Option<ArmAssignment>,
     now: Timestamp,
 ) -> Result<Begun, Failure> {
-    let mut plan = plan::plan(state, &prices, &request, seat)?;
+    let mut plan = plan::plan(state, &prices, &request, assignment)?;
     fit(state, &prices, &mut request, &mut plan)?;
     let total =
         plan.policy.total_seconds.map(|seconds| now.plus_seconds(seconds.try_into().unwrap_or(i64::MAX)));

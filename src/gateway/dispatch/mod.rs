@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::clock::Timer;
 use crate::domain::event::AttemptOutcome;
-use crate::domain::routing::{FailedAttempt, HealthSignal, Retry, RetryPlan, Seat};
+use crate::domain::routing::{ArmAssignment, FailedAttempt, HealthSignal, Retry, RetryPlan};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::UsageSource;
 use crate::gateway::State;
@@ -72,27 +72,30 @@ pub struct Dispatch {
 
 /// Holds, dispatches, settles, answers.
 pub async fn run(state: State, request: Request) -> Result<Response, Failure> {
-    let (seat, shadows) = experiment::seats(&Prices::in_force(&state), &request);
-    seated(state, request, seat, shadows).await
+    let (assignment, shadows) = experiment::assignments(&Prices::in_force(&state), &request);
+    run_assigned(state, request, assignment, shadows).await
 }
 
 /// The same, where it is known which arm of an experiment answers, and which shadows get a copy.
-pub async fn seated(
+pub async fn run_assigned(
     state: State,
     request: Request,
-    seat: Option<Seat>,
-    shadows: Vec<Seat>,
+    assignment: Option<ArmAssignment>,
+    shadows: Vec<ArmAssignment>,
 ) -> Result<Response, Failure> {
     let request = Arc::new(request);
     let prices = Prices::in_force(&state);
     let now = state.ledger.clock().now();
     // A shadow whose arm can't serve ends here.
-    let again = seat.clone().filter(|seat| !seat.is_shadow()).map(|seat| (seat, request.clone()));
-    let begun = match (begin(&state, request, prices.clone(), seat, now).await, again) {
+    let again = assignment
+        .clone()
+        .filter(|assignment| !assignment.is_shadow())
+        .map(|assignment| (assignment, request.clone()));
+    let begun = match (begin(&state, request, prices.clone(), assignment, now).await, again) {
         // The org goes on as if there were no experiment: with other targets, of another size, and other answers kept. It
         // counts in none of its arms.
-        (Err(failure), Some((seat, request))) if is_the_arms(&failure, &seat) => {
-            let (arm, reason) = (seat.arm, failure.code);
+        (Err(failure), Some((assignment, request))) if is_the_arms(&failure, &assignment) => {
+            let (arm, reason) = (assignment.arm, failure.code);
             metrics::counter!("tollgate_arms_passed_over_total", "arm" => arm, "reason" => reason)
                 .increment(1);
             begin(&state, request, prices, None, now).await
@@ -129,10 +132,10 @@ async fn in_time(dispatch: Box<Dispatch>, first: Quote) -> Result<Response, Fail
 }
 
 /// Whether a request has no hold since its arm is spent, or since the arm's own targets can't carry it.
-fn is_the_arms(failure: &Failure, seat: &Seat) -> bool {
+fn is_the_arms(failure: &Failure, assignment: &ArmAssignment) -> bool {
     match failure.code {
         ARM_SPENT => true,
-        UNSUPPORTED | NOT_PRICED | TOO_LONG => !seat.chain.is_empty(),
+        UNSUPPORTED | NOT_PRICED | TOO_LONG => !assignment.chain.is_empty(),
         _ => false,
     }
 }
