@@ -221,7 +221,7 @@ pub async fn send(
     let provider_request_id =
         text(providers::request_id_header(upstream.family)).map(|id| providers::bounded_name(id).to_owned());
     let now = clock.now();
-    state.weather.learns(&quote.target, now, allowance(text, now));
+    state.target_healths.set_allowance(&quote.target, now, allowance(text, now));
     let pause_seconds = pause_seconds(text, now);
     let status = response.status().as_u16();
     if !response.status().is_success() {

@@ -266,8 +266,8 @@ fn key(request: &Request, plan: &Plan, policy: &CachePolicy) -> Key {
         hash.update(request.caller.org.0.as_bytes());
     }
     hash.update(format!("{:?}\n{}\n{:?}\n", request.endpoint, request.model, request.complexity));
-    if let Some(seat) = &plan.seat {
-        hash.update(format!("{}\n", seat.arm));
+    if let Some(assignment) = &plan.assignment {
+        hash.update(format!("{}\n", assignment.arm));
     }
     let mut targets: Vec<String> = plan
         .targets

@@ -11,7 +11,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::domain::ids::{OrgId, ReservationId};
-use crate::domain::routing::{Arm, Experiment, Seat, StickyBy, To};
+use crate::domain::routing::{Arm, ArmAssignment, Experiment, StickyBy, To};
 use crate::gateway::State;
 use crate::gateway::canonical_json;
 use crate::gateway::dispatch;
@@ -23,9 +23,9 @@ use crate::gateway::plan::Prices;
 pub const SHADOWS_MAX: usize = 256;
 
 /// Who answers the request, and who sees a copy, where its route is under an experiment.
-pub fn seats(prices: &Prices, request: &Request) -> (Option<Seat>, Vec<Seat>) {
+pub fn assignments(prices: &Prices, request: &Request) -> (Option<ArmAssignment>, Vec<ArmAssignment>) {
     match prices.system.experiments.on_route(&request.model, request.caller.org) {
-        Some(trial) => trial.seats(|by| unit(by, request)),
+        Some(trial) => trial.assignments(|by| unit(by, request)),
         None => (None, vec![]),
     }
 }
@@ -109,16 +109,16 @@ fn opening(request: &Request) -> String {
 }
 
 /// Sends copies beside the request, whose hold is taken. Returns at once.
-pub fn cast_shadows(state: &State, request: &Arc<Request>, seats: Vec<Seat>) {
-    for seat in seats {
-        let Some(payer) = seat.shadow_paid_by else { continue };
+pub fn cast_shadows(state: &State, request: &Arc<Request>, assignments: Vec<ArmAssignment>) {
+    for assignment in assignments {
+        let Some(payer) = assignment.shadow_paid_by else { continue };
         let Ok(permit) = state.shadows.clone().try_acquire_owned() else {
             count("left_out");
             continue;
         };
         let reservation = ReservationId { org: payer, local: state.ledger.clock().uuid() };
         let copy = request.copy_for(payer, reservation, state.limiter.unlimited());
-        let shadow = follow(state.clone(), copy, seat);
+        let shadow = follow(state.clone(), copy, assignment);
         tokio::spawn(async move {
             shadow.await;
             drop(permit);
@@ -126,9 +126,13 @@ pub fn cast_shadows(state: &State, request: &Arc<Request>, seats: Vec<Seat>) {
     }
 }
 
-fn follow(state: State, request: Request, seat: Seat) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+fn follow(
+    state: State,
+    request: Request,
+    assignment: ArmAssignment,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
-        let answered = dispatch::seated(state, request, Some(seat), vec![]).await;
+        let answered = dispatch::run_assigned(state, request, Some(assignment), vec![]).await;
         count(match answered {
             Ok(response) => {
                 let mut parts = response.into_body().into_data_stream();

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::domain::event::AttemptOutcome;
-use crate::domain::routing::News;
+use crate::domain::routing::HealthSignal;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::attempt::{self, AnswerBody, Answered, Failed, OpenStream, Timeouts, Waiting};
@@ -22,7 +22,7 @@ use crate::gateway::hold::{RequestHold, SentCall};
 use crate::gateway::meter::{self, Report};
 use crate::gateway::providers::classify::UpstreamFailure;
 use crate::gateway::quote::Quote;
-use crate::gateway::weather;
+use crate::gateway::target_health;
 
 /// One call under way.
 pub type CallFuture = Pin<Box<dyn Future<Output = FinishedCall> + Send>>;
@@ -123,29 +123,31 @@ impl Loser {
 impl HealthReporter {
     fn report(&self, call: &SentCall, shown: Shown) {
         let now = self.state.ledger.clock().now();
-        if let Some(news) = shown.news(silence(call, &self.timeouts, now)) {
-            self.state.weather.hears(&call.quote.target, now, news);
+        if let Some(signal) = shown.signal(silence(call, &self.timeouts, now)) {
+            self.state.target_healths.observe(&call.quote.target, now, signal);
         }
     }
 }
 
-fn silence(call: &SentCall, timeouts: &Timeouts, now: Timestamp) -> News {
-    let patience_micros = i64::try_from(timeouts.first_token.as_micros()).unwrap_or(i64::MAX);
-    News::Silent { micros: now.0.saturating_sub(call.started_at.0), patience_micros }
+fn silence(call: &SentCall, timeouts: &Timeouts, now: Timestamp) -> HealthSignal {
+    let timeout_micros = i64::try_from(timeouts.first_token.as_micros()).unwrap_or(i64::MAX);
+    HealthSignal::Silent { micros: now.0.saturating_sub(call.started_at.0), timeout_micros }
 }
 
 impl Shown {
-    fn news(&self, silence: News) -> Option<News> {
+    fn signal(&self, silence: HealthSignal) -> Option<HealthSignal> {
         match self {
             Shown::Silence => Some(silence),
-            Shown::Failure(failure) => Some(weather::news_of(failure)),
+            Shown::Failure(failure) => Some(target_health::signal_of(failure)),
             Shown::Answer { first_part_micros } => {
-                Some(News::Answers { first_part_micros: *first_part_micros })
+                Some(HealthSignal::Answers { first_part_micros: *first_part_micros })
             }
             Shown::StreamBegins { first_part_micros } => {
-                Some(News::Begins { first_part_micros: *first_part_micros })
+                Some(HealthSignal::Begins { first_part_micros: *first_part_micros })
             }
-            Shown::StreamEnds { outcome, failure } => weather::news_of_stream(*outcome, failure.as_ref()),
+            Shown::StreamEnds { outcome, failure } => {
+                target_health::signal_of_stream(*outcome, failure.as_ref())
+            }
         }
     }
 }
@@ -302,10 +304,10 @@ mod tests {
 
     #[test]
     fn what_a_loser_showed_is_learnt_of_its_target() {
-        let silence = News::Silent { micros: 3, patience_micros: 9 };
-        let failed = News::Failed { retry_after_seconds: None };
+        let silence = HealthSignal::Silent { micros: 3, timeout_micros: 9 };
+        let failed = HealthSignal::Failed { retry_after_seconds: None };
         let (answers, begins) =
-            (News::Answers { first_part_micros: 2 }, News::Begins { first_part_micros: 2 });
+            (HealthSignal::Answers { first_part_micros: 2 }, HealthSignal::Begins { first_part_micros: 2 });
         let ends = |outcome| Shown::StreamEnds { outcome, failure: None };
         let silent = || Shown::Failure(UpstreamFailure::unreachable("it did not answer in time"));
         for (claim, shown, expected) in [
@@ -313,11 +315,11 @@ mod tests {
             ("a failure", silent(), Some(failed)),
             ("a whole answer", Shown::Answer { first_part_micros: 2 }, Some(answers)),
             ("a stream", Shown::StreamBegins { first_part_micros: 2 }, Some(begins)),
-            ("a whole one", ends(AttemptOutcome::Succeeded), Some(News::Ends)),
-            ("one that broke", ends(AttemptOutcome::Broken), Some(News::BrokeOff)),
+            ("a whole one", ends(AttemptOutcome::Succeeded), Some(HealthSignal::Ends)),
+            ("one that broke", ends(AttemptOutcome::Broken), Some(HealthSignal::BrokeOff)),
             ("one that was given up", ends(AttemptOutcome::Cancelled), None),
         ] {
-            assert_eq!(shown.news(silence), expected, "{claim}");
+            assert_eq!(shown.signal(silence), expected, "{claim}");
         }
     }
 }

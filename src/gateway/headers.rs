@@ -74,8 +74,8 @@ pub fn set(response: &mut Response, answer: &AnswerHeaders<'_>) {
     if let Some(why) = plan.stays_warm() {
         put(headers, "x-tollgate-warm", why);
     }
-    if let Some(seat) = &plan.seat {
-        put(headers, "x-tollgate-experiment", &seat.arm);
+    if let Some(assignment) = &plan.assignment {
+        put(headers, "x-tollgate-experiment", &assignment.arm);
     }
     if let Some((level, why)) = plan.complexity() {
         put(headers, "x-tollgate-complexity", &format!("{}; {why}", level.name()));

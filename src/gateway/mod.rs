@@ -31,12 +31,12 @@ mod route_context;
 mod shed;
 mod stream;
 mod target;
+mod target_health;
 #[cfg(test)]
 mod tests;
 mod token_count;
 mod token_estimate;
 mod warmth;
-mod weather;
 
 use std::sync::Arc;
 
@@ -52,8 +52,8 @@ use crate::gateway::cache::Cache;
 use crate::gateway::dialects::Family;
 use crate::gateway::limiter::Limiter;
 use crate::gateway::shed::Shedder;
+use crate::gateway::target_health::TargetHealths;
 use crate::gateway::warmth::Warmth;
-use crate::gateway::weather::Weather;
 use crate::http_client;
 use crate::ledger::Ledger;
 use crate::operations::authenticate::OperatorKey;
@@ -76,7 +76,7 @@ pub struct Parts {
     routes: ArcSwap<Routes>,
     prompts: ArcSwap<Templates>,
     limiter: Limiter,
-    weather: Weather,
+    target_healths: TargetHealths,
     warmth: Warmth,
     shedder: Shedder,
     cache: Cache,
@@ -133,7 +133,7 @@ impl GatewayState {
             routes,
             prompts,
             limiter,
-            weather: Weather::default(),
+            target_healths: TargetHealths::default(),
             warmth: Warmth::default(),
             shedder: Shedder::default(),
             cache: Cache::default(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::domain::ids::OrgId;
 use crate::domain::pricing::RateCard;
 use crate::domain::routing::complexity::Level;
-use crate::domain::routing::{Asked, Choice, Complexity, Expanded, Policy, Routes, Seat, To};
+use crate::domain::routing::{ArmAssignment, Asked, Choice, Complexity, Expanded, Policy, Routes, To};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
 use crate::gateway::edge::Request;
@@ -31,7 +31,7 @@ pub struct Plan {
     /// Never empty.
     pub targets: Vec<Target>,
     /// Where the request sits in an experiment.
-    pub seat: Option<Seat>,
+    pub assignment: Option<ArmAssignment>,
     /// Left out, so that the rest fits.
     pub trimmed_messages: usize,
     /// Why the first target of the route is not the first here.
@@ -72,22 +72,32 @@ impl Prices {
 }
 
 /// The chain of targets, and of those that stand for each other first the one that has the conversation cached.
-pub fn plan(state: &State, prices: &Prices, request: &Request, seat: Option<Seat>) -> Result<Plan, Failure> {
-    let mut plan = chained(state, prices, request, seat)?;
+pub fn plan(
+    state: &State,
+    prices: &Prices,
+    request: &Request,
+    assignment: Option<ArmAssignment>,
+) -> Result<Plan, Failure> {
+    let mut plan = chained(state, prices, request, assignment)?;
     plan.warmth = warmth::put_first(state, request, &plan.policy, &mut plan.targets);
     Ok(plan)
 }
 
 /// That of the experiment's arm; or the route's, or else every provider that has a card of that name.
-fn chained(state: &State, prices: &Prices, request: &Request, seat: Option<Seat>) -> Result<Plan, Failure> {
+fn chained(
+    state: &State,
+    prices: &Prices,
+    request: &Request,
+    assignment: Option<ArmAssignment>,
+) -> Result<Plan, Failure> {
     let routes = state.routes.load_full();
     let route = routes.get(&request.model);
-    let is_asked = route.is_some() || seat.is_some();
+    let is_asked = route.is_some() || assignment.is_some();
     let mut plan = Plan {
         route: route.map(|route| route.name.clone()),
         policy: route.map(|route| route.policy.clone()).unwrap_or_default(),
         targets: Vec::new(),
-        seat,
+        assignment,
         trimmed_messages: 0,
         passed_over: None,
         is_degraded: false,
@@ -96,7 +106,7 @@ fn chained(state: &State, prices: &Prices, request: &Request, seat: Option<Seat>
         asked: if is_asked { route_context(&routes, &prices.system, request) } else { Asked::default() },
         routes,
     };
-    let chain = plan.seat.as_ref().map(|seat| seat.chain.clone()).unwrap_or_default();
+    let chain = plan.assignment.as_ref().map(|assignment| assignment.chain.clone()).unwrap_or_default();
     if !chain.is_empty() {
         let found = plan.finder(state, prices, request).of_chain(&chain);
         if !found.targets.is_empty() {
@@ -105,8 +115,8 @@ fn chained(state: &State, prices: &Prices, request: &Request, seat: Option<Seat>
         if plan.is_shadow() {
             return Err(plan.finder(state, prices, request).nobody_serves());
         }
-        tracing::warn!(arm = ?plan.seat, "nothing in the arm's chain can serve: the route's own answers");
-        plan.seat = None;
+        tracing::warn!(arm = ?plan.assignment, "nothing in the arm's chain can serve: the route's own answers");
+        plan.assignment = None;
     }
     let finder = plan.finder(state, prices, request);
     let Found { targets, quality } = match &plan.route {
@@ -122,12 +132,13 @@ fn chained(state: &State, prices: &Prices, request: &Request, seat: Option<Seat>
 impl Plan {
     /// Whether nobody waits for the answer.
     pub fn is_shadow(&self) -> bool {
-        self.seat.as_ref().is_some_and(Seat::is_shadow)
+        self.assignment.as_ref().is_some_and(ArmAssignment::is_shadow)
     }
 
     /// Whether an operator has written where it leads, rather than a caller named a model.
     pub fn is_written(&self) -> bool {
-        self.route.is_some() || self.seat.as_ref().is_some_and(|seat| !seat.chain.is_empty())
+        self.route.is_some()
+            || self.assignment.as_ref().is_some_and(|assignment| !assignment.chain.is_empty())
     }
 
     /// How complex the request was taken to be, where that had a say in who serves, and why.
@@ -205,7 +216,7 @@ impl Finder<'_> {
     fn in_order(&self, targets: Vec<Target>) -> Vec<Target> {
         let serving = targets.into_iter().filter(|target| target.serves(self.request.endpoint)).collect();
         let (prefer, size) = (self.plan.policy.prefer, self.request.input_tokens);
-        self.state.weather.order(serving, prefer, self.prices.at, size)
+        self.state.target_healths.order(serving, prefer, self.prices.at, size)
     }
 
     /// Every provider that sells a model of the name that was asked for; where nobody is known to, the one that it names.

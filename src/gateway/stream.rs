@@ -23,7 +23,7 @@ use crate::gateway::headers;
 use crate::gateway::hold::{EXTEND_SECONDS, SentCall};
 use crate::gateway::meter::{self, Report};
 use crate::gateway::model_names::is_openai_reasoning_model;
-use crate::gateway::weather;
+use crate::gateway::target_health;
 
 /// How long a stream is read on for its usage after its client went away, or was told that the time is up.
 const DRAIN_SECONDS_MAX: i64 = 120;
@@ -173,8 +173,8 @@ async fn conclude(mut dispatch: Box<Dispatch>, call: SentCall, passed: Passed) {
         (false, true) => AttemptOutcome::Cancelled,
         (false, false) => AttemptOutcome::Broken,
     };
-    if let Some(news) = weather::news_of_stream(outcome, relay.failure()) {
-        dispatch.state.weather.hears(&call.quote.target, clock.now(), news);
+    if let Some(signal) = target_health::signal_of_stream(outcome, relay.failure()) {
+        dispatch.state.target_healths.observe(&call.quote.target, clock.now(), signal);
     }
     let request = dispatch.request.clone();
     let metered = match outcome {

@@ -57,7 +57,7 @@ impl Default for Warmth {
 
 impl Warmth {
     /// A target has answered.
-    pub fn learns(&self, conversation: &Conversation, target: &Target, usage: &Usage, now: Timestamp) {
+    pub fn remember(&self, conversation: &Conversation, target: &Target, usage: &Usage, now: Timestamp) {
         let before = conversation.of(target);
         let rates = &target.card.rates;
         let by_itself = rates.cache_read.is_some() && rates.cache_write_5m.is_none();
@@ -113,7 +113,7 @@ pub fn put_first(
     let tokens = request.input_tokens;
     let first_bid = conversation.bid(0, first, request, output_tokens)?;
     let others = targets.iter().enumerate().skip(1).filter(|(_, target)| is_equal(target));
-    let others = others.filter(|(_, target)| state.weather.is_ready(target, now, tokens));
+    let others = others.filter(|(_, target)| state.target_healths.is_ready(target, now, tokens));
     let bids = others.filter_map(|(place, target)| conversation.bid(place, target, request, output_tokens));
     if let Some(chosen) = cheaper(first_bid.cost, bids) {
         let cached = conversation.of(&targets[chosen.place]).map_or(0, |warm| warm.cached_tokens);

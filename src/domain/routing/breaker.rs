@@ -38,7 +38,7 @@ struct Open {
     until: Timestamp,
     cooldown_seconds: i64,
     /// A probe is planned and was not sent yet.
-    is_chosen: bool,
+    is_reserved: bool,
     is_probing: bool,
     /// A stream has begun since the probe was sent.
     has_begun: bool,
@@ -47,7 +47,7 @@ struct Open {
 impl Open {
     fn after(now: Timestamp, cooldown_seconds: i64) -> Open {
         let until = now.plus_seconds(cooldown_seconds);
-        Open { until, cooldown_seconds, is_chosen: false, is_probing: false, has_begun: false }
+        Open { until, cooldown_seconds, is_reserved: false, is_probing: false, has_begun: false }
     }
 }
 
@@ -67,26 +67,26 @@ impl Breaker {
     }
 
     /// A call is planned for it. True where that call is a probe: then other calls wait until it is sent or overdue.
-    pub fn is_chosen(&mut self, now: Timestamp) -> bool {
+    pub fn reserve_probe(&mut self, now: Timestamp) -> bool {
         let Some(open) = self.open.as_mut().filter(|open| now >= open.until) else { return false };
         open.until = now.plus_seconds(PROBE_SENT_WITHIN_SECONDS);
-        open.is_chosen = true;
+        open.is_reserved = true;
         true
     }
 
     /// The planned probe will not be sent: another call may probe.
-    pub fn is_let_go(&mut self, now: Timestamp) {
-        if let Some(open) = self.open.as_mut().filter(|open| open.is_chosen) {
+    pub fn cancel_probe(&mut self, now: Timestamp) {
+        if let Some(open) = self.open.as_mut().filter(|open| open.is_reserved) {
             open.until = now;
-            open.is_chosen = false;
+            open.is_reserved = false;
         }
     }
 
     /// A call is sent. Where it is a probe, other calls wait for one more cooldown.
-    pub fn starts(&mut self, now: Timestamp) {
-        if let Some(open) = self.open.as_mut().filter(|open| open.is_chosen || now >= open.until) {
+    pub fn call_started(&mut self, now: Timestamp) {
+        if let Some(open) = self.open.as_mut().filter(|open| open.is_reserved || now >= open.until) {
             open.until = now.plus_seconds(open.cooldown_seconds);
-            open.is_chosen = false;
+            open.is_reserved = false;
             open.is_probing = true;
         }
     }
@@ -208,9 +208,9 @@ mod tests {
             match call {
                 Good => breaker.succeeded(at(*seconds)),
                 Bad => drop(breaker.failed(at(*seconds))),
-                Chosen => _ = breaker.is_chosen(at(*seconds)),
-                LetGo => breaker.is_let_go(at(*seconds)),
-                Sent => breaker.starts(at(*seconds)),
+                Chosen => _ = breaker.reserve_probe(at(*seconds)),
+                LetGo => breaker.cancel_probe(at(*seconds)),
+                Sent => breaker.call_started(at(*seconds)),
                 Begins => breaker.begins(at(*seconds)),
                 Ends => breaker.ends(),
                 Breaks => drop(breaker.broke_off(at(*seconds))),

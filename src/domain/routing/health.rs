@@ -54,7 +54,7 @@ pub struct Left {
 
 /// An observation of a target, made by a call.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum News {
+pub enum HealthSignal {
     /// A whole answer, with the time from the request to its first part.
     Answers { first_part_micros: i64 },
     /// A stream began: its latency is known, its success is not.
@@ -63,8 +63,8 @@ pub enum News {
     Ends,
     /// The stream broke off.
     BrokeOff,
-    /// No answer for `micros`, when another target's answer was complete; its timeout was `patience_micros`.
-    Silent { micros: i64, patience_micros: i64 },
+    /// No answer for `micros`, when another target's answer was complete; its timeout was `timeout_micros`.
+    Silent { micros: i64, timeout_micros: i64 },
     /// It refused an invalid request: it is healthy.
     Sound,
     /// It refused the call for its rate limit.
@@ -85,18 +85,18 @@ impl Health {
     }
 
     /// A call is planned for it. True where that call is a probe.
-    pub fn is_chosen(&mut self, now: Timestamp) -> bool {
-        self.breaker.is_chosen(now)
+    pub fn reserve_probe(&mut self, now: Timestamp) -> bool {
+        self.breaker.reserve_probe(now)
     }
 
     /// The planned probe will not be sent.
-    pub fn is_let_go(&mut self, now: Timestamp) {
-        self.breaker.is_let_go(now);
+    pub fn cancel_probe(&mut self, now: Timestamp) {
+        self.breaker.cancel_probe(now);
     }
 
     /// A call is sent: it is subtracted from what is left, until the provider sends new figures.
-    pub fn starts(&mut self, now: Timestamp, tokens: u64) {
-        self.breaker.starts(now);
+    pub fn call_started(&mut self, now: Timestamp, tokens: u64) {
+        self.breaker.call_started(now);
         self.called_at = now;
         for (left, taken) in [(&mut self.allowance.requests, 1), (&mut self.allowance.tokens, tokens)] {
             if let Some(left) = left {
@@ -106,45 +106,45 @@ impl Health {
     }
 
     /// True where this opens the breaker.
-    pub fn hears(&mut self, now: Timestamp, news: News) -> bool {
-        match news {
-            News::Answers { first_part_micros } => {
+    pub fn observe(&mut self, now: Timestamp, signal: HealthSignal) -> bool {
+        match signal {
+            HealthSignal::Answers { first_part_micros } => {
                 self.takes(now, first_part_micros);
                 self.failed(now, false);
                 self.breaker.succeeded(now);
                 false
             }
-            News::Begins { first_part_micros } => {
+            HealthSignal::Begins { first_part_micros } => {
                 self.takes(now, first_part_micros);
                 self.breaker.begins(now);
                 false
             }
-            News::Ends => {
+            HealthSignal::Ends => {
                 self.failed(now, false);
                 self.breaker.ends();
                 false
             }
-            News::BrokeOff => {
+            HealthSignal::BrokeOff => {
                 self.failed(now, true);
                 self.breaker.broke_off(now)
             }
-            News::Silent { micros, patience_micros } if is_hung(micros, patience_micros) => {
+            HealthSignal::Silent { micros, timeout_micros } if is_hung(micros, timeout_micros) => {
                 self.failed(now, true);
                 self.breaker.failed(now)
             }
-            News::Silent { micros, .. } => {
+            HealthSignal::Silent { micros, .. } => {
                 self.takes_at_least(now, micros);
                 false
             }
-            News::Sound => {
+            HealthSignal::Sound => {
                 self.breaker.succeeded(now);
                 false
             }
-            News::Limited { retry_after_seconds } => {
+            HealthSignal::Limited { retry_after_seconds } => {
                 self.breaker.rests(now, retry_after_seconds.unwrap_or(RATE_LIMIT_REST_SECONDS));
                 false
             }
-            News::Failed { retry_after_seconds } => {
+            HealthSignal::Failed { retry_after_seconds } => {
                 if let Some(seconds) = retry_after_seconds {
                     self.breaker.rests(now, seconds);
                 }
@@ -157,12 +157,12 @@ impl Health {
     fn takes(&mut self, now: Timestamp, first_part_micros: i64) {
         self.called_at = now;
         let seconds = seconds(first_part_micros);
-        self.first_part_seconds.hears(now, seconds, seconds);
+        self.first_part_seconds.observe(now, seconds, seconds);
     }
 
     fn failed(&mut self, now: Timestamp, it_did: bool) {
         self.called_at = now;
-        self.failure_ratio.hears(now, f64::from(u8::from(it_did)), 0.0);
+        self.failure_ratio.observe(now, f64::from(u8::from(it_did)), 0.0);
     }
 
     /// It was cancelled before it answered: its latency is at least this.
@@ -170,12 +170,12 @@ impl Health {
         self.called_at = now;
         let seconds = seconds(micros);
         if self.first_part_seconds().is_none_or(|known| known < seconds) {
-            self.first_part_seconds.hears(now, seconds, seconds);
+            self.first_part_seconds.observe(now, seconds, seconds);
         }
     }
 
     /// Takes a provider's latest figures, each believed for [`LIMIT_BELIEVED_SECONDS_MAX`] from now at most.
-    pub fn learns(&mut self, allowance: Allowance, now: Timestamp) {
+    pub fn set_allowance(&mut self, allowance: Allowance, now: Timestamp) {
         let latest = now.plus_seconds(LIMIT_BELIEVED_SECONDS_MAX);
         let believed = |left: Left| Left { resets_at: left.resets_at.min(latest), ..left };
         self.allowance.requests = allowance.requests.map(believed).or(self.allowance.requests);
@@ -221,7 +221,7 @@ pub fn in_order(targets: &[(Standing, f64)], prefer: Prefer) -> Vec<usize> {
 
 impl Average {
     /// Adds a value; before the first one the average is `at_first`.
-    fn hears(&mut self, now: Timestamp, newest: f64, at_first: f64) {
+    fn observe(&mut self, now: Timestamp, newest: f64, at_first: f64) {
         let left = if self.value.is_some() { left_after(self.heard_at, now) } else { 1.0 };
         let before = self.value.unwrap_or(at_first);
         let weight = 1.0 - (1.0 - NEWEST_WEIGHT) * left;
@@ -230,8 +230,8 @@ impl Average {
 }
 
 /// A target that is slower than another is healthy: silence is a failure from half of its own timeout on.
-fn is_hung(micros: i64, patience_micros: i64) -> bool {
-    micros >= patience_micros / 2
+fn is_hung(micros: i64, timeout_micros: i64) -> bool {
+    micros >= timeout_micros / 2
 }
 
 fn seconds(micros: i64) -> f64 {
@@ -269,8 +269,8 @@ mod tests {
             ("an absurd reset is cut", left(0, 9_999_999), None, 0, Some(60)),
         ] {
             let mut health = Health::default();
-            health.learns(Allowance { requests, tokens }, at(0));
-            (0..sent).for_each(|_| health.starts(at(0), 100));
+            health.set_allowance(Allowance { requests, tokens }, at(0));
+            (0..sent).for_each(|_| health.call_started(at(0), 100));
 
             let expected =
                 rests_until.map_or(Standing::Ready, |seconds| Standing::Resting { until: at(seconds) });
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn no_limit_is_believed_for_more_than_a_minute_after_it_was_learnt() {
         let mut health = Health::default();
-        health.learns(Allowance { requests: left(0, 9_999_999), tokens: None }, at(0));
+        health.set_allowance(Allowance { requests: left(0, 9_999_999), tokens: None }, at(0));
 
         assert_eq!(health.standing(at(59), 0), Standing::Resting { until: at(60) });
         assert_eq!(health.standing(at(61), 0), Standing::Ready);
@@ -291,8 +291,9 @@ mod tests {
     fn a_provider_that_limits_rests_without_being_ill() {
         let mut health = Health::default();
 
-        let opened: Vec<bool> =
-            (0..9).map(|_| health.hears(at(0), News::Limited { retry_after_seconds: Some(7) })).collect();
+        let opened: Vec<bool> = (0..9)
+            .map(|_| health.observe(at(0), HealthSignal::Limited { retry_after_seconds: Some(7) }))
+            .collect();
 
         assert!(opened.iter().all(|opened| !opened));
         assert_eq!(health.standing(at(6), 0), Standing::Resting { until: at(7) });
@@ -301,21 +302,21 @@ mod tests {
 
     #[test]
     fn a_stream_counts_by_its_end_and_its_first_part_closes_nothing() {
-        let begins = News::Begins { first_part_micros: 400_000 };
-        let hears = |health: &mut Health, seconds, news: &[News]| {
-            news.iter().map(|news| health.hears(at(seconds), *news)).collect::<Vec<bool>>()
+        let begins = HealthSignal::Begins { first_part_micros: 400_000 };
+        let observe = |health: &mut Health, seconds, signal: &[HealthSignal]| {
+            signal.iter().map(|signal| health.observe(at(seconds), *signal)).collect::<Vec<bool>>()
         };
         let mut health = Health::default();
 
-        let opened = hears(&mut health, 0, &[begins, News::BrokeOff].repeat(5));
+        let opened = observe(&mut health, 0, &[begins, HealthSignal::BrokeOff].repeat(5));
         let ratio = health.failure_ratio();
-        health.starts(at(5), 0);
-        hears(&mut health, 6, &[begins, News::BrokeOff]);
+        health.call_started(at(5), 0);
+        observe(&mut health, 6, &[begins, HealthSignal::BrokeOff]);
         let again = health.standing(at(15), 0);
-        health.starts(at(16), 0);
-        hears(&mut health, 17, &[begins]);
+        health.call_started(at(16), 0);
+        observe(&mut health, 17, &[begins]);
         let begun = health.standing(at(17), 0);
-        hears(&mut health, 18, &[News::Ends]);
+        observe(&mut health, 18, &[HealthSignal::Ends]);
 
         assert_eq!(opened.iter().filter(|opened| **opened).count(), 1, "every stream broke off");
         assert!(ratio > 0.6, "no first part counts against a break: {ratio}");
@@ -326,36 +327,36 @@ mod tests {
 
     #[test]
     fn a_target_that_others_beat_is_known_to_be_slow_and_ill_only_after_half_of_its_time() {
-        let silent = |seconds: i64| News::Silent {
+        let silent = |seconds: i64| HealthSignal::Silent {
             micros: seconds * Timestamp::MICROS_PER_SECOND,
-            patience_micros: 20 * Timestamp::MICROS_PER_SECOND,
+            timeout_micros: 20 * Timestamp::MICROS_PER_SECOND,
         };
         for (seconds, is_ready, cost) in [(2, true, 2.0), (9, true, 9.0), (10, false, 20.2)] {
             let mut health = Health::default();
-            (0..5).for_each(|_| _ = health.hears(at(0), silent(seconds)));
+            (0..5).for_each(|_| _ = health.observe(at(0), silent(seconds)));
 
             assert_eq!(health.standing(at(0), 0) == Standing::Ready, is_ready, "{seconds} s");
             assert!((health.cost_seconds(at(0)) - cost).abs() < 0.1, "{}", health.cost_seconds(at(0)));
         }
         let mut slow = Health::default();
-        slow.hears(at(0), News::Begins { first_part_micros: 4 * Timestamp::MICROS_PER_SECOND });
-        slow.hears(at(0), silent(3));
+        slow.observe(at(0), HealthSignal::Begins { first_part_micros: 4 * Timestamp::MICROS_PER_SECOND });
+        slow.observe(at(0), silent(3));
         assert_eq!(slow.first_part_seconds(), Some(4.0), "that it takes three seconds or more was known");
     }
 
     #[test]
     fn the_averages_follow_the_calls_and_order_the_fastest() {
-        let answers = |seconds: f64| News::Answers { first_part_micros: (seconds * 1e6) as i64 };
-        let failed = News::Failed { retry_after_seconds: None };
-        let health = |news: &[News]| {
+        let answers = |seconds: f64| HealthSignal::Answers { first_part_micros: (seconds * 1e6) as i64 };
+        let failed = HealthSignal::Failed { retry_after_seconds: None };
+        let health = |signal: &[HealthSignal]| {
             let mut health = Health::default();
-            for news in news {
-                health.hears(at(0), *news);
+            for signal in signal {
+                health.observe(at(0), *signal);
             }
             health
         };
         let slow = health(&[answers(2.0), answers(3.0)]);
-        let fast = health(&[answers(0.5), News::Sound]);
+        let fast = health(&[answers(0.5), HealthSignal::Sound]);
         let flaky = health(&[answers(0.1), failed]);
         let unknown = health(&[]);
 
@@ -370,19 +371,19 @@ mod tests {
 
     #[test]
     fn what_was_seen_fades_and_one_call_at_a_time_finds_out_how_it_is_now() {
-        let answers = |seconds: f64| News::Answers { first_part_micros: (seconds * 1e6) as i64 };
-        let failed = News::Failed { retry_after_seconds: None };
+        let answers = |seconds: f64| HealthSignal::Answers { first_part_micros: (seconds * 1e6) as i64 };
+        let failed = HealthSignal::Failed { retry_after_seconds: None };
         let mut health = Health::default();
-        (0..20).for_each(|_| _ = health.hears(at(0), failed));
+        (0..20).for_each(|_| _ = health.observe(at(0), failed));
         let cost = |health: &Health, seconds| health.cost_seconds(at(seconds));
 
         let (full, half) = (cost(&health, 0), cost(&health, 300));
         let faded = cost(&health, 3_600);
-        health.starts(at(3_600), 0);
+        health.call_started(at(3_600), 0);
         let while_it_is_tried = cost(&health, 3_601);
         let mut still_down = health.clone();
-        still_down.hears(at(3_602), failed);
-        health.hears(at(3_602), answers(0.4));
+        still_down.observe(at(3_602), failed);
+        health.observe(at(3_602), answers(0.4));
 
         assert!((full - 2.0 * half).abs() < 1e-9 && full > 29.0, "{full} {half}");
         assert!(faded < 0.01, "{faded}");

@@ -12,8 +12,8 @@ mod routes;
 pub mod warmth;
 
 pub use breaker::Standing;
-pub use experiment::{Arm, Experiment, Phase, Seat, StickyBy, Trial, Trials};
-pub use health::{Allowance, Health, Left, News, in_order};
+pub use experiment::{Arm, ArmAssignment, Experiment, Phase, StickyBy, Trial, Trials};
+pub use health::{Allowance, Health, HealthSignal, Left, in_order};
 pub use retry_plan::{FailedAttempt, Next, RetryPlan, Rounds};
 pub use route::{
     Asked, ByComplexity, CachePolicy, ClampPolicy, Complexity, ContextFit, OnExpiry, Policy, Prefer, Route,

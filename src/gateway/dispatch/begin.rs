@@ -7,7 +7,7 @@ use axum::response::Response;
 use super::Dispatch;
 use super::fallback::{Fallbacks, rounds, tries_until};
 use super::reuse::{count_reuse, hit_price, reused};
-use crate::domain::routing::{RetryPlan, Seat};
+use crate::domain::routing::{ArmAssignment, RetryPlan};
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::cache::{Cache, Reuse};
@@ -32,10 +32,10 @@ pub(super) async fn begin(
     state: &State,
     mut request: Arc<Request>,
     prices: Prices,
-    seat: Option<Seat>,
+    assignment: Option<ArmAssignment>,
     now: Timestamp,
 ) -> Result<Begun, Failure> {
-    let mut plan = plan::plan(state, &prices, &request, seat)?;
+    let mut plan = plan::plan(state, &prices, &request, assignment)?;
     fit(state, &prices, &mut request, &mut plan)?;
     let total =
         plan.policy.total_seconds.map(|seconds| now.plus_seconds(seconds.try_into().unwrap_or(i64::MAX)));
@@ -79,12 +79,12 @@ async fn take_hold(
     prices: Prices,
     plan: &Plan,
 ) -> Result<TakenHold, Failure> {
-    let (weather, clock) = (&state.weather, state.ledger.clock());
-    let probed = plan.targets.first().filter(|first| weather.is_chosen(first, clock.now()));
+    let (healths, clock) = (&state.target_healths, state.ledger.clock());
+    let probed = plan.targets.first().filter(|first| healths.reserve_probe(first, clock.now()));
     let taken = RequestHold::take(state, request, prices, plan, ttl_seconds(plan)).await;
     let is_meant = taken.as_ref().is_ok_and(|taken| taken.place == 0);
     if let Some(probed) = probed.filter(|_| !is_meant) {
-        weather.is_let_go(probed, clock.now());
+        healths.cancel_probe(probed, clock.now());
     }
     taken
 }

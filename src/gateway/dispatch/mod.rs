@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::clock::Timer;
 use crate::domain::event::AttemptOutcome;
-use crate::domain::routing::{FailedAttempt, News, Retry, RetryPlan, Seat};
+use crate::domain::routing::{ArmAssignment, FailedAttempt, HealthSignal, Retry, RetryPlan};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::UsageSource;
 use crate::gateway::State;
@@ -42,7 +42,7 @@ use crate::gateway::plan::{Plan, Prices};
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
 use crate::gateway::quote::Quote;
 use crate::gateway::stream;
-use crate::gateway::weather;
+use crate::gateway::target_health;
 use crate::ledger::LedgerError;
 
 /// A request with its hold, on its way.
@@ -72,27 +72,30 @@ pub struct Dispatch {
 
 /// Holds, dispatches, settles, answers.
 pub async fn run(state: State, request: Request) -> Result<Response, Failure> {
-    let (seat, shadows) = experiment::seats(&Prices::in_force(&state), &request);
-    seated(state, request, seat, shadows).await
+    let (assignment, shadows) = experiment::assignments(&Prices::in_force(&state), &request);
+    run_assigned(state, request, assignment, shadows).await
 }
 
 /// The same, where it is known which arm of an experiment answers, and which shadows get a copy.
-pub async fn seated(
+pub async fn run_assigned(
     state: State,
     request: Request,
-    seat: Option<Seat>,
-    shadows: Vec<Seat>,
+    assignment: Option<ArmAssignment>,
+    shadows: Vec<ArmAssignment>,
 ) -> Result<Response, Failure> {
     let request = Arc::new(request);
     let prices = Prices::in_force(&state);
     let now = state.ledger.clock().now();
     // A shadow whose arm can't serve ends here.
-    let again = seat.clone().filter(|seat| !seat.is_shadow()).map(|seat| (seat, request.clone()));
-    let begun = match (begin(&state, request, prices.clone(), seat, now).await, again) {
+    let again = assignment
+        .clone()
+        .filter(|assignment| !assignment.is_shadow())
+        .map(|assignment| (assignment, request.clone()));
+    let begun = match (begin(&state, request, prices.clone(), assignment, now).await, again) {
         // The org goes on as if there were no experiment: with other targets, of another size, and other answers kept. It
         // counts in none of its arms.
-        (Err(failure), Some((seat, request))) if is_the_arms(&failure, &seat) => {
-            let (arm, reason) = (seat.arm, failure.code);
+        (Err(failure), Some((assignment, request))) if is_the_arms(&failure, &assignment) => {
+            let (arm, reason) = (assignment.arm, failure.code);
             metrics::counter!("tollgate_arms_passed_over_total", "arm" => arm, "reason" => reason)
                 .increment(1);
             begin(&state, request, prices, None, now).await
@@ -129,10 +132,10 @@ async fn in_time(dispatch: Box<Dispatch>, first: Quote) -> Result<Response, Fail
 }
 
 /// Whether a request has no hold since its arm is spent, or since the arm's own targets can't carry it.
-fn is_the_arms(failure: &Failure, seat: &Seat) -> bool {
+fn is_the_arms(failure: &Failure, assignment: &ArmAssignment) -> bool {
     match failure.code {
         ARM_SPENT => true,
-        UNSUPPORTED | NOT_PRICED | TOO_LONG => !seat.chain.is_empty(),
+        UNSUPPORTED | NOT_PRICED | TOO_LONG => !assignment.chain.is_empty(),
         _ => false,
     }
 }
@@ -164,7 +167,7 @@ impl Dispatch {
                     Failed::blocked(call.quote.target.upstream.family, body).await
                 }
                 Ok(body) => {
-                    self.hears_of(&call, &body, first_part_micros);
+                    self.observe_answer(&call, &body, first_part_micros);
                     return self.answered(place, call, body, calls).await;
                 }
                 Err(failed) => failed,
@@ -181,7 +184,7 @@ impl Dispatch {
 
     fn launch(&mut self, place: usize, quote: Quote) -> CallFuture {
         let now = self.state.ledger.clock().now();
-        self.state.weather.starts(&quote.target, now, self.request.input_tokens);
+        self.state.target_healths.call_started(&quote.target, now, self.request.input_tokens);
         let timeouts = self.timeouts(&quote);
         let in_flight_call = InFlightCall { place, quote, started_at: now, beaten: Arc::default() };
         let call_future =
@@ -221,13 +224,13 @@ impl Dispatch {
         self.fallbacks.on_content_policy.is_some() && body.is_blocked(call.quote.target.upstream.family)
     }
 
-    fn hears_of(&self, call: &SentCall, body: &AnswerBody, first_part_micros: i64) {
+    fn observe_answer(&self, call: &SentCall, body: &AnswerBody, first_part_micros: i64) {
         // What a stream comes to is known at its end.
-        let news = match body {
-            AnswerBody::Whole { .. } => News::Answers { first_part_micros },
-            AnswerBody::Stream(_) => News::Begins { first_part_micros },
+        let signal = match body {
+            AnswerBody::Whole { .. } => HealthSignal::Answers { first_part_micros },
+            AnswerBody::Stream(_) => HealthSignal::Begins { first_part_micros },
         };
-        self.state.weather.hears(&call.quote.target, self.state.ledger.clock().now(), news);
+        self.state.target_healths.observe(&call.quote.target, self.state.ledger.clock().now(), signal);
     }
 
     async fn answered(
@@ -285,7 +288,7 @@ impl Dispatch {
     pub fn remember_warmth(&self, quote: &Quote, metered: &Metered) {
         if let (Some(conversation), UsageSource::Final) = (&self.plan.warmth, metered.source) {
             let now = self.state.ledger.clock().now();
-            self.state.warmth.learns(conversation, &quote.target, &metered.usage, now);
+            self.state.warmth.remember(conversation, &quote.target, &metered.usage, now);
         }
     }
 
@@ -334,7 +337,7 @@ impl Dispatch {
         let now = self.state.ledger.clock().now();
         let target = &call.quote.target;
         self.in_flight.retain(|other| other.place != place);
-        self.state.weather.hears(target, now, weather::news_of(&failure));
+        self.state.target_healths.observe(target, now, target_health::signal_of(&failure));
         if failure.alarms_operator {
             let provider = target.upstream.config.name.clone();
             metrics::counter!("tollgate_provider_account_refusals_total", "provider" => provider)
@@ -401,7 +404,7 @@ impl Dispatch {
         if matches!(failure.status, 429 | 502 | 503) {
             let now = self.state.ledger.clock().now();
             let soonest =
-                self.state.weather.soonest_seconds(&self.plan.targets, now, self.request.input_tokens);
+                self.state.target_healths.soonest_seconds(&self.plan.targets, now, self.request.input_tokens);
             failure.retry_after_seconds.get_or_insert(soonest.max(1));
         }
         Err(failure)

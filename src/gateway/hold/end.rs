@@ -27,7 +27,8 @@ impl RequestHold {
         let tokens = usages.map(|usage| usage.input_total().saturating_add(usage.output_total()));
         self.request.permit.used(tokens.fold(0, u64::saturating_add));
         // An experiment counts its failures, but for those that are its cap's.
-        let is_counted = self.seat.as_ref().is_some_and(|seat| seat.unit.is_some()) && !self.is_arm_spent;
+        let is_counted = self.assignment.as_ref().is_some_and(|assignment| assignment.unit.is_some())
+            && !self.is_arm_spent;
         let settle = self.settle_command();
         if !is_counted && self.attempts_cost().is_zero() && self.attempts.iter().all(is_refused) {
             let release = release(&self.request);

@@ -13,7 +13,7 @@ use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
 use crate::domain::event::{Attempt, AttemptOutcome, Balance, Dispatcher, Purpose};
-use crate::domain::routing::{ClampPolicy, OnExpiry, Seat};
+use crate::domain::routing::{ArmAssignment, ClampPolicy, OnExpiry};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
 use crate::gateway::State;
@@ -39,7 +39,7 @@ pub struct RequestHold {
     pub prices: Prices,
     route: Option<String>,
     decision: Option<String>,
-    seat: Option<Seat>,
+    assignment: Option<ArmAssignment>,
     /// What the org allots to the arm did not cover a further attempt.
     is_arm_spent: bool,
     held: Credits,
@@ -231,8 +231,8 @@ impl RequestHold {
     fn purpose(&self) -> Purpose {
         Purpose {
             route: self.route.clone(),
-            arm: self.seat.as_ref().map(|seat| seat.arm.clone()),
-            unit: self.seat.as_ref().and_then(|seat| seat.unit.clone()),
+            arm: self.assignment.as_ref().map(|assignment| assignment.arm.clone()),
+            unit: self.assignment.as_ref().and_then(|assignment| assignment.unit.clone()),
             ..self.request.purpose.clone()
         }
     }

@@ -108,7 +108,7 @@ impl RequestHold {
             prices,
             route: plan.route.clone(),
             decision: decision(plan),
-            seat: plan.seat.clone(),
+            assignment: plan.assignment.clone(),
             is_arm_spent: false,
             held: Credits::ZERO,
             attempts: Vec::new(),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use axum::http::StatusCode;
 
 use super::*;
-use crate::domain::routing::News;
+use crate::domain::routing::HealthSignal;
 
 /// A gateway with `openai`, and `odd`, which knows no model; and how often `odd` was called.
 async fn with_odd_priced_as(prices_of: &str, weather: &str) -> (World, Arc<AtomicU32>) {
@@ -37,8 +37,8 @@ async fn with_odd_priced_as(prices_of: &str, weather: &str) -> (World, Arc<Atomi
 
 fn rest(world: &World, provider: &str) {
     let (target, now) = (target(world, provider, "gpt-4o-mini"), world.ledger.clock().now());
-    let failed = News::Failed { retry_after_seconds: None };
-    (0..5).for_each(|_| world.state.weather.hears(&target, now, failed));
+    let failed = HealthSignal::Failed { retry_after_seconds: None };
+    (0..5).for_each(|_| world.state.target_healths.observe(&target, now, failed));
 }
 
 #[tokio::test]

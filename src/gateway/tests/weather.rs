@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 use tokio::task::yield_now;
 
 use super::*;
-use crate::domain::routing::{News, Prefer};
+use crate::domain::routing::{HealthSignal, Prefer};
 use crate::waiting::until;
 
 #[tokio::test]
@@ -166,7 +166,7 @@ async fn a_target_that_answers_while_the_hold_grows_for_a_hedge_is_not_hedged() 
     let answered = async move {
         go_on.notify_one();
         for _ in 0..10_000 {
-            if !state.weather.is_ready(&first, state.ledger.clock().now(), 0) {
+            if !state.target_healths.is_ready(&first, state.ledger.clock().now(), 0) {
                 break;
             }
             yield_now().await;
@@ -226,7 +226,7 @@ async fn what_a_stream_refuses_of_its_callers_own_does_not_spare_its_target() {
         }
 
         let (target, now) = (target(&world, "odd-claude", "claude-haiku-4-5"), world.ledger.clock().now());
-        assert_eq!(world.state.weather.is_ready(&target, now, 0), is_ready, "{kind}");
+        assert_eq!(world.state.target_healths.is_ready(&target, now, 0), is_ready, "{kind}");
     }
 }
 
@@ -309,7 +309,7 @@ async fn a_target_that_a_hedge_has_beaten_is_known_as_soon_as_it_fails() {
     assert_eq!(header(&response, "x-tollgate-provider"), "odd-claude");
     fails.notify_one();
     let now = || world.ledger.clock().now();
-    while world.state.weather.is_ready(&target(&world, "odd", "gpt-4o-mini"), now(), 0) {
+    while world.state.target_healths.is_ready(&target(&world, "odd", "gpt-4o-mini"), now(), 0) {
         yield_now().await;
     }
     ends.notify_one();
@@ -354,21 +354,22 @@ async fn of_requests_that_are_planned_at_once_one_finds_out_whether_a_target_is_
     let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
     let world = World::at(clock.clone(), "5", "", json!([]), Router::new()).await;
     let [ill, spare] = [target(&world, "odd", "gpt-4o-mini"), target(&world, "spare", "gpt-4o-mini")];
-    let weather = &world.state.weather;
-    (0..5).for_each(|_| weather.hears(&ill, clock.now(), News::Failed { retry_after_seconds: None }));
+    let weather = &world.state.target_healths;
+    (0..5)
+        .for_each(|_| weather.observe(&ill, clock.now(), HealthSignal::Failed { retry_after_seconds: None }));
     clock.advance_seconds(5);
 
     let planned = || {
         let both = vec![ill.clone(), spare.clone()];
         let order = weather.order(both, Prefer::AsWritten, clock.now(), 0);
-        weather.is_chosen(&order[0], clock.now());
+        weather.reserve_probe(&order[0], clock.now());
         order[0].upstream.config.name.clone()
     };
     let planned_at_once = [planned(), planned(), planned()];
-    weather.starts(&ill, clock.now(), 0);
+    weather.call_started(&ill, clock.now(), 0);
     clock.advance_seconds(4);
     let while_it_runs = planned();
-    weather.hears(&ill, clock.now(), News::Answers { first_part_micros: 1 });
+    weather.observe(&ill, clock.now(), HealthSignal::Answers { first_part_micros: 1 });
 
     assert_eq!(planned_at_once, ["odd", "spare", "spare"]);
     assert_eq!((while_it_runs.as_str(), planned().as_str()), ("spare", "odd"));
@@ -381,8 +382,9 @@ async fn what_sends_nothing_does_not_keep_others_from_a_target_that_may_be_well_
     let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
     let chain = json!(["odd/gpt-4o-mini", "spare/gpt-4o-mini"]);
     let world = World::at(clock.clone(), "0.001", "", json!([{"name": "r", "chain": chain}]), odd).await;
-    let (ill, weather) = (target(&world, "odd", "gpt-4o-mini"), &world.state.weather);
-    (0..5).for_each(|_| weather.hears(&ill, clock.now(), News::Failed { retry_after_seconds: None }));
+    let (ill, weather) = (target(&world, "odd", "gpt-4o-mini"), &world.state.target_healths);
+    (0..5)
+        .for_each(|_| weather.observe(&ill, clock.now(), HealthSignal::Failed { retry_after_seconds: None }));
     let mut greedy = chat("r");
     greedy["max_tokens"] = 16_000.into();
 

@@ -70,7 +70,7 @@ pub enum StickyBy {
 
 /// An arm that takes a request, and the unit for which it was drawn.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seat {
+pub struct ArmAssignment {
     /// `experiment/arm`.
     pub arm: String,
     /// A hash: nobody is recognised by it.
@@ -80,7 +80,7 @@ pub struct Seat {
     pub shadow_paid_by: Option<OrgId>,
 }
 
-impl Seat {
+impl ArmAssignment {
     pub fn is_shadow(&self) -> bool {
         self.shadow_paid_by.is_some()
     }
@@ -146,36 +146,36 @@ impl Experiment {
     }
 
     /// The arm that answers this unit's requests; none where it takes no part.
-    pub fn seat(&self, unit: &str) -> Option<Seat> {
+    pub fn assignment(&self, unit: &str) -> Option<ArmAssignment> {
         let drawn = self.draw("", unit);
         let mut below = 0;
         let arm = self.arms.iter().filter(|arm| !arm.is_shadow()).find(|arm| {
             below += u64::from(arm.percent);
             drawn % 100 < below
         })?;
-        Some(self.seat_in(arm, Some(format!("{drawn:016x}"))))
+        Some(self.assignment_to(arm, Some(format!("{drawn:016x}"))))
     }
 
     /// The shadows that see this unit's requests.
-    pub fn shadows(&self, unit: &str) -> impl Iterator<Item = Seat> {
+    pub fn shadows(&self, unit: &str) -> impl Iterator<Item = ArmAssignment> {
         self.arms.iter().filter(|arm| arm.is_shadow()).filter_map(move |arm| {
             let drawn = self.draw(&arm.name, unit);
             (drawn % 100 < u64::from(arm.percent))
-                .then(|| self.seat_in(arm, Some(format!("{:016x}", self.draw("", unit)))))
+                .then(|| self.assignment_to(arm, Some(format!("{:016x}", self.draw("", unit)))))
         })
     }
 
     /// Whoever asks, this arm answers.
-    pub fn seat_of_winner(&self, arm: &str) -> Option<Seat> {
-        self.arm(arm).map(|arm| self.seat_in(arm, None))
+    pub fn assignment_of_winner(&self, arm: &str) -> Option<ArmAssignment> {
+        self.arm(arm).map(|arm| self.assignment_to(arm, None))
     }
 
     pub fn takes_part(&self, org: OrgId) -> bool {
         self.orgs.is_empty() || self.orgs.contains(&org)
     }
 
-    fn seat_in(&self, arm: &Arm, unit: Option<String>) -> Seat {
-        Seat {
+    fn assignment_to(&self, arm: &Arm, unit: Option<String>) -> ArmAssignment {
+        ArmAssignment {
             arm: self.full_name(arm),
             unit,
             chain: arm.chain.iter().cloned().map(To::from).collect(),
@@ -243,7 +243,7 @@ mod tests {
         let tried = experiment(vec![arm("a", 10), arm("b", 30), shadow("s", 20)]);
         let units: Vec<String> = (0..20_000).map(|n| format!("user {n}")).collect();
         let share = |of: &str| {
-            let sat = |unit: &String| tried.seat(unit).is_some_and(|seat| seat.arm == of);
+            let sat = |unit: &String| tried.assignment(unit).is_some_and(|assignment| assignment.arm == of);
             units.iter().filter(|unit| sat(unit)).count()
         };
 
@@ -254,17 +254,17 @@ mod tests {
         assert!(seen.abs_diff(4_000) < 170, "{seen}");
         let both = units
             .iter()
-            .filter(|unit| tried.seat(unit).is_some_and(|seat| seat.arm == "small/a"))
+            .filter(|unit| tried.assignment(unit).is_some_and(|assignment| assignment.arm == "small/a"))
             .filter(|unit| tried.shadows(unit).count() == 1)
             .count();
         assert!(both.abs_diff(400) < 60, "a shadow sees every arm alike: {both}");
-        assert_eq!(tried.seat("user 1"), tried.seat("user 1"));
+        assert_eq!(tried.assignment("user 1"), tried.assignment("user 1"));
         let other = Experiment { name: "other".into(), ..tried.clone() };
         let same = units
             .iter()
             .filter(|unit| {
-                let arm = |seat: Option<Seat>| seat.map(|seat| seat.chain);
-                arm(tried.seat(unit)) == arm(other.seat(unit))
+                let arm = |assignment: Option<ArmAssignment>| assignment.map(|assignment| assignment.chain);
+                arm(tried.assignment(unit)) == arm(other.assignment(unit))
             })
             .count();
         // 0.1² + 0.3² + 0.6² of them by chance.

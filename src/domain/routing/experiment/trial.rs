@@ -9,7 +9,7 @@ use crate::domain::event::Event;
 use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
 
-use super::{Experiment, Seat, StickyBy};
+use super::{ArmAssignment, Experiment, StickyBy};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trial {
@@ -130,13 +130,16 @@ impl Trial {
     }
 
     /// The arm that answers, and the shadows that get a copy. `unit` returns the sticky unit of the request, where it has one.
-    pub fn seats(&self, unit: impl FnOnce(StickyBy) -> Option<String>) -> (Option<Seat>, Vec<Seat>) {
+    pub fn assignments(
+        &self,
+        unit: impl FnOnce(StickyBy) -> Option<String>,
+    ) -> (Option<ArmAssignment>, Vec<ArmAssignment>) {
         match &self.phase {
             Phase::Running => match unit(self.experiment.sticky_by) {
-                Some(unit) => (self.experiment.seat(&unit), self.experiment.shadows(&unit).collect()),
+                Some(unit) => (self.experiment.assignment(&unit), self.experiment.shadows(&unit).collect()),
                 None => (None, vec![]),
             },
-            Phase::Promoted { arm, .. } => (self.experiment.seat_of_winner(arm), vec![]),
+            Phase::Promoted { arm, .. } => (self.experiment.assignment_of_winner(arm), vec![]),
             Phase::Stopped { .. } => (None, vec![]),
         }
     }
@@ -184,9 +187,9 @@ mod tests {
         let live = || Refusal::RouteUnderExperiment { live: "one".into() };
         assert_eq!(start(&trials, "two", "chat"), Err(live()));
         assert_eq!(trials.on_route("code", org), None);
-        let (answering, shadows) = trials.on_route("chat", org).unwrap().seats(|_| Some("u".into()));
-        assert!(answering.is_some_and(|seat| seat.unit.is_some()) && shadows.is_empty());
-        assert_eq!(trials.on_route("chat", org).unwrap().seats(|_| None), (None, vec![]));
+        let (answering, shadows) = trials.on_route("chat", org).unwrap().assignments(|_| Some("u".into()));
+        assert!(answering.is_some_and(|assignment| assignment.unit.is_some()) && shadows.is_empty());
+        assert_eq!(trials.on_route("chat", org).unwrap().assignments(|_| None), (None, vec![]));
 
         assert_eq!(trials.promote("one".into(), "c".into()), Err(Refusal::UnknownArm));
         assert_eq!(trials.promote("none".into(), "a".into()), Err(Refusal::UnknownExperiment));
@@ -194,8 +197,8 @@ mod tests {
         assert_eq!(after(&mut trials, decided), Ok(true));
         let decided = trials.promote("one".into(), "b".into());
         assert_eq!(after(&mut trials, decided), Ok(false), "said before");
-        let (winner, _) = trials.on_route("chat", org).unwrap().seats(|_| None);
-        assert_eq!(winner.map(|seat| (seat.arm, seat.unit)), Some(("one/b".into(), None)));
+        let (winner, _) = trials.on_route("chat", org).unwrap().assignments(|_| None);
+        assert_eq!(winner.map(|assignment| (assignment.arm, assignment.unit)), Some(("one/b".into(), None)));
         assert_eq!(start(&trials, "two", "chat"), Err(live()), "its winner answers there");
 
         let decided = trials.stop("one".into());
@@ -218,7 +221,7 @@ mod tests {
         let decided = trials.promote("one".into(), "b".into());
         assert_eq!(after(&mut trials, decided), Ok(true));
 
-        let (winner, _) = trials.on_route("chat", inside).unwrap().seats(|_| None);
+        let (winner, _) = trials.on_route("chat", inside).unwrap().assignments(|_| None);
         assert_eq!(winner.map(|seat| seat.arm), Some("one/b".into()));
         assert_eq!(trials.on_route("chat", outside), None);
     }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::domain::event::AttemptOutcome;
-use crate::domain::routing::{Allowance, Health, News, Prefer, Retry, Standing, in_order};
+use crate::domain::routing::{Allowance, Health, HealthSignal, Prefer, Retry, Standing, in_order};
 use crate::domain::time::Timestamp;
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
 use crate::gateway::target::Target;
@@ -16,7 +16,7 @@ const TARGETS_MAX: usize = 10_000;
 
 /// By provider and model.
 #[derive(Debug, Default)]
-pub struct Weather(Mutex<HashMap<(String, String), Seen>>);
+pub struct TargetHealths(Mutex<HashMap<(String, String), Seen>>);
 
 /// One target, and where its figures are shown: looked up once, since every answer moves them.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ struct Seen {
 /// What all targets have shown, for as long as nobody else looks at it.
 struct AllSeen<'a>(MutexGuard<'a, HashMap<(String, String), Seen>>);
 
-impl Weather {
+impl TargetHealths {
     /// The targets in the order in which they are tried by a request of about `tokens`.
     pub fn order(&self, targets: Vec<Target>, prefer: Prefer, now: Timestamp, tokens: u64) -> Vec<Target> {
         if targets.len() < 2 {
@@ -50,13 +50,13 @@ impl Weather {
 
     /// A request is meant for it. True where it is to be tried by one call at a time, and now by this one: no other is planned
     /// for it before this one is sent.
-    pub fn is_chosen(&self, target: &Target, now: Timestamp) -> bool {
-        self.of(target, now, |seen| seen.health.is_chosen(now))
+    pub fn reserve_probe(&self, target: &Target, now: Timestamp) -> bool {
+        self.of(target, now, |seen| seen.health.reserve_probe(now))
     }
 
     /// The request for which it was chosen goes elsewhere, or nowhere.
-    pub fn is_let_go(&self, target: &Target, now: Timestamp) {
-        self.of(target, now, |seen| seen.health.is_let_go(now));
+    pub fn cancel_probe(&self, target: &Target, now: Timestamp) {
+        self.of(target, now, |seen| seen.health.cancel_probe(now));
     }
 
     /// Whether it may be called by a request of about `tokens`.
@@ -76,19 +76,19 @@ impl Weather {
         targets.iter().map(seconds).min().unwrap_or(0)
     }
 
-    pub fn starts(&self, target: &Target, now: Timestamp, tokens: u64) {
-        self.of(target, now, |seen| seen.health.starts(now, tokens));
+    pub fn call_started(&self, target: &Target, now: Timestamp, tokens: u64) {
+        self.of(target, now, |seen| seen.health.call_started(now, tokens));
     }
 
-    pub fn learns(&self, target: &Target, now: Timestamp, allowance: Allowance) {
+    pub fn set_allowance(&self, target: &Target, now: Timestamp, allowance: Allowance) {
         if allowance != Allowance::default() {
-            self.of(target, now, |seen| seen.health.learns(allowance, now));
+            self.of(target, now, |seen| seen.health.set_allowance(allowance, now));
         }
     }
 
-    pub fn hears(&self, target: &Target, now: Timestamp, news: News) {
+    pub fn observe(&self, target: &Target, now: Timestamp, signal: HealthSignal) {
         let opened = self.of(target, now, |seen| {
-            let opened = seen.health.hears(now, news);
+            let opened = seen.health.observe(now, signal);
             seen.failure_ratio.set(seen.health.failure_ratio());
             if let Some(seconds) = seen.health.first_part_seconds() {
                 seen.latency_seconds.set(seconds);
@@ -137,28 +137,30 @@ impl Seen {
 }
 
 /// What a failure says of the target's health.
-pub fn news_of(failure: &UpstreamFailure) -> News {
+pub fn signal_of(failure: &UpstreamFailure) -> HealthSignal {
     let retry_after_seconds =
         failure.retry_after_seconds.map(|seconds| seconds.try_into().unwrap_or(i64::MAX));
     match failure.retry {
-        Retry::Never | Retry::RouteFallbackOnly => News::Sound,
+        Retry::Never | Retry::RouteFallbackOnly => HealthSignal::Sound,
         // Smaller requests fit.
-        Retry::Elsewhere if failure.kind == FailureKind::AboveLimit => News::Sound,
+        Retry::Elsewhere if failure.kind == FailureKind::AboveLimit => HealthSignal::Sound,
         Retry::HereOrElsewhere if failure.kind == FailureKind::RateLimited => {
-            News::Limited { retry_after_seconds }
+            HealthSignal::Limited { retry_after_seconds }
         }
-        Retry::HereOrElsewhere | Retry::Elsewhere => News::Failed { retry_after_seconds },
+        Retry::HereOrElsewhere | Retry::Elsewhere => HealthSignal::Failed { retry_after_seconds },
     }
 }
 
 /// What the end of a stream that had begun says of the target's health. Its call was counted when it began.
-pub fn news_of_stream(outcome: AttemptOutcome, failure: Option<&UpstreamFailure>) -> Option<News> {
+pub fn signal_of_stream(outcome: AttemptOutcome, failure: Option<&UpstreamFailure>) -> Option<HealthSignal> {
     match outcome {
-        AttemptOutcome::Succeeded => Some(News::Ends),
-        AttemptOutcome::Broken => match failure.map(news_of) {
-            Some(News::Sound) => Some(News::Ends),
-            Some(News::Limited { retry_after_seconds }) => Some(News::Limited { retry_after_seconds }),
-            Some(_) | None => Some(News::BrokeOff),
+        AttemptOutcome::Succeeded => Some(HealthSignal::Ends),
+        AttemptOutcome::Broken => match failure.map(signal_of) {
+            Some(HealthSignal::Sound) => Some(HealthSignal::Ends),
+            Some(HealthSignal::Limited { retry_after_seconds }) => {
+                Some(HealthSignal::Limited { retry_after_seconds })
+            }
+            Some(_) | None => Some(HealthSignal::BrokeOff),
         },
         // It was the caller, or a faster target, who ended it.
         AttemptOutcome::Refused | AttemptOutcome::Unknown | AttemptOutcome::Cancelled => None,
@@ -182,18 +184,18 @@ mod tests {
         let large = br#"{"error": {"code": "rate_limit_exceeded", "message": "Request too large for m"}}"#;
         let groqs = br#"{"error": {"code": "rate_limit_exceeded", "message": "Request too large for model m on tokens per minute"}}"#;
         let unseemly = br#"{"code": "no permission", "error": "Content violates usage guidelines."}"#;
-        let failed = |retry_after_seconds| News::Failed { retry_after_seconds };
+        let failed = |retry_after_seconds| HealthSignal::Failed { retry_after_seconds };
         for (claim, failure, expected) in [
             ("silence", silent(), failed(None)),
             ("an error", status(500), failed(Some(7))),
-            ("a rate limit", status(429), News::Limited { retry_after_seconds: Some(7) }),
-            ("a request above the limit", classify(429, None, large), News::Sound),
-            ("the same as a 413", classify(413, None, groqs), News::Sound),
-            ("the caller's fault", status(400), News::Sound),
-            ("refused content", classify(403, None, unseemly), News::Sound),
+            ("a rate limit", status(429), HealthSignal::Limited { retry_after_seconds: Some(7) }),
+            ("a request above the limit", classify(429, None, large), HealthSignal::Sound),
+            ("the same as a 413", classify(413, None, groqs), HealthSignal::Sound),
+            ("the caller's fault", status(400), HealthSignal::Sound),
+            ("refused content", classify(403, None, unseemly), HealthSignal::Sound),
             ("the operator's key", status(401), failed(Some(7))),
         ] {
-            assert_eq!(news_of(&failure), expected, "{claim}");
+            assert_eq!(signal_of(&failure), expected, "{claim}");
         }
     }
 
@@ -202,20 +204,20 @@ mod tests {
         let event = |kind: &str, message: &str| {
             classify_event(&serde_json::json!({"error": {"type": kind, "message": message}}))
         };
-        let limited = News::Limited { retry_after_seconds: None };
+        let limited = HealthSignal::Limited { retry_after_seconds: None };
         for (claim, failure, expected) in [
-            ("it broke off", None, News::BrokeOff),
-            ("it is overloaded", Some(event("overloaded_error", "")), News::BrokeOff),
+            ("it broke off", None, HealthSignal::BrokeOff),
+            ("it is overloaded", Some(event("overloaded_error", "")), HealthSignal::BrokeOff),
             ("a rate limit", Some(event("rate_limit_error", "")), limited),
-            ("the operator's key", Some(event("authentication_error", "")), News::BrokeOff),
+            ("the operator's key", Some(event("authentication_error", "")), HealthSignal::BrokeOff),
             (
                 "the caller's own words",
                 Some(event("invalid_request_error", "Output blocked by content filtering policy")),
-                News::Ends,
+                HealthSignal::Ends,
             ),
         ] {
-            let news = news_of_stream(AttemptOutcome::Broken, failure.as_ref());
-            assert_eq!(news, Some(expected), "{claim}");
+            let signal = signal_of_stream(AttemptOutcome::Broken, failure.as_ref());
+            assert_eq!(signal, Some(expected), "{claim}");
         }
     }
 }
