@@ -240,7 +240,7 @@ async fn a_budget_refuses_and_an_alert_tells_once() {
     let in_use = acme.get("/api/v1/orgs/acme/budgets").await.expect(StatusCode::OK);
     let budget = json!({
         "scope": "org", "window": "month", "cap": "5",
-        "charged": "4", "held": "0.25", "left": "0.75", "window_starts_at": "2026-11-01T00:00:00Z",
+        "charged": "4", "held": "0.25", "left": "0.75", "window_starts_at": "2026-11-01T00:00:00.000000Z",
     });
     assert_eq!(in_use["budgets"], json!([budget]));
     let alerts = operator.get("/api/v1/orgs/acme/alerts").await.expect(StatusCode::OK);
