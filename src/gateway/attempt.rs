@@ -33,8 +33,8 @@ const SILENT_BYTES_MAX: usize = 4 << 20;
 /// A provider that ignores the output limit may overstep it by this factor and so many parts; then it will not end.
 const OVERRUN_FACTOR: u64 = 2;
 const OVERRUN_PARTS: u64 = 1_000;
-/// What comes before a stream's first words is kept back for so long after the request was sent: until then another target may
-/// be asked. Much that stands between here and a client gives up a connection on which nothing comes for a minute.
+/// How long after the request was sent a stream's events before its first words are withheld: until then another target may be
+/// tried. Many proxies close a connection on which nothing arrives for a minute.
 const KEPT_BACK: Duration = Duration::from_secs(30);
 /// What may follow an answer's end: the usage and the mark of the end.
 pub const TAIL_WAIT: Duration = Duration::from_secs(5);
@@ -48,7 +48,7 @@ pub struct Timeouts {
     pub between_tokens: Duration,
 }
 
-/// How long a call is waited for: as its timeouts says, or until the answer that beat it is over.
+/// How long a call is waited for: as its timeouts say, or until the answer that beat it is over.
 #[derive(Clone, Copy, Debug)]
 pub struct Waiting<'a> {
     pub timeouts: Timeouts,
@@ -130,7 +130,7 @@ pub enum AnswerBody {
 pub struct OpenStream {
     pub upstream: Response,
     pub relay: StreamRelay,
-    /// When it was asked for.
+    /// When the request was sent.
     pub since: Timestamp,
     /// What there is for the client.
     pub first: Bytes,
@@ -167,7 +167,7 @@ impl OpenStream {
                 }
             }
         };
-        // What is not there by then nobody learns.
+        // What has not come by then is not waited for.
         let _ = timeout(TAIL_WAIT, tail).await;
     }
 }
@@ -419,7 +419,7 @@ impl Failed {
         let report = match body {
             AnswerBody::Whole { json, .. } => Report::of_answer(family, &json),
             AnswerBody::Stream(mut open) => {
-                // OpenAI tells the usage after the end.
+                // OpenAI sends the usage after the end.
                 open.read_tail().await;
                 Report::of_stream(&open.relay)
             }

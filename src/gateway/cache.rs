@@ -1,8 +1,8 @@
-//! Exact answers again: a request that was answered a while ago, byte for byte the same where it matters, gets that answer.
+//! The answer cache: a request that equals an earlier one in everything that matters is served the same answer.
 //!
-//! A hit passes the edge and is settled like any request, at the route's price for it; what the answer had cost is told
+//! A hit passes the edge and is settled like any request, at the route's price for it; what the answer had cost is reported
 //! as saved. Identical requests that come together are one call: the others wait for the first, and go themselves if it
-//! brings nothing. Only whole answers are kept, as good as the route gives them: never a failure, nor what a last resort or
+//! brings nothing. Only whole answers are cached, as good as the route gives them: never a failure, nor what a last resort or
 //! a small balance made less of. Per org unless the route says otherwise, in memory.
 
 use std::collections::HashMap;
@@ -30,27 +30,27 @@ use crate::gateway::plan::Plan;
 
 /// All cached answers together; the least recently used go first.
 const BYTES_MAX: u64 = 32 << 20;
-/// What an answer takes beside its bytes: its key, its names and notices, and the cache's own account of it.
+/// The memory that an entry takes in addition to the answer's bytes: key, names, notices, the cache's own records.
 const ENTRY_BYTES: usize = 1 << 10;
-/// Longer answers are not kept.
+/// Longer answers are not cached.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// So long a request waits for another's answer, where its route does not say how long for a first part. Whoever it waits
 /// for may be of another org, ask for a long answer, and read it slowly.
 const TURN_WAIT: Duration = Duration::from_secs(30);
 /// With more turns than this, those that nobody waits for are forgotten.
 const TURNS_MAX: usize = 1_024;
-/// What says nothing about most answers: for whom it is, and what is kept of it elsewhere.
+/// Fields that do not change most answers: whose request it is, and what the provider stores of it.
 const VOLATILE: [&str; 6] =
     ["user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "store"];
 
 type Key = [u8; 32];
 type Turn = tokio::sync::Mutex<()>;
 
-/// The answers that this node may give again.
+/// The answers that this node has cached.
 #[derive(Debug)]
 pub struct Cache {
     answers: moka::sync::Cache<Key, Entry>,
-    /// Who is at it, by what they ask.
+    /// The requests under way, by key.
     turns: Mutex<HashMap<Key, Weak<Turn>>>,
 }
 
@@ -63,12 +63,12 @@ pub struct Answer {
     pub model: String,
     /// What it cost when it was made.
     pub cost: Credits,
-    /// What its first reader was told beside it.
+    /// What its headers said when it was made.
     pub notices: Notices,
     pub made_at: Timestamp,
 }
 
-/// An answer with the time for which its route has a use for it.
+/// An answer with how long its route may serve it.
 #[derive(Clone, Debug)]
 struct Entry {
     answer: Arc<Answer>,
@@ -97,9 +97,9 @@ impl Expiry<Key, Entry> for OwnTime {
 /// What the cache has for a request.
 #[derive(Debug)]
 pub enum Reuse {
-    /// The route keeps nothing.
+    /// The route has no cache.
     Off,
-    /// This request wants none, or is not of a kind that the route keeps.
+    /// The caller opted out, or the route does not cache requests of this kind.
     Bypassed,
     Hit(Arc<Answer>),
     /// Too old, but the time that the request has was spent waiting for a newer one.
@@ -107,12 +107,12 @@ pub enum Reuse {
     Missed(Pending),
 }
 
-/// An answer that will be kept once it is whole.
+/// An answer that will be cached once it is whole.
 #[derive(Debug)]
 pub struct Pending {
     key: Key,
     kept_for: Duration,
-    /// What may be said where nobody answers.
+    /// An older answer, to be served where no target answers.
     pub stale: Option<Arc<Answer>>,
     /// So far; none once it has grown too long.
     bytes: Option<BytesMut>,
@@ -125,7 +125,7 @@ impl Default for Cache {
         let weight = |_: &Key, entry: &Entry| {
             u32::try_from(entry.answer.bytes.len().saturating_add(ENTRY_BYTES)).unwrap_or(u32::MAX)
         };
-        // By how often each was asked for, as is the default, old answers that were popular would keep out all new ones.
+        // Under the default policy, which counts requests, old answers that were popular would keep out all new ones.
         let answers = moka::sync::Cache::builder().eviction_policy(EvictionPolicy::lru());
         let answers = answers.weigher(weight).max_capacity(BYTES_MAX).expire_after(OwnTime).build();
         Cache { answers, turns: Mutex::default() }
@@ -133,10 +133,10 @@ impl Default for Cache {
 }
 
 impl Cache {
-    /// Looks for the answer; where somebody asks the same at this moment, waits for theirs.
+    /// Looks up the answer; where the same request is under way, waits for its answer.
     ///
     /// # Errors
-    /// Theirs did not come before `ends_at`.
+    /// It did not come before `ends_at`.
     pub async fn look_up(
         state: &State,
         request: &Request,
@@ -237,7 +237,7 @@ impl Reuse {
         *turn = None;
     }
 
-    /// Nobody waits for this answer any more, whether or not it was kept.
+    /// Lets the waiting requests go on, whether or not the answer was cached.
     pub fn release(&mut self) {
         if let Reuse::Missed(pending) = self {
             pending.turn = None;
@@ -250,7 +250,7 @@ fn too_late() -> Failure {
     Failure { retry_after_seconds: Some(1), ..Failure::new(503, "upstream_unreachable", words) }
 }
 
-/// Whether the same request gets the same answer, as far as its caller can ask for that.
+/// Whether the request asks for the same answer each time, as far as the API allows.
 fn is_deterministic(request: &Request) -> bool {
     match request.endpoint {
         Endpoint::Embed => true,
@@ -274,7 +274,7 @@ fn key(request: &Request, plan: &Plan, policy: &CachePolicy) -> Key {
         .iter()
         .map(|target| format!("{}/{}\n", target.upstream.config.name, target.model))
         .collect();
-    // The weather and the weights put them into another order each time.
+    // Their health and the weights change their order from request to request.
     targets.sort_unstable();
     targets.iter().for_each(|target| hash.update(target));
     for (field, value) in sorted(&request.body) {
@@ -287,13 +287,13 @@ fn key(request: &Request, plan: &Plan, policy: &CachePolicy) -> Key {
 }
 
 /// Whether an answer depends on the field. The model is known by where it leads. OpenAI's responses repeat what was asked,
-/// for whom included: theirs are given again only to whom they name.
+/// for whom included: these are cached per caller.
 fn makes_the_answer(field: &str, endpoint: Endpoint) -> bool {
     let repeats = endpoint == Endpoint::Generate(Dialect::OpenaiResponses);
     field != "model" && (repeats || !VOLATILE.contains(&field))
 }
 
-/// The order of fields says nothing.
+/// The order of fields is irrelevant.
 fn sorted(value: &Value) -> Vec<(&str, &Value)> {
     let mut fields: Vec<(&str, &Value)> =
         value.as_object().into_iter().flatten().map(|(name, value)| (name.as_str(), value)).collect();
@@ -367,13 +367,15 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_lives_for_as_long_as_its_route_has_a_use_for_it() {
-        let kept_for = Duration::from_secs(7);
-        let entry = Entry { answer: Arc::new(answer()), kept_for };
-        let (key, now) = ([7; 32], Instant::now());
+    fn an_entry_ends_with_its_routes_use_for_it_and_begins_anew_with_a_new_answer() {
+        let (cache, key) = (Cache::default(), [7; 32]);
+        let insert = |kept_for| {
+            cache.answers.insert(key, Entry { answer: Arc::new(answer()), kept_for });
+            cache.answers.get(&key).is_some()
+        };
+        let (minute, nothing) = (Duration::from_secs(60), Duration::ZERO);
 
-        assert_eq!(OwnTime.expire_after_create(&key, &entry, now), Some(kept_for));
-        assert_eq!(OwnTime.expire_after_update(&key, &entry, now, None), Some(kept_for), "answered anew");
+        assert_eq!([nothing, minute, nothing, minute].map(insert), [false, true, false, true]);
     }
 
     #[test]

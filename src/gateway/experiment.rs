@@ -22,7 +22,7 @@ use crate::gateway::plan::Prices;
 /// Copies under way on a node.
 pub const SHADOWS_MAX: usize = 256;
 
-/// Who answers the request, and who sees a copy, where its route is under an experiment.
+/// The arm that answers the request, and the shadows that get a copy, where its route is under an experiment.
 pub fn assignments(prices: &Prices, request: &Request) -> (Option<ArmAssignment>, Vec<ArmAssignment>) {
     match prices.system.experiments.on_route(&request.model, request.caller.org) {
         Some(trial) => trial.assignments(|by| unit(by, request)),
@@ -71,7 +71,7 @@ fn check_target(state: &State, prices: &Prices, payers: &[OrgId], to: &To) -> Re
     }
 }
 
-/// What the request keeps to its arm by. Of another org it is another one.
+/// The unit that is assigned to an arm as a whole. Units of different orgs are different.
 fn unit(by: StickyBy, request: &Request) -> Option<String> {
     let org = request.caller.org;
     match by {
@@ -108,7 +108,7 @@ fn opening(request: &Request) -> String {
     format!("{} {}", request.caller.key, hex::encode(hash.finalize()))
 }
 
-/// Sends copies beside the request, whose hold is taken. Returns at once.
+/// Sends copies of a request whose hold is taken. Returns at once.
 pub fn cast_shadows(state: &State, request: &Arc<Request>, assignments: Vec<ArmAssignment>) {
     for assignment in assignments {
         let Some(payer) = assignment.shadow_paid_by else { continue };

@@ -1,4 +1,4 @@
-//! Whether a conversation fits its model, found out before anybody is asked, where its route says what to do if not.
+//! Whether a conversation fits its model, checked before it is sent, where its route has a policy for inputs that do not.
 //!
 //! Tokens are counted with OpenAI's public tokenizer; other providers keep theirs to themselves, so that a quarter is
 //! added for them. Nothing here is about money: holds are taken for bounds.
@@ -22,8 +22,8 @@ use crate::gateway::token_estimate::PICTURE_TOKENS;
 /// Around each message, by OpenAI's own account of its chat format.
 const MESSAGE_TOKENS: u64 = 4;
 
-/// Makes the request fit the plan, or the plan the request, by the route's policy. Where neither can be, the target answers that
-/// the route names for inputs that are too long; else it says that this one is.
+/// Makes the request fit the plan, or the plan the request, by the route's policy. Where neither works, the request goes to the
+/// target that the route names for inputs that are too long, or is refused.
 pub fn fit(
     state: &State,
     prices: &Prices,
@@ -152,13 +152,13 @@ fn window(target: &Target) -> Option<u64> {
     target.card.context_window_tokens
 }
 
-/// What the caller wants to read at most.
+/// The output limit that the caller set.
 struct Output {
     limit_tokens: Option<u64>,
 }
 
 impl Output {
-    /// What the window must hold of it beside the input.
+    /// The part of it that the window must hold in addition to the input.
     fn beside_input(&self, target: &Target) -> u64 {
         let limit_tokens = self.limit_tokens.filter(|_| target.window_of_both().is_some());
         limit_tokens.map_or(0, |limit| limit.min(target.output_tokens_max()))
@@ -196,18 +196,18 @@ fn conversation_field(dialect: Dialect) -> &'static str {
     }
 }
 
-/// Where each turn ends that can go, the oldest first: what a user said and everything until they speak again, so that no
+/// The ends of the turns that can be removed, oldest first: a user message and everything until the next one, so that no
 /// tool's result is left without its call. The last turn stays.
 fn ends_of_turns(messages: &[Value]) -> Vec<usize> {
     let mut begins = (0..messages.len()).filter(|place| begins_turn(&messages[*place]));
     let Some(first) = begins.next() else { return Vec::new() };
     let later: Vec<usize> = begins.collect();
-    // What stands before the first turn is as old as it.
+    // Messages before the first turn are removed with it.
     let is_alone = later.is_empty() && messages[..first].iter().any(|message| !instructs(message));
     if is_alone { vec![first] } else { later }
 }
 
-/// Takes away what stands there, except for instructions; says how many messages went.
+/// Removes the messages before `end`, except for instructions; returns how many were removed.
 fn drop_before(end: usize, messages: &mut Value) -> usize {
     let Some(messages) = messages.as_array_mut() else { return 0 };
     let before = messages.len();

@@ -1,5 +1,5 @@
-//! Calls under way, and what becomes of a hedge's loser: it is read on for as long as the winner's answer takes, and
-//! what nobody knows of it then is counted by the ladder.
+//! Calls in flight, and the losers of hedges: a loser is read on for as long as the winner's answer takes, and what is not
+//! known of its usage by then is estimated.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::gateway::providers::classify::UpstreamFailure;
 use crate::gateway::quote::Quote;
 use crate::gateway::target_health;
 
-/// One call under way.
+/// One call in flight.
 pub type CallFuture = Pin<Box<dyn Future<Output = FinishedCall> + Send>>;
 pub type CallFutures = FuturesUnordered<CallFuture>;
 
@@ -35,7 +35,7 @@ pub struct InFlightCall {
     pub place: usize,
     pub quote: Quote,
     pub started_at: Timestamp,
-    /// Tells the call that the answer which beat it is over.
+    /// Notified when the winner's answer has ended.
     pub beaten: Arc<Notify>,
 }
 
@@ -46,7 +46,7 @@ pub struct FinishedCall {
     pub place: usize,
     pub call: SentCall,
     pub sent: Result<AnswerBody, Failed>,
-    /// From when it was asked.
+    /// Since the call was sent.
     pub first_part_micros: i64,
 }
 
@@ -57,7 +57,7 @@ pub struct Loser {
     stop: oneshot::Sender<()>,
 }
 
-/// What was learnt of a loser.
+/// How a loser ended.
 #[derive(Debug)]
 struct Read {
     call: SentCall,
@@ -65,14 +65,14 @@ struct Read {
     report: Option<Report>,
 }
 
-/// Tells of a loser's target what it shows, as it shows it.
+/// Reports the health of a loser's target as soon as something is known.
 #[derive(Debug)]
 pub struct HealthReporter {
     pub state: State,
     pub timeouts: Timeouts,
 }
 
-/// What a loser shows.
+/// What is observed of a loser.
 #[derive(Debug)]
 enum Shown {
     Silence,
@@ -104,15 +104,15 @@ pub fn launch(
 }
 
 impl Loser {
-    /// Reads on beside the winner.
+    /// Goes on reading it while the winner is relayed.
     pub fn of(reporter: HealthReporter, call_future: CallFuture, in_flight_call: InFlightCall) -> Loser {
         let (stop, stopped) = oneshot::channel();
         Loser { reading: tokio::spawn(read_on(reporter, call_future, in_flight_call, stopped)), stop }
     }
 
-    /// The winner's answer is over: so is this.
+    /// Ends it with the winner's answer, and records what it cost.
     pub async fn end(self, request: &Request, hold: &mut RequestHold) {
-        // One that came to its end by itself listens no more.
+        // Nobody receives it where the loser has ended by itself.
         let _ = self.stop.send(());
         let Ok(Read { call, outcome, report }) = self.reading.await else { return };
         let metered = meter::meter_beside(request, &call.quote, &hold.prices, report.as_ref(), outcome);
@@ -189,7 +189,7 @@ async fn read_on(
     }
 }
 
-/// What one that said nothing has told of its costs: a stream may have begun with them.
+/// What is known of the costs of a call without a first part: a stream may have begun with its usage.
 fn silent(call_future: CallFuture, in_flight_call: InFlightCall) -> Read {
     let InFlightCall { quote, started_at, beaten, .. } = in_flight_call;
     beaten.notify_one();

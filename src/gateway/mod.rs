@@ -81,7 +81,7 @@ pub struct Parts {
     shedder: Shedder,
     cache: Cache,
     shadows: Arc<Semaphore>,
-    /// Read by every request until it is settled.
+    /// Read-locked by every request until it is settled.
     under_way: Arc<RwLock<()>>,
     /// Nothing is held or settled (`Config::is_unreserved`).
     is_unreserved: bool,
@@ -175,8 +175,7 @@ fn routes(config: &Config) -> Result<Routes, ConfigError> {
     config.routing().map_err(ConfigError::of_mistakes)
 }
 
-/// A target without a price is never tried (I10), nor one whose provider can't serve it: said at once, not found out by
-/// a caller.
+/// A target without a price is never tried (I10), nor one that its provider can't serve: the operator is warned at start.
 fn warn_of_unpriced(ledger: &Ledger, config: &Config, routes: &Routes) {
     let (system, now) = (ledger.system(), ledger.clock().now());
     for (route, target) in routes.models() {

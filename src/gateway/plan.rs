@@ -25,7 +25,7 @@ const DAY_SECONDS: i64 = 86_400;
 /// Where a request may go.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The name of the route that was asked for, if it was one.
+    /// The name of the requested route, where the model names one.
     pub route: Option<String>,
     pub policy: Policy,
     /// Never empty.
@@ -115,7 +115,7 @@ fn chained(
         if plan.is_shadow() {
             return Err(plan.finder(state, prices, request).nobody_serves());
         }
-        tracing::warn!(arm = ?plan.assignment, "nothing in the arm's chain can serve: the route's own answers");
+        tracing::warn!(arm = ?plan.assignment, "nothing in the arm's chain can serve: the route's own chain is used");
         plan.assignment = None;
     }
     let finder = plan.finder(state, prices, request);
@@ -212,19 +212,19 @@ impl Finder<'_> {
         }
     }
 
-    /// Those that serve the endpoint, as the weather puts them.
+    /// Those that serve the endpoint, ordered by their health.
     fn in_order(&self, targets: Vec<Target>) -> Vec<Target> {
         let serving = targets.into_iter().filter(|target| target.serves(self.request.endpoint)).collect();
         let (prefer, size) = (self.plan.policy.prefer, self.request.input_tokens);
         self.state.target_healths.order(serving, prefer, self.prices.at, size)
     }
 
-    /// Every provider that sells a model of the name that was asked for; where nobody is known to, the one that it names.
+    /// Every provider with a card for the requested model; where none has one, the provider that its name begins with.
     fn named(&self) -> Vec<Target> {
         let model = &self.request.model;
         let target = |upstream: &Arc<Upstream>| self.found(&upstream.config.name, model);
         let mut targets = distinct(self.state.upstreams.iter().filter_map(target));
-        // A ceiling price stands for a model that nobody is known to sell: who has no more than that may not have this one.
+        // A ceiling price is for models without a card: a provider with no more than that may not have this one.
         let has_card = |target: &Target| target.card.model != RateCard::ANY;
         let is_known = targets.iter().any(has_card);
         if is_known {
@@ -234,7 +234,7 @@ impl Finder<'_> {
         if let Some(target) = named.and_then(|(provider, model)| self.found(provider, model)) {
             return vec![target];
         }
-        // The order of the file is meant.
+        // They are tried in the configuration's order.
         targets.iter_mut().enumerate().for_each(|(place, target)| target.group = place);
         targets
     }
@@ -265,7 +265,7 @@ impl Finder<'_> {
     }
 }
 
-/// Each once: a chain may name a model beside its successor.
+/// Removes duplicates: a chain may name a model and its successor.
 fn distinct(all: impl Iterator<Item = Target>) -> Vec<Target> {
     let mut targets: Vec<Target> = Vec::new();
     for target in all {

@@ -161,11 +161,11 @@ async fn next(open: &mut OpenStream, until: Option<Timestamp>, clock: &Clock, ca
     )
 }
 
-/// Meters and settles what there was, and then says the end.
+/// Meters and settles what was streamed, and then sends the end.
 async fn conclude(mut dispatch: Box<Dispatch>, call: SentCall, passed: Passed) {
     let Passed { mut relay, mut client, mut tail, is_given_up } = passed;
     let clock = dispatch.state.ledger.clock().clone();
-    // Where nothing said so, more may have been to come: it is no answer to give again.
+    // Without an explicit end more may have been to come: such an answer is not cached.
     let is_kept = relay.has_ended() && !relay.has_failed();
     tail.extend_from_slice(&relay.end_finished());
     let outcome = match (relay.is_whole(), is_given_up) {
@@ -191,7 +191,7 @@ async fn conclude(mut dispatch: Box<Dispatch>, call: SentCall, passed: Passed) {
             tracing::error!(%error, reservation = %request.reservation, "a stream's settle failed; its hold will expire");
         }
     }
-    // Whoever waits for it has it now, or goes; the client may read its end slowly.
+    // Requests that wait for this answer go on now; its own client may read its end slowly.
     dispatch.reuse.release();
     if !relay.is_whole() {
         let failure = relay.failure().cloned().map_or_else(broke_off, Failure::from);
@@ -200,8 +200,8 @@ async fn conclude(mut dispatch: Box<Dispatch>, call: SentCall, passed: Passed) {
     client.takes(tail.freeze(), &clock).await;
 }
 
-/// Whether more may have been made of a stream that we gave up than it has shown: by a model that thinks unseen, or before it
-/// showed anything. Gemini's streams count as they go; OpenAI's tell their usage at the end, and Claude's tell that of the
+/// Whether a stream that we gave up may have produced more than was received: by a model that reasons unseen, or before its
+/// first part. Gemini's streams count as they go; OpenAI's tell their usage at the end, and Claude's tell that of the
 /// output there.
 fn may_have_made_more(call: &SentCall, relay: &StreamRelay) -> bool {
     let quote = &call.quote;
@@ -245,7 +245,7 @@ impl Client {
     }
 }
 
-/// The frame that tells a failure.
+/// The frame that reports a failure.
 fn event(dispatch: &Dispatch, failure: &Failure) -> Bytes {
     let request = &dispatch.request;
     failure.event(request.endpoint.dialect(), &request.id.to_string()).into()

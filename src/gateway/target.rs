@@ -1,4 +1,4 @@
-//! One upstream with the model to ask there, and what it can do.
+//! A target: an upstream with the model to request there, and what it supports.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub struct Target {
     pub card: Arc<RateCard>,
     /// The route leaves it open which target of a group serves.
     pub group: usize,
-    /// What the caller should know of the model: that its days are counted, or that it stands for another.
+    /// A warning for the caller: that the model will be switched off, or that it replaces one that was.
     pub notice: Option<String>,
 }
 
@@ -36,7 +36,7 @@ pub fn embeds(mode: Mode, family: Family, model: &str) -> bool {
     mode == Mode::Embedding && providers::embeddings_path(family, model).is_some()
 }
 
-/// Whether a provider of this family can be asked for a card's model at any endpoint.
+/// Whether a provider of this family serves a card's model at any endpoint.
 pub fn is_served(card: &RateCard, family: Family) -> bool {
     generates(card.mode, family) || embeds(card.mode, family, &card.model)
 }
@@ -53,18 +53,18 @@ impl Target {
         }
     }
 
-    /// The most that the model says in one answer.
+    /// The largest output of the model.
     pub fn output_tokens_max(&self) -> u64 {
         self.card.output_tokens_max.unwrap_or(OUTPUT_TOKENS_UNKNOWN)
     }
 
-    /// The context window, where an output limit counts against it.
+    /// The context window, where the output limit counts towards it.
     pub fn window_of_both(&self) -> Option<u64> {
         let counts = providers::counts_output_limit(self.upstream.family, &self.model);
         self.card.context_window_tokens.filter(|_| counts)
     }
 
-    /// Where it does not: what there is instead.
+    /// For an endpoint that it does not serve: where it is served.
     pub fn serves_elsewhere(&self, endpoint: Endpoint) -> &'static str {
         match (endpoint, self.card.mode) {
             (Endpoint::Generate(_), Mode::Embedding) => "it makes embeddings; ask for them at /v1/embeddings",

@@ -1,6 +1,6 @@
-//! The weather as this node sees it: which targets are well, and which the calls had better spare.
+//! The health of targets as this node sees it: which are ready, and which should be tried last.
 //!
-//! Each node learns from its own calls; nothing is shared, and nothing outlives the process. It only orders targets.
+//! Each node observes its own calls; nothing is shared or persisted. Health orders targets and forbids none.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,14 +11,14 @@ use crate::domain::time::Timestamp;
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
 use crate::gateway::target::Target;
 
-/// Targets in memory before those that say nothing are dropped: a ceiling price admits models of any name.
+/// Targets in memory before those without recent calls are dropped: a ceiling price admits models of any name.
 const TARGETS_MAX: usize = 10_000;
 
 /// By provider and model.
 #[derive(Debug, Default)]
 pub struct TargetHealths(Mutex<HashMap<(String, String), Seen>>);
 
-/// One target, and where its figures are shown: looked up once, since every answer moves them.
+/// One target with its gauges, which are looked up once since every answer changes them.
 #[derive(Debug)]
 struct Seen {
     health: Health,
@@ -26,7 +26,7 @@ struct Seen {
     latency_seconds: metrics::Gauge,
 }
 
-/// What all targets have shown, for as long as nobody else looks at it.
+/// The health of all targets, locked.
 struct AllSeen<'a>(MutexGuard<'a, HashMap<(String, String), Seen>>);
 
 impl TargetHealths {
@@ -48,13 +48,13 @@ impl TargetHealths {
         order.into_iter().filter_map(|place| left.get_mut(place)?.take()).collect()
     }
 
-    /// A request is meant for it. True where it is to be tried by one call at a time, and now by this one: no other is planned
-    /// for it before this one is sent.
+    /// Reserves the probe of a target that may have recovered, which is called by one request at a time. True where the probe is
+    /// now this request's: no other is planned for the target before it is sent.
     pub fn reserve_probe(&self, target: &Target, now: Timestamp) -> bool {
         self.of(target, now, |seen| seen.health.reserve_probe(now))
     }
 
-    /// The request for which it was chosen goes elsewhere, or nowhere.
+    /// The request that reserved the probe is not sent to the target.
     pub fn cancel_probe(&self, target: &Target, now: Timestamp) {
         self.of(target, now, |seen| seen.health.cancel_probe(now));
     }
@@ -64,7 +64,7 @@ impl TargetHealths {
         self.of(target, now, |seen| seen.health.standing(now, tokens)) == Standing::Ready
     }
 
-    /// How many seconds until the first of the targets is well again; 0 where one is.
+    /// Seconds until the first of the targets is ready; 0 where one is.
     pub fn soonest_seconds(&self, targets: &[Target], now: Timestamp, tokens: u64) -> u64 {
         let seconds = |target| match self.of(target, now, |seen| seen.health.standing(now, tokens)) {
             Standing::Ready => 0,
@@ -136,7 +136,7 @@ impl Seen {
     }
 }
 
-/// What a failure says of the target's health.
+/// What a failure means for the target's health.
 pub fn signal_of(failure: &UpstreamFailure) -> HealthSignal {
     let retry_after_seconds =
         failure.retry_after_seconds.map(|seconds| seconds.try_into().unwrap_or(i64::MAX));
@@ -151,7 +151,7 @@ pub fn signal_of(failure: &UpstreamFailure) -> HealthSignal {
     }
 }
 
-/// What the end of a stream that had begun says of the target's health. Its call was counted when it began.
+/// What the end of a stream that had begun means for the target's health. Its call was counted when it began.
 pub fn signal_of_stream(outcome: AttemptOutcome, failure: Option<&UpstreamFailure>) -> Option<HealthSignal> {
     match outcome {
         AttemptOutcome::Succeeded => Some(HealthSignal::Ends),

@@ -1,7 +1,7 @@
-//! Where conversations are warm: which targets of this node's own calls have cached their beginnings.
+//! Which targets have the beginning of a conversation in their prompt cache, as far as this node's own calls show.
 //!
 //! A conversation is known by what it has said so far: a request that goes on where an earlier one ended is of the same
-//! one. Only a number is kept of it, for a while, and only where the route leaves a choice.
+//! one. Only a hash of it is stored, for a while, and only where the route leaves a choice.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -21,12 +21,12 @@ use crate::gateway::target::Target;
 
 /// About 10 MB.
 const CONVERSATIONS_MAX: u64 = 100_000;
-/// A turn adds a few messages; whoever adds more begins anew.
+/// A turn adds a few messages; one that adds more counts as a new conversation.
 const MESSAGES_MAX: usize = 32;
-/// What stands before the first message, in any dialect.
+/// The fields before the first message, in any dialect.
 const BEGINNING: [&str; 4] = ["tools", "system", "instructions", "response_format"];
 
-/// By what a conversation had said.
+/// By the hash of the conversation so far.
 #[derive(Debug)]
 pub struct Warmth(moka::sync::Cache<u64, Arc<Known>>);
 
@@ -76,7 +76,7 @@ impl Warmth {
 }
 
 impl Conversation {
-    /// What the target has cached, as far as the latest answer there tells.
+    /// What the target has cached, by its latest answer.
     fn of(&self, target: &Target) -> Option<&Warm> {
         let is_it = |known: &&Arc<Known>| {
             known.provider == target.upstream.config.name && known.model == target.model
@@ -125,7 +125,7 @@ pub fn put_first(
     Some(conversation)
 }
 
-/// What was said after each of the last messages, the first of them first: as numbers, over everything before.
+/// The hash of the conversation up to each of its last messages, oldest first.
 fn said(request: &Request) -> Vec<u64> {
     let mut hasher = DefaultHasher::new();
     request.caller.org.hash(&mut hasher);

@@ -1,4 +1,4 @@
-//! From a request to what is held for it: planned, made to fit, looked for in the cache.
+//! From a request to its hold: planned, made to fit, looked up in the cache.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::gateway::quote::Quote;
 pub(super) enum Begun {
     /// It has its answer already.
     Reused(Response),
-    /// Boxed, since it goes from hand to hand.
+    /// Boxed, since it is moved often.
     Held(Box<Dispatch>, Quote),
 }
 
@@ -71,8 +71,8 @@ pub(super) async fn begin(
     Ok(Begun::Held(Box::new(dispatch), quote))
 }
 
-/// Holds for the first target that can carry the request. Where the plan's first is to be probed, the others stay away from it
-/// meanwhile, and no longer if it is not to be called after all.
+/// Holds for the first target that can carry the request. Where that of the plan is to be probed, the probe is reserved while
+/// the hold is taken, and cancelled if another target is called.
 async fn take_hold(
     state: &State,
     request: &Arc<Request>,
@@ -89,7 +89,7 @@ async fn take_hold(
     taken
 }
 
-/// A hold outlives whatever its request may take.
+/// A hold outlives all attempts of its request.
 fn ttl_seconds(plan: &Plan) -> i64 {
     let rounds = u64::from(plan.policy.retries) + 1;
     let of_targets = plan.targets.iter().map(|target| {

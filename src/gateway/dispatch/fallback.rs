@@ -1,4 +1,4 @@
-//! What follows a failed attempt: the next target, another round, or where the route leads when its chain does not.
+//! What follows a failed attempt: the next target, another round, or a fallback that the route names.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
 use crate::gateway::quote::Quote;
 use crate::gateway::target::Target;
 
-/// No further attempt begins later than this where neither route nor caller says how long a request may take.
+/// No further attempt begins later than this where neither route nor caller limits the time of the request.
 const TRIES_SECONDS: i64 = 600;
 
-/// Where a route still leads when its chain does not.
+/// The fallbacks that the route names for when its chain has failed.
 #[derive(Debug)]
 pub(super) struct Fallbacks {
     pub(super) on_context_length: Option<To>,
@@ -50,7 +50,7 @@ impl Fallbacks {
 }
 
 impl Dispatch {
-    /// What follows the last failure, covered by the hold; `None` where nothing does.
+    /// The next attempt after the last failure, covered by the hold; `None` where there is none.
     pub(super) async fn next(&mut self, failure: &UpstreamFailure) -> Option<(usize, Quote)> {
         let clock = self.state.ledger.clock().clone();
         let mut next = self.retry_plan.next(failure.retry, clock.now(), clock.chance());
@@ -83,7 +83,7 @@ impl Dispatch {
         }
     }
 
-    /// Where the chain ends: what the route names for this very failure, each but once.
+    /// After the chain: the fallback that the route names for this kind of failure, each used once.
     fn fall_back(&mut self, failure: &UpstreamFailure) -> Option<Next> {
         let to = self.fallbacks.take(failure)?;
         let now = self.state.ledger.clock().now();

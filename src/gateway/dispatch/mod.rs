@@ -1,4 +1,4 @@
-//! The way of one admitted request: hold, attempts, settle, answer.
+//! One admitted request from its hold to its answer: hold, attempts, settle, answer.
 //!
 //! Nothing is sent before its hold is durable; a further attempt is sent only when the hold covers it together with
 //! those of unknown cost before it; a settle is durable before the end of the answer. All of it runs in a task of its
@@ -55,9 +55,9 @@ pub struct Dispatch {
     retry_plan: RetryPlan,
     fallbacks: Fallbacks,
     in_flight: Vec<InFlightCall>,
-    /// Calls that the answer beat.
+    /// Hedged calls that another one's answer was faster than.
     losers: Vec<Loser>,
-    /// When the caller, or the route, wants it to be over.
+    /// When the time is up that the caller or the route gives it.
     pub ends_at: Option<Timestamp>,
     /// Why the first target did not serve.
     pub fallback: Option<String>,
@@ -65,7 +65,7 @@ pub struct Dispatch {
     transient: Option<UpstreamFailure>,
     /// Another target than those of the chain answers.
     pub is_degraded: bool,
-    /// What the cache said, and what will be kept in it.
+    /// What the cache had, and what will be cached.
     pub reuse: Reuse,
     pub upstream_time: UpstreamTime,
 }
@@ -76,7 +76,7 @@ pub async fn run(state: State, request: Request) -> Result<Response, Failure> {
     run_assigned(state, request, assignment, shadows).await
 }
 
-/// The same, where it is known which arm of an experiment answers, and which shadows get a copy.
+/// The same, for a request with its arm of an experiment, and the shadows that get a copy.
 pub async fn run_assigned(
     state: State,
     request: Request,
@@ -92,7 +92,7 @@ pub async fn run_assigned(
         .filter(|assignment| !assignment.is_shadow())
         .map(|assignment| (assignment, request.clone()));
     let begun = match (begin(&state, request, prices.clone(), assignment, now).await, again) {
-        // The org goes on as if there were no experiment: with other targets, of another size, and other answers kept. It
+        // The org goes on as if there were no experiment: with other targets, another size and other cached answers. It
         // counts in none of its arms.
         (Err(failure), Some((assignment, request))) if is_the_arms(&failure, &assignment) => {
             let (arm, reason) = (assignment.arm, failure.code);
@@ -141,8 +141,8 @@ fn is_the_arms(failure: &Failure, assignment: &ArmAssignment) -> bool {
 }
 
 impl Dispatch {
-    /// Tries one target after another until one answers, a second beside the first where the route hedges; settles in
-    /// any case.
+    /// Tries one target after another until one answers, a second concurrently with the first where the route hedges; settles
+    /// in any case.
     async fn attempt(mut self: Box<Self>, first: Quote) -> Result<Response, Failure> {
         let mut calls = CallFutures::new();
         let mut hedge_after = self.plan.policy.hedge_after_ms.map(Duration::from_millis);
@@ -193,7 +193,7 @@ impl Dispatch {
         call_future
     }
 
-    /// Asks the next target as well, once the hold covers both; unless the first has come to its end meanwhile.
+    /// Calls the next target as well, once the hold covers both; unless the first call has finished by then.
     async fn hedge(&mut self, calls: &mut CallFutures) -> Option<FinishedCall> {
         let now = self.state.ledger.clock().now();
         let place = self.retry_plan.next_in_round(now).filter(|_| !self.is_over(now))?;
@@ -319,7 +319,7 @@ impl Dispatch {
         }
     }
 
-    /// Records the calls that the answer's beat: before its own, which is the last and for which the request counts.
+    /// Records the losing calls before the winner, since the last attempt is the one that the request is attributed to.
     pub async fn end_losers(&mut self) {
         for loser in std::mem::take(&mut self.losers) {
             loser.end(&self.request, &mut self.hold).await;
@@ -348,7 +348,7 @@ impl Dispatch {
                 "a provider refuses the operator's own account"
             );
         }
-        // That this provider has a model of that name was only supposed: another may.
+        // No route says that this provider has the model: another may.
         if failure.kind == FailureKind::ModelNotFound && !self.plan.is_written() {
             failure.retry = Retry::Elsewhere;
         }
@@ -385,7 +385,7 @@ impl Dispatch {
         }
     }
 
-    /// A cached answer, if there is one that will do; else why there is none.
+    /// Serves a stale answer where there is one; else reports the failure.
     async fn give_up(mut self: Box<Self>, failure: UpstreamFailure) -> Result<Response, Failure> {
         if let Reuse::Missed(pending) = &mut self.reuse
             && let Some(stale) = pending.stale.take()
@@ -398,7 +398,7 @@ impl Dispatch {
             return reused(&mut self.hold, &self.plan, &stale, "stale").await;
         }
         self.settle().await?;
-        // That one provider lacks the model ends nothing for a caller whom another may serve in a moment.
+        // A provider without the model must not turn another one's outage into a final 404.
         let transient = self.transient.take().filter(|_| failure.kind == FailureKind::ModelNotFound);
         let mut failure = Failure::from(transient.unwrap_or(failure));
         if matches!(failure.status, 429 | 502 | 503) {

@@ -14,9 +14,9 @@ use crate::gateway::plan::Plan;
 use crate::gateway::quote::Quote;
 
 impl Dispatch {
-    /// Keeps the answer, which is whole and settled, where the route keeps any.
+    /// Caches the answer, which is whole and settled, where the route has a cache.
     pub fn keep(&mut self, quote: &Quote, content_type: &'static str) {
-        // When the chain answers again, or the org has bought credits, there is a better one.
+        // A better answer is possible once the chain has recovered, or the org has bought credits.
         if self.is_degraded || quote.is_cut {
             return;
         }
@@ -32,15 +32,15 @@ impl Dispatch {
         self.reuse.keep(&self.state.cache, answer);
     }
 
-    /// What the caller gets where nobody has answered in time.
+    /// What the caller gets where there is no answer in time.
     pub(super) fn late(&self) -> Result<Response, Failure> {
         let Reuse::Missed(Pending { stale: Some(stale), .. }) = &self.reuse else {
             return Err(Failure::out_of_time());
         };
-        Ok(given_again(&self.hold, &self.plan, stale, "stale"))
+        Ok(cached_response(&self.hold, &self.plan, stale, "stale"))
     }
 
-    /// The time was up before anything could be sent.
+    /// The time is up before anything was sent.
     pub(super) async fn give_up_unsent(mut self: Box<Self>) -> Result<Response, Failure> {
         if let Reuse::Missed(pending) = &mut self.reuse
             && let Some(stale) = pending.stale.take()
@@ -53,7 +53,7 @@ impl Dispatch {
     }
 }
 
-/// Gives a cached answer, once it is settled.
+/// Serves a cached answer, once it is settled.
 pub(super) async fn reused(
     hold: &mut RequestHold,
     plan: &Plan,
@@ -62,7 +62,7 @@ pub(super) async fn reused(
 ) -> Result<Response, Failure> {
     hold.record_reused(answer, hit_price(plan));
     hold.settle().await?;
-    let mut response = given_again(hold, plan, answer, result);
+    let mut response = cached_response(hold, plan, answer, result);
     headers::set_cost(&mut response, hold.cost());
     Ok(response)
 }
@@ -71,7 +71,7 @@ pub(super) fn hit_price(plan: &Plan) -> Credits {
     plan.policy.cache.as_ref().map_or(Credits::ZERO, |cache| cache.price)
 }
 
-fn given_again(hold: &RequestHold, plan: &Plan, answer: &Answer, result: &'static str) -> Response {
+fn cached_response(hold: &RequestHold, plan: &Plan, answer: &Answer, result: &'static str) -> Response {
     let mut response = Response::new(Body::from(answer.bytes.clone()));
     let served = AnswerHeaders {
         content_type: answer.content_type,

@@ -16,8 +16,8 @@ use crate::operations::show_reservation::show_reservation;
 
 /// An end that the ledger can't take is tried again this often, after pauses that double, while its caller waits.
 const END_TRIES: u32 = 6;
-/// And then this often, beside everything else: about a day.
-const END_TRIES_BESIDE: u32 = 9_000;
+/// And then this often in the background: about a day.
+const END_TRIES_BACKGROUND: u32 = 9_000;
 const END_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 impl RequestHold {
@@ -61,7 +61,7 @@ impl RequestHold {
         })
     }
 
-    /// Ends it patiently: what was consumed must reach the log, though its caller won't wait for ever.
+    /// Ends it with retries: what was consumed must reach the log, in the background once the caller has waited long enough.
     async fn end(&mut self, command: OrgCommand) -> Result<(), LedgerError> {
         match end(&self.state, &self.request, &command, END_TRIES).await {
             Ok(balance) => {
@@ -70,17 +70,17 @@ impl RequestHold {
             }
             Err(LedgerError::Refused(refusal)) => Err(refusal.into()),
             Err(error) => {
-                self.end_beside(command);
+                self.end_in_background(command);
                 Err(error)
             }
         }
     }
 
-    /// Goes on trying when nobody waits any more. The request is still under way: a node that leaves waits for it.
-    pub(super) fn end_beside(&self, command: OrgCommand) {
+    /// Goes on trying in the background. The request counts as under way: a node that shuts down waits for it.
+    pub(super) fn end_in_background(&self, command: OrgCommand) {
         let (state, request) = (self.state.clone(), self.request.clone());
         tokio::spawn(async move {
-            if let Err(error) = end(&state, &request, &command, END_TRIES_BESIDE).await
+            if let Err(error) = end(&state, &request, &command, END_TRIES_BACKGROUND).await
                 && !is_ended(&error)
             {
                 tracing::error!(%error, reservation = %request.reservation, "a hold was not ended: its time will end it");
@@ -122,7 +122,7 @@ async fn end(
     }
 }
 
-/// Says where a hold has ended otherwise than by this command, which counts no more.
+/// Logs where another command has ended the hold at another cost: this one has no effect then.
 async fn check_end(state: &State, request: &Request, command: &OrgCommand) {
     let Ok(stands) = show_reservation(&state.ledger, request.reservation).await else { return };
     let meant = match command {

@@ -29,7 +29,7 @@ pub use reserve::{ARM_SPENT, TakenHold};
 
 /// A stream's hold is extended this often, each time for three times as long.
 pub const EXTEND_SECONDS: i64 = 300;
-/// Who answered, where a cached answer was given.
+/// The provider in the record of a cached answer.
 pub const CACHE: &str = "cache";
 
 #[derive(Debug)]
@@ -64,7 +64,7 @@ pub struct SentCall {
     pub status: Option<u16>,
 }
 
-/// Whether the caller was told that there is no answer in time. What is read on for its usage answers nobody then.
+/// Whether the caller got the error that the time is up. What is then read on for its usage is no answer to anybody.
 #[derive(Clone, Debug, Default)]
 pub struct Lateness(Arc<AtomicBool>);
 
@@ -89,7 +89,7 @@ impl Lateness {
 }
 
 impl RequestHold {
-    /// A further attempt's quote, once the hold covers it beside what is in flight or of unknown cost; `None` where it
+    /// A further attempt's quote, once the hold covers it in addition to what is in flight or of unknown cost; `None` where it
     /// can't, or the target can't carry the request.
     pub async fn cover(&mut self, target: &Target, clamp: ClampPolicy) -> Option<Quote> {
         if self.is_due() && !self.extend().await {
@@ -110,18 +110,18 @@ impl RequestHold {
         Some(covered)
     }
 
-    /// A quote that the hold covers is not sent after all.
+    /// A covered quote is not sent: its part of the hold is free again.
     pub fn uncover(&mut self, quote: &Quote) {
         self.bound = self.bound.saturating_sub(quote.credits);
         self.input_in_flight = self.input_in_flight.saturating_sub(quote.input_credits);
     }
 
-    /// By which whoever tells the caller that the time is up says so here.
+    /// To be set when the caller gets the error that the time is up.
     pub fn lateness(&self) -> Lateness {
         self.lateness.clone()
     }
 
-    /// An attempt is over. One of unknown cost keeps its part of the hold.
+    /// Records an attempt that has ended. One of unknown cost still occupies its part of the hold.
     pub fn record(&mut self, call: &SentCall, mut metered: Metered, outcome: AttemptOutcome) {
         let ended_at = self.state.ledger.clock().now();
         self.quarantine = self.quarantine.take().or(metered.quarantine.take());
@@ -160,7 +160,7 @@ impl RequestHold {
         }
     }
 
-    /// A cached answer was given: nobody was asked, so nothing was used.
+    /// Records a cached answer: no provider was called, so nothing was used.
     pub fn record_reused(&mut self, answer: &Answer, price: Credits) {
         let now = self.state.ledger.clock().now();
         self.attempts.push(Attempt {
@@ -186,12 +186,12 @@ impl RequestHold {
         if self.quarantine.is_some() { self.held } else { self.attempts_cost().min(self.held) }
     }
 
-    /// Whether what takes a while now needs it for longer.
+    /// Whether it must be extended before something that takes a while.
     pub fn is_due(&self) -> bool {
         self.expires_at <= self.state.ledger.clock().now().plus_seconds(2 * EXTEND_SECONDS)
     }
 
-    /// Makes it last. False where it does not: it may have ended.
+    /// Extends it. False where that fails: it may have ended.
     pub async fn extend(&mut self) -> bool {
         let ttl_seconds = 3 * EXTEND_SECONDS;
         let expires_at = self.state.ledger.clock().now().plus_seconds(ttl_seconds);

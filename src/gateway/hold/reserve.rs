@@ -18,7 +18,7 @@ use crate::gateway::target::Target;
 use crate::ledger::{LedgerError, Outcome, Submission};
 use crate::operations::show_reservation::show_reservation;
 
-/// How often a quote follows a balance that moves under it.
+/// How often a hold is sized again for a balance that has changed.
 const RESERVE_TRIES: usize = 4;
 /// The code of the failure to hold within what the org allots to the arm.
 pub const ARM_SPENT: &str = "arm_budget_spent";
@@ -94,7 +94,7 @@ impl RequestHold {
         }
     }
 
-    /// One of nothing yet.
+    /// An empty one.
     fn of(
         state: &State,
         request: &Arc<Request>,
@@ -122,7 +122,7 @@ impl RequestHold {
         }
     }
 
-    /// Takes the hold, or says why the ledger refuses it.
+    /// Takes the hold, or returns the ledger's refusal.
     async fn reserve(&mut self, ttl_seconds: i64) -> Result<Option<Refusal>, Failure> {
         let (state, request) = (&self.state, &self.request);
         let command = OrgCommand::Reserve(Reserve {
@@ -144,7 +144,7 @@ impl RequestHold {
         let decided = ask(state, submission).await;
         state.shedder.waited(since, state.ledger.clock().now());
         match decided {
-            // A node that has fallen silent may have held it before another was asked: that is no second request.
+            // A node that stopped responding may have taken this hold before it was submitted to another: the same request.
             Ok(outcome) if outcome.replayed && held(&outcome) != Some(request.reservation) => {
                 Err(replayed(state, &outcome).await)
             }
@@ -155,8 +155,8 @@ impl RequestHold {
             Err(LedgerError::Refused(refusal)) => Ok(Some(refusal)),
             Err(error) => {
                 if let LedgerError::Unknown(_) = error {
-                    // Nothing will be sent for it: it must not stand until its time is over.
-                    self.end_beside(end::release(request));
+                    // Nothing will be sent for it: it must not stay open until it expires.
+                    self.end_in_background(end::release(request));
                 }
                 Err(error.into())
             }
@@ -198,7 +198,7 @@ fn why_skipped(target: &Target, failure: &Failure) -> String {
     }
 }
 
-/// The hold that a command made.
+/// The hold that a command took.
 fn held(outcome: &Outcome) -> Option<ReservationId> {
     outcome.recorded().find_map(|recorded| match recorded.payload.event {
         Event::CreditsReserved { reservation, .. } => Some(reservation),
@@ -206,7 +206,7 @@ fn held(outcome: &Outcome) -> Option<ReservationId> {
     })
 }
 
-/// The same idempotency key again: told about the first call, never dispatched a second time (I4).
+/// A repeated idempotency key: the caller gets the state of the first request, which is never dispatched again (I4).
 async fn replayed(state: &State, outcome: &Outcome) -> Failure {
     let Some((reservation, purpose)) =
         outcome.events.iter().find_map(|recorded| match &recorded.payload.event {
