@@ -1,14 +1,12 @@
 //! The log on embedded SQLite: WAL, synchronous=FULL, one writer connection, a lock against a second process.
 
 mod append;
-mod checkpoint;
 mod error;
 mod files;
 mod open;
 mod views;
 
 use std::fs::File;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
@@ -19,7 +17,6 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::domain::chain::Hash;
 use crate::store::sqlite::append::{Locked, append, roll_back, statement};
-use crate::store::sqlite::checkpoint::Checkpoints;
 use crate::store::sqlite::error::{migrate_error, store_error};
 use crate::store::{
     Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, StoreError, shared_sql,
@@ -28,8 +25,7 @@ use crate::store::{
 pub use views::SqliteViews;
 
 pub struct SqliteStore {
-    writer: Arc<Mutex<SqliteConnection>>,
-    checkpoints: Arc<Checkpoints>,
+    writer: Mutex<SqliteConnection>,
     /// Who had the head's lock went away and left its transaction behind.
     is_left_open: AtomicBool,
     readers: SqlitePool,
@@ -105,11 +101,7 @@ impl EventLog for SqliteStore {
         new: &Head,
         events: &[EventRow],
     ) -> Result<Appended, StoreError> {
-        let appended = append(&mut *self.writer().await?, shard, expected, new, events).await;
-        if matches!(appended, Ok(Appended::Written)) {
-            self.checkpoints.wrote(events, &self.writer);
-        }
-        appended
+        append(&mut *self.writer().await?, shard, expected, new, events).await
     }
 
     async fn read(&self, shard: i32, from_position: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
@@ -159,7 +151,6 @@ impl EventLog for SqliteStore {
     }
 
     async fn close(&self) -> Result<(), StoreError> {
-        let _none_runs = self.checkpoints.pause().await;
         files::write_back(&mut *self.writer().await?).await
     }
 }

@@ -3,7 +3,6 @@
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
@@ -11,10 +10,12 @@ use sqlx::{Connection, SqliteConnection};
 use tokio::sync::Mutex;
 
 use crate::store::StoreError;
-use crate::store::sqlite::checkpoint::{Checkpoints, PAGES_AT_COMMIT};
 use crate::store::sqlite::error::{migrate_error, store_error};
 use crate::store::sqlite::{SqliteStore, files, readers, views};
 
+/// Pages of 4 KiB after which the write-ahead log is copied into the file. The commit that does it waits for the copy and two
+/// more syncs: the fewer pages, the shorter its wait and the more such commits (docs/BENCHMARKS.md).
+const CHECKPOINT_PAGES: &str = "1024";
 /// The first version without the WAL-reset bug.
 const SQLITE_MIN: [u32; 3] = [3, 51, 3];
 
@@ -31,21 +32,19 @@ impl SqliteStore {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .pragma("wal_autocheckpoint", PAGES_AT_COMMIT)
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
             // `insert or replace` fires the trigger on deletes then; one on inserts would be asked of every event.
             .pragma("recursive_triggers", "on")
             .statement_cache_capacity(200);
         let mut writer = SqliteConnection::connect_with(&options).await.map_err(store_error)?;
         new_enough(&mut writer).await?;
         sqlx::migrate!("migrations/sqlite/log").run(&mut writer).await.map_err(migrate_error)?;
-        let checkpoints = Checkpoints::new(options.clone().create_if_missing(false));
         let readers = readers()
             .connect_with(options.read_only(true).create_if_missing(false))
             .await
             .map_err(store_error)?;
         Ok(SqliteStore {
-            writer: Arc::new(Mutex::new(writer)),
-            checkpoints,
+            writer: Mutex::new(writer),
             is_left_open: AtomicBool::new(false),
             readers,
             _lock: Some(lock),
@@ -64,11 +63,9 @@ impl SqliteStore {
         let mut reader = SqliteConnection::connect_with(&options).await.map_err(store_error)?;
         new_enough(&mut reader).await?;
         not_newer(&mut reader).await?;
-        let checkpoints = Checkpoints::new(options.clone());
         let readers = readers().connect_with(options).await.map_err(store_error)?;
         Ok(SqliteStore {
-            writer: Arc::new(Mutex::new(reader)),
-            checkpoints,
+            writer: Mutex::new(reader),
             is_left_open: AtomicBool::new(false),
             readers,
             _lock: lock,

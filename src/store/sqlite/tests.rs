@@ -102,7 +102,7 @@ async fn a_damaged_page_is_named_and_what_is_whole_can_still_be_read() {
     let SqliteStore { writer, readers, _lock, .. } = store;
     readers.close().await;
     // The last connection copies the write-ahead log into the file.
-    Arc::into_inner(writer).expect("nobody else has it").into_inner().close().await.expect("closes");
+    writer.into_inner().close().await.expect("closes");
     drop(_lock);
     let path = folder.path().join("t.db");
     let mut bytes = std::fs::read(&path).expect("reads");
@@ -144,51 +144,4 @@ async fn a_full_disk_loses_nothing_and_writing_resumes() {
 
     assert!(matches!(full, Err(StoreError::Full)), "{full:?}");
     assert_eq!(resumed.expect("appends"), Appended::Written);
-}
-
-/// More than the write-ahead log may hold before it is copied.
-async fn fill(store: &SqliteStore) -> i64 {
-    let mut next = 1;
-    for _ in 0..24 {
-        let rows: Vec<EventRow> = (next..next + 1_000)
-            .map(|position| EventRow { payload: vec![b'x'; 1_500], ..row(position) })
-            .collect();
-        let appended = store.append(0, &head_at(next), &head_at(next + 1_000), &rows).await;
-        assert_eq!(appended.expect("appends"), Appended::Written);
-        next += 1_000;
-    }
-    next
-}
-
-#[tokio::test]
-async fn the_write_ahead_log_is_begun_anew_while_the_writer_goes_on() {
-    let (folder, store) = open().await;
-    let wal = files::beside(&folder.path().join("t.db"), "-wal");
-
-    let mut next = fill(&store).await;
-    while store.checkpoints.is_running() {
-        tokio::task::yield_now().await;
-    }
-    let length = files::length(&wal);
-    for _ in 0..1_000 {
-        let appended = store.append(0, &head_at(next), &head_at(next + 1), &[row(next)]).await;
-        assert_eq!(appended.expect("appends"), Appended::Written);
-        next += 1;
-    }
-
-    assert_eq!(files::length(&wal), length, "what was copied is overwritten");
-    assert_eq!(store.read(0, 1, next).await.expect("rows").len() as i64, next - 1);
-}
-
-#[tokio::test]
-async fn a_copy_that_is_on_its_way_keeps_nobody_from_closing() {
-    let (folder, store) = open().await;
-    let path = folder.path().join("t.db");
-
-    let next = fill(&store).await;
-    store.close().await.expect("closes");
-
-    assert_eq!(files::length(&files::beside(&path, "-wal")), 0);
-    assert!(files::length(&path) > 30 << 20);
-    assert_eq!(store.head(0).await.expect("a head"), head_at(next));
 }
