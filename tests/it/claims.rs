@@ -117,6 +117,25 @@ async fn i4_a_purchase_that_a_crash_left_open_binds_its_key_or_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_slug_that_is_taken_is_named_as_it_was_asked_for() {
+    let app = TestApp::start().await;
+    app.operator()
+        .post("/api/v1/orgs", json!({ "slug": "acme", "name": "Acme" }))
+        .await
+        .expect(StatusCode::CREATED);
+
+    for other in [
+        json!({ "slug": "acme", "name": "Acme", "time_zone": "Europe/Berlin" }),
+        json!({ "slug": "acme", "name": "Somebody else" }),
+    ] {
+        let refused = app.operator().post("/api/v1/orgs", other).await.expect(StatusCode::CONFLICT);
+        assert_eq!((&refused["code"], &refused["name"]), (&json!("name_taken"), &json!("acme")), "{refused}");
+        assert_eq!(refused["detail"], "the name \"acme\" is taken");
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn personal_data_of_an_opening_that_a_crash_cut_short_is_removed() {
     let app = TestApp::start().await;
     app.funded("acme", "1").await;
