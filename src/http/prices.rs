@@ -306,13 +306,13 @@ fn card(body: CardBody, now: Timestamp) -> Result<RateCard, Problem> {
         let detail = format!(
             "an uplift is a factor of at least 1, as \"1.1\" for ten percent more; the card of {named} has a lower one"
         );
-        return Err(Problem::unprocessable("invalid", detail));
+        return Err(Problem::unprocessable("uplift_below_one", detail));
     }
     if card.tiers.contains_key(&ServiceTier::Standard) {
         let detail = format!(
             "the standard tier's rates are `rates` and `long_context`; the card of {named} has them under `tiers` too"
         );
-        return Err(Problem::unprocessable("invalid", detail));
+        return Err(Problem::unprocessable("standard_tier_twice", detail));
     }
     Ok(card)
 }

@@ -55,6 +55,14 @@ pub struct ProblemBody {
     reason: Option<String>,
     /// The name, on a `name_taken`.
     name: Option<String>,
+    /// How it was paid, on a `payment_used`.
+    method: Option<String>,
+    /// The reference that was used before, on a `payment_used` or a `refund_used`.
+    reference: Option<String>,
+    /// Credits that the account has room for, on an `account_full`.
+    room: Option<Credits>,
+    /// RFC 3339: when the org was opened, on an `org_opened_later`.
+    opened_at: Option<String>,
     /// What is no time zone, on an `unknown_time_zone`.
     time_zone: Option<String>,
     /// The experiment that the route is under, on a `route_under_experiment`.
@@ -371,9 +379,12 @@ fn members(refusal: &Refusal) -> Map<String, Value> {
 
 #[cfg(test)]
 mod tests {
+    use utoipa::PartialSchema;
+
     use super::*;
     use crate::domain::account::budget::{BudgetScope, BudgetWindow};
     use crate::domain::format::Format;
+    use crate::domain::time::Timestamp;
 
     #[test]
     fn a_full_queue_is_a_503_with_retry_after() {
@@ -389,6 +400,7 @@ mod tests {
         let budget = BudgetKey { scope: BudgetScope::Org, window: BudgetWindow::Day };
         let budget_member = json!({ "scope": "org", "window": "day" });
         let ended = ReservationStatus::Settled;
+        let described = serde_json::to_value(ProblemBody::schema()).expect("is JSON")["properties"].clone();
         for (refusal, status, code, members) in [
             (Refusal::UnknownOrg, 404, "unknown_org", json!({})),
             (Refusal::UnknownReservation, 404, "unknown_reservation", json!({})),
@@ -397,6 +409,12 @@ mod tests {
             (Refusal::UnknownKey, 404, "unknown_key", json!({})),
             (Refusal::UnknownBundle, 404, "unknown_bundle", json!({})),
             (Refusal::UnknownExperiment, 404, "unknown_experiment", json!({})),
+            (
+                Refusal::OrgOpenedLater { opened_at: Timestamp(0) },
+                404,
+                "org_opened_later",
+                json!({ "opened_at": "1970-01-01T00:00:00.000000Z" }),
+            ),
             (Refusal::OrgExists, 409, "org_exists", json!({})),
             (Refusal::ReservationExists, 409, "reservation_exists", json!({})),
             (Refusal::LotExists, 409, "lot_exists", json!({})),
@@ -404,6 +422,13 @@ mod tests {
             (Refusal::KeyExists, 409, "key_exists", json!({})),
             (Refusal::BundleExists, 409, "bundle_exists", json!({})),
             (Refusal::NameTaken("acme".into()), 409, "name_taken", json!({ "name": "acme" })),
+            (
+                Refusal::PaymentUsed { method: "card".into(), reference: "r".into() },
+                409,
+                "payment_used",
+                json!({ "method": "card", "reference": "r" }),
+            ),
+            (Refusal::RefundUsed { reference: "r".into() }, 409, "refund_used", json!({ "reference": "r" })),
             (Refusal::ExperimentExists, 409, "experiment_exists", json!({})),
             (
                 Refusal::RouteUnderExperiment { live: "e".into() },
@@ -468,6 +493,7 @@ mod tests {
             (Refusal::AmountNegative, 422, "amount_negative", json!({})),
             (Refusal::AmountZero, 422, "amount_zero", json!({})),
             (Refusal::AmountTooLarge { max: two }, 422, "amount_too_large", json!({ "max": "2" })),
+            (Refusal::AccountFull { room: one }, 422, "account_full", json!({ "room": "1" })),
             (Refusal::TtlOutOfRange { max: 60 }, 422, "ttl_out_of_range", json!({ "max": 60 })),
             (Refusal::ExpiryInPast, 422, "expiry_in_past", json!({})),
             (Refusal::DuplicateBudget, 422, "duplicate_budget", json!({})),
@@ -476,6 +502,9 @@ mod tests {
             (Refusal::UnknownArm, 422, "unknown_arm", json!({})),
             (Refusal::UnknownTimeZone("M".into()), 422, "unknown_time_zone", json!({ "time_zone": "M" })),
         ] {
+            for member in members.as_object().into_iter().flat_map(Map::keys) {
+                assert!(described.get(member).is_some(), "describe `{member}` of {code} in ProblemBody");
+            }
             let detail = refusal.to_string();
             let mut body = Problem::from(refusal).body();
             let common = ["type", "title", "status", "code", "detail"];
