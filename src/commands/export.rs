@@ -9,7 +9,7 @@ use crate::domain::account::refusal::Refusal;
 use crate::domain::ids::OrgId;
 use crate::ledger::export::{ExportError, Selection, export};
 use crate::ledger::{Ledger, LedgerError, MemoryLimits};
-use crate::operations::find_org::find_org;
+use crate::operations::find_org::resolve_org;
 use crate::signals::StopSignals;
 use crate::store::{Database, StoreError};
 
@@ -71,9 +71,9 @@ pub async fn run(args: ExportLogArgs) -> Result<(), ExportLogError> {
     Ok(())
 }
 
-/// `find_org` accepts any id, so whether that org was ever opened is checked as well.
+/// `resolve_org` accepts any id, so whether that org was ever opened is checked as well.
 async fn existing_org(ledger: &Ledger, slug_or_id: &str) -> Result<OrgId, ExportLogError> {
-    let org = find_org(ledger, slug_or_id).await?.ok_or(ExportError::UnknownOrg)?;
+    let org = resolve_org(ledger, slug_or_id).await?.ok_or(ExportError::UnknownOrg)?;
     match ledger.read_without_expiry(org, |_| ()).await {
         Ok(()) => Ok(org),
         Err(LedgerError::Refused(Refusal::UnknownOrg)) => Err(ExportError::UnknownOrg.into()),
