@@ -15,12 +15,13 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::{Event, Role};
+use crate::domain::event::Event;
 use crate::domain::ids::OrgId;
 use crate::domain::pricing::book::MarkUp;
 use crate::domain::pricing::rate_card::{
     LongContext, Mode, Rate, RateCard, Rates, ServiceTier, TierRates, UnitRates, Uplift,
 };
+use crate::domain::role::Role;
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
 use crate::http::authorise::{org_for, require_operator};
