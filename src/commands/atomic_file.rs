@@ -37,6 +37,11 @@ impl AtomicFile {
         Ok(created)
     }
 
+    /// Whether a file of its own is written first, which an end of the process would leave behind.
+    pub fn is_temporary(&self) -> bool {
+        self.temporary.is_some()
+    }
+
     /// Makes what was written durable, and the target's content.
     ///
     /// # Errors

@@ -9,7 +9,8 @@ use crate::domain::account::refusal::Refusal;
 use crate::domain::ids::OrgId;
 use crate::ledger::export::{ExportError, Selection, export};
 use crate::ledger::{Ledger, LedgerError, MemoryLimits};
-use crate::operations::find_org::find_org;
+use crate::operations::find_org::resolve_org;
+use crate::signals::StopSignals;
 use crate::store::{Database, StoreError};
 
 #[derive(Debug, clap::Args)]
@@ -44,12 +45,14 @@ pub enum ExportLogError {
     Export(#[from] ExportError),
     #[error("{} can't be written: {why}", path.display())]
     File { path: PathBuf, why: io::Error },
+    #[error("interrupted: nothing was exported")]
+    Interrupted,
 }
 
 /// Writes the log, or a part of it, as a file that `tollgate verify` can check anywhere.
 ///
 /// # Errors
-/// An org or shard that is not there; where the database can't be read or the file can't be written.
+/// An org or shard that is not there; where the database can't be read or the file can't be written; where it is interrupted.
 pub async fn run(args: ExportLogArgs) -> Result<(), ExportLogError> {
     let clock = Clock::system();
     let Database { log, projections, .. } = Database::open_existing(&args.database_url, &clock).await?;
@@ -68,9 +71,9 @@ pub async fn run(args: ExportLogArgs) -> Result<(), ExportLogError> {
     Ok(())
 }
 
-/// `find_org` accepts any id, so whether that org was ever opened is checked as well.
+/// `resolve_org` accepts any id, so whether that org was ever opened is checked as well.
 async fn existing_org(ledger: &Ledger, slug_or_id: &str) -> Result<OrgId, ExportLogError> {
-    let org = find_org(ledger, slug_or_id).await?.ok_or(ExportError::UnknownOrg)?;
+    let org = resolve_org(ledger, slug_or_id).await?.ok_or(ExportError::UnknownOrg)?;
     match ledger.read_without_expiry(org, |_| ()).await {
         Ok(()) => Ok(org),
         Err(LedgerError::Refused(Refusal::UnknownOrg)) => Err(ExportError::UnknownOrg.into()),
@@ -81,7 +84,57 @@ async fn existing_org(ledger: &Ledger, slug_or_id: &str) -> Result<OrgId, Export
 async fn export_to_file(ledger: &Ledger, selection: Selection, path: PathBuf) -> Result<u64, ExportLogError> {
     let failed = |why| ExportLogError::File { path: path.clone(), why };
     let mut file = AtomicFile::create(&path).map_err(failed)?;
-    let events = export(ledger, selection, &mut BufWriter::new(&mut file)).await?;
-    file.commit().map_err(failed)?;
-    Ok(events)
+    let is_temporary = file.is_temporary();
+    let exporting = async {
+        let events = export(ledger, selection, &mut BufWriter::new(&mut file)).await?;
+        file.commit().map_err(failed)?;
+        Ok(events)
+    };
+    if !is_temporary {
+        // It leaves nothing behind, and a write to a pipe that nobody reads ends with the process alone.
+        return exporting.await;
+    }
+    let mut stops = StopSignals::listen().map_err(failed)?;
+    unless_stopped(exporting, stops.next()).await
+}
+
+/// Gives the work up, with the temporary file that it has, at a signal that would otherwise end the process at once.
+async fn unless_stopped<T>(
+    work: impl Future<Output = Result<T, ExportLogError>>,
+    stop: impl Future<Output = ()>,
+) -> Result<T, ExportLogError> {
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = stop => Err(ExportLogError::Interrupted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_interrupted_export_leaves_the_folder_as_it_was() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("log.jsonl");
+        fs::write(&path, "old").expect("writes");
+        let mut files_meanwhile = 0;
+        let endless = async {
+            let mut file = AtomicFile::create(&path).expect("creates");
+            file.write_all(b"half").expect("writes");
+            files_meanwhile = fs::read_dir(folder.path()).expect("reads").count();
+            std::future::pending().await
+        };
+
+        let stopped: Result<(), _> = unless_stopped(endless, std::future::ready(())).await;
+
+        assert!(matches!(stopped, Err(ExportLogError::Interrupted)));
+        assert_eq!(files_meanwhile, 2);
+        assert_eq!(fs::read_dir(folder.path()).expect("reads").count(), 1, "no temporary file is left");
+        assert_eq!(fs::read_to_string(&path).expect("reads"), "old");
+    }
 }

@@ -14,6 +14,9 @@ use crate::domain::pricing::rate_card::Uplift;
 /// What a request is, and what bounds its cost.
 const NEEDED: [&str; 7] = ["model", "messages", "input", "stream", "max_tokens", "max_output_tokens", "n"];
 
+/// Longest name of an environment variable that is repeated.
+const VARIABLE_MAX: usize = 64;
+
 /// One upstream.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -68,10 +71,12 @@ pub enum ProviderKind {
 
 /// Repeats the name only where it can be a variable's: it may be the key itself, given in the wrong place.
 fn variable_not_set(name: &str) -> String {
-    match name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_') {
+    let is_variable = |letter: char| letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == '_';
+    match name.len() <= VARIABLE_MAX && name.chars().all(is_variable) {
         true => format!("the environment variable {name} is not set"),
         false => {
-            "api_key_env names no environment variable; it takes the variable's name, not the key".into()
+            "api_key_env names no environment variable that is set; it takes the variable's name, not the key"
+                .into()
         }
     }
 }

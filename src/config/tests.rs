@@ -216,6 +216,20 @@ fn a_key_that_is_not_there_is_said_by_its_name() {
 }
 
 #[test]
+fn a_key_in_the_place_of_a_variables_name_is_not_repeated() {
+    let groq = format!("gsk_{}", "Ab3".repeat(14));
+    let hex = "0123456789abcdef".repeat(4);
+    let digits = "0123456789".repeat(7);
+    for key in [groq, hex, digits, "sk-proj-A".into()] {
+        let config = load(&PROVIDER.replace("api_key = \"k\"", &format!("api_key_env = {key:?}")));
+
+        let error = config.expect("reads").providers[0].key().expect_err("no key").to_string();
+
+        assert!(!error.contains(&key) && error.contains("names no environment variable"), "{error}");
+    }
+}
+
+#[test]
 fn every_mistake_in_the_routes_is_told_at_once_with_its_line() {
     let routes = r#"[[routes]]
 name = "a"

@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{DefaultBodyLimit, Path, Request, State as AxumState};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::{OpenApi, OpenApiBuilder};
@@ -17,7 +17,7 @@ use crate::gateway::failure::{self, AnthropicFailures, EitherFailures, Failure, 
 use crate::gateway::headers::{self, UpstreamTime};
 use crate::gateway::offered_models::{offered, offered_as};
 use crate::gateway::providers::models;
-use crate::gateway::{GatewayState, State, body, count, dispatch};
+use crate::gateway::{GatewayState, body, count, dispatch};
 
 /// Everything under `/v1`, and its description.
 pub fn router(state: GatewayState) -> (Router, OpenApi) {
@@ -58,7 +58,7 @@ pub fn router(state: GatewayState) -> (Router, OpenApi) {
     responses((status = 200, description = "As OpenAI answers.",
             content((Object = "application/json"), (String = "text/event-stream"))),
         OpenaiFailures))]
-async fn chat_completions(AxumState(state): AxumState<State>, request: Request) -> Response {
+async fn chat_completions(State(state): State<GatewayState>, request: Request) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiChat), request).await
 }
 
@@ -71,7 +71,7 @@ async fn chat_completions(AxumState(state): AxumState<State>, request: Request) 
     responses((status = 200, description = "As OpenAI answers.",
             content((Object = "application/json"), (String = "text/event-stream"))),
         OpenaiFailures))]
-async fn responses(AxumState(state): AxumState<State>, request: Request) -> Response {
+async fn responses(State(state): State<GatewayState>, request: Request) -> Response {
     handle(state, Endpoint::Generate(Dialect::OpenaiResponses), request).await
 }
 
@@ -84,7 +84,7 @@ async fn responses(AxumState(state): AxumState<State>, request: Request) -> Resp
     responses((status = 200, description = "As Anthropic answers.",
             content((Object = "application/json"), (String = "text/event-stream"))),
         AnthropicFailures))]
-async fn messages(AxumState(state): AxumState<State>, request: Request) -> Response {
+async fn messages(State(state): State<GatewayState>, request: Request) -> Response {
     handle(state, Endpoint::Generate(Dialect::AnthropicMessages), request).await
 }
 
@@ -98,7 +98,7 @@ async fn messages(AxumState(state): AxumState<State>, request: Request) -> Respo
             headers(("x-tollgate-count" = String, description =
                 "Who counted: `provider`, `tokenizer`, or `bound`, the most that it can be."))),
         AnthropicFailures))]
-async fn count_tokens(AxumState(state): AxumState<State>, mut request: Request) -> Response {
+async fn count_tokens(State(state): State<GatewayState>, mut request: Request) -> Response {
     let id = RequestId(state.ledger.clock().uuid());
     let counted = async {
         let headers = std::mem::take(request.headers_mut());
@@ -118,11 +118,11 @@ async fn count_tokens(AxumState(state): AxumState<State>, mut request: Request) 
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description = "As OpenAI answers."),
         OpenaiFailures))]
-async fn embeddings(AxumState(state): AxumState<State>, request: Request) -> Response {
+async fn embeddings(State(state): State<GatewayState>, request: Request) -> Response {
     handle(state, Endpoint::Embed, request).await
 }
 
-async fn handle(state: State, endpoint: Endpoint, request: Request) -> Response {
+async fn handle(state: GatewayState, endpoint: Endpoint, request: Request) -> Response {
     let timer = Timer::start();
     let id = RequestId(state.ledger.clock().uuid());
     let answered = serve(state, id, endpoint, request).await;
@@ -136,7 +136,7 @@ async fn handle(state: State, endpoint: Endpoint, request: Request) -> Response 
 }
 
 async fn serve(
-    state: State,
+    state: GatewayState,
     id: RequestId,
     endpoint: Endpoint,
     mut request: Request,
@@ -166,7 +166,7 @@ async fn serve(
     params(AnthropicHeaders),
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description = "As OpenAI or Anthropic answer."), EitherFailures))]
-async fn list_models(AxumState(state): AxumState<State>, headers: HeaderMap) -> Response {
+async fn list_models(State(state): State<GatewayState>, headers: HeaderMap) -> Response {
     let (id, dialect) = (RequestId(state.ledger.clock().uuid()), dialect_of(&headers, ""));
     let listed = edge::authenticated(&state, &headers).await.map(|caller| offered(&state, &caller));
     finish(listed.map(|entries| axum::Json(models::list(dialect, &entries)).into_response()), dialect, id)
@@ -178,7 +178,7 @@ async fn list_models(AxumState(state): AxumState<State>, headers: HeaderMap) -> 
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description = "As OpenAI or Anthropic answer."), EitherFailures))]
 async fn show_model(
-    AxumState(state): AxumState<State>,
+    State(state): State<GatewayState>,
     model: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Response {
@@ -191,7 +191,7 @@ async fn show_model(
 }
 
 async fn unsupported(
-    AxumState(state): AxumState<State>,
+    State(state): State<GatewayState>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,

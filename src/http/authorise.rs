@@ -1,17 +1,17 @@
 //! Who may do what: the role of a key, its org, and its project.
 
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::Role;
 use crate::domain::ids::{OrgId, ReservationId};
+use crate::domain::role::Role;
 use crate::http::{ApiState, Problem};
 use crate::ledger::LedgerError;
 use crate::operations::authenticate::Actor;
-use crate::operations::find_org::find_org;
+use crate::operations::find_org::resolve_org;
 use crate::operations::show_reservation::show_reservation;
 
 /// The org named in the path, where the actor may act on it in one of these roles. Another org's is not found.
 pub async fn org_for(api: &ApiState, actor: &Actor, named: &str, roles: &[Role]) -> Result<OrgId, Problem> {
-    let org = find_org(&api.ledger, named).await?.ok_or(Refusal::UnknownOrg)?;
+    let org = resolve_org(&api.ledger, named).await?.ok_or(Refusal::UnknownOrg)?;
     require_role(actor, org, roles)?;
     Ok(org)
 }

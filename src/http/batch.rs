@@ -13,8 +13,9 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::domain::credits::Credits;
-use crate::domain::event::{CommandRef, Role};
+use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::{ProjectId, ReservationId};
+use crate::domain::role::Role;
 use crate::domain::usage::Usage;
 use crate::http::authorise::{authorised, org_for};
 use crate::http::extract::{Body, CommandActor, fingerprint, idempotency_key};

@@ -15,8 +15,9 @@ use utoipa::ToSchema;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Feedback, Role};
 use crate::domain::ids::{OrgId, RequestId, ReservationId};
+use crate::domain::purpose::Feedback;
+use crate::domain::role::Role;
 use crate::domain::routing::{Arm, Experiment, Phase, StickyBy, Trial};
 use crate::domain::statistics::experiment::ArmReport;
 use crate::domain::time::Timestamp;
@@ -27,7 +28,7 @@ use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
 use crate::operations::experiment_report::experiment_report;
-use crate::operations::find_org::find_org;
+use crate::operations::find_org::resolve_org;
 use crate::operations::run_experiment;
 
 #[derive(Deserialize, ToSchema)]
@@ -301,7 +302,7 @@ fn invalid(why: String) -> Problem {
 
 async fn org_named(api: &ApiState, named: &str) -> Result<OrgId, Problem> {
     let words = || Problem::unprocessable("unknown_org", format!("there is no org {named:?}"));
-    find_org(&api.ledger, named).await?.ok_or_else(words)
+    resolve_org(&api.ledger, named).await?.ok_or_else(words)
 }
 
 fn of_name(api: &ApiState, name: &str) -> Result<ExperimentView, Problem> {

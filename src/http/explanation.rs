@@ -6,10 +6,12 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::domain::attempt::AttemptOutcome;
 use crate::domain::credits::Credits;
-use crate::domain::event::{AttemptOutcome, LotBurn, Role};
 use crate::domain::ids::ReservationId;
+use crate::domain::lots::LotBurn;
 use crate::domain::pricing::cost::{CostBreakdown, CostLine};
+use crate::domain::role::Role;
 use crate::domain::usage::{Usage, UsageSource};
 use crate::http::authorise::authorised;
 use crate::http::extract::Path;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use utoipa::IntoParams;
 
-use crate::domain::event::CommandRef;
+use crate::domain::idempotency::CommandRef;
 use crate::http::ApiState;
 use crate::http::json;
 use crate::http::problem::Problem;

@@ -15,12 +15,13 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::{Event, Role};
+use crate::domain::event::Event;
 use crate::domain::ids::OrgId;
 use crate::domain::pricing::book::MarkUp;
 use crate::domain::pricing::rate_card::{
     LongContext, Mode, Rate, RateCard, Rates, ServiceTier, TierRates, UnitRates, Uplift,
 };
+use crate::domain::role::Role;
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
 use crate::http::authorise::{org_for, require_operator};
@@ -306,13 +307,13 @@ fn card(body: CardBody, now: Timestamp) -> Result<RateCard, Problem> {
         let detail = format!(
             "an uplift is a factor of at least 1, as \"1.1\" for ten percent more; the card of {named} has a lower one"
         );
-        return Err(Problem::unprocessable("invalid", detail));
+        return Err(Problem::unprocessable("uplift_below_one", detail));
     }
     if card.tiers.contains_key(&ServiceTier::Standard) {
         let detail = format!(
             "the standard tier's rates are `rates` and `long_context`; the card of {named} has them under `tiers` too"
         );
-        return Err(Problem::unprocessable("invalid", detail));
+        return Err(Problem::unprocessable("standard_tier_twice", detail));
     }
     Ok(card)
 }

@@ -14,8 +14,8 @@ use crate::domain::account::command::OrgCommand;
 use crate::domain::account::limits::Limits;
 use crate::domain::alerting::AlertRule;
 use crate::domain::credits::Credits;
-use crate::domain::event::Role;
 use crate::domain::ids::{KeyId, ProjectId};
+use crate::domain::role::Role;
 use crate::domain::time::Timestamp;
 use crate::http::authorise::org_for;
 use crate::http::extract::{Body, Path};
@@ -55,6 +55,9 @@ struct BudgetBody {
     end_user: Option<String>,
     window: BudgetWindow,
     cap: Credits,
+    /// Only in what is read: in what is sent it is ignored, so that an answer can be changed and sent back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    in_use: Option<BudgetInUse>,
 }
 
 #[derive(Serialize, Deserialize, ToSchema)]
@@ -63,11 +66,10 @@ pub struct Budgets {
     budgets: Vec<BudgetBody>,
 }
 
-/// A budget and what counts against its cap in the window that is open now.
-#[derive(Serialize, ToSchema)]
+/// What counts against a budget's cap in the window that is open now.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct BudgetInUse {
-    #[serde(flatten)]
-    budget: BudgetBody,
     /// What has been charged. Null, like `held` and `left`, where each end user is counted separately.
     charged: Option<Credits>,
     /// What open holds may still charge.
@@ -76,11 +78,6 @@ struct BudgetInUse {
     left: Option<Credits>,
     /// RFC 3339: when the window began, in the org's time zone; null for a total.
     window_starts_at: Option<String>,
-}
-
-#[derive(Serialize, ToSchema)]
-pub struct BudgetsInUse {
-    budgets: Vec<BudgetInUse>,
 }
 
 /// Replaces the org's budgets; one that stays keeps its count.
@@ -94,12 +91,13 @@ pub async fn set_budgets(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-    Body(body): Body<Budgets>,
+    Body(mut body): Body<Budgets>,
 ) -> Result<Json<Budgets>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     few("budgets", body.budgets.len())?;
     let budgets = body.budgets.iter().map(budget).collect::<Result<_, _>>()?;
     api.run(&actor, org, OrgCommand::SetBudgets { budgets }).await?;
+    body.budgets.iter_mut().for_each(|budget| budget.in_use = None);
     Ok(Json(body))
 }
 
@@ -107,18 +105,18 @@ pub async fn set_budgets(
 #[utoipa::path(get, path = "/api/v1/orgs/{org}/budgets", operation_id = "list_budgets", tag = "rules",
     params(("org", description = "Its slug or id.")),
     security(("key" = ["operator", "finance", "org_admin", "gateway"])),
-    responses((status = 200, description = "The budgets in force.", body = BudgetsInUse), Problems))]
+    responses((status = 200, description = "The budgets in force.", body = Budgets), Problems))]
 pub async fn budgets(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-) -> Result<Json<BudgetsInUse>, Problem> {
+) -> Result<Json<Budgets>, Problem> {
     let org = org_for(&api, &actor, &org, READERS).await?;
     let now = api.ledger.clock().now();
-    let in_use = move |account: &Account| {
-        account.budgets.iter().filter_map(|state| budget_in_use(state, account.time_zone, now)).collect()
+    let budgets = move |account: &Account| {
+        account.budgets.iter().filter_map(|state| budget_body(state, account.time_zone, now)).collect()
     };
-    Ok(Json(BudgetsInUse { budgets: api.ledger.read(org, in_use).await? }))
+    Ok(Json(Budgets { budgets: api.ledger.read(org, budgets).await? }))
 }
 
 /// The limits of one scope; absent means none.
@@ -262,24 +260,25 @@ fn budget(body: &BudgetBody) -> Result<Budget, Problem> {
     Ok(Budget { key: BudgetKey { scope, window: body.window }, cap: body.cap })
 }
 
-fn budget_in_use(state: &BudgetState, zone: Tz, now: Timestamp) -> Option<BudgetInUse> {
+fn budget_body(state: &BudgetState, zone: Tz, now: Timestamp) -> Option<BudgetBody> {
+    let Budget { key: BudgetKey { scope, window }, cap } = &state.budget;
+    let in_use = Some(budget_in_use(state, zone, now));
+    let (scope, project, key, end_user) = scope_fields(scope)?;
+    Some(BudgetBody { scope, project, key, end_user, window: *window, cap: *cap, in_use })
+}
+
+fn budget_in_use(state: &BudgetState, zone: Tz, now: Timestamp) -> BudgetInUse {
     let BudgetKey { scope, window } = &state.budget.key;
     let starts_at = window.start(now, zone);
     let is_one_count = !matches!(scope, BudgetScope::EndUser { end_user: None });
     let count = is_one_count.then(|| state.count(&CounterKey { end_user: None, starts_at }));
     let used = |count: Counter| count.charged.saturating_add(count.held);
-    Some(BudgetInUse {
-        budget: budget_body(&state.budget)?,
+    BudgetInUse {
         charged: count.map(|count| count.charged),
         held: count.map(|count| count.held),
         left: count.map(|count| state.budget.cap.saturating_sub(used(count)).or_zero()),
         window_starts_at: (starts_at > Timestamp(0)).then(|| starts_at.to_rfc3339()),
-    })
-}
-
-fn budget_body(budget: &Budget) -> Option<BudgetBody> {
-    let (scope, project, key, end_user) = scope_fields(&budget.key.scope)?;
-    Some(BudgetBody { scope, project, key, end_user, window: budget.key.window, cap: budget.cap })
+    }
 }
 
 /// A limit of nothing would refuse everything: suspending the org says that more plainly.

@@ -9,8 +9,10 @@ use uuid::Uuid;
 use crate::domain::account::Key;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::{CommandRef, Dispatcher, Role};
+use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::{KeyId, OrgId, ProjectId};
+use crate::domain::reservation::Dispatcher;
+use crate::domain::role::Role;
 use crate::domain::time::Timestamp;
 use crate::ledger::{Ledger, LedgerError, Submission};
 

@@ -1,7 +1,8 @@
 //! Explains a reservation: what each call consumed, at which rates, and whether it adds up (I9).
 
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::{Attempt, Event};
+use crate::domain::attempt::Attempt;
+use crate::domain::event::Event;
 use crate::domain::ids::ReservationId;
 use crate::domain::pricing::cost::CostBreakdown;
 use crate::ledger::{Ledger, LedgerError};

@@ -14,7 +14,7 @@ pub fn known_org(ledger: &Ledger, slug_or_id: &str) -> Option<OrgId> {
 ///
 /// # Errors
 /// Where the log can't be read.
-pub async fn find_org(ledger: &Ledger, slug_or_id: &str) -> Result<Option<OrgId>, LedgerError> {
+pub async fn resolve_org(ledger: &Ledger, slug_or_id: &str) -> Result<Option<OrgId>, LedgerError> {
     if let Some(org) = known_org(ledger, slug_or_id) {
         return Ok(Some(org));
     }

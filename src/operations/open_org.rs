@@ -3,7 +3,7 @@
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
-use crate::domain::event::CommandRef;
+use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::{KeyId, OrgId};
 use crate::domain::time::Timestamp;
 use crate::ledger::{Ledger, LedgerError};
@@ -53,7 +53,11 @@ pub async fn open_org(
     if is_needless {
         profiles.remove(Subject::Org(org)).await?;
     }
-    let claimed = claimed?;
+    // The claim's name is not what the caller named.
+    let claimed = claimed.map_err(|error| match error {
+        LedgerError::Refused(Refusal::NameTaken(_)) => Refusal::NameTaken(request.slug.clone()).into(),
+        error => error,
+    })?;
     let org = claimed.claim.org;
     // A slug that was freed, and taken again under ids of its own, has none yet.
     profiles.put_if_absent(Subject::Org(org), &profile).await?;

@@ -4,8 +4,8 @@ use rust_decimal::Decimal;
 
 use std::sync::Arc;
 
+use crate::domain::attempt::PricedBy;
 use crate::domain::credits::Credits;
-use crate::domain::event::PricedBy;
 use crate::domain::ids::OrgId;
 use crate::domain::pricing::{Demand, RateCard, Terms, affordable_output, bound, cost};
 use crate::domain::system::System;

@@ -4,8 +4,9 @@ use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::commerce::{Bundle, Payment};
 use crate::domain::credits::Credits;
-use crate::domain::event::{CommandRef, LotTerms};
+use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::{KeyId, LotId, OrgId};
+use crate::domain::lots::LotTerms;
 use crate::ledger::{Ledger, LedgerError};
 use crate::operations::claim::claim;
 

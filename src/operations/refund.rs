@@ -3,8 +3,10 @@
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Balance, CommandRef, Event, Payload};
+use crate::domain::event::{Event, Payload};
+use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::{LotId, OrgId};
+use crate::domain::lots::Balance;
 use crate::ledger::{Ledger, LedgerError};
 use crate::operations::authenticate::Actor;
 use crate::operations::list_events::list_events;

@@ -9,7 +9,7 @@ use crate::domain::account::budget::{Budget, BudgetScope};
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
-use crate::domain::event::CommandRef;
+use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::{KeyId, OrgId};
 use crate::domain::routing::{Arm, Experiment, Phase};
 use crate::domain::system::{System, SystemCommand};

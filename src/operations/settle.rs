@@ -1,8 +1,9 @@
 //! Charges what a request of an external gateway has cost.
 
 use crate::domain::account::command::{OrgCommand, Settle};
+use crate::domain::attempt::{Attempt, AttemptOutcome};
 use crate::domain::credits::Credits;
-use crate::domain::event::{Attempt, AttemptOutcome, CommandRef};
+use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::ReservationId;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};

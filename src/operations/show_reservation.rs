@@ -1,11 +1,11 @@
 //! One reservation as it stands, however long ago it ended.
 
-use crate::domain::account::command::ReservationStatus;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::account::{Account, Ended, Hold};
 use crate::domain::credits::Credits;
-use crate::domain::event::LotBurn;
 use crate::domain::ids::{ProjectId, ReservationId};
+use crate::domain::lots::LotBurn;
+use crate::domain::reservation::ReservationStatus;
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::reservation_entry;
 use crate::ledger::{Ledger, LedgerError};

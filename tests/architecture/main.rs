@@ -31,7 +31,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("app", EVERYTHING),
     ("demo", EVERYTHING),
-    ("commands", &["domain", "clock", "store", "ledger", "operations", "http", "http_client"]),
+    ("commands", &["domain", "clock", "store", "ledger", "operations", "http", "http_client", "signals"]),
     // A client of the API, in the API's own words.
     ("load", &["domain", "clock", "http_client", "signals"]),
     ("main", EVERYTHING),

@@ -107,6 +107,22 @@ fn every_file_that_a_page_names_is_there() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
+/// Two versions of one bullet, as a merge leaves them, begin alike.
+#[test]
+fn no_two_bullets_of_a_section_of_the_changelog_begin_alike() {
+    let changelog = page("CHANGELOG.md");
+    let mut bullets = 0;
+    for section in changelog.split("\n### ") {
+        let mut begins = BTreeSet::new();
+        for bullet in section.lines().filter_map(|line| line.strip_prefix("- ")) {
+            let begin: String = bullet.chars().take(40).collect();
+            assert!(begins.insert(begin.clone()), "CHANGELOG.md has two bullets that begin \"{begin}\"");
+            bullets += 1;
+        }
+    }
+    assert!(bullets > 50, "the bullets are not found any more: {bullets}");
+}
+
 /// A module is named without its ending, a decision by its number.
 fn is_missing(root: &Path, name: &str) -> bool {
     let folders = [root.to_owned(), root.join("docs")];

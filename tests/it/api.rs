@@ -122,6 +122,7 @@ async fn the_description_is_valid_openapi() {
     }
     for (name, schema) in openapi["components"]["schemas"].as_object().unwrap() {
         assert!(jsonschema::meta::is_valid(schema), "{name} is not a JSON Schema");
+        assert!(!joins_a_closed_one(schema, &openapi), "nothing is a {name}: one of its parts is closed");
     }
 
     let mut ids = BTreeSet::new();
@@ -541,6 +542,24 @@ fn operations(openapi: &Value) -> Vec<(&str, &str, &Value)> {
 }
 
 /// Every `$ref` of a document.
+/// Whether an `allOf` in it has an object among several parts that permits no other fields, and so none of the others'.
+fn joins_a_closed_one(schema: &Value, openapi: &Value) -> bool {
+    let is_closed = |part: &Value| {
+        let named = part["$ref"].as_str().and_then(|pointer| openapi.pointer(&pointer[1..]));
+        let part = named.unwrap_or(part);
+        let forms = ["oneOf", "anyOf"].into_iter().filter_map(|form| part[form].as_array()).flatten();
+        forms.chain([part]).any(|form| form["additionalProperties"] == false)
+    };
+    let joins = |parts: &Vec<Value>| parts.len() > 1 && parts.iter().any(is_closed);
+    let inner: Vec<&Value> = match schema {
+        Value::Object(fields) => fields.values().collect(),
+        Value::Array(items) => items.iter().collect(),
+        _ => Vec::new(),
+    };
+    schema["allOf"].as_array().is_some_and(joins)
+        || inner.into_iter().any(|inner| joins_a_closed_one(inner, openapi))
+}
+
 fn references(value: &Value) -> Vec<&str> {
     match value {
         Value::Object(fields) => {

@@ -7,8 +7,9 @@ use tollgate::domain::account::refusal::Refusal;
 use tollgate::domain::claim::Claim;
 use tollgate::domain::commerce::{Bundle, Payment};
 use tollgate::domain::credits::Credits;
-use tollgate::domain::event::{CommandRef, LotTerms};
+use tollgate::domain::idempotency::CommandRef;
 use tollgate::domain::ids::{LotId, OrgId};
+use tollgate::domain::lots::LotTerms;
 use tollgate::domain::system::SystemCommand;
 use tollgate::ledger::LedgerError;
 use tollgate::operations::claim::finish_claims;
@@ -113,6 +114,25 @@ async fn i4_a_purchase_that_a_crash_left_open_binds_its_key_or_is_given_up() {
     operator.post(PURCHASES, paid_by("INV-1")).await.expect(StatusCode::CREATED);
     operator.post(PURCHASES, paid_by("INV-2")).await.expect(StatusCode::CREATED);
     assert_eq!(granted(&app).await, "22", "one payment buys once");
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_slug_that_is_taken_is_named_as_it_was_asked_for() {
+    let app = TestApp::start().await;
+    app.operator()
+        .post("/api/v1/orgs", json!({ "slug": "acme", "name": "Acme" }))
+        .await
+        .expect(StatusCode::CREATED);
+
+    for other in [
+        json!({ "slug": "acme", "name": "Acme", "time_zone": "Europe/Berlin" }),
+        json!({ "slug": "acme", "name": "Somebody else" }),
+    ] {
+        let refused = app.operator().post("/api/v1/orgs", other).await.expect(StatusCode::CONFLICT);
+        assert_eq!((&refused["code"], &refused["name"]), (&json!("name_taken"), &json!("acme")), "{refused}");
+        assert_eq!(refused["detail"], "the name \"acme\" is taken");
+    }
     app.finish().await;
 }
 

@@ -240,11 +240,44 @@ async fn a_budget_refuses_and_an_alert_tells_once() {
     let in_use = acme.get("/api/v1/orgs/acme/budgets").await.expect(StatusCode::OK);
     let budget = json!({
         "scope": "org", "window": "month", "cap": "5",
-        "charged": "4", "held": "0.25", "left": "0.75", "window_starts_at": "2026-11-01T00:00:00.000000Z",
+        "in_use": {
+            "charged": "4", "held": "0.25", "left": "0.75", "window_starts_at": "2026-11-01T00:00:00.000000Z",
+        },
     });
     assert_eq!(in_use["budgets"], json!([budget]));
     let alerts = operator.get("/api/v1/orgs/acme/alerts").await.expect(StatusCode::OK);
     assert_eq!(alerts["data"].as_array().unwrap().len(), 1, "{alerts}");
+    app.finish().await;
+}
+
+/// A client reads the budgets, changes one and sends all of them back.
+#[tokio::test]
+async fn what_was_read_of_budgets_can_be_sent_back() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    let operator = app.operator();
+    let path = "/api/v1/orgs/acme/budgets";
+    let budgets = json!({ "budgets": [
+        { "scope": "org", "window": "month", "cap": "5" },
+        { "scope": "end_user", "window": "total", "cap": "1" },
+    ]});
+    operator.send(Method::PUT, path, None, Some(budgets.clone())).await.expect(StatusCode::OK);
+    acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "2" })).await.expect(StatusCode::CREATED);
+
+    let mut read = operator.get(path).await.expect(StatusCode::OK);
+    let openapi = operator.get("/openapi.json").await.expect(StatusCode::OK);
+    let schema =
+        json!({ "components": openapi["components"].clone(), "$ref": "#/components/schemas/Budgets" });
+    assert!(jsonschema::is_valid(&schema, &read), "{read}");
+    read["budgets"][0]["cap"] = json!("4");
+    let answer = operator.send(Method::PUT, path, None, Some(read)).await.expect(StatusCode::OK);
+
+    let mut changed = budgets;
+    changed["budgets"][0]["cap"] = json!("4");
+    assert_eq!(answer, changed, "it says what is in force, and no figures of before");
+    let read = operator.get(path).await.expect(StatusCode::OK);
+    assert_eq!(read["budgets"][0]["in_use"]["left"], "2");
+    assert_eq!(read["budgets"][1]["in_use"]["charged"], Value::Null);
     app.finish().await;
 }
 

@@ -200,6 +200,24 @@ async fn whatever_can_not_be_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn what_a_card_gets_wrong_has_a_code_of_its_own() {
+    let app = TestApp::start().await;
+    let rates = json!({ "input": "1", "output": "1" });
+
+    for (field, value, code) in [
+        ("rates", json!({ "input": "1" }), "incomplete_card"),
+        ("uplifts", json!({ "region_eu": "0.1" }), "uplift_below_one"),
+        ("tiers", json!({ "standard": { "rates": rates } }), "standard_tier_twice"),
+    ] {
+        let mut card = json!({ "provider": "p", "model": "m", "rates": rates });
+        card[field] = value;
+        let answer = app.operator().post("/api/v1/prices", json!({ "cards": [card] })).await;
+        assert_eq!(answer.expect(StatusCode::UNPROCESSABLE_ENTITY)["code"], code);
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn a_field_that_would_not_count_is_refused() {
     let app = TestApp::start().await;
     let acme = app.funded("acme", "10").await;

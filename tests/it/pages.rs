@@ -6,8 +6,8 @@ use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use tollgate::domain::account::command::OrgCommand;
-use tollgate::domain::event::{GrantKind, LotTerms};
 use tollgate::domain::ids::{LotId, OrgId};
+use tollgate::domain::lots::{GrantKind, LotTerms};
 use tollgate::ledger::{By, Submission};
 use tollgate::operations::find_org::known_org;
 

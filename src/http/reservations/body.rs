@@ -7,8 +7,9 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::domain::credits::Credits;
-use crate::domain::event::{ExpiryPolicy, Purpose};
 use crate::domain::ids::ProjectId;
+use crate::domain::purpose::Purpose;
+use crate::domain::reservation::ExpiryPolicy;
 use crate::domain::usage::Usage;
 use crate::http::Problem;
 use crate::http::validate::{check_text, check_text_if_given};

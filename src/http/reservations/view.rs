@@ -3,10 +3,10 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::domain::account::command::ReservationStatus;
 use crate::domain::credits::Credits;
 use crate::domain::event::{Event, Recorded};
 use crate::domain::ids::ReservationId;
+use crate::domain::reservation::ReservationStatus;
 use crate::domain::time::Timestamp;
 use crate::operations::show_reservation::ReservationView;
 
