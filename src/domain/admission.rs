@@ -16,6 +16,7 @@ impl Format {
             {
                 Format::DECIMALS
             }
+            Event::Claimed { claim } if claim.idempotency.is_some() => Format::CLAIM_KEYS,
             Event::Claimed { claim } if claim.decimals() != DECIMALS_DEFAULT => Format::DECIMALS,
             Event::CreditsExpired { due_at: Some(_), .. }
             | Event::ReservationExpired { due_at: Some(_), .. } => Format::DUE_AT,
@@ -73,8 +74,11 @@ impl Format {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::account::command::OrgCommand;
+    use crate::domain::claim::Claim;
     use crate::domain::credits::Credits;
-    use crate::domain::ids::BundleId;
+    use crate::domain::idempotency::CommandRef;
+    use crate::domain::ids::{BundleId, OrgId};
 
     const NEW: Event = Event::FormatRaised { format: Format(1) };
 
@@ -107,6 +111,24 @@ mod tests {
         assert_eq!(Format::READ.admits(&[defined(0)]), Ok(()));
         let before = serde_json::to_value(defined(2)).expect("JSON");
         assert!(before["data"]["bundle"].get("decimals").is_none(), "as it was stored before: {before}");
+    }
+
+    #[test]
+    fn a_claim_with_a_key_waits_for_every_node() {
+        let claimed = |idempotency| Event::Claimed {
+            claim: Claim {
+                name: "payment:manual:INV-1".into(),
+                org: OrgId(uuid::Uuid::from_u128(1)),
+                then: Box::new(OrgCommand::ResumeOrg),
+                idempotency,
+            },
+        };
+        let key = || Some(CommandRef { key: "k".into(), fingerprint: "f".into() });
+
+        assert_eq!(Format::FIRST.admits(&[claimed(None)]), Ok(()));
+        let refused = Format(2).admits(&[claimed(key())]);
+        assert_eq!(refused, Err(Refusal::FormatNotRaised { needed: Format(3), raised: Format(2) }));
+        assert_eq!(Format::READ.admits(&[claimed(key())]), Ok(()));
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub enum SystemCommand {
         cards: Vec<RateCard>,
     },
     /// Takes a name. The same claim again, under another key and while the first is open, takes it over with the first
-    /// one's ids.
+    /// one's ids. Before [`Format::CLAIM_KEYS`] claims are without keys, and none is taken over.
     Claim {
         claim: Claim,
     },
@@ -165,7 +165,7 @@ impl System {
                 let version = self.prices.version() + 1;
                 Ok(vec![Event::PricesPublished { publication: Publication { version, cards, mark_ups } }])
             }
-            SystemCommand::Claim { claim } => self.take_name(claim),
+            SystemCommand::Claim { claim } => self.take_name(self.recordable(claim)),
             SystemCommand::CreateKey { expires_at: Some(at), .. } if at <= now => Err(Refusal::ExpiryInPast),
             SystemCommand::CreateKey { key, role, secret_sha256, expires_at } => {
                 Ok(vec![Event::KeyCreated { key, role, project: None, secret_sha256, expires_at }])
@@ -180,12 +180,18 @@ impl System {
             SystemCommand::PromoteArm { name, arm } => {
                 Ok(Vec::from_iter(self.experiments.promote(name, arm)?))
             }
-            SystemCommand::FulfilClaim { claim } => Ok(self.fulfil(claim)),
+            SystemCommand::FulfilClaim { claim } => Ok(self.fulfil(self.recordable(claim))),
             SystemCommand::FreeClaim { claim, reason } if self.is_open(&claim) => {
                 Ok(vec![Event::ClaimFreed { name: claim.name, reason }])
             }
             SystemCommand::FreeClaim { .. } => Ok(vec![]),
         }
+    }
+
+    /// Without its key while an older version may read it, so that nobody can take over another caller's claim.
+    fn recordable(&self, claim: Claim) -> Claim {
+        let idempotency = claim.idempotency.filter(|_| self.format >= Format::CLAIM_KEYS);
+        Claim { idempotency, ..claim }
     }
 
     fn take_name(&self, claim: Claim) -> Result<Vec<Event>, Refusal> {
@@ -385,7 +391,7 @@ mod tests {
 
     #[test]
     fn a_refusal_frees_no_name_that_another_caller_has_joined() {
-        let mut system = System::default();
+        let mut system = System { format: Format::READ, ..System::default() };
         let free = |key| SystemCommand::FreeClaim { claim: keyed(key), reason: "refused".into() };
         let take = |key| SystemCommand::Claim { claim: keyed(key) };
 
@@ -401,6 +407,26 @@ mod tests {
         // What was done all the same holds its name.
         assert_eq!(after(&mut system, SystemCommand::FulfilClaim { claim: keyed("first") }), Ok(()));
         assert_eq!(system.claim("slug:acme"), Some(&keyed("first")));
+        assert_eq!(system.open_claims().count(), 0);
+    }
+
+    #[test]
+    fn a_claim_has_no_key_and_is_taken_over_by_nobody_while_an_older_node_reads_it() {
+        let mut system = System { format: Format(2), ..System::default() };
+        let take = |key| SystemCommand::Claim { claim: keyed(key) };
+        let taken = Err(Refusal::NameTaken("slug:acme".into()));
+
+        assert_eq!(after(&mut system, take("first")), Ok(()));
+        assert_eq!(after(&mut system, take("second")), taken);
+        assert_eq!(system.claim("slug:acme"), Some(&claim(1)));
+        let of_who_joined = SystemCommand::FreeClaim { claim: keyed("second"), reason: "refused".into() };
+        assert_eq!(after(&mut system, of_who_joined), Ok(()));
+        assert_eq!(system.claim("slug:acme"), Some(&claim(1)));
+        let free = SystemCommand::FreeClaim { claim: claim(1), reason: "refused".into() };
+        assert_eq!(after(&mut system, free), Ok(()));
+        assert_eq!(after(&mut system, SystemCommand::FulfilClaim { claim: keyed("second") }), Ok(()));
+        assert_eq!(system.claim("slug:acme"), Some(&claim(1)));
+
         assert_eq!(system.open_claims().count(), 0);
     }
 

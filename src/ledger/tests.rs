@@ -15,6 +15,7 @@ use faulty::Faulty;
 
 use super::*;
 use crate::domain::account::command::{OrgCommand, Reserve, Settle};
+use crate::domain::claim::Claim;
 use crate::domain::commerce::Bundle;
 use crate::domain::credits::Credits;
 use crate::domain::event::{
@@ -243,6 +244,38 @@ async fn the_system_is_read_from_its_snapshot_and_what_came_after() {
     assert_eq!(node.ledger.system().version, 5);
     node.ledger.submit_system(bundle(5), None, None).await.expect("goes on");
     assert!(verify::verify(&*node.store).await.expect("reads").is_sound());
+}
+
+#[tokio::test]
+async fn a_snapshot_of_a_version_that_drops_the_keys_of_claims_is_not_read() {
+    let node = Node::start().await;
+    node.ledger.raise_format(Format::READ).await.expect("raises");
+    let claim = Claim {
+        name: "payment:manual:INV-1".into(),
+        org: ACME,
+        then: Box::new(OrgCommand::ResumeOrg),
+        idempotency: Some(CommandRef { key: "k".into(), fingerprint: "f".into() }),
+    };
+    let claimed = SystemCommand::Claim { claim: claim.clone() };
+    node.ledger.submit_system(claimed, None, None).await.expect("claims");
+    let last = node.store.read(0, 2, 1).await.expect("reads").remove(0);
+    let mut system = System::default();
+    system.evolve(&Event::FormatRaised { format: Format::READ }, Timestamp(0));
+    system.evolve(&Event::Claimed { claim: Claim { idempotency: None, ..claim.clone() } }, Timestamp(0));
+    let saved = Snapshot {
+        org: OrgId::SYSTEM,
+        version: 2,
+        position: 2,
+        last_hash: last.hash,
+        format: 7,
+        state: system.to_json().expect("writes"),
+    };
+    node.views.put_snapshots(0, &[saved]).await.expect("saves");
+
+    let node = node.with(MemoryLimits::default()).await;
+
+    assert_eq!(node.ledger.system().claim(&claim.name), Some(&claim));
+    node.finish().await;
 }
 
 #[tokio::test]

@@ -32,6 +32,11 @@ const EVENTS_PER_PAGE: i64 = 5_000;
 /// Past this many findings more of the same help nobody.
 const FINDINGS_MAX: usize = 100;
 
+/// Whose events say what was charged for what.
+const SYSTEM_SHARD: i32 = 0;
+const UNPRICED: &str =
+    "whether each charge is usage at dated prices: what the system's shard says of them can't be trusted";
+
 /// What a check of the whole log found.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
@@ -42,7 +47,7 @@ pub struct Report {
     pub given: u64,
     /// Rows of each projection that differ from the fold of the log (I7).
     pub projections: BTreeMap<&'static str, i64>,
-    /// What could not be checked, since it is not in the file.
+    /// What could not be checked, since it is not in the file or the log.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unchecked: Vec<&'static str>,
     /// Empty when the log is sound.
@@ -155,7 +160,7 @@ async fn verify_shard(
             Ok(rows) => rows,
             Err(StoreError::Corrupt(what)) => {
                 report.add(shard, walk.next_position, "I5", format!("can't be read: {what}"));
-                return Ok(walk.of_next_shard());
+                return Ok(walk.of_next_shard(shard, false, report));
             }
             Err(error) => return Err(error),
         };
@@ -164,8 +169,7 @@ async fn verify_shard(
         }
         rows.iter().for_each(|row| walk.check(row, None, report));
     }
-    let next = walk.of_next_shard();
-    walk.end_at(shard, head, report);
+    let next = walk.end_at(shard, head, report);
     let beyond = log.read(shard, head.next_position, 1).await?;
     if !beyond.is_empty() && log.head(shard).await? == *head {
         report.add(shard, head.next_position, "I6", "an event stands behind the head".into());
@@ -217,9 +221,15 @@ impl Walk {
         }
     }
 
-    /// The walk of the shard after this one: what the system org's shard, which is the first, says of prices holds for all.
-    pub fn of_next_shard(&self) -> Walk {
-        Walk { system: self.system.clone(), ..Walk::new(self.scope, self.shards) }
+    /// The walk of the shard after this one: what the system org's shard, which is the first, says of prices holds for all,
+    /// where all of it was read.
+    fn of_next_shard(self, shard: i32, is_whole: bool, report: &mut Report) -> Walk {
+        let is_systems = shard == SYSTEM_SHARD;
+        let system = self.system.filter(|_| is_whole || !is_systems);
+        if is_systems && system.is_none() {
+            report.unchecked.push(UNPRICED);
+        }
+        Walk { system, ..Walk::new(self.scope, self.shards) }
     }
 
     /// Whether an event follows one of its org that is not met here.
@@ -228,19 +238,22 @@ impl Walk {
         begins_within && row.org_version > 1 && !self.ends.contains_key(&row.org_id)
     }
 
-    /// All events of a shard were met.
-    pub fn end_at(self, shard: i32, head: &Head, report: &mut Report) {
-        if self.next_position != head.next_position {
+    /// All events of a shard were met: returns the walk of the next one.
+    pub fn end_at(self, shard: i32, head: &Head, report: &mut Report) -> Walk {
+        let is_at_head = self.next_position == head.next_position;
+        let is_whole = is_at_head && self.shard_hash == head.last_hash;
+        if !is_at_head {
             let what =
                 format!("the head says {}, the events end at {}", head.next_position, self.next_position);
             report.add(shard, self.next_position, "I6", what);
-        } else if self.shard_hash != head.last_hash {
+        } else if !is_whole {
             report.add(shard, self.next_position, "I6", "the head's hash is not that of the events".into());
         }
         self.end(report);
+        self.of_next_shard(shard, is_whole, report)
     }
 
-    pub fn end(self, report: &mut Report) {
+    pub fn end(&self, report: &mut Report) {
         report.orgs += self.accounts.len();
         report.shards += 1;
     }
@@ -270,6 +283,10 @@ impl Walk {
         };
         if !follows {
             breach(format!("positions jump from {} to {}", self.next_position - 1, row.position));
+            if row.shard == SYSTEM_SHARD {
+                // Prices may be among what is missing.
+                self.system = None;
+            }
         }
         self.next_position = row.position + 1;
         if row.recorded_at < self.last_recorded_at {

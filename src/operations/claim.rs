@@ -4,7 +4,7 @@ use crate::domain::account::Account;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::claim::Claim;
-use crate::domain::event::CommandRef;
+use crate::domain::event::{CommandRef, LotTerms};
 use crate::domain::ids::{KeyId, OrgId};
 use crate::domain::system::SystemCommand;
 use crate::ledger::{Ledger, LedgerError, Outcome, Submission};
@@ -15,6 +15,7 @@ const UNDER_WAY_SECONDS: i64 = 30;
 /// The claim that holds.
 #[derive(Debug)]
 pub struct Claimed {
+    /// As it is recorded; with the caller's own key where another one made it.
     pub claim: Claim,
     /// It was made before, under the same idempotency key.
     pub replayed: bool,
@@ -25,7 +26,7 @@ pub struct Claimed {
 ///
 /// # Errors
 /// `NameTaken` where the name was taken for something else; any refusal of `then`, which frees the name unless another
-/// caller has joined. A refusal binds no key.
+/// caller has joined or it was done before. A refusal binds no key.
 pub async fn claim(
     ledger: &Ledger,
     name: String,
@@ -46,9 +47,9 @@ pub async fn claim(
             (None, Some(idempotency))
         }
     };
-    let wanted = Claim { name, org, then: Box::new(then), idempotency: own };
+    let wanted = Claim { name, org, then: Box::new(then), idempotency: own.clone() };
     let held = take(ledger, wanted, by, claiming).await?;
-    finish(ledger, &held.claim, by).await?;
+    finish(ledger, &held.claim, own, by).await?;
     Ok(held)
 }
 
@@ -106,8 +107,8 @@ pub async fn finish_claims(ledger: &Ledger) {
     let system = ledger.system();
     let left = system.open_claims().filter(|(_, since)| since.plus_seconds(UNDER_WAY_SECONDS) <= now);
     for (claim, _) in left {
-        match finish(ledger, claim, None).await {
-            // Its refusal is recorded, and the name is free again.
+        match finish(ledger, claim, claim.idempotency.clone(), None).await {
+            // Its refusal is recorded, and the name is free again, or it was done before.
             Ok(()) | Err(LedgerError::Refused(_)) => {}
             // The others' orgs may be well.
             Err(error) => tracing::warn!(%error, name = claim.name, "a claim is still open"),
@@ -115,23 +116,48 @@ pub async fn finish_claims(ledger: &Ledger) {
     }
 }
 
-/// Runs a claim's command under the idempotency key that the claim carries, so that the key is bound even if the worker runs
-/// it, and a command that the key refuses is never run.
-async fn finish(ledger: &Ledger, claim: &Claim, by: Option<KeyId>) -> Result<(), LedgerError> {
-    let Claim { org, then, idempotency, .. } = claim.clone();
-    let submission = Submission { org, command: *then, by: by.into(), idempotency };
-    let claim = claim.clone();
-    match ledger.submit(submission).await {
+/// Runs a claim's command under its caller's idempotency key, so that the key is bound even if the worker runs it, and a
+/// command that the key refuses is never run.
+async fn finish(
+    ledger: &Ledger,
+    claim: &Claim,
+    idempotency: Option<CommandRef>,
+    by: Option<KeyId>,
+) -> Result<(), LedgerError> {
+    let (org, command) = (claim.org, (*claim.then).clone());
+    match ledger.submit(Submission { org, command, by: by.into(), idempotency }).await {
         // It was done before: its org or lot exists.
         Ok(_) | Err(LedgerError::Refused(Refusal::OrgExists | Refusal::LotExists)) => {
-            ledger.submit_system(SystemCommand::FulfilClaim { claim }, by, None).await?;
-            Ok(())
+            fulfil(ledger, claim, by).await
+        }
+        // It says nothing of what was done before under another key.
+        Err(LedgerError::Refused(refusal)) if is_done(ledger, claim).await? => {
+            fulfil(ledger, claim, by).await?;
+            Err(refusal.into())
         }
         Err(LedgerError::Refused(refusal)) => {
-            let reason = refusal.to_string();
+            let (claim, reason) = (claim.clone(), refusal.to_string());
             ledger.submit_system(SystemCommand::FreeClaim { claim, reason }, by, None).await?;
             Err(refusal.into())
         }
         Err(error) => Err(error),
+    }
+}
+
+async fn fulfil(ledger: &Ledger, claim: &Claim, by: Option<KeyId>) -> Result<(), LedgerError> {
+    ledger.submit_system(SystemCommand::FulfilClaim { claim: claim.clone() }, by, None).await?;
+    if !ledger.system().claim(&claim.name).is_some_and(|held| held.does_the_same(claim)) {
+        let Claim { name, org, .. } = claim;
+        tracing::error!(name, %org, "the name was used here, and another has claimed it: it may be used twice");
+    }
+    Ok(())
+}
+
+/// Whether what a claim is for stands in its org already.
+async fn is_done(ledger: &Ledger, claim: &Claim) -> Result<bool, LedgerError> {
+    let OrgCommand::Purchase { terms: LotTerms { lot, .. }, .. } = *claim.then else { return Ok(false) };
+    match ledger.read_without_expiry(claim.org, move |account| account.lots.contains_key(&lot)).await {
+        Err(LedgerError::Refused(Refusal::UnknownOrg)) => Ok(false),
+        read => read,
     }
 }

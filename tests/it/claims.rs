@@ -1,17 +1,18 @@
 //! Names that are unique over all orgs: what is claimed is done once, under its caller's key, or not at all.
 
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tollgate::domain::account::command::OrgCommand;
 use tollgate::domain::account::refusal::Refusal;
 use tollgate::domain::claim::Claim;
 use tollgate::domain::commerce::{Bundle, Payment};
 use tollgate::domain::credits::Credits;
+use tollgate::domain::format::Format;
 use tollgate::domain::idempotency::CommandRef;
 use tollgate::domain::ids::{LotId, OrgId};
 use tollgate::domain::lots::LotTerms;
 use tollgate::domain::system::SystemCommand;
-use tollgate::ledger::LedgerError;
+use tollgate::ledger::{By, LedgerError, Submission};
 use tollgate::operations::claim::finish_claims;
 use tollgate::operations::find_bundle::find_bundle;
 use tollgate::operations::find_org::known_org;
@@ -25,6 +26,7 @@ const PURCHASES: &str = "/api/v1/orgs/acme/purchases";
 /// An org with one credit, and a bundle of ten.
 async fn shop() -> (TestApp, OrgId, Bundle) {
     let app = TestApp::start().await;
+    app.ledger().raise_format(Format::READ).await.unwrap();
     app.funded("acme", "1").await;
     let bundle = json!({ "name": "ten", "credits": "10", "price": "8.00", "currency": "USD" });
     app.operator().post("/api/v1/bundles", bundle).await.expect(StatusCode::CREATED);
@@ -41,8 +43,8 @@ fn paid_by(reference: &str) -> Value {
     json!({ "bundle": "ten", "payment": { "method": "manual", "reference": reference } })
 }
 
-/// A purchase as a node leaves it that goes away once it has claimed the payment.
-async fn left_open(app: &TestApp, org: OrgId, bundle: &Bundle, reference: &str, key: CommandRef) {
+/// A purchase as a node leaves it that goes away once it has claimed the payment: the claim that holds.
+async fn left_open(app: &TestApp, org: OrgId, bundle: &Bundle, reference: &str, key: CommandRef) -> Claim {
     let payment = Payment {
         method: "manual".into(),
         reference: reference.into(),
@@ -55,7 +57,9 @@ async fn left_open(app: &TestApp, org: OrgId, bundle: &Bundle, reference: &str, 
     let terms = LotTerms { lot, credits: bundle.credits, priority: 10, expires_at: None };
     let then = Box::new(OrgCommand::Purchase { terms, bundle: bundle.id, quantity: 1, payment });
     let claim = Claim { name: format!("payment:manual:{reference}"), org, then, idempotency: Some(key) };
+    let name = claim.name.clone();
     app.ledger().submit_system(SystemCommand::Claim { claim }, None, None).await.unwrap();
+    app.ledger().system().claim(&name).unwrap().clone()
 }
 
 async fn granted(app: &TestApp) -> Value {
@@ -100,7 +104,7 @@ async fn i4_a_purchase_that_a_crash_left_open_binds_its_key_or_is_given_up() {
     let operator = app.operator();
     let grant = || json!({ "credits": "1", "kind": "goodwill" });
     let grants = "/api/v1/orgs/acme/grants";
-    let granting = |key: &'static str| operator.send(reqwest::Method::POST, grants, Some(key), Some(grant()));
+    let granting = |key: &'static str| operator.send(Method::POST, grants, Some(key), Some(grant()));
     left_open(&app, org, &bundle, "INV-1", keyed("bound", "INV-1")).await;
     left_open(&app, org, &bundle, "INV-2", keyed("free", "INV-2")).await;
     granting("bound").await.expect(StatusCode::CREATED);
@@ -133,6 +137,54 @@ async fn a_slug_that_is_taken_is_named_as_it_was_asked_for() {
         assert_eq!((&refused["code"], &refused["name"]), (&json!("name_taken"), &json!("acme")), "{refused}");
         assert_eq!(refused["detail"], "the name \"acme\" is taken");
     }
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i4_a_payment_whose_lot_is_there_buys_no_other_though_the_key_of_its_repeat_is_used_up() {
+    let (app, org, bundle) = shop().await;
+    let operator = app.operator();
+    // The lot is in the log when the node goes away, and so does the next one, which the same was asked under another key.
+    let Claim { then, idempotency, .. } = left_open(&app, org, &bundle, "INV-1", keyed("one", "INV-1")).await;
+    let purchase = Submission { org, command: *then, by: By::Tollgate, idempotency };
+    app.ledger().submit(purchase).await.unwrap();
+    let again = left_open(&app, org, &bundle, "INV-1", keyed("two", "INV-1")).await;
+    assert_eq!(again.idempotency, Some(keyed("two", "INV-1")));
+    let grant = Some(json!({ "credits": "1", "kind": "goodwill" }));
+    let granted_under = operator.send(Method::POST, "/api/v1/orgs/acme/grants", Some("two"), grant).await;
+    granted_under.expect(StatusCode::CREATED);
+    app.clock().advance_seconds(30);
+
+    finish_claims(app.ledger()).await;
+
+    assert_eq!(app.ledger().system().open_claims().count(), 0);
+    app.funded("beta", "1").await;
+    let refused = operator.post("/api/v1/orgs/beta/purchases", paid_by("INV-1")).await;
+    assert_eq!(refused.expect(StatusCode::CONFLICT)["code"], "payment_used");
+    assert_eq!(granted(&app).await, "12");
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i4_claims_without_keys_are_made_and_finished_while_an_older_node_runs() {
+    let app = TestApp::on_postgres().await;
+    let operator = app.operator();
+    app.funded("acme", "1").await;
+    let bundle = json!({ "name": "ten", "credits": "10", "price": "8.00", "currency": "USD" });
+    operator.post("/api/v1/bundles", bundle).await.expect(StatusCode::CREATED);
+    let buy = async |key, reference| {
+        operator.send(Method::POST, PURCHASES, Some(key), Some(paid_by(reference))).await
+    };
+
+    let first = buy("one", "INV-1").await.expect(StatusCode::CREATED);
+    assert_eq!(buy("one", "INV-1").await.expect(StatusCode::CREATED), first);
+    assert_eq!(buy("two", "INV-1").await.expect(StatusCode::CREATED), first);
+    buy("one", "INV-2").await.expect(StatusCode::CONFLICT);
+
+    let claim = app.ledger().system().claim("payment:manual:INV-1").unwrap().clone();
+    assert_eq!((claim.idempotency, app.ledger().system().claim("payment:manual:INV-2")), (None, None));
+    assert_eq!(app.ledger().system().open_claims().count(), 0);
+    assert_eq!(granted(&app).await, "11");
     app.finish().await;
 }
 

@@ -105,12 +105,18 @@ impl Lot {
         share(self.paid_minor - self.refunded_minor, gone, self.granted.saturating_sub(self.refunded))
     }
 
+    /// Revenue that is due and not recognised yet once `credits` more are burned (or fewer, when negative): of the other sign
+    /// than they where a refund, whose share is rounded, left more or less recognised than was due.
+    pub fn revenue_due(&self, credits: Credits) -> i64 {
+        let gone = self.consumed.saturating_add(self.expired).saturating_add(credits);
+        self.revenue_at(gone).saturating_sub(self.recognised_minor)
+    }
+
     /// What burning `credits` more (or fewer, when negative) recognises, as the event will carry it. Never of the other
     /// sign: after a refund, whose share is rounded, more or less may be recognised than is due, and what follows makes
     /// up for it. What was paid for the lot bounds what is recognised, so the last credit recognises the last cent.
     pub fn burn(&self, credits: Credits) -> LotBurn {
-        let gone = self.consumed.saturating_add(self.expired).saturating_add(credits);
-        let due = self.revenue_at(gone).saturating_sub(self.recognised_minor);
+        let due = self.revenue_due(credits);
         LotBurn {
             lot: self.id,
             credits,

@@ -16,6 +16,8 @@ use crate::ledger::verify::{Report, verify, verify_all};
 struct Forged {
     rows: Vec<EventRow>,
     heads: Vec<Head>,
+    /// A shard of which nothing can be read.
+    damaged: Option<i32>,
 }
 
 impl Forged {
@@ -32,7 +34,19 @@ impl Forged {
             head.next_position += 1;
             head.last_hash = shard_hash(&head.last_hash, &row.hash);
         }
-        Forged { rows, heads: vec![head] }
+        Forged { rows, heads: vec![head], damaged: None }
+    }
+
+    /// Each org's rows on its own one of so many shards.
+    fn spread(rows: Vec<EventRow>, shards: usize) -> Forged {
+        let mut spread = Forged { rows: vec![], heads: vec![], damaged: None };
+        for shard in (0..).take(shards) {
+            let own = rows.iter().filter(|row| super::super::shard_of(OrgId(row.org_id), shards) == shard);
+            let own = Forged::of(own.map(|row| EventRow { shard, ..row.clone() }).collect());
+            spread.rows.extend(own.rows);
+            spread.heads.extend(own.heads);
+        }
+        spread
     }
 }
 
@@ -51,6 +65,9 @@ impl EventLog for Forged {
     }
 
     async fn read(&self, shard: i32, from: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
+        if self.damaged == Some(shard) {
+            return Err(StoreError::Corrupt("a page is damaged".into()));
+        }
         let wanted = from..from.saturating_add(limit);
         let rows = self.rows.iter().filter(|row| row.shard == shard && wanted.contains(&row.position));
         Ok(rows.cloned().collect())
@@ -80,7 +97,8 @@ async fn traded() -> Node {
     node
 }
 
-/// A hold on credits that cost a dollar each was settled by usage that costs three of them.
+/// A hold on credits that cost a dollar each was settled by usage that costs three of them; another one was charged when its
+/// time was over, and settled for less later.
 async fn billed() -> Node {
     let node = Node::start().await;
     let card = card("1", "2");
@@ -114,6 +132,12 @@ async fn billed() -> Node {
     ] {
         node.run(command).await.expect("is done");
     }
+    // Of what an estimate took from the lot, a late settle gives a part back.
+    let OrgCommand::Reserve(estimated) = reserve(2, 2) else { unreachable!("it is one") };
+    let estimated = OrgCommand::Reserve(Reserve { expiry: ExpiryPolicy::ChargeBound, ..estimated });
+    node.run(estimated).await.expect("holds");
+    node.clock.advance_seconds(61);
+    node.run(super::settle(2, 1)).await.expect("settles late");
     node
 }
 
@@ -231,16 +255,39 @@ async fn i6_an_org_on_a_shard_that_is_not_its_own_is_found() {
     for shard in [home, 1 - home] {
         let mut rows = rows(&node).await;
         rows.iter_mut().for_each(|row| row.shard = shard);
-        let Forged { rows, mut heads } = Forged::of(rows);
+        let Forged { rows, mut heads, damaged } = Forged::of(rows);
         heads.insert(
             usize::try_from(1 - shard).expect("small"),
             Head { next_position: 1, last_hash: [0; 32], epoch: 0 },
         );
 
-        let report = verify(&Forged { rows, heads }).await.expect("reads");
+        let report = verify(&Forged { rows, heads, damaged }).await.expect("reads");
 
         assert_eq!(report.is_sound(), shard == home, "{report:?}");
         assert_eq!(names(&report, "I6", &format!("on shard {home}")), shard != home, "{report:?}");
+    }
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn i9_nobodys_charges_are_accused_where_the_prices_can_not_be_read() {
+    const SHARDS: usize = 4;
+    assert_ne!(super::super::shard_of(ACME, SHARDS), 0, "its charges stand on another shard than the prices");
+    let node = billed().await;
+    let whole = Forged::spread(rows(&node).await, SHARDS);
+    let sound = verify(&whole).await.expect("reads");
+    assert!(sound.is_sound() && sound.unchecked.is_empty(), "{sound:?}");
+    let cut = || {
+        let rows: Vec<EventRow> = whole.rows.iter().filter(|row| row.shard != 0).cloned().collect();
+        Forged { rows, heads: whole.heads.clone(), damaged: None }
+    };
+
+    for (log, invariant) in [(cut(), "I6"), (Forged { damaged: Some(0), ..cut() }, "I5")] {
+        let report = verify(&log).await.expect("reads");
+
+        let found: Vec<_> = report.findings.iter().map(|found| (found.shard, found.invariant)).collect();
+        assert_eq!(found, [(0, invariant)], "{report:?}");
+        assert_eq!(report.unchecked.len(), 1, "{report:?}");
     }
     node.finish().await;
 }

@@ -153,9 +153,8 @@ impl Check {
             self.report.add(head.shard, head.next_position, "I6", "the head's hash can't be read".into());
         }
         let head_of = Head { next_position: head.next_position, last_hash, epoch: 0 };
-        let next = self.walk.of_next_shard();
-        let walk = std::mem::replace(&mut self.walk, next);
-        walk.end_at(head.shard, &head_of, &mut self.report);
+        let walk = std::mem::replace(&mut self.walk, Walk::new(self.scope, 0));
+        self.walk = walk.end_at(head.shard, &head_of, &mut self.report);
     }
 
     /// Whether a line that is no event is the file's last.

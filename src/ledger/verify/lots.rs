@@ -60,12 +60,7 @@ fn gone(lot: &Lot, credits: Credits, revenue_minor: i64, unpinned: Credits) -> O
     if credits > free || lot.consumed.saturating_add(credits).is_negative() {
         return Some(format!("{credits} of the lot {} are used, of which {free} are free", lot.id));
     }
-    // As a lot that has recognised nothing, which no rule about what went before changes.
-    let due = match lot.paid_minor {
-        0 => 0,
-        _ => Lot { recognised_minor: 0, ..lot.clone() }.burn(credits).revenue_minor,
-    };
-    let rounded = due.saturating_sub(lot.recognised_minor);
+    let rounded = lot.revenue_due(credits);
     // Where a refund has moved the price of what remains, revenue goes back by a rounding, or stays as it is.
     let kept = if credits.is_negative() { rounded.min(0) } else { rounded.max(0) };
     let recognised = lot.recognised_minor.saturating_add(revenue_minor);

@@ -1,8 +1,8 @@
 //! Personal data.
 
-/// Personal data, over `self.write_rows` and `self.read_rows`.
+/// Personal data, over `self.write_rows` and `self.read_rows`. `$erase` empties the rows of a shard whose ids begin with a text.
 macro_rules! profiles {
-    ($store:ty) => {
+    ($store:ty, $erase:expr) => {
         #[async_trait]
         impl Profiles for $store {
             async fn put_profile(&self, shard: i32, subject_id: &str, profile: &Profile) -> Result<(), StoreError> {
@@ -34,11 +34,7 @@ macro_rules! profiles {
             }
 
             async fn erase_profiles(&self, shard: i32, prefix: &str) -> Result<(), StoreError> {
-                let erase = sqlx::query(
-                    "update profiles set name = '', email = null \
-                     where shard = $1 and substr(subject_id, 1, length($2)) = $2",
-                );
-                self.write_rows(erase.bind(shard).bind(prefix)).await
+                self.write_rows(sqlx::query($erase).bind(shard).bind(prefix)).await
             }
 
             async fn profile_subjects(

@@ -146,13 +146,12 @@ async fn commit(connection: &mut SqliteConnection) -> Result<Appended, StoreErro
     }
 }
 
+/// Where the rollback fails too, nothing says what became of the commit: only `UnknownOutcome` has callers look.
 async fn failed_commit(connection: &mut SqliteConnection, error: StoreError) -> Result<Appended, StoreError> {
-    match error {
-        StoreError::Full => roll_back(connection).await.and(Err(StoreError::Full)),
-        error => {
-            roll_back(connection).await?;
-            Err(StoreError::UnknownOutcome(error.to_string()))
-        }
+    match (error, roll_back(connection).await) {
+        (StoreError::Full, Ok(())) => Err(StoreError::Full),
+        (error, Ok(())) => Err(StoreError::UnknownOutcome(error.to_string())),
+        (error, Err(left)) => Err(StoreError::UnknownOutcome(format!("{error}; rolling back: {left}"))),
     }
 }
 
@@ -248,6 +247,29 @@ impl Drop for Locked<'_> {
     fn drop(&mut self) {
         if !self.is_over {
             self.is_left_open.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Connection;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_became_of_a_commit_is_unknown_though_its_rollback_fails_too() {
+        for error in [StoreError::Full, StoreError::Unavailable("the disk does not answer".into())] {
+            let mut connection = SqliteConnection::connect(":memory:").await.expect("opens");
+            statement(&mut connection, "begin immediate").await.expect("begins");
+            let interrupts = || false;
+            connection.lock_handle().await.expect("a handle").set_progress_handler(1, interrupts);
+            let stuck = roll_back(&mut connection).await;
+            assert!(matches!(stuck, Err(StoreError::Unavailable(_))), "{stuck:?}");
+
+            let failed = failed_commit(&mut connection, error).await;
+
+            assert!(matches!(failed, Err(StoreError::UnknownOutcome(_))), "{failed:?}");
         }
     }
 }

@@ -26,7 +26,7 @@ pub use views::SqliteViews;
 
 pub struct SqliteStore {
     writer: Mutex<SqliteConnection>,
-    /// Who had the head's lock went away and left its transaction behind.
+    /// Who had the head's lock went away and left its transaction behind, or an append failed and may have.
     is_left_open: AtomicBool,
     readers: SqlitePool,
     /// Held for as long as the store lives. None where nobody has ever written: then nothing is made to be locked.
@@ -101,7 +101,12 @@ impl EventLog for SqliteStore {
         new: &Head,
         events: &[EventRow],
     ) -> Result<Appended, StoreError> {
-        append(&mut *self.writer().await?, shard, expected, new, events).await
+        let mut writer = self.writer().await?;
+        let appended = append(&mut writer, shard, expected, new, events).await;
+        if appended.is_err() {
+            self.is_left_open.store(true, Ordering::SeqCst);
+        }
+        appended
     }
 
     async fn read(&self, shard: i32, from_position: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
@@ -155,7 +160,11 @@ impl EventLog for SqliteStore {
     }
 }
 
-shared_sql::profiles!(SqliteStore);
+/// By bounds, for which the primary key is used: the log's only writer waits for it. No character follows U+10FFFF.
+const ERASE_PROFILES: &str = "update profiles set name = '', email = null \
+    where shard = $1 and subject_id >= $2 and subject_id < $2 || char(0x10FFFF)";
+
+shared_sql::profiles!(SqliteStore, ERASE_PROFILES);
 
 shared_sql::log_rows!(SqliteRow);
 

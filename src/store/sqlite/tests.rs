@@ -145,3 +145,27 @@ async fn a_full_disk_loses_nothing_and_writing_resumes() {
     assert!(matches!(full, Err(StoreError::Full)), "{full:?}");
     assert_eq!(resumed.expect("appends"), Appended::Written);
 }
+
+#[tokio::test]
+async fn the_names_of_an_orgs_keys_are_erased_without_reading_every_profile() {
+    let (_folder, store) = open().await;
+    let named = Profile { name: "Ada".into(), email: None };
+    let (prefix, others) = ("key_0a", ["key_09f", "key_0", "key_0b", "org_0a"]);
+    let own = ["key_0a", "key_0a0", "key_0aff"];
+    for subject in own.into_iter().chain(others) {
+        store.put_profile(0, subject, &named).await.expect("writes");
+    }
+
+    store.erase_profiles(0, prefix).await.expect("erases");
+
+    let name = async |subject| store.profile(0, subject).await.expect("reads").expect("a row").name;
+    for (subjects, expected) in [(&own[..], ""), (&others[..], "Ada")] {
+        for subject in subjects {
+            assert_eq!(name(subject).await, expected, "{subject}");
+        }
+    }
+    let explain = sqlx::AssertSqlSafe(format!("explain query plan {ERASE_PROFILES}"));
+    let plan = sqlx::query(explain).bind(0).bind(prefix).fetch_one(&store.readers).await.expect("plans");
+    let plan: String = plan.get("detail");
+    assert!(plan.contains("(shard=? AND subject_id>? AND subject_id<?)"), "{plan}");
+}
