@@ -219,13 +219,16 @@ impl Finder<'_> {
         self.state.target_healths.order(serving, prefer, self.prices.at, size)
     }
 
-    /// Every provider with a card for the requested model; where none has one, the provider that its name begins with.
+    /// Every provider that serves the requested model and has a card for it; where none does, the provider that its name begins
+    /// with, else all that have a price.
     fn named(&self) -> Vec<Target> {
         let model = &self.request.model;
         let target = |upstream: &Arc<Upstream>| self.found(&upstream.config.name, model);
         let mut targets = distinct(self.state.upstreams.iter().filter_map(target));
-        // A ceiling price is for models without a card: a provider with no more than that may not have this one.
-        let has_card = |target: &Target| target.card.model != RateCard::ANY;
+        // A ceiling price is for models without a card: a provider with no more than that may not have this one. Who has a card
+        // and does not serve it at this endpoint is in nobody's way.
+        let has_card =
+            |target: &Target| target.card.model != RateCard::ANY && target.serves(self.request.endpoint);
         let is_known = targets.iter().any(has_card);
         if is_known {
             targets.retain(has_card);

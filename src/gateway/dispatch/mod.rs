@@ -61,8 +61,8 @@ pub struct Dispatch {
     pub ends_at: Option<Timestamp>,
     /// Why the first target did not serve.
     pub fallback: Option<String>,
-    /// The last failure that may be over when the caller tries again.
-    transient: Option<UpstreamFailure>,
+    /// The last failure that is neither the caller's nor that of a provider which lacks the model.
+    outage: Option<UpstreamFailure>,
     /// Another target than those of the chain answers.
     pub is_degraded: bool,
     /// What the cache had, and what will be cached.
@@ -352,8 +352,8 @@ impl Dispatch {
         if failure.kind == FailureKind::ModelNotFound && !self.plan.is_written() {
             failure.retry = Retry::Elsewhere;
         }
-        if failure.retry == Retry::HereOrElsewhere {
-            self.transient = Some(failure.clone());
+        if !failure.is_the_callers() && failure.kind != FailureKind::ModelNotFound {
+            self.outage = Some(failure.clone());
         }
         let retry_after_seconds = failure.retry_after_seconds.and_then(|seconds| seconds.try_into().ok());
         self.retry_plan.failed(place, FailedAttempt { retry: failure.retry, retry_after_seconds }, now);
@@ -399,8 +399,8 @@ impl Dispatch {
         }
         self.settle().await?;
         // A provider without the model must not turn another one's outage into a final 404.
-        let transient = self.transient.take().filter(|_| failure.kind == FailureKind::ModelNotFound);
-        let mut failure = Failure::from(transient.unwrap_or(failure));
+        let outage = self.outage.take().filter(|_| failure.kind == FailureKind::ModelNotFound);
+        let mut failure = Failure::from(outage.unwrap_or(failure));
         if matches!(failure.status, 429 | 502 | 503) {
             let now = self.state.ledger.clock().now();
             let soonest =
