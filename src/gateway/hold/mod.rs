@@ -110,7 +110,8 @@ impl RequestHold {
         Some(covered)
     }
 
-    /// A covered quote is not sent: its part of the hold is free again.
+    /// A covered quote is not sent: its part of the hold is free again. Should the node die before it ends the hold, its expiry
+    /// charges this input all the same, unless the hold grows once more: there is no event that only lowers it.
     pub fn uncover(&mut self, quote: &Quote) {
         self.bound = self.bound.saturating_sub(quote.credits);
         self.input_in_flight = self.input_in_flight.saturating_sub(quote.input_credits);
@@ -183,7 +184,7 @@ impl RequestHold {
 
     /// What the org pays.
     pub fn cost(&self) -> Credits {
-        if self.quarantine.is_some() { self.held } else { self.attempts_cost().min(self.held) }
+        self.attempts_cost().min(self.held)
     }
 
     /// Whether it must be extended before something that takes a while.
