@@ -47,8 +47,8 @@ pub struct Plan {
 }
 
 /// Targets, and whether the request's complexity had a say.
-struct Found {
-    targets: Vec<Target>,
+pub struct Found {
+    pub targets: Vec<Target>,
     quality: Option<u8>,
 }
 
@@ -166,8 +166,14 @@ impl Plan {
     }
 
     /// The targets to which a chain, or one model, leads this request.
-    pub fn targets_of(&self, state: &State, prices: &Prices, request: &Request, to: &To) -> Vec<Target> {
-        self.finder(state, prices, request).of_chain(std::slice::from_ref(to)).targets
+    pub fn targets_of(&self, state: &State, prices: &Prices, request: &Request, to: &To) -> Found {
+        self.finder(state, prices, request).of_chain(std::slice::from_ref(to))
+    }
+
+    /// Another chain than the route's own serves: whether the request's complexity had a say is then a matter of that one.
+    pub fn degrade_to(&mut self, found: Found) {
+        (self.targets, self.quality) = (found.targets, found.quality);
+        self.is_degraded = true;
     }
 
     fn finder<'a>(&'a self, state: &'a State, prices: &'a Prices, request: &'a Request) -> Finder<'a> {
