@@ -122,13 +122,17 @@ async fn in_time(dispatch: Box<Dispatch>, first: Quote) -> Result<Response, Fail
         return dispatch.give_up_unsent().await;
     }
     let (late, lateness) = (dispatch.late(), dispatch.hold.lateness());
-    match timeout(left, tokio::spawn(dispatch.attempt(first))).await {
-        Ok(answered) => answered.unwrap_or_else(|error| {
-            tracing::error!(%error, "the attempts of a request stopped");
-            Err(Failure::new(500, "internal", "something went wrong here; the request id helps to find it"))
-        }),
-        Err(_) => late.inspect(|_| count_reuse("stale")).inspect_err(|_| lateness.tell()),
-    }
+    let mut attempts = tokio::spawn(dispatch.attempt(first));
+    let answered = match (timeout(left, &mut attempts).await, late) {
+        (Ok(answered), _) => answered,
+        // There is an answer, which is being settled: it is not to be recorded as one and refused.
+        (Err(_), Err(_)) if !lateness.claim_error() => attempts.await,
+        (Err(_), late) => return late.inspect(|_| count_reuse("stale")),
+    };
+    answered.unwrap_or_else(|error| {
+        tracing::error!(%error, "the attempts of a request stopped");
+        Err(Failure::new(500, "internal", "something went wrong here; the request id helps to find it"))
+    })
 }
 
 /// Whether a request has no hold since its arm is spent, or since the arm's own targets can't carry it.
@@ -240,6 +244,7 @@ impl Dispatch {
         body: AnswerBody,
         calls: CallFutures,
     ) -> Result<Response, Failure> {
+        self.hold.lateness().claim_answer();
         self.in_flight.retain(|other| other.place != place);
         let losers = calls.into_iter().zip(std::mem::take(&mut self.in_flight));
         let loser = |(call_future, in_flight_call): (_, InFlightCall)| {
