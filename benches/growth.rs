@@ -184,6 +184,7 @@ async fn call(ledger: Ledger, orgs: u64, pairs: u64, next: Arc<AtomicU64>) {
             started_at: at,
             ended_at: at,
             status: Some(200),
+            late: false,
         };
         let purpose = Purpose { model: Some(model.into()), ..Purpose::default() };
         for command in pair(&ledger, org, purpose, vec![attempt]) {

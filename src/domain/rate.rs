@@ -73,6 +73,20 @@ impl Rate {
         Timestamp(full_at.0.saturating_add(micros))
     }
 
+    /// When everything may be taken again, once this rate takes the place of another one, of which so much was used. What was
+    /// used stays so many units; but what the other one let through is no debt of a lower one.
+    pub fn in_place_of(self, other: Rate, full_at: Timestamp, now: Timestamp) -> Timestamp {
+        let used = full_at.0.saturating_sub(now.0).max(0);
+        let let_through = used.min(MINUTE_MICROS);
+        let converted = |micros: i64| {
+            let units = i128::from(micros) * other.per_minute();
+            clamped((units + self.per_minute() - 1) / self.per_minute())
+        };
+        let let_through_here = converted(let_through).min(MINUTE_MICROS);
+        let owed = converted(used - let_through);
+        Timestamp(now.0.saturating_add(let_through_here).saturating_add(owed))
+    }
+
     fn there(self, full_at: Timestamp, now: Timestamp) -> i64 {
         let used_micros = full_at.0.saturating_sub(now.0).max(0);
         let used = i128::from(used_micros) * self.per_minute() / i128::from(MINUTE_MICROS);
@@ -256,6 +270,25 @@ mod tests {
         assert_eq!((returned.taken, returned.full_at), (Taken::Share(10), all));
         assert_eq!((owed.taken, owed.full_at), (Taken::NotYet { micros: 31_000_000 }, all.plus_seconds(30)));
         assert_eq!(gained.taken, Taken::NotYet { micros: 1_000_000 }, "a full rate gets no fuller");
+    }
+
+    #[test]
+    fn what_is_owed_stays_so_many_units_where_a_rate_is_raised_or_lowered() {
+        let (low, high) = (rate(1_000), rate(100_000));
+        let after = |rate: Rate, used: i64| rate.correct(NOW, -used);
+        for (from, to, used, expected) in [
+            (low, high, 16_050, 16_050),
+            (low, high, 500, 500),
+            (low, low, 16_050, 16_050),
+            (high, low, 600, 600),
+            (high, low, 60_000, 1_000),
+            (high, low, 116_000, 17_000),
+        ] {
+            let full_at = to.in_place_of(from, after(from, used), NOW);
+
+            assert_eq!(full_at, after(to, expected), "{used} of {} at {}", from.per_minute, to.per_minute);
+        }
+        assert_eq!(high.in_place_of(low, Timestamp(0), NOW), NOW, "nothing was used");
     }
 
     #[test]

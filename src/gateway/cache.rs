@@ -99,7 +99,7 @@ impl Expiry<Key, Entry> for OwnTime {
 pub enum Reuse {
     /// The route has no cache.
     Off,
-    /// The caller opted out, or the route does not cache requests of this kind.
+    /// The caller opted out, the route does not cache requests of this kind, or another chain than its own serves.
     Bypassed,
     Hit(Arc<Answer>),
     /// Too old, but the time that the request has was spent waiting for a newer one.
@@ -144,7 +144,9 @@ impl Cache {
         ends_at: Option<Timestamp>,
     ) -> Result<Reuse, Failure> {
         let Some(policy) = &plan.policy.cache else { return Ok(Reuse::Off) };
-        if !request.may_reuse || (policy.deterministic_only && !is_deterministic(request)) {
+        // What a last resort answers is not kept: nobody is to wait for it.
+        let may_reuse = request.may_reuse && !plan.is_degraded;
+        if !may_reuse || (policy.deterministic_only && !is_deterministic(request)) {
             return Ok(Reuse::Bypassed);
         }
         let cache = &state.cache;

@@ -16,7 +16,7 @@ use crate::gateway::failure::{Failure, TOO_LONG};
 use crate::gateway::plan::{Plan, Prices};
 use crate::gateway::providers;
 use crate::gateway::target::Target;
-use crate::gateway::token_count::TokenCount;
+use crate::gateway::token_count::{self, TokenCount};
 use crate::gateway::token_estimate::PICTURE_TOKENS;
 
 /// Around each message, by OpenAI's own account of its chat format.
@@ -49,13 +49,12 @@ pub fn fit(
     };
     let Err(too_long) = fitted else { return Ok(()) };
     let Some(to) = plan.policy.on_context_length.take() else { return Err(too_long) };
-    let mut targets = plan.targets_of(state, prices, request, &to);
-    targets.retain(|target| output.fits(target, tokens));
-    if targets.is_empty() {
+    let mut found = plan.targets_of(state, prices, request, &to);
+    found.targets.retain(|target| output.fits(target, tokens));
+    if found.targets.is_empty() {
         return Err(too_long);
     }
-    plan.targets = targets;
-    plan.is_degraded = true;
+    plan.degrade_to(found);
     plan.pass_over(&first, TOO_LONG);
     Ok(())
 }
@@ -83,15 +82,8 @@ fn trim(
 ) -> Result<(), Failure> {
     let field = conversation_field(request.endpoint.dialect());
     let messages = request.body[field].as_array().map(Vec::as_slice).unwrap_or_default();
-    let (mut left, mut begin) = (tokens, 0);
-    for end in ends_of_turns(messages) {
-        if output.fits(first, left) {
-            break;
-        }
-        let gone = messages[begin..end].iter().filter(|message| !instructs(message));
-        left = left.saturating_sub(gone.map(message_tokens).sum());
-        begin = end;
-    }
+    let fits = |tokens| output.fits(first, tokens);
+    let (begin, left) = token_count::aside(request.bytes, || fitting_turns(messages, tokens, fits));
     if !output.fits(first, left) {
         return Err(output.too_long(first, left));
     }
@@ -101,6 +93,20 @@ fn trim(
         plan.trimmed_messages += drop_before(begin, &mut request.body[field]);
     }
     Ok(())
+}
+
+/// Where the messages have to begin so that they fit, if they ever do, and how many tokens they then have of so many.
+fn fitting_turns(messages: &[Value], tokens: u64, fits: impl Fn(u64) -> bool) -> (usize, u64) {
+    let (mut left, mut begin) = (tokens, 0);
+    for end in ends_of_turns(messages) {
+        if fits(left) {
+            break;
+        }
+        let gone = messages[begin..end].iter().filter(|message| !instructs(message));
+        left = left.saturating_sub(gone.map(message_tokens).sum());
+        begin = end;
+    }
+    (begin, left)
 }
 
 /// How many tokens the texts of a request have, about.
@@ -121,7 +127,7 @@ fn message_tokens(message: &Value) -> u64 {
     texts(message).saturating_add(MESSAGE_TOKENS)
 }
 
-/// Pictures and files are not read.
+/// Pictures and files are not read, nor are thoughts that are sealed: they are no text, and only their own maker takes them back.
 fn texts(value: &Value) -> u64 {
     match value {
         Value::String(text) => o200k_base().count(text) as u64,
@@ -131,7 +137,13 @@ fn texts(value: &Value) -> u64 {
             if kind.contains("image") || fields.contains_key("inlineData") {
                 return PICTURE_TOKENS;
             }
-            let told = fields.iter().filter(|(name, _)| !matches!(name.as_str(), "file_data" | "data"));
+            let is_read = |name: &str| match name {
+                "file_data" | "data" | "encrypted_content" => false,
+                // A tool may have a parameter of that name.
+                "signature" => kind != "thinking",
+                _ => true,
+            };
+            let told = fields.iter().filter(|(name, _)| is_read(name));
             // Names are part of what a model reads of tools and schemas.
             told.map(|(name, value)| texts(value) + u64::from(name.len() > 2)).sum()
         }
@@ -310,6 +322,24 @@ mod tests {
         assert_eq!(ends.len(), 99_999);
         assert_eq!(drop_before(ends[99_998], &mut left), 199_998);
         assert_eq!(left.as_array().map(Vec::len), Some(2));
+    }
+
+    #[test]
+    fn sealed_thoughts_are_no_text_and_a_tools_parameter_is() {
+        let thinking = |signature: Option<&str>| {
+            let mut block = json!({"type": "thinking", "thinking": "Hm."});
+            signature.into_iter().for_each(|signature| block["signature"] = signature.into());
+            tokens(&json!({"messages": [{"role": "assistant", "content": [block]}]}))
+        };
+        let signed = |name: &str| {
+            let input = json!({name: "one two three four"});
+            tokens(
+                &json!({"messages": [{"role": "assistant", "content": [{"type": "tool_use", "input": input}]}]}),
+            )
+        };
+
+        assert_eq!(thinking(Some("ErUBCkYIBxgCIkBVbU6")), thinking(None));
+        assert_eq!(signed("signature"), signed("signatory"));
     }
 
     #[test]

@@ -47,8 +47,8 @@ pub struct Plan {
 }
 
 /// Targets, and whether the request's complexity had a say.
-struct Found {
-    targets: Vec<Target>,
+pub struct Found {
+    pub targets: Vec<Target>,
     quality: Option<u8>,
 }
 
@@ -166,8 +166,14 @@ impl Plan {
     }
 
     /// The targets to which a chain, or one model, leads this request.
-    pub fn targets_of(&self, state: &State, prices: &Prices, request: &Request, to: &To) -> Vec<Target> {
-        self.finder(state, prices, request).of_chain(std::slice::from_ref(to)).targets
+    pub fn targets_of(&self, state: &State, prices: &Prices, request: &Request, to: &To) -> Found {
+        self.finder(state, prices, request).of_chain(std::slice::from_ref(to))
+    }
+
+    /// Another chain than the route's own serves: whether the request's complexity had a say is then a matter of that one.
+    pub fn degrade_to(&mut self, found: Found) {
+        (self.targets, self.quality) = (found.targets, found.quality);
+        self.is_degraded = true;
     }
 
     fn finder<'a>(&'a self, state: &'a State, prices: &'a Prices, request: &'a Request) -> Finder<'a> {
@@ -219,13 +225,16 @@ impl Finder<'_> {
         self.state.target_healths.order(serving, prefer, self.prices.at, size)
     }
 
-    /// Every provider with a card for the requested model; where none has one, the provider that its name begins with.
+    /// Every provider that serves the requested model and has a card for it; where none does, the provider that its name begins
+    /// with, else all that have a price.
     fn named(&self) -> Vec<Target> {
         let model = &self.request.model;
         let target = |upstream: &Arc<Upstream>| self.found(&upstream.config.name, model);
         let mut targets = distinct(self.state.upstreams.iter().filter_map(target));
-        // A ceiling price is for models without a card: a provider with no more than that may not have this one.
-        let has_card = |target: &Target| target.card.model != RateCard::ANY;
+        // A ceiling price is for models without a card: a provider with no more than that may not have this one. Who has a card
+        // and does not serve it at this endpoint is in nobody's way.
+        let has_card =
+            |target: &Target| target.card.model != RateCard::ANY && target.serves(self.request.endpoint);
         let is_known = targets.iter().any(has_card);
         if is_known {
             targets.retain(has_card);

@@ -114,7 +114,7 @@ async fn pass_on(
             Next::Part(part) => part,
             Next::TimeIsUp => {
                 if client.parts.is_some() {
-                    dispatch.hold.lateness().tell();
+                    dispatch.hold.lateness().cut_off();
                 }
                 client.takes(event(dispatch, &Failure::out_of_time()), &clock).await;
                 client.leaves(clock.now());

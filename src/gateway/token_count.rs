@@ -25,15 +25,15 @@ impl TokenCount {
 
     /// By OpenAI's public tokenizer; of a body of about so many bytes.
     pub fn of(&self, body: &Value, bytes: usize) -> u64 {
-        *self.0.get_or_init(|| match bytes {
-            LONG_BYTES.. => aside(|| fit::tokens(body)),
-            _ => fit::tokens(body),
-        })
+        *self.0.get_or_init(|| aside(bytes, || fit::tokens(body)))
     }
 }
 
-/// Runs long work without blocking the other tasks of this worker thread, on a runtime with several.
-fn aside<T>(work: impl FnOnce() -> T) -> T {
+/// Counts in about so many bytes without blocking the other tasks of this worker thread for long, on a runtime with several.
+pub fn aside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    if bytes < LONG_BYTES {
+        return work();
+    }
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         Ok(_) | Err(_) => work(),

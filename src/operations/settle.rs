@@ -81,6 +81,7 @@ async fn of_call(
         started_at: hold.reserved_at,
         ended_at: now,
         status: None,
+        late: false,
     };
     Ok(Settle {
         reservation,

@@ -136,7 +136,8 @@ pub struct Settle {
     pub attempts: Vec<Attempt>,
     /// The route, arm and model as they turned out; absent fields keep the hold's.
     pub purpose: Option<Purpose>,
-    /// Why the usage can't be trusted: the hold's bound is charged and an operator is told.
+    /// Why the usage can't be trusted: the bound is charged and an operator is told. That is the hold of an external gateway,
+    /// and within `cost` where Tollgate dispatched.
     pub quarantine: Option<String>,
     /// Who sends the request, as for a release.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -102,7 +102,7 @@ fn arm_unit(purpose: &Purpose) -> Option<ArmUnit> {
 }
 
 fn answers(attempt: &Attempt) -> bool {
-    matches!(attempt.outcome, AttemptOutcome::Succeeded | AttemptOutcome::Cancelled)
+    !attempt.late && matches!(attempt.outcome, AttemptOutcome::Succeeded | AttemptOutcome::Cancelled)
 }
 
 /// None where nobody answered. The last attempt is the one whose answer the caller got: those that a hedge outran are
@@ -229,6 +229,7 @@ mod tests {
             started_at: after(began),
             ended_at: after(ended),
             status: None,
+            late: false,
         }
     }
 

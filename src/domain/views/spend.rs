@@ -251,6 +251,7 @@ mod tests {
             started_at: START,
             ended_at: START,
             status: Some(200),
+            late: false,
         }
     }
 

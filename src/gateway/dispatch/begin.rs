@@ -64,7 +64,7 @@ pub(super) async fn begin(
         plan,
         hold,
         ends_at,
-        transient: None,
+        outage: None,
         reuse,
         upstream_time: UpstreamTime::default(),
     };

@@ -87,7 +87,7 @@ impl Dispatch {
     fn fall_back(&mut self, failure: &UpstreamFailure) -> Option<Next> {
         let to = self.fallbacks.take(failure)?;
         let now = self.state.ledger.clock().now();
-        let targets = self.plan.targets_of(&self.state, &self.hold.prices, &self.request, &to);
+        let targets = self.plan.targets_of(&self.state, &self.hold.prices, &self.request, &to).targets;
         if targets.is_empty() || self.is_over(now) {
             return None;
         }

@@ -61,8 +61,8 @@ pub struct Dispatch {
     pub ends_at: Option<Timestamp>,
     /// Why the first target did not serve.
     pub fallback: Option<String>,
-    /// The last failure that may be over when the caller tries again.
-    transient: Option<UpstreamFailure>,
+    /// The last failure that is neither the caller's nor that of a provider which lacks the model.
+    outage: Option<UpstreamFailure>,
     /// Another target than those of the chain answers.
     pub is_degraded: bool,
     /// What the cache had, and what will be cached.
@@ -122,13 +122,17 @@ async fn in_time(dispatch: Box<Dispatch>, first: Quote) -> Result<Response, Fail
         return dispatch.give_up_unsent().await;
     }
     let (late, lateness) = (dispatch.late(), dispatch.hold.lateness());
-    match timeout(left, tokio::spawn(dispatch.attempt(first))).await {
-        Ok(answered) => answered.unwrap_or_else(|error| {
-            tracing::error!(%error, "the attempts of a request stopped");
-            Err(Failure::new(500, "internal", "something went wrong here; the request id helps to find it"))
-        }),
-        Err(_) => late.inspect(|_| count_reuse("stale")).inspect_err(|_| lateness.tell()),
-    }
+    let mut attempts = tokio::spawn(dispatch.attempt(first));
+    let answered = match (timeout(left, &mut attempts).await, late) {
+        (Ok(answered), _) => answered,
+        // There is an answer, which is being settled: it is not to be recorded as one and refused.
+        (Err(_), Err(_)) if !lateness.claim_error() => attempts.await,
+        (Err(_), late) => return late.inspect(|_| count_reuse("stale")),
+    };
+    answered.unwrap_or_else(|error| {
+        tracing::error!(%error, "the attempts of a request stopped");
+        Err(Failure::new(500, "internal", "something went wrong here; the request id helps to find it"))
+    })
 }
 
 /// Whether a request has no hold since its arm is spent, or since the arm's own targets can't carry it.
@@ -240,6 +244,7 @@ impl Dispatch {
         body: AnswerBody,
         calls: CallFutures,
     ) -> Result<Response, Failure> {
+        self.hold.lateness().claim_answer();
         self.in_flight.retain(|other| other.place != place);
         let losers = calls.into_iter().zip(std::mem::take(&mut self.in_flight));
         let loser = |(call_future, in_flight_call): (_, InFlightCall)| {
@@ -352,8 +357,8 @@ impl Dispatch {
         if failure.kind == FailureKind::ModelNotFound && !self.plan.is_written() {
             failure.retry = Retry::Elsewhere;
         }
-        if failure.retry == Retry::HereOrElsewhere {
-            self.transient = Some(failure.clone());
+        if !failure.is_the_callers() && failure.kind != FailureKind::ModelNotFound {
+            self.outage = Some(failure.clone());
         }
         let retry_after_seconds = failure.retry_after_seconds.and_then(|seconds| seconds.try_into().ok());
         self.retry_plan.failed(place, FailedAttempt { retry: failure.retry, retry_after_seconds }, now);
@@ -399,8 +404,8 @@ impl Dispatch {
         }
         self.settle().await?;
         // A provider without the model must not turn another one's outage into a final 404.
-        let transient = self.transient.take().filter(|_| failure.kind == FailureKind::ModelNotFound);
-        let mut failure = Failure::from(transient.unwrap_or(failure));
+        let outage = self.outage.take().filter(|_| failure.kind == FailureKind::ModelNotFound);
+        let mut failure = Failure::from(outage.unwrap_or(failure));
         if matches!(failure.status, 429 | 502 | 503) {
             let now = self.state.ledger.clock().now();
             let soonest =

@@ -126,7 +126,6 @@ async fn end(
 async fn check_end(state: &State, request: &Request, command: &OrgCommand) {
     let Ok(stands) = show_reservation(&state.ledger, request.reservation).await else { return };
     let meant = match command {
-        OrgCommand::Settle(settle) if settle.quarantine.is_some() => stands.held,
         OrgCommand::Settle(settle) => settle.cost.min(stands.held),
         _ => Credits::ZERO,
     };

@@ -6,7 +6,7 @@ mod end;
 mod reserve;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::domain::account::budget::BudgetScope;
 use crate::domain::account::command::OrgCommand;
@@ -64,27 +64,38 @@ pub struct SentCall {
     pub status: Option<u16>,
 }
 
-/// Whether the caller got the error that the time is up. What is then read on for its usage is no answer to anybody.
+/// What the caller has got: an answer, or the error that the time is up. Whoever claims it first has the say, so that what is
+/// recorded is what the caller got. What is read on after the error, for its usage, is no answer to anybody.
 #[derive(Clone, Debug, Default)]
-pub struct Lateness(Arc<AtomicBool>);
+pub struct Lateness(Arc<AtomicU8>);
+
+/// Nothing yet.
+const WAITS: u8 = 0;
+const ANSWERED: u8 = 1;
+const LATE: u8 = 2;
 
 impl Lateness {
-    pub fn tell(&self) {
-        self.0.store(true, Ordering::Relaxed);
+    /// The caller gets an answer from here on, unless it has got the error.
+    pub fn claim_answer(&self) {
+        self.claims(ANSWERED);
     }
 
-    /// How a call ended for the caller.
-    fn outcome(&self, outcome: AttemptOutcome) -> AttemptOutcome {
-        match outcome {
-            AttemptOutcome::Succeeded | AttemptOutcome::Cancelled if self.0.load(Ordering::Relaxed) => {
-                AttemptOutcome::Broken
-            }
-            AttemptOutcome::Succeeded
-            | AttemptOutcome::Cancelled
-            | AttemptOutcome::Refused
-            | AttemptOutcome::Broken
-            | AttemptOutcome::Unknown => outcome,
-        }
+    /// The caller is to get the error: false where it gets an answer.
+    pub fn claim_error(&self) -> bool {
+        self.claims(LATE)
+    }
+
+    /// The answer that the caller gets ends with the error.
+    pub fn cut_off(&self) {
+        self.0.store(LATE, Ordering::Release);
+    }
+
+    fn claims(&self, what: u8) -> bool {
+        self.0.compare_exchange(WAITS, what, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    fn is_late(&self) -> bool {
+        self.0.load(Ordering::Acquire) == LATE
     }
 }
 
@@ -110,13 +121,14 @@ impl RequestHold {
         Some(covered)
     }
 
-    /// A covered quote is not sent: its part of the hold is free again.
+    /// A covered quote is not sent: its part of the hold is free again. Should the node die before it ends the hold, its expiry
+    /// charges this input all the same, unless the hold grows once more: there is no event that only lowers it.
     pub fn uncover(&mut self, quote: &Quote) {
         self.bound = self.bound.saturating_sub(quote.credits);
         self.input_in_flight = self.input_in_flight.saturating_sub(quote.input_credits);
     }
 
-    /// To be set when the caller gets the error that the time is up.
+    /// To be claimed by what the caller gets.
     pub fn lateness(&self) -> Lateness {
         self.lateness.clone()
     }
@@ -133,12 +145,12 @@ impl RequestHold {
             ("outcome", outcome.name().to_owned()),
         ];
         metrics::counter!("tollgate_attempts_total", &labels).increment(1);
-        let outcome_for_caller = self.lateness.outcome(outcome);
+        let late = self.lateness.is_late();
         let attempt = |metered: Metered| Attempt {
             provider: call.quote.target.upstream.config.name.clone(),
             model: metered.model,
             provider_request_id: call.provider_request_id.clone(),
-            outcome: outcome_for_caller,
+            outcome,
             usage: metered.usage,
             usage_source: metered.source,
             cost: metered.cost,
@@ -149,6 +161,7 @@ impl RequestHold {
             started_at: call.started_at,
             ended_at,
             status: call.status,
+            late,
         };
         let others = std::mem::take(&mut metered.others);
         let before = self.attempts.len();
@@ -178,12 +191,13 @@ impl RequestHold {
             started_at: now,
             ended_at: now,
             status: None,
+            late: false,
         });
     }
 
     /// What the org pays.
     pub fn cost(&self) -> Credits {
-        if self.quarantine.is_some() { self.held } else { self.attempts_cost().min(self.held) }
+        self.attempts_cost().min(self.held)
     }
 
     /// Whether it must be extended before something that takes a while.
@@ -281,13 +295,15 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_who_heard_that_the_time_is_up_has_no_answer_of_any_call() {
-        use AttemptOutcome::{Broken, Cancelled, Refused, Succeeded, Unknown};
-        let lateness = Lateness::default();
-        let all = [Succeeded, Cancelled, Broken, Refused, Unknown];
+    fn a_caller_gets_an_answer_or_the_error_by_what_comes_first() {
+        let (answered, late) = (Lateness::default(), Lateness::default());
 
-        assert_eq!(all.map(|outcome| lateness.outcome(outcome)), all);
-        lateness.tell();
-        assert_eq!(all.map(|outcome| lateness.outcome(outcome)), [Broken, Broken, Broken, Refused, Unknown]);
+        answered.claim_answer();
+        assert!(!answered.claim_error() && !answered.is_late());
+        assert!(late.claim_error());
+        late.claim_answer();
+        assert!(late.is_late());
+        answered.cut_off();
+        assert!(answered.is_late());
     }
 }

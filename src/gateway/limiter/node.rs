@@ -53,7 +53,7 @@ impl NodeRates {
         }
         let Some(count) = counts.get_mut(key) else { return Ok(()) };
         count.asked_at = now;
-        let full_at = count.of(unit).map_or(now, |level| level.full_at);
+        let full_at = count.of(unit).map_or(now, |level| level.at(rate, now));
         let answer = rate.take(full_at, now, Ask { returned: 0, needed: units, wanted: units });
         *count.of(unit) = Some(Level { rate, full_at: answer.full_at });
         match answer.taken {
@@ -72,6 +72,13 @@ impl NodeRates {
 
     fn counts(&self) -> MutexGuard<'_, Rows<LimitKey, Count>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Level {
+    /// When it is full again, though the limit was changed since it was last asked.
+    fn at(self, rate: Rate, now: Timestamp) -> Timestamp {
+        if rate == self.rate { self.full_at } else { rate.in_place_of(self.rate, self.full_at, now) }
     }
 }
 
@@ -125,6 +132,26 @@ mod tests {
 
         // One flows in each 15 seconds: 5 s of the 20 stay for the next.
         assert_eq!(told, [Some(15), Some(5), None, None, Some(5), None]);
+    }
+
+    #[test]
+    fn who_owes_much_waits_for_it_at_the_rate_of_now() {
+        let clock = Clock::manual(Timestamp(1_000_000_000_000), 1);
+        let rates = NodeRates::new(clock);
+        let take = |per_minute: u32, units| {
+            let per_minute = NonZeroU32::new(per_minute).expect("not zero");
+            rates.take(&org(), RateUnit::Tokens, per_minute, units)
+        };
+        take(1_000, 50).expect("is there");
+        rates.correct(&org(), RateUnit::Tokens, -16_000);
+
+        let owed = take(1_000, 50);
+        let raised = [take(100_000, 100_000), take(100_000, 50)];
+        let lowered = take(1_000, 50);
+
+        assert_eq!(owed, Err(15 * 60 + 6));
+        assert_eq!(raised, [Err(10), Ok(())], "16,050 of 100,000 flow in within ten seconds");
+        assert_eq!(lowered, Err(3), "what was let through is no debt");
     }
 
     #[test]

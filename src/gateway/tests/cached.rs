@@ -115,6 +115,27 @@ async fn what_a_last_resort_or_a_small_balance_made_less_of_is_not_given_again()
 }
 
 #[tokio::test]
+async fn nobody_waits_for_an_answer_that_will_not_be_kept() {
+    let both = Arc::new(tokio::sync::Barrier::new(2));
+    let answer = async move || {
+        both.wait().await;
+        axum::Json(completion(json!({"prompt_tokens": 9, "completion_tokens": 1})))
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let route = json!({"name": "kept", "chain": ["openai/gpt-4o-mini"], "context_fit": "refuse", "retries": 0,
+                       "on_context_length": "odd/gpt-4.1-nano", "cache": {"ttl_seconds": 300}});
+    let world = World::with_odd("5", "", json!([route]), odd).await;
+    let mut body = asked_at_zero(false);
+    body["messages"][0]["content"] = "alpha beta ".repeat(65_000).into();
+    let ask = || world.post("/v1/chat/completions", body.clone());
+
+    let (one, other) = tokio::join!(ask(), ask());
+
+    assert_eq!([&one, &other].map(|response| response.status().as_u16()), [200, 200]);
+    assert_eq!([&one, &other].map(|response| header(response, "x-tollgate-cache")), ["bypass", "bypass"]);
+}
+
+#[tokio::test]
 async fn a_hit_says_what_was_said_with_the_answer() {
     let kept = json!({"ttl_seconds": 300, "deterministic_only": false});
     let routes = json!([{"name": "kept", "chain": ["openai/gpt-4o", "anthropic/claude-haiku-4-5", "spare/gpt-4o"],

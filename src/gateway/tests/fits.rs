@@ -99,6 +99,32 @@ async fn a_request_is_counted_once_however_often_it_is_quoted() {
 }
 
 #[tokio::test]
+async fn a_thought_that_is_sealed_and_not_sent_on_takes_no_room() {
+    let world = World::new("5", "").await;
+    let (target, prices) = (target(&world, "openai", "gpt-4o-mini"), Prices::in_force(&world.state));
+    let sealed: String = (0..25_000_u32).map(|n| format!("{:04x}", n * 40_503 % 65_536)).collect();
+    let mut limits = Vec::new();
+    for thought in [json!({}), json!({"encrypted_content": sealed})] {
+        let mut thought = thought;
+        (thought["type"], thought["id"], thought["summary"]) = ("reasoning".into(), "rs_1".into(), json!([]));
+        let user = json!({"role": "user", "content": words(110_000)});
+        let arrived = Arrived {
+            id: RequestId(Uuid::from_u128(9)),
+            endpoint: Endpoint::Generate(Dialect::OpenaiResponses),
+            caller: Caller { org: ACME, key: KeyId { org: ACME, local: Uuid::from_u128(7) }, project: None },
+            headers: HeaderMap::new(),
+            bytes: json!({"model": "gpt-4o-mini", "input": [thought, user]}).to_string().into(),
+        };
+        let request = edge::admit(&world.state, arrived).await.expect("is sound");
+        let quoted = quote(&request, &target, &prices, Funds::Unknown).expect("has a price");
+        limits.push(quoted.output_tokens_max);
+    }
+
+    assert_eq!(limits[0], limits[1]);
+    assert!((1_025..16_384).contains(&limits[0]), "{limits:?}");
+}
+
+#[tokio::test]
 async fn a_limit_that_nobody_named_leaves_room_for_the_input_and_is_held_for() {
     let odd = Router::new().route(
         "/v1/chat/completions",

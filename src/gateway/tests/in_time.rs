@@ -103,7 +103,8 @@ async fn i2_what_was_made_for_a_caller_who_gave_up_is_charged_as_its_provider_re
         assert!(held.is_positive(), "what runs is held for");
         let (attempts, _) = world.last_settle().await;
         let [attempt] = &attempts[..] else { panic!("nothing else was sent: {attempts:?}") };
-        assert_eq!((attempt.outcome, attempt.usage_source), (AttemptOutcome::Broken, UsageSource::Final));
+        assert_eq!((attempt.outcome, attempt.usage_source), (AttemptOutcome::Succeeded, UsageSource::Final));
+        assert!(attempt.late, "{attempt:?}");
         assert_eq!(attempt.usage.output_total(), 12_000);
         let balance = world.balance().await;
         assert_eq!((balance.consumed.saturating_sub(before), balance.held), (attempt.cost, Credits::ZERO));
@@ -151,7 +152,46 @@ async fn an_arm_that_does_not_answer_in_time_has_failed() {
     }
     let counted: Vec<_> = units.values().map(|sums| (sums.requests, sums.failed)).collect();
     assert_eq!(counted, [(2, 2)]);
+    assert_eq!(world.last_settle().await.0[0].outcome, AttemptOutcome::Succeeded, "by its provider");
     assert!(world.balance().await.consumed.is_positive(), "what it used is charged");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_being_settled_when_the_time_is_up_is_given_and_recorded_as_one() {
+    let (asked, go_on, written) = (Arc::new(Notify::new()), Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let answer = {
+        let (asked, go_on) = (asked.clone(), go_on.clone());
+        async move |axum::Json(body): axum::Json<Value>| {
+            asked.notify_one();
+            if body["model"] == "gpt-4o" {
+                return std::future::pending().await;
+            }
+            go_on.notified().await;
+            axum::Json(completion(usage()))
+        }
+    };
+    let route = |name: &str, to: &str| json!({"name": name, "chain": [to], "retries": 0});
+    let routes = json!([route("r", "odd/gpt-4o-mini"), route("silent", "odd/gpt-4o")]);
+    let world = World::with_odd("5", "", routes, chat_at(answer)).await;
+    // The silent one is asked later: once its time is up, that of the other is too.
+    let later = async {
+        asked.notified().await;
+        let settling = async {
+            asked.notified().await;
+            let written = written.clone();
+            world.log.waits_for(async move { written.notified().await });
+            go_on.notify_one();
+        };
+        let (silent, ()) = tokio::join!(world.post_within(1, PATHS[0], chat("silent")), settling);
+        written.notify_one();
+        silent
+    };
+
+    let (response, silent) = tokio::join!(world.post_within(1, PATHS[0], chat("r")), later);
+
+    assert_eq!((response.status().as_u16(), silent.status().as_u16()), (200, 503));
+    let (attempts, _) = world.last_settle().await;
+    assert_eq!((attempts[0].outcome, attempts[0].late), (AttemptOutcome::Succeeded, false));
 }
 
 #[tokio::test]
@@ -247,7 +287,8 @@ async fn i2_a_stream_that_is_given_up_is_charged_for_what_it_showed_or_may_have_
 
         assert!(rest.contains(" more") && rest.contains("out_of_time"), "{rest}");
         let (attempts, _) = world.last_settle().await;
-        assert_eq!((attempts[0].outcome, attempts[0].usage_source), (AttemptOutcome::Broken, source));
+        assert_eq!((attempts[0].outcome, attempts[0].usage_source), (AttemptOutcome::Cancelled, source));
+        assert!(attempts[0].late, "{attempts:?}");
         let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
         let bound = stored.into_iter().find_map(|stored| match stored.payload.event {
             Event::CreditsReserved { credits, .. } => Some(credits),

@@ -12,6 +12,9 @@ async fn a_level_that_chose_the_target_is_told_and_recorded_and_no_other_is() {
         {"name": "table", "complexity": by},
         {"name": "nested", "chain": ["table"]},
         {"name": "tried", "complexity": by},
+        {"name": "long", "complexity": by, "context_fit": "refuse", "on_context_length": "spare/gpt-4.1-nano"},
+        {"name": "longer", "chain": ["openai/gpt-4o-mini"], "context_fit": "refuse", "on_context_length": "large"},
+        {"name": "large", "complexity": {"simple": "spare/gpt-4.1-nano", "hard": "spare/gpt-4.1"}},
     ]);
     let world = World::routed("5", "", routes).await;
     let arm = Arm {
@@ -30,9 +33,15 @@ async fn a_level_that_chose_the_target_is_told_and_recorded_and_no_other_is() {
         ("when", "gpt-4o-mini", "simple; as the caller said"),
         ("nested", "gpt-4o-mini", "simple; as the caller said"),
         ("tried", "gpt-4.1-nano", ""),
+        ("long", "gpt-4.1-nano", ""),
+        ("longer", "gpt-4.1-nano", "simple; as the caller said"),
     ] {
+        let mut body = chat(route);
+        if route.starts_with("long") {
+            body["messages"][0]["content"] = "alpha beta ".repeat(65_000).into();
+        }
         let call = world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
-        let call = call.header("x-tollgate-complexity", "simple").json(&chat(route));
+        let call = call.header("x-tollgate-complexity", "simple").json(&body);
         let response = call.send().await.expect("answers");
 
         assert_eq!(header(&response, "x-tollgate-model"), model, "{route}");

@@ -56,6 +56,51 @@ async fn a_prompt_goes_to_no_provider_with_a_ceiling_price_where_another_sells_t
 }
 
 #[tokio::test]
+async fn a_provider_whose_own_price_is_for_another_endpoint_keeps_nobody_from_the_model() {
+    let (world, calls) = with_odd_priced_as("ceiling", "").await;
+
+    let at_chat = world.post("/v1/chat/completions", chat("gpt-5-codex")).await;
+
+    assert_eq!(at_chat.status(), 404, "by the gateway that was asked");
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
+
+/// Providers of one model: one whose account is refused, and one that lacks it.
+fn refusing_and_lacking() -> Router {
+    let answer = async |headers: HeaderMap, axum::Json(body): axum::Json<Value>| {
+        let (status, code) = match (headers.contains_key("api-key"), body["model"].as_str()) {
+            (false, _) => (StatusCode::NOT_FOUND, "model_not_found"),
+            (true, Some("gpt-4o")) => (StatusCode::UNAUTHORIZED, "invalid_api_key"),
+            (true, _) => (StatusCode::TOO_MANY_REQUESTS, "insufficient_quota"),
+        };
+        (status, axum::Json(json!({"error": {"code": code, "message": "No."}})))
+    };
+    Router::new().route("/v1/chat/completions", axum::routing::post(answer))
+}
+
+#[tokio::test]
+async fn an_account_that_is_refused_is_no_missing_model_whichever_provider_is_asked_last() {
+    let mut world = World::with_odd("5", "", json!([]), refusing_and_lacking()).await;
+    world.config.providers.retain(|provider| provider.name == "odd");
+    world.config.successors.clear();
+    let mut lacking = world.config.providers[0].clone();
+    (lacking.name, lacking.api_key_header) = ("lacking".into(), None);
+    world.config.providers.push(lacking);
+    for _ in 0..2 {
+        world.config.providers.reverse();
+        let operator = OperatorKey::new(&"o".repeat(32)).expect("long enough");
+        let state = GatewayState::new(world.ledger.clone(), None, operator, &world.config);
+        world.state = state.expect("a gateway");
+        world.url = format!("http://{}", listen(router(world.state.clone()).0).await);
+        for model in ["gpt-4o", "gpt-4.1"] {
+            let response = world.post("/v1/chat/completions", chat(model)).await;
+
+            assert_eq!(response.status(), 502, "{model}, {} first", world.config.providers[0].name);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_provider_that_lacks_the_model_leads_to_the_next() {
     for (weather, status) in [("", 200), ("503=1", 503)] {
         let (world, calls) = with_odd_priced_as("openai", weather).await;

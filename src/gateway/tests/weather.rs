@@ -147,6 +147,17 @@ async fn a_slow_target_is_hedged_under_a_larger_hold_and_the_loser_is_paid_for()
 
 #[tokio::test]
 async fn a_target_that_answers_while_the_hold_grows_for_a_hedge_is_not_hedged() {
+    answered_while_the_hold_grows(9, UsageSource::Final).await;
+}
+
+#[tokio::test]
+async fn i2_a_count_that_can_not_be_true_is_charged_at_the_bound_of_its_call_and_not_for_one_that_was_not_sent()
+ {
+    answered_while_the_hold_grows(-1, UsageSource::Bound).await;
+}
+
+/// By a provider that reports so many tokens.
+async fn answered_while_the_hold_grows(prompt_tokens: i64, source: UsageSource) {
     let (asked, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let answer = {
         let (asked, go_on) = (asked.clone(), go_on.clone());
@@ -154,7 +165,7 @@ async fn a_target_that_answers_while_the_hold_grows_for_a_hedge_is_not_hedged() 
             asked.notify_one();
             go_on.notified().await;
             let left = [("x-ratelimit-remaining-requests", "0"), ("x-ratelimit-reset-requests", "60s")];
-            (left, axum::Json(completion(json!({"prompt_tokens": 9, "completion_tokens": 1}))))
+            (left, axum::Json(completion(json!({"prompt_tokens": prompt_tokens, "completion_tokens": 1}))))
         }
     };
     let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
@@ -188,7 +199,10 @@ async fn a_target_that_answers_while_the_hold_grows_for_a_hedge_is_not_hedged() 
     let (attempts, _) = world.last_settle().await;
     assert_eq!(attempts.len(), 1, "{attempts:?}");
     assert!(world.grew_before_the_settle().await);
-    assert_eq!(world.balance().await.held, Credits::ZERO);
+    let balance = world.balance().await;
+    assert_eq!((balance.held, balance.consumed), (Credits::ZERO, attempts[0].cost));
+    assert_eq!(attempts[0].usage_source, source);
+    assert_eq!(header(&response, "x-tollgate-cost"), attempts[0].cost.to_string());
 }
 
 #[tokio::test]

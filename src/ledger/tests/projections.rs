@@ -141,6 +141,7 @@ async fn i7_counts_that_can_not_be_true_stop_no_projection() {
             started_at: now,
             ended_at: now,
             status: None,
+            late: false,
         };
         node.run(OrgCommand::Settle(Settle { attempts: vec![attempt], ..settle })).await.expect("settles");
         node.ledger.projector().catch_up_all().await.expect("projects");

@@ -157,6 +157,7 @@ fn attempt() -> Attempt {
         started_at: Timestamp(0),
         ended_at: Timestamp(0),
         status: None,
+        late: false,
     }
 }
 

@@ -95,7 +95,7 @@ pub(super) fn settle(account: &Account, command: Settle) -> Decision {
     }
     let hold = account.holds.get(&command.reservation).ok_or(Refusal::UnknownReservation)?;
     its_sender(hold.terms.dispatcher, command.by)?;
-    let cost = if command.quarantine.is_some() { hold.credits } else { command.cost };
+    let cost = cost_at(&command, hold.credits, hold.terms.dispatcher);
     let charged = capped(cost, hold.credits, hold.terms.dispatcher);
     let settled = Event::ReservationSettled {
         reservation: command.reservation,
@@ -118,7 +118,7 @@ pub(super) fn settle(account: &Account, command: Settle) -> Decision {
 /// Recorded once, however late: charges the cost less what the end charged, or gives back the difference (I3).
 fn settle_late(account: &Account, ended: &Ended, command: Settle) -> Decision {
     require(!ended.is_settled(), || Refusal::ReservationEnded { status: ReservationStatus::Settled })?;
-    let cost = if command.quarantine.is_some() { ended.held } else { command.cost };
+    let cost = cost_at(&command, ended.held, ended.dispatcher);
     let charged = capped(cost, ended.held, ended.dispatcher);
     let burned = if charged >= ended.charged {
         burn_free(account, charged.saturating_sub(ended.charged))
@@ -154,6 +154,15 @@ fn with_warnings(settled: Event, quarantine: Option<String>) -> Vec<Event> {
     }
     events.extend(quarantine.map(|reason| Event::UsageQuarantined { reservation, reason }));
     events
+}
+
+/// In quarantine an external gateway's cost is its hold. Tollgate knows the bound of each call, and its cost has that of the call
+/// in doubt: a hold may be for calls that were never sent.
+fn cost_at(command: &Settle, held: Credits, dispatcher: Dispatcher) -> Credits {
+    match (dispatcher, &command.quarantine) {
+        (Dispatcher::External, Some(_)) => held,
+        (Dispatcher::External, None) | (Dispatcher::Tollgate, _) => command.cost,
+    }
 }
 
 /// What Tollgate sent is never charged above its hold (I2).

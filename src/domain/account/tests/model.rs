@@ -624,7 +624,8 @@ impl Model {
         let id = command.reservation;
         let hold = &*self.own_hold(id, command.by)?;
         refuse_if(hold.settled, || Refusal::ReservationEnded { status: ReservationStatus::Settled })?;
-        let cost = if command.quarantine.is_some() { hold.credits } else { command.cost };
+        let is_at_hold = command.quarantine.is_some() && !hold.capped;
+        let cost = if is_at_hold { hold.credits } else { command.cost };
         let charge = if hold.capped { cost.min(hold.credits) } else { cost };
         if hold.status == ReservationStatus::Held {
             self.end(id, ReservationStatus::Settled, charge);
