@@ -16,7 +16,7 @@ pub struct Claim {
     /// What to do in the org once the name is taken; a worker finishes it after a crash.
     pub then: Box<OrgCommand>,
     /// The caller's idempotency key, which `then` binds in the org, whoever runs it. None where the claim itself bound it,
-    /// and in claims of before [`Format::CLAIM_KEYS`](crate::domain::format::Format::CLAIM_KEYS).
+    /// and in claims of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency: Option<CommandRef>,
 }

@@ -169,3 +169,35 @@ async fn the_names_of_an_orgs_keys_are_erased_without_reading_every_profile() {
     let plan: String = plan.get("detail");
     assert!(plan.contains("(shard=? AND subject_id>? AND subject_id<?)"), "{plan}");
 }
+
+#[tokio::test]
+async fn arms_that_were_folded_by_an_earlier_rule_are_folded_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("t.db");
+    let mut earlier = sqlx::migrate!("migrations/sqlite/views");
+    earlier.migrations.to_mut().retain(|migration| migration.version < 9);
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(folder.path().join("t-views.db"))
+        .create_if_missing(true);
+    let mut views = SqliteConnection::connect_with(&options).await.expect("opens");
+    earlier.run(&mut views).await.expect("makes the tables");
+    for made in [
+        "insert into arm_latencies values (0, 1, 'e/a', 3, 1)",
+        "insert into arm_units values (0, 1, 'e/a', '', 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)",
+        "insert into projections values (0, 'balances', 1, 7, x'00', 1), (0, 'experiments', 1, 7, x'00', 1)",
+    ] {
+        sqlx::query(made).execute(&mut views).await.expect("is written");
+    }
+
+    drop(SqliteViews::open(&path).await.expect("opens"));
+
+    for (query, expected) in [
+        ("select count(*) from arm_latencies", 0),
+        ("select count(*) from arm_units", 0),
+        ("select count(*) from projections where view = 'experiments'", 0),
+        ("select count(*) from projections", 1),
+    ] {
+        let left: i64 = sqlx::query_scalar(query).fetch_one(&mut views).await.expect("counts");
+        assert_eq!(left, expected, "{query}");
+    }
+}
