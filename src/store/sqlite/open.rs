@@ -14,8 +14,8 @@ use crate::store::sqlite::error::{migrate_error, store_error};
 use crate::store::sqlite::{SqliteStore, files, readers, views};
 
 /// Pages of 4 KiB after which the write-ahead log is copied into the file. The commit that does it waits for the copy and two
-/// more syncs: the fewer pages, the shorter its wait and the more such commits (docs/BENCHMARKS.md).
-const CHECKPOINT_PAGES: &str = "1024";
+/// more syncs: with fewer pages each waits less, and more of them do (docs/BENCHMARKS.md).
+const CHECKPOINT_PAGES: &str = "8192";
 /// The first version without the WAL-reset bug.
 const SQLITE_MIN: [u32; 3] = [3, 51, 3];
 

@@ -27,9 +27,8 @@ use crate::store::rows::{self, Cell, Table};
 use crate::store::sqlite::{files, hash, migrate_error, readers, store_error};
 use crate::store::{StoreError, shared_sql};
 
-/// Pages of 4 KiB after which the write-ahead log is copied and synced: seldom, since pages are written again and again, and
-/// not so many that the log's syncs wait long behind that one.
-const CHECKPOINT_PAGES: &str = "4096";
+/// Pages of 4 KiB after which the write-ahead log is copied and synced: seldom, since the disk is the log's.
+const CHECKPOINT_PAGES: &str = "16384";
 /// Rows of one insert: three sizes, so that few statements are prepared whatever the number of rows.
 const ROWS_PER_INSERT: [usize; 3] = [64, 8, 1];
 
