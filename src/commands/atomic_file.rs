@@ -1,22 +1,22 @@
 //! A file that is replaced atomically: its old content stays until all of the new one is on disk.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::clock::Clock;
+use tempfile::NamedTempFile;
 
 #[derive(Debug)]
-pub struct AtomicFile {
-    file: File,
-    target: PathBuf,
-    /// Renamed to the target at the end; `None` where the target is written to directly.
-    temporary: Option<PathBuf>,
+pub enum AtomicFile {
+    /// Written beside the target, which it replaces at the end; removed where it is dropped before.
+    Replacing { temporary: NamedTempFile, target: PathBuf },
+    /// A device or a pipe, which can't be replaced.
+    Direct(File),
 }
 
 impl AtomicFile {
-    /// Begins to write. A device or a pipe can't be replaced and is written to directly.
+    /// Begins to write.
     ///
     /// # Errors
     /// Where no file can be made in the target's folder.
@@ -25,61 +25,64 @@ impl AtomicFile {
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let old = fs::metadata(&target).ok();
         if old.as_ref().is_some_and(|old| !old.is_file()) {
-            let file = File::options().write(true).open(&target)?;
-            return Ok(AtomicFile { file, target, temporary: None });
+            return Ok(AtomicFile::Direct(File::options().write(true).open(&target)?));
         }
-        let temporary = temporary_beside(&target)?;
-        let file = File::create_new(&temporary)?;
-        let created = AtomicFile { file, target, temporary: Some(temporary) };
+        let mut name = target.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_owned();
+        name.push(".");
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&name).suffix(".tmp").permissions(match &old {
+            Some(old) => old.permissions(),
+            None => new_files_permissions(),
+        });
+        // A rename works within one file system only.
+        let temporary = builder.tempfile_in(folder_of(&target))?;
         if let Some(old) = old {
-            created.file.set_permissions(old.permissions())?;
+            // What the process masks of a new file is not masked of this one.
+            temporary.as_file().set_permissions(old.permissions())?;
         }
-        Ok(created)
+        Ok(AtomicFile::Replacing { temporary, target })
     }
 
-    /// Whether a file of its own is written first, which an end of the process would leave behind.
+    /// Whether a file of its own is written first, which a killed process would leave behind.
     pub fn is_temporary(&self) -> bool {
-        self.temporary.is_some()
+        matches!(self, AtomicFile::Replacing { .. })
     }
 
     /// Makes what was written durable, and the target's content.
     ///
     /// # Errors
     /// Where it can't be; the target is then as it was.
-    pub fn commit(mut self) -> io::Result<()> {
-        let Some(temporary) = &self.temporary else { return self.file.flush() };
-        self.file.sync_all()?;
-        fs::rename(temporary, &self.target)?;
-        self.temporary = None;
-        File::open(folder_of(&self.target))?.sync_all()
+    pub fn commit(self) -> io::Result<()> {
+        match self {
+            AtomicFile::Direct(mut file) => file.flush(),
+            AtomicFile::Replacing { temporary, target } => {
+                temporary.as_file().sync_all()?;
+                temporary.persist(&target)?;
+                File::open(folder_of(&target))?.sync_all()
+            }
+        }
     }
 }
 
 impl Write for AtomicFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        match self {
+            AtomicFile::Replacing { temporary, .. } => temporary.write(bytes),
+            AtomicFile::Direct(file) => file.write(bytes),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-impl Drop for AtomicFile {
-    fn drop(&mut self) {
-        if let Some(temporary) = &self.temporary {
-            let _ = fs::remove_file(temporary);
+        match self {
+            AtomicFile::Replacing { temporary, .. } => temporary.flush(),
+            AtomicFile::Direct(file) => file.flush(),
         }
     }
 }
 
-/// A rename works within one file system only.
-fn temporary_beside(target: &Path) -> io::Result<PathBuf> {
-    let name = target.file_name().ok_or(io::ErrorKind::IsADirectory)?;
-    let mut hidden = OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}.tmp", Clock::system().uuid().simple()));
-    Ok(target.with_file_name(hidden))
+/// As the process masks them, where a temporary file would be its owner's alone.
+fn new_files_permissions() -> fs::Permissions {
+    PermissionsExt::from_mode(0o666)
 }
 
 fn folder_of(target: &Path) -> &Path {
@@ -88,8 +91,6 @@ fn folder_of(target: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]

@@ -53,7 +53,7 @@ impl VerifySource {
             return Ok(VerifySource { log, projections: Some(projections) });
         }
         let log = Arc::new(SqliteStore::open_to_read(Path::new(path)).await?);
-        let views = SqliteViews::open_copy(Path::new(path), clock).await?;
+        let views = SqliteViews::open_copy(Path::new(path)).await?;
         Ok(VerifySource { log, projections: views.map(|views| Arc::new(views) as Arc<dyn Projections>) })
     }
 }

@@ -1,16 +1,18 @@
 //! The projections on SQLite, in a file beside the log's: the log's one writer never waits for them, and since they
 //! can be folded again they need no sync of their own (synchronous=NORMAL keeps rows and checkpoints together).
 
+use std::fs::Permissions;
 use std::ops::Range;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteRow, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
+use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
-use crate::clock::Clock;
 use crate::domain::chain::Hash;
 use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
@@ -37,7 +39,7 @@ pub struct SqliteViews {
     writer: Mutex<SqliteConnection>,
     readers: SqlitePool,
     /// Where these are a copy.
-    _scratch: Option<Scratch>,
+    _scratch: Option<TempDir>,
 }
 
 impl std::fmt::Debug for SqliteViews {
@@ -86,13 +88,13 @@ impl SqliteViews {
     ///
     /// # Errors
     /// Where they can't be copied; `NewerVersion`.
-    pub async fn open_copy(log: &Path, clock: &Clock) -> Result<Option<SqliteViews>, StoreError> {
+    pub async fn open_copy(log: &Path) -> Result<Option<SqliteViews>, StoreError> {
         let path = views_path(log);
         if files::length(&path) == 0 {
             return Ok(None);
         }
-        let scratch = Scratch::make(clock)?;
-        let copy = scratch.0.join("views.db");
+        let scratch = scratch_folder()?;
+        let copy = scratch.path().join("views.db");
         for suffix in ["", "-wal"] {
             let from = files::beside(&path, suffix);
             if from.exists() {
@@ -221,24 +223,13 @@ pub(super) async fn have_folded(log: &Path) -> bool {
     asked.await.unwrap_or(false)
 }
 
-/// A directory that is gone with this value.
-#[derive(Debug)]
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn make(clock: &Clock) -> Result<Scratch, StoreError> {
-        let path = std::env::temp_dir().join(format!("tollgate-views-{}", clock.uuid().simple()));
-        std::fs::create_dir(&path).map_err(|error| files::unavailable(&path, &error))?;
-        Ok(Scratch(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(%error, folder = %self.0.display(), "a copy of the projections stays");
-        }
-    }
+/// A folder that is gone with its value, and that nobody else may read.
+fn scratch_folder() -> Result<TempDir, StoreError> {
+    let made = tempfile::Builder::new()
+        .prefix("tollgate-views-")
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir();
+    made.map_err(|error| files::unavailable(&std::env::temp_dir(), &error))
 }
 
 /// `tollgate.db` → `tollgate-views.db`.
