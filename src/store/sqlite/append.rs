@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use sqlx::{Either, Executor, QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteArguments;
+use sqlx::{Either, Executor, Sqlite, SqliteConnection};
 use tokio::sync::MutexGuard;
 
 use crate::store::sqlite::error::store_error;
@@ -16,6 +18,9 @@ const ROWS_PER_INSERT: usize = 64;
 const EVENTS: &str = "events (shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash)";
 const MOVE_HEAD: &str = "update log_heads set next_position = ?, last_hash = ? \
     where shard = ? and next_position = ? and last_hash = ? and epoch = ?";
+
+/// By how many rows they insert: a text is written once, and prepared once.
+type Texts = [OnceLock<String>; ROWS_PER_INSERT + 1];
 
 /// Moves the head and writes the events, or neither.
 pub(super) async fn append(
@@ -47,20 +52,15 @@ async fn move_head(
     new: &Head,
     events: &[EventRow],
 ) -> Result<bool, sqlx::Error> {
-    let moved = sqlx::query(MOVE_HEAD)
-        .bind(new.next_position)
-        .bind(&new.last_hash[..])
-        .bind(shard)
-        .bind(expected.next_position)
-        .bind(&expected.last_hash[..])
-        .bind(expected.epoch)
-        .execute(&mut *connection)
-        .await?;
+    let moved = bind_move(sqlx::query(MOVE_HEAD), shard, expected, new).execute(&mut *connection).await?;
     if moved.rows_affected() == 0 {
         return Ok(false);
     }
     for rows in events.chunks(ROWS_PER_INSERT) {
-        insert(connection, rows).await?;
+        static TEXTS: Texts = [const { OnceLock::new() }; ROWS_PER_INSERT + 1];
+        let text: &'static str =
+            TEXTS[rows.len()].get_or_init(|| format!("insert into {EVENTS} {}", values(rows.len())));
+        bind_rows(sqlx::query(text), rows).execute(&mut *connection).await?;
     }
     Ok(true)
 }
@@ -74,31 +74,12 @@ async fn append_at_once(
     new: &Head,
     events: &[EventRow],
 ) -> Result<Appended, StoreError> {
-    static TEXTS: [OnceLock<String>; ROWS_PER_INSERT + 1] = [const { OnceLock::new() }; ROWS_PER_INSERT + 1];
+    static TEXTS: Texts = [const { OnceLock::new() }; ROWS_PER_INSERT + 1];
     let text: &'static str = match TEXTS.get(events.len()) {
         Some(text) => text.get_or_init(|| transaction(events.len())),
         None => return Err(StoreError::Corrupt("a batch is longer than its statement".into())),
     };
-    let head = sqlx::query(text)
-        .bind(new.next_position)
-        .bind(&new.last_hash[..])
-        .bind(shard)
-        .bind(expected.next_position)
-        .bind(&expected.last_hash[..])
-        .bind(expected.epoch);
-    let query = events.iter().fold(head, |query, row| {
-        query
-            .bind(row.shard)
-            .bind(row.position)
-            .bind(&row.org_id.as_bytes()[..])
-            .bind(row.org_version)
-            .bind(&row.event_id.as_bytes()[..])
-            .bind(row.kind.as_str())
-            .bind(row.schema_version)
-            .bind(row.recorded_at)
-            .bind(row.payload.as_slice())
-            .bind(&row.hash[..])
-    });
+    let query = bind_rows(bind_move(sqlx::query(text), shard, expected, new), events);
     let mut done = Vec::with_capacity(STATEMENTS);
     let failed = {
         let mut results = connection.fetch_many(query);
@@ -131,10 +112,9 @@ const STATEMENTS: usize = 4;
 
 /// Moves the head and, only if that was where it should be, inserts so many events.
 fn transaction(rows: usize) -> String {
-    let values = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; rows].join(", ");
     let inserted = match rows {
         0 => "select 0".to_owned(),
-        _ => format!("insert into {EVENTS} select * from (values {values}) where changes() = 1"),
+        _ => format!("insert into {EVENTS} select * from ({}) where changes() = 1", values(rows)),
     };
     format!("begin immediate; {MOVE_HEAD}; {inserted}; commit")
 }
@@ -172,23 +152,44 @@ pub(super) async fn statement(
     Ok(())
 }
 
-async fn insert(connection: &mut SqliteConnection, rows: &[EventRow]) -> Result<(), sqlx::Error> {
-    let mut query = QueryBuilder::<Sqlite>::new(format!("insert into {EVENTS} "));
-    query.push_values(rows, |mut values, row| {
-        values
-            .push_bind(row.shard)
-            .push_bind(row.position)
-            .push_bind(&row.org_id.as_bytes()[..])
-            .push_bind(row.org_version)
-            .push_bind(&row.event_id.as_bytes()[..])
-            .push_bind(row.kind.as_str())
-            .push_bind(row.schema_version)
-            .push_bind(row.recorded_at)
-            .push_bind(row.payload.as_slice())
-            .push_bind(&row.hash[..]);
-    });
-    query.build().persistent(true).execute(connection).await?;
-    Ok(())
+fn values(rows: usize) -> String {
+    format!("values {}", vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; rows].join(", "))
+}
+
+/// The values of [`MOVE_HEAD`].
+fn bind_move<'q>(
+    query: Query<'q, Sqlite, SqliteArguments>,
+    shard: i32,
+    expected: &Head,
+    new: &Head,
+) -> Query<'q, Sqlite, SqliteArguments> {
+    query
+        .bind(new.next_position)
+        .bind(&new.last_hash[..])
+        .bind(shard)
+        .bind(expected.next_position)
+        .bind(&expected.last_hash[..])
+        .bind(expected.epoch)
+}
+
+/// The values of [`EVENTS`], row by row.
+fn bind_rows<'q>(
+    query: Query<'q, Sqlite, SqliteArguments>,
+    rows: &[EventRow],
+) -> Query<'q, Sqlite, SqliteArguments> {
+    rows.iter().fold(query, |query, row| {
+        query
+            .bind(row.shard)
+            .bind(row.position)
+            .bind(&row.org_id.as_bytes()[..])
+            .bind(row.org_version)
+            .bind(&row.event_id.as_bytes()[..])
+            .bind(row.kind.as_str())
+            .bind(row.schema_version)
+            .bind(row.recorded_at)
+            .bind(row.payload.as_slice())
+            .bind(&row.hash[..])
+    })
 }
 
 /// The log's writer, inside a transaction.
