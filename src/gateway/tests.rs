@@ -12,13 +12,16 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
-mod bad_input;
+mod bad_answers;
+mod bad_requests;
 mod betas;
 mod cached;
 mod counted;
 mod effort;
 mod experiments;
+mod filters;
 mod fits;
+mod hedges;
 mod in_time;
 mod levels;
 mod limits;

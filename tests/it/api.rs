@@ -9,11 +9,8 @@ use serde_json::{Value, json};
 use tollgate::config::{Config, ProviderConfig};
 use tollgate::simulator::{SimulatorConfig, SimulatorHandle};
 
-use crate::database::TestDatabase;
-use crate::process::{Server, serve};
 use crate::schemas;
-use crate::support::{Actor, Answer, OPERATOR, TestApp, listen};
-use crate::waiting::until;
+use crate::support::{Actor, Answer, TestApp, listen};
 
 /// A route as `/openapi.json` describes it.
 #[derive(Clone)]
@@ -381,138 +378,6 @@ async fn every_header_of_an_answer_is_described() {
         assert!(seen.contains(name), "{name} is on no answer");
     }
     app.finish().await;
-}
-
-#[tokio::test]
-async fn metrics_count_what_happened_each_with_its_description() {
-    let provider = listen(SimulatorHandle::new(SimulatorConfig::default()).router()).await;
-    let provider: ProviderConfig = serde_json::from_value(json!({
-        "name": "openai", "kind": "openai", "base_url": provider, "api_key": "any",
-    }))
-    .unwrap();
-    let app = TestApp::configured(&Config { providers: vec![provider], ..Config::default() }).await;
-    let acme = app.funded("acme", "10").await;
-    acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "1" })).await.expect(StatusCode::CREATED);
-    acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "90" }))
-        .await
-        .expect(StatusCode::PAYMENT_REQUIRED);
-    let chat = json!({ "model": "gpt-4o-mini", "messages": [{ "role": "user", "content": "Hello" }] });
-    let inference = app.key("acme", "inference").await;
-    inference.post("/v1/chat/completions", chat).await.expect(StatusCode::OK);
-    let invented: Method = "INVENTED".parse().unwrap();
-    acme.send(invented, "/api/v1/bundles", None, None).await.expect(StatusCode::METHOD_NOT_ALLOWED);
-
-    let metrics = acme.get("/metrics").await.expect(StatusCode::OK);
-
-    let metrics = metrics.as_str().unwrap();
-    for line in [
-        "tollgate_events_total{kind=\"CreditsReserved\"}",
-        "tollgate_refusals_total{reason=\"insufficient_credits\"}",
-        "tollgate_commit_duration_seconds_bucket",
-        "tollgate_commit_events_bucket",
-        "tollgate_http_request_duration_seconds_bucket{route=\"/api/v1/orgs/{org}/reservations\"",
-        "tollgate_http_request_duration_seconds_bucket{route=\"/v1/chat/completions\"",
-        "tollgate_gateway_overhead_seconds_bucket",
-        "tollgate_projection_lag_events{projection=\"balances\",shard=\"0\"}",
-        "tollgate_projection_lag_seconds{projection=\"balances\",shard=\"0\"}",
-        "method=\"other\",status=\"405\"",
-    ] {
-        assert!(metrics.contains(line), "{line} is missing:\n{metrics}");
-    }
-    assert!(!metrics.contains("INVENTED"), "a caller's words must not become series");
-    for family in metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
-        let name = family.split(' ').next().unwrap();
-        assert!(metrics.contains(&format!("# HELP {name} ")), "{name} says nowhere what it counts");
-    }
-
-    // What can't be read is no number, and one again once it can.
-    let (known, lag) = (
-        "tollgate_projection_lag_known{shard=\"0\"} ",
-        metrics_line(metrics, "tollgate_projection_lag_events{"),
-    );
-    app.database.run_on_projections("alter table projections rename to gone").await;
-    scraped_until(&acme, &format!("{known}0")).await;
-    scraped_until(&acme, &format!("{lag} NaN")).await;
-    app.database.run_on_projections("alter table gone rename to projections").await;
-    scraped_until(&acme, &format!("{known}1")).await;
-    app.finish().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn metrics_count_each_thing_that_happened_once() {
-    let provider = listen(SimulatorHandle::new(SimulatorConfig::default()).router()).await;
-    let providers = format!(r#"[{{name="openai",kind="openai",base_url="{provider}",api_key="any"}}]"#);
-    let database = TestDatabase::new().await;
-    let mut command = serve(&database.url);
-    command.env("TOLLGATE_PROVIDERS", providers);
-    let server = tokio::task::block_in_place(|| Server::of(command));
-    let operator = Actor::of(&server.url, OPERATOR);
-    let org = json!({ "slug": "acme", "name": "Acme", "billing_email": "billing@example.com" });
-    operator.post("/api/v1/orgs", org).await.expect(StatusCode::CREATED);
-    let grant = json!({ "credits": "10", "kind": "goodwill" });
-    operator.post("/api/v1/orgs/acme/grants", grant).await.expect(StatusCode::CREATED);
-    let made = operator.post("/api/v1/orgs/acme/keys", json!({ "name": "k", "role": "inference" })).await;
-    let inference = operator.with(made.expect(StatusCode::CREATED)["secret"].as_str().unwrap());
-    let scrape = async || operator.get("/metrics").await.expect(StatusCode::OK).as_str().unwrap().to_owned();
-    let before = scrape().await;
-
-    let reservations = "/api/v1/orgs/acme/reservations";
-    let held = operator.post(reservations, json!({ "credits": "1" })).await.expect(StatusCode::CREATED);
-    operator.post(reservations, json!({ "credits": "2" })).await.expect(StatusCode::CREATED);
-    operator.post(reservations, json!({ "credits": "90" })).await.expect(StatusCode::PAYMENT_REQUIRED);
-    let settle = format!("/api/v1/reservations/{}/settle", held["id"].as_str().unwrap());
-    operator.post(&settle, json!({ "credits": "1.5" })).await.expect(StatusCode::OK);
-    let chat = json!({ "model": "gpt-4o-mini", "messages": [{ "role": "user", "content": "Hello" }] });
-    inference.post("/v1/chat/completions", chat).await.expect(StatusCode::OK);
-
-    let after = scrape().await;
-    let route = |route: &str, status: u16| format!("route=\"{route}\",method=\"POST\",status=\"{status}\"");
-    let (taken, refused) =
-        (route("/api/v1/orgs/{org}/reservations", 201), route("/api/v1/orgs/{org}/reservations", 402));
-    for (family, of, counted) in [
-        ("tollgate_events_total", "kind=\"CreditsReserved\"", 3.0),
-        ("tollgate_events_total", "kind=\"ReservationSettled\"", 2.0),
-        ("tollgate_events_total", "kind=\"CreditsGranted\"", 0.0),
-        ("tollgate_refusals_total", "reason=\"insufficient_credits\"", 1.0),
-        ("tollgate_refusals_total", "", 1.0),
-        ("tollgate_attempts_total", "provider=\"openai\"", 1.0),
-        ("tollgate_attempts_total", "", 1.0),
-        ("tollgate_http_request_duration_seconds_count", &taken, 2.0),
-        ("tollgate_http_request_duration_seconds_count", &refused, 1.0),
-        ("tollgate_gateway_overhead_seconds_count", "", 1.0),
-        ("tollgate_overage_nanocredits_total", "", 0.0),
-        ("tollgate_shed_total", "", 0.0),
-    ] {
-        assert_eq!(sum(&after, family, of) - sum(&before, family, of), counted, "{family} {of}:\n{after}");
-    }
-    assert_eq!(sum(&after, "tollgate_events_total", ""), sum(&after, "tollgate_commit_events_sum", ""));
-    let commits = |metrics: &str| sum(metrics, "tollgate_commit_duration_seconds_count", "");
-    assert!(
-        (1.0..=5.0).contains(&(commits(&after) - commits(&before))),
-        "one a command, less where they share one"
-    );
-    assert_eq!(commits(&after), sum(&after, "tollgate_commit_events_count", ""));
-}
-
-/// All series of a family that have such labels, together.
-fn sum(metrics: &str, family: &str, labels: &str) -> f64 {
-    let of_family = |series: &&str| series.split('{').next() == Some(family);
-    let series = metrics.lines().filter_map(|line| line.rsplit_once(' '));
-    let own = series.filter(|(series, _)| of_family(series) && series.contains(labels));
-    own.map(|(_, value)| value.parse::<f64>().unwrap()).sum()
-}
-
-/// The series of a family's first line, without its value.
-fn metrics_line<'a>(metrics: &'a str, family: &str) -> &'a str {
-    metrics.lines().find(|line| line.starts_with(family)).unwrap().rsplit_once(' ').unwrap().0
-}
-
-/// Scrapes until a line is there: the stories of a process share its metrics.
-async fn scraped_until(actor: &Actor, line: &str) {
-    until(line, async || {
-        actor.get("/metrics").await.body.as_str().unwrap().lines().any(|found| found == line)
-    })
-    .await;
 }
 
 async fn documented(app: &TestApp) -> Vec<Route> {

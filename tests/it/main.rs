@@ -28,6 +28,7 @@ mod kill;
 mod leaving;
 mod limits;
 mod load;
+mod metrics;
 mod nodes;
 mod outages;
 mod pages;
