@@ -4,8 +4,10 @@
 import Anthropic from "@anthropic-ai/sdk";
 import { createAnthropic } from "@ai-sdk/anthropic";
 import { createOpenAI } from "@ai-sdk/openai";
-import { generateText, streamText, tool } from "ai";
+import { zodOutputFormat } from "@anthropic-ai/sdk/helpers/zod";
+import { embedMany, generateText, Output, streamText, tool } from "ai";
 import OpenAI from "openai";
+import { zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
 
 const [demo, dark] = process.argv.slice(2).map((argument) => JSON.parse(argument));
@@ -14,6 +16,7 @@ const apiKey = demo.inference_key;
 const models = ["gpt-4o-mini", "claude-haiku-4-5", "gemini-2.5-flash"];
 const messages = [{ role: "user", content: "Say something." }];
 const weather = [{ role: "user", content: "How is the weather in Bern?" }];
+const place = z.object({ city: z.string() });
 const parameters = { type: "object", properties: { city: { type: "string" } }, required: ["city"] };
 
 function check(what, holds) {
@@ -37,14 +40,33 @@ async function openai() {
     const called = await client.chat.completions.create({ model, messages: weather, tools });
     const call = called.choices[0].message.tool_calls[0].function;
     check(`tool call of ${model}`, typeof JSON.parse(call.arguments).city === "string");
+    const calling = client.chat.completions.stream({ model, messages: weather, tools });
+    const [{ message: grown, finish_reason: reason }] = (await calling.finalChatCompletion()).choices;
+    const streamedCity = JSON.parse(grown.tool_calls[0].function.arguments).city;
+    check(`streamed tool call of ${model}`, reason === "tool_calls" && typeof streamedCity === "string");
+    const formed = await client.chat.completions.parse({
+      model, messages, response_format: zodResponseFormat(place, "place"),
+    });
+    check(`structured output of ${model}`, typeof formed.choices[0].message.parsed.city === "string");
     const response = await client.responses.create({ model, input: "Say something." });
     check(`response of ${model}`, response.output_text && response.usage.total_tokens > 0);
     const events = client.responses.stream({ model, input: "Say something." });
     const whole = await events.finalResponse();
     check(`streamed response of ${model}`, whole.output[0].content[0].text && whole.usage.output_tokens > 0);
+    const functions = [{ type: "function", name: "get_weather", parameters, strict: false }];
+    const asking = client.responses.stream({ model, input: weather, tools: functions });
+    const item = (await asking.finalResponse()).output.at(-1);
+    check(`streamed function call of ${model}`, typeof JSON.parse(item.arguments).city === "string");
+    const form = { format: zodTextFormat(place, "place") };
+    const parsed = await client.responses.parse({ model, input: "Say something.", text: form });
+    check(`structured response of ${model}`, typeof parsed.output_parsed.city === "string");
   }
   const embedded = await client.embeddings.create({ model: "gemini-embedding-2", input: ["one", "two"] });
   check("embeddings by Gemini", embedded.data.length === 2 && embedded.data[0].embedding.length === 3072);
+  const names = [];
+  for await (const { id } of client.models.list()) names.push(id);
+  const one = await client.models.retrieve(models[0]);
+  check("models", models.every((model) => names.includes(model)) && one.id === models[0]);
 }
 
 async function anthropic() {
@@ -56,7 +78,16 @@ async function anthropic() {
     const called = await client.messages.create({ model, max_tokens: 100, messages: weather, tools });
     const call = called.content.find((block) => block.type === "tool_use");
     check(`tool use of ${model}`, typeof call.input.city === "string");
+    const using = client.messages.stream({ model, max_tokens: 100, messages: weather, tools });
+    const used = (await using.finalMessage()).content.find((block) => block.type === "tool_use");
+    check(`streamed tool use of ${model}`, typeof used.input.city === "string");
+    const output_config = { format: zodOutputFormat(place) };
+    const parsed = await client.messages.parse({ model, max_tokens: 100, messages, output_config });
+    check(`structured message of ${model}`, typeof parsed.parsed_output.city === "string");
   }
+  const names = [];
+  for await (const { id } of client.models.list()) names.push(id);
+  check("models in Anthropic's form", models.every((model) => names.includes(model)));
 }
 
 async function operator(where, method, path, body) {
@@ -132,12 +163,20 @@ async function vercel() {
       for await (const part of streamed.textStream) text += part;
       const usage = await streamed.usage;
       check(`${name} of ${model}, streamed by the AI SDK`, text && usage.outputTokens > 0);
-      const tools = { get_weather: tool({ description: "Weather", inputSchema: z.object({ city: z.string() }) }) };
+      const tools = { get_weather: tool({ description: "Weather", inputSchema: place }) };
       const asked = { model: provider(model), prompt: weather[0].content, tools, maxRetries: 0 };
       const { toolCalls } = await generateText(asked);
       check(`${name} of ${model}, a tool called by the AI SDK`, typeof toolCalls[0].input.city === "string");
+      const [called] = await streamText(asked).toolCalls;
+      check(`${name} of ${model}, a tool called in a stream by the AI SDK`, typeof called.input.city === "string");
+      const output = Output.object({ schema: place });
+      const formed = await generateText({ model: provider(model), prompt, output, maxRetries: 0 });
+      check(`${name} of ${model}, an object by the AI SDK`, typeof formed.output.city === "string");
     }
   }
+  const model = createOpenAI({ baseURL, apiKey }).embedding("text-embedding-3-small");
+  const { embeddings, usage } = await embedMany({ model, values: ["one", "two"], maxRetries: 0 });
+  check("embeddings by the AI SDK", embeddings.length === 2 && embeddings[0].length === 1536 && usage.tokens > 0);
 }
 
 // Nothing is stored, so that the SDK must send its earlier answers whole, which it does where it is told.

@@ -7,6 +7,7 @@ import urllib.request
 
 import anthropic
 import openai
+import pydantic
 
 demo, dark = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 TOOL = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -14,6 +15,13 @@ SCHEMA = {**TOOL, "additionalProperties": False}
 MODELS = ["gpt-4o-mini", "claude-haiku-4-5", "gemini-2.5-flash"]
 SAY = [{"role": "user", "content": "Say something."}]
 WEATHER = [{"role": "user", "content": "How is the weather in Bern?"}]
+
+# One pixel.
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+class Place(pydantic.BaseModel):
+    city: str
 
 
 def check(what, holds):
@@ -55,6 +63,13 @@ def chat_completions():
         message = answer.choices[0].message
         call = message.tool_calls[0]
         check(f"tool call of {model}", isinstance(json.loads(call.function.arguments)["city"], str))
+        called = openai.pydantic_function_tool(Place, name="get_weather")
+        with client.chat.completions.stream(model=model, messages=WEATHER, tools=[called]) as stream:
+            kinds = {event.type for event in stream}
+            whole = stream.get_final_completion().choices[0]
+        given = whole.message.tool_calls[0].function.parsed_arguments
+        grown = "tool_calls.function.arguments.delta" in kinds and whole.finish_reason == "tool_calls"
+        check(f"streamed tool call of {model}", grown and isinstance(given, Place))
         result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
         answer = client.chat.completions.create(
             model=model, messages=[*WEATHER, message.model_dump(exclude_none=True), result], tools=tools
@@ -65,6 +80,12 @@ def chat_completions():
             model=model, messages=SAY, response_format={"type": "json_schema", "json_schema": schema}
         )
         check(f"structured output of {model}", isinstance(json.loads(answer.choices[0].message.content)["city"], str))
+        parsed = client.chat.completions.parse(model=model, messages=SAY, response_format=Place)
+        check(f"output of {model} as a class", isinstance(parsed.choices[0].message.parsed, Place))
+        shown = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + PICTURE, "detail": "low"}}
+        content = [{"type": "text", "text": "What is this?"}, shown]
+        answer = client.chat.completions.create(model=model, messages=[{"role": "user", "content": content}])
+        check(f"answer of {model} to a picture", answer.choices[0].message.content)
     for model, size in [("text-embedding-3-small", 1536), ("gemini-embedding-001", 3072)]:
         embedded = client.embeddings.create(model=model, input=["one", "two"])
         fits = len(embedded.data) == 2 and len(embedded.data[1].embedding) == size
@@ -86,6 +107,13 @@ def responses():
         answer = client.responses.create(model=model, input=WEATHER, tools=[tool])
         call = answer.output[-1]
         check(f"function call in a response of {model}", isinstance(json.loads(call.arguments)["city"], str))
+        with client.responses.stream(model=model, input=WEATHER, tools=[tool]) as stream:
+            deltas = [event.delta for event in stream if event.type == "response.function_call_arguments.delta"]
+            streamed = stream.get_final_response().output[-1].arguments
+        whole = streamed == "".join(deltas) and isinstance(json.loads(streamed)["city"], str)
+        check(f"streamed function call of {model}", whole)
+        parsed = client.responses.parse(model=model, input="Say something.", text_format=Place)
+        check(f"response of {model} as a class", isinstance(parsed.output_parsed, Place))
         result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
         given = call.model_dump(exclude_none=True)
         answer = client.responses.create(model=model, input=[*WEATHER, given, result], tools=[tool])
@@ -110,13 +138,26 @@ def messages():
         answer = client.messages.create(model=model, max_tokens=100, messages=WEATHER, tools=tools)
         call = next(block for block in answer.content if block.type == "tool_use")
         check(f"tool use of {model}", answer.stop_reason == "tool_use" and isinstance(call.input["city"], str))
+        with client.messages.stream(model=model, max_tokens=100, messages=WEATHER, tools=tools) as stream:
+            parts = [event.partial_json for event in stream if event.type == "input_json"]
+            whole = stream.get_final_message()
+        used = whole.content[-1].input
+        check(f"streamed tool use of {model}", json.loads("".join(parts)) == used and isinstance(used["city"], str))
+        parsed = client.messages.parse(model=model, max_tokens=100, messages=SAY, output_format=Place)
+        check(f"message of {model} as a class", isinstance(parsed.parsed_output, Place))
         result = {"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}
         said = {"role": "assistant", "content": [block.model_dump(exclude_none=True) for block in answer.content]}
         told = {"role": "user", "content": [result]}
         answer = client.messages.create(model=model, max_tokens=100, messages=[*WEATHER, said, told], tools=tools)
         check(f"message of {model} to a tool's result", answer.content[-1].text)
+        source = {"type": "base64", "media_type": "image/png", "data": PICTURE}
+        shown = {"role": "user", "content": [{"type": "image", "source": source}, {"type": "text", "text": "What is this?"}]}
+        answer = client.messages.create(model=model, max_tokens=100, messages=[shown])
+        check(f"message of {model} about a picture", answer.content[0].text)
         counted = client.messages.count_tokens(model=model, messages=SAY)
         check(f"tokens counted for {model}", counted.input_tokens > 0)
+    names = [model.id for model in client.models.list()]
+    check("models in Anthropic's form", set(MODELS) <= set(names) and client.models.retrieve(MODELS[1]).id == MODELS[1])
 
 
 def errors(dialect, ask):
