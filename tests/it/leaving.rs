@@ -5,15 +5,17 @@ use std::fmt::Write;
 use std::io::Write as _;
 use std::net::TcpStream;
 use std::process::Command;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tollgate::clock::Clock;
+use tollgate::config::Config;
 use tollgate::simulator::{SimulatorConfig, SimulatorHandle, Weather};
 
 use crate::database::{TestDatabase, is_postgres};
 use crate::process::{Caller, Server, is_sound, serve, tollgate};
-use crate::support::{client, listen};
+use crate::support::{TestApp, client, listen};
 
 /// Projections are taken over within seconds; the machine of a test may be busy with others.
 const TAKEN_OVER_MAX: i64 = 20_000_000;
@@ -219,6 +221,39 @@ async fn i5_a_write_ahead_log_outlives_the_file_that_it_belongs_to() {
     assert!(is_sound(&url), "what only the write-ahead log holds is read");
     assert_eq!(std::fs::read(&wal).unwrap(), left);
     assert_eq!(Caller::operator(&Server::start(&url)).balance().await["granted"], "1000");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i3_what_a_killed_node_had_sent_costs_its_input_once_its_hold_has_ended() {
+    let database = Arc::new(TestDatabase::new().await);
+    let folder = slow_provider("stall_within=1,stall_ms=600000").await;
+    let server = with_config(&database, &folder);
+    let operator = Caller::operator(&server);
+    let acme = operator.funded("inference").await;
+    let _open = acme.chat().await;
+
+    server.kill();
+    let clock = Clock::manual(Clock::system().now().plus_seconds(24 * 3_600), 1);
+    let opened = database.reopen(&clock).await;
+    let later = TestApp::opened(database, opened, clock, 1, &Config::default()).await;
+
+    let balance = later.operator().get("/api/v1/orgs/acme/balance").await.body;
+    // Writes what is due first.
+    let grant = json!({ "credits": "1", "kind": "goodwill" });
+    later.operator().post("/api/v1/orgs/acme/grants", grant).await;
+    let events = later.operator().get("/api/v1/orgs/acme/events?limit=100").await.body;
+    let data = |kind: &str| {
+        let all = events["data"].as_array().unwrap().iter();
+        let found: Vec<&Value> = all.filter(|event| event["kind"] == kind).collect();
+        assert_eq!(found.len(), 1, "{kind}: {events}");
+        found[0]["payload"]["event"]["data"].clone()
+    };
+    let (reserved, expired) = (data("CreditsReserved"), data("ReservationExpired"));
+    assert_eq!(reserved["expiry"]["policy"], "charge_input");
+    assert_eq!(expired["charged"], reserved["expiry"]["credits"]);
+    assert_ne!(expired["released"], "0", "{expired}");
+    assert_eq!((&balance["held"], &balance["consumed"]), (&json!("0"), &expired["charged"]));
+    later.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
