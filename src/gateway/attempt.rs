@@ -233,7 +233,7 @@ pub async fn send(
     let body = if wants_stream(request) {
         open_stream(state, request, quote, response, waiting, since).await
     } else {
-        whole(upstream.family, response, timeouts.for_first(since, clock.now())).await
+        whole(request, upstream.family, response, timeouts.for_first(since, clock.now())).await
     };
     match body {
         Ok(body) => Ok(Answered { provider_request_id, status, body }),
@@ -287,7 +287,12 @@ pub fn wants_stream(request: &Request) -> bool {
     }
 }
 
-async fn whole(family: Family, mut response: Response, wait: Duration) -> Result<AnswerBody, Failed> {
+async fn whole(
+    request: &Request,
+    family: Family,
+    mut response: Response,
+    wait: Duration,
+) -> Result<AnswerBody, Failed> {
     let unanswered = |why| Failed::unanswered(AttemptOutcome::Unknown, why);
     let read = timeout(wait, read(&mut response, ANSWER_BYTES_MAX)).await;
     let bytes = read.unwrap_or(Err("its answer did not end in time")).map_err(unanswered)?;
@@ -295,8 +300,12 @@ async fn whole(family: Family, mut response: Response, wait: Duration) -> Result
     if let Some(failure) = classify_answer(&json) {
         return Err(Failed::in_answer(failure, family, &json));
     }
-    if !json.is_object() {
-        return Err(unanswered("its answer is not one"));
+    let is_answer = match request.endpoint {
+        Endpoint::Generate(_) => dialects::is_answer(family, &json),
+        Endpoint::Embed => embeddings::is_answer(family, &request.body, &json),
+    };
+    if !is_answer {
+        return Err(Failed::no_answer(family, &json));
     }
     Ok(AnswerBody::Whole { bytes, json })
 }
@@ -401,6 +410,15 @@ impl Failed {
         }
         let report = Some(Box::new(Report::of_stream(relay)));
         Failed { outcome: AttemptOutcome::Broken, report, ..Failed::refused(failure) }
+    }
+
+    /// A success that holds no answer. What it reports is owed all the same.
+    fn no_answer(family: Family, body: &Value) -> Failed {
+        let why = "its answer is not one";
+        if providers::usage_json(family, body).is_none() {
+            return Failed::unanswered(AttemptOutcome::Unknown, why);
+        }
+        Failed::in_answer(UpstreamFailure::unreachable(why), family, body)
     }
 
     /// The same of an answer in one piece, of which nothing is delivered.

@@ -232,6 +232,27 @@ fn parse_answer(upstream: Family, body: &Value) -> Result<Answer, Malformed> {
     }
 }
 
+/// Whether a whole body holds an answer at all, be it an empty one or a refusal: some servers answer 200 for what they did not
+/// do. Only its frame is looked at.
+pub fn is_answer(upstream: Family, body: &Value) -> bool {
+    match upstream {
+        Family::OpenaiChat => {
+            let choice = &body["choices"][0];
+            // Azure's filter may leave the reason alone.
+            choice["message"].is_object() || choice["finish_reason"].is_string()
+        }
+        Family::OpenaiResponses => {
+            let is_to_come = matches!(body["status"].as_str(), Some("queued" | "in_progress"));
+            body["output"].is_array() && !is_to_come
+        }
+        Family::Anthropic => body["content"].is_array(),
+        // A blocked prompt has no candidate.
+        Family::Gemini => {
+            body["candidates"][0].is_object() || !body["promptFeedback"]["blockReason"].is_null()
+        }
+    }
+}
+
 /// Whether an upstream's answer says that it failed on the way.
 pub fn has_failed(upstream: Family, body: &Value) -> bool {
     parse_answer(upstream, body).is_ok_and(|answer| answer.finish == FinishReason::Error)

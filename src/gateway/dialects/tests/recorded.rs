@@ -66,6 +66,16 @@ fn every_recorded_request_goes_to_its_own_dialect_as_it_came() {
 }
 
 #[test]
+fn every_recorded_answer_is_one_and_what_else_was_recorded_is_none() {
+    for family in FAMILIES {
+        for exchange in spoken(family).iter().filter(|exchange| exchange["response_body"].is_object()) {
+            let body = &exchange["response_body"];
+            assert_eq!(is_answer(family, body), parse(family, body).is_ok(), "{}", exchange["id"]);
+        }
+    }
+}
+
+#[test]
 fn every_recorded_answer_survives_translation() {
     for (upstream, client) in across() {
         for exchange in spoken(upstream) {
