@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::dropped::Dropped;
 use super::{Malformed, Refused, Unsupported, effort};
+use crate::domain::pricing::rate_card::ServiceTier;
 
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,6 +27,8 @@ pub struct Conversation {
     /// Reasoning included.
     pub max_output_tokens: Option<u64>,
     pub effort: Option<effort::RequestedEffort>,
+    /// Only OpenAI's dialects can ask each other for it.
+    pub service_tier: Option<String>,
     pub end_user: Option<EndUser>,
     pub stream: bool,
     /// Fields for which this model has no place and that change little; told to the caller.
@@ -44,6 +47,17 @@ impl Conversation {
             read(&mut conversation, field, value)?;
         }
         Ok(conversation)
+    }
+
+    /// For targets that can't be asked for a tier: a caller who leaves it to the provider, or wants the standard one, has what it
+    /// asked for. Another costs more or less, which nobody is to learn from a header.
+    pub fn leave_out_tier(&mut self) -> Result<(), Unsupported> {
+        let Some(tier) = self.service_tier.take() else { return Ok(()) };
+        if tier != "auto" && ServiceTier::named(&tier) != Some(ServiceTier::Standard) {
+            return Err(Unsupported::new("service_tier", "the upstream of this model has no such tier"));
+        }
+        self.dropped.add("service_tier");
+        Ok(())
     }
 
     /// Results of one turn stand together, as they answer one message.

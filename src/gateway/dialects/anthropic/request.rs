@@ -81,7 +81,12 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         "thinking" => conversation.dropped.add_unread(field, value, &["type", "budget_tokens"]),
         "output_format" => parse_format(conversation, field, value)?,
         "output_config" => parse_output_config(conversation, value)?,
-        "service_tier" | "cache_control" => conversation.dropped.add(field),
+        // Its words mean something in this dialect alone.
+        "service_tier" => {
+            conversation.service_tier = Some(value.as_str().unwrap_or_default().to_owned());
+            conversation.leave_out_tier()?;
+        }
+        "cache_control" => conversation.dropped.add(field),
         "context_management" | "mcp_servers" if is_empty(value) => {}
         // It would shorten what is read; Claude's thoughts are left out anyway.
         "context_management" if only_clears(value) => conversation.dropped.add(field),
@@ -283,6 +288,7 @@ fn parse_tool_choice(conversation: &mut Conversation, choice: &Value) -> Result<
 }
 
 pub fn render_request(mut conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
+    conversation.leave_out_tier()?;
     let thinking = thinking(&mut conversation, model);
     let samplers = render_samplers(&mut conversation, thinking.is_on())?;
     let mut dropped = conversation.dropped;

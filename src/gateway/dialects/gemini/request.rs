@@ -15,6 +15,7 @@ const STOPS_MAX: usize = 5;
 
 pub fn render_request(mut conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
     conversation.move_pictures_out_of_results();
+    conversation.leave_out_tier()?;
     let mut dropped = conversation.dropped;
     let mut body = Map::new();
     if !conversation.system.is_empty() {

@@ -8,19 +8,18 @@ use super::super::conversation::{
 };
 use super::super::dropped::Dropped;
 use super::super::effort::RequestedEffort;
-use super::super::openai_common::{ToolWords, effort_name, render_tools, render_tuning};
+use super::super::openai_common::{ToolWords, effort_name, render_tools, render_tuning, service_tier};
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest, number, unsupported};
 use super::answer::tool_call;
 use crate::gateway::model_names::is_openai_reasoning_model;
 
 /// Fields that tune an answer or its bookkeeping at OpenAI, and that an answer elsewhere can do without.
-const DROPPABLE: [&str; 13] = [
+const DROPPABLE: [&str; 12] = [
     "frequency_penalty",
     "presence_penalty",
     "seed",
     "store",
     "metadata",
-    "service_tier",
     "prompt_cache_key",
     "prompt_cache_options",
     "prompt_cache_retention",
@@ -77,6 +76,7 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
             conversation.dropped.add_unread(field, value, &["type", "function"]);
             conversation.tool_choice = Some(parse_tool_choice(value)?);
         }
+        "service_tier" => conversation.service_tier = service_tier(value)?,
         "parallel_tool_calls" => conversation.parallel_tool_calls = value.as_bool(),
         "response_format" => {
             let read = ["name", "description", "schema", "strict"];
@@ -325,6 +325,9 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
         ("stop", (!conversation.stop.is_empty()).then(|| conversation.stop.into()), samples),
     ];
     render_tuning(tuning, &mut body, &mut dropped);
+    if let Some(tier) = conversation.service_tier {
+        body.insert("service_tier".into(), tier.into());
+    }
     if let Some(user) = conversation.end_user {
         body.insert("user".into(), user.for_openai(&mut dropped).into());
     }

@@ -147,3 +147,45 @@ fn what_an_answer_can_do_without_is_named_by_its_own_name() {
     assert_eq!(sent.dropped, dropped);
     assert_eq!(sent.body["messages"][2]["content"][0]["text"], "I can't.", "what was said is not lost");
 }
+
+#[test]
+fn a_tier_is_asked_for_between_openais_dialects_and_elsewhere_refused_unless_it_is_the_standard_one() {
+    let asking = |client: Dialect, tier: &str| match client {
+        Dialect::OpenaiResponses => json!({"model": "m", "input": "Hello", "service_tier": tier}),
+        Dialect::OpenaiChat | Dialect::AnthropicMessages => {
+            json!({"model": "m", "max_tokens": 9, "service_tier": tier,
+                   "messages": [{"role": "user", "content": "Hello"}]})
+        }
+    };
+    for (family, client) in across() {
+        let is_carried = client != Dialect::AnthropicMessages
+            && matches!(family, Family::OpenaiChat | Family::OpenaiResponses);
+        for (tier, is_standard) in [
+            ("auto", true),
+            ("default", true),
+            ("standard_only", true),
+            ("flex", false),
+            ("priority", false),
+            ("scale", false),
+        ] {
+            let sent = upstream_request(client, family, &asking(client, tier), "m");
+
+            match (sent, is_carried) {
+                (Ok(sent), true) => {
+                    assert_eq!((&sent.body["service_tier"], sent.dropped), (&tier.into(), vec![]));
+                }
+                (Ok(sent), false) => {
+                    assert!(
+                        is_standard && sent.body["service_tier"].is_null(),
+                        "{client:?} {family:?} {tier}"
+                    );
+                    assert_eq!(sent.dropped, ["service_tier"]);
+                }
+                (Err(Refused::Unsupported(no)), false) => {
+                    assert!(!is_standard && no.field == "service_tier", "{client:?} {family:?} {tier}: {no}");
+                }
+                (Err(refused), _) => panic!("{client:?} {family:?} {tier}: {refused}"),
+            }
+        }
+    }
+}
