@@ -78,16 +78,18 @@ impl Conversation {
         }
     }
 
-    /// What a model says stands with the thought before it.
+    /// What a model says stands with the thought before it; after a call, before that call, since nothing may come between
+    /// calls and their results.
     pub fn push_assistant(&mut self, parts: Vec<Part>) {
-        match self.messages.last_mut() {
-            Some(Message { role: Role::Assistant, parts: before })
-                if before.last().is_some_and(|part| matches!(part, Part::Thought { .. })) =>
-            {
-                before.extend(parts);
+        if let Some(Message { role: Role::Assistant, parts: before }) = self.messages.last_mut() {
+            let first_call = before.iter().position(|part| matches!(part, Part::ToolCall(_)));
+            let after_thought = matches!(before.last(), Some(Part::Thought { .. })).then_some(before.len());
+            if let Some(at) = first_call.or(after_thought) {
+                before.splice(at..at, parts);
+                return;
             }
-            _ => self.messages.push(Message { role: Role::Assistant, parts }),
         }
+        self.messages.push(Message { role: Role::Assistant, parts });
     }
 
     /// Thoughts mean nothing to another model, except to one that wants them back with its calls.
