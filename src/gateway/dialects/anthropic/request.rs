@@ -43,7 +43,18 @@ fn refuse_files(blocks: &Value) -> Result<(), &'static str> {
 pub fn parse_request(body: &Value) -> Result<Conversation, Refused> {
     let mut conversation = Conversation::of_fields(body, parse_field)?;
     conversation.effort = effort(&mut conversation.dropped, &body["thinking"], &body["output_config"])?;
+    if conversation.messages.last().is_some_and(is_prefill) {
+        conversation.dropped.add("messages[].prefill");
+    }
     Ok(conversation)
+}
+
+/// Claude goes on from the words of a last message of its own. To other families that is a turn which has ended: they answer anew.
+/// Source: <https://docs.anthropic.com/en/docs/build-with-claude/prompt-engineering/prefill-claudes-response>.
+fn is_prefill(message: &Message) -> bool {
+    let has_calls = message.parts.iter().any(|part| matches!(part, Part::ToolCall(_)));
+    let ends_in_words = matches!(message.parts.last(), Some(Part::Text(text)) if !text.is_empty());
+    message.role == Role::Assistant && ends_in_words && !has_calls
 }
 
 fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> Result<(), Refused> {

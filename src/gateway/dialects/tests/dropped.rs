@@ -189,3 +189,25 @@ fn a_tier_is_asked_for_between_openais_dialects_and_elsewhere_refused_unless_it_
         }
     }
 }
+
+#[test]
+fn an_answer_that_its_caller_began_is_named_where_it_is_not_gone_on_with() {
+    let asked = json!({"role": "user", "content": "As JSON, please."});
+    let call = json!({"type": "tool_use", "id": "t1", "name": "look", "input": {}});
+    for (last, is_prefill) in [
+        (json!({"role": "assistant", "content": "{\""}), true),
+        (json!({"role": "assistant", "content": [{"type": "text", "text": "{\""}]}), true),
+        (json!({"role": "assistant", "content": ""}), false),
+        (json!({"role": "assistant", "content": [{"type": "text", "text": "I look."}, call]}), false),
+        (json!({"role": "user", "content": "Now."}), false),
+    ] {
+        let body = json!({"model": "m", "max_tokens": 9, "messages": [asked, last]});
+        for family in FAMILIES {
+            let sent = upstream_request(Dialect::AnthropicMessages, family, &body, "m").unwrap();
+
+            let is_named = is_prefill && family != Family::Anthropic;
+            let dropped: &[&str] = if is_named { &["messages[].prefill"] } else { &[] };
+            assert_eq!(sent.dropped, dropped, "{family:?} {last}");
+        }
+    }
+}
