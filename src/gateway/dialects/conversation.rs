@@ -105,7 +105,11 @@ impl Conversation {
                     dropped.add(field);
                     false
                 }
-                Part::Text(_) | Part::Image(_) | Part::ToolCall(_) | Part::ToolResult { .. } => true,
+                Part::Text(_)
+                | Part::Refusal(_)
+                | Part::Image(_)
+                | Part::ToolCall(_)
+                | Part::ToolResult { .. } => true,
             });
         }
     }
@@ -181,6 +185,8 @@ pub struct Message {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Part {
     Text(String),
+    /// What the model said in place of an answer.
+    Refusal(String),
     Image(Image),
     ToolCall(ToolCall),
     ToolResult {
@@ -343,6 +349,8 @@ pub struct Answer {
     pub model: String,
     pub thinking: String,
     pub text: String,
+    /// What the model says in place of an answer, where its dialect tells that from text.
+    pub refusal: String,
     pub tool_calls: Vec<ToolCall>,
     pub finish: FinishReason,
     pub tokens: TokenCounts,
@@ -356,6 +364,19 @@ pub enum FinishReason {
     ContentFilter,
     /// The model or its provider failed within the answer: a call that can't be read, say. What came is incomplete.
     Error,
+}
+
+impl FinishReason {
+    /// For dialects that tell a refusal by its end alone: what was refused in words of its own ended by itself.
+    pub fn of_refused(self) -> FinishReason {
+        match self {
+            FinishReason::Stop => FinishReason::ContentFilter,
+            FinishReason::MaxTokens
+            | FinishReason::ToolCalls
+            | FinishReason::ContentFilter
+            | FinishReason::Error => self,
+        }
+    }
 }
 
 /// Usage for display to the client in its own dialect's counting. Never charged: the charge comes from the
@@ -380,6 +401,8 @@ pub enum Delta {
     },
     Thinking(String),
     Text(String),
+    /// See `Answer::refusal`.
+    Refusal(String),
     ToolCall {
         index: u64,
         id: String,
@@ -403,9 +426,10 @@ impl Delta {
     /// The words that this step delivers.
     pub fn output(&self) -> Option<&str> {
         match self {
-            Delta::Thinking(text) | Delta::Text(text) | Delta::ToolArguments { fragment: text, .. } => {
-                Some(text)
-            }
+            Delta::Thinking(text)
+            | Delta::Text(text)
+            | Delta::Refusal(text)
+            | Delta::ToolArguments { fragment: text, .. } => Some(text),
             Delta::ToolCall { name, .. } => Some(name),
             Delta::Start { .. }
             | Delta::Sound(_)

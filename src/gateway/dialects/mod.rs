@@ -263,8 +263,8 @@ pub fn is_blocked(upstream: Family, body: &Value) -> bool {
     let is_alone = body["choices"].as_array().is_none_or(|choices| choices.len() < 2);
     is_alone
         && parse_answer(upstream, body).is_ok_and(|answer| {
-            let is_empty =
-                answer.text.is_empty() && answer.thinking.is_empty() && answer.tool_calls.is_empty();
+            let words = [&answer.text, &answer.refusal, &answer.thinking];
+            let is_empty = words.into_iter().all(String::is_empty) && answer.tool_calls.is_empty();
             answer.finish == FinishReason::ContentFilter && is_empty
         })
 }

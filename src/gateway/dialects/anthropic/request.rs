@@ -470,8 +470,8 @@ fn render_message(message: &Message) -> Option<Value> {
 
 fn render_part(part: &Part) -> Option<Value> {
     match part {
-        Part::Text(text) if text.is_empty() => None,
-        Part::Text(text) => Some(json!({"type": "text", "text": text})),
+        Part::Text(text) | Part::Refusal(text) if text.is_empty() => None,
+        Part::Text(text) | Part::Refusal(text) => Some(json!({"type": "text", "text": text})),
         Part::Image(Image::Url(url)) => Some(json!({"type": "image", "source": {"type": "url", "url": url}})),
         Part::Image(Image::Inline { media_type, base64 }) => {
             let source = json!({"type": "base64", "media_type": media_type, "data": base64});

@@ -204,7 +204,10 @@ fn parse_parts(dropped: &mut Dropped, at: &str, content: &Value) -> Result<Vec<P
         let text = |field: &str| item[field].as_str().map(|text| Part::Text(text.to_owned()));
         let (part, read): (_, &[&str]) = match item["type"].as_str() {
             Some("input_text" | "output_text") => (text("text"), &["type", "text"]),
-            Some("refusal") => (text("refusal"), &["type", "refusal"]),
+            Some("refusal") => {
+                let refusal = item["refusal"].as_str().map(|text| Part::Refusal(text.to_owned()));
+                (refusal, &["type", "refusal"])
+            }
             Some("input_image") => {
                 // What OpenAI does by itself is no wish.
                 let is_auto = item["detail"] == "auto";
@@ -339,7 +342,12 @@ fn render_message(message: &Message, out: &mut Vec<Value>) -> Result<(), Refused
     let (mut content, mut calls) = (Vec::new(), Vec::new());
     for part in &message.parts {
         match part {
-            Part::Text(text) => content.push(json!({"type": text_kind, "text": text})),
+            Part::Refusal(text) if message.role == Role::Assistant => {
+                content.push(json!({"type": "refusal", "refusal": text}));
+            }
+            Part::Text(text) | Part::Refusal(text) => {
+                content.push(json!({"type": text_kind, "text": text}));
+            }
             Part::Image(image) => {
                 if message.role == Role::Assistant {
                     return unsupported("messages.content", "an assistant message can't hold an image here");

@@ -93,7 +93,7 @@ fn every_recorded_answer_survives_translation() {
 
             let heard = parse(client.into(), &translated(upstream, client, body).unwrap()).unwrap();
 
-            assert_same(&heard, &said, &exchange["id"]);
+            assert_same(client, &heard, &said, &exchange["id"]);
         }
     }
 }
@@ -118,7 +118,7 @@ fn every_recorded_stream_survives_translation_however_it_is_split() {
             }
             assert!(relay.is_whole(), "{}", exchange["id"]);
             assert_eq!(relay.usage_json().is_some(), exchange["usage_raw"].is_object(), "{}", exchange["id"]);
-            assert_same(&gathered(client, &translated), &said, &exchange["id"]);
+            assert_same(client, &gathered(client, &translated), &said, &exchange["id"]);
             streams += 1;
         }
         println!("{upstream:?} for {client:?}: {streams} streams");
