@@ -151,6 +151,24 @@ impl AnswerBody {
 }
 
 impl OpenStream {
+    /// Whether nothing more of the answer is to come, though the connection may stay open.
+    pub fn is_over(&self) -> bool {
+        self.ended || self.relay.has_ended() || self.relay.failure().is_some()
+    }
+
+    /// Reads what may follow the end, for nobody: a connection that was read to its end serves the next call.
+    pub fn read_off(self) -> StreamRelay {
+        let OpenStream { mut upstream, relay, ended, .. } = self;
+        if relay.has_ended() && !ended {
+            tokio::spawn(async move {
+                let rest = async { while let Ok(Some(_)) = upstream.chunk().await {} };
+                // One that is kept open for longer is closed.
+                let _ = timeout(TAIL_WAIT, rest).await;
+            });
+        }
+        relay
+    }
+
     /// How long its next part may take. Before the first, that may be as long as the first may.
     pub fn wait(&self, now: Timestamp) -> Duration {
         let between = self.timeouts.between_tokens;
@@ -160,7 +178,9 @@ impl OpenStream {
     /// Reads to its end, for as long as a tail may take.
     async fn read_tail(&mut self) {
         let tail = async {
-            while let Ok(Some(bytes)) = self.upstream.chunk().await {
+            while !self.is_over()
+                && let Ok(Some(bytes)) = self.upstream.chunk().await
+            {
                 let is_read = self.relay.push(&bytes).is_ok();
                 if !is_read || !self.progress.goes_on(&self.relay, bytes.len(), self.since) {
                     break;
@@ -437,9 +457,9 @@ impl Failed {
         let report = match body {
             AnswerBody::Whole { json, .. } => Report::of_answer(family, &json),
             AnswerBody::Stream(mut open) => {
-                // OpenAI sends the usage after the end.
+                // OpenAI sends the usage after the finish reason.
                 open.read_tail().await;
-                Report::of_stream(&open.relay)
+                Report::of_stream(&open.read_off())
             }
         };
         let report = Some(Box::new(report));

@@ -98,7 +98,7 @@ async fn pass_on(
         } else {
             client.takes(part, &clock).await;
         }
-        if open.ended || open.relay.failure().is_some() {
+        if open.is_over() {
             break false;
         }
         if client.is_long_gone(clock.now()) {
@@ -123,7 +123,7 @@ async fn pass_on(
             Next::Nothing => break false,
         };
     };
-    Passed { relay: open.relay, client, tail, is_given_up }
+    Passed { relay: open.read_off(), client, tail, is_given_up }
 }
 
 async fn next(open: &mut OpenStream, until: Option<Timestamp>, clock: &Clock, call: &SentCall) -> Next {
