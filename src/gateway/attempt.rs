@@ -151,6 +151,24 @@ impl AnswerBody {
 }
 
 impl OpenStream {
+    /// Whether nothing more of the answer is to come, though the connection may stay open.
+    pub fn is_over(&self) -> bool {
+        self.ended || self.relay.has_ended() || self.relay.failure().is_some()
+    }
+
+    /// Reads what may follow the end, for nobody: a connection that was read to its end serves the next call.
+    pub fn read_off(self) -> StreamRelay {
+        let OpenStream { mut upstream, relay, ended, .. } = self;
+        if relay.has_ended() && !ended {
+            tokio::spawn(async move {
+                let rest = async { while let Ok(Some(_)) = upstream.chunk().await {} };
+                // One that is kept open for longer is closed.
+                let _ = timeout(TAIL_WAIT, rest).await;
+            });
+        }
+        relay
+    }
+
     /// How long its next part may take. Before the first, that may be as long as the first may.
     pub fn wait(&self, now: Timestamp) -> Duration {
         let between = self.timeouts.between_tokens;
@@ -160,7 +178,9 @@ impl OpenStream {
     /// Reads to its end, for as long as a tail may take.
     async fn read_tail(&mut self) {
         let tail = async {
-            while let Ok(Some(bytes)) = self.upstream.chunk().await {
+            while !self.is_over()
+                && let Ok(Some(bytes)) = self.upstream.chunk().await
+            {
                 let is_read = self.relay.push(&bytes).is_ok();
                 if !is_read || !self.progress.goes_on(&self.relay, bytes.len(), self.since) {
                     break;
@@ -233,7 +253,7 @@ pub async fn send(
     let body = if wants_stream(request) {
         open_stream(state, request, quote, response, waiting, since).await
     } else {
-        whole(upstream.family, response, timeouts.for_first(since, clock.now())).await
+        whole(request, upstream.family, response, timeouts.for_first(since, clock.now())).await
     };
     match body {
         Ok(body) => Ok(Answered { provider_request_id, status, body }),
@@ -287,7 +307,12 @@ pub fn wants_stream(request: &Request) -> bool {
     }
 }
 
-async fn whole(family: Family, mut response: Response, wait: Duration) -> Result<AnswerBody, Failed> {
+async fn whole(
+    request: &Request,
+    family: Family,
+    mut response: Response,
+    wait: Duration,
+) -> Result<AnswerBody, Failed> {
     let unanswered = |why| Failed::unanswered(AttemptOutcome::Unknown, why);
     let read = timeout(wait, read(&mut response, ANSWER_BYTES_MAX)).await;
     let bytes = read.unwrap_or(Err("its answer did not end in time")).map_err(unanswered)?;
@@ -295,8 +320,12 @@ async fn whole(family: Family, mut response: Response, wait: Duration) -> Result
     if let Some(failure) = classify_answer(&json) {
         return Err(Failed::in_answer(failure, family, &json));
     }
-    if !json.is_object() {
-        return Err(unanswered("its answer is not one"));
+    let is_answer = match request.endpoint {
+        Endpoint::Generate(_) => dialects::is_answer(family, &json),
+        Endpoint::Embed => embeddings::is_answer(family, &request.body, &json),
+    };
+    if !is_answer {
+        return Err(Failed::no_answer(family, &json));
     }
     Ok(AnswerBody::Whole { bytes, json })
 }
@@ -403,6 +432,15 @@ impl Failed {
         Failed { outcome: AttemptOutcome::Broken, report, ..Failed::refused(failure) }
     }
 
+    /// A success that holds no answer. What it reports is owed all the same.
+    fn no_answer(family: Family, body: &Value) -> Failed {
+        let why = "its answer is not one";
+        if providers::usage_json(family, body).is_none() {
+            return Failed::unanswered(AttemptOutcome::Unknown, why);
+        }
+        Failed::in_answer(UpstreamFailure::unreachable(why), family, body)
+    }
+
     /// The same of an answer in one piece, of which nothing is delivered.
     fn in_answer(failure: UpstreamFailure, family: Family, body: &Value) -> Failed {
         if providers::usage_json(family, body).is_none() {
@@ -419,9 +457,9 @@ impl Failed {
         let report = match body {
             AnswerBody::Whole { json, .. } => Report::of_answer(family, &json),
             AnswerBody::Stream(mut open) => {
-                // OpenAI sends the usage after the end.
+                // OpenAI sends the usage after the finish reason.
                 open.read_tail().await;
-                Report::of_stream(&open.relay)
+                Report::of_stream(&open.read_off())
             }
         };
         let report = Some(Box::new(report));

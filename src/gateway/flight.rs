@@ -211,7 +211,7 @@ async fn read_stream(
     mut stopped: oneshot::Receiver<()>,
 ) -> (AttemptOutcome, StreamRelay) {
     let mut is_stopped = false;
-    while !open.ended && open.relay.failure().is_none() {
+    while !open.is_over() {
         let wait = open.wait(clock.now());
         let part = tokio::select! {
             biased;
@@ -245,7 +245,7 @@ async fn read_stream(
         (false, true) => AttemptOutcome::Cancelled,
         (false, false) => AttemptOutcome::Broken,
     };
-    (outcome, open.relay)
+    (outcome, open.read_off())
 }
 
 #[cfg(test)]
@@ -290,6 +290,21 @@ mod tests {
 
         assert_eq!(outcome, AttemptOutcome::Succeeded);
         assert_eq!(relay.usage_json().expect("told")["completion_tokens"], 2);
+    }
+
+    #[test]
+    fn a_stream_is_over_with_its_own_end_though_its_connection_stays_open() {
+        let mut stream = open("");
+        for (part, is_over) in [
+            ("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Yes.\"}}]}\n\n", false),
+            ("data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n", false),
+            ("data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2}}\n\n", false),
+            ("data: [DONE]\n\n", true),
+        ] {
+            stream.relay.push(part.as_bytes()).expect("can be read");
+
+            assert_eq!((stream.is_over(), stream.ended), (is_over, false), "{part}");
+        }
     }
 
     #[tokio::test]

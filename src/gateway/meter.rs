@@ -15,6 +15,7 @@ use crate::domain::usage::{
 };
 use crate::gateway::dialects::{self, Delivered, Family, StreamRelay, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
+use crate::gateway::model_names::{is_claude_thinking_unasked, is_openai_reasoning_model};
 use crate::gateway::plan::Prices;
 use crate::gateway::providers;
 use crate::gateway::quote::Quote;
@@ -92,6 +93,8 @@ pub fn meter_beside(
     outcome: AttemptOutcome,
 ) -> Metered {
     let metered = match (report, outcome) {
+        // It was read for as long as another one's answer took, and may have thought all that time.
+        (Some(report), AttemptOutcome::Cancelled) if thinks_unseen(quote, report) => at_most(quote),
         (Some(report), _) => meter(request, quote, prices, report),
         (None, AttemptOutcome::Refused) => refused(quote),
         (None, _) => unknown(quote),
@@ -103,6 +106,36 @@ pub fn meter_beside(
             tracing::warn!(provider, why, "a failed attempt's usage can't be true; its input is charged");
             unknown(quote)
         }
+    }
+}
+
+/// Whether a stream that we gave up may have produced more than was received: by a model that thinks unseen, or before its
+/// first part. Gemini's streams count as they go; OpenAI's tell their usage at the end, and Claude's tell that of the
+/// output there.
+pub fn may_have_made_more(quote: &Quote, report: &Report) -> bool {
+    let is_told = match quote.target.upstream.family {
+        Family::OpenaiChat | Family::OpenaiResponses | Family::Gemini => report.usage.is_some(),
+        Family::Anthropic => false,
+    };
+    let is_silent = report.delivered.deltas == 0;
+    (is_silent && !is_told) || thinks_unseen(quote, report)
+}
+
+fn thinks_unseen(quote: &Quote, report: &Report) -> bool {
+    // A deployment has whatever name its account gave it.
+    let models = [quote.target.model.as_str(), report.served_model.as_deref().unwrap_or_default()];
+    match quote.target.upstream.family {
+        Family::OpenaiChat | Family::OpenaiResponses => {
+            report.usage.is_none() && models.into_iter().any(is_openai_reasoning_model)
+        }
+        Family::Anthropic => {
+            let sent: Value = serde_json::from_slice(&quote.body).unwrap_or_default();
+            match sent["thinking"]["type"].as_str() {
+                Some(kind) => kind != "disabled",
+                None => models.into_iter().any(is_claude_thinking_unasked),
+            }
+        }
+        Family::Gemini => report.usage.is_none(),
     }
 }
 

@@ -27,9 +27,28 @@ pub fn claude_version(model: &str) -> Option<(u64, u64)> {
     (major < 100).then_some((major, minor))
 }
 
+/// Whether this Claude thinks where nobody asked it to, unless it is told not to: from generation 5 on.
+pub fn is_claude_thinking_unasked(model: &str) -> bool {
+    claude_version(model).is_some_and(|version| version >= (5, 0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_claude_thinks_unasked_from_generation_5_on() {
+        for (model, thinks) in [
+            ("claude-opus-4-8", false),
+            ("claude-haiku-4-5@20251001", false),
+            ("claude-opus-5", true),
+            ("anthropic/claude-opus-5-5", true),
+            ("claude-mythos-preview", false),
+            ("gpt-5", false),
+        ] {
+            assert_eq!(is_claude_thinking_unasked(model), thinks, "{model}");
+        }
+    }
 
     #[test]
     fn a_claudes_version_is_read_from_every_form_of_its_name() {

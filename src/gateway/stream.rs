@@ -8,7 +8,6 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
-use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -16,13 +15,12 @@ use crate::clock::Clock;
 use crate::domain::event::AttemptOutcome;
 use crate::domain::time::Timestamp;
 use crate::gateway::attempt::{self, OpenStream, TAIL_WAIT};
-use crate::gateway::dialects::{Family, StreamRelay};
+use crate::gateway::dialects::StreamRelay;
 use crate::gateway::dispatch::Dispatch;
 use crate::gateway::failure::Failure;
 use crate::gateway::headers;
 use crate::gateway::hold::{EXTEND_SECONDS, SentCall};
 use crate::gateway::meter::{self, Report};
-use crate::gateway::model_names::is_openai_reasoning_model;
 use crate::gateway::target_health;
 
 /// How long a stream is read on for its usage after its client went away, or was told that the time is up.
@@ -98,7 +96,7 @@ async fn pass_on(
         } else {
             client.takes(part, &clock).await;
         }
-        if open.ended || open.relay.failure().is_some() {
+        if open.is_over() {
             break false;
         }
         if client.is_long_gone(clock.now()) {
@@ -123,7 +121,7 @@ async fn pass_on(
             Next::Nothing => break false,
         };
     };
-    Passed { relay: open.relay, client, tail, is_given_up }
+    Passed { relay: open.read_off(), client, tail, is_given_up }
 }
 
 async fn next(open: &mut OpenStream, until: Option<Timestamp>, clock: &Clock, call: &SentCall) -> Next {
@@ -177,9 +175,12 @@ async fn conclude(mut dispatch: Box<Dispatch>, call: SentCall, passed: Passed) {
         dispatch.state.target_healths.observe(&call.quote.target, clock.now(), signal);
     }
     let request = dispatch.request.clone();
+    let report = Report::of_stream(&relay);
     let metered = match outcome {
-        AttemptOutcome::Cancelled if may_have_made_more(&call, &relay) => meter::at_most(&call.quote),
-        _ => meter::meter(&request, &call.quote, &dispatch.hold.prices, &Report::of_stream(&relay)),
+        AttemptOutcome::Cancelled if meter::may_have_made_more(&call.quote, &report) => {
+            meter::at_most(&call.quote)
+        }
+        _ => meter::meter(&request, &call.quote, &dispatch.hold.prices, &report),
     };
     dispatch.remember_warmth(&call.quote, &metered);
     dispatch.end_losers().await;
@@ -198,28 +199,6 @@ async fn conclude(mut dispatch: Box<Dispatch>, call: SentCall, passed: Passed) {
         tail.extend_from_slice(&event(&dispatch, &failure));
     }
     client.takes(tail.freeze(), &clock).await;
-}
-
-/// Whether a stream that we gave up may have produced more than was received: by a model that reasons unseen, or before its
-/// first part. Gemini's streams count as they go; OpenAI's tell their usage at the end, and Claude's tell that of the
-/// output there.
-fn may_have_made_more(call: &SentCall, relay: &StreamRelay) -> bool {
-    let quote = &call.quote;
-    let is_silent = relay.delivered().deltas == 0;
-    match quote.target.upstream.family {
-        Family::OpenaiChat | Family::OpenaiResponses => {
-            // A deployment has whatever name its account gave it.
-            let served = relay.served_model().unwrap_or_default();
-            let thinks = [&quote.target.model, served].into_iter().any(is_openai_reasoning_model);
-            relay.usage_json().is_none() && (is_silent || thinks)
-        }
-        Family::Anthropic => {
-            let sent: Value = serde_json::from_slice(&quote.body).unwrap_or_default();
-            let thinks = sent["thinking"].is_object() && sent["thinking"]["type"] != "disabled";
-            is_silent || thinks
-        }
-        Family::Gemini => relay.usage_json().is_none(),
-    }
 }
 
 impl Client {

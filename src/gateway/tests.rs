@@ -31,6 +31,7 @@ mod offers;
 mod outages;
 mod prompts;
 mod streams;
+mod tiers;
 mod warm;
 mod weather;
 mod world;

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::dropped::Dropped;
 use super::{Malformed, Refused, Unsupported, effort};
+use crate::domain::pricing::rate_card::ServiceTier;
 
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,6 +27,8 @@ pub struct Conversation {
     /// Reasoning included.
     pub max_output_tokens: Option<u64>,
     pub effort: Option<effort::RequestedEffort>,
+    /// Only OpenAI's dialects can ask each other for it.
+    pub service_tier: Option<String>,
     pub end_user: Option<EndUser>,
     pub stream: bool,
     /// Fields for which this model has no place and that change little; told to the caller.
@@ -46,6 +49,17 @@ impl Conversation {
         Ok(conversation)
     }
 
+    /// For targets that can't be asked for a tier: a caller who leaves it to the provider, or wants the standard one, has what it
+    /// asked for. Another costs more or less, which nobody is to learn from a header.
+    pub fn leave_out_tier(&mut self) -> Result<(), Unsupported> {
+        let Some(tier) = self.service_tier.take() else { return Ok(()) };
+        if tier != "auto" && ServiceTier::named(&tier) != Some(ServiceTier::Standard) {
+            return Err(Unsupported::new("service_tier", "the upstream of this model has no such tier"));
+        }
+        self.dropped.add("service_tier");
+        Ok(())
+    }
+
     /// Results of one turn stand together, as they answer one message.
     pub fn push_tool_result(&mut self, result: Part) {
         match self.messages.last_mut() {
@@ -64,16 +78,18 @@ impl Conversation {
         }
     }
 
-    /// What a model says stands with the thought before it.
+    /// What a model says stands with the thought before it; after a call, before that call, since nothing may come between
+    /// calls and their results.
     pub fn push_assistant(&mut self, parts: Vec<Part>) {
-        match self.messages.last_mut() {
-            Some(Message { role: Role::Assistant, parts: before })
-                if before.last().is_some_and(|part| matches!(part, Part::Thought { .. })) =>
-            {
-                before.extend(parts);
+        if let Some(Message { role: Role::Assistant, parts: before }) = self.messages.last_mut() {
+            let first_call = before.iter().position(|part| matches!(part, Part::ToolCall(_)));
+            let after_thought = matches!(before.last(), Some(Part::Thought { .. })).then_some(before.len());
+            if let Some(at) = first_call.or(after_thought) {
+                before.splice(at..at, parts);
+                return;
             }
-            _ => self.messages.push(Message { role: Role::Assistant, parts }),
         }
+        self.messages.push(Message { role: Role::Assistant, parts });
     }
 
     /// Thoughts mean nothing to another model, except to one that wants them back with its calls.
@@ -89,7 +105,11 @@ impl Conversation {
                     dropped.add(field);
                     false
                 }
-                Part::Text(_) | Part::Image(_) | Part::ToolCall(_) | Part::ToolResult { .. } => true,
+                Part::Text(_)
+                | Part::Refusal(_)
+                | Part::Image(_)
+                | Part::ToolCall(_)
+                | Part::ToolResult { .. } => true,
             });
         }
     }
@@ -165,6 +185,8 @@ pub struct Message {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Part {
     Text(String),
+    /// What the model said in place of an answer.
+    Refusal(String),
     Image(Image),
     ToolCall(ToolCall),
     ToolResult {
@@ -327,6 +349,8 @@ pub struct Answer {
     pub model: String,
     pub thinking: String,
     pub text: String,
+    /// What the model says in place of an answer, where its dialect tells that from text.
+    pub refusal: String,
     pub tool_calls: Vec<ToolCall>,
     pub finish: FinishReason,
     pub tokens: TokenCounts,
@@ -340,6 +364,19 @@ pub enum FinishReason {
     ContentFilter,
     /// The model or its provider failed within the answer: a call that can't be read, say. What came is incomplete.
     Error,
+}
+
+impl FinishReason {
+    /// For dialects that tell a refusal by its end alone: what was refused in words of its own ended by itself.
+    pub fn of_refused(self) -> FinishReason {
+        match self {
+            FinishReason::Stop => FinishReason::ContentFilter,
+            FinishReason::MaxTokens
+            | FinishReason::ToolCalls
+            | FinishReason::ContentFilter
+            | FinishReason::Error => self,
+        }
+    }
 }
 
 /// Usage for display to the client in its own dialect's counting. Never charged: the charge comes from the
@@ -364,6 +401,8 @@ pub enum Delta {
     },
     Thinking(String),
     Text(String),
+    /// See `Answer::refusal`.
+    Refusal(String),
     ToolCall {
         index: u64,
         id: String,
@@ -387,9 +426,10 @@ impl Delta {
     /// The words that this step delivers.
     pub fn output(&self) -> Option<&str> {
         match self {
-            Delta::Thinking(text) | Delta::Text(text) | Delta::ToolArguments { fragment: text, .. } => {
-                Some(text)
-            }
+            Delta::Thinking(text)
+            | Delta::Text(text)
+            | Delta::Refusal(text)
+            | Delta::ToolArguments { fragment: text, .. } => Some(text),
             Delta::ToolCall { name, .. } => Some(name),
             Delta::Start { .. }
             | Delta::Sound(_)

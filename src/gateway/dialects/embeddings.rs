@@ -44,6 +44,19 @@ fn to_gemini(body: &Value, model: &str) -> Result<UpstreamRequest, Refused> {
     Ok(UpstreamRequest { body: json!({ "requests": requests }), dropped })
 }
 
+/// Whether a whole body holds vectors; Gemini's are told apart by their places alone.
+pub fn is_answer(upstream: Family, request: &Value, body: &Value) -> bool {
+    match upstream {
+        Family::Gemini => {
+            let vectors = body["embeddings"].as_array().map_or(&[][..], Vec::as_slice);
+            vectors.len() == inputs(request).len() && vectors.iter().all(|vector| vector["values"].is_array())
+        }
+        Family::OpenaiChat | Family::OpenaiResponses | Family::Anthropic => {
+            body["data"].as_array().is_some_and(|vectors| !vectors.is_empty())
+        }
+    }
+}
+
 /// A whole answer for the caller of that request.
 ///
 /// # Errors
@@ -158,6 +171,23 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_without_vectors_is_none() {
+        let asked = json!({"model": "r", "input": ["Hi", "there"]});
+        let vector = json!({"values": [0.5]});
+        for (family, body, expected) in [
+            (Family::OpenaiChat, json!({"data": [{"embedding": [0.5]}, {"embedding": "AAAA"}]}), true),
+            (Family::OpenaiChat, json!({"data": []}), false),
+            (Family::OpenaiChat, json!({"detail": "Not Found"}), false),
+            (Family::Gemini, json!({"embeddings": [vector, vector]}), true),
+            (Family::Gemini, json!({"embeddings": [vector]}), false),
+            (Family::Gemini, json!({"embeddings": [vector, {}]}), false),
+            (Family::Gemini, json!({}), false),
+        ] {
+            assert_eq!(is_answer(family, &asked, &body), expected, "{family:?} {body}");
+        }
+    }
+
+    #[test]
     fn tokens_are_counted_where_nobody_tells_them() {
         for (input, tokens) in [
             (json!("12345"), 2),
@@ -188,6 +218,7 @@ mod tests {
 
             let sent = upstream_request(Family::Gemini, &asked, model).expect("sound").body;
             let answer = of_gemini(&asked, &line["response_body"]).expect("sound");
+            assert!(is_answer(Family::Gemini, &asked, &line["response_body"]), "{}", line["id"]);
 
             for (sent, recorded) in sent["requests"]
                 .as_array()

@@ -232,6 +232,27 @@ fn parse_answer(upstream: Family, body: &Value) -> Result<Answer, Malformed> {
     }
 }
 
+/// Whether a whole body holds an answer at all, be it an empty one or a refusal: some servers answer 200 for what they did not
+/// do. Only its frame is looked at.
+pub fn is_answer(upstream: Family, body: &Value) -> bool {
+    match upstream {
+        Family::OpenaiChat => {
+            let choice = &body["choices"][0];
+            // Azure's filter may leave the reason alone.
+            choice["message"].is_object() || choice["finish_reason"].is_string()
+        }
+        Family::OpenaiResponses => {
+            let is_to_come = matches!(body["status"].as_str(), Some("queued" | "in_progress"));
+            body["output"].is_array() && !is_to_come
+        }
+        Family::Anthropic => body["content"].is_array(),
+        // A blocked prompt has no candidate.
+        Family::Gemini => {
+            body["candidates"][0].is_object() || !body["promptFeedback"]["blockReason"].is_null()
+        }
+    }
+}
+
 /// Whether an upstream's answer says that it failed on the way.
 pub fn has_failed(upstream: Family, body: &Value) -> bool {
     parse_answer(upstream, body).is_ok_and(|answer| answer.finish == FinishReason::Error)
@@ -242,8 +263,8 @@ pub fn is_blocked(upstream: Family, body: &Value) -> bool {
     let is_alone = body["choices"].as_array().is_none_or(|choices| choices.len() < 2);
     is_alone
         && parse_answer(upstream, body).is_ok_and(|answer| {
-            let is_empty =
-                answer.text.is_empty() && answer.thinking.is_empty() && answer.tool_calls.is_empty();
+            let words = [&answer.text, &answer.refusal, &answer.thinking];
+            let is_empty = words.into_iter().all(String::is_empty) && answer.tool_calls.is_empty();
             answer.finish == FinishReason::ContentFilter && is_empty
         })
 }

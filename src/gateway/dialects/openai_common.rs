@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::Malformed;
 use super::conversation::{Conversation, Tool, ToolChoice};
 use super::dropped::Dropped;
 use super::effort::{RequestedEffort, for_openai};
@@ -30,6 +31,12 @@ pub fn render_tools(conversation: &Conversation, words: &ToolWords, body: &mut M
     if let Some(parallel) = conversation.parallel_tool_calls {
         body.insert("parallel_tool_calls".into(), parallel.into());
     }
+}
+
+/// The tier that a caller asks for.
+pub fn service_tier(value: &Value) -> Result<Option<String>, Malformed> {
+    let tier = value.as_str().ok_or_else(|| Malformed::new("service_tier", "must be a string"))?;
+    Ok(Some(tier.to_owned()))
 }
 
 /// The effort to name, if any; one that the model can't be told is dropped.

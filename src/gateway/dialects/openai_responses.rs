@@ -141,13 +141,16 @@ fn reasoning_item(id: &str, text: &str) -> Value {
     json!({"id": id, "type": "reasoning", "summary": [{"type": "summary_text", "text": text}]})
 }
 
-fn message_item(id: &str, text: &str, status: &str) -> Value {
-    let part = text_part(text);
-    json!({"id": id, "type": "message", "status": status, "role": "assistant", "content": [part]})
+fn message_item(id: &str, content: &[Value], status: &str) -> Value {
+    json!({"id": id, "type": "message", "status": status, "role": "assistant", "content": content})
 }
 
 fn text_part(text: &str) -> Value {
     json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
+}
+
+fn refusal_part(text: &str) -> Value {
+    json!({"type": "refusal", "refusal": text})
 }
 
 fn call_item(id: &str, call: &ToolCall, status: &str) -> Value {

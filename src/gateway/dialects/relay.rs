@@ -382,6 +382,7 @@ impl StreamRelay {
             Delta::Start { .. }
             | Delta::Thinking(_)
             | Delta::Text(_)
+            | Delta::Refusal(_)
             | Delta::ToolCall { .. }
             | Delta::ToolArguments { .. }
             | Delta::Usage(_) => self.writer.write(delta, text),

@@ -66,7 +66,7 @@ fn translated(upstream: Family, client: Dialect, body: &Value) -> Result<Value, 
 }
 
 /// What a client of the dialect should have heard.
-fn assert_same(heard: &Answer, said: &Answer, id: &Value) {
+fn assert_same(client: Dialect, heard: &Answer, said: &Answer, id: &Value) {
     let json = |calls: &[ToolCall]| -> Vec<(String, String, Value)> {
         let arguments = |call: &ToolCall| match call.arguments.as_str() {
             "" => json!({}),
@@ -74,7 +74,12 @@ fn assert_same(heard: &Answer, said: &Answer, id: &Value) {
         };
         calls.iter().map(|call| (call.id.clone(), call.name.clone(), arguments(call))).collect()
     };
-    assert_eq!(heard.text, said.text, "{id}");
+    let mut said = said.clone();
+    if client == Dialect::AnthropicMessages && !said.refusal.is_empty() {
+        said.text.push_str(&std::mem::take(&mut said.refusal));
+        said.finish = said.finish.of_refused();
+    }
+    assert_eq!((&heard.text, &heard.refusal), (&said.text, &said.refusal), "{id}");
     assert_eq!(heard.thinking, said.thinking, "{id}");
     assert_eq!(json(&heard.tool_calls), json(&said.tool_calls), "{id}");
     let finish = match said.finish {
@@ -119,6 +124,7 @@ fn gathered(family: impl Into<Family>, stream: &str) -> Answer {
         model: String::new(),
         thinking: String::new(),
         text: String::new(),
+        refusal: String::new(),
         tool_calls: Vec::new(),
         finish: FinishReason::Stop,
         tokens: TokenCounts::default(),
@@ -138,6 +144,7 @@ fn gathered(family: impl Into<Family>, stream: &str) -> Answer {
                 Delta::Start { id, model } => (answer.id, answer.model) = (id, model),
                 Delta::Thinking(text) => answer.thinking.push_str(&text),
                 Delta::Text(text) => answer.text.push_str(&text),
+                Delta::Refusal(text) => answer.refusal.push_str(&text),
                 Delta::ToolCall { index, id, name } => {
                     indexes.push(index);
                     answer.tool_calls.push(ToolCall { id, name, arguments: String::new() });

@@ -234,6 +234,12 @@ fn odd() -> Router {
             "half" => "{\"choices\": [{".into_response(),
             "empty" => "".into_response(),
             "list" => "[]".into_response(),
+            "hollow object" => "{}".into_response(),
+            "detail" => axum::Json(json!({"detail": "Not Found"})).into_response(),
+            "no choice" => axum::Json(json!({"object": "chat.completion", "choices": []})).into_response(),
+            "no choice, but usage" => {
+                axum::Json(json!({"choices": [], "usage": usage(9, 2)})).into_response()
+            }
             "gzip" => {
                 ([("content-encoding", "gzip")], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0].to_vec()).into_response()
             }
@@ -277,7 +283,7 @@ fn odd_route() -> Value {
 #[tokio::test]
 async fn what_is_no_answer_is_a_typed_error_and_costs_no_more_than_its_input() {
     let world = World::with_odd("5", "", odd_route(), odd()).await;
-    for case in ["html", "half", "empty", "list", "gzip", "huge"] {
+    for case in ["html", "half", "empty", "list", "gzip", "huge", "hollow object", "detail", "no choice"] {
         let before = world.balance().await.consumed;
 
         let response = world.post("/v1/chat/completions", odd_chat(case)).await;
@@ -290,6 +296,65 @@ async fn what_is_no_answer_is_a_typed_error_and_costs_no_more_than_its_input() {
         let balance = world.balance().await;
         assert!(balance.consumed > before && balance.held.is_zero(), "{case}: {balance:?}");
     }
+}
+
+#[tokio::test]
+async fn a_success_without_an_answer_goes_to_the_next_target_and_is_neither_kept_nor_taken_for_health() {
+    let cache = json!({"ttl_seconds": 300});
+    let routes = json!([
+        {"name": "r", "chain": ["odd/gpt-4o-mini"], "retries": 0, "cache": cache},
+        {"name": "two", "chain": ["odd/gpt-4o-mini", "spare/gpt-4o-mini"], "retries": 0},
+    ]);
+    for (case, outcome) in [
+        ("hollow object", AttemptOutcome::Unknown),
+        ("detail", AttemptOutcome::Unknown),
+        ("no choice", AttemptOutcome::Unknown),
+        ("no choice, but usage", AttemptOutcome::Broken),
+    ] {
+        let world = World::with_odd("5", "", routes.clone(), odd()).await;
+        let asking = |route: &str| {
+            let mut body = odd_chat(case);
+            (body["model"], body["temperature"]) = (route.into(), 0.into());
+            body
+        };
+
+        let two = world.post(PATHS[0], asking("two")).await;
+        let (attempts, _) = world.last_settle().await;
+        for _ in 0..4 {
+            let alone = world.post(PATHS[0], asking("r")).await;
+            assert_eq!(alone.status(), 503, "{case}: an answer that was kept would be a hit");
+        }
+
+        assert_eq!((two.status().as_u16(), header(&two, "x-tollgate-provider").as_str()), (200, "spare"));
+        let outcomes: Vec<_> = attempts.iter().map(|attempt| attempt.outcome).collect();
+        assert_eq!(outcomes, [outcome, AttemptOutcome::Succeeded], "{case}");
+        let reported = outcome == AttemptOutcome::Broken;
+        assert_eq!(
+            (attempts[0].usage.input_tokens, attempts[0].usage.output_tokens),
+            if reported { (9, 2) } else { (0, 0) }
+        );
+        let now = world.ledger.clock().now();
+        assert!(
+            !world.state.target_healths.is_ready(&target(&world, "odd", "gpt-4o-mini"), now, 0),
+            "{case}: its breaker is open"
+        );
+        assert!(world.balance().await.held.is_zero());
+    }
+}
+
+#[tokio::test]
+async fn vectors_that_are_none_are_an_error_and_no_answer() {
+    let answer = || async { axum::Json(json!({"object": "list", "data": []})) };
+    let odd = Router::new().route("/v1/embeddings", axum::routing::post(answer));
+    let chain = json!(["odd/text-embedding-3-small", "openai/text-embedding-3-small"]);
+    let world = World::with_odd("5", "", json!([{"name": "r", "chain": chain, "retries": 0}]), odd).await;
+
+    let response = world.post("/v1/embeddings", json!({"model": "r", "input": "some words"})).await;
+
+    assert_eq!(response.status(), 200);
+    assert_eq!(header(&response, "x-tollgate-provider"), "openai");
+    let (attempts, _) = world.last_settle().await;
+    assert_eq!(attempts[0].outcome, AttemptOutcome::Unknown);
 }
 
 #[tokio::test]

@@ -148,19 +148,7 @@ async fn a_target_that_a_hedge_has_beaten_is_known_as_soon_as_it_fails() {
     };
     let winner = {
         let ends = ends.clone();
-        async move || {
-            let part = |event: Value| Ok::<_, std::convert::Infallible>(format!("data: {event}\n\n"));
-            let message = json!({"id": "m", "model": "claude-haiku-4-5", "usage": {"input_tokens": 1}});
-            let start = part(json!({"type": "message_start", "message": message}));
-            let delta = json!({"type": "text_delta", "text": "Yes."});
-            let said = part(json!({"type": "content_block_delta", "index": 0, "delta": delta}));
-            let end = async move {
-                ends.notified().await;
-                part(json!({"type": "message_stop"}))
-            };
-            let parts = futures_util::stream::iter([start, said]).chain(futures_util::stream::once(end));
-            Response::new(axum::body::Body::from_stream(parts))
-        }
+        async move || until(ends)
     };
     let odd = Router::new()
         .route("/v1/chat/completions", axum::routing::post(loser))
@@ -184,6 +172,74 @@ async fn a_target_that_a_hedge_has_beaten_is_known_as_soon_as_it_fails() {
     let (attempts, _) = world.last_settle().await;
     let outcomes: Vec<_> = attempts.iter().map(|attempt| attempt.outcome).collect();
     assert_eq!(outcomes, [AttemptOutcome::Refused, AttemptOutcome::Succeeded]);
+}
+
+#[tokio::test]
+async fn i2_a_beaten_stream_is_charged_for_what_it_showed_or_may_have_hidden() {
+    for (model, source) in [("gpt-4o-mini", UsageSource::Counted), ("o3", UsageSource::Bound)] {
+        let (begins, ends) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let loser = {
+            let begins = begins.clone();
+            async move || {
+                begins.notified().await;
+                let choice = json!({"index": 0, "delta": {"content": "Yes"}, "finish_reason": null});
+                let said = format!("data: {}\n\n", json!({"id": "c", "model": model, "choices": [choice]}));
+                let parts = futures_util::stream::iter([Ok::<_, std::convert::Infallible>(said)]);
+                let body = axum::body::Body::from_stream(parts.chain(futures_util::stream::pending()));
+                ([("x-ratelimit-remaining-requests", "0"), ("x-ratelimit-reset-requests", "60s")], body)
+            }
+        };
+        let winner = {
+            let ends = ends.clone();
+            async move || until(ends)
+        };
+        let odd = Router::new()
+            .route("/v1/chat/completions", axum::routing::post(loser))
+            .route("/v1/messages", axum::routing::post(winner));
+        let chain = json!([format!("odd/{model}"), "odd-claude/claude-haiku-4-5"]);
+        let world =
+            World::with_odd("5", "", json!([{"name": "r", "chain": chain, "hedge_after_ms": 1}]), odd).await;
+        let mut body = chat("r");
+        (body["stream"], body["max_tokens"]) = (true.into(), 1_000.into());
+
+        let response = world.post("/v1/chat/completions", body).await;
+        begins.notify_one();
+        let now = || world.ledger.clock().now();
+        // The loser's head tells an allowance, and its first words came with it.
+        while world.state.target_healths.is_ready(&target(&world, "odd", model), now(), 0) {
+            yield_now().await;
+        }
+        for _ in 0..1_000 {
+            yield_now().await;
+        }
+        ends.notify_one();
+        response.text().await.expect("the whole of it");
+
+        let (attempts, _) = world.last_settle().await;
+        let beaten = attempts.first().expect("tried");
+        assert_eq!((beaten.outcome, beaten.usage_source), (AttemptOutcome::Cancelled, source), "{model}");
+        // A thousand tokens at 8 credits a million.
+        let limit: Credits = "0.008".parse().expect("credits");
+        assert_eq!(beaten.cost > limit, source == UsageSource::Bound, "{model}: {}", beaten.cost);
+        let balance = world.balance().await;
+        let cost: Credits = attempts.iter().map(|attempt| attempt.cost).sum();
+        assert_eq!((balance.held, balance.consumed), (Credits::ZERO, cost));
+    }
+}
+
+/// A message that is streamed, and ends when it is told to.
+fn until(ends: Arc<Notify>) -> Response {
+    let part = |event: Value| Ok::<_, std::convert::Infallible>(format!("data: {event}\n\n"));
+    let message = json!({"id": "m", "model": "claude-haiku-4-5", "usage": {"input_tokens": 1}});
+    let start = part(json!({"type": "message_start", "message": message}));
+    let delta = json!({"type": "text_delta", "text": "Yes."});
+    let said = part(json!({"type": "content_block_delta", "index": 0, "delta": delta}));
+    let end = async move {
+        ends.notified().await;
+        part(json!({"type": "message_stop"}))
+    };
+    let parts = futures_util::stream::iter([start, said]).chain(futures_util::stream::once(end));
+    Response::new(axum::body::Body::from_stream(parts))
 }
 
 /// Its head comes at once, and then nothing.

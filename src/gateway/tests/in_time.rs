@@ -255,10 +255,17 @@ async fn who_has_no_more_time_gets_an_answer_of_before_and_the_next_one_gets_the
 
 #[tokio::test]
 async fn i2_a_stream_that_is_given_up_is_charged_for_what_it_showed_or_may_have_hidden() {
-    for (model, served, source) in [
-        ("gpt-4o-mini", "gpt-4o-mini", UsageSource::Counted),
-        ("o3", "o3", UsageSource::Bound),
-        ("gpt-4o-mini", "o3-2025-04-16", UsageSource::Bound),
+    let says = |served: &str, text: &str| match served.starts_with("claude") {
+        true => frame(&json!({"type": "content_block_delta", "index": 0,
+                              "delta": {"type": "text_delta", "text": text}})),
+        false => chunk(served, text),
+    };
+    for (target, served, source) in [
+        ("odd/gpt-4o-mini", "gpt-4o-mini", UsageSource::Counted),
+        ("odd/o3", "o3", UsageSource::Bound),
+        ("odd/gpt-4o-mini", "o3-2025-04-16", UsageSource::Bound),
+        ("odd-claude/claude-haiku-4-5", "claude-haiku-4-5", UsageSource::Counted),
+        ("odd-claude/claude-opus-5", "claude-opus-5", UsageSource::Bound),
     ] {
         let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
         let go_on = Arc::new(Notify::new());
@@ -268,13 +275,19 @@ async fn i2_a_stream_that_is_given_up_is_charged_for_what_it_showed_or_may_have_
                 let told = told.clone();
                 async move {
                     told.notified().await;
-                    chunk(served, text)
+                    says(served, text)
                 }
             });
-            streamed(iter([chunk(served, "Because")]).chain(more).chain(pending()))
+            let usage = json!({"input_tokens": 9, "output_tokens": 1});
+            let message = json!({"id": "m", "model": served, "usage": usage});
+            let start =
+                served.starts_with("claude").then(|| json!({"type": "message_start", "message": message}));
+            let begun = start.iter().map(frame).chain([says(served, "Because")]).collect::<Vec<_>>();
+            streamed(iter(begun).chain(more).chain(pending()))
         };
-        let routes = json!([{"name": "r", "chain": [format!("odd/{model}")], "total_seconds": 50}]);
-        let world = World::at(clock.clone(), "5", "", routes, chat_at(answer)).await;
+        let routes = json!([{"name": "r", "chain": [target], "total_seconds": 50}]);
+        let odd = chat_at(answer.clone()).route(PATHS[2], axum::routing::post(answer));
+        let world = World::at(clock.clone(), "5", "", routes, odd).await;
 
         let mut response = world.post(PATHS[0], asking(PATHS[0], "r", true)).await;
         response.chunk().await.expect("a part");

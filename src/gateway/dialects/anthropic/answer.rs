@@ -25,6 +25,8 @@ pub fn parse_answer(body: &Value) -> Result<Answer, Malformed> {
         model: body["model"].as_str().unwrap_or("").to_owned(),
         thinking: texts("thinking", "thinking"),
         text: texts("text", "text"),
+        // It is told by its end.
+        refusal: String::new(),
         tool_calls: blocks.iter().filter(|block| block["type"] == "tool_use").map(tool_call).collect(),
         finish: finish_reason(body["stop_reason"].as_str().unwrap_or("end_turn")),
         tokens: tokens(&body["usage"]),
@@ -36,8 +38,9 @@ pub fn render_answer(answer: &Answer) -> Value {
     if !answer.thinking.is_empty() {
         content.push(json!({"type": "thinking", "thinking": answer.thinking, "signature": ""}));
     }
-    if !answer.text.is_empty() {
-        content.push(json!({"type": "text", "text": answer.text}));
+    let finish = if answer.refusal.is_empty() { answer.finish } else { answer.finish.of_refused() };
+    for text in [&answer.text, &answer.refusal].into_iter().filter(|text| !text.is_empty()) {
+        content.push(json!({"type": "text", "text": text}));
     }
     for call in &answer.tool_calls {
         content.push(json!({"type": "tool_use", "id": call.id, "name": call.name, "input": input(call)}));
@@ -48,7 +51,7 @@ pub fn render_answer(answer: &Answer) -> Value {
         "role": "assistant",
         "model": answer.model,
         "content": content,
-        "stop_reason": stop_reason(answer.finish),
+        "stop_reason": stop_reason(finish),
         "stop_sequence": null,
         "usage": usage(&answer.tokens),
     })

@@ -43,7 +43,18 @@ fn refuse_files(blocks: &Value) -> Result<(), &'static str> {
 pub fn parse_request(body: &Value) -> Result<Conversation, Refused> {
     let mut conversation = Conversation::of_fields(body, parse_field)?;
     conversation.effort = effort(&mut conversation.dropped, &body["thinking"], &body["output_config"])?;
+    if conversation.messages.last().is_some_and(is_prefill) {
+        conversation.dropped.add("messages[].prefill");
+    }
     Ok(conversation)
+}
+
+/// Claude goes on from the words of a last message of its own. To other families that is a turn which has ended: they answer anew.
+/// Source: <https://docs.anthropic.com/en/docs/build-with-claude/prompt-engineering/prefill-claudes-response>.
+fn is_prefill(message: &Message) -> bool {
+    let has_calls = message.parts.iter().any(|part| matches!(part, Part::ToolCall(_)));
+    let ends_in_words = matches!(message.parts.last(), Some(Part::Text(text)) if !text.is_empty());
+    message.role == Role::Assistant && ends_in_words && !has_calls
 }
 
 fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> Result<(), Refused> {
@@ -81,7 +92,12 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         "thinking" => conversation.dropped.add_unread(field, value, &["type", "budget_tokens"]),
         "output_format" => parse_format(conversation, field, value)?,
         "output_config" => parse_output_config(conversation, value)?,
-        "service_tier" | "cache_control" => conversation.dropped.add(field),
+        // Its words mean something in this dialect alone.
+        "service_tier" => {
+            conversation.service_tier = Some(value.as_str().unwrap_or_default().to_owned());
+            conversation.leave_out_tier()?;
+        }
+        "cache_control" => conversation.dropped.add(field),
         "context_management" | "mcp_servers" if is_empty(value) => {}
         // It would shorten what is read; Claude's thoughts are left out anyway.
         "context_management" if only_clears(value) => conversation.dropped.add(field),
@@ -283,6 +299,7 @@ fn parse_tool_choice(conversation: &mut Conversation, choice: &Value) -> Result<
 }
 
 pub fn render_request(mut conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
+    conversation.leave_out_tier()?;
     let thinking = thinking(&mut conversation, model);
     let samplers = render_samplers(&mut conversation, thinking.is_on())?;
     let mut dropped = conversation.dropped;
@@ -453,8 +470,8 @@ fn render_message(message: &Message) -> Option<Value> {
 
 fn render_part(part: &Part) -> Option<Value> {
     match part {
-        Part::Text(text) if text.is_empty() => None,
-        Part::Text(text) => Some(json!({"type": "text", "text": text})),
+        Part::Text(text) | Part::Refusal(text) if text.is_empty() => None,
+        Part::Text(text) | Part::Refusal(text) => Some(json!({"type": "text", "text": text})),
         Part::Image(Image::Url(url)) => Some(json!({"type": "image", "source": {"type": "url", "url": url}})),
         Part::Image(Image::Inline { media_type, base64 }) => {
             let source = json!({"type": "base64", "media_type": media_type, "data": base64});

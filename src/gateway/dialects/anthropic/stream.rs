@@ -106,6 +106,7 @@ pub struct EventWriter {
     open: Option<Open>,
     waiting_calls: Vec<WaitingCall>,
     waiting_text: String,
+    is_refused: bool,
     finish: Option<FinishReason>,
     tokens: TokenCounts,
 }
@@ -141,6 +142,10 @@ impl EventWriter {
             }
             // Thoughts about a call that is being written have no place in this dialect's order.
             Delta::Thinking(_) => {}
+            Delta::Refusal(text) => {
+                self.is_refused = true;
+                self.write(Delta::Text(text), out);
+            }
             Delta::Text(text) if matches!(self.open, Some(Open::Call(_))) => {
                 self.waiting_text.push_str(&text)
             }
@@ -177,7 +182,8 @@ impl EventWriter {
             self.write(Delta::Text(text), out);
             self.close(out);
         }
-        let reason = stop_reason(self.finish.unwrap_or(FinishReason::Stop));
+        let finish = self.finish.unwrap_or(FinishReason::Stop);
+        let reason = stop_reason(if self.is_refused { finish.of_refused() } else { finish });
         push(
             out,
             json!({

@@ -31,6 +31,7 @@ pub fn parse_answer(body: &Value) -> Result<Answer, Malformed> {
         model: body["modelVersion"].as_str().unwrap_or("").to_owned(),
         thinking: said(true),
         text: said(false),
+        refusal: String::new(),
         tool_calls,
         finish,
         tokens: tokens(&body["usageMetadata"]),

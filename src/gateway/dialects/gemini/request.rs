@@ -15,6 +15,7 @@ const STOPS_MAX: usize = 5;
 
 pub fn render_request(mut conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
     conversation.move_pictures_out_of_results();
+    conversation.leave_out_tier()?;
     let mut dropped = conversation.dropped;
     let mut body = Map::new();
     if !conversation.system.is_empty() {
@@ -102,14 +103,18 @@ fn names_of_calls(messages: &[Message]) -> Names<'_> {
     let parts = messages.iter().flat_map(|message| &message.parts);
     let called = parts.filter_map(|part| match part {
         Part::ToolCall(call) => Some((call.id.as_str(), call.name.as_str())),
-        Part::Text(_) | Part::Image(_) | Part::ToolResult { .. } | Part::Thought { .. } => None,
+        Part::Text(_)
+        | Part::Refusal(_)
+        | Part::Image(_)
+        | Part::ToolResult { .. }
+        | Part::Thought { .. } => None,
     });
     called.collect()
 }
 
 fn render_part(part: &Part, names: &Names<'_>) -> Result<Option<Value>, Refused> {
     Ok(Some(match part {
-        Part::Text(text) => json!({"text": text}),
+        Part::Text(text) | Part::Refusal(text) => json!({"text": text}),
         Part::Image(Image::Inline { media_type, base64 }) => {
             json!({"inlineData": {"mimeType": media_type, "data": base64}})
         }

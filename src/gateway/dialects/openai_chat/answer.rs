@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::Malformed;
-use super::super::conversation::{Answer, FinishReason, ToolCall};
+use super::super::conversation::{Answer, ToolCall};
 use super::calls::{FUNCTION_CALL_ID, arguments, made_up_id, text};
 use super::{finish_name, finish_reason, tokens, usage};
 
@@ -13,22 +13,18 @@ pub fn parse_answer(body: &Value) -> Result<Answer, Malformed> {
         .ok_or_else(|| Malformed::new("choices", "the provider's answer holds no choice"))?;
     let message = &choice["message"];
     let said = |field: &str| message[field].as_str().unwrap_or("");
-    let refusal = said("refusal");
     let thinking = if said("reasoning_content").is_empty() { "reasoning" } else { "reasoning_content" };
     let id = body["id"].as_str().unwrap_or("");
     let tool_calls = tool_calls(message, id);
     let reason = choice["finish_reason"].as_str().unwrap_or("stop");
-    let finish = match finish_reason(reason, !tool_calls.is_empty()) {
-        FinishReason::Stop if !refusal.is_empty() => FinishReason::ContentFilter,
-        finish => finish,
-    };
     Ok(Answer {
         id: id.to_owned(),
         model: body["model"].as_str().unwrap_or("").to_owned(),
         thinking: said(thinking).to_owned(),
-        text: format!("{}{refusal}", content_text(&message["content"])),
+        text: content_text(&message["content"]),
+        refusal: said("refusal").to_owned(),
+        finish: finish_reason(reason, !tool_calls.is_empty()),
         tool_calls,
-        finish,
         tokens: tokens(&body["usage"]),
     })
 }
@@ -62,10 +58,11 @@ fn tool_calls(message: &Value, answer_id: &str) -> Vec<ToolCall> {
 }
 
 pub fn render_answer(answer: &Answer, created_at_seconds: i64) -> Value {
+    let said = |text: &str| if text.is_empty() { Value::Null } else { Value::from(text) };
     let mut message = json!({
         "role": "assistant",
-        "content": if answer.text.is_empty() { Value::Null } else { Value::from(answer.text.as_str()) },
-        "refusal": null,
+        "content": said(&answer.text),
+        "refusal": said(&answer.refusal),
     });
     if !answer.thinking.is_empty() {
         message["reasoning_content"] = answer.thinking.as_str().into();

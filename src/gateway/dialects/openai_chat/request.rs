@@ -8,19 +8,18 @@ use super::super::conversation::{
 };
 use super::super::dropped::Dropped;
 use super::super::effort::RequestedEffort;
-use super::super::openai_common::{ToolWords, effort_name, render_tools, render_tuning};
+use super::super::openai_common::{ToolWords, effort_name, render_tools, render_tuning, service_tier};
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest, number, unsupported};
 use super::answer::tool_call;
-use crate::gateway::model_names::is_openai_reasoning_model;
+use crate::gateway::model_names::{is_openai_model, is_openai_reasoning_model};
 
 /// Fields that tune an answer or its bookkeeping at OpenAI, and that an answer elsewhere can do without.
-const DROPPABLE: [&str; 13] = [
+const DROPPABLE: [&str; 12] = [
     "frequency_penalty",
     "presence_penalty",
     "seed",
     "store",
     "metadata",
-    "service_tier",
     "prompt_cache_key",
     "prompt_cache_options",
     "prompt_cache_retention",
@@ -77,6 +76,7 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
             conversation.dropped.add_unread(field, value, &["type", "function"]);
             conversation.tool_choice = Some(parse_tool_choice(value)?);
         }
+        "service_tier" => conversation.service_tier = service_tier(value)?,
         "parallel_tool_calls" => conversation.parallel_tool_calls = value.as_bool(),
         "response_format" => {
             let read = ["name", "description", "schema", "strict"];
@@ -141,7 +141,7 @@ fn parse_message(conversation: &mut Conversation, index: usize, message: &Value)
         Some("assistant") => {
             let mut parts = parse_parts(&mut conversation.dropped, &at, &message["content"])?;
             if let Some(refusal) = message["refusal"].as_str().filter(|text| !text.is_empty()) {
-                parts.push(Part::Text(refusal.to_owned()));
+                parts.push(Part::Refusal(refusal.to_owned()));
             }
             if message["function_call"].is_object() {
                 return unsupported(format!("{at}.function_call"), "use tool_calls with this model");
@@ -186,7 +186,9 @@ fn parse_parts(dropped: &mut Dropped, at: &str, content: &Value) -> Result<Vec<P
         let text = |field: &str| item[field].as_str().map(|text| Part::Text(text.to_owned()));
         let (part, read) = match item["type"].as_str() {
             Some("text") => (text("text"), "text"),
-            Some("refusal") => (text("refusal"), "refusal"),
+            Some("refusal") => {
+                (item["refusal"].as_str().map(|text| Part::Refusal(text.to_owned())), "refusal")
+            }
             Some("image_url") => {
                 let image = &item["image_url"];
                 // What OpenAI does by itself is no wish.
@@ -302,7 +304,7 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
         messages.push(json!({"role": "system", "content": conversation.system.join("\n\n")}));
     }
     for message in &conversation.messages {
-        render_message(message, needs_thoughts_back(model), &mut messages)?;
+        render_message(message, model, &mut messages)?;
     }
     body.insert("messages".into(), messages.into());
     if let Some(tokens) = conversation.max_output_tokens {
@@ -325,6 +327,9 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
         ("stop", (!conversation.stop.is_empty()).then(|| conversation.stop.into()), samples),
     ];
     render_tuning(tuning, &mut body, &mut dropped);
+    if let Some(tier) = conversation.service_tier {
+        body.insert("service_tier".into(), tier.into());
+    }
     if let Some(user) = conversation.end_user {
         body.insert("user".into(), user.for_openai(&mut dropped).into());
     }
@@ -336,13 +341,16 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
 }
 
 /// One neutral message may be several here: each tool result is a message, before what else the user says.
-fn render_message(message: &Message, needs_thought: bool, out: &mut Vec<Value>) -> Result<(), Refused> {
+fn render_message(message: &Message, model: &str, out: &mut Vec<Value>) -> Result<(), Refused> {
     let mut content = Vec::new();
     let mut calls = Vec::new();
-    let mut thought = String::new();
+    let (mut thought, mut refusal) = (String::new(), String::new());
+    // To other makers' servers it is text: not all know the field, and the model must read what it said.
+    let tells_refusals = message.role == Role::Assistant && is_openai_model(model);
     for part in &message.parts {
         match part {
-            Part::Text(text) => content.push(json!({"type": "text", "text": text})),
+            Part::Refusal(text) if tells_refusals => refusal.push_str(text),
+            Part::Text(text) | Part::Refusal(text) => content.push(json!({"type": "text", "text": text})),
             Part::Image(image) => {
                 if message.role == Role::Assistant {
                     return unsupported("messages.content", "an assistant message can't hold an image here");
@@ -358,6 +366,10 @@ fn render_message(message: &Message, needs_thought: bool, out: &mut Vec<Value>) 
             }
         }
     }
+    // Alone it is the content; beside words it has a field of its own.
+    if content.is_empty() && !refusal.is_empty() {
+        content.push(json!({"type": "refusal", "refusal": std::mem::take(&mut refusal)}));
+    }
     if content.is_empty() && calls.is_empty() {
         return Ok(());
     }
@@ -370,8 +382,11 @@ fn render_message(message: &Message, needs_thought: bool, out: &mut Vec<Value>) 
         Role::User => json!({"role": "user", "content": content}),
         Role::Assistant => json!({"role": "assistant", "content": content}),
     };
+    if !refusal.is_empty() {
+        rendered["refusal"] = refusal.into();
+    }
     if !calls.is_empty() {
-        if needs_thought || !thought.is_empty() {
+        if needs_thoughts_back(model) || !thought.is_empty() {
             rendered["reasoning_content"] = thought.into();
         }
         rendered["tool_calls"] = calls.into();

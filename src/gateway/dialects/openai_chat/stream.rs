@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::conversation::{Delta, FinishReason, TokenCounts};
+use super::super::conversation::{Delta, TokenCounts};
 use super::super::sse::data_frame;
 use super::answer::content_text;
 use super::calls::{Calls, text};
@@ -14,7 +14,6 @@ pub struct ChunkReader {
     /// The answer's id, once it has begun.
     id: Option<String>,
     calls: Calls,
-    is_refusal: bool,
 }
 
 impl ChunkReader {
@@ -45,9 +44,7 @@ impl ChunkReader {
         deltas.extend(said("reasoning_content").or_else(|| said("reasoning")).map(Delta::Thinking));
         let content = content_text(&delta["content"]);
         deltas.extend((!content.is_empty()).then_some(Delta::Text(content)));
-        let refusal = said("refusal");
-        self.is_refusal |= refusal.is_some();
-        deltas.extend(refusal.map(Delta::Text));
+        deltas.extend(said("refusal").map(Delta::Refusal));
         let spoken = |field: &str| text(&delta["audio"][field]).map(str::to_owned);
         deltas.extend(spoken("transcript").map(Delta::Text));
         deltas.extend(spoken("data").map(Delta::Sound));
@@ -59,14 +56,8 @@ impl ChunkReader {
             deltas.extend(self.calls.read_function(&delta["function_call"]));
         }
         let finish = choice["finish_reason"].as_str();
-        deltas.extend(finish.map(|reason| Delta::Finish(self.finish_reason(reason))));
-    }
-
-    fn finish_reason(&self, reason: &str) -> FinishReason {
-        match finish_reason(reason, !self.calls.is_empty()) {
-            FinishReason::Stop if self.is_refusal => FinishReason::ContentFilter,
-            finish => finish,
-        }
+        let has_calls = !self.calls.is_empty();
+        deltas.extend(finish.map(|reason| Delta::Finish(finish_reason(reason, has_calls))));
     }
 }
 
@@ -101,6 +92,7 @@ impl ChunkWriter {
                 out.push_str(&self.chunk(json!({"reasoning_content": text}), Value::Null));
             }
             Delta::Text(text) => out.push_str(&self.chunk(json!({"content": text}), Value::Null)),
+            Delta::Refusal(text) => out.push_str(&self.chunk(json!({"refusal": text}), Value::Null)),
             Delta::ToolCall { index, id, name } => {
                 let function = json!({"name": name, "arguments": ""});
                 let call = json!({"index": index, "id": id, "type": "function", "function": function});

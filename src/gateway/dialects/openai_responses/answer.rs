@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use super::super::Malformed;
-use super::super::conversation::{Answer, FinishReason, ToolCall};
+use super::super::conversation::{Answer, ToolCall};
 use super::{
     COMPLETED, Envelope, Repeated, call_item, finish_reason, last_status, message_item, reasoning_item,
-    tokens,
+    refusal_part, text_part, tokens,
 };
 
 /// Items of tools that the provider runs are left out: only a client of this dialect can have asked for them.
@@ -14,11 +14,11 @@ pub fn parse_answer(body: &Value) -> Result<Answer, Malformed> {
     let items = body["output"]
         .as_array()
         .ok_or_else(|| Malformed::new("output", "the provider's answer holds no output"))?;
-    let texts = |item: &str, lists: &[&str], fields: &[&str]| -> String {
+    let texts = |item: &str, lists: &[&str], field: &str| -> String {
         let of_kind = items.iter().filter(|found| found["type"] == item);
         let parts = of_kind.flat_map(|item| lists.iter().map(move |list| &item[*list]));
         let parts = parts.filter_map(Value::as_array).flatten();
-        parts.filter_map(|part| fields.iter().find_map(|field| part[*field].as_str())).collect()
+        parts.filter_map(|part| part[field].as_str()).collect()
     };
     let text = |item: &Value, field: &str| item[field].as_str().unwrap_or("").to_owned();
     let calls = items.iter().filter(|item| item["type"] == "function_call");
@@ -29,22 +29,14 @@ pub fn parse_answer(body: &Value) -> Result<Answer, Malformed> {
             arguments: text(item, "arguments"),
         })
         .collect();
-    let refused = items
-        .iter()
-        .filter_map(|item| item["content"].as_array())
-        .flatten()
-        .any(|part| part["type"] == "refusal");
-    let finish = match finish_reason(body, !tool_calls.is_empty()) {
-        FinishReason::Stop if refused => FinishReason::ContentFilter,
-        finish => finish,
-    };
     Ok(Answer {
         id: text(body, "id"),
         model: text(body, "model"),
-        thinking: texts("reasoning", &["summary", "content"], &["text"]),
-        text: texts("message", &["content"], &["text", "refusal"]),
+        thinking: texts("reasoning", &["summary", "content"], "text"),
+        text: texts("message", &["content"], "text"),
+        refusal: texts("message", &["content"], "refusal"),
+        finish: finish_reason(body, !tool_calls.is_empty()),
         tool_calls,
-        finish,
         tokens: tokens(&body["usage"]),
     })
 }
@@ -54,8 +46,11 @@ pub fn render_answer(answer: &Answer, asked: &Repeated, created_at_seconds: i64)
     if !answer.thinking.is_empty() {
         output.push(reasoning_item(&format!("rs_{}", answer.id), &answer.thinking));
     }
-    if !answer.text.is_empty() {
-        output.push(message_item(&format!("msg_{}", answer.id), &answer.text, COMPLETED));
+    let words = [(&answer.text, text_part as fn(&str) -> Value), (&answer.refusal, refusal_part)];
+    let content: Vec<Value> =
+        words.into_iter().filter(|(text, _)| !text.is_empty()).map(|(text, part)| part(text)).collect();
+    if !content.is_empty() {
+        output.push(message_item(&format!("msg_{}", answer.id), &content, COMPLETED));
     }
     for (nth, call) in answer.tool_calls.iter().enumerate() {
         output.push(call_item(&format!("fc_{}_{nth}", answer.id), call, COMPLETED));

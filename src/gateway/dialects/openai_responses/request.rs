@@ -8,12 +8,12 @@ use super::super::conversation::{
 };
 use super::super::dropped::{Dropped, says_something};
 use super::super::effort::RequestedEffort;
-use super::super::openai_common::{ToolWords, effort_name, render_tools, render_tuning};
+use super::super::openai_common::{ToolWords, effort_name, render_tools, render_tuning, service_tier};
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest, number, unsupported};
 use crate::gateway::model_names::is_openai_reasoning_model;
 
 /// Fields that tune an answer or its bookkeeping at OpenAI, and that an answer elsewhere can do without.
-const DROPPABLE: [&str; 12] = [
+const DROPPABLE: [&str; 11] = [
     "include",
     "max_tool_calls",
     "metadata",
@@ -21,7 +21,6 @@ const DROPPABLE: [&str; 12] = [
     "prompt_cache_key",
     "prompt_cache_options",
     "prompt_cache_retention",
-    "service_tier",
     "store",
     "stream_options",
     "top_logprobs",
@@ -87,6 +86,7 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
             conversation.dropped.add_unread(field, value, &["type", "name"]);
             conversation.tool_choice = Some(parse_tool_choice(value)?);
         }
+        "service_tier" => conversation.service_tier = service_tier(value)?,
         "parallel_tool_calls" => conversation.parallel_tool_calls = value.as_bool(),
         "text" => parse_text(conversation, value)?,
         "reasoning" => {
@@ -204,7 +204,10 @@ fn parse_parts(dropped: &mut Dropped, at: &str, content: &Value) -> Result<Vec<P
         let text = |field: &str| item[field].as_str().map(|text| Part::Text(text.to_owned()));
         let (part, read): (_, &[&str]) = match item["type"].as_str() {
             Some("input_text" | "output_text") => (text("text"), &["type", "text"]),
-            Some("refusal") => (text("refusal"), &["type", "refusal"]),
+            Some("refusal") => {
+                let refusal = item["refusal"].as_str().map(|text| Part::Refusal(text.to_owned()));
+                (refusal, &["type", "refusal"])
+            }
             Some("input_image") => {
                 // What OpenAI does by itself is no wish.
                 let is_auto = item["detail"] == "auto";
@@ -317,6 +320,9 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
     if let Some(tokens) = conversation.max_output_tokens {
         body.insert("max_output_tokens".into(), tokens.into());
     }
+    if let Some(tier) = conversation.service_tier {
+        body.insert("service_tier".into(), tier.into());
+    }
     if let Some(user) = conversation.end_user {
         body.insert("user".into(), user.for_openai(&mut dropped).into());
     }
@@ -336,7 +342,12 @@ fn render_message(message: &Message, out: &mut Vec<Value>) -> Result<(), Refused
     let (mut content, mut calls) = (Vec::new(), Vec::new());
     for part in &message.parts {
         match part {
-            Part::Text(text) => content.push(json!({"type": text_kind, "text": text})),
+            Part::Refusal(text) if message.role == Role::Assistant => {
+                content.push(json!({"type": "refusal", "refusal": text}));
+            }
+            Part::Text(text) | Part::Refusal(text) => {
+                content.push(json!({"type": text_kind, "text": text}));
+            }
             Part::Image(image) => {
                 if message.role == Role::Assistant {
                     return unsupported("messages.content", "an assistant message can't hold an image here");

@@ -6,14 +6,13 @@ use super::super::conversation::{Delta, FinishReason, TokenCounts, ToolCall};
 use super::super::sse::event_frame;
 use super::{
     COMPLETED, Envelope, Repeated, call_item, finish_reason, last_status, message_item, reasoning_item,
-    text_part, tokens,
+    refusal_part, text_part, tokens,
 };
 
 /// Reads events into neutral steps.
 #[derive(Debug, Default)]
 pub struct ItemReader {
     calls: Vec<Call>,
-    refused: bool,
 }
 
 /// A call that is being written.
@@ -36,10 +35,7 @@ impl ItemReader {
                 vec![Delta::Start { id: text("id"), model: text("model") }]
             }
             "response.output_text.delta" => said(Delta::Text),
-            "response.refusal.delta" => {
-                self.refused = true;
-                said(Delta::Text)
-            }
+            "response.refusal.delta" => said(Delta::Refusal),
             "response.reasoning_summary_text.delta" | "response.reasoning_text.delta" => {
                 said(Delta::Thinking)
             }
@@ -79,10 +75,7 @@ impl ItemReader {
     }
 
     fn end(&self, response: &Value) -> Vec<Delta> {
-        let finish = match finish_reason(response, !self.calls.is_empty()) {
-            FinishReason::Stop if self.refused => FinishReason::ContentFilter,
-            finish => finish,
-        };
+        let finish = finish_reason(response, !self.calls.is_empty());
         let usage = response["usage"].is_object().then(|| Delta::Usage(tokens(&response["usage"])));
         usage.into_iter().chain([Delta::Finish(finish), Delta::End]).collect()
     }
@@ -110,13 +103,86 @@ pub struct ItemWriter {
     tokens: TokenCounts,
 }
 
-/// Words that are being written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Words {
+    Thought,
+    Text,
+    Refusal,
+}
+
+/// Words that are being written, as the one part of an item.
 #[derive(Debug)]
 struct Open {
-    is_thinking: bool,
+    words: Words,
     place: usize,
     item_id: String,
     text: String,
+}
+
+impl Words {
+    fn kind_of_id(self) -> &'static str {
+        match self {
+            Words::Thought => "rs",
+            Words::Text | Words::Refusal => "msg",
+        }
+    }
+
+    /// Of what is said.
+    fn event(self) -> &'static str {
+        match self {
+            Words::Thought => "response.reasoning_summary_text",
+            Words::Text => "response.output_text",
+            Words::Refusal => "response.refusal",
+        }
+    }
+
+    fn event_of_part(self) -> &'static str {
+        match self {
+            Words::Thought => "response.reasoning_summary_part",
+            Words::Text | Words::Refusal => "response.content_part",
+        }
+    }
+
+    /// In which all that was said stands at its end.
+    fn field(self) -> &'static str {
+        match self {
+            Words::Thought | Words::Text => "text",
+            Words::Refusal => "refusal",
+        }
+    }
+
+    fn index(self) -> &'static str {
+        match self {
+            Words::Thought => "summary_index",
+            Words::Text | Words::Refusal => "content_index",
+        }
+    }
+
+    fn part(self, text: &str) -> Value {
+        match self {
+            Words::Thought => json!({"type": "summary_text", "text": text}),
+            Words::Text => text_part(text),
+            Words::Refusal => refusal_part(text),
+        }
+    }
+}
+
+impl Open {
+    fn event(&self, field: &str, value: Value) -> Value {
+        let mut event = json!({"item_id": self.item_id, "output_index": self.place});
+        event[self.words.index()] = 0.into();
+        event[field] = value;
+        event
+    }
+
+    /// Of what is said. Text has probabilities beside it, which nobody gave.
+    fn event_of_words(&self, field: &str, text: &str) -> Value {
+        let mut event = self.event(field, text.into());
+        if self.words == Words::Text {
+            event["logprobs"] = json!([]);
+        }
+        event
+    }
 }
 
 #[derive(Debug)]
@@ -156,8 +222,9 @@ impl ItemWriter {
                     self.push(name, json!({ "response": response }), out);
                 }
             }
-            Delta::Thinking(text) => self.words(true, &text, out),
-            Delta::Text(text) => self.words(false, &text, out),
+            Delta::Thinking(text) => self.words(Words::Thought, &text, out),
+            Delta::Text(text) => self.words(Words::Text, &text, out),
+            Delta::Refusal(text) => self.words(Words::Refusal, &text, out),
             Delta::ToolCall { index, id, name } => self.open_call(index, id, name, out),
             Delta::ToolArguments { index, fragment } => self.arguments(index, &fragment, out),
             Delta::Finish(finish) => self.finish = Some(finish),
@@ -167,78 +234,43 @@ impl ItemWriter {
         }
     }
 
-    fn words(&mut self, is_thinking: bool, text: &str, out: &mut String) {
-        if self.open.as_ref().is_none_or(|open| open.is_thinking != is_thinking) {
+    fn words(&mut self, words: Words, text: &str, out: &mut String) {
+        if self.open.as_ref().is_none_or(|open| open.words != words) {
             self.close(COMPLETED, out);
-            self.open_words(is_thinking, out);
+            self.open_words(words, out);
         }
         let Some(open) = &mut self.open else { return };
         open.text.push_str(text);
-        let (item_id, place) = (open.item_id.clone(), open.place);
-        let (name, at) = match is_thinking {
-            true => ("response.reasoning_summary_text.delta", "summary_index"),
-            false => ("response.output_text.delta", "content_index"),
-        };
-        let mut event = json!({"item_id": item_id, "output_index": place, "delta": text});
-        event[at] = 0.into();
-        if !is_thinking {
-            event["logprobs"] = json!([]);
-        }
-        self.push(name, event, out);
+        let event = open.event_of_words("delta", text);
+        self.push(&format!("{}.delta", words.event()), event, out);
     }
 
-    fn open_words(&mut self, is_thinking: bool, out: &mut String) {
-        let (place, item_id) = self.place(if is_thinking { "rs" } else { "msg" });
-        let (item, name, at, part) = match is_thinking {
-            true => (
-                json!({"id": item_id, "type": "reasoning", "summary": []}),
-                "response.reasoning_summary_part.added",
-                "summary_index",
-                json!({"type": "summary_text", "text": ""}),
-            ),
-            false => (
-                json!({"id": item_id, "type": "message", "status": "in_progress", "role": "assistant",
-                       "content": []}),
-                "response.content_part.added",
-                "content_index",
-                text_part(""),
-            ),
+    fn open_words(&mut self, words: Words, out: &mut String) {
+        let (place, item_id) = self.place(words.kind_of_id());
+        let item = match words {
+            Words::Thought => json!({"id": item_id, "type": "reasoning", "summary": []}),
+            Words::Text | Words::Refusal => message_item(&item_id, &[], "in_progress"),
         };
         self.push("response.output_item.added", json!({"output_index": place, "item": item}), out);
-        let mut event = json!({"item_id": item_id, "output_index": place, "part": part});
-        event[at] = 0.into();
-        self.push(name, event, out);
-        self.open = Some(Open { is_thinking, place, item_id, text: String::new() });
+        let open = Open { words, place, item_id, text: String::new() };
+        let event = open.event("part", words.part(""));
+        self.push(&format!("{}.added", words.event_of_part()), event, out);
+        self.open = Some(open);
     }
 
     fn close(&mut self, status: &str, out: &mut String) {
-        let Some(Open { is_thinking, place, item_id, text }) = self.open.take() else { return };
-        let (item, text_done, part_done, at, part) = match is_thinking {
-            true => (
-                reasoning_item(&item_id, &text),
-                "response.reasoning_summary_text.done",
-                "response.reasoning_summary_part.done",
-                "summary_index",
-                json!({"type": "summary_text", "text": text}),
-            ),
-            false => (
-                message_item(&item_id, &text, status),
-                "response.output_text.done",
-                "response.content_part.done",
-                "content_index",
-                text_part(&text),
-            ),
+        let Some(open) = self.open.take() else { return };
+        let (words, text) = (open.words, open.text.as_str());
+        let part = words.part(text);
+        let done = open.event_of_words(words.field(), text);
+        self.push(&format!("{}.done", words.event()), done, out);
+        let done = open.event("part", part.clone());
+        self.push(&format!("{}.done", words.event_of_part()), done, out);
+        let item = match words {
+            Words::Thought => reasoning_item(&open.item_id, text),
+            Words::Text | Words::Refusal => message_item(&open.item_id, &[part], status),
         };
-        let mut done = json!({"item_id": item_id, "output_index": place, "text": text});
-        done[at] = 0.into();
-        if !is_thinking {
-            done["logprobs"] = json!([]);
-        }
-        self.push(text_done, done, out);
-        let mut done = json!({"item_id": item_id, "output_index": place, "part": part});
-        done[at] = 0.into();
-        self.push(part_done, done, out);
-        self.finish_item(place, item, out);
+        self.finish_item(open.place, item, out);
     }
 
     fn open_call(&mut self, index: u64, call_id: String, name: String, out: &mut String) {

@@ -241,3 +241,42 @@ fn a_thought_signature_comes_back_with_its_call_and_goes_to_nobody_else() {
         assert!(body.contains("call_r1_0") && !body.contains("c2ln"), "{body}");
     }
 }
+
+#[test]
+fn words_after_a_call_stand_before_it_so_that_its_result_comes_next() {
+    let said = |text: &str| json!({"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]});
+    let call = |id: &str| json!({"type": "function_call", "call_id": id, "name": "look", "arguments": "{}"});
+    let result = |id: &str| json!({"type": "function_call_output", "call_id": id, "output": "a cat"});
+    let asked = json!({"role": "user", "content": "What is it?"});
+    let body = json!({"model": "m", "input": [
+        asked, said("Let me see."), call("a"), said("I am looking."), call("b"), result("a"), result("b"), said("A cat."),
+    ]});
+    let sent = |family| upstream_request(Dialect::OpenaiResponses, family, &body, "m").unwrap().body;
+
+    let chat_call =
+        |id: &str| json!({"id": id, "type": "function", "function": {"name": "look", "arguments": "{}"}});
+    let chat_result = |id: &str| json!({"role": "tool", "tool_call_id": id, "content": "a cat"});
+    let words = ["Let me see.", "I am looking."].map(|text| json!({"type": "text", "text": text}));
+    assert_eq!(
+        sent(Family::OpenaiChat)["messages"],
+        json!([
+            {"role": "user", "content": "What is it?"},
+            {"role": "assistant", "content": words, "tool_calls": [chat_call("a"), chat_call("b")]},
+            chat_result("a"),
+            chat_result("b"),
+            {"role": "assistant", "content": "A cat."},
+        ])
+    );
+    let part = |id: &str| json!({"functionCall": {"id": id, "name": "look", "args": {}}});
+    let answer =
+        |id: &str| json!({"functionResponse": {"id": id, "name": "look", "response": {"output": "a cat"}}});
+    assert_eq!(
+        sent(Family::Gemini)["contents"],
+        json!([
+            {"role": "user", "parts": [{"text": "What is it?"}]},
+            {"role": "model", "parts": [{"text": "Let me see."}, {"text": "I am looking."}, part("a"), part("b")]},
+            {"role": "user", "parts": [answer("a"), answer("b")]},
+            {"role": "model", "parts": [{"text": "A cat."}]},
+        ])
+    );
+}

@@ -147,3 +147,67 @@ fn what_an_answer_can_do_without_is_named_by_its_own_name() {
     assert_eq!(sent.dropped, dropped);
     assert_eq!(sent.body["messages"][2]["content"][0]["text"], "I can't.", "what was said is not lost");
 }
+
+#[test]
+fn a_tier_is_asked_for_between_openais_dialects_and_elsewhere_refused_unless_it_is_the_standard_one() {
+    let asking = |client: Dialect, tier: &str| match client {
+        Dialect::OpenaiResponses => json!({"model": "m", "input": "Hello", "service_tier": tier}),
+        Dialect::OpenaiChat | Dialect::AnthropicMessages => {
+            json!({"model": "m", "max_tokens": 9, "service_tier": tier,
+                   "messages": [{"role": "user", "content": "Hello"}]})
+        }
+    };
+    for (family, client) in across() {
+        let is_carried = client != Dialect::AnthropicMessages
+            && matches!(family, Family::OpenaiChat | Family::OpenaiResponses);
+        for (tier, is_standard) in [
+            ("auto", true),
+            ("default", true),
+            ("standard_only", true),
+            ("flex", false),
+            ("priority", false),
+            ("scale", false),
+        ] {
+            let sent = upstream_request(client, family, &asking(client, tier), "m");
+
+            match (sent, is_carried) {
+                (Ok(sent), true) => {
+                    assert_eq!((&sent.body["service_tier"], sent.dropped), (&tier.into(), vec![]));
+                }
+                (Ok(sent), false) => {
+                    assert!(
+                        is_standard && sent.body["service_tier"].is_null(),
+                        "{client:?} {family:?} {tier}"
+                    );
+                    assert_eq!(sent.dropped, ["service_tier"]);
+                }
+                (Err(Refused::Unsupported(no)), false) => {
+                    assert!(!is_standard && no.field == "service_tier", "{client:?} {family:?} {tier}: {no}");
+                }
+                (Err(refused), _) => panic!("{client:?} {family:?} {tier}: {refused}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_its_caller_began_is_named_where_it_is_not_gone_on_with() {
+    let asked = json!({"role": "user", "content": "As JSON, please."});
+    let call = json!({"type": "tool_use", "id": "t1", "name": "look", "input": {}});
+    for (last, is_prefill) in [
+        (json!({"role": "assistant", "content": "{\""}), true),
+        (json!({"role": "assistant", "content": [{"type": "text", "text": "{\""}]}), true),
+        (json!({"role": "assistant", "content": ""}), false),
+        (json!({"role": "assistant", "content": [{"type": "text", "text": "I look."}, call]}), false),
+        (json!({"role": "user", "content": "Now."}), false),
+    ] {
+        let body = json!({"model": "m", "max_tokens": 9, "messages": [asked, last]});
+        for family in FAMILIES {
+            let sent = upstream_request(Dialect::AnthropicMessages, family, &body, "m").unwrap();
+
+            let is_named = is_prefill && family != Family::Anthropic;
+            let dropped: &[&str] = if is_named { &["messages[].prefill"] } else { &[] };
+            assert_eq!(sent.dropped, dropped, "{family:?} {last}");
+        }
+    }
+}

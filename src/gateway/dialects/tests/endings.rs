@@ -157,3 +157,28 @@ fn only_a_clean_end_at_gemini_is_one_for_the_client() {
     let told = translated(Family::Gemini, Dialect::OpenaiResponses, &failed).unwrap();
     assert_eq!((&told["status"], &told["error"]["code"]), (&json!("failed"), &json!("server_error")));
 }
+
+#[test]
+fn a_body_without_an_answer_is_told_from_an_empty_or_refused_one() {
+    for (family, body, expected) in [
+        (Family::OpenaiChat, json!({"choices": [{"message": {"content": null}}]}), true),
+        (Family::OpenaiChat, json!({"choices": [{"finish_reason": "content_filter"}]}), true),
+        (Family::OpenaiChat, json!({"choices": []}), false),
+        (Family::OpenaiChat, json!({"choices": [null]}), false),
+        (Family::OpenaiChat, json!({"detail": "Not Found"}), false),
+        (Family::OpenaiChat, json!([]), false),
+        (Family::OpenaiResponses, json!({"status": "incomplete", "output": []}), true),
+        (Family::OpenaiResponses, json!({"output": []}), true),
+        (Family::OpenaiResponses, json!({"status": "queued", "output": []}), false),
+        (Family::OpenaiResponses, json!({"status": "completed"}), false),
+        (Family::Anthropic, json!({"content": [], "stop_reason": "refusal"}), true),
+        (Family::Anthropic, json!({"type": "message"}), false),
+        (Family::Gemini, json!({"candidates": [{"finishReason": "SAFETY"}]}), true),
+        (Family::Gemini, json!({"promptFeedback": {"blockReason": "SAFETY"}}), true),
+        (Family::Gemini, json!({"candidates": []}), false),
+        (Family::Gemini, json!({"usageMetadata": {"promptTokenCount": 9}}), false),
+    ] {
+        assert_eq!(is_answer(family, &body), expected, "{family:?} {body}");
+        assert!(!expected || parse(family, &body).is_ok(), "{family:?} {body}");
+    }
+}

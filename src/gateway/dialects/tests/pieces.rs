@@ -179,7 +179,7 @@ fn an_answer_in_one_piece_or_an_error_is_one_where_a_stream_was_asked_for_too() 
     {
         let (relay, out) = relayed(ends(*family, client), body.to_string().as_bytes(), 3);
 
-        assert_same(&gathered(client, &out), &parse(*family, body).unwrap(), &json!([out]));
+        assert_same(client, &gathered(client, &out), &parse(*family, body).unwrap(), &json!([out]));
         assert_eq!(relay.usage_json(), Some(&body["usage"]), "{family:?} {client:?}");
         assert!(relay.has_ended() && relay.has_begun() && relay.served_model() == Some("m"));
         assert!(relay.delivered().deltas > 0);

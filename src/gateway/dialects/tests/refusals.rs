@@ -145,3 +145,110 @@ fn errors_wear_the_clients_dialect() {
         "Vercel's AI SDK reads none without a number"
     );
 }
+
+#[test]
+fn a_refusal_stays_one_between_openais_dialects_and_is_text_with_its_end_for_claudes() {
+    let words = "I can't help with that.";
+    let chat = json!({"id": "c", "object": "chat.completion", "created": 0, "model": "gpt-4o", "choices": [{
+        "index": 0, "logprobs": null, "finish_reason": "stop",
+        "message": {"role": "assistant", "content": null, "refusal": words}}]});
+    let response = json!({"id": "resp_c", "object": "response", "status": "completed", "model": "gpt-4o", "output": [
+        {"id": "msg_c", "type": "message", "status": "completed", "role": "assistant",
+         "content": [{"type": "refusal", "refusal": words}]}]});
+    let (of_chat, of_responses) = (Family::OpenaiChat, Family::OpenaiResponses);
+
+    let to_responses = translated(of_chat, Dialect::OpenaiResponses, &chat).unwrap();
+    let to_chat = translated(of_responses, Dialect::OpenaiChat, &response).unwrap();
+    let back = translated(of_responses, Dialect::OpenaiChat, &to_responses).unwrap();
+
+    assert_eq!(to_responses["status"], "completed");
+    assert_eq!(to_responses["output"], response["output"]);
+    assert_eq!(to_chat["choices"], chat["choices"]);
+    assert_eq!(back["choices"], chat["choices"]);
+    for (family, answer) in [(of_chat, &chat), (of_responses, &response)] {
+        let heard = translated(family, Dialect::AnthropicMessages, answer).unwrap();
+        assert_eq!(heard["content"], json!([{"type": "text", "text": words}]));
+        assert_eq!(heard["stop_reason"], "refusal");
+        assert!(!is_blocked(family, answer), "it has words");
+    }
+}
+
+#[test]
+fn a_refusal_stays_one_in_streams() {
+    let chunk = |delta: Value, finish: Value| {
+        let choice = json!({"index": 0, "delta": delta, "finish_reason": finish});
+        format!("data: {}\n\n", json!({"id": "c", "model": "gpt-4o", "choices": [choice]}))
+    };
+    let chat = [
+        chunk(json!({"role": "assistant", "content": "", "refusal": null}), Value::Null),
+        chunk(json!({"refusal": "I can't"}), Value::Null),
+        chunk(json!({"refusal": " help."}), Value::Null),
+        chunk(json!({}), "stop".into()),
+        "data: [DONE]\n\n".to_owned(),
+    ]
+    .concat();
+    let events = |stream: &str| -> Vec<Value> {
+        let data = stream.lines().filter_map(|line| line.strip_prefix("data: "));
+        data.filter_map(|data| serde_json::from_str(data).ok()).collect()
+    };
+    let part = json!({"type": "refusal", "refusal": "I can't help."});
+
+    let (_, responses) = relayed(ends(Family::OpenaiChat, Dialect::OpenaiResponses), chat.as_bytes(), 3);
+    let (relay, back) = relayed(ends(Family::OpenaiResponses, Dialect::OpenaiChat), responses.as_bytes(), 5);
+    let (_, claude) = relayed(ends(Family::OpenaiChat, Dialect::AnthropicMessages), chat.as_bytes(), 3);
+
+    let told: Vec<Value> = events(&responses);
+    let names: Vec<&str> = told.iter().filter_map(|event| event["type"].as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "response.created",
+            "response.in_progress",
+            "response.output_item.added",
+            "response.content_part.added",
+            "response.refusal.delta",
+            "response.refusal.delta",
+            "response.refusal.done",
+            "response.content_part.done",
+            "response.output_item.done",
+            "response.completed",
+        ]
+    );
+    assert_eq!(told[3]["part"], json!({"type": "refusal", "refusal": ""}));
+    assert_eq!((&told[4]["delta"], &told[4]["content_index"]), (&json!("I can't"), &json!(0)));
+    assert!(told[4]["logprobs"].is_null(), "they are text's");
+    assert_eq!((&told[6]["refusal"], &told[7]["part"]), (&part["refusal"], &part));
+    assert_eq!(told[9]["response"]["output"][0]["content"], json!([part]));
+    let choices: Vec<Value> = events(&back).iter().map(|chunk| chunk["choices"][0].clone()).collect();
+    let said: String = choices.iter().filter_map(|choice| choice["delta"]["refusal"].as_str()).collect();
+    assert_eq!(said, "I can't help.");
+    assert!(choices.iter().all(|choice| choice["delta"]["content"].as_str().unwrap_or("").is_empty()));
+    let ends: Vec<&str> = choices.iter().filter_map(|choice| choice["finish_reason"].as_str()).collect();
+    assert_eq!(ends, ["stop"]);
+    assert!(relay.delivered().deltas == 2 && !relay.is_blocked(), "what was refused is paid for");
+    let heard = gathered(Dialect::AnthropicMessages, &claude);
+    assert_eq!((&*heard.text, heard.finish), ("I can't help.", FinishReason::ContentFilter));
+}
+
+#[test]
+fn what_was_refused_before_comes_back_as_it_was_told() {
+    let words = "I can't help with that.";
+    let asked = json!({"role": "user", "content": "How?"});
+    let next = json!({"role": "user", "content": "And this?"});
+    let chat = json!({"model": "m", "messages": [asked, {"role": "assistant", "content": null, "refusal": words}, next]});
+    let part = json!({"type": "refusal", "refusal": words});
+    let item = json!({"type": "message", "role": "assistant", "content": [part]});
+    let responses = json!({"model": "m", "input": [asked, item, next]});
+    let sent =
+        |client, family, body: &Value, model| upstream_request(client, family, body, model).unwrap().body;
+
+    let to_responses = sent(Dialect::OpenaiChat, Family::OpenaiResponses, &chat, "gpt-4o");
+    let to_chat = sent(Dialect::OpenaiResponses, Family::OpenaiChat, &responses, "gpt-4o");
+    let to_others = sent(Dialect::OpenaiResponses, Family::OpenaiChat, &responses, "mistral-small");
+    let to_gemini = sent(Dialect::OpenaiChat, Family::Gemini, &chat, "gemini-2.5-flash");
+
+    assert_eq!(to_responses["input"][1], json!({"role": "assistant", "content": [part]}));
+    assert_eq!(to_chat["messages"][1], json!({"role": "assistant", "content": [part]}));
+    assert_eq!(to_others["messages"][1], json!({"role": "assistant", "content": words}));
+    assert_eq!(to_gemini["contents"][1], json!({"role": "model", "parts": [{"text": words}]}));
+}
