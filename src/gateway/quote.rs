@@ -18,7 +18,7 @@ use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
 use crate::gateway::fit;
 use crate::gateway::plan::Prices;
-use crate::gateway::providers;
+use crate::gateway::providers::{self, LimitRules};
 use crate::gateway::target::Target;
 
 /// Bytes by which the clamp can lengthen a request that named none.
@@ -99,7 +99,8 @@ fn quote_generation(
     if Family::from(client) != upstream {
         dropped.extend(dialects::fit_thinking(client, &request.body, &mut body, limit));
     }
-    let clamp = providers::clamp(upstream, &target.model, &mut body, limit)
+    let rules = LimitRules { family: upstream, chat_limit: target.upstream.chat_limit };
+    let clamp = providers::clamp(rules, &mut body, limit)
         .map_err(|below| Failure::new(400, "invalid_request", below.to_string()))?;
     let sent = clamp.sent_tokens;
     dropped.extend(left_out(request, target, &mut body));

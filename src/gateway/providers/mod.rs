@@ -18,6 +18,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Value};
 
 use super::dialects::{Dialect, Family, Malformed};
+use crate::config::ChatLimit;
 use crate::domain::event::Purpose;
 
 /// The path of a count of tokens in Anthropic's dialect.
@@ -25,6 +26,13 @@ pub const COUNT_TOKENS_PATH: &str = "/v1/messages/count_tokens";
 
 /// The version of Anthropic's API that is read and written here.
 pub const ANTHROPIC_VERSION: &str = "2023-06-01";
+
+/// What decides how an upstream is told the output limit.
+#[derive(Clone, Copy, Debug)]
+pub struct LimitRules {
+    pub family: Family,
+    pub chat_limit: ChatLimit,
+}
 
 /// What a clamp did to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,12 +128,8 @@ pub fn minimum_output_tokens(family: Family, body: &Value) -> u64 {
 }
 
 /// Bounds the output of each choice of this request, reasoning included, to at most `limit_tokens`.
-pub fn clamp(
-    family: Family,
-    model: &str,
-    body: &mut Value,
-    limit_tokens: u64,
-) -> Result<Clamp, BelowMinimum> {
+pub fn clamp(rules: LimitRules, body: &mut Value, limit_tokens: u64) -> Result<Clamp, BelowMinimum> {
+    let LimitRules { family, chat_limit } = rules;
     let asked_tokens = asked_output_tokens(family, body);
     let sent_tokens = asked_tokens.map_or(limit_tokens, |asked| asked.min(limit_tokens));
     let minimum_tokens = minimum_output_tokens(family, body);
@@ -133,7 +137,7 @@ pub fn clamp(
         return Err(BelowMinimum { minimum_tokens });
     }
     let field = match family {
-        Family::OpenaiChat => openai::set_output_tokens(model, body, sent_tokens),
+        Family::OpenaiChat => openai::set_output_tokens(chat_limit, body, sent_tokens),
         Family::OpenaiResponses => responses::set_output_tokens(body, sent_tokens),
         Family::Anthropic => anthropic::set_output_tokens(body, sent_tokens),
         Family::Gemini => gemini::set_output_tokens(body, sent_tokens),
@@ -154,18 +158,15 @@ pub fn counts_output_limit(family: Family, model: &str) -> bool {
 /// The thought before a call, in a chat's message: some servers refuse it, whichever model they serve.
 pub const THOUGHT: &str = "reasoning_content";
 
-/// Leaves out what a server refuses; returns what is lost by it. An output limit is not: it goes in its older field.
+/// Leaves out what a server refuses; returns what is lost by it. An output limit is not: the clamp has put it into the field
+/// that the server reads.
 pub fn leave_out(lacks: &[String], body: &mut Value) -> Vec<String> {
     let Some(fields) = body.as_object_mut() else { return Vec::new() };
     let mut lost = Vec::new();
     for field in lacks {
-        match fields.shift_remove(field) {
-            Some(limit) if field == "max_completion_tokens" => {
-                fields.insert("max_tokens".into(), limit);
-            }
-            Some(_) => lost.push(field.clone()),
-            None if field == THOUGHT && forget_thoughts(fields) => lost.push(field.clone()),
-            None => {}
+        let is_lost = fields.shift_remove(field).is_some() || (field == THOUGHT && forget_thoughts(fields));
+        if is_lost {
+            lost.push(field.clone());
         }
     }
     lost

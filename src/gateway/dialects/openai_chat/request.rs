@@ -306,8 +306,8 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
     }
     body.insert("messages".into(), messages.into());
     if let Some(tokens) = conversation.max_output_tokens {
-        let field = if is_openai_reasoning_model(model) { "max_completion_tokens" } else { "max_tokens" };
-        body.insert(field.into(), tokens.into());
+        // The clamp puts it into the field that the server reads.
+        body.insert("max_tokens".into(), tokens.into());
     }
     render_tools(&conversation, &TOOL_WORDS, &mut body);
     if let Some(format) = conversation.response_format {
