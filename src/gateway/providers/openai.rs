@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::super::dialects::Malformed;
-use super::super::model_names::is_openai_reasoning_model;
+use super::super::model_names::{gpt_version, is_openai_reasoning_model};
 use crate::config::ChatLimit;
 
 /// More choices than this are refused: each is held for in full.
@@ -63,11 +63,10 @@ pub(super) fn set_output_tokens(limit: ChatLimit, body: &mut Value, tokens: u64)
     limit.field()
 }
 
-/// OpenAI itself, Azure, vLLM, DeepSeek and others refuse what exceeds the window together. Of `gpt-5` the window is known
-/// as the input's alone.
+/// OpenAI itself, Azure, vLLM, DeepSeek and others refuse what exceeds the window together. Of `gpt-5`
+/// and later the window is known as the input's alone.
 pub(super) fn counts_output_limit(model: &str) -> bool {
-    let name = model.rsplit('/').next().unwrap_or(model);
-    !(name.starts_with("gpt-5") && is_openai_reasoning_model(name))
+    !(gpt_version(model).is_some() && is_openai_reasoning_model(model))
 }
 
 pub(super) fn positive_integer(body: &Value, field: &str) -> Result<(), Malformed> {

@@ -67,6 +67,7 @@ fn the_output_limit_counts_against_the_window_where_the_provider_says_so() {
         (Family::OpenaiChat, "deepseek-chat", true),
         (Family::OpenaiChat, "gpt-5-chat-latest", true),
         (Family::OpenaiChat, "openai/gpt-5-mini", false),
+        (Family::OpenaiChat, "gpt-6-sol", false),
         (Family::OpenaiResponses, "gpt-4o", false),
         (Family::Gemini, "gemini-2.5-flash", false),
         (Family::Anthropic, "claude-2.1", true),
