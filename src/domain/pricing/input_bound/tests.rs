@@ -56,6 +56,33 @@ fn a_plain_request_is_bounded_by_its_bytes_and_a_little() {
 }
 
 #[test]
+fn i2_a_prompt_that_a_server_adds_to_a_short_request_is_within_its_bound() {
+    let chat = |model: &str, text: &str| json!({"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 10});
+    // Input tokens that were reported and published for such requests.
+    for (provider, model, text, reported) in [
+        ("xai", "grok-4", "Hello", 686),
+        ("openrouter", "x-ai/grok-4", "Hello", 686),
+        ("azure", "Grok-4", "Hello", 686),
+        ("xai", "grok-code-fast-1", "Who are you?", 206),
+        ("xai", "grok-4-1-fast-non-reasoning", "Who are you?", 174),
+        ("xai", "grok-4-fast", "Say hi in Portuguese", 165),
+        ("deepseek", "deepseek-chat", "Hi", 10),
+    ] {
+        for named in [model, RateCard::ANY] {
+            let card = RateCard { provider: provider.into(), model: named.into(), ..card("1", "1") };
+            let request = chat(model, text);
+            let bytes = request.to_string().len() as u64;
+
+            let bound = input_bound(&request, bytes, Dialect::OpenAiChat, &card).expect("a bound").demand;
+
+            assert!(bound.input_tokens_max >= reported, "{model}: {}", bound.input_tokens_max);
+        }
+    }
+    let plain = bound_of(&chat("llama-3.3-70b-versatile", "Hello"), Dialect::OpenAiChat).expect("a bound");
+    assert!(plain.demand.input_tokens_max < 200, "others' are not raised: {}", plain.demand.input_tokens_max);
+}
+
+#[test]
 fn what_lies_behind_a_reference_is_bounded_by_the_window() {
     let chat = |part: Value| json!({"messages": [{"role": "user", "content": [part]}]});
     for (request, dialect, least) in [
