@@ -36,6 +36,12 @@ pub(super) fn refuse_fields(request: &Value, dialect: Dialect) -> Result<(), Unb
     if let Some(field) = refused.iter().chain(&OF_ROUTERS).find(|field| is_set(request, field)) {
         return Err(Unboundable::Field { field });
     }
+    // Several runs for one answer, of which each is billed and no limit bounds the sum: <https://platform.openai.com/docs/guides/reasoning>.
+    match &request["reasoning"]["mode"] {
+        Value::Null => {}
+        mode if mode == "standard" => {}
+        _ => return Err(Unboundable::Value { field: "reasoning.mode" }),
+    }
     // An object of edits at Anthropic, a list of them in OpenAI's responses.
     let asked = &request["context_management"];
     let edits = asked.as_array().map_or_else(|| list(asked, "edits"), Vec::as_slice);

@@ -216,6 +216,9 @@ fn what_has_no_bound_is_refused() {
         (json!({"models": ["a", "b"]}), Dialect::OpenAiChat),
         (json!({"provider": {"order": ["dear"]}}), Dialect::OpenAiChat),
         (json!({"preset": "p"}), Dialect::OpenAiResponses),
+        (json!({"reasoning": {"mode": "pro"}}), Dialect::OpenAiResponses),
+        (json!({"reasoning": {"mode": "pro", "effort": "low"}}), Dialect::OpenAiChat),
+        (json!({"reasoning": {"mode": ["pro"]}}), Dialect::OpenAiResponses),
         (json!({"plugins": [{"id": "web"}]}), Dialect::OpenAiChat),
         (json!({"context_management": [{"type": "compaction"}]}), Dialect::OpenAiResponses),
         (
@@ -251,6 +254,8 @@ fn what_has_no_bound_is_refused() {
     for harmless in [
         json!({"transforms": ["middle-out"], "deferred": false, "plugins": [], "enable_search": false}),
         json!({"providerOptions": {"openai": {"user": "u"}}, "prompt_cache_options": {"ttl": "30m"}}),
+        json!({"reasoning": {"mode": "standard", "effort": "high"}}),
+        json!({"reasoning": {"mode": null}}),
         json!({"messages": [{"role": "user", "content": [
             {"type": "text", "cache_control": {"type": "ephemeral"}}]}]}),
     ] {
