@@ -22,6 +22,7 @@ use crate::domain::pricing::cost::Terms;
 use crate::domain::pricing::rate_card::{RateCard, ServiceTier, Uplift};
 use crate::domain::pricing::searching::{is_billed_for_findings, searches_unasked};
 
+pub use fields::field_in_another_case;
 use fields::{
     CacheLife, answers, asks_for_audio, cache_lives, refuse_fields, refuse_modalities, tier, uplifts,
 };

@@ -20,6 +20,7 @@ use serde_json::{Map, Value};
 use super::dialects::{Dialect, Family, Malformed};
 use crate::config::ChatLimit;
 use crate::domain::event::Purpose;
+use crate::domain::pricing::field_in_another_case;
 
 /// The path of a count of tokens in Anthropic's dialect.
 pub const COUNT_TOKENS_PATH: &str = "/v1/messages/count_tokens";
@@ -101,11 +102,25 @@ pub fn request_id_header(family: Family) -> &'static str {
 
 /// Checks the shape of a generation request as far as Tollgate relies on it; the provider checks the rest.
 pub fn validate(dialect: Dialect, body: &Value) -> Result<(), Malformed> {
+    refuse_other_cases(body)?;
     match dialect {
         Dialect::OpenaiChat => openai::validate(body),
         Dialect::OpenaiResponses => responses::validate(body),
         Dialect::AnthropicMessages => anthropic::validate(body),
     }
+}
+
+/// A server that reads names whatever their case would obey what nothing was held for.
+fn refuse_other_cases(body: &Value) -> Result<(), Malformed> {
+    for name in body.as_object().into_iter().flat_map(Map::keys) {
+        if let Some(known) = field_in_another_case(name) {
+            return Err(Malformed::new(
+                name,
+                format!("no field is called {name:?}: it is written {known:?}"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The output limit that the request gives.

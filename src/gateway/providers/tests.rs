@@ -134,6 +134,18 @@ fn malformed_requests_are_refused_by_field() {
     ] {
         assert_eq!(validate(dialect, &body).unwrap_err().field, field, "{body}");
     }
+    for (dialect, prompt, field) in [
+        (Dialect::OpenaiChat, "messages", "Max_Tokens"),
+        (Dialect::OpenaiChat, "messages", "N"),
+        (Dialect::OpenaiResponses, "input", "Service_Tier"),
+        (Dialect::AnthropicMessages, "messages", "Speed"),
+    ] {
+        let body = json!({"model": "m", prompt: message, "max_tokens": 1, field: 16_000});
+        let refused = validate(dialect, &body).unwrap_err();
+        assert_eq!(refused.field, field);
+        assert!(refused.message.ends_with(&format!("{:?}", field.to_lowercase())), "{}", refused.message);
+    }
+    assert_eq!(embeddings::validate(&json!({"model": "m", "Input": "x"})).unwrap_err().field, "Input");
     for body in [json!({"model": "m"}), json!({"model": "m", "input": []}), json!({"model": "m", "input": 7})]
     {
         assert_eq!(embeddings::validate(&body).unwrap_err().field, "input", "{body}");

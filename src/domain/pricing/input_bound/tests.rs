@@ -230,6 +230,11 @@ fn what_has_no_bound_is_refused() {
         (json!({"service_tier": "batch"}), Dialect::OpenAiChat),
         (json!({"service_tier": "batch"}), Dialect::Anthropic),
         (json!({"enable_search": true}), Dialect::OpenAiChat),
+        (json!({"n_predict": 16_000}), Dialect::OpenAiChat),
+        (json!({"num_predict": -1}), Dialect::OpenAiChat),
+        (json!({"max_new_tokens": 16_000}), Dialect::OpenAiChat),
+        (json!({"max_length": 0}), Dialect::OpenAiChat),
+        (json!({"best_of": 20}), Dialect::OpenAiChat),
         (json!({"search_options": {"forced_search": true}}), Dialect::OpenAiChat),
         (json!({"enable_code_interpreter": true}), Dialect::OpenAiChat),
         (json!({"fallbacks": ["dear"]}), Dialect::OpenAiChat),
@@ -260,6 +265,30 @@ fn what_has_no_bound_is_refused() {
             {"type": "text", "cache_control": {"type": "ephemeral"}}]}]}),
     ] {
         assert!(bound_of(&harmless, Dialect::OpenAiChat).is_ok(), "{harmless}");
+    }
+}
+
+#[test]
+fn i2_a_field_of_the_cost_is_known_in_any_case_and_every_other_name_is_nobodys() {
+    for (name, known) in [
+        ("Max_Tokens", Some("max_tokens")),
+        ("MAX_OUTPUT_TOKENS", Some("max_output_tokens")),
+        ("N", Some("n")),
+        ("Service_Tier", Some("service_tier")),
+        ("Web_Search_Options", Some("web_search_options")),
+        ("Models", Some("models")),
+        ("provideroptions", Some("providerOptions")),
+        ("max_to\u{212a}ens", Some("max_tokens")),
+        ("max_token\u{17f}", Some("max_tokens")),
+        ("max_tokens", None),
+        ("providerOptions", None),
+        ("web_search_options", None),
+        ("max-tokens", None),
+        ("maxTokens", None),
+        ("temperature", None),
+        ("", None),
+    ] {
+        assert_eq!(field_in_another_case(name), known, "{name}");
     }
 }
 
