@@ -30,9 +30,11 @@ pub const ANTHROPIC_VERSION: &str = "2023-06-01";
 
 /// What decides how an upstream is told the output limit.
 #[derive(Clone, Copy, Debug)]
-pub struct LimitRules {
+pub struct LimitRules<'a> {
     pub family: Family,
     pub chat_limit: ChatLimit,
+    /// The features that the request switches on by name.
+    pub betas: &'a [String],
 }
 
 /// What a clamp did to a request.
@@ -133,21 +135,21 @@ pub fn asked_output_tokens(family: Family, body: &Value) -> Option<u64> {
     }
 }
 
-/// The smallest output limit with which the provider accepts this request.
-pub fn minimum_output_tokens(family: Family, body: &Value) -> u64 {
+/// The smallest output limit with which the provider accepts this request with these features.
+pub fn minimum_output_tokens(family: Family, betas: &[String], body: &Value) -> u64 {
     match family {
         Family::OpenaiChat | Family::Gemini => 1,
         Family::OpenaiResponses => responses::OUTPUT_TOKENS_MIN,
-        Family::Anthropic => anthropic::minimum_output_tokens(body),
+        Family::Anthropic => anthropic::minimum_output_tokens(betas, body),
     }
 }
 
 /// Bounds the output of each choice of this request, reasoning included, to at most `limit_tokens`.
-pub fn clamp(rules: LimitRules, body: &mut Value, limit_tokens: u64) -> Result<Clamp, BelowMinimum> {
-    let LimitRules { family, chat_limit } = rules;
+pub fn clamp(rules: LimitRules<'_>, body: &mut Value, limit_tokens: u64) -> Result<Clamp, BelowMinimum> {
+    let LimitRules { family, chat_limit, betas } = rules;
     let asked_tokens = asked_output_tokens(family, body);
     let sent_tokens = asked_tokens.map_or(limit_tokens, |asked| asked.min(limit_tokens));
-    let minimum_tokens = minimum_output_tokens(family, body);
+    let minimum_tokens = minimum_output_tokens(family, betas, body);
     if sent_tokens < minimum_tokens {
         return Err(BelowMinimum { minimum_tokens });
     }

@@ -20,7 +20,7 @@ const FILES: [(Dialect, &str); 3] = [
 #[test]
 fn i2_the_clamp_bounds_the_output_with_reasoning_in_it() {
     let (old, whole) = (ChatLimit::MaxTokens, ChatLimit::MaxCompletionTokens);
-    let of = |family| LimitRules { family, chat_limit: old };
+    let of = |family| LimitRules { family, chat_limit: old, betas: &[] };
     for (chat_limit, body, limit, tokens) in [
         (whole, json!({}), 100, 100),
         (whole, json!({"max_tokens": 50}), 100, 50),
@@ -33,7 +33,7 @@ fn i2_the_clamp_bounds_the_output_with_reasoning_in_it() {
     ] {
         let mut sent = body.clone();
 
-        let clamp = clamp(LimitRules { family: Family::OpenaiChat, chat_limit }, &mut sent, limit).unwrap();
+        let clamp = clamp(LimitRules { chat_limit, ..of(Family::OpenaiChat) }, &mut sent, limit).unwrap();
 
         assert_eq!(sent, json!({chat_limit.field(): tokens}), "{chat_limit:?} {body}");
         assert_eq!((clamp.field, clamp.sent_tokens), (chat_limit.field(), tokens));
@@ -379,7 +379,7 @@ fn what_a_server_refuses_is_left_out_and_the_output_limit_stays() {
         lacks: lacks.to_vec(),
         ..ProviderConfig::new("mistral", ProviderKind::Openai, "https://api.mistral.ai".into())
     };
-    let rules = LimitRules { family: Family::OpenaiChat, chat_limit: provider.chat_limit() };
+    let rules = LimitRules { family: Family::OpenaiChat, chat_limit: provider.chat_limit(), betas: &[] };
     let mut body = json!({"model": "m", "stream_options": {"include_usage": true}, "max_completion_tokens": 9, "top_p": 1});
 
     clamp(rules, &mut body, 100).unwrap();

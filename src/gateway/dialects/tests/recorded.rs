@@ -18,7 +18,7 @@ fn every_recorded_request_is_translated_or_refused_by_name() {
             match upstream_request(client, upstream, &exchange["request"], "target") {
                 Ok(request) => {
                     let mut body = request.body;
-                    let rules = LimitRules { family: upstream, chat_limit: ChatLimit::MaxTokens };
+                    let rules = LimitRules { family: upstream, chat_limit: ChatLimit::MaxTokens, betas: &[] };
                     providers::clamp(rules, &mut body, 512).unwrap();
                     if let Some((dialect, _)) =
                         CLIENTS.iter().find(|(dialect, _)| upstream == (*dialect).into())
