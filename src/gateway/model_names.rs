@@ -22,6 +22,11 @@ pub fn is_openai_model(model: &str) -> bool {
     is_openai_reasoning_model(name) || name.starts_with("gpt-") || name.starts_with("chatgpt-")
 }
 
+/// Whether this is one of OpenAI's open models, which others serve.
+pub fn is_gpt_oss(model: &str) -> bool {
+    own_name(model).starts_with("gpt-oss")
+}
+
 /// Generation and part of it, of `gpt-5.1-codex`, `openai/gpt-6-sol` or `gpt-4o`; `None` where the name says neither.
 pub fn gpt_version(model: &str) -> Option<(u64, u64)> {
     let version = own_name(model).strip_prefix("gpt-")?;

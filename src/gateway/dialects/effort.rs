@@ -5,7 +5,7 @@
 
 use super::Malformed;
 use crate::gateway::model_names::{
-    claude_version, gemini_version, gpt_version, is_openai_model, is_openai_reasoning_model,
+    claude_version, gemini_version, gpt_version, is_gpt_oss, is_openai_model, is_openai_reasoning_model,
 };
 
 /// From no thought to as much as there is.
@@ -107,7 +107,7 @@ pub fn for_openai(asked: Effort, model: &str) -> AppliedEffort<Effort> {
     let name = model.rsplit('/').next().unwrap_or(model);
     if !is_openai_reasoning_model(model) {
         // The open models think whatever they are told.
-        let is_without = asked == Effort::None && is_openai_model(model) && !name.starts_with("gpt-oss");
+        let is_without = asked == Effort::None && is_openai_model(model) && !is_gpt_oss(model);
         return if is_without { AppliedEffort::OBEYED } else { AppliedEffort::NOTHING };
     }
     let Some(version) = gpt_version(model) else {
