@@ -16,7 +16,7 @@ use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
-pub use crate::config::provider::{ProviderConfig, ProviderKind};
+pub use crate::config::provider::{ChatLimit, ProviderConfig, ProviderKind};
 use crate::config::reading::{Masked, check_syntax};
 pub use crate::config::routes::LocatedMistake;
 use crate::config::routes::{Lines, locate, read_apart, read_routes};

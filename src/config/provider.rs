@@ -12,7 +12,10 @@ use crate::config::{ConfigError, check_seconds};
 use crate::domain::pricing::rate_card::Uplift;
 
 /// What a request is, and what bounds its cost.
-const NEEDED: [&str; 7] = ["model", "messages", "input", "stream", "max_tokens", "max_output_tokens", "n"];
+const NEEDED: [&str; 6] = ["model", "messages", "input", "stream", "max_output_tokens", "n"];
+
+/// Where OpenAI and Azure serve OpenAI's chats, a region's own hosts below them included.
+const OPENAI_HOSTS: [&str; 2] = ["api.openai.com", "openai.azure.com"];
 
 /// Longest name of an environment variable that is repeated.
 const VARIABLE_MAX: usize = 64;
@@ -67,6 +70,24 @@ pub enum ProviderKind {
     OpenaiResponses,
     Anthropic,
     Gemini,
+}
+
+/// The field in which a server of OpenAI's chats reads the output limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChatLimit {
+    /// What the many compatible servers read. DeepSeek, Ollama and others ignore the other one without a word.
+    MaxTokens,
+    /// What OpenAI reads of all its models; those that reason refuse the other one.
+    MaxCompletionTokens,
+}
+
+impl ChatLimit {
+    pub const fn field(self) -> &'static str {
+        match self {
+            ChatLimit::MaxTokens => "max_tokens",
+            ChatLimit::MaxCompletionTokens => "max_completion_tokens",
+        }
+    }
 }
 
 /// Repeats the name only where it can be a variable's: it may be the key itself, given in the wrong place.
@@ -156,7 +177,11 @@ impl ProviderConfig {
         if self.api_key_header.as_ref().is_some_and(|name| HeaderName::try_from(name).is_err()) {
             return Err(self.error("api_key_header is no header's name"));
         }
-        if let Some(field) = self.lacks.iter().find(|field| NEEDED.contains(&field.as_str())) {
+        let is_needed = |field: &&String| {
+            NEEDED.contains(&field.as_str())
+                || (*field == ChatLimit::MaxTokens.field() && !self.can_lack_max_tokens())
+        };
+        if let Some(field) = self.lacks.iter().find(is_needed) {
             return Err(self.error(&format!("no request can do without {field}: it can't be lacked")));
         }
         let keys = [self.api_key.is_some(), self.api_key_env.is_some(), self.api_key_file.is_some()];
@@ -204,6 +229,38 @@ impl ProviderConfig {
         Err(self.error(&format!(
             "base_url ends before the version, without a query or a fragment: write {instead}"
         )))
+    }
+
+    /// An output limit needs one of two fields in chats, and has this one alone elsewhere.
+    fn can_lack_max_tokens(&self) -> bool {
+        self.kind == ProviderKind::Openai && !self.lacks_limit(ChatLimit::MaxCompletionTokens)
+    }
+
+    fn lacks_limit(&self, limit: ChatLimit) -> bool {
+        self.lacks.iter().any(|field| field == limit.field())
+    }
+
+    /// How a chat's output limit is sent there. A server that is not known to be OpenAI's gets the field that none ignores: a
+    /// refusal is seen at once, and cured by `lacks`; a limit that is ignored is a loss that nobody sees.
+    pub fn chat_limit(&self) -> ChatLimit {
+        if self.lacks_limit(ChatLimit::MaxTokens) {
+            return ChatLimit::MaxCompletionTokens;
+        }
+        if self.lacks_limit(ChatLimit::MaxCompletionTokens) {
+            return ChatLimit::MaxTokens;
+        }
+        match self.priced_as() == "openai" || self.is_at_openai() {
+            true => ChatLimit::MaxCompletionTokens,
+            false => ChatLimit::MaxTokens,
+        }
+    }
+
+    fn is_at_openai(&self) -> bool {
+        let url = reqwest::Url::parse(&self.base_url).ok();
+        let host = url.as_ref().and_then(|url| url.host_str()).unwrap_or_default();
+        OPENAI_HOSTS.iter().any(|known| {
+            host.strip_suffix(known).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+        })
     }
 
     /// Whose rate cards price its calls.

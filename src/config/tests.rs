@@ -281,8 +281,42 @@ fn a_server_may_lack_what_no_request_needs() {
     let config = load(&format!("{PROVIDER}lacks = [\"stream_options\"]\n")).expect("reads");
     assert_eq!(config.providers[0].lacks, ["stream_options"]);
 
-    let error = load(&format!("{PROVIDER}lacks = [\"max_tokens\"]\n")).expect_err("a mistake");
+    for lacks in ["[\"messages\"]", "[\"max_completion_tokens\", \"max_tokens\"]"] {
+        let error = load(&format!("{PROVIDER}lacks = {lacks}\n")).expect_err("a mistake");
+        assert!(error.to_string().contains("openai: no request can do without m"), "{error}");
+    }
+    let claude = PROVIDER.replace("kind = \"openai\"", "kind = \"anthropic\"");
+    let error = load(&format!("{claude}lacks = [\"max_tokens\"]\n")).expect_err("a mistake");
     assert!(error.to_string().contains("openai: no request can do without max_tokens"), "{error}");
+}
+
+#[test]
+fn i2_a_chats_output_limit_goes_in_the_field_that_its_server_reads() {
+    use ChatLimit::{MaxCompletionTokens, MaxTokens};
+    for (name, prices_of, base_url, lacks, field) in [
+        ("openai", None, "https://api.openai.com", None, MaxCompletionTokens),
+        ("second", Some("openai"), "https://api.openai.com", None, MaxCompletionTokens),
+        ("europe", Some("own"), "https://eu.api.openai.com", None, MaxCompletionTokens),
+        ("azure", Some("own"), "https://acme.openai.azure.com/openai", None, MaxCompletionTokens),
+        ("azure", Some("openai"), "https://acme.services.ai.azure.com/openai", None, MaxCompletionTokens),
+        ("openai", None, "http://127.0.0.1:4010", None, MaxCompletionTokens),
+        ("deepseek", None, "https://api.deepseek.com", None, MaxTokens),
+        ("ollama", None, "http://127.0.0.1:11434", None, MaxTokens),
+        ("openrouter", None, "https://openrouter.ai/api", None, MaxTokens),
+        ("odd", None, "https://notapi.openai.com", None, MaxTokens),
+        ("odd", None, "https://api.openai.com.example.org", None, MaxTokens),
+        ("proxy", None, "https://llm.example.org", Some("max_tokens"), MaxCompletionTokens),
+        ("openai", None, "https://llm.example.org", Some("max_completion_tokens"), MaxTokens),
+    ] {
+        let provider = ProviderConfig {
+            prices_of: prices_of.map(str::to_owned),
+            lacks: lacks.map(str::to_owned).into_iter().collect(),
+            ..ProviderConfig::new(name, ProviderKind::Openai, base_url.to_owned())
+        };
+
+        assert!(provider.check().is_ok(), "{name} {base_url}");
+        assert_eq!(provider.chat_limit(), field, "{name} {base_url} {lacks:?}");
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ const COUNTED_BY: &str = "x-tollgate-count";
 pub async fn count_tokens(state: &State, arrived: Arrived) -> Result<Response, Failure> {
     let dialect = arrived.endpoint.dialect();
     let mut asked = body::parse(&arrived.bytes)?;
-    let least = providers::minimum_output_tokens(dialect.into(), &asked);
+    let least = providers::minimum_output_tokens(dialect.into(), &[], &asked);
     // A count names no output limit; a request must.
     if let Some(fields) = asked.as_object_mut() {
         fields.insert("max_tokens".into(), least.into());

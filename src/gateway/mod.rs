@@ -43,7 +43,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::{RwLock, Semaphore};
 
-use crate::config::{Config, ConfigError, ProviderConfig, ProviderKind};
+use crate::config::{ChatLimit, Config, ConfigError, ProviderConfig, ProviderKind};
 use crate::domain::ids::OrgId;
 use crate::domain::prompts::Templates;
 use crate::domain::routing::{Arm, Experiment, Routes};
@@ -92,6 +92,8 @@ pub struct Parts {
 pub struct Upstream {
     config: ProviderConfig,
     family: Family,
+    /// How a chat's output limit is sent there.
+    chat_limit: ChatLimit,
     key: Option<String>,
     http: reqwest::Client,
 }
@@ -220,7 +222,8 @@ impl Upstream {
             .build()
             .map_err(|error| config.error(&format!("its connections can't be set up: {error}")))?;
         let family = family(config.kind);
-        Ok(Arc::new(Upstream { key: config.key()?, family, http, config: config.clone() }))
+        let chat_limit = config.chat_limit();
+        Ok(Arc::new(Upstream { key: config.key()?, family, chat_limit, http, config: config.clone() }))
     }
 }
 

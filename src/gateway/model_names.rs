@@ -1,19 +1,54 @@
 //! What the names of models tell of them, wherever they run.
 
-/// Whether this OpenAI model reasons, so that it takes `max_completion_tokens` and a reasoning effort.
-pub fn is_openai_reasoning_model(model: &str) -> bool {
+/// Without whoever serves it, and without what makes it a fine-tuned one (`ft:o4-mini-2025-04-16:acme::1`).
+fn own_name(model: &str) -> &str {
     let name = model.rsplit('/').next().unwrap_or(model);
-    let o_series = name
-        .strip_prefix('o')
-        .and_then(|rest| rest.chars().next())
-        .is_some_and(|digit| digit.is_ascii_digit());
-    o_series || (name.starts_with("gpt-5") && !name.contains("-chat"))
+    name.strip_prefix("ft:").unwrap_or(name)
+}
+
+/// Whether this OpenAI model reasons, so that it takes a reasoning effort and no samplers. Generations that nobody knows yet
+/// are taken to do what the newest known one does.
+pub fn is_openai_reasoning_model(model: &str) -> bool {
+    let name = own_name(model);
+    let is_o_series =
+        name.strip_prefix('o').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    let is_late = gpt_version(name).is_some_and(|version| version >= (5, 0));
+    is_o_series || (is_late && !name.contains("-chat"))
 }
 
 /// Whether this is a chat model of OpenAI's by its name, wherever it runs.
 pub fn is_openai_model(model: &str) -> bool {
-    let name = model.rsplit('/').next().unwrap_or(model);
+    let name = own_name(model);
     is_openai_reasoning_model(name) || name.starts_with("gpt-") || name.starts_with("chatgpt-")
+}
+
+/// Whether this is one of OpenAI's open models, which others serve.
+pub fn is_gpt_oss(model: &str) -> bool {
+    own_name(model).starts_with("gpt-oss")
+}
+
+/// Generation and part of it, of `gpt-5.1-codex`, `openai/gpt-6-sol` or `gpt-4o`; `None` where the name says neither.
+pub fn gpt_version(model: &str) -> Option<(u64, u64)> {
+    let version = own_name(model).strip_prefix("gpt-")?;
+    // As Azure calls 3.5.
+    if version.starts_with("35") { Some((3, 5)) } else { leading_version(version) }
+}
+
+/// Generation and part of it, of `gemini-2.5-flash` or `google/gemini-3-pro-preview`; `None` where the name says neither, as
+/// of `gemini-flash-latest`.
+pub fn gemini_version(model: &str) -> Option<(u64, u64)> {
+    leading_version(model.rsplit_once("gemini-")?.1)
+}
+
+/// Of `5.1-codex`, `4o` or `3-pro`.
+fn leading_version(text: &str) -> Option<(u64, u64)> {
+    let number = |text: &str| {
+        let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+        text[..end].parse::<u64>().ok().map(|number| (number, end))
+    };
+    let (major, end) = number(text)?;
+    let minor = text[end..].strip_prefix('.').and_then(number).map_or(0, |(minor, _)| minor);
+    Some((major, minor))
 }
 
 /// Generation and part of it, of `claude-3-7-sonnet-20250219`, `claude-sonnet-4-5@20250929` or `anthropic/claude-opus-5`;
@@ -35,6 +70,75 @@ pub fn is_claude_thinking_unasked(model: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::usage::recordings::price_map;
+
+    #[test]
+    fn a_version_is_read_from_every_form_of_a_name() {
+        for (model, version) in [
+            ("gpt-3.5-turbo", Some((3, 5))),
+            ("gpt-35-turbo", Some((3, 5))),
+            ("gpt-4o-mini", Some((4, 0))),
+            ("gpt-4-1106-preview", Some((4, 0))),
+            ("ft:gpt-4.1-2025-04-14:acme::1", Some((4, 1))),
+            ("openai/gpt-5-mini-2025-08-07", Some((5, 0))),
+            ("gpt-5.1-codex-max", Some((5, 1))),
+            ("gpt-6-sol", Some((6, 0))),
+            ("gpt-12.34-x", Some((12, 34))),
+            ("gpt-oss-120b", None),
+            ("gpt-99999999999999999999", None),
+            ("o3", None),
+        ] {
+            assert_eq!(gpt_version(model), version, "{model}");
+        }
+        for (model, version) in [
+            ("gemini-2.5-flash", Some((2, 5))),
+            ("google/gemini-3-pro-preview", Some((3, 0))),
+            ("gemini-3.1-flash-lite", Some((3, 1))),
+            ("gemini-4-argon", Some((4, 0))),
+            ("gemini-flash-latest", None),
+            ("gemini-robotics-er-2-preview", None),
+            ("gemma-3-27b-it", None),
+        ] {
+            assert_eq!(gemini_version(model), version, "{model}");
+        }
+    }
+
+    #[test]
+    fn what_reasons_at_openai_is_known_by_its_name_and_later_generations_too() {
+        for (model, reasons) in [
+            ("o1", true),
+            ("o4-mini-2025-04-16", true),
+            ("ft:o4-mini-2025-04-16:acme::1", true),
+            ("gpt-5", true),
+            ("openai/gpt-5.2-pro", true),
+            ("gpt-6-sol", true),
+            ("gpt-6.1-terra", true),
+            ("gpt-10", true),
+            ("gpt-5-chat-latest", false),
+            ("gpt-6-chat-latest", false),
+            ("gpt-4o", false),
+            ("gpt-4.1", false),
+            ("gpt-35-turbo", false),
+            ("gpt-oss-120b", false),
+            ("omni-moderation-latest", false),
+            ("my-deployment", false),
+        ] {
+            assert_eq!(is_openai_reasoning_model(model), reasons, "{model}");
+        }
+    }
+
+    #[test]
+    fn every_model_that_the_price_map_says_reasons_at_openai_is_known_to() {
+        // Their names say nothing of it.
+        let unsaid = |name: &str| {
+            name.contains("chat") || name.contains("daybreak") || name.starts_with("computer-use")
+        };
+        for (name, told) in price_map() {
+            if told["litellm_provider"] == "openai" && told["supports_reasoning"] == true && !unsaid(&name) {
+                assert!(is_openai_reasoning_model(&name), "{name}");
+            }
+        }
+    }
 
     #[test]
     fn a_claude_thinks_unasked_from_generation_5_on() {

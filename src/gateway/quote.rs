@@ -18,7 +18,7 @@ use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
 use crate::gateway::fit;
 use crate::gateway::plan::Prices;
-use crate::gateway::providers;
+use crate::gateway::providers::{self, LimitRules};
 use crate::gateway::target::Target;
 
 /// Bytes by which the clamp can lengthen a request that named none.
@@ -99,7 +99,9 @@ fn quote_generation(
     if Family::from(client) != upstream {
         dropped.extend(dialects::fit_thinking(client, &request.body, &mut body, limit));
     }
-    let clamp = providers::clamp(upstream, &target.model, &mut body, limit)
+    let rules =
+        LimitRules { family: upstream, chat_limit: target.upstream.chat_limit, betas: &request.betas };
+    let clamp = providers::clamp(rules, &mut body, limit)
         .map_err(|below| Failure::new(400, "invalid_request", below.to_string()))?;
     let sent = clamp.sent_tokens;
     dropped.extend(left_out(request, target, &mut body));
@@ -150,7 +152,7 @@ fn wanted_output(request: &Request, target: &Target, body: &Value, bytes: u64) -
     let (client, upstream) = (Family::from(request.endpoint.dialect()), target.upstream.family);
     // A caller's own budget is kept or refused; one that a translation chose yields.
     let budgeted = if client == upstream { body } else { &Value::Null };
-    let least = providers::minimum_output_tokens(upstream, budgeted);
+    let least = providers::minimum_output_tokens(upstream, &request.betas, budgeted);
     let asked = providers::asked_output_tokens(upstream, body);
     // A caller's own limit counts only where the caller gave it: a translation may have to make one up.
     let asked = asked.filter(|_| providers::asked_output_tokens(client, &request.body).is_some());

@@ -29,6 +29,7 @@ mod mixed;
 mod named;
 mod offers;
 mod outages;
+mod output_limits;
 mod prompts;
 mod streams;
 mod tiers;

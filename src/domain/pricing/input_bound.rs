@@ -9,6 +9,7 @@
 
 mod dimensions;
 mod fields;
+mod hidden_prompt;
 mod media;
 
 use std::collections::BTreeSet;
@@ -21,9 +22,11 @@ use crate::domain::pricing::cost::Terms;
 use crate::domain::pricing::rate_card::{RateCard, ServiceTier, Uplift};
 use crate::domain::pricing::searching::{is_billed_for_findings, searches_unasked};
 
+pub use fields::field_in_another_case;
 use fields::{
     CacheLife, answers, asks_for_audio, cache_lives, refuse_fields, refuse_modalities, tier, uplifts,
 };
+use hidden_prompt::hidden_prompt_tokens;
 pub use media::Media;
 use media::{audio_bytes, document_bytes, gemini_picture_tokens, is_other_than_picture, picture_bytes};
 
@@ -84,7 +87,7 @@ pub fn input_bound(
     refuse_fields(request, dialect)?;
     refuse_modalities(request)?;
     let lives = cache_lives(request, dialect)?;
-    let mut found = Found::default();
+    let mut found = Found { hidden_prompt: hidden_prompt_tokens(request, dialect, card), ..Found::default() };
     found.tools(request, dialect)?;
     found.content(request, dialect)?;
     found.refuse_documents_read_elsewhere(card)?;
@@ -128,6 +131,8 @@ impl Dialect {
 /// What a walk through the request met.
 #[derive(Default)]
 struct Found {
+    /// Tokens of what the server puts before every request.
+    hidden_prompt: u64,
     tools: u64,
     built_in_tools: u64,
     has_schema: bool,
@@ -180,7 +185,7 @@ impl Found {
         let prompt = if has_tools { dialect.tool_prompt_tokens() } else { 0 };
         [(1, FRAMING_TOKENS + prompt), (self.tools, TOOL_TOKENS), (self.built_in_tools, BUILT_IN_TOOL_TOKENS)]
             .into_iter()
-            .fold(0, |sum, (count, tokens)| sum.saturating_add(count.saturating_mul(tokens)))
+            .fold(self.hidden_prompt, |sum, (count, tokens)| sum.saturating_add(count.saturating_mul(tokens)))
     }
 
     fn tools(&mut self, request: &Value, dialect: Dialect) -> Result<(), Unboundable> {

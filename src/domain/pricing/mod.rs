@@ -14,7 +14,7 @@ pub mod searching;
 pub use book::{MarkUp, PriceBook, Publication};
 pub use bound::{Demand, affordable_output, bound};
 pub use cost::{PriceError, Terms, cost};
-pub use input_bound::{Dialect, Media, RequestBound, Unboundable, input_bound};
+pub use input_bound::{Dialect, Media, RequestBound, Unboundable, field_in_another_case, input_bound};
 pub use litellm::default_cards;
 pub use rate_card::{LongContext, Mode, Rate, RateCard, Rates, ServiceTier, TierRates, UnitRates, Uplift};
 pub use searching::searches_unasked;

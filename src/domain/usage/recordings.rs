@@ -89,6 +89,13 @@ pub(crate) fn shared() -> PathBuf {
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared")), PathBuf::from)
 }
 
+/// Each model of the shared price map, as it stands there; none where it is absent.
+pub(crate) fn price_map() -> serde_json::Map<String, Value> {
+    let file = shared().join("prices").join("litellm_prices_subset.json");
+    let text = std::fs::read_to_string(file).unwrap_or_else(|_| "{}".to_owned());
+    serde_json::from_str(&text).expect("a map")
+}
+
 /// Reports that no usage vector comes from, and why not.
 const EXCEPTIONS: &[(&str, &str)] = &[
     ("589b536b10a9e6b3", "the answer was blocked and reports a traffic type, but no count"),

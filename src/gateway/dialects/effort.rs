@@ -4,7 +4,9 @@
 //! level asked is named to the caller. The tables are in `docs/DIALECTS.md`; their sources are the providers' own.
 
 use super::Malformed;
-use crate::gateway::model_names::{claude_version, is_openai_model, is_openai_reasoning_model};
+use crate::gateway::model_names::{
+    claude_version, gemini_version, gpt_version, is_gpt_oss, is_openai_model, is_openai_reasoning_model,
+};
 
 /// From no thought to as much as there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,29 +99,37 @@ impl AppliedEffort<Effort> {
     }
 }
 
+/// The models from generation 6 on that take `none`.
+const GPT_6_WITH_NONE: [&str; 3] = ["gpt-6-luna", "gpt-6-sol", "gpt-6.1-terra"];
+
 /// OpenAI refuses a level that the model does not know, and an effort where there is none.
 pub fn for_openai(asked: Effort, model: &str) -> AppliedEffort<Effort> {
     let name = model.rsplit('/').next().unwrap_or(model);
     if !is_openai_reasoning_model(model) {
         // The open models think whatever they are told.
-        let is_without = asked == Effort::None && is_openai_model(model) && !name.starts_with("gpt-oss");
+        let is_without = asked == Effort::None && is_openai_model(model) && !is_gpt_oss(model);
         return if is_without { AppliedEffort::OBEYED } else { AppliedEffort::NOTHING };
     }
-    let Some(version) = name.strip_prefix("gpt-5") else {
+    let Some(version) = gpt_version(model) else {
         return AppliedEffort::nearest(asked, &[Low, Medium, High]);
     };
-    let minor = version.strip_prefix('.').map_or(0, leading_number);
     let is = |kind: &str| name.contains(kind);
-    let known: &[Effort] = match minor {
-        0 if is("-pro") => &[High],
-        0 if is("-codex") => &[Low, Medium, High],
-        0 => &[Minimal, Low, Medium, High],
-        1 if is("-codex-max") => &[Low, Medium, High, XHigh],
-        1 if is("-codex") => &[Low, Medium, High],
-        1 => &[Effort::None, Low, Medium, High],
-        _ if is("-pro") => &[Medium, High, XHigh],
-        _ if is("-codex") => &[Low, Medium, High, XHigh],
-        _ => &[Effort::None, Low, Medium, High, XHigh],
+    let known: &[Effort] = match version {
+        (5, 0) if is("-pro") => &[High],
+        (5, 0) if is("-codex") => &[Low, Medium, High],
+        (5, 0) => &[Minimal, Low, Medium, High],
+        (5, 1) if is("-codex-max") => &[Low, Medium, High, XHigh],
+        (5, 1) if is("-codex") => &[Low, Medium, High],
+        (5, 1) => &[Effort::None, Low, Medium, High],
+        (5, _) if is("-pro") => &[Medium, High, XHigh],
+        (5, _) if is("-codex") => &[Low, Medium, High, XHigh],
+        (5, ..6) => &[Effort::None, Low, Medium, High, XHigh],
+        (5, _) => &[Effort::None, Low, Medium, High, XHigh, Max],
+        // The largest of each generation can't be told not to think, and of one that nobody knows it is not known.
+        _ if GPT_6_WITH_NONE.iter().any(|kind| name.starts_with(kind)) => {
+            &[Effort::None, Low, Medium, High, XHigh, Max]
+        }
+        _ => &[Low, Medium, High, XHigh, Max],
     };
     AppliedEffort::nearest(asked, known)
 }
@@ -169,35 +179,33 @@ const GEMINI_PRO_BUDGET_MIN: u64 = 128;
 
 pub fn for_gemini(asked: Effort, model: &str) -> AppliedEffort<Gemini> {
     let is = |part: &str| model.contains(part);
-    if is("gemini-3") {
-        let known: &[Effort] = match () {
-            () if is("flash") => &[Minimal, Low, Medium, High],
-            () if is("gemini-3-pro") => &[Low, High],
-            () => &[Low, Medium, High],
-        };
-        let AppliedEffort { said, is_as_asked } = AppliedEffort::nearest(asked, known);
-        return AppliedEffort { said: said.map(Gemini::Level), is_as_asked };
+    match gemini_version(model) {
+        Some(version) if version >= (3, 0) => {
+            let known: &[Effort] = match version {
+                (3, ..7) if is("flash") => &[Minimal, Low, Medium, High],
+                (3, 0) if is("pro") => &[Low, High],
+                _ => &[Low, Medium, High],
+            };
+            let AppliedEffort { said, is_as_asked } = AppliedEffort::nearest(asked, known);
+            AppliedEffort { said: said.map(Gemini::Level), is_as_asked }
+        }
+        Some((2, 5)) => {
+            let is_pro = is("gemini-2.5-pro");
+            let budget =
+                if is_pro { asked.budget_tokens().max(GEMINI_PRO_BUDGET_MIN) } else { asked.budget_tokens() };
+            let is_as_asked = asked <= High && !(is_pro && asked == Effort::None);
+            AppliedEffort { said: Some(Gemini::Budget(budget)), is_as_asked }
+        }
+        // Earlier ones don't think.
+        Some(_) if asked == Effort::None => AppliedEffort::OBEYED,
+        Some(_) | None => AppliedEffort::NOTHING,
     }
-    if is("gemini-2.5") {
-        let is_pro = is("gemini-2.5-pro");
-        let budget =
-            if is_pro { asked.budget_tokens().max(GEMINI_PRO_BUDGET_MIN) } else { asked.budget_tokens() };
-        let is_as_asked = asked <= High && !(is_pro && asked == Effort::None);
-        return AppliedEffort { said: Some(Gemini::Budget(budget)), is_as_asked };
-    }
-    // Earlier ones don't think.
-    let is_without = asked == Effort::None && (is("gemini-2.0") || is("gemini-1"));
-    if is_without { AppliedEffort::OBEYED } else { AppliedEffort::NOTHING }
-}
-
-fn leading_number(text: &str) -> u64 {
-    let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
-    text[..end].parse().unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::usage::recordings::price_map;
 
     /// What a model is told of each level, from none to max; `!` where that is not what was asked.
     fn row<T>(tell: impl Fn(Effort) -> AppliedEffort<T>, said: impl Fn(T) -> String) -> String {
@@ -224,6 +232,13 @@ mod tests {
             ("gpt-5.2", "none none! low medium high xhigh xhigh!"),
             ("gpt-5.2-pro", "medium! medium! medium! medium high xhigh xhigh!"),
             ("gpt-5.3-codex", "low! low! low medium high xhigh xhigh!"),
+            ("gpt-5.5", "none none! low medium high xhigh xhigh!"),
+            ("gpt-5.6-sol", "none none! low medium high xhigh max"),
+            ("openai/gpt-6-sol", "none none! low medium high xhigh max"),
+            ("gpt-6.1-terra", "none none! low medium high xhigh max"),
+            ("gpt-6.1-sol", "low! low! low medium high xhigh max"),
+            ("gpt-7", "low! low! low medium high xhigh max"),
+            ("gpt-6-chat-latest", "- -! -! -! -! -! -!"),
         ] {
             let told = row(|effort| for_openai(effort, model), |effort| effort.name().to_owned());
             assert_eq!(told, levels, "{model}");
@@ -272,8 +287,27 @@ mod tests {
             ("gemini-3-flash-preview", "minimal! minimal low medium high high! high!"),
             ("gemini-3-pro-preview", "low! low! low low! high high! high!"),
             ("gemini-3.1-pro", "low! low! low medium high high! high!"),
+            ("gemini-3.6-flash", "minimal! minimal low medium high high! high!"),
+            ("gemini-3.8-flash", "low! low! low medium high high! high!"),
+            ("gemini-4-argon", "low! low! low medium high high! high!"),
         ] {
             assert_eq!(row(|effort| for_gemini(effort, model), said), levels, "{model}");
+        }
+    }
+
+    #[test]
+    fn no_model_of_the_price_map_is_told_a_level_that_it_says_the_model_refuses() {
+        for (name, told) in price_map() {
+            for effort in Effort::ALL {
+                let flag = &told[format!("supports_{}_reasoning_effort", effort.name())];
+                let said = match told["litellm_provider"].as_str() {
+                    Some("openai") => for_openai(effort, &name).said == Some(effort),
+                    Some("gemini") => for_gemini(effort, &name).said == Some(Gemini::Level(effort)),
+                    Some(_) | None => continue,
+                };
+                assert!(!(said && *flag == false), "{name} is told {}", effort.name());
+                assert!(said || effort != Max || *flag != true, "{name} is not told max");
+            }
         }
     }
 

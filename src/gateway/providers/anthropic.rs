@@ -40,8 +40,14 @@ pub(super) fn asked_output_tokens(body: &Value) -> Option<u64> {
     body.get("max_tokens").and_then(Value::as_u64)
 }
 
-/// `max_tokens` bounds thinking and text together and must lie above the thinking budget.
-pub(super) fn minimum_output_tokens(body: &Value) -> u64 {
+/// `max_tokens` bounds thinking and text together and must lie above the thinking budget. Where it thinks between its calls,
+/// the budget is for all requests of a turn, and may be above the limit of one:
+/// <https://platform.claude.com/docs/en/build-with-claude/extended-thinking>.
+pub(super) fn minimum_output_tokens(betas: &[String], body: &Value) -> u64 {
+    let has_tools = body["tools"].as_array().is_some_and(|tools| !tools.is_empty());
+    if has_tools && betas.iter().any(|name| name.starts_with("interleaved-thinking-")) {
+        return 1;
+    }
     body["thinking"]["budget_tokens"].as_u64().map_or(1, |budget| budget.saturating_add(1))
 }
 

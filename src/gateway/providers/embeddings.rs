@@ -12,6 +12,7 @@ pub fn validate(body: &Value) -> Result<(), Malformed> {
     if !body.is_object() {
         return Err(Malformed::new("body", "must be a JSON object"));
     }
+    super::refuse_other_cases(body)?;
     match &body["model"] {
         Value::String(model) if !model.is_empty() => {}
         Value::Null => return Err(Malformed::new("model", "is required")),

@@ -18,13 +18,24 @@ use std::borrow::Cow;
 use serde_json::{Map, Value};
 
 use super::dialects::{Dialect, Family, Malformed};
+use crate::config::ChatLimit;
 use crate::domain::event::Purpose;
+use crate::domain::pricing::field_in_another_case;
 
 /// The path of a count of tokens in Anthropic's dialect.
 pub const COUNT_TOKENS_PATH: &str = "/v1/messages/count_tokens";
 
 /// The version of Anthropic's API that is read and written here.
 pub const ANTHROPIC_VERSION: &str = "2023-06-01";
+
+/// What decides how an upstream is told the output limit.
+#[derive(Clone, Copy, Debug)]
+pub struct LimitRules<'a> {
+    pub family: Family,
+    pub chat_limit: ChatLimit,
+    /// The features that the request switches on by name.
+    pub betas: &'a [String],
+}
 
 /// What a clamp did to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,11 +104,25 @@ pub fn request_id_header(family: Family) -> &'static str {
 
 /// Checks the shape of a generation request as far as Tollgate relies on it; the provider checks the rest.
 pub fn validate(dialect: Dialect, body: &Value) -> Result<(), Malformed> {
+    refuse_other_cases(body)?;
     match dialect {
         Dialect::OpenaiChat => openai::validate(body),
         Dialect::OpenaiResponses => responses::validate(body),
         Dialect::AnthropicMessages => anthropic::validate(body),
     }
+}
+
+/// A server that reads names whatever their case would obey what nothing was held for.
+fn refuse_other_cases(body: &Value) -> Result<(), Malformed> {
+    for name in body.as_object().into_iter().flat_map(Map::keys) {
+        if let Some(known) = field_in_another_case(name) {
+            return Err(Malformed::new(
+                name,
+                format!("no field is called {name:?}: it is written {known:?}"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The output limit that the request gives.
@@ -110,30 +135,26 @@ pub fn asked_output_tokens(family: Family, body: &Value) -> Option<u64> {
     }
 }
 
-/// The smallest output limit with which the provider accepts this request.
-pub fn minimum_output_tokens(family: Family, body: &Value) -> u64 {
+/// The smallest output limit with which the provider accepts this request with these features.
+pub fn minimum_output_tokens(family: Family, betas: &[String], body: &Value) -> u64 {
     match family {
         Family::OpenaiChat | Family::Gemini => 1,
         Family::OpenaiResponses => responses::OUTPUT_TOKENS_MIN,
-        Family::Anthropic => anthropic::minimum_output_tokens(body),
+        Family::Anthropic => anthropic::minimum_output_tokens(betas, body),
     }
 }
 
 /// Bounds the output of each choice of this request, reasoning included, to at most `limit_tokens`.
-pub fn clamp(
-    family: Family,
-    model: &str,
-    body: &mut Value,
-    limit_tokens: u64,
-) -> Result<Clamp, BelowMinimum> {
+pub fn clamp(rules: LimitRules<'_>, body: &mut Value, limit_tokens: u64) -> Result<Clamp, BelowMinimum> {
+    let LimitRules { family, chat_limit, betas } = rules;
     let asked_tokens = asked_output_tokens(family, body);
     let sent_tokens = asked_tokens.map_or(limit_tokens, |asked| asked.min(limit_tokens));
-    let minimum_tokens = minimum_output_tokens(family, body);
+    let minimum_tokens = minimum_output_tokens(family, betas, body);
     if sent_tokens < minimum_tokens {
         return Err(BelowMinimum { minimum_tokens });
     }
     let field = match family {
-        Family::OpenaiChat => openai::set_output_tokens(model, body, sent_tokens),
+        Family::OpenaiChat => openai::set_output_tokens(chat_limit, body, sent_tokens),
         Family::OpenaiResponses => responses::set_output_tokens(body, sent_tokens),
         Family::Anthropic => anthropic::set_output_tokens(body, sent_tokens),
         Family::Gemini => gemini::set_output_tokens(body, sent_tokens),
@@ -154,18 +175,15 @@ pub fn counts_output_limit(family: Family, model: &str) -> bool {
 /// The thought before a call, in a chat's message: some servers refuse it, whichever model they serve.
 pub const THOUGHT: &str = "reasoning_content";
 
-/// Leaves out what a server refuses; returns what is lost by it. An output limit is not: it goes in its older field.
+/// Leaves out what a server refuses; returns what is lost by it. An output limit is not: the clamp has put it into the field
+/// that the server reads.
 pub fn leave_out(lacks: &[String], body: &mut Value) -> Vec<String> {
     let Some(fields) = body.as_object_mut() else { return Vec::new() };
     let mut lost = Vec::new();
     for field in lacks {
-        match fields.shift_remove(field) {
-            Some(limit) if field == "max_completion_tokens" => {
-                fields.insert("max_tokens".into(), limit);
-            }
-            Some(_) => lost.push(field.clone()),
-            None if field == THOUGHT && forget_thoughts(fields) => lost.push(field.clone()),
-            None => {}
+        let is_lost = fields.shift_remove(field).is_some() || (field == THOUGHT && forget_thoughts(fields));
+        if is_lost {
+            lost.push(field.clone());
         }
     }
     lost

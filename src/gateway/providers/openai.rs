@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::super::dialects::Malformed;
-use super::super::model_names::is_openai_reasoning_model;
+use super::super::model_names::{gpt_version, is_openai_reasoning_model};
+use crate::config::ChatLimit;
 
 /// More choices than this are refused: each is held for in full.
 const N_MAX: u64 = 128;
@@ -49,28 +50,23 @@ pub(super) fn asked_output_tokens(body: &Value) -> Option<u64> {
     }
 }
 
-/// A caller's own choice of field is kept, except that reasoning models know `max_completion_tokens` only:
-/// it alone counts reasoning.
-pub(super) fn set_output_tokens(model: &str, body: &mut Value, tokens: u64) -> &'static str {
-    let Some(object) = body.as_object_mut() else { return "max_tokens" };
-    let given = |object: &serde_json::Map<String, Value>, field: &str| {
-        object.get(field).is_some_and(|value| !value.is_null())
+/// In the server's field alone, whichever the caller chose: one that the server ignores bounds nothing.
+pub(super) fn set_output_tokens(limit: ChatLimit, body: &mut Value, tokens: u64) -> &'static str {
+    let other = match limit {
+        ChatLimit::MaxTokens => ChatLimit::MaxCompletionTokens,
+        ChatLimit::MaxCompletionTokens => ChatLimit::MaxTokens,
     };
-    if is_openai_reasoning_model(model) || given(object, "max_completion_tokens") {
-        object.shift_remove("max_tokens");
-        object.insert("max_completion_tokens".into(), tokens.into());
-        return "max_completion_tokens";
+    if let Some(object) = body.as_object_mut() {
+        object.shift_remove(other.field());
+        object.insert(limit.field().into(), tokens.into());
     }
-    object.shift_remove("max_completion_tokens");
-    object.insert("max_tokens".into(), tokens.into());
-    "max_tokens"
+    limit.field()
 }
 
-/// OpenAI itself, Azure, vLLM, DeepSeek and others refuse what exceeds the window together. Of `gpt-5` the window is known
-/// as the input's alone.
+/// OpenAI itself, Azure, vLLM, DeepSeek and others refuse what exceeds the window together. Of `gpt-5`
+/// and later the window is known as the input's alone.
 pub(super) fn counts_output_limit(model: &str) -> bool {
-    let name = model.rsplit('/').next().unwrap_or(model);
-    !(name.starts_with("gpt-5") && is_openai_reasoning_model(name))
+    !(gpt_version(model).is_some() && is_openai_reasoning_model(model))
 }
 
 pub(super) fn positive_integer(body: &Value, field: &str) -> Result<(), Malformed> {

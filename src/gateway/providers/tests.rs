@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::classify::{FailureKind, classify, classify_answer, classify_event};
 use super::*;
+use crate::config::{ProviderConfig, ProviderKind};
 use crate::domain::routing::Retry;
 use crate::domain::usage::recordings;
 use crate::gateway::failure::Failure;
@@ -18,39 +19,42 @@ const FILES: [(Dialect, &str); 3] = [
 
 #[test]
 fn i2_the_clamp_bounds_the_output_with_reasoning_in_it() {
-    let openai = Family::OpenaiChat;
-    for (model, body, limit, clamped) in [
-        ("gpt-4o", json!({}), 100, json!({"max_tokens": 100})),
-        ("gpt-4o", json!({"max_tokens": 50}), 100, json!({"max_tokens": 50})),
-        ("gpt-4o", json!({"max_completion_tokens": 500}), 100, json!({"max_completion_tokens": 100})),
-        ("gpt-5-mini", json!({}), 100, json!({"max_completion_tokens": 100})),
-        ("o3", json!({"max_tokens": 500}), 100, json!({"max_completion_tokens": 100})),
-        ("gpt-5", json!({"max_completion_tokens": null}), 9, json!({"max_completion_tokens": 9})),
+    let (old, whole) = (ChatLimit::MaxTokens, ChatLimit::MaxCompletionTokens);
+    let of = |family| LimitRules { family, chat_limit: old, betas: &[] };
+    for (chat_limit, body, limit, tokens) in [
+        (whole, json!({}), 100, 100),
+        (whole, json!({"max_tokens": 50}), 100, 50),
+        (whole, json!({"max_completion_tokens": 500}), 100, 100),
+        (whole, json!({"max_completion_tokens": null}), 9, 9),
+        (old, json!({}), 100, 100),
+        (old, json!({"max_tokens": 500}), 100, 100),
+        (old, json!({"max_completion_tokens": 1}), 100, 1),
+        (old, json!({"max_tokens": 500, "max_completion_tokens": 50}), 100, 50),
     ] {
         let mut sent = body.clone();
 
-        let clamp = clamp(openai, model, &mut sent, limit).unwrap();
+        let clamp = clamp(LimitRules { chat_limit, ..of(Family::OpenaiChat) }, &mut sent, limit).unwrap();
 
-        assert_eq!(sent, clamped, "{model} {body}");
-        assert_eq!(sent[clamp.field], clamp.sent_tokens);
+        assert_eq!(sent, json!({chat_limit.field(): tokens}), "{chat_limit:?} {body}");
+        assert_eq!((clamp.field, clamp.sent_tokens), (chat_limit.field(), tokens));
     }
 
     let mut thinking = json!({"max_tokens": 9_000, "thinking": {"type": "enabled", "budget_tokens": 4_000}});
     assert_eq!(
-        clamp(Family::Anthropic, "claude", &mut thinking, 4_000),
+        clamp(of(Family::Anthropic), &mut thinking, 4_000),
         Err(BelowMinimum { minimum_tokens: 4_001 })
     );
-    let clamped = clamp(Family::Anthropic, "claude", &mut thinking, 4_001).unwrap();
+    let clamped = clamp(of(Family::Anthropic), &mut thinking, 4_001).unwrap();
     assert_eq!(clamped, Clamp { field: "max_tokens", asked_tokens: Some(9_000), sent_tokens: 4_001 });
     assert_eq!(thinking["max_tokens"], 4_001);
 
     let mut gemini = json!({"contents": []});
-    clamp(Family::Gemini, "gemini-2.5-pro", &mut gemini, 7).unwrap();
+    clamp(of(Family::Gemini), &mut gemini, 7).unwrap();
     assert_eq!(gemini["generationConfig"], json!({"maxOutputTokens": 7}));
     let mut responses = json!({"input": "x", "max_output_tokens": 50});
-    assert_eq!(clamp(Family::OpenaiResponses, "gpt-5", &mut responses, 100).unwrap().sent_tokens, 50);
+    assert_eq!(clamp(of(Family::OpenaiResponses), &mut responses, 100).unwrap().sent_tokens, 50);
     assert_eq!(
-        clamp(Family::OpenaiResponses, "gpt-5", &mut responses, 9),
+        clamp(of(Family::OpenaiResponses), &mut responses, 9),
         Err(BelowMinimum { minimum_tokens: 16 })
     );
 }
@@ -63,6 +67,7 @@ fn the_output_limit_counts_against_the_window_where_the_provider_says_so() {
         (Family::OpenaiChat, "deepseek-chat", true),
         (Family::OpenaiChat, "gpt-5-chat-latest", true),
         (Family::OpenaiChat, "openai/gpt-5-mini", false),
+        (Family::OpenaiChat, "gpt-6-sol", false),
         (Family::OpenaiResponses, "gpt-4o", false),
         (Family::Gemini, "gemini-2.5-flash", false),
         (Family::Anthropic, "claude-2.1", true),
@@ -129,6 +134,18 @@ fn malformed_requests_are_refused_by_field() {
     ] {
         assert_eq!(validate(dialect, &body).unwrap_err().field, field, "{body}");
     }
+    for (dialect, prompt, field) in [
+        (Dialect::OpenaiChat, "messages", "Max_Tokens"),
+        (Dialect::OpenaiChat, "messages", "N"),
+        (Dialect::OpenaiResponses, "input", "Service_Tier"),
+        (Dialect::AnthropicMessages, "messages", "Speed"),
+    ] {
+        let body = json!({"model": "m", prompt: message, "max_tokens": 1, field: 16_000});
+        let refused = validate(dialect, &body).unwrap_err();
+        assert_eq!(refused.field, field);
+        assert!(refused.message.ends_with(&format!("{:?}", field.to_lowercase())), "{}", refused.message);
+    }
+    assert_eq!(embeddings::validate(&json!({"model": "m", "Input": "x"})).unwrap_err().field, "Input");
     for body in [json!({"model": "m"}), json!({"model": "m", "input": []}), json!({"model": "m", "input": 7})]
     {
         assert_eq!(embeddings::validate(&body).unwrap_err().field, "input", "{body}");
@@ -358,8 +375,14 @@ fn a_models_name_never_leaves_its_place_in_the_path() {
 #[test]
 fn what_a_server_refuses_is_left_out_and_the_output_limit_stays() {
     let lacks = ["stream_options", "max_completion_tokens", "seed"].map(str::to_owned);
+    let provider = ProviderConfig {
+        lacks: lacks.to_vec(),
+        ..ProviderConfig::new("mistral", ProviderKind::Openai, "https://api.mistral.ai".into())
+    };
+    let rules = LimitRules { family: Family::OpenaiChat, chat_limit: provider.chat_limit(), betas: &[] };
     let mut body = json!({"model": "m", "stream_options": {"include_usage": true}, "max_completion_tokens": 9, "top_p": 1});
 
+    clamp(rules, &mut body, 100).unwrap();
     let lost = leave_out(&lacks, &mut body);
 
     assert_eq!(lost, ["stream_options"]);

@@ -60,3 +60,34 @@ async fn features_reach_claude_by_name_and_those_without_a_price_are_told() {
     let (_, counted) = ask("/v1/messages/count_tokens", "claude", betas).await;
     assert_eq!(counted["input_tokens"], 1, "a count is asked with the same header");
 }
+
+#[tokio::test]
+async fn a_budget_of_thought_between_calls_may_be_above_the_limit_of_one_request() {
+    let claude = async |axum::Json(body): axum::Json<Value>| {
+        let text = json!([body["thinking"]["budget_tokens"], body["max_tokens"]]).to_string();
+        axum::Json(json!({"id": "m", "type": "message", "role": "assistant", "model": "claude-haiku-4-5",
+            "content": [{"type": "text", "text": text}], "stop_reason": "end_turn", "stop_sequence": null,
+            "usage": {"input_tokens": 9, "output_tokens": 2}}))
+    };
+    let odd = Router::new().route("/v1/messages", axum::routing::post(claude));
+    let routes = json!([{"name": "claude", "chain": ["odd-claude/claude-haiku-4-5"], "retries": 0}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    let tool = json!({"name": "look", "input_schema": {"type": "object"}});
+    for (betas, tools, status) in [
+        ("interleaved-thinking-2025-05-14", json!([tool]), 200),
+        ("interleaved-thinking-2025-05-14", json!([]), 400),
+        ("effort-2025-11-24", json!([tool]), 400),
+    ] {
+        let body = json!({"model": "claude", "max_tokens": 4_096, "tools": tools,
+            "thinking": {"type": "enabled", "budget_tokens": 16_000},
+            "messages": [{"role": "user", "content": "Look twice."}]});
+        let call = world.http.post(format!("{}/v1/messages", world.url)).bearer_auth(&world.secret);
+        let response = call.header("anthropic-beta", betas).json(&body).send().await.expect("answers");
+
+        assert_eq!(response.status(), status, "{betas} {tools}");
+        let answer: Value = response.json().await.expect("json");
+        if status == 200 {
+            assert_eq!(answer["content"][0]["text"], "[16000,4096]", "both are the caller's own");
+        }
+    }
+}

@@ -129,7 +129,7 @@ async fn a_limit_that_nobody_named_leaves_room_for_the_input_and_is_held_for() {
     let odd = Router::new().route(
         "/v1/chat/completions",
         axum::routing::post(async |axum::Json(body): axum::Json<Value>| {
-            let message = json!({"role": "assistant", "content": body["max_tokens"].to_string()});
+            let message = json!({"role": "assistant", "content": body["max_completion_tokens"].to_string()});
             axum::Json(json!({"id": "c", "object": "chat.completion", "created": 0, "model": "gpt-4o-mini",
                               "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
                               "usage": {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}}))

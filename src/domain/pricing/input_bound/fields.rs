@@ -11,22 +11,77 @@ use crate::domain::pricing::rate_card::{ServiceTier, Uplift};
 /// `transforms` only shorten.
 const OF_ROUTERS: [&str; 6] = ["models", "route", "provider", "preset", "plugins", "fallbacks"];
 
+const REFUSED_IN_CHATS: [&str; 13] = [
+    "web_search_options",
+    "search_parameters",
+    "data_sources",
+    "deferred",
+    "prediction",
+    // DashScope's.
+    "enable_search",
+    "search_options",
+    "enable_code_interpreter",
+    // Other servers' names of the output limit, which may go before it as llama.cpp's does, and of how many answers are made.
+    "n_predict",
+    "num_predict",
+    "max_new_tokens",
+    "max_length",
+    "best_of",
+];
+const REFUSED_IN_RESPONSES: [&str; 3] = ["prompt", "background", "search_parameters"];
+const REFUSED_IN_MESSAGES: [&str; 2] = ["mcp_servers", "container"];
+
+/// Those of the fields at the top of a request, beside the refused ones, by which it is priced, bounded and clamped here.
+const READ: [&str; 28] = [
+    "model",
+    "messages",
+    "input",
+    "system",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "n",
+    "tools",
+    "functions",
+    "thinking",
+    "reasoning",
+    "modalities",
+    "response_format",
+    "output_format",
+    "output_config",
+    "text",
+    "service_tier",
+    "speed",
+    "inference_geo",
+    "cache_control",
+    "prompt_cache_options",
+    "context_management",
+    "previous_response_id",
+    "conversation",
+    "providerOptions",
+];
+
+/// The field at the top of a request that says what it costs, or is refused for that, and that this name is but for its case.
+/// Servers that are written in Go read it as that field, and the last of two: <https://pkg.go.dev/encoding/json#Unmarshal>.
+pub fn field_in_another_case(name: &str) -> Option<&'static str> {
+    let refused = [&REFUSED_IN_CHATS[..], &REFUSED_IN_RESPONSES, &REFUSED_IN_MESSAGES, &OF_ROUTERS];
+    let mut known = refused.into_iter().flatten().chain(&READ).copied();
+    if known.clone().any(|known| known == name) {
+        return None;
+    }
+    // Letters outside ASCII that fold to one within it count too, as the Kelvin sign does.
+    let folded = name.to_lowercase().to_uppercase();
+    known.find(|known| known.eq_ignore_ascii_case(&folded))
+}
+
 /// Fields that let a provider read, run or answer more, or later, than any other field limits.
 pub(super) fn refuse_fields(request: &Value, dialect: Dialect) -> Result<(), Unboundable> {
     let refused: &[&'static str] = match dialect {
-        Dialect::OpenAiChat => &[
-            "web_search_options",
-            "search_parameters",
-            "data_sources",
-            "deferred",
-            "prediction",
-            // DashScope's.
-            "enable_search",
-            "search_options",
-            "enable_code_interpreter",
-        ],
-        Dialect::OpenAiResponses => &["prompt", "background", "search_parameters"],
-        Dialect::Anthropic => &["mcp_servers", "container"],
+        Dialect::OpenAiChat => &REFUSED_IN_CHATS,
+        Dialect::OpenAiResponses => &REFUSED_IN_RESPONSES,
+        Dialect::Anthropic => &REFUSED_IN_MESSAGES,
         Dialect::Embeddings | Dialect::Gemini => &[],
     };
     // How Vercel's gateway is told the same.
@@ -35,6 +90,12 @@ pub(super) fn refuse_fields(request: &Value, dialect: Dialect) -> Result<(), Unb
     }
     if let Some(field) = refused.iter().chain(&OF_ROUTERS).find(|field| is_set(request, field)) {
         return Err(Unboundable::Field { field });
+    }
+    // Several runs for one answer, of which each is billed and no limit bounds the sum: <https://platform.openai.com/docs/guides/reasoning>.
+    match &request["reasoning"]["mode"] {
+        Value::Null => {}
+        mode if mode == "standard" => {}
+        _ => return Err(Unboundable::Value { field: "reasoning.mode" }),
     }
     // An object of edits at Anthropic, a list of them in OpenAI's responses.
     let asked = &request["context_management"];

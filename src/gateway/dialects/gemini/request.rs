@@ -9,6 +9,7 @@ use super::super::conversation::{
 };
 use super::super::effort::{Gemini, for_gemini};
 use super::super::{Refused, Unsupported, UpstreamRequest};
+use crate::gateway::model_names::gemini_version;
 
 /// The provider's own limit.
 const STOPS_MAX: usize = 5;
@@ -78,7 +79,7 @@ fn contents(messages: &[Message], model: &str) -> Result<Vec<Value>, Refused> {
     for message in messages {
         let parts = message.parts.iter().filter_map(|part| render_part(part, &names).transpose());
         let mut parts = parts.collect::<Result<Vec<Value>, Refused>>()?;
-        if model.contains("gemini-3") {
+        if gemini_version(model).is_some_and(|version| version >= (3, 0)) {
             sign_first_call(&mut parts);
         }
         let role = match message.role {
@@ -151,7 +152,7 @@ fn function_call(call: &ToolCall) -> Value {
     part
 }
 
-/// The third generation refuses a turn in which no call is signed, as one of another model; Google documents this in place of
+/// From the third generation on it refuses a turn in which no call is signed, as one of another model; Google documents this in place of
 /// a signature. Of calls side by side it signs the first alone.
 fn sign_first_call(parts: &mut [Value]) {
     let mut calls: Vec<&mut Value> =

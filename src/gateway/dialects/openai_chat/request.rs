@@ -11,7 +11,10 @@ use super::super::effort::RequestedEffort;
 use super::super::openai_common::{ToolWords, effort_name, render_tools, render_tuning, service_tier};
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest, number, unsupported};
 use super::answer::tool_call;
-use crate::gateway::model_names::{is_openai_model, is_openai_reasoning_model};
+use crate::gateway::model_names::{is_gpt_oss, is_openai_model, is_openai_reasoning_model};
+
+/// OpenAI's own limit; those of others are not known.
+const STOPS_MAX: usize = 4;
 
 /// Fields that tune an answer or its bookkeeping at OpenAI, and that an answer elsewhere can do without.
 const DROPPABLE: [&str; 12] = [
@@ -308,8 +311,8 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
     }
     body.insert("messages".into(), messages.into());
     if let Some(tokens) = conversation.max_output_tokens {
-        let field = if is_openai_reasoning_model(model) { "max_completion_tokens" } else { "max_tokens" };
-        body.insert(field.into(), tokens.into());
+        // The clamp puts it into the field that the server reads.
+        body.insert("max_tokens".into(), tokens.into());
     }
     render_tools(&conversation, &TOOL_WORDS, &mut body);
     if let Some(format) = conversation.response_format {
@@ -320,6 +323,10 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
     }
     // Reasoning models refuse samplers and stops, so that sending them would fail the call.
     let samples = !is_openai_reasoning_model(model);
+    let is_limited = samples && is_openai_model(model) && !is_gpt_oss(model);
+    if is_limited && conversation.stop.len() > STOPS_MAX {
+        return unsupported("stop", "the upstream of this model takes at most 4");
+    }
     let tuning = [
         ("top_k", conversation.top_k.map(Value::Number), false),
         ("temperature", conversation.temperature.map(Value::Number), samples),

@@ -218,7 +218,7 @@ fn claude_thinks_within_the_output_limit_and_where_the_rest_of_the_request_lets_
         let (body, dropped) = ask(old, json!({"max_tokens": limit}));
         assert_eq!(body["thinking"]["budget_tokens"].as_u64(), budget, "{limit}");
         assert_eq!(dropped.is_empty(), budget.is_some(), "{limit}");
-        let least = providers::minimum_output_tokens(Family::Anthropic, &body);
+        let least = providers::minimum_output_tokens(Family::Anthropic, &[], &body);
         assert!(least <= limit, "the budget leaves room");
     }
 

@@ -168,7 +168,10 @@ fn the_third_gemini_goes_on_with_calls_that_another_model_made() {
 
     let none = Value::Null;
     let skips = json!("skip_thought_signature_validator");
-    assert_eq!(signatures("gemini-3-flash-preview"), [skips, none.clone(), "c2ln".into(), none.clone()]);
+    for third_or_later in ["gemini-3-flash-preview", "gemini-4-argon"] {
+        let signed = [skips.clone(), none.clone(), "c2ln".into(), none.clone()];
+        assert_eq!(signatures(third_or_later), signed, "{third_or_later}");
+    }
     assert_eq!(signatures("gemini-2.5-flash"), [none.clone(), none.clone(), "c2ln".into(), none]);
 }
 

@@ -1,6 +1,8 @@
 //! Every recorded exchange, through every translation.
 
 use super::*;
+use crate::config::ChatLimit;
+use crate::gateway::providers::LimitRules;
 use crate::simulator::chance::Chance;
 
 /// How many of the recorded requests go to another family, are refused there by name, and are no sound requests: so that none
@@ -26,7 +28,8 @@ fn every_recorded_request_is_translated_or_refused_by_name() {
             match upstream_request(client, upstream, &exchange["request"], "target") {
                 Ok(request) => {
                     let mut body = request.body;
-                    providers::clamp(upstream, "target", &mut body, 512).unwrap();
+                    let rules = LimitRules { family: upstream, chat_limit: ChatLimit::MaxTokens, betas: &[] };
+                    providers::clamp(rules, &mut body, 512).unwrap();
                     if let Some((dialect, _)) =
                         CLIENTS.iter().find(|(dialect, _)| upstream == (*dialect).into())
                     {

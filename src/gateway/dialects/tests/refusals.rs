@@ -252,3 +252,28 @@ fn what_was_refused_before_comes_back_as_it_was_told() {
     assert_eq!(to_others["messages"][1], json!({"role": "assistant", "content": words}));
     assert_eq!(to_gemini["contents"][1], json!({"role": "model", "parts": [{"text": words}]}));
 }
+
+#[test]
+fn more_stops_than_the_target_takes_are_refused_before_it_is_asked() {
+    let stopping = |count: usize| {
+        let stops: Vec<String> = (0..count).map(|n| format!("END {n}")).collect();
+        json!({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Go."}], "stop_sequences": stops})
+    };
+    for (family, model, most) in [
+        (Family::OpenaiChat, "gpt-4o", Some(4)),
+        (Family::OpenaiChat, "openai/gpt-4.1-mini", Some(4)),
+        (Family::Gemini, "gemini-2.5-flash", Some(5)),
+        (Family::OpenaiChat, "llama-3.3-70b-versatile", None),
+        (Family::OpenaiChat, "gpt-oss-120b", None),
+        // Told no stop at all, which is named.
+        (Family::OpenaiChat, "gpt-5-mini", None),
+    ] {
+        let ask = |count| upstream_request(Dialect::AnthropicMessages, family, &stopping(count), model);
+
+        assert!(ask(most.unwrap_or(16)).is_ok(), "{model}");
+        if let Some(most) = most {
+            let refused = ask(most + 1).unwrap_err();
+            assert!(matches!(&refused, Refused::Unsupported(no) if no.field == "stop"), "{model}: {refused}");
+        }
+    }
+}
