@@ -10,6 +10,10 @@ use crate::store::StoreError;
 /// How far an event's time may lie from that of the database which several nodes share.
 pub const CLOCK_SKEW_MICROS_MAX: i64 = 2_000_000;
 
+/// How long a statement may take on a database which several nodes share, an append among them: it is ended then. A commit
+/// may take longer still.
+pub const STATEMENT_MICROS_MAX: i64 = 5_000_000;
+
 /// One stored event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventRow {

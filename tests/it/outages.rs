@@ -398,10 +398,22 @@ async fn i11_a_node_whose_clock_is_off_writes_nothing_until_it_is_set() {
     for ahead in [5, 3_600] {
         set(&wrong, ahead);
         let refused = hold(&astray).await;
+        let ready = astray.get("/readyz").await;
+        // What may yet be written of that moment, nobody knows.
+        let now = format!("/api/v1/orgs/acme/balance?as_of={}", right.now().to_rfc3339());
+        let not_past = astray.get(&now).await;
         on_time(&acme, &right, 0).await;
         on_time(&astray, &wrong, 0).await;
+        until("it is ready again", async || {
+            set(&wrong, 0);
+            astray.get("/readyz").await.status == StatusCode::OK
+        })
+        .await;
 
         assert_eq!(refused, StatusCode::SERVICE_UNAVAILABLE, "{ahead} s ahead");
+        assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE, "{ahead} s ahead");
+        assert!(ready.body.to_string().contains("ahead of the database's"), "{}", ready.body);
+        not_past.expect(StatusCode::BAD_REQUEST);
     }
     // One whose clock lies behind writes at the log's own time, while that is recent enough.
     for behind in [-5, -3_600] {

@@ -27,7 +27,8 @@ use crate::clock::Clock;
 use crate::domain::chain::Hash;
 use crate::domain::time::Timestamp;
 use crate::store::{
-    Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, StoreError, shared_sql,
+    Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, STATEMENT_MICROS_MAX, StoreError,
+    shared_sql,
 };
 
 use append::{Ended, append};
@@ -46,12 +47,11 @@ const READER_CONNECTIONS_MAX: u32 = 8;
 const HEAD_CONNECTIONS: u16 = 4;
 
 /// What every connection for the log asks for beside [`durably`]. Plans are pinned: one made while the table was young scans it.
-const LOG_SETTINGS: [(&str, &str); 7] = [
+const LOG_SETTINGS: [(&str, &str); 6] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
     ("lock_timeout", "1s"),
     ("idle_in_transaction_session_timeout", "1s"),
-    ("statement_timeout", "5s"),
     ("tcp_user_timeout", "1s"),
     ("client_connection_check_interval", "1s"),
 ];
@@ -90,7 +90,9 @@ impl PostgresStore {
         let end = sqlx::query_scalar("select max(next_position) from log_heads where shard >= 0");
         let end: i64 = end.fetch_one(&mut connection).await.map_err(store_error)?;
         partitions.extend(&mut connection, end).await.map_err(store_error)?;
+        let statement_timeout = format!("{}ms", STATEMENT_MICROS_MAX / 1_000);
         let log = options.clone().options(LOG_SETTINGS).options(durably);
+        let log = log.options([("statement_timeout", statement_timeout)]);
         let readers = options.options(durably).options([("enable_seqscan", "off")]);
         Ok(PostgresStore {
             writers: (0..shards).map(|_| DedicatedConnection::new(log.clone())).collect(),
