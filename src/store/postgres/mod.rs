@@ -47,10 +47,11 @@ const READER_CONNECTIONS_MAX: u32 = 8;
 const HEAD_CONNECTIONS: u16 = 4;
 
 /// What every connection for the log asks for beside [`durably`]. Plans are pinned: one made while the table was young scans it.
+/// Whoever has the head's lock and was cut off is ended before those who wait for it give up.
 const LOG_SETTINGS: [(&str, &str); 6] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
-    ("lock_timeout", "1s"),
+    ("lock_timeout", "2s"),
     ("idle_in_transaction_session_timeout", "1s"),
     ("tcp_user_timeout", "1s"),
     ("client_connection_check_interval", "1s"),
