@@ -148,6 +148,43 @@ async fn i5_commits_wait_for_the_disk_whatever_the_server_is_set_to() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plans_of_the_log_are_pinned_and_scan_no_table_however_small_it_is() {
+    let database = TestDatabase::postgres().await;
+    let log = database.open(&Clock::manual(Timestamp(0), 1)).await.log;
+    let mut owner = PgConnection::connect(&database.url).await.unwrap();
+    write(&*log, 0, Timestamp(7), false).await.unwrap();
+    // A scan is the cheapest plan of so few rows, and would be kept when there are many.
+    let watch = "analyze events; analyze log_heads; create table planned (how text); \
+        create function note() returns trigger language plpgsql as $$ begin \
+            insert into planned values (current_setting('plan_cache_mode')); return new; end $$; \
+        create trigger note before update on log_heads for each row execute function note()";
+    raw_sql(watch).execute(&mut owner).await.unwrap();
+    let counted = "select sum(seq_scan)::bigint from pg_stat_user_tables \
+        where relname = 'log_heads' or relname like 'events%'";
+    let mut scans = async || {
+        // They tell when they end.
+        cut_all(&mut owner).await;
+        sqlx::query_scalar::<_, i64>(counted).fetch_one(&mut owner).await.unwrap()
+    };
+
+    let before = scans().await;
+    for time in 8..14 {
+        // The lock first: what had broken is made again then.
+        write(&*log, 0, Timestamp(time), true).await.unwrap();
+        write(&*log, 0, Timestamp(time), false).await.unwrap();
+        log.heads().await.unwrap();
+        assert_eq!(log.read(0, 1, 2).await.unwrap().len(), 2);
+        assert_eq!(log.read_at(0, &[1, 3]).await.unwrap().len(), 2);
+    }
+    let after = scans().await;
+    let planned: Vec<String> =
+        sqlx::query_scalar("select how from planned").fetch_all(&mut owner).await.unwrap();
+
+    assert_eq!(after, before, "tables of the log were scanned");
+    assert_eq!(planned, ["force_generic_plan"; 12]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i11_writes_go_on_at_the_logs_own_time_where_the_databases_clock_was_set_back() {
     let database = Arc::new(TestDatabase::postgres().await);
     let clock = Clock::system();
