@@ -7,6 +7,7 @@
 
 mod access;
 mod batch;
+mod clocks;
 mod cluster;
 mod decode;
 mod event_encoder;
@@ -50,7 +51,7 @@ use crate::ledger::projector::Projector;
 use crate::ledger::snapshots::SnapshotWriter;
 use crate::ledger::writer::{Progress, Writer};
 use crate::store::projections::Projections;
-use crate::store::{CLOCK_SKEW_MICROS_MAX, EventLog, StoreError};
+use crate::store::{EventLog, StoreError};
 
 pub use crate::ledger::access::Access;
 pub use crate::ledger::cluster::PATH as FORWARD_PATH;
@@ -81,6 +82,17 @@ impl Default for MemoryLimits {
     }
 }
 
+impl MemoryLimits {
+    /// Why nothing may be written to a shard whose projections are folded up to there: what they lack is in memory.
+    fn hold_back(&self, next_position: i64, indexed: i64) -> Option<LedgerError> {
+        let unindexed = next_position - 1 - indexed;
+        (unindexed > self.unindexed).then(|| {
+            let why = "events behind; writes go on once they have caught up";
+            LedgerError::Unavailable(format!("the projections lie {unindexed} {why}"))
+        })
+    }
+}
+
 /// The ledger of one node. Cheap to clone.
 #[derive(Clone)]
 pub struct Ledger {
@@ -94,6 +106,7 @@ struct Shared {
     log: Arc<dyn EventLog>,
     projector: Arc<Projector>,
     clock: Clock,
+    limits: MemoryLimits,
 }
 
 /// The queue of a shard's writer, and what it shares.
@@ -140,7 +153,8 @@ impl Ledger {
             });
             tokio::spawn(writer.run(queue));
         }
-        let shared = Shared { shards, cluster: OnceLock::new(), system, log, projector, clock };
+        let shared =
+            Shared { shards, cluster: OnceLock::new(), system, log, projector, clock, limits: memory };
         Ok(Ledger { shared: Arc::new(shared) })
     }
 
@@ -162,6 +176,10 @@ impl Ledger {
     /// Where the log can't be read.
     pub async fn follow_all(&self) -> Result<(), LedgerError> {
         let heads = self.shared.log.heads().await?;
+        if self.clock_off_by().is_some() {
+            // It may have been set since this node started.
+            self.shared.clock.read_again();
+        }
         for ((shard, head), handle) in (0..).zip(&heads).zip(&self.shared.shards) {
             if let Some(cluster) = self.shared.cluster.get() {
                 cluster.saw_epoch(shard, head.epoch);
@@ -277,11 +295,32 @@ impl Ledger {
         }
     }
 
-    /// The last moment of which all is known: nothing is written any more that happened then. Another node's clock may lie
-    /// behind this one's.
+    /// The last moment of which all is known: nothing is written any more that happened then. Where other nodes write too,
+    /// the database's clock tells, since this node's may be off; for what a commit takes beyond its statement there is no
+    /// limit.
     pub fn past_until(&self) -> Timestamp {
-        let apart = if self.shared.log.is_shared() { 2 * CLOCK_SKEW_MICROS_MAX } else { 0 };
-        Timestamp(self.shared.clock.now().0 - apart - 1)
+        let now = self.shared.clock.now();
+        match self.shared.log.is_shared() {
+            true => clocks::past_of(self.shared.log.database_time().unwrap_or(now)),
+            false => Timestamp(now.0 - 1),
+        }
+    }
+
+    /// By how many microseconds this node's clock lies ahead of the database's, where that is too far for it to write. None
+    /// where it is the database's that was set back: writes go on at the log's last time.
+    pub fn clock_off_by(&self) -> Option<i64> {
+        let database = self.shared.log.database_time()?;
+        let off_by = clocks::off_by(self.shared.clock.now(), database)?;
+        let mut last = self.shared.shards.iter().map(|handle| handle.progress.last_recorded_at());
+        (!last.any(|last| clocks::was_set_back(database, last))).then_some(off_by)
+    }
+
+    /// Why this node refuses writes for now, so that its memory does not grow for ever.
+    pub fn held_back(&self) -> Option<LedgerError> {
+        (0..).zip(&self.shared.shards).find_map(|(shard, handle)| {
+            let indexed = self.shared.projector.indexed(shard);
+            self.shared.limits.hold_back(handle.progress.next_position(), indexed)
+        })
     }
 
     /// An account as it was after its last event at a moment or before it, without what time had ended by then; none where

@@ -1,7 +1,9 @@
 //! Whether this node can do its work.
 
+use crate::domain::time::Timestamp;
 use crate::ledger::Ledger;
 
+const MICROS: i64 = Timestamp::MICROS_PER_SECOND;
 /// What is folded in about a second. A node that lies farther behind would make its callers wait.
 const BEHIND_EVENTS_MAX: i64 = 100_000;
 
@@ -14,13 +16,27 @@ pub async fn readiness(ledger: &Ledger) -> Result<(), String> {
     if let Some(why) = ledger.trouble() {
         return Err(why.to_string());
     }
+    if let Some(why) = ledger.held_back() {
+        return Err(why.to_string());
+    }
+    // What reads the heads reads the database's clock too.
     match ledger.behind().await {
         Ok(events) if events > BEHIND_EVENTS_MAX => {
             Err(format!("{events} events of other nodes are not folded yet; it catches up by itself"))
         }
-        Ok(_) => Ok(()),
+        Ok(_) => ledger.clock_off_by().map_or(Ok(()), |micros| Err(clock_off(micros))),
         Err(error) => Err(error.to_string()),
     }
+}
+
+fn clock_off(micros: i64) -> String {
+    let (seconds, micros_over) = (micros.abs() / MICROS, micros.abs() % MICROS);
+    let way = if micros > 0 { "ahead of" } else { "behind" };
+    let tenths = micros_over / (MICROS / 10);
+    format!(
+        "this node's clock is {seconds}.{tenths} s {way} the database's, so that nothing is written: synchronise both; \
+         it comes back by itself"
+    )
 }
 
 #[cfg(test)]
@@ -30,7 +46,7 @@ mod tests {
 
     use async_trait::async_trait;
 
-    use super::readiness;
+    use super::{clock_off, readiness};
     use crate::clock::Clock;
     use crate::domain::account::command::OrgCommand;
     use crate::domain::credits::Credits;
@@ -116,5 +132,40 @@ mod tests {
         ledger.submit(opened).await.expect_err("nobody writes it");
         let stopped = readiness(&ledger).await.expect_err("is not ready");
         assert!(stopped.contains("writer has stopped"), "{stopped}");
+    }
+
+    #[tokio::test]
+    async fn a_node_is_not_ready_while_its_writes_wait_for_the_projections() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("t.db");
+        let log = Arc::new(SqliteStore::open(&path).await.expect("opens"));
+        let views = Arc::new(SqliteViews::open(&path).await.expect("opens"));
+        let small = MemoryLimits { unindexed: 2, ..MemoryLimits::default() };
+        let clock = Clock::manual(Timestamp(1), 1);
+        let ledger = Ledger::open(log, views, clock.clone(), small).await.expect("opens");
+        let mut refused = None;
+        for org in 0..10_u128 {
+            let command = OrgCommand::OpenOrg {
+                slug: format!("org-{org}"),
+                time_zone: "UTC".into(),
+                overdraft_limit: Credits::ZERO,
+            };
+            let org = OrgId(clock.uuid());
+            let opened = Submission { org, command, by: By::Tollgate, idempotency: None };
+            refused = refused.or(ledger.submit(opened).await.err());
+        }
+
+        let why = readiness(&ledger).await.expect_err("is not ready");
+        ledger.projector().catch_up_all().await.expect("projects");
+
+        assert_eq!(Some(why), refused.map(|error| error.to_string()));
+        assert_eq!(readiness(&ledger).await, Ok(()));
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_told_with_by_how_much_and_which_way() {
+        for (micros, said) in [(5_000_000, "5.0 s ahead of"), (-3_612_999_999, "3612.9 s behind")] {
+            assert!(clock_off(micros).contains(said), "{}", clock_off(micros));
+        }
     }
 }

@@ -63,6 +63,11 @@ pub enum StoreError {
     )]
     ClockOff,
     #[error(
+        "the database's clock lies behind the log's last event, and more than 2 s behind this node's: nothing was \
+         written; synchronise both"
+    )]
+    ClockBehind,
+    #[error(
         "that is no database URL ({0}); use sqlite://path/to/tollgate.db or postgres://user@host/database"
     )]
     Url(String),

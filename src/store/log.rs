@@ -4,10 +4,15 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::domain::chain::{Fields, Hash};
+use crate::domain::time::Timestamp;
 use crate::store::StoreError;
 
 /// How far an event's time may lie from that of the database which several nodes share.
 pub const CLOCK_SKEW_MICROS_MAX: i64 = 2_000_000;
+
+/// How long a statement may take on a database which several nodes share, an append among them: it is ended then. A commit
+/// may take longer still.
+pub const STATEMENT_MICROS_MAX: i64 = 5_000_000;
 
 /// One stored event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +90,7 @@ pub trait EventLog: Send + Sync {
     /// After `UnknownOutcome` the events may be in the log or may yet be written, until [`EventLog::lock`] was had: what
     /// stands in the log then is what became of them, and [`LockedHead::raise_epoch`] keeps out what has not arrived. After
     /// every other error nothing was written, nor will be: `Full` where the disk is, `ClockOff` where the events' time lies
-    /// too far from that of the database.
+    /// too far from that of the database, `ClockBehind` where that lies behind the log, too, whose own last time can be written.
     async fn append(
         &self,
         shard: i32,
@@ -118,6 +123,12 @@ pub trait EventLog: Send + Sync {
 
     /// Whether other processes may write: what was decided without writing must then check the head.
     fn is_shared(&self) -> bool;
+
+    /// The time of the database by which events are checked, as it was last read and counted on since. None where nothing
+    /// is checked.
+    fn database_time(&self) -> Option<Timestamp> {
+        None
+    }
 
     /// Nothing more is to be written: the database's own file then holds everything, and can be copied alone. A server
     /// sees to that by itself.

@@ -21,9 +21,20 @@ pub struct TestDatabase {
 /// The cluster of this run. It ends when its input does, which the system sees to whatever becomes of the tests.
 pub struct Cluster {
     pub folder: String,
+    script: Script,
+}
+
+/// A small file system that a test fills, and that only processes see which it lets in.
+pub struct SmallDisk {
+    pub folder: String,
+    script: Script,
+}
+
+/// A process that is told what to do. It ends when its input does.
+struct Script {
     orders: ChildStdin,
     done: BufReader<ChildStdout>,
-    _process: Child,
+    process: Child,
 }
 
 static CLUSTER: OnceLock<Cluster> = OnceLock::new();
@@ -100,31 +111,14 @@ impl Cluster {
     /// With a tablespace "small" of 48 MiB, or as much for its write-ahead log, on a file system that is mounted for it. None
     /// where `TOLLGATE_MAY_NOT_MOUNT` says that this process may not; without it that is a failure.
     pub fn with_small_disk(purpose: &str) -> Option<Cluster> {
-        if std::env::var_os("TOLLGATE_MAY_NOT_MOUNT").is_some() {
-            eprintln!("NOT RUN: a disk of PostgreSQL that is full takes a small file system");
-            return None;
-        }
-        let mut command = Command::new("unshare");
-        command
-            .args(["-m", "sh", "-c", include_str!("postgres.sh")])
-            .env("SMALL_DISK", "48m")
-            .env("SMALL_DISK_FOR", purpose);
-        Some(Cluster::started(&mut command))
+        let mut command = mounting(include_str!("postgres.sh"))?;
+        Some(Cluster::started(command.env("SMALL_DISK", "48m").env("SMALL_DISK_FOR", purpose)))
     }
 
     fn started(command: &mut Command) -> Cluster {
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut folder = String::new();
-        let (orders, done) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
-        let mut done = BufReader::new(done);
-        done.read_line(&mut folder).unwrap();
-        let folder = folder.trim().to_owned();
-        assert!(
-            !folder.is_empty(),
-            "PostgreSQL did not start; what it said stands above. Who may not mount sets TOLLGATE_MAY_NOT_MOUNT=1"
-        );
+        let (script, folder) = Script::started(command);
         assert!(folder != "missing", "install PostgreSQL 15 or later (Debian: apt-get install postgresql)");
-        Cluster { folder, orders, done, _process: process }
+        Cluster { folder, script }
     }
 
     pub fn url(&self, database: &str) -> String {
@@ -138,6 +132,62 @@ impl Cluster {
 
     /// Says "stop", "start", "fill" or "free", and returns once it is done.
     pub fn order(&mut self, word: &str) {
+        self.script.order(word);
+    }
+}
+
+impl SmallDisk {
+    /// Of 16 MiB; none as with [`Cluster::with_small_disk`].
+    pub fn mounted() -> Option<SmallDisk> {
+        let mut command = mounting(include_str!("small_disk.sh"))?;
+        let (script, folder) = Script::started(command.env("SMALL_DISK", "16m"));
+        Some(SmallDisk { folder, script })
+    }
+
+    /// The command, where the disk is seen.
+    pub fn let_in(&self, command: &Command) -> Command {
+        let mut inside = Command::new("nsenter");
+        inside.args(["-m", "-t", &self.script.process.id().to_string()]);
+        inside.arg(command.get_program()).args(command.get_args());
+        let set = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        inside.envs(set).stdout(Stdio::null());
+        inside
+    }
+
+    /// Says "fill" or "free", and returns once it is done.
+    pub fn order(&mut self, word: &str) {
+        self.script.order(word);
+    }
+}
+
+/// What runs a script that mounts a file system.
+fn mounting(script: &str) -> Option<Command> {
+    if std::env::var_os("TOLLGATE_MAY_NOT_MOUNT").is_some() {
+        eprintln!("NOT RUN: a disk that is full takes a small file system");
+        return None;
+    }
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script]);
+    Some(command)
+}
+
+impl Script {
+    /// With the first line that it says.
+    fn started(command: &mut Command) -> (Script, String) {
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        let (orders, done) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
+        let mut done = BufReader::new(done);
+        done.read_line(&mut said).unwrap();
+        let said = said.trim().to_owned();
+        assert!(
+            !said.is_empty(),
+            "it did not start; what it said stands above. Who may not mount sets TOLLGATE_MAY_NOT_MOUNT=1"
+        );
+        (Script { orders, done, process }, said)
+    }
+
+    fn order(&mut self, word: &str) {
         writeln!(self.orders, "{word}").unwrap();
         let mut said = String::new();
         self.done.read_line(&mut said).unwrap();

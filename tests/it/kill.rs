@@ -32,8 +32,9 @@ const ORGS: u64 = 8;
 /// Answers between a start and the next kill, at most.
 const ANSWERS_MAX: u64 = 200;
 /// While other nodes go on, nobody may wait longer than this for an answer because of a node's death, in microseconds. What
-/// is promised is two seconds; the machine of a test may be busy with others.
+/// is promised is two seconds; the machine of a test may be busy with others, which moves the median little.
 const WAIT_MAX: i64 = 60_000_000;
+const WAIT_MEDIAN_MAX: i64 = 2_000_000;
 /// The events that acknowledged commands leave.
 const HELD: &str = "CreditsReserved";
 const SETTLED: &str = "ReservationSettled";
@@ -106,7 +107,9 @@ async fn i5_i4_whatever_was_acknowledged_before_a_kill_is_there_exactly_once() {
     );
     assert_eq!(refused, 0, "a node's death refuses nobody");
     assert!(lost.retried > 0 && repeated > 0, "{} {repeated}: nothing was tried", lost.retried);
-    assert!(!is_postgres() || waits.iter().all(|wait| *wait < WAIT_MAX), "{waits:?}");
+    waits.sort_unstable();
+    let (median, longest) = (waits[(waits.len() - 1) / 2], waits[waits.len() - 1]);
+    assert!(!is_postgres() || (median < WAIT_MEDIAN_MAX && longest < WAIT_MAX), "{waits:?}");
 }
 
 fn from_environment(name: &str) -> Option<u64> {

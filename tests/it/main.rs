@@ -21,6 +21,7 @@ mod experiments;
 mod exports;
 mod faults;
 mod formats;
+mod full_disk;
 mod growth;
 mod http;
 mod input;

@@ -303,6 +303,42 @@ async fn a_line_that_falls_silent_while_the_log_is_asked_keeps_nobody_waiting() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_cut_off_with_the_heads_lock_is_ended_before_the_others_give_up() {
+    let database = TestDatabase::postgres().await;
+    let line = Line::to(&database).await;
+    let clock = Clock::system();
+    let far = Database::open(&line.url, None, &clock).await.unwrap().log;
+    let near = [database.open(&clock).await.log, database.open(&clock).await.log];
+    let mut beside = PgConnection::connect(&database.url).await.unwrap();
+    let mut earlier = beside.begin().await.unwrap();
+    let lock = "select shard from log_heads where shard = 0 for update";
+    sqlx::query(lock).execute(&mut *earlier).await.unwrap();
+    let mut watch = PgConnection::connect(&database.url).await.unwrap();
+    let waits = "select count(*) from pg_stat_activity \
+        where datname = current_database() and wait_event_type = 'Lock'";
+    let mut wait_for = async |count: i64| {
+        let mut waiting = async || sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut watch).await.unwrap();
+        until("so many wait for the lock", async || waiting().await >= count).await;
+    };
+
+    // Whoever asked first has it next.
+    let cut_off = tokio::spawn(async move { far.lock(0).await.map(|_| ()) });
+    wait_for(1).await;
+    let mut waiting = Vec::new();
+    for (log, before) in near.into_iter().zip(1..) {
+        waiting.push(tokio::spawn(async move { log.lock(0).await?.unlock().await }));
+        wait_for(1 + before).await;
+    }
+    line.mood.send_replace(Mood::Silent);
+    earlier.rollback().await.unwrap();
+
+    for locked in waiting {
+        locked.await.unwrap().unwrap();
+    }
+    cut_off.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_that_falls_silent_while_the_projections_are_written_stops_no_shard_for_good() {
     let database = Arc::new(TestDatabase::postgres().await);
     let near = TestApp::of(database.clone()).await;
@@ -379,7 +415,8 @@ async fn i11_a_node_whose_clock_is_off_writes_nothing_until_it_is_set() {
     }
     let set = |clock: &Clock, ahead: i64| {
         let now = system.now().plus_seconds(ahead);
-        clock.advance_seconds((now.0 - clock.now().0) / Timestamp::MICROS_PER_SECOND);
+        // Never beyond it: the log would be ahead of the database.
+        clock.advance_seconds((now.0 - clock.now().0).div_euclid(Timestamp::MICROS_PER_SECOND));
     };
     // It took its time to open them.
     set(&right, 0);
@@ -397,10 +434,22 @@ async fn i11_a_node_whose_clock_is_off_writes_nothing_until_it_is_set() {
     for ahead in [5, 3_600] {
         set(&wrong, ahead);
         let refused = hold(&astray).await;
+        let ready = astray.get("/readyz").await;
+        // What may yet be written of that moment, nobody knows.
+        let now = format!("/api/v1/orgs/acme/balance?as_of={}", right.now().to_rfc3339());
+        let not_past = astray.get(&now).await;
         on_time(&acme, &right, 0).await;
         on_time(&astray, &wrong, 0).await;
+        until("it is ready again", async || {
+            set(&wrong, 0);
+            astray.get("/readyz").await.status == StatusCode::OK
+        })
+        .await;
 
         assert_eq!(refused, StatusCode::SERVICE_UNAVAILABLE, "{ahead} s ahead");
+        assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE, "{ahead} s ahead");
+        assert!(ready.body.to_string().contains("ahead of the database's"), "{}", ready.body);
+        not_past.expect(StatusCode::BAD_REQUEST);
     }
     // One whose clock lies behind writes at the log's own time, while that is recent enough.
     for behind in [-5, -3_600] {

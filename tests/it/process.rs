@@ -24,7 +24,12 @@ impl Server {
         Server::of(serve(database))
     }
 
-    pub fn of(mut command: Command) -> Server {
+    pub fn of(command: Command) -> Server {
+        Server::try_of(command).unwrap_or_else(|said| panic!("the server does not listen: {said:?}"))
+    }
+
+    /// The same, or what one says that ends before it listens.
+    pub fn try_of(mut command: Command) -> Result<Server, Vec<String>> {
         let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines().map_while(Result::ok);
         let mut said = Vec::new();
@@ -33,14 +38,17 @@ impl Server {
             said.push(line);
             address?.split_whitespace().next().map(str::to_owned)
         });
-        let address = address.unwrap_or_else(|| panic!("the server does not listen: {said:?}"));
+        let Some(address) = address else {
+            process.wait().unwrap();
+            return Err(said);
+        };
         // What it says later must not fill the pipe, and stands beside the test's own words where that fails.
         let warnings = std::thread::spawn(move || {
             let warns = |line: &String| line.contains("WARN") || line.contains("ERROR");
             lines.filter(warns).inspect(|line| println!("{line}")).collect()
         });
         let warnings = Mutex::new(Some(warnings));
-        Server { process: Mutex::new(process), warnings, url: format!("http://{address}") }
+        Ok(Server { process: Mutex::new(process), warnings, url: format!("http://{address}") })
     }
 
     /// SIGKILL: nothing is flushed, nothing is said.

@@ -34,8 +34,8 @@ impl Writer {
             self.system.store(Arc::new(self.state.system.clone()));
         }
         if grown {
-            self.move_to(batch.head.clone());
             self.state.last_recorded_at = batch.now;
+            self.move_to(batch.head.clone());
         }
         batch.count();
         self.answer(&mut batch);

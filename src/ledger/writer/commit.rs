@@ -20,6 +20,8 @@ pub(super) enum CommitOutcome {
     Lost,
     /// Nothing was to be written, and another node has appended since memory was current.
     Moved(Head),
+    /// The database's clock lies behind the log: nothing was written, and may be at the log's last time.
+    TimeStandsStill,
     Failed(LedgerError),
 }
 
@@ -107,6 +109,15 @@ impl Writer {
                         CommitOutcome::Failed(LedgerError::Unknown(error.to_string()))
                     }
                 }
+            }
+            Err(StoreError::ClockBehind) => {
+                tracing::warn!(
+                    shard,
+                    "the database's clock lies behind the log: time stands still until it has caught up"
+                );
+                self.clock.read_again();
+                self.time_stands_still = true;
+                CommitOutcome::TimeStandsStill
             }
             Err(error) => {
                 if matches!(error, StoreError::ClockOff) {

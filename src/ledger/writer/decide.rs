@@ -17,7 +17,7 @@ use crate::ledger::{By, LedgerError};
 impl Writer {
     pub(super) fn decide_all(&mut self, jobs: impl ExactSizeIterator<Item = Job>) -> Batch {
         self.round += 1;
-        let now = self.clock.now().max(self.state.last_recorded_at);
+        let now = self.decision_time();
         let mut batch = Batch::after(self.head.clone(), now, jobs.len());
         for job in jobs {
             match job {
@@ -28,6 +28,17 @@ impl Writer {
             }
         }
         batch
+    }
+
+    /// The node's time or the log's last, whichever is later. The log's where the database's clock lies behind that, which
+    /// has refused this node's: time stands still until the database has caught up.
+    fn decision_time(&mut self) -> Timestamp {
+        let last = self.state.last_recorded_at;
+        if self.time_stands_still && self.fetcher.log.database_time().is_some_and(|time| time < last) {
+            return last;
+        }
+        self.time_stands_still = false;
+        self.clock.now().max(last)
     }
 
     fn admit_read(&mut self, reading: Reading, batch: &mut Batch) {

@@ -57,7 +57,7 @@ impl Writer {
     }
 
     pub(super) fn move_to(&mut self, head: Head) {
-        self.progress.reached(head.next_position);
+        self.progress.reached(head.next_position, self.state.last_recorded_at);
         self.head = head;
     }
 

@@ -2,7 +2,6 @@
 
 use crate::domain::ids::{IdSet, OrgId};
 use crate::domain::system::System;
-use crate::ledger::LedgerError;
 use crate::ledger::batch::Batch;
 use crate::ledger::job::Job;
 use crate::ledger::keys::KEY_KEPT_SECONDS;
@@ -12,14 +11,9 @@ use crate::ledger::writer::Writer;
 impl Writer {
     /// Refuses what would write while the projections lag: what they lack is in memory here, which must not grow for ever.
     pub(super) fn hold_back(&self, jobs: &mut Vec<Job>) {
-        let unindexed = self.head.next_position - 1 - self.fetcher.projector.indexed(self.fetcher.shard);
-        if unindexed > self.state.limits.unindexed {
-            let writes = jobs.extract_if(.., |job| job.may_write());
-            let why = format!(
-                "the projections lie {unindexed} events behind; writes go on once they have caught up"
-            );
-            let why = LedgerError::Unavailable(why);
-            writes.for_each(|job| job.refuse(&why));
+        let indexed = self.fetcher.projector.indexed(self.fetcher.shard);
+        if let Some(why) = self.state.limits.hold_back(self.head.next_position, indexed) {
+            jobs.extract_if(.., |job| job.may_write()).for_each(|job| job.refuse(&why));
         }
     }
 

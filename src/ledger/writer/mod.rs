@@ -55,6 +55,8 @@ pub(super) struct Writer {
     sweeps_on: bool,
     /// Batches before which the head's lock is still taken first.
     locked_batches: u32,
+    /// The database's clock was found to lie behind the log.
+    time_stands_still: bool,
     progress: Arc<Progress>,
     accesses: Arc<Accesses>,
 }
@@ -97,6 +99,7 @@ impl Writer {
             set_aside: 0,
             sweeps_on: false,
             locked_batches: 0,
+            time_stands_still: false,
             progress: Arc::default(),
             accesses: Arc::default(),
         };
@@ -172,6 +175,10 @@ impl Writer {
                 CommitOutcome::Moved(head) => {
                     self.retry(batch, Some(head), jobs).await;
                     is_current = true;
+                }
+                CommitOutcome::TimeStandsStill => {
+                    self.undo(&batch);
+                    jobs.extend(batch.undecided());
                 }
                 CommitOutcome::Failed(why) => {
                     self.undo(&batch);

@@ -1,8 +1,10 @@
 //! An append is one statement: the compare-and-set on the head with the events.
 
+use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
-use crate::store::{CLOCK_SKEW_MICROS_MAX, EventRow, Head};
+use super::clock::{DatabaseClock, now};
+use crate::store::{CLOCK_SKEW_MICROS_MAX, EventRow, Head, StoreError};
 
 const APPEND: &str = "\
     with head as ( \
@@ -16,42 +18,53 @@ const APPEND: &str = "\
     select $1, row.* from unnest($9, $10, $11, $12, $13, $14, $15, $16, $17) as row \
     where exists (select from head)";
 
-/// Moves the head and inserts the events. False where the head was elsewhere, or the time neither the database's nor one
-/// that the log has reached already.
+/// How an append ended.
+pub(super) enum Ended {
+    Written,
+    /// Nothing was written: the head was elsewhere or, where it was not, for this reason.
+    Not(StoreError),
+}
+
+/// Moves the head and inserts the events, which bear the database's time or one that the log has reached already.
 pub(super) async fn append(
     connection: &mut PgConnection,
     shard: i32,
     expected: &Head,
     new: &Head,
     events: &[EventRow],
-    clock_is_checked: bool,
-) -> Result<bool, sqlx::Error> {
-    let time = events.last().filter(|_| clock_is_checked).map(|event| event.recorded_at);
+    clock: &DatabaseClock,
+) -> Result<Ended, sqlx::Error> {
+    let time = events.last().filter(|_| clock.is_checked).map(|event| event.recorded_at);
     if append_at(connection, shard, expected, new, events, time).await? {
-        return Ok(true);
+        return Ok(Ended::Written);
     }
-    match time {
-        Some(time) if is_the_logs(connection, shard, expected, time).await? => {
-            append_at(connection, shard, expected, new, events, None).await
+    let Some(time) = time else { return Ok(Ended::Not(StoreError::ClockOff)) };
+    match reached_ahead(connection, shard, expected, clock).await? {
+        // Who writes at the log's own time moves it no farther.
+        Some(last) if last == time => {
+            let written = append_at(connection, shard, expected, new, events, None).await?;
+            Ok(if written { Ended::Written } else { Ended::Not(StoreError::ClockOff) })
         }
-        Some(_) | None => Ok(false),
+        Some(_) => Ok(Ended::Not(StoreError::ClockBehind)),
+        None => Ok(Ended::Not(StoreError::ClockOff)),
     }
 }
 
-/// Whether the log has come to that time, which the database has still ahead: then its clock was set back, or is another
-/// server's. Who writes at the same time moves the log's no farther.
-async fn is_the_logs(
+/// The time of the log's last event, where the database has it still ahead: then its clock was set back, or is another
+/// server's.
+async fn reached_ahead(
     connection: &mut PgConnection,
     shard: i32,
     expected: &Head,
-    time: i64,
-) -> Result<bool, sqlx::Error> {
-    let found = sqlx::query_scalar(
-        "select recorded_at >= $3 and $3 > extract(epoch from clock_timestamp()) * 1000000 \
-         from events where shard = $1 and position = $2",
-    );
-    let last = found.bind(shard).bind(expected.next_position - 1).bind(time);
-    Ok(last.fetch_optional(connection).await?.unwrap_or(false))
+    clock: &DatabaseClock,
+) -> Result<Option<i64>, sqlx::Error> {
+    let times =
+        concat!("select recorded_at, ", now!(), " as now from events where shard = $1 and position = $2");
+    let times = sqlx::query(times).bind(shard).bind(expected.next_position - 1);
+    let Some(times) = times.fetch_optional(connection).await? else { return Ok(None) };
+    let (last, now): (i64, i64) = (times.try_get("recorded_at")?, times.try_get("now")?);
+    clock.saw(now);
+    Ok(Some(last).filter(|last| *last > now))
 }
 
 /// The same, at a time that must be the database's where there is one.

@@ -4,6 +4,7 @@
 //! holds no head; what a lost connection leaves unknown is said to be unknown, never guessed.
 
 mod append;
+mod clock;
 mod dedicated;
 mod error;
 mod migrate;
@@ -24,11 +25,14 @@ use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::domain::chain::Hash;
+use crate::domain::time::Timestamp;
 use crate::store::{
-    Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, StoreError, shared_sql,
+    Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, STATEMENT_MICROS_MAX, StoreError,
+    shared_sql,
 };
 
-use append::append;
+use append::{Ended, append};
+use clock::{DatabaseClock, now};
 use dedicated::{Acquired, DedicatedConnection};
 use error::{ANSWER_TIMEOUT, NO_ANSWER, answered, store_error, unless_unknown};
 use migrate::{durably, fix_shards, migrate, new_enough};
@@ -43,12 +47,12 @@ const READER_CONNECTIONS_MAX: u32 = 8;
 const HEAD_CONNECTIONS: u16 = 4;
 
 /// What every connection for the log asks for beside [`durably`]. Plans are pinned: one made while the table was young scans it.
-const LOG_SETTINGS: [(&str, &str); 7] = [
+/// Whoever has the head's lock and was cut off is ended before those who wait for it give up.
+const LOG_SETTINGS: [(&str, &str); 6] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
-    ("lock_timeout", "1s"),
+    ("lock_timeout", "2s"),
     ("idle_in_transaction_session_timeout", "1s"),
-    ("statement_timeout", "5s"),
     ("tcp_user_timeout", "1s"),
     ("client_connection_check_interval", "1s"),
 ];
@@ -59,7 +63,7 @@ pub struct PostgresStore {
     heads: Vec<DedicatedConnection>,
     beats: DedicatedConnection,
     readers: PgPool,
-    clock_is_checked: bool,
+    clock: Arc<DatabaseClock>,
     partitions: Arc<Partitions>,
 }
 
@@ -87,14 +91,16 @@ impl PostgresStore {
         let end = sqlx::query_scalar("select max(next_position) from log_heads where shard >= 0");
         let end: i64 = end.fetch_one(&mut connection).await.map_err(store_error)?;
         partitions.extend(&mut connection, end).await.map_err(store_error)?;
+        let statement_timeout = format!("{}ms", STATEMENT_MICROS_MAX / 1_000);
         let log = options.clone().options(LOG_SETTINGS).options(durably);
+        let log = log.options([("statement_timeout", statement_timeout)]);
         let readers = options.options(durably).options([("enable_seqscan", "off")]);
         Ok(PostgresStore {
             writers: (0..shards).map(|_| DedicatedConnection::new(log.clone())).collect(),
             heads: (0..HEAD_CONNECTIONS).map(|_| DedicatedConnection::new(log.clone())).collect(),
             beats: DedicatedConnection::new(log),
             readers: pool(READER_CONNECTIONS_MAX).connect_lazy_with(readers),
-            clock_is_checked: clock.is_system(),
+            clock: Arc::new(DatabaseClock::new(clock.is_system())),
             partitions,
         })
     }
@@ -117,11 +123,17 @@ impl PostgresStore {
         fetch(&self.readers, query).await.map(|_| ())
     }
 
-    /// Why the append wrote nothing.
-    async fn lost(&self, shard: i32, expected: &Head) -> Result<Appended, StoreError> {
+    /// A head, and the database's time with it.
+    fn seen(&self, row: &PgRow) -> Result<Head, StoreError> {
+        self.clock.saw(row.try_get("now").map_err(store_error)?);
+        head(row)
+    }
+
+    /// Why an append wrote nothing.
+    async fn lost(&self, shard: i32, expected: &Head, or: StoreError) -> Result<Appended, StoreError> {
         match self.head(shard).await? {
-            // Nobody else was there: what remains is the time.
-            head if head == *expected => Err(StoreError::ClockOff),
+            // Nobody else was there.
+            head if head == *expected => Err(or),
             _ => Ok(Appended::Conflict),
         }
     }
@@ -137,14 +149,23 @@ fn of_shard(kept: &[DedicatedConnection], shard: i32) -> Result<&DedicatedConnec
 #[async_trait]
 impl EventLog for PostgresStore {
     async fn heads(&self) -> Result<Vec<Head>, StoreError> {
-        let heads = || sqlx::query("select next_position, last_hash, epoch from log_heads order by shard");
-        of_shard(&self.heads, 0)?.fetch(heads).await?.iter().map(head).collect()
+        let heads = concat!(
+            "select next_position, last_hash, epoch, ",
+            now!(),
+            " as now from log_heads order by shard"
+        );
+        let rows = of_shard(&self.heads, 0)?.fetch(|| sqlx::query(heads)).await?;
+        rows.iter().map(|row| self.seen(row)).collect()
     }
 
     async fn head(&self, shard: i32) -> Result<Head, StoreError> {
-        let found = "select next_position, last_hash, epoch from log_heads where shard = $1";
+        let found = concat!(
+            "select next_position, last_hash, epoch, ",
+            now!(),
+            " as now from log_heads where shard = $1"
+        );
         let found = of_shard(&self.heads, shard)?.fetch(|| sqlx::query(found).bind(shard)).await?;
-        head(&only(found)?)
+        self.seen(&only(found)?)
     }
 
     async fn append(
@@ -155,13 +176,16 @@ impl EventLog for PostgresStore {
         events: &[EventRow],
     ) -> Result<Appended, StoreError> {
         let mut acquired = of_shard(&self.writers, shard)?.acquire().await?;
-        let append = append(&mut acquired.connection, shard, expected, new, events, self.clock_is_checked);
-        let written = match timeout(ANSWER_TIMEOUT, self.partitions.beside(new.next_position, append)).await {
-            Ok(written) => written.map_err(unless_unknown)?,
+        let append = append(&mut acquired.connection, shard, expected, new, events, &self.clock);
+        let ended = match timeout(ANSWER_TIMEOUT, self.partitions.beside(new.next_position, append)).await {
+            Ok(ended) => ended.map_err(unless_unknown)?,
             Err(_) => return Err(StoreError::UnknownOutcome(NO_ANSWER.into())),
         };
         acquired.release();
-        if written { Ok(Appended::Written) } else { self.lost(shard, expected).await }
+        match ended {
+            Ended::Written => Ok(Appended::Written),
+            Ended::Not(why) => self.lost(shard, expected, why).await,
+        }
     }
 
     async fn read(&self, shard: i32, from_position: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
@@ -194,13 +218,16 @@ impl EventLog for PostgresStore {
                 Err(_) => return Err(StoreError::Unavailable(NO_ANSWER.into())),
             }
         };
-        let (head, clock_is_checked, partitions) =
-            (head(&row)?, self.clock_is_checked, self.partitions.clone());
-        Ok(Box::new(Locked { acquired, shard, head, clock_is_checked, partitions }))
+        let (head, clock, partitions) = (head(&row)?, self.clock.clone(), self.partitions.clone());
+        Ok(Box::new(Locked { acquired, shard, head, clock, partitions }))
     }
 
     fn is_shared(&self) -> bool {
         true
+    }
+
+    fn database_time(&self) -> Option<Timestamp> {
+        self.clock.now()
     }
 }
 
@@ -209,7 +236,7 @@ struct Locked {
     acquired: Acquired,
     shard: i32,
     head: Head,
-    clock_is_checked: bool,
+    clock: Arc<DatabaseClock>,
     partitions: Arc<Partitions>,
 }
 
@@ -220,14 +247,16 @@ impl LockedHead for Locked {
     }
 
     async fn append(mut self: Box<Self>, new: &Head, events: &[EventRow]) -> Result<(), StoreError> {
-        let Locked { acquired, shard, head, clock_is_checked, partitions } = &mut *self;
-        let append = append(&mut acquired.connection, *shard, head, new, events, *clock_is_checked);
-        if !answered(partitions.beside(new.next_position, append)).await? {
-            // Nobody else can move it while it is locked.
-            self.unlock().await?;
-            return Err(StoreError::ClockOff);
+        let Locked { acquired, shard, head, clock, partitions } = &mut *self;
+        let append = append(&mut acquired.connection, *shard, head, new, events, clock);
+        match answered(partitions.beside(new.next_position, append)).await? {
+            Ended::Written => self.commit().await,
+            // Nobody else can move the head while it is locked.
+            Ended::Not(why) => {
+                self.unlock().await?;
+                Err(why)
+            }
         }
-        self.commit().await
     }
 
     async fn unlock(mut self: Box<Self>) -> Result<(), StoreError> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 
+use super::append::Ended;
 use super::error::answered_within;
 
 /// They are made once the log comes this near to where they end: minutes at full speed.
@@ -55,11 +56,11 @@ impl Partitions {
     pub async fn beside(
         self: &Arc<Self>,
         position: i64,
-        append: impl Future<Output = Result<bool, sqlx::Error>>,
-    ) -> Result<bool, sqlx::Error> {
+        append: impl Future<Output = Result<Ended, sqlx::Error>>,
+    ) -> Result<Ended, sqlx::Error> {
         let appended = append.await;
         let is_near = position + EVENTS_AHEAD >= self.end.load(Ordering::Acquire);
-        if appended.as_ref().map_or_else(is_missing, |written| *written && is_near) {
+        if appended.as_ref().map_or_else(is_missing, |ended| matches!(ended, Ended::Written) && is_near) {
             self.start_extending(position);
         }
         appended

@@ -58,6 +58,6 @@ impl Rates for PostgresStore {
 impl PostgresStore {
     /// The time where a test moves it; else the database's own counts.
     fn moved_by_hand(&self, now: Timestamp) -> Option<i64> {
-        (!self.clock_is_checked).then_some(now.0)
+        (!self.clock.is_checked).then_some(now.0)
     }
 }
