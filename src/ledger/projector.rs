@@ -16,7 +16,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::views::{Changes, View};
 use crate::ledger::tail::{PositionedEvent, Tail};
 use crate::store::projections::{Checkpoint, Projections};
-use crate::store::{EventLog, StoreError};
+use crate::store::{EventLog, StoreError, gapless};
 
 /// Events folded in one transaction.
 const EVENTS_PER_PAGE: i64 = 32_768;
@@ -345,9 +345,7 @@ impl Projector {
             self.shard(shard).into_iter().for_each(|state| state.tail.clear());
         }
         let rows = self.log.read(shard, wanted.start, wanted.end - wanted.start).await?;
-        if let Some(first) = rows.first().filter(|first| first.position > wanted.start) {
-            return Err(StoreError::Missing { shard, from: wanted.start, to: first.position - 1 });
-        }
+        gapless(shard, wanted.start, &rows)?;
         Ok(vec![rows.iter().map(PositionedEvent::read).collect::<Result<_, _>>()?])
     }
 

@@ -21,7 +21,7 @@ async fn projections_stay_where_what_a_rebuild_that_was_cut_off_had_folded_was_a
     let nothing = Changes::default();
     assert!(node.views.apply(0, &[cut_off], 10, &at.hash, &nothing).await.expect("folds"));
     let before = node.views.checkpoints(0).await.expect("reads");
-    let archived = || Arc::new(Faulty { archived_to: 20, ..Faulty::new(&node.store) });
+    let archived = || Arc::new(Faulty { archived_to: 20.into(), ..Faulty::new(&node.store) });
 
     Projector::open(archived(), node.views.clone()).await.expect("opens");
     let report = verify::verify_all(archived(), node.views.clone()).await.expect("reads");
