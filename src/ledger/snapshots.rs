@@ -123,7 +123,8 @@ impl SnapshotWriter {
         }
     }
 
-    /// The filter of every key bound up to a position, which the projections must hold. It is saved as `series`.
+    /// The filter of every key bound up to a position that may still bind; the projections must hold them. It is saved as
+    /// `series`.
     pub async fn load_filter(
         &mut self,
         fetcher: &Fetcher,
@@ -135,6 +136,13 @@ impl SnapshotWriter {
         let (position, layers) = saved_layers(fetcher, end).await?.unwrap_or_default();
         let mut filter = KeyFilter::of(series, layers);
         self.filter_saved_at = position;
+        // Without a saved one all keys that were ever bound would be read, and stay for as long as those of today.
+        let from = match fetcher.binding_from().await {
+            // One event that is damaged stops no start.
+            Err(StoreError::Corrupt(_)) => 0,
+            from => from?,
+        };
+        let from = from.max(position + 1);
         let mut insert = |key| filter.insert(key, now);
         fetcher.projector.store().keys_bound_since(fetcher.shard, position + 1, &mut insert).await?;
         Ok(filter)

@@ -72,6 +72,31 @@ async fn i4_keys_bound_before_and_after_the_filter_was_saved_are_known_after_a_s
 }
 
 #[tokio::test]
+async fn i4_a_filter_that_is_made_again_holds_the_keys_that_bind_and_no_older_ones() {
+    let node = Node::funded(1_000).await;
+    let bind = async |n: u128| node.keyed(reserve(n, 1), Some((&n.to_string(), "a"))).await.expect("holds");
+    for n in 0..100 {
+        bind(n).await;
+    }
+    node.clock.advance_seconds(31 * 24 * 3600);
+    for n in 100..110 {
+        bind(n).await;
+    }
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let fetcher = Fetcher::new(0, node.store.clone(), node.ledger.projector().clone());
+    let mut snapshots = SnapshotWriter::start(0, node.views.clone(), 1_000);
+    let end = node.store.head(0).await.expect("reads").next_position - 1;
+
+    let filter = snapshots.load_filter(&fetcher, end, node.clock.now(), Uuid::from_u128(1)).await;
+
+    let filter = filter.expect("reads");
+    let holds = |n: &u128| filter.may_hold(key_entry(&key_hash(ACME, &n.to_string())));
+    assert_eq!((0..100).filter(holds).count(), 0);
+    assert_eq!((100..110).filter(holds).count(), 10);
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn i4_keys_are_known_though_a_filter_was_saved_of_events_that_the_log_has_lost() {
     let node = Node::funded(1_000).await;
     node.keyed(reserve(1, 1), Some(("1", "a"))).await.expect("holds");
