@@ -31,7 +31,7 @@ use crate::domain::views::index::{key_entry, key_hash};
 use crate::ledger::keys::KEY_KEPT_SECONDS;
 use crate::store::projections::{Generations, Snapshot, Snapshots};
 use crate::store::{Appended, EventRow, Head, LockedHead, SqliteStore, SqliteViews};
-use crate::waiting::until;
+use crate::waiting::{until, within};
 
 const ACME: OrgId = OrgId(Uuid::from_u128(0xACE));
 

@@ -243,6 +243,25 @@ async fn look_ups_wait_for_no_view_that_is_folded_again() {
 }
 
 #[tokio::test]
+async fn nobody_waits_for_ever_for_events_that_the_log_has_not() {
+    let node = Node::funded(100).await;
+    let projector = node.ledger.projector();
+    projector.catch_up_all().await.expect("projects");
+    node.run(reserve(1, 1)).await.expect("holds");
+    let fetcher = Fetcher::new(0, node.store.clone(), projector.clone());
+    let archived = Faulty { archived_to: 3.into(), ..Faulty::new(&node.store) };
+    let beside = Projector::open(Arc::new(archived), node.views.clone()).await.expect("opens");
+
+    let behind = within("it says so", beside.catch_up(0)).await.expect_err("its events were archived");
+    let ahead = within("it says so", fetcher.look_up(ACME, None, Some(id(1)), 13)).await;
+
+    assert!(matches!(behind, StoreError::Missing { shard: 0, from: 3, to: 3 }), "{behind}");
+    assert!(matches!(ahead, Err(StoreError::Missing { shard: 0, from: 4, to: 4 })), "the log went back");
+    assert_eq!(projector.indexed(0), 3);
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn a_generation_that_is_gone_never_goes_live() {
     let node = Node::funded(100).await;
     node.ledger.projector().catch_up_all().await.expect("projects");
