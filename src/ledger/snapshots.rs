@@ -144,7 +144,7 @@ impl SnapshotWriter {
         };
         let from = from.max(position + 1);
         let mut insert = |key| filter.insert(key, now);
-        fetcher.projector.store().keys_bound_since(fetcher.shard, position + 1, &mut insert).await?;
+        fetcher.projector.store().keys_bound_since(fetcher.shard, from, &mut insert).await?;
         Ok(filter)
     }
 
@@ -226,12 +226,14 @@ async fn save_all(shard: i32, store: Arc<dyn Projections>, mut waiting: mpsc::Un
     while waiting.recv_many(&mut saves, SAVES_PER_TRANSACTION).await > 0 {
         let some = std::mem::take(&mut saves);
         let before = series;
-        // A large account or filter takes as long as many commits: the threads that answer callers don't do it.
+        // A large account takes as long as many commits: the threads that answer callers don't do it.
         let Ok(written) = tokio::task::spawn_blocking(move || Written::of(some, before)).await else {
             continue;
         };
         if let Some((saved, layers)) = &written.filter {
-            let put = store.put_key_filter(shard, saved, layers).await;
+            // One layer's bytes at a time: all of them are as much again as the filter.
+            let mut layers = layers.iter().map(|(number, layer)| (*number, layer.to_bytes()));
+            let put = store.put_key_filter(shard, saved, &mut layers).await;
             series = matches!(put, Ok(true)).then_some((saved.series, saved.layers.end - 1));
             warn(shard, put.map(|_| ()));
         }
@@ -244,14 +246,14 @@ async fn save_all(shard: i32, store: Arc<dyn Projections>, mut waiting: mpsc::Un
 /// A series that was saved, and the last of its layers: those before it stand as they are.
 type SavedSeries = (Uuid, i64);
 
-/// Layers by number, as they are stored.
-type Layers = Vec<(i64, Vec<u8>)>;
+/// Layers by number.
+type Layers = Vec<(i64, Layer)>;
 
 /// What is saved, as it is stored.
 #[derive(Default)]
 struct Written {
     snapshots: Vec<Snapshot>,
-    /// With those of its layers that are not saved yet.
+    /// With those of its layers that are not saved yet, which share what is in use.
     filter: Option<(SavedFilter, Layers)>,
     _rooms: Vec<OwnedSemaphorePermit>,
 }
@@ -290,7 +292,7 @@ pub(super) fn unsaved(
     let numbers: Vec<i64> = filter.numbered().map(|(number, _)| number).collect();
     let layers = numbers.first().map_or(0, |first| *first)..numbers.last().map_or(0, |last| last + 1);
     let unsaved = filter.numbered().filter(|(number, _)| *number >= from);
-    let unsaved = unsaved.map(|(number, layer)| (number, layer.to_bytes())).collect();
+    let unsaved = unsaved.map(|(number, layer)| (number, layer.clone())).collect();
     (SavedFilter { series: filter.series, position, hash, layers }, unsaved)
 }
 
