@@ -222,7 +222,7 @@ async fn before(ledger: &Ledger, row: &EventRow) -> Result<String, ExportError> 
 async fn event_of(ledger: &Ledger, org: OrgId, version: i64) -> Result<EventRow, ExportError> {
     let shard = ledger.shard_of(org);
     let positions = ledger.projector().store().org_events(shard, org, version, 1).await?;
-    let found = ledger.log().read_at(shard, &positions).await?.into_iter().next();
+    let found = ledger.log().read_all_at(shard, &positions).await?.into_iter().next();
     let found = found.filter(|found| (found.org_id, found.org_version) == (org.0, version));
     found.ok_or(ExportError::NoSuchEvent { org, version })
 }
@@ -239,7 +239,7 @@ async fn of_org(
     while next <= last_version {
         let positions =
             store.org_events(shard, org, next, EVENTS_PER_PAGE.min(last_version - next + 1)).await?;
-        let rows = ledger.log().read_at(shard, &positions).await?;
+        let rows = ledger.log().read_all_at(shard, &positions).await?;
         let Some(last) = rows.last() else { break };
         next = last.org_version + 1;
         events += rows.len() as u64;

@@ -16,7 +16,7 @@ use crate::ledger::fetch::lookups::Binding;
 use crate::ledger::loaded::{Chain, LoadedAccount};
 use crate::ledger::projector::Projector;
 use crate::ledger::tail::PositionedEvent;
-use crate::store::{EventLog, EventRow, StoreError};
+use crate::store::{EventLog, EventRow, StoreError, gapless};
 
 /// Events read at a time.
 const EVENTS_PER_PAGE: i64 = 2_000;
@@ -129,10 +129,10 @@ impl Fetcher {
         Ok(Some(loaded.account))
     }
 
-    /// The system org as of the last event before `end`, and the version at which it was saved.
-    pub async fn system(&self, end: i64) -> Result<(System, Chain, i64), StoreError> {
+    /// The system org as of the last event before `end`, and where it was saved.
+    pub async fn system(&self, end: i64) -> Result<(System, Chain, Chain), StoreError> {
         let (mut system, mut chain) = self.saved_system().await?;
-        let saved_version = chain.version;
+        let saved = chain;
         let indexed = self.projector.indexed(self.shard);
         let mut fold = |row: &EventRow, chain: &mut Chain| {
             if row.org_id != OrgId::SYSTEM.0 || row.org_version <= chain.version || row.position >= end {
@@ -152,7 +152,7 @@ impl Fetcher {
             }
         }
         self.tail(indexed + 1, end, |row| fold(row, &mut chain)).await?;
-        Ok((system, chain, saved_version))
+        Ok((system, chain, saved))
     }
 
     /// Gives every row from a position on, before `end`, to `each`.
@@ -169,7 +169,7 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Gives the first rows of them to `each`, and says where the next begin.
+    /// Gives the first rows of them to `each`, and says where the next begin. The log holds them, or has held them.
     async fn page(
         &self,
         from: i64,
@@ -177,8 +177,10 @@ impl Fetcher {
         each: &mut impl FnMut(&EventRow) -> Result<(), StoreError>,
     ) -> Result<i64, StoreError> {
         let rows = self.log.read(self.shard, from, EVENTS_PER_PAGE.min(end - from)).await?;
+        gapless(self.shard, from, &rows)?;
         rows.iter().try_for_each(each)?;
-        Ok(rows.last().map_or(end, |last| last.position + 1))
+        let missing = StoreError::Missing { shard: self.shard, from, to: end - 1 };
+        rows.last().map(|last| last.position + 1).ok_or(missing)
     }
 
     /// A turn to read one page of an account.
@@ -252,9 +254,6 @@ impl Fetcher {
     async fn org_events(&self, org: OrgId, from_version: i64) -> Result<Vec<EventRow>, StoreError> {
         let positions =
             self.projector.store().org_events(self.shard, org, from_version, EVENTS_PER_PAGE).await?;
-        if positions.is_empty() {
-            return Ok(vec![]);
-        }
-        self.log.read_at(self.shard, &positions).await
+        self.log.read_all_at(self.shard, &positions).await
     }
 }

@@ -16,7 +16,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::views::{Changes, View};
 use crate::ledger::tail::{PositionedEvent, Tail};
 use crate::store::projections::{Checkpoint, Projections};
-use crate::store::{EventLog, StoreError};
+use crate::store::{EventLog, StoreError, gapless};
 
 /// Events folded in one transaction.
 const EVENTS_PER_PAGE: i64 = 32_768;
@@ -172,7 +172,8 @@ impl Projector {
         }
     }
 
-    /// Folds until look-ups find everything up to a position that the log holds.
+    /// Folds until look-ups find everything up to a position that the log holds. `Missing` where it does not: it went back
+    /// under this node, or that was archived.
     pub(super) async fn index_to(&self, shard: i32, goal: i64) -> Result<(), StoreError> {
         while self.indexed(shard) < goal && self.step(shard, goal).await? != Step::Done {}
         Ok(())
@@ -333,7 +334,7 @@ impl Projector {
         Ok(applied.then_some(Checkpoint { position, hash, ..first.clone() }))
     }
 
-    /// Consecutive events from the range's start on, as far as it pleases: those just written here, else the log's.
+    /// Consecutive events from the range's start on, one at least, as far as it pleases: those just written here, else the log's.
     async fn page(&self, shard: i32, wanted: &Range<i64>) -> Result<Vec<Arc<[PositionedEvent]>>, StoreError> {
         let kept = self.shard(shard).map(|state| state.tail.from(wanted.start)).unwrap_or_default();
         if let Some(last) = kept.last().and_then(|batch| batch.last()) {
@@ -345,8 +346,11 @@ impl Projector {
             self.shard(shard).into_iter().for_each(|state| state.tail.clear());
         }
         let rows = self.log.read(shard, wanted.start, wanted.end - wanted.start).await?;
-        if let Some(first) = rows.first().filter(|first| first.position > wanted.start) {
-            return Err(StoreError::Missing { shard, from: wanted.start, to: first.position - 1 });
+        gapless(shard, wanted.start, &rows)?;
+        if rows.is_empty() {
+            // It is asked only for what the log was known to hold: whoever waits for that must not ask for ever.
+            let last = self.log.head(shard).await?.next_position - 1;
+            return Err(StoreError::Missing { shard, from: wanted.start, to: last.max(wanted.start) });
         }
         Ok(vec![rows.iter().map(PositionedEvent::read).collect::<Result<_, _>>()?])
     }

@@ -29,6 +29,8 @@ const EVENTS_PER_FILTER: i64 = 1_000_000;
 /// folded from far more, a share of those, since all of it is written.
 const EVENTS_PER_SYSTEM: i64 = 5_000;
 const EVENTS_PER_SYSTEM_SHARE: i64 = 16;
+/// Events of the shard after which the system is saved however little it has moved: of what was archived no start can fold it.
+const EVENTS_BEHIND_SYSTEM_MAX: i64 = 8_000_000;
 /// Accounts that may wait to be saved; a large one counts as several.
 const WAITING_ACCOUNTS_MAX: u32 = 1_024;
 /// Accounts saved in one transaction.
@@ -61,8 +63,8 @@ pub(super) struct SnapshotWriter {
     room: Arc<Semaphore>,
     events_per_snapshot: i64,
     filter_saved_at: i64,
-    /// The version of the system's last snapshot.
-    pub system_saved_version: i64,
+    /// Where the system's last snapshot ends.
+    pub system_saved: Chain,
 }
 
 impl SnapshotWriter {
@@ -70,7 +72,13 @@ impl SnapshotWriter {
         let (saves, waiting) = mpsc::unbounded_channel();
         tokio::spawn(save_all(shard, store, waiting));
         let room = Arc::new(Semaphore::new(WAITING_ACCOUNTS_MAX as usize));
-        SnapshotWriter { saves, room, events_per_snapshot, filter_saved_at: 0, system_saved_version: 0 }
+        SnapshotWriter {
+            saves,
+            room,
+            events_per_snapshot,
+            filter_saved_at: 0,
+            system_saved: Chain::default(),
+        }
     }
 
     /// Saves an account that has moved far since it was saved last.
@@ -106,16 +114,17 @@ impl SnapshotWriter {
         }
     }
 
-    pub fn save_system_if_due(&mut self, system: &System, chain: Chain) {
-        if chain.version - self.system_saved_version
-            >= EVENTS_PER_SYSTEM.max(chain.version / EVENTS_PER_SYSTEM_SHARE)
+    /// `end` is where the shard's log ends.
+    pub fn save_system_if_due(&mut self, system: &System, chain: Chain, end: i64) {
+        if is_system_due(self.system_saved, chain, end)
             && self.saves.send(Save::System { system: system.clone(), chain }).is_ok()
         {
-            self.system_saved_version = chain.version;
+            self.system_saved = chain;
         }
     }
 
-    /// The filter of every key bound up to a position, which the projections must hold. It is saved as `series`.
+    /// The filter of every key bound up to a position that may still bind; the projections must hold them. It is saved as
+    /// `series`.
     pub async fn load_filter(
         &mut self,
         fetcher: &Fetcher,
@@ -127,8 +136,15 @@ impl SnapshotWriter {
         let (position, layers) = saved_layers(fetcher, end).await?.unwrap_or_default();
         let mut filter = KeyFilter::of(series, layers);
         self.filter_saved_at = position;
+        // Without a saved one all keys that were ever bound would be read, and stay for as long as those of today.
+        let from = match fetcher.binding_from().await {
+            // One event that is damaged stops no start.
+            Err(StoreError::Corrupt(_)) => 0,
+            from => from?,
+        };
+        let from = from.max(position + 1);
         let mut insert = |key| filter.insert(key, now);
-        fetcher.projector.store().keys_bound_since(fetcher.shard, position + 1, &mut insert).await?;
+        fetcher.projector.store().keys_bound_since(fetcher.shard, from, &mut insert).await?;
         Ok(filter)
     }
 
@@ -198,18 +214,26 @@ fn is_worth_it(loaded: &LoadedAccount) -> bool {
     loaded.unsaved() >= EVENTS_AT_REST.max(size(&loaded.account))
 }
 
+fn is_system_due(saved: Chain, chain: Chain, end: i64) -> bool {
+    let unsaved = chain.version - saved.version;
+    unsaved >= EVENTS_PER_SYSTEM.max(chain.version / EVENTS_PER_SYSTEM_SHARE)
+        || unsaved > 0 && end - saved.position >= EVENTS_BEHIND_SYSTEM_MAX
+}
+
 async fn save_all(shard: i32, store: Arc<dyn Projections>, mut waiting: mpsc::UnboundedReceiver<Save>) {
     let mut saves = Vec::with_capacity(SAVES_PER_TRANSACTION);
     let mut series = None;
     while waiting.recv_many(&mut saves, SAVES_PER_TRANSACTION).await > 0 {
         let some = std::mem::take(&mut saves);
         let before = series;
-        // A large account or filter takes as long as many commits: the threads that answer callers don't do it.
+        // A large account takes as long as many commits: the threads that answer callers don't do it.
         let Ok(written) = tokio::task::spawn_blocking(move || Written::of(some, before)).await else {
             continue;
         };
         if let Some((saved, layers)) = &written.filter {
-            let put = store.put_key_filter(shard, saved, layers).await;
+            // One layer's bytes at a time: all of them are as much again as the filter.
+            let mut layers = layers.iter().map(|(number, layer)| (*number, layer.to_bytes()));
+            let put = store.put_key_filter(shard, saved, &mut layers).await;
             series = matches!(put, Ok(true)).then_some((saved.series, saved.layers.end - 1));
             warn(shard, put.map(|_| ()));
         }
@@ -222,14 +246,14 @@ async fn save_all(shard: i32, store: Arc<dyn Projections>, mut waiting: mpsc::Un
 /// A series that was saved, and the last of its layers: those before it stand as they are.
 type SavedSeries = (Uuid, i64);
 
-/// Layers by number, as they are stored.
-type Layers = Vec<(i64, Vec<u8>)>;
+/// Layers by number.
+type Layers = Vec<(i64, Layer)>;
 
 /// What is saved, as it is stored.
 #[derive(Default)]
 struct Written {
     snapshots: Vec<Snapshot>,
-    /// With those of its layers that are not saved yet.
+    /// With those of its layers that are not saved yet, which share what is in use.
     filter: Option<(SavedFilter, Layers)>,
     _rooms: Vec<OwnedSemaphorePermit>,
 }
@@ -268,7 +292,7 @@ pub(super) fn unsaved(
     let numbers: Vec<i64> = filter.numbered().map(|(number, _)| number).collect();
     let layers = numbers.first().map_or(0, |first| *first)..numbers.last().map_or(0, |last| last + 1);
     let unsaved = filter.numbered().filter(|(number, _)| *number >= from);
-    let unsaved = unsaved.map(|(number, layer)| (number, layer.to_bytes())).collect();
+    let unsaved = unsaved.map(|(number, layer)| (number, layer.clone())).collect();
     (SavedFilter { series: filter.series, position, hash, layers }, unsaved)
 }
 
@@ -300,6 +324,25 @@ mod tests {
         assert_eq!(numbers(None), [0, 1, 2]);
         assert_eq!(numbers(Some((filter.series, 1))), [1, 2], "the last that was saved has grown");
         assert_eq!(numbers(Some((Uuid::from_u128(2), 1))), [0, 1, 2], "those were another's");
+    }
+
+    #[test]
+    fn the_system_is_saved_once_it_has_moved_far_or_lies_far_back() {
+        let at = |version, position| Chain { version, position, ..Chain::default() };
+        let far = EVENTS_BEHIND_SYSTEM_MAX;
+        for (saved, chain, end, is_due) in [
+            (at(0, 0), at(4_999, 4_999), 5_000, false),
+            (at(0, 0), at(5_000, 5_000), 5_000, true),
+            (at(160_000, 1), at(169_999, 2), 2, false),
+            (at(160_000, 1), at(171_000, 2), 2, true),
+            (at(0, 0), at(3, 3), far - 1, false),
+            (at(0, 0), at(3, 3), far, true),
+            (at(3, 3), at(3, 3), 2 * far, false),
+            (at(3, 3), at(4, 2 * far), 2 * far, true),
+            (at(4, 2 * far), at(5, 2 * far + 1), 2 * far + 1, false),
+        ] {
+            assert_eq!(is_system_due(saved, chain, end), is_due, "{saved:?}, {chain:?}, {end}");
+        }
     }
 
     #[test]

@@ -1,3 +1,4 @@
+mod archived;
 mod faulty;
 mod keys;
 mod memory;
@@ -30,7 +31,7 @@ use crate::domain::views::index::{key_entry, key_hash};
 use crate::ledger::keys::KEY_KEPT_SECONDS;
 use crate::store::projections::{Generations, Snapshot, Snapshots};
 use crate::store::{Appended, EventRow, Head, LockedHead, SqliteStore, SqliteViews};
-use crate::waiting::until;
+use crate::waiting::{until, within};
 
 const ACME: OrgId = OrgId(Uuid::from_u128(0xACE));
 
@@ -379,7 +380,8 @@ async fn a_past_whose_events_were_archived_is_named_and_not_searched_for_ever() 
     }
     node.ledger.projector().catch_up_all().await.expect("projects");
     let early = Timestamp(node.clock.now().0 - 39 * Timestamp::MICROS_PER_SECOND);
-    let archived = node.another(Arc::new(Faulty { archived_to: 20, ..Faulty::new(&node.store) })).await;
+    let archived =
+        node.another(Arc::new(Faulty { archived_to: 20.into(), ..Faulty::new(&node.store) })).await;
 
     let gone = archived.read_at(ACME, early).await.map(|_| ()).expect_err("it is not there");
 

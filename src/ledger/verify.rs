@@ -16,8 +16,7 @@ use uuid::Uuid;
 
 use crate::domain::account::Account;
 use crate::domain::chain;
-use crate::domain::event::Balance;
-use crate::domain::event::Recorded;
+use crate::domain::event::{Balance, Event, Recorded};
 use crate::domain::ids::OrgId;
 use crate::domain::system::System;
 use crate::ledger::projector::Projector;
@@ -345,7 +344,14 @@ impl Walk {
             breach("I8", what);
             return self.forget(recorded.org);
         }
-        match (recorded.payload.balance, self.fold(recorded)) {
+        let (carried, folded) = (recorded.payload.balance, self.fold(recorded));
+        let after = [carried, folded].into_iter().flatten();
+        if is_hold(event)
+            && let Some(overspent) = after.into_iter().find(|b| b.available.is_negative())
+        {
+            breach("I1", format!("it holds more than was available: {overspent:?}"));
+        }
+        match (carried, folded) {
             (Some(carried), Some(folded)) if carried != folded => {
                 breach("I7", format!("the event says {carried:?}, the fold says {folded:?}"));
             }
@@ -386,6 +392,12 @@ impl Walk {
         account.ended.clear();
         Some(account.balance())
     }
+}
+
+/// Whether an event was decided on what was available, so that what is left of that is not below zero (I1). Of no other is that
+/// so: a settle is recorded whatever is left, and a limit may be lowered.
+fn is_hold(event: &Event) -> bool {
+    matches!(event, Event::CreditsReserved { .. } | Event::ReservationGrown { .. })
 }
 
 /// I1: granted + overdraft limit = available + held + consumed + expired + refunded.

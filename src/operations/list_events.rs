@@ -74,10 +74,7 @@ pub(super) async fn read_events(
     org: OrgId,
     positions: &[i64],
 ) -> Result<Vec<StoredEvent>, LedgerError> {
-    if positions.is_empty() {
-        return Ok(vec![]);
-    }
-    let rows = ledger.log().read_at(ledger.shard_of(org), positions).await?;
+    let rows = ledger.log().read_all_at(ledger.shard_of(org), positions).await?;
     let stored = |row: EventRow| {
         let payload = decode(&row)?.payload;
         Ok(StoredEvent {

@@ -24,7 +24,8 @@ pub enum StoreError {
     #[error("the database is damaged: {0}; run `tollgate verify` and restore from a backup")]
     Corrupt(String),
     #[error(
-        "events {from} to {to} of shard {shard} are not in the database: attach the partitions that were archived"
+        "events {from} to {to} of shard {shard} are not in the database: attach the partitions that were archived; where none \
+         was, run `tollgate verify`"
     )]
     Missing { shard: i32, from: i64, to: i64 },
     #[error(

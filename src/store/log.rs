@@ -114,6 +114,20 @@ pub trait EventLog: Send + Sync {
     /// Those of every method.
     async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError>;
 
+    /// As [`EventLog::read_at`], of positions where events are known to have been written, by somebody who must not take
+    /// what was archived for what never was.
+    ///
+    /// # Errors
+    /// Those of every method; `Missing` where one of them is not there.
+    async fn read_all_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
+        if positions.is_empty() {
+            return Ok(vec![]);
+        }
+        let rows = self.read_at(shard, positions).await?;
+        none_missing(shard, positions, &rows)?;
+        Ok(rows)
+    }
+
     /// Takes the lock of the shard's head, once every transaction that has it has ended. Dropping it gives it up, and nothing
     /// is written; the next one waits until the database has seen that.
     ///
@@ -165,4 +179,81 @@ pub trait LockedHead: Send {
     /// # Errors
     /// After `UnknownOutcome` it may have been raised; after any other it was not.
     async fn raise_epoch(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// # Errors
+/// `Missing` where no row stands at one of the positions; rows are in the order of theirs.
+fn none_missing(shard: i32, positions: &[i64], rows: &[EventRow]) -> Result<(), StoreError> {
+    let stands = |position: &i64| rows.binary_search_by_key(position, |row| row.position).is_ok();
+    let mut missing = positions.iter().copied().skip_while(stands).take_while(|position| !stands(position));
+    match missing.next() {
+        Some(from) => Err(StoreError::Missing { shard, from, to: missing.last().unwrap_or(from) }),
+        None => Ok(()),
+    }
+}
+
+/// # Errors
+/// `Missing` where rows that were read in order from a position on do not begin there, or leave one out.
+pub fn gapless(shard: i32, from_position: i64, rows: &[EventRow]) -> Result<(), StoreError> {
+    match rows.iter().zip(from_position..).find(|(row, expected)| row.position != *expected) {
+        Some((row, from)) => Err(StoreError::Missing { shard, from, to: row.position - 1 }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(positions: &[i64]) -> Vec<EventRow> {
+        let row = |position: &i64| EventRow {
+            shard: 7,
+            position: *position,
+            org_id: Uuid::nil(),
+            org_version: 1,
+            event_id: Uuid::nil(),
+            kind: String::new(),
+            schema_version: 1,
+            recorded_at: 0,
+            payload: vec![],
+            hash: [0; 32],
+        };
+        positions.iter().map(row).collect()
+    }
+
+    fn missing(checked: Result<(), StoreError>) -> Option<(i64, i64)> {
+        match checked {
+            Err(StoreError::Missing { shard: 7, from, to }) => Some((from, to)),
+            other => {
+                assert!(other.is_ok(), "{other:?}");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn of_events_that_were_asked_for_by_position_the_first_that_are_not_there_are_named() {
+        for (asked, found, named) in [
+            (&[3, 7, 20][..], &[3, 7, 20][..], None),
+            (&[3, 7, 20], &[], Some((3, 20))),
+            (&[3, 7, 20], &[20], Some((3, 7))),
+            (&[3, 7, 20, 21], &[3, 20], Some((7, 7))),
+            (&[3, 3, 7], &[3], Some((7, 7))),
+            (&[], &[], None),
+        ] {
+            assert_eq!(missing(none_missing(7, asked, &rows(found))), named, "{asked:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn of_events_that_were_read_in_order_the_first_gap_is_named() {
+        for (from, found, named) in [
+            (5, &[5, 6, 7][..], None),
+            (5, &[], None),
+            (5, &[9, 10], Some((5, 8))),
+            (5, &[5, 6, 9, 20], Some((7, 8))),
+        ] {
+            assert_eq!(missing(gapless(7, from, &rows(found))), named, "{from}: {found:?}");
+        }
+    }
 }

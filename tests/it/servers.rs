@@ -11,6 +11,7 @@ use tollgate::clock::Clock;
 use tollgate::config::Config;
 use tollgate::domain::format::Format;
 use tollgate::domain::time::Timestamp;
+use tollgate::ledger::export::{Selection, export};
 use tollgate::operations::find_org::known_org;
 use tollgate::store::{Appended, Database, EventLog, EventRow, Head, Node, StoreError};
 use uuid::Uuid;
@@ -73,6 +74,60 @@ async fn partitions_are_made_ahead_and_a_log_that_met_their_end_goes_on() {
             _ => first.unwrap(),
         }
     }
+}
+
+#[tokio::test]
+async fn a_partition_that_was_dropped_is_not_made_again_and_its_archive_can_be_attached() {
+    let database = TestDatabase::postgres().await;
+    let clock = Clock::manual(Timestamp(0), 1);
+    drop(database.open(&clock).await);
+    let mut owner = PgConnection::connect(&database.url).await.unwrap();
+    let moved = sqlx::query("update log_heads set next_position = $1 where shard >= 0");
+    moved.bind(SIZE + 1).execute(&mut owner).await.unwrap();
+    drop(database.open(&clock).await);
+    let archive = "alter table events detach partition events_0; alter table events_0 rename to archive";
+    raw_sql(archive).execute(&mut owner).await.unwrap();
+
+    let log = database.open(&clock).await.log;
+    write(&*log, 0, Timestamp(7), false).await.unwrap();
+
+    assert!(answers(&mut owner, "select to_regclass('events_0') is null").await);
+    let attach = format!("alter table events attach partition archive for values from (0) to ({SIZE})");
+    raw_sql(AssertSqlSafe(attach)).execute(&mut owner).await.unwrap();
+    assert!(answers(&mut owner, "select to_regclass('events_2') is null").await);
+}
+
+#[tokio::test]
+async fn what_was_archived_is_refused_and_comes_back_with_its_partition() {
+    let database = Arc::new(TestDatabase::postgres().await);
+    let app = TestApp::of(database.clone()).await;
+    let acme = app.funded("acme", "10").await;
+    let hold = json!({ "credits": "1" });
+    let held = acme.post("/api/v1/orgs/acme/reservations", hold).await.expect(StatusCode::CREATED);
+    let reservation = held["id"].as_str().unwrap();
+    let explain = format!("/api/v1/reservations/{reservation}/explain");
+    let paths = ["/api/v1/orgs/acme/events", &explain];
+    let operator = app.operator();
+    for path in paths {
+        operator.get(path).await.expect(StatusCode::OK);
+    }
+    let org = known_org(app.ledger(), "acme").unwrap();
+    let mut owner = PgConnection::connect(&database.url).await.unwrap();
+
+    raw_sql("alter table events detach partition events_0").execute(&mut owner).await.unwrap();
+    for path in paths {
+        operator.get(path).await.expect(StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let exported = export(app.ledger(), Selection::Org(org), &mut vec![]).await;
+    let attach = format!("alter table events attach partition events_0 for values from (0) to ({SIZE})");
+    raw_sql(AssertSqlSafe(attach)).execute(&mut owner).await.unwrap();
+
+    let missing = exported.unwrap_err().to_string();
+    assert!(missing.contains("are not in the database: attach"), "{missing}");
+    for path in paths {
+        operator.get(path).await.expect(StatusCode::OK);
+    }
+    app.finish().await;
 }
 
 /// Ends every connection to the database but this one.

@@ -238,8 +238,9 @@ async fn i4_layers_of_two_series_are_never_read_as_one_filter() {
         hash: [u8::try_from(position).unwrap(); 32],
         layers,
     };
-    let bits = |numbers: &[i64], bits: u8| -> Vec<(i64, Vec<u8>)> {
-        numbers.iter().map(|number| (*number, vec![bits; 8])).collect()
+    let bits = |numbers: &[i64], bits: u8| -> std::vec::IntoIter<(i64, Vec<u8>)> {
+        let layers: Vec<_> = numbers.iter().map(|number| (*number, vec![bits; 8])).collect();
+        layers.into_iter()
     };
     let read = async || {
         let saved = views.key_filter(0).await.unwrap().unwrap();
@@ -251,20 +252,20 @@ async fn i4_layers_of_two_series_are_never_read_as_one_filter() {
     };
     assert_eq!(views.key_filter(0).await.unwrap(), None);
     assert!(
-        !views.put_key_filter(0, &filter(1, 1, 0..2), &bits(&[1], 1)).await.unwrap(),
+        !views.put_key_filter(0, &filter(1, 1, 0..2), &mut bits(&[1], 1)).await.unwrap(),
         "the first is missing"
     );
 
-    assert!(views.put_key_filter(0, &filter(1, 2, 0..2), &bits(&[0, 1], 2)).await.unwrap());
-    assert!(views.put_key_filter(0, &filter(1, 3, 0..3), &bits(&[1, 2], 3)).await.unwrap());
+    assert!(views.put_key_filter(0, &filter(1, 2, 0..2), &mut bits(&[0, 1], 2)).await.unwrap());
+    assert!(views.put_key_filter(0, &filter(1, 3, 0..3), &mut bits(&[1, 2], 3)).await.unwrap());
     assert_eq!(read().await, (filter(1, 3, 0..3), vec![2, 3, 3]), "only what changed is written");
-    assert!(views.put_key_filter(0, &filter(1, 4, 1..3), &bits(&[2], 4)).await.unwrap());
+    assert!(views.put_key_filter(0, &filter(1, 4, 1..3), &mut bits(&[2], 4)).await.unwrap());
     assert_eq!(read().await, (filter(1, 4, 1..3), vec![3, 4]));
     assert_eq!(views.key_filter_layer(0, Uuid::from_u128(1), 0).await.unwrap(), None, "it was forgotten");
 
-    assert!(!views.put_key_filter(0, &filter(2, 5, 0..2), &bits(&[1], 5)).await.unwrap());
+    assert!(!views.put_key_filter(0, &filter(2, 5, 0..2), &mut bits(&[1], 5)).await.unwrap());
     assert_eq!(read().await.0, filter(1, 4, 1..3));
-    assert!(views.put_key_filter(0, &filter(2, 6, 0..1), &bits(&[0], 6)).await.unwrap());
+    assert!(views.put_key_filter(0, &filter(2, 6, 0..1), &mut bits(&[0], 6)).await.unwrap());
     assert_eq!(read().await, (filter(2, 6, 0..1), vec![6]));
     assert_eq!(views.key_filter_layer(0, Uuid::from_u128(1), 2).await.unwrap(), None, "the other's are gone");
 }

@@ -97,13 +97,25 @@ impl Fetcher {
     }
 
     async fn bound(&self, org: OrgId, keyed: &Keyed) -> Result<Option<BoundKey>, StoreError> {
-        let (store, from) = (self.projector.store(), self.binding_from().await?);
-        let positions = store.commands(self.shard, key_entry(&keyed.hash), from).await?;
-        if positions.is_empty() {
-            return Ok(None);
+        match self.bound_since(self.binding_from().await?, org, keyed).await {
+            Err(StoreError::Missing { .. }) => {
+                // What was archived may have bound when it was looked up last where the keys begin that do.
+                self.forget_binding();
+                self.bound_since(self.binding_from().await?, org, keyed).await
+            }
+            found => found,
         }
+    }
+
+    async fn bound_since(
+        &self,
+        from: i64,
+        org: OrgId,
+        keyed: &Keyed,
+    ) -> Result<Option<BoundKey>, StoreError> {
+        let positions = self.projector.store().commands(self.shard, key_entry(&keyed.hash), from).await?;
         // The index holds a part of the hash; the events say which is this key's. Bound twice, the last one counts.
-        for row in self.log.read_at(self.shard, &positions).await?.iter().rev() {
+        for row in self.log.read_all_at(self.shard, &positions).await?.iter().rev() {
             let recorded = decode(row)?;
             let bound = recorded.payload.command.filter(|bound| bound.key == keyed.command.key);
             if let Some(bound) = bound.filter(|_| recorded.org == org) {
@@ -117,10 +129,7 @@ impl Fetcher {
     async fn ended(&self, reservation: ReservationId) -> Result<Option<Ended>, StoreError> {
         let hash = reservation_entry(reservation);
         let positions = self.projector.store().reservation_events(self.shard, hash).await?;
-        if positions.is_empty() {
-            return Ok(None);
-        }
-        let rows = self.log.read_at(self.shard, &positions).await?;
+        let rows = self.log.read_all_at(self.shard, &positions).await?;
         let recorded = rows.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
         // Another one may share its hash.
         let own =

@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -29,7 +29,7 @@ pub(super) struct Faulty {
     /// The next commit says that it is under way, and waits.
     pub slow: Mutex<Option<[Arc<Notify>; 2]>>,
     /// Nothing is there up to here.
-    pub archived_to: i64,
+    pub archived_to: AtomicI64,
     /// Whoever looks something up waits while a test holds it.
     pub look_ups: RwLock<()>,
     /// Whoever looks up one of these positions waits until a test closes the gate.
@@ -65,7 +65,7 @@ impl Faulty {
             unreadable: AtomicBool::new(false),
             damaged: None,
             slow: Mutex::default(),
-            archived_to: 0,
+            archived_to: AtomicI64::new(0),
             look_ups: RwLock::default(),
             gated: vec![],
             gate: Semaphore::new(0),
@@ -150,7 +150,8 @@ impl EventLog for Faulty {
         if self.unreadable.load(Ordering::SeqCst) {
             return Err(StoreError::Unavailable("the connection was cut".into()));
         }
-        let mut rows = self.log.read(shard, from.max(self.archived_to + 1), limit).await?;
+        let first = self.archived_to.load(Ordering::SeqCst) + 1;
+        let mut rows = self.log.read(shard, from.max(first), limit).await?;
         self.write_next().await?;
         for row in rows.iter_mut().filter(|row| self.tampered && row.position == 3) {
             row.payload = String::from_utf8_lossy(&row.payload).replace("\"4\"", "\"5\"").into_bytes();
@@ -174,7 +175,7 @@ impl EventLog for Faulty {
         let read = self.log.read_at(shard, positions).await;
         self.looking.fetch_sub(1, Ordering::SeqCst);
         let mut rows = read?;
-        rows.retain(|row| row.position > self.archived_to);
+        rows.retain(|row| row.position > self.archived_to.load(Ordering::SeqCst));
         let deadly = *self.deadly.lock().expect("no test panicked");
         if rows.iter().any(|row| deadly.is_some_and(|org| org.0 == row.org_id)) {
             std::panic::resume_unwind(Box::new("a look-up ends"));

@@ -2,6 +2,11 @@
 
 use super::*;
 
+/// Layers as they are stored.
+fn stored(layers: &[(i64, key_filter::Layer)]) -> impl Iterator<Item = (i64, Vec<u8>)> {
+    layers.iter().map(|(number, layer)| (*number, layer.to_bytes()))
+}
+
 #[tokio::test]
 async fn i4_one_key_has_one_effect_within_a_batch_and_after() {
     let node = Node::funded(10).await;
@@ -57,7 +62,7 @@ async fn i4_keys_bound_before_and_after_the_filter_was_saved_are_known_after_a_s
     (0..10).for_each(|n| filter.insert(key_entry(&key_hash(ACME, &n.to_string())), node.clock.now()));
     let last = node.store.read(0, 12, 1).await.expect("reads").remove(0);
     let (saved, layers) = snapshots::unsaved(&filter, 12, last.hash, None);
-    assert!(node.views.put_key_filter(0, &saved, &layers).await.expect("saves"));
+    assert!(node.views.put_key_filter(0, &saved, &mut stored(&layers)).await.expect("saves"));
     for n in 10..20 {
         bind(n).await;
     }
@@ -72,11 +77,36 @@ async fn i4_keys_bound_before_and_after_the_filter_was_saved_are_known_after_a_s
 }
 
 #[tokio::test]
+async fn i4_a_filter_that_is_made_again_holds_the_keys_that_bind_and_no_older_ones() {
+    let node = Node::funded(1_000).await;
+    let bind = async |n: u128| node.keyed(reserve(n, 1), Some((&n.to_string(), "a"))).await.expect("holds");
+    for n in 0..100 {
+        bind(n).await;
+    }
+    node.clock.advance_seconds(31 * 24 * 3600);
+    for n in 100..110 {
+        bind(n).await;
+    }
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let fetcher = Fetcher::new(0, node.store.clone(), node.ledger.projector().clone());
+    let mut snapshots = SnapshotWriter::start(0, node.views.clone(), 1_000);
+    let end = node.store.head(0).await.expect("reads").next_position - 1;
+
+    let filter = snapshots.load_filter(&fetcher, end, node.clock.now(), Uuid::from_u128(1)).await;
+
+    let filter = filter.expect("reads");
+    let holds = |n: &u128| filter.may_hold(key_entry(&key_hash(ACME, &n.to_string())));
+    assert_eq!((0..100).filter(holds).count(), 0);
+    assert_eq!((100..110).filter(holds).count(), 10);
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn i4_keys_are_known_though_a_filter_was_saved_of_events_that_the_log_has_lost() {
     let node = Node::funded(1_000).await;
     node.keyed(reserve(1, 1), Some(("1", "a"))).await.expect("holds");
     let (without, none) = snapshots::unsaved(&key_filter::KeyFilter::default(), 3, [7; 32], None);
-    assert!(node.views.put_key_filter(0, &without, &none).await.expect("saves"));
+    assert!(node.views.put_key_filter(0, &without, &mut stored(&none)).await.expect("saves"));
     node.ledger.projector().catch_up_all().await.expect("projects");
     let node = node.with(MemoryLimits { recent: 0, ..MemoryLimits::default() }).await;
 
@@ -104,7 +134,7 @@ async fn i4_a_writer_that_reads_the_log_again_keeps_the_filter_that_it_has() {
     // Whoever reads it takes it for one of all that was bound up to here.
     let last = node.store.read(0, 4, 1).await.expect("reads").remove(0);
     let (empty, none) = snapshots::unsaved(&key_filter::KeyFilter::default(), 4, last.hash, None);
-    assert!(node.views.put_key_filter(0, &empty, &none).await.expect("saves"));
+    assert!(node.views.put_key_filter(0, &empty, &mut stored(&none)).await.expect("saves"));
 
     for key in ["its own", "another's"] {
         let again = bind(4, key).await.expect("replays");

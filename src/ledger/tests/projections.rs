@@ -21,7 +21,7 @@ async fn projections_stay_where_what_a_rebuild_that_was_cut_off_had_folded_was_a
     let nothing = Changes::default();
     assert!(node.views.apply(0, &[cut_off], 10, &at.hash, &nothing).await.expect("folds"));
     let before = node.views.checkpoints(0).await.expect("reads");
-    let archived = || Arc::new(Faulty { archived_to: 20, ..Faulty::new(&node.store) });
+    let archived = || Arc::new(Faulty { archived_to: 20.into(), ..Faulty::new(&node.store) });
 
     Projector::open(archived(), node.views.clone()).await.expect("opens");
     let report = verify::verify_all(archived(), node.views.clone()).await.expect("reads");
@@ -239,6 +239,25 @@ async fn look_ups_wait_for_no_view_that_is_folded_again() {
     let at = |view| checkpoints.iter().find(|checkpoint| checkpoint.view == view).map(|found| found.position);
     assert_eq!((at(View::Commands), at(View::Experiments)), (Some(4), Some(0)));
     projector.catch_up_all().await.expect("projects");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn nobody_waits_for_ever_for_events_that_the_log_has_not() {
+    let node = Node::funded(100).await;
+    let projector = node.ledger.projector();
+    projector.catch_up_all().await.expect("projects");
+    node.run(reserve(1, 1)).await.expect("holds");
+    let fetcher = Fetcher::new(0, node.store.clone(), projector.clone());
+    let archived = Faulty { archived_to: 3.into(), ..Faulty::new(&node.store) };
+    let beside = Projector::open(Arc::new(archived), node.views.clone()).await.expect("opens");
+
+    let behind = within("it says so", beside.catch_up(0)).await.expect_err("its events were archived");
+    let ahead = within("it says so", fetcher.look_up(ACME, None, Some(id(1)), 13)).await;
+
+    assert!(matches!(behind, StoreError::Missing { shard: 0, from: 3, to: 3 }), "{behind}");
+    assert!(matches!(ahead, Err(StoreError::Missing { shard: 0, from: 4, to: 4 })), "the log went back");
+    assert_eq!(projector.indexed(0), 3);
     node.finish().await;
 }
 

@@ -211,6 +211,16 @@ async fn i6_a_log_that_was_altered_and_chained_anew_is_found() {
     let mut misnamed = rows(&node).await;
     misnamed[0].kind = "OrgSuspended".into();
 
+    let mut overspent = rows(&node).await;
+    let at = place(&overspent, "CreditsReserved");
+    let mut payload: Value = serde_json::from_slice(&overspent[at].payload).expect("JSON");
+    payload["event"]["data"]["credits"] = "20".into();
+    let mut hidden = overspent.clone();
+    hidden[at].payload = payload.to_string().into_bytes();
+    payload["balance"]["held"] = "20".into();
+    payload["balance"]["available"] = "-10".into();
+    overspent[at].payload = payload.to_string().into_bytes();
+
     let billed = billed().await;
     let sound = check(rows(&billed).await).await;
     assert!(sound.is_sound(), "{sound:?}");
@@ -230,6 +240,8 @@ async fn i6_a_log_that_was_altered_and_chained_anew_is_found() {
     billed.finish().await;
 
     for (rows, invariant, what) in [
+        (overspent, "I1", "holds more than was available"),
+        (hidden, "I1", "holds more than was available"),
         (overdrawn, "I8", "of which 10 are free"),
         (unpaid, "I8", "recognise 301, and what was paid for them is 300"),
         (returned, "I8", "recognise -1"),

@@ -111,7 +111,8 @@ fn show(view: ReadView, account: Option<&Account>) {
 }
 
 async fn replay(log: Arc<dyn EventLog>, shard: i32, bound: BoundKey, reply: ReplySender) {
-    let rows = log.read(shard, bound.position, i64::from(bound.count)).await;
+    let positions: Vec<i64> = (bound.position..bound.position + i64::from(bound.count)).collect();
+    let rows = log.read_all_at(shard, &positions).await;
     let events =
         rows.and_then(|rows| rows.iter().map(|row| decode(row).map(Arc::new)).collect::<Result<Vec<_>, _>>());
     send(reply, events.map(|events| Outcome { events, replayed: true }).map_err(LedgerError::from));

@@ -9,7 +9,7 @@ use crate::ledger::recent::RecentIndex;
 use crate::ledger::state::{ShardState, Slot};
 use crate::ledger::tail::PositionedEvent;
 use crate::ledger::writer::{MemoryState, Writer};
-use crate::store::{EventRow, Head};
+use crate::store::{EventRow, Head, StoreError};
 
 /// Events of other nodes are folded one by one up to so many; beyond, the projections hold most of them.
 const FOLLOWED_EVENTS_MAX: i64 = 50_000;
@@ -90,13 +90,17 @@ impl Writer {
             ..ShardState::default()
         };
         let mut last = None;
-        if let Some(row) = self.fetcher.log.read(shard, indexed, 1).await?.first() {
+        if indexed > 0 {
+            // Without it nobody knows the time of the log, which never goes back.
+            let row = self.fetcher.log.read(shard, indexed, 1).await?.pop();
+            let missing = StoreError::Missing { shard, from: indexed, to: indexed };
+            let row = row.filter(|row| row.position == indexed).ok_or(missing)?;
+            last = Some((row.position, row.hash));
             state.last_recorded_at = Timestamp(row.recorded_at);
-            last = Some((row.position, row.hash)).filter(|(position, _)| *position == indexed);
         }
         self.fill_filter(indexed, state.last_recorded_at).await?;
         if shard == 0 {
-            (state.system, state.system_chain, self.snapshot_writer.system_saved_version) =
+            (state.system, state.system_chain, self.snapshot_writer.system_saved) =
                 self.fetcher.system(indexed + 1).await?;
         }
         let keys = &mut self.bound_keys;

@@ -44,7 +44,8 @@ impl Writer {
             self.accesses.forget(loaded.account.org);
             self.snapshot_writer.save_evicted(loaded);
         }
-        self.snapshot_writer.save_system_if_due(&self.state.system, self.state.system_chain);
+        let end = self.head.next_position - 1;
+        self.snapshot_writer.save_system_if_due(&self.state.system, self.state.system_chain, end);
     }
 
     /// Nothing of the batch was written: what it changed in memory is dropped and read again when it is wanted.

@@ -80,8 +80,9 @@ pub trait Snapshots: Send + Sync {
         version_max: i64,
     ) -> Result<Option<Snapshot>, StoreError>;
 
-    /// Saves a filter with those of its layers, by number, that are not saved yet. False where others are missing, since
-    /// another series was saved meanwhile: nothing was written; save all layers then, in place of that one.
+    /// Saves a filter with those of its layers, by number and in order up to the last, that are not saved yet; each is taken
+    /// when the one before it was written, so that memory need not hold all of their bytes. False where others are missing,
+    /// since another series was saved meanwhile: nothing was written; save all layers then, in place of that one.
     ///
     /// # Errors
     /// Those of every method.
@@ -89,7 +90,7 @@ pub trait Snapshots: Send + Sync {
         &self,
         shard: i32,
         filter: &SavedFilter,
-        layers: &[(i64, Vec<u8>)],
+        layers: &mut (dyn Iterator<Item = (i64, Vec<u8>)> + Send),
     ) -> Result<bool, StoreError>;
 
     /// The filter that was saved last, without its layers.

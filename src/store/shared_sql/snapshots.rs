@@ -88,9 +88,11 @@ macro_rules! snapshots {
                 &self,
                 shard: i32,
                 filter: &SavedFilter,
-                layers: &[(i64, Vec<u8>)],
+                layers: &mut (dyn Iterator<Item = (i64, Vec<u8>)> + Send),
             ) -> Result<bool, StoreError> {
-                let is_whole = filter.layers.clone().eq(layers.iter().map(|(layer, _)| *layer));
+                let mut layers = layers.peekable();
+                let first = layers.peek().map_or(filter.layers.end, |(first, _)| *first);
+                let is_whole = first == filter.layers.start;
                 let mut writer = self.writer().await?;
                 let mut transaction = answered(writer.begin()).await?;
                 let put = sqlx::query(
