@@ -6,9 +6,13 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use tollgate::domain::account::command::{OrgCommand, Reserve, Settle};
+use tollgate::domain::attempt::Attempt;
 use tollgate::domain::credits::Credits;
-use tollgate::domain::event::{Attempt, CommandRef, Dispatcher, ExpiryPolicy, GrantKind, LotTerms, Purpose};
+use tollgate::domain::idempotency::CommandRef;
 use tollgate::domain::ids::{LotId, OrgId, ReservationId};
+use tollgate::domain::lots::{GrantKind, LotTerms};
+use tollgate::domain::purpose::Purpose;
+use tollgate::domain::reservation::{Dispatcher, ExpiryPolicy};
 use tollgate::ledger::{By, Ledger, Submission};
 
 const SECONDS: u64 = 4;

@@ -6,8 +6,9 @@ use crate::demo::DemoError;
 use crate::demo::replay::Replay;
 use crate::demo::world::World;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Balance, Event};
+use crate::domain::event::Event;
 use crate::domain::ids::OrgId;
+use crate::domain::lots::Balance;
 use crate::ledger::LedgerError;
 use crate::operations::list_events::list_events;
 

@@ -8,21 +8,20 @@ use serde::{Deserialize, Serialize};
 use crate::domain::account::budget::Budget;
 use crate::domain::account::limits::Limits;
 use crate::domain::alerting::{AlertRule, AlertSubject};
+use crate::domain::attempt::Attempt;
 use crate::domain::claim::Claim;
 use crate::domain::commerce::{Bundle, Payment};
 use crate::domain::credits::Credits;
 use crate::domain::format::Format;
+use crate::domain::idempotency::BoundCommand;
 use crate::domain::ids::{BundleId, EventId, KeyId, LotId, OrgId, ProjectId, ReservationId};
+use crate::domain::lots::{Balance, GrantKind, LotBurn, LotShare, LotTerms};
 use crate::domain::pricing::book::Publication;
+use crate::domain::purpose::{Feedback, Purpose};
+use crate::domain::reservation::{Dispatcher, ExpiryPolicy};
+use crate::domain::role::Role;
 use crate::domain::routing::Experiment;
 use crate::domain::time::Timestamp;
-
-pub use crate::domain::attempt::{Attempt, AttemptOutcome, PricedBy};
-pub use crate::domain::idempotency::{BoundCommand, CommandRef};
-pub use crate::domain::lots::{Balance, GrantKind, LotBurn, LotShare, LotTerms};
-pub use crate::domain::purpose::{Feedback, Purpose};
-pub use crate::domain::reservation::{Dispatcher, ExpiryPolicy};
-pub use crate::domain::role::Role;
 
 /// One event with its place in its org.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -11,11 +11,12 @@ use crate::domain::account::refusal::Refusal;
 use crate::domain::claim::Claim;
 use crate::domain::commerce::Bundle;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Event, Role};
+use crate::domain::event::Event;
 use crate::domain::format::Format;
 use crate::domain::ids::{BundleId, KeyId, OrgId};
 use crate::domain::pricing::book::{MarkUp, PriceBook, Publication};
 use crate::domain::pricing::rate_card::RateCard;
+use crate::domain::role::Role;
 use crate::domain::routing::{Experiment, Trials};
 use crate::domain::time::Timestamp;
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::domain::event::AttemptOutcome;
+use crate::domain::attempt::AttemptOutcome;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::betas;

@@ -11,8 +11,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedRwLockReadGuard;
 
-use crate::domain::event::{CommandRef, Purpose, Role};
+use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::{KeyId, OrgId, ProjectId, RequestId, ReservationId};
+use crate::domain::purpose::Purpose;
+use crate::domain::role::Role;
 use crate::domain::routing::complexity::Level;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;

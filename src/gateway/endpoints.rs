@@ -17,7 +17,7 @@ use crate::gateway::failure::{self, AnthropicFailures, EitherFailures, Failure, 
 use crate::gateway::headers::{self, UpstreamTime};
 use crate::gateway::offered_models::{offered, offered_as};
 use crate::gateway::providers::models;
-use crate::gateway::{GatewayState, body, count, dispatch};
+use crate::gateway::{GatewayState, body, count_tokens, dispatch};
 
 /// Everything under `/v1`, and its description.
 pub fn router(state: GatewayState) -> (Router, OpenApi) {
@@ -106,7 +106,7 @@ async fn count_tokens(State(state): State<GatewayState>, mut request: Request) -
         let caller = edge::authenticated(&state, &headers).await?;
         let bytes = body::read(request).await?;
         let endpoint = Endpoint::Generate(Dialect::AnthropicMessages);
-        count::count_tokens(&state, Arrived { id, endpoint, caller, headers, bytes }).await
+        count_tokens::count_tokens(&state, Arrived { id, endpoint, caller, headers, bytes }).await
     };
     finish(counted.await, Dialect::AnthropicMessages, id)
 }

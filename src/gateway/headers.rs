@@ -8,7 +8,7 @@ use utoipa::openapi::header::{Header, HeaderBuilder};
 use utoipa::openapi::path::{Operation, Parameter};
 
 use crate::domain::credits::Credits;
-use crate::domain::event::Balance;
+use crate::domain::lots::Balance;
 use crate::gateway::dialects::Dialect;
 use crate::gateway::plan::Plan;
 

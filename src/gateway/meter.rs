@@ -6,8 +6,8 @@
 
 use serde_json::Value;
 
+use crate::domain::attempt::{AttemptOutcome, PricedBy};
 use crate::domain::credits::Credits;
-use crate::domain::event::{AttemptOutcome, PricedBy};
 use crate::domain::pricing::{PriceError, RateCard, Terms, cost, searches_unasked};
 use crate::domain::usage::{
     Usage, UsageAnomaly, UsageSource, anthropic_other_models, from_anthropic, from_gemini, from_openai_chat,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::domain::ids::OrgId;
 use crate::domain::pricing::RateCard;
 use crate::domain::routing::complexity::Level;
-use crate::domain::routing::{ArmAssignment, Asked, Choice, Complexity, Expanded, Policy, Routes, To};
+use crate::domain::routing::{ArmAssignment, Choice, Complexity, Expanded, Policy, RouteContext, Routes, To};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
 use crate::gateway::edge::Request;
@@ -41,7 +41,7 @@ pub struct Plan {
     /// Where the conversation's beginning is cached, if it matters.
     pub warmth: Option<Conversation>,
     routes: Arc<Routes>,
-    asked: Asked,
+    context: RouteContext,
     /// Where the request's complexity had a say: the quality at which it was judged.
     quality: Option<u8>,
 }
@@ -103,7 +103,11 @@ fn chained(
         is_degraded: false,
         warmth: None,
         quality: None,
-        asked: if is_asked { route_context(&routes, &prices.system, request) } else { Asked::default() },
+        context: if is_asked {
+            route_context(&routes, &prices.system, request)
+        } else {
+            RouteContext::default()
+        },
         routes,
     };
     let chain = plan.assignment.as_ref().map(|assignment| assignment.chain.clone()).unwrap_or_default();
@@ -144,8 +148,8 @@ impl Plan {
     /// How complex the request was taken to be, where that had a say in who serves, and why.
     pub fn complexity(&self) -> Option<(Level, String)> {
         let quality = self.quality?;
-        let level = self.asked.level(quality);
-        let why = match self.asked.complexity.as_ref()? {
+        let level = self.context.level(quality);
+        let why = match self.context.complexity.as_ref()? {
             Complexity::Told(_) => "as the caller said".to_owned(),
             Complexity::Judged(judged) => judged.why(quality),
         };
@@ -198,7 +202,7 @@ impl Finder<'_> {
     /// Those of a chain that have a price.
     fn priced(&self, chain: &[To]) -> Found {
         let Expanded { choices, quality } =
-            self.plan.routes.targets(chain, &self.plan.asked, self.request.chance());
+            self.plan.routes.targets(chain, &self.plan.context, self.request.chance());
         let found = |Choice { target, group }: &Choice| {
             Some(Target { group: *group, ..self.found(&target.provider, &target.model)? })
         };

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::domain::routing::complexity::{Judged, Model, Prompt};
-use crate::domain::routing::{Asked, Complexity, Routes};
+use crate::domain::routing::{Complexity, RouteContext, Routes};
 use crate::domain::system::System;
 use crate::gateway::canonical_json;
 use crate::gateway::edge::Request;
 
 /// What the conditions of a route look at.
-pub fn route_context(routes: &Routes, system: &System, request: &Request) -> Asked {
+pub fn route_context(routes: &Routes, system: &System, request: &Request) -> RouteContext {
     let org = request.caller.org;
     let slugs = routes.orgs().filter(|name| system.org_of_slug(name) == Some(org)).map(str::to_owned);
-    Asked {
+    RouteContext {
         org: slugs.chain([org.to_string()]).collect(),
         project: request.caller.project.map(|project| project.to_string()),
         key: request.caller.key.to_string(),

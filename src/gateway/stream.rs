@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::clock::Clock;
-use crate::domain::event::AttemptOutcome;
+use crate::domain::attempt::AttemptOutcome;
 use crate::domain::time::Timestamp;
 use crate::gateway::attempt::{self, OpenStream, TAIL_WAIT};
 use crate::gateway::dialects::StreamRelay;

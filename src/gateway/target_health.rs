@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::domain::event::AttemptOutcome;
+use crate::domain::attempt::AttemptOutcome;
 use crate::domain::routing::{Allowance, Health, HealthSignal, Prefer, Retry, Standing, in_order};
 use crate::domain::time::Timestamp;
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};

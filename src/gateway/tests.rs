@@ -43,13 +43,15 @@ use crate::clock::Clock;
 use crate::domain::account::budget::BudgetScope;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::limits::Limits;
+use crate::domain::attempt::{Attempt, AttemptOutcome};
 use crate::domain::credits::Credits;
-use crate::domain::event::{
-    Attempt, AttemptOutcome, Balance, Event, ExpiryPolicy, GrantKind, LotTerms, Role,
-};
+use crate::domain::event::Event;
 use crate::domain::ids::{KeyId, LotId, OrgId, RequestId};
+use crate::domain::lots::{Balance, GrantKind, LotTerms};
 use crate::domain::pricing::rate_card::Uplift;
 use crate::domain::pricing::{RateCard, default_cards};
+use crate::domain::reservation::ExpiryPolicy;
+use crate::domain::role::Role;
 use crate::domain::system::SystemCommand;
 use crate::domain::usage::UsageSource;
 use crate::gateway::plan::Prices;

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::domain::event::{Balance, Event, Recorded};
+use crate::domain::event::{Event, Recorded};
 use crate::domain::format::Format;
 use crate::domain::ids::{IdSet, OrgId};
+use crate::domain::lots::Balance;
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::KeyHash;
 use crate::ledger::LedgerError;

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::domain::chain;
-use crate::domain::event::{Balance, BoundCommand, CommandRef, Event, Payload, Recorded};
+use crate::domain::event::{Event, Payload, Recorded};
+use crate::domain::idempotency::{BoundCommand, CommandRef};
 use crate::domain::ids::{EventId, KeyId, OrgId};
+use crate::domain::lots::Balance;
 use crate::domain::time::Timestamp;
 use crate::ledger::LedgerError;
 use crate::ledger::loaded::Chain;

@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::domain::event::CommandRef;
 use crate::domain::format::Format;
+use crate::domain::idempotency::CommandRef;
 use crate::ledger::cluster::wire::{Answer, Forwarded, LATE_TIMEOUT};
 use crate::ledger::cluster::{Cluster, ForwardReply, Peer};
 use crate::ledger::job::{Ask, Command, Decided, Forwarding, Handoff, Job};

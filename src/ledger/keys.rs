@@ -1,7 +1,7 @@
 //! Idempotency keys: what a command is called, and what its key was bound to (I4).
 
 use crate::domain::account::Ended;
-use crate::domain::event::CommandRef;
+use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::{KeyHash, key_hash};

@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::{Balance, CommandRef, Event, Recorded};
+use crate::domain::event::{Event, Recorded};
+use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::{KeyId, OrgId};
+use crate::domain::lots::Balance;
 use crate::store::StoreError;
 
 /// One command with who asks and under which key.

@@ -16,14 +16,16 @@ use faulty::Faulty;
 
 use super::*;
 use crate::domain::account::command::{OrgCommand, Reserve, Settle};
+use crate::domain::attempt::{Attempt, AttemptOutcome};
 use crate::domain::claim::Claim;
 use crate::domain::commerce::Bundle;
 use crate::domain::credits::Credits;
-use crate::domain::event::{
-    Attempt, AttemptOutcome, Balance, Dispatcher, Event, ExpiryPolicy, Feedback, GrantKind, LotTerms,
-    Purpose, Role,
-};
+use crate::domain::event::Event;
 use crate::domain::ids::{BundleId, KeyId, LotId, ReservationId};
+use crate::domain::lots::{Balance, GrantKind, LotTerms};
+use crate::domain::purpose::{Feedback, Purpose};
+use crate::domain::reservation::{Dispatcher, ExpiryPolicy};
+use crate::domain::role::Role;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
 use crate::domain::views::View;

@@ -16,8 +16,9 @@ use uuid::Uuid;
 
 use crate::domain::account::Account;
 use crate::domain::chain;
-use crate::domain::event::{Balance, Event, Recorded};
+use crate::domain::event::{Event, Recorded};
 use crate::domain::ids::OrgId;
+use crate::domain::lots::Balance;
 use crate::domain::system::System;
 use crate::ledger::projector::Projector;
 use crate::ledger::{decode, shard_of};

@@ -4,8 +4,9 @@ use crate::domain::account::Account;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::claim::Claim;
-use crate::domain::event::{CommandRef, LotTerms};
+use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::{KeyId, OrgId};
+use crate::domain::lots::LotTerms;
 use crate::domain::system::SystemCommand;
 use crate::ledger::{Ledger, LedgerError, Outcome, Submission};
 

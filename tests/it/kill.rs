@@ -1,7 +1,8 @@
 //! The real server, killed while it works, again and again: what it had acknowledged is there exactly once (I5), and
 //! what it had not is there exactly once after a retry under the same idempotency key (I4). On PostgreSQL three of them
 //! work on one database: callers ask any of them, at random, and ask any other where one does not answer; one of them is
-//! killed and started again while the others go on, and takes nobody's command with it.
+//! killed and started again while the others go on, and takes nobody's command with it. Every third is told to stop instead:
+//! it leaves in order.
 //!
 //! `TOLLGATE_KILL_ROUNDS=200` makes it long, `TOLLGATE_KILL_SEED` repeats a run. The moment of each kill is a number of
 //! answered commands, so that nothing here waits.
@@ -23,7 +24,7 @@ use crate::database::{TestDatabase, is_postgres};
 use crate::process::{Server, is_sound};
 use crate::support::{OPERATOR, client};
 
-const ROUNDS: u64 = 30;
+const ROUNDS: u64 = 100;
 const CALLERS: u64 = 16;
 /// On PostgreSQL.
 const NODES: usize = 3;
@@ -84,7 +85,7 @@ async fn i5_i4_whatever_was_acknowledged_before_a_kill_is_there_exactly_once() {
     run.answers(1 + chance.below(ANSWERS_MAX)).await;
     for _ in 0..rounds {
         run.waited.store(0, Ordering::SeqCst);
-        restarts.push(run.kill_and_start(&mut chance).await);
+        restarts.push(run.end_and_start(&mut chance).await);
         run.answers(1 + chance.below(ANSWERS_MAX)).await;
         waits.push(run.waited.load(Ordering::SeqCst));
     }
@@ -177,16 +178,26 @@ impl Run {
         self.answered.subscribe().wait_for(|answered| *answered >= goal).await.unwrap();
     }
 
-    /// Kills a node and starts it again beside the callers; how many microseconds it was away.
-    async fn kill_and_start(&self, chance: &mut Chance) -> i64 {
+    /// Kills a node, or tells it to stop, and starts it again beside the callers; how many microseconds it was away.
+    async fn end_and_start(&self, chance: &mut Chance) -> i64 {
         let victim = chance.below(self.nodes.borrow().len() as u64) as usize;
         let server = self.nodes.borrow()[victim].clone().unwrap();
-        let killed_at = self.clock.now();
-        server.kill();
+        let is_told = chance.below(3) == 0;
+        let ended_at = self.clock.now();
+        if is_told {
+            server.terminate()
+        } else {
+            server.kill()
+        }
         self.nodes.send_modify(|nodes| nodes[victim] = None);
+        if is_told {
+            let stopped = server.clone();
+            let status = tokio::task::spawn_blocking(move || stopped.wait()).await.unwrap();
+            assert_eq!(status.code(), Some(0), "{}", server.warnings());
+        }
         drop(server);
         self.start(victim).await;
-        self.clock.now().0 - killed_at.0
+        self.clock.now().0 - ended_at.0
     }
 
     /// One caller: holds, settles and releases, each asked of any node.

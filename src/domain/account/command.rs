@@ -15,8 +15,6 @@ use crate::domain::reservation::{Dispatcher, ExpiryPolicy};
 use crate::domain::role::Role;
 use crate::domain::time::Timestamp;
 
-pub use crate::domain::reservation::{HoldTerms, ReservationStatus};
-
 /// A command to one org's account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "do", content = "with")]

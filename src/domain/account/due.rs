@@ -4,8 +4,10 @@ use crate::domain::account::burn::{burn_free, burn_hold};
 use crate::domain::account::lot::Lot;
 use crate::domain::account::{Account, Hold, OrgStatus};
 use crate::domain::credits::Credits;
-use crate::domain::event::{Event, ExpiryPolicy, LotBurn};
+use crate::domain::event::Event;
 use crate::domain::ids::ReservationId;
+use crate::domain::lots::LotBurn;
+use crate::domain::reservation::ExpiryPolicy;
 use crate::domain::time::Timestamp;
 
 /// What time alone ends.

@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::account::command::ReservationStatus;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Dispatcher, Event, Feedback, LotBurn, Purpose};
+use crate::domain::event::Event;
+use crate::domain::lots::LotBurn;
+use crate::domain::purpose::{Feedback, Purpose};
+use crate::domain::reservation::{Dispatcher, ReservationStatus};
 use crate::domain::time::Timestamp;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::commerce::{DECIMALS_DEFAULT, Payment};
 use crate::domain::credits::Credits;
-use crate::domain::event::{LotBurn, LotTerms};
 use crate::domain::ids::LotId;
+use crate::domain::lots::{LotBurn, LotTerms};
 use crate::domain::time::Timestamp;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

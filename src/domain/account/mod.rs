@@ -25,15 +25,19 @@ use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::account::budget::BudgetState;
-use crate::domain::account::command::{HoldTerms, OrgCommand};
+use crate::domain::account::command::OrgCommand;
 use crate::domain::account::limits::Limits;
 use crate::domain::account::lot::Lot;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::alerting::{AlertRule, AlertSubject};
 use crate::domain::credits::Credits;
-use crate::domain::event::{Balance, Event, LotShare, Purpose, Role};
+use crate::domain::event::Event;
 use crate::domain::format::Format;
 use crate::domain::ids::{IdMap, KeyId, LotId, OrgId, ProjectId, ReservationId};
+use crate::domain::lots::{Balance, LotShare};
+use crate::domain::purpose::Purpose;
+use crate::domain::reservation::HoldTerms;
+use crate::domain::role::Role;
 use crate::domain::time::Timestamp;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::event::Attempt;
+use crate::domain::attempt::Attempt;
 use crate::domain::ids::OrgId;
 use crate::domain::pricing::Terms;
 use crate::domain::pricing::cost::{CostBreakdown, break_down};

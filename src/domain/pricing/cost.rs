@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use rust_decimal::Decimal;
 
+use crate::domain::attempt::PricedBy;
 use crate::domain::credits::Credits;
-use crate::domain::event::PricedBy;
 use crate::domain::pricing::rate_card::{PriceList, Rate, RateCard, ServiceTier, Uplift};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;

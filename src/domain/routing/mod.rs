@@ -16,8 +16,8 @@ pub use experiment::{Arm, ArmAssignment, Experiment, Phase, StickyBy, Trial, Tri
 pub use health::{Allowance, Health, HealthSignal, Left, in_order};
 pub use retry_plan::{FailedAttempt, Next, RetryPlan, Rounds};
 pub use route::{
-    Asked, ByComplexity, CachePolicy, ClampPolicy, Complexity, ContextFit, OnExpiry, Policy, Prefer, Route,
-    StayWarm, Step, To, When,
+    ByComplexity, CachePolicy, ClampPolicy, Complexity, ContextFit, OnExpiry, Policy, Prefer, Route,
+    RouteContext, StayWarm, Step, To, When,
 };
 pub use routes::{Choice, Expanded, Mistake, Routes, Target};
 

@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::credits::Credits;
-use crate::domain::event::ExpiryPolicy;
+use crate::domain::reservation::ExpiryPolicy;
 use crate::domain::routing::complexity::{self, Judged, Level};
 
 /// Fields that nobody knows: kept, so that all of them can be told at once.
@@ -275,7 +275,7 @@ impl Default for Policy {
 
 /// A request, as far as conditions look at it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Asked {
+pub struct RouteContext {
     /// The names by which conditions may mean its org: its id, and its slug.
     pub org: Vec<String>,
     pub project: Option<String>,
@@ -296,7 +296,7 @@ pub enum Complexity {
     Judged(Judged),
 }
 
-impl Asked {
+impl RouteContext {
     /// Hard, where nobody knows.
     pub fn level(&self, quality: u8) -> Level {
         match &self.complexity {
@@ -312,28 +312,28 @@ impl When {
         *self == When::default()
     }
 
-    pub fn holds(&self, asked: &Asked) -> bool {
-        self.holds_at_any_level(asked)
-            && (self.complexity.is_none() || self.complexity == Some(asked.level(complexity::QUALITY)))
+    pub fn holds(&self, context: &RouteContext) -> bool {
+        self.holds_at_any_level(context)
+            && (self.complexity.is_none() || self.complexity == Some(context.level(complexity::QUALITY)))
     }
 
     /// Whether the request's complexity alone decides.
-    pub fn depends_on_level(&self, asked: &Asked) -> bool {
-        self.complexity.is_some() && self.holds_at_any_level(asked)
+    pub fn depends_on_level(&self, context: &RouteContext) -> bool {
+        self.complexity.is_some() && self.holds_at_any_level(context)
     }
 
-    fn holds_at_any_level(&self, asked: &Asked) -> bool {
+    fn holds_at_any_level(&self, context: &RouteContext) -> bool {
         fn is<T: PartialEq>(wanted: Option<&T>, given: &T) -> bool {
             wanted.is_none_or(|wanted| wanted == given)
         }
-        self.org.as_ref().is_none_or(|org| asked.org.contains(org))
-            && (self.project.is_none() || self.project == asked.project)
-            && is(self.key.as_ref(), &asked.key)
-            && self.labels.iter().all(|(name, value)| asked.labels.get(name) == Some(value))
-            && is(self.tools.as_ref(), &asked.has_tools)
-            && is(self.images.as_ref(), &asked.has_images)
-            && self.input_tokens_min.is_none_or(|least| asked.input_tokens >= least)
-            && self.input_tokens_max.is_none_or(|most| asked.input_tokens <= most)
+        self.org.as_ref().is_none_or(|org| context.org.contains(org))
+            && (self.project.is_none() || self.project == context.project)
+            && is(self.key.as_ref(), &context.key)
+            && self.labels.iter().all(|(name, value)| context.labels.get(name) == Some(value))
+            && is(self.tools.as_ref(), &context.has_tools)
+            && is(self.images.as_ref(), &context.has_images)
+            && self.input_tokens_min.is_none_or(|least| context.input_tokens >= least)
+            && self.input_tokens_max.is_none_or(|most| context.input_tokens <= most)
     }
 }
 

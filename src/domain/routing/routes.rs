@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::domain::routing::complexity::{self, Level, Model};
 
-use super::route::{Asked, Policy, Route, To};
+use super::route::{Policy, Route, RouteContext, To};
 
 /// The routing table: taken once per request, so that a new one never changes a request under way.
 #[derive(Clone, Debug, Default)]
@@ -129,8 +129,8 @@ impl Routes {
     }
 
     /// The targets that may serve. `chance` is any random number.
-    pub fn targets(&self, chain: &[To], asked: &Asked, chance: u64) -> Expanded {
-        expansion::expand(self, chain, asked, chance)
+    pub fn targets(&self, chain: &[To], context: &RouteContext, chance: u64) -> Expanded {
+        expansion::expand(self, chain, context, chance)
     }
 }
 

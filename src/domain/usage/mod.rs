@@ -86,10 +86,10 @@ impl Usage {
     pub const CLASSES: usize = 14;
 
     /// With every count that can't be true brought down to [`Usage::COUNT_MAX`], so that sums of many stay in range.
-    pub fn pinned(&self) -> Usage {
-        let mut pinned = self.clone();
-        pinned.classes().into_iter().for_each(|(_, count)| *count = (*count).min(Usage::COUNT_MAX));
-        pinned
+    pub fn clamped(&self) -> Usage {
+        let mut clamped = self.clone();
+        clamped.classes().into_iter().for_each(|(_, count)| *count = (*count).min(Usage::COUNT_MAX));
+        clamped
     }
 
     /// Both together, class by class. Pins at the end of the range.

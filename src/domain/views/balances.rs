@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::domain::account::lot::Lot;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Balance, Event, LotBurn, Recorded};
+use crate::domain::event::{Event, Recorded};
 use crate::domain::ids::{LotId, OrgId};
+use crate::domain::lots::{Balance, LotBurn};
 use crate::domain::time::Timestamp;
 
 /// An org's balance after its last event.

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::event::{Attempt, AttemptOutcome, Event, Feedback, Purpose, Recorded};
+use crate::domain::attempt::{Attempt, AttemptOutcome};
+use crate::domain::event::{Event, Recorded};
+use crate::domain::purpose::{Feedback, Purpose};
 
 /// `experiment/arm`, and the unit: [`NO_UNIT`] where the request came after the arm was promoted.
 pub type ArmUnit = (String, String);
@@ -76,8 +78,8 @@ pub fn fold(units: &mut BTreeMap<ArmUnit, UnitSums>, latencies: &mut Latencies, 
                 requests: 1,
                 failed: i64::from(latency.is_none()),
                 fallbacks: i64::from(latency.is_some() && is_fallback(attempts)),
-                input_tokens: sum(|attempt| attempt.usage.pinned().input_total()),
-                output_tokens: sum(|attempt| attempt.usage.pinned().output_total()),
+                input_tokens: sum(|attempt| attempt.usage.clamped().input_total()),
+                output_tokens: sum(|attempt| attempt.usage.clamped().output_total()),
                 latency_micros: latency.unwrap_or(0),
                 ..UnitSums::default()
             });
@@ -163,8 +165,9 @@ mod tests {
     use crate::domain::account::command::{OrgCommand, Reserve, Settle};
     use crate::domain::account::tests::fixtures::*;
     use crate::domain::credits::Credits;
-    use crate::domain::event::{ExpiryPolicy, Payload};
+    use crate::domain::event::Payload;
     use crate::domain::ids::EventId;
+    use crate::domain::reservation::ExpiryPolicy;
     use crate::domain::usage::{Usage, UsageSource};
     use crate::domain::views::spend::{self, Group, SpendReport};
 

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use crate::domain::attempt::Attempt;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Attempt, Event, Purpose, Recorded};
+use crate::domain::event::{Event, Recorded};
 use crate::domain::ids::OrgId;
+use crate::domain::purpose::Purpose;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 
@@ -166,7 +168,7 @@ fn kept(text: &str) -> String {
 pub fn fold(rows: &mut BTreeMap<(OrgId, SpendKey), Spend>, recorded: &Recorded) {
     let at = recorded.at;
     let mut add = |key: SpendKey, requests: u64, charged: Credits, attempt: Option<&Attempt>| {
-        let usage = attempt.map(|attempt| attempt.usage.pinned()).unwrap_or_default();
+        let usage = attempt.map(|attempt| attempt.usage.clamped()).unwrap_or_default();
         let saved = attempt.map_or(Credits::ZERO, |attempt| attempt.saved);
         rows.entry((recorded.org, key)).or_default().add(&Spend { requests, charged, saved, usage });
     };
@@ -226,9 +228,11 @@ mod tests {
     use crate::domain::account::Step;
     use crate::domain::account::command::{Reserve, Settle};
     use crate::domain::account::tests::fixtures::*;
-    use crate::domain::event::{AttemptOutcome, Dispatcher, ExpiryPolicy, Payload};
+    use crate::domain::attempt::AttemptOutcome;
+    use crate::domain::event::Payload;
     use crate::domain::format::Format;
     use crate::domain::ids::EventId;
+    use crate::domain::reservation::{Dispatcher, ExpiryPolicy};
     use crate::domain::usage::UsageSource;
 
     fn of_model(model: &str) -> Purpose {

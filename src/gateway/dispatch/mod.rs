@@ -18,7 +18,7 @@ use futures_util::StreamExt;
 use tokio::time::{sleep, timeout};
 
 use crate::clock::Timer;
-use crate::domain::event::AttemptOutcome;
+use crate::domain::attempt::AttemptOutcome;
 use crate::domain::routing::{ArmAssignment, FailedAttempt, HealthSignal, Retry, RetryPlan};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::UsageSource;
@@ -32,11 +32,11 @@ use crate::gateway::dispatch::reuse::{count_reuse, reused};
 use crate::gateway::edge::Request;
 use crate::gateway::experiment;
 use crate::gateway::failure::{Failure, NOT_PRICED, TOO_LONG, UNSUPPORTED};
-use crate::gateway::flight::{
-    self, CallFuture, CallFutures, FinishedCall, HealthReporter, InFlightCall, Loser,
-};
 use crate::gateway::headers::{self, AnswerHeaders, Notices, UpstreamTime};
 use crate::gateway::hold::{ARM_SPENT, RequestHold, SentCall};
+use crate::gateway::in_flight::{
+    self, CallFuture, CallFutures, FinishedCall, HealthReporter, InFlightCall, Loser,
+};
 use crate::gateway::meter::{self, Metered, Report};
 use crate::gateway::plan::{Plan, Prices};
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
@@ -192,7 +192,7 @@ impl Dispatch {
         let timeouts = self.timeouts(&quote);
         let in_flight_call = InFlightCall { place, quote, started_at: now, beaten: Arc::default() };
         let call_future =
-            flight::launch(self.state.clone(), self.request.clone(), in_flight_call.clone(), timeouts);
+            in_flight::launch(self.state.clone(), self.request.clone(), in_flight_call.clone(), timeouts);
         self.in_flight.push(in_flight_call);
         call_future
     }

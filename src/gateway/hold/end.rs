@@ -5,10 +5,13 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::{RequestHold, balance_after, submit};
-use crate::domain::account::command::{OrgCommand, ReservationStatus, Settle};
+use crate::domain::account::command::{OrgCommand, Settle};
 use crate::domain::account::refusal::Refusal;
+use crate::domain::attempt::{Attempt, AttemptOutcome};
 use crate::domain::credits::Credits;
-use crate::domain::event::{Attempt, AttemptOutcome, Balance, Dispatcher, Purpose};
+use crate::domain::lots::Balance;
+use crate::domain::purpose::Purpose;
+use crate::domain::reservation::{Dispatcher, ReservationStatus};
 use crate::gateway::State;
 use crate::gateway::edge::Request;
 use crate::ledger::LedgerError;

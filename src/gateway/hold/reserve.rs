@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use super::{EXTEND_SECONDS, Lateness, RequestHold, ask, balance_after, end, is_of_arm};
-use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve};
+use crate::domain::account::command::{OrgCommand, Reserve};
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Dispatcher, Event, Purpose};
+use crate::domain::event::Event;
 use crate::domain::ids::ReservationId;
+use crate::domain::purpose::Purpose;
+use crate::domain::reservation::{Dispatcher, ReservationStatus};
 use crate::domain::routing::OnExpiry;
 use crate::gateway::State;
 use crate::gateway::edge::Request;

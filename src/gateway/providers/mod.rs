@@ -19,8 +19,8 @@ use serde_json::{Map, Value};
 
 use super::dialects::{Dialect, Family, Malformed};
 use crate::config::ChatLimit;
-use crate::domain::event::Purpose;
 use crate::domain::pricing::field_in_another_case;
+use crate::domain::purpose::Purpose;
 
 /// The path of a count of tokens in Anthropic's dialect.
 pub const COUNT_TOKENS_PATH: &str = "/v1/messages/count_tokens";

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::domain::account::Ended;
-use crate::domain::event::Purpose;
 use crate::domain::ids::ReservationId;
+use crate::domain::purpose::Purpose;
 use crate::domain::routing::{Arm, Experiment, StickyBy};
 
 /// Pays for shadows.

@@ -145,7 +145,7 @@ pub(super) fn charge(body: Cost) -> Result<Charge, Problem> {
             check_text("provider", &provider, TEXT_MAX)?;
             check_text("model", &model, TEXT_MAX)?;
             check_text_if_given("provider_request_id", provider_request_id.as_ref(), TEXT_MAX)?;
-            if usage.pinned() != usage {
+            if usage.clamped() != usage {
                 let most = Usage::COUNT_MAX;
                 return Err(Problem::malformed(format!("no count of a call's `usage` is above {most}")));
             }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::event::CommandRef;
+use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::OrgId;
 use crate::ledger::{By, LedgerError, Outcome};
 

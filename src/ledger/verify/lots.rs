@@ -3,8 +3,9 @@
 use crate::domain::account::Account;
 use crate::domain::account::lot::Lot;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Event, LotBurn, LotShare, LotTerms};
+use crate::domain::event::Event;
 use crate::domain::ids::{LotId, ReservationId};
+use crate::domain::lots::{LotBurn, LotShare, LotTerms};
 
 /// What can't be of an event of the account as it was before, in words.
 pub(super) fn breach(account: &Account, event: &Event) -> Option<String> {

@@ -9,9 +9,13 @@ use crate::domain::account::refusal::Refusal;
 use crate::domain::account::{Account, Step};
 use crate::domain::commerce::Payment;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, Feedback, GrantKind, LotTerms, Purpose, Role};
+use crate::domain::event::Event;
 use crate::domain::format::Format;
 use crate::domain::ids::{BundleId, KeyId, LotId, OrgId, ProjectId, ReservationId};
+use crate::domain::lots::{GrantKind, LotTerms};
+use crate::domain::purpose::{Feedback, Purpose};
+use crate::domain::reservation::{Dispatcher, ExpiryPolicy};
+use crate::domain::role::Role;
 use crate::domain::time::Timestamp;
 
 /// 2026-10-24T20:00:00Z: two hours before the day in Berlin on which summer time ends.

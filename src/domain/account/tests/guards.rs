@@ -3,13 +3,14 @@
 use crate::domain::account::Account;
 use crate::domain::account::budget::{Budget, BudgetScope, BudgetWindow};
 use crate::domain::account::command::{
-    HOLDS_MAX, KEYS_EVER_MAX, KEYS_MAX, OrgCommand, PROJECTS_MAX, ReservationStatus, Reserve, Settle,
-    TTL_SECONDS_MAX,
+    HOLDS_MAX, KEYS_EVER_MAX, KEYS_MAX, OrgCommand, PROJECTS_MAX, Reserve, Settle, TTL_SECONDS_MAX,
 };
 use crate::domain::account::refusal::Refusal;
 use crate::domain::account::tests::fixtures::*;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Dispatcher, ExpiryPolicy, LotTerms, Role};
+use crate::domain::lots::LotTerms;
+use crate::domain::reservation::{Dispatcher, ExpiryPolicy, ReservationStatus};
+use crate::domain::role::Role;
 
 const TOO_LARGE: Refusal = Refusal::AmountTooLarge { max: Credits::COMMAND_MAX };
 

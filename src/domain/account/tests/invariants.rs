@@ -1,15 +1,18 @@
 //! The account's promises as short stories, each named by the invariant that it holds.
 
 use crate::domain::account::budget::{Budget, BudgetScope, BudgetWindow, COUNTS_MAX, Counter, CounterKey};
-use crate::domain::account::command::{OrgCommand, ReservationStatus, Reserve, Settle};
+use crate::domain::account::command::{OrgCommand, Reserve, Settle};
 use crate::domain::account::refusal::Refusal;
 use crate::domain::account::tests::fixtures::*;
 use crate::domain::account::{Account, alerts};
 use crate::domain::alerting::AlertRule;
 use crate::domain::commerce::Payment;
 use crate::domain::credits::Credits;
-use crate::domain::event::{Dispatcher, Event, ExpiryPolicy, Feedback, LotTerms, Purpose};
+use crate::domain::event::Event;
 use crate::domain::ids::BundleId;
+use crate::domain::lots::LotTerms;
+use crate::domain::purpose::{Feedback, Purpose};
+use crate::domain::reservation::{Dispatcher, ExpiryPolicy, ReservationStatus};
 use crate::domain::time::Timestamp;
 
 /// A cap for each end user, in all, and a hold of one of them.

@@ -7,14 +7,18 @@ mod pair;
 use std::cmp::Ordering;
 
 use crate::domain::account::budget::{Budget, BudgetScope, BudgetWindow, Counter, CounterKey};
-use crate::domain::account::command::{HOLDS_MAX, OrgCommand, ReservationStatus, Reserve, Settle};
+use crate::domain::account::command::{HOLDS_MAX, OrgCommand, Reserve, Settle};
 use crate::domain::account::refusal::Refusal;
 use crate::domain::account::tests::fixtures::*;
 use crate::domain::account::{Account, Ended};
 use crate::domain::alerting::{AlertRule, AlertSubject};
 use crate::domain::credits::Credits;
-use crate::domain::event::{Balance, Dispatcher, Event, ExpiryPolicy, Feedback, LotTerms, Purpose, Role};
+use crate::domain::event::Event;
 use crate::domain::ids::{KeyId, LotId, ProjectId, ReservationId};
+use crate::domain::lots::{Balance, LotTerms};
+use crate::domain::purpose::{Feedback, Purpose};
+use crate::domain::reservation::{Dispatcher, ExpiryPolicy, ReservationStatus};
+use crate::domain::role::Role;
 use crate::domain::time::Timestamp;
 
 const ZONE: chrono_tz::Tz = chrono_tz::Europe::Berlin;

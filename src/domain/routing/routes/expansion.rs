@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use crate::domain::routing::complexity;
-use crate::domain::routing::route::{Asked, Step, To};
+use crate::domain::routing::route::{RouteContext, Step, To};
 use crate::domain::routing::routes::{Choice, Expanded, Routes, Target};
 use crate::domain::splitmix::mixed;
 
-pub(super) fn expand(routes: &Routes, chain: &[To], asked: &Asked, chance: u64) -> Expanded {
+pub(super) fn expand(routes: &Routes, chain: &[To], context: &RouteContext, chance: u64) -> Expanded {
     let (seen, expanded) = (BTreeSet::new(), Expanded::default());
-    let mut expansion = Expansion { routes, asked, chance, seen, expanded, groups: 0 };
+    let mut expansion = Expansion { routes, context, chance, seen, expanded, groups: 0 };
     for to in chain {
         let group = expansion.new_group();
         expansion.add(to, group);
@@ -19,7 +19,7 @@ pub(super) fn expand(routes: &Routes, chain: &[To], asked: &Asked, chance: u64) 
 
 struct Expansion<'a> {
     routes: &'a Routes,
-    asked: &'a Asked,
+    context: &'a RouteContext,
     chance: u64,
     /// A second mention adds nothing, and is not looked at.
     seen: BTreeSet<&'a To>,
@@ -42,7 +42,7 @@ impl<'a> Expansion<'a> {
                 let route = self.routes.get(name);
                 if let Some(by) = route.and_then(|route| route.complexity.as_ref()) {
                     self.expanded.quality.get_or_insert(by.quality);
-                    for to in by.targets(self.asked.level(by.quality)) {
+                    for to in by.targets(self.context.level(by.quality)) {
                         let group = self.new_group();
                         self.add(to, group);
                     }
@@ -57,10 +57,10 @@ impl<'a> Expansion<'a> {
     fn add_chain(&mut self, chain: &'a [Step]) {
         for equals in chain.chunk_by(|one, next| one.weight.is_some() && next.weight.is_some()) {
             let group = self.new_group();
-            if equals.iter().any(|step| step.when.depends_on_level(self.asked)) {
+            if equals.iter().any(|step| step.when.depends_on_level(self.context)) {
                 self.expanded.quality.get_or_insert(complexity::QUALITY);
             }
-            let open: Vec<&Step> = equals.iter().filter(|step| step.when.holds(self.asked)).collect();
+            let open: Vec<&Step> = equals.iter().filter(|step| step.when.holds(self.context)).collect();
             for step in draw(open, &mut self.chance) {
                 self.add(&step.to, group);
             }

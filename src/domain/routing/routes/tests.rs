@@ -13,9 +13,9 @@ fn read(routes: Value, successors: Value) -> Result<Routes, Vec<Mistake>> {
     Routes::new(routes, serde_json::from_value(successors).expect("successors"), &PROVIDERS)
 }
 
-fn order(routes: &Value, asked: &Asked, chance: u64) -> Vec<String> {
+fn order(routes: &Value, context: &RouteContext, chance: u64) -> Vec<String> {
     let routes = read(routes.clone(), json!({})).expect("sound");
-    let targets = routes.targets(&[To::Route("r".into())], asked, chance);
+    let targets = routes.targets(&[To::Route("r".into())], context, chance);
     let name = |choice: Choice| format!("{}/{}", choice.target.provider, choice.target.model);
     targets.choices.into_iter().map(name).collect()
 }
@@ -28,7 +28,7 @@ fn a_chain_is_tried_as_it_is_written_and_other_routes_stand_in_place() {
     ]);
 
     assert_eq!(
-        order(&routes, &Asked::default(), 0),
+        order(&routes, &RouteContext::default(), 0),
         ["anthropic/c", "openai/mini", "openai/org/nano", "gemini/g"]
     );
 }
@@ -43,8 +43,9 @@ fn a_level_leads_to_its_target_with_the_stronger_ones_behind() {
         (Some(Level::Hard), vec!["anthropic/c", "openai/last"]),
         (None, vec!["anthropic/c", "openai/last"]),
     ] {
-        let asked = Asked { complexity: complexity.map(Complexity::Told), ..Asked::default() };
-        assert_eq!(order(&routes, &asked, 0), expected, "{complexity:?}");
+        let context =
+            RouteContext { complexity: complexity.map(Complexity::Told), ..RouteContext::default() };
+        assert_eq!(order(&routes, &context, 0), expected, "{complexity:?}");
     }
     assert!(read(routes, json!({})).expect("sound").ask_complexity());
 }
@@ -69,14 +70,14 @@ fn a_level_that_had_a_say_is_known_with_its_quality() {
         ("unmet", None),
         ("plain", None),
     ] {
-        let expanded = routes.targets(&[to(chain)], &Asked::default(), 0);
+        let expanded = routes.targets(&[to(chain)], &RouteContext::default(), 0);
         assert_eq!(expanded.quality, expected, "{chain}");
     }
 }
 
 #[test]
 fn conditions_say_which_steps_count() {
-    let asked = Asked {
+    let context = RouteContext {
         complexity: Some(Complexity::Told(Level::Standard)),
         org: vec!["org_1".into(), "acme".into()],
         project: Some("p".into()),
@@ -109,7 +110,7 @@ fn conditions_say_which_steps_count() {
         let routes = json!([{"name": "r", "chain": [{"to": "openai/a", "when": when}, "openai/b"]}]);
         let expected: &[&str] = if holds { &["openai/a", "openai/b"] } else { &["openai/b"] };
 
-        assert_eq!(order(&routes, &asked, 0), expected, "{when}");
+        assert_eq!(order(&routes, &context, 0), expected, "{when}");
     }
 }
 
@@ -153,7 +154,7 @@ fn targets_that_share_requests_are_one_group_and_no_others_are() {
     ]);
     let routes = read(routes, json!({})).expect("sound");
 
-    let Expanded { choices, .. } = routes.targets(&[To::Route("r".into())], &Asked::default(), 0);
+    let Expanded { choices, .. } = routes.targets(&[To::Route("r".into())], &RouteContext::default(), 0);
 
     let group =
         |model: &str| choices.iter().find(|choice| choice.target.model == model).expect("a choice").group;
@@ -174,7 +175,7 @@ fn targets_that_share_requests_are_one_group_and_no_others_are() {
 }
 
 fn order_of_one(routes: &Value, chance: u64) -> Vec<String> {
-    order(routes, &Asked::default(), chance)
+    order(routes, &RouteContext::default(), chance)
 }
 
 #[test]
@@ -246,5 +247,5 @@ fn routes_that_name_each_other_widely_are_expanded_once_each() {
     }
     routes.push(json!({"name": "r", "chain": ["r59", "r59"]}));
 
-    assert_eq!(order(&Value::from(routes), &Asked::default(), 0), ["openai/a", "openai/b"]);
+    assert_eq!(order(&Value::from(routes), &RouteContext::default(), 0), ["openai/a", "openai/b"]);
 }

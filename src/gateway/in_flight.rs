@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::clock::Clock;
-use crate::domain::event::AttemptOutcome;
+use crate::domain::attempt::AttemptOutcome;
 use crate::domain::routing::HealthSignal;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
