@@ -15,7 +15,15 @@ use crate::domain::pricing::rate_card::Uplift;
 const NEEDED: [&str; 6] = ["model", "messages", "input", "stream", "max_output_tokens", "n"];
 
 /// Where OpenAI and Azure serve OpenAI's chats, a region's own hosts below them included.
-const OPENAI_HOSTS: [&str; 2] = ["api.openai.com", "openai.azure.com"];
+const OPENAI_HOSTS: [&str; 7] = [
+    "api.openai.com",
+    "openai.azure.com",
+    "cognitiveservices.azure.com",
+    "openai.azure.us",
+    "cognitiveservices.azure.us",
+    "openai.azure.cn",
+    "cognitiveservices.azure.cn",
+];
 
 /// Longest name of an environment variable that is repeated.
 const VARIABLE_MAX: usize = 64;

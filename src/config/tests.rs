@@ -298,6 +298,8 @@ fn i2_a_chats_output_limit_goes_in_the_field_that_its_server_reads() {
         ("second", Some("openai"), "https://api.openai.com", None, MaxCompletionTokens),
         ("europe", Some("own"), "https://eu.api.openai.com", None, MaxCompletionTokens),
         ("azure", Some("own"), "https://acme.openai.azure.com/openai", None, MaxCompletionTokens),
+        ("azure", Some("own"), "https://acme.cognitiveservices.azure.com/openai", None, MaxCompletionTokens),
+        ("azure", Some("own"), "https://acme.openai.azure.us/openai", None, MaxCompletionTokens),
         ("azure", Some("openai"), "https://acme.services.ai.azure.com/openai", None, MaxCompletionTokens),
         ("openai", None, "http://127.0.0.1:4010", None, MaxCompletionTokens),
         ("deepseek", None, "https://api.deepseek.com", None, MaxTokens),

@@ -15,7 +15,9 @@ use crate::domain::usage::{
 };
 use crate::gateway::dialects::{self, Delivered, Family, StreamRelay, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
-use crate::gateway::model_names::{is_claude_thinking_unasked, is_openai_reasoning_model};
+use crate::gateway::model_names::{
+    is_claude_thinking_unasked, is_openai_reasoning_model, is_openai_reasoning_unasked,
+};
 use crate::gateway::plan::Prices;
 use crate::gateway::providers;
 use crate::gateway::quote::Quote;
@@ -93,7 +95,7 @@ pub fn meter_beside(
     outcome: AttemptOutcome,
 ) -> Metered {
     let metered = match (report, outcome) {
-        // It was read for as long as another one's answer took, and may have thought all that time.
+        // It had begun, was read for as long as another one's answer took, and may have thought all that time.
         (Some(report), AttemptOutcome::Cancelled) if thinks_unseen(quote, report) => at_most(quote),
         (Some(report), _) => meter(request, quote, prices, report),
         (None, AttemptOutcome::Refused) => refused(quote),
@@ -124,12 +126,20 @@ pub fn may_have_made_more(quote: &Quote, report: &Report) -> bool {
 fn thinks_unseen(quote: &Quote, report: &Report) -> bool {
     // A deployment has whatever name its account gave it.
     let models = [quote.target.model.as_str(), report.served_model.as_deref().unwrap_or_default()];
+    let sent = || serde_json::from_slice::<Value>(&quote.body).unwrap_or_default();
     match quote.target.upstream.family {
         Family::OpenaiChat | Family::OpenaiResponses => {
-            report.usage.is_none() && models.into_iter().any(is_openai_reasoning_model)
+            let sent = sent();
+            let effort = sent["reasoning_effort"].as_str().or(sent["reasoning"]["effort"].as_str());
+            let thinks = match effort {
+                Some("none") => |_: &str| false,
+                Some(_) => is_openai_reasoning_model,
+                None => is_openai_reasoning_unasked,
+            };
+            report.usage.is_none() && models.into_iter().any(thinks)
         }
         Family::Anthropic => {
-            let sent: Value = serde_json::from_slice(&quote.body).unwrap_or_default();
+            let sent = sent();
             match sent["thinking"]["type"].as_str() {
                 Some(kind) => kind != "disabled",
                 None => models.into_iter().any(is_claude_thinking_unasked),

@@ -1,7 +1,7 @@
 //! What the names of models tell of them, wherever they run.
 
 /// Without whoever serves it, and without what makes it a fine-tuned one (`ft:o4-mini-2025-04-16:acme::1`).
-fn own_name(model: &str) -> &str {
+pub fn own_name(model: &str) -> &str {
     let name = model.rsplit('/').next().unwrap_or(model);
     name.strip_prefix("ft:").unwrap_or(name)
 }
@@ -65,6 +65,14 @@ pub fn claude_version(model: &str) -> Option<(u64, u64)> {
 /// Whether this Claude thinks where nobody asked it to, unless it is told not to: from generation 5 on.
 pub fn is_claude_thinking_unasked(model: &str) -> bool {
     claude_version(model).is_some_and(|version| version >= (5, 0))
+}
+
+/// Whether this OpenAI model reasons where nobody says how much. GPT 5.1 and 5.2 do not, but for those that code or are pro:
+/// <https://platform.openai.com/docs/guides/reasoning>.
+pub fn is_openai_reasoning_unasked(model: &str) -> bool {
+    let is_kind_that_does = ["-codex", "-pro"].iter().any(|kind| model.contains(kind));
+    let is_silent = matches!(gpt_version(model), Some((5, 1 | 2))) && !is_kind_that_does;
+    is_openai_reasoning_model(model) && !is_silent
 }
 
 #[cfg(test)]

@@ -35,6 +35,11 @@ pub struct Conversation {
     pub dropped: Dropped,
 }
 
+/// Whether a caller wants the standard tier, or leaves it to the provider.
+pub fn is_standard_tier(tier: &str) -> bool {
+    tier == "auto" || ServiceTier::named(tier) == Some(ServiceTier::Standard)
+}
+
 impl Conversation {
     /// Of a request whose fields are read one by one; null is none.
     pub fn of_fields(
@@ -53,7 +58,7 @@ impl Conversation {
     /// asked for. Another costs more or less, which nobody is to learn from a header.
     pub fn leave_out_tier(&mut self) -> Result<(), Unsupported> {
         let Some(tier) = self.service_tier.take() else { return Ok(()) };
-        if tier != "auto" && ServiceTier::named(&tier) != Some(ServiceTier::Standard) {
+        if !is_standard_tier(&tier) {
             return Err(Unsupported::new("service_tier", "the upstream of this model has no such tier"));
         }
         self.dropped.add("service_tier");

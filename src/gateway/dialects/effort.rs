@@ -6,6 +6,7 @@
 use super::Malformed;
 use crate::gateway::model_names::{
     claude_version, gemini_version, gpt_version, is_gpt_oss, is_openai_model, is_openai_reasoning_model,
+    own_name,
 };
 
 /// From no thought to as much as there is.
@@ -104,7 +105,7 @@ const GPT_6_WITH_NONE: [&str; 3] = ["gpt-6-luna", "gpt-6-sol", "gpt-6.1-terra"];
 
 /// OpenAI refuses a level that the model does not know, and an effort where there is none.
 pub fn for_openai(asked: Effort, model: &str) -> AppliedEffort<Effort> {
-    let name = model.rsplit('/').next().unwrap_or(model);
+    let name = own_name(model);
     if !is_openai_reasoning_model(model) {
         // The open models think whatever they are told.
         let is_without = asked == Effort::None && is_openai_model(model) && !is_gpt_oss(model);

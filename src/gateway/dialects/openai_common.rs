@@ -3,9 +3,10 @@
 use serde_json::{Map, Value};
 
 use super::Malformed;
-use super::conversation::{Conversation, Tool, ToolChoice};
+use super::conversation::{Conversation, Tool, ToolChoice, is_standard_tier};
 use super::dropped::Dropped;
 use super::effort::{RequestedEffort, for_openai};
+use crate::gateway::model_names::is_openai_model;
 
 /// How a dialect writes what only it writes so.
 pub struct ToolWords {
@@ -34,9 +35,18 @@ pub fn render_tools(conversation: &Conversation, words: &ToolWords, body: &mut M
 }
 
 /// The tier that a caller asks for.
-pub fn service_tier(value: &Value) -> Result<Option<String>, Malformed> {
-    let tier = value.as_str().ok_or_else(|| Malformed::new("service_tier", "must be a string"))?;
-    Ok(Some(tier.to_owned()))
+pub fn service_tier(value: &Value) -> Result<String, Malformed> {
+    value.as_str().map(str::to_owned).ok_or_else(|| Malformed::new("service_tier", "must be a string"))
+}
+
+/// The tier to ask for. Other makers' servers may refuse the field, and give the standard one without it.
+pub fn told_tier(asked: Option<String>, model: &str, dropped: &mut Dropped) -> Option<String> {
+    let asked = asked?;
+    if is_standard_tier(&asked) && !is_openai_model(model) {
+        dropped.add("service_tier");
+        return None;
+    }
+    Some(asked)
 }
 
 /// The effort to name, if any; one that the model can't be told is dropped.

@@ -176,7 +176,13 @@ async fn a_target_that_a_hedge_has_beaten_is_known_as_soon_as_it_fails() {
 
 #[tokio::test]
 async fn i2_a_beaten_stream_is_charged_for_what_it_showed_or_may_have_hidden() {
-    for (model, source) in [("gpt-4o-mini", UsageSource::Counted), ("o3", UsageSource::Bound)] {
+    for (model, effort, source) in [
+        ("gpt-4o-mini", None, UsageSource::Counted),
+        ("o3", None, UsageSource::Bound),
+        ("gpt-5.1", None, UsageSource::Counted),
+        ("gpt-5.1", Some("high"), UsageSource::Bound),
+        ("gpt-5.4", Some("none"), UsageSource::Counted),
+    ] {
         let (begins, ends) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let loser = {
             let begins = begins.clone();
@@ -201,6 +207,7 @@ async fn i2_a_beaten_stream_is_charged_for_what_it_showed_or_may_have_hidden() {
             World::with_odd("5", "", json!([{"name": "r", "chain": chain, "hedge_after_ms": 1}]), odd).await;
         let mut body = chat("r");
         (body["stream"], body["max_tokens"]) = (true.into(), 1_000.into());
+        body["reasoning_effort"] = effort.into();
 
         let response = world.post("/v1/chat/completions", body).await;
         begins.notify_one();

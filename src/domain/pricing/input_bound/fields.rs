@@ -11,7 +11,11 @@ use crate::domain::pricing::rate_card::{ServiceTier, Uplift};
 /// `transforms` only shorten.
 const OF_ROUTERS: [&str; 6] = ["models", "route", "provider", "preset", "plugins", "fallbacks"];
 
-const REFUSED_IN_CHATS: [&str; 13] = [
+/// Other servers' names of the output limit, which may go before it as llama.cpp's does, and of how many answers are made.
+const OF_OTHER_SERVERS: [&str; 6] =
+    ["n_predict", "num_predict", "max_new_tokens", "max_length", "best_of", "n_cmpl"];
+
+const REFUSED_IN_CHATS: [&str; 8] = [
     "web_search_options",
     "search_parameters",
     "data_sources",
@@ -21,14 +25,10 @@ const REFUSED_IN_CHATS: [&str; 13] = [
     "enable_search",
     "search_options",
     "enable_code_interpreter",
-    // Other servers' names of the output limit, which may go before it as llama.cpp's does, and of how many answers are made.
-    "n_predict",
-    "num_predict",
-    "max_new_tokens",
-    "max_length",
-    "best_of",
 ];
-const REFUSED_IN_RESPONSES: [&str; 3] = ["prompt", "background", "search_parameters"];
+/// The last three are a chat's: servers that make a chat of a response obey them.
+const REFUSED_IN_RESPONSES: [&str; 6] =
+    ["prompt", "background", "search_parameters", "n", "max_tokens", "max_completion_tokens"];
 const REFUSED_IN_MESSAGES: [&str; 2] = ["mcp_servers", "container"];
 
 /// Those of the fields at the top of a request, beside the refused ones, by which it is priced, bounded and clamped here.
@@ -66,7 +66,8 @@ const READ: [&str; 28] = [
 /// The field at the top of a request that says what it costs, or is refused for that, and that this name is but for its case.
 /// Servers that are written in Go read it as that field, and the last of two: <https://pkg.go.dev/encoding/json#Unmarshal>.
 pub fn field_in_another_case(name: &str) -> Option<&'static str> {
-    let refused = [&REFUSED_IN_CHATS[..], &REFUSED_IN_RESPONSES, &REFUSED_IN_MESSAGES, &OF_ROUTERS];
+    let refused =
+        [&REFUSED_IN_CHATS[..], &REFUSED_IN_RESPONSES, &REFUSED_IN_MESSAGES, &OF_ROUTERS, &OF_OTHER_SERVERS];
     let mut known = refused.into_iter().flatten().chain(&READ).copied();
     if known.clone().any(|known| known == name) {
         return None;
@@ -88,7 +89,12 @@ pub(super) fn refuse_fields(request: &Value, dialect: Dialect) -> Result<(), Unb
     if is_set(&request["providerOptions"], "gateway") {
         return Err(Unboundable::Field { field: "providerOptions.gateway" });
     }
-    if let Some(field) = refused.iter().chain(&OF_ROUTERS).find(|field| is_set(request, field)) {
+    let others: &[&'static str] = match dialect {
+        Dialect::OpenAiChat | Dialect::OpenAiResponses => &OF_OTHER_SERVERS,
+        Dialect::Anthropic | Dialect::Embeddings | Dialect::Gemini => &[],
+    };
+    if let Some(field) = refused.iter().chain(others).chain(&OF_ROUTERS).find(|field| is_set(request, field))
+    {
         return Err(Unboundable::Field { field });
     }
     // Several runs for one answer, of which each is billed and no limit bounds the sum: <https://platform.openai.com/docs/guides/reasoning>.

@@ -8,7 +8,9 @@ use super::super::conversation::{
 };
 use super::super::dropped::Dropped;
 use super::super::effort::RequestedEffort;
-use super::super::openai_common::{ToolWords, effort_name, render_tools, render_tuning, service_tier};
+use super::super::openai_common::{
+    ToolWords, effort_name, render_tools, render_tuning, service_tier, told_tier,
+};
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest, number, unsupported};
 use super::answer::tool_call;
 use crate::gateway::model_names::{is_gpt_oss, is_openai_model, is_openai_reasoning_model};
@@ -79,7 +81,7 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
             conversation.dropped.add_unread(field, value, &["type", "function"]);
             conversation.tool_choice = Some(parse_tool_choice(value)?);
         }
-        "service_tier" => conversation.service_tier = service_tier(value)?,
+        "service_tier" => conversation.service_tier = Some(service_tier(value)?),
         "parallel_tool_calls" => conversation.parallel_tool_calls = value.as_bool(),
         "response_format" => {
             let read = ["name", "description", "schema", "strict"];
@@ -334,7 +336,7 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
         ("stop", (!conversation.stop.is_empty()).then(|| conversation.stop.into()), samples),
     ];
     render_tuning(tuning, &mut body, &mut dropped);
-    if let Some(tier) = conversation.service_tier {
+    if let Some(tier) = told_tier(conversation.service_tier, model, &mut dropped) {
         body.insert("service_tier".into(), tier.into());
     }
     if let Some(user) = conversation.end_user {

@@ -8,9 +8,11 @@ use super::super::conversation::{
 };
 use super::super::dropped::{Dropped, says_something};
 use super::super::effort::RequestedEffort;
-use super::super::openai_common::{ToolWords, effort_name, render_tools, render_tuning, service_tier};
+use super::super::openai_common::{
+    ToolWords, effort_name, render_tools, render_tuning, service_tier, told_tier,
+};
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest, number, unsupported};
-use crate::gateway::model_names::is_openai_reasoning_model;
+use crate::gateway::model_names::{is_openai_model, is_openai_reasoning_model};
 
 /// Fields that tune an answer or its bookkeeping at OpenAI, and that an answer elsewhere can do without.
 const DROPPABLE: [&str; 11] = [
@@ -86,7 +88,7 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
             conversation.dropped.add_unread(field, value, &["type", "name"]);
             conversation.tool_choice = Some(parse_tool_choice(value)?);
         }
-        "service_tier" => conversation.service_tier = service_tier(value)?,
+        "service_tier" => conversation.service_tier = Some(service_tier(value)?),
         "parallel_tool_calls" => conversation.parallel_tool_calls = value.as_bool(),
         "text" => parse_text(conversation, value)?,
         "reasoning" => {
@@ -298,7 +300,7 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
     }
     let mut input = Vec::new();
     for message in &conversation.messages {
-        render_message(message, &mut input)?;
+        render_message(message, model, &mut input)?;
     }
     body.insert("input".into(), input.into());
     render_tools(&conversation, &TOOL_WORDS, &mut body);
@@ -320,7 +322,7 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
     if let Some(tokens) = conversation.max_output_tokens {
         body.insert("max_output_tokens".into(), tokens.into());
     }
-    if let Some(tier) = conversation.service_tier {
+    if let Some(tier) = told_tier(conversation.service_tier, model, &mut dropped) {
         body.insert("service_tier".into(), tier.into());
     }
     if let Some(user) = conversation.end_user {
@@ -334,15 +336,17 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
 }
 
 /// Calls and results are items of their own, beside what else a message says.
-fn render_message(message: &Message, out: &mut Vec<Value>) -> Result<(), Refused> {
+fn render_message(message: &Message, model: &str, out: &mut Vec<Value>) -> Result<(), Refused> {
     let (role, text_kind) = match message.role {
         Role::User => ("user", "input_text"),
         Role::Assistant => ("assistant", "output_text"),
     };
     let (mut content, mut calls) = (Vec::new(), Vec::new());
+    // To other makers' servers it is text, as in chats.
+    let tells_refusals = message.role == Role::Assistant && is_openai_model(model);
     for part in &message.parts {
         match part {
-            Part::Refusal(text) if message.role == Role::Assistant => {
+            Part::Refusal(text) if tells_refusals => {
                 content.push(json!({"type": "refusal", "refusal": text}));
             }
             Part::Text(text) | Part::Refusal(text) => {

@@ -245,11 +245,14 @@ fn what_was_refused_before_comes_back_as_it_was_told() {
     let to_responses = sent(Dialect::OpenaiChat, Family::OpenaiResponses, &chat, "gpt-4o");
     let to_chat = sent(Dialect::OpenaiResponses, Family::OpenaiChat, &responses, "gpt-4o");
     let to_others = sent(Dialect::OpenaiResponses, Family::OpenaiChat, &responses, "mistral-small");
+    let to_open = sent(Dialect::OpenaiChat, Family::OpenaiResponses, &chat, "qwen3-32b");
     let to_gemini = sent(Dialect::OpenaiChat, Family::Gemini, &chat, "gemini-2.5-flash");
 
     assert_eq!(to_responses["input"][1], json!({"role": "assistant", "content": [part]}));
     assert_eq!(to_chat["messages"][1], json!({"role": "assistant", "content": [part]}));
     assert_eq!(to_others["messages"][1], json!({"role": "assistant", "content": words}));
+    let said = json!({"type": "output_text", "text": words});
+    assert_eq!(to_open["input"][1], json!({"role": "assistant", "content": [said]}));
     assert_eq!(to_gemini["contents"][1], json!({"role": "model", "parts": [{"text": words}]}));
 }
 
