@@ -118,12 +118,18 @@ async fn what_was_archived_is_refused_and_comes_back_with_its_partition() {
     for path in paths {
         operator.get(path).await.expect(StatusCode::SERVICE_UNAVAILABLE);
     }
-    let exported = export(app.ledger(), Selection::Org(org), &mut vec![]).await;
+    let shard = app.ledger().shard_of(org);
+    let mut refused = Vec::new();
+    for selection in [Selection::Org(org), Selection::Everything, Selection::Range { shard, from: 1, to: 2 }]
+    {
+        refused.push(export(app.ledger(), selection, &mut vec![]).await.unwrap_err().to_string());
+    }
     let attach = format!("alter table events attach partition events_0 for values from (0) to ({SIZE})");
     raw_sql(AssertSqlSafe(attach)).execute(&mut owner).await.unwrap();
 
-    let missing = exported.unwrap_err().to_string();
-    assert!(missing.contains("are not in the database: attach"), "{missing}");
+    for missing in refused {
+        assert!(missing.contains("are not in the database: attach"), "{missing}");
+    }
     for path in paths {
         operator.get(path).await.expect(StatusCode::OK);
     }

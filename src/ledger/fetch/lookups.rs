@@ -100,8 +100,8 @@ impl Fetcher {
         match self.bound_since(self.binding_from().await?, org, keyed).await {
             Err(StoreError::Missing { .. }) => {
                 // What was archived may have bound when it was looked up last where the keys begin that do.
-                self.forget_binding();
-                self.bound_since(self.binding_from().await?, org, keyed).await
+                let from = self.find_binding_from(self.projector.indexed(self.shard)).await?;
+                self.bound_since(from, org, keyed).await
             }
             found => found,
         }

@@ -20,8 +20,8 @@ pub(super) enum CommitOutcome {
     Lost,
     /// Nothing was to be written, and another node has appended since memory was current.
     Moved(Head),
-    /// The database's clock lies behind the log: nothing was written, and may be at the log's last time.
-    TimeStandsStill,
+    /// Nothing was written, and may be at another time: the log's last, or again the node's.
+    Mistimed,
     Failed(LedgerError),
 }
 
@@ -110,14 +110,19 @@ impl Writer {
                     }
                 }
             }
-            Err(StoreError::ClockBehind) => {
+            Err(StoreError::ClockBehind) if !self.time_stands_still => {
                 tracing::warn!(
                     shard,
                     "the database's clock lies behind the log: time stands still until it has caught up"
                 );
                 self.clock.read_again();
                 self.time_stands_still = true;
-                CommitOutcome::TimeStandsStill
+                CommitOutcome::Mistimed
+            }
+            Err(StoreError::ClockOff) if self.time_stands_still => {
+                // It has caught up, or was set right.
+                self.time_stands_still = false;
+                CommitOutcome::Mistimed
             }
             Err(error) => {
                 if matches!(error, StoreError::ClockOff) {

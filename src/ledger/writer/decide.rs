@@ -34,7 +34,7 @@ impl Writer {
     /// has refused this node's: time stands still until the database has caught up.
     fn decision_time(&mut self) -> Timestamp {
         let last = self.state.last_recorded_at;
-        if self.time_stands_still && self.fetcher.log.database_time().is_some_and(|time| time < last) {
+        if self.time_stands_still && self.fetcher.log.database_time().is_none_or(|time| time < last) {
             return last;
         }
         self.time_stands_still = false;

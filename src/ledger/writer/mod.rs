@@ -176,7 +176,7 @@ impl Writer {
                     self.retry(batch, Some(head), jobs).await;
                     is_current = true;
                 }
-                CommitOutcome::TimeStandsStill => {
+                CommitOutcome::Mistimed => {
                     self.undo(&batch);
                     jobs.extend(batch.undecided());
                 }

@@ -10,7 +10,8 @@ const APPEND: &str = "\
     with head as ( \
         update log_heads set next_position = $2, last_hash = $3 \
         where shard = $1 and next_position = $4 and last_hash = $5 and epoch = $6 \
-            and ($7 is null or abs(extract(epoch from clock_timestamp()) * 1000000 - $7) <= $8) \
+            and ($7 is null or abs(extract(epoch from clock_timestamp()) * 1000000 - $7) <= $8 \
+                or $18 and $7 > extract(epoch from clock_timestamp()) * 1000000) \
         returning shard \
     ) \
     insert into events \
@@ -35,14 +36,14 @@ pub(super) async fn append(
     clock: &DatabaseClock,
 ) -> Result<Ended, sqlx::Error> {
     let time = events.last().filter(|_| clock.is_checked).map(|event| event.recorded_at);
-    if append_at(connection, shard, expected, new, events, time).await? {
+    if append_at(connection, shard, expected, new, events, time, false).await? {
         return Ok(Ended::Written);
     }
     let Some(time) = time else { return Ok(Ended::Not(StoreError::ClockOff)) };
     match reached_ahead(connection, shard, expected, clock).await? {
         // Who writes at the log's own time moves it no farther.
         Some(last) if last == time => {
-            let written = append_at(connection, shard, expected, new, events, None).await?;
+            let written = append_at(connection, shard, expected, new, events, Some(time), true).await?;
             Ok(if written { Ended::Written } else { Ended::Not(StoreError::ClockOff) })
         }
         Some(_) => Ok(Ended::Not(StoreError::ClockBehind)),
@@ -67,7 +68,7 @@ async fn reached_ahead(
     Ok(Some(last).filter(|last| *last > now))
 }
 
-/// The same, at a time that must be the database's where there is one.
+/// The same, at a time that must be the database's where there is one, or may be one that the database has ahead.
 async fn append_at(
     connection: &mut PgConnection,
     shard: i32,
@@ -75,6 +76,7 @@ async fn append_at(
     new: &Head,
     events: &[EventRow],
     time: Option<i64>,
+    may_be_ahead: bool,
 ) -> Result<bool, sqlx::Error> {
     let written = sqlx::query(APPEND)
         .bind(shard)
@@ -94,6 +96,7 @@ async fn append_at(
         .bind(column(events, |event| event.recorded_at))
         .bind(column(events, |event| event.payload.as_slice()))
         .bind(column(events, |event| &event.hash[..]))
+        .bind(may_be_ahead)
         .execute(connection)
         .await?;
     Ok(written.rows_affected() > 0)

@@ -158,7 +158,7 @@ fn a_tier_is_asked_for_between_openais_dialects_and_elsewhere_refused_unless_it_
         }
     };
     let models = ["gpt-4o", "mistral-small"];
-    for ((family, client), model) in across().into_iter().flat_map(|pair| models.map(|model| (pair, model))) {
+    for ((family, client), model) in across().flat_map(|pair| models.map(|model| (pair, model))) {
         let is_between_openais = client != Dialect::AnthropicMessages
             && matches!(family, Family::OpenaiChat | Family::OpenaiResponses);
         for (tier, is_standard) in [
