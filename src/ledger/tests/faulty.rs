@@ -15,6 +15,8 @@ pub(super) struct Faulty {
     pub lost_answer: AtomicBool,
     /// Refuses events that bear an earlier time, as a database does whose own clock is right.
     pub since: Timestamp,
+    /// What the next appends answer, the last one first.
+    pub refusals: Mutex<Vec<StoreError>>,
     /// Several writers share it.
     pub shared: bool,
     /// Folds the log whenever somebody has read it.
@@ -58,6 +60,7 @@ impl Faulty {
             tampered: false,
             lost_answer: AtomicBool::new(false),
             since: Timestamp(0),
+            refusals: Mutex::default(),
             shared: false,
             overtaking: None,
             writes: Mutex::default(),
@@ -125,6 +128,9 @@ impl EventLog for Faulty {
     ) -> Result<Appended, StoreError> {
         if events.iter().any(|event| event.recorded_at < self.since.0) {
             return Err(StoreError::ClockOff);
+        }
+        if let Some(refusal) = self.refusals.lock().expect("no test panicked").pop() {
+            return Err(refusal);
         }
         let slow = self.slow.lock().expect("no test panicked").take();
         if let Some([under_way, go_on]) = slow {

@@ -106,3 +106,31 @@ async fn i5_what_a_writer_had_taken_as_it_ended_is_unknown() {
     assert!(matches!(held, Err(LedgerError::Unknown(_))), "{held:?}");
     assert!(!ledger.is_running());
 }
+
+#[tokio::test]
+async fn i11_what_is_written_at_the_wrong_time_is_decided_again_and_not_for_ever() {
+    use StoreError::{ClockBehind, ClockOff};
+    for (refusals, is_written) in [
+        // Time stands still.
+        (vec![ClockBehind], true),
+        // It did, and the database was set right.
+        (vec![ClockBehind, ClockOff], true),
+        (vec![ClockBehind, ClockBehind], false),
+        (vec![ClockBehind, ClockOff, ClockOff], false),
+        (vec![ClockOff], false),
+    ] {
+        let node = Node::funded(10).await;
+        let named = format!("{refusals:?}");
+        let faulty = Faulty::new(&node.store);
+        *faulty.refusals.lock().expect("no test panicked") = refusals.into_iter().rev().collect();
+        let log = Arc::new(faulty);
+        let ledger = node.another(log.clone()).await;
+
+        let held = ledger.submit(command(reserve(1, 4))).await;
+
+        assert_eq!(held.is_ok(), is_written, "{named}: {held:?}");
+        assert!(log.refusals.lock().expect("no test panicked").is_empty(), "{named}");
+        ledger.submit(command(reserve(2, 4))).await.expect("goes on");
+        node.finish().await;
+    }
+}
