@@ -16,6 +16,7 @@ pub const EPOCH_SECONDS: u64 = 1_767_225_600;
 const CHOICES_MAX: u64 = 128;
 
 pub fn chat(exchange: &mut Exchange) -> Result<Reply, Failure> {
+    check_limit(exchange.model.name, &exchange.body)?;
     let request = ChatRequest::read(&exchange.body, &exchange.hints)?;
     let answers: Vec<Answer> = (0..request.choices)
         .map(|_| compose(&request.kind, request.output_tokens_max, &mut exchange.chance))
@@ -180,6 +181,21 @@ fn tool_choice(body: &Value) -> ToolChoice {
 fn last_prompt(body: &Value) -> Option<String> {
     let last = body["messages"].as_array()?.last()?;
     (last["role"] == "user").then(|| last["content"].to_string())
+}
+
+/// By its name.
+pub fn reasons(model: &str) -> bool {
+    model.starts_with("gpt-5") || model.starts_with('o')
+}
+
+/// Models that reason know the newer of the two fields alone.
+fn check_limit(model: &str, body: &Value) -> Result<(), Failure> {
+    if !reasons(model) || body["max_tokens"].is_null() {
+        return Ok(());
+    }
+    let message = "'max_tokens' is not supported with this model: use 'max_completion_tokens'.";
+    let code = Some("unsupported_parameter");
+    Err(Failure::json(400, error(message, "invalid_request_error", Some("max_tokens"), code)))
 }
 
 /// A longer pseudonym is refused.

@@ -3,7 +3,9 @@
 use super::answer::{Answer, AnswerKind, Tool, ToolChoice, choose_tool, compose};
 use super::delivery::Frame;
 use super::exchange::{Exchange, Failure, Reply};
-use super::openai::{EPOCH_SECONDS, check_user, distorted, error, invalid, is_obfuscated, padding, positive};
+use super::openai::{
+    EPOCH_SECONDS, check_user, distorted, error, invalid, is_obfuscated, padding, positive, reasons,
+};
 use super::tokens;
 use super::weather::WeatherKind;
 use crate::domain::usage::Usage;
@@ -66,7 +68,7 @@ fn refuse_lost_items(body: &Value) -> Result<(), Failure> {
 
 /// The item that a model which reasons puts first, sealed where the request asks for that.
 fn thoughts(exchange: &mut Exchange) -> Option<Value> {
-    if !(exchange.model.name.starts_with("gpt-5") || exchange.model.name.starts_with('o')) {
+    if !reasons(exchange.model.name) {
         return None;
     }
     let mut item = json!({"id": exchange.chance.identifier("rs_"), "type": "reasoning", "summary": []});

@@ -235,6 +235,22 @@ async fn limits_and_choices_are_honoured() {
 }
 
 #[tokio::test]
+async fn a_model_that_reasons_takes_the_newer_limit_alone() {
+    let stand = Stand::open().await;
+    for (model, field, status) in [
+        ("gpt-5-mini", "max_tokens", 400),
+        ("gpt-5-mini", "max_completion_tokens", 200),
+        ("gpt-4o-mini", "max_tokens", 200),
+    ] {
+        let body = with(chat_body(), json!({"model": model, field: 9}));
+
+        let answered = stand.send(CHAT, &body, &[]).await.unwrap();
+
+        assert_eq!(answered.status(), status, "{model} {field}");
+    }
+}
+
+#[tokio::test]
 async fn a_trace_sets_the_sizes() {
     let stand = Stand::open().await;
     let sizes = [
