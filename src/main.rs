@@ -2,6 +2,7 @@
 
 use std::env::VarError;
 use std::error::Error;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -63,7 +64,14 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<(), String> {
     let filter = log_filter()?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Colours are for people: a file or a collector gets none, nor does who sets NO_COLOR (<https://no-color.org>).
+    let is_coloured =
+        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(is_coloured)
+        .init();
     match command {
         Command::Demo(args) => demo::run(args).await.map_err(|error| error_chain(&error)),
         Command::Serve(args) => app::serve(args).await.map_err(|error| error_chain(&error)),

@@ -140,7 +140,7 @@ impl Caller {
 /// The command that starts one.
 pub fn serve(database: &str) -> Command {
     let mut command = tollgate(&["serve", "--listen", "127.0.0.1:0", "--database-url", database]);
-    command.env("TOLLGATE_OPERATOR_KEY", OPERATOR).env("TOLLGATE_LOG", "tollgate=info").env("NO_COLOR", "1");
+    command.env("TOLLGATE_OPERATOR_KEY", OPERATOR).env("TOLLGATE_LOG", "tollgate=info");
     command.stdout(Stdio::null());
     command
 }

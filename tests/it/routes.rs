@@ -79,7 +79,6 @@ impl Server {
             .arg(file)
             .env("TOLLGATE_OPERATOR_KEY", OPERATOR)
             .env("TOLLGATE_LOG", "tollgate=info")
-            .env("NO_COLOR", "1")
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
