@@ -6,8 +6,8 @@ use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Rows that are kept: some ten megabytes, and more than any test looks at.
-const ROWS_MAX: usize = 50_000;
+/// Rows that are kept: some fifty megabytes, and more than any test looks at.
+const ROWS_MAX: usize = 200_000;
 /// A client may send any text as a model.
 const NAME_CHARACTERS_MAX: usize = 100;
 

@@ -18,7 +18,7 @@ use tollgate::domain::event::Event;
 use tollgate::domain::usage::UsageSource;
 use tollgate::ledger::decode;
 use tollgate::simulator::chance::Chance;
-use tollgate::simulator::{SimulatorConfig, SimulatorHandle, SoldRow, Weather, WeatherKind};
+use tollgate::simulator::{SimulatorConfig, SimulatorHandle, Sold, SoldRow, Weather, WeatherKind};
 
 use crate::support::TestApp;
 use crate::waiting::until;
@@ -125,7 +125,16 @@ impl Rig {
         let ledger = self.app.ledger();
         let mut settles = Vec::new();
         for shard in ledger.projector().shards() {
-            for row in ledger.log().read(shard, 1, i64::MAX).await.unwrap() {
+            let mut rows = Vec::new();
+            loop {
+                // A statement has a limit of time.
+                let page = ledger.log().read(shard, rows.len() as i64 + 1, 10_000).await.unwrap();
+                if page.is_empty() {
+                    break;
+                }
+                rows.extend(page);
+            }
+            for row in rows {
                 match decode(&row).unwrap().payload.event {
                     Event::ReservationSettled { attempts, excess, .. } => {
                         assert_eq!(excess, Credits::ZERO, "a provider used more than the hold covers (I2)");
@@ -232,8 +241,9 @@ async fn i1_i2_i3_in_every_weather_what_was_sold_is_what_was_settled() {
 
 /// Holds the settled attempts against the providers' books; how many are known to the token.
 fn compare(settles: &[Vec<Attempt>], simulators: &[SimulatorHandle]) -> u64 {
-    let books: Vec<Vec<SoldRow>> = simulators.iter().map(|simulator| simulator.sold().rows).collect();
-    let rows = || (0..).zip(&books).flat_map(|(place, rows)| rows.iter().map(move |row| (place, row)));
+    let books: Vec<Sold> = simulators.iter().map(SimulatorHandle::sold).collect();
+    assert!(books.iter().all(|book| book.rows_dropped == 0), "the books don't hold so many requests");
+    let rows = || (0..).zip(&books).flat_map(|(place, book)| book.rows.iter().map(move |row| (place, row)));
     let sold: BTreeMap<&str, &SoldRow> = rows().map(|(_, row)| (row.request_id.as_str(), row)).collect();
     let mut settled: BTreeMap<&str, &Attempt> = BTreeMap::new();
     let mut exact = 0;
