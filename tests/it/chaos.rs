@@ -290,7 +290,8 @@ fn compare(settles: &[Vec<Attempt>], simulators: &[SimulatorHandle]) -> u64 {
 
 /// Whether the provider's own usage was handed over with the whole of its answer.
 fn has_reported(row: &SoldRow) -> bool {
-    row.complete && row.weather != Some(WeatherKind::NoUsage)
+    // An error within comes in place of it, be it after the last word.
+    row.complete && !matches!(row.weather, Some(WeatherKind::NoUsage | WeatherKind::ErrorWithin))
 }
 
 /// The loser is read no further than to the winner's end, which may come before its usage.
