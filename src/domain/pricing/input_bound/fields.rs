@@ -98,10 +98,10 @@ pub(super) fn refuse_fields(request: &Value, dialect: Dialect) -> Result<(), Unb
         return Err(Unboundable::Field { field });
     }
     // Several runs for one answer, of which each is billed and no limit bounds the sum: <https://platform.openai.com/docs/guides/reasoning>.
-    match &request["reasoning"]["mode"] {
-        Value::Null => {}
-        mode if mode == "standard" => {}
-        _ => return Err(Unboundable::Value { field: "reasoning.mode" }),
+    let reasoning = request["reasoning"].as_object().into_iter().flatten();
+    let mut modes = reasoning.filter(|(name, _)| name.eq_ignore_ascii_case("mode")).map(|(_, mode)| mode);
+    if modes.any(|mode| !mode.is_null() && mode != "standard") {
+        return Err(Unboundable::Value { field: "reasoning.mode" });
     }
     // An object of edits at Anthropic, a list of them in OpenAI's responses.
     let asked = &request["context_management"];

@@ -217,6 +217,7 @@ fn what_has_no_bound_is_refused() {
         (json!({"provider": {"order": ["dear"]}}), Dialect::OpenAiChat),
         (json!({"preset": "p"}), Dialect::OpenAiResponses),
         (json!({"reasoning": {"mode": "pro"}}), Dialect::OpenAiResponses),
+        (json!({"reasoning": {"Mode": "pro"}}), Dialect::OpenAiResponses),
         (json!({"reasoning": {"mode": "pro", "effort": "low"}}), Dialect::OpenAiChat),
         (json!({"reasoning": {"mode": ["pro"]}}), Dialect::OpenAiResponses),
         (json!({"plugins": [{"id": "web"}]}), Dialect::OpenAiChat),
