@@ -1,8 +1,10 @@
 //! The simulator over real sockets: shapes, counts, weather and the book.
 
+mod recorded;
+mod weather;
+
 use super::*;
 use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet};
 
 struct Stand {
     url: String,
@@ -51,6 +53,7 @@ impl Stand {
 }
 
 const CHAT: &str = "/v1/chat/completions";
+
 const MESSAGES: &str = "/v1/messages";
 
 fn chat_body() -> Value {
@@ -85,88 +88,6 @@ async fn a_completion_has_the_shape_and_the_tokens_of_its_text() {
     assert_eq!(answer["usage"]["completion_tokens"], tokens::count(text));
     assert_eq!(answer["usage"]["prompt_tokens"], tokens::count("Say something.") + tokens::count("user") + 6);
     assert_eq!(answer["usage"]["prompt_tokens_details"], json!({"cached_tokens": 0, "audio_tokens": 0}));
-}
-
-/// Fields, and those of its objects, by kind: `unary`, an event's type, or `chunk`.
-type Fields = BTreeMap<String, BTreeSet<String>>;
-
-fn note(fields: &mut Fields, kind: &str, value: &Value) {
-    let mut found = BTreeSet::new();
-    for (name, inner) in value.as_object().unwrap() {
-        let inner = inner.as_object().into_iter().flat_map(|inner| inner.keys());
-        found.extend(inner.map(|inner| format!("{name}.{inner}")));
-        found.insert(name.clone());
-    }
-    let common = fields.entry(kind.to_owned()).or_insert_with(|| found.clone());
-    common.retain(|field| found.contains(field));
-}
-
-fn note_event(fields: &mut Fields, event: &Value) {
-    note(fields, event["type"].as_str().unwrap_or("chunk"), event);
-}
-
-/// What all recordings of a kind have.
-fn recorded(file: &str) -> Option<Fields> {
-    let folder = std::env::var("TOLLGATE_SHARED")
-        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../shared").to_owned());
-    let path = format!("{folder}/wire/{file}.jsonl");
-    let Ok(recordings) = std::fs::read_to_string(&path) else {
-        println!("skipped: no recordings at {path}; set TOLLGATE_SHARED to their folder");
-        return None;
-    };
-    let mut fields = Fields::new();
-    let recordings = recordings.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    for recording in recordings.filter(|one| one["status"] == 200) {
-        let events = recording["sse"].as_str().map(events_of).unwrap_or_default();
-        let elements = recording["response_body"].as_array().into_iter().flatten();
-        events.iter().chain(elements).for_each(|event| note_event(&mut fields, event));
-        if recording["response_body"].is_object() {
-            note(&mut fields, "unary", &recording["response_body"]);
-        }
-    }
-    Some(fields)
-}
-
-#[tokio::test]
-async fn what_recorded_answers_and_events_always_have_ours_have_too() {
-    const RESPONSES: &str = "/v1/responses";
-    let stand = Stand::open().await;
-    let responses_body = json!({"model": "gpt-4o-mini", "input": "Say something."});
-    let tools = json!([{"type": "function", "name": "get_weather", "parameters": weather_schema()}]);
-    let called = with(responses_body.clone(), json!({"tools": tools, "tool_choice": "required"}));
-    let options = json!({"stream_options": {"include_usage": true}});
-    let gemini_body = json!({"contents": [{"role": "user", "parts": [{"text": "Say something."}]}]});
-    let generate = "/v1beta/models/gemini-2.5-flash:generateContent";
-    let stream_generate = "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse";
-    for (file, kinds_min, asked) in [
-        ("openai.chat_completions", 2, vec![(CHAT, chat_body()), (CHAT, with(chat_body(), options))]),
-        ("openai.responses", 11, vec![(RESPONSES, responses_body), (RESPONSES, called)]),
-        ("anthropic.messages", 8, vec![(MESSAGES, messages_body())]),
-        ("gemini.generateContent", 1, vec![(generate, gemini_body.clone())]),
-        ("gemini.streamGenerateContent", 1, vec![(stream_generate, gemini_body)]),
-    ] {
-        let Some(theirs) = recorded(file) else { continue };
-        let mut ours = Fields::new();
-        for (path, body) in asked {
-            for stream in [false, true] {
-                let body = with(body.clone(), json!({"stream": stream}));
-                let response = stand.send(path, &body, &[("x-goog-api-key", "any")]).await.unwrap();
-                let text = response.error_for_status().unwrap().text().await.unwrap();
-                match serde_json::from_str(&text) {
-                    Ok(whole) => note(&mut ours, "unary", &whole),
-                    // Only what asks for its counts gets them in every chunk.
-                    Err(_) if path == CHAT && body["stream_options"].is_null() => {}
-                    Err(_) => events_of(&text).iter().for_each(|event| note_event(&mut ours, event)),
-                }
-            }
-        }
-        let compared: Vec<&String> = ours.keys().filter(|kind| theirs.contains_key(*kind)).collect();
-        assert!(compared.len() >= kinds_min, "{file}: {compared:?}");
-        for kind in compared {
-            let lacking: Vec<&String> = theirs[kind].difference(&ours[kind]).collect();
-            assert!(lacking.is_empty(), "{file}, {kind}: ours lack {lacking:?}");
-        }
-    }
 }
 
 #[tokio::test]
@@ -443,76 +364,6 @@ async fn errors_wear_their_providers_shape() {
     }
 }
 
-#[tokio::test]
-async fn failures_before_the_first_byte_sell_nothing() {
-    let stand = Stand::open().await;
-    for (kind, status) in [("rate_limited", 429), ("500", 500), ("503", 503), ("529", 529), ("html", 502)] {
-        for (path, body) in [(CHAT, chat_body()), (MESSAGES, messages_body())] {
-            let response = stand.send(path, &body, &[("x-simulate-weather", kind)]).await.unwrap();
-            assert_eq!(response.status(), status);
-            assert_eq!(response.headers().contains_key("retry-after"), kind == "rate_limited");
-            let text = response.text().await.unwrap();
-            assert_eq!(serde_json::from_str::<Value>(&text).is_err(), kind == "html");
-        }
-    }
-    let refused = stand.send(CHAT, &chat_body(), &[("x-simulate-weather", "refused")]).await;
-    assert!(refused.is_err(), "{refused:?}");
-
-    let sold = stand.handle.sold();
-    assert_eq!(sold.requests, 11);
-    assert!(sold.models.is_empty());
-}
-
-#[tokio::test]
-async fn a_cut_stream_delivers_half_and_sells_what_it_delivered() {
-    let stand = Stand::open().await;
-    let headers = [("x-simulate-weather", "cut"), ("x-simulate-output-tokens", "20")];
-    let mut response = stand.send(CHAT, &with(chat_body(), json!({"stream": true})), &headers).await.unwrap();
-    let mut text = String::new();
-    let broken = loop {
-        match response.chunk().await {
-            Ok(Some(bytes)) => text.push_str(std::str::from_utf8(&bytes).unwrap()),
-            Ok(None) => break false,
-            Err(_) => break true,
-        }
-    };
-
-    let delivered =
-        events_of(&text).iter().filter(|chunk| chunk["choices"][0]["delta"]["content"] != "").count();
-    let row = stand.handle.sold().rows[0].clone();
-    assert!(broken);
-    assert!(delivered > 5 && delivered < 20, "{delivered}");
-    assert_eq!(row.usage.output_tokens, delivered as u64);
-    assert!(!row.complete);
-
-    let unary = stand.send(CHAT, &chat_body(), &headers).await.unwrap();
-    assert!(unary.bytes().await.is_err());
-}
-
-#[tokio::test]
-async fn an_error_within_ends_the_stream_with_an_event() {
-    let stand = Stand::open().await;
-    let weather = [("x-simulate-weather", "error_within")];
-    let openai = stand.events(CHAT, &with(chat_body(), json!({"stream": true})), &weather).await;
-    let anthropic = stand.events(MESSAGES, &with(messages_body(), json!({"stream": true})), &weather).await;
-
-    assert_eq!(openai.last().unwrap()["error"]["type"], "server_error");
-    assert_eq!(anthropic.last().unwrap()["error"]["type"], "overloaded_error");
-}
-
-#[tokio::test(start_paused = true)]
-async fn stalls_last_as_long_as_the_weather_says() {
-    let stand = Stand::open().await;
-    for kind in ["stall_before", "stall_within"] {
-        let started = tokio::time::Instant::now();
-        let body = with(chat_body(), json!({"stream": true}));
-        let chunks = stand.events(CHAT, &body, &[("x-simulate-weather", kind)]).await;
-
-        assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "stop");
-        assert!(started.elapsed() >= Duration::from_secs(60));
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn latency_and_token_rate_set_the_pace() {
     let latency = Duration::from_secs(2);
@@ -523,30 +374,6 @@ async fn latency_and_token_rate_set_the_pace() {
     stand.events(CHAT, &body, &[("x-simulate-output-tokens", "500")]).await;
 
     assert!(started.elapsed() >= Duration::from_secs(12), "{:?}", started.elapsed());
-}
-
-#[tokio::test]
-async fn usage_is_lost_or_absurd_in_the_answer_and_true_in_the_book() {
-    let stand = Stand::open().await;
-    let sizes = ("x-simulate-output-tokens", "10");
-    for (kind, expected) in [
-        ("no_usage", Value::Null),
-        ("absurd_usage", json!(1_000_000_000_000_i64)),
-        ("negative_usage", json!(-11)),
-    ] {
-        let headers = [("x-simulate-weather", kind), sizes];
-        let options = json!({"stream": true, "stream_options": {"include_usage": true}});
-        let unary = stand.json(CHAT, &chat_body(), &headers).await;
-        let chunks = stand.events(CHAT, &with(chat_body(), options), &headers).await;
-        let message = stand.json(MESSAGES, &messages_body(), &headers).await;
-        let events = stand.events(MESSAGES, &with(messages_body(), json!({"stream": true})), &headers).await;
-
-        assert_eq!(unary["usage"]["completion_tokens"], expected);
-        assert_eq!(chunks.last().unwrap()["usage"]["completion_tokens"], expected);
-        assert_eq!(message["usage"]["output_tokens"], expected);
-        assert_eq!(events[events.len() - 2]["usage"]["output_tokens"], expected);
-    }
-    assert!(stand.handle.sold().rows.iter().all(|row| row.usage.output_tokens == 10 && row.complete));
 }
 
 #[tokio::test]
@@ -565,19 +392,6 @@ async fn the_same_seed_and_requests_give_the_same_bytes() {
 
     assert_eq!(runs[0], runs[1]);
     assert_ne!(runs[0].0, runs[2].0);
-}
-
-#[tokio::test]
-async fn weather_switches_at_run_time() {
-    let stand = Stand::open().await;
-    stand.handle.set_weather(Weather::parse("503=1").unwrap());
-    assert_eq!(stand.send(CHAT, &chat_body(), &[]).await.unwrap().status(), 503);
-    assert_eq!(
-        stand.send(CHAT, &chat_body(), &[("x-simulate-weather", "calm")]).await.unwrap().status(),
-        200
-    );
-    stand.handle.set_weather(Weather::calm());
-    assert_eq!(stand.send(CHAT, &chat_body(), &[]).await.unwrap().status(), 200);
 }
 
 #[tokio::test]

@@ -34,6 +34,7 @@ mod nodes;
 mod outages;
 mod pages;
 mod process;
+mod projections;
 mod projects;
 mod rebuilds;
 mod replays;

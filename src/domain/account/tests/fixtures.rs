@@ -241,3 +241,7 @@ pub(in crate::domain) fn feedback(n: u128, served: bool) -> OrgCommand {
 pub(in crate::domain) fn last(events: &[Event]) -> &Event {
     events.last().unwrap()
 }
+
+pub fn alerts_in(events: &[Event]) -> usize {
+    events.iter().filter(|event| matches!(event, Event::AlertRaised { .. })).count()
+}

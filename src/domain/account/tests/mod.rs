@@ -1,5 +1,7 @@
-//! The account's tests: a table of its guards, what always holds, and the whole account once more, naively.
+//! The account's tests: a table of its guards, what always holds, budgets and alerts, and the whole account once more, naively.
 
+mod alerts;
+mod budgets;
 pub(in crate::domain) mod fixtures;
 mod guards;
 mod invariants;
