@@ -206,20 +206,22 @@ async fn i5_a_restart_finds_everything_acknowledged() {
     assert!(node.keyed(settle(1, 3), Some(("s", "1"))).await.expect("replays").replayed);
 }
 
+fn bundle(n: u128) -> SystemCommand {
+    let bundle = Bundle {
+        id: BundleId(Uuid::from_u128(n)),
+        name: n.to_string(),
+        credits: Credits::from_whole(1),
+        price_minor: 1,
+        currency: "USD".into(),
+        decimals: 2,
+        validity_days: None,
+    };
+    SystemCommand::DefineBundle { bundle }
+}
+
 #[tokio::test]
 async fn the_system_is_read_from_its_snapshot_and_what_came_after() {
     let node = Node::start().await;
-    let bundle = |n: u128| SystemCommand::DefineBundle {
-        bundle: Bundle {
-            id: BundleId(Uuid::from_u128(n)),
-            name: n.to_string(),
-            credits: Credits::from_whole(1),
-            price_minor: 1,
-            currency: "USD".into(),
-            decimals: 2,
-            validity_days: None,
-        },
-    };
     for n in 0..5 {
         node.ledger.submit_system(bundle(n), None, None).await.expect("defines");
     }

@@ -1,5 +1,6 @@
 //! A second call beside a slow one: when it is sent, who pays for it, and what each says of its target.
 
+use axum::routing::MethodRouter;
 use futures_util::StreamExt;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
@@ -136,6 +137,16 @@ async fn a_target_that_hangs_and_is_hedged_is_not_the_fastest_again() {
     assert_eq!(asked_first, ["odd: slow", ""]);
 }
 
+/// A route on which Claude beats this model, whose server answers so, and goes on until it `ends`.
+async fn beaten(model: &str, loser: MethodRouter, ends: Arc<Notify>) -> World {
+    let winner = async move || until(ends);
+    let odd =
+        Router::new().route("/v1/chat/completions", loser).route("/v1/messages", axum::routing::post(winner));
+    let chain = json!([format!("odd/{model}"), "odd-claude/claude-haiku-4-5"]);
+    let routes = json!([{"name": "r", "chain": chain, "hedge_after_ms": 1}]);
+    World::with_odd("5", "", routes, odd).await
+}
+
 #[tokio::test]
 async fn a_target_that_a_hedge_has_beaten_is_known_as_soon_as_it_fails() {
     let (fails, ends) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -146,16 +157,7 @@ async fn a_target_that_a_hedge_has_beaten_is_known_as_soon_as_it_fails() {
             (axum::http::StatusCode::TOO_MANY_REQUESTS, [("retry-after", "60")])
         }
     };
-    let winner = {
-        let ends = ends.clone();
-        async move || until(ends)
-    };
-    let odd = Router::new()
-        .route("/v1/chat/completions", axum::routing::post(loser))
-        .route("/v1/messages", axum::routing::post(winner));
-    let chain = json!(["odd/gpt-4o-mini", "odd-claude/claude-haiku-4-5"]);
-    let routes = json!([{"name": "r", "chain": chain, "hedge_after_ms": 1}]);
-    let world = World::with_odd("5", "", routes, odd).await;
+    let world = beaten("gpt-4o-mini", axum::routing::post(loser), ends.clone()).await;
     let mut body = chat("r");
     body["stream"] = true.into();
 
@@ -195,16 +197,7 @@ async fn i2_a_beaten_stream_is_charged_for_what_it_showed_or_may_have_hidden() {
                 ([("x-ratelimit-remaining-requests", "0"), ("x-ratelimit-reset-requests", "60s")], body)
             }
         };
-        let winner = {
-            let ends = ends.clone();
-            async move || until(ends)
-        };
-        let odd = Router::new()
-            .route("/v1/chat/completions", axum::routing::post(loser))
-            .route("/v1/messages", axum::routing::post(winner));
-        let chain = json!([format!("odd/{model}"), "odd-claude/claude-haiku-4-5"]);
-        let world =
-            World::with_odd("5", "", json!([{"name": "r", "chain": chain, "hedge_after_ms": 1}]), odd).await;
+        let world = beaten(model, axum::routing::post(loser), ends.clone()).await;
         let mut body = chat("r");
         (body["stream"], body["max_tokens"]) = (true.into(), 1_000.into());
         body["reasoning_effort"] = effort.into();

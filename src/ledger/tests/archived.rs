@@ -161,17 +161,6 @@ async fn an_account_that_was_saved_since_goes_on_without_what_was_archived() {
 #[tokio::test]
 async fn i6_a_start_without_the_systems_events_is_refused_unless_it_was_saved_since() {
     let node = Node::start().await;
-    let bundle = |n: u128| SystemCommand::DefineBundle {
-        bundle: Bundle {
-            id: BundleId(Uuid::from_u128(n)),
-            name: n.to_string(),
-            credits: Credits::from_whole(1),
-            price_minor: 1,
-            currency: "USD".into(),
-            decimals: 2,
-            validity_days: None,
-        },
-    };
     node.ledger.submit_system(bundle(1), None, None).await.expect("defines");
     node.ledger.submit_system(bundle(2), None, None).await.expect("defines");
     let ends = node.store.read(0, 2, 1).await.expect("reads").remove(0);

@@ -6,18 +6,20 @@ use sqlx::postgres::PgConnection;
 use super::clock::{DatabaseClock, now};
 use crate::store::{CLOCK_SKEW_MICROS_MAX, EventRow, Head, StoreError};
 
-const APPEND: &str = "\
-    with head as ( \
+const APPEND: &str = concat!(
+    "with head as ( \
         update log_heads set next_position = $2, last_hash = $3 \
-        where shard = $1 and next_position = $4 and last_hash = $5 and epoch = $6 \
-            and ($7 is null or abs(extract(epoch from clock_timestamp()) * 1000000 - $7) <= $8 \
-                or $18 and $7 > extract(epoch from clock_timestamp()) * 1000000) \
-        returning shard \
+        where shard = $1 and next_position = $4 and last_hash = $5 and epoch = $6 and ($7 is null or abs(",
+    now!(),
+    " - $7) <= $8 or $18 and $7 > ",
+    now!(),
+    ") returning shard \
     ) \
     insert into events \
         (shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash) \
     select $1, row.* from unnest($9, $10, $11, $12, $13, $14, $15, $16, $17) as row \
-    where exists (select from head)";
+    where exists (select from head)"
+);
 
 /// How an append ended.
 pub(super) enum Ended {
