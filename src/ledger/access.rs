@@ -13,6 +13,9 @@ use crate::domain::event::Event;
 use crate::domain::ids::{IdMap, KeyId, OrgId};
 use crate::domain::time::Timestamp;
 
+/// The kinds of events that may change what is kept here.
+pub(super) const CHANGED_BY: [&str; 3] = ["KeyCreated", "KeyRevoked", "LimitsSet"];
+
 /// An org's keys and limits.
 #[derive(Debug)]
 pub struct Access {
@@ -33,7 +36,7 @@ impl Access {
 
     /// Whether an event may change it.
     pub(super) fn is_changed_by(event: &Event) -> bool {
-        matches!(event, Event::KeyCreated { .. } | Event::KeyRevoked { .. } | Event::LimitsSet { .. })
+        CHANGED_BY.contains(&event.kind())
     }
 }
 

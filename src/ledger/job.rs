@@ -24,6 +24,8 @@ pub(super) enum Job {
     Sweep,
     /// Folds everything that any node had acknowledged, then answers.
     Follow(Option<oneshot::Sender<()>>),
+    /// Looks at what the shard's owner wrote, and folds none of it that can wait until it is wanted.
+    Watch,
 }
 
 /// Whether a reader sees the ends that time has brought about and that are not written yet.
@@ -129,7 +131,7 @@ impl Job {
     pub fn may_write(&self) -> bool {
         match self {
             Job::Command(_) | Job::Sweep => true,
-            Job::Read(_) | Job::Follow(_) => false,
+            Job::Read(_) | Job::Follow(_) | Job::Watch => false,
         }
     }
 
@@ -143,7 +145,7 @@ impl Job {
             }
             Job::Command(command) => send(command.reply, Err(why.clone())),
             // Its reader sees that nobody answers.
-            Job::Read(_) | Job::Sweep | Job::Follow(_) => {}
+            Job::Read(_) | Job::Sweep | Job::Follow(_) | Job::Watch => {}
         }
     }
 }

@@ -170,7 +170,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Reads all heads, and has the writers fold in the background what other nodes have appended.
+    /// Reads all heads, and has the writers look in the background at what other nodes have appended: fold it where the shard is
+    /// this node's.
     ///
     /// # Errors
     /// Where the log can't be read.
@@ -184,24 +185,25 @@ impl Ledger {
             if let Some(cluster) = self.shared.cluster.get() {
                 cluster.saw_epoch(shard, head.epoch);
             }
-            let folded = &handle.progress;
-            if folded.next_position() < head.next_position || folded.trouble().is_some() {
+            let folds = self.owns(shard) || handle.progress.trouble().is_some();
+            if handle.progress.seen_to() < head.next_position || folds && handle.progress.is_behind() {
                 self.shared.projector.wake(shard);
+                let job = if folds { Job::Follow(None) } else { Job::Watch };
                 // A full queue has work that makes it look by itself.
-                let _ = handle.queue.try_send(Job::Follow(None));
+                let _ = handle.queue.try_send(job);
             }
         }
         Ok(())
     }
 
-    /// How many events this node's accounts lie behind the log, at most, over all shards.
+    /// How many events lie in the log at which this node has not looked, at most, over all shards.
     ///
     /// # Errors
     /// Where the log can't be read.
     pub async fn behind(&self) -> Result<i64, LedgerError> {
         let heads = self.shared.log.heads().await?;
         let behind = heads.iter().zip(&self.shared.shards);
-        let behind = behind.map(|(head, handle)| head.next_position - handle.progress.next_position());
+        let behind = behind.map(|(head, handle)| head.next_position - handle.progress.seen_to());
         Ok(behind.max().unwrap_or(0))
     }
 

@@ -147,6 +147,11 @@ fn reserve(n: u128, credits: i64) -> OrgCommand {
     })
 }
 
+fn create_key(key: KeyId) -> OrgCommand {
+    let secret_sha256 = "0".repeat(64);
+    OrgCommand::CreateKey { key, role: Role::Inference, project: None, secret_sha256, expires_at: None }
+}
+
 fn settle(n: u128, credits: i64) -> OrgCommand {
     OrgCommand::Settle(Settle {
         reservation: id(n),
@@ -174,10 +179,7 @@ async fn i1_concurrent_holds_never_overspend() {
 async fn a_request_that_a_key_began_ends_though_the_key_was_revoked_and_no_other_begins() {
     let node = Node::funded(10).await;
     let key = KeyId { org: ACME, local: Uuid::from_u128(7) };
-    let secret_sha256 = "0".repeat(64);
-    let made =
-        OrgCommand::CreateKey { key, role: Role::Inference, project: None, secret_sha256, expires_at: None };
-    node.run(made).await.expect("makes");
+    node.run(create_key(key)).await.expect("makes");
     let by = |by: By, command: OrgCommand| {
         node.ledger.submit(Submission { org: ACME, command, by, idempotency: None })
     };

@@ -1,9 +1,12 @@
 //! The append-only log: events, the heads of its shards, and what appending promises.
 
+use std::ops::Range;
+
 use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::domain::chain::{Fields, Hash};
+use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
 use crate::store::StoreError;
 
@@ -67,6 +70,13 @@ pub enum Appended {
     Conflict,
 }
 
+/// Whose event, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub org: OrgId,
+    pub at: Timestamp,
+}
+
 /// The append-only log. Every method may fail with `Unavailable` where the database can't be reached or does not answer, and
 /// with `Corrupt` where it is damaged; what else it may say stands with it.
 #[async_trait]
@@ -126,6 +136,27 @@ pub trait EventLog: Send + Sync {
         let rows = self.read_at(shard, positions).await?;
         none_missing(shard, positions, &rows)?;
         Ok(rows)
+    }
+
+    /// Of the events in a range of positions those of the system org, those of some kinds, and the last one, in order.
+    ///
+    /// # Errors
+    /// Those of every method.
+    async fn changes(
+        &self,
+        shard: i32,
+        positions: Range<i64>,
+        kinds: &[&str],
+    ) -> Result<Vec<Change>, StoreError> {
+        let rows = self.read(shard, positions.start, positions.end - positions.start).await?;
+        let rows = rows.iter().filter(|row| positions.contains(&row.position));
+        let is_wanted = |row: &&EventRow| {
+            row.org_id == OrgId::SYSTEM.0
+                || kinds.contains(&row.kind.as_str())
+                || row.position == positions.end - 1
+        };
+        let change = |row: &EventRow| Change { org: OrgId(row.org_id), at: Timestamp(row.recorded_at) };
+        Ok(rows.filter(is_wanted).map(change).collect())
     }
 
     /// Takes the lock of the shard's head, once every transaction that has it has ended. Dropping it gives it up, and nothing

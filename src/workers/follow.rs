@@ -1,5 +1,5 @@
-//! The one poll of a node: looks at all heads, and has whatever lies behind fold what other nodes wrote. A price, a bundle
-//! or a revoked key counts here within a second, and a takeover finds little left to fold.
+//! The one poll of a node: looks at all heads, and has whatever lies behind look at what other nodes wrote. A price, a bundle
+//! or a revoked key counts here within a second, and a takeover finds no more left to fold than it has the time for.
 
 use std::time::Duration;
 

@@ -236,6 +236,7 @@ async fn plans_of_the_log_are_pinned_and_scan_no_table_however_small_it_is() {
         log.heads().await.unwrap();
         assert_eq!(log.read(0, 1, 2).await.unwrap().len(), 2);
         assert_eq!(log.read_at(0, &[1, 3]).await.unwrap().len(), 2);
+        assert_eq!(log.changes(0, 1..3, &["OrgResumed"]).await.unwrap().len(), 2);
     }
     let after = scans().await;
     let planned: Vec<String> =

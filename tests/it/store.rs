@@ -53,6 +53,29 @@ async fn i6_an_append_is_a_compare_and_set_of_the_head_all_or_nothing() {
 }
 
 #[tokio::test]
+async fn what_changed_is_told_of_some_kinds_the_system_and_the_last_event() {
+    let database = TestDatabase::new().await;
+    let log = database.open(&Clock::manual(Timestamp(0), 1)).await.log;
+    let mut rows: Vec<EventRow> = (1..=8).map(row).collect();
+    for position in [1, 3, 7] {
+        rows[position].kind = "KeyRevoked".into();
+        rows[position].org_id = Uuid::from_u128(position as u128);
+    }
+    rows[4].org_id = Uuid::nil();
+    rows[5].recorded_at = 9;
+    log.append(0, &head(1), &head(9), &rows).await.unwrap();
+    let changes = async |from, end, kind| {
+        let found = log.changes(0, from..end, &["LimitsSet", kind]).await.unwrap();
+        found.into_iter().map(|change| (change.org.0.as_u128(), change.at.0)).collect::<Vec<_>>()
+    };
+
+    assert_eq!(changes(3, 7, "KeyRevoked").await, [(3, 7), (0, 7), (1, 9)]);
+    assert_eq!(changes(3, 9, "KeyRevoked").await, [(3, 7), (0, 7), (7, 7)]);
+    assert_eq!(changes(3, 7, "KeyCreated").await, [(0, 7), (1, 9)]);
+    assert_eq!(changes(9, 9, "KeyRevoked").await, []);
+}
+
+#[tokio::test]
 async fn i5_who_holds_the_head_keeps_others_out() {
     let database = TestDatabase::new().await;
     let log = database.open(&Clock::manual(Timestamp(0), 1)).await.log;

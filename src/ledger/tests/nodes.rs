@@ -117,6 +117,77 @@ async fn feedback_counts_once_though_another_node_heard_it_first_and_projections
     assert_eq!(rows.iter().filter(|row| row.kind == "FeedbackGiven").count(), 1);
 }
 
+/// Has a node look at what the shard's owner wrote, as it does on each poll.
+async fn watch(node: &Ledger) {
+    let handle = node.handle(ACME).expect("has the shard");
+    handle.queue.send(Job::Watch).await.expect("the writer runs");
+    let end = node.log().head(0).await.expect("reads").next_position;
+    until("it has seen everything", async || handle.progress.seen_to() == end).await;
+}
+
+fn folded(node: &Ledger) -> i64 {
+    node.handle(ACME).expect("has the shard").progress.next_position()
+}
+
+/// More than is folded at once.
+async fn hold_many(node: &Node, holds: std::ops::Range<u128>) {
+    let holds = holds.map(|n| node.run(reserve(n, 1)));
+    futures_util::future::try_join_all(holds).await.expect("holds");
+}
+
+#[tokio::test]
+async fn what_a_shards_owner_writes_in_numbers_is_folded_when_somebody_asks_for_it() {
+    let node = Node::funded(10_000).await;
+    let other = node.another(Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) })).await;
+    let before = folded(&other);
+
+    hold_many(&node, 0..1_000).await;
+    watch(&other).await;
+    assert_eq!((folded(&other), other.behind().await.expect("reads")), (before, 0));
+
+    let held = other.read(ACME, |account| account.balance().held).await.expect("reads");
+    assert_eq!((held, folded(&other)), (Credits::from_whole(1_000), before + 1_000));
+
+    hold_many(&node, 1_000..2_000).await;
+    watch(&other).await;
+    other.submit(command(settle(1_500, 1))).await.expect("decides on what it has not folded before");
+    node.run(settle(1_501, 1)).await.expect("settles");
+    watch(&other).await;
+    assert_eq!(folded(&other), before + 2_002, "so little is folded at once");
+    assert_eq!(other.read(ACME, Account::balance).await.expect("reads"), node.balance().await);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_key_revoked_among_many_events_of_a_shards_owner_opens_nothing_at_other_nodes() {
+    let node = Node::funded(10_000).await;
+    let key = KeyId { org: ACME, local: Uuid::from_u128(7) };
+    node.run(create_key(key)).await.expect("creates");
+    let other = node.another(Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) })).await;
+    let opens = async || other.access(ACME).await.expect("reads").keys.contains_key(&key);
+    assert!(opens().await);
+
+    hold_many(&node, 0..500).await;
+    node.run(OrgCommand::RevokeKey { key }).await.expect("revokes");
+    hold_many(&node, 500..1_000).await;
+    watch(&other).await;
+
+    assert!(!opens().await);
+}
+
+#[tokio::test]
+async fn what_the_system_does_among_many_events_is_known_at_other_nodes() {
+    let node = Node::funded(10_000).await;
+    let other = node.another(Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) })).await;
+
+    hold_many(&node, 0..500).await;
+    node.ledger.submit_system(bundle(1), None, None).await.expect("defines");
+    hold_many(&node, 500..1_000).await;
+    watch(&other).await;
+
+    assert_eq!(*other.system(), *node.ledger.system());
+}
+
 #[tokio::test]
 async fn what_a_node_has_no_word_for_is_left_to_its_sender_and_the_rest_is_done() {
     let node = Node::funded(10).await;

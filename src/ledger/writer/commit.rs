@@ -42,14 +42,10 @@ impl Writer {
             // The database ends a transaction that stands idle for long.
             let head = lock.head().clone();
             lock.unlock().await?;
-            if let Err(error) = self.follow_to(head).await {
-                self.distrust_memory();
-                return Err(error);
-            }
+            self.follow_to(head, jobs).await?;
             lock = log.lock(shard).await?;
         }
-        if let Err(error) = self.follow_to(lock.head().clone()).await {
-            self.distrust_memory();
+        if let Err(error) = self.follow_to(lock.head().clone(), jobs).await {
             lock.unlock().await?;
             return Err(error);
         }

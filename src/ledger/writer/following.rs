@@ -1,10 +1,13 @@
-//! What another node appended is folded, or the whole log again where memory may differ from it.
+//! What another node appended is folded, or the whole log again where memory may differ from it. Where the shard's owner
+//! writes much, only what answers depend on that ask no account: the rest waits until an account is read or a command decided.
 
 use std::sync::Arc;
 
+use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
 use crate::ledger::LedgerError;
-use crate::ledger::access::Access;
+use crate::ledger::access::{Access, CHANGED_BY};
+use crate::ledger::job::Job;
 use crate::ledger::recent::RecentIndex;
 use crate::ledger::state::{ShardState, Slot};
 use crate::ledger::tail::PositionedEvent;
@@ -13,18 +16,70 @@ use crate::store::{EventRow, Head, StoreError};
 
 /// Events of other nodes are folded one by one up to so many; beyond, the projections hold most of them.
 const FOLLOWED_EVENTS_MAX: i64 = 50_000;
+/// Events between two looks at a shard of another node up to which this one folds it all the same: a hundredth of its time.
+const FEW_EVENTS: i64 = 512;
+/// Events whose keys the filter of a shard that is only watched may lack: to add them takes some hundredths of a second, which
+/// whoever wants the shard's accounts waits for.
+const UNFILTERED_EVENTS_MAX: i64 = 65_536;
 
 impl Writer {
-    /// Folds what other nodes appended.
-    pub(super) async fn follow(&mut self) -> Result<(), LedgerError> {
-        let head = self.fetcher.log.head(self.fetcher.shard).await?;
-        self.follow_to(head).await
+    /// Whether memory is known to lack events that the log holds.
+    pub(super) fn is_behind(&self) -> bool {
+        self.memory != MemoryState::Current || self.watched_to > self.head.next_position
     }
 
-    pub(super) async fn follow_to(&mut self, head: Head) -> Result<(), LedgerError> {
+    /// Has memory hold all that the log does. Jobs that waited for what is read again join the others.
+    pub(super) async fn catch_up(&mut self, jobs: &mut Vec<Job>) -> Result<(), LedgerError> {
+        match self.memory {
+            MemoryState::Current => self.follow(jobs).await,
+            MemoryState::Stale | MemoryState::Unfenced => self.reopen(jobs).await,
+        }
+    }
+
+    /// Looks at what other nodes appended: forgets the accesses that it changed, and folds it where it is little, or of the
+    /// system. Every node would else fold whatever all of them write.
+    pub(super) async fn watch(&mut self, jobs: &mut Vec<Job>) -> Result<(), LedgerError> {
+        let head = self.fetcher.log.head(self.fetcher.shard).await?;
+        let unseen = self.watched_to.max(self.head.next_position)..head.next_position;
+        if head.epoch < self.head.epoch || unseen.end < unseen.start {
+            // The log went back.
+            return self.reopen(jobs).await;
+        }
+        if unseen.end - unseen.start <= FEW_EVENTS {
+            return self.catch_up(jobs).await;
+        }
+        let changes = self.fetcher.log.changes(self.fetcher.shard, unseen, &CHANGED_BY).await?;
+        if changes.iter().any(|change| change.org == OrgId::SYSTEM) {
+            return self.catch_up(jobs).await;
+        }
+        changes.iter().for_each(|change| self.accesses.forget(change.org));
+        if let Some(last) = changes.last() {
+            self.state.last_recorded_at = self.state.last_recorded_at.max(last.at);
+        }
+        self.watched_to = head.next_position;
+        self.progress.watched(self.watched_to, self.state.last_recorded_at);
+        self.fill_filter_if_due().await
+    }
+
+    /// Folds what other nodes appended.
+    pub(super) async fn follow(&mut self, jobs: &mut Vec<Job>) -> Result<(), LedgerError> {
+        let head = self.fetcher.log.head(self.fetcher.shard).await?;
+        self.follow_to(head, jobs).await
+    }
+
+    /// Folds it up to a head. Where that fails, memory is not trusted any more.
+    pub(super) async fn follow_to(&mut self, head: Head, jobs: &mut Vec<Job>) -> Result<(), LedgerError> {
+        let followed = self.fold_to(head, jobs).await;
+        if followed.is_err() {
+            self.distrust_memory();
+        }
+        followed
+    }
+
+    async fn fold_to(&mut self, head: Head, jobs: &mut Vec<Job>) -> Result<(), LedgerError> {
         let behind = head.next_position - self.head.next_position;
         if head.epoch < self.head.epoch || !(0..=FOLLOWED_EVENTS_MAX).contains(&behind) {
-            return self.reopen().await;
+            return self.reopen(jobs).await;
         }
         let (mut hash, system_version) = (self.head.last_hash, self.state.system_chain.version);
         let mut followed = Vec::new();
@@ -43,7 +98,7 @@ impl Writer {
         };
         self.fetcher.tail(from, head.next_position, fold).await?;
         if hash != head.last_hash {
-            return self.reopen().await;
+            return self.reopen(jobs).await;
         }
         if let Some(last) = followed.last() {
             self.bound_keys.filled_to = Some(last.tip());
@@ -61,19 +116,16 @@ impl Writer {
         self.head = head;
     }
 
-    /// Drops the memory and takes the shard up again where its log ends.
-    pub(super) async fn reopen(&mut self) -> Result<(), LedgerError> {
+    /// Drops the memory and takes the shard up again where its log ends. Jobs that waited for accounts join the others.
+    pub(super) async fn reopen(&mut self, jobs: &mut Vec<Job>) -> Result<(), LedgerError> {
         self.distrust_memory();
         self.accesses.forget_all();
         let shard = self.fetcher.shard;
-        let waiting = self.state.accounts.drain().flat_map(|(_, slot)| match slot {
-            Slot::Loading { waiting, .. } => waiting,
-            Slot::Loaded(_) => vec![],
-        });
-        let why = LedgerError::Unavailable("the log is read again; try again shortly".into());
-        for job in waiting {
-            self.set_aside -= 1;
-            job.refuse(&why);
+        for (_, slot) in self.state.accounts.drain() {
+            if let Slot::Loading { waiting, .. } = slot {
+                self.set_aside -= waiting.len();
+                jobs.extend(waiting);
+            }
         }
         if self.memory == MemoryState::Unfenced {
             self.fetcher.log.lock(shard).await?.raise_epoch().await?;
@@ -116,6 +168,7 @@ impl Writer {
             self.system.store(Arc::new(state.system.clone()));
         }
         self.state = state;
+        self.watched_to = 0;
         self.move_to(head);
         self.memory = MemoryState::Current;
         Ok(())
@@ -126,6 +179,19 @@ impl Writer {
         if self.memory == MemoryState::Current {
             self.memory = MemoryState::Stale;
         }
+    }
+
+    /// Adds the keys to the filter that other nodes bound, where they have become many.
+    async fn fill_filter_if_due(&mut self) -> Result<(), LedgerError> {
+        let indexed = self.fetcher.projector.indexed(self.fetcher.shard);
+        let filled_to = self.bound_keys.filled_to.map_or(0, |(position, _)| position);
+        if indexed - filled_to <= UNFILTERED_EVENTS_MAX {
+            return Ok(());
+        }
+        let last = self.fetcher.log.read_all_at(self.fetcher.shard, &[indexed]).await?.pop();
+        self.fill_filter(indexed, self.state.last_recorded_at).await?;
+        self.bound_keys.filled_to = last.map(|row| (row.position, row.hash));
+        Ok(())
     }
 
     /// Sees to it that the filter holds every key that was bound up to a position. What it has of events that the log has not

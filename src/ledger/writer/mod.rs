@@ -39,6 +39,8 @@ pub(super) struct Writer {
     clock: Clock,
     fetcher: Fetcher,
     head: Head,
+    /// What others appended was looked at up to here, if not folded.
+    watched_to: i64,
     state: ShardState,
     system: Arc<ArcSwap<System>>,
     snapshot_writer: SnapshotWriter,
@@ -87,6 +89,7 @@ impl Writer {
             clock,
             fetcher,
             head,
+            watched_to: 0,
             state: ShardState { limits, ..ShardState::default() },
             system,
             snapshot_writer,
@@ -103,7 +106,7 @@ impl Writer {
             progress: Arc::default(),
             accesses: Arc::default(),
         };
-        writer.reopen().await?;
+        writer.reopen(&mut vec![]).await?;
         Ok(writer)
     }
 
@@ -139,12 +142,18 @@ impl Writer {
 
     /// Decides and commits the jobs, again where another node appended meanwhile.
     async fn work(&mut self, jobs: &mut Vec<Job>) {
+        if !jobs.is_empty() && jobs.iter().all(|job| matches!(job, Job::Watch)) {
+            jobs.clear();
+            if let Err(error) = self.watch(jobs).await {
+                self.cannot_follow(&error);
+            }
+        }
         // Memory holds all that was acknowledged before any of the jobs was asked for.
         let mut is_current = !self.fetcher.log.is_shared();
         while !jobs.is_empty() {
-            if self.memory != MemoryState::Current {
-                if let Err(error) = self.reopen().await {
-                    self.progress.stopped(&error);
+            if self.is_behind() {
+                if let Err(error) = self.catch_up(jobs).await {
+                    self.cannot_follow(&error);
                     jobs.drain(..).for_each(|job| job.refuse(&error));
                     return;
                 }
@@ -194,13 +203,18 @@ impl Writer {
         self.undo(&batch);
         jobs.extend(batch.undecided());
         let followed = match head {
-            Some(head) => self.follow_to(head).await,
-            None => self.follow().await,
+            Some(head) => self.follow_to(head, jobs).await,
+            None => self.follow(jobs).await,
         };
         if let Err(error) = followed {
-            tracing::warn!(%error, shard = self.fetcher.shard, "what others wrote can't be folded");
-            self.progress.stopped(&error);
-            self.distrust_memory();
+            self.cannot_follow(&error);
         }
+    }
+
+    /// Memory is read again before anything more is decided.
+    fn cannot_follow(&mut self, why: &LedgerError) {
+        tracing::warn!(error = %why, shard = self.fetcher.shard, "what others wrote can't be folded");
+        self.progress.stopped(why);
+        self.distrust_memory();
     }
 }

@@ -12,6 +12,8 @@ use crate::ledger::LedgerError;
 #[derive(Default)]
 pub(in crate::ledger) struct Progress {
     next_position: AtomicI64,
+    /// Up to where it was looked at, if not folded.
+    watched_to: AtomicI64,
     /// Of the last event, in microseconds.
     last_recorded_at: AtomicI64,
     trouble: ArcSwapOption<String>,
@@ -26,6 +28,16 @@ impl Progress {
         Timestamp(self.last_recorded_at.load(Ordering::Acquire))
     }
 
+    /// Before here nothing was written that this node's answers lack: it is folded, or will be as soon as it is wanted.
+    pub fn seen_to(&self) -> i64 {
+        self.next_position().max(self.watched_to.load(Ordering::Acquire))
+    }
+
+    /// Whether something is known to be left to fold.
+    pub fn is_behind(&self) -> bool {
+        self.next_position() < self.seen_to() || self.trouble().is_some()
+    }
+
     /// Why it can't be folded any further now.
     pub fn trouble(&self) -> Option<Arc<String>> {
         self.trouble.load_full()
@@ -37,6 +49,11 @@ impl Progress {
         if self.trouble.load().is_some() {
             self.trouble.store(None);
         }
+    }
+
+    pub(super) fn watched(&self, next_position: i64, last_recorded_at: Timestamp) {
+        self.last_recorded_at.store(last_recorded_at.0, Ordering::Release);
+        self.watched_to.store(next_position, Ordering::Release);
     }
 
     pub(super) fn stopped(&self, why: &LedgerError) {

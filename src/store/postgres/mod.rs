@@ -13,6 +13,7 @@ mod partitions;
 mod rates;
 mod views;
 
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,10 +26,11 @@ use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::domain::chain::Hash;
+use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
 use crate::store::{
-    Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, STATEMENT_MICROS_MAX, StoreError,
-    shared_sql,
+    Appended, Change, EventLog, EventRow, Head, LockedHead, Profile, Profiles, STATEMENT_MICROS_MAX,
+    StoreError, shared_sql,
 };
 
 use append::{Ended, append};
@@ -209,6 +211,24 @@ impl EventLog for PostgresStore {
         fetch(&self.readers, rows).await?.iter().map(event).collect()
     }
 
+    async fn changes(
+        &self,
+        shard: i32,
+        positions: Range<i64>,
+        kinds: &[&str],
+    ) -> Result<Vec<Change>, StoreError> {
+        let rows = sqlx::query(
+            "select org_id, recorded_at from events where shard = $1 and position >= $2 and position < $3 \
+             and (org_id = $4 or kind = any($5) or position = $3 - 1) order by position",
+        )
+        .bind(shard)
+        .bind(positions.start)
+        .bind(positions.end)
+        .bind(OrgId::SYSTEM.0)
+        .bind(kinds);
+        fetch(&self.readers, rows).await?.iter().map(change).collect()
+    }
+
     async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {
         let mut acquired = of_shard(&self.writers, shard)?.acquire().await?;
         let row = loop {
@@ -303,6 +323,12 @@ async fn fetch(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Result
 
 async fn fetch_one(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Result<PgRow, StoreError> {
     only(fetch(pool, query).await?)
+}
+
+fn change(row: &PgRow) -> Result<Change, StoreError> {
+    let org = row.try_get("org_id").map_err(store_error)?;
+    let at = row.try_get("recorded_at").map_err(store_error)?;
+    Ok(Change { org: OrgId(org), at: Timestamp(at) })
 }
 
 fn only(rows: Vec<PgRow>) -> Result<PgRow, StoreError> {
