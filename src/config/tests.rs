@@ -288,6 +288,12 @@ fn a_server_may_lack_what_no_request_needs() {
     let claude = PROVIDER.replace("kind = \"openai\"", "kind = \"anthropic\"");
     let error = load(&format!("{claude}lacks = [\"max_tokens\"]\n")).expect_err("a mistake");
     assert!(error.to_string().contains("openai: no request can do without max_tokens"), "{error}");
+    // The output limit stands in it.
+    let gemini = PROVIDER.replace("kind = \"openai\"", "kind = \"gemini\"");
+    for field in ["generationConfig", "contents"] {
+        let error = load(&format!("{gemini}lacks = [\"{field}\"]\n")).expect_err("a mistake");
+        assert!(error.to_string().contains(&format!("no request can do without {field}")), "{error}");
+    }
 }
 
 #[test]

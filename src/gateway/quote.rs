@@ -90,6 +90,8 @@ fn quote_generation(
     let (client, upstream) = (request.endpoint.dialect(), target.upstream.family);
     let UpstreamRequest { mut body, mut dropped } =
         dialects::upstream_request(client, upstream, &request.body, &target.model)?;
+    // First of all: what is not sent is neither priced nor bounds anything.
+    dropped.extend(left_out(request, target, &mut body));
     let bytes = length(&body).saturating_add(CLAMP_BYTES);
     let limits = input_bound(&body, bytes, priced(upstream), &target.card)?;
     let terms = terms(request, prices, &limits, target);
@@ -104,7 +106,6 @@ fn quote_generation(
     let clamp = providers::clamp(rules, &mut body, limit)
         .map_err(|below| Failure::new(400, "invalid_request", below.to_string()))?;
     let sent = clamp.sent_tokens;
-    dropped.extend(left_out(request, target, &mut body));
     let betas = betas(request, target, &mut dropped);
     Ok(Quote {
         credits: at_least_one(bounds.of(sent)?),
@@ -236,7 +237,7 @@ fn left_for_output(request: &Request, target: &Target, bytes: u64) -> u64 {
 
 /// Removes what the server refuses; returns what of it the caller wrote, to be named as dropped.
 fn left_out(request: &Request, target: &Target, body: &mut Value) -> Vec<String> {
-    let mut lost = providers::leave_out(&target.upstream.config.lacks, body);
+    let mut lost = providers::leave_out(target.upstream.config.left_out(), body);
     let is_the_callers = |field: &str| field == providers::THOUGHT || request.body.get(field).is_some();
     lost.retain(|field| is_the_callers(field));
     lost
