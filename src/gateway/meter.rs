@@ -21,9 +21,7 @@ use crate::gateway::model_names::{
 use crate::gateway::plan::Prices;
 use crate::gateway::providers;
 use crate::gateway::quote::Quote;
-
-/// Text is about this many bytes a token where nobody counted it.
-const BYTES_PER_TOKEN: u64 = 4;
+use crate::gateway::token_estimate::BYTES_PER_TOKEN;
 
 /// What an answer says of itself.
 #[derive(Clone, Debug, Default)]
@@ -55,13 +53,13 @@ pub struct Metered {
 impl Report {
     pub fn of_answer(family: Family, body: &Value) -> Report {
         let output = ["choices", "output", "content", "candidates"].map(|field| &body[field]);
-        let characters = output.into_iter().map(text_characters).sum();
+        let text_bytes = output.into_iter().map(text_bytes).sum();
         Report {
             usage: providers::usage_json(family, body).cloned(),
             served_model: providers::served_model(body).map(str::to_owned),
             service_tier: providers::served_tier(body).map(str::to_owned),
             is_whole: true,
-            delivered: Delivered { characters, ..Delivered::default() },
+            delivered: Delivered { text_bytes, ..Delivered::default() },
         }
     }
 
@@ -242,7 +240,7 @@ impl Reader<'_> {
 
     fn counted(&self, report: &Report) -> Usage {
         let delivered = report.delivered;
-        let output = delivered.deltas.max(delivered.characters.div_ceil(BYTES_PER_TOKEN));
+        let output = delivered.deltas.max(delivered.text_bytes.div_ceil(BYTES_PER_TOKEN));
         let input = match self.request.endpoint {
             Endpoint::Generate(_) => (self.quote.body.len() as u64).div_ceil(BYTES_PER_TOKEN),
             Endpoint::Embed => embeddings::counted_tokens(&self.request.body),
@@ -296,11 +294,11 @@ impl Reader<'_> {
     }
 }
 
-fn text_characters(value: &Value) -> u64 {
+fn text_bytes(value: &Value) -> u64 {
     match value {
-        Value::String(text) => text.chars().count() as u64,
-        Value::Array(items) => items.iter().map(text_characters).sum(),
-        Value::Object(fields) => fields.values().map(text_characters).sum(),
+        Value::String(text) => text.len() as u64,
+        Value::Array(items) => items.iter().map(text_bytes).sum(),
+        Value::Object(fields) => fields.values().map(text_bytes).sum(),
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }
 }
