@@ -6,6 +6,7 @@
 mod attempt;
 mod betas;
 mod body;
+mod body_memory;
 mod cache;
 mod canonical_json;
 mod count_tokens;
@@ -48,6 +49,7 @@ use crate::domain::ids::OrgId;
 use crate::domain::prompts::Templates;
 use crate::domain::routing::{Arm, Experiment, Routes};
 use crate::domain::time::Timestamp;
+use crate::gateway::body_memory::BodyMemory;
 use crate::gateway::cache::Cache;
 use crate::gateway::dialects::Family;
 use crate::gateway::limiter::Limiter;
@@ -79,6 +81,7 @@ pub struct Parts {
     target_healths: TargetHealths,
     warmth: Warmth,
     shedder: Shedder,
+    body_memory: BodyMemory,
     cache: Cache,
     shadows: Arc<Semaphore>,
     /// Read-locked by every request until it is settled.
@@ -138,6 +141,7 @@ impl GatewayState {
             target_healths: TargetHealths::default(),
             warmth: Warmth::default(),
             shedder: Shedder::default(),
+            body_memory: BodyMemory::new(config.body_memory_bytes()),
             cache: Cache::default(),
             shadows: Arc::new(Semaphore::new(experiment::SHADOWS_MAX)),
             under_way: Arc::default(),

@@ -85,6 +85,7 @@ async fn a_request_is_counted_once_however_often_it_is_quoted() {
         caller: Caller { org: ACME, key: KeyId { org: ACME, local: Uuid::from_u128(7) }, project: None },
         headers: HeaderMap::new(),
         bytes: body(115_000).to_string().into(),
+        room: world.state.body_memory.room(ACME),
     };
     let mut request = edge::admit(&world.state, arrived).await.expect("is sound");
     let (target, prices) = (target(&world, "openai", "gpt-4o-mini"), Prices::in_force(&world.state));
@@ -114,6 +115,7 @@ async fn a_thought_that_is_sealed_and_not_sent_on_takes_no_room() {
             caller: Caller { org: ACME, key: KeyId { org: ACME, local: Uuid::from_u128(7) }, project: None },
             headers: HeaderMap::new(),
             bytes: json!({"model": "gpt-4o-mini", "input": [thought, user]}).to_string().into(),
+            room: world.state.body_memory.room(ACME),
         };
         let request = edge::admit(&world.state, arrived).await.expect("is sound");
         let quoted = quote(&request, &target, &prices, Funds::Unknown).expect("has a price");
