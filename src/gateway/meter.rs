@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::domain::attempt::{AttemptOutcome, PricedBy};
 use crate::domain::credits::Credits;
-use crate::domain::pricing::{PriceError, RateCard, Terms, cost, searches_unasked};
+use crate::domain::pricing::{Costs, PriceError, RateCard, costs, searches_unasked};
 use crate::domain::usage::{
     Usage, UsageAnomaly, UsageSource, anthropic_other_models, from_anthropic, from_gemini, from_openai_chat,
     from_openai_embeddings, from_openai_responses, with_long_cache_writes,
@@ -267,11 +267,11 @@ impl Reader<'_> {
         let usage =
             Usage { web_searches: usage.web_searches.max(self.searches_unasked(model, card)), ..usage };
         let terms = self.quote.terms.clone().served_in(card, report.service_tier.as_deref());
-        let list_terms = Terms { mark_up_percent: rust_decimal::Decimal::ZERO, ..terms.clone() };
+        let Costs { cost, list_cost } = costs(card, &terms, &usage)?;
         Ok(Metered {
             model: model.to_owned(),
-            cost: cost(card, &terms, &usage)?,
-            provider_cost: cost(card, &list_terms, &usage)?,
+            cost,
+            provider_cost: list_cost,
             priced_by: Some(terms.priced_by(card, self.prices.at)),
             usage,
             source,
