@@ -425,6 +425,8 @@ fn what_changes_the_price_is_read_from_the_request() {
     let of = |request: Value| bound_of(&request, Dialect::Anthropic).expect("a bound");
 
     assert!(!of(json!({})).demand.cache_writes);
+    let unnamed = json!({"tools": [{"name": "t", "cache_control": {"type": "ephemeral"}}]});
+    assert!(of(unnamed.clone()).demand.cache_writes && !of(unnamed).demand.long_cache_writes);
     assert!(of(mark("5m")).demand.cache_writes && !of(mark("5m")).demand.long_cache_writes);
     assert!(of(mark("1h")).demand.long_cache_writes);
     assert_eq!(of(json!({"speed": "fast", "inference_geo": "us"})).uplifts.len(), 2);
