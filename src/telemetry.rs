@@ -73,7 +73,12 @@ const METRICS: &[(Kind, &str, Option<Unit>, &str)] = &[
         None,
         "Calls to shadows of experiments, by what became of them: no caller waits for one",
     ),
-    (Counter, "tollgate_shed_total", None, "Requests turned away while the queue of holds stayed long"),
+    (
+        Counter,
+        "tollgate_shed_total",
+        None,
+        "Requests turned away while the queue of holds stayed long, or the memory for bodies was taken",
+    ),
     (
         Counter,
         "tollgate_rate_shares_total",

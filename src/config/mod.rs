@@ -36,6 +36,8 @@ pub struct Config {
     pub drain_seconds: u64,
     /// Until a connection is closed on which no complete request head arrives.
     pub idle_connection_seconds: u64,
+    /// What the bodies of all requests to `/v1` that run may take of a node's memory; of one org at most what it leaves.
+    pub body_memory_mebibytes: u32,
     /// The first operator key: 32 characters or more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operator_key: Option<String>,
@@ -83,6 +85,10 @@ pub enum ConfigError {
     InternalAddress,
     #[error("{name} is {least} to {SECONDS_MAX}")]
     Seconds { name: &'static str, least: u64 },
+    #[error(
+        "body_memory_mebibytes is {BODY_MEMORY_MEBIBYTES_MIN} or more: a body has up to 32, an org at most half"
+    )]
+    BodyMemory,
     #[error("provider {provider}: {why}")]
     Provider { provider: String, why: String },
     #[error("{0}")]
@@ -103,12 +109,13 @@ impl ConfigError {
 const OPERATOR_KEY: &str = "TOLLGATE_OPERATOR_KEY";
 
 /// What else `TOLLGATE_…` may override: all of [`Config`].
-const ENVIRONMENT: [&str; 12] = [
+const ENVIRONMENT: [&str; 13] = [
     "listen",
     "internal_address",
     "database_url",
     "drain_seconds",
     "idle_connection_seconds",
+    "body_memory_mebibytes",
     "rate_limits",
     "providers",
     "routes",
@@ -122,6 +129,11 @@ const ENVIRONMENT: [&str; 12] = [
 /// its way. Opening one takes no key, so it stays open for not much longer by default.
 const IDLE_CONNECTION_SECONDS: u64 = 100;
 
+/// A thousand of the longest conversations at once, of half a megabyte each, for one org.
+const BODY_MEMORY_MEBIBYTES: u32 = 1_024;
+/// With less, the longest body that is taken would find no room.
+const BODY_MEMORY_MEBIBYTES_MIN: u32 = 64;
+
 /// The longest time that a setting may give, a day: hyper panics where a time added to the present one overflows.
 const SECONDS_MAX: u64 = 86_400;
 
@@ -133,6 +145,7 @@ impl Default for Config {
             database_url: "sqlite://tollgate.db".into(),
             drain_seconds: 30,
             idle_connection_seconds: IDLE_CONNECTION_SECONDS,
+            body_memory_mebibytes: BODY_MEMORY_MEBIBYTES,
             operator_key: None,
             rate_limits: RateLimits::default(),
             providers: Vec::new(),
@@ -148,6 +161,10 @@ impl Default for Config {
 impl Config {
     pub fn idle_connection(&self) -> Duration {
         Duration::from_secs(self.idle_connection_seconds)
+    }
+
+    pub fn body_memory_bytes(&self) -> usize {
+        usize::try_from(self.body_memory_mebibytes).unwrap_or(usize::MAX).saturating_mul(1 << 20)
     }
 
     pub fn is_on_sqlite(&self) -> bool {
@@ -240,6 +257,9 @@ impl Config {
         }
         check_seconds("drain_seconds", self.drain_seconds, 0)?;
         check_seconds("idle_connection_seconds", self.idle_connection_seconds, 1)?;
+        if self.body_memory_mebibytes < BODY_MEMORY_MEBIBYTES_MIN {
+            return Err(ConfigError::BodyMemory);
+        }
         for (place, provider) in self.providers.iter().enumerate() {
             provider.check()?;
             if self.providers[..place].iter().any(|earlier| earlier.name == provider.name) {

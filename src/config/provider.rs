@@ -12,7 +12,8 @@ use crate::config::{ConfigError, check_seconds};
 use crate::domain::pricing::rate_card::Uplift;
 
 /// What a request is, and what bounds its cost.
-const NEEDED: [&str; 6] = ["model", "messages", "input", "stream", "max_output_tokens", "n"];
+const NEEDED: [&str; 8] =
+    ["model", "messages", "input", "contents", "stream", "max_output_tokens", "generationConfig", "n"];
 
 /// Where OpenAI and Azure serve OpenAI's chats, a region's own hosts below them included.
 const OPENAI_HOSTS: [&str; 7] = [
@@ -246,6 +247,13 @@ impl ProviderConfig {
 
     fn lacks_limit(&self, limit: ChatLimit) -> bool {
         self.lacks.iter().any(|field| field == limit.field())
+    }
+
+    /// What is left out of what is sent there: an output limit that it lacks goes in the other field.
+    pub fn left_out(&self) -> impl Iterator<Item = &str> {
+        let limits = [ChatLimit::MaxTokens, ChatLimit::MaxCompletionTokens].map(ChatLimit::field);
+        let moves = move |field: &&str| self.kind == ProviderKind::Openai && limits.contains(field);
+        self.lacks.iter().map(String::as_str).filter(move |field| !moves(field))
     }
 
     /// How a chat's output limit is sent there. A server that is not known to be OpenAI's gets the field that none ignores: a

@@ -277,6 +277,14 @@ fn a_connection_is_kept_for_a_while() {
 }
 
 #[test]
+fn the_longest_body_finds_room() {
+    let load = |mebibytes: u32| load(&format!("body_memory_mebibytes = {mebibytes}"));
+
+    assert!(load(64).is_ok_and(|config| config.body_memory_bytes() == 64 << 20));
+    assert!(matches!(load(63), Err(ConfigError::BodyMemory)));
+}
+
+#[test]
 fn a_server_may_lack_what_no_request_needs() {
     let config = load(&format!("{PROVIDER}lacks = [\"stream_options\"]\n")).expect("reads");
     assert_eq!(config.providers[0].lacks, ["stream_options"]);
@@ -288,6 +296,12 @@ fn a_server_may_lack_what_no_request_needs() {
     let claude = PROVIDER.replace("kind = \"openai\"", "kind = \"anthropic\"");
     let error = load(&format!("{claude}lacks = [\"max_tokens\"]\n")).expect_err("a mistake");
     assert!(error.to_string().contains("openai: no request can do without max_tokens"), "{error}");
+    // The output limit stands in it.
+    let gemini = PROVIDER.replace("kind = \"openai\"", "kind = \"gemini\"");
+    for field in ["generationConfig", "contents"] {
+        let error = load(&format!("{gemini}lacks = [\"{field}\"]\n")).expect_err("a mistake");
+        assert!(error.to_string().contains(&format!("no request can do without {field}")), "{error}");
+    }
 }
 
 #[test]

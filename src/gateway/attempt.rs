@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::Response;
-use reqwest::header::CONTENT_TYPE;
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -222,10 +221,7 @@ pub async fn send(
         }
     };
     let url = format!("{}{path}", upstream.config.base_url.trim_end_matches('/'));
-    let mut call = upstream.http.post(url).header(CONTENT_TYPE, "application/json").body(quote.body.clone());
-    for (name, value) in upstream.auth_headers() {
-        call = call.header(name, value);
-    }
+    let mut call = upstream.http.post(url).body(quote.body.clone());
     if !quote.betas.is_empty() {
         call = call.header(betas::HEADER, quote.betas.join(","));
     }
@@ -277,10 +273,7 @@ pub async fn count_tokens(
         object.remove("max_tokens");
     }
     let url = format!("{}{COUNT_TOKENS_PATH}", upstream.config.base_url.trim_end_matches('/'));
-    let mut call = upstream.http.post(url).header(CONTENT_TYPE, "application/json").body(body.to_string());
-    for (name, value) in upstream.auth_headers() {
-        call = call.header(name, value);
-    }
+    let mut call = upstream.http.post(url).body(body.to_string());
     let names = betas::at(names, upstream.family, &target.card).sent;
     if !names.is_empty() {
         call = call.header(betas::HEADER, names.join(","));

@@ -1,10 +1,12 @@
-//! The body of a request: read only for authenticated callers, and only as large as a node has memory for.
+//! The body of a request: read only for authenticated callers, and only as far as a node has memory for.
 
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Request};
-use axum::response::IntoResponse;
+use axum::extract::Request;
+use bytes::BytesMut;
+use futures_util::StreamExt;
 use serde_json::Value;
 
+use crate::gateway::body_memory::BodyRoom;
 use crate::gateway::failure::Failure;
 
 /// Pictures travel in bodies.
@@ -17,16 +19,19 @@ const WEIGHT_MAX: usize = 400_000;
 const HOLDER_WEIGHT: usize = 5;
 
 /// # Errors
-/// A body that is too long, or that does not come.
-pub async fn read(request: Request) -> Result<Bytes, Failure> {
-    Bytes::from_request(request, &()).await.map_err(|rejection| {
-        let status = rejection.into_response().status().as_u16();
-        let why = match status {
-            413 => format!("the body is too long; it may have {BYTES_MAX} bytes"),
-            _ => "the body did not come to its end".to_owned(),
-        };
-        Failure::new(status, "body_unreadable", why)
-    })
+/// A body that is too long, for which there is no room, or that does not come.
+pub async fn read(request: Request, room: &mut BodyRoom) -> Result<Bytes, Failure> {
+    let unreadable = |status, why: String| Failure::new(status, "body_unreadable", why);
+    let (mut body, mut parts) = (BytesMut::new(), request.into_body().into_data_stream());
+    while let Some(part) = parts.next().await {
+        let part = part.map_err(|_| unreadable(400, "the body did not come to its end".to_owned()))?;
+        if body.len().saturating_add(part.len()) > BYTES_MAX {
+            return Err(unreadable(413, format!("the body is too long; it may have {BYTES_MAX} bytes")));
+        }
+        room.grow(part.len())?;
+        body.extend_from_slice(&part);
+    }
+    Ok(body.freeze())
 }
 
 /// # Errors

@@ -20,6 +20,7 @@ use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::betas;
 use crate::gateway::body;
+use crate::gateway::body_memory::BodyRoom;
 use crate::gateway::dialects::{self, Dialect};
 use crate::gateway::failure::Failure;
 use crate::gateway::limiter::LimitPermit;
@@ -102,6 +103,7 @@ pub struct Arrived {
     pub caller: Caller,
     pub headers: HeaderMap,
     pub bytes: Bytes,
+    pub room: BodyRoom,
 }
 
 /// A request that may go on.
@@ -135,6 +137,7 @@ pub struct Request {
     pub idempotency: Option<CommandRef>,
     /// Held for as long as the request runs, its stream included.
     pub permit: Arc<LimitPermit>,
+    _room: Arc<BodyRoom>,
     /// The node does not end before this does.
     _under_way: Arc<OwnedRwLockReadGuard<()>>,
 }
@@ -193,7 +196,7 @@ pub async fn authenticated(state: &State, headers: &HeaderMap) -> Result<Caller,
 
 /// Validates a request and applies the org's limits. The raw bytes are dropped once parsed: both may be large.
 pub async fn admit(state: &State, arrived: Arrived) -> Result<Request, Failure> {
-    let Arrived { id, endpoint, caller, headers, bytes } = arrived;
+    let Arrived { id, endpoint, caller, headers, bytes, room } = arrived;
     let Parsed { body, prompt, length } = parse(state, endpoint, &bytes)?;
     let options = RequestOptions::read(&headers, state.ledger.clock().now())?;
     let idempotency = idempotency(&headers, &bytes)?.map(|command| command.of_project(caller.project));
@@ -237,6 +240,7 @@ pub async fn admit(state: &State, arrived: Arrived) -> Result<Request, Failure> 
         purpose,
         idempotency,
         permit,
+        _room: Arc::new(room),
         _under_way: under_way,
     })
 }

@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::{OpenApi, OpenApiBuilder};
@@ -38,10 +38,8 @@ pub fn router(state: GatewayState) -> (Router, OpenApi) {
         let operations = [&mut item.get, &mut item.post];
         operations.into_iter().flatten().for_each(|operation| headers::describe(path, operation));
     }
-    let router = router
-        .route("/v1/{*path}", axum::routing::any(unsupported))
-        .method_not_allowed_fallback(unsupported)
-        .layer(DefaultBodyLimit::max(body::BYTES_MAX));
+    let router =
+        router.route("/v1/{*path}", axum::routing::any(unsupported)).method_not_allowed_fallback(unsupported);
     let router = match state.is_unreserved {
         true => router.layer(axum::middleware::map_response(headers::mark_unreserved)),
         false => router,
@@ -104,9 +102,10 @@ async fn count_tokens(State(state): State<GatewayState>, mut request: Request) -
         let headers = std::mem::take(request.headers_mut());
         // Nothing is reserved, so that the ledger does not look at the key again.
         let caller = edge::authenticated(&state, &headers).await?;
-        let bytes = body::read(request).await?;
+        let mut room = state.body_memory.room(caller.org);
+        let bytes = body::read(request, &mut room).await?;
         let endpoint = Endpoint::Generate(Dialect::AnthropicMessages);
-        count_tokens::count_tokens(&state, Arrived { id, endpoint, caller, headers, bytes }).await
+        count_tokens::count_tokens(&state, Arrived { id, endpoint, caller, headers, bytes, room }).await
     };
     finish(counted.await, Dialect::AnthropicMessages, id)
 }
@@ -145,9 +144,10 @@ async fn serve(
     let headers = std::mem::take(request.headers_mut());
     let caller = edge::recognised(&state, &headers).await?;
     let reading = Timer::start();
-    let bytes = body::read(request).await?;
+    let mut room = state.body_memory.room(caller.org);
+    let bytes = body::read(request, &mut room).await?;
     let read_seconds = reading.seconds();
-    let arrived = Arrived { id, endpoint, caller, headers, bytes };
+    let arrived = Arrived { id, endpoint, caller, headers, bytes, room };
     let request = edge::admit(&state, arrived).await?;
     // In a task of its own: it goes on to the settle when the client goes away.
     let dispatched = tokio::spawn(dispatch::run(state, request)).await.map_err(|error| {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::domain::attempt::{AttemptOutcome, PricedBy};
 use crate::domain::credits::Credits;
-use crate::domain::pricing::{PriceError, RateCard, Terms, cost, searches_unasked};
+use crate::domain::pricing::{Costs, PriceError, RateCard, costs, searches_unasked};
 use crate::domain::usage::{
     Usage, UsageAnomaly, UsageSource, anthropic_other_models, from_anthropic, from_gemini, from_openai_chat,
     from_openai_embeddings, from_openai_responses, with_long_cache_writes,
@@ -21,9 +21,7 @@ use crate::gateway::model_names::{
 use crate::gateway::plan::Prices;
 use crate::gateway::providers;
 use crate::gateway::quote::Quote;
-
-/// Text is about this many bytes a token where nobody counted it.
-const BYTES_PER_TOKEN: u64 = 4;
+use crate::gateway::token_estimate::BYTES_PER_TOKEN;
 
 /// What an answer says of itself.
 #[derive(Clone, Debug, Default)]
@@ -55,13 +53,13 @@ pub struct Metered {
 impl Report {
     pub fn of_answer(family: Family, body: &Value) -> Report {
         let output = ["choices", "output", "content", "candidates"].map(|field| &body[field]);
-        let characters = output.into_iter().map(text_characters).sum();
+        let text_bytes = output.into_iter().map(text_bytes).sum();
         Report {
             usage: providers::usage_json(family, body).cloned(),
             served_model: providers::served_model(body).map(str::to_owned),
             service_tier: providers::served_tier(body).map(str::to_owned),
             is_whole: true,
-            delivered: Delivered { characters, ..Delivered::default() },
+            delivered: Delivered { text_bytes, ..Delivered::default() },
         }
     }
 
@@ -242,7 +240,7 @@ impl Reader<'_> {
 
     fn counted(&self, report: &Report) -> Usage {
         let delivered = report.delivered;
-        let output = delivered.deltas.max(delivered.characters.div_ceil(BYTES_PER_TOKEN));
+        let output = delivered.deltas.max(delivered.text_bytes.div_ceil(BYTES_PER_TOKEN));
         let input = match self.request.endpoint {
             Endpoint::Generate(_) => (self.quote.body.len() as u64).div_ceil(BYTES_PER_TOKEN),
             Endpoint::Embed => embeddings::counted_tokens(&self.request.body),
@@ -269,11 +267,11 @@ impl Reader<'_> {
         let usage =
             Usage { web_searches: usage.web_searches.max(self.searches_unasked(model, card)), ..usage };
         let terms = self.quote.terms.clone().served_in(card, report.service_tier.as_deref());
-        let list_terms = Terms { mark_up_percent: rust_decimal::Decimal::ZERO, ..terms.clone() };
+        let Costs { cost, list_cost } = costs(card, &terms, &usage)?;
         Ok(Metered {
             model: model.to_owned(),
-            cost: cost(card, &terms, &usage)?,
-            provider_cost: cost(card, &list_terms, &usage)?,
+            cost,
+            provider_cost: list_cost,
             priced_by: Some(terms.priced_by(card, self.prices.at)),
             usage,
             source,
@@ -296,11 +294,11 @@ impl Reader<'_> {
     }
 }
 
-fn text_characters(value: &Value) -> u64 {
+fn text_bytes(value: &Value) -> u64 {
     match value {
-        Value::String(text) => text.chars().count() as u64,
-        Value::Array(items) => items.iter().map(text_characters).sum(),
-        Value::Object(fields) => fields.values().map(text_characters).sum(),
+        Value::String(text) => text.len() as u64,
+        Value::Array(items) => items.iter().map(text_bytes).sum(),
+        Value::Object(fields) => fields.values().map(text_bytes).sum(),
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }
 }

@@ -6,6 +6,7 @@
 mod attempt;
 mod betas;
 mod body;
+mod body_memory;
 mod cache;
 mod canonical_json;
 mod count_tokens;
@@ -41,6 +42,8 @@ mod warmth;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::{RwLock, Semaphore};
 
 use crate::config::{ChatLimit, Config, ConfigError, ProviderConfig, ProviderKind};
@@ -48,6 +51,7 @@ use crate::domain::ids::OrgId;
 use crate::domain::prompts::Templates;
 use crate::domain::routing::{Arm, Experiment, Routes};
 use crate::domain::time::Timestamp;
+use crate::gateway::body_memory::BodyMemory;
 use crate::gateway::cache::Cache;
 use crate::gateway::dialects::Family;
 use crate::gateway::limiter::Limiter;
@@ -79,6 +83,7 @@ pub struct Parts {
     target_healths: TargetHealths,
     warmth: Warmth,
     shedder: Shedder,
+    body_memory: BodyMemory,
     cache: Cache,
     shadows: Arc<Semaphore>,
     /// Read-locked by every request until it is settled.
@@ -94,7 +99,7 @@ pub struct Upstream {
     family: Family,
     /// How a chat's output limit is sent there.
     chat_limit: ChatLimit,
-    key: Option<String>,
+    /// Sends the key and the content's type with each call.
     http: reqwest::Client,
 }
 
@@ -138,6 +143,7 @@ impl GatewayState {
             target_healths: TargetHealths::default(),
             warmth: Warmth::default(),
             shedder: Shedder::default(),
+            body_memory: BodyMemory::new(config.body_memory_bytes()),
             cache: Cache::default(),
             shadows: Arc::new(Semaphore::new(experiment::SHADOWS_MAX)),
             under_way: Arc::default(),
@@ -213,6 +219,7 @@ impl Parts {
 impl Upstream {
     fn new(config: &ProviderConfig) -> Result<Arc<Upstream>, ConfigError> {
         let http = http_client::builder()
+            .default_headers(own_headers(config)?)
             .connect_timeout(config.connect_timeout())
             .redirect(reqwest::redirect::Policy::none())
             .tcp_nodelay(true);
@@ -223,12 +230,21 @@ impl Upstream {
             .map_err(|error| config.error(&format!("its connections can't be set up: {error}")))?;
         let family = family(config.kind);
         let chat_limit = config.chat_limit();
-        Ok(Arc::new(Upstream { key: config.key()?, family, chat_limit, http, config: config.clone() }))
+        Ok(Arc::new(Upstream { family, chat_limit, http, config: config.clone() }))
     }
 }
 
-impl Upstream {
-    fn auth_headers(&self) -> Vec<(&str, String)> {
-        providers::auth_headers(self.family, self.config.api_key_header.as_deref(), self.key.as_deref())
+/// The headers of every call to it.
+fn own_headers(config: &ProviderConfig) -> Result<HeaderMap, ConfigError> {
+    let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+    let (family, key) = (family(config.kind), config.key()?);
+    for (name, value) in providers::auth_headers(family, config.api_key_header.as_deref(), key.as_deref()) {
+        let (Ok(name), Ok(mut value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) else {
+            return Err(config.error("its key can't be sent in this header"));
+        };
+        // No log tells it.
+        value.set_sensitive(true);
+        headers.insert(name, value);
     }
+    Ok(headers)
 }

@@ -1,16 +1,11 @@
 //! The quote: what one attempt can cost at most, and the request as it will be sent for that price.
 
-use std::io;
-
 use bytes::Bytes;
 use serde_json::Value;
 
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
-use crate::domain::pricing::{
-    Demand, Dialect as Priced, PriceError, RateCard, RequestBound, Terms, affordable_output, bound,
-    input_bound,
-};
+use crate::domain::pricing::{Dialect as Priced, PricedDemand, RequestBound, Terms, input_bound};
 use crate::domain::routing::ClampPolicy;
 use crate::gateway::betas::{self, Betas};
 use crate::gateway::dialects::{self, Family, UpstreamRequest, embeddings};
@@ -21,8 +16,8 @@ use crate::gateway::plan::Prices;
 use crate::gateway::providers::{self, LimitRules};
 use crate::gateway::target::Target;
 
-/// Bytes by which the clamp can lengthen a request that named none.
-const CLAMP_BYTES: u64 = 64;
+/// By how much a request is about longer as it is sent, for the model's name there and the output limit.
+const CHANGED_BYTES: usize = 256;
 /// By how much a count of tokens may fall short: a sixteenth, since each maker's tokenizer cuts a little differently, and
 /// what stands around the messages.
 const MARGIN_PART: u64 = 16;
@@ -87,55 +82,71 @@ fn quote_generation(
     prices: &Prices,
     funds: Funds<'_>,
 ) -> Result<Quote, Failure> {
-    let (client, upstream) = (request.endpoint.dialect(), target.upstream.family);
-    let UpstreamRequest { mut body, mut dropped } =
-        dialects::upstream_request(client, upstream, &request.body, &target.model)?;
-    let bytes = length(&body).saturating_add(CLAMP_BYTES);
-    let limits = input_bound(&body, bytes, priced(upstream), &target.card)?;
+    let mut draft = Draft::of(request, target)?;
+    let WantedOutput { asked, tokens, least } = wanted_output(request, target, &draft.body);
+    let mut sent = draft.limit(tokens)?;
+    let mut bytes = draft.written();
+    let length = bytes.len() as u64;
+    let limits = input_bound(&draft.body, length, priced(target.upstream.family), &target.card)?;
     let terms = terms(request, prices, &limits, target);
-    let bounds = Bounds { card: &target.card, terms: &terms, demand: &limits.demand };
-    let wanted = wanted_output(request, target, &body, bytes);
-    let limit = limit_within(funds, &wanted, &bounds)?;
-    if Family::from(client) != upstream {
-        dropped.extend(dialects::fit_thinking(client, &request.body, &mut body, limit));
+    let demand = PricedDemand::of(&target.card, &terms, &limits.demand)?;
+    let tokens = if asked.is_some() { tokens } else { tokens.min(left_for_output(request, target, length)) };
+    let limit = limit_within(funds, &WantedOutput { asked, tokens, least }, &demand)?;
+    if limit < sent {
+        // No longer than it was.
+        sent = draft.limit(limit)?;
+        bytes = draft.written();
     }
-    let rules =
-        LimitRules { family: upstream, chat_limit: target.upstream.chat_limit, betas: &request.betas };
-    let clamp = providers::clamp(rules, &mut body, limit)
-        .map_err(|below| Failure::new(400, "invalid_request", below.to_string()))?;
-    let sent = clamp.sent_tokens;
-    dropped.extend(left_out(request, target, &mut body));
-    let betas = betas(request, target, &mut dropped);
+    let betas = betas(request, target, &mut draft.dropped);
     Ok(Quote {
-        credits: at_least_one(bounds.of(sent)?),
-        input_credits: bounds.of(0)?,
+        credits: at_least_one(demand.bound(sent)),
+        input_credits: demand.bound(0),
         input_tokens_max: limits.demand.input_tokens_max,
         long_cache_writes: limits.demand.long_cache_writes,
         output_tokens_max: sent.saturating_mul(limits.demand.n),
-        is_cut: limit < wanted.tokens,
-        clamp_tokens: (wanted.asked != Some(sent)).then_some(sent),
+        is_cut: limit < tokens,
+        clamp_tokens: (asked != Some(sent)).then_some(sent),
         target: target.clone(),
-        body: written(&body),
+        body: bytes,
         terms,
         betas,
-        dropped,
+        dropped: draft.dropped,
     })
 }
 
-/// What a request costs at most at one target, by its output limit.
-struct Bounds<'a> {
-    card: &'a RateCard,
-    terms: &'a Terms,
-    demand: &'a Demand,
+/// A request as the target reads it, before and after its output limit is set.
+struct Draft<'a> {
+    request: &'a Request,
+    target: &'a Target,
+    body: Value,
+    dropped: Vec<String>,
 }
 
-impl Bounds<'_> {
-    fn of(&self, output_tokens: u64) -> Result<Credits, PriceError> {
-        bound(self.card, self.terms, self.demand, output_tokens)
+impl Draft<'_> {
+    fn of<'a>(request: &'a Request, target: &'a Target) -> Result<Draft<'a>, Failure> {
+        let (client, upstream) = (request.endpoint.dialect(), target.upstream.family);
+        let UpstreamRequest { mut body, mut dropped } =
+            dialects::upstream_request(client, upstream, &request.body, &target.model)?;
+        // First of all: what is not sent is neither priced nor bounds anything.
+        dropped.extend(left_out(request, target, &mut body));
+        Ok(Draft { request, target, body, dropped })
     }
 
-    fn affordable(&self, credits: Credits) -> Result<u64, PriceError> {
-        Ok(affordable_output(self.card, self.terms, self.demand, credits)?.unwrap_or(0))
+    /// Sets the output limit to so many tokens or, where a lower one stands there, leaves that; returns it.
+    fn limit(&mut self, tokens: u64) -> Result<u64, Failure> {
+        let (client, upstream) = (self.request.endpoint.dialect(), &self.target.upstream);
+        if Family::from(client) != upstream.family {
+            self.dropped.extend(dialects::fit_thinking(client, &self.request.body, &mut self.body, tokens));
+        }
+        let (family, chat_limit) = (upstream.family, upstream.chat_limit);
+        let rules = LimitRules { family, chat_limit, betas: &self.request.betas };
+        let clamp = providers::clamp(rules, &mut self.body, tokens)
+            .map_err(|below| Failure::new(400, "invalid_request", below.to_string()))?;
+        Ok(clamp.sent_tokens)
+    }
+
+    fn written(&self) -> Bytes {
+        written(&self.body, self.request.bytes)
     }
 }
 
@@ -148,7 +159,8 @@ struct WantedOutput {
     least: u64,
 }
 
-fn wanted_output(request: &Request, target: &Target, body: &Value, bytes: u64) -> WantedOutput {
+/// Before it is known how long the input is.
+fn wanted_output(request: &Request, target: &Target, body: &Value) -> WantedOutput {
     let (client, upstream) = (Family::from(request.endpoint.dialect()), target.upstream.family);
     // A caller's own budget is kept or refused; one that a translation chose yields.
     let budgeted = if client == upstream { body } else { &Value::Null };
@@ -156,27 +168,22 @@ fn wanted_output(request: &Request, target: &Target, body: &Value, bytes: u64) -
     let asked = providers::asked_output_tokens(upstream, body);
     // A caller's own limit counts only where the caller gave it: a translation may have to make one up.
     let asked = asked.filter(|_| providers::asked_output_tokens(client, &request.body).is_some());
-    let tokens = match asked {
-        Some(asked) => asked.min(target.output_tokens_max()),
-        None => {
-            let left = left_for_output(request, target, bytes);
-            target.upstream.config.default_output_tokens.map_or(left, |default| default.max(least).min(left))
-        }
-    };
+    let default = target.upstream.config.default_output_tokens.map(|default| default.max(least));
+    let tokens = asked.or(default).unwrap_or(u64::MAX).min(target.output_tokens_max());
     WantedOutput { asked, tokens, least }
 }
 
 /// The output limit that is wanted, or as much of it as the means afford.
-fn limit_within(funds: Funds<'_>, wanted: &WantedOutput, bounds: &Bounds<'_>) -> Result<u64, Failure> {
+fn limit_within(funds: Funds<'_>, wanted: &WantedOutput, demand: &PricedDemand) -> Result<u64, Failure> {
     let Funds::Available { credits: available, clamp, refusal } = funds else { return Ok(wanted.tokens) };
-    let affordable = bounds.affordable(available.or_zero())?;
+    let affordable = demand.affordable_output(available.or_zero()).unwrap_or(0);
     let at_least = match (wanted.asked, clamp) {
         (None, ClampPolicy::Strict) => 1,
         (Some(_), ClampPolicy::Strict) | (_, ClampPolicy::Refuse) => wanted.tokens,
     };
     let enough = wanted.least.max(at_least);
     if affordable < enough {
-        return Err(unaffordable(refusal, available, bounds.of(enough)?, affordable));
+        return Err(unaffordable(refusal, available, demand.bound(enough), affordable));
     }
     Ok(wanted.tokens.min(affordable))
 }
@@ -191,11 +198,11 @@ fn quote_embedding(
         embeddings::upstream_request(target.upstream.family, &request.body, &target.model)?;
     dropped.extend(left_out(request, target, &mut body));
     let betas = betas(request, target, &mut dropped);
-    let bytes = written(&body);
+    let bytes = written(&body, request.bytes);
     let limits = input_bound(&body, bytes.len() as u64, Priced::Embeddings, &target.card)?;
     let terms = terms(request, prices, &limits, target);
     let demand = limits.demand;
-    let credits = at_least_one(bound(&target.card, &terms, &demand, 0)?);
+    let credits = at_least_one(PricedDemand::of(&target.card, &terms, &demand)?.bound(0));
     match funds {
         Funds::Available { credits: available, refusal, .. } if available < credits => {
             Err(unaffordable(refusal, available, credits, 0))
@@ -236,7 +243,7 @@ fn left_for_output(request: &Request, target: &Target, bytes: u64) -> u64 {
 
 /// Removes what the server refuses; returns what of it the caller wrote, to be named as dropped.
 fn left_out(request: &Request, target: &Target, body: &mut Value) -> Vec<String> {
-    let mut lost = providers::leave_out(&target.upstream.config.lacks, body);
+    let mut lost = providers::leave_out(target.upstream.config.left_out(), body);
     let is_the_callers = |field: &str| field == providers::THOUGHT || request.body.get(field).is_some();
     lost.retain(|field| is_the_callers(field));
     lost
@@ -249,34 +256,12 @@ fn betas(request: &Request, target: &Target, all_dropped: &mut Vec<String>) -> V
     sent
 }
 
-/// As it is sent.
-fn written(body: &Value) -> Bytes {
-    let mut bytes = Vec::new();
-    write(body, &mut bytes);
+/// As it is sent, of a request that came with so many bytes.
+fn written(body: &Value, came_with: usize) -> Bytes {
+    let mut bytes = Vec::with_capacity(came_with.saturating_add(CHANGED_BYTES));
+    // A value has no key that is no text, and memory refuses no bytes: it can't fail.
+    let _ = serde_json::to_writer(&mut bytes, body);
     Bytes::from(bytes)
-}
-
-/// How many bytes that is, without any of them.
-fn length(body: &Value) -> u64 {
-    struct Length(u64);
-    impl io::Write for Length {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0 += bytes.len() as u64;
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut length = Length(0);
-    write(body, &mut length);
-    length.0
-}
-
-fn write(body: &Value, out: impl io::Write) {
-    // A value has no key that is no text, and neither memory nor a count refuses bytes: it can't fail.
-    let _ = serde_json::to_writer(out, body);
 }
 
 fn priced(family: Family) -> Priced {

@@ -28,6 +28,12 @@ struct Queue {
     turn: u32,
 }
 
+/// Of a request for which this node has no room, though another may.
+pub fn turned_away(message: &str) -> Failure {
+    metrics::counter!("tollgate_shed_total").increment(1);
+    Failure { retry_after_seconds: Some(RETRY_AFTER_SECONDS), ..Failure::new(503, "overloaded", message) }
+}
+
 impl Shedder {
     /// # Errors
     /// 503 for those that are turned away.
@@ -35,12 +41,7 @@ impl Shedder {
         if self.0.lock().unwrap_or_else(PoisonError::into_inner).passes(now) {
             return Ok(());
         }
-        metrics::counter!("tollgate_shed_total").increment(1);
-        let message = "There are more requests than can be held for; try again shortly.";
-        Err(Failure {
-            retry_after_seconds: Some(RETRY_AFTER_SECONDS),
-            ..Failure::new(503, "overloaded", message)
-        })
+        Err(turned_away("There are more requests than can be held for; try again shortly."))
     }
 
     /// A hold was decided after so long.

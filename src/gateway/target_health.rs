@@ -11,12 +11,19 @@ use crate::domain::time::Timestamp;
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
 use crate::gateway::target::Target;
 
-/// Targets in memory before those without recent calls are dropped: a ceiling price admits models of any name.
+/// Targets in memory before those without recent calls are looked for: a ceiling price admits models of any name.
 const TARGETS_MAX: usize = 10_000;
 
-/// By provider and model.
 #[derive(Debug, Default)]
-pub struct TargetHealths(Mutex<HashMap<(String, String), Seen>>);
+pub struct TargetHealths(Mutex<AllSeen>);
+
+#[derive(Debug)]
+struct AllSeen {
+    /// By provider and model.
+    targets: HashMap<(String, String), Seen>,
+    /// With so many, the next one makes room first.
+    full_at: usize,
+}
 
 /// One target with its gauges, which are looked up once since every answer changes them.
 #[derive(Debug)]
@@ -26,20 +33,17 @@ struct Seen {
     latency_seconds: metrics::Gauge,
 }
 
-/// The health of all targets, locked.
-struct AllSeen<'a>(MutexGuard<'a, HashMap<(String, String), Seen>>);
-
 impl TargetHealths {
     /// The targets in the order in which they are tried by a request of about `tokens`.
     pub fn order(&self, targets: Vec<Target>, prefer: Prefer, now: Timestamp, tokens: u64) -> Vec<Target> {
         if targets.len() < 2 {
             return targets;
         }
-        let mut seen = self.seen(now);
+        let mut seen = self.seen();
         let standings: Vec<(Standing, f64)> = targets
             .iter()
             .map(|target| {
-                let health = &seen.of(target).health;
+                let health = &seen.of(target, now).health;
                 (health.standing(now, tokens), health.cost_seconds(now))
             })
             .collect();
@@ -105,23 +109,39 @@ impl TargetHealths {
         }
     }
 
-    fn of<T>(&self, target: &Target, now: Timestamp, look: impl FnOnce(&mut Seen) -> T) -> T {
-        look(self.seen(now).of(target))
+    #[cfg(test)]
+    fn known(&self) -> usize {
+        self.seen().targets.len()
     }
 
-    fn seen(&self, now: Timestamp) -> AllSeen<'_> {
-        let mut targets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if targets.len() > TARGETS_MAX {
-            targets.retain(|_, seen| !seen.health.is_forgotten(now));
-        }
-        AllSeen(targets)
+    fn of<T>(&self, target: &Target, now: Timestamp, look: impl FnOnce(&mut Seen) -> T) -> T {
+        look(self.seen().of(target, now))
+    }
+
+    fn seen(&self) -> MutexGuard<'_, AllSeen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl AllSeen<'_> {
-    fn of(&mut self, target: &Target) -> &mut Seen {
+impl Default for AllSeen {
+    fn default() -> AllSeen {
+        AllSeen { targets: HashMap::new(), full_at: TARGETS_MAX }
+    }
+}
+
+impl AllSeen {
+    fn of(&mut self, target: &Target, now: Timestamp) -> &mut Seen {
         let key = (target.upstream.config.name.clone(), target.model.clone());
-        self.0.entry(key).or_insert_with(|| Seen::of(target))
+        if self.targets.len() >= self.full_at && !self.targets.contains_key(&key) {
+            self.make_room(now);
+        }
+        self.targets.entry(key).or_insert_with(|| Seen::of(target))
+    }
+
+    fn make_room(&mut self, now: Timestamp) {
+        self.targets.retain(|_, seen| !seen.health.is_forgotten(now));
+        // Where so many were called just now, they are not looked through for each new one.
+        self.full_at = TARGETS_MAX.max(self.targets.len().saturating_mul(2));
     }
 }
 
@@ -176,6 +196,28 @@ fn labels(target: &Target) -> [(&'static str, String); 2] {
 mod tests {
     use super::*;
     use crate::gateway::providers::classify::{classify, classify_event};
+    use crate::gateway::tests::world::{World, target};
+
+    #[tokio::test]
+    async fn targets_are_looked_through_only_where_a_new_one_finds_no_room() {
+        let world = World::new("5", "").await;
+        let one = target(&world, "openai", "gpt-4o-mini");
+        let made_up = |number: usize| Target { model: number.to_string(), ..one.clone() };
+        let (healths, now) = (TargetHealths::default(), Timestamp(1_793_491_200_000_000));
+        let (later, known) = (now.plus_seconds(120), || healths.known());
+        for number in 0..TARGETS_MAX + 2 {
+            healths.observe(&made_up(number), now, HealthSignal::Sound);
+        }
+        assert_eq!(known(), TARGETS_MAX + 2, "none can be forgotten yet");
+
+        assert!(healths.is_ready(&made_up(0), later, 0));
+        assert_eq!(known(), TARGETS_MAX + 2, "a look at a known one looks through none");
+
+        for number in TARGETS_MAX + 2..=2 * TARGETS_MAX {
+            healths.observe(&made_up(number), later, HealthSignal::Sound);
+        }
+        assert_eq!(known(), TARGETS_MAX - 1, "the old ones made room");
+    }
 
     #[test]
     fn failures_say_of_their_target_what_is_its_own() {

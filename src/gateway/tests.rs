@@ -35,7 +35,7 @@ mod streams;
 mod tiers;
 mod warm;
 mod weather;
-mod world;
+pub(super) mod world;
 
 use self::world::*;
 use super::*;

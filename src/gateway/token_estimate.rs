@@ -1,4 +1,4 @@
-//! Estimates of tokens from sizes alone: for conditions and limits, never for money.
+//! Estimates of tokens from sizes alone: for conditions and limits; for money only where nobody counted.
 
 use serde_json::Value;
 

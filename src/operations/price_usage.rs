@@ -1,13 +1,11 @@
 //! Prices what an external gateway reports, and what it asks for before it sends.
 
-use rust_decimal::Decimal;
-
 use std::sync::Arc;
 
 use crate::domain::attempt::PricedBy;
 use crate::domain::credits::Credits;
 use crate::domain::ids::OrgId;
-use crate::domain::pricing::{Demand, RateCard, Terms, affordable_output, bound, cost};
+use crate::domain::pricing::{Costs, Demand, PricedDemand, RateCard, Terms, costs};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
@@ -48,10 +46,10 @@ pub fn price_usage(
         let card = system.prices.card(version, org, provider, model, at)?;
         let mark_up_percent = system.prices.mark_up_percent(version, org, at);
         let terms = Terms { mark_up_percent, ..Terms::default() };
-        let list_terms = Terms { mark_up_percent: Decimal::ZERO, ..terms.clone() };
+        let Costs { cost, list_cost } = costs(card, &terms, usage).ok()?;
         Some(PricedUsage {
-            cost: cost(card, &terms, usage).ok()?,
-            list_cost: cost(card, &list_terms, usage).ok()?,
+            cost,
+            list_cost,
             price_book_version: version,
             priced_by: terms.priced_by(card, at),
         })
@@ -63,7 +61,8 @@ pub fn price_usage(
 pub fn quote(system: &System, org: OrgId, planned: &Planned, at: Timestamp) -> Option<Credits> {
     let version = system.prices.version();
     let bounds = cards(system, org, planned, at).map(|card| {
-        bound(card, &terms(system, version, org, at), &demand(planned), planned.output_tokens_max).ok()
+        let priced = PricedDemand::of(card, &terms(system, version, org, at), &demand(planned)).ok()?;
+        Some(priced.bound(planned.output_tokens_max))
     });
     // Without one price the dearest is not known.
     let bounds: Vec<Credits> = bounds.collect::<Option<_>>()?;
@@ -81,8 +80,8 @@ pub fn affordable(
 ) -> Option<u64> {
     let terms = terms(system, system.prices.version(), org, at);
     let longest = cards(system, org, planned, at).map(|card| {
-        let affordable = affordable_output(card, &terms, &demand(planned), available.or_zero()).ok()?;
-        Some(affordable?.min(card.output_tokens_max.unwrap_or(u64::MAX)))
+        let priced = PricedDemand::of(card, &terms, &demand(planned)).ok()?;
+        Some(priced.affordable_output(available.or_zero())?.min(card.output_tokens_max.unwrap_or(u64::MAX)))
     });
     let longest: Vec<u64> = longest.collect::<Option<_>>()?;
     longest.into_iter().min()

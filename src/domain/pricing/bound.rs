@@ -47,58 +47,28 @@ impl Demand {
     }
 }
 
-/// ⌈input bound × dearest input rate + n × clamp × dearest output rate + units⌉ over every tier and long-context step
-/// that is reachable, uplifts and mark-up included. A bound too large for an amount is the largest amount.
-pub fn bound(
-    card: &RateCard,
-    terms: &Terms,
-    demand: &Demand,
-    output_clamp_tokens: u64,
-) -> Result<Credits, PriceError> {
-    Ok(Dearest::of(card, terms, demand)?.bound(demand, output_clamp_tokens))
-}
-
-/// The largest clamp whose bound is at most `available`; `None` when not even an empty answer is affordable.
-/// Where output is free, `u64::MAX`: the model's own maximum is the caller's to apply.
-pub fn affordable_output(
-    card: &RateCard,
-    terms: &Terms,
-    demand: &Demand,
-    available: Credits,
-) -> Result<Option<u64>, PriceError> {
-    let dearest = Dearest::of(card, terms, demand)?;
-    let affords = |clamp| dearest.bound(demand, clamp) <= available;
-    if !affords(0) {
-        return Ok(None);
-    }
-    if affords(u64::MAX) {
-        return Ok(Some(u64::MAX));
-    }
-    // Bounds grow with the clamp, so halving finds the edge.
-    let (mut below, mut above) = (0, u64::MAX);
-    while above - below > 1 {
-        let middle = below + (above - below) / 2;
-        if affords(middle) { below = middle } else { above = middle }
-    }
-    Ok(Some(below))
-}
-
-/// The dearest reachable rate of each side, uplifted but not yet marked up.
-struct Dearest {
+/// A demand with its prices: the dearest reachable rate of each side, uplifted but not yet marked up.
+#[derive(Clone, Debug)]
+pub struct PricedDemand {
+    input_tokens_max: u64,
+    n: u64,
     input: Decimal,
     output: Decimal,
     units: Decimal,
     mark_up_percent: Decimal,
 }
 
-impl Dearest {
-    fn of(card: &RateCard, terms: &Terms, demand: &Demand) -> Result<Dearest, PriceError> {
+impl PricedDemand {
+    /// By the dearest of every tier and long-context step that is reachable.
+    pub fn of(card: &RateCard, terms: &Terms, demand: &Demand) -> Result<PricedDemand, PriceError> {
         let mut input = Decimal::ZERO;
         let mut output = Decimal::ZERO;
-        let others = demand.other_tiers.iter().copied().filter(|tier| card.has_tier(*tier));
+        let others = demand.other_tiers.iter().copied();
+        let others = others.filter(|tier| *tier != terms.tier && card.has_tier(*tier));
+        let steps = card.steps_up_to(demand.input_tokens_max);
         for tier in others.chain([terms.tier]) {
-            for step in card.steps_up_to(demand.input_tokens_max) {
-                let list = price_list(card, tier, step)?;
+            for step in &steps {
+                let list = price_list(card, tier, *step)?;
                 input = input.max(dearest_input(&list, demand));
                 output = output.max(dearest_output(&list, demand));
             }
@@ -106,7 +76,9 @@ impl Dearest {
         let factor = uplift_factor(card, terms)?;
         let raise = |rate: Decimal| rate.checked_mul(factor).ok_or(PriceError::OutOfRange);
         let searches = Usage { web_searches: demand.web_searches_max, ..Usage::default() };
-        Ok(Dearest {
+        Ok(PricedDemand {
+            input_tokens_max: demand.input_tokens_max,
+            n: demand.n,
             input: raise(input)?,
             output: raise(output)?,
             units: units_cost(card, &searches)?,
@@ -114,13 +86,34 @@ impl Dearest {
         })
     }
 
-    fn bound(&self, demand: &Demand, output_clamp_tokens: u64) -> Credits {
-        let output_tokens = output_clamp_tokens.saturating_mul(demand.n);
-        self.credits(demand.input_tokens_max, output_tokens).unwrap_or(Credits::from_nanos(i64::MAX))
+    /// ⌈input bound × input rate + n × clamp × output rate + units⌉, mark-up included. A bound too large for an amount is the
+    /// largest amount.
+    pub fn bound(&self, output_clamp_tokens: u64) -> Credits {
+        let output_tokens = output_clamp_tokens.saturating_mul(self.n);
+        self.credits(output_tokens).unwrap_or(Credits::from_nanos(i64::MAX))
     }
 
-    fn credits(&self, input_tokens: u64, output_tokens: u64) -> Option<Credits> {
-        let sum = per_million(self.input, input_tokens)?
+    /// The largest clamp whose bound is at most `available`; `None` when not even an empty answer is affordable.
+    /// Where output is free, `u64::MAX`: the model's own maximum is the caller's to apply.
+    pub fn affordable_output(&self, available: Credits) -> Option<u64> {
+        let affords = |clamp| self.bound(clamp) <= available;
+        if !affords(0) {
+            return None;
+        }
+        if affords(u64::MAX) {
+            return Some(u64::MAX);
+        }
+        // Bounds grow with the clamp, so halving finds the edge.
+        let (mut below, mut above) = (0, u64::MAX);
+        while above - below > 1 {
+            let middle = below + (above - below) / 2;
+            if affords(middle) { below = middle } else { above = middle }
+        }
+        Some(below)
+    }
+
+    fn credits(&self, output_tokens: u64) -> Option<Credits> {
+        let sum = per_million(self.input, self.input_tokens_max)?
             .checked_add(per_million(self.output, output_tokens)?)?
             .checked_add(self.units)?;
         with_mark_up(sum, self.mark_up_percent).and_then(Credits::round_up)
@@ -158,6 +151,14 @@ mod tests {
     use proptest::collection::vec;
     use proptest::option;
     use proptest::prelude::*;
+
+    fn bound(card: &RateCard, terms: &Terms, demand: &Demand, clamp: u64) -> Result<Credits, PriceError> {
+        PricedDemand::of(card, terms, demand).map(|priced| priced.bound(clamp))
+    }
+
+    fn affordable_output(card: &RateCard, terms: &Terms, demand: &Demand, available: Credits) -> Option<u64> {
+        PricedDemand::of(card, terms, demand).expect("has a price").affordable_output(available)
+    }
 
     fn steep_card() -> RateCard {
         let mut card = card("2", "8");
@@ -312,7 +313,7 @@ mod tests {
             let demand = Demand { n, ..Demand::text(input) };
             let available = Credits::from_nanos(nanos);
 
-            match affordable_output(&card, &terms, &demand, available).expect("a clamp") {
+            match affordable_output(&card, &terms, &demand, available) {
                 Some(clamp) => {
                     prop_assert!(bound(&card, &terms, &demand, clamp).expect("a bound") <= available);
                     prop_assert!(bound(&card, &terms, &demand, clamp + 1).expect("a bound") > available);
@@ -328,6 +329,6 @@ mod tests {
 
         let clamp = affordable_output(&card("1", "0"), &Terms::default(), &demand, Credits::ZERO);
 
-        assert_eq!(clamp, Ok(Some(u64::MAX)));
+        assert_eq!(clamp, Some(u64::MAX));
     }
 }

@@ -66,6 +66,8 @@ pub struct CostBreakdown {
     pub units: Vec<CostLine>,
     pub uplift: Decimal,
     pub mark_up_percent: Decimal,
+    /// Without the mark-up.
+    pub listed: Decimal,
     pub exact: Decimal,
     pub rounded: Credits,
 }
@@ -81,15 +83,15 @@ pub fn break_down(card: &RateCard, terms: &Terms, usage: &Usage) -> Result<CostB
     let units = unit_lines(card, usage)?;
     let sum =
         |lines: &[CostLine]| lines.iter().try_fold(Decimal::ZERO, |sum, line| sum.checked_add(line.cost));
-    let exact = sum(&tokens)
-        .and_then(|tokens| tokens.checked_mul(uplift)?.checked_add(sum(&units)?))
-        .and_then(|sum| with_mark_up(sum, terms.mark_up_percent))
-        .ok_or(PriceError::OutOfRange)?;
+    let listed = sum(&tokens).and_then(|tokens| tokens.checked_mul(uplift)?.checked_add(sum(&units)?));
+    let listed = listed.ok_or(PriceError::OutOfRange)?;
+    let exact = with_mark_up(listed, terms.mark_up_percent).ok_or(PriceError::OutOfRange)?;
     Ok(CostBreakdown {
         tokens,
         units,
         uplift,
         mark_up_percent: terms.mark_up_percent,
+        listed,
         exact,
         rounded: Credits::round_half_up(exact).ok_or(PriceError::OutOfRange)?,
     })
@@ -111,6 +113,21 @@ pub enum PriceError {
 /// What one call costs, rounded half up to the nanocredit.
 pub fn cost(card: &RateCard, terms: &Terms, usage: &Usage) -> Result<Credits, PriceError> {
     break_down(card, terms, usage).map(|cost| cost.rounded)
+}
+
+/// What one call costs, and what it costs at list price, each rounded half up to the nanocredit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Costs {
+    pub cost: Credits,
+    pub list_cost: Credits,
+}
+
+/// # Errors
+/// As [`cost`].
+pub fn costs(card: &RateCard, terms: &Terms, usage: &Usage) -> Result<Costs, PriceError> {
+    let cost = break_down(card, terms, usage)?;
+    let list_cost = Credits::round_half_up(cost.listed).ok_or(PriceError::OutOfRange)?;
+    Ok(Costs { cost: cost.rounded, list_cost })
 }
 
 pub(super) fn price_list(
@@ -289,6 +306,20 @@ mod tests {
             (marked, usage(100_000, 0), "0.25"),
         ] {
             assert_eq!(cost(&card, &terms, &usage), Ok(credits.parse().expect(credits)), "{terms:?}");
+        }
+    }
+
+    #[test]
+    fn the_list_price_is_the_cost_without_mark_up() {
+        let card = card("0.0005", "8");
+        for percent in [0, 25] {
+            let marked = Terms { mark_up_percent: Decimal::from(percent), ..Terms::default() };
+            let usage = usage(1, 1_000);
+
+            let costs = costs(&card, &marked, &usage).expect("has a price");
+
+            assert_eq!(Ok(costs.cost), cost(&card, &marked, &usage), "{percent}");
+            assert_eq!(Ok(costs.list_cost), cost(&card, &Terms::default(), &usage), "{percent}");
         }
     }
 

@@ -99,7 +99,7 @@ pub fn input_bound(
             input_tokens_max,
             n,
             web_searches_max: found.web_searches,
-            cache_writes: dialect != Dialect::Anthropic || mentions(request, "cache_control"),
+            cache_writes: dialect != Dialect::Anthropic || !lives.is_empty(),
             long_cache_writes: lives.contains(&CacheLife::Long),
             audio_input: found.has_audio,
             audio_output: asks_for_audio(request),
@@ -387,15 +387,6 @@ impl Found {
                 self.has_audio = true;
             }
         }
-    }
-}
-
-/// Whether a key occurs anywhere: cache marks stand on tools, system prompts, messages and parts alike.
-fn mentions(value: &Value, key: &str) -> bool {
-    match value {
-        Value::Object(map) => map.contains_key(key) || map.values().any(|value| mentions(value, key)),
-        Value::Array(values) => values.iter().any(|value| mentions(value, key)),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
 }
 

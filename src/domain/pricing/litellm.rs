@@ -402,7 +402,7 @@ const FACTS: &[&str] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::pricing::{Demand, Terms, bound, cost};
+    use crate::domain::pricing::{Demand, PricedDemand, Terms, cost};
     use crate::domain::usage::Usage;
     use crate::domain::usage::recordings::shared;
 
@@ -578,7 +578,8 @@ mod tests {
                     ..Usage::default()
                 };
                 let cost = cost(card, &terms, &usage).expect(&card.model);
-                let most = bound(card, &terms, &Demand::text(input_tokens), 1_000_000).expect(&card.model);
+                let demand = PricedDemand::of(card, &terms, &Demand::text(input_tokens)).expect(&card.model);
+                let most = demand.bound(1_000_000);
 
                 assert!(cost <= most, "{} {tier:?} {input_tokens}: {cost} > {most}", card.model);
             }

@@ -12,8 +12,8 @@ pub mod rate_card;
 pub mod searching;
 
 pub use book::{MarkUp, PriceBook, Publication};
-pub use bound::{Demand, affordable_output, bound};
-pub use cost::{PriceError, Terms, cost};
+pub use bound::{Demand, PricedDemand};
+pub use cost::{Costs, PriceError, Terms, cost, costs};
 pub use input_bound::{Dialect, Media, RequestBound, Unboundable, field_in_another_case, input_bound};
 pub use litellm::default_cards;
 pub use rate_card::{LongContext, Mode, Rate, RateCard, Rates, ServiceTier, TierRates, UnitRates, Uplift};

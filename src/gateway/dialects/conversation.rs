@@ -161,8 +161,10 @@ impl EndUser {
     /// OpenAI's own limit; Claude Code's ids are more than twice as long.
     const OPENAI_CHARACTERS_MAX: usize = 64;
 
+    /// Who has an empty name is nobody.
     pub fn named(field: &str, id: &Value) -> Option<EndUser> {
-        Some(EndUser { id: id.as_str()?.to_owned(), field: field.to_owned() })
+        let id = id.as_str().filter(|id| !id.is_empty())?;
+        Some(EndUser { id: id.to_owned(), field: field.to_owned() })
     }
 
     /// One that is too long for OpenAI goes as its hash, by which users are told apart all the same; its field is named.

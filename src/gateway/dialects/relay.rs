@@ -18,15 +18,15 @@ use crate::gateway::providers::classify::{UpstreamFailure, classify_answer, clas
 pub struct Delivered {
     /// Output steps with text in them; providers send about one token in each.
     pub deltas: u64,
-    pub characters: u64,
-    /// Its bytes bound its tokens.
+    pub text_bytes: u64,
+    /// Sound included: what has too many will not end.
     pub bytes: u64,
 }
 
 impl Delivered {
     fn add(&mut self, output: &str) {
         self.deltas += 1;
-        self.characters += output.chars().count() as u64;
+        self.text_bytes += output.len() as u64;
         self.bytes += output.len() as u64;
     }
 

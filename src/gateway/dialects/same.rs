@@ -48,13 +48,13 @@ fn forget_signatures(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(forget_signatures),
         Value::Object(fields) => {
             for (field, value) in fields {
-                match value {
-                    Value::String(id)
-                        if matches!(field.as_str(), "id" | "call_id" | "tool_call_id" | "tool_use_id") =>
-                    {
+                match (field.as_str(), value) {
+                    ("id" | "call_id" | "tool_call_id" | "tool_use_id", Value::String(id)) => {
                         id.truncate(ToolCall::id_without(id).0.len());
                     }
-                    value => forget_signatures(value),
+                    // A model's own words to a tool.
+                    ("input", _) => {}
+                    (_, value) => forget_signatures(value),
                 }
             }
         }

@@ -175,15 +175,14 @@ pub fn counts_output_limit(family: Family, model: &str) -> bool {
 /// The thought before a call, in a chat's message: some servers refuse it, whichever model they serve.
 pub const THOUGHT: &str = "reasoning_content";
 
-/// Leaves out what a server refuses; returns what is lost by it. An output limit is not: the clamp has put it into the field
-/// that the server reads.
-pub fn leave_out(lacks: &[String], body: &mut Value) -> Vec<String> {
+/// Leaves out what a server refuses; returns what is lost by it.
+pub fn leave_out<'a>(lacks: impl Iterator<Item = &'a str>, body: &mut Value) -> Vec<String> {
     let Some(fields) = body.as_object_mut() else { return Vec::new() };
     let mut lost = Vec::new();
     for field in lacks {
         let is_lost = fields.shift_remove(field).is_some() || (field == THOUGHT && forget_thoughts(fields));
         if is_lost {
-            lost.push(field.clone());
+            lost.push(field.to_owned());
         }
     }
     lost

@@ -358,6 +358,30 @@ async fn vectors_that_are_none_are_an_error_and_no_answer() {
 }
 
 #[tokio::test]
+async fn an_answer_without_usage_is_counted_alike_in_every_script() {
+    let answer = async |axum::Json(body): axum::Json<Value>| {
+        let mut answer = completion(Value::Null);
+        answer["choices"][0]["message"]["content"] =
+            body["user"].as_str().unwrap_or_default().repeat(1_000).into();
+        axum::Json(answer)
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let world = World::with_odd("5", "", odd_route(), odd).await;
+    for (letter, least, most) in [("a", 250, 270), ("\u{4e2d}", 700, 1_000), ("\u{0e01}", 700, 1_000)] {
+        let mut body = odd_chat(letter);
+        body["max_tokens"] = 2_000.into();
+
+        let response = world.post("/v1/chat/completions", body).await;
+
+        assert_eq!(response.status(), 200, "{letter}");
+        let (attempts, _) = world.last_settle().await;
+        let counted = attempts[0].usage.output_total();
+        assert!((least..=most).contains(&counted), "{letter}: {counted}");
+        assert_eq!(attempts[0].usage_source, UsageSource::Counted, "{letter}");
+    }
+}
+
+#[tokio::test]
 async fn usage_that_can_not_be_is_charged_by_the_ladder_and_never_above_the_hold() {
     let world = World::with_odd("5", "", odd_route(), odd()).await;
     let mut costs = std::collections::HashMap::new();

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::ids::RequestId;
+use crate::domain::routing::ClampPolicy;
 use crate::gateway::dialects::Dialect;
 use crate::gateway::edge::{Arrived, Caller, Endpoint, Request};
 use crate::gateway::quote::{Funds, quote};
@@ -85,6 +86,7 @@ async fn a_request_is_counted_once_however_often_it_is_quoted() {
         caller: Caller { org: ACME, key: KeyId { org: ACME, local: Uuid::from_u128(7) }, project: None },
         headers: HeaderMap::new(),
         bytes: body(115_000).to_string().into(),
+        room: world.state.body_memory.room(ACME),
     };
     let mut request = edge::admit(&world.state, arrived).await.expect("is sound");
     let (target, prices) = (target(&world, "openai", "gpt-4o-mini"), Prices::in_force(&world.state));
@@ -114,6 +116,7 @@ async fn a_thought_that_is_sealed_and_not_sent_on_takes_no_room() {
             caller: Caller { org: ACME, key: KeyId { org: ACME, local: Uuid::from_u128(7) }, project: None },
             headers: HeaderMap::new(),
             bytes: json!({"model": "gpt-4o-mini", "input": [thought, user]}).to_string().into(),
+            room: world.state.body_memory.room(ACME),
         };
         let request = edge::admit(&world.state, arrived).await.expect("is sound");
         let quoted = quote(&request, &target, &prices, Funds::Unknown).expect("has a price");
@@ -185,4 +188,52 @@ async fn tokens_of_a_model_with_a_public_tokenizer_are_counted_here() {
     assert_eq!(header(&counted, "x-tollgate-count"), "tokenizer");
     let counted: Value = counted.json().await.expect("json");
     assert_eq!(counted["input_tokens"], 17);
+}
+
+#[tokio::test]
+async fn i2_the_limit_that_is_sent_is_the_one_that_is_held_for_however_little_is_left() {
+    let world = World::new("5", "").await;
+    let prices = Prices::in_force(&world.state);
+    let input = json!("Say something.");
+    let effort = json!({"effort": "high"});
+    for (provider, model, dialect, body, field) in [
+        ("openai", "gpt-4o-mini", Dialect::OpenaiChat, chat("m"), "/max_completion_tokens"),
+        ("gemini", "gemini-2.5-flash", Dialect::OpenaiChat, chat("m"), "/generationConfig/maxOutputTokens"),
+        (
+            "responses",
+            "gpt-5-mini",
+            Dialect::OpenaiResponses,
+            json!({"model": "m", "input": input}),
+            "/max_output_tokens",
+        ),
+        (
+            "anthropic",
+            "claude-haiku-4-5",
+            Dialect::OpenaiResponses,
+            json!({"model": "m", "input": input, "reasoning": effort}),
+            "/max_tokens",
+        ),
+    ] {
+        let arrived = Arrived {
+            id: RequestId(Uuid::from_u128(9)),
+            endpoint: Endpoint::Generate(dialect),
+            caller: Caller { org: ACME, key: KeyId { org: ACME, local: Uuid::from_u128(7) }, project: None },
+            headers: HeaderMap::new(),
+            bytes: body.to_string().into(),
+            room: world.state.body_memory.room(ACME),
+        };
+        let request = edge::admit(&world.state, arrived).await.expect("is sound");
+        let target = target(&world, provider, model);
+        let quoted = |funds| quote(&request, &target, &prices, funds).expect("has a price");
+        let whole = quoted(Funds::Unknown);
+        let credits = Credits::from_nanos(whole.credits.nanos() / 3);
+        let cut = quoted(Funds::Available { credits, clamp: ClampPolicy::default(), refusal: None });
+
+        for quote in [&whole, &cut] {
+            let sent: Value = serde_json::from_slice(&quote.body).expect("json");
+            assert_eq!(sent.pointer(field), Some(&json!(quote.output_tokens_max)), "{sent}");
+        }
+        assert!(cut.is_cut && cut.output_tokens_max < whole.output_tokens_max, "{model}");
+        assert!(cut.credits <= credits && cut.input_tokens_max > cut.body.len() as u64, "{model}");
+    }
 }

@@ -123,3 +123,25 @@ async fn a_picture_counts_for_limits_and_conditions_by_what_is_made_of_it() {
         (200, "gpt-4o-mini".into())
     );
 }
+
+#[tokio::test]
+async fn a_body_for_which_there_is_no_room_is_turned_away_and_room_is_given_back() {
+    let mut world = World::new("5", "").await;
+    world.config.body_memory_mebibytes = 1;
+    world.restart().await;
+    let said = |letters: usize| {
+        let mut body = chat("gpt-4o-mini");
+        body["messages"][0]["content"] = "a".repeat(letters).into();
+        body
+    };
+    let post = async |letters| world.post("/v1/chat/completions", said(letters)).await;
+
+    let refused = post(600_000).await;
+
+    assert_eq!((refused.status().as_u16(), header(&refused, "retry-after")), (503, "1".into()));
+    let body: Value = refused.json().await.expect("json");
+    assert_eq!(body["error"]["code"], "overloaded", "{body}");
+    for _ in 0..3 {
+        assert_eq!(post(400_000).await.status().as_u16(), 200);
+    }
+}

@@ -15,7 +15,7 @@ use crate::store::{Appended, EventLog, EventRow, Head, LockedHead, StoreError};
 use crate::waiting::until;
 
 /// A log that is there, gone, or gone with its next answer.
-pub(super) struct Log {
+pub(in crate::gateway) struct Log {
     log: SqliteStore,
     mood: AtomicU8,
     /// What the next events take to be written.

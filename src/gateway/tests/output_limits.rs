@@ -12,9 +12,7 @@ async fn compatible(odd: Router) -> World {
     world.config.providers.retain(|provider| provider.name == "odd");
     world.config.providers[0].prices_of = None;
     world.config.successors.clear();
-    let operator = OperatorKey::new(&"o".repeat(32)).expect("long enough");
-    world.state = GatewayState::new(world.ledger.clone(), None, operator, &world.config).expect("a gateway");
-    world.url = format!("http://{}", listen(router(world.state.clone()).0).await);
+    world.restart().await;
     world
 }
 

@@ -50,3 +50,41 @@ async fn a_tier_is_held_for_and_charged_in_the_other_dialect_too() {
     }
     assert!(holds[2] > holds[0] && holds[0] >= "0.00225".parse().expect("credits"), "{holds:?}");
 }
+
+/// Answers without a word of the tier.
+fn sold_in_one() -> Router {
+    async fn answer(axum::Json(body): axum::Json<Value>) -> axum::Json<Value> {
+        assert!(body.get("service_tier").is_none(), "{body}");
+        let mut answer = completion(json!({"prompt_tokens": 1_000, "completion_tokens": 1_000}));
+        answer["model"] = body["model"].clone();
+        axum::Json(answer)
+    }
+    Router::new().route("/v1/chat/completions", axum::routing::post(answer))
+}
+
+#[tokio::test]
+async fn a_tier_that_a_server_lacks_is_neither_held_for_nor_charged() {
+    let routes = json!([{"name": "r", "chain": ["odd/gpt-5-mini"]}]);
+    let mut world = World::with_odd("5", "", routes, sold_in_one()).await;
+    let odd = world.config.providers.iter_mut().find(|provider| provider.name == "odd").expect("a provider");
+    odd.lacks = vec!["service_tier".into()];
+    odd.uplifts.clear();
+    world.restart().await;
+    let mut holds = Vec::new();
+    for tier in ["default", "priority"] {
+        let mut body = chat("r");
+        (body["service_tier"], body["max_tokens"]) = (tier.into(), 2_000.into());
+
+        let response = world.post("/v1/chat/completions", body).await;
+
+        assert_eq!(response.status(), 200, "{tier}");
+        assert_eq!(header(&response, "x-tollgate-cost"), "0.00225", "{tier}");
+        assert_eq!(header(&response, "x-tollgate-dropped"), "service_tier", "{tier}");
+        let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
+        holds.extend(stored.into_iter().rev().find_map(|stored| match stored.payload.event {
+            Event::CreditsReserved { credits, .. } => Some(credits),
+            _ => None,
+        }));
+    }
+    assert_eq!(holds[0], holds[1]);
+}

@@ -144,6 +144,13 @@ impl World {
         }
     }
 
+    /// Starts anew with its configuration as it is by now.
+    pub async fn restart(&mut self) {
+        let operator = OperatorKey::new(&"o".repeat(32)).expect("long enough");
+        self.state = GatewayState::new(self.ledger.clone(), None, operator, &self.config).expect("a gateway");
+        self.url = format!("http://{}", listen(router(self.state.clone()).0).await);
+    }
+
     pub async fn post(&self, path: &str, body: Value) -> reqwest::Response {
         let call = self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.secret);
         call.json(&body).send().await.expect("answers")

@@ -119,15 +119,15 @@ pub(super) enum CacheLife {
     Long,
 }
 
-/// Of every mark and option in the request that names one. A longer life is refused where the usage does not tell such writes
-/// from cheaper ones: in chats, and of Anthropic's marks in OpenAI's dialects.
+/// Of every mark and option in the request; what names none has a short one. A longer life is refused where the usage does not
+/// tell such writes from cheaper ones: in chats, and of Anthropic's marks in OpenAI's dialects.
 pub(super) fn cache_lives(request: &Value, dialect: Dialect) -> Result<Vec<CacheLife>, Unboundable> {
     let mut marks = Vec::new();
     cache_marks(request, &mut marks);
-    let life = |(field, ttl): (&'static str, &str)| {
+    let life = |(field, ttl): (&'static str, Option<&str>)| {
         let life = match ttl {
-            "5m" | "30m" => CacheLife::Short,
-            "1h" | "12h" => CacheLife::Long,
+            None | Some("5m" | "30m") => CacheLife::Short,
+            Some("1h" | "12h") => CacheLife::Long,
             _ => return Err(Unboundable::Value { field }),
         };
         let is_told = match dialect {
@@ -142,8 +142,8 @@ pub(super) fn cache_lives(request: &Value, dialect: Dialect) -> Result<Vec<Cache
 
 const CACHE_CONTROL: &str = "cache_control.ttl";
 
-/// What names a life, wherever it stands: on tools, system prompts, messages, parts and the request itself.
-fn cache_marks<'a>(value: &'a Value, marks: &mut Vec<(&'static str, &'a str)>) {
+/// What may name a life, wherever it stands: on tools, system prompts, messages, parts and the request itself.
+fn cache_marks<'a>(value: &'a Value, marks: &mut Vec<(&'static str, Option<&'a str>)>) {
     match value {
         Value::Object(map) => {
             for (key, value) in map {
@@ -158,7 +158,7 @@ fn cache_marks<'a>(value: &'a Value, marks: &mut Vec<(&'static str, &'a str)>) {
                         continue;
                     }
                 };
-                marks.extend(value["ttl"].as_str().map(|ttl| (field, ttl)));
+                marks.push((field, value["ttl"].as_str()));
             }
         }
         Value::Array(values) => values.iter().for_each(|value| cache_marks(value, marks)),

@@ -5,7 +5,7 @@ use super::*;
 use crate::domain::credits::Credits;
 use crate::domain::pricing::rate_card::Rate;
 use crate::domain::pricing::rate_card::tests::card;
-use crate::domain::pricing::{bound, cost, litellm};
+use crate::domain::pricing::{PricedDemand, cost, litellm};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::from_openai_responses;
 use crate::domain::usage::recordings::{exchanges, shared};
@@ -414,7 +414,8 @@ fn i2_cache_writes_of_twelve_hours_are_held_for_at_their_own_price() {
         let found = input_bound(&request, 100, Dialect::OpenAiResponses, &card).expect("a bound");
 
         let demand = Demand { input_tokens_max: 100, ..found.demand };
-        assert!(bound(&card, &Terms::default(), &demand, 0).expect("a price") >= cost, "{request}");
+        let priced = PricedDemand::of(&card, &Terms::default(), &demand).expect("a price");
+        assert!(priced.bound(0) >= cost, "{request}");
     }
 }
 
@@ -424,6 +425,8 @@ fn what_changes_the_price_is_read_from_the_request() {
     let of = |request: Value| bound_of(&request, Dialect::Anthropic).expect("a bound");
 
     assert!(!of(json!({})).demand.cache_writes);
+    let unnamed = json!({"tools": [{"name": "t", "cache_control": {"type": "ephemeral"}}]});
+    assert!(of(unnamed.clone()).demand.cache_writes && !of(unnamed).demand.long_cache_writes);
     assert!(of(mark("5m")).demand.cache_writes && !of(mark("5m")).demand.long_cache_writes);
     assert!(of(mark("1h")).demand.long_cache_writes);
     assert_eq!(of(json!({"speed": "fast", "inference_geo": "us"})).uplifts.len(), 2);

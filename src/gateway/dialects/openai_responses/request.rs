@@ -65,19 +65,23 @@ pub fn parse_request(body: &Value) -> Result<Conversation, Refused> {
     if let Some(instructions) = body["instructions"].as_str() {
         conversation.system.insert(0, instructions.to_owned());
     }
+    // In the order in which budgets and reports look for the one whom they count.
+    let mut users =
+        ["user", "safety_identifier"].into_iter().filter_map(|field| EndUser::named(field, &body[field]));
+    conversation.end_user = users.next();
+    users.for_each(|other| conversation.dropped.add(&other.field));
     Ok(conversation)
 }
 
 fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> Result<(), Refused> {
     match field {
-        // Instructions stand before what the input says to the same end.
-        "model" | "instructions" => {}
+        // Instructions stand before what the input says to the same end; of two end users one goes on.
+        "model" | "instructions" | "user" | "safety_identifier" => {}
         "input" => parse_input(conversation, value)?,
         "max_output_tokens" => conversation.max_output_tokens = value.as_u64(),
         "stream" => conversation.stream = value.as_bool().unwrap_or(false),
         "temperature" => conversation.temperature = Some(number(field, value)?),
         "top_p" => conversation.top_p = Some(number(field, value)?),
-        "user" | "safety_identifier" => conversation.end_user = EndUser::named(field, value),
         "tools" => {
             for (index, tool) in value.as_array().into_iter().flatten().enumerate() {
                 let tool = parse_tool(&mut conversation.dropped, index, tool)?;

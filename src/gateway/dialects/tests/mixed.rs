@@ -176,6 +176,43 @@ fn the_third_gemini_goes_on_with_calls_that_another_model_made() {
 }
 
 #[test]
+fn a_calls_id_loses_its_signature_within_one_dialect_and_what_it_was_called_with_stays() {
+    let call =
+        |id: &str| json!({"type": "tool_use", "id": id, "name": "look", "input": {"id": "row__sig__7"}});
+    let result = |id: &str| json!({"type": "tool_result", "tool_use_id": id, "content": "Yes."});
+    let messages = |id: &str| json!([{"role": "assistant", "content": [call(id)]}, {"role": "user", "content": [result(id)]}]);
+    let body = json!({"model": "m", "max_tokens": 9, "messages": messages("c__sig__c2ln")});
+
+    let sent = sent(Dialect::AnthropicMessages, Family::Anthropic, &body, "claude-haiku-4-5");
+
+    assert_eq!(sent.body["messages"], messages("c"));
+}
+
+#[test]
+fn the_end_user_who_is_sent_is_the_one_who_counts_and_the_other_name_is_not_lost_silently() {
+    let body = |users: Value| {
+        let mut body = json!({"model": "m", "input": "Hello"});
+        body.as_object_mut().unwrap().extend(users.as_object().unwrap().clone());
+        body
+    };
+    for (users, expected, dropped) in [
+        (json!({"user": "ann", "safety_identifier": "x"}), "ann", &["safety_identifier"][..]),
+        (json!({"safety_identifier": "x", "user": "ann"}), "ann", &["safety_identifier"]),
+        (json!({"user": "", "safety_identifier": "x"}), "x", &[]),
+        (json!({"safety_identifier": "x"}), "x", &[]),
+        (json!({"user": "ann"}), "ann", &[]),
+    ] {
+        let body = body(users);
+
+        let sent = sent(Dialect::OpenaiResponses, Family::Anthropic, &body, "claude-haiku-4-5");
+
+        assert_eq!(sent.body["metadata"]["user_id"], expected, "{body}");
+        assert_eq!(sent.dropped, dropped, "{body}");
+        assert_eq!(end_user(Dialect::OpenaiResponses, &body), Some(expected), "{body}");
+    }
+}
+
+#[test]
 fn an_end_user_with_a_long_name_is_told_apart_at_openai_and_the_caller_knows() {
     let long = format!("user_{}_account__session_{}", "0a".repeat(32), "b".repeat(36));
     for (user, is_told) in [("u".repeat(64), true), (long, false)] {
