@@ -160,5 +160,5 @@ fn router_with(node: Node, gateway: GatewayState) -> Router {
     let api = ApiState { ledger, profiles, operator, metrics, check_arm };
     let (gateway, described) = gateway::router(gateway);
     let router = http::router(api, described).merge(gateway);
-    router.layer(axum::middleware::from_fn(http::drain_body)).layer(axum::middleware::from_fn(http::measure))
+    router.layer(axum::middleware::from_fn(http::measure))
 }

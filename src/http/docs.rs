@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use axum::Extension;
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{Html, IntoResponse, Response};
 use serde_json::Value;
@@ -66,11 +66,11 @@ impl Served {
     }
 }
 
-pub async fn openapi_json(Extension(served): Extension<Served>) -> Response {
+pub async fn openapi_json(State(served): State<Served>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], served.0.json.clone()).into_response()
 }
 
-pub async fn page(Extension(served): Extension<Served>) -> Html<String> {
+pub async fn page(State(served): State<Served>) -> Html<String> {
     Html(served.0.html.clone())
 }
 

@@ -1,7 +1,7 @@
 //! Extractors: the actor, what the path and the query name, and the command in the body.
 
 use axum::body::Bytes;
-use axum::extract::{self, FromRequest, FromRequestParts, Request};
+use axum::extract::{self, DefaultBodyLimit, FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
@@ -10,9 +10,9 @@ use sha2::{Digest, Sha256};
 use utoipa::IntoParams;
 
 use crate::domain::idempotency::CommandRef;
-use crate::http::ApiState;
 use crate::http::json;
 use crate::http::problem::Problem;
+use crate::http::{ApiState, BODY_BYTES_MAX};
 use crate::operations::authenticate::{self, Actor, authenticate, authenticate_cached};
 
 const IDEMPOTENCY_KEY_WORDS: &str = "an `Idempotency-Key` of 1 to 255 characters";
@@ -166,8 +166,9 @@ fn unlike(error: serde_json::Error) -> Problem {
 }
 
 /// An empty body stands for an empty object.
-async fn body(request: Request, api: &ApiState) -> Result<Value, Problem> {
+async fn body(mut request: Request, api: &ApiState) -> Result<Value, Problem> {
     may_be_json(request.headers())?;
+    DefaultBodyLimit::max(BODY_BYTES_MAX).apply(&mut request);
     let bytes = Bytes::from_request(request, api).await.map_err(|rejection| {
         Problem::new(rejection.status(), "body", "the body can't be read, or is larger than 1 MiB")
     })?;

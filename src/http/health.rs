@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use crate::clock::Timer;
 use crate::domain::views::View;
 use crate::http::ApiState;
+use crate::http::drain_body::drain_body;
 use crate::ledger::Ledger;
 use crate::operations::readiness::readiness;
 
@@ -68,15 +69,16 @@ async fn note_lag(ledger: &Ledger, shard: i32) {
     }
 }
 
-/// Counts and times every request by its route.
+/// Counts and times every request by its route, until its body is read.
 pub async fn measure(request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let method = known(request.method());
     let timer = Timer::start();
-    let response = next.run(request).await;
+    let response = drain_body(request, next).await;
     let status = response.status().as_u16().to_string();
-    let labels = [("route", route), ("method", method.to_owned()), ("status", status)];
-    metrics::histogram!("tollgate_http_request_duration_seconds", &labels).record(timer.seconds());
+    let duration = metrics::histogram!("tollgate_http_request_duration_seconds",
+        "route" => route, "method" => method, "status" => status);
+    duration.record(timer.seconds());
     response
 }
 

@@ -2,23 +2,24 @@
 //! database, which no key stands for.
 
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 
 use crate::http::{ApiState, Problem};
 
 /// A thousand commands, each with every attempt of a long chain.
-pub const BODY_BYTES_MAX: usize = 64 << 20;
+const BODY_BYTES_MAX: usize = 64 << 20;
 
 /// The body is read only after the secret was checked.
-pub async fn take(State(api): State<ApiState>, request: Request) -> Response {
+pub async fn take(State(api): State<ApiState>, mut request: Request) -> Response {
     let nobodys = || Problem::not_found("route").into_response();
     let presented = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let presented = presented.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
     if !api.ledger.is_nodes_secret(presented) {
         return nobodys();
     }
+    DefaultBodyLimit::max(BODY_BYTES_MAX).apply(&mut request);
     let body = match Bytes::from_request(request, &()).await {
         Ok(body) => body,
         Err(rejection) => return rejection.into_response(),

@@ -26,7 +26,6 @@ mod spend;
 mod validate;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 use utoipa::openapi::OpenApi;
@@ -40,7 +39,6 @@ use crate::operations::authenticate::{Actor, OperatorKey};
 use crate::operations::profile::ProfileBook;
 use crate::operations::run_experiment::ArmCheck;
 
-pub use drain_body::drain_body;
 pub use health::measure;
 pub use prices::card_as_published;
 pub use problem::Problem;
@@ -76,15 +74,15 @@ pub fn router(api: ApiState, others: OpenApi) -> Router {
     let (router, mut openapi) = documented().split_for_parts();
     docs::say_what_bodies_may_be(&mut openapi);
     openapi.merge(others);
-    let served = docs::Served::new(&openapi);
-    router
+    let docs = Router::new()
         .route("/openapi.json", get(docs::openapi_json))
         .route("/docs", get(docs::page))
-        .layer(axum::Extension(served))
+        .with_state(docs::Served::new(&openapi));
+    router
+        .merge(docs)
         .fallback(|| async { Problem::not_found("route") })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .route(FORWARD_PATH, post(internal::take).layer(DefaultBodyLimit::max(internal::BODY_BYTES_MAX)))
+        .route(FORWARD_PATH, post(internal::take))
         .with_state(api)
 }
 
