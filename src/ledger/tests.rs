@@ -8,7 +8,7 @@ mod projections;
 mod tampering;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use uuid::Uuid;
 
@@ -398,8 +398,10 @@ async fn a_node_whose_clock_was_wrong_at_the_start_writes_once_it_is_set() {
     let node = Node::funded(100).await;
     let since = Timestamp(node.clock.now().0 + 1);
     let log = Arc::new(Faulty { since, ..Faulty::new(&node.store) });
-    let slow = Clock::system_started_at(Timestamp(0));
+    static WALL: AtomicI64 = AtomicI64::new(0);
+    let slow = Clock::by(|| WALL.load(Ordering::SeqCst));
     let ledger = Ledger::open(log, node.views.clone(), slow, MemoryLimits::default()).await.expect("opens");
+    WALL.store(since.0, Ordering::SeqCst);
 
     let refused = ledger.submit(command(reserve(1, 1))).await.expect_err("its time is wrong");
     assert!(refused.to_string().contains("clock"), "{refused}");

@@ -2,6 +2,7 @@
 
 mod beat;
 mod claims;
+mod clock;
 mod expire;
 mod follow;
 mod profiles;
@@ -34,6 +35,8 @@ impl Workers {
         if ledger.log().is_shared() {
             tasks.spawn(beat::run(ledger.clone()));
             tasks.spawn(follow::run(ledger.clone()));
+        } else {
+            tasks.spawn(clock::run(ledger.clock().clone()));
         }
         tasks.spawn(claims::run(ledger.clone()));
         Workers(tasks)
