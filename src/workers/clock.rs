@@ -17,7 +17,10 @@ pub(super) async fn run(clock: Clock) {
         let is_behind = behind > BEHIND_MICROS_MAX;
         if is_behind && !was_behind {
             let seconds = behind / Timestamp::MICROS_PER_SECOND;
-            tracing::warn!(seconds, "the machine's clock was set back: events bear a time that lies ahead of it");
+            tracing::warn!(
+                seconds,
+                "the machine's clock was set back: events bear a time that lies ahead of it"
+            );
         }
         was_behind = is_behind;
         tokio::time::sleep(CLOCK_CHECK_INTERVAL).await;

@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::domain::chain::Hash;
 use crate::store::sqlite::append::{Locked, append, roll_back, statement};
-use crate::store::sqlite::error::{migrate_error, store_error};
+use crate::store::sqlite::error::store_error;
 use crate::store::{
     Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, StoreError, shared_sql,
 };

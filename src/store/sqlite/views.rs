@@ -26,7 +26,7 @@ use crate::store::projections::{
     SavedFilter, Snapshot,
 };
 use crate::store::rows::{self, Cell, Table};
-use crate::store::sqlite::{files, hash, migrate_error, readers, store_error};
+use crate::store::sqlite::{error, files, hash, readers};
 use crate::store::{StoreError, shared_sql};
 
 /// Pages of 4 KiB after which the write-ahead log is copied and synced: seldom, since the disk is the log's.
@@ -57,7 +57,7 @@ impl SqliteViews {
     pub async fn open(log: &Path) -> Result<SqliteViews, StoreError> {
         let path = views_path(log);
         match SqliteViews::open_file(&path).await {
-            Err(StoreError::Corrupt(why)) => {
+            Err(StoreError::DamagedProjections(why)) => {
                 tracing::warn!(%why, "the projections' file is damaged: they are folded again");
                 remove(&path)?;
                 SqliteViews::open_file(&path).await
@@ -75,7 +75,8 @@ impl SqliteViews {
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
             .statement_cache_capacity(200);
         let mut writer = SqliteConnection::connect_with(&options).await.map_err(store_error)?;
-        sqlx::migrate!("migrations/sqlite/views").run(&mut writer).await.map_err(migrate_error)?;
+        let migrated = sqlx::migrate!("migrations/sqlite/views").run(&mut writer).await;
+        migrated.map_err(error::migrate_error).map_err(of_projections)?;
         let readers = readers()
             .connect_with(options.clone().read_only(true).create_if_missing(false))
             .await
@@ -104,7 +105,7 @@ impl SqliteViews {
         }
         match SqliteViews::open_file(&copy).await {
             Ok(views) => Ok(Some(SqliteViews { _scratch: Some(scratch), ..views })),
-            Err(StoreError::Corrupt(why)) => {
+            Err(StoreError::DamagedProjections(why)) => {
                 tracing::warn!(%why, "the projections' file is damaged: the next start folds them again");
                 Ok(None)
             }
@@ -113,7 +114,7 @@ impl SqliteViews {
     }
 
     async fn write_back(&self) -> Result<(), StoreError> {
-        files::write_back(&mut *self.writer().await?).await
+        files::write_back(&mut *self.writer().await?).await.map_err(of_projections)
     }
 
     /// As [`crate::store::SqliteStore::cap_pages`], until something did not fit.
@@ -135,6 +136,18 @@ impl SqliteViews {
             *writer = SqliteConnection::connect_with(&self.options).await.map_err(store_error)?;
         }
         Ok(writer)
+    }
+}
+
+fn store_error(error: sqlx::Error) -> StoreError {
+    of_projections(error::store_error(error))
+}
+
+/// What is damaged here can be had again.
+fn of_projections(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Corrupt(why) => StoreError::DamagedProjections(why),
+        other => other,
     }
 }
 
