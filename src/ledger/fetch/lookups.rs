@@ -134,6 +134,6 @@ impl Fetcher {
         // Another one may share its hash.
         let own =
             recorded.iter().filter(|recorded| recorded.payload.event.reservation() == Some(reservation));
-        Ok(Ended::fold(own.map(|recorded| (&recorded.payload.event, recorded.at))))
+        Ok(Ended::fold(reservation, own.map(|recorded| (&recorded.payload.event, recorded.at))))
     }
 }
