@@ -238,7 +238,7 @@ async fn the_system_is_read_from_its_snapshot_and_what_came_after() {
         version: 3,
         position: 3,
         last_hash: third.hash,
-        format: fetch::SNAPSHOT_FORMAT,
+        format: SNAPSHOT_FORMAT,
         state: system.to_json().expect("writes"),
     };
     node.views.put_snapshots(0, &[saved]).await.expect("saves");
@@ -296,7 +296,7 @@ async fn i5_a_snapshot_of_another_log_is_not_read() {
             version,
             position: version,
             last_hash: [7; 32],
-            format: fetch::SNAPSHOT_FORMAT,
+            format: SNAPSHOT_FORMAT,
             state: serde_json::to_vec(&account).expect("writes"),
         };
         node.views.put_snapshots(0, &[of_another]).await.expect("saves");
