@@ -114,15 +114,12 @@ async fn finished<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Res
     asked.await.map_err(store_error)
 }
 
-shared_sql::projections!(PostgresViews, PgConnection, PgRow);
+shared_sql::generations!(PostgresViews, PgConnection, PgRow);
+shared_sql::event_index!(PostgresViews, PgRow);
+shared_sql::reports!(PostgresViews, PgRow);
+shared_sql::snapshots!(PostgresViews, PgRow);
 
-impl PostgresViews {
-    /// The server sees to it.
-    #[allow(clippy::unused_async, reason = "SQLite's waits for the disk")]
-    async fn write_back(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-}
+impl Projections for PostgresViews {}
 
 /// Inserts rows, or merges them into those that stand, in one statement.
 async fn merge(

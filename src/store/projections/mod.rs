@@ -27,5 +27,7 @@ pub trait Projections: Generations + EventIndex + Reports + Snapshots {
     ///
     /// # Errors
     /// Those of every method.
-    async fn close(&self) -> Result<(), StoreError>;
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }

@@ -113,10 +113,6 @@ impl SqliteViews {
         }
     }
 
-    async fn write_back(&self) -> Result<(), StoreError> {
-        files::write_back(&mut *self.writer().await?).await.map_err(of_projections)
-    }
-
     /// As [`crate::store::SqliteStore::cap_pages`], until something did not fit.
     ///
     /// # Errors
@@ -158,7 +154,17 @@ async fn answered<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Res
 
 use answered as finished;
 
-shared_sql::projections!(SqliteViews, SqliteConnection, SqliteRow);
+shared_sql::generations!(SqliteViews, SqliteConnection, SqliteRow);
+shared_sql::event_index!(SqliteViews, SqliteRow);
+shared_sql::reports!(SqliteViews, SqliteRow);
+shared_sql::snapshots!(SqliteViews, SqliteRow);
+
+#[async_trait]
+impl Projections for SqliteViews {
+    async fn close(&self) -> Result<(), StoreError> {
+        files::write_back(&mut *self.writer().await?).await.map_err(of_projections)
+    }
+}
 
 /// Inserts rows, or merges them into those that stand.
 async fn merge(
