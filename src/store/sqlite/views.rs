@@ -113,15 +113,13 @@ impl SqliteViews {
         }
     }
 
-    /// As [`crate::store::SqliteStore::cap_pages`], until something did not fit.
+    /// For tests: they have a full disk, until something did not fit.
     ///
     /// # Errors
     /// Where the file can't be reached.
+    #[doc(hidden)]
     pub async fn cap_pages(&self, pages: u32) -> Result<(), StoreError> {
-        let mut writer = self.writer().await?;
-        let pragma = AssertSqlSafe(format!("pragma max_page_count = {pages}"));
-        sqlx::query(pragma).execute(&mut *writer).await.map_err(store_error)?;
-        Ok(())
+        files::cap_pages(&mut *self.writer().await?, pages).await.map_err(of_projections)
     }
 
     /// The writer, inside no transaction. SQLite ends one by itself after some errors, a full disk among them; sqlx
