@@ -8,17 +8,12 @@ mod follow;
 mod profiles;
 mod project;
 
-use std::time::Duration;
-
 use tokio::task::JoinSet;
 
 use crate::ledger::Ledger;
 use crate::operations::profile::ProfileBook;
 
 pub use expire::expire_cold;
-
-/// Between two rounds of a worker that failed.
-const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
 /// The running workers of one node.
 #[derive(Debug)]

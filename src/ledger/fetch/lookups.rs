@@ -40,9 +40,7 @@ impl Fetcher {
         as_of: i64,
     ) -> Result<Found, StoreError> {
         let _turn = self.turns.look_ups.acquire().await;
-        if self.projector.indexed(self.shard) < as_of {
-            self.projector.index_to(self.shard, as_of).await?;
-        }
+        self.projector.index_to(self.shard, as_of).await?;
         let checked_to = self.projector.indexed(self.shard);
         let bound = match key {
             Some(keyed) => self.bound(org, keyed).await?,
