@@ -128,7 +128,7 @@ impl Node {
 }
 
 fn command(command: OrgCommand) -> Submission {
-    Submission { org: ACME, command, by: By::Tollgate, idempotency: None }
+    Submission::by_tollgate(ACME, command)
 }
 
 fn id(n: u128) -> ReservationId {
@@ -412,8 +412,7 @@ async fn a_node_whose_clock_was_wrong_at_the_start_writes_once_it_is_set() {
 async fn i11_who_asks_does_not_wait_until_all_is_written_that_has_ended() {
     let node = Node::funded(10).await;
     let orgs: Vec<OrgId> = (1..=30).map(|n| OrgId(Uuid::from_u128(n))).collect();
-    let submit =
-        |org, command| node.ledger.submit(Submission { org, command, by: By::Tollgate, idempotency: None });
+    let submit = |org, command| node.ledger.submit(Submission::by_tollgate(org, command));
     for org in &orgs {
         let (slug, time_zone) = (org.to_string(), "UTC".into());
         submit(*org, OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::from_whole(100) })

@@ -52,7 +52,7 @@ mod tests {
     use crate::domain::credits::Credits;
     use crate::domain::ids::OrgId;
     use crate::domain::time::Timestamp;
-    use crate::ledger::{By, Ledger, MemoryLimits, Submission};
+    use crate::ledger::{Ledger, MemoryLimits, Submission};
     use crate::store::{
         Appended, EventLog, EventRow, Head, LockedHead, SqliteStore, SqliteViews, StoreError,
     };
@@ -128,7 +128,7 @@ mod tests {
         log.unreadable.store(false, Ordering::SeqCst);
         let command =
             OrgCommand::OpenOrg { slug: "a".into(), time_zone: "UTC".into(), overdraft_limit: Credits::ZERO };
-        let opened = Submission { org: OrgId(clock.uuid()), command, by: By::Tollgate, idempotency: None };
+        let opened = Submission::by_tollgate(OrgId(clock.uuid()), command);
         ledger.submit(opened).await.expect_err("nobody writes it");
         let stopped = readiness(&ledger).await.expect_err("is not ready");
         assert!(stopped.contains("writer has stopped"), "{stopped}");
@@ -151,7 +151,7 @@ mod tests {
                 overdraft_limit: Credits::ZERO,
             };
             let org = OrgId(clock.uuid());
-            let opened = Submission { org, command, by: By::Tollgate, idempotency: None };
+            let opened = Submission::by_tollgate(org, command);
             refused = refused.or(ledger.submit(opened).await.err());
         }
 

@@ -63,7 +63,7 @@ async fn i1_an_append_that_arrives_once_the_log_was_asked_for_it_is_not_met_by_t
 async fn a_look_up_that_ends_early_is_told_to_who_waits_and_takes_no_place_for_ever() {
     const BETA: OrgId = OrgId(Uuid::from_u128(0xBE7A));
     let node = Node::funded(10).await;
-    let beta = |command| Submission { org: BETA, command, by: By::Tollgate, idempotency: None };
+    let beta = |command| Submission::by_tollgate(BETA, command);
     let open = OrgCommand::OpenOrg {
         slug: "beta".into(),
         time_zone: "UTC".into(),
