@@ -38,7 +38,7 @@ use tollgate::domain::purpose::Purpose;
 use tollgate::domain::time::Timestamp;
 use tollgate::domain::usage::{Usage, UsageSource};
 use tollgate::domain::views::spend::Group;
-use tollgate::ledger::{By, Ledger, MemoryLimits, Submission};
+use tollgate::ledger::{Ledger, MemoryLimits, Submission};
 use tollgate::operations::authenticate::OperatorKey;
 use tollgate::operations::balance_as_of::account_as_of;
 use tollgate::operations::claim::claim;
@@ -137,7 +137,7 @@ async fn open(ledger: &Ledger, org: OrgId) {
         expires_at: None,
     };
     let command = OrgCommand::Grant { terms, kind: GrantKind::Migration, note: None };
-    ledger.submit(Submission { org, command, by: By::Tollgate, idempotency: None }).await.unwrap();
+    ledger.submit(Submission::by_tollgate(org, command)).await.unwrap();
 }
 
 /// Says how it goes, every ten seconds.

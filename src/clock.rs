@@ -17,6 +17,7 @@ pub struct Clock(Arc<Source>);
 enum Source {
     /// Start time plus a monotonic clock: an adjusted wall clock takes no node back in time, unless it is read again.
     System {
+        wall: fn() -> i64,
         started: Instant,
         started_at: AtomicI64,
     },
@@ -27,26 +28,34 @@ enum Source {
 }
 
 impl Clock {
-    #[allow(clippy::disallowed_methods, reason = "this is the place")]
     pub fn system() -> Clock {
-        Clock(Arc::new(Source::System { started: Instant::now(), started_at: AtomicI64::new(wall_micros()) }))
+        Clock::by(wall_micros)
+    }
+
+    /// A machine's whose wall clock is given, in microseconds since the Unix epoch.
+    #[allow(clippy::disallowed_methods, reason = "this is the place")]
+    pub(crate) fn by(wall: fn() -> i64) -> Clock {
+        Clock(Arc::new(Source::System { wall, started: Instant::now(), started_at: AtomicI64::new(wall()) }))
     }
 
     /// Takes the machine's time as it is now, for a node that learned that its own is wrong: it may have been set since
     /// the start.
     pub fn read_again(&self) {
-        if let Source::System { started, started_at } = &*self.0 {
-            started_at.store(wall_micros().saturating_sub(micros(started)), Ordering::SeqCst);
+        if let Source::System { wall, started, started_at } = &*self.0 {
+            started_at.store(wall().saturating_sub(micros(started)), Ordering::SeqCst);
         }
     }
 
-    #[cfg(test)]
-    pub fn system_started_at(started_at: Timestamp) -> Clock {
-        let Clock(source) = Clock::system();
-        if let Source::System { started_at: read, .. } = &*source {
-            read.store(started_at.0, Ordering::SeqCst);
+    /// Takes the machine's time where it is later: a monotonic clock stands while the machine sleeps. By how many
+    /// microseconds it is earlier, otherwise.
+    pub fn keep_up(&self) -> i64 {
+        match &*self.0 {
+            Source::System { wall, started, started_at } => {
+                let read = wall().saturating_sub(micros(started));
+                started_at.fetch_max(read, Ordering::SeqCst).saturating_sub(read).max(0)
+            }
+            Source::Manual { .. } => 0,
         }
-        Clock(source)
     }
 
     /// A clock that stands still until it is moved, with ids that follow from the seed.
@@ -61,7 +70,7 @@ impl Clock {
 
     pub fn now(&self) -> Timestamp {
         match &*self.0 {
-            Source::System { started, started_at } => {
+            Source::System { started, started_at, .. } => {
                 Timestamp(started_at.load(Ordering::SeqCst).saturating_add(micros(started)))
             }
             Source::Manual { now, .. } => Timestamp(now.load(Ordering::SeqCst)),
@@ -149,14 +158,39 @@ impl Timer {
 mod tests {
     use super::*;
 
+    const HOUR: i64 = 3_600 * Timestamp::MICROS_PER_SECOND;
+
+    /// Whether a clock stands there, but for what the test itself takes.
+    fn stands_at(clock: &Clock, wall: i64) -> bool {
+        (wall..wall + HOUR).contains(&clock.now().0)
+    }
+
     #[test]
     fn a_clock_that_was_wrong_at_the_start_is_read_again() {
-        let clock = Clock::system_started_at(Timestamp(7));
-        assert!(clock.now() < Timestamp(Timestamp::MICROS_PER_SECOND * 3_600));
+        static WALL: AtomicI64 = AtomicI64::new(9 * HOUR);
+        let clock = Clock::by(|| WALL.load(Ordering::SeqCst));
+        assert!(stands_at(&clock, 9 * HOUR));
 
+        WALL.store(2 * HOUR, Ordering::SeqCst);
         clock.read_again();
 
-        assert!((clock.now().0 - wall_micros()).abs() < 60 * Timestamp::MICROS_PER_SECOND);
+        assert!(stands_at(&clock, 2 * HOUR));
+    }
+
+    #[test]
+    fn a_clock_that_keeps_up_goes_forward_alone_and_says_how_far_the_machines_lies_behind() {
+        static WALL: AtomicI64 = AtomicI64::new(HOUR);
+        let clock = Clock::by(|| WALL.load(Ordering::SeqCst));
+
+        WALL.store(9 * HOUR, Ordering::SeqCst);
+        let after_a_sleep = clock.keep_up();
+        assert!(stands_at(&clock, 9 * HOUR));
+        WALL.store(7 * HOUR, Ordering::SeqCst);
+        let after_a_step_back = clock.keep_up();
+
+        assert!(stands_at(&clock, 9 * HOUR));
+        assert_eq!(after_a_sleep, 0);
+        assert!((2 * HOUR..3 * HOUR).contains(&after_a_step_back), "{after_a_step_back}");
     }
 
     #[test]

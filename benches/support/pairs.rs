@@ -125,6 +125,6 @@ pub async fn fund(ledger: &Ledger, org: OrgId) {
     };
     let grant = OrgCommand::Grant { terms, kind: GrantKind::Migration, note: None };
     for command in [open, grant] {
-        ledger.submit(Submission { org, command, by: By::Tollgate, idempotency: None }).await.unwrap();
+        ledger.submit(Submission::by_tollgate(org, command)).await.unwrap();
     }
 }

@@ -348,16 +348,6 @@ impl Event {
         }
     }
 
-    /// Whether it ends its reservation. A late settle corrects one that had ended before.
-    pub fn ends(&self) -> bool {
-        matches!(
-            self,
-            Event::ReservationReleased { .. }
-                | Event::ReservationExpired { .. }
-                | Event::ReservationSettled { late: false, .. }
-        )
-    }
-
     /// The same event of an end that counted from a moment on.
     pub fn due(mut self, at: Timestamp) -> Event {
         if let Event::CreditsExpired { due_at, .. } | Event::ReservationExpired { due_at, .. } = &mut self {

@@ -58,7 +58,8 @@ pub struct SpendReportView {
 }
 
 /// Spend between two hours, grouped, as JSON or CSV. Every settle that was answered is in it, and no adjustment: those are
-/// events with a reason.
+/// events with a reason. A settle counts in its own hour, and what a hold was charged that ended by itself in the hour of that
+/// end. A late settle takes that back in its own hour, which may go below zero by it: the hours before stay as they were.
 #[utoipa::path(get, path = "/api/v1/orgs/{org}/spend", operation_id = "report_spend", tag = "reports",
     params(("org", description = "Its slug or id."), SpendQuery),
     security(("key" = ["operator", "finance", "org_admin"])),

@@ -1,6 +1,7 @@
 //! Reads what the writer's memory lacks, in background tasks, so that the writer never waits: accounts, bound keys, and
 //! reservations that ended long ago.
 
+mod key_filter;
 mod lookups;
 
 use std::sync::{Arc, Mutex};
@@ -15,6 +16,7 @@ use crate::domain::time::Timestamp;
 use crate::ledger::fetch::lookups::Binding;
 use crate::ledger::loaded::{Chain, LoadedAccount};
 use crate::ledger::projector::Projector;
+use crate::ledger::snapshots::SNAPSHOT_FORMAT;
 use crate::ledger::tail::PositionedEvent;
 use crate::store::{EventLog, EventRow, StoreError, gapless};
 
@@ -26,9 +28,6 @@ const PROBES_PER_STEP: i64 = 16;
 /// as it takes. For a connection to the database nobody waits long. An account of many pages has a turn for each of them, so
 /// that those of few need not wait for its last.
 pub(super) const CONCURRENT_READS_MAX: usize = 6;
-/// Raised whenever the serialised form of an account or of the system changes, or what an event folds to: older snapshots
-/// are then not read.
-pub const SNAPSHOT_FORMAT: i32 = 8;
 
 /// Reads a shard.
 #[derive(Clone)]

@@ -12,7 +12,7 @@ use crate::domain::chain;
 use crate::domain::event::Recorded;
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::{key_entry, key_hash};
-use crate::domain::views::runs::Hash;
+use crate::domain::views::runs::ShortHash;
 
 /// Keys of the first layer; each further one holds twice as many, up to the last's.
 const FIRST_KEYS: usize = 65_536;
@@ -70,7 +70,7 @@ impl KeyFilter {
         KeyFilter { series, layers: layers.into_iter().collect(), first: 0 }
     }
 
-    pub fn insert(&mut self, key: Hash, bound_at: Timestamp) {
+    pub fn insert(&mut self, key: ShortHash, bound_at: Timestamp) {
         if self.layers.back().is_none_or(|last| last.keys >= last.room) {
             let room = self.layers.back().map_or(FIRST_KEYS, |last| (last.room * 2).min(LAYER_KEYS_MAX));
             self.layers.push_back(Layer::new(room, bound_at));
@@ -90,7 +90,7 @@ impl KeyFilter {
     }
 
     /// False only where the key was never inserted.
-    pub fn may_hold(&self, key: Hash) -> bool {
+    pub fn may_hold(&self, key: ShortHash) -> bool {
         self.layers.iter().any(|layer| layer.bits.contains(&key))
     }
 
@@ -143,7 +143,7 @@ mod tests {
     use crate::domain::ids::OrgId;
     use crate::domain::views::index::{key_entry, key_hash};
 
-    fn key(n: u64) -> Hash {
+    fn key(n: u64) -> ShortHash {
         key_entry(&key_hash(OrgId::SYSTEM, &n.to_string()))
     }
 

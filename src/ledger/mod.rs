@@ -56,7 +56,7 @@ use crate::store::{EventLog, StoreError};
 pub use crate::ledger::access::Access;
 pub use crate::ledger::cluster::PATH as FORWARD_PATH;
 pub use crate::ledger::decode::decode;
-pub use crate::ledger::fetch::SNAPSHOT_FORMAT;
+pub use crate::ledger::snapshots::SNAPSHOT_FORMAT;
 pub use crate::ledger::submission::{By, LedgerError, Outcome, Submission};
 
 /// Commands that may wait; past it callers get `Busy`. At 50,000 commands/s this is a fifth of a second.

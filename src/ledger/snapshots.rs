@@ -11,8 +11,6 @@ use crate::domain::account::Account;
 use crate::domain::chain::Hash;
 use crate::domain::ids::OrgId;
 use crate::domain::system::System;
-use crate::domain::time::Timestamp;
-use crate::ledger::fetch::{Fetcher, SNAPSHOT_FORMAT};
 use crate::ledger::key_filter::{KeyFilter, Layer};
 use crate::ledger::loaded::{Chain, LoadedAccount};
 use crate::store::StoreError;
@@ -35,8 +33,9 @@ const EVENTS_BEHIND_SYSTEM_MAX: i64 = 8_000_000;
 const WAITING_ACCOUNTS_MAX: u32 = 1_024;
 /// Accounts saved in one transaction.
 const SAVES_PER_TRANSACTION: usize = 64;
-/// Another node may replace a filter while it is read.
-const FILTER_LOADS_MAX: usize = 3;
+/// Raised whenever the serialised form of an account or of the system changes, or what an event folds to: older snapshots
+/// are then not read.
+pub const SNAPSHOT_FORMAT: i32 = 8;
 
 #[allow(clippy::large_enum_variant, reason = "few, and short-lived")]
 enum Save {
@@ -62,7 +61,8 @@ pub(super) struct SnapshotWriter {
     saves: mpsc::UnboundedSender<Save>,
     room: Arc<Semaphore>,
     events_per_snapshot: i64,
-    filter_saved_at: i64,
+    /// Up to where the filter that was saved last holds every key.
+    pub filter_saved_at: i64,
     /// Where the system's last snapshot ends.
     pub system_saved: Chain,
 }
@@ -123,31 +123,6 @@ impl SnapshotWriter {
         }
     }
 
-    /// The filter of every key bound up to a position that may still bind; the projections must hold them. It is saved as
-    /// `series`.
-    pub async fn load_filter(
-        &mut self,
-        fetcher: &Fetcher,
-        end: i64,
-        now: Timestamp,
-        series: Uuid,
-    ) -> Result<KeyFilter, StoreError> {
-        fetcher.forget_binding();
-        let (position, layers) = saved_layers(fetcher, end).await?.unwrap_or_default();
-        let mut filter = KeyFilter::of(series, layers);
-        self.filter_saved_at = position;
-        // Without a saved one all keys that were ever bound would be read, and stay for as long as those of today.
-        let from = match fetcher.binding_from().await {
-            // One event that is damaged stops no start.
-            Err(StoreError::Corrupt(_)) => 0,
-            from => from?,
-        };
-        let from = from.max(position + 1);
-        let mut insert = |key| filter.insert(key, now);
-        fetcher.projector.store().keys_bound_since(fetcher.shard, from, &mut insert).await?;
-        Ok(filter)
-    }
-
     fn save(&self, loaded: &mut LoadedAccount) {
         let Some(room) = self.room(&loaded.account) else { return };
         // What has ended is looked up; the rest is what a fold needs.
@@ -167,35 +142,6 @@ impl SnapshotWriter {
     fn send(&self, account: Account, chain: Chain, _room: OwnedSemaphorePermit) -> bool {
         self.saves.send(Save::Account { account, chain, _room }).is_ok()
     }
-}
-
-/// The layers of the saved filter, and the position up to which they hold every key.
-async fn saved_layers(fetcher: &Fetcher, end: i64) -> Result<Option<(i64, Vec<Layer>)>, StoreError> {
-    let (store, shard) = (fetcher.projector.store(), fetcher.shard);
-    'loads: for _ in 0..FILTER_LOADS_MAX {
-        let saved = store.key_filter(shard).await?.filter(|saved| saved.position <= end);
-        let Some(SavedFilter { series, position, hash, layers: numbers }) = saved else { return Ok(None) };
-        // One of another log, or of events that this one has lost, may lack keys that stand in this one.
-        if !fetcher.log_contains(position, &hash).await? {
-            return Ok(None);
-        }
-        let mut layers = Vec::new();
-        for number in numbers {
-            let bytes = match store.key_filter_layer(shard, series, number).await {
-                Ok(Some(bytes)) => bytes,
-                Ok(None) => continue 'loads,
-                // It only spares what the look-ups have: a start needs it not.
-                Err(error) => {
-                    tracing::warn!(%error, shard, "the filter of keys can't be read; it is made again");
-                    return Ok(None);
-                }
-            };
-            let Some(layer) = Layer::from_bytes(&bytes) else { return Ok(None) };
-            layers.push(layer);
-        }
-        return Ok(Some((position, layers)));
-    }
-    Ok(None)
 }
 
 fn room(of: &Arc<Semaphore>, size: i64) -> Option<OwnedSemaphorePermit> {
@@ -310,6 +256,7 @@ fn warn(shard: i32, saved: Result<(), StoreError>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::time::Timestamp;
 
     #[test]
     fn of_a_filter_that_was_saved_only_what_has_changed_is_saved_again() {

@@ -21,6 +21,13 @@ pub struct Submission {
     pub idempotency: Option<CommandRef>,
 }
 
+impl Submission {
+    /// One that nobody asks for, and that may be asked for again.
+    pub fn by_tollgate(org: OrgId, command: OrgCommand) -> Submission {
+        Submission { org, command, by: By::Tollgate, idempotency: None }
+    }
+}
+
 /// In whose name a command is asked for.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum By {

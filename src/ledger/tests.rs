@@ -8,7 +8,7 @@ mod projections;
 mod tampering;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use uuid::Uuid;
 
@@ -128,7 +128,7 @@ impl Node {
 }
 
 fn command(command: OrgCommand) -> Submission {
-    Submission { org: ACME, command, by: By::Tollgate, idempotency: None }
+    Submission::by_tollgate(ACME, command)
 }
 
 fn id(n: u128) -> ReservationId {
@@ -240,7 +240,7 @@ async fn the_system_is_read_from_its_snapshot_and_what_came_after() {
         version: 3,
         position: 3,
         last_hash: third.hash,
-        format: fetch::SNAPSHOT_FORMAT,
+        format: SNAPSHOT_FORMAT,
         state: system.to_json().expect("writes"),
     };
     node.views.put_snapshots(0, &[saved]).await.expect("saves");
@@ -298,7 +298,7 @@ async fn i5_a_snapshot_of_another_log_is_not_read() {
             version,
             position: version,
             last_hash: [7; 32],
-            format: fetch::SNAPSHOT_FORMAT,
+            format: SNAPSHOT_FORMAT,
             state: serde_json::to_vec(&account).expect("writes"),
         };
         node.views.put_snapshots(0, &[of_another]).await.expect("saves");
@@ -400,8 +400,10 @@ async fn a_node_whose_clock_was_wrong_at_the_start_writes_once_it_is_set() {
     let node = Node::funded(100).await;
     let since = Timestamp(node.clock.now().0 + 1);
     let log = Arc::new(Faulty { since, ..Faulty::new(&node.store) });
-    let slow = Clock::system_started_at(Timestamp(0));
+    static WALL: AtomicI64 = AtomicI64::new(0);
+    let slow = Clock::by(|| WALL.load(Ordering::SeqCst));
     let ledger = Ledger::open(log, node.views.clone(), slow, MemoryLimits::default()).await.expect("opens");
+    WALL.store(since.0, Ordering::SeqCst);
 
     let refused = ledger.submit(command(reserve(1, 1))).await.expect_err("its time is wrong");
     assert!(refused.to_string().contains("clock"), "{refused}");
@@ -412,8 +414,7 @@ async fn a_node_whose_clock_was_wrong_at_the_start_writes_once_it_is_set() {
 async fn i11_who_asks_does_not_wait_until_all_is_written_that_has_ended() {
     let node = Node::funded(10).await;
     let orgs: Vec<OrgId> = (1..=30).map(|n| OrgId(Uuid::from_u128(n))).collect();
-    let submit =
-        |org, command| node.ledger.submit(Submission { org, command, by: By::Tollgate, idempotency: None });
+    let submit = |org, command| node.ledger.submit(Submission::by_tollgate(org, command));
     for org in &orgs {
         let (slug, time_zone) = (org.to_string(), "UTC".into());
         submit(*org, OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::from_whole(100) })

@@ -16,9 +16,7 @@ pub async fn experiment_report(
     experiment: &Experiment,
 ) -> Result<Vec<ArmReport>, LedgerError> {
     let projector = ledger.projector();
-    for shard in ledger.shards() {
-        projector.catch_up(shard).await?;
-    }
+    projector.catch_up_all().await?;
     let mut seen = Vec::with_capacity(experiment.arms.len());
     for arm in &experiment.arms {
         let name = experiment.full_name(arm);

@@ -39,7 +39,7 @@ pub async fn show_reservation(ledger: &Ledger, id: ReservationId) -> Result<Rese
         return Ok(seen);
     }
     let events = reservation_events(ledger, id).await?;
-    let ended = Ended::fold(events.iter().map(|event| (&event.payload.event, event.recorded_at)));
+    let ended = Ended::fold(id, events.iter().map(|event| (&event.payload.event, event.recorded_at)));
     ended.as_ref().map(of_ended).ok_or(LedgerError::Refused(Refusal::UnknownReservation))
 }
 

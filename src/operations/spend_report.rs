@@ -6,7 +6,7 @@ use crate::domain::account::command::OrgCommand;
 use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
 use crate::domain::views::spend::{Group, MICROS_PER_HOUR, Spend, SpendKey, SpendReport};
-use crate::ledger::{By, Ledger, LedgerError, Submission};
+use crate::ledger::{Ledger, LedgerError, Submission};
 
 /// Every settle that was acknowledged before this was called, and what time has ended until then, in the hours from `from`'s
 /// to the last that begins before `to`. None where the report has more than `rows_max` rows.
@@ -22,7 +22,7 @@ pub async fn spend_report(
     rows_max: usize,
 ) -> Result<Option<SpendReport>, LedgerError> {
     let (shard, projector) = (ledger.shard_of(org), ledger.projector());
-    let expire = Submission { org, command: OrgCommand::Expire, by: By::Tollgate, idempotency: None };
+    let expire = Submission::by_tollgate(org, OrgCommand::Expire);
     // What can't be written now is reported once it can.
     if let Err(LedgerError::Refused(refusal)) = ledger.submit(expire).await {
         return Err(refusal.into());

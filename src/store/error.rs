@@ -24,6 +24,11 @@ pub enum StoreError {
     #[error("the database is damaged: {0}; run `tollgate verify` and restore from a backup")]
     Corrupt(String),
     #[error(
+        "the projections' file, which ends in -views beside the ledger's, is damaged: {0}; stop Tollgate, delete that file and \
+         what stands beside it (-wal, -shm), and start again: it is made again from the ledger, and nothing is lost"
+    )]
+    DamagedProjections(String),
+    #[error(
         "events {from} to {to} of shard {shard} are not in the database: attach the partitions that were archived; where none \
          was, run `tollgate verify`"
     )]

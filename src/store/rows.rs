@@ -149,6 +149,24 @@ pub(super) enum Cell {
     NoText,
 }
 
+impl Cell {
+    pub fn int(&self) -> Option<i64> {
+        if let Cell::Int(number) = self { Some(*number) } else { None }
+    }
+
+    pub fn id(&self) -> Option<Uuid> {
+        if let Cell::Id(id) = self { Some(*id) } else { None }
+    }
+
+    pub fn bytes(&self) -> Option<&[u8]> {
+        if let Cell::Bytes(bytes) = self { Some(bytes) } else { None }
+    }
+
+    pub fn text(&self) -> Option<&str> {
+        if let Cell::Text(text) = self { Some(text) } else { None }
+    }
+}
+
 impl Table {
     pub fn columns(&self) -> impl Iterator<Item = &'static str> {
         self.keys.iter().chain(self.values).copied()

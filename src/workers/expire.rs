@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::domain::account::command::OrgCommand;
 use crate::domain::ids::OrgId;
-use crate::ledger::{By, Ledger, LedgerError, Submission};
+use crate::ledger::{Ledger, LedgerError, Submission};
 use crate::store::StoreError;
 use crate::store::projections::{OrgsAfter, OrgsDue};
 
@@ -72,7 +72,7 @@ async fn expire_cold_of(ledger: &Ledger, shard: i32) -> Result<(), StoreError> {
 }
 
 async fn expire(ledger: &Ledger, org: OrgId) {
-    let expire = Submission { org, command: OrgCommand::Expire, by: By::Tollgate, idempotency: None };
+    let expire = Submission::by_tollgate(org, OrgCommand::Expire);
     if let Err(error) = ledger.submit(expire).await {
         // The others' time is over all the same.
         tracing::warn!(%error, %org, "what is due in an org was not written; it counts all the same");

@@ -2,12 +2,11 @@
 
 mod beat;
 mod claims;
+mod clock;
 mod expire;
 mod follow;
 mod profiles;
 mod project;
-
-use std::time::Duration;
 
 use tokio::task::JoinSet;
 
@@ -15,9 +14,6 @@ use crate::ledger::Ledger;
 use crate::operations::profile::ProfileBook;
 
 pub use expire::expire_cold;
-
-/// Between two rounds of a worker that failed.
-const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
 /// The running workers of one node.
 #[derive(Debug)]
@@ -34,6 +30,8 @@ impl Workers {
         if ledger.log().is_shared() {
             tasks.spawn(beat::run(ledger.clone()));
             tasks.spawn(follow::run(ledger.clone()));
+        } else {
+            tasks.spawn(clock::run(ledger.clock().clone()));
         }
         tasks.spawn(claims::run(ledger.clone()));
         Workers(tasks)

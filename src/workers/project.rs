@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use crate::ledger::Ledger;
 use crate::store::StoreError;
-use crate::workers::FAILURE_PAUSE;
 
+/// Between two rounds of which the first failed.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// Rows of one org or reservation that come close together are written once, and so is each page that they share.
 /// Whoever needs a current row does not wait for this.
 const GATHER_INTERVAL: Duration = Duration::from_millis(500);

@@ -18,7 +18,7 @@ use tollgate::domain::views::View;
 use tollgate::ledger::export::{ExportError, Selection, export};
 use tollgate::ledger::verify::Report;
 use tollgate::ledger::verify::exported::verify_export;
-use tollgate::ledger::{By, Ledger, MemoryLimits, Submission};
+use tollgate::ledger::{Ledger, MemoryLimits, Submission};
 use tollgate::store::Database;
 use uuid::Uuid;
 
@@ -102,8 +102,7 @@ async fn i6_no_character_of_an_exported_log_may_be_another() {
         OrgCommand::OpenOrg { slug, time_zone, overdraft_limit },
         OrgCommand::Grant { terms, kind: GrantKind::Goodwill, note: Some("a \"note\"".into()) },
     ] {
-        let asked =
-            Submission { org: OrgId(Uuid::from_u128(0xACE)), command, by: By::Tollgate, idempotency: None };
+        let asked = Submission::by_tollgate(OrgId(Uuid::from_u128(0xACE)), command);
         ledger.submit(asked).await.unwrap();
     }
     let mut out = Vec::new();

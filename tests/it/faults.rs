@@ -509,10 +509,7 @@ async fn i4_i5_i7_a_blow_at_any_point_of_a_write_loses_and_doubles_nothing() {
         OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::ZERO },
         OrgCommand::Grant { terms, kind: GrantKind::Goodwill, note: None },
     ] {
-        rig.node(0)
-            .submit(Submission { org: ORG, command, by: By::Tollgate, idempotency: None })
-            .await
-            .unwrap();
+        rig.node(0).submit(Submission::by_tollgate(ORG, command)).await.unwrap();
     }
 
     let mut blows: BTreeMap<Point, u64> = BTreeMap::new();

@@ -13,7 +13,7 @@ use tollgate::domain::format::Format;
 use tollgate::domain::ids::OrgId;
 use tollgate::domain::system::SystemCommand;
 use tollgate::domain::time::Timestamp;
-use tollgate::ledger::{By, Ledger, MemoryLimits, Submission};
+use tollgate::ledger::{Ledger, MemoryLimits, Submission};
 use tollgate::operations::claim::finish_claims;
 use tollgate::operations::find_org::known_org;
 use tollgate::store::{Appended, EventRow, Head, Node};
@@ -140,7 +140,7 @@ async fn claims_of_a_shard_that_can_not_be_written_keep_no_others_from_their_end
         overdraft_limit: Credits::ZERO,
     };
     // An org's shard is its low bits': of four, 1 stops.
-    let struck = Submission { org: org(1), command: open("struck"), by: By::Tollgate, idempotency: None };
+    let struck = Submission::by_tollgate(org(1), open("struck"));
     app.ledger().submit(struck).await.unwrap();
     write_later(app.ledger(), org(1), "OrgRenamed", "{}").await;
     for (slug, low) in [("a", 5), ("b", 2)] {

@@ -14,7 +14,7 @@ use tollgate::domain::purpose::Purpose;
 use tollgate::domain::reservation::{Dispatcher, ExpiryPolicy};
 use tollgate::domain::time::Timestamp;
 use tollgate::domain::views::spend::Group;
-use tollgate::ledger::{By, Ledger, LedgerError, MemoryLimits, SNAPSHOT_FORMAT, Submission};
+use tollgate::ledger::{Ledger, LedgerError, MemoryLimits, SNAPSHOT_FORMAT, Submission};
 use tollgate::operations::balance_as_of::account_as_of;
 use tollgate::operations::list_events::list_events;
 use tollgate::operations::spend_report::spend_report;
@@ -161,7 +161,7 @@ fn settle(reservation: ReservationId) -> OrgCommand {
 }
 
 async fn submit(ledger: &Ledger, org: OrgId, command: OrgCommand) -> Result<(), LedgerError> {
-    ledger.submit(Submission { org, command, by: By::Tollgate, idempotency: None }).await.map(|_| ())
+    ledger.submit(Submission::by_tollgate(org, command)).await.map(|_| ())
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use serde_json::json;
 use tollgate::domain::account::command::OrgCommand;
 use tollgate::domain::ids::{LotId, OrgId};
 use tollgate::domain::lots::{GrantKind, LotTerms};
-use tollgate::ledger::{By, Submission};
+use tollgate::ledger::Submission;
 use tollgate::operations::find_org::known_org;
 
 use crate::support::{Actor, TestApp};
@@ -84,7 +84,7 @@ async fn a_balance_stays_small_whatever_an_org_has_used_up() {
         let (lot, credits) = (LotId(app.clock().uuid()), "1".parse().unwrap());
         let terms = LotTerms { lot, credits, priority: 0, expires_at: None };
         let command = OrgCommand::Grant { terms, kind: GrantKind::Goodwill, note: None };
-        app.ledger().submit(Submission { org, command, by: By::Tollgate, idempotency: None })
+        app.ledger().submit(Submission::by_tollgate(org, command))
     };
     assert!(join_all((1..LOTS).map(grant)).await.iter().all(Result::is_ok));
     let balance = async || acme.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);

@@ -80,7 +80,7 @@ async fn readers_change_over_while_rows_of_the_old_ones_can_not_be_dropped() {
 }
 
 /// The position's own, but for those fifty thousand apart, which share one.
-fn key(position: i64) -> runs::Hash {
+fn key(position: i64) -> runs::ShortHash {
     (position % 50_000).unsigned_abs().wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes()
 }
 

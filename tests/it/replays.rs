@@ -10,7 +10,7 @@ use tollgate::domain::credits::Credits;
 use tollgate::domain::ids::{LotId, OrgId};
 use tollgate::domain::lots::LotTerms;
 use tollgate::domain::system::SystemCommand;
-use tollgate::ledger::{By, Submission};
+use tollgate::ledger::Submission;
 use tollgate::operations::claim::finish_claims;
 use tollgate::operations::find_org::known_org;
 
@@ -312,7 +312,7 @@ async fn i5_a_purchase_that_a_crash_left_open_is_finished_though_the_org_has_clo
     };
     app.ledger().submit_system(SystemCommand::Claim { claim }, None, None).await.unwrap();
     // The node goes away once the lot is in the log.
-    let purchase = Submission { org, command, by: By::Tollgate, idempotency: None };
+    let purchase = Submission::by_tollgate(org, command);
     app.ledger().submit(purchase).await.unwrap();
     operator.post("/api/v1/orgs/acme/close", json!({})).await.expect(StatusCode::OK);
 

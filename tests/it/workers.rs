@@ -18,7 +18,7 @@ use tollgate::domain::ids::{LotId, OrgId};
 use tollgate::domain::lots::{GrantKind, LotTerms};
 use tollgate::domain::system::SystemCommand;
 use tollgate::domain::time::Timestamp;
-use tollgate::ledger::{By, Ledger, MemoryLimits, Submission};
+use tollgate::ledger::{Ledger, MemoryLimits, Submission};
 use tollgate::operations::authenticate::OperatorKey;
 use tollgate::operations::find_org::known_org;
 use tollgate::operations::list_events::list_events;
@@ -111,8 +111,7 @@ async fn i11_what_is_due_in_many_orgs_that_nobody_uses_shares_commits() {
     let few = MemoryLimits { accounts: 4, ..MemoryLimits::default() };
     let ledger = Ledger::open(log.clone(), projections, clock.clone(), few).await.unwrap();
     let (asked, time) = (&ledger, &clock);
-    let submit =
-        |org, command| asked.submit(Submission { org, command, by: By::Tollgate, idempotency: None });
+    let submit = |org, command| asked.submit(Submission::by_tollgate(org, command));
     let lapses = |number: usize| async move {
         let (org, lot) = (OrgId(time.uuid()), LotId(time.uuid()));
         let (slug, time_zone) = (number.to_string(), "UTC".to_owned());

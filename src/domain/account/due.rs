@@ -16,6 +16,7 @@ enum Due<'a> {
     Hold(ReservationId, &'a Hold),
 }
 
+/// When something will happen by itself next.
 pub(super) fn next_at(account: &Account) -> Option<Timestamp> {
     earliest_due(account).map(|(at, _)| at)
 }

@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::account::Account;
 use crate::domain::credits::Credits;
 use crate::domain::event::Event;
+use crate::domain::ids::ReservationId;
 use crate::domain::lots::LotBurn;
 use crate::domain::purpose::{Feedback, Purpose};
 use crate::domain::reservation::{Dispatcher, ReservationStatus};
@@ -25,45 +27,15 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Folds the events of one reservation, with the time of each. None while it is open.
-    pub fn fold<'a>(events: impl IntoIterator<Item = (&'a Event, Timestamp)>) -> Option<Ended> {
-        let mut folded: Option<Ended> = None;
-        let mut open = true;
-        for (event, at) in events {
-            open &= !event.ends();
-            match (event, folded.as_mut()) {
-                (Event::CreditsReserved { credits, dispatcher, price_book_version, purpose, .. }, _) => {
-                    folded = Some(Ended {
-                        status: ReservationStatus::Held,
-                        held: *credits,
-                        charged: Credits::ZERO,
-                        burned: vec![],
-                        dispatcher: *dispatcher,
-                        purpose: purpose.clone(),
-                        price_book_version: *price_book_version,
-                        reserved_at: at,
-                        feedback: None,
-                    });
-                }
-                (Event::ReservationGrown { credits, .. }, Some(ended)) => {
-                    ended.held = ended.held.saturating_add(*credits);
-                }
-                (Event::ReservationReleased { .. }, Some(ended)) => {
-                    ended.status = ReservationStatus::Released;
-                }
-                (Event::ReservationExpired { charged, burned, .. }, Some(ended)) => {
-                    ended.status = ReservationStatus::Expired;
-                    ended.pay(*charged, burned);
-                }
-                (Event::ReservationSettled { charged, charged_before, burned, .. }, Some(ended)) => {
-                    ended.settle(charged.saturating_sub(*charged_before), burned);
-                }
-                (Event::FeedbackGiven { feedback, .. }, Some(ended)) => ended.feedback = Some(*feedback),
-                // No other event ends or changes a reservation.
-                _ => {}
-            }
-        }
-        folded.filter(|_| !open)
+    /// Folds the events of a reservation, with the time of each. None while it is open.
+    pub fn fold<'a>(
+        reservation: ReservationId,
+        events: impl IntoIterator<Item = (&'a Event, Timestamp)>,
+    ) -> Option<Ended> {
+        // What else its org has changes nothing about it.
+        let mut account = Account::new(reservation.org);
+        events.into_iter().for_each(|(event, at)| account.evolve(event, at));
+        account.ended.remove(&reservation)
     }
 
     /// What each lot paid in all, in the order in which they did first.
@@ -86,14 +58,10 @@ impl Ended {
         self.status == ReservationStatus::Settled
     }
 
-    /// A settle, in time or late: `delta` more than was charged before, or less when negative.
+    /// A late settle: `delta` more than was charged before, or less when negative.
     pub(super) fn settle(&mut self, delta: Credits, burned: &[LotBurn]) {
-        self.pay(delta, burned);
-        self.status = ReservationStatus::Settled;
-    }
-
-    fn pay(&mut self, delta: Credits, burned: &[LotBurn]) {
         self.charged = self.charged.saturating_add(delta);
         self.burned.extend_from_slice(burned);
+        self.status = ReservationStatus::Settled;
     }
 }

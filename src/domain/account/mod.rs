@@ -187,7 +187,7 @@ impl Account {
 
     /// Whether [`Account::expire_due_within`] would return any event.
     pub fn is_due(&self, now: Timestamp) -> bool {
-        self.next_due_at().is_some_and(|at| at <= now)
+        due::next_at(self).is_some_and(|at| at <= now)
     }
 
     /// Folds one event. Total: what the log holds is true.
@@ -249,11 +249,6 @@ impl Account {
     /// Lots with credits left, in burn order.
     pub fn live_lots(&self) -> impl Iterator<Item = &Lot> {
         self.burn_order.iter().filter_map(|id| self.lots.get(id))
-    }
-
-    /// When something will happen by itself next.
-    pub fn next_due_at(&self) -> Option<Timestamp> {
-        due::next_at(self)
     }
 
     fn step(&mut self, event: Event, at: Timestamp) -> Step {

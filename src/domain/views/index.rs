@@ -44,19 +44,19 @@ pub(super) fn org_event(rows: &mut BTreeMap<(OrgId, i64), Block>, position: i64,
 }
 
 /// What a key is indexed by.
-pub fn key_entry(key: &KeyHash) -> runs::Hash {
-    let mut hash = runs::Hash::default();
+pub fn key_entry(key: &KeyHash) -> runs::ShortHash {
+    let mut hash = runs::ShortHash::default();
     hash.copy_from_slice(&key[..8]);
     hash
 }
 
 /// What a reservation is indexed by.
-pub fn reservation_entry(id: ReservationId) -> runs::Hash {
+pub fn reservation_entry(id: ReservationId) -> runs::ShortHash {
     let mut hasher = Sha256::new();
     hasher.update(id.org.0.as_bytes());
     hasher.update(id.local.as_bytes());
     let digest: [u8; 32] = hasher.finalize().into();
-    let mut hash = runs::Hash::default();
+    let mut hash = runs::ShortHash::default();
     hash.copy_from_slice(&digest[..8]);
     hash
 }

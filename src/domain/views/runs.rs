@@ -20,7 +20,7 @@ const ENTRY_BYTES: usize = 12;
 
 /// What an entry is found by: the first bytes of a cryptographic hash, so that they are spread evenly. Two things may share
 /// one; the event at the position says which it is.
-pub type Hash = [u8; 8];
+pub type ShortHash = [u8; 8];
 
 /// Entries to add, by block of level 0.
 pub type Blocks = BTreeMap<i64, Vec<u8>>;
@@ -47,7 +47,7 @@ pub struct Row {
 
 impl Run {
     /// The runs that together hold a hash, one a level.
-    pub fn of(hash: Hash) -> [Run; LEVEL_MAX as usize + 1] {
+    pub fn of(hash: ShortHash) -> [Run; LEVEL_MAX as usize + 1] {
         let prefix = i64::from(u32::from_be_bytes([0, 0, 0, hash[0]]));
         [Run(1), Run(FAN + prefix / FAN), Run(FAN * FAN + prefix)]
     }
@@ -97,7 +97,7 @@ impl Compaction {
                 Some((hash, offset + shift))
             })
         });
-        let mut entries: Vec<(Hash, i64)> = moved.collect();
+        let mut entries: Vec<(ShortHash, i64)> = moved.collect();
         entries.sort_unstable();
         let mut parts: BTreeMap<i64, Vec<u8>> = BTreeMap::new();
         for (hash, offset) in entries {
@@ -114,7 +114,7 @@ pub fn blocks_of(position: i64) -> [i64; LEVEL_MAX as usize + 1] {
 }
 
 /// Adds an entry; positions come in order.
-pub fn add(blocks: &mut Blocks, hash: Hash, position: i64) {
+pub fn add(blocks: &mut Blocks, hash: ShortHash, position: i64) {
     let entries = blocks.entry(position.div_euclid(BLOCK_POSITIONS)).or_default();
     write(entries, hash, position.rem_euclid(BLOCK_POSITIONS));
 }
@@ -126,14 +126,14 @@ pub fn row(block: i64, entries: &[u8]) -> Row {
 
 impl Row {
     /// Positions under a hash, in order.
-    pub fn find(&self, hash: Hash) -> Vec<i64> {
+    pub fn find(&self, hash: ShortHash) -> Vec<i64> {
         let all = self.entries.chunks_exact(ENTRY_BYTES);
         let start = match self.run.level() {
             0 => 0,
             _ => self.sorted_start(hash),
         };
         let found = all.skip(start).filter_map(read);
-        let found: Box<dyn Iterator<Item = (Hash, i64)>> = match self.run.level() {
+        let found: Box<dyn Iterator<Item = (ShortHash, i64)>> = match self.run.level() {
             0 => Box::new(found.filter(|(found, _)| *found == hash)),
             _ => Box::new(found.take_while(|(found, _)| *found == hash)),
         };
@@ -141,7 +141,7 @@ impl Row {
     }
 
     /// Every hash at a position from `from` on.
-    pub fn hashes_since(&self, from: i64) -> impl Iterator<Item = Hash> + '_ {
+    pub fn hashes_since(&self, from: i64) -> impl Iterator<Item = ShortHash> + '_ {
         let first = self.first_position();
         let all = self.entries.chunks_exact(ENTRY_BYTES).filter_map(read);
         all.filter(move |(_, offset)| first + offset >= from).map(|(hash, _)| hash)
@@ -151,7 +151,7 @@ impl Row {
         self.block * positions(self.run.level())
     }
 
-    fn sorted_start(&self, hash: Hash) -> usize {
+    fn sorted_start(&self, hash: ShortHash) -> usize {
         let (mut low, mut high) = (0, self.entries.len() / ENTRY_BYTES);
         while low < high {
             let middle = low.midpoint(high);
@@ -176,17 +176,17 @@ fn parts(level: u32) -> i64 {
 }
 
 /// A hexadecimal digit of a hash.
-fn digit(hash: Hash, place: u32) -> i64 {
+fn digit(hash: ShortHash, place: u32) -> i64 {
     let shift = 60 - 4 * place;
     i64::try_from(u64::from_be_bytes(hash) >> shift & 0xf).unwrap_or_default()
 }
 
-fn read(entry: &[u8]) -> Option<(Hash, i64)> {
+fn read(entry: &[u8]) -> Option<(ShortHash, i64)> {
     let (hash, offset) = entry.split_first_chunk::<8>()?;
     Some((*hash, i64::from(u32::from_be_bytes(offset.try_into().ok()?))))
 }
 
-fn write(entries: &mut Vec<u8>, hash: Hash, offset: i64) {
+fn write(entries: &mut Vec<u8>, hash: ShortHash, offset: i64) {
     entries.extend_from_slice(&hash);
     // Below the positions of the highest level's block, so it fits.
     entries.extend_from_slice(&u32::try_from(offset).unwrap_or(u32::MAX).to_be_bytes());
@@ -204,7 +204,7 @@ mod tests {
 
     impl Rows {
         /// Adds everything up to a position, in one batch.
-        fn fold(&mut self, before: i64, position: i64, hash_of: impl Fn(i64) -> Option<Hash>) {
+        fn fold(&mut self, before: i64, position: i64, hash_of: impl Fn(i64) -> Option<ShortHash>) {
             let mut blocks = Blocks::new();
             for at in before + 1..=position {
                 if let Some(hash) = hash_of(at) {
@@ -228,7 +228,7 @@ mod tests {
             }
         }
 
-        fn find(&self, hash: Hash) -> Vec<i64> {
+        fn find(&self, hash: ShortHash) -> Vec<i64> {
             let runs = Run::of(hash);
             let held = self.0.iter().filter(|((run, _), _)| runs.contains(run));
             let rows = held.map(|((run, block), entries)| Row {
@@ -243,7 +243,7 @@ mod tests {
     }
 
     /// Well spread, and each shared by two positions that lie far apart.
-    fn hash_of(position: i64) -> Option<Hash> {
+    fn hash_of(position: i64) -> Option<ShortHash> {
         let mixed = (position % 700_000).unsigned_abs().wrapping_mul(0x9E37_79B9_7F4A_7C15);
         (position % 13 == 0).then_some((mixed ^ (mixed >> 29)).to_be_bytes())
     }

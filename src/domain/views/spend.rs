@@ -164,7 +164,8 @@ fn kept(text: &str) -> String {
 }
 
 /// Folds one event into hourly rows. A late settle takes back the estimate of its expiry, from the dimensions that it
-/// counted for, and counts in full for its own: so no group keeps an estimate, and none goes below zero for good.
+/// counted for, and counts in full for its own: over all time no group keeps an estimate, and none goes below zero. It does
+/// so in its own hour: an earlier one stays as it was reported, and that of the settle may go below zero.
 pub fn fold(rows: &mut BTreeMap<(OrgId, SpendKey), Spend>, recorded: &Recorded) {
     let at = recorded.at;
     let mut add = |key: SpendKey, requests: u64, charged: Credits, attempt: Option<&Attempt>| {
@@ -313,6 +314,23 @@ mod tests {
             charged_by(&Group::Provider, steps),
             [(String::new(), none), ("openai".into(), credits(1))]
         );
+    }
+
+    #[test]
+    fn i3_an_hour_that_was_reported_keeps_its_estimate_and_that_of_the_late_settle_takes_it_back() {
+        let mut account = with([
+            grant(1, credits(10)),
+            Reserve { expiry: ExpiryPolicy::ChargeBound, ..hold(1, credits(4)) }.into(),
+        ]);
+        let mut steps = account.expire_due(after(60));
+        let by_then = steps.len();
+        steps.extend(account.tries(after(3_600), settle(1, credits(1))).unwrap());
+
+        let (ended, settled) = steps.split_at(by_then);
+
+        let hour = |at, steps: &[Step]| charged_at(at, &Group::Hour, steps.to_vec()).remove(0).1;
+        assert_eq!(hour(after(60), ended), credits(4));
+        assert_eq!(hour(after(3_600), settled), credits(-3));
     }
 
     #[test]

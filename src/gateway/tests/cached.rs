@@ -102,7 +102,7 @@ async fn what_a_last_resort_or_a_small_balance_made_less_of_is_not_given_again()
         expires_at: None,
     };
     let top_up = OrgCommand::Grant { terms, kind: GrantKind::Goodwill, note: None };
-    let top_up = Submission { org: ACME, command: top_up, by: By::Tollgate, idempotency: None };
+    let top_up = Submission::by_tollgate(ACME, top_up);
     world.ledger.submit(top_up).await.expect("grants");
     let [first, second] = [ask("calm").await, ask("calm").await];
 

@@ -39,7 +39,7 @@ impl World {
     }
 
     async fn command(&self, org: OrgId, command: OrgCommand) {
-        let submission = Submission { org, command, by: By::Tollgate, idempotency: None };
+        let submission = Submission::by_tollgate(org, command);
         self.ledger.submit(submission).await.expect("runs");
     }
 

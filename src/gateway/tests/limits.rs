@@ -13,11 +13,7 @@ async fn a_limit_refuses_in_the_callers_dialect_before_anything_is_held() {
         credits_per_request: None,
     }];
     let set = OrgCommand::SetLimits { limits };
-    world
-        .ledger
-        .submit(Submission { org: ACME, command: set, by: By::Tollgate, idempotency: None })
-        .await
-        .expect("sets");
+    world.ledger.submit(Submission::by_tollgate(ACME, set)).await.expect("sets");
     world.post("/v1/chat/completions", chat("gpt-4o-mini")).await;
     let before = world.balance().await;
 
@@ -81,7 +77,7 @@ async fn a_picture_counts_for_limits_and_conditions_by_what_is_made_of_it() {
         credits_per_request: None,
     }];
     let command = OrgCommand::SetLimits { limits };
-    let set = Submission { org: ACME, command, by: By::Tollgate, idempotency: None };
+    let set = Submission::by_tollgate(ACME, command);
     world.ledger.submit(set).await.expect("sets");
     let address = format!("data:image/png;base64,{}", "A".repeat(1_000_000));
     let data = json!({"type": "base64", "media_type": "image/png", "data": "A".repeat(1_000_000)});

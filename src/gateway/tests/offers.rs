@@ -7,7 +7,7 @@ use crate::gateway::edge::Caller;
 use crate::gateway::offered_models::{offered, offered_as};
 
 async fn submit(world: &World, command: OrgCommand) {
-    let submission = Submission { org: ACME, command, by: By::Tollgate, idempotency: None };
+    let submission = Submission::by_tollgate(ACME, command);
     world.ledger.submit(submission).await.expect("runs");
 }
 

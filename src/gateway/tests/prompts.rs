@@ -82,7 +82,7 @@ async fn what_a_kept_prompt_brings_counts_for_conditions_and_limits() {
         credits_per_request: None,
     }];
     let set = OrgCommand::SetLimits { limits };
-    let submission = Submission { org: ACME, command: set, by: By::Tollgate, idempotency: None };
+    let submission = Submission::by_tollgate(ACME, set);
     world.ledger.submit(submission).await.expect("sets");
     let too_large = world.post("/v1/chat/completions", body).await;
 

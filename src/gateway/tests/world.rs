@@ -118,10 +118,7 @@ impl World {
                 expires_at: None,
             },
         ] {
-            ledger
-                .submit(Submission { org: ACME, command, by: By::Tollgate, idempotency: None })
-                .await
-                .expect("runs");
+            ledger.submit(Submission::by_tollgate(ACME, command)).await.expect("runs");
         }
         let state = GatewayState::new(
             ledger.clone(),

@@ -40,9 +40,7 @@ impl Fetcher {
         as_of: i64,
     ) -> Result<Found, StoreError> {
         let _turn = self.turns.look_ups.acquire().await;
-        if self.projector.indexed(self.shard) < as_of {
-            self.projector.index_to(self.shard, as_of).await?;
-        }
+        self.projector.index_to(self.shard, as_of).await?;
         let checked_to = self.projector.indexed(self.shard);
         let bound = match key {
             Some(keyed) => self.bound(org, keyed).await?,
@@ -134,6 +132,6 @@ impl Fetcher {
         // Another one may share its hash.
         let own =
             recorded.iter().filter(|recorded| recorded.payload.event.reservation() == Some(reservation));
-        Ok(Ended::fold(own.map(|recorded| (&recorded.payload.event, recorded.at))))
+        Ok(Ended::fold(reservation, own.map(|recorded| (&recorded.payload.event, recorded.at))))
     }
 }

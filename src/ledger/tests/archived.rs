@@ -8,7 +8,7 @@ const OTHER: OrgId = OrgId(Uuid::from_u128(0xBEE));
 async fn others_go_on(node: &Node) {
     let (slug, time_zone) = ("other".into(), "UTC".into());
     let command = OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::ZERO };
-    let open = Submission { org: OTHER, command, by: By::Tollgate, idempotency: None };
+    let open = Submission::by_tollgate(OTHER, command);
     node.ledger.submit(open).await.expect("opens");
     node.ledger.projector().catch_up_all().await.expect("projects");
 }

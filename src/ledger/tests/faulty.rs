@@ -24,8 +24,10 @@ pub(super) struct Faulty {
     /// Makes one of these holds whenever somebody has read it, or its head.
     pub writes: Mutex<Vec<u128>>,
     pub writer: Option<Ledger>,
-    /// Nothing can be read by position.
+    /// Nothing can be read by position, nor all heads.
     pub unreadable: AtomicBool,
+    /// Events that other nodes seem to have written.
+    pub ahead: AtomicI64,
     /// Nothing can be read of this org.
     pub damaged: Option<OrgId>,
     /// The next commit says that it is under way, and waits.
@@ -66,6 +68,7 @@ impl Faulty {
             writes: Mutex::default(),
             writer: None,
             unreadable: AtomicBool::new(false),
+            ahead: AtomicI64::new(0),
             damaged: None,
             slow: Mutex::default(),
             archived_to: AtomicI64::new(0),
@@ -94,6 +97,13 @@ impl Faulty {
         Ok(())
     }
 
+    fn answers(&self) -> Result<(), StoreError> {
+        match self.unreadable.load(Ordering::SeqCst) {
+            true => Err(StoreError::Unavailable("the connection was cut".into())),
+            false => Ok(()),
+        }
+    }
+
     /// Lets arrive what was withheld; none where nothing is.
     pub async fn deliver(&self) -> Result<Option<Appended>, StoreError> {
         let withheld = self.withheld.lock().expect("no test panicked").take();
@@ -107,7 +117,10 @@ impl Faulty {
 #[async_trait]
 impl EventLog for Faulty {
     async fn heads(&self) -> Result<Vec<Head>, StoreError> {
-        self.log.heads().await
+        self.answers()?;
+        let mut heads = self.log.heads().await?;
+        heads[0].next_position += self.ahead.load(Ordering::SeqCst);
+        Ok(heads)
     }
 
     async fn head(&self, shard: i32) -> Result<Head, StoreError> {
@@ -153,9 +166,7 @@ impl EventLog for Faulty {
     }
 
     async fn read(&self, shard: i32, from: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
-        if self.unreadable.load(Ordering::SeqCst) {
-            return Err(StoreError::Unavailable("the connection was cut".into()));
-        }
+        self.answers()?;
         let first = self.archived_to.load(Ordering::SeqCst) + 1;
         let mut rows = self.log.read(shard, from.max(first), limit).await?;
         self.write_next().await?;

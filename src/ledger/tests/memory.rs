@@ -168,7 +168,7 @@ async fn however_many_accounts_are_wanted_at_once_few_are_read_at_a_time() {
     for org in &orgs {
         let (slug, time_zone) = (org.to_string(), "UTC".into());
         let command = OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::ZERO };
-        let open = Submission { org: *org, command, by: By::Tollgate, idempotency: None };
+        let open = Submission::by_tollgate(*org, command);
         node.ledger.submit(open).await.expect("opens");
     }
     node.ledger.projector().catch_up_all().await.expect("projects");
@@ -191,7 +191,7 @@ async fn an_account_that_takes_long_to_read_lets_others_be_read_between_its_page
     for org in [slow, small] {
         let (slug, time_zone) = (org.to_string(), "UTC".into());
         let command = OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::ZERO };
-        let open = Submission { org, command, by: By::Tollgate, idempotency: None };
+        let open = Submission::by_tollgate(org, command);
         node.ledger.submit(open).await.expect("opens");
     }
     let limits = (0..6_500)

@@ -1,6 +1,7 @@
 //! What is asked of the log fails, its answer is lost, or it comes late.
 
 use super::*;
+use crate::operations::readiness::readiness;
 use crate::waiting::within;
 
 #[tokio::test]
@@ -63,7 +64,7 @@ async fn i1_an_append_that_arrives_once_the_log_was_asked_for_it_is_not_met_by_t
 async fn a_look_up_that_ends_early_is_told_to_who_waits_and_takes_no_place_for_ever() {
     const BETA: OrgId = OrgId(Uuid::from_u128(0xBE7A));
     let node = Node::funded(10).await;
-    let beta = |command| Submission { org: BETA, command, by: By::Tollgate, idempotency: None };
+    let beta = |command| Submission::by_tollgate(BETA, command);
     let open = OrgCommand::OpenOrg {
         slug: "beta".into(),
         time_zone: "UTC".into(),
@@ -133,4 +134,43 @@ async fn i11_what_is_written_at_the_wrong_time_is_decided_again_and_not_for_ever
         ledger.submit(command(reserve(2, 4))).await.expect("goes on");
         node.finish().await;
     }
+}
+
+#[tokio::test]
+async fn a_node_is_ready_while_the_log_can_be_read_and_its_writers_run() {
+    let node = Node::funded(10).await;
+    let log = Arc::new(Faulty::new(&node.store));
+    let ledger = node.another(log.clone()).await;
+    assert_eq!(readiness(&ledger).await, Ok(()));
+
+    log.ahead.store(100_001, Ordering::SeqCst);
+    let behind = readiness(&ledger).await.expect_err("is not ready");
+    assert!(behind.contains("100001 events"), "{behind}");
+
+    log.ahead.store(0, Ordering::SeqCst);
+    log.unreadable.store(true, Ordering::SeqCst);
+    let unreadable = readiness(&ledger).await.expect_err("is not ready");
+    assert!(unreadable.contains("the connection was cut"), "{unreadable}");
+
+    log.unreadable.store(false, Ordering::SeqCst);
+    log.ends_writer.store(true, Ordering::SeqCst);
+    ledger.submit(command(reserve(1, 1))).await.expect_err("nobody writes it");
+    let stopped = readiness(&ledger).await.expect_err("is not ready");
+    assert!(stopped.contains("writer has stopped"), "{stopped}");
+}
+
+#[tokio::test]
+async fn a_node_is_not_ready_while_its_writes_wait_for_the_projections() {
+    let small = MemoryLimits { unindexed: 2, ..MemoryLimits::default() };
+    let node = Node::funded(10).await.with(small).await;
+    let mut refused = None;
+    for n in 0..10 {
+        refused = refused.or(node.run(reserve(n, 1)).await.err());
+    }
+
+    let why = readiness(&node.ledger).await.expect_err("is not ready");
+    node.ledger.projector().catch_up_all().await.expect("projects");
+
+    assert_eq!(Some(why), refused.map(|error| error.to_string()));
+    assert_eq!(readiness(&node.ledger).await, Ok(()));
 }

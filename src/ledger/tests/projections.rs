@@ -196,8 +196,7 @@ async fn i11_an_org_that_cannot_be_read_keeps_no_other_from_its_ends() {
     let node = Node::funded(10).await;
     node.run(reserve(1, 1)).await.expect("holds");
     let orgs = [1, 2, 3].map(|n| OrgId(Uuid::from_u128(n)));
-    let submit =
-        |org, command| node.ledger.submit(Submission { org, command, by: By::Tollgate, idempotency: None });
+    let submit = |org, command| node.ledger.submit(Submission::by_tollgate(org, command));
     for org in orgs {
         let (slug, time_zone) = (org.to_string(), "UTC".into());
         let open = OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::from_whole(100) };

@@ -17,7 +17,7 @@ pub(super) struct Uniqueness {
     keys: HashMap<KeyHash, Timestamp>,
     crowded: usize,
     /// By half a hash: few are asked for, so that none is likely to be taken for another.
-    settled: HashSet<runs::Hash>,
+    settled: HashSet<runs::ShortHash>,
 }
 
 impl Uniqueness {

@@ -209,8 +209,8 @@ impl Writer {
             return Ok(());
         }
         let series = self.clock.uuid();
-        self.bound_keys.filter =
-            self.snapshot_writer.load_filter(&self.fetcher, indexed, now, series).await?;
+        (self.bound_keys.filter, self.snapshot_writer.filter_saved_at) =
+            self.fetcher.key_filter(indexed, now, series).await?;
         Ok(())
     }
 }

@@ -64,7 +64,7 @@ pub struct PostgresStore {
     writers: Vec<DedicatedConnection>,
     heads: Vec<DedicatedConnection>,
     beats: DedicatedConnection,
-    readers: PgPool,
+    pool: PgPool,
     clock: Arc<DatabaseClock>,
     partitions: Arc<Partitions>,
 }
@@ -101,7 +101,7 @@ impl PostgresStore {
             writers: (0..shards).map(|_| DedicatedConnection::new(log.clone())).collect(),
             heads: (0..HEAD_CONNECTIONS).map(|_| DedicatedConnection::new(log.clone())).collect(),
             beats: DedicatedConnection::new(log),
-            readers: pool(READER_CONNECTIONS_MAX).connect_lazy_with(readers),
+            pool: pool(READER_CONNECTIONS_MAX).connect_lazy_with(readers),
             clock: Arc::new(DatabaseClock::new(clock.is_system())),
             partitions,
         })
@@ -118,11 +118,11 @@ impl PostgresStore {
     }
 
     async fn read_rows(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, StoreError> {
-        fetch(&self.readers, query).await
+        fetch(&self.pool, query).await
     }
 
     async fn write_rows(&self, query: Query<'_, Postgres, PgArguments>) -> Result<(), StoreError> {
-        fetch(&self.readers, query).await.map(|_| ())
+        fetch(&self.pool, query).await.map(|_| ())
     }
 
     /// A head, and the database's time with it.
@@ -198,7 +198,7 @@ impl EventLog for PostgresStore {
         .bind(shard)
         .bind(from_position)
         .bind(limit);
-        fetch(&self.readers, rows).await?.iter().map(event).collect()
+        fetch(&self.pool, rows).await?.iter().map(event).collect()
     }
 
     async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
@@ -208,7 +208,7 @@ impl EventLog for PostgresStore {
         )
         .bind(shard)
         .bind(positions);
-        fetch(&self.readers, rows).await?.iter().map(event).collect()
+        fetch(&self.pool, rows).await?.iter().map(event).collect()
     }
 
     async fn changes(

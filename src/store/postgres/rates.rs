@@ -18,7 +18,7 @@ impl Rates for PostgresStore {
         .bind(shard)
         .bind(&id[..])
         .bind(self.moved_by_hand(now));
-        let row = fetch_one(&self.readers, seen).await?;
+        let row = fetch_one(&self.pool, seen).await?;
         let full_at: Option<i64> = row.try_get("full_at").map_err(store_error)?;
         let now = row.try_get("now").map_err(store_error)?;
         Ok(RateRow { full_at: full_at.map(Timestamp), now: Timestamp(now) })
@@ -41,7 +41,7 @@ impl Rates for PostgresStore {
         .bind(&id[..])
         .bind(to.0)
         .bind(from.map(|from| from.0));
-        Ok(!fetch(&self.readers, moved).await?.is_empty())
+        Ok(!fetch(&self.pool, moved).await?.is_empty())
     }
 
     async fn forget_full_rates(&self, shard: i32, now: Timestamp) -> Result<(), StoreError> {
@@ -51,7 +51,7 @@ impl Rates for PostgresStore {
         )
         .bind(shard)
         .bind(self.moved_by_hand(now));
-        fetch(&self.readers, full).await.map(|_| ())
+        fetch(&self.pool, full).await.map(|_| ())
     }
 }
 

@@ -114,23 +114,12 @@ async fn finished<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Res
     asked.await.map_err(store_error)
 }
 
-shared_sql::projections!(PostgresViews, PgConnection, PgRow);
+shared_sql::generations!(PostgresViews, PgConnection, PgRow);
+shared_sql::event_index!(PostgresViews, PgRow);
+shared_sql::reports!(PostgresViews, PgRow);
+shared_sql::snapshots!(PostgresViews, PgRow);
 
-impl PostgresViews {
-    /// The server sees to it.
-    #[allow(clippy::unused_async, reason = "SQLite's waits for the disk")]
-    async fn write_back(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-}
-
-/// One column of many rows.
-enum Column {
-    Ints(Vec<Option<i64>>),
-    Ids(Vec<Option<Uuid>>),
-    Bytes(Vec<Option<Vec<u8>>>),
-    Texts(Vec<Option<String>>),
-}
+impl Projections for PostgresViews {}
 
 /// Inserts rows, or merges them into those that stand, in one statement.
 async fn merge(
@@ -152,11 +141,13 @@ async fn merge(
     );
     let mut query = sqlx::query(AssertSqlSafe(sql)).bind(shard).bind(generation);
     for (index, cell) in first.iter().enumerate() {
-        query = match Column::of(cell, rows.iter().filter_map(|row| row.get(index))) {
-            Column::Ints(values) => query.bind(values),
-            Column::Ids(values) => query.bind(values),
-            Column::Bytes(values) => query.bind(values),
-            Column::Texts(values) => query.bind(values),
+        let column = rows.iter().filter_map(|row| row.get(index));
+        // The first cell says what kind of column it is.
+        query = match cell {
+            Cell::Int(_) | Cell::NoInt => query.bind(column.map(Cell::int).collect::<Vec<_>>()),
+            Cell::Id(_) => query.bind(column.map(Cell::id).collect::<Vec<_>>()),
+            Cell::Bytes(_) => query.bind(column.map(Cell::bytes).collect::<Vec<_>>()),
+            Cell::Text(_) | Cell::NoText => query.bind(column.map(Cell::text).collect::<Vec<_>>()),
         };
     }
     answered(query.execute(connection)).await?;
@@ -191,28 +182,4 @@ async fn change_lots(
     let query = query.bind(shard).bind(generation).bind(orgs).bind(lots);
     answered(sums.into_iter().fold(query, |query, column| query.bind(column)).execute(connection)).await?;
     Ok(())
-}
-
-impl Column {
-    /// The first cell says what kind of column it is.
-    fn of<'a>(first: &Cell, cells: impl Iterator<Item = &'a Cell>) -> Column {
-        match first {
-            Cell::Int(_) | Cell::NoInt => Column::Ints(
-                cells.map(|cell| if let Cell::Int(number) = cell { Some(*number) } else { None }).collect(),
-            ),
-            Cell::Id(_) => Column::Ids(
-                cells.map(|cell| if let Cell::Id(id) = cell { Some(*id) } else { None }).collect(),
-            ),
-            Cell::Bytes(_) => Column::Bytes(
-                cells
-                    .map(|cell| if let Cell::Bytes(bytes) = cell { Some(bytes.clone()) } else { None })
-                    .collect(),
-            ),
-            Cell::Text(_) | Cell::NoText => Column::Texts(
-                cells
-                    .map(|cell| if let Cell::Text(text) = cell { Some(text.clone()) } else { None })
-                    .collect(),
-            ),
-        }
-    }
 }

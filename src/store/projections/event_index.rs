@@ -31,7 +31,7 @@ pub trait EventIndex: Send + Sync {
     ///
     /// # Errors
     /// Those of every method.
-    async fn commands(&self, shard: i32, key: runs::Hash, from: i64) -> Result<Vec<i64>, StoreError>;
+    async fn commands(&self, shard: i32, key: runs::ShortHash, from: i64) -> Result<Vec<i64>, StoreError>;
 
     /// Gives the hashes of the keys that commands bound from a position on to `each`, as they are read; one may come twice.
     ///
@@ -41,12 +41,12 @@ pub trait EventIndex: Send + Sync {
         &self,
         shard: i32,
         position: i64,
-        each: &mut (dyn FnMut(runs::Hash) + Send),
+        each: &mut (dyn FnMut(runs::ShortHash) + Send),
     ) -> Result<(), StoreError>;
 
     /// Where events of reservations with this hash stand, in order. Other reservations may have the same hash.
     ///
     /// # Errors
     /// Those of every method.
-    async fn reservation_events(&self, shard: i32, id: runs::Hash) -> Result<Vec<i64>, StoreError>;
+    async fn reservation_events(&self, shard: i32, id: runs::ShortHash) -> Result<Vec<i64>, StoreError>;
 }

@@ -1,8 +1,8 @@
 //! Tables folded from the log: caches that can be dropped and folded again (I7).
 //!
 //! Every method fails with `Unavailable` where the database can't be reached, does not answer or can't be written, with `Full`
-//! where the disk is full, and with `Corrupt` where what it holds can't be read. Nothing was written then, but where a commit
-//! was cut off: that may have been written as a whole, and the checkpoints say so.
+//! where the disk is full, and with `DamagedProjections` (on PostgreSQL `Corrupt`) where what it holds can't be read. Nothing was
+//! written then, but where a commit was cut off: that may have been written as a whole, and the checkpoints say so.
 
 mod event_index;
 mod generations;
@@ -27,5 +27,7 @@ pub trait Projections: Generations + EventIndex + Reports + Snapshots {
     ///
     /// # Errors
     /// Those of every method.
-    async fn close(&self) -> Result<(), StoreError>;
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }

@@ -71,7 +71,7 @@ macro_rules! event_index {
                 Ok(None)
             }
 
-            async fn commands(&self, shard: i32, key: runs::Hash, from: i64) -> Result<Vec<i64>, StoreError> {
+            async fn commands(&self, shard: i32, key: runs::ShortHash, from: i64) -> Result<Vec<i64>, StoreError> {
                 self.find(shard, &rows::COMMANDS, key, from).await
             }
 
@@ -79,7 +79,7 @@ macro_rules! event_index {
                 &self,
                 shard: i32,
                 position: i64,
-                each: &mut (dyn FnMut(runs::Hash) + Send),
+                each: &mut (dyn FnMut(runs::ShortHash) + Send),
             ) -> Result<(), StoreError> {
                 let [zero, one, two] = runs::blocks_of(position);
                 // Entries move to runs of higher numbers alone: none goes past a reader of pages unseen.
@@ -112,7 +112,7 @@ macro_rules! event_index {
                 }
             }
 
-            async fn reservation_events(&self, shard: i32, id: runs::Hash) -> Result<Vec<i64>, StoreError> {
+            async fn reservation_events(&self, shard: i32, id: runs::ShortHash) -> Result<Vec<i64>, StoreError> {
                 self.find(shard, &rows::RESERVATIONS, id, 0).await
             }
         }
@@ -123,7 +123,7 @@ macro_rules! event_index {
                 &self,
                 shard: i32,
                 index: &Table,
-                hash: runs::Hash,
+                hash: runs::ShortHash,
                 from: i64,
             ) -> Result<Vec<i64>, StoreError> {
                 let sql = rows::runs_query(index);

@@ -5,7 +5,6 @@ mod event_index;
 mod generations;
 mod log_rows;
 mod profiles;
-mod projections;
 mod reports;
 mod snapshots;
 
@@ -17,7 +16,6 @@ pub(super) use event_index::event_index;
 pub(super) use generations::generations;
 pub(super) use log_rows::log_rows;
 pub(super) use profiles::profiles;
-pub(super) use projections::projections;
 pub(super) use reports::reports;
 pub(super) use snapshots::snapshots;
 

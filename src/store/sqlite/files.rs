@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, Executor, SqliteConnection};
 
 use crate::store::StoreError;
 use crate::store::sqlite::store_error;
@@ -66,6 +66,14 @@ pub(super) async fn write_back(connection: &mut SqliteConnection) -> Result<(), 
         0_i64 => Ok(()),
         _ => Err(StoreError::Unavailable("it is still being read".into())),
     }
+}
+
+/// Caps the file's size in pages of 4 KiB, as a full disk does.
+pub(super) async fn cap_pages(connection: &mut SqliteConnection, pages: u32) -> Result<(), StoreError> {
+    // A pragma takes no parameters; the value is a number of ours.
+    let pragma = AssertSqlSafe(format!("pragma max_page_count = {pages}"));
+    connection.execute(sqlx::query(pragma)).await.map_err(store_error)?;
+    Ok(())
 }
 
 pub(super) fn unavailable(path: &Path, error: &std::io::Error) -> StoreError {

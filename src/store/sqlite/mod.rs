@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::domain::chain::Hash;
 use crate::store::sqlite::append::{Locked, append, roll_back, statement};
-use crate::store::sqlite::error::{migrate_error, store_error};
+use crate::store::sqlite::error::store_error;
 use crate::store::{
     Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, StoreError, shared_sql,
 };
@@ -62,16 +62,9 @@ impl SqliteStore {
         Ok(())
     }
 
-    /// Caps the file's size in pages of 4 KiB, as an operator's quota.
-    ///
-    /// # Errors
-    /// Where the database can't be reached.
+    #[cfg(test)]
     pub async fn cap_pages(&self, pages: u32) -> Result<(), StoreError> {
-        let mut writer = self.writer().await?;
-        // A pragma takes no parameters; the value is a number of ours.
-        let pragma = sqlx::AssertSqlSafe(format!("pragma max_page_count = {pages}"));
-        sqlx::query(pragma).execute(&mut *writer).await.map_err(store_error)?;
-        Ok(())
+        files::cap_pages(&mut *self.writer().await?, pages).await
     }
 }
 

@@ -2,6 +2,8 @@ use sqlx::Connection;
 use uuid::Uuid;
 
 use super::*;
+use crate::domain::ids::OrgId;
+use crate::store::projections::{Projections, Snapshot, Snapshots};
 
 fn row(position: i64) -> EventRow {
     EventRow {
@@ -26,6 +28,14 @@ async fn open() -> (tempfile::TempDir, SqliteStore) {
     let folder = tempfile::tempdir().expect("a folder");
     let store = SqliteStore::open(&folder.path().join("t.db")).await.expect("opens");
     (folder, store)
+}
+
+/// Overwrites a page in the middle of a file.
+fn damage(path: &std::path::Path) {
+    let mut bytes = std::fs::read(path).expect("reads");
+    let middle = bytes.len() / 2 / 4_096 * 4_096;
+    bytes[middle..middle + 4_096].fill(0xA5);
+    std::fs::write(path, bytes).expect("writes");
 }
 
 #[tokio::test]
@@ -105,10 +115,7 @@ async fn a_damaged_page_is_named_and_what_is_whole_can_still_be_read() {
     writer.into_inner().close().await.expect("closes");
     drop(_lock);
     let path = folder.path().join("t.db");
-    let mut bytes = std::fs::read(&path).expect("reads");
-    let middle = bytes.len() / 2 / 4_096 * 4_096;
-    bytes[middle..middle + 4_096].fill(0xA5);
-    std::fs::write(&path, bytes).expect("writes");
+    damage(&path);
 
     let store = SqliteStore::open(&path).await.expect("opens: the damage lies deeper");
     let whole = store.read(0, 1, 10).await;
@@ -116,6 +123,27 @@ async fn a_damaged_page_is_named_and_what_is_whole_can_still_be_read() {
 
     assert_eq!(whole.expect("reads"), rows[..10]);
     assert!(matches!(all, Err(StoreError::Corrupt(_))), "{all:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_page_of_the_projections_says_that_they_can_be_deleted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("t.db");
+    let org = OrgId(Uuid::from_u128(1));
+    let views = SqliteViews::open(&log).await.expect("opens");
+    let saved =
+        Snapshot { org, format: 1, version: 1, position: 1, last_hash: [0; 32], state: vec![7; 1 << 20] };
+    views.put_snapshots(0, &[saved]).await.expect("saves");
+    views.close().await.expect("is written back");
+    drop(views);
+    damage(&folder.path().join("t-views.db"));
+
+    let views = SqliteViews::open(&log).await.expect("opens: the damage lies deeper");
+    let read = views.snapshot(0, org, 1, 1).await;
+
+    let said = read.expect_err("a page can't be read").to_string();
+    assert!(said.contains("-views") && said.contains("delete") && said.contains("nothing is lost"), "{said}");
+    assert!(!said.contains("backup"), "{said}");
 }
 
 #[tokio::test]

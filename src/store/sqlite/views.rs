@@ -26,7 +26,7 @@ use crate::store::projections::{
     SavedFilter, Snapshot,
 };
 use crate::store::rows::{self, Cell, Table};
-use crate::store::sqlite::{files, hash, migrate_error, readers, store_error};
+use crate::store::sqlite::{error, files, hash, readers};
 use crate::store::{StoreError, shared_sql};
 
 /// Pages of 4 KiB after which the write-ahead log is copied and synced: seldom, since the disk is the log's.
@@ -57,7 +57,7 @@ impl SqliteViews {
     pub async fn open(log: &Path) -> Result<SqliteViews, StoreError> {
         let path = views_path(log);
         match SqliteViews::open_file(&path).await {
-            Err(StoreError::Corrupt(why)) => {
+            Err(StoreError::DamagedProjections(why)) => {
                 tracing::warn!(%why, "the projections' file is damaged: they are folded again");
                 remove(&path)?;
                 SqliteViews::open_file(&path).await
@@ -75,7 +75,8 @@ impl SqliteViews {
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
             .statement_cache_capacity(200);
         let mut writer = SqliteConnection::connect_with(&options).await.map_err(store_error)?;
-        sqlx::migrate!("migrations/sqlite/views").run(&mut writer).await.map_err(migrate_error)?;
+        let migrated = sqlx::migrate!("migrations/sqlite/views").run(&mut writer).await;
+        migrated.map_err(error::migrate_error).map_err(of_projections)?;
         let readers = readers()
             .connect_with(options.clone().read_only(true).create_if_missing(false))
             .await
@@ -104,7 +105,7 @@ impl SqliteViews {
         }
         match SqliteViews::open_file(&copy).await {
             Ok(views) => Ok(Some(SqliteViews { _scratch: Some(scratch), ..views })),
-            Err(StoreError::Corrupt(why)) => {
+            Err(StoreError::DamagedProjections(why)) => {
                 tracing::warn!(%why, "the projections' file is damaged: the next start folds them again");
                 Ok(None)
             }
@@ -112,19 +113,13 @@ impl SqliteViews {
         }
     }
 
-    async fn write_back(&self) -> Result<(), StoreError> {
-        files::write_back(&mut *self.writer().await?).await
-    }
-
-    /// As [`crate::store::SqliteStore::cap_pages`], until something did not fit.
+    /// For tests: they have a full disk, until something did not fit.
     ///
     /// # Errors
     /// Where the file can't be reached.
+    #[doc(hidden)]
     pub async fn cap_pages(&self, pages: u32) -> Result<(), StoreError> {
-        let mut writer = self.writer().await?;
-        let pragma = AssertSqlSafe(format!("pragma max_page_count = {pages}"));
-        sqlx::query(pragma).execute(&mut *writer).await.map_err(store_error)?;
-        Ok(())
+        files::cap_pages(&mut *self.writer().await?, pages).await.map_err(of_projections)
     }
 
     /// The writer, inside no transaction. SQLite ends one by itself after some errors, a full disk among them; sqlx
@@ -138,6 +133,18 @@ impl SqliteViews {
     }
 }
 
+fn store_error(error: sqlx::Error) -> StoreError {
+    of_projections(error::store_error(error))
+}
+
+/// What is damaged here can be had again.
+fn of_projections(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Corrupt(why) => StoreError::DamagedProjections(why),
+        other => other,
+    }
+}
+
 /// What the database answers.
 async fn answered<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
     asked.await.map_err(store_error)
@@ -145,7 +152,17 @@ async fn answered<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Res
 
 use answered as finished;
 
-shared_sql::projections!(SqliteViews, SqliteConnection, SqliteRow);
+shared_sql::generations!(SqliteViews, SqliteConnection, SqliteRow);
+shared_sql::event_index!(SqliteViews, SqliteRow);
+shared_sql::reports!(SqliteViews, SqliteRow);
+shared_sql::snapshots!(SqliteViews, SqliteRow);
+
+#[async_trait]
+impl Projections for SqliteViews {
+    async fn close(&self) -> Result<(), StoreError> {
+        files::write_back(&mut *self.writer().await?).await.map_err(of_projections)
+    }
+}
 
 /// Inserts rows, or merges them into those that stand.
 async fn merge(

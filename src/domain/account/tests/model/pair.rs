@@ -147,12 +147,14 @@ impl Pair {
             if event.reservation() != Some(hold.id) {
                 continue;
             }
-            ends += u32::from(event.ends());
             match event {
+                Event::ReservationReleased { .. } => ends += 1,
                 Event::ReservationExpired { charged: estimate, .. } => {
+                    ends += 1;
                     charged = charged.saturating_add(*estimate);
                 }
                 Event::ReservationSettled { late, charged: in_all, charged_before, .. } => {
+                    ends += u32::from(!late);
                     late_settles += u32::from(*late);
                     charged = charged.saturating_add(*in_all).saturating_sub(*charged_before);
                 }
@@ -161,7 +163,7 @@ impl Pair {
         }
         // What a look-up brings back of it is what the account knows.
         let about = self.events.iter().filter(|(event, _)| event.reservation() == Some(hold.id));
-        let folded = Ended::fold(about.map(|(event, at)| (event, *at)));
+        let folded = Ended::fold(hold.id, about.map(|(event, at)| (event, *at)));
         assert_eq!(folded.as_ref(), self.account.ended.get(&hold.id));
         assert_eq!(folded.and_then(|ended| ended.feedback), hold.feedback, "the last word on {}", hold.id);
         let open = u32::from(hold.status == ReservationStatus::Held);
