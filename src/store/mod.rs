@@ -16,9 +16,7 @@ mod sqlite;
 
 pub use database::{Database, VerifySource};
 pub use error::StoreError;
-pub use log::{
-    Appended, CLOCK_SKEW_MICROS_MAX, EventLog, EventRow, Head, LockedHead, STATEMENT_MICROS_MAX, gapless,
-};
+pub use log::{Appended, CLOCK_SKEW_MICROS_MAX, EventLog, EventRow, Head, LockedHead, STATEMENT_MICROS_MAX};
 pub use nodes::{Node, Nodes};
 pub use postgres::{PostgresStore, PostgresViews};
 pub use profiles::{Profile, Profiles};

@@ -26,6 +26,8 @@ pub(super) struct Faulty {
     pub writer: Option<Ledger>,
     /// Nothing can be read by position.
     pub unreadable: AtomicBool,
+    /// More rows than these take longer than a statement may.
+    pub rows_in_time: usize,
     /// Nothing can be read of this org.
     pub damaged: Option<OrgId>,
     /// The next commit says that it is under way, and waits.
@@ -66,6 +68,7 @@ impl Faulty {
             writes: Mutex::default(),
             writer: None,
             unreadable: AtomicBool::new(false),
+            rows_in_time: usize::MAX,
             damaged: None,
             slow: Mutex::default(),
             archived_to: AtomicI64::new(0),
@@ -159,6 +162,9 @@ impl EventLog for Faulty {
         let first = self.archived_to.load(Ordering::SeqCst) + 1;
         let mut rows = self.log.read(shard, from.max(first), limit).await?;
         self.write_next().await?;
+        if rows.len() > self.rows_in_time {
+            return Err(StoreError::Unavailable("the database does not answer".into()));
+        }
         for row in rows.iter_mut().filter(|row| self.tampered && row.position == 3) {
             row.payload = String::from_utf8_lossy(&row.payload).replace("\"4\"", "\"5\"").into_bytes();
         }
