@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::chain::{Hash, shard_hash};
 use crate::domain::ids::{EventId, OrgId};
 use crate::ledger::{Ledger, LedgerError};
-use crate::store::{EventRow, Head, StoreError, gapless};
+use crate::store::{EventRow, Head, StoreError};
 
 pub(super) const FORMAT: &str = "tollgate-log-3";
 /// Older ones that can be read: the second has no [`Header::end`], the first also lacks the hash that a given event follows.
@@ -179,7 +179,7 @@ async fn part_end(
         Selection::Range { shard, from, to } => {
             let (mut next, mut last_hash, mut events_hash) = (from, Hash::default(), Hash::default());
             while next <= to {
-                let rows = page(ledger, shard, next, to).await?;
+                let rows = ledger.log().read_gapless(shard, next..to + 1).await?;
                 let Some(last) = rows.last() else { break };
                 (next, last_hash) = (last.position + 1, last.hash);
                 events_hash = rows.iter().fold(events_hash, |hash, row| shard_hash(&hash, &row.hash));
@@ -187,16 +187,6 @@ async fn part_end(
             Some(PartEnd::Range { hash: hex::encode(last_hash), events_hash: hex::encode(events_hash) })
         }
     })
-}
-
-/// The next events of a range that the log holds, or has held: what was archived is not left out in silence.
-async fn page(ledger: &Ledger, shard: i32, next: i64, to: i64) -> Result<Vec<EventRow>, StoreError> {
-    let rows = ledger.log().read(shard, next, EVENTS_PER_PAGE.min(to - next + 1)).await?;
-    gapless(shard, next, &rows)?;
-    match rows.is_empty() {
-        true => Err(StoreError::Missing { shard, from: next, to }),
-        false => Ok(rows),
-    }
 }
 
 async fn range(
@@ -208,7 +198,7 @@ async fn range(
 ) -> Result<u64, ExportError> {
     let (mut next, mut events, mut met) = (from, 0, HashSet::new());
     while next <= to {
-        let rows = page(ledger, shard, next, to).await?;
+        let rows = ledger.log().read_gapless(shard, next..to + 1).await?;
         let Some(last) = rows.last() else { break };
         next = last.position + 1;
         events += rows.len() as u64;

@@ -18,7 +18,7 @@ use crate::ledger::loaded::{Chain, LoadedAccount};
 use crate::ledger::projector::Projector;
 use crate::ledger::snapshots::SNAPSHOT_FORMAT;
 use crate::ledger::tail::PositionedEvent;
-use crate::store::{EventLog, EventRow, StoreError, gapless};
+use crate::store::{EventLog, EventRow, StoreError};
 
 /// Events read at a time.
 const EVENTS_PER_PAGE: i64 = 2_000;
@@ -175,11 +175,9 @@ impl Fetcher {
         end: i64,
         each: &mut impl FnMut(&EventRow) -> Result<(), StoreError>,
     ) -> Result<i64, StoreError> {
-        let rows = self.log.read(self.shard, from, EVENTS_PER_PAGE.min(end - from)).await?;
-        gapless(self.shard, from, &rows)?;
+        let rows = self.log.read_gapless(self.shard, from..end).await?;
         rows.iter().try_for_each(each)?;
-        let missing = StoreError::Missing { shard: self.shard, from, to: end - 1 };
-        rows.last().map(|last| last.position + 1).ok_or(missing)
+        Ok(rows.last().map_or(end, |last| last.position + 1))
     }
 
     /// A turn to read one page of an account.

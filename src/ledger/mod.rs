@@ -213,6 +213,7 @@ impl Ledger {
     /// `Refused` changes nothing and is decided afresh when asked again; `Busy` and `Unavailable` may be tried again
     /// under the same idempotency key.
     pub async fn submit(&self, submission: Submission) -> Result<Outcome, LedgerError> {
+        is_account(submission.org)?;
         let shard = self.shard_of(submission.org);
         if let Some(cluster) = self.shared.cluster.get() {
             cluster.finish_takeover(shard).await?;
@@ -270,6 +271,7 @@ impl Ledger {
         due_ends: DueEnds,
         view: impl FnOnce(&Account) -> T + Send + 'static,
     ) -> Result<T, LedgerError> {
+        is_account(org)?;
         let (reply, answer) = oneshot::channel();
         let view = move |account: Option<&Account>| {
             // A reader that went away needs no answer.
@@ -444,6 +446,12 @@ impl Ledger {
         let shard = usize::try_from(self.shard_of(org)).ok();
         shard.and_then(|shard| self.shared.shards.get(shard)).ok_or_else(stopped)
     }
+}
+
+/// # Errors
+/// The system org is none, though ids that name it can be made up: folded as one, it would be saved in the system's place.
+fn is_account(org: OrgId) -> Result<(), Refusal> {
+    if org == OrgId::SYSTEM { Err(Refusal::UnknownOrg) } else { Ok(()) }
 }
 
 fn send(queue: &mpsc::Sender<Job>, job: Job) -> Result<(), LedgerError> {

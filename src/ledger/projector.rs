@@ -16,7 +16,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::views::{Changes, View};
 use crate::ledger::tail::{PositionedEvent, Tail};
 use crate::store::projections::{Checkpoint, Projections};
-use crate::store::{EventLog, StoreError, gapless};
+use crate::store::{EventLog, StoreError};
 
 /// Events folded in one transaction.
 const EVENTS_PER_PAGE: i64 = 32_768;
@@ -345,14 +345,15 @@ impl Projector {
             // The log has lost what was written, as after a restore.
             self.shard(shard).into_iter().for_each(|state| state.tail.clear());
         }
-        let rows = self.log.read(shard, wanted.start, wanted.end - wanted.start).await?;
-        gapless(shard, wanted.start, &rows)?;
-        if rows.is_empty() {
-            // It is asked only for what the log was known to hold: whoever waits for that must not ask for ever.
-            let last = self.log.head(shard).await?.next_position - 1;
-            return Err(StoreError::Missing { shard, from: wanted.start, to: last.max(wanted.start) });
+        // It is asked only for what the log was known to hold: whoever waits for that is told where it is not there.
+        let end = wanted.end.min(self.log.head(shard).await?.next_position).max(wanted.start + 1);
+        let (mut read, mut next) = (vec![], wanted.start);
+        while next < end {
+            let rows = self.log.read_gapless(shard, next..end).await?;
+            next = rows.last().map_or(end, |last| last.position + 1);
+            read.push(rows.iter().map(PositionedEvent::read).collect::<Result<_, _>>()?);
         }
-        Ok(vec![rows.iter().map(PositionedEvent::read).collect::<Result<_, _>>()?])
+        Ok(read)
     }
 
     async fn live(&self, shard: i32) -> Result<Vec<Checkpoint>, StoreError> {

@@ -197,6 +197,21 @@ async fn a_request_that_a_key_began_ends_though_the_key_was_revoked_and_no_other
 }
 
 #[tokio::test]
+async fn i12_the_system_org_is_no_account() {
+    let node = Node::funded(10).await;
+    node.ledger.raise_format(Format::READ).await.expect("raises");
+    node.ledger.projector().catch_up_all().await.expect("projects");
+
+    let read = node.ledger.read(OrgId::SYSTEM, Account::balance).await;
+    let asked = Submission { org: OrgId::SYSTEM, ..command(reserve(1, 1)) };
+    let asked = node.ledger.submit(asked).await;
+
+    assert!(matches!(read, Err(LedgerError::Refused(Refusal::UnknownOrg))), "{read:?}");
+    assert!(matches!(asked, Err(LedgerError::Refused(Refusal::UnknownOrg))), "{asked:?}");
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn i5_a_restart_finds_everything_acknowledged() {
     let node = Node::funded(10).await;
     node.run(reserve(1, 4)).await.expect("holds");

@@ -164,13 +164,13 @@ async fn known_key(ledger: &Ledger, id: KeyId) -> Result<Option<Key>, AuthError>
         return Ok(ledger.system().keys.get(&id).cloned());
     }
     match ledger.access(id.org).await {
-        Ok(access) if access.keys.contains_key(&id) || !ledger.log().is_shared() => {
-            Ok(access.keys.get(&id).cloned())
-        }
-        // Another node may have made it.
-        Ok(_) => {
-            Ok(ledger.read_without_expiry(id.org, move |account| account.keys.get(&id).cloned()).await?)
-        }
+        Ok(access) => match access.keys.get(&id) {
+            Some(key) => Ok(Some(key.clone())),
+            // Another node may have made it; or its time is over, which its holder is told.
+            None => {
+                Ok(ledger.read_without_expiry(id.org, move |account| account.keys.get(&id).cloned()).await?)
+            }
+        },
         Err(LedgerError::Refused(Refusal::UnknownOrg)) => Ok(None),
         Err(error) => Err(AuthError::Ledger(error)),
     }

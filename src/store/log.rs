@@ -17,6 +17,9 @@ pub const CLOCK_SKEW_MICROS_MAX: i64 = 2_000_000;
 /// may take longer still.
 pub const STATEMENT_MICROS_MAX: i64 = 5_000_000;
 
+/// Events that one statement brings in its time, however heavy they are: a few kilobytes each, nearly always.
+const ROWS_PER_STATEMENT_MAX: i64 = 2_000;
+
 /// One stored event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventRow {
@@ -159,6 +162,18 @@ pub trait EventLog: Send + Sync {
         Ok(rows.filter(is_wanted).map(change).collect())
     }
 
+    /// The first events of a range of positions where events are known to have been written, one at least and none left out,
+    /// as many as one statement brings in its time.
+    ///
+    /// # Errors
+    /// Those of every method; `Missing` where they do not begin there, or one is not there.
+    async fn read_gapless(&self, shard: i32, range: Range<i64>) -> Result<Vec<EventRow>, StoreError> {
+        let (from, to) = (range.start, (range.end - 1).max(range.start));
+        let rows = self.read(shard, from, ROWS_PER_STATEMENT_MAX.min(to - from + 1)).await?;
+        gapless(shard, from, &rows)?;
+        if rows.is_empty() { Err(StoreError::Missing { shard, from, to }) } else { Ok(rows) }
+    }
+
     /// Takes the lock of the shard's head, once every transaction that has it has ended. Dropping it gives it up, and nothing
     /// is written; the next one waits until the database has seen that.
     ///
@@ -225,7 +240,7 @@ fn none_missing(shard: i32, positions: &[i64], rows: &[EventRow]) -> Result<(), 
 
 /// # Errors
 /// `Missing` where rows that were read in order from a position on do not begin there, or leave one out.
-pub fn gapless(shard: i32, from_position: i64, rows: &[EventRow]) -> Result<(), StoreError> {
+fn gapless(shard: i32, from_position: i64, rows: &[EventRow]) -> Result<(), StoreError> {
     match rows.iter().zip(from_position..).find(|(row, expected)| row.position != *expected) {
         Some((row, from)) => Err(StoreError::Missing { shard, from, to: row.position - 1 }),
         None => Ok(()),

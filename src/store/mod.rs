@@ -18,7 +18,6 @@ pub use database::{Database, VerifySource};
 pub use error::StoreError;
 pub use log::{
     Appended, CLOCK_SKEW_MICROS_MAX, Change, EventLog, EventRow, Head, LockedHead, STATEMENT_MICROS_MAX,
-    gapless,
 };
 pub use nodes::{Node, Nodes};
 pub use postgres::{PostgresStore, PostgresViews};

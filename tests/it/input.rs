@@ -347,6 +347,23 @@ async fn a_key_opens_nothing_from_its_expiry_on() {
 }
 
 #[tokio::test]
+async fn an_expired_key_is_told_so_though_the_orgs_keys_were_looked_at_since() {
+    let app = TestApp::start().await;
+    let gateway = app.funded("acme", "10").await;
+    let wanted = json!({ "name": "k", "role": "gateway", "expires_at": app.time_in(60) });
+    let made = app.operator().post("/api/v1/orgs/acme/keys", wanted).await.expect(StatusCode::CREATED);
+    let expired = app.with_key(made["secret"].as_str().unwrap());
+
+    app.clock().advance_seconds(60);
+    gateway.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+    let refused = expired.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::UNAUTHORIZED);
+
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(detail.contains("expired at"), "{refused}");
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn i12_the_key_of_a_project_spends_for_no_other_project() {
     let app = TestApp::start().await;
     app.funded("acme", "10").await;

@@ -60,7 +60,8 @@ struct Epoch {
 }
 
 /// Runs one piece of work at a time for all callers that wait for it, whether it succeeds or not: a caller waits for two runs
-/// at most, however long the database takes.
+/// at most, however long the database takes. It knows when the last run began that came to its end: one whose caller went away
+/// is nobody's.
 #[derive(Default)]
 struct SingleFlight(Mutex<Option<Instant>>);
 
@@ -70,8 +71,9 @@ impl SingleFlight {
         let called = Instant::now();
         let mut begun = self.0.lock().await;
         if begun.is_none_or(|begun| begun < called) {
-            *begun = Some(Instant::now());
+            let begins = Instant::now();
             work.await;
+            *begun = Some(begins);
         }
     }
 }
@@ -263,7 +265,7 @@ mod tests {
     use std::time::Duration;
 
     use futures_util::future::{join, join_all};
-    use tokio::time::sleep;
+    use tokio::time::{sleep, timeout};
 
     use super::*;
 
@@ -285,5 +287,17 @@ mod tests {
         join(at_once, later).await;
 
         assert_eq!((looks.load(Ordering::SeqCst), start.elapsed()), (2, Duration::from_secs(4)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_goes_away_in_the_middle_has_done_nobodys_work() {
+        let (flight, looks) = (SingleFlight::default(), AtomicU32::new(0));
+        let goes_away = timeout(Duration::from_secs(1), flight.run(sleep(Duration::from_secs(2))));
+        let waits = flight.run(async { _ = looks.fetch_add(1, Ordering::SeqCst) });
+
+        let (gone, ()) = join(goes_away, waits).await;
+
+        assert!(gone.is_err());
+        assert_eq!(looks.load(Ordering::SeqCst), 1);
     }
 }

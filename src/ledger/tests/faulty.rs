@@ -28,6 +28,10 @@ pub(super) struct Faulty {
     pub unreadable: AtomicBool,
     /// Events that other nodes seem to have written.
     pub ahead: AtomicI64,
+    /// More rows than these take longer than a statement may.
+    pub rows_in_time: usize,
+    /// More events than these take longer than an append may.
+    pub events_in_time: usize,
     /// Nothing can be read of this org.
     pub damaged: Option<OrgId>,
     /// The next commit says that it is under way, and waits.
@@ -69,6 +73,8 @@ impl Faulty {
             writer: None,
             unreadable: AtomicBool::new(false),
             ahead: AtomicI64::new(0),
+            rows_in_time: usize::MAX,
+            events_in_time: usize::MAX,
             damaged: None,
             slow: Mutex::default(),
             archived_to: AtomicI64::new(0),
@@ -142,6 +148,9 @@ impl EventLog for Faulty {
         if events.iter().any(|event| event.recorded_at < self.since.0) {
             return Err(StoreError::ClockOff);
         }
+        if events.len() > self.events_in_time {
+            return Err(StoreError::Unavailable("canceling statement due to statement timeout".into()));
+        }
         if let Some(refusal) = self.refusals.lock().expect("no test panicked").pop() {
             return Err(refusal);
         }
@@ -170,6 +179,9 @@ impl EventLog for Faulty {
         let first = self.archived_to.load(Ordering::SeqCst) + 1;
         let mut rows = self.log.read(shard, from.max(first), limit).await?;
         self.write_next().await?;
+        if rows.len() > self.rows_in_time {
+            return Err(StoreError::Unavailable("the database does not answer".into()));
+        }
         for row in rows.iter_mut().filter(|row| self.tampered && row.position == 3) {
             row.payload = String::from_utf8_lossy(&row.payload).replace("\"4\"", "\"5\"").into_bytes();
         }

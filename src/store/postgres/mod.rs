@@ -226,7 +226,7 @@ impl EventLog for PostgresStore {
         .bind(positions.end)
         .bind(OrgId::SYSTEM.0)
         .bind(kinds);
-        fetch(&self.readers, rows).await?.iter().map(change).collect()
+        fetch(&self.pool, rows).await?.iter().map(change).collect()
     }
 
     async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {
