@@ -276,7 +276,7 @@ impl Dispatch {
         self.remember_warmth(&call.quote, &metered);
         self.end_losers().await;
         self.hold.record(&call, metered, AttemptOutcome::Succeeded);
-        self.settle().await?;
+        self.settle().await.map_err(Failure::unsettled)?;
         let upstream = call.quote.target.upstream.family;
         let bytes = attempt::for_client(&self.state, &self.request, upstream, bytes, json)
             .ok_or_else(|| Failure::new(502, "upstream_failed", "The provider's answer can't be read."))?;

@@ -61,7 +61,7 @@ pub(super) async fn reused(
     result: &'static str,
 ) -> Result<Response, Failure> {
     hold.record_reused(answer, hit_price(plan));
-    hold.settle().await?;
+    hold.settle().await.map_err(Failure::unsettled)?;
     let mut response = cached_response(hold, plan, answer, result);
     headers::set_cost(&mut response, hold.cost());
     Ok(response)

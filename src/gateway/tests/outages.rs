@@ -133,8 +133,35 @@ async fn i3_what_was_consumed_is_settled_once_the_log_can_be_written_again() {
     world.log.is(THERE);
 
     assert_eq!(unanswered.status().as_u16(), 503, "the node could not say for sure that it is paid for");
+    let when = ["x-should-retry", "retry-after"].map(|name| header(&unanswered, name));
+    assert_eq!(when, ["false", ""], "it would be paid for twice");
+    let told = unanswered.text().await.expect("text");
+    assert!(told.contains("unsettled"), "{told}");
     // 0.15 in and 0.60 out, each per million tokens.
     assert_eq!(settled(&world).await.consumed.to_string(), "0.00075");
+}
+
+#[tokio::test]
+async fn an_answer_of_before_that_can_not_be_settled_is_not_asked_for_again() {
+    let cache = json!({"ttl_seconds": 300, "deterministic_only": false, "price": "0.0001"});
+    let routes = json!([{"name": "r", "chain": ["openai/gpt-4o-mini"], "cache": cache}]);
+    let world = World::routed("5", "", routes).await;
+    let first = world.post("/v1/chat/completions", chat("r")).await;
+    let cost: Credits = header(&first, "x-tollgate-cost").parse().expect("a cost");
+    // The hold is written, and then the log is gone.
+    let log = world.log.clone();
+    world.log.waits_for(async move {
+        let gone = log.clone();
+        log.waits_for(async move { gone.is(GONE) });
+    });
+
+    let unanswered = world.post("/v1/chat/completions", chat("r")).await;
+    world.log.is(THERE);
+
+    let when = ["x-should-retry", "retry-after"].map(|name| header(&unanswered, name));
+    assert_eq!((unanswered.status().as_u16(), when), (503, ["false".into(), String::new()]));
+    let hit: Credits = "0.0001".parse().expect("credits");
+    assert_eq!(settled(&world).await.consumed, cost.saturating_add(hit));
 }
 
 #[tokio::test]
