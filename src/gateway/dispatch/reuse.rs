@@ -60,7 +60,7 @@ pub(super) async fn reused(
     answer: &Answer,
     result: &'static str,
 ) -> Result<Response, Failure> {
-    hold.record_reused(answer, hit_price(plan));
+    hold.record_reused(answer, hit_price(plan)).await;
     hold.settle().await.map_err(Failure::unsettled)?;
     let mut response = cached_response(hold, plan, answer, result);
     headers::set_cost(&mut response, hold.cost());

@@ -176,8 +176,12 @@ impl RequestHold {
         }
     }
 
-    /// Records a cached answer: no provider was called, so nothing was used.
-    pub fn record_reused(&mut self, answer: &Answer, price: Credits) {
+    /// Records a cached answer: no provider was called for it, so nothing was used. What failed before it may have cost all
+    /// that is held: the hold then grows by its price, or it is free.
+    pub async fn record_reused(&mut self, answer: &Answer, price: Credits) {
+        let missing = self.attempts_cost().saturating_add(price).saturating_sub(self.held);
+        let is_covered = !missing.is_positive() || self.grows(missing, Credits::ZERO).await;
+        let price = if is_covered { price } else { Credits::ZERO };
         let now = self.state.ledger.clock().now();
         self.attempts.push(Attempt {
             provider: CACHE.to_owned(),
