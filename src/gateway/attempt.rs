@@ -59,6 +59,11 @@ impl Timeouts {
     pub fn for_first(&self, since: Timestamp, now: Timestamp) -> Duration {
         self.first_token.saturating_sub(elapsed(since, now))
     }
+
+    /// Until the first part, and on to the next.
+    pub fn longest(&self) -> Duration {
+        self.first_token.saturating_add(self.between_tokens)
+    }
 }
 
 fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
@@ -88,7 +93,7 @@ impl Progress {
             delivered_bytes: 0,
             silent_bytes: 0,
             silent_since: now,
-            silence_max: timeouts.first_token.saturating_add(timeouts.between_tokens),
+            silence_max: timeouts.longest(),
         }
     }
 

@@ -83,7 +83,7 @@ async fn pass_on(
     mut client: Client,
 ) -> Passed {
     let clock = dispatch.state.ledger.clock().clone();
-    let mut extend_at = match dispatch.hold.is_due() {
+    let mut extend_at = match dispatch.hold.is_due(open.wait(clock.now())) {
         true => clock.now(),
         false => clock.now().plus_seconds(EXTEND_SECONDS),
     };
@@ -104,7 +104,7 @@ async fn pass_on(
         }
         if clock.now() >= extend_at {
             extend_at = clock.now().plus_seconds(EXTEND_SECONDS);
-            dispatch.hold.extend().await;
+            dispatch.hold.extend(open.wait(clock.now())).await;
         }
         // Who has the answer waits for no more than its tail.
         let until = client.reads_until().or(dispatch.ends_at).filter(|_| !open.relay.is_whole());

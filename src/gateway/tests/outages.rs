@@ -210,6 +210,42 @@ async fn nothing_is_sent_for_a_hold_whose_time_is_over_and_nothing_is_charged() 
 }
 
 #[tokio::test]
+async fn a_hold_lasts_for_as_long_as_the_attempts_of_its_fallbacks_may_take() {
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    let answer = {
+        let clock = clock.clone();
+        async move |axum::Json(body): axum::Json<Value>| {
+            clock.advance_seconds(3_500);
+            let mut answer = completion(json!({"prompt_tokens": 9, "completion_tokens": 1}));
+            match body["model"].as_str() {
+                Some("gpt-4o-mini") => {
+                    answer["choices"][0] =
+                        json!({"index": 0, "finish_reason": "content_filter", "message": {}});
+                }
+                Some("gpt-4o") => return axum::http::StatusCode::SERVICE_UNAVAILABLE.into_response(),
+                _ => {}
+            }
+            axum::Json(answer).into_response()
+        }
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini"], "on_content_policy": "odd/gpt-4o",
+                         "degrade": "odd/gpt-4.1-nano", "first_token_seconds": 3_600, "retries": 0}]);
+    let world = World::at(clock, "5", "", routes, odd).await;
+
+    let answered = world.post("/v1/chat/completions", chat("r")).await;
+
+    assert_eq!(
+        (answered.status().as_u16(), header(&answered, "x-tollgate-model").as_str()),
+        (200, "gpt-4.1-nano")
+    );
+    let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
+    let count = |is: fn(&Event) -> bool| stored.iter().filter(|stored| is(&stored.payload.event)).count();
+    assert_eq!(count(|event| matches!(event, Event::ReservationExpired { .. })), 0);
+    assert_eq!(count(|event| matches!(event, Event::ReservationSettled { late: false, .. })), 1);
+}
+
+#[tokio::test]
 async fn nothing_is_sent_for_a_caller_whose_time_is_over_by_when_it_is_held_for() {
     let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
     let world = World::at(clock.clone(), "5", "", json!([]), Router::new()).await;
