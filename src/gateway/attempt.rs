@@ -145,6 +145,32 @@ pub struct OpenStream {
     pub progress: Progress,
 }
 
+/// Who ended a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndedBy {
+    Provider,
+    /// We did, for a fault of the provider's: silence, no end, or what can't be read.
+    Patience,
+    /// We did, since nobody waits for it any more.
+    Reader,
+}
+
+impl EndedBy {
+    /// What is recorded, and says something of the target.
+    pub fn outcome(self, relay: &StreamRelay) -> AttemptOutcome {
+        match self {
+            _ if relay.is_whole() => AttemptOutcome::Succeeded,
+            EndedBy::Provider | EndedBy::Patience => AttemptOutcome::Broken,
+            EndedBy::Reader => AttemptOutcome::Cancelled,
+        }
+    }
+
+    /// Whether it was us who read no further: the provider may have made, and bills, more than was read.
+    pub fn is_given_up(self, relay: &StreamRelay) -> bool {
+        !relay.is_whole() && self != EndedBy::Provider
+    }
+}
+
 impl AnswerBody {
     /// Whether the provider's policy has left nothing of it.
     pub fn is_blocked(&self, family: Family) -> bool {
