@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::clock::Clock;
 use crate::domain::attempt::AttemptOutcome;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
@@ -111,6 +112,11 @@ impl Progress {
         let is_sized = delivered.deltas <= parts_max && delivered.bytes <= ANSWER_BYTES_MAX as u64;
         self.silent_bytes <= SILENT_BYTES_MAX && silence <= self.silence_max && is_sized
     }
+
+    /// What was waited for since then was not the provider.
+    fn waited_elsewhere(&mut self, since: Timestamp, now: Timestamp) {
+        self.silent_since.0 = self.silent_since.0.saturating_add(now.0.saturating_sub(since.0));
+    }
 }
 
 /// What an upstream answered.
@@ -204,6 +210,14 @@ impl OpenStream {
     pub fn wait(&self, now: Timestamp) -> Duration {
         let between = self.timeouts.between_tokens;
         if self.relay.has_begun() { between } else { between.max(self.timeouts.for_first(self.since, now)) }
+    }
+
+    /// Waits for something else. That time is not the provider's silence.
+    pub async fn meanwhile<T>(&mut self, clock: &Clock, other: impl Future<Output = T>) -> T {
+        let since = clock.now();
+        let done = other.await;
+        self.progress.waited_elsewhere(since, clock.now());
+        done
     }
 
     /// Reads to its end, for as long as a tail may take.
@@ -512,6 +526,37 @@ pub fn for_client(
             let (request, created_at_seconds) = (request.repeatable(), state.now_seconds());
             let ends = AnswerEnds { upstream, client, request: &request, created_at_seconds };
             dialects::answer_for_client(ends, bytes, json).ok()
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::gateway::dialects::Dialect;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const TIMEOUTS: Timeouts = Timeouts { first_token: SECOND, between_tokens: SECOND };
+
+    fn relay(dialect: Dialect) -> StreamRelay {
+        StreamRelay::new(StreamEnds {
+            upstream: dialect.into(),
+            client: dialect,
+            client_wants_usage: false,
+            created_at_seconds: 0,
+        })
+    }
+
+    /// A stream that was announced, with these parts to come.
+    pub fn open(text: &'static str) -> OpenStream {
+        OpenStream {
+            upstream: axum::http::Response::new(text).into(),
+            relay: relay(Dialect::OpenaiChat),
+            since: Timestamp::default(),
+            first: Bytes::new(),
+            ended: false,
+            timeouts: TIMEOUTS,
+            progress: Progress::new(9, &TIMEOUTS, Timestamp::default()),
         }
     }
 }

@@ -260,35 +260,8 @@ async fn read_stream(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use bytes::Bytes;
-
     use super::*;
-    use crate::gateway::attempt::Progress;
-    use crate::gateway::dialects::{Dialect, StreamEnds};
-
-    /// A stream that has begun, with these parts to come.
-    fn open(text: &'static str) -> OpenStream {
-        let dialect = Dialect::OpenaiChat;
-        let ends = StreamEnds {
-            upstream: dialect.into(),
-            client: dialect,
-            client_wants_usage: false,
-            created_at_seconds: 0,
-        };
-        let timeouts =
-            Timeouts { first_token: Duration::from_secs(1), between_tokens: Duration::from_secs(1) };
-        OpenStream {
-            upstream: axum::http::Response::new(text).into(),
-            relay: StreamRelay::new(ends),
-            since: Timestamp::default(),
-            first: Bytes::new(),
-            ended: false,
-            timeouts,
-            progress: Progress::new(9, &timeouts, Timestamp::default()),
-        }
-    }
+    use crate::gateway::attempt::tests::open;
 
     #[tokio::test]
     async fn a_losing_stream_that_comes_to_its_end_is_known_exactly() {

@@ -81,6 +81,7 @@ async fn pass_on(
     mut client: Client,
 ) -> Passed {
     let clock = dispatch.state.ledger.clock().clone();
+    let provider = &call.quote.target.upstream.config.name;
     let mut extend_at = match dispatch.hold.is_due(open.wait(clock.now())) {
         true => clock.now(),
         false => clock.now().plus_seconds(EXTEND_SECONDS),
@@ -92,7 +93,7 @@ async fn pass_on(
         if open.relay.is_whole() {
             tail.extend_from_slice(&part);
         } else {
-            client.takes(part, &clock).await;
+            open.meanwhile(&clock, client.takes(part, &clock)).await;
         }
         if open.is_over() {
             break EndedBy::Provider;
@@ -102,11 +103,12 @@ async fn pass_on(
         }
         if clock.now() >= extend_at {
             extend_at = clock.now().plus_seconds(EXTEND_SECONDS);
-            dispatch.hold.extend(open.wait(clock.now())).await;
+            let wait = open.wait(clock.now());
+            open.meanwhile(&clock, dispatch.hold.extend(wait)).await;
         }
         // Who has the answer waits for no more than its tail.
         let until = client.reads_until().or(dispatch.ends_at).filter(|_| !open.relay.is_whole());
-        part = match next(&mut open, until, &clock, call).await {
+        part = match next(&mut open, until, &clock, provider).await {
             Next::Part(part) => part,
             Next::TimeIsUp => {
                 if client.parts.is_some() {
@@ -122,8 +124,7 @@ async fn pass_on(
     Passed { relay: open.read_off(), client, tail, ended_by }
 }
 
-async fn next(open: &mut OpenStream, until: Option<Timestamp>, clock: &Clock, call: &SentCall) -> Next {
-    let provider = &call.quote.target.upstream.config.name;
+async fn next(open: &mut OpenStream, until: Option<Timestamp>, clock: &Clock, provider: &str) -> Next {
     let left = attempt::left(until, clock.now());
     if left.is_zero() {
         return Next::TimeIsUp;
@@ -231,6 +232,7 @@ fn broke_off() -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::attempt::tests::open;
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stops_reading_is_gone_after_a_while() {
@@ -261,5 +263,24 @@ mod tests {
         client.takes(Bytes::from_static(b"data: {}"), &Clock::system()).await;
 
         assert!(client.gone_at.is_some());
+    }
+
+    #[tokio::test]
+    async fn what_a_client_does_not_read_is_not_its_providers_silence() {
+        let clock = Clock::manual(Timestamp::default(), 1);
+        let (parts, mut receiver) = mpsc::channel(1);
+        let mut client = Client { parts: Some(parts), gone_at: None };
+        let mut open = open(": ping\n\n");
+        let part = || Bytes::from_static(b"data: {}");
+        client.takes(part(), &clock).await;
+        let reads_slowly = async {
+            clock.advance_seconds(25);
+            receiver.recv().await
+        };
+
+        tokio::join!(open.meanwhile(&clock, client.takes(part(), &clock)), reads_slowly);
+        let next = next(&mut open, None, &clock, "odd").await;
+
+        assert!(matches!(next, Next::Part(_)), "{next:?}");
     }
 }
