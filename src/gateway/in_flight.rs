@@ -234,7 +234,7 @@ async fn read_stream(
             // Its time is the winner's, so that only what it sends needs a limit.
             Ok(Ok(Some(bytes))) => {
                 let pushed = open.relay.push(&bytes);
-                if !open.progress.goes_on(&open.relay, bytes.len(), Timestamp::default()) {
+                if !open.progress.goes_on(&open.relay, Timestamp::default()) {
                     ended_by = EndedBy::Patience;
                     break;
                 }

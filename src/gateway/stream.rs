@@ -136,7 +136,7 @@ async fn next(open: &mut OpenStream, until: Option<Timestamp>, clock: &Clock, pr
     let read = match timeout(wait.min(left), open.upstream.chunk()).await {
         Ok(Ok(Some(bytes))) => {
             let pushed = open.relay.push(&bytes);
-            if !open.progress.goes_on(&open.relay, bytes.len(), clock.now()) {
+            if !open.progress.goes_on(&open.relay, clock.now()) {
                 tracing::warn!(provider, "a stream without progress, or without an end, was cut off");
                 return Next::End(EndedBy::Patience);
             }
