@@ -23,6 +23,8 @@ pub const NOT_PRICED: &str = "not_priced";
 pub const TOO_LONG: &str = "context_length_exceeded";
 /// The code of a request whose time was over before its answer.
 const OUT_OF_TIME: &str = "out_of_time";
+/// The code of a request whose answer can't be recorded yet.
+const UNSETTLED: &str = "unsettled";
 /// Providers' names of accounts are longer than whatever else begins like them.
 const ACCOUNT_LETTERS_MIN: usize = 8;
 
@@ -169,6 +171,18 @@ impl Failure {
         Failure::new(503, OUT_OF_TIME, words)
     }
 
+    /// The end of a request that has its answer can't be recorded, and is tried again in the background.
+    pub fn unsettled(error: LedgerError) -> Failure {
+        match error {
+            LedgerError::Refused(refusal) => refusal.into(),
+            LedgerError::Busy | LedgerError::Unavailable(_) | LedgerError::Unknown(_) => {
+                tracing::error!(%error, "an answer can't be settled, and is not given");
+                let words = "The ledger can't write now, so that no answer is given; what it used is charged once it can.";
+                Failure::new(503, UNSETTLED, words)
+            }
+        }
+    }
+
     pub fn response(&self, dialect: Dialect, request_id: &str) -> Response {
         let body = error_body(dialect, &self.body(request_id)).to_string();
         let mut response = Response::new(Body::from(body));
@@ -183,9 +197,9 @@ impl Failure {
             // RFC 9110, 15.5.2.
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if matches!(self.status, 402 | 409) || self.code == OUT_OF_TIME {
-            // Money doesn't come back by itself, a key stays used, and what took too long costs as much again: an SDK must
-            // not try again.
+        if matches!(self.status, 402 | 409) || matches!(self.code, OUT_OF_TIME | UNSETTLED) {
+            // Money doesn't come back by itself, a key stays used, and what took too long or can't be recorded costs as much
+            // again: an SDK must not try again.
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
         response

@@ -151,7 +151,10 @@ pub fn describe(path: &str, operation: &mut Operation) {
             say("request-id", "The same, as Anthropic's SDKs read it.");
         }
         if status == "503" && is_paid {
-            say("x-should-retry", "`false` where the request's time is over: what it used is charged.");
+            say(
+                "x-should-retry",
+                "`false` where the request's time is over, or its answer can't be recorded: what it used is charged.",
+            );
         }
         match status.as_str() {
             "200" if is_paid => {

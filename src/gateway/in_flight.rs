@@ -15,7 +15,7 @@ use crate::domain::attempt::AttemptOutcome;
 use crate::domain::routing::HealthSignal;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
-use crate::gateway::attempt::{self, AnswerBody, Answered, Failed, OpenStream, Timeouts, Waiting};
+use crate::gateway::attempt::{self, AnswerBody, Answered, EndedBy, Failed, OpenStream, Timeouts, Waiting};
 use crate::gateway::dialects::StreamRelay;
 use crate::gateway::edge::Request;
 use crate::gateway::hold::{RequestHold, SentCall};
@@ -62,6 +62,8 @@ pub struct Loser {
 struct Read {
     call: SentCall,
     outcome: AttemptOutcome,
+    /// It was us who read no further.
+    is_given_up: bool,
     report: Option<Report>,
 }
 
@@ -114,9 +116,16 @@ impl Loser {
     pub async fn end(self, request: &Request, hold: &mut RequestHold) {
         // Nobody receives it where the loser has ended by itself.
         let _ = self.stop.send(());
-        let Ok(Read { call, outcome, report }) = self.reading.await else { return };
-        let metered = meter::meter_beside(request, &call.quote, &hold.prices, report.as_ref(), outcome);
+        let Ok(Read { call, outcome, is_given_up, report }) = self.reading.await else { return };
+        let metered_as = if is_given_up { AttemptOutcome::Cancelled } else { outcome };
+        let metered = meter::meter_beside(request, &call.quote, &hold.prices, report.as_ref(), metered_as);
         hold.record(&call, metered, outcome);
+    }
+}
+
+impl Read {
+    fn of(call: SentCall, outcome: AttemptOutcome, report: Option<Report>) -> Read {
+        Read { call, outcome, is_given_up: outcome == AttemptOutcome::Cancelled, report }
     }
 }
 
@@ -172,19 +181,19 @@ async fn read_on(
     match sent {
         Err(Failed { failure, outcome, report, .. }) => {
             reporter.report(&call, Shown::Failure(failure));
-            Read { call, outcome, report: report.map(|report| *report) }
+            Read::of(call, outcome, report.map(|report| *report))
         }
         Ok(AnswerBody::Whole { json, .. }) => {
             reporter.report(&call, Shown::Answer { first_part_micros });
-            let report = Some(Report::of_answer(family, &json));
-            Read { call, outcome: AttemptOutcome::Succeeded, report }
+            Read::of(call, AttemptOutcome::Succeeded, Some(Report::of_answer(family, &json)))
         }
         Ok(AnswerBody::Stream(open)) => {
             reporter.report(&call, Shown::StreamBegins { first_part_micros });
             let clock = reporter.state.ledger.clock();
-            let (outcome, relay) = read_stream(*open, clock, stopped).await;
+            let (ended_by, relay) = read_stream(*open, clock, stopped).await;
+            let (outcome, is_given_up) = (ended_by.outcome(&relay), ended_by.is_given_up(&relay));
             reporter.report(&call, Shown::StreamEnds { outcome, failure: relay.failure().cloned() });
-            Read { call, outcome, report: Some(Report::of_stream(&relay)) }
+            Read { is_given_up, ..Read::of(call, outcome, Some(Report::of_stream(&relay))) }
         }
     }
 }
@@ -195,12 +204,12 @@ fn silent(call_future: CallFuture, in_flight_call: InFlightCall) -> Read {
     beaten.notify_one();
     match call_future.now_or_never() {
         Some(FinishedCall { call, sent: Err(Failed { report: Some(report), .. }), .. }) => {
-            Read { call, outcome: AttemptOutcome::Cancelled, report: Some(*report) }
+            Read::of(call, AttemptOutcome::Cancelled, Some(*report))
         }
-        Some(FinishedCall { call, .. }) => Read { call, outcome: AttemptOutcome::Unknown, report: None },
+        Some(FinishedCall { call, .. }) => Read::of(call, AttemptOutcome::Unknown, None),
         None => {
             let call = SentCall { quote, started_at, provider_request_id: None, status: None };
-            Read { call, outcome: AttemptOutcome::Unknown, report: None }
+            Read::of(call, AttemptOutcome::Unknown, None)
         }
     }
 }
@@ -209,15 +218,15 @@ async fn read_stream(
     mut open: OpenStream,
     clock: &Clock,
     mut stopped: oneshot::Receiver<()>,
-) -> (AttemptOutcome, StreamRelay) {
-    let mut is_stopped = false;
+) -> (EndedBy, StreamRelay) {
+    let mut ended_by = EndedBy::Provider;
     while !open.is_over() {
         let wait = open.wait(clock.now());
         let part = tokio::select! {
             biased;
             part = timeout(wait, open.upstream.chunk()) => part,
             _ = &mut stopped => {
-                is_stopped = true;
+                ended_by = EndedBy::Reader;
                 break;
             }
         };
@@ -225,7 +234,8 @@ async fn read_stream(
             // Its time is the winner's, so that only what it sends needs a limit.
             Ok(Ok(Some(bytes))) => {
                 let pushed = open.relay.push(&bytes);
-                if !open.progress.goes_on(&open.relay, bytes.len(), Timestamp::default()) {
+                if !open.progress.goes_on(&open.relay, Timestamp::default()) {
+                    ended_by = EndedBy::Patience;
                     break;
                 }
                 pushed
@@ -234,51 +244,24 @@ async fn read_stream(
                 open.ended = true;
                 open.relay.finish()
             }
-            Ok(Err(_)) | Err(_) => break,
+            Ok(Err(_)) => break,
+            Err(_) => {
+                ended_by = EndedBy::Patience;
+                break;
+            }
         };
         if read.is_err() {
+            ended_by = EndedBy::Patience;
             break;
         }
     }
-    let outcome = match (open.relay.is_whole(), is_stopped) {
-        (true, _) => AttemptOutcome::Succeeded,
-        (false, true) => AttemptOutcome::Cancelled,
-        (false, false) => AttemptOutcome::Broken,
-    };
-    (outcome, open.read_off())
+    (ended_by, open.read_off())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use bytes::Bytes;
-
     use super::*;
-    use crate::gateway::attempt::Progress;
-    use crate::gateway::dialects::{Dialect, StreamEnds};
-
-    /// A stream that has begun, with these parts to come.
-    fn open(text: &'static str) -> OpenStream {
-        let dialect = Dialect::OpenaiChat;
-        let ends = StreamEnds {
-            upstream: dialect.into(),
-            client: dialect,
-            client_wants_usage: false,
-            created_at_seconds: 0,
-        };
-        let timeouts =
-            Timeouts { first_token: Duration::from_secs(1), between_tokens: Duration::from_secs(1) };
-        OpenStream {
-            upstream: axum::http::Response::new(text).into(),
-            relay: StreamRelay::new(ends),
-            since: Timestamp::default(),
-            first: Bytes::new(),
-            ended: false,
-            timeouts,
-            progress: Progress::new(9, &timeouts, Timestamp::default()),
-        }
-    }
+    use crate::gateway::attempt::tests::open;
 
     #[tokio::test]
     async fn a_losing_stream_that_comes_to_its_end_is_known_exactly() {
@@ -286,9 +269,9 @@ mod tests {
                     data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2}}\n\ndata: [DONE]\n\n";
         let (_winner_runs, stopped) = oneshot::channel();
 
-        let (outcome, relay) = read_stream(open(text), &Clock::system(), stopped).await;
+        let (ended_by, relay) = read_stream(open(text), &Clock::system(), stopped).await;
 
-        assert_eq!(outcome, AttemptOutcome::Succeeded);
+        assert_eq!(ended_by.outcome(&relay), AttemptOutcome::Succeeded);
         assert_eq!(relay.usage_json().expect("told")["completion_tokens"], 2);
     }
 
@@ -312,9 +295,9 @@ mod tests {
         let text = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Y\"}}]}\n\n";
         let (_winner_runs, stopped) = oneshot::channel();
 
-        let (outcome, _) = read_stream(open(text), &Clock::system(), stopped).await;
+        let (ended_by, relay) = read_stream(open(text), &Clock::system(), stopped).await;
 
-        assert_eq!(outcome, AttemptOutcome::Broken);
+        assert_eq!((ended_by, ended_by.outcome(&relay)), (EndedBy::Provider, AttemptOutcome::Broken));
     }
 
     #[test]

@@ -12,9 +12,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::clock::Clock;
-use crate::domain::attempt::AttemptOutcome;
 use crate::domain::time::Timestamp;
-use crate::gateway::attempt::{self, OpenStream, TAIL_WAIT};
+use crate::gateway::attempt::{self, EndedBy, OpenStream, TAIL_WAIT};
 use crate::gateway::dialects::StreamRelay;
 use crate::gateway::dispatch::Dispatch;
 use crate::gateway::failure::Failure;
@@ -45,8 +44,7 @@ struct Passed {
     client: Client,
     /// What comes with the answer's end, which waits for the settle.
     tail: BytesMut,
-    /// It was us who read no further.
-    is_given_up: bool,
+    ended_by: EndedBy,
 }
 
 /// What comes next of a stream.
@@ -55,8 +53,8 @@ enum Next {
     Part(Bytes),
     /// The time that the caller or the route gave is up, or that in which a stream is read on for nobody.
     TimeIsUp,
-    /// Nothing more that could be read.
-    Nothing,
+    /// Nothing more.
+    End(EndedBy),
 }
 
 /// Answers with the stream's head; a task relays the rest.
@@ -83,32 +81,34 @@ async fn pass_on(
     mut client: Client,
 ) -> Passed {
     let clock = dispatch.state.ledger.clock().clone();
-    let mut extend_at = match dispatch.hold.is_due() {
+    let provider = &call.quote.target.upstream.config.name;
+    let mut extend_at = match dispatch.hold.is_due(open.wait(clock.now())) {
         true => clock.now(),
         false => clock.now().plus_seconds(EXTEND_SECONDS),
     };
     let mut tail = BytesMut::new();
     let mut part = std::mem::take(&mut open.first);
-    let is_given_up = loop {
+    let ended_by = loop {
         dispatch.reuse.push(&part);
         if open.relay.is_whole() {
             tail.extend_from_slice(&part);
         } else {
-            client.takes(part, &clock).await;
+            open.meanwhile(&clock, client.takes(part, &clock)).await;
         }
         if open.is_over() {
-            break false;
+            break EndedBy::Provider;
         }
         if client.is_long_gone(clock.now()) {
-            break true;
+            break EndedBy::Reader;
         }
         if clock.now() >= extend_at {
             extend_at = clock.now().plus_seconds(EXTEND_SECONDS);
-            dispatch.hold.extend().await;
+            let wait = open.wait(clock.now());
+            open.meanwhile(&clock, dispatch.hold.extend(wait)).await;
         }
         // Who has the answer waits for no more than its tail.
         let until = client.reads_until().or(dispatch.ends_at).filter(|_| !open.relay.is_whole());
-        part = match next(&mut open, until, &clock, call).await {
+        part = match next(&mut open, until, &clock, provider).await {
             Next::Part(part) => part,
             Next::TimeIsUp => {
                 if client.parts.is_some() {
@@ -118,14 +118,13 @@ async fn pass_on(
                 client.leaves(clock.now());
                 Bytes::new()
             }
-            Next::Nothing => break false,
+            Next::End(ended_by) => break ended_by,
         };
     };
-    Passed { relay: open.read_off(), client, tail, is_given_up }
+    Passed { relay: open.read_off(), client, tail, ended_by }
 }
 
-async fn next(open: &mut OpenStream, until: Option<Timestamp>, clock: &Clock, call: &SentCall) -> Next {
-    let provider = &call.quote.target.upstream.config.name;
+async fn next(open: &mut OpenStream, until: Option<Timestamp>, clock: &Clock, provider: &str) -> Next {
     let left = attempt::left(until, clock.now());
     if left.is_zero() {
         return Next::TimeIsUp;
@@ -137,9 +136,9 @@ async fn next(open: &mut OpenStream, until: Option<Timestamp>, clock: &Clock, ca
     let read = match timeout(wait.min(left), open.upstream.chunk()).await {
         Ok(Ok(Some(bytes))) => {
             let pushed = open.relay.push(&bytes);
-            if !open.progress.goes_on(&open.relay, bytes.len(), clock.now()) {
+            if !open.progress.goes_on(&open.relay, clock.now()) {
                 tracing::warn!(provider, "a stream without progress, or without an end, was cut off");
-                return Next::Nothing;
+                return Next::End(EndedBy::Patience);
             }
             pushed
         }
@@ -148,12 +147,13 @@ async fn next(open: &mut OpenStream, until: Option<Timestamp>, clock: &Clock, ca
             open.relay.finish()
         }
         Err(_) if left < wait => return Next::TimeIsUp,
-        Ok(Err(_)) | Err(_) => return Next::Nothing,
+        Ok(Err(_)) => return Next::End(EndedBy::Provider),
+        Err(_) => return Next::End(EndedBy::Patience),
     };
     read.map_or_else(
         |error| {
             tracing::warn!(provider, %error, "a stream can't be read");
-            Next::Nothing
+            Next::End(EndedBy::Patience)
         },
         Next::Part,
     )
@@ -161,26 +161,20 @@ async fn next(open: &mut OpenStream, until: Option<Timestamp>, clock: &Clock, ca
 
 /// Meters and settles what was streamed, and then sends the end.
 async fn conclude(mut dispatch: Box<Dispatch>, call: SentCall, passed: Passed) {
-    let Passed { mut relay, mut client, mut tail, is_given_up } = passed;
+    let Passed { mut relay, mut client, mut tail, ended_by } = passed;
     let clock = dispatch.state.ledger.clock().clone();
     // Without an explicit end more may have been to come: such an answer is not cached.
     let is_kept = relay.has_ended() && !relay.has_failed();
     tail.extend_from_slice(&relay.end_finished());
-    let outcome = match (relay.is_whole(), is_given_up) {
-        (true, _) => AttemptOutcome::Succeeded,
-        (false, true) => AttemptOutcome::Cancelled,
-        (false, false) => AttemptOutcome::Broken,
-    };
+    let outcome = ended_by.outcome(&relay);
     if let Some(signal) = target_health::signal_of_stream(outcome, relay.failure()) {
         dispatch.state.target_healths.observe(&call.quote.target, clock.now(), signal);
     }
     let request = dispatch.request.clone();
     let report = Report::of_stream(&relay);
-    let metered = match outcome {
-        AttemptOutcome::Cancelled if meter::may_have_made_more(&call.quote, &report) => {
-            meter::at_most(&call.quote)
-        }
-        _ => meter::meter(&request, &call.quote, &dispatch.hold.prices, &report),
+    let metered = match ended_by.is_given_up(&relay) && meter::may_have_made_more(&call.quote, &report) {
+        true => meter::at_most(&call.quote),
+        false => meter::meter(&request, &call.quote, &dispatch.hold.prices, &report),
     };
     dispatch.remember_warmth(&call.quote, &metered);
     dispatch.end_losers().await;
@@ -189,7 +183,7 @@ async fn conclude(mut dispatch: Box<Dispatch>, call: SentCall, passed: Passed) {
         Ok(()) if is_kept => dispatch.keep(&call.quote, headers::EVENT_STREAM),
         Ok(()) => {}
         Err(error) => {
-            tracing::error!(%error, reservation = %request.reservation, "a stream's settle failed; its hold will expire");
+            tracing::error!(%error, reservation = %request.reservation, "a stream's settle failed; it goes on in the background");
         }
     }
     // Requests that wait for this answer go on now; its own client may read its end slowly.
@@ -238,6 +232,7 @@ fn broke_off() -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::attempt::tests::open;
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stops_reading_is_gone_after_a_while() {
@@ -268,5 +263,24 @@ mod tests {
         client.takes(Bytes::from_static(b"data: {}"), &Clock::system()).await;
 
         assert!(client.gone_at.is_some());
+    }
+
+    #[tokio::test]
+    async fn what_a_client_does_not_read_is_not_its_providers_silence() {
+        let clock = Clock::manual(Timestamp::default(), 1);
+        let (parts, mut receiver) = mpsc::channel(1);
+        let mut client = Client { parts: Some(parts), gone_at: None };
+        let mut open = open(": ping\n\n");
+        let part = || Bytes::from_static(b"data: {}");
+        client.takes(part(), &clock).await;
+        let reads_slowly = async {
+            clock.advance_seconds(25);
+            receiver.recv().await
+        };
+
+        tokio::join!(open.meanwhile(&clock, client.takes(part(), &clock)), reads_slowly);
+        let next = next(&mut open, None, &clock, "odd").await;
+
+        assert!(matches!(next, Next::Part(_)), "{next:?}");
     }
 }

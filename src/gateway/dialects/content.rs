@@ -15,7 +15,7 @@ pub(super) fn is_in(family: Family, event: &Value) -> bool {
         Family::OpenaiResponses => {
             // A tool that the provider runs is shown while it runs.
             let is_call = event["item"]["type"].as_str().is_some_and(|kind| kind.ends_with("_call"));
-            !is_empty(&event["delta"]) || is_call
+            !is_empty(&event["delta"]) || !is_empty(&event["partial_image_b64"]) || is_call
         }
         Family::Anthropic => match (event["type"].as_str(), event["content_block"]["type"].as_str()) {
             (Some("content_block_delta"), _) => says_more_than("type", &event["delta"]),

@@ -49,12 +49,17 @@ pub fn is_answer(upstream: Family, request: &Value, body: &Value) -> bool {
     match upstream {
         Family::Gemini => {
             let vectors = body["embeddings"].as_array().map_or(&[][..], Vec::as_slice);
-            vectors.len() == inputs(request).len() && vectors.iter().all(|vector| vector["values"].is_array())
+            vectors.len() == inputs(request).len()
+                && vectors.iter().all(|vector| is_numbers(&vector["values"]))
         }
         Family::OpenaiChat | Family::OpenaiResponses | Family::Anthropic => {
             body["data"].as_array().is_some_and(|vectors| !vectors.is_empty())
         }
     }
+}
+
+fn is_numbers(values: &Value) -> bool {
+    values.as_array().is_some_and(|values| values.iter().all(Value::is_number))
 }
 
 /// A whole answer for the caller of that request.

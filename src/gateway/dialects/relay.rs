@@ -66,8 +66,10 @@ pub struct StreamRelay {
     /// How many answers were asked for at once, and which of them have had their finish reason.
     choices: u64,
     finished_choices: BTreeSet<u64>,
-    /// Something came that is more than an envelope.
-    has_content: bool,
+    /// How many events came that are more than an envelope.
+    contents: u64,
+    /// What came since something was said.
+    silent_bytes: u64,
     finished: bool,
     /// The provider's policy has ended it.
     is_filtered: bool,
@@ -115,7 +117,8 @@ impl StreamRelay {
             delivered: Delivered::default(),
             choices: 1,
             finished_choices: BTreeSet::new(),
-            has_content: false,
+            contents: 0,
+            silent_bytes: 0,
             finished: false,
             is_filtered: false,
             has_failed: false,
@@ -177,12 +180,22 @@ impl StreamRelay {
     /// Whether any part of the answer itself is there, or its end. Providers send an envelope as soon as they have read the
     /// request, and may fail or fall silent after it.
     pub fn has_begun(&self) -> bool {
-        self.has_content || self.delivered.deltas > 0 || self.is_whole()
+        self.contents > 0 || self.delivered.deltas > 0 || self.is_whole()
+    }
+
+    /// Grows with each part of the answer, and with its end.
+    pub fn said(&self) -> u64 {
+        self.contents.saturating_add(self.delivered.bytes).saturating_add(u64::from(self.is_whole()))
+    }
+
+    /// The bytes of whole events that came since something was said.
+    pub fn silent_bytes(&self) -> u64 {
+        self.silent_bytes
     }
 
     /// Whether the provider's policy has left nothing of the answer.
     pub fn is_blocked(&self) -> bool {
-        self.finished && self.is_filtered && !self.has_content && self.delivered.deltas == 0
+        self.finished && self.is_filtered && self.contents == 0 && self.delivered.deltas == 0
     }
 
     /// Whether the answer came to its end.
@@ -227,7 +240,12 @@ impl StreamRelay {
         let mut out = Vec::new();
         for frame in frames {
             if self.failure.is_none() {
+                let said = self.said();
                 self.relay_frame(frame, &mut out);
+                self.silent_bytes = match self.said() > said {
+                    true => 0,
+                    false => self.silent_bytes.saturating_add(frame.raw.len() as u64),
+                };
             }
         }
         Bytes::from(out)
@@ -289,7 +307,7 @@ impl StreamRelay {
     /// `raw` is the frame in which it came.
     fn relay_event(&mut self, event: Value, raw: Option<&Bytes>, out: &mut Vec<u8>) {
         self.note(&event);
-        self.has_content = self.has_content || content::is_in(self.ends.upstream, &event);
+        self.contents += u64::from(content::is_in(self.ends.upstream, &event));
         let deltas = match &mut self.reader {
             Reader::Chunks(reader) => reader.read(&event),
             Reader::Items(reader) => reader.read(&event),

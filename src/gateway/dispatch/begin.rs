@@ -89,7 +89,7 @@ async fn take_hold(
     taken
 }
 
-/// A hold outlives all attempts of its request.
+/// A hold outlives all attempts at the targets of its chain. For those of a fallback it is extended.
 fn ttl_seconds(plan: &Plan) -> i64 {
     let rounds = u64::from(plan.policy.retries) + 1;
     let of_targets = plan.targets.iter().map(|target| {

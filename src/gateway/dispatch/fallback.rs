@@ -59,7 +59,8 @@ impl Dispatch {
                 Next::Try { place, pause_micros } => {
                     self.pause(pause_micros).await;
                     let target = self.plan.targets.get(place)?;
-                    if let Some(quote) = self.hold.cover(target, self.plan.policy.clamp).await {
+                    let timeouts = self.timeouts(target);
+                    if let Some(quote) = self.hold.cover(target, self.plan.policy.clamp, &timeouts).await {
                         return Some((place, quote));
                     }
                     let retry = Retry::Elsewhere;

@@ -42,6 +42,7 @@ use crate::gateway::plan::{Plan, Prices};
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
 use crate::gateway::quote::Quote;
 use crate::gateway::stream;
+use crate::gateway::target::Target;
 use crate::gateway::target_health;
 use crate::ledger::LedgerError;
 
@@ -189,7 +190,7 @@ impl Dispatch {
     fn launch(&mut self, place: usize, quote: Quote) -> CallFuture {
         let now = self.state.ledger.clock().now();
         self.state.target_healths.call_started(&quote.target, now, self.request.input_tokens);
-        let timeouts = self.timeouts(&quote);
+        let timeouts = self.timeouts(&quote.target);
         let in_flight_call = InFlightCall { place, quote, started_at: now, beaten: Arc::default() };
         let call_future =
             in_flight::launch(self.state.clone(), self.request.clone(), in_flight_call.clone(), timeouts);
@@ -201,8 +202,10 @@ impl Dispatch {
     async fn hedge(&mut self, calls: &mut CallFutures) -> Option<FinishedCall> {
         let now = self.state.ledger.clock().now();
         let place = self.retry_plan.next_in_round(now).filter(|_| !self.is_over(now))?;
+        let target = self.plan.targets.get(place)?;
+        let timeouts = self.timeouts(target);
         let covered = {
-            let covering = self.hold.cover(self.plan.targets.get(place)?, self.plan.policy.clamp);
+            let covering = self.hold.cover(target, self.plan.policy.clamp, &timeouts);
             tokio::pin!(covering);
             tokio::select! {
                 biased;
@@ -248,7 +251,7 @@ impl Dispatch {
         self.in_flight.retain(|other| other.place != place);
         let losers = calls.into_iter().zip(std::mem::take(&mut self.in_flight));
         let loser = |(call_future, in_flight_call): (_, InFlightCall)| {
-            let timeouts = self.timeouts(&in_flight_call.quote);
+            let timeouts = self.timeouts(&in_flight_call.quote.target);
             Loser::of(HealthReporter { state: self.state.clone(), timeouts }, call_future, in_flight_call)
         };
         self.losers = losers.map(loser).collect();
@@ -276,7 +279,7 @@ impl Dispatch {
         self.remember_warmth(&call.quote, &metered);
         self.end_losers().await;
         self.hold.record(&call, metered, AttemptOutcome::Succeeded);
-        self.settle().await?;
+        self.settle().await.map_err(Failure::unsettled)?;
         let upstream = call.quote.target.upstream.family;
         let bytes = attempt::for_client(&self.state, &self.request, upstream, bytes, json)
             .ok_or_else(|| Failure::new(502, "upstream_failed", "The provider's answer can't be read."))?;
@@ -375,9 +378,9 @@ impl Dispatch {
     }
 
     /// How long the provider may take, by the route, else by its own settings.
-    fn timeouts(&self, quote: &Quote) -> Timeouts {
+    fn timeouts(&self, target: &Target) -> Timeouts {
         let policy = &self.plan.policy;
-        let config = &quote.target.upstream.config;
+        let config = &target.upstream.config;
         let seconds = |own: Option<u64>, of_provider| own.map_or(of_provider, Duration::from_secs);
         let first_token = seconds(policy.first_token_seconds, config.first_byte_timeout());
         Timeouts {

@@ -60,8 +60,8 @@ pub(super) async fn reused(
     answer: &Answer,
     result: &'static str,
 ) -> Result<Response, Failure> {
-    hold.record_reused(answer, hit_price(plan));
-    hold.settle().await?;
+    hold.record_reused(answer, hit_price(plan)).await;
+    hold.settle().await.map_err(Failure::unsettled)?;
     let mut response = cached_response(hold, plan, answer, result);
     headers::set_cost(&mut response, hold.cost());
     Ok(response)

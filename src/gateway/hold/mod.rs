@@ -7,9 +7,10 @@ mod reserve;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use crate::domain::account::budget::BudgetScope;
-use crate::domain::account::command::OrgCommand;
+use crate::domain::account::command::{OrgCommand, TTL_SECONDS_MAX};
 use crate::domain::account::refusal::Refusal;
 use crate::domain::attempt::{Attempt, AttemptOutcome};
 use crate::domain::credits::Credits;
@@ -20,6 +21,7 @@ use crate::domain::routing::{ArmAssignment, ClampPolicy, OnExpiry};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
 use crate::gateway::State;
+use crate::gateway::attempt::Timeouts;
 use crate::gateway::cache::Answer;
 use crate::gateway::edge::Request;
 use crate::gateway::meter::Metered;
@@ -30,7 +32,7 @@ use crate::ledger::{By, LedgerError, Outcome, Submission};
 
 pub use reserve::{ARM_SPENT, TakenHold};
 
-/// A stream's hold is extended this often, each time for three times as long.
+/// A stream's hold is extended this often, each time for three times as long and what its next part may take.
 pub const EXTEND_SECONDS: i64 = 300;
 /// The provider in the record of a cached answer.
 pub const CACHE: &str = "cache";
@@ -103,10 +105,11 @@ impl Lateness {
 }
 
 impl RequestHold {
-    /// A further attempt's quote, once the hold covers it in addition to what is in flight or of unknown cost; `None` where it
-    /// can't, or the target can't carry the request.
-    pub async fn cover(&mut self, target: &Target, clamp: ClampPolicy) -> Option<Quote> {
-        if self.is_due() && !self.extend().await {
+    /// A further attempt's quote, once the hold covers it in addition to what is in flight or of unknown cost, for as long as
+    /// it may take; `None` where it can't, or the target can't carry the request.
+    pub async fn cover(&mut self, target: &Target, clamp: ClampPolicy, timeouts: &Timeouts) -> Option<Quote> {
+        let longest = timeouts.longest();
+        if self.is_due(longest) && !self.extend(longest).await {
             return None;
         }
         let wanted = quote(&self.request, target, &self.prices, Funds::Unknown).ok()?;
@@ -176,8 +179,12 @@ impl RequestHold {
         }
     }
 
-    /// Records a cached answer: no provider was called, so nothing was used.
-    pub fn record_reused(&mut self, answer: &Answer, price: Credits) {
+    /// Records a cached answer: no provider was called for it, so nothing was used. What failed before it may have cost all
+    /// that is held: the hold then grows by its price, or it is free.
+    pub async fn record_reused(&mut self, answer: &Answer, price: Credits) {
+        let missing = self.attempts_cost().saturating_add(price).saturating_sub(self.held);
+        let is_covered = !missing.is_positive() || self.grows(missing, Credits::ZERO).await;
+        let price = if is_covered { price } else { Credits::ZERO };
         let now = self.state.ledger.clock().now();
         self.attempts.push(Attempt {
             provider: CACHE.to_owned(),
@@ -203,14 +210,15 @@ impl RequestHold {
         self.attempts_cost().min(self.held)
     }
 
-    /// Whether it must be extended before something that takes a while.
-    pub fn is_due(&self) -> bool {
-        self.expires_at <= self.state.ledger.clock().now().plus_seconds(2 * EXTEND_SECONDS)
+    /// Whether it must be extended before something that may take so long.
+    pub fn is_due(&self, wait: Duration) -> bool {
+        let seconds = whole_seconds(wait).saturating_add(2 * EXTEND_SECONDS);
+        self.expires_at <= self.state.ledger.clock().now().plus_seconds(seconds)
     }
 
-    /// Extends it. False where that fails: it may have ended.
-    pub async fn extend(&mut self) -> bool {
-        let ttl_seconds = 3 * EXTEND_SECONDS;
+    /// Extends it beyond something that may take so long. False where that fails: it may have ended.
+    pub async fn extend(&mut self, wait: Duration) -> bool {
+        let ttl_seconds = whole_seconds(wait).saturating_add(3 * EXTEND_SECONDS).min(TTL_SECONDS_MAX);
         let expires_at = self.state.ledger.clock().now().plus_seconds(ttl_seconds);
         let (reservation, by) = (self.request.reservation, Some(Dispatcher::Tollgate));
         let extend = OrgCommand::Extend { reservation, ttl_seconds, by };
@@ -274,6 +282,10 @@ async fn ask(state: &State, submission: Submission) -> Result<Outcome, LedgerErr
         return Ok(Outcome { events: Vec::new(), replayed: false });
     }
     state.ledger.submit(submission).await
+}
+
+fn whole_seconds(wait: Duration) -> i64 {
+    i64::try_from(wait.as_secs()).unwrap_or(i64::MAX).saturating_add(1)
 }
 
 fn is_of_arm(refusal: &Refusal) -> bool {

@@ -344,17 +344,26 @@ async fn a_success_without_an_answer_goes_to_the_next_target_and_is_neither_kept
 
 #[tokio::test]
 async fn vectors_that_are_none_are_an_error_and_no_answer() {
-    let answer = || async { axum::Json(json!({"object": "list", "data": []})) };
-    let odd = Router::new().route("/v1/embeddings", axum::routing::post(answer));
-    let chain = json!(["odd/text-embedding-3-small", "openai/text-embedding-3-small"]);
-    let world = World::with_odd("5", "", json!([{"name": "r", "chain": chain, "retries": 0}]), odd).await;
+    let odd = Router::new().fallback(async |uri: axum::http::Uri| {
+        axum::Json(match uri.path() {
+            "/v1/embeddings" => json!({"object": "list", "data": []}),
+            _ => json!({"embeddings": [{"values": ["one", "two"]}]}),
+        })
+    });
+    let route = |name: &str, model: &str| {
+        let chain = [format!("odd-{name}/{model}").replace("odd-openai", "odd"), format!("{name}/{model}")];
+        json!({"name": name, "chain": chain, "retries": 0})
+    };
+    let routes = json!([route("openai", "text-embedding-3-small"), route("gemini", "gemini-embedding-2")]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    for name in ["openai", "gemini"] {
+        let response = world.post("/v1/embeddings", json!({"model": name, "input": "some words"})).await;
 
-    let response = world.post("/v1/embeddings", json!({"model": "r", "input": "some words"})).await;
-
-    assert_eq!(response.status(), 200);
-    assert_eq!(header(&response, "x-tollgate-provider"), "openai");
-    let (attempts, _) = world.last_settle().await;
-    assert_eq!(attempts[0].outcome, AttemptOutcome::Unknown);
+        assert_eq!(response.status(), 200, "{name}");
+        assert_eq!(header(&response, "x-tollgate-provider"), name);
+        let (attempts, _) = world.last_settle().await;
+        assert_eq!(attempts[0].outcome, AttemptOutcome::Unknown, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -370,3 +370,42 @@ async fn failures_are_not_kept_and_what_was_is_said_where_nobody_answers() {
     let gone = world.post("/v1/chat/completions", asked_at_zero(false)).await;
     assert_eq!(gone.status(), 503, "too old to be true");
 }
+
+#[tokio::test]
+async fn a_kept_answer_after_failures_is_covered_or_free() {
+    let price = "0.001";
+    for (credits, paid) in [("5", price), ("0.0005", "0")] {
+        let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+        let calls = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let answer = async move || {
+            if calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) > 0 {
+                return "nobody knows".into_response();
+            }
+            let vector = json!({"object": "embedding", "index": 0, "embedding": [0.5]});
+            let usage = json!({"prompt_tokens": 2, "total_tokens": 2});
+            axum::Json(json!({"object": "list", "data": [vector], "usage": usage})).into_response()
+        };
+        let odd = Router::new().route("/v1/embeddings", axum::routing::post(answer));
+        let cache = json!({"ttl_seconds": 1, "stale_seconds": 600, "price": price});
+        let routes =
+            json!([{"name": "r", "chain": ["odd/text-embedding-3-small"], "retries": 0, "cache": cache}]);
+        let world = World::at(clock.clone(), credits, "", routes, odd).await;
+        let ask = || world.post("/v1/embeddings", json!({"model": "r", "input": "some words"}));
+        assert_eq!(header(&ask().await, "x-tollgate-cache"), "miss");
+        let before = world.balance().await.consumed;
+        clock.advance_seconds(60);
+
+        let stale = ask().await;
+
+        assert_eq!((stale.status().as_u16(), header(&stale, "x-tollgate-cache").as_str()), (200, "stale"));
+        let (attempts, _) = world.last_settle().await;
+        let [failed, kept] = &attempts[..] else { panic!("one was sent: {attempts:?}") };
+        assert_eq!((failed.outcome, kept.cost.to_string().as_str()), (AttemptOutcome::Unknown, paid));
+        let balance = world.balance().await;
+        let cost = failed.cost.saturating_add(kept.cost);
+        assert_eq!((balance.consumed.saturating_sub(before), balance.held), (cost, Credits::ZERO));
+        let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
+        let exceeded = stored.iter().filter(|row| matches!(row.payload.event, Event::BoundExceeded { .. }));
+        assert_eq!(exceeded.count(), 0);
+    }
+}

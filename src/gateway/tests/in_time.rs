@@ -313,6 +313,76 @@ async fn i2_a_stream_that_is_given_up_is_charged_for_what_it_showed_or_may_have_
 }
 
 #[tokio::test]
+async fn i2_a_stream_that_is_cut_off_for_its_silence_is_charged_for_what_it_may_have_hidden() {
+    let answer = async |axum::Json(body): axum::Json<Value>| {
+        let model = body["model"].as_str().expect("a model").to_owned();
+        streamed(iter([chunk(&model, "Because")]).chain(pending()))
+    };
+    let route =
+        |name: &str, target: &str| json!({"name": name, "chain": [target], "between_tokens_seconds": 1});
+    let routes = json!([route("thinks", "odd/o3"), route("says", "odd/gpt-4o-mini")]);
+    let world = World::with_odd("5", "", routes, chat_at(answer)).await;
+    for (route, source) in [("thinks", UsageSource::Bound), ("says", UsageSource::Counted)] {
+        let response = world.post(PATHS[0], asking(PATHS[0], route, true)).await;
+        let text = response.text().await.expect("an end");
+
+        assert!(text.contains("Because") && text.contains("upstream_failed"), "{route}: {text}");
+        let (attempts, _) = world.last_settle().await;
+        let charged = (attempts[0].outcome, attempts[0].usage_source);
+        assert_eq!(charged, (AttemptOutcome::Broken, source), "{route}: it says something of its target");
+        assert!(attempts[0].cost.is_positive() && world.balance().await.held.is_zero());
+    }
+}
+
+/// Tells when it goes.
+struct Guard(Arc<Notify>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+#[tokio::test]
+async fn i2_a_beaten_stream_that_is_cut_off_is_charged_for_what_it_may_have_hidden() {
+    let (go_on, cut) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let answer = {
+        let (go_on, cut) = (go_on.clone(), cut.clone());
+        async move |axum::Json(body): axum::Json<Value>| {
+            let is_winner = body["model"] == "gpt-4o-mini";
+            if is_winner {
+                let rest = once(async move {
+                    cut.notified().await;
+                    end("gpt-4o-mini")
+                });
+                return streamed(iter([chunk("gpt-4o-mini", "Yes")]).chain(rest));
+            }
+            go_on.notified().await;
+            let nothing = Ok(format!(": {}\n\n", "-".repeat(5 << 20)).into());
+            let guard = Guard(cut);
+            let held = once(async move {
+                let _guard = guard;
+                std::future::pending().await
+            });
+            streamed(iter([chunk("o3", "Because"), nothing]).chain(held))
+        }
+    };
+    let chain = json!(["odd/o3", "odd/gpt-4o-mini"]);
+    let routes = json!([{"name": "r", "chain": chain, "hedge_after_ms": 200}]);
+    let world = World::with_odd("5", "", routes, chat_at(answer)).await;
+
+    let mut response = world.post(PATHS[0], asking(PATHS[0], "r", true)).await;
+    response.chunk().await.expect("a part");
+    go_on.notify_one();
+    response.text().await.expect("an end");
+
+    let (attempts, _) = world.last_settle().await;
+    let [loser, winner] = &attempts[..] else { panic!("two were sent: {attempts:?}") };
+    assert_eq!(winner.outcome, AttemptOutcome::Succeeded);
+    assert_eq!((loser.outcome, loser.usage_source), (AttemptOutcome::Broken, UsageSource::Bound));
+}
+
+#[tokio::test]
 async fn an_answer_in_one_piece_may_take_longer_than_a_streams_first_words() {
     let (asked, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let answer = {

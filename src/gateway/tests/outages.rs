@@ -133,8 +133,35 @@ async fn i3_what_was_consumed_is_settled_once_the_log_can_be_written_again() {
     world.log.is(THERE);
 
     assert_eq!(unanswered.status().as_u16(), 503, "the node could not say for sure that it is paid for");
+    let when = ["x-should-retry", "retry-after"].map(|name| header(&unanswered, name));
+    assert_eq!(when, ["false", ""], "it would be paid for twice");
+    let told = unanswered.text().await.expect("text");
+    assert!(told.contains("unsettled"), "{told}");
     // 0.15 in and 0.60 out, each per million tokens.
     assert_eq!(settled(&world).await.consumed.to_string(), "0.00075");
+}
+
+#[tokio::test]
+async fn an_answer_of_before_that_can_not_be_settled_is_not_asked_for_again() {
+    let cache = json!({"ttl_seconds": 300, "deterministic_only": false, "price": "0.0001"});
+    let routes = json!([{"name": "r", "chain": ["openai/gpt-4o-mini"], "cache": cache}]);
+    let world = World::routed("5", "", routes).await;
+    let first = world.post("/v1/chat/completions", chat("r")).await;
+    let cost: Credits = header(&first, "x-tollgate-cost").parse().expect("a cost");
+    // The hold is written, and then the log is gone.
+    let log = world.log.clone();
+    world.log.waits_for(async move {
+        let gone = log.clone();
+        log.waits_for(async move { gone.is(GONE) });
+    });
+
+    let unanswered = world.post("/v1/chat/completions", chat("r")).await;
+    world.log.is(THERE);
+
+    let when = ["x-should-retry", "retry-after"].map(|name| header(&unanswered, name));
+    assert_eq!((unanswered.status().as_u16(), when), (503, ["false".into(), String::new()]));
+    let hit: Credits = "0.0001".parse().expect("credits");
+    assert_eq!(settled(&world).await.consumed, cost.saturating_add(hit));
 }
 
 #[tokio::test]
@@ -180,6 +207,42 @@ async fn nothing_is_sent_for_a_hold_whose_time_is_over_and_nothing_is_charged() 
     assert_eq!(failed.status().as_u16(), 503);
     assert_eq!(calls.load(Ordering::SeqCst), 1, "its hold had expired by then");
     assert_eq!(settled(&world).await.consumed, Credits::ZERO);
+}
+
+#[tokio::test]
+async fn a_hold_lasts_for_as_long_as_the_attempts_of_its_fallbacks_may_take() {
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    let answer = {
+        let clock = clock.clone();
+        async move |axum::Json(body): axum::Json<Value>| {
+            clock.advance_seconds(3_500);
+            let mut answer = completion(json!({"prompt_tokens": 9, "completion_tokens": 1}));
+            match body["model"].as_str() {
+                Some("gpt-4o-mini") => {
+                    answer["choices"][0] =
+                        json!({"index": 0, "finish_reason": "content_filter", "message": {}});
+                }
+                Some("gpt-4o") => return axum::http::StatusCode::SERVICE_UNAVAILABLE.into_response(),
+                _ => {}
+            }
+            axum::Json(answer).into_response()
+        }
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini"], "on_content_policy": "odd/gpt-4o",
+                         "degrade": "odd/gpt-4.1-nano", "first_token_seconds": 3_600, "retries": 0}]);
+    let world = World::at(clock, "5", "", routes, odd).await;
+
+    let answered = world.post("/v1/chat/completions", chat("r")).await;
+
+    assert_eq!(
+        (answered.status().as_u16(), header(&answered, "x-tollgate-model").as_str()),
+        (200, "gpt-4.1-nano")
+    );
+    let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
+    let count = |is: fn(&Event) -> bool| stored.iter().filter(|stored| is(&stored.payload.event)).count();
+    assert_eq!(count(|event| matches!(event, Event::ReservationExpired { .. })), 0);
+    assert_eq!(count(|event| matches!(event, Event::ReservationSettled { late: false, .. })), 1);
 }
 
 #[tokio::test]

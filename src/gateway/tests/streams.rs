@@ -294,38 +294,42 @@ async fn what_a_failed_attempt_can_not_have_used_does_not_charge_all_that_is_hel
 #[tokio::test]
 async fn a_stream_that_outlasts_its_hold_has_it_extended() {
     const PARTS: u64 = 6;
-    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
-    let go_on = Arc::new(Notify::new());
-    let told = go_on.clone();
-    let answer = async move || {
-        let parts = iter(0..=PARTS).then(move |nth| {
-            let told = told.clone();
-            async move {
-                if nth > 0 {
-                    told.notified().await;
+    for (between_tokens_seconds, step_seconds) in [(1, 301), (1_000, 950)] {
+        let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+        let go_on = Arc::new(Notify::new());
+        let told = go_on.clone();
+        let answer = async move || {
+            let parts = iter(0..=PARTS).then(move |nth| {
+                let told = told.clone();
+                async move {
+                    if nth > 0 {
+                        told.notified().await;
+                    }
+                    if nth < PARTS { chunk(0, "word ", None) } else { chunk(0, "", Some("stop")) }
                 }
-                if nth < PARTS { chunk(0, "word ", None) } else { chunk(0, "", Some("stop")) }
-            }
-        });
-        Response::new(axum::body::Body::from_stream(parts.chain(iter([done()]))))
-    };
-    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
-    let world = World::at(clock.clone(), "5", "", kept_streams(), odd).await;
+            });
+            Response::new(axum::body::Body::from_stream(parts.chain(iter([done()]))))
+        };
+        let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+        let mut routes = kept_streams();
+        routes[0]["between_tokens_seconds"] = between_tokens_seconds.into();
+        let world = World::at(clock.clone(), "5", "", routes, odd).await;
 
-    let mut response = world.post("/v1/chat/completions", asking("/v1/chat/completions", "slowly")).await;
-    let mut text = String::new();
-    while let Some(part) = response.chunk().await.expect("a part") {
-        text.push_str(std::str::from_utf8(&part).expect("text"));
-        clock.advance_seconds(301);
-        go_on.notify_one();
+        let mut response = world.post("/v1/chat/completions", asking("/v1/chat/completions", "slowly")).await;
+        let mut text = String::new();
+        while let Some(part) = response.chunk().await.expect("a part") {
+            text.push_str(std::str::from_utf8(&part).expect("text"));
+            clock.advance_seconds(step_seconds);
+            go_on.notify_one();
+        }
+
+        assert_eq!((text.matches("word ").count() as u64, text.contains("[DONE]")), (PARTS, true), "{text}");
+        let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
+        let count = |is: fn(&Event) -> bool| stored.iter().filter(|stored| is(&stored.payload.event)).count();
+        assert!(count(|event| matches!(event, Event::ReservationExtended { .. })) >= 2);
+        assert_eq!(count(|event| matches!(event, Event::ReservationExpired { .. })), 0);
+        assert_eq!(count(|event| matches!(event, Event::ReservationSettled { late: false, .. })), 1);
     }
-
-    assert_eq!((text.matches("word ").count() as u64, text.contains("[DONE]")), (PARTS, true), "{text}");
-    let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
-    let count = |is: fn(&Event) -> bool| stored.iter().filter(|stored| is(&stored.payload.event)).count();
-    assert!(count(|event| matches!(event, Event::ReservationExtended { .. })) >= 2);
-    assert_eq!(count(|event| matches!(event, Event::ReservationExpired { .. })), 0);
-    assert_eq!(count(|event| matches!(event, Event::ReservationSettled { late: false, .. })), 1);
 }
 
 /// Bytes in one part of what follows; six are more than a stream may be silent for.
