@@ -19,6 +19,10 @@ use crate::ledger::recent::{End, RecentIndex, ended_by};
 use crate::ledger::tail::PositionedEvent;
 use crate::store::{EventRow, Head};
 
+/// Ends that time has brought about, in one batch: its commands don't wait for more than these, and no database takes them
+/// all in its time where an account's holds end together.
+const DUE_ENDS_MAX: usize = 1_024;
+
 /// The events and answers of one round.
 pub(super) struct Batch {
     pub now: Timestamp,
@@ -27,9 +31,12 @@ pub(super) struct Batch {
     /// The same for the projections.
     pub positioned: Vec<PositionedEvent>,
     pub decided: Vec<(Box<Command>, Decision)>,
+    /// Commands on accounts of which more is due than the batch takes: they go first in the next one.
+    pub postponed: Vec<Job>,
     pub reads: Vec<Reading>,
     pub followers: Vec<Option<oneshot::Sender<()>>>,
     pub swept: bool,
+    due_ends: usize,
     /// What was evolved, recalled or bound for it, to be undone where nothing is written.
     pub touched: IdSet<OrgId>,
     pub keys: Vec<(i64, KeyHash)>,
@@ -52,9 +59,11 @@ impl Batch {
             rows: Vec::with_capacity(commands),
             positioned: Vec::with_capacity(commands),
             decided: Vec::with_capacity(commands),
+            postponed: vec![],
             reads: vec![],
             followers: vec![],
             swept: false,
+            due_ends: 0,
             touched: IdSet::default(),
             keys: vec![],
             ended: vec![],
@@ -91,15 +100,19 @@ impl Batch {
         Ok(events)
     }
 
+    /// Writes what is due in an account, as far as there is room for it: false where some is left to the next batch.
     pub fn expire(
         &mut self,
         encoder: &EventEncoder<'_>,
         format: Format,
         loaded: &mut LoadedAccount,
-    ) -> Result<(), LedgerError> {
-        let due = loaded.account.expire_due_within(format, self.now).into_iter();
-        let due = due.map(|(event, balance)| (event, Some(balance)));
-        self.write(encoder, due, None, &mut loaded.chain).map(|_| ())
+    ) -> Result<bool, LedgerError> {
+        let room = DUE_ENDS_MAX.saturating_sub(self.due_ends);
+        let due = loaded.account.expire_due_within(format, self.now, room);
+        self.due_ends += due.len();
+        let due = due.into_iter().map(|(event, balance)| (event, Some(balance)));
+        self.write(encoder, due, None, &mut loaded.chain)?;
+        Ok(!loaded.account.is_due(self.now))
     }
 
     /// Binds the command's key to what it made; a command that made nothing binds none.
@@ -146,7 +159,8 @@ impl Batch {
     }
 
     pub fn into_jobs(self) -> impl Iterator<Item = Job> {
-        let commands = self.decided.into_iter().map(|(command, _)| Job::Command(command));
+        let decided = self.decided.into_iter().map(|(command, _)| Job::Command(command));
+        let commands = decided.chain(self.postponed);
         let reads = self.reads.into_iter().map(Job::Read);
         let followers = self.followers.into_iter().map(Job::Follow);
         commands.chain(reads).chain(followers).chain(self.swept.then_some(Job::Sweep))

@@ -142,7 +142,7 @@ pub struct Settle {
     pub by: Option<Dispatcher>,
 }
 
-/// Open holds of one org. Their time may run out in one instant, and is then written in one transaction.
+/// Open holds of one org. Their time may run out in one instant: whoever asks next waits until all of that is written.
 pub const HOLDS_MAX: usize = 50_000;
 /// Keys of one org that are neither revoked nor expired: whoever asks is looked up among them.
 pub const KEYS_MAX: usize = 1_000;

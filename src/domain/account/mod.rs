@@ -169,16 +169,18 @@ impl Account {
         format.admits(&decided)?;
         let mut steps: Vec<Step> = decided.into_iter().map(|event| self.step(event, now)).collect();
         // What the end of a hold set free, or a late settle gave back, may be past its time.
-        self.end_due(format, now, now, &mut steps);
+        steps.extend(self.end_due(format, now, now, usize::MAX));
         self.raise_alerts(now, &mut steps);
         Ok(steps)
     }
 
     /// The ends that time alone has brought about until `now` (I11), evolved and ready to be appended to a log in that
-    /// format.
-    pub fn expire_due_within(&mut self, format: Format, now: Timestamp) -> Vec<Step> {
-        let mut steps = Vec::new();
-        self.end_due(format, Timestamp(i64::MIN), now, &mut steps);
+    /// format: `most` of them, the first ones, and what they bring about. While [`Account::is_due`], the next call goes on
+    /// as if all had been one.
+    pub fn expire_due_within(&mut self, format: Format, now: Timestamp, most: usize) -> Vec<Step> {
+        // The last call may have left off within this instant, before anything that came free in it repaid debt.
+        let reached = self.next_due_at().unwrap_or(now);
+        let mut steps = self.end_due(format, reached, now, most);
         if !steps.is_empty() {
             self.raise_alerts(now, &mut steps);
         }
@@ -219,7 +221,7 @@ impl Account {
             return std::borrow::Cow::Borrowed(self);
         }
         let mut later = self.clone();
-        later.expire_due_within(Format::READ, now);
+        later.expire_due_within(Format::READ, now, usize::MAX);
         // What is due is not in the log yet.
         later.version = self.version;
         std::borrow::Cow::Owned(later)
@@ -261,19 +263,23 @@ impl Account {
         (event, self.balance())
     }
 
-    /// Ends what is due until `now`, in the order of time. What came free meanwhile repays debt, before anything that
-    /// ends later than the time `reached`.
-    fn end_due(&mut self, format: Format, mut reached: Timestamp, now: Timestamp, steps: &mut Vec<Step>) {
+    /// Ends what is due until `now`, `most` of it, in the order of time. What came free meanwhile repays debt, before anything
+    /// that ends later than the time `reached`.
+    fn end_due(&mut self, format: Format, mut reached: Timestamp, now: Timestamp, most: usize) -> Vec<Step> {
+        let mut steps = Vec::new();
         loop {
-            match (due::next(self, now), due::repayment(self)) {
-                (Some((at, event)), _) if at <= reached => {
+            match due::next(self, now) {
+                Some((at, _)) if at <= reached && steps.len() >= most => return steps,
+                Some((at, event)) if at <= reached => {
                     let is_dated = reached < now && format >= Format::DUE_AT;
                     let event = if is_dated { event.due(reached) } else { event };
                     steps.push(self.step(event, now));
                 }
-                (_, Some(event)) => steps.push(self.step(event, now)),
-                (Some((at, _)), None) => reached = at,
-                (None, None) => return,
+                later => match (due::repayment(self), later) {
+                    (Some(event), _) => steps.push(self.step(event, now)),
+                    (None, Some((at, _))) => reached = at,
+                    (None, None) => return steps,
+                },
             }
         }
     }

@@ -332,7 +332,7 @@ mod tests {
 
         let in_time = account.clone().expire_due(after(60));
         let late = account.clone().expire_due(two_hours);
-        let undated = account.clone().expire_due_within(Format(1), two_hours);
+        let undated = account.clone().expire_due_within(Format(1), two_hours, usize::MAX);
 
         assert_eq!(dues(&in_time), [Some(after(30)), None, None]);
         // What the hold had pinned ends with it.

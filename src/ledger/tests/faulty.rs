@@ -28,6 +28,8 @@ pub(super) struct Faulty {
     pub unreadable: AtomicBool,
     /// More rows than these take longer than a statement may.
     pub rows_in_time: usize,
+    /// More events than these take longer than an append may.
+    pub events_in_time: usize,
     /// Nothing can be read of this org.
     pub damaged: Option<OrgId>,
     /// The next commit says that it is under way, and waits.
@@ -69,6 +71,7 @@ impl Faulty {
             writer: None,
             unreadable: AtomicBool::new(false),
             rows_in_time: usize::MAX,
+            events_in_time: usize::MAX,
             damaged: None,
             slow: Mutex::default(),
             archived_to: AtomicI64::new(0),
@@ -131,6 +134,9 @@ impl EventLog for Faulty {
     ) -> Result<Appended, StoreError> {
         if events.iter().any(|event| event.recorded_at < self.since.0) {
             return Err(StoreError::ClockOff);
+        }
+        if events.len() > self.events_in_time {
+            return Err(StoreError::Unavailable("canceling statement due to statement timeout".into()));
         }
         if let Some(refusal) = self.refusals.lock().expect("no test panicked").pop() {
             return Err(refusal);

@@ -134,3 +134,50 @@ async fn i11_what_is_written_at_the_wrong_time_is_decided_again_and_not_for_ever
         node.finish().await;
     }
 }
+
+/// Far more holds than a batch ends, and a ledger whose database takes not half of them at once, at the moment at which all
+/// end.
+async fn all_end_at_once(holds: u128) -> (Node, Ledger) {
+    let node = Node::funded(i64::try_from(holds).expect("small")).await;
+    futures_util::future::try_join_all((0..holds).map(|n| node.run(reserve(n, 1)))).await.expect("holds");
+    let slow = Faulty { shared: true, events_in_time: 2_400, ..Faulty::new(&node.store) };
+    let ledger = node.another(Arc::new(slow)).await;
+    assert_eq!(ledger.read(ACME, |account| account.holds.len()).await.expect("reads"), 5_000);
+    ledger.clock().advance_seconds(60);
+    (node, ledger)
+}
+
+async fn kinds(node: &Node) -> Vec<String> {
+    let rows = node.store.read(0, 1, i64::MAX).await.expect("reads");
+    rows.into_iter().map(|row| row.kind).collect()
+}
+
+#[tokio::test]
+async fn i11_what_is_asked_waits_until_all_that_is_due_is_written_and_keeps_its_order() {
+    let (node, ledger) = all_end_at_once(5_000).await;
+
+    let all = ledger.submit(command(reserve(10_001, 5_000)));
+    let more = ledger.submit(command(reserve(10_002, 1)));
+    let (all, more) = futures_util::future::join(all, more).await;
+
+    all.expect("all of it is free");
+    let more = more.expect_err("it came second");
+    assert!(matches!(more, LedgerError::Refused(Refusal::InsufficientCredits { .. })), "{more}");
+    let kinds = kinds(&node).await;
+    assert_eq!(kinds.iter().filter(|kind| *kind == "ReservationExpired").count(), 5_000);
+    assert_eq!(kinds.last().map(String::as_str), Some("CreditsReserved"));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn i11_more_ends_than_the_database_takes_at_once_are_swept_all_the_same() {
+    let (node, ledger) = all_end_at_once(5_000).await;
+
+    ledger.sweep().expect("is asked for");
+
+    until("all of them are written", async || {
+        kinds(&node).await.iter().filter(|kind| *kind == "ReservationExpired").count() == 5_000
+    })
+    .await;
+    node.finish().await;
+}

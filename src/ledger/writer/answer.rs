@@ -37,6 +37,7 @@ impl Writer {
             self.state.last_recorded_at = batch.now;
             self.move_to(batch.head.clone());
         }
+        self.postponed = std::mem::take(&mut batch.postponed);
         batch.count();
         self.answer(&mut batch);
         if grown {

@@ -107,9 +107,13 @@ impl Writer {
         let answer = match self.key_lookup(&command, batch.now) {
             KeyLookup::Unknown => return self.look_up(command, named, forgotten_to),
             KeyLookup::Bound(answer) => answer,
-            // Its sender has it back.
-            KeyLookup::New if !command.take() => return,
-            KeyLookup::New => self.decide_org(&command, batch),
+            KeyLookup::New => match self.expire(command.org, batch) {
+                Ok(false) => return batch.postponed.push(Job::Command(command)),
+                // Its sender has it back.
+                Ok(true) if !command.take() => return,
+                Ok(true) => self.decide_org(&command, batch),
+                Err(error) => Decision::No(error),
+            },
         };
         batch.decided.push((command, answer));
     }
@@ -134,6 +138,16 @@ impl Writer {
         }
     }
 
+    /// Writes what is due in an account, before anything is decided on it (I11): false where that must wait, since the batch
+    /// has no room for all of it.
+    fn expire(&mut self, org: OrgId, batch: &mut Batch) -> Result<bool, LedgerError> {
+        let format = self.system.load().format;
+        let Some(Slot::Loaded(loaded)) = self.state.accounts.get_mut(&org) else { return Ok(true) };
+        let encoder =
+            EventEncoder { shard: self.fetcher.shard, org, by: None, clock: &self.clock, now: batch.now };
+        batch.expire(&encoder, format, loaded)
+    }
+
     fn decide_org(&mut self, command: &Command, batch: &mut Batch) -> Decision {
         let Ask::Org(ask) = &command.ask else { return Decision::Made(vec![]) };
         let org = command.org;
@@ -144,18 +158,13 @@ impl Writer {
             // Nobody has opened it so far.
             batch.touched.insert(org);
         }
-        // Due expiries are written before anything is decided on the account (I11).
-        let encoder =
-            EventEncoder { shard: self.fetcher.shard, org, by: None, clock: &self.clock, now: batch.now };
         let format = self.system.load().format;
-        if let Err(error) = batch.expire(&encoder, format, loaded) {
-            return Decision::No(error);
-        }
         let steps = match loaded.account.handle_within(format, ask.clone(), batch.now) {
             Ok(steps) => steps.into_iter().map(|(event, balance)| (event, Some(balance))),
             Err(refusal) => return Decision::No(refusal.into()),
         };
-        let encoder = EventEncoder { by: command.by.key(), ..encoder };
+        let (shard, by) = (self.fetcher.shard, command.by.key());
+        let encoder = EventEncoder { shard, org, by, clock: &self.clock, now: batch.now };
         match batch.write(&encoder, steps, command.idempotency.as_ref(), &mut loaded.chain) {
             Ok(events) => {
                 batch.bind(command, &events, &mut self.state.recent);
@@ -209,8 +218,13 @@ impl Writer {
                 clock: &self.clock,
                 now: batch.now,
             };
-            if let Err(error) = batch.expire(&encoder, format, loaded) {
-                tracing::error!(%error, %org, "what is due can't be written");
+            match batch.expire(&encoder, format, loaded) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.sweeps_on = true;
+                    return;
+                }
+                Err(error) => tracing::error!(%error, %org, "what is due can't be written"),
             }
         }
     }

@@ -29,7 +29,7 @@ use crate::ledger::state::ShardState;
 use crate::ledger::writer::commit::{CommitOutcome, LOCKED_BATCHES};
 use crate::ledger::writer::loading::Fetched;
 pub(super) use crate::ledger::writer::progress::Progress;
-use crate::ledger::{LedgerError, MemoryLimits};
+use crate::ledger::{LedgerError, MemoryLimits, QUEUE_MAX};
 use crate::store::Head;
 
 /// Commands decided in one transaction: enough to amortise a sync, few enough that the first does not wait long.
@@ -51,6 +51,8 @@ pub(super) struct Writer {
     readings: u64,
     /// Jobs that wait for what is being fetched: as many as may wait in the queue.
     set_aside: usize,
+    /// Commands that wait until what is due in their accounts is written: they go before any that come later.
+    postponed: Vec<Job>,
     /// The last sweep left some of what is due to the next one.
     sweeps_on: bool,
     /// Batches before which the head's lock is still taken first.
@@ -97,6 +99,7 @@ impl Writer {
             round: 0,
             readings: 0,
             set_aside: 0,
+            postponed: vec![],
             sweeps_on: false,
             locked_batches: 0,
             time_stands_still: false,
@@ -120,9 +123,12 @@ impl Writer {
         loop {
             // Whom the last commit answered asks again at once: let all of them share the next one.
             tokio::task::yield_now().await;
-            if std::mem::take(&mut self.sweeps_on) {
-                jobs.extend(std::iter::from_fn(|| queue.try_recv().ok()).take(BATCH_MAX));
-                jobs.push(Job::Sweep);
+            if self.sweeps_on || !self.postponed.is_empty() {
+                jobs.append(&mut self.postponed);
+                // Where as many wait as may, no others come: the queue fills up, and says so.
+                let room = QUEUE_MAX.saturating_sub(jobs.len()).min(BATCH_MAX);
+                jobs.extend(std::iter::from_fn(|| queue.try_recv().ok()).take(room));
+                jobs.extend(std::mem::take(&mut self.sweeps_on).then_some(Job::Sweep));
             } else {
                 tokio::select! {
                     biased;

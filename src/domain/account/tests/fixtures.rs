@@ -195,7 +195,7 @@ impl Acts for Account {
     }
 
     fn expire_due(&mut self, now: Timestamp) -> Vec<Step> {
-        self.expire_due_within(Format::READ, now)
+        self.expire_due_within(Format::READ, now, usize::MAX)
     }
 
     fn tries(&mut self, at: Timestamp, command: impl Into<OrgCommand>) -> Result<Vec<Step>, Refusal> {

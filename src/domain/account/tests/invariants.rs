@@ -9,6 +9,7 @@ use crate::domain::alerting::AlertRule;
 use crate::domain::commerce::Payment;
 use crate::domain::credits::Credits;
 use crate::domain::event::Event;
+use crate::domain::format::Format;
 use crate::domain::ids::BundleId;
 use crate::domain::lots::LotTerms;
 use crate::domain::purpose::{Feedback, Purpose};
@@ -213,6 +214,28 @@ fn credits_that_come_free_repay_debt_unless_they_are_past_their_time() {
 
         assert_eq!((account.balance().debt, account.balance().expired), (credits(debt), credits(expired)));
     }
+}
+
+#[test]
+fn i11_what_ends_in_one_instant_may_be_written_in_portions() {
+    let commands = [
+        overdraft(credits(5)),
+        grant_until(1, credits(5), after(60)),
+        hold(1, credits(5)).into(),
+        hold(2, credits(5)).into(),
+        settle(2, credits(5)).into(),
+    ];
+    let (mut once, mut in_portions) = (with(commands.clone()), with(commands));
+
+    let at_once = once.expire_due(after(90));
+    let mut one_by_one = Vec::new();
+    while in_portions.is_due(after(90)) {
+        one_by_one.extend(in_portions.expire_due_within(Format::READ, after(90), 1));
+    }
+
+    assert_eq!(at_once.len(), 2, "the lot lapses: it pays no debt");
+    assert_eq!(one_by_one, at_once);
+    assert_eq!(in_portions, once);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::histories::a_history;
 use super::*;
+use crate::domain::format::Format;
 
 /// The account and its model side by side, with a second account that only folds what the first one emitted.
 struct Pair {
@@ -69,7 +70,7 @@ impl Pair {
         assert!(alerts.iter().all(|alert| raised.contains(alert)), "raised {raised:?}, expected {alerts:?}");
     }
 
-    /// I11: it makes no difference when the sweeper comes.
+    /// I11: it makes no difference when the sweeper comes, nor how much it writes at once.
     fn same_however_often_swept(&self, before: Timestamp, now: Timestamp) {
         let (mut twice, mut once) = (self.account.clone(), self.account.clone());
         twice.expire_due(Timestamp((before.0 + now.0) / 2));
@@ -77,6 +78,11 @@ impl Pair {
         once.expire_due(now);
         assert_eq!((twice.balance(), &twice.lots), (once.balance(), &once.lots));
         assert_eq!(self.account.as_of(now).balance(), once.balance());
+        let mut in_portions = self.account.clone();
+        while in_portions.is_due(now) {
+            in_portions.expire_due_within(Format::READ, now, 1);
+        }
+        assert_eq!(in_portions, once);
     }
 
     fn same(&self) {
