@@ -32,7 +32,7 @@ pub(super) struct Batch {
     pub positioned: Vec<PositionedEvent>,
     pub decided: Vec<(Box<Command>, Decision)>,
     /// Commands on accounts of which more is due than the batch takes: they go first in the next one.
-    pub postponed: Vec<Box<Command>>,
+    pub postponed: Vec<Job>,
     pub reads: Vec<Reading>,
     pub followers: Vec<Option<oneshot::Sender<()>>>,
     pub swept: bool,
@@ -159,8 +159,8 @@ impl Batch {
     }
 
     pub fn into_jobs(self) -> impl Iterator<Item = Job> {
-        let decided = self.decided.into_iter().map(|(command, _)| command);
-        let commands = decided.chain(self.postponed).map(Job::Command);
+        let decided = self.decided.into_iter().map(|(command, _)| Job::Command(command));
+        let commands = decided.chain(self.postponed);
         let reads = self.reads.into_iter().map(Job::Read);
         let followers = self.followers.into_iter().map(Job::Follow);
         commands.chain(reads).chain(followers).chain(self.swept.then_some(Job::Sweep))

@@ -110,7 +110,7 @@ impl Writer {
             KeyLookup::Unknown => return self.look_up(command, named, forgotten_to),
             KeyLookup::Bound(answer) => answer,
             KeyLookup::New => match self.expire(command.org, batch) {
-                Ok(false) => return batch.postponed.push(command),
+                Ok(false) => return batch.postponed.push(Job::Command(command)),
                 // Its sender has it back.
                 Ok(true) if !command.take() => return,
                 Ok(true) => self.decide_org(&command, batch),

@@ -22,7 +22,7 @@ use crate::domain::system::System;
 use crate::ledger::access::Accesses;
 use crate::ledger::batch::Batch;
 use crate::ledger::fetch::Fetcher;
-use crate::ledger::job::{Command, Job};
+use crate::ledger::job::Job;
 use crate::ledger::key_filter::BoundKeys;
 use crate::ledger::snapshots::SnapshotWriter;
 use crate::ledger::state::ShardState;
@@ -54,7 +54,7 @@ pub(super) struct Writer {
     /// Jobs that wait for what is being fetched: as many as may wait in the queue.
     set_aside: usize,
     /// Commands that wait until what is due in their accounts is written: they go before any that come later.
-    postponed: Vec<Box<Command>>,
+    postponed: Vec<Job>,
     /// The last sweep left some of what is due to the next one.
     sweeps_on: bool,
     /// Batches before which the head's lock is still taken first.
@@ -127,7 +127,7 @@ impl Writer {
             // Whom the last commit answered asks again at once: let all of them share the next one.
             tokio::task::yield_now().await;
             if self.sweeps_on || !self.postponed.is_empty() {
-                jobs.extend(self.postponed.drain(..).map(Job::Command));
+                jobs.append(&mut self.postponed);
                 // Where as many wait as may, no others come: the queue fills up, and says so.
                 let room = QUEUE_MAX.saturating_sub(jobs.len()).min(BATCH_MAX);
                 jobs.extend(std::iter::from_fn(|| queue.try_recv().ok()).take(room));
