@@ -28,7 +28,7 @@ const PROBES_PER_STEP: i64 = 16;
 pub(super) const CONCURRENT_READS_MAX: usize = 6;
 /// Raised whenever the serialised form of an account or of the system changes, or what an event folds to: older snapshots
 /// are then not read.
-pub const SNAPSHOT_FORMAT: i32 = 8;
+pub const SNAPSHOT_FORMAT: i32 = 9;
 
 /// Reads a shard.
 #[derive(Clone)]
