@@ -287,6 +287,7 @@ impl From<Refusal> for Failure {
             Refusal::OrgOpenedLater { .. }
             | Refusal::OrgExists
             | Refusal::OpenReservations { .. }
+            | Refusal::TooManyLots { .. }
             | Refusal::AmountNotPositive
             | Refusal::AmountNegative
             | Refusal::AmountZero

@@ -43,7 +43,8 @@ pub struct ProblemBody {
     /// Its cap.
     cap: Option<Credits>,
     /// What one request may hold at most (credits, on a `request_too_large`), or how many an org may have (on a
-    /// `too_many_holds`, `too_many_keys` or `too_many_projects`) or a budget count (`too_many_end_users`).
+    /// `too_many_holds`, `too_many_lots`, `too_many_keys` or `too_many_projects`) or a budget count
+    /// (`too_many_end_users`).
     #[schema(value_type = Value, required = false)]
     limit: Option<Value>,
     /// The most that there may be: credits on an `amount_too_large`, seconds on a `ttl_out_of_range`.
@@ -294,6 +295,7 @@ fn status(refusal: &Refusal) -> StatusCode {
         | Refusal::ReservationEnded { .. }
         | Refusal::TooManyHolds { .. }
         | Refusal::TooManyEndUsers { .. }
+        | Refusal::TooManyLots { .. }
         | Refusal::TooManyProjects { .. }
         | Refusal::TooManyKeys { .. }
         | Refusal::FormatNotRaised { .. }
@@ -327,6 +329,7 @@ fn members(refusal: &Refusal) -> Map<String, Value> {
         Refusal::NotRefundable { refundable, asked } => json!({ "refundable": refundable, "asked": asked }),
         Refusal::TooManyHolds { limit }
         | Refusal::TooManyEndUsers { limit }
+        | Refusal::TooManyLots { limit }
         | Refusal::TooManyProjects { limit }
         | Refusal::TooManyKeys { limit } => json!({ "limit": limit }),
         Refusal::AmountTooLarge { max } => json!({ "max": max }),

@@ -144,6 +144,9 @@ pub struct Settle {
 
 /// Open holds of one org. Their time may run out in one instant: whoever asks next waits until all of that is written.
 pub const HOLDS_MAX: usize = 50_000;
+/// Lots of one org with credits left: a hold may have to look through those that others pin. One a day for twenty years
+/// are fewer.
+pub const LOTS_MAX: usize = 10_000;
 /// Keys of one org that are neither revoked nor expired: whoever asks is looked up among them.
 pub const KEYS_MAX: usize = 1_000;
 /// All keys that one org ever made: those that are over stay in its account, so that lists and budgets name them.

@@ -1,16 +1,26 @@
 //! What time alone ends, and what comes free then.
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::account::burn::{burn_free, burn_hold};
 use crate::domain::account::lot::Lot;
 use crate::domain::account::{Account, Hold, OrgStatus};
 use crate::domain::credits::Credits;
 use crate::domain::event::Event;
-use crate::domain::ids::ReservationId;
+use crate::domain::ids::{LotId, ReservationId};
 use crate::domain::lots::LotBurn;
 use crate::domain::reservation::ExpiryPolicy;
 use crate::domain::time::Timestamp;
 
-/// What time alone ends.
+/// What time alone ends. At one instant lots go first: so it makes no difference when the ends are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum DueId {
+    Lot(LotId),
+    Hold(ReservationId),
+}
+
+/// The same, as the account holds it.
 enum Due<'a> {
     Lot(&'a Lot),
     Hold(ReservationId, &'a Hold),
@@ -38,15 +48,19 @@ pub(super) fn repayment(account: &Account) -> Option<Event> {
     credits.is_positive().then_some(Event::DebtRepaid { credits, burned })
 }
 
-/// The end that time brings about next, whenever that is. The order of time counts, and at one instant lots go first:
-/// so it makes no difference when the ends are written. A closed org's credits are due at once.
+/// The end that time brings about next, whenever that is. A closed org's credits are due at once.
 fn earliest_due(account: &Account) -> Option<(Timestamp, Due<'_>)> {
-    let closed = account.status == OrgStatus::Closed;
-    let ends_at = |lot: &Lot| if closed { Some(Timestamp::default()) } else { lot.expires_at };
-    let free = account.live_lots().filter(|lot| lot.free().is_positive());
-    let lot = free.filter_map(|lot| Some((ends_at(lot)?, Due::Lot(lot)))).min_by_key(|(at, _)| *at);
-    let hold = account.due.first().and_then(|(at, id)| Some((*at, Due::Hold(*id, account.holds.get(id)?))));
-    [lot, hold].into_iter().flatten().min_by_key(|(at, _)| *at)
+    if account.status == OrgStatus::Closed
+        && let Some(lot) = account.live_lots().find(|lot| lot.free().is_positive())
+    {
+        return Some((Timestamp::default(), Due::Lot(lot)));
+    }
+    let (at, id) = account.due.first()?;
+    let due = match id {
+        DueId::Lot(id) => Due::Lot(account.lots.get(id)?),
+        DueId::Hold(id) => Due::Hold(*id, account.holds.get(id)?),
+    };
+    Some((*at, due))
 }
 
 pub(super) fn expire_lot(lot: &Lot) -> Event {

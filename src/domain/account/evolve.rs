@@ -1,6 +1,7 @@
 //! The fold: every event changes the account in one way. Total and exhaustive; nothing is decided here.
 
 use crate::domain::account::budget::{Budget, BudgetState, Counter};
+use crate::domain::account::due::DueId;
 use crate::domain::account::lot::Lot;
 use crate::domain::account::{Account, Ended, Hold, Key, OrgStatus, alerts};
 use crate::domain::alerting::{AlertRule, AlertSubject};
@@ -226,8 +227,10 @@ fn open_lot(
     let lot = Lot::opened(terms, payment, repaid, at);
     account.totals.debt = account.totals.debt.saturating_sub(repaid);
     account.totals.granted = account.totals.granted.saturating_add(terms.credits);
-    account.lots.insert(lot.id, lot);
+    let lapses_at = lot.lapses_at();
+    let before = account.lots.insert(lot.id, lot).and_then(|before| before.lapses_at());
     list(account, terms.lot);
+    put_off(account, DueId::Lot(terms.lot), before, lapses_at);
 }
 
 /// A hold in a new window of a budget makes it forget those that are over.
@@ -254,7 +257,7 @@ fn open_hold(account: &mut Account, event: &Event, at: Timestamp) -> Rearm {
         has_forgotten |= state.turn_to(window.starts_at);
         state.change(window, |counter| counter.held = counter.held.saturating_add(*credits));
     }
-    account.due.insert((*expires_at, *reservation));
+    put_off(account, DueId::Hold(*reservation), None, Some(*expires_at));
     let hold = Hold {
         credits: *credits,
         terms: HoldTerms { expires_at: *expires_at, expiry: *expiry, dispatcher: *dispatcher },
@@ -288,9 +291,8 @@ fn grow_hold(
 
 fn extend_hold(account: &mut Account, reservation: ReservationId, expires_at: Timestamp) {
     if let Some(hold) = account.holds.get_mut(&reservation) {
-        account.due.remove(&(hold.terms.expires_at, reservation));
-        hold.terms.expires_at = expires_at;
-        account.due.insert((expires_at, reservation));
+        let before = std::mem::replace(&mut hold.terms.expires_at, expires_at);
+        put_off(account, DueId::Hold(reservation), Some(before), Some(expires_at));
     }
 }
 
@@ -319,7 +321,7 @@ fn end_hold(
     burned: &[LotBurn],
 ) {
     let Some(hold) = account.holds.remove(&reservation) else { return };
-    account.due.remove(&(hold.terms.expires_at, reservation));
+    put_off(account, DueId::Hold(reservation), Some(hold.terms.expires_at), None);
     account.totals.held = account.totals.held.saturating_sub(hold.credits);
     for pinned in &hold.pins {
         with_lot(account, pinned.lot, |lot| lot.pinned = lot.pinned.saturating_sub(pinned.credits));
@@ -376,17 +378,27 @@ fn count(account: &mut Account, purpose: &Purpose, reserved_at: Timestamp, chang
     }
 }
 
+/// Ends by itself at another time than before, or no more.
+fn put_off(account: &mut Account, id: DueId, before: Option<Timestamp>, at: Option<Timestamp>) {
+    if before == at {
+        return;
+    }
+    before.into_iter().for_each(|before| _ = account.due.remove(&(before, id)));
+    account.due.extend(at.map(|at| (at, id)));
+}
+
 /// Changes a lot, and lists it in the burn order as long as it has credits left.
 fn with_lot(account: &mut Account, id: LotId, change: impl FnOnce(&mut Lot)) {
     let Some(lot) = account.lots.get_mut(&id) else { return };
-    let was_live = lot.remaining().is_positive();
+    let (was_live, lapsed_at) = (lot.remaining().is_positive(), lot.lapses_at());
     change(lot);
-    let is_live = lot.remaining().is_positive();
+    let (is_live, lapses_at) = (lot.remaining().is_positive(), lot.lapses_at());
     match (was_live, is_live) {
         (true, false) => account.burn_order.retain(|listed| *listed != id),
         (false, true) => list(account, id),
         (true, true) | (false, false) => {}
     }
+    put_off(account, DueId::Lot(id), lapsed_at, lapses_at);
 }
 
 fn list(account: &mut Account, id: LotId) {

@@ -79,6 +79,11 @@ impl Lot {
         self.remaining().saturating_sub(self.pinned)
     }
 
+    /// When what no hold pins ends by itself, where there is any.
+    pub(super) fn lapses_at(&self) -> Option<Timestamp> {
+        self.expires_at.filter(|_| self.free().is_positive())
+    }
+
     pub(super) fn burn_key(&self) -> BurnKey {
         let basis = i128::from(self.paid_minor)
             .saturating_mul(1_000_000_000_000_000)

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::account::budget::BudgetState;
 use crate::domain::account::command::OrgCommand;
+use crate::domain::account::due::DueId;
 use crate::domain::account::limits::Limits;
 use crate::domain::account::lot::Lot;
 use crate::domain::account::refusal::Refusal;
@@ -53,8 +54,8 @@ pub struct Account {
     /// Lots with credits left, in the order in which they burn.
     burn_order: Vec<LotId>,
     pub holds: IdMap<ReservationId, Hold>,
-    /// Open holds by the time at which they end by themselves.
-    due: BTreeSet<(Timestamp, ReservationId)>,
+    /// Lots with free credits and open holds, by the time at which they end by themselves.
+    due: BTreeSet<(Timestamp, DueId)>,
     /// Reservations that have ended, for late settles and repeats. The owner of the account may [`Account::forget`]
     /// one and [`Account::recall`] it before a command that names it.
     pub ended: IdMap<ReservationId, Ended>,

@@ -71,6 +71,11 @@ pub enum Refusal {
     UnknownLot,
     #[error("a lot with this id exists already")]
     LotExists,
+    #[error(
+        "the org has {limit} lots with credits left, as many as there may be; credits that are used up or expire make room, and \
+         one lot can hold more of them"
+    )]
+    TooManyLots { limit: usize },
     #[error("{refundable} credits of this lot can be refunded; {asked} were asked for")]
     NotRefundable { refundable: Credits, asked: Credits },
     #[error("there is no such project")]
@@ -163,6 +168,7 @@ impl Refusal {
             Refusal::ReservationOpen => "reservation_open",
             Refusal::UnknownLot => "unknown_lot",
             Refusal::LotExists => "lot_exists",
+            Refusal::TooManyLots { .. } => "too_many_lots",
             Refusal::NotRefundable { .. } => "not_refundable",
             Refusal::UnknownProject => "unknown_project",
             Refusal::ProjectExists => "project_exists",

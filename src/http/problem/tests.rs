@@ -65,6 +65,7 @@ fn a_refusal_has_its_name_as_code_and_its_numbers_as_members() {
             json!({ "reservation_status": "settled" }),
         ),
         (Refusal::TooManyHolds { limit: 5 }, 409, "too_many_holds", json!({ "limit": 5 })),
+        (Refusal::TooManyLots { limit: 5 }, 409, "too_many_lots", json!({ "limit": 5 })),
         (Refusal::TooManyEndUsers { limit: 5 }, 409, "too_many_end_users", json!({ "limit": 5 })),
         (Refusal::TooManyProjects { limit: 5 }, 409, "too_many_projects", json!({ "limit": 5 })),
         (Refusal::TooManyKeys { limit: 5 }, 409, "too_many_keys", json!({ "limit": 5 })),

@@ -6,6 +6,7 @@ use super::guards::{
 };
 use crate::domain::account::Account;
 use crate::domain::account::burn::burn_free;
+use crate::domain::account::command::LOTS_MAX;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::commerce::Payment;
 use crate::domain::credits::Credits;
@@ -38,13 +39,14 @@ pub(super) fn grant(
     Ok(vec![Event::CreditsGranted { terms, kind, note, repaid }])
 }
 
-/// Guards: org, known id, closed, amount, room, expiry. A command that is run again must find its lot first.
+/// Guards: org, known id, closed, amount, room, number, expiry. A command that is run again must find its lot first.
 fn new_lot(account: &Account, terms: &LotTerms, now: Timestamp) -> Result<(), Refusal> {
     exists(account)?;
     require(!account.lots.contains_key(&terms.lot), || Refusal::LotExists)?;
     not_closed(account)?;
     positive_amount(terms.credits)?;
     within_account_max(account.totals.granted.saturating_add(account.totals.overdraft_limit), terms.credits)?;
+    require(account.burn_order.len() < LOTS_MAX, || Refusal::TooManyLots { limit: LOTS_MAX })?;
     require(terms.expires_at.is_none_or(|at| at > now), || Refusal::ExpiryInPast)
 }
 

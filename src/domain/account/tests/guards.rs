@@ -3,8 +3,9 @@
 use crate::domain::account::Account;
 use crate::domain::account::budget::{Budget, BudgetScope, BudgetWindow};
 use crate::domain::account::command::{
-    HOLDS_MAX, KEYS_EVER_MAX, KEYS_MAX, OrgCommand, PROJECTS_MAX, Reserve, Settle, TTL_SECONDS_MAX,
+    HOLDS_MAX, KEYS_EVER_MAX, KEYS_MAX, LOTS_MAX, OrgCommand, PROJECTS_MAX, Reserve, Settle, TTL_SECONDS_MAX,
 };
+use crate::domain::account::lot::Lot;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::account::tests::fixtures::*;
 use crate::domain::credits::Credits;
@@ -111,6 +112,23 @@ fn an_org_has_no_more_open_holds_than_can_end_at_once() {
     let refused = full.handle(hold(999, credits(1)).into(), START);
 
     assert_eq!(refused, Err(Refusal::TooManyHolds { limit: HOLDS_MAX }));
+}
+
+#[test]
+fn an_org_has_no_more_lots_with_credits_left_than_a_hold_looks_through() {
+    let mut full = with([grant_until(1, credits(1), after(60))]);
+    let one = full.lots[&lot(1)].clone();
+    for n in 2..=LOTS_MAX as u128 {
+        full.lots.insert(lot(n), Lot { id: lot(n), ..one.clone() });
+        full.burn_order.push(lot(n));
+    }
+
+    let refused = [grant(0, credits(1)), bought(0, credits(1), 100)].map(|more| full.refuses(START, more));
+
+    let too_many = Refusal::TooManyLots { limit: LOTS_MAX };
+    assert_eq!(refused, [too_many.clone(), too_many]);
+    full.does(START, OrgCommand::Refund { lot: lot(1), credits: credits(1), reference: "REF-1".into() });
+    full.does(START, grant(0, credits(1)));
 }
 
 #[test]
