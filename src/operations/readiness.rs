@@ -22,7 +22,7 @@ pub async fn readiness(ledger: &Ledger) -> Result<(), String> {
     // What reads the heads reads the database's clock too.
     match ledger.behind().await {
         Ok(events) if events > BEHIND_EVENTS_MAX => {
-            Err(format!("{events} events of other nodes are not folded yet; it catches up by itself"))
+            Err(format!("{events} events of other nodes were not looked at yet; it catches up by itself"))
         }
         Ok(_) => ledger.clock_off_by().map_or(Ok(()), |micros| Err(clock_off(micros))),
         Err(error) => Err(error.to_string()),
