@@ -82,11 +82,11 @@ async fn i5_i4_whatever_was_acknowledged_before_a_kill_is_there_exactly_once() {
         callers.spawn(run.clone().call(caller, Chance::of(seed, caller)));
     }
     let (mut restarts, mut waits) = (Vec::new(), Vec::new());
-    run.answers(1 + chance.below(ANSWERS_MAX)).await;
+    run.answers(1 + chance.below(ANSWERS_MAX), &mut callers).await;
     for _ in 0..rounds {
         run.waited.store(0, Ordering::SeqCst);
         restarts.push(run.end_and_start(&mut chance).await);
-        run.answers(1 + chance.below(ANSWERS_MAX)).await;
+        run.answers(1 + chance.below(ANSWERS_MAX), &mut callers).await;
         waits.push(run.waited.load(Ordering::SeqCst));
     }
     run.is_over.store(true, Ordering::SeqCst);
@@ -172,10 +172,14 @@ impl Run {
         self.nodes.send_modify(|nodes| nodes[place] = Some(Arc::new(server)));
     }
 
-    /// Waits for so many further answers.
-    async fn answers(&self, count: u64) {
+    /// Waits for so many further answers. A caller that ends meanwhile has failed.
+    async fn answers(&self, count: u64, callers: &mut JoinSet<Vec<Sent>>) {
         let goal = *self.answered.borrow() + count;
-        self.answered.subscribe().wait_for(|answered| *answered >= goal).await.unwrap();
+        let mut answered = self.answered.subscribe();
+        tokio::select! {
+            reached = answered.wait_for(|answered| *answered >= goal) => drop(reached.unwrap()),
+            Some(ended) = callers.join_next() => panic!("a caller ended: {:?}", ended.map(|sent| sent.len())),
+        }
     }
 
     /// Kills a node, or tells it to stop, and starts it again beside the callers; how many microseconds it was away.
