@@ -29,38 +29,30 @@ pub fn router(simulator: SimulatorHandle) -> axum::Router {
         .with_state(simulator)
 }
 
+const CHAT: Endpoint = Endpoint {
+    path: "/v1/chat/completions",
+    dialect: Dialect::OpenAi,
+    sells: true,
+    make: openai::chat,
+    framing: Framing::Sse,
+    error_event: openai::error_event,
+};
+
 async fn chat(State(simulator): State<SimulatorHandle>, headers: HeaderMap, body: Bytes) -> Response {
-    const CHAT: Endpoint = Endpoint {
-        path: "/v1/chat/completions",
-        dialect: Dialect::OpenAi,
-        sells: true,
-        make: openai::chat,
-        framing: Framing::Sse,
-        error_event: openai::error_event,
-    };
     simulator.answer(&CHAT, headers, body).await
 }
 
 async fn embeddings(State(simulator): State<SimulatorHandle>, headers: HeaderMap, body: Bytes) -> Response {
-    const EMBEDDINGS: Endpoint = Endpoint {
-        path: "/v1/embeddings",
-        dialect: Dialect::OpenAi,
-        sells: true,
-        make: openai::embeddings,
-        framing: Framing::Sse,
-        error_event: openai::error_event,
-    };
+    const EMBEDDINGS: Endpoint = Endpoint { path: "/v1/embeddings", make: openai::embeddings, ..CHAT };
     simulator.answer(&EMBEDDINGS, headers, body).await
 }
 
 async fn respond(State(simulator): State<SimulatorHandle>, headers: HeaderMap, body: Bytes) -> Response {
     const RESPONSES: Endpoint = Endpoint {
         path: "/v1/responses",
-        dialect: Dialect::OpenAi,
-        sells: true,
         make: responses::respond,
-        framing: Framing::Sse,
         error_event: responses::error_event,
+        ..CHAT
     };
     simulator.answer(&RESPONSES, headers, body).await
 }
@@ -94,26 +86,25 @@ async fn generate_content(
     }
 }
 
+const MESSAGES: Endpoint = Endpoint {
+    path: "/v1/messages",
+    dialect: Dialect::Anthropic,
+    sells: true,
+    make: anthropic::messages,
+    framing: Framing::Sse,
+    error_event: anthropic::error_event,
+};
+
 async fn messages(State(simulator): State<SimulatorHandle>, headers: HeaderMap, body: Bytes) -> Response {
-    const MESSAGES: Endpoint = Endpoint {
-        path: "/v1/messages",
-        dialect: Dialect::Anthropic,
-        sells: true,
-        make: anthropic::messages,
-        framing: Framing::Sse,
-        error_event: anthropic::error_event,
-    };
     simulator.answer(&MESSAGES, headers, body).await
 }
 
 async fn count_tokens(State(simulator): State<SimulatorHandle>, headers: HeaderMap, body: Bytes) -> Response {
     const COUNT_TOKENS: Endpoint = Endpoint {
         path: "/v1/messages/count_tokens",
-        dialect: Dialect::Anthropic,
         sells: false,
         make: anthropic::count_tokens,
-        framing: Framing::Sse,
-        error_event: anthropic::error_event,
+        ..MESSAGES
     };
     simulator.answer(&COUNT_TOKENS, headers, body).await
 }
