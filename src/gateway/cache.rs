@@ -21,12 +21,12 @@ use crate::domain::credits::Credits;
 use crate::domain::routing::CachePolicy;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
-use crate::gateway::attempt;
 use crate::gateway::dialects::Dialect;
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
 use crate::gateway::headers::Notices;
 use crate::gateway::plan::Plan;
+use crate::gateway::timeouts::left;
 
 /// All cached answers together; the least recently used go first.
 const BYTES_MAX: u64 = 32 << 20;
@@ -161,7 +161,7 @@ impl Cache {
             Ok(mine) => Some(mine),
             Err(_) => {
                 // Should it bring nothing, all who waited go at once rather than one after the other.
-                let left = attempt::left(ends_at, state.ledger.clock().now());
+                let left = left(ends_at, state.ledger.clock().now());
                 let wait = plan.policy.first_token_seconds.map_or(TURN_WAIT, Duration::from_secs);
                 let is_late = timeout(wait.min(left), turn.lock()).await.is_err();
                 is_over = is_late && left <= wait;

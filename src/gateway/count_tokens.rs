@@ -4,22 +4,27 @@
 use axum::body::Bytes;
 use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::gateway::State;
 use crate::gateway::attempt;
+use crate::gateway::betas;
 use crate::gateway::body;
 use crate::gateway::dialects::{self, Family};
 use crate::gateway::edge::{self, Arrived};
 use crate::gateway::failure::Failure;
 use crate::gateway::model_names::is_openai_model;
 use crate::gateway::plan::{Prices, plan};
-use crate::gateway::providers;
+use crate::gateway::providers::classify::{UpstreamFailure, classify};
+use crate::gateway::providers::{self, COUNT_TOKENS_PATH};
 use crate::gateway::quote::{Funds, quote};
 use crate::gateway::target::Target;
 
 /// Who counted: `provider`; `tokenizer`, about; or `bound`, where the number is the most that it can be.
 const COUNTED_BY: &str = "x-tollgate-count";
+/// What is read of an answer that is one number, or of an error.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 pub async fn count_tokens(state: &State, arrived: Arrived) -> Result<Response, Failure> {
     let dialect = arrived.endpoint.dialect();
@@ -37,7 +42,7 @@ pub async fn count_tokens(state: &State, arrived: Arrived) -> Result<Response, F
         Some(target) => {
             let family = target.upstream.family;
             let sent = dialects::upstream_request(dialect, family, &request.body, &target.model)?;
-            attempt::count_tokens(target, sent.body, &request.betas).await?
+            ask(target, sent.body, &request.betas).await?
         }
         None => None,
     };
@@ -50,6 +55,34 @@ pub async fn count_tokens(state: &State, arrived: Arrived) -> Result<Response, F
     let mut response = axum::Json(json!({ "input_tokens": input_tokens })).into_response();
     response.headers_mut().insert(COUNTED_BY, HeaderValue::from_static(counted_by));
     Ok(response)
+}
+
+/// Asks a provider of Anthropic's dialect how many tokens a request has, which is free. None where it can't say.
+///
+/// # Errors
+/// Where it says that the request itself is wrong.
+async fn ask(target: &Target, mut body: Value, names: &[String]) -> Result<Option<u64>, UpstreamFailure> {
+    let upstream = &target.upstream;
+    if let Some(object) = body.as_object_mut() {
+        object.insert("model".into(), target.model.as_str().into());
+        // A count that names an output limit is refused.
+        object.remove("max_tokens");
+    }
+    let names = betas::at(names, upstream.family, &target.card).sent;
+    let call = upstream.post(COUNT_TOKENS_PATH, body.to_string(), &names);
+    let answer = async {
+        let mut response = call.send().await.ok()?;
+        let status = response.status();
+        let bytes = attempt::read(&mut response, ANSWER_BYTES_MAX).await.ok()?;
+        Some((status, bytes))
+    };
+    let Ok(Some((status, bytes))) = timeout(upstream.config.first_byte_timeout(), answer).await else {
+        return Ok(None);
+    };
+    match status.as_u16() {
+        400 | 413 | 422 => Err(classify(status.as_u16(), None, &bytes)),
+        _ => Ok(serde_json::from_slice::<Value>(&bytes).ok().and_then(|json| json["input_tokens"].as_u64())),
+    }
 }
 
 fn is_counted_here(target: &Target) -> bool {

@@ -15,14 +15,16 @@ use crate::domain::attempt::AttemptOutcome;
 use crate::domain::routing::HealthSignal;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
-use crate::gateway::attempt::{self, AnswerBody, Answered, EndedBy, Failed, OpenStream, Timeouts, Waiting};
+use crate::gateway::attempt::{self, AnswerBody, Answered, Failed, Waiting};
 use crate::gateway::dialects::StreamRelay;
 use crate::gateway::edge::Request;
 use crate::gateway::hold::{RequestHold, SentCall};
 use crate::gateway::meter::{self, Report};
+use crate::gateway::open_stream::{EndedBy, OpenStream};
 use crate::gateway::providers::classify::UpstreamFailure;
 use crate::gateway::quote::Quote;
 use crate::gateway::target_health;
+use crate::gateway::timeouts::Timeouts;
 
 /// One call in flight.
 pub type CallFuture = Pin<Box<dyn Future<Output = FinishedCall> + Send>>;
@@ -261,7 +263,7 @@ async fn read_stream(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::attempt::tests::open;
+    use crate::gateway::open_stream::tests::open;
 
     #[tokio::test]
     async fn a_losing_stream_that_comes_to_its_end_is_known_exactly() {

@@ -24,6 +24,7 @@ mod limiter;
 mod meter;
 mod model_names;
 mod offered_models;
+mod open_stream;
 mod plan;
 mod prompts;
 pub mod providers;
@@ -35,6 +36,7 @@ mod target;
 mod target_health;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 mod token_count;
 mod token_estimate;
 mod warmth;
@@ -44,6 +46,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::RequestBuilder;
 use tokio::sync::{RwLock, Semaphore};
 
 use crate::config::{ChatLimit, Config, ConfigError, ProviderConfig, ProviderKind};
@@ -231,6 +234,13 @@ impl Upstream {
         let family = family(config.kind);
         let chat_limit = config.chat_limit();
         Ok(Arc::new(Upstream { family, chat_limit, http, config: config.clone() }))
+    }
+
+    /// A call to one of its paths, with these of Anthropic's beta names.
+    fn post(&self, path: &str, body: impl Into<reqwest::Body>, betas: &[String]) -> RequestBuilder {
+        let url = format!("{}{path}", self.config.base_url.trim_end_matches('/'));
+        let call = self.http.post(url).body(body);
+        if betas.is_empty() { call } else { call.header(betas::HEADER, betas.join(",")) }
     }
 }
 

@@ -13,14 +13,15 @@ use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::domain::time::Timestamp;
-use crate::gateway::attempt::{self, EndedBy, OpenStream, TAIL_WAIT};
 use crate::gateway::dialects::StreamRelay;
 use crate::gateway::dispatch::Dispatch;
 use crate::gateway::failure::Failure;
 use crate::gateway::headers;
 use crate::gateway::hold::{EXTEND_SECONDS, SentCall};
 use crate::gateway::meter::{self, Report};
+use crate::gateway::open_stream::{EndedBy, OpenStream, TAIL_WAIT};
 use crate::gateway::target_health;
+use crate::gateway::timeouts::left;
 
 /// How long a stream is read on for its usage after its client went away, or was told that the time is up.
 const DRAIN_SECONDS_MAX: i64 = 120;
@@ -125,7 +126,7 @@ async fn pass_on(
 }
 
 async fn next(open: &mut OpenStream, until: Option<Timestamp>, clock: &Clock, provider: &str) -> Next {
-    let left = attempt::left(until, clock.now());
+    let left = left(until, clock.now());
     if left.is_zero() {
         return Next::TimeIsUp;
     }
@@ -232,7 +233,7 @@ fn broke_off() -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::attempt::tests::open;
+    use crate::gateway::open_stream::tests::open;
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stops_reading_is_gone_after_a_while() {

@@ -23,7 +23,7 @@ use crate::domain::routing::{ArmAssignment, FailedAttempt, HealthSignal, Retry, 
 use crate::domain::time::Timestamp;
 use crate::domain::usage::UsageSource;
 use crate::gateway::State;
-use crate::gateway::attempt::{self, AnswerBody, Failed, Timeouts};
+use crate::gateway::attempt::{self, AnswerBody, Failed};
 use crate::gateway::cache::Reuse;
 use crate::gateway::dialects;
 use crate::gateway::dispatch::begin::{Begun, begin};
@@ -44,6 +44,7 @@ use crate::gateway::quote::Quote;
 use crate::gateway::stream;
 use crate::gateway::target::Target;
 use crate::gateway::target_health;
+use crate::gateway::timeouts::{Timeouts, left};
 use crate::ledger::LedgerError;
 
 /// A request with its hold, on its way.
@@ -118,7 +119,7 @@ async fn in_time(dispatch: Box<Dispatch>, first: Quote) -> Result<Response, Fail
     if dispatch.ends_at.is_none() {
         return dispatch.attempt(first).await;
     }
-    let left = attempt::left(dispatch.ends_at, dispatch.state.ledger.clock().now());
+    let left = left(dispatch.ends_at, dispatch.state.ledger.clock().now());
     if left.is_zero() {
         return dispatch.give_up_unsent().await;
     }

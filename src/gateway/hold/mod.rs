@@ -21,13 +21,13 @@ use crate::domain::routing::{ArmAssignment, ClampPolicy, OnExpiry};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
 use crate::gateway::State;
-use crate::gateway::attempt::Timeouts;
 use crate::gateway::cache::Answer;
 use crate::gateway::edge::Request;
 use crate::gateway::meter::Metered;
 use crate::gateway::plan::Prices;
 use crate::gateway::quote::{Funds, Quote, quote};
 use crate::gateway::target::Target;
+use crate::gateway::timeouts::Timeouts;
 use crate::ledger::{By, LedgerError, Outcome, Submission};
 
 pub use reserve::{ARM_SPENT, TakenHold};
