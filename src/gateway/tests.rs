@@ -18,6 +18,7 @@ mod betas;
 mod cached;
 mod counted;
 mod effort;
+mod envelopes;
 mod experiments;
 mod filters;
 mod fits;
