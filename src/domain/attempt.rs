@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::credits::Credits;
-use crate::domain::pricing::rate_card::{Rate, ServiceTier, Uplift};
+use crate::domain::pricing::rate::Rate;
+use crate::domain::pricing::rate_card::{ServiceTier, Uplift};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
 

@@ -18,8 +18,9 @@ use crate::domain::account::refusal::Refusal;
 use crate::domain::event::Event;
 use crate::domain::ids::OrgId;
 use crate::domain::pricing::book::MarkUp;
+use crate::domain::pricing::rate::Rate;
 use crate::domain::pricing::rate_card::{
-    LongContext, Mode, Rate, RateCard, Rates, ServiceTier, TierRates, UnitRates, Uplift,
+    LongContext, Mode, RateCard, Rates, ServiceTier, TierRates, UnitRates, Uplift,
 };
 use crate::domain::role::Role;
 use crate::domain::system::SystemCommand;

@@ -10,7 +10,8 @@ use crate::domain::attempt::Attempt;
 use crate::domain::ids::OrgId;
 use crate::domain::pricing::Terms;
 use crate::domain::pricing::cost::{CostBreakdown, break_down};
-use crate::domain::pricing::rate_card::{Rate, RateCard};
+use crate::domain::pricing::rate::Rate;
+use crate::domain::pricing::rate_card::RateCard;
 use crate::domain::time::Timestamp;
 
 /// One change of the price book, as its event carries it.

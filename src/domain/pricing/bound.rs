@@ -146,8 +146,9 @@ fn dearest<const N: usize>(rates: [(bool, Decimal); N]) -> Decimal {
 mod tests {
     use super::*;
     use crate::domain::pricing::cost::cost;
+    use crate::domain::pricing::rate::Rate;
     use crate::domain::pricing::rate_card::tests::{card, rate};
-    use crate::domain::pricing::rate_card::{LongContext, Rate, Rates, TierRates, Uplift};
+    use crate::domain::pricing::rate_card::{LongContext, Rates, TierRates, Uplift};
     use proptest::collection::vec;
     use proptest::option;
     use proptest::prelude::*;

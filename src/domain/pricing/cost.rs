@@ -6,7 +6,8 @@ use rust_decimal::Decimal;
 
 use crate::domain::attempt::PricedBy;
 use crate::domain::credits::Credits;
-use crate::domain::pricing::rate_card::{PriceList, Rate, RateCard, ServiceTier, Uplift};
+use crate::domain::pricing::rate::Rate;
+use crate::domain::pricing::rate_card::{PriceList, RateCard, ServiceTier, Uplift};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 

@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use rust_decimal::Decimal;
 use serde_json::value::RawValue;
 
+use crate::domain::pricing::rate::Rate;
 use crate::domain::pricing::rate_card::{
-    LongContext, Mode, Rate, RateCard, Rates, ServiceTier, TierRates, UnitRates, Uplift,
+    LongContext, Mode, RateCard, Rates, ServiceTier, TierRates, UnitRates, Uplift,
 };
 use crate::domain::time::Timestamp;
 

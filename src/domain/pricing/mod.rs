@@ -8,6 +8,7 @@ pub mod bound;
 pub mod cost;
 pub mod input_bound;
 pub mod litellm;
+pub mod rate;
 pub mod rate_card;
 pub mod searching;
 
@@ -16,5 +17,6 @@ pub use bound::{Demand, PricedDemand};
 pub use cost::{Costs, PriceError, Terms, cost, costs};
 pub use input_bound::{Dialect, Media, RequestBound, Unboundable, field_in_another_case, input_bound};
 pub use litellm::default_cards;
-pub use rate_card::{LongContext, Mode, Rate, RateCard, Rates, ServiceTier, TierRates, UnitRates, Uplift};
+pub use rate::Rate;
+pub use rate_card::{LongContext, Mode, RateCard, Rates, ServiceTier, TierRates, UnitRates, Uplift};
 pub use searching::searches_unasked;

@@ -3,7 +3,7 @@
 use super::dimensions::tests::png_of;
 use super::*;
 use crate::domain::credits::Credits;
-use crate::domain::pricing::rate_card::Rate;
+use crate::domain::pricing::rate::Rate;
 use crate::domain::pricing::rate_card::tests::card;
 use crate::domain::pricing::{PricedDemand, cost, litellm};
 use crate::domain::time::Timestamp;
