@@ -185,8 +185,10 @@ impl Ledger {
             if let Some(cluster) = self.shared.cluster.get() {
                 cluster.saw_epoch(shard, head.epoch);
             }
-            let folds = self.owns(shard) || handle.progress.trouble().is_some();
-            if handle.progress.seen_to() < head.next_position || folds && handle.progress.is_behind() {
+            let progress = &handle.progress;
+            let in_trouble = progress.trouble().is_some();
+            let folds = in_trouble || self.owns(shard);
+            if in_trouble || progress.seen_to() < head.next_position || folds && progress.is_behind() {
                 self.shared.projector.wake(shard);
                 let job = if folds { Job::Follow(None) } else { Job::Watch };
                 // A full queue has work that makes it look by itself.

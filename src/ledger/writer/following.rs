@@ -25,7 +25,7 @@ const UNFILTERED_EVENTS_MAX: i64 = 65_536;
 impl Writer {
     /// Whether memory is known to lack events that the log holds.
     pub(super) fn is_behind(&self) -> bool {
-        self.memory != MemoryState::Current || self.watched_to > self.head.next_position
+        self.memory != MemoryState::Current || self.progress.is_behind()
     }
 
     /// Has memory hold all that the log does. Jobs that waited for what is read again join the others.
@@ -40,7 +40,7 @@ impl Writer {
     /// system. Every node would else fold whatever all of them write.
     pub(super) async fn watch(&mut self, jobs: &mut Vec<Job>) -> Result<(), LedgerError> {
         let head = self.fetcher.log.head(self.fetcher.shard).await?;
-        let unseen = self.watched_to.max(self.head.next_position)..head.next_position;
+        let unseen = self.progress.seen_to()..head.next_position;
         if head.epoch < self.head.epoch || unseen.end < unseen.start {
             // The log went back.
             return self.reopen(jobs).await;
@@ -56,8 +56,7 @@ impl Writer {
         if let Some(last) = changes.last() {
             self.state.last_recorded_at = self.state.last_recorded_at.max(last.at);
         }
-        self.watched_to = head.next_position;
-        self.progress.watched(self.watched_to, self.state.last_recorded_at);
+        self.progress.watched(head.next_position, self.state.last_recorded_at);
         self.fill_filter_if_due().await
     }
 
@@ -168,7 +167,6 @@ impl Writer {
             self.system.store(Arc::new(state.system.clone()));
         }
         self.state = state;
-        self.watched_to = 0;
         self.move_to(head);
         self.memory = MemoryState::Current;
         Ok(())

@@ -39,8 +39,6 @@ pub(super) struct Writer {
     clock: Clock,
     fetcher: Fetcher,
     head: Head,
-    /// What others appended was looked at up to here, if not folded.
-    watched_to: i64,
     state: ShardState,
     system: Arc<ArcSwap<System>>,
     snapshot_writer: SnapshotWriter,
@@ -91,7 +89,6 @@ impl Writer {
             clock,
             fetcher,
             head,
-            watched_to: 0,
             state: ShardState { limits, ..ShardState::default() },
             system,
             snapshot_writer,

@@ -12,8 +12,8 @@ use crate::ledger::LedgerError;
 #[derive(Default)]
 pub(in crate::ledger) struct Progress {
     next_position: AtomicI64,
-    /// Up to where it was looked at, if not folded.
-    watched_to: AtomicI64,
+    /// Up to where it was looked at, folded or not.
+    seen_to: AtomicI64,
     /// Of the last event, in microseconds.
     last_recorded_at: AtomicI64,
     trouble: ArcSwapOption<String>,
@@ -30,12 +30,12 @@ impl Progress {
 
     /// Before here nothing was written that this node's answers lack: it is folded, or will be as soon as it is wanted.
     pub fn seen_to(&self) -> i64 {
-        self.next_position().max(self.watched_to.load(Ordering::Acquire))
+        self.seen_to.load(Ordering::Acquire)
     }
 
-    /// Whether something is known to be left to fold.
+    /// Whether something was seen that is not folded.
     pub fn is_behind(&self) -> bool {
-        self.next_position() < self.seen_to() || self.trouble().is_some()
+        self.next_position() < self.seen_to()
     }
 
     /// Why it can't be folded any further now.
@@ -46,6 +46,8 @@ impl Progress {
     pub(super) fn reached(&self, next_position: i64, last_recorded_at: Timestamp) {
         self.last_recorded_at.store(last_recorded_at.0, Ordering::Release);
         self.next_position.store(next_position, Ordering::Release);
+        // The log may have gone back.
+        self.seen_to.store(next_position, Ordering::Release);
         if self.trouble.load().is_some() {
             self.trouble.store(None);
         }
@@ -53,10 +55,27 @@ impl Progress {
 
     pub(super) fn watched(&self, next_position: i64, last_recorded_at: Timestamp) {
         self.last_recorded_at.store(last_recorded_at.0, Ordering::Release);
-        self.watched_to.store(next_position, Ordering::Release);
+        self.seen_to.store(next_position, Ordering::Release);
     }
 
     pub(super) fn stopped(&self, why: &LedgerError) {
         self.trouble.store(Some(Arc::new(why.to_string())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_seen_of_a_log_that_went_back_is_looked_at_again() {
+        let progress = Progress::default();
+        progress.reached(10, Timestamp(1));
+        progress.watched(900, Timestamp(2));
+        assert_eq!((progress.seen_to(), progress.is_behind()), (900, true));
+
+        progress.reached(40, Timestamp(1));
+
+        assert_eq!((progress.seen_to(), progress.is_behind()), (40, false));
     }
 }
