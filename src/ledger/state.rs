@@ -15,6 +15,9 @@ use crate::store::StoreError;
 
 /// A share of the accounts that may stay, which leave together: the search for them looks at all.
 const EVICTED_SHARE: usize = 32;
+/// What ends within so long would be read again for it: accounts that are not in memory are searched once a minute. Most
+/// holds do.
+const ENDS_SOON_SECONDS: i64 = 15 * 60;
 
 #[derive(Default)]
 pub(super) struct ShardState {
@@ -111,16 +114,18 @@ impl ShardState {
         });
     }
 
-    /// Takes accounts out of memory that were not used for longest, where there are too many. Those with open holds
-    /// stay: their time runs out here. So do those with events that the index does not hold: who comes back reads it.
+    /// Takes accounts out of memory that were not used for longest, where there are too many. Those of which time ends
+    /// something soon stay. So do those with events that the index does not hold: who comes back reads it.
     pub fn evict(&mut self) -> Vec<LoadedAccount> {
         let may_stay = self.limits.accounts;
         if self.accounts.len() <= may_stay.max(self.crowded) {
             return vec![];
         }
+        let soon = self.last_recorded_at.plus_seconds(ENDS_SOON_SECONDS);
         let idle = |slot: &Slot| match slot {
             Slot::Loaded(loaded)
-                if loaded.account.holds.is_empty() && loaded.chain.position <= self.indexed =>
+                if loaded.chain.position <= self.indexed
+                    && loaded.account.next_end_at().is_none_or(|at| at > soon) =>
             {
                 Some(loaded.used)
             }

@@ -398,15 +398,15 @@ pub(super) fn arm_query(table: &Table) -> String {
 /// Looks at the `$5` orgs after `$4`; selects those with holds and no event after `$3`, or with credits in lots whose time
 /// is over at `$2`, and the last one, due or not.
 pub(super) const ORGS_DUE: &str = concat!(
-    "with page as (select org_id, held, recorded_at from balances where shard = $1 and org_id > $4 and generation = ",
+    "with page as (select org_id, version, held, recorded_at from balances where shard = $1 and org_id > $4 and generation = ",
     live!("balances"),
     " order by org_id limit $5), \
-    looked_at as (select org_id, (held > 0 and recorded_at <= $3) or exists ( \
+    looked_at as (select org_id, version, (held > 0 and recorded_at <= $3) or exists ( \
         select 1 from lots where lots.shard = $1 and lots.org_id = page.org_id and expires_at <= $2 \
             and granted - consumed - expired - refunded > 0 and generation = ",
     live!("balances"),
     ") as is_due from page) \
-    select org_id, is_due from looked_at \
+    select org_id, version, is_due from looked_at \
     where is_due or org_id = (select org_id from page order by org_id desc limit 1) order by org_id",
 );
 

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::ledger::Ledger;
 use crate::operations::profile::ProfileBook;
 
-pub use expire::expire_cold;
+pub use expire::ColdSearch;
 
 /// The running workers of one node.
 #[derive(Debug)]

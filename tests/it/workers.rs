@@ -23,7 +23,7 @@ use tollgate::operations::authenticate::OperatorKey;
 use tollgate::operations::find_org::known_org;
 use tollgate::operations::list_events::list_events;
 use tollgate::store::{Database, StoreError};
-use tollgate::workers::{Workers, expire_cold};
+use tollgate::workers::{ColdSearch, Workers};
 
 use crate::database::TestDatabase;
 use crate::support::{OPERATOR, TestApp};
@@ -46,7 +46,7 @@ async fn i11_holds_and_lots_whose_time_is_over_are_written_by_the_sweep() {
     app.ledger().sweep().unwrap();
     let after_hold = gateway.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
     app.clock().advance_seconds(60);
-    expire_cold(app.ledger()).await.unwrap();
+    ColdSearch::new(app.ledger().clone()).run().await.unwrap();
 
     let lapsing = json!({ "credits": "2", "ttl_seconds": 60, "on_expiry": "charge_bound" });
     gateway.post("/api/v1/orgs/acme/reservations", lapsing).await.expect(StatusCode::CREATED);
@@ -125,7 +125,7 @@ async fn i11_what_is_due_in_many_orgs_that_nobody_uses_shares_commits() {
     clock.advance_seconds(3_600);
 
     let before = commits.load(Ordering::SeqCst);
-    expire_cold(&ledger).await.unwrap();
+    ColdSearch::new(ledger.clone()).run().await.unwrap();
     let commits = commits.load(Ordering::SeqCst) - before;
 
     let mut expired = 0;

@@ -180,7 +180,7 @@ impl Account {
     /// as if all had been one.
     pub fn expire_due_within(&mut self, format: Format, now: Timestamp, most: usize) -> Vec<Step> {
         // The last call may have left off within this instant, before anything that came free in it repaid debt.
-        let reached = due::next_at(self).unwrap_or(now);
+        let reached = self.next_end_at().unwrap_or(now);
         let mut steps = self.end_due(format, reached, now, most);
         if !steps.is_empty() {
             self.raise_alerts(now, &mut steps);
@@ -190,7 +190,12 @@ impl Account {
 
     /// Whether [`Account::expire_due_within`] would return any event.
     pub fn is_due(&self, now: Timestamp) -> bool {
-        due::next_at(self).is_some_and(|at| at <= now)
+        self.next_end_at().is_some_and(|at| at <= now)
+    }
+
+    /// When time alone ends something next: a hold, or a lot of which something is free.
+    pub fn next_end_at(&self) -> Option<Timestamp> {
+        due::next_at(self)
     }
 
     /// Folds one event. Total: what the log holds is true.

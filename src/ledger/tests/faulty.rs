@@ -54,6 +54,8 @@ pub(super) struct Faulty {
     pub delivers: AtomicBool,
     /// The next lock can't be had.
     pub unlockable: AtomicBool,
+    /// How often something was looked up.
+    pub looks: AtomicUsize,
     /// Who does now, and how many did at once at most.
     pub looking: AtomicUsize,
     pub looked_most: AtomicUsize,
@@ -87,6 +89,7 @@ impl Faulty {
             withheld: Mutex::default(),
             delivers: AtomicBool::new(false),
             unlockable: AtomicBool::new(false),
+            looks: AtomicUsize::default(),
             looking: AtomicUsize::default(),
             looked_most: AtomicUsize::default(),
         }
@@ -193,6 +196,7 @@ impl EventLog for Faulty {
 
     async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
         let _in_turn = self.look_ups.read().await;
+        self.looks.fetch_add(1, Ordering::SeqCst);
         self.looked_most.fetch_max(self.looking.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         if positions.iter().any(|position| self.gated.contains(position)) {
             self.gate.acquire().await.expect_err("a gate only closes");

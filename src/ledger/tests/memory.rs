@@ -1,6 +1,7 @@
 //! Memory is bounded, and what has left it is found again.
 
 use super::*;
+use crate::workers::ColdSearch;
 
 #[tokio::test]
 async fn beyond_a_full_queue_callers_are_told_to_come_again_and_nobody_in_it_is_forgotten() {
@@ -138,6 +139,48 @@ async fn orgs_that_anybody_makes_up_take_no_account_out_of_memory() {
     // Whoever is in memory is read without the projections.
     node.forget_folded().await;
     assert_eq!(node.balance().await.consumed, Credits::from_whole(1));
+}
+
+#[tokio::test]
+async fn i11_an_account_whose_hold_ends_much_later_leaves_memory_and_is_not_read_again_before() {
+    const DAY_SECONDS: i64 = 24 * 3600;
+    let node = Node::funded(10).await;
+    let OrgCommand::Reserve(hold) = reserve(1, 1) else { unreachable!("it is one") };
+    node.run(OrgCommand::Reserve(Reserve { ttl_seconds: DAY_SECONDS, ..hold })).await.expect("holds");
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let log = Arc::new(Faulty::new(&node.store));
+    let small = MemoryLimits { recent: 2, accounts: 4, ..MemoryLimits::default() };
+    let ledger =
+        Ledger::open(log.clone(), node.views.clone(), node.clock.clone(), small).await.expect("opens");
+    let looks = || log.looks.load(Ordering::SeqCst);
+    let forget = async |orgs: std::ops::Range<u128>| {
+        for org in orgs.map(|n| OrgId(Uuid::from_u128(n))) {
+            let (slug, time_zone) = (org.to_string(), "UTC".into());
+            let open = OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::ZERO };
+            ledger.submit(Submission::by_tollgate(org, open)).await.expect("opens");
+            ledger.projector().catch_up_all().await.expect("projects");
+        }
+    };
+    let mut search = ColdSearch::new(ledger.clone());
+    node.clock.advance_seconds(3_600);
+
+    let at_first = looks();
+    search.run().await.expect("looks");
+    forget(1..20).await;
+    let once = looks();
+    search.run().await.expect("looks");
+    let twice = looks();
+    ledger.read(ACME, Account::balance).await.expect("reads");
+    let wanted = looks();
+    forget(20..40).await;
+    node.clock.advance_seconds(DAY_SECONDS);
+    search.run().await.expect("looks");
+
+    assert!(at_first < once, "nobody knew when it ends");
+    assert_eq!(once, twice, "it is known");
+    assert!(twice < wanted, "it had left memory");
+    let rows = node.store.read(0, 1, i64::MAX).await.expect("reads");
+    assert_eq!(rows.last().expect("the last").kind, "ReservationExpired");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use sqlx::Connection;
 use super::*;
 use crate::domain::views::Changes;
 use crate::store::projections::Checkpoint;
+use crate::workers::ColdSearch;
 
 #[tokio::test]
 async fn projections_stay_where_what_a_rebuild_that_was_cut_off_had_folded_was_archived() {
@@ -210,7 +211,7 @@ async fn i11_an_org_that_cannot_be_read_keeps_no_other_from_its_ends() {
     let ledger = node.another(Arc::new(log)).await;
     ledger.clock().advance_seconds(60);
 
-    crate::workers::expire_cold(&ledger).await.expect("looks");
+    ColdSearch::new(ledger).run().await.expect("looks");
 
     let rows = node.store.read(0, 1, i64::MAX).await.expect("reads");
     let mut ended: Vec<_> =

@@ -21,8 +21,8 @@ use crate::domain::views::{Changes, View};
 use crate::store::postgres::error::{answered_within, store_error};
 use crate::store::postgres::{hash, options, pool};
 use crate::store::projections::{
-    Checkpoint, LARGE_BYTES, OrgsAfter, OrgsDue, Projections, RECENT_STRETCHES, STRETCH_VERSIONS,
-    SavedFilter, Snapshot,
+    Checkpoint, LARGE_BYTES, OrgToLookAt, OrgsAfter, OrgsDue, Projections, RECENT_STRETCHES,
+    STRETCH_VERSIONS, SavedFilter, Snapshot,
 };
 use crate::store::rows::{self, Cell, Table};
 use crate::store::{StoreError, shared_sql};

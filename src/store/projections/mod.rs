@@ -15,7 +15,7 @@ use crate::store::StoreError;
 
 pub use event_index::EventIndex;
 pub use generations::{Checkpoint, Generations};
-pub use reports::{OrgsAfter, OrgsDue, Reports};
+pub use reports::{OrgToLookAt, OrgsAfter, OrgsDue, Reports};
 pub use snapshots::{STRETCH_VERSIONS, SavedFilter, Snapshot, Snapshots};
 
 pub(super) use snapshots::{LARGE_BYTES, RECENT_STRETCHES};

@@ -20,9 +20,17 @@ pub struct OrgsAfter {
 /// What was found among them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrgsDue {
-    pub due: Vec<OrgId>,
+    pub orgs: Vec<OrgToLookAt>,
     /// The last that was looked at; none where no more are.
     pub last: Option<OrgId>,
+}
+
+/// One in which something may be due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrgToLookAt {
+    pub org: OrgId,
+    /// Of its last event, as far as it is folded.
+    pub version: i64,
 }
 
 /// What reports and workers read, as far as it is folded.

@@ -70,12 +70,16 @@ macro_rules! reports {
                         .fetch_all(&self.readers),
                 )
                 .await?;
-                let read = |row: &$row| -> Result<(OrgId, bool), sqlx::Error> {
-                    Ok((OrgId(row.try_get("org_id")?), row.try_get("is_due")?))
-                };
-                let looked_at = rows.iter().map(read).collect::<Result<Vec<_>, _>>().map_err(store_error)?;
-                let due = looked_at.iter().filter(|(_, is_due)| *is_due).map(|(org, _)| *org);
-                Ok(OrgsDue { due: due.collect(), last: looked_at.last().map(|(org, _)| *org) })
+                let mut found = OrgsDue { orgs: vec![], last: None };
+                for row in &rows {
+                    let org = OrgId(row.try_get("org_id").map_err(store_error)?);
+                    if row.try_get("is_due").map_err(store_error)? {
+                        let version = row.try_get("version").map_err(store_error)?;
+                        found.orgs.push(OrgToLookAt { org, version });
+                    }
+                    found.last = Some(org);
+                }
+                Ok(found)
             }
         }
 

@@ -22,8 +22,8 @@ use crate::domain::views::runs::{self, Compaction, Run};
 use crate::domain::views::spend::{Group, Spend, SpendKey};
 use crate::domain::views::{Changes, View};
 use crate::store::projections::{
-    Checkpoint, LARGE_BYTES, OrgsAfter, OrgsDue, Projections, RECENT_STRETCHES, STRETCH_VERSIONS,
-    SavedFilter, Snapshot,
+    Checkpoint, LARGE_BYTES, OrgToLookAt, OrgsAfter, OrgsDue, Projections, RECENT_STRETCHES,
+    STRETCH_VERSIONS, SavedFilter, Snapshot,
 };
 use crate::store::rows::{self, Cell, Table};
 use crate::store::sqlite::{error, files, hash, readers};
