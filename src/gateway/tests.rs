@@ -18,6 +18,7 @@ mod betas;
 mod cached;
 mod counted;
 mod effort;
+mod embeddings;
 mod envelopes;
 mod experiments;
 mod filters;
@@ -178,55 +179,6 @@ async fn claude_first_then_gpt_then_gemini() {
         let outcomes: Vec<AttemptOutcome> = attempts.iter().map(|attempt| attempt.outcome).collect();
         assert_eq!(outcomes.last(), Some(&AttemptOutcome::Succeeded));
     }
-}
-
-#[tokio::test]
-async fn embeddings_and_models_are_served() {
-    let world = World::new("5", "").await;
-
-    let response =
-        world.post("/v1/embeddings", json!({"model": "text-embedding-3-small", "input": "some words"})).await;
-    let models = world.http.get(format!("{}/v1/models", world.url)).bearer_auth(&world.secret);
-    let models: Value = models.send().await.expect("answers").json().await.expect("json");
-
-    assert_eq!(response.status(), 200);
-    assert!(world.balance().await.consumed.is_positive());
-    let names: Vec<&str> =
-        models["data"].as_array().expect("a list").iter().filter_map(|m| m["id"].as_str()).collect();
-    assert!(names.contains(&"gpt-4o-mini") && names.contains(&"claude-haiku-4-5"), "{names:?}");
-}
-
-#[tokio::test]
-async fn embeddings_are_served_by_gemini_too_and_paid_for_by_its_count_or_ours() {
-    let gemini = json!([
-        {"name": "counted", "chain": ["gemini/gemini-embedding-2"]},
-        {"name": "uncounted", "chain": ["gemini/gemini-embedding-001"]},
-    ]);
-    let world = World::routed("5", "", gemini).await;
-    let ask = |model: &str| {
-        json!({"model": model, "input": ["Some text goes here", "and more of it"], "dimensions": 8,
-               "encoding_format": "base64", "user": "ann"})
-    };
-    for (model, source, tokens) in
-        [("counted", UsageSource::Final, None), ("uncounted", UsageSource::Counted, Some(9))]
-    {
-        let response = world.post("/v1/embeddings", ask(model)).await;
-
-        assert_eq!(response.status(), 200);
-        assert_eq!(header(&response, "x-tollgate-dropped"), "user");
-        let cost: Credits = header(&response, "x-tollgate-cost").parse().expect("a cost");
-        let body: Value = response.json().await.expect("json");
-        assert_eq!(body["data"].as_array().map(Vec::len), Some(2));
-        assert_eq!(body["data"][1]["embedding"].as_str().map(str::len), Some(44), "eight floats");
-        let sold = world.simulator.sold().rows.pop().expect("a sale").usage.input_tokens;
-        let (attempts, _) = world.last_settle().await;
-        assert_eq!(attempts[0].usage_source, source);
-        assert_eq!(attempts[0].usage.input_tokens, tokens.unwrap_or(sold));
-        assert_eq!(body["usage"]["prompt_tokens"], tokens.unwrap_or(sold));
-        assert!(cost.is_positive() && cost == attempts[0].cost);
-    }
-    let tokens = json!({"model": "counted", "input": [1, 2, 3]});
-    assert_eq!(world.post("/v1/embeddings", tokens).await.status(), 422);
 }
 
 #[tokio::test]
@@ -476,56 +428,6 @@ async fn a_model_that_searches_before_every_answer_is_charged_for_the_search() {
         World::routed("0.02", "", json!([{"name": "r", "chain": ["openai/gpt-4o-mini-search-preview"]}]))
             .await;
     assert_eq!(poor.post("/v1/chat/completions", chat("r")).await.status(), 402, "the search is held for");
-}
-
-#[tokio::test]
-async fn a_request_goes_to_a_model_that_is_strong_enough_and_the_record_says_why() {
-    let by = json!({"simple": "openai/gpt-4o-mini", "hard": "openai/gpt-4o", "quality": 90});
-    let world = World::routed("5", "", json!([{"name": "smart", "complexity": by}])).await;
-    let ask = async |text: &str, told: Option<&str>| {
-        let mut body = chat("smart");
-        body["messages"][0]["content"] = text.into();
-        let mut call =
-            world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
-        if let Some(told) = told {
-            call = call.header("x-tollgate-complexity", told);
-        }
-        call.json(&body).send().await.expect("answers")
-    };
-    let easy = "What is the capital of France?";
-    let hard = "Each of 37 teams then plays 4980 games, and twice as many after the first 1250 days. If every team \
-                wins half of the remaining games, how many more games than days are left in total?";
-
-    for (text, told, model, level) in [
-        (easy, None, "gpt-4o-mini", "simple"),
-        (hard, None, "gpt-4o", "hard"),
-        (easy, Some("hard"), "gpt-4o", "hard"),
-        (easy, Some("off"), "gpt-4o", "hard"),
-        (hard, Some("simple"), "gpt-4o-mini", "simple"),
-    ] {
-        let response = ask(text, told).await;
-        assert_eq!(header(&response, "x-tollgate-model"), model, "{text} {told:?}");
-        let why = header(&response, "x-tollgate-complexity");
-        assert!(why.starts_with(level), "{why}");
-        assert_eq!(why.contains("score"), told.is_none(), "{why}");
-        let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
-        let settled = stored.into_iter().rev().find_map(|stored| match stored.payload.event {
-            Event::ReservationSettled { purpose, .. } => Some(purpose),
-            _ => None,
-        });
-        assert_eq!(
-            settled.and_then(|purpose| purpose.decision),
-            Some(format!("complexity {}", why.replacen("; ", ": ", 1)))
-        );
-    }
-    assert_eq!(ask(easy, Some("trivial")).await.status(), 400);
-    let mut agreed = chat("smart");
-    agreed["messages"] = json!([{"role": "user", "content": hard},
-        {"role": "assistant", "content": "Shall I reckon that out?"}, {"role": "user", "content": "Yes, please"}]);
-    let response = world.post("/v1/chat/completions", agreed).await;
-    assert_eq!(header(&response, "x-tollgate-model"), "gpt-4o");
-    let why = header(&response, "x-tollgate-complexity");
-    assert!(why.starts_with("hard; score") && why.contains("of message 1 in the user's last 2"), "{why}");
 }
 
 #[tokio::test]

@@ -1,7 +1,57 @@
-//! How complex a request is: that it had a say is known wherever it had one, and nowhere else.
+//! How complex a request is: it goes to a model that is strong enough, and that this had a say is known wherever it had one.
 
 use super::*;
 use crate::domain::routing::{Arm, Experiment, StickyBy};
+
+#[tokio::test]
+async fn a_request_goes_to_a_model_that_is_strong_enough_and_the_record_says_why() {
+    let by = json!({"simple": "openai/gpt-4o-mini", "hard": "openai/gpt-4o", "quality": 90});
+    let world = World::routed("5", "", json!([{"name": "smart", "complexity": by}])).await;
+    let ask = async |text: &str, told: Option<&str>| {
+        let mut body = chat("smart");
+        body["messages"][0]["content"] = text.into();
+        let mut call =
+            world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
+        if let Some(told) = told {
+            call = call.header("x-tollgate-complexity", told);
+        }
+        call.json(&body).send().await.expect("answers")
+    };
+    let easy = "What is the capital of France?";
+    let hard = "Each of 37 teams then plays 4980 games, and twice as many after the first 1250 days. If every team \
+                wins half of the remaining games, how many more games than days are left in total?";
+
+    for (text, told, model, level) in [
+        (easy, None, "gpt-4o-mini", "simple"),
+        (hard, None, "gpt-4o", "hard"),
+        (easy, Some("hard"), "gpt-4o", "hard"),
+        (easy, Some("off"), "gpt-4o", "hard"),
+        (hard, Some("simple"), "gpt-4o-mini", "simple"),
+    ] {
+        let response = ask(text, told).await;
+        assert_eq!(header(&response, "x-tollgate-model"), model, "{text} {told:?}");
+        let why = header(&response, "x-tollgate-complexity");
+        assert!(why.starts_with(level), "{why}");
+        assert_eq!(why.contains("score"), told.is_none(), "{why}");
+        let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
+        let settled = stored.into_iter().rev().find_map(|stored| match stored.payload.event {
+            Event::ReservationSettled { purpose, .. } => Some(purpose),
+            _ => None,
+        });
+        assert_eq!(
+            settled.and_then(|purpose| purpose.decision),
+            Some(format!("complexity {}", why.replacen("; ", ": ", 1)))
+        );
+    }
+    assert_eq!(ask(easy, Some("trivial")).await.status(), 400);
+    let mut agreed = chat("smart");
+    agreed["messages"] = json!([{"role": "user", "content": hard},
+        {"role": "assistant", "content": "Shall I reckon that out?"}, {"role": "user", "content": "Yes, please"}]);
+    let response = world.post("/v1/chat/completions", agreed).await;
+    assert_eq!(header(&response, "x-tollgate-model"), "gpt-4o");
+    let why = header(&response, "x-tollgate-complexity");
+    assert!(why.starts_with("hard; score") && why.contains("of message 1 in the user's last 2"), "{why}");
+}
 
 #[tokio::test]
 async fn a_level_that_chose_the_target_is_told_and_recorded_and_no_other_is() {
