@@ -70,16 +70,14 @@ macro_rules! reports {
                         .fetch_all(&self.readers),
                 )
                 .await?;
-                let mut found = OrgsDue { orgs: vec![], last: None };
-                for row in &rows {
-                    let org = OrgId(row.try_get("org_id").map_err(store_error)?);
-                    if row.try_get("is_due").map_err(store_error)? {
-                        let version = row.try_get("version").map_err(store_error)?;
-                        found.orgs.push(OrgToLookAt { org, version });
-                    }
-                    found.last = Some(org);
-                }
-                Ok(found)
+                let read = |row: &$row| -> Result<(OrgToLookAt, bool), sqlx::Error> {
+                    let org = OrgId(row.try_get("org_id")?);
+                    Ok((OrgToLookAt { org, version: row.try_get("version")? }, row.try_get("is_due")?))
+                };
+                let looked_at = rows.iter().map(read).collect::<Result<Vec<_>, _>>().map_err(store_error)?;
+                let last = looked_at.last().map(|(last, _)| last.org);
+                let due = looked_at.into_iter().filter(|(_, is_due)| *is_due).map(|(org, _)| org);
+                Ok(OrgsDue { orgs: due.collect(), last })
             }
         }
 
