@@ -50,13 +50,12 @@ const HEAD_CONNECTIONS: u16 = 4;
 
 /// What every connection for the log asks for beside [`durably`]. Plans are pinned: one made while the table was young scans it.
 /// Whoever has the head's lock and was cut off is ended before those who wait for it give up.
-const LOG_SETTINGS: [(&str, &str); 6] = [
+const LOG_SETTINGS: [(&str, &str); 5] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
     ("lock_timeout", "2s"),
     ("idle_in_transaction_session_timeout", "1s"),
     ("tcp_user_timeout", "1s"),
-    ("client_connection_check_interval", "1s"),
 ];
 
 pub struct PostgresStore {
@@ -343,9 +342,10 @@ shared_sql::profiles!(PostgresStore, ERASE_PROFILES);
 
 shared_sql::log_rows!(PgRow);
 
+/// What every connection asks for. A statement whose asker has gone ends with its line.
 fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
     let options = PgConnectOptions::from_str(url).map_err(|error| StoreError::Url(error.to_string()))?;
-    Ok(options.application_name("tollgate"))
+    Ok(options.application_name("tollgate").options([("client_connection_check_interval", "1s")]))
 }
 
 fn pool(connections_max: u32) -> PgPoolOptions {

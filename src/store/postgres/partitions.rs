@@ -17,8 +17,7 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// A new one is attached in far less, where nobody holds the table's lock.
 const EXTEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// A line that fell silent leaves nothing behind that the next attempt would wait for.
-const SETTINGS: [(&str, &str); 2] =
-    [("statement_timeout", "30s"), ("client_connection_check_interval", "1s")];
+const SETTINGS: [(&str, &str); 1] = [("statement_timeout", "30s")];
 /// How PostgreSQL says that no partition takes a row: a constraint that is violated. The log has no other.
 pub(super) const NO_PARTITION: &str = "23514";
 pub(super) const PARTITION_COMES: &str =
