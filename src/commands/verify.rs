@@ -26,7 +26,7 @@ pub enum VerifyError {
     Store(#[from] StoreError),
     #[error(transparent)]
     File(#[from] FileError),
-    #[error("the log is not sound: {0} findings")]
+    #[error("not sound: {0} findings")]
     NotSound(usize),
 }
 
@@ -58,11 +58,7 @@ fn exported(file: &Path) -> Option<BufReader<File>> {
 fn judge(report: &Report, json: bool) -> Result<(), VerifyError> {
     // The exit code says whether the log is sound, whether or not this is read.
     print(&text(report, json));
-    if report.is_sound() {
-        Ok(())
-    } else {
-        Err(VerifyError::NotSound(report.findings.len() + report.differing()))
-    }
+    if report.is_sound() { Ok(()) } else { Err(VerifyError::NotSound(report.flaws())) }
 }
 
 fn text(report: &Report, json: bool) -> String {
@@ -86,6 +82,7 @@ fn lines(report: &Report) -> Vec<String> {
             "projection {view} (I7): {differing} rows differ from the log; run `tollgate rebuild {view}`\n"
         ));
     }
+    lines.extend(report.damaged_projections.iter().map(|damage| format!("{damage}\n")));
     if report.given > 0 {
         lines.push(format!(
             "{} events follow ones that are not in the file: their place behind those is taken as given\n",

@@ -47,6 +47,9 @@ pub struct Report {
     pub given: u64,
     /// Rows of each projection that differ from the fold of the log (I7).
     pub projections: BTreeMap<&'static str, i64>,
+    /// Why the projections can't be read, and what to do: the log may be sound all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damaged_projections: Option<String>,
     /// What could not be checked, since it is not in the file or the log.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unchecked: Vec<&'static str>,
@@ -66,12 +69,13 @@ pub struct Finding {
 
 impl Report {
     pub fn is_sound(&self) -> bool {
-        self.findings.is_empty() && self.projections.values().all(|differing| *differing == 0)
+        self.flaws() == 0
     }
 
-    /// How many projections differ from the log.
-    pub fn differing(&self) -> usize {
-        self.projections.values().filter(|differing| **differing > 0).count()
+    /// Findings, projections that differ from the log, and damage of their file.
+    pub fn flaws(&self) -> usize {
+        let differing = self.projections.values().filter(|differing| **differing > 0).count();
+        self.findings.len() + differing + usize::from(self.damaged_projections.is_some())
     }
 
     fn add(&mut self, shard: i32, position: i64, invariant: &'static str, what: String) {
@@ -81,8 +85,7 @@ impl Report {
     }
 }
 
-/// Walks every shard, compares it with how far the projections have come, and folds every projection again beside the one
-/// that stands. Where they disagree on the log nothing is folded: the rows are evidence.
+/// Walks every shard and compares it with the projections.
 ///
 /// # Errors
 /// Where the database can't be read at all.
@@ -91,12 +94,28 @@ pub async fn verify_all(
     projections: Arc<dyn Projections>,
 ) -> Result<Report, StoreError> {
     let mut report = verify(&*log).await?;
-    check_checkpoints(&*log, &*projections, &mut report).await?;
+    match check_projections(log, projections, &mut report).await {
+        Err(damage @ StoreError::DamagedProjections(_)) => {
+            report.damaged_projections = Some(damage.to_string())
+        }
+        checked => checked?,
+    }
+    Ok(report)
+}
+
+/// Compares a log with how far its projections have come, and folds every projection again beside the one that stands.
+/// Where they disagree on the log nothing is folded: the rows are evidence.
+async fn check_projections(
+    log: Arc<dyn EventLog>,
+    projections: Arc<dyn Projections>,
+    report: &mut Report,
+) -> Result<(), StoreError> {
+    check_checkpoints(&*log, &*projections, report).await?;
     // Projections of a log that can't be trusted say nothing.
     if report.is_sound() {
         report.projections = Projector::open(log, projections).await?.compare().await?;
     }
-    Ok(report)
+    Ok(())
 }
 
 /// Whether each shard's log still holds the events up to which it was folded.

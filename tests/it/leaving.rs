@@ -2,12 +2,16 @@
 //! projections among it, and its open holds to their time.
 
 use std::fmt::Write;
+use std::fs::File;
 use std::io::Write as _;
 use std::net::TcpStream;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 use tollgate::clock::Clock;
 use tollgate::config::Config;
@@ -21,6 +25,8 @@ use crate::support::{TestApp, client, listen};
 const TAKEN_OVER_MAX: i64 = 20_000_000;
 /// A hold's second and the sweep's; the machine of a test may be busy with others.
 const SWEPT_MAX: i64 = 20_000_000;
+/// Of SQLite's files.
+const PAGE_BYTES: usize = 4_096;
 
 /// A configuration whose only provider takes its time over every answer.
 async fn slow_provider(weather: &str) -> TempDir {
@@ -149,6 +155,16 @@ async fn i11_a_server_writes_by_itself_that_a_hold_has_ended() {
     }
 }
 
+/// Overwrites the first page of a table.
+async fn damage(file: &Path, table: &str) {
+    let mut opened = SqliteConnection::connect(file.to_str().unwrap()).await.unwrap();
+    let root = sqlx::query_scalar("select rootpage from sqlite_schema where name = ?").bind(table);
+    let root: i64 = root.fetch_one(&mut opened).await.unwrap();
+    opened.close().await.unwrap();
+    let file = File::options().write(true).open(file).unwrap();
+    file.write_all_at(&[0xA5; PAGE_BYTES], (root - 1) as u64 * PAGE_BYTES as u64).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i5_the_file_of_a_server_that_was_told_to_stop_holds_everything_by_itself() {
     let folder = tempfile::tempdir().unwrap();
@@ -193,6 +209,14 @@ async fn i5_the_file_of_a_server_that_was_told_to_stop_holds_everything_by_itsel
     std::fs::copy(file("alone/tollgate.db"), file("tollgate.db")).unwrap();
     assert!(is_sound(&url));
     drop(Server::start(&url));
+
+    // What can be had again hides nothing of what can't.
+    damage(&file("tollgate-views.db"), "balances").await;
+    let damaged = tollgate(&["verify", "--json"]).arg(file("tollgate.db")).output().unwrap();
+    let found: Value = serde_json::from_slice(&damaged.stdout).unwrap();
+    assert!(!damaged.status.success(), "{damaged:?}");
+    assert_eq!((&found["events"], &found["findings"]), (&report["events"], &json!([])));
+    assert!(found["damaged_projections"].as_str().unwrap().contains("nothing is lost"), "{found}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -32,11 +32,8 @@ const POOL_CONNECTIONS_MAX: u32 = 12;
 /// A page of events is merged in far less; without a limit a line that fell silent would stop a shard for good.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// A node that was cut off holds no checkpoint.
-const SETTINGS: [(&str, &str); 3] = [
-    ("synchronous_commit", "on"),
-    ("lock_timeout", "10s"),
-    ("idle_in_transaction_session_timeout", "10s"),
-];
+const SETTINGS: [(&str, &str); 3] =
+    [("synchronous_commit", "on"), ("lock_timeout", "10s"), ("idle_in_transaction_session_timeout", "10s")];
 
 pub struct PostgresViews {
     readers: PgPool,
