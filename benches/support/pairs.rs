@@ -90,7 +90,7 @@ pub fn pair(ledger: &Ledger, org: OrgId, purpose: Purpose, attempts: Vec<Attempt
         reservation,
         cost: COST,
         price_book_version: 1,
-        attempts,
+        attempts: attempts.into(),
         purpose: None,
         quarantine: None,
         by: None,

@@ -3,6 +3,8 @@
 //! `docs/EVENTS.md` says of each kind what it means, who emits it and who reads it. A new kind or version is
 //! only ever added; `schemas/events` holds one schema and one golden file per version.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::domain::account::budget::Budget;
@@ -186,7 +188,7 @@ pub enum Event {
         excess: Credits,
         price_book_version: u64,
         purpose: Purpose,
-        attempts: Vec<Attempt>,
+        attempts: Arc<[Attempt]>,
         burned: Vec<LotBurn>,
         /// The decision time of the hold: the window in which this counts.
         reserved_at: Timestamp,

@@ -149,8 +149,8 @@ async fn serve(
     let read_seconds = reading.seconds();
     let arrived = Arrived { id, endpoint, caller, headers, bytes, room };
     let request = edge::admit(&state, arrived).await?;
-    // In a task of its own: it goes on to the settle when the client goes away.
-    let dispatched = tokio::spawn(dispatch::run(state, request)).await.map_err(|error| {
+    // In a task of its own: it goes on to the settle when the client goes away. Boxed, since it is large and a task moves it.
+    let dispatched = tokio::spawn(Box::pin(dispatch::run(state, request))).await.map_err(|error| {
         tracing::error!(%error, "a dispatch stopped");
         Failure::new(500, "internal", "something went wrong here; the request id helps to find it")
     });

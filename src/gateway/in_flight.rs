@@ -35,7 +35,7 @@ pub type CallFutures = FuturesUnordered<CallFuture>;
 pub struct InFlightCall {
     /// The target's place in the plan.
     pub place: usize,
-    pub quote: Quote,
+    pub quote: Arc<Quote>,
     pub started_at: Timestamp,
     /// Notified when the winner's answer has ended.
     pub beaten: Arc<Notify>,

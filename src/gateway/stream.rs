@@ -65,7 +65,8 @@ pub fn answer(dispatch: Box<Dispatch>, call: SentCall, open: Box<OpenStream>) ->
         receiver.recv().await.map(|part| (Ok::<_, std::convert::Infallible>(part), receiver))
     });
     let response = dispatch.response(Body::from_stream(parts), &call.quote, headers::EVENT_STREAM);
-    tokio::spawn(relay(dispatch, call, open, Client { parts: Some(sender), gone_at: None }));
+    // Boxed, as in `endpoints`.
+    tokio::spawn(Box::pin(relay(dispatch, call, open, Client { parts: Some(sender), gone_at: None })));
     response
 }
 

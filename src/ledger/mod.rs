@@ -221,7 +221,7 @@ impl Ledger {
             cluster.finish_takeover(shard).await?;
         }
         match self.owner(shard) {
-            Some((cluster, peer)) => self.forward(cluster, &peer, shard, submission).await,
+            Some((cluster, peer)) => Box::pin(self.forward(cluster, &peer, shard, submission)).await,
             None => {
                 let Submission { org, command, by, idempotency } = submission;
                 self.ask(org, Ask::Org(command), by, idempotency).await

@@ -157,7 +157,7 @@ fn settle(n: u128, credits: i64) -> OrgCommand {
         reservation: id(n),
         cost: Credits::from_whole(credits),
         price_book_version: 0,
-        attempts: vec![],
+        attempts: Arc::default(),
         purpose: None,
         quarantine: None,
         by: None,

@@ -1,5 +1,7 @@
 //! Charges what a request of an external gateway has cost.
 
+use std::sync::Arc;
+
 use crate::domain::account::command::{OrgCommand, Settle};
 use crate::domain::attempt::{Attempt, AttemptOutcome};
 use crate::domain::credits::Credits;
@@ -42,7 +44,7 @@ pub async fn settle(
             reservation,
             cost,
             price_book_version: ledger.system().prices.version(),
-            attempts: vec![],
+            attempts: Arc::default(),
             purpose: None,
             quarantine: None,
             by: actor.sender(),
@@ -87,7 +89,7 @@ async fn of_call(
         reservation,
         cost,
         price_book_version: priced.map_or(hold.price_book_version, |priced| priced.price_book_version),
-        attempts: vec![attempt],
+        attempts: [attempt].into(),
         purpose: None,
         quarantine,
         by: actor.sender(),

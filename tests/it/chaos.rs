@@ -121,7 +121,7 @@ impl Rig {
     }
 
     /// The attempts of each settle, in the log's order, each settle within its own hold.
-    async fn settles(&self) -> Vec<Vec<Attempt>> {
+    async fn settles(&self) -> Vec<Arc<[Attempt]>> {
         let ledger = self.app.ledger();
         let mut settles = Vec::new();
         for shard in ledger.projector().shards() {
@@ -240,7 +240,7 @@ async fn i1_i2_i3_in_every_weather_what_was_sold_is_what_was_settled() {
 }
 
 /// Holds the settled attempts against the providers' books; how many are known to the token.
-fn compare(settles: &[Vec<Attempt>], simulators: &[SimulatorHandle]) -> u64 {
+fn compare(settles: &[Arc<[Attempt]>], simulators: &[SimulatorHandle]) -> u64 {
     let books: Vec<Sold> = simulators.iter().map(SimulatorHandle::sold).collect();
     assert!(books.iter().all(|book| book.rows_dropped == 0), "the books don't hold so many requests");
     let rows = || (0..).zip(&books).flat_map(|(place, book)| book.rows.iter().map(move |row| (place, row)));
@@ -272,7 +272,7 @@ fn compare(settles: &[Vec<Attempt>], simulators: &[SimulatorHandle]) -> u64 {
     // Whatever was delivered stands in a settle: by its id, or as one of the calls that were given up before their heads
     // came, whose ids nobody knows. Each of those explains one.
     let mut given_up: Vec<&Attempt> =
-        settles.iter().flatten().filter(|attempt| is_given_up(attempt)).collect();
+        settles.iter().flat_map(|settle| settle.iter()).filter(|attempt| is_given_up(attempt)).collect();
     let count = given_up.len();
     for (place, row) in rows().filter(|(_, row)| row.status == 200 && row.usage.output_total() > 0) {
         if settled.contains_key(row.request_id.as_str()) {

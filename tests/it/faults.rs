@@ -482,7 +482,7 @@ fn settle(number: u64, credits: i64) -> OrgCommand {
         reservation: id(number),
         cost: Credits::from_whole(credits),
         price_book_version: 0,
-        attempts: vec![],
+        attempts: Arc::default(),
         purpose: None,
         quarantine: None,
         by: None,

@@ -2,6 +2,7 @@
 //! moment, always as the fold of their events.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use tollgate::clock::Clock;
@@ -153,7 +154,7 @@ fn settle(reservation: ReservationId) -> OrgCommand {
         reservation,
         cost: Credits::from_whole(1),
         price_book_version: 0,
-        attempts: vec![],
+        attempts: Arc::default(),
         purpose: None,
         quarantine: None,
         by: None,

@@ -1,5 +1,7 @@
 //! What can be asked of an account. Imperatives; ids and prices are arguments, made before.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::domain::account::budget::Budget;
@@ -131,7 +133,7 @@ pub struct Settle {
     /// The exact cost: the sum of the attempts', or the credits that an external gateway names.
     pub cost: Credits,
     pub price_book_version: u64,
-    pub attempts: Vec<Attempt>,
+    pub attempts: Arc<[Attempt]>,
     /// The route, arm and model as they turned out; absent fields keep the hold's.
     pub purpose: Option<Purpose>,
     /// Why the usage can't be trusted: the bound is charged and an operator is told. That is the hold of an external gateway,

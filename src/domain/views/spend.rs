@@ -299,8 +299,11 @@ mod tests {
         let estimated =
             Reserve { expiry: ExpiryPolicy::ChargeBound, purpose: of_model("fast"), ..hold(1, credits(4)) };
         let mut account = with([grant(1, credits(10)), estimated.into()]);
-        let attempts = vec![attempt("openai", credits(1))];
-        let late = Settle { purpose: Some(of_model("gpt-4o-mini")), attempts, ..settle(1, credits(1)) };
+        let late = Settle {
+            purpose: Some(of_model("gpt-4o-mini")),
+            attempts: [attempt("openai", credits(1))].into(),
+            ..settle(1, credits(1))
+        };
 
         let mut steps = account.expire_due(after(60));
         steps.extend(account.tries(after(60), late).unwrap());
@@ -369,7 +372,8 @@ mod tests {
             let attempts = vec![attempt("anthropic", first), attempt("openai", second)];
             let cost = first.saturating_add(second);
 
-            let steps = account.tries(after(1), Settle { attempts, ..settle(1, cost) }).unwrap();
+            let steps =
+                account.tries(after(1), Settle { attempts: attempts.into(), ..settle(1, cost) }).unwrap();
 
             let [first, second] = shares.map(credits);
             let expected = [("anthropic".into(), first), ("openai".into(), second)];

@@ -192,7 +192,8 @@ impl Dispatch {
         let now = self.state.ledger.clock().now();
         self.state.target_healths.call_started(&quote.target, now, self.request.input_tokens);
         let timeouts = self.timeouts(&quote.target);
-        let in_flight_call = InFlightCall { place, quote, started_at: now, beaten: Arc::default() };
+        let in_flight_call =
+            InFlightCall { place, quote: Arc::new(quote), started_at: now, beaten: Arc::default() };
         let call_future =
             in_flight::launch(self.state.clone(), self.request.clone(), in_flight_call.clone(), timeouts);
         self.in_flight.push(in_flight_call);

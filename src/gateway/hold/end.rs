@@ -52,7 +52,7 @@ impl RequestHold {
             reservation: self.request.reservation,
             cost: self.attempts_cost(),
             price_book_version: self.prices.version,
-            attempts: self.attempts.clone(),
+            attempts: self.attempts.as_slice().into(),
             purpose: Some(Purpose {
                 model: served
                     .map(|attempt| attempt.model.clone())

@@ -63,7 +63,7 @@ pub struct RequestHold {
 /// An attempt that was sent: what it may cost, and since when.
 #[derive(Clone, Debug)]
 pub struct SentCall {
-    pub quote: Quote,
+    pub quote: Arc<Quote>,
     pub started_at: Timestamp,
     pub provider_request_id: Option<String>,
     pub status: Option<u16>,

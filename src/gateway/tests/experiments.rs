@@ -60,7 +60,7 @@ impl World {
         self.command(LAB, OrgCommand::Grant { terms, kind: GrantKind::Goodwill, note: None }).await;
     }
 
-    async fn settles(&self, org: OrgId) -> Vec<(Purpose, Vec<Attempt>, Credits)> {
+    async fn settles(&self, org: OrgId) -> Vec<(Purpose, Arc<[Attempt]>, Credits)> {
         let stored = list_events(&self.ledger, org, 0, 1_000).await.expect("reads");
         let settle = stored.into_iter().filter_map(|stored| match stored.payload.event {
             Event::ReservationSettled { purpose, attempts, charged, .. } => {

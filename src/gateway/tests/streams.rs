@@ -256,7 +256,7 @@ async fn a_failure_that_was_counted_costs_the_same_whole_and_as_a_stream() {
         assert!(response.status().is_server_error(), "{response:?}");
         let (attempts, _) = world.last_settle().await;
         let attempt = attempts.into_iter().next().expect("an attempt");
-        paid.push((attempt.outcome, attempt.usage, attempt.usage_source, attempt.cost));
+        paid.push((attempt.outcome, attempt.usage.clone(), attempt.usage_source, attempt.cost));
     }
 
     assert_eq!(paid[0], paid[1]);

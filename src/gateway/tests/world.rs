@@ -160,7 +160,7 @@ impl World {
     }
 
     /// The attempts of the last settle, and the route that it counts for.
-    pub async fn last_settle(&self) -> (Vec<Attempt>, Option<String>) {
+    pub async fn last_settle(&self) -> (Arc<[Attempt]>, Option<String>) {
         let stored = list_events(&self.ledger, ACME, 0, 1_000).await.expect("reads");
         let settle = stored.into_iter().rev().find_map(|stored| match stored.payload.event {
             Event::ReservationSettled { attempts, purpose, .. } => Some((attempts, purpose.route)),

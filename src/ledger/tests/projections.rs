@@ -144,7 +144,7 @@ async fn i7_counts_that_can_not_be_true_stop_no_projection() {
             status: None,
             late: false,
         };
-        node.run(OrgCommand::Settle(Settle { attempts: vec![attempt], ..settle })).await.expect("settles");
+        node.run(OrgCommand::Settle(Settle { attempts: [attempt].into(), ..settle })).await.expect("settles");
         node.ledger.projector().catch_up_all().await.expect("projects");
     }
     node.finish().await;

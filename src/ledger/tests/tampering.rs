@@ -128,7 +128,7 @@ async fn billed() -> Node {
         OrgCommand::OpenOrg { slug, time_zone, overdraft_limit },
         OrgCommand::Purchase { terms, bundle: BundleId(Uuid::nil()), quantity: 1, payment },
         reserve(1, 4),
-        OrgCommand::Settle(Settle { attempts: vec![attempt], price_book_version: 1, ..settle }),
+        OrgCommand::Settle(Settle { attempts: [attempt].into(), price_book_version: 1, ..settle }),
     ] {
         node.run(command).await.expect("is done");
     }

@@ -11,7 +11,7 @@ pub(super) fn breach(prices: &PriceBook, org: OrgId, event: &Event) -> Option<St
         return None;
     };
     let version = *price_book_version;
-    for attempt in attempts {
+    for attempt in attempts.iter() {
         let Some(by) = &attempt.priced_by else { continue };
         let priced = prices.price_again(version, org, attempt);
         match priced.map(|priced| priced.rounded) {

@@ -1,5 +1,7 @@
 //! Ids, times and commands for the account's tests.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 use crate::domain::account::budget::{Budget, BudgetKey, BudgetScope, BudgetWindow};
@@ -113,7 +115,7 @@ pub(in crate::domain) fn settle(n: u128, cost: Credits) -> Settle {
         reservation: reservation(n),
         cost,
         price_book_version: 1,
-        attempts: vec![],
+        attempts: Arc::default(),
         purpose: None,
         quarantine: None,
         by: None,
