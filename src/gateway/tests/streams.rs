@@ -255,7 +255,7 @@ async fn a_failure_that_was_counted_costs_the_same_whole_and_as_a_stream() {
 
         assert!(response.status().is_server_error(), "{response:?}");
         let (attempts, _) = world.last_settle().await;
-        let attempt = attempts.into_iter().next().expect("an attempt");
+        let attempt = attempts.first().expect("an attempt");
         paid.push((attempt.outcome, attempt.usage.clone(), attempt.usage_source, attempt.cost));
     }
 
