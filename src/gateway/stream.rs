@@ -106,7 +106,8 @@ async fn pass_on(
         if clock.now() >= extend_at {
             extend_at = clock.now().plus_seconds(EXTEND_SECONDS);
             let wait = open.wait(clock.now());
-            open.meanwhile(&clock, dispatch.hold.extend(wait)).await;
+            // Boxed, since it is large and seldom: a stream is not to carry room for it.
+            open.meanwhile(&clock, Box::pin(dispatch.hold.extend(wait))).await;
         }
         // Who has the answer waits for no more than its tail.
         let until = client.reads_until().or(dispatch.ends_at).filter(|_| !open.relay.is_whole());
