@@ -22,6 +22,7 @@ pub mod store;
 pub mod telemetry;
 pub mod workers;
 
+/// Shared with the tests of the whole, which see nothing that only tests of this crate are built with.
 #[cfg(test)]
 #[path = "../tests/it/waiting.rs"]
 mod waiting;

@@ -38,10 +38,11 @@ pub struct Purpose {
 
 impl Purpose {
     /// Labels group every report, for ever: few, and short.
-    pub const LABELS_MAX: usize = 16;
-    pub const LABEL_CHARACTERS_MAX: usize = 255;
+    const LABELS_MAX: usize = 16;
+    /// Longest name that anybody gives anything.
+    pub const NAME_BYTES_MAX: usize = 255;
     /// Of all names and values together: they are a part of an index's key, in which each may take two.
-    pub const LABELS_BYTES_MAX: usize = 768;
+    const LABELS_BYTES_MAX: usize = 768;
 
     /// Whether what a caller says of a request can be kept for ever and grouped by.
     ///
@@ -49,9 +50,9 @@ impl Purpose {
     /// What can't, in words.
     pub fn check(end_user: Option<&str>, labels: &BTreeMap<String, String>) -> Result<(), String> {
         let text = |name: &str, text: &str| {
-            let fits = (1..=Purpose::LABEL_CHARACTERS_MAX).contains(&text.len())
-                && !text.chars().any(char::is_control);
-            let max = Purpose::LABEL_CHARACTERS_MAX;
+            let fits =
+                (1..=Purpose::NAME_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control);
+            let max = Purpose::NAME_BYTES_MAX;
             fits.then_some(()).ok_or_else(|| format!("{name} has 1 to {max} bytes and no control characters"))
         };
         end_user.map_or(Ok(()), |end_user| text("an end user's id", end_user))?;

@@ -46,7 +46,7 @@ pub fn parse(bytes: &[u8]) -> Result<Value, Failure> {
         .map_err(|error| Failure::new(400, "invalid_json", format!("the body is not JSON: {error}")))
 }
 
-/// What it weighs, told by what stands outside of its texts; of what is not JSON, nothing is told that matters.
+/// Weighs the structure outside of texts. What it says of what is not JSON does not matter.
 fn weight(bytes: &[u8]) -> usize {
     let (mut weight, mut rest) = (0, bytes.iter());
     while let Some(byte) = rest.next() {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::http::HeaderMap;
-use axum::http::header::CACHE_CONTROL;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedRwLockReadGuard;
@@ -18,7 +17,6 @@ use crate::domain::role::Role;
 use crate::domain::routing::complexity::Level;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
-use crate::gateway::betas;
 use crate::gateway::body;
 use crate::gateway::body_memory::BodyRoom;
 use crate::gateway::dialects::{self, Dialect};
@@ -26,49 +24,13 @@ use crate::gateway::failure::Failure;
 use crate::gateway::limiter::LimitPermit;
 use crate::gateway::prompts::{self, Assembled};
 use crate::gateway::providers::{self, embeddings};
+use crate::gateway::request_options::RequestOptions;
 use crate::gateway::token_count::TokenCount;
 use crate::gateway::token_estimate::input_tokens;
 use crate::operations::authenticate::{self, Actor, AuthError, authenticate, authenticate_cached};
 
-const LABELS: &str = "x-tollgate-labels";
 /// Under which label reports know a prompt and its version.
 const PROMPT_LABEL: &str = "prompt";
-const TIMEOUT: &str = "x-request-timeout";
-const COMPLEXITY: &str = "x-tollgate-complexity";
-const CONVERSATION: &str = "x-tollgate-conversation";
-
-/// The headers that `/v1` reads, besides the key.
-#[derive(utoipa::IntoParams)]
-#[into_params(parameter_in = Header)]
-#[allow(dead_code, reason = "the documentation of what `admit` reads")]
-pub struct RequestHeaders {
-    /// One key, one call, in the whole org: a repeat is a 409 that names the first request. 1 to 255 ASCII characters.
-    #[param(rename = "Idempotency-Key", value_type = String, required = false)]
-    idempotency_key: Option<String>,
-    /// Whole seconds, 1 or more: nothing is tried, and no stream goes on, beyond them. What was sent by then is read on without the
-    /// caller, and charged by what it used.
-    #[param(rename = "x-request-timeout", value_type = u32, required = false)]
-    request_timeout: Option<u32>,
-    /// `team=search, env=production`: what reports group by and routes may look at.
-    #[param(rename = "x-tollgate-labels", value_type = String, required = false)]
-    labels: Option<String>,
-    /// simple, standard or hard, in place of what the text tells; `off` is the strongest.
-    #[param(rename = "x-tollgate-complexity", value_type = String, required = false)]
-    complexity: Option<String>,
-    /// The caller's name of the conversation, by which an experiment may be sticky.
-    #[param(rename = "x-tollgate-conversation", value_type = String, required = false)]
-    conversation: Option<String>,
-}
-
-/// What Anthropic's SDKs send.
-#[derive(utoipa::IntoParams)]
-#[into_params(parameter_in = Header)]
-#[allow(dead_code, reason = "the documentation of what is read")]
-pub struct AnthropicHeaders {
-    /// Sent by Anthropic's SDKs: where a path is of both dialects, it asks for Anthropic's.
-    #[param(rename = "anthropic-version", value_type = String, required = false)]
-    anthropic_version: Option<String>,
-}
 
 /// What a path of `/v1` does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +57,7 @@ pub struct Caller {
     pub project: Option<ProjectId>,
 }
 
-/// A request as it came, of whom is known who asks.
+/// A request whose caller is known; its body is not parsed yet.
 #[derive(Debug)]
 pub struct Arrived {
     pub id: RequestId,
@@ -270,35 +232,10 @@ fn parse(state: &State, endpoint: Endpoint, bytes: &Bytes) -> Result<Parsed, Fai
     Ok(Parsed { body, prompt, length })
 }
 
-/// What a request's headers ask for.
-struct RequestOptions {
-    labels: BTreeMap<String, String>,
-    may_reuse: bool,
-    complexity: Option<Level>,
-    betas: Vec<String>,
-    conversation: Option<String>,
-    ends_at: Option<Timestamp>,
-}
-
-impl RequestOptions {
-    fn read(headers: &HeaderMap, now: Timestamp) -> Result<RequestOptions, Failure> {
-        let betas = betas::asked(headers);
-        Ok(RequestOptions {
-            labels: labels(headers)?,
-            // A feature may change the answer to the same body, by which the cache knows it.
-            may_reuse: may_reuse(headers) && betas.is_empty(),
-            complexity: complexity(headers)?,
-            betas,
-            conversation: conversation(headers)?,
-            ends_at: ends_at(headers, now)?,
-        })
-    }
-}
-
 /// What every event of the request names: no longer than any name may be.
 fn model(body: &Value) -> Result<&str, Failure> {
     let named = dialects::requested_model(body).unwrap_or_default();
-    let most = Purpose::LABEL_CHARACTERS_MAX;
+    let most = Purpose::NAME_BYTES_MAX;
     let words = || format!("`model` has at most {most} bytes");
     if named.len() <= most { Ok(named) } else { Err(Failure::new(422, "invalid_model", words())) }
 }
@@ -324,58 +261,6 @@ fn asked_output_tokens(endpoint: Endpoint, body: &Value) -> u64 {
 fn with_prompt(mut labels: BTreeMap<String, String>, prompt: Option<&Assembled>) -> BTreeMap<String, String> {
     labels.extend(prompt.map(|prompt| (PROMPT_LABEL.to_owned(), prompt.name.clone())));
     labels
-}
-
-/// `x-tollgate-labels: team=search, env=production`: what reports group by and routes may look at.
-fn labels(headers: &HeaderMap) -> Result<BTreeMap<String, String>, Failure> {
-    let malformed = |why: &str| Failure::new(400, "invalid_labels", format!("{LABELS}: {why}"));
-    let mut labels = BTreeMap::new();
-    for given in headers.get_all(LABELS) {
-        let given = given.to_str().map_err(|_| malformed("must be ASCII"))?;
-        for pair in given.split(',') {
-            let (name, value) =
-                pair.split_once('=').ok_or_else(|| malformed("is written as name=value, name=value"))?;
-            let (name, value) = (name.trim(), value.trim());
-            if labels.insert(name.to_owned(), value.to_owned()).is_some() {
-                return Err(malformed("names a label twice"));
-            }
-        }
-    }
-    Ok(labels)
-}
-
-/// `x-tollgate-complexity: simple|standard|hard`; `off` is the strongest, whatever the text says.
-fn complexity(headers: &HeaderMap) -> Result<Option<Level>, Failure> {
-    let Some(given) = headers.get(COMPLEXITY) else { return Ok(None) };
-    let given = given.to_str().unwrap_or_default().trim();
-    let level = if given == "off" { Some(Level::Hard) } else { Level::named(given) };
-    let words = || format!("{COMPLEXITY} is simple, standard, hard or off");
-    level.map(Some).ok_or_else(|| Failure::new(400, "invalid_complexity", words()))
-}
-
-/// `x-tollgate-conversation`: the caller's name of it, by which an experiment may be sticky.
-fn conversation(headers: &HeaderMap) -> Result<Option<String>, Failure> {
-    let Some(given) = headers.get(CONVERSATION) else { return Ok(None) };
-    let named = given.to_str().ok().filter(|name| (1..=Purpose::LABEL_CHARACTERS_MAX).contains(&name.len()));
-    let words = || format!("{CONVERSATION} has 1 to {} ASCII characters", Purpose::LABEL_CHARACTERS_MAX);
-    let named = named.ok_or_else(|| Failure::new(400, "invalid_conversation", words()))?;
-    Ok(Some(named.to_owned()))
-}
-
-/// Unless `cache-control: no-cache` or `no-store` says otherwise.
-fn may_reuse(headers: &HeaderMap) -> bool {
-    let given = headers.get(CACHE_CONTROL).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    !given.split(',').any(|word| matches!(word.trim(), "no-cache" | "no-store"))
-}
-
-/// `x-request-timeout`, in seconds: nothing is tried, and no stream goes on, beyond it.
-fn ends_at(headers: &HeaderMap, now: Timestamp) -> Result<Option<Timestamp>, Failure> {
-    let Some(given) = headers.get(TIMEOUT) else { return Ok(None) };
-    let seconds =
-        given.to_str().ok().and_then(|text| text.trim().parse::<u32>().ok()).filter(|seconds| *seconds > 0);
-    let words = || format!("{TIMEOUT} is a whole number of seconds, 1 or more");
-    let seconds = seconds.ok_or_else(|| Failure::new(400, "invalid_timeout", words()))?;
-    Ok(Some(now.plus_seconds(seconds.into())))
 }
 
 fn presented(headers: &HeaderMap) -> Option<&str> {

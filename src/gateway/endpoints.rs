@@ -12,11 +12,12 @@ use utoipa_axum::routes;
 use crate::clock::Timer;
 use crate::domain::ids::RequestId;
 use crate::gateway::dialects::Dialect;
-use crate::gateway::edge::{self, AnthropicHeaders, Arrived, Endpoint, RequestHeaders};
+use crate::gateway::edge::{self, Arrived, Endpoint};
 use crate::gateway::failure::{self, AnthropicFailures, EitherFailures, Failure, OpenaiFailures};
 use crate::gateway::headers::{self, UpstreamTime};
 use crate::gateway::offered_models::{offered, offered_as};
 use crate::gateway::providers::models;
+use crate::gateway::request_options::{AnthropicHeaders, RequestHeaders};
 use crate::gateway::{GatewayState, body, count_tokens, dispatch};
 
 /// Everything under `/v1`, and its description.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use crate::domain::pricing::RateCard;
 use crate::domain::time::Timestamp;
+use crate::gateway::State;
 use crate::gateway::edge::Caller;
 use crate::gateway::plan::Prices;
 use crate::gateway::providers::models::ModelEntry;
 use crate::gateway::target::is_served;
-use crate::gateway::{State, Upstream};
+use crate::gateway::upstream::Upstream;
 
 /// By their names, each once; a model also as `provider/model` of each that sells it.
 pub fn offered(state: &State, caller: &Caller) -> Vec<ModelEntry> {

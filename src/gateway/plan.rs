@@ -11,12 +11,13 @@ use crate::domain::routing::complexity::Level;
 use crate::domain::routing::{ArmAssignment, Choice, Complexity, Expanded, Policy, RouteContext, Routes, To};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
+use crate::gateway::State;
 use crate::gateway::edge::Request;
 use crate::gateway::failure::Failure;
 use crate::gateway::route_context::route_context;
 use crate::gateway::target::Target;
+use crate::gateway::upstream::Upstream;
 use crate::gateway::warmth::{self, Conversation};
-use crate::gateway::{State, Upstream};
 
 /// Days before a model is switched off from which on its answers say so.
 const NOTICE_DAYS: i64 = 60;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::domain::pricing::{Mode, RateCard};
-use crate::gateway::Upstream;
 use crate::gateway::dialects::Family;
 use crate::gateway::edge::Endpoint;
 use crate::gateway::providers;
+use crate::gateway::upstream::Upstream;
 
 /// The output limit of a model whose card knows no maximum.
 const OUTPUT_TOKENS_UNKNOWN: u64 = 4_096;

@@ -42,6 +42,7 @@ pub(super) mod world;
 use self::world::*;
 use super::*;
 use crate::clock::Clock;
+use crate::config::{ProviderConfig, ProviderKind};
 use crate::domain::account::budget::BudgetScope;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::limits::Limits;

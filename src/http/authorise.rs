@@ -9,6 +9,11 @@ use crate::operations::authenticate::Actor;
 use crate::operations::find_org::resolve_org;
 use crate::operations::show_reservation::show_reservation;
 
+/// Who may look at what an org has and asks for.
+pub const READERS: &[Role] = &[Role::Finance, Role::OrgAdmin, Role::Gateway];
+/// Who may look at its events, its spend and all of its keys.
+pub const AUDITORS: &[Role] = &[Role::Finance, Role::OrgAdmin];
+
 /// The org named in the path, where the actor may act on it in one of these roles. Another org's is not found.
 pub async fn org_for(api: &ApiState, actor: &Actor, named: &str, roles: &[Role]) -> Result<OrgId, Problem> {
     let org = resolve_org(&api.ledger, named).await?.ok_or(Refusal::UnknownOrg)?;
@@ -17,7 +22,7 @@ pub async fn org_for(api: &ApiState, actor: &Actor, named: &str, roles: &[Role])
 }
 
 /// Whether the actor may act on an org in one of these roles.
-pub fn require_role(actor: &Actor, org: OrgId, roles: &[Role]) -> Result<(), Problem> {
+fn require_role(actor: &Actor, org: OrgId, roles: &[Role]) -> Result<(), Problem> {
     if actor.org.is_some_and(|own| own != org) {
         return Err(Refusal::UnknownOrg.into());
     }

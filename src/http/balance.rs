@@ -11,9 +11,8 @@ use crate::domain::account::lot::Lot;
 use crate::domain::credits::Credits;
 use crate::domain::ids::LotId;
 use crate::domain::lots::Balance;
-use crate::domain::role::Role;
 use crate::domain::time::Timestamp;
-use crate::http::authorise::org_for;
+use crate::http::authorise::{READERS, org_for};
 use crate::http::extract::{Path, Query};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::Problems;
@@ -92,7 +91,7 @@ pub async fn show(
     Path(org): Path<String>,
     Query(AsOf { as_of }): Query<AsOf>,
 ) -> Result<Json<BalanceView>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
+    let org = org_for(&api, &actor, &org, READERS).await?;
     let Some(as_of) = as_of else { return Ok(Json(api.ledger.read(org, balance_view).await?)) };
     let at = parse_time(&as_of)?;
     let past_until = api.ledger.past_until();
@@ -118,7 +117,7 @@ pub async fn lots(
     Path(org): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<LotView>>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
+    let org = org_for(&api, &actor, &org, READERS).await?;
     let limit = query.limit()?;
     let lots = list_lots(&api.ledger, org, query.after()?, limit + 1).await?;
     let rows = lots.iter().map(|lot| (lot.id.to_string(), lot_view(lot)));

@@ -10,9 +10,8 @@ use crate::domain::alerting::AlertRule;
 use crate::domain::credits::Credits;
 use crate::domain::event::{Event, Payload};
 use crate::domain::ids::EventId;
-use crate::domain::role::Role;
 use crate::domain::time::Timestamp;
-use crate::http::authorise::org_for;
+use crate::http::authorise::{AUDITORS, org_for};
 use crate::http::extract::{Path, Query};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::Problems;
@@ -65,7 +64,7 @@ pub async fn list(
     Path(org): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<EventView>>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin]).await?;
+    let org = org_for(&api, &actor, &org, AUDITORS).await?;
     let limit = query.limit()?;
     let asked = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
     let events = list_events(&api.ledger, org, query.after()?.unwrap_or(0), asked).await?;
@@ -86,7 +85,7 @@ pub async fn alerts(
     Path(org): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<AlertView>>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin]).await?;
+    let org = org_for(&api, &actor, &org, AUDITORS).await?;
     let limit = query.limit()?;
     let after = query.after()?.unwrap_or(0);
     let (alerts, seen) = list_alerts(&api.ledger, org, after, limit, LOOKED_AT_MAX).await?;

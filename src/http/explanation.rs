@@ -11,9 +11,8 @@ use crate::domain::credits::Credits;
 use crate::domain::ids::ReservationId;
 use crate::domain::lots::LotBurn;
 use crate::domain::pricing::cost::{CostBreakdown, CostLine};
-use crate::domain::role::Role;
 use crate::domain::usage::{Usage, UsageSource};
-use crate::http::authorise::authorised;
+use crate::http::authorise::{READERS, authorised};
 use crate::http::extract::Path;
 use crate::http::problem::Problems;
 use crate::http::reservations::{ReservationOut, reservation_out};
@@ -92,7 +91,7 @@ pub async fn explain(
     actor: Actor,
     Path(reservation): Path<String>,
 ) -> Result<Json<ExplanationView>, Problem> {
-    let id = authorised(&api, &actor, &reservation, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
+    let id = authorised(&api, &actor, &reservation, READERS).await?;
     let explanation = explain::explain(&api.ledger, id).await?;
     Ok(Json(explanation_view(id, show_reservation(&api.ledger, id).await?, explanation)))
 }

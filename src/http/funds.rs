@@ -15,6 +15,7 @@ use crate::domain::credits::Credits;
 use crate::domain::event::Event;
 use crate::domain::ids::{BundleId, LotId, OrgId};
 use crate::domain::lots::{Balance, GrantKind, LotTerms};
+use crate::domain::purpose::Purpose;
 use crate::domain::system::SystemCommand;
 use crate::domain::text::decimal;
 use crate::http::authorise::{org_for, require_operator};
@@ -35,8 +36,7 @@ use crate::operations::{purchase, refund};
 const MONEY_MINOR_MAX: i64 = 1_000_000_000_000;
 /// A hundred years.
 const VALIDITY_DAYS_MAX: u32 = 36_500;
-/// Longest name or processor's reference, and longest note, in bytes.
-const NAME_MAX: usize = 255;
+/// Longest note, in bytes.
 const NOTE_MAX: usize = 1_000;
 
 #[derive(Deserialize, ToSchema)]
@@ -64,7 +64,7 @@ pub async fn define_bundle(
     Keyed { body, idempotency }: Keyed<NewBundle>,
 ) -> Result<(StatusCode, Json<BundleView>), Problem> {
     require_operator(&actor)?;
-    check_text("name", &body.name, NAME_MAX)?;
+    check_text("name", &body.name, Purpose::NAME_BYTES_MAX)?;
     let decimals = decimals(&body.currency)
         .ok_or_else(|| Problem::malformed("`currency` is an ISO 4217 code, such as \"USD\""))?;
     if body.validity_days.is_some_and(|days| !(1..=VALIDITY_DAYS_MAX).contains(&days)) {
@@ -170,7 +170,7 @@ pub async fn purchase(
     let org = org_for(&api, &actor, &org, &[]).await?;
     let bundle = find_bundle(&api.ledger, &body.bundle).await?.ok_or(Refusal::UnknownBundle)?;
     check_name("payment.method", &body.payment.method)?;
-    check_reference("payment.reference", &body.payment.reference, NAME_MAX)?;
+    check_reference("payment.reference", &body.payment.reference, Purpose::NAME_BYTES_MAX)?;
     let tax = body.payment.tax.as_deref();
     let order = Order {
         tax_minor: tax.map_or(Ok(0), |tax| minor(tax, bundle.decimals))?,
@@ -271,7 +271,7 @@ pub async fn refund(
 ) -> Result<(StatusCode, Json<RefundView>), Problem> {
     require_operator(&actor)?;
     let org = org_for(&api, &actor, &org, &[]).await?;
-    check_reference("reference", &body.reference, NAME_MAX)?;
+    check_reference("reference", &body.reference, Purpose::NAME_BYTES_MAX)?;
     let request = RefundRequest { lot: body.lot, credits: body.credits, reference: body.reference };
     let refunded = refund::refund(&api.ledger, &actor, org, request, idempotency).await?;
     Ok((StatusCode::CREATED, Json(refund_view(refunded))))

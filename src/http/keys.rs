@@ -14,10 +14,11 @@ use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::event::Event;
 use crate::domain::ids::{KeyId, OrgId, ProjectId};
+use crate::domain::purpose::Purpose;
 use crate::domain::role::Role;
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
-use crate::http::authorise::{org_for, require_operator};
+use crate::http::authorise::{AUDITORS, READERS, org_for, require_operator};
 use crate::http::extract::{Body, OptionalIdempotencyKey, OptionallyKeyed, Path, Query};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems, Repeated};
@@ -27,9 +28,6 @@ use crate::ledger::Outcome;
 use crate::operations::authenticate::{Actor, key_text, secret_sha256};
 use crate::operations::list_keys::list_keys;
 use crate::operations::profile::{Profile, Subject};
-
-/// Longest name of a key, in bytes.
-const NAME_MAX: usize = 255;
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -79,7 +77,7 @@ pub async fn list_projects(
     Path(org): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<ProjectView>>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
+    let org = org_for(&api, &actor, &org, READERS).await?;
     let projects = api.ledger.read_without_expiry(org, |account| account.projects.clone()).await?;
     let rows = projects.into_iter().map(|(id, name)| (id, ProjectView { id, name }));
     Ok(Json(query.of(rows)?))
@@ -138,7 +136,7 @@ pub async fn create(
     OptionallyKeyed { body, idempotency }: OptionallyKeyed<NewKey>,
 ) -> Result<(StatusCode, Json<NewKeyView>), Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
-    check_text("name", &body.name, NAME_MAX)?;
+    check_text("name", &body.name, Purpose::NAME_BYTES_MAX)?;
     if is_operators(body.role) {
         return Err(Problem::malformed("an org's key has the role org_admin, gateway or inference"));
     }
@@ -169,7 +167,7 @@ pub async fn list(
     Path(org): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<KeyView>>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin]).await?;
+    let org = org_for(&api, &actor, &org, AUDITORS).await?;
     let limit = query.limit()?;
     let keys = list_keys(&api.ledger, org, query.after()?, limit + 1).await?;
     Ok(Json(page_of(&api, keys, limit).await?))
@@ -221,7 +219,7 @@ pub async fn create_for_operators(
     OptionallyKeyed { body, idempotency }: OptionallyKeyed<NewKey>,
 ) -> Result<(StatusCode, Json<NewKeyView>), Problem> {
     require_operator(&actor)?;
-    check_text("name", &body.name, NAME_MAX)?;
+    check_text("name", &body.name, Purpose::NAME_BYTES_MAX)?;
     if !is_operators(body.role) || body.project.is_some() {
         return Err(Problem::malformed("a key of no org has the role operator or finance, and no project"));
     }
@@ -296,7 +294,7 @@ async fn renamed(
     key: Option<Key>,
     KeyName { name }: KeyName,
 ) -> Result<Json<KeyView>, Problem> {
-    check_text("name", &name, NAME_MAX)?;
+    check_text("name", &name, Purpose::NAME_BYTES_MAX)?;
     let key = key.ok_or(Refusal::UnknownKey)?;
     api.profiles.put(Subject::Key(id), &Profile { name: name.clone(), email: None }).await?;
     Ok(Json(key_view(id, key, name)))

@@ -11,8 +11,9 @@ use crate::domain::account::OrgStatus;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::credits::Credits;
 use crate::domain::ids::OrgId;
+use crate::domain::purpose::Purpose;
 use crate::domain::role::Role;
-use crate::http::authorise::{org_for, require_all_orgs_reader, require_operator};
+use crate::http::authorise::{READERS, org_for, require_all_orgs_reader, require_operator};
 use crate::http::extract::{Body, IdempotencyKey, Keyed, Path, Query};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
@@ -22,8 +23,7 @@ use crate::operations::authenticate::Actor;
 use crate::operations::open_org::{OpenOrgRequest, Opened, open_org};
 use crate::operations::profile::{Profile, Subject};
 
-/// Longest name or mail address, and longest reason, in bytes.
-const NAME_MAX: usize = 255;
+/// Longest reason, in bytes.
 const REASON_MAX: usize = 1_000;
 /// Orgs of a page that are read at the same time: more than the database has connections, far fewer than may wait.
 const READ_AT_ONCE: usize = 32;
@@ -71,8 +71,8 @@ pub async fn create(
     if body.slug.parse::<OrgId>().is_ok() {
         return Err(Problem::malformed("`slug` reads like an org's id; take another"));
     }
-    check_text("name", &body.name, NAME_MAX)?;
-    check_email_if_given("billing_email", body.billing_email.as_ref(), NAME_MAX)?;
+    check_text("name", &body.name, Purpose::NAME_BYTES_MAX)?;
+    check_email_if_given("billing_email", body.billing_email.as_ref(), Purpose::NAME_BYTES_MAX)?;
     let request = OpenOrgRequest {
         slug: body.slug,
         time_zone: body.time_zone.unwrap_or_else(|| "UTC".into()),
@@ -127,7 +127,7 @@ pub async fn show(
     actor: Actor,
     Path(org): Path<String>,
 ) -> Result<Json<OrgView>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
+    let org = org_for(&api, &actor, &org, READERS).await?;
     Ok(Json(view(&api, org).await?))
 }
 
@@ -152,8 +152,8 @@ pub async fn set_profile(
     Body(body): Body<NewProfile>,
 ) -> Result<Json<OrgView>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
-    check_text("name", &body.name, NAME_MAX)?;
-    check_email_if_given("billing_email", body.billing_email.as_ref(), NAME_MAX)?;
+    check_text("name", &body.name, Purpose::NAME_BYTES_MAX)?;
+    check_email_if_given("billing_email", body.billing_email.as_ref(), Purpose::NAME_BYTES_MAX)?;
     put_profile(&api, org, Profile { name: body.name, email: body.billing_email }).await?;
     Ok(Json(view(&api, org).await?))
 }

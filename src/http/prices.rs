@@ -22,6 +22,7 @@ use crate::domain::pricing::rate::Rate;
 use crate::domain::pricing::rate_card::{
     LongContext, Mode, RateCard, Rates, ServiceTier, TierRates, UnitRates, Uplift,
 };
+use crate::domain::purpose::Purpose;
 use crate::domain::role::Role;
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
@@ -33,8 +34,6 @@ use crate::http::validate::{check_text, parse_time};
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
 
-/// Longest name of a provider or model, in bytes.
-const NAME_MAX: usize = 255;
 const READERS: &[Role] = &[Role::Finance, Role::OrgAdmin, Role::Gateway, Role::Inference];
 
 /// The prices of one model at one provider from a moment on. Rates are credits per million tokens, as decimal strings.
@@ -280,8 +279,8 @@ pub async fn history(
 }
 
 fn card(body: CardBody, now: Timestamp) -> Result<RateCard, Problem> {
-    check_text("provider", &body.provider, NAME_MAX)?;
-    check_text("model", &body.model, NAME_MAX)?;
+    check_text("provider", &body.provider, Purpose::NAME_BYTES_MAX)?;
+    check_text("model", &body.model, Purpose::NAME_BYTES_MAX)?;
     let named = format!("{}/{}", body.provider, body.model);
     let card = RateCard {
         provider: body.provider,

@@ -15,9 +15,10 @@ use crate::domain::account::limits::Limits;
 use crate::domain::alerting::AlertRule;
 use crate::domain::credits::Credits;
 use crate::domain::ids::{KeyId, ProjectId};
+use crate::domain::purpose::Purpose;
 use crate::domain::role::Role;
 use crate::domain::time::Timestamp;
-use crate::http::authorise::org_for;
+use crate::http::authorise::{READERS, org_for};
 use crate::http::extract::{Body, Path};
 use crate::http::json;
 use crate::http::problem::{MoneyProblems, Problems};
@@ -27,9 +28,6 @@ use crate::operations::authenticate::Actor;
 
 /// More of one kind would slow every hold.
 const RULES_MAX: usize = 200;
-/// Longest name of an end user, in bytes.
-const END_USER_MAX: usize = 255;
-const READERS: &[Role] = &[Role::Finance, Role::OrgAdmin, Role::Gateway];
 
 /// Whom a budget or limit is about.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -321,7 +319,7 @@ fn scope(
         (ScopeName::Project, Some(project), None, None) => Ok(BudgetScope::Project { project }),
         (ScopeName::Key, None, Some(key), None) => Ok(BudgetScope::Key { key }),
         (ScopeName::EndUser, None, None, end_user) => {
-            check_text_if_given("end_user", end_user, END_USER_MAX)?;
+            check_text_if_given("end_user", end_user, Purpose::NAME_BYTES_MAX)?;
             Ok(BudgetScope::EndUser { end_user: end_user.cloned() })
         }
         _ => Err(Problem::malformed(

@@ -9,11 +9,10 @@ use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::credits::Credits;
-use crate::domain::role::Role;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 use crate::domain::views::spend::{Group, MICROS_PER_HOUR, Spend, SpendReport};
-use crate::http::authorise::org_for;
+use crate::http::authorise::{AUDITORS, org_for};
 use crate::http::extract::{Path, Query};
 use crate::http::problem::{ProblemBody, Problems};
 use crate::http::validate::parse_time;
@@ -73,7 +72,7 @@ pub async fn report(
     Path(org): Path<String>,
     Query(query): Query<SpendQuery>,
 ) -> Result<Response, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin]).await?;
+    let org = org_for(&api, &actor, &org, AUDITORS).await?;
     let from = query.from.as_deref().map_or(Ok(Timestamp(0)), parse_time)?;
     let to = query.to.as_deref().map_or(Ok(Timestamp(i64::MAX)), parse_time)?;
     let whole_hours = |at: Timestamp| at.0 % MICROS_PER_HOUR == 0 || at.0 == i64::MAX;

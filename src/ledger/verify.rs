@@ -32,7 +32,7 @@ const EVENTS_PER_PAGE: i64 = 5_000;
 /// Past this many findings more of the same help nobody.
 const FINDINGS_MAX: usize = 100;
 
-/// Whose events say what was charged for what.
+/// The system org's, whose events hold the prices.
 const SYSTEM_SHARD: i32 = 0;
 const UNPRICED: &str =
     "whether each charge is usage at dated prices: what the system's shard says of them can't be trusted";
@@ -158,8 +158,7 @@ pub async fn verify(log: &dyn EventLog) -> Result<Report, StoreError> {
     let heads = log.heads().await?;
     let mut walk = Walk::new(Scope::Whole, heads.len());
     for (shard, head) in (0..).zip(&heads) {
-        let next = verify_shard(log, shard, walk, head, &mut report).await?;
-        walk = next;
+        walk = verify_shard(log, shard, walk, head, &mut report).await?;
     }
     Ok(report)
 }
@@ -421,7 +420,7 @@ fn is_hold(event: &Event) -> bool {
 }
 
 /// I1: granted + overdraft limit = available + held + consumed + expired + refunded.
-pub fn adds_up(b: &Balance) -> bool {
+fn adds_up(b: &Balance) -> bool {
     let has = i128::from(b.granted.nanos()) + i128::from(b.overdraft_limit.nanos());
     let uses = [b.available, b.held, b.consumed, b.expired, b.refunded];
     has == uses.iter().map(|credits| i128::from(credits.nanos())).sum()

@@ -29,24 +29,32 @@ pub struct Planned {
     pub output_tokens_max: u64,
 }
 
+/// One call to a provider.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub provider: String,
+    pub model: String,
+    pub provider_request_id: Option<String>,
+    pub usage: Usage,
+}
+
+/// The prices that a hold pinned.
+#[derive(Clone, Copy, Debug)]
+pub struct Pinned {
+    pub org: OrgId,
+    pub version: u64,
+    pub at: Timestamp,
+}
+
 /// Prices usage under the book's version that its hold pinned. Where no card of that version prices it, the first later
 /// one does; None where none does at all.
-pub fn price_usage(
-    system: &System,
-    org: OrgId,
-    pinned: (u64, Timestamp),
-    provider: &str,
-    model: &str,
-    usage: &Usage,
-    now: Timestamp,
-) -> Option<PricedUsage> {
-    let (version, at) = pinned;
+pub fn price_usage(system: &System, pinned: Pinned, call: &Call, now: Timestamp) -> Option<PricedUsage> {
+    let Pinned { org, version, at } = pinned;
     let later = (version..=system.prices.version()).map(|version| (version, now));
     [(version, at)].into_iter().chain(later).find_map(|(version, at)| {
-        let card = system.prices.card(version, org, provider, model, at)?;
-        let mark_up_percent = system.prices.mark_up_percent(version, org, at);
-        let terms = Terms { mark_up_percent, ..Terms::default() };
-        let Costs { cost, list_cost } = costs(card, &terms, usage).ok()?;
+        let card = system.prices.card(version, org, &call.provider, &call.model, at)?;
+        let terms = terms(system, version, org, at);
+        let Costs { cost, list_cost } = costs(card, &terms, &call.usage).ok()?;
         Some(PricedUsage {
             cost,
             list_cost,

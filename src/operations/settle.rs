@@ -8,10 +8,10 @@ use crate::domain::credits::Credits;
 use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::ReservationId;
 use crate::domain::time::Timestamp;
-use crate::domain::usage::{Usage, UsageSource};
+use crate::domain::usage::UsageSource;
 use crate::ledger::{Ledger, LedgerError, Outcome};
 use crate::operations::authenticate::Actor;
-use crate::operations::price_usage::{PricedUsage, price_usage};
+use crate::operations::price_usage::{Call, Pinned, PricedUsage, price_usage};
 use crate::operations::show_reservation::{ReservationView, show_reservation};
 
 /// What a request has cost, as its gateway reports it.
@@ -19,15 +19,6 @@ use crate::operations::show_reservation::{ReservationView, show_reservation};
 pub enum Charge {
     Credits(Credits),
     Call(Call),
-}
-
-/// One call to a provider.
-#[derive(Clone, Debug)]
-pub struct Call {
-    pub provider: String,
-    pub model: String,
-    pub provider_request_id: Option<String>,
-    pub usage: Usage,
 }
 
 /// # Errors
@@ -104,9 +95,8 @@ async fn priced(
     call: &Call,
     now: Timestamp,
 ) -> Result<Option<PricedUsage>, LedgerError> {
-    let pinned = (hold.price_book_version, hold.reserved_at);
-    let Call { provider, model, usage, .. } = call;
-    let price = || price_usage(&ledger.system(), reservation.org, pinned, provider, model, usage, now);
+    let pinned = Pinned { org: reservation.org, version: hold.price_book_version, at: hold.reserved_at };
+    let price = || price_usage(&ledger.system(), pinned, call, now);
     let is_behind = hold.price_book_version > ledger.system().prices.version();
     let priced = if is_behind { None } else { price() };
     if priced.is_some() {

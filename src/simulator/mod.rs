@@ -115,20 +115,8 @@ pub async fn run(args: SimulateArgs) -> Result<(), SimulateError> {
     let failed = |source| SimulateError::Listen { address: args.listen, source };
     let listener = TcpListener::bind(args.listen).await.map_err(failed)?;
     println!("Simulated providers listen on http://{}", listener.local_addr().map_err(failed)?);
-    serve(listener, config, signals::interrupted()).await.map_err(SimulateError::Serve)
-}
-
-/// Serves until `shutdown`; open connections are then left alone, as by a provider that goes away.
-pub async fn serve(
-    listener: TcpListener,
-    config: SimulatorConfig,
-    shutdown: impl Future<Output = ()>,
-) -> std::io::Result<()> {
-    SimulatorHandle::new(config).serve(listener, shutdown).await
-}
-
-pub fn router(config: SimulatorConfig) -> axum::Router {
-    SimulatorHandle::new(config).router()
+    let simulator = SimulatorHandle::new(config);
+    simulator.serve(listener, signals::interrupted()).await.map_err(SimulateError::Serve)
 }
 
 /// A running simulator: switches its weather and reads its book. Clones are the same simulator.

@@ -314,7 +314,7 @@ fn longest_reached(steps: &[LongContext], input_total_tokens: u64) -> Rates {
 
 impl Rates {
     /// These rates, save where `other` names one.
-    pub fn replaced_by(&self, other: &Rates) -> Rates {
+    fn replaced_by(&self, other: &Rates) -> Rates {
         self.zip(other, |own, other| other.or(own))
     }
 

@@ -5,7 +5,7 @@ use crate::domain::pricing::rate_card::RateCard;
 
 /// OpenAI's, in chat completions (`gpt-4o-search-preview`, `gpt-5-search-api`), Perplexity's, and any at OpenRouter with its
 /// web plugin by name (`openai/gpt-4o:online`).
-pub fn always_searches(model: &str) -> bool {
+fn always_searches(model: &str) -> bool {
     let name = model.rsplit('/').next().unwrap_or(model);
     name.contains("-search-preview")
         || name.starts_with("sonar")

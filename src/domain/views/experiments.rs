@@ -39,7 +39,7 @@ pub struct UnitSums {
 pub type Latencies = BTreeMap<(String, i64), i64>;
 
 /// A class spans a quarter of a power of two.
-pub fn latency_class(micros: i64) -> i64 {
+fn latency_class(micros: i64) -> i64 {
     let micros = u64::try_from(micros).unwrap_or(0).max(4);
     let power = micros.ilog2();
     i64::from(power) * 4 + i64::try_from((micros >> (power - 2)) & 3).unwrap_or(0)

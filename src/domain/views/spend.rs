@@ -159,7 +159,7 @@ impl SpendKey {
 fn kept(text: &str) -> String {
     let mut kept = text.to_owned();
     kept.retain(|letter| !letter.is_control());
-    kept.truncate(kept.floor_char_boundary(Purpose::LABEL_CHARACTERS_MAX));
+    kept.truncate(kept.floor_char_boundary(Purpose::NAME_BYTES_MAX));
     kept
 }
 

@@ -42,7 +42,7 @@ pub fn error_event(dialect: Dialect, error: &ErrorBody<'_>) -> String {
 }
 
 /// OpenAI's shape: SDKs choose the exception by status, programs look at `code`.
-pub fn openai_error(error: &ErrorBody<'_>) -> Value {
+fn openai_error(error: &ErrorBody<'_>) -> Value {
     let kind = match error.status {
         402 => "insufficient_quota",
         429 => "rate_limit_error",
@@ -68,7 +68,7 @@ fn names(message: &str, field: &str) -> bool {
 }
 
 /// Anthropic's shape, where the type is tied to the status; the code stands beside it.
-pub fn anthropic_error(error: &ErrorBody<'_>) -> Value {
+fn anthropic_error(error: &ErrorBody<'_>) -> Value {
     let kind = match error.status {
         401 => "authentication_error",
         402 => "billing_error",

@@ -57,7 +57,7 @@ pub struct Dispatch {
     retry_plan: RetryPlan,
     fallbacks: Fallbacks,
     in_flight: Vec<InFlightCall>,
-    /// Hedged calls that another one's answer was faster than.
+    /// Hedged calls that lost.
     losers: Vec<Loser>,
     /// When the time is up that the caller or the route gives it.
     pub ends_at: Option<Timestamp>,

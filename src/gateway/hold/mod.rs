@@ -35,7 +35,7 @@ pub use reserve::{ARM_SPENT, TakenHold};
 /// A stream's hold is extended this often, each time for three times as long and what its next part may take.
 pub const EXTEND_SECONDS: i64 = 300;
 /// The provider in the record of a cached answer.
-pub const CACHE: &str = "cache";
+const CACHE: &str = "cache";
 
 #[derive(Debug)]
 pub struct RequestHold {

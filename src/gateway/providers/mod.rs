@@ -219,7 +219,7 @@ pub fn served_tier(body: &Value) -> Option<&str> {
 
 /// As much of a name that a provider gives as an event says for ever.
 pub fn bounded_name(name: &str) -> &str {
-    &name[..name.floor_char_boundary(Purpose::LABEL_CHARACTERS_MAX)]
+    &name[..name.floor_char_boundary(Purpose::NAME_BYTES_MAX)]
 }
 
 #[cfg(test)]

@@ -14,13 +14,12 @@ use crate::domain::usage::Usage;
 use crate::http::Problem;
 use crate::http::validate::{check_text, check_text_if_given};
 use crate::operations::authenticate::Actor;
+use crate::operations::price_usage::Call;
 use crate::operations::price_usage::Planned;
 use crate::operations::reserve::{Amount, ReserveRequest};
-use crate::operations::settle::{Call, Charge};
+use crate::operations::settle::Charge;
 
 const TTL_SECONDS_DEFAULT: i64 = 600;
-/// Longest name that a provider gives, in bytes.
-const TEXT_MAX: usize = 255;
 
 /// Exactly one of `credits` and `quote` says how much.
 #[derive(Deserialize, ToSchema)]
@@ -96,8 +95,8 @@ pub(super) fn reserve_request(actor: &Actor, body: NewReservation) -> Result<Res
         )));
     }
     if let Some(quote) = &body.quote {
-        check_text("quote.model", &quote.model, TEXT_MAX)?;
-        check_text_if_given("quote.provider", quote.provider.as_ref(), TEXT_MAX)?;
+        check_text("quote.model", &quote.model, Purpose::NAME_BYTES_MAX)?;
+        check_text_if_given("quote.provider", quote.provider.as_ref(), Purpose::NAME_BYTES_MAX)?;
     }
     Purpose::check_asked(body.end_user.as_deref(), &body.labels).map_err(Problem::malformed)?;
     let amount = match (body.credits, body.quote) {
@@ -142,9 +141,13 @@ pub(super) fn charge(body: Cost) -> Result<Charge, Problem> {
         }
         (Some(credits), None, None, None) => Ok(Charge::Credits(credits)),
         (None, Some(provider), Some(model), Some(usage)) => {
-            check_text("provider", &provider, TEXT_MAX)?;
-            check_text("model", &model, TEXT_MAX)?;
-            check_text_if_given("provider_request_id", provider_request_id.as_ref(), TEXT_MAX)?;
+            check_text("provider", &provider, Purpose::NAME_BYTES_MAX)?;
+            check_text("model", &model, Purpose::NAME_BYTES_MAX)?;
+            check_text_if_given(
+                "provider_request_id",
+                provider_request_id.as_ref(),
+                Purpose::NAME_BYTES_MAX,
+            )?;
             if usage.clamped() != usage {
                 let most = Usage::COUNT_MAX;
                 return Err(Problem::malformed(format!("no count of a call's `usage` is above {most}")));

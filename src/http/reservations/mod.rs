@@ -14,7 +14,7 @@ use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::role::Role;
 use crate::domain::time::Timestamp;
-use crate::http::authorise::{authorised, org_for};
+use crate::http::authorise::{READERS, authorised, org_for};
 use crate::http::extract::{CommandActor, IdempotencyKey, Keyed, Path, Query};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
@@ -60,7 +60,7 @@ pub async fn show(
     actor: Actor,
     Path(reservation): Path<String>,
 ) -> Result<Json<ReservationOut>, Problem> {
-    let id = authorised(&api, &actor, &reservation, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
+    let id = authorised(&api, &actor, &reservation, READERS).await?;
     Ok(Json(reservation_out(id, &show_reservation(&api.ledger, id).await?)))
 }
 
@@ -75,7 +75,7 @@ pub async fn list(
     Path(org): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<ReservationOut>>, Problem> {
-    let org = org_for(&api, &actor, &org, &[Role::Finance, Role::OrgAdmin, Role::Gateway]).await?;
+    let org = org_for(&api, &actor, &org, READERS).await?;
     let limit = query.limit()?;
     let holds = list_holds(&api.ledger, org, actor.project, query.after()?, limit + 1).await?;
     let rows = holds.into_iter().map(|(id, seen)| (id.to_string(), reservation_out(id, &seen)));

@@ -24,7 +24,7 @@ impl Writer {
                 Job::Read(reading) => self.admit_read(reading, &mut batch),
                 Job::Sweep => self.sweep(&mut batch),
                 Job::Follow(reply) => batch.followers.push(reply),
-                // Whatever it came with looks at more.
+                // The other jobs of this round look at more than it would.
                 Job::Watch => {}
                 Job::Command(command) => self.admit(command, &mut batch),
             }

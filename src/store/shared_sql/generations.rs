@@ -27,7 +27,7 @@ macro_rules! generations {
                     )
                     .await?;
                 }
-                // Whoever waited for another connection with this one in hand might wait for others who do the same.
+                // Waiting for another connection with this one in hand could deadlock the pool.
                 drop(writer);
                 self.committed_checkpoints(shard).await
             }
