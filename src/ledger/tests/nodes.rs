@@ -189,6 +189,31 @@ async fn what_the_system_does_among_many_events_is_known_at_other_nodes() {
 }
 
 #[tokio::test]
+async fn a_node_that_only_watches_a_shard_keeps_no_more_of_it_in_memory_than_its_owner() {
+    let node = Node::funded(10_000).await;
+    let log = Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
+    let small = MemoryLimits { recent: 16, ..MemoryLimits::default() };
+    let other = Ledger::open(log, node.views.clone(), node.clock.clone(), small).await.expect("opens");
+    let ended = async || other.read(ACME, |account| account.ended.len()).await.expect("reads");
+    assert_eq!(ended().await, 0);
+
+    for n in 0..100 {
+        node.run(reserve(n, 1)).await.expect("holds");
+        node.run(settle(n, 1)).await.expect("settles");
+        if n % 10 == 9 {
+            node.ledger.projector().catch_up_all().await.expect("projects");
+            other.projector().observe(0).await.expect("reads");
+            watch(&other).await;
+        }
+    }
+
+    let before = folded(&other);
+    let kept = ended().await;
+    assert_eq!(folded(&other), before, "it had folded them all");
+    assert!(kept <= 16, "{kept} ends are in memory");
+}
+
+#[tokio::test]
 async fn what_a_node_has_no_word_for_is_left_to_its_sender_and_the_rest_is_done() {
     let node = Node::funded(10).await;
     let known = serde_json::to_value(forwarded(1)).expect("writes");

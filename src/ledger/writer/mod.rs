@@ -18,6 +18,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
+use crate::domain::ids::IdSet;
 use crate::domain::system::System;
 use crate::ledger::access::Accesses;
 use crate::ledger::batch::Batch;
@@ -147,8 +148,10 @@ impl Writer {
     async fn work(&mut self, jobs: &mut Vec<Job>) {
         if !jobs.is_empty() && jobs.iter().all(|job| matches!(job, Job::Watch)) {
             jobs.clear();
-            if let Err(error) = self.watch(jobs).await {
-                self.cannot_follow(&error);
+            match self.watch(jobs).await {
+                // Nothing else may come to this shard here.
+                Ok(()) => self.keep_memory_small(&IdSet::default()),
+                Err(error) => self.cannot_follow(&error),
             }
         }
         // Memory holds all that was acknowledged before any of the jobs was asked for.
