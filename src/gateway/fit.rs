@@ -137,8 +137,12 @@ fn texts(value: &Value) -> u64 {
             if kind.contains("image") || fields.contains_key("inlineData") {
                 return PICTURE_TOKENS;
             }
+            let is_sealed = matches!(kind, "base64" | "redacted_thinking");
+            let has_kind = ["format", "mimeType", "mime_type"].iter().any(|name| fields.contains_key(*name));
             let is_read = |name: &str| match name {
-                "file_data" | "data" | "encrypted_content" => false,
+                "file_data" | "encrypted_content" => false,
+                // A document may stand there as text, and a tool may have a parameter of that name.
+                "data" => !is_sealed && !has_kind,
                 // A tool may have a parameter of that name.
                 "signature" => kind != "thinking",
                 _ => true,
@@ -340,6 +344,23 @@ mod tests {
 
         assert_eq!(thinking(Some("ErUBCkYIBxgCIkBVbU6")), thinking(None));
         assert_eq!(signed("signature"), signed("signatory"));
+        assert_eq!(signed("data"), signed("date"));
+    }
+
+    #[test]
+    fn a_document_of_text_is_counted_and_one_in_base64_is_not() {
+        let of = |part: Value| tokens(&json!({"messages": [{"role": "user", "content": [part]}]}));
+        let data = "one two three four ".repeat(1_000);
+        let source = |kind: &str| of(json!({"type": "document", "source": {"type": kind, "data": data}}));
+        let sound = json!({"type": "input_audio", "input_audio": {"data": data, "format": "wav"}});
+        let sealed = json!({"type": "redacted_thinking", "data": data});
+
+        assert!(source("text") > 4_000, "{}", source("text"));
+        for (tokens, what) in
+            [(source("base64"), "a document"), (of(sound), "sound"), (of(sealed), "a sealed thought")]
+        {
+            assert!(tokens < 30, "{what}: {tokens}");
+        }
     }
 
     #[test]

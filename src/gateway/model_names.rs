@@ -27,6 +27,14 @@ pub fn is_gpt_oss(model: &str) -> bool {
     own_name(model).starts_with("gpt-oss")
 }
 
+/// Whether this is one of Mistral's models, whoever serves it.
+pub fn is_mistral_model(model: &str) -> bool {
+    let model = model.to_ascii_lowercase();
+    ["mistral", "ministral", "magistral", "mixtral", "codestral", "devstral", "pixtral", "voxtral"]
+        .iter()
+        .any(|name| model.contains(name))
+}
+
 /// Generation and part of it, of `gpt-5.1-codex`, `openai/gpt-6-sol` or `gpt-4o`; `None` where the name says neither.
 pub fn gpt_version(model: &str) -> Option<(u64, u64)> {
     let version = own_name(model).strip_prefix("gpt-")?;

@@ -3,7 +3,7 @@
 //! Promise: the input that the provider reports is at most the bound, or the request's kind is refused; recordings
 //! prove it. A token covers at least one byte of what was sent, so the bound is the request's bytes and a stated
 //! overhead for the prompts that providers add. A picture is bounded by what its dialect makes of the largest, whatever its
-//! bytes, at Gemini by its own size; sound by its bytes, or the context window. What lies behind a reference or in a document is
+//! bytes, at Gemini by its own size; sound that stands in it by its bytes, or the context window. What lies behind a reference or in a document is
 //! bounded by the window; what a provider loops over, by the window once for each use allowed and once more. Without such a limit
 //! it is refused.
 
@@ -28,7 +28,10 @@ use fields::{
 };
 use hidden_prompt::hidden_prompt_tokens;
 pub use media::Media;
-use media::{audio_bytes, document_bytes, gemini_picture_tokens, is_other_than_picture, picture_bytes};
+use media::{
+    audio_bytes, document_bytes, gemini_picture_tokens, is_other_than_picture, is_sound_elsewhere,
+    picture_bytes,
+};
 
 /// The form in which a request is sent to its provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -347,6 +350,7 @@ impl Found {
             "input_audio" => {
                 self.has_audio = true;
                 self.audio_bytes = self.audio_bytes.saturating_add(audio_bytes(part));
+                self.reads_by_reference |= is_sound_elsewhere(part);
             }
             // A page of a document can say more than its bytes do.
             "document" | "file" | "input_file" | "item_reference" => {

@@ -14,7 +14,9 @@ pub(crate) mod recordings;
 pub use anthropic::{AnthropicStream, anthropic_other_models, from_anthropic};
 pub use count::UsageAnomaly;
 pub use gemini::{from_gemini, has_thoughts_inside};
-pub use openai::{from_openai_chat, from_openai_embeddings, from_openai_responses, with_long_cache_writes};
+pub use openai::{
+    cached_of_chat, from_openai_chat, from_openai_embeddings, from_openai_responses, with_long_cache_writes,
+};
 
 use serde::{Deserialize, Serialize};
 

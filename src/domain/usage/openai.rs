@@ -84,10 +84,14 @@ pub fn from_openai_embeddings(report: &Value) -> Result<Usage, UsageAnomaly> {
     }
 }
 
-/// DeepSeek and Mistral name cached tokens in their own ways besides OpenAI's.
-fn cached_of_chat(report: &Value) -> Result<u64, UsageAnomaly> {
-    let names: [&[&str]; 3] =
-        [&["prompt_tokens_details", "cached_tokens"], &["prompt_cache_hit_tokens"], &["num_cached_tokens"]];
+/// DeepSeek, Mistral and Moonshot name cached tokens in their own ways besides OpenAI's.
+pub fn cached_of_chat(report: &Value) -> Result<u64, UsageAnomaly> {
+    let names: [&[&str]; 4] = [
+        &["prompt_tokens_details", "cached_tokens"],
+        &["prompt_cache_hit_tokens"],
+        &["num_cached_tokens"],
+        &["cached_tokens"],
+    ];
     for name in names {
         if let Some(cached) = reported(report, name)? {
             return Ok(cached);
@@ -186,6 +190,25 @@ mod tests {
             ..Usage::default()
         };
         assert_eq!(from_openai_chat(&report), Ok(expected));
+    }
+
+    #[test]
+    fn cached_tokens_are_found_under_every_name_that_servers_of_chats_give_them() {
+        for cached in [
+            json!({"prompt_tokens_details": {"cached_tokens": 29_900}}),
+            json!({"prompt_cache_hit_tokens": 29_900, "prompt_cache_miss_tokens": 100}),
+            json!({"num_cached_tokens": 29_900}),
+            json!({"cached_tokens": 29_900}),
+            json!({"cached_tokens": 29_900, "prompt_tokens_details": {"cached_tokens": 29_900}}),
+            json!({"cached_tokens": 29_900, "prompt_tokens_details": null}),
+        ] {
+            let mut report = json!({"prompt_tokens": 30_000, "completion_tokens": 9, "total_tokens": 30_009});
+            report.as_object_mut().expect("fields").extend(cached.as_object().expect("fields").clone());
+
+            let usage = from_openai_chat(&report).expect("a usage");
+
+            assert_eq!((usage.input_tokens, usage.cache_read_tokens), (100, 29_900), "{report}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! lost silently. Pure: bytes and JSON in, bytes and JSON out.
 
 mod anthropic;
+mod call_ids;
 mod content;
 pub mod conversation;
 mod dropped;
@@ -189,12 +190,14 @@ pub fn upstream_request(
         parsed.forget_signatures();
     }
     parsed.forget_thoughts(upstream == Family::OpenaiChat && openai_chat::wants_thoughts_back(model));
-    match upstream {
-        Family::OpenaiChat => openai_chat::render_request(parsed, model),
-        Family::OpenaiResponses => openai_responses::render_request(parsed, model),
-        Family::Anthropic => anthropic::render_request(parsed, model),
-        Family::Gemini => gemini::render_request(parsed, model),
-    }
+    let mut sent = match upstream {
+        Family::OpenaiChat => openai_chat::render_request(parsed, model)?,
+        Family::OpenaiResponses => openai_responses::render_request(parsed, model)?,
+        Family::Anthropic => anthropic::render_request(parsed, model)?,
+        Family::Gemini => gemini::render_request(parsed, model)?,
+    };
+    call_ids::fit(upstream, model, &mut sent.body);
+    Ok(sent)
 }
 
 /// Makes a thinking budget that a translation chose fit a lower output limit than it knew of; where none fits, the

@@ -348,8 +348,10 @@ impl StreamRelay {
         if let Some(tier) = providers::served_tier(message) {
             self.service_tier = Some(tier.to_owned());
         }
-        // Anthropic's is put together from several events.
+        // Anthropic's is put together from several events; a choice's own is not that of several.
+        let is_of_all = self.choices <= 1 || message["usage"].is_object();
         if self.ends.upstream != Family::Anthropic
+            && is_of_all
             && let Some(usage) = providers::usage_json(self.ends.upstream, message)
         {
             self.usage = Some(usage.clone());

@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 
 use super::conversation::ToolCall;
 use super::dropped::Dropped;
-use super::{AnswerEnds, Dialect, Malformed, UpstreamRequest, anthropic, openai_responses, translate_answer};
+use super::{
+    AnswerEnds, Dialect, Malformed, UpstreamRequest, anthropic, call_ids, openai_responses, translate_answer,
+};
 
 /// The request with the upstream's model, with the usage report without which a stream can't be settled, without what
 /// would outlive its answer there, and without what another family's model has left in the conversation and this one
@@ -15,6 +17,11 @@ pub(super) fn patched(dialect: Dialect, body: &Value, model: &str) -> UpstreamRe
     body["model"] = model.into();
     for field in ["messages", "input"] {
         body.get_mut(field).into_iter().for_each(forget_signatures);
+    }
+    // Others that speak Anthropic's dialect are not as strict as Claude, and may want back what it refuses.
+    let is_lenient = dialect == Dialect::AnthropicMessages && !model.contains("claude");
+    if !is_lenient {
+        call_ids::fit(dialect.into(), model, &mut body);
     }
     match dialect {
         Dialect::OpenaiChat if body["stream"].as_bool().unwrap_or(false) => {
@@ -33,10 +40,7 @@ pub(super) fn patched(dialect: Dialect, body: &Value, model: &str) -> UpstreamRe
             body["store"] = false.into();
             openai_responses::carry_thoughts(&mut body, model, &mut dropped);
         }
-        // Others that speak its dialect are not as strict, and may want back what it refuses.
-        Dialect::AnthropicMessages if model.contains("claude") => {
-            anthropic::fit_for_claude(&mut body, &mut dropped);
-        }
+        Dialect::AnthropicMessages if !is_lenient => anthropic::fit_for_claude(&mut body, &mut dropped),
         Dialect::OpenaiChat | Dialect::AnthropicMessages => {}
     }
     UpstreamRequest { body, dropped: dropped.into() }

@@ -195,14 +195,21 @@ fn forget_thoughts(fields: &mut Map<String, Value>) -> bool {
     thoughts.filter(|thought| thought != "").count() > 0
 }
 
-/// The provider's own usage report in a whole answer.
+/// The provider's own usage report in a whole answer, or in a chunk of a chat.
 pub fn usage_json(family: Family, body: &Value) -> Option<&Value> {
-    let field = match family {
+    let told = match family {
         // OpenAI's embeddings too.
-        Family::OpenaiChat | Family::OpenaiResponses | Family::Anthropic => "usage",
-        Family::Gemini => "usageMetadata",
+        Family::OpenaiChat | Family::OpenaiResponses | Family::Anthropic => &body["usage"],
+        Family::Gemini => &body["usageMetadata"],
     };
-    body.get(field).filter(|usage| usage.is_object())
+    let of_choice = (family == Family::OpenaiChat).then(|| usage_of_choice(body)).flatten();
+    Some(told).filter(|usage| usage.is_object()).or(of_choice)
+}
+
+/// Moonshot's streams tell the usage within the choice that ends. Of several choices it would be a part.
+fn usage_of_choice(chunk: &Value) -> Option<&Value> {
+    let [choice] = chunk["choices"].as_array()?.as_slice() else { return None };
+    Some(&choice["usage"]).filter(|usage| usage.is_object())
 }
 
 /// The model that the provider says answered.

@@ -101,6 +101,12 @@ pub(super) fn audio_bytes(part: &Value) -> u64 {
     text(&part["input_audio"], "data").len() as u64
 }
 
+/// Some servers, such as DashScope, take an address in place of the bytes. Base64 has no colon.
+pub(super) fn is_sound_elsewhere(part: &Value) -> bool {
+    let data = text(&part["input_audio"], "data");
+    data.contains(':') && !data.starts_with("data:")
+}
+
 fn source_bytes(part: &Value) -> u64 {
     let source = &part["source"];
     if text(source, "type") == "base64" { text(source, "data").len() as u64 } else { 0 }

@@ -85,7 +85,14 @@ fn i2_a_prompt_that_a_server_adds_to_a_short_request_is_within_its_bound() {
 #[test]
 fn what_lies_behind_a_reference_is_bounded_by_the_window() {
     let chat = |part: Value| json!({"messages": [{"role": "user", "content": [part]}]});
+    let sound =
+        |data: &str| chat(json!({"type": "input_audio", "input_audio": {"data": data, "format": "mp3"}}));
     for (request, dialect, least) in [
+        (sound("https://x/long.mp3"), Dialect::OpenAiChat, 128_000),
+        (sound(" HTTP://x/long.mp3"), Dialect::OpenAiChat, 128_000),
+        (sound("oss://x/long.mp3"), Dialect::OpenAiChat, 128_000),
+        (sound("data:;base64,SUQz"), Dialect::OpenAiChat, 0),
+        (sound("SUQz"), Dialect::OpenAiChat, 0),
         (chat(json!({"type": "file", "file": {"file_id": "f"}})), Dialect::OpenAiChat, 34 * 128_000),
         (chat(json!({"type": "image_url", "image_url": {"url": "https://x"}})), Dialect::OpenAiChat, 50_000),
         (json!({"input": "x", "previous_response_id": "r"}), Dialect::OpenAiResponses, 128_000),

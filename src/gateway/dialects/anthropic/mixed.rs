@@ -1,13 +1,10 @@
 //! Conversations of which another family's model has had a part: Claude refuses what it did not write itself.
 
-use std::borrow::Cow;
-
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::super::dropped::Dropped;
 
-/// Leaves out, in a request of this dialect, what only Claude can have made, and calls by ids that it takes.
+/// Leaves out, in a request of this dialect, what only Claude can have made.
 pub fn fit_for_claude(body: &mut Value, dropped: &mut Dropped) {
     if let Some(messages) = body.get_mut("messages").and_then(Value::as_array_mut) {
         messages.retain_mut(|message| fit_message(message, dropped));
@@ -22,16 +19,6 @@ fn fit_message(message: &mut Value, dropped: &mut Dropped) -> bool {
     let Some(blocks) = message.get_mut("content").and_then(Value::as_array_mut) else { return true };
     let before = blocks.len();
     blocks.retain(|block| !is_unsigned_thought(block));
-    for block in blocks.iter_mut() {
-        let field = match block["type"].as_str() {
-            Some("tool_use") => "id",
-            Some("tool_result") => "tool_use_id",
-            _ => continue,
-        };
-        if let Some(Value::String(id)) = block.get_mut(field) {
-            *id = call_id(id).into_owned();
-        }
-    }
     if blocks.len() < before {
         dropped.add("messages[].content[].thinking");
     }
@@ -72,16 +59,4 @@ fn stop_thinking(body: &mut Value, dropped: &mut Dropped) {
     if let Some(edits) = edits {
         edits.retain(|edit| !is_of_thoughts(edit));
     }
-}
-
-/// A call's id in the letters that Anthropic takes; others use more (`functions.f:0`). The same for a call and its result,
-/// in every turn, and for no other call.
-pub fn call_id(id: &str) -> Cow<'_, str> {
-    let is_taken = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-');
-    if !id.is_empty() && id.chars().all(is_taken) {
-        return id.into();
-    }
-    let named: String = id.chars().map(|letter| if is_taken(letter) { letter } else { '_' }).collect();
-    let apart = hex::encode(&Sha256::digest(id)[..4]);
-    format!("{named}_{apart}").into()
 }

@@ -10,7 +10,7 @@ use super::super::dropped::Dropped;
 use super::super::effort::{Claude, Effort, RequestedEffort, for_anthropic};
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest, number, unsupported};
 use super::answer::input;
-use super::mixed::{call_id, is_unsigned_thought};
+use super::mixed::is_unsigned_thought;
 use super::schema::for_claude;
 
 /// Refuses files that stand at the provider: any org could name another's.
@@ -478,13 +478,11 @@ fn render_part(part: &Part) -> Option<Value> {
             Some(json!({"type": "image", "source": source}))
         }
         Part::ToolCall(call) => {
-            let id = call_id(&call.id);
-            Some(json!({"type": "tool_use", "id": id, "name": call.name, "input": input(call)}))
+            Some(json!({"type": "tool_use", "id": call.id, "name": call.name, "input": input(call)}))
         }
-        Part::ToolResult { call_id: id, parts } => {
+        Part::ToolResult { call_id, parts } => {
             let content: Vec<Value> = parts.iter().filter_map(render_part).collect();
-            let id = call_id(id);
-            Some(json!({"type": "tool_result", "tool_use_id": id, "content": content}))
+            Some(json!({"type": "tool_result", "tool_use_id": call_id, "content": content}))
         }
         // Left out before, as Claude takes back only what it has sealed.
         Part::Thought { .. } => None,

@@ -7,6 +7,8 @@ use super::super::sse::data_frame;
 use super::answer::content_text;
 use super::calls::{Calls, text};
 use super::{finish_name, finish_reason, tokens, usage};
+use crate::gateway::dialects::Family;
+use crate::gateway::providers::usage_json;
 
 /// Reads chunks into neutral steps.
 #[derive(Debug, Default)]
@@ -32,9 +34,7 @@ impl ChunkReader {
         for choice in choices {
             self.read_choice(choice, &mut deltas);
         }
-        if chunk["usage"].is_object() {
-            deltas.push(Delta::Usage(tokens(&chunk["usage"])));
-        }
+        deltas.extend(usage_json(Family::OpenaiChat, chunk).map(|told| Delta::Usage(tokens(told))));
         deltas
     }
 

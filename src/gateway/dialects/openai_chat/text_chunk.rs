@@ -29,6 +29,7 @@ struct Choice<'a> {
     #[serde(borrow)]
     delta: Delta<'a>,
     finish_reason: Option<IgnoredAny>,
+    usage: Option<IgnoredAny>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -82,7 +83,8 @@ impl<'a> TextChunk<'a> {
 impl Choice<'_> {
     fn is_text(&self) -> bool {
         let delta = &self.delta;
-        let others = [&self.finish_reason, &delta.refusal, &delta.tool_calls, &delta.function_call];
+        let others =
+            [&self.finish_reason, &self.usage, &delta.refusal, &delta.tool_calls, &delta.function_call];
         others.iter().all(|other| other.is_none())
     }
 }
@@ -113,6 +115,11 @@ mod tests {
                 Some(vec!["a", "b"]),
             ),
             ("usage", chunk("{}", r#","usage":{"prompt_tokens":1}"#), None),
+            (
+                "usage of a choice",
+                r#"{"choices":[{"delta":{"content":""},"usage":{"prompt_tokens":1}}]}"#.into(),
+                None,
+            ),
             ("an error", chunk("{}", r#","error":{"message":"no"}"#), None),
             ("a tool call", chunk(r#"{"tool_calls":[{"index":0}]}"#, ""), None),
             ("reasoning", chunk(r#"{"reasoning_content":"hm"}"#, ""), None),

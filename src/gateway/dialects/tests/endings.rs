@@ -20,6 +20,42 @@ fn usage_does_not_reach_a_client_that_did_not_ask_for_it() {
 }
 
 #[test]
+fn usage_that_stands_in_the_choice_that_ends_is_that_of_the_answer_and_of_several_answers_a_part() {
+    let told = json!({"prompt_tokens": 30_000, "completion_tokens": 9, "total_tokens": 30_009, "cached_tokens": 29_900});
+    let end = json!({"index": 0, "delta": {}, "finish_reason": "stop", "usage": told});
+    let stream = format!(
+        "data: {{\"id\":\"c\",\"model\":\"kimi\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"hi\"}}}}]}}\n\n\
+         data: {{\"id\":\"c\",\"model\":\"kimi\",\"choices\":[{end}]}}\n\ndata: [DONE]\n\n"
+    );
+    for (client, _) in CLIENTS {
+        let (relay, out) = relayed(ends(Dialect::OpenaiChat, client), stream.as_bytes(), 3);
+
+        assert_eq!((relay.usage_json(), relay.is_whole()), (Some(&told), true), "{client:?}");
+        if client != Dialect::OpenaiChat {
+            let tokens = gathered(client, &out).tokens;
+            assert_eq!((tokens.input, tokens.cache_read, tokens.output), (100, 29_900, 9), "{client:?}");
+        }
+    }
+    let mut several = StreamRelay::new(ends(Dialect::OpenaiChat, Dialect::OpenaiChat)).of_choices(2);
+    several.push(stream.as_bytes()).unwrap();
+    assert_eq!(several.usage_json(), None);
+}
+
+#[test]
+fn cached_tokens_of_a_whole_answer_are_told_whatever_their_server_calls_them() {
+    let usage = json!({"prompt_tokens": 30_000, "completion_tokens": 9, "total_tokens": 30_009, "cached_tokens": 29_900});
+    let body = json!({"id": "c", "model": "kimi", "usage": usage,
+                      "choices": [{"message": {"content": "Yes."}, "finish_reason": "stop"}]});
+
+    let heard = translated(Family::OpenaiChat, Dialect::AnthropicMessages, &body).unwrap();
+
+    assert_eq!(
+        (&heard["usage"]["input_tokens"], &heard["usage"]["cache_read_input_tokens"]),
+        (&100.into(), &29_900.into())
+    );
+}
+
+#[test]
 fn a_stream_that_breaks_off_or_fails_is_not_whole() {
     let start = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"model\":\"c\",\
                  \"usage\":{\"input_tokens\":5,\"output_tokens\":1}}}\n\n\

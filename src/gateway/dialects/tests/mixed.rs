@@ -228,3 +228,83 @@ fn an_end_user_with_a_long_name_is_told_apart_at_openai_and_the_caller_knows() {
         }
     }
 }
+
+/// A turn in which tools were called by these ids, as a client of the dialect brings it back.
+fn called_by(client: Dialect, ids: &[&str]) -> Value {
+    let user = json!({"role": "user", "content": "Look."});
+    let list = |item: &dyn Fn(&str) -> Value| ids.iter().map(|id| item(id)).collect::<Vec<Value>>();
+    match client {
+        Dialect::OpenaiChat => {
+            let function = json!({"name": "f", "arguments": "{}"});
+            let calls = list(&|id| json!({"id": id, "type": "function", "function": function}));
+            let results = list(&|id| json!({"role": "tool", "tool_call_id": id, "content": "1"}));
+            let messages = [vec![user, json!({"role": "assistant", "tool_calls": calls})], results].concat();
+            json!({"model": "m", "messages": messages})
+        }
+        Dialect::OpenaiResponses => {
+            let calls =
+                list(&|id| json!({"type": "function_call", "call_id": id, "name": "f", "arguments": "{}"}));
+            let results = list(&|id| json!({"type": "function_call_output", "call_id": id, "output": "1"}));
+            let input = [vec![user], calls, results].concat();
+            json!({"model": "m", "input": input})
+        }
+        Dialect::AnthropicMessages => {
+            let calls = list(&|id| json!({"type": "tool_use", "id": id, "name": "f", "input": {}}));
+            let results = list(&|id| json!({"type": "tool_result", "tool_use_id": id, "content": "1"}));
+            json!({"model": "m", "max_tokens": 9, "messages": [
+                user, {"role": "assistant", "content": calls}, {"role": "user", "content": results}]})
+        }
+    }
+}
+
+/// The ids of the calls and those of the results, as they are sent.
+fn called(family: Family, body: &Value) -> (Vec<String>, Vec<String>) {
+    let texts = |list: &Value, field: &str| -> Vec<String> {
+        let items = list.as_array().unwrap().iter();
+        items.filter_map(|item| item[field].as_str().map(str::to_owned)).collect()
+    };
+    match family {
+        Family::OpenaiChat => {
+            (texts(&body["messages"][1]["tool_calls"], "id"), texts(&body["messages"], "tool_call_id"))
+        }
+        _ => {
+            let mut calls = texts(&body["input"], "call_id");
+            let results = calls.split_off(calls.len() / 2);
+            (calls, results)
+        }
+    }
+}
+
+#[test]
+fn ids_of_calls_that_a_server_would_refuse_are_fitted_in_pairs_and_apart_and_others_stay() {
+    let of_vllm = format!("chatcmpl-tool-{}", "0a".repeat(16));
+    let (made_up, another) = (format!("call_{}_0", "x".repeat(70)), format!("call_{}_1", "x".repeat(70)));
+    let foreign = format!("{}é", "x".repeat(90));
+    let ids = ["call_1", "toolu_01-A", "Ab3dE6gH9", "Ab3dE6gH-", &of_vllm, &made_up, &another, &foreign];
+    for (family, model, takes) in [
+        (Family::OpenaiChat, "gpt-4o", (|id| id.len() <= 40) as fn(&str) -> bool),
+        (Family::OpenaiChat, "openai/o3", |id| id.len() <= 40),
+        (Family::OpenaiResponses, "a-deployment", |id| id.len() <= 64),
+        (Family::OpenaiChat, "mistral-large-latest", is_mistrals),
+        (Family::OpenaiChat, "mistralai/Ministral-8B", is_mistrals),
+        (Family::OpenaiChat, "kimi-k2", |_| true),
+    ] {
+        for (client, _) in CLIENTS {
+            let (calls, results) =
+                called(family, &sent(client, family, &called_by(client, &ids), model).body);
+
+            assert_eq!(calls, results, "{model} {client:?}");
+            assert_eq!(calls.iter().collect::<std::collections::BTreeSet<_>>().len(), ids.len(), "{calls:?}");
+            for (id, call) in ids.iter().zip(&calls) {
+                assert!(takes(call) && (!takes(id) || id == call), "{model} {client:?}: {id} {call}");
+            }
+        }
+    }
+    let vllms =
+        sent(Dialect::OpenaiChat, Family::OpenaiChat, &called_by(Dialect::OpenaiChat, &ids), "gpt-4o");
+    assert!(called(Family::OpenaiChat, &vllms.body).0[4].starts_with("chatcmpl-tool-0a0a"));
+}
+
+fn is_mistrals(id: &str) -> bool {
+    id.len() == 9 && id.bytes().all(|letter| letter.is_ascii_alphanumeric())
+}
