@@ -366,6 +366,25 @@ async fn a_hold_that_nobody_ends_charges_what_its_owner_has_said() {
 }
 
 #[tokio::test]
+async fn credits_that_a_hold_gives_back_when_their_time_is_over_are_not_said_to_be_available() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    let expires_at = app.clock().now().plus_seconds(60).to_rfc3339();
+    let grant = json!({ "credits": "5", "kind": "goodwill", "expires_at": expires_at, "priority": 1 });
+    app.operator().post("/api/v1/orgs/acme/grants", grant).await.expect(StatusCode::CREATED);
+    let hold = json!({ "credits": "12", "ttl_seconds": 600 });
+    let hold = acme.post(RESERVATIONS, hold).await.expect(StatusCode::CREATED);
+    let release = format!("/api/v1/reservations/{}/release", hold["id"].as_str().unwrap());
+    app.clock().advance_seconds(120);
+
+    let ended = acme.post(&release, json!({})).await.expect(StatusCode::OK);
+
+    let balance = acme.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+    assert_eq!((&ended["released"], &ended["available"]), (&json!("12"), &balance["available"]), "{balance}");
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn a_balance_as_of_a_moment_is_what_was_answered_then() {
     let app = TestApp::start().await;
     let acme = app.funded("acme", "10").await;

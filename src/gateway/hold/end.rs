@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{RequestHold, balance_after, submit};
+use super::{RequestHold, submit};
 use crate::domain::account::command::{OrgCommand, Settle};
 use crate::domain::account::refusal::Refusal;
 use crate::domain::attempt::{Attempt, AttemptOutcome};
@@ -106,7 +106,7 @@ async fn end(
     let (mut pause, mut tried) = (Duration::from_millis(50), 1);
     loop {
         match submit(state, request, command.clone()).await {
-            Ok(outcome) => return Ok(balance_after(&outcome)),
+            Ok(outcome) => return Ok(outcome.balance_after()),
             // An earlier try was durable although its answer was lost.
             Err(LedgerError::Refused(Refusal::ReservationEnded { status }))
                 if status != ReservationStatus::Expired =>

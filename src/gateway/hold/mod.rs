@@ -249,7 +249,7 @@ impl RequestHold {
         let grow = OrgCommand::Grow { reservation, credits: missing, expiry, by };
         let outcome = self.submit(grow).await?;
         self.held = self.held.saturating_add(missing);
-        self.balance = balance_after(&outcome).or(self.balance);
+        self.balance = outcome.balance_after().or(self.balance);
         Ok(())
     }
 
@@ -290,10 +290,6 @@ fn whole_seconds(wait: Duration) -> i64 {
 
 fn is_of_arm(refusal: &Refusal) -> bool {
     matches!(refusal, Refusal::BudgetExceeded { budget, .. } if matches!(budget.scope, BudgetScope::Arm { .. }))
-}
-
-fn balance_after(outcome: &Outcome) -> Option<Balance> {
-    outcome.events.last().and_then(|recorded| recorded.payload.balance)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{EXTEND_SECONDS, Lateness, RequestHold, ask, balance_after, end, is_of_arm};
+use super::{EXTEND_SECONDS, Lateness, RequestHold, ask, end, is_of_arm};
 use crate::domain::account::command::{OrgCommand, Reserve};
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
@@ -151,7 +151,7 @@ impl RequestHold {
                 Err(replayed(state, &outcome).await)
             }
             Ok(outcome) => {
-                self.balance = balance_after(&outcome);
+                self.balance = outcome.balance_after();
                 Ok(None)
             }
             Err(LedgerError::Refused(refusal)) => Ok(Some(refusal)),

@@ -19,9 +19,7 @@ use crate::http::extract::{CommandActor, IdempotencyKey, Keyed, Path, Query};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::reservations::body::{Cost, Extension, NewReservation, charge, reserve_request};
-use crate::http::reservations::view::{
-    EndView, ExtendedView, HoldView, end_view, extended_view, hold_view, quarantine,
-};
+use crate::http::reservations::view::{EndView, ExtendedView, HoldView, end_view, extended_view, hold_view};
 use crate::http::{ApiState, Problem};
 use crate::ledger::Outcome;
 use crate::operations::authenticate::Actor;
@@ -145,7 +143,7 @@ pub async fn reserve_by(
 ) -> Result<HoldView, Problem> {
     let request = reserve_request(actor, body)?;
     let outcome = reserve::reserve(&api.ledger, actor, org, request, idempotency).await?;
-    Ok(outcome.recorded().find_map(hold_view).ok_or(Refusal::UnknownReservation)?)
+    Ok(hold_view(&outcome).ok_or(Refusal::UnknownReservation)?)
 }
 
 pub async fn settle_by(
@@ -179,7 +177,7 @@ pub async fn extend_by(
 ) -> Result<ExtendedView, Problem> {
     let command = OrgCommand::Extend { reservation: id, ttl_seconds: body.ttl_seconds, by: actor.sender() };
     let outcome = api.ledger.submit(actor.submission(id.org, command, idempotency)).await?;
-    if let Some(view) = outcome.recorded().find_map(extended_view) {
+    if let Some(view) = extended_view(&outcome) {
         return Ok(view);
     }
     let seen = show_reservation(&api.ledger, id).await?;
@@ -188,8 +186,8 @@ pub async fn extend_by(
 }
 
 async fn ended(api: &ApiState, id: ReservationId, outcome: &Outcome) -> Result<EndView, Problem> {
-    if let Some(view) = outcome.recorded().find_map(end_view) {
-        return Ok(EndView { quarantined: outcome.find(quarantine), ..view });
+    if let Some(view) = end_view(outcome) {
+        return Ok(view);
     }
     // It had been released before: nothing changed.
     let seen = show_reservation(&api.ledger, id).await?;

@@ -4,10 +4,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::credits::Credits;
-use crate::domain::event::{Event, Recorded};
+use crate::domain::event::Event;
 use crate::domain::ids::ReservationId;
 use crate::domain::reservation::ReservationStatus;
 use crate::domain::time::Timestamp;
+use crate::ledger::Outcome;
 use crate::operations::show_reservation::ReservationView;
 
 #[derive(Serialize, ToSchema)]
@@ -53,23 +54,24 @@ pub struct ExtendedView {
     pub(super) available: Credits,
 }
 
-pub(super) fn hold_view(recorded: &Recorded) -> Option<HoldView> {
-    match &recorded.payload.event {
+pub(super) fn hold_view(outcome: &Outcome) -> Option<HoldView> {
+    outcome.find(|event| match event {
         Event::CreditsReserved { reservation, credits, expires_at, .. } => Some(HoldView {
             id: *reservation,
             status: ReservationStatus::Held,
             held: *credits,
             expires_at: expires_at.to_rfc3339(),
-            available: available_after(recorded),
+            available: available_after(outcome),
         }),
         _ => None,
-    }
+    })
 }
 
 /// The answer that an ending event stands for: a replay gives the same one.
-pub(super) fn end_view(recorded: &Recorded) -> Option<EndView> {
-    let available = available_after(recorded);
-    match &recorded.payload.event {
+pub(super) fn end_view(outcome: &Outcome) -> Option<EndView> {
+    let available = available_after(outcome);
+    let quarantined = outcome.find(quarantine);
+    outcome.find(|event| match event {
         Event::ReservationSettled { reservation, charged, released, late, excess, .. } => Some(EndView {
             id: *reservation,
             status: ReservationStatus::Settled,
@@ -77,7 +79,7 @@ pub(super) fn end_view(recorded: &Recorded) -> Option<EndView> {
             released: *released,
             late: *late,
             excess: *excess,
-            quarantined: None,
+            quarantined: quarantined.clone(),
             available,
         }),
         Event::ReservationReleased { reservation, released } => Some(EndView {
@@ -91,30 +93,31 @@ pub(super) fn end_view(recorded: &Recorded) -> Option<EndView> {
             available,
         }),
         _ => None,
-    }
+    })
 }
 
-pub(super) fn quarantine(event: &Event) -> Option<String> {
+fn quarantine(event: &Event) -> Option<String> {
     match event {
         Event::UsageQuarantined { reason, .. } => Some(reason.clone()),
         _ => None,
     }
 }
 
-pub(super) fn extended_view(recorded: &Recorded) -> Option<ExtendedView> {
-    match &recorded.payload.event {
+pub(super) fn extended_view(outcome: &Outcome) -> Option<ExtendedView> {
+    outcome.find(|event| match event {
         Event::ReservationExtended { reservation, expires_at } => Some(ExtendedView {
             id: *reservation,
             status: ReservationStatus::Held,
             expires_at: Some(expires_at.to_rfc3339()),
-            available: available_after(recorded),
+            available: available_after(outcome),
         }),
         _ => None,
-    }
+    })
 }
 
-fn available_after(recorded: &Recorded) -> Credits {
-    recorded.payload.balance.map(|balance| balance.available).unwrap_or_default()
+/// After all that the command made: credits that it gave back may have expired with it.
+fn available_after(outcome: &Outcome) -> Credits {
+    outcome.balance_after().map(|balance| balance.available).unwrap_or_default()
 }
 
 pub fn reservation_out(id: ReservationId, seen: &ReservationView) -> ReservationOut {
