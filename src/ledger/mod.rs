@@ -221,11 +221,23 @@ impl Ledger {
             cluster.finish_takeover(shard).await?;
         }
         match self.owner(shard) {
-            Some((cluster, peer)) => Box::pin(self.forward(cluster, &peer, shard, submission)).await,
+            Some((cluster, peer)) => {
+                self.fence(submission.org).await?;
+                Box::pin(self.forward(cluster, &peer, shard, submission)).await
+            }
             None => {
                 let Submission { org, command, by, idempotency } = submission;
                 self.ask(org, Ask::Org(command), by, idempotency).await
             }
+        }
+    }
+
+    /// Has the writer raise the epoch where an append of this node's may still be on its way: what another node decides now,
+    /// such as that a hold be released, must not come before it.
+    async fn fence(&self, org: OrgId) -> Result<(), LedgerError> {
+        match self.handle(org)?.progress.is_unfenced() {
+            true => self.follow(org).await,
+            false => Ok(()),
         }
     }
 

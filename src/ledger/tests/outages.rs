@@ -46,6 +46,24 @@ async fn i1_an_append_of_which_nothing_is_known_is_never_written_however_late_it
 }
 
 #[tokio::test]
+async fn i1_an_append_of_which_nothing_is_known_is_never_written_once_another_node_is_asked() {
+    let node = Node::funded(10).await;
+    let (log, ledger) = withheld(&node).await;
+
+    log.unlockable.store(true, Ordering::SeqCst);
+    let unknown = ledger.submit(command(reserve(1, 4))).await;
+    ledger.fence(ACME).await.expect("fences");
+    let release = OrgCommand::Release { reservation: id(1), by: None };
+    let released = node.run(release).await;
+    let arrived = log.deliver().await.expect("asks").expect("it was withheld");
+
+    assert!(matches!(unknown, Err(LedgerError::Unknown(_))), "{unknown:?}");
+    assert!(matches!(released, Err(LedgerError::Refused(Refusal::UnknownReservation))), "{released:?}");
+    assert_eq!(arrived, Appended::Conflict);
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn i1_an_append_that_arrives_once_the_log_was_asked_for_it_is_not_met_by_the_next_try() {
     let node = Node::funded(10).await;
     let (log, ledger) = withheld(&node).await;

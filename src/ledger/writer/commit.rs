@@ -102,6 +102,7 @@ impl Writer {
                     Ok(false) => CommitOutcome::Lost,
                     Err(error) => {
                         self.memory = MemoryState::Unfenced;
+                        self.progress.set_unfenced(true);
                         CommitOutcome::Failed(LedgerError::Unknown(error.to_string()))
                     }
                 }

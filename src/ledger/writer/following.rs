@@ -129,6 +129,7 @@ impl Writer {
         if self.memory == MemoryState::Unfenced {
             self.fetcher.log.lock(shard).await?.raise_epoch().await?;
             self.memory = MemoryState::Stale;
+            self.progress.set_unfenced(false);
         }
         self.fetcher.projector.reload(shard).await?;
         let end = self.fetcher.log.head(shard).await?.next_position - 1;

@@ -1,7 +1,7 @@
 //! How far a writer has come.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use arc_swap::ArcSwapOption;
 
@@ -16,6 +16,8 @@ pub(in crate::ledger) struct Progress {
     seen_to: AtomicI64,
     /// Of the last event, in microseconds.
     last_recorded_at: AtomicI64,
+    /// An append of this node's whose outcome is not known may still be on its way.
+    is_unfenced: AtomicBool,
     trouble: ArcSwapOption<String>,
 }
 
@@ -36,6 +38,14 @@ impl Progress {
     /// Whether something was seen that is not folded.
     pub fn is_behind(&self) -> bool {
         self.next_position() < self.seen_to()
+    }
+
+    pub fn is_unfenced(&self) -> bool {
+        self.is_unfenced.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_unfenced(&self, is_unfenced: bool) {
+        self.is_unfenced.store(is_unfenced, Ordering::Release);
     }
 
     /// Why it can't be folded any further now.
