@@ -1,8 +1,8 @@
 //! The meter: what one attempt consumed and costs, by the best report there is.
 //!
 //! The ladder: the provider's final usage, its last cumulative usage, what was counted from the delivered output, the
-//! hold's bound. Delivered tokens are never free, what was given up and may have made more than it showed is at the bound, and
-//! a count that can't be true is never charged as told.
+//! hold's bound. Delivered tokens are never free; what was given up and may have made more than it showed is at the bound, and so
+//! is what broke off after its provider ran tools; a count that can't be true is never charged as told.
 
 use serde_json::Value;
 
@@ -74,8 +74,12 @@ impl Report {
     }
 }
 
-/// Meters an attempt that answered, in whole or in part.
+/// Meters an attempt that answered, in whole or in part. How often its provider searched, and how much it read of what it
+/// found, is told at the end alone: without one nobody knows.
 pub fn meter(request: &Request, quote: &Quote, prices: &Prices, report: &Report) -> Metered {
+    if report.delivered.has_run_tools && !report.is_whole {
+        return at_most(quote);
+    }
     let reader = Reader { request, quote, prices };
     match reader.read(report) {
         Ok(metered) => metered,
