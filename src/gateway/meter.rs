@@ -16,7 +16,8 @@ use crate::domain::usage::{
 use crate::gateway::dialects::{self, Delivered, Family, StreamRelay, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::model_names::{
-    is_claude_thinking_unasked, is_openai_reasoning_model, is_openai_reasoning_unasked,
+    is_claude_thinking_unasked, is_grok_thinking_unseen, is_openai_reasoning_model,
+    is_openai_reasoning_unasked,
 };
 use crate::gateway::plan::Prices;
 use crate::gateway::providers;
@@ -133,12 +134,13 @@ fn thinks_unseen(quote: &Quote, report: &Report) -> bool {
         Family::OpenaiChat | Family::OpenaiResponses => {
             let sent = sent();
             let effort = sent["reasoning_effort"].as_str().or(sent["reasoning"]["effort"].as_str());
-            let thinks = match effort {
-                Some("none") => |_: &str| false,
+            let is_openais = match effort {
+                Some("none") => return false,
                 Some(_) => is_openai_reasoning_model,
                 None => is_openai_reasoning_unasked,
             };
-            report.usage.is_none() && models.into_iter().any(thinks)
+            let thinks = |model| is_openais(model) || is_grok_thinking_unseen(model);
+            report.usage.is_none() && (hides_thoughts(&sent) || models.into_iter().any(thinks))
         }
         Family::Anthropic => {
             let sent = sent();
@@ -149,6 +151,14 @@ fn thinks_unseen(quote: &Quote, report: &Report) -> bool {
         }
         Family::Gemini => report.usage.is_none(),
     }
+}
+
+/// Whether thoughts are made and not sent, as OpenRouter, Groq and Cerebras are asked to:
+/// <https://openrouter.ai/docs/use-cases/reasoning-tokens>, <https://console.groq.com/docs/reasoning>.
+fn hides_thoughts(sent: &Value) -> bool {
+    sent["reasoning"]["exclude"] == true
+        || sent["include_reasoning"] == false
+        || sent["reasoning_format"] == "hidden"
 }
 
 /// An attempt that we gave up, and that may have made all that it was allowed to.
