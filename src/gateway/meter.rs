@@ -22,7 +22,7 @@ use crate::gateway::model_names::{
 use crate::gateway::plan::Prices;
 use crate::gateway::providers;
 use crate::gateway::quote::Quote;
-use crate::gateway::token_estimate::BYTES_PER_TOKEN;
+use crate::gateway::token_estimate::{BYTES_PER_TOKEN, input_tokens};
 
 /// What an answer says of itself.
 #[derive(Clone, Debug, Default)]
@@ -256,7 +256,8 @@ impl Reader<'_> {
         let delivered = report.delivered;
         let output = delivered.deltas.max(delivered.text_bytes.div_ceil(BYTES_PER_TOKEN));
         let input = match self.request.endpoint {
-            Endpoint::Generate(_) => (self.quote.body.len() as u64).div_ceil(BYTES_PER_TOKEN),
+            // What is no text stands in the request in base64 as it is sent, and is found in the caller's dialect alone.
+            Endpoint::Generate(_) => input_tokens(&self.request.body, self.quote.body.len()),
             Endpoint::Embed => embeddings::counted_tokens(&self.request.body),
         };
         Usage {

@@ -456,3 +456,43 @@ async fn what_only_one_dialect_can_say_is_progress_and_is_paid_for_where_the_str
         assert_eq!(paid, (AttemptOutcome::Broken, UsageSource::Counted, tokens), "{body}");
     }
 }
+
+#[tokio::test]
+async fn a_picture_is_no_text_where_a_stream_breaks_that_counted_nothing() {
+    let answer = async |uri: axum::http::Uri| {
+        let said = match uri.path().contains("gemini") {
+            true => {
+                let content = json!({"role": "model", "parts": [{"text": "Yes"}]});
+                Ok(format!("data: {}\n\n", json!({"candidates": [{"index": 0, "content": content}]})).into())
+            }
+            false => chunk(0, "Yes", None),
+        };
+        let reset = once(async {
+            yield_now().await;
+            Err(std::io::Error::other("reset"))
+        });
+        Response::new(axum::body::Body::from_stream(iter([said]).chain(reset)))
+    };
+    let route = |name: &str, target: &str| json!({"name": name, "chain": [target], "retries": 0});
+    let routes = json!([route("chat", "odd/gpt-4o"), route("gemini", "odd-gemini/gemini-2.5-flash")]);
+    let world = World::with_odd("5", "", routes, Router::new().fallback(answer)).await;
+    let data = "A".repeat(1_000_000);
+    let picture =
+        json!([{"type": "image_url", "image_url": {"url": format!("data:image/jpeg;base64,{data}")}}]);
+    for (route, content, tokens) in [
+        ("chat", &picture, 1_000..1_100),
+        ("gemini", &picture, 1_000..1_100),
+        ("chat", &json!("word".repeat(1_000)), 1_000..1_100),
+    ] {
+        let mut body = asking("/v1/chat/completions", "");
+        (body["model"], body["messages"][0]["content"]) = (route.into(), content.clone());
+
+        world.post("/v1/chat/completions", body).await.text().await.expect("text");
+
+        let (attempts, _) = world.last_settle().await;
+        let paid = (attempts[0].outcome, attempts[0].usage_source);
+        assert_eq!(paid, (AttemptOutcome::Broken, UsageSource::Counted), "{route}: {attempts:?}");
+        let counted = attempts[0].usage.input_tokens;
+        assert!(tokens.contains(&counted), "{route}: {counted}");
+    }
+}
