@@ -1,8 +1,8 @@
 //! The meter: what one attempt consumed and costs, by the best report there is.
 //!
 //! The ladder: the provider's final usage, its last cumulative usage, what was counted from the delivered output, the
-//! hold's bound. Delivered tokens are never free, what was given up and may have made more than it showed is at the bound, and
-//! a count that can't be true is never charged as told.
+//! hold's bound. Delivered tokens are never free; what was given up and may have made more than it showed is at the bound, and so
+//! is what broke off after its provider ran tools; a count that can't be true is never charged as told.
 
 use serde_json::Value;
 
@@ -16,12 +16,13 @@ use crate::domain::usage::{
 use crate::gateway::dialects::{self, Delivered, Family, StreamRelay, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::model_names::{
-    is_claude_thinking_unasked, is_openai_reasoning_model, is_openai_reasoning_unasked,
+    is_claude_thinking_unasked, is_grok_thinking_unseen, is_openai_reasoning_model,
+    is_openai_reasoning_unasked,
 };
 use crate::gateway::plan::Prices;
 use crate::gateway::providers;
 use crate::gateway::quote::Quote;
-use crate::gateway::token_estimate::BYTES_PER_TOKEN;
+use crate::gateway::token_estimate::{BYTES_PER_TOKEN, input_tokens};
 
 /// What an answer says of itself.
 #[derive(Clone, Debug, Default)]
@@ -74,8 +75,12 @@ impl Report {
     }
 }
 
-/// Meters an attempt that answered, in whole or in part.
+/// Meters an attempt that answered, in whole or in part. How often its provider searched, and how much it read of what it
+/// found, is told at the end alone: without one nobody knows.
 pub fn meter(request: &Request, quote: &Quote, prices: &Prices, report: &Report) -> Metered {
+    if report.delivered.has_run_tools && !report.is_whole {
+        return at_most(quote);
+    }
     let reader = Reader { request, quote, prices };
     match reader.read(report) {
         Ok(metered) => metered,
@@ -129,12 +134,13 @@ fn thinks_unseen(quote: &Quote, report: &Report) -> bool {
         Family::OpenaiChat | Family::OpenaiResponses => {
             let sent = sent();
             let effort = sent["reasoning_effort"].as_str().or(sent["reasoning"]["effort"].as_str());
-            let thinks = match effort {
-                Some("none") => |_: &str| false,
+            let is_openais = match effort {
+                Some("none") => return false,
                 Some(_) => is_openai_reasoning_model,
                 None => is_openai_reasoning_unasked,
             };
-            report.usage.is_none() && models.into_iter().any(thinks)
+            let thinks = |model| is_openais(model) || is_grok_thinking_unseen(model);
+            report.usage.is_none() && (hides_thoughts(&sent) || models.into_iter().any(thinks))
         }
         Family::Anthropic => {
             let sent = sent();
@@ -145,6 +151,14 @@ fn thinks_unseen(quote: &Quote, report: &Report) -> bool {
         }
         Family::Gemini => report.usage.is_none(),
     }
+}
+
+/// Whether thoughts are made and not sent, as OpenRouter, Groq and Cerebras are asked to:
+/// <https://openrouter.ai/docs/use-cases/reasoning-tokens>, <https://console.groq.com/docs/reasoning>.
+fn hides_thoughts(sent: &Value) -> bool {
+    sent["reasoning"]["exclude"] == true
+        || sent["include_reasoning"] == false
+        || sent["reasoning_format"] == "hidden"
 }
 
 /// An attempt that we gave up, and that may have made all that it was allowed to.
@@ -242,7 +256,8 @@ impl Reader<'_> {
         let delivered = report.delivered;
         let output = delivered.deltas.max(delivered.text_bytes.div_ceil(BYTES_PER_TOKEN));
         let input = match self.request.endpoint {
-            Endpoint::Generate(_) => (self.quote.body.len() as u64).div_ceil(BYTES_PER_TOKEN),
+            // What is no text stands in the request in base64 as it is sent, and is found in the caller's dialect alone.
+            Endpoint::Generate(_) => input_tokens(&self.request.body, self.quote.body.len()),
             Endpoint::Embed => embeddings::counted_tokens(&self.request.body),
         };
         Usage {

@@ -83,6 +83,14 @@ pub fn is_openai_reasoning_unasked(model: &str) -> bool {
     is_openai_reasoning_model(model) && !is_silent
 }
 
+/// Whether this Grok reasons and shows nothing of it: from generation 4 on, but for those that say they don't. Generation 3's
+/// mini shows what it thinks: <https://docs.x.ai/docs/guides/reasoning>.
+pub fn is_grok_thinking_unseen(model: &str) -> bool {
+    let name = model.to_ascii_lowercase();
+    let version = name.rsplit_once("grok-").and_then(|(_, version)| leading_version(version));
+    version.is_some_and(|version| version >= (4, 0)) && !name.contains("non-reasoning")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +175,26 @@ mod tests {
             ("gpt-5", false),
         ] {
             assert_eq!(is_claude_thinking_unasked(model), thinks, "{model}");
+        }
+    }
+
+    #[test]
+    fn a_grok_thinks_unseen_from_generation_4_on_unless_its_name_says_that_it_does_not() {
+        for (model, thinks) in [
+            ("grok-4", true),
+            ("grok-4-0709", true),
+            ("x-ai/grok-4-fast:free", true),
+            ("xai/grok-4.1-fast-reasoning", true),
+            ("Grok-4", true),
+            ("grok-4.20-0309-reasoning", true),
+            ("grok-5", true),
+            ("grok-4-1-fast-non-reasoning", false),
+            ("grok-3-mini", false),
+            ("grok-3", false),
+            ("grok-code-fast-1", false),
+            ("gpt-4o", false),
+        ] {
+            assert_eq!(is_grok_thinking_unseen(model), thinks, "{model}");
         }
     }
 

@@ -17,7 +17,8 @@ const AUDIO_BYTES_PER_TOKEN: u64 = 1_000;
 pub fn input_tokens(body: &Value, bytes: usize) -> u64 {
     let media = Media::within(&body["messages"]).plus(Media::within(&body["input"]));
     let text_bytes = (bytes as u64).saturating_sub(media.bytes());
-    (text_bytes / BYTES_PER_TOKEN)
+    text_bytes
+        .div_ceil(BYTES_PER_TOKEN)
         .saturating_add(media.pictures.saturating_mul(PICTURE_TOKENS))
         .saturating_add(media.document_bytes / DOCUMENT_BYTES_PER_TOKEN)
         .saturating_add(media.audio_bytes / AUDIO_BYTES_PER_TOKEN)

@@ -27,6 +27,16 @@ pub(super) fn is_in(family: Family, event: &Value) -> bool {
     }
 }
 
+/// Whether an event tells of a tool that the provider itself runs within its answer.
+pub(super) fn is_of_providers_tool(family: Family, event: &Value) -> bool {
+    let kind = event["content_block"]["type"].as_str().unwrap_or_default();
+    match family {
+        Family::Anthropic => kind == "server_tool_use" || kind.ends_with("_tool_result"),
+        // Theirs are refused (`pricing::input_bound`).
+        Family::OpenaiChat | Family::OpenaiResponses | Family::Gemini => false,
+    }
+}
+
 fn says_more_than(field: &str, delta: &Value) -> bool {
     delta.as_object().into_iter().flatten().any(|(name, value)| name != field && !is_empty(value))
 }

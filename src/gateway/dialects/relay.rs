@@ -21,6 +21,8 @@ pub struct Delivered {
     pub text_bytes: u64,
     /// Sound included: what has too many will not end.
     pub bytes: u64,
+    /// The provider has run tools of its own, whose costs it tells at the end alone.
+    pub has_run_tools: bool,
 }
 
 impl Delivered {
@@ -308,6 +310,7 @@ impl StreamRelay {
     fn relay_event(&mut self, event: Value, raw: Option<&Bytes>, out: &mut Vec<u8>) {
         self.note(&event);
         self.contents += u64::from(content::is_in(self.ends.upstream, &event));
+        self.delivered.has_run_tools |= content::is_of_providers_tool(self.ends.upstream, &event);
         let deltas = match &mut self.reader {
             Reader::Chunks(reader) => reader.read(&event),
             Reader::Items(reader) => reader.read(&event),

@@ -262,6 +262,8 @@ async fn i2_a_stream_that_is_given_up_is_charged_for_what_it_showed_or_may_have_
         ("odd/gpt-4o-mini", "gpt-4o-mini", UsageSource::Counted),
         ("odd/o3", "o3", UsageSource::Bound),
         ("odd/gpt-4o-mini", "o3-2025-04-16", UsageSource::Bound),
+        ("odd/gpt-4o-mini", "grok-4-0709", UsageSource::Bound),
+        ("odd/gpt-4o-mini", "grok-4-fast-non-reasoning", UsageSource::Counted),
         ("odd-claude/claude-haiku-4-5", "claude-haiku-4-5", UsageSource::Counted),
         ("odd-claude/claude-opus-5", "claude-opus-5", UsageSource::Bound),
     ] {
@@ -320,14 +322,26 @@ async fn i2_a_stream_that_is_cut_off_for_its_silence_is_charged_for_what_it_may_
         |name: &str, target: &str| json!({"name": name, "chain": [target], "between_tokens_seconds": 1});
     let routes = json!([route("thinks", "odd/o3"), route("says", "odd/gpt-4o-mini")]);
     let world = World::with_odd("5", "", routes, chat_at(answer)).await;
-    for (route, source) in [("thinks", UsageSource::Bound), ("says", UsageSource::Counted)] {
-        let response = world.post(PATHS[0], asking(PATHS[0], route, true)).await;
+    for (route, field, value, source) in [
+        ("thinks", "user", json!("ann"), UsageSource::Bound),
+        ("says", "user", json!("ann"), UsageSource::Counted),
+        ("says", "reasoning", json!({"exclude": true}), UsageSource::Bound),
+        ("says", "reasoning", json!({"exclude": true, "effort": "none"}), UsageSource::Counted),
+        ("says", "include_reasoning", json!(false), UsageSource::Bound),
+        ("says", "reasoning_format", json!("hidden"), UsageSource::Bound),
+        ("says", "reasoning_format", json!("parsed"), UsageSource::Counted),
+    ] {
+        let mut body = asking(PATHS[0], route, true);
+        body[field] = value.clone();
+
+        let response = world.post(PATHS[0], body).await;
         let text = response.text().await.expect("an end");
 
-        assert!(text.contains("Because") && text.contains("upstream_failed"), "{route}: {text}");
+        assert!(text.contains("Because") && text.contains("upstream_failed"), "{route} {value}: {text}");
         let (attempts, _) = world.last_settle().await;
         let charged = (attempts[0].outcome, attempts[0].usage_source);
-        assert_eq!(charged, (AttemptOutcome::Broken, source), "{route}: it says something of its target");
+        let claim = "it says something of its target";
+        assert_eq!(charged, (AttemptOutcome::Broken, source), "{route} {value}: {claim}");
         assert!(attempts[0].cost.is_positive() && world.balance().await.held.is_zero());
     }
 }

@@ -207,6 +207,61 @@ async fn an_error_within_a_stream_costs_the_same_however_its_bytes_come() {
     assert_eq!((attempts[0].outcome, attempts[0].usage.output_tokens), (AttemptOutcome::Succeeded, 4));
 }
 
+/// What Claude streams of so many searches, and a word.
+fn searched(times: u64) -> Vec<Part> {
+    let usage = json!({"input_tokens": 500, "output_tokens": 1});
+    let message = json!({"id": "m", "model": "claude-sonnet-4-5", "usage": usage});
+    let block =
+        |index, block: Value| json!({"type": "content_block_start", "index": index, "content_block": block});
+    let search = |index| {
+        let call = json!({"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}});
+        let found = json!({"type": "web_search_tool_result", "tool_use_id": "s", "content": []});
+        [block(2 * index, call), block(2 * index + 1, found)]
+    };
+    let word = json!({"type": "content_block_delta", "index": 2 * times,
+                      "delta": {"type": "text_delta", "text": "It"}});
+    let begun = std::iter::once(json!({"type": "message_start", "message": message}));
+    let events = begun.chain((0..times).flat_map(search)).chain([word]);
+    events.map(|event| Ok(format!("data: {event}\n\n").into())).collect()
+}
+
+#[tokio::test]
+async fn i2_searches_of_a_stream_without_its_end_are_paid_for_however_it_ends() {
+    let answer = async move |axum::Json(body): axum::Json<Value>| {
+        let asked = body["messages"][0]["content"].as_str().expect("words").to_owned();
+        let error = json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
+        let begun = iter(searched(if asked == "no search" { 0 } else { 10 }));
+        let stream = match asked.as_str() {
+            "reset" => begun.chain(once(async { Err(std::io::Error::other("reset")) })).boxed(),
+            "error" => begun.chain(iter([Part::Ok(format!("data: {error}\n\n").into())])).boxed(),
+            _ => begun.chain(pending()).boxed(),
+        };
+        Response::new(axum::body::Body::from_stream(stream))
+    };
+    let odd = Router::new().route("/v1/messages", axum::routing::post(answer));
+    let routes = json!([{"name": "r", "chain": ["odd-claude/claude-sonnet-4-5"], "retries": 0,
+                         "between_tokens_seconds": 1}]);
+    let world = World::with_odd("50", "", routes, odd).await;
+    let searches: Credits = "0.1".parse().expect("credits");
+    for (how, source) in [
+        ("silence", UsageSource::Bound),
+        ("reset", UsageSource::Bound),
+        ("error", UsageSource::Bound),
+        ("no search", UsageSource::Cumulative),
+    ] {
+        let tool = json!({"type": "web_search_20250305", "name": "web_search", "max_uses": 10});
+        let mut body = asking("/v1/messages", how);
+        body["tools"] = json!([tool]);
+
+        world.post("/v1/messages", body).await.text().await.expect("text");
+
+        let (attempts, _) = world.last_settle().await;
+        let paid = (attempts[0].outcome, attempts[0].usage_source);
+        assert_eq!(paid, (AttemptOutcome::Broken, source), "{how}: {attempts:?}");
+        assert_eq!(attempts[0].cost > searches, source == UsageSource::Bound, "{how}: {}", attempts[0].cost);
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_answers_a_stream_in_one_piece_is_understood() {
     let answer = async |axum::Json(body): axum::Json<Value>| {
@@ -399,5 +454,45 @@ async fn what_only_one_dialect_can_say_is_progress_and_is_paid_for_where_the_str
         let (attempts, _) = world.last_settle().await;
         let paid = (attempts[0].outcome, attempts[0].usage_source, attempts[0].usage.output_tokens);
         assert_eq!(paid, (AttemptOutcome::Broken, UsageSource::Counted, tokens), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_picture_is_no_text_where_a_stream_breaks_that_counted_nothing() {
+    let answer = async |uri: axum::http::Uri| {
+        let said = match uri.path().contains("gemini") {
+            true => {
+                let content = json!({"role": "model", "parts": [{"text": "Yes"}]});
+                Ok(format!("data: {}\n\n", json!({"candidates": [{"index": 0, "content": content}]})).into())
+            }
+            false => chunk(0, "Yes", None),
+        };
+        let reset = once(async {
+            yield_now().await;
+            Err(std::io::Error::other("reset"))
+        });
+        Response::new(axum::body::Body::from_stream(iter([said]).chain(reset)))
+    };
+    let route = |name: &str, target: &str| json!({"name": name, "chain": [target], "retries": 0});
+    let routes = json!([route("chat", "odd/gpt-4o"), route("gemini", "odd-gemini/gemini-2.5-flash")]);
+    let world = World::with_odd("5", "", routes, Router::new().fallback(answer)).await;
+    let data = "A".repeat(1_000_000);
+    let picture =
+        json!([{"type": "image_url", "image_url": {"url": format!("data:image/jpeg;base64,{data}")}}]);
+    for (route, content, tokens) in [
+        ("chat", &picture, 1_000..1_100),
+        ("gemini", &picture, 1_000..1_100),
+        ("chat", &json!("word".repeat(1_000)), 1_000..1_100),
+    ] {
+        let mut body = asking("/v1/chat/completions", "");
+        (body["model"], body["messages"][0]["content"]) = (route.into(), content.clone());
+
+        world.post("/v1/chat/completions", body).await.text().await.expect("text");
+
+        let (attempts, _) = world.last_settle().await;
+        let paid = (attempts[0].outcome, attempts[0].usage_source);
+        assert_eq!(paid, (AttemptOutcome::Broken, UsageSource::Counted), "{route}: {attempts:?}");
+        let counted = attempts[0].usage.input_tokens;
+        assert!(tokens.contains(&counted), "{route}: {counted}");
     }
 }

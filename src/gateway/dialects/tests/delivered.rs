@@ -30,7 +30,7 @@ fn what_a_custom_tool_is_told_is_delivered() {
 
     let bit_by_bit = [begun.clone(), delta(patch[0]), delta(patch[1]), done.clone()];
     let at_once = [begun, done];
-    let expected = |deltas| Delivered { deltas, text_bytes: whole, bytes: whole };
+    let expected = |deltas| Delivered { deltas, text_bytes: whole, bytes: whole, ..Delivered::default() };
     assert_eq!(delivered(Dialect::OpenaiResponses, &bit_by_bit), expected(3));
     assert_eq!(delivered(Dialect::OpenaiResponses, &at_once), expected(2));
 
@@ -58,7 +58,7 @@ fn what_is_spoken_is_delivered_and_its_sound_is_not_counted_as_words() {
 
     let told = delivered(Dialect::OpenaiChat, &chunks);
 
-    assert_eq!(told, Delivered { deltas: 3, text_bytes: 3, bytes: 12_803 });
+    assert_eq!(told, Delivered { deltas: 3, text_bytes: 3, bytes: 12_803, ..Delivered::default() });
 }
 
 #[test]
