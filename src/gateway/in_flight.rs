@@ -21,7 +21,6 @@ use crate::gateway::edge::Request;
 use crate::gateway::hold::{RequestHold, SentCall};
 use crate::gateway::meter::{self, Report};
 use crate::gateway::open_stream::{EndedBy, OpenStream};
-use crate::gateway::providers::classify::UpstreamFailure;
 use crate::gateway::quote::Quote;
 use crate::gateway::target_health;
 use crate::gateway::timeouts::Timeouts;
@@ -76,16 +75,6 @@ pub struct HealthReporter {
     pub timeouts: Timeouts,
 }
 
-/// What is observed of a loser.
-#[derive(Debug)]
-enum Shown {
-    Silence,
-    Failure(UpstreamFailure),
-    Answer { first_part_micros: i64 },
-    StreamBegins { first_part_micros: i64 },
-    StreamEnds { outcome: AttemptOutcome, failure: Option<UpstreamFailure> },
-}
-
 /// Sends what was quoted.
 pub fn launch(
     state: State,
@@ -132,34 +121,16 @@ impl Read {
 }
 
 impl HealthReporter {
-    fn report(&self, call: &SentCall, shown: Shown) {
+    fn report(&self, call: &SentCall, signal: HealthSignal) {
         let now = self.state.ledger.clock().now();
-        if let Some(signal) = shown.signal(silence(call, &self.timeouts, now)) {
-            self.state.target_healths.observe(&call.quote.target, now, signal);
-        }
+        self.state.target_healths.observe(&call.quote.target, now, signal);
     }
-}
 
-fn silence(call: &SentCall, timeouts: &Timeouts, now: Timestamp) -> HealthSignal {
-    let timeout_micros = i64::try_from(timeouts.first_token.as_micros()).unwrap_or(i64::MAX);
-    HealthSignal::Silent { micros: now.0.saturating_sub(call.started_at.0), timeout_micros }
-}
-
-impl Shown {
-    fn signal(&self, silence: HealthSignal) -> Option<HealthSignal> {
-        match self {
-            Shown::Silence => Some(silence),
-            Shown::Failure(failure) => Some(target_health::signal_of(failure)),
-            Shown::Answer { first_part_micros } => {
-                Some(HealthSignal::Answers { first_part_micros: *first_part_micros })
-            }
-            Shown::StreamBegins { first_part_micros } => {
-                Some(HealthSignal::Begins { first_part_micros: *first_part_micros })
-            }
-            Shown::StreamEnds { outcome, failure } => {
-                target_health::signal_of_stream(*outcome, failure.as_ref())
-            }
-        }
+    /// How long it has been silent.
+    fn silence(&self, call: &SentCall) -> HealthSignal {
+        let now = self.state.ledger.clock().now();
+        let timeout_micros = i64::try_from(self.timeouts.first_token.as_micros()).unwrap_or(i64::MAX);
+        HealthSignal::Silent { micros: now.0.saturating_sub(call.started_at.0), timeout_micros }
     }
 }
 
@@ -174,7 +145,7 @@ async fn read_on(
         finished = &mut call_future => finished,
         _ = &mut stopped => {
             let read = silent(call_future, in_flight_call);
-            reporter.report(&read.call, Shown::Silence);
+            reporter.report(&read.call, reporter.silence(&read.call));
             return read;
         }
     };
@@ -182,19 +153,20 @@ async fn read_on(
     let family = call.quote.target.upstream.family;
     match sent {
         Err(Failed { failure, outcome, report, .. }) => {
-            reporter.report(&call, Shown::Failure(failure));
+            reporter.report(&call, target_health::signal_of(&failure));
             Read::of(call, outcome, report.map(|report| *report))
         }
         Ok(AnswerBody::Whole { json, .. }) => {
-            reporter.report(&call, Shown::Answer { first_part_micros });
+            reporter.report(&call, HealthSignal::Answers { first_part_micros });
             Read::of(call, AttemptOutcome::Succeeded, Some(Report::of_answer(family, &json)))
         }
         Ok(AnswerBody::Stream(open)) => {
-            reporter.report(&call, Shown::StreamBegins { first_part_micros });
+            reporter.report(&call, HealthSignal::Begins { first_part_micros });
             let clock = reporter.state.ledger.clock();
             let (ended_by, relay) = read_stream(*open, clock, stopped).await;
             let (outcome, is_given_up) = (ended_by.outcome(&relay), ended_by.is_given_up(&relay));
-            reporter.report(&call, Shown::StreamEnds { outcome, failure: relay.failure().cloned() });
+            let end = target_health::signal_of_stream(outcome, relay.failure());
+            end.into_iter().for_each(|signal| reporter.report(&call, signal));
             Read { is_given_up, ..Read::of(call, outcome, Some(Report::of_stream(&relay))) }
         }
     }
@@ -300,26 +272,5 @@ mod tests {
         let (ended_by, relay) = read_stream(open(text), &Clock::system(), stopped).await;
 
         assert_eq!((ended_by, ended_by.outcome(&relay)), (EndedBy::Provider, AttemptOutcome::Broken));
-    }
-
-    #[test]
-    fn what_a_loser_showed_is_learnt_of_its_target() {
-        let silence = HealthSignal::Silent { micros: 3, timeout_micros: 9 };
-        let failed = HealthSignal::Failed { retry_after_seconds: None };
-        let (answers, begins) =
-            (HealthSignal::Answers { first_part_micros: 2 }, HealthSignal::Begins { first_part_micros: 2 });
-        let ends = |outcome| Shown::StreamEnds { outcome, failure: None };
-        let silent = || Shown::Failure(UpstreamFailure::unreachable("it did not answer in time"));
-        for (claim, shown, expected) in [
-            ("nothing", Shown::Silence, Some(silence)),
-            ("a failure", silent(), Some(failed)),
-            ("a whole answer", Shown::Answer { first_part_micros: 2 }, Some(answers)),
-            ("a stream", Shown::StreamBegins { first_part_micros: 2 }, Some(begins)),
-            ("a whole one", ends(AttemptOutcome::Succeeded), Some(HealthSignal::Ends)),
-            ("one that broke", ends(AttemptOutcome::Broken), Some(HealthSignal::BrokeOff)),
-            ("one that was given up", ends(AttemptOutcome::Cancelled), None),
-        ] {
-            assert_eq!(shown.signal(silence), expected, "{claim}");
-        }
     }
 }

@@ -11,10 +11,10 @@ use crate::gateway::betas::{self, Betas};
 use crate::gateway::dialects::{self, Family, UpstreamRequest, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
-use crate::gateway::fit;
 use crate::gateway::plan::Prices;
 use crate::gateway::providers::{self, LimitRules};
 use crate::gateway::target::Target;
+use crate::gateway::token_count;
 
 /// By how much a request is about longer as it is sent, for the model's name there and the output limit.
 const CHANGED_BYTES: usize = 256;
@@ -235,7 +235,7 @@ fn left_for_output(request: &Request, target: &Target, bytes: u64) -> u64 {
     let input = if is_hopeless && !request.token_count.is_known() {
         request.input_tokens
     } else {
-        fit::of_family(target.upstream.family, request.tokens())
+        token_count::of_family(target.upstream.family, request.tokens())
     };
     let margin = (input / MARGIN_PART).saturating_add(MARGIN_TOKENS);
     window.saturating_sub(input.saturating_add(margin)).max(ANSWER_TOKENS_MIN).min(model_max)

@@ -262,4 +262,15 @@ mod tests {
             assert_eq!(signal, Some(expected), "{claim}");
         }
     }
+
+    #[test]
+    fn a_stream_that_was_whole_is_sound_and_one_that_was_given_up_says_nothing() {
+        for (outcome, expected) in [
+            (AttemptOutcome::Succeeded, Some(HealthSignal::Ends)),
+            (AttemptOutcome::Broken, Some(HealthSignal::BrokeOff)),
+            (AttemptOutcome::Cancelled, None),
+        ] {
+            assert_eq!(signal_of_stream(outcome, None), expected, "{outcome:?}");
+        }
+    }
 }
