@@ -86,6 +86,7 @@ async fn show(args: &DemoArgs, world: &World) -> Result<(), DemoError> {
         (true, Some(difference)) => Err(DemoError::Books(difference)),
         (true, None) => Ok(()),
         (false, _) => {
+            report::print_snippets(world);
             println!("\nServing on {} until Ctrl-C.", world.url);
             std::future::pending().await
         }

@@ -53,7 +53,6 @@ pub async fn print(world: &World, replay: &Replay) -> Result<Option<String>, Dem
             "THE BOOKS DO NOT BALANCE."
         }
     );
-    print_snippets(world);
     Ok(difference)
 }
 
@@ -116,7 +115,8 @@ fn imbalance(slug: &str, b: &Balance, spend: &Spend) -> Option<String> {
     (!b.held.is_zero()).then(|| format!("{slug}: {} is still held", b.held))
 }
 
-fn print_snippets(world: &World) {
+/// How to ask it, for as long as it serves.
+pub fn print_snippets(world: &World) {
     let (url, key) = (&world.url, &world.inference_key);
     println!(
         "\nTry it:\n  curl {url}/v1/chat/completions -H 'authorization: Bearer {key}' -H 'content-type: application/json' \\\n    \

@@ -18,6 +18,7 @@ use crate::gateway::dispatch;
 use crate::gateway::edge::Request;
 use crate::gateway::failure::Failure;
 use crate::gateway::plan::Prices;
+use crate::gateway::upstream::Upstream;
 
 /// Copies under way on a node.
 pub const SHADOWS_MAX: usize = 256;
@@ -30,12 +31,14 @@ pub fn assignments(prices: &Prices, request: &Request) -> (Option<ArmAssignment>
     }
 }
 
-/// A target that can serve nobody would be passed over in silence: all that an arm names has a price for all who pay.
+/// A target that can serve nobody would be passed over in silence: all that an arm names has a price for all who pay. So would
+/// an experiment on what nobody asks for.
 ///
 /// # Errors
 /// The first that has none, and what to do.
 pub fn check_arm(state: &State, experiment: &Experiment, arm: &Arm) -> Result<(), String> {
     let prices = Prices::in_force(state);
+    check_route(state, &prices, experiment)?;
     let payers: Vec<OrgId> = match arm.shadow_paid_by {
         Some(payer) => vec![payer],
         None if experiment.orgs.is_empty() => vec![OrgId::SYSTEM],
@@ -45,6 +48,26 @@ pub fn check_arm(state: &State, experiment: &Experiment, arm: &Arm) -> Result<()
         check_target(state, &prices, &payers, &to).map_err(|why| format!("arm {:?}: {why}", arm.name))?;
     }
     Ok(())
+}
+
+/// Callers name a route, or a model that somebody sells to them.
+fn check_route(state: &State, prices: &Prices, experiment: &Experiment) -> Result<(), String> {
+    let route = &experiment.route;
+    if state.upstreams.is_empty() || state.routes.load().get(route).is_some() {
+        return Ok(());
+    }
+    let sells = |upstream: &Upstream, model: &str| {
+        let mut callers = std::iter::once(&OrgId::SYSTEM).chain(&experiment.orgs);
+        callers.any(|org| prices.card(*org, upstream, model).is_some())
+    };
+    let is_sold = state.upstreams.iter().any(|upstream| {
+        let of_provider = route.strip_prefix(&upstream.config.name).and_then(|named| named.strip_prefix('/'));
+        sells(upstream, route) || of_provider.is_some_and(|model| sells(upstream, model))
+    });
+    match is_sold {
+        true => Ok(()),
+        false => Err(format!("there is no route {route:?}, and no model of that name has a price")),
+    }
 }
 
 fn check_target(state: &State, prices: &Prices, payers: &[OrgId], to: &To) -> Result<(), String> {

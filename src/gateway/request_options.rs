@@ -122,7 +122,7 @@ fn ends_at(headers: &HeaderMap, now: Timestamp) -> Result<Option<Timestamp>, Fai
     let Some(given) = headers.get(TIMEOUT) else { return Ok(None) };
     let seconds =
         given.to_str().ok().and_then(|text| text.trim().parse::<u32>().ok()).filter(|seconds| *seconds > 0);
-    let words = || format!("{TIMEOUT} is a whole number of seconds, 1 or more");
+    let words = || format!("{TIMEOUT} is a whole number of seconds, 1 to {}", u32::MAX);
     let seconds = seconds.ok_or_else(|| Failure::new(400, "invalid_timeout", words()))?;
     Ok(Some(now.plus_seconds(seconds.into())))
 }

@@ -144,7 +144,7 @@ pub async fn create(
         return Err(Problem::malformed("an org_admin's key is for the whole org; leave `project` out"));
     }
     let expires_at = body.expires_at.as_deref().map(parse_time).transpose()?;
-    let made = draw(&api, org, body);
+    let made = draw(&api, org, body, expires_at);
     let create = OrgCommand::CreateKey {
         key: made.id,
         role: made.role,
@@ -224,7 +224,7 @@ pub async fn create_for_operators(
         return Err(Problem::malformed("a key of no org has the role operator or finance, and no project"));
     }
     let expires_at = body.expires_at.as_deref().map(parse_time).transpose()?;
-    let made = draw(&api, OrgId::SYSTEM, body);
+    let made = draw(&api, OrgId::SYSTEM, body, expires_at);
     let create = SystemCommand::CreateKey {
         key: made.id,
         role: made.role,
@@ -322,10 +322,11 @@ fn is_operators(role: Role) -> bool {
     matches!(role, Role::Operator | Role::Finance)
 }
 
-fn draw(api: &ApiState, org: OrgId, asked: NewKey) -> NewKeyView {
+fn draw(api: &ApiState, org: OrgId, asked: NewKey, expires_at: Option<Timestamp>) -> NewKeyView {
     let id = KeyId { org, local: api.ledger.clock().uuid() };
     let secret = key_text(id, &api.ledger.clock().secret());
-    let NewKey { name, role, project, expires_at } = asked;
+    let NewKey { name, role, project, .. } = asked;
+    let expires_at = expires_at.map(Timestamp::to_rfc3339);
     NewKeyView { id, secret, name, role, project, expires_at }
 }
 

@@ -141,9 +141,13 @@ async fn the_shards_of_a_postgresql_database_are_fixed_as_it_is_made() {
         command
     };
 
+    let many = with("1025").output().unwrap();
+    let nothing = tollgate(&["verify", &database.url]).output().unwrap();
     drop(Server::of(with("2")));
     let other = with("3").output().unwrap();
 
+    assert!(String::from_utf8_lossy(&many.stderr).contains("use 1 to 1024 shards"), "{many:?}");
+    assert!(String::from_utf8_lossy(&nothing.stderr).contains("the log does not exist"), "{nothing:?}");
     assert_eq!(database.open(&Clock::system()).await.log.heads().await.unwrap().len(), 2);
     assert!(!other.status.success());
     assert!(String::from_utf8_lossy(&other.stderr).contains("2 shards and 3 were asked for"), "{other:?}");

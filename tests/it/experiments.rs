@@ -286,6 +286,7 @@ async fn what_is_wrong_with_an_experiment_or_a_feedback_is_said() {
         (changed("arms", leading_to("nope/none")), 422, "there is no provider \"nope\""),
         (changed("arms", leading_to("openai/none")), 422, "openai/none has no price"),
         (changed("arms", leading_to("nowhere")), 422, "there is no route \"nowhere\""),
+        (changed("route", json!("nowhere")), 422, "there is no route \"nowhere\", and no model"),
     ] {
         let answer = operator.post("/api/v1/experiments", experiment).await;
         let seen = (answer.status.as_u16(), answer.body["detail"].as_str().unwrap_or_default().to_owned());

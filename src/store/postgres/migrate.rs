@@ -76,15 +76,20 @@ fn migrate_error(error: MigrateError) -> StoreError {
     }
 }
 
+/// Whether a database may have so many shards.
+pub(super) fn in_range(asked: Option<i32>) -> Result<(), StoreError> {
+    match asked.filter(|asked| !(1..=SHARDS_MAX).contains(asked)) {
+        Some(asked) => Err(StoreError::ShardsOutOfRange { asked, most: SHARDS_MAX }),
+        None => Ok(()),
+    }
+}
+
 /// Makes the heads of a new database; returns how many it has.
 pub(super) async fn fix_shards(connection: &mut PgConnection, asked: Option<i32>) -> Result<i32, StoreError> {
     let count = "select count(*)::integer from log_heads where shard >= 0";
     let mut found: i32 = sqlx::query_scalar(count).fetch_one(&mut *connection).await.map_err(store_error)?;
     if found == 0 {
         let shards = asked.unwrap_or(SHARDS_DEFAULT);
-        if !(1..=SHARDS_MAX).contains(&shards) {
-            return Err(StoreError::ShardsOutOfRange { asked: shards, most: SHARDS_MAX });
-        }
         let mut transaction = connection.begin().await.map_err(store_error)?;
         // Another node may do the same, with another number: the first one counts.
         for statement in ["set local lock_timeout = '10s'", "lock table log_heads in exclusive mode"] {

@@ -37,7 +37,7 @@ use append::{Ended, append};
 use clock::{DatabaseClock, now};
 use dedicated::{Acquired, DedicatedConnection};
 use error::{ANSWER_TIMEOUT, NO_ANSWER, answered, store_error, unless_unknown};
-use migrate::{durably, fix_shards, migrate, new_enough};
+use migrate::{durably, fix_shards, in_range, migrate, new_enough};
 use partitions::Partitions;
 
 pub use views::PostgresViews;
@@ -80,11 +80,13 @@ impl PostgresStore {
     /// reached, unless the clock is moved by hand.
     ///
     /// # Errors
-    /// `NewerVersion`, `OldPostgres`, `WrongShards`, or `Unavailable`.
+    /// `NewerVersion`, `OldPostgres`, `ShardsOutOfRange`, `WrongShards`, or `Unavailable`.
     pub async fn open(url: &str, shards: Option<i32>, clock: &Clock) -> Result<PostgresStore, StoreError> {
         let options = options(url)?;
         let mut connection = PgConnection::connect_with(&options).await.map_err(store_error)?;
         new_enough(&mut connection).await?;
+        // Before anything is made.
+        in_range(shards)?;
         migrate(&mut connection).await?;
         let shards = fix_shards(&mut connection, shards).await?;
         let durably = durably(&mut connection).await?;
@@ -112,7 +114,13 @@ impl PostgresStore {
     /// `Url`, or `Unavailable`.
     pub async fn has_log(url: &str) -> Result<bool, StoreError> {
         let mut connection = PgConnection::connect_with(&options(url)?).await.map_err(store_error)?;
-        let has_log = sqlx::query_scalar("select to_regclass('log_heads') is not null");
+        let has_heads = sqlx::query_scalar("select to_regclass('log_heads') is not null");
+        let has_heads: bool = has_heads.fetch_one(&mut connection).await.map_err(store_error)?;
+        if !has_heads {
+            return Ok(false);
+        }
+        // A start that was cut off leaves tables in which no log was begun.
+        let has_log = sqlx::query_scalar("select exists (select from log_heads where shard >= 0)");
         has_log.fetch_one(&mut connection).await.map_err(store_error)
     }
 
