@@ -114,6 +114,19 @@ fn unsupported<T>(field: impl Into<String>, why: &str) -> Result<T, Refused> {
     Err(Unsupported::new(field, why).into())
 }
 
+/// Those of a list; none of null.
+fn items<'a>(field: &str, value: &'a Value) -> Result<&'a [Value], Malformed> {
+    match value {
+        Value::Null => Ok(&[]),
+        Value::Array(items) => Ok(items),
+        _ => Err(Malformed::new(field, "must be an array")),
+    }
+}
+
+fn check_object(field: &str, value: &Value) -> Result<(), Malformed> {
+    if value.is_object() { Ok(()) } else { Err(Malformed::new(field, "must be an object")) }
+}
+
 fn number(field: &str, value: &Value) -> Result<Number, Malformed> {
     value.as_number().cloned().ok_or_else(|| Malformed::new(field, "must be a number"))
 }

@@ -8,7 +8,9 @@ use super::super::conversation::{
 };
 use super::super::dropped::Dropped;
 use super::super::effort::{Claude, Effort, RequestedEffort, for_anthropic};
-use super::super::{Malformed, Refused, Unsupported, UpstreamRequest, number, unsupported};
+use super::super::{
+    Malformed, Refused, Unsupported, UpstreamRequest, check_object, items, number, unsupported,
+};
 use super::answer::input;
 use super::mixed::is_unsigned_thought;
 use super::schema::for_claude;
@@ -75,11 +77,12 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         "top_p" => conversation.top_p = Some(number(field, value)?),
         "top_k" => conversation.top_k = Some(number(field, value)?),
         "stop_sequences" => {
-            let items = value.as_array().into_iter().flatten();
-            conversation.stop = items.filter_map(|item| item.as_str().map(str::to_owned)).collect();
+            let texts = items(field, value)?.iter().map(|item| item.as_str().map(str::to_owned));
+            let stop = texts.collect::<Option<_>>();
+            conversation.stop = stop.ok_or_else(|| Malformed::new(field, "must be an array of strings"))?;
         }
         "tools" => {
-            for (index, tool) in value.as_array().into_iter().flatten().enumerate() {
+            for (index, tool) in items(field, value)?.iter().enumerate() {
                 let tool = parse_tool(&mut conversation.dropped, &format!("tools.{index}"), tool)?;
                 conversation.tools.push(tool);
             }
@@ -89,7 +92,10 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
             conversation.dropped.add_unread(field, value, &["user_id"]);
             conversation.end_user = EndUser::named("metadata.user_id", &value["user_id"]);
         }
-        "thinking" => conversation.dropped.add_unread(field, value, &["type", "budget_tokens"]),
+        "thinking" => {
+            check_object(field, value)?;
+            conversation.dropped.add_unread(field, value, &["type", "budget_tokens"]);
+        }
         "output_format" => parse_format(conversation, field, value)?,
         "output_config" => parse_output_config(conversation, value)?,
         // Its words mean something in this dialect alone.

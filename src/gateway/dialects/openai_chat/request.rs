@@ -11,7 +11,7 @@ use super::super::effort::RequestedEffort;
 use super::super::openai_common::{
     ToolWords, effort_name, render_tools, render_tuning, service_tier, told_tier,
 };
-use super::super::{Malformed, Refused, Unsupported, UpstreamRequest, number, unsupported};
+use super::super::{Malformed, Refused, Unsupported, UpstreamRequest, items, number, unsupported};
 use super::answer::tool_call;
 use crate::gateway::model_names::{is_gpt_oss, is_openai_model, is_openai_reasoning_model};
 
@@ -72,7 +72,7 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         "user" => conversation.end_user = EndUser::named(field, value),
         "stop" => conversation.stop = stop(value)?,
         "tools" => {
-            for (index, tool) in value.as_array().into_iter().flatten().enumerate() {
+            for (index, tool) in items(field, value)?.iter().enumerate() {
                 let tool = parse_tool(&mut conversation.dropped, index, tool)?;
                 conversation.tools.push(tool);
             }
@@ -151,7 +151,8 @@ fn parse_message(conversation: &mut Conversation, index: usize, message: &Value)
             if message["function_call"].is_object() {
                 return unsupported(format!("{at}.function_call"), "use tool_calls with this model");
             }
-            for (nth, call) in message["tool_calls"].as_array().into_iter().flatten().enumerate() {
+            let calls = items(&format!("{at}.tool_calls"), &message["tool_calls"])?;
+            for (nth, call) in calls.iter().enumerate() {
                 let at = format!("{at}.tool_calls[{nth}]");
                 parts.push(Part::ToolCall(parse_tool_call(&mut conversation.dropped, &at, call)?));
             }

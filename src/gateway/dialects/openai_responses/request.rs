@@ -11,7 +11,9 @@ use super::super::effort::RequestedEffort;
 use super::super::openai_common::{
     ToolWords, effort_name, render_tools, render_tuning, service_tier, told_tier,
 };
-use super::super::{Malformed, Refused, Unsupported, UpstreamRequest, number, unsupported};
+use super::super::{
+    Malformed, Refused, Unsupported, UpstreamRequest, check_object, items, number, unsupported,
+};
 use crate::gateway::model_names::{is_openai_model, is_openai_reasoning_model};
 
 /// Fields that tune an answer or its bookkeeping at OpenAI, and that an answer elsewhere can do without.
@@ -62,8 +64,10 @@ pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
 
 pub fn parse_request(body: &Value) -> Result<Conversation, Refused> {
     let mut conversation = Conversation::of_fields(body, parse_field)?;
-    if let Some(instructions) = body["instructions"].as_str() {
-        conversation.system.insert(0, instructions.to_owned());
+    match &body["instructions"] {
+        Value::Null => {}
+        Value::String(instructions) => conversation.system.insert(0, instructions.clone()),
+        _ => return Err(Malformed::new("instructions", "must be a string").into()),
     }
     // In the order in which budgets and reports look for the one whom they count.
     let mut users =
@@ -83,7 +87,7 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         "temperature" => conversation.temperature = Some(number(field, value)?),
         "top_p" => conversation.top_p = Some(number(field, value)?),
         "tools" => {
-            for (index, tool) in value.as_array().into_iter().flatten().enumerate() {
+            for (index, tool) in items(field, value)?.iter().enumerate() {
                 let tool = parse_tool(&mut conversation.dropped, index, tool)?;
                 conversation.tools.push(tool);
             }
@@ -94,8 +98,12 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
         }
         "service_tier" => conversation.service_tier = Some(service_tier(value)?),
         "parallel_tool_calls" => conversation.parallel_tool_calls = value.as_bool(),
-        "text" => parse_text(conversation, value)?,
+        "text" => {
+            check_object(field, value)?;
+            parse_text(conversation, value)?;
+        }
         "reasoning" => {
+            check_object(field, value)?;
             if !value["effort"].is_null() {
                 let name = value["effort"].as_str().unwrap_or_default();
                 conversation.effort = Some(RequestedEffort::named("reasoning.effort", name)?);

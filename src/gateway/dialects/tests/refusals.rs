@@ -3,6 +3,37 @@
 use super::*;
 
 #[test]
+fn what_is_of_another_kind_than_it_should_be_is_malformed_and_never_left_out() {
+    let claude = |field: &str, value: Value| {
+        let mut body = json!({"max_tokens": 9, "messages": [{"role": "user", "content": "Hello"}]});
+        body[field] = value;
+        (Dialect::AnthropicMessages, body, field.to_owned())
+    };
+    let responses = |field: &str, value: Value| {
+        (Dialect::OpenaiResponses, json!({"input": "Hello", field: value}), field.to_owned())
+    };
+    let messages = json!([{"role": "assistant", "content": null, "tool_calls": {"id": "c"}}]);
+    let user = json!([{"role": "user", "content": "Hello"}]);
+    for (client, body, field) in [
+        claude("stop_sequences", "STOP".into()),
+        claude("stop_sequences", json!([5])),
+        claude("tools", json!({"name": "f"})),
+        claude("thinking", 5.into()),
+        (Dialect::OpenaiChat, json!({"messages": user, "tools": {"type": "function"}}), "tools".into()),
+        (Dialect::OpenaiChat, json!({ "messages": messages }), "messages[0].tool_calls".into()),
+        responses("instructions", json!(["Answer in German."])),
+        responses("text", 5.into()),
+        responses("reasoning", 5.into()),
+        responses("tools", 5.into()),
+    ] {
+        for family in FAMILIES.into_iter().filter(|family| *family != Family::from(client)) {
+            let refused = upstream_request(client, family, &body, "m").unwrap_err();
+            assert!(matches!(&refused, Refused::Malformed(no) if no.field == field), "{body}: {refused}");
+        }
+    }
+}
+
+#[test]
 fn what_stands_at_a_provider_is_refused_by_name() {
     let item = |item: Value| json!({"model": "m", "input": [item]});
     let by_reference = item(json!({"type": "item_reference", "id": "rs_1"}));
