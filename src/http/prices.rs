@@ -234,6 +234,7 @@ pub async fn publish(
     let now = api.ledger.clock().now();
     let cards: Vec<RateCard> =
         body.cards.into_iter().map(|body| card(body, now)).collect::<Result<_, _>>()?;
+    check_distinct(&cards)?;
     let mark_ups: Vec<MarkUp> =
         body.mark_ups.into_iter().map(|body| mark_up(body, now)).collect::<Result<_, _>>()?;
     let whose = cards.iter().map(|card| card.org).chain(mark_ups.iter().map(|mark_up| mark_up.org));
@@ -249,6 +250,21 @@ pub async fn publish(
     });
     let version = version.ok_or(Refusal::IdempotencyConflict)?;
     Ok((StatusCode::CREATED, Json(PublishedVersion { version })))
+}
+
+/// Of two cards for the same calls nobody knows which is meant.
+fn check_distinct(cards: &[RateCard]) -> Result<(), Problem> {
+    let mut seen = BTreeSet::new();
+    for card in cards {
+        if !seen.insert((card.org, &card.provider, &card.model, card.effective_from)) {
+            let detail = format!(
+                "{}/{} has two cards from the same moment on; send the one that is meant",
+                card.provider, card.model
+            );
+            return Err(Problem::unprocessable("card_twice", detail));
+        }
+    }
+    Ok(())
 }
 
 /// Every card that a model had at a provider.

@@ -139,6 +139,17 @@ pub enum LoadError {
     StayOpen(usize),
 }
 
+impl LoadError {
+    /// Whether what was asked for is surely not done.
+    fn changed_nothing(&self) -> bool {
+        match self {
+            LoadError::Unreachable(error) => error.is_connect(),
+            LoadError::Refused { status, .. } => *status < 500,
+            _ => false,
+        }
+    }
+}
+
 /// Sends the load, or as much of it as there is until Ctrl-C, and says what came of it.
 ///
 /// # Errors

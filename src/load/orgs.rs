@@ -31,7 +31,13 @@ impl OwnOrgs {
         for number in 0..count {
             let slug = format!("load-{run}-{number}");
             self.orgs.push(Org { slug: slug.clone(), key: String::new() });
-            self.ask("/api/v1/orgs", &slug, json!({"slug": slug, "name": "A load test"})).await?;
+            let opened = self.ask("/api/v1/orgs", &slug, json!({"slug": slug, "name": "A load test"})).await;
+            if let Err(error) = opened {
+                if error.changed_nothing() {
+                    self.orgs.pop();
+                }
+                return Err(error);
+            }
             let grant = json!({"credits": CREDITS_GRANTED, "kind": "promotional", "note": "load test"});
             self.ask(&format!("/api/v1/orgs/{slug}/grants"), &slug, grant).await?;
             let key = json!({"name": "load test", "role": role});

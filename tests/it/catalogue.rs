@@ -115,6 +115,9 @@ async fn a_published_card_prices_from_its_moment_on_and_tells_its_history() {
     for (input, from) in [("1", app.time_in(0)), ("3", app.time_in(3_600))] {
         operator.post("/api/v1/prices", card(input, from)).await.expect(StatusCode::CREATED);
     }
+    let [one, other] = ["4", "5"].map(|input| card(input, app.time_in(7_200))["cards"][0].clone());
+    let both = operator.post("/api/v1/prices", json!({ "cards": [one, other] })).await;
+    assert_eq!(both.expect(StatusCode::UNPROCESSABLE_ENTITY)["code"], "card_twice");
     let quote = json!({ "quote": { "model": "m", "input_tokens": 1_000_000, "max_output_tokens": 0 } });
 
     let now = acme.post("/api/v1/orgs/acme/reservations", quote.clone()).await.expect(StatusCode::CREATED);

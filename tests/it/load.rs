@@ -288,6 +288,7 @@ async fn a_load_without_a_key_or_a_server_says_what_is_missing() {
         let output = load(&app, arguments, key).await;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains(says), "{arguments}: {said}");
+        assert!(!said.contains("stays open"), "nothing was opened: {said}");
     }
     app.finish().await;
 }
