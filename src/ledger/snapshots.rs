@@ -35,7 +35,7 @@ const WAITING_ACCOUNTS_MAX: u32 = 1_024;
 const SAVES_PER_TRANSACTION: usize = 64;
 /// Raised whenever the serialised form of an account or of the system changes, or what an event folds to: older snapshots
 /// are then not read.
-pub const SNAPSHOT_FORMAT: i32 = 9;
+pub const SNAPSHOT_FORMAT: i32 = 10;
 
 #[allow(clippy::large_enum_variant, reason = "few, and short-lived")]
 enum Save {

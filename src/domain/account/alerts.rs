@@ -2,21 +2,26 @@
 
 use std::collections::HashSet;
 
-use crate::domain::account::Account;
+use crate::domain::account::{Account, due};
 use crate::domain::account::budget::{BudgetKey, CounterKey};
 use crate::domain::alerting::{AlertRule, AlertSubject};
 use crate::domain::credits::Credits;
 use crate::domain::event::Event;
+use crate::domain::time::Timestamp;
 
 /// A budget's window.
 pub(super) type Window = (BudgetKey, CounterKey);
 
 /// The alerts whose threshold lies crossed and that are armed, after these events.
-pub(super) fn to_raise<'a>(account: &Account, events: impl Iterator<Item = &'a Event>) -> Vec<Event> {
+pub(super) fn to_raise<'a>(
+    account: &Account,
+    events: impl Iterator<Item = &'a Event>,
+    at: Timestamp,
+) -> Vec<Event> {
     let armed = looked_at(account, events).into_iter().filter(|subject| !account.raised.contains(subject));
     armed
         .filter_map(|subject| {
-            let (threshold, value) = crossing(account, &subject)?;
+            let (threshold, value) = crossing(account, &subject, at)?;
             Some(Event::AlertRaised { subject, threshold, value })
         })
         .collect()
@@ -81,8 +86,12 @@ pub(super) fn subjects(account: &Account, rule: &AlertRule, named: Option<&[Wind
 }
 
 /// The threshold and the value that crossed it; None where it lies uncrossed.
-pub(super) fn crossing(account: &Account, subject: &AlertSubject) -> Option<(Credits, Credits)> {
-    let unspent = unspent(account);
+pub(super) fn crossing(
+    account: &Account,
+    subject: &AlertSubject,
+    at: Timestamp,
+) -> Option<(Credits, Credits)> {
+    let unspent = unspent(account, at);
     match &subject.rule {
         AlertRule::BalanceBelow { credits } => (unspent <= *credits).then_some((*credits, unspent)),
         AlertRule::PercentOfLastPurchase { percent } => {
@@ -100,8 +109,10 @@ pub(super) fn crossing(account: &Account, subject: &AlertSubject) -> Option<(Cre
     }
 }
 
-/// Unspent and unexpired credits, holds apart.
-fn unspent(account: &Account) -> Credits {
+/// Unspent and unexpired credits, holds apart. Those whose time is over are expired though their event is still to come: what
+/// comes free only to expire is no recovery.
+fn unspent(account: &Account, at: Timestamp) -> Credits {
     let t = &account.totals;
-    t.granted.saturating_sub(t.consumed).saturating_sub(t.expired).saturating_sub(t.refunded)
+    let ended = t.consumed.saturating_add(t.expired).saturating_add(due::free_until(account, at));
+    t.granted.saturating_sub(ended).saturating_sub(t.refunded)
 }

@@ -41,6 +41,19 @@ pub(super) fn next(account: &Account, now: Timestamp) -> Option<(Timestamp, Even
     Some((at, event))
 }
 
+/// Free credits whose time is over: they pay debt and expire before anything else happens.
+pub(super) fn free_until(account: &Account, now: Timestamp) -> Credits {
+    if account.status == OrgStatus::Closed {
+        return account.live_lots().map(Lot::free).sum();
+    }
+    let due = account.due.iter().take_while(|(at, _)| *at <= now);
+    let lots = due.filter_map(|(_, id)| match id {
+        DueId::Lot(id) => account.lots.get(id),
+        DueId::Hold(_) => None,
+    });
+    lots.map(Lot::free).sum()
+}
+
 /// What free credits pay of charges that no lot has paid: debt and free credits never exist at the same time.
 pub(super) fn repayment(account: &Account) -> Option<Event> {
     let burned = burn_free(account, account.totals.debt);

@@ -24,8 +24,8 @@ enum Rearm {
 
 pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
     match apply(account, event, at) {
-        Rearm::Touched => rearm_touched(account, event),
-        Rearm::All => rearm_all(account),
+        Rearm::Touched => rearm_touched(account, event, at),
+        Rearm::All => rearm_all(account, at),
     }
 }
 
@@ -195,7 +195,7 @@ fn started(account: &Account, budget: &Budget, at: Timestamp) -> BudgetState {
 
 /// Recovery re-arms: what is no longer crossed may be raised again. Of budgets' windows only those are looked at that the
 /// event has charged or given back to.
-fn rearm_touched(account: &mut Account, event: &Event) {
+fn rearm_touched(account: &mut Account, event: &Event, at: Timestamp) {
     if account.raised.is_empty() {
         return;
     }
@@ -203,7 +203,7 @@ fn rearm_touched(account: &mut Account, event: &Event) {
     let subjects =
         account.alert_rules.iter().flat_map(|rule| alerts::subjects(account, rule, Some(&charged)));
     let recovered: Vec<AlertSubject> = subjects
-        .filter(|subject| account.raised.contains(subject) && alerts::crossing(account, subject).is_none())
+        .filter(|subject| account.raised.contains(subject) && alerts::crossing(account, subject, at).is_none())
         .collect();
     for subject in recovered {
         account.raised.remove(&subject);
@@ -211,9 +211,9 @@ fn rearm_touched(account: &mut Account, event: &Event) {
 }
 
 /// The same where budgets, rules or windows are no longer what they were.
-fn rearm_all(account: &mut Account) {
+fn rearm_all(account: &mut Account, at: Timestamp) {
     let mut raised = std::mem::take(&mut account.raised);
-    raised.retain(|subject| alerts::crossing(account, subject).is_some());
+    raised.retain(|subject| alerts::crossing(account, subject, at).is_some());
     account.raised = raised;
 }
 

@@ -286,7 +286,7 @@ impl Account {
     }
 
     fn raise_alerts(&mut self, now: Timestamp, steps: &mut Vec<Step>) {
-        for event in alerts::to_raise(self, steps.iter().map(|(event, _)| event)) {
+        for event in alerts::to_raise(self, steps.iter().map(|(event, _)| event), now) {
             steps.push(self.step(event, now));
         }
     }

@@ -1,10 +1,12 @@
 //! Alerts: when a rule speaks, and when it speaks again.
 
 use crate::domain::account::Account;
-use crate::domain::account::command::OrgCommand;
+use crate::domain::account::command::{OrgCommand, Reserve};
 use crate::domain::account::tests::fixtures::*;
 use crate::domain::alerting::AlertRule;
 use crate::domain::credits::Credits;
+use crate::domain::event::Event;
+use crate::domain::reservation::ExpiryPolicy;
 
 #[test]
 fn an_alert_is_raised_once_a_crossing_and_again_after_recovery() {
@@ -57,4 +59,25 @@ fn a_budget_alerts_once_a_window_and_a_new_rule_says_nothing_of_windows_that_are
     assert_eq!(spend(&mut account, 2, after(day)), 1);
     assert_eq!(alerts_in(&account.does(after(day), cap(credits(9)))), 0, "raised already");
     assert_eq!(spend(&mut account, 3, after(2 * day)), 1, "another day, another crossing");
+}
+
+#[test]
+fn credits_that_come_back_only_to_expire_are_no_recovery() {
+    let below = AlertRule::BalanceBelow { credits: credits(5) };
+    let rules = OrgCommand::SetAlertRules { rules: vec![below] };
+    let mut account = with([grant_until(1, credits(10), after(30)), rules]);
+    for n in [1, 2] {
+        let held = Reserve { expiry: ExpiryPolicy::ChargeBound, ..hold(n, credits(5)) };
+        account.does(START, held);
+    }
+
+    let expired = account.expire_due(after(60)).into_iter().map(|(event, _)| event).collect::<Vec<_>>();
+    let late: Vec<_> = [1, 2].map(|n| account.does(after(100), settle(n, Credits::ZERO))).concat();
+
+    let lapsed = late.iter().filter(|event| matches!(event, Event::CreditsExpired { .. })).count();
+    assert_eq!((alerts_in(&expired), lapsed, alerts_in(&late)), (1, 2, 0));
+    account.does(after(100), grant(2, credits(10)));
+    account.does(after(100), hold(3, credits(5)));
+    let spent = account.does(after(100), settle(3, credits(5)));
+    assert_eq!(alerts_in(&spent), 1, "what stays is one");
 }

@@ -334,7 +334,6 @@ impl Model {
     fn repay(&mut self) {
         let paid = self.take_free(self.balance().debt);
         self.burn(&paid);
-        self.rearm();
     }
 
     /// Everything that time alone has ended, in the order of time; lots first at one instant. What came free repays
@@ -364,7 +363,6 @@ impl Model {
                 (_, Some((_, id))) => self.expire_hold(id),
                 (_, None) => return,
             }
-            self.rearm();
         }
     }
 
@@ -397,13 +395,14 @@ impl Model {
 
     fn expire(&mut self, now: Timestamp) -> Vec<Alert> {
         self.end_due(Timestamp(i64::MIN), now);
+        self.rearm();
         self.alert()
     }
 
     fn handle(&mut self, command: OrgCommand, now: Timestamp) -> Result<Vec<Alert>, Refusal> {
         self.decide(command, now)?;
-        self.rearm();
         self.end_due(now, now);
+        self.rearm();
         Ok(self.alert())
     }
 
