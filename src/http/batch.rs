@@ -18,10 +18,10 @@ use crate::domain::ids::{ProjectId, ReservationId};
 use crate::domain::role::Role;
 use crate::domain::usage::Usage;
 use crate::http::authorise::{authorised, org_for};
-use crate::http::extract::{Body, CommandActor, fingerprint, idempotency_key};
+use crate::http::extract::{Body, CommandActor, Nothing, fingerprint, idempotency_key};
 use crate::http::json;
 use crate::http::problem::{MoneyProblems, Problems};
-use crate::http::reservations::{self, Nothing, OnExpiry, QuoteIn};
+use crate::http::reservations::{self, OnExpiry, QuoteIn};
 use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
 

@@ -22,7 +22,9 @@ use crate::domain::routing::{Arm, Experiment, Phase, StickyBy, Trial};
 use crate::domain::statistics::experiment::ArmReport;
 use crate::domain::time::Timestamp;
 use crate::http::authorise::{of_its_project, org_for, require_all_orgs_reader, require_operator};
-use crate::http::extract::{Body, IdempotencyKey, Keyed, Path, Query};
+use crate::http::extract::{
+    Body, IdempotencyKey, Keyed, OptionalIdempotencyKey, OptionallyKeyed, Path, Query,
+};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::{ApiState, Problem};
@@ -248,6 +250,7 @@ pub async fn promote(
 
 /// Says how an answer was. The last word on a request counts; the same again changes nothing.
 #[utoipa::path(post, path = "/api/v1/feedback", operation_id = "give_feedback", tag = "experiments",
+    params(OptionalIdempotencyKey),
     request_body(content = NewFeedback,
         example = json!({
             "request_id": "req_0190f5a0c0de7000800000000000abcd", "org": "acme", "label": "success"})),
@@ -256,7 +259,7 @@ pub async fn promote(
 pub async fn give_feedback(
     State(api): State<ApiState>,
     actor: Actor,
-    Body(body): Body<NewFeedback>,
+    OptionallyKeyed { body, idempotency }: OptionallyKeyed<NewFeedback>,
 ) -> Result<StatusCode, Problem> {
     let givers = [Role::OrgAdmin, Role::Gateway, Role::Inference];
     let org = match (&body.org, actor.org) {
@@ -278,7 +281,7 @@ pub async fn give_feedback(
     let command = OrgCommand::GiveFeedback { reservation, feedback };
     let given = async {
         of_its_project(&api, &actor, reservation).await?;
-        api.ledger.submit(actor.submission(org, command, None)).await
+        api.ledger.submit(actor.submission(org, command, idempotency)).await
     };
     given.await.map_err(|error| match Problem::from(error) {
         unknown if unknown.status() == StatusCode::NOT_FOUND => Problem::not_found("request"),

@@ -4,10 +4,11 @@ use axum::body::Bytes;
 use axum::extract::{self, DefaultBodyLimit, FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::idempotency::CommandRef;
 use crate::http::json;
@@ -84,13 +85,13 @@ pub struct IdempotencyKey {
     idempotency_key: String,
 }
 
-/// The header of what makes something without changing money.
+/// The header of what makes or sets something without moving credits.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[allow(dead_code, reason = "the documentation of what `OptionallyKeyed` reads")]
 pub struct OptionalIdempotencyKey {
-    /// One key, one effect, in the whole org: a repeat makes nothing more, another body under it is a 409. 1 to 255
-    /// characters.
+    /// One key, one effect, in the whole org: a repeat makes and changes nothing more, so that one which comes late does not undo
+    /// what was done since; another body under it is a 409. 1 to 255 characters.
     #[param(rename = "Idempotency-Key")]
     idempotency_key: Option<String>,
 }
@@ -100,6 +101,11 @@ pub struct Keyed<T> {
     pub body: T,
     pub idempotency: CommandRef,
 }
+
+/// The body of what needs none.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
 
 /// The same where the key may be left out.
 pub struct OptionallyKeyed<T> {
@@ -161,7 +167,7 @@ fn parse<T: DeserializeOwned>(body: &Value) -> Result<T, Problem> {
     json::parse(body).map_err(unlike)
 }
 
-fn unlike(error: serde_json::Error) -> Problem {
+fn unlike(error: impl std::fmt::Display) -> Problem {
     Problem::malformed(format!("the body is not as expected: {error}"))
 }
 

@@ -15,9 +15,10 @@ pub fn read(bytes: &[u8]) -> Result<Value, Error> {
 }
 
 /// # Errors
-/// What in it is not as described.
-pub fn parse<'de, T: Deserialize<'de>>(value: &'de Value) -> Result<T, Error> {
-    T::deserialize(StrictObjects(value))
+/// What in it is not as described, and where.
+pub fn parse<'de, T: Deserialize<'de>>(value: &'de Value) -> Result<T, serde_path_to_error::Error<Error>> {
+    // The place is sought only where there is an error: it costs.
+    T::deserialize(StrictObjects(value)).or_else(|_| serde_path_to_error::deserialize(StrictObjects(value)))
 }
 
 /// Objects that stay objects where serde goes round what is [`StrictObjects`]: it reads a variant's tag from an array too.
@@ -197,8 +198,9 @@ mod tests {
         Other,
     }
 
-    fn body(text: &str) -> Result<Body, Error> {
-        parse(&read(text.as_bytes())?)
+    fn body(text: &str) -> Result<Body, String> {
+        let value = read(text.as_bytes()).map_err(|error| error.to_string())?;
+        parse(&value).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -225,19 +227,19 @@ mod tests {
             ("[]", "invalid type: sequence, expected struct Body"),
             ("[1, 2]", "invalid type: sequence, expected struct Body"),
             ("null", "invalid type: null, expected struct Body"),
-            (r#"{"inner": [1]}"#, "invalid type: sequence, expected struct Body"),
-            (r#"{"list": [[]]}"#, "invalid type: sequence, expected struct Body"),
-            (r#"{"names": []}"#, "invalid type: sequence, expected a map"),
-            (r#"{"word": {"one": null}}"#, "invalid type: map, expected"),
-            (r#"{"word": "two"}"#, "unknown variant `two`"),
-            (r#"{"count": 40000}"#, "invalid value: integer `40000`, expected i16"),
+            (r#"{"inner": [1]}"#, "inner: invalid type: sequence, expected struct Body"),
+            (r#"{"list": [{}, []]}"#, "list[1]: invalid type: sequence, expected struct Body"),
+            (r#"{"names": []}"#, "names: invalid type: sequence, expected a map"),
+            (r#"{"word": {"one": null}}"#, "word: invalid type: map, expected"),
+            (r#"{"inner": {"word": "two"}}"#, "inner.word: unknown variant `two`"),
+            (r#"{"count": 40000}"#, "count: invalid value: integer `40000`, expected i16"),
             (r#"{"counts": 1}"#, "unknown field `counts`"),
             (r#"{"count": 1, "count": 1}"#, "duplicate field `count` at line 1 column"),
             (r#"{"names": {"one": "a", "\u006fne": "b"}}"#, "duplicate field `one`"),
             (r#"{"rest": [{"a": {"b": 1, "b": 2}}]}"#, "duplicate field `b`"),
             (r#"{"count": 1"#, "EOF while parsing"),
         ] {
-            let error = body(text).expect_err(text).to_string();
+            let error = body(text).expect_err(text);
             assert!(error.contains(why), "{text}: {error}");
         }
     }

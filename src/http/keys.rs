@@ -203,7 +203,7 @@ pub async fn revoke(
 ) -> Result<StatusCode, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     let key: KeyId = key.parse().map_err(|_| Refusal::UnknownKey)?;
-    api.run(&actor, org, OrgCommand::RevokeKey { key }).await?;
+    api.run(&actor, org, OrgCommand::RevokeKey { key }, None).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

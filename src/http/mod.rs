@@ -33,6 +33,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::domain::account::command::OrgCommand;
+use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::OrgId;
 use crate::ledger::{FORWARD_PATH, Ledger, Outcome};
 use crate::operations::authenticate::{Actor, OperatorKey};
@@ -57,9 +58,15 @@ pub struct ApiState {
 }
 
 impl ApiState {
-    /// Runs a command that needs no idempotency key, since repeating it changes nothing more.
-    async fn run(&self, actor: &Actor, org: OrgId, command: OrgCommand) -> Result<Outcome, Problem> {
-        Ok(self.ledger.submit(actor.submission(org, command, None)).await?)
+    /// Runs a command that may come without an idempotency key, since repeating it at once changes nothing more.
+    async fn run(
+        &self,
+        actor: &Actor,
+        org: OrgId,
+        command: OrgCommand,
+        idempotency: Option<CommandRef>,
+    ) -> Result<Outcome, Problem> {
+        Ok(self.ledger.submit(actor.submission(org, command, idempotency)).await?)
     }
 }
 

@@ -10,11 +10,14 @@ use utoipa::ToSchema;
 use crate::domain::account::OrgStatus;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::credits::Credits;
+use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::OrgId;
 use crate::domain::purpose::Purpose;
 use crate::domain::role::Role;
 use crate::http::authorise::{READERS, org_for, require_all_orgs_reader, require_operator};
-use crate::http::extract::{Body, IdempotencyKey, Keyed, Path, Query};
+use crate::http::extract::{
+    Body, IdempotencyKey, Keyed, Nothing, OptionalIdempotencyKey, OptionallyKeyed, Path, Query,
+};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::validate::{check_email_if_given, check_name, check_text, check_text_if_given};
@@ -188,7 +191,7 @@ pub struct Reason {
 
 /// Refuses new holds; what is open still settles.
 #[utoipa::path(post, path = "/api/v1/orgs/{org}/suspend", operation_id = "suspend_org", tag = "orgs",
-    params(("org", description = "Its slug or id.")),
+    params(OptionalIdempotencyKey, ("org", description = "Its slug or id.")),
     request_body(content = Reason, example = json!({"reason": "payment disputed"})),
     security(("key" = ["operator"])),
     responses((status = 200, description = "The org, suspended.", body = OrgView), Problems, MoneyProblems))]
@@ -196,24 +199,25 @@ pub async fn suspend(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-    Body(body): Body<Reason>,
+    OptionallyKeyed { body, idempotency }: OptionallyKeyed<Reason>,
 ) -> Result<Json<OrgView>, Problem> {
     check_text_if_given("reason", body.reason.as_ref(), REASON_MAX)?;
     let reason = body.reason.unwrap_or_else(|| "suspended by the operator".into());
-    change(&api, &actor, &org, OrgCommand::SuspendOrg { reason }).await
+    change(&api, &actor, &org, OrgCommand::SuspendOrg { reason }, idempotency).await
 }
 
 /// Accepts new holds again.
 #[utoipa::path(post, path = "/api/v1/orgs/{org}/resume", operation_id = "resume_org", tag = "orgs",
-    params(("org", description = "Its slug or id.")),
+    params(OptionalIdempotencyKey, ("org", description = "Its slug or id.")),
     security(("key" = ["operator"])),
     responses((status = 200, description = "The org, active.", body = OrgView), Problems, MoneyProblems))]
 pub async fn resume(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
+    OptionallyKeyed { body: Nothing {}, idempotency }: OptionallyKeyed<Nothing>,
 ) -> Result<Json<OrgView>, Problem> {
-    change(&api, &actor, &org, OrgCommand::ResumeOrg).await
+    change(&api, &actor, &org, OrgCommand::ResumeOrg, idempotency).await
 }
 
 /// Closes an org whose holds have ended: its credits expire, its keys are revoked, its events stay.
@@ -226,7 +230,7 @@ pub async fn close(
     actor: Actor,
     Path(org): Path<String>,
 ) -> Result<Json<OrgView>, Problem> {
-    change(&api, &actor, &org, OrgCommand::CloseOrg).await
+    change(&api, &actor, &org, OrgCommand::CloseOrg, None).await
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -237,7 +241,7 @@ pub struct OverdraftLimit {
 
 /// How far the balance may fall below zero before holds are refused.
 #[utoipa::path(put, path = "/api/v1/orgs/{org}/overdraft_limit", tag = "orgs",
-    params(("org", description = "Its slug or id.")),
+    params(OptionalIdempotencyKey, ("org", description = "Its slug or id.")),
     request_body(content = OverdraftLimit, example = json!({"overdraft_limit": "25"})),
     security(("key" = ["operator"])),
     responses((status = 200, description = "The org.", body = OrgView), Problems, MoneyProblems))]
@@ -245,10 +249,10 @@ pub async fn set_overdraft_limit(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-    Body(body): Body<OverdraftLimit>,
+    OptionallyKeyed { body, idempotency }: OptionallyKeyed<OverdraftLimit>,
 ) -> Result<Json<OrgView>, Problem> {
     let overdraft_limit = body.overdraft_limit;
-    change(&api, &actor, &org, OrgCommand::SetOverdraftLimit { overdraft_limit }).await
+    change(&api, &actor, &org, OrgCommand::SetOverdraftLimit { overdraft_limit }, idempotency).await
 }
 
 async fn change(
@@ -256,10 +260,11 @@ async fn change(
     actor: &Actor,
     org: &str,
     command: OrgCommand,
+    idempotency: Option<CommandRef>,
 ) -> Result<Json<OrgView>, Problem> {
     require_operator(actor)?;
     let org = org_for(api, actor, org, &[]).await?;
-    api.run(actor, org, command).await?;
+    api.run(actor, org, command, idempotency).await?;
     Ok(Json(view(api, org).await?))
 }
 

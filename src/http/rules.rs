@@ -19,7 +19,7 @@ use crate::domain::purpose::Purpose;
 use crate::domain::role::Role;
 use crate::domain::time::Timestamp;
 use crate::http::authorise::{READERS, org_for};
-use crate::http::extract::{Body, Path};
+use crate::http::extract::{OptionalIdempotencyKey, OptionallyKeyed, Path};
 use crate::http::json;
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::validate::check_text_if_given;
@@ -80,7 +80,7 @@ struct BudgetInUse {
 
 /// Replaces the org's budgets; one that stays keeps its count.
 #[utoipa::path(put, path = "/api/v1/orgs/{org}/budgets", tag = "rules",
-    params(("org", description = "Its slug or id.")),
+    params(OptionalIdempotencyKey, ("org", description = "Its slug or id.")),
     request_body(content = Budgets,
         example = json!({"budgets": [{"scope": "org", "window": "month", "cap": "500"}]})),
     security(("key" = ["operator", "org_admin"])),
@@ -89,12 +89,12 @@ pub async fn set_budgets(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-    Body(mut body): Body<Budgets>,
+    OptionallyKeyed { mut body, idempotency }: OptionallyKeyed<Budgets>,
 ) -> Result<Json<Budgets>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     few("budgets", body.budgets.len())?;
     let budgets = body.budgets.iter().map(budget).collect::<Result<_, _>>()?;
-    api.run(&actor, org, OrgCommand::SetBudgets { budgets }).await?;
+    api.run(&actor, org, OrgCommand::SetBudgets { budgets }, idempotency).await?;
     body.budgets.iter_mut().for_each(|budget| budget.in_use = None);
     Ok(Json(body))
 }
@@ -149,7 +149,7 @@ pub struct AllLimits {
 /// Replaces the org's limits. Rates and concurrency are those of `/v1`; `credits_per_request` also caps what a reservation of
 /// `/api/v1` holds.
 #[utoipa::path(put, path = "/api/v1/orgs/{org}/limits", tag = "rules",
-    params(("org", description = "Its slug or id.")),
+    params(OptionalIdempotencyKey, ("org", description = "Its slug or id.")),
     request_body(content = AllLimits,
         example = json!({"limits": [{"scope": "org", "requests_per_minute": 600, "credits_per_request": "1.5"}]})),
     security(("key" = ["operator", "org_admin"])),
@@ -158,12 +158,12 @@ pub async fn set_limits(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-    Body(body): Body<AllLimits>,
+    OptionallyKeyed { body, idempotency }: OptionallyKeyed<AllLimits>,
 ) -> Result<Json<AllLimits>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     few("limits", body.limits.len())?;
     let limits = body.limits.iter().map(limits_of).collect::<Result<_, _>>()?;
-    api.run(&actor, org, OrgCommand::SetLimits { limits }).await?;
+    api.run(&actor, org, OrgCommand::SetLimits { limits }, idempotency).await?;
     Ok(Json(body))
 }
 
@@ -193,7 +193,7 @@ pub struct AlertRules {
 
 /// Replaces the org's alert rules.
 #[utoipa::path(put, path = "/api/v1/orgs/{org}/alert_rules", tag = "rules",
-    params(("org", description = "Its slug or id.")),
+    params(OptionalIdempotencyKey, ("org", description = "Its slug or id.")),
     request_body(content = AlertRules, example = json!({"rules": [{"kind": "balance_below", "credits": "100"}]})),
     security(("key" = ["operator", "org_admin"])),
     responses((status = 200, description = "The rules in force.", body = AlertRules), Problems, MoneyProblems))]
@@ -201,13 +201,13 @@ pub async fn set_alert_rules(
     State(api): State<ApiState>,
     actor: Actor,
     Path(org): Path<String>,
-    Body(body): Body<AlertRules>,
+    OptionallyKeyed { body, idempotency }: OptionallyKeyed<AlertRules>,
 ) -> Result<Json<AlertRules>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     few("rules", body.rules.len())?;
     body.rules.iter().try_for_each(crossable)?;
     each_once(&body.rules)?;
-    api.run(&actor, org, OrgCommand::SetAlertRules { rules: body.rules.clone() }).await?;
+    api.run(&actor, org, OrgCommand::SetAlertRules { rules: body.rules.clone() }, idempotency).await?;
     Ok(Json(body))
 }
 

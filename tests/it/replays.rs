@@ -102,6 +102,74 @@ async fn i4_every_repeat_gets_the_first_answer_and_every_other_body_a_conflict()
     app.finish().await;
 }
 
+/// A route that sets something, a body, a later one's, and what of it is read where.
+const SETTINGS: &[(&str, [&str; 2], &str)] = &[
+    (
+        "PUT /api/v1/orgs/acme/budgets",
+        [
+            r#"{"budgets":[{"scope":"org","window":"day","cap":"1"}]}"#,
+            r#"{"budgets":[{"scope":"org","window":"day","cap":"2"}]}"#,
+        ],
+        "/api/v1/orgs/acme/budgets",
+    ),
+    (
+        "PUT /api/v1/orgs/acme/limits",
+        [
+            r#"{"limits":[{"scope":"org","requests_per_minute":1}]}"#,
+            r#"{"limits":[{"scope":"org","requests_per_minute":2}]}"#,
+        ],
+        "/api/v1/orgs/acme/limits",
+    ),
+    (
+        "PUT /api/v1/orgs/acme/alert_rules",
+        [r#"{"rules":[{"kind":"balance_below","credits":"1"}]}"#, r#"{"rules":[]}"#],
+        "/api/v1/orgs/acme/alert_rules",
+    ),
+    (
+        "PUT /api/v1/orgs/acme/overdraft_limit",
+        [r#"{"overdraft_limit":"1"}"#, r#"{"overdraft_limit":"2"}"#],
+        "/api/v1/orgs/acme",
+    ),
+];
+
+#[tokio::test]
+async fn i4_a_setting_that_is_repeated_late_does_not_undo_a_newer_one() {
+    let app = TestApp::start().await;
+    app.funded("acme", "1").await;
+    let operator = app.operator();
+    let set = async |route: &str, key: &str, body: &str| {
+        let (method, path) = route.split_once(' ').unwrap();
+        let body = serde_json::from_str(body).unwrap();
+        let answer = operator.send(method.parse().unwrap(), path, Some(key), Some(body)).await;
+        (answer.status, answer.body["code"].clone())
+    };
+    for (route, [first, later], read) in SETTINGS {
+        let before = operator.get(read).await.expect(StatusCode::OK);
+        let [one, two] = ["one", "two"].map(|name| format!("{route} {name}"));
+        assert_eq!(set(route, &one, first).await.0, StatusCode::OK, "{route}");
+        assert_ne!(operator.get(read).await.expect(StatusCode::OK), before, "{route}");
+        assert_eq!(set(route, &two, later).await.0, StatusCode::OK, "{route}");
+        let stands = operator.get(read).await.expect(StatusCode::OK);
+
+        assert_eq!(set(route, &one, first).await.0, StatusCode::OK, "{route}");
+        assert_eq!(operator.get(read).await.expect(StatusCode::OK), stands, "{route}");
+        let conflict = set(route, &one, later).await;
+        assert_eq!(conflict, (StatusCode::CONFLICT, json!("idempotency_conflict")), "{route}");
+    }
+
+    let change = async |what: &str, key: &str| {
+        let path = format!("/api/v1/orgs/acme/{what}");
+        let answer = operator.send(Method::POST, &path, Some(key), Some(json!({}))).await;
+        answer.expect(StatusCode::OK)["status"].clone()
+    };
+    assert_eq!(change("suspend", "s").await, "suspended");
+    assert_eq!(change("resume", "r").await, "active");
+    assert_eq!(change("suspend", "s").await, "active", "it was resumed since");
+    assert_eq!(change("suspend", "t").await, "suspended");
+    assert_eq!(change("resume", "r").await, "suspended");
+    app.finish().await;
+}
+
 #[tokio::test]
 async fn i4_a_repeated_project_is_the_first_and_a_repeated_key_is_named_without_its_secret() {
     let app = TestApp::start().await;

@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use crate::domain::account::{Account, due};
 use crate::domain::account::budget::{BudgetKey, CounterKey};
+use crate::domain::account::{Account, due};
 use crate::domain::alerting::{AlertRule, AlertSubject};
 use crate::domain::credits::Credits;
 use crate::domain::event::Event;

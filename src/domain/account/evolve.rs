@@ -203,7 +203,9 @@ fn rearm_touched(account: &mut Account, event: &Event, at: Timestamp) {
     let subjects =
         account.alert_rules.iter().flat_map(|rule| alerts::subjects(account, rule, Some(&charged)));
     let recovered: Vec<AlertSubject> = subjects
-        .filter(|subject| account.raised.contains(subject) && alerts::crossing(account, subject, at).is_none())
+        .filter(|subject| {
+            account.raised.contains(subject) && alerts::crossing(account, subject, at).is_none()
+        })
         .collect();
     for subject in recovered {
         account.raised.remove(&subject);

@@ -75,10 +75,6 @@ pub struct Cost {
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Nothing {}
-
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Extension {
     /// From now on.
     pub(super) ttl_seconds: i64,

@@ -15,7 +15,7 @@ use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::role::Role;
 use crate::domain::time::Timestamp;
 use crate::http::authorise::{READERS, authorised, org_for};
-use crate::http::extract::{CommandActor, IdempotencyKey, Keyed, Path, Query};
+use crate::http::extract::{CommandActor, IdempotencyKey, Keyed, Nothing, Path, Query};
 use crate::http::page::{Page, PageQuery};
 use crate::http::problem::{MoneyProblems, Problems};
 use crate::http::reservations::body::{Cost, Extension, NewReservation, charge, reserve_request};
@@ -27,7 +27,7 @@ use crate::operations::list_holds::list_holds;
 use crate::operations::show_reservation::show_reservation;
 use crate::operations::{reserve, settle};
 
-pub use crate::http::reservations::body::{Nothing, OnExpiry, QuoteIn};
+pub use crate::http::reservations::body::{OnExpiry, QuoteIn};
 pub use crate::http::reservations::view::{ReservationOut, reservation_out};
 
 /// Holds credits, durably, before a request is sent.
