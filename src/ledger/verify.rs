@@ -1,9 +1,10 @@
-//! Checks a log from the first event to the last: gaps, hash chains, times, what may be there once only, what lots hold and
-//! recognise, what usage costs at dated prices, the fold, and the balance that every event carries. Changes nothing that it
+//! Checks a log from the first event to the last: gaps, hash chains, times, what may be there once only, how holds end, what
+//! lots hold and recognise, what usage costs at dated prices, the fold, and the balance that every event carries. Changes nothing that it
 //! finds amiss; says what that is.
 
 mod charges;
 pub mod exported;
+mod holds;
 mod lots;
 mod uniqueness;
 
@@ -25,6 +26,7 @@ use crate::ledger::{decode, shard_of};
 use crate::store::projections::Projections;
 use crate::store::{EventLog, EventRow, Head, StoreError};
 
+use holds::Holds;
 use uniqueness::Uniqueness;
 
 /// Events read at a time.
@@ -218,6 +220,7 @@ struct Walk {
     /// With the prices by which charges are computed again; none where not all of it is there.
     system: Option<System>,
     uniqueness: Uniqueness,
+    holds: Holds,
 }
 
 impl Walk {
@@ -236,6 +239,7 @@ impl Walk {
             accounts: HashMap::new(),
             system: (scope == Scope::Whole).then(System::default),
             uniqueness: Uniqueness::default(),
+            holds: Holds::default(),
         }
     }
 
@@ -352,8 +356,8 @@ impl Walk {
         if !self.uniqueness.binds(recorded) {
             breach("I4", "its key was bound less than 30 days before".into());
         }
-        if let Err(what) = self.uniqueness.ends(event, self.accounts.get(&recorded.org)) {
-            breach("I3", what.into());
+        if let Err((invariant, what)) = self.holds.follow(recorded, self.accounts.get(&recorded.org)) {
+            breach(invariant, what);
         }
         if let Some(what) = self.mispriced(recorded) {
             breach("I9", what);
@@ -364,6 +368,10 @@ impl Walk {
             return self.forget(recorded.org);
         }
         let (carried, folded) = (recorded.payload.balance, self.fold(recorded));
+        let account = self.accounts.get(&recorded.org);
+        if let Some(Err((invariant, what))) = account.map(|account| holds::keeps_caps(recorded, account)) {
+            breach(invariant, what);
+        }
         let after = [carried, folded].into_iter().flatten();
         if is_hold(event)
             && let Some(overspent) = after.into_iter().find(|b| b.available.is_negative())

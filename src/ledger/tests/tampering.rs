@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::*;
+use crate::domain::account::budget::{Budget, BudgetKey, BudgetScope, BudgetWindow};
 use crate::domain::chain::{Hash, event_hash, shard_hash};
 use crate::domain::commerce::Payment;
 use crate::domain::pricing::Terms;
@@ -169,6 +170,13 @@ fn place(rows: &[EventRow], kind: &str) -> usize {
     rows.iter().position(|row| row.kind == kind).expect("it is there")
 }
 
+/// Changes an event's own data.
+fn alter(row: &mut EventRow, change: impl FnOnce(&mut Value)) {
+    let mut payload: Value = serde_json::from_slice(&row.payload).expect("JSON");
+    change(&mut payload["event"]["data"]);
+    row.payload = payload.to_string().into_bytes();
+}
+
 async fn check(rows: Vec<EventRow>) -> Report {
     verify(&Forged::of(rows)).await.expect("reads")
 }
@@ -227,9 +235,7 @@ async fn i6_a_log_that_was_altered_and_chained_anew_is_found() {
     let settled = async |change: &dyn Fn(&mut Value)| {
         let mut rows = rows(&billed).await;
         let at = place(&rows, "ReservationSettled");
-        let mut payload: Value = serde_json::from_slice(&rows[at].payload).expect("JSON");
-        change(&mut payload["event"]["data"]);
-        rows[at].payload = payload.to_string().into_bytes();
+        alter(&mut rows[at], change);
         rows
     };
     let overdrawn = settled(&|settle| settle["burned"][0]["credits"] = "11".into()).await;
@@ -258,6 +264,92 @@ async fn i6_a_log_that_was_altered_and_chained_anew_is_found() {
     }
     let report = check(bound_again).await;
     assert!(!names(&report, "I4", ""), "after 30 days a key is free: {report:?}");
+    node.finish().await;
+}
+
+/// A capped hold was charged when its time was over and settled late, another was settled, a third released; a lot expired.
+async fn ended() -> Node {
+    let node = Node::funded(10).await;
+    let terms = LotTerms {
+        lot: LotId(Uuid::from_u128(2)),
+        credits: Credits::from_whole(1),
+        priority: 1,
+        expires_at: Some(node.clock.now().plus_seconds(30)),
+    };
+    let key = BudgetKey { scope: BudgetScope::Org, window: BudgetWindow::Total };
+    let OrgCommand::Reserve(sent) = reserve(1, 4) else { unreachable!("it is one") };
+    for command in [
+        OrgCommand::Grant { terms, kind: GrantKind::Goodwill, note: None },
+        OrgCommand::SetBudgets { budgets: vec![Budget { key, cap: Credits::from_whole(9) }] },
+        OrgCommand::Reserve(Reserve {
+            expiry: ExpiryPolicy::ChargeBound,
+            dispatcher: Dispatcher::Tollgate,
+            ..sent
+        }),
+        reserve(2, 3),
+        settle(2, 2),
+        reserve(3, 2),
+        OrgCommand::Release { reservation: id(3), by: None },
+    ] {
+        node.run(command).await.expect("is done");
+    }
+    node.clock.advance_seconds(61);
+    node.run(settle(1, 3)).await.expect("settles late");
+    node
+}
+
+#[tokio::test]
+async fn what_no_hold_and_no_lot_could_have_become_is_found() {
+    let node = ended().await;
+    let sound = check(rows(&node).await).await;
+    assert!(sound.is_sound(), "{sound:?}");
+    let elsewhere = json!(id(9));
+    let began = node.clock.now().plus_seconds(-61);
+
+    // An event, the one of its kind that is changed from the back, a field of it and what that becomes.
+    for (kind, from_the_back, field, becomes, invariant, what) in [
+        ("ReservationSettled", 0, "charged_before", json!("0"), "I3", "0 was charged before, and 4 was"),
+        ("ReservationSettled", 0, "charged", json!("5"), "I2", "5 is charged for what Tollgate sent"),
+        ("ReservationSettled", 0, "reservation", elsewhere, "I3", "what had not ended before"),
+        ("ReservationSettled", 1, "charged_before", json!("1"), "I3", "1 was charged while it was open"),
+        ("ReservationSettled", 1, "released", json!("2"), "I3", "2 comes free, and 1 is left"),
+        ("ReservationSettled", 1, "late", json!(true), "I3", "settles late what was open"),
+        ("ReservationReleased", 0, "released", json!("1"), "I3", "1 comes free, and 2 is left"),
+        ("ReservationExpired", 0, "charged", json!("3"), "I3", "charges 3, and 4 by its terms"),
+        ("ReservationExpired", 0, "due_at", json!(began.plus_seconds(30)), "I11", "a hold until"),
+        ("CreditsExpired", 0, "due_at", json!(began.plus_seconds(29)), "I11", "ahead of their time"),
+        (
+            "BudgetsSet",
+            0,
+            "budgets",
+            json!([{ "scope": "org", "window": "total", "cap": "3" }]),
+            "I1",
+            "of 3",
+        ),
+    ] {
+        let mut rows = rows(&node).await;
+        let of_kind = rows.iter_mut().rev().filter(|row| row.kind == kind);
+        let row = of_kind.skip(from_the_back).next().expect("it is there");
+        alter(row, |event| {
+            assert_ne!(event[field], becomes, "{kind}");
+            event[field] = becomes;
+        });
+
+        let report = check(rows).await;
+
+        assert!(names(&report, invariant, what), "{kind} {field}: {report:?}");
+    }
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn credits_that_end_with_their_org_are_not_ahead_of_their_time() {
+    let node = ended().await;
+    node.run(OrgCommand::CloseOrg).await.expect("closes");
+
+    let report = check(rows(&node).await).await;
+
+    assert!(report.is_sound(), "{report:?}");
     node.finish().await;
 }
 

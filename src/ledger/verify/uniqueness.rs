@@ -1,12 +1,10 @@
-//! What may stand in a log once only: a key's command within 30 days (I4), the end of a reservation (I3).
+//! What may stand in a log once only: a key's command within 30 days (I4).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use crate::domain::account::Account;
-use crate::domain::event::{Event, Recorded};
+use crate::domain::event::Recorded;
 use crate::domain::time::Timestamp;
-use crate::domain::views::index::{KeyHash, key_hash, reservation_entry};
-use crate::domain::views::runs;
+use crate::domain::views::index::{KeyHash, key_hash};
 use crate::ledger::keys::KEY_KEPT_SECONDS;
 
 /// So many keys make a first search for those that bind no longer.
@@ -16,8 +14,6 @@ const KEYS_BEFORE_SEARCH: usize = 1_000_000;
 pub(super) struct Uniqueness {
     keys: HashMap<KeyHash, Timestamp>,
     crowded: usize,
-    /// By half a hash: few are asked for, so that none is likely to be taken for another.
-    settled: HashSet<runs::ShortHash>,
 }
 
 impl Uniqueness {
@@ -31,26 +27,5 @@ impl Uniqueness {
         }
         let before = self.keys.insert(key_hash(recorded.org, &bound.key), recorded.at);
         before.is_none_or(|at| binds_until(&at) <= recorded.at)
-    }
-
-    /// Notes the end of a reservation; the account is as it was before, where it is known.
-    ///
-    /// # Errors
-    /// Says what can't be.
-    pub fn ends(&mut self, event: &Event, account: Option<&Account>) -> Result<(), &'static str> {
-        let (reservation, is_late, is_settled) = match event {
-            Event::ReservationReleased { reservation, .. }
-            | Event::ReservationExpired { reservation, .. } => (*reservation, false, false),
-            Event::ReservationSettled { reservation, late, .. } => (*reservation, *late, true),
-            // No other event ends one.
-            _ => return Ok(()),
-        };
-        let is_new = !is_settled || self.settled.insert(reservation_entry(reservation));
-        match account.map(|account| account.holds.contains_key(&reservation)) {
-            Some(true) if is_late => Err("it settles late what was open"),
-            Some(false) if !is_late => Err("it ends a reservation that was not open"),
-            _ if is_late && !is_new => Err("it settles a reservation for the second time"),
-            _ => Ok(()),
-        }
     }
 }
