@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::domain::ids::ProjectId;
+use crate::domain::ids::{ProjectId, ReservationId};
 
 /// A command's identity: one key, one effect (I4).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -28,6 +28,13 @@ impl CommandRef {
         let Some(project) = project else { return self };
         let fingerprint = hex::encode(Sha256::digest(format!("{project} {}", self.fingerprint)));
         CommandRef { fingerprint, ..self }
+    }
+
+    /// The same command once more, where its first try held and came to nothing. Whoever tries again next to another finds this
+    /// key bound by one of them.
+    #[must_use]
+    pub fn after(&self, first: ReservationId) -> CommandRef {
+        CommandRef { key: format!("{} after {first}", self.key), fingerprint: self.fingerprint.clone() }
     }
 }
 

@@ -21,7 +21,8 @@ const CONVERSATION: &str = "x-tollgate-conversation";
 #[into_params(parameter_in = Header)]
 #[allow(dead_code, reason = "the documentation of what `admit` reads")]
 pub struct RequestHeaders {
-    /// One key, one call, in the whole org: a repeat is a 409 that names the first request. 1 to 255 ASCII characters.
+    /// One key, one call, in the whole org: a repeat is a 409 that names the first request, unless that came to nothing: what no
+    /// provider took up may be sent again under its key. 1 to 255 ASCII characters.
     #[param(rename = "Idempotency-Key", value_type = String, required = false)]
     idempotency_key: Option<String>,
     /// Whole seconds, 1 or more: nothing is tried, and no stream goes on, beyond them. What was sent by then is read on without the

@@ -32,18 +32,37 @@ impl RequestHold {
         // An experiment counts its failures, but for those that are its cap's.
         let is_counted = self.assignment.as_ref().is_some_and(|assignment| assignment.unit.is_some())
             && !self.is_arm_spent;
-        let settle = self.settle_command();
-        if !is_counted && self.attempts_cost().is_zero() && self.attempts.iter().all(is_refused) {
-            let release = release(&self.request);
-            return match self.end(release).await {
-                // Its time was over, and with that something charged: a late settle takes it back.
-                Err(LedgerError::Refused(Refusal::ReservationEnded {
-                    status: ReservationStatus::Expired,
-                })) => self.end(settle).await,
-                ended => ended,
-            };
+        let is_free = !is_counted && self.attempts_cost().is_zero() && self.attempts.iter().all(is_refused);
+        let end = End { is_free, settle: self.settle_command() };
+        match end.submit(&self.state, &self.request, END_TRIES).await {
+            Ok(balance) => {
+                self.balance = balance.or(self.balance);
+                Ok(())
+            }
+            Err(LedgerError::Refused(refusal)) => Err(refusal.into()),
+            Err(error) => {
+                self.end_in_background(end);
+                Err(error)
+            }
         }
-        self.end(settle).await
+    }
+
+    /// Releases, in the background, a hold for which nothing was sent.
+    pub(super) fn release_in_background(&self) {
+        self.end_in_background(End { is_free: true, settle: self.settle_command() });
+    }
+
+    /// Goes on trying in the background: what was consumed must reach the log. The request counts as under way: a node that
+    /// shuts down waits for it.
+    fn end_in_background(&self, end: End) {
+        let (state, request) = (self.state.clone(), self.request.clone());
+        tokio::spawn(async move {
+            if let Err(error) = end.submit(&state, &request, END_TRIES_BACKGROUND).await
+                && !is_ended(&error)
+            {
+                tracing::error!(%error, reservation = %request.reservation, "a hold was not ended: its time will end it");
+            }
+        });
     }
 
     fn settle_command(&self) -> OrgCommand {
@@ -63,63 +82,48 @@ impl RequestHold {
             by: Some(Dispatcher::Tollgate),
         })
     }
-
-    /// Ends it with retries: what was consumed must reach the log, in the background once the caller has waited long enough.
-    async fn end(&mut self, command: OrgCommand) -> Result<(), LedgerError> {
-        match end(&self.state, &self.request, &command, END_TRIES).await {
-            Ok(balance) => {
-                self.balance = balance.or(self.balance);
-                Ok(())
-            }
-            Err(LedgerError::Refused(refusal)) => Err(refusal.into()),
-            Err(error) => {
-                self.end_in_background(command);
-                Err(error)
-            }
-        }
-    }
-
-    /// Goes on trying in the background. The request counts as under way: a node that shuts down waits for it.
-    pub(super) fn end_in_background(&self, command: OrgCommand) {
-        let (state, request) = (self.state.clone(), self.request.clone());
-        tokio::spawn(async move {
-            if let Err(error) = end(&state, &request, &command, END_TRIES_BACKGROUND).await
-                && !is_ended(&error)
-            {
-                tracing::error!(%error, reservation = %request.reservation, "a hold was not ended: its time will end it");
-            }
-        });
-    }
 }
 
-pub(super) fn release(request: &Request) -> OrgCommand {
-    OrgCommand::Release { reservation: request.reservation, by: Some(Dispatcher::Tollgate) }
+/// How a hold ends.
+struct End {
+    /// Nothing is charged: it is released.
+    is_free: bool,
+    settle: OrgCommand,
 }
 
-/// Submits what ends a hold until the ledger takes it; the balance after it.
-async fn end(
-    state: &State,
-    request: &Request,
-    command: &OrgCommand,
-    tries: u32,
-) -> Result<Option<Balance>, LedgerError> {
-    let (mut pause, mut tried) = (Duration::from_millis(50), 1);
-    loop {
-        match submit(state, request, command.clone()).await {
-            Ok(outcome) => return Ok(outcome.balance_after()),
-            // An earlier try was durable although its answer was lost.
-            Err(LedgerError::Refused(Refusal::ReservationEnded { status }))
-                if status != ReservationStatus::Expired =>
-            {
-                check_end(state, request, command).await;
-                return Ok(None);
-            }
-            Err(LedgerError::Refused(refusal)) => return Err(refusal.into()),
-            Err(error) if tried >= tries => return Err(error),
-            Err(LedgerError::Busy | LedgerError::Unavailable(_) | LedgerError::Unknown(_)) => {
-                tried += 1;
-                sleep(pause).await;
-                pause = (pause * 2).min(END_PAUSE_MAX);
+impl End {
+    /// Submits it until the ledger takes it; the balance after it.
+    async fn submit(
+        &self,
+        state: &State,
+        request: &Request,
+        tries: u32,
+    ) -> Result<Option<Balance>, LedgerError> {
+        let release =
+            OrgCommand::Release { reservation: request.reservation, by: Some(Dispatcher::Tollgate) };
+        let mut command = if self.is_free { &release } else { &self.settle };
+        let (mut pause, mut tried) = (Duration::from_millis(50), 1);
+        loop {
+            match submit(state, request, command.clone()).await {
+                Ok(outcome) => return Ok(outcome.balance_after()),
+                // Its time was over, and with that something charged: a late settle takes it back.
+                Err(LedgerError::Refused(Refusal::ReservationEnded {
+                    status: ReservationStatus::Expired,
+                })) if matches!(command, OrgCommand::Release { .. }) => command = &self.settle,
+                // An earlier try was durable although its answer was lost.
+                Err(LedgerError::Refused(Refusal::ReservationEnded { status }))
+                    if status != ReservationStatus::Expired =>
+                {
+                    check_end(state, request, command).await;
+                    return Ok(None);
+                }
+                Err(LedgerError::Refused(refusal)) => return Err(refusal.into()),
+                Err(error) if tried >= tries => return Err(error),
+                Err(LedgerError::Busy | LedgerError::Unavailable(_) | LedgerError::Unknown(_)) => {
+                    tried += 1;
+                    sleep(pause).await;
+                    pause = (pause * 2).min(END_PAUSE_MAX);
+                }
             }
         }
     }

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{EXTEND_SECONDS, Lateness, RequestHold, ask, end, is_of_arm};
+use super::{EXTEND_SECONDS, Lateness, RequestHold, ask, is_of_arm};
 use crate::domain::account::command::{OrgCommand, Reserve};
 use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
 use crate::domain::event::Event;
+use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::ReservationId;
 use crate::domain::purpose::Purpose;
 use crate::domain::reservation::{Dispatcher, ReservationStatus};
@@ -22,6 +23,8 @@ use crate::operations::show_reservation::show_reservation;
 
 /// How often a hold is sized again for a balance that has changed.
 const RESERVE_TRIES: usize = 4;
+/// How often a request that cost nothing may be asked again under its idempotency key: each reads the one before.
+const REPEATS_MAX: usize = 16;
 /// The code of the failure to hold within what the org allots to the arm.
 pub const ARM_SPENT: &str = "arm_budget_spent";
 
@@ -124,8 +127,11 @@ impl RequestHold {
         }
     }
 
-    /// Takes the hold, or returns the ledger's refusal.
-    async fn reserve(&mut self, ttl_seconds: i64) -> Result<Option<Refusal>, Failure> {
+    async fn ask_for_hold(
+        &self,
+        ttl_seconds: i64,
+        idempotency: Option<CommandRef>,
+    ) -> Result<Outcome, LedgerError> {
         let (state, request) = (&self.state, &self.request);
         let command = OrgCommand::Reserve(Reserve {
             reservation: request.reservation,
@@ -136,33 +142,41 @@ impl RequestHold {
             price_book_version: self.prices.version,
             purpose: Purpose { decision: self.decision.clone(), ..self.purpose() },
         });
-        let submission = Submission {
-            org: request.caller.org,
-            command,
-            by: request.purpose.key.into(),
-            idempotency: request.idempotency.clone(),
-        };
+        let by = request.purpose.key.into();
         let since = state.ledger.clock().now();
-        let decided = ask(state, submission).await;
+        let decided = ask(state, Submission { org: request.caller.org, command, by, idempotency }).await;
         state.shedder.waited(since, state.ledger.clock().now());
-        match decided {
-            // A node that stopped responding may have taken this hold before it was submitted to another: the same request.
-            Ok(outcome) if outcome.replayed && held(&outcome) != Some(request.reservation) => {
-                Err(replayed(state, &outcome).await)
-            }
-            Ok(outcome) => {
-                self.balance = outcome.balance_after();
-                Ok(None)
-            }
-            Err(LedgerError::Refused(refusal)) => Ok(Some(refusal)),
-            Err(error) => {
-                if let LedgerError::Unknown(_) = error {
-                    // Nothing will be sent for it: it must not stay open until it expires.
-                    self.end_in_background(end::release(request));
+        decided
+    }
+
+    /// Takes the hold, or returns the ledger's refusal.
+    async fn reserve(&mut self, ttl_seconds: i64) -> Result<Option<Refusal>, Failure> {
+        let mut idempotency = self.request.idempotency.clone();
+        for _ in 0..=REPEATS_MAX {
+            let decided = self.ask_for_hold(ttl_seconds, idempotency).await;
+            let request = &self.request;
+            let first = match decided {
+                // A node that stopped responding may have taken this hold before it was submitted to another: the same request.
+                Ok(outcome) if outcome.replayed && held(&outcome) != Some(request.reservation) => {
+                    replayed(&self.state, &outcome).await?
                 }
-                Err(error.into())
-            }
+                Ok(outcome) => {
+                    self.balance = outcome.balance_after();
+                    return Ok(None);
+                }
+                Err(LedgerError::Refused(refusal)) => return Ok(Some(refusal)),
+                Err(error) => {
+                    if let LedgerError::Unknown(_) = error {
+                        // Nothing will be sent for it: it must not stay open until it expires.
+                        self.release_in_background();
+                    }
+                    return Err(error.into());
+                }
+            };
+            idempotency = request.idempotency.as_ref().map(|key| key.after(first));
         }
+        let words = "this idempotency key was used by many requests that came to nothing; take another";
+        Err(Failure::new(409, "duplicate_request", words))
     }
 }
 
@@ -208,23 +222,26 @@ fn held(outcome: &Outcome) -> Option<ReservationId> {
     })
 }
 
-/// A repeated idempotency key: the caller gets the state of the first request, which is never dispatched again (I4).
-async fn replayed(state: &State, outcome: &Outcome) -> Failure {
+/// A repeated idempotency key: the caller gets the state of the first request, which is never dispatched again (I4). The
+/// reservation of one that came to nothing, its hold released: it may be tried again.
+async fn replayed(state: &State, outcome: &Outcome) -> Result<ReservationId, Failure> {
     let Some((reservation, purpose)) =
         outcome.events.iter().find_map(|recorded| match &recorded.payload.event {
             Event::CreditsReserved { reservation, purpose, .. } => Some((*reservation, purpose.clone())),
             _ => None,
         })
     else {
-        return Failure::from(Refusal::IdempotencyConflict);
+        return Err(Failure::from(Refusal::IdempotencyConflict));
     };
     let first = purpose.request.map_or_else(|| reservation.to_string(), |id| id.to_string());
     let how = match show_reservation(&state.ledger, reservation).await {
+        Ok(seen) if seen.status == ReservationStatus::Released => return Ok(reservation),
         Ok(seen) if seen.status == ReservationStatus::Held => "it is in flight".to_owned(),
         Ok(seen) => format!("it cost {} credits", seen.charged),
         Err(_) => "its outcome can't be read now".to_owned(),
     };
-    Failure::new(409, "duplicate_request", format!("this idempotency key was used by request {first}; {how}"))
+    let words = format!("this idempotency key was used by request {first}; {how}");
+    Err(Failure::new(409, "duplicate_request", words))
 }
 
 #[cfg(test)]

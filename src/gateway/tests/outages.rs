@@ -186,6 +186,72 @@ async fn a_hold_that_nobody_knows_of_is_released_once_the_log_can_be_read_again(
 }
 
 #[tokio::test]
+async fn i3_what_costs_nothing_stays_free_though_its_hold_expires_before_the_log_is_back() {
+    // The provider refuses while the log is gone; or whether the hold was taken is not known.
+    for is_sent in [true, false] {
+        let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+        let log = Arc::new(Mutex::new(None::<Arc<Log>>));
+        let refuses = {
+            let log = log.clone();
+            async move || {
+                log.lock().expect("a log").iter().for_each(|log| log.is(GONE));
+                axum::http::StatusCode::SERVICE_UNAVAILABLE
+            }
+        };
+        let odd = Router::new().route("/v1/chat/completions", axum::routing::post(refuses));
+        let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini"], "retries": 0}]);
+        let world = World::at(clock.clone(), "5", "", routes, odd).await;
+        *log.lock().expect("a log") = is_sent.then(|| world.log.clone());
+        world.log.is(if is_sent { THERE } else { GOES });
+
+        let refused = world.post("/v1/chat/completions", chat("r")).await;
+        clock.advance_seconds(100_000);
+        world.log.is(THERE);
+
+        assert_eq!(refused.status().as_u16(), 503);
+        let stored = async || list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
+        let is_corrected = |event: &Event| {
+            matches!(event, Event::ReservationReleased { .. } | Event::ReservationSettled { late: true, .. })
+        };
+        until("it has ended", async || {
+            stored().await.iter().any(|stored| is_corrected(&stored.payload.event))
+        })
+        .await;
+        let expired = stored()
+            .await
+            .iter()
+            .any(|stored| matches!(stored.payload.event, Event::ReservationExpired { .. }));
+        assert!(expired, "it had expired");
+        assert_eq!(settled(&world).await.consumed, Credits::ZERO);
+    }
+}
+
+#[tokio::test]
+async fn i4_a_request_that_came_to_nothing_may_be_asked_again_under_its_key_and_is_sent_once() {
+    let world = World::new("5", "").await;
+    let ask = async || {
+        let call = world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
+        let call = call.header("idempotency-key", "one").json(&chat("gpt-4o-mini"));
+        call.send().await.expect("answers").status().as_u16()
+    };
+    // Whether it is held for is not known, twice.
+    for _ in 0..2 {
+        world.log.is(GOES);
+        assert_eq!(ask().await, 503);
+        world.log.is(THERE);
+        settled(&world).await;
+    }
+
+    let (one, other) = tokio::join!(ask(), ask());
+    let again = ask().await;
+
+    let mut answers = [one, other];
+    answers.sort_unstable();
+    assert_eq!((answers, again), ([200, 409], 409));
+    assert_eq!(world.simulator.sold().requests, 1);
+}
+
+#[tokio::test]
 async fn nothing_is_sent_for_a_hold_whose_time_is_over_and_nothing_is_charged() {
     let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
     let calls = Arc::new(AtomicU32::new(0));
