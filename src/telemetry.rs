@@ -123,6 +123,15 @@ const METRICS: &[(Kind, &str, Option<Unit>, &str)] = &[
     ),
 ];
 
+/// Counters that bear no labels: they stand at 0 from the start, so that their first rise is one.
+const UNLABELLED: [&str; 5] = [
+    "tollgate_overage_nanocredits_total",
+    "tollgate_forwarded_total",
+    "tollgate_forwards_lost_total",
+    "tollgate_shed_total",
+    "tollgate_hedges_total",
+];
+
 static RECORDER: OnceLock<Result<PrometheusHandle, RecorderError>> = OnceLock::new();
 
 #[derive(Clone, Debug, thiserror::Error)]
@@ -169,6 +178,7 @@ fn install() -> Result<PrometheusHandle, RecorderError> {
             describe(recorder, (*name).into(), *unit, (*text).into());
         }
     });
+    UNLABELLED.iter().for_each(|name| metrics::counter!(*name).increment(0));
     Ok(handle)
 }
 

@@ -178,7 +178,7 @@ impl Config {
     pub fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
         let mut figment = Figment::from(Serialized::defaults(Config::default()));
         if let Some(file) = file {
-            if !file.is_file() {
+            if !file.exists() {
                 return Err(ConfigError::Missing(file.to_owned()));
             }
             check_syntax(file)?;

@@ -27,7 +27,11 @@ fn syntax_error(file: &Path, text: &str, error: &TomlError) -> ConfigError {
         file: file.to_owned(),
         line: before.matches('\n').count() + 1,
         column: before[line_begin..].chars().count() + 1,
-        why: error.message().trim_end().replace('\n', ", "),
+        why: match error.message().trim_end() {
+            // The parser says nothing of a value that is not there.
+            "" => "a value is missing or cut short here".into(),
+            message => message.replace('\n', ", "),
+        },
     }
 }
 

@@ -196,6 +196,28 @@ fn weights_of_ones_own_are_read_or_said_to_be_none() {
 }
 
 #[test]
+fn a_file_that_can_not_be_read_says_why() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let of = |file: &Path| Config::load(Some(file)).expect_err("no file").to_string();
+
+    let (missing, folders) = (of(&folder.path().join("none.toml")), of(folder.path()));
+    assert!(missing.ends_with("does not exist"), "{missing}");
+    assert!(folders.contains("can't be read: ") && !folders.contains("exist"), "{folders}");
+    for (toml, words) in [
+        ("listen =", ":1:"),
+        ("\nroutes = [", ":2:"),
+        ("[[routes", ":1:"),
+        ("listen = \"", ":1:"),
+        ("drain_seconds = 1_", ":1:"),
+    ] {
+        let error = load(toml).expect_err(toml).to_string();
+        let (_, said) = error.split_once(words).expect("a place");
+        let why = said.split_once(": ").map_or("", |(_, why)| why);
+        assert!(why.len() > 10, "{toml}: {error}");
+    }
+}
+
+#[test]
 fn a_key_that_is_not_there_is_said_by_its_name() {
     let empty = tempfile::NamedTempFile::new().expect("a file");
     let empty = format!("api_key_file = {:?}", empty.path());

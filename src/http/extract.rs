@@ -181,14 +181,17 @@ async fn body(mut request: Request, api: &ApiState) -> Result<Value, Problem> {
     json::read(if bytes.is_empty() { b"{}" } else { &bytes }).map_err(unlike)
 }
 
-/// A body may leave its type out, but not name another one.
+/// A body may leave its type out, but not name another one, nor be compressed.
 fn may_be_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let named = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
-    named.is_none_or(is_json).then_some(()).ok_or_else(|| {
+    let named = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let is_plain =
+        named(header::CONTENT_ENCODING).is_none_or(|coding| coding.eq_ignore_ascii_case("identity"));
+    let is_read = is_plain && named(header::CONTENT_TYPE).is_none_or(is_json);
+    is_read.then_some(()).ok_or_else(|| {
         Problem::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "unsupported_media_type",
-            "send JSON in UTF-8, as `Content-Type: application/json`",
+            "send JSON in UTF-8, as `Content-Type: application/json` and not compressed",
         )
     })
 }

@@ -224,6 +224,7 @@ async fn what_is_asked_wrongly_is_answered_as_a_problem() {
     for (request, status, code) in [
         (keyed().header("content-type", "application/json").body("{\"credits\":"), 400, "malformed"),
         (keyed().header("content-type", "text/csv").body("credits"), 415, "unsupported_media_type"),
+        (keyed().header("content-encoding", "gzip").body(vec![0x1f, 0x8b]), 415, "unsupported_media_type"),
         (
             keyed().header("content-type", "application/json; charset=utf-16").body("{}"),
             415,

@@ -82,6 +82,9 @@ async fn metrics_count_each_thing_that_happened_once() {
     let inference = operator.with(made.expect(StatusCode::CREATED)["secret"].as_str().unwrap());
     let scrape = async || operator.get("/metrics").await.expect(StatusCode::OK).as_str().unwrap().to_owned();
     let before = scrape().await;
+    for counter in ["tollgate_hedges_total", "tollgate_forwards_lost_total", "tollgate_shed_total"] {
+        assert!(before.contains(&format!("\n{counter} 0\n")), "a first rise is one from 0: {before}");
+    }
 
     let reservations = "/api/v1/orgs/acme/reservations";
     let held = operator.post(reservations, json!({ "credits": "1" })).await.expect(StatusCode::CREATED);
