@@ -5,11 +5,13 @@ mod mixed;
 mod request;
 mod schema;
 mod stream;
+mod thinking;
 
 pub(super) use answer::{parse_answer, render_answer};
 pub(super) use mixed::fit_for_claude;
-pub(super) use request::{parse_request, refuse_stored, render_request, thinking_budget};
+pub(super) use request::{parse_request, refuse_stored, render_request};
 pub(super) use stream::{EventReader, EventWriter};
+pub(super) use thinking::thinking_budget;
 
 use serde_json::{Value, json};
 

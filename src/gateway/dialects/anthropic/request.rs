@@ -7,13 +7,14 @@ use super::super::conversation::{
     ToolChoice,
 };
 use super::super::dropped::Dropped;
-use super::super::effort::{Claude, Effort, RequestedEffort, for_anthropic};
+use super::super::effort::Effort;
 use super::super::{
     Malformed, Refused, Unsupported, UpstreamRequest, check_object, items, number, unsupported,
 };
 use super::answer::input;
 use super::mixed::is_unsigned_thought;
 use super::schema::for_claude;
+use super::thinking::{asked_effort, thinking};
 
 /// Refuses files that stand at the provider: any org could name another's.
 pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
@@ -44,7 +45,7 @@ fn refuse_files(blocks: &Value) -> Result<(), &'static str> {
 
 pub fn parse_request(body: &Value) -> Result<Conversation, Refused> {
     let mut conversation = Conversation::of_fields(body, parse_field)?;
-    conversation.effort = effort(&mut conversation.dropped, &body["thinking"], &body["output_config"])?;
+    conversation.effort = asked_effort(&mut conversation.dropped, &body["thinking"], &body["output_config"])?;
     if conversation.messages.last().is_some_and(is_prefill) {
         conversation.dropped.add("messages[].prefill");
     }
@@ -122,42 +123,6 @@ fn only_clears(management: &Value) -> bool {
     let clears = |edit: &Value| edit["type"].as_str().is_some_and(|kind| kind.starts_with("clear_"));
     let only_edits = management.as_object().is_some_and(|fields| fields.keys().all(|field| field == "edits"));
     only_edits && management["edits"].as_array().is_some_and(|edits| edits.iter().all(clears))
-}
-
-/// A level by name goes before a budget, which becomes the level that spends about as much; no thought goes before both.
-fn effort(
-    dropped: &mut Dropped,
-    thinking: &Value,
-    config: &Value,
-) -> Result<Option<RequestedEffort>, Malformed> {
-    const LEVEL: &str = "output_config.effort";
-    let level = match &config["effort"] {
-        Value::Null => None,
-        level => Some(RequestedEffort::named(LEVEL, level.as_str().unwrap_or_default())?),
-    };
-    let budget = thinking["budget_tokens"].as_u64();
-    let asked = |effort, words: String| Some(RequestedEffort { effort, words });
-    Ok(match (thinking["type"].as_str(), level) {
-        (Some("disabled"), level) => {
-            level.iter().for_each(|level| dropped.add(&level.words));
-            asked(Effort::None, "thinking: disabled".into())
-        }
-        (Some("enabled"), None) => {
-            let words = format!("thinking.budget_tokens: {}", budget.unwrap_or_default());
-            asked(Effort::of_budget(budget), words)
-        }
-        (Some("enabled"), Some(level)) => {
-            dropped.add("thinking.budget_tokens");
-            Some(level)
-        }
-        // As the model sees fit, which is about what the others do unasked.
-        (Some("adaptive"), None) => asked(Effort::Medium, "thinking: adaptive".into()),
-        (Some("adaptive"), Some(level)) => Some(level),
-        (Some(_), _) => {
-            return Err(Malformed::new("thinking.type", "must be enabled, adaptive or disabled"));
-        }
-        (None, level) => level,
-    })
 }
 
 fn parse_output_config(conversation: &mut Conversation, config: &Value) -> Result<(), Refused> {
@@ -399,69 +364,6 @@ fn render_samplers(conversation: &mut Conversation, thinks: bool) -> Result<Map<
         .into_iter()
         .filter_map(|(field, value)| Some((field.to_owned(), value.take()?.into())))
         .collect())
-}
-
-/// What a request says of thinking.
-#[derive(Default)]
-struct Thinking {
-    field: Option<Value>,
-    level: Option<Effort>,
-}
-
-impl Thinking {
-    fn is_on(&self) -> bool {
-        self.field.as_ref().is_some_and(|field| field["type"] != "disabled")
-    }
-}
-
-fn thinking(conversation: &mut Conversation, model: &str) -> Thinking {
-    let Some(asked) = conversation.effort.take() else { return Thinking::default() };
-    let told = for_anthropic(asked.effort, model);
-    let (thinking, is_said) = match told.said {
-        None => (Thinking::default(), true),
-        Some(Claude::Off) => (Thinking { field: Some(json!({"type": "disabled"})), level: None }, true),
-        // Neither with a tool that must be called nor to end what was put in its mouth.
-        Some(_) if is_led(conversation) => (Thinking::default(), false),
-        Some(Claude::Adaptive(effort)) => {
-            (Thinking { field: Some(json!({"type": "adaptive"})), level: Some(effort) }, true)
-        }
-        Some(Claude::Budget(tokens)) => {
-            let budget = thinking_budget(tokens, conversation.max_output_tokens);
-            // A budget wants the thoughts before a tool's call back, which other dialects don't carry.
-            match budget.filter(|_| !answers_tools(conversation)) {
-                Some(tokens) => {
-                    let field = json!({"type": "enabled", "budget_tokens": tokens});
-                    (Thinking { field: Some(field), level: None }, true)
-                }
-                None => (Thinking::default(), false),
-            }
-        }
-    };
-    if !told.is_as_asked || !is_said {
-        conversation.dropped.add(&asked.words);
-    }
-    thinking
-}
-
-/// The least that the provider takes.
-const THINKING_TOKENS_MIN: u64 = 1_024;
-
-/// Thoughts lie inside the output limit: at most half of it, so that an answer has room.
-pub fn thinking_budget(wanted_tokens: u64, output_tokens_max: Option<u64>) -> Option<u64> {
-    let most = output_tokens_max.map_or(u64::MAX, |tokens| tokens / 2);
-    Some(wanted_tokens.min(most)).filter(|tokens| *tokens >= THINKING_TOKENS_MIN)
-}
-
-fn is_led(conversation: &Conversation) -> bool {
-    let is_forced = matches!(conversation.tool_choice, Some(ToolChoice::Required | ToolChoice::Tool(_)));
-    let is_begun = conversation.messages.last().is_some_and(|message| message.role == Role::Assistant);
-    is_forced || is_begun
-}
-
-/// Whether the turn that is to be answered, which may be several messages, has a tool's results.
-fn answers_tools(conversation: &Conversation) -> bool {
-    let turn = conversation.messages.iter().rev().take_while(|message| message.role != Role::Assistant);
-    turn.flat_map(|message| &message.parts).any(|part| matches!(part, Part::ToolResult { .. }))
 }
 
 /// Empty texts are refused by this provider, so that they are left out, and messages with nothing else too.
