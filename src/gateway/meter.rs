@@ -268,7 +268,7 @@ impl Reader<'_> {
     }
 
     /// Priced at the card of the model and tier that answered where they are named and a card exists, else at those
-    /// requested.
+    /// requested; which of the two cards counts where the one is a dated name of the other, the price book says.
     fn price(
         &self,
         model: &str,
@@ -277,8 +277,7 @@ impl Reader<'_> {
         source: UsageSource,
     ) -> Result<Metered, PriceError> {
         let target = &self.quote.target;
-        let served = self.prices.card(self.request.caller.org, &target.upstream, model);
-        let card: &RateCard = served.filter(|card| card.model == model).unwrap_or(&target.card);
+        let card = self.prices.served_card(self.request.caller.org, target, model).unwrap_or(&target.card);
         let usage =
             Usage { web_searches: usage.web_searches.max(self.searches_unasked(model, card)), ..usage };
         let terms = self.quote.terms.clone().served_in(card, report.service_tier.as_deref());

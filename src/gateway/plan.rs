@@ -70,6 +70,12 @@ impl Prices {
     pub fn card(&self, org: OrgId, upstream: &Upstream, model: &str) -> Option<&Arc<RateCard>> {
         self.system.prices.card(self.version, org, upstream.config.priced_as(), model, self.at)
     }
+
+    /// That of the model which answered in a target's place.
+    pub fn served_card(&self, org: OrgId, target: &Target, served: &str) -> Option<&Arc<RateCard>> {
+        let provider = target.upstream.config.priced_as();
+        self.system.prices.served_card(self.version, org, provider, &target.model, served, self.at)
+    }
 }
 
 /// The chain of targets, and of those that stand for each other first the one that has the conversation cached.

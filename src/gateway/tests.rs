@@ -32,6 +32,7 @@ mod named;
 mod offers;
 mod outages;
 mod output_limits;
+mod prices;
 mod prompts;
 mod streams;
 mod tiers;

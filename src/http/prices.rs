@@ -48,7 +48,7 @@ pub struct CardBody {
     mode: Mode,
     /// RFC 3339; at once when absent.
     effective_from: Option<String>,
-    /// The one org that it is for.
+    /// The one org that it is for. It counts for dated names of the model too, where the model was asked for without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     org: Option<OrgId>,
     /// By class: `input`, `output`, `cache_read`, `cache_write_5m`, `cache_write_1h`, `reasoning`, `audio_input`,

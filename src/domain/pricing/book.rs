@@ -110,6 +110,25 @@ impl PriceBook {
             .find_map(|(provider, model)| self.own_or_general(version, org, provider, model, at))
     }
 
+    /// The card that prices what `served` answered to a call of `asked`, if either name has one there. A dated name of the asked
+    /// model is the same model: an org's own price of either goes before a general one, then the later, then the dated one's.
+    pub fn served_card(
+        &self,
+        version: u64,
+        org: OrgId,
+        provider: &str,
+        asked: &str,
+        served: &str,
+        at: Timestamp,
+    ) -> Option<&Arc<RateCard>> {
+        let same_model = Some(asked).filter(|asked| is_dated_name(served, asked));
+        let cards = same_model.into_iter().chain([served]);
+        cards
+            .filter_map(|model| self.published(version, org, provider, model, at))
+            .max_by_key(|card| (card.what.org.is_some(), card.what.effective_from, card.version))
+            .map(|card| &card.what)
+    }
+
     /// What an attempt of an org costs at a version of the book, line by line (I9); none where it was not priced, or has no
     /// price there.
     pub fn price_again(&self, version: u64, org: OrgId, attempt: &Attempt) -> Option<CostBreakdown> {
@@ -126,6 +145,17 @@ impl PriceBook {
         model: &str,
         at: Timestamp,
     ) -> Option<&Arc<RateCard>> {
+        Some(&self.published(version, org, provider, model, at)?.what)
+    }
+
+    fn published(
+        &self,
+        version: u64,
+        org: OrgId,
+        provider: &str,
+        model: &str,
+        at: Timestamp,
+    ) -> Option<&Published<Arc<RateCard>>> {
         let cards = self.cards.get(provider)?.get(model)?;
         [Some(org), None].into_iter().find_map(|whose| {
             cards
@@ -133,7 +163,6 @@ impl PriceBook {
                 .filter(|card| card.version <= version && card.what.org == whose)
                 .filter(|card| card.what.effective_from <= at)
                 .max_by_key(|card| (card.what.effective_from, card.version))
-                .map(|card| &card.what)
         })
     }
 
@@ -191,6 +220,18 @@ impl PriceBook {
     }
 }
 
+/// Whether a name is that of a model with a date after it, as in `gpt-4o-2024-08-06`, `claude-haiku-4-5@20251001` and, of
+/// `mistral-large-latest`, `mistral-large-2411`.
+fn is_dated_name(name: &str, model: &str) -> bool {
+    let undated = model.strip_suffix("-latest").unwrap_or(model);
+    let Some(date) = name.strip_prefix(undated).and_then(|rest| rest.strip_prefix(['-', '@'])) else {
+        return false;
+    };
+    // Shorter numbers are versions: `claude-sonnet-5-5` is another model than `claude-sonnet-5`.
+    let digits: String = date.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    ["0000-00-00", "00000000", "0000"].contains(&digits.as_str())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,6 +283,63 @@ mod tests {
 
             let found = found.and_then(|card| card.rates.input).map(|rate| rate.to_string());
             assert_eq!(found.as_deref(), input, "version {version}, {model} at {at}");
+        }
+    }
+
+    #[test]
+    fn a_dated_name_has_the_price_of_the_model_that_was_asked_where_that_is_the_orgs_own_or_later() {
+        let named = |model: &str, org, input: &str| RateCard { model: model.into(), org, ..card(input, "1") };
+        let mut book = PriceBook::default();
+        for (version, cards) in [
+            (1, vec![named("m", None, "1"), named("m-2026-01-02", None, "2"), named("m-5", None, "3")]),
+            (2, vec![named("m", Some(ACME), "4")]),
+            (3, vec![named("m", None, "5"), named("m-5", None, "6"), named("new", None, "7")]),
+            (4, vec![named("m-2026-01-02", None, "8")]),
+            (5, vec![named("m-2026-01-02", Some(ACME), "9")]),
+        ] {
+            book.apply(&Publication { version, cards, mark_ups: Vec::new() });
+        }
+
+        for (version, org, asked, served, input) in [
+            (1, ACME, "m", "m-2026-01-02", Some("2")),
+            (2, ACME, "m", "m-2026-01-02", Some("4")),
+            (2, OTHER, "m", "m-2026-01-02", Some("2")),
+            (3, OTHER, "m", "m-2026-01-02", Some("5")),
+            (4, ACME, "m", "m-2026-01-02", Some("4")),
+            (4, OTHER, "m", "m-2026-01-02", Some("8")),
+            (5, ACME, "m", "m-2026-01-02", Some("9")),
+            (2, ACME, "m", "m", Some("4")),
+            // A date without a price of its own, and one that was asked for.
+            (2, ACME, "m", "m-20260304", Some("4")),
+            (2, ACME, "m-2026-01-02", "m-2026-01-02", Some("2")),
+            // Another model, by a version, or altogether.
+            (2, ACME, "m", "m-5", Some("3")),
+            (3, ACME, "m", "new", Some("7")),
+            (3, ACME, "m", "unknown", None),
+        ] {
+            let found = book.served_card(version, org, "openai", asked, served, Timestamp(0));
+
+            let found = found.and_then(|card| card.rates.input).map(|rate| rate.to_string());
+            assert_eq!(found.as_deref(), input, "version {version}, {served} for {asked}");
+        }
+    }
+
+    #[test]
+    fn a_dated_name_is_the_model_s_with_a_date_after_it() {
+        for (name, model, expected) in [
+            ("gpt-4o-2024-08-06", "gpt-4o", true),
+            ("claude-haiku-4-5-20251001", "claude-haiku-4-5", true),
+            ("claude-haiku-4-5@20251001", "claude-haiku-4-5", true),
+            ("grok-4-0709", "grok-4", true),
+            ("mistral-large-2411", "mistral-large-latest", true),
+            ("gpt-4o-mini-2024-07-18", "gpt-4o", false),
+            ("claude-sonnet-4-5-20250929", "claude-sonnet-4", false),
+            ("claude-sonnet-5-5", "claude-sonnet-5", false),
+            ("gpt-4o", "gpt-4o", false),
+            ("gpt-4o-", "gpt-4o", false),
+            ("gpt-4o-2024-08-06", "gpt-4o-2024-05-13", false),
+        ] {
+            assert_eq!(is_dated_name(name, model), expected, "{name} of {model}");
         }
     }
 
