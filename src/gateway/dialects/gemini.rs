@@ -16,6 +16,13 @@ use serde_json::Value;
 use super::conversation::{FinishReason, TokenCounts, ToolCall};
 use crate::domain::usage::has_thoughts_inside;
 
+/// Why a candidate ended, where it says so: none of several ways to say nothing is a reason.
+fn told_reason(candidate: &Value) -> Option<&Value> {
+    let reason = &candidate["finishReason"];
+    let is_none = reason.is_null() || reason == "" || reason == "FINISH_REASON_UNSPECIFIED" || reason == 0;
+    (!is_none).then_some(reason)
+}
+
 /// By name, or by the number that the enumeration has on the wire. A call of a tool ends like any answer; what is not
 /// known to be a clean end (a call that can't be read, or that nobody offered) is none.
 fn finish_reason(reason: &Value, has_calls: bool) -> FinishReason {
@@ -36,12 +43,10 @@ fn finish_reason(reason: &Value, has_calls: bool) -> FinishReason {
             _,
         )
         | (_, Some(3 | 4 | 6 | 7 | 8 | 9 | 11)) => FinishReason::ContentFilter,
-        (Some("STOP" | "FINISH_REASON_UNSPECIFIED"), _) | (_, Some(0 | 1)) | (None, None) => {
-            match has_calls {
-                true => FinishReason::ToolCalls,
-                false => FinishReason::Stop,
-            }
-        }
+        (Some("STOP"), _) | (_, Some(1)) | (None, None) => match has_calls {
+            true => FinishReason::ToolCalls,
+            false => FinishReason::Stop,
+        },
         (Some(_), _) | (_, Some(_)) => FinishReason::Error,
     }
 }

@@ -172,14 +172,10 @@ pub fn wanted_choices(dialect: Dialect, body: &Value) -> u64 {
 pub fn end_user(dialect: Dialect, body: &Value) -> Option<&str> {
     match dialect {
         Dialect::OpenaiChat | Dialect::OpenaiResponses => {
-            named(&body["user"]).or_else(|| named(&body["safety_identifier"]))
+            text(&body["user"]).or_else(|| text(&body["safety_identifier"]))
         }
-        Dialect::AnthropicMessages => named(&body["metadata"]["user_id"]),
+        Dialect::AnthropicMessages => text(&body["metadata"]["user_id"]),
     }
-}
-
-fn named(id: &Value) -> Option<&str> {
-    id.as_str().filter(|id| !id.is_empty())
 }
 
 /// The caller's request, which the edge has validated, as the upstream reads it, for the upstream's name of the model.
@@ -239,6 +235,11 @@ fn refuse_stored(client: Dialect, body: &Value) -> Result<(), Unsupported> {
     }
 }
 
+/// Some servers write an empty text where there is none: a reason of an end that has not come, an id, a name.
+fn text(value: &Value) -> Option<&str> {
+    value.as_str().filter(|text| !text.is_empty())
+}
+
 fn parse_answer(upstream: Family, body: &Value) -> Result<Answer, Malformed> {
     match upstream {
         Family::OpenaiChat => openai_chat::parse_answer(body),
@@ -255,7 +256,7 @@ pub fn is_answer(upstream: Family, body: &Value) -> bool {
         Family::OpenaiChat => {
             let choice = &body["choices"][0];
             // Azure's filter may leave the reason alone.
-            choice["message"].is_object() || choice["finish_reason"].is_string()
+            choice["message"].is_object() || text(&choice["finish_reason"]).is_some()
         }
         Family::OpenaiResponses => {
             let is_to_come = matches!(body["status"].as_str(), Some("queued" | "in_progress"));

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::Family;
+use super::{Family, text};
 
 /// None where the event is no whole answer. Each of Gemini's events is like one, so that they are read alike.
 pub(super) fn of_whole(family: Family, event: &Value) -> Option<Vec<Value>> {
@@ -45,7 +45,7 @@ fn chat_choice(mut choice: Value) -> Value {
     }
     fields.insert("delta".to_owned(), delta);
     // Nothing follows it.
-    if fields.get("finish_reason").is_none_or(Value::is_null) {
+    if fields.get("finish_reason").and_then(text).is_none() {
         fields.insert("finish_reason".to_owned(), "stop".into());
     }
     choice
@@ -160,7 +160,7 @@ fn message_events(message: &Value) -> Vec<Value> {
         events.extend(deltas.into_iter().map(delta));
         events.push(json!({"type": "content_block_stop", "index": place}));
     }
-    let reason = message["stop_reason"].as_str().unwrap_or("end_turn");
+    let reason = text(&message["stop_reason"]).unwrap_or("end_turn");
     let delta = json!({"stop_reason": reason, "stop_sequence": message["stop_sequence"]});
     events.push(json!({"type": "message_delta", "delta": delta, "usage": message["usage"]}));
     events.push(json!({"type": "message_stop"}));

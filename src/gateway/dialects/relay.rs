@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::conversation::{Delta, FinishReason};
 use super::frames::FrameParser;
 use super::sse::{Frame, SseError, data_frame, event_frame};
-use super::{Dialect, Family, anthropic, content, gemini, openai_chat, openai_responses, pieces, same};
+use super::{Dialect, Family, anthropic, content, gemini, openai_chat, openai_responses, pieces, same, text};
 use crate::gateway::providers;
 use crate::gateway::providers::classify::{UpstreamFailure, classify_answer, classify_event};
 
@@ -365,7 +365,7 @@ impl StreamRelay {
     /// gave fewer answers than it was asked for.
     fn note_finishes(&mut self, chunk: &Value) {
         let choices = chunk["choices"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let finished = choices.iter().filter(|choice| choice["finish_reason"].is_string());
+        let finished = choices.iter().filter(|choice| text(&choice["finish_reason"]).is_some());
         self.has_failed |= finished.clone().any(|choice| choice["finish_reason"] == "error");
         let places = finished.map(|choice| choice["index"].as_u64().unwrap_or(0));
         self.finished_choices.extend(places.filter(|place| *place < self.choices));

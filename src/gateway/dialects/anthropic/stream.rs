@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::conversation::{Delta, FinishReason, TokenCounts};
 use super::super::sse::event_frame;
+use super::super::text;
 use super::{finish_reason, stop_reason, tokens, usage};
 use crate::domain::usage::AnthropicStream;
 
@@ -29,7 +30,7 @@ impl EventReader {
             Some("content_block_delta") => self.block_delta(&event["delta"]),
             Some("content_block_stop") => self.block_stop(),
             Some("message_delta") => {
-                let reason = event["delta"]["stop_reason"].as_str().map(finish_reason);
+                let reason = text(&event["delta"]["stop_reason"]).map(finish_reason);
                 let finish = reason.map(Delta::Finish);
                 finish.into_iter().chain(self.observe(event)).collect()
             }

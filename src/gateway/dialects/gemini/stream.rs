@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::super::conversation::{Delta, FinishReason};
-use super::{finish_reason, tokens, tool_call};
+use super::{finish_reason, told_reason, tokens, tool_call};
 
 /// Reads chunks into neutral steps. There is no mark of the end: the stream closes.
 #[derive(Debug, Default)]
@@ -32,8 +32,8 @@ impl CandidateReader {
         if chunk["usageMetadata"].is_object() {
             deltas.push(Delta::Usage(tokens(&chunk["usageMetadata"])));
         }
-        if !candidate["finishReason"].is_null() {
-            deltas.push(Delta::Finish(finish_reason(&candidate["finishReason"], self.calls > 0)));
+        if let Some(reason) = told_reason(candidate) {
+            deltas.push(Delta::Finish(finish_reason(reason, self.calls > 0)));
         } else if !chunk["promptFeedback"]["blockReason"].is_null() {
             deltas.push(Delta::Finish(FinishReason::ContentFilter));
         }

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::super::Malformed;
 use super::super::conversation::{Answer, ToolCall};
-use super::calls::{FUNCTION_CALL_ID, arguments, made_up_id, text};
+use super::super::{Malformed, text};
+use super::calls::{FUNCTION_CALL_ID, arguments, made_up_id};
 use super::{finish_name, finish_reason, tokens, usage};
 
 pub fn parse_answer(body: &Value) -> Result<Answer, Malformed> {

@@ -6,6 +6,7 @@
 use serde_json::Value;
 
 use super::super::conversation::Delta;
+use super::super::text;
 
 /// The calls so far, each at the place by which clients know it.
 #[derive(Debug, Default)]
@@ -146,10 +147,6 @@ pub(super) fn arguments(called: &Value) -> String {
         arguments @ Value::Object(_) => arguments.to_string(),
         _ => called["input"].as_str().unwrap_or_default().to_owned(),
     }
-}
-
-pub(super) fn text(value: &Value) -> Option<&str> {
-    value.as_str().filter(|text| !text.is_empty())
 }
 
 fn is_whole(arguments: &str) -> bool {

@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 
 use super::super::conversation::{Delta, TokenCounts};
 use super::super::sse::data_frame;
+use super::super::text;
 use super::answer::content_text;
-use super::calls::{Calls, text};
+use super::calls::Calls;
 use super::{finish_name, finish_reason, tokens, usage};
 use crate::gateway::dialects::Family;
 use crate::gateway::providers::usage_json;
@@ -55,7 +56,7 @@ impl ChunkReader {
         if delta["function_call"].is_object() {
             deltas.extend(self.calls.read_function(&delta["function_call"]));
         }
-        let finish = choice["finish_reason"].as_str();
+        let finish = text(&choice["finish_reason"]);
         let has_calls = !self.calls.is_empty();
         deltas.extend(finish.map(|reason| Delta::Finish(finish_reason(reason, has_calls))));
     }

@@ -218,3 +218,58 @@ fn a_body_without_an_answer_is_told_from_an_empty_or_refused_one() {
         assert!(!expected || parse(family, &body).is_ok(), "{family:?} {body}");
     }
 }
+
+#[test]
+fn a_finish_reason_that_says_nothing_is_no_end_of_a_stream() {
+    let chat = |reason: &str, text: &str| {
+        json!({"id": "c", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": reason}]})
+    };
+    let claude = |reason: &str, _: &str| json!({"type": "message_delta", "delta": {"stop_reason": reason}});
+    let gemini = |reason: Value, text: &str| {
+        let content = json!({"parts": [{"text": text}]});
+        json!({"responseId": "r", "candidates": [{"content": content, "finishReason": reason}]})
+    };
+    for (family, nothing, end) in [
+        (Family::OpenaiChat, chat("", "Yes"), chat("stop", "")),
+        (Family::Anthropic, claude("", ""), claude("end_turn", "")),
+        (Family::Gemini, gemini("".into(), "Yes"), gemini("STOP".into(), "")),
+        (Family::Gemini, gemini("FINISH_REASON_UNSPECIFIED".into(), "Yes"), gemini(1.into(), "")),
+        (Family::Gemini, gemini(0.into(), "Yes"), gemini("STOP".into(), "")),
+    ] {
+        for (client, _) in CLIENTS {
+            let mut relay = StreamRelay::new(ends(family, client));
+            let mut push = |event: &Value| {
+                relay.push(format!("data: {event}\n\n").as_bytes()).unwrap();
+                (relay.is_whole(), relay.has_failed())
+            };
+
+            assert_eq!(push(&nothing), (false, false), "{family:?} {client:?}: {nothing}");
+            assert_eq!(push(&end), (true, false), "{family:?} {client:?}: {end}");
+        }
+    }
+    let mut several = StreamRelay::new(ends(Family::OpenaiChat, Dialect::OpenaiChat)).of_choices(2);
+    for (reason, is_whole) in [("", false), ("stop", true)] {
+        for index in 0..2 {
+            let choice = json!({"index": index, "delta": {"content": "Yes"}, "finish_reason": reason});
+            several.push(format!("data: {}\n\n", json!({"choices": [choice]})).as_bytes()).unwrap();
+        }
+        assert_eq!(several.is_whole(), is_whole);
+    }
+}
+
+#[test]
+fn a_whole_answer_whose_finish_reason_says_nothing_has_ended() {
+    let parts = json!({"parts": [{"text": "Yes"}]});
+    for (family, body) in [
+        (Family::OpenaiChat, json!({"choices": [{"message": {"content": "Yes"}, "finish_reason": ""}]})),
+        (Family::Anthropic, json!({"content": [{"type": "text", "text": "Yes"}], "stop_reason": ""})),
+        (Family::Gemini, json!({"candidates": [{"content": parts, "finishReason": ""}]})),
+        (Family::Gemini, json!({"candidates": [{"content": parts, "finishReason": 0}]})),
+    ] {
+        assert_eq!(parse(family, &body).unwrap().finish, FinishReason::Stop, "{body}");
+        // The same in one piece where a stream was asked for.
+        let (relay, _) = relayed(ends(family, Dialect::OpenaiChat), body.to_string().as_bytes(), 3);
+        assert!(family == Family::Gemini || relay.is_whole(), "{body}");
+    }
+    assert!(!is_answer(Family::OpenaiChat, &json!({"choices": [{"finish_reason": ""}]})));
+}
