@@ -86,7 +86,7 @@ pub enum ConfigError {
     #[error("{name} is {least} to {SECONDS_MAX}")]
     Seconds { name: &'static str, least: u64 },
     #[error(
-        "body_memory_mebibytes is {BODY_MEMORY_MEBIBYTES_MIN} or more: a body has up to 32, an org at most half"
+        "body_memory_mebibytes is {BODY_MEMORY_MEBIBYTES_MIN} or more: a body takes up to 71, an org at most half"
     )]
     BodyMemory,
     #[error("provider {provider}: {why}")]
@@ -131,8 +131,8 @@ const IDLE_CONNECTION_SECONDS: u64 = 100;
 
 /// A thousand of the longest conversations at once, of half a megabyte each, for one org.
 const BODY_MEMORY_MEBIBYTES: u32 = 1_024;
-/// With less, the longest body that is taken would find no room.
-const BODY_MEMORY_MEBIBYTES_MIN: u32 = 64;
+/// With less, the longest body that is taken, with the most values that it may have, would find no room.
+const BODY_MEMORY_MEBIBYTES_MIN: u32 = 144;
 
 /// The longest time that a setting may give, a day: hyper panics where a time added to the present one overflows.
 const SECONDS_MAX: u64 = 86_400;

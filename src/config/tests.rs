@@ -302,8 +302,8 @@ fn a_connection_is_kept_for_a_while() {
 fn the_longest_body_finds_room() {
     let load = |mebibytes: u32| load(&format!("body_memory_mebibytes = {mebibytes}"));
 
-    assert!(load(64).is_ok_and(|config| config.body_memory_bytes() == 64 << 20));
-    assert!(matches!(load(63), Err(ConfigError::BodyMemory)));
+    assert!(load(144).is_ok_and(|config| config.body_memory_bytes() == 144 << 20));
+    assert!(matches!(load(143), Err(ConfigError::BodyMemory)));
 }
 
 #[test]

@@ -42,18 +42,29 @@ impl BodyMemory {
 }
 
 impl BodyRoom {
-    /// So much more has come.
+    /// So much more has come, or is made of it.
     ///
     /// # Errors
     /// 503 where the org would have more than it leaves.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Failure> {
-        if !self.memory.lock().take(self.org, bytes) {
-            return Err(turned_away(
+        match self.take(bytes) {
+            true => Ok(()),
+            false => Err(turned_away(
                 "The requests that run here take all memory there is for them; try again shortly.",
-            ));
+            )),
         }
-        self.bytes += bytes;
-        Ok(())
+    }
+
+    /// As much again, for a copy of the body in an org's name; `None` where the org would have more than it leaves.
+    pub fn of_copy(&self, org: OrgId) -> Option<BodyRoom> {
+        let mut room = self.memory.room(org);
+        room.take(self.bytes).then_some(room)
+    }
+
+    fn take(&mut self, bytes: usize) -> bool {
+        let is_taken = self.memory.lock().take(self.org, bytes);
+        self.bytes += if is_taken { bytes } else { 0 };
+        is_taken
     }
 }
 
@@ -108,7 +119,9 @@ mod tests {
         assert_eq!((refused.status, refused.code), (503, "overloaded"));
         assert!(refused.retry_after_seconds.is_some());
         drop((first, others));
+        assert_eq!(second.of_copy(org(3)).map(|copy| copy.bytes), Some(20));
         second.grow(30).expect("has room again");
+        assert!(second.of_copy(org(3)).is_none(), "nothing would be left");
         drop(second);
         let memory = memory.lock();
         assert_eq!((memory.free_bytes, memory.taken_bytes.len()), (100, 0));

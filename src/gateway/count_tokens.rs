@@ -26,9 +26,9 @@ const COUNTED_BY: &str = "x-tollgate-count";
 /// What is read of an answer that is one number, or of an error.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-pub async fn count_tokens(state: &State, arrived: Arrived) -> Result<Response, Failure> {
+pub async fn count_tokens(state: &State, mut arrived: Arrived) -> Result<Response, Failure> {
     let dialect = arrived.endpoint.dialect();
-    let mut asked = body::parse(&arrived.bytes)?;
+    let mut asked = body::parse(&arrived.bytes, &mut arrived.room)?;
     let least = providers::minimum_output_tokens(dialect.into(), &[], &asked);
     // A count names no output limit; a request must.
     if let Some(fields) = asked.as_object_mut() {

@@ -99,15 +99,18 @@ pub struct Request {
     pub idempotency: Option<CommandRef>,
     /// Held for as long as the request runs, its stream included.
     pub permit: Arc<LimitPermit>,
-    _room: Arc<BodyRoom>,
+    /// What its body takes of the node's memory.
+    room: Arc<BodyRoom>,
     /// The node does not end before this does.
     _under_way: Arc<OwnedRwLockReadGuard<()>>,
 }
 
 impl Request {
-    /// The same request in another org's name, with no end user, project or idempotency key.
-    pub fn copy_for(&self, org: OrgId, reservation: ReservationId, permit: LimitPermit) -> Request {
-        Request {
+    /// The same request in another org's name, with no end user, project or idempotency key; `None` where there is no room for
+    /// its body.
+    pub fn copy_for(&self, org: OrgId, reservation: ReservationId, permit: LimitPermit) -> Option<Request> {
+        let room = Arc::new(self.room.of_copy(org)?);
+        Some(Request {
             caller: Caller { org, key: self.caller.key, project: None },
             may_reuse: false,
             ends_at: None,
@@ -119,8 +122,9 @@ impl Request {
             },
             idempotency: None,
             permit: Arc::new(permit),
+            room,
             ..self.clone()
-        }
+        })
     }
 
     /// How many tokens its texts have, by OpenAI's public tokenizer.
@@ -158,8 +162,8 @@ pub async fn authenticated(state: &State, headers: &HeaderMap) -> Result<Caller,
 
 /// Validates a request and applies the org's limits. The raw bytes are dropped once parsed: both may be large.
 pub async fn admit(state: &State, arrived: Arrived) -> Result<Request, Failure> {
-    let Arrived { id, endpoint, caller, headers, bytes, room } = arrived;
-    let Parsed { body, prompt, length } = parse(state, endpoint, &bytes)?;
+    let Arrived { id, endpoint, caller, headers, bytes, mut room } = arrived;
+    let Parsed { body, prompt, length } = parse(state, endpoint, &bytes, &mut room)?;
     let options = RequestOptions::read(&headers, state.ledger.clock().now())?;
     let idempotency = idempotency(&headers, &bytes)?.map(|command| command.of_project(caller.project));
     // Many requests may wait for a while below.
@@ -202,7 +206,7 @@ pub async fn admit(state: &State, arrived: Arrived) -> Result<Request, Failure> 
         purpose,
         idempotency,
         permit,
-        _room: Arc::new(room),
+        room: Arc::new(room),
         _under_way: under_way,
     })
 }
@@ -215,8 +219,13 @@ struct Parsed {
     length: usize,
 }
 
-fn parse(state: &State, endpoint: Endpoint, bytes: &Bytes) -> Result<Parsed, Failure> {
-    let mut body = body::parse(bytes)?;
+fn parse(
+    state: &State,
+    endpoint: Endpoint,
+    bytes: &Bytes,
+    room: &mut BodyRoom,
+) -> Result<Parsed, Failure> {
+    let mut body = body::parse(bytes, room)?;
     let prompt = match endpoint {
         Endpoint::Generate(dialect) => {
             let prompt = prompts::assemble(&state.prompts.load(), dialect, &mut body)?;

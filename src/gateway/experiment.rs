@@ -1,7 +1,8 @@
 //! Experiments on the way of a request: which arm answers it, and the shadows that get a copy.
 //!
 //! A shadow is a request of its own, of the org that pays for it: its own hold, its own settle, no limit of the caller
-//! touched, and its answer read and thrown away. Where too many are under way, one is left out.
+//! touched, and its answer read and thrown away. Where too many are under way, or its payer has no room for another body, one is
+//! left out.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -135,12 +136,13 @@ fn opening(request: &Request) -> String {
 pub fn cast_shadows(state: &State, request: &Arc<Request>, assignments: Vec<ArmAssignment>) {
     for assignment in assignments {
         let Some(payer) = assignment.shadow_paid_by else { continue };
-        let Ok(permit) = state.shadows.clone().try_acquire_owned() else {
+        let reservation = ReservationId { org: payer, local: state.ledger.clock().uuid() };
+        let copied = || request.copy_for(payer, reservation, state.limiter.unlimited());
+        let permit = state.shadows.clone().try_acquire_owned().ok();
+        let Some((permit, copy)) = permit.and_then(|permit| Some((permit, copied()?))) else {
             count("left_out");
             continue;
         };
-        let reservation = ReservationId { org: payer, local: state.ledger.clock().uuid() };
-        let copy = request.copy_for(payer, reservation, state.limiter.unlimited());
         let shadow = follow(state.clone(), copy, assignment);
         tokio::spawn(async move {
             shadow.await;

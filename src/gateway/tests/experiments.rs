@@ -328,6 +328,24 @@ async fn a_shadow_whose_payer_is_broke_is_left_out_and_the_caller_served() {
 }
 
 #[tokio::test]
+async fn a_shadow_for_whose_copy_there_is_no_room_is_left_out_and_the_caller_served() {
+    let shadow = Arm { shadow_paid_by: Some(LAB), ..arm("haiku", 100, &["anthropic/claude-haiku-4-5"]) };
+    let mut world = World::tried("", on_chat(StickyBy::Org, vec![arm("control", 100, &[]), shadow])).await;
+    world.open_lab("5").await;
+    world.config.body_memory_mebibytes = 1;
+    world.restart().await;
+    // Of a long one, two copies would leave less than each of them has.
+    for letters in [400_000, 4] {
+        let mut body = chat("chat");
+        body["messages"][0]["content"] = "a".repeat(letters).into();
+        assert_eq!(world.post("/v1/chat/completions", body).await.status(), 200);
+    }
+    world.state.finish().await;
+
+    assert_eq!((world.settles(ACME).await.len(), world.settles(LAB).await.len()), (2, 1));
+}
+
+#[tokio::test]
 async fn an_arm_that_nobody_answers_counts_its_failure() {
     let arms = vec![arm("stormy", 100, &["openai/gpt-4o-mini"])];
     let world = World::tried("503=1", on_chat(StickyBy::Org, arms)).await;
