@@ -99,7 +99,11 @@ pub fn meter_beside(
 ) -> Metered {
     let metered = match (report, outcome) {
         // It had begun, was read for as long as another one's answer took, and may have thought all that time.
-        (Some(report), AttemptOutcome::Cancelled) if thinks_unseen(quote, report) => at_most(quote),
+        (Some(report), AttemptOutcome::Cancelled)
+            if !has_told_output(quote, report) && thinks_unseen(quote, report) =>
+        {
+            at_most(quote)
+        }
         (Some(report), _) => meter(request, quote, prices, report),
         (None, AttemptOutcome::Refused) => refused(quote),
         (None, _) => unknown(quote),
@@ -115,17 +119,22 @@ pub fn meter_beside(
 }
 
 /// Whether a stream that we gave up may have produced more than was received: by a model that thinks unseen, or before its
-/// first part. Gemini's streams count as they go; OpenAI's tell their usage at the end, and Claude's tell that of the
-/// output there.
+/// first part.
 pub fn may_have_made_more(quote: &Quote, report: &Report) -> bool {
-    let is_told = match quote.target.upstream.family {
-        Family::OpenaiChat | Family::OpenaiResponses | Family::Gemini => report.usage.is_some(),
-        Family::Anthropic => false,
-    };
     let is_silent = report.delivered.deltas == 0;
-    (is_silent && !is_told) || thinks_unseen(quote, report)
+    !has_told_output(quote, report) && (is_silent || thinks_unseen(quote, report))
 }
 
+/// Whether a stream that goes on has told what it has made. Gemini's streams count as they go; OpenAI's tell their usage at the
+/// end, and Claude's tell that of the output there.
+fn has_told_output(quote: &Quote, report: &Report) -> bool {
+    match quote.target.upstream.family {
+        Family::OpenaiChat | Family::OpenaiResponses | Family::Gemini => report.usage.is_some(),
+        Family::Anthropic => false,
+    }
+}
+
+/// Whether it may have thought what was neither delivered nor told.
 fn thinks_unseen(quote: &Quote, report: &Report) -> bool {
     // A deployment has whatever name its account gave it.
     let models = [quote.target.model.as_str(), report.served_model.as_deref().unwrap_or_default()];
@@ -140,7 +149,7 @@ fn thinks_unseen(quote: &Quote, report: &Report) -> bool {
                 None => is_openai_reasoning_unasked,
             };
             let thinks = |model| is_openais(model) || is_grok_thinking_unseen(model);
-            report.usage.is_none() && (hides_thoughts(&sent) || models.into_iter().any(thinks))
+            hides_thoughts(&sent) || models.into_iter().any(thinks)
         }
         Family::Anthropic => {
             let sent = sent();
@@ -149,7 +158,7 @@ fn thinks_unseen(quote: &Quote, report: &Report) -> bool {
                 None => models.into_iter().any(is_claude_thinking_unasked),
             }
         }
-        Family::Gemini => report.usage.is_none(),
+        Family::Gemini => true,
     }
 }
 
@@ -200,11 +209,14 @@ impl Reader<'_> {
     fn read(&self, report: &Report) -> Result<Metered, String> {
         let told = match report.usage.as_ref().map(|told| self.told(told)) {
             Some(Ok(told)) => Some(told),
-            // What is not told was not counted by the provider: that is no reason to charge all that is held.
+            // What is not told was not counted by the provider: that alone is no reason to charge all that is held.
             None | Some(Err(UsageAnomaly::Missing { .. })) => None,
             Some(Err(anomaly)) => return Err(anomaly.to_string()),
         };
         let (usage, source, others) = match told {
+            None if report.is_whole && self.may_think() && thinks_unseen(self.quote, report) => {
+                return Err("no usage was told of an answer that may have been thought about unseen".to_owned());
+            }
             None => (self.counted(report), UsageSource::Counted, Vec::new()),
             Some((usage, others)) => {
                 let (usage, source) = self.completed(report, usage);
@@ -217,6 +229,13 @@ impl Reader<'_> {
         let others = others.into_iter().map(|(model, usage)| price(providers::bounded_name(&model), usage));
         let others = others.collect::<Result<_, _>>()?;
         Ok(Metered { others, ..own })
+    }
+
+    fn may_think(&self) -> bool {
+        match self.request.endpoint {
+            Endpoint::Generate(_) => true,
+            Endpoint::Embed => false,
+        }
     }
 
     /// The model's own usage, and that of others which the provider called.

@@ -391,6 +391,46 @@ async fn an_answer_without_usage_is_counted_alike_in_every_script() {
 }
 
 #[tokio::test]
+async fn an_answer_without_usage_of_a_model_that_thinks_unseen_is_charged_at_its_bound_and_told_an_operator() {
+    let answer = async |axum::Json(body): axum::Json<Value>| {
+        let usage = if body["user"] == "totals" { json!({"total_tokens": 900}) } else { Value::Null };
+        let answer = completion(usage);
+        if body["stream"] != true {
+            return axum::Json(answer).into_response();
+        }
+        let choice = json!({"index": 0, "delta": {"content": "Yes."}, "finish_reason": "stop"});
+        let chunk = json!({"id": "c", "model": answer["model"], "choices": [choice], "usage": answer["usage"]});
+        let head = [("content-type", "text/event-stream")];
+        (head, format!("data: {chunk}\n\ndata: [DONE]\n\n")).into_response()
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let route = |name: &str, to: &str| json!({"name": name, "chain": [to], "retries": 0});
+    let routes = json!([route("thinks", "odd/o3"), route("says", "odd/gpt-4o-mini")]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    for (case, stream) in ["absent", "totals"].into_iter().flat_map(|case| [(case, false), (case, true)]) {
+        for (route, source) in [("thinks", UsageSource::Bound), ("says", UsageSource::Counted)] {
+            let mut body = chat(route);
+            (body["user"], body["stream"], body["max_tokens"]) = (case.into(), stream.into(), 2_000.into());
+
+            let response = world.post("/v1/chat/completions", body).await;
+
+            assert_eq!(response.status(), 200);
+            response.text().await.expect("text");
+            let (attempts, _) = world.last_settle().await;
+            assert_eq!(attempts[0].usage_source, source, "{route} {case} stream {stream}");
+            let stored = list_events(&world.ledger, ACME, 0, 1_000).await.expect("reads");
+            let held = stored.iter().rev().find_map(|stored| match stored.payload.event {
+                Event::CreditsReserved { credits, .. } => Some(credits),
+                _ => None,
+            });
+            let is_at_bound = Some(attempts[0].cost) == held;
+            let quarantined = stored.last().is_some_and(|stored| stored.kind == "UsageQuarantined");
+            assert_eq!((is_at_bound, quarantined), (route == "thinks", route == "thinks"), "{case}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn usage_that_can_not_be_is_charged_by_the_ladder_and_never_above_the_hold() {
     let world = World::with_odd("5", "", odd_route(), odd()).await;
     let mut costs = std::collections::HashMap::new();
