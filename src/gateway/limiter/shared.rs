@@ -53,6 +53,20 @@ struct Part {
     awaited_until: Timestamp,
 }
 
+/// A question under way: whoever asked may go away before its answer, and must not take a debt along.
+struct Asking<'a> {
+    known: &'a Known,
+    ask: Option<Ask>,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if let Some(ask) = self.ask {
+            self.known.part().share.unanswered(ask);
+        }
+    }
+}
+
 impl SharedRates {
     /// Until it is dropped, what is not used goes back after a while.
     pub fn start(book: RateBook) -> Arc<SharedRates> {
@@ -122,7 +136,9 @@ impl SharedRates {
 
     async fn ask(&self, known: &Known, rate: Rate, ask: Ask) -> Result<(), LedgerError> {
         let shared = SharedRate { org: known.org, id: known.id, rate };
+        let mut asking = Asking { known, ask: Some(ask) };
         let answer = self.book.take_share(&shared, ask).await;
+        asking.ask = None;
         let (mut part, now) = (known.part(), self.now());
         part.rate = Some(rate);
         let outcome = match &answer {
@@ -217,6 +233,7 @@ pub(super) mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     use async_trait::async_trait;
+    use futures_util::FutureExt;
     use futures_util::future::join_all;
     use uuid::Uuid;
 
@@ -380,6 +397,19 @@ pub(super) mod tests {
         rig.take(1, 1).await.expect_err("30 have flowed in, and 80 more were used");
         rig.clock.advance_seconds(6);
         rig.take(1, 1).await.expect("it is made good");
+    }
+
+    #[tokio::test]
+    async fn a_debt_outlives_a_caller_who_goes_away_while_its_rate_is_asked() {
+        let rig = Rig::new().await;
+        rig.take(0, 600).await.expect("all of it");
+        rig.nodes[0].correct(&org(), RateUnit::Tokens, -80);
+        rig.clock.advance_seconds(3);
+
+        assert!(rig.take(0, 1).now_or_never().is_none(), "it waits for the answer");
+        rig.nodes[0].give_back().await;
+
+        rig.take(1, 1).await.expect_err("30 have flowed in, and 80 more were used");
     }
 
     #[tokio::test]
