@@ -259,10 +259,13 @@ fn idempotency(headers: &HeaderMap, bytes: &Bytes) -> Result<Option<CommandRef>,
     Ok(Some(CommandRef { key: format!("v1:{key}"), fingerprint }))
 }
 
-/// At most so many, where the caller says.
+/// At most so many in all answers together, where the caller says.
 fn asked_output_tokens(endpoint: Endpoint, body: &Value) -> u64 {
     match endpoint {
-        Endpoint::Generate(dialect) => providers::asked_output_tokens(dialect.into(), body).unwrap_or(0),
+        Endpoint::Generate(dialect) => {
+            let of_each = providers::asked_output_tokens(dialect.into(), body).unwrap_or(0);
+            of_each.saturating_mul(dialects::wanted_choices(dialect, body))
+        }
         Endpoint::Embed => 0,
     }
 }

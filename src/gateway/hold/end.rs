@@ -12,6 +12,7 @@ use crate::domain::credits::Credits;
 use crate::domain::lots::Balance;
 use crate::domain::purpose::Purpose;
 use crate::domain::reservation::{Dispatcher, ReservationStatus};
+use crate::domain::usage::UsageSource;
 use crate::gateway::State;
 use crate::gateway::edge::Request;
 use crate::ledger::LedgerError;
@@ -28,7 +29,13 @@ impl RequestHold {
     pub async fn settle(&mut self) -> Result<(), LedgerError> {
         let usages = self.attempts.iter().map(|attempt| &attempt.usage);
         let tokens = usages.map(|usage| usage.input_total().saturating_add(usage.output_total()));
-        self.request.permit.used(tokens.fold(0, u64::saturating_add));
+        let tokens = tokens.fold(0, u64::saturating_add);
+        // What a bound is charged for was not counted.
+        let is_counted = |attempt: &Attempt| attempt.usage_source != UsageSource::Bound || is_refused(attempt);
+        match self.attempts.iter().all(is_counted) {
+            true => self.request.permit.used(tokens),
+            false => self.request.permit.used_at_least(tokens),
+        }
         // An experiment counts its failures, but for those that are its cap's.
         let is_counted = self.assignment.as_ref().is_some_and(|assignment| assignment.unit.is_some())
             && !self.is_arm_spent;

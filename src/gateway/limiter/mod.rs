@@ -233,6 +233,11 @@ impl LimitPermit {
     pub fn used(&self, tokens: u64) {
         self.used_tokens.store(tokens, Ordering::Relaxed);
     }
+
+    /// The same where nobody knows how much more it was: the estimate then stands.
+    pub fn used_at_least(&self, tokens: u64) {
+        self.used(tokens.max(self.estimated_tokens));
+    }
 }
 
 impl Drop for LimitPermit {

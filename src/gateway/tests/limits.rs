@@ -65,6 +65,39 @@ async fn a_limit_on_tokens_counts_what_was_used() {
 }
 
 #[tokio::test]
+async fn what_nobody_counted_counts_as_it_was_estimated_and_what_was_refused_not_at_all() {
+    let answer = async |axum::Json(body): axum::Json<Value>| match body["user"].as_str() {
+        Some("refused") => axum::http::StatusCode::BAD_REQUEST.into_response(),
+        _ => axum::Json(completion(json!({"prompt_tokens": 9, "completion_tokens": -1}))).into_response(),
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini"], "retries": 0}]);
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    let world = World::at(clock, "5", "", routes, odd).await;
+    let limits = vec![Limits {
+        scope: BudgetScope::Org,
+        requests_per_minute: None,
+        tokens_per_minute: Some(1_000),
+        concurrent_requests: None,
+        credits_per_request: None,
+    }];
+    let set = Submission::by_tollgate(ACME, OrgCommand::SetLimits { limits });
+    world.ledger.submit(set).await.expect("sets");
+    let ask = async |user: &str, max_tokens: u64, n: u64| {
+        let mut body = chat("r");
+        (body["user"], body["max_tokens"], body["n"]) = (user.into(), max_tokens.into(), n.into());
+        world.post("/v1/chat/completions", body).await.status().as_u16()
+    };
+
+    assert_eq!(ask("ann", 400, 3).await, 413, "each of the answers may have so many");
+    assert_eq!(ask("refused", 700, 1).await, 400);
+    assert_eq!(ask("ann", 700, 1).await, 200);
+    let (attempts, _) = world.last_settle().await;
+    assert_eq!(attempts[0].usage_source, UsageSource::Bound);
+    assert_eq!(ask("ann", 700, 1).await, 429);
+}
+
+#[tokio::test]
 async fn a_picture_counts_for_limits_and_conditions_by_what_is_made_of_it() {
     let when = json!({"to": "openai/gpt-4o", "when": {"input_tokens_min": 2_500}});
     let routes = json!([{"name": "r", "chain": [when, "openai/gpt-4o-mini"]}]);
