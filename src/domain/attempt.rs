@@ -80,7 +80,8 @@ pub struct Attempt {
     pub ended_at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// However it ended: its caller had heard before that the time is up, and got no answer of it, or not the whole of one.
+    /// However it ended: its caller had heard before that the time is up, or had got an older answer for that, and got no answer of
+    /// it, or not the whole of one.
     #[serde(default, skip_serializing_if = "is_false")]
     pub late: bool,
 }

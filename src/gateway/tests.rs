@@ -34,6 +34,7 @@ mod outages;
 mod output_limits;
 mod prices;
 mod prompts;
+mod stale;
 mod streams;
 mod tiers;
 mod warm;

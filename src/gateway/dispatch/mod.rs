@@ -127,8 +127,8 @@ async fn in_time(dispatch: Box<Dispatch>, first: Quote) -> Result<Response, Fail
     let mut attempts = tokio::spawn(dispatch.attempt(first));
     let answered = match (timeout(left, &mut attempts).await, late) {
         (Ok(answered), _) => answered,
-        // There is an answer, which is being settled: it is not to be recorded as one and refused.
-        (Err(_), Err(_)) if !lateness.claim_error() => attempts.await,
+        // There is an answer, which is being settled: it is not to be recorded as one and refused, or kept back for an older one.
+        (Err(_), _) if !lateness.claim_error() => attempts.await,
         (Err(_), late) => return late.inspect(|_| count_reuse("stale")),
     };
     answered.unwrap_or_else(|error| {

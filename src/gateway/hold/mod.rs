@@ -69,8 +69,8 @@ pub struct SentCall {
     pub status: Option<u16>,
 }
 
-/// What the caller has got: an answer, or the error that the time is up. Whoever claims it first has the say, so that what is
-/// recorded is what the caller got. What is read on after the error, for its usage, is no answer to anybody.
+/// What the caller has got: an answer, or the error that the time is up, or an older answer in its place. Whoever claims it first
+/// has the say, so that what is recorded is what the caller got. What is read on after that, for its usage, is no answer to anybody.
 #[derive(Clone, Debug, Default)]
 pub struct Lateness(Arc<AtomicU8>);
 
@@ -85,7 +85,7 @@ impl Lateness {
         self.claims(ANSWERED);
     }
 
-    /// The caller is to get the error: false where it gets an answer.
+    /// The caller is to get the error, or an older answer: false where it gets the new one.
     pub fn claim_error(&self) -> bool {
         self.claims(LATE)
     }
