@@ -219,12 +219,7 @@ struct Parsed {
     length: usize,
 }
 
-fn parse(
-    state: &State,
-    endpoint: Endpoint,
-    bytes: &Bytes,
-    room: &mut BodyRoom,
-) -> Result<Parsed, Failure> {
+fn parse(state: &State, endpoint: Endpoint, bytes: &Bytes, room: &mut BodyRoom) -> Result<Parsed, Failure> {
     let mut body = body::parse(bytes, room)?;
     let prompt = match endpoint {
         Endpoint::Generate(dialect) => {

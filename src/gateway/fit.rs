@@ -2,6 +2,7 @@
 //!
 //! Nothing here is about money: holds are taken for bounds.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -76,15 +77,18 @@ fn trim(
 ) -> Result<(), Failure> {
     let field = conversation_field(request.endpoint.dialect());
     let messages = request.body[field].as_array().map(Vec::as_slice).unwrap_or_default();
+    // What an operator's prompt brings stays, as instructions do.
+    let brought = request.prompt.as_ref().map_or(0, |prompt| prompt.messages);
+    let own = messages.get(brought..).unwrap_or_default();
     let fits = |tokens| output.fits(first, tokens);
-    let (begin, left) = token_count::aside(request.bytes, || fitting_turns(messages, tokens, fits));
+    let (begin, left) = token_count::aside(request.bytes, || fitting_turns(own, tokens, fits));
     if !output.fits(first, left) {
         return Err(output.too_long(first, left));
     }
     if begin > 0 {
         let request = Arc::make_mut(request);
         request.token_count = TokenCount::known(left);
-        plan.trimmed_messages += drop_before(begin, &mut request.body[field]);
+        plan.trimmed_messages += drop_within(brought..brought + begin, &mut request.body[field]);
     }
     Ok(())
 }
@@ -162,14 +166,15 @@ fn ends_of_turns(messages: &[Value]) -> Vec<usize> {
     if is_alone { vec![first] } else { later }
 }
 
-/// Removes the messages before `end`, except for instructions; returns how many were removed.
-fn drop_before(end: usize, messages: &mut Value) -> usize {
+/// Removes the messages of these places, except for instructions; returns how many were removed.
+fn drop_within(places: Range<usize>, messages: &mut Value) -> usize {
     let Some(messages) = messages.as_array_mut() else { return 0 };
     let before = messages.len();
     let mut place = 0;
     messages.retain(|message| {
+        let stays = !places.contains(&place) || instructs(message);
         place += 1;
-        place > end || instructs(message)
+        stays
     });
     before - messages.len()
 }
@@ -195,7 +200,7 @@ mod tests {
     fn left(messages: &Value) -> Vec<Vec<&str>> {
         let after = |end| {
             let mut left = messages.clone();
-            let gone = drop_before(end, &mut left);
+            let gone = drop_within(0..end, &mut left);
             let whole = messages.as_array().expect("messages");
             let kept = left.as_array().expect("messages").clone();
             assert_eq!(whole.len() - kept.len(), gone);
@@ -249,7 +254,7 @@ mod tests {
             left(&json!([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "one"}]))
                 .is_empty()
         );
-        assert_eq!(drop_before(1, &mut json!("one")), 0);
+        assert_eq!(drop_within(0..1, &mut json!("one")), 0);
     }
 
     #[test]
@@ -263,7 +268,7 @@ mod tests {
         let mut left = Value::from(messages);
 
         assert_eq!(ends.len(), 99_999);
-        assert_eq!(drop_before(ends[99_998], &mut left), 199_998);
+        assert_eq!(drop_within(0..ends[99_998], &mut left), 199_998);
         assert_eq!(left.as_array().map(Vec::len), Some(2));
     }
 }

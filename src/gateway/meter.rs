@@ -215,7 +215,9 @@ impl Reader<'_> {
         };
         let (usage, source, others) = match told {
             None if report.is_whole && self.may_think() && thinks_unseen(self.quote, report) => {
-                return Err("no usage was told of an answer that may have been thought about unseen".to_owned());
+                return Err(
+                    "no usage was told of an answer that may have been thought about unseen".to_owned()
+                );
             }
             None => (self.counted(report), UsageSource::Counted, Vec::new()),
             Some((usage, others)) => {

@@ -86,6 +86,8 @@ pub async fn run_assigned(
     shadows: Vec<ArmAssignment>,
 ) -> Result<Response, Failure> {
     let request = Arc::new(request);
+    // What is left out of it to fit the arm that answers is none of a shadow's concern.
+    let shadowed = (!shadows.is_empty()).then(|| request.clone());
     let prices = Prices::in_force(&state);
     let now = state.ledger.clock().now();
     // A shadow whose arm can't serve ends here.
@@ -107,7 +109,9 @@ pub async fn run_assigned(
     match begun? {
         Begun::Reused(response) => Ok(response),
         Begun::Held(dispatch, first) => {
-            experiment::cast_shadows(&dispatch.state, &dispatch.request, shadows);
+            if let Some(request) = shadowed {
+                experiment::cast_shadows(&dispatch.state, &request, shadows);
+            }
             in_time(dispatch, first).await
         }
     }

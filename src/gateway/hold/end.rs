@@ -31,7 +31,8 @@ impl RequestHold {
         let tokens = usages.map(|usage| usage.input_total().saturating_add(usage.output_total()));
         let tokens = tokens.fold(0, u64::saturating_add);
         // What a bound is charged for was not counted.
-        let is_counted = |attempt: &Attempt| attempt.usage_source != UsageSource::Bound || is_refused(attempt);
+        let is_counted =
+            |attempt: &Attempt| attempt.usage_source != UsageSource::Bound || is_refused(attempt);
         match self.attempts.iter().all(is_counted) {
             true => self.request.permit.used(tokens),
             false => self.request.permit.used_at_least(tokens),

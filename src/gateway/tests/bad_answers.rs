@@ -391,7 +391,8 @@ async fn an_answer_without_usage_is_counted_alike_in_every_script() {
 }
 
 #[tokio::test]
-async fn an_answer_without_usage_of_a_model_that_thinks_unseen_is_charged_at_its_bound_and_told_an_operator() {
+async fn an_answer_without_usage_of_a_model_that_thinks_unseen_is_charged_at_its_bound_and_told_an_operator()
+{
     let answer = async |axum::Json(body): axum::Json<Value>| {
         let usage = if body["user"] == "totals" { json!({"total_tokens": 900}) } else { Value::Null };
         let answer = completion(usage);
@@ -399,7 +400,8 @@ async fn an_answer_without_usage_of_a_model_that_thinks_unseen_is_charged_at_its
             return axum::Json(answer).into_response();
         }
         let choice = json!({"index": 0, "delta": {"content": "Yes."}, "finish_reason": "stop"});
-        let chunk = json!({"id": "c", "model": answer["model"], "choices": [choice], "usage": answer["usage"]});
+        let chunk =
+            json!({"id": "c", "model": answer["model"], "choices": [choice], "usage": answer["usage"]});
         let head = [("content-type", "text/event-stream")];
         (head, format!("data: {chunk}\n\ndata: [DONE]\n\n")).into_response()
     };

@@ -328,6 +328,25 @@ async fn a_shadow_whose_payer_is_broke_is_left_out_and_the_caller_served() {
 }
 
 #[tokio::test]
+async fn a_shadow_gets_what_was_asked_and_not_what_was_left_of_it_for_the_arm_that_answers() {
+    let shadow = Arm { shadow_paid_by: Some(LAB), ..arm("nano", 100, &["spare/gpt-4.1-nano"]) };
+    let route = json!({"name": "chat", "chain": ["openai/gpt-4o"], "context_fit": "trim_oldest"});
+    let experiment = on_chat(StickyBy::Org, vec![arm("control", 100, &[]), shadow]);
+    let world = World::tried_on(route, "", experiment).await;
+    world.open_lab("5").await;
+    let words = |tokens: usize| "alpha beta ".repeat(tokens / 2);
+    let body = json!({"model": "chat", "max_tokens": 20, "messages": [
+        {"role": "user", "content": words(100_000)}, {"role": "user", "content": words(60_000)}]});
+
+    let response = world.post("/v1/chat/completions", body).await;
+    world.state.finish().await;
+
+    assert_eq!(header(&response, "x-tollgate-trimmed"), "1 messages");
+    let input = async |org| world.settles(org).await[0].1[0].usage.input_total();
+    assert!(input(ACME).await < 100_000 && input(LAB).await > 128_000);
+}
+
+#[tokio::test]
 async fn a_shadow_for_whose_copy_there_is_no_room_is_left_out_and_the_caller_served() {
     let shadow = Arm { shadow_paid_by: Some(LAB), ..arm("haiku", 100, &["anthropic/claude-haiku-4-5"]) };
     let mut world = World::tried("", on_chat(StickyBy::Org, vec![arm("control", 100, &[]), shadow])).await;

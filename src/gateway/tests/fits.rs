@@ -52,6 +52,35 @@ async fn an_input_that_is_too_long_is_refused_sent_elsewhere_or_trimmed_before_a
 }
 
 #[tokio::test]
+async fn what_a_kept_prompt_brings_is_not_left_out_with_the_oldest_turns() {
+    let heard = Arc::new(std::sync::Mutex::new(Value::Null));
+    let answer = {
+        let heard = heard.clone();
+        async move |axum::Json(body): axum::Json<Value>| {
+            *heard.lock().expect("sound") = body["messages"].clone();
+            axum::Json(completion(json!({"prompt_tokens": 9, "completion_tokens": 2})))
+        }
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini"], "context_fit": "trim_oldest"}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+    let example = [("user", "2 + 2"), ("assistant", "4")];
+    let example = example.map(|(role, content)| json!({"role": role, "content": content}));
+    let template = json!([{"id": "sums", "version": 1, "system": "Add.", "messages": example}]);
+    let prompts = serde_json::from_value(template).expect("templates");
+    world.state.reload_routes(&Config { prompts, ..world.config.clone() }).expect("sound");
+    let mut body = conversation("r", 100_000, 60_000);
+    body["prompt"] = json!({"id": "sums"});
+
+    let response = world.post("/v1/chat/completions", body.clone()).await;
+
+    assert_eq!(header(&response, "x-tollgate-trimmed"), "2 messages");
+    let (own, heard) = (&body["messages"], heard.lock().expect("sound").clone());
+    let system = json!({"role": "system", "content": "Add."});
+    assert_eq!(heard, json!([system, example[0], example[1], own[0], own[3]]));
+}
+
+#[tokio::test]
 async fn what_does_not_fit_goes_where_the_route_sends_what_is_too_long() {
     let route = |fit: &str| {
         json!({"name": fit, "chain": ["openai/gpt-4o-mini"], "context_fit": fit,

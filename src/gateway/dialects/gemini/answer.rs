@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::super::Malformed;
 use super::super::conversation::{Answer, FinishReason};
-use super::{finish_reason, told_reason, tokens, tool_call};
+use super::{finish_reason, tokens, told_reason, tool_call};
 
 /// Parts of tools that the provider runs are left out: no client can have asked for them.
 pub fn parse_answer(body: &Value) -> Result<Answer, Malformed> {
@@ -24,9 +24,7 @@ pub fn parse_answer(body: &Value) -> Result<Answer, Malformed> {
     let finish = match candidate {
         // The prompt was blocked.
         Value::Null => FinishReason::ContentFilter,
-        candidate => {
-            finish_reason(told_reason(candidate).unwrap_or(&Value::Null), !tool_calls.is_empty())
-        }
+        candidate => finish_reason(told_reason(candidate).unwrap_or(&Value::Null), !tool_calls.is_empty()),
     };
     Ok(Answer {
         id: id.to_owned(),

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::super::conversation::{Delta, FinishReason};
-use super::{finish_reason, told_reason, tokens, tool_call};
+use super::{finish_reason, tokens, told_reason, tool_call};
 
 /// Reads chunks into neutral steps. There is no mark of the end: the stream closes.
 #[derive(Debug, Default)]

@@ -221,9 +221,7 @@ fn a_body_without_an_answer_is_told_from_an_empty_or_refused_one() {
 
 #[test]
 fn a_finish_reason_that_says_nothing_is_no_end_of_a_stream() {
-    let chat = |reason: &str, text: &str| {
-        json!({"id": "c", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": reason}]})
-    };
+    let chat = |reason: &str, text: &str| json!({"id": "c", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": reason}]});
     let claude = |reason: &str, _: &str| json!({"type": "message_delta", "delta": {"stop_reason": reason}});
     let gemini = |reason: Value, text: &str| {
         let content = json!({"parts": [{"text": text}]});
