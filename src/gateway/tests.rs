@@ -22,6 +22,7 @@ mod embeddings;
 mod envelopes;
 mod experiments;
 mod filters;
+mod first_parts;
 mod fits;
 mod hedges;
 mod in_time;

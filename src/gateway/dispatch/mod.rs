@@ -150,6 +150,19 @@ fn is_the_arms(failure: &Failure, assignment: &ArmAssignment) -> bool {
     }
 }
 
+/// Whether the provider's policy has left nothing of the answer, and the route names who answers then.
+fn is_refused(fallbacks: &Fallbacks, call: &SentCall, body: &AnswerBody) -> bool {
+    fallbacks.on_content_policy.is_some() && body.is_blocked(call.quote.target.upstream.family)
+}
+
+/// Whether it is a stream that the caller gets, of which the first part is there.
+fn begins_stream(fallbacks: &Fallbacks, finished: &FinishedCall) -> bool {
+    match &finished.sent {
+        Ok(body @ AnswerBody::Stream(_)) => !is_refused(fallbacks, &finished.call, body),
+        Ok(AnswerBody::Whole { .. }) | Err(_) => false,
+    }
+}
+
 impl Dispatch {
     /// Tries one target after another until one answers, a second concurrently with the first where the route hedges; settles
     /// in any case.
@@ -173,7 +186,7 @@ impl Dispatch {
             };
             let Some(FinishedCall { place, call, sent, first_part_micros }) = finished else { continue };
             let failed = match sent {
-                Ok(body) if self.is_refused(&call, &body) => {
+                Ok(body) if is_refused(&self.fallbacks, &call, &body) => {
                     Failed::blocked(call.quote.target.upstream.family, body).await
                 }
                 Ok(body) => {
@@ -204,7 +217,8 @@ impl Dispatch {
         call_future
     }
 
-    /// Calls the next target as well, once the hold covers both; unless the first call has finished by then.
+    /// Calls the next target as well, once the hold covers both; unless the first call has finished by then. A stream that has
+    /// begun waits for no hold that nobody needs any more.
     async fn hedge(&mut self, calls: &mut CallFutures) -> Option<FinishedCall> {
         let now = self.state.ledger.clock().now();
         let place = self.retry_plan.next_in_round(now).filter(|_| !self.is_over(now))?;
@@ -215,7 +229,11 @@ impl Dispatch {
             tokio::pin!(covering);
             tokio::select! {
                 biased;
-                finished = calls.next() => Err((finished, covering.await)),
+                finished = calls.next() => match finished {
+                    // Its settle ends what the hold may still grow by. That of an answer in one piece would wait for it anyway.
+                    Some(finished) if begins_stream(&self.fallbacks, &finished) => return Some(finished),
+                    finished => Err((finished, covering.await)),
+                },
                 quote = &mut covering => Ok(quote),
             }
         };
@@ -230,11 +248,6 @@ impl Dispatch {
         metrics::counter!("tollgate_hedges_total").increment(1);
         calls.push(self.launch(place, quote));
         None
-    }
-
-    /// Whether the provider's policy has left nothing of the answer, and the route names who answers then.
-    fn is_refused(&self, call: &SentCall, body: &AnswerBody) -> bool {
-        self.fallbacks.on_content_policy.is_some() && body.is_blocked(call.quote.target.upstream.family)
     }
 
     fn observe_answer(&self, call: &SentCall, body: &AnswerBody, first_part_micros: i64) {
