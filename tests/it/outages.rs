@@ -466,17 +466,18 @@ async fn i11_a_node_whose_clock_is_off_writes_nothing_until_it_is_set() {
     let database = Arc::new(TestDatabase::postgres().await);
     let system = Clock::system();
     let (right, wrong) = (Clock::manual(system.now(), 1), Clock::manual(system.now(), 2));
-    let mut nodes = Vec::new();
-    for (seed, clock) in [(1, &right), (2, &wrong)] {
-        let opened = Database::open(&database.url, None, &system).await.unwrap();
-        nodes.push(TestApp::opened(database.clone(), opened, clock.clone(), seed, &Config::default()).await);
-    }
     let set = |clock: &Clock, ahead: i64| {
         let now = system.now().plus_seconds(ahead);
         // Never beyond it: the log would be ahead of the database.
         clock.advance_seconds((now.0 - clock.now().0).div_euclid(Timestamp::MICROS_PER_SECOND));
     };
-    // It took its time to open them.
+    let mut nodes = Vec::new();
+    for (seed, clock) in [(1, &right), (2, &wrong)] {
+        let opened = Database::open(&database.url, None, &system).await.unwrap();
+        // That took its time, as does what follows.
+        set(clock, 0);
+        nodes.push(TestApp::opened(database.clone(), opened, clock.clone(), seed, &Config::default()).await);
+    }
     set(&right, 0);
     let acme = nodes[0].funded("acme", "1000").await;
     let astray = nodes[1].with_key(acme.secret());

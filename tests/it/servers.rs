@@ -278,9 +278,9 @@ async fn i11_writes_go_on_at_the_logs_own_time_where_the_databases_clock_was_set
         assert!(matches!(too_old, Err(StoreError::ClockOff)), "{too_old:?}");
         assert!(matches!(ahead, Err(StoreError::ClockBehind)), "{ahead:?}");
     }
-    // The events of that shard are made up.
-    node.abandon("events that nobody decided on");
-    earlier.abandon("the same");
+    for node in [node, earlier] {
+        node.abandon("a shard whose events are made up");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -194,7 +194,7 @@ impl TestApp {
 
     /// In place of `finish`, where what must hold can't, and why.
     pub fn abandon(mut self, why: &'static str) {
-        println!("not looked at, for {why}");
+        println!("not looked at, since it has {why}");
         self.is_over = true;
     }
 }
