@@ -16,6 +16,7 @@ mod bad_answers;
 mod bad_requests;
 mod betas;
 mod cached;
+mod conditions;
 mod counted;
 mod effort;
 mod embeddings;
@@ -35,6 +36,7 @@ mod outages;
 mod output_limits;
 mod prices;
 mod prompts;
+mod reloads;
 mod stale;
 mod streams;
 mod tiers;
@@ -52,10 +54,11 @@ use crate::domain::account::limits::Limits;
 use crate::domain::attempt::{Attempt, AttemptOutcome};
 use crate::domain::credits::Credits;
 use crate::domain::event::Event;
-use crate::domain::ids::{KeyId, LotId, OrgId, RequestId};
+use crate::domain::ids::{KeyId, LotId, OrgId, ProjectId, RequestId};
 use crate::domain::lots::{Balance, GrantKind, LotTerms};
 use crate::domain::pricing::rate_card::Uplift;
 use crate::domain::pricing::{RateCard, default_cards};
+use crate::domain::purpose::Purpose;
 use crate::domain::reservation::ExpiryPolicy;
 use crate::domain::role::Role;
 use crate::domain::system::SystemCommand;
@@ -314,32 +317,6 @@ async fn a_repeated_key_is_never_dispatched_twice() {
 }
 
 #[tokio::test]
-async fn conditions_choose_by_labels_and_malformed_labels_are_refused() {
-    let routes = json!([{"name": "r", "chain": [
-        {"to": "spare/gpt-4o-mini", "when": {"labels": {"team": "search"}, "org": "acme", "tools": false}},
-        {"to": "openai/gpt-4o-mini", "when": {"input_tokens_max": 100}},
-    ]}]);
-    let world = World::routed("5", "", routes).await;
-    let call = |labels: &'static str| {
-        let call = world.http.post(format!("{}/v1/chat/completions", world.url)).bearer_auth(&world.secret);
-        call.header("x-tollgate-labels", labels).json(&chat("r")).send()
-    };
-
-    let search = call("team=search, env=test").await.expect("answers");
-    let ads = call("team=ads").await.expect("answers");
-    let malformed = call("team").await.expect("answers");
-    let twice = call("team=search, team=ads").await.expect("answers");
-    let mut long = chat("r");
-    long["messages"][0]["content"] = "word ".repeat(200).into();
-    let long = world.post("/v1/chat/completions", long).await;
-
-    assert_eq!(header(&search, "x-tollgate-provider"), "openai", "the org has no slug of its own here");
-    assert_eq!(header(&ads, "x-tollgate-provider"), "openai");
-    assert_eq!([malformed.status().as_u16(), twice.status().as_u16()], [400, 400]);
-    assert_eq!(long.status().as_u16(), 404, "no target's condition holds");
-}
-
-#[tokio::test]
 async fn a_route_that_refuses_clamps_names_what_is_affordable() {
     let world =
         World::routed("0.0002", "", chain(json!({"clamp": "refuse", "chain": ["openai/gpt-4o-mini"]}))).await;
@@ -349,26 +326,6 @@ async fn a_route_that_refuses_clamps_names_what_is_affordable() {
     assert_eq!(response.status(), 402);
     let body: Value = response.json().await.expect("json");
     assert!(body["error"]["message"].as_str().expect("words").contains("affordable"), "{body}");
-}
-
-#[tokio::test]
-async fn routes_change_between_requests_and_mistakes_leave_the_old_ones() {
-    let world = World::new("5", "").await;
-    let routed = |routes: Value| Config {
-        routes: serde_json::from_value(routes).expect("routes"),
-        ..world.config.clone()
-    };
-
-    let unknown = world.post("/v1/chat/completions", chat("r")).await;
-    world.state.reload_routes(&routed(chain(json!({})))).expect("sound");
-    let known = world.post("/v1/chat/completions", chat("r")).await;
-    let refused = world.state.reload_routes(&routed(json!([{"name": "r", "chain": ["groq/x"]}])));
-    let still = world.post("/v1/chat/completions", chat("r")).await;
-
-    assert_eq!(unknown.status().as_u16(), 404);
-    assert_eq!(header(&known, "x-tollgate-provider"), "anthropic");
-    assert!(refused.expect_err("a mistake").to_string().contains("groq"));
-    assert_eq!(still.status().as_u16(), 200);
 }
 
 #[tokio::test]
@@ -382,6 +339,27 @@ async fn models_whose_days_are_counted_say_so_and_their_successors_answer_after(
     assert_eq!(retired.status().as_u16(), 200);
     assert_eq!(header(&retired, "x-tollgate-model"), "gpt-4o-mini");
     assert!(header(&retired, "x-tollgate-warning").contains("answers in its place"), "{retired:?}");
+}
+
+#[tokio::test]
+async fn that_a_model_is_switched_off_is_told_from_sixty_days_before() {
+    let world = World::routed("5", "", json!([])).await;
+    let mut cards = default_cards(Timestamp(2)).expect("cards");
+    cards.retain(|card| card.provider == "openai" && ["gpt-4o-mini", "gpt-4.1-nano"].contains(&&*card.model));
+    for card in &mut cards {
+        let days = if card.model == "gpt-4o-mini" { 59 } else { 61 };
+        card.deprecated_at = Some(world.ledger.clock().now().plus_seconds(days * 86_400));
+    }
+    let publish = SystemCommand::PublishPrices { cards, mark_ups: vec![] };
+    world.ledger.submit_system(publish, None, None).await.expect("publishes");
+    let warning = async |model: &str| {
+        header(&world.post("/v1/chat/completions", chat(model)).await, "x-tollgate-warning")
+    };
+
+    let [soon, later] = [warning("gpt-4o-mini").await, warning("gpt-4.1-nano").await];
+
+    assert!(soon.contains("switches gpt-4o-mini off on"), "{soon}");
+    assert_eq!(later, "");
 }
 
 fn completion(usage: Value) -> Value {
@@ -472,4 +450,26 @@ async fn a_key_goes_in_the_header_that_the_provider_wants() {
     let response = world.post("/v1/chat/completions", chat("azure")).await;
 
     assert_eq!(response.status(), 200);
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed_with_what_was_for_the_provider() {
+    let calls = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counted = calls.clone();
+    let elsewhere = Router::new().fallback(async move || {
+        counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        axum::Json(completion(json!({"prompt_tokens": 9, "completion_tokens": 1})))
+    });
+    let elsewhere = format!("http://{}/v1/chat/completions", listen(elsewhere).await);
+    let redirects = async move || axum::response::Redirect::temporary(&elsewhere);
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(redirects));
+    let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini"], "retries": 0}]);
+    let world = World::with_odd("5", "", routes, odd).await;
+
+    let response = world.post("/v1/chat/completions", chat("r")).await;
+
+    assert_eq!(response.status().as_u16(), 502);
+    assert_eq!(calls.load(std::sync::atomic::Ordering::SeqCst), 0);
+    let balance = world.balance().await;
+    assert_eq!((balance.held, balance.consumed), (Credits::ZERO, Credits::ZERO));
 }

@@ -95,6 +95,7 @@ const PURITIES: &[Purity] = &[
             "Utc::now",
             "Local::now",
             "getrandom",
+            "rand",
             "Uuid::new_v4",
             "Uuid::now_v7",
         ],
@@ -127,7 +128,7 @@ const PURITIES: &[Purity] = &[
     Purity {
         under: "src/",
         except: &["src/clock.rs"],
-        words: &["SystemTime::now", "std::time::Instant::now", "Utc::now", "Local::now", "getrandom"],
+        words: &["SystemTime::now", "std::time::Instant::now", "Utc::now", "Local::now", "getrandom", "rand"],
         instead: "time, ids and chance are arguments: src/clock.rs makes them",
     },
 ];
@@ -470,7 +471,10 @@ fn every_statement_of_the_store_names_its_shard() {
 #[test]
 fn time_and_chance_come_from_the_clock() {
     check("src/http/a.rs", "let now = SystemTime::now();", &["src/clock.rs makes them"]);
-    check("src/clock.rs", "let now = SystemTime::now(); getrandom::fill(&mut bytes);", &[]);
+    check("src/http/a.rs", "let id = rand::random::<u64>();", &["`rand` may not be used here"]);
+    check("src/domain/a.rs", "use rand::Rng;", &["src/clock.rs makes them"; 2]);
+    check("src/http/a.rs", "let rand_like = operand;", &[]);
+    check("src/clock.rs", "let now = SystemTime::now(); getrandom::fill(&mut bytes); rand::rng();", &[]);
 }
 
 #[test]

@@ -107,6 +107,26 @@ fn every_file_that_a_page_names_is_there() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
+#[test]
+fn every_promise_is_held_by_files_that_have_tests() {
+    let page = page("docs/RELIABILITY.md");
+    let (_, promises) = page.split_once("\n## Promises\n").unwrap();
+    let (promises, _) = promises.split_once("\n## ").unwrap();
+    let held_by = promises.lines().filter_map(|line| line.strip_suffix('|')?.rsplit_once('|'));
+    let held_by = held_by.flat_map(|(_, files)| files.split('`').skip(1).step_by(2));
+    let files: BTreeSet<&str> = held_by.filter(|name| name.ends_with(".rs")).collect();
+    let has_test = |file: &&&str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let text = fs::read_to_string(path).unwrap_or_default();
+        ["#[test]", "#[tokio::test"].iter().any(|mark| text.contains(mark))
+    };
+
+    let without: Vec<&&str> = files.iter().filter(|file| !has_test(file)).collect();
+
+    assert!(files.len() > 20, "the last column is not found any more: {files:?}");
+    assert!(without.is_empty(), "docs/RELIABILITY.md says that {without:?} hold promises: there is no test");
+}
+
 /// Two versions of one bullet, as a merge leaves them, begin alike.
 #[test]
 fn no_two_bullets_of_a_section_of_the_changelog_begin_alike() {

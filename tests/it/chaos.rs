@@ -25,6 +25,8 @@ use crate::waiting::until;
 
 const REQUESTS: u64 = 600;
 const AT_ONCE: u64 = 256;
+/// Time goes on, no faster than the patience of those who are asked.
+const REQUESTS_PER_SECOND: u64 = 20;
 /// Short stalls, or the test would last as long as they do.
 const WEATHER: &str = "503=0.06,rate_limited=0.03,retry_after_seconds=0,refused=0.03,html=0.02,cut=0.06,error_within=0.04,\
                        no_usage=0.03,stall_before=0.05,stall_within=0.05,stall_ms=30";
@@ -208,6 +210,9 @@ async fn i1_i2_i3_in_every_weather_what_was_sold_is_what_was_settled() {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 if number >= requests {
                     return statuses;
+                }
+                if number.is_multiple_of(REQUESTS_PER_SECOND) {
+                    rig.app.clock().advance_seconds(1);
                 }
                 let status = rig.ask(&mut Chance::of(seed, number)).await;
                 *statuses.entry(status).or_default() += 1;

@@ -74,21 +74,26 @@ const READS: [Point; 2] = [Point::ReadFails, Point::DeadWhileFolding];
 
 /// The next blow.
 #[derive(Default)]
-struct Blow(Mutex<Option<(Point, u64)>>);
+struct Blow {
+    next: Mutex<Option<(Point, u64)>>,
+    /// Writes that it fell on, without the head's lock and under it.
+    unlocked: AtomicU64,
+    locked: AtomicU64,
+}
 
 impl Blow {
     /// Falls after so many chances.
     fn prepare(&self, point: Point, after: u64) {
-        *self.0.lock().unwrap() = Some((point, after));
+        *self.next.lock().unwrap() = Some((point, after));
     }
 
     fn has_fallen(&self) -> bool {
-        self.0.lock().unwrap().is_none()
+        self.next.lock().unwrap().is_none()
     }
 
     /// The point, where it is one of these and its time has come.
     fn falls(&self, at: &[Point]) -> Option<Point> {
-        let mut next = self.0.lock().unwrap();
+        let mut next = self.next.lock().unwrap();
         let (point, after) = next.as_mut().filter(|(point, _)| at.contains(point))?;
         if *after > 0 {
             *after -= 1;
@@ -230,6 +235,7 @@ impl EventLog for StruckLog {
         match self.blow.falls(&WRITES) {
             None => write.await,
             Some(point) => {
+                self.blow.unlocked.fetch_add(1, Ordering::Relaxed);
                 if COMMITS.contains(&point) {
                     self.trap.set().await;
                 }
@@ -274,6 +280,7 @@ impl LockedHead for StruckHead<'_> {
     async fn append(self: Box<Self>, new: &Head, events: &[EventRow]) -> Result<(), StoreError> {
         let StruckHead { locked, blow, trap, is_trapped } = *self;
         let point = is_trapped.or_else(|| blow.falls(BESIDE_COMMITS));
+        blow.locked.fetch_add(u64::from(point.is_some()), Ordering::Relaxed);
         match point {
             None => locked.append(new, events).await,
             Some(point @ (Point::BeforeAppend | Point::CommitUndone)) => {
@@ -528,6 +535,12 @@ async fn i4_i5_i7_a_blow_at_any_point_of_a_write_loses_and_doubles_nothing() {
         [Point::DeadBeforeAppend, Point::DeadInCommit, Point::DeadAfterAppend, Point::DeadWhileFolding];
     assert_eq!(deaths, of(&dead));
     assert!(tried_again > 0, "nobody was refused");
+    let [unlocked, locked] =
+        [&rig.blow.unlocked, &rig.blow.locked].map(|count| count.load(Ordering::Relaxed));
+    assert!(
+        unlocked > 0 && locked > 0,
+        "blows fell on {unlocked} writes without the lock, on {locked} with it"
+    );
     // Where another node was there first, nothing was to be committed.
     assert!(if is_postgres() { caught > 0 } else { caught == of(COMMITS) }, "{caught} commits failed");
 }

@@ -128,6 +128,7 @@ async fn an_event_that_can_not_be_read_stops_the_writes_of_its_shard_and_no_othe
     assert!(why.contains("OrgRenamed v1"), "{why}");
     let said = start(&app).await;
     assert!(said.contains("OrgRenamed v1") && said.contains("or a later one"), "{said}");
+    app.abandon("an event that nobody can read");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -158,6 +159,7 @@ async fn claims_of_a_shard_that_can_not_be_written_keep_no_others_from_their_end
 
     assert_eq!(known_org(app.ledger(), "a"), None);
     assert_eq!(known_org(app.ledger(), "b"), Some(org(2)));
+    app.abandon("an event that nobody can read");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,4 +174,5 @@ async fn a_log_in_a_later_format_is_refused_at_the_start_and_stops_who_runs() {
 
     assert_eq!(running.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(said.contains(&format!("in format {later}")) && said.contains("run a later version"), "{said}");
+    app.abandon("a format that nobody can read");
 }

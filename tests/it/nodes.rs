@@ -114,7 +114,8 @@ async fn trusting(node: &TestApp) {
     .await;
 }
 
-async fn deliver(to: &str, headers: HeaderMap, body: Bytes) -> String {
+/// Brings a node what another has forwarded to it; its answer.
+pub async fn deliver(to: &str, headers: HeaderMap, body: Bytes) -> String {
     let secret = headers["authorization"].clone();
     let url = format!("{to}{}", tollgate::ledger::FORWARD_PATH);
     let sent = client().post(url).header("authorization", secret).body(body).send().await.unwrap();
@@ -167,7 +168,10 @@ async fn i5_an_owner_that_hangs_is_taken_over_under_a_higher_epoch() {
         async || -> i64 { one.ledger().log().heads().await.unwrap().iter().map(|head| head.epoch).sum() };
     let before = epochs().await;
 
+    let clock = Clock::system();
+    let asked_at = clock.now();
     let acme = within("the owner is taken over", one.funded("acme", "10")).await;
+    assert!(clock.now() < asked_at.plus_seconds(8));
 
     assert_eq!(epochs().await, before + 1, "a delayed copy must find another epoch");
     acme.post(RESERVATIONS, json!({ "credits": "4" })).await.expect(StatusCode::CREATED);

@@ -3,9 +3,13 @@
 //! brings its own PostgreSQL, whatever store the stories run on.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::HeaderMap;
 use reqwest::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
@@ -19,9 +23,10 @@ use tollgate::simulator::chance::Chance;
 use tollgate::store::{Database, Profile, StoreError};
 
 use crate::database::{Cluster, TestDatabase};
-use crate::support::{Actor, TestApp};
+use crate::nodes::deliver;
+use crate::support::{Actor, TestApp, listen};
 use crate::traffic::Traffic;
-use crate::waiting::until;
+use crate::waiting::{until, within};
 
 const CALLERS: u64 = 8;
 const RESERVATIONS: &str = "/api/v1/orgs/acme/reservations";
@@ -197,6 +202,50 @@ async fn pass(
     }
 }
 
+/// Two nodes, the second of them behind a line, with a caller at each.
+struct Nodes {
+    near: TestApp,
+    far: TestApp,
+    line: Line,
+    acme: Actor,
+    from_afar: Actor,
+}
+
+impl Nodes {
+    async fn start(credits: &str) -> Nodes {
+        let database = Arc::new(TestDatabase::postgres().await);
+        let near = TestApp::of(database.clone()).await;
+        let acme = near.funded("acme", credits).await;
+        let line = Line::to(&database).await;
+        let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 2);
+        let opened = Database::open(&line.url, None, &clock).await.unwrap();
+        let far = TestApp::opened(database, opened, clock, 2, &Config::default()).await;
+        let from_afar = far.with_key(acme.secret());
+        Nodes { near, far, line, acme, from_afar }
+    }
+}
+
+/// A hold that its node gives up, and that is on its way still.
+async fn withhold_one(from_afar: &Actor, mood: &watch::Sender<Mood>) {
+    // It has the account, so that nothing else is asked of the database before the append.
+    held(from_afar).await;
+    mood.send_replace(Mood::Withholds);
+    let given_up = hold(from_afar).await;
+    let withheld = mood.send_replace(Mood::Fine);
+    assert_eq!((given_up, withheld), (StatusCode::SERVICE_UNAVAILABLE, Mood::Silent));
+}
+
+/// Lets it arrive.
+async fn delivered(mood: &watch::Sender<Mood>) {
+    mood.send_replace(Mood::Delivers);
+    let mut moods = mood.subscribe();
+    within("the server has answered it", moods.wait_for(|mood| *mood == Mood::Fine)).await.unwrap();
+}
+
+async fn held(actor: &Actor) -> Value {
+    actor.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK)["held"].clone()
+}
+
 fn appends_a_hold(asked: &[u8]) -> bool {
     let kind = b"CreditsReserved";
     asked.windows(kind.len()).any(|part| part == kind)
@@ -204,31 +253,44 @@ fn appends_a_hold(asked: &[u8]) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i1_a_hold_that_its_node_has_given_up_is_not_written_when_it_arrives_at_last() {
-    let database = Arc::new(TestDatabase::postgres().await);
-    let near = TestApp::of(database.clone()).await;
-    let acme = near.funded("acme", "10").await;
-    let line = Line::to(&database).await;
-    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 2);
-    let opened = Database::open(&line.url, None, &clock).await.unwrap();
-    let far = TestApp::opened(database, opened, clock, 2, &Config::default()).await;
-    let from_afar = far.with_key(acme.secret());
-    // It has the account, so that nothing else is asked of the database before the append.
-    from_afar.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+    let Nodes { near, far, line, acme, from_afar } = Nodes::start("10").await;
+    withhold_one(&from_afar, &line.mood).await;
 
-    line.mood.send_replace(Mood::Withholds);
-    let given_up = hold(&from_afar).await;
-    let withheld = *line.mood.borrow();
-    line.mood.send_replace(Mood::Fine);
     // A refusal moves no head.
     let refused = from_afar.post(RESERVATIONS, json!({ "credits": "20" })).await.status;
-    line.mood.send_replace(Mood::Delivers);
-    until("the server has answered it", async || *line.mood.borrow() == Mood::Fine).await;
+    delivered(&line.mood).await;
 
-    assert_eq!((given_up, withheld), (StatusCode::SERVICE_UNAVAILABLE, Mood::Silent));
     assert_eq!(refused, StatusCode::PAYMENT_REQUIRED);
     for actor in [&acme, &from_afar] {
-        let balance = actor.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
-        assert_eq!(balance["held"], "0", "a hold that nobody waits for");
+        assert_eq!(held(actor).await, "0", "a hold that nobody waits for");
+    }
+    far.finish().await;
+    near.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i1_such_a_hold_is_not_written_either_where_another_node_decides_what_comes_after_it() {
+    let Nodes { near, far, line, acme, from_afar } = Nodes::start("10").await;
+    // It arrives once the other node has decided, and before that is known here.
+    let (mood, to, forwarded) = (line.mood.clone(), near.url.clone(), Arc::new(AtomicU32::new(0)));
+    let counted = forwarded.clone();
+    let between = listen(Router::new().fallback(async move |headers: HeaderMap, body: Bytes| {
+        let decided = deliver(&to, headers, body).await;
+        if counted.fetch_add(1, Ordering::SeqCst) == 0 {
+            delivered(&mood).await;
+        }
+        decided
+    }));
+    withhold_one(&from_afar, &line.mood).await;
+    near.join(Some(&between.await)).await;
+    far.join(None).await;
+
+    let refused = from_afar.post(RESERVATIONS, json!({ "credits": "20" })).await.status;
+
+    assert_eq!(refused, StatusCode::PAYMENT_REQUIRED);
+    assert!(forwarded.load(Ordering::SeqCst) > 0, "it was decided here");
+    for actor in [&acme, &from_afar] {
+        assert_eq!(held(actor).await, "0", "a hold that nobody waits for");
     }
     far.finish().await;
     near.finish().await;
@@ -236,14 +298,7 @@ async fn i1_a_hold_that_its_node_has_given_up_is_not_written_when_it_arrives_at_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i5_a_node_on_a_bad_line_refuses_and_recovers_and_stops_nobody() {
-    let database = Arc::new(TestDatabase::postgres().await);
-    let near = TestApp::of(database.clone()).await;
-    let acme = near.funded("acme", "100000").await;
-    let line = Line::to(&database).await;
-    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 2);
-    let opened = Database::open(&line.url, None, &clock).await.unwrap();
-    let far = TestApp::opened(database, opened, clock, 2, &Config::default()).await;
-    let from_afar = far.with_key(acme.secret());
+    let Nodes { near, far, line, acme, from_afar } = Nodes::start("100000").await;
     let traffic = Traffic::new("acme", vec![from_afar.clone()]);
     let mut chance = Chance::of(1, 0);
 
@@ -356,11 +411,14 @@ async fn a_line_that_falls_silent_while_the_projections_are_written_stops_no_sha
         sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut *held).await.unwrap() > 0
     })
     .await;
+    let clock = Clock::system();
+    let silent_at = clock.now();
     line.mood.send_replace(Mood::Silent);
     held.rollback().await.unwrap();
     let (written, far) = writing.await.unwrap();
     line.mood.send_replace(Mood::Fine);
 
+    assert!(clock.now() < silent_at.plus_seconds(40));
     assert!(matches!(written, Err(StoreError::Unavailable(_))), "{written:?}");
     far.catch_up_all().await.unwrap();
     near.finish().await;
@@ -408,17 +466,18 @@ async fn i11_a_node_whose_clock_is_off_writes_nothing_until_it_is_set() {
     let database = Arc::new(TestDatabase::postgres().await);
     let system = Clock::system();
     let (right, wrong) = (Clock::manual(system.now(), 1), Clock::manual(system.now(), 2));
-    let mut nodes = Vec::new();
-    for (seed, clock) in [(1, &right), (2, &wrong)] {
-        let opened = Database::open(&database.url, None, &system).await.unwrap();
-        nodes.push(TestApp::opened(database.clone(), opened, clock.clone(), seed, &Config::default()).await);
-    }
     let set = |clock: &Clock, ahead: i64| {
         let now = system.now().plus_seconds(ahead);
         // Never beyond it: the log would be ahead of the database.
         clock.advance_seconds((now.0 - clock.now().0).div_euclid(Timestamp::MICROS_PER_SECOND));
     };
-    // It took its time to open them.
+    let mut nodes = Vec::new();
+    for (seed, clock) in [(1, &right), (2, &wrong)] {
+        let opened = Database::open(&database.url, None, &system).await.unwrap();
+        // That took its time, as does what follows.
+        set(clock, 0);
+        nodes.push(TestApp::opened(database.clone(), opened, clock.clone(), seed, &Config::default()).await);
+    }
     set(&right, 0);
     let acme = nodes[0].funded("acme", "1000").await;
     let astray = nodes[1].with_key(acme.secret());

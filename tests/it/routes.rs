@@ -38,6 +38,7 @@ async fn a_target_may_be_for_one_org_by_its_slug() {
     }
 
     assert_eq!(statuses, [StatusCode::SERVICE_UNAVAILABLE, StatusCode::NOT_FOUND], "tried, and not offered");
+    app.finish().await;
 }
 
 #[tokio::test]

@@ -278,6 +278,9 @@ async fn i11_writes_go_on_at_the_logs_own_time_where_the_databases_clock_was_set
         assert!(matches!(too_old, Err(StoreError::ClockOff)), "{too_old:?}");
         assert!(matches!(ahead, Err(StoreError::ClockBehind)), "{ahead:?}");
     }
+    for node in [node, earlier] {
+        node.abandon("a shard whose events are made up");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

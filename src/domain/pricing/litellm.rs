@@ -405,7 +405,7 @@ mod tests {
     use super::*;
     use crate::domain::pricing::{Demand, PricedDemand, Terms, cost};
     use crate::domain::usage::Usage;
-    use crate::domain::usage::recordings::shared;
+    use crate::domain::usage::recordings::price_map_text;
 
     fn one(entry: &str) -> Import {
         import(&format!("{{\"m\": {entry}}}"), Timestamp(0)).expect("a map")
@@ -527,11 +527,7 @@ mod tests {
 
     #[test]
     fn every_key_of_the_shared_map_is_known_and_every_refusal_has_a_reason() {
-        let path = shared().join("prices").join("litellm_prices_subset.json");
-        let Ok(text) = std::fs::read_to_string(&path) else {
-            println!("skipped: no price map at {}; set TOLLGATE_SHARED to its folder", path.display());
-            return;
-        };
+        let Some(text) = price_map_text() else { return };
 
         let import = import(&text, Timestamp(0)).expect("a map");
         assert!(import.unknown_keys.is_empty(), "{:?}", import.unknown_keys);

@@ -132,6 +132,6 @@ mod tests {
             );
             told += 1;
         }
-        assert!(told > 0 || recordings::exchanges(|_| true).is_empty(), "no recording tells its limits");
+        recordings::enough(told, 90);
     }
 }

@@ -77,6 +77,6 @@ mod tests {
         let told: Vec<(&str, Option<u64>)> = told.collect();
 
         assert!(told.iter().all(|(told, read)| told.parse().ok() == *read), "{told:?}");
-        assert!(!told.is_empty() || exchanges.is_empty(), "no recording asks for a pause");
+        recordings::enough(told.len(), 8);
     }
 }

@@ -157,6 +157,7 @@ fn malformed_requests_are_refused_by_field() {
 
 #[test]
 fn every_recorded_request_is_sound_and_every_answer_shows_its_usage() {
+    let mut seen = 0;
     for (dialect, file) in FILES {
         for exchange in exchanges(file) {
             assert_eq!(validate(dialect, &exchange["request"]), Ok(()), "{}", exchange["id"]);
@@ -165,9 +166,11 @@ fn every_recorded_request_is_sound_and_every_answer_shows_its_usage() {
                     usage_json(dialect.into(), &exchange["response_body"]),
                     Some(&exchange["usage_raw"])
                 );
+                seen += 1;
             }
         }
     }
+    recordings::enough(seen, 170);
     for exchange in exchanges("openai.embeddings.jsonl") {
         assert_eq!(embeddings::validate(&exchange["request"]), Ok(()), "{}", exchange["id"]);
     }
@@ -303,6 +306,7 @@ fn failures_are_classified_as_the_providers_document_them() {
     assert_eq!(classify_event(&in_stream).kind, Kind::Overloaded);
     assert_eq!(classify(429, Some(3), retry.as_bytes()).retry_after_seconds, Some(3));
     assert_eq!(classify(429, None, b"").retry_after_seconds, None);
+    let mut seen = 0;
     for (nth, exchange) in
         recordings::exchanges(|_| true).into_iter().map(|exchange| exchange.line).enumerate()
     {
@@ -310,8 +314,10 @@ fn failures_are_classified_as_the_providers_document_them() {
         if status >= 400 && body.is_object() {
             let failure = classify(u16::try_from(status).unwrap(), None, body.to_string().as_bytes());
             assert!(!failure.message.starts_with("the provider answered"), "{nth}: {body}");
+            seen += 1;
         }
     }
+    recordings::enough(seen, 45);
     let too_long =
         json!({"error": {"code": "context_length_exceeded", "message": "Your input exceeds the window."}});
     assert_eq!(classify_event(&too_long).kind, Kind::ContextLength);

@@ -45,6 +45,21 @@ async fn an_answer_is_given_again_settled_at_the_price_of_a_hit_and_told_as_save
 }
 
 #[tokio::test]
+async fn i12_an_orgs_answers_are_given_to_others_only_where_their_route_says_so() {
+    for (shared, cache, sold) in [(false, "miss", 2), (true, "hit", 1)] {
+        let world = World::routed("5", "", caching(json!({"ttl_seconds": 300, "shared": shared}))).await;
+        let other = open_org(&world.ledger, OrgId(Uuid::from_u128(0x0DD)), "odd", "5").await;
+
+        let own = world.post("/v1/chat/completions", asked_at_zero(false)).await;
+        let theirs = world.call_by(&other, "/v1/chat/completions", &asked_at_zero(false));
+        let theirs = theirs.send().await.expect("answers");
+
+        assert_eq!([&own, &theirs].map(|answer| header(answer, "x-tollgate-cache")), ["miss", cache]);
+        assert_eq!(world.simulator.sold().requests, sold, "shared: {shared}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_the_same_or_not_wanted_is_asked_for() {
     let world = World::routed("5", "", caching(json!({"ttl_seconds": 300}))).await;
     let ask = async |body: Value, control: &str| {
@@ -369,6 +384,32 @@ async fn failures_are_not_kept_and_what_was_is_said_where_nobody_answers() {
     world.ledger.clock().advance_seconds(600);
     let gone = world.post("/v1/chat/completions", asked_at_zero(false)).await;
     assert_eq!(gone.status(), 503, "too old to be true");
+}
+
+#[tokio::test]
+async fn an_answer_of_before_does_not_hide_what_is_wrong_with_the_request() {
+    let calls = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let answer = async move || {
+        if calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0 {
+            return axum::Json(completion(json!({"prompt_tokens": 9, "completion_tokens": 1})))
+                .into_response();
+        }
+        let error = json!({"type": "invalid_request_error", "message": "The model is not for this."});
+        (axum::http::StatusCode::BAD_REQUEST, axum::Json(json!({ "error": error }))).into_response()
+    };
+    let odd = Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let cache = json!({"ttl_seconds": 1, "stale_seconds": 600});
+    let routes = json!([{"name": "kept", "chain": ["odd/gpt-4o-mini"], "retries": 0, "cache": cache}]);
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    let world = World::at(clock.clone(), "5", "", routes, odd).await;
+    let first = world.post("/v1/chat/completions", asked_at_zero(false)).await;
+    clock.advance_seconds(60);
+
+    let refused = world.post("/v1/chat/completions", asked_at_zero(false)).await;
+
+    assert_eq!(header(&first, "x-tollgate-cache"), "miss");
+    assert_eq!((refused.status().as_u16(), header(&refused, "x-tollgate-cache").as_str()), (400, ""));
+    assert_eq!(world.balance().await.held, Credits::ZERO);
 }
 
 #[tokio::test]

@@ -3,7 +3,6 @@
 use super::*;
 use crate::domain::account::Ended;
 use crate::domain::ids::ReservationId;
-use crate::domain::purpose::Purpose;
 use crate::domain::routing::{Arm, Experiment, StickyBy};
 
 /// Pays for shadows.
@@ -49,15 +48,7 @@ impl World {
     }
 
     async fn open_lab(&self, credits: &str) {
-        let (slug, time_zone) = ("lab".into(), "UTC".into());
-        self.command(LAB, OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::ZERO }).await;
-        let terms = LotTerms {
-            lot: LotId(Uuid::from_u128(2)),
-            credits: credits.parse().expect("credits"),
-            priority: 0,
-            expires_at: None,
-        };
-        self.command(LAB, OrgCommand::Grant { terms, kind: GrantKind::Goodwill, note: None }).await;
+        open_org(&self.ledger, LAB, "lab", credits).await;
     }
 
     async fn settles(&self, org: OrgId) -> Vec<(Purpose, Arc<[Attempt]>, Credits)> {
@@ -126,6 +117,35 @@ async fn a_conversation_keeps_to_its_arm_as_it_grows() {
     }
 
     assert_eq!(arms.len(), 2, "{arms:?}");
+}
+
+#[tokio::test]
+async fn a_key_or_a_conversation_of_a_name_keeps_to_its_arm_whatever_it_says() {
+    let arms = || vec![arm("control", 50, &[]), arm("mini", 50, &["openai/gpt-4o-mini"])];
+    for sticky_by in [StickyBy::Key, StickyBy::Conversation] {
+        let world = World::tried("", on_chat(sticky_by, arms())).await;
+        let mut met = std::collections::BTreeSet::new();
+        for n in 0..8 {
+            let key = KeyId { org: ACME, local: Uuid::from_u128(100 + n) };
+            let key = create_key(&world.ledger, key, None).await;
+            let (secret, name) = match sticky_by {
+                StickyBy::Key => (&key, 0),
+                _ => (&world.secret, n),
+            };
+            let arm = async |said: &str| {
+                let body = json!({"model": "chat", "messages": [{"role": "user", "content": said}]});
+                let call = world.call_by(secret, "/v1/chat/completions", &body);
+                let call = call.header("x-tollgate-conversation", format!("conversation {name}"));
+                header(&call.send().await.expect("answers"), "x-tollgate-experiment")
+            };
+
+            let arms = [arm("One").await, arm("Two").await, arm("Three").await];
+
+            assert!(arms.iter().all(|arm| *arm == arms[0]), "{sticky_by:?} {n}: {arms:?}");
+            met.extend(arms);
+        }
+        assert_eq!(met.len(), 2, "{sticky_by:?}: {met:?}");
+    }
 }
 
 #[tokio::test]

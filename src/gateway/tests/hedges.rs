@@ -6,6 +6,24 @@ use tokio::sync::Notify;
 use tokio::task::yield_now;
 
 use super::*;
+use crate::gateway::target::Target;
+use crate::waiting::within;
+
+async fn until_it_rests(state: &GatewayState, target: &Target) {
+    let rests = async {
+        while state.target_healths.is_ready(target, state.ledger.clock().now(), 0) {
+            yield_now().await;
+        }
+    };
+    within("the target rests", rests).await;
+}
+
+/// For what others have yet to do of which nothing tells.
+async fn yield_often(times: usize) {
+    for _ in 0..times {
+        yield_now().await;
+    }
+}
 
 #[tokio::test]
 async fn a_slow_target_is_hedged_under_a_larger_hold_and_the_loser_is_paid_for() {
@@ -50,11 +68,10 @@ async fn i2_a_count_that_can_not_be_true_is_charged_at_the_bound_of_its_call_and
 
 /// By a provider that reports so many tokens.
 async fn answered_while_the_hold_grows(prompt_tokens: i64, source: UsageSource) {
-    let (asked, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let go_on = Arc::new(Notify::new());
     let answer = {
-        let (asked, go_on) = (asked.clone(), go_on.clone());
+        let go_on = go_on.clone();
         async move || {
-            asked.notify_one();
             go_on.notified().await;
             let left = [("x-ratelimit-remaining-requests", "0"), ("x-ratelimit-reset-requests", "60s")];
             (left, axum::Json(completion(json!({"prompt_tokens": prompt_tokens, "completion_tokens": 1}))))
@@ -68,23 +85,15 @@ async fn answered_while_the_hold_grows(prompt_tokens: i64, source: UsageSource) 
     // The hold grows once the first target has answered, of which its allowance tells.
     let answered = async move {
         go_on.notify_one();
-        for _ in 0..10_000 {
-            if !state.target_healths.is_ready(&first, state.ledger.clock().now(), 0) {
-                break;
-            }
-            yield_now().await;
-        }
+        until_it_rests(&state, &first).await;
         // Its body came with its head.
-        for _ in 0..100 {
-            yield_now().await;
-        }
+        yield_often(100).await;
     };
-    let slow_log = async {
-        asked.notified().await;
-        world.log.waits_for(answered);
-    };
+    // The hold is written, and then what it grows by waits.
+    let log = world.log.clone();
+    world.log.waits_for(async move { log.waits_for(answered) });
 
-    let (response, ()) = tokio::join!(world.post("/v1/chat/completions", chat("r")), slow_log);
+    let response = world.post("/v1/chat/completions", chat("r")).await;
 
     assert_eq!(header(&response, "x-tollgate-provider"), "odd");
     assert_eq!(world.simulator.sold().requests, 0, "nobody else was asked");
@@ -139,7 +148,7 @@ async fn a_target_that_hangs_and_is_hedged_is_not_the_fastest_again() {
 
 /// A route on which Claude beats this model, whose server answers so, and goes on until it `ends`.
 async fn beaten(model: &str, loser: MethodRouter, ends: Arc<Notify>) -> World {
-    let winner = async move || until(ends);
+    let winner = async move || message_until(ends);
     let odd =
         Router::new().route("/v1/chat/completions", loser).route("/v1/messages", axum::routing::post(winner));
     let chain = json!([format!("odd/{model}"), "odd-claude/claude-haiku-4-5"]);
@@ -164,10 +173,7 @@ async fn a_target_that_a_hedge_has_beaten_is_known_as_soon_as_it_fails() {
     let response = world.post("/v1/chat/completions", body).await;
     assert_eq!(header(&response, "x-tollgate-provider"), "odd-claude");
     fails.notify_one();
-    let now = || world.ledger.clock().now();
-    while world.state.target_healths.is_ready(&target(&world, "odd", "gpt-4o-mini"), now(), 0) {
-        yield_now().await;
-    }
+    until_it_rests(&world.state, &target(&world, "odd", "gpt-4o-mini")).await;
     ends.notify_one();
 
     response.text().await.expect("the whole of it");
@@ -204,14 +210,9 @@ async fn i2_a_beaten_stream_is_charged_for_what_it_showed_or_may_have_hidden() {
 
         let response = world.post("/v1/chat/completions", body).await;
         begins.notify_one();
-        let now = || world.ledger.clock().now();
         // The loser's head tells an allowance, and its first words came with it.
-        while world.state.target_healths.is_ready(&target(&world, "odd", model), now(), 0) {
-            yield_now().await;
-        }
-        for _ in 0..1_000 {
-            yield_now().await;
-        }
+        until_it_rests(&world.state, &target(&world, "odd", model)).await;
+        yield_often(1_000).await;
         ends.notify_one();
         response.text().await.expect("the whole of it");
 
@@ -228,7 +229,7 @@ async fn i2_a_beaten_stream_is_charged_for_what_it_showed_or_may_have_hidden() {
 }
 
 /// A message that is streamed, and ends when it is told to.
-fn until(ends: Arc<Notify>) -> Response {
+fn message_until(ends: Arc<Notify>) -> Response {
     let part = |event: Value| Ok::<_, std::convert::Infallible>(format!("data: {event}\n\n"));
     let message = json!({"id": "m", "model": "claude-haiku-4-5", "usage": {"input_tokens": 1}});
     let start = part(json!({"type": "message_start", "message": message}));

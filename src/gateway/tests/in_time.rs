@@ -62,7 +62,8 @@ pub(super) fn asking(path: &str, model: &str, stream: bool) -> Value {
 async fn i2_what_was_made_for_a_caller_who_gave_up_is_charged_as_its_provider_reports_it() {
     let go_on = Arc::new(Notify::new());
     let told = go_on.clone();
-    // Silent, or with its first word, until the caller has heard that there is no answer in time.
+    // Silent until the caller has heard that there is no answer in time; or with its first word, and a ping once that is heard,
+    // by when the time is up.
     let answer = async move |axum::Json(body): axum::Json<Value>| {
         let model = body["model"].as_str().expect("a model").to_owned();
         if body["stream"] != true {
@@ -71,25 +72,40 @@ async fn i2_what_was_made_for_a_caller_who_gave_up_is_charged_as_its_provider_re
             answer["model"] = model.into();
             return axum::Json(answer).into_response();
         }
-        let begun = (model == "o3").then(|| chunk(&model, "Because"));
-        let rest = once(async move {
-            told.notified().await;
-            end(&model)
+        let begun = (model == "o3").then(|| [chunk(&model, "Because"), Ok(": ping\n\n".into())]);
+        let first = iter(begun.clone()).map(|[first, _]| first);
+        let later = iter(begun.map(|[_, ping]| ping).into_iter().chain([end(&model)]));
+        let later = later.then(move |part| {
+            let told = told.clone();
+            async move {
+                told.notified().await;
+                part
+            }
         });
-        streamed(iter(begun).chain(rest))
+        streamed(first.chain(later))
     };
     let routes = json!([
         {"name": "thinks", "chain": ["odd/o3"], "retries": 5},
         {"name": "says", "chain": ["odd/gpt-4o-mini"], "retries": 5},
     ]);
-    let world = World::with_odd("5", "", routes, chat_at(answer)).await;
-    for (route, stream, status) in [("says", false, 503), ("says", true, 503), ("thinks", true, 200)] {
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    let world = World::at(clock.clone(), "5", "", routes, chat_at(answer)).await;
+    for (route, stream, seconds, status) in
+        [("says", false, 1, 503), ("says", true, 1, 503), ("thinks", true, 50, 200)]
+    {
         let before = world.balance().await.consumed;
 
-        let response = world.post_within(1, PATHS[0], asking(PATHS[0], route, stream)).await;
+        let mut response = world.post_within(seconds, PATHS[0], asking(PATHS[0], route, stream)).await;
         let heard = response.status().as_u16();
         let retries = header(&response, "x-should-retry");
-        let text = response.text().await.expect("an end");
+        let mut text = String::new();
+        if heard == 200 {
+            let first = response.chunk().await.expect("a part").expect("words");
+            text.push_str(std::str::from_utf8(&first).expect("text"));
+            clock.advance_seconds(51);
+            go_on.notify_one();
+        }
+        text.push_str(&response.text().await.expect("an end"));
         let held = world.balance().await.held;
         go_on.notify_one();
         world.state.finish().await;

@@ -312,18 +312,47 @@ async fn a_hold_lasts_for_as_long_as_the_attempts_of_its_fallbacks_may_take() {
 }
 
 #[tokio::test]
-async fn nothing_is_sent_for_a_caller_whose_time_is_over_by_when_it_is_held_for() {
+async fn nothing_is_sent_where_the_callers_or_the_routes_time_is_over_by_when_it_is_held_for() {
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    let route = |name: &str, seconds: u32| json!({"name": name, "chain": ["openai/gpt-4o-mini"], "total_seconds": seconds});
+    let routes = json!([route("patient", 3_600), route("hasty", 1)]);
+    let world = World::at(clock.clone(), "5", "", routes, Router::new()).await;
+    for (model, within) in [("gpt-4o-mini", 1), ("patient", 1), ("hasty", 3_600)] {
+        world.log.takes(&clock, 2);
+
+        let late = world.post_within(within, "/v1/chat/completions", chat(model)).await;
+
+        let status = late.status().as_u16();
+        assert!(status == 503 && late.text().await.expect("text").contains("out_of_time"), "{model}");
+        assert_eq!(world.simulator.sold().requests, 0);
+        let balance = settled(&world).await;
+        assert_eq!((balance.consumed, balance.held), (Credits::ZERO, Credits::ZERO));
+    }
+}
+
+#[tokio::test]
+async fn where_every_hold_waits_long_a_part_of_the_requests_is_turned_away() {
     let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
     let world = World::at(clock.clone(), "5", "", json!([]), Router::new()).await;
-    world.log.takes(&clock, 2);
+    let ask = || world.post("/v1/chat/completions", chat("gpt-4o-mini"));
+    for _ in 0..5 {
+        world.log.takes(&clock, 1);
+        ask().await;
+    }
 
-    let late = world.post_within(1, "/v1/chat/completions", chat("gpt-4o-mini")).await;
+    let mut turned_away = 0;
+    for _ in 0..8 {
+        let response = ask().await;
+        if response.status() == 200 {
+            continue;
+        }
+        turned_away += 1;
+        assert_eq!((response.status().as_u16(), header(&response, "retry-after").as_str()), (503, "1"));
+        let error: Value = response.json().await.expect("json");
+        assert_eq!(error["error"]["code"], "overloaded");
+    }
 
-    let status = late.status().as_u16();
-    assert!(status == 503 && late.text().await.expect("text").contains("out_of_time"));
-    assert_eq!(world.simulator.sold().requests, 0);
-    let balance = settled(&world).await;
-    assert_eq!((balance.consumed, balance.held), (Credits::ZERO, Credits::ZERO));
+    assert!((1..8).contains(&turned_away), "{turned_away} of 8");
 }
 
 #[test]

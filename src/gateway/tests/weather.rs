@@ -165,14 +165,45 @@ async fn a_pause_that_is_longer_than_the_time_left_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_caller_is_not_kept_waiting_for_a_long_pause() {
-    let world = World::new("5", "rate_limited=1,retry_after_seconds=60").await;
+async fn a_caller_is_not_kept_waiting_for_a_longer_pause_than_the_route_waits() {
+    let routes = json!([{"name": "alone", "chain": ["openai/gpt-4o-mini"]},
+                        {"name": "hasty", "chain": ["openai/gpt-4o-mini"], "pause_seconds_max": 1}]);
+    for (route, pause) in [("alone", "60"), ("hasty", "2")] {
+        let weather = format!("rate_limited=1,retry_after_seconds={pause}");
+        let world = World::routed("5", &weather, routes.clone()).await;
 
-    let response = world.post("/v1/chat/completions", chat("alone")).await;
+        let response = world.post("/v1/chat/completions", chat(route)).await;
 
-    assert_eq!((response.status().as_u16(), header(&response, "retry-after").as_str()), (429, "60"));
-    assert_eq!(world.simulator.sold().requests, 1, "it was not asked again after a minute");
-    assert_eq!(world.balance().await.available, Credits::from_whole(5));
+        assert_eq!((response.status().as_u16(), header(&response, "retry-after").as_str()), (429, pause));
+        assert_eq!(world.simulator.sold().requests, 1, "it was not asked again after {pause} s");
+        assert_eq!(world.balance().await.available, Credits::from_whole(5));
+    }
+}
+
+#[tokio::test]
+async fn no_attempt_begins_after_ten_minutes_where_nobody_said_how_long() {
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    for (seconds, expected) in [(599, 2), (601, 1)] {
+        let calls = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let fails = {
+            let (clock, calls) = (clock.clone(), calls.clone());
+            async move || {
+                calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                clock.advance_seconds(seconds);
+                axum::http::StatusCode::SERVICE_UNAVAILABLE
+            }
+        };
+        let odd = Router::new().route("/v1/chat/completions", axum::routing::post(fails));
+        let chain = json!(["odd/gpt-4o-mini", "odd/gpt-4o"]);
+        let routes = json!([{"name": "r", "chain": chain, "retries": 0, "first_token_seconds": 3_600}]);
+        let world = World::at(clock.clone(), "5", "", routes, odd).await;
+
+        let failed = world.post("/v1/chat/completions", chat("r")).await;
+
+        assert_eq!(failed.status().as_u16(), 503);
+        assert_eq!(calls.load(std::sync::atomic::Ordering::SeqCst), expected, "after {seconds} s");
+        assert!(world.balance().await.held.is_zero());
+    }
 }
 
 #[tokio::test]

@@ -25,6 +25,32 @@ pub async fn listen(router: Router) -> SocketAddr {
     address
 }
 
+/// An org with so many credits, and a key: its secret.
+pub async fn open_org(ledger: &Ledger, org: OrgId, slug: &str, credits: &str) -> String {
+    let terms = LotTerms {
+        lot: LotId(Uuid::from_u128(1)),
+        credits: credits.parse().expect("credits"),
+        priority: 0,
+        expires_at: None,
+    };
+    for command in [
+        OrgCommand::OpenOrg { slug: slug.into(), time_zone: "UTC".into(), overdraft_limit: Credits::ZERO },
+        OrgCommand::Grant { terms, kind: GrantKind::Goodwill, note: None },
+    ] {
+        ledger.submit(Submission::by_tollgate(org, command)).await.expect("runs");
+    }
+    create_key(ledger, KeyId { org, local: Uuid::from_u128(7) }, None).await
+}
+
+/// Its secret.
+pub async fn create_key(ledger: &Ledger, key: KeyId, project: Option<ProjectId>) -> String {
+    let secret = key_text(key, &[0x5e; 24]);
+    let (role, secret_sha256) = (Role::Inference, secret_sha256(&secret));
+    let create = OrgCommand::CreateKey { key, role, project, secret_sha256, expires_at: None };
+    ledger.submit(Submission::by_tollgate(key.org, create)).await.expect("creates");
+    secret
+}
+
 impl World {
     pub async fn new(credits: &str, weather: &str) -> World {
         World::routed(credits, weather, json!([{"name": "alone", "chain": ["openai/gpt-4o-mini"]}])).await
@@ -92,34 +118,7 @@ impl World {
             .submit_system(SystemCommand::PublishPrices { cards, mark_ups: vec![] }, None, None)
             .await
             .expect("publishes");
-        let key = KeyId { org: ACME, local: Uuid::from_u128(7) };
-        let secret = key_text(key, &[0x5e; 24]);
-        for command in [
-            OrgCommand::OpenOrg {
-                slug: "acme".into(),
-                time_zone: "UTC".into(),
-                overdraft_limit: Credits::ZERO,
-            },
-            OrgCommand::Grant {
-                terms: LotTerms {
-                    lot: LotId(Uuid::from_u128(1)),
-                    credits: credits.parse().expect("credits"),
-                    priority: 0,
-                    expires_at: None,
-                },
-                kind: GrantKind::Goodwill,
-                note: None,
-            },
-            OrgCommand::CreateKey {
-                key,
-                role: Role::Inference,
-                project: None,
-                secret_sha256: secret_sha256(&secret),
-                expires_at: None,
-            },
-        ] {
-            ledger.submit(Submission::by_tollgate(ACME, command)).await.expect("runs");
-        }
+        let secret = open_org(&ledger, ACME, "acme", credits).await;
         let state = GatewayState::new(
             ledger.clone(),
             None,
@@ -148,32 +147,37 @@ impl World {
         self.url = format!("http://{}", listen(router(self.state.clone()).0).await);
     }
 
+    /// A call that is yet to be sent, by whom the key is.
+    pub fn call_by(&self, secret: &str, path: &str, body: &Value) -> reqwest::RequestBuilder {
+        self.http.post(format!("{}{path}", self.url)).bearer_auth(secret).json(body)
+    }
+
     pub async fn post(&self, path: &str, body: Value) -> reqwest::Response {
-        let call = self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.secret);
-        call.json(&body).send().await.expect("answers")
+        self.call_by(&self.secret, path, &body).send().await.expect("answers")
     }
 
     /// The same by a caller who gives it up after so many seconds.
     pub async fn post_within(&self, seconds: u32, path: &str, body: Value) -> reqwest::Response {
-        let call = self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.secret);
-        call.header("x-request-timeout", seconds).json(&body).send().await.expect("answers")
+        let call = self.call_by(&self.secret, path, &body).header("x-request-timeout", seconds);
+        call.send().await.expect("answers")
     }
 
     /// The attempts of the last settle, and the route that it counts for.
     pub async fn last_settle(&self) -> (Arc<[Attempt]>, Option<String>) {
-        let stored = list_events(&self.ledger, ACME, 0, 1_000).await.expect("reads");
-        let settle = stored.into_iter().rev().find_map(|stored| match stored.payload.event {
-            Event::ReservationSettled { attempts, purpose, .. } => Some((attempts, purpose.route)),
-            _ => None,
-        });
-        settle.expect("a settle")
+        let (attempts, purpose) = self.last_settled().await;
+        (attempts, purpose.route)
     }
 
     /// What the last settle says was decided about where it went.
     pub async fn last_decision(&self) -> Option<String> {
+        self.last_settled().await.1.decision
+    }
+
+    /// The attempts of the last settle, and what it was for.
+    pub async fn last_settled(&self) -> (Arc<[Attempt]>, Purpose) {
         let stored = list_events(&self.ledger, ACME, 0, 1_000).await.expect("reads");
         let settle = stored.into_iter().rev().find_map(|stored| match stored.payload.event {
-            Event::ReservationSettled { purpose, .. } => Some(purpose.decision),
+            Event::ReservationSettled { attempts, purpose, .. } => Some((attempts, purpose)),
             _ => None,
         });
         settle.expect("a settle")

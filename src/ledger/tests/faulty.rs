@@ -21,8 +21,9 @@ pub(super) struct Faulty {
     pub shared: bool,
     /// Folds the log whenever somebody has read it.
     pub overtaking: Option<Arc<Projector>>,
-    /// Makes one of these holds whenever somebody has read it, or its head.
+    /// Makes one of these holds whenever somebody has read it, or its head; or right before each append.
     pub writes: Mutex<Vec<u128>>,
+    pub races: bool,
     pub writer: Option<Ledger>,
     /// Nothing can be read by position, nor all heads.
     pub unreadable: AtomicBool,
@@ -72,6 +73,7 @@ impl Faulty {
             shared: false,
             overtaking: None,
             writes: Mutex::default(),
+            races: false,
             writer: None,
             unreadable: AtomicBool::new(false),
             ahead: AtomicI64::new(0),
@@ -97,7 +99,10 @@ impl Faulty {
 }
 
 impl Faulty {
-    async fn write_next(&self) -> Result<(), StoreError> {
+    async fn write_next(&self, is_append: bool) -> Result<(), StoreError> {
+        if is_append != self.races {
+            return Ok(());
+        }
         let next = self.writes.lock().expect("no test panicked").pop();
         if let (Some(writer), Some(next)) = (&self.writer, next) {
             let written = writer.submit(command(reserve(next, 1))).await;
@@ -137,7 +142,7 @@ impl EventLog for Faulty {
             self.deliver().await?;
         }
         let head = self.log.head(shard).await?;
-        self.write_next().await?;
+        self.write_next(false).await?;
         Ok(head)
     }
 
@@ -170,6 +175,7 @@ impl EventLog for Faulty {
             *self.withheld.lock().expect("no test panicked") = Some(withheld);
             return Err(StoreError::UnknownOutcome("nothing comes back".into()));
         }
+        self.write_next(true).await?;
         let appended = self.log.append(shard, expected, new, events).await?;
         match self.lost_answer.swap(false, Ordering::SeqCst) {
             true => Err(StoreError::UnknownOutcome("the connection was cut".into())),
@@ -181,7 +187,7 @@ impl EventLog for Faulty {
         self.answers()?;
         let first = self.archived_to.load(Ordering::SeqCst) + 1;
         let mut rows = self.log.read(shard, from.max(first), limit).await?;
-        self.write_next().await?;
+        self.write_next(false).await?;
         if rows.len() > self.rows_in_time {
             return Err(StoreError::Unavailable("the database does not answer".into()));
         }

@@ -38,6 +38,21 @@ async fn who_reads_is_answered_though_another_node_goes_on_writing() {
     assert!(made() < before + 10, "{before} writes became {}", made());
 }
 
+#[tokio::test]
+async fn who_writes_is_not_kept_from_it_by_another_node_that_always_writes_first() {
+    let node = Node::funded(10_000).await;
+    let writes = std::sync::Mutex::new((1..=1_000).collect());
+    let (shared, races, writer) = (true, true, Some(node.ledger.clone()));
+    let log = Arc::new(Faulty { shared, races, writes, writer, ..Faulty::new(&node.store) });
+    let other = node.another(log.clone()).await;
+
+    let hold = other.submit(command(reserve(2_000, 1)));
+    within("it is held", hold).await.expect("holds");
+
+    let left = log.writes.lock().expect("no test panicked").len();
+    assert!((991..1_000).contains(&left), "another wrote {} times before it", 1_000 - left);
+}
+
 fn forwarded(n: u128) -> cluster::wire::Forwarded {
     let command = CommandRef { key: n.to_string(), fingerprint: "a".into() };
     cluster::wire::Forwarded { org: ACME, ask: reserve(n, 1), by: By::Tollgate, command, epoch: 0 }

@@ -1,6 +1,7 @@
 //! Our answers beside the recorded ones: whatever those always have, ours have too.
 
 use super::*;
+use crate::domain::usage::recordings::shared;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,13 +25,7 @@ fn note_event(fields: &mut Fields, event: &Value) {
 
 /// What all recordings of a kind have.
 fn recorded(file: &str) -> Option<Fields> {
-    let folder = std::env::var("TOLLGATE_SHARED")
-        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../shared").to_owned());
-    let path = format!("{folder}/wire/{file}.jsonl");
-    let Ok(recordings) = std::fs::read_to_string(&path) else {
-        println!("skipped: no recordings at {path}; set TOLLGATE_SHARED to their folder");
-        return None;
-    };
+    let recordings = std::fs::read_to_string(shared(&format!("wire/{file}.jsonl"))?).unwrap();
     let mut fields = Fields::new();
     let recordings = recordings.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     for recording in recordings.filter(|one| one["status"] == 200) {

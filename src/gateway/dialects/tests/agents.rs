@@ -138,10 +138,11 @@ fn nothing_comes_between_the_results_of_one_turn() {
     }
 }
 
-/// The recorded exchange of a model that thinks before its calls, by the id of its recording.
-fn recorded(id: &str) -> Option<Value> {
-    let found = exchanges("compat.chat_completions.jsonl");
-    found.into_iter().find(|exchange| exchange["id"] == id)
+/// The recorded exchanges of a model that thinks before its calls, by the ids of their recordings.
+fn recorded(ids: [&str; 2]) -> Option<[Value; 2]> {
+    let all = exchanges("compat.chat_completions.jsonl");
+    let of = |id: &str| all.iter().find(|exchange| exchange["id"] == id).expect("is recorded").clone();
+    (!all.is_empty()).then(|| ids.map(of))
 }
 
 /// The request that brings an answer back to its model, as a client of the dialect does, with the result of its first call.
@@ -167,9 +168,7 @@ fn next_turn(client: Dialect, answer: &Value) -> Value {
 
 #[test]
 fn a_model_that_wants_its_thoughts_back_with_its_calls_gets_them() {
-    let (Some(first), Some(second)) = (recorded("5fbab606c4cad96d"), recorded("a871ed3b1c35ec3d")) else {
-        return;
-    };
+    let Some([first, second]) = recorded(["5fbab606c4cad96d", "a871ed3b1c35ec3d"]) else { return };
     // As the provider took it.
     let expected = &second["request"]["messages"][3];
     assert!(expected["reasoning_content"].as_str().is_some_and(|text| text.starts_with("The user wants")));

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::ChatLimit;
+use crate::domain::usage::recordings::enough;
 use crate::gateway::providers::LimitRules;
 use crate::simulator::chance::Chance;
 
@@ -91,16 +92,20 @@ fn every_recorded_request_goes_to_its_own_dialect_as_it_came() {
 #[test]
 fn every_recorded_answer_is_one_and_what_else_was_recorded_is_none() {
     for family in FAMILIES {
+        let mut seen = 0;
         for exchange in spoken(family).iter().filter(|exchange| exchange["response_body"].is_object()) {
             let body = &exchange["response_body"];
             assert_eq!(is_answer(family, body), parse(family, body).is_ok(), "{}", exchange["id"]);
+            seen += 1;
         }
+        enough(seen, 80);
     }
 }
 
 #[test]
 fn every_recorded_answer_survives_translation() {
     for (upstream, client) in across() {
+        let mut answers = 0;
         for exchange in spoken(upstream) {
             let body = &exchange["response_body"];
             if !body.is_object() {
@@ -117,7 +122,9 @@ fn every_recorded_answer_survives_translation() {
             let heard = parse(client.into(), &translated(upstream, client, body).unwrap()).unwrap();
 
             assert_same(client, &heard, &said, &exchange["id"]);
+            answers += 1;
         }
+        enough(answers, 80);
     }
 }
 
@@ -144,13 +151,14 @@ fn every_recorded_stream_survives_translation_however_it_is_split() {
             assert_same(client, &gathered(client, &translated), &said, &exchange["id"]);
             streams += 1;
         }
-        println!("{upstream:?} for {client:?}: {streams} streams");
+        enough(streams, 30);
     }
 }
 
 #[test]
 fn every_recorded_stream_goes_to_its_own_dialect_byte_for_byte() {
     for (dialect, _) in CLIENTS {
+        let mut seen = 0;
         for (nth, exchange) in spoken(dialect.into()).iter().enumerate() {
             let Some(stream) = exchange["sse"].as_str() else { continue };
 
@@ -162,12 +170,15 @@ fn every_recorded_stream_goes_to_its_own_dialect_byte_for_byte() {
             }
             let answer = gathered(dialect, stream);
             assert!(relay.delivered().bytes >= (answer.text.len() + answer.thinking.len()) as u64);
+            seen += 1;
         }
+        enough(seen, 30);
     }
 }
 
 #[test]
 fn what_goes_on_as_it_came_is_metered_as_what_is_translated() {
+    let mut seen = 0;
     for exchange in spoken(Family::OpenaiChat) {
         let Some(stream) = exchange["sse"].as_str() else { continue };
         let told = |client| {
@@ -179,7 +190,9 @@ fn what_goes_on_as_it_came_is_metered_as_what_is_translated() {
         let (same, translated) = (told(Dialect::OpenaiChat), told(Dialect::AnthropicMessages));
 
         assert_eq!(same, translated, "{}", exchange["id"]);
+        seen += 1;
     }
+    enough(seen, 30);
 }
 
 /// Bytes changed, left out or doubled somewhere: what a broken proxy makes of an answer.
@@ -204,7 +217,9 @@ fn whatever_becomes_of_an_answer_on_its_way_nothing_panics() {
     for (upstream, client) in across()
         .chain([(Family::OpenaiChat, Dialect::OpenaiChat), (Family::Anthropic, Dialect::AnthropicMessages)])
     {
-        for (nth, exchange) in spoken(upstream).into_iter().take(40).enumerate() {
+        let few: Vec<Value> = spoken(upstream).into_iter().take(40).collect();
+        enough(few.len(), 40);
+        for (nth, exchange) in few.into_iter().enumerate() {
             let seed = nth as u64;
             if let Some(stream) = exchange["sse"].as_str() {
                 let mut relay = StreamRelay::new(ends(upstream, client));
