@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::domain::routing::Experiment;
 use crate::domain::statistics::experiment::{ArmReport, Seen, report};
+use crate::domain::views::View;
 use crate::domain::views::experiments::{NO_UNIT, UnitSums};
 use crate::ledger::{Ledger, LedgerError};
 
@@ -16,7 +17,9 @@ pub async fn experiment_report(
     experiment: &Experiment,
 ) -> Result<Vec<ArmReport>, LedgerError> {
     let projector = ledger.projector();
-    projector.catch_up_all().await?;
+    for shard in ledger.shards() {
+        projector.catch_up_with(shard, &[View::Experiments]).await?;
+    }
     let mut seen = Vec::with_capacity(experiment.arms.len());
     for arm in &experiment.arms {
         let name = experiment.full_name(arm);
