@@ -1,6 +1,7 @@
 //! A gateway with its ledger, its providers as simulators, and an org that pays: what the stories are told of.
 
 use super::*;
+use crate::domain::claim::Claim;
 use crate::gateway::target::Target;
 
 pub const ACME: OrgId = OrgId(Uuid::from_u128(0xACE));
@@ -94,12 +95,21 @@ impl World {
             .expect("publishes");
         let key = KeyId { org: ACME, local: Uuid::from_u128(7) };
         let secret = key_text(key, &[0x5e; 24]);
+        let open = OrgCommand::OpenOrg {
+            slug: "acme".into(),
+            time_zone: "UTC".into(),
+            overdraft_limit: Credits::ZERO,
+        };
+        // Its slug is its name in routes, which it has none of here.
+        let claim = Claim {
+            name: "slug:elsewhere".into(),
+            org: ACME,
+            then: Box::new(open.clone()),
+            idempotency: None,
+        };
+        ledger.submit_system(SystemCommand::FulfilClaim { claim }, None, None).await.expect("claims");
         for command in [
-            OrgCommand::OpenOrg {
-                slug: "acme".into(),
-                time_zone: "UTC".into(),
-                overdraft_limit: Credits::ZERO,
-            },
+            open,
             OrgCommand::Grant {
                 terms: LotTerms {
                     lot: LotId(Uuid::from_u128(1)),
