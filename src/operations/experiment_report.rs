@@ -26,15 +26,14 @@ pub async fn experiment_report(
         let mut units: BTreeMap<String, UnitSums> = BTreeMap::new();
         let mut latencies: BTreeMap<i64, i64> = BTreeMap::new();
         for shard in ledger.shards() {
-            for (unit, sums) in projector.store().arm_units(shard, &name).await? {
-                units.entry(unit).or_default().add(&sums);
-            }
+            let mut add = |unit, sums: UnitSums| units.entry(unit).or_default().add(&sums);
+            projector.store().arm_units(shard, &name, &mut add).await?;
             for (class, requests) in projector.store().arm_latencies(shard, &name).await? {
                 *latencies.entry(class).or_default() += requests;
             }
         }
         let beside = units.remove(NO_UNIT).unwrap_or_default();
-        seen.push(Seen { units: units.into_values().collect(), beside, latencies });
+        seen.push(Seen::of(units.values(), &beside, latencies));
     }
     Ok(report(experiment, &seen))
 }
