@@ -4,7 +4,7 @@ mod saved;
 
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 
 use crate::domain::account::Key;
 use crate::domain::account::refusal::Refusal;
@@ -20,6 +20,9 @@ use crate::domain::role::Role;
 use crate::domain::routing::{Experiment, Trials};
 use crate::domain::time::Timestamp;
 
+/// What a claim of a slug begins with.
+const SLUG: &str = "slug:";
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct System {
     /// Number of events folded.
@@ -31,6 +34,8 @@ pub struct System {
     pub keys: OrdMap<KeyId, Key>,
     /// Persistent, since every change is published as a whole.
     claims: OrdMap<String, Claim>,
+    /// Those whose slugs are claimed, so that their ids are told from what anybody makes up.
+    orgs: OrdSet<OrgId>,
     /// Names of the claims whose second command has no recorded outcome, with when each was made.
     open: OrdMap<String, Timestamp>,
     pub experiments: Trials,
@@ -92,7 +97,7 @@ pub enum SystemCommand {
 
 impl System {
     pub fn org_of_slug(&self, slug: &str) -> Option<OrgId> {
-        let name = format!("slug:{slug}");
+        let name = format!("{SLUG}{slug}");
         self.claims.get(&name).filter(|_| !self.open.contains_key(&name)).map(|claim| claim.org)
     }
 
@@ -118,6 +123,17 @@ impl System {
         // Every name that begins with "slug:": ';' follows ':'.
         let slugs = self.claims.range("slug:".to_owned().."slug;".to_owned());
         slugs.filter(|(name, _)| !self.open.contains_key(*name)).map(|(_, claim)| claim.org)
+    }
+
+    /// Whether an org was ever opened, or is being opened.
+    pub fn has_org(&self, org: OrgId) -> bool {
+        self.orgs.contains(&org)
+    }
+
+    fn note_org(&mut self, claim: &Claim) {
+        if claim.name.starts_with(SLUG) {
+            self.orgs.insert(claim.org);
+        }
     }
 
     fn is_open(&self, claim: &Claim) -> bool {
@@ -223,6 +239,7 @@ impl System {
             Event::BundleDefined { bundle } => self.bundles.push(bundle.clone()),
             Event::PricesPublished { publication } => Arc::make_mut(&mut self.prices).apply(publication),
             Event::Claimed { claim } => {
+                self.note_org(claim);
                 self.claims.insert(claim.name.clone(), claim.clone());
                 self.open.insert(claim.name.clone(), at);
             }
@@ -230,7 +247,9 @@ impl System {
                 self.open.remove(name);
             }
             Event::ClaimFreed { name, .. } => {
-                self.claims.remove(name);
+                if let Some(freed) = self.claims.remove(name).filter(|freed| freed.name.starts_with(SLUG)) {
+                    self.orgs.remove(&freed.org);
+                }
                 self.open.remove(name);
             }
             Event::KeyCreated { key, role, secret_sha256, expires_at, .. } => {
@@ -405,9 +424,11 @@ mod tests {
 
         assert_eq!(after(&mut system, free("second")), Ok(()));
         assert_eq!(system.claim("slug:acme"), None);
+        assert!(!system.has_org(claim(1).org), "nobody has opened it");
         // What was done all the same holds its name.
         assert_eq!(after(&mut system, SystemCommand::FulfilClaim { claim: keyed("first") }), Ok(()));
         assert_eq!(system.claim("slug:acme"), Some(&keyed("first")));
+        assert!(system.has_org(claim(1).org));
         assert_eq!(system.open_claims().count(), 0);
     }
 
@@ -503,6 +524,7 @@ mod tests {
         assert_eq!(saved, system);
         assert_eq!(saved.version, 14);
         assert_eq!(saved.open_claims().count(), 1);
+        assert!(saved.has_org(named("slug:b").org));
         assert!(System::from_json(b"{}").is_err());
     }
 }

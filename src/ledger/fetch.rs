@@ -22,6 +22,8 @@ use crate::store::{EventLog, EventRow, StoreError};
 
 /// Events read at a time.
 const EVENTS_PER_PAGE: i64 = 2_000;
+/// A snapshot longer than that takes as long to read as a commit does: the threads that answer callers don't do it.
+const LONG_SNAPSHOT_BYTES: usize = 128 * 1_024;
 /// Events looked at in each step of a search by time.
 const PROBES_PER_STEP: i64 = 16;
 /// Pages of accounts that are read at once, and as many look-ups, which are short: the others wait in memory, for as long
@@ -191,7 +193,7 @@ impl Fetcher {
         let _turn = self.accounts_turn().await;
         let mut loaded = LoadedAccount::new(org);
         let Some((chain, state)) = self.snapshot(org, version_max).await? else { return Ok(loaded) };
-        if let Ok(account) = serde_json::from_slice::<Account>(&state) {
+        if let Some(account) = parse(state).await {
             loaded.account = account;
             loaded.chain = chain;
             loaded.saved_version = chain.version;
@@ -252,5 +254,15 @@ impl Fetcher {
         let positions =
             self.projector.store().org_events(self.shard, org, from_version, EVENTS_PER_PAGE).await?;
         self.log.read_all_at(self.shard, &positions).await
+    }
+}
+
+/// The account of a snapshot, where this version can read it.
+async fn parse(state: Vec<u8>) -> Option<Account> {
+    let is_long = state.len() > LONG_SNAPSHOT_BYTES;
+    let parse = move || serde_json::from_slice(&state).ok();
+    match is_long {
+        true => tokio::task::spawn_blocking(parse).await.ok().flatten(),
+        false => parse(),
     }
 }

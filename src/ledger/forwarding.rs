@@ -65,10 +65,10 @@ impl Ledger {
         match self.shared.cluster.get() {
             Some(cluster) if !self.is_running() && !cluster.has_left() => {
                 tracing::error!("a writer has stopped: this node leaves its shards to the others");
-                Ok(cluster.leave().await?)
+                Ok(cluster.leave(self.shared.clock.now()).await?)
             }
             Some(cluster) => {
-                let read_by_all = cluster.beat().await?;
+                let read_by_all = cluster.beat(self.shared.clock.now()).await?;
                 match read_by_all.filter(|_| self.owns(0)) {
                     Some(format) => self.raise_format(format).await,
                     None => Ok(()),
@@ -78,13 +78,14 @@ impl Ledger {
         }
     }
 
-    /// Hands this node's shards to the others; it still decides whatever reaches it.
+    /// Hands this node's shards to the others; it still decides what they forward. To go on beating until it has finished
+    /// what is under way.
     ///
     /// # Errors
     /// Where the database can't be reached.
     pub async fn leave(&self) -> Result<(), LedgerError> {
         match self.shared.cluster.get() {
-            Some(cluster) => Ok(cluster.leave().await?),
+            Some(cluster) => Ok(cluster.leave(self.shared.clock.now()).await?),
             None => Ok(()),
         }
     }

@@ -35,10 +35,8 @@ pub struct Projector {
 struct Shard {
     /// One runner at a time in this process; the checkpoints themselves keep others out.
     running: Mutex<()>,
-    /// Up to here every look-up finds what it seeks.
-    indexed: AtomicI64,
-    /// Up to here every live view holds everything, as far as this process knows.
-    folded: AtomicI64,
+    /// Up to here each live view holds everything, as far as this process knows; in the order of [`View::ALL`].
+    folded: [AtomicI64; View::ALL.len()],
     written: Notify,
     tail: Tail,
 }
@@ -87,8 +85,7 @@ impl Projector {
         let Some(state) = self.shard(shard) else { return Ok(()) };
         let _running = state.running.lock().await;
         state.tail.clear();
-        state.indexed.store(0, Ordering::Release);
-        state.folded.store(0, Ordering::Release);
+        state.folded.iter().for_each(|folded| folded.store(0, Ordering::Release));
         while let Some(foreign) = self.foreign(shard).await? {
             tracing::warn!(shard, "the projections were folded from another log: they are folded again");
             self.store.forget(shard, &foreign).await?;
@@ -107,7 +104,7 @@ impl Projector {
 
     /// The position up to which an org's events, keys and reservations are found in the projections.
     pub fn indexed(&self, shard: i32) -> i64 {
-        self.shard(shard).map_or(0, |state| state.indexed.load(Ordering::Acquire))
+        self.folded(shard, &INDEX_VIEWS)
     }
 
     /// Wakes the runner: the shard's log has grown.
@@ -147,9 +144,17 @@ impl Projector {
     /// # Errors
     /// Where the log can't be read or the rows can't be written.
     pub async fn catch_up(&self, shard: i32) -> Result<(), StoreError> {
+        self.catch_up_with(shard, &View::ALL).await
+    }
+
+    /// The same for who reads these views alone: another one may lie behind by the whole log, as after a migration that has it
+    /// folded again.
+    ///
+    /// # Errors
+    /// As [`Projector::catch_up`].
+    pub async fn catch_up_with(&self, shard: i32, views: &[View]) -> Result<(), StoreError> {
         let goal = self.log.head(shard).await?.next_position - 1;
-        while self.folded(shard) < goal && self.step(shard, goal).await? != Step::Done {}
-        Ok(())
+        self.fold_to(shard, goal, views).await
     }
 
     /// The same as a worker: false as soon as another runner was first, which is then left to go on alone.
@@ -159,7 +164,7 @@ impl Projector {
     pub async fn run(&self, shard: i32) -> Result<bool, StoreError> {
         let mut goal = self.log.head(shard).await?.next_position - 1;
         loop {
-            match self.step(shard, goal).await? {
+            match self.step(shard, goal, &View::ALL).await? {
                 Step::Folded => {}
                 Step::Done => return Ok(true),
                 Step::Lost => return Ok(false),
@@ -175,7 +180,11 @@ impl Projector {
     /// Folds until look-ups find everything up to a position that the log holds. `Missing` where it does not: it went back
     /// under this node, or that was archived.
     pub(super) async fn index_to(&self, shard: i32, goal: i64) -> Result<(), StoreError> {
-        while self.indexed(shard) < goal && self.step(shard, goal).await? != Step::Done {}
+        self.fold_to(shard, goal, &INDEX_VIEWS).await
+    }
+
+    async fn fold_to(&self, shard: i32, goal: i64, views: &[View]) -> Result<(), StoreError> {
+        while self.folded(shard, views) < goal && self.step(shard, goal, views).await? != Step::Done {}
         Ok(())
     }
 
@@ -232,7 +241,7 @@ impl Projector {
                 }
             }
             // The last events came while it changed over.
-            self.catch_up(shard).await?;
+            self.catch_up_with(shard, &[view]).await?;
             // What it replaced.
             self.drop_unfinished(shard, view).await?;
         }
@@ -283,16 +292,17 @@ impl Projector {
         )))
     }
 
-    /// Folds some events into the views that lie farthest behind `goal`: into those that are looked up first, since writers
-    /// wait for them.
-    async fn step(&self, shard: i32, goal: i64) -> Result<Step, StoreError> {
+    /// Folds some events into those of the views that lie farthest behind `goal`, and into others that stand where they do: into
+    /// those that are looked up first, since writers wait for them.
+    async fn step(&self, shard: i32, goal: i64, views: &[View]) -> Result<Step, StoreError> {
         let Some(state) = self.shard(shard) else { return Ok(Step::Done) };
         let _running = state.running.lock().await;
         let checkpoints = self.store.checkpoints(shard).await?;
         // Another runner may have come farther: then there is nothing to fold, and all the more is found.
         self.note(shard, &checkpoints);
         let live: Vec<_> = checkpoints.into_iter().filter(|checkpoint| checkpoint.live).collect();
-        let is_behind = |checkpoint: &&Checkpoint| checkpoint.position < goal;
+        let is_behind =
+            |checkpoint: &&Checkpoint| views.contains(&checkpoint.view) && checkpoint.position < goal;
         let looked_up =
             live.iter().filter(|checkpoint| INDEX_VIEWS.contains(&checkpoint.view)).filter(is_behind);
         let first = looked_up.map(|checkpoint| checkpoint.position).min();
@@ -392,23 +402,20 @@ impl Projector {
     }
 
     fn note(&self, shard: i32, checkpoints: &[Checkpoint]) {
-        let live = checkpoints.iter().filter(|checkpoint| checkpoint.live);
-        let folded = live.clone().map(|checkpoint| checkpoint.position).min();
-        let looked_up = live.filter(|checkpoint| INDEX_VIEWS.contains(&checkpoint.view));
-        if let (Some(state), Some(indexed)) =
-            (self.shard(shard), looked_up.map(|checkpoint| checkpoint.position).min())
-        {
+        let Some(state) = self.shard(shard) else { return };
+        for (view, folded) in View::ALL.iter().zip(&state.folded) {
+            let live = checkpoints.iter().find(|checkpoint| checkpoint.live && checkpoint.view == *view);
             // What was read earlier may be told later.
-            state.indexed.fetch_max(indexed, Ordering::Release);
+            folded.fetch_max(live.map_or(0, |live| live.position), Ordering::Release);
         }
-        if let (Some(state), Some(folded)) = (self.shard(shard), folded) {
-            state.folded.fetch_max(folded, Ordering::Release);
-            state.tail.forget_to(folded);
-        }
+        state.tail.forget_to(self.folded(shard, &View::ALL));
     }
 
-    fn folded(&self, shard: i32) -> i64 {
-        self.shard(shard).map_or(0, |state| state.folded.load(Ordering::Acquire))
+    /// Up to where each of some views holds everything.
+    fn folded(&self, shard: i32, views: &[View]) -> i64 {
+        let Some(state) = self.shard(shard) else { return 0 };
+        let folded = View::ALL.iter().zip(&state.folded).filter(|(view, _)| views.contains(view));
+        folded.map(|(_, folded)| folded.load(Ordering::Acquire)).min().unwrap_or(0)
     }
 
     fn shard(&self, shard: i32) -> Option<&Shard> {

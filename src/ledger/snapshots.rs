@@ -18,7 +18,7 @@ use crate::store::projections::{Projections, SavedFilter, Snapshot};
 
 /// An account that rests or leaves memory is saved after this many events: it will be read again, and must be there at once.
 const EVENTS_AT_REST: i64 = 16;
-/// Lots, holds and counts of budgets of an account that are about as much work to save as one event is to fold.
+/// Lots, holds, keys, refunds and counts of budgets of an account that are about as much work to save as one event is to fold.
 const PARTS_PER_EVENT: usize = 16;
 /// Events of the shard after which the filter of keys is saved again: a start adds the keys since, a quarter of a second's
 /// work.
@@ -152,7 +152,8 @@ fn room(of: &Arc<Semaphore>, size: i64) -> Option<OwnedSemaphorePermit> {
 /// How much work it is to save an account, in events that are folded meanwhile.
 fn size(account: &Account) -> i64 {
     let counts: usize = account.budgets.iter().map(|state| state.counters.len()).sum();
-    let parts = account.lots.len() + account.holds.len() + counts;
+    let made = account.keys.len() + account.refunds.len();
+    let parts = account.lots.len() + account.holds.len() + made + counts;
     i64::try_from(1 + parts / PARTS_PER_EVENT).unwrap_or(i64::MAX)
 }
 
@@ -256,6 +257,9 @@ fn warn(shard: i32, saved: Result<(), StoreError>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::account::Key;
+    use crate::domain::ids::KeyId;
+    use crate::domain::role::Role;
     use crate::domain::time::Timestamp;
 
     #[test]
@@ -290,6 +294,26 @@ mod tests {
         ] {
             assert_eq!(is_system_due(saved, chain, end), is_due, "{saved:?}, {chain:?}, {end}");
         }
+    }
+
+    #[test]
+    fn an_account_with_many_keys_or_refunds_is_saved_as_seldom_as_one_with_many_lots() {
+        let org = OrgId(Uuid::from_u128(1));
+        let (mut with_keys, mut with_refunds) = (Account::new(org), Account::new(org));
+        let key = Key {
+            role: Role::Gateway,
+            project: None,
+            secret_sha256: "0".repeat(64),
+            revoked: true,
+            created_at: Timestamp(0),
+            expires_at: None,
+        };
+        for n in 0..100_000_u32 {
+            with_keys.keys.insert(KeyId { org, local: Uuid::from_u128(n.into()) }, key.clone());
+            with_refunds.refunds.insert(n.to_string(), n.into());
+        }
+
+        assert_eq!([size(&Account::new(org)), size(&with_keys), size(&with_refunds)], [1, 6_251, 6_251]);
     }
 
     #[test]

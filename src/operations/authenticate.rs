@@ -15,6 +15,7 @@ use crate::domain::reservation::Dispatcher;
 use crate::domain::role::Role;
 use crate::domain::time::Timestamp;
 use crate::ledger::{Ledger, LedgerError, Submission};
+use crate::operations::find_org::is_org;
 
 const PREFIX: &str = "tg_";
 
@@ -162,6 +163,9 @@ async fn known_key(ledger: &Ledger, id: KeyId) -> Result<Option<Key>, AuthError>
         // Another node may have made it, or revoked it in this moment.
         ledger.follow_system().await?;
         return Ok(ledger.system().keys.get(&id).cloned());
+    }
+    if !is_org(ledger, id.org).await? {
+        return Ok(None);
     }
     match ledger.access(id.org).await {
         Ok(access) => match access.keys.get(&id) {

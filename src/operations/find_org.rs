@@ -10,6 +10,18 @@ pub fn known_org(ledger: &Ledger, slug_or_id: &str) -> Option<OrgId> {
     Some(org).filter(|org| *org != OrgId::SYSTEM)
 }
 
+/// Whether anybody has opened an org, or is opening it: of what was made up nothing is read.
+///
+/// # Errors
+/// Where the log can't be read.
+pub async fn is_org(ledger: &Ledger, org: OrgId) -> Result<bool, LedgerError> {
+    if !ledger.system().has_org(org) {
+        // Another node may have.
+        ledger.follow_system().await?;
+    }
+    Ok(ledger.system().has_org(org))
+}
+
 /// As [`known_org`], of whatever any node opened.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 use crate::domain::event::Payload;
 use crate::domain::ids::{EventId, OrgId};
 use crate::domain::time::Timestamp;
+use crate::domain::views::View;
 use crate::ledger::{Ledger, LedgerError, decode};
 use crate::store::{EventRow, StoreError};
 
@@ -33,7 +34,7 @@ pub async fn list_events(
     limit: i64,
 ) -> Result<Vec<StoredEvent>, LedgerError> {
     let (shard, projector) = (ledger.shard_of(org), ledger.projector());
-    let tail = unindexed(ledger, shard).await?;
+    let tail = unindexed(ledger, shard, View::OrgEvents).await?;
     let mut positions = projector.store().org_events(shard, org, after.saturating_add(1), limit).await?;
     let further = tail.iter().filter(|row| row.org_id == org.0 && row.org_version > after);
     positions.extend(further.map(|row| row.position));
@@ -47,13 +48,13 @@ pub async fn list_events(
     read_events(ledger, org, &positions).await
 }
 
-/// Brings the look-ups up to the log's end. On a full disk they can't be: then these are the events that they may lack, which
-/// are few, since nothing more is written either.
+/// Brings a view that is looked up to the log's end. On a full disk it can't be: then these are the events that it may lack,
+/// which are few, since nothing more is written either.
 ///
 /// # Errors
 /// Where the log can't be read, or for any other reason not be folded.
-pub(super) async fn unindexed(ledger: &Ledger, shard: i32) -> Result<Vec<EventRow>, LedgerError> {
-    match ledger.projector().catch_up(shard).await {
+pub(super) async fn unindexed(ledger: &Ledger, shard: i32, view: View) -> Result<Vec<EventRow>, LedgerError> {
+    match ledger.projector().catch_up_with(shard, &[view]).await {
         Ok(()) => Ok(vec![]),
         Err(StoreError::Full) => {
             let from = ledger.projector().indexed(shard) + 1;

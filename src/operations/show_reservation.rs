@@ -7,6 +7,7 @@ use crate::domain::ids::{ProjectId, ReservationId};
 use crate::domain::lots::LotBurn;
 use crate::domain::reservation::ReservationStatus;
 use crate::domain::time::Timestamp;
+use crate::domain::views::View;
 use crate::domain::views::index::reservation_entry;
 use crate::ledger::{Ledger, LedgerError};
 use crate::operations::list_events::{StoredEvent, read_events, unindexed};
@@ -49,7 +50,7 @@ pub async fn show_reservation(ledger: &Ledger, id: ReservationId) -> Result<Rese
 /// Where the log can't be read.
 pub async fn reservation_events(ledger: &Ledger, id: ReservationId) -> Result<Vec<StoredEvent>, LedgerError> {
     let (shard, projector) = (ledger.shard_of(id.org), ledger.projector());
-    let tail = unindexed(ledger, shard).await?;
+    let tail = unindexed(ledger, shard, View::Reservations).await?;
     let mut positions = projector.store().reservation_events(shard, reservation_entry(id)).await?;
     positions.extend(tail.iter().filter(|row| row.org_id == id.org.0).map(|row| row.position));
     positions.sort_unstable();

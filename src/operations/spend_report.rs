@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use crate::domain::account::command::OrgCommand;
 use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
+use crate::domain::views::View;
 use crate::domain::views::spend::{Group, MICROS_PER_HOUR, Spend, SpendKey, SpendReport};
 use crate::ledger::{Ledger, LedgerError, Submission};
 
@@ -27,7 +28,7 @@ pub async fn spend_report(
     if let Err(LedgerError::Refused(refusal)) = ledger.submit(expire).await {
         return Err(refusal.into());
     }
-    projector.catch_up(shard).await?;
+    projector.catch_up_with(shard, &[View::Spend]).await?;
     let ends = to.0.div_euclid(MICROS_PER_HOUR) + i64::from(to.0.rem_euclid(MICROS_PER_HOUR) > 0);
     let hours = from.0.div_euclid(MICROS_PER_HOUR)..ends;
     let mut report = SpendReport::default();

@@ -19,7 +19,7 @@ pub use error::StoreError;
 pub use log::{
     Appended, CLOCK_SKEW_MICROS_MAX, Change, EventLog, EventRow, Head, LockedHead, STATEMENT_MICROS_MAX,
 };
-pub use nodes::{Node, Nodes};
+pub use nodes::{Node, Nodes, Noted};
 pub use postgres::{PostgresStore, PostgresViews};
 pub use profiles::{Profile, Profiles};
 pub use rates::{RateId, RateRow, Rates};

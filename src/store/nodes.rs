@@ -16,27 +16,30 @@ pub struct Node {
     pub format: Format,
 }
 
+/// The nodes of a database, as they were noted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Noted {
+    /// Those of the last moments, in the order of their ids.
+    pub alive: Vec<Node>,
+    /// What all of the last minute read, the dead among them: one that is slow to say so may still serve.
+    pub read_by_all: Format,
+}
+
 /// The nodes of one database. Every method fails with `Unavailable` where the database can't be reached or does not answer:
 /// what it was to write may have been written then, and may be asked for again.
 #[async_trait]
 pub trait Nodes: Send + Sync {
-    /// Notes that a node is alive, by the database's clock; returns all that are, in the order of their ids.
+    /// Notes that a node is alive, by the database's clock.
     ///
     /// # Errors
     /// `Unavailable`.
-    async fn beat(&self, node: &Node) -> Result<Vec<Node>, StoreError>;
+    async fn beat(&self, node: &Node) -> Result<(), StoreError>;
 
-    /// The nodes that were noted of late, in the order of their ids.
+    /// The nodes that were noted of late.
     ///
     /// # Errors
     /// `Unavailable`.
-    async fn alive(&self) -> Result<Vec<Node>, StoreError>;
-
-    /// Takes a node out of those that are alive, at once; one that is none of them changes nothing.
-    ///
-    /// # Errors
-    /// `Unavailable`.
-    async fn leave(&self, id: Uuid) -> Result<(), StoreError>;
+    async fn noted(&self) -> Result<Noted, StoreError>;
 
     /// The secret by which the nodes of this database know each other; made with it, and the same for ever.
     ///

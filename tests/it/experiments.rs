@@ -14,7 +14,7 @@ use crate::support::{Actor, TestApp, listen};
 
 const USERS: usize = 90;
 
-async fn app() -> TestApp {
+pub async fn app() -> TestApp {
     let simulator = listen(SimulatorHandle::new(SimulatorConfig::default()).router()).await;
     let provider = |name: &str| -> ProviderConfig {
         let provider = json!({"name": name, "kind": name, "base_url": simulator, "api_key": "any"});
@@ -24,14 +24,14 @@ async fn app() -> TestApp {
     TestApp::configured(&Config { providers, ..Config::default() }).await
 }
 
-fn smaller() -> Value {
+pub fn smaller() -> Value {
     json!({"name": "smaller", "route": "gpt-4o", "sticky_by": "end_user", "orgs": ["acme", "globex"], "arms": [
         {"name": "control", "percent": 50},
         {"name": "mini", "percent": 50, "chain": ["openai/gpt-4o-mini"], "credits_per_org": "50"}]})
 }
 
 /// Asks, and says how the answer was: the request's id.
-async fn ask(key: &Actor, user: usize) -> String {
+pub async fn ask(key: &Actor, user: usize) -> String {
     let body = json!({"model": "gpt-4o", "user": format!("user {user}"), "max_tokens": 40,
         "messages": [{"role": "user", "content": "Say something."}]});
     let answer = key.post("/v1/chat/completions", body).await;

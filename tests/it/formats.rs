@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use reqwest::StatusCode;
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
 use tollgate::clock::Clock;
 use tollgate::domain::account::command::OrgCommand;
 use tollgate::domain::chain;
@@ -27,13 +28,24 @@ async fn times_raised(app: &TestApp) -> usize {
     rows.iter().filter(|row| row.kind == "FormatRaised").count()
 }
 
+/// The beats of so many seconds, with as much time between them as may pass.
+async fn beats(nodes: &[&TestApp], seconds: i64) {
+    for _ in 0..seconds / 5 {
+        for node in nodes {
+            node.clock().advance_seconds(5);
+            node.ledger().beat().await.unwrap();
+            node.ledger().follow_all().await.unwrap();
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_node_that_is_alone_raises_the_format_once() {
     let database = Arc::new(TestDatabase::new().await);
     let first = TestApp::of(database.clone()).await;
     if is_postgres() {
         first.join(Some(&first.url)).await;
-        first.ledger().beat().await.unwrap();
+        beats(&[&first], 120).await;
     }
 
     assert_eq!((first.ledger().system().format, times_raised(&first).await), (Format::READ, 1));
@@ -42,29 +54,80 @@ async fn a_node_that_is_alone_raises_the_format_once() {
     first.finish().await;
 }
 
+/// What the node of an older version says of itself: it reads, and owns nothing.
+fn an_old_node() -> Node {
+    Node { id: Uuid::from_u128(7), address: String::new(), format: Format::FIRST }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_format_stays_until_the_last_node_reads_the_new_one() {
+async fn the_format_stays_until_no_node_of_the_last_minute_reads_less() {
     let app = TestApp::on_postgres().await;
-    let clock = Clock::manual(Timestamp(0), 9);
-    let nodes = app.database.open(&clock).await.nodes.unwrap();
-    let old = Node { id: Uuid::from_u128(7), address: String::new(), format: Format::FIRST };
-    nodes.beat(&old).await.unwrap();
+    let nodes = app.database.open(app.clock()).await.nodes.unwrap();
+    let mut database = PgConnection::connect(&app.database.url).await.unwrap();
+    let mut was_seen_earlier = async |seconds: i64| {
+        let earlier = "update nodes set seen_at = seen_at - $2 * 1000000 where node_id = $1";
+        let earlier = sqlx::query(earlier).bind(an_old_node().id).bind(seconds);
+        earlier.execute(&mut database).await.unwrap();
+    };
+    nodes.beat(&an_old_node()).await.unwrap();
     app.join(Some(&app.url)).await;
 
-    app.ledger().beat().await.unwrap();
-    let before = app.ledger().system().format;
-    nodes.leave(old.id).await.unwrap();
+    beats(&[&app], 120).await;
+    let beside_it = app.ledger().system().format;
+    // It may be slow to say that it is there.
+    was_seen_earlier(30).await;
+    beats(&[&app], 120).await;
+    let soon_after = app.ledger().system().format;
+    assert_eq!((beside_it, soon_after), (Format::FIRST, Format::FIRST));
+    was_seen_earlier(60).await;
     let beside = app.beside(2).await;
     beside.join(Some(&beside.url)).await;
-    for node in [&app, &beside, &app, &beside] {
-        node.ledger().beat().await.unwrap();
-        node.ledger().follow_all().await.unwrap();
-    }
+    beats(&[&app, &beside], 120).await;
     beside.ledger().follow_system().await.unwrap();
 
-    assert_eq!((before, times_raised(&app).await), (Format::FIRST, 1));
+    assert_eq!(times_raised(&app).await, 1);
     assert_eq!(beside.ledger().system().format, Format::READ);
     beside.finish().await;
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_format_stays_for_a_minute_though_the_rows_of_all_nodes_were_lost() {
+    let app = TestApp::on_postgres().await;
+    let nodes = app.database.open(app.clock()).await.nodes.unwrap();
+    nodes.beat(&an_old_node()).await.unwrap();
+    app.join(Some(&app.url)).await;
+    beats(&[&app], 60).await;
+    let mut database = PgConnection::connect(&app.database.url).await.unwrap();
+
+    // As a crash of the database does; the first that beats after it is alone.
+    sqlx::query("truncate nodes").execute(&mut database).await.unwrap();
+    beats(&[&app], 30).await;
+    let alone = app.ledger().system().format;
+    nodes.beat(&an_old_node()).await.unwrap();
+    beats(&[&app], 120).await;
+
+    assert_eq!((alone, times_raised(&app).await), (Format::FIRST, 0));
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_leaves_is_noted_until_it_has_finished() {
+    let app = TestApp::on_postgres().await;
+    let nodes = app.database.open(app.clock()).await.nodes.unwrap();
+    app.join(Some(&app.url)).await;
+
+    app.ledger().leave().await.unwrap();
+    // Nothing but its beats says that it is still there.
+    let mut database = PgConnection::connect(&app.database.url).await.unwrap();
+    sqlx::query("truncate nodes").execute(&mut database).await.unwrap();
+    app.ledger().beat().await.unwrap();
+
+    let alive = nodes.noted().await.unwrap().alive;
+    assert_eq!(
+        alive.iter().map(|node| (node.address.as_str(), node.format)).collect::<Vec<_>>(),
+        [("", Format::READ)]
+    );
     app.finish().await;
 }
 

@@ -331,7 +331,7 @@ async fn a_node_is_reached_where_its_environment_says() {
     let _server = Server::of(command);
 
     let alive = loop {
-        let alive = nodes.alive().await.unwrap();
+        let alive = nodes.noted().await.unwrap().alive;
         if !alive.is_empty() {
             break alive;
         }

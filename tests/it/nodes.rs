@@ -15,8 +15,7 @@ use tollgate::clock::Clock;
 use tollgate::config::Config;
 use tollgate::domain::time::Timestamp;
 use tollgate::operations::find_org::known_org;
-use tollgate::store::{Database, Node, Nodes, StoreError};
-use uuid::Uuid;
+use tollgate::store::{Database, Node, Nodes, Noted, StoreError};
 
 use crate::database::{TestDatabase, is_postgres};
 use crate::support::{TestApp, client, listen};
@@ -263,16 +262,12 @@ struct Hindered {
 
 #[async_trait]
 impl Nodes for Hindered {
-    async fn beat(&self, node: &Node) -> Result<Vec<Node>, StoreError> {
+    async fn beat(&self, node: &Node) -> Result<(), StoreError> {
         self.nodes.beat(node).await
     }
 
-    async fn alive(&self) -> Result<Vec<Node>, StoreError> {
-        self.nodes.alive().await
-    }
-
-    async fn leave(&self, id: Uuid) -> Result<(), StoreError> {
-        self.nodes.leave(id).await
+    async fn noted(&self) -> Result<Noted, StoreError> {
+        self.nodes.noted().await
     }
 
     async fn secret(&self) -> Result<String, StoreError> {
@@ -368,6 +363,20 @@ async fn a_node_that_leaves_is_asked_for_nothing_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_leaves_still_forwards_what_it_is_asked_for() {
+    let (leaving, two, letters) = behind(Line::Copies).await;
+    two.ledger().beat().await.unwrap();
+    letters.lock().unwrap().clear();
+
+    leaving.ledger().leave().await.unwrap();
+    leaving.funded("acme", "10").await;
+
+    assert!(!letters.lock().unwrap().is_empty(), "the nodes would race for the heads");
+    two.finish().await;
+    leaving.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_node_that_died_long_ago_or_before_the_clock_was_set_back_nothing_is_left() {
     let app = TestApp::on_postgres().await;
     let mut database = PgConnection::connect(&app.database.url).await.unwrap();
@@ -381,7 +390,7 @@ async fn of_a_node_that_died_long_ago_or_before_the_clock_was_set_back_nothing_i
     let known = sqlx::query_scalar::<_, i64>("select count(*) from nodes where shard = 0");
     assert_eq!(known.fetch_one(&mut database).await.unwrap(), 3, "itself, and who may just be slow");
     let nodes = app.database.open(app.clock()).await.nodes.unwrap();
-    let alive = nodes.alive().await.unwrap();
+    let alive = nodes.noted().await.unwrap().alive;
     assert!(alive.iter().all(|node| node.address != "http://gone"), "seen in time to come: {alive:?}");
     app.finish().await;
 }

@@ -25,6 +25,7 @@ use tollgate::store::{Database, SqliteStore, SqliteViews};
 use uuid::Uuid;
 
 use crate::database::TestDatabase;
+use crate::experiments::{app, ask, smaller};
 use crate::support::TestApp;
 
 #[tokio::test]
@@ -382,6 +383,40 @@ async fn what_was_folded_again_is_not_forgotten_for_what_was_judged_before() {
 
     assert_eq!(forgotten, [0; View::ALL.len()], "it had been moved on, and was of another log still");
     assert_eq!(positions().await, [3; View::ALL.len()]);
+}
+
+#[tokio::test]
+async fn who_reads_one_projection_waits_for_no_other_that_is_folded_again() {
+    let app = app().await;
+    let operator = app.operator();
+    app.funded("globex", "1").await;
+    app.funded("acme", "10").await;
+    let key = app.key("acme", "inference").await;
+    operator.post("/api/v1/experiments", smaller()).await.expect(StatusCode::CREATED);
+    let shard = app.ledger().shard_of(known_org(app.ledger(), "acme").unwrap());
+    let projector = app.ledger().projector();
+    projector.catch_up_all().await.unwrap();
+    // As a migration does.
+    let again = "delete from projections where view = 'balances'; delete from balances; delete from lots";
+    app.database.run_on_projections(again).await;
+
+    ask(&key, 1).await;
+    let events = operator.get("/api/v1/orgs/acme/events?limit=1000").await.expect(StatusCode::OK);
+    let settled = events["data"].as_array().unwrap().last().unwrap();
+    assert_eq!(settled["kind"], "ReservationSettled");
+    let reservation = settled["payload"]["event"]["data"]["reservation"].as_str().unwrap();
+    for path in [
+        "/api/v1/orgs/acme/spend",
+        &format!("/api/v1/reservations/{reservation}/explain"),
+        "/api/v1/experiments/smaller",
+    ] {
+        operator.get(path).await.expect(StatusCode::OK);
+    }
+
+    let folded = projector.store().checkpoints(shard).await.unwrap();
+    let balances = folded.iter().find(|checkpoint| checkpoint.view == View::Balances).unwrap();
+    assert_eq!(balances.position, 0, "nobody has read them");
+    app.finish().await;
 }
 
 /// A log's file with room, and one of projections that has none.

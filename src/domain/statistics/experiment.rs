@@ -91,13 +91,31 @@ pub struct ArmReport {
     pub verdict: String,
 }
 
-/// What was seen of one arm: its units, what it answered once it was promoted, which says nothing of them, and its answers
-/// by class of latency.
+/// What was seen of one arm, without its units, of which there may be millions.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    pub units: Vec<UnitSums>,
-    pub beside: UnitSums,
-    pub latencies: BTreeMap<i64, i64>,
+    units: u64,
+    sums: UnitSums,
+    ratios: Vec<(Metric, Ratio)>,
+    latencies: BTreeMap<i64, i64>,
+}
+
+impl Seen {
+    /// Of its units, what it answered once it was promoted, which says nothing of them, and its answers by class of latency.
+    pub fn of<'a>(
+        units: impl ExactSizeIterator<Item = &'a UnitSums> + Clone,
+        beside: &UnitSums,
+        latencies: BTreeMap<i64, i64>,
+    ) -> Seen {
+        let mut sums = beside.clone();
+        units.clone().for_each(|unit| sums.add(unit));
+        let ratios = Metric::ALL.into_iter().filter_map(|metric| Some((metric, metric.of(units.clone())?)));
+        Seen { units: units.len() as u64, sums, ratios: ratios.collect(), latencies }
+    }
+
+    fn ratio(&self, metric: Metric) -> Option<Ratio> {
+        self.ratios.iter().find(|(of, _)| *of == metric).map(|(_, ratio)| *ratio)
+    }
 }
 
 /// `seen` in the order of the arms.
@@ -115,18 +133,16 @@ pub fn report(experiment: &Experiment, seen: &[Seen]) -> Vec<ArmReport> {
 }
 
 fn arm_report(arm: &Arm, seen: &Seen, control: Option<&Seen>, alpha: f64) -> ArmReport {
-    let mut sums = seen.beside.clone();
-    seen.units.iter().for_each(|unit| sums.add(unit));
+    let sums = &seen.sums;
     let ends = |interval: Option<Interval>| (interval.map(|it| it.low), interval.map(|it| it.high));
-    let figures = Metric::ALL.into_iter().filter_map(|metric| {
-        let ratio = metric.of(seen)?;
+    let figures = seen.ratios.iter().map(|(metric, ratio)| {
         // As wide as the differences take it: what holds for all of them then holds for the figures too.
         let (low, high) = ends(ratio.interval(alpha / 2.0));
-        Some(Figure { metric, value: ratio.value, low, high })
+        Figure { metric: *metric, value: ratio.value, low, high }
     });
     let comparisons = control.into_iter().flat_map(|control| {
-        Metric::ALL.into_iter().filter_map(|metric| {
-            let (mine, other) = (metric.of(seen)?, metric.of(control)?);
+        seen.ratios.iter().filter_map(|(metric, mine)| {
+            let other = control.ratio(*metric)?;
             let interval = mine.minus(other, alpha);
             let (low, high) = ends(interval);
             let verdict = match interval {
@@ -135,18 +151,18 @@ fn arm_report(arm: &Arm, seen: &Seen, control: Option<&Seen>, alpha: f64) -> Arm
                 Some(Interval { high, .. }) if high < 0.0 => Verdict::Lower,
                 Some(_) => Verdict::NoDifferenceShown,
             };
-            Some(Comparison { metric, difference: mine.value - other.value, low, high, verdict })
+            Some(Comparison { metric: *metric, difference: mine.value - other.value, low, high, verdict })
         })
     });
     let against_control: Vec<Comparison> = comparisons.collect();
     let verdict = control.map_or_else(
         || "the control".to_owned(),
-        |control| in_words(&against_control, seen.units.len().min(control.units.len())),
+        |control| in_words(&against_control, seen.units.min(control.units)),
     );
     ArmReport {
         arm: arm.name.clone(),
         is_shadow: arm.is_shadow(),
-        units: seen.units.len() as u64,
+        units: seen.units,
         requests: sums.requests,
         failed: sums.failed,
         fallbacks: sums.fallbacks,
@@ -163,8 +179,8 @@ fn arm_report(arm: &Arm, seen: &Seen, control: Option<&Seen>, alpha: f64) -> Arm
     }
 }
 
-fn in_words(comparisons: &[Comparison], units: usize) -> String {
-    if (units as u64) < UNITS_MIN {
+fn in_words(comparisons: &[Comparison], units: u64) -> String {
+    if units < UNITS_MIN {
         return format!("not enough data: {units} of at least {UNITS_MIN} units in each arm");
     }
     let shown = comparisons.iter().filter_map(|it| {
@@ -203,7 +219,7 @@ impl Metric {
     ];
 
     /// What is summed above the line and below it, over units.
-    fn of(self, seen: &Seen) -> Option<Ratio> {
+    fn of<'a>(self, units: impl Iterator<Item = &'a UnitSums> + Clone) -> Option<Ratio> {
         let parts = move |unit: &UnitSums| {
             let (above, below, scale) = match self {
                 Metric::CostPerRequest => (unit.charged_nanos, unit.requests, NANOS_PER_CREDIT),
@@ -216,7 +232,7 @@ impl Metric {
             };
             (above as f64 / scale, below as f64)
         };
-        let units = seen.units.iter().map(parts);
+        let units = units.map(parts);
         match self {
             Metric::CostPerRequest | Metric::CostPerSuccess | Metric::LatencyMs => Ratio::of(units),
             Metric::SuccessRate | Metric::Score | Metric::FailureRate | Metric::FallbackRate => {
@@ -260,7 +276,8 @@ mod tests {
             ..UnitSums::default()
         };
         let latencies = [(70, 90), (75, 10)].into();
-        Seen { units: (0..units).map(unit).collect(), beside: UnitSums::default(), latencies }
+        let units: Vec<UnitSums> = (0..units).map(unit).collect();
+        Seen::of(units.iter(), &UnitSums::default(), latencies)
     }
 
     fn of(metric: Metric, arm: &ArmReport) -> Comparison {

@@ -54,15 +54,20 @@ impl System {
         let (mut prices, mut experiments) = (PriceBook::default(), Trials::default());
         saved.publications.iter().for_each(|publication| prices.apply(publication));
         saved.experiments.iter().for_each(|(event, at)| experiments.evolve(event, *at));
-        Ok(System {
+        let mut system = System {
             version: saved.version,
             format: saved.format,
             bundles: saved.bundles,
             prices: Arc::new(prices),
             keys: OrdMap::from_iter(saved.keys),
-            claims: saved.claims.into_iter().map(|claim| (claim.name.clone(), claim)).collect(),
             open: saved.open.into_iter().collect(),
             experiments,
-        })
+            ..System::default()
+        };
+        for claim in saved.claims {
+            system.note_org(&claim);
+            system.claims.insert(claim.name.clone(), claim);
+        }
+        Ok(system)
     }
 }

@@ -1,6 +1,7 @@
 //! A gateway with its ledger, its providers as simulators, and an org that pays: what the stories are told of.
 
 use super::*;
+use crate::domain::claim::Claim;
 use crate::gateway::target::Target;
 
 pub const ACME: OrgId = OrgId(Uuid::from_u128(0xACE));
@@ -33,10 +34,12 @@ pub async fn open_org(ledger: &Ledger, org: OrgId, slug: &str, credits: &str) ->
         priority: 0,
         expires_at: None,
     };
-    for command in [
-        OrgCommand::OpenOrg { slug: slug.into(), time_zone: "UTC".into(), overdraft_limit: Credits::ZERO },
-        OrgCommand::Grant { terms, kind: GrantKind::Goodwill, note: None },
-    ] {
+    let open =
+        OrgCommand::OpenOrg { slug: slug.into(), time_zone: "UTC".into(), overdraft_limit: Credits::ZERO };
+    let (name, then) = (format!("slug:{slug}"), Box::new(open.clone()));
+    let claim = Claim { name, org, then, idempotency: None };
+    ledger.submit_system(SystemCommand::FulfilClaim { claim }, None, None).await.expect("claims");
+    for command in [open, OrgCommand::Grant { terms, kind: GrantKind::Goodwill, note: None }] {
         ledger.submit(Submission::by_tollgate(org, command)).await.expect("runs");
     }
     create_key(ledger, KeyId { org, local: Uuid::from_u128(7) }, None).await

@@ -4,6 +4,7 @@
 //! Ownership is a hint, never a lease: two nodes that both think that they own a shard stay correct, since each append
 //! is a compare-and-set. Nothing here decides a command.
 
+mod agreement;
 mod peer;
 mod roster;
 pub(super) mod wire;
@@ -18,9 +19,11 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::domain::format::Format;
+use crate::domain::time::Timestamp;
 use crate::http_client;
-use crate::store::{EventLog, Node, Nodes, StoreError};
+use crate::store::{EventLog, Node, Nodes, Noted, StoreError};
 
+use agreement::Agreement;
 pub(super) use peer::{ForwardReply, Peer};
 
 /// Where nodes take each other's commands.
@@ -33,7 +36,9 @@ pub(super) struct Cluster {
     address: String,
     transport: Arc<Transport>,
     roster: ArcSwap<Roster>,
-    /// It finishes what is under way, and is no longer one of them.
+    /// One beat at a time, so that none undoes what a later one said.
+    agreement: Mutex<Agreement>,
+    /// It finishes what is under way, and owns nothing any more.
     has_left: AtomicBool,
 }
 
@@ -146,27 +151,22 @@ impl Cluster {
             address: me.address,
             transport: Arc::new(Transport { http, secret, nodes, epochs }),
             roster: ArcSwap::default(),
+            agreement: Mutex::default(),
             has_left: AtomicBool::new(false),
         })
     }
 
-    /// Says that this node is alive, and learns who else is. Returns the format that all of them read; none once this
-    /// node has left.
+    /// Says that this node is alive, and learns who else is. Returns the format that all of them read, once they have for
+    /// long enough. One that has left goes on: while it finishes what is under way, the log must stay in a format that it
+    /// reads.
     ///
     /// # Errors
     /// Where the database can't be reached: the others will pass this node over.
-    pub async fn beat(&self) -> Result<Option<Format>, StoreError> {
-        if self.has_left() {
-            return Ok(None);
-        }
-        let me = Node { id: self.me, address: self.address.clone(), format: Format::READ };
-        let mut alive = self.transport.nodes.beat(&me).await?;
-        if self.has_left() {
-            // Its row may have been written again after it was deleted.
-            self.transport.nodes.leave(self.me).await?;
-            return Ok(None);
-        }
-        let format = alive.iter().map(|node| node.format).fold(Format::READ, Format::min);
+    pub async fn beat(&self, now: Timestamp) -> Result<Option<Format>, StoreError> {
+        let mut agreement = self.agreement.lock().await;
+        let address = if self.has_left() { String::new() } else { self.address.clone() };
+        self.transport.nodes.beat(&Node { id: self.me, address, format: Format::READ }).await?;
+        let Noted { mut alive, read_by_all } = self.transport.nodes.noted().await?;
         alive.retain(|node| !node.address.is_empty());
         let old = self.roster.load_full();
         old.peers.iter().for_each(|peer| peer.beat());
@@ -185,17 +185,16 @@ impl Cluster {
             shards.map(|shard| roster::ranked(&ids, shard).into_iter().map(peer_of).collect()).collect();
         metrics::gauge!("tollgate_nodes_alive").set(u32::try_from(ids.len()).map_or(f64::MAX, f64::from));
         self.roster.store(Arc::new(Roster { peers, ranked }));
-        Ok(Some(format))
+        Ok(agreement.heard(read_by_all, now))
     }
 
-    /// Tells the others to pass this node over.
+    /// Tells the others to pass this node over; it still forwards to them.
     ///
     /// # Errors
-    /// Where the database can't be reached; they find out within two seconds all the same.
-    pub async fn leave(&self) -> Result<(), StoreError> {
+    /// Where the database can't be reached; they hear of it with the next beat that reaches it.
+    pub async fn leave(&self, now: Timestamp) -> Result<(), StoreError> {
         self.has_left.store(true, Ordering::SeqCst);
-        self.roster.store(Arc::default());
-        self.transport.nodes.leave(self.me).await
+        self.beat(now).await.map(|_| ())
     }
 
     /// The other node that should decide for a shard; none where this one should.

@@ -1,6 +1,12 @@
 //! Memory is bounded, and what has left it is found again.
 
+use std::sync::atomic::AtomicUsize;
+
+use futures_util::FutureExt;
+
 use super::*;
+use crate::ledger::writer::SET_ASIDE_PER_ORG_MAX;
+use crate::operations::authenticate::{AuthError, OperatorKey, authenticate, key_text};
 use crate::workers::ColdSearch;
 
 #[tokio::test]
@@ -31,24 +37,28 @@ async fn beyond_a_full_queue_callers_are_told_to_come_again_and_nobody_in_it_is_
     assert_eq!(held, Credits::from_whole(1 + i64::try_from(QUEUE_MAX).expect("few")));
 }
 
-#[tokio::test]
-async fn no_more_wait_for_what_is_being_read_than_in_the_queue() {
-    let node = Node::funded(20_000).await;
-    node.ledger.projector().catch_up_all().await.expect("projects");
-    let log = Arc::new(Faulty::new(&node.store));
-    let ledger = node.another(log.clone()).await;
-    let refused = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let (beyond, step) = (QUEUE_MAX / 10, QUEUE_MAX / 10);
+/// Opens an org, whatever its id.
+async fn open(ledger: &Ledger, org: OrgId) {
+    let (slug, time_zone) = (org.to_string(), "UTC".into());
+    let open = OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::ZERO };
+    ledger.submit(Submission::by_tollgate(org, open)).await.expect("opens");
+}
 
-    let reading = log.look_ups.write().await;
-    let mut holds = Vec::new();
-    while holds.len() < QUEUE_MAX + beyond {
-        for n in holds.len()..holds.len() + step {
-            let (ledger, refused) = (ledger.clone(), refused.clone());
-            holds.push(tokio::spawn(async move {
-                let held = ledger.submit(command(reserve(n as u128, 1))).await;
-                refused.fetch_add(usize::from(matches!(held, Err(LedgerError::Busy))), Ordering::SeqCst);
-                held.is_ok()
+/// Submits so many commands at once, made from their numbers; a writer can set aside what its queue has no room for. Returns
+/// how many have been refused by now, and what became of each.
+async fn submit_many(
+    ledger: &Ledger,
+    count: usize,
+    command: impl Fn(usize) -> Submission,
+) -> (Arc<AtomicUsize>, Vec<tokio::task::JoinHandle<Result<Outcome, LedgerError>>>) {
+    let (refused, mut submitted) = (Arc::new(AtomicUsize::new(0)), Vec::new());
+    while submitted.len() < count {
+        for n in submitted.len()..submitted.len() + QUEUE_MAX / 10 {
+            let (ledger, refused, command) = (ledger.clone(), refused.clone(), command(n));
+            submitted.push(tokio::spawn(async move {
+                let decided = ledger.submit(command).await;
+                refused.fetch_add(usize::from(matches!(decided, Err(LedgerError::Busy))), Ordering::SeqCst);
+                decided
             }));
         }
         // The writer sets them aside meanwhile.
@@ -56,12 +66,80 @@ async fn no_more_wait_for_what_is_being_read_than_in_the_queue() {
             tokio::task::yield_now().await;
         }
     }
+    (refused, submitted)
+}
+
+#[tokio::test]
+async fn no_more_wait_for_what_is_being_read_than_in_the_queue() {
+    let node = Node::start().await;
+    let orgs: Vec<OrgId> = (1..=8).map(|n| OrgId(Uuid::from_u128(n))).collect();
+    for org in &orgs {
+        open(&node.ledger, *org).await;
+    }
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let log = Arc::new(Faulty::new(&node.store));
+    let ledger = node.another(log.clone()).await;
+    let beyond = QUEUE_MAX / 10;
+    let change = |n: usize| {
+        let overdraft_limit = Credits::from_whole(i64::try_from(n).expect("few"));
+        Submission::by_tollgate(orgs[n % orgs.len()], OrgCommand::SetOverdraftLimit { overdraft_limit })
+    };
+
+    let reading = log.look_ups.write().await;
+    let (refused, changes) = submit_many(&ledger, QUEUE_MAX + beyond, change).await;
     until("the others are refused", async || refused.load(Ordering::SeqCst) == beyond).await;
     drop(reading);
 
-    let held = futures_util::future::join_all(holds).await;
-    assert_eq!(held.iter().filter(|held| matches!(held, Ok(true))).count(), QUEUE_MAX);
-    ledger.submit(command(reserve(50_000, 1))).await.expect("there is room again");
+    let changes = futures_util::future::join_all(changes).await;
+    assert_eq!(changes.iter().filter(|changed| matches!(changed, Ok(Ok(_)))).count(), QUEUE_MAX);
+    ledger.submit(change(50_000)).await.expect("there is room again");
+}
+
+#[tokio::test]
+async fn one_org_that_has_much_looked_up_leaves_room_to_the_others() {
+    const GLOBEX: OrgId = OrgId(Uuid::from_u128(0x610BE));
+    let node = Node::funded(10).await;
+    open(&node.ledger, GLOBEX).await;
+    node.run(reserve(1, 1)).await.expect("holds");
+    let release = || command(OrgCommand::Release { reservation: id(1), by: None });
+    node.ledger.submit(release()).await.expect("releases");
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let log = Arc::new(Faulty::new(&node.store));
+    let ledger = node.another(log.clone()).await;
+    ledger.read(ACME, Account::balance).await.expect("is in memory");
+
+    let reading = log.look_ups.write().await;
+    let (refused, releases) = submit_many(&ledger, QUEUE_MAX + 1_000, |_| release()).await;
+    until("some are refused", async || refused.load(Ordering::SeqCst) > 0).await;
+    let other = ledger.read(GLOBEX, |account| account.version);
+    let (other, ()) = tokio::join!(other, async { drop(reading) });
+
+    assert_eq!(other.expect("is read"), 1);
+    let releases = futures_util::future::join_all(releases).await;
+    let looked_up = releases.iter().filter(|it| !matches!(it, Ok(Err(LedgerError::Busy)))).count();
+    assert!(looked_up >= SET_ASIDE_PER_ORG_MAX, "{looked_up}");
+    ledger.submit(release()).await.expect("there is room again");
+}
+
+#[tokio::test]
+async fn of_an_org_that_a_forged_key_makes_up_nothing_is_read() {
+    let node = Node::funded(10).await;
+    let [under_way, go_on] = [(); 2].map(|()| Arc::new(tokio::sync::Notify::new()));
+    let log = Faulty::new(&node.store);
+    *log.slow.lock().expect("no test panicked") = Some([under_way.clone(), go_on.clone()]);
+    let ledger = node.another(Arc::new(log)).await;
+    let operator = OperatorKey::new(&"o".repeat(32)).expect("long enough");
+    let forged = KeyId { org: OrgId(Uuid::from_u128(9)), local: Uuid::from_u128(9) };
+    let (holding, hold) = (ledger.clone(), command(reserve(1, 1)));
+    let held = tokio::spawn(async move { holding.submit(hold).await });
+    under_way.notified().await;
+
+    // The writer answers nobody now.
+    let known = authenticate(&ledger, &operator, Some(&key_text(forged, &[0; 24]))).now_or_never();
+
+    assert!(matches!(known, Some(Err(AuthError::Unknown))), "{known:?}");
+    go_on.notify_one();
+    held.await.expect("runs").expect("holds");
 }
 
 #[tokio::test]
@@ -155,9 +233,7 @@ async fn i11_an_account_whose_hold_ends_much_later_leaves_memory_and_is_not_read
     let looks = || log.looks.load(Ordering::SeqCst);
     let forget = async |orgs: std::ops::Range<u128>| {
         for org in orgs.map(|n| OrgId(Uuid::from_u128(n))) {
-            let (slug, time_zone) = (org.to_string(), "UTC".into());
-            let open = OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::ZERO };
-            ledger.submit(Submission::by_tollgate(org, open)).await.expect("opens");
+            open(&ledger, org).await;
             ledger.projector().catch_up_all().await.expect("projects");
         }
     };
@@ -209,10 +285,7 @@ async fn however_many_accounts_are_wanted_at_once_few_are_read_at_a_time() {
     let node = Node::start().await;
     let orgs: Vec<OrgId> = (1..=60).map(|n| OrgId(Uuid::from_u128(n))).collect();
     for org in &orgs {
-        let (slug, time_zone) = (org.to_string(), "UTC".into());
-        let command = OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::ZERO };
-        let open = Submission::by_tollgate(*org, command);
-        node.ledger.submit(open).await.expect("opens");
+        open(&node.ledger, *org).await;
     }
     node.ledger.projector().catch_up_all().await.expect("projects");
     let log = Arc::new(Faulty::new(&node.store));
@@ -232,11 +305,10 @@ async fn an_account_that_takes_long_to_read_lets_others_be_read_between_its_page
     let node = Node::funded(10).await.with(memory).await;
     let [slow, small] = [1, 2].map(|n| OrgId(Uuid::from_u128(n)));
     for org in [slow, small] {
-        let (slug, time_zone) = (org.to_string(), "UTC".into());
-        let command = OrgCommand::OpenOrg { slug, time_zone, overdraft_limit: Credits::ZERO };
-        let open = Submission::by_tollgate(org, command);
-        node.ledger.submit(open).await.expect("opens");
+        open(&node.ledger, org).await;
     }
+    // Once it is in memory nobody waits for it.
+    node.balance().await;
     let limits = (0..6_500)
         .map(|n| node.run(OrgCommand::SetOverdraftLimit { overdraft_limit: Credits::from_whole(n) }));
     let set = futures_util::future::join_all(limits).await;

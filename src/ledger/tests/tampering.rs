@@ -328,8 +328,8 @@ async fn what_no_hold_and_no_lot_could_have_become_is_found() {
         ),
     ] {
         let mut rows = rows(&node).await;
-        let of_kind = rows.iter_mut().rev().filter(|row| row.kind == kind);
-        let row = of_kind.skip(from_the_back).next().expect("it is there");
+        let mut of_kind = rows.iter_mut().rev().filter(|row| row.kind == kind);
+        let row = of_kind.nth(from_the_back).expect("it is there");
         alter(row, |event| {
             assert_ne!(event[field], becomes, "{kind}");
             event[field] = becomes;

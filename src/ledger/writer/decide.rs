@@ -44,15 +44,15 @@ impl Writer {
     }
 
     fn admit_read(&mut self, reading: Reading, batch: &mut Batch) {
-        let round = self.round;
-        match self.slot(reading.org) {
+        let (round, org) = (self.round, reading.org);
+        match self.slot(org) {
             Some(Slot::Loaded(loaded)) => {
                 loaded.used = round;
                 batch.reads.push(reading);
             }
             Some(Slot::Loading { waiting, .. }) => {
                 waiting.push(Job::Read(reading));
-                self.set_aside += 1;
+                self.set_aside.add(org);
             }
             None => Job::Read(reading).refuse(&LedgerError::Busy),
         }
@@ -74,12 +74,12 @@ impl Writer {
             batch.decided.push((command, answer));
             return;
         }
-        let round = self.round;
-        let loaded = match self.slot(command.org) {
+        let (round, org) = (self.round, command.org);
+        let loaded = match self.slot(org) {
             Some(Slot::Loaded(loaded)) => loaded,
             Some(Slot::Loading { waiting, .. }) => {
                 waiting.push(Job::Command(command));
-                self.set_aside += 1;
+                self.set_aside.add(org);
                 return;
             }
             None => return Job::Command(command).refuse(&LedgerError::Busy),

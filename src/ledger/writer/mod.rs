@@ -28,7 +28,9 @@ use crate::ledger::key_filter::BoundKeys;
 use crate::ledger::snapshots::SnapshotWriter;
 use crate::ledger::state::ShardState;
 use crate::ledger::writer::commit::{CommitOutcome, LOCKED_BATCHES};
-use crate::ledger::writer::loading::Fetched;
+#[cfg(test)]
+pub(super) use crate::ledger::writer::loading::SET_ASIDE_PER_ORG_MAX;
+use crate::ledger::writer::loading::{Fetched, SetAside};
 pub(super) use crate::ledger::writer::progress::Progress;
 use crate::ledger::{LedgerError, MemoryLimits, QUEUE_MAX};
 use crate::store::Head;
@@ -50,8 +52,7 @@ pub(super) struct Writer {
     round: u64,
     /// Accounts that were read so far.
     readings: u64,
-    /// Jobs that wait for what is being fetched: as many as may wait in the queue.
-    set_aside: usize,
+    set_aside: SetAside,
     /// Commands that wait until what is due in their accounts is written: they go before any that come later.
     postponed: Vec<Job>,
     /// The last sweep left some of what is due to the next one.
@@ -99,7 +100,7 @@ impl Writer {
             bound_keys: BoundKeys::default(),
             round: 0,
             readings: 0,
-            set_aside: 0,
+            set_aside: SetAside::default(),
             postponed: vec![],
             sweeps_on: false,
             locked_batches: 0,

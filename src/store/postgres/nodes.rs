@@ -2,22 +2,21 @@
 
 use async_trait::async_trait;
 use sqlx::Row;
-use uuid::Uuid;
 
 use super::error::store_error;
 use super::{PostgresStore, of_shard, only};
 use crate::domain::format::Format;
-use crate::store::{Node, Nodes, StoreError};
+use crate::store::{Node, Nodes, Noted, StoreError};
 
 /// A node that was not seen for so long is gone: three of its beats. One that was seen so much later than now was seen
 /// before the clock was set back.
 const ALIVE_MICROS: i64 = 1_500_000;
-/// After so long nobody cares that it was there.
+/// After so long nobody cares that it was there, or what it read.
 const FORGOTTEN_MICROS: i64 = 60_000_000;
 
 #[async_trait]
 impl Nodes for PostgresStore {
-    async fn beat(&self, node: &Node) -> Result<Vec<Node>, StoreError> {
+    async fn beat(&self, node: &Node) -> Result<(), StoreError> {
         let beat = || {
             sqlx::query(
                 "with long_gone as (delete from nodes where shard = 0 and node_id <> $1 \
@@ -32,30 +31,26 @@ impl Nodes for PostgresStore {
             .bind(i64::from(node.format.0))
             .bind(FORGOTTEN_MICROS)
         };
-        self.beats.fetch(beat).await?;
-        self.alive().await
+        self.beats.fetch(beat).await.map(|_| ())
     }
 
-    async fn alive(&self) -> Result<Vec<Node>, StoreError> {
-        let rows = "select node_id, address, format from nodes \
-             where shard = 0 and abs(seen_at - (extract(epoch from clock_timestamp()) * 1000000)::bigint) < $1 \
-             order by node_id";
-        self.beats
-            .fetch(|| sqlx::query(rows).bind(ALIVE_MICROS))
-            .await?
-            .iter()
-            .map(|row| {
-                let id = row.try_get("node_id").map_err(store_error)?;
-                let address = row.try_get("address").map_err(store_error)?;
-                let format: i64 = row.try_get("format").map_err(store_error)?;
-                Ok(Node { id, address, format: Format(u32::try_from(format).unwrap_or_default()) })
-            })
-            .collect()
-    }
-
-    async fn leave(&self, id: Uuid) -> Result<(), StoreError> {
-        let gone = || sqlx::query("delete from nodes where shard = 0 and node_id = $1").bind(id);
-        self.beats.fetch(gone).await.map(|_| ())
+    async fn noted(&self) -> Result<Noted, StoreError> {
+        let rows = "select node_id, address, format, ago < $1 as is_alive from (select *, \
+             abs(seen_at - (extract(epoch from clock_timestamp()) * 1000000)::bigint) as ago \
+             from nodes where shard = 0) as noted where ago <= $2 order by node_id";
+        let rows = self.beats.fetch(|| sqlx::query(rows).bind(ALIVE_MICROS).bind(FORGOTTEN_MICROS)).await?;
+        let mut noted = Noted { alive: Vec::new(), read_by_all: Format::READ };
+        for row in rows {
+            let id = row.try_get("node_id").map_err(store_error)?;
+            let address = row.try_get("address").map_err(store_error)?;
+            let format: i64 = row.try_get("format").map_err(store_error)?;
+            let format = Format(u32::try_from(format).unwrap_or_default());
+            noted.read_by_all = noted.read_by_all.min(format);
+            if row.try_get("is_alive").map_err(store_error)? {
+                noted.alive.push(Node { id, address, format });
+            }
+        }
+        Ok(noted)
     }
 
     async fn secret(&self) -> Result<String, StoreError> {

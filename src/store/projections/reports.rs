@@ -51,11 +51,17 @@ pub trait Reports: Send + Sync {
         each: &mut (dyn FnMut(SpendKey, Spend) -> ControlFlow<()> + Send),
     ) -> Result<(), StoreError>;
 
-    /// What each unit of an experiment's arm met on this shard.
+    /// Gives what each unit of an experiment's arm met on this shard to `each`, as it is read and in no order: there may be
+    /// millions.
     ///
     /// # Errors
-    /// Those of every method.
-    async fn arm_units(&self, shard: i32, arm: &str) -> Result<Vec<(String, UnitSums)>, StoreError>;
+    /// Those of every method; some units may have been given.
+    async fn arm_units(
+        &self,
+        shard: i32,
+        arm: &str,
+        each: &mut (dyn FnMut(String, UnitSums) + Send),
+    ) -> Result<(), StoreError>;
 
     /// An arm's answers on this shard by their class of latency.
     ///

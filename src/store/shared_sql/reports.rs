@@ -32,19 +32,28 @@ macro_rules! reports {
                 .await
             }
 
-            async fn arm_units(&self, shard: i32, arm: &str) -> Result<Vec<(String, UnitSums)>, StoreError> {
+            async fn arm_units(
+                &self,
+                shard: i32,
+                arm: &str,
+                each: &mut (dyn FnMut(String, UnitSums) + Send),
+            ) -> Result<(), StoreError> {
+                use futures_util::TryStreamExt;
+
                 let sql = rows::arm_query(&rows::ARM_UNITS);
-                let rows =
-                    answered(sqlx::query(AssertSqlSafe(sql)).bind(shard).bind(arm).fetch_all(&self.readers))
-                        .await?;
-                let unit = |row: &$row| -> Result<(String, UnitSums), sqlx::Error> {
-                    let mut sums = UnitSums::default();
-                    for (sum, column) in sums.each().into_iter().zip(rows::ARM_UNITS.values) {
-                        *sum = row.try_get(column)?;
+                let query = sqlx::query(AssertSqlSafe(sql)).bind(shard).bind(arm);
+                answered(async {
+                    let mut rows = query.fetch(&self.readers);
+                    while let Some(row) = rows.try_next().await? {
+                        let mut sums = UnitSums::default();
+                        for (sum, column) in sums.each().into_iter().zip(rows::ARM_UNITS.values) {
+                            *sum = row.try_get(column)?;
+                        }
+                        each(row.try_get("unit")?, sums);
                     }
-                    Ok((row.try_get("unit")?, sums))
-                };
-                rows.iter().map(|row| unit(row).map_err(store_error)).collect()
+                    Ok(())
+                })
+                .await
             }
 
             async fn arm_latencies(&self, shard: i32, arm: &str) -> Result<Vec<(i64, i64)>, StoreError> {

@@ -21,7 +21,7 @@ pub(super) fn decide(account: &Account, command: OrgCommand, now: Timestamp) -> 
         }
         OrgCommand::SuspendOrg { reason } => org::suspend(account, reason),
         OrgCommand::ResumeOrg => org::resume(account),
-        OrgCommand::CloseOrg => org::close_org(account),
+        OrgCommand::CloseOrg => org::close_org(account, now),
         OrgCommand::SetOverdraftLimit { overdraft_limit } => {
             org::set_overdraft_limit(account, overdraft_limit)
         }

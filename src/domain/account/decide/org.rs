@@ -33,7 +33,7 @@ pub(super) fn open_org(
     Ok(vec![Event::OrgOpened { slug, time_zone, overdraft_limit }])
 }
 
-pub(super) fn close_org(account: &Account) -> Decision {
+pub(super) fn close_org(account: &Account, now: Timestamp) -> Decision {
     exists(account)?;
     if account.status == OrgStatus::Closed {
         return Ok(vec![]);
@@ -41,8 +41,8 @@ pub(super) fn close_org(account: &Account) -> Decision {
     let open = account.holds.len();
     require(open == 0, || Refusal::OpenReservations { open })?;
     let mut events: Vec<Event> = account.live_lots().map(expire_lot).collect();
-    let open_keys = account.keys.iter().filter(|(_, key)| !key.revoked);
-    events.extend(open_keys.map(|(key, _)| Event::KeyRevoked { key: *key }));
+    // Of those that have expired there may be a hundred times as many.
+    events.extend(account.live_keys(now).map(|(key, _)| Event::KeyRevoked { key: *key }));
     events.push(Event::OrgClosed {});
     Ok(events)
 }

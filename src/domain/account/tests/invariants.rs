@@ -268,6 +268,23 @@ fn a_closed_org_keeps_no_credits_and_no_keys_not_even_from_a_late_settle() {
 }
 
 #[test]
+fn a_closed_org_revokes_the_keys_that_still_open_it_and_no_others() {
+    let expiring = |n, seconds| {
+        let OrgCommand::CreateKey { key, role, project, secret_sha256, .. } = create_key(n) else {
+            unreachable!("it is one")
+        };
+        OrgCommand::CreateKey { key, role, project, secret_sha256, expires_at: Some(after(seconds)) }
+    };
+    let mut account = with([expiring(2, 60), expiring(3, 61)]);
+
+    let closed = account.does(after(60), OrgCommand::CloseOrg);
+
+    let revoked = [1, 3].map(|n| Event::KeyRevoked { key: key(n) });
+    assert_eq!(closed, [&revoked[..], &[Event::OrgClosed {}]].concat());
+    assert!(account.live_keys(after(60)).next().is_none());
+}
+
+#[test]
 fn an_account_survives_its_snapshot() {
     let rules =
         vec![AlertRule::BudgetPercent { percent: 1 }, AlertRule::BalanceBelow { credits: credits(9) }];

@@ -27,7 +27,8 @@ const ZONE: chrono_tz::Tz = chrono_tz::Europe::Berlin;
 struct Model {
     projects: Vec<ProjectId>,
     /// And whether each was revoked.
-    keys: Vec<(KeyId, bool)>,
+    /// When each expires, and whether it was revoked.
+    keys: Vec<(KeyId, Option<Timestamp>, bool)>,
     suspended: Option<String>,
     closed: bool,
     overdraft: Credits,
@@ -421,7 +422,9 @@ impl Model {
                 let open = self.open_holds().count();
                 refuse_if(open > 0, || Refusal::OpenReservations { open })?;
                 self.closed = true;
-                self.keys.iter_mut().for_each(|(_, revoked)| *revoked = true);
+                for (_, expires_at, revoked) in &mut self.keys {
+                    *revoked |= expires_at.is_none_or(|at| at > now);
+                }
                 for lot in &mut self.lots {
                     let left = lot.remaining();
                     lot.moves.push(Move::Expired(left));
@@ -506,13 +509,13 @@ impl Model {
             OrgCommand::CreateKey { key, project, expires_at, .. } => {
                 self.not_closed()?;
                 self.known_project(project)?;
-                refuse_if(self.keys.iter().any(|(known, _)| *known == key), || Refusal::KeyExists)?;
+                refuse_if(self.keys.iter().any(|(known, ..)| *known == key), || Refusal::KeyExists)?;
                 refuse_if(expires_at.is_some_and(|at| at <= now), || Refusal::ExpiryInPast)?;
-                self.keys.push((key, false));
+                self.keys.push((key, expires_at, false));
             }
             OrgCommand::RevokeKey { key } => {
-                let known = self.keys.iter_mut().find(|(known, _)| *known == key);
-                known.ok_or(Refusal::UnknownKey)?.1 = true;
+                let known = self.keys.iter_mut().find(|(known, ..)| *known == key);
+                known.ok_or(Refusal::UnknownKey)?.2 = true;
             }
             OrgCommand::Expire => {}
             OrgCommand::OpenOrg { .. } => unreachable!("not in the histories"),

@@ -18,7 +18,8 @@ impl Pair {
     fn new() -> Pair {
         let mut account = active();
         account.does(START, bought(1, credits(4), 301));
-        let mut model = Model { projects: vec![project(1)], keys: vec![(key(1), false)], ..Model::default() };
+        let mut model =
+            Model { projects: vec![project(1)], keys: vec![(key(1), None, false)], ..Model::default() };
         let terms = LotTerms { lot: lot(1), credits: credits(4), priority: 0, expires_at: None };
         model.last_purchase = terms.credits;
         model.lots.push(ModelLot { terms, paid: 301, made_at: START, moves: vec![] });
@@ -121,7 +122,7 @@ impl Pair {
             }
         }
         assert_eq!(self.account.holds.len(), self.model.open_holds().count());
-        let keys = self.account.keys.iter().map(|(key, known)| (*key, known.revoked));
+        let keys = self.account.keys.iter().map(|(key, known)| (*key, known.expires_at, known.revoked));
         let (mut keys, mut expected) = (keys.collect::<Vec<_>>(), self.model.keys.clone());
         keys.sort();
         expected.sort();
