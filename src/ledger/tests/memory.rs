@@ -300,6 +300,29 @@ async fn however_many_accounts_are_wanted_at_once_few_are_read_at_a_time() {
 }
 
 #[tokio::test]
+async fn an_account_comes_back_from_a_snapshot_however_long() {
+    let node = Node::funded(10).await;
+    let last = node.store.read(0, 2, 1).await.expect("reads").remove(0);
+    let mut account = node.ledger.read(ACME, Account::clone).await.expect("reads");
+    // Told apart from a fold of the log by a name that the log does not hold.
+    account.slug = "saved".repeat(100_000);
+    let saved = Snapshot {
+        org: ACME,
+        version: 2,
+        position: 2,
+        last_hash: last.hash,
+        format: SNAPSHOT_FORMAT,
+        state: serde_json::to_vec(&account).expect("writes"),
+    };
+    node.views.put_snapshots(0, &[saved]).await.expect("saves");
+    let node = node.with(MemoryLimits::default()).await;
+
+    let slug = node.ledger.read(ACME, |account| account.slug.clone()).await.expect("reads");
+
+    assert!(slug == account.slug, "{} bytes", slug.len());
+}
+
+#[tokio::test]
 async fn an_account_that_takes_long_to_read_lets_others_be_read_between_its_pages() {
     let memory = MemoryLimits { events_per_snapshot: 1_000_000, ..MemoryLimits::default() };
     let node = Node::funded(10).await.with(memory).await;
