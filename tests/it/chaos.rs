@@ -257,8 +257,10 @@ fn compare(settles: &[Arc<[Attempt]>], simulators: &[SimulatorHandle]) -> u64 {
         assert!(settled.insert(id, attempt).is_none(), "{id} was settled twice");
         let row = sold[id];
         if attempt.outcome == AttemptOutcome::Succeeded {
-            // Where nobody told it is counted, from what was read: by parts or by text, not by the model's own tokens.
-            let counted = attempt.usage.output_total().saturating_mul(2) >= row.usage.output_total();
+            // Where nobody told it is counted, from what was read: by parts or by text, not by the model's own tokens. Where a
+            // model may have thought unseen, its bound is charged.
+            let counted = attempt.usage_source == UsageSource::Bound
+                || attempt.usage.output_total().saturating_mul(2) >= row.usage.output_total();
             assert!(counted, "{id} was delivered and billed in part: {attempt:?} {row:?}");
             let is_exact = attempt.usage_source == UsageSource::Final;
             assert!(
