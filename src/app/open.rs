@@ -47,10 +47,15 @@ pub(super) async fn open_at_any_time(
     let Database { log, projections, profiles, nodes, rates } = database;
     let ledger = Ledger::open(log, projections, clock, MemoryLimits::default()).await?;
     let rates = rates.map(|rates| RateBook::new(ledger.clone(), rates));
-    publish_default_prices(&ledger).await?;
-    if nodes.is_none() {
+    let is_alone = match &nodes {
+        None => true,
+        // Nobody serves a log without events yet, unless a node of another version is about to.
+        Some(nodes) => ledger.system().version == 0 && nodes.noted().await?.read_by_all >= Format::READ,
+    };
+    if is_alone {
         alone_in_format(&ledger).await;
     }
+    publish_default_prices(&ledger).await?;
     finish_claims(&ledger).await;
     let (profiles, metrics) = (ProfileBook::new(ledger.clone(), profiles), telemetry::recorder()?);
     Ok(Node { ledger, profiles, rates, operator, metrics })
@@ -69,7 +74,8 @@ async fn check_clock(log: &dyn EventLog, clock: &Clock) -> Result<(), AppError> 
     Ok(())
 }
 
-/// A database file has one node, so that what this one reads every node does. It runs as well without.
+/// A database file has one node, so that what this one reads every node does, and so is it with a new log. It runs as well
+/// without.
 async fn alone_in_format(ledger: &Ledger) {
     if let Err(error) = ledger.raise_format(Format::READ).await {
         tracing::warn!(%error, "the log stays in its format");

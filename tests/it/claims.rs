@@ -19,6 +19,7 @@ use tollgate::operations::find_org::known_org;
 use tollgate::operations::profile::{Profile, Subject};
 use tollgate::operations::purchase::{Order, PurchaseError, purchase};
 
+use crate::formats::begun_by_an_old_node;
 use crate::support::TestApp;
 
 const PURCHASES: &str = "/api/v1/orgs/acme/purchases";
@@ -167,7 +168,7 @@ async fn i4_a_payment_whose_lot_is_there_buys_no_other_though_the_key_of_its_rep
 
 #[tokio::test]
 async fn i4_claims_without_keys_are_made_and_finished_while_an_older_node_runs() {
-    let app = TestApp::on_postgres().await;
+    let (app, _) = begun_by_an_old_node().await;
     let operator = app.operator();
     app.funded("acme", "1").await;
     let bundle = json!({ "name": "ten", "credits": "10", "price": "8.00", "currency": "USD" });

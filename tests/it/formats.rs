@@ -17,7 +17,7 @@ use tollgate::domain::time::Timestamp;
 use tollgate::ledger::{Ledger, MemoryLimits, Submission};
 use tollgate::operations::claim::finish_claims;
 use tollgate::operations::find_org::known_org;
-use tollgate::store::{Appended, EventRow, Head, Node};
+use tollgate::store::{Appended, EventRow, Head, Node, Nodes};
 use uuid::Uuid;
 
 use crate::database::{TestDatabase, is_postgres};
@@ -59,17 +59,31 @@ fn an_old_node() -> Node {
     Node { id: Uuid::from_u128(7), address: String::new(), format: Format::FIRST }
 }
 
+/// A log that an old node has begun.
+pub async fn begun_by_an_old_node() -> (TestApp, Arc<dyn Nodes>) {
+    let database = Arc::new(TestDatabase::postgres().await);
+    let nodes = database.open(&Clock::system()).await.nodes.unwrap();
+    nodes.beat(&an_old_node()).await.unwrap();
+    (TestApp::of(database).await, nodes)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_log_is_in_the_latest_format_from_its_first_event() {
+    let app = TestApp::on_postgres().await;
+
+    assert_eq!((app.ledger().system().format, times_raised(&app).await), (Format::READ, 1));
+    app.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_format_stays_until_no_node_of_the_last_minute_reads_less() {
-    let app = TestApp::on_postgres().await;
-    let nodes = app.database.open(app.clock()).await.nodes.unwrap();
+    let (app, _) = begun_by_an_old_node().await;
     let mut database = PgConnection::connect(&app.database.url).await.unwrap();
     let mut was_seen_earlier = async |seconds: i64| {
         let earlier = "update nodes set seen_at = seen_at - $2 * 1000000 where node_id = $1";
         let earlier = sqlx::query(earlier).bind(an_old_node().id).bind(seconds);
         earlier.execute(&mut database).await.unwrap();
     };
-    nodes.beat(&an_old_node()).await.unwrap();
     app.join(Some(&app.url)).await;
 
     beats(&[&app], 120).await;
@@ -93,9 +107,7 @@ async fn the_format_stays_until_no_node_of_the_last_minute_reads_less() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_format_stays_for_a_minute_though_the_rows_of_all_nodes_were_lost() {
-    let app = TestApp::on_postgres().await;
-    let nodes = app.database.open(app.clock()).await.nodes.unwrap();
-    nodes.beat(&an_old_node()).await.unwrap();
+    let (app, nodes) = begun_by_an_old_node().await;
     app.join(Some(&app.url)).await;
     beats(&[&app], 60).await;
     let mut database = PgConnection::connect(&app.database.url).await.unwrap();
