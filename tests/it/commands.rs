@@ -29,7 +29,11 @@ fn said(run: &Output) -> String {
 async fn written() -> TestDatabase {
     let database = TestDatabase::new().await;
     let server = Server::start(&database.url);
-    let acme = Caller::operator(&server).funded("gateway").await;
+    let operator = Caller::operator(&server);
+    let acme = operator.funded("gateway").await;
+    // Shard 0 has the prices, the slug's claim and its end; and one event more, on PostgreSQL too.
+    let bundle = json!({ "name": "b", "credits": "1", "price": "1.00", "currency": "USD" });
+    operator.post("/api/v1/bundles", bundle).await;
     let held = acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "4" })).await;
     let settle = format!("/api/v1/reservations/{}/settle", held["id"].as_str().unwrap());
     acme.post(&settle, json!({ "credits": "1.5" })).await;
