@@ -104,9 +104,10 @@ async fn behind(line: Line) -> (TestApp, TestApp, Letters) {
     (one, two, letters)
 }
 
-/// Until a node that decided by itself tries the owner again.
-async fn trusting(node: &TestApp) {
+/// Until a node that decided by itself tries the owner again, which is there.
+pub async fn trusting(node: &TestApp, owner: &TestApp) {
     until("the owner is trusted", async || {
+        owner.ledger().beat().await.unwrap();
         node.ledger().beat().await.unwrap();
         !node.ledger().owns(0)
     })
@@ -126,10 +127,10 @@ async fn i5_a_command_whose_answer_was_lost_between_nodes_is_done_once() {
     let (one, two, _) = behind(Line::LosesAnswers).await;
     let acme = one.funded("acme", "100").await;
     // What came before has taught the first node to decide by itself: it tries the owner again.
-    trusting(&one).await;
+    trusting(&one, &two).await;
 
     let held = acme.post(RESERVATIONS, json!({ "credits": "4" })).await.expect(StatusCode::CREATED);
-    trusting(&one).await;
+    trusting(&one, &two).await;
     let settle = format!("/api/v1/reservations/{}/settle", held["id"].as_str().unwrap());
     let settled = acme.post(&settle, json!({ "credits": "1" })).await.expect(StatusCode::OK);
 
@@ -144,7 +145,7 @@ async fn i5_a_command_whose_answer_was_lost_between_nodes_is_done_once() {
 async fn i1_a_delayed_copy_of_a_command_never_becomes_a_hold_that_nobody_waits_for() {
     let (one, two, letters) = behind(Line::Delays).await;
     let acme = one.funded("acme", "10").await;
-    trusting(&one).await;
+    trusting(&one, &two).await;
     letters.lock().unwrap().clear();
 
     acme.post(RESERVATIONS, json!({ "credits": "20" })).await.expect(StatusCode::PAYMENT_REQUIRED);
@@ -297,6 +298,7 @@ async fn i1_nothing_is_decided_before_a_takeover_that_failed_has_been_made_up_fo
     let one = TestApp::opened(far.database.clone(), opened, clock, 3, &Config::default()).await;
     let acme = one.funded("acme", "10").await;
     one.join(None).await;
+    trusting(&one, &two).await;
     letters.lock().unwrap().clear();
 
     nodes.is_hindered.store(true, Ordering::SeqCst);

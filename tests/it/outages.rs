@@ -23,7 +23,7 @@ use tollgate::simulator::chance::Chance;
 use tollgate::store::{Database, Profile, StoreError};
 
 use crate::database::{Cluster, TestDatabase};
-use crate::nodes::deliver;
+use crate::nodes::{deliver, trusting};
 use crate::support::{Actor, TestApp, listen};
 use crate::traffic::Traffic;
 use crate::waiting::{until, within};
@@ -284,6 +284,7 @@ async fn i1_such_a_hold_is_not_written_either_where_another_node_decides_what_co
     withhold_one(&from_afar, &line.mood).await;
     near.join(Some(&between.await)).await;
     far.join(None).await;
+    trusting(&far, &near).await;
 
     let refused = from_afar.post(RESERVATIONS, json!({ "credits": "20" })).await.status;
 
