@@ -18,8 +18,8 @@ use crate::ledger::tail::{PositionedEvent, Tail};
 use crate::store::projections::{Checkpoint, Projections};
 use crate::store::{EventLog, StoreError};
 
-/// Events folded in one transaction.
-const EVENTS_PER_PAGE: i64 = 32_768;
+/// Look-ups that lie further behind are seen to before a view that does so too is folded on.
+const EVENTS_BEHIND_MAX: i64 = 32_768;
 /// Attempts to compare a view that other nodes move on.
 const COMPARISONS_MAX: usize = 20;
 /// The index projections, which the ledger reads before it decides: its memory reaches back to their checkpoints.
@@ -170,7 +170,7 @@ impl Projector {
                 Step::Lost => return Ok(false),
             }
             let end = self.log.head(shard).await?.next_position - 1;
-            if end - self.indexed(shard) > EVENTS_PER_PAGE {
+            if end - self.indexed(shard) > EVENTS_BEHIND_MAX {
                 // While a view that lay far behind was folded, look-ups fell behind.
                 goal = end;
             }
@@ -332,8 +332,8 @@ impl Projector {
     /// another runner was there first.
     async fn fold(&self, shard: i32, from: &[Checkpoint], to: i64) -> Result<Option<Checkpoint>, StoreError> {
         let Some(first) = from.first() else { return Ok(None) };
-        let wanted =
-            first.position + 1..to.min(first.position.saturating_add(EVENTS_PER_PAGE)).saturating_add(1);
+        let most = self.store.events_per_page();
+        let wanted = first.position + 1..to.min(first.position.saturating_add(most)).saturating_add(1);
         let page = self.page(shard, &wanted).await?;
         let views: Vec<View> = from.iter().map(|checkpoint| checkpoint.view).collect();
         // A page takes as long as many commits: the threads that answer callers don't do it.

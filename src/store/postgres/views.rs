@@ -115,7 +115,13 @@ shared_sql::event_index!(PostgresViews, PgRow);
 shared_sql::reports!(PostgresViews, PgRow);
 shared_sql::snapshots!(PostgresViews, PgRow);
 
-impl Projections for PostgresViews {}
+impl Projections for PostgresViews {
+    /// Each shard writes by a connection of its own. Of larger pages callers had a p99 that was a quarter longer; smaller ones
+    /// cost a tenth of one hot org's commands.
+    fn events_per_page(&self) -> i64 {
+        4_096
+    }
+}
 
 /// Inserts rows, or merges them into those that stand, in one statement.
 async fn merge(

@@ -30,4 +30,7 @@ pub trait Projections: Generations + EventIndex + Reports + Snapshots {
     async fn close(&self) -> Result<(), StoreError> {
         Ok(())
     }
+
+    /// Events to fold in one transaction: many share the rows that they write, and callers wait while those are written.
+    fn events_per_page(&self) -> i64;
 }

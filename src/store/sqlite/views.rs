@@ -162,6 +162,11 @@ impl Projections for SqliteViews {
     async fn close(&self) -> Result<(), StoreError> {
         files::write_back(&mut *self.writer().await?).await.map_err(of_projections)
     }
+
+    /// Smaller pages write rows of many orgs more often, and cost up to a fifth of the commands.
+    fn events_per_page(&self) -> i64 {
+        32_768
+    }
 }
 
 /// Inserts rows, or merges them into those that stand.
