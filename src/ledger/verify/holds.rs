@@ -161,6 +161,7 @@ fn open(account: Option<&Account>, reservation: ReservationId) -> Result<Option<
     hold.map(Some).ok_or_else(|| ("I3", "it ends a reservation that was not open".into()))
 }
 
+/// Said once more, apart from the account's own rule: a mistake in that would else pass for sound.
 fn charged_by_time(hold: &Hold) -> Credits {
     match hold.terms.expiry {
         ExpiryPolicy::Release => Credits::ZERO,
