@@ -87,8 +87,7 @@ fn check_target(state: &State, prices: &Prices, payers: &[OrgId], to: &To) -> Re
     }
     // A node without providers knows them by their own prices.
     let priced_as = upstream.map_or(provider.as_str(), |upstream| upstream.config.priced_as());
-    let is_priced =
-        |org: &OrgId| prices.system.prices.card(prices.version, *org, priced_as, model, prices.at).is_some();
+    let is_priced = |org: &OrgId| prices.system.prices.card(prices.pinned(*org), priced_as, model).is_some();
     match payers.iter().all(is_priced) {
         true => Ok(()),
         false => Err(format!("{to} has no price: publish its card, or name a model that has one")),

@@ -179,8 +179,8 @@ fn warn_of_unpriced(ledger: &Ledger, config: &Config, routes: &Routes) {
     for (route, target) in routes.models() {
         let seller = config.providers.iter().find(|provider| provider.name == target.provider);
         let card = seller.and_then(|provider| {
-            let version = system.prices.version();
-            system.prices.card(version, OrgId::SYSTEM, provider.priced_as(), &target.model, now)
+            let pinned = system.prices.latest(OrgId::SYSTEM, now);
+            system.prices.card(pinned, provider.priced_as(), &target.model)
         });
         let why = match (seller, card) {
             (Some(seller), Some(card)) if target::is_served(card, family(seller.kind)) => continue,

@@ -33,14 +33,14 @@ pub fn offered_as(state: &State, caller: &Caller, name: &str) -> Option<ModelEnt
     if state.routes.load().get(name).is_some() {
         return Some(entry(name, "tollgate", Timestamp(0)));
     }
-    let Prices { system, version, at } = Prices::in_force(state);
-    let prices = &system.prices;
+    let in_force = Prices::in_force(state);
+    let (prices, pinned) = (&in_force.system.prices, in_force.pinned(caller.org));
     let names = std::iter::once((None, name))
         .chain(name.split_once('/').map(|(seller, model)| (Some(seller), model)));
     let mut cards: Vec<(&Arc<RateCard>, Option<&str>)> = names
         .flat_map(|(seller, model)| {
-            let providers = prices.providers_of(caller.org, model, at).into_iter();
-            let card = move |provider| prices.card(version, caller.org, provider, model, at);
+            let providers = prices.providers_of(caller.org, model, pinned.at).into_iter();
+            let card = move |provider| prices.card(pinned, provider, model);
             providers.filter_map(card).map(move |card| (card, seller))
         })
         .collect();

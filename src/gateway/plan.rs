@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::domain::ids::OrgId;
-use crate::domain::pricing::RateCard;
+use crate::domain::pricing::{Pinned, RateCard};
 use crate::domain::routing::complexity::Level;
 use crate::domain::routing::{ArmAssignment, Choice, Complexity, Expanded, Policy, RouteContext, Routes, To};
 use crate::domain::system::System;
@@ -67,14 +67,18 @@ impl Prices {
         Prices { version: system.prices.version(), at: state.ledger.clock().now(), system }
     }
 
+    pub fn pinned(&self, org: OrgId) -> Pinned {
+        Pinned { org, version: self.version, at: self.at }
+    }
+
     pub fn card(&self, org: OrgId, upstream: &Upstream, model: &str) -> Option<&Arc<RateCard>> {
-        self.system.prices.card(self.version, org, upstream.config.priced_as(), model, self.at)
+        self.system.prices.card(self.pinned(org), upstream.config.priced_as(), model)
     }
 
     /// That of the model which answered in a target's place.
     pub fn served_card(&self, org: OrgId, target: &Target, served: &str) -> Option<&Arc<RateCard>> {
         let provider = target.upstream.config.priced_as();
-        self.system.prices.served_card(self.version, org, provider, &target.model, served, self.at)
+        self.system.prices.served_card(self.pinned(org), provider, &target.model, served)
     }
 }
 

@@ -275,7 +275,7 @@ fn priced(family: Family) -> Priced {
 
 /// As the request asks for it, and where the upstream serves.
 fn terms(request: &Request, prices: &Prices, limits: &RequestBound, target: &Target) -> Terms {
-    let mark_up = prices.system.prices.mark_up_percent(prices.version, request.caller.org, prices.at);
+    let mark_up = prices.system.prices.mark_up_percent(prices.pinned(request.caller.org));
     let mut terms = limits.terms(mark_up);
     terms.uplifts.extend(&target.upstream.config.uplifts);
     terms

@@ -191,7 +191,7 @@ pub async fn in_force(
     let shows_mark_ups = actor.org.is_none() && query.after.is_none();
     Ok(Json(PriceList {
         version,
-        mark_up_percent: prices.mark_up_percent(version, org, now).to_string(),
+        mark_up_percent: prices.mark_up_percent(prices.latest(org, now)).to_string(),
         mark_ups: shows_mark_ups
             .then(|| prices.mark_ups_in_force(now).into_iter().map(mark_up_body).collect()),
         data: page.data.into_iter().map(card_body).collect(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::domain::attempt::PricedBy;
 use crate::domain::credits::Credits;
 use crate::domain::ids::OrgId;
-use crate::domain::pricing::{Costs, Demand, PricedDemand, RateCard, Terms, costs};
+use crate::domain::pricing::{Costs, Demand, Pinned, PriceBook, PricedDemand, RateCard, Terms, costs};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
@@ -38,28 +38,20 @@ pub struct Call {
     pub usage: Usage,
 }
 
-/// The prices that a hold pinned.
-#[derive(Clone, Copy, Debug)]
-pub struct Pinned {
-    pub org: OrgId,
-    pub version: u64,
-    pub at: Timestamp,
-}
-
 /// Prices usage under the book's version that its hold pinned. Where no card of that version prices it, the first later
 /// one does; None where none does at all.
 pub fn price_usage(system: &System, pinned: Pinned, call: &Call, now: Timestamp) -> Option<PricedUsage> {
-    let Pinned { org, version, at } = pinned;
-    let later = (version..=system.prices.version()).map(|version| (version, now));
-    [(version, at)].into_iter().chain(later).find_map(|(version, at)| {
-        let card = system.prices.card(version, org, &call.provider, &call.model, at)?;
-        let terms = terms(system, version, org, at);
+    let book = &system.prices;
+    let later = (pinned.version..=book.version()).map(|version| Pinned { version, at: now, ..pinned });
+    [pinned].into_iter().chain(later).find_map(|pinned| {
+        let card = book.card(pinned, &call.provider, &call.model)?;
+        let terms = terms(book, pinned);
         let Costs { cost, list_cost } = costs(card, &terms, &call.usage).ok()?;
         Some(PricedUsage {
             cost,
             list_cost,
-            price_book_version: version,
-            priced_by: terms.priced_by(card, at),
+            price_book_version: pinned.version,
+            priced_by: terms.priced_by(card, pinned.at),
         })
     })
 }
@@ -67,9 +59,9 @@ pub fn price_usage(system: &System, pinned: Pinned, call: &Call, now: Timestamp)
 /// The most that a planned request can cost in plain text, at the dearest provider that may serve it. None where a
 /// provider's model has no price: it is never free (I10).
 pub fn quote(system: &System, org: OrgId, planned: &Planned, at: Timestamp) -> Option<Credits> {
-    let version = system.prices.version();
-    let bounds = cards(system, org, planned, at).map(|card| {
-        let priced = PricedDemand::of(card, &terms(system, version, org, at), &demand(planned)).ok()?;
+    let (book, pinned) = (&system.prices, system.prices.latest(org, at));
+    let bounds = cards(book, pinned, planned).map(|card| {
+        let priced = PricedDemand::of(card, &terms(book, pinned), &demand(planned)).ok()?;
         Some(priced.bound(planned.output_tokens_max))
     });
     // Without one price the dearest is not known.
@@ -86,8 +78,9 @@ pub fn affordable(
     at: Timestamp,
     available: Credits,
 ) -> Option<u64> {
-    let terms = terms(system, system.prices.version(), org, at);
-    let longest = cards(system, org, planned, at).map(|card| {
+    let (book, pinned) = (&system.prices, system.prices.latest(org, at));
+    let terms = terms(book, pinned);
+    let longest = cards(book, pinned, planned).map(|card| {
         let priced = PricedDemand::of(card, &terms, &demand(planned)).ok()?;
         Some(priced.affordable_output(available.or_zero())?.min(card.output_tokens_max.unwrap_or(u64::MAX)))
     });
@@ -96,23 +89,21 @@ pub fn affordable(
 }
 
 fn cards<'a>(
-    system: &'a System,
-    org: OrgId,
+    book: &'a PriceBook,
+    pinned: Pinned,
     planned: &'a Planned,
-    at: Timestamp,
 ) -> impl Iterator<Item = &'a RateCard> {
-    let version = system.prices.version();
     let providers = match &planned.provider {
         Some(provider) => vec![provider.as_str()],
-        None => system.prices.providers_of(org, &planned.model, at),
+        None => book.providers_of(pinned.org, &planned.model, pinned.at),
     };
-    providers.into_iter().filter_map(move |provider| {
-        system.prices.card(version, org, provider, &planned.model, at).map(Arc::as_ref)
-    })
+    providers
+        .into_iter()
+        .filter_map(move |provider| book.card(pinned, provider, &planned.model).map(Arc::as_ref))
 }
 
-fn terms(system: &System, version: u64, org: OrgId, at: Timestamp) -> Terms {
-    Terms { mark_up_percent: system.prices.mark_up_percent(version, org, at), ..Terms::default() }
+fn terms(book: &PriceBook, pinned: Pinned) -> Terms {
+    Terms { mark_up_percent: book.mark_up_percent(pinned), ..Terms::default() }
 }
 
 fn demand(planned: &Planned) -> Demand {

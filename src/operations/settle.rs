@@ -7,11 +7,12 @@ use crate::domain::attempt::{Attempt, AttemptOutcome};
 use crate::domain::credits::Credits;
 use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::ReservationId;
+use crate::domain::pricing::Pinned;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::UsageSource;
 use crate::ledger::{Ledger, LedgerError, Outcome};
 use crate::operations::authenticate::Actor;
-use crate::operations::price_usage::{Call, Pinned, PricedUsage, price_usage};
+use crate::operations::price_usage::{Call, PricedUsage, price_usage};
 use crate::operations::show_reservation::{ReservationView, show_reservation};
 
 /// What a request has cost, as its gateway reports it.

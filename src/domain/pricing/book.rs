@@ -26,6 +26,14 @@ pub struct Publication {
     pub mark_ups: Vec<MarkUp>,
 }
 
+/// Whose prices count, by which version of the book and from when, as a hold pins them.
+#[derive(Clone, Copy, Debug)]
+pub struct Pinned {
+    pub org: OrgId,
+    pub version: u64,
+    pub at: Timestamp,
+}
+
 /// What is added to list prices from a moment on, for everybody or for one org.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -93,38 +101,35 @@ impl PriceBook {
         by_version.into_iter().map(|(version, publication)| Publication { version, ..publication }).collect()
     }
 
+    /// The book as it is now.
+    pub fn latest(&self, org: OrgId, at: Timestamp) -> Pinned {
+        Pinned { org, version: self.version, at }
+    }
+
     /// The card that prices a call: the org's own before the general one, and of each the one in force at `at` in
     /// this version of the book. A model without any card gets the ceiling price (model `*` of its provider, then of
     /// provider `*`) where the operator published one.
-    pub fn card(
-        &self,
-        version: u64,
-        org: OrgId,
-        provider: &str,
-        model: &str,
-        at: Timestamp,
-    ) -> Option<&Arc<RateCard>> {
+    pub fn card(&self, pinned: Pinned, provider: &str, model: &str) -> Option<&Arc<RateCard>> {
         let any = RateCard::ANY;
         [(provider, model), (provider, any), (any, any)]
             .into_iter()
-            .find_map(|(provider, model)| self.own_or_general(version, org, provider, model, at))
+            .find_map(|(provider, model)| self.own_or_general(pinned, provider, model))
+            .map(|card| &card.what)
     }
 
     /// The card that prices what `served` answered to a call of `asked`, if either name has one there. A dated name of the asked
     /// model is the same model: an org's own price of either goes before a general one, then the later, then the dated one's.
     pub fn served_card(
         &self,
-        version: u64,
-        org: OrgId,
+        pinned: Pinned,
         provider: &str,
         asked: &str,
         served: &str,
-        at: Timestamp,
     ) -> Option<&Arc<RateCard>> {
         let same_model = Some(asked).filter(|asked| is_dated_name(served, asked));
         let cards = same_model.into_iter().chain([served]);
         cards
-            .filter_map(|model| self.published(version, org, provider, model, at))
+            .filter_map(|model| self.own_or_general(pinned, provider, model))
             .max_by_key(|card| (card.what.org.is_some(), card.what.effective_from, card.version))
             .map(|card| &card.what)
     }
@@ -133,29 +138,17 @@ impl PriceBook {
     /// price there.
     pub fn price_again(&self, version: u64, org: OrgId, attempt: &Attempt) -> Option<CostBreakdown> {
         let by = attempt.priced_by.as_ref()?;
-        let card = self.card(version, org, &by.provider, &by.model, by.at)?;
+        let card = self.card(Pinned { org, version, at: by.at }, &by.provider, &by.model)?;
         break_down(card, &Terms::of(by), &attempt.usage).ok()
     }
 
     fn own_or_general(
         &self,
-        version: u64,
-        org: OrgId,
+        pinned: Pinned,
         provider: &str,
         model: &str,
-        at: Timestamp,
-    ) -> Option<&Arc<RateCard>> {
-        Some(&self.published(version, org, provider, model, at)?.what)
-    }
-
-    fn published(
-        &self,
-        version: u64,
-        org: OrgId,
-        provider: &str,
-        model: &str,
-        at: Timestamp,
     ) -> Option<&Published<Arc<RateCard>>> {
+        let Pinned { org, version, at } = pinned;
         let cards = self.cards.get(provider)?.get(model)?;
         [Some(org), None].into_iter().find_map(|whose| {
             cards
@@ -167,7 +160,7 @@ impl PriceBook {
     }
 
     /// Percent on top of list prices: the org's own mark-up, else the general one, else none.
-    pub fn mark_up_percent(&self, version: u64, org: OrgId, at: Timestamp) -> Decimal {
+    pub fn mark_up_percent(&self, Pinned { org, version, at }: Pinned) -> Decimal {
         let own_or_general = [Some(org), None].into_iter().find_map(|whose| self.mark_up(version, whose, at));
         own_or_general.map_or(Decimal::ZERO, |mark_up| mark_up.percent.decimal())
     }
@@ -194,8 +187,8 @@ impl PriceBook {
             .cards
             .iter()
             .flat_map(|(provider, models)| models.keys().map(move |model| (provider, model)))
-            .filter_map(|(provider, model)| self.own_or_general(self.version, org, provider, model, at))
-            .map(Arc::as_ref)
+            .filter_map(|(provider, model)| self.own_or_general(self.latest(org, at), provider, model))
+            .map(|card| card.what.as_ref())
             .collect();
         cards.sort_by(|a, b| (&a.provider, &a.model).cmp(&(&b.provider, &b.model)));
         cards
@@ -212,7 +205,7 @@ impl PriceBook {
         let mut providers: Vec<&str> = self
             .cards
             .iter()
-            .filter(|(provider, _)| self.own_or_general(self.version, org, provider, model, at).is_some())
+            .filter(|(provider, _)| self.own_or_general(self.latest(org, at), provider, model).is_some())
             .map(|(provider, _)| provider.as_str())
             .collect();
         providers.sort_unstable();
@@ -279,7 +272,7 @@ mod tests {
             (2, OTHER, "unknown", 100, None),
             (3, OTHER, "unknown", 100, Some("90")),
         ] {
-            let found = book.card(version, org, "openai", model, Timestamp(at));
+            let found = book.card(Pinned { org, version, at: Timestamp(at) }, "openai", model);
 
             let found = found.and_then(|card| card.rates.input).map(|rate| rate.to_string());
             assert_eq!(found.as_deref(), input, "version {version}, {model} at {at}");
@@ -317,7 +310,7 @@ mod tests {
             (3, ACME, "m", "new", Some("7")),
             (3, ACME, "m", "unknown", None),
         ] {
-            let found = book.served_card(version, org, "openai", asked, served, Timestamp(0));
+            let found = book.served_card(Pinned { org, version, at: Timestamp(0) }, "openai", asked, served);
 
             let found = found.and_then(|card| card.rates.input).map(|rate| rate.to_string());
             assert_eq!(found.as_deref(), input, "version {version}, {served} for {asked}");
@@ -349,8 +342,14 @@ mod tests {
 
         assert_eq!(book.version(), 3);
         assert_eq!(book.history("openai", "m").iter().map(|(v, _)| *v).collect::<Vec<_>>(), [1, 2, 3]);
-        assert_eq!(book.mark_up_percent(1, ACME, Timestamp(0)), Decimal::from(10));
-        assert_eq!(book.mark_up_percent(3, ACME, Timestamp(0)), Decimal::from(5));
+        assert_eq!(
+            book.mark_up_percent(Pinned { org: ACME, version: 1, at: Timestamp(0) }),
+            Decimal::from(10)
+        );
+        assert_eq!(
+            book.mark_up_percent(Pinned { org: ACME, version: 3, at: Timestamp(0) }),
+            Decimal::from(5)
+        );
         let marked_up = book.mark_ups_in_force(Timestamp(0));
         let marked_up: Vec<_> = marked_up.iter().map(|one| (one.org, one.percent.to_string())).collect();
         assert_eq!(marked_up, [(None, "10".to_owned()), (Some(ACME), "5".to_owned())]);

@@ -12,7 +12,7 @@ pub mod rate;
 pub mod rate_card;
 pub mod searching;
 
-pub use book::{MarkUp, PriceBook, Publication};
+pub use book::{MarkUp, Pinned, PriceBook, Publication};
 pub use bound::{Demand, PricedDemand};
 pub use cost::{Costs, PriceError, Terms, cost, costs};
 pub use input_bound::{Dialect, Media, RequestBound, Unboundable, field_in_another_case, input_bound};
