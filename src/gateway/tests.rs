@@ -64,7 +64,7 @@ use crate::domain::role::Role;
 use crate::domain::system::SystemCommand;
 use crate::domain::usage::UsageSource;
 use crate::gateway::plan::Prices;
-use crate::ledger::{By, MemoryLimits, Submission};
+use crate::ledger::{MemoryLimits, Submission};
 use crate::operations::authenticate::{key_text, secret_sha256};
 use crate::operations::list_events::list_events;
 use crate::simulator::{SimulatorConfig, SimulatorHandle, Weather};

@@ -170,38 +170,58 @@ async fn an_arm_that_does_not_answer_in_time_has_failed() {
     assert!(world.balance().await.consumed.is_positive(), "what it used is charged");
 }
 
-#[tokio::test]
-async fn an_answer_that_is_being_settled_when_the_time_is_up_is_given_and_recorded_as_one() {
-    let (asked, go_on, written) = (Arc::new(Notify::new()), Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let answer = {
-        let (asked, go_on) = (asked.clone(), go_on.clone());
-        async move |axum::Json(body): axum::Json<Value>| {
+/// An answer that comes when it is told to, and is being settled when the time of its caller is up.
+#[derive(Default)]
+pub(super) struct Settling {
+    pub asked: Arc<Notify>,
+    pub go_on: Arc<Notify>,
+}
+
+impl Settling {
+    /// Of gpt-4o nothing comes.
+    pub(super) fn upstream(&self) -> Router {
+        let (asked, go_on) = (self.asked.clone(), self.go_on.clone());
+        chat_at(async move |axum::Json(body): axum::Json<Value>| {
             asked.notify_one();
             if body["model"] == "gpt-4o" {
                 return std::future::pending().await;
             }
             go_on.notified().await;
             axum::Json(completion(usage()))
-        }
-    };
+        })
+    }
+
+    /// What the caller gets, and one of the route `silent`, who asks later: once that one's time is up, so is the first one's.
+    pub(super) async fn when_time_is_up(
+        &self,
+        world: &World,
+        body: Value,
+    ) -> (reqwest::Response, reqwest::Response) {
+        let written = Arc::new(Notify::new());
+        let later = async {
+            self.asked.notified().await;
+            let begin = async {
+                self.asked.notified().await;
+                let written = written.clone();
+                world.log.waits_for(async move { written.notified().await });
+                self.go_on.notify_one();
+            };
+            let (silent, ()) = tokio::join!(world.post_within(1, PATHS[0], chat("silent")), begin);
+            written.notify_one();
+            silent
+        };
+        tokio::join!(world.post_within(1, PATHS[0], body), later)
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_being_settled_when_the_time_is_up_is_given_and_recorded_as_one() {
+    let settling = Settling::default();
     let route = |name: &str, to: &str| json!({"name": name, "chain": [to], "retries": 0});
     let routes = json!([route("r", "odd/gpt-4o-mini"), route("silent", "odd/gpt-4o")]);
-    let world = World::with_odd("5", "", routes, chat_at(answer)).await;
-    // The silent one is asked later: once its time is up, that of the other is too.
-    let later = async {
-        asked.notified().await;
-        let settling = async {
-            asked.notified().await;
-            let written = written.clone();
-            world.log.waits_for(async move { written.notified().await });
-            go_on.notify_one();
-        };
-        let (silent, ()) = tokio::join!(world.post_within(1, PATHS[0], chat("silent")), settling);
-        written.notify_one();
-        silent
-    };
+    let world = World::with_odd("5", "", routes, settling.upstream()).await;
 
-    let (response, silent) = tokio::join!(world.post_within(1, PATHS[0], chat("r")), later);
+    let (response, silent) = settling.when_time_is_up(&world, chat("r")).await;
 
     assert_eq!((response.status().as_u16(), silent.status().as_u16()), (200, 503));
     let (attempts, _) = world.last_settle().await;

@@ -5,15 +5,7 @@ use super::*;
 #[tokio::test]
 async fn a_limit_refuses_in_the_callers_dialect_before_anything_is_held() {
     let world = World::new("5", "").await;
-    let limits = vec![Limits {
-        scope: BudgetScope::Org,
-        requests_per_minute: Some(1),
-        tokens_per_minute: None,
-        concurrent_requests: None,
-        credits_per_request: None,
-    }];
-    let set = OrgCommand::SetLimits { limits };
-    world.ledger.submit(Submission::by_tollgate(ACME, set)).await.expect("sets");
+    world.limit(Limits { requests_per_minute: Some(1), ..NO_LIMITS }).await;
     world.post("/v1/chat/completions", chat("gpt-4o-mini")).await;
     let before = world.balance().await;
 
@@ -32,20 +24,7 @@ async fn a_limit_refuses_in_the_callers_dialect_before_anything_is_held() {
 async fn a_limit_on_tokens_counts_what_was_used() {
     let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
     let world = World::at(clock, "5", "", json!([]), Router::new()).await;
-    let limits = vec![Limits {
-        scope: BudgetScope::Org,
-        requests_per_minute: None,
-        tokens_per_minute: Some(1_000),
-        concurrent_requests: None,
-        credits_per_request: None,
-    }];
-    let set = Submission {
-        org: ACME,
-        command: OrgCommand::SetLimits { limits },
-        by: By::Tollgate,
-        idempotency: None,
-    };
-    world.ledger.submit(set).await.expect("sets");
+    world.limit(Limits { tokens_per_minute: Some(1_000), ..NO_LIMITS }).await;
     let asking = |max_tokens: u64| {
         let mut body = chat("gpt-4o-mini");
         body["max_tokens"] = max_tokens.into();
@@ -74,15 +53,7 @@ async fn what_nobody_counted_counts_as_it_was_estimated_and_what_was_refused_not
     let routes = json!([{"name": "r", "chain": ["odd/gpt-4o-mini"], "retries": 0}]);
     let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
     let world = World::at(clock, "5", "", routes, odd).await;
-    let limits = vec![Limits {
-        scope: BudgetScope::Org,
-        requests_per_minute: None,
-        tokens_per_minute: Some(1_000),
-        concurrent_requests: None,
-        credits_per_request: None,
-    }];
-    let set = Submission::by_tollgate(ACME, OrgCommand::SetLimits { limits });
-    world.ledger.submit(set).await.expect("sets");
+    world.limit(Limits { tokens_per_minute: Some(1_000), ..NO_LIMITS }).await;
     let ask = async |user: &str, max_tokens: u64, n: u64| {
         let mut body = chat("r");
         (body["user"], body["max_tokens"], body["n"]) = (user.into(), max_tokens.into(), n.into());
@@ -102,16 +73,7 @@ async fn a_picture_counts_for_limits_and_conditions_by_what_is_made_of_it() {
     let when = json!({"to": "openai/gpt-4o", "when": {"input_tokens_min": 2_500}});
     let routes = json!([{"name": "r", "chain": [when, "openai/gpt-4o-mini"]}]);
     let world = World::routed("5", "", routes).await;
-    let limits = vec![Limits {
-        scope: BudgetScope::Org,
-        requests_per_minute: None,
-        tokens_per_minute: Some(100_000),
-        concurrent_requests: None,
-        credits_per_request: None,
-    }];
-    let command = OrgCommand::SetLimits { limits };
-    let set = Submission::by_tollgate(ACME, command);
-    world.ledger.submit(set).await.expect("sets");
+    world.limit(Limits { tokens_per_minute: Some(100_000), ..NO_LIMITS }).await;
     let address = format!("data:image/png;base64,{}", "A".repeat(1_000_000));
     let data = json!({"type": "base64", "media_type": "image/png", "data": "A".repeat(1_000_000)});
     let image = json!({"type": "image", "source": data});

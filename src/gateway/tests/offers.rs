@@ -100,14 +100,7 @@ async fn a_402_names_the_budget_or_the_limit_that_refuses_and_what_helps() {
     assert!(words(&budget).contains("Raise the budget") && !words(&budget).contains("Buy"), "{budget}");
 
     submit(&world, OrgCommand::SetBudgets { budgets: vec![] }).await;
-    let limits = Limits {
-        scope: BudgetScope::Org,
-        requests_per_minute: None,
-        tokens_per_minute: None,
-        concurrent_requests: None,
-        credits_per_request: Some(Credits::from_nanos(20)),
-    };
-    submit(&world, OrgCommand::SetLimits { limits: vec![limits] }).await;
+    world.limit(Limits { credits_per_request: Some(Credits::from_nanos(20)), ..NO_LIMITS }).await;
     let (status, limit) = error_of(world.post("/v1/chat/completions", chat("gpt-4o-mini")).await).await;
     assert_eq!((status, &limit["code"]), (402, &json!("request_too_large")));
     assert!(words(&limit).contains("one request may hold at most 0.00000002"), "{limit}");
@@ -117,14 +110,7 @@ async fn a_402_names_the_budget_or_the_limit_that_refuses_and_what_helps() {
 #[tokio::test]
 async fn what_is_malformed_counts_for_no_limit() {
     let world = World::new("50", "").await;
-    let limits = Limits {
-        scope: BudgetScope::Org,
-        requests_per_minute: Some(1),
-        tokens_per_minute: None,
-        concurrent_requests: None,
-        credits_per_request: None,
-    };
-    submit(&world, OrgCommand::SetLimits { limits: vec![limits] }).await;
+    world.limit(Limits { requests_per_minute: Some(1), ..NO_LIMITS }).await;
     for (name, value) in [
         ("idempotency-key", ""),
         ("x-request-timeout", "soon"),

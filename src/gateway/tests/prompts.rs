@@ -74,16 +74,7 @@ async fn what_a_kept_prompt_brings_counts_for_conditions_and_limits() {
     let plain = world.post("/v1/chat/completions", body.clone()).await;
     body["prompt"] = json!({"id": "long"});
     let prompted = world.post("/v1/chat/completions", body.clone()).await;
-    let limits = vec![Limits {
-        scope: BudgetScope::Org,
-        requests_per_minute: None,
-        tokens_per_minute: Some(500),
-        concurrent_requests: None,
-        credits_per_request: None,
-    }];
-    let set = OrgCommand::SetLimits { limits };
-    let submission = Submission::by_tollgate(ACME, set);
-    world.ledger.submit(submission).await.expect("sets");
+    world.limit(Limits { tokens_per_minute: Some(500), ..NO_LIMITS }).await;
     let too_large = world.post("/v1/chat/completions", body).await;
 
     assert_eq!(header(&plain, "x-tollgate-model"), "gpt-4o-mini");

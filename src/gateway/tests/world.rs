@@ -6,6 +6,15 @@ use crate::gateway::target::Target;
 
 pub const ACME: OrgId = OrgId(Uuid::from_u128(0xACE));
 
+/// Of all that an org asks, and none.
+pub const NO_LIMITS: Limits = Limits {
+    scope: BudgetScope::Org,
+    requests_per_minute: None,
+    tokens_per_minute: None,
+    concurrent_requests: None,
+    credits_per_request: None,
+};
+
 /// A gateway with two simulated upstreams of each kind; the first of a kind has weather.
 pub struct World {
     pub url: String,
@@ -190,6 +199,11 @@ impl World {
     pub async fn grew_before_the_settle(&self) -> bool {
         let stored = list_events(&self.ledger, ACME, 0, 1_000).await.expect("reads");
         stored.iter().any(|stored| matches!(stored.payload.event, Event::ReservationGrown { .. }))
+    }
+
+    pub async fn limit(&self, limits: Limits) {
+        let set = OrgCommand::SetLimits { limits: vec![limits] };
+        self.ledger.submit(Submission::by_tollgate(ACME, set)).await.expect("sets");
     }
 
     pub async fn balance(&self) -> Balance {
