@@ -63,7 +63,7 @@ fn a_budget_alerts_once_a_window_and_a_new_rule_says_nothing_of_windows_that_are
 
 #[test]
 fn credits_that_come_back_only_to_expire_are_no_recovery() {
-    let below = AlertRule::BalanceBelow { credits: credits(5) };
+    let below = AlertRule::BalanceBelow { credits: credits(4) };
     let rules = OrgCommand::SetAlertRules { rules: vec![below] };
     let mut account = with([grant_until(1, credits(10), after(30)), rules]);
     for n in [1, 2] {
@@ -77,7 +77,7 @@ fn credits_that_come_back_only_to_expire_are_no_recovery() {
     let lapsed = late.iter().filter(|event| matches!(event, Event::CreditsExpired { .. })).count();
     assert_eq!((alerts_in(&expired), lapsed, alerts_in(&late)), (1, 2, 0));
     account.does(after(100), grant(2, credits(10)));
-    account.does(after(100), hold(3, credits(5)));
-    let spent = account.does(after(100), settle(3, credits(5)));
+    account.does(after(100), hold(3, credits(6)));
+    let spent = account.does(after(100), settle(3, credits(6)));
     assert_eq!(alerts_in(&spent), 1, "what stays is one");
 }
