@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use tollgate::domain::account::command::{OrgCommand, Reserve, Settle};
 use tollgate::domain::attempt::Attempt;
+use tollgate::domain::claim::Claim;
 use tollgate::domain::credits::Credits;
 use tollgate::domain::idempotency::CommandRef;
 use tollgate::domain::ids::{LotId, OrgId, ReservationId};
 use tollgate::domain::lots::{GrantKind, LotTerms};
 use tollgate::domain::purpose::Purpose;
 use tollgate::domain::reservation::{Dispatcher, ExpiryPolicy};
+use tollgate::domain::system::SystemCommand;
 use tollgate::ledger::{By, Ledger, Submission};
 
 const SECONDS: u64 = 4;
@@ -105,18 +107,16 @@ pub async fn submit(ledger: &Ledger, org: OrgId, command: OrgCommand) {
     ledger.submit(submission).await.unwrap();
 }
 
+/// An org whose slug is claimed, as those are whose keys are known.
 pub async fn funded(ledger: &Ledger) -> OrgId {
     let org = OrgId(ledger.clock().uuid());
+    let claim = Claim { name: format!("slug:{org}"), org, then: Box::new(open(org)), idempotency: None };
+    ledger.submit_system(SystemCommand::FulfilClaim { claim }, None, None).await.unwrap();
     fund(ledger, org).await;
     org
 }
 
 pub async fn fund(ledger: &Ledger, org: OrgId) {
-    let open = OrgCommand::OpenOrg {
-        slug: org.to_string(),
-        time_zone: "UTC".into(),
-        overdraft_limit: Credits::ZERO,
-    };
     let terms = LotTerms {
         lot: LotId(ledger.clock().uuid()),
         credits: Credits::from_whole(1_000_000),
@@ -124,7 +124,11 @@ pub async fn fund(ledger: &Ledger, org: OrgId) {
         expires_at: None,
     };
     let grant = OrgCommand::Grant { terms, kind: GrantKind::Migration, note: None };
-    for command in [open, grant] {
+    for command in [open(org), grant] {
         ledger.submit(Submission::by_tollgate(org, command)).await.unwrap();
     }
+}
+
+fn open(org: OrgId) -> OrgCommand {
+    OrgCommand::OpenOrg { slug: org.to_string(), time_zone: "UTC".into(), overdraft_limit: Credits::ZERO }
 }
