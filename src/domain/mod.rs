@@ -18,7 +18,7 @@ pub mod lots;
 pub mod pricing;
 pub mod prompts;
 pub mod purpose;
-pub mod rate;
+pub mod rate_limit;
 pub mod reservation;
 pub mod role;
 pub mod routing;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::domain::ids::OrgId;
-use crate::domain::rate::{Ask, Rate, Taken};
+use crate::domain::rate_limit::{Ask, RateLimit, Taken};
 use crate::domain::time::Timestamp;
 use crate::ledger::{Ledger, LedgerError};
 use crate::store::{RateId, Rates, StoreError};
@@ -17,7 +17,7 @@ const TRIES_MAX: u32 = 16;
 pub struct SharedRate {
     pub org: OrgId,
     pub id: RateId,
-    pub rate: Rate,
+    pub rate: RateLimit,
 }
 
 /// Where the nodes of one database keep their rates. On SQLite there is one node, and nothing to share.

@@ -12,7 +12,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::sync::watch;
 use tollgate::clock::Clock;
 use tollgate::config::{Config, ProviderConfig, ProviderKind, RateLimits};
-use tollgate::domain::rate::SHARE_SECONDS;
+use tollgate::domain::rate_limit::SHARE_SECONDS;
 use tollgate::workers::Workers;
 
 use crate::support::{Actor, Answer, TestApp, listen};

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::rows::Rows;
 use super::{LimitKey, RateUnit};
 use crate::clock::Clock;
-use crate::domain::rate::{Ask, Rate, Taken, seconds};
+use crate::domain::rate_limit::{Ask, RateLimit, Taken, seconds};
 use crate::domain::time::Timestamp;
 
 /// A count is remembered for so long after the last question: requests that began then may still be corrected.
@@ -26,7 +26,7 @@ struct Count {
 /// How much of a rate is used.
 #[derive(Clone, Copy)]
 struct Level {
-    rate: Rate,
+    rate: RateLimit,
     full_at: Timestamp,
 }
 
@@ -44,7 +44,7 @@ impl NodeRates {
         per_minute: NonZeroU32,
         units: i64,
     ) -> Result<(), u64> {
-        let (now, rate) = (self.clock.now(), Rate { per_minute });
+        let (now, rate) = (self.clock.now(), RateLimit { per_minute });
         let mut counts = self.counts();
         if counts.get(key).is_none() {
             // End users' counts may be lost, rather than fill the memory.
@@ -77,7 +77,7 @@ impl NodeRates {
 
 impl Level {
     /// When it is full again, though the limit was changed since it was last asked.
-    fn at(self, rate: Rate, now: Timestamp) -> Timestamp {
+    fn at(self, rate: RateLimit, now: Timestamp) -> Timestamp {
         if rate == self.rate { self.full_at } else { rate.in_place_of(self.rate, self.full_at, now) }
     }
 }

@@ -1,5 +1,5 @@
 //! Rates that all nodes of one database keep together: this node takes shares of them and spends those by itself
-//! (`domain::rate` has the rules and the promise). Most requests ask nobody; of those that must ask, one does for all.
+//! (`domain::rate_limit` has the rules and the promise). Most requests ask nobody; of those that must ask, one does for all.
 //!
 //! Where the database can't be asked, nothing goes through: nothing could be held either.
 
@@ -13,7 +13,7 @@ use tokio::sync::Mutex as Turn;
 use super::rows::Rows;
 use super::{LimitKey, RateLimited, RateUnit};
 use crate::domain::ids::OrgId;
-use crate::domain::rate::{Ask, Rate, Share, Spent, Taken};
+use crate::domain::rate_limit::{Ask, RateLimit, Share, Spent, Taken};
 use crate::domain::time::Timestamp;
 use crate::ledger::LedgerError;
 use crate::operations::share_rate::{RateBook, SharedRate};
@@ -45,7 +45,7 @@ struct Known {
 
 struct Part {
     /// As it was last asked for: a changed limit counts from the next question on.
-    rate: Option<Rate>,
+    rate: Option<RateLimit>,
     share: Share,
     /// The last question had no answer.
     silent_until: Timestamp,
@@ -86,7 +86,7 @@ impl SharedRates {
     ) -> Result<(), RateLimited> {
         let known = self.known(key, unit);
         known.part().awaited_until = self.now().plus_seconds(REQUEST_SECONDS_MAX);
-        let rate = Rate { per_minute };
+        let rate = RateLimit { per_minute };
         if let Some(done) = known.spend(units, self.now()) {
             return done;
         }
@@ -134,7 +134,7 @@ impl SharedRates {
         }
     }
 
-    async fn ask(&self, known: &Known, rate: Rate, ask: Ask) -> Result<(), LedgerError> {
+    async fn ask(&self, known: &Known, rate: RateLimit, ask: Ask) -> Result<(), LedgerError> {
         let shared = SharedRate { org: known.org, id: known.id, rate };
         let mut asking = Asking { known, ask: Some(ask) };
         let answer = self.book.take_share(&shared, ask).await;

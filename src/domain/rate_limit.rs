@@ -17,7 +17,7 @@ const REFUSAL_MICROS_MIN: i64 = 50_000;
 
 /// So much flows in within a minute, and so much may be taken at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
+pub struct RateLimit {
     pub per_minute: NonZeroU32,
 }
 
@@ -48,7 +48,7 @@ pub enum Taken {
     },
 }
 
-impl Rate {
+impl RateLimit {
     /// Takes a share of a rate that stands so: no more than half of what is there, unless more is needed, so that what is
     /// left is not in one node's hands.
     pub fn take(self, full_at: Timestamp, now: Timestamp, ask: Ask) -> Answer {
@@ -75,7 +75,7 @@ impl Rate {
 
     /// When everything may be taken again, once this rate takes the place of another one, of which so much was used. What was
     /// used stays so many units; but what the other one let through is no debt of a lower one.
-    pub fn in_place_of(self, other: Rate, full_at: Timestamp, now: Timestamp) -> Timestamp {
+    pub fn in_place_of(self, other: RateLimit, full_at: Timestamp, now: Timestamp) -> Timestamp {
         let used = full_at.0.saturating_sub(now.0).max(0);
         let let_through = used.min(MINUTE_MICROS);
         let converted = |micros: i64| {
@@ -153,7 +153,7 @@ impl Share {
     }
 
     /// The question that gets a share of so many units or more. What was left is in it, and no longer here.
-    pub fn ask(&mut self, needed: i64, rate: Rate, now: Timestamp) -> Ask {
+    pub fn ask(&mut self, needed: i64, rate: RateLimit, now: Timestamp) -> Ask {
         let wanted = self.next_size(now).min(rate.share_max()).max(needed);
         Ask { returned: std::mem::take(&mut self.left), needed, wanted }
     }
@@ -222,8 +222,8 @@ mod tests {
 
     use super::*;
 
-    fn rate(per_minute: u32) -> Rate {
-        Rate { per_minute: NonZeroU32::new(per_minute).expect("not zero") }
+    fn rate(per_minute: u32) -> RateLimit {
+        RateLimit { per_minute: NonZeroU32::new(per_minute).expect("not zero") }
     }
 
     fn ask(needed: i64, wanted: i64) -> Ask {
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn what_is_owed_stays_so_many_units_where_a_rate_is_raised_or_lowered() {
         let (low, high) = (rate(1_000), rate(100_000));
-        let after = |rate: Rate, used: i64| rate.correct(NOW, -used);
+        let after = |rate: RateLimit, used: i64| rate.correct(NOW, -used);
         for (from, to, used, expected) in [
             (low, high, 16_050, 16_050),
             (low, high, 500, 500),
