@@ -18,8 +18,8 @@ use crate::http::page::{Page, PageQuery};
 use crate::http::problem::Problems;
 use crate::http::validate::parse_time;
 use crate::http::{ApiState, Problem};
+use crate::operations::account_as_of::account_as_of;
 use crate::operations::authenticate::Actor;
-use crate::operations::balance_as_of::account_as_of;
 use crate::operations::list_lots::list_lots;
 
 /// Lots listed with a balance.

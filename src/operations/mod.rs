@@ -1,7 +1,7 @@
 //! One verb per file: builds the command, submits it, turns the outcome into a view. No HTTP here.
 
+pub mod account_as_of;
 pub mod authenticate;
-pub mod balance_as_of;
 pub mod claim;
 pub mod experiment_report;
 pub mod explain;

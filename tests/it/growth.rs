@@ -16,7 +16,7 @@ use tollgate::domain::reservation::{Dispatcher, ExpiryPolicy};
 use tollgate::domain::time::Timestamp;
 use tollgate::domain::views::spend::Group;
 use tollgate::ledger::{Ledger, LedgerError, MemoryLimits, SNAPSHOT_FORMAT, Submission};
-use tollgate::operations::balance_as_of::account_as_of;
+use tollgate::operations::account_as_of::account_as_of;
 use tollgate::operations::list_events::list_events;
 use tollgate::operations::spend_report::spend_report;
 use tollgate::simulator::chance::Chance;
