@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::partitions;
 use crate::store::StoreError;
 
 /// Longer than the server's own limit on a statement, so that silence means a lost connection.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
 pub(super) const NO_ANSWER: &str = "the database does not answer";
+/// How PostgreSQL says that no partition takes a row: a constraint that is violated. The log has no other.
+const NO_PARTITION: &str = "23514";
+const PARTITION_COMES: &str =
+    "no partition of the log takes the next events; one is being made, try again shortly";
 
 /// An answer within the limit: a connection may go silent without ever breaking.
 pub(super) async fn answered<T>(
@@ -32,11 +35,15 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
     let code = error.as_database_error().and_then(|error| error.code());
     match code.as_deref() {
         Some("53100") => StoreError::Full,
-        Some(partitions::NO_PARTITION) => StoreError::Unavailable(partitions::PARTITION_COMES.into()),
+        Some(NO_PARTITION) => StoreError::Unavailable(PARTITION_COMES.into()),
         // data_corrupted, index_corrupted
         Some("XX001" | "XX002") => StoreError::Corrupt(error.to_string()),
         Some(_) | None => StoreError::Unavailable(error.to_string()),
     }
+}
+
+pub(super) fn is_no_partition(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == NO_PARTITION)
 }
 
 /// What an error says of a commit: a server that names the statement's error has undone it; one that is shutting

@@ -8,7 +8,7 @@ use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 
 use super::append::Ended;
-use super::error::answered_within;
+use super::error::{answered_within, is_no_partition};
 
 /// They are made once the log comes this near to where they end: minutes at full speed.
 const EVENTS_AHEAD: i64 = 8_000_000;
@@ -18,10 +18,6 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 const EXTEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// A line that fell silent leaves nothing behind that the next attempt would wait for.
 const SETTINGS: [(&str, &str); 1] = [("statement_timeout", "30s")];
-/// How PostgreSQL says that no partition takes a row: a constraint that is violated. The log has no other.
-pub(super) const NO_PARTITION: &str = "23514";
-pub(super) const PARTITION_COMES: &str =
-    "no partition of the log takes the next events; one is being made, try again shortly";
 
 /// How far the partitions reach.
 pub(super) struct Partitions {
@@ -59,7 +55,8 @@ impl Partitions {
     ) -> Result<Ended, sqlx::Error> {
         let appended = append.await;
         let is_near = position + EVENTS_AHEAD >= self.end.load(Ordering::Acquire);
-        if appended.as_ref().map_or_else(is_missing, |ended| matches!(ended, Ended::Written) && is_near) {
+        if appended.as_ref().map_or_else(is_no_partition, |ended| matches!(ended, Ended::Written) && is_near)
+        {
             self.start_extending(position);
         }
         appended
@@ -81,8 +78,4 @@ impl Partitions {
             }
         });
     }
-}
-
-fn is_missing(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == NO_PARTITION)
 }
