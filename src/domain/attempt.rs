@@ -1,12 +1,9 @@
 //! One call to a provider: what it used, what it cost, and how it ended.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 
 use crate::domain::credits::Credits;
-use crate::domain::pricing::rate::Rate;
-use crate::domain::pricing::rate_card::{ServiceTier, Uplift};
+use crate::domain::pricing::PricedBy;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
 
@@ -21,7 +18,7 @@ pub enum AttemptOutcome {
     Broken,
     /// Nobody knows what the provider did.
     Unknown,
-    /// The client went away.
+    /// Nobody waited for it any more: the client went away, or the answer of another call was over first.
     Cancelled,
 }
 
@@ -36,22 +33,6 @@ impl AttemptOutcome {
             AttemptOutcome::Cancelled => "cancelled",
         }
     }
-}
-
-/// The card and terms by which a call was priced. With its usage and the price book's version they make its cost (I9).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct PricedBy {
-    /// The provider whose prices count, and the model that its card names.
-    pub provider: String,
-    pub model: String,
-    #[serde(default, skip_serializing_if = "is_standard")]
-    pub tier: ServiceTier,
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub uplifts: BTreeSet<Uplift>,
-    #[serde(default, skip_serializing_if = "Rate::is_zero")]
-    pub mark_up_percent: Rate,
-    /// The moment at which the card had to be in force.
-    pub at: Timestamp,
 }
 
 /// One call to one provider.
@@ -92,8 +73,4 @@ fn is_false(flag: &bool) -> bool {
 
 fn is_nothing(credits: &Credits) -> bool {
     credits.is_zero()
-}
-
-fn is_standard(tier: &ServiceTier) -> bool {
-    *tier == ServiceTier::Standard
 }

@@ -6,9 +6,9 @@
 
 use serde_json::Value;
 
-use crate::domain::attempt::{AttemptOutcome, PricedBy};
+use crate::domain::attempt::AttemptOutcome;
 use crate::domain::credits::Credits;
-use crate::domain::pricing::{Costs, PriceError, RateCard, costs, searches_unasked};
+use crate::domain::pricing::{Costs, PriceError, PricedBy, RateCard, costs, searches_unasked};
 use crate::domain::usage::{
     Usage, UsageAnomaly, UsageSource, anthropic_other_models, from_anthropic, from_gemini, from_openai_chat,
     from_openai_embeddings, from_openai_responses, with_long_cache_writes,

@@ -50,7 +50,9 @@ pub async fn explain(ledger: &Ledger, id: ReservationId) -> Result<Explanation, 
         if let Event::ReservationSettled { attempts, price_book_version, .. } = &event.payload.event {
             explanation.price_book_version = Some(*price_book_version);
             explanation.attempts.extend(attempts.iter().map(|attempt| {
-                let breakdown = system.prices.price_again(*price_book_version, id.org, attempt);
+                let breakdown = attempt.priced_by.as_ref().and_then(|by| {
+                    system.prices.price_again(*price_book_version, id.org, by, &attempt.usage)
+                });
                 ExplainedAttempt { attempt: attempt.clone(), breakdown }
             }));
         }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::domain::attempt::PricedBy;
 use crate::domain::credits::Credits;
 use crate::domain::ids::OrgId;
-use crate::domain::pricing::{Costs, Demand, Pinned, PriceBook, PricedDemand, RateCard, Terms, costs};
+use crate::domain::pricing::{
+    Costs, Demand, Pinned, PriceBook, PricedBy, PricedDemand, RateCard, Terms, costs,
+};
 use crate::domain::system::System;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::attempt::Attempt;
 use crate::domain::ids::OrgId;
 use crate::domain::pricing::Terms;
-use crate::domain::pricing::cost::{CostBreakdown, break_down};
+use crate::domain::pricing::cost::{CostBreakdown, PricedBy, break_down};
 use crate::domain::pricing::rate::Rate;
 use crate::domain::pricing::rate_card::RateCard;
 use crate::domain::time::Timestamp;
+use crate::domain::usage::Usage;
 
 /// One change of the price book, as its event carries it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -134,12 +134,16 @@ impl PriceBook {
             .map(|card| &card.what)
     }
 
-    /// What an attempt of an org costs at a version of the book, line by line (I9); none where it was not priced, or has no
-    /// price there.
-    pub fn price_again(&self, version: u64, org: OrgId, attempt: &Attempt) -> Option<CostBreakdown> {
-        let by = attempt.priced_by.as_ref()?;
+    /// What an org's call costs at a version of the book, line by line (I9); none where it has no price there.
+    pub fn price_again(
+        &self,
+        version: u64,
+        org: OrgId,
+        by: &PricedBy,
+        usage: &Usage,
+    ) -> Option<CostBreakdown> {
         let card = self.card(Pinned { org, version, at: by.at }, &by.provider, &by.model)?;
-        break_down(card, &Terms::of(by), &attempt.usage).ok()
+        break_down(card, &Terms::of(by), usage).ok()
     }
 
     fn own_or_general(

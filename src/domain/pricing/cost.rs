@@ -3,13 +3,29 @@
 use std::collections::BTreeSet;
 
 use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
 
-use crate::domain::attempt::PricedBy;
 use crate::domain::credits::Credits;
 use crate::domain::pricing::rate::Rate;
 use crate::domain::pricing::rate_card::{PriceList, RateCard, ServiceTier, Uplift};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
+
+/// The card and terms by which a call was priced. With its usage and the price book's version they make its cost (I9).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct PricedBy {
+    /// The provider whose prices count, and the model that its card names.
+    pub provider: String,
+    pub model: String,
+    #[serde(default, skip_serializing_if = "is_standard")]
+    pub tier: ServiceTier,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub uplifts: BTreeSet<Uplift>,
+    #[serde(default, skip_serializing_if = "Rate::is_zero")]
+    pub mark_up_percent: Rate,
+    /// The moment at which the card had to be in force.
+    pub at: Timestamp,
+}
 
 /// How a call is priced beyond its card: the tier and uplifts under which it was served, and the mark-up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -216,6 +232,10 @@ fn unit_lines(card: &RateCard, usage: &Usage) -> Result<Vec<CostLine>, PriceErro
         Ok(CostLine { class: unit, quantity, rate: rate.decimal(), cost })
     };
     call.into_iter().chain(units.into_iter().filter(|(_, _, count)| *count > 0)).map(line).collect()
+}
+
+fn is_standard(tier: &ServiceTier) -> bool {
+    *tier == ServiceTier::Standard
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ pub mod searching;
 
 pub use book::{MarkUp, Pinned, PriceBook, Publication};
 pub use bound::{Demand, PricedDemand};
-pub use cost::{Costs, PriceError, Terms, cost, costs};
+pub use cost::{Costs, PriceError, PricedBy, Terms, cost, costs};
 pub use input_bound::{Dialect, Media, RequestBound, Unboundable, field_in_another_case, input_bound};
 pub use litellm::default_cards;
 pub use rate::Rate;

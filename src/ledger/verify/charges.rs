@@ -13,7 +13,7 @@ pub(super) fn breach(prices: &PriceBook, org: OrgId, event: &Event) -> Option<St
     let version = *price_book_version;
     for attempt in attempts.iter() {
         let Some(by) = &attempt.priced_by else { continue };
-        let priced = prices.price_again(version, org, attempt);
+        let priced = prices.price_again(version, org, by, &attempt.usage);
         match priced.map(|priced| priced.rounded) {
             Some(cost) if cost == attempt.cost => {}
             Some(cost) => {
