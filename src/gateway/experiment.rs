@@ -1,28 +1,15 @@
-//! Experiments on the way of a request: which arm answers it, and the shadows that get a copy.
-//!
-//! A shadow is a request of its own, of the org that pays for it: its own hold, its own settle, no limit of the caller
-//! touched, and its answer read and thrown away. Where too many are under way, or its payer has no room for another body, one is
-//! left out.
+//! Experiments on the way of a request: which arm answers it, and which shadows get a copy.
 
-use std::pin::Pin;
-use std::sync::Arc;
-
-use futures_util::StreamExt;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::domain::ids::{OrgId, ReservationId};
+use crate::domain::ids::OrgId;
 use crate::domain::routing::{Arm, ArmAssignment, Experiment, StickyBy, To};
 use crate::gateway::State;
 use crate::gateway::canonical_json;
-use crate::gateway::dispatch;
 use crate::gateway::edge::Request;
-use crate::gateway::failure::Failure;
 use crate::gateway::plan::Prices;
 use crate::gateway::upstream::Upstream;
-
-/// Copies under way on a node.
-pub const SHADOWS_MAX: usize = 256;
 
 /// The arm that answers the request, and the shadows that get a copy, where its route is under an experiment.
 pub fn assignments(prices: &Prices, request: &Request) -> (Option<ArmAssignment>, Vec<ArmAssignment>) {
@@ -129,46 +116,4 @@ fn opening(request: &Request) -> String {
         hash.update([0]);
     }
     format!("{} {}", request.caller.key, hex::encode(hash.finalize()))
-}
-
-/// Sends copies of a request whose hold is taken. Returns at once.
-pub fn cast_shadows(state: &State, request: &Arc<Request>, assignments: Vec<ArmAssignment>) {
-    for assignment in assignments {
-        let Some(payer) = assignment.shadow_paid_by else { continue };
-        let reservation = ReservationId { org: payer, local: state.ledger.clock().uuid() };
-        let copied = || request.copy_for(payer, reservation, state.limiter.unlimited());
-        let permit = state.shadows.clone().try_acquire_owned().ok();
-        let Some((permit, copy)) = permit.and_then(|permit| Some((permit, copied()?))) else {
-            count("left_out");
-            continue;
-        };
-        let shadow = follow(state.clone(), copy, assignment);
-        tokio::spawn(async move {
-            shadow.await;
-            drop(permit);
-        });
-    }
-}
-
-fn follow(
-    state: State,
-    request: Request,
-    assignment: ArmAssignment,
-) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    Box::pin(async move {
-        let answered = dispatch::run_assigned(state, request, Some(assignment), vec![]).await;
-        count(match answered {
-            Ok(response) => {
-                let mut parts = response.into_body().into_data_stream();
-                while parts.next().await.is_some_and(|part| part.is_ok()) {}
-                "answered"
-            }
-            Err(Failure { status: 402, .. }) => "unpaid",
-            Err(_) => "failed",
-        });
-    })
-}
-
-fn count(result: &'static str) {
-    metrics::counter!("tollgate_shadows_total", "result" => result).increment(1);
 }

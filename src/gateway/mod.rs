@@ -19,7 +19,6 @@ mod failure;
 mod fit;
 mod headers;
 mod hold;
-mod in_flight;
 mod limiter;
 mod meter;
 mod model_names;
@@ -32,7 +31,6 @@ mod quote;
 mod request_options;
 mod route_context;
 mod shed;
-mod stream;
 mod target;
 mod target_health;
 #[cfg(test)]
@@ -135,7 +133,7 @@ impl GatewayState {
             shedder: Shedder::default(),
             body_memory: BodyMemory::new(config.body_memory_bytes()),
             cache: Cache::default(),
-            shadows: Arc::new(Semaphore::new(experiment::SHADOWS_MAX)),
+            shadows: Arc::new(Semaphore::new(dispatch::SHADOWS_MAX)),
             under_way: Arc::default(),
             is_unreserved,
         })))

@@ -1,4 +1,4 @@
-//! The plan: which targets may serve a request, in the order in which they are tried, and with how much timeouts.
+//! The plan: which targets may serve a request, in the order in which they are tried, and by what policy.
 //!
 //! A model without a price never enters a plan (I10). The routing table is taken once: a reload changes no request
 //! that is under way.

@@ -60,7 +60,6 @@ pub(super) async fn begin(
         state: state.clone(),
         request,
         fallback: plan.passed_over.take().or(skipped),
-        is_degraded: plan.is_degraded,
         plan,
         hold,
         ends_at,

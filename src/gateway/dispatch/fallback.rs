@@ -88,14 +88,13 @@ impl Dispatch {
     fn fall_back(&mut self, failure: &UpstreamFailure) -> Option<Next> {
         let to = self.fallbacks.take(failure)?;
         let now = self.state.ledger.clock().now();
-        let targets = self.plan.targets_of(&self.state, &self.hold.prices, &self.request, &to).targets;
-        if targets.is_empty() || self.is_over(now) {
+        let found = self.plan.targets_of(&self.state, &self.hold.prices, &self.request, &to);
+        if found.targets.is_empty() || self.is_over(now) {
             return None;
         }
         let rounds = Rounds { retries: 0, ..rounds(&self.plan.policy) };
-        self.retry_plan = RetryPlan::new(targets.len(), rounds, tries_until(self.ends_at, now));
-        self.plan.targets = targets;
-        self.is_degraded = true;
+        self.retry_plan = RetryPlan::new(found.targets.len(), rounds, tries_until(self.ends_at, now));
+        self.plan.degrade_to(found);
         Some(Next::Try { place: 0, pause_micros: 0 })
     }
 }

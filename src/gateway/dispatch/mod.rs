@@ -6,7 +6,10 @@
 
 mod begin;
 mod fallback;
+mod in_flight;
 mod reuse;
+mod shadows;
+mod stream;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,20 +31,19 @@ use crate::gateway::cache::Reuse;
 use crate::gateway::dialects;
 use crate::gateway::dispatch::begin::{Begun, begin};
 use crate::gateway::dispatch::fallback::{Fallbacks, reason};
+use crate::gateway::dispatch::in_flight::{
+    CallFuture, CallFutures, FinishedCall, HealthReporter, InFlightCall, Loser,
+};
 use crate::gateway::dispatch::reuse::{count_reuse, reused};
 use crate::gateway::edge::Request;
 use crate::gateway::experiment;
 use crate::gateway::failure::{Failure, NOT_PRICED, TOO_LONG, UNSUPPORTED};
 use crate::gateway::headers::{self, AnswerHeaders, Notices, UpstreamTime};
 use crate::gateway::hold::{ARM_SPENT, RequestHold, SentCall};
-use crate::gateway::in_flight::{
-    self, CallFuture, CallFutures, FinishedCall, HealthReporter, InFlightCall, Loser,
-};
 use crate::gateway::meter::{self, Metered, Report};
 use crate::gateway::plan::{Plan, Prices};
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
 use crate::gateway::quote::Quote;
-use crate::gateway::stream;
 use crate::gateway::target::Target;
 use crate::gateway::target_health;
 use crate::gateway::timeouts::{Timeouts, left};
@@ -49,28 +51,28 @@ use crate::ledger::LedgerError;
 
 /// A request with its hold, on its way.
 #[derive(Debug)]
-pub struct Dispatch {
-    pub state: State,
-    pub request: Arc<Request>,
-    pub plan: Plan,
-    pub hold: RequestHold,
+struct Dispatch {
+    state: State,
+    request: Arc<Request>,
+    plan: Plan,
+    hold: RequestHold,
     retry_plan: RetryPlan,
     fallbacks: Fallbacks,
     in_flight: Vec<InFlightCall>,
     /// Hedged calls that lost.
     losers: Vec<Loser>,
     /// When the time is up that the caller or the route gives it.
-    pub ends_at: Option<Timestamp>,
+    ends_at: Option<Timestamp>,
     /// Why the first target did not serve.
-    pub fallback: Option<String>,
+    fallback: Option<String>,
     /// The last failure that is neither the caller's nor that of a provider which lacks the model.
     outage: Option<UpstreamFailure>,
-    /// Another target than those of the chain answers.
-    pub is_degraded: bool,
     /// What the cache had, and what will be cached.
-    pub reuse: Reuse,
-    pub upstream_time: UpstreamTime,
+    reuse: Reuse,
+    upstream_time: UpstreamTime,
 }
+
+pub use shadows::SHADOWS_MAX;
 
 /// Holds, dispatches, settles, answers.
 pub async fn run(state: State, request: Request) -> Result<Response, Failure> {
@@ -79,7 +81,7 @@ pub async fn run(state: State, request: Request) -> Result<Response, Failure> {
 }
 
 /// The same, for a request with its arm of an experiment, and the shadows that get a copy.
-pub async fn run_assigned(
+async fn run_assigned(
     state: State,
     request: Request,
     assignment: Option<ArmAssignment>,
@@ -110,7 +112,7 @@ pub async fn run_assigned(
         Begun::Reused(response) => Ok(response),
         Begun::Held(dispatch, first) => {
             if let Some(request) = shadowed {
-                experiment::cast_shadows(&dispatch.state, &request, shadows);
+                shadows::cast(&dispatch.state, &request, shadows);
             }
             in_time(dispatch, first).await
         }
@@ -312,7 +314,7 @@ impl Dispatch {
     }
 
     /// Remembers what the target has now cached of the conversation.
-    pub fn remember_warmth(&self, quote: &Quote, metered: &Metered) {
+    fn remember_warmth(&self, quote: &Quote, metered: &Metered) {
         if let (Some(conversation), UsageSource::Final) = (&self.plan.warmth, metered.source) {
             let now = self.state.ledger.clock().now();
             self.state.warmth.remember(conversation, &quote.target, &metered.usage, now);
@@ -320,7 +322,7 @@ impl Dispatch {
     }
 
     /// The answer's head, and its body.
-    pub fn response(&self, body: Body, quote: &Quote, content_type: &'static str) -> Response {
+    fn response(&self, body: Body, quote: &Quote, content_type: &'static str) -> Response {
         let mut response = Response::new(body);
         response.extensions_mut().insert(self.upstream_time);
         let served = AnswerHeaders {
@@ -330,7 +332,7 @@ impl Dispatch {
             plan: &self.plan,
             balance: self.hold.balance,
             cache: self.reuse.name(),
-            is_degraded: self.is_degraded,
+            is_degraded: self.plan.is_degraded,
             notices: &self.notices(quote),
         };
         headers::set(&mut response, &served);
@@ -347,14 +349,14 @@ impl Dispatch {
     }
 
     /// Records the losing calls before the winner, since the last attempt is the one that the request is attributed to.
-    pub async fn end_losers(&mut self) {
+    async fn end_losers(&mut self) {
         for loser in std::mem::take(&mut self.losers) {
             loser.end(&self.request, &mut self.hold).await;
         }
     }
 
     /// Settles what all of them have cost.
-    pub async fn settle(&mut self) -> Result<(), LedgerError> {
+    async fn settle(&mut self) -> Result<(), LedgerError> {
         self.end_losers().await;
         self.hold.settle().await
     }
@@ -392,7 +394,7 @@ impl Dispatch {
     }
 
     /// Whether the time is up that the caller or the route gave.
-    pub fn is_over(&self, now: Timestamp) -> bool {
+    fn is_over(&self, now: Timestamp) -> bool {
         self.ends_at.is_some_and(|ends_at| now >= ends_at)
     }
 

@@ -17,7 +17,7 @@ impl Dispatch {
     /// Caches the answer, which is whole and settled, where the route has a cache.
     pub fn keep(&mut self, quote: &Quote, content_type: &'static str) {
         // A better answer is possible once the chain has recovered, or the org has bought credits.
-        if self.is_degraded || quote.is_cut {
+        if self.plan.is_degraded || quote.is_cut {
             return;
         }
         let answer = Answer {

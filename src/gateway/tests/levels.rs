@@ -100,3 +100,16 @@ async fn a_level_that_chose_the_target_is_told_and_recorded_and_no_other_is() {
         assert_eq!(world.last_decision().await, decision, "{route}");
     }
 }
+
+#[tokio::test]
+async fn a_level_has_no_say_in_what_stands_in_for_the_chain() {
+    let by = json!({"simple": "openai/gpt-4o-mini", "hard": "openai/gpt-4o"});
+    let routes = json!([{"name": "r", "complexity": by, "retries": 0, "degrade": "spare/gpt-4o-mini"}]);
+    let world = World::routed("5", "503=1", routes).await;
+
+    let response = world.post("/v1/chat/completions", chat("r")).await;
+
+    assert_eq!(header(&response, "x-tollgate-provider"), "spare");
+    assert_eq!(header(&response, "x-tollgate-degraded"), "true");
+    assert_eq!(header(&response, "x-tollgate-complexity"), "");
+}
