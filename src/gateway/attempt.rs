@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::clock::Clock;
 use crate::domain::attempt::AttemptOutcome;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
@@ -278,12 +279,12 @@ impl Failed {
     }
 
     /// An answer of which the provider's policy has left nothing.
-    pub async fn blocked(family: Family, body: AnswerBody) -> Failed {
+    pub async fn blocked(family: Family, body: AnswerBody, clock: &Clock) -> Failed {
         let report = match body {
             AnswerBody::Whole { json, .. } => Report::of_answer(family, &json),
             AnswerBody::Stream(mut open) => {
                 // OpenAI sends the usage after the finish reason.
-                open.read_tail().await;
+                open.read_tail(clock).await;
                 Report::of_stream(&open.read_off())
             }
         };

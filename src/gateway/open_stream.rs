@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::Response;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::clock::Clock;
@@ -62,6 +63,11 @@ impl Progress {
         relay.silent_bytes() <= self.silent_bytes_max && silence <= self.silence_max && is_sized
     }
 
+    /// Its time is counted elsewhere, so that only what it sends needs a limit.
+    fn may_be_silent(&mut self) {
+        self.silence_max = Duration::MAX;
+    }
+
     /// What was waited for since then was not the provider.
     fn waited_elsewhere(&mut self, since: Timestamp, now: Timestamp) {
         self.silent_since.0 = self.silent_since.0.saturating_add(now.0.saturating_sub(since.0));
@@ -80,6 +86,17 @@ pub struct OpenStream {
     pub ended: bool,
     pub timeouts: Timeouts,
     pub progress: Progress,
+}
+
+/// What waiting for a stream's next part came to.
+#[derive(Debug)]
+pub enum Step {
+    /// For the client, if anything.
+    Part(Bytes),
+    NotInTime,
+    Broken,
+    /// It is read no further, for this.
+    CutOff(String),
 }
 
 /// Who ended a stream.
@@ -141,18 +158,50 @@ impl OpenStream {
         done
     }
 
-    /// Reads to its end, for as long as a tail may take.
-    pub async fn read_tail(&mut self) {
-        let tail = async {
-            while !self.is_over()
-                && let Ok(Some(bytes)) = self.upstream.chunk().await
-            {
-                let is_read = self.relay.push(&bytes).is_ok();
-                if !is_read || !self.progress.goes_on(&self.relay, self.since) {
-                    break;
+    /// Reads what comes next, for so long. Nothing is lost where it is given up while it waits.
+    pub async fn step(&mut self, wait: Duration, clock: &Clock) -> Step {
+        let read = match timeout(wait, self.upstream.chunk()).await {
+            Ok(Ok(Some(bytes))) => {
+                let pushed = self.relay.push(&bytes);
+                if !self.progress.goes_on(&self.relay, clock.now()) {
+                    return Step::CutOff("it makes no progress, or comes to no end".into());
                 }
+                pushed
             }
+            Ok(Ok(None)) => {
+                self.ended = true;
+                self.relay.finish()
+            }
+            Ok(Err(_)) => return Step::Broken,
+            Err(_) => return Step::NotInTime,
         };
+        read.map_or_else(|error| Step::CutOff(error.to_string()), Step::Part)
+    }
+
+    /// Reads to its end for nobody, for as long as a call takes that somebody waits for.
+    pub async fn read_beside(&mut self, clock: &Clock, mut stopped: oneshot::Receiver<()>) -> EndedBy {
+        self.progress.may_be_silent();
+        while !self.is_over() {
+            let wait = self.wait(clock.now());
+            let step = tokio::select! {
+                biased;
+                step = self.step(wait, clock) => step,
+                _ = &mut stopped => return EndedBy::Reader,
+            };
+            match step {
+                Step::Part(_) => {}
+                Step::Broken => break,
+                Step::NotInTime | Step::CutOff(_) => return EndedBy::Patience,
+            }
+        }
+        EndedBy::Provider
+    }
+
+    /// Reads to its end, for as long as a tail may take.
+    pub async fn read_tail(&mut self, clock: &Clock) {
+        self.progress.may_be_silent();
+        let tail =
+            async { while !self.is_over() && matches!(self.step(TAIL_WAIT, clock).await, Step::Part(_)) {} };
         // What has not come by then is not waited for.
         let _ = timeout(TAIL_WAIT, tail).await;
     }
@@ -221,5 +270,46 @@ pub mod tests {
 
             assert_eq!(went_on, goes_on, "{claim}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_losing_stream_that_comes_to_its_end_is_known_exactly() {
+        let text = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Yes.\"},\"finish_reason\":\"stop\"}]}\n\n\
+                    data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2}}\n\ndata: [DONE]\n\n";
+        let (_winner_runs, stopped) = oneshot::channel();
+
+        let mut stream = open(text);
+        let ended_by = stream.read_beside(&Clock::system(), stopped).await;
+        let relay = stream.read_off();
+
+        assert_eq!(ended_by.outcome(&relay), AttemptOutcome::Succeeded);
+        assert_eq!(relay.usage_json().expect("told")["completion_tokens"], 2);
+    }
+
+    #[test]
+    fn a_stream_is_over_with_its_own_end_though_its_connection_stays_open() {
+        let mut stream = open("");
+        for (part, is_over) in [
+            ("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Yes.\"}}]}\n\n", false),
+            ("data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n", false),
+            ("data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2}}\n\n", false),
+            ("data: [DONE]\n\n", true),
+        ] {
+            stream.relay.push(part.as_bytes()).expect("can be read");
+
+            assert_eq!((stream.is_over(), stream.ended), (is_over, false), "{part}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_losing_stream_that_breaks_off_is_told_from_one_that_was_given_up() {
+        let text = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Y\"}}]}\n\n";
+        let (_winner_runs, stopped) = oneshot::channel();
+
+        let mut stream = open(text);
+        let ended_by = stream.read_beside(&Clock::system(), stopped).await;
+        let relay = stream.read_off();
+
+        assert_eq!((ended_by, ended_by.outcome(&relay)), (EndedBy::Provider, AttemptOutcome::Broken));
     }
 }

@@ -8,19 +8,15 @@ use futures_util::FutureExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
-use crate::clock::Clock;
 use crate::domain::attempt::AttemptOutcome;
 use crate::domain::routing::HealthSignal;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::attempt::{self, AnswerBody, Answered, Failed, Waiting};
-use crate::gateway::dialects::StreamRelay;
 use crate::gateway::edge::Request;
 use crate::gateway::hold::{RequestHold, SentCall};
 use crate::gateway::meter::{self, Report};
-use crate::gateway::open_stream::{EndedBy, OpenStream};
 use crate::gateway::quote::Quote;
 use crate::gateway::target_health;
 use crate::gateway::timeouts::Timeouts;
@@ -160,10 +156,10 @@ async fn read_on(
             reporter.report(&call, HealthSignal::Answers { first_part_micros });
             Read::of(call, AttemptOutcome::Succeeded, Some(Report::of_answer(family, &json)))
         }
-        Ok(AnswerBody::Stream(open)) => {
+        Ok(AnswerBody::Stream(mut open)) => {
             reporter.report(&call, HealthSignal::Begins { first_part_micros });
-            let clock = reporter.state.ledger.clock();
-            let (ended_by, relay) = read_stream(*open, clock, stopped).await;
+            let ended_by = open.read_beside(reporter.state.ledger.clock(), stopped).await;
+            let relay = open.read_off();
             let (outcome, is_given_up) = (ended_by.outcome(&relay), ended_by.is_given_up(&relay));
             let end = target_health::signal_of_stream(outcome, relay.failure());
             end.into_iter().for_each(|signal| reporter.report(&call, signal));
@@ -185,92 +181,5 @@ fn silent(call_future: CallFuture, in_flight_call: InFlightCall) -> Read {
             let call = SentCall { quote, started_at, provider_request_id: None, status: None };
             Read::of(call, AttemptOutcome::Unknown, None)
         }
-    }
-}
-
-async fn read_stream(
-    mut open: OpenStream,
-    clock: &Clock,
-    mut stopped: oneshot::Receiver<()>,
-) -> (EndedBy, StreamRelay) {
-    let mut ended_by = EndedBy::Provider;
-    while !open.is_over() {
-        let wait = open.wait(clock.now());
-        let part = tokio::select! {
-            biased;
-            part = timeout(wait, open.upstream.chunk()) => part,
-            _ = &mut stopped => {
-                ended_by = EndedBy::Reader;
-                break;
-            }
-        };
-        let read = match part {
-            // Its time is the winner's, so that only what it sends needs a limit.
-            Ok(Ok(Some(bytes))) => {
-                let pushed = open.relay.push(&bytes);
-                if !open.progress.goes_on(&open.relay, Timestamp::default()) {
-                    ended_by = EndedBy::Patience;
-                    break;
-                }
-                pushed
-            }
-            Ok(Ok(None)) => {
-                open.ended = true;
-                open.relay.finish()
-            }
-            Ok(Err(_)) => break,
-            Err(_) => {
-                ended_by = EndedBy::Patience;
-                break;
-            }
-        };
-        if read.is_err() {
-            ended_by = EndedBy::Patience;
-            break;
-        }
-    }
-    (ended_by, open.read_off())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::gateway::open_stream::tests::open;
-
-    #[tokio::test]
-    async fn a_losing_stream_that_comes_to_its_end_is_known_exactly() {
-        let text = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Yes.\"},\"finish_reason\":\"stop\"}]}\n\n\
-                    data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2}}\n\ndata: [DONE]\n\n";
-        let (_winner_runs, stopped) = oneshot::channel();
-
-        let (ended_by, relay) = read_stream(open(text), &Clock::system(), stopped).await;
-
-        assert_eq!(ended_by.outcome(&relay), AttemptOutcome::Succeeded);
-        assert_eq!(relay.usage_json().expect("told")["completion_tokens"], 2);
-    }
-
-    #[test]
-    fn a_stream_is_over_with_its_own_end_though_its_connection_stays_open() {
-        let mut stream = open("");
-        for (part, is_over) in [
-            ("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Yes.\"}}]}\n\n", false),
-            ("data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n", false),
-            ("data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2}}\n\n", false),
-            ("data: [DONE]\n\n", true),
-        ] {
-            stream.relay.push(part.as_bytes()).expect("can be read");
-
-            assert_eq!((stream.is_over(), stream.ended), (is_over, false), "{part}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_losing_stream_that_breaks_off_is_told_from_one_that_was_given_up() {
-        let text = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Y\"}}]}\n\n";
-        let (_winner_runs, stopped) = oneshot::channel();
-
-        let (ended_by, relay) = read_stream(open(text), &Clock::system(), stopped).await;
-
-        assert_eq!((ended_by, ended_by.outcome(&relay)), (EndedBy::Provider, AttemptOutcome::Broken));
     }
 }

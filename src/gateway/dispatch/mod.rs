@@ -189,7 +189,8 @@ impl Dispatch {
             let Some(FinishedCall { place, call, sent, first_part_micros }) = finished else { continue };
             let failed = match sent {
                 Ok(body) if is_refused(&self.fallbacks, &call, &body) => {
-                    Failed::blocked(call.quote.target.upstream.family, body).await
+                    let family = call.quote.target.upstream.family;
+                    Failed::blocked(family, body, self.state.ledger.clock()).await
                 }
                 Ok(body) => {
                     self.observe_answer(&call, &body, first_part_micros);

@@ -19,7 +19,7 @@ use crate::gateway::failure::Failure;
 use crate::gateway::headers;
 use crate::gateway::hold::{EXTEND_SECONDS, SentCall};
 use crate::gateway::meter::{self, Report};
-use crate::gateway::open_stream::{EndedBy, OpenStream, TAIL_WAIT};
+use crate::gateway::open_stream::{EndedBy, OpenStream, Step, TAIL_WAIT};
 use crate::gateway::target_health;
 use crate::gateway::timeouts::left;
 
@@ -136,30 +136,16 @@ async fn next(open: &mut OpenStream, until: Option<Timestamp>, clock: &Clock, pr
         true => TAIL_WAIT.min(open.timeouts.between_tokens),
         false => open.wait(clock.now()),
     };
-    let read = match timeout(wait.min(left), open.upstream.chunk()).await {
-        Ok(Ok(Some(bytes))) => {
-            let pushed = open.relay.push(&bytes);
-            if !open.progress.goes_on(&open.relay, clock.now()) {
-                tracing::warn!(provider, "a stream without progress, or without an end, was cut off");
-                return Next::End(EndedBy::Patience);
-            }
-            pushed
-        }
-        Ok(Ok(None)) => {
-            open.ended = true;
-            open.relay.finish()
-        }
-        Err(_) if left < wait => return Next::TimeIsUp,
-        Ok(Err(_)) => return Next::End(EndedBy::Provider),
-        Err(_) => return Next::End(EndedBy::Patience),
-    };
-    read.map_or_else(
-        |error| {
-            tracing::warn!(provider, %error, "a stream can't be read");
+    match open.step(wait.min(left), clock).await {
+        Step::Part(part) => Next::Part(part),
+        Step::NotInTime if left < wait => Next::TimeIsUp,
+        Step::NotInTime => Next::End(EndedBy::Patience),
+        Step::Broken => Next::End(EndedBy::Provider),
+        Step::CutOff(why) => {
+            tracing::warn!(provider, why, "a stream was cut off");
             Next::End(EndedBy::Patience)
-        },
-        Next::Part,
-    )
+        }
+    }
 }
 
 /// Meters and settles what was streamed, and then sends the end.
