@@ -75,6 +75,12 @@ pub fn is_claude_thinking_unasked(model: &str) -> bool {
     claude_version(model).is_some_and(|version| version >= (5, 0))
 }
 
+/// Whether this Claude is told nothing of how to sample: from 4.7 on it refuses each such field as deprecated.
+/// Source: <https://platform.claude.com/docs/en/about-claude/models/migration-guide>.
+pub fn is_claude_without_samplers(model: &str) -> bool {
+    claude_version(model).is_some_and(|version| version >= (4, 7))
+}
+
 /// Whether this OpenAI model reasons where nobody says how much. GPT 5.1 and 5.2 do not, but for those that code or are pro:
 /// <https://platform.openai.com/docs/guides/reasoning>.
 pub fn is_openai_reasoning_unasked(model: &str) -> bool {

@@ -20,7 +20,7 @@ use serde_json::Value;
 use crate::domain::pricing::bound::Demand;
 use crate::domain::pricing::cost::Terms;
 use crate::domain::pricing::rate_card::{RateCard, ServiceTier, Uplift};
-use crate::domain::pricing::searching::{is_billed_for_findings, searches_unasked};
+use crate::domain::pricing::searching::{is_billed_for_findings, is_endless, searches_unasked};
 
 pub use fields::field_in_another_case;
 use fields::{
@@ -70,6 +70,10 @@ pub enum Unboundable {
     WindowUnknown,
     #[error("this model searches the web before every answer, and no price here says what a search costs")]
     SearchWithoutPrice,
+    #[error(
+        "this model searches or runs tools as often as it likes before an answer: what that costs has no upper bound"
+    )]
+    EndlessSearch,
     #[error("`{field}` is not one of the values that have a price")]
     Value { field: &'static str },
 }
@@ -256,6 +260,9 @@ impl Found {
     }
 
     fn searches_unasked(&mut self, model: &str, card: &RateCard, n: u64) -> Result<(), Unboundable> {
+        if is_endless(model) {
+            return Err(Unboundable::EndlessSearch);
+        }
         let searches = searches_unasked(model, card).ok_or(Unboundable::SearchWithoutPrice)?;
         self.web_searches = self.web_searches.saturating_add(searches.saturating_mul(n));
         self.reads_by_reference |= is_billed_for_findings(model);

@@ -13,6 +13,14 @@ fn always_searches(model: &str) -> bool {
         || is_billed_for_findings(name)
 }
 
+/// Whether one answer may take any number of searches, or tools that the provider runs by itself: Perplexity's, OpenRouter's
+/// by whatever name, and Groq's compound systems.
+/// Sources: <https://docs.perplexity.ai/getting-started/models/models/sonar-deep-research>, <https://console.groq.com/docs/compound>.
+pub fn is_endless(model: &str) -> bool {
+    let name = model.rsplit('/').next().unwrap_or(model);
+    name.contains("deep-research") || name.contains("pro-search") || name.starts_with("compound")
+}
+
 /// Whether what is found is billed as input, beside the search: OpenAI says so of all but the previews.
 pub fn is_billed_for_findings(model: &str) -> bool {
     model.contains("-search-api")

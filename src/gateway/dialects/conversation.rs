@@ -160,6 +160,7 @@ pub struct EndUser {
 impl EndUser {
     /// OpenAI's own limit; Claude Code's ids are more than twice as long.
     const OPENAI_CHARACTERS_MAX: usize = 64;
+    const ANTHROPIC_CHARACTERS_MAX: usize = 256;
 
     /// Who has an empty name is nobody.
     pub fn named(field: &str, id: &Value) -> Option<EndUser> {
@@ -172,6 +173,25 @@ impl EndUser {
         if self.id.chars().count() <= Self::OPENAI_CHARACTERS_MAX {
             return self.id;
         }
+        self.hashed(dropped)
+    }
+
+    /// One that is too long for Claude, or that it would take for a mail address or a telephone number, likewise.
+    /// Source: <https://platform.claude.com/docs/en/api/messages/create>, `metadata.user_id`.
+    pub fn for_anthropic(self, dropped: &mut Dropped) -> String {
+        let is_short = self.id.chars().count() <= Self::ANTHROPIC_CHARACTERS_MAX;
+        if is_short && !self.id.contains('@') && !self.is_like_a_telephone_number() {
+            return self.id;
+        }
+        self.hashed(dropped)
+    }
+
+    fn is_like_a_telephone_number(&self) -> bool {
+        let digits = self.id.chars().filter(char::is_ascii_digit).count();
+        digits >= 7 && self.id.chars().all(|c| c.is_ascii_digit() || "+-(). ".contains(c))
+    }
+
+    fn hashed(self, dropped: &mut Dropped) -> String {
         dropped.add(&self.field);
         hex::encode(Sha256::digest(&self.id))
     }

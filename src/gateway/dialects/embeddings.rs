@@ -9,6 +9,9 @@ use super::{Family, Malformed, Refused, Unsupported, UpstreamRequest};
 use crate::gateway::providers;
 use crate::gateway::token_estimate::BYTES_PER_TOKEN;
 
+/// What rounding leaves of a vector of length one.
+const LENGTH_TOLERANCE: f64 = 1e-3;
+
 /// The caller's request as the upstream reads it.
 ///
 /// # Errors
@@ -87,7 +90,8 @@ fn of_gemini(request: &Value, body: &Value) -> Result<Value, Malformed> {
     let entry = |(index, vector): (usize, &Value)| {
         let values = vector["values"].as_array().filter(|values| values.iter().all(Value::is_number));
         let values = values.ok_or_else(|| Malformed::new("embeddings.values", "must be numbers"))?;
-        let embedding = if as_base64 { packed(values).into() } else { Value::from(values.clone()) };
+        let values = if request["dimensions"].is_null() { values.clone() } else { of_length_one(values) };
+        let embedding = if as_base64 { packed(&values).into() } else { Value::from(values) };
         Ok(json!({"object": "embedding", "index": index, "embedding": embedding}))
     };
     let data: Vec<Value> = vectors.iter().enumerate().map(entry).collect::<Result<_, Malformed>>()?;
@@ -96,6 +100,21 @@ fn of_gemini(request: &Value, body: &Value) -> Result<Value, Malformed> {
     let tokens = told.unwrap_or_else(|| counted_tokens(request));
     let usage = json!({"prompt_tokens": tokens, "total_tokens": tokens});
     Ok(json!({"object": "list", "data": data, "model": request["model"], "usage": usage}))
+}
+
+/// OpenAI's vectors have this length, so that its callers rank by the dot product. Gemini's that are cut to fewer dimensions do
+/// not: <https://ai.google.dev/gemini-api/docs/embeddings>.
+fn of_length_one(values: &[Value]) -> Vec<Value> {
+    let numbers: Vec<f64> = values.iter().filter_map(Value::as_f64).collect();
+    let length = length(&numbers);
+    if length == 0.0 || (length - 1.0).abs() <= LENGTH_TOLERANCE {
+        return values.to_vec();
+    }
+    numbers.into_iter().map(|number| Value::from(number / length)).collect()
+}
+
+fn length(vector: &[f64]) -> f64 {
+    vector.iter().map(|value| value * value).sum::<f64>().sqrt()
 }
 
 /// As OpenAI packs them, and its SDKs ask: 32-bit floats, the lowest byte first.
@@ -170,6 +189,9 @@ mod tests {
         assert_eq!(numbers["usage"], json!({"prompt_tokens": 3, "total_tokens": 3}));
         let bytes = STANDARD.decode(text["data"][0]["embedding"].as_str().expect("text")).expect("base64");
         assert_eq!(bytes, [0.5_f32.to_le_bytes(), (-2.0_f32).to_le_bytes()].concat());
+        let cut = of_gemini(&json!({"model": "r", "input": "Hi", "dimensions": 2}), &answer).expect("sound");
+        let (x, y) = (0.5 / 4.25_f64.sqrt(), -2.0 / 4.25_f64.sqrt());
+        assert_eq!(cut["data"][0]["embedding"], json!([x, y]), "of length one, as OpenAI's are");
         for wrong in [json!({}), json!({"embeddings": []}), json!({"embeddings": [{"values": ["x"]}]})] {
             assert!(of_gemini(&asked, &wrong).is_err(), "{wrong}");
         }
@@ -238,7 +260,14 @@ mod tests {
             }
             let vectors = line["response_body"]["embeddings"].as_array().expect("vectors");
             assert_eq!(answer["data"].as_array().map(Vec::len), Some(vectors.len()));
-            assert_eq!(answer["data"][0]["embedding"], vectors[0]["values"]);
+            let numbers = |vector: &Value| -> Vec<f64> {
+                vector.as_array().into_iter().flatten().filter_map(Value::as_f64).collect()
+            };
+            let (heard, came) = (numbers(&answer["data"][0]["embedding"]), numbers(&vectors[0]["values"]));
+            assert!((length(&heard) - 1.0).abs() <= LENGTH_TOLERANCE, "{}", line["id"]);
+            let is_same =
+                |(one, other): (&f64, &f64)| (one / length(&heard) - other / length(&came)).abs() < 1e-9;
+            assert!(heard.len() == came.len() && heard.iter().zip(&came).all(is_same), "{}", line["id"]);
             if let Some(report) = providers::usage_json(Family::Gemini, &line["response_body"]) {
                 let usage = from_gemini(report).expect("sound");
                 assert_eq!(

@@ -6,7 +6,7 @@ use super::Malformed;
 use super::conversation::{Conversation, Tool, ToolChoice, is_standard_tier};
 use super::dropped::Dropped;
 use super::effort::{RequestedEffort, for_openai};
-use crate::gateway::model_names::is_openai_model;
+use crate::gateway::model_names::{gpt_version, is_openai_model, is_openai_reasoning_model};
 
 /// How a dialect writes what only it writes so.
 pub struct ToolWords {
@@ -15,7 +15,13 @@ pub struct ToolWords {
     pub choice_of: fn(&str) -> Value,
 }
 
-pub fn render_tools(conversation: &Conversation, words: &ToolWords, body: &mut Map<String, Value>) {
+pub fn render_tools(
+    conversation: &Conversation,
+    model: &str,
+    words: &ToolWords,
+    body: &mut Map<String, Value>,
+    dropped: &mut Dropped,
+) {
     if conversation.tools.is_empty() {
         return;
     }
@@ -29,8 +35,17 @@ pub fn render_tools(conversation: &Conversation, words: &ToolWords, body: &mut M
         };
         body.insert("tool_choice".into(), choice);
     }
-    if let Some(parallel) = conversation.parallel_tool_calls {
-        body.insert("parallel_tool_calls".into(), parallel.into());
+    match conversation.parallel_tool_calls {
+        // The o series refuses the field, whatever it says.
+        Some(is_asked) if is_openai_reasoning_model(model) && gpt_version(model).is_none() => {
+            if !is_asked {
+                dropped.add("parallel_tool_calls");
+            }
+        }
+        Some(is_asked) => {
+            body.insert("parallel_tool_calls".into(), is_asked.into());
+        }
+        None => {}
     }
 }
 

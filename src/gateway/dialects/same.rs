@@ -23,6 +23,11 @@ pub(super) fn patched(dialect: Dialect, body: &Value, model: &str) -> UpstreamRe
     if !is_lenient {
         call_ids::fit(dialect.into(), model, &mut body);
     }
+    // Kept there, it would lie in an account that all orgs share.
+    if dialect != Dialect::AnthropicMessages && body["store"] == true {
+        dropped.add("store");
+        body["store"] = false.into();
+    }
     match dialect {
         Dialect::OpenaiChat if body["stream"].as_bool().unwrap_or(false) => {
             match body["stream_options"].as_object_mut() {
@@ -34,9 +39,6 @@ pub(super) fn patched(dialect: Dialect, body: &Value, model: &str) -> UpstreamRe
         }
         // Stored by default there, where only the operator's account could find it again.
         Dialect::OpenaiResponses => {
-            if body["store"] == true {
-                dropped.add("store");
-            }
             body["store"] = false.into();
             openai_responses::carry_thoughts(&mut body, model, &mut dropped);
         }

@@ -7,6 +7,7 @@ mod dropped;
 mod effort;
 mod endings;
 mod mixed;
+mod model_rules;
 mod pieces;
 mod recorded;
 mod refusals;

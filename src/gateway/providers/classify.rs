@@ -162,6 +162,10 @@ impl<'a> Reported<'a> {
                 "maximum prompt length",
                 "exceed context limit",
                 "exceeds the maximum number of tokens allowed",
+                // Moonshot's, vLLM's and SGLang's, llama.cpp's.
+                "exceeded model token limit",
+                "model's context length",
+                "exceeds the available context size",
             ])
     }
 

@@ -257,6 +257,18 @@ fn failures_are_classified_as_the_providers_document_them() {
         ),
         (
             400,
+            error("invalid_request_error", "", "Invalid request: Your request exceeded model token limit: 262144"),
+            Kind::ContextLength,
+            Retry::RouteFallbackOnly,
+        ),
+        (
+            400,
+            error("BadRequestError", "", "The input (9 tokens) is longer than the model's context length (8 tokens)."),
+            Kind::ContextLength,
+            Retry::RouteFallbackOnly,
+        ),
+        (
+            400,
             error("invalid_request_error", "", "prompt is too long: 201000 tokens > 200000 maximum"),
             Kind::ContextLength,
             Retry::RouteFallbackOnly,

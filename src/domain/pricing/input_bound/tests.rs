@@ -32,6 +32,9 @@ fn a_model_that_always_searches_is_bounded_with_a_search_for_each_answer_or_refu
         ("sonar-pro", &priced, 1, Ok((1, 132))),
         ("perplexity/sonar-pro", &priced, 1, Ok((1, 132))),
         ("openai/gpt-4o:online", &any, 1, Err(Unboundable::SearchWithoutPrice)),
+        ("sonar-deep-research", &priced, 1, Err(Unboundable::EndlessSearch)),
+        ("perplexity/sonar-pro-search", &priced, 1, Err(Unboundable::EndlessSearch)),
+        ("groq/compound-mini", &any, 1, Err(Unboundable::EndlessSearch)),
         ("gpt-4o", &priced, 1, Ok((0, 132))),
         ("gpt-4o-search-preview", &plain, 1, Ok((0, 132))),
         ("gpt-4o-search-preview", &any, 1, Err(Unboundable::SearchWithoutPrice)),
@@ -497,6 +500,7 @@ fn kind_of(why: &Unboundable) -> &'static str {
         Unboundable::Content { .. } | Unboundable::ContentWithoutType => "content",
         Unboundable::WindowUnknown => "an unknown window",
         Unboundable::SearchWithoutPrice => "a search without a price",
+        Unboundable::EndlessSearch => "an endless search",
         Unboundable::Value { .. } => "a value",
     }
 }

@@ -22,7 +22,13 @@ fn fit_message(message: &mut Value, dropped: &mut Dropped) -> bool {
     if blocks.len() < before {
         dropped.add("messages[].content[].thinking");
     }
+    blocks.retain(|block| block["type"] != "text" || !block["text"].as_str().is_some_and(is_blank));
     blocks.len() == before || !blocks.is_empty()
+}
+
+/// Claude refuses such a text. Others give some, beside a tool's call say.
+pub fn is_blank(text: &str) -> bool {
+    text.trim().is_empty()
 }
 
 /// Claude signs its own; those of others are told to clients without a signature.

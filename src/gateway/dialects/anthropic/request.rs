@@ -12,9 +12,10 @@ use super::super::{
     Malformed, Refused, Unsupported, UpstreamRequest, check_object, items, number, unsupported,
 };
 use super::answer::input;
-use super::mixed::is_unsigned_thought;
+use super::mixed::{is_blank, is_unsigned_thought};
 use super::schema::for_claude;
 use super::thinking::{asked_effort, thinking};
+use crate::gateway::model_names::{claude_version, is_claude_without_samplers};
 
 /// Refuses files that stand at the provider: any org could name another's.
 pub fn refuse_stored(body: &Value) -> Result<(), Unsupported> {
@@ -272,17 +273,19 @@ fn parse_tool_choice(conversation: &mut Conversation, choice: &Value) -> Result<
 pub fn render_request(mut conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
     conversation.leave_out_tier()?;
     let thinking = thinking(&mut conversation, model);
-    let samplers = render_samplers(&mut conversation, thinking.is_on())?;
+    let samplers = render_samplers(&mut conversation, model, thinking.is_on())?;
     let mut dropped = conversation.dropped;
     let mut body = Map::new();
     body.insert("model".into(), model.into());
     if let Some(tokens) = conversation.max_output_tokens {
         body.insert("max_tokens".into(), tokens.into());
     }
-    if !conversation.system.is_empty() {
-        body.insert("system".into(), conversation.system.join("\n\n").into());
+    let system = conversation.system.join("\n\n");
+    if !is_blank(&system) {
+        body.insert("system".into(), system.into());
     }
-    let messages: Vec<Value> = conversation.messages.iter().filter_map(render_message).collect();
+    let mut messages: Vec<Value> = conversation.messages.iter().filter_map(render_message).collect();
+    fit_begun(&mut messages, model)?;
     if messages.is_empty() {
         return unsupported("messages", "the upstream of this model needs a user's message");
     }
@@ -310,7 +313,7 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
         body.insert("stop_sequences".into(), conversation.stop.into());
     }
     if let Some(user) = conversation.end_user {
-        body.insert("metadata".into(), json!({"user_id": user.id}));
+        body.insert("metadata".into(), json!({"user_id": user.for_anthropic(&mut dropped)}));
     }
     if conversation.stream {
         body.insert("stream".into(), true.into());
@@ -340,9 +343,14 @@ fn render_output_config(
     Ok(config)
 }
 
-fn render_samplers(conversation: &mut Conversation, thinks: bool) -> Result<Map<String, Value>, Refused> {
+fn render_samplers(
+    conversation: &mut Conversation,
+    model: &str,
+    thinks: bool,
+) -> Result<Map<String, Value>, Refused> {
     let Conversation { temperature, top_p, top_k, dropped, .. } = conversation;
-    if thinks {
+    let is_free = is_claude_without_samplers(model);
+    if thinks || is_free {
         // Thinking goes with free sampling only.
         let is_default = |temperature: &Number| temperature.as_f64() == Some(1.0);
         let samplers = [
@@ -351,6 +359,10 @@ fn render_samplers(conversation: &mut Conversation, thinks: bool) -> Result<Map<
             ("top_k", top_k.take()),
         ];
         samplers.iter().filter(|(_, given)| given.is_some()).for_each(|(field, _)| dropped.add(field));
+    }
+    if is_free {
+        // The default, if anything, and even that is refused.
+        *temperature = None;
     }
     if temperature.as_ref().and_then(Number::as_f64).is_some_and(|value| value > 1.0) {
         return unsupported("temperature", "the upstream of this model takes at most 1");
@@ -366,7 +378,26 @@ fn render_samplers(conversation: &mut Conversation, thinks: bool) -> Result<Map<
         .collect())
 }
 
-/// Empty texts are refused by this provider, so that they are left out, and messages with nothing else too.
+/// An answer that was begun for the model: its end is no white space, and late models take none.
+/// Source: <https://platform.claude.com/docs/en/build-with-claude/prompt-engineering/prefill-claudes-response>.
+fn fit_begun(messages: &mut [Value], model: &str) -> Result<(), Refused> {
+    let Some(begun) = messages.last_mut().filter(|message| message["role"] == "assistant") else {
+        return Ok(());
+    };
+    if claude_version(model).is_some_and(|version| version >= (4, 6)) {
+        return unsupported("messages", "this model goes on from no last message of the assistant's");
+    }
+    if let Some(Value::String(text)) = begun.pointer_mut("/content").and_then(last_text) {
+        text.truncate(text.trim_end().len());
+    }
+    Ok(())
+}
+
+fn last_text(content: &mut Value) -> Option<&mut Value> {
+    content.as_array_mut()?.last_mut()?.get_mut("text")
+}
+
+/// Texts of nothing but white space are refused by this provider, so that they are left out, and messages with nothing else too.
 fn render_message(message: &Message) -> Option<Value> {
     let content: Vec<Value> = message.parts.iter().filter_map(render_part).collect();
     let role = match message.role {
@@ -378,7 +409,7 @@ fn render_message(message: &Message) -> Option<Value> {
 
 fn render_part(part: &Part) -> Option<Value> {
     match part {
-        Part::Text(text) | Part::Refusal(text) if text.is_empty() => None,
+        Part::Text(text) | Part::Refusal(text) if is_blank(text) => None,
         Part::Text(text) | Part::Refusal(text) => Some(json!({"type": "text", "text": text})),
         Part::Image(Image::Url(url)) => Some(json!({"type": "image", "source": {"type": "url", "url": url}})),
         Part::Image(Image::Inline { media_type, base64 }) => {

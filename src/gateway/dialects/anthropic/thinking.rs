@@ -6,6 +6,7 @@ use super::super::Malformed;
 use super::super::conversation::{Conversation, Part, Role, ToolChoice};
 use super::super::dropped::Dropped;
 use super::super::effort::{Claude, Effort, RequestedEffort, for_anthropic};
+use crate::gateway::model_names::claude_version;
 
 /// The least that the provider takes.
 const THINKING_TOKENS_MIN: u64 = 1_024;
@@ -68,7 +69,7 @@ pub fn thinking(conversation: &mut Conversation, model: &str) -> Thinking {
         // Neither with a tool that must be called nor to end what was put in its mouth.
         Some(_) if is_led(conversation) => (Thinking::default(), false),
         Some(Claude::Adaptive(effort)) => {
-            (Thinking { field: Some(json!({"type": "adaptive"})), level: Some(effort) }, true)
+            (Thinking { field: Some(adaptive(model)), level: Some(effort) }, true)
         }
         Some(Claude::Budget(tokens)) => {
             let budget = thinking_budget(tokens, conversation.max_output_tokens);
@@ -86,6 +87,15 @@ pub fn thinking(conversation: &mut Conversation, model: &str) -> Thinking {
         conversation.dropped.add(&asked.words);
     }
     thinking
+}
+
+/// From 4.7 on Claude keeps its thoughts to itself unless it is asked for them.
+/// Source: <https://platform.claude.com/docs/en/build-with-claude/adaptive-thinking>.
+fn adaptive(model: &str) -> Value {
+    match claude_version(model) {
+        Some(version) if version >= (4, 7) => json!({"type": "adaptive", "display": "summarized"}),
+        Some(_) | None => json!({"type": "adaptive"}),
+    }
 }
 
 /// Thoughts lie inside the output limit: at most half of it, so that an answer has room.

@@ -19,8 +19,8 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
     conversation.leave_out_tier()?;
     let mut dropped = conversation.dropped;
     let mut body = Map::new();
-    if !conversation.system.is_empty() {
-        let text = conversation.system.join("\n\n");
+    let text = conversation.system.join("\n\n");
+    if !text.is_empty() {
         body.insert("systemInstruction".into(), json!({"parts": [{"text": text}]}));
     }
     body.insert("contents".into(), contents(&conversation.messages, model)?.into());
@@ -44,6 +44,12 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
         return Err(Unsupported::new("stop", "the upstream of this model takes at most 5").into());
     }
     let mut config = Map::new();
+    // Source: <https://ai.google.dev/gemini-api/docs/structured-output>.
+    let has_either = gemini_version(model).is_some_and(|version| version < (3, 0));
+    if has_either && !conversation.tools.is_empty() && conversation.response_format.is_some() {
+        let why = "the upstream of this model takes tools or a form of the answer, not both";
+        return Err(Unsupported::new("response_format", why).into());
+    }
     if let Some(format) = conversation.response_format {
         config.insert("responseMimeType".into(), "application/json".into());
         if let ResponseFormat::Schema(schema) = format {
@@ -115,6 +121,8 @@ fn names_of_calls(messages: &[Message]) -> Names<'_> {
 
 fn render_part(part: &Part, names: &Names<'_>) -> Result<Option<Value>, Refused> {
     Ok(Some(match part {
+        // Refused by this provider.
+        Part::Text(text) | Part::Refusal(text) if text.is_empty() => return Ok(None),
         Part::Text(text) | Part::Refusal(text) => json!({"text": text}),
         Part::Image(Image::Inline { media_type, base64 }) => {
             json!({"inlineData": {"mimeType": media_type, "data": base64}})

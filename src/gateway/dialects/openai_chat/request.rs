@@ -7,13 +7,13 @@ use super::super::conversation::{
     ToolChoice,
 };
 use super::super::dropped::Dropped;
-use super::super::effort::RequestedEffort;
+use super::super::effort::{Effort, RequestedEffort, for_openai};
 use super::super::openai_common::{
     ToolWords, effort_name, render_tools, render_tuning, service_tier, told_tier,
 };
 use super::super::{Malformed, Refused, Unsupported, UpstreamRequest, items, number, unsupported};
 use super::answer::tool_call;
-use crate::gateway::model_names::{is_gpt_oss, is_openai_model, is_openai_reasoning_model};
+use crate::gateway::model_names::{gpt_version, is_gpt_oss, is_openai_model, is_openai_reasoning_model};
 
 /// OpenAI's own limit; those of others are not known.
 const STOPS_MAX: usize = 4;
@@ -295,6 +295,30 @@ fn needs_thoughts_back(model: &str) -> bool {
     model.to_ascii_lowercase().contains("deepseek")
 }
 
+/// From GPT 5.4 on OpenAI's own endpoint takes no effort beside functions, and from 5.6 on it must be told `none`. Where others
+/// serve such a model, its name says so.
+fn effort_beside_tools(
+    conversation: &Conversation,
+    model: &str,
+    dropped: &mut Dropped,
+) -> Result<Option<&'static str>, Refused> {
+    let asked = conversation.effort.as_ref();
+    let is_limited =
+        !conversation.tools.is_empty() && !model.contains('/') && is_openai_reasoning_model(model);
+    let version = gpt_version(model).filter(|version| is_limited && *version >= (5, 4));
+    let Some(version) = version else { return Ok(effort_name(asked, model, dropped)) };
+    let knows_none = for_openai(Effort::None, model).said == Some(Effort::None);
+    if version >= (5, 6) && !knows_none {
+        let why = "the chat endpoint of this model takes no functions: have its provider be of kind openai_responses";
+        return unsupported("tools", why);
+    }
+    let told = (version >= (5, 6)).then_some(Effort::None);
+    if let Some(asked) = asked.filter(|asked| told != Some(asked.effort)) {
+        dropped.add(&asked.words);
+    }
+    Ok(told.map(Effort::name))
+}
+
 const TOOL_WORDS: ToolWords = ToolWords {
     tool: render_tool,
     choice_of: |name| json!({"type": "function", "function": {"name": name}}),
@@ -317,11 +341,12 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
         // The clamp puts it into the field that the server reads.
         body.insert("max_tokens".into(), tokens.into());
     }
-    render_tools(&conversation, &TOOL_WORDS, &mut body);
+    render_tools(&conversation, model, &TOOL_WORDS, &mut body, &mut dropped);
+    let effort = effort_beside_tools(&conversation, model, &mut dropped)?;
     if let Some(format) = conversation.response_format {
         body.insert("response_format".into(), render_response_format(format));
     }
-    if let Some(name) = effort_name(conversation.effort.as_ref(), model, &mut dropped) {
+    if let Some(name) = effort {
         body.insert("reasoning_effort".into(), name.into());
     }
     // Reasoning models refuse samplers and stops, so that sending them would fail the call.

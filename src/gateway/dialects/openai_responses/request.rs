@@ -315,7 +315,7 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
         render_message(message, model, &mut input)?;
     }
     body.insert("input".into(), input.into());
-    render_tools(&conversation, &TOOL_WORDS, &mut body);
+    render_tools(&conversation, model, &TOOL_WORDS, &mut body, &mut dropped);
     if let Some(format) = conversation.response_format {
         body.insert("text".into(), json!({ "format": render_format(format) }));
     }

@@ -44,7 +44,15 @@ fn an_effort_reaches_every_family_in_its_own_words_or_is_named() {
             thinks(24_576),
             &["reasoning.effort: xhigh"],
         ),
-        (chat, "medium", Family::Anthropic, "claude-opus-4-8", "/thinking", json!({"type": "adaptive"}), &[]),
+        (
+            chat,
+            "medium",
+            Family::Anthropic,
+            "claude-opus-4-8",
+            "/thinking",
+            json!({"type": "adaptive", "display": "summarized"}),
+            &[],
+        ),
         (chat, "xhigh", Family::Anthropic, "claude-opus-4-8", "/output_config/effort", json!("xhigh"), &[]),
         (chat, "none", Family::Anthropic, "claude-opus-5", "/thinking", json!({"type": "disabled"}), &[]),
         (
