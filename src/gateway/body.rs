@@ -2,6 +2,8 @@
 
 use axum::body::Bytes;
 use axum::extract::Request;
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_ENCODING;
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use serde_json::Value;
@@ -21,8 +23,12 @@ const WEIGHT_BYTES: usize = 100;
 const HOLDER_WEIGHT: usize = 5;
 
 /// # Errors
-/// A body that is too long, for which there is no room, or that does not come.
-pub async fn read(request: Request, room: &mut BodyRoom) -> Result<Bytes, Failure> {
+/// A body that is compressed or too long, for which there is no room, or that does not come.
+pub async fn read(headers: &HeaderMap, request: Request, room: &mut BodyRoom) -> Result<Bytes, Failure> {
+    let coding = headers.get(CONTENT_ENCODING).map(|coding| coding.to_str().unwrap_or_default());
+    if coding.is_some_and(|coding| !coding.eq_ignore_ascii_case("identity")) {
+        return Err(Failure::new(415, "unsupported_media_type", "the body is compressed: send it as it is"));
+    }
     let unreadable = |status, why: String| Failure::new(status, "body_unreadable", why);
     let (mut body, mut parts) = (BytesMut::new(), request.into_body().into_data_stream());
     while let Some(part) = parts.next().await {

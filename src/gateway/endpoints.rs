@@ -104,7 +104,7 @@ async fn count_tokens(State(state): State<GatewayState>, mut request: Request) -
         // Nothing is reserved, so that the ledger does not look at the key again.
         let caller = edge::authenticated(&state, &headers).await?;
         let mut room = state.body_memory.room(caller.org);
-        let bytes = body::read(request, &mut room).await?;
+        let bytes = body::read(&headers, request, &mut room).await?;
         let endpoint = Endpoint::Generate(Dialect::AnthropicMessages);
         count_tokens::count_tokens(&state, Arrived { id, endpoint, caller, headers, bytes, room }).await
     };
@@ -146,7 +146,7 @@ async fn serve(
     let caller = edge::recognised(&state, &headers).await?;
     let reading = Timer::start();
     let mut room = state.body_memory.room(caller.org);
-    let bytes = body::read(request, &mut room).await?;
+    let bytes = body::read(&headers, request, &mut room).await?;
     let read_seconds = reading.seconds();
     let arrived = Arrived { id, endpoint, caller, headers, bytes, room };
     let request = edge::admit(&state, arrived).await?;

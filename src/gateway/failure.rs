@@ -116,6 +116,9 @@ macro_rules! failures {
             /// The body is too large, or more tokens than a minute allows.
             #[response(status = 413)]
             TooLarge($body),
+            /// The body is compressed.
+            #[response(status = 415)]
+            Compressed($body),
             /// Understood, but it can't be priced or can't be sent to this model.
             #[response(status = 422)]
             Unprocessable($body),

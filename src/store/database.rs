@@ -78,7 +78,7 @@ impl Database {
         }
         match url.strip_prefix("sqlite://").filter(|path| !path.is_empty()) {
             Some(path) => Database::open_file(Path::new(path)).await,
-            None => Err(StoreError::Url("it begins with neither".into())),
+            None => Err(StoreError::Url("it begins with neither sqlite:// nor postgres://".into())),
         }
     }
 

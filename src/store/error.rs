@@ -10,6 +10,8 @@ pub enum StoreError {
     Unavailable(String),
     #[error("{0} does not exist: check the database's name, or let `tollgate serve` make it")]
     Absent(String),
+    #[error("{0} is a folder: name the file in it")]
+    NoFile(String),
     #[error("{0} holds no ledger: it is empty, cut short or something else; nothing was changed")]
     NoLedger(String),
     #[error(

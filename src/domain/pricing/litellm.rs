@@ -108,7 +108,8 @@ fn card(name: &str, entry: &Entry<'_>, effective_from: Timestamp) -> Result<Rate
         uplifts: uplifts(entry)?,
         units: UnitRates { web_search: web_search(entry)?, ..UnitRates::default() },
         context_window_tokens: whole(entry, "max_input_tokens"),
-        output_tokens_max: whole(entry, "max_output_tokens"),
+        // The older name means the output where that was known, else the input: in both cases no less.
+        output_tokens_max: whole(entry, "max_output_tokens").or_else(|| whole(entry, "max_tokens")),
         deprecated_at: Timestamp::parse_rfc3339(&format!("{}T00:00:00Z", text("deprecation_date"))),
     })
 }
@@ -333,12 +334,21 @@ fn is_known(key: &str) -> bool {
 /// Keys that are read by name above, or that say nothing about what a call costs. Prices of tools that Tollgate does
 /// not let through (grounding on maps) and free quotas shared between a provider's customers are among them.
 const FACTS: &[&str] = &[
+    "comment",
     "default_reasoning_effort",
     "deprecation_date",
     "google_maps_grounding_cost_per_query",
     "litellm_provider",
+    "max_audio_length_hours",
+    "max_audio_per_prompt",
+    "max_images_per_prompt",
     "max_input_tokens",
     "max_output_tokens",
+    "max_pdf_size_mb",
+    "max_query_tokens",
+    "max_tokens",
+    "max_video_length",
+    "max_videos_per_prompt",
     "metadata",
     "mode",
     "output_vector_size",
@@ -357,6 +367,7 @@ const FACTS: &[&str] = &[
     "supported_endpoints",
     "supported_modalities",
     "supported_output_modalities",
+    "supported_regions",
     "supports_adaptive_thinking",
     "supports_anthropic_compaction",
     "supports_assistant_prefill",
@@ -430,6 +441,20 @@ mod tests {
 
             let input = import.cards.first().and_then(|card| card.rates.input).map(|rate| rate.to_string());
             assert_eq!(input.as_deref(), Some(per_million), "{written}");
+        }
+    }
+
+    #[test]
+    fn the_older_name_of_the_output_limit_is_read_where_the_newer_is_missing() {
+        for (limits, expected) in [
+            (r#""max_tokens": 4096"#, Some(4_096)),
+            (r#""max_tokens": 128000, "max_output_tokens": 4096"#, Some(4_096)),
+            (r#""max_input_tokens": 128000"#, None),
+        ] {
+            let import = one(&format!("{{{PLAIN}, \"input_cost_per_token\": 1e-6, {limits}}}"));
+
+            assert_eq!(import.cards[0].output_tokens_max, expected, "{limits}");
+            assert!(import.unknown_keys.is_empty(), "{limits}");
         }
     }
 

@@ -202,6 +202,11 @@ pub fn fold(rows: &mut BTreeMap<(OrgId, SpendKey), Spend>, recorded: &Recorded) 
 }
 
 impl Spend {
+    /// As of a call that its provider refused.
+    fn is_nothing(&self) -> bool {
+        *self == Spend::default()
+    }
+
     fn add(&mut self, more: &Spend) {
         self.requests = self.requests.saturating_add(more.requests);
         self.charged = self.charged.saturating_add(more.charged);
@@ -216,6 +221,11 @@ impl SpendReport {
         let values = groups.iter().map(|group| group.of(key)).collect();
         let row = self.rows.entry(values).or_default();
         row.add(spend);
+    }
+
+    /// Leaves out groups that only calls without any cost or usage are in.
+    pub fn leave_out_nothing(&mut self) {
+        self.rows.retain(|_, spend| !spend.is_nothing());
     }
 
     pub fn total(&self) -> Credits {
@@ -292,6 +302,19 @@ mod tests {
         let mut report = SpendReport::default();
         rows.iter().for_each(|((_, key), spend)| report.add(std::slice::from_ref(group), key, spend));
         report.rows.into_iter().map(|(values, spend)| (values.concat(), spend.charged)).collect()
+    }
+
+    #[test]
+    fn a_group_that_only_refused_calls_are_in_is_no_row_and_one_that_was_saved_is() {
+        let mut report = SpendReport::default();
+        let key = |model: &str| SpendKey::new(START, &of_model(model), None, None);
+        let saved = Spend { saved: credits(1), ..Spend::default() };
+        report.add(&[Group::Model], &key("refused"), &Spend::default());
+        report.add(&[Group::Model], &key("cached"), &saved);
+
+        report.leave_out_nothing();
+
+        assert_eq!(report.rows.into_keys().collect::<Vec<_>>(), [["cached"]]);
     }
 
     #[test]

@@ -161,5 +161,14 @@ async fn requests_that_can_not_be_read_cost_nothing() {
         let error: Value = response.json().await.expect("json");
         assert!(error["error"]["message"].is_string(), "{case}: {error}");
     }
+    for path in ["/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"] {
+        let call = world.http.post(format!("{}{path}", world.url)).bearer_auth(&world.secret);
+        let response =
+            call.header("content-encoding", "gzip").json(&chat("gpt-4o-mini")).send().await.expect("answers");
+
+        assert_eq!(response.status(), 415, "{path}");
+        let error: Value = response.json().await.expect("json");
+        assert!(error["error"]["message"].as_str().expect("words").contains("compressed"), "{error}");
+    }
     assert_eq!(world.balance().await.available, Credits::from_whole(5));
 }

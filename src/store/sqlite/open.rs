@@ -75,9 +75,12 @@ impl SqliteStore {
     /// Whether a file holds a log; changes nothing, whatever it holds.
     ///
     /// # Errors
-    /// `Absent`, `NoLedger`, `Corrupt`, or `Unavailable`.
+    /// `Absent`, `NoFile`, `NoLedger`, `Corrupt`, or `Unavailable`.
     pub async fn has_log(path: &Path) -> Result<(), StoreError> {
         let no_ledger = || StoreError::NoLedger(path.display().to_string());
+        if path.is_dir() {
+            return Err(StoreError::NoFile(path.display().to_string()));
+        }
         if !path.is_file() {
             return Err(StoreError::Absent(path.display().to_string()));
         }

@@ -229,3 +229,14 @@ async fn arms_that_were_folded_by_an_earlier_rule_are_folded_again() {
         assert_eq!(left, expected, "{query}");
     }
 }
+
+#[tokio::test]
+async fn a_folder_is_told_from_a_file_that_is_not_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+
+    let of_folder = SqliteStore::open_to_read(folder.path()).await;
+    let of_nothing = SqliteStore::open_to_read(&folder.path().join("t.db")).await;
+
+    assert!(matches!(of_folder, Err(StoreError::NoFile(_))), "{of_folder:?}");
+    assert!(matches!(of_nothing, Err(StoreError::Absent(_))), "{of_nothing:?}");
+}
