@@ -369,6 +369,12 @@ impl Ledger {
         self.shared.shards.iter().find_map(|handle| handle.progress.trouble())
     }
 
+    /// Why the last write failed, where that was not long ago.
+    pub fn unwritten(&self) -> Option<String> {
+        let now = self.shared.clock.now();
+        self.shared.shards.iter().find_map(|handle| handle.progress.unwritten(now))
+    }
+
     /// Whether every shard's writer takes commands.
     pub fn is_running(&self) -> bool {
         self.shared.shards.iter().all(|handle| !handle.queue.is_closed())

@@ -19,6 +19,9 @@ pub async fn readiness(ledger: &Ledger) -> Result<(), String> {
     if let Some(why) = ledger.held_back() {
         return Err(why.to_string());
     }
+    if let Some(why) = ledger.unwritten() {
+        return Err(why);
+    }
     // What reads the heads reads the database's clock too.
     match ledger.behind().await {
         Ok(events) if events > BEHIND_EVENTS_MAX => {

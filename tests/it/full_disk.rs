@@ -53,12 +53,14 @@ async fn i5_a_full_disk_of_sqlite_refuses_writes_keeps_reads_and_recovers() {
     disk.order("fill");
     let mut held = 1 + hold_until_full(&server).await;
     let still_full = hold(&server).await;
+    let ready = client().get(format!("{}/readyz", server.url)).send().await.unwrap().status();
     let read = holds(&server).await;
     disk.order("free");
     until("writes resume", async || hold(&server).await == StatusCode::CREATED).await;
     held += 1;
 
     assert_eq!(still_full, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(ready, StatusCode::SERVICE_UNAVAILABLE, "no balancer sends writes here");
     assert_eq!(read, held - 1);
     assert_eq!(holds(&server).await, held);
 

@@ -193,6 +193,30 @@ async fn a_node_is_not_ready_while_its_writes_wait_for_the_projections() {
     assert_eq!(readiness(&node.ledger).await, Ok(()));
 }
 
+#[tokio::test]
+async fn a_node_that_could_write_nothing_is_not_ready_until_it_can_or_is_worth_another_try() {
+    let node = Node::funded(1_000).await;
+    node.store.cap_pages(1).await.expect("caps");
+    let mut n = 0;
+    // Until the pages that it has are full.
+    let full = loop {
+        n += 1;
+        if let Err(error) = node.run(reserve(n, 1)).await {
+            break error;
+        }
+    };
+
+    assert_eq!(readiness(&node.ledger).await, Err(full.to_string()));
+    node.clock.advance_seconds(10);
+    assert_eq!(readiness(&node.ledger).await, Ok(()), "else nobody would ever try");
+    assert!(node.run(reserve(n, 1)).await.is_err());
+    assert!(readiness(&node.ledger).await.is_err());
+    node.store.cap_pages(u32::MAX / 2).await.expect("uncaps");
+    node.run(reserve(n, 1)).await.expect("holds");
+    assert_eq!(readiness(&node.ledger).await, Ok(()));
+    node.finish().await;
+}
+
 /// Far more holds than a batch ends, and a ledger whose database takes not half of them at once, at the moment at which all
 /// end.
 async fn all_end_at_once(holds: u128) -> (Node, Ledger) {

@@ -34,6 +34,7 @@ impl Writer {
             self.system.store(Arc::new(self.state.system.clone()));
         }
         if grown {
+            self.progress.has_written();
             self.state.last_recorded_at = batch.now;
             self.move_to(batch.head.clone());
         }

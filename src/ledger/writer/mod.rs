@@ -197,6 +197,9 @@ impl Writer {
                     jobs.extend(batch.undecided());
                 }
                 CommitOutcome::Failed(why) => {
+                    if !batch.rows.is_empty() {
+                        self.progress.failed_to_write(batch.now, &why);
+                    }
                     self.undo(&batch);
                     batch.into_jobs().for_each(|job| job.refuse(&why));
                 }

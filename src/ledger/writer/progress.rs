@@ -8,6 +8,9 @@ use arc_swap::ArcSwapOption;
 use crate::domain::time::Timestamp;
 use crate::ledger::LedgerError;
 
+/// Whom nobody sends requests while it can't write has nothing to write: after so long it is worth another try.
+const UNWRITTEN_SECONDS: i64 = 10;
+
 /// How far a writer has folded its shard; read by other tasks.
 #[derive(Default)]
 pub(in crate::ledger) struct Progress {
@@ -19,6 +22,8 @@ pub(in crate::ledger) struct Progress {
     /// An append of this node's whose outcome is not known may still be on its way.
     is_unfenced: AtomicBool,
     trouble: ArcSwapOption<String>,
+    /// When the last append failed, and why; none since one did not.
+    unwritten: ArcSwapOption<(Timestamp, String)>,
 }
 
 impl Progress {
@@ -51,6 +56,23 @@ impl Progress {
     /// Why it can't be folded any further now.
     pub fn trouble(&self) -> Option<Arc<String>> {
         self.trouble.load_full()
+    }
+
+    /// Why nothing can be written, by the last try, where that was not long ago.
+    pub fn unwritten(&self, now: Timestamp) -> Option<String> {
+        let last = self.unwritten.load();
+        let (at, why) = last.as_deref()?;
+        (now < at.plus_seconds(UNWRITTEN_SECONDS)).then(|| why.clone())
+    }
+
+    pub(super) fn failed_to_write(&self, now: Timestamp, why: &LedgerError) {
+        self.unwritten.store(Some(Arc::new((now, why.to_string()))));
+    }
+
+    pub(super) fn has_written(&self) {
+        if self.unwritten.load().is_some() {
+            self.unwritten.store(None);
+        }
     }
 
     pub(super) fn reached(&self, next_position: i64, last_recorded_at: Timestamp) {
