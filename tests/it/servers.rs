@@ -1,5 +1,5 @@
 //! What a node makes of a PostgreSQL as it finds it: partitions that end, connections that broke, commits that wait for no
-//! disk, a clock that was set back.
+//! disk, a clock that was set back, reports that take long.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,7 +10,9 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, raw_sql};
 use tollgate::clock::Clock;
 use tollgate::config::Config;
 use tollgate::domain::format::Format;
+use tollgate::domain::ids::OrgId;
 use tollgate::domain::time::Timestamp;
+use tollgate::domain::views::spend::Group;
 use tollgate::ledger::export::{Selection, export};
 use tollgate::operations::find_org::known_org;
 use tollgate::store::{Appended, Database, EventLog, EventRow, Head, Node, StoreError};
@@ -315,4 +317,57 @@ async fn i11_time_stands_still_for_nodes_whose_clocks_are_right_where_the_databa
     assert_eq!(times.len(), 1, "time goes on: {times:?}");
     node.finish().await;
     earlier.finish().await;
+}
+
+/// Statements that wait for a table.
+async fn waiting(owner: &mut PgConnection) -> i64 {
+    let waiting = "select count(*) from pg_stat_activity where datname = current_database() \
+        and wait_event_type = 'Lock'";
+    sqlx::query_scalar(waiting).fetch_one(owner).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn look_ups_go_on_however_many_reports_wait() {
+    let database = TestDatabase::postgres().await;
+    let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
+    views.checkpoints(0).await.unwrap();
+    let mut owner = PgConnection::connect(&database.url).await.unwrap();
+    let mut locking = PgConnection::connect(&database.url).await.unwrap();
+    let lock = "begin; lock table spend_hourly in access exclusive mode";
+    raw_sql(lock).execute(&mut locking).await.unwrap();
+
+    let report = || {
+        let views = views.clone();
+        tokio::spawn(async move {
+            let each = &mut |_, _| std::ops::ControlFlow::Continue(());
+            views.spend(0, OrgId(Uuid::from_u128(1)), 0..1, &[Group::Day], each).await
+        })
+    };
+    let reports: Vec<_> = (0..20).map(|_| report()).collect();
+    until("some wait", async || waiting(&mut owner).await > 2).await;
+    let looked_up = views.reservation_events(0, [7; 8]).await;
+    reports.iter().for_each(|report| report.abort());
+
+    assert_eq!(looked_up.unwrap(), [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_waits_for_any_more_ends_at_the_server_too() {
+    let database = TestDatabase::postgres().await;
+    let log = database.open(&Clock::manual(Timestamp(0), 1)).await.log;
+    let mut owner = PgConnection::connect(&database.url).await.unwrap();
+    let mut locking = PgConnection::connect(&database.url).await.unwrap();
+    raw_sql("begin; lock table events in access exclusive mode").execute(&mut locking).await.unwrap();
+
+    let read = || {
+        let log = log.clone();
+        tokio::spawn(async move { log.read(0, 1, 1).await })
+    };
+    let reads = [read(), read(), read()];
+    until("all wait", async || waiting(&mut owner).await == 3).await;
+    reads.iter().for_each(|read| read.abort());
+    until("none waits any more", async || waiting(&mut owner).await == 0).await;
+
+    raw_sql("rollback").execute(&mut locking).await.unwrap();
+    assert_eq!(log.read(0, 1, 1).await.unwrap().len(), 0);
 }

@@ -45,6 +45,9 @@ pub use views::PostgresViews;
 /// A request that waits longer for a connection is better refused.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const READER_CONNECTIONS_MAX: u32 = 8;
+/// A connection is given back with nothing outstanding, or within this time: what goes on longer was given up or not read to
+/// its end.
+const QUIET_WITHIN: Duration = Duration::from_secs(1);
 /// For looks at the heads, which are short.
 const HEAD_CONNECTIONS: u16 = 4;
 
@@ -356,6 +359,12 @@ fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
     Ok(options.application_name("tollgate").options([("client_connection_check_interval", "1s")]))
 }
 
+/// Connections that are closed, not kept, where the server is still busy with what nobody waits for any more.
 fn pool(connections_max: u32) -> PgPoolOptions {
-    PgPoolOptions::new().max_connections(connections_max).acquire_timeout(CONNECT_TIMEOUT)
+    let pool = PgPoolOptions::new().max_connections(connections_max).acquire_timeout(CONNECT_TIMEOUT);
+    pool.after_release(|connection, _| Box::pin(is_quiet(connection)))
+}
+
+async fn is_quiet(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    Ok(timeout(QUIET_WITHIN, connection.ping()).await.is_ok_and(|answered| answered.is_ok()))
 }
