@@ -319,6 +319,34 @@ async fn i11_time_stands_still_for_nodes_whose_clocks_are_right_where_the_databa
     earlier.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_race_is_lost_and_no_outage_where_the_database_is_serializable_by_default() {
+    let database = TestDatabase::postgres().await;
+    let clock = Clock::manual(Timestamp(0), 1);
+    drop(database.open(&clock).await);
+    let mut owner = PgConnection::connect(&database.url).await.unwrap();
+    let name = database.url.split(['/', '?']).find(|part| part.starts_with("test_")).unwrap();
+    let set = format!("alter database {name} set default_transaction_isolation = 'serializable'");
+    raw_sql(AssertSqlSafe(set)).execute(&mut owner).await.unwrap();
+    let (first, second) = (database.open(&clock).await.log, database.open(&clock).await.log);
+    let head = first.head(0).await.unwrap();
+    let new = Head { next_position: head.next_position + 1, ..head.clone() };
+    let rows = [row(0, head.next_position, Timestamp(7))];
+
+    let locked = first.lock(0).await.unwrap();
+    let lost = tokio::spawn({
+        let (head, new, rows) = (head.clone(), new.clone(), rows.clone());
+        async move { second.append(0, &head, &new, &rows).await }
+    });
+    let waits = "select exists (select from pg_stat_activity where datname = current_database() \
+        and wait_event_type = 'Lock')";
+    until("the other waits for the head", async || answers(&mut owner, waits).await).await;
+    locked.append(&new, &rows).await.unwrap();
+
+    let lost = lost.await.unwrap();
+    assert!(matches!(lost, Ok(Appended::Conflict)), "{lost:?}");
+}
+
 /// Statements that wait for a table.
 async fn waiting(owner: &mut PgConnection) -> i64 {
     let waiting = "select count(*) from pg_stat_activity where datname = current_database() \

@@ -353,10 +353,14 @@ shared_sql::profiles!(PostgresStore, ERASE_PROFILES);
 
 shared_sql::log_rows!(PgRow);
 
-/// What every connection asks for. A statement whose asker has gone ends with its line.
+/// What every connection asks for. A statement whose asker has gone ends with its line; a lost race for a head is an answer, where
+/// a stricter isolation, as a database or role may have it by default, makes it an error.
+const SETTINGS: [(&str, &str); 2] =
+    [("client_connection_check_interval", "1s"), ("default_transaction_isolation", "read committed")];
+
 fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
     let options = PgConnectOptions::from_str(url).map_err(|error| StoreError::Url(error.to_string()))?;
-    Ok(options.application_name("tollgate").options([("client_connection_check_interval", "1s")]))
+    Ok(options.application_name("tollgate").options(SETTINGS))
 }
 
 /// Connections that are closed, not kept, where the server is still busy with what nobody waits for any more.
