@@ -1,5 +1,5 @@
 //! What a node makes of a PostgreSQL as it finds it: partitions that end, connections that broke, commits that wait for no
-//! disk, a clock that was set back, reports that take long.
+//! disk, a clock that was set back, a standby, reports that take long.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tollgate::operations::find_org::known_org;
 use tollgate::store::{Appended, Database, EventLog, EventRow, Head, Node, StoreError};
 use uuid::Uuid;
 
-use crate::database::TestDatabase;
+use crate::database::{Cluster, TestDatabase};
 use crate::support::TestApp;
 use crate::waiting::until;
 
@@ -317,6 +317,37 @@ async fn i11_time_stands_still_for_nodes_whose_clocks_are_right_where_the_databa
     assert_eq!(times.len(), 1, "time goes on: {times:?}");
     node.finish().await;
     earlier.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_is_refused_however_well_it_answers_until_it_is_promoted() {
+    let mut cluster = Cluster::start();
+    cluster.create_database("tollgate").await;
+    let database = Arc::new(TestDatabase::at(cluster.url("tollgate")));
+    let app = TestApp::of(database.clone()).await;
+    let acme = app.funded("acme", "10").await;
+    let shard = app.ledger().shard_of(known_org(app.ledger(), "acme").unwrap());
+    let opened = database.open(&Clock::manual(Timestamp(0), 1)).await;
+    let me = Node { id: Uuid::from_u128(7), address: String::new(), format: Format(1) };
+
+    cluster.order("standby");
+    let read = acme.get("/api/v1/orgs/acme/balance").await;
+    let ready = app.operator().get("/readyz").await;
+    let heads = [opened.log.heads().await.map(|_| ()), opened.log.head(shard).await.map(|_| ())];
+    let beat = opened.nodes.as_ref().unwrap().beat(&me).await;
+    cluster.order("promote");
+
+    read.expect(StatusCode::SERVICE_UNAVAILABLE);
+    ready.expect(StatusCode::SERVICE_UNAVAILABLE);
+    beat.unwrap_err();
+    for refused in heads {
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("the database is a standby"), "{refused}");
+    }
+    let hold = json!({ "credits": "1" });
+    acme.post("/api/v1/orgs/acme/reservations", hold).await.expect(StatusCode::CREATED);
+    app.operator().get("/readyz").await.expect(StatusCode::OK);
+    app.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

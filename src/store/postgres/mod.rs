@@ -48,6 +48,9 @@ const READER_CONNECTIONS_MAX: u32 = 8;
 /// A connection is given back with nothing outstanding, or within this time: what goes on longer was given up or not read to
 /// its end.
 const QUIET_WITHIN: Duration = Duration::from_secs(1);
+/// Said of a server that only follows another.
+const STANDBY: &str =
+    "the database is a standby, of which nothing current can be read: the primary is needed";
 /// For looks at the heads, which are short.
 const HEAD_CONNECTIONS: u16 = 4;
 
@@ -162,21 +165,23 @@ fn of_shard(kept: &[DedicatedConnection], shard: i32) -> Result<&DedicatedConnec
 impl EventLog for PostgresStore {
     async fn heads(&self) -> Result<Vec<Head>, StoreError> {
         let heads = concat!(
-            "select next_position, last_hash, epoch, ",
+            "select next_position, last_hash, epoch, pg_is_in_recovery() as is_standby, ",
             now!(),
             " as now from log_heads order by shard"
         );
-        let rows = of_shard(&self.heads, 0)?.fetch(|| sqlx::query(heads)).await?;
+        let heads = || sqlx::query(heads);
+        let rows = of_shard(&self.heads, 0)?.fetch_checked(heads, of_primary).await?;
         rows.iter().map(|row| self.seen(row)).collect()
     }
 
     async fn head(&self, shard: i32) -> Result<Head, StoreError> {
         let found = concat!(
-            "select next_position, last_hash, epoch, ",
+            "select next_position, last_hash, epoch, pg_is_in_recovery() as is_standby, ",
             now!(),
             " as now from log_heads where shard = $1"
         );
-        let found = of_shard(&self.heads, shard)?.fetch(|| sqlx::query(found).bind(shard)).await?;
+        let found = || sqlx::query(found).bind(shard);
+        let found = of_shard(&self.heads, shard)?.fetch_checked(found, of_primary).await?;
         self.seen(&only(found)?)
     }
 
@@ -333,6 +338,16 @@ async fn fetch(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Result
 
 async fn fetch_one(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Result<PgRow, StoreError> {
     only(fetch(pool, query).await?)
+}
+
+/// Whether heads were read from the primary. A standby answers too, however far it lies behind.
+fn of_primary(heads: &[PgRow]) -> Result<(), StoreError> {
+    for head in heads {
+        if head.try_get("is_standby").map_err(store_error)? {
+            return Err(StoreError::Unavailable(STANDBY.into()));
+        }
+    }
+    Ok(())
 }
 
 fn change(row: &PgRow) -> Result<Change, StoreError> {
