@@ -29,6 +29,9 @@ use crate::operations::authenticate::Actor;
 /// More of one kind would slow every hold.
 const RULES_MAX: usize = 200;
 
+/// Each of them may be crossed in every window of a budget that one settle charges.
+const BUDGET_PERCENT_RULES_MAX: usize = 10;
+
 /// Whom a budget or limit is about.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -191,7 +194,7 @@ pub struct AlertRules {
     rules: Vec<AlertRule>,
 }
 
-/// Replaces the org's alert rules.
+/// Replaces the org's alert rules: at most 10 of them are `budget_percent`.
 #[utoipa::path(put, path = "/api/v1/orgs/{org}/alert_rules", tag = "rules",
     params(OptionalIdempotencyKey, ("org", description = "Its slug or id.")),
     request_body(content = AlertRules, example = json!({"rules": [{"kind": "balance_below", "credits": "100"}]})),
@@ -205,6 +208,7 @@ pub async fn set_alert_rules(
 ) -> Result<Json<AlertRules>, Problem> {
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     few("rules", body.rules.len())?;
+    few_of_budgets(&body.rules)?;
     body.rules.iter().try_for_each(crossable)?;
     each_once(&body.rules)?;
     api.run(&actor, org, OrgCommand::SetAlertRules { rules: body.rules.clone() }, idempotency).await?;
@@ -230,6 +234,15 @@ pub async fn alert_rules(
 fn few(field: &str, len: usize) -> Result<(), Problem> {
     let is_few = len <= RULES_MAX;
     is_few.then_some(()).ok_or_else(|| Problem::malformed(format!("there are at most {RULES_MAX} `{field}`")))
+}
+
+fn few_of_budgets(rules: &[AlertRule]) -> Result<(), Problem> {
+    let of_budgets = rules.iter().filter(|rule| matches!(rule, AlertRule::BudgetPercent { .. })).count();
+    let is_few = of_budgets <= BUDGET_PERCENT_RULES_MAX;
+    is_few.then_some(()).ok_or_else(|| {
+        let detail = format!("at most {BUDGET_PERCENT_RULES_MAX} of the `rules` are budget_percent");
+        Problem::malformed(detail)
+    })
 }
 
 fn each_once(rules: &[AlertRule]) -> Result<(), Problem> {

@@ -23,6 +23,10 @@ use crate::operations::spend_report::spend_report;
 /// Rows of a report, which is made in memory.
 const ROWS_MAX: usize = 100_000;
 
+/// Groups of a report: all that tell something apart in an hour, which are seven, that hour, and four labels. The value of each
+/// is worked out for every row.
+const GROUPS_MAX: usize = 12;
+
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -32,7 +36,7 @@ pub struct SpendQuery {
     /// RFC 3339, a whole hour: the first that no longer counts.
     to: Option<String>,
     /// Some of hour, day, week and month (all of UTC), project, key, end_user, model, provider, route, arm and label:NAME, in the order
-    /// of the columns; `day,model` when absent.
+    /// of the columns, each once and 12 at most; `day,model` when absent.
     group_by: Option<String>,
     /// json or csv.
     format: Option<String>,
@@ -82,14 +86,7 @@ pub async fn report(
     if to <= from {
         return Err(Problem::malformed("`to` lies after `from`: nothing is spent between them"));
     }
-    let names = query.group_by.as_deref().unwrap_or("day,model");
-    let groups: Result<Vec<Group>, String> = names.split(',').map(Group::parse).collect();
-    let groups = groups.map_err(|name| {
-        Problem::malformed(format!(
-            "`{name}` is not a group; use hour, day, week, month, project, key, end_user, model, provider, route, \
-             arm or label:NAME"
-        ))
-    })?;
+    let groups = groups(query.group_by.as_deref().unwrap_or("day,model"))?;
     let report = spend_report(&api.ledger, org, from, to, &groups, ROWS_MAX).await?;
     let report = report.ok_or_else(|| {
         let detail = format!("the report has more than {ROWS_MAX} rows; narrow the span or the groups");
@@ -100,6 +97,27 @@ pub async fn report(
         Some("csv") => as_csv(&groups, &report),
         Some(_) => Err(Problem::malformed("`format` is json or csv")),
     }
+}
+
+/// The groups by their names, which commas part.
+fn groups(names: &str) -> Result<Vec<Group>, Problem> {
+    let mut groups = Vec::new();
+    for name in names.split(',') {
+        let group = Group::parse(name).map_err(|name| {
+            Problem::malformed(format!(
+                "`{name}` is not a group; use hour, day, week, month, project, key, end_user, model, provider, route, \
+                 arm or label:NAME"
+            ))
+        })?;
+        if groups.contains(&group) {
+            return Err(Problem::malformed(format!("`group_by` names `{name}` twice; name each group once")));
+        }
+        if groups.len() == GROUPS_MAX {
+            return Err(Problem::malformed(format!("`group_by` names at most {GROUPS_MAX} groups")));
+        }
+        groups.push(group);
+    }
+    Ok(groups)
 }
 
 fn as_json(groups: &[Group], report: SpendReport) -> SpendReportView {

@@ -23,6 +23,10 @@ use crate::store::{EventRow, Head};
 /// all in its time where an account's holds end together.
 const DUE_ENDS_MAX: usize = 1_024;
 
+/// Events from which on a batch takes no more commands. Those of a round make fewer, one or two each, unless many charge what
+/// raises alerts; with what one command may still add, no database takes longer than it may for so many.
+const FULL_EVENTS: usize = 4_096;
+
 /// The events and answers of one round.
 pub(super) struct Batch {
     pub now: Timestamp,
@@ -31,7 +35,8 @@ pub(super) struct Batch {
     /// The same for the projections.
     pub positioned: Vec<PositionedEvent>,
     pub decided: Vec<(Box<Command>, Decision)>,
-    /// Commands on accounts of which more is due than the batch takes: they go first in the next one.
+    /// Commands on accounts of which more is due than the batch takes, and those for which it has no room: they go first in
+    /// the next one.
     pub postponed: Vec<Job>,
     pub reads: Vec<Reading>,
     pub followers: Vec<Option<oneshot::Sender<()>>>,
@@ -69,6 +74,11 @@ impl Batch {
             ended: vec![],
             system_chain: None,
         }
+    }
+
+    /// Whether the next command is left to the next one.
+    pub fn is_full(&self) -> bool {
+        self.rows.len() >= FULL_EVENTS
     }
 
     pub fn write(

@@ -31,6 +31,12 @@ const PROBES_PER_STEP: i64 = 16;
 /// that those of few need not wait for its last.
 pub(super) const CONCURRENT_READS_MAX: usize = 6;
 
+/// Readers of one org's reservations that have a turn at once, of all look-ups: whoever makes reservations up leaves turns to
+/// commands, and to others.
+pub(super) const READERS_PER_ORG_MAX: usize = 2;
+/// One of so many stands for an org, and for few others.
+const READERS_GATES: usize = 64;
+
 /// Reads a shard.
 #[derive(Clone)]
 pub(super) struct Fetcher {
@@ -45,6 +51,14 @@ pub(super) struct Fetcher {
 struct Turns {
     accounts: Semaphore,
     look_ups: Semaphore,
+    /// Before those of look-ups, by org.
+    readers: [Semaphore; READERS_GATES],
+}
+
+/// Whoever has it looks something up for a reader.
+pub(crate) struct ReadersTurn<'a> {
+    _of_org: Result<SemaphorePermit<'a>, AcquireError>,
+    _of_all: Result<SemaphorePermit<'a>, AcquireError>,
 }
 
 impl Fetcher {
@@ -52,6 +66,7 @@ impl Fetcher {
         let turns = Turns {
             accounts: Semaphore::new(CONCURRENT_READS_MAX),
             look_ups: Semaphore::new(CONCURRENT_READS_MAX),
+            readers: std::array::from_fn(|_| Semaphore::new(READERS_PER_ORG_MAX)),
         };
         Fetcher { shard, log, projector, turns: Arc::new(turns), binding: Arc::default() }
     }
@@ -180,6 +195,14 @@ impl Fetcher {
         let rows = self.log.read_gapless(self.shard, from..end).await?;
         rows.iter().try_for_each(each)?;
         Ok(rows.last().map_or(end, |last| last.position + 1))
+    }
+
+    /// A turn to look something up of an org for a reader, who waits outside the writer and its limits.
+    pub async fn readers_turn(&self, org: OrgId) -> ReadersTurn<'_> {
+        // Random digits that do not say the shard.
+        let gate = usize::from(org.0.into_bytes()[11]) % READERS_GATES;
+        let gate = &self.turns.readers[gate];
+        ReadersTurn { _of_org: gate.acquire().await, _of_all: self.turns.look_ups.acquire().await }
     }
 
     /// A turn to read one page of an account.

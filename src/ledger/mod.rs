@@ -44,7 +44,7 @@ use crate::domain::system::{System, SystemCommand};
 use crate::domain::time::Timestamp;
 use crate::ledger::access::Accesses;
 use crate::ledger::cluster::Cluster;
-use crate::ledger::fetch::Fetcher;
+use crate::ledger::fetch::{Fetcher, ReadersTurn};
 use crate::ledger::job::{Ask, Command, DueEnds, Job, Reading};
 use crate::ledger::keys::Keyed;
 use crate::ledger::projector::Projector;
@@ -352,6 +352,14 @@ impl Ledger {
         let fetcher = &self.handle(org)?.fetcher;
         let position = fetcher.position_at(at).await?;
         Ok(fetcher.account_at(org, position).await?)
+    }
+
+    /// A turn to look up what an org's projections say: few at once, however many reservations somebody makes up.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub(crate) async fn readers_turn(&self, org: OrgId) -> Result<ReadersTurn<'_>, LedgerError> {
+        Ok(self.handle(org)?.fetcher.readers_turn(org).await)
     }
 
     /// Has every shard that this node owns write the ends that time has brought about to the accounts in memory.

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, MutexGuard, Notify};
 
 use crate::domain::chain::Hash;
 use crate::domain::ids::OrgId;
@@ -164,7 +164,11 @@ impl Projector {
     pub async fn run(&self, shard: i32) -> Result<bool, StoreError> {
         let mut goal = self.log.head(shard).await?.next_position - 1;
         loop {
-            match self.step(shard, goal, &View::ALL).await? {
+            let Some(state) = self.shard(shard) else { return Ok(true) };
+            let running = state.running.lock().await;
+            let step = self.step(shard, goal, &View::ALL, &running).await?;
+            drop(running);
+            match step {
                 Step::Folded => {}
                 Step::Done => return Ok(true),
                 Step::Lost => return Ok(false),
@@ -184,7 +188,16 @@ impl Projector {
     }
 
     async fn fold_to(&self, shard: i32, goal: i64, views: &[View]) -> Result<(), StoreError> {
-        while self.folded(shard, views) < goal && self.step(shard, goal, views).await? != Step::Done {}
+        let Some(state) = self.shard(shard) else { return Ok(()) };
+        while self.folded(shard, views) < goal {
+            let running = state.running.lock().await;
+            // Whoever had it may have folded that too: many who wait are not as many questions.
+            if self.folded(shard, views) >= goal
+                || self.step(shard, goal, views, &running).await? == Step::Done
+            {
+                return Ok(());
+            }
+        }
         Ok(())
     }
 
@@ -294,9 +307,13 @@ impl Projector {
 
     /// Folds some events into those of the views that lie farthest behind `goal`, and into others that stand where they do: into
     /// those that are looked up first, since writers wait for them.
-    async fn step(&self, shard: i32, goal: i64, views: &[View]) -> Result<Step, StoreError> {
-        let Some(state) = self.shard(shard) else { return Ok(Step::Done) };
-        let _running = state.running.lock().await;
+    async fn step(
+        &self,
+        shard: i32,
+        goal: i64,
+        views: &[View],
+        _running: &MutexGuard<'_, ()>,
+    ) -> Result<Step, StoreError> {
         let checkpoints = self.store.checkpoints(shard).await?;
         // Another runner may have come farther: then there is nothing to fold, and all the more is found.
         self.note(shard, &checkpoints);
@@ -438,4 +455,30 @@ fn fold_page(
         last = Some((positioned.position, positioned.hash));
     }
     last.map(|(position, hash)| (position, hash, changes))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::store::{SqliteStore, SqliteViews};
+
+    #[tokio::test]
+    async fn who_waited_while_another_folded_what_it_wants_asks_the_database_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("t.db");
+        let log = Arc::new(SqliteStore::open(&path).await.expect("opens"));
+        let views = Arc::new(SqliteViews::open(&path).await.expect("opens"));
+        let projector = Projector::open(log, views).await.expect("opens");
+        let shard = &projector.shards[0];
+
+        let running = shard.running.lock().await;
+        let mut waiter = Box::pin(projector.fold_to(0, 7, &View::ALL));
+        assert!(waiter.as_mut().now_or_never().is_none(), "it waits");
+        shard.folded.iter().for_each(|folded| folded.store(7, Ordering::Release));
+        drop(running);
+
+        assert!(matches!(waiter.now_or_never(), Some(Ok(()))));
+    }
 }

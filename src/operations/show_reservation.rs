@@ -49,6 +49,7 @@ pub async fn show_reservation(ledger: &Ledger, id: ReservationId) -> Result<Rese
 /// # Errors
 /// Where the log can't be read.
 pub async fn reservation_events(ledger: &Ledger, id: ReservationId) -> Result<Vec<StoredEvent>, LedgerError> {
+    let _turn = ledger.readers_turn(id.org).await?;
     let (shard, projector) = (ledger.shard_of(id.org), ledger.projector());
     let tail = unindexed(ledger, shard, View::Reservations).await?;
     let mut positions = projector.store().reservation_events(shard, reservation_entry(id)).await?;

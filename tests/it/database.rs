@@ -130,7 +130,7 @@ impl Cluster {
         sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut admin).await.unwrap();
     }
 
-    /// Says "stop", "start", "fill" or "free", and returns once it is done.
+    /// Says "stop", "start", "standby", "promote", "fill" or "free", and returns once it is done.
     pub fn order(&mut self, word: &str) {
         self.script.order(word);
     }

@@ -364,7 +364,19 @@ async fn the_spend_report_adds_up_to_what_was_consumed() {
         let report = spend_report(app.ledger(), org, from, to, &[Group::Model], rows_max).await.unwrap();
         assert_eq!(report.is_some(), fits, "at most {rows_max} rows");
     }
-    admin.get("/api/v1/orgs/acme/spend?group_by=colour").await.expect(StatusCode::BAD_REQUEST);
+    let many: Vec<String> = (0..13).map(|n| format!("label:{n}")).collect();
+    for (groups, says) in [
+        ("colour", "`colour` is not a group"),
+        ("day,model,day", "`day` twice"),
+        ("label:team,label:team", "`label:team` twice"),
+        (&many.join(","), "at most 12 groups"),
+    ] {
+        let path = format!("/api/v1/orgs/acme/spend?group_by={groups}");
+        let refused = admin.get(&path).await.expect(StatusCode::BAD_REQUEST);
+        assert!(refused["detail"].as_str().unwrap().contains(says), "{refused}");
+    }
+    let two = admin.get("/api/v1/orgs/acme/spend?group_by=label:team,label:none").await;
+    assert_eq!(two.expect(StatusCode::OK)["data"][1]["label:team"], "blue");
     app.finish().await;
 }
 

@@ -155,6 +155,11 @@ async fn whatever_can_not_be_is_refused_and_changes_nothing() {
         ("limits", json!({ "limits": [{ "scope": "org", "credits_per_request": "0" }] }), 400),
         ("alert_rules", json!({ "rules": [{ "kind": "budget_percent", "percent": 101 }] }), 400),
         ("alert_rules", json!({ "rules": vec![json!({ "kind": "budget_percent", "percent": 50 }); 2] }), 422),
+        (
+            "alert_rules",
+            json!({ "rules": (1..=11).map(|percent| json!({ "kind": "budget_percent", "percent": percent })).collect::<Vec<_>>() }),
+            400,
+        ),
         ("profile", json!({ "name": "n", "billing_email": "Ada <ada@acme.example>" }), 400),
         ("alert_rules", json!({ "rules": [{ "kind": "balance_below", "credits": "1", "percent": 3 }] }), 400),
     ] {

@@ -1,6 +1,7 @@
 # A throw-away PostgreSQL cluster in a directory of its own, reached by a socket there and by no port. Says where once it
 # is ready, and ends when its input does, so that it never outlives the tests that started it. Until then it is told to
-# "stop", as by a power cut, and to "start", and repeats each word once that is done. With SMALL_DISK it also has a file
+# "stop", as by a power cut, and to "start", to go on as a "standby" without a primary, and to "promote" that, and repeats
+# each word once that is done. With SMALL_DISK it also has a file
 # system of that size, which it alone sees, to be told to "fill" and to "free": a tablespace "small" is on it or, with
 # SMALL_DISK_FOR=wal, the write-ahead log.
 set -eu
@@ -50,6 +51,11 @@ while read -r order; do
         # It may have stopped by itself.
         stop) as "$bin/pg_ctl" -D "$folder/data" -m immediate -w stop >/dev/null 2>&1 || true ;;
         start) start ;;
+        standby)
+            as "$bin/pg_ctl" -D "$folder/data" -m fast -w stop >/dev/null
+            as touch "$folder/data/standby.signal"
+            start ;;
+        promote) as "$bin/pg_ctl" -D "$folder/data" -w promote >/dev/null ;;
         fill) dd if=/dev/zero of="$folder/small/ballast" bs=8k 2>/dev/null || true ;;
         free) rm "$folder/small/ballast" ;;
         *) echo "not an order: $order" >&2; exit 1 ;;

@@ -1,5 +1,5 @@
 //! What a node makes of a PostgreSQL as it finds it: partitions that end, connections that broke, commits that wait for no
-//! disk, a clock that was set back.
+//! disk, a clock that was set back, a standby, reports that take long.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,13 +10,15 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, raw_sql};
 use tollgate::clock::Clock;
 use tollgate::config::Config;
 use tollgate::domain::format::Format;
+use tollgate::domain::ids::OrgId;
 use tollgate::domain::time::Timestamp;
+use tollgate::domain::views::spend::Group;
 use tollgate::ledger::export::{Selection, export};
 use tollgate::operations::find_org::known_org;
 use tollgate::store::{Appended, Database, EventLog, EventRow, Head, Node, StoreError};
 use uuid::Uuid;
 
-use crate::database::TestDatabase;
+use crate::database::{Cluster, TestDatabase};
 use crate::support::TestApp;
 use crate::waiting::until;
 
@@ -315,4 +317,116 @@ async fn i11_time_stands_still_for_nodes_whose_clocks_are_right_where_the_databa
     assert_eq!(times.len(), 1, "time goes on: {times:?}");
     node.finish().await;
     earlier.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_is_refused_however_well_it_answers_until_it_is_promoted() {
+    let mut cluster = Cluster::start();
+    cluster.create_database("tollgate").await;
+    let database = Arc::new(TestDatabase::at(cluster.url("tollgate")));
+    let app = TestApp::of(database.clone()).await;
+    let acme = app.funded("acme", "10").await;
+    let shard = app.ledger().shard_of(known_org(app.ledger(), "acme").unwrap());
+    let opened = database.open(&Clock::manual(Timestamp(0), 1)).await;
+    let me = Node { id: Uuid::from_u128(7), address: String::new(), format: Format(1) };
+
+    cluster.order("standby");
+    let read = acme.get("/api/v1/orgs/acme/balance").await;
+    let ready = app.operator().get("/readyz").await;
+    let heads = [opened.log.heads().await.map(|_| ()), opened.log.head(shard).await.map(|_| ())];
+    let beat = opened.nodes.as_ref().unwrap().beat(&me).await;
+    cluster.order("promote");
+
+    read.expect(StatusCode::SERVICE_UNAVAILABLE);
+    ready.expect(StatusCode::SERVICE_UNAVAILABLE);
+    beat.unwrap_err();
+    for refused in heads {
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("the database is a standby"), "{refused}");
+    }
+    let hold = json!({ "credits": "1" });
+    acme.post("/api/v1/orgs/acme/reservations", hold).await.expect(StatusCode::CREATED);
+    app.operator().get("/readyz").await.expect(StatusCode::OK);
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_race_is_lost_and_no_outage_where_the_database_is_serializable_by_default() {
+    let database = TestDatabase::postgres().await;
+    let clock = Clock::manual(Timestamp(0), 1);
+    drop(database.open(&clock).await);
+    let mut owner = PgConnection::connect(&database.url).await.unwrap();
+    let name = database.url.split(['/', '?']).find(|part| part.starts_with("test_")).unwrap();
+    let set = format!("alter database {name} set default_transaction_isolation = 'serializable'");
+    raw_sql(AssertSqlSafe(set)).execute(&mut owner).await.unwrap();
+    let (first, second) = (database.open(&clock).await.log, database.open(&clock).await.log);
+    let head = first.head(0).await.unwrap();
+    let new = Head { next_position: head.next_position + 1, ..head.clone() };
+    let rows = [row(0, head.next_position, Timestamp(7))];
+
+    let locked = first.lock(0).await.unwrap();
+    let lost = tokio::spawn({
+        let (head, new, rows) = (head.clone(), new.clone(), rows.clone());
+        async move { second.append(0, &head, &new, &rows).await }
+    });
+    let waits = "select exists (select from pg_stat_activity where datname = current_database() \
+        and wait_event_type = 'Lock')";
+    until("the other waits for the head", async || answers(&mut owner, waits).await).await;
+    locked.append(&new, &rows).await.unwrap();
+
+    let lost = lost.await.unwrap();
+    assert!(matches!(lost, Ok(Appended::Conflict)), "{lost:?}");
+}
+
+/// Statements that wait for a table.
+async fn waiting(owner: &mut PgConnection) -> i64 {
+    let waiting = "select count(*) from pg_stat_activity where datname = current_database() \
+        and wait_event_type = 'Lock'";
+    sqlx::query_scalar(waiting).fetch_one(owner).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn look_ups_go_on_however_many_reports_wait() {
+    let database = TestDatabase::postgres().await;
+    let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
+    views.checkpoints(0).await.unwrap();
+    let mut owner = PgConnection::connect(&database.url).await.unwrap();
+    let mut locking = PgConnection::connect(&database.url).await.unwrap();
+    let lock = "begin; lock table spend_hourly in access exclusive mode";
+    raw_sql(lock).execute(&mut locking).await.unwrap();
+
+    let report = || {
+        let views = views.clone();
+        tokio::spawn(async move {
+            let each = &mut |_, _| std::ops::ControlFlow::Continue(());
+            views.spend(0, OrgId(Uuid::from_u128(1)), 0..1, &[Group::Day], each).await
+        })
+    };
+    let reports: Vec<_> = (0..20).map(|_| report()).collect();
+    until("some wait", async || waiting(&mut owner).await > 2).await;
+    let looked_up = views.reservation_events(0, [7; 8]).await;
+    reports.iter().for_each(|report| report.abort());
+
+    assert_eq!(looked_up.unwrap(), [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_waits_for_any_more_ends_at_the_server_too() {
+    let database = TestDatabase::postgres().await;
+    let log = database.open(&Clock::manual(Timestamp(0), 1)).await.log;
+    let mut owner = PgConnection::connect(&database.url).await.unwrap();
+    let mut locking = PgConnection::connect(&database.url).await.unwrap();
+    raw_sql("begin; lock table events in access exclusive mode").execute(&mut locking).await.unwrap();
+
+    let read = || {
+        let log = log.clone();
+        tokio::spawn(async move { log.read(0, 1, 1).await })
+    };
+    let reads = [read(), read(), read()];
+    until("all wait", async || waiting(&mut owner).await == 3).await;
+    reads.iter().for_each(|read| read.abort());
+    until("none waits any more", async || waiting(&mut owner).await == 0).await;
+
+    raw_sql("rollback").execute(&mut locking).await.unwrap();
+    assert_eq!(log.read(0, 1, 1).await.unwrap().len(), 0);
 }

@@ -1,6 +1,6 @@
 //! Which alerts lie crossed, and which of them an event may have made cross or recover.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::domain::account::budget::{BudgetKey, CounterKey};
 use crate::domain::account::{Account, due};
@@ -12,6 +12,10 @@ use crate::domain::time::Timestamp;
 /// A budget's window.
 pub(super) type Window = (BudgetKey, CounterKey);
 
+/// Alerts that one decision raises, so that no database takes longer for them than it may. What lies crossed beyond stays
+/// armed: the next charge in its window raises it.
+pub(super) const ALERTS_MAX: usize = 1_024;
+
 /// The alerts whose threshold lies crossed and that are armed, after these events.
 pub(super) fn to_raise<'a>(
     account: &Account,
@@ -19,27 +23,52 @@ pub(super) fn to_raise<'a>(
     at: Timestamp,
 ) -> Vec<Event> {
     let armed = looked_at(account, events).into_iter().filter(|subject| !account.raised.contains(subject));
-    armed
-        .filter_map(|subject| {
-            let (threshold, value) = crossing(account, &subject, at)?;
-            Some(Event::AlertRaised { subject, threshold, value })
-        })
-        .collect()
+    let crossed = armed.filter_map(|subject| {
+        let (threshold, value) = crossing(account, &subject, at)?;
+        Some(Event::AlertRaised { subject, threshold, value })
+    });
+    crossed.take(ALERTS_MAX).collect()
 }
 
 /// What these events may have made cross. There may be a budget's window for each end user: only those in which something was
 /// charged are looked at, unless rules or caps have changed.
 pub(super) fn looked_at<'a>(account: &Account, events: impl Iterator<Item = &'a Event>) -> Vec<AlertSubject> {
-    let (mut seen, mut charged, mut all) = (HashSet::new(), Vec::new(), false);
+    let (mut seen, mut windows, mut all) = (HashSet::new(), Vec::new(), false);
     if account.alert_rules.is_empty() {
         return Vec::new();
     }
     for event in events {
         all |= matches!(event, Event::BudgetsSet { .. } | Event::AlertRulesSet { .. });
-        charged.extend(charged_by(account, event).into_iter().filter(|window| seen.insert(window.clone())));
+        windows.extend(charged_by(account, event).into_iter().filter(|window| seen.insert(window.clone())));
     }
-    let named = if all { None } else { Some(charged.as_slice()) };
-    account.alert_rules.iter().flat_map(|rule| subjects(account, rule, named)).collect()
+    if all {
+        windows = crossed_windows(account);
+    }
+    account.alert_rules.iter().flat_map(|rule| subjects(rule, &windows)).collect()
+}
+
+/// The windows in which a rule lies crossed and is armed, as many as there may be alerts: the first ones in an order of their
+/// own, since a map has none and what is decided must not depend on chance.
+fn crossed_windows(account: &Account) -> Vec<Window> {
+    let raised = account.raised.iter();
+    let raised: HashSet<_> =
+        raised.map(|subject| (&subject.rule, subject.budget.as_ref(), subject.window.as_ref())).collect();
+    let mut crossed = BTreeSet::new();
+    for (index, state) in account.budgets.iter().enumerate() {
+        for rule in &account.alert_rules {
+            let AlertRule::BudgetPercent { percent } = rule else { continue };
+            let is_armed =
+                |window: &&CounterKey| !raised.contains(&(rule, Some(&state.budget.key), Some(window)));
+            for window in state.charged_from(*percent).filter(is_armed) {
+                crossed.insert((index, window));
+                if crossed.len() > ALERTS_MAX {
+                    crossed.pop_last();
+                }
+            }
+        }
+    }
+    let key = |index: usize| account.budgets.get(index).map(|state| state.budget.key.clone());
+    crossed.into_iter().filter_map(|(index, window)| Some((key(index)?, window.clone()))).collect()
 }
 
 /// The windows whose charges an event has changed, once it is folded.
@@ -67,21 +96,17 @@ pub(super) fn charged_by(account: &Account, event: &Event) -> Vec<Window> {
     windows
 }
 
-/// What a rule looks at: the balance, or windows of budgets; all in which enough was charged, where none are named.
-pub(super) fn subjects(account: &Account, rule: &AlertRule, named: Option<&[Window]>) -> Vec<AlertSubject> {
+/// What a rule looks at: the balance, or these windows of budgets.
+pub(super) fn subjects(rule: &AlertRule, windows: &[Window]) -> Vec<AlertSubject> {
     let subject = |budget, window| AlertSubject { rule: rule.clone(), budget, window };
-    let of_window = |(budget, window): &Window| subject(Some(budget.clone()), Some(window.clone()));
-    match (rule, named) {
-        (AlertRule::BalanceBelow { .. } | AlertRule::PercentOfLastPurchase { .. }, _) => {
+    match rule {
+        AlertRule::BalanceBelow { .. } | AlertRule::PercentOfLastPurchase { .. } => {
             vec![subject(None, None)]
         }
-        (AlertRule::BudgetPercent { .. }, Some(named)) => named.iter().map(of_window).collect(),
-        (AlertRule::BudgetPercent { percent }, None) => {
-            let crossed = account.budgets.iter().flat_map(|state| {
-                state.charged_from(*percent).map(|window| (state.budget.key.clone(), window.clone()))
-            });
-            crossed.map(|window| of_window(&window)).collect()
-        }
+        AlertRule::BudgetPercent { .. } => windows
+            .iter()
+            .map(|(budget, window)| subject(Some(budget.clone()), Some(window.clone())))
+            .collect(),
     }
 }
 

@@ -84,7 +84,9 @@ pub struct Budget {
 }
 
 /// One window's count of one budget.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub struct CounterKey {
     /// Whose count it is, where the budget counts each end user apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -200,8 +200,7 @@ fn rearm_touched(account: &mut Account, event: &Event, at: Timestamp) {
         return;
     }
     let charged = alerts::charged_by(account, event);
-    let subjects =
-        account.alert_rules.iter().flat_map(|rule| alerts::subjects(account, rule, Some(&charged)));
+    let subjects = account.alert_rules.iter().flat_map(|rule| alerts::subjects(rule, &charged));
     let recovered: Vec<AlertSubject> = subjects
         .filter(|subject| {
             account.raised.contains(subject) && alerts::crossing(account, subject, at).is_none()

@@ -104,8 +104,8 @@ impl Group {
         }
     }
 
-    /// The value of this dimension, empty where the charge has none. Times are UTC.
-    fn of(&self, key: &SpendKey) -> String {
+    /// The value of this dimension, empty where the charge has none. Times are UTC; `labels` are the key's.
+    fn of(&self, key: &SpendKey, labels: &BTreeMap<String, String>) -> String {
         let utc = || key.starts_at().to_utc();
         match self {
             Group::Hour => utc().format("%Y-%m-%dT%H:00:00Z").to_string(),
@@ -119,7 +119,7 @@ impl Group {
             Group::Provider => key.provider.clone(),
             Group::Route => key.route.clone(),
             Group::Arm => key.arm.clone(),
-            Group::Label(label) => key.label(label),
+            Group::Label(label) => labels.get(label).cloned().unwrap_or_default(),
         }
     }
 }
@@ -149,9 +149,8 @@ impl SpendKey {
         Timestamp(self.hour.saturating_mul(MICROS_PER_HOUR))
     }
 
-    fn label(&self, name: &str) -> String {
-        let labels: BTreeMap<String, String> = serde_json::from_str(&self.labels).unwrap_or_default();
-        labels.get(name).cloned().unwrap_or_default()
+    fn labels_by_name(&self) -> BTreeMap<String, String> {
+        serde_json::from_str(&self.labels).unwrap_or_default()
     }
 }
 
@@ -218,7 +217,9 @@ impl Spend {
 impl SpendReport {
     /// Adds an hour's row to its group.
     pub fn add(&mut self, groups: &[Group], key: &SpendKey, spend: &Spend) {
-        let values = groups.iter().map(|group| group.of(key)).collect();
+        let is_by_label = groups.iter().any(|group| matches!(group, Group::Label(_)));
+        let labels = if is_by_label { key.labels_by_name() } else { BTreeMap::new() };
+        let values = groups.iter().map(|group| group.of(key, &labels)).collect();
         let row = self.rows.entry(values).or_default();
         row.add(spend);
     }
@@ -280,11 +281,15 @@ mod tests {
 
         assert_eq!(of("a\u{0}b", labels(3)).end_user, "ab");
         assert_eq!(of(&"é".repeat(2_000), labels(3)).end_user, "é".repeat(127));
-        assert_eq!(of("ann", labels(3)).label("team"), "vvv");
+        assert_eq!(of("ann", labels(3)).labels_by_name(), labels(3));
         assert_eq!(of("ann", labels(256)).labels, "");
         let no_longer_asked = BTreeMap::from([("a,b".to_owned(), "c".to_owned())]);
         assert!(Purpose::check_asked(None, &no_longer_asked).is_err());
-        assert_eq!(of("ann", no_longer_asked).label("a,b"), "c", "older events say it");
+        assert_eq!(
+            of("ann", no_longer_asked.clone()).labels_by_name(),
+            no_longer_asked,
+            "older events say it"
+        );
     }
 
     /// What was charged by each value of one dimension.

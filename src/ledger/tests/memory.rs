@@ -5,8 +5,10 @@ use std::sync::atomic::AtomicUsize;
 use futures_util::FutureExt;
 
 use super::*;
+use crate::domain::reservation::ReservationStatus;
 use crate::ledger::writer::SET_ASIDE_PER_ORG_MAX;
 use crate::operations::authenticate::{AuthError, OperatorKey, authenticate, key_text};
+use crate::operations::show_reservation::{ReservationView, show_reservation};
 use crate::workers::ColdSearch;
 
 #[tokio::test]
@@ -297,6 +299,29 @@ async fn however_many_accounts_are_wanted_at_once_few_are_read_at_a_time() {
     assert!(read.iter().all(|version| matches!(version, Ok(1))), "{read:?}");
     let most = log.looked_most.load(Ordering::SeqCst);
     assert!((1..=fetch::CONCURRENT_READS_MAX).contains(&most), "{most}");
+}
+
+#[tokio::test]
+async fn however_many_reservations_of_one_org_are_looked_at_few_are_looked_up_at_a_time() {
+    let node = Node::funded(60).await;
+    for n in 0..30 {
+        node.run(reserve(n, 1)).await.expect("holds");
+        node.run(OrgCommand::Release { reservation: id(n), by: None }).await.expect("releases");
+    }
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let log = Arc::new(Faulty::new(&node.store));
+    let cold = node.another(log.clone()).await;
+    cold.read(ACME, Account::balance).await.expect("is in memory");
+    log.looked_most.store(0, Ordering::SeqCst);
+
+    let shown = (0..30).map(|n| show_reservation(&cold, id(n)));
+    let shown = futures_util::future::join_all(shown).await;
+
+    let released = |seen: &Result<ReservationView, LedgerError>| {
+        seen.as_ref().is_ok_and(|seen| seen.status == ReservationStatus::Released)
+    };
+    assert!(shown.iter().all(released), "{shown:?}");
+    assert_eq!(log.looked_most.load(Ordering::SeqCst), fetch::READERS_PER_ORG_MAX);
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! What is asked of the log fails, its answer is lost, or it comes late.
 
 use super::*;
+use crate::domain::account::budget::{Budget, BudgetKey, BudgetScope, BudgetWindow};
+use crate::domain::alerting::AlertRule;
 use crate::operations::readiness::readiness;
 use crate::waiting::within;
 
@@ -261,5 +263,42 @@ async fn i11_more_ends_than_the_database_takes_at_once_are_swept_all_the_same() 
         kinds(&node).await.iter().filter(|kind| *kind == "ReservationExpired").count() == 5_000
     })
     .await;
+    node.finish().await;
+}
+
+/// Holds of as many end users, each of whose settles crosses ten rules in the four windows of a budget.
+async fn hold_for_alerts(node: &Node, holds: u128) {
+    let windows = [BudgetWindow::Day, BudgetWindow::Week, BudgetWindow::Month, BudgetWindow::Total];
+    let scope = BudgetScope::EndUser { end_user: None };
+    let budget =
+        |window| Budget { key: BudgetKey { scope: scope.clone(), window }, cap: Credits::from_whole(1) };
+    node.run(OrgCommand::SetBudgets { budgets: windows.map(budget).to_vec() }).await.expect("sets");
+    let rules = (1..=10).map(|tenth| AlertRule::BudgetPercent { percent: 10 * tenth }).collect();
+    node.run(OrgCommand::SetAlertRules { rules }).await.expect("sets");
+    for n in 0..holds {
+        let OrgCommand::Reserve(hold) = reserve(n, 1) else { unreachable!("it is one") };
+        let purpose = Purpose { end_user: Some(format!("user {n}")), ..Purpose::default() };
+        node.run(OrgCommand::Reserve(Reserve { purpose, ..hold })).await.expect("holds");
+    }
+}
+
+#[tokio::test]
+async fn commands_that_together_make_more_events_than_the_database_takes_are_written_in_turns_and_in_order() {
+    let node = Node::funded(1_000).await;
+    hold_for_alerts(&node, 250).await;
+    let slow = Faulty { shared: true, events_in_time: 4_200, ..Faulty::new(&node.store) };
+    let ledger = node.another(Arc::new(slow)).await;
+
+    // The last two name one hold: the first of them counts.
+    let settles = (0..250).chain([249]).map(|n| ledger.submit(command(settle(n, 1))));
+    let mut settled = futures_util::future::join_all(settles).await;
+
+    let last = settled.pop().expect("is decided").expect_err("it came second");
+    assert!(matches!(last, LedgerError::Refused(Refusal::ReservationEnded { .. })), "{last}");
+    let of = |settled: Result<Outcome, LedgerError>| settled.expect("settles").events[0].version;
+    let versions: Vec<i64> = settled.into_iter().map(of).collect();
+    assert!(versions.is_sorted(), "{versions:?}");
+    let kinds = kinds(&node).await;
+    assert_eq!(kinds.iter().filter(|kind| *kind == "AlertRaised").count(), 250 * 40);
     node.finish().await;
 }

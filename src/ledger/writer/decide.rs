@@ -58,13 +58,16 @@ impl Writer {
         }
     }
 
-    /// Decides a command, or sets it aside until what it needs was fetched.
+    /// Decides a command, sets it aside until what it needs was fetched, or leaves it to the next batch.
     fn admit(&mut self, command: Box<Command>, batch: &mut Batch) {
         if command.forwarding.as_ref().is_some_and(|forwarding| forwarding.epoch < self.head.epoch) {
             // Its sender has given it up, or will: it must not be decided twice.
             return command.give_back();
         }
         if let Ask::System(ask) = &command.ask {
+            if batch.is_full() {
+                return batch.postponed.push(Job::Command(command));
+            }
             let ask = ask.clone();
             let answer = match self.key_lookup(&command, batch.now) {
                 KeyLookup::Unknown => return self.look_up(command, None, 0),
@@ -85,6 +88,10 @@ impl Writer {
             None => return Job::Command(command).refuse(&LedgerError::Busy),
         };
         loaded.used = round;
+        if batch.is_full() {
+            // Not before: what waits for the account until now waits there, in its order.
+            return batch.postponed.push(Job::Command(command));
+        }
         if let Err(refusal) = may_ask(loaded, command.by, batch.now) {
             batch.decided.push((command, Decision::No(refusal.into())));
             return;

@@ -53,7 +53,8 @@ pub(super) struct Writer {
     /// Accounts that were read so far.
     readings: u64,
     set_aside: SetAside,
-    /// Commands that wait until what is due in their accounts is written: they go before any that come later.
+    /// Commands that wait until what is due in their accounts is written, or had no room in the last batch: they go before any
+    /// that come later.
     postponed: Vec<Job>,
     /// The last sweep left some of what is due to the next one.
     sweeps_on: bool,

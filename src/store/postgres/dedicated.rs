@@ -62,10 +62,20 @@ impl DedicatedConnection {
         &self,
         query: impl Fn() -> Query<'q, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>, StoreError> {
+        self.fetch_checked(query, |_| Ok(())).await
+    }
+
+    /// The same, of a server that must be as the check says: else the connection is closed, and the next may reach another.
+    pub async fn fetch_checked<'q>(
+        &self,
+        query: impl Fn() -> Query<'q, Postgres, PgArguments>,
+        check: impl Fn(&[PgRow]) -> Result<(), StoreError>,
+    ) -> Result<Vec<PgRow>, StoreError> {
         let mut acquired = self.acquire().await?;
         loop {
             match timeout(ANSWER_TIMEOUT, query().fetch_all(&mut acquired.connection)).await {
                 Ok(Ok(rows)) => {
+                    check(&rows)?;
                     acquired.release();
                     return Ok(rows);
                 }

@@ -45,6 +45,12 @@ pub use views::PostgresViews;
 /// A request that waits longer for a connection is better refused.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const READER_CONNECTIONS_MAX: u32 = 8;
+/// A connection is given back with nothing outstanding, or within this time: what goes on longer was given up or not read to
+/// its end.
+const QUIET_WITHIN: Duration = Duration::from_secs(1);
+/// Said of a server that only follows another.
+const STANDBY: &str =
+    "the database is a standby, of which nothing current can be read: the primary is needed";
 /// For looks at the heads, which are short.
 const HEAD_CONNECTIONS: u16 = 4;
 
@@ -159,21 +165,23 @@ fn of_shard(kept: &[DedicatedConnection], shard: i32) -> Result<&DedicatedConnec
 impl EventLog for PostgresStore {
     async fn heads(&self) -> Result<Vec<Head>, StoreError> {
         let heads = concat!(
-            "select next_position, last_hash, epoch, ",
+            "select next_position, last_hash, epoch, pg_is_in_recovery() as is_standby, ",
             now!(),
             " as now from log_heads order by shard"
         );
-        let rows = of_shard(&self.heads, 0)?.fetch(|| sqlx::query(heads)).await?;
+        let heads = || sqlx::query(heads);
+        let rows = of_shard(&self.heads, 0)?.fetch_checked(heads, of_primary).await?;
         rows.iter().map(|row| self.seen(row)).collect()
     }
 
     async fn head(&self, shard: i32) -> Result<Head, StoreError> {
         let found = concat!(
-            "select next_position, last_hash, epoch, ",
+            "select next_position, last_hash, epoch, pg_is_in_recovery() as is_standby, ",
             now!(),
             " as now from log_heads where shard = $1"
         );
-        let found = of_shard(&self.heads, shard)?.fetch(|| sqlx::query(found).bind(shard)).await?;
+        let found = || sqlx::query(found).bind(shard);
+        let found = of_shard(&self.heads, shard)?.fetch_checked(found, of_primary).await?;
         self.seen(&only(found)?)
     }
 
@@ -332,6 +340,16 @@ async fn fetch_one(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Re
     only(fetch(pool, query).await?)
 }
 
+/// Whether heads were read from the primary. A standby answers too, however far it lies behind.
+fn of_primary(heads: &[PgRow]) -> Result<(), StoreError> {
+    for head in heads {
+        if head.try_get("is_standby").map_err(store_error)? {
+            return Err(StoreError::Unavailable(STANDBY.into()));
+        }
+    }
+    Ok(())
+}
+
 fn change(row: &PgRow) -> Result<Change, StoreError> {
     let org = row.try_get("org_id").map_err(store_error)?;
     let at = row.try_get("recorded_at").map_err(store_error)?;
@@ -350,12 +368,22 @@ shared_sql::profiles!(PostgresStore, ERASE_PROFILES);
 
 shared_sql::log_rows!(PgRow);
 
-/// What every connection asks for. A statement whose asker has gone ends with its line.
+/// What every connection asks for. A statement whose asker has gone ends with its line; a lost race for a head is an answer, where
+/// a stricter isolation, as a database or role may have it by default, makes it an error.
+const SETTINGS: [(&str, &str); 2] =
+    [("client_connection_check_interval", "1s"), ("default_transaction_isolation", "read committed")];
+
 fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
     let options = PgConnectOptions::from_str(url).map_err(|error| StoreError::Url(error.to_string()))?;
-    Ok(options.application_name("tollgate").options([("client_connection_check_interval", "1s")]))
+    Ok(options.application_name("tollgate").options(SETTINGS))
 }
 
+/// Connections that are closed, not kept, where the server is still busy with what nobody waits for any more.
 fn pool(connections_max: u32) -> PgPoolOptions {
-    PgPoolOptions::new().max_connections(connections_max).acquire_timeout(CONNECT_TIMEOUT)
+    let pool = PgPoolOptions::new().max_connections(connections_max).acquire_timeout(CONNECT_TIMEOUT);
+    pool.after_release(|connection, _| Box::pin(is_quiet(connection)))
+}
+
+async fn is_quiet(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    Ok(timeout(QUIET_WITHIN, connection.ping()).await.is_ok_and(|answered| answered.is_ok()))
 }

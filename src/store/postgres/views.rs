@@ -27,16 +27,22 @@ use crate::store::projections::{
 use crate::store::rows::{self, Cell, Table};
 use crate::store::{StoreError, shared_sql};
 
-/// The projector's, the snapshots' and the readers'.
+/// The projector's, the snapshots' and those of who looks something up.
 const POOL_CONNECTIONS_MAX: u32 = 12;
+/// Reports read many rows each: however many are asked for, look-ups have connections of their own.
+const REPORT_CONNECTIONS_MAX: u32 = 3;
 /// A page of events is merged in far less; without a limit a line that fell silent would stop a shard for good.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// A node that was cut off holds no checkpoint.
 const SETTINGS: [(&str, &str); 3] =
     [("synchronous_commit", "on"), ("lock_timeout", "10s"), ("idle_in_transaction_session_timeout", "10s")];
 
+/// A report that takes longer has nobody waiting for it any more: as [`ANSWER_TIMEOUT`].
+const REPORT_SETTINGS: [(&str, &str); 1] = [("statement_timeout", "20s")];
+
 pub struct PostgresViews {
     readers: PgPool,
+    reports: PgPool,
 }
 
 impl std::fmt::Debug for PostgresViews {
@@ -51,8 +57,10 @@ impl PostgresViews {
     /// # Errors
     /// `Url`.
     pub fn open(url: &str) -> Result<PostgresViews, StoreError> {
+        let options = options(url)?.options(SETTINGS);
         Ok(PostgresViews {
-            readers: pool(POOL_CONNECTIONS_MAX).connect_lazy_with(options(url)?.options(SETTINGS)),
+            readers: pool(POOL_CONNECTIONS_MAX).connect_lazy_with(options.clone()),
+            reports: pool(REPORT_CONNECTIONS_MAX).connect_lazy_with(options.options(REPORT_SETTINGS)),
         })
     }
 
@@ -112,7 +120,7 @@ async fn finished<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Res
 
 shared_sql::generations!(PostgresViews, PgConnection, PgRow);
 shared_sql::event_index!(PostgresViews, PgRow);
-shared_sql::reports!(PostgresViews, PgRow);
+shared_sql::reports!(PostgresViews, PgRow, reports);
 shared_sql::snapshots!(PostgresViews, PgRow);
 
 impl Projections for PostgresViews {

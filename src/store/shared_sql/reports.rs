@@ -1,8 +1,8 @@
 //! What reports and workers read.
 
-/// The reports, over `self.readers` and `answered`.
+/// The reports, over the named pool, and what workers read, over `self.readers`; both over `answered`.
 macro_rules! reports {
-    ($views:ty, $row:ty) => {
+    ($views:ty, $row:ty, $reports:ident) => {
         #[async_trait]
         impl crate::store::projections::Reports for $views {
             async fn spend(
@@ -20,7 +20,7 @@ macro_rules! reports {
                 let query =
                     sqlx::query(AssertSqlSafe(sql)).bind(shard).bind(org.0).bind(hours.start).bind(hours.end);
                 answered(async {
-                    let mut rows = query.fetch(&self.readers);
+                    let mut rows = query.fetch(&self.$reports);
                     while let Some(row) = rows.try_next().await? {
                         let (key, spend) = spend_row(&row, &dimensions)?;
                         if each(key, spend).is_break() {
@@ -43,7 +43,7 @@ macro_rules! reports {
                 let sql = rows::arm_query(&rows::ARM_UNITS);
                 let query = sqlx::query(AssertSqlSafe(sql)).bind(shard).bind(arm);
                 answered(async {
-                    let mut rows = query.fetch(&self.readers);
+                    let mut rows = query.fetch(&self.$reports);
                     while let Some(row) = rows.try_next().await? {
                         let mut sums = UnitSums::default();
                         for (sum, column) in sums.each().into_iter().zip(rows::ARM_UNITS.values) {
@@ -58,7 +58,7 @@ macro_rules! reports {
 
             async fn arm_latencies(&self, shard: i32, arm: &str) -> Result<Vec<(i64, i64)>, StoreError> {
                 let sql = rows::arm_query(&rows::ARM_LATENCIES);
-                answered(sqlx::query_as(AssertSqlSafe(sql)).bind(shard).bind(arm).fetch_all(&self.readers))
+                answered(sqlx::query_as(AssertSqlSafe(sql)).bind(shard).bind(arm).fetch_all(&self.$reports))
                     .await
             }
 

@@ -154,7 +154,7 @@ use answered as finished;
 
 shared_sql::generations!(SqliteViews, SqliteConnection, SqliteRow);
 shared_sql::event_index!(SqliteViews, SqliteRow);
-shared_sql::reports!(SqliteViews, SqliteRow);
+shared_sql::reports!(SqliteViews, SqliteRow, readers);
 shared_sql::snapshots!(SqliteViews, SqliteRow);
 
 #[async_trait]

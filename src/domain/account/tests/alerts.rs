@@ -1,11 +1,14 @@
 //! Alerts: when a rule speaks, and when it speaks again.
 
 use crate::domain::account::Account;
+use crate::domain::account::alerts::ALERTS_MAX;
+use crate::domain::account::budget::{BudgetScope, BudgetWindow};
 use crate::domain::account::command::{OrgCommand, Reserve};
 use crate::domain::account::tests::fixtures::*;
 use crate::domain::alerting::AlertRule;
 use crate::domain::credits::Credits;
 use crate::domain::event::Event;
+use crate::domain::purpose::Purpose;
 use crate::domain::reservation::ExpiryPolicy;
 
 #[test]
@@ -80,4 +83,61 @@ fn credits_that_come_back_only_to_expire_are_no_recovery() {
     account.does(after(100), hold(3, credits(6)));
     let spent = account.does(after(100), settle(3, credits(6)));
     assert_eq!(alerts_in(&spent), 1, "what stays is one");
+}
+
+/// A hold for one of many end users, each of whom a budget of 10 credits counts apart.
+fn of_user(n: u128, amount: Credits) -> Reserve {
+    let purpose = Purpose { end_user: Some(format!("user {n}")), ..Purpose::default() };
+    Reserve { purpose, expiry: ExpiryPolicy::ChargeBound, ..hold(n, amount) }
+}
+
+/// More end users than one decision raises alerts for.
+const USERS: u128 = ALERTS_MAX as u128 + 3;
+
+fn with_each_user_at_half_its_budget(rules: Vec<OrgCommand>) -> Account {
+    let each = budget(BudgetScope::EndUser { end_user: None }, BudgetWindow::Month, credits(10));
+    let mut account = with([grant(1, credits(100_000)), OrgCommand::SetBudgets { budgets: vec![each] }]);
+    rules.into_iter().for_each(|rules| _ = account.does(START, rules));
+    (1..=USERS).for_each(|n| _ = account.does(START, of_user(n, credits(5))));
+    account
+}
+
+#[test]
+fn a_new_rule_alerts_so_many_windows_at_once_the_same_ones_always_and_the_others_at_their_next_charge() {
+    let rules = || OrgCommand::SetAlertRules { rules: vec![AlertRule::BudgetPercent { percent: 50 }] };
+    let mut account = with_each_user_at_half_its_budget(vec![]);
+    account.expire_due(after(60));
+    let saved = serde_json::to_string(&account).unwrap();
+    // Its maps have another order.
+    let mut read_again: Account = serde_json::from_str(&saved).unwrap();
+
+    let first = account.does(after(60), rules());
+    let missed = (1..=USERS).find(|n| {
+        let user = format!("user {n}");
+        let is_of = |event: &Event| match event {
+            Event::AlertRaised { subject, .. } => {
+                subject.window.as_ref().unwrap().end_user.as_ref() == Some(&user)
+            }
+            _ => false,
+        };
+        !first.iter().any(is_of)
+    });
+    let of_missed = Reserve { reservation: reservation(USERS + 1), ..of_user(missed.unwrap(), credits(1)) };
+    account.does(after(60), of_missed);
+    let charged = account.does(after(60), settle(USERS + 1, credits(1)));
+    let again = account.does(after(60), rules());
+
+    assert_eq!(alerts_in(&first), ALERTS_MAX);
+    assert_eq!(first, read_again.does(after(60), rules()));
+    assert_eq!((alerts_in(&charged), alerts_in(&again)), (1, 2), "one each");
+}
+
+#[test]
+fn ends_that_come_together_alert_so_many_windows_at_once() {
+    let rules = OrgCommand::SetAlertRules { rules: vec![AlertRule::BudgetPercent { percent: 50 }] };
+    let mut account = with_each_user_at_half_its_budget(vec![rules]);
+
+    let ended: Vec<Event> = account.expire_due(after(60)).into_iter().map(|(event, _)| event).collect();
+
+    assert_eq!(alerts_in(&ended), ALERTS_MAX);
 }
