@@ -35,17 +35,14 @@ pub fn render_tools(
         };
         body.insert("tool_choice".into(), choice);
     }
-    match conversation.parallel_tool_calls {
+    if let Some(is_asked) = conversation.parallel_tool_calls {
         // The o series refuses the field, whatever it says.
-        Some(is_asked) if is_openai_reasoning_model(model) && gpt_version(model).is_none() => {
-            if !is_asked {
-                dropped.add("parallel_tool_calls");
-            }
-        }
-        Some(is_asked) => {
+        let is_refused = is_openai_reasoning_model(model) && gpt_version(model).is_none();
+        if !is_refused {
             body.insert("parallel_tool_calls".into(), is_asked.into());
+        } else if !is_asked {
+            dropped.add("parallel_tool_calls");
         }
-        None => {}
     }
 }
 
