@@ -123,6 +123,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     upkeep.abort();
     workers.stop().await;
     ledger.close_or_warn().await;
+    tracing::info!("stopped");
     Ok(())
 }
 

@@ -37,6 +37,7 @@ pub async fn serve_until_stopped(
     tokio::select! {
         () = &mut serving => return,
         () = stops.next() => {
+            tracing::info!(seconds = drain.as_secs(), "asked to stop: what is under way may take so long to end");
             let _ = stop.send(());
         }
     }

@@ -14,3 +14,15 @@ pub enum Role {
     Gateway,
     Inference,
 }
+
+impl Role {
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Operator => "operator",
+            Role::Finance => "finance",
+            Role::OrgAdmin => "org_admin",
+            Role::Gateway => "gateway",
+            Role::Inference => "inference",
+        }
+    }
+}

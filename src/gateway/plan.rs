@@ -275,7 +275,10 @@ impl Finder<'_> {
             let notice = format!("{model} was switched off on {day}; {} answers in its place", found.model);
             return Some(Target { notice: Some(notice), ..found });
         }
-        if self.prices.at.plus_seconds(NOTICE_DAYS * DAY_SECONDS) >= ends_at {
+        if self.prices.at >= ends_at {
+            asked.notice =
+                Some(format!("by the price list {model} was switched off on {day}; ask for another model"));
+        } else if self.prices.at.plus_seconds(NOTICE_DAYS * DAY_SECONDS) >= ends_at {
             asked.notice = Some(format!("the provider switches {model} off on {day}"));
         }
         Some(asked)

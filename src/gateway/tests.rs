@@ -345,9 +345,15 @@ async fn models_whose_days_are_counted_say_so_and_their_successors_answer_after(
 async fn that_a_model_is_switched_off_is_told_from_sixty_days_before() {
     let world = World::routed("5", "", json!([])).await;
     let mut cards = default_cards(Timestamp(2)).expect("cards");
-    cards.retain(|card| card.provider == "openai" && ["gpt-4o-mini", "gpt-4.1-nano"].contains(&&*card.model));
+    cards.retain(|card| {
+        card.provider == "openai" && ["gpt-4o-mini", "gpt-4.1-mini", "gpt-4.1-nano"].contains(&&*card.model)
+    });
     for card in &mut cards {
-        let days = if card.model == "gpt-4o-mini" { 59 } else { 61 };
+        let days = match card.model.as_str() {
+            "gpt-4o-mini" => 59,
+            "gpt-4.1-mini" => -1,
+            _ => 61,
+        };
         card.deprecated_at = Some(world.ledger.clock().now().plus_seconds(days * 86_400));
     }
     let publish = SystemCommand::PublishPrices { cards, mark_ups: vec![] };
@@ -357,8 +363,10 @@ async fn that_a_model_is_switched_off_is_told_from_sixty_days_before() {
     };
 
     let [soon, later] = [warning("gpt-4o-mini").await, warning("gpt-4.1-nano").await];
+    let gone = warning("gpt-4.1-mini").await;
 
     assert!(soon.contains("switches gpt-4o-mini off on"), "{soon}");
+    assert!(gone.contains("gpt-4.1-mini was switched off on"), "{gone}");
     assert_eq!(later, "");
 }
 

@@ -29,19 +29,19 @@ fn require_role(actor: &Actor, org: OrgId, roles: &[Role]) -> Result<(), Problem
     if actor.role == Role::Operator || roles.contains(&actor.role) {
         Ok(())
     } else {
-        Err(Problem::forbidden())
+        Err(Problem::forbidden(roles))
     }
 }
 
 /// Whether the actor is the operator.
 pub fn require_operator(actor: &Actor) -> Result<(), Problem> {
-    if actor.role == Role::Operator { Ok(()) } else { Err(Problem::forbidden()) }
+    if actor.role == Role::Operator { Ok(()) } else { Err(Problem::forbidden(&[])) }
 }
 
 /// Whether the actor may read every org.
 pub fn require_all_orgs_reader(actor: &Actor) -> Result<(), Problem> {
     let reads = actor.org.is_none() && matches!(actor.role, Role::Operator | Role::Finance);
-    if reads { Ok(()) } else { Err(Problem::forbidden()) }
+    if reads { Ok(()) } else { Err(Problem::forbidden(&[Role::Finance])) }
 }
 
 /// The reservation that a path or an operation names, where the actor may act on it: a project's key on its project's.
@@ -52,6 +52,10 @@ pub async fn authorised(
     roles: &[Role],
 ) -> Result<ReservationId, Problem> {
     let id: ReservationId = reservation.parse().map_err(|_| Refusal::UnknownReservation)?;
+    // Another org's is as one that is not there.
+    if actor.org.is_some_and(|own| own != id.org) {
+        return Err(Refusal::UnknownReservation.into());
+    }
     require_role(actor, id.org, roles)?;
     of_its_project(api, actor, id).await?;
     Ok(id)

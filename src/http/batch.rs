@@ -103,7 +103,7 @@ pub async fn run(
     Body(batch): Body<Batch>,
 ) -> Result<Json<Outcomes>, Problem> {
     if !matches!(actor.role, Role::Operator | Role::Gateway) {
-        return Err(Problem::forbidden());
+        return Err(Problem::forbidden(&[Role::Gateway]));
     }
     if !(1..=OPERATIONS_MAX).contains(&batch.operations.len()) {
         return Err(Problem::malformed(format!("a batch has 1 to {OPERATIONS_MAX} `operations`")));

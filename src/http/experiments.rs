@@ -268,7 +268,7 @@ pub async fn give_feedback(
         (None, None) if actor.role == Role::Operator => {
             return Err(Problem::malformed("say by `org` whose request it was"));
         }
-        (None, None) => return Err(Problem::forbidden()),
+        (None, None) => return Err(Problem::forbidden(&givers)),
     };
     let feedback = Feedback {
         score_thousandths: body.score.as_ref().map(thousandths).transpose()?,

@@ -9,6 +9,7 @@ use crate::domain::account::refusal::Refusal;
 use crate::domain::credits::Credits;
 use crate::domain::ids::KeyId;
 use crate::domain::reservation::ReservationStatus;
+use crate::domain::role::Role;
 use crate::ledger::LedgerError;
 use crate::operations::authenticate::AuthError;
 use crate::operations::purchase::PurchaseError;
@@ -156,8 +157,12 @@ impl Problem {
         Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}"))
     }
 
-    pub fn forbidden() -> Problem {
-        Problem::new(StatusCode::FORBIDDEN, "forbidden", "this key's role may not do this")
+    /// Of what these roles may do, and the operator's.
+    pub fn forbidden(roles: &[Role]) -> Problem {
+        let roles = roles.iter().map(|role| role.name()).chain([Role::Operator.name()]);
+        let roles = roles.collect::<Vec<_>>().join(" or ");
+        let detail = format!("this key's role may not do this: use a key of role {roles}");
+        Problem::new(StatusCode::FORBIDDEN, "forbidden", detail)
     }
 
     pub fn with(mut self, name: &str, value: Value) -> Problem {

@@ -19,15 +19,16 @@ pub async fn readiness(ledger: &Ledger) -> Result<(), String> {
     if let Some(why) = ledger.held_back() {
         return Err(why.to_string());
     }
-    if let Some(why) = ledger.unwritten() {
-        return Err(why);
-    }
     // What reads the heads reads the database's clock too.
     match ledger.behind().await {
         Ok(events) if events > BEHIND_EVENTS_MAX => {
             Err(format!("{events} events of other nodes were not looked at yet; it catches up by itself"))
         }
-        Ok(_) => ledger.clock_off_by().map_or(Ok(()), |micros| Err(clock_off(micros))),
+        Ok(_) => {
+            // A clock that is off says more than the write that failed by it.
+            let why_not = ledger.clock_off_by().map(clock_off).or_else(|| ledger.unwritten());
+            why_not.map_or(Ok(()), Err)
+        }
         Err(error) => Err(error.to_string()),
     }
 }

@@ -137,6 +137,8 @@ async fn i12_another_orgs_things_are_not_found() {
         let body = Some(body).filter(|_| method == Method::POST);
         let answer = mallory.send(method, &path, Some("k"), body).await;
         assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}: {}", answer.body);
+        let missing = if path.contains(&hold) { "unknown_reservation" } else { "unknown_org" };
+        assert_eq!(answer.body["code"], missing, "{path}");
     }
     app.finish().await;
 }
@@ -161,6 +163,9 @@ async fn roles_do_what_they_are_for_and_no_more() {
 
         assert_eq!((granted, reserved, made), (may_grant, may_reserve, may_make_keys), "{role}");
     }
+    let told = app.key("acme", "inference").await.post("/api/v1/orgs/acme/reservations", reserve).await.body;
+    let detail = told["detail"].as_str().unwrap();
+    assert!(detail.ends_with("use a key of role gateway or operator"), "{detail}");
     let stranger = app.with_key("tg_nonsense");
     stranger.get("/api/v1/orgs/acme").await.expect(StatusCode::UNAUTHORIZED);
     app.finish().await;
