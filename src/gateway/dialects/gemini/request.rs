@@ -17,6 +17,9 @@ const STOPS_MAX: usize = 5;
 pub fn render_request(mut conversation: Conversation, model: &str) -> Result<UpstreamRequest, Refused> {
     conversation.move_pictures_out_of_results();
     conversation.leave_out_tier()?;
+    if gemini_version(model).is_some_and(|version| version < (3, 0)) {
+        leave_tools_or_form(&mut conversation)?;
+    }
     let mut dropped = conversation.dropped;
     let mut body = Map::new();
     let text = conversation.system.join("\n\n");
@@ -44,12 +47,6 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
         return Err(Unsupported::new("stop", "the upstream of this model takes at most 5").into());
     }
     let mut config = Map::new();
-    // Source: <https://ai.google.dev/gemini-api/docs/structured-output>.
-    let has_either = gemini_version(model).is_some_and(|version| version < (3, 0));
-    if has_either && !conversation.tools.is_empty() && conversation.response_format.is_some() {
-        let why = "the upstream of this model takes tools or a form of the answer, not both";
-        return Err(Unsupported::new("response_format", why).into());
-    }
     if let Some(format) = conversation.response_format {
         config.insert("responseMimeType".into(), "application/json".into());
         if let ResponseFormat::Schema(schema) = format {
@@ -77,6 +74,21 @@ pub fn render_request(mut conversation: Conversation, model: &str) -> Result<Ups
         body.insert("generationConfig".into(), config.into());
     }
     Ok(UpstreamRequest { body: Value::Object(body), dropped: dropped.into() })
+}
+
+/// Before 3 it takes tools or a form of the answer. Those that must not be called can be done without.
+/// Source: <https://ai.google.dev/gemini-api/docs/structured-output>.
+fn leave_tools_or_form(conversation: &mut Conversation) -> Result<(), Unsupported> {
+    if conversation.tools.is_empty() || conversation.response_format.is_none() {
+        return Ok(());
+    }
+    if conversation.tool_choice != Some(ToolChoice::None) {
+        let why = "the upstream of this model takes tools or a form of the answer, not both";
+        return Err(Unsupported::new("response_format", why));
+    }
+    conversation.tools.clear();
+    conversation.dropped.add("tools");
+    Ok(())
 }
 
 fn contents(messages: &[Message], model: &str) -> Result<Vec<Value>, Refused> {

@@ -166,6 +166,12 @@ fn early_geminis_take_tools_or_a_form_of_the_answer() {
     let field = refused_field(Dialect::OpenaiChat, Family::Gemini, "gemini-2.5-flash", &asked(both.clone()));
 
     assert_eq!(field, "response_format");
+    let mut uncalled = both.clone();
+    uncalled["tool_choice"] = "none".into();
+    let (body, dropped) = sent(Family::Gemini, "gemini-2.5-flash", uncalled);
+    assert_eq!(body["generationConfig"]["responseMimeType"], "application/json");
+    assert_eq!((&body["tools"], &body["toolConfig"]), (&Value::Null, &Value::Null));
+    assert_eq!(dropped, ["tools"]);
     let (body, _) = sent(Family::Gemini, "gemini-3-pro-preview", both);
     assert_eq!(body["generationConfig"]["responseMimeType"], "application/json");
     let (body, _) =
