@@ -269,6 +269,14 @@ fn failures_are_classified_as_the_providers_document_them() {
         ),
         (
             400,
+            json!({"error": {"code": 400, "type": "exceed_context_size_error", "n_prompt_tokens": 4390, "n_ctx": 4096,
+                "message": "request (4390 tokens) exceeds the available context size (4096 tokens), try increasing it"}})
+            .to_string(),
+            Kind::ContextLength,
+            Retry::RouteFallbackOnly,
+        ),
+        (
+            400,
             error("invalid_request_error", "", "prompt is too long: 201000 tokens > 200000 maximum"),
             Kind::ContextLength,
             Retry::RouteFallbackOnly,
