@@ -21,6 +21,7 @@ mod pieces;
 pub mod relay;
 mod same;
 pub mod sse;
+mod strict;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
@@ -199,6 +200,11 @@ pub fn upstream_request(
         parsed.forget_signatures();
     }
     parsed.forget_thoughts(upstream == Family::OpenaiChat && openai_chat::wants_thoughts_back(model));
+    if client == Dialect::AnthropicMessages
+        && matches!(upstream, Family::OpenaiChat | Family::OpenaiResponses)
+    {
+        strict::loosen(&mut parsed.tools, &mut parsed.dropped);
+    }
     let mut sent = match upstream {
         Family::OpenaiChat => openai_chat::render_request(parsed, model)?,
         Family::OpenaiResponses => openai_responses::render_request(parsed, model)?,

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::super::dropped::Dropped;
+use super::super::strict::is_object;
 use super::super::{Refused, unsupported};
 
 /// What can't be held to.
@@ -89,13 +90,6 @@ fn one_of_any(fields: &mut Map<String, Value>, dropped: &mut Dropped) {
         dropped.add("schema.oneOf");
         fields.insert("anyOf".to_owned(), schemas);
     }
-}
-
-fn is_object(fields: &Map<String, Value>) -> bool {
-    let is_named = |kind: &Value| {
-        kind == "object" || kind.as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "object"))
-    };
-    fields.get("type").is_some_and(is_named) || fields.contains_key("properties")
 }
 
 /// Of objects that are one, each closed, none leaves room for the others' properties: no answer would hold to them all.

@@ -248,6 +248,10 @@ fn parse_tool(dropped: &mut Dropped, index: usize, tool: &Value) -> Result<Tool,
         );
     }
     dropped.add_unread("tools[]", tool, &["type", "name", "description", "parameters", "strict"]);
+    if tool["strict"].is_null() {
+        // Strict is this endpoint's default, to which it bends the schema; elsewhere it is what only some schemas and models take.
+        dropped.add("tools[].strict");
+    }
     let name =
         tool["name"].as_str().ok_or_else(|| Malformed::new(format!("tools[{index}].name"), "is required"))?;
     let schema = match &tool["parameters"] {

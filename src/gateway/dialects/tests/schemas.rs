@@ -79,6 +79,64 @@ fn of_tools_only_the_strict_are_brought_into_claudes_form() {
 }
 
 #[test]
+fn a_tool_that_is_strict_for_claude_is_not_held_to_where_openai_would_refuse_it() {
+    let closed = |required: Value, n: Value| json!({"type": "object", "properties": {"n": n}, "required": required, "additionalProperties": false});
+    let number = json!({"type": "integer"});
+    let whole = closed(json!(["n"]), number.clone());
+    let open = json!({"type": "object", "properties": {"n": number}, "required": ["n"]});
+    for (schema, strict) in [
+        (whole.clone(), true),
+        (closed(json!(["n"]), json!({"type": "array", "items": whole})), true),
+        (json!({"type": "object", "additionalProperties": false}), true),
+        (closed(json!([]), number.clone()), false),
+        (open.clone(), false),
+        (closed(json!(["n"]), open.clone()), false),
+        (closed(json!(["n"]), json!({"type": "array", "items": open})), false),
+        (closed(json!(["n"]), json!({"anyOf": [{"type": "null"}, open]})), false),
+        (closed(json!(["n"]), json!({"type": ["object", "null"]})), false),
+        (closed(json!(["n"]), json!({"allOf": [number]})), false),
+    ] {
+        let tool = json!({"name": "count", "input_schema": schema, "strict": true});
+        let body = json!({"model": "m", "max_tokens": 9, "tools": [tool],
+                          "messages": [{"role": "user", "content": "Count."}]});
+        for (family, place) in
+            [(Family::OpenaiChat, "/tools/0/function/strict"), (Family::OpenaiResponses, "/tools/0/strict")]
+        {
+            let sent = upstream_request(Dialect::AnthropicMessages, family, &body, "gpt-5.1").unwrap();
+
+            assert_eq!(sent.body.pointer(place), Some(&strict.into()), "{family:?} {schema}");
+            let named: &[&str] = if strict { &[] } else { &["tools[].strict"] };
+            assert_eq!(sent.dropped, named, "{family:?} {schema}");
+        }
+    }
+}
+
+#[test]
+fn a_chats_own_strict_tools_are_openais_to_judge() {
+    let function = json!({"name": "count", "parameters": {"type": "object"}, "strict": true});
+    let chat = json!({"model": "m", "messages": [{"role": "user", "content": "Count."}],
+                      "tools": [{"type": "function", "function": function}]});
+
+    let sent = upstream_request(Dialect::OpenaiChat, Family::OpenaiResponses, &chat, "gpt-5.1").unwrap();
+
+    assert_eq!((&sent.body["tools"][0]["strict"], sent.dropped), (&true.into(), vec![]));
+}
+
+#[test]
+fn a_responses_tool_that_is_strict_by_default_is_named_where_it_no_longer_is() {
+    for (strict, named) in [(Value::Null, &["tools[].strict"][..]), (json!(false), &[])] {
+        let tool =
+            json!({"type": "function", "name": "count", "parameters": {"type": "object"}, "strict": strict});
+        let body = json!({"model": "m", "max_output_tokens": 9, "input": "Count.", "tools": [tool]});
+        for family in [Family::OpenaiChat, Family::Anthropic, Family::Gemini] {
+            let sent = upstream_request(Dialect::OpenaiResponses, family, &body, "m").unwrap();
+
+            assert_eq!(sent.dropped, named, "{family:?} {strict}");
+        }
+    }
+}
+
+#[test]
 fn what_claude_would_refuse_is_refused_before_it_is_sent() {
     let named = json!({"type": "object", "additionalProperties": {"type": "string"}});
     let free = json!({"type": "object"});
