@@ -192,6 +192,7 @@ mod tests {
         let cut = of_gemini(&json!({"model": "r", "input": "Hi", "dimensions": 2}), &answer).expect("sound");
         let (x, y) = (0.5 / 4.25_f64.sqrt(), -2.0 / 4.25_f64.sqrt());
         assert_eq!(cut["data"][0]["embedding"], json!([x, y]), "of length one, as OpenAI's are");
+        assert_eq!(of_length_one(&[json!(0.0), json!(0.0)]), [0.0, 0.0], "it has no direction");
         for wrong in [json!({}), json!({"embeddings": []}), json!({"embeddings": [{"values": ["x"]}]})] {
             assert!(of_gemini(&asked, &wrong).is_err(), "{wrong}");
         }

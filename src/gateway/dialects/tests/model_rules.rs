@@ -183,7 +183,7 @@ fn early_geminis_take_tools_or_a_form_of_the_answer() {
 fn empty_texts_do_not_reach_gemini() {
     let empty = json!({"type": "text", "text": ""});
     let history = json!({"messages": [
-        {"role": "system", "content": ""},
+        {"role": "system", "content": [empty]},
         {"role": "user", "content": [empty, {"type": "text", "text": USER}]},
         {"role": "assistant", "content": ""},
         {"role": "user", "content": "Go on"},
