@@ -4,11 +4,14 @@
 //! known here is reported by name; a model that can't be priced in full is refused with the reason, never imported
 //! cheaper than it is.
 
+mod keys;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use rust_decimal::Decimal;
 use serde_json::value::RawValue;
 
+use crate::domain::pricing::litellm::keys::{RateKey, is_known, uncountable};
 use crate::domain::pricing::rate::Rate;
 use crate::domain::pricing::rate_card::{
     LongContext, Mode, RateCard, Rates, ServiceTier, TierRates, UnitRates, Uplift,
@@ -46,10 +49,14 @@ pub fn import(text: &str, effective_from: Timestamp) -> Result<Import, ImportErr
     let mut import = Import::default();
     for (name, raw) in models.iter().filter(|(name, _)| !NOT_MODELS.contains(&name.as_str())) {
         let entry: Entry<'_> = serde_json::from_str(raw.get())?;
-        for key in entry.keys().filter(|key| !is_known(key)) {
-            import.unknown_keys.entry(key.clone()).or_default().push(name.clone());
-        }
-        match card(name, &entry, effective_from) {
+        let card = mode(&entry).and_then(|mode| {
+            // Of what is not metered, nothing need be known.
+            for key in entry.keys().filter(|key| !is_known(key)) {
+                import.unknown_keys.entry(key.clone()).or_default().push(name.clone());
+            }
+            card(name, mode, &entry, effective_from)
+        });
+        match card {
             Ok(card) => import.take(name, card),
             Err(why) => import.refused.push(RefusedModel { model: name.clone(), why }),
         }
@@ -80,17 +87,21 @@ impl Import {
 /// Entries of the map that describe the map.
 const NOT_MODELS: [&str; 2] = ["sample_spec", "_source"];
 
-fn card(name: &str, entry: &Entry<'_>, effective_from: Timestamp) -> Result<RateCard, String> {
-    let text = |key: &str| {
-        entry.get(key).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok()).unwrap_or_default()
-    };
-    let listed_under = text("litellm_provider");
-    let mode = match text("mode").as_str() {
-        "chat" => Mode::Chat,
-        "responses" => Mode::Responses,
-        "embedding" => Mode::Embedding,
-        other => return Err(format!("models of mode \"{other}\" can't be metered yet")),
-    };
+fn mode(entry: &Entry<'_>) -> Result<Mode, String> {
+    match text(entry, "mode").as_str() {
+        "chat" => Ok(Mode::Chat),
+        "responses" => Ok(Mode::Responses),
+        "embedding" => Ok(Mode::Embedding),
+        other => Err(format!("models of mode \"{other}\" can't be metered yet")),
+    }
+}
+
+fn text(entry: &Entry<'_>, key: &str) -> String {
+    entry.get(key).and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
+}
+
+fn card(name: &str, mode: Mode, entry: &Entry<'_>, effective_from: Timestamp) -> Result<RateCard, String> {
+    let listed_under = text(entry, "litellm_provider");
     let mut prices = Prices::default();
     for (key, raw) in entry {
         prices.take(key, raw)?;
@@ -110,7 +121,7 @@ fn card(name: &str, entry: &Entry<'_>, effective_from: Timestamp) -> Result<Rate
         context_window_tokens: whole(entry, "max_input_tokens"),
         // The older name means the output where that was known, else the input: in both cases no less.
         output_tokens_max: whole(entry, "max_output_tokens").or_else(|| whole(entry, "max_tokens")),
-        deprecated_at: Timestamp::parse_rfc3339(&format!("{}T00:00:00Z", text("deprecation_date"))),
+        deprecated_at: Timestamp::parse_rfc3339(&format!("{}T00:00:00Z", text(entry, "deprecation_date"))),
     })
 }
 
@@ -195,74 +206,6 @@ fn without_repetition(rates: Rates) -> Rates {
     Rates { reasoning: rates.reasoning.filter(|_| !repeated), ..rates }
 }
 
-/// Picks the rate of one class of tokens.
-type Class = fn(&mut Rates) -> &mut Option<Rate>;
-
-/// Where a per-token price belongs: its class, service tier and long-context threshold.
-struct RateKey {
-    class: Class,
-    tier: ServiceTier,
-    above_tokens: Option<u64>,
-}
-
-impl RateKey {
-    /// `stem[_above_<n>k_tokens][_<tier>]`, where a stem may itself end in the life of the cache.
-    fn parse(key: &str) -> Option<RateKey> {
-        const STEMS: [(&str, Class); 12] = [
-            ("cache_creation_input_token_cost_above_12hr", |rates| &mut rates.cache_write_1h),
-            ("cache_creation_input_token_cost_above_1hr", |rates| &mut rates.cache_write_1h),
-            ("cache_creation_input_token_cost", |rates| &mut rates.cache_write_5m),
-            ("cache_read_input_token_cost", |rates| &mut rates.cache_read),
-            ("cache_read_input_audio_token_cost", |rates| &mut rates.cached_audio),
-            ("input_cost_per_token", |rates| &mut rates.input),
-            ("input_cost_per_audio_token", |rates| &mut rates.audio_input),
-            ("input_cost_per_image_token", |rates| &mut rates.image),
-            ("input_cost_per_video_token", |rates| &mut rates.video),
-            ("output_cost_per_token", |rates| &mut rates.output),
-            ("output_cost_per_reasoning_token", |rates| &mut rates.reasoning),
-            ("output_cost_per_audio_token", |rates| &mut rates.audio_output),
-        ];
-        STEMS.iter().find_map(|(stem, class)| {
-            let (above_tokens, rest) = threshold(key.strip_prefix(stem)?)?;
-            let tier = match rest {
-                "" => ServiceTier::Standard,
-                "_batches" => ServiceTier::Batch,
-                "_flex" => ServiceTier::Flex,
-                "_priority" => ServiceTier::Priority,
-                "_ultrafast" => ServiceTier::Ultrafast,
-                "_decisions" => ServiceTier::Decisions,
-                _ => return None,
-            };
-            Some(RateKey { class: *class, tier, above_tokens })
-        })
-    }
-}
-
-/// The threshold at the start of a key's rest, and what follows it. `None` when it is no threshold of tokens.
-fn threshold(rest: &str) -> Option<(Option<u64>, &str)> {
-    let Some(above) = rest.strip_prefix("_above_") else { return Some((None, rest)) };
-    let (thousands, rest) = above.split_once("k_tokens")?;
-    let tokens = thousands.parse::<u64>().ok()?.checked_mul(1_000)?;
-    Some((Some(tokens), rest))
-}
-
-/// Prices by a unit of which no provider's usage tells the count: a model that needs them can't be charged exactly.
-fn uncountable(key: &str) -> Option<&'static str> {
-    const UNITS: [(&str, &str); 9] = [
-        ("input_cost_per_character", "by the character"),
-        ("output_cost_per_character", "by the character"),
-        ("input_cost_per_audio_per_second", "by the second of audio"),
-        ("input_cost_per_video_per_second", "by the second of video"),
-        ("input_cost_per_image", "by the picture"),
-        ("output_cost_per_image_token", "by tokens of generated pictures"),
-        ("output_cost_per_image", "by the generated picture"),
-        ("output_cost_per_video_token", "by tokens of generated video"),
-        ("code_interpreter_cost_per_session", "by the session"),
-    ];
-    const ENDINGS: [&str; 4] = ["", "_above_128k_tokens", "_above_15s_interval", "_above_8s_interval"];
-    UNITS.iter().find_map(|(stem, unit)| ENDINGS.contains(&key.strip_prefix(stem)?).then_some(*unit))
-}
-
 fn uplifts(entry: &Entry<'_>) -> Result<BTreeMap<Uplift, Rate>, String> {
     let mut uplifts = BTreeMap::new();
     for (key, uplift) in [
@@ -326,90 +269,6 @@ fn exact(raw: &RawValue) -> Option<Decimal> {
 fn whole(entry: &Entry<'_>, key: &str) -> Option<u64> {
     entry.get(key).and_then(|raw| exact(raw)).and_then(|value| u64::try_from(value).ok())
 }
-
-fn is_known(key: &str) -> bool {
-    RateKey::parse(key).is_some() || uncountable(key).is_some() || FACTS.contains(&key)
-}
-
-/// Keys that are read by name above, or that say nothing about what a call costs. Prices of tools that Tollgate does
-/// not let through (grounding on maps) and free quotas shared between a provider's customers are among them.
-const FACTS: &[&str] = &[
-    "comment",
-    "default_reasoning_effort",
-    "deprecation_date",
-    "google_maps_grounding_cost_per_query",
-    "litellm_provider",
-    "max_audio_length_hours",
-    "max_audio_per_prompt",
-    "max_images_per_prompt",
-    "max_input_tokens",
-    "max_output_tokens",
-    "max_pdf_size_mb",
-    "max_query_tokens",
-    "max_tokens",
-    "max_video_length",
-    "max_videos_per_prompt",
-    "metadata",
-    "mode",
-    "output_vector_size",
-    "prompt_cache_min_tokens",
-    "provider_specific_entry",
-    "reasoning_contexts",
-    "reasoning_effort_levels",
-    "reasoning_modes",
-    "regional_endpoint_uplift_multiplier",
-    "regional_processing_uplift_multiplier_eu",
-    "regional_processing_uplift_multiplier_us",
-    "rpm",
-    "search_context_cost_per_query",
-    "search_free_requests",
-    "source",
-    "supported_endpoints",
-    "supported_modalities",
-    "supported_output_modalities",
-    "supported_regions",
-    "supports_adaptive_thinking",
-    "supports_anthropic_compaction",
-    "supports_assistant_prefill",
-    "supports_audio_input",
-    "supports_audio_output",
-    "supports_computer_use",
-    "supports_fast_mode",
-    "supports_forced_tool_use",
-    "supports_function_calling",
-    "supports_image_size",
-    "supports_legacy_thinking",
-    "supports_low_reasoning_effort",
-    "supports_max_reasoning_effort",
-    "supports_mid_conversation_system",
-    "supports_minimal_reasoning_effort",
-    "supports_multimodal",
-    "supports_native_streaming",
-    "supports_native_structured_output",
-    "supports_none_reasoning_effort",
-    "supports_output_config",
-    "supports_parallel_function_calling",
-    "supports_pdf_input",
-    "supports_prompt_cache_breakpoint",
-    "supports_prompt_caching",
-    "supports_reasoning",
-    "supports_response_schema",
-    "supports_sampling_params",
-    "supports_speed",
-    "supports_system_messages",
-    "supports_thinking_cache_preservation",
-    "supports_tool_choice",
-    "supports_tool_search",
-    "supports_url_context",
-    "supports_video_input",
-    "supports_vision",
-    "supports_web_search",
-    "supports_xhigh_reasoning_effort",
-    "thinking_always_on",
-    "tpm",
-    "uses_embed_content",
-    "web_search_billing_unit",
-];
 
 #[cfg(test)]
 mod tests {
@@ -541,13 +400,18 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_named() {
-        let map =
-            r#"{"m": {"mode": "chat", "input_cost_per_token_above_1m_moons": 1, "supports_dreams": true}}"#;
+        let map = r#"{
+            "m": {"mode": "chat", "input_cost_per_token_above_1m_moons": 1, "dreams": true, "supports_dreams": true},
+            "p": {"mode": "image_generation", "input_cost_per_pixel": 1}}"#;
 
-        let unknown: Vec<_> = import(map, Timestamp(0)).expect("a map").unknown_keys.into_keys().collect();
+        let import = import(map, Timestamp(0)).expect("a map");
 
-        assert_eq!(unknown, ["input_cost_per_token_above_1m_moons", "supports_dreams"]);
-        assert!(import("[]", Timestamp(0)).is_err());
+        assert_eq!(
+            import.unknown_keys.into_keys().collect::<Vec<_>>(),
+            ["dreams", "input_cost_per_token_above_1m_moons"]
+        );
+        assert_eq!(import.refused.len(), 2);
+        assert!(super::import("[]", Timestamp(0)).is_err());
     }
 
     #[test]
