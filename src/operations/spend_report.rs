@@ -40,7 +40,6 @@ pub async fn spend_report(
     if report.rows.len() > rows_max {
         return Ok(None);
     }
-    report.leave_out_nothing();
     if report.rows.is_empty() {
         // Nothing spent, or nobody who could have.
         ledger.read_without_expiry(org, |_| ()).await?;

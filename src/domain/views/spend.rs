@@ -201,11 +201,6 @@ pub fn fold(rows: &mut BTreeMap<(OrgId, SpendKey), Spend>, recorded: &Recorded) 
 }
 
 impl Spend {
-    /// As of a call that its provider refused.
-    fn is_nothing(&self) -> bool {
-        *self == Spend::default()
-    }
-
     fn add(&mut self, more: &Spend) {
         self.requests = self.requests.saturating_add(more.requests);
         self.charged = self.charged.saturating_add(more.charged);
@@ -215,18 +210,16 @@ impl Spend {
 }
 
 impl SpendReport {
-    /// Adds an hour's row to its group.
+    /// Adds an hour's row to its group. One of nothing, as of calls that their provider refused, makes none.
     pub fn add(&mut self, groups: &[Group], key: &SpendKey, spend: &Spend) {
+        if *spend == Spend::default() {
+            return;
+        }
         let is_by_label = groups.iter().any(|group| matches!(group, Group::Label(_)));
         let labels = if is_by_label { key.labels_by_name() } else { BTreeMap::new() };
         let values = groups.iter().map(|group| group.of(key, &labels)).collect();
         let row = self.rows.entry(values).or_default();
         row.add(spend);
-    }
-
-    /// Leaves out groups that only calls without any cost or usage are in.
-    pub fn leave_out_nothing(&mut self) {
-        self.rows.retain(|_, spend| !spend.is_nothing());
     }
 
     pub fn total(&self) -> Credits {
@@ -317,8 +310,6 @@ mod tests {
         report.add(&[Group::Model], &key("refused"), &Spend::default());
         report.add(&[Group::Model], &key("cached"), &saved);
 
-        report.leave_out_nothing();
-
         assert_eq!(report.rows.into_keys().collect::<Vec<_>>(), [["cached"]]);
     }
 
@@ -336,15 +327,8 @@ mod tests {
         let mut steps = account.expire_due(after(60));
         steps.extend(account.tries(after(60), late).unwrap());
 
-        let none = Credits::ZERO;
-        assert_eq!(
-            charged_by(&Group::Model, steps.clone()),
-            [("fast".into(), none), ("gpt-4o-mini".into(), credits(1))]
-        );
-        assert_eq!(
-            charged_by(&Group::Provider, steps),
-            [(String::new(), none), ("openai".into(), credits(1))]
-        );
+        assert_eq!(charged_by(&Group::Model, steps.clone()), [("gpt-4o-mini".into(), credits(1))]);
+        assert_eq!(charged_by(&Group::Provider, steps), [("openai".into(), credits(1))]);
     }
 
     #[test]
