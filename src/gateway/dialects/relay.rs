@@ -1,15 +1,16 @@
 //! A stream on its way from an upstream to a client: metered, and re-framed where the dialects differ.
 
-use std::collections::BTreeSet;
+mod ending;
 
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::conversation::{Delta, FinishReason};
+use super::conversation::Delta;
 use super::frames::FrameParser;
 use super::sse::{Frame, SseError, data_frame, event_frame};
-use super::{Dialect, Family, anthropic, content, gemini, openai_chat, openai_responses, pieces, same, text};
+use super::{Dialect, Family, anthropic, content, gemini, openai_chat, openai_responses, pieces, same};
+use crate::gateway::dialects::relay::ending::Ending;
 use crate::gateway::providers;
 use crate::gateway::providers::classify::{UpstreamFailure, classify_answer, classify_event};
 
@@ -65,19 +66,11 @@ pub struct StreamRelay {
     served_model: Option<String>,
     service_tier: Option<String>,
     delivered: Delivered,
-    /// How many answers were asked for at once, and which of them have had their finish reason.
-    choices: u64,
-    finished_choices: BTreeSet<u64>,
+    ending: Ending,
     /// How many events came that are more than an envelope.
     contents: u64,
     /// What came since something was said.
     silent_bytes: u64,
-    finished: bool,
-    /// The provider's policy has ended it.
-    is_filtered: bool,
-    /// It ended by itself, and says that something went wrong.
-    has_failed: bool,
-    ended: bool,
     failure: Option<UpstreamFailure>,
 }
 
@@ -117,21 +110,16 @@ impl StreamRelay {
             served_model: None,
             service_tier: None,
             delivered: Delivered::default(),
-            choices: 1,
-            finished_choices: BTreeSet::new(),
+            ending: Ending::of_choices(1),
             contents: 0,
             silent_bytes: 0,
-            finished: false,
-            is_filtered: false,
-            has_failed: false,
-            ended: false,
             failure: None,
         }
     }
 
     /// Of so many answers at once: it is finished when all of them are.
     pub fn of_choices(self, choices: u64) -> Self {
-        Self { choices, ..self }
+        Self { ending: Ending::of_choices(choices), ..self }
     }
 
     /// In answer to this request, of which some dialects repeat a part.
@@ -165,7 +153,7 @@ impl StreamRelay {
     /// wait for it, or take what it has for half an answer. Nothing where there was no finish, or the end was there.
     pub fn end_finished(&mut self) -> Bytes {
         let mut text = String::new();
-        if self.finished && !self.ended {
+        if self.ending.is_finished() && !self.ending.has_ended() {
             self.end(&mut text);
             if self.writer.is_same() {
                 text.push_str(self.ends.client.end_of_stream());
@@ -197,21 +185,24 @@ impl StreamRelay {
 
     /// Whether the provider's policy has left nothing of the answer.
     pub fn is_blocked(&self) -> bool {
-        self.finished && self.is_filtered && self.contents == 0 && self.delivered.deltas == 0
+        self.ending.is_finished()
+            && self.ending.is_filtered()
+            && self.contents == 0
+            && self.delivered.deltas == 0
     }
 
     /// Whether the answer came to its end.
     pub fn is_whole(&self) -> bool {
-        self.finished || self.ended
+        self.ending.is_whole()
     }
 
     /// Whether the upstream itself ended it.
     pub fn has_failed(&self) -> bool {
-        self.has_failed
+        self.ending.has_failed()
     }
 
     pub fn has_ended(&self) -> bool {
-        self.ended
+        self.ending.has_ended()
     }
 
     /// The error that the upstream reported within the stream.
@@ -299,9 +290,8 @@ impl StreamRelay {
         for piece in pieces {
             self.relay_event(piece, None, out);
         }
-        // However few answers there are: there will be no more.
         if self.failure.is_none() {
-            self.finished = true;
+            self.ending.finish();
             out.extend_from_slice(&self.end_finished());
         }
     }
@@ -331,7 +321,7 @@ impl StreamRelay {
         }
         // An error may bring a finish reason too: it is no end of an answer.
         if let Reader::Chunks(_) = &self.reader {
-            self.note_finishes(&event);
+            self.ending.note_chunk(&event);
         }
         if self.writer.is_same() {
             self.forward(raw, event, out);
@@ -352,7 +342,7 @@ impl StreamRelay {
             self.service_tier = Some(tier.to_owned());
         }
         // Anthropic's is put together from several events; a choice's own is not that of several.
-        let is_of_all = self.choices <= 1 || message["usage"].is_object();
+        let is_of_all = self.ending.is_of_one() || message["usage"].is_object();
         if self.ends.upstream != Family::Anthropic
             && is_of_all
             && let Some(usage) = providers::usage_json(self.ends.upstream, message)
@@ -361,20 +351,7 @@ impl StreamRelay {
         }
     }
 
-    /// Of several answers at once each ends by itself; the usage alone follows the last one's end, also where a server
-    /// gave fewer answers than it was asked for.
-    fn note_finishes(&mut self, chunk: &Value) {
-        let choices = chunk["choices"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let finished = choices.iter().filter(|choice| text(&choice["finish_reason"]).is_some());
-        self.has_failed |= finished.clone().any(|choice| choice["finish_reason"] == "error");
-        let places = finished.map(|choice| choice["index"].as_u64().unwrap_or(0));
-        self.finished_choices.extend(places.filter(|place| *place < self.choices));
-        let are_all = self.finished_choices.len() as u64 >= self.choices;
-        let is_usage_alone = choices.is_empty() && chunk["usage"].is_object();
-        self.finished |= are_all || (is_usage_alone && !self.finished_choices.is_empty());
-    }
-
-    /// The same of a chunk that goes on as it came.
+    /// Keeps the same of a chunk that goes on as it came.
     fn note_text(&mut self, chunk: &openai_chat::TextChunk<'_>) {
         for (known, told) in
             [(&mut self.served_model, chunk.model()), (&mut self.service_tier, chunk.service_tier())]
@@ -397,9 +374,7 @@ impl StreamRelay {
             Delta::Failed(event) => self.failure = Some(classify_event(&event)),
             Delta::End => self.end(text),
             Delta::Finish(reason) => {
-                self.has_failed |= reason == FinishReason::Error;
-                self.is_filtered |= reason == FinishReason::ContentFilter;
-                self.finished |= self.choices <= 1;
+                self.ending.note(reason);
                 self.writer.write(delta, text);
             }
             Delta::Start { .. }
@@ -413,7 +388,7 @@ impl StreamRelay {
     }
 
     fn end(&mut self, text: &mut String) {
-        if !std::mem::replace(&mut self.ended, true) {
+        if self.ending.end() {
             self.writer.write(Delta::End, text);
         }
     }

@@ -1,0 +1,90 @@
+//! How far a stream's answers are from their end, and how they came to it.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::super::conversation::FinishReason;
+use super::super::text;
+
+#[derive(Debug)]
+pub struct Ending {
+    /// How many answers were asked for at once, and which of them have had their finish reason.
+    choices: u64,
+    finished_choices: BTreeSet<u64>,
+    is_finished: bool,
+    is_filtered: bool,
+    has_failed: bool,
+    has_ended: bool,
+}
+
+impl Ending {
+    /// Of so many answers at once: they are finished when all of them are.
+    pub fn of_choices(choices: u64) -> Ending {
+        Ending {
+            choices,
+            finished_choices: BTreeSet::new(),
+            is_finished: false,
+            is_filtered: false,
+            has_failed: false,
+            has_ended: false,
+        }
+    }
+
+    pub fn is_of_one(&self) -> bool {
+        self.choices <= 1
+    }
+
+    /// Of several answers at once each ends by itself; the usage alone follows the last one's end, also where a server
+    /// gave fewer answers than it was asked for.
+    pub fn note_chunk(&mut self, chunk: &Value) {
+        let choices = chunk["choices"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let finished = choices.iter().filter(|choice| text(&choice["finish_reason"]).is_some());
+        self.has_failed |= finished.clone().any(|choice| choice["finish_reason"] == "error");
+        let places = finished.map(|choice| choice["index"].as_u64().unwrap_or(0));
+        self.finished_choices.extend(places.filter(|place| *place < self.choices));
+        let are_all = self.finished_choices.len() as u64 >= self.choices;
+        let is_usage_alone = choices.is_empty() && chunk["usage"].is_object();
+        self.is_finished |= are_all || (is_usage_alone && !self.finished_choices.is_empty());
+    }
+
+    pub fn note(&mut self, reason: FinishReason) {
+        self.has_failed |= reason == FinishReason::Error;
+        self.is_filtered |= reason == FinishReason::ContentFilter;
+        self.is_finished |= self.is_of_one();
+    }
+
+    /// However many answers there are: there will be no more.
+    pub fn finish(&mut self) {
+        self.is_finished = true;
+    }
+
+    /// False where it had ended before.
+    pub fn end(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_ended, true)
+    }
+
+    /// Whether every answer has had its finish reason.
+    pub fn is_finished(&self) -> bool {
+        self.is_finished
+    }
+
+    /// Whether the upstream has said that no more comes.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    pub fn is_whole(&self) -> bool {
+        self.is_finished || self.has_ended
+    }
+
+    /// Whether it ended by itself, and said that something went wrong.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    /// Whether the provider's policy has ended it.
+    pub fn is_filtered(&self) -> bool {
+        self.is_filtered
+    }
+}
