@@ -326,14 +326,8 @@ async fn lock_head(connection: &mut PgConnection, shard: i32) -> Result<PgRow, s
         .await
 }
 
-/// Asks on a connection of the pool, which leaves it where there is no answer.
 async fn fetch(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, StoreError> {
-    let mut connection = pool.acquire().await.map_err(store_error)?;
-    let rows = answered(query.fetch_all(&mut *connection)).await;
-    if rows.is_err() {
-        connection.close_on_drop();
-    }
-    rows
+    answered(query.fetch_all(pool)).await
 }
 
 async fn fetch_one(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Result<PgRow, StoreError> {
