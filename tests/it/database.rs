@@ -50,6 +50,11 @@ impl TestDatabase {
         TestDatabase { url, _folder: Some(folder) }
     }
 
+    /// Of one on PostgreSQL.
+    pub fn name(&self) -> &str {
+        self.url.split(['/', '?']).find(|part| part.starts_with("test_")).unwrap()
+    }
+
     pub async fn postgres() -> TestDatabase {
         let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::SeqCst));
         let cluster = CLUSTER.get_or_init(Cluster::start);

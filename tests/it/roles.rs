@@ -38,7 +38,7 @@ async fn i6_a_node_needs_no_right_to_change_what_is_written_and_nobody_can() {
     let database = TestDatabase::postgres().await;
     drop(database.open(&Clock::manual(Timestamp(0), 1)).await);
     let mut owner = PgConnection::connect(&database.url).await.unwrap();
-    let name = database.url.split(['/', '?']).find(|part| part.starts_with("test_")).unwrap();
+    let name = database.name();
     let role = format!("node_of_{name}");
     let make = format!("create role {role} login in role tollgate_app");
     raw_sql(sqlx::AssertSqlSafe(make)).execute(&mut owner).await.unwrap();
@@ -80,7 +80,7 @@ async fn a_node_that_may_not_bring_tables_up_to_date_says_what_to_do() {
     let clock = Clock::manual(Timestamp(0), 1);
     drop(database.open(&clock).await);
     let mut owner = PgConnection::connect(&database.url).await.unwrap();
-    let name = database.url.split(['/', '?']).find(|part| part.starts_with("test_")).unwrap();
+    let name = database.name();
     let role = format!("small_of_{name}");
     let make = format!("create role {role} login in role tollgate_app");
     raw_sql(sqlx::AssertSqlSafe(make)).execute(&mut owner).await.unwrap();

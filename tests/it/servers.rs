@@ -190,7 +190,7 @@ async fn i5_commits_wait_for_the_disk_whatever_the_server_is_set_to() {
             insert into waited_for values (current_setting('synchronous_commit')); return new; end $$; \
         create trigger note before update on log_heads for each row execute function note()";
     raw_sql(watch).execute(&mut owner).await.unwrap();
-    let name = database.url.split(['/', '?']).find(|part| part.starts_with("test_")).unwrap();
+    let name = database.name();
     let mut set = async |to: &str| {
         let set = format!("alter database {name} set synchronous_commit = '{to}'");
         raw_sql(AssertSqlSafe(set)).execute(&mut owner).await.unwrap();
@@ -356,7 +356,7 @@ async fn a_race_is_lost_and_no_outage_where_the_database_is_serializable_by_defa
     let clock = Clock::manual(Timestamp(0), 1);
     drop(database.open(&clock).await);
     let mut owner = PgConnection::connect(&database.url).await.unwrap();
-    let name = database.url.split(['/', '?']).find(|part| part.starts_with("test_")).unwrap();
+    let name = database.name();
     let set = format!("alter database {name} set default_transaction_isolation = 'serializable'");
     raw_sql(AssertSqlSafe(set)).execute(&mut owner).await.unwrap();
     let (first, second) = (database.open(&clock).await.log, database.open(&clock).await.log);
