@@ -312,4 +312,16 @@ pub mod tests {
 
         assert_eq!((ended_by, ended_by.outcome(&relay)), (EndedBy::Provider, AttemptOutcome::Broken));
     }
+
+    #[tokio::test]
+    async fn a_stream_that_is_read_beside_another_may_be_silent_for_as_long() {
+        let clock = Clock::manual(Timestamp::default(), 1);
+        let (_winner_runs, stopped) = oneshot::channel();
+        let mut stream = open(": ping\n\n");
+        clock.advance_seconds(25);
+
+        let ended_by = stream.read_beside(&clock, stopped).await;
+
+        assert_eq!(ended_by, EndedBy::Provider);
+    }
 }

@@ -88,3 +88,33 @@ impl Ending {
         self.is_filtered
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn several_answers_are_finished_with_the_last_of_them_or_with_the_usage_that_follows_them() {
+        let finish =
+            |index: u64, reason: &str| json!({"choices": [{"index": index, "finish_reason": reason}]});
+        let usage = json!({"choices": [], "usage": {"prompt_tokens": 9}});
+        for (claim, chunks, is_finished, has_failed) in [
+            ("one of two", vec![finish(0, "stop")], false, false),
+            ("both", vec![finish(0, "stop"), finish(1, "length")], true, false),
+            ("the same twice", vec![finish(0, "stop"), finish(0, "stop")], false, false),
+            ("one that nobody asked for", vec![finish(0, "stop"), finish(2, "stop")], false, false),
+            ("no reason", vec![finish(0, ""), finish(1, "stop")], false, false),
+            ("fewer than were asked for", vec![finish(0, "stop"), usage.clone()], true, false),
+            ("usage before any", vec![usage], false, false),
+            ("one that failed", vec![finish(0, "error"), finish(1, "stop")], true, true),
+        ] {
+            let mut ending = Ending::of_choices(2);
+
+            chunks.iter().for_each(|chunk| ending.note_chunk(chunk));
+
+            assert_eq!((ending.is_finished(), ending.has_failed()), (is_finished, has_failed), "{claim}");
+        }
+    }
+}
