@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 mod bad_answers;
 mod bad_requests;
+mod bad_streams;
 mod betas;
 mod cached;
 mod conditions;
