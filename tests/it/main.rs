@@ -8,6 +8,7 @@
 )]
 
 mod api;
+mod bad_line;
 mod catalogue;
 mod chaos;
 mod checker;

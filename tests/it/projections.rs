@@ -16,6 +16,7 @@ use tollgate::domain::lots::{Balance, LotTerms};
 use tollgate::domain::time::Timestamp;
 use tollgate::domain::views::balances::{BalanceRow, LotChange};
 use tollgate::domain::views::{Changes, View, runs};
+use tollgate::ledger::projector::Projector;
 use tollgate::operations::find_org::known_org;
 use tollgate::operations::list_events::list_events;
 use tollgate::store::projections::{
@@ -26,7 +27,9 @@ use uuid::Uuid;
 
 use crate::database::TestDatabase;
 use crate::experiments::{app, ask, smaller};
+use crate::outages::hold;
 use crate::support::TestApp;
+use crate::waiting::until;
 
 #[tokio::test]
 async fn i7_readers_never_change_over_to_rows_that_hold_less() {
@@ -462,5 +465,42 @@ async fn on_a_full_disk_what_the_look_ups_lack_is_read_from_the_log() {
     let explained = acme.get(&format!("/api/v1/reservations/{one}/explain")).await;
 
     explained.expect(StatusCode::OK);
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i7_a_page_that_is_written_while_what_was_folded_is_forgotten_is_not_folded_twice() {
+    let database = Arc::new(TestDatabase::postgres().await);
+    let app = TestApp::of(database.clone()).await;
+    let acme = app.funded("acme", "10").await;
+    hold(&acme).await;
+    let shard = app.ledger().shard_of(known_org(app.ledger(), "acme").unwrap());
+    let store = app.ledger().projector().store().clone();
+    let judged = store.checkpoints(shard).await.unwrap().remove(0);
+    let projector = async || {
+        let Database { log, projections, .. } = database.open(&Clock::system()).await;
+        Projector::open(log, projections).await.unwrap()
+    };
+    let runner = projector().await;
+    let mut beside = PgConnection::connect(&database.url).await.unwrap();
+    let mut held = beside.begin().await.unwrap();
+    sqlx::query("lock table balances in access exclusive mode").execute(&mut *held).await.unwrap();
+    let waits = "select count(*) from pg_stat_activity \
+        where datname = current_database() and wait_event_type = 'Lock'";
+    let mut wait_for = async |count: i64| {
+        let mut waiting = async || sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut *held).await.unwrap();
+        until("so many wait for a lock", async || waiting().await >= count).await;
+    };
+
+    let writing = tokio::spawn(async move { runner.catch_up(shard).await });
+    wait_for(1).await;
+    let (forgetting, of) = (store.clone(), judged.clone());
+    let forgetting = tokio::spawn(async move { forgetting.forget(shard, &of).await });
+    wait_for(2).await;
+    held.rollback().await.unwrap();
+    writing.await.unwrap().unwrap();
+    forgetting.await.unwrap().unwrap();
+
+    projector().await.catch_up_all().await.unwrap();
     app.finish().await;
 }
