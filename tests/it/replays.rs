@@ -3,16 +3,6 @@
 use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
-use tollgate::domain::account::command::OrgCommand;
-use tollgate::domain::claim::Claim;
-use tollgate::domain::commerce::Payment;
-use tollgate::domain::credits::Credits;
-use tollgate::domain::ids::{LotId, OrgId};
-use tollgate::domain::lots::LotTerms;
-use tollgate::domain::system::SystemCommand;
-use tollgate::ledger::Submission;
-use tollgate::operations::claim::finish_claims;
-use tollgate::operations::find_org::known_org;
 
 use crate::support::{Actor, TestApp};
 
@@ -231,73 +221,6 @@ async fn i4_a_repeat_names_the_key_though_it_has_expired_since() {
 }
 
 #[tokio::test]
-async fn i5_a_claim_that_a_crash_left_open_is_finished_with_its_own_ids() {
-    let app = TestApp::start().await;
-    let org: OrgId = "org_000000000000000000000000000000aa".parse().unwrap();
-    let open =
-        OrgCommand::OpenOrg { slug: "acme".into(), time_zone: "UTC".into(), overdraft_limit: Credits::ZERO };
-    let claim = Claim { name: "slug:acme".into(), org, then: Box::new(open), idempotency: None };
-    app.ledger().submit_system(SystemCommand::Claim { claim }, None, None).await.unwrap();
-    app.operator().get("/api/v1/orgs/acme").await.expect(StatusCode::NOT_FOUND);
-
-    app.clock().advance_seconds(29);
-    finish_claims(app.ledger()).await;
-    app.operator().get("/api/v1/orgs/acme").await.expect(StatusCode::NOT_FOUND);
-    app.clock().advance_seconds(1);
-    finish_claims(app.ledger()).await;
-    finish_claims(app.ledger()).await;
-
-    let acme = app.operator().get("/api/v1/orgs/acme").await.expect(StatusCode::OK);
-    assert_eq!(acme["id"], json!(org));
-    let asked_again = json!({ "slug": "acme", "name": "Acme" });
-    let joined = app.operator().post("/api/v1/orgs", asked_again).await.expect(StatusCode::CREATED);
-    assert_eq!(joined["id"], json!(org), "the same wish under another key joins the first");
-    let another = json!({ "slug": "acme", "name": "Somebody else" });
-    app.operator().post("/api/v1/orgs", another).await.expect(StatusCode::CONFLICT);
-    assert_eq!(app.operator().get("/api/v1/orgs/acme").await.expect(StatusCode::OK)["name"], "Acme");
-    app.finish().await;
-}
-
-#[tokio::test]
-async fn a_refused_purchase_leaves_its_payment_free_to_buy_once() {
-    let app = TestApp::start().await;
-    app.funded("acme", "1").await;
-    let operator = app.operator();
-    for (name, credits) in [("vast", "900000000"), ("ten", "10")] {
-        let bundle = json!({ "name": name, "credits": credits, "price": "8.00", "currency": "USD" });
-        operator.post("/api/v1/bundles", bundle).await.expect(StatusCode::CREATED);
-    }
-    let payment = json!({ "method": "manual", "reference": "INV-1" });
-    let path = "/api/v1/orgs/acme/purchases";
-    let vast = json!({ "bundle": "vast", "quantity": 2, "payment": payment });
-
-    for _ in 0..2 {
-        let refused = operator.send(Method::POST, path, Some("vast"), Some(vast.clone())).await;
-        refused.expect(StatusCode::UNPROCESSABLE_ENTITY);
-    }
-    // More than any amount can be.
-    let endless = json!({ "bundle": "vast", "quantity": 1_000, "payment": payment });
-    let refused = operator.post(path, endless).await.expect(StatusCode::UNPROCESSABLE_ENTITY);
-    assert!(refused["detail"].as_str().unwrap().contains("single command"), "{refused}");
-    let ten = json!({ "bundle": "ten", "payment": payment });
-    let bought = operator.post(path, ten.clone()).await.expect(StatusCode::CREATED);
-    let again = operator.post(path, ten).await.expect(StatusCode::CREATED);
-    let refused = operator.send(Method::POST, path, Some("vast"), Some(vast)).await;
-
-    assert_eq!(bought, again);
-    let refused = refused.expect(StatusCode::CONFLICT);
-    assert_eq!(refused["code"], "payment_used");
-    let detail = refused["detail"].as_str().unwrap();
-    assert!(detail.starts_with("the payment \"INV-1\" by \"manual\" has bought something else"), "{detail}");
-    let other = json!({ "bundle": "ten", "payment": { "method": "manual", "reference": "INV-2" } });
-    let corrected = operator.send(Method::POST, path, Some("vast"), Some(other)).await;
-    corrected.expect(StatusCode::CREATED);
-    let balance = operator.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
-    assert_eq!(balance["granted"], "21");
-    app.finish().await;
-}
-
-#[tokio::test]
 async fn i4_an_opening_that_is_refused_binds_no_key() {
     let app = TestApp::start().await;
     let open = |time_zone: &str, overdraft: &str| {
@@ -315,81 +238,6 @@ async fn i4_an_opening_that_is_refused_binds_no_key() {
     let (status, body) = keyed(&operator, "/api/v1/orgs", 1, open("UTC", "0")).await;
 
     assert_eq!(status, StatusCode::CREATED, "{body}");
-    app.finish().await;
-}
-
-#[tokio::test]
-async fn i4_a_key_that_is_bound_frees_no_payment_that_somebody_else_buys_with() {
-    let app = TestApp::start().await;
-    app.funded("acme", "1").await;
-    let operator = app.operator();
-    let bundle = json!({ "name": "ten", "credits": "10", "price": "8.00", "currency": "USD" });
-    operator.post("/api/v1/bundles", bundle).await.expect(StatusCode::CREATED);
-    let grant = json!({ "credits": "1", "kind": "goodwill" });
-    let bound = operator.send(Method::POST, "/api/v1/orgs/acme/grants", Some("bad"), Some(grant)).await;
-    bound.expect(StatusCode::CREATED);
-    let buy = |key: &'static str, reference: usize| {
-        let payment = json!({ "method": "manual", "reference": format!("INV-{reference}") });
-        let body = json!({ "bundle": "ten", "payment": payment });
-        operator.send(Method::POST, "/api/v1/orgs/acme/purchases", Some(key), Some(body))
-    };
-    const ROUNDS: usize = 8;
-
-    for round in 0..ROUNDS {
-        let good: &'static str = ["a", "b", "c", "d", "e", "f", "g", "h"][round];
-        let again: &'static str = ["i", "j", "k", "l", "m", "n", "o", "p"][round];
-        let (bad, good) = tokio::join!(buy("bad", round), buy(good, round));
-        let third = buy(again, round).await.expect(StatusCode::CREATED);
-        assert_eq!(bad.expect(StatusCode::CONFLICT)["code"], "idempotency_conflict");
-        assert_eq!(good.expect(StatusCode::CREATED)["id"], third["id"]);
-    }
-
-    let balance = operator.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
-    assert_eq!(balance["granted"], "82");
-    app.finish().await;
-}
-
-#[tokio::test]
-async fn i5_a_purchase_that_a_crash_left_open_is_finished_though_the_org_has_closed_since() {
-    let app = TestApp::start().await;
-    app.funded("acme", "1").await;
-    let operator = app.operator();
-    let bundle = json!({ "name": "ten", "credits": "10", "price": "8.00", "currency": "USD" });
-    let bundle = operator.post("/api/v1/bundles", bundle).await.expect(StatusCode::CREATED);
-    let org = known_org(app.ledger(), "acme").unwrap();
-    let lot: LotId = "lot_00000000000000000000000000000001".parse().unwrap();
-    let payment = Payment {
-        method: "manual".into(),
-        reference: "INV-1".into(),
-        currency: "USD".into(),
-        net_minor: 800,
-        tax_minor: 0,
-        decimals: 2,
-    };
-    let command = OrgCommand::Purchase {
-        terms: LotTerms { lot, credits: Credits::from_whole(10), priority: 10, expires_at: None },
-        bundle: bundle["id"].as_str().unwrap().parse().unwrap(),
-        quantity: 1,
-        payment,
-    };
-    let claim = Claim {
-        name: "payment:manual:INV-1".into(),
-        org,
-        then: Box::new(command.clone()),
-        idempotency: None,
-    };
-    app.ledger().submit_system(SystemCommand::Claim { claim }, None, None).await.unwrap();
-    // The node goes away once the lot is in the log.
-    let purchase = Submission::by_tollgate(org, command);
-    app.ledger().submit(purchase).await.unwrap();
-    operator.post("/api/v1/orgs/acme/close", json!({})).await.expect(StatusCode::OK);
-
-    app.clock().advance_seconds(30);
-    finish_claims(app.ledger()).await;
-
-    let system = app.ledger().system();
-    assert_eq!(system.open_claims().count(), 0);
-    assert!(system.claim("payment:manual:INV-1").is_some(), "one payment buys once");
     app.finish().await;
 }
 
