@@ -197,7 +197,7 @@ async fn open_stream(
         let is_announced = relay.is_announced() && !first.is_empty();
         if is_announced && (relay.has_begun() || kept_back.is_zero()) {
             let first = first.freeze();
-            let open = OpenStream { upstream, relay, since, first, ended, timeouts, progress };
+            let open = OpenStream { upstream, relay, since, first, arrived: None, ended, timeouts, progress };
             return Ok(AnswerBody::Stream(Box::new(open)));
         }
         if ended {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use reqwest::Response;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -82,6 +83,8 @@ pub struct OpenStream {
     pub since: Timestamp,
     /// What there is for the client.
     pub first: Bytes,
+    /// What has come since and was not looked at.
+    pub arrived: Option<reqwest::Result<Option<Bytes>>>,
     /// The upstream has closed it already.
     pub ended: bool,
     pub timeouts: Timeouts,
@@ -158,9 +161,23 @@ impl OpenStream {
         done
     }
 
+    /// Whether more has come by now, without a wait for it.
+    pub async fn has_more(&mut self) -> bool {
+        if self.arrived.is_none() {
+            // Whoever reads the connection hands over one part at a time, and has to run in between.
+            tokio::task::yield_now().await;
+            self.arrived = self.upstream.chunk().now_or_never();
+        }
+        self.arrived.is_some()
+    }
+
     /// Reads what comes next, for so long. Nothing is lost where it is given up while it waits.
     pub async fn step(&mut self, wait: Duration, clock: &Clock) -> Step {
-        let read = match timeout(wait, self.upstream.chunk()).await {
+        let next = match self.arrived.take() {
+            Some(arrived) => Ok(arrived),
+            None => timeout(wait, self.upstream.chunk()).await,
+        };
+        let read = match next {
             Ok(Ok(Some(bytes))) => {
                 let pushed = self.relay.push(&bytes);
                 if !self.progress.goes_on(&self.relay, clock.now()) {
@@ -209,6 +226,9 @@ impl OpenStream {
 
 #[cfg(test)]
 pub mod tests {
+    use futures_util::stream;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
     use serde_json::json;
 
     use super::*;
@@ -234,6 +254,7 @@ pub mod tests {
             relay: relay(Dialect::OpenaiChat),
             since: Timestamp::default(),
             first: Bytes::new(),
+            arrived: None,
             ended: false,
             timeouts: TIMEOUTS,
             progress: Progress::of(9, 9, &TIMEOUTS, Timestamp::default()),
@@ -311,6 +332,22 @@ pub mod tests {
         let relay = stream.read_off();
 
         assert_eq!((ended_by, ended_by.outcome(&relay)), (EndedBy::Provider, AttemptOutcome::Broken));
+    }
+
+    #[tokio::test]
+    async fn what_has_come_is_known_without_a_wait_and_read_in_order() {
+        let parts = [Ok("data: 1\n\n"), Ok("data: 2\n\n"), Err(std::io::Error::other("reset"))];
+        let parts = parts.map(|part| part.map(|text| Frame::data(Bytes::from_static(text.as_bytes()))));
+        let body = reqwest::Body::wrap(StreamBody::new(stream::iter(parts)));
+        let mut stream = OpenStream { upstream: axum::http::Response::new(body).into(), ..open("") };
+        let clock = Clock::system();
+
+        let mut read = vec![];
+        while stream.has_more().await {
+            read.push(format!("{:?}", stream.step(Duration::ZERO, &clock).await));
+        }
+
+        assert_eq!(read, ["Part(b\"data: 1\\n\\n\")", "Part(b\"data: 2\\n\\n\")", "Broken"]);
     }
 
     #[tokio::test]

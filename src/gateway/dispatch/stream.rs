@@ -27,6 +27,8 @@ use crate::gateway::timeouts::left;
 const DRAIN_SECONDS_MAX: i64 = 120;
 /// A client that takes nothing for so long is gone.
 const CLIENT_WAIT: Duration = Duration::from_secs(60);
+/// Bytes that come together and are written at once, where there are so many.
+const GATHERED_BYTES: usize = 8 << 10;
 /// Parts of a stream that wait for a slow client.
 const PARTS_MAX: usize = 64;
 
@@ -35,6 +37,8 @@ const PARTS_MAX: usize = 64;
 struct Client {
     /// None once nothing more is for them: their body then ends.
     parts: Option<mpsc::Sender<Bytes>>,
+    /// What is to be sent with what comes right after it.
+    gathered: BytesMut,
     gone_at: Option<Timestamp>,
 }
 
@@ -66,7 +70,7 @@ pub fn answer(dispatch: Box<Dispatch>, call: SentCall, open: Box<OpenStream>) ->
     });
     let response = dispatch.response(Body::from_stream(parts), &call.quote, headers::EVENT_STREAM);
     // Boxed, as in `endpoints`.
-    tokio::spawn(Box::pin(relay(dispatch, call, open, Client { parts: Some(sender), gone_at: None })));
+    tokio::spawn(Box::pin(relay(dispatch, call, open, Client::new(sender))));
     response
 }
 
@@ -92,10 +96,10 @@ async fn pass_on(
     let mut part = std::mem::take(&mut open.first);
     let ended_by = loop {
         dispatch.reuse.push(&part);
-        if open.relay.is_whole() {
-            tail.extend_from_slice(&part);
-        } else {
-            open.meanwhile(&clock, client.takes(part, &clock)).await;
+        let is_whole = open.relay.is_whole();
+        if is_whole { &mut tail } else { &mut client.gathered }.extend_from_slice(&part);
+        if is_whole || open.is_over() || client.gathered.len() >= GATHERED_BYTES || !open.has_more().await {
+            open.meanwhile(&clock, client.send(&clock)).await;
         }
         if open.is_over() {
             break EndedBy::Provider;
@@ -117,8 +121,9 @@ async fn pass_on(
                 if client.parts.is_some() {
                     dispatch.hold.lateness().cut_off();
                 }
-                client.takes(event(dispatch, &Failure::out_of_time()), &clock).await;
-                client.leaves(clock.now());
+                client.gathered.extend_from_slice(&event(dispatch, &Failure::out_of_time()));
+                client.send(&clock).await;
+                client.leave(clock.now());
                 Bytes::new()
             }
             Next::End(ended_by) => break ended_by,
@@ -181,18 +186,25 @@ async fn conclude(mut dispatch: Box<Dispatch>, call: SentCall, passed: Passed) {
         let failure = relay.failure().cloned().map_or_else(broke_off, Failure::from);
         tail.extend_from_slice(&event(&dispatch, &failure));
     }
-    client.takes(tail.freeze(), &clock).await;
+    client.gathered.extend_from_slice(&tail);
+    client.send(&clock).await;
 }
 
 impl Client {
-    async fn takes(&mut self, part: Bytes, clock: &Clock) {
+    fn new(parts: mpsc::Sender<Bytes>) -> Client {
+        Client { parts: Some(parts), gathered: BytesMut::new(), gone_at: None }
+    }
+
+    /// Sends what was gathered.
+    async fn send(&mut self, clock: &Clock) {
+        let part = self.gathered.split().freeze();
         let Some(parts) = self.parts.as_ref().filter(|_| !part.is_empty()) else { return };
         if !matches!(timeout(CLIENT_WAIT, parts.send(part)).await, Ok(Ok(()))) {
-            self.leaves(clock.now());
+            self.leave(clock.now());
         }
     }
 
-    fn leaves(&mut self, now: Timestamp) {
+    fn leave(&mut self, now: Timestamp) {
         self.parts = None;
         self.gone_at.get_or_insert(now);
     }
@@ -223,18 +235,24 @@ mod tests {
     use super::*;
     use crate::gateway::open_stream::tests::open;
 
+    impl Client {
+        async fn take(&mut self, clock: &Clock) {
+            self.gathered.extend_from_slice(b"data: {}");
+            self.send(clock).await;
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stops_reading_is_gone_after_a_while() {
         let clock = Clock::system();
         let (parts, mut receiver) = mpsc::channel(1);
-        let mut client = Client { parts: Some(parts), gone_at: None };
-        let part = || Bytes::from_static(b"data: {}");
+        let mut client = Client::new(parts);
 
-        client.takes(part(), &clock).await;
+        client.take(&clock).await;
         receiver.recv().await;
-        client.takes(part(), &clock).await;
+        client.take(&clock).await;
         let read = client.gone_at;
-        client.takes(part(), &clock).await;
+        client.take(&clock).await;
         let unread = client.gone_at;
 
         assert_eq!((read, unread.is_some()), (None, true));
@@ -246,10 +264,10 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_closes_its_connection_is_gone_at_once() {
         let (parts, receiver) = mpsc::channel(1);
-        let mut client = Client { parts: Some(parts), gone_at: None };
+        let mut client = Client::new(parts);
         drop(receiver);
 
-        client.takes(Bytes::from_static(b"data: {}"), &Clock::system()).await;
+        client.take(&Clock::system()).await;
 
         assert!(client.gone_at.is_some());
     }
@@ -258,16 +276,15 @@ mod tests {
     async fn what_a_client_does_not_read_is_not_its_providers_silence() {
         let clock = Clock::manual(Timestamp::default(), 1);
         let (parts, mut receiver) = mpsc::channel(1);
-        let mut client = Client { parts: Some(parts), gone_at: None };
+        let mut client = Client::new(parts);
         let mut open = open(": ping\n\n");
-        let part = || Bytes::from_static(b"data: {}");
-        client.takes(part(), &clock).await;
+        client.take(&clock).await;
         let reads_slowly = async {
             clock.advance_seconds(25);
             receiver.recv().await
         };
 
-        tokio::join!(open.meanwhile(&clock, client.takes(part(), &clock)), reads_slowly);
+        tokio::join!(open.meanwhile(&clock, client.take(&clock)), reads_slowly);
         let next = next(&mut open, None, &clock, "odd").await;
 
         assert!(matches!(next, Next::Part(_)), "{next:?}");
