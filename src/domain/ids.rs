@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::hash::Hash;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -23,8 +24,21 @@ pub struct IdError {
 /// A map by ids, which nobody but Tollgate makes: a hash that is fast, and seeded all the same.
 pub type IdMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
+/// Takes an entry out of a map, and gives back most of the room of one that was once much larger: an org that was busy
+/// stays in memory for long.
+pub fn take<K: Eq + Hash, V>(map: &mut IdMap<K, V>, key: &K) -> Option<V> {
+    let taken = map.remove(key);
+    if map.capacity() >= ROOM_KEPT && map.len() < map.capacity() / 8 {
+        map.shrink_to(map.len() * 2);
+    }
+    taken
+}
+
 /// A set of them.
 pub type IdSet<K> = HashSet<K, foldhash::fast::RandomState>;
+
+/// Entries that a map may have room for, however few it has.
+const ROOM_KEPT: usize = 64;
 
 /// The longest prefix and two UUIDs.
 const TEXT_BYTES_MAX: usize = 4 + 2 * Simple::LENGTH;
@@ -201,5 +215,16 @@ mod tests {
         assert_eq!(id.to_string().parse(), Ok(id));
         assert!(id.to_string()[..40].parse::<ReservationId>().is_err());
         assert!("rsv_é".parse::<ReservationId>().is_err());
+    }
+
+    #[test]
+    fn a_map_that_was_large_gives_back_its_room() {
+        let mut map = IdMap::default();
+        map.extend((0..10_000).map(|id| (id, id)));
+
+        assert!((0..10_000).all(|id| take(&mut map, &id) == Some(id)));
+
+        assert!(map.capacity() < 2 * ROOM_KEPT);
+        assert_eq!(take(&mut map, &0), None);
     }
 }

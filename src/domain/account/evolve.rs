@@ -8,7 +8,7 @@ use crate::domain::alerting::{AlertRule, AlertSubject};
 use crate::domain::commerce::Payment;
 use crate::domain::credits::Credits;
 use crate::domain::event::Event;
-use crate::domain::ids::{KeyId, LotId, ReservationId};
+use crate::domain::ids::{self, KeyId, LotId, ReservationId};
 use crate::domain::lots::{LotBurn, LotShare, LotTerms};
 use crate::domain::purpose::{Feedback, Purpose};
 use crate::domain::reservation::{ExpiryPolicy, HoldTerms, ReservationStatus};
@@ -321,7 +321,7 @@ fn end_hold(
     charged: Credits,
     burned: &[LotBurn],
 ) {
-    let Some(hold) = account.holds.remove(&reservation) else { return };
+    let Some(hold) = ids::take(&mut account.holds, &reservation) else { return };
     put_off(account, DueId::Hold(reservation), Some(hold.terms.expires_at), None);
     account.totals.held = account.totals.held.saturating_sub(hold.credits);
     for pinned in &hold.pins {

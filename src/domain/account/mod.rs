@@ -34,7 +34,7 @@ use crate::domain::alerting::{AlertRule, AlertSubject};
 use crate::domain::credits::Credits;
 use crate::domain::event::Event;
 use crate::domain::format::Format;
-use crate::domain::ids::{IdMap, KeyId, LotId, OrgId, ProjectId, ReservationId};
+use crate::domain::ids::{self, IdMap, KeyId, LotId, OrgId, ProjectId, ReservationId};
 use crate::domain::lots::{Balance, LotShare};
 use crate::domain::purpose::Purpose;
 use crate::domain::reservation::HoldTerms;
@@ -246,7 +246,7 @@ impl Account {
 
     /// Drops an ended reservation from memory; the log has it.
     pub fn forget(&mut self, reservation: ReservationId) {
-        self.ended.remove(&reservation);
+        ids::take(&mut self.ended, &reservation);
     }
 
     /// Takes back an ended reservation, as folded from its events.
