@@ -1,4 +1,4 @@
-//! Accepts connections: HTTP/1.1, each in a task of its own, closed when it is idle for too long.
+//! Accepts connections: HTTP/1.1, each in a task of its own, closed when it is idle for too long or its client stops reading.
 //!
 //! `axum::serve` waits for ever for a head that never completes, so that a client could use up all connections.
 
@@ -12,9 +12,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use tokio_io_timeout::TimeoutWriter;
 
 /// What a connection buffers of a head, or of a body that is not read: keys are checked only once the head is complete.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
+/// A client that takes nothing of an answer for so long is gone.
+const CLIENT_WAIT: Duration = Duration::from_secs(60);
 
 /// Serves until `stop`, then takes no new connections, closes idle ones, and returns once the others have ended. `idle` is how
 /// long the next head may take to be complete, counted from the connection's begin or its last answer's end.
@@ -37,7 +40,9 @@ pub async fn serve(listener: TcpListener, router: Router, idle: Duration, stop: 
             () = &mut stop => break,
         };
         let service = TowerToHyperService::new(router.clone());
-        let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
+        let mut stream = TimeoutWriter::new(stream);
+        stream.set_timeout(Some(CLIENT_WAIT));
+        let connection = connections.watch(http.serve_connection(TokioIo::new(Box::pin(stream)), service));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::trace!(%error, "a connection ended early");
@@ -58,12 +63,14 @@ mod tests {
     use tokio::net::TcpStream;
     use tokio::sync::oneshot;
     use tokio::task::JoinHandle;
-    use tokio::time::{Instant, sleep};
+    use tokio::time::{Instant, sleep, timeout};
 
     use super::*;
 
     const IDLE: Duration = Duration::from_secs(100);
     const LONG: Duration = Duration::from_secs(3_600);
+    /// More than sockets buffer.
+    const LARGE_BYTES: usize = 64 << 20;
     const HEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: t\r\n\r\n";
 
     /// A server that answers after a pause, and the sender that stops it.
@@ -78,7 +85,9 @@ mod tests {
         let stopped = async move {
             let _ = stopped.await;
         };
-        (address, stop, tokio::spawn(serve(listener, Router::new().route("/", get(answer)), IDLE, stopped)))
+        let routes =
+            Router::new().route("/", get(answer)).route("/large", get(async || vec![0; LARGE_BYTES]));
+        (address, stop, tokio::spawn(serve(listener, routes, IDLE, stopped)))
     }
 
     /// Everything that the server sends on a connection after these bytes, until it closes it.
@@ -143,5 +152,29 @@ mod tests {
         assert_eq!(silent_for.as_secs(), 0);
         assert!(received.contains("answered") && since.elapsed() >= LONG / 2, "{received}");
         assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stops_reading_is_gone_after_a_while_and_who_reads_slowly_is_not() {
+        let (address, stop, served) = server(Duration::ZERO).await;
+        let (unread, slow) = tokio::join!(TcpStream::connect(address), TcpStream::connect(address));
+        let (mut unread, mut slow) = (unread.expect("connects"), slow.expect("connects"));
+        for connection in [&mut unread, &mut slow] {
+            connection
+                .write_all(b"GET /large HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n")
+                .await
+                .expect("writes");
+        }
+        let (since, mut part, mut read) = (Instant::now(), vec![0; LARGE_BYTES / 4], 0);
+        while let Ok(bytes @ 1..) = slow.read(&mut part).await {
+            read += bytes;
+            sleep(CLIENT_WAIT / 4).await;
+        }
+
+        stop.send(()).expect("is there");
+        let served = timeout(LONG, served).await;
+
+        assert!(served.is_ok(), "nobody keeps a connection by not reading");
+        assert!(read > LARGE_BYTES && since.elapsed() > CLIENT_WAIT, "{read} bytes, {:?}", since.elapsed());
     }
 }

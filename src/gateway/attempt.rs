@@ -15,11 +15,12 @@ use crate::gateway::State;
 use crate::gateway::dialects::relay::StreamEnds;
 use crate::gateway::dialects::{self, AnswerEnds, Delivered, Family, StreamRelay, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
+use crate::gateway::json_weight::{ANSWER_WEIGHT_MAX, VECTORS_WEIGHT_MAX, is_heavier};
 use crate::gateway::meter::Report;
 use crate::gateway::open_stream::{ANSWER_BYTES_MAX, OpenStream, Progress};
 use crate::gateway::providers;
 use crate::gateway::providers::allowance::allowance;
-use crate::gateway::providers::classify::{UpstreamFailure, classify, classify_answer};
+use crate::gateway::providers::classify::{UpstreamFailure, classify, classify_answer, may_work_on};
 use crate::gateway::providers::pause::pause_seconds;
 use crate::gateway::quote::Quote;
 use crate::gateway::timeouts::{Timeouts, elapsed};
@@ -114,7 +115,11 @@ pub async fn send(
         let body = timeout(timeouts.between_tokens, read(&mut response, ERROR_BYTES_MAX)).await;
         let body = body.ok().and_then(Result::ok).unwrap_or_default();
         let failure = classify(status, pause_seconds, &body);
-        return Err(Failed { provider_request_id, ..Failed::refused(failure) });
+        let outcome = match may_work_on(status, &body) {
+            true => AttemptOutcome::Unknown,
+            false => AttemptOutcome::Refused,
+        };
+        return Err(Failed { outcome, provider_request_id, ..Failed::refused(failure) });
     }
     let body = if wants_stream(request) {
         open_stream(state, request, quote, response, waiting, since).await
@@ -143,6 +148,13 @@ async fn whole(
     let unanswered = |why| Failed::unanswered(AttemptOutcome::Unknown, why);
     let read = timeout(wait, read(&mut response, ANSWER_BYTES_MAX)).await;
     let bytes = read.unwrap_or(Err("its answer did not end in time")).map_err(unanswered)?;
+    let weight_max = match request.endpoint {
+        Endpoint::Generate(_) => ANSWER_WEIGHT_MAX,
+        Endpoint::Embed => VECTORS_WEIGHT_MAX,
+    };
+    if is_heavier(&bytes, weight_max) {
+        return Err(unanswered("its answer has too many values"));
+    }
     let json: Value = serde_json::from_slice(&bytes).map_err(|_| unanswered("its answer is not JSON"))?;
     if let Some(failure) = classify_answer(&json) {
         return Err(Failed::in_answer(failure, family, &json));

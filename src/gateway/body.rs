@@ -10,18 +10,13 @@ use serde_json::Value;
 
 use crate::gateway::body_memory::BodyRoom;
 use crate::gateway::failure::Failure;
+use crate::gateway::json_weight::{WEIGHT_BYTES, weight};
 
 /// Pictures travel in bodies.
 pub const BYTES_MAX: usize = 32 << 20;
 /// What a body may weigh once it is read: forty megabytes. The largest request that makes sense is one of 300,000 tokens to
 /// embed, OpenAI's own limit, each a number; long conversations with many tools weigh half of that.
 const WEIGHT_MAX: usize = 400_000;
-/// What one of it takes of memory: 60 to 95 bytes where it was measured, and up to 170 of a list of numbers or short texts whose
-/// room has just doubled, half of it untouched.
-const WEIGHT_BYTES: usize = 100;
-/// An object or a list takes room for its first few values at once.
-const HOLDER_WEIGHT: usize = 5;
-
 /// # Errors
 /// A body that is compressed or too long, for which there is no room, or that does not come.
 pub async fn read(headers: &HeaderMap, request: Request, room: &mut BodyRoom) -> Result<Bytes, Failure> {
@@ -54,24 +49,6 @@ pub fn parse(bytes: &[u8], room: &mut BodyRoom) -> Result<Value, Failure> {
     room.grow(weight.saturating_mul(WEIGHT_BYTES))?;
     serde_json::from_slice(bytes)
         .map_err(|error| Failure::new(400, "invalid_json", format!("the body is not JSON: {error}")))
-}
-
-/// Weighs the structure outside of texts. What it says of what is not JSON does not matter.
-fn weight(bytes: &[u8]) -> usize {
-    let (mut weight, mut rest) = (0, bytes.iter());
-    while let Some(byte) = rest.next() {
-        match byte {
-            b'{' | b'[' => weight += HOLDER_WEIGHT,
-            b',' | b':' => weight += 1,
-            b'"' => {
-                while rest.find(|byte| matches!(byte, b'"' | b'\\')).is_some_and(|byte| *byte == b'\\') {
-                    rest.next();
-                }
-            }
-            _ => {}
-        }
-    }
-    weight
 }
 
 #[cfg(test)]
@@ -124,19 +101,6 @@ mod tests {
 
             let code = parsed.err().map(|failure| (failure.status, failure.code));
             assert_eq!(code, (!has_room).then_some((503, "overloaded")), "{} bytes", body.len());
-        }
-    }
-
-    #[test]
-    fn texts_weigh_nothing_and_end_where_they_end() {
-        for (body, expected) in [
-            (r#""[{,:""#, 0),
-            (r#"["\"[", "\\", ["\\\""]]"#, 12),
-            (r#"{"a": 1, "b": [1, 2, 3]}"#, 15),
-            (r#"{"#, 5),
-            (r#""no end \"#, 0),
-        ] {
-            assert_eq!(weight(body.as_bytes()), expected, "{body}");
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::Failure;
 use crate::gateway::headers::Notices;
 use crate::gateway::plan::Plan;
+use crate::gateway::target::Target;
 use crate::gateway::timeouts::left;
 
 /// All cached answers together; the least recently used go first.
@@ -271,14 +272,12 @@ fn key(request: &Request, plan: &Plan, policy: &CachePolicy) -> Key {
     if let Some(assignment) = &plan.assignment {
         hash.update(format!("{}\n", assignment.arm));
     }
-    let mut targets: Vec<String> = plan
-        .targets
-        .iter()
-        .map(|target| format!("{}/{}\n", target.upstream.config.name, target.model))
-        .collect();
-    // Their health and the weights change their order from request to request.
-    targets.sort_unstable();
-    targets.iter().for_each(|target| hash.update(target));
+    let mut targets: Vec<&Target> = plan.targets.iter().collect();
+    // In the order that the route's conditions make. Health and the weights change theirs from request to request.
+    targets.sort_unstable_by_key(|target| (target.group, &target.upstream.config.name, &target.model));
+    for target in targets {
+        hash.update(format!("{}/{}\n", target.upstream.config.name, target.model));
+    }
     for (field, value) in sorted(&request.body) {
         if makes_the_answer(field, request.endpoint) {
             hash.update(format!("{field:?}:"));

@@ -37,10 +37,9 @@ pub fn fit(
     }
     let tokens = request.tokens();
     let fitted = match policy {
-        ContextFit::Refuse if output.fits(&first, tokens) => Ok(()),
-        ContextFit::Refuse => Err(output.too_long(&first, tokens)),
+        ContextFit::Refuse => refuse(plan, &first, &output, tokens),
         ContextFit::LargerModel => take_larger(plan, &first, &output, tokens),
-        ContextFit::TrimOldest => trim(request, plan, &first, &output, tokens),
+        ContextFit::TrimOldest => trim(request, plan, &output, tokens),
     };
     let Err(too_long) = fitted else { return Ok(()) };
     let Some(to) = plan.policy.on_context_length.take() else { return Err(too_long) };
@@ -54,9 +53,21 @@ pub fn fit(
     Ok(())
 }
 
+/// Refuses what the first target as written can't take, the largest of those that share its place: neither the draw nor an
+/// outage decides. Smaller ones are passed over.
+fn refuse(plan: &mut Plan, first: &Target, output: &Output, tokens: u64) -> Result<(), Failure> {
+    let place = plan.targets.iter().map(|target| target.group).min();
+    let written = plan.targets.iter().filter(|target| Some(target.group) == place).max_by_key(by_window);
+    let written = written.unwrap_or(first);
+    if !output.fits(written, tokens) {
+        return Err(output.too_long(written, tokens));
+    }
+    take_larger(plan, first, output, tokens)
+}
+
 /// Leaves only targets that are large enough.
 fn take_larger(plan: &mut Plan, first: &Target, output: &Output, tokens: u64) -> Result<(), Failure> {
-    let largest = plan.targets.iter().max_by_key(|target| window(target)).cloned();
+    let largest = plan.targets.iter().max_by_key(by_window).cloned();
     plan.targets.retain(|target| output.fits(target, tokens));
     if plan.targets.is_empty() {
         return Err(output.too_long(largest.as_ref().unwrap_or(first), tokens));
@@ -67,29 +78,30 @@ fn take_larger(plan: &mut Plan, first: &Target, output: &Output, tokens: u64) ->
     Ok(())
 }
 
-/// Leaves out the oldest turns.
-fn trim(
-    request: &mut Arc<Request>,
-    plan: &mut Plan,
-    first: &Target,
-    output: &Output,
-    tokens: u64,
-) -> Result<(), Failure> {
+/// Leaves out the oldest turns, and then the targets for which what is left is too long still.
+fn trim(request: &mut Arc<Request>, plan: &mut Plan, output: &Output, tokens: u64) -> Result<(), Failure> {
+    // The draw is not to cost turns where another one that shares the first place takes all of them.
+    let is_first = |target: &Target| target.group == plan.targets[0].group && output.fits(target, tokens);
+    if let Some(place) = plan.targets.iter().position(is_first) {
+        plan.targets[..=place].rotate_right(1);
+    }
+    let first = plan.targets[0].clone();
     let field = conversation_field(request.endpoint.dialect());
     let messages = request.body[field].as_array().map(Vec::as_slice).unwrap_or_default();
     // What an operator's prompt brings stays, as instructions do.
     let brought = request.prompt.as_ref().map_or(0, |prompt| prompt.messages);
     let own = messages.get(brought..).unwrap_or_default();
-    let fits = |tokens| output.fits(first, tokens);
+    let fits = |tokens| output.fits(&first, tokens);
     let (begin, left) = token_count::aside(request.bytes, || fitting_turns(own, tokens, fits));
-    if !output.fits(first, left) {
-        return Err(output.too_long(first, left));
+    if !output.fits(&first, left) {
+        return Err(output.too_long(&first, left));
     }
     if begin > 0 {
         let request = Arc::make_mut(request);
         request.token_count = TokenCount::known(left);
         plan.trimmed_messages += drop_within(brought..brought + begin, &mut request.body[field]);
     }
+    plan.targets.retain(|target| output.fits(target, left));
     Ok(())
 }
 
@@ -109,6 +121,11 @@ fn fitting_turns(messages: &[Value], tokens: u64, fits: impl Fn(u64) -> bool) ->
 
 fn window(target: &Target) -> Option<u64> {
     target.card.context_window_tokens
+}
+
+/// One whose window nobody knows is taken to be the largest.
+fn by_window(target: &&Target) -> u64 {
+    window(target).unwrap_or(u64::MAX)
 }
 
 /// The output limit that the caller set.

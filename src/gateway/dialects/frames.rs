@@ -4,6 +4,7 @@
 use bytes::Bytes;
 
 use super::sse::{FRAME_BYTES_MAX, Frame, SseError, SseParser};
+use crate::gateway::json_weight::{ANSWER_WEIGHT_MAX, is_heavier};
 
 /// Splits pushed bytes into events, by what the first of them shows.
 #[derive(Debug, Default)]
@@ -24,24 +25,35 @@ impl FrameParser {
                 None => return Ok(Vec::new()),
             };
         }
-        match self {
-            FrameParser::Unknown => Ok(Vec::new()),
-            FrameParser::Sse(parser) => parser.push(bytes),
-            FrameParser::Objects(parser) => parser.push(bytes),
-        }
+        let frames = match self {
+            FrameParser::Unknown => Vec::new(),
+            FrameParser::Sse(parser) => parser.push(bytes)?,
+            FrameParser::Objects(parser) => parser.push(bytes)?,
+        };
+        frames.iter().try_for_each(weigh)?;
+        Ok(frames)
     }
 
     /// What is left at the end of the stream, if it is an event.
     pub fn finish(&mut self) -> Result<Option<Frame>, SseError> {
-        match self {
-            FrameParser::Sse(parser) => parser.finish(),
-            FrameParser::Unknown | FrameParser::Objects(_) => Ok(None),
-        }
+        let frame = match self {
+            FrameParser::Sse(parser) => parser.finish()?,
+            FrameParser::Unknown | FrameParser::Objects(_) => None,
+        };
+        frame.iter().try_for_each(weigh)?;
+        Ok(frame)
     }
 
     /// Whether events come as server-sent ones. Others may be whole answers, and are no frames for a client.
     pub fn is_framed(&self) -> bool {
         matches!(self, FrameParser::Sse(_))
+    }
+}
+
+fn weigh(frame: &Frame) -> Result<(), SseError> {
+    match frame.data.as_ref().is_some_and(|data| is_heavier(data.as_bytes(), ANSWER_WEIGHT_MAX)) {
+        true => Err(SseError::FrameTooComplex),
+        false => Ok(()),
     }
 }
 

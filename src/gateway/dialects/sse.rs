@@ -21,6 +21,8 @@ pub struct Frame {
 pub enum SseError {
     #[error("a frame of the stream exceeds {FRAME_BYTES_MAX} bytes")]
     FrameTooLarge,
+    #[error("a frame of the stream has too many values")]
+    FrameTooComplex,
     #[error("a frame of the stream is not UTF-8")]
     NotUtf8,
 }

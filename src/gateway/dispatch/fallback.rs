@@ -32,19 +32,23 @@ impl Fallbacks {
         }
     }
 
-    fn take(&mut self, failure: &UpstreamFailure) -> Option<To> {
+    /// Whether the route names one for this very kind of failure.
+    pub(super) fn name(&self, kind: FailureKind) -> bool {
+        match kind {
+            FailureKind::ContextLength => self.on_context_length.is_some(),
+            FailureKind::ContentPolicy => self.on_content_policy.is_some(),
+            // Outages, what no other model would take either, and a model that is not there.
+            _ => false,
+        }
+    }
+
+    /// The one for this failure, or for the chain's: once something of it was out.
+    fn take(&mut self, failure: &UpstreamFailure, is_out: bool) -> Option<To> {
         match failure.kind {
-            FailureKind::ContextLength => self.on_context_length.take(),
-            FailureKind::ContentPolicy => self.on_content_policy.take(),
-            FailureKind::Unreachable
-            | FailureKind::RateLimited
-            | FailureKind::AboveLimit
-            | FailureKind::Overloaded
-            | FailureKind::QuotaExhausted
-            | FailureKind::Auth
-            | FailureKind::ModelNotFound
-            | FailureKind::ServerError => self.degrade.take(),
-            FailureKind::TooLarge | FailureKind::InvalidRequest => None,
+            FailureKind::ContextLength if self.on_context_length.is_some() => self.on_context_length.take(),
+            FailureKind::ContentPolicy if self.on_content_policy.is_some() => self.on_content_policy.take(),
+            _ if is_out || !failure.is_the_callers() => self.degrade.take(),
+            _ => None,
         }
     }
 }
@@ -86,7 +90,7 @@ impl Dispatch {
 
     /// After the chain: the fallback that the route names for this kind of failure, each used once.
     fn fall_back(&mut self, failure: &UpstreamFailure) -> Option<Next> {
-        let to = self.fallbacks.take(failure)?;
+        let to = self.fallbacks.take(failure, self.outage.is_some())?;
         let now = self.state.ledger.clock().now();
         let found = self.plan.targets_of(&self.state, &self.hold.prices, &self.request, &to);
         if found.targets.is_empty() || self.is_over(now) {

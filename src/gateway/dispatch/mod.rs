@@ -382,8 +382,11 @@ impl Dispatch {
         if failure.kind == FailureKind::ModelNotFound && !self.plan.is_written() {
             failure.retry = Retry::Elsewhere;
         }
-        if !failure.is_the_callers() && failure.kind != FailureKind::ModelNotFound {
+        if failure.is_outage() {
             self.outage = Some(failure.clone());
+        } else if self.outage.is_some() && !self.fallbacks.name(failure.kind) {
+            // The one that is out may well serve what this one refuses.
+            failure.retry = Retry::Elsewhere;
         }
         let retry_after_seconds = failure.retry_after_seconds.and_then(|seconds| seconds.try_into().ok());
         self.retry_plan.failed(place, FailedAttempt { retry: failure.retry, retry_after_seconds }, now);
@@ -417,6 +420,8 @@ impl Dispatch {
 
     /// Serves a stale answer where there is one; else reports the failure.
     async fn give_up(mut self: Box<Self>, failure: UpstreamFailure) -> Result<Response, Failure> {
+        // What one target refuses must not turn another one's outage into a final answer.
+        let failure = self.outage.take().filter(|_| !failure.is_outage()).unwrap_or(failure);
         if let Reuse::Missed(pending) = &mut self.reuse
             && let Some(stale) = pending.stale.take()
             && !failure.is_the_callers()
@@ -428,9 +433,7 @@ impl Dispatch {
             return reused(&mut self.hold, &self.plan, &stale, "stale").await;
         }
         self.settle().await?;
-        // A provider without the model must not turn another one's outage into a final 404.
-        let outage = self.outage.take().filter(|_| failure.kind == FailureKind::ModelNotFound);
-        let mut failure = Failure::from(outage.unwrap_or(failure));
+        let mut failure = Failure::from(failure);
         if matches!(failure.status, 429 | 502 | 503) {
             let now = self.state.ledger.clock().now();
             let soonest =

@@ -52,6 +52,11 @@ impl UpstreamFailure {
         Self::new(FailureKind::ContentPolicy, None, None, message)
     }
 
+    /// Whether the provider can't serve it now, whatever is asked.
+    pub fn is_outage(&self) -> bool {
+        !self.is_the_callers() && self.kind != FailureKind::ModelNotFound
+    }
+
     /// Whether the caller's own request is at fault, so that the provider's message is for the caller.
     pub fn is_the_callers(&self) -> bool {
         use FailureKind as Kind;
@@ -91,6 +96,13 @@ pub fn classify(status: u16, pause_seconds: Option<u64>, body: &[u8]) -> Upstrea
     };
     let told = pause_seconds.or_else(|| error.retry_delay.strip_suffix('s').and_then(seconds_up));
     UpstreamFailure::new(kind, Some(status), told, message)
+}
+
+/// Whether something before the provider lost patience with it, which may go on and bill: a gateway's 504, or Cloudflare's
+/// 524, with no error of the provider's own.
+pub fn may_work_on(status: u16, body: &[u8]) -> bool {
+    let is_typed = || serde_json::from_slice::<Value>(body).is_ok_and(|body| !Reported::of(&body).is_empty());
+    matches!(status, 504 | 524) && !is_typed()
 }
 
 /// Judges an answer whose status claims success: some servers put an error under it.
@@ -151,6 +163,10 @@ impl<'a> Reported<'a> {
             status: error["code"].as_u64().and_then(|code| code.try_into().ok()).unwrap_or(0),
             retry_delay: detail("retryDelay").unwrap_or(""),
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        [self.kind, self.code, self.message].iter().all(|text| text.is_empty())
     }
 
     fn is_too_long(&self) -> bool {

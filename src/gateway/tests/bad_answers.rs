@@ -64,6 +64,14 @@ fn odd() -> Router {
             }
             "too long" => refuse("context_length_exceeded"),
             "unseemly" => refuse("content_policy_violation"),
+            "heavy" => format!("{{\"choices\": [{}{{}}]}}", "0,".repeat(4_000_000)).into_response(),
+            "out of time" => {
+                (axum::http::StatusCode::GATEWAY_TIMEOUT, "<h1>504 Gateway Time-out</h1>").into_response()
+            }
+            "out of its own time" => {
+                let error = json!({"error": {"type": "server_error", "message": "The model took too long."}});
+                (axum::http::StatusCode::GATEWAY_TIMEOUT, axum::Json(error)).into_response()
+            }
             "huge" => endless("{\"choices\": \"", "x".repeat(1 << 20)),
             "zero" => axum::Json(completion(usage(0, 0))).into_response(),
             "absent" => axum::Json(completion(Value::Null)).into_response(),
@@ -98,7 +106,9 @@ pub(super) fn odd_route() -> Value {
 #[tokio::test]
 async fn what_is_no_answer_is_a_typed_error_and_costs_no_more_than_its_input() {
     let world = World::with_odd("5", "", odd_route(), odd()).await;
-    for case in ["html", "half", "empty", "list", "gzip", "huge", "hollow object", "detail", "no choice"] {
+    for case in
+        ["html", "half", "empty", "list", "gzip", "huge", "heavy", "hollow object", "detail", "no choice"]
+    {
         let before = world.balance().await.consumed;
 
         let response = world.post("/v1/chat/completions", odd_chat(case)).await;
@@ -155,6 +165,22 @@ async fn a_success_without_an_answer_goes_to_the_next_target_and_is_neither_kept
         );
         assert!(world.balance().await.held.is_zero());
     }
+}
+
+#[tokio::test]
+async fn a_provider_may_work_on_for_whom_a_proxy_before_it_no_longer_waits() {
+    let world = World::with_odd("5", "", odd_route(), odd()).await;
+    for (case, may_cost) in [("out of time", true), ("out of its own time", false)] {
+        let before = world.balance().await.consumed;
+
+        let response = world.post("/v1/chat/completions", odd_chat(case)).await;
+
+        assert_eq!(response.status(), 502, "{case}");
+        let balance = world.balance().await;
+        assert_eq!((balance.consumed > before, balance.held.is_zero()), (may_cost, true), "{case}");
+    }
+    let (attempts, _) = world.last_settle().await;
+    assert_eq!(attempts[0].outcome, AttemptOutcome::Unknown);
 }
 
 #[tokio::test]
@@ -321,6 +347,44 @@ async fn what_the_chain_refuses_goes_where_the_route_says_for_that_reason_only()
         assert_eq!(header(&response, "x-tollgate-provider"), provider, "{route} {case}");
         if status == 200 {
             assert_eq!(header(&response, "x-tollgate-fallback"), "odd: 400");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_one_target_refuses_is_no_verdict_while_another_is_out() {
+    let route = |name: &str, more: Value| {
+        let mut route =
+            json!({"name": name, "chain": ["openai/gpt-4o-mini", "odd/gpt-4o-mini"], "retries": 0});
+        route.as_object_mut().expect("a table").extend(more.as_object().expect("a table").clone());
+        route
+    };
+    let routes = json!([
+        route("r", json!({})),
+        route("again", json!({"retries": 1, "degrade": "spare/gpt-4o-mini"})),
+        route("last", json!({"degrade": "spare/gpt-4o-mini"})),
+        route("long", json!({"on_context_length": "spare/gpt-4o"})),
+    ]);
+    for (name, case, status, tried) in [
+        ("r", "too long", 503, [].as_slice()),
+        ("r", "unseemly", 503, &[]),
+        ("again", "too long", 200, &["openai", "odd", "openai", "spare"]),
+        ("last", "unseemly", 200, &["openai", "odd", "spare"]),
+        ("long", "too long", 200, &["openai", "odd", "spare"]),
+        ("long", "unseemly", 503, &[]),
+    ] {
+        let world = World::with_odd("5", "503=1", routes.clone(), odd()).await;
+        let mut body = odd_chat(case);
+        body["model"] = name.into();
+
+        let response = world.post("/v1/chat/completions", body).await;
+
+        assert_eq!(response.status(), status, "{name} {case}");
+        assert_eq!(header(&response, "retry-after").is_empty(), status == 200, "{name} {case}");
+        if status == 200 {
+            let (attempts, _) = world.last_settle().await;
+            let asked: Vec<&str> = attempts.iter().map(|attempt| attempt.provider.as_str()).collect();
+            assert_eq!(asked, tried, "{name} {case}");
         }
     }
 }

@@ -89,6 +89,25 @@ async fn what_is_not_the_same_or_not_wanted_is_asked_for() {
 }
 
 #[tokio::test]
+async fn what_a_condition_leads_elsewhere_is_not_given_the_others_answer() {
+    let [small, large] = ["openai/gpt-4.1-nano", "openai/gpt-4o-mini"];
+    let gold = json!({"to": large, "when": {"labels": {"tier": "gold"}}});
+    let routes = json!([{"name": "kept", "chain": [gold, small, large], "cache": {"ttl_seconds": 300}}]);
+    let world = World::routed("5", "", routes).await;
+    for (labels, expected) in [("tier=tin", "gpt-4.1-nano"), ("tier=gold", "gpt-4o-mini")] {
+        for first in [true, false] {
+            let request = world.call_by(&world.secret, "/v1/chat/completions", &asked_at_zero(false));
+            let response = request.header("x-tollgate-labels", labels).send().await.expect("answers");
+
+            let [cache, model] =
+                ["cache", "model"].map(|name| header(&response, &format!("x-tollgate-{name}")));
+            assert_eq!(cache, if first { "miss" } else { "hit" }, "{labels}");
+            assert_eq!(model, expected, "{labels}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_a_last_resort_or_a_small_balance_made_less_of_is_not_given_again() {
     let kept = json!({"ttl_seconds": 300, "shared": true});
     let routes = json!([

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::domain::ids::RequestId;
-use crate::domain::routing::ClampPolicy;
+use crate::domain::routing::{ClampPolicy, HealthSignal};
 use crate::gateway::dialects::Dialect;
 use crate::gateway::edge::{Arrived, Caller, Endpoint, Request};
 use crate::gateway::quote::{Funds, quote};
@@ -49,6 +49,38 @@ async fn an_input_that_is_too_long_is_refused_sent_elsewhere_or_trimmed_before_a
     let (attempts, _) = world.last_settle().await;
     assert!((50_000..80_000).contains(&attempts[0].usage.input_total()), "{attempts:?}");
     assert_eq!(world.simulator.sold().rows.len(), 2, "nobody was asked for what does not fit");
+}
+
+#[tokio::test]
+async fn neither_a_draw_nor_an_outage_decides_what_is_too_long() {
+    let [small, large] = ["spare/gpt-4o-mini", "openai/gpt-4.1-nano"];
+    let drawn = json!([{"to": small, "weight": 1}, {"to": large, "weight": 1}]);
+    let routes = json!([
+        {"name": "drawn", "chain": drawn, "context_fit": "refuse"},
+        {"name": "trimmed", "chain": drawn, "context_fit": "trim_oldest"},
+        {"name": "out", "chain": [large, small], "context_fit": "refuse", "retries": 0},
+        {"name": "out and trimmed", "chain": [large, small], "context_fit": "trim_oldest", "retries": 0},
+    ]);
+    let world = World::routed("5", "", routes).await;
+    let path = "/v1/chat/completions";
+    for name in ["drawn", "trimmed", "drawn", "trimmed"] {
+        let response = world.post(path, conversation(name, 130_000, 10)).await;
+
+        let served = ["model", "trimmed"].map(|name| header(&response, &format!("x-tollgate-{name}")));
+        assert_eq!(served, ["gpt-4.1-nano", ""], "{name}");
+    }
+    world.simulator.set_weather(Weather::parse("503=1").expect("a weather"));
+    let ask = async |name: &str| {
+        let response = world.post(path, conversation(name, 130_000, 10)).await;
+        (response.status().as_u16(), header(&response, "x-tollgate-trimmed"))
+    };
+    assert_eq!(ask("out").await.0, 503, "the small one is not asked in vain");
+    assert_eq!(ask("out and trimmed").await.0, 503);
+    let (large, now) = (target(&world, "openai", "gpt-4.1-nano"), world.ledger.clock().now());
+    let failed = HealthSignal::Failed { retry_after_seconds: None };
+    (0..5).for_each(|_| world.state.target_healths.observe(&large, now, failed));
+    assert_eq!(ask("out").await.0, 503);
+    assert_eq!(ask("out and trimmed").await, (200, "2 messages".into()), "by the one that does not rest");
 }
 
 #[tokio::test]
