@@ -120,4 +120,21 @@ mod tests {
         assert_eq!(events(" {\"a\": {}}\n", 2), ["{\"a\": {}}"], "one that stands alone");
         assert_eq!(events("[{\"a\": 1", 1), [""; 0], "half an object is none");
     }
+
+    #[test]
+    fn an_event_that_would_take_many_times_its_length_in_memory_is_none() {
+        let list = "[],".repeat(1_000_000);
+        for (stream, is_read) in [
+            (format!("data: [{list}[]]\n\n"), false),
+            (format!("[{{\"a\": [{list}[]]}}]"), false),
+            (format!("data: \"{list}\"\n\n"), true),
+        ] {
+            let read = FrameParser::default().push(stream.as_bytes());
+
+            assert_eq!(read.is_ok(), is_read, "{}", &stream[..9]);
+        }
+        let mut last = FrameParser::default();
+        last.push(format!("data: [{list}[]]").as_bytes()).expect("has no end yet");
+        assert!(last.finish().is_err());
+    }
 }

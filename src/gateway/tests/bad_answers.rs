@@ -64,7 +64,11 @@ fn odd() -> Router {
             }
             "too long" => refuse("context_length_exceeded"),
             "unseemly" => refuse("content_policy_violation"),
-            "heavy" => format!("{{\"choices\": [{}{{}}]}}", "0,".repeat(4_000_000)).into_response(),
+            "heavy" => {
+                let answer = completion(usage(9, 1)).to_string();
+                let more = format!(",\"more\":[{}0]}}", "0,".repeat(4_000_000));
+                format!("{}{more}", answer.trim_end_matches('}')).into_response()
+            }
             "out of time" => {
                 (axum::http::StatusCode::GATEWAY_TIMEOUT, "<h1>504 Gateway Time-out</h1>").into_response()
             }
