@@ -14,6 +14,7 @@ pub mod event;
 pub mod format;
 pub mod idempotency;
 pub mod ids;
+pub mod json_weight;
 pub mod lots;
 pub mod pricing;
 pub mod prompts;

@@ -10,12 +10,12 @@ use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::domain::attempt::AttemptOutcome;
+use crate::domain::json_weight::{ANSWER_WEIGHT_MAX, VECTORS_WEIGHT_MAX, is_heavier};
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::dialects::relay::StreamEnds;
 use crate::gateway::dialects::{self, AnswerEnds, Delivered, Family, StreamRelay, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
-use crate::gateway::json_weight::{ANSWER_WEIGHT_MAX, VECTORS_WEIGHT_MAX, is_heavier};
 use crate::gateway::meter::Report;
 use crate::gateway::open_stream::{ANSWER_BYTES_MAX, OpenStream, Progress};
 use crate::gateway::providers;

@@ -8,9 +8,9 @@ use bytes::BytesMut;
 use futures_util::StreamExt;
 use serde_json::Value;
 
+use crate::domain::json_weight::{WEIGHT_BYTES, weight};
 use crate::gateway::body_memory::BodyRoom;
 use crate::gateway::failure::Failure;
-use crate::gateway::json_weight::{WEIGHT_BYTES, weight};
 
 /// Pictures travel in bodies.
 pub const BYTES_MAX: usize = 32 << 20;

@@ -19,7 +19,6 @@ mod failure;
 mod fit;
 mod headers;
 mod hold;
-mod json_weight;
 mod limiter;
 mod meter;
 mod model_names;

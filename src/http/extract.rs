@@ -11,9 +11,10 @@ use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::idempotency::CommandRef;
+use crate::domain::json_weight::is_heavier;
 use crate::http::json;
 use crate::http::problem::Problem;
-use crate::http::{ApiState, BODY_BYTES_MAX};
+use crate::http::{ApiState, BODY_BYTES_MAX, BODY_WEIGHT_MAX};
 use crate::operations::authenticate::{self, Actor, authenticate, authenticate_cached};
 
 const IDEMPOTENCY_KEY_WORDS: &str = "an `Idempotency-Key` of 1 to 255 characters";
@@ -178,6 +179,10 @@ async fn body(mut request: Request, api: &ApiState) -> Result<Value, Problem> {
     let bytes = Bytes::from_request(request, api).await.map_err(|rejection| {
         Problem::new(rejection.status(), "body", "the body can't be read, or is larger than 1 MiB")
     })?;
+    if is_heavier(&bytes, BODY_WEIGHT_MAX) {
+        let why = "the body has too many values: send fewer operations, rows or fields at once";
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body", why));
+    }
     json::read(if bytes.is_empty() { b"{}" } else { &bytes }).map_err(unlike)
 }
 

@@ -46,6 +46,8 @@ pub use problem::Problem;
 
 /// Largest body: a batch of 1,000 commands is well below it.
 const BODY_BYTES_MAX: usize = 1 << 20;
+/// What a body may weigh once it is parsed: 15 MB. As many bytes of fields with names as long as the API's weigh less.
+const BODY_WEIGHT_MAX: usize = 150_000;
 
 /// What handlers share.
 #[derive(Clone)]

@@ -109,7 +109,7 @@ pub enum Problems {
 #[derive(utoipa::IntoResponses)]
 #[allow(dead_code, reason = "the documentation of what handlers answer")]
 pub enum BodyProblems {
-    /// The body is larger than 1 MiB.
+    /// The body is larger than 1 MiB, or has too many values.
     #[response(status = 413, content_type = "application/problem+json")]
     TooLarge(ProblemBody),
     /// The body is said to be something else than JSON.

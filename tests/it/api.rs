@@ -219,6 +219,7 @@ async fn what_is_asked_wrongly_is_answered_as_a_problem() {
     let http = reqwest::Client::new();
     let url = format!("{}/api/v1/orgs/acme/reservations", app.url);
     let keyed = || http.post(&url).header("idempotency-key", "k").bearer_auth(acme.secret());
+    let heavy = format!("{{\"credits\":\"1\",\"more\":[{}{{}}]}}", "{},".repeat(40_000));
     let large = format!("{{\"credits\":\"1\",\"end_user\":\"{}\"}}", "x".repeat(2 << 20));
 
     for (request, status, code) in [
@@ -231,6 +232,7 @@ async fn what_is_asked_wrongly_is_answered_as_a_problem() {
             "unsupported_media_type",
         ),
         (keyed().header("content-type", "application/json").body(large), 413, "body"),
+        (keyed().header("content-type", "application/json").body(heavy), 413, "body"),
         (http.delete(&url).bearer_auth(acme.secret()), 405, "method_not_allowed"),
         (http.get(format!("{}/api/v1/nothing", app.url)), 404, "not_found"),
         (http.get(format!("{}/nothing", app.url)), 404, "not_found"),

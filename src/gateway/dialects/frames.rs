@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use super::sse::{FRAME_BYTES_MAX, Frame, SseError, SseParser};
-use crate::gateway::json_weight::{ANSWER_WEIGHT_MAX, is_heavier};
+use crate::domain::json_weight::{ANSWER_WEIGHT_MAX, is_heavier};
 
 /// Splits pushed bytes into events, by what the first of them shows.
 #[derive(Debug, Default)]
