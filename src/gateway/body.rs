@@ -32,7 +32,7 @@ pub async fn read(headers: &HeaderMap, request: Request, room: &mut BodyRoom) ->
     let unreadable = |status, why: String| Failure::new(status, "body_unreadable", why);
     let (mut body, mut parts) = (BytesMut::new(), request.into_body().into_data_stream());
     while let Some(part) = parts.next().await {
-        let part = part.map_err(|_| unreadable(400, "the body did not come to its end".to_owned()))?;
+        let part = part.map_err(|_| unreadable(400, "The body ended early.".to_owned()))?;
         if body.len().saturating_add(part.len()) > BYTES_MAX {
             return Err(unreadable(413, format!("the body is too long; it may have {BYTES_MAX} bytes")));
         }

@@ -23,12 +23,12 @@ pub struct Shedder(Mutex<Queue>);
 struct Queue {
     window_began_at: Timestamp,
     shortest_micros: Option<i64>,
-    /// So many of eight requests are turned away.
+    /// How many of every eight requests are turned away.
     eighths: u32,
     turn: u32,
 }
 
-/// Of a request for which this node has no room, though another may.
+/// The refusal of a request for which this node has no room, though another may.
 pub fn turned_away(message: &str) -> Failure {
     metrics::counter!("tollgate_shed_total").increment(1);
     Failure { retry_after_seconds: Some(RETRY_AFTER_SECONDS), ..Failure::new(503, "overloaded", message) }

@@ -162,7 +162,7 @@ impl EndUser {
     const OPENAI_CHARACTERS_MAX: usize = 64;
     const ANTHROPIC_CHARACTERS_MAX: usize = 256;
 
-    /// Who has an empty name is nobody.
+    /// An empty name counts as none.
     pub fn named(field: &str, id: &Value) -> Option<EndUser> {
         let id = id.as_str().filter(|id| !id.is_empty())?;
         Some(EndUser { id: id.to_owned(), field: field.to_owned() })

@@ -81,7 +81,7 @@ pub struct Malformed {
 
 /// The request is sound, but what this field asks can't be priced or can't be said to the upstream: 422.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field} is not supported: {why}")]
+#[error("`{field}` is not supported: {why}")]
 pub struct Unsupported {
     pub field: String,
     pub why: String,
