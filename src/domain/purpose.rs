@@ -53,7 +53,8 @@ impl Purpose {
             let fits =
                 (1..=Purpose::NAME_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control);
             let max = Purpose::NAME_BYTES_MAX;
-            fits.then_some(()).ok_or_else(|| format!("{name} has 1 to {max} bytes and no control characters"))
+            fits.then_some(())
+                .ok_or_else(|| format!("{name} must be 1 to {max} bytes long, without control characters"))
         };
         end_user.map_or(Ok(()), |end_user| text("an end user's id", end_user))?;
         labels.iter().try_for_each(|(name, value)| {
@@ -62,7 +63,7 @@ impl Purpose {
         let bytes: usize = labels.iter().map(|(name, value)| name.len() + value.len()).sum();
         if labels.len() > Purpose::LABELS_MAX || bytes > Purpose::LABELS_BYTES_MAX {
             let (count, max) = (Purpose::LABELS_MAX, Purpose::LABELS_BYTES_MAX);
-            return Err(format!("there are at most {count} labels, of {max} bytes together"));
+            return Err(format!("at most {count} labels, {max} bytes in total, are allowed"));
         }
         Ok(())
     }
@@ -74,7 +75,7 @@ impl Purpose {
     pub fn check_asked(end_user: Option<&str>, labels: &BTreeMap<String, String>) -> Result<(), String> {
         // Where names are listed, as in the groups of a report, a comma stands between them.
         if labels.keys().any(|name| name.contains(',')) {
-            return Err("a label's name has no comma".to_owned());
+            return Err("a label's name must not contain a comma".to_owned());
         }
         Purpose::check(end_user, labels)
     }

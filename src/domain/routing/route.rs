@@ -183,7 +183,7 @@ pub enum ClampPolicy {
     Refuse,
 }
 
-/// What a request costs of which nobody says how it ended, since the node that sent it has died.
+/// What a request costs if its node died before it could record how the request ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExpiry {
