@@ -34,7 +34,7 @@ pub(super) const CONCURRENT_READS_MAX: usize = 6;
 /// Readers of one org's reservations that have a turn at once, of all look-ups: whoever makes reservations up leaves turns to
 /// commands, and to others.
 pub(super) const READERS_PER_ORG_MAX: usize = 2;
-/// One of so many stands for an org, and for few others.
+/// Orgs are spread over this many gates, so few share one.
 const READERS_GATES: usize = 64;
 
 /// Reads a shard.

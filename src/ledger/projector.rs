@@ -18,7 +18,7 @@ use crate::ledger::tail::{PositionedEvent, Tail};
 use crate::store::projections::{Checkpoint, Projections};
 use crate::store::{EventLog, StoreError};
 
-/// Look-ups that lie further behind are seen to before a view that does so too is folded on.
+/// When the index views lag by more than this, they are caught up before any other view.
 const EVENTS_BEHIND_MAX: i64 = 32_768;
 /// Attempts to compare a view that other nodes move on.
 const COMPARISONS_MAX: usize = 20;

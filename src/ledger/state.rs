@@ -22,12 +22,12 @@ const ENDS_SOON_SECONDS: i64 = 15 * 60;
 #[derive(Default)]
 pub(super) struct ShardState {
     pub accounts: IdMap<OrgId, Slot>,
-    /// Where the last event may stand of an org that is not in memory, and of which the index by org may lack some. Of any
-    /// other that is not in memory it holds all.
+    /// For an org that is not in memory and whose newest events the index may lack: the highest position that its last
+    /// event can have. Absent means that the index has everything.
     pub unindexed: IdMap<OrgId, i64>,
     /// Up to here the index was known to hold everything when `unindexed` was last looked through.
     pub indexed: i64,
-    /// So many accounts make a search for some that may leave.
+    /// Number of accounts above which idle ones are looked for.
     pub crowded: usize,
     pub system: System,
     pub system_chain: Chain,
