@@ -98,7 +98,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// Of routes that came from no file.
+    /// The error for routes that came from no file.
     pub fn of_mistakes(mistakes: Vec<Mistake>) -> ConfigError {
         let unlocated = |mistake| LocatedMistake { place: None, mistake };
         ConfigError::Routes(mistakes.into_iter().map(unlocated).collect())

@@ -123,7 +123,7 @@ impl Templates {
 }
 
 impl Filled {
-    /// By which reports know it.
+    /// The name by which reports know it.
     pub fn name(&self) -> String {
         format!("{}@{}", self.id, self.version)
     }

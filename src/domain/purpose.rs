@@ -41,7 +41,7 @@ impl Purpose {
     const LABELS_MAX: usize = 16;
     /// Longest name that anybody gives anything.
     pub const NAME_BYTES_MAX: usize = 255;
-    /// Of all names and values together: they are a part of an index's key, in which each may take two.
+    /// Most bytes of all names and values together: they are part of an index's key, in which each byte may take two.
     const LABELS_BYTES_MAX: usize = 768;
 
     /// Whether what a caller says of a request can be kept for ever and grouped by.
@@ -68,7 +68,7 @@ impl Purpose {
         Ok(())
     }
 
-    /// The same of what a caller says now: older events may say more.
+    /// Checks what a caller says now, more strictly than older events were checked.
     ///
     /// # Errors
     /// What can't, in words.

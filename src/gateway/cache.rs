@@ -185,7 +185,7 @@ impl Cache {
         }
     }
 
-    /// The answer, where it was made at most so long ago.
+    /// The answer, unless it is older than this.
     fn aged(&self, key: &Key, seconds_max: u32, now: Timestamp) -> Option<Arc<Answer>> {
         let answer = self.answers.get(key)?.answer;
         (now <= answer.made_at.plus_seconds(seconds_max.into())).then_some(answer)

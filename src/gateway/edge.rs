@@ -40,7 +40,7 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// In which dialect the caller reads.
+    /// The dialect that the caller reads.
     pub fn dialect(self) -> Dialect {
         match self {
             Endpoint::Generate(dialect) => dialect,
@@ -255,7 +255,7 @@ fn idempotency(headers: &HeaderMap, bytes: &Bytes) -> Result<Option<CommandRef>,
     Ok(Some(CommandRef { key: format!("v1:{key}"), fingerprint }))
 }
 
-/// At most so many in all answers together, where the caller says.
+/// The most output tokens of all answers together, where the caller sets a limit; else 0.
 fn asked_output_tokens(endpoint: Endpoint, body: &Value) -> u64 {
     match endpoint {
         Endpoint::Generate(dialect) => {

@@ -89,7 +89,7 @@ pub enum EitherErrorBody {
     Anthropic(AnthropicErrorBody),
 }
 
-/// The same for the API's description: what a request may be answered instead, as the caller's SDK knows it.
+/// For the API's description: the errors that a request may be answered with, in the shape that the caller's SDK knows.
 macro_rules! failures {
     ($name:ident, $body:ident) => {
         #[derive(utoipa::IntoResponses)]

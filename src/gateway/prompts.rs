@@ -11,7 +11,7 @@ use crate::gateway::failure::Failure;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assembled {
     pub name: String,
-    /// So many messages stand before the caller's own.
+    /// How many messages it puts before the caller's own.
     pub messages: usize,
     /// The dialect has a place of its own for instructions, and they are the prompt's.
     pub has_instructions: bool,

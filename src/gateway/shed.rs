@@ -44,7 +44,7 @@ impl Shedder {
         Err(turned_away("There are more requests than can be held for; try again shortly."))
     }
 
-    /// A hold was decided after so long.
+    /// Notes how long a hold waited to be decided.
     pub fn waited(&self, since: Timestamp, now: Timestamp) {
         let micros = now.0.saturating_sub(since.0);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).waited(now, micros);

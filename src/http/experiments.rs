@@ -52,7 +52,7 @@ pub struct NewExperiment {
 #[serde(deny_unknown_fields)]
 struct NewArm {
     name: String,
-    /// Of the units, 1 to 100. Who is drawn by no arm takes no part.
+    /// The share of the units that it draws, 1 to 100. Units that no arm draws take no part.
     percent: u8,
     /// Models as `provider/model`, or routes, in the order in which they are tried; as the route says when absent.
     #[serde(default)]

@@ -312,7 +312,7 @@ fn refund_view(refunded: Refunded) -> RefundView {
     }
 }
 
-/// Minor units of a decimal amount of money, of a currency with so many decimals.
+/// Minor units of a decimal amount of money, of a currency with this many decimals.
 fn minor(amount: &str, decimals: u8) -> Result<i64, Problem> {
     let units = decimal(amount)
         .filter(|money| money.scale() <= decimals.into())

@@ -35,7 +35,7 @@ impl PageQuery {
         fits.then_some(limit).ok_or_else(|| Problem::malformed("`limit` must be between 1 and 1000"))
     }
 
-    /// Where the page begins; None for the first one.
+    /// Where the page begins; `None` for the first one.
     pub fn after<C: FromStr>(&self) -> Result<Option<C>, Problem> {
         let after = self.after.as_deref().map(str::parse).transpose();
         after.map_err(|_| Problem::malformed("`after` must be the `next` value of the previous page"))

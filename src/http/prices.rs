@@ -89,7 +89,7 @@ struct MarkUpBody {
 
 #[derive(Serialize, ToSchema)]
 pub struct PriceList {
-    /// Of the price book.
+    /// The version of the price book.
     version: u64,
     /// What the org pays on top of every card, in percent; the general mark-up where no org is asked about.
     mark_up_percent: String,
@@ -252,7 +252,7 @@ pub async fn publish(
     Ok((StatusCode::CREATED, Json(PublishedVersion { version })))
 }
 
-/// Of two cards for the same calls nobody knows which is meant.
+/// Refuses two cards for the same calls: nobody could know which is meant.
 fn check_distinct(cards: &[RateCard]) -> Result<(), Problem> {
     let mut seen = BTreeSet::new();
     for card in cards {

@@ -24,7 +24,7 @@ pub fn check_text(field: &str, value: &str, bytes_max: usize) -> Result<(), Prob
     })
 }
 
-/// The same for a text that may be left out.
+/// Checks a text that may be left out.
 pub fn check_text_if_given(field: &str, value: Option<&String>, bytes_max: usize) -> Result<(), Problem> {
     value.map_or(Ok(()), |value| check_text(field, value, bytes_max))
 }

@@ -266,8 +266,8 @@ impl Ledger {
         self.look(org, DueEnds::Taken, view).await
     }
 
-    /// The same for what time does not end, such as keys, projects and limits: an account of which much is due is not
-    /// copied for it.
+    /// Reads what time does not end, such as keys, projects and limits. Due ends are not taken, which would copy an account
+    /// that has many.
     ///
     /// # Errors
     /// As [`Ledger::read`].

@@ -15,8 +15,8 @@ use crate::store::StoreError;
 
 /// A share of the accounts that may stay, which leave together: the search for them looks at all.
 const EVICTED_SHARE: usize = 32;
-/// What ends within so long would be read again for it: accounts that are not in memory are searched once a minute. Most
-/// holds do.
+/// An account in which something ends within this time stays in memory, since it would be read again for that: accounts that
+/// are not in memory are searched once a minute. Most holds end as soon as that.
 const ENDS_SOON_SECONDS: i64 = 15 * 60;
 
 #[derive(Default)]

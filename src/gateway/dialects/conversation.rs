@@ -41,7 +41,7 @@ pub fn is_standard_tier(tier: &str) -> bool {
 }
 
 impl Conversation {
-    /// Of a request whose fields are read one by one; null is none.
+    /// Reads a request field by field; a field that is null counts as absent.
     pub fn of_fields(
         body: &Value,
         read: impl Fn(&mut Conversation, &str, &Value) -> Result<(), Refused>,
@@ -153,7 +153,7 @@ impl Conversation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndUser {
     pub id: String,
-    /// In which the caller named them.
+    /// The field in which the caller named them.
     pub field: String,
 }
 
@@ -223,7 +223,7 @@ pub enum Part {
     /// What the model thought, unsealed.
     Thought {
         text: String,
-        /// By which its caller is told where it is left out.
+        /// The name under which the caller is told that it was left out.
         field: &'static str,
     },
 }

@@ -80,7 +80,7 @@ pub async fn run(state: State, request: Request) -> Result<Response, Failure> {
     run_assigned(state, request, assignment, shadows).await
 }
 
-/// The same, for a request with its arm of an experiment, and the shadows that get a copy.
+/// Runs a request in its arm of an experiment, and sends copies to the shadows.
 async fn run_assigned(
     state: State,
     request: Request,

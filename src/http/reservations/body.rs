@@ -35,7 +35,7 @@ pub struct NewReservation {
     project: Option<ProjectId>,
     /// A pseudonym.
     end_user: Option<String>,
-    /// At most 16, of 768 bytes together; no name has a comma.
+    /// At most 16, 768 bytes in total; a name must not contain a comma.
     #[serde(default)]
     labels: BTreeMap<String, String>,
 }
@@ -69,7 +69,7 @@ pub struct Cost {
     provider: Option<String>,
     model: Option<String>,
     usage: Option<Usage>,
-    /// Of that call; only with `usage`.
+    /// The provider's id of that call; only with `usage`.
     provider_request_id: Option<String>,
 }
 

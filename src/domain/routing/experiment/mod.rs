@@ -2,7 +2,7 @@
 //!
 //! An arm takes a share of the units by which the experiment is sticky (orgs, keys, end users or conversations), drawn
 //! by a hash: the same unit always meets the same arm, on every node, and no request is remembered for it. The first
-//! arm is the control; who is drawn by no arm is no part of the experiment. A shadow answers nobody: copies of requests
+//! arm is the control; units that no arm draws are no part of the experiment. A shadow answers nobody: copies of requests
 //! go to it beside the answer, and the org that it names pays.
 
 mod trial;
@@ -22,7 +22,7 @@ pub use trial::{Phase, Trial, Trials};
 const ARMS_MAX: usize = 20;
 const CHAIN_MAX: usize = 20;
 const ORGS_MAX: usize = 1_000;
-/// Of names, in bytes.
+/// Longest name, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 
 /// What is tried, on whom. Kept for ever under its name: reports refer to it.
@@ -42,7 +42,7 @@ pub struct Experiment {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Arm {
     pub name: String,
-    /// Of the units, 1 to 100.
+    /// The share of the units that it draws, 1 to 100.
     pub percent: u8,
     /// Models as `provider/model`, or routes, in the order in which they are tried; as the route says where it is empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
