@@ -50,7 +50,7 @@ impl BodyRoom {
         match self.take(bytes) {
             true => Ok(()),
             false => Err(turned_away(
-                "The requests that run here take all memory there is for them; try again shortly.",
+                "The requests under way take all the memory for request bodies; try again shortly.",
             )),
         }
     }

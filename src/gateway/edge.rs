@@ -283,7 +283,7 @@ fn by_role(actor: Actor) -> Result<Caller, Failure> {
         Actor { .. } => Err(Failure::new(
             403,
             "wrong_role",
-            "this key may not send AI requests; use a key of role inference",
+            "this key may not send AI requests; use a key of the role inference",
         )),
     }
 }

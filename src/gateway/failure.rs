@@ -278,7 +278,7 @@ impl From<LedgerError> for Failure {
             LedgerError::Refused(refusal) => refusal.into(),
             LedgerError::Busy => Failure {
                 retry_after_seconds: Some(1),
-                ..Failure::new(503, "busy", "Too many requests wait; try again shortly.")
+                ..Failure::new(503, "busy", "Too many requests are waiting; try again shortly.")
             },
             LedgerError::Unavailable(why) | LedgerError::Unknown(why) => {
                 tracing::error!(why, "the ledger is unavailable");

@@ -44,7 +44,7 @@ pub fn assemble(
         if system == said {
             messages.insert(0, json!({"role": "system", "content": text}));
         } else if body.get(system).is_some_and(|own| !own.is_null()) {
-            let why = format!("the prompt {name} brings its own `{system}`: leave yours out");
+            let why = format!("the prompt {name} has its own `{system}`; leave yours out");
             return Err(Failure { field: Some(system.into()), ..Failure::new(422, "invalid_prompt", why) });
         } else {
             body[system] = text.into();

@@ -41,7 +41,7 @@ impl Shedder {
         if self.0.lock().unwrap_or_else(PoisonError::into_inner).passes(now) {
             return Ok(());
         }
-        Err(turned_away("There are more requests than can be held for; try again shortly."))
+        Err(turned_away("More requests are coming in than credits can be held for; try again shortly."))
     }
 
     /// Notes how long a hold waited to be decided.

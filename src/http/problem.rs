@@ -173,7 +173,7 @@ impl Problem {
     }
 
     pub fn method_not_allowed() -> Problem {
-        let detail = "this route has other methods; see /docs";
+        let detail = "this route does not take this method; see /docs";
         Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
     }
 

@@ -175,7 +175,7 @@ impl RequestHold {
             };
             idempotency = request.idempotency.as_ref().map(|key| key.after(first));
         }
-        let words = "this idempotency key was used by many requests that came to nothing; take another";
+        let words = "this idempotency key was used by many requests that were not answered; use another";
         Err(Failure::new(409, "duplicate_request", words))
     }
 }
