@@ -93,7 +93,7 @@ fn log_filter() -> Result<EnvFilter, String> {
         Ok(filter) => EnvFilter::try_new(filter).map_err(|error| error_chain(&error)),
         Err(error) => Err(error.to_string()),
     };
-    filter.map_err(|why| format!("TOLLGATE_LOG is no filter of log lines: {why}"))
+    filter.map_err(|why| format!("TOLLGATE_LOG is not a valid log filter: {why}"))
 }
 
 /// The error and what it came from, each once.

@@ -80,13 +80,13 @@ pub enum ConfigError {
     #[error("the configuration file {0} does not exist")]
     Missing(PathBuf),
     #[error(
-        "internal_address is a host and a port at which other nodes reach this one, such as 10.0.0.7:8080"
+        "internal_address must be a host and a port at which other nodes reach this one, such as 10.0.0.7:8080"
     )]
     InternalAddress,
-    #[error("{name} is {least} to {SECONDS_MAX}")]
+    #[error("{name} must be between {least} and {SECONDS_MAX}")]
     Seconds { name: &'static str, least: u64 },
     #[error(
-        "body_memory_mebibytes is {BODY_MEMORY_MEBIBYTES_MIN} or more: a body takes up to 71, an org at most half"
+        "body_memory_mebibytes must be at least {BODY_MEMORY_MEBIBYTES_MIN}: a body takes up to 71, an org at most half"
     )]
     BodyMemory,
     #[error("provider {provider}: {why}")]
@@ -98,7 +98,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// Of routes that came from no file.
+    /// The error for routes that came from no file.
     pub fn of_mistakes(mistakes: Vec<Mistake>) -> ConfigError {
         let unlocated = |mistake| LocatedMistake { place: None, mistake };
         ConfigError::Routes(mistakes.into_iter().map(unlocated).collect())

@@ -157,7 +157,9 @@ impl ProviderConfig {
         }
         match HeaderValue::try_from(&key) {
             Ok(_) => Ok(Some(key)),
-            Err(_) => Err(self.error("its key holds what no header can carry, such as a line's end")),
+            Err(_) => {
+                Err(self.error("its key contains a character that no header can carry, such as a line break"))
+            }
         }
     }
 
@@ -180,29 +182,31 @@ impl ProviderConfig {
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         if self.name.is_empty() || self.name.contains('/') {
-            return Err(self.error("a provider's name is not empty and has no slash"));
+            return Err(self.error("a provider's name must not be empty or contain a slash"));
         }
         self.check_base_url()?;
         if self.api_key_header.as_ref().is_some_and(|name| HeaderName::try_from(name).is_err()) {
-            return Err(self.error("api_key_header is no header's name"));
+            return Err(self.error("api_key_header must be the name of a header"));
         }
         let is_needed = |field: &&String| {
             NEEDED.contains(&field.as_str())
                 || (*field == ChatLimit::MaxTokens.field() && !self.can_lack_max_tokens())
         };
         if let Some(field) = self.lacks.iter().find(is_needed) {
-            return Err(self.error(&format!("no request can do without {field}: it can't be lacked")));
+            return Err(self.error(&format!("`lacks` must not name {field}: every request needs it")));
         }
         let keys = [self.api_key.is_some(), self.api_key_env.is_some(), self.api_key_file.is_some()];
         if keys.into_iter().filter(|is_given| *is_given).count() > 1 {
-            return Err(self.error("its key comes from one of api_key, api_key_env and api_key_file"));
+            return Err(
+                self.error("its key must come from only one of api_key, api_key_env and api_key_file")
+            );
         }
         if self.uplifts.contains(&Uplift::Fast) {
-            let why = "its uplifts are region_us, region_eu or regional_endpoint; who wants fast asks for it";
+            let why = "its uplifts must be region_us, region_eu or regional_endpoint; fast mode is asked for by each request";
             return Err(self.error(why));
         }
         if self.default_output_tokens == Some(0) {
-            return Err(self.error("default_output_tokens is 1 or more"));
+            return Err(self.error("default_output_tokens must be at least 1"));
         }
         for (name, seconds) in [
             ("connect_timeout_seconds", self.connect_timeout_seconds),
@@ -218,7 +222,7 @@ impl ProviderConfig {
     fn check_base_url(&self) -> Result<(), ConfigError> {
         let url = reqwest::Url::parse(&self.base_url).ok();
         let Some(mut url) = url.filter(|url| ["http", "https"].contains(&url.scheme())) else {
-            return Err(self.error("base_url is written as https://host or http://host:port"));
+            return Err(self.error("base_url must be written as https://host or http://host:port"));
         };
         let path = url.path().trim_end_matches('/').to_owned();
         let unversioned = ["/v1", "/v1beta"].iter().find_map(|version| path.strip_suffix(version));
@@ -236,7 +240,7 @@ impl ProviderConfig {
             url.as_str().trim_end_matches('/').to_owned()
         };
         Err(self.error(&format!(
-            "base_url ends before the version, without a query or a fragment: write {instead}"
+            "base_url must end before the version, and have no query or fragment: write {instead}"
         )))
     }
 

@@ -49,7 +49,7 @@ pub(super) fn read_routes(figment: &Figment) -> (Vec<Route>, Vec<Mistake>) {
             (0..).zip(&written).map(route).collect()
         }
         Ok(_) => {
-            let why = "routes are written as [[routes]]".to_owned();
+            let why = "routes must be written as [[routes]]".to_owned();
             mistakes.push(Mistake { path: vec!["routes".into()], why });
             Vec::new()
         }
@@ -60,7 +60,7 @@ pub(super) fn read_routes(figment: &Figment) -> (Vec<Route>, Vec<Mistake>) {
 
 fn read_route(path: Vec<String>, written: &Value, mistakes: &mut Vec<Mistake>) -> Route {
     let Value::Dict(tag, fields) = written else {
-        mistakes.push(Mistake { path, why: "a route is a table".into() });
+        mistakes.push(Mistake { path, why: "a route must be a table".into() });
         return Route::default();
     };
     let mut understood = fields.clone();

@@ -22,7 +22,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Default)]
 pub struct Replay {
     pub answered: u64,
-    /// Of the answered ones, those that another provider than the first answered.
+    /// Those of the answered ones that another provider than the first answered.
     pub fallbacks: u64,
     /// Refused for want of credits.
     pub refused: u64,

@@ -22,7 +22,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Of the money that it is about.
+    /// How many decimals the money has that it is about.
     pub fn decimals(&self) -> u8 {
         match &*self.then {
             OrgCommand::Purchase { payment, .. } => payment.decimals,

@@ -15,7 +15,7 @@ pub struct Bundle {
     pub price_minor: i64,
     /// ISO 4217.
     pub currency: String,
-    /// Of a minor unit; two where it isn't said, whatever the currency.
+    /// The decimals of its minor unit; two when absent, whatever the currency.
     #[serde(default = "two", skip_serializing_if = "is_two")]
     pub decimals: u8,
     /// How long its credits live after the purchase; for ever when absent.
@@ -32,7 +32,7 @@ pub struct Payment {
     pub currency: String,
     pub net_minor: i64,
     pub tax_minor: i64,
-    /// Of a minor unit, as in the bundle.
+    /// The decimals of a minor unit, as in the bundle.
     #[serde(default = "two", skip_serializing_if = "is_two")]
     pub decimals: u8,
 }

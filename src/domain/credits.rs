@@ -24,11 +24,11 @@ pub struct Credits(i64);
 /// Why a text is not an amount, in words for the caller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CreditsError {
-    #[error("an amount is a decimal string of credits such as \"12.50\"; this is not one")]
+    #[error("an amount must be a decimal string of credits, such as \"12.50\"; this is not one")]
     Malformed,
-    #[error("an amount has at most 9 decimals (nanocredits); this one has more")]
+    #[error("an amount must have at most 9 decimals (nanocredits); this one has more")]
     TooPrecise,
-    #[error("an amount must lie within ±1000000000 credits; this one does not")]
+    #[error("an amount must be within ±1000000000 credits; this one is not")]
     OutOfRange,
 }
 

@@ -350,7 +350,7 @@ impl Event {
         }
     }
 
-    /// The same event of an end that counted from a moment on.
+    /// This event of an end, counting from a moment on.
     pub fn due(mut self, at: Timestamp) -> Event {
         if let Event::CreditsExpired { due_at, .. } | Event::ReservationExpired { due_at, .. } = &mut self {
             *due_at = Some(at);

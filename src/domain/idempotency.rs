@@ -21,8 +21,8 @@ impl CommandRef {
         (1..=CommandRef::KEY_BYTES_MAX).contains(&key.len())
     }
 
-    /// The same command in the name of whom a key spends for. Keys are the org's: what another of its projects asks under
-    /// the same one is another command, even where the words are the same.
+    /// This command, bound to the project that the caller spends for. Idempotency keys are unique per org: a request of
+    /// another project under the same key is another command, even if it reads the same.
     #[must_use]
     pub fn of_project(self, project: Option<ProjectId>) -> CommandRef {
         let Some(project) = project else { return self };
@@ -30,8 +30,8 @@ impl CommandRef {
         CommandRef { fingerprint, ..self }
     }
 
-    /// The same command once more, where its first try held and came to nothing. Whoever tries again next to another finds this
-    /// key bound by one of them.
+    /// This command once more, after a first try whose hold was released. Of several retries at the same time, one binds
+    /// this key and the others find it bound.
     #[must_use]
     pub fn after(&self, first: ReservationId) -> CommandRef {
         CommandRef { key: format!("{} after {first}", self.key), fingerprint: self.fingerprint.clone() }

@@ -51,7 +51,7 @@ pub struct Filled {
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PromptError {
-    #[error("`prompt` is written as {{\"id\", \"version\", \"variables\"}}: {0}")]
+    #[error("`prompt` must be written as {{\"id\", \"version\", \"variables\"}}: {0}")]
     Malformed(&'static str),
     #[error("there is no prompt {0:?}")]
     Unknown(String),
@@ -97,7 +97,7 @@ impl Templates {
             Value::Null => versions.values().next_back(),
             version => {
                 let number = version.as_u64().or_else(|| version.as_str()?.parse().ok());
-                let number = number.ok_or(PromptError::Malformed("`version` is a number"))?;
+                let number = number.ok_or(PromptError::Malformed("`version` must be a number"))?;
                 let known = || versions.keys().map(u32::to_string).collect::<Vec<_>>().join(", ");
                 let found = u32::try_from(number).ok().and_then(|number| versions.get(&number));
                 Some(found.ok_or_else(|| PromptError::UnknownVersion {
@@ -112,7 +112,7 @@ impl Templates {
         let given = match &asked["variables"] {
             Value::Null => &nothing,
             Value::Object(given) => given,
-            _ => return Err(PromptError::Malformed("`variables` is an object")),
+            _ => return Err(PromptError::Malformed("`variables` must be an object")),
         };
         template.fill(given)
     }
@@ -123,7 +123,7 @@ impl Templates {
 }
 
 impl Filled {
-    /// By which reports know it.
+    /// The name by which reports know it.
     pub fn name(&self) -> String {
         format!("{}@{}", self.id, self.version)
     }

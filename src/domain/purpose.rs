@@ -41,7 +41,7 @@ impl Purpose {
     const LABELS_MAX: usize = 16;
     /// Longest name that anybody gives anything.
     pub const NAME_BYTES_MAX: usize = 255;
-    /// Of all names and values together: they are a part of an index's key, in which each may take two.
+    /// Most bytes of all names and values together: they are part of an index's key, in which each byte may take two.
     const LABELS_BYTES_MAX: usize = 768;
 
     /// Whether what a caller says of a request can be kept for ever and grouped by.
@@ -53,7 +53,8 @@ impl Purpose {
             let fits =
                 (1..=Purpose::NAME_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control);
             let max = Purpose::NAME_BYTES_MAX;
-            fits.then_some(()).ok_or_else(|| format!("{name} has 1 to {max} bytes and no control characters"))
+            fits.then_some(())
+                .ok_or_else(|| format!("{name} must be 1 to {max} bytes long, without control characters"))
         };
         end_user.map_or(Ok(()), |end_user| text("an end user's id", end_user))?;
         labels.iter().try_for_each(|(name, value)| {
@@ -62,19 +63,19 @@ impl Purpose {
         let bytes: usize = labels.iter().map(|(name, value)| name.len() + value.len()).sum();
         if labels.len() > Purpose::LABELS_MAX || bytes > Purpose::LABELS_BYTES_MAX {
             let (count, max) = (Purpose::LABELS_MAX, Purpose::LABELS_BYTES_MAX);
-            return Err(format!("there are at most {count} labels, of {max} bytes together"));
+            return Err(format!("at most {count} labels, {max} bytes in total, are allowed"));
         }
         Ok(())
     }
 
-    /// The same of what a caller says now: older events may say more.
+    /// Checks what a caller says now, more strictly than older events were checked.
     ///
     /// # Errors
     /// What can't, in words.
     pub fn check_asked(end_user: Option<&str>, labels: &BTreeMap<String, String>) -> Result<(), String> {
         // Where names are listed, as in the groups of a report, a comma stands between them.
         if labels.keys().any(|name| name.contains(',')) {
-            return Err("a label's name has no comma".to_owned());
+            return Err("a label's name must not contain a comma".to_owned());
         }
         Purpose::check(end_user, labels)
     }

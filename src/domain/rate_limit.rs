@@ -12,10 +12,10 @@ use crate::domain::time::Timestamp;
 const MINUTE_MICROS: i64 = 60 * Timestamp::MICROS_PER_SECOND;
 /// How long a share may be spent: few questions at a steady rate, and little that one node keeps from the others.
 pub const SHARE_SECONDS: i64 = 2;
-/// A refusal counts for at least so long, so that those who are refused ask nobody.
+/// A refusal stands for at least this time, so that those who are refused ask nobody.
 const REFUSAL_MICROS_MIN: i64 = 50_000;
 
-/// So much flows in within a minute, and so much may be taken at once.
+/// What flows in within a minute, and what may be taken at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
     pub per_minute: NonZeroU32,
@@ -64,7 +64,7 @@ impl RateLimit {
         Answer { taken: Taken::Share(share), full_at }
     }
 
-    /// When everything may be taken again, once so many units were given back or, below zero, used beyond what was taken.
+    /// When everything may be taken again, once this many units were given back or, below zero, used beyond what was taken.
     pub fn correct(self, full_at: Timestamp, less: i64) -> Timestamp {
         let micros = match less {
             0.. => -self.micros_down(less),
@@ -124,7 +124,7 @@ pub struct Share {
     /// How much it was when it was taken.
     taken: i64,
     ends_at: Timestamp,
-    /// So much was refused, until then.
+    /// How much was refused, and until when that stands.
     refused: i64,
     refused_until: Timestamp,
 }
@@ -152,7 +152,7 @@ impl Share {
         Spent::Unknown
     }
 
-    /// The question that gets a share of so many units or more. What was left is in it, and no longer here.
+    /// The question that gets a share of at least this many units. What was left is in it, and no longer here.
     pub fn ask(&mut self, needed: i64, rate: RateLimit, now: Timestamp) -> Ask {
         let wanted = self.next_size(now).min(rate.share_max()).max(needed);
         Ask { returned: std::mem::take(&mut self.left), needed, wanted }
@@ -179,7 +179,7 @@ impl Share {
         self.left = self.left.saturating_add(ask.returned.min(0));
     }
 
-    /// What was spent turns out to be less by so much or, below zero, more.
+    /// What was spent turns out to be less by this much or, below zero, more.
     pub fn corrected(&mut self, less: i64) {
         self.left = self.left.saturating_add(less);
     }
@@ -211,7 +211,7 @@ impl Share {
     }
 }
 
-/// Whole seconds after which so many microseconds are over.
+/// Whole seconds after which this many microseconds are over.
 pub fn seconds(micros: i64) -> u64 {
     micros.max(0).unsigned_abs().div_ceil(Timestamp::MICROS_PER_SECOND.unsigned_abs()).max(1)
 }

@@ -34,7 +34,7 @@ pub struct System {
     pub keys: OrdMap<KeyId, Key>,
     /// Persistent, since every change is published as a whole.
     claims: OrdMap<String, Claim>,
-    /// Those whose slugs are claimed, so that their ids are told from what anybody makes up.
+    /// The orgs whose slugs are claimed, so that their ids can be told from made-up ones.
     orgs: OrdSet<OrgId>,
     /// Names of the claims whose second command has no recorded outcome, with when each was made.
     open: OrdMap<String, Timestamp>,

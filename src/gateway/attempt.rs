@@ -279,7 +279,7 @@ impl Failed {
         Failed::in_answer(UpstreamFailure::unreachable(why), family, body)
     }
 
-    /// The same of an answer in one piece, of which nothing is delivered.
+    /// A failure that an answer in one piece reports; nothing of it is delivered.
     fn in_answer(failure: UpstreamFailure, family: Family, body: &Value) -> Failed {
         if providers::usage_json(family, body).is_none() {
             return Failed::refused(failure);

@@ -22,14 +22,14 @@ const WEIGHT_MAX: usize = 400_000;
 pub async fn read(headers: &HeaderMap, request: Request, room: &mut BodyRoom) -> Result<Bytes, Failure> {
     let coding = headers.get(CONTENT_ENCODING).map(|coding| coding.to_str().unwrap_or_default());
     if coding.is_some_and(|coding| !coding.eq_ignore_ascii_case("identity")) {
-        return Err(Failure::new(415, "unsupported_media_type", "the body is compressed: send it as it is"));
+        return Err(Failure::new(415, "unsupported_media_type", "the body must not be compressed"));
     }
     let unreadable = |status, why: String| Failure::new(status, "body_unreadable", why);
     let (mut body, mut parts) = (BytesMut::new(), request.into_body().into_data_stream());
     while let Some(part) = parts.next().await {
-        let part = part.map_err(|_| unreadable(400, "the body did not come to its end".to_owned()))?;
+        let part = part.map_err(|_| unreadable(400, "The body ended early.".to_owned()))?;
         if body.len().saturating_add(part.len()) > BYTES_MAX {
-            return Err(unreadable(413, format!("the body is too long; it may have {BYTES_MAX} bytes")));
+            return Err(unreadable(413, format!("the body must be at most {BYTES_MAX} bytes long")));
         }
         room.grow(part.len())?;
         body.extend_from_slice(&part);

@@ -1,6 +1,6 @@
 //! What the bodies of requests take of a node's memory, from their first bytes until their requests are over.
 //!
-//! Promise: an org has at most as much as it leaves for others. Who sends much, or slowly, never has it all.
+//! Promise: an org has at most as much as it leaves for others. An org that sends much, or slowly, never takes all of it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,7 +42,7 @@ impl BodyMemory {
 }
 
 impl BodyRoom {
-    /// So much more has come, or is made of it.
+    /// Takes room for more bytes that have come, or for what is made of them.
     ///
     /// # Errors
     /// 503 where the org would have more than it leaves.
@@ -50,7 +50,7 @@ impl BodyRoom {
         match self.take(bytes) {
             true => Ok(()),
             false => Err(turned_away(
-                "The requests that run here take all memory there is for them; try again shortly.",
+                "The requests under way take all the memory for request bodies; try again shortly.",
             )),
         }
     }

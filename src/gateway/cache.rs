@@ -35,8 +35,8 @@ const BYTES_MAX: u64 = 32 << 20;
 const ENTRY_BYTES: usize = 1 << 10;
 /// Longer answers are not cached.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
-/// So long a request waits for another's answer, where its route does not say how long for a first part. Whoever it waits
-/// for may be of another org, ask for a long answer, and read it slowly.
+/// How long a request waits for another's answer when its route sets no time for the first part. The other may belong to
+/// another org, ask for a long answer, and read it slowly.
 const TURN_WAIT: Duration = Duration::from_secs(30);
 /// With more turns than this, those that nobody waits for are forgotten.
 const TURNS_MAX: usize = 1_024;
@@ -186,7 +186,7 @@ impl Cache {
         }
     }
 
-    /// The answer, where it was made at most so long ago.
+    /// The answer, unless it is older than this.
     fn aged(&self, key: &Key, seconds_max: u32, now: Timestamp) -> Option<Arc<Answer>> {
         let answer = self.answers.get(key)?.answer;
         (now <= answer.made_at.plus_seconds(seconds_max.into())).then_some(answer)
@@ -249,7 +249,7 @@ impl Reuse {
 }
 
 fn too_late() -> Failure {
-    let words = "The same request, for whose answer this one waited, was not answered in time; try again.";
+    let words = "This request waited for an identical one, which was not answered in time; try again.";
     Failure { retry_after_seconds: Some(1), ..Failure::new(503, "upstream_unreachable", words) }
 }
 

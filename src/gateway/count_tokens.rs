@@ -21,7 +21,7 @@ use crate::gateway::providers::{self, COUNT_TOKENS_PATH};
 use crate::gateway::quote::{Funds, quote};
 use crate::gateway::target::Target;
 
-/// Who counted: `provider`; `tokenizer`, about; or `bound`, where the number is the most that it can be.
+/// The header that says who counted: `provider`; `tokenizer`, about; or `bound`, where the number is the most that it can be.
 const COUNTED_BY: &str = "x-tollgate-count";
 /// What is read of an answer that is one number, or of an error.
 const ANSWER_BYTES_MAX: usize = 64 << 10;

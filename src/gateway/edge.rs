@@ -40,7 +40,7 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// In which dialect the caller reads.
+    /// The dialect that the caller reads.
     pub fn dialect(self) -> Dialect {
         match self {
             Endpoint::Generate(dialect) => dialect,
@@ -240,7 +240,7 @@ fn parse(state: &State, endpoint: Endpoint, bytes: &Bytes, room: &mut BodyRoom) 
 fn model(body: &Value) -> Result<&str, Failure> {
     let named = dialects::requested_model(body).unwrap_or_default();
     let most = Purpose::NAME_BYTES_MAX;
-    let words = || format!("`model` has at most {most} bytes");
+    let words = || format!("`model` must be at most {most} bytes long");
     if named.len() <= most { Ok(named) } else { Err(Failure::new(422, "invalid_model", words())) }
 }
 
@@ -248,13 +248,14 @@ fn model(body: &Value) -> Result<&str, Failure> {
 fn idempotency(headers: &HeaderMap, bytes: &Bytes) -> Result<Option<CommandRef>, Failure> {
     let Some(given) = headers.get("idempotency-key") else { return Ok(None) };
     let key = given.to_str().ok().filter(|key| CommandRef::may_be_key(key));
-    let words = || format!("`Idempotency-Key` has 1 to {} ASCII characters", CommandRef::KEY_BYTES_MAX);
+    let words =
+        || format!("`Idempotency-Key` must be 1 to {} ASCII characters long", CommandRef::KEY_BYTES_MAX);
     let key = key.ok_or_else(|| Failure::new(400, "invalid_idempotency_key", words()))?;
     let fingerprint = hex::encode(Sha256::digest(bytes));
     Ok(Some(CommandRef { key: format!("v1:{key}"), fingerprint }))
 }
 
-/// At most so many in all answers together, where the caller says.
+/// The most output tokens of all answers together, where the caller sets a limit; else 0.
 fn asked_output_tokens(endpoint: Endpoint, body: &Value) -> u64 {
     match endpoint {
         Endpoint::Generate(dialect) => {
@@ -282,7 +283,7 @@ fn by_role(actor: Actor) -> Result<Caller, Failure> {
         Actor { .. } => Err(Failure::new(
             403,
             "wrong_role",
-            "this key may not send AI requests; use a key of role inference",
+            "this key may not send AI requests; use a key of the role inference",
         )),
     }
 }

@@ -153,7 +153,7 @@ async fn serve(
     // In a task of its own: it goes on to the settle when the client goes away. Boxed, since it is large and a task moves it.
     let dispatched = tokio::spawn(Box::pin(dispatch::run(state, request))).await.map_err(|error| {
         tracing::error!(%error, "a dispatch stopped");
-        Failure::new(500, "internal", "something went wrong here; the request id helps to find it")
+        Failure::internal()
     });
     let mut response = dispatched??;
     if let Some(upstream_time) = response.extensions_mut().get_mut::<UpstreamTime>() {

@@ -89,7 +89,7 @@ pub enum EitherErrorBody {
     Anthropic(AnthropicErrorBody),
 }
 
-/// The same for the API's description: what a request may be answered instead, as the caller's SDK knows it.
+/// For the API's description: the errors that a request may be answered with, in the shape that the caller's SDK knows.
 macro_rules! failures {
     ($name:ident, $body:ident) => {
         #[derive(utoipa::IntoResponses)]
@@ -150,8 +150,23 @@ pub fn schemas() -> Components {
 }
 
 impl Failure {
+    /// The message is told as a sentence, however it was written.
     pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Failure {
-        Failure { status, code, message: message.into(), field: None, retry_after_seconds: None }
+        Failure::verbatim(status, code, sentence(message.into()))
+    }
+
+    /// For words that are not a sentence of ours: a provider's, which clients may look for, or what is joined to a field.
+    fn verbatim(status: u16, code: &'static str, message: String) -> Failure {
+        Failure { status, code, message, field: None, retry_after_seconds: None }
+    }
+
+    /// A fault of this server's own, which the log explains under the same request id.
+    pub fn internal() -> Failure {
+        Failure::new(
+            500,
+            "internal",
+            "Something went wrong on the server; the request id helps to find the cause.",
+        )
     }
 
     pub fn model_unknown(model: &str) -> Failure {
@@ -170,7 +185,7 @@ impl Failure {
     /// The time that the caller or the route gave is over.
     pub fn out_of_time() -> Failure {
         let words =
-            "There was no whole answer within the time that the request may take; what it used is charged.";
+            "No complete answer arrived within the time allowed for this request; what it used is charged.";
         Failure::new(503, OUT_OF_TIME, words)
     }
 
@@ -180,7 +195,7 @@ impl Failure {
             LedgerError::Refused(refusal) => refusal.into(),
             LedgerError::Busy | LedgerError::Unavailable(_) | LedgerError::Unknown(_) => {
                 tracing::error!(%error, "an answer can't be settled, and is not given");
-                let words = "The ledger can't write now, so that no answer is given; what it used is charged once it can.";
+                let words = "The ledger can't be written now, so the answer is withheld; its cost is charged as soon as it can be.";
                 Failure::new(503, UNSETTLED, words)
             }
         }
@@ -226,7 +241,10 @@ impl Failure {
 
 impl From<Malformed> for Failure {
     fn from(malformed: Malformed) -> Failure {
-        Failure { field: Some(malformed.field), ..Failure::new(400, "invalid_request", malformed.message) }
+        Failure {
+            field: Some(malformed.field),
+            ..Failure::verbatim(400, "invalid_request", malformed.message)
+        }
     }
 }
 
@@ -260,7 +278,7 @@ impl From<LedgerError> for Failure {
             LedgerError::Refused(refusal) => refusal.into(),
             LedgerError::Busy => Failure {
                 retry_after_seconds: Some(1),
-                ..Failure::new(503, "busy", "Too many requests wait; try again shortly.")
+                ..Failure::new(503, "busy", "Too many requests are waiting; try again shortly.")
             },
             LedgerError::Unavailable(why) | LedgerError::Unknown(why) => {
                 tracing::error!(why, "the ledger is unavailable");
@@ -349,7 +367,7 @@ impl From<UpstreamFailure> for Failure {
                 | FailureKind::ServerError => "invalid_request",
             };
             let status = callers_status(failure.kind, failure.status);
-            return Failure::new(status, code, without_accounts(&failure.message));
+            return Failure::verbatim(status, code, without_accounts(&failure.message));
         }
         let (status, code, words) = match failure.kind {
             FailureKind::RateLimited => {
@@ -379,6 +397,21 @@ impl From<UpstreamFailure> for Failure {
     }
 }
 
+/// The message with a capital at its beginning and a full stop at its end. A name at its beginning, of a field or header, keeps its
+/// form.
+fn sentence(mut message: String) -> String {
+    let first_word = message.split([' ', ':', ',', ';']).next().unwrap_or_default();
+    if first_word.bytes().all(|letter| letter.is_ascii_alphabetic() || letter == b'\'')
+        && let Some(first) = message.get_mut(..1)
+    {
+        first.make_ascii_uppercase();
+    }
+    if !message.is_empty() && !message.ends_with(['.', '!', '?', '…']) {
+        message.push('.');
+    }
+    message
+}
+
 /// The status of what is the caller's own fault: one that the API describes, of the same class in the SDKs. A provider's 403 for
 /// content would read as a refused key here.
 fn callers_status(kind: FailureKind, own: Option<u16>) -> u16 {
@@ -405,7 +438,37 @@ fn without_accounts(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::gateway::providers::classify::classify;
+
+    #[test]
+    fn a_message_is_a_sentence() {
+        for (message, expected) in [
+            ("this key was used; take another", "This key was used; take another."),
+            ("tools can't be used.", "Tools can't be used."),
+            ("`model` must be shorter", "`model` must be shorter."),
+            ("max_tokens must be lower", "max_tokens must be lower."),
+            ("x-request-timeout must be whole", "x-request-timeout must be whole."),
+            ("0.5 credits are missing", "0.5 credits are missing."),
+            ("an end user's id is too long!", "An end user's id is too long!"),
+            ("é", "é."),
+            ("", ""),
+        ] {
+            assert_eq!(Failure::new(400, "c", message).message, expected);
+        }
+    }
+
+    #[test]
+    fn what_clients_look_for_or_join_to_a_field_stays_as_it_is() {
+        let own = "prompt is too long: 9 tokens > 8 maximum";
+        let body = json!({"error": {"type": "invalid_request_error", "message": own}}).to_string();
+        let provider = classify(400, None, body.as_bytes());
+
+        assert_eq!(Failure::from(provider).message, own);
+        assert_eq!(Failure::from(Malformed::new("n", "must be 1")).message, "must be 1");
+    }
 
     #[test]
     fn who_holds_too_much_at_once_is_told_when_to_come_again() {

@@ -105,7 +105,7 @@ fn trim(request: &mut Arc<Request>, plan: &mut Plan, output: &Output, tokens: u6
     Ok(())
 }
 
-/// Where the messages have to begin so that they fit, if they ever do, and how many tokens they then have of so many.
+/// Where the messages have to begin so that they fit, if they ever do, and how many of `tokens` are left then.
 fn fitting_turns(messages: &[Value], tokens: u64, fits: impl Fn(u64) -> bool) -> (usize, u64) {
     let (mut left, mut begin) = (tokens, 0);
     for end in ends_of_turns(messages) {
@@ -144,7 +144,7 @@ impl Output {
         self.fits_with(target, of_family(target.upstream.family, tokens))
     }
 
-    /// Whether the target takes so many of its own tokens.
+    /// Whether the target takes this many tokens, counted by its own tokenizer.
     fn fits_with(&self, target: &Target, tokens: u64) -> bool {
         let whole = tokens.saturating_add(self.beside_input(target));
         window(target).is_none_or(|window| whole <= window)

@@ -316,7 +316,7 @@ impl Reader<'_> {
         })
     }
 
-    /// Those that no usage tells, of a model that searches before each answer.
+    /// How many searches no usage reports, of a model that searches before each answer.
     fn searches_unasked(&self, model: &str, card: &RateCard) -> u64 {
         let answers = match self.request.endpoint {
             Endpoint::Generate(client) => dialects::wanted_choices(client, &self.request.body),

@@ -52,7 +52,7 @@ pub fn offered_as(state: &State, caller: &Caller, name: &str) -> Option<ModelEnt
     })
 }
 
-/// Who sells what the card prices, by name, in the order of the file.
+/// The names of the providers that sell what the card prices, in the order of the file.
 fn sellers<'a>(state: &'a State, card: &'a RateCard) -> impl Iterator<Item = &'a String> {
     let sells = |upstream: &&'a Arc<Upstream>| {
         upstream.config.priced_as() == card.provider && is_served(card, upstream.family)

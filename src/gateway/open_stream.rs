@@ -19,9 +19,10 @@ use crate::gateway::timeouts::{Timeouts, elapsed};
 pub const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// What a stream may send between two parts of its answer: keep-alives, and events that say nothing.
 const SILENT_BYTES_MAX: u64 = 4 << 20;
-/// And so many times what it was asked: OpenAI's responses repeat their instructions and tools in more than one event.
+/// And this many times what it was asked: OpenAI's responses repeat their instructions and tools in more than one event.
 const REPEATED: u64 = 4;
-/// A provider that ignores the output limit may overstep it by this factor and so many parts; then it will not end.
+/// A provider that ignores the output limit may overstep it by this factor and this number of parts; after that it is taken
+/// to be endless.
 const OVERRUN_FACTOR: u64 = 2;
 const OVERRUN_PARTS: u64 = 1_000;
 /// What may follow an answer's end: the usage and the mark of the end.
@@ -171,7 +172,7 @@ impl OpenStream {
         self.arrived.is_some()
     }
 
-    /// Reads what comes next, for so long. Nothing is lost where it is given up while it waits.
+    /// Reads what comes next, for at most the given time. Nothing is lost if it is dropped while it waits.
     pub async fn step(&mut self, wait: Duration, clock: &Clock) -> Step {
         let next = match self.arrived.take() {
             Some(arrived) => Ok(arrived),

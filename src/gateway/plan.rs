@@ -210,7 +210,7 @@ impl Finder<'_> {
         Found { targets: self.in_order(targets), quality }
     }
 
-    /// Those of a chain that have a price.
+    /// The targets of a chain that have a price.
     fn priced(&self, chain: &[To]) -> Found {
         let Expanded { choices, quality } =
             self.plan.routes.targets(chain, &self.plan.context, self.request.chance());
@@ -233,7 +233,7 @@ impl Finder<'_> {
         }
     }
 
-    /// Those that serve the endpoint, ordered by their health.
+    /// The targets that serve the endpoint, ordered by their health.
     fn in_order(&self, targets: Vec<Target>) -> Vec<Target> {
         let serving = targets.into_iter().filter(|target| target.serves(self.request.endpoint)).collect();
         let (prefer, size) = (self.plan.policy.prefer, self.request.input_tokens);

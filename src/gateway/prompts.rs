@@ -11,7 +11,7 @@ use crate::gateway::failure::Failure;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assembled {
     pub name: String,
-    /// So many messages stand before the caller's own.
+    /// How many messages it puts before the caller's own.
     pub messages: usize,
     /// The dialect has a place of its own for instructions, and they are the prompt's.
     pub has_instructions: bool,
@@ -44,7 +44,7 @@ pub fn assemble(
         if system == said {
             messages.insert(0, json!({"role": "system", "content": text}));
         } else if body.get(system).is_some_and(|own| !own.is_null()) {
-            let why = format!("the prompt {name} brings its own `{system}`: leave yours out");
+            let why = format!("the prompt {name} has its own `{system}`; leave yours out");
             return Err(Failure { field: Some(system.into()), ..Failure::new(422, "invalid_prompt", why) });
         } else {
             body[system] = text.into();

@@ -25,7 +25,7 @@ const MARGIN_TOKENS: u64 = 64;
 /// The least that an answer is left: where even that does not fit, the provider's own error says best that the request is too long.
 const ANSWER_TOKENS_MIN: u64 = 1_024;
 
-/// Where an estimate is so many times the window, no count brings the input within it.
+/// If an estimate is this many times the window, no exact count can bring the input within it.
 const HOPELESS_FACTOR: u64 = 8;
 
 /// One attempt, priced.
@@ -132,7 +132,7 @@ impl Draft<'_> {
         Ok(Draft { request, target, body, dropped })
     }
 
-    /// Sets the output limit to so many tokens or, where a lower one stands there, leaves that; returns it.
+    /// Lowers the output limit to this many tokens, unless it is lower already; returns it.
     fn limit(&mut self, tokens: u64) -> Result<u64, Failure> {
         let (client, upstream) = (self.request.endpoint.dialect(), &self.target.upstream);
         if Family::from(client) != upstream.family {
@@ -256,7 +256,7 @@ fn betas(request: &Request, target: &Target, all_dropped: &mut Vec<String>) -> V
     sent
 }
 
-/// As it is sent, of a request that came with so many bytes.
+/// The length of a request as it is sent, which came with this many bytes.
 fn written(body: &Value, came_with: usize) -> Bytes {
     let mut bytes = Vec::with_capacity(came_with.saturating_add(CHANGED_BYTES));
     // A value has no key that is no text, and memory refuses no bytes: it can't fail.

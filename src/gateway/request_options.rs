@@ -78,16 +78,16 @@ impl RequestOptions {
 
 /// `x-tollgate-labels: team=search, env=production`: what reports group by and routes may look at.
 fn labels(headers: &HeaderMap) -> Result<BTreeMap<String, String>, Failure> {
-    let malformed = |why: &str| Failure::new(400, "invalid_labels", format!("{LABELS}: {why}"));
+    let malformed = |why: &str| Failure::new(400, "invalid_labels", format!("{LABELS} {why}"));
     let mut labels = BTreeMap::new();
     for given in headers.get_all(LABELS) {
         let given = given.to_str().map_err(|_| malformed("must be ASCII"))?;
         for pair in given.split(',') {
             let (name, value) =
-                pair.split_once('=').ok_or_else(|| malformed("is written as name=value, name=value"))?;
+                pair.split_once('=').ok_or_else(|| malformed("must be written as name=value, name=value"))?;
             let (name, value) = (name.trim(), value.trim());
             if labels.insert(name.to_owned(), value.to_owned()).is_some() {
-                return Err(malformed("names a label twice"));
+                return Err(malformed("must name each label only once"));
             }
         }
     }
@@ -99,7 +99,7 @@ fn complexity(headers: &HeaderMap) -> Result<Option<Level>, Failure> {
     let Some(given) = headers.get(COMPLEXITY) else { return Ok(None) };
     let given = given.to_str().unwrap_or_default().trim();
     let level = if given == "off" { Some(Level::Hard) } else { Level::named(given) };
-    let words = || format!("{COMPLEXITY} is simple, standard, hard or off");
+    let words = || format!("{COMPLEXITY} must be simple, standard, hard or off");
     level.map(Some).ok_or_else(|| Failure::new(400, "invalid_complexity", words()))
 }
 
@@ -107,7 +107,7 @@ fn complexity(headers: &HeaderMap) -> Result<Option<Level>, Failure> {
 fn conversation(headers: &HeaderMap) -> Result<Option<String>, Failure> {
     let Some(given) = headers.get(CONVERSATION) else { return Ok(None) };
     let named = given.to_str().ok().filter(|name| (1..=Purpose::NAME_BYTES_MAX).contains(&name.len()));
-    let words = || format!("{CONVERSATION} has 1 to {} ASCII characters", Purpose::NAME_BYTES_MAX);
+    let words = || format!("{CONVERSATION} must be 1 to {} ASCII characters long", Purpose::NAME_BYTES_MAX);
     let named = named.ok_or_else(|| Failure::new(400, "invalid_conversation", words()))?;
     Ok(Some(named.to_owned()))
 }
@@ -123,7 +123,7 @@ fn ends_at(headers: &HeaderMap, now: Timestamp) -> Result<Option<Timestamp>, Fai
     let Some(given) = headers.get(TIMEOUT) else { return Ok(None) };
     let seconds =
         given.to_str().ok().and_then(|text| text.trim().parse::<u32>().ok()).filter(|seconds| *seconds > 0);
-    let words = || format!("{TIMEOUT} is a whole number of seconds, 1 to {}", u32::MAX);
+    let words = || format!("{TIMEOUT} must be a whole number of seconds from 1 to {}", u32::MAX);
     let seconds = seconds.ok_or_else(|| Failure::new(400, "invalid_timeout", words()))?;
     Ok(Some(now.plus_seconds(seconds.into())))
 }

@@ -23,12 +23,12 @@ pub struct Shedder(Mutex<Queue>);
 struct Queue {
     window_began_at: Timestamp,
     shortest_micros: Option<i64>,
-    /// So many of eight requests are turned away.
+    /// How many of every eight requests are turned away.
     eighths: u32,
     turn: u32,
 }
 
-/// Of a request for which this node has no room, though another may.
+/// The refusal of a request for which this node has no room, though another may.
 pub fn turned_away(message: &str) -> Failure {
     metrics::counter!("tollgate_shed_total").increment(1);
     Failure { retry_after_seconds: Some(RETRY_AFTER_SECONDS), ..Failure::new(503, "overloaded", message) }
@@ -41,10 +41,10 @@ impl Shedder {
         if self.0.lock().unwrap_or_else(PoisonError::into_inner).passes(now) {
             return Ok(());
         }
-        Err(turned_away("There are more requests than can be held for; try again shortly."))
+        Err(turned_away("More requests are coming in than credits can be held for; try again shortly."))
     }
 
-    /// A hold was decided after so long.
+    /// Notes how long a hold waited to be decided.
     pub fn waited(&self, since: Timestamp, now: Timestamp) {
         let micros = now.0.saturating_sub(since.0);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).waited(now, micros);

@@ -21,7 +21,7 @@ pub struct TargetHealths(Mutex<AllSeen>);
 struct AllSeen {
     /// By provider and model.
     targets: HashMap<(String, String), Seen>,
-    /// With so many, the next one makes room first.
+    /// At this number, room is made before the next one is added.
     full_at: usize,
 }
 

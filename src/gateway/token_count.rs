@@ -11,7 +11,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use crate::gateway::dialects::Family;
 use crate::gateway::token_estimate::PICTURE_TOKENS;
 
-/// Counting so many bytes takes some milliseconds.
+/// Bytes that take some milliseconds to count.
 const LONG_BYTES: usize = 256 << 10;
 /// Around each message, by OpenAI's own account of its chat format.
 const MESSAGE_TOKENS: u64 = 4;
@@ -29,13 +29,13 @@ impl TokenCount {
         self.0.get().is_some()
     }
 
-    /// By OpenAI's public tokenizer; of a body of about so many bytes.
+    /// Counts by OpenAI's public tokenizer; the body has about this many bytes.
     pub fn of(&self, body: &Value, bytes: usize) -> u64 {
         *self.0.get_or_init(|| aside(bytes, || tokens(body)))
     }
 }
 
-/// Counts in about so many bytes without blocking the other tasks of this worker thread for long, on a runtime with several.
+/// Counts in about this many bytes without blocking the other tasks of this worker thread for long, on a runtime with several.
 pub fn aside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     if bytes < LONG_BYTES {
         return work();
@@ -60,7 +60,7 @@ fn tokens(body: &Value) -> u64 {
     messages.saturating_add(others)
 }
 
-/// The same of one message.
+/// The tokens of one message.
 pub fn message_tokens(message: &Value) -> u64 {
     texts(message).saturating_add(MESSAGE_TOKENS)
 }

@@ -13,7 +13,7 @@ const DOCUMENT_BYTES_PER_TOKEN: u64 = 40;
 /// In base64: a second takes 10 to 32 tokens, and 11 kB as MP3 or 64 kB as plain samples.
 const AUDIO_BYTES_PER_TOKEN: u64 = 1_000;
 
-/// Of pictures, documents and sound, what a model makes of them: their bytes are no text.
+/// Pictures, documents and sound count as the tokens that a model makes of them: their bytes are not text.
 pub fn input_tokens(body: &Value, bytes: usize) -> u64 {
     let media = Media::within(&body["messages"]).plus(Media::within(&body["input"]));
     let text_bytes = (bytes as u64).saturating_sub(media.bytes());

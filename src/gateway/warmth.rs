@@ -92,7 +92,7 @@ impl Conversation {
     }
 }
 
-/// Of targets that stand for each other, puts the one first where the conversation goes on at a lower price, if it is
+/// Among targets that can stand in for each other, puts the one first where the conversation goes on at a lower price, if it is
 /// well. None where there is nothing to choose.
 pub fn put_first(
     state: &State,

@@ -9,9 +9,9 @@ use crate::operations::authenticate::Actor;
 use crate::operations::find_org::resolve_org;
 use crate::operations::show_reservation::show_reservation;
 
-/// Who may look at what an org has and asks for.
+/// The roles that may look at what an org has and asks for.
 pub const READERS: &[Role] = &[Role::Finance, Role::OrgAdmin, Role::Gateway];
-/// Who may look at its events, its spend and all of its keys.
+/// The roles that may look at its events, its spend and all of its keys.
 pub const AUDITORS: &[Role] = &[Role::Finance, Role::OrgAdmin];
 
 /// The org named in the path, where the actor may act on it in one of these roles. Another org's is not found.

@@ -97,7 +97,7 @@ pub async fn show(
     let past_until = api.ledger.past_until();
     if at > past_until {
         let detail = format!(
-            "`as_of` is not past yet, and could still change; ask for {} or before, or leave it out for the balance now",
+            "`as_of` is too recent: the balance at that time could still change; ask for {} or earlier, or leave it out for the current balance",
             past_until.to_rfc3339()
         );
         return Err(Problem::malformed(detail));

@@ -106,7 +106,7 @@ pub async fn run(
         return Err(Problem::forbidden(&[Role::Gateway]));
     }
     if !(1..=OPERATIONS_MAX).contains(&batch.operations.len()) {
-        return Err(Problem::malformed(format!("a batch has 1 to {OPERATIONS_MAX} `operations`")));
+        return Err(Problem::malformed(format!("a batch must have 1 to {OPERATIONS_MAX} `operations`")));
     }
     // What follows another operation of its reservation waits for it; all else goes at once, in order.
     let mut turns: Vec<Vec<usize>> = Vec::new();
@@ -134,7 +134,7 @@ pub async fn run(
 
 async fn one(api: &ApiState, actor: &Actor, operation: &Value) -> Result<(StatusCode, Value), Problem> {
     let Value::Object(mut operation) = operation.clone() else {
-        return Err(Problem::malformed("an operation is an object with `op` and `idempotency_key`"));
+        return Err(Problem::malformed("an operation must be an object with `op` and `idempotency_key`"));
     };
     let op = take(&mut operation, "op")?;
     let key = idempotency_key(&take(&mut operation, "idempotency_key")?)?;
@@ -169,7 +169,7 @@ async fn one(api: &ApiState, actor: &Actor, operation: &Value) -> Result<(Status
                 reservations::extend_by(api, actor, id().await?, parse(&body)?, idempotency).await?;
             Ok((StatusCode::OK, view(extended)?))
         }
-        _ => Err(Problem::malformed("`op` is reserve, settle, release or extend")),
+        _ => Err(Problem::malformed("`op` must be reserve, settle, release or extend")),
     }
 }
 
@@ -183,7 +183,7 @@ fn outcome(done: Result<(StatusCode, Value), Problem>) -> OutcomeView {
 fn take(operation: &mut Map<String, Value>, field: &str) -> Result<String, Problem> {
     match operation.remove(field) {
         Some(Value::String(text)) => Ok(text),
-        Some(_) | None => Err(Problem::malformed(format!("the operation needs `{field}`, a text"))),
+        Some(_) | None => Err(Problem::malformed(format!("an operation must have `{field}`, a string"))),
     }
 }
 
@@ -193,6 +193,5 @@ fn parse<T: DeserializeOwned>(body: &Value) -> Result<T, Problem> {
 }
 
 fn view(outcome: impl Serialize) -> Result<Value, Problem> {
-    serde_json::to_value(outcome)
-        .map_err(|error| Problem::malformed(format!("the outcome can't be shown: {error}")))
+    serde_json::to_value(outcome).map_err(Problem::internal)
 }

@@ -52,7 +52,7 @@ pub struct NewExperiment {
 #[serde(deny_unknown_fields)]
 struct NewArm {
     name: String,
-    /// Of the units, 1 to 100. Who is drawn by no arm takes no part.
+    /// The share of the units that it draws, 1 to 100. Units that no arm draws take no part.
     percent: u8,
     /// Models as `provider/model`, or routes, in the order in which they are tried; as the route says when absent.
     #[serde(default)]
@@ -266,7 +266,7 @@ pub async fn give_feedback(
         (Some(named), _) => org_for(&api, &actor, named, &givers).await?,
         (None, Some(own)) => own,
         (None, None) if actor.role == Role::Operator => {
-            return Err(Problem::malformed("say by `org` whose request it was"));
+            return Err(Problem::malformed("send `org`: the org whose request this was"));
         }
         (None, None) => return Err(Problem::forbidden(&givers)),
     };
@@ -275,7 +275,7 @@ pub async fn give_feedback(
         served: body.label.map(|label| matches!(label, Label::Success)),
     };
     if feedback.score_thousandths.is_none() && feedback.served.is_none() {
-        return Err(Problem::malformed("say how it was: by `score`, `label`, or both"));
+        return Err(Problem::malformed("send `score`, `label`, or both"));
     }
     let reservation = ReservationId { org, local: body.request_id.0 };
     let command = OrgCommand::GiveFeedback { reservation, feedback };
@@ -296,7 +296,7 @@ fn thousandths(score: &Number) -> Result<u16, Problem> {
     let within = read.ok().filter(|score| (Decimal::ZERO..=Decimal::ONE).contains(score));
     within
         .and_then(|score| (score * Decimal::from(1_000)).round().to_u16())
-        .ok_or_else(|| Problem::malformed("`score` is a number from 0 to 1"))
+        .ok_or_else(|| Problem::malformed("`score` must be a number from 0 to 1"))
 }
 
 fn invalid(why: String) -> Problem {

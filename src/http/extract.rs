@@ -108,7 +108,7 @@ pub struct Keyed<T> {
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
 
-/// The same where the key may be left out.
+/// A body whose idempotency key may be left out.
 pub struct OptionallyKeyed<T> {
     pub body: T,
     pub idempotency: Option<CommandRef>,

@@ -66,9 +66,9 @@ pub async fn define_bundle(
     require_operator(&actor)?;
     check_text("name", &body.name, Purpose::NAME_BYTES_MAX)?;
     let decimals = decimals(&body.currency)
-        .ok_or_else(|| Problem::malformed("`currency` is an ISO 4217 code, such as \"USD\""))?;
+        .ok_or_else(|| Problem::malformed("`currency` must be an ISO 4217 code, such as \"USD\""))?;
     if body.validity_days.is_some_and(|days| !(1..=VALIDITY_DAYS_MAX).contains(&days)) {
-        return Err(Problem::malformed(format!("`validity_days` lies between 1 and {VALIDITY_DAYS_MAX}")));
+        return Err(Problem::malformed(format!("`validity_days` must be between 1 and {VALIDITY_DAYS_MAX}")));
     }
     let bundle = Bundle {
         id: BundleId(api.ledger.clock().uuid()),
@@ -312,7 +312,7 @@ fn refund_view(refunded: Refunded) -> RefundView {
     }
 }
 
-/// Minor units of a decimal amount of money, of a currency with so many decimals.
+/// Minor units of a decimal amount of money, of a currency with this many decimals.
 fn minor(amount: &str, decimals: u8) -> Result<i64, Problem> {
     let units = decimal(amount)
         .filter(|money| money.scale() <= decimals.into())
@@ -321,7 +321,7 @@ fn minor(amount: &str, decimals: u8) -> Result<i64, Problem> {
         let max = Decimal::new(MONEY_MINOR_MAX, decimals.into());
         let example = Decimal::new(800, 0).checked_add(Decimal::new(0, decimals.into())).unwrap_or_default();
         Problem::malformed(format!(
-            "money of this currency is a decimal string with at most {decimals} decimals, up to {max}, such as \"{example}\""
+            "an amount of this currency must be a decimal string of at most {max}, with at most {decimals} decimals, such as \"{example}\""
         ))
     })
 }

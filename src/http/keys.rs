@@ -138,7 +138,7 @@ pub async fn create(
     let org = org_for(&api, &actor, &org, &[Role::OrgAdmin]).await?;
     check_text("name", &body.name, Purpose::NAME_BYTES_MAX)?;
     if is_operators(body.role) {
-        return Err(Problem::malformed("an org's key has the role org_admin, gateway or inference"));
+        return Err(Problem::malformed("an org's key must have the role org_admin, gateway or inference"));
     }
     if body.role == Role::OrgAdmin && body.project.is_some() {
         return Err(Problem::malformed("an org_admin's key is for the whole org; leave `project` out"));
@@ -221,7 +221,9 @@ pub async fn create_for_operators(
     require_operator(&actor)?;
     check_text("name", &body.name, Purpose::NAME_BYTES_MAX)?;
     if !is_operators(body.role) || body.project.is_some() {
-        return Err(Problem::malformed("a key of no org has the role operator or finance, and no project"));
+        return Err(Problem::malformed(
+            "a key without an org must have the role operator or finance, and no project",
+        ));
     }
     let expires_at = body.expires_at.as_deref().map(parse_time).transpose()?;
     let made = draw(&api, OrgId::SYSTEM, body, expires_at);

@@ -72,7 +72,7 @@ pub async fn create(
     require_operator(&actor)?;
     check_name("slug", &body.slug)?;
     if body.slug.parse::<OrgId>().is_ok() {
-        return Err(Problem::malformed("`slug` reads like an org's id; take another"));
+        return Err(Problem::malformed("`slug` must not look like an org's id; choose another"));
     }
     check_text("name", &body.name, Purpose::NAME_BYTES_MAX)?;
     check_email_if_given("billing_email", body.billing_email.as_ref(), Purpose::NAME_BYTES_MAX)?;

@@ -32,13 +32,13 @@ impl PageQuery {
     pub fn limit(&self) -> Result<usize, Problem> {
         let limit = self.limit.unwrap_or(PAGE_DEFAULT);
         let fits = (1..=PAGE_MAX).contains(&limit);
-        fits.then_some(limit).ok_or_else(|| Problem::malformed("`limit` lies between 1 and 1000"))
+        fits.then_some(limit).ok_or_else(|| Problem::malformed("`limit` must be between 1 and 1000"))
     }
 
-    /// Where the page begins; None for the first one.
+    /// Where the page begins; `None` for the first one.
     pub fn after<C: FromStr>(&self) -> Result<Option<C>, Problem> {
         let after = self.after.as_deref().map(str::parse).transpose();
-        after.map_err(|_| Problem::malformed("`after` is the `next` of the page before"))
+        after.map_err(|_| Problem::malformed("`after` must be the `next` value of the previous page"))
     }
 
     /// A page of rows that have a cursor each and come in its order. A cursor that is none is not the end of the list.

@@ -89,7 +89,7 @@ struct MarkUpBody {
 
 #[derive(Serialize, ToSchema)]
 pub struct PriceList {
-    /// Of the price book.
+    /// The version of the price book.
     version: u64,
     /// What the org pays on top of every card, in percent; the general mark-up where no org is asked about.
     mark_up_percent: String,
@@ -229,7 +229,7 @@ pub async fn publish(
 ) -> Result<(StatusCode, Json<PublishedVersion>), Problem> {
     require_operator(&actor)?;
     if body.cards.is_empty() && body.mark_ups.is_empty() {
-        return Err(Problem::malformed("there is nothing to publish: send `cards`, `mark_ups` or both"));
+        return Err(Problem::malformed("nothing was sent to publish; send `cards`, `mark_ups`, or both"));
     }
     let now = api.ledger.clock().now();
     let cards: Vec<RateCard> =
@@ -252,13 +252,13 @@ pub async fn publish(
     Ok((StatusCode::CREATED, Json(PublishedVersion { version })))
 }
 
-/// Of two cards for the same calls nobody knows which is meant.
+/// Refuses two cards for the same calls: nobody could know which is meant.
 fn check_distinct(cards: &[RateCard]) -> Result<(), Problem> {
     let mut seen = BTreeSet::new();
     for card in cards {
         if !seen.insert((card.org, &card.provider, &card.model, card.effective_from)) {
             let detail = format!(
-                "{}/{} has two cards from the same moment on; send the one that is meant",
+                "{}/{} has two cards that take effect at the same moment; send only one",
                 card.provider, card.model
             );
             return Err(Problem::unprocessable("card_twice", detail));
@@ -321,13 +321,13 @@ fn card(body: CardBody, now: Timestamp) -> Result<RateCard, Problem> {
     // An uplift of ten percent is 1.1: one of 0.1 would charge a tenth.
     if card.uplifts.values().any(|factor| factor.decimal() < Decimal::ONE) {
         let detail = format!(
-            "an uplift is a factor of at least 1, as \"1.1\" for ten percent more; the card of {named} has a lower one"
+            "an uplift must be a factor of at least 1, such as \"1.1\" for ten percent more; the card of {named} has a lower one"
         );
         return Err(Problem::unprocessable("uplift_below_one", detail));
     }
     if card.tiers.contains_key(&ServiceTier::Standard) {
         let detail = format!(
-            "the standard tier's rates are `rates` and `long_context`; the card of {named} has them under `tiers` too"
+            "the standard tier's rates must be given as `rates` and `long_context` only; the card of {named} has them under `tiers` too"
         );
         return Err(Problem::unprocessable("standard_tier_twice", detail));
     }
@@ -336,7 +336,7 @@ fn card(body: CardBody, now: Timestamp) -> Result<RateCard, Problem> {
 
 fn mark_up(body: MarkUpBody, now: Timestamp) -> Result<MarkUp, Problem> {
     if body.percent.decimal() > Decimal::ONE_THOUSAND {
-        return Err(Problem::malformed("`percent` lies between 0 and 1000"));
+        return Err(Problem::malformed("`percent` must be between 0 and 1000"));
     }
     let effective_from = body.effective_from.as_deref().map_or(Ok(now), parse_time)?;
     Ok(MarkUp { org: body.org, percent: body.percent, effective_from })

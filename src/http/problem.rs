@@ -1,5 +1,7 @@
 //! Errors on `/api/v1`: RFC 9457 problem+json, made in this one place.
 
+use std::fmt::Display;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
@@ -157,7 +159,7 @@ impl Problem {
         Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}"))
     }
 
-    /// Of what these roles may do, and the operator's.
+    /// Names the roles that may do this; the operator always may.
     pub fn forbidden(roles: &[Role]) -> Problem {
         let roles = roles.iter().map(|role| role.name()).chain([Role::Operator.name()]);
         let roles = roles.collect::<Vec<_>>().join(" or ");
@@ -171,12 +173,19 @@ impl Problem {
     }
 
     pub fn method_not_allowed() -> Problem {
-        let detail = "this route has other methods; see /docs";
+        let detail = "this route does not take this method; see /docs";
         Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
     }
 
     pub fn unprocessable(code: &'static str, detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail)
+    }
+
+    /// A fault of this server's own: the log has the error, the caller can do nothing about it.
+    pub fn internal(error: impl Display) -> Problem {
+        tracing::error!(%error, "an answer can't be given");
+        let detail = "something went wrong on the server";
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
     }
 
     pub fn status(&self) -> StatusCode {

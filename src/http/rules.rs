@@ -233,14 +233,16 @@ pub async fn alert_rules(
 
 fn few(field: &str, len: usize) -> Result<(), Problem> {
     let is_few = len <= RULES_MAX;
-    is_few.then_some(()).ok_or_else(|| Problem::malformed(format!("there are at most {RULES_MAX} `{field}`")))
+    is_few
+        .then_some(())
+        .ok_or_else(|| Problem::malformed(format!("at most {RULES_MAX} `{field}` are allowed")))
 }
 
 fn few_of_budgets(rules: &[AlertRule]) -> Result<(), Problem> {
     let of_budgets = rules.iter().filter(|rule| matches!(rule, AlertRule::BudgetPercent { .. })).count();
     let is_few = of_budgets <= BUDGET_PERCENT_RULES_MAX;
     is_few.then_some(()).ok_or_else(|| {
-        let detail = format!("at most {BUDGET_PERCENT_RULES_MAX} of the `rules` are budget_percent");
+        let detail = format!("at most {BUDGET_PERCENT_RULES_MAX} `rules` may be budget_percent");
         Problem::malformed(detail)
     })
 }
@@ -258,7 +260,7 @@ fn crossable(rule: &AlertRule) -> Result<(), Problem> {
         AlertRule::PercentOfLastPurchase { percent } | AlertRule::BudgetPercent { percent }
             if !(1..=100).contains(percent) =>
         {
-            Err(Problem::malformed("`percent` lies between 1 and 100"))
+            Err(Problem::malformed("`percent` must be between 1 and 100"))
         }
         AlertRule::PercentOfLastPurchase { .. }
         | AlertRule::BudgetPercent { .. }
@@ -296,7 +298,7 @@ fn budget_in_use(state: &BudgetState, zone: Tz, now: Timestamp) -> BudgetInUse {
 fn limits_of(body: &LimitsBody) -> Result<Limits, Problem> {
     let rates = [body.requests_per_minute, body.tokens_per_minute, body.concurrent_requests];
     if rates.contains(&Some(0)) || body.credits_per_request.is_some_and(|credits| !credits.is_positive()) {
-        return Err(Problem::malformed("a limit is greater than zero; leave it out for none"));
+        return Err(Problem::malformed("a limit must be greater than zero; leave it out for no limit"));
     }
     Ok(Limits {
         scope: scope(body.scope, body.project, body.key, body.end_user.as_ref())?,
@@ -336,7 +338,7 @@ fn scope(
             Ok(BudgetScope::EndUser { end_user: end_user.cloned() })
         }
         _ => Err(Problem::malformed(
-            "a scope names what it is about and nothing else: project `project`, key `key`, end_user `end_user`",
+            "a scope must name its subject and nothing else: project needs `project`, key needs `key`, end_user may have `end_user`",
         )),
     }
 }

@@ -81,10 +81,10 @@ pub async fn report(
     let to = query.to.as_deref().map_or(Ok(Timestamp(i64::MAX)), parse_time)?;
     let whole_hours = |at: Timestamp| at.0 % MICROS_PER_HOUR == 0 || at.0 == i64::MAX;
     if !whole_hours(from) || !whole_hours(to) {
-        return Err(Problem::malformed("`from` and `to` are whole hours, such as 2026-11-01T00:00:00Z"));
+        return Err(Problem::malformed("`from` and `to` must be whole hours, such as 2026-11-01T00:00:00Z"));
     }
     if to <= from {
-        return Err(Problem::malformed("`to` lies after `from`: nothing is spent between them"));
+        return Err(Problem::malformed("`to` must be later than `from`"));
     }
     let groups = groups(query.group_by.as_deref().unwrap_or("day,model"))?;
     let report = spend_report(&api.ledger, org, from, to, &groups, ROWS_MAX).await?;
@@ -95,7 +95,7 @@ pub async fn report(
     match query.format.as_deref() {
         None | Some("json") => Ok(Json(as_json(&groups, report)).into_response()),
         Some("csv") => as_csv(&groups, &report),
-        Some(_) => Err(Problem::malformed("`format` is json or csv")),
+        Some(_) => Err(Problem::malformed("`format` must be json or csv")),
     }
 }
 
@@ -113,7 +113,7 @@ fn groups(names: &str) -> Result<Vec<Group>, Problem> {
             return Err(Problem::malformed(format!("`group_by` names `{name}` twice; name each group once")));
         }
         if groups.len() == GROUPS_MAX {
-            return Err(Problem::malformed(format!("`group_by` names at most {GROUPS_MAX} groups")));
+            return Err(Problem::malformed(format!("`group_by` may name at most {GROUPS_MAX} groups")));
         }
         groups.push(group);
     }
@@ -142,11 +142,7 @@ fn cell(text: &str) -> String {
 
 fn as_csv(groups: &[Group], report: &SpendReport) -> Result<Response, Problem> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let mut write = |fields: Vec<String>| {
-        writer
-            .write_record(fields)
-            .map_err(|error| Problem::malformed(format!("the report can't be written: {error}")))
-    };
+    let mut write = |fields: Vec<String>| writer.write_record(fields).map_err(Problem::internal);
     let classes = Usage::default().counts().map(|(name, _)| name);
     let sums = ["requests", "credits"].into_iter().chain(classes).chain(["saved"]);
     write(groups.iter().map(Group::name).chain(sums.map(str::to_owned)).collect())?;
@@ -156,6 +152,6 @@ fn as_csv(groups: &[Group], report: &SpendReport) -> Result<Response, Problem> {
         let sums = sums.chain([spend.saved.to_string()]);
         write(values.iter().map(|value| cell(value)).chain(sums).collect())?;
     }
-    let bytes = writer.into_inner().map_err(|error| Problem::malformed(error.to_string()))?;
+    let bytes = writer.into_inner().map_err(Problem::internal)?;
     Ok(([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], bytes).into_response())
 }

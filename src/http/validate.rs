@@ -10,7 +10,7 @@ pub fn check_name(field: &str, text: &str) -> Result<(), Problem> {
     if fits {
         Ok(())
     } else {
-        Err(Problem::malformed(format!("`{field}` has 1 to 63 characters of a-z, 0-9, - and _")))
+        Err(Problem::malformed(format!("`{field}` must be 1 to 63 characters from a-z, 0-9, - and _")))
     }
 }
 
@@ -18,18 +18,20 @@ pub fn check_name(field: &str, text: &str) -> Result<(), Problem> {
 pub fn check_text(field: &str, value: &str, bytes_max: usize) -> Result<(), Problem> {
     let fits = (1..=bytes_max).contains(&value.len()) && !value.chars().any(char::is_control);
     fits.then_some(()).ok_or_else(|| {
-        Problem::malformed(format!("`{field}` has 1 to {bytes_max} bytes and no control characters"))
+        Problem::malformed(format!(
+            "`{field}` must be 1 to {bytes_max} bytes long, without control characters"
+        ))
     })
 }
 
-/// The same for a text that may be left out.
+/// Checks a text that may be left out.
 pub fn check_text_if_given(field: &str, value: Option<&String>, bytes_max: usize) -> Result<(), Problem> {
     value.map_or(Ok(()), |value| check_text(field, value, bytes_max))
 }
 
 pub fn parse_time(text: &str) -> Result<Timestamp, Problem> {
     let parsed = Timestamp::parse_rfc3339(text);
-    parsed.ok_or_else(|| Problem::malformed("a time is RFC 3339, such as \"2026-12-31T00:00:00Z\""))
+    parsed.ok_or_else(|| Problem::malformed("times must be RFC 3339, such as \"2026-12-31T00:00:00Z\""))
 }
 
 /// Refuses a reference that is empty, too long, or begins or ends with white space: the same one with a blank would count as
@@ -39,7 +41,7 @@ pub fn check_reference(field: &str, value: &str, bytes_max: usize) -> Result<(),
     let is_trimmed = value.trim() == value;
     is_trimmed
         .then_some(())
-        .ok_or_else(|| Problem::malformed(format!("`{field}` neither begins nor ends with white space")))
+        .ok_or_else(|| Problem::malformed(format!("`{field}` must not begin or end with white space")))
 }
 
 /// Refuses what is not one mail address, where there is one.
@@ -47,7 +49,9 @@ pub fn check_email_if_given(field: &str, value: Option<&String>, bytes_max: usiz
     let Some(value) = value else { return Ok(()) };
     check_text(field, value, bytes_max)?;
     is_mail_address(value).then_some(()).ok_or_else(|| {
-        Problem::malformed(format!("`{field}` is one mail address, such as \"billing@acme.example\""))
+        Problem::malformed(format!(
+            "`{field}` must be a single e-mail address, such as \"billing@acme.example\""
+        ))
     })
 }
 

@@ -19,12 +19,12 @@ pub(super) const CHANGED_BY: [&str; 3] = ["KeyCreated", "KeyRevoked", "LimitsSet
 /// An org's keys and limits.
 #[derive(Debug)]
 pub struct Access {
-    /// Those that were neither revoked nor expired then.
+    /// The keys that were neither revoked nor expired then.
     pub keys: BTreeMap<KeyId, Key>,
     pub limits: Vec<Limits>,
 }
 
-/// Those of a shard's orgs that were asked for.
+/// The access of those orgs of a shard that were asked for.
 #[derive(Debug, Default)]
 pub(super) struct Accesses(RwLock<IdMap<OrgId, Arc<Access>>>);
 

@@ -19,12 +19,12 @@ use crate::ledger::recent::{End, RecentIndex, ended_by};
 use crate::ledger::tail::PositionedEvent;
 use crate::store::{EventRow, Head};
 
-/// Ends that time has brought about, in one batch: its commands don't wait for more than these, and no database takes them
-/// all in its time where an account's holds end together.
+/// Expiries written in one batch at most. Its commands wait for them, and an account whose holds all end together would exceed
+/// the statement timeout.
 const DUE_ENDS_MAX: usize = 1_024;
 
-/// Events from which on a batch takes no more commands. Those of a round make fewer, one or two each, unless many charge what
-/// raises alerts; with what one command may still add, no database takes longer than it may for so many.
+/// A batch with this many events takes no further command. A round seldom makes so many: one or two for each command, more only
+/// where many of them raise alerts. With what one more command can add, they are still written within the statement timeout.
 const FULL_EVENTS: usize = 4_096;
 
 /// The events and answers of one round.
@@ -32,7 +32,7 @@ pub(super) struct Batch {
     pub now: Timestamp,
     pub head: Head,
     pub rows: Vec<EventRow>,
-    /// The same for the projections.
+    /// The same events, for the projections.
     pub positioned: Vec<PositionedEvent>,
     pub decided: Vec<(Box<Command>, Decision)>,
     /// Commands on accounts of which more is due than the batch takes, and those for which it has no room: they go first in
@@ -42,7 +42,7 @@ pub(super) struct Batch {
     pub followers: Vec<Option<oneshot::Sender<()>>>,
     pub swept: bool,
     due_ends: usize,
-    /// What was evolved, recalled or bound for it, to be undone where nothing is written.
+    /// Accounts that this batch changed in memory, to be undone if nothing is written.
     pub touched: IdSet<OrgId>,
     pub keys: Vec<(i64, KeyHash)>,
     pub ended: Vec<(i64, End)>,

@@ -74,7 +74,7 @@ pub(super) struct EventLine {
     pub recorded_at: i64,
     pub payload: String,
     pub hash: String,
-    /// Of the event before it in its org, where the file begins in between.
+    /// The hash of the event before it in its org, where that one is not in the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_hash: Option<String>,
 }

@@ -34,7 +34,7 @@ pub(super) const CONCURRENT_READS_MAX: usize = 6;
 /// Readers of one org's reservations that have a turn at once, of all look-ups: whoever makes reservations up leaves turns to
 /// commands, and to others.
 pub(super) const READERS_PER_ORG_MAX: usize = 2;
-/// One of so many stands for an org, and for few others.
+/// Orgs are spread over this many gates, so few share one.
 const READERS_GATES: usize = 64;
 
 /// Reads a shard.
@@ -47,15 +47,15 @@ pub(super) struct Fetcher {
     binding: Arc<Mutex<Binding>>,
 }
 
-/// Who may read.
+/// Turns to read from the database, so that no kind of reader takes all connections.
 struct Turns {
     accounts: Semaphore,
     look_ups: Semaphore,
-    /// Before those of look-ups, by org.
+    /// By org: a reader takes one of these before its turn of `look_ups`.
     readers: [Semaphore; READERS_GATES],
 }
 
-/// Whoever has it looks something up for a reader.
+/// A turn to look something up for a reader.
 pub(crate) struct ReadersTurn<'a> {
     _of_org: Result<SemaphorePermit<'a>, AcquireError>,
     _of_all: Result<SemaphorePermit<'a>, AcquireError>,

@@ -51,7 +51,7 @@ impl Ledger {
         let (id, address) = (self.shared.clock.uuid(), address.unwrap_or_default());
         let me = Node { id, address, format: Format::READ };
         let cluster = Cluster::join(nodes, me, self.shared.shards.len()).await?;
-        // Who has joined stays what it is.
+        // A node that has joined stays what it is.
         let _ = self.shared.cluster.set(cluster);
         self.follow_all().await
     }
@@ -102,7 +102,7 @@ impl Ledger {
     }
 
     /// Decides what another node forwards, one answer each and never forwarded again; none where the request can't be
-    /// read. Whoever asks is a node ([`Ledger::is_nodes_secret`]).
+    /// read. The sender is known to be a node ([`Ledger::is_nodes_secret`]).
     pub async fn handle_forwarded(&self, request: &[u8]) -> Option<Vec<u8>> {
         let commands: Vec<&RawValue> = serde_json::from_slice(request).ok()?;
         let waiting: Vec<Waiting> =

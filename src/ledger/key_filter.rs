@@ -21,7 +21,7 @@ const LAYER_KEYS_MAX: usize = FIRST_KEYS << 8;
 /// One new key of ten thousand is looked up in vain for each layer that is full.
 const HASHES: u32 = 10;
 const BITS_PER_KEY: usize = 20;
-/// The same on every start: a saved filter must answer as it did.
+/// Fixed, so that a saved filter answers as it did before the restart.
 const SEED: u128 = 0x746f_6c6c_6761_7465;
 /// What a saved layer begins with. Changes with all of the above but the sizes: a filter that is asked with other hashes
 /// denies its keys.

@@ -12,7 +12,7 @@ pub(super) const KEY_KEPT_SECONDS: i64 = 30 * 24 * 3600;
 /// What a command is called by its caller (I4).
 pub(super) struct Keyed {
     pub command: CommandRef,
-    /// Of its key within its org.
+    /// The hash of its key within its org.
     pub hash: KeyHash,
 }
 

@@ -27,7 +27,7 @@ pub(super) struct LoadedAccount {
 pub(super) struct Chain {
     pub version: i64,
     pub last_hash: Hash,
-    /// Of the last event, in the shard.
+    /// The position of the last event in the shard.
     pub position: i64,
 }
 

@@ -266,8 +266,8 @@ impl Ledger {
         self.look(org, DueEnds::Taken, view).await
     }
 
-    /// The same for what time does not end, such as keys, projects and limits: an account of which much is due is not
-    /// copied for it.
+    /// Reads what time does not end, such as keys, projects and limits. Due ends are not taken, which would copy an account
+    /// that has many.
     ///
     /// # Errors
     /// As [`Ledger::read`].
@@ -313,9 +313,9 @@ impl Ledger {
         }
     }
 
-    /// The last moment of which all is known: nothing is written any more that happened then. Where other nodes write too,
-    /// the database's clock tells, since this node's may be off; for what a commit takes beyond its statement there is no
-    /// limit.
+    /// The latest moment whose history is final: no event at or before it can still be written. Where other nodes write too,
+    /// it is reckoned by the database's clock, since this node's may be off, and without a commit that hangs after its last
+    /// statement, for which there is no limit.
     pub fn past_until(&self) -> Timestamp {
         let now = self.shared.clock.now();
         match self.shared.log.is_shared() {
@@ -477,7 +477,8 @@ impl Ledger {
 }
 
 /// # Errors
-/// The system org is none, though ids that name it can be made up: folded as one, it would be saved in the system's place.
+/// `UnknownOrg` for the system org: a caller can forge an id that names it, and folding it as an account would overwrite the
+/// system's snapshot.
 fn is_account(org: OrgId) -> Result<(), Refusal> {
     if org == OrgId::SYSTEM { Err(Refusal::UnknownOrg) } else { Ok(()) }
 }

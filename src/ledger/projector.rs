@@ -18,7 +18,7 @@ use crate::ledger::tail::{PositionedEvent, Tail};
 use crate::store::projections::{Checkpoint, Projections};
 use crate::store::{EventLog, StoreError};
 
-/// Look-ups that lie further behind are seen to before a view that does so too is folded on.
+/// When the index views lag by more than this, they are caught up before any other view.
 const EVENTS_BEHIND_MAX: i64 = 32_768;
 /// Attempts to compare a view that other nodes move on.
 const COMPARISONS_MAX: usize = 20;
@@ -147,8 +147,8 @@ impl Projector {
         self.catch_up_with(shard, &View::ALL).await
     }
 
-    /// The same for who reads these views alone: another one may lie behind by the whole log, as after a migration that has it
-    /// folded again.
+    /// Folds only these views, for readers who need no others: another view may be behind by the whole log, as after a
+    /// migration that has it folded again.
     ///
     /// # Errors
     /// As [`Projector::catch_up`].
@@ -157,7 +157,7 @@ impl Projector {
         self.fold_to(shard, goal, views).await
     }
 
-    /// The same as a worker: false as soon as another runner was first, which is then left to go on alone.
+    /// Folds until nothing is left, as a worker does: false as soon as another runner was faster, which then goes on alone.
     ///
     /// # Errors
     /// Where the log can't be read or the rows can't be written.

@@ -15,19 +15,19 @@ use crate::store::StoreError;
 
 /// A share of the accounts that may stay, which leave together: the search for them looks at all.
 const EVICTED_SHARE: usize = 32;
-/// What ends within so long would be read again for it: accounts that are not in memory are searched once a minute. Most
-/// holds do.
+/// An account in which something ends within this time stays in memory, since it would be read again for that: accounts that
+/// are not in memory are searched once a minute. Most holds end as soon as that.
 const ENDS_SOON_SECONDS: i64 = 15 * 60;
 
 #[derive(Default)]
 pub(super) struct ShardState {
     pub accounts: IdMap<OrgId, Slot>,
-    /// Where the last event may stand of an org that is not in memory, and of which the index by org may lack some. Of any
-    /// other that is not in memory it holds all.
+    /// For an org that is not in memory and whose newest events the index may lack: the highest position that its last
+    /// event can have. Absent means that the index has everything.
     pub unindexed: IdMap<OrgId, i64>,
     /// Up to here the index was known to hold everything when `unindexed` was last looked through.
     pub indexed: i64,
-    /// So many accounts make a search for some that may leave.
+    /// Number of accounts above which idle ones are looked for.
     pub crowded: usize,
     pub system: System,
     pub system_chain: Chain,

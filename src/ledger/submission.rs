@@ -28,7 +28,7 @@ impl Submission {
     }
 }
 
-/// In whose name a command is asked for.
+/// On whose behalf a command is submitted.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum By {
     /// Tollgate's own workers.

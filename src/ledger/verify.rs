@@ -45,7 +45,7 @@ pub struct Report {
     pub shards: usize,
     pub orgs: usize,
     pub events: u64,
-    /// Of those, how many follow one that is not there to be looked up: a part of a log begins with such.
+    /// How many of these events follow one that is missing and can't be checked: a part of a log begins with such.
     pub given: u64,
     /// Rows of each projection that differ from the fold of the log (I7).
     pub projections: BTreeMap<&'static str, i64>,
@@ -204,7 +204,7 @@ enum Scope {
     Whole,
     /// All of one org.
     Org,
-    /// Those of a shard from a position on.
+    /// The events of a shard from a position on.
     Range { from: i64 },
 }
 

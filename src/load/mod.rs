@@ -303,7 +303,7 @@ fn request(args: &LoadArgs, trace: Option<Vec<Row>>) -> Result<Request, LoadErro
 fn server(text: &str) -> Result<String, String> {
     match reqwest::Url::parse(text) {
         Ok(url) if ["http", "https"].contains(&url.scheme()) => Ok(text.trim_end_matches('/').to_owned()),
-        _ => Err("a server is written as http://host:port or https://host".to_owned()),
+        _ => Err("a server must be written as http://host:port or https://host".to_owned()),
     }
 }
 
@@ -312,7 +312,7 @@ fn rate(text: &str) -> Result<f64, String> {
     if rate.is_finite() && (0.001..=1_000_000.0).contains(&rate) {
         Ok(rate)
     } else {
-        Err("a rate lies between 0.001 and 1,000,000 a second".to_owned())
+        Err("a rate must be between 0.001 and 1,000,000 a second".to_owned())
     }
 }
 

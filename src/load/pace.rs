@@ -43,7 +43,7 @@ pub struct Plan {
 /// When operations are due.
 #[derive(Clone, Debug)]
 pub enum Pace {
-    /// So many a second.
+    /// Operations per second.
     Rate(f64),
     /// Each at its own time.
     Times(Arc<[Duration]>),

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::load::pace::{Figures, Latencies, Plan};
 
-/// Fewer waits than one in so many operations are not reported.
+/// Waits that are rarer than one in this many operations are not reported.
 const WAITS_TOLD_OF: u64 = 100;
 /// A timer that is later than this by its p99 says that the machine of the load is short of CPU.
 const TIMER_LATENESS_MICROS_MAX: u64 = 5_000;

@@ -10,7 +10,7 @@ use crate::domain::lots::LotTerms;
 use crate::domain::system::SystemCommand;
 use crate::ledger::{Ledger, LedgerError, Outcome, Submission};
 
-/// For so long a claim is left to the request that made it.
+/// How long a claim is left to the request that made it.
 const UNDER_WAY_SECONDS: i64 = 30;
 
 /// The claim that holds.

@@ -19,7 +19,7 @@ pub struct OpenOrgRequest {
     pub profile: Profile,
 }
 
-/// The same for every repeat.
+/// What opening it gave; a repeat gets the same.
 #[derive(Clone, Copy, Debug)]
 pub struct Opened {
     pub org: OrgId,

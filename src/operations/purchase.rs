@@ -29,9 +29,9 @@ pub struct Order {
 
 #[derive(Debug, thiserror::Error)]
 pub enum PurchaseError {
-    #[error("`quantity` lies between 1 and {QUANTITY_MAX}")]
+    #[error("`quantity` must be between 1 and {QUANTITY_MAX}")]
     Quantity,
-    #[error("`payment.tax` is part of the price, and can't be more than it")]
+    #[error("`payment.tax` is part of the price, and must not exceed it")]
     TaxAbovePrice,
     #[error(transparent)]
     Ledger(#[from] LedgerError),

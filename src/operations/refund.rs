@@ -29,7 +29,7 @@ pub struct Refunded {
     pub owed_minor: i64,
     pub owed_tax_minor: i64,
     pub currency: Option<String>,
-    /// Of the currency.
+    /// How many decimals the currency has.
     pub decimals: u8,
     /// After it.
     pub balance: Balance,

@@ -37,7 +37,7 @@ pub enum Amount {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReserveError {
-    #[error("`{model}` has no price here; publish one, or hold `credits` of your own reckoning")]
+    #[error("`{model}` has no price here; publish one, or hold an amount of `credits` that you choose")]
     Unpriced { model: String },
     /// A quote is more than may be held.
     #[error("{refusal}")]

@@ -1,6 +1,6 @@
 //! The models on offer: an alias that clients ask for and the dated name that answers, as the providers have them.
 
-/// Who speaks.
+/// The dialects that it speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     OpenAi,

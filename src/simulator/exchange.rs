@@ -17,7 +17,7 @@ pub struct Exchange {
     pub body: Value,
     pub hints: Hints,
     pub weather: Option<WeatherKind>,
-    /// Of its stream, if it asks for one.
+    /// How its stream is framed, if it asks for one.
     pub framing: Framing,
     pub chance: Chance,
 }

@@ -120,7 +120,7 @@ pub fn error_event() -> String {
     format!("data: {}\r\n\r\n", overloaded())
 }
 
-/// The same as the last element of an array that has begun.
+/// The error, as the last element of an array that has begun.
 pub fn error_element() -> String {
     format!(",\r\n{}]", overloaded())
 }

@@ -102,7 +102,7 @@ struct ChatRequest {
     stream: bool,
     include_usage: bool,
     choices: u64,
-    /// Of each choice. Reasoning comes first and takes its part of the limit.
+    /// For each choice. Reasoning comes first and takes its part of the limit.
     reasoning_tokens: u64,
     output_tokens_max: Option<u64>,
     kind: AnswerKind,

@@ -17,7 +17,7 @@ pub struct Sold {
     pub requests: u64,
     /// Summed by the model that answered, over all requests.
     pub models: BTreeMap<String, Usage>,
-    /// Of the latest requests.
+    /// What the latest requests used.
     pub rows: Vec<SoldRow>,
     /// Rows of earlier requests, which stand in the sums alone.
     pub rows_dropped: u64,

@@ -51,7 +51,7 @@ pub fn pieces_of(text: &str) -> Vec<String> {
     tokenizer.encode(text).into_iter().map(piece).collect()
 }
 
-/// Prose of exactly so many tokens, one piece a token.
+/// Prose of exactly this many tokens, one piece per token.
 pub fn prose(chance: &mut Chance, tokens: u64) -> Vec<String> {
     let mut pieces: Vec<String> = Vec::with_capacity(tokens as usize);
     let mut sentence_left = 0;

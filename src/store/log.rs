@@ -141,7 +141,7 @@ pub trait EventLog: Send + Sync {
         Ok(rows)
     }
 
-    /// Of the events in a range of positions those of the system org, those of some kinds, and the last one, in order.
+    /// From a range of positions: the events of the system org, those of some kinds, and the last one, in order.
     ///
     /// # Errors
     /// Those of every method.

@@ -19,7 +19,7 @@ pub struct Node {
 /// The nodes of a database, as they were noted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Noted {
-    /// Those of the last moments, in the order of their ids.
+    /// The nodes that were heard of lately, in the order of their ids.
     pub alive: Vec<Node>,
     /// What all of the last minute read, the dead among them: one that is slow to say so may still serve.
     pub read_by_all: Format,

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use crate::domain::time::Timestamp;
 use crate::store::StoreError;
 
-/// By which a rate is known: a hash of whose it is, so that no name stands in the table.
+/// The id of a rate: a hash of whose it is, so that no name is in the table.
 pub type RateId = [u8; 32];
 
 /// How a rate stands, and the time by which that counts.

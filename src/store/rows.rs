@@ -23,10 +23,10 @@ pub(super) use live;
 /// One table of a view. All have `shard` and `generation` before these columns.
 pub(super) struct Table {
     pub name: &'static str,
-    /// Those that make a row one.
+    /// The columns that identify a row.
     pub keys: &'static [&'static str],
     pub values: &'static [&'static str],
-    /// What a row does that is there already.
+    /// How an inserted row combines with an existing one.
     pub merge: Merge,
 }
 

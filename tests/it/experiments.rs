@@ -278,8 +278,8 @@ async fn what_is_wrong_with_an_experiment_or_a_feedback_is_said() {
     for (experiment, status, says) in [
         (smaller(), 409, "exists already"),
         (changed("route", "gpt-4o".into()), 409, "\"smaller\" is under way"),
-        (changed("arms", json!([])), 422, "`arms` has 1 to 20"),
-        (changed("arms", json!([{"name": "a", "percent": 101}])), 422, "more than 100"),
+        (changed("arms", json!([])), 422, "`arms` must have 1 to 20"),
+        (changed("arms", json!([{"name": "a", "percent": 101}])), 422, "exceed 100"),
         (changed("orgs", json!(["nobody"])), 422, "there is no org \"nobody\""),
         (changed("sticky_by", "mood".into()), 400, "sticky"),
         (changed("seed", 1.into()), 400, "seed"),

@@ -417,7 +417,7 @@ async fn a_balance_as_of_a_moment_is_what_was_answered_then() {
     acme.get("/api/v1/orgs/acme/balance?as_of=2999-01-01T00:00:00Z").await.expect(StatusCode::BAD_REQUEST);
     let before =
         acme.get("/api/v1/orgs/acme/balance?as_of=2020-01-01T00:00:00Z").await.expect(StatusCode::NOT_FOUND);
-    assert!(before["detail"].as_str().unwrap().contains("exists since 20"), "{before}");
+    assert!(before["detail"].as_str().unwrap().contains("was opened at 20"), "{before}");
     app.finish().await;
 }
 

@@ -85,7 +85,8 @@ pub enum OrgCommand {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<Dispatcher>,
     },
-    /// `by`, here and beside it, is who sends the request: nobody ends another one's hold. An operator, who may, names none.
+    /// `by`, here and in the commands around it, is who sends the request, so that nobody else ends its hold. It is absent for
+    /// an operator, who may.
     Release {
         reservation: ReservationId,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,12 +145,12 @@ pub struct Settle {
     pub by: Option<Dispatcher>,
 }
 
-/// Open holds of one org. Their time may run out in one instant: whoever asks next waits until all of that is written.
+/// Open holds of one org. Their time may run out in one instant: the next command waits until all of that is written.
 pub const HOLDS_MAX: usize = 50_000;
 /// Lots of one org with credits left: a hold may have to look through those that others pin. One a day for twenty years
 /// are fewer.
 pub const LOTS_MAX: usize = 10_000;
-/// Keys of one org that are neither revoked nor expired: whoever asks is looked up among them.
+/// Keys of one org that are neither revoked nor expired: each caller is looked up among them.
 pub const KEYS_MAX: usize = 1_000;
 /// All keys that one org ever made: those that are over stay in its account, so that lists and budgets name them.
 pub const KEYS_EVER_MAX: usize = 100_000;

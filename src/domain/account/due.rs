@@ -20,7 +20,7 @@ pub(super) enum DueId {
     Hold(ReservationId),
 }
 
-/// The same, as the account holds it.
+/// What time alone ends, as the account holds it.
 enum Due<'a> {
     Lot(&'a Lot),
     Hold(ReservationId, &'a Hold),

@@ -16,7 +16,7 @@ use crate::domain::time::Timestamp;
 
 /// Which raised alerts an event may have made recover.
 enum Rearm {
-    /// Those on the balance, and on the windows that the event charged.
+    /// The rules on the balance, and on the windows that the event charged.
     Touched,
     /// All: budgets, rules or windows are no longer what they were.
     All,
@@ -211,7 +211,7 @@ fn rearm_touched(account: &mut Account, event: &Event, at: Timestamp) {
     }
 }
 
-/// The same where budgets, rules or windows are no longer what they were.
+/// Arms again every rule that has recovered, after budgets, rules or windows changed.
 fn rearm_all(account: &mut Account, at: Timestamp) {
     let mut raised = std::mem::take(&mut account.raised);
     raised.retain(|subject| alerts::crossing(account, subject, at).is_some());

@@ -25,7 +25,7 @@ pub struct Lot {
     /// What was paid beside it as tax, in minor units.
     pub tax_minor: i64,
     pub currency: Option<String>,
-    /// Of the currency's minor unit.
+    /// The decimals of the currency's minor unit.
     pub decimals: u8,
     /// Revenue recognised so far, in minor units.
     pub recognised_minor: i64,

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub enum Refusal {
     #[error("this org does not exist")]
     UnknownOrg,
-    #[error("this org exists since {}; ask for that moment or a later one", .opened_at.to_rfc3339())]
+    #[error("this org was opened at {}; ask for that moment or a later one", .opened_at.to_rfc3339())]
     OrgOpenedLater { opened_at: Timestamp },
     #[error("this org exists already")]
     OrgExists,
@@ -31,13 +31,11 @@ pub enum Refusal {
     AmountZero,
     #[error("the amount is larger than a single command may name ({max})")]
     AmountTooLarge { max: Credits },
-    #[error(
-        "the account has room for {room} credits more, of all that an account can count; use another org"
-    )]
+    #[error("the account can take only {room} more credits before its totals overflow; use another org")]
     AccountFull { room: Credits },
-    #[error("ttl_seconds must lie between 1 and {max}")]
+    #[error("ttl_seconds must be between 1 and {max}")]
     TtlOutOfRange { max: i64 },
-    #[error("the expiry lies in the past")]
+    #[error("the expiry must not be in the past")]
     ExpiryInPast,
     #[error(
         "{asked} credits were asked for and {available} are available; buy or grant credits, or ask for less"
@@ -61,11 +59,11 @@ pub enum Refusal {
     #[error("the reservation has ended: it is {status}")]
     ReservationEnded { status: ReservationStatus },
     #[error(
-        "this reservation ends with the request that it is for: only who sends that request, or an operator, may end or \
-         change it"
+        "this reservation belongs to a request that Tollgate sends; only the sender or an operator may change or end \
+         it"
     )]
     NotItsSender,
-    #[error("the request is still under way; say how its answer was once it has ended")]
+    #[error("the request is still under way; give feedback once it has ended")]
     ReservationOpen,
     #[error("there is no such lot")]
     UnknownLot,
@@ -136,7 +134,7 @@ pub enum Refusal {
 }
 
 fn how_to_make_room(keys_max: usize) -> &'static str {
-    if keys_max < KEYS_EVER_MAX { "revoke some" } else { "those that are over are kept" }
+    if keys_max < KEYS_EVER_MAX { "revoke some" } else { "revoked and expired ones are kept" }
 }
 
 impl Refusal {

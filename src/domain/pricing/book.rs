@@ -53,7 +53,7 @@ pub struct PriceBook {
     mark_ups: Vec<Published<MarkUp>>,
 }
 
-/// Of one model, shared with the requests that they price.
+/// The cards of one model, shared with the requests that they price.
 type Cards = Vec<Published<Arc<RateCard>>>;
 
 #[derive(Clone, Debug, PartialEq)]

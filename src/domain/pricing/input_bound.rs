@@ -144,12 +144,12 @@ struct Found {
     built_in_tools: u64,
     has_schema: bool,
     pictures: u64,
-    /// Of those whose own size says how many tokens they are.
+    /// The tokens of those pictures whose own size says how many they are.
     measured_tokens: u64,
     has_audio: bool,
-    /// Of sound that stands in the request.
+    /// The bytes of sound in the request.
     audio_bytes: u64,
-    /// Of the request's bytes, those in base64 that another figure bounds.
+    /// The bytes of the request that are base64, and that another figure bounds.
     media_bytes: u64,
     reads_by_reference: bool,
     has_document: bool,

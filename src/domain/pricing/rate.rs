@@ -14,7 +14,7 @@ use crate::domain::text;
 pub struct Rate(Decimal);
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a rate is a decimal string from 0 to 1000000, such as \"0.15\"; this is not one")]
+#[error("a rate must be a decimal string from 0 to 1000000, such as \"0.15\"; this is not one")]
 pub struct RateError;
 
 impl Rate {

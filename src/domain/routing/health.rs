@@ -11,7 +11,7 @@ use crate::domain::time::Timestamp;
 
 /// The weight of the last call in the averages.
 const NEWEST_WEIGHT: f64 = 0.2;
-/// What was seen counts half as much after so long: a target that was bad is called again before long, and one that is
+/// What was seen counts half as much after this time: a target that was bad is called again before long, and one that is
 /// called all the time is known by its last calls anyway.
 const HALF_LIFE_SECONDS: f64 = 300.0;
 /// What a failure is worth in seconds of waiting, where targets are compared by speed.

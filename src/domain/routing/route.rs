@@ -20,7 +20,7 @@ pub struct Route {
     pub name: String,
     #[serde(default)]
     pub chain: Vec<Step>,
-    /// Who answers which kind of request; the chain, if there is one, comes after.
+    /// Which target answers which kind of request; the chain, if there is one, comes after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub complexity: Option<ByComplexity>,
     #[serde(flatten)]
@@ -79,7 +79,7 @@ pub struct Policy {
     pub on_expiry: OnExpiry,
     pub prefer: Prefer,
     pub stay_warm: StayWarm,
-    /// A second target is asked as well when the first has said nothing for so long.
+    /// A second target is asked as well when the first has said nothing for this long.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hedge_after_ms: Option<u64>,
     /// What becomes of an input that is too long, before it is sent; absent: the provider says so.
@@ -104,7 +104,7 @@ pub struct Policy {
 #[serde(deny_unknown_fields)]
 pub struct CachePolicy {
     pub ttl_seconds: u32,
-    /// So long after that, an answer is given where nobody else can.
+    /// How much longer it is given where no target answers.
     #[serde(default)]
     pub stale_seconds: u32,
     /// One org's answers are given to others.
@@ -160,7 +160,7 @@ pub struct When {
     pub tools: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images: Option<bool>,
-    /// Of the input as estimated before it is sent.
+    /// Tokens of the input, as estimated before it is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input_tokens_min: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -183,7 +183,7 @@ pub enum ClampPolicy {
     Refuse,
 }
 
-/// What a request costs of which nobody says how it ended, since the node that sent it has died.
+/// What a request costs if its node died before it could record how the request ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExpiry {
@@ -196,7 +196,7 @@ pub enum OnExpiry {
 }
 
 impl OnExpiry {
-    /// For a hold whose inputs so far cost so much at most.
+    /// The policy of a hold whose inputs so far can cost at most this much.
     pub fn of_inputs(self, credits: Credits) -> ExpiryPolicy {
         match self {
             OnExpiry::ChargeInput => ExpiryPolicy::ChargeInput { credits },
@@ -232,7 +232,7 @@ pub enum Prefer {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StayWarm {
-    /// Those that share requests by weight, or all where the fastest is preferred.
+    /// Among targets that share requests by weight, or all where the fastest is preferred.
     #[default]
     AmongEquals,
     /// All: the order of the chain gives way.

@@ -17,7 +17,7 @@ use super::route::{Policy, Route, RouteContext, To};
 pub struct Routes {
     by_name: BTreeMap<String, Route>,
     successors: BTreeMap<String, To>,
-    /// None where those judge that come with Tollgate.
+    /// `None` where the weights that come with Tollgate judge.
     weights: Option<Arc<Model>>,
 }
 
@@ -71,7 +71,7 @@ impl Routes {
         }
     }
 
-    /// The same, where an operator's own weights judge how complex a request is.
+    /// These routes, with an operator's own weights to judge how complex a request is.
     pub fn judged_by(self, weights: Model) -> Routes {
         Routes { weights: Some(Arc::new(weights)), ..self }
     }

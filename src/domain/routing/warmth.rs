@@ -10,7 +10,7 @@ use crate::domain::usage::Usage;
 /// so long), and where the caller paid for more.
 const SHORT_SECONDS: i64 = 300;
 const LONG_SECONDS: i64 = 3_600;
-/// Providers that cache by themselves begin at so many tokens, and keep whole pieces.
+/// Providers that cache by themselves begin at this many tokens, and keep whole pieces.
 const BY_ITSELF_TOKENS_MIN: u64 = 1_024;
 const PIECE_TOKENS: u64 = 128;
 

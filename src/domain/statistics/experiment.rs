@@ -76,7 +76,7 @@ pub struct ArmReport {
     pub charged: Credits,
     pub input_tokens: i64,
     pub output_tokens: i64,
-    /// Of which somebody said how they were.
+    /// How many of the requests got feedback.
     pub judged: i64,
     pub successes: i64,
     /// Up to a quarter too long.
@@ -87,7 +87,7 @@ pub struct ArmReport {
     pub figures: Vec<Figure>,
     /// None for the control itself.
     pub against_control: Vec<Comparison>,
-    /// The same in words.
+    /// The comparisons in words.
     pub verdict: String,
 }
 
@@ -101,7 +101,8 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Of its units, what it answered once it was promoted, which says nothing of them, and its answers by class of latency.
+    /// From its units, its answers by class of latency, and, beside them, what it answered once it was promoted, which says
+    /// nothing of the units.
     pub fn of<'a>(
         units: impl ExactSizeIterator<Item = &'a UnitSums> + Clone,
         beside: &UnitSums,
@@ -196,7 +197,7 @@ fn in_words(comparisons: &[Comparison], units: u64) -> String {
     if shown.is_empty() { "no difference shown so far".to_owned() } else { shown.join("; ") }
 }
 
-/// The longest time of the class in which so many per cent are reached.
+/// The longest time of the class in which this percentage is reached.
 fn percentile_ms(latencies: &BTreeMap<i64, i64>, percent: i64) -> Option<i64> {
     let all: i64 = latencies.values().sum();
     let mut seen = 0;

@@ -7,7 +7,7 @@ use crate::domain::splitmix::mixed;
 /// Resamples; more change the second digit of an interval's ends by little.
 const BOOTSTRAP_RESAMPLES: usize = 1_000;
 
-/// Below so many units, a deviation is not known well enough to say anything.
+/// With fewer units than this, a deviation is not known well enough to say anything.
 pub const UNITS_MIN: u64 = 30;
 /// Where a confidence sequence is tightest.
 const UNITS_EXPECTED: f64 = 500.0;
@@ -49,9 +49,9 @@ pub fn bootstrap(seed: u64, count: usize, mut statistic: impl FnMut(&[usize]) ->
 pub struct Ratio {
     pub value: f64,
     pub units: u64,
-    /// Of a unit's part.
+    /// The standard deviation of a unit's part.
     deviation: f64,
-    /// Of parts of a whole: the value lies between 0 and 1.
+    /// It is a share of a whole: the value lies between 0 and 1.
     is_share: bool,
 }
 
@@ -73,8 +73,8 @@ impl Ratio {
         Some(Ratio { value, units: count, deviation, is_share: false })
     }
 
-    /// Of parts of a whole, such as the requests that failed. What is rare may be met by no unit for long: so one more at
-    /// each bound counts towards the deviation.
+    /// The ratio of a part to its whole, such as the requests that failed. What is rare may be met by no unit for long: so
+    /// one more at each bound counts towards the deviation.
     pub fn share_of(units: impl Iterator<Item = (f64, f64)> + Clone) -> Option<Ratio> {
         let ratio = Ratio::of(units)?;
         let seen = ratio.deviation.powi(2) * (ratio.units.max(2) - 1) as f64;

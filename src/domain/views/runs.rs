@@ -67,8 +67,8 @@ impl Run {
 }
 
 impl Compaction {
-    /// Those that are due once everything up to a position is added, where it was up to an earlier one before; in their
-    /// order.
+    /// The compactions that are due once everything up to a position is added, where it was up to an earlier one before; in
+    /// their order.
     pub fn due(before: i64, position: i64) -> impl Iterator<Item = Compaction> {
         (1..=LEVEL_MAX).flat_map(move |level| {
             let full = |position: i64| (position + 1).div_euclid(positions(level));

@@ -39,7 +39,7 @@ fn listed<'a>(value: &'a mut Value, field: &str) -> impl Iterator<Item = &'a mut
 enum Form {
     /// Anthropic's: letters, digits, `_` and `-`. Others use more (`functions.f:0`).
     Letters,
-    /// OpenAI's, which takes so many characters.
+    /// OpenAI's form, with the most characters that it takes.
     UpTo(usize),
     /// Mistral's, whoever serves it: nine letters or digits.
     Nine,

@@ -41,7 +41,7 @@ pub fn is_standard_tier(tier: &str) -> bool {
 }
 
 impl Conversation {
-    /// Of a request whose fields are read one by one; null is none.
+    /// Reads a request field by field; a field that is null counts as absent.
     pub fn of_fields(
         body: &Value,
         read: impl Fn(&mut Conversation, &str, &Value) -> Result<(), Refused>,
@@ -153,7 +153,7 @@ impl Conversation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndUser {
     pub id: String,
-    /// In which the caller named them.
+    /// The field in which the caller named them.
     pub field: String,
 }
 
@@ -162,7 +162,7 @@ impl EndUser {
     const OPENAI_CHARACTERS_MAX: usize = 64;
     const ANTHROPIC_CHARACTERS_MAX: usize = 256;
 
-    /// Who has an empty name is nobody.
+    /// An empty name counts as none.
     pub fn named(field: &str, id: &Value) -> Option<EndUser> {
         let id = id.as_str().filter(|id| !id.is_empty())?;
         Some(EndUser { id: id.to_owned(), field: field.to_owned() })
@@ -223,7 +223,7 @@ pub enum Part {
     /// What the model thought, unsealed.
     Thought {
         text: String,
-        /// By which its caller is told where it is left out.
+        /// The name under which the caller is told that it was left out.
         field: &'static str,
     },
 }

@@ -90,7 +90,7 @@ impl<T> AppliedEffort<T> {
 }
 
 impl AppliedEffort<Effort> {
-    /// Of the levels that a model knows, weakest first.
+    /// The nearest of the levels that a model knows, which are listed weakest first.
     fn nearest(asked: Effort, known: &[Effort]) -> AppliedEffort<Effort> {
         let weaker = known.iter().rev().find(|level| **level <= asked);
         match weaker.or(known.first()) {

@@ -171,7 +171,7 @@ mod tests {
             let refused =
                 upstream_request(Family::Gemini, &json!({"input": input}), "g").expect_err("tokens");
 
-            assert_eq!(refused.to_string(), "input is not supported: tokens are OpenAI's own; send text");
+            assert_eq!(refused.to_string(), "`input` is not supported: tokens are OpenAI's own; send text");
         }
     }
 

@@ -64,7 +64,8 @@ fn openai_error(error: &ErrorBody<'_>) -> Value {
 
 fn names(message: &str, field: &str) -> bool {
     let is_of_a_name = |letter: char| letter.is_ascii_alphanumeric() || "_-.[]".contains(letter);
-    message.split(|letter| !is_of_a_name(letter)).any(|word| word == field)
+    // The first word of a sentence is capitalised.
+    message.split(|letter| !is_of_a_name(letter)).any(|word| word.eq_ignore_ascii_case(field))
 }
 
 /// Anthropic's shape, where the type is tied to the status; the code stands beside it.
@@ -82,8 +83,8 @@ fn anthropic_error(error: &ErrorBody<'_>) -> Value {
         _ => "invalid_request_error",
     };
     let message = match error.field {
-        Some(field) => format!("{field}: {}", error.message),
-        None => error.message.to_owned(),
+        Some(field) if !names(error.message, field) => format!("{field}: {}", error.message),
+        Some(_) | None => error.message.to_owned(),
     };
     json!({
         "type": "error",

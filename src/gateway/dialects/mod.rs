@@ -81,7 +81,7 @@ pub struct Malformed {
 
 /// The request is sound, but what this field asks can't be priced or can't be said to the upstream: 422.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field} is not supported: {why}")]
+#[error("`{field}` is not supported: {why}")]
 pub struct Unsupported {
     pub field: String,
     pub why: String,
@@ -115,7 +115,7 @@ fn unsupported<T>(field: impl Into<String>, why: &str) -> Result<T, Refused> {
     Err(Unsupported::new(field, why).into())
 }
 
-/// Those of a list; none of null.
+/// The items of a list; null counts as an empty one.
 fn items<'a>(field: &str, value: &'a Value) -> Result<&'a [Value], Malformed> {
     match value {
         Value::Null => Ok(&[]),
@@ -292,7 +292,7 @@ pub fn is_blocked(upstream: Family, body: &Value) -> bool {
         })
 }
 
-/// Who asked what, and who answers.
+/// The two ends of an answer: which client asked what, and which provider answers.
 #[derive(Clone, Copy, Debug)]
 pub struct AnswerEnds<'a> {
     pub upstream: Family,

@@ -118,7 +118,7 @@ impl Envelope<'_> {
     }
 }
 
-/// Of the last item of an answer; those before it are complete.
+/// The status of the last item of an answer; those before it are complete.
 fn last_status(finish: FinishReason) -> &'static str {
     match finish {
         FinishReason::Stop | FinishReason::ToolCalls => COMPLETED,

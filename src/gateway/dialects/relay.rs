@@ -33,14 +33,14 @@ impl Delivered {
         self.bytes += output.len() as u64;
     }
 
-    /// Of sound, a token is far more letters than of text.
+    /// Counts apart from text: a token of sound takes far more base64 letters.
     fn add_sound(&mut self, base64: &str) {
         self.deltas += 1;
         self.bytes += base64.len() as u64;
     }
 }
 
-/// Who speaks what at the two ends of a stream.
+/// What the provider and the client at the two ends of a stream speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamEnds {
     pub upstream: Family,
@@ -60,7 +60,7 @@ pub struct StreamRelay {
     parser: FrameParser,
     reader: Reader,
     writer: Writer,
-    /// Those that a response repeats are the operator's.
+    /// A response repeats its instructions: they are left out where they are the operator's.
     hides_instructions: bool,
     usage: Option<Value>,
     served_model: Option<String>,
@@ -117,7 +117,7 @@ impl StreamRelay {
         }
     }
 
-    /// Of so many answers at once: it is finished when all of them are.
+    /// For a stream of several answers: it is finished when all of them are.
     pub fn of_choices(self, choices: u64) -> Self {
         Self { ending: Ending::of_choices(choices), ..self }
     }

@@ -80,7 +80,7 @@ pub async fn run(state: State, request: Request) -> Result<Response, Failure> {
     run_assigned(state, request, assignment, shadows).await
 }
 
-/// The same, for a request with its arm of an experiment, and the shadows that get a copy.
+/// Runs a request in its arm of an experiment, and sends copies to the shadows.
 async fn run_assigned(
     state: State,
     request: Request,
@@ -139,7 +139,7 @@ async fn in_time(dispatch: Box<Dispatch>, first: Quote) -> Result<Response, Fail
     };
     answered.unwrap_or_else(|error| {
         tracing::error!(%error, "the attempts of a request stopped");
-        Err(Failure::new(500, "internal", "something went wrong here; the request id helps to find it"))
+        Err(Failure::internal())
     })
 }
 
@@ -157,7 +157,7 @@ fn is_refused(fallbacks: &Fallbacks, call: &SentCall, body: &AnswerBody) -> bool
     fallbacks.on_content_policy.is_some() && body.is_blocked(call.quote.target.upstream.family)
 }
 
-/// Whether it is a stream that the caller gets, of which the first part is there.
+/// Whether the call opened a stream that the caller will get, with its first part already here.
 fn begins_stream(fallbacks: &Fallbacks, finished: &FinishedCall) -> bool {
     match &finished.sent {
         Ok(body @ AnswerBody::Stream(_)) => !is_refused(fallbacks, &finished.call, body),

@@ -25,17 +25,17 @@ use crate::gateway::timeouts::left;
 
 /// How long a stream is read on for its usage after its client went away, or was told that the time is up.
 const DRAIN_SECONDS_MAX: i64 = 120;
-/// A client that takes nothing for so long is gone.
+/// A client that reads nothing for this long counts as gone.
 const CLIENT_WAIT: Duration = Duration::from_secs(60);
 /// Bytes that come together and are written at once, where there are so many.
 const GATHERED_BYTES: usize = 8 << 10;
 /// Parts of a stream that wait for a slow client.
 const PARTS_MAX: usize = 64;
 
-/// Who reads the answer, for as long as they do.
+/// The client that reads the answer, until it goes away.
 #[derive(Debug)]
 struct Client {
-    /// None once nothing more is for them: their body then ends.
+    /// None once the client gets nothing more: its body then ends.
     parts: Option<mpsc::Sender<Bytes>>,
     /// What is to be sent with what comes right after it.
     gathered: BytesMut,
@@ -113,7 +113,7 @@ async fn pass_on(
             // Boxed, since it is large and seldom: a stream is not to carry room for it.
             open.meanwhile(&clock, Box::pin(dispatch.hold.extend(wait))).await;
         }
-        // Who has the answer waits for no more than its tail.
+        // A client that has the answer waits only for its tail.
         let until = client.reads_until().or(dispatch.ends_at).filter(|_| !open.relay.is_whole());
         part = match next(&mut open, until, &clock, provider).await {
             Next::Part(part) => part,

@@ -210,13 +210,13 @@ impl RequestHold {
         self.attempts_cost().min(self.held)
     }
 
-    /// Whether it must be extended before something that may take so long.
+    /// Whether it must be extended before something that may take this long.
     pub fn is_due(&self, wait: Duration) -> bool {
         let seconds = whole_seconds(wait).saturating_add(2 * EXTEND_SECONDS);
         self.expires_at <= self.state.ledger.clock().now().plus_seconds(seconds)
     }
 
-    /// Extends it beyond something that may take so long. False where that fails: it may have ended.
+    /// Extends it beyond something that may take this long. False where that fails: it may have ended.
     pub async fn extend(&mut self, wait: Duration) -> bool {
         let ttl_seconds = whole_seconds(wait).saturating_add(3 * EXTEND_SECONDS).min(TTL_SECONDS_MAX);
         let expires_at = self.state.ledger.clock().now().plus_seconds(ttl_seconds);

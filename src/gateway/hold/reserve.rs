@@ -74,7 +74,7 @@ impl RequestHold {
             let funds = Funds::Available { credits: available, clamp, refusal: Some(&refusal) };
             quoted = quote(request, &quoted.target, &prices, funds)?;
         }
-        let busy = "the balance changes faster than a hold can be sized; send a maximum, or try again";
+        let busy = "The balance is changing too fast to size a hold; set an output limit, or try again.";
         Err(Failure { retry_after_seconds: Some(1), ..Failure::new(503, "balance_in_motion", busy) })
     }
 
@@ -175,7 +175,7 @@ impl RequestHold {
             };
             idempotency = request.idempotency.as_ref().map(|key| key.after(first));
         }
-        let words = "this idempotency key was used by many requests that came to nothing; take another";
+        let words = "this idempotency key was used by many requests that were not answered; use another";
         Err(Failure::new(409, "duplicate_request", words))
     }
 }

@@ -234,7 +234,7 @@ impl LimitPermit {
         self.used_tokens.store(tokens, Ordering::Relaxed);
     }
 
-    /// The same where nobody knows how much more it was: the estimate then stands.
+    /// What the request has used at least, where nobody knows how much more it was: never less than the estimate.
     pub fn used_at_least(&self, tokens: u64) {
         self.used(tokens.max(self.estimated_tokens));
     }

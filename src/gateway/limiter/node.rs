@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::domain::rate_limit::{Ask, RateLimit, Taken, seconds};
 use crate::domain::time::Timestamp;
 
-/// A count is remembered for so long after the last question: requests that began then may still be corrected.
+/// How long a count is kept after the last question: requests that began then may still be corrected.
 const REMEMBERED_SECONDS: i64 = 60;
 
 pub(super) struct NodeRates {

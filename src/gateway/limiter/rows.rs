@@ -9,7 +9,7 @@ pub const ROWS_MAX: usize = 100_000;
 
 pub struct Rows<K, V> {
     rows: HashMap<K, V>,
-    /// With so many, the next one makes room first.
+    /// At this number, room is made before the next one is added.
     full_at: usize,
 }
 

@@ -22,7 +22,7 @@ use crate::operations::share_rate::{RateBook, SharedRate};
 const SWEEP: Duration = Duration::from_secs(1);
 /// Sweeps between two removals of unused rates.
 const SWEEPS_PER_FORGETTING: u32 = 60;
-/// After a question without an answer, the next one is asked so much later.
+/// The pause before the next question, after one without an answer.
 const SILENCE_SECONDS: i64 = 1;
 /// Longer than a request takes whose tokens are corrected when it has ended.
 const REQUEST_SECONDS_MAX: i64 = 3_600;

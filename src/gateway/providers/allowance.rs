@@ -27,7 +27,7 @@ pub fn allowance<'a>(header: impl Fn(&str) -> Option<&'a str>, now: Timestamp) -
     Allowance { requests: left(&REQUESTS), tokens: left(&TOKENS) }
 }
 
-/// From so many on, a number is no seconds from now but milliseconds since 1970, as OpenRouter writes them.
+/// A number from here on does not count seconds from now, but milliseconds since 1970, as OpenRouter writes them.
 const MOMENT_MILLIS_MIN: i64 = 1_000_000_000_000;
 
 /// A moment (`2026-04-05T10:39:22Z`, `1754667660000`), seconds (`7`), or a span (`1m51.595s`, `12ms`).

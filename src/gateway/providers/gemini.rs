@@ -14,7 +14,7 @@ pub(super) fn path(model: &str, streamed: bool) -> String {
     }
 }
 
-/// Of one text or many.
+/// The path of a call that embeds one text or many.
 pub(super) fn embeddings_path(model: &str) -> String {
     format!("/v1beta/models/{}:batchEmbedContents", utf8_percent_encode(model, NAME))
 }

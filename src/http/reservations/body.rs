@@ -35,7 +35,7 @@ pub struct NewReservation {
     project: Option<ProjectId>,
     /// A pseudonym.
     end_user: Option<String>,
-    /// At most 16, of 768 bytes together; no name has a comma.
+    /// At most 16, 768 bytes in total; a name must not contain a comma.
     #[serde(default)]
     labels: BTreeMap<String, String>,
 }
@@ -69,7 +69,7 @@ pub struct Cost {
     provider: Option<String>,
     model: Option<String>,
     usage: Option<Usage>,
-    /// Of that call; only with `usage`.
+    /// The provider's id of that call; only with `usage`.
     provider_request_id: Option<String>,
 }
 
@@ -86,7 +86,7 @@ pub(super) fn reserve_request(actor: &Actor, body: NewReservation) -> Result<Res
     let tokens = body.quote.as_ref().map_or(0, |quote| quote.input_tokens.max(quote.max_output_tokens));
     if tokens > Usage::COUNT_MAX {
         return Err(Problem::malformed(format!(
-            "a quote is of at most {} tokens in and out each",
+            "`input_tokens` and `max_output_tokens` of a quote must each be at most {}",
             Usage::COUNT_MAX
         )));
     }
@@ -104,7 +104,7 @@ pub(super) fn reserve_request(actor: &Actor, body: NewReservation) -> Result<Res
             output_tokens_max: quote.max_output_tokens,
         }),
         (Some(_), Some(_)) | (None, None) => {
-            return Err(Problem::malformed("send `credits` or `quote`, one of the two"));
+            return Err(Problem::malformed("send either `credits` or `quote`"));
         }
     };
     let expiry = match body.on_expiry {
@@ -132,7 +132,8 @@ pub(super) fn charge(body: Cost) -> Result<Charge, Problem> {
     let Cost { credits, provider, model, usage, provider_request_id } = body;
     match (credits, provider, model, usage) {
         (Some(_), None, None, None) if provider_request_id.is_some() => {
-            let detail = "`provider_request_id` names the call of a `usage`; beside `credits` leave it out";
+            let detail =
+                "`provider_request_id` names the call that a `usage` is from; leave it out beside `credits`";
             Err(Problem::malformed(detail))
         }
         (Some(credits), None, None, None) => Ok(Charge::Credits(credits)),
@@ -146,7 +147,7 @@ pub(super) fn charge(body: Cost) -> Result<Charge, Problem> {
             )?;
             if usage.clamped() != usage {
                 let most = Usage::COUNT_MAX;
-                return Err(Problem::malformed(format!("no count of a call's `usage` is above {most}")));
+                return Err(Problem::malformed(format!("each count in `usage` must be at most {most}")));
             }
             Ok(Charge::Call(Call { provider, model, provider_request_id, usage }))
         }

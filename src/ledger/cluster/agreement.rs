@@ -3,8 +3,8 @@
 use crate::domain::format::Format;
 use crate::domain::time::Timestamp;
 
-/// Who serves beats far more often than that, though the rows of all were lost in a crash of the database, or were too old
-/// to count when it went on after a pause.
+/// How long all nodes must agree. A node that serves sends heartbeats far more often, so it shows up within this time even if a
+/// crash of the database lost all rows, or a pause made them too old to count.
 const AGREED_MICROS: i64 = 60 * Timestamp::MICROS_PER_SECOND;
 /// Beats that lie further apart are not in a row: what was said in between may have been missed.
 const BEATS_APART_MICROS_MAX: i64 = 5 * Timestamp::MICROS_PER_SECOND;

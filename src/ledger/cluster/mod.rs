@@ -127,7 +127,7 @@ impl std::fmt::Debug for Transport {
     }
 }
 
-/// Who is alive.
+/// The nodes that are alive.
 #[derive(Default)]
 struct Roster {
     peers: Vec<Arc<Peer>>,

@@ -22,7 +22,7 @@ use crate::store::Node;
 const BATCH_MAX: usize = 1_024;
 /// Requests under way: while the owner commits one, it decides the next.
 const REQUESTS_IN_FLIGHT_MAX: usize = 4;
-/// A node that says nothing for so long is taken over. Longer than a commit, shorter than what a caller would feel as an
+/// A node that says nothing for this long is taken over. Longer than a commit, shorter than what a caller would feel as an
 /// outage.
 const RESPONSE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Beats for which a silent node is passed over; doubled while it stays silent.
@@ -107,7 +107,7 @@ impl Trust {
         self.beats_left.store(beats, Ordering::Relaxed);
     }
 
-    /// Goes by what a node answered after so long; says how many of the answers came too late to be any.
+    /// Acts on what a node answered, and after how long; says how many of the answers came too late to be any.
     fn judge(&self, answers: &[Answer], after: Duration) -> usize {
         // Under a passed epoch a command is given back at once; else it has waited for the writer in vain.
         let has_waited = after >= LATE_TIMEOUT;

@@ -11,7 +11,7 @@ use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::OrgId;
 use crate::ledger::{By, LedgerError, Outcome};
 
-/// For so long an owner waits for the slowest command of a request, such as one whose account is read from a database that is
+/// How long an owner waits for the slowest command of a request, such as one whose account is read from a database that is
 /// slow: long before its sender would take it for silent.
 pub const LATE_TIMEOUT: Duration = Duration::from_secs(1);
 

@@ -7,7 +7,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::views::index::{KeyHash, key_hash};
 use crate::ledger::keys::KEY_KEPT_SECONDS;
 
-/// So many keys make a first search for those that bind no longer.
+/// The number of keys at which those that no longer bind are looked for the first time.
 const KEYS_BEFORE_SEARCH: usize = 1_000_000;
 
 #[derive(Default)]

@@ -14,7 +14,7 @@ use crate::ledger::tail::PositionedEvent;
 use crate::ledger::writer::{MemoryState, Writer};
 use crate::store::{EventRow, Head, StoreError};
 
-/// Events of other nodes are folded one by one up to so many; beyond, the projections hold most of them.
+/// Events of other nodes are folded one by one up to this number; beyond it, the projections hold most of them.
 const FOLLOWED_EVENTS_MAX: i64 = 50_000;
 /// Events between two looks at a shard of another node up to which this one folds it all the same: a hundredth of its time.
 const FEW_EVENTS: i64 = 512;

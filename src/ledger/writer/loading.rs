@@ -15,8 +15,8 @@ use crate::ledger::writer::Writer;
 use crate::ledger::{LedgerError, QUEUE_MAX};
 use crate::store::StoreError;
 
-/// Of one org so many jobs may wait, which is two requests of as many operations as one may have: whoever makes up reservations,
-/// each of which has to be looked up, leaves room to the others.
+/// How many jobs of one org may wait: two batches of the largest size. An org that makes up reservations, each of which has
+/// to be looked up, leaves room for the others.
 pub(in crate::ledger) const SET_ASIDE_PER_ORG_MAX: usize = QUEUE_MAX / 5;
 
 /// How many jobs wait for what is being fetched: as many as may wait in the queue.

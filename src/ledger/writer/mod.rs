@@ -73,7 +73,7 @@ enum MemoryState {
     Current,
     /// It may differ from the log, and is read again first.
     Stale,
-    /// The same, and an append whose outcome is not known may still be on its way: the epoch is raised first.
+    /// It is stale, and an append whose outcome is not known may still be on its way: the epoch is raised first.
     Unfenced,
 }
 

@@ -8,7 +8,8 @@ use arc_swap::ArcSwapOption;
 use crate::domain::time::Timestamp;
 use crate::ledger::LedgerError;
 
-/// Whom nobody sends requests while it can't write has nothing to write: after so long it is worth another try.
+/// How long a failed write counts against readiness: a node that is not ready gets no requests, and could never show that it
+/// can write again.
 const UNWRITTEN_SECONDS: i64 = 10;
 
 /// How far a writer has folded its shard; read by other tasks.
@@ -17,7 +18,7 @@ pub(in crate::ledger) struct Progress {
     next_position: AtomicI64,
     /// Up to where it was looked at, folded or not.
     seen_to: AtomicI64,
-    /// Of the last event, in microseconds.
+    /// The time of the last event, in microseconds.
     last_recorded_at: AtomicI64,
     /// An append of this node's whose outcome is not known may still be on its way.
     is_unfenced: AtomicBool,

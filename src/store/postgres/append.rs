@@ -43,7 +43,7 @@ pub(super) async fn append(
     }
     let Some(time) = time else { return Ok(Ended::Not(StoreError::ClockOff)) };
     match reached_ahead(connection, shard, expected, clock).await? {
-        // Who writes at the log's own time moves it no farther.
+        // Writing at the log's own last time does not move it further.
         Some(last) if last == time => {
             let written = append_at(connection, shard, expected, new, events, Some(time), true).await?;
             Ok(if written { Ended::Written } else { Ended::Not(StoreError::ClockOff) })
@@ -70,7 +70,8 @@ async fn reached_ahead(
     Ok(Some(last).filter(|last| *last > now))
 }
 
-/// The same, at a time that must be the database's where there is one, or may be one that the database has ahead.
+/// Appends if the head is still the expected one and `time`, where it is given, is close to the database's, or may be ahead
+/// of it.
 async fn append_at(
     connection: &mut PgConnection,
     shard: i32,

@@ -65,7 +65,8 @@ impl DedicatedConnection {
         self.fetch_checked(query, |_| Ok(())).await
     }
 
-    /// The same, of a server that must be as the check says: else the connection is closed, and the next may reach another.
+    /// Runs a query that may run twice, on a server that passes the check: else the connection is closed, and the next may
+    /// reach another server.
     pub async fn fetch_checked<'q>(
         &self,
         query: impl Fn() -> Query<'q, Postgres, PgArguments>,

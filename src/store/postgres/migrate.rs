@@ -76,7 +76,7 @@ fn migrate_error(error: MigrateError) -> StoreError {
     }
 }
 
-/// Whether a database may have so many shards.
+/// Whether a database may have this many shards.
 pub(super) fn in_range(asked: Option<i32>) -> Result<(), StoreError> {
     match asked.filter(|asked| !(1..=SHARDS_MAX).contains(asked)) {
         Some(asked) => Err(StoreError::ShardsOutOfRange { asked, most: SHARDS_MAX }),

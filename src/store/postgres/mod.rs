@@ -55,7 +55,7 @@ const STANDBY: &str =
 const HEAD_CONNECTIONS: u16 = 4;
 
 /// What every connection for the log asks for beside [`durably`]. Plans are pinned: one made while the table was young scans it.
-/// Whoever has the head's lock and was cut off is ended before those who wait for it give up.
+/// A transaction that holds the head's lock and was cut off is ended before those who wait for the lock give up.
 const LOG_SETTINGS: [(&str, &str); 5] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),

@@ -1,4 +1,4 @@
-//! Who is alive, by the database's clock: no node's own decides.
+//! Which nodes are alive, by the database's clock: no node's own clock decides.
 
 use async_trait::async_trait;
 use sqlx::Row;
@@ -8,10 +8,10 @@ use super::{PostgresStore, of_shard, only};
 use crate::domain::format::Format;
 use crate::store::{Node, Nodes, Noted, StoreError};
 
-/// A node that was not seen for so long is gone: three of its beats. One that was seen so much later than now was seen
+/// A node that was not seen for this long is gone: three of its beats. One that was seen so much later than now was seen
 /// before the clock was set back.
 const ALIVE_MICROS: i64 = 1_500_000;
-/// After so long nobody cares that it was there, or what it read.
+/// After this long it no longer matters that it was there, or what it read.
 const FORGOTTEN_MICROS: i64 = 60_000_000;
 
 #[async_trait]

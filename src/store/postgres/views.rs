@@ -113,7 +113,7 @@ async fn answered<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Res
     answered_within(ANSWER_TIMEOUT, asked).await
 }
 
-/// The same of what takes as long as there are rows.
+/// What the database answers, without a time limit: for what takes longer the more rows there are.
 async fn finished<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
     asked.await.map_err(store_error)
 }

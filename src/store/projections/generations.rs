@@ -13,7 +13,7 @@ pub struct Checkpoint {
     pub generation: i64,
     /// Events up to here are folded; 0 where none is.
     pub position: i64,
-    /// Of the event here: a log that has another one was replaced, and the rows are worth nothing.
+    /// The hash of the event at `position`: if the log has another there, it was replaced, and the rows are worthless.
     pub hash: Hash,
     /// Readers use this generation.
     pub live: bool,

@@ -10,7 +10,7 @@ use crate::domain::views::experiments::UnitSums;
 use crate::domain::views::spend::{Group, Spend, SpendKey};
 use crate::store::StoreError;
 
-/// So many orgs after one, in the order of their ids.
+/// A page of orgs after one, in the order of their ids.
 #[derive(Clone, Copy, Debug)]
 pub struct OrgsAfter {
     pub after: OrgId,
@@ -29,7 +29,7 @@ pub struct OrgsDue {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrgToLookAt {
     pub org: OrgId,
-    /// Of its last event, as far as it is folded.
+    /// The version of its last event, as far as it is folded.
     pub version: i64,
 }
 

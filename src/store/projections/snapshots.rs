@@ -23,7 +23,7 @@ pub struct SavedFilter {
     /// Layers of one series belong together.
     pub series: Uuid,
     pub position: i64,
-    /// Of the event there.
+    /// The hash of the event there.
     pub hash: Hash,
     /// Numbers of the layers.
     pub layers: Range<i64>,
@@ -36,13 +36,13 @@ pub struct Snapshot {
     pub version: i64,
     pub position: i64,
     pub last_hash: Hash,
-    /// Of the bytes: what one version writes another may not read.
+    /// The format of the bytes: what one version writes, another may be unable to read.
     pub format: i32,
     pub state: Vec<u8>,
 }
 
 impl Snapshot {
-    /// Of the system, which is large and has no past that is asked for, only the last is kept.
+    /// Of the system only the last snapshot is kept: it is large, and nobody asks for its past.
     pub(in crate::store) fn stretch(&self) -> i64 {
         if self.org == OrgId::SYSTEM { 0 } else { self.version.div_euclid(STRETCH_VERSIONS) }
     }

@@ -110,7 +110,7 @@ async fn append_at_once(
 /// Statements of [`transaction`].
 const STATEMENTS: usize = 4;
 
-/// Moves the head and, only if that was where it should be, inserts so many events.
+/// Moves the head and, only if it was where it should be, inserts this many events.
 fn transaction(rows: usize) -> String {
     let inserted = match rows {
         0 => "select 0".to_owned(),

@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Executor, SqliteConnection};
 use crate::store::StoreError;
 use crate::store::sqlite::store_error;
 
-/// By which SQLite knows its files (<https://www.sqlite.org/fileformat2.html>).
+/// The first bytes by which SQLite recognises its files (<https://www.sqlite.org/fileformat2.html>).
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// Where the size of a page stands, in two bytes.
 const PAGE_SIZE_AT: usize = 16;

@@ -26,7 +26,7 @@ pub use views::SqliteViews;
 
 pub struct SqliteStore {
     writer: Mutex<SqliteConnection>,
-    /// Who had the head's lock went away and left its transaction behind, or an append failed and may have.
+    /// A transaction may still be open: the holder of the head's lock went away and left it behind, or an append failed.
     is_left_open: AtomicBool,
     readers: SqlitePool,
     /// Held for as long as the store lives. None where nobody has ever written: then nothing is made to be locked.

@@ -163,7 +163,7 @@ fn an_org_makes_no_more_keys_in_all_than_are_saved_with_it() {
     let refused = full.refuses(START, create_key(KEYS_EVER_MAX as u128 + 1));
 
     assert_eq!(refused, Refusal::TooManyKeys { limit: KEYS_EVER_MAX });
-    assert!(refused.to_string().ends_with("those that are over are kept"), "revoking frees none: {refused}");
+    assert!(refused.to_string().ends_with("expired ones are kept"), "revoking frees none: {refused}");
 }
 
 #[test]

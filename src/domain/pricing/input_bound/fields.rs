@@ -31,7 +31,7 @@ const REFUSED_IN_RESPONSES: [&str; 6] =
     ["prompt", "background", "search_parameters", "n", "max_tokens", "max_completion_tokens"];
 const REFUSED_IN_MESSAGES: [&str; 2] = ["mcp_servers", "container"];
 
-/// Those of the fields at the top of a request, beside the refused ones, by which it is priced, bounded and clamped here.
+/// The fields at the top of a request that are read to price, bound and clamp it, besides the refused ones.
 const READ: [&str; 28] = [
     "model",
     "messages",
@@ -119,8 +119,8 @@ pub(super) enum CacheLife {
     Long,
 }
 
-/// Of every mark and option in the request; what names none has a short one. A longer life is refused where the usage does not
-/// tell such writes from cheaper ones: in chats, and of Anthropic's marks in OpenAI's dialects.
+/// The life of every cache mark and option in the request; one that names none has a short life. A longer life is refused
+/// where the usage does not tell such writes from cheaper ones: in chats, and of Anthropic's marks in OpenAI's dialects.
 pub(super) fn cache_lives(request: &Value, dialect: Dialect) -> Result<Vec<CacheLife>, Unboundable> {
     let mut marks = Vec::new();
     cache_marks(request, &mut marks);
@@ -166,7 +166,7 @@ fn cache_marks<'a>(value: &'a Value, marks: &mut Vec<(&'static str, Option<&'a s
     }
 }
 
-/// Of what a chat can answer with, text and speech have a price.
+/// Refuses modalities of a chat's answer other than text and speech, which alone have a price.
 pub(super) fn refuse_modalities(request: &Value) -> Result<(), Unboundable> {
     let is_priced = |name: &Value| name == "text" || name == "audio";
     let all_priced = list(request, "modalities").iter().all(is_priced);

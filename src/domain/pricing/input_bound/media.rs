@@ -69,7 +69,7 @@ fn last_name(card: &RateCard) -> &str {
     card.model.rsplit('/').next().unwrap_or(&card.model)
 }
 
-/// Of a picture that stands in the request: OpenAI's `data:` address or Anthropic's source.
+/// The bytes of a picture in the request: OpenAI's `data:` address or Anthropic's source.
 pub(super) fn picture_bytes(part: &Value) -> u64 {
     if is_other_than_picture(part) {
         return 0;
@@ -89,14 +89,14 @@ pub(super) fn is_other_than_picture(part: &Value) -> bool {
     named.or(media_type).is_some_and(|kind| !kind.starts_with("image/"))
 }
 
-/// Of a document in any of the three dialects.
+/// The bytes of a document in any of the three dialects.
 pub(super) fn document_bytes(part: &Value) -> u64 {
     let files = [text(&part["file"], "file_data"), text(part, "file_data")];
     let bytes = files.into_iter().map(|data| data.len() as u64).sum::<u64>();
     bytes.saturating_add(source_bytes(part))
 }
 
-/// Of sound in OpenAI's dialects.
+/// The bytes of sound in OpenAI's dialects.
 pub(super) fn audio_bytes(part: &Value) -> u64 {
     text(&part["input_audio"], "data").len() as u64
 }

@@ -68,7 +68,7 @@ const LISTS: [&[&str]; 6] = [&STEPS, &COMPARISONS, &SHARES, &CONDITIONS, &NEGATI
 /// No word that is looked for is longer.
 const LISTED_BYTES_MAX: usize = 16;
 
-/// In which lists a word stands, by bits.
+/// The lists that contain a word, as bits.
 static LISTED: LazyLock<HashMap<&str, u8>> = LazyLock::new(|| {
     let mut listed = HashMap::new();
     for (nth, list) in LISTS.iter().enumerate() {

@@ -16,9 +16,9 @@ pub use features::Prompt;
 const WEIGHTS: &str = include_str!("weights.json");
 /// More text before the question than any prompt had that the model was trained on.
 const CONTEXT_CHARACTERS_MAX: u64 = 4_000;
-/// A feature so many deviations away from its mean was never seen.
+/// A feature this many deviations from its mean counts as never seen.
 const SEEN_DEVIATIONS: f64 = 6.0;
-/// So many of the user's last messages are judged: a task is often given in steps.
+/// How many of the user's last messages are judged: a task is often given in steps.
 pub const MESSAGES_MAX: usize = 8;
 /// Reasons that a decision reports.
 const REASONS_MAX: usize = 3;
@@ -53,7 +53,7 @@ pub struct Feature {
     pub weight: f64,
 }
 
-/// Below this score a weak model will do, where so many per cent of the strong one's right answers are wanted.
+/// Below this score a weak model will do, where this percentage of the strong one's right answers is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Threshold {
@@ -145,7 +145,7 @@ impl Judged {
         format!("score {score:.3}{of}; {}{unsure}", because.join(", "))
     }
 
-    /// Of several that are as hard, the latest.
+    /// The hardest message and its level; the latest of several that are equally hard.
     fn hardest(&self, quality: u8) -> Option<(usize, Level)> {
         let levels = self.messages.iter().map(|message| self.model.level(message, quality));
         levels.enumerate().max_by_key(|(_, level)| *level)

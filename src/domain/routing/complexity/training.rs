@@ -55,7 +55,7 @@ fn gain(labelled: &Labelled) -> f64 {
     f64::from(labelled.strong_is_right) - f64::from(labelled.weak_is_right)
 }
 
-/// The highest score below which all may go to the weak model while so many per cent of the strong one's right answers
+/// The highest score below which all may go to the weak model while this percentage of the strong one's right answers
 /// are reached.
 fn threshold(labelled: &[Labelled], scores: &[f64], quality: u8) -> f64 {
     let strong = labelled.iter().filter(|one| one.strong_is_right).count() as f64;

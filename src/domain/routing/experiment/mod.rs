@@ -2,7 +2,7 @@
 //!
 //! An arm takes a share of the units by which the experiment is sticky (orgs, keys, end users or conversations), drawn
 //! by a hash: the same unit always meets the same arm, on every node, and no request is remembered for it. The first
-//! arm is the control; who is drawn by no arm is no part of the experiment. A shadow answers nobody: copies of requests
+//! arm is the control; units that no arm draws are no part of the experiment. A shadow answers nobody: copies of requests
 //! go to it beside the answer, and the org that it names pays.
 
 mod trial;
@@ -22,7 +22,7 @@ pub use trial::{Phase, Trial, Trials};
 const ARMS_MAX: usize = 20;
 const CHAIN_MAX: usize = 20;
 const ORGS_MAX: usize = 1_000;
-/// Of names, in bytes.
+/// Longest name, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 
 /// What is tried, on whom. Kept for ever under its name: reports refer to it.
@@ -42,7 +42,7 @@ pub struct Experiment {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Arm {
     pub name: String,
-    /// Of the units, 1 to 100.
+    /// The share of the units that it draws, 1 to 100.
     pub percent: u8,
     /// Models as `provider/model`, or routes, in the order in which they are tried; as the route says where it is empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -92,20 +92,23 @@ impl Experiment {
     pub fn check(&self) -> Result<(), String> {
         name("name", &self.name)?;
         if self.route.is_empty() || self.route.len() > 255 {
-            return Err("`route` is the route or model that callers ask for".into());
+            return Err("`route` must be the name of the route or model that callers ask for".into());
         }
         if self.orgs.len() > ORGS_MAX {
-            return Err(format!("`orgs` names {ORGS_MAX} at most; leave it out for all"));
+            return Err(format!("`orgs` may name at most {ORGS_MAX}; leave it out for all"));
         }
         let answering = || self.arms.iter().filter(|arm| !arm.is_shadow());
         if !(1..=ARMS_MAX).contains(&self.arms.len()) || answering().next().is_none() {
-            return Err(format!("`arms` has 1 to {ARMS_MAX}, and at least one that answers"));
+            return Err(format!("`arms` must have 1 to {ARMS_MAX} arms, at least one of which answers"));
         }
         if self.arms[0].is_shadow() {
-            return Err("the first arm is the control that others are compared with: no shadow".into());
+            return Err(
+                "the first arm must not be a shadow: it is the control that the others are compared with"
+                    .into(),
+            );
         }
         if answering().map(|arm| u32::from(arm.percent)).sum::<u32>() > 100 {
-            return Err("the `percent` of the arms that answer are more than 100 together".into());
+            return Err("the `percent` of the arms that answer must not exceed 100 together".into());
         }
         for (place, arm) in self.arms.iter().enumerate() {
             if self.arms[..place].iter().any(|other| other.name == arm.name) {
@@ -119,19 +122,19 @@ impl Experiment {
     fn check_arm(&self, arm: &Arm) -> Result<(), String> {
         name("name", &arm.name)?;
         if !(1..=100).contains(&arm.percent) {
-            return Err("`percent` lies between 1 and 100".into());
+            return Err("`percent` must be between 1 and 100".into());
         }
         if arm.chain.len() > CHAIN_MAX || arm.chain.iter().any(String::is_empty) {
-            return Err(format!("`chain` has {CHAIN_MAX} models at most, each as \"provider/model\""));
+            return Err(format!("`chain` must have at most {CHAIN_MAX} models, each as \"provider/model\""));
         }
         if arm.chain.contains(&self.route) {
-            return Err("`chain` leads back to the route; leave it out for the route's own".into());
+            return Err("`chain` must not lead back to the route; leave it out to use the route's own".into());
         }
         if arm.credits_per_org.is_some_and(|credits| !credits.is_positive()) {
-            return Err("`credits_per_org` is more than 0; leave it out for no cap".into());
+            return Err("`credits_per_org` must be greater than 0; leave it out for no cap".into());
         }
         if arm.credits_per_org.is_some() && !arm.is_shadow() && self.orgs.is_empty() {
-            return Err("a cap is kept by each org for itself: name the `orgs` that take part".into());
+            return Err("a cap applies to each org by itself: name the `orgs` that take part".into());
         }
         Ok(())
     }
@@ -205,7 +208,7 @@ fn name(field: &str, name: &str) -> Result<(), String> {
     let fits = (1..=NAME_BYTES_MAX).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
     fits.then_some(())
-        .ok_or_else(|| format!("`{field}` has 1 to {NAME_BYTES_MAX} letters, digits, or any of - _ ."))
+        .ok_or_else(|| format!("`{field}` must be 1 to {NAME_BYTES_MAX} letters, digits, or any of - _ ."))
 }
 
 #[cfg(test)]
@@ -281,15 +284,15 @@ mod tests {
         assert_eq!(with_orgs.check(), Ok(()));
 
         for (wrong, because) in [
-            (experiment(vec![]), "at least one that answers"),
+            (experiment(vec![]), "at least one of which answers"),
             (experiment(vec![shadow("s", 1), arm("a", 1)]), "the control"),
-            (experiment(vec![arm("a", 60), arm("b", 50)]), "more than 100"),
+            (experiment(vec![arm("a", 60), arm("b", 50)]), "exceed 100"),
             (experiment(vec![arm("a", 1), arm("a", 1)]), "two arms"),
             (experiment(vec![arm("a", 0)]), "between 1 and 100"),
             (experiment(vec![arm("a", 1), capped("b")]), "name the `orgs`"),
             (experiment(vec![arm("a b", 1)]), "letters, digits"),
-            (experiment(vec![Arm { chain: vec!["chat".into()], ..arm("a", 1) }]), "leads back"),
-            (experiment(vec![Arm { credits_per_org: Some(Credits::ZERO), ..arm("a", 1) }]), "more than 0"),
+            (experiment(vec![Arm { chain: vec!["chat".into()], ..arm("a", 1) }]), "lead back"),
+            (experiment(vec![Arm { credits_per_org: Some(Credits::ZERO), ..arm("a", 1) }]), "greater than 0"),
             (Experiment { name: "a/b".into(), ..sound.clone() }, "letters, digits"),
             (Experiment { route: String::new(), ..sound.clone() }, "callers ask for"),
         ] {

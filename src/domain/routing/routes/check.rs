@@ -39,7 +39,7 @@ impl Check<'_> {
         let at = |more: &[&str]| path(&["routes", &place.to_string()], more);
         self.unknown(at(&[]), &route.unknown);
         if route.name.is_empty() {
-            self.add(at(&[]), "it has no name".into());
+            self.add(at(&[]), "a route must have a name".into());
         } else if self.routes[..place].iter().any(|earlier| earlier.name == route.name) {
             self.add(at(&["name"]), format!("two routes are called {:?}", route.name));
         }
@@ -49,7 +49,7 @@ impl Check<'_> {
             }
             if !QUALITIES.contains(&by.quality) {
                 let known = QUALITIES.map(|quality| quality.to_string()).join(", ");
-                self.add(at(&["complexity"]), format!("quality is one of {known}"));
+                self.add(at(&["complexity"]), format!("quality must be one of {known}"));
             }
         } else if route.chain.is_empty() {
             self.add(at(&[]), format!("{}: its chain is empty", route.name));
@@ -64,11 +64,14 @@ impl Check<'_> {
         self.unknown(at.clone(), &step.unknown);
         self.unknown(path_to(&at, "when"), &step.when.unknown);
         if step.weight == Some(0) {
-            self.add(at.clone(), "a weight is 1 or more; leave out a target that gets nothing".into());
+            self.add(
+                at.clone(),
+                "a weight must be at least 1; leave out a target that should get no requests".into(),
+            );
         }
         let (least, most) = (step.when.input_tokens_min, step.when.input_tokens_max);
         if least.zip(most).is_some_and(|(least, most)| least > most) {
-            self.add(at.clone(), "input_tokens_min lies above input_tokens_max: nothing is both".into());
+            self.add(at.clone(), "input_tokens_min must not be above input_tokens_max".into());
         }
         self.target(at, route, &step.to);
     }
@@ -90,7 +93,10 @@ impl Check<'_> {
             ("hedge_after_ms", policy.hedge_after_ms),
         ] {
             if value == Some(0) {
-                self.add(path_to(&at, field), format!("{field} is 1 or more; leave it out for none"));
+                self.add(
+                    path_to(&at, field),
+                    format!("{field} must be at least 1; leave it out for no limit"),
+                );
             }
         }
         if let Some(cache) = &policy.cache {
@@ -101,11 +107,11 @@ impl Check<'_> {
                 self.add(at.clone(), format!("an answer is kept for 1 to {CACHE_SECONDS_MAX} seconds"));
             }
             if cache.price.is_negative() {
-                self.add(at, "a hit's price is 0 or more".into());
+                self.add(at, "a hit's price must not be negative".into());
             }
         }
         if policy.retries > RETRIES_MAX {
-            self.add(path_to(&at, "retries"), format!("retries is {RETRIES_MAX} at most"));
+            self.add(path_to(&at, "retries"), format!("retries must be at most {RETRIES_MAX}"));
         }
         for (field, to) in [
             ("on_context_length", &policy.on_context_length),
@@ -135,13 +141,13 @@ impl Check<'_> {
     fn successor(&mut self, model: &str, successor: &To, all: &BTreeMap<String, To>) {
         let at = path(&["successors", model], &[]);
         if let To::Route(name) = To::from(model.to_owned()) {
-            let why = format!("{name:?}: the model that is no more is written as \"provider/model\"");
+            let why = format!("{name:?}: the retired model must be written as \"provider/model\"");
             return self.add(at, why);
         }
         self.to(at.clone(), &To::from(model.to_owned()));
         match successor {
             To::Route(name) => {
-                self.add(at, format!("{name:?}: a successor is written as \"provider/model\""));
+                self.add(at, format!("{name:?}: a successor must be written as \"provider/model\""));
             }
             To::Model { .. } => {
                 let steps = std::iter::successors(Some(successor), |to| all.get(&to.to_string()));

@@ -25,7 +25,7 @@ const BOUNDS: [&str; 13] = [
     "maxProperties",
     "patternProperties",
 ];
-/// Of texts; others are bounds.
+/// The formats of texts that Claude knows; any other is treated as a bound.
 const FORMATS: [&str; 10] =
     ["date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"];
 
@@ -92,7 +92,8 @@ fn one_of_any(fields: &mut Map<String, Value>, dropped: &mut Dropped) {
     }
 }
 
-/// Of objects that are one, each closed, none leaves room for the others' properties: no answer would hold to them all.
+/// Refuses `allOf` of several objects: once each is closed, none allows the properties of the others, and no answer could
+/// satisfy them all.
 fn refuse_joined(fields: &Map<String, Value>) -> Result<(), Refused> {
     let Some(joined) = fields.get("allOf").and_then(Value::as_array) else { return Ok(()) };
     let may_be_object = |schema: &&Value| {

@@ -93,7 +93,7 @@ fn parse_field(conversation: &mut Conversation, field: &str, value: &Value) -> R
             conversation.effort = Some(RequestedEffort::named(field, value.as_str().unwrap_or_default())?);
         }
         "n" if value.as_u64() == Some(1) => {}
-        "n" => return unsupported(field, "the upstream gives one answer a call"),
+        "n" => return unsupported(field, "the upstream gives only one answer per call"),
         "logprobs" if value == false => {}
         "modalities" if *value == json!(["text"]) => {}
         "functions" | "function_call" => {

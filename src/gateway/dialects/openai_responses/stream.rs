@@ -127,7 +127,7 @@ impl Words {
         }
     }
 
-    /// Of what is said.
+    /// How the events that carry such words begin.
     fn event(self) -> &'static str {
         match self {
             Words::Thought => "response.reasoning_summary_text",
@@ -143,7 +143,7 @@ impl Words {
         }
     }
 
-    /// In which all that was said stands at its end.
+    /// The field that holds the whole text in the event that ends it.
     fn field(self) -> &'static str {
         match self {
             Words::Thought | Words::Text => "text",
@@ -175,7 +175,7 @@ impl Open {
         event
     }
 
-    /// Of what is said. Text has probabilities beside it, which nobody gave.
+    /// An event with words. SDKs expect probabilities beside text; none were given.
     fn event_of_words(&self, field: &str, text: &str) -> Value {
         let mut event = self.event(field, text.into());
         if self.words == Words::Text {

@@ -19,7 +19,7 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// Of so many answers at once: they are finished when all of them are.
+    /// For a stream of several answers: it is finished when all of them are.
     pub fn of_choices(choices: u64) -> Ending {
         Ending {
             choices,
@@ -35,7 +35,7 @@ impl Ending {
         self.choices <= 1
     }
 
-    /// Of several answers at once each ends by itself; the usage alone follows the last one's end, also where a server
+    /// Where there are several answers, each ends by itself; only the usage follows the last one's end, also where a server
     /// gave fewer answers than it was asked for.
     pub fn note_chunk(&mut self, chunk: &Value) {
         let choices = chunk["choices"].as_array().map(Vec::as_slice).unwrap_or_default();

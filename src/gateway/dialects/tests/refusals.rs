@@ -178,6 +178,30 @@ fn errors_wear_the_clients_dialect() {
 }
 
 #[test]
+fn the_field_at_fault_is_named_once() {
+    for (message, openai, anthropic) in [
+        ("must be a string", "`service_tier` must be a string", "service_tier: must be a string"),
+        (
+            "`service_tier` is not supported: send none.",
+            "`service_tier` is not supported: send none.",
+            "`service_tier` is not supported: send none.",
+        ),
+    ] {
+        let error = errors::ErrorBody {
+            status: 422,
+            code: "unsupported",
+            message,
+            field: Some("service_tier"),
+            request_id: "req_1",
+        };
+        let told = |dialect| errors::error_body(dialect, &error)["error"]["message"].clone();
+
+        assert_eq!(told(Dialect::OpenaiChat), openai);
+        assert_eq!(told(Dialect::AnthropicMessages), anthropic);
+    }
+}
+
+#[test]
 fn a_refusal_stays_one_between_openais_dialects_and_is_text_with_its_end_for_claudes() {
     let words = "I can't help with that.";
     let chat = json!({"id": "c", "object": "chat.completion", "created": 0, "model": "gpt-4o", "choices": [{
