@@ -1,6 +1,8 @@
 //! How many tokens a request has, before it is sent: asked of a provider that speaks the caller's dialect, where that is
 //! free; counted here, where its tokenizer is public; else the bound by which a hold would reckon. It passes the edge like what it asks about, and holds nothing.
 
+use std::time::Duration;
+
 use axum::body::Bytes;
 use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
@@ -20,11 +22,14 @@ use crate::gateway::providers::classify::{UpstreamFailure, classify};
 use crate::gateway::providers::{self, COUNT_TOKENS_PATH};
 use crate::gateway::quote::{Funds, quote};
 use crate::gateway::target::Target;
+use crate::gateway::timeouts::left;
 
 /// The header that says who counted: `provider`; `tokenizer`, about; or `bound`, where the number is the most that it can be.
 const COUNTED_BY: &str = "x-tollgate-count";
 /// What is read of an answer that is one number, or of an error.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// A provider that takes longer to count is not waited for: there is another, or a bound.
+const COUNT_WAIT: Duration = Duration::from_secs(10);
 
 pub async fn count_tokens(state: &State, mut arrived: Arrived) -> Result<Response, Failure> {
     let dialect = arrived.endpoint.dialect();
@@ -38,14 +43,15 @@ pub async fn count_tokens(state: &State, mut arrived: Arrived) -> Result<Respons
     let request = edge::admit(state, Arrived { bytes, ..arrived }).await?;
     let prices = Prices::in_force(state);
     let targets = plan(state, &prices, &request, None)?.targets;
-    let counted = match targets.iter().find(|target| target.upstream.family == dialect.into()) {
-        Some(target) => {
-            let family = target.upstream.family;
-            let sent = dialects::upstream_request(dialect, family, &request.body, &target.model)?;
-            ask(target, sent.body, &request.betas).await?
+    let mut counted = None;
+    for target in targets.iter().filter(|target| target.upstream.family == dialect.into()) {
+        let sent = dialects::upstream_request(dialect, dialect.into(), &request.body, &target.model)?;
+        let wait = COUNT_WAIT.min(left(request.ends_at, state.ledger.clock().now()));
+        counted = ask(target, sent.body, &request.betas, wait).await?;
+        if counted.is_some() {
+            break;
         }
-        None => None,
-    };
+    }
     let (input_tokens, counted_by) = match (counted, targets.first()) {
         (Some(tokens), _) => (tokens, "provider"),
         (None, Some(target)) if is_counted_here(target) => (request.tokens(), "tokenizer"),
@@ -61,7 +67,12 @@ pub async fn count_tokens(state: &State, mut arrived: Arrived) -> Result<Respons
 ///
 /// # Errors
 /// Where it says that the request itself is wrong.
-async fn ask(target: &Target, mut body: Value, names: &[String]) -> Result<Option<u64>, UpstreamFailure> {
+async fn ask(
+    target: &Target,
+    mut body: Value,
+    names: &[String],
+    wait: Duration,
+) -> Result<Option<u64>, UpstreamFailure> {
     let upstream = &target.upstream;
     if let Some(object) = body.as_object_mut() {
         object.insert("model".into(), target.model.as_str().into());
@@ -76,7 +87,8 @@ async fn ask(target: &Target, mut body: Value, names: &[String]) -> Result<Optio
         let bytes = attempt::read(&mut response, ANSWER_BYTES_MAX).await.ok()?;
         Some((status, bytes))
     };
-    let Ok(Some((status, bytes))) = timeout(upstream.config.first_byte_timeout(), answer).await else {
+    let Ok(Some((status, bytes))) = timeout(wait.min(upstream.config.first_byte_timeout()), answer).await
+    else {
         return Ok(None);
     };
     match status.as_u16() {

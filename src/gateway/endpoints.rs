@@ -10,6 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::clock::Timer;
+use crate::domain::account::Account;
 use crate::domain::ids::RequestId;
 use crate::gateway::dialects::Dialect;
 use crate::gateway::edge::{self, Arrived, Endpoint};
@@ -100,9 +101,11 @@ async fn messages(State(state): State<GatewayState>, request: Request) -> Respon
 async fn count_tokens(State(state): State<GatewayState>, mut request: Request) -> Response {
     let id = RequestId(state.ledger.clock().uuid());
     let counted = async {
+        state.shedder.admit(state.ledger.clock().now())?;
         let headers = std::mem::take(request.headers_mut());
-        // Nothing is reserved, so that the ledger does not look at the key again.
+        // Nothing is reserved, so that the ledger looks neither at the key nor at the org again.
         let caller = edge::authenticated(&state, &headers).await?;
+        state.ledger.read(caller.org, Account::may_spend).await??;
         let mut room = state.body_memory.room(caller.org);
         let bytes = body::read(&headers, request, &mut room).await?;
         let endpoint = Endpoint::Generate(Dialect::AnthropicMessages);

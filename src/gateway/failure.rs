@@ -176,6 +176,14 @@ impl Failure {
         Failure { field: Some("model".into()), ..Failure::new(404, "model_not_found", message) }
     }
 
+    /// It is a route, none of whose targets takes a request like this.
+    pub fn no_condition_holds(route: &str) -> Failure {
+        let message = format!(
+            "The route `{route}` has no target for this request: no target's `when` holds for its org, key, labels or input."
+        );
+        Failure { field: Some("model".into()), ..Failure::new(404, "model_not_found", message) }
+    }
+
     /// It has a price, but nobody who serves it does so at the endpoint that was asked.
     pub fn model_elsewhere(model: &str, why: &str) -> Failure {
         let message = format!("The model `{model}` is not served at this endpoint: {why}.");

@@ -220,15 +220,22 @@ impl Finder<'_> {
         Found { targets: distinct(choices.iter().filter_map(found)), quality }
     }
 
-    /// Why there is no target: without a price nothing is offered, and not every model serves every endpoint.
+    /// Why there is no target: a route's conditions keep the request from all of its own, nothing is offered without a price,
+    /// and not every model serves every endpoint.
     fn nobody_serves(&self) -> Failure {
-        let priced = match &self.plan.route {
-            Some(name) => self.priced(&[To::Route(name.clone())]).targets,
+        let model = &self.request.model;
+        let chain = self.plan.route.as_ref().map(|name| [To::Route(name.clone())]);
+        let priced = match &chain {
+            Some(chain) => self.priced(chain).targets,
             None => self.named(),
         };
-        let model = &self.request.model;
+        let leads_nowhere = |chain: &[To; 1]| {
+            let expanded = self.plan.routes.targets(chain, &self.plan.context, self.request.chance());
+            expanded.choices.is_empty()
+        };
         match priced.first() {
             Some(target) => Failure::model_elsewhere(model, target.serves_elsewhere(self.request.endpoint)),
+            None if chain.as_ref().is_some_and(leads_nowhere) => Failure::no_condition_holds(model),
             None => Failure::model_unknown(model),
         }
     }

@@ -239,6 +239,11 @@ impl Account {
         if is_live { Ok(()) } else { Err(Refusal::InvalidKey) }
     }
 
+    /// Whether this org may have requests sent.
+    pub fn may_spend(&self) -> Result<(), Refusal> {
+        decide::guards::may_spend(self)
+    }
+
     /// Keys that open something at `now`.
     pub fn live_keys(&self, now: Timestamp) -> impl Iterator<Item = (&KeyId, &Key)> {
         self.keys.iter().filter(move |(_, key)| key.is_live(now))

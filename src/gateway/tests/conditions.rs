@@ -85,4 +85,6 @@ async fn labels_are_kept_with_what_they_cost_and_malformed_ones_are_refused() {
     long["messages"][0]["content"] = "word ".repeat(200).into();
     let long = world.post("/v1/chat/completions", long).await;
     assert_eq!(long.status().as_u16(), 404, "no target's condition holds");
+    let body: Value = long.json().await.expect("json");
+    assert!(body["error"]["message"].as_str().is_some_and(|text| text.contains("`when`")), "{body}");
 }

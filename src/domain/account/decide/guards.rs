@@ -50,7 +50,7 @@ pub(super) fn within_request_limit(
     }
 }
 
-pub(super) fn may_spend(account: &Account) -> Result<(), Refusal> {
+pub(in crate::domain::account) fn may_spend(account: &Account) -> Result<(), Refusal> {
     match &account.status {
         OrgStatus::Active => Ok(()),
         OrgStatus::Unknown => Err(Refusal::UnknownOrg),

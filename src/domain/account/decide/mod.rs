@@ -1,7 +1,7 @@
 //! Decisions: guards in a documented order, one a line; the success comes last. Nothing here changes anything.
 
 mod credits;
-mod guards;
+pub(super) mod guards;
 mod org;
 mod reservations;
 mod rules;
