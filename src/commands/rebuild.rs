@@ -31,7 +31,7 @@ pub async fn run(args: RebuildArgs) -> Result<(), RebuildError> {
     let RebuildArgs { name, database_url } = args;
     let views: Vec<View> = match name.as_str() {
         "all" => View::ALL.to_vec(),
-        name => vec![View::named(name).ok_or_else(|| RebuildError::UnknownProjection(name.to_owned()))?],
+        name => vec![name.parse().map_err(|_| RebuildError::UnknownProjection(name.to_owned()))?],
     };
     let Database { log, projections, .. } = Database::open_existing(&database_url, &Clock::system()).await?;
     let projector = Projector::open(log.clone(), projections).await?;

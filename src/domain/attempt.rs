@@ -8,8 +8,11 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
 
 /// How one call to a provider ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum AttemptOutcome {
     Succeeded,
     /// The provider said no before it did anything that costs.
@@ -25,13 +28,7 @@ pub enum AttemptOutcome {
 impl AttemptOutcome {
     /// For metrics.
     pub fn name(self) -> &'static str {
-        match self {
-            AttemptOutcome::Succeeded => "succeeded",
-            AttemptOutcome::Refused => "refused",
-            AttemptOutcome::Broken => "broken",
-            AttemptOutcome::Unknown => "unknown",
-            AttemptOutcome::Cancelled => "cancelled",
-        }
+        self.into()
     }
 }
 

@@ -57,7 +57,7 @@ fn is_none_paid(minor: &i64) -> bool {
 }
 
 /// Everything that can have happened.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, PartialEq, strum::IntoStaticStr, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "kind", content = "data")]
 pub enum Event {
     OrgOpened {
@@ -268,44 +268,7 @@ pub enum Event {
 impl Event {
     /// The kind's name, as the log's column stores it.
     pub fn kind(&self) -> &'static str {
-        match self {
-            Event::OrgOpened { .. } => "OrgOpened",
-            Event::OrgSuspended { .. } => "OrgSuspended",
-            Event::OrgResumed {} => "OrgResumed",
-            Event::OrgClosed {} => "OrgClosed",
-            Event::OverdraftLimitSet { .. } => "OverdraftLimitSet",
-            Event::ProjectCreated { .. } => "ProjectCreated",
-            Event::KeyCreated { .. } => "KeyCreated",
-            Event::KeyRevoked { .. } => "KeyRevoked",
-            Event::CreditsPurchased { .. } => "CreditsPurchased",
-            Event::CreditsGranted { .. } => "CreditsGranted",
-            Event::CreditsAdjusted { .. } => "CreditsAdjusted",
-            Event::DebtRepaid { .. } => "DebtRepaid",
-            Event::CreditsRefunded { .. } => "CreditsRefunded",
-            Event::CreditsExpired { .. } => "CreditsExpired",
-            Event::CreditsReserved { .. } => "CreditsReserved",
-            Event::ReservationGrown { .. } => "ReservationGrown",
-            Event::ReservationExtended { .. } => "ReservationExtended",
-            Event::ReservationReleased { .. } => "ReservationReleased",
-            Event::ReservationExpired { .. } => "ReservationExpired",
-            Event::ReservationSettled { .. } => "ReservationSettled",
-            Event::BoundExceeded { .. } => "BoundExceeded",
-            Event::UsageQuarantined { .. } => "UsageQuarantined",
-            Event::FeedbackGiven { .. } => "FeedbackGiven",
-            Event::BudgetsSet { .. } => "BudgetsSet",
-            Event::LimitsSet { .. } => "LimitsSet",
-            Event::AlertRulesSet { .. } => "AlertRulesSet",
-            Event::AlertRaised { .. } => "AlertRaised",
-            Event::FormatRaised { .. } => "FormatRaised",
-            Event::BundleDefined { .. } => "BundleDefined",
-            Event::PricesPublished { .. } => "PricesPublished",
-            Event::ExperimentStarted { .. } => "ExperimentStarted",
-            Event::ExperimentStopped { .. } => "ExperimentStopped",
-            Event::ArmPromoted { .. } => "ArmPromoted",
-            Event::Claimed { .. } => "Claimed",
-            Event::ClaimFulfilled { .. } => "ClaimFulfilled",
-            Event::ClaimFreed { .. } => "ClaimFreed",
-        }
+        self.into()
     }
 
     /// The reservation that it belongs to.

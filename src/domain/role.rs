@@ -4,9 +4,20 @@ use serde::{Deserialize, Serialize};
 
 /// What a key may do.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    strum::IntoStaticStr,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
+    utoipa::ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Role {
     Operator,
     Finance,
@@ -17,12 +28,6 @@ pub enum Role {
 
 impl Role {
     pub fn name(self) -> &'static str {
-        match self {
-            Role::Operator => "operator",
-            Role::Finance => "finance",
-            Role::OrgAdmin => "org_admin",
-            Role::Gateway => "gateway",
-            Role::Inference => "inference",
-        }
+        self.into()
     }
 }

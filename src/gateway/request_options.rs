@@ -98,7 +98,7 @@ fn labels(headers: &HeaderMap) -> Result<BTreeMap<String, String>, Failure> {
 fn complexity(headers: &HeaderMap) -> Result<Option<Level>, Failure> {
     let Some(given) = headers.get(COMPLEXITY) else { return Ok(None) };
     let given = given.to_str().unwrap_or_default().trim();
-    let level = if given == "off" { Some(Level::Hard) } else { Level::named(given) };
+    let level = if given == "off" { Some(Level::Hard) } else { given.parse().ok() };
     let words = || format!("{COMPLEXITY} must be simple, standard, hard or off");
     level.map(Some).ok_or_else(|| Failure::new(400, "invalid_complexity", words()))
 }

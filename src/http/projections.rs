@@ -49,7 +49,7 @@ pub async fn rebuild(
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
     require_operator(&actor)?;
-    let view = View::named(&name).ok_or_else(|| Problem::not_found("projection"))?;
+    let view: View = name.parse().map_err(|_| Problem::not_found("projection"))?;
     let projector = api.ledger.projector().clone();
     // It outlasts the client: what is cut off would stand unfinished until the next one.
     let rebuilt = tokio::spawn(async move { projector.rebuild(view).await }).await;

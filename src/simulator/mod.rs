@@ -5,7 +5,7 @@
 //! what was truly generated, whatever the weather made the answers say. It imports the domain's usage only, so it
 //! proves the gateway from outside. It judges no prices and keeps no state but its book.
 //!
-//! A request steers its answer by headers: sizes (`Hints::read`) and `x-simulate-weather` (`WeatherKind::named`).
+//! A request steers its answer by headers: sizes (`Hints::read`) and `x-simulate-weather` (the names of `WeatherKind`).
 //! Any key is accepted, except a missing one and `invalid`.
 
 mod answer;
@@ -232,7 +232,7 @@ impl SimulatorHandle {
         {
             None => drawn,
             Some("calm") => None,
-            Some(asked) => Some(WeatherKind::named(asked).ok_or_else(|| unknown_weather(dialect, asked))?),
+            Some(asked) => Some(asked.parse().map_err(|_| unknown_weather(dialect, asked))?),
         };
         seen.weather = weather;
         if let Some(failure) = weather.and_then(|kind| Failure::of_weather(kind, dialect, &sky)) {

@@ -4,16 +4,32 @@ use super::chance::Chance;
 use std::time::Duration;
 
 /// One way to fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+    serde::Serialize,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum WeatherKind {
     /// 429 with Retry-After.
     RateLimited,
     #[serde(rename = "500")]
+    #[strum(serialize = "500")]
     InternalError,
     #[serde(rename = "503")]
+    #[strum(serialize = "503")]
     Unavailable,
     #[serde(rename = "529")]
+    #[strum(serialize = "529")]
     Overloaded,
     /// The connection closes without an answer.
     Refused,
@@ -33,42 +49,8 @@ pub enum WeatherKind {
 }
 
 impl WeatherKind {
-    pub const ALL: [WeatherKind; 13] = [
-        WeatherKind::RateLimited,
-        WeatherKind::InternalError,
-        WeatherKind::Unavailable,
-        WeatherKind::Overloaded,
-        WeatherKind::Refused,
-        WeatherKind::StallBefore,
-        WeatherKind::StallWithin,
-        WeatherKind::Cut,
-        WeatherKind::ErrorWithin,
-        WeatherKind::NoUsage,
-        WeatherKind::AbsurdUsage,
-        WeatherKind::NegativeUsage,
-        WeatherKind::Html,
-    ];
-
     pub fn name(self) -> &'static str {
-        match self {
-            WeatherKind::RateLimited => "rate_limited",
-            WeatherKind::InternalError => "500",
-            WeatherKind::Unavailable => "503",
-            WeatherKind::Overloaded => "529",
-            WeatherKind::Refused => "refused",
-            WeatherKind::StallBefore => "stall_before",
-            WeatherKind::StallWithin => "stall_within",
-            WeatherKind::Cut => "cut",
-            WeatherKind::ErrorWithin => "error_within",
-            WeatherKind::NoUsage => "no_usage",
-            WeatherKind::AbsurdUsage => "absurd_usage",
-            WeatherKind::NegativeUsage => "negative_usage",
-            WeatherKind::Html => "html",
-        }
-    }
-
-    pub fn named(name: &str) -> Option<WeatherKind> {
-        WeatherKind::ALL.into_iter().find(|kind| kind.name() == name)
+        self.into()
     }
 }
 
@@ -127,7 +109,7 @@ impl Weather {
             "stall_ms" => self.stall = Duration::from_millis(value.parse().map_err(|_| bad_value())?),
             "retry_after_seconds" => self.retry_after_seconds = value.parse().map_err(|_| bad_value())?,
             _ => {
-                let kind = WeatherKind::named(name).ok_or_else(|| WeatherError::Unknown(name.to_owned()))?;
+                let kind = name.parse().map_err(|_| WeatherError::Unknown(name.to_owned()))?;
                 let chance: f64 = value.parse().map_err(|_| bad_value())?;
                 if !(0.0..=1.0).contains(&chance) {
                     return Err(bad_value());
@@ -191,8 +173,8 @@ mod tests {
 
     #[test]
     fn every_kind_is_found_by_its_name() {
-        for kind in WeatherKind::ALL {
-            assert_eq!(WeatherKind::named(kind.name()), Some(kind));
+        for kind in <WeatherKind as strum::VariantArray>::VARIANTS {
+            assert_eq!(kind.name().parse(), Ok(*kind));
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
         }
     }

@@ -9,7 +9,8 @@ use crate::domain::time::Timestamp;
 
 use serde::{Deserialize, Serialize};
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, strum::IntoStaticStr, Serialize, Deserialize, thiserror::Error)]
+#[strum(serialize_all = "snake_case")]
 pub enum Refusal {
     #[error("this org does not exist")]
     UnknownOrg,
@@ -140,58 +141,7 @@ fn how_to_make_room(keys_max: usize) -> &'static str {
 impl Refusal {
     /// For metrics and logs.
     pub fn name(&self) -> &'static str {
-        match self {
-            Refusal::UnknownOrg => "unknown_org",
-            Refusal::OrgOpenedLater { .. } => "org_opened_later",
-            Refusal::OrgExists => "org_exists",
-            Refusal::OrgSuspended { .. } => "org_suspended",
-            Refusal::OrgClosed => "org_closed",
-            Refusal::OpenReservations { .. } => "open_reservations",
-            Refusal::AmountNotPositive => "amount_not_positive",
-            Refusal::AmountNegative => "amount_negative",
-            Refusal::AmountZero => "amount_zero",
-            Refusal::AmountTooLarge { .. } => "amount_too_large",
-            Refusal::AccountFull { .. } => "account_full",
-            Refusal::TtlOutOfRange { .. } => "ttl_out_of_range",
-            Refusal::ExpiryInPast => "expiry_in_past",
-            Refusal::InsufficientCredits { .. } => "insufficient_credits",
-            Refusal::BudgetExceeded { .. } => "budget_exceeded",
-            Refusal::RequestTooLarge { .. } => "request_too_large",
-            Refusal::UnknownReservation => "unknown_reservation",
-            Refusal::ReservationExists => "reservation_exists",
-            Refusal::TooManyHolds { .. } => "too_many_holds",
-            Refusal::TooManyEndUsers { .. } => "too_many_end_users",
-            Refusal::ReservationEnded { .. } => "reservation_ended",
-            Refusal::NotItsSender => "not_its_sender",
-            Refusal::ReservationOpen => "reservation_open",
-            Refusal::UnknownLot => "unknown_lot",
-            Refusal::LotExists => "lot_exists",
-            Refusal::TooManyLots { .. } => "too_many_lots",
-            Refusal::NotRefundable { .. } => "not_refundable",
-            Refusal::UnknownProject => "unknown_project",
-            Refusal::ProjectExists => "project_exists",
-            Refusal::TooManyProjects { .. } => "too_many_projects",
-            Refusal::UnknownKey => "unknown_key",
-            Refusal::InvalidKey => "invalid_key",
-            Refusal::KeyExists => "key_exists",
-            Refusal::TooManyKeys { .. } => "too_many_keys",
-            Refusal::BudgetOfArm => "budget_of_arm",
-            Refusal::DuplicateBudget => "duplicate_budget",
-            Refusal::DuplicateLimits => "duplicate_limits",
-            Refusal::UnknownTimeZone(_) => "unknown_time_zone",
-            Refusal::NameTaken(_) => "name_taken",
-            Refusal::PaymentUsed { .. } => "payment_used",
-            Refusal::RefundUsed { .. } => "refund_used",
-            Refusal::UnknownBundle => "unknown_bundle",
-            Refusal::BundleExists => "bundle_exists",
-            Refusal::UnknownExperiment => "unknown_experiment",
-            Refusal::UnknownArm => "unknown_arm",
-            Refusal::ExperimentExists => "experiment_exists",
-            Refusal::RouteUnderExperiment { .. } => "route_under_experiment",
-            Refusal::ExperimentOver => "experiment_over",
-            Refusal::FormatNotRaised { .. } => "format_not_raised",
-            Refusal::IdempotencyConflict => "idempotency_conflict",
-        }
+        self.into()
     }
 
     /// The most that could have been held instead, where the amount was too large.

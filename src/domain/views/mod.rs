@@ -17,7 +17,10 @@ use crate::domain::views::runs::Blocks;
 use crate::domain::views::spend::{Spend, SpendKey};
 
 /// A projection, by what it holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, strum::EnumString, strum::IntoStaticStr,
+)]
+#[strum(serialize_all = "snake_case")]
 pub enum View {
     /// Where each org's events stand in the log.
     OrgEvents,
@@ -28,6 +31,7 @@ pub enum View {
     /// Each org's balance and lots.
     Balances,
     /// What was spent, by hour and every dimension of a report.
+    #[strum(serialize = "spend_hourly")]
     Spend,
     /// What the units of experiments met in their arms.
     Experiments,
@@ -51,18 +55,7 @@ impl View {
         [View::OrgEvents, View::Commands, View::Reservations, View::Balances, View::Spend, View::Experiments];
 
     pub fn name(self) -> &'static str {
-        match self {
-            View::OrgEvents => "org_events",
-            View::Commands => "commands",
-            View::Reservations => "reservations",
-            View::Balances => "balances",
-            View::Spend => "spend_hourly",
-            View::Experiments => "experiments",
-        }
-    }
-
-    pub fn named(name: &str) -> Option<View> {
-        View::ALL.into_iter().find(|view| view.name() == name)
+        self.into()
     }
 }
 

@@ -10,7 +10,19 @@ use crate::gateway::model_names::{
 };
 
 /// From no thought to as much as there is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "lowercase")]
 pub enum Effort {
     None,
     Minimal,
@@ -24,18 +36,8 @@ pub enum Effort {
 use Effort::{High, Low, Max, Medium, Minimal, XHigh};
 
 impl Effort {
-    const ALL: [Effort; 7] = [Effort::None, Minimal, Low, Medium, High, XHigh, Max];
-
     pub fn name(self) -> &'static str {
-        match self {
-            Effort::None => "none",
-            Minimal => "minimal",
-            Low => "low",
-            Medium => "medium",
-            High => "high",
-            XHigh => "xhigh",
-            Max => "max",
-        }
+        self.into()
     }
 
     /// The tokens of thought that come to about as much, for models that take a number.
@@ -68,9 +70,8 @@ pub struct RequestedEffort {
 
 impl RequestedEffort {
     pub fn named(field: &str, name: &str) -> Result<RequestedEffort, Malformed> {
-        let effort = Effort::ALL.into_iter().find(|effort| effort.name() == name);
-        let effort = effort
-            .ok_or_else(|| Malformed::new(field, "must be none, minimal, low, medium, high, xhigh or max"))?;
+        let unknown = || Malformed::new(field, "must be none, minimal, low, medium, high, xhigh or max");
+        let effort = name.parse().map_err(|_| unknown())?;
         Ok(RequestedEffort { effort, words: format!("{field}: {name}") })
     }
 }
@@ -205,6 +206,8 @@ pub fn for_gemini(asked: Effort, model: &str) -> AppliedEffort<Gemini> {
 
 #[cfg(test)]
 mod tests {
+    use strum::VariantArray;
+
     use super::*;
     use crate::domain::usage::recordings::{enough, price_map};
 
@@ -215,7 +218,7 @@ mod tests {
             let mark = if told.is_as_asked { "" } else { "!" };
             format!("{}{mark}", told.said.map_or_else(|| "-".to_owned(), &said))
         };
-        Effort::ALL.map(cell).join(" ")
+        Effort::VARIANTS.iter().map(|effort| cell(*effort)).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
@@ -301,7 +304,7 @@ mod tests {
         let models = price_map();
         enough(models.len(), 200);
         for (name, told) in models {
-            for effort in Effort::ALL {
+            for effort in Effort::VARIANTS.iter().copied() {
                 let flag = &told[format!("supports_{}_reasoning_effort", effort.name())];
                 let said = match told["litellm_provider"].as_str() {
                     Some("openai") => for_openai(effort, &name).said == Some(effort),

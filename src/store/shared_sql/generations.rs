@@ -287,7 +287,7 @@ macro_rules! generations {
         }
 
         fn checkpoint(row: &$row) -> Result<Option<Checkpoint>, StoreError> {
-            let Some(view) = View::named(row.try_get("view").map_err(store_error)?) else { return Ok(None) };
+            let Ok(view) = row.try_get::<&str, _>("view").map_err(store_error)?.parse::<View>() else { return Ok(None) };
             let read = || -> Result<Checkpoint, sqlx::Error> {
                 Ok(Checkpoint {
                     view,

@@ -26,8 +26,22 @@ const REASONS_MAX: usize = 3;
 pub const QUALITY: u8 = 99;
 
 /// How strong a model a request needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    Serialize,
+    Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Level {
     Simple,
     Standard,
@@ -92,15 +106,7 @@ pub fn shipped() -> &'static Arc<Model> {
 
 impl Level {
     pub fn name(self) -> &'static str {
-        match self {
-            Level::Simple => "simple",
-            Level::Standard => "standard",
-            Level::Hard => "hard",
-        }
-    }
-
-    pub fn named(name: &str) -> Option<Level> {
-        [Level::Simple, Level::Standard, Level::Hard].into_iter().find(|level| level.name() == name)
+        self.into()
     }
 
     fn stronger(self) -> Level {
