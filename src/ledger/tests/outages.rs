@@ -20,6 +20,35 @@ async fn i5_a_lost_commit_answer_is_resolved_by_the_log() {
     assert_eq!(balance.held, Credits::from_whole(4));
 }
 
+#[tokio::test]
+async fn i5_who_reads_is_answered_though_the_write_in_the_same_round_fails() {
+    let node = Node::funded(10).await;
+    let log =
+        Faulty { shared: true, races: true, writer: Some(node.ledger.clone()), ..Faulty::new(&node.store) };
+    let log = Arc::new(log);
+    let ledger = node.another(log.clone()).await;
+    let read = || ledger.read(ACME, |account| account.balance().held);
+    let both = async |n| {
+        let both = futures_util::future::join(ledger.submit(command(reserve(n, 1))), read());
+        within("both are told", both).await
+    };
+
+    read().await.expect("reads");
+    log.refusals.lock().expect("no test panicked").push(StoreError::Unavailable("the disk is full".into()));
+    let (held, seen) = both(1).await;
+    assert!(matches!(held, Err(LedgerError::Unavailable(_))), "{held:?}");
+    assert_eq!(seen.expect("reads"), Credits::ZERO);
+
+    // A race that is lost has the next rounds take the head's lock.
+    log.writes.lock().expect("no test panicked").push(2);
+    ledger.submit(command(reserve(3, 1))).await.expect("holds");
+    log.unlockable.store(true, Ordering::SeqCst);
+    let (held, seen) = both(4).await;
+    assert!(matches!(held, Err(LedgerError::Unavailable(_))), "{held:?}");
+    assert_eq!(seen.expect("reads"), Credits::from_whole(2));
+    node.finish().await;
+}
+
 /// A writer whose first append is withheld on its way.
 async fn withheld(node: &Node) -> (Arc<Faulty>, Ledger) {
     let log = Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
