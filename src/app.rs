@@ -134,7 +134,8 @@ fn internal_address(config: &Config, listening_on: SocketAddr) -> Option<String>
     }
     if listening_on.ip().is_unspecified() {
         tracing::warn!(
-            "other nodes can't know where to reach this one: set internal_address; until then it owns no shard"
+            "other nodes can't know where to reach this one: set internal_address; until then it owns no shard of which \
+             another node can be reached"
         );
         return None;
     }

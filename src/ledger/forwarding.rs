@@ -101,6 +101,11 @@ impl Ledger {
         self.shared.cluster.get().is_some_and(|cluster| cluster.is_its_secret(presented))
     }
 
+    /// Whether what another node forwards is for this one, by the header in which it names whom it means.
+    pub fn is_meant(&self, node: Option<&str>) -> bool {
+        self.shared.cluster.get().is_some_and(|cluster| cluster.is_meant(node))
+    }
+
     /// Decides what another node forwards, one answer each and never forwarded again; none where the request can't be
     /// read. Whoever asks is a node ([`Ledger::is_nodes_secret`]).
     pub async fn handle_forwarded(&self, request: &[u8]) -> Option<Vec<u8>> {

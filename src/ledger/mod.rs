@@ -54,7 +54,7 @@ use crate::store::projections::Projections;
 use crate::store::{EventLog, StoreError};
 
 pub use crate::ledger::access::Access;
-pub use crate::ledger::cluster::PATH as FORWARD_PATH;
+pub use crate::ledger::cluster::{NODE_HEADER, PATH as FORWARD_PATH};
 pub use crate::ledger::decode::decode;
 pub use crate::ledger::snapshots::SNAPSHOT_FORMAT;
 pub use crate::ledger::submission::{By, LedgerError, Outcome, Submission};
