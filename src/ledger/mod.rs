@@ -114,7 +114,7 @@ struct ShardHandle {
     queue: mpsc::Sender<Job>,
     progress: Arc<Progress>,
     accesses: Arc<Accesses>,
-    /// The writer's: readers of past balances share its limit on concurrent reads.
+    /// The writer's, for whoever reads the past beside it.
     fetcher: Fetcher,
 }
 
@@ -347,9 +347,10 @@ impl Ledger {
     /// # Errors
     /// Where the log or the projections can't be read.
     pub async fn read_at(&self, org: OrgId, at: Timestamp) -> Result<Option<Account>, LedgerError> {
+        let fetcher = &self.handle(org)?.fetcher;
+        let _turn = fetcher.past_turn(org).await;
         // What is being written may have happened before.
         self.follow(org).await?;
-        let fetcher = &self.handle(org)?.fetcher;
         let position = fetcher.position_at(at).await?;
         Ok(fetcher.account_at(org, position).await?)
     }

@@ -325,6 +325,47 @@ async fn however_many_reservations_of_one_org_are_looked_at_few_are_looked_up_at
 }
 
 #[tokio::test]
+async fn whoever_reads_the_past_waits_for_others_of_that_org_and_takes_no_turn_from_commands() {
+    let node = Node::start().await;
+    // Each with a gate of its own.
+    let orgs: Vec<OrgId> = (1..=4).map(|n| OrgId(Uuid::from_u128(n << 32))).collect();
+    for org in orgs.iter().chain([&ACME]) {
+        open(&node.ledger, *org).await;
+    }
+    // A search for the first key that binds looks at none of them, and one by time at every sixth of what follows at most.
+    node.clock.advance_seconds(KEY_KEPT_SECONDS + 1);
+    for n in 0..95 {
+        let overdraft_limit = Credits::from_whole(n);
+        node.run(OrgCommand::SetOverdraftLimit { overdraft_limit }).await.expect("sets");
+    }
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let log = Arc::new(Faulty { gated: vec![1, 2, 3], ..Faulty::new(&node.store) });
+    let cold = node.another(log.clone()).await;
+    cold.clock().advance_seconds(KEY_KEPT_SECONDS + 2);
+    log.looked_most.store(0, Ordering::SeqCst);
+    let at = cold.past_until();
+    let read = |org: OrgId| {
+        let cold = cold.clone();
+        tokio::spawn(async move { cold.read_at(org, at).await.expect("reads").expect("an account").version })
+    };
+
+    let of_one = (0..10).map(|_| read(orgs[3]));
+    let of_one = within("they are read", futures_util::future::join_all(of_one)).await;
+    assert!(of_one.iter().all(|version| matches!(version, Ok(1))), "{of_one:?}");
+    assert_eq!(log.looked_most.load(Ordering::SeqCst), fetch::READERS_PER_ORG_MAX);
+
+    let of_three: Vec<_> = orgs[..3].iter().flat_map(|org| [*org; 10]).map(read).collect();
+    until("they read", async || log.looking.load(Ordering::SeqCst) >= 6).await;
+    within("a command's account is read meanwhile", cold.submit(command(OrgCommand::Expire)))
+        .await
+        .expect("is decided");
+    log.gate.close();
+    for read in of_three {
+        assert_eq!(read.await.expect("runs"), 1);
+    }
+}
+
+#[tokio::test]
 async fn an_account_comes_back_from_a_snapshot_however_long() {
     let node = Node::funded(10).await;
     let last = node.store.read(0, 2, 1).await.expect("reads").remove(0);
