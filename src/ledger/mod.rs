@@ -18,6 +18,7 @@ mod job;
 mod key_filter;
 mod keys;
 mod loaded;
+mod places;
 pub mod projector;
 mod recent;
 mod snapshots;
@@ -47,6 +48,7 @@ use crate::ledger::cluster::Cluster;
 use crate::ledger::fetch::{Fetcher, ReadersTurn};
 use crate::ledger::job::{Ask, Command, DueEnds, Job, Reading};
 use crate::ledger::keys::Keyed;
+use crate::ledger::places::Places;
 use crate::ledger::projector::Projector;
 use crate::ledger::snapshots::SnapshotWriter;
 use crate::ledger::writer::{Progress, Writer};
@@ -112,6 +114,7 @@ struct Shared {
 /// The queue of a shard's writer, and what it shares.
 struct ShardHandle {
     queue: mpsc::Sender<Job>,
+    places: Places,
     progress: Arc<Progress>,
     accesses: Arc<Accesses>,
     /// The writer's, for whoever reads the past beside it.
@@ -147,6 +150,7 @@ impl Ledger {
                 Writer::open(fetcher.clone(), clock.clone(), system.clone(), snapshot_writer, memory).await?;
             shards.push(ShardHandle {
                 queue: sender,
+                places: Places::default(),
                 progress: writer.progress(),
                 accesses: writer.accesses(),
                 fetcher,
@@ -291,7 +295,8 @@ impl Ledger {
             // A reader that went away needs no answer.
             let _ = reply.send(account.map(view));
         };
-        self.enqueue(org, Job::Read(Reading { org, due_ends, view: Box::new(view) }))?;
+        let place = self.handle(org)?.places.take(org)?;
+        self.enqueue(org, Job::Read(Reading { org, due_ends, view: Box::new(view), _place: place }))?;
         let unread = |_| LedgerError::Unavailable("the account can't be read now".into());
         let seen = answer.await.map_err(unread)?;
         seen.ok_or(LedgerError::Refused(Refusal::UnknownOrg))
@@ -462,7 +467,9 @@ impl Ledger {
     ) -> Result<Outcome, LedgerError> {
         let (reply, answer) = oneshot::channel();
         let idempotency = idempotency.map(|command| Keyed::of(org, command));
-        let command = Command { org, ask, by, idempotency, forwarding: None, reply, found: None };
+        let place = self.handle(org)?.places.take(org)?;
+        let command =
+            Command { org, ask, by, idempotency, forwarding: None, reply, found: None, _place: place };
         self.enqueue(org, Job::Command(Box::new(command)))?;
         answer.await.map_err(|_| ended())?
     }

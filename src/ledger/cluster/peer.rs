@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::wire::{Answer, LATE_TIMEOUT};
 use super::{NODE_HEADER, PATH, Transport};
+use crate::ledger::places::Place;
 use crate::ledger::{LedgerError, QUEUE_MAX};
 use crate::store::Node;
 
@@ -53,6 +54,7 @@ struct ForwardedCommand {
     /// A command as JSON.
     body: Vec<u8>,
     reply: oneshot::Sender<ForwardReply>,
+    _place: Place,
 }
 
 /// What became of a command that was forwarded.
@@ -88,9 +90,16 @@ impl Peer {
 
     /// # Errors
     /// `Busy` where too many commands wait for this node.
-    pub async fn send(&self, shard: i32, epoch: i64, body: Vec<u8>) -> Result<ForwardReply, LedgerError> {
+    pub async fn send(
+        &self,
+        shard: i32,
+        epoch: i64,
+        body: Vec<u8>,
+        place: Place,
+    ) -> Result<ForwardReply, LedgerError> {
         let (reply, answer) = oneshot::channel();
-        self.queue.try_send(ForwardedCommand { shard, epoch, body, reply }).map_err(|_| LedgerError::Busy)?;
+        let command = ForwardedCommand { shard, epoch, body, reply, _place: place };
+        self.queue.try_send(command).map_err(|_| LedgerError::Busy)?;
         Ok(answer.await.unwrap_or(ForwardReply::NotDecided))
     }
 }

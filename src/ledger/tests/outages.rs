@@ -252,7 +252,7 @@ async fn a_node_that_could_write_nothing_is_not_ready_until_it_can_or_is_worth_a
 /// end.
 async fn all_end_at_once(holds: u128) -> (Node, Ledger) {
     let node = Node::funded(i64::try_from(holds).expect("small")).await;
-    futures_util::future::try_join_all((0..holds).map(|n| node.run(reserve(n, 1)))).await.expect("holds");
+    node.run_all((0..holds).map(|n| reserve(n, 1))).await;
     let slow = Faulty { shared: true, events_in_time: 2_400, ..Faulty::new(&node.store) };
     let ledger = node.another(Arc::new(slow)).await;
     assert_eq!(ledger.read(ACME, |account| account.holds.len()).await.expect("reads"), 5_000);
