@@ -159,7 +159,7 @@ fn router_with(node: Node, gateway: GatewayState) -> Router {
     let Node { ledger, profiles, operator, metrics, rates: _ } = node;
     let chains = gateway.clone();
     let check_arm = Arc::new(move |experiment: &_, arm: &_| chains.check_arm(experiment, arm));
-    let api = ApiState { ledger, profiles, operator, metrics, check_arm };
+    let api = ApiState { ledger, profiles, operator, metrics, probes: Arc::default(), check_arm };
     let (gateway, described) = gateway::router(gateway);
     let router = http::router(api, described).merge(gateway);
     router.layer(axum::middleware::from_fn(http::measure))

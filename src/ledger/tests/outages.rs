@@ -185,26 +185,30 @@ async fn i11_what_is_written_at_the_wrong_time_is_decided_again_and_not_for_ever
     }
 }
 
+async fn ready(ledger: &Ledger) -> Result<(), String> {
+    readiness(ledger, ledger.behind()).await
+}
+
 #[tokio::test]
 async fn a_node_is_ready_while_the_log_can_be_read_and_its_writers_run() {
     let node = Node::funded(10).await;
     let log = Arc::new(Faulty::new(&node.store));
     let ledger = node.another(log.clone()).await;
-    assert_eq!(readiness(&ledger).await, Ok(()));
+    assert_eq!(ready(&ledger).await, Ok(()));
 
     log.ahead.store(100_001, Ordering::SeqCst);
-    let behind = readiness(&ledger).await.expect_err("is not ready");
+    let behind = ready(&ledger).await.expect_err("is not ready");
     assert!(behind.contains("100001 events"), "{behind}");
 
     log.ahead.store(0, Ordering::SeqCst);
     log.unreadable.store(true, Ordering::SeqCst);
-    let unreadable = readiness(&ledger).await.expect_err("is not ready");
+    let unreadable = ready(&ledger).await.expect_err("is not ready");
     assert!(unreadable.contains("the connection was cut"), "{unreadable}");
 
     log.unreadable.store(false, Ordering::SeqCst);
     log.ends_writer.store(true, Ordering::SeqCst);
     ledger.submit(command(reserve(1, 1))).await.expect_err("nobody writes it");
-    let stopped = readiness(&ledger).await.expect_err("is not ready");
+    let stopped = ready(&ledger).await.expect_err("is not ready");
     assert!(stopped.contains("writer has stopped"), "{stopped}");
 }
 
@@ -217,11 +221,11 @@ async fn a_node_is_not_ready_while_its_writes_wait_for_the_projections() {
         refused = refused.or(node.run(reserve(n, 1)).await.err());
     }
 
-    let why = readiness(&node.ledger).await.expect_err("is not ready");
+    let why = ready(&node.ledger).await.expect_err("is not ready");
     node.ledger.projector().catch_up_all().await.expect("projects");
 
     assert_eq!(Some(why), refused.map(|error| error.to_string()));
-    assert_eq!(readiness(&node.ledger).await, Ok(()));
+    assert_eq!(ready(&node.ledger).await, Ok(()));
 }
 
 #[tokio::test]
@@ -237,14 +241,14 @@ async fn a_node_that_could_write_nothing_is_not_ready_until_it_can_or_is_worth_a
         }
     };
 
-    assert_eq!(readiness(&node.ledger).await, Err(full.to_string()));
+    assert_eq!(ready(&node.ledger).await, Err(full.to_string()));
     node.clock.advance_seconds(10);
-    assert_eq!(readiness(&node.ledger).await, Ok(()), "else nobody would ever try");
+    assert_eq!(ready(&node.ledger).await, Ok(()), "else nobody would ever try");
     assert!(node.run(reserve(n, 1)).await.is_err());
-    assert!(readiness(&node.ledger).await.is_err());
+    assert!(ready(&node.ledger).await.is_err());
     node.store.cap_pages(u32::MAX / 2).await.expect("uncaps");
     node.run(reserve(n, 1)).await.expect("holds");
-    assert_eq!(readiness(&node.ledger).await, Ok(()));
+    assert_eq!(ready(&node.ledger).await, Ok(()));
     node.finish().await;
 }
 
