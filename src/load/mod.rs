@@ -150,7 +150,7 @@ impl LoadError {
     }
 }
 
-/// Sends the load, or as much of it as there is until Ctrl-C, and says what came of it.
+/// Sends the load, or as much of it as there is until SIGINT or SIGTERM, and says what came of it.
 ///
 /// # Errors
 /// See [`LoadError`].
@@ -160,7 +160,7 @@ pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
     let request = request(&args, trace)?;
     let timeout = Duration::from_secs(args.timeout_seconds);
     let client = Client::new(&args.server, usize::from(args.connections), timeout)?;
-    let stop = Stop::by_ctrl_c();
+    let stop = Stop::by_signals();
     let mut stay_open = 0;
     let figures = match (&args.key, &args.org, &args.operator_key) {
         (Some(key), Some(org), _) => {
