@@ -134,7 +134,8 @@ fn internal_address(config: &Config, listening_on: SocketAddr) -> Option<String>
     }
     if listening_on.ip().is_unspecified() {
         tracing::warn!(
-            "other nodes can't know where to reach this one: set internal_address; until then it owns no shard"
+            "other nodes can't know where to reach this one: set internal_address; until then it owns no shard of which \
+             another node can be reached"
         );
         return None;
     }
@@ -158,7 +159,7 @@ fn router_with(node: Node, gateway: GatewayState) -> Router {
     let Node { ledger, profiles, operator, metrics, rates: _ } = node;
     let chains = gateway.clone();
     let check_arm = Arc::new(move |experiment: &_, arm: &_| chains.check_arm(experiment, arm));
-    let api = ApiState { ledger, profiles, operator, metrics, check_arm };
+    let api = ApiState { ledger, profiles, operator, metrics, probes: Arc::default(), check_arm };
     let (gateway, described) = gateway::router(gateway);
     let router = http::router(api, described).merge(gateway);
     router.layer(axum::middleware::from_fn(http::measure))

@@ -26,9 +26,10 @@ impl StopSignals {
     }
 }
 
-/// Returns with the next SIGINT, as Ctrl-C sends it. Where it can't be handled it ends the process instead.
-pub async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
+/// Returns with the next SIGINT, as Ctrl-C sends it, or SIGTERM. Where they can't be handled they end the process instead.
+pub async fn asked_to_stop() {
+    match StopSignals::listen() {
+        Ok(mut signals) => signals.next().await,
+        Err(_) => std::future::pending().await,
     }
 }

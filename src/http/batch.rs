@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -26,6 +26,9 @@ use crate::http::{ApiState, Problem};
 use crate::operations::authenticate::Actor;
 
 const OPERATIONS_MAX: usize = 1_000;
+/// Of a batch so many are under way at once: a large one takes two commits, and several of one org find places in its shard's
+/// queue, of which an org has a share.
+const UNDER_WAY_MAX: usize = 500;
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -108,7 +111,7 @@ pub async fn run(
     if !(1..=OPERATIONS_MAX).contains(&batch.operations.len()) {
         return Err(Problem::malformed(format!("a batch must have 1 to {OPERATIONS_MAX} `operations`")));
     }
-    // What follows another operation of its reservation waits for it; all else goes at once, in order.
+    // What follows another operation of its reservation waits for it; all else goes in order, many at once.
     let mut turns: Vec<Vec<usize>> = Vec::new();
     let mut turn_of: HashMap<&str, usize> = HashMap::new();
     for (index, operation) in batch.operations.iter().enumerate() {
@@ -127,7 +130,8 @@ pub async fn run(
         }
         done
     });
-    let mut done: Vec<(usize, OutcomeView)> = join_all(in_turn).await.into_iter().flatten().collect();
+    let done: Vec<Vec<_>> = stream::iter(in_turn).buffer_unordered(UNDER_WAY_MAX).collect().await;
+    let mut done: Vec<(usize, OutcomeView)> = done.into_iter().flatten().collect();
     done.sort_unstable_by_key(|(index, _)| *index);
     Ok(Json(Outcomes { outcomes: done.into_iter().map(|(_, outcome)| outcome).collect() }))
 }

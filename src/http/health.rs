@@ -13,11 +13,19 @@ use crate::clock::Timer;
 use crate::domain::views::View;
 use crate::http::ApiState;
 use crate::http::drain_body::drain_body;
-use crate::ledger::Ledger;
+use crate::http::probe::Probe;
+use crate::ledger::{Ledger, LedgerError};
 use crate::operations::readiness::readiness;
 
 /// Scrapers commonly time out after ten seconds.
 const LAG_MAX: Duration = Duration::from_secs(3);
+
+/// What no key is asked for and the database is.
+#[derive(Debug, Default)]
+pub struct Probes {
+    behind: Probe<Result<i64, LedgerError>>,
+    lags: Probe<()>,
+}
 
 /// The process runs with all that is part of it; 503 where it must be restarted.
 #[utoipa::path(get, path = "/healthz", operation_id = "is_alive", tag = "operation",
@@ -37,7 +45,8 @@ pub async fn alive(State(api): State<ApiState>) -> Response {
     responses((status = 200, description = "Ready.", body = String),
         (status = 503, description = "The reason.", body = String)))]
 pub async fn ready(State(api): State<ApiState>) -> Response {
-    match readiness(&api.ledger).await {
+    let behind = api.probes.behind.run(api.ledger.behind());
+    match readiness(&api.ledger, behind).await {
         Ok(()) => "ready".into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
     }
@@ -48,7 +57,10 @@ pub async fn ready(State(api): State<ApiState>) -> Response {
     security(()),
     responses((status = 200, description = "The metrics.", body = String)))]
 pub async fn metrics(State(api): State<ApiState>) -> Response {
-    join_all(api.ledger.projector().shards().map(|shard| note_lag(&api.ledger, shard))).await;
+    let lags = async {
+        join_all(api.ledger.projector().shards().map(|shard| note_lag(&api.ledger, shard))).await;
+    };
+    api.probes.lags.run(lags).await;
     let text = api.metrics.render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

@@ -3,21 +3,27 @@
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::http::StatusCode;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 
 use crate::http::{ApiState, Problem};
+use crate::ledger::NODE_HEADER;
 
 /// A thousand commands, each with every attempt of a long chain.
 const BODY_BYTES_MAX: usize = 64 << 20;
 
-/// The body is read only after the secret was checked.
+/// The body is read only after the secret was checked, and whom its sender means.
 pub async fn take(State(api): State<ApiState>, mut request: Request) -> Response {
     let nobodys = || Problem::not_found("route").into_response();
     let presented = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let presented = presented.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
     if !api.ledger.is_nodes_secret(presented) {
         return nobodys();
+    }
+    let meant = request.headers().get(NODE_HEADER).map(|node| node.to_str().unwrap_or_default());
+    if !api.ledger.is_meant(meant) {
+        return StatusCode::MISDIRECTED_REQUEST.into_response();
     }
     DefaultBodyLimit::max(BODY_BYTES_MAX).apply(&mut request);
     let body = match Bytes::from_request(request, &()).await {

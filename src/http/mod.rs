@@ -18,12 +18,15 @@ mod keys;
 mod orgs;
 mod page;
 mod prices;
+mod probe;
 mod problem;
 mod projections;
 mod reservations;
 mod rules;
 mod spend;
 mod validate;
+
+use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::{get, post};
@@ -40,7 +43,7 @@ use crate::operations::authenticate::{Actor, OperatorKey};
 use crate::operations::profile::ProfileBook;
 use crate::operations::run_experiment::ArmCheck;
 
-pub use health::measure;
+pub use health::{Probes, measure};
 pub use prices::card_as_published;
 pub use problem::Problem;
 
@@ -56,6 +59,7 @@ pub struct ApiState {
     pub profiles: ProfileBook,
     pub operator: OperatorKey,
     pub metrics: PrometheusHandle,
+    pub probes: Arc<Probes>,
     pub check_arm: ArmCheck,
 }
 

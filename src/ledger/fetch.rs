@@ -31,7 +31,7 @@ const PROBES_PER_STEP: i64 = 16;
 /// that those of few need not wait for its last.
 pub(super) const CONCURRENT_READS_MAX: usize = 6;
 
-/// Readers of one org's reservations that have a turn at once, of all look-ups: whoever makes reservations up leaves turns to
+/// Readers of one org's reservations or of its past that have a turn at once: whoever makes reservations up leaves turns to
 /// commands, and to others.
 pub(super) const READERS_PER_ORG_MAX: usize = 2;
 /// Orgs are spread over this many gates, so few share one.
@@ -51,8 +51,16 @@ pub(super) struct Fetcher {
 struct Turns {
     accounts: Semaphore,
     look_ups: Semaphore,
-    /// By org: a reader takes one of these before its turn of `look_ups`.
+    /// Accounts of the past: each for as long as it takes, so that no more of them are in memory. Commands wait for none.
+    past: Semaphore,
+    /// By org: a reader takes one of these before its turn of `look_ups` or of the past.
     readers: [Semaphore; READERS_GATES],
+}
+
+#[derive(PartialEq, Eq)]
+enum Page {
+    Last,
+    MoreFollow,
 }
 
 /// A turn to look something up for a reader.
@@ -66,6 +74,7 @@ impl Fetcher {
         let turns = Turns {
             accounts: Semaphore::new(CONCURRENT_READS_MAX),
             look_ups: Semaphore::new(CONCURRENT_READS_MAX),
+            past: Semaphore::new(CONCURRENT_READS_MAX),
             readers: std::array::from_fn(|_| Semaphore::new(READERS_PER_ORG_MAX)),
         };
         Fetcher { shard, log, projector, turns: Arc::new(turns), binding: Arc::default() }
@@ -79,10 +88,17 @@ impl Fetcher {
         end: i64,
         last: Option<i64>,
     ) -> Result<LoadedAccount, StoreError> {
+        let turn = self.accounts_turn().await;
         let mut loaded = self.saved(org, i64::MAX).await?;
+        drop(turn);
         loop {
             let indexed = self.projector.indexed(self.shard);
-            self.fold_indexed(&mut loaded, end).await?;
+            loop {
+                let _turn = self.accounts_turn().await;
+                if self.fold_page(&mut loaded, end).await? == Page::Last {
+                    break;
+                }
+            }
             loaded.forget_ended();
             let behind = indexed + 1..last.map_or(0, |last| end.min(last + 1));
             if behind.is_empty() {
@@ -134,13 +150,13 @@ impl Fetcher {
         Ok(last)
     }
 
-    /// An account as it was after its last event up to a position; none where it had no event.
+    /// An account as it was after its last event up to a position; none where it had no event. Whoever asks has a turn.
     pub async fn account_at(&self, org: OrgId, position: i64) -> Result<Option<Account>, StoreError> {
         self.projector.index_to(self.shard, position).await?;
         let store = self.projector.store();
         let Some(version) = store.org_version_at(self.shard, org, position).await? else { return Ok(None) };
         let mut loaded = self.saved(org, version).await?;
-        self.fold_indexed(&mut loaded, position + 1).await?;
+        while self.fold_page(&mut loaded, position + 1).await? == Page::MoreFollow {}
         loaded.forget_ended();
         Ok(Some(loaded.account))
     }
@@ -199,10 +215,19 @@ impl Fetcher {
 
     /// A turn to look something up of an org for a reader, who waits outside the writer and its limits.
     pub async fn readers_turn(&self, org: OrgId) -> ReadersTurn<'_> {
+        self.turn_of(org, &self.turns.look_ups).await
+    }
+
+    /// A turn to read an org's account as it was.
+    pub async fn past_turn(&self, org: OrgId) -> ReadersTurn<'_> {
+        self.turn_of(org, &self.turns.past).await
+    }
+
+    async fn turn_of<'a>(&'a self, org: OrgId, of_all: &'a Semaphore) -> ReadersTurn<'a> {
         // Random digits that do not say the shard.
         let gate = usize::from(org.0.into_bytes()[11]) % READERS_GATES;
         let gate = &self.turns.readers[gate];
-        ReadersTurn { _of_org: gate.acquire().await, _of_all: self.turns.look_ups.acquire().await }
+        ReadersTurn { _of_org: gate.acquire().await, _of_all: of_all.acquire().await }
     }
 
     /// A turn to read one page of an account.
@@ -213,7 +238,6 @@ impl Fetcher {
     /// An account as it was saved last, at a version or before it. It has forgotten what ended before: the look-ups must
     /// hold that.
     async fn saved(&self, org: OrgId, version_max: i64) -> Result<LoadedAccount, StoreError> {
-        let _turn = self.accounts_turn().await;
         let mut loaded = LoadedAccount::new(org);
         let Some((chain, state)) = self.snapshot(org, version_max).await? else { return Ok(loaded) };
         if let Some(account) = parse(state).await {
@@ -254,23 +278,21 @@ impl Fetcher {
         })
     }
 
-    /// Folds what the index by org holds of an account's further events before `end`.
-    async fn fold_indexed(&self, loaded: &mut LoadedAccount, end: i64) -> Result<(), StoreError> {
-        loop {
-            let _turn = self.accounts_turn().await;
-            let page = self.org_events(loaded.account.org, loaded.chain.version + 1).await?;
-            let is_last = i64::try_from(page.len()).is_ok_and(|read| read < EVENTS_PER_PAGE);
-            for row in page {
-                if row.position >= end {
-                    return Ok(());
-                }
-                loaded.fold(&PositionedEvent::read(&row)?)?;
+    /// Folds the next page of what the index by org holds of an account's further events before `end`.
+    async fn fold_page(&self, loaded: &mut LoadedAccount, end: i64) -> Result<Page, StoreError> {
+        let page = self.org_events(loaded.account.org, loaded.chain.version + 1).await?;
+        let is_full = i64::try_from(page.len()).is_ok_and(|read| read >= EVENTS_PER_PAGE);
+        for row in page {
+            if row.position >= end {
+                return Ok(Page::Last);
             }
-            if is_last {
-                return Ok(());
-            }
-            loaded.account.ended.clear();
+            loaded.fold(&PositionedEvent::read(&row)?)?;
         }
+        if !is_full {
+            return Ok(Page::Last);
+        }
+        loaded.account.ended.clear();
+        Ok(Page::MoreFollow)
     }
 
     async fn org_events(&self, org: OrgId, from_version: i64) -> Result<Vec<EventRow>, StoreError> {

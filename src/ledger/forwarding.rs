@@ -101,6 +101,11 @@ impl Ledger {
         self.shared.cluster.get().is_some_and(|cluster| cluster.is_its_secret(presented))
     }
 
+    /// Whether what another node forwards is for this one, by the header in which it names whom it means.
+    pub fn is_meant(&self, node: Option<&str>) -> bool {
+        self.shared.cluster.get().is_some_and(|cluster| cluster.is_meant(node))
+    }
+
     /// Decides what another node forwards, one answer each and never forwarded again; none where the request can't be
     /// read. The sender is known to be a node ([`Ledger::is_nodes_secret`]).
     pub async fn handle_forwarded(&self, request: &[u8]) -> Option<Vec<u8>> {
@@ -121,8 +126,14 @@ impl Ledger {
         let handoff = Arc::<Handoff>::default();
         let forwarding = Some(Forwarding { epoch, handoff: handoff.clone() });
         let idempotency = Some(Keyed::of(org, command));
-        let command = Command { org, ask: Ask::Org(ask), by, idempotency, forwarding, reply, found: None };
-        match self.enqueue(org, Job::Command(Box::new(command))) {
+        let enqueue = || {
+            let place = self.handle(org)?.places.take(org)?;
+            let ask = Ask::Org(ask);
+            let command =
+                Command { org, ask, by, idempotency, forwarding, reply, found: None, _place: place };
+            self.enqueue(org, Job::Command(Box::new(command)))
+        };
+        match enqueue() {
             Err(LedgerError::Busy) => Waiting::Over(Answer::Busy),
             // A writer that ends has dropped it, or is deciding it in this moment.
             Ok(()) | Err(_) => Waiting::Queued { answer, handoff },
@@ -153,7 +164,8 @@ impl Ledger {
             let epoch = forwarded.epoch;
             let body = serde_json::to_vec(&forwarded)
                 .map_err(|error| LedgerError::Unavailable(error.to_string()))?;
-            match peer.send(shard, epoch, body).await? {
+            let place = self.handle(org)?.places.take(org)?;
+            match peer.send(shard, epoch, body, place).await? {
                 ForwardReply::Unknown(error) => return Err(error),
                 ForwardReply::NotDecided => break,
                 ForwardReply::Answered(answer) => {

@@ -10,6 +10,7 @@ use crate::domain::account::command::OrgCommand;
 use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::system::SystemCommand;
 use crate::ledger::keys::{Found, Keyed};
+use crate::ledger::places::Place;
 use crate::ledger::{By, LedgerError, Outcome};
 
 pub(super) type ReadView = Box<dyn FnOnce(Option<&Account>) + Send>;
@@ -42,6 +43,7 @@ pub(super) struct Reading {
     pub org: OrgId,
     pub due_ends: DueEnds,
     pub view: ReadView,
+    pub _place: Place,
 }
 
 pub(super) struct Command {
@@ -54,6 +56,7 @@ pub(super) struct Command {
     pub reply: ReplySender,
     /// The result of the look-up in the projections that it needed.
     pub found: Option<Found>,
+    pub _place: Place,
 }
 
 /// What comes with a command that another node forwarded.

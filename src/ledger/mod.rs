@@ -18,6 +18,7 @@ mod job;
 mod key_filter;
 mod keys;
 mod loaded;
+mod places;
 pub mod projector;
 mod recent;
 mod snapshots;
@@ -47,6 +48,7 @@ use crate::ledger::cluster::Cluster;
 use crate::ledger::fetch::{Fetcher, ReadersTurn};
 use crate::ledger::job::{Ask, Command, DueEnds, Job, Reading};
 use crate::ledger::keys::Keyed;
+use crate::ledger::places::Places;
 use crate::ledger::projector::Projector;
 use crate::ledger::snapshots::SnapshotWriter;
 use crate::ledger::writer::{Progress, Writer};
@@ -54,7 +56,7 @@ use crate::store::projections::Projections;
 use crate::store::{EventLog, StoreError};
 
 pub use crate::ledger::access::Access;
-pub use crate::ledger::cluster::PATH as FORWARD_PATH;
+pub use crate::ledger::cluster::{NODE_HEADER, PATH as FORWARD_PATH};
 pub use crate::ledger::decode::decode;
 pub use crate::ledger::snapshots::SNAPSHOT_FORMAT;
 pub use crate::ledger::submission::{By, LedgerError, Outcome, Submission};
@@ -112,9 +114,10 @@ struct Shared {
 /// The queue of a shard's writer, and what it shares.
 struct ShardHandle {
     queue: mpsc::Sender<Job>,
+    places: Places,
     progress: Arc<Progress>,
     accesses: Arc<Accesses>,
-    /// The writer's: readers of past balances share its limit on concurrent reads.
+    /// The writer's, for whoever reads the past beside it.
     fetcher: Fetcher,
 }
 
@@ -147,6 +150,7 @@ impl Ledger {
                 Writer::open(fetcher.clone(), clock.clone(), system.clone(), snapshot_writer, memory).await?;
             shards.push(ShardHandle {
                 queue: sender,
+                places: Places::default(),
                 progress: writer.progress(),
                 accesses: writer.accesses(),
                 fetcher,
@@ -291,7 +295,8 @@ impl Ledger {
             // A reader that went away needs no answer.
             let _ = reply.send(account.map(view));
         };
-        self.enqueue(org, Job::Read(Reading { org, due_ends, view: Box::new(view) }))?;
+        let place = self.handle(org)?.places.take(org)?;
+        self.enqueue(org, Job::Read(Reading { org, due_ends, view: Box::new(view), _place: place }))?;
         let unread = |_| LedgerError::Unavailable("the account can't be read now".into());
         let seen = answer.await.map_err(unread)?;
         seen.ok_or(LedgerError::Refused(Refusal::UnknownOrg))
@@ -347,9 +352,10 @@ impl Ledger {
     /// # Errors
     /// Where the log or the projections can't be read.
     pub async fn read_at(&self, org: OrgId, at: Timestamp) -> Result<Option<Account>, LedgerError> {
+        let fetcher = &self.handle(org)?.fetcher;
+        let _turn = fetcher.past_turn(org).await;
         // What is being written may have happened before.
         self.follow(org).await?;
-        let fetcher = &self.handle(org)?.fetcher;
         let position = fetcher.position_at(at).await?;
         Ok(fetcher.account_at(org, position).await?)
     }
@@ -461,7 +467,9 @@ impl Ledger {
     ) -> Result<Outcome, LedgerError> {
         let (reply, answer) = oneshot::channel();
         let idempotency = idempotency.map(|command| Keyed::of(org, command));
-        let command = Command { org, ask, by, idempotency, forwarding: None, reply, found: None };
+        let place = self.handle(org)?.places.take(org)?;
+        let command =
+            Command { org, ask, by, idempotency, forwarding: None, reply, found: None, _place: place };
         self.enqueue(org, Job::Command(Box::new(command)))?;
         answer.await.map_err(|_| ended())?
     }

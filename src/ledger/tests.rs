@@ -10,6 +10,7 @@ mod tampering;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use futures_util::stream::{self, StreamExt};
 use uuid::Uuid;
 
 use faulty::Faulty;
@@ -31,6 +32,7 @@ use crate::domain::usage::{Usage, UsageSource};
 use crate::domain::views::View;
 use crate::domain::views::index::{key_entry, key_hash};
 use crate::ledger::keys::KEY_KEPT_SECONDS;
+use crate::ledger::places::PLACES_PER_ORG_MAX;
 use crate::store::projections::{Generations, Snapshot, Snapshots};
 use crate::store::{Appended, EventRow, Head, LockedHead, SqliteStore, SqliteViews};
 use crate::waiting::{until, within};
@@ -109,6 +111,12 @@ impl Node {
 
     async fn run(&self, command: OrgCommand) -> Result<Outcome, LedgerError> {
         self.keyed(command, None).await
+    }
+
+    /// As many at once as have places in the queue.
+    async fn run_all(&self, commands: impl Iterator<Item = OrgCommand>) {
+        let runs = stream::iter(commands).map(|command| self.run(command)).buffered(PLACES_PER_ORG_MAX / 2);
+        runs.for_each(async |done| _ = done.expect("is done")).await;
     }
 
     async fn keyed(&self, command: OrgCommand, key: Option<(&str, &str)>) -> Result<Outcome, LedgerError> {

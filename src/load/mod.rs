@@ -150,7 +150,7 @@ impl LoadError {
     }
 }
 
-/// Sends the load, or as much of it as there is until Ctrl-C, and says what came of it.
+/// Sends the load, or as much of it as there is until SIGINT or SIGTERM, and says what came of it.
 ///
 /// # Errors
 /// See [`LoadError`].
@@ -158,9 +158,8 @@ pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
     let trace = args.trace.as_deref().map(|file| trace::read(file, args.speed)).transpose()?;
     let plan = plan(&args, trace.as_deref())?;
     let request = request(&args, trace)?;
-    let timeout = Duration::from_secs(args.timeout_seconds);
-    let client = Client::new(&args.server, usize::from(args.connections), timeout)?;
-    let stop = Stop::by_ctrl_c();
+    let client = Client::new(&args.server, plan.connections, plan.timeout)?;
+    let stop = Stop::by_signals();
     let mut stay_open = 0;
     let figures = match (&args.key, &args.org, &args.operator_key) {
         (Some(key), Some(org), _) => {
@@ -257,7 +256,8 @@ fn plan(args: &LoadArgs, trace: Option<&[Row]>) -> Result<Plan, LoadError> {
     if operations > OPERATIONS_MAX {
         return Err(LoadError::TooMany(operations));
     }
-    Ok(Plan { pace, operations, connections: usize::from(args.connections) })
+    let timeout = Duration::from_secs(args.timeout_seconds);
+    Ok(Plan { pace, operations, connections: usize::from(args.connections), timeout })
 }
 
 fn plan_of_rate(args: &LoadArgs) -> (Pace, u64) {

@@ -4,7 +4,8 @@
 //! the wait of all that it delayed (a closed loop would leave them out); what could not be sent before the end, or
 //! until it was stopped, counts with the wait that it had. Where a connection was free and only this machine's timer woke
 //! it late, the latency counts from the waking, and the lateness is reported separately: it is not the server's. What failed is
-//! counted apart: a quick refusal is no quick answer. Time is Tokio's, so that tests move it.
+//! counted apart: a quick refusal is no quick answer. What had no answer in time is both, since the caller has waited for it. Time is
+//! Tokio's, so that tests move it.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -38,6 +39,8 @@ pub struct Plan {
     pub pace: Pace,
     pub operations: u64,
     pub connections: usize,
+    /// An operation has failed that has no answer by then.
+    pub timeout: Duration,
 }
 
 /// When operations are due.
@@ -68,10 +71,10 @@ enum Start {
     WaitedForConnection(Duration),
 }
 
-/// What a run came to. Latencies are those of operations that came to what was asked for.
+/// What a run came to. Latencies are those of operations that came to what was asked for, unless it says otherwise.
 #[derive(Clone, Debug)]
 pub struct Figures {
-    /// From when an operation was due until its last answer; what was not sent is among them.
+    /// From when an operation was due until its last answer; what was not sent is among them, and what timed out.
     pub latency: Latencies,
     /// From when an operation was sent: what a closed loop would report.
     pub from_sending: Latencies,
@@ -94,6 +97,9 @@ pub struct Figures {
     pub slice: Duration,
     /// What the latencies of a call that is new start from.
     blank: Latencies,
+    timeout: Duration,
+    /// Without an answer in time, among `failed`.
+    pub timed_out: u64,
 }
 
 impl Plan {
@@ -259,6 +265,8 @@ impl Figures {
             elapsed: Duration::ZERO,
             slices: vec![latencies(DIGITS_OF_A_SLICE)?; slices],
             slice,
+            timeout: plan.timeout,
+            timed_out: 0,
         })
     }
 
@@ -281,6 +289,10 @@ impl Figures {
         if let Some(failure) = sent.failure {
             *self.failures.entry(failure).or_default() += 1;
             record(&mut self.failed, timing.latency);
+            if timing.from_sending >= self.timeout {
+                self.timed_out += 1;
+                self.note_latency(timing.due, timing.latency);
+            }
             return;
         }
         self.note_latency(timing.due, timing.latency);

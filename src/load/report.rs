@@ -46,6 +46,12 @@ fn lines(text: &mut String, plan: &Plan, figures: &Figures) -> std::fmt::Result 
         text,
         "\nFrom due: as long as a caller at that rate waits, waiting for a free connection included."
     )?;
+    if figures.timed_out > 0 {
+        writeln!(
+            text,
+            "What had no answer in time is among those that failed, and counts there with its wait."
+        )?;
+    }
     if is_held_back(figures) {
         writeln!(
             text,
@@ -83,6 +89,7 @@ pub fn json(plan: &Plan, figures: &Figures) -> Value {
         "sent": figures.sent(),
         "done": figures.done(),
         "failed": failed(figures),
+        "timed_out": figures.timed_out,
         "unsent": figures.unsent,
         "waited_for_connection": figures.waited,
         "failures": figures.failures,

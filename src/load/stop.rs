@@ -18,8 +18,8 @@ struct StopCount {
 }
 
 impl Stop {
-    pub fn by_ctrl_c() -> Stop {
-        Stop::by(signals::interrupted)
+    pub fn by_signals() -> Stop {
+        Stop::by(signals::asked_to_stop)
     }
 
     /// Asked to stop whenever a future that `next` gives has ended.

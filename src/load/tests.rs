@@ -48,7 +48,7 @@ fn stop_at(seconds: &'static [u64]) -> Stop {
 }
 
 fn plan_of(rate: f64, operations: u64) -> Plan {
-    Plan { pace: Pace::Rate(rate), operations, connections: 1 }
+    Plan { pace: Pace::Rate(rate), operations, connections: 1, timeout: Duration::from_secs(60) }
 }
 
 /// To the three digits that are recorded.
@@ -115,6 +115,23 @@ async fn what_failed_is_no_latency_of_what_worked() {
     assert!(about(figures.latency.max(), 100), "{}", figures.latency.max());
     assert_eq!((figures.failed.len(), figures.steps[0].1.len()), (1, 9));
     assert!(about(figures.failed.max(), 900), "{}", figures.failed.max());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_had_no_answer_in_time_counts_with_its_wait() {
+    let plan = plan_of(1.0, 4);
+    let figures = driven(plan.clone(), |number| if number == 3 { 60.0 } else { 0.1 }, &[]).await;
+
+    assert_eq!(
+        (figures.latency.len(), figures.failed.len(), figures.timed_out, figures.done()),
+        (4, 1, 1, 3)
+    );
+    assert!(about(figures.latency.max(), 60_000), "{}", figures.latency.max());
+    assert!(about(figures.slices[3].max(), 60_000), "{}", figures.slices[3].max());
+    assert!(about(figures.from_sending.max(), 100), "{}", figures.from_sending.max());
+    let table = report::table(&plan, &figures);
+    assert!(table.contains("no answer in time"), "{table}");
+    assert_eq!(report::json(&plan, &figures)["timed_out"], 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -297,7 +314,7 @@ fn a_trace_ends_with_its_rows_or_before() {
 #[tokio::test(start_paused = true)]
 async fn a_trace_is_sent_at_its_own_times() {
     let times = [0, 200, 2_000, 2_000].map(Duration::from_millis);
-    let plan = Plan { pace: Pace::Times(times.into()), operations: 4, connections: 4 };
+    let plan = Plan { pace: Pace::Times(times.into()), connections: 4, ..plan_of(1.0, 4) };
 
     let figures = driven(plan.clone(), |_| 0.5, &[]).await;
 

@@ -1,15 +1,20 @@
 //! Whether this node can do its work.
 
 use crate::domain::time::Timestamp;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerError};
 
 const MICROS: i64 = Timestamp::MICROS_PER_SECOND;
 /// What is folded in about a second. A node that lies farther behind would make its callers wait.
 const BEHIND_EVENTS_MAX: i64 = 100_000;
 
+/// With [`Ledger::behind`], as it is or was a moment ago.
+///
 /// # Errors
 /// Why not, in words.
-pub async fn readiness(ledger: &Ledger) -> Result<(), String> {
+pub async fn readiness(
+    ledger: &Ledger,
+    behind: impl Future<Output = Result<i64, LedgerError>>,
+) -> Result<(), String> {
     if !ledger.is_running() {
         return Err("a writer has stopped; restart this node".to_owned());
     }
@@ -20,7 +25,7 @@ pub async fn readiness(ledger: &Ledger) -> Result<(), String> {
         return Err(why.to_string());
     }
     // What reads the heads reads the database's clock too.
-    match ledger.behind().await {
+    match behind.await {
         Ok(events) if events > BEHIND_EVENTS_MAX => {
             Err(format!("{events} events of other nodes were not looked at yet; it catches up by itself"))
         }

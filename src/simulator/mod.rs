@@ -96,7 +96,7 @@ pub enum SimulateError {
     Serve(std::io::Error),
 }
 
-/// Runs `tollgate simulate` until Ctrl-C.
+/// Runs `tollgate simulate` until SIGINT or SIGTERM.
 pub async fn run(args: SimulateArgs) -> Result<(), SimulateError> {
     let weather = match &args.weather {
         None => Weather::calm(),
@@ -116,7 +116,7 @@ pub async fn run(args: SimulateArgs) -> Result<(), SimulateError> {
     let listener = TcpListener::bind(args.listen).await.map_err(failed)?;
     println!("Simulated providers listen on http://{}", listener.local_addr().map_err(failed)?);
     let simulator = SimulatorHandle::new(config);
-    simulator.serve(listener, signals::interrupted()).await.map_err(SimulateError::Serve)
+    simulator.serve(listener, signals::asked_to_stop()).await.map_err(SimulateError::Serve)
 }
 
 /// A running simulator: switches its weather and reads its book. Clones are the same simulator.

@@ -117,6 +117,12 @@ async fn an_org_whose_set_up_fails_is_closed_all_the_same() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_interrupt_within_the_set_up_closes_what_was_opened() {
+    for signal in ["-INT", "-TERM"] {
+        closes_what_was_opened_on(signal).await;
+    }
+}
+
+async fn closes_what_was_opened_on(signal: &str) {
     let (asked, mut is_asked) = tokio::sync::mpsc::unbounded_channel();
     let never = move || {
         let asked = asked.clone();
@@ -129,11 +135,11 @@ async fn an_interrupt_within_the_set_up_closes_what_was_opened() {
     let process = load_at(&url).spawn().unwrap();
 
     is_asked.recv().await.unwrap();
-    assert!(Command::new("kill").args(["-INT", &process.id().to_string()]).status().unwrap().success());
+    assert!(Command::new("kill").args([signal, &process.id().to_string()]).status().unwrap().success());
     let ended = tokio::task::spawn_blocking(move || process.wait_with_output().unwrap()).await.unwrap();
 
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-    assert!(!ended.status.success() && said.contains("stopped before it began"), "{said}");
+    assert!(!ended.status.success() && said.contains("stopped before it began"), "{signal}: {said}");
     assert_eq!(closed.lock().unwrap().len(), 1);
 }
 

@@ -1,16 +1,21 @@
 //! What `/metrics` counts.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use tollgate::clock::Clock;
 use tollgate::config::{Config, ProviderConfig};
+use tollgate::domain::time::Timestamp;
 use tollgate::simulator::{SimulatorConfig, SimulatorHandle};
 
 use crate::database::TestDatabase;
 use crate::process::{Server, serve};
 use crate::support::{Actor, OPERATOR, TestApp, listen};
 use crate::waiting::until;
+use crate::watched::Watched;
 
 #[tokio::test]
 async fn metrics_count_what_happened_each_with_its_description() {
@@ -64,6 +69,32 @@ async fn metrics_count_what_happened_each_with_its_description() {
     scraped_until(&acme, &format!("{lag} NaN")).await;
     app.database.run_on_projections("alter table gone rename to projections").await;
     scraped_until(&acme, &format!("{known}1")).await;
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_for_what_needs_no_key_again_and_again_asks_the_database_once_a_second() {
+    let database = Arc::new(TestDatabase::new().await);
+    let clock = Clock::manual(Timestamp(1_793_491_200_000_000), 1);
+    let mut opened = database.open(&clock).await;
+    let looks = Arc::new(AtomicUsize::new(0));
+    let counted = looks.clone();
+    opened.log = Watched::before_looks(opened.log, move || _ = counted.fetch_add(1, Ordering::SeqCst));
+    let app = TestApp::opened(database, opened, clock, 1, &Config::default()).await;
+    let (operator, shards) = (app.operator(), app.ledger().shards().count());
+
+    for path in ["/readyz", "/metrics"] {
+        let (before, wall) = (looks.load(Ordering::SeqCst), Clock::system());
+        let asked_at = wall.now();
+        let answers = futures_util::future::join_all((0..200).map(|_| operator.get(path))).await;
+        let seconds = (wall.now().0 - asked_at.0) / Timestamp::MICROS_PER_SECOND;
+
+        assert!(answers.iter().all(|answer| answer.status == StatusCode::OK));
+        let made = looks.load(Ordering::SeqCst) - before;
+        // A machine that is slow has time for more.
+        let most = (usize::try_from(seconds).unwrap() + 2) * shards;
+        assert!((1..=most).contains(&made), "{made} looks for 200 times {path} within {seconds} s");
+    }
     app.finish().await;
 }
 

@@ -116,10 +116,15 @@ pub async fn trusting(node: &TestApp, owner: &TestApp) {
 
 /// Brings a node what another has forwarded to it; its answer.
 pub async fn deliver(to: &str, headers: HeaderMap, body: Bytes) -> String {
-    let secret = headers["authorization"].clone();
+    send_on(to, headers, body).await.text().await.unwrap()
+}
+
+async fn send_on(to: &str, headers: HeaderMap, body: Bytes) -> reqwest::Response {
     let url = format!("{to}{}", tollgate::ledger::FORWARD_PATH);
-    let sent = client().post(url).header("authorization", secret).body(body).send().await.unwrap();
-    sent.text().await.unwrap()
+    let named =
+        ["authorization", "tollgate-node"].into_iter().filter_map(|name| Some((name, headers.get(name)?)));
+    let sent = named.fold(client().post(url), |sent, (name, value)| sent.header(name, value));
+    sent.body(body).send().await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -346,6 +351,36 @@ async fn a_node_whose_writer_has_ended_says_so_and_leaves_its_shards_to_the_othe
     assert_eq!(balance["held"], "4");
     two.finish().await;
     one.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stands_at_anothers_address_decides_nothing_for_it() {
+    let (one, two, letters) = behind(Line::Copies).await;
+    one.funded("acme", "10").await;
+    let (mut headers, body) = letters.lock().unwrap().first().cloned().expect("it was forwarded");
+
+    let taken =
+        async |node: &TestApp, headers: HeaderMap| send_on(&node.url, headers, body.clone()).await.status();
+    assert_eq!(taken(&one, headers.clone()).await, StatusCode::MISDIRECTED_REQUEST);
+    assert_eq!(taken(&two, headers.clone()).await, StatusCode::OK);
+    headers.remove("tollgate-node");
+    assert_eq!(taken(&one, headers).await, StatusCode::OK, "an older version does not say whom it means");
+
+    // Known by the address at which the first node hears itself.
+    let three = one.beside(3).await;
+    three.join(Some(&one.url)).await;
+    two.ledger().leave().await.unwrap();
+    one.ledger().beat().await.unwrap();
+    assert!(!one.ledger().owns(0));
+    one.funded("beta", "10").await;
+    for shard in 0..4 {
+        one.operator().post("/api/v1/orgs", json!({ "slug": format!("org-{shard}"), "name": "n" })).await;
+    }
+
+    assert!((0..4).all(|shard| one.ledger().owns(shard)), "it would answer itself in the other's name");
+    for node in [three, two, one] {
+        node.finish().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -346,7 +346,7 @@ async fn a_standby_is_refused_however_well_it_answers_until_it_is_promoted() {
     }
     let hold = json!({ "credits": "1" });
     acme.post("/api/v1/orgs/acme/reservations", hold).await.expect(StatusCode::CREATED);
-    app.operator().get("/readyz").await.expect(StatusCode::OK);
+    until("it is ready", async || app.operator().get("/readyz").await.status == StatusCode::OK).await;
     app.finish().await;
 }
 

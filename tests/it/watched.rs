@@ -1,4 +1,4 @@
-//! A log as it is, with something done before each write.
+//! A log as it is, with something done before each write, or each look at its heads.
 
 use std::sync::Arc;
 
@@ -7,25 +7,37 @@ use tollgate::store::{Appended, EventLog, EventRow, Head, LockedHead, StoreError
 
 pub struct Watched {
     log: Arc<dyn EventLog>,
-    before_write: Box<dyn Fn() + Send + Sync>,
+    before_write: Hook,
+    before_look: Hook,
 }
+
+type Hook = Box<dyn Fn() + Send + Sync>;
 
 impl Watched {
     pub fn before_writes(
         log: Arc<dyn EventLog>,
         before_write: impl Fn() + Send + Sync + 'static,
     ) -> Arc<dyn EventLog> {
-        Arc::new(Watched { log, before_write: Box::new(before_write) })
+        Arc::new(Watched { log, before_write: Box::new(before_write), before_look: Box::new(|| ()) })
+    }
+
+    pub fn before_looks(
+        log: Arc<dyn EventLog>,
+        before_look: impl Fn() + Send + Sync + 'static,
+    ) -> Arc<dyn EventLog> {
+        Arc::new(Watched { log, before_write: Box::new(|| ()), before_look: Box::new(before_look) })
     }
 }
 
 #[async_trait]
 impl EventLog for Watched {
     async fn heads(&self) -> Result<Vec<Head>, StoreError> {
+        (self.before_look)();
         self.log.heads().await
     }
 
     async fn head(&self, shard: i32) -> Result<Head, StoreError> {
+        (self.before_look)();
         self.log.head(shard).await
     }
 

@@ -24,7 +24,7 @@ use crate::domain::ids::OrgId;
 use crate::domain::purpose::Purpose;
 use crate::gateway::failure::Failure;
 use crate::gateway::limiter::node::NodeRates;
-use crate::gateway::limiter::rows::ROWS_MAX;
+use crate::gateway::limiter::rows::{Name, ROWS_MAX};
 use crate::gateway::limiter::shared::SharedRates;
 use crate::ledger::LedgerError;
 use crate::operations::share_rate::RateBook;
@@ -259,12 +259,13 @@ impl Drop for LimitPermit {
     }
 }
 
-impl LimitKey {
-    /// One of any number that callers may name.
-    fn is_end_users(&self) -> bool {
-        self.end_user.is_some()
+impl Name for LimitKey {
+    fn org_of_end_user(&self) -> Option<OrgId> {
+        self.end_user.as_ref().map(|_| self.org)
     }
+}
 
+impl LimitKey {
     fn of(org: OrgId, limits: &Limits, purpose: &Purpose) -> LimitKey {
         let each = matches!(limits.scope, BudgetScope::EndUser { end_user: None });
         let end_user = purpose.end_user.clone().filter(|_| each);

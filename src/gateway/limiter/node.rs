@@ -48,7 +48,7 @@ impl NodeRates {
         let mut counts = self.counts();
         if counts.get(key).is_none() {
             // End users' counts may be lost, rather than fill the memory.
-            counts.make_room(|count| count.is_full(now), LimitKey::is_end_users);
+            counts.make_room(key, |count| count.is_full(now));
             counts.insert(key.clone(), Count { asked_at: now, requests: None, tokens: None });
         }
         let Some(count) = counts.get_mut(key) else { return Ok(()) };
@@ -102,7 +102,7 @@ impl Count {
 mod tests {
     use uuid::Uuid;
 
-    use super::super::rows::ROWS_MAX;
+    use super::super::rows::{ROWS_MAX, ROWS_OF_END_USERS_MAX};
     use super::*;
     use crate::domain::account::budget::BudgetScope;
     use crate::domain::ids::OrgId;
@@ -155,6 +155,36 @@ mod tests {
     }
 
     #[test]
+    fn an_org_that_makes_names_up_forgets_its_own_and_no_others() {
+        let rates = NodeRates::new(Clock::manual(Timestamp(1_000_000_000_000), 1));
+        let take = |key: &LimitKey| rates.take(key, RateUnit::Requests, NonZeroU32::MIN, 1);
+        let of_another = LimitKey { org: OrgId(Uuid::from_u128(2)), ..user(0) };
+        take(&of_another).expect("its first");
+
+        (0..110_000).for_each(|name| take(&user(name)).expect("its first"));
+
+        take(&of_another).expect_err("is known to have used its minute's allowance");
+        take(&user(109_999)).expect_err("the last are known");
+        take(&user(0)).expect("was forgotten");
+    }
+
+    #[test]
+    fn names_of_many_orgs_do_not_fill_the_memory_and_those_who_have_most_go_first() {
+        let rates = NodeRates::new(Clock::manual(Timestamp(1_000_000_000_000), 1));
+        let take = |org, name| {
+            let key = LimitKey { org: OrgId(Uuid::from_u128(org)), ..user(name) };
+            rates.take(&key, RateUnit::Requests, NonZeroU32::MIN, 1)
+        };
+        take(1, 0).expect("its first");
+        for org in 2..30 {
+            (0..5_000).for_each(|name| take(org, name).expect("its first"));
+        }
+
+        assert!(rates.counts().len() <= ROWS_MAX);
+        take(1, 0).expect_err("is known to have used its minute's allowance");
+    }
+
+    #[test]
     fn names_without_end_do_not_fill_the_memory_and_old_ones_go_first() {
         let clock = Clock::manual(Timestamp(1_000_000_000_000), 1);
         let rates = NodeRates::new(clock.clone());
@@ -164,16 +194,17 @@ mod tests {
         let take = |name| rates.take(&user(name), RateUnit::Requests, one, 1);
         let known = || rates.counts().len();
 
-        (0..ROWS_MAX - 2).for_each(|name| take(name).expect("its first"));
+        const MAX: usize = ROWS_OF_END_USERS_MAX;
+        (0..MAX - 1).for_each(|name| take(name).expect("its first"));
         clock.advance_seconds(60);
-        take(ROWS_MAX).expect("its first");
-        take(ROWS_MAX + 1).expect("its first, after the old ones were forgotten");
+        take(MAX).expect("its first");
+        take(MAX + 1).expect("its first, after the old ones were forgotten");
         let after_the_old = known();
-        take(ROWS_MAX).expect_err("is still known");
-        (0..2 * ROWS_MAX).for_each(|name| _ = take(name + 2 * ROWS_MAX));
+        take(MAX).expect_err("is still known");
+        (0..2 * MAX).for_each(|name| _ = take(name + 2 * MAX));
 
         assert_eq!(after_the_old, 3);
-        assert!(known() <= ROWS_MAX);
+        assert!(known() <= 1 + MAX);
         let wait = rates.take(&org(), RateUnit::Requests, one, 1);
         assert_eq!(wait, Err(9 * 60), "another org's end users do not pay what this one owes");
     }

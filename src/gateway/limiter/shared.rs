@@ -10,7 +10,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex as Turn;
 
-use super::rows::Rows;
+use super::rows::{Name, Rows};
 use super::{LimitKey, RateLimited, RateUnit};
 use crate::domain::ids::OrgId;
 use crate::domain::rate_limit::{Ask, RateLimit, Share, Spent, Taken};
@@ -33,6 +33,12 @@ pub(super) struct SharedRates {
 }
 
 type AllKnown = Rows<(LimitKey, RateUnit), Arc<Known>>;
+
+impl Name for (LimitKey, RateUnit) {
+    fn org_of_end_user(&self) -> Option<OrgId> {
+        self.0.org_of_end_user()
+    }
+}
 
 /// What this node knows of one rate.
 struct Known {
@@ -118,7 +124,7 @@ impl SharedRates {
         self.settle(Share::leftover).await;
         let now = self.now();
         let is_over = |part: &Part| part.share.is_blank(now) && part.awaited_until <= now;
-        self.all().retain(|_, known| Arc::strong_count(known) > 1 || !is_over(&known.part()));
+        self.all().retain(|known| Arc::strong_count(known) > 1 || !is_over(&known.part()));
     }
 
     async fn settle(&self, what: impl Fn(&mut Share, Timestamp) -> Option<Ask>) {
@@ -167,7 +173,7 @@ impl SharedRates {
             return known.clone();
         }
         // What end users have is lost to everybody for as long as it takes to flow in again.
-        all.make_room(|_| false, |(key, _)| key.is_end_users());
+        all.make_room(&name, |_| false);
         let known = Arc::new(Known::of(key, unit));
         all.insert(name, known.clone());
         known

@@ -28,6 +28,9 @@ pub(super) use peer::{ForwardReply, Peer};
 
 /// Where nodes take each other's commands.
 pub const PATH: &str = "/internal/v1/commands";
+/// Bears the id of the node that is meant: at its address may be another, such as the sender itself where each node is known
+/// by its own loopback address. Older versions don't send it.
+pub const NODE_HEADER: &str = "tollgate-node";
 
 /// This node among the others.
 pub(super) struct Cluster {
@@ -175,7 +178,16 @@ impl Cluster {
             .filter(|node| node.id != self.me)
             .map(|node| {
                 let known = old.peers.iter().find(|peer| peer.node == *node).cloned();
-                known.unwrap_or_else(|| Peer::start(node.clone(), self.transport.clone()))
+                known.unwrap_or_else(|| {
+                    if node.address == self.address {
+                        tracing::warn!(
+                            address = node.address,
+                            "another node has this one's address, unless it was this one before a restart: they need an \
+                             internal_address each"
+                        );
+                    }
+                    Peer::start(node.clone(), self.transport.clone())
+                })
             })
             .collect();
         let ids: Vec<Uuid> = alive.iter().map(|node| node.id).collect();
@@ -251,6 +263,11 @@ impl Cluster {
             true => Err(StoreError::Unavailable("another node's commands can't be taken over yet".into())),
             false => Ok(()),
         }
+    }
+
+    /// Whether a forward is for this node. One that doesn't say for whom it is comes from an older version.
+    pub fn is_meant(&self, node: Option<&str>) -> bool {
+        node.is_none_or(|node| Uuid::try_parse(node) == Ok(self.me))
     }
 
     pub fn is_its_secret(&self, presented: &str) -> bool {

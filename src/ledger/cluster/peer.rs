@@ -9,12 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::wire::{Answer, LATE_TIMEOUT};
-use super::{PATH, Transport};
+use super::{NODE_HEADER, PATH, Transport};
+use crate::ledger::places::Place;
 use crate::ledger::{LedgerError, QUEUE_MAX};
 use crate::store::Node;
 
@@ -51,6 +54,7 @@ struct ForwardedCommand {
     /// A command as JSON.
     body: Vec<u8>,
     reply: oneshot::Sender<ForwardReply>,
+    _place: Place,
 }
 
 /// What became of a command that was forwarded.
@@ -68,7 +72,8 @@ impl Peer {
         let (queue, commands) = mpsc::channel(QUEUE_MAX);
         let trust = Arc::new(Trust::default());
         let url = format!("http://{}{PATH}", node.address);
-        tokio::spawn(deliver_all(PeerSender { url, transport, trust: trust.clone() }, commands));
+        let sender = PeerSender { node: node.id, url, transport, trust: trust.clone() };
+        tokio::spawn(deliver_all(sender, commands));
         Arc::new(Peer { node, queue, trust })
     }
 
@@ -85,9 +90,16 @@ impl Peer {
 
     /// # Errors
     /// `Busy` where too many commands wait for this node.
-    pub async fn send(&self, shard: i32, epoch: i64, body: Vec<u8>) -> Result<ForwardReply, LedgerError> {
+    pub async fn send(
+        &self,
+        shard: i32,
+        epoch: i64,
+        body: Vec<u8>,
+        place: Place,
+    ) -> Result<ForwardReply, LedgerError> {
         let (reply, answer) = oneshot::channel();
-        self.queue.try_send(ForwardedCommand { shard, epoch, body, reply }).map_err(|_| LedgerError::Busy)?;
+        let command = ForwardedCommand { shard, epoch, body, reply, _place: place };
+        self.queue.try_send(command).map_err(|_| LedgerError::Busy)?;
         Ok(answer.await.unwrap_or(ForwardReply::NotDecided))
     }
 }
@@ -130,6 +142,7 @@ impl Trust {
 
 #[derive(Clone)]
 struct PeerSender {
+    node: Uuid,
     url: String,
     transport: Arc<Transport>,
     trust: Arc<Trust>,
@@ -139,6 +152,8 @@ struct PeerSender {
 enum Lost {
     /// It never arrived.
     NotSent,
+    /// Another node is at its address, maybe this one.
+    Misdirected,
     Silent,
 }
 
@@ -180,10 +195,17 @@ impl PeerSender {
             }
             Err(lost) => {
                 self.trust.lose();
+                let why = match lost {
+                    Lost::Misdirected => {
+                        "another node answers in its place: each needs an internal_address of its own"
+                    }
+                    Lost::NotSent | Lost::Silent => "it does not answer",
+                };
                 tracing::warn!(
                     url = self.url,
                     commands = commands.len(),
-                    "a node does not answer; its shards are taken over"
+                    why,
+                    "a node's shards are taken over"
                 );
                 metrics::counter!("tollgate_forwards_lost_total").increment(commands.len() as u64);
                 self.take_over(lost, commands).await;
@@ -199,14 +221,18 @@ impl PeerSender {
             body.extend_from_slice(&command.body);
         }
         body.push(b']');
-        let request = self.transport.http.post(&self.url).bearer_auth(&self.transport.secret).body(body);
+        let request = self.transport.http.post(&self.url).bearer_auth(&self.transport.secret);
         let response = request
+            .header(NODE_HEADER, self.node.to_string())
+            .body(body)
             .timeout(RESPONSE_TIMEOUT)
             .send()
             .await
             .map_err(|error| if error.is_connect() { Lost::NotSent } else { Lost::Silent })?;
-        if !response.status().is_success() {
-            return Err(Lost::Silent);
+        match response.status() {
+            StatusCode::MISDIRECTED_REQUEST => return Err(Lost::Misdirected),
+            status if status.is_success() => {}
+            _ => return Err(Lost::Silent),
         }
         let bytes = response.bytes().await.map_err(|_| Lost::Silent)?;
         let answers: Vec<&RawValue> = serde_json::from_slice(&bytes).map_err(|_| Lost::Silent)?;

@@ -13,30 +13,71 @@ use crate::workers::ColdSearch;
 
 #[tokio::test]
 async fn beyond_a_full_queue_callers_are_told_to_come_again_and_nobody_in_it_is_forgotten() {
-    let node = Node::funded(20_000).await;
-    let [under_way, go_on] = [(); 2].map(|()| Arc::new(tokio::sync::Notify::new()));
-    let log = Faulty::new(&node.store);
-    *log.slow.lock().expect("no test panicked") = Some([under_way.clone(), go_on.clone()]);
-    let ledger = node.another(Arc::new(log)).await;
-    let hold = |n: usize| {
-        let ledger = ledger.clone();
-        tokio::spawn(async move { ledger.submit(command(reserve(n as u128, 1))).await })
-    };
-    let first = hold(0);
-    under_way.notified().await;
+    let node = Node::start().await;
+    let orgs: Vec<OrgId> = (1..=8).map(|n| OrgId(Uuid::from_u128(n))).collect();
+    for org in orgs.iter().chain([&ACME]) {
+        open(&node.ledger, *org).await;
+    }
+    let (ledger, [_, go_on]) = writing(&node).await;
 
-    let waiting: Vec<_> = (1..=QUEUE_MAX).map(hold).collect();
-    let one_more = hold(QUEUE_MAX + 1).await.expect("runs");
+    let waiting: Vec<_> = (1..=QUEUE_MAX).map(|n| set(&ledger, orgs[n % orgs.len()], n)).collect();
+    let one_more = set(&ledger, orgs[0], 1).await.expect("runs");
     let read = ledger.read(ACME, Account::balance).await;
     go_on.notify_one();
 
     assert!(matches!(one_more, Err(LedgerError::Busy)), "{one_more:?}");
     assert!(matches!(read, Err(LedgerError::Busy)), "{read:?}");
-    for held in std::iter::once(first).chain(waiting) {
-        held.await.expect("runs").expect("holds");
+    for set in waiting {
+        set.await.expect("runs").expect("sets");
     }
-    let held = ledger.read(ACME, |account| account.balance().held).await.expect("reads");
-    assert_eq!(held, Credits::from_whole(1 + i64::try_from(QUEUE_MAX).expect("few")));
+}
+
+/// A ledger whose writer is in the middle of a commit, and what has it go on.
+async fn writing(node: &Node) -> (Ledger, [Arc<tokio::sync::Notify>; 2]) {
+    let [under_way, go_on] = [(); 2].map(|()| Arc::new(tokio::sync::Notify::new()));
+    let log = Faulty::new(&node.store);
+    *log.slow.lock().expect("no test panicked") = Some([under_way.clone(), go_on.clone()]);
+    let ledger = node.another(Arc::new(log)).await;
+    set(&ledger, ACME, 1);
+    under_way.notified().await;
+    (ledger, [under_way, go_on])
+}
+
+/// Changes an org's overdraft limit.
+fn set(ledger: &Ledger, org: OrgId, credits: usize) -> tokio::task::JoinHandle<Result<Outcome, LedgerError>> {
+    let overdraft_limit = Credits::from_whole(i64::try_from(credits).expect("few"));
+    let (ledger, command) = (ledger.clone(), OrgCommand::SetOverdraftLimit { overdraft_limit });
+    tokio::spawn(async move { ledger.submit(Submission::by_tollgate(org, command)).await })
+}
+
+#[tokio::test]
+async fn one_org_fills_no_queue_and_has_its_places_again_though_its_callers_went_away() {
+    const GLOBEX: OrgId = OrgId(Uuid::from_u128(0x610BE));
+    let node = Node::funded(10).await;
+    open(&node.ledger, GLOBEX).await;
+    let (ledger, [_, go_on]) = writing(&node).await;
+
+    let mut waiting: Vec<_> = (1..PLACES_PER_ORG_MAX).map(|n| set(&ledger, ACME, n)).collect();
+    let beyond = set(&ledger, ACME, 1).await.expect("runs");
+    let read = ledger.read(ACME, Account::balance).await;
+    assert!(matches!(beyond, Err(LedgerError::Busy)), "{beyond:?}");
+    assert!(matches!(read, Err(LedgerError::Busy)), "{read:?}");
+
+    // Whose callers went away are in the queue all the same.
+    waiting.drain(..1_000).for_each(|caller| caller.abort());
+    let beyond = set(&ledger, ACME, 1).await.expect("runs");
+    assert!(matches!(beyond, Err(LedgerError::Busy)), "{beyond:?}");
+    let other = set(&ledger, GLOBEX, 1);
+    tokio::task::yield_now().await;
+    go_on.notify_one();
+
+    other.await.expect("runs").expect("another org is served");
+    for set in waiting {
+        set.await.expect("runs").expect("sets");
+    }
+    let again = (0..PLACES_PER_ORG_MAX).map(|n| set(&ledger, ACME, n));
+    let again = futures_util::future::join_all(again).await;
+    assert!(again.iter().all(|again| matches!(again, Ok(Ok(_)))), "its places are free again");
 }
 
 /// Opens an org, whatever its id.
@@ -325,6 +366,47 @@ async fn however_many_reservations_of_one_org_are_looked_at_few_are_looked_up_at
 }
 
 #[tokio::test]
+async fn whoever_reads_the_past_waits_for_others_of_that_org_and_takes_no_turn_from_commands() {
+    let node = Node::start().await;
+    // Each with a gate of its own.
+    let orgs: Vec<OrgId> = (1..=4).map(|n| OrgId(Uuid::from_u128(n << 32))).collect();
+    for org in orgs.iter().chain([&ACME]) {
+        open(&node.ledger, *org).await;
+    }
+    // A search for the first key that binds looks at none of them, and one by time at every sixth of what follows at most.
+    node.clock.advance_seconds(KEY_KEPT_SECONDS + 1);
+    for n in 0..95 {
+        let overdraft_limit = Credits::from_whole(n);
+        node.run(OrgCommand::SetOverdraftLimit { overdraft_limit }).await.expect("sets");
+    }
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    let log = Arc::new(Faulty { gated: vec![1, 2, 3], ..Faulty::new(&node.store) });
+    let cold = node.another(log.clone()).await;
+    cold.clock().advance_seconds(KEY_KEPT_SECONDS + 2);
+    log.looked_most.store(0, Ordering::SeqCst);
+    let at = cold.past_until();
+    let read = |org: OrgId| {
+        let cold = cold.clone();
+        tokio::spawn(async move { cold.read_at(org, at).await.expect("reads").expect("an account").version })
+    };
+
+    let of_one = (0..10).map(|_| read(orgs[3]));
+    let of_one = within("they are read", futures_util::future::join_all(of_one)).await;
+    assert!(of_one.iter().all(|version| matches!(version, Ok(1))), "{of_one:?}");
+    assert_eq!(log.looked_most.load(Ordering::SeqCst), fetch::READERS_PER_ORG_MAX);
+
+    let of_three: Vec<_> = orgs[..3].iter().flat_map(|org| [*org; 10]).map(read).collect();
+    until("they read", async || log.looking.load(Ordering::SeqCst) >= 6).await;
+    within("a command's account is read meanwhile", cold.submit(command(OrgCommand::Expire)))
+        .await
+        .expect("is decided");
+    log.gate.close();
+    for read in of_three {
+        assert_eq!(read.await.expect("runs"), 1);
+    }
+}
+
+#[tokio::test]
 async fn an_account_comes_back_from_a_snapshot_however_long() {
     let node = Node::funded(10).await;
     let last = node.store.read(0, 2, 1).await.expect("reads").remove(0);
@@ -357,10 +439,9 @@ async fn an_account_that_takes_long_to_read_lets_others_be_read_between_its_page
     }
     // Once it is in memory nobody waits for it.
     node.balance().await;
-    let limits = (0..6_500)
-        .map(|n| node.run(OrgCommand::SetOverdraftLimit { overdraft_limit: Credits::from_whole(n) }));
-    let set = futures_util::future::join_all(limits).await;
-    assert!(set.iter().all(Result::is_ok));
+    let limits =
+        (0..6_500).map(|n| OrgCommand::SetOverdraftLimit { overdraft_limit: Credits::from_whole(n) });
+    node.run_all(limits).await;
     node.ledger.projector().catch_up_all().await.expect("projects");
     let rows = node.store.read(0, 1, i64::MAX).await.expect("reads");
     let last_of = |org: OrgId| rows.iter().rfind(|row| row.org_id == org.0).expect("its last").position;

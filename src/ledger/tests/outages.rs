@@ -20,6 +20,35 @@ async fn i5_a_lost_commit_answer_is_resolved_by_the_log() {
     assert_eq!(balance.held, Credits::from_whole(4));
 }
 
+#[tokio::test]
+async fn i5_who_reads_is_answered_though_the_write_in_the_same_round_fails() {
+    let node = Node::funded(10).await;
+    let log =
+        Faulty { shared: true, races: true, writer: Some(node.ledger.clone()), ..Faulty::new(&node.store) };
+    let log = Arc::new(log);
+    let ledger = node.another(log.clone()).await;
+    let read = || ledger.read(ACME, |account| account.balance().held);
+    let both = async |n| {
+        let both = futures_util::future::join(ledger.submit(command(reserve(n, 1))), read());
+        within("both are told", both).await
+    };
+
+    read().await.expect("reads");
+    log.refusals.lock().expect("no test panicked").push(StoreError::Unavailable("the disk is full".into()));
+    let (held, seen) = both(1).await;
+    assert!(matches!(held, Err(LedgerError::Unavailable(_))), "{held:?}");
+    assert_eq!(seen.expect("reads"), Credits::ZERO);
+
+    // A race that is lost has the next rounds take the head's lock.
+    log.writes.lock().expect("no test panicked").push(2);
+    ledger.submit(command(reserve(3, 1))).await.expect("holds");
+    log.unlockable.store(true, Ordering::SeqCst);
+    let (held, seen) = both(4).await;
+    assert!(matches!(held, Err(LedgerError::Unavailable(_))), "{held:?}");
+    assert_eq!(seen.expect("reads"), Credits::from_whole(2));
+    node.finish().await;
+}
+
 /// A writer whose first append is withheld on its way.
 async fn withheld(node: &Node) -> (Arc<Faulty>, Ledger) {
     let log = Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
@@ -156,26 +185,30 @@ async fn i11_what_is_written_at_the_wrong_time_is_decided_again_and_not_for_ever
     }
 }
 
+async fn ready(ledger: &Ledger) -> Result<(), String> {
+    readiness(ledger, ledger.behind()).await
+}
+
 #[tokio::test]
 async fn a_node_is_ready_while_the_log_can_be_read_and_its_writers_run() {
     let node = Node::funded(10).await;
     let log = Arc::new(Faulty::new(&node.store));
     let ledger = node.another(log.clone()).await;
-    assert_eq!(readiness(&ledger).await, Ok(()));
+    assert_eq!(ready(&ledger).await, Ok(()));
 
     log.ahead.store(100_001, Ordering::SeqCst);
-    let behind = readiness(&ledger).await.expect_err("is not ready");
+    let behind = ready(&ledger).await.expect_err("is not ready");
     assert!(behind.contains("100001 events"), "{behind}");
 
     log.ahead.store(0, Ordering::SeqCst);
     log.unreadable.store(true, Ordering::SeqCst);
-    let unreadable = readiness(&ledger).await.expect_err("is not ready");
+    let unreadable = ready(&ledger).await.expect_err("is not ready");
     assert!(unreadable.contains("the connection was cut"), "{unreadable}");
 
     log.unreadable.store(false, Ordering::SeqCst);
     log.ends_writer.store(true, Ordering::SeqCst);
     ledger.submit(command(reserve(1, 1))).await.expect_err("nobody writes it");
-    let stopped = readiness(&ledger).await.expect_err("is not ready");
+    let stopped = ready(&ledger).await.expect_err("is not ready");
     assert!(stopped.contains("writer has stopped"), "{stopped}");
 }
 
@@ -188,11 +221,11 @@ async fn a_node_is_not_ready_while_its_writes_wait_for_the_projections() {
         refused = refused.or(node.run(reserve(n, 1)).await.err());
     }
 
-    let why = readiness(&node.ledger).await.expect_err("is not ready");
+    let why = ready(&node.ledger).await.expect_err("is not ready");
     node.ledger.projector().catch_up_all().await.expect("projects");
 
     assert_eq!(Some(why), refused.map(|error| error.to_string()));
-    assert_eq!(readiness(&node.ledger).await, Ok(()));
+    assert_eq!(ready(&node.ledger).await, Ok(()));
 }
 
 #[tokio::test]
@@ -208,14 +241,14 @@ async fn a_node_that_could_write_nothing_is_not_ready_until_it_can_or_is_worth_a
         }
     };
 
-    assert_eq!(readiness(&node.ledger).await, Err(full.to_string()));
+    assert_eq!(ready(&node.ledger).await, Err(full.to_string()));
     node.clock.advance_seconds(10);
-    assert_eq!(readiness(&node.ledger).await, Ok(()), "else nobody would ever try");
+    assert_eq!(ready(&node.ledger).await, Ok(()), "else nobody would ever try");
     assert!(node.run(reserve(n, 1)).await.is_err());
-    assert!(readiness(&node.ledger).await.is_err());
+    assert!(ready(&node.ledger).await.is_err());
     node.store.cap_pages(u32::MAX / 2).await.expect("uncaps");
     node.run(reserve(n, 1)).await.expect("holds");
-    assert_eq!(readiness(&node.ledger).await, Ok(()));
+    assert_eq!(ready(&node.ledger).await, Ok(()));
     node.finish().await;
 }
 
@@ -223,7 +256,7 @@ async fn a_node_that_could_write_nothing_is_not_ready_until_it_can_or_is_worth_a
 /// end.
 async fn all_end_at_once(holds: u128) -> (Node, Ledger) {
     let node = Node::funded(i64::try_from(holds).expect("small")).await;
-    futures_util::future::try_join_all((0..holds).map(|n| node.run(reserve(n, 1)))).await.expect("holds");
+    node.run_all((0..holds).map(|n| reserve(n, 1))).await;
     let slow = Faulty { shared: true, events_in_time: 2_400, ..Faulty::new(&node.store) };
     let ledger = node.another(Arc::new(slow)).await;
     assert_eq!(ledger.read(ACME, |account| account.holds.len()).await.expect("reads"), 5_000);

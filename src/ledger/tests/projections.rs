@@ -280,8 +280,7 @@ async fn a_generation_that_is_gone_never_goes_live() {
 #[tokio::test]
 async fn i7_a_backlog_is_folded_of_which_no_statement_brings_a_page_in_time() {
     let node = Node::funded(10_000).await;
-    let holds = (0..5_000).map(|n| node.run(reserve(n, 1)));
-    futures_util::future::try_join_all(holds).await.expect("holds");
+    node.run_all((0..5_000).map(|n| reserve(n, 1))).await;
     let slow = Faulty { rows_in_time: 2_500, ..Faulty::new(&node.store) };
     let beside = Projector::open(Arc::new(slow), node.views.clone()).await.expect("opens");
 

@@ -83,7 +83,7 @@ impl Writer {
         // One of which something is due is copied for it: once, however many look.
         let mut as_of: IdMap<OrgId, Cow<'_, Account>> = IdMap::default();
         let mut unopened = Vec::new();
-        for Reading { org, due_ends, view } in reads {
+        for Reading { org, due_ends, view, _place } in reads {
             match self.state.accounts.get(&org) {
                 Some(Slot::Loaded(loaded)) if loaded.chain.version > 0 => {
                     let account = &loaded.account;

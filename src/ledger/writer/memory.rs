@@ -6,14 +6,14 @@ use crate::ledger::batch::Batch;
 use crate::ledger::job::Job;
 use crate::ledger::keys::KEY_KEPT_SECONDS;
 use crate::ledger::state::Slot;
-use crate::ledger::writer::Writer;
+use crate::ledger::writer::{Writer, refuse_writes};
 
 impl Writer {
     /// Refuses what would write while the projections lag: what they lack is in memory here, which must not grow for ever.
     pub(super) fn hold_back(&self, jobs: &mut Vec<Job>) {
         let indexed = self.fetcher.projector.indexed(self.fetcher.shard);
         if let Some(why) = self.state.limits.hold_back(self.head.next_position, indexed) {
-            jobs.extract_if(.., |job| job.may_write()).for_each(|job| job.refuse(&why));
+            refuse_writes(jobs, &why);
         }
     }
 

@@ -173,8 +173,8 @@ impl Writer {
                 match self.decide_locked(jobs).await {
                     Ok(ended) => ended,
                     Err(error) => {
-                        jobs.drain(..).for_each(|job| job.refuse(&error));
-                        return;
+                        refuse_writes(jobs, &error);
+                        continue;
                     }
                 }
             } else {
@@ -202,7 +202,13 @@ impl Writer {
                         self.progress.failed_to_write(batch.now, &why);
                     }
                     self.undo(&batch);
-                    batch.into_jobs().for_each(|job| job.refuse(&why));
+                    let wrote_nothing = batch.rows.is_empty();
+                    jobs.extend(batch.into_jobs());
+                    match wrote_nothing {
+                        // The head could not be read.
+                        true => jobs.drain(..).for_each(|job| job.refuse(&why)),
+                        false => refuse_writes(jobs, &why),
+                    }
                 }
             }
         }
@@ -228,4 +234,9 @@ impl Writer {
         self.progress.stopped(why);
         self.distrust_memory();
     }
+}
+
+/// What failed was a write: those that write nothing go on in a round of their own, which ends here, since it can't fail so.
+fn refuse_writes(jobs: &mut Vec<Job>, why: &LedgerError) {
+    jobs.extract_if(.., |job| job.may_write()).for_each(|job| job.refuse(why));
 }
