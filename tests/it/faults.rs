@@ -31,7 +31,7 @@ use uuid::Uuid;
 
 use crate::database::{TestDatabase, is_postgres};
 
-const ROUNDS: u64 = 100;
+const ROUNDS: u64 = 200;
 const PAIRS_AT_ONCE: u64 = 6;
 const ORG: OrgId = OrgId(Uuid::from_u128(0xACE));
 

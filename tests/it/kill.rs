@@ -4,7 +4,7 @@
 //! killed and started again while the others go on, and takes nobody's command with it. Every third is told to stop instead:
 //! it leaves in order.
 //!
-//! `TOLLGATE_KILL_ROUNDS=200` makes it long, `TOLLGATE_KILL_SEED` repeats a run. The moment of each kill is a number of
+//! `TOLLGATE_KILL_ROUNDS=1000` makes it long, `TOLLGATE_KILL_SEED` repeats a run. The moment of each kill is a number of
 //! answered commands, so that nothing here waits.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ use crate::database::{TestDatabase, is_postgres};
 use crate::process::{Server, is_sound};
 use crate::support::{OPERATOR, client};
 
-const ROUNDS: u64 = 100;
+const ROUNDS: u64 = 200;
 const CALLERS: u64 = 16;
 /// On PostgreSQL.
 const NODES: usize = 3;
@@ -33,8 +33,9 @@ const ORGS: u64 = 8;
 /// Answers between a start and the next kill, at most.
 const ANSWERS_MAX: u64 = 200;
 /// While other nodes go on, nobody may wait longer than this for an answer because of a node's death, in microseconds. What
-/// is promised is two seconds; the machine of a test may be busy with others, which moves the median little.
+/// is promised is two seconds; the machine of a test may be busy with others, which moves the median little and nine of ten more.
 const WAIT_MAX: i64 = 60_000_000;
+const WAIT_OF_NINE_IN_TEN_MAX: i64 = 5_000_000;
 const WAIT_MEDIAN_MAX: i64 = 2_000_000;
 /// The events that acknowledged commands leave.
 const HELD: &str = "CreditsReserved";
@@ -109,8 +110,9 @@ async fn i5_i4_whatever_was_acknowledged_before_a_kill_is_there_exactly_once() {
     assert_eq!(refused, 0, "a node's death refuses nobody");
     assert!(lost.retried > 0 && repeated > 0, "{} {repeated}: nothing was tried", lost.retried);
     waits.sort_unstable();
-    let (median, longest) = (waits[(waits.len() - 1) / 2], waits[waits.len() - 1]);
-    assert!(!is_postgres() || (median < WAIT_MEDIAN_MAX && longest < WAIT_MAX), "{waits:?}");
+    let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
+    let is_short = at(50) < WAIT_MEDIAN_MAX && at(90) < WAIT_OF_NINE_IN_TEN_MAX && at(100) < WAIT_MAX;
+    assert!(!is_postgres() || is_short, "{waits:?}");
 }
 
 fn from_environment(name: &str) -> Option<u64> {

@@ -119,7 +119,11 @@ async fn run(run: Run, operations: usize) {
     assert_eq!(checked, operations);
     assert!(lost > 0 && repeats > 0, "{lost} {repeats}");
     let ticks = operations.div_ceil(OPERATIONS_PER_TICK) as u64;
-    assert!(strikes.is_none_or(|strikes| strikes == ticks && put_off > 0), "{strikes:?} {put_off}");
+    match strikes {
+        Some(strikes) => assert!(strikes == ticks && put_off > 0, "{strikes} {put_off}"),
+        // Without trouble hardly anybody is told to come again, however busy the machine.
+        None => assert!(put_off * 100 <= operations, "{put_off}"),
+    }
     assert!(run.settled_in_full.into_inner() > 0, "none settled exactly what was held");
     for node in run.nodes {
         node.finish().await;
