@@ -92,8 +92,7 @@ pub struct IdempotencyKey {
 #[allow(dead_code, reason = "the documentation of what `OptionallyKeyed` reads")]
 pub struct OptionalIdempotencyKey {
     /// One key, one effect, in the whole org: a repeat makes and changes nothing more, so that one which comes late does not undo
-    /// what was done since; another body under it is a 409. What is refused binds none, nor does what changes nothing, as a setting
-    /// that stands already. 1 to 255 characters.
+    /// what was done since; another body under it is a 409. 1 to 255 characters.
     #[param(rename = "Idempotency-Key")]
     idempotency_key: Option<String>,
 }

@@ -1,5 +1,4 @@
-//! What an org sets for itself: budgets, limits and alert rules. What is set as it stands makes no event: whoever configures
-//! by repeating all of it would fill the log.
+//! What an org sets for itself: budgets, limits and alert rules.
 
 use std::collections::HashSet;
 
@@ -22,10 +21,7 @@ pub(super) fn set_budgets(account: &Account, budgets: Vec<Budget>) -> Decision {
         known_scope(account, &budget.key.scope)?;
     }
     require(!budgets.iter().any(Budget::is_of_arm), || Refusal::BudgetOfArm)?;
-    let budgets = with_those_of_arms(account, budgets);
-    let standing = account.budgets.iter().map(|state| &state.budget);
-    let is_same = standing.eq(&budgets);
-    Ok(if is_same { vec![] } else { vec![Event::BudgetsSet { budgets }] })
+    Ok(vec![Event::BudgetsSet { budgets: with_those_of_arms(account, budgets) }])
 }
 
 /// The budgets of arms stay as their experiments have set them.
@@ -58,7 +54,7 @@ pub(super) fn set_limits(account: &Account, limits: Vec<Limits>) -> Decision {
         require(is_first, || Refusal::DuplicateLimits)?;
         known_scope(account, &limit.scope)?;
     }
-    Ok(if limits == account.limits { vec![] } else { vec![Event::LimitsSet { limits }] })
+    Ok(vec![Event::LimitsSet { limits }])
 }
 
 pub(super) fn set_alert_rules(account: &Account, mut rules: Vec<AlertRule>) -> Decision {
@@ -66,5 +62,5 @@ pub(super) fn set_alert_rules(account: &Account, mut rules: Vec<AlertRule>) -> D
     // A rule that is listed twice would alert twice.
     let mut seen = HashSet::new();
     rules.retain(|rule| seen.insert(rule.clone()));
-    Ok(if rules == account.alert_rules { vec![] } else { vec![Event::AlertRulesSet { rules }] })
+    Ok(vec![Event::AlertRulesSet { rules }])
 }

@@ -125,8 +125,7 @@ fn a_new_rule_alerts_so_many_windows_at_once_the_same_ones_always_and_the_others
     let of_missed = Reserve { reservation: reservation(USERS + 1), ..of_user(missed.unwrap(), credits(1)) };
     account.does(after(60), of_missed);
     let charged = account.does(after(60), settle(USERS + 1, credits(1)));
-    let [half, most] = [50, 99].map(|percent| AlertRule::BudgetPercent { percent });
-    let again = account.does(after(60), OrgCommand::SetAlertRules { rules: vec![half, most] });
+    let again = account.does(after(60), rules());
 
     assert_eq!(alerts_in(&first), ALERTS_MAX);
     assert_eq!(first, read_again.does(after(60), rules()));

@@ -8,7 +8,6 @@ use crate::domain::account::command::{
 use crate::domain::account::lot::Lot;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::account::tests::fixtures::*;
-use crate::domain::alerting::AlertRule;
 use crate::domain::credits::Credits;
 use crate::domain::lots::LotTerms;
 use crate::domain::reservation::{Dispatcher, ExpiryPolicy, ReservationStatus};
@@ -389,30 +388,4 @@ fn what_is_done_already_is_not_an_error_and_makes_no_event() {
     for (mut account, command) in done {
         assert_eq!(account.does(START, command.clone()), [], "{command:?}");
     }
-}
-
-#[test]
-fn what_is_set_as_it_stands_makes_no_event() {
-    let rules = |percents: &[u8]| {
-        let rule = |percent: &u8| AlertRule::BudgetPercent { percent: *percent };
-        OrgCommand::SetAlertRules { rules: percents.iter().map(rule).collect() }
-    };
-    let mut account = with([
-        grant(1, credits(10)),
-        OrgCommand::AllotArm { arm: "small/haiku".into(), credits: Some(credits(1)) },
-        hold(1, credits(1)).into(),
-        release(1),
-    ]);
-    for [first, other] in [
-        [cap(credits(5)), cap(credits(6))],
-        [request_limit(BudgetScope::Org, credits(8)), request_limit(BudgetScope::Org, credits(9))],
-        [rules(&[50]), rules(&[50, 80])],
-        [feedback(1, true), feedback(1, false)],
-    ] {
-        let made = [&first, &first, &other, &first, &first]
-            .map(|command| account.does(START, command.clone()).len());
-
-        assert_eq!(made, [1, 0, 1, 1, 0], "{first:?}");
-    }
-    assert_eq!(account.does(START, rules(&[50, 50])), [], "a rule that is listed twice is one");
 }

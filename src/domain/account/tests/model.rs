@@ -462,10 +462,8 @@ impl Model {
             OrgCommand::SetBudgets { mut budgets } => {
                 self.not_closed()?;
                 let standing = self.budgets.iter().map(|known| known.budget.clone());
-                budgets.extend(standing.clone().filter(|budget| arm_of(budget).is_some()));
-                if !standing.eq(budgets.iter().cloned()) {
-                    self.set_budgets(budgets, now);
-                }
+                budgets.extend(standing.filter(|budget| arm_of(budget).is_some()));
+                self.set_budgets(budgets, now);
             }
             OrgCommand::AllotArm { arm, credits } => {
                 self.not_closed()?;
@@ -493,17 +491,14 @@ impl Model {
             }
             OrgCommand::SetAlertRules { rules } => {
                 self.not_closed()?;
-                let mut once: Vec<AlertRule> = vec![];
+                self.raised.retain(|subject| rules.contains(&subject.rule));
+                self.rules.clear();
                 for rule in rules {
-                    if !once.contains(&rule) {
-                        once.push(rule);
+                    if !self.rules.contains(&rule) {
+                        self.rules.push(rule);
                     }
                 }
-                if self.rules != once {
-                    self.raised.retain(|subject| once.contains(&subject.rule));
-                    self.rules = once;
-                    self.forget_all(now);
-                }
+                self.forget_all(now);
             }
             OrgCommand::CreateProject { project, .. } => {
                 self.not_closed()?;
