@@ -52,17 +52,16 @@ enum ExportCommand {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let done = run(Cli::parse().command).await;
-    match done {
+    match run(Cli::parse().command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tollgate: {error}");
+            eprintln!("tollgate: {}", error_chain(&*error));
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run(command: Command) -> Result<(), String> {
+async fn run(command: Command) -> Result<(), Box<dyn Error>> {
     let filter = log_filter()?;
     // Colours are for people: a file or a collector gets none, nor does who sets NO_COLOR (<https://no-color.org>).
     let is_coloured =
@@ -73,18 +72,17 @@ async fn run(command: Command) -> Result<(), String> {
         .with_ansi(is_coloured)
         .init();
     match command {
-        Command::Demo(args) => demo::run(args).await.map_err(|error| error_chain(&error)),
-        Command::Serve(args) => app::serve(args).await.map_err(|error| error_chain(&error)),
-        Command::Simulate(args) => simulator::run(args).await.map_err(|error| error_chain(&error)),
-        Command::Load(args) => load::run(args).await.map_err(|error| error_chain(&error)),
-        Command::Prices(command) => prices::run(command).await.map_err(|error| error_chain(&error)),
-        Command::Router(command) => complexity::run(&command).map_err(|error| error_chain(&error)),
-        Command::Export(ExportCommand::Log(args)) => {
-            export::run(args).await.map_err(|error| error_chain(&error))
-        }
-        Command::Rebuild(args) => rebuild::run(args).await.map_err(|error| error_chain(&error)),
-        Command::Verify(args) => verify::run(args).await.map_err(|error| error_chain(&error)),
+        Command::Demo(args) => demo::run(args).await?,
+        Command::Serve(args) => app::serve(args).await?,
+        Command::Simulate(args) => simulator::run(args).await?,
+        Command::Load(args) => load::run(args).await?,
+        Command::Prices(command) => prices::run(command).await?,
+        Command::Router(command) => complexity::run(&command)?,
+        Command::Export(ExportCommand::Log(args)) => export::run(args).await?,
+        Command::Rebuild(args) => rebuild::run(args).await?,
+        Command::Verify(args) => verify::run(args).await?,
     }
+    Ok(())
 }
 
 fn log_filter() -> Result<EnvFilter, String> {

@@ -11,7 +11,7 @@ use crate::domain::lots::Balance;
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::KeyHash;
 use crate::ledger::LedgerError;
-use crate::ledger::event_encoder::EventEncoder;
+use crate::ledger::event_encoder::{EventEncoder, Origin};
 use crate::ledger::job::{Command, Job, Reading};
 use crate::ledger::keys::{BoundKey, Keyed};
 use crate::ledger::loaded::{Chain, LoadedAccount};
@@ -30,6 +30,7 @@ const FULL_EVENTS: usize = 4_096;
 /// The events and answers of one round.
 pub(super) struct Batch {
     pub now: Timestamp,
+    encoder: EventEncoder,
     pub head: Head,
     pub rows: Vec<EventRow>,
     /// The same events, for the projections.
@@ -57,9 +58,10 @@ pub(super) enum Decision {
 
 impl Batch {
     /// An empty one with room for `commands`, to be decided after `head`.
-    pub fn after(head: Head, now: Timestamp, commands: usize) -> Batch {
+    pub fn after(head: Head, encoder: EventEncoder, commands: usize) -> Batch {
         Batch {
-            now,
+            now: encoder.now,
+            encoder,
             head,
             rows: Vec::with_capacity(commands),
             positioned: Vec::with_capacity(commands),
@@ -81,18 +83,37 @@ impl Batch {
         self.rows.len() >= FULL_EVENTS
     }
 
-    pub fn write(
+    /// Writes what a command made, and binds its key to that; a command that made nothing binds none.
+    pub fn record(
         &mut self,
-        encoder: &EventEncoder<'_>,
+        command: &Command,
+        steps: impl ExactSizeIterator<Item = (Event, Option<Balance>)>,
+        chain: &mut Chain,
+        recent: &mut RecentIndex,
+    ) -> Decision {
+        let origin = Origin { org: command.org, by: command.by.key() };
+        match self.write(origin, steps, command.idempotency.as_ref(), chain) {
+            Ok(events) => {
+                self.bind(command, &events, recent);
+                Decision::Made(events)
+            }
+            Err(error) => Decision::No(error),
+        }
+    }
+
+    fn write(
+        &mut self,
+        origin: Origin,
         steps: impl ExactSizeIterator<Item = (Event, Option<Balance>)>,
         command: Option<&Keyed>,
         chain: &mut Chain,
     ) -> Result<Vec<Arc<Recorded>>, LedgerError> {
         let first = self.rows.len();
         if steps.len() > 0 {
-            self.touched.insert(encoder.org);
+            self.touched.insert(origin.org);
         }
-        let events = encoder.encode(
+        let events = self.encoder.encode(
+            origin,
             steps,
             command.map(|keyed| &keyed.command),
             chain,
@@ -111,22 +132,17 @@ impl Batch {
     }
 
     /// Writes what is due in an account, as far as there is room for it: false where some is left to the next batch.
-    pub fn expire(
-        &mut self,
-        encoder: &EventEncoder<'_>,
-        format: Format,
-        loaded: &mut LoadedAccount,
-    ) -> Result<bool, LedgerError> {
+    pub fn expire(&mut self, format: Format, loaded: &mut LoadedAccount) -> Result<bool, LedgerError> {
         let room = DUE_ENDS_MAX.saturating_sub(self.due_ends);
         let due = loaded.account.expire_due_within(format, self.now, room);
         self.due_ends += due.len();
         let due = due.into_iter().map(|(event, balance)| (event, Some(balance)));
-        self.write(encoder, due, None, &mut loaded.chain)?;
+        let origin = Origin { org: loaded.account.org, by: None };
+        self.write(origin, due, None, &mut loaded.chain)?;
         Ok(!loaded.account.is_due(self.now))
     }
 
-    /// Binds the command's key to what it made; a command that made nothing binds none.
-    pub fn bind(&mut self, command: &Command, events: &[Arc<Recorded>], recent: &mut RecentIndex) {
+    fn bind(&mut self, command: &Command, events: &[Arc<Recorded>], recent: &mut RecentIndex) {
         let Some(keyed) = command.idempotency.as_ref().filter(|_| !events.is_empty()) else { return };
         let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
         let position = self.head.next_position - i64::from(count);

@@ -16,18 +16,25 @@ use crate::store::{EventRow, Head};
 /// Nearly all payloads are shorter.
 const PAYLOAD_BYTES: usize = 1_024;
 
-pub(super) struct EventEncoder<'a> {
+/// Encodes what one round decides.
+pub(super) struct EventEncoder {
     pub shard: i32,
-    pub org: OrgId,
-    pub by: Option<KeyId>,
-    pub clock: &'a Clock,
+    pub clock: Clock,
     pub now: Timestamp,
 }
 
-impl EventEncoder<'_> {
+/// Whose events they are, and with which key they were asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Origin {
+    pub org: OrgId,
+    pub by: Option<KeyId>,
+}
+
+impl EventEncoder {
     /// Adds the rows and moves the ends of both chains. The first event carries the command's key.
     pub fn encode(
         &self,
+        origin: Origin,
         steps: impl ExactSizeIterator<Item = (Event, Option<Balance>)>,
         command: Option<&CommandRef>,
         chain: &mut Chain,
@@ -43,10 +50,10 @@ impl EventEncoder<'_> {
                 fingerprint: command.fingerprint.clone(),
                 events,
             });
-            let payload = Payload { by: self.by, command, balance, event };
-            let row = self.row(&payload, chain, head)?;
+            let payload = Payload { by: origin.by, command, balance, event };
+            let row = self.row(origin.org, &payload, chain, head)?;
             recorded.push(Arc::new(Recorded {
-                org: self.org,
+                org: origin.org,
                 version: row.org_version,
                 id: EventId(row.event_id),
                 at: self.now,
@@ -57,14 +64,20 @@ impl EventEncoder<'_> {
         Ok(recorded)
     }
 
-    fn row(&self, payload: &Payload, chain: &mut Chain, head: &mut Head) -> Result<EventRow, LedgerError> {
+    fn row(
+        &self,
+        org: OrgId,
+        payload: &Payload,
+        chain: &mut Chain,
+        head: &mut Head,
+    ) -> Result<EventRow, LedgerError> {
         let mut bytes = Vec::with_capacity(PAYLOAD_BYTES);
         serde_json::to_writer(&mut bytes, payload)
             .map_err(|error| LedgerError::Unavailable(error.to_string()))?;
         let mut row = EventRow {
             shard: self.shard,
             position: head.next_position,
-            org_id: self.org.0,
+            org_id: org.0,
             org_version: chain.version + 1,
             event_id: self.clock.uuid(),
             kind: payload.event.kind().into(),

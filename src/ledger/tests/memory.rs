@@ -58,14 +58,14 @@ async fn one_org_fills_no_queue_and_has_its_places_again_though_its_callers_went
     let (ledger, [_, go_on]) = writing(&node).await;
 
     let mut waiting: Vec<_> = (1..PLACES_PER_ORG_MAX).map(|n| set(&ledger, ACME, n)).collect();
-    let beyond = set(&ledger, ACME, 1).await.expect("runs");
+    let beyond = within("it is told", set(&ledger, ACME, 1)).await.expect("runs");
     let read = ledger.read(ACME, Account::balance).await;
     assert!(matches!(beyond, Err(LedgerError::Busy)), "{beyond:?}");
     assert!(matches!(read, Err(LedgerError::Busy)), "{read:?}");
 
     // Whose callers went away are in the queue all the same.
     waiting.drain(..1_000).for_each(|caller| caller.abort());
-    let beyond = set(&ledger, ACME, 1).await.expect("runs");
+    let beyond = within("it is told", set(&ledger, ACME, 1)).await.expect("runs");
     assert!(matches!(beyond, Err(LedgerError::Busy)), "{beyond:?}");
     let other = set(&ledger, GLOBEX, 1);
     tokio::task::yield_now().await;

@@ -18,7 +18,8 @@ impl Writer {
     pub(super) fn decide_all(&mut self, jobs: impl ExactSizeIterator<Item = Job>) -> Batch {
         self.round += 1;
         let now = self.decision_time();
-        let mut batch = Batch::after(self.head.clone(), now, jobs.len());
+        let encoder = EventEncoder { shard: self.fetcher.shard, clock: self.clock.clone(), now };
+        let mut batch = Batch::after(self.head.clone(), encoder, jobs.len());
         for job in jobs {
             match job {
                 Job::Read(reading) => self.admit_read(reading, &mut batch),
@@ -152,9 +153,7 @@ impl Writer {
     fn expire(&mut self, org: OrgId, batch: &mut Batch) -> Result<bool, LedgerError> {
         let format = self.system.load().format;
         let Some(Slot::Loaded(loaded)) = self.state.accounts.get_mut(&org) else { return Ok(true) };
-        let encoder =
-            EventEncoder { shard: self.fetcher.shard, org, by: None, clock: &self.clock, now: batch.now };
-        batch.expire(&encoder, format, loaded)
+        batch.expire(format, loaded)
     }
 
     fn decide_org(&mut self, command: &Command, batch: &mut Batch) -> Decision {
@@ -172,15 +171,7 @@ impl Writer {
             Ok(steps) => steps.into_iter().map(|(event, balance)| (event, Some(balance))),
             Err(refusal) => return Decision::No(refusal.into()),
         };
-        let (shard, by) = (self.fetcher.shard, command.by.key());
-        let encoder = EventEncoder { shard, org, by, clock: &self.clock, now: batch.now };
-        match batch.write(&encoder, steps, command.idempotency.as_ref(), &mut loaded.chain) {
-            Ok(events) => {
-                batch.bind(command, &events, &mut self.state.recent);
-                Decision::Made(events)
-            }
-            Err(error) => Decision::No(error),
-        }
+        batch.record(command, steps, &mut loaded.chain, &mut self.state.recent)
     }
 
     fn decide_system(&mut self, ask: SystemCommand, command: &Command, batch: &mut Batch) -> Decision {
@@ -191,20 +182,7 @@ impl Writer {
         batch.system_chain.get_or_insert(self.state.system_chain);
         decided.iter().for_each(|event| self.state.system.evolve(event, batch.now));
         let steps = decided.into_iter().map(|event| (event, None));
-        let encoder = EventEncoder {
-            shard: self.fetcher.shard,
-            org: OrgId::SYSTEM,
-            by: command.by.key(),
-            clock: &self.clock,
-            now: batch.now,
-        };
-        match batch.write(&encoder, steps, command.idempotency.as_ref(), &mut self.state.system_chain) {
-            Ok(events) => {
-                batch.bind(command, &events, &mut self.state.recent);
-                Decision::Made(events)
-            }
-            Err(error) => Decision::No(error),
-        }
+        batch.record(command, steps, &mut self.state.system_chain, &mut self.state.recent)
     }
 
     /// Writes due expiries of the accounts in memory, until the batch is full: callers don't wait for all of them.
@@ -220,14 +198,7 @@ impl Writer {
                 self.sweeps_on = true;
                 return;
             }
-            let encoder = EventEncoder {
-                shard: self.fetcher.shard,
-                org: *org,
-                by: None,
-                clock: &self.clock,
-                now: batch.now,
-            };
-            match batch.expire(&encoder, format, loaded) {
+            match batch.expire(format, loaded) {
                 Ok(true) => {}
                 Ok(false) => {
                     self.sweeps_on = true;
