@@ -40,8 +40,9 @@ pub fn router(state: GatewayState) -> (Router, OpenApi) {
         let operations = [&mut item.get, &mut item.post];
         operations.into_iter().flatten().for_each(|operation| headers::describe(path, operation));
     }
-    let router =
-        router.route("/v1/{*path}", axum::routing::any(unsupported)).method_not_allowed_fallback(unsupported);
+    let router = router
+        .route("/v1/{*path}", axum::routing::any(unsupported))
+        .method_not_allowed_fallback(wrong_method);
     let router = match state.is_unreserved {
         true => router.layer(axum::middleware::map_response(headers::mark_unreserved)),
         false => router,
@@ -202,11 +203,25 @@ async fn unsupported(
 ) -> Response {
     let id = RequestId(state.ledger.clock().uuid());
     let message = format!(
-        "{method} {} is not supported here; /v1/chat/completions, /v1/responses, /v1/messages, /v1/embeddings and \
-         /v1/models are.",
+        "{method} {} is not supported here; /v1/chat/completions, /v1/responses, /v1/messages, \
+         /v1/messages/count_tokens, /v1/embeddings and /v1/models are.",
         uri.path()
     );
     finish(Err(Failure::new(404, "unsupported_endpoint", message)), dialect_of(&headers, uri.path()), id)
+}
+
+async fn wrong_method(
+    State(state): State<GatewayState>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let id = RequestId(state.ledger.clock().uuid());
+    let message = format!(
+        "{method} is not supported at {}; the header `allow` names the methods that are.",
+        uri.path()
+    );
+    finish(Err(Failure::new(405, "method_not_allowed", message)), dialect_of(&headers, uri.path()), id)
 }
 
 fn finish(answered: Result<Response, Failure>, dialect: Dialect, id: RequestId) -> Response {

@@ -138,6 +138,7 @@ pub struct RefundView {
 pub struct NewPurchase {
     /// A bundle's id or name.
     bundle: String,
+    #[schema(minimum = 1)]
     quantity: Option<u32>,
     payment: PaymentIn,
 }

@@ -17,6 +17,7 @@ pub struct PageQuery {
     /// The `next` of the page before; absent for the first page.
     pub after: Option<String>,
     /// Rows of a page: 1 to 1000, 100 when absent.
+    #[param(minimum = 1, maximum = 1_000)]
     pub limit: Option<usize>,
 }
 

@@ -132,11 +132,14 @@ struct LimitsBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     end_user: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
     requests_per_minute: Option<u32>,
     /// Input and output: estimated when a request comes, corrected when its usage is known.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
     tokens_per_minute: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
     concurrent_requests: Option<u32>,
     /// The largest hold that one request may take.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -37,8 +37,12 @@ async fn i12_every_route_lets_in_its_roles_and_nobody_else() {
     let hold = gateway.post("/api/v1/orgs/acme/reservations", json!({ "credits": "1" })).await;
     let hold = hold.expect(StatusCode::CREATED)["id"].as_str().unwrap().to_owned();
     let mut routes = documented(&app).await;
-    // Closing revokes the org's keys.
-    routes.sort_by_key(|route| route.path.ends_with("/close"));
+    // Those of a suspended org let nobody in, and closing revokes the org's keys.
+    let order = ["/suspend", "/resume", "", "/close"];
+    routes.sort_by_key(|route| {
+        let last = order.iter().position(|end| !end.is_empty() && route.path.ends_with(end));
+        last.unwrap_or(2)
+    });
 
     for route in &routes {
         for (role, actor) in &actors {

@@ -8,15 +8,15 @@ use super::*;
 #[tokio::test]
 async fn wrong_paths_and_methods_are_told_in_the_dialect_of_their_caller() {
     let world = World::new("5", "").await;
-    for (method, path, version, pointer) in [
-        ("GET", "/v1/chat/completions", false, "/error/code"),
-        ("DELETE", "/v1/models/gpt-4o-mini", false, "/error/code"),
-        ("POST", "/v1/messages/batches", true, "/error/type"),
-        ("POST", "/v1/images/generations", false, "/error/code"),
-        ("POST", "/v1/chat/completions/../../api/v1/orgs", false, "/error/code"),
-        ("PUT", "/v1/messages", true, "/error/type"),
-        ("POST", "/v1/responses/resp_1/cancel", false, "/error/code"),
-        ("GET", "/v1/files", false, "/error/code"),
+    for (method, path, version, allowed) in [
+        ("GET", "/v1/chat/completions", false, "POST"),
+        ("DELETE", "/v1/models/gpt-4o-mini", false, "GET,HEAD"),
+        ("PUT", "/v1/messages", true, "POST"),
+        ("POST", "/v1/messages/batches", true, ""),
+        ("POST", "/v1/images/generations", false, ""),
+        ("POST", "/v1/chat/completions/../../api/v1/orgs", false, ""),
+        ("POST", "/v1/responses/resp_1/cancel", false, ""),
+        ("GET", "/v1/files", false, ""),
     ] {
         let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
         let mut call =
@@ -28,13 +28,19 @@ async fn wrong_paths_and_methods_are_told_in_the_dialect_of_their_caller() {
         let response = call.send().await.expect("answers");
 
         let status = response.status().as_u16();
+        assert_eq!(header(&response, "allow"), allowed, "{method} {path}");
         let body: Value = response.json().await.unwrap_or_default();
-        let expected = if version { "not_found_error" } else { "unsupported_endpoint" };
+        let (expected, pointer) = match (allowed, version) {
+            ("", true) => ((404, "not_found_error"), "/error/type"),
+            ("", false) => ((404, "unsupported_endpoint"), "/error/code"),
+            (_, true) => ((405, "invalid_request_error"), "/error/type"),
+            (_, false) => ((405, "method_not_allowed"), "/error/code"),
+        };
         // The client itself folds a path that climbs, and then leaves `/v1`.
         if !path.contains("..") {
             assert_eq!(
                 (status, body.pointer(pointer)),
-                (404, Some(&Value::from(expected))),
+                (expected.0, Some(&Value::from(expected.1))),
                 "{method} {path}: {body}"
             );
         }
