@@ -11,6 +11,7 @@ pub mod conversation;
 mod dropped;
 mod effort;
 pub mod embeddings;
+mod end_user;
 pub mod errors;
 mod frames;
 mod gemini;

@@ -3,11 +3,11 @@
 use serde_json::{Map, Number, Value, json};
 
 use super::super::conversation::{
-    Conversation, EndUser, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall,
-    ToolChoice,
+    Conversation, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall, ToolChoice,
 };
 use super::super::dropped::Dropped;
 use super::super::effort::Effort;
+use super::super::end_user::EndUser;
 use super::super::{
     Malformed, Refused, Unsupported, UpstreamRequest, check_object, items, number, unsupported,
 };

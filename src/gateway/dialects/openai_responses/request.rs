@@ -3,11 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use super::super::conversation::{
-    Conversation, EndUser, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall,
-    ToolChoice,
+    Conversation, Image, Message, Part, ResponseFormat, ResponseSchema, Role, Tool, ToolCall, ToolChoice,
 };
 use super::super::dropped::{Dropped, says_something};
 use super::super::effort::RequestedEffort;
+use super::super::end_user::EndUser;
 use super::super::openai_common::{
     ToolWords, effort_name, render_tools, render_tuning, service_tier, told_tier,
 };
