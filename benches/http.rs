@@ -56,7 +56,7 @@ async fn main() {
     let api = app::open(database, OperatorKey::new(OPERATOR).unwrap(), clock).await.unwrap();
     let ledger = api.ledger.clone();
     let workers = Workers::start(&ledger);
-    let router = app::router(api, &Config::default()).unwrap();
+    let (router, _) = app::router(api, &Config::default()).unwrap();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(listener::serve(

@@ -102,7 +102,7 @@ async fn start(url: &str) -> Node {
     let operator = OperatorKey::new(&"k".repeat(32)).unwrap();
     let api = app::open(database, operator, clock).await.unwrap();
     let ledger = api.ledger.clone();
-    let router = app::router(api, &Config::default()).unwrap();
+    let (router, _) = app::router(api, &Config::default()).unwrap();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     tokio::spawn(listener::serve(

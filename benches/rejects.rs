@@ -30,7 +30,7 @@ async fn main() {
     let database = Database::open_file(&folder.path().join("bench.db")).await.unwrap();
     let operator = OperatorKey::new(OPERATOR).unwrap();
     let api = app::open(database, operator, Clock::system()).await.unwrap();
-    let router = app::router(api, &Config::default()).unwrap();
+    let (router, _) = app::router(api, &Config::default()).unwrap();
     let post =
         |path: &str, body: Value| ask(&router, Method::POST, path.to_owned(), OPERATOR, body.to_string());
     post("/api/v1/orgs", json!({"slug": "acme", "name": "Acme"})).await;

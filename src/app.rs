@@ -95,8 +95,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
         true => open_at_any_time(database, operator, clock).await?,
     };
     let (ledger, profiles) = (node.ledger.clone(), node.profiles.clone());
-    let gateway = gateway_of(&node, &config)?;
-    let router = router_with(node, gateway.clone());
+    let (router, gateway) = router(node, &config)?;
     let address = config.listen;
     let listener = TcpListener::bind(address).await.map_err(|why| AppError::Listen { address, why })?;
     let address = listener.local_addr().unwrap_or(address);
@@ -142,25 +141,17 @@ fn internal_address(config: &Config, listening_on: SocketAddr) -> Option<String>
     Some(listening_on.to_string())
 }
 
-/// Everything that a node answers to.
+/// Everything that a node answers to, and its gateway, which is let finish when the node stops.
 ///
 /// # Errors
 /// Upstreams that can't be used.
-pub fn router(node: Node, config: &Config) -> Result<Router, AppError> {
-    let gateway = gateway_of(&node, config)?;
-    Ok(router_with(node, gateway))
-}
-
-fn gateway_of(node: &Node, config: &Config) -> Result<GatewayState, ConfigError> {
-    GatewayState::new(node.ledger.clone(), node.rates.clone(), node.operator.clone(), config)
-}
-
-fn router_with(node: Node, gateway: GatewayState) -> Router {
-    let Node { ledger, profiles, operator, metrics, rates: _ } = node;
+pub fn router(node: Node, config: &Config) -> Result<(Router, GatewayState), ConfigError> {
+    let Node { ledger, profiles, rates, operator, metrics } = node;
+    let gateway = GatewayState::new(ledger.clone(), rates, operator.clone(), config)?;
     let chains = gateway.clone();
     let check_arm = Arc::new(move |experiment: &_, arm: &_| chains.check_arm(experiment, arm));
     let api = ApiState { ledger, profiles, operator, metrics, probes: Arc::default(), check_arm };
-    let (gateway, described) = gateway::router(gateway);
-    let router = http::router(api, described).merge(gateway);
-    router.layer(axum::middleware::from_fn(http::measure))
+    let (endpoints, described) = gateway::router(gateway.clone());
+    let router = http::router(api, described).merge(endpoints);
+    Ok((router.layer(axum::middleware::from_fn(http::measure)), gateway))
 }

@@ -80,7 +80,7 @@ impl World {
         let ledger = node.ledger.clone();
         let workers = Workers::start(&ledger);
         tokio::spawn(telemetry::keep_up());
-        let router = app::router(node, &config)?;
+        let (router, _) = app::router(node, &config).map_err(AppError::from)?;
         let url = format!("http://{}", listener.local_addr().map_err(set_up)?);
         tokio::spawn(listener::serve(
             listener,

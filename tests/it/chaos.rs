@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tollgate::clock::Clock;
 use tollgate::config::{Config, ProviderConfig, ProviderKind};
@@ -20,8 +21,8 @@ use tollgate::ledger::decode;
 use tollgate::simulator::chance::Chance;
 use tollgate::simulator::{SimulatorConfig, SimulatorHandle, Sold, SoldRow, Weather, WeatherKind};
 
+use crate::database::is_postgres;
 use crate::support::TestApp;
-use crate::waiting::until;
 
 const REQUESTS: u64 = 600;
 const AT_ONCE: u64 = 256;
@@ -30,15 +31,29 @@ const REQUESTS_PER_SECOND: u64 = 20;
 /// Short stalls, or the test would last as long as they do.
 const WEATHER: &str = "503=0.06,rate_limited=0.03,retry_after_seconds=0,refused=0.03,html=0.02,cut=0.06,error_within=0.04,\
                        no_usage=0.03,stall_before=0.05,stall_within=0.05,stall_ms=30";
-const MODELS: [&str; 4] = ["any", "hedged", "claude-haiku-4-5", "gemini-2.5-flash"];
-/// The last one soon has nothing left.
-const ORGS: [(&str, &str); 3] = [("acme", "100000"), ("globex", "100000"), ("small", "0.002")];
+const MODELS: [&str; 5] = ["any", "hedged", CACHED, "claude-haiku-4-5", "gemini-2.5-flash"];
+const CACHED: &str = "cached";
+/// The third soon has nothing left, nor has the fourth of its budget.
+const ORGS: [(&str, &str); 4] =
+    [("acme", "100000"), ("globex", "100000"), ("small", "0.002"), ("capped", "100000")];
+const BUDGET: &str = "0.002";
+/// Pays for shadows.
+const LAB: (&str, &str) = ("lab", "100000");
 
 struct Rig {
-    app: TestApp,
+    /// On PostgreSQL two, at one clock.
+    nodes: Vec<TestApp>,
     simulators: Vec<SimulatorHandle>,
     keys: Vec<String>,
     client: reqwest::Client,
+}
+
+/// What the log says of all requests.
+struct Settled {
+    /// The attempts of each settle, in the log's order.
+    settles: Vec<Arc<[Attempt]>>,
+    /// Settles of requests that were under an experiment's arm, its shadows' included.
+    with_arm: u64,
 }
 
 impl Rig {
@@ -58,36 +73,44 @@ impl Rig {
             tokio::spawn(async move { served.serve(listener, std::future::pending()).await });
             simulators.push(simulator);
         }
-        let app = TestApp::configured(&config(addresses[0], addresses[1])).await;
+        let nodes = nodes(&config(addresses[0], addresses[1])).await;
+        let app = &nodes[0];
         let mut keys = Vec::new();
         for (org, credits) in ORGS {
             app.funded(org, credits).await;
-            let key = json!({"name": "chaos", "role": "inference"});
-            let made = app.operator().post(&format!("/api/v1/orgs/{org}/keys"), key).await;
-            keys.push(made.body["secret"].as_str().unwrap().to_owned());
+            keys.push(app.key(org, "inference").await.secret().to_owned());
         }
-        Rig { app, simulators, keys, client: reqwest::Client::new() }
+        app.funded(LAB.0, LAB.1).await;
+        let budget = json!({"budgets": [{"scope": "org", "window": "month", "cap": BUDGET}]});
+        let path = "/api/v1/orgs/capped/budgets";
+        app.operator().send(Method::PUT, path, Some("budget"), Some(budget)).await.expect(StatusCode::OK);
+        let experiment = json!({"name": "chaos", "route": "any", "sticky_by": "conversation", "arms": [
+            {"name": "control", "percent": 40},
+            {"name": "flash", "percent": 20, "chain": ["gemini/gemini-2.5-flash"]},
+            {"name": "shadow", "percent": 30, "chain": ["spare/gpt-4o-mini"], "shadow_paid_by": LAB.0}]});
+        app.operator().post("/api/v1/experiments", experiment).await.expect(StatusCode::CREATED);
+        Rig { nodes, simulators, keys, client: reqwest::Client::new() }
+    }
+
+    /// A second goes by.
+    async fn tick(&self) {
+        self.nodes[0].clock().advance_seconds(1);
+        for node in &self.nodes {
+            node.ledger().beat().await.unwrap();
+        }
     }
 
     /// One request, by a client of any patience; its status, if it waited for one.
     async fn ask(&self, chance: &mut Chance) -> Option<u16> {
-        let model = chance.pick(&MODELS);
-        let tokens = 1 + chance.below(80);
-        let said = json!([{"role": "user", "content": "Say something."}]);
-        let (path, mut body) = match chance.below(3) {
-            0 => ("/v1/chat/completions", json!({"messages": said, "max_tokens": tokens})),
-            1 => ("/v1/responses", json!({"input": said, "max_output_tokens": 16 + tokens})),
-            _ => ("/v1/messages", json!({"messages": said, "max_tokens": tokens})),
-        };
-        if chance.below(4) == 0 {
-            body["tools"] = tools(path);
-            body["tool_choice"] =
-                if path == "/v1/messages" { json!({"type": "any"}) } else { "required".into() };
-        }
-        body["model"] = model.into();
-        body["stream"] = (chance.below(3) > 0).into();
+        let (path, body) = request(chance);
         let key = &self.keys[chance.below(self.keys.len() as u64) as usize];
-        let call = self.client.post(format!("{}{path}", self.app.url)).bearer_auth(key).json(&body).send();
+        let node = &self.nodes[chance.below(self.nodes.len() as u64) as usize];
+        let mut call = self.client.post(format!("{}{path}", node.url)).bearer_auth(key).json(&body);
+        call = call.header("x-tollgate-conversation", format!("conversation {}", chance.below(100)));
+        if chance.below(6) == 0 {
+            call = call.header("x-request-timeout", 1 + chance.below(60));
+        }
+        let call = call.send();
         let patience = Duration::from_micros(chance.below(60_000));
         match chance.below(4) {
             // Gone before the head.
@@ -111,21 +134,21 @@ impl Rig {
         }
     }
 
-    /// Until nothing is held any more.
-    async fn settled(&self) {
-        for (org, _) in ORGS {
-            until("no hold is left", async || self.balance(org).await["held"] == "0").await;
+    /// Until nothing is under way any more, its shadows and what nobody waits for included.
+    async fn ended(&self) {
+        for node in &self.nodes {
+            node.settled().await;
         }
     }
 
     async fn balance(&self, org: &str) -> Value {
-        self.app.operator().get(&format!("/api/v1/orgs/{org}/balance")).await.body
+        self.nodes[0].operator().get(&format!("/api/v1/orgs/{org}/balance")).await.body
     }
 
-    /// The attempts of each settle, in the log's order, each settle within its own hold.
-    async fn settles(&self) -> Vec<Arc<[Attempt]>> {
-        let ledger = self.app.ledger();
-        let mut settles = Vec::new();
+    /// What the log holds, where each settle must be within its own hold.
+    async fn read_log(&self) -> Settled {
+        let ledger = self.nodes[0].ledger();
+        let mut settled = Settled { settles: vec![], with_arm: 0 };
         for shard in ledger.projector().shards() {
             let mut rows = Vec::new();
             loop {
@@ -138,9 +161,10 @@ impl Rig {
             }
             for row in rows {
                 match decode(&row).unwrap().payload.event {
-                    Event::ReservationSettled { attempts, excess, .. } => {
+                    Event::ReservationSettled { attempts, excess, purpose, .. } => {
                         assert_eq!(excess, Credits::ZERO, "a provider used more than the hold covers (I2)");
-                        settles.push(attempts);
+                        settled.settles.push(attempts);
+                        settled.with_arm += u64::from(purpose.arm.is_some());
                     }
                     Event::BoundExceeded { .. } => panic!("a bound was exceeded (I2)"),
                     Event::ReservationExpired { .. } => panic!("a hold was left to expire"),
@@ -148,8 +172,49 @@ impl Rig {
                 }
             }
         }
-        settles
+        settled
     }
+}
+
+/// Nodes at one clock; a file has one.
+async fn nodes(config: &Config) -> Vec<TestApp> {
+    let first = TestApp::configured(config).await;
+    if !is_postgres() {
+        return vec![first];
+    }
+    let (database, clock) = (first.database.clone(), first.clock().clone());
+    let second = TestApp::opened(database.clone(), database.open(&clock).await, clock, 2, config).await;
+    for node in [&first, &second] {
+        node.join(Some(&node.url)).await;
+    }
+    first.ledger().beat().await.unwrap();
+    vec![first, second]
+}
+
+/// A request of any kind: its path and body.
+fn request(chance: &mut Chance) -> (&'static str, Value) {
+    if chance.below(12) == 0 {
+        return ("/v1/embeddings", json!({"model": "text-embedding-3-small", "input": "Some words."}));
+    }
+    let model = chance.pick(&MODELS);
+    let is_cached = model == CACHED;
+    // Few different ones, or none would be asked again.
+    let tokens = if is_cached { 40 } else { 1 + chance.below(80) };
+    let said = json!([{"role": "user", "content": "Say something."}]);
+    let (path, mut body) = match chance.below(3) {
+        0 => ("/v1/chat/completions", json!({"messages": said, "max_tokens": tokens})),
+        1 => ("/v1/responses", json!({"input": said, "max_output_tokens": 16 + tokens})),
+        _ => ("/v1/messages", json!({"messages": said, "max_tokens": tokens})),
+    };
+    if is_cached {
+        body["temperature"] = 0.into();
+    } else if chance.below(4) == 0 {
+        body["tools"] = tools(path);
+        body["tool_choice"] = if path == "/v1/messages" { json!({"type": "any"}) } else { "required".into() };
+    }
+    body["model"] = model.into();
+    body["stream"] = (chance.below(3) > 0).into();
+    (path, body)
 }
 
 /// One tool, in the words of the endpoint.
@@ -178,6 +243,8 @@ fn config(stormy: SocketAddr, calmer: SocketAddr) -> Config {
         ]},
         {"name": "hedged", "retries": 1, "hedge_after_ms": 10,
          "chain": ["openai/gpt-4o-mini", "gemini/gemini-2.5-flash", "spare/gpt-4o-mini"]},
+        {"name": CACHED, "cache": {"ttl_seconds": 3, "stale_seconds": 5, "price": "0.000001"},
+         "chain": ["openai/gpt-4o-mini", "spare/gpt-4o-mini"]},
     ]);
     Config {
         providers: vec![
@@ -212,7 +279,7 @@ async fn i1_i2_i3_in_every_weather_what_was_sold_is_what_was_settled() {
                     return statuses;
                 }
                 if number.is_multiple_of(REQUESTS_PER_SECOND) {
-                    rig.app.clock().advance_seconds(1);
+                    rig.tick().await;
                 }
                 let status = rig.ask(&mut Chance::of(seed, number)).await;
                 *statuses.entry(status).or_default() += 1;
@@ -226,22 +293,33 @@ async fn i1_i2_i3_in_every_weather_what_was_sold_is_what_was_settled() {
             .into_iter()
             .for_each(|(status, count)| *statuses.entry(status).or_default() += count);
     }
-    rig.settled().await;
+    rig.ended().await;
 
     let known = [None, Some(200), Some(402), Some(429), Some(502), Some(503)];
     assert!(statuses.keys().all(|status| known.contains(status)), "{statuses:?}");
     assert!(statuses.contains_key(&Some(200)) && statuses.contains_key(&Some(402)), "{statuses:?}");
-    for (org, credits) in ORGS {
+    for (org, credits) in ORGS.into_iter().chain([LAB]) {
         let balance = rig.balance(org).await;
         let amount = |name: &str| balance[name].as_str().unwrap().parse::<Credits>().unwrap();
+        assert_eq!(amount("held"), Credits::ZERO, "{org}: {balance}");
         assert!(!amount("available").is_negative(), "{org}: {balance}");
         let whole = amount("available").checked_add(amount("consumed"));
         assert_eq!(whole, Some(credits.parse().unwrap()), "{org}: {balance}");
+        assert!(org != "capped" || amount("consumed") <= BUDGET.parse().unwrap(), "{balance}");
     }
-    let exact = compare(&rig.settles().await, &rig.simulators);
-    println!("{statuses:?}; {exact} attempts settled exactly as they were sold");
+    let Settled { settles, with_arm } = rig.read_log().await;
+    let exact = compare(&settles, &rig.simulators);
+    let reused =
+        settles.iter().flat_map(|all| all.iter()).filter(|attempt| attempt.provider == "cache").count();
+    println!(
+        "{statuses:?}; {exact} attempts settled exactly as they were sold, {reused} answers given again, {with_arm} \
+         requests with an arm"
+    );
     assert!(exact > requests / 4, "too few reported usage to say anything: {exact}");
-    Arc::into_inner(rig).expect("every caller has ended").app.finish().await;
+    assert!(reused > 0 && with_arm > 0, "no answer was given again, or none was an experiment's");
+    for node in Arc::into_inner(rig).expect("every caller has ended").nodes {
+        node.finish().await;
+    }
 }
 
 /// Holds the settled attempts against the providers' books; how many are known to the token.
@@ -272,7 +350,7 @@ fn compare(settles: &[Arc<[Attempt]>], simulators: &[SimulatorHandle]) -> u64 {
                 exact += 1;
             }
         }
-        if row.status == 200 && row.usage.output_total() > 0 {
+        if is_sold(row) {
             assert!(attempt.cost.is_positive(), "{id} was delivered and not billed: {attempt:?} {row:?}");
         }
     }
@@ -281,7 +359,7 @@ fn compare(settles: &[Arc<[Attempt]>], simulators: &[SimulatorHandle]) -> u64 {
     let mut given_up: Vec<&Attempt> =
         settles.iter().flat_map(|settle| settle.iter()).filter(|attempt| is_given_up(attempt)).collect();
     let count = given_up.len();
-    for (place, row) in rows().filter(|(_, row)| row.status == 200 && row.usage.output_total() > 0) {
+    for (place, row) in rows().filter(|(_, row)| is_sold(row)) {
         if settled.contains_key(row.request_id.as_str()) {
             continue;
         }
@@ -293,6 +371,12 @@ fn compare(settles: &[Arc<[Attempt]>], simulators: &[SimulatorHandle]) -> u64 {
         given_up.swap_remove(explained.unwrap());
     }
     exact
+}
+
+/// Whether anything was delivered; of an embedding its input tells.
+fn is_sold(row: &SoldRow) -> bool {
+    let is_delivered = row.usage.output_total() > 0 || row.endpoint == "/v1/embeddings";
+    row.status == 200 && is_delivered
 }
 
 /// Whether the provider's own usage was handed over with the whole of its answer.

@@ -11,6 +11,7 @@ use tollgate::app::{self, Node};
 use tollgate::clock::Clock;
 use tollgate::config::Config;
 use tollgate::domain::time::Timestamp;
+use tollgate::gateway::GatewayState;
 use tollgate::http_client;
 use tollgate::ledger::verify::verify;
 use tollgate::listener;
@@ -24,6 +25,7 @@ pub const OPERATOR: &str = "an-operator-key-of-more-than-32-characters";
 pub struct TestApp {
     pub url: String,
     node: Node,
+    gateway: GatewayState,
     client: reqwest::Client,
     keys: Arc<AtomicU64>,
     pub database: Arc<TestDatabase>,
@@ -107,15 +109,16 @@ impl TestApp {
         let operator = OperatorKey::new(OPERATOR).unwrap();
         let nodes = opened.nodes.clone();
         let node = app::open(opened, operator, clock.clone()).await.unwrap();
-        let url = listen(app::router(node.clone(), config).unwrap()).await;
+        let (router, gateway) = app::router(node.clone(), config).unwrap();
+        let url = listen(router).await;
         // One range for each node, so that two of them never send the same key.
         let keys = Arc::new(AtomicU64::new(seed << 32));
-        TestApp { url, node, client: client(), keys, database, nodes, is_over: false }
+        TestApp { url, node, gateway, client: client(), keys, database, nodes, is_over: false }
     }
 
     /// Its router, without a socket.
     pub fn router(&self) -> Router {
-        app::router(self.node.clone(), &Config::default()).unwrap()
+        app::router(self.node.clone(), &Config::default()).unwrap().0
     }
 
     /// Joins the nodes of its database. Others reach it at its own address or, where a test puts a proxy in between, at
@@ -180,6 +183,11 @@ impl TestApp {
 
     pub fn ledger(&self) -> &tollgate::ledger::Ledger {
         &self.node.ledger
+    }
+
+    /// Returns once everything that was sent to a provider is settled, whether or not its client is still there.
+    pub async fn settled(&self) {
+        self.gateway.finish().await;
     }
 
     /// What must hold at the end of every test.
