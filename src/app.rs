@@ -4,7 +4,7 @@ mod open;
 mod shutdown;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,7 +79,8 @@ pub enum AppError {
 /// # Errors
 /// Where the database can't be opened or the address can't be listened on.
 pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
-    let mut config = Config::load(args.config.as_deref())?;
+    let loaded = load_config(args.config.as_deref())?;
+    let mut config = loaded.clone();
     config.database_url = args.database_url.unwrap_or(config.database_url);
     config.listen = args.listen.unwrap_or(config.listen);
     let operator = config.operator_key.as_deref().ok_or(AppError::NoOperatorKey)?;
@@ -108,7 +109,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     }
     let mut workers = Workers::start(&ledger);
     workers.tidy(profiles);
-    let reloads = tokio::spawn(reload_on_hangup(hangups, gateway.clone(), args.config));
+    let reloads = tokio::spawn(reload_on_hangup(hangups, gateway.clone(), args.config, loaded));
     let upkeep = tokio::spawn(telemetry::keep_up());
     let timeouts =
         ShutdownTimeouts { idle: config.idle_connection(), drain: Duration::from_secs(config.drain_seconds) };
@@ -124,6 +125,15 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     ledger.close_or_warn().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn load_config(file: Option<&Path>) -> Result<Config, ConfigError> {
+    let config = Config::load(file)?;
+    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in config.unknown_variables(variables) {
+        tracing::warn!(name, "no setting has this name: the variable changes nothing");
+    }
+    Ok(config)
 }
 
 /// Where other nodes reach this one.

@@ -62,11 +62,24 @@ async fn leave_on_stop(ledger: Ledger, stopped: oneshot::Receiver<()>) {
     }
 }
 
-/// Reads the routes again at every SIGHUP. A file with mistakes leaves the old ones in place.
-pub async fn reload_on_hangup(mut hangups: Signal, gateway: GatewayState, file: Option<PathBuf>) {
+/// Reads the routes again at every SIGHUP, and says what else has changed since the start. A file with mistakes leaves the old
+/// ones in place.
+pub async fn reload_on_hangup(
+    mut hangups: Signal,
+    gateway: GatewayState,
+    file: Option<PathBuf>,
+    at_start: Config,
+) {
     while hangups.recv().await.is_some() {
-        match Config::load(file.as_deref()).and_then(|config| gateway.reload_routes(&config)) {
-            Ok(()) => tracing::info!("routes read again"),
+        let reloaded = Config::load(file.as_deref()).and_then(|config| {
+            gateway.reload_routes(&config)?;
+            Ok(at_start.changed_for_a_restart(&config))
+        });
+        match reloaded {
+            Ok(changed) if changed.is_empty() => tracing::info!("routes read again"),
+            Ok(changed) => {
+                tracing::warn!(?changed, "routes read again; what else has changed needs a restart")
+            }
             Err(error) => tracing::error!(%error, "the old routes stay"),
         }
     }

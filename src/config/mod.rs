@@ -3,6 +3,7 @@
 mod provider;
 mod reading;
 mod routes;
+mod unheeded;
 
 #[cfg(test)]
 mod tests;
@@ -262,6 +263,7 @@ impl Config {
         }
         for (place, provider) in self.providers.iter().enumerate() {
             provider.check()?;
+            provider.key()?;
             if self.providers[..place].iter().any(|earlier| earlier.name == provider.name) {
                 return Err(provider.error("two providers have this name"));
             }

@@ -9,17 +9,25 @@ fn a_setting_that_can_not_be_used_stops_the_start_and_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("none.db");
     let start = || serve(&format!("sqlite://{}", file.display()));
+    let keyless = folder.path().join("keyless.toml");
+    let provider = "[[providers]]\nname = \"own\"\nkind = \"openai\"\nbase_url = \"http://up\"\napi_key_env = \"UNSET_KEY\"\n";
+    std::fs::write(&keyless, provider).unwrap();
     let (mut filter, mut level, mut shards, mut idle) = (start(), start(), start(), start());
+    let (mut key, mut misspelt) = (start(), start());
     filter.env("TOLLGATE_LOG", "tollgate=debugg");
     level.env("TOLLGATE_LOG", "info,[");
     shards.args(["--shards", "8"]);
     idle.env("TOLLGATE_IDLE_CONNECTION_SECONDS", "9223372036854775807");
+    key.arg("--config").arg(&keyless);
+    misspelt.args(["--shards", "8"]).env("TOLLGATE_LISTN", "127.0.0.1:0");
 
     for (command, setting) in [
         (&mut filter, "TOLLGATE_LOG"),
         (&mut level, "TOLLGATE_LOG"),
         (&mut shards, "--shards"),
         (&mut idle, "idle_connection_seconds"),
+        (&mut key, "UNSET_KEY"),
+        (&mut misspelt, "TOLLGATE_LISTN"),
     ] {
         let run = command.output().unwrap();
 
