@@ -330,7 +330,8 @@ fn compare(settles: &[Arc<[Attempt]>], simulators: &[SimulatorHandle]) -> u64 {
     let sold: BTreeMap<&str, &SoldRow> = rows().map(|(_, row)| (row.request_id.as_str(), row)).collect();
     let mut settled: BTreeMap<&str, &Attempt> = BTreeMap::new();
     let mut exact = 0;
-    for (attempt, beside) in settles.iter().flat_map(|all| all.iter().map(move |attempt| (attempt, all))) {
+    let attempts = settles.iter().flat_map(|all| all.iter().map(move |attempt| (attempt, all)));
+    for (attempt, all) in attempts {
         let Some(id) = attempt.provider_request_id.as_deref() else { continue };
         assert!(settled.insert(id, attempt).is_none(), "{id} was settled twice");
         let row = sold[id];
@@ -341,10 +342,9 @@ fn compare(settles: &[Arc<[Attempt]>], simulators: &[SimulatorHandle]) -> u64 {
                 || attempt.usage.output_total().saturating_mul(2) >= row.usage.output_total();
             assert!(counted, "{id} was delivered and billed in part: {attempt:?} {row:?}");
             let is_exact = attempt.usage_source == UsageSource::Final;
-            assert!(
-                is_exact || !has_reported(row) || is_hedged(beside),
-                "{id} was reported: {attempt:?} {row:?}"
-            );
+            // A hedge's loser, which stands before the winner, is read no further than to the winner's end.
+            let is_loser = all.last() != Some(attempt);
+            assert!(is_exact || !has_reported(row) || is_loser, "{id} was reported: {all:?} {row:?}");
             if is_exact {
                 assert_eq!(attempt.usage, row.usage, "{id}: {attempt:?}");
                 exact += 1;
@@ -383,11 +383,6 @@ fn is_sold(row: &SoldRow) -> bool {
 fn has_reported(row: &SoldRow) -> bool {
     // An error within comes in place of it, be it after the last word.
     row.complete && !matches!(row.weather, Some(WeatherKind::NoUsage | WeatherKind::ErrorWithin))
-}
-
-/// The loser is read no further than to the winner's end, which may come before its usage.
-fn is_hedged(attempts: &[Attempt]) -> bool {
-    attempts.iter().filter(|attempt| attempt.outcome == AttemptOutcome::Succeeded).count() > 1
 }
 
 /// Its input is charged.
