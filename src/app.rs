@@ -111,8 +111,11 @@ pub async fn serve(args: ServeArgs) -> Result<(), AppError> {
     workers.tidy(profiles);
     let reloads = tokio::spawn(reload_on_hangup(hangups, gateway.clone(), args.config, loaded));
     let upkeep = tokio::spawn(telemetry::keep_up());
-    let timeouts =
-        ShutdownTimeouts { idle: config.idle_connection(), drain: Duration::from_secs(config.drain_seconds) };
+    let timeouts = ShutdownTimeouts {
+        idle: config.idle_connection(),
+        accept_grace: Duration::from_secs(config.accept_grace_seconds),
+        drain: Duration::from_secs(config.drain_seconds),
+    };
     serve_until_stopped(listener, router, ledger.clone(), &mut stops, timeouts).await;
     reloads.abort();
     // Streams whose client went away are read on for their usage.

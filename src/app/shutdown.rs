@@ -15,11 +15,13 @@ use crate::ledger::Ledger;
 use crate::listener;
 use crate::signals::StopSignals;
 
-/// How long connections are waited for.
+/// How long connections are taken and waited for.
 pub struct ShutdownTimeouts {
     /// Until the next request's head is whole.
     pub idle: Duration,
-    /// Until all connections have ended, once the process is asked to stop.
+    /// Once the process is asked to stop, until it takes no more of them: who sends callers here has to notice first.
+    pub accept_grace: Duration,
+    /// From then on, until all have ended.
     pub drain: Duration,
 }
 
@@ -30,10 +32,14 @@ pub async fn serve_until_stopped(
     router: Router,
     ledger: Ledger,
     stops: &mut StopSignals,
-    ShutdownTimeouts { idle, drain }: ShutdownTimeouts,
+    ShutdownTimeouts { idle, accept_grace, drain }: ShutdownTimeouts,
 ) {
     let (stop, stopped) = oneshot::channel();
-    let mut serving = pin!(listener::serve(listener, router, idle, leave_on_stop(ledger, stopped)));
+    let left = async {
+        leave_on_stop(ledger, stopped).await;
+        tokio::time::sleep(accept_grace).await;
+    };
+    let mut serving = pin!(listener::serve(listener, router, idle, left));
     tokio::select! {
         () = &mut serving => return,
         () = stops.next() => {
@@ -46,7 +52,7 @@ pub async fn serve_until_stopped(
         () = stops.next() => {
             tracing::warn!("asked to stop again: connections that are still open are abandoned");
         }
-        () = tokio::time::sleep(drain) => {
+        () = tokio::time::sleep(accept_grace.saturating_add(drain)) => {
             tracing::warn!(seconds = drain.as_secs(), "connections that are still open are abandoned");
         }
     }

@@ -33,7 +33,9 @@ pub struct Config {
     pub internal_address: Option<String>,
     /// `sqlite://` and a path; a missing file is created.
     pub database_url: String,
-    /// How long open connections are waited for once the node is asked to stop.
+    /// How long new connections are still taken once the node is asked to stop, and says that it is not ready.
+    pub accept_grace_seconds: u64,
+    /// How long open connections are waited for after that.
     pub drain_seconds: u64,
     /// Until a connection is closed on which no complete request head arrives.
     pub idle_connection_seconds: u64,
@@ -110,10 +112,11 @@ impl ConfigError {
 const OPERATOR_KEY: &str = "TOLLGATE_OPERATOR_KEY";
 
 /// What else `TOLLGATE_…` may override: all of [`Config`].
-const ENVIRONMENT: [&str; 13] = [
+const ENVIRONMENT: [&str; 14] = [
     "listen",
     "internal_address",
     "database_url",
+    "accept_grace_seconds",
     "drain_seconds",
     "idle_connection_seconds",
     "body_memory_mebibytes",
@@ -144,6 +147,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             internal_address: None,
             database_url: "sqlite://tollgate.db".into(),
+            accept_grace_seconds: 0,
             drain_seconds: 30,
             idle_connection_seconds: IDLE_CONNECTION_SECONDS,
             body_memory_mebibytes: BODY_MEMORY_MEBIBYTES,
@@ -256,6 +260,7 @@ impl Config {
         if self.internal_address.as_deref().is_some_and(|address| !is_host_and_port(address)) {
             return Err(ConfigError::InternalAddress);
         }
+        check_seconds("accept_grace_seconds", self.accept_grace_seconds, 0)?;
         check_seconds("drain_seconds", self.drain_seconds, 0)?;
         check_seconds("idle_connection_seconds", self.idle_connection_seconds, 1)?;
         if self.body_memory_mebibytes < BODY_MEMORY_MEBIBYTES_MIN {

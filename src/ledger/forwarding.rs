@@ -3,6 +3,7 @@
 //! Nothing here decides: a forwarded command waits in the same queue as one that a client of this node sent.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures_util::future::join_all;
 use serde_json::value::RawValue;
@@ -84,10 +85,16 @@ impl Ledger {
     /// # Errors
     /// Where the database can't be reached.
     pub async fn leave(&self) -> Result<(), LedgerError> {
+        self.shared.is_leaving.store(true, Ordering::Relaxed);
         match self.shared.cluster.get() {
             Some(cluster) => Ok(cluster.leave(self.shared.clock.now()).await?),
             None => Ok(()),
         }
+    }
+
+    /// Whether this node was told to leave.
+    pub fn is_leaving(&self) -> bool {
+        self.shared.is_leaving.load(Ordering::Relaxed)
     }
 
     /// Whether this node does the work of a shard that one node should do.

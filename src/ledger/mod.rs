@@ -30,6 +30,7 @@ mod tests;
 pub mod verify;
 mod writer;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -109,6 +110,8 @@ struct Shared {
     projector: Arc<Projector>,
     clock: Clock,
     limits: MemoryLimits,
+    /// The node was told to stop.
+    is_leaving: AtomicBool,
 }
 
 /// The queue of a shard's writer, and what it shares.
@@ -157,8 +160,16 @@ impl Ledger {
             });
             tokio::spawn(writer.run(queue));
         }
-        let shared =
-            Shared { shards, cluster: OnceLock::new(), system, log, projector, clock, limits: memory };
+        let shared = Shared {
+            shards,
+            cluster: OnceLock::new(),
+            system,
+            log,
+            projector,
+            clock,
+            limits: memory,
+            is_leaving: AtomicBool::new(false),
+        };
         Ok(Ledger { shared: Arc::new(shared) })
     }
 

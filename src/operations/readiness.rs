@@ -15,6 +15,9 @@ pub async fn readiness(
     ledger: &Ledger,
     behind: impl Future<Output = Result<i64, LedgerError>>,
 ) -> Result<(), String> {
+    if ledger.is_leaving() {
+        return Err("this node was told to stop".to_owned());
+    }
     if !ledger.is_running() {
         return Err("a writer has stopped; restart this node".to_owned());
     }

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
@@ -20,6 +21,7 @@ use tollgate::simulator::{SimulatorConfig, SimulatorHandle, Weather};
 use crate::database::{TestDatabase, is_postgres};
 use crate::process::{Caller, Server, is_sound, serve, tollgate};
 use crate::support::{TestApp, client, listen};
+use crate::waiting::until;
 
 /// Projections are taken over within seconds; the machine of a test may be busy with others.
 const TAKEN_OVER_MAX: i64 = 20_000_000;
@@ -110,6 +112,29 @@ async fn a_connection_that_says_nothing_more_holds_no_node_that_is_told_twice() 
         "{warned}"
     );
     drop(half);
+    assert!(is_sound(&database.url));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_to_stop_says_so_and_still_takes_who_was_sent_to_it() {
+    let database = TestDatabase::new().await;
+    let mut command = serve(&database.url);
+    command.env("TOLLGATE_ACCEPT_GRACE_SECONDS", "600");
+    let server = Server::of(command);
+    let acme = Caller::operator(&server).funded("gateway").await;
+    // Each by a connection of its own.
+    let ready = async || client().get(format!("{}/readyz", server.url)).send().await.unwrap();
+
+    server.terminate();
+    until("it is not ready", async || ready().await.status() == StatusCode::SERVICE_UNAVAILABLE).await;
+    let said = ready().await.text().await.unwrap();
+    let held = acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "4" })).await;
+    server.terminate();
+    let status = tokio::task::block_in_place(|| server.wait());
+
+    assert_eq!(said, "this node was told to stop");
+    assert!(held["id"].is_string(), "{held}");
+    assert_eq!(status.code(), Some(0));
     assert!(is_sound(&database.url));
 }
 
