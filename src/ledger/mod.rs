@@ -81,7 +81,7 @@ pub struct MemoryLimits {
 
 impl Default for MemoryLimits {
     fn default() -> MemoryLimits {
-        MemoryLimits { recent: 16_384, accounts: 16_384, events_per_snapshot: 1_000, unindexed: 1_000_000 }
+        MemoryLimits { recent: 4_096, accounts: 8_192, events_per_snapshot: 1_000, unindexed: 1_000_000 }
     }
 }
 
