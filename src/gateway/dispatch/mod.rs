@@ -409,6 +409,7 @@ impl Dispatch {
         let seconds = |own: Option<u64>, of_provider| own.map_or(of_provider, Duration::from_secs);
         let first_token = seconds(policy.first_token_seconds, config.first_byte_timeout());
         Timeouts {
+            connect: seconds(policy.connect_seconds, config.connect_timeout()),
             first_token: match attempt::wants_stream(&self.request) {
                 true => first_token,
                 // Its first part is there when all of it is.
