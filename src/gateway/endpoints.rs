@@ -14,7 +14,9 @@ use crate::domain::account::Account;
 use crate::domain::ids::RequestId;
 use crate::gateway::dialects::Dialect;
 use crate::gateway::edge::{self, Arrived, Endpoint};
-use crate::gateway::failure::{self, AnthropicFailures, EitherFailures, Failure, OpenaiFailures};
+use crate::gateway::failure::{
+    self, AnthropicFailures, EitherFailures, Failure, FailureCode, OpenaiFailures,
+};
 use crate::gateway::headers::{self, UpstreamTime};
 use crate::gateway::offered_models::{offered, offered_as};
 use crate::gateway::providers::models;
@@ -189,7 +191,8 @@ async fn show_model(
 ) -> Response {
     let (id, dialect) = (RequestId(state.ledger.clock().uuid()), dialect_of(&headers, ""));
     let found = edge::authenticated(&state, &headers).await.and_then(|caller| {
-        let Path(model) = model.map_err(|_| Failure::new(400, "invalid_path", "the path is not UTF-8"))?;
+        let Path(model) =
+            model.map_err(|_| Failure::new(400, FailureCode::InvalidPath, "the path is not UTF-8"))?;
         offered_as(&state, &caller, &model).ok_or_else(|| Failure::model_unknown(&model))
     });
     finish(found.map(|entry| axum::Json(models::entry(dialect, &entry)).into_response()), dialect, id)
@@ -207,7 +210,11 @@ async fn unsupported(
          /v1/messages/count_tokens, /v1/embeddings and /v1/models are.",
         uri.path()
     );
-    finish(Err(Failure::new(404, "unsupported_endpoint", message)), dialect_of(&headers, uri.path()), id)
+    finish(
+        Err(Failure::new(404, FailureCode::UnsupportedEndpoint, message)),
+        dialect_of(&headers, uri.path()),
+        id,
+    )
 }
 
 async fn wrong_method(
@@ -221,7 +228,11 @@ async fn wrong_method(
         "{method} is not supported at {}; the header `allow` names the methods that are.",
         uri.path()
     );
-    finish(Err(Failure::new(405, "method_not_allowed", message)), dialect_of(&headers, uri.path()), id)
+    finish(
+        Err(Failure::new(405, FailureCode::MethodNotAllowed, message)),
+        dialect_of(&headers, uri.path()),
+        id,
+    )
 }
 
 fn finish(answered: Result<Response, Failure>, dialect: Dialect, id: RequestId) -> Response {

@@ -37,9 +37,9 @@ use crate::gateway::dispatch::in_flight::{
 use crate::gateway::dispatch::reuse::{count_reuse, reused};
 use crate::gateway::edge::Request;
 use crate::gateway::experiment;
-use crate::gateway::failure::{Failure, NOT_PRICED, TOO_LONG, UNSUPPORTED};
+use crate::gateway::failure::{Failure, FailureCode};
 use crate::gateway::headers::{self, AnswerHeaders, Notices, UpstreamTime};
-use crate::gateway::hold::{ARM_SPENT, RequestHold, SentCall};
+use crate::gateway::hold::{RequestHold, SentCall};
 use crate::gateway::meter::{self, Metered, Report};
 use crate::gateway::plan::{Plan, Prices};
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
@@ -101,7 +101,7 @@ async fn run_assigned(
         // The org goes on as if there were no experiment: with other targets, another size and other cached answers. It
         // counts in none of its arms.
         (Err(failure), Some((assignment, request))) if is_the_arms(&failure, &assignment) => {
-            let (arm, reason) = (assignment.arm, failure.code);
+            let (arm, reason) = (assignment.arm, failure.code.name());
             metrics::counter!("tollgate_arms_passed_over_total", "arm" => arm, "reason" => reason)
                 .increment(1);
             begin(&state, request, prices, None, now).await
@@ -145,11 +145,10 @@ async fn in_time(dispatch: Box<Dispatch>, first: Quote) -> Result<Response, Fail
 
 /// Whether a request has no hold since its arm is spent, or since the arm's own targets can't carry it.
 fn is_the_arms(failure: &Failure, assignment: &ArmAssignment) -> bool {
-    match failure.code {
-        ARM_SPENT => true,
-        UNSUPPORTED | NOT_PRICED | TOO_LONG => !assignment.chain.is_empty(),
-        _ => false,
-    }
+    use FailureCode as Code;
+    let is_of_targets =
+        matches!(failure.code, Code::Unsupported | Code::NotPriced | Code::ContextLengthExceeded);
+    failure.code == Code::ArmBudgetSpent || (is_of_targets && !assignment.chain.is_empty())
 }
 
 /// Whether the provider's policy has left nothing of the answer, and the route names who answers then.
@@ -303,8 +302,10 @@ impl Dispatch {
         self.hold.record(&call, metered, AttemptOutcome::Succeeded);
         self.settle().await.map_err(Failure::unsettled)?;
         let upstream = call.quote.target.upstream.family;
-        let bytes = attempt::for_client(&self.state, &self.request, upstream, bytes, json)
-            .ok_or_else(|| Failure::new(502, "upstream_failed", "The provider's answer can't be read."))?;
+        let bytes =
+            attempt::for_client(&self.state, &self.request, upstream, bytes, json).ok_or_else(|| {
+                Failure::new(502, FailureCode::UpstreamFailed, "The provider's answer can't be read.")
+            })?;
         self.reuse.push(&bytes);
         if matches!(self.reuse, Reuse::Missed(_)) && !dialects::has_failed(upstream, json) {
             self.keep(&call.quote, "application/json");
