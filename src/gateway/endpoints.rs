@@ -204,17 +204,12 @@ async fn unsupported(
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    let id = RequestId(state.ledger.clock().uuid());
     let message = format!(
         "{method} {} is not supported here; /v1/chat/completions, /v1/responses, /v1/messages, \
          /v1/messages/count_tokens, /v1/embeddings and /v1/models are.",
         uri.path()
     );
-    finish(
-        Err(Failure::new(404, FailureCode::UnsupportedEndpoint, message)),
-        dialect_of(&headers, uri.path()),
-        id,
-    )
+    refuse(&state, &uri, &headers, Failure::new(404, FailureCode::UnsupportedEndpoint, message))
 }
 
 async fn wrong_method(
@@ -223,16 +218,17 @@ async fn wrong_method(
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    let id = RequestId(state.ledger.clock().uuid());
     let message = format!(
         "{method} is not supported at {}; the header `allow` names the methods that are.",
         uri.path()
     );
-    finish(
-        Err(Failure::new(405, FailureCode::MethodNotAllowed, message)),
-        dialect_of(&headers, uri.path()),
-        id,
-    )
+    refuse(&state, &uri, &headers, Failure::new(405, FailureCode::MethodNotAllowed, message))
+}
+
+/// For what is no endpoint.
+fn refuse(state: &GatewayState, uri: &Uri, headers: &HeaderMap, failure: Failure) -> Response {
+    let id = RequestId(state.ledger.clock().uuid());
+    finish(Err(failure), dialect_of(headers, uri.path()), id)
 }
 
 fn finish(answered: Result<Response, Failure>, dialect: Dialect, id: RequestId) -> Response {
