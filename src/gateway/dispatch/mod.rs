@@ -22,6 +22,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::clock::Timer;
 use crate::domain::attempt::AttemptOutcome;
+use crate::domain::pricing::RateCard;
 use crate::domain::routing::{ArmAssignment, FailedAttempt, HealthSignal, Retry, RetryPlan};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::UsageSource;
@@ -369,16 +370,7 @@ impl Dispatch {
         let target = &call.quote.target;
         self.in_flight.retain(|other| other.place != place);
         self.state.target_healths.observe(target, now, target_health::signal_of(&failure));
-        if failure.alarms_operator {
-            let provider = target.upstream.config.name.clone();
-            metrics::counter!("tollgate_provider_account_refusals_total", "provider" => provider)
-                .increment(1);
-            tracing::error!(
-                provider = target.upstream.config.name,
-                message = failure.message,
-                "a provider refuses the operator's own account"
-            );
-        }
+        self.tell_operator(target, &failure);
         // No route says that this provider has the model: another may.
         if failure.kind == FailureKind::ModelNotFound && !self.plan.is_written() {
             failure.retry = Retry::Elsewhere;
@@ -396,6 +388,33 @@ impl Dispatch {
         let metered = meter::meter_beside(&self.request, &call.quote, prices, report, outcome);
         self.hold.record(&call, metered, outcome);
         failure
+    }
+
+    /// Of what only the operator can mend.
+    fn tell_operator(&self, target: &Target, failure: &UpstreamFailure) {
+        let provider = &target.upstream.config.name;
+        if failure.alarms_operator {
+            metrics::counter!("tollgate_provider_account_refusals_total", "provider" => provider.clone())
+                .increment(1);
+            let message = &failure.message;
+            tracing::error!(provider, message, "a provider refuses the operator's own account");
+        }
+        // Where a ceiling price admits any name, a caller may have made one up.
+        let is_the_operators = self.plan.is_written() || target.card.model != RateCard::ANY;
+        if failure.kind == FailureKind::ModelNotFound && is_the_operators {
+            let (model, card) = (&target.model, target.card.model.clone());
+            metrics::counter!("tollgate_provider_models_missing_total", "provider" => provider.clone(), "model" => card)
+                .increment(1);
+            if self.state.target_healths.note_missing(target, self.state.ledger.clock().now()) {
+                let message = &failure.message;
+                tracing::warn!(
+                    provider,
+                    model,
+                    message,
+                    "a provider does not have a model that it is asked for"
+                );
+            }
+        }
     }
 
     /// Whether the time is up that the caller or the route gave.
