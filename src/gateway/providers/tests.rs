@@ -379,9 +379,12 @@ fn model_lists_wear_the_clients_dialect() {
 
     let models = [model];
 
-    assert_eq!(models::list(Dialect::OpenaiChat, &models), json!({"object": "list", "data": [openai]}));
     assert_eq!(
-        models::list(Dialect::AnthropicMessages, &models),
+        models::list(Dialect::OpenaiChat, &models, false),
+        json!({"object": "list", "data": [openai]})
+    );
+    assert_eq!(
+        models::list(Dialect::AnthropicMessages, &models, false),
         json!({"data": [anthropic], "has_more": false, "first_id": "gpt-4o-mini", "last_id": "gpt-4o-mini"})
     );
 }
