@@ -69,6 +69,12 @@ const METRICS: &[(Kind, &str, Option<Unit>, &str)] = &[
     ),
     (
         Counter,
+        "tollgate_provider_models_missing_total",
+        None,
+        "Calls for which a provider did not have the model, by provider and model: the operator must act",
+    ),
+    (
+        Counter,
         "tollgate_shadows_total",
         None,
         "Calls to shadows of experiments, by what became of them: no caller waits for one",

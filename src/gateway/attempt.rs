@@ -95,7 +95,7 @@ pub async fn send(
             providers::embeddings_path(upstream.family, &quote.target.model).unwrap_or_default()
         }
     };
-    let call = upstream.post(&path, quote.body.clone(), &quote.betas);
+    let call = upstream.post(timeouts.connect, &path, quote.body.clone(), &quote.betas);
     let mut response = match timeout(timeouts.for_first(since, clock.now()), call.send()).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) if error.is_connect() => {

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::domain::json_weight::{WEIGHT_BYTES, weight};
 use crate::gateway::body_memory::BodyRoom;
-use crate::gateway::failure::Failure;
+use crate::gateway::failure::{Failure, FailureCode};
 
 /// Pictures travel in bodies.
 pub const BYTES_MAX: usize = 32 << 20;
@@ -22,9 +22,9 @@ const WEIGHT_MAX: usize = 400_000;
 pub async fn read(headers: &HeaderMap, request: Request, room: &mut BodyRoom) -> Result<Bytes, Failure> {
     let coding = headers.get(CONTENT_ENCODING).map(|coding| coding.to_str().unwrap_or_default());
     if coding.is_some_and(|coding| !coding.eq_ignore_ascii_case("identity")) {
-        return Err(Failure::new(415, "unsupported_media_type", "the body must not be compressed"));
+        return Err(Failure::new(415, FailureCode::UnsupportedMediaType, "the body must not be compressed"));
     }
-    let unreadable = |status, why: String| Failure::new(status, "body_unreadable", why);
+    let unreadable = |status, why: String| Failure::new(status, FailureCode::BodyUnreadable, why);
     let (mut body, mut parts) = (BytesMut::new(), request.into_body().into_data_stream());
     while let Some(part) = parts.next().await {
         let part = part.map_err(|_| unreadable(400, "The body ended early.".to_owned()))?;
@@ -43,12 +43,13 @@ pub fn parse(bytes: &[u8], room: &mut BodyRoom) -> Result<Value, Failure> {
     let weight = weight(bytes);
     if weight > WEIGHT_MAX {
         let why = "the body has too many values: send fewer messages, tools, fields or inputs at once";
-        return Err(Failure::new(413, "body_too_complex", why));
+        return Err(Failure::new(413, FailureCode::BodyTooComplex, why));
     }
     // Its texts have as many bytes as they came with.
     room.grow(weight.saturating_mul(WEIGHT_BYTES))?;
-    serde_json::from_slice(bytes)
-        .map_err(|error| Failure::new(400, "invalid_json", format!("the body is not JSON: {error}")))
+    serde_json::from_slice(bytes).map_err(|error| {
+        Failure::new(400, FailureCode::InvalidJson, format!("the body is not JSON: {error}"))
+    })
 }
 
 #[cfg(test)]
@@ -84,7 +85,7 @@ mod tests {
 
             let failure = parse(body.as_bytes(), &mut room(1 << 30)).expect_err(item);
 
-            assert_eq!((failure.status, failure.code), (413, "body_too_complex"), "{item}");
+            assert_eq!((failure.status, failure.code), (413, FailureCode::BodyTooComplex), "{item}");
         }
     }
 
@@ -100,7 +101,7 @@ mod tests {
             let parsed = parse(body.as_bytes(), &mut room);
 
             let code = parsed.err().map(|failure| (failure.status, failure.code));
-            assert_eq!(code, (!has_room).then_some((503, "overloaded")), "{} bytes", body.len());
+            assert_eq!(code, (!has_room).then_some((503, FailureCode::Overloaded)), "{} bytes", body.len());
         }
     }
 }

@@ -99,6 +99,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::gateway::failure::FailureCode;
 
     fn org(number: u128) -> OrgId {
         OrgId(Uuid::from_u128(number))
@@ -116,7 +117,7 @@ mod tests {
         others.grow(25).expect("has room");
         assert!(others.grow(1).is_err(), "as much is left for a third");
 
-        assert_eq!((refused.status, refused.code), (503, "overloaded"));
+        assert_eq!((refused.status, refused.code), (503, FailureCode::Overloaded));
         assert!(refused.retry_after_seconds.is_some());
         drop((first, others));
         assert_eq!(second.of_copy(org(3)).map(|copy| copy.bytes), Some(20));

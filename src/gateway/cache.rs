@@ -23,7 +23,7 @@ use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::dialects::Dialect;
 use crate::gateway::edge::{Endpoint, Request};
-use crate::gateway::failure::Failure;
+use crate::gateway::failure::{Failure, FailureCode};
 use crate::gateway::headers::Notices;
 use crate::gateway::plan::Plan;
 use crate::gateway::target::Target;
@@ -250,7 +250,7 @@ impl Reuse {
 
 fn too_late() -> Failure {
     let words = "This request waited for an identical one, which was not answered in time; try again.";
-    Failure { retry_after_seconds: Some(1), ..Failure::new(503, "upstream_unreachable", words) }
+    Failure { retry_after_seconds: Some(1), ..Failure::new(503, FailureCode::UpstreamUnreachable, words) }
 }
 
 /// Whether the request asks for the same answer each time, as far as the API allows.

@@ -80,7 +80,8 @@ async fn ask(
         object.remove("max_tokens");
     }
     let names = betas::at(names, upstream.family, &target.card).sent;
-    let call = upstream.post(COUNT_TOKENS_PATH, body.to_string(), &names);
+    let connect = upstream.config.connect_timeout();
+    let call = upstream.post(connect, COUNT_TOKENS_PATH, body.to_string(), &names);
     let answer = async {
         let mut response = call.send().await.ok()?;
         let status = response.status();

@@ -20,7 +20,7 @@ use crate::gateway::State;
 use crate::gateway::body;
 use crate::gateway::body_memory::BodyRoom;
 use crate::gateway::dialects::{self, Dialect};
-use crate::gateway::failure::Failure;
+use crate::gateway::failure::{Failure, FailureCode};
 use crate::gateway::limiter::LimitPermit;
 use crate::gateway::prompts::{self, Assembled};
 use crate::gateway::providers::{self, embeddings};
@@ -179,7 +179,7 @@ pub async fn admit(state: &State, arrived: Arrived) -> Result<Request, Failure> 
         ..Purpose::default()
     };
     Purpose::check_asked(purpose.end_user.as_deref(), &purpose.labels)
-        .map_err(|why| Failure::new(400, "invalid_purpose", why))?;
+        .map_err(|why| Failure::new(400, FailureCode::InvalidPurpose, why))?;
     // A malformed request is refused above, and counts for no limit.
     let limits = &state.ledger.access(caller.org).await?.limits;
     let input_tokens = input_tokens(&body, length);
@@ -241,7 +241,7 @@ fn model(body: &Value) -> Result<&str, Failure> {
     let named = dialects::requested_model(body).unwrap_or_default();
     let most = Purpose::NAME_BYTES_MAX;
     let words = || format!("`model` must be at most {most} bytes long");
-    if named.len() <= most { Ok(named) } else { Err(Failure::new(422, "invalid_model", words())) }
+    if named.len() <= most { Ok(named) } else { Err(Failure::new(422, FailureCode::InvalidModel, words())) }
 }
 
 /// A key that can't be read must not pass as none: the call would be made twice.
@@ -250,7 +250,7 @@ fn idempotency(headers: &HeaderMap, bytes: &Bytes) -> Result<Option<CommandRef>,
     let key = given.to_str().ok().filter(|key| CommandRef::may_be_key(key));
     let words =
         || format!("`Idempotency-Key` must be 1 to {} ASCII characters long", CommandRef::KEY_BYTES_MAX);
-    let key = key.ok_or_else(|| Failure::new(400, "invalid_idempotency_key", words()))?;
+    let key = key.ok_or_else(|| Failure::new(400, FailureCode::InvalidIdempotencyKey, words()))?;
     let fingerprint = hex::encode(Sha256::digest(bytes));
     Ok(Some(CommandRef { key: format!("v1:{key}"), fingerprint }))
 }
@@ -282,7 +282,7 @@ fn by_role(actor: Actor) -> Result<Caller, Failure> {
         }
         Actor { .. } => Err(Failure::new(
             403,
-            "wrong_role",
+            FailureCode::WrongRole,
             "this key may not send AI requests; use a key of the role inference",
         )),
     }
@@ -292,7 +292,7 @@ impl From<AuthError> for Failure {
     fn from(error: AuthError) -> Failure {
         match error {
             AuthError::Missing | AuthError::Unknown | AuthError::Expired(_) => {
-                Failure::new(401, "invalid_api_key", error.to_string())
+                Failure::new(401, FailureCode::InvalidApiKey, error.to_string())
             }
             AuthError::Ledger(error) => error.into(),
         }

@@ -1,8 +1,8 @@
 //! The paths of `/v1`: whose credits they spend is asked before their bodies are read.
 
 use axum::Router;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::{OpenApi, OpenApiBuilder};
@@ -14,9 +14,11 @@ use crate::domain::account::Account;
 use crate::domain::ids::RequestId;
 use crate::gateway::dialects::Dialect;
 use crate::gateway::edge::{self, Arrived, Endpoint};
-use crate::gateway::failure::{self, AnthropicFailures, EitherFailures, Failure, OpenaiFailures};
+use crate::gateway::failure::{
+    self, AnthropicFailures, EitherFailures, Failure, FailureCode, OpenaiFailures,
+};
 use crate::gateway::headers::{self, UpstreamTime};
-use crate::gateway::offered_models::{offered, offered_as};
+use crate::gateway::offered_models::{ModelsPage, offered, offered_as};
 use crate::gateway::providers::models;
 use crate::gateway::request_options::{AnthropicHeaders, RequestHeaders};
 use crate::gateway::{GatewayState, body, count_tokens, dispatch};
@@ -168,13 +170,33 @@ async fn serve(
 
 /// The models that the caller may name, in the dialect that its headers speak.
 #[utoipa::path(get, path = "/v1/models", tag = "gateway",
-    params(AnthropicHeaders),
+    params(AnthropicHeaders, ModelsPage),
     security(("key" = ["org_admin", "inference"])),
     responses((status = 200, body = Object, description = "As OpenAI or Anthropic answer."), EitherFailures))]
-async fn list_models(State(state): State<GatewayState>, headers: HeaderMap) -> Response {
+async fn list_models(
+    State(state): State<GatewayState>,
+    page: Result<Query<ModelsPage>, QueryRejection>,
+    headers: HeaderMap,
+) -> Response {
     let (id, dialect) = (RequestId(state.ledger.clock().uuid()), dialect_of(&headers, ""));
-    let listed = edge::authenticated(&state, &headers).await.map(|caller| offered(&state, &caller));
-    finish(listed.map(|entries| axum::Json(models::list(dialect, &entries)).into_response()), dialect, id)
+    let listed = edge::authenticated(&state, &headers).await.and_then(|caller| {
+        let all = offered(&state, &caller);
+        let (entries, has_more) = match dialect {
+            Dialect::AnthropicMessages => readable(page)?.of(&all)?,
+            // OpenAI's lists have no pages.
+            Dialect::OpenaiChat | Dialect::OpenaiResponses => (&all[..], false),
+        };
+        Ok(axum::Json(models::list(dialect, entries, has_more)).into_response())
+    });
+    finish(listed, dialect, id)
+}
+
+fn readable<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Failure> {
+    let Query(asked) = query.map_err(|rejection| {
+        let why = format!("the query can't be read: {}", rejection.body_text());
+        Failure::new(400, FailureCode::InvalidRequest, why)
+    })?;
+    Ok(asked)
 }
 
 /// One model that the caller may name.
@@ -189,7 +211,8 @@ async fn show_model(
 ) -> Response {
     let (id, dialect) = (RequestId(state.ledger.clock().uuid()), dialect_of(&headers, ""));
     let found = edge::authenticated(&state, &headers).await.and_then(|caller| {
-        let Path(model) = model.map_err(|_| Failure::new(400, "invalid_path", "the path is not UTF-8"))?;
+        let Path(model) =
+            model.map_err(|_| Failure::new(400, FailureCode::InvalidPath, "the path is not UTF-8"))?;
         offered_as(&state, &caller, &model).ok_or_else(|| Failure::model_unknown(&model))
     });
     finish(found.map(|entry| axum::Json(models::entry(dialect, &entry)).into_response()), dialect, id)
@@ -201,13 +224,12 @@ async fn unsupported(
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    let id = RequestId(state.ledger.clock().uuid());
     let message = format!(
         "{method} {} is not supported here; /v1/chat/completions, /v1/responses, /v1/messages, \
          /v1/messages/count_tokens, /v1/embeddings and /v1/models are.",
         uri.path()
     );
-    finish(Err(Failure::new(404, "unsupported_endpoint", message)), dialect_of(&headers, uri.path()), id)
+    refuse(&state, &uri, &headers, Failure::new(404, FailureCode::UnsupportedEndpoint, message))
 }
 
 async fn wrong_method(
@@ -216,12 +238,17 @@ async fn wrong_method(
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    let id = RequestId(state.ledger.clock().uuid());
     let message = format!(
         "{method} is not supported at {}; the header `allow` names the methods that are.",
         uri.path()
     );
-    finish(Err(Failure::new(405, "method_not_allowed", message)), dialect_of(&headers, uri.path()), id)
+    refuse(&state, &uri, &headers, Failure::new(405, FailureCode::MethodNotAllowed, message))
+}
+
+/// For what is no endpoint.
+fn refuse(state: &GatewayState, uri: &Uri, headers: &HeaderMap, failure: Failure) -> Response {
+    let id = RequestId(state.ledger.clock().uuid());
+    finish(Err(failure), dialect_of(headers, uri.path()), id)
 }
 
 fn finish(answered: Result<Response, Failure>, dialect: Dialect, id: RequestId) -> Response {

@@ -11,7 +11,7 @@ use crate::domain::routing::ContextFit;
 use crate::gateway::State;
 use crate::gateway::dialects::Dialect;
 use crate::gateway::edge::{Endpoint, Request};
-use crate::gateway::failure::{Failure, TOO_LONG};
+use crate::gateway::failure::{Failure, FailureCode};
 use crate::gateway::plan::{Plan, Prices};
 use crate::gateway::providers;
 use crate::gateway::target::Target;
@@ -49,7 +49,7 @@ pub fn fit(
         return Err(too_long);
     }
     plan.degrade_to(found);
-    plan.pass_over(&first, TOO_LONG);
+    plan.pass_over(&first, FailureCode::ContextLengthExceeded);
     Ok(())
 }
 
@@ -73,7 +73,7 @@ fn take_larger(plan: &mut Plan, first: &Target, output: &Output, tokens: u64) ->
         return Err(output.too_long(largest.as_ref().unwrap_or(first), tokens));
     }
     if !output.fits(first, tokens) {
-        plan.pass_over(first, TOO_LONG);
+        plan.pass_over(first, FailureCode::ContextLengthExceeded);
     }
     Ok(())
 }
@@ -161,7 +161,7 @@ impl Output {
         let words = format!(
             "This request has about {tokens} input tokens{output}, and {model} takes {window}. {remedy}"
         );
-        Failure::new(400, TOO_LONG, words)
+        Failure::new(400, FailureCode::ContextLengthExceeded, words)
     }
 }
 

@@ -42,6 +42,7 @@ mod upstream;
 mod warmth;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{RwLock, Semaphore};
@@ -111,6 +112,7 @@ impl GatewayState {
         let upstreams: Vec<Arc<Upstream>> =
             config.providers.iter().map(Upstream::new).collect::<Result<_, _>>()?;
         let routes = routes(config)?;
+        set_connect_timeouts(&upstreams, &routes)?;
         warn_of_unpriced(&ledger, config, &routes);
         let routes = ArcSwap::from_pointee(routes);
         let prompts = ArcSwap::from_pointee(config.templates()?);
@@ -160,6 +162,7 @@ impl GatewayState {
         let config = Config { providers, ..config.clone() };
         let routes = routes(&config)?;
         let prompts = config.templates()?;
+        set_connect_timeouts(&self.upstreams, &routes)?;
         warn_of_unpriced(&self.ledger, &config, &routes);
         self.routes.store(Arc::new(routes));
         self.prompts.store(Arc::new(prompts));
@@ -169,6 +172,13 @@ impl GatewayState {
 
 fn routes(config: &Config) -> Result<Routes, ConfigError> {
     config.routing().map_err(ConfigError::of_mistakes)
+}
+
+/// Every provider knows those of all routes: an arm's chain may lead to any of them.
+fn set_connect_timeouts(upstreams: &[Arc<Upstream>], routes: &Routes) -> Result<(), ConfigError> {
+    let of_routes = routes.all().filter_map(|route| route.policy.connect_seconds);
+    let of_routes = of_routes.map(Duration::from_secs).collect();
+    upstreams.iter().try_for_each(|upstream| upstream.set_connect_timeouts(&of_routes))
 }
 
 /// A target without a price is never tried (I10), nor one that its provider can't serve: the operator is warned at start.

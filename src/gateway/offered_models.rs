@@ -2,14 +2,59 @@
 
 use std::sync::Arc;
 
+use serde::Deserialize;
+
 use crate::domain::pricing::RateCard;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
+use crate::gateway::dialects::Malformed;
 use crate::gateway::edge::Caller;
+use crate::gateway::failure::Failure;
 use crate::gateway::plan::Prices;
 use crate::gateway::providers::models::ModelEntry;
 use crate::gateway::target::is_served;
 use crate::gateway::upstream::Upstream;
+
+/// Models of a page at most, and where nobody says how many.
+const PAGE_MAX: usize = 1_000;
+
+/// Which of them Anthropic's SDKs ask for: <https://docs.anthropic.com/en/api/models-list>. Clients that know no pages are not
+/// told a part of what they may use for the whole, so that a page has more than Anthropic's 20 where nobody says how many.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ModelsPage {
+    /// In Anthropic's dialect: how many models to list, 1,000 where it is absent.
+    #[param(minimum = 1, maximum = 1_000)]
+    limit: Option<usize>,
+    /// In Anthropic's dialect: those after this one, as `last_id` of the page before says.
+    after_id: Option<String>,
+    /// In Anthropic's dialect: those before this one, as `first_id` of the page after says.
+    before_id: Option<String>,
+}
+
+impl ModelsPage {
+    /// These of all, which are ordered by their names, and whether there are more in the direction that is asked.
+    pub fn of<'a>(&self, all: &'a [ModelEntry]) -> Result<(&'a [ModelEntry], bool), Failure> {
+        let limit = self.limit.unwrap_or(PAGE_MAX);
+        if !(1..=PAGE_MAX).contains(&limit) {
+            return Err(Malformed::new("limit", format!("must be from 1 to {PAGE_MAX}")).into());
+        }
+        // A cursor is a place: what was taken from the list since is no mistake.
+        match (&self.after_id, &self.before_id) {
+            (Some(_), Some(_)) => Err(Malformed::new("before_id", "can't go with after_id").into()),
+            (None, Some(before)) => {
+                let end = all.partition_point(|entry| entry.id < *before);
+                let begin = end.saturating_sub(limit);
+                Ok((&all[begin..end], begin > 0))
+            }
+            (after, None) => {
+                let is_passed = |entry: &ModelEntry| after.as_ref().is_some_and(|after| entry.id <= *after);
+                let rest = &all[all.partition_point(is_passed)..];
+                Ok((&rest[..rest.len().min(limit)], rest.len() > limit))
+            }
+        }
+    }
+}
 
 /// By their names, each once; a model also as `provider/model` of each that sells it.
 pub fn offered(state: &State, caller: &Caller) -> Vec<ModelEntry> {

@@ -237,7 +237,7 @@ pub mod tests {
     use crate::gateway::dialects::relay::StreamEnds;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const TIMEOUTS: Timeouts = Timeouts { first_token: SECOND, between_tokens: SECOND };
+    const TIMEOUTS: Timeouts = Timeouts { connect: SECOND, first_token: SECOND, between_tokens: SECOND };
 
     fn relay(dialect: Dialect) -> StreamRelay {
         StreamRelay::new(StreamEnds {

@@ -13,7 +13,7 @@ use crate::domain::system::System;
 use crate::domain::time::Timestamp;
 use crate::gateway::State;
 use crate::gateway::edge::Request;
-use crate::gateway::failure::Failure;
+use crate::gateway::failure::{Failure, FailureCode};
 use crate::gateway::route_context::route_context;
 use crate::gateway::target::Target;
 use crate::gateway::upstream::Upstream;
@@ -168,8 +168,8 @@ impl Plan {
     }
 
     /// The first target can't take the request, for a reason that has this code.
-    pub fn pass_over(&mut self, first: &Target, code: &str) {
-        self.passed_over = Some(format!("{}: {code}", first.upstream.config.name));
+    pub fn pass_over(&mut self, first: &Target, code: FailureCode) {
+        self.passed_over = Some(format!("{}: {}", first.upstream.config.name, code.name()));
         if let Some(conversation) = &mut self.warmth {
             conversation.why = None;
         }

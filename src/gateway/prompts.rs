@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::domain::prompts::{Filled, Line, PromptError, Speaker, Templates};
 use crate::gateway::dialects::Dialect;
-use crate::gateway::failure::Failure;
+use crate::gateway::failure::{Failure, FailureCode};
 
 /// What a prompt has put into a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,10 @@ pub fn assemble(
             messages.insert(0, json!({"role": "system", "content": text}));
         } else if body.get(system).is_some_and(|own| !own.is_null()) {
             let why = format!("the prompt {name} has its own `{system}`; leave yours out");
-            return Err(Failure { field: Some(system.into()), ..Failure::new(422, "invalid_prompt", why) });
+            return Err(Failure {
+                field: Some(system.into()),
+                ..Failure::new(422, FailureCode::InvalidPrompt, why)
+            });
         } else {
             body[system] = text.into();
         }
@@ -67,7 +70,10 @@ fn own_messages(dialect: Dialect, field: &'static str, body: &mut Value) -> Resu
         Some(Value::Null) | None => Ok(Vec::new()),
         Some(_) => {
             let words = format!("`{field}` must be a list of messages");
-            Err(Failure { field: Some(field.into()), ..Failure::new(400, "invalid_request", words) })
+            Err(Failure {
+                field: Some(field.into()),
+                ..Failure::new(400, FailureCode::InvalidRequest, words)
+            })
         }
     }
 }
@@ -83,7 +89,10 @@ fn message(line: &Line) -> Value {
 impl From<PromptError> for Failure {
     fn from(error: PromptError) -> Failure {
         let status = if matches!(error, PromptError::Malformed(_)) { 400 } else { 422 };
-        Failure { field: Some("prompt".into()), ..Failure::new(status, "invalid_prompt", error.to_string()) }
+        Failure {
+            field: Some("prompt".into()),
+            ..Failure::new(status, FailureCode::InvalidPrompt, error.to_string())
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::domain::routing::ClampPolicy;
 use crate::gateway::betas::{self, Betas};
 use crate::gateway::dialects::{self, Family, UpstreamRequest, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
-use crate::gateway::failure::Failure;
+use crate::gateway::failure::{Failure, FailureCode};
 use crate::gateway::plan::Prices;
 use crate::gateway::providers::{self, LimitRules};
 use crate::gateway::target::Target;
@@ -141,7 +141,7 @@ impl Draft<'_> {
         let (family, chat_limit) = (upstream.family, upstream.chat_limit);
         let rules = LimitRules { family, chat_limit, betas: &self.request.betas };
         let clamp = providers::clamp(rules, &mut self.body, tokens)
-            .map_err(|below| Failure::new(400, "invalid_request", below.to_string()))?;
+            .map_err(|below| Failure::new(400, FailureCode::InvalidRequest, below.to_string()))?;
         Ok(clamp.sent_tokens)
     }
 
@@ -295,15 +295,21 @@ fn unaffordable(
 ) -> Failure {
     let cost = format!("This request can cost up to {asked} credits");
     let (code, why, remedy) = match refusal {
-        Some(Refusal::BudgetExceeded { budget, .. }) => {
-            ("budget_exceeded", format!("{cost} and {available} are left in {budget}."), "Raise the budget")
-        }
+        Some(Refusal::BudgetExceeded { budget, .. }) => (
+            FailureCode::BudgetExceeded,
+            format!("{cost} and {available} are left in {budget}."),
+            "Raise the budget",
+        ),
         Some(Refusal::RequestTooLarge { limit, .. }) => (
-            "request_too_large",
+            FailureCode::RequestTooLarge,
             format!("{cost} and one request may hold at most {limit}."),
             "Raise the limit `credits_per_request`",
         ),
-        _ => ("insufficient_credits", format!("{cost} and {available} are available."), "Buy credits"),
+        _ => (
+            FailureCode::InsufficientCredits,
+            format!("{cost} and {available} are available."),
+            "Buy credits",
+        ),
     };
     let advice = match output_tokens {
         0 => format!("{remedy}, or send a shorter request."),

@@ -9,7 +9,7 @@ use crate::domain::purpose::Purpose;
 use crate::domain::routing::complexity::Level;
 use crate::domain::time::Timestamp;
 use crate::gateway::betas;
-use crate::gateway::failure::Failure;
+use crate::gateway::failure::{Failure, FailureCode};
 
 const LABELS: &str = "x-tollgate-labels";
 const TIMEOUT: &str = "x-request-timeout";
@@ -78,7 +78,7 @@ impl RequestOptions {
 
 /// `x-tollgate-labels: team=search, env=production`: what reports group by and routes may look at.
 fn labels(headers: &HeaderMap) -> Result<BTreeMap<String, String>, Failure> {
-    let malformed = |why: &str| Failure::new(400, "invalid_labels", format!("{LABELS} {why}"));
+    let malformed = |why: &str| Failure::new(400, FailureCode::InvalidLabels, format!("{LABELS} {why}"));
     let mut labels = BTreeMap::new();
     for given in headers.get_all(LABELS) {
         let given = given.to_str().map_err(|_| malformed("must be ASCII"))?;
@@ -100,7 +100,7 @@ fn complexity(headers: &HeaderMap) -> Result<Option<Level>, Failure> {
     let given = given.to_str().unwrap_or_default().trim();
     let level = if given == "off" { Some(Level::Hard) } else { given.parse().ok() };
     let words = || format!("{COMPLEXITY} must be simple, standard, hard or off");
-    level.map(Some).ok_or_else(|| Failure::new(400, "invalid_complexity", words()))
+    level.map(Some).ok_or_else(|| Failure::new(400, FailureCode::InvalidComplexity, words()))
 }
 
 /// `x-tollgate-conversation`: the caller's name of it, by which an experiment may be sticky.
@@ -108,7 +108,7 @@ fn conversation(headers: &HeaderMap) -> Result<Option<String>, Failure> {
     let Some(given) = headers.get(CONVERSATION) else { return Ok(None) };
     let named = given.to_str().ok().filter(|name| (1..=Purpose::NAME_BYTES_MAX).contains(&name.len()));
     let words = || format!("{CONVERSATION} must be 1 to {} ASCII characters long", Purpose::NAME_BYTES_MAX);
-    let named = named.ok_or_else(|| Failure::new(400, "invalid_conversation", words()))?;
+    let named = named.ok_or_else(|| Failure::new(400, FailureCode::InvalidConversation, words()))?;
     Ok(Some(named.to_owned()))
 }
 
@@ -124,6 +124,6 @@ fn ends_at(headers: &HeaderMap, now: Timestamp) -> Result<Option<Timestamp>, Fai
     let seconds =
         given.to_str().ok().and_then(|text| text.trim().parse::<u32>().ok()).filter(|seconds| *seconds > 0);
     let words = || format!("{TIMEOUT} must be a whole number of seconds from 1 to {}", u32::MAX);
-    let seconds = seconds.ok_or_else(|| Failure::new(400, "invalid_timeout", words()))?;
+    let seconds = seconds.ok_or_else(|| Failure::new(400, FailureCode::InvalidTimeout, words()))?;
     Ok(Some(now.plus_seconds(seconds.into())))
 }

@@ -6,7 +6,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use crate::domain::time::Timestamp;
-use crate::gateway::failure::Failure;
+use crate::gateway::failure::{Failure, FailureCode};
 
 /// A second in which every hold waited longer than this is one of too much load.
 const WAIT_MICROS_MAX: i64 = 500_000;
@@ -31,7 +31,10 @@ struct Queue {
 /// The refusal of a request for which this node has no room, though another may.
 pub fn turned_away(message: &str) -> Failure {
     metrics::counter!("tollgate_shed_total").increment(1);
-    Failure { retry_after_seconds: Some(RETRY_AFTER_SECONDS), ..Failure::new(503, "overloaded", message) }
+    Failure {
+        retry_after_seconds: Some(RETRY_AFTER_SECONDS),
+        ..Failure::new(503, FailureCode::Overloaded, message)
+    }
 }
 
 impl Shedder {

@@ -29,6 +29,8 @@ struct AllSeen {
 #[derive(Debug)]
 struct Seen {
     health: Health,
+    /// The provider has said that it does not have the model.
+    is_missing: bool,
     failure_ratio: metrics::Gauge,
     latency_seconds: metrics::Gauge,
 }
@@ -109,6 +111,11 @@ impl TargetHealths {
         }
     }
 
+    /// Notes that the provider does not have the model; whether that is news.
+    pub fn note_missing(&self, target: &Target, now: Timestamp) -> bool {
+        !self.of(target, now, |seen| std::mem::replace(&mut seen.is_missing, true))
+    }
+
     #[cfg(test)]
     fn known(&self) -> usize {
         self.seen().targets.len()
@@ -150,6 +157,7 @@ impl Seen {
         let labels = labels(target);
         Seen {
             health: Health::default(),
+            is_missing: false,
             failure_ratio: metrics::gauge!("tollgate_target_failure_ratio", &labels),
             latency_seconds: metrics::gauge!("tollgate_target_latency_seconds", &labels),
         }
@@ -217,6 +225,17 @@ mod tests {
             healths.observe(&made_up(number), later, HealthSignal::Sound);
         }
         assert_eq!(known(), TARGETS_MAX - 1, "the old ones made room");
+    }
+
+    #[tokio::test]
+    async fn a_model_that_its_provider_lacks_is_news_once() {
+        let world = World::new("5", "").await;
+        let [one, other] = ["openai", "spare"].map(|provider| target(&world, provider, "gpt-4o-mini"));
+        let (healths, now) = (TargetHealths::default(), Timestamp(1_793_491_200_000_000));
+
+        let news = [&one, &one, &other].map(|target| healths.note_missing(target, now));
+
+        assert_eq!(news, [true, false, true]);
     }
 
     #[test]

@@ -7,6 +7,8 @@ use crate::domain::time::Timestamp;
 /// How long a provider may take. When the request is to be over says nothing of it: what was sent is read to its end.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
+    /// Until a new connection stands.
+    pub connect: Duration,
     /// Until a stream's first part, or a whole answer's end.
     pub first_token: Duration,
     /// Between two parts of an answer that has begun.

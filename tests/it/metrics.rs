@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use axum::Router;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
@@ -178,6 +179,27 @@ async fn metrics_count_each_thing_that_happened_once() {
         "one a command, less where they share one"
     );
     assert_eq!(commits(&after), sum(&after, "tollgate_commit_events_count", ""));
+}
+
+#[tokio::test]
+async fn a_model_that_its_provider_does_not_have_is_counted_for_the_operator() {
+    let gone = listen(Router::new()).await;
+    let provider: ProviderConfig = serde_json::from_value(json!({
+        "name": "gone", "kind": "openai", "base_url": gone, "api_key": "any",
+    }))
+    .unwrap();
+    let app = TestApp::configured(&Config { providers: vec![provider], ..Config::default() }).await;
+    let acme = app.funded("acme", "10").await;
+    let inference = app.key("acme", "inference").await;
+    let chat = json!({ "model": "gpt-4o-mini", "messages": [{ "role": "user", "content": "Hello" }] });
+    for _ in 0..2 {
+        inference.post("/v1/chat/completions", chat.clone()).await.expect(StatusCode::NOT_FOUND);
+    }
+
+    let metrics = acme.get("/metrics").await.expect(StatusCode::OK);
+
+    let line = "tollgate_provider_models_missing_total{provider=\"gone\",model=\"gpt-4o-mini\"} 2";
+    assert!(metrics.as_str().unwrap().contains(line), "{metrics}");
 }
 
 /// All series of a family that have such labels, together.

@@ -196,6 +196,12 @@ impl BudgetState {
         self.counters.get(key).copied().unwrap_or_default()
     }
 
+    /// What is left of the cap in a window; below zero where the cap was lowered.
+    pub fn room(&self, key: &CounterKey) -> Credits {
+        let count = self.count(key);
+        self.budget.cap.saturating_sub(count.charged).saturating_sub(count.held)
+    }
+
     /// Whether a hold would be one count more than there may be. What a further window lets go of makes room.
     pub fn is_full(&self, key: &CounterKey) -> bool {
         self.counters.len() >= COUNTS_MAX && key.starts_at <= self.newest && !self.counters.contains_key(key)

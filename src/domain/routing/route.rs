@@ -62,6 +62,9 @@ impl ByComplexity {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Policy {
+    /// Until a new connection stands; absent: the provider's own setting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_seconds: Option<u64>,
     /// Until the first part of a stream; absent: the provider's own setting.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_token_seconds: Option<u64>,
@@ -254,6 +257,7 @@ impl Policy {
 impl Default for Policy {
     fn default() -> Policy {
         Policy {
+            connect_seconds: None,
             first_token_seconds: None,
             between_tokens_seconds: None,
             total_seconds: None,

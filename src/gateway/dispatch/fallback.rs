@@ -34,22 +34,42 @@ impl Fallbacks {
 
     /// Whether the route names one for this very kind of failure.
     pub(super) fn name(&self, kind: FailureKind) -> bool {
+        use FailureKind as Kind;
         match kind {
-            FailureKind::ContextLength => self.on_context_length.is_some(),
-            FailureKind::ContentPolicy => self.on_content_policy.is_some(),
+            Kind::ContextLength => self.on_context_length.is_some(),
+            Kind::ContentPolicy => self.on_content_policy.is_some(),
             // Outages, what no other model would take either, and a model that is not there.
-            _ => false,
+            Kind::Unreachable
+            | Kind::RateLimited
+            | Kind::AboveLimit
+            | Kind::Overloaded
+            | Kind::QuotaExhausted
+            | Kind::Auth
+            | Kind::ServerError
+            | Kind::TooLarge
+            | Kind::InvalidRequest
+            | Kind::ModelNotFound => false,
         }
     }
 
     /// The one for this failure, or for the chain's: once something of it was out.
     fn take(&mut self, failure: &UpstreamFailure, is_out: bool) -> Option<To> {
-        match failure.kind {
-            FailureKind::ContextLength if self.on_context_length.is_some() => self.on_context_length.take(),
-            FailureKind::ContentPolicy if self.on_content_policy.is_some() => self.on_content_policy.take(),
-            _ if is_out || !failure.is_the_callers() => self.degrade.take(),
-            _ => None,
-        }
+        use FailureKind as Kind;
+        let own = match failure.kind {
+            Kind::ContextLength => self.on_context_length.take(),
+            Kind::ContentPolicy => self.on_content_policy.take(),
+            Kind::Unreachable
+            | Kind::RateLimited
+            | Kind::AboveLimit
+            | Kind::Overloaded
+            | Kind::QuotaExhausted
+            | Kind::Auth
+            | Kind::ServerError
+            | Kind::TooLarge
+            | Kind::InvalidRequest
+            | Kind::ModelNotFound => None,
+        };
+        own.or_else(|| self.degrade.take_if(|_| is_out || !failure.is_the_callers()))
     }
 }
 

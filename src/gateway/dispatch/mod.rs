@@ -22,6 +22,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::clock::Timer;
 use crate::domain::attempt::AttemptOutcome;
+use crate::domain::pricing::RateCard;
 use crate::domain::routing::{ArmAssignment, FailedAttempt, HealthSignal, Retry, RetryPlan};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::UsageSource;
@@ -37,9 +38,9 @@ use crate::gateway::dispatch::in_flight::{
 use crate::gateway::dispatch::reuse::{count_reuse, reused};
 use crate::gateway::edge::Request;
 use crate::gateway::experiment;
-use crate::gateway::failure::{Failure, NOT_PRICED, TOO_LONG, UNSUPPORTED};
+use crate::gateway::failure::{Failure, FailureCode};
 use crate::gateway::headers::{self, AnswerHeaders, Notices, UpstreamTime};
-use crate::gateway::hold::{ARM_SPENT, RequestHold, SentCall};
+use crate::gateway::hold::{RequestHold, SentCall};
 use crate::gateway::meter::{self, Metered, Report};
 use crate::gateway::plan::{Plan, Prices};
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
@@ -101,7 +102,7 @@ async fn run_assigned(
         // The org goes on as if there were no experiment: with other targets, another size and other cached answers. It
         // counts in none of its arms.
         (Err(failure), Some((assignment, request))) if is_the_arms(&failure, &assignment) => {
-            let (arm, reason) = (assignment.arm, failure.code);
+            let (arm, reason) = (assignment.arm, failure.code.name());
             metrics::counter!("tollgate_arms_passed_over_total", "arm" => arm, "reason" => reason)
                 .increment(1);
             begin(&state, request, prices, None, now).await
@@ -145,11 +146,10 @@ async fn in_time(dispatch: Box<Dispatch>, first: Quote) -> Result<Response, Fail
 
 /// Whether a request has no hold since its arm is spent, or since the arm's own targets can't carry it.
 fn is_the_arms(failure: &Failure, assignment: &ArmAssignment) -> bool {
-    match failure.code {
-        ARM_SPENT => true,
-        UNSUPPORTED | NOT_PRICED | TOO_LONG => !assignment.chain.is_empty(),
-        _ => false,
-    }
+    use FailureCode as Code;
+    let is_of_targets =
+        matches!(failure.code, Code::Unsupported | Code::NotPriced | Code::ContextLengthExceeded);
+    failure.code == Code::ArmBudgetSpent || (is_of_targets && !assignment.chain.is_empty())
 }
 
 /// Whether the provider's policy has left nothing of the answer, and the route names who answers then.
@@ -303,8 +303,10 @@ impl Dispatch {
         self.hold.record(&call, metered, AttemptOutcome::Succeeded);
         self.settle().await.map_err(Failure::unsettled)?;
         let upstream = call.quote.target.upstream.family;
-        let bytes = attempt::for_client(&self.state, &self.request, upstream, bytes, json)
-            .ok_or_else(|| Failure::new(502, "upstream_failed", "The provider's answer can't be read."))?;
+        let bytes =
+            attempt::for_client(&self.state, &self.request, upstream, bytes, json).ok_or_else(|| {
+                Failure::new(502, FailureCode::UpstreamFailed, "The provider's answer can't be read.")
+            })?;
         self.reuse.push(&bytes);
         if matches!(self.reuse, Reuse::Missed(_)) && !dialects::has_failed(upstream, json) {
             self.keep(&call.quote, "application/json");
@@ -368,16 +370,7 @@ impl Dispatch {
         let target = &call.quote.target;
         self.in_flight.retain(|other| other.place != place);
         self.state.target_healths.observe(target, now, target_health::signal_of(&failure));
-        if failure.alarms_operator {
-            let provider = target.upstream.config.name.clone();
-            metrics::counter!("tollgate_provider_account_refusals_total", "provider" => provider)
-                .increment(1);
-            tracing::error!(
-                provider = target.upstream.config.name,
-                message = failure.message,
-                "a provider refuses the operator's own account"
-            );
-        }
+        self.tell_operator(target, &failure);
         // No route says that this provider has the model: another may.
         if failure.kind == FailureKind::ModelNotFound && !self.plan.is_written() {
             failure.retry = Retry::Elsewhere;
@@ -397,6 +390,33 @@ impl Dispatch {
         failure
     }
 
+    /// Of what only the operator can mend.
+    fn tell_operator(&self, target: &Target, failure: &UpstreamFailure) {
+        let provider = &target.upstream.config.name;
+        if failure.alarms_operator {
+            metrics::counter!("tollgate_provider_account_refusals_total", "provider" => provider.clone())
+                .increment(1);
+            let message = &failure.message;
+            tracing::error!(provider, message, "a provider refuses the operator's own account");
+        }
+        // Where a ceiling price admits any name, a caller may have made one up.
+        let is_the_operators = self.plan.is_written() || target.card.model != RateCard::ANY;
+        if failure.kind == FailureKind::ModelNotFound && is_the_operators {
+            let (model, card) = (&target.model, target.card.model.clone());
+            metrics::counter!("tollgate_provider_models_missing_total", "provider" => provider.clone(), "model" => card)
+                .increment(1);
+            if self.state.target_healths.note_missing(target, self.state.ledger.clock().now()) {
+                let message = &failure.message;
+                tracing::warn!(
+                    provider,
+                    model,
+                    message,
+                    "a provider does not have a model that it is asked for"
+                );
+            }
+        }
+    }
+
     /// Whether the time is up that the caller or the route gave.
     fn is_over(&self, now: Timestamp) -> bool {
         self.ends_at.is_some_and(|ends_at| now >= ends_at)
@@ -409,6 +429,7 @@ impl Dispatch {
         let seconds = |own: Option<u64>, of_provider| own.map_or(of_provider, Duration::from_secs);
         let first_token = seconds(policy.first_token_seconds, config.first_byte_timeout());
         Timeouts {
+            connect: seconds(policy.connect_seconds, config.connect_timeout()),
             first_token: match attempt::wants_stream(&self.request) {
                 true => first_token,
                 // Its first part is there when all of it is.

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::domain::time::Timestamp;
 use crate::gateway::dialects::StreamRelay;
 use crate::gateway::dispatch::Dispatch;
-use crate::gateway::failure::Failure;
+use crate::gateway::failure::{Failure, FailureCode};
 use crate::gateway::headers;
 use crate::gateway::hold::{EXTEND_SECONDS, SentCall};
 use crate::gateway::meter::{self, Report};
@@ -227,7 +227,7 @@ fn event(dispatch: &Dispatch, failure: &Failure) -> Bytes {
 
 fn broke_off() -> Failure {
     let message = "The provider's stream broke off; what was delivered is charged.";
-    Failure::new(502, "upstream_failed", message)
+    Failure::new(502, FailureCode::UpstreamFailed, message)
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use crate::gateway::target::Target;
 use crate::gateway::timeouts::Timeouts;
 use crate::ledger::{By, LedgerError, Outcome, Submission};
 
-pub use reserve::{ARM_SPENT, TakenHold};
+pub use reserve::TakenHold;
 
 /// A stream's hold is extended this often, each time for three times as long and what its next part may take.
 pub const EXTEND_SECONDS: i64 = 300;

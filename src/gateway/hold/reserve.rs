@@ -14,7 +14,7 @@ use crate::domain::reservation::{Dispatcher, ReservationStatus};
 use crate::domain::routing::OnExpiry;
 use crate::gateway::State;
 use crate::gateway::edge::Request;
-use crate::gateway::failure::Failure;
+use crate::gateway::failure::{Failure, FailureCode};
 use crate::gateway::plan::{Plan, Prices};
 use crate::gateway::quote::{Funds, Quote, quote};
 use crate::gateway::target::Target;
@@ -26,7 +26,6 @@ const RESERVE_TRIES: usize = 4;
 /// How often a request that cost nothing may be asked again under its idempotency key: each reads the one before.
 const REPEATS_MAX: usize = 16;
 /// The code of the failure to hold within what the org allots to the arm.
-pub const ARM_SPENT: &str = "arm_budget_spent";
 
 /// A hold with the target and the quote that it is for.
 #[derive(Debug)]
@@ -75,7 +74,7 @@ impl RequestHold {
             quoted = quote(request, &quoted.target, &prices, funds)?;
         }
         let busy = "The balance is changing too fast to size a hold; set an output limit, or try again.";
-        Err(Failure { retry_after_seconds: Some(1), ..Failure::new(503, "balance_in_motion", busy) })
+        Err(Failure { retry_after_seconds: Some(1), ..Failure::new(503, FailureCode::BalanceInMotion, busy) })
     }
 
     /// Holds what a cached answer costs.
@@ -176,7 +175,7 @@ impl RequestHold {
             idempotency = request.idempotency.as_ref().map(|key| key.after(first));
         }
         let words = "this idempotency key was used by many requests that were not answered; use another";
-        Err(Failure::new(409, "duplicate_request", words))
+        Err(Failure::new(409, FailureCode::DuplicateRequest, words))
     }
 }
 
@@ -188,7 +187,7 @@ fn decision(plan: &Plan) -> Option<String> {
 }
 
 fn arm_spent(refusal: &Refusal) -> Failure {
-    Failure::new(402, ARM_SPENT, refusal.to_string())
+    Failure::new(402, FailureCode::ArmBudgetSpent, refusal.to_string())
 }
 
 /// The first target that can carry the request; the first one's refusal where none can.
@@ -209,8 +208,8 @@ fn first_quote(request: &Request, prices: &Prices, targets: &[Target]) -> Result
 fn why_skipped(target: &Target, failure: &Failure) -> String {
     let provider = &target.upstream.config.name;
     match &failure.field {
-        Some(field) => format!("{provider}: {} ({field})", failure.code),
-        None => format!("{provider}: {}", failure.code),
+        Some(field) => format!("{provider}: {} ({field})", failure.code.name()),
+        None => format!("{provider}: {}", failure.code.name()),
     }
 }
 
@@ -241,7 +240,7 @@ async fn replayed(state: &State, outcome: &Outcome) -> Result<ReservationId, Fai
         Err(_) => "its outcome can't be read now".to_owned(),
     };
     let words = format!("this idempotency key was used by request {first}; {how}");
-    Err(Failure::new(409, "duplicate_request", words))
+    Err(Failure::new(409, FailureCode::DuplicateRequest, words))
 }
 
 #[cfg(test)]

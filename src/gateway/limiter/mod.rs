@@ -22,7 +22,7 @@ use crate::domain::account::budget::BudgetScope;
 use crate::domain::account::limits::Limits;
 use crate::domain::ids::OrgId;
 use crate::domain::purpose::Purpose;
-use crate::gateway::failure::Failure;
+use crate::gateway::failure::{Failure, FailureCode};
 use crate::gateway::limiter::node::NodeRates;
 use crate::gateway::limiter::rows::{Name, ROWS_MAX};
 use crate::gateway::limiter::shared::SharedRates;
@@ -195,7 +195,7 @@ impl Limiter {
             let scope = name_of(&limits.scope);
             let message =
                 format!("This request is about {tokens} tokens, and {scope} may use {per_minute} a minute.");
-            return Err(Failure::new(413, "request_too_large", message));
+            return Err(Failure::new(413, FailureCode::RequestTooLarge, message));
         };
         let taken = self.rates.take(key, RateUnit::Tokens, possible, signed(tokens)).await;
         taken.map_err(|not_now| not_now.failure("tokens per minute", limits))
@@ -301,7 +301,10 @@ fn signed(tokens: u64) -> i64 {
 fn limited(what: &str, limits: &Limits, seconds: u64) -> Failure {
     let scope = name_of(&limits.scope);
     let message = format!("The limit on {what} of {scope} is reached. Try again in {seconds} s.");
-    Failure { retry_after_seconds: Some(seconds), ..Failure::new(429, "rate_limit_exceeded", message) }
+    Failure {
+        retry_after_seconds: Some(seconds),
+        ..Failure::new(429, FailureCode::RateLimitExceeded, message)
+    }
 }
 
 fn name_of(scope: &BudgetScope) -> String {

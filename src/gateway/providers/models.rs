@@ -15,14 +15,14 @@ pub struct ModelEntry {
     pub created_at: String,
 }
 
-/// `GET /v1/models`.
-pub fn list(dialect: Dialect, models: &[ModelEntry]) -> Value {
+/// `GET /v1/models`: these of all, and whether there are more.
+pub fn list(dialect: Dialect, models: &[ModelEntry], has_more: bool) -> Value {
     let data: Vec<Value> = models.iter().map(|model| entry(dialect, model)).collect();
     match dialect {
         Dialect::OpenaiChat | Dialect::OpenaiResponses => json!({"object": "list", "data": data}),
         Dialect::AnthropicMessages => json!({
             "data": data,
-            "has_more": false,
+            "has_more": has_more,
             "first_id": models.first().map(|model| &model.id),
             "last_id": models.last().map(|model| &model.id),
         }),

@@ -5,7 +5,7 @@ use super::*;
 use crate::config::{ProviderConfig, ProviderKind};
 use crate::domain::routing::Retry;
 use crate::domain::usage::recordings;
-use crate::gateway::failure::Failure;
+use crate::gateway::failure::{Failure, FailureCode};
 
 fn exchanges(file: &str) -> Vec<Value> {
     recordings::exchanges(|name| name == file).into_iter().map(|exchange| exchange.line).collect()
@@ -360,7 +360,7 @@ fn a_refusal_of_content_names_no_account_of_the_operators() {
     for body in [XAI_REFUSAL, OPENROUTER_REFUSAL] {
         let failure = Failure::from(classify(403, None, body.as_bytes()));
 
-        assert_eq!((failure.status, failure.code), (400, "content_policy_violation"));
+        assert_eq!((failure.status, failure.code), (400, FailureCode::ContentPolicyViolation));
         assert_eq!(failure.message, "The provider refuses this request for its content.");
     }
 }
@@ -379,9 +379,12 @@ fn model_lists_wear_the_clients_dialect() {
 
     let models = [model];
 
-    assert_eq!(models::list(Dialect::OpenaiChat, &models), json!({"object": "list", "data": [openai]}));
     assert_eq!(
-        models::list(Dialect::AnthropicMessages, &models),
+        models::list(Dialect::OpenaiChat, &models, false),
+        json!({"object": "list", "data": [openai]})
+    );
+    assert_eq!(
+        models::list(Dialect::AnthropicMessages, &models, false),
         json!({"data": [anthropic], "has_more": false, "first_id": "gpt-4o-mini", "last_id": "gpt-4o-mini"})
     );
 }

@@ -209,3 +209,56 @@ async fn whoever_names_no_limit_gets_the_providers_default_and_is_held_for_no_mo
         );
     }
 }
+
+/// The list in Anthropic's dialect: its status and body.
+async fn models_page(world: &World, query: &str) -> (u16, Value) {
+    let call = world.http.get(format!("{}/v1/models{query}", world.url)).bearer_auth(&world.secret);
+    let response = call.header("anthropic-version", "2023-06-01").send().await.expect("answers");
+    (response.status().as_u16(), response.json().await.expect("json"))
+}
+
+fn ids(page: &Value) -> Vec<&str> {
+    let models = page["data"].as_array().expect("a list").iter();
+    models.map(|model| model["id"].as_str().expect("an id")).collect()
+}
+
+#[tokio::test]
+async fn anthropics_sdks_page_through_the_models_in_both_directions() {
+    let world = World::new("5", "").await;
+    let (_, whole) = models_page(&world, "").await;
+    let all = ids(&whole);
+    let (first, last) = (all[0], all[all.len() - 1]);
+
+    let (_, begin) = models_page(&world, "?limit=3").await;
+    let (_, next) = models_page(&world, &format!("?limit=3&after_id={}", all[2])).await;
+    let (_, rest) = models_page(&world, &format!("?limit=1000&after_id={}", all[5])).await;
+    let (_, before) = models_page(&world, &format!("?limit=3&before_id={}", all[6])).await;
+    let (_, back) = models_page(&world, &format!("?limit=9&before_id={}", all[3])).await;
+    let (_, over) = models_page(&world, &format!("?after_id={last}")).await;
+    let (_, gone) = models_page(&world, &format!("?limit=1&after_id={first}-")).await;
+
+    assert!(all.len() > 100 && whole["has_more"] == false, "those who know no pages see all: {}", all.len());
+    for (page, expected, has_more) in [
+        (&begin, &all[..3], true),
+        (&next, &all[3..6], true),
+        (&rest, &all[6..], false),
+        (&before, &all[3..6], true),
+        (&back, &all[..3], false),
+        (&over, &[][..], false),
+        (&gone, &all[1..2], true),
+    ] {
+        assert_eq!((ids(page), &page["has_more"]), (expected.to_vec(), &json!(has_more)));
+        let ends = [expected.first(), expected.last()].map(|id| json!(id));
+        assert_eq!([&page["first_id"], &page["last_id"]].map(Value::clone), ends);
+    }
+    let openais = world.http.get(format!("{}/v1/models?limit=0", world.url)).bearer_auth(&world.secret);
+    let openais: Value = openais.send().await.expect("answers").json().await.expect("json");
+    assert_eq!(ids(&openais), all, "OpenAI's list has no pages");
+    for query in
+        ["limit=0", "limit=1001", "limit=-1", "limit=many", "limit=1&limit=2", "after_id=a&before_id=b"]
+    {
+        let (status, refused) = models_page(&world, &format!("?{query}")).await;
+
+        assert_eq!((status, &refused["error"]["type"]), (400, &json!("invalid_request_error")), "{query}");
+    }
+}

@@ -73,3 +73,30 @@ async fn a_new_provider_is_there_after_a_restart_only() {
     assert!(refused.expect_err("no such provider here").to_string().contains("groq"));
     assert_eq!([&before, &after].map(|answer| header(answer, "x-tollgate-provider")), ["spare", "groq"]);
 }
+
+#[tokio::test]
+async fn a_route_waits_for_a_connection_as_long_as_it_says_from_the_start_and_from_a_reload_on() {
+    let (address, _full) = full_listener().await;
+    let waiting = |name: &str, connect_seconds: u64| {
+        let chain = ["odd/gpt-4o-mini", "spare/gpt-4o-mini"];
+        json!([{"name": name, "chain": chain, "retries": 0, "connect_seconds": connect_seconds}])
+    };
+    let mut world = World::new("5", "").await;
+    world.config = routed(&world, waiting("r", 1));
+    let mut providers = world.config.providers.iter_mut();
+    let odd = providers.find(|provider| provider.name == "odd").expect("a provider");
+    odd.base_url = format!("http://{address}");
+    odd.connect_timeout_seconds = 3_600;
+    world.restart().await;
+
+    for (name, reloaded) in [("r", None), ("other", Some(waiting("other", 2)))] {
+        if let Some(routes) = reloaded {
+            world.state.reload_routes(&routed(&world, routes)).expect("sound");
+        }
+        let answer = world.post("/v1/chat/completions", chat(name)).await;
+
+        assert_eq!(header(&answer, "x-tollgate-provider"), "spare");
+        let outcomes = world.last_settle().await.0.iter().map(|attempt| attempt.outcome).collect::<Vec<_>>();
+        assert_eq!(outcomes, [AttemptOutcome::Refused, AttemptOutcome::Succeeded], "it was not connected");
+    }
+}

@@ -1,5 +1,7 @@
 //! A gateway with its ledger, its providers as simulators, and an org that pays: what the stories are told of.
 
+use tokio::net::{TcpSocket, TcpStream};
+
 use super::*;
 use crate::domain::claim::Claim;
 use crate::gateway::target::Target;
@@ -33,6 +35,16 @@ pub async fn listen(router: Router) -> SocketAddr {
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move { axum::serve(listener, router).await });
     address
+}
+
+/// Nobody is connected there: its one place is taken, for as long as these two are kept.
+pub async fn full_listener() -> (SocketAddr, (TcpListener, TcpStream)) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("binds");
+    let listener = socket.listen(0).expect("listens");
+    let address = listener.local_addr().expect("an address");
+    let waits = TcpStream::connect(address).await.expect("connects");
+    (address, (listener, waits))
 }
 
 /// An org with so many credits, and a key: its secret.

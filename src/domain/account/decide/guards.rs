@@ -1,6 +1,6 @@
 //! Guards: each checks one thing, and refuses by its name.
 
-use crate::domain::account::budget::{BudgetScope, COUNTS_MAX};
+use crate::domain::account::budget::{Budget, BudgetScope, COUNTS_MAX};
 use crate::domain::account::command::TTL_SECONDS_MAX;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::account::{Account, OrgStatus};
@@ -15,27 +15,32 @@ pub(super) fn affordable(account: &Account, asked: Credits) -> Result<(), Refusa
     require(asked <= available, || Refusal::InsufficientCredits { available, asked })
 }
 
-/// Every budget on the path, each in its window: all or nothing.
+/// Every budget on the path, each in its window: all or nothing. The one with the least room refuses, so that what it leaves is
+/// what all of them leave.
 pub(super) fn within_budgets(
     account: &Account,
     purpose: &Purpose,
     asked: Credits,
     at: Timestamp,
 ) -> Result<(), Refusal> {
+    let mut tightest: Option<(Credits, &Budget)> = None;
     for state in account.budgets.iter().filter(|state| state.counts(purpose, at)) {
         let window = state.budget.counter_key(purpose, at, account.time_zone);
         require(!state.is_full(&window), || Refusal::TooManyEndUsers { limit: COUNTS_MAX })?;
-        let count = state.count(&window);
-        let used = count.charged.saturating_add(count.held);
-        let available = state.budget.cap.saturating_sub(used).or_zero();
-        require(used.saturating_add(asked) <= state.budget.cap, || Refusal::BudgetExceeded {
-            budget: state.budget.key.clone(),
-            cap: state.budget.cap,
-            available,
-            asked,
-        })?;
+        let room = state.room(&window);
+        if tightest.is_none_or(|(least, _)| room < least) {
+            tightest = Some((room, &state.budget));
+        }
     }
-    Ok(())
+    match tightest {
+        Some((room, budget)) if asked > room => Err(Refusal::BudgetExceeded {
+            budget: budget.key.clone(),
+            cap: budget.cap,
+            available: room.or_zero(),
+            asked,
+        }),
+        Some(_) | None => Ok(()),
+    }
 }
 
 pub(super) fn within_request_limit(

@@ -75,6 +75,25 @@ fn a_budget_counts_no_more_end_users_in_a_window_than_are_saved_with_it() {
 }
 
 #[test]
+fn the_budget_with_the_least_room_refuses_wherever_it_stands() {
+    let (day, month) = (BudgetWindow::Day, BudgetWindow::Month);
+    for caps in [[(day, 5), (month, 3)], [(day, 3), (month, 5)]] {
+        let budgets = caps.map(|(window, cap)| budget(BudgetScope::Org, window, credits(cap))).to_vec();
+        let set = OrgCommand::SetBudgets { budgets };
+        let mut account = with([grant(1, credits(20)), set, hold(1, credits(1)).into()]);
+
+        let refused = [hold(2, credits(9)).into(), grow(1, credits(9))]
+            .map(|command: OrgCommand| account.refuses(START, command));
+
+        for refusal in refused {
+            let least = matches!(&refusal, Refusal::BudgetExceeded { cap, available, .. } if [*cap, *available] == [credits(3), credits(2)]);
+            assert!(least, "{refusal:?}");
+        }
+        account.does(START, hold(2, credits(2)));
+    }
+}
+
+#[test]
 fn a_lowered_budget_blocks_new_holds_only() {
     let mut account = with([grant(1, credits(10)), cap(credits(5)), hold(1, credits(4)).into()]);
 

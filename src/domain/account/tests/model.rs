@@ -573,9 +573,9 @@ impl Model {
         let mut counted_in = Vec::new();
         for index in &covering {
             let window = self.budgets[*index].budget.counter_key(&purpose, now, ZONE);
-            self.within(&self.budgets[*index], &window, credits)?;
             counted_in.push((self.budgets[*index].serial, window));
         }
+        self.within_budgets(&counted_in, credits)?;
         for (index, (_, window)) in covering.into_iter().zip(&counted_in) {
             if self.budgets[index].newest < window.starts_at {
                 self.forget(index, window.starts_at);
@@ -613,11 +613,7 @@ impl Model {
         let hold = &self.holds[index];
         self.within_request_limit(&hold.purpose, hold.credits.saturating_add(credits))?;
         self.affordable(credits)?;
-        for (serial, window) in &hold.counted_in {
-            if let Some(budget) = self.budgets.iter().find(|budget| budget.serial == *serial) {
-                self.within(budget, window, credits)?;
-            }
-        }
+        self.within_budgets(&hold.counted_in, credits)?;
         let pins = self.take_free(credits);
         let hold = &mut self.holds[index];
         hold.credits = hold.credits.saturating_add(credits);
@@ -678,15 +674,22 @@ impl Model {
         self.forget_all(now);
     }
 
-    fn within(&self, budget: &ModelBudget, window: &CounterKey, asked: Credits) -> Result<(), Refusal> {
-        let count = self.count(budget, window);
-        let left = budget.budget.cap.saturating_sub(count.charged).saturating_sub(count.held);
-        refuse_if(asked > left, || Refusal::BudgetExceeded {
-            budget: budget.budget.key.clone(),
-            cap: budget.budget.cap,
-            available: left.or_zero(),
-            asked,
-        })
+    fn within_budgets(&self, counted_in: &[(usize, CounterKey)], asked: Credits) -> Result<(), Refusal> {
+        let counting = self.budgets.iter().filter_map(|budget| {
+            let (_, window) = counted_in.iter().find(|(serial, _)| *serial == budget.serial)?;
+            let count = self.count(budget, window);
+            let left = budget.budget.cap.saturating_sub(count.charged).saturating_sub(count.held);
+            Some((left, &budget.budget))
+        });
+        match counting.min_by_key(|(left, _)| *left) {
+            Some((left, budget)) if asked > left => Err(Refusal::BudgetExceeded {
+                budget: budget.key.clone(),
+                cap: budget.cap,
+                available: left.or_zero(),
+                asked,
+            }),
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn within_request_limit(&self, purpose: &Purpose, asked: Credits) -> Result<(), Refusal> {

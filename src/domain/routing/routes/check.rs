@@ -87,6 +87,7 @@ impl Check<'_> {
 
     fn policy(&mut self, at: Vec<String>, policy: &Policy) {
         for (field, value) in [
+            ("connect_seconds", policy.connect_seconds),
             ("first_token_seconds", policy.first_token_seconds),
             ("between_tokens_seconds", policy.between_tokens_seconds),
             ("total_seconds", policy.total_seconds),

@@ -14,16 +14,28 @@ pub fn fit_for_claude(body: &mut Value, dropped: &mut Dropped) {
     }
 }
 
-/// False where nothing is left of it.
+/// False where nothing is left of it, or an answer had nothing: Claude refuses the conversation that goes on after it.
 fn fit_message(message: &mut Value, dropped: &mut Dropped) -> bool {
-    let Some(blocks) = message.get_mut("content").and_then(Value::as_array_mut) else { return true };
-    let before = blocks.len();
-    blocks.retain(|block| !is_unsigned_thought(block));
-    if blocks.len() < before {
-        dropped.add("messages[].content[].thinking");
+    let is_answer = message["role"] == "assistant";
+    match message.get_mut("content") {
+        Some(Value::String(text)) => !(is_answer && is_blank(text)),
+        Some(Value::Array(blocks)) => {
+            let before = blocks.len();
+            blocks.retain(|block| !is_unsigned_thought(block));
+            if blocks.len() < before {
+                dropped.add("messages[].content[].thinking");
+            }
+            leave_out_blank(blocks);
+            let results = blocks.iter_mut().filter(|block| block["type"] == "tool_result");
+            results.filter_map(|result| result.get_mut("content")?.as_array_mut()).for_each(leave_out_blank);
+            !blocks.is_empty() || (before == 0 && !is_answer)
+        }
+        Some(_) | None => true,
     }
+}
+
+fn leave_out_blank(blocks: &mut Vec<Value>) {
     blocks.retain(|block| block["type"] != "text" || !block["text"].as_str().is_some_and(is_blank));
-    blocks.len() == before || !blocks.is_empty()
 }
 
 /// Claude refuses such a text. Others give some, beside a tool's call say.

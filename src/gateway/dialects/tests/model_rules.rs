@@ -87,14 +87,29 @@ fn blank_texts_do_not_reach_claude() {
     assert_eq!(body["system"], Value::Null);
     assert_eq!(body["messages"][1]["content"].as_array().map(Vec::len), Some(1), "{body}");
     let block = |text: &str| json!({"type": "text", "text": text});
+    let look = json!({"type": "tool_use", "id": "c", "name": "look", "input": {}});
     let own = json!({"model": "m", "max_tokens": 9, "messages": [
         {"role": "user", "content": USER},
-        {"role": "assistant", "content": [block("\n"), block("Yes?")]},
+        {"role": "assistant", "content": [block("\n"), block("Yes?"), look]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": [block(""), block("a cat")]}]},
+        {"role": "assistant", "content": []},
         {"role": "user", "content": "Go on"},
+        {"role": "assistant", "content": "\n"},
+        {"role": "user", "content": ""},
     ]});
     let same =
         upstream_request(Dialect::AnthropicMessages, Family::Anthropic, &own, "claude-opus-4-8").unwrap();
-    assert_eq!(same.body["messages"][1]["content"], json!([block("Yes?")]));
+    assert_eq!(
+        same.body["messages"],
+        json!([
+            {"role": "user", "content": USER},
+            {"role": "assistant", "content": [block("Yes?"), look]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": [block("a cat")]}]},
+            {"role": "user", "content": "Go on"},
+            {"role": "user", "content": ""},
+        ]),
+        "an empty question is the caller's own"
+    );
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! What a caller of `/v1` is told when there is no answer: one place where every refusal becomes a status, a code and
 //! words, in the caller's dialect. Internals never leak.
 
+mod code;
+mod described;
+
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use serde::Serialize;
-use utoipa::ToSchema;
-use utoipa::openapi::{Components, ComponentsBuilder};
 
 use crate::domain::account::refusal::Refusal;
 use crate::domain::pricing::{PriceError, Unboundable};
@@ -15,148 +15,29 @@ use crate::gateway::dialects::{Dialect, Malformed, Refused};
 use crate::gateway::providers::classify::{FailureKind, UpstreamFailure};
 use crate::ledger::LedgerError;
 
-/// The code of what can't be priced or said to the target.
-pub const UNSUPPORTED: &str = "unsupported";
-/// The code of what the model's card has no price for.
-pub const NOT_PRICED: &str = "not_priced";
-/// The code of a request that the model's context window does not hold.
-pub const TOO_LONG: &str = "context_length_exceeded";
-/// The code of a request whose time was over before its answer.
-const OUT_OF_TIME: &str = "out_of_time";
-/// The code of a request whose answer can't be recorded yet.
-const UNSETTLED: &str = "unsettled";
+pub use code::FailureCode;
+pub use described::{AnthropicFailures, EitherFailures, OpenaiFailures, schemas};
+
 /// Providers' names of accounts are longer than whatever else begins like them.
 const ACCOUNT_LETTERS_MIN: usize = 8;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub status: u16,
-    /// A stable name for programs.
-    pub code: &'static str,
+    pub code: FailureCode,
     pub message: String,
     pub field: Option<String>,
     pub retry_after_seconds: Option<u64>,
 }
 
-/// An error as OpenAI's SDKs know it.
-#[derive(Serialize, utoipa::ToSchema)]
-#[schema(as = OpenaiError)]
-#[allow(dead_code, reason = "the documentation of what a `Failure` answers")]
-pub struct OpenaiErrorBody {
-    error: OpenaiErrorPart,
-}
-
-#[derive(Serialize, utoipa::ToSchema)]
-#[allow(dead_code, reason = "the documentation of what a `Failure` answers")]
-struct OpenaiErrorPart {
-    message: String,
-    /// invalid_request_error, insufficient_quota, rate_limit_error or server_error.
-    r#type: String,
-    /// The field at fault.
-    param: Option<String>,
-    /// A stable name for programs, such as `insufficient_credits`.
-    code: String,
-}
-
-/// An error as Anthropic's SDKs know it.
-#[derive(Serialize, utoipa::ToSchema)]
-#[schema(as = AnthropicError)]
-#[allow(dead_code, reason = "the documentation of what a `Failure` answers")]
-pub struct AnthropicErrorBody {
-    /// `error`.
-    r#type: String,
-    error: AnthropicErrorPart,
-    request_id: String,
-}
-
-#[derive(Serialize, utoipa::ToSchema)]
-#[allow(dead_code, reason = "the documentation of what a `Failure` answers")]
-struct AnthropicErrorPart {
-    /// Anthropic's name of the status, such as `billing_error`.
-    r#type: String,
-    message: String,
-    /// A stable name for programs, such as `insufficient_credits`.
-    code: String,
-}
-
-/// An error in the dialect that the request's headers speak.
-#[derive(Serialize, utoipa::ToSchema)]
-#[serde(untagged)]
-#[schema(as = OpenaiOrAnthropicError)]
-#[allow(dead_code, reason = "the documentation of what a `Failure` answers")]
-pub enum EitherErrorBody {
-    Openai(OpenaiErrorBody),
-    Anthropic(AnthropicErrorBody),
-}
-
-/// For the API's description: the errors that a request may be answered with, in the shape that the caller's SDK knows.
-macro_rules! failures {
-    ($name:ident, $body:ident) => {
-        #[derive(utoipa::IntoResponses)]
-        #[allow(dead_code, reason = "the documentation of what a `Failure` answers")]
-        pub enum $name {
-            /// Malformed, or refused by the provider as the caller's fault.
-            #[response(status = 400)]
-            Malformed($body),
-            /// No key, or one that is not known or was revoked.
-            #[response(status = 401)]
-            Unauthorized($body),
-            /// Credits or a budget do not cover it, or the limit on one request.
-            #[response(status = 402)]
-            PaymentRequired($body),
-            /// The key's role may not do this.
-            #[response(status = 403)]
-            Forbidden($body),
-            /// No configured provider has a price for the model, or serves it at this endpoint.
-            #[response(status = 404)]
-            NotFound($body),
-            /// The idempotency key was used by another request, which the message names.
-            #[response(status = 409)]
-            Conflict($body),
-            /// The body is too large, or more tokens than a minute allows.
-            #[response(status = 413)]
-            TooLarge($body),
-            /// The body is compressed.
-            #[response(status = 415)]
-            Compressed($body),
-            /// Understood, but it can't be priced or can't be sent to this model.
-            #[response(status = 422)]
-            Unprocessable($body),
-            /// A limit of the org's, or the provider's where no other could serve; see Retry-After.
-            #[response(status = 429)]
-            TooManyRequests($body),
-            /// A fault of this node's; the request id helps to find it.
-            #[response(status = 500)]
-            Internal($body),
-            /// No provider answered as it should.
-            #[response(status = 502)]
-            UpstreamFailed($body),
-            /// The ledger can't hold now, or no provider can answer; see Retry-After. Or the time that the request may take is over.
-            #[response(status = 503)]
-            Unavailable($body),
-        }
-    };
-}
-
-failures!(OpenaiFailures, OpenaiErrorBody);
-failures!(AnthropicFailures, AnthropicErrorBody);
-failures!(EitherFailures, EitherErrorBody);
-
-/// The bodies that these answers refer to.
-pub fn schemas() -> Components {
-    let mut parts = Vec::new();
-    EitherErrorBody::schemas(&mut parts);
-    ComponentsBuilder::new().schemas_from_iter(parts).schema_from::<EitherErrorBody>().build()
-}
-
 impl Failure {
     /// The message is told as a sentence, however it was written.
-    pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Failure {
+    pub fn new(status: u16, code: FailureCode, message: impl Into<String>) -> Failure {
         Failure::verbatim(status, code, sentence(message.into()))
     }
 
     /// For words that are not a sentence of ours: a provider's, which clients may look for, or what is joined to a field.
-    fn verbatim(status: u16, code: &'static str, message: String) -> Failure {
+    fn verbatim(status: u16, code: FailureCode, message: String) -> Failure {
         Failure { status, code, message, field: None, retry_after_seconds: None }
     }
 
@@ -164,7 +45,7 @@ impl Failure {
     pub fn internal() -> Failure {
         Failure::new(
             500,
-            "internal",
+            FailureCode::Internal,
             "Something went wrong on the server; the request id helps to find the cause.",
         )
     }
@@ -173,7 +54,7 @@ impl Failure {
         let message = format!(
             "The model `{model}` is not offered here: no configured provider has a price for it. GET /v1/models lists what is."
         );
-        Failure { field: Some("model".into()), ..Failure::new(404, "model_not_found", message) }
+        Failure { field: Some("model".into()), ..Failure::new(404, FailureCode::ModelNotFound, message) }
     }
 
     /// It is a route, none of whose targets takes a request like this.
@@ -181,20 +62,20 @@ impl Failure {
         let message = format!(
             "The route `{route}` has no target for this request: no target's `when` holds for its org, key, labels or input."
         );
-        Failure { field: Some("model".into()), ..Failure::new(404, "model_not_found", message) }
+        Failure { field: Some("model".into()), ..Failure::new(404, FailureCode::ModelNotFound, message) }
     }
 
     /// It has a price, but nobody who serves it does so at the endpoint that was asked.
     pub fn model_elsewhere(model: &str, why: &str) -> Failure {
         let message = format!("The model `{model}` is not served at this endpoint: {why}.");
-        Failure { field: Some("model".into()), ..Failure::new(404, "model_not_found", message) }
+        Failure { field: Some("model".into()), ..Failure::new(404, FailureCode::ModelNotFound, message) }
     }
 
     /// The time that the caller or the route gave is over.
     pub fn out_of_time() -> Failure {
         let words =
             "No complete answer arrived within the time allowed for this request; what it used is charged.";
-        Failure::new(503, OUT_OF_TIME, words)
+        Failure::new(503, FailureCode::OutOfTime, words)
     }
 
     /// The end of a request that has its answer can't be recorded, and is tried again in the background.
@@ -204,7 +85,7 @@ impl Failure {
             LedgerError::Busy | LedgerError::Unavailable(_) | LedgerError::Unknown(_) => {
                 tracing::error!(%error, "an answer can't be settled, and is not given");
                 let words = "The ledger can't be written now, so the answer is withheld; its cost is charged as soon as it can be.";
-                Failure::new(503, UNSETTLED, words)
+                Failure::new(503, FailureCode::Unsettled, words)
             }
         }
     }
@@ -223,7 +104,9 @@ impl Failure {
             // RFC 9110, 15.5.2.
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if matches!(self.status, 402 | 409) || matches!(self.code, OUT_OF_TIME | UNSETTLED) {
+        if matches!(self.status, 402 | 409)
+            || matches!(self.code, FailureCode::OutOfTime | FailureCode::Unsettled)
+        {
             // Money doesn't come back by itself, a key stays used, and what took too long or can't be recorded costs as much
             // again: an SDK must not try again.
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
@@ -239,7 +122,7 @@ impl Failure {
     fn body<'a>(&'a self, request_id: &'a str) -> ErrorBody<'a> {
         ErrorBody {
             status: self.status,
-            code: self.code,
+            code: self.code.name(),
             message: &self.message,
             field: self.field.as_deref(),
             request_id,
@@ -251,7 +134,7 @@ impl From<Malformed> for Failure {
     fn from(malformed: Malformed) -> Failure {
         Failure {
             field: Some(malformed.field),
-            ..Failure::verbatim(400, "invalid_request", malformed.message)
+            ..Failure::verbatim(400, FailureCode::InvalidRequest, malformed.message)
         }
     }
 }
@@ -262,7 +145,10 @@ impl From<Refused> for Failure {
             Refused::Malformed(malformed) => malformed.into(),
             Refused::Unsupported(unsupported) => {
                 let message = unsupported.to_string();
-                Failure { field: Some(unsupported.field), ..Failure::new(422, UNSUPPORTED, message) }
+                Failure {
+                    field: Some(unsupported.field),
+                    ..Failure::new(422, FailureCode::Unsupported, message)
+                }
             }
         }
     }
@@ -270,13 +156,13 @@ impl From<Refused> for Failure {
 
 impl From<Unboundable> for Failure {
     fn from(why: Unboundable) -> Failure {
-        Failure::new(422, UNSUPPORTED, why.to_string())
+        Failure::new(422, FailureCode::Unsupported, why.to_string())
     }
 }
 
 impl From<PriceError> for Failure {
     fn from(error: PriceError) -> Failure {
-        Failure::new(422, NOT_PRICED, error.to_string())
+        Failure::new(422, FailureCode::NotPriced, error.to_string())
     }
 }
 
@@ -286,13 +172,17 @@ impl From<LedgerError> for Failure {
             LedgerError::Refused(refusal) => refusal.into(),
             LedgerError::Busy => Failure {
                 retry_after_seconds: Some(1),
-                ..Failure::new(503, "busy", "Too many requests are waiting; try again shortly.")
+                ..Failure::new(503, FailureCode::Busy, "Too many requests are waiting; try again shortly.")
             },
             LedgerError::Unavailable(why) | LedgerError::Unknown(why) => {
                 tracing::error!(why, "the ledger is unavailable");
                 Failure {
                     retry_after_seconds: Some(5),
-                    ..Failure::new(503, "unavailable", "The ledger can't write now; try again shortly.")
+                    ..Failure::new(
+                        503,
+                        FailureCode::Unavailable,
+                        "The ledger can't write now; try again shortly.",
+                    )
                 }
             }
         }
@@ -302,17 +192,19 @@ impl From<LedgerError> for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Failure {
         let (status, code) = match &refusal {
-            Refusal::InsufficientCredits { .. } => (402, "insufficient_credits"),
-            Refusal::BudgetExceeded { .. } => (402, "budget_exceeded"),
-            Refusal::RequestTooLarge { .. } => (402, "request_too_large"),
-            Refusal::TooManyHolds { .. } => (429, "too_many_holds"),
-            Refusal::TooManyEndUsers { .. } => (402, "too_many_end_users"),
-            Refusal::OrgSuspended { .. } => (403, "org_suspended"),
-            Refusal::OrgClosed => (403, "org_closed"),
-            Refusal::UnknownOrg | Refusal::UnknownKey | Refusal::InvalidKey => (401, "invalid_api_key"),
-            Refusal::UnknownProject => (403, "unknown_project"),
-            Refusal::IdempotencyConflict => (409, "idempotency_conflict"),
-            Refusal::FormatNotRaised { .. } => (409, "format_not_raised"),
+            Refusal::InsufficientCredits { .. } => (402, FailureCode::InsufficientCredits),
+            Refusal::BudgetExceeded { .. } => (402, FailureCode::BudgetExceeded),
+            Refusal::RequestTooLarge { .. } => (402, FailureCode::RequestTooLarge),
+            Refusal::TooManyHolds { .. } => (429, FailureCode::TooManyHolds),
+            Refusal::TooManyEndUsers { .. } => (402, FailureCode::TooManyEndUsers),
+            Refusal::OrgSuspended { .. } => (403, FailureCode::OrgSuspended),
+            Refusal::OrgClosed => (403, FailureCode::OrgClosed),
+            Refusal::UnknownOrg | Refusal::UnknownKey | Refusal::InvalidKey => {
+                (401, FailureCode::InvalidApiKey)
+            }
+            Refusal::UnknownProject => (403, FailureCode::UnknownProject),
+            Refusal::IdempotencyConflict => (409, FailureCode::IdempotencyConflict),
+            Refusal::FormatNotRaised { .. } => (409, FailureCode::FormatNotRaised),
             Refusal::OrgOpenedLater { .. }
             | Refusal::OrgExists
             | Refusal::OpenReservations { .. }
@@ -349,7 +241,7 @@ impl From<Refusal> for Failure {
             | Refusal::PaymentUsed { .. }
             | Refusal::RefundUsed { .. }
             | Refusal::UnknownBundle
-            | Refusal::BundleExists => (422, "refused"),
+            | Refusal::BundleExists => (422, FailureCode::Refused),
         };
         // Holds end all the time.
         let retry_after_seconds = (status == 429).then_some(1);
@@ -361,9 +253,9 @@ impl From<UpstreamFailure> for Failure {
     fn from(failure: UpstreamFailure) -> Failure {
         if failure.is_the_callers() {
             let code = match failure.kind {
-                FailureKind::ContextLength => TOO_LONG,
-                FailureKind::ContentPolicy => "content_policy_violation",
-                FailureKind::TooLarge => "request_too_large",
+                FailureKind::ContextLength => FailureCode::ContextLengthExceeded,
+                FailureKind::ContentPolicy => FailureCode::ContentPolicyViolation,
+                FailureKind::TooLarge => FailureCode::RequestTooLarge,
                 FailureKind::InvalidRequest
                 | FailureKind::Unreachable
                 | FailureKind::RateLimited
@@ -372,24 +264,28 @@ impl From<UpstreamFailure> for Failure {
                 | FailureKind::QuotaExhausted
                 | FailureKind::Auth
                 | FailureKind::ModelNotFound
-                | FailureKind::ServerError => "invalid_request",
+                | FailureKind::ServerError => FailureCode::InvalidRequest,
             };
             let status = callers_status(failure.kind, failure.status);
             return Failure::verbatim(status, code, without_accounts(&failure.message));
         }
         let (status, code, words) = match failure.kind {
             FailureKind::RateLimited => {
-                (429, "upstream_rate_limited", "The provider is rate limited; try again later.")
+                (429, FailureCode::UpstreamRateLimited, "The provider is rate limited; try again later.")
             }
-            FailureKind::AboveLimit => {
-                (413, "request_too_large", "The request is more than the provider takes at once; send less.")
-            }
+            FailureKind::AboveLimit => (
+                413,
+                FailureCode::RequestTooLarge,
+                "The request is more than the provider takes at once; send less.",
+            ),
             FailureKind::Overloaded => {
-                (503, "upstream_overloaded", "The provider is overloaded; try again shortly.")
+                (503, FailureCode::UpstreamOverloaded, "The provider is overloaded; try again shortly.")
             }
-            FailureKind::ModelNotFound => (404, "model_not_found", "The provider does not know this model."),
+            FailureKind::ModelNotFound => {
+                (404, FailureCode::ModelNotFound, "The provider does not know this model.")
+            }
             FailureKind::Unreachable => {
-                (503, "upstream_unreachable", "The provider did not answer; try again shortly.")
+                (503, FailureCode::UpstreamUnreachable, "The provider did not answer; try again shortly.")
             }
             FailureKind::QuotaExhausted
             | FailureKind::Auth
@@ -398,7 +294,7 @@ impl From<UpstreamFailure> for Failure {
             | FailureKind::ContentPolicy
             | FailureKind::TooLarge
             | FailureKind::InvalidRequest => {
-                (502, "upstream_failed", "The provider failed; try again shortly.")
+                (502, FailureCode::UpstreamFailed, "The provider failed; try again shortly.")
             }
         };
         Failure { retry_after_seconds: failure.retry_after_seconds, ..Failure::new(status, code, words) }
@@ -464,7 +360,7 @@ mod tests {
             ("é", "é."),
             ("", ""),
         ] {
-            assert_eq!(Failure::new(400, "c", message).message, expected);
+            assert_eq!(Failure::new(400, FailureCode::InvalidRequest, message).message, expected);
         }
     }
 
@@ -487,7 +383,7 @@ mod tests {
 
     #[test]
     fn who_shows_no_key_is_told_how_to() {
-        let response = Failure::new(401, "invalid_api_key", "no").response(Dialect::OpenaiChat, "r");
+        let response = Failure::new(401, FailureCode::InvalidApiKey, "no").response(Dialect::OpenaiChat, "r");
 
         assert_eq!(response.headers()[header::WWW_AUTHENTICATE], "Bearer");
     }
