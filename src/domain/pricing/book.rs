@@ -117,8 +117,9 @@ impl PriceBook {
             .map(|card| &card.what)
     }
 
-    /// The card that prices what `served` answered to a call of `asked`, if either name has one there. A dated name of the asked
-    /// model is the same model: an org's own price of either goes before a general one, then the later, then the dated one's.
+    /// The card that prices what `served` answered to a call of `asked`, if either name has one there. An org's own price of what
+    /// it asked for stands, whatever name its provider has for that; a general one only for a dated name of the same model. The
+    /// org's own goes before a general one, then the later, then that of the name that answered.
     pub fn served_card(
         &self,
         pinned: Pinned,
@@ -126,10 +127,12 @@ impl PriceBook {
         asked: &str,
         served: &str,
     ) -> Option<&Arc<RateCard>> {
-        let same_model = Some(asked).filter(|asked| is_dated_name(served, asked));
-        let cards = same_model.into_iter().chain([served]);
-        cards
-            .filter_map(|model| self.own_or_general(pinned, provider, model))
+        let of = |model| self.own_or_general(pinned, provider, model);
+        let is_same = is_dated_name(served, asked);
+        let of_asked = of(asked).filter(|card| is_same || card.what.org.is_some());
+        of_asked
+            .into_iter()
+            .chain(of(served))
             .max_by_key(|card| (card.what.org.is_some(), card.what.effective_from, card.version))
             .map(|card| &card.what)
     }
@@ -310,9 +313,14 @@ mod tests {
             (2, ACME, "m", "m-20260304", Some("4")),
             (2, ACME, "m-2026-01-02", "m-2026-01-02", Some("2")),
             // Another model, by a version, or altogether.
-            (2, ACME, "m", "m-5", Some("3")),
-            (3, ACME, "m", "new", Some("7")),
-            (3, ACME, "m", "unknown", None),
+            (2, OTHER, "m", "m-5", Some("3")),
+            (3, OTHER, "m", "new", Some("7")),
+            (3, OTHER, "m", "unknown", None),
+            // Which may be the provider's name of what the org has its own price for.
+            (2, ACME, "m", "m-5", Some("4")),
+            (3, ACME, "m", "new", Some("4")),
+            (3, ACME, "m", "unknown", Some("4")),
+            (5, ACME, "new", "m-2026-01-02", Some("9")),
         ] {
             let found = book.served_card(Pinned { org, version, at: Timestamp(0) }, "openai", asked, served);
 
