@@ -16,6 +16,7 @@ pub use count::UsageAnomaly;
 pub use gemini::{from_gemini, has_thoughts_inside};
 pub use openai::{
     cached_of_chat, from_openai_chat, from_openai_embeddings, from_openai_responses, with_long_cache_writes,
+    written_of_chat,
 };
 
 use serde::{Deserialize, Serialize};

@@ -17,7 +17,7 @@ pub fn from_openai_chat(report: &Value) -> Result<Usage, UsageAnomaly> {
         total: required(report, "prompt_tokens")?,
         cached: cached_of_chat(report)?,
         // All for half an hour: this usage tells no longer ones apart, and `pricing::input_bound` refuses them.
-        written: (prompt("cache_write_tokens")?.max(count(report, &["cache_creation_input_tokens"])?), 0),
+        written: (written_of_chat(report)?, 0),
         audio: prompt("audio_tokens")?,
         image: prompt("image_tokens")?,
         video: prompt("video_tokens")?,
@@ -98,6 +98,19 @@ pub fn cached_of_chat(report: &Value) -> Result<u64, UsageAnomaly> {
         }
     }
     Ok(0)
+}
+
+/// Cache writes of a chat: as OpenAI says it, and as servers do that count by Anthropic's name.
+///
+/// # Errors
+/// A count that is none.
+pub fn written_of_chat(report: &Value) -> Result<u64, UsageAnomaly> {
+    let names: [&[&str]; 3] = [
+        &["prompt_tokens_details", "cache_write_tokens"],
+        &["prompt_tokens_details", "cache_creation_input_tokens"],
+        &["cache_creation_input_tokens"],
+    ];
+    names.into_iter().try_fold(0, |most, name| Ok(count(report, name)?.max(most)))
 }
 
 struct Input {
@@ -208,6 +221,23 @@ mod tests {
             let usage = from_openai_chat(&report).expect("a usage");
 
             assert_eq!((usage.input_tokens, usage.cache_read_tokens), (100, 29_900), "{report}");
+        }
+    }
+
+    #[test]
+    fn cache_writes_of_a_chat_are_told_in_three_ways() {
+        for written in [
+            json!({"prompt_tokens_details": {"cache_write_tokens": 29_000}}),
+            json!({"prompt_tokens_details": {"cached_tokens": 0, "cache_creation_input_tokens": 29_000}}),
+            json!({"cache_creation_input_tokens": 29_000}),
+            json!({"cache_creation_input_tokens": 29_000, "prompt_tokens_details": {"cache_write_tokens": 0}}),
+        ] {
+            let mut report = json!({"prompt_tokens": 30_000, "completion_tokens": 9});
+            report.as_object_mut().expect("fields").extend(written.as_object().expect("fields").clone());
+
+            let usage = from_openai_chat(&report).expect("a usage");
+
+            assert_eq!((usage.input_tokens, usage.cache_write_5m_tokens), (1_000, 29_000), "{report}");
         }
     }
 

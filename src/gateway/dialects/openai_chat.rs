@@ -14,7 +14,7 @@ pub(super) use text_chunk::TextChunk;
 use serde_json::{Value, json};
 
 use super::conversation::{FinishReason, TokenCounts};
-use crate::domain::usage::cached_of_chat;
+use crate::domain::usage::{cached_of_chat, written_of_chat};
 
 /// A call that the caller demanded by name ends like any answer, and at some servers every call does.
 fn finish_reason(name: &str, has_calls: bool) -> FinishReason {
@@ -45,7 +45,7 @@ fn finish_name(finish: FinishReason) -> &'static str {
 fn tokens(usage: &Value) -> TokenCounts {
     let count = |pointer: &str| usage.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
     let cache_read = cached_of_chat(usage).unwrap_or(0);
-    let cache_write = count("/prompt_tokens_details/cache_write_tokens");
+    let cache_write = written_of_chat(usage).unwrap_or(0);
     let (prompt, completion) = (count("/prompt_tokens"), count("/completion_tokens"));
     let reasoning = count("/completion_tokens_details/reasoning_tokens");
     let with_reasoning = completion.saturating_add(reasoning);
