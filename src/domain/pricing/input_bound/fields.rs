@@ -7,9 +7,10 @@ use serde_json::Value;
 use super::{Dialect, Unboundable, is_set, list, text};
 use crate::domain::pricing::rate_card::{ServiceTier, Uplift};
 
-/// With which routers of models (OpenRouter, and gateways like it) choose another model or a dearer server, or read more. Its
-/// `transforms` only shorten.
-const OF_ROUTERS: [&str; 6] = ["models", "route", "provider", "preset", "plugins", "fallbacks"];
+/// With which routers of models (OpenRouter, and gateways like it) choose another model or a dearer server, read more, send what
+/// is named there in place of these fields, or send it again. OpenRouter's `transforms` only shorten.
+const OF_ROUTERS: [&str; 8] =
+    ["models", "route", "provider", "preset", "plugins", "fallbacks", "extra_body", "num_retries"];
 
 /// Other servers' names of the output limit, which may go before it as llama.cpp's does, and of how many answers are made.
 const OF_OTHER_SERVERS: [&str; 6] =

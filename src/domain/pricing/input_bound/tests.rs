@@ -253,6 +253,8 @@ fn what_has_no_bound_is_refused() {
         (json!({"search_options": {"forced_search": true}}), Dialect::OpenAiChat),
         (json!({"enable_code_interpreter": true}), Dialect::OpenAiChat),
         (json!({"fallbacks": ["dear"]}), Dialect::OpenAiChat),
+        (json!({"extra_body": {"max_tokens": 100_000, "n": 8}}), Dialect::OpenAiChat),
+        (json!({"num_retries": 9}), Dialect::OpenAiResponses),
         (json!({"fallbacks": [{"model": "dear"}]}), Dialect::Anthropic),
         (json!({"providerOptions": {"gateway": {"models": ["dear"]}}}), Dialect::OpenAiChat),
         (json!({"prompt_cache_options": {"ttl": "12h"}}), Dialect::OpenAiChat),
