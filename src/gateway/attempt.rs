@@ -215,7 +215,7 @@ async fn open_stream(
         if ended {
             return Err(Failed::broken("its stream was empty", &relay));
         }
-        if !progress.goes_on(&relay, now) {
+        if !progress.advance(&relay, now) {
             return Err(Failed::broken("its stream says nothing", &relay));
         }
         let wait = timeouts.for_first(since, now);

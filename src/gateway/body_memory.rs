@@ -47,12 +47,10 @@ impl BodyRoom {
     /// # Errors
     /// 503 where the org would have more than it leaves.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Failure> {
-        match self.take(bytes) {
-            true => Ok(()),
-            false => Err(turned_away(
-                "The requests under way take all the memory for request bodies; try again shortly.",
-            )),
+        if self.take(bytes) {
+            return Ok(());
         }
+        Err(turned_away("The requests under way take all the memory for request bodies; try again shortly."))
     }
 
     /// As much again, for a copy of the body in an org's name; `None` where the org would have more than it leaves.

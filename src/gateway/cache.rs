@@ -57,7 +57,7 @@ pub struct Cache {
 
 /// An answer as its client had it.
 #[derive(Debug)]
-pub struct Answer {
+pub struct CachedAnswer {
     pub bytes: Bytes,
     pub content_type: &'static str,
     pub provider: String,
@@ -72,7 +72,7 @@ pub struct Answer {
 /// An answer with how long its route may serve it.
 #[derive(Clone, Debug)]
 struct Entry {
-    answer: Arc<Answer>,
+    answer: Arc<CachedAnswer>,
     kept_for: Duration,
 }
 
@@ -102,9 +102,9 @@ pub enum Reuse {
     Off,
     /// The caller opted out, the route does not cache requests of this kind, or another chain than its own serves.
     Bypassed,
-    Hit(Arc<Answer>),
+    Hit(Arc<CachedAnswer>),
     /// Too old, but the time that the request has was spent waiting for a newer one.
-    Stale(Arc<Answer>),
+    Stale(Arc<CachedAnswer>),
     Missed(Pending),
 }
 
@@ -114,7 +114,7 @@ pub struct Pending {
     key: Key,
     kept_for: Duration,
     /// An older answer, to be served where no target answers.
-    pub stale: Option<Arc<Answer>>,
+    pub stale: Option<Arc<CachedAnswer>>,
     /// So far; none once it has grown too long.
     bytes: Option<BytesMut>,
     /// The others wait until this is dropped.
@@ -187,7 +187,7 @@ impl Cache {
     }
 
     /// The answer, unless it is older than this.
-    fn aged(&self, key: &Key, seconds_max: u32, now: Timestamp) -> Option<Arc<Answer>> {
+    fn aged(&self, key: &Key, seconds_max: u32, now: Timestamp) -> Option<Arc<CachedAnswer>> {
         let answer = self.answers.get(key)?.answer;
         (now <= answer.made_at.plus_seconds(seconds_max.into())).then_some(answer)
     }
@@ -230,11 +230,11 @@ impl Reuse {
     }
 
     /// The answer is whole, and settled: its bytes are those that were pushed. The others have it before its own client.
-    pub fn keep(&mut self, cache: &Cache, answer: Answer) {
+    pub fn keep(&mut self, cache: &Cache, answer: CachedAnswer) {
         let Reuse::Missed(Pending { key, kept_for, bytes, turn, .. }) = self else { return };
         if let Some(bytes) = bytes.take().filter(|bytes| !bytes.is_empty()) {
             // Of exact size: what was gathered has room for as much again.
-            let answer = Arc::new(Answer { bytes: Bytes::copy_from_slice(&bytes), ..answer });
+            let answer = Arc::new(CachedAnswer { bytes: Bytes::copy_from_slice(&bytes), ..answer });
             cache.answers.insert(*key, Entry { answer, kept_for: *kept_for });
         }
         *turn = None;
@@ -328,8 +328,8 @@ fn add(hash: &mut Sha256, value: &Value) {
 mod tests {
     use super::*;
 
-    fn answer() -> Answer {
-        Answer {
+    fn answer() -> CachedAnswer {
+        CachedAnswer {
             bytes: Bytes::new(),
             content_type: "text/event-stream",
             provider: String::new(),
@@ -351,7 +351,7 @@ mod tests {
         let keep = |key: Key, made_at| {
             let mut reuse = missed(key, None);
             reuse.push(&[0; ANSWER_BYTES_MAX]);
-            reuse.keep(&cache, Answer { made_at, ..answer() });
+            reuse.keep(&cache, CachedAnswer { made_at, ..answer() });
             cache.answers.run_pending_tasks();
         };
         for nth in 0..40 {

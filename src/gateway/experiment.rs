@@ -52,10 +52,10 @@ fn check_route(state: &State, prices: &Prices, experiment: &Experiment) -> Resul
         let of_provider = route.strip_prefix(&upstream.config.name).and_then(|named| named.strip_prefix('/'));
         sells(upstream, route) || of_provider.is_some_and(|model| sells(upstream, model))
     });
-    match is_sold {
-        true => Ok(()),
-        false => Err(format!("there is no route {route:?}, and no model of that name has a price")),
+    if is_sold {
+        return Ok(());
     }
+    Err(format!("there is no route {route:?}, and no model of that name has a price"))
 }
 
 fn check_target(state: &State, prices: &Prices, payers: &[OrgId], to: &To) -> Result<(), String> {
@@ -75,10 +75,10 @@ fn check_target(state: &State, prices: &Prices, payers: &[OrgId], to: &To) -> Re
     // A node without providers knows them by their own prices.
     let priced_as = upstream.map_or(provider.as_str(), |upstream| upstream.config.priced_as());
     let is_priced = |org: &OrgId| prices.system.prices.card(prices.pinned(*org), priced_as, model).is_some();
-    match payers.iter().all(is_priced) {
-        true => Ok(()),
-        false => Err(format!("{to} has no price: publish its card, or name a model that has one")),
+    if payers.iter().all(is_priced) {
+        return Ok(());
     }
+    Err(format!("{to} has no price: publish its card, or name a model that has one"))
 }
 
 /// The unit that is assigned to an arm as a whole. Units of different orgs are different.

@@ -53,8 +53,8 @@ impl Progress {
         }
     }
 
-    /// Whether to read on.
-    pub fn goes_on(&mut self, relay: &StreamRelay, now: Timestamp) -> bool {
+    /// Notes what has come by now; whether to read on.
+    pub fn advance(&mut self, relay: &StreamRelay, now: Timestamp) -> bool {
         let delivered = relay.delivered();
         if relay.said() > self.said {
             *self = Progress { said: relay.said(), silent_since: now, ..*self };
@@ -66,7 +66,7 @@ impl Progress {
     }
 
     /// Its time is counted elsewhere, so that only what it sends needs a limit.
-    fn may_be_silent(&mut self) {
+    fn allow_silence(&mut self) {
         self.silence_max = Duration::MAX;
     }
 
@@ -163,7 +163,7 @@ impl OpenStream {
     }
 
     /// Whether more has come by now, without a wait for it.
-    pub async fn has_more(&mut self) -> bool {
+    pub async fn look_for_more(&mut self) -> bool {
         if self.arrived.is_none() {
             // Whoever reads the connection hands over one part at a time, and has to run in between.
             tokio::task::yield_now().await;
@@ -181,7 +181,7 @@ impl OpenStream {
         let read = match next {
             Ok(Ok(Some(bytes))) => {
                 let pushed = self.relay.push(&bytes);
-                if !self.progress.goes_on(&self.relay, clock.now()) {
+                if !self.progress.advance(&self.relay, clock.now()) {
                     return Step::CutOff("it makes no progress, or comes to no end".into());
                 }
                 pushed
@@ -198,7 +198,7 @@ impl OpenStream {
 
     /// Reads to its end for nobody, for as long as a call takes that somebody waits for.
     pub async fn read_beside(&mut self, clock: &Clock, mut stopped: oneshot::Receiver<()>) -> EndedBy {
-        self.progress.may_be_silent();
+        self.progress.allow_silence();
         while !self.is_over() {
             let wait = self.wait(clock.now());
             let step = tokio::select! {
@@ -217,7 +217,7 @@ impl OpenStream {
 
     /// Reads to its end, for as long as a tail may take.
     pub async fn read_tail(&mut self, clock: &Clock) {
-        self.progress.may_be_silent();
+        self.progress.allow_silence();
         let tail =
             async { while !self.is_over() && matches!(self.step(TAIL_WAIT, clock).await, Step::Part(_)) {} };
         // What has not come by then is not waited for.
@@ -287,7 +287,7 @@ pub mod tests {
 
             let went_on = stream.as_bytes().chunks(1 << 16).all(|part| {
                 relay.push(part).expect("can be read");
-                progress.goes_on(&relay, Timestamp::default())
+                progress.advance(&relay, Timestamp::default())
             });
 
             assert_eq!(went_on, goes_on, "{claim}");
@@ -345,7 +345,7 @@ pub mod tests {
 
         let mut read = vec![];
         for _ in 0..3 {
-            assert!(stream.has_more().await);
+            assert!(stream.look_for_more().await);
             read.push(format!("{:?}", stream.step(Duration::ZERO, &clock).await));
         }
 

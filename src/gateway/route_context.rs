@@ -55,9 +55,10 @@ fn prompts(body: &Value, brought: usize) -> Vec<Prompt> {
             words(item, &mut text);
             text.truncate(text.trim_end().len());
             let prompt = Prompt { text, context_characters, has_more_than_text };
-            match is_of_user && !prompt.text.is_empty() {
-                true => of_user.push(prompt),
-                false => last = prompt,
+            if is_of_user && !prompt.text.is_empty() {
+                of_user.push(prompt);
+            } else {
+                last = prompt;
             }
         }
         context_characters += characters(item);

@@ -41,7 +41,7 @@ impl Shedder {
     /// # Errors
     /// 503 for those that are turned away.
     pub fn admit(&self, now: Timestamp) -> Result<(), Failure> {
-        if self.0.lock().unwrap_or_else(PoisonError::into_inner).passes(now) {
+        if self.0.lock().unwrap_or_else(PoisonError::into_inner).let_pass(now) {
             return Ok(());
         }
         Err(turned_away("More requests are coming in than credits can be held for; try again shortly."))
@@ -55,7 +55,8 @@ impl Shedder {
 }
 
 impl Queue {
-    fn passes(&mut self, now: Timestamp) -> bool {
+    /// Counts one more that comes; whether it passes.
+    fn let_pass(&mut self, now: Timestamp) -> bool {
         self.roll(now);
         self.turn = (self.turn + 1) % 8;
         self.turn >= self.eighths
@@ -99,7 +100,7 @@ mod tests {
             }
         }
         let after = at(1_000 * i64::try_from(waits_millis.len()).expect("few") + 20);
-        (0..8).filter(|_| queue.passes(after)).count()
+        (0..8).filter(|_| queue.let_pass(after)).count()
     }
 
     #[test]

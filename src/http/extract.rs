@@ -174,7 +174,7 @@ fn unlike(error: impl std::fmt::Display) -> Problem {
 
 /// An empty body stands for an empty object.
 async fn body(mut request: Request, api: &ApiState) -> Result<Value, Problem> {
-    may_be_json(request.headers())?;
+    check_type(request.headers())?;
     DefaultBodyLimit::max(BODY_BYTES_MAX).apply(&mut request);
     let bytes = Bytes::from_request(request, api).await.map_err(|rejection| {
         Problem::new(rejection.status(), "body", "the body can't be read, or is larger than 1 MiB")
@@ -187,7 +187,7 @@ async fn body(mut request: Request, api: &ApiState) -> Result<Value, Problem> {
 }
 
 /// A body may leave its type out, but not name another one, nor be compressed.
-fn may_be_json(headers: &HeaderMap) -> Result<(), Problem> {
+fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
     let named = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let is_plain =
         named(header::CONTENT_ENCODING).is_none_or(|coding| coding.eq_ignore_ascii_case("identity"));

@@ -185,7 +185,7 @@ async fn metrics_count_each_thing_that_happened_once() {
 async fn a_model_that_its_provider_does_not_have_is_counted_for_the_operator() {
     let gone = listen(Router::new()).await;
     let provider: ProviderConfig = serde_json::from_value(json!({
-        "name": "gone", "kind": "openai", "base_url": gone, "api_key": "any",
+        "name": "gone", "kind": "openai", "base_url": gone, "api_key": "any", "prices_of": "openai",
     }))
     .unwrap();
     let app = TestApp::configured(&Config { providers: vec![provider], ..Config::default() }).await;

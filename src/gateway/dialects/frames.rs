@@ -51,10 +51,10 @@ impl FrameParser {
 }
 
 fn weigh(frame: &Frame) -> Result<(), SseError> {
-    match frame.data.as_ref().is_some_and(|data| is_heavier(data.as_bytes(), ANSWER_WEIGHT_MAX)) {
-        true => Err(SseError::FrameTooComplex),
-        false => Ok(()),
+    if frame.data.as_ref().is_some_and(|data| is_heavier(data.as_bytes(), ANSWER_WEIGHT_MAX)) {
+        return Err(SseError::FrameTooComplex);
     }
+    Ok(())
 }
 
 /// Finds objects by their braces.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Dispatch;
 use crate::domain::credits::Credits;
-use crate::gateway::cache::{Answer, Pending, Reuse};
+use crate::gateway::cache::{CachedAnswer, Pending, Reuse};
 use crate::gateway::failure::Failure;
 use crate::gateway::headers::{self, AnswerHeaders};
 use crate::gateway::hold::RequestHold;
@@ -20,7 +20,7 @@ impl Dispatch {
         if self.plan.is_degraded || quote.is_cut {
             return;
         }
-        let answer = Answer {
+        let answer = CachedAnswer {
             bytes: Bytes::new(),
             content_type,
             provider: quote.target.upstream.config.name.clone(),
@@ -57,7 +57,7 @@ impl Dispatch {
 pub(super) async fn reused(
     hold: &mut RequestHold,
     plan: &Plan,
-    answer: &Answer,
+    answer: &CachedAnswer,
     result: &'static str,
 ) -> Result<Response, Failure> {
     hold.record_reused(answer, hit_price(plan)).await;
@@ -71,7 +71,7 @@ pub(super) fn hit_price(plan: &Plan) -> Credits {
     plan.policy.cache.as_ref().map_or(Credits::ZERO, |cache| cache.price)
 }
 
-fn cached_response(hold: &RequestHold, plan: &Plan, answer: &Answer, result: &'static str) -> Response {
+fn cached_response(hold: &RequestHold, plan: &Plan, answer: &CachedAnswer, result: &'static str) -> Response {
     let mut response = Response::new(Body::from(answer.bytes.clone()));
     let served = AnswerHeaders {
         content_type: answer.content_type,

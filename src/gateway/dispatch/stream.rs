@@ -98,7 +98,11 @@ async fn pass_on(
         dispatch.reuse.push(&part);
         let is_whole = open.relay.is_whole();
         if is_whole { &mut tail } else { &mut client.gathered }.extend_from_slice(&part);
-        if is_whole || open.is_over() || client.gathered.len() >= GATHERED_BYTES || !open.has_more().await {
+        if is_whole
+            || open.is_over()
+            || client.gathered.len() >= GATHERED_BYTES
+            || !open.look_for_more().await
+        {
             open.meanwhile(&clock, client.send(&clock)).await;
         }
         if open.is_over() {

@@ -21,7 +21,7 @@ use crate::domain::routing::{ArmAssignment, ClampPolicy, OnExpiry};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Usage, UsageSource};
 use crate::gateway::State;
-use crate::gateway::cache::Answer;
+use crate::gateway::cache::CachedAnswer;
 use crate::gateway::edge::Request;
 use crate::gateway::meter::Metered;
 use crate::gateway::plan::Prices;
@@ -82,12 +82,12 @@ const LATE: u8 = 2;
 impl Lateness {
     /// The caller gets an answer from here on, unless it has got the error.
     pub fn claim_answer(&self) {
-        self.claims(ANSWERED);
+        self.claim(ANSWERED);
     }
 
     /// The caller is to get the error, or an older answer: false where it gets the new one.
     pub fn claim_error(&self) -> bool {
-        self.claims(LATE)
+        self.claim(LATE)
     }
 
     /// The answer that the caller gets ends with the error.
@@ -95,7 +95,7 @@ impl Lateness {
         self.0.store(LATE, Ordering::Release);
     }
 
-    fn claims(&self, what: u8) -> bool {
+    fn claim(&self, what: u8) -> bool {
         self.0.compare_exchange(WAITS, what, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
@@ -115,7 +115,7 @@ impl RequestHold {
         let wanted = quote(&self.request, target, &self.prices, Funds::Unknown).ok()?;
         let free = self.held.saturating_sub(self.bound);
         let missing = wanted.credits.saturating_sub(free);
-        let covered = if missing.is_positive() && !self.grows(missing, wanted.input_credits).await {
+        let covered = if missing.is_positive() && !self.try_to_grow(missing, wanted.input_credits).await {
             // What is held may still pay for a shorter answer.
             let funds = Funds::Available { credits: free, clamp, refusal: None };
             quote(&self.request, target, &self.prices, funds).ok()?
@@ -181,9 +181,9 @@ impl RequestHold {
 
     /// Records a cached answer: no provider was called for it, so nothing was used. What failed before it may have cost all
     /// that is held: the hold then grows by its price, or it is free.
-    pub async fn record_reused(&mut self, answer: &Answer, price: Credits) {
+    pub async fn record_reused(&mut self, answer: &CachedAnswer, price: Credits) {
         let missing = self.attempts_cost().saturating_add(price).saturating_sub(self.held);
-        let is_covered = !missing.is_positive() || self.grows(missing, Credits::ZERO).await;
+        let is_covered = !missing.is_positive() || self.try_to_grow(missing, Credits::ZERO).await;
         let price = if is_covered { price } else { Credits::ZERO };
         let now = self.state.ledger.clock().now();
         self.attempts.push(Attempt {
@@ -234,7 +234,8 @@ impl RequestHold {
         }
     }
 
-    async fn grows(&mut self, missing: Credits, input: Credits) -> bool {
+    /// Whether it has grown by what was missing.
+    async fn try_to_grow(&mut self, missing: Credits, input: Credits) -> bool {
         let grown = self.grow(missing, input).await;
         if let Err(LedgerError::Refused(refusal)) = &grown {
             self.is_arm_spent |= is_of_arm(refusal);

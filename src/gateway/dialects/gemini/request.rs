@@ -108,10 +108,10 @@ fn contents(messages: &[Message], model: &str) -> Result<Vec<Value>, Refused> {
             contents.push(json!({"role": role, "parts": parts}));
         }
     }
-    match contents.is_empty() {
-        true => Err(Unsupported::new("messages", "the upstream of this model needs a user's message").into()),
-        false => Ok(contents),
+    if contents.is_empty() {
+        return Err(Unsupported::new("messages", "the upstream of this model needs a user's message").into());
     }
+    Ok(contents)
 }
 
 /// A result names its function here, elsewhere its call only.
