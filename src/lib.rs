@@ -15,6 +15,7 @@ pub mod http_client;
 pub mod ledger;
 pub mod listener;
 pub mod load;
+pub mod log_limit;
 pub mod operations;
 pub mod signals;
 pub mod simulator;

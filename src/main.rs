@@ -7,8 +7,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tollgate::commands::{complexity, export, prices, rebuild, verify};
+use tollgate::log_limit::LogLimit;
 use tollgate::{app, demo, load, simulator};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::FilterExt;
+use tracing_subscriber::prelude::*;
 
 /// Prepaid AI credits that are never overspent.
 #[derive(Debug, Parser)]
@@ -66,11 +69,8 @@ async fn run(command: Command) -> Result<(), Box<dyn Error>> {
     // Colours are for people: a file or a collector gets none, nor does who sets NO_COLOR (<https://no-color.org>).
     let is_coloured =
         std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(is_coloured)
-        .init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(is_coloured);
+    tracing_subscriber::registry().with(lines.with_filter(filter.and(LogLimit::start()))).init();
     match command {
         Command::Demo(args) => demo::run(args).await?,
         Command::Serve(args) => app::serve(args).await?,

@@ -32,6 +32,12 @@ const METRICS: &[(Kind, &str, Option<Unit>, &str)] = &[
     (Counter, "tollgate_commits_lost_total", None, "Commits that another writer was ahead of, by shard"),
     (Histogram, "tollgate_commit_duration_seconds", Some(Unit::Seconds), "Time of one durable commit"),
     (Histogram, "tollgate_commit_events", Some(Unit::Count), "Events of one commit"),
+    (
+        Counter,
+        "tollgate_log_lines_left_out_total",
+        None,
+        "Lines of the log beyond ten of one kind in a second",
+    ),
     (Gauge, "tollgate_projection_lag_events", Some(Unit::Count), "Events that the projections lie behind"),
     (Gauge, "tollgate_projection_lag_seconds", Some(Unit::Seconds), "How long the first of them has waited"),
     (
@@ -129,14 +135,19 @@ const METRICS: &[(Kind, &str, Option<Unit>, &str)] = &[
     ),
 ];
 
-/// Counters that bear no labels: they stand at 0 from the start, so that their first rise is one.
-const UNLABELLED: [&str; 5] = [
+/// Counters that bear no labels. They stand at 0 from the start, as those do of which any rise is worth an alert, so that their
+/// first rise is one.
+const UNLABELLED: [&str; 6] = [
+    "tollgate_log_lines_left_out_total",
     "tollgate_overage_nanocredits_total",
     "tollgate_forwarded_total",
     "tollgate_forwards_lost_total",
     "tollgate_shed_total",
     "tollgate_hedges_total",
 ];
+
+/// Kinds of events of which any is worth an alert.
+const ALARMING_EVENTS: [&str; 2] = ["BoundExceeded", "UsageQuarantined"];
 
 static RECORDER: OnceLock<Result<PrometheusHandle, RecorderError>> = OnceLock::new();
 
@@ -185,6 +196,9 @@ fn install() -> Result<PrometheusHandle, RecorderError> {
         }
     });
     UNLABELLED.iter().for_each(|name| metrics::counter!(*name).increment(0));
+    for kind in ALARMING_EVENTS {
+        metrics::counter!("tollgate_events_total", "kind" => kind).increment(0);
+    }
     Ok(handle)
 }
 

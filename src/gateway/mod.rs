@@ -114,6 +114,11 @@ impl GatewayState {
         let routes = routes(config)?;
         set_connect_timeouts(&upstreams, &routes)?;
         warn_of_unpriced(&ledger, config, &routes);
+        for upstream in &upstreams {
+            let provider = upstream.config.name.clone();
+            metrics::counter!("tollgate_provider_account_refusals_total", "provider" => provider)
+                .increment(0);
+        }
         let routes = ArcSwap::from_pointee(routes);
         let prompts = ArcSwap::from_pointee(config.templates()?);
         let limiter = Limiter::chosen(config.rate_limits, rates, ledger.clock());

