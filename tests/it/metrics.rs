@@ -202,6 +202,7 @@ async fn a_model_that_its_provider_does_not_have_is_counted_for_the_operator() {
 
     let line = "tollgate_provider_models_missing_total{provider=\"gone\",model=\"gpt-4o-mini\"} 2";
     assert!(metrics.as_str().unwrap().contains(line), "{metrics}");
+    app.finish().await;
 }
 
 /// All series of a family that have such labels, together.
