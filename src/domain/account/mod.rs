@@ -182,9 +182,7 @@ impl Account {
         // The last call may have left off within this instant, before anything that came free in it repaid debt.
         let reached = self.next_end_at().unwrap_or(now);
         let mut steps = self.end_due(format, reached, now, most);
-        if !steps.is_empty() {
-            self.raise_alerts(now, &mut steps);
-        }
+        self.raise_alerts(now, &mut steps);
         steps
     }
 
@@ -290,7 +288,12 @@ impl Account {
         }
     }
 
+    /// What was left armed by a decision of too many alerts waits for one that changes something: who asks for nothing gets
+    /// nothing, under a key that then binds nothing.
     fn raise_alerts(&mut self, now: Timestamp, steps: &mut Vec<Step>) {
+        if steps.is_empty() {
+            return;
+        }
         for event in alerts::to_raise(self, steps.iter().map(|(event, _)| event), now) {
             steps.push(self.step(event, now));
         }

@@ -133,6 +133,20 @@ fn a_new_rule_alerts_so_many_windows_at_once_the_same_ones_always_and_the_others
 }
 
 #[test]
+fn an_alert_that_was_left_out_waits_for_a_decision_that_changes_something() {
+    let below = AlertRule::BalanceBelow { credits: credits(1_000_000) };
+    let rules = OrgCommand::SetAlertRules { rules: vec![AlertRule::BudgetPercent { percent: 50 }, below] };
+    let mut account = with_each_user_at_half_its_budget(vec![]);
+    account.expire_due(after(60));
+
+    let first = account.does(after(60), rules);
+    let nothing = account.does(after(60), OrgCommand::Expire);
+    let next = account.does(after(60), grant(2, credits(1)));
+
+    assert_eq!((alerts_in(&first), nothing, alerts_in(&next)), (ALERTS_MAX, vec![], 1));
+}
+
+#[test]
 fn ends_that_come_together_alert_so_many_windows_at_once() {
     let rules = OrgCommand::SetAlertRules { rules: vec![AlertRule::BudgetPercent { percent: 50 }] };
     let mut account = with_each_user_at_half_its_budget(vec![rules]);
