@@ -33,8 +33,8 @@ const EVENTS_BEHIND_SYSTEM_MAX: i64 = 8_000_000;
 const WAITING_ACCOUNTS_MAX: u32 = 1_024;
 /// Accounts saved in one transaction.
 const SAVES_PER_TRANSACTION: usize = 64;
-/// Raised whenever the serialised form of an account or of the system changes, or what an event folds to: older snapshots
-/// are then not read.
+/// Raised whenever the serialised form of an account or of the system changes, or what an event folds to, the rules of time
+/// zones included, by which windows of budgets begin: older snapshots are then not read.
 pub const SNAPSHOT_FORMAT: i32 = 10;
 
 #[allow(clippy::large_enum_variant, reason = "few, and short-lived")]
@@ -261,6 +261,17 @@ mod tests {
     use crate::domain::ids::KeyId;
     use crate::domain::role::Role;
     use crate::domain::time::Timestamp;
+
+    #[test]
+    fn a_format_counts_windows_by_the_rules_of_time_zones_of_one_release() {
+        let known = (10, "2025b");
+
+        assert_eq!(
+            (SNAPSHOT_FORMAT, chrono_tz::IANA_TZDB_VERSION),
+            known,
+            "new rules need a new SNAPSHOT_FORMAT"
+        );
+    }
 
     #[test]
     fn of_a_filter_that_was_saved_only_what_has_changed_is_saved_again() {
