@@ -113,6 +113,13 @@ impl RateLimit {
     }
 }
 
+/// When everything may be taken again, by a clock that says `now`: where it was set back since the rate was moved, the rate goes
+/// back with it.
+pub fn full_at_by(now: Timestamp, full_at: Timestamp, moved_at: Timestamp) -> Timestamp {
+    let set_back = moved_at.0.saturating_sub(now.0).max(0);
+    Timestamp(full_at.0.saturating_sub(set_back))
+}
+
 fn clamped(number: i128) -> i64 {
     i64::try_from(number).unwrap_or(if number > 0 { i64::MAX } else { i64::MIN })
 }

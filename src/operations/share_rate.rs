@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::domain::ids::OrgId;
-use crate::domain::rate_limit::{Ask, RateLimit, Taken};
+use crate::domain::rate_limit::{Ask, RateLimit, Taken, full_at_by};
 use crate::domain::time::Timestamp;
 use crate::ledger::{Ledger, LedgerError};
-use crate::store::{RateId, Rates, StoreError};
+use crate::store::{MovedRate, RateId, Rates, StoreError};
 
 /// Attempts to move a rate that other nodes move at the same time, before it is given up.
 const TRIES_MAX: u32 = 16;
@@ -48,9 +48,13 @@ impl RateBook {
         let shard = self.ledger.shard_of(shared.org);
         for _ in 0..TRIES_MAX {
             let row = self.rates.rate(shard, &shared.id, self.clock().now()).await?;
-            let answer = shared.rate.take(row.full_at.unwrap_or(Timestamp(0)), row.now, ask);
-            let is_as_it_was = Some(answer.full_at) == row.full_at;
-            if is_as_it_was || self.rates.move_rate(shard, &shared.id, row.full_at, answer.full_at).await? {
+            let stood = row.stands.map(|stands| stands.full_at);
+            let full_at = row.stands.map_or(Timestamp(0), |MovedRate { full_at, moved_at }| {
+                full_at_by(row.now, full_at, moved_at)
+            });
+            let answer = shared.rate.take(full_at, row.now, ask);
+            let to = MovedRate { full_at: answer.full_at, moved_at: row.now };
+            if stood == Some(to.full_at) || self.rates.move_rate(shard, &shared.id, stood, to).await? {
                 return Ok(answer.taken);
             }
         }

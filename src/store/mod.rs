@@ -22,5 +22,5 @@ pub use log::{
 pub use nodes::{Node, Nodes, Noted};
 pub use postgres::{PostgresStore, PostgresViews};
 pub use profiles::{Profile, Profiles};
-pub use rates::{RateId, RateRow, Rates};
+pub use rates::{MovedRate, RateId, RateRow, Rates};
 pub use sqlite::{SqliteStore, SqliteViews};

@@ -12,8 +12,15 @@ pub type RateId = [u8; 32];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateRow {
     /// None where nobody has used it for a while.
-    pub full_at: Option<Timestamp>,
+    pub stands: Option<MovedRate>,
     pub now: Timestamp,
+}
+
+/// A rate as it was moved last, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MovedRate {
+    pub full_at: Timestamp,
+    pub moved_at: Timestamp,
 }
 
 /// Rates that the nodes of one database share. They are worth nothing after a crash, and full again then. Every method fails
@@ -26,7 +33,7 @@ pub trait Rates: Send + Sync {
     /// `Unavailable`.
     async fn rate(&self, shard: i32, id: &RateId, now: Timestamp) -> Result<RateRow, StoreError>;
 
-    /// Moves a rate, where it still stands as it was read. False where it does not: nothing was changed.
+    /// Moves a rate, where it is still full when it was as it was read. False where it does not: nothing was changed.
     ///
     /// # Errors
     /// `Unavailable`: it may have been moved.
@@ -35,7 +42,7 @@ pub trait Rates: Send + Sync {
         shard: i32,
         id: &RateId,
         from: Option<Timestamp>,
-        to: Timestamp,
+        to: MovedRate,
     ) -> Result<bool, StoreError>;
 
     /// Deletes the rates that are full, which count the same as those that nobody has made.

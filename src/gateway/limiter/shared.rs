@@ -248,12 +248,12 @@ pub(super) mod tests {
     use crate::clock::Clock;
     use crate::domain::account::budget::BudgetScope;
     use crate::ledger::{Ledger, MemoryLimits};
-    use crate::store::{RateId, RateRow, Rates, SqliteStore, SqliteViews, StoreError};
+    use crate::store::{MovedRate, RateId, RateRow, Rates, SqliteStore, SqliteViews, StoreError};
 
     /// What stands in for the database: it counts the questions, and is silent when a test says so.
     #[derive(Default)]
     struct Table {
-        rows: Mutex<HashMap<RateId, Timestamp>>,
+        rows: Mutex<HashMap<RateId, MovedRate>>,
         asked: AtomicU32,
         is_silent: AtomicBool,
     }
@@ -265,7 +265,7 @@ pub(super) mod tests {
             tokio::task::yield_now().await;
             match self.is_silent.load(Ordering::SeqCst) {
                 true => Err(StoreError::Unavailable("nobody is there".into())),
-                false => Ok(RateRow { full_at: self.rows.lock().expect("sound").get(id).copied(), now }),
+                false => Ok(RateRow { stands: self.rows.lock().expect("sound").get(id).copied(), now }),
             }
         }
 
@@ -274,10 +274,10 @@ pub(super) mod tests {
             _: i32,
             id: &RateId,
             from: Option<Timestamp>,
-            to: Timestamp,
+            to: MovedRate,
         ) -> Result<bool, StoreError> {
             let mut rows = self.rows.lock().expect("sound");
-            let is_there = rows.get(id).copied() == from;
+            let is_there = rows.get(id).map(|stands| stands.full_at) == from;
             if is_there {
                 rows.insert(*id, to);
             }
@@ -285,7 +285,7 @@ pub(super) mod tests {
         }
 
         async fn forget_full_rates(&self, _: i32, now: Timestamp) -> Result<(), StoreError> {
-            self.rows.lock().expect("sound").retain(|_, full_at| *full_at >= now);
+            self.rows.lock().expect("sound").retain(|_, stands| stands.full_at >= now);
             Ok(())
         }
     }
@@ -367,6 +367,20 @@ pub(super) mod tests {
         assert!(matches!(refused, RateLimited::In { seconds: 10 }), "{refused:?}");
         rig.clock.advance_seconds(10);
         rig.take(0, 20).await.expect("it has flowed in");
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_back_takes_its_rates_along() {
+        let rig = Rig::new().await;
+        rig.take(0, 600).await.expect("all of it");
+
+        rig.clock.advance_seconds(-3_600);
+        let at_once = rig.take(1, 20).await.expect_err("nothing has flowed in");
+        rig.clock.advance_seconds(2);
+        let soon = rig.take(1, 20).await;
+
+        assert!(matches!(at_once, RateLimited::In { seconds: 2 }), "{at_once:?}");
+        assert!(soon.is_ok(), "{soon:?}");
     }
 
     #[tokio::test]

@@ -6,22 +6,29 @@ use sqlx::Row;
 use super::error::store_error;
 use super::{PostgresStore, fetch, fetch_one};
 use crate::domain::time::Timestamp;
-use crate::store::{RateId, RateRow, Rates, StoreError};
+use crate::store::{MovedRate, RateId, RateRow, Rates, StoreError};
 
 #[async_trait]
 impl Rates for PostgresStore {
     async fn rate(&self, shard: i32, id: &RateId, now: Timestamp) -> Result<RateRow, StoreError> {
         let seen = sqlx::query(
-            "select coalesce($3, (extract(epoch from clock_timestamp()) * 1000000)::bigint) as now, \
-                (select full_at from shared_rates where shard = $1 and rate_id = $2) as full_at",
+            "select coalesce($3, (extract(epoch from clock_timestamp()) * 1000000)::bigint) as now, full_at, moved_at \
+             from (select $1 as shard, $2 as rate_id) as asked \
+             left join shared_rates on shared_rates.shard = asked.shard and shared_rates.rate_id = asked.rate_id",
         )
         .bind(shard)
         .bind(&id[..])
         .bind(self.moved_by_hand(now));
         let row = fetch_one(&self.pool, seen).await?;
-        let full_at: Option<i64> = row.try_get("full_at").map_err(store_error)?;
-        let now = row.try_get("now").map_err(store_error)?;
-        Ok(RateRow { full_at: full_at.map(Timestamp), now: Timestamp(now) })
+        let read = || -> Result<RateRow, sqlx::Error> {
+            let times: [Option<i64>; 2] = [row.try_get("full_at")?, row.try_get("moved_at")?];
+            let stands = match times.map(|time| time.map(Timestamp)) {
+                [Some(full_at), Some(moved_at)] => Some(MovedRate { full_at, moved_at }),
+                _ => None,
+            };
+            Ok(RateRow { stands, now: Timestamp(row.try_get("now")?) })
+        };
+        read().map_err(store_error)
     }
 
     async fn move_rate(
@@ -29,18 +36,19 @@ impl Rates for PostgresStore {
         shard: i32,
         id: &RateId,
         from: Option<Timestamp>,
-        to: Timestamp,
+        to: MovedRate,
     ) -> Result<bool, StoreError> {
         // A row that was forgotten in between was full, as one that nobody has made yet is.
         let moved = sqlx::query(
-            "insert into shared_rates as rate (shard, rate_id, full_at) values ($1, $2, $3) \
-             on conflict (shard, rate_id) do update set full_at = excluded.full_at where rate.full_at = $4 \
-             returning shard",
+            "insert into shared_rates as rate (shard, rate_id, full_at, moved_at) values ($1, $2, $3, $5) \
+             on conflict (shard, rate_id) do update set full_at = excluded.full_at, moved_at = excluded.moved_at \
+             where rate.full_at = $4 returning shard",
         )
         .bind(shard)
         .bind(&id[..])
-        .bind(to.0)
-        .bind(from.map(|from| from.0));
+        .bind(to.full_at.0)
+        .bind(from.map(|from| from.0))
+        .bind(to.moved_at.0);
         Ok(!fetch(&self.pool, moved).await?.is_empty())
     }
 
