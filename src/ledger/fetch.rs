@@ -4,8 +4,9 @@
 mod key_filter;
 mod lookups;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
 use crate::domain::account::Account;
