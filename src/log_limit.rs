@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use tracing::callsite::Identifier;
 use tracing::{Event, Metadata};
 use tracing_subscriber::layer::{Context, Filter};
@@ -36,7 +36,7 @@ impl<S> Filter<S> for LogLimit {
     }
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines.lock();
         let has_room = lines.has_room_for(event.metadata().callsite(), self.since.seconds() as u64);
         if !has_room {
             metrics::counter!("tollgate_log_lines_left_out_total").increment(1);

@@ -5,13 +5,9 @@ use std::path::PathBuf;
 
 use crate::clock::Clock;
 use crate::commands::atomic_file::AtomicFile;
-use crate::domain::account::refusal::Refusal;
-use crate::domain::ids::OrgId;
-use crate::ledger::export::{ExportError, Selection, export};
-use crate::ledger::{Ledger, LedgerError, MemoryLimits};
-use crate::operations::find_org::resolve_org;
+use crate::ledger::export::{ExportError, Selection, export, find_org};
 use crate::signals::StopSignals;
-use crate::store::{Database, StoreError};
+use crate::store::{Database, EventLog, StoreError};
 
 #[derive(Debug, clap::Args)]
 pub struct ExportLogArgs {
@@ -40,8 +36,6 @@ pub enum ExportLogError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    #[error(transparent)]
     Export(#[from] ExportError),
     #[error("{} can't be written: {why}", path.display())]
     File { path: PathBuf, why: io::Error },
@@ -54,39 +48,30 @@ pub enum ExportLogError {
 /// # Errors
 /// An org or shard that is not there; where the database can't be read or the file can't be written; where it is interrupted.
 pub async fn run(args: ExportLogArgs) -> Result<(), ExportLogError> {
-    let clock = Clock::system();
-    let Database { log, projections, .. } = Database::open_existing(&args.database_url, &clock).await?;
-    let ledger = Ledger::open(log, projections, clock, MemoryLimits::default()).await?;
+    let log = &*Database::open_log(&args.database_url, &Clock::system()).await?;
     let selection = match (&args.org, args.shard) {
-        (Some(org), _) => Selection::Org(existing_org(&ledger, org).await?),
+        (Some(org), _) => Selection::Org(find_org(log, org).await?),
         (None, Some(shard)) => Selection::Range { shard, from: args.from, to: args.to },
         (None, None) => Selection::Everything,
     };
     let events = match args.out {
-        Some(path) => export_to_file(&ledger, selection, path).await?,
-        None => export(&ledger, selection, &mut BufWriter::new(io::stdout().lock())).await?,
+        Some(path) => export_to_file(log, selection, path).await?,
+        None => export(log, selection, &mut BufWriter::new(io::stdout().lock())).await?,
     };
-    ledger.close_or_warn().await;
     eprintln!("{events} events");
     Ok(())
 }
 
-/// `resolve_org` accepts any id, so whether that org was ever opened is checked as well.
-async fn existing_org(ledger: &Ledger, slug_or_id: &str) -> Result<OrgId, ExportLogError> {
-    let org = resolve_org(ledger, slug_or_id).await?.ok_or(ExportError::UnknownOrg)?;
-    match ledger.read_without_expiry(org, |_| ()).await {
-        Ok(()) => Ok(org),
-        Err(LedgerError::Refused(Refusal::UnknownOrg)) => Err(ExportError::UnknownOrg.into()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-async fn export_to_file(ledger: &Ledger, selection: Selection, path: PathBuf) -> Result<u64, ExportLogError> {
+async fn export_to_file(
+    log: &dyn EventLog,
+    selection: Selection,
+    path: PathBuf,
+) -> Result<u64, ExportLogError> {
     let failed = |why| ExportLogError::File { path: path.clone(), why };
     let mut file = AtomicFile::create(&path).map_err(failed)?;
     let is_temporary = file.is_temporary();
     let exporting = async {
-        let events = export(ledger, selection, &mut BufWriter::new(&mut file)).await?;
+        let events = export(log, selection, &mut BufWriter::new(&mut file)).await?;
         file.commit().map_err(failed)?;
         Ok(events)
     };

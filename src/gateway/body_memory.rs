@@ -3,7 +3,9 @@
 //! Promise: an org has at most as much as it leaves for others. An org that sends much, or slowly, never takes all of it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::domain::ids::OrgId;
 use crate::gateway::failure::Failure;
@@ -37,7 +39,7 @@ impl BodyMemory {
     }
 
     fn lock(&self) -> MutexGuard<'_, Memory> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -6,12 +6,13 @@
 //! a small balance made less of. Per org unless the route says otherwise, in memory.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use moka::Expiry;
 use moka::policy::EvictionPolicy;
+use parking_lot::Mutex;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedMutexGuard;
@@ -193,7 +194,7 @@ impl Cache {
     }
 
     fn turn(&self, key: Key) -> Arc<Turn> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turns = self.turns.lock();
         if let Some(turn) = turns.get(&key).and_then(Weak::upgrade) {
             return turn;
         }

@@ -3,7 +3,7 @@
 //! A long queue that empties within a second is a spike, and harmless; one whose shortest wait of a whole second is long
 //! only makes everybody late. So the shortest wait decides, and the part grows or shrinks by an eighth a second.
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 
 use crate::domain::time::Timestamp;
 use crate::gateway::failure::{Failure, FailureCode};
@@ -41,7 +41,7 @@ impl Shedder {
     /// # Errors
     /// 503 for those that are turned away.
     pub fn admit(&self, now: Timestamp) -> Result<(), Failure> {
-        if self.0.lock().unwrap_or_else(PoisonError::into_inner).let_pass(now) {
+        if self.0.lock().let_pass(now) {
             return Ok(());
         }
         Err(turned_away("More requests are coming in than credits can be held for; try again shortly."))
@@ -50,7 +50,7 @@ impl Shedder {
     /// Notes how long a hold waited to be decided.
     pub fn waited(&self, since: Timestamp, now: Timestamp) {
         let micros = now.0.saturating_sub(since.0);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).waited(now, micros);
+        self.0.lock().waited(now, micros);
     }
 }
 

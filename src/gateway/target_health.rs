@@ -3,7 +3,8 @@
 //! Each node observes its own calls; nothing is shared or persisted. Health orders targets and forbids none.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::domain::attempt::AttemptOutcome;
 use crate::domain::routing::{Allowance, Health, HealthSignal, Prefer, Retry, Standing, in_order};
@@ -126,7 +127,7 @@ impl TargetHealths {
     }
 
     fn seen(&self) -> MutexGuard<'_, AllSeen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

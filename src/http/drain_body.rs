@@ -3,8 +3,8 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
@@ -13,6 +13,7 @@ use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use futures_util::stream::{self, Stream, StreamExt};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
 use crate::http::BODY_BYTES_MAX;
@@ -56,7 +57,7 @@ async fn part(whole: &Whole) -> Option<Result<Bytes, axum::Error>> {
 }
 
 fn lock(whole: &Whole) -> MutexGuard<'_, BodyDataStream> {
-    whole.lock().unwrap_or_else(PoisonError::into_inner)
+    whole.lock()
 }
 
 /// Whether the rest ends within the size limit.

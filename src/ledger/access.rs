@@ -5,7 +5,9 @@
 //! key again ([`crate::ledger::By::Key`]).
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
 
 use crate::domain::account::limits::Limits;
 use crate::domain::account::{Account, Key};
@@ -42,7 +44,7 @@ impl Access {
 
 impl Accesses {
     pub fn get(&self, org: OrgId) -> Option<Arc<Access>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&org).cloned()
+        self.0.read().get(&org).cloned()
     }
 
     /// For the shard's writer alone, so that what is kept is never older than what was dropped.
@@ -63,7 +65,7 @@ impl Accesses {
         self.write().clear();
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, IdMap<OrgId, Arc<Access>>> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> parking_lot::RwLockWriteGuard<'_, IdMap<OrgId, Arc<Access>>> {
+        self.0.write()
     }
 }

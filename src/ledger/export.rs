@@ -1,25 +1,30 @@
 //! The log as a file of JSON lines, so that it can be kept, handed over and checked without the server that wrote it
 //! (`verify::exported`).
 //!
+//! It is made of the log alone, a page at a time: of an org, or of a range whose events follow others, the log is read twice.
+//!
 //! The first line says what the file holds, each further one is an event with all its columns (the payload as the text
 //! that was hashed), and the last says that the file is whole. An event that follows one which the file does not hold comes
 //! with that one's hash.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io::{self, Write};
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::domain::chain::{Hash, shard_hash};
 use crate::domain::ids::{EventId, OrgId};
-use crate::ledger::{Ledger, LedgerError};
-use crate::store::{EventRow, Head, StoreError};
+use crate::domain::system::System;
+use crate::ledger::{decode, shard_of};
+use crate::store::{EventLog, EventRow, Head, StoreError};
 
 pub(super) const FORMAT: &str = "tollgate-log-3";
 /// Older ones that can be read: the second has no [`Header::end`], the first also lacks the hash that a given event follows.
 pub(super) const FORMATS_BEFORE: [&str; 2] = ["tollgate-log-1", "tollgate-log-2"];
 /// Events read at a time.
-const EVENTS_PER_PAGE: i64 = 5_000;
+const EVENTS_PER_PAGE: i64 = 2_000;
 
 /// Which events a file holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,7 +92,7 @@ pub(super) struct Footer {
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     #[error(transparent)]
-    Ledger(#[from] LedgerError),
+    Store(#[from] StoreError),
     #[error("the file can't be written: {0}")]
     Write(#[from] io::Error),
     #[error("there is no such org")]
@@ -102,27 +107,24 @@ pub enum ExportError {
     Line(#[from] serde_json::Error),
 }
 
-impl From<StoreError> for ExportError {
-    fn from(error: StoreError) -> ExportError {
-        ExportError::Ledger(error.into())
-    }
-}
-
 /// Writes what was selected, as of now; returns how many events that is.
 ///
 /// # Errors
 /// An org or shard that is not there, or positions without events: nothing is written then; where the log can't be read or
 /// the file can't be written.
-pub async fn export(ledger: &Ledger, selection: Selection, out: &mut impl Write) -> Result<u64, ExportError> {
-    let heads = ledger.log().heads().await?;
+pub async fn export(
+    log: &dyn EventLog,
+    selection: Selection,
+    out: &mut impl Write,
+) -> Result<u64, ExportError> {
+    let heads = log.heads().await?;
     let selection = within(selection, &heads)?;
     let head_line = |(shard, head): (i32, &Head)| HeadLine {
         shard,
         next_position: head.next_position,
         last_hash: hex::encode(head.last_hash),
     };
-    let end = part_end(ledger, &selection, &heads).await?;
-    let org_versions = if let Some(PartEnd::Org { version, .. }) = &end { *version } else { 0 };
+    let Part { end, mut followed } = part(log, &selection, &heads).await?;
     let header = Header {
         format: FORMAT.to_owned(),
         selection: selection.clone(),
@@ -131,18 +133,41 @@ pub async fn export(ledger: &Ledger, selection: Selection, out: &mut impl Write)
     };
     line(out, &header)?;
     let mut events = 0;
+    let mut write = |row: &EventRow| {
+        events += 1;
+        let previous_hash = followed.remove(&row.org_id).map(hex::encode);
+        line(out, &EventLine { previous_hash, ..EventLine::from(row) })
+    };
     match selection {
         Selection::Everything => {
             for (shard, head) in (0..).zip(&heads) {
-                events += range(ledger, shard, 1, head.next_position - 1, out).await?;
+                each(log, shard, 1..head.next_position, &mut write).await?;
             }
         }
-        Selection::Range { shard, from, to } => events += range(ledger, shard, from, to, out).await?,
-        Selection::Org(org) => events += of_org(ledger, org, org_versions, out).await?,
+        Selection::Range { shard, from, to } => each(log, shard, from..to + 1, &mut write).await?,
+        Selection::Org(org) => each_of_org(log, org, &heads, &mut write).await?,
     }
     line(out, &Footer { events })?;
     out.flush()?;
     Ok(events)
+}
+
+/// The org of a slug or id. Whether anybody ever opened one of an id shows when its events are read.
+///
+/// # Errors
+/// `UnknownOrg`; where the log can't be read.
+pub async fn find_org(log: &dyn EventLog, slug_or_id: &str) -> Result<OrgId, ExportError> {
+    if let Ok(org) = slug_or_id.parse() {
+        return if org == OrgId::SYSTEM { Err(ExportError::UnknownOrg) } else { Ok(org) };
+    }
+    let mut system = System::default();
+    let fold = |row: &EventRow| {
+        let recorded = decode(row)?;
+        system.evolve(&recorded.payload.event, recorded.at);
+        Ok(())
+    };
+    each_of_org(log, OrgId::SYSTEM, &log.heads().await?, fold).await?;
+    system.org_of_slug(slug_or_id).ok_or(ExportError::UnknownOrg)
 }
 
 /// The selection as far as there are events.
@@ -161,91 +186,118 @@ fn last_position(heads: &[Head], shard: i32) -> Result<i64, ExportError> {
     Ok(head.ok_or(ExportError::UnknownShard(shard))?.next_position - 1)
 }
 
-async fn part_end(
-    ledger: &Ledger,
-    selection: &Selection,
-    heads: &[Head],
-) -> Result<Option<PartEnd>, ExportError> {
-    Ok(match *selection {
-        Selection::Everything => None,
+/// What the first line says of a part of the log, and the hashes that its orgs' first events follow.
+#[derive(Default)]
+struct Part {
+    end: Option<PartEnd>,
+    followed: HashMap<Uuid, Hash>,
+}
+
+async fn part(log: &dyn EventLog, selection: &Selection, heads: &[Head]) -> Result<Part, ExportError> {
+    match *selection {
+        Selection::Everything => Ok(Part::default()),
         Selection::Org(org) => {
-            let (shard, projector) = (ledger.shard_of(org), ledger.projector());
-            let last = last_position(heads, shard)?;
-            projector.index_to(shard, last).await?;
-            let version = projector.store().org_version_at(shard, org, last).await?;
-            let row = event_of(ledger, org, version.ok_or(ExportError::UnknownOrg)?).await?;
-            Some(PartEnd::Org { version: row.org_version, hash: hex::encode(row.hash) })
+            let mut last = None;
+            let note = |row: &EventRow| {
+                last = Some((row.org_version, row.hash));
+                Ok(())
+            };
+            each_of_org(log, org, heads, note).await?;
+            let (version, hash) = last.ok_or(ExportError::UnknownOrg)?;
+            let end = Some(PartEnd::Org { version, hash: hex::encode(hash) });
+            Ok(Part { end, ..Part::default() })
         }
         Selection::Range { shard, from, to } => {
-            let (mut next, mut last_hash, mut events_hash) = (from, Hash::default(), Hash::default());
-            while next <= to {
-                let rows = ledger.log().read_gapless(shard, next..to + 1).await?;
-                let Some(last) = rows.last() else { break };
-                (next, last_hash) = (last.position + 1, last.hash);
-                events_hash = rows.iter().fold(events_hash, |hash, row| shard_hash(&hash, &row.hash));
-            }
-            Some(PartEnd::Range { hash: hex::encode(last_hash), events_hash: hex::encode(events_hash) })
+            let (mut last_hash, mut events_hash, mut firsts) =
+                (Hash::default(), Hash::default(), HashMap::new());
+            let note = |row: &EventRow| {
+                last_hash = row.hash;
+                events_hash = shard_hash(&events_hash, &row.hash);
+                firsts.entry(row.org_id).or_insert(row.org_version);
+                Ok(())
+            };
+            each(log, shard, from..to + 1, note).await?;
+            firsts.retain(|_, version| *version > 1);
+            let end = PartEnd::Range { hash: hex::encode(last_hash), events_hash: hex::encode(events_hash) };
+            Ok(Part { end: Some(end), followed: hashes_before(log, shard, from, firsts).await? })
         }
-    })
+    }
 }
 
-async fn range(
-    ledger: &Ledger,
+/// The hashes of the events that orgs' first events from a position on follow: read backwards, since most stand near.
+async fn hashes_before(
+    log: &dyn EventLog,
     shard: i32,
     from: i64,
-    to: i64,
-    out: &mut impl Write,
-) -> Result<u64, ExportError> {
-    let (mut next, mut events, mut met) = (from, 0, HashSet::new());
-    while next <= to {
-        let rows = ledger.log().read_gapless(shard, next..to + 1).await?;
-        let Some(last) = rows.last() else { break };
-        next = last.position + 1;
-        events += rows.len() as u64;
-        for row in &rows {
-            let is_given = from > 1 && met.insert(row.org_id) && row.org_version > 1;
-            let previous_hash = if is_given { Some(before(ledger, row).await?) } else { None };
-            line(out, &EventLine { previous_hash, ..EventLine::from(row) })?;
+    mut firsts: HashMap<Uuid, i64>,
+) -> Result<HashMap<Uuid, Hash>, ExportError> {
+    let (mut found, mut end) = (HashMap::new(), from);
+    while let Some((org, first)) = firsts.iter().next() {
+        let begin = (end - EVENTS_PER_PAGE).max(1);
+        let rows = log.read(shard, begin, EVENTS_PER_PAGE).await?;
+        if rows.first().is_none_or(|first| first.position >= end) {
+            return Err(match end {
+                1 => ExportError::NoSuchEvent { org: OrgId(*org), version: first - 1 },
+                end => StoreError::Missing { shard, from: begin, to: end - 1 }.into(),
+            });
+        }
+        for row in rows.iter().take_while(|row| row.position < end) {
+            if firsts.get(&row.org_id) == Some(&(row.org_version + 1)) {
+                firsts.remove(&row.org_id);
+                found.insert(row.org_id, row.hash);
+            }
+        }
+        end = begin;
+    }
+    Ok(found)
+}
+
+/// Gives the events at a range of positions to `each`, in order.
+async fn each(
+    log: &dyn EventLog,
+    shard: i32,
+    positions: Range<i64>,
+    mut each: impl FnMut(&EventRow) -> Result<(), ExportError>,
+) -> Result<(), ExportError> {
+    let mut next = positions.start;
+    while next < positions.end {
+        let rows = log.read_gapless(shard, next..positions.end).await?;
+        rows.iter().try_for_each(&mut each)?;
+        next = rows.last().map_or(positions.end, |last| last.position + 1);
+    }
+    Ok(())
+}
+
+/// Gives an org's events to `each`, in order. What was archived is missed only where the org's versions say so.
+async fn each_of_org(
+    log: &dyn EventLog,
+    org: OrgId,
+    heads: &[Head],
+    mut each: impl FnMut(&EventRow) -> Result<(), ExportError>,
+) -> Result<(), ExportError> {
+    let shard = shard_of(org, heads.len());
+    let end = last_position(heads, shard)? + 1;
+    let (mut next, mut version, mut gap) = (1, 0, None);
+    while next < end {
+        let rows = log.read(shard, next, EVENTS_PER_PAGE).await?;
+        if rows.first().is_none_or(|first| first.position >= end) {
+            return Err(StoreError::Missing { shard, from: next, to: end - 1 }.into());
+        }
+        for row in rows.iter().take_while(|row| row.position < end) {
+            if row.position > next {
+                gap = Some(StoreError::Missing { shard, from: next, to: row.position - 1 });
+            }
+            next = row.position + 1;
+            if row.org_id == org.0 {
+                version += 1;
+                if row.org_version != version {
+                    return Err(gap.map_or(ExportError::NoSuchEvent { org, version }, ExportError::from));
+                }
+                each(row)?;
+            }
         }
     }
-    Ok(events)
-}
-
-/// The hash of the event before one in its org.
-async fn before(ledger: &Ledger, row: &EventRow) -> Result<String, ExportError> {
-    ledger.projector().index_to(row.shard, row.position).await?;
-    let before = event_of(ledger, OrgId(row.org_id), row.org_version - 1).await?;
-    Ok(hex::encode(before.hash))
-}
-
-/// An event that the index by org holds.
-async fn event_of(ledger: &Ledger, org: OrgId, version: i64) -> Result<EventRow, ExportError> {
-    let shard = ledger.shard_of(org);
-    let positions = ledger.projector().store().org_events(shard, org, version, 1).await?;
-    let found = ledger.log().read_all_at(shard, &positions).await?.into_iter().next();
-    let found = found.filter(|found| (found.org_id, found.org_version) == (org.0, version));
-    found.ok_or(ExportError::NoSuchEvent { org, version })
-}
-
-/// An org's events up to a version that the index by org holds.
-async fn of_org(
-    ledger: &Ledger,
-    org: OrgId,
-    last_version: i64,
-    out: &mut impl Write,
-) -> Result<u64, ExportError> {
-    let (shard, store) = (ledger.shard_of(org), ledger.projector().store());
-    let (mut next, mut events) = (1, 0);
-    while next <= last_version {
-        let positions =
-            store.org_events(shard, org, next, EVENTS_PER_PAGE.min(last_version - next + 1)).await?;
-        let rows = ledger.log().read_all_at(shard, &positions).await?;
-        let Some(last) = rows.last() else { break };
-        next = last.org_version + 1;
-        events += rows.len() as u64;
-        rows.iter().try_for_each(|row| line(out, &EventLine::from(row)))?;
-    }
-    Ok(events)
+    Ok(())
 }
 
 fn line(out: &mut impl Write, value: &impl Serialize) -> Result<(), ExportError> {

@@ -4,8 +4,9 @@
 mod key_filter;
 mod lookups;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
 use crate::domain::account::Account;
@@ -22,6 +23,8 @@ use crate::store::{EventLog, EventRow, StoreError};
 
 /// Events read at a time.
 const EVENTS_PER_PAGE: i64 = 2_000;
+/// Events that are searched for one org's at a time.
+const EVENTS_SEARCHED: i64 = 8_192;
 /// A snapshot longer than that takes as long to read as a commit does: the threads that answer callers don't do it.
 const LONG_SNAPSHOT_BYTES: usize = 128 * 1_024;
 /// Events looked at in each step of a search by time.
@@ -112,14 +115,14 @@ impl Fetcher {
                 // What was kept has gone into the index meanwhile.
                 continue;
             }
-            let mut fold = |row: &EventRow| match row.org_id == org.0 {
-                true => loaded.fold_new(&PositionedEvent::read(row)?),
-                false => Ok(()),
-            };
             let mut next = behind.start;
             while next < behind.end {
+                let searched = next..behind.end.min(next + EVENTS_SEARCHED);
+                next = searched.end;
                 let _turn = self.accounts_turn().await;
-                next = self.page(next, behind.end, &mut fold).await?;
+                for row in self.log.read_of(self.shard, org, searched).await? {
+                    loaded.fold_new(&PositionedEvent::read(&row)?)?;
+                }
             }
             return Ok(loaded);
         }
@@ -166,51 +169,44 @@ impl Fetcher {
         let (mut system, mut chain) = self.saved_system().await?;
         let saved = chain;
         let indexed = self.projector.indexed(self.shard);
-        let mut fold = |row: &EventRow, chain: &mut Chain| {
-            if row.org_id != OrgId::SYSTEM.0 || row.org_version <= chain.version || row.position >= end {
+        let mut fold = |positioned: &PositionedEvent, chain: &mut Chain| {
+            let recorded = &positioned.recorded;
+            if recorded.org != OrgId::SYSTEM
+                || recorded.version <= chain.version
+                || positioned.position >= end
+            {
                 return Ok(());
             }
-            let positioned = PositionedEvent::read(row)?;
-            chain.follow(&positioned)?;
-            system.evolve(&positioned.recorded.payload.event, positioned.recorded.at);
+            chain.follow(positioned)?;
+            system.evolve(&recorded.payload.event, recorded.at);
             Ok(())
         };
         loop {
             let before = chain.version;
             let page = self.org_events(OrgId::SYSTEM, before + 1).await?;
-            page.iter().try_for_each(|row| fold(row, &mut chain))?;
+            page.iter().try_for_each(|row| fold(&PositionedEvent::read(row)?, &mut chain))?;
             if chain.version == before {
                 break;
             }
         }
-        self.tail(indexed + 1, end, |row| fold(row, &mut chain)).await?;
+        self.tail(indexed + 1, end, |positioned| fold(&positioned, &mut chain)).await?;
         Ok((system, chain, saved))
     }
 
-    /// Gives every row from a position on, before `end`, to `each`.
+    /// Gives every event from a position on, before `end`, to `each`.
     pub async fn tail(
         &self,
         from: i64,
         end: i64,
-        mut each: impl FnMut(&EventRow) -> Result<(), StoreError>,
+        mut each: impl FnMut(PositionedEvent) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let mut next = from;
         while next < end {
-            next = self.page(next, end, &mut each).await?;
+            let rows = self.log.read_gapless(self.shard, next..end).await?;
+            next = rows.last().map_or(end, |last| last.position + 1);
+            rows.iter().try_for_each(|row| each(PositionedEvent::read(row)?))?;
         }
         Ok(())
-    }
-
-    /// Gives the first rows of them to `each`, and says where the next begin. The log holds them, or has held them.
-    async fn page(
-        &self,
-        from: i64,
-        end: i64,
-        each: &mut impl FnMut(&EventRow) -> Result<(), StoreError>,
-    ) -> Result<i64, StoreError> {
-        let rows = self.log.read_gapless(self.shard, from..end).await?;
-        rows.iter().try_for_each(each)?;
-        Ok(rows.last().map_or(end, |last| last.position + 1))
     }
 
     /// A turn to look something up of an org for a reader, who waits outside the writer and its limits.

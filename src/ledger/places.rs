@@ -2,7 +2,9 @@
 //! told to come again, and leaves room to the others.
 
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::domain::ids::{IdMap, OrgId};
 use crate::ledger::{LedgerError, QUEUE_MAX};
@@ -34,7 +36,7 @@ impl Places {
     }
 
     fn by_org(&self) -> MutexGuard<'_, IdMap<OrgId, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

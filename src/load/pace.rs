@@ -9,11 +9,12 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::{CreationError, Histogram};
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
@@ -144,7 +145,7 @@ where
         workers.spawn(worker.work(send.clone()));
     }
     while workers.join_next().await.is_some() {}
-    let mut figures = figures.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut figures = figures.lock().clone();
     figures.elapsed = started.elapsed();
     if let Some(at) = stop.first_at() {
         figures.due_for = figures.due_for.min(at - started);
@@ -214,7 +215,7 @@ impl Worker {
     }
 
     fn note(&self, note: impl FnOnce(&mut Figures)) {
-        note(&mut self.figures.lock().unwrap_or_else(PoisonError::into_inner));
+        note(&mut self.figures.lock());
     }
 }
 

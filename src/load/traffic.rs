@@ -1,8 +1,8 @@
 //! What a load consists of: requests in the API's own words.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -185,7 +185,7 @@ impl Target {
     fn release(&self, number: u64, id: &str) {
         let release = self.client.post(&format!("/api/v1/reservations/{id}/release"), &self.org(number).key);
         let release = release.header("idempotency-key", format!("{}-{number}-release", self.run));
-        let mut releases = self.releases.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut releases = self.releases.lock();
         while releases.try_join_next().is_some() {}
         releases.spawn(async move {
             // Where this fails too, closing the org says that the hold is open.
@@ -195,7 +195,7 @@ impl Target {
 
     /// Waits for the releases that are under way.
     pub async fn finish_releases(&self) {
-        let mut releases = std::mem::take(&mut *self.releases.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut releases = std::mem::take(&mut *self.releases.lock());
         while releases.join_next().await.is_some() {}
     }
 

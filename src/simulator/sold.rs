@@ -2,9 +2,10 @@
 
 use super::weather::WeatherKind;
 use crate::domain::usage::Usage;
+use parking_lot::Mutex;
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Rows that are kept: some fifty megabytes, and more than any test looks at.
 const ROWS_MAX: usize = 200_000;
@@ -51,7 +52,7 @@ struct Book {
 
 impl SoldBook {
     pub fn read(&self) -> Sold {
-        let book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let book = self.0.lock();
         Sold {
             requests: book.requests,
             models: book.models.clone(),
@@ -62,7 +63,7 @@ impl SoldBook {
 
     fn write(&self, mut row: SoldRow) {
         row.model = row.model.chars().take(NAME_CHARACTERS_MAX).collect();
-        let mut sold = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sold = self.0.lock();
         sold.requests += 1;
         // A failure sold nothing, and leaves no line of zeros among the models.
         if row.usage != Usage::default() {

@@ -98,6 +98,17 @@ impl Database {
         Database::open(url, None, clock).await
     }
 
+    /// Opens the log alone, to read what it holds, beside a server that writes it.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open_beside_server`] and [`Database::open_existing`].
+    pub async fn open_log(url: &str, clock: &Clock) -> Result<Arc<dyn EventLog>, StoreError> {
+        match url.strip_prefix("sqlite://") {
+            Some(path) => Ok(Arc::new(SqliteStore::open_beside_server(Path::new(path)).await?)),
+            None => Ok(Database::open_existing(url, clock).await?.log),
+        }
+    }
+
     /// Opens a SQLite file, or creates it.
     ///
     /// # Errors

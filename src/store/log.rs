@@ -141,6 +141,21 @@ pub trait EventLog: Send + Sync {
         Ok(rows)
     }
 
+    /// From a range of positions, which one statement can look through: the events of an org, in order.
+    ///
+    /// # Errors
+    /// Those of every method.
+    async fn read_of(
+        &self,
+        shard: i32,
+        org: OrgId,
+        positions: Range<i64>,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        let mut rows = self.read(shard, positions.start, positions.end - positions.start).await?;
+        rows.retain(|row| row.org_id == org.0 && positions.contains(&row.position));
+        Ok(rows)
+    }
+
     /// From a range of positions: the events of the system org, those of some kinds, and the last one, in order.
     ///
     /// # Errors

@@ -188,6 +188,7 @@ fn appends_a_hold(asked: &[u8]) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i1_a_hold_that_its_node_has_given_up_is_not_written_when_it_arrives_at_last() {
+    needs_postgres!();
     let Nodes { near, far, line, acme, from_afar } = Nodes::start("10").await;
     withhold_one(&from_afar, &line.mood).await;
 
@@ -205,6 +206,7 @@ async fn i1_a_hold_that_its_node_has_given_up_is_not_written_when_it_arrives_at_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i1_such_a_hold_is_not_written_either_where_another_node_decides_what_comes_after_it() {
+    needs_postgres!();
     let Nodes { near, far, line, acme, from_afar } = Nodes::start("10").await;
     // It arrives once the other node has decided, and before that is known here.
     let (mood, to, forwarded) = (line.mood.clone(), near.url.clone(), Arc::new(AtomicU32::new(0)));
@@ -234,6 +236,7 @@ async fn i1_such_a_hold_is_not_written_either_where_another_node_decides_what_co
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i5_a_node_on_a_bad_line_refuses_and_recovers_and_stops_nobody() {
+    needs_postgres!();
     let Nodes { near, far, line, acme, from_afar } = Nodes::start("100000").await;
     let traffic = Traffic::new("acme", vec![from_afar.clone()]);
     let mut chance = Chance::of(1, 0);
@@ -263,6 +266,7 @@ async fn i5_a_node_on_a_bad_line_refuses_and_recovers_and_stops_nobody() {
 
 #[tokio::test]
 async fn a_line_that_falls_silent_while_the_log_is_asked_keeps_nobody_waiting() {
+    needs_postgres!();
     let database = TestDatabase::postgres().await;
     let line = Line::to(&database).await;
     let Database { log, profiles, .. } = Database::open(&line.url, None, &Clock::system()).await.unwrap();
@@ -295,6 +299,7 @@ async fn a_line_that_falls_silent_while_the_log_is_asked_keeps_nobody_waiting() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_was_cut_off_with_the_heads_lock_is_ended_before_the_others_give_up() {
+    needs_postgres!();
     let database = TestDatabase::postgres().await;
     let line = Line::to(&database).await;
     let clock = Clock::system();
@@ -331,6 +336,7 @@ async fn a_node_that_was_cut_off_with_the_heads_lock_is_ended_before_the_others_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_that_falls_silent_while_the_projections_are_written_stops_no_shard_for_good() {
+    needs_postgres!();
     let database = Arc::new(TestDatabase::postgres().await);
     let near = TestApp::of(database.clone()).await;
     near.funded("acme", "10").await;

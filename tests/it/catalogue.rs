@@ -14,6 +14,7 @@ fn card(model: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_node_published_another_sells_at_once() {
+    needs_postgres!();
     let one = TestApp::on_postgres().await;
     let two = one.beside(2).await;
     let acme = one.funded("acme", "10").await;

@@ -138,6 +138,7 @@ async fn a_start_with_a_clock_behind_the_log_is_confirmed_by_its_operator() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_shards_of_a_postgresql_database_are_fixed_as_it_is_made() {
+    needs_postgres!();
     let database = TestDatabase::postgres().await;
     let with = |shards: &str| {
         let mut command = serve(&database.url);

@@ -19,6 +19,7 @@ use tollgate::ledger::export::{ExportError, Selection, export};
 use tollgate::ledger::verify::Report;
 use tollgate::ledger::verify::exported::verify_export;
 use tollgate::ledger::{Ledger, MemoryLimits, Submission};
+use tollgate::operations::find_org::known_org;
 use tollgate::store::Database;
 use uuid::Uuid;
 
@@ -43,7 +44,7 @@ async fn traded() -> TestApp {
 
 async fn file(app: &TestApp, selection: Selection) -> String {
     let mut out = Vec::new();
-    export(app.ledger(), selection, &mut out).await.unwrap();
+    export(&**app.ledger().log(), selection, &mut out).await.unwrap();
     String::from_utf8(out).unwrap()
 }
 
@@ -106,7 +107,7 @@ async fn i6_no_character_of_an_exported_log_may_be_another() {
         ledger.submit(asked).await.unwrap();
     }
     let mut out = Vec::new();
-    export(&ledger, Selection::Everything, &mut out).await.unwrap();
+    export(&**ledger.log(), Selection::Everything, &mut out).await.unwrap();
     let whole = String::from_utf8(out).unwrap();
     assert!(check(&whole).is_sound());
 
@@ -137,7 +138,7 @@ async fn an_org_or_a_range_is_checked_as_far_as_its_file_reaches() {
     let of_org = check(&file(&app, Selection::Org(org)).await);
     let range = check(&file(&app, Selection::Range { shard, from: 3, to: 9 }).await);
     let unknown =
-        export(app.ledger(), Selection::Org(OrgId(uuid::Uuid::from_u128(7))), &mut Vec::new()).await;
+        export(&**app.ledger().log(), Selection::Org(OrgId(uuid::Uuid::from_u128(7))), &mut Vec::new()).await;
 
     assert!(of_org.is_sound() && range.is_sound(), "{of_org:?} {range:?}");
     assert_eq!((of_org.orgs, of_org.given), (1, 0));
@@ -148,7 +149,52 @@ async fn an_org_or_a_range_is_checked_as_far_as_its_file_reaches() {
 }
 
 #[tokio::test]
+async fn a_log_is_exported_beside_the_server_that_writes_it() {
+    let app = traded().await;
+    let org = app.operator().get("/api/v1/orgs/acme").await.expect(StatusCode::OK);
+    let org: OrgId = org["id"].as_str().unwrap().parse().unwrap();
+
+    for (part, selection) in [(&[][..], Selection::Everything), (&["--org", "acme"], Selection::Org(org))] {
+        let run =
+            tollgate(&["export", "log", "--database-url", &app.database.url]).args(part).output().unwrap();
+        assert!(run.status.success(), "{run:?}");
+        assert_eq!(String::from_utf8_lossy(&run.stdout), file(&app, selection).await);
+        app.funded(&format!("org-{}", part.len()), "1").await;
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i6_the_event_that_a_range_follows_is_found_however_far_back_it_stands() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    let shard = app.ledger().shard_of(known_org(app.ledger(), "acme").unwrap());
+    let other = (0..).map(|n| OrgId(Uuid::from_u128(n + 1))).find(|org| app.ledger().shard_of(*org) == shard);
+    let other = other.unwrap();
+    let open =
+        OrgCommand::OpenOrg { slug: "b".into(), time_zone: "UTC".into(), overdraft_limit: Credits::ZERO };
+    app.ledger().submit(Submission::by_tollgate(other, open)).await.unwrap();
+    for first in [0, 1_050] {
+        let grants = (first..first + 1_050).map(|n| {
+            let lot = LotId(Uuid::from_u128(n));
+            let terms = LotTerms { lot, credits: Credits::from_whole(1), priority: 0, expires_at: None };
+            let grant = OrgCommand::Grant { terms, kind: GrantKind::Goodwill, note: None };
+            app.ledger().submit(Submission::by_tollgate(other, grant))
+        });
+        futures_util::future::try_join_all(grants).await.unwrap();
+    }
+    let end = app.ledger().log().head(shard).await.unwrap().next_position;
+    acme.post("/api/v1/orgs/acme/reservations", json!({ "credits": "4" })).await.expect(StatusCode::CREATED);
+
+    let range = check(&file(&app, Selection::Range { shard, from: end, to: end }).await);
+
+    assert!(range.is_sound() && range.given == 1, "{range:?}");
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn what_only_reads_makes_no_tables() {
+    needs_postgres!();
     let database = TestDatabase::postgres().await;
     for arguments in [
         &["export", "log", "--database-url", &database.url][..],
@@ -353,7 +399,8 @@ async fn positions_without_events_are_no_export() {
 
     for (from, to) in [(1_000, 900), (1_000, i64::MAX), (4, 3)] {
         let mut out = Vec::new();
-        let refused = export(app.ledger(), Selection::Range { shard, from, to }, &mut out).await.unwrap_err();
+        let refused =
+            export(&**app.ledger().log(), Selection::Range { shard, from, to }, &mut out).await.unwrap_err();
         assert!(matches!(refused, ExportError::NoEvents { .. }), "{refused}");
         assert!(out.is_empty(), "{from} to {to}");
     }

@@ -69,6 +69,7 @@ pub async fn begun_by_an_old_node() -> (TestApp, Arc<dyn Nodes>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_log_is_in_the_latest_format_from_its_first_event() {
+    needs_postgres!();
     let app = TestApp::on_postgres().await;
 
     assert_eq!((app.ledger().system().format, times_raised(&app).await), (Format::READ, 1));
@@ -77,6 +78,7 @@ async fn a_new_log_is_in_the_latest_format_from_its_first_event() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_format_stays_until_no_node_of_the_last_minute_reads_less() {
+    needs_postgres!();
     let (app, _) = begun_by_an_old_node().await;
     let mut database = PgConnection::connect(&app.database.url).await.unwrap();
     let mut was_seen_earlier = async |seconds: i64| {
@@ -107,6 +109,7 @@ async fn the_format_stays_until_no_node_of_the_last_minute_reads_less() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_format_stays_for_a_minute_though_the_rows_of_all_nodes_were_lost() {
+    needs_postgres!();
     let (app, nodes) = begun_by_an_old_node().await;
     app.join(Some(&app.url)).await;
     beats(&[&app], 60).await;
@@ -125,6 +128,7 @@ async fn the_format_stays_for_a_minute_though_the_rows_of_all_nodes_were_lost() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_leaves_is_noted_until_it_has_finished() {
+    needs_postgres!();
     let app = TestApp::on_postgres().await;
     let nodes = app.database.open(app.clock()).await.nodes.unwrap();
     app.join(Some(&app.url)).await;
@@ -208,6 +212,7 @@ async fn an_event_that_can_not_be_read_stops_the_writes_of_its_shard_and_no_othe
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn claims_of_a_shard_that_can_not_be_written_keep_no_others_from_their_end() {
+    needs_postgres!();
     let app = TestApp::on_postgres().await;
     let org = |low: u128| OrgId(Uuid::from_u128(low));
     let open = |slug: &str| OrgCommand::OpenOrg {

@@ -346,6 +346,7 @@ fn lags(metrics: &str) -> impl Iterator<Item = &str> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_is_reached_where_its_environment_says() {
+    needs_postgres!();
     let database = TestDatabase::postgres().await;
     let nodes = database.open(&Clock::system()).await.nodes.expect("PostgreSQL has nodes");
     let mut command = serve(&database.url);

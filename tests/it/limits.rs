@@ -97,6 +97,7 @@ async fn what_one_request_may_hold_counts_for_reservations_too() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_nodes_together_let_through_what_a_limit_allows_and_no_request_more() {
+    needs_postgres!();
     let (nodes, callers) = nodes(json!({ "scope": "org", "requests_per_minute": 60 })).await;
 
     let (at_first, refused) = exhaust(&callers).await;
@@ -115,6 +116,7 @@ async fn all_nodes_together_let_through_what_a_limit_allows_and_no_request_more(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_at_once_on_all_nodes_get_no_more_either() {
+    needs_postgres!();
     let (nodes, callers) = nodes(json!({ "scope": "org", "requests_per_minute": 100 })).await;
 
     let mut asks = tokio::task::JoinSet::new();
@@ -135,6 +137,7 @@ async fn callers_at_once_on_all_nodes_get_no_more_either() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_are_shared_and_each_end_user_has_its_own() {
+    needs_postgres!();
     let limit = json!({ "scope": "end_user", "end_user": null, "tokens_per_minute": 1_000 });
     let (nodes, callers) = nodes(limit).await;
     let by = async |caller: &Actor, user: &str, tokens: u64| {
@@ -212,6 +215,7 @@ async fn no_more_requests_run_at_once_than_a_limit_says_and_a_stream_runs_to_its
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_set_at_one_node_counts_at_the_others_within_seconds() {
+    needs_postgres!();
     let one = TestApp::on_postgres().await;
     let two = one.beside(2).await;
     one.funded("acme", "100").await;
@@ -238,6 +242,7 @@ async fn what_is_set_at_one_node_counts_at_the_others_within_seconds() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_can_not_ask_for_a_shared_rate_is_told_when_to_come_again() {
+    needs_postgres!();
     let (nodes, callers) = nodes(json!({ "scope": "org", "requests_per_minute": 60 })).await;
     let mut beside = PgConnection::connect(&nodes[0].database.url).await.unwrap();
     let mut held = beside.begin().await.unwrap();

@@ -7,6 +7,9 @@
     reason = "a test that can't go on has failed"
 )]
 
+#[macro_use]
+mod database;
+
 mod api;
 mod bad_line;
 mod catalogue;
@@ -15,7 +18,6 @@ mod checker;
 mod claims;
 mod commands;
 mod configuration;
-mod database;
 mod demo;
 mod events;
 mod experiments;

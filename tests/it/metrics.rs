@@ -103,6 +103,7 @@ async fn who_asks_for_what_needs_no_key_again_and_again_asks_the_database_once_a
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_come_within_seconds_where_the_projections_can_not_be_asked() {
+    needs_postgres!();
     let database = TestDatabase::postgres().await;
     let server = tokio::task::block_in_place(|| Server::start(&database.url));
     let mut beside = PgConnection::connect(&database.url).await.unwrap();

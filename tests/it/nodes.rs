@@ -129,6 +129,7 @@ async fn send_on(to: &str, headers: HeaderMap, body: Bytes) -> reqwest::Response
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i5_a_command_whose_answer_was_lost_between_nodes_is_done_once() {
+    needs_postgres!();
     let (one, two, _) = behind(Line::LosesAnswers).await;
     let acme = one.funded("acme", "100").await;
     // What came before has taught the first node to decide by itself: it tries the owner again.
@@ -148,6 +149,7 @@ async fn i5_a_command_whose_answer_was_lost_between_nodes_is_done_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i1_a_delayed_copy_of_a_command_never_becomes_a_hold_that_nobody_waits_for() {
+    needs_postgres!();
     let (one, two, letters) = behind(Line::Delays).await;
     let acme = one.funded("acme", "10").await;
     trusting(&one, &two).await;
@@ -168,6 +170,7 @@ async fn i1_a_delayed_copy_of_a_command_never_becomes_a_hold_that_nobody_waits_f
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i5_an_owner_that_hangs_is_taken_over_under_a_higher_epoch() {
+    needs_postgres!();
     let (one, two, _) = behind(Line::Hangs).await;
     let epochs =
         async || -> i64 { one.ledger().log().heads().await.unwrap().iter().map(|head| head.epoch).sum() };
@@ -186,6 +189,7 @@ async fn i5_an_owner_that_hangs_is_taken_over_under_a_higher_epoch() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_sent_under_an_epoch_that_has_passed_is_sent_to_its_owner_again() {
+    needs_postgres!();
     let (one, two, letters) = behind(Line::Copies).await;
     let acme = one.funded("acme", "10").await;
     let shard = one.ledger().shard_of(known_org(one.ledger(), "acme").unwrap());
@@ -210,6 +214,7 @@ fn epoch_of(request: &Bytes) -> i64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_command_that_is_late_goes_back_to_its_sender_and_disturbs_nobody() {
+    needs_postgres!();
     let one = TestApp::on_postgres().await;
     one.funded("cold", "100000").await;
     let shard = |slug: &str| one.ledger().shard_of(known_org(one.ledger(), slug).unwrap());
@@ -294,6 +299,7 @@ impl Nodes for Hindered {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i1_nothing_is_decided_before_a_takeover_that_failed_has_been_made_up_for() {
+    needs_postgres!();
     let (far, two, letters) = behind(Line::Delays).await;
     let clock = Clock::manual(far.clock().now(), 3);
     let mut opened = far.database.open(&clock).await;
@@ -322,6 +328,7 @@ async fn i1_nothing_is_decided_before_a_takeover_that_failed_has_been_made_up_fo
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_writer_has_ended_says_so_and_leaves_its_shards_to_the_others() {
+    needs_postgres!();
     let one = TestApp::on_postgres().await;
     let clock = Clock::manual(one.clock().now(), 2);
     let mut opened = one.database.open(&clock).await;
@@ -355,6 +362,7 @@ async fn a_node_whose_writer_has_ended_says_so_and_leaves_its_shards_to_the_othe
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_stands_at_anothers_address_decides_nothing_for_it() {
+    needs_postgres!();
     let (one, two, letters) = behind(Line::Copies).await;
     one.funded("acme", "10").await;
     let (mut headers, body) = letters.lock().unwrap().first().cloned().expect("it was forwarded");
@@ -385,6 +393,7 @@ async fn a_node_that_stands_at_anothers_address_decides_nothing_for_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_leaves_is_asked_for_nothing_more() {
+    needs_postgres!();
     let one = TestApp::on_postgres().await;
     let two = one.beside(2).await;
     two.join(Some(&two.url)).await;
@@ -405,6 +414,7 @@ async fn a_node_that_leaves_is_asked_for_nothing_more() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_leaves_still_forwards_what_it_is_asked_for() {
+    needs_postgres!();
     let (leaving, two, letters) = behind(Line::Copies).await;
     two.ledger().beat().await.unwrap();
     letters.lock().unwrap().clear();
@@ -419,6 +429,7 @@ async fn a_node_that_leaves_still_forwards_what_it_is_asked_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_node_that_died_long_ago_or_before_the_clock_was_set_back_nothing_is_left() {
+    needs_postgres!();
     let app = TestApp::on_postgres().await;
     let mut database = PgConnection::connect(&app.database.url).await.unwrap();
     let died = "insert into nodes (shard, node_id, address, format, seen_at) \
@@ -438,6 +449,7 @@ async fn of_a_node_that_died_long_ago_or_before_the_clock_was_set_back_nothing_i
 
 #[tokio::test]
 async fn i1_an_epoch_is_raised_beyond_what_its_sender_knew_though_the_head_was_restored() {
+    needs_postgres!();
     let database = TestDatabase::postgres().await;
     let Database { log, nodes, .. } = database.open(&Clock::manual(Timestamp(0), 1)).await;
     let nodes = nodes.unwrap();
@@ -451,6 +463,7 @@ async fn i1_an_epoch_is_raised_beyond_what_its_sender_knew_though_the_head_was_r
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_another_node_revoked_opens_nothing_at_once() {
+    needs_postgres!();
     let one = TestApp::on_postgres().await;
     let two = one.beside(2).await;
     let acme = one.funded("acme", "10").await;
@@ -473,6 +486,7 @@ async fn a_key_that_another_node_revoked_opens_nothing_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operators_key_that_another_node_revoked_opens_nothing_at_once() {
+    needs_postgres!();
     let one = TestApp::on_postgres().await;
     let two = one.beside(2).await;
     one.funded("acme", "10").await;
@@ -497,6 +511,7 @@ async fn an_operators_key_that_another_node_revoked_opens_nothing_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_reserves_nothing_is_closed_to_a_key_that_another_node_revoked() {
+    needs_postgres!();
     let one = TestApp::on_postgres().await;
     let two = one.beside(2).await;
     one.funded("acme", "10").await;
@@ -517,6 +532,7 @@ async fn what_reserves_nothing_is_closed_to_a_key_that_another_node_revoked() {
 
 #[tokio::test]
 async fn i12_what_is_between_nodes_is_open_to_no_key() {
+    needs_postgres!();
     let app = TestApp::on_postgres().await;
     app.join(None).await;
 

@@ -33,6 +33,7 @@ pub async fn hold(actor: &Actor) -> StatusCode {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i5_a_full_disk_of_postgres_refuses_writes_keeps_reads_and_recovers() {
+    needs_postgres!();
     let Some(mut cluster) = Cluster::with_small_disk("tables") else { return };
     cluster.create_database("filled tablespace small").await;
     let app = TestApp::of(Arc::new(TestDatabase::at(cluster.url("filled")))).await;
@@ -57,6 +58,7 @@ async fn i5_a_full_disk_of_postgres_refuses_writes_keeps_reads_and_recovers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i5_a_full_write_ahead_log_of_postgres_loses_nothing_acknowledged() {
+    needs_postgres!();
     let Some(mut cluster) = Cluster::with_small_disk("wal") else { return };
     cluster.create_database("filled").await;
     let app = TestApp::of(Arc::new(TestDatabase::at(cluster.url("filled")))).await;
@@ -83,6 +85,7 @@ async fn i5_a_full_write_ahead_log_of_postgres_loses_nothing_acknowledged() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i11_a_node_whose_clock_is_off_writes_nothing_until_it_is_set() {
+    needs_postgres!();
     let database = Arc::new(TestDatabase::postgres().await);
     let system = Clock::system();
     let (right, wrong) = (Clock::manual(system.now(), 1), Clock::manual(system.now(), 2));

@@ -1,5 +1,5 @@
 # A throw-away PostgreSQL cluster in a directory of its own, reached by a socket there and by no port. Says where once it
-# is ready, and ends when its input does, so that it never outlives the tests that started it. Until then it is told to
+# is ready, or "missing" where there is none of version 15 or later, and ends when its input does, so that it never outlives the tests that started it. Until then it is told to
 # "stop", as by a power cut, and to "start", to go on as a "standby" without a primary, and to "promote" that, and repeats
 # each word once that is done. With SMALL_DISK it also has a file
 # system of that size, which it alone sees, to be told to "fill" and to "free": a tablespace "small" is on it or, with
@@ -8,7 +8,10 @@ set -eu
 bin=
 for found in $(command -v initdb >/dev/null && dirname "$(readlink -f "$(command -v initdb)")") \
     $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -rV); do
-    if [ -x "$found/initdb" ] && [ -x "$found/pg_ctl" ]; then bin=$found; break; fi
+    [ -x "$found/initdb" ] && [ -x "$found/pg_ctl" ] || continue
+    # "initdb (PostgreSQL) 15.4 (Debian …)", "… 17beta1"
+    version=$("$found/initdb" --version | sed 's/^[^0-9]*\([0-9]*\).*/\1/')
+    if [ "${version:-0}" -ge 15 ]; then bin=$found; break; fi
 done
 [ -n "$bin" ] || { echo "missing"; exit 0; }
 folder=$(mktemp -d /tmp/tollgate-postgres.XXXXXX)

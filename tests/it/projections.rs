@@ -67,6 +67,7 @@ async fn commands(views: &dyn Projections) -> Vec<Checkpoint> {
 
 #[tokio::test]
 async fn readers_change_over_while_rows_of_the_old_ones_can_not_be_dropped() {
+    needs_postgres!();
     let database = TestDatabase::postgres().await;
     let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
     views.checkpoints(0).await.unwrap();
@@ -470,6 +471,7 @@ async fn on_a_full_disk_what_the_look_ups_lack_is_read_from_the_log() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i7_a_page_that_is_written_while_what_was_folded_is_forgotten_is_not_folded_twice() {
+    needs_postgres!();
     let database = Arc::new(TestDatabase::postgres().await);
     let app = TestApp::of(database.clone()).await;
     let acme = app.funded("acme", "10").await;

@@ -63,6 +63,7 @@ async fn i7_projections_that_are_cut_off_and_rebuilt_under_traffic_are_the_fold(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuild_goes_on_when_whoever_asked_for_it_goes_away() {
+    needs_postgres!();
     let app = TestApp::on_postgres().await;
     app.funded("acme", "10").await;
     let projector = app.ledger().projector();

@@ -35,6 +35,7 @@ const NOT_A_NODES: [&str; 5] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i6_a_node_needs_no_right_to_change_what_is_written_and_nobody_can() {
+    needs_postgres!();
     let database = TestDatabase::postgres().await;
     drop(database.open(&Clock::manual(Timestamp(0), 1)).await);
     let mut owner = PgConnection::connect(&database.url).await.unwrap();
@@ -76,6 +77,7 @@ async fn i6_a_node_needs_no_right_to_change_what_is_written_and_nobody_can() {
 
 #[tokio::test]
 async fn a_node_that_may_not_bring_tables_up_to_date_says_what_to_do() {
+    needs_postgres!();
     let database = TestDatabase::postgres().await;
     let clock = Clock::manual(Timestamp(0), 1);
     drop(database.open(&clock).await);
@@ -108,6 +110,7 @@ async fn database_nodes(url: &str) -> Arc<dyn tollgate::store::Nodes> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_start_together_make_one_database() {
+    needs_postgres!();
     let database = TestDatabase::postgres().await;
     let clock = Clock::manual(Timestamp(0), 1);
 

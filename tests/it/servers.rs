@@ -59,6 +59,7 @@ async fn answers(connection: &mut PgConnection, question: &'static str) -> bool 
 
 #[tokio::test]
 async fn partitions_are_made_ahead_and_a_log_that_met_their_end_goes_on() {
+    needs_postgres!();
     for (ends_at, locks_first) in [(SIZE - 1, false), (SIZE - 1, true), (SIZE, false), (SIZE, true)] {
         let database = TestDatabase::postgres().await;
         let log = database.open(&Clock::manual(Timestamp(0), 1)).await.log;
@@ -80,6 +81,7 @@ async fn partitions_are_made_ahead_and_a_log_that_met_their_end_goes_on() {
 
 #[tokio::test]
 async fn a_partition_that_was_dropped_is_not_made_again_and_its_archive_can_be_attached() {
+    needs_postgres!();
     let database = TestDatabase::postgres().await;
     let clock = Clock::manual(Timestamp(0), 1);
     drop(database.open(&clock).await);
@@ -101,6 +103,7 @@ async fn a_partition_that_was_dropped_is_not_made_again_and_its_archive_can_be_a
 
 #[tokio::test]
 async fn what_was_archived_is_refused_and_comes_back_with_its_partition() {
+    needs_postgres!();
     let database = Arc::new(TestDatabase::postgres().await);
     let app = TestApp::of(database.clone()).await;
     let acme = app.funded("acme", "10").await;
@@ -124,7 +127,7 @@ async fn what_was_archived_is_refused_and_comes_back_with_its_partition() {
     let mut refused = Vec::new();
     for selection in [Selection::Org(org), Selection::Everything, Selection::Range { shard, from: 1, to: 2 }]
     {
-        refused.push(export(app.ledger(), selection, &mut vec![]).await.unwrap_err().to_string());
+        refused.push(export(&**app.ledger().log(), selection, &mut vec![]).await.unwrap_err().to_string());
     }
     let attach = format!("alter table events attach partition events_0 for values from (0) to ({SIZE})");
     raw_sql(AssertSqlSafe(attach)).execute(&mut owner).await.unwrap();
@@ -155,6 +158,7 @@ async fn cut_all(owner: &mut PgConnection) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_broke_while_nobody_asked_are_made_again_unseen() {
+    needs_postgres!();
     let database = Arc::new(TestDatabase::postgres().await);
     let mut owner = PgConnection::connect(&database.url).await.unwrap();
     let app = TestApp::of(database.clone()).await;
@@ -181,6 +185,7 @@ async fn connections_that_broke_while_nobody_asked_are_made_again_unseen() {
 
 #[tokio::test]
 async fn i5_commits_wait_for_the_disk_whatever_the_server_is_set_to() {
+    needs_postgres!();
     let database = TestDatabase::postgres().await;
     let clock = Clock::manual(Timestamp(0), 1);
     drop(database.open(&clock).await);
@@ -212,6 +217,7 @@ async fn i5_commits_wait_for_the_disk_whatever_the_server_is_set_to() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plans_of_the_log_are_pinned_and_scan_no_table_however_small_it_is() {
+    needs_postgres!();
     let database = TestDatabase::postgres().await;
     let log = database.open(&Clock::manual(Timestamp(0), 1)).await.log;
     let mut owner = PgConnection::connect(&database.url).await.unwrap();
@@ -250,6 +256,7 @@ async fn plans_of_the_log_are_pinned_and_scan_no_table_however_small_it_is() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i11_writes_go_on_at_the_logs_own_time_where_the_databases_clock_was_set_back() {
+    needs_postgres!();
     let database = Arc::new(TestDatabase::postgres().await);
     let clock = Clock::system();
     let opened = Database::open(&database.url, None, &clock).await.unwrap();
@@ -287,6 +294,7 @@ async fn i11_writes_go_on_at_the_logs_own_time_where_the_databases_clock_was_set
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i11_time_stands_still_for_nodes_whose_clocks_are_right_where_the_databases_was_set_back() {
+    needs_postgres!();
     let database = Arc::new(TestDatabase::postgres().await);
     let clock = Clock::system();
     // The time that the database had come to, and that the nodes go on from.
@@ -321,6 +329,7 @@ async fn i11_time_stands_still_for_nodes_whose_clocks_are_right_where_the_databa
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standby_is_refused_however_well_it_answers_until_it_is_promoted() {
+    needs_postgres!();
     let mut cluster = Cluster::start();
     cluster.create_database("tollgate").await;
     let database = Arc::new(TestDatabase::at(cluster.url("tollgate")));
@@ -352,6 +361,7 @@ async fn a_standby_is_refused_however_well_it_answers_until_it_is_promoted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_race_is_lost_and_no_outage_where_the_database_is_serializable_by_default() {
+    needs_postgres!();
     let database = TestDatabase::postgres().await;
     let clock = Clock::manual(Timestamp(0), 1);
     drop(database.open(&clock).await);
@@ -387,6 +397,7 @@ async fn waiting(owner: &mut PgConnection) -> i64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn look_ups_go_on_however_many_reports_wait() {
+    needs_postgres!();
     let database = TestDatabase::postgres().await;
     let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
     views.checkpoints(0).await.unwrap();
@@ -412,6 +423,7 @@ async fn look_ups_go_on_however_many_reports_wait() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_waits_for_any_more_ends_at_the_server_too() {
+    needs_postgres!();
     let database = TestDatabase::postgres().await;
     let log = database.open(&Clock::manual(Timestamp(0), 1)).await.log;
     let mut owner = PgConnection::connect(&database.url).await.unwrap();

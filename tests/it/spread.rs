@@ -19,6 +19,7 @@ const NOT_DISTRIBUTABLE: &str = "\
 
 #[tokio::test]
 async fn every_key_names_the_shard_and_nothing_refers_across_it() {
+    needs_postgres!();
     let database = TestDatabase::postgres().await;
     database.open(&Clock::manual(Timestamp(0), 1)).await;
     let mut connection = PgConnection::connect(&database.url).await.unwrap();

@@ -106,6 +106,7 @@ async fn i1_what_was_to_be_appended_under_an_epoch_before_is_never_written() {
 
 #[tokio::test]
 async fn i5_what_is_written_after_a_transaction_was_cut_off_as_it_began_stays() {
+    needs_postgres!();
     let database = TestDatabase::postgres().await;
     let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
     views.checkpoints(0).await.unwrap();

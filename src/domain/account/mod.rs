@@ -225,10 +225,15 @@ impl Account {
             return std::borrow::Cow::Borrowed(self);
         }
         let mut later = self.clone();
-        later.expire_due_within(Format::READ, now, usize::MAX);
-        // What is due is not in the log yet.
-        later.version = self.version;
+        later.look_ahead(now);
         std::borrow::Cow::Owned(later)
+    }
+
+    /// Takes the ends that are due at `now` without their events, which are not in the log yet: for a copy that is only read.
+    pub fn look_ahead(&mut self, now: Timestamp) {
+        let version = self.version;
+        self.expire_due_within(Format::READ, now, usize::MAX);
+        self.version = version;
     }
 
     /// Whether a key of this org is valid at `now`.

@@ -11,9 +11,10 @@ mod shared;
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::clock::Clock;
@@ -163,7 +164,7 @@ impl Limiter {
     }
 
     fn enter(&self, key: &LimitKey, limits: &Limits) -> Result<(), Failure> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running.lock();
         if running.len() > ROWS_MAX {
             running.retain(|_, running| *running > 0);
         }
@@ -250,7 +251,7 @@ impl Drop for LimitPermit {
         if self.held.is_empty() {
             return;
         }
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running.lock();
         for key in &self.held {
             if let Some(running) = running.get_mut(key) {
                 *running = running.saturating_sub(1);

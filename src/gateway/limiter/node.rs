@@ -1,7 +1,8 @@
 //! Rates of one node alone: each of N nodes lets as much through.
 
 use std::num::NonZeroU32;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::rows::Rows;
 use super::{LimitKey, RateUnit};
@@ -71,7 +72,7 @@ impl NodeRates {
     }
 
     fn counts(&self) -> MutexGuard<'_, Rows<LimitKey, Count>> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock()
     }
 }
 

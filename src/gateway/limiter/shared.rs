@@ -4,9 +4,10 @@
 //! Where the database can't be asked, nothing goes through: nothing could be held either.
 
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex as Turn;
 
@@ -180,7 +181,7 @@ impl SharedRates {
     }
 
     fn all(&self) -> MutexGuard<'_, AllKnown> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 
     fn now(&self) -> Timestamp {
@@ -216,7 +217,7 @@ impl Known {
     }
 
     fn part(&self) -> MutexGuard<'_, Part> {
-        self.part.lock().unwrap_or_else(PoisonError::into_inner)
+        self.part.lock()
     }
 }
 
@@ -265,7 +266,7 @@ pub(super) mod tests {
             tokio::task::yield_now().await;
             match self.is_silent.load(Ordering::SeqCst) {
                 true => Err(StoreError::Unavailable("nobody is there".into())),
-                false => Ok(RateRow { stands: self.rows.lock().expect("sound").get(id).copied(), now }),
+                false => Ok(RateRow { stands: self.rows.lock().get(id).copied(), now }),
             }
         }
 
@@ -276,7 +277,7 @@ pub(super) mod tests {
             from: Option<Timestamp>,
             to: MovedRate,
         ) -> Result<bool, StoreError> {
-            let mut rows = self.rows.lock().expect("sound");
+            let mut rows = self.rows.lock();
             let is_there = rows.get(id).map(|stands| stands.full_at) == from;
             if is_there {
                 rows.insert(*id, to);
@@ -285,7 +286,7 @@ pub(super) mod tests {
         }
 
         async fn forget_full_rates(&self, _: i32, now: Timestamp) -> Result<(), StoreError> {
-            self.rows.lock().expect("sound").retain(|_, stands| stands.full_at >= now);
+            self.rows.lock().retain(|_, stands| stands.full_at >= now);
             Ok(())
         }
     }
@@ -444,7 +445,7 @@ pub(super) mod tests {
         rig.nodes[0].book.forget_full_rates().await.expect("forgets");
 
         assert_eq!((known, rig.nodes[0].all().len()), (1, 0));
-        assert!(rig.table.rows.lock().expect("sound").is_empty());
+        assert!(rig.table.rows.lock().is_empty());
     }
 
     #[test]

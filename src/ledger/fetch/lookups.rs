@@ -1,6 +1,6 @@
 //! Look-ups of bound keys and of reservations that ended long ago.
 
-use std::sync::{MutexGuard, PoisonError};
+use parking_lot::MutexGuard;
 
 use crate::domain::account::Ended;
 use crate::domain::ids::{OrgId, ReservationId};
@@ -91,7 +91,7 @@ impl Fetcher {
     }
 
     fn binding(&self) -> MutexGuard<'_, Binding> {
-        self.binding.lock().unwrap_or_else(PoisonError::into_inner)
+        self.binding.lock()
     }
 
     async fn bound(&self, org: OrgId, keyed: &Keyed) -> Result<Option<BoundKey>, StoreError> {

@@ -174,6 +174,43 @@ async fn what_a_shards_owner_writes_in_numbers_is_folded_when_somebody_asks_for_
 }
 
 #[tokio::test]
+async fn i4_a_shard_is_taken_up_before_the_projections_hold_its_last_events_and_their_keys_bind_all_the_same()
+{
+    let node = Node::funded(100).await;
+    let once = || Some(CommandRef { key: "k".into(), fingerprint: "a".into() });
+    let hold = || Submission { idempotency: once(), ..command(reserve(1, 4)) };
+    node.ledger.submit(hold()).await.expect("holds");
+    node.run(OrgCommand::Release { reservation: id(1), by: None }).await.expect("releases");
+
+    let other = node.another(Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) })).await;
+
+    assert_eq!(other.projector().indexed(0), 0, "nobody waited for them");
+    assert!(other.submit(hold()).await.expect("was held").replayed);
+    other.submit(command(settle(1, 3))).await.expect("is late");
+    assert_eq!(other.read(ACME, Account::balance).await.expect("reads").consumed, Credits::from_whole(3));
+}
+
+#[tokio::test]
+async fn i11_a_reader_at_another_node_waits_for_no_more_of_what_the_shards_owner_wrote_than_its_own_account()
+{
+    let node = Node::funded(10_000).await;
+    let other = node.another(Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) })).await;
+    let before = folded(&other);
+    let held = async || other.read(ACME, |account| account.balance().held).await;
+
+    hold_many(&node, 0..1_100).await;
+    hold_many(&node, 1_100..2_200).await;
+    watch(&other).await;
+    assert_eq!(held().await.expect("reads"), Credits::from_whole(2_200));
+    let nobody = other.read(OrgId(Uuid::from_u128(7)), |_| ()).await;
+    assert!(matches!(nobody, Err(LedgerError::Refused(Refusal::UnknownOrg))), "{nobody:?}");
+    other.clock().advance_seconds(86_400);
+    assert_eq!(held().await.expect("reads"), Credits::ZERO, "their time is over");
+
+    assert_eq!(folded(&other), before, "nothing else was folded for that");
+}
+
+#[tokio::test]
 async fn a_key_revoked_among_many_events_of_a_shards_owner_opens_nothing_at_other_nodes() {
     let node = Node::funded(10_000).await;
     let key = KeyId { org: ACME, local: Uuid::from_u128(7) };

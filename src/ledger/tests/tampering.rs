@@ -255,7 +255,7 @@ async fn i6_a_log_that_was_altered_and_chained_anew_is_found() {
         (undercharged, "I9", "1 is charged"),
         (bound_twice, "I4", "less than 30 days"),
         (released_twice, "I3", "not open"),
-        (settled_twice, "I3", "second time"),
+        (settled_twice, "I3", "was settled before"),
         (back_in_time, "I6", "time goes back"),
         (misnamed, "I6", "is called OrgSuspended"),
     ] {

@@ -19,22 +19,24 @@ pub(super) type Breach = (&'static str, String);
 /// What is remembered beside the accounts.
 #[derive(Default)]
 pub(super) struct Holds {
-    /// Reservations that may still be settled late, and those that were. By half a hash: few are asked for, so that none is
-    /// likely to be taken for another.
-    ended: HashMap<runs::ShortHash, Ended>,
+    /// Reservations that were released or expired, and may still be settled late. By half a hash: few are asked for, so that
+    /// none is likely to be taken for another.
+    unsettled: HashMap<runs::ShortHash, Unsettled>,
+    /// Those that were settled of orgs whose first events are not there: of others the account says what is open, and
+    /// `unsettled` what else may be settled.
+    settled: HashSet<runs::ShortHash>,
     /// Orgs whose credits expired before their time: they are being closed.
     closing: HashSet<OrgId>,
 }
 
-#[derive(Clone, Copy)]
-enum Ended {
-    /// By time or a release: what that charged, and the most that a settle may charge where there is a limit.
-    Unsettled {
-        charged: Credits,
-        charged_max: Option<Credits>,
-    },
-    Settled,
+/// What the end of a hold charged, by time or a release.
+struct Unsettled {
+    charged: Credits,
+    /// The most that a settle may charge: [`NO_LIMIT`] where any.
+    charged_max: Credits,
 }
+
+const NO_LIMIT: Credits = Credits::from_nanos(i64::MAX);
 
 impl Holds {
     /// Follows an event; the account is as it was before, where it is known.
@@ -64,7 +66,7 @@ impl Holds {
                 reservation, late: false, charged, charged_before, released, ..
             } => {
                 let Some(hold) = open(account, *reservation)? else {
-                    self.ended.insert(reservation_entry(*reservation), Ended::Settled);
+                    self.settled.insert(reservation_entry(*reservation));
                     return Ok(());
                 };
                 require(charged_before.is_zero(), "I3", || {
@@ -76,21 +78,7 @@ impl Holds {
             Event::ReservationSettled { reservation, charged, charged_before, .. } => {
                 let is_open = account.is_some_and(|account| account.holds.contains_key(reservation));
                 require(!is_open, "I3", || "it settles late what was open".into())?;
-                match self.ended.insert(reservation_entry(*reservation), Ended::Settled) {
-                    Some(Ended::Unsettled { charged: before, charged_max }) => {
-                        require(*charged_before == before, "I3", || {
-                            format!("it says that {charged_before} was charged before, and {before} was")
-                        })?;
-                        within(*charged, charged_max)
-                    }
-                    Some(Ended::Settled) => {
-                        Err(("I3", "it settles a reservation for the second time".into()))
-                    }
-                    // Of an org whose first events are not there nobody knows.
-                    None => require(account.is_none(), "I3", || {
-                        "it settles late what had not ended before".into()
-                    }),
-                }
+                self.settle_late(*reservation, *charged, *charged_before, account)
             }
             Event::CreditsExpired { lot, due_at, .. } => {
                 let ended_at = due_at.unwrap_or(recorded.at);
@@ -117,6 +105,30 @@ impl Holds {
         })
     }
 
+    fn settle_late(
+        &mut self,
+        reservation: ReservationId,
+        charged: Credits,
+        charged_before: Credits,
+        account: Option<&Account>,
+    ) -> Result<(), Breach> {
+        let entry = reservation_entry(reservation);
+        let before = self.unsettled.remove(&entry);
+        // Of an org whose first events are not there nobody knows what had ended.
+        let is_new = account.is_none() && self.settled.insert(entry);
+        match before {
+            Some(before) => {
+                require(charged_before == before.charged, "I3", || {
+                    format!("it says that {charged_before} was charged before, and {} was", before.charged)
+                })?;
+                within(charged, before.charged_max)
+            }
+            None => require(is_new, "I3", || {
+                "it settles late what had not ended before, or was settled before".into()
+            }),
+        }
+    }
+
     /// Notes the end of a hold that may be settled late; the hold, where it is known.
     fn end<'a>(
         &mut self,
@@ -125,8 +137,8 @@ impl Holds {
         account: Option<&'a Account>,
     ) -> Result<Option<&'a Hold>, Breach> {
         let hold = open(account, reservation)?;
-        let ended = Ended::Unsettled { charged, charged_max: hold.and_then(charged_max) };
-        self.ended.insert(reservation_entry(reservation), ended);
+        let unsettled = Unsettled { charged, charged_max: hold.map_or(NO_LIMIT, charged_max) };
+        self.unsettled.insert(reservation_entry(reservation), unsettled);
         Ok(hold)
     }
 }
@@ -170,15 +182,14 @@ fn charged_by_time(hold: &Hold) -> Credits {
     }
 }
 
-fn charged_max(hold: &Hold) -> Option<Credits> {
+fn charged_max(hold: &Hold) -> Credits {
     match hold.terms.dispatcher {
-        Dispatcher::Tollgate => Some(hold.credits),
-        Dispatcher::External => None,
+        Dispatcher::Tollgate => hold.credits,
+        Dispatcher::External => NO_LIMIT,
     }
 }
 
-fn within(charged: Credits, most: Option<Credits>) -> Result<(), Breach> {
-    let most = most.unwrap_or(charged);
+fn within(charged: Credits, most: Credits) -> Result<(), Breach> {
     require(charged <= most, "I2", || {
         format!("{charged} is charged for what Tollgate sent, and {most} was held")
     })

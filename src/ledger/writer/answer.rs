@@ -1,11 +1,9 @@
 //! What a durable batch makes known: to its callers, to readers, and to whoever follows the log.
 
-use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use crate::domain::account::Account;
-use crate::domain::ids::{IdMap, OrgId};
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::key_entry;
 use crate::ledger::access::Access;
@@ -80,16 +78,13 @@ impl Writer {
     }
 
     fn answer_reads(&mut self, reads: Vec<Reading>, now: Timestamp) {
-        // One of which something is due is copied for it: once, however many look.
-        let mut as_of: IdMap<OrgId, Cow<'_, Account>> = IdMap::default();
         let mut unopened = Vec::new();
         for Reading { org, due_ends, view, _place } in reads {
-            match self.state.accounts.get(&org) {
+            match self.state.accounts.get_mut(&org) {
                 Some(Slot::Loaded(loaded)) if loaded.chain.version > 0 => {
-                    let account = &loaded.account;
-                    let seen: &Account = match due_ends {
-                        DueEnds::Taken => as_of.entry(org).or_insert_with(|| account.as_of(now)),
-                        DueEnds::Ignored => account,
+                    let seen = match due_ends {
+                        DueEnds::Taken => loaded.as_of(now),
+                        DueEnds::Ignored => &loaded.account,
                     };
                     show(view, Some(seen));
                 }

@@ -12,10 +12,13 @@ use crate::ledger::recent::RecentIndex;
 use crate::ledger::state::{ShardState, Slot};
 use crate::ledger::tail::PositionedEvent;
 use crate::ledger::writer::{MemoryState, Writer};
-use crate::store::{EventRow, Head, StoreError};
+use crate::store::{Head, StoreError};
 
 /// Events of other nodes are folded one by one up to this number; beyond it, the projections hold most of them.
 const FOLLOWED_EVENTS_MAX: i64 = 50_000;
+/// Where a shard is taken up, this share of the events that the projections may lack is read into memory instead, which takes
+/// half the time.
+const UNINDEXED_SHARE: i64 = 64;
 /// Events between two looks at a shard of another node up to which this one folds it all the same: a hundredth of its time.
 const FEW_EVENTS: i64 = 512;
 /// Events whose keys the filter of a shard that is only watched may lack: to add them takes some hundredths of a second, which
@@ -84,9 +87,8 @@ impl Writer {
         let mut followed = Vec::new();
         let (state, accesses, from) = (&mut self.state, &self.accesses, self.head.next_position);
         let keys = &mut self.bound_keys;
-        let fold = |row: &EventRow| {
-            hash = crate::domain::chain::shard_hash(&hash, &row.hash);
-            let positioned = PositionedEvent::read(row)?;
+        let fold = |positioned: PositionedEvent| {
+            hash = crate::domain::chain::shard_hash(&hash, &positioned.hash);
             if Access::is_changed_by(&positioned.recorded.payload.event) {
                 accesses.forget(positioned.recorded.org);
             }
@@ -133,7 +135,8 @@ impl Writer {
         }
         self.fetcher.projector.reload(shard).await?;
         let end = self.fetcher.log.head(shard).await?.next_position - 1;
-        self.fetcher.projector.index_to(shard, end).await?;
+        let unindexed_max = self.state.limits.unindexed / UNINDEXED_SHARE;
+        self.fetcher.projector.index_to(shard, end - unindexed_max).await?;
         let indexed = self.fetcher.projector.indexed(shard);
         let head = self.fetcher.log.head(shard).await?;
         let mut state = ShardState {
@@ -155,15 +158,17 @@ impl Writer {
             (state.system, state.system_chain, self.snapshot_writer.system_saved) =
                 self.fetcher.system(indexed + 1).await?;
         }
-        let keys = &mut self.bound_keys;
-        let absorb = |row: &EventRow| {
-            let positioned = PositionedEvent::read(row)?;
+        let (keys, mut unindexed) = (&mut self.bound_keys, vec![]);
+        let absorb = |positioned: PositionedEvent| {
             last = Some(positioned.tip());
             keys.add(&positioned.recorded);
-            state.absorb(&positioned)
+            state.absorb(&positioned)?;
+            unindexed.push(positioned);
+            Ok(())
         };
         self.fetcher.tail(indexed + 1, head.next_position, absorb).await?;
         self.bound_keys.filled_to = last;
+        self.fetcher.projector.publish(shard, unindexed);
         if shard == 0 {
             self.system.store(Arc::new(state.system.clone()));
         }

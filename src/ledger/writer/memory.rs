@@ -33,7 +33,10 @@ impl Writer {
                 Some(Slot::Loaded(loaded)) if loaded.chain.version == 0 => {
                     self.state.accounts.remove(org);
                 }
-                Some(Slot::Loaded(loaded)) => self.snapshot_writer.save_if_due(loaded),
+                Some(Slot::Loaded(loaded)) => {
+                    loaded.forget_ahead();
+                    self.snapshot_writer.save_if_due(loaded);
+                }
                 Some(Slot::Loading { .. }) | None => {}
             }
         }

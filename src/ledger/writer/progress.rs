@@ -41,9 +41,13 @@ impl Progress {
         self.seen_to.load(Ordering::Acquire)
     }
 
-    /// Whether something was seen that is not folded.
+    /// Events that were seen and are not folded.
+    pub fn unfolded(&self) -> i64 {
+        self.seen_to() - self.next_position()
+    }
+
     pub fn is_behind(&self) -> bool {
-        self.next_position() < self.seen_to()
+        self.unfolded() > 0
     }
 
     pub fn is_unfenced(&self) -> bool {

@@ -1,7 +1,6 @@
 //! What time it is by the database's clock, which decides for all nodes.
 
-use std::sync::Mutex;
-
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::domain::time::Timestamp;
@@ -28,14 +27,14 @@ impl DatabaseClock {
 
     /// It stood there, in microseconds, a moment ago.
     pub fn saw(&self, time: i64) {
-        let mut seen = self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut seen = self.seen.lock();
         *seen = Some((time, Instant::now()));
     }
 
     /// Its time, counted on from when it was last seen: never ahead of it, unless it was set back since. None where it is
     /// not checked, or was never seen.
     pub fn now(&self) -> Option<Timestamp> {
-        let seen = *self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let seen = *self.seen.lock();
         let (time, at) = seen.filter(|_| self.is_checked)?;
         let since = i64::try_from(at.elapsed().as_micros()).unwrap_or(i64::MAX);
         Some(Timestamp(time.saturating_add(since)))

@@ -226,6 +226,23 @@ impl EventLog for PostgresStore {
         fetch(&self.pool, rows).await?.iter().map(event).collect()
     }
 
+    async fn read_of(
+        &self,
+        shard: i32,
+        org: OrgId,
+        positions: Range<i64>,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        let rows = sqlx::query(
+            "select shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash \
+             from events where shard = $1 and position >= $2 and position < $3 and org_id = $4 order by position",
+        )
+        .bind(shard)
+        .bind(positions.start)
+        .bind(positions.end)
+        .bind(org.0);
+        fetch(&self.pool, rows).await?.iter().map(event).collect()
+    }
+
     async fn changes(
         &self,
         shard: i32,

@@ -56,7 +56,12 @@ pub(super) fn has_a_page(path: &Path) -> Result<bool, StoreError> {
 /// As it stands. Without a write-ahead log nothing may be made beside the file, not even an empty one.
 pub(super) fn to_read(path: &Path) -> SqliteConnectOptions {
     let is_whole = length(&beside(path, "-wal")) == 0;
-    SqliteConnectOptions::new().filename(path).read_only(true).immutable(is_whole)
+    to_read_what_changes(path).immutable(is_whole)
+}
+
+/// Where a server writes it meanwhile: what is beside it is the server's.
+pub(super) fn to_read_what_changes(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new().filename(path).read_only(true)
 }
 
 /// Writes the write-ahead log back, so that the file alone holds everything.

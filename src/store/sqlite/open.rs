@@ -58,8 +58,29 @@ impl SqliteStore {
     /// As [`SqliteStore::has_log`]; `Locked` while a server has it, `NewerVersion`.
     pub async fn open_to_read(path: &Path) -> Result<SqliteStore, StoreError> {
         let lock = lock_where_there_is_one(path)?;
-        SqliteStore::has_log(path).await?;
-        let options = files::to_read(path);
+        SqliteStore::reading(path, files::to_read(path), lock).await
+    }
+
+    /// As [`SqliteStore::open_to_read`], and where a server has the log, beside that: what it writes meanwhile is seen.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open_to_read`], but for `Locked`.
+    pub async fn open_beside_server(path: &Path) -> Result<SqliteStore, StoreError> {
+        match lock_where_there_is_one(path) {
+            Ok(lock) => SqliteStore::reading(path, files::to_read(path), lock).await,
+            Err(StoreError::Locked(_)) => {
+                SqliteStore::reading(path, files::to_read_what_changes(path), None).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn reading(
+        path: &Path,
+        options: SqliteConnectOptions,
+        lock: Option<File>,
+    ) -> Result<SqliteStore, StoreError> {
+        holds_log(path, &options).await?;
         let mut reader = SqliteConnection::connect_with(&options).await.map_err(store_error)?;
         new_enough(&mut reader).await?;
         not_newer(&mut reader).await?;
@@ -77,24 +98,28 @@ impl SqliteStore {
     /// # Errors
     /// `Absent`, `NoFile`, `NoLedger`, `Corrupt`, or `Unavailable`.
     pub async fn has_log(path: &Path) -> Result<(), StoreError> {
-        let no_ledger = || StoreError::NoLedger(path.display().to_string());
-        if path.is_dir() {
-            return Err(StoreError::NoFile(path.display().to_string()));
-        }
-        if !path.is_file() {
-            return Err(StoreError::Absent(path.display().to_string()));
-        }
-        // SQLite takes what is shorter than a page for a new database, and drops the write-ahead log beside it.
-        if !files::has_a_page(path)? {
-            return Err(no_ledger());
-        }
-        let mut reader = SqliteConnection::connect_with(&files::to_read(path)).await.map_err(store_error)?;
-        let tables =
-            "select count(*) from sqlite_schema where type = 'table' and name in ('events', 'log_heads')";
-        let found: i64 = sqlx::query_scalar(tables).fetch_one(&mut reader).await.map_err(store_error)?;
-        reader.close().await.map_err(store_error)?;
-        if found == 2 { Ok(()) } else { Err(no_ledger()) }
+        holds_log(path, &files::to_read(path)).await
     }
+}
+
+async fn holds_log(path: &Path, options: &SqliteConnectOptions) -> Result<(), StoreError> {
+    let no_ledger = || StoreError::NoLedger(path.display().to_string());
+    if path.is_dir() {
+        return Err(StoreError::NoFile(path.display().to_string()));
+    }
+    if !path.is_file() {
+        return Err(StoreError::Absent(path.display().to_string()));
+    }
+    // SQLite takes what is shorter than a page for a new database, and drops the write-ahead log beside it.
+    if !files::has_a_page(path)? {
+        return Err(no_ledger());
+    }
+    let mut reader = SqliteConnection::connect_with(options).await.map_err(store_error)?;
+    let tables =
+        "select count(*) from sqlite_schema where type = 'table' and name in ('events', 'log_heads')";
+    let found: i64 = sqlx::query_scalar(tables).fetch_one(&mut reader).await.map_err(store_error)?;
+    reader.close().await.map_err(store_error)?;
+    if found == 2 { Ok(()) } else { Err(no_ledger()) }
 }
 
 /// Takes the lock that keeps a second process out.

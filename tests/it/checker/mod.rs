@@ -79,6 +79,7 @@ async fn i1_i3_i4_i5_i11_every_answer_is_what_the_log_says() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i1_i3_i4_i5_i11_every_answer_is_what_the_log_says_whatever_becomes_of_the_database() {
+    needs_postgres!();
     let (trouble, database) = Trouble::brewing().await;
     let nodes = three(TestApp::of(database).await).await;
     run(Run::of(nodes, Some(trouble)).await, TROUBLED_OPERATIONS).await;
