@@ -117,9 +117,9 @@ impl PriceBook {
             .map(|card| &card.what)
     }
 
-    /// The card that prices what `served` answered to a call of `asked`, if either name has one there. An org's own price of what
-    /// it asked for stands, whatever name its provider has for that; a general one only for a dated name of the same model. The
-    /// org's own goes before a general one, then the later, then that of the name that answered.
+    /// The card that prices what `served` answered to a call of `asked`, if either name has one there. A dated name of the asked
+    /// model is the same model: an org's own price of either goes before a general one, then the later, then the dated one's. Of
+    /// an alias the org's own price stands.
     pub fn served_card(
         &self,
         pinned: Pinned,
@@ -128,13 +128,23 @@ impl PriceBook {
         served: &str,
     ) -> Option<&Arc<RateCard>> {
         let of = |model| self.own_or_general(pinned, provider, model);
-        let is_same = is_dated_name(served, asked);
-        let of_asked = of(asked).filter(|card| is_same || card.what.org.is_some());
+        let is_dated = is_dated_name(served, asked);
+        let of_asked = of(asked).filter(|card| {
+            is_dated || card.what.org.is_some() && self.is_alias(pinned, provider, asked, served)
+        });
         of_asked
             .into_iter()
             .chain(of(served))
             .max_by_key(|card| (card.what.org.is_some(), card.what.effective_from, card.version))
             .map(|card| &card.what)
+    }
+
+    /// Whether a name stands for a model, as far as prices tell: its list price is that model's, or it has none, as a deployment's
+    /// name has.
+    fn is_alias(&self, pinned: Pinned, provider: &str, name: &str, model: &str) -> bool {
+        let listed = |model| self.own_or_general(Pinned { org: OrgId::SYSTEM, ..pinned }, provider, model);
+        let rates = |model| listed(model).map(|card| &card.what.rates);
+        rates(name).is_none_or(|own| rates(model) == Some(own))
     }
 
     /// What an org's call costs at a version of the book, line by line (I9); none where it has no price there.
@@ -289,10 +299,12 @@ mod tests {
     #[test]
     fn a_dated_name_has_the_price_of_the_model_that_was_asked_where_that_is_the_orgs_own_or_later() {
         let named = |model: &str, org, input: &str| RateCard { model: model.into(), org, ..card(input, "1") };
+        let listed = |(model, input): (&str, &str)| named(model, None, input);
+        let own = |(model, input): (&str, &str)| named(model, Some(ACME), input);
         let mut book = PriceBook::default();
         for (version, cards) in [
-            (1, vec![named("m", None, "1"), named("m-2026-01-02", None, "2"), named("m-5", None, "3")]),
-            (2, vec![named("m", Some(ACME), "4")]),
+            (1, [("m", "1"), ("m-2026-01-02", "2"), ("m-0", "2"), ("m-5", "3")].map(listed).to_vec()),
+            (2, [("m", "4"), ("m-0", "0.5"), ("ours", "0.7")].map(own).to_vec()),
             (3, vec![named("m", None, "5"), named("m-5", None, "6"), named("new", None, "7")]),
             (4, vec![named("m-2026-01-02", None, "8")]),
             (5, vec![named("m-2026-01-02", Some(ACME), "9")]),
@@ -313,14 +325,15 @@ mod tests {
             (2, ACME, "m", "m-20260304", Some("4")),
             (2, ACME, "m-2026-01-02", "m-2026-01-02", Some("2")),
             // Another model, by a version, or altogether.
-            (2, OTHER, "m", "m-5", Some("3")),
-            (3, OTHER, "m", "new", Some("7")),
-            (3, OTHER, "m", "unknown", None),
-            // Which may be the provider's name of what the org has its own price for.
-            (2, ACME, "m", "m-5", Some("4")),
-            (3, ACME, "m", "new", Some("4")),
-            (3, ACME, "m", "unknown", Some("4")),
-            (5, ACME, "new", "m-2026-01-02", Some("9")),
+            (2, ACME, "m", "m-5", Some("3")),
+            (3, ACME, "m", "new", Some("7")),
+            (3, ACME, "m", "unknown", None),
+            // An alias, and a deployment.
+            (2, ACME, "m-0", "m-2026-01-02", Some("0.5")),
+            (2, OTHER, "m-0", "m-2026-01-02", Some("2")),
+            (2, ACME, "m-0", "m-5", Some("3")),
+            (5, ACME, "m-0", "m-2026-01-02", Some("9")),
+            (2, ACME, "ours", "m-5", Some("0.7")),
         ] {
             let found = book.served_card(Pinned { org, version, at: Timestamp(0) }, "openai", asked, served);
 
