@@ -26,6 +26,9 @@ const OPENAI_HOSTS: [&str; 7] = [
     "cognitiveservices.azure.cn",
 ];
 
+/// Below this Alibaba serves all that it has, its Model Studio under names such as `dashscope-intl` and, per workspace, `maas`.
+const ALIBABA_HOST: &str = ".aliyuncs.com";
+
 /// Longest name of an environment variable that is repeated.
 const VARIABLE_MAX: usize = 64;
 
@@ -260,27 +263,42 @@ impl ProviderConfig {
         self.lacks.iter().map(String::as_str).filter(move |field| !moves(field))
     }
 
-    /// How a chat's output limit is sent there. A server that is not known to be OpenAI's gets the field that none ignores: a
-    /// refusal is seen at once, and cured by `lacks`; a limit that is ignored is a loss that nobody sees.
-    pub fn chat_limit(&self) -> ChatLimit {
+    /// How a chat's output limit is sent there; `None` where that depends on the model. A server that is not known to be OpenAI's
+    /// gets the field that none ignores: a refusal is seen at once, and cured by `lacks`; a limit that is ignored is a loss
+    /// that nobody sees.
+    pub fn chat_limit(&self) -> Option<ChatLimit> {
         if self.lacks_limit(ChatLimit::MaxTokens) {
-            return ChatLimit::MaxCompletionTokens;
+            return Some(ChatLimit::MaxCompletionTokens);
         }
         if self.lacks_limit(ChatLimit::MaxCompletionTokens) {
-            return ChatLimit::MaxTokens;
+            return Some(ChatLimit::MaxTokens);
+        }
+        if self.is_at_alibaba() {
+            return None;
         }
         match self.priced_as() == "openai" || self.is_at_openai() {
-            true => ChatLimit::MaxCompletionTokens,
-            false => ChatLimit::MaxTokens,
+            true => Some(ChatLimit::MaxCompletionTokens),
+            false => Some(ChatLimit::MaxTokens),
         }
     }
 
     fn is_at_openai(&self) -> bool {
-        let url = reqwest::Url::parse(&self.base_url).ok();
-        let host = url.as_ref().and_then(|url| url.host_str()).unwrap_or_default();
+        let host = self.host();
         OPENAI_HOSTS.iter().any(|known| {
             host.strip_suffix(known).is_some_and(|before| before.is_empty() || before.ends_with('.'))
         })
+    }
+
+    /// Whether it is Alibaba's Model Studio, where an output limit need not bound what a model thinks.
+    pub fn is_at_alibaba(&self) -> bool {
+        let is_model_studio = |label: &str| label == "maas" || label.starts_with("dashscope");
+        self.host().strip_suffix(ALIBABA_HOST).is_some_and(|before| before.split('.').any(is_model_studio))
+    }
+
+    /// In lower case; empty where the address has none.
+    fn host(&self) -> String {
+        let url = reqwest::Url::parse(&self.base_url).ok();
+        url.as_ref().and_then(|url| url.host_str()).unwrap_or_default().to_owned()
     }
 
     /// Whose rate cards price its calls.
@@ -290,9 +308,7 @@ impl ProviderConfig {
 
     /// By its address: a name may lead anywhere.
     pub fn is_on_this_machine(&self) -> bool {
-        let url = reqwest::Url::parse(&self.base_url).ok();
-        let host = url.as_ref().and_then(|url| url.host_str()).unwrap_or_default();
-        host.trim_matches(['[', ']']).parse().is_ok_and(|address: IpAddr| address.is_loopback())
+        self.host().trim_matches(['[', ']']).parse().is_ok_and(|address: IpAddr| address.is_loopback())
     }
 
     pub fn connect_timeout(&self) -> Duration {

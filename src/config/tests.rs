@@ -344,6 +344,8 @@ fn i2_a_chats_output_limit_goes_in_the_field_that_its_server_reads() {
         ("odd", None, "https://api.openai.com.example.org", None, MaxTokens),
         ("proxy", None, "https://llm.example.org", Some("max_tokens"), MaxCompletionTokens),
         ("openai", None, "https://llm.example.org", Some("max_completion_tokens"), MaxTokens),
+        ("eas", None, "https://acme.cn-beijing.pai-eas.aliyuncs.com", None, MaxTokens),
+        ("qwen", None, "https://dashscope.aliyuncs.com", Some("max_tokens"), MaxCompletionTokens),
     ] {
         let provider = ProviderConfig {
             prices_of: prices_of.map(str::to_owned),
@@ -352,7 +354,32 @@ fn i2_a_chats_output_limit_goes_in_the_field_that_its_server_reads() {
         };
 
         assert!(provider.check().is_ok(), "{name} {base_url}");
-        assert_eq!(provider.chat_limit(), field, "{name} {base_url} {lacks:?}");
+        assert_eq!(provider.chat_limit(), Some(field), "{name} {base_url} {lacks:?}");
+    }
+}
+
+#[test]
+fn alibabas_model_studio_is_known_by_its_address_and_its_models_decide_on_the_output_limit() {
+    for base_url in [
+        "https://dashscope.aliyuncs.com/compatible-mode",
+        "https://dashscope-intl.aliyuncs.com/compatible-mode",
+        "https://cn-hongkong.dashscope.aliyuncs.com/compatible-mode",
+        "https://coding.dashscope.aliyuncs.com/apps/anthropic",
+        "https://llm-x.ap-southeast-1.maas.aliyuncs.com/compatible-mode",
+        "https://Token-Plan.cn-beijing.MAAS.aliyuncs.com/apps/anthropic",
+    ] {
+        // Whatever it is called.
+        let provider = ProviderConfig::new("openai", ProviderKind::Openai, base_url.to_owned());
+
+        assert_eq!((provider.is_at_alibaba(), provider.chat_limit()), (true, None), "{base_url}");
+    }
+    for base_url in
+        ["https://aliyuncs.com", "https://dashscope.aliyuncs.com.example.org", "https://maas.example.org"]
+    {
+        assert!(
+            !ProviderConfig::new("p", ProviderKind::Openai, base_url.to_owned()).is_at_alibaba(),
+            "{base_url}"
+        );
     }
 }
 

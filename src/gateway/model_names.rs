@@ -49,7 +49,7 @@ pub fn gemini_version(model: &str) -> Option<(u64, u64)> {
 }
 
 /// The version at the beginning of a text such as `5.1-codex`, `4o` or `3-pro`.
-fn leading_version(text: &str) -> Option<(u64, u64)> {
+pub fn leading_version(text: &str) -> Option<(u64, u64)> {
     let number = |text: &str| {
         let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
         text[..end].parse::<u64>().ok().map(|number| (number, end))

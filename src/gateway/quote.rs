@@ -12,7 +12,7 @@ use crate::gateway::dialects::{self, Family, UpstreamRequest, embeddings};
 use crate::gateway::edge::{Endpoint, Request};
 use crate::gateway::failure::{Failure, FailureCode};
 use crate::gateway::plan::Prices;
-use crate::gateway::providers::{self, LimitRules};
+use crate::gateway::providers;
 use crate::gateway::target::Target;
 use crate::gateway::token_count;
 
@@ -83,7 +83,7 @@ fn quote_generation(
     funds: Funds<'_>,
 ) -> Result<Quote, Failure> {
     let mut draft = Draft::of(request, target)?;
-    let WantedOutput { asked, tokens, least } = wanted_output(request, target, &draft.body);
+    let WantedOutput { asked, tokens, least, beyond } = wanted_output(request, target, &draft.body)?;
     let mut sent = draft.limit(tokens)?;
     let mut bytes = draft.written();
     let length = bytes.len() as u64;
@@ -91,19 +91,20 @@ fn quote_generation(
     let terms = terms(request, prices, &limits, target);
     let demand = PricedDemand::of(&target.card, &terms, &limits.demand)?;
     let tokens = if asked.is_some() { tokens } else { tokens.min(left_for_output(request, target, length)) };
-    let limit = limit_within(funds, &WantedOutput { asked, tokens, least }, &demand)?;
+    let limit = limit_within(funds, &WantedOutput { asked, tokens, least, beyond }, &demand)?;
     if limit < sent {
         // No longer than it was.
         sent = draft.limit(limit)?;
         bytes = draft.written();
     }
     let betas = betas(request, target, &mut draft.dropped);
+    let billed = sent.saturating_add(beyond);
     Ok(Quote {
-        credits: at_least_one(demand.bound(sent)),
+        credits: at_least_one(demand.bound(billed)),
         input_credits: demand.bound(0),
         input_tokens_max: limits.demand.input_tokens_max,
         long_cache_writes: limits.demand.long_cache_writes,
-        output_tokens_max: sent.saturating_mul(limits.demand.n),
+        output_tokens_max: billed.saturating_mul(limits.demand.n),
         is_cut: limit < tokens,
         clamp_tokens: (asked != Some(sent)).then_some(sent),
         target: target.clone(),
@@ -138,8 +139,7 @@ impl Draft<'_> {
         if Family::from(client) != upstream.family {
             self.dropped.extend(dialects::fit_thinking(client, &self.request.body, &mut self.body, tokens));
         }
-        let (family, chat_limit) = (upstream.family, upstream.chat_limit);
-        let rules = LimitRules { family, chat_limit, betas: &self.request.betas };
+        let rules = self.target.limit_rules(&self.request.betas);
         let clamp = providers::clamp(rules, &mut self.body, tokens)
             .map_err(|below| Failure::new(400, FailureCode::InvalidRequest, below.to_string()))?;
         Ok(clamp.sent_tokens)
@@ -157,10 +157,12 @@ struct WantedOutput {
     tokens: u64,
     /// The upstream takes no limit below this.
     least: u64,
+    /// What may be billed besides, whatever the limit.
+    beyond: u64,
 }
 
 /// Before it is known how long the input is.
-fn wanted_output(request: &Request, target: &Target, body: &Value) -> WantedOutput {
+fn wanted_output(request: &Request, target: &Target, body: &Value) -> Result<WantedOutput, Failure> {
     let (client, upstream) = (Family::from(request.endpoint.dialect()), target.upstream.family);
     // A caller's own budget is kept or refused; one that a translation chose yields.
     let budgeted = if client == upstream { body } else { &Value::Null };
@@ -170,20 +172,25 @@ fn wanted_output(request: &Request, target: &Target, body: &Value) -> WantedOutp
     let asked = asked.filter(|_| providers::asked_output_tokens(client, &request.body).is_some());
     let default = target.upstream.config.default_output_tokens.map(|default| default.max(least));
     let tokens = asked.or(default).unwrap_or(u64::MAX).min(target.output_tokens_max());
-    WantedOutput { asked, tokens, least }
+    Ok(WantedOutput { asked, tokens, least, beyond: target.tokens_beyond_limit(body)? })
 }
 
 /// The output limit that is wanted, or as much of it as the means afford.
 fn limit_within(funds: Funds<'_>, wanted: &WantedOutput, demand: &PricedDemand) -> Result<u64, Failure> {
     let Funds::Available { credits: available, clamp, refusal } = funds else { return Ok(wanted.tokens) };
-    let affordable = demand.affordable_output(available.or_zero()).unwrap_or(0);
+    let affordable = demand.affordable_output(available.or_zero()).unwrap_or(0).saturating_sub(wanted.beyond);
     let at_least = match (wanted.asked, clamp) {
         (None, ClampPolicy::Strict) => 1,
         (Some(_), ClampPolicy::Strict) | (_, ClampPolicy::Refuse) => wanted.tokens,
     };
     let enough = wanted.least.max(at_least);
     if affordable < enough {
-        return Err(unaffordable(refusal, available, demand.bound(enough), affordable));
+        return Err(unaffordable(
+            refusal,
+            available,
+            demand.bound(enough.saturating_add(wanted.beyond)),
+            affordable,
+        ));
     }
     Ok(wanted.tokens.min(affordable))
 }

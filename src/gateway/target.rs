@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::domain::pricing::{Mode, RateCard};
+use serde_json::Value;
+
+use crate::domain::pricing::{Mode, RateCard, Unboundable};
 use crate::gateway::dialects::Family;
 use crate::gateway::edge::Endpoint;
-use crate::gateway::providers;
+use crate::gateway::providers::{self, LimitRules, alibaba};
 use crate::gateway::upstream::Upstream;
 
 /// The output limit of a model whose card knows no maximum.
@@ -56,6 +58,21 @@ impl Target {
     /// The largest output of the model.
     pub fn output_tokens_max(&self) -> u64 {
         self.card.output_tokens_max.unwrap_or(OUTPUT_TOKENS_UNKNOWN)
+    }
+
+    /// How it is told the output limit of a request with these features.
+    pub fn limit_rules<'a>(&self, betas: &'a [String]) -> LimitRules<'a> {
+        let chat_limit = self.upstream.chat_limit.unwrap_or_else(|| alibaba::chat_limit(&self.model));
+        LimitRules { family: self.upstream.family, chat_limit, betas }
+    }
+
+    /// What each choice may come to beyond the output limit of this request.
+    pub fn tokens_beyond_limit(&self, body: &Value) -> Result<u64, Unboundable> {
+        if !self.upstream.is_alibabas {
+            return Ok(0);
+        }
+        let known = alibaba::tokens_beyond_limit(self.limit_rules(&[]), &self.model, body);
+        known.or(self.card.context_window_tokens).ok_or(Unboundable::ThoughtUnlimited)
     }
 
     /// The context window, where the output limit counts towards it.

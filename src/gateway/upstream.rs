@@ -18,8 +18,10 @@ use crate::http_client;
 pub struct Upstream {
     pub config: ProviderConfig,
     pub family: Family,
-    /// How a chat's output limit is sent there.
-    pub chat_limit: ChatLimit,
+    /// How a chat's output limit is sent there; `None` where that depends on the model.
+    pub chat_limit: Option<ChatLimit>,
+    /// No output limit bounds what its models think, unless more is known.
+    pub is_alibabas: bool,
     /// The headers of every call.
     headers: HeaderMap,
     http: reqwest::Client,
@@ -42,6 +44,7 @@ impl Upstream {
         Ok(Arc::new(Upstream {
             family: family(config.kind),
             chat_limit: config.chat_limit(),
+            is_alibabas: config.is_at_alibaba(),
             http: client(config, &headers, config.connect_timeout())?,
             http_of_routes: ArcSwap::default(),
             headers,

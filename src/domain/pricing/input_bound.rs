@@ -68,6 +68,10 @@ pub enum Unboundable {
     ContentWithoutType,
     #[error("this model's context window is not known, so content by reference has no upper bound")]
     WindowUnknown,
+    #[error(
+        "this model's context window is not known, and no output limit bounds what it thinks: what that costs has no upper bound"
+    )]
+    ThoughtUnlimited,
     #[error("this model searches the web before every answer, and no price here says what a search costs")]
     SearchWithoutPrice,
     #[error(

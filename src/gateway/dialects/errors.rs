@@ -34,6 +34,8 @@ pub fn error_event(dialect: Dialect, error: &ErrorBody<'_>) -> String {
                 "type": "error", "code": error.code, "message": error.message, "param": error.field,
                 // Nobody here has counted, and SDKs read no event without a number.
                 "sequence_number": 0,
+                // As OpenAI's API says it, and without which its SDK for Python takes what came for the whole answer.
+                "error": body["error"],
             });
             super::sse::event_frame("error", &event.to_string())
         }

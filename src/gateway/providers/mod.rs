@@ -3,6 +3,7 @@
 //!
 //! Pure: nothing here does I/O, and nothing here knows a price.
 
+pub mod alibaba;
 pub mod allowance;
 mod anthropic;
 pub mod classify;

@@ -407,7 +407,8 @@ fn what_a_server_refuses_is_left_out_and_the_output_limit_stays() {
         lacks: ["stream_options", "max_completion_tokens", "seed"].map(str::to_owned).into(),
         ..ProviderConfig::new("mistral", ProviderKind::Openai, "https://api.mistral.ai".into())
     };
-    let rules = LimitRules { family: Family::OpenaiChat, chat_limit: provider.chat_limit(), betas: &[] };
+    let chat_limit = provider.chat_limit().expect("one for all its models");
+    let rules = LimitRules { family: Family::OpenaiChat, chat_limit, betas: &[] };
     let mut body = json!({"model": "m", "stream_options": {"include_usage": true}, "max_completion_tokens": 9, "top_p": 1});
 
     let lost = leave_out(provider.left_out(), &mut body);

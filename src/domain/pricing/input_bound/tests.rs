@@ -503,6 +503,7 @@ fn kind_of(why: &Unboundable) -> &'static str {
         Unboundable::WindowUnknown => "an unknown window",
         Unboundable::SearchWithoutPrice => "a search without a price",
         Unboundable::EndlessSearch => "an endless search",
+        Unboundable::ThoughtUnlimited => "a thought without a limit",
         Unboundable::Value { .. } => "a value",
     }
 }

@@ -172,8 +172,10 @@ fn errors_wear_the_clients_dialect() {
     assert_eq!(
         serde_json::from_str::<Value>(data).expect("JSON"),
         json!({"type": "error", "code": "insufficient_credits", "message": "0.01 credits are missing",
-               "param": null, "sequence_number": 0}),
-        "Vercel's AI SDK reads none without a number"
+               "param": null, "sequence_number": 0,
+               "error": {"message": "0.01 credits are missing", "type": "insufficient_quota", "param": null,
+                         "code": "insufficient_credits"}}),
+        "Vercel's AI SDK reads the flat fields, and none without a number; OpenAI's for Python the nested ones"
     );
 }
 
