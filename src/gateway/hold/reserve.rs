@@ -25,7 +25,6 @@ use crate::operations::show_reservation::show_reservation;
 const RESERVE_TRIES: usize = 4;
 /// How often a request that cost nothing may be asked again under its idempotency key: each reads the one before.
 const REPEATS_MAX: usize = 16;
-/// The code of the failure to hold within what the org allots to the arm.
 
 /// A hold with the target and the quote that it is for.
 #[derive(Debug)]
