@@ -1,5 +1,5 @@
 """The official Python SDKs against a running demo: what they ask is answered in their own words, errors as their own
-classes. The arguments are the demo's first line of JSON, and where a node is whose providers are all down."""
+classes. The arguments are the demo's first line of JSON, and where a node is whose providers are all down, or break."""
 
 import json
 import sys
@@ -198,6 +198,26 @@ def errors(dialect, ask):
     retry_after("one of a stream", fails("no provider of a stream", unavailable, 503, dark, rich, stream=True))
 
 
+def broken_streams():
+    """A stream that fails midway raises: half an answer is never taken for the whole."""
+    key, model = org(dark, "sdk-python-broken", "5"), MODELS[2]
+    openais = openai.OpenAI(base_url=dark["url"] + "/v1", api_key=key, max_retries=0)
+    claudes = anthropic.Anthropic(base_url=dark["url"], api_key=key, max_retries=0)
+    chats, responses, messages = openais.chat.completions, openais.responses, claudes.messages
+    for name, kind, ask in [
+        ("chat", openai.APIError, lambda: chats.create(model=model, messages=SAY, stream=True)),
+        ("response", openai.APIError, lambda: responses.create(model=model, input=SAY, stream=True)),
+        ("message", anthropic.APIError, lambda: messages.create(model=model, messages=SAY, max_tokens=100, stream=True)),
+    ]:
+        parts = 0
+        try:
+            for _ in ask():
+                parts += 1
+            check(f"a broken stream of a {name} raises", False)
+        except kind as error:
+            check(f"a broken stream of a {name} raises", parts > 0 and error.message)
+
+
 def chat(where, key, **more):
     client = openai.OpenAI(base_url=where["url"] + "/v1", api_key=key, max_retries=0)
     client.chat.completions.create(**{"model": MODELS[0], "messages": SAY, **more})
@@ -213,3 +233,4 @@ responses()
 messages()
 errors(openai, chat)
 errors(anthropic, message)
+broken_streams()

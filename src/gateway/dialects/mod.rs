@@ -247,6 +247,10 @@ fn text(value: &Value) -> Option<&str> {
     value.as_str().filter(|text| !text.is_empty())
 }
 
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
+}
+
 fn parse_answer(upstream: Family, body: &Value) -> Result<Answer, Malformed> {
     match upstream {
         Family::OpenaiChat => openai_chat::parse_answer(body),

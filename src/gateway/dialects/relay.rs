@@ -3,13 +3,14 @@
 mod ending;
 
 use bytes::Bytes;
-use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::conversation::Delta;
 use super::frames::FrameParser;
 use super::sse::{Frame, SseError, data_frame, event_frame};
-use super::{Dialect, Family, anthropic, content, gemini, openai_chat, openai_responses, pieces, same};
+use super::{
+    Dialect, Family, anthropic, content, gemini, is_json, openai_chat, openai_responses, pieces, same,
+};
 use crate::gateway::dialects::relay::ending::Ending;
 use crate::gateway::providers;
 use crate::gateway::providers::classify::{UpstreamFailure, classify_answer, classify_event};
@@ -423,7 +424,7 @@ impl StreamRelay {
 /// is none.
 fn closed(frame: Frame) -> Option<Frame> {
     let data = frame.data.as_deref()?;
-    let is_whole = data.trim() == "[DONE]" || serde_json::from_str::<IgnoredAny>(data).is_ok();
+    let is_whole = data.trim() == "[DONE]" || is_json(data);
     let raw = Bytes::from([&frame.raw[..], b"\n\n"].concat());
     is_whole.then_some(Frame { raw, ..frame })
 }

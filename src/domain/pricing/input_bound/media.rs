@@ -21,10 +21,11 @@ impl Dialect {
     }
 
     /// How often a document's pages may count that are read as pictures: as a picture does at `gpt-4o-mini`, 48,169 tokens
-    /// where `gpt-4o` takes 1,445.
+    /// where `gpt-4o` takes 1,445, and at OpenAI's other small models, where a patch is up to 2.46 tokens.
     pub(super) fn page_weight(self, card: &RateCard) -> u64 {
         match self {
             Dialect::OpenAiChat | Dialect::OpenAiResponses if !is_openais(card) => 34,
+            Dialect::OpenAiChat | Dialect::OpenAiResponses if is_small(card) => 3,
             Dialect::Anthropic
             | Dialect::OpenAiChat
             | Dialect::OpenAiResponses
@@ -63,6 +64,10 @@ fn is_openais(card: &RateCard) -> bool {
     let name = last_name(card);
     let is_known = ["gpt-", "chatgpt-", "o1", "o3", "o4"].iter().any(|prefix| name.starts_with(prefix));
     is_theirs && is_known && !name.contains("4o-mini")
+}
+
+fn is_small(card: &RateCard) -> bool {
+    ["-mini", "-nano"].iter().any(|size| last_name(card).contains(size))
 }
 
 fn last_name(card: &RateCard) -> &str {

@@ -186,6 +186,18 @@ fn media_in_the_request_are_bounded_by_what_is_made_of_them_and_not_by_their_byt
             "gpt-4o",
             200_000,
         ),
+        (
+            chat(json!({"type": "file", "file": {"file_data": address}})),
+            Dialect::OpenAiChat,
+            "gpt-5-nano-2025-08-07",
+            3 * 200_000,
+        ),
+        (
+            json!({"input": [{"role": "user", "content": [{"type": "input_file", "file_data": address}]}]}),
+            Dialect::OpenAiResponses,
+            "o4-mini",
+            3 * 200_000,
+        ),
         (sound.clone(), Dialect::OpenAiChat, "gpt-4o-audio-preview", 200_000),
         (
             json!({"contents": [{"parts": [{"inlineData": {"mimeType": "image/png", "data": data}}]}]}),

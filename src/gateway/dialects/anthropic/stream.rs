@@ -1,10 +1,12 @@
 //! Message stream events.
 
+use std::collections::VecDeque;
+
 use serde_json::{Value, json};
 
 use super::super::conversation::{Delta, FinishReason, TokenCounts};
 use super::super::sse::event_frame;
-use super::super::text;
+use super::super::{is_json, text};
 use super::{finish_reason, stop_reason, tokens, usage};
 use crate::domain::usage::AnthropicStream;
 
@@ -99,14 +101,15 @@ impl EventReader {
     }
 }
 
-/// Writes neutral steps as events. Blocks of this dialect come one after the other, so that what arrives for a
-/// second tool call while the first is open waits until the end.
+/// Writes neutral steps as events. Blocks of this dialect come one after the other, so that what arrives while a tool call is
+/// open waits until its arguments are whole, or the answer ends.
 #[derive(Debug, Default)]
 pub struct EventWriter {
     blocks: u64,
     open: Option<Open>,
-    waiting_calls: Vec<WaitingCall>,
-    waiting_text: String,
+    /// Those of the open call.
+    arguments: String,
+    waiting: VecDeque<Waiting>,
     is_refused: bool,
     finish: Option<FinishReason>,
     tokens: TokenCounts,
@@ -117,6 +120,14 @@ enum Open {
     Thinking,
     Text,
     Call(u64),
+}
+
+/// A block, or more of the open one.
+#[derive(Debug)]
+enum Waiting {
+    Thought(String),
+    Text(String),
+    Call(WaitingCall),
 }
 
 #[derive(Debug)]
@@ -137,33 +148,17 @@ impl EventWriter {
                 });
                 push(out, json!({"type": "message_start", "message": message}));
             }
-            Delta::Thinking(text) if !matches!(self.open, Some(Open::Call(_))) => {
-                self.open(Open::Thinking, json!({"type": "thinking", "thinking": "", "signature": ""}), out);
-                self.block_delta(json!({"type": "thinking_delta", "thinking": text}), out);
-            }
-            // Thoughts about a call that is being written have no place in this dialect's order.
-            Delta::Thinking(_) => {}
+            Delta::Thinking(text) => self.queue(Waiting::Thought(text), out),
             Delta::Refusal(text) => {
                 self.is_refused = true;
-                self.write(Delta::Text(text), out);
+                self.queue(Waiting::Text(text), out);
             }
-            Delta::Text(text) if matches!(self.open, Some(Open::Call(_))) => {
-                self.waiting_text.push_str(&text)
+            Delta::Text(text) => self.queue(Waiting::Text(text), out),
+            Delta::ToolCall { index, id, name } => {
+                let call = WaitingCall { index, id, name, arguments: String::new() };
+                self.queue(Waiting::Call(call), out);
             }
-            Delta::Text(text) => {
-                self.open(Open::Text, json!({"type": "text", "text": ""}), out);
-                self.block_delta(json!({"type": "text_delta", "text": text}), out);
-            }
-            Delta::ToolCall { index, id, name } if matches!(self.open, Some(Open::Call(_))) => {
-                self.waiting_calls.push(WaitingCall { index, id, name, arguments: String::new() });
-            }
-            Delta::ToolCall { index, id, name } => self.open_call(index, &id, &name, out),
-            Delta::ToolArguments { index, fragment } => {
-                match self.waiting_calls.iter_mut().find(|call| call.index == index) {
-                    Some(call) => call.arguments.push_str(&fragment),
-                    None => self.arguments(&fragment, out),
-                }
-            }
+            Delta::ToolArguments { index, fragment } => self.arguments(index, &fragment, out),
             Delta::Finish(finish) => self.finish = Some(finish),
             Delta::Usage(tokens) => self.tokens = tokens,
             Delta::End => self.end(out),
@@ -171,18 +166,81 @@ impl EventWriter {
         }
     }
 
+    /// Behind what waits already, so that all keeps its order.
+    fn queue(&mut self, next: Waiting, out: &mut String) {
+        match (self.waiting.back_mut(), next) {
+            (Some(Waiting::Thought(last)), Waiting::Thought(text))
+            | (Some(Waiting::Text(last)), Waiting::Text(text)) => last.push_str(&text),
+            (_, next) => self.waiting.push_back(next),
+        }
+        self.go_on(out);
+    }
+
+    /// Writes what need not wait any more.
+    fn go_on(&mut self, out: &mut String) {
+        while !self.waiting.is_empty() && self.may_go_on() {
+            self.write_next(out);
+        }
+    }
+
+    /// Whether no call is open that may have more to come.
+    fn may_go_on(&self) -> bool {
+        let is_call = matches!(self.open, Some(Open::Call(_)));
+        !is_call || (self.arguments.trim_end().ends_with('}') && is_json(&self.arguments))
+    }
+
+    fn write_next(&mut self, out: &mut String) {
+        match self.waiting.pop_front() {
+            Some(Waiting::Thought(text)) => {
+                self.open(Open::Thinking, json!({"type": "thinking", "thinking": "", "signature": ""}), out);
+                self.block_delta(json!({"type": "thinking_delta", "thinking": text}), out);
+            }
+            Some(Waiting::Text(text)) => {
+                self.open(Open::Text, json!({"type": "text", "text": ""}), out);
+                self.block_delta(json!({"type": "text_delta", "text": text}), out);
+            }
+            Some(Waiting::Call(WaitingCall { index, id, name, arguments })) => {
+                self.open(
+                    Open::Call(index),
+                    json!({"type": "tool_use", "id": id, "name": name, "input": {}}),
+                    out,
+                );
+                self.arguments.clear();
+                if !arguments.is_empty() {
+                    self.write_arguments(&arguments, out);
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn arguments(&mut self, index: u64, fragment: &str, out: &mut String) {
+        if self.open == Some(Open::Call(index)) {
+            self.write_arguments(fragment, out);
+            return self.go_on(out);
+        }
+        let waiting = self.waiting.iter_mut().find_map(|waiting| match waiting {
+            Waiting::Call(call) if call.index == index => Some(call),
+            Waiting::Thought(_) | Waiting::Text(_) | Waiting::Call(_) => None,
+        });
+        // A call that is closed was whole, and has no more to say.
+        if let Some(call) = waiting {
+            call.arguments.push_str(fragment);
+        }
+    }
+
+    fn write_arguments(&mut self, fragment: &str, out: &mut String) {
+        self.arguments.push_str(fragment);
+        self.block_delta(json!({"type": "input_json_delta", "partial_json": fragment}), out);
+    }
+
     fn end(&mut self, out: &mut String) {
-        for call in std::mem::take(&mut self.waiting_calls) {
+        while !self.waiting.is_empty() {
             self.close(out);
-            self.open_call(call.index, &call.id, &call.name, out);
-            self.arguments(&call.arguments, out);
+            self.write_next(out);
+            self.go_on(out);
         }
         self.close(out);
-        let text = std::mem::take(&mut self.waiting_text);
-        if !text.is_empty() {
-            self.write(Delta::Text(text), out);
-            self.close(out);
-        }
         let finish = self.finish.unwrap_or(FinishReason::Stop);
         let reason = stop_reason(if self.is_refused { finish.of_refused() } else { finish });
         push(
@@ -194,15 +252,6 @@ impl EventWriter {
             }),
         );
         push(out, json!({"type": "message_stop"}));
-    }
-
-    fn open_call(&mut self, index: u64, id: &str, name: &str, out: &mut String) {
-        let block = json!({"type": "tool_use", "id": id, "name": name, "input": {}});
-        self.open(Open::Call(index), block, out);
-    }
-
-    fn arguments(&mut self, fragment: &str, out: &mut String) {
-        self.block_delta(json!({"type": "input_json_delta", "partial_json": fragment}), out);
     }
 
     fn open(&mut self, wanted: Open, block: Value, out: &mut String) {

@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::super::conversation::Delta;
-use super::super::text;
+use super::super::{is_json, text};
 
 /// The calls so far, each at the place by which clients know it.
 #[derive(Debug, Default)]
@@ -129,7 +129,7 @@ impl<'a> Part<'a> {
     /// Whether it can't be of this call: the id, or the name, may be said in every chunk, or be that of several calls.
     fn begins_anew(&self, call: &Call) -> bool {
         self.name.is_some_and(|name| name != call.name && !call.name.is_empty())
-            || (self.arguments.trim_start().starts_with('{') && is_whole(&call.arguments))
+            || (self.arguments.trim_start().starts_with('{') && is_json(&call.arguments))
     }
 }
 
@@ -147,8 +147,4 @@ pub(super) fn arguments(called: &Value) -> String {
         arguments @ Value::Object(_) => arguments.to_string(),
         _ => called["input"].as_str().unwrap_or_default().to_owned(),
     }
-}
-
-fn is_whole(arguments: &str) -> bool {
-    serde_json::from_str::<serde::de::IgnoredAny>(arguments).is_ok()
 }

@@ -31,6 +31,98 @@ fn tool_calls_that_arrive_mixed_come_out_one_after_the_other() {
     assert!(out.ends_with("data: {\"type\":\"message_stop\"}\n\n"));
 }
 
+/// What a client of Anthropic's dialect has been told, a block each.
+fn blocks(out: &str) -> Vec<String> {
+    let mut blocks: Vec<String> = Vec::new();
+    for event in out.lines().filter_map(|line| line.strip_prefix("data: ")) {
+        let event: Value = serde_json::from_str(event).expect("JSON");
+        let (block, delta) = (&event["content_block"], &event["delta"]);
+        if let Some(kind) = block["type"].as_str() {
+            assert_eq!(event["index"], blocks.len(), "{out}");
+            blocks.push(format!("{kind} {}", block["id"].as_str().unwrap_or_default()));
+        }
+        let said = ["thinking", "text", "partial_json"].iter().find_map(|field| delta[*field].as_str());
+        if let Some(said) = said {
+            assert_eq!(event["index"], blocks.len() - 1, "{out}");
+            blocks.last_mut().expect("an open block").push_str(said);
+        }
+    }
+    blocks
+}
+
+#[test]
+fn what_comes_between_two_calls_is_written_as_soon_as_the_first_is_whole() {
+    let chunk = |delta: Value| {
+        format!("data: {}\n\n", json!({"id": "c", "model": "m", "choices": [{"index": 0, "delta": delta}]}))
+    };
+    let thought = |text: &str| chunk(json!({ "reasoning_content": text }));
+    let said = |text: &str| chunk(json!({ "content": text }));
+    let call = |index: u64, id: &str, arguments: &str| {
+        let function = json!({"name": id, "arguments": arguments});
+        chunk(json!({"tool_calls": [{"index": index, "id": id, "function": function}]}))
+    };
+    let more = |index: u64, arguments: &str| {
+        chunk(json!({"tool_calls": [{"index": index, "function": {"arguments": arguments}}]}))
+    };
+    for (claim, chunks, expected) in [
+        (
+            "thoughts and words between whole calls",
+            vec![
+                call(0, "a", "{\"x\":"),
+                more(0, "{}}"),
+                thought("h"),
+                thought("m"),
+                said("Now."),
+                call(1, "b", "{\"y"),
+            ],
+            vec!["tool_use a{\"x\":{}}", "thinking hm", "text Now.", "tool_use b{\"y"],
+        ),
+        (
+            "while a call is not whole",
+            vec![
+                call(0, "a", "{\"x\":{}"),
+                thought("hm"),
+                said("No"),
+                said("w."),
+                call(1, "b", "{"),
+                more(1, "}"),
+                more(0, "}"),
+                thought("ok"),
+            ],
+            vec!["tool_use a{\"x\":{}}", "thinking hm", "text Now.", "tool_use b{}", "thinking ok"],
+        ),
+        (
+            "behind the second of two that wait",
+            vec![
+                call(0, "a", "{"),
+                call(1, "b", "{"),
+                call(2, "c", "{}"),
+                more(0, "}"),
+                thought("hm"),
+                more(1, "}"),
+            ],
+            vec!["tool_use a{}", "tool_use b{}", "tool_use c{}", "thinking hm"],
+        ),
+    ] {
+        let (relay, out) =
+            relayed(ends(Dialect::OpenaiChat, Dialect::AnthropicMessages), chunks.concat().as_bytes(), 5);
+
+        assert!(!relay.is_whole(), "it has broken off");
+        assert_eq!(blocks(&out), expected, "{claim}");
+    }
+    let end = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"length\"}]}\n\n";
+    let chunks = [call(0, "a", "{"), thought("hm"), call(1, "b", "["), said("Now."), end.to_owned()];
+
+    let (_, out) =
+        relayed(ends(Dialect::OpenaiChat, Dialect::AnthropicMessages), chunks.concat().as_bytes(), 5);
+
+    assert_eq!(
+        blocks(&out),
+        ["tool_use a{", "thinking hm", "tool_use b[", "text Now."],
+        "at the end all is written"
+    );
+}
+
 #[test]
 fn streamed_calls_are_told_apart_however_their_server_counts_them() {
     let call = |index: Value, id: Value, name: Value, arguments: &str| json!({"index": index, "id": id, "function": {"name": name, "arguments": arguments}});
