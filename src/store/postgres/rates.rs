@@ -12,9 +12,9 @@ use crate::store::{MovedRate, RateId, RateRow, Rates, StoreError};
 impl Rates for PostgresStore {
     async fn rate(&self, shard: i32, id: &RateId, now: Timestamp) -> Result<RateRow, StoreError> {
         let seen = sqlx::query(
-            "select coalesce($3, (extract(epoch from clock_timestamp()) * 1000000)::bigint) as now, full_at, moved_at \
-             from (select $1 as shard, $2 as rate_id) as asked \
-             left join shared_rates on shared_rates.shard = asked.shard and shared_rates.rate_id = asked.rate_id",
+            "select coalesce($3, (extract(epoch from clock_timestamp()) * 1000000)::bigint) as now, \
+                (select full_at from shared_rates where shard = $1 and rate_id = $2) as full_at, \
+                (select moved_at from shared_rates where shard = $1 and rate_id = $2) as moved_at",
         )
         .bind(shard)
         .bind(&id[..])
