@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
@@ -28,10 +29,13 @@ pub struct Access {
 
 /// The access of those orgs of a shard that were asked for.
 #[derive(Debug, Default)]
-pub(super) struct Accesses(RwLock<IdMap<OrgId, Arc<Access>>>);
+pub(super) struct Accesses {
+    kept: RwLock<IdMap<OrgId, Arc<Access>>>,
+    changes: AtomicU64,
+}
 
 impl Access {
-    fn of(account: &Account, now: Timestamp) -> Access {
+    pub(super) fn of(account: &Account, now: Timestamp) -> Access {
         let keys = account.live_keys(now).map(|(id, key)| (*id, key.clone()));
         Access { keys: keys.collect(), limits: account.limits.clone() }
     }
@@ -44,28 +48,68 @@ impl Access {
 
 impl Accesses {
     pub fn get(&self, org: OrgId) -> Option<Arc<Access>> {
-        self.0.read().get(&org).cloned()
+        self.kept.read().get(&org).cloned()
     }
 
-    /// For the shard's writer alone, so that what is kept is never older than what was dropped.
-    pub fn keep(&self, account: &Account, now: Timestamp) -> Arc<Access> {
-        let access = Arc::new(Access::of(account, now));
-        self.write().insert(account.org, access.clone());
+    /// How many changes of any org were seen so far.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
+    }
+
+    /// Keeps what was read after so many changes, unless there was one since, which may be of this org.
+    pub fn keep(&self, org: OrgId, access: Access, as_of: u64) -> Arc<Access> {
+        let access = Arc::new(access);
+        let mut kept = self.kept.write();
+        if self.changes() == as_of {
+            kept.insert(org, access.clone());
+        }
         access
     }
 
+    /// An org's access has changed.
     pub fn forget(&self, org: OrgId) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.evict(org);
+    }
+
+    /// An org's access need not be kept any longer.
+    pub fn evict(&self, org: OrgId) {
         // Nearly always nothing is there to drop, and readers are many.
         if self.get(org).is_some() {
-            self.write().remove(&org);
+            self.kept.write().remove(&org);
         }
     }
 
     pub fn forget_all(&self) {
-        self.write().clear();
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.kept.write().clear();
     }
+}
 
-    fn write(&self) -> parking_lot::RwLockWriteGuard<'_, IdMap<OrgId, Arc<Access>>> {
-        self.0.write()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_before_an_access_changed_is_not_kept() {
+        let (accesses, org) = (Accesses::default(), OrgId(uuid::Uuid::nil()));
+        let read = || Access::of(&Account::new(org), Timestamp(0));
+        let is_kept = || accesses.get(org).is_some();
+
+        accesses.keep(org, read(), accesses.changes());
+        assert!(is_kept());
+        accesses.evict(org);
+        assert!(!is_kept());
+        accesses.keep(org, read(), accesses.changes());
+
+        let as_of = accesses.changes();
+        accesses.forget(org);
+        accesses.keep(org, read(), as_of);
+        assert!(!is_kept(), "a key may have been revoked");
+
+        let as_of = accesses.changes();
+        accesses.forget_all();
+        accesses.keep(org, read(), as_of);
+        assert!(!is_kept());
     }
 }

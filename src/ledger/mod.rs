@@ -348,13 +348,12 @@ impl Ledger {
     /// As [`Ledger::read`].
     pub async fn access(&self, org: OrgId) -> Result<Arc<Access>, LedgerError> {
         let accesses = self.handle(org)?.accesses.clone();
-        match accesses.get(org) {
-            Some(access) => Ok(access),
-            None => {
-                let now = self.shared.clock.now();
-                self.read_without_expiry(org, move |account| accesses.keep(account, now)).await
-            }
+        if let Some(access) = accesses.get(org) {
+            return Ok(access);
         }
+        let (as_of, now) = (accesses.changes(), self.shared.clock.now());
+        let access = self.read_without_expiry(org, move |account| Access::of(account, now)).await?;
+        Ok(accesses.keep(org, access, as_of))
     }
 
     /// The latest moment whose history is final: no event at or before it can still be written. Where other nodes write too,

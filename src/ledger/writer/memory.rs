@@ -44,7 +44,7 @@ impl Writer {
         self.bound_keys.filter.forget_before(binding_since);
         self.state.forget_before(self.fetcher.projector.indexed(self.fetcher.shard));
         for loaded in self.state.evict() {
-            self.accesses.forget(loaded.account.org);
+            self.accesses.evict(loaded.account.org);
             self.snapshot_writer.save_evicted(loaded);
         }
         let end = self.head.next_position - 1;
