@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::future::join_all;
-use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::domain::format::Format;
 use crate::domain::idempotency::CommandRef;
-use crate::ledger::cluster::wire::{Answer, Forwarded, LATE_TIMEOUT};
+use crate::ledger::cluster::wire::{Answer, Forwarded, LATE_TIMEOUT, elements};
 use crate::ledger::cluster::{Cluster, ForwardReply, Peer};
 use crate::ledger::job::{Ask, Command, Decided, Forwarding, Handoff, Job};
 use crate::ledger::keys::Keyed;
@@ -116,18 +115,16 @@ impl Ledger {
     /// Decides what another node forwards, one answer each and never forwarded again; none where the request can't be
     /// read. The sender is known to be a node ([`Ledger::is_nodes_secret`]).
     pub async fn handle_forwarded(&self, request: &[u8]) -> Option<Vec<u8>> {
-        let commands: Vec<&RawValue> = serde_json::from_slice(request).ok()?;
+        let commands = elements(request)?;
         let waiting: Vec<Waiting> =
             commands.into_iter().map(|command| self.enqueue_forwarded(command)).collect();
         serde_json::to_vec(&join_all(waiting.into_iter().map(Waiting::answer)).await).ok()
     }
 
     /// Puts a forwarded command into its shard's queue.
-    fn enqueue_forwarded(&self, command: &RawValue) -> Waiting {
+    fn enqueue_forwarded(&self, forwarded: Option<Forwarded>) -> Waiting {
         // One of a newer version, say: its sender decides it.
-        let Ok(forwarded) = serde_json::from_str(command.get()) else {
-            return Waiting::Over(Answer::Dropped);
-        };
+        let Some(forwarded) = forwarded else { return Waiting::Over(Answer::Dropped) };
         let Forwarded { org, ask, by, command, epoch } = forwarded;
         let (reply, answer) = oneshot::channel();
         let handoff = Arc::<Handoff>::default();
@@ -167,6 +164,7 @@ impl Ledger {
             fingerprint: String::new(),
         });
         let mut forwarded = Forwarded { org, ask, by, command, epoch: cluster.epoch(shard) };
+        let mut is_given_up = false;
         for _ in 0..SENDINGS_MAX {
             let epoch = forwarded.epoch;
             let body = serde_json::to_vec(&forwarded)
@@ -175,6 +173,10 @@ impl Ledger {
             match peer.send(shard, epoch, body, place).await? {
                 ForwardReply::Unknown(error) => return Err(error),
                 ForwardReply::NotDecided => break,
+                ForwardReply::GivenUp => {
+                    is_given_up = true;
+                    break;
+                }
                 ForwardReply::Answered(answer) => {
                     if let Some(heard) = answer.heard() {
                         return heard;
@@ -188,8 +190,18 @@ impl Ledger {
             }
         }
         let Forwarded { ask, command, .. } = forwarded;
-        let outcome = self.ask(org, Ask::Org(ask), by, Some(command)).await?;
+        let outcome = match self.ask(org, Ask::Org(ask), by, Some(command)).await {
+            // The owner may have written it.
+            Err(LedgerError::Busy | LedgerError::Unavailable(_)) if is_given_up => Err(given_up()),
+            decided => decided,
+        }?;
         // The owner had written it before it fell silent: the caller has asked once.
         Ok(Outcome { replayed: outcome.replayed && !is_named_here, ..outcome })
     }
+}
+
+fn given_up() -> LedgerError {
+    LedgerError::Unknown(
+        "the node that was asked fell silent, and this one can't find out what it wrote".into(),
+    )
 }

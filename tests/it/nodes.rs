@@ -13,9 +13,16 @@ use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tollgate::clock::Clock;
 use tollgate::config::Config;
+use tollgate::domain::account::command::{OrgCommand, Reserve};
+use tollgate::domain::credits::Credits;
+use tollgate::domain::ids::ReservationId;
+use tollgate::domain::purpose::Purpose;
+use tollgate::domain::reservation::{Dispatcher, ExpiryPolicy};
 use tollgate::domain::time::Timestamp;
+use tollgate::ledger::{LedgerError, Submission};
 use tollgate::operations::find_org::known_org;
 use tollgate::store::{Database, Node, Nodes, Noted, StoreError};
+use uuid::Uuid;
 
 use crate::database::{TestDatabase, is_postgres};
 use crate::support::{TestApp, client, listen};
@@ -145,6 +152,51 @@ async fn i5_a_command_whose_answer_was_lost_between_nodes_is_done_once() {
     assert_eq!((&balance["held"], &balance["consumed"]), (&json!("0"), &json!("1")));
     two.finish().await;
     one.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i1_what_a_silent_owner_may_have_written_is_unknown_where_this_node_can_write_nothing() {
+    needs_postgres!();
+    let (far, two, _) = behind(Line::LosesAnswers).await;
+    let clock = Clock::manual(far.clock().now(), 3);
+    let mut opened = far.database.open(&clock).await;
+    let is_full = Arc::new(AtomicBool::new(false));
+    let seen = is_full.clone();
+    opened.log = Watched::refusing_writes(opened.log, move || match seen.load(Ordering::SeqCst) {
+        true => Err(StoreError::Full),
+        false => Ok(()),
+    });
+    let one = TestApp::opened(far.database.clone(), opened, clock, 3, &Config::default()).await;
+    let acme = one.funded("acme", "100").await;
+    one.join(None).await;
+    trusting(&one, &two).await;
+    let org = known_org(one.ledger(), "acme").unwrap();
+    let reserve = async |local: u128| {
+        let hold = Reserve {
+            reservation: ReservationId { org, local: Uuid::from_u128(local) },
+            credits: Credits::from_whole(4),
+            ttl_seconds: 60,
+            expiry: ExpiryPolicy::Release,
+            dispatcher: Dispatcher::External,
+            price_book_version: 1,
+            purpose: Purpose::default(),
+        };
+        let submission = Submission::by_tollgate(org, OrgCommand::Reserve(hold));
+        one.ledger().submit(submission).await.expect_err("nothing can be written here")
+    };
+
+    is_full.store(true, Ordering::SeqCst);
+    let lost = reserve(1).await;
+    let refused = reserve(2).await;
+    is_full.store(false, Ordering::SeqCst);
+
+    assert!(matches!(refused, LedgerError::Unavailable(_)), "nobody else was asked: {refused}");
+    let balance = acme.get("/api/v1/orgs/acme/balance").await.expect(StatusCode::OK);
+    assert_eq!(balance["held"], "4", "the owner had written the first");
+    assert!(matches!(lost, LedgerError::Unknown(_)), "else nobody would release it: {lost}");
+    for node in [one, two, far] {
+        node.finish().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,4 @@
-//! A log as it is, with something done before each write, or each look at its heads.
+//! A log as it is, with something done before each write, which may refuse it, or each look at its heads.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use tollgate::store::{Appended, EventLog, EventRow, Head, LockedHead, StoreError
 
 pub struct Watched {
     log: Arc<dyn EventLog>,
-    before_write: Hook,
+    before_write: Box<dyn Fn() -> Result<(), StoreError> + Send + Sync>,
     before_look: Hook,
 }
 
@@ -18,6 +18,16 @@ impl Watched {
         log: Arc<dyn EventLog>,
         before_write: impl Fn() + Send + Sync + 'static,
     ) -> Arc<dyn EventLog> {
+        Watched::refusing_writes(log, move || {
+            before_write();
+            Ok(())
+        })
+    }
+
+    pub fn refusing_writes(
+        log: Arc<dyn EventLog>,
+        before_write: impl Fn() -> Result<(), StoreError> + Send + Sync + 'static,
+    ) -> Arc<dyn EventLog> {
         Arc::new(Watched { log, before_write: Box::new(before_write), before_look: Box::new(|| ()) })
     }
 
@@ -25,7 +35,7 @@ impl Watched {
         log: Arc<dyn EventLog>,
         before_look: impl Fn() + Send + Sync + 'static,
     ) -> Arc<dyn EventLog> {
-        Arc::new(Watched { log, before_write: Box::new(|| ()), before_look: Box::new(before_look) })
+        Arc::new(Watched { log, before_write: Box::new(|| Ok(())), before_look: Box::new(before_look) })
     }
 }
 
@@ -48,7 +58,7 @@ impl EventLog for Watched {
         new: &Head,
         events: &[EventRow],
     ) -> Result<Appended, StoreError> {
-        (self.before_write)();
+        (self.before_write)()?;
         self.log.append(shard, expected, new, events).await
     }
 
@@ -61,7 +71,7 @@ impl EventLog for Watched {
     }
 
     async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {
-        (self.before_write)();
+        (self.before_write)()?;
         self.log.lock(shard).await
     }
 

@@ -10,12 +10,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use reqwest::StatusCode;
-use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::wire::{Answer, LATE_TIMEOUT};
+use super::wire::{Answer, LATE_TIMEOUT, elements};
 use super::{NODE_HEADER, PATH, Transport};
 use crate::ledger::places::Place;
 use crate::ledger::{LedgerError, QUEUE_MAX};
@@ -63,6 +62,8 @@ pub enum ForwardReply {
     Answered(Answer),
     /// It was not decided there, and can't be any more.
     NotDecided,
+    /// It was written there before its sender fell silent, or can't be any more.
+    GivenUp,
     /// Nobody knows; the log can't be asked.
     Unknown(LedgerError),
 }
@@ -235,13 +236,10 @@ impl PeerSender {
             _ => return Err(Lost::Silent),
         }
         let bytes = response.bytes().await.map_err(|_| Lost::Silent)?;
-        let answers: Vec<&RawValue> = serde_json::from_slice(&bytes).map_err(|_| Lost::Silent)?;
-        if answers.len() != commands.len() {
-            return Err(Lost::Silent);
-        }
+        let answers =
+            elements(&bytes).filter(|answers| answers.len() == commands.len()).ok_or(Lost::Silent)?;
         // One that a newer version gave, say, tells nothing here; the others do.
-        let answers = answers.into_iter().map(|answer| serde_json::from_str(answer.get()));
-        Ok(answers.map(|answer| answer.unwrap_or(Answer::Late)).collect())
+        Ok(answers.into_iter().map(|answer| answer.unwrap_or(Answer::Late)).collect())
     }
 
     async fn take_over(&self, lost: Lost, commands: Vec<ForwardedCommand>) {
@@ -258,7 +256,8 @@ impl PeerSender {
         for command in commands {
             let reply = match raised.get(&(command.shard, command.epoch)) {
                 Some(Err(why)) => ForwardReply::Unknown(LedgerError::Unknown(why.clone())),
-                Some(Ok(())) | None => ForwardReply::NotDecided,
+                Some(Ok(())) => ForwardReply::GivenUp,
+                None => ForwardReply::NotDecided,
             };
             command.answer(reply);
         }

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
@@ -14,6 +16,17 @@ use crate::ledger::{By, LedgerError, Outcome};
 /// How long an owner waits for the slowest command of a request, such as one whose account is read from a database that is
 /// slow: long before its sender would take it for silent.
 pub const LATE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The elements of a JSON array, each alone where one of them can't be read: it may be of another version, and has nothing for
+/// that one then. None where there is no array.
+pub fn elements<T: DeserializeOwned>(json: &[u8]) -> Option<Vec<Option<T>>> {
+    // Nearly always all of them can be read, and need not be searched for their ends first.
+    if let Ok(all) = serde_json::from_slice::<Vec<T>>(json) {
+        return Some(all.into_iter().map(Some).collect());
+    }
+    let each: Vec<&RawValue> = serde_json::from_slice(json).ok()?;
+    Some(each.into_iter().map(|element| serde_json::from_str(element.get()).ok()).collect())
+}
 
 /// A command, as it was asked for at another node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
