@@ -73,11 +73,12 @@ pub enum Appended {
     Conflict,
 }
 
-/// Whose event, and when.
+/// Whose event, when, and its hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     pub org: OrgId,
     pub at: Timestamp,
+    pub hash: Hash,
 }
 
 /// The append-only log. Every method may fail with `Unavailable` where the database can't be reached or does not answer, and
@@ -173,7 +174,11 @@ pub trait EventLog: Send + Sync {
                 || kinds.contains(&row.kind.as_str())
                 || row.position == positions.end - 1
         };
-        let change = |row: &EventRow| Change { org: OrgId(row.org_id), at: Timestamp(row.recorded_at) };
+        let change = |row: &EventRow| Change {
+            org: OrgId(row.org_id),
+            at: Timestamp(row.recorded_at),
+            hash: row.hash,
+        };
         Ok(rows.filter(is_wanted).map(change).collect())
     }
 

@@ -343,12 +343,16 @@ async fn a_standby_is_refused_however_well_it_answers_until_it_is_promoted() {
     let read = acme.get("/api/v1/orgs/acme/balance").await;
     let ready = app.operator().get("/readyz").await;
     let heads = [opened.log.heads().await.map(|_| ()), opened.log.head(shard).await.map(|_| ())];
+    let event = opened.log.read(shard, 1, 1).await;
+    let folded = opened.projections.checkpoints(shard).await;
     let beat = opened.nodes.as_ref().unwrap().beat(&me).await;
     cluster.order("promote");
 
     read.expect(StatusCode::SERVICE_UNAVAILABLE);
     ready.expect(StatusCode::SERVICE_UNAVAILABLE);
     beat.unwrap_err();
+    event.expect_err("others may have been written since");
+    folded.expect_err("it may be from before what this node knows");
     for refused in heads {
         let refused = refused.unwrap_err().to_string();
         assert!(refused.contains("the database is a standby"), "{refused}");

@@ -15,7 +15,7 @@ use super::error::{ANSWER_TIMEOUT, NO_ANSWER, is_broken, store_error};
 use crate::store::StoreError;
 
 /// An idle connection may have been dropped by the network without notice.
-const IDLE_MAX: Duration = Duration::from_secs(240);
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(240);
 
 /// A connection, made when it is first needed. One caller uses it at a time.
 pub(super) struct DedicatedConnection {

@@ -35,7 +35,7 @@ use crate::store::{
 
 use append::{Ended, append};
 use clock::{DatabaseClock, now};
-use dedicated::{Acquired, DedicatedConnection};
+use dedicated::{Acquired, DedicatedConnection, IDLE_MAX};
 use error::{ANSWER_TIMEOUT, NO_ANSWER, answered, store_error, unless_unknown};
 use migrate::{durably, fix_shards, in_range, migrate, new_enough};
 use partitions::Partitions;
@@ -250,7 +250,7 @@ impl EventLog for PostgresStore {
         kinds: &[&str],
     ) -> Result<Vec<Change>, StoreError> {
         let rows = sqlx::query(
-            "select org_id, recorded_at from events where shard = $1 and position >= $2 and position < $3 \
+            "select org_id, recorded_at, hash from events where shard = $1 and position >= $2 and position < $3 \
              and (org_id = $4 or kind = any($5) or position = $3 - 1) order by position",
         )
         .bind(shard)
@@ -364,7 +364,8 @@ fn of_primary(heads: &[PgRow]) -> Result<(), StoreError> {
 fn change(row: &PgRow) -> Result<Change, StoreError> {
     let org = row.try_get("org_id").map_err(store_error)?;
     let at = row.try_get("recorded_at").map_err(store_error)?;
-    Ok(Change { org: OrgId(org), at: Timestamp(at) })
+    let hash = row.try_get("hash").and_then(hash).map_err(store_error)?;
+    Ok(Change { org: OrgId(org), at: Timestamp(at), hash })
 }
 
 fn only(rows: Vec<PgRow>) -> Result<PgRow, StoreError> {
@@ -389,10 +390,17 @@ fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
     Ok(options.application_name("tollgate").options(SETTINGS))
 }
 
-/// Connections that are closed, not kept, where the server is still busy with what nobody waits for any more.
+/// Connections to the primary, which are closed, not kept, where the server is still busy with what nobody waits for any more.
 fn pool(connections_max: u32) -> PgPoolOptions {
     let pool = PgPoolOptions::new().max_connections(connections_max).acquire_timeout(CONNECT_TIMEOUT);
+    let pool = pool.idle_timeout(IDLE_MAX).after_connect(|connection, _| Box::pin(is_primary(connection)));
     pool.after_release(|connection, _| Box::pin(is_quiet(connection)))
+}
+
+/// A primary becomes a standby only by a restart, which ends its connections.
+async fn is_primary(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let is_standby = sqlx::query_scalar("select pg_is_in_recovery()").fetch_one(connection).await?;
+    if is_standby { Err(sqlx::Error::Protocol(STANDBY.into())) } else { Ok(()) }
 }
 
 async fn is_quiet(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
