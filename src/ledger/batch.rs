@@ -151,6 +151,11 @@ impl Batch {
         self.keys.push((position, keyed.hash));
     }
 
+    /// Whether nobody waits for what it finds.
+    pub fn answers_nobody(&self) -> bool {
+        self.decided.is_empty() && self.reads.is_empty() && self.followers.is_empty()
+    }
+
     pub fn events(&self) -> f64 {
         u32::try_from(self.rows.len()).map_or(f64::MAX, f64::from)
     }

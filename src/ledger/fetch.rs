@@ -54,11 +54,16 @@ pub(super) struct Fetcher {
 struct Turns {
     accounts: Semaphore,
     look_ups: Semaphore,
+    /// Those of the look-ups' turns that readers have.
+    readers: Gates,
     /// Accounts of the past: each for as long as it takes, so that no more of them are in memory. Commands wait for none.
-    past: Semaphore,
-    /// By org: a reader takes one of these before its turn of `look_ups` or of the past.
-    readers: [Semaphore; READERS_GATES],
+    past: (Gates, Semaphore),
+    /// Accounts as they are now, read beside the writer: they wait for none of the past.
+    beside: (Gates, Semaphore),
 }
+
+/// By org: a reader passes one of these before it takes its turn.
+type Gates = [Semaphore; READERS_GATES];
 
 #[derive(PartialEq, Eq)]
 enum Page {
@@ -77,8 +82,9 @@ impl Fetcher {
         let turns = Turns {
             accounts: Semaphore::new(CONCURRENT_READS_MAX),
             look_ups: Semaphore::new(CONCURRENT_READS_MAX),
-            past: Semaphore::new(CONCURRENT_READS_MAX),
-            readers: std::array::from_fn(|_| Semaphore::new(READERS_PER_ORG_MAX)),
+            readers: gates(),
+            past: (gates(), Semaphore::new(CONCURRENT_READS_MAX)),
+            beside: (gates(), Semaphore::new(CONCURRENT_READS_MAX)),
         };
         Fetcher { shard, log, projector, turns: Arc::new(turns), binding: Arc::default() }
     }
@@ -211,19 +217,19 @@ impl Fetcher {
 
     /// A turn to look something up of an org for a reader, who waits outside the writer and its limits.
     pub async fn readers_turn(&self, org: OrgId) -> ReadersTurn<'_> {
-        self.turn_of(org, &self.turns.look_ups).await
+        turn(org, &self.turns.readers, &self.turns.look_ups).await
     }
 
     /// A turn to read an org's account as it was.
     pub async fn past_turn(&self, org: OrgId) -> ReadersTurn<'_> {
-        self.turn_of(org, &self.turns.past).await
+        let (gates, of_all) = &self.turns.past;
+        turn(org, gates, of_all).await
     }
 
-    async fn turn_of<'a>(&'a self, org: OrgId, of_all: &'a Semaphore) -> ReadersTurn<'a> {
-        // Random digits that do not say the shard.
-        let gate = usize::from(org.0.into_bytes()[11]) % READERS_GATES;
-        let gate = &self.turns.readers[gate];
-        ReadersTurn { _of_org: gate.acquire().await, _of_all: of_all.acquire().await }
+    /// A turn to read an org's account as it is, beside the writer.
+    pub async fn beside_turn(&self, org: OrgId) -> ReadersTurn<'_> {
+        let (gates, of_all) = &self.turns.beside;
+        turn(org, gates, of_all).await
     }
 
     /// A turn to read one page of an account.
@@ -296,6 +302,16 @@ impl Fetcher {
             self.projector.store().org_events(self.shard, org, from_version, EVENTS_PER_PAGE).await?;
         self.log.read_all_at(self.shard, &positions).await
     }
+}
+
+fn gates() -> Gates {
+    std::array::from_fn(|_| Semaphore::new(READERS_PER_ORG_MAX))
+}
+
+async fn turn<'a>(org: OrgId, gates: &'a Gates, of_all: &'a Semaphore) -> ReadersTurn<'a> {
+    // Random digits that do not say the shard.
+    let gate = usize::from(org.0.into_bytes()[11]) % READERS_GATES;
+    ReadersTurn { _of_org: gates[gate].acquire().await, _of_all: of_all.acquire().await }
 }
 
 /// The account of a snapshot, where this version can read it.

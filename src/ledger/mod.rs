@@ -207,7 +207,9 @@ impl Ledger {
             let progress = &handle.progress;
             let in_trouble = progress.trouble().is_some();
             let folds = in_trouble || self.owns(shard);
-            if in_trouble || progress.seen_to() < head.next_position || folds && progress.is_behind() {
+            let went_back = !folds && head.next_position < progress.seen_to();
+            let has_grown = progress.seen_to() < head.next_position;
+            if in_trouble || has_grown || went_back || folds && progress.is_behind() {
                 self.shared.projector.wake(shard);
                 let job = if folds { Job::Follow(None) } else { Job::Watch };
                 // A full queue has work that makes it look by itself.
@@ -217,15 +219,24 @@ impl Ledger {
         Ok(())
     }
 
-    /// How many events lie in the log at which this node has not looked, at most, over all shards.
+    /// How many events lie in the log that this node has not folded, of a shard that it owns, or has not looked at, of
+    /// another: at most, over all shards.
     ///
     /// # Errors
     /// Where the log can't be read.
     pub async fn behind(&self) -> Result<i64, LedgerError> {
         let heads = self.shared.log.heads().await?;
-        let behind = heads.iter().zip(&self.shared.shards);
-        let behind = behind.map(|(head, handle)| head.next_position - handle.progress.seen_to());
+        let behind = (0..).zip(&heads).zip(&self.shared.shards);
+        let behind = behind.map(|((shard, head), ShardHandle { progress, .. })| {
+            head.next_position - if self.owns(shard) { progress.next_position() } else { progress.seen_to() }
+        });
         Ok(behind.max().unwrap_or(0))
+    }
+
+    /// Whether the projections of a shard hold all that this node has seen of its log.
+    pub fn is_folded(&self, shard: i32) -> bool {
+        let handle = usize::try_from(shard).ok().and_then(|shard| self.shared.shards.get(shard));
+        handle.is_none_or(|handle| self.shared.projector.holds(shard, handle.progress.seen_to() - 1))
     }
 
     /// Decides a command and answers once its events are durable.
@@ -305,6 +316,7 @@ impl Ledger {
         view: impl FnOnce(&Account) -> T + Send + 'static,
     ) -> Result<T, LedgerError> {
         is_account(org)?;
+        let place = self.handle(org)?.places.take(org)?;
         if self.handle(org)?.progress.unfolded() > FOLDED_FOR_READERS_MAX {
             return self.look_beside(org, due_ends, view).await;
         }
@@ -313,7 +325,6 @@ impl Ledger {
             // A reader that went away needs no answer.
             let _ = reply.send(account.map(view));
         };
-        let place = self.handle(org)?.places.take(org)?;
         self.enqueue(org, Job::Read(Reading { org, due_ends, view: Box::new(view), _place: place }))?;
         let unread = |_| LedgerError::Unavailable("the account can't be read now".into());
         let seen = answer.await.map_err(unread)?;
@@ -328,8 +339,12 @@ impl Ledger {
         view: impl FnOnce(&Account) -> T,
     ) -> Result<T, LedgerError> {
         let ShardHandle { fetcher, progress, .. } = self.handle(org)?;
-        let _turn = fetcher.past_turn(org).await;
+        let _turn = fetcher.beside_turn(org).await;
         let end = fetcher.log.head(fetcher.shard).await?.next_position;
+        if end < progress.seen_to() {
+            // The log went back: what this node knows of the projections is of the log that was.
+            self.follow(org).await?;
+        }
         fetcher.projector.observe(fetcher.shard).await?;
         let mut loaded = fetcher.account(org, end, Some(end - 1)).await?;
         if loaded.chain.version == 0 {

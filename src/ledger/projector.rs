@@ -107,6 +107,11 @@ impl Projector {
         self.folded(shard, &INDEX_VIEWS)
     }
 
+    /// Whether every view holds everything up to a position, as far as this process knows.
+    pub fn holds(&self, shard: i32, position: i64) -> bool {
+        self.folded(shard, &View::ALL) >= position
+    }
+
     /// Wakes the runner: the shard's log has grown.
     pub fn wake(&self, shard: i32) {
         if let Some(state) = self.shard(shard) {

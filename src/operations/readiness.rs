@@ -30,7 +30,7 @@ pub async fn readiness(
     // What reads the heads reads the database's clock too.
     match behind.await {
         Ok(events) if events > BEHIND_EVENTS_MAX => {
-            Err(format!("{events} events of other nodes were not looked at yet; it catches up by itself"))
+            Err(format!("{events} events were not folded yet; it catches up by itself"))
         }
         Ok(_) => {
             // A clock that is off says more than the write that failed by it.

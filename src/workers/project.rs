@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::ledger::Ledger;
 use crate::store::StoreError;
 
@@ -16,33 +18,55 @@ const GATHER_INTERVAL: Duration = Duration::from_millis(500);
 const OVERTAKEN_PAUSE: Duration = Duration::from_secs(2);
 /// How soon a node notices that a shard has become its own, though nobody writes to it.
 const OWNERSHIP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a node looks at the projections of a shard though nobody writes to it: rows that another node dropped, as after a
+/// restore, are folded again.
+const REST_MAX: Duration = Duration::from_secs(30);
+
+/// What a round came to.
+enum Round {
+    AllFolded,
+    /// The shard's owner has not folded everything yet.
+    OwnerBehind,
+    /// Another runner folded the shard meanwhile.
+    Overtaken,
+}
 
 pub(super) async fn run(ledger: Ledger, shard: i32) {
     let projector = ledger.projector().clone();
+    // Since when everything is folded, and whether this node had to see to it: nothing is asked meanwhile.
+    let mut at_rest: Option<(Instant, bool)> = None;
     loop {
-        match round(&ledger, shard).await {
-            Ok(true) => {}
-            Ok(false) => tokio::time::sleep(OVERTAKEN_PAUSE).await,
-            Err(error) => {
-                tracing::warn!(%error, shard, "the projections fall behind");
-                tokio::time::sleep(FAILURE_PAUSE).await;
-                continue;
+        let owns = ledger.owns(shard);
+        if at_rest.is_none_or(|(since, owned)| owned != owns || since.elapsed() > REST_MAX) {
+            match round(&ledger, shard, owns).await {
+                Ok(Round::AllFolded) => at_rest = Some((Instant::now(), owns)),
+                Ok(Round::OwnerBehind) => {}
+                Ok(Round::Overtaken) => tokio::time::sleep(OVERTAKEN_PAUSE).await,
+                Err(error) => {
+                    tracing::warn!(%error, shard, "the projections fall behind");
+                    tokio::time::sleep(FAILURE_PAUSE).await;
+                    continue;
+                }
             }
         }
-        match ledger.log().is_shared() {
-            // Late or early, the next round folds what there is.
-            true => _ = tokio::time::timeout(OWNERSHIP_CHECK_INTERVAL, projector.written(shard)).await,
-            false => projector.written(shard).await,
-        }
+        // Late or early, the next round folds what there is.
+        let written = match ledger.log().is_shared() {
+            true => tokio::time::timeout(OWNERSHIP_CHECK_INTERVAL, projector.written(shard)).await.is_ok(),
+            false => {
+                projector.written(shard).await;
+                true
+            }
+        };
+        at_rest = at_rest.filter(|_| !written);
         tokio::time::sleep(GATHER_INTERVAL).await;
     }
 }
 
-/// False where another runner folded the shard meanwhile.
-async fn round(ledger: &Ledger, shard: i32) -> Result<bool, StoreError> {
+async fn round(ledger: &Ledger, shard: i32, owns: bool) -> Result<Round, StoreError> {
     let projector = ledger.projector();
-    match ledger.owns(shard) {
-        true => projector.run(shard).await,
-        false => projector.observe(shard).await.map(|()| true),
+    if owns {
+        return Ok(if projector.run(shard).await? { Round::AllFolded } else { Round::Overtaken });
     }
+    projector.observe(shard).await?;
+    Ok(if ledger.is_folded(shard) { Round::AllFolded } else { Round::OwnerBehind })
 }

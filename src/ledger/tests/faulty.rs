@@ -1,5 +1,5 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use async_trait::async_trait;
 use tokio::sync::{Notify, RwLock, Semaphore};
@@ -9,6 +9,8 @@ use super::*;
 /// A log with faults of a test's choice.
 pub(super) struct Faulty {
     pub log: Arc<SqliteStore>,
+    /// What it is since a test restored it.
+    pub restored: OnceLock<Arc<SqliteStore>>,
     /// Somebody changed an amount at position 3.
     pub tampered: bool,
     /// The next commit's answer is lost.
@@ -66,6 +68,7 @@ impl Faulty {
     pub fn new(log: &Arc<SqliteStore>) -> Faulty {
         Faulty {
             log: log.clone(),
+            restored: OnceLock::new(),
             tampered: false,
             lost_answer: AtomicBool::new(false),
             since: Timestamp(0),
@@ -99,6 +102,10 @@ impl Faulty {
 }
 
 impl Faulty {
+    fn log(&self) -> &SqliteStore {
+        self.restored.get().unwrap_or(&self.log)
+    }
+
     async fn write_next(&self, is_append: bool) -> Result<(), StoreError> {
         if is_append != self.races {
             return Ok(());
@@ -122,7 +129,7 @@ impl Faulty {
     pub async fn deliver(&self) -> Result<Option<Appended>, StoreError> {
         let withheld = self.withheld.lock().expect("no test panicked").take();
         match withheld {
-            Some((expected, new, events)) => self.log.append(0, &expected, &new, &events).await.map(Some),
+            Some((expected, new, events)) => self.log().append(0, &expected, &new, &events).await.map(Some),
             None => Ok(None),
         }
     }
@@ -132,7 +139,7 @@ impl Faulty {
 impl EventLog for Faulty {
     async fn heads(&self) -> Result<Vec<Head>, StoreError> {
         self.answers()?;
-        let mut heads = self.log.heads().await?;
+        let mut heads = self.log().heads().await?;
         heads[0].next_position += self.ahead.load(Ordering::SeqCst);
         Ok(heads)
     }
@@ -141,7 +148,7 @@ impl EventLog for Faulty {
         if self.delivers.load(Ordering::SeqCst) {
             self.deliver().await?;
         }
-        let head = self.log.head(shard).await?;
+        let head = self.log().head(shard).await?;
         self.write_next(false).await?;
         Ok(head)
     }
@@ -176,7 +183,7 @@ impl EventLog for Faulty {
             return Err(StoreError::UnknownOutcome("nothing comes back".into()));
         }
         self.write_next(true).await?;
-        let appended = self.log.append(shard, expected, new, events).await?;
+        let appended = self.log().append(shard, expected, new, events).await?;
         match self.lost_answer.swap(false, Ordering::SeqCst) {
             true => Err(StoreError::UnknownOutcome("the connection was cut".into())),
             false => Ok(appended),
@@ -186,7 +193,7 @@ impl EventLog for Faulty {
     async fn read(&self, shard: i32, from: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
         self.answers()?;
         let first = self.archived_to.load(Ordering::SeqCst) + 1;
-        let mut rows = self.log.read(shard, from.max(first), limit).await?;
+        let mut rows = self.log().read(shard, from.max(first), limit).await?;
         self.write_next(false).await?;
         if rows.len() > self.rows_in_time {
             return Err(StoreError::Unavailable("the database does not answer".into()));
@@ -211,7 +218,7 @@ impl EventLog for Faulty {
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }
-        let read = self.log.read_at(shard, positions).await;
+        let read = self.log().read_at(shard, positions).await;
         self.looking.fetch_sub(1, Ordering::SeqCst);
         let mut rows = read?;
         rows.retain(|row| row.position > self.archived_to.load(Ordering::SeqCst));
@@ -228,7 +235,7 @@ impl EventLog for Faulty {
     async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {
         match self.unlockable.swap(false, Ordering::SeqCst) {
             true => Err(StoreError::Unavailable("the connection was cut".into())),
-            false => self.log.lock(shard).await,
+            false => self.log().lock(shard).await,
         }
     }
 

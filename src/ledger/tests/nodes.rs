@@ -158,7 +158,7 @@ async fn what_a_shards_owner_writes_in_numbers_is_folded_when_somebody_asks_for_
 
     hold_many(&node, 0..1_000).await;
     watch(&other).await;
-    assert_eq!((folded(&other), other.behind().await.expect("reads")), (before, 0));
+    assert_eq!((folded(&other), other.behind().await.expect("reads")), (before, 1_000));
 
     let held = other.read(ACME, |account| account.balance().held).await.expect("reads");
     assert_eq!((held, folded(&other)), (Credits::from_whole(1_000), before + 1_000));
@@ -315,4 +315,72 @@ async fn i1_a_forwarded_command_that_is_being_written_is_late() {
     assert_eq!(String::from_utf8_lossy(&answers), r#"["Late"]"#);
     let held = owner.read(ACME, |account| account.balance().held).await.expect("reads");
     assert_eq!(held, Credits::from_whole(1));
+}
+
+/// The first events of a node's log, as where it was restored from a copy of then.
+async fn first_of(node: &Node, events: i64) -> (tempfile::TempDir, Arc<SqliteStore>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let restored = Arc::new(SqliteStore::open(&folder.path().join("t.db")).await.expect("opens"));
+    let rows = node.store.read(0, 1, events).await.expect("reads");
+    let begin = restored.head(0).await.expect("reads");
+    let link = |last, row: &EventRow| crate::domain::chain::shard_hash(&last, &row.hash);
+    let last_hash = rows.iter().fold(begin.last_hash, link);
+    let head = Head { next_position: events + 1, last_hash, epoch: begin.epoch };
+    restored.append(0, &begin, &head, &rows).await.expect("writes");
+    (folder, restored)
+}
+
+/// A node that has folded some of a log, has looked at more of it, and knows that all is indexed.
+async fn watching(node: &Node) -> (Ledger, Arc<Faulty>, i64) {
+    let log = Arc::new(Faulty { shared: true, ..Faulty::new(&node.store) });
+    let other = node.another(log.clone()).await;
+    hold_many(node, 0..1_000).await;
+    watch(&other).await;
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    other.projector().observe(0).await.expect("looks");
+    let end = node.store.head(0).await.expect("reads").next_position - 1;
+    assert_eq!(other.projector().indexed(0), end);
+    (other, log, end)
+}
+
+#[tokio::test]
+async fn i1_a_node_that_only_looked_at_what_the_log_has_lost_relies_on_nothing_of_it() {
+    let node = Node::funded(10_000).await;
+    let (other, log, end) = watching(&node).await;
+    let (_folder, restored) = first_of(&node, end - 100).await;
+    log.restored.set(restored).expect("once");
+
+    let held = other.read(ACME, |account| account.balance().held).await.expect("reads");
+
+    assert_eq!(held, Credits::from_whole(900));
+    assert!(other.projector().indexed(0) <= end - 100, "what was lost can't be indexed");
+}
+
+#[tokio::test]
+async fn i1_a_node_notices_that_the_log_went_back_though_it_has_grown_beyond_what_was_looked_at() {
+    for looks in [true, false] {
+        let node = Node::funded(10_000).await;
+        let (other, log, end) = watching(&node).await;
+        let (_folder, restored) = first_of(&node, end - 100).await;
+        let writer = Faulty { shared: true, ..Faulty::new(&restored) };
+        let writer = Ledger::open(
+            Arc::new(writer),
+            Arc::new(SqliteViews::open(&_folder.path().join("t.db")).await.expect("opens")),
+            Clock::manual(Timestamp(1_000_000_000_000_000), 3),
+            MemoryLimits::default(),
+        );
+        let writer = writer.await.expect("opens");
+        for n in 2_000..2_700 {
+            writer.submit(command(reserve(n, 1))).await.expect("holds");
+        }
+        log.restored.set(restored).expect("once");
+
+        if looks {
+            watch(&other).await;
+        } else {
+            other.read(ACME, |_| ()).await.expect("reads");
+        }
+
+        assert!(other.projector().indexed(0) < end, "it is of another log ({looks})");
+    }
 }

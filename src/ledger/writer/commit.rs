@@ -63,7 +63,8 @@ impl Writer {
     pub(super) async fn commit(&mut self, batch: &mut Batch, is_current: bool) -> CommitOutcome {
         let (log, shard) = (&self.fetcher.log, self.fetcher.shard);
         if batch.rows.is_empty() {
-            if is_current {
+            // Nobody is told anything where only a sweep found nothing to do.
+            if is_current || batch.answers_nobody() {
                 return CommitOutcome::Written;
             }
             return match log.head(shard).await {

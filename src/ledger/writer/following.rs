@@ -44,7 +44,11 @@ impl Writer {
     pub(super) async fn watch(&mut self, jobs: &mut Vec<Job>) -> Result<(), LedgerError> {
         let head = self.fetcher.log.head(self.fetcher.shard).await?;
         let unseen = self.progress.seen_to()..head.next_position;
-        if head.epoch < self.head.epoch || unseen.end < unseen.start {
+        let holds_watched = match self.watched {
+            Some((position, hash)) => self.fetcher.log_contains(position, &hash).await?,
+            None => true,
+        };
+        if head.epoch < self.head.epoch || unseen.end < unseen.start || !holds_watched {
             // The log went back.
             return self.reopen(jobs).await;
         }
@@ -58,6 +62,7 @@ impl Writer {
         changes.iter().for_each(|change| self.accesses.forget(change.org));
         if let Some(last) = changes.last() {
             self.state.last_recorded_at = self.state.last_recorded_at.max(last.at);
+            self.watched = Some((head.next_position - 1, last.hash));
         }
         self.progress.watched(head.next_position, self.state.last_recorded_at);
         self.fill_filter_if_due().await
@@ -80,14 +85,17 @@ impl Writer {
 
     async fn fold_to(&mut self, head: Head, jobs: &mut Vec<Job>) -> Result<(), LedgerError> {
         let behind = head.next_position - self.head.next_position;
-        if head.epoch < self.head.epoch || !(0..=FOLLOWED_EVENTS_MAX).contains(&behind) {
+        let went_back = head.next_position < self.progress.seen_to() || head.epoch < self.head.epoch;
+        if went_back || !(0..=FOLLOWED_EVENTS_MAX).contains(&behind) {
             return self.reopen(jobs).await;
         }
         let (mut hash, system_version) = (self.head.last_hash, self.state.system_chain.version);
         let mut followed = Vec::new();
         let (state, accesses, from) = (&mut self.state, &self.accesses, self.head.next_position);
-        let keys = &mut self.bound_keys;
+        let (keys, watched, mut holds_watched) = (&mut self.bound_keys, self.watched, true);
         let fold = |positioned: PositionedEvent| {
+            let was_watched = watched.filter(|(position, _)| *position == positioned.position);
+            holds_watched &= was_watched.is_none_or(|(_, hash)| hash == positioned.hash);
             hash = crate::domain::chain::shard_hash(&hash, &positioned.hash);
             if Access::is_changed_by(&positioned.recorded.payload.event) {
                 accesses.forget(positioned.recorded.org);
@@ -98,7 +106,7 @@ impl Writer {
             Ok(())
         };
         self.fetcher.tail(from, head.next_position, fold).await?;
-        if hash != head.last_hash {
+        if hash != head.last_hash || !holds_watched {
             return self.reopen(jobs).await;
         }
         if let Some(last) = followed.last() {
@@ -115,6 +123,7 @@ impl Writer {
     pub(super) fn move_to(&mut self, head: Head) {
         self.progress.reached(head.next_position, self.state.last_recorded_at);
         self.head = head;
+        self.watched = None;
     }
 
     /// Drops the memory and takes the shard up again where its log ends. Jobs that waited for accounts join the others.

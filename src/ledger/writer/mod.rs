@@ -18,6 +18,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
+use crate::domain::chain::Hash;
 use crate::domain::ids::IdSet;
 use crate::domain::system::System;
 use crate::ledger::access::Accesses;
@@ -56,6 +57,8 @@ pub(super) struct Writer {
     /// Commands that wait until what is due in their accounts is written, or had no room in the last batch: they go before any
     /// that come later.
     postponed: Vec<Job>,
+    /// The last event of those that were looked at and are not folded.
+    watched: Option<(i64, Hash)>,
     /// The last sweep left some of what is due to the next one.
     sweeps_on: bool,
     /// Batches before which the head's lock is still taken first.
@@ -103,6 +106,7 @@ impl Writer {
             readings: 0,
             set_aside: SetAside::default(),
             postponed: vec![],
+            watched: None,
             sweeps_on: false,
             locked_batches: 0,
             time_stands_still: false,
