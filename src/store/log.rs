@@ -64,6 +64,17 @@ pub struct Head {
     pub epoch: i64,
 }
 
+/// A compare-and-set on a shard's head, and the events that come with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Append<'a> {
+    pub shard: i32,
+    pub expected: &'a Head,
+    /// Of the same epoch.
+    pub new: &'a Head,
+    /// At the positions from `expected.next_position` to before `new.next_position`.
+    pub events: &'a [EventRow],
+}
+
 /// How a compare-and-set on the head ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Appended {
@@ -97,21 +108,14 @@ pub trait EventLog: Send + Sync {
     /// Those of every method; `Unavailable` where there is no such shard, too.
     async fn head(&self, shard: i32) -> Result<Head, StoreError>;
 
-    /// Moves the shard's head from `expected` to `new` and inserts the events, all or nothing, durably. The events have the
-    /// positions from `expected.next_position` to before `new.next_position`; the epoch stays what it is.
+    /// Moves the shard's head and inserts the events, all or nothing, durably.
     ///
     /// # Errors
     /// After `UnknownOutcome` the events may be in the log or may yet be written, until [`EventLog::lock`] was had: what
     /// stands in the log then is what became of them, and [`LockedHead::raise_epoch`] keeps out what has not arrived. After
     /// every other error nothing was written, nor will be: `Full` where the disk is, `ClockOff` where the events' time lies
     /// too far from that of the database, `ClockBehind` where that lies behind the log, too, whose own last time can be written.
-    async fn append(
-        &self,
-        shard: i32,
-        expected: &Head,
-        new: &Head,
-        events: &[EventRow],
-    ) -> Result<Appended, StoreError>;
+    async fn append(&self, asked: Append<'_>) -> Result<Appended, StoreError>;
 
     /// Committed events of a shard from a position on, in order, at most `limit`. The first one may stand behind
     /// `from_position`, and others behind gaps, where events were archived or lost: whoever needs all of them compares
@@ -183,15 +187,16 @@ pub trait EventLog: Send + Sync {
     }
 
     /// The first events of a range of positions where events are known to have been written, one at least and none left out,
-    /// as many as one statement brings in its time.
+    /// as many as one statement brings in its time. The range begins behind them then.
     ///
     /// # Errors
     /// Those of every method; `Missing` where they do not begin there, or one is not there.
-    async fn read_gapless(&self, shard: i32, range: Range<i64>) -> Result<Vec<EventRow>, StoreError> {
+    async fn read_gapless(&self, shard: i32, range: &mut Range<i64>) -> Result<Vec<EventRow>, StoreError> {
         let (from, to) = (range.start, (range.end - 1).max(range.start));
         let rows = self.read(shard, from, ROWS_PER_STATEMENT_MAX.min(to - from + 1)).await?;
         gapless(shard, from, &rows)?;
-        if rows.is_empty() { Err(StoreError::Missing { shard, from, to }) } else { Ok(rows) }
+        range.start = rows.last().ok_or(StoreError::Missing { shard, from, to })?.position + 1;
+        Ok(rows)
     }
 
     /// Takes the lock of the shard's head, once every transaction that has it has ended. Dropping it gives it up, and nothing

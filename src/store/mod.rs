@@ -1,4 +1,5 @@
-//! The only place that holds SQL: the log, and personal data outside it.
+//! The only place that holds SQL: the log, the projections' rows, personal data, which nodes are alive and their secret, and
+//! the rates that they share.
 //!
 //! The log stores envelopes; what an event means is the domain's. Every key and statement names `shard`.
 
@@ -17,7 +18,8 @@ mod sqlite;
 pub use database::{Database, VerifySource};
 pub use error::StoreError;
 pub use log::{
-    Appended, CLOCK_SKEW_MICROS_MAX, Change, EventLog, EventRow, Head, LockedHead, STATEMENT_MICROS_MAX,
+    Append, Appended, CLOCK_SKEW_MICROS_MAX, Change, EventLog, EventRow, Head, LockedHead,
+    STATEMENT_MICROS_MAX,
 };
 pub use nodes::{Node, Nodes, Noted};
 pub use postgres::{PostgresStore, PostgresViews};

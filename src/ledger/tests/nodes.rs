@@ -54,8 +54,9 @@ async fn who_writes_is_not_kept_from_it_by_another_node_that_always_writes_first
 }
 
 fn forwarded(n: u128) -> cluster::wire::Forwarded {
-    let command = CommandRef { key: n.to_string(), fingerprint: "a".into() };
-    cluster::wire::Forwarded { org: ACME, ask: reserve(n, 1), by: By::Tollgate, command, epoch: 0 }
+    let (command, by) = (reserve(n, 1), By::Tollgate);
+    let idempotency = CommandRef { key: n.to_string(), fingerprint: "a".into() };
+    cluster::wire::Forwarded { org: ACME, command, by, idempotency, epoch: 0 }
 }
 
 #[tokio::test]
@@ -326,7 +327,8 @@ async fn first_of(node: &Node, events: i64) -> (tempfile::TempDir, Arc<SqliteSto
     let link = |last, row: &EventRow| crate::domain::chain::shard_hash(&last, &row.hash);
     let last_hash = rows.iter().fold(begin.last_hash, link);
     let head = Head { next_position: events + 1, last_hash, epoch: begin.epoch };
-    restored.append(0, &begin, &head, &rows).await.expect("writes");
+    let asked = Append { shard: 0, expected: &begin, new: &head, events: &rows };
+    restored.append(asked).await.expect("writes");
     (folder, restored)
 }
 

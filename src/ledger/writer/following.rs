@@ -9,8 +9,8 @@ use crate::ledger::LedgerError;
 use crate::ledger::access::{Access, CHANGED_BY};
 use crate::ledger::job::Job;
 use crate::ledger::recent::RecentIndex;
-use crate::ledger::state::{ShardState, Slot};
 use crate::ledger::tail::PositionedEvent;
+use crate::ledger::writer::state::{ShardState, Slot};
 use crate::ledger::writer::{MemoryState, Writer};
 use crate::store::{Head, StoreError};
 
@@ -131,9 +131,9 @@ impl Writer {
         self.distrust_memory();
         self.accesses.forget_all();
         let shard = self.fetcher.shard;
-        for (org, slot) in self.state.accounts.drain() {
+        for (_, slot) in self.state.accounts.drain() {
             if let Slot::Loading { waiting, .. } = slot {
-                self.set_aside.remove(org, waiting.len());
+                self.set_aside -= waiting.len();
                 jobs.extend(waiting);
             }
         }

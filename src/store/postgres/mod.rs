@@ -28,9 +28,10 @@ use crate::clock::Clock;
 use crate::domain::chain::Hash;
 use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
+use crate::store::shared_sql::{self, event_columns};
 use crate::store::{
-    Appended, Change, EventLog, EventRow, Head, LockedHead, Profile, Profiles, STATEMENT_MICROS_MAX,
-    StoreError, shared_sql,
+    Append, Appended, Change, EventLog, EventRow, Head, LockedHead, Profile, Profiles, STATEMENT_MICROS_MAX,
+    StoreError,
 };
 
 use append::{Ended, append};
@@ -185,44 +186,38 @@ impl EventLog for PostgresStore {
         self.seen(&only(found)?)
     }
 
-    async fn append(
-        &self,
-        shard: i32,
-        expected: &Head,
-        new: &Head,
-        events: &[EventRow],
-    ) -> Result<Appended, StoreError> {
-        let mut acquired = of_shard(&self.writers, shard)?.acquire().await?;
-        let append = append(&mut acquired.connection, shard, expected, new, events, &self.clock);
-        let ended = match timeout(ANSWER_TIMEOUT, self.partitions.beside(new.next_position, append)).await {
+    async fn append(&self, asked: Append<'_>) -> Result<Appended, StoreError> {
+        let mut acquired = of_shard(&self.writers, asked.shard)?.acquire().await?;
+        let append = append(&mut acquired.connection, asked, &self.clock);
+        let append = self.partitions.beside(asked.new.next_position, append);
+        let ended = match timeout(ANSWER_TIMEOUT, append).await {
             Ok(ended) => ended.map_err(unless_unknown)?,
             Err(_) => return Err(StoreError::UnknownOutcome(NO_ANSWER.into())),
         };
         acquired.release();
         match ended {
             Ended::Written => Ok(Appended::Written),
-            Ended::Not(why) => self.lost(shard, expected, why).await,
+            Ended::Not(why) => self.lost(asked.shard, asked.expected, why).await,
         }
     }
 
     async fn read(&self, shard: i32, from_position: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
-        let rows = sqlx::query(
-            "select shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash \
-             from events where shard = $1 and position >= $2 order by position limit $3",
-        )
-        .bind(shard)
-        .bind(from_position)
-        .bind(limit);
+        let rows = concat!(
+            "select ",
+            event_columns!(),
+            " from events where shard = $1 and position >= $2 order by position limit $3"
+        );
+        let rows = sqlx::query(rows).bind(shard).bind(from_position).bind(limit);
         fetch(&self.pool, rows).await?.iter().map(event).collect()
     }
 
     async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
-        let rows = sqlx::query(
-            "select shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash \
-             from events where shard = $1 and position = any($2) order by position",
-        )
-        .bind(shard)
-        .bind(positions);
+        let rows = concat!(
+            "select ",
+            event_columns!(),
+            " from events where shard = $1 and position = any($2) order by position"
+        );
+        let rows = sqlx::query(rows).bind(shard).bind(positions);
         fetch(&self.pool, rows).await?.iter().map(event).collect()
     }
 
@@ -232,14 +227,12 @@ impl EventLog for PostgresStore {
         org: OrgId,
         positions: Range<i64>,
     ) -> Result<Vec<EventRow>, StoreError> {
-        let rows = sqlx::query(
-            "select shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash \
-             from events where shard = $1 and position >= $2 and position < $3 and org_id = $4 order by position",
-        )
-        .bind(shard)
-        .bind(positions.start)
-        .bind(positions.end)
-        .bind(org.0);
+        let rows = concat!(
+            "select ",
+            event_columns!(),
+            " from events where shard = $1 and position >= $2 and position < $3 and org_id = $4 order by position"
+        );
+        let rows = sqlx::query(rows).bind(shard).bind(positions.start).bind(positions.end).bind(org.0);
         fetch(&self.pool, rows).await?.iter().map(event).collect()
     }
 
@@ -300,7 +293,8 @@ impl LockedHead for Locked {
 
     async fn append(mut self: Box<Self>, new: &Head, events: &[EventRow]) -> Result<(), StoreError> {
         let Locked { acquired, shard, head, clock, partitions } = &mut *self;
-        let append = append(&mut acquired.connection, *shard, head, new, events, clock);
+        let asked = Append { shard: *shard, expected: head, new, events };
+        let append = append(&mut acquired.connection, asked, clock);
         match answered(partitions.beside(new.next_position, append)).await? {
             Ended::Written => self.commit().await,
             // Nobody else can move the head while it is locked.
