@@ -19,14 +19,14 @@ pub mod refusal;
 #[cfg(test)]
 pub(in crate::domain) mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::account::budget::BudgetState;
 use crate::domain::account::command::OrgCommand;
-use crate::domain::account::due::DueId;
+use crate::domain::account::due::DueTimes;
 use crate::domain::account::limits::Limits;
 use crate::domain::account::lot::Lot;
 use crate::domain::account::refusal::Refusal;
@@ -55,7 +55,7 @@ pub struct Account {
     burn_order: Vec<LotId>,
     pub holds: IdMap<ReservationId, Hold>,
     /// Lots with free credits and open holds, by the time at which they end by themselves.
-    due: BTreeSet<(Timestamp, DueId)>,
+    due: DueTimes,
     /// Reservations that have ended, for late settles and repeats. The owner of the account may [`Account::forget`]
     /// one and [`Account::recall`] it before a command that names it.
     pub ended: IdMap<ReservationId, Ended>,
@@ -143,7 +143,7 @@ impl Account {
             lots: BTreeMap::new(),
             burn_order: Vec::new(),
             holds: IdMap::default(),
-            due: BTreeSet::new(),
+            due: DueTimes::default(),
             ended: IdMap::default(),
             totals: Totals::default(),
             budgets: Vec::new(),
