@@ -53,7 +53,8 @@ pub trait Generations: Send + Sync {
     /// one has folded more: a reader must never find less than before.
     ///
     /// # Errors
-    /// Those of every method; `Unavailable` where another process has dropped `fresh`, too.
+    /// Those of every method; `Unavailable` where another process has dropped `fresh`, too, also where that has begun
+    /// another of its number.
     async fn go_live(&self, shard: i32, fresh: &Checkpoint) -> Result<bool, StoreError>;
 
     /// Drops a generation that readers do not use; one that they use stays.

@@ -112,13 +112,17 @@ macro_rules! generations {
                     answered(transaction.rollback()).await?;
                     return Ok(false);
                 }
-                let live = "update projections set live = true where shard = $1 and view = $2 and generation = $3";
+                // Its number may have been given again to one that another process has only begun.
                 let live = answered(
-                    sqlx::query(live)
-                        .bind(shard)
-                        .bind(fresh.view.name())
-                        .bind(fresh.generation)
-                        .execute(&mut *transaction),
+                    sqlx::query(
+                        "update projections set live = true \
+                         where shard = $1 and view = $2 and generation = $3 and position = $4 and not live",
+                    )
+                    .bind(shard)
+                    .bind(fresh.view.name())
+                    .bind(fresh.generation)
+                    .bind(fresh.position)
+                    .execute(&mut *transaction),
                 )
                 .await?;
                 if live.rows_affected() == 0 {
