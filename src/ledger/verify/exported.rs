@@ -78,14 +78,15 @@ impl Check {
             | (Selection::Org(_), Some(PartEnd::Org { .. }))
             | (Selection::Range { .. }, Some(PartEnd::Range { .. })) => {}
             (_, None) if header.format != FORMAT => report.unchecked.push(
-                "whether these are the events that were exported: the first line of an older version does not commit to them",
+                "whether these are the events that were exported: the first line of an older version does not commit to them"
+                    .into(),
             ),
             (_, _) => report.add(-1, 0, "I6", "the first line does not say how its events end".into()),
         }
         if is_part {
             report
                 .unchecked
-                .push("whether each charge is usage at dated prices: they are not in a part of a log");
+                .push("whether each charge is usage at dated prices: they are not in a part of a log".into());
         }
         let shards = header.heads.len();
         Check {
