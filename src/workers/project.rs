@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::ledger::Ledger;
 use crate::store::StoreError;
+use crate::workers::leftovers::Leftovers;
 
 /// Between two rounds of which the first failed.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
@@ -19,8 +22,9 @@ const OWNERSHIP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(ledger: Ledger, shard: i32) {
     let projector = ledger.projector().clone();
+    let mut leftovers = Leftovers::default();
     loop {
-        match round(&ledger, shard).await {
+        match round(&ledger, shard, &mut leftovers).await {
             Ok(true) => {}
             Ok(false) => tokio::time::sleep(OVERTAKEN_PAUSE).await,
             Err(error) => {
@@ -39,10 +43,12 @@ pub(super) async fn run(ledger: Ledger, shard: i32) {
 }
 
 /// False where another runner folded the shard meanwhile.
-async fn round(ledger: &Ledger, shard: i32) -> Result<bool, StoreError> {
+async fn round(ledger: &Ledger, shard: i32, leftovers: &mut Leftovers) -> Result<bool, StoreError> {
     let projector = ledger.projector();
-    match ledger.owns(shard) {
-        true => projector.run(shard).await,
-        false => projector.observe(shard).await.map(|()| true),
+    if !ledger.owns(shard) {
+        return projector.observe(shard).await.map(|()| true);
     }
+    let was_first = projector.run(shard).await?;
+    leftovers.drop_stale(projector, shard, Instant::now()).await?;
+    Ok(was_first)
 }
