@@ -36,7 +36,8 @@ impl Leftovers {
             return Ok(());
         }
         self.looked_at = Some(now);
-        for left in self.stale(projector.store().checkpoints(shard).await?, now) {
+        let found = projector.store().checkpoints(shard).await?;
+        for left in self.stale(found, now) {
             let (view, generation) = (left.view, left.generation);
             tracing::info!(shard, view = view.name(), generation, "an unfinished rebuild's rows are dropped");
             projector.store().drop_generation(shard, view, generation).await?;
