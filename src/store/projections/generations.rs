@@ -46,7 +46,7 @@ pub trait Generations: Send + Sync {
     /// A further generation of a view, empty and not live.
     ///
     /// # Errors
-    /// Those of every method.
+    /// Those of every method; `Unavailable` where another process begins one at the same moment, too.
     async fn start_generation(&self, shard: i32, view: View) -> Result<Checkpoint, StoreError>;
 
     /// Makes a generation the one that readers use; the one that they used stands until it is dropped. False where that
