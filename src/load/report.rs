@@ -53,7 +53,10 @@ fn lines(text: &mut String, plan: &Plan, figures: &Figures) -> std::fmt::Result 
         )?;
     }
     if failed(figures) > figures.timed_out {
-        writeln!(text, "What failed otherwise waited as long as \"failed\" says, from due too, and is not among those.")?;
+        writeln!(
+            text,
+            "What failed otherwise waited as long as \"failed\" says, from due too, and is not among those."
+        )?;
     }
     if is_held_back(figures) {
         writeln!(

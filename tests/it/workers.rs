@@ -73,7 +73,7 @@ async fn i11_ten_thousand_holds_end_in_the_same_instant() {
     let app = TestApp::start().await;
     let gateway = app.funded("acme", "10000").await;
     // As many as there may be, all of them raised: a walk over what is due for each of them at each end would take minutes.
-    let rule = |n| json!({ "kind": "balance_below", "credits": (10_000 + n).to_string() });
+    let rule = |n: u32| json!({ "kind": "balance_below", "credits": (10_000 + n).to_string() });
     let rules = json!({ "rules": (0..200).map(rule).collect::<Vec<_>>() });
     let path = "/api/v1/orgs/acme/alert_rules";
     app.operator().send(Method::PUT, path, None, Some(rules)).await.expect(StatusCode::OK);

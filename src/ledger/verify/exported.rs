@@ -86,7 +86,9 @@ impl Check {
         }
         if is_part && header.heads.iter().any(|head| head.next_position.is_some() || head.last_hash.is_some())
         {
-            report.unchecked.push("where the shards ended, which the first line of a part can't prove".into());
+            report
+                .unchecked
+                .push("where the shards ended, which the first line of a part can't prove".into());
         }
         if is_part {
             report
