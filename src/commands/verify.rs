@@ -28,12 +28,15 @@ pub enum VerifyError {
     File(#[from] FileError),
     #[error("not sound: {0} findings")]
     NotSound(usize),
+    #[error("nothing is wrong with the log, and the projections could not be compared with it")]
+    Unfinished,
 }
 
 /// Checks a database file, a database by its URL, or an exported log, and prints what it found. A file is left as it is.
 ///
 /// # Errors
-/// `NotSound` where anything is amiss; where it holds no ledger.
+/// `NotSound` where anything is amiss; `Unfinished` where nothing is, and not all could be compared; where it holds no
+/// ledger.
 pub async fn run(args: VerifyArgs) -> Result<(), VerifyError> {
     let VerifyArgs { database, json } = args;
     let file = Path::new(&database);
@@ -58,7 +61,11 @@ fn exported(file: &Path) -> Option<BufReader<File>> {
 fn judge(report: &Report, json: bool) -> Result<(), VerifyError> {
     // The exit code says whether the log is sound, whether or not this is read.
     print(&text(report, json));
-    if report.is_sound() { Ok(()) } else { Err(VerifyError::NotSound(report.flaws())) }
+    match report.flaws() {
+        0 if report.is_unfinished => Err(VerifyError::Unfinished),
+        0 => Ok(()),
+        flaws => Err(VerifyError::NotSound(flaws)),
+    }
 }
 
 fn text(report: &Report, json: bool) -> String {

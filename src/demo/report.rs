@@ -1,13 +1,13 @@
 //! What the replay came to: the balance equation, spend by model and day, and how to go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::demo::DemoError;
 use crate::demo::replay::Replay;
 use crate::demo::world::World;
 use crate::domain::credits::Credits;
 use crate::domain::event::Event;
-use crate::domain::ids::OrgId;
+use crate::domain::ids::{OrgId, ReservationId};
 use crate::domain::lots::Balance;
 use crate::ledger::LedgerError;
 use crate::operations::list_events::list_events;
@@ -17,11 +17,12 @@ const PAGE_EVENTS: i64 = 1_000;
 /// The longest bar of the chart.
 const BAR_CHARACTERS: i64 = 40;
 
-/// What an org's events say.
+/// What an org's events say. Its ledger may be an earlier demo's, with holds that were cut off and whatever else was done since.
 #[derive(Debug, Default)]
 struct Spend {
     by_model_and_day: BTreeMap<(String, String), Credits>,
-    charged: Credits,
+    consumed: Credits,
+    open: HashMap<ReservationId, Credits>,
     alerts: u64,
 }
 
@@ -40,8 +41,9 @@ pub async fn print(world: &World, replay: &Replay) -> Result<Option<String>, Dem
         println!("  {count} × {what}");
     }
     for (slug, org) in world.org_ids() {
-        let balance = read(world, org).await.map_err(|error| DemoError::SetUp(error.to_string()))?;
-        let spend = spend(world, org).await.map_err(|error| DemoError::SetUp(error.to_string()))?;
+        let (version, balance) =
+            read(world, org).await.map_err(|error| DemoError::SetUp(error.to_string()))?;
+        let spend = spend(world, org, version).await.map_err(|error| DemoError::SetUp(error.to_string()))?;
         print_org(slug, &balance, &spend);
         difference = difference.or_else(|| imbalance(slug, &balance, &spend));
     }
@@ -56,34 +58,57 @@ pub async fn print(world: &World, replay: &Replay) -> Result<Option<String>, Dem
     Ok(difference)
 }
 
-async fn read(world: &World, org: OrgId) -> Result<Balance, LedgerError> {
-    world.ledger.read(org, |account| account.balance()).await
+/// With the version of its last event.
+async fn read(world: &World, org: OrgId) -> Result<(i64, Balance), LedgerError> {
+    // What is due counts at once, and is to be among the events.
+    world.ledger.sweep()?;
+    world.ledger.read(org, |account| (account.version, account.balance())).await
 }
 
-async fn spend(world: &World, org: OrgId) -> Result<Spend, LedgerError> {
+async fn spend(world: &World, org: OrgId, version: i64) -> Result<Spend, LedgerError> {
     let mut spend = Spend::default();
     let mut after = 0;
-    loop {
+    while after < version {
         let events = list_events(&world.ledger, org, after, PAGE_EVENTS).await?;
-        let Some(last) = events.last() else { return Ok(spend) };
+        let Some(last) = events.last() else { break };
         after = last.version;
-        for stored in events {
-            match stored.payload.event {
-                Event::ReservationSettled { charged, charged_before, purpose, .. } => {
-                    let charged = charged.saturating_sub(charged_before);
-                    let day = stored.recorded_at.to_rfc3339().chars().take(10).collect();
-                    let model = purpose.model.unwrap_or_default();
-                    let sum = spend.by_model_and_day.entry((day, model)).or_default();
-                    *sum = sum.saturating_add(charged);
-                    spend.charged = spend.charged.saturating_add(charged);
-                }
-                Event::ReservationExpired { charged, .. } => {
-                    spend.charged = spend.charged.saturating_add(charged);
-                }
-                Event::AlertRaised { .. } => spend.alerts += 1,
-                _ => {}
-            }
+        for stored in events.into_iter().filter(|stored| stored.version <= version) {
+            let day = stored.recorded_at.to_rfc3339().chars().take(10).collect();
+            spend.note(day, stored.payload.event);
         }
+    }
+    Ok(spend)
+}
+
+impl Spend {
+    fn note(&mut self, day: String, event: Event) {
+        match event {
+            Event::CreditsReserved { reservation, credits, .. }
+            | Event::ReservationGrown { reservation, credits, .. } => {
+                let open = self.open.entry(reservation).or_default();
+                *open = open.saturating_add(credits);
+            }
+            Event::ReservationSettled { reservation, charged, charged_before, purpose, .. } => {
+                self.open.remove(&reservation);
+                let charged = charged.saturating_sub(charged_before);
+                let model = purpose.model.unwrap_or_default();
+                let sum = self.by_model_and_day.entry((day, model)).or_default();
+                *sum = sum.saturating_add(charged);
+                self.consume(charged);
+            }
+            Event::ReservationExpired { reservation, charged, .. } => {
+                self.open.remove(&reservation);
+                self.consume(charged);
+            }
+            Event::ReservationReleased { reservation, .. } => _ = self.open.remove(&reservation),
+            Event::CreditsAdjusted { terms: None, credits, .. } => self.consume(credits.abs()),
+            Event::AlertRaised { .. } => self.alerts += 1,
+            _ => {}
+        }
+    }
+
+    fn consume(&mut self, credits: Credits) {
+        self.consumed = self.consumed.saturating_add(credits);
     }
 }
 
@@ -109,10 +134,11 @@ fn imbalance(slug: &str, b: &Balance, spend: &Spend) -> Option<String> {
     if left != right {
         return Some(format!("{slug}: {left} was granted and {right} is accounted for"));
     }
-    if b.consumed != spend.charged {
-        return Some(format!("{slug}: {} is consumed and {} was charged", b.consumed, spend.charged));
+    if b.consumed != spend.consumed {
+        return Some(format!("{slug}: {} is consumed and {} was charged", b.consumed, spend.consumed));
     }
-    (!b.held.is_zero()).then(|| format!("{slug}: {} is still held", b.held))
+    let open: Credits = spend.open.values().copied().sum();
+    (b.held != open).then(|| format!("{slug}: {} is held and {open} is in open holds", b.held))
 }
 
 /// How to ask it, for as long as it serves.
@@ -131,7 +157,44 @@ pub fn print_snippets(world: &World) {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+    use crate::domain::purpose::Purpose;
+    use crate::domain::reservation::{Dispatcher, ExpiryPolicy};
+    use crate::domain::time::Timestamp;
+
+    /// An adjustment of one credit, a hold of two that was cut off, and one that ended with what is left of the charge.
+    fn story(charged: i64) -> Vec<Event> {
+        let credits = Credits::from_whole;
+        let reservation = |n| ReservationId { org: OrgId(Uuid::nil()), local: Uuid::from_u128(n) };
+        let hold = |n| Event::CreditsReserved {
+            reservation: reservation(n),
+            credits: credits(2),
+            expires_at: Timestamp(60),
+            expiry: ExpiryPolicy::ChargeBound,
+            dispatcher: Dispatcher::Tollgate,
+            price_book_version: 1,
+            purpose: Purpose::default(),
+            pins: vec![],
+        };
+        let adjusted = Event::CreditsAdjusted {
+            credits: credits(-1),
+            reason: "a correction".into(),
+            terms: None,
+            burned: vec![],
+            repaid: Credits::ZERO,
+        };
+        let ended = Event::ReservationExpired {
+            reservation: reservation(2),
+            charged: credits(charged - 1),
+            released: Credits::ZERO,
+            burned: vec![],
+            purpose: Purpose::default(),
+            due_at: None,
+        };
+        vec![adjusted, hold(1), hold(2), ended]
+    }
 
     #[test]
     fn books_that_do_not_balance_are_told_by_what_is_off() {
@@ -139,18 +202,24 @@ mod tests {
         let balance = Balance {
             granted: credits(10),
             overdraft_limit: credits(1),
-            available: credits(8),
+            available: credits(6),
+            held: credits(2),
             consumed: credits(3),
             ..Balance::default()
         };
-        let spend = |charged| Spend { charged: credits(charged), ..Spend::default() };
-        let off = |balance, charged| imbalance("acme", &balance, &spend(charged));
+        let off = |balance, charged| {
+            let mut spend = Spend::default();
+            for event in story(charged) {
+                spend.note("2026-11-28".into(), event);
+            }
+            imbalance("acme", &balance, &spend)
+        };
 
         assert_eq!(off(balance, 3), None);
         for (balance, charged, what) in [
             (Balance { available: credits(7), ..balance }, 3, "accounted for"),
             (balance, 4, "was charged"),
-            (Balance { available: credits(7), held: credits(1), ..balance }, 3, "still held"),
+            (Balance { available: credits(7), held: credits(1), ..balance }, 3, "in open holds"),
         ] {
             let said = off(balance, charged).expect("a difference");
             assert!(said.starts_with("acme: ") && said.ends_with(what), "{said}");

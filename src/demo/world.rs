@@ -116,28 +116,17 @@ impl World {
 
     /// Opens what a directory from an earlier demo lacks; keys are new each time, since only their hashes are kept.
     async fn open_orgs(&mut self, clock: &Clock) -> Result<(), DemoError> {
-        let ask = |method: Method, path: String, body: Value| self.ask(clock, method, path, body);
-        let orgs = "/api/v1/orgs".to_owned();
-        if known_org(&self.ledger, ORG).is_none() {
-            let bundle =
-                json!({"name": "starter-1000", "credits": "1000", "price": "800.00", "currency": "USD"});
-            ask(Method::POST, "/api/v1/bundles".into(), bundle).await?;
-            ask(Method::POST, orgs.clone(), json!({"slug": ORG, "name": "Acme"})).await?;
-            let payment = json!({"method": "manual", "reference": "INV-1"});
-            let purchase = json!({"bundle": "starter-1000", "payment": payment});
-            ask(Method::POST, format!("{orgs}/{ORG}/purchases"), purchase).await?;
-        }
-        if known_org(&self.ledger, SMALL_ORG).is_none() {
-            ask(Method::POST, orgs.clone(), json!({"slug": SMALL_ORG, "name": "Corner Shop"})).await?;
-            let grant = json!({"credits": "0.10", "kind": "promotional"});
-            ask(Method::POST, format!("{orgs}/{SMALL_ORG}/grants"), grant).await?;
-            let rules = json!({"rules": [{"kind": "balance_below", "credits": "0.05"}]});
-            ask(Method::PUT, format!("{orgs}/{SMALL_ORG}/alert_rules"), rules).await?;
+        if !self.is_set_up().await {
+            self.set_up().await?;
         }
         let mut secrets = Vec::new();
         for (org, role) in [(ORG, "inference"), (ORG, "gateway"), (SMALL_ORG, "inference")] {
-            let key = json!({"name": format!("demo {role}"), "role": role});
-            let made = ask(Method::POST, format!("{orgs}/{org}/keys"), key).await?;
+            let made = Step {
+                method: Method::POST,
+                path: format!("/api/v1/orgs/{org}/keys"),
+                body: json!({"name": format!("demo {role}"), "role": role}),
+            };
+            let made = self.ask(&clock.uuid().to_string(), made).await?;
             secrets.push(made["secret"].as_str().unwrap_or_default().to_owned());
         }
         let [inference, gateway, small] = secrets.try_into().map_err(|_| set_up("a key is missing"))?;
@@ -145,16 +134,24 @@ impl World {
         Ok(())
     }
 
-    async fn ask(
-        &self,
-        clock: &Clock,
-        method: Method,
-        path: String,
-        body: Value,
-    ) -> Result<Value, DemoError> {
+    /// Whether the last step was done.
+    async fn is_set_up(&self) -> bool {
+        let Some(org) = known_org(&self.ledger, SMALL_ORG) else { return false };
+        self.ledger.read(org, |account| !account.alert_rules.is_empty()).await.unwrap_or(false)
+    }
+
+    /// A demo that ended between two steps does them again: under their own keys, those that are done stay as they are.
+    async fn set_up(&self) -> Result<(), DemoError> {
+        for (number, step) in steps().into_iter().enumerate() {
+            self.ask(&format!("demo-set-up-{number}"), step).await?;
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, key: &str, step: Step) -> Result<Value, DemoError> {
+        let Step { method, path, body } = step;
         let call = self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.operator_key);
-        let call = call.header("idempotency-key", clock.uuid().to_string()).json(&body);
-        let response = call.send().await.map_err(set_up)?;
+        let response = call.header("idempotency-key", key).json(&body).send().await.map_err(set_up)?;
         let status = response.status();
         let text = response.text().await.map_err(set_up)?;
         if !status.is_success() {
@@ -162,6 +159,29 @@ impl World {
         }
         serde_json::from_str(&text).map_err(set_up)
     }
+}
+
+/// A call to the API.
+struct Step {
+    method: Method,
+    path: String,
+    body: Value,
+}
+
+/// What an empty ledger lacks; the alert rules come last (see [`World::is_set_up`]).
+fn steps() -> [Step; 6] {
+    let post = |path: &str, body| Step { method: Method::POST, path: format!("/api/v1/{path}"), body };
+    let bundle = json!({"name": "starter-1000", "credits": "1000", "price": "800.00", "currency": "USD"});
+    let payment = json!({"method": "manual", "reference": "INV-1"});
+    let rules = json!({"rules": [{"kind": "balance_below", "credits": "0.05"}]});
+    [
+        post("bundles", bundle),
+        post("orgs", json!({"slug": ORG, "name": "Acme"})),
+        post(&format!("orgs/{ORG}/purchases"), json!({"bundle": "starter-1000", "payment": payment})),
+        post("orgs", json!({"slug": SMALL_ORG, "name": "Corner Shop"})),
+        post(&format!("orgs/{SMALL_ORG}/grants"), json!({"credits": "0.10", "kind": "promotional"})),
+        Step { method: Method::PUT, path: format!("/api/v1/orgs/{SMALL_ORG}/alert_rules"), body: rules },
+    ]
 }
 
 impl Folder {
@@ -214,5 +234,32 @@ fn provider(name: &str, kind: ProviderKind, address: SocketAddr, prices_of: Opti
         first_byte_timeout_seconds: 10,
         idle_timeout_seconds: 10,
         ..ProviderConfig::new(name, kind, format!("http://{address}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_set_up_that_was_cut_off_is_done_once_however_often_it_is_begun() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let world = World::make(Some(folder.path()), listen).await.expect("is made");
+        let granted = async || {
+            let mut granted = Vec::new();
+            for (slug, org) in world.org_ids() {
+                let balance = world.ledger.read(org, |account| account.balance().granted).await;
+                granted.push((slug.to_owned(), balance.expect("reads").to_string()));
+            }
+            granted
+        };
+        let once = granted().await;
+
+        world.set_up().await.expect("is done already");
+
+        assert!(world.is_set_up().await);
+        assert_eq!(once, [(ORG.to_owned(), "1000".to_owned()), (SMALL_ORG.to_owned(), "0.1".to_owned())]);
+        assert_eq!(granted().await, once);
     }
 }

@@ -58,12 +58,15 @@ pub(super) enum PartEnd {
     Range { hash: String, events_hash: String },
 }
 
-/// Where a shard's log ended when the file was begun.
+/// A shard, and in a file of the whole log where it ended when that was begun: a part could not prove it. Older versions wrote it
+/// all the same.
 #[derive(Serialize, Deserialize)]
 pub(super) struct HeadLine {
     pub shard: i32,
-    pub next_position: i64,
-    pub last_hash: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_position: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_hash: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -119,10 +122,11 @@ pub async fn export(
 ) -> Result<u64, ExportError> {
     let heads = log.heads().await?;
     let selection = within(selection, &heads)?;
+    let is_whole = selection == Selection::Everything;
     let head_line = |(shard, head): (i32, &Head)| HeadLine {
         shard,
-        next_position: head.next_position,
-        last_hash: hex::encode(head.last_hash),
+        next_position: is_whole.then_some(head.next_position),
+        last_hash: is_whole.then(|| hex::encode(head.last_hash)),
     };
     let Part { end, mut followed } = part(log, &selection, &heads).await?;
     let header = Header {

@@ -22,6 +22,7 @@ use crate::store::{EventLog, StoreError};
 const EVENTS_BEHIND_MAX: i64 = 32_768;
 /// Attempts to compare a view that other nodes move on.
 const COMPARISONS_MAX: usize = 20;
+const REBUILT_ELSEWHERE: &str = "another process rebuilds this projection";
 /// The index projections, which the ledger reads before it decides: its memory reaches back to their checkpoints.
 const INDEX_VIEWS: [View; 3] = [View::OrgEvents, View::Commands, View::Reservations];
 
@@ -299,7 +300,12 @@ impl Projector {
         for _ in 0..COMPARISONS_MAX {
             fresh = self.fold_alone(shard, fresh, live.position).await?;
             let differ = self.store.differences(shard, live.view, live.generation, fresh.generation).await?;
-            let now = self.live(shard).await?.into_iter().find(|now| now.view == live.view);
+            let found = self.store.checkpoints(shard).await?;
+            // Rows without their checkpoint are gone, and nothing can be compared with none.
+            if !found.contains(&fresh) {
+                return Err(StoreError::Unavailable(REBUILT_ELSEWHERE.into()));
+            }
+            let now = found.into_iter().find(|now| now.live && now.view == live.view);
             let Some(now) = now.filter(|now| *now != live && differ > 0) else { return Ok(differ) };
             // Another node's runner has moved it on meanwhile.
             live = now;
@@ -343,7 +349,7 @@ impl Projector {
         let mut at = fresh;
         while at.position < goal {
             let Some(moved) = self.fold(shard, std::slice::from_ref(&at), goal).await? else {
-                return Err(StoreError::Unavailable("another process rebuilds this projection".into()));
+                return Err(StoreError::Unavailable(REBUILT_ELSEWHERE.into()));
             };
             at = moved;
         }

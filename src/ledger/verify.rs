@@ -52,9 +52,12 @@ pub struct Report {
     /// Why the projections can't be read, and what to do: the log may be sound all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damaged_projections: Option<String>,
-    /// What could not be checked, since it is not in the file or the log.
+    /// What could not be checked, and why where it is not that the file or the log lacks it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub unchecked: Vec<&'static str>,
+    pub unchecked: Vec<String>,
+    /// The projections could not be compared, which is among `unchecked`: another run may.
+    #[serde(skip)]
+    pub is_unfinished: bool,
     /// Empty when the log is sound.
     pub findings: Vec<Finding>,
 }
@@ -87,20 +90,25 @@ impl Report {
     }
 }
 
-/// Walks every shard and compares it with the projections.
+/// Walks every shard and compares it with the projections, as far as those can be compared.
 ///
 /// # Errors
-/// Where the database can't be read at all.
+/// Where the log can't be read at all.
 pub async fn verify_all(
     log: Arc<dyn EventLog>,
     projections: Arc<dyn Projections>,
 ) -> Result<Report, StoreError> {
     let mut report = verify(&*log).await?;
     match check_projections(log, projections, &mut report).await {
+        Ok(()) => {}
         Err(damage @ StoreError::DamagedProjections(_)) => {
             report.damaged_projections = Some(damage.to_string())
         }
-        checked => checked?,
+        // What was found of the log may have taken hours, and stands.
+        Err(why) => {
+            report.unchecked.push(format!("whether the projections are what the events come to: {why}"));
+            report.is_unfinished = true;
+        }
     }
     Ok(report)
 }
@@ -249,7 +257,7 @@ impl Walk {
         let is_systems = shard == SYSTEM_SHARD;
         let system = self.system.filter(|_| is_whole || !is_systems);
         if is_systems && system.is_none() {
-            report.unchecked.push(UNPRICED);
+            report.unchecked.push(UNPRICED.into());
         }
         Walk { system, ..Walk::new(self.scope, self.shards) }
     }

@@ -52,6 +52,12 @@ fn lines(text: &mut String, plan: &Plan, figures: &Figures) -> std::fmt::Result 
             "What had no answer in time is among those that failed, and counts there with its wait."
         )?;
     }
+    if failed(figures) > figures.timed_out {
+        writeln!(
+            text,
+            "What failed otherwise waited as long as \"failed\" says, from due too, and is not among those."
+        )?;
+    }
     if is_held_back(figures) {
         writeln!(
             text,

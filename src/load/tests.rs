@@ -181,6 +181,8 @@ async fn the_figures_are_told_as_a_table_as_json_and_as_a_picture() {
     assert!(table.contains("9 done, 1 failed, 0 not sent"), "{table}");
     assert!(table.contains("1 × 503"), "{table}");
     assert!(table.lines().any(|line| line.starts_with("from due")), "{table}");
+    assert!(table.lines().any(|line| line.starts_with("failed ")), "{table}");
+    assert!(table.contains("What failed otherwise"), "{table}");
     assert_eq!((&json["done"], &json["failures"]["503"]), (&9.into(), &1.into()));
     let counted = |row: &str| json["latency_micros"][row]["count"].as_u64();
     assert_eq!((counted("call"), counted("from_due"), counted("failed")), (Some(9), Some(9), Some(1)));

@@ -61,6 +61,11 @@ pub enum StoreError {
     #[error("this is PostgreSQL {0}; Tollgate needs 15 or later")]
     OldPostgres(String),
     #[error(
+        "the database's encoding is {0}, which can't hold every text, and Tollgate needs UTF8: make another with `create \
+         database … encoding 'UTF8' template template0` and, where this one holds a ledger, restore a dump of it there"
+    )]
+    NotUtf8(String),
+    #[error(
         "the database has {found} shards and {asked} were asked for; the number is fixed when it is created"
     )]
     WrongShards { found: i32, asked: i32 },

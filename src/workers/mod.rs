@@ -5,6 +5,7 @@ mod claims;
 mod clock;
 mod expire;
 mod follow;
+mod leftovers;
 mod profiles;
 mod project;
 

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::ledger::Ledger;
 use crate::store::StoreError;
+use crate::workers::leftovers::Leftovers;
 
 /// Between two rounds of which the first failed.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
@@ -33,12 +34,13 @@ enum Round {
 
 pub(super) async fn run(ledger: Ledger, shard: i32) {
     let projector = ledger.projector().clone();
+    let mut leftovers = Leftovers::default();
     // Since when everything is folded, and whether this node had to see to it: nothing is asked meanwhile.
     let mut at_rest: Option<(Instant, bool)> = None;
     loop {
         let owns = ledger.owns(shard);
         if at_rest.is_none_or(|(since, owned)| owned != owns || since.elapsed() > REST_MAX) {
-            match round(&ledger, shard, owns).await {
+            match round(&ledger, shard, owns, &mut leftovers).await {
                 Ok(Round::AllFolded) => at_rest = Some((Instant::now(), owns)),
                 Ok(Round::OwnerBehind) => {}
                 Ok(Round::Overtaken) => tokio::time::sleep(OVERTAKEN_PAUSE).await,
@@ -62,10 +64,17 @@ pub(super) async fn run(ledger: Ledger, shard: i32) {
     }
 }
 
-async fn round(ledger: &Ledger, shard: i32, owns: bool) -> Result<Round, StoreError> {
+async fn round(
+    ledger: &Ledger,
+    shard: i32,
+    owns: bool,
+    leftovers: &mut Leftovers,
+) -> Result<Round, StoreError> {
     let projector = ledger.projector();
     if owns {
-        return Ok(if projector.run(shard).await? { Round::AllFolded } else { Round::Overtaken });
+        let was_first = projector.run(shard).await?;
+        leftovers.drop_stale(projector, shard, Instant::now()).await?;
+        return Ok(if was_first { Round::AllFolded } else { Round::Overtaken });
     }
     projector.observe(shard).await?;
     Ok(if ledger.is_folded(shard) { Round::AllFolded } else { Round::OwnerBehind })

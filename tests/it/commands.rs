@@ -159,6 +159,21 @@ async fn the_shards_of_a_postgresql_database_are_fixed_as_it_is_made() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgresql_database_that_can_not_hold_every_text_is_refused_as_it_was() {
+    needs_postgres!();
+    let options = "encoding 'LATIN1' template template0 lc_collate 'C' lc_ctype 'C'";
+    let database = TestDatabase::postgres_with(options).await;
+
+    let refused = serve(&database.url).output().unwrap();
+    let nothing = tollgate(&["verify", &database.url]).output().unwrap();
+
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("encoding is LATIN1"), "{said}");
+    assert!(said.contains("encoding 'UTF8' template template0"), "{said}");
+    assert!(String::from_utf8_lossy(&nothing.stderr).contains("the log does not exist"), "{nothing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_simulated_provider_has_the_weather_that_it_is_given_and_ends_when_told() {
     let mut command = tollgate(&["simulate", "--listen", "127.0.0.1:0", "--weather", "503=1"]);
     let mut process = command.stdout(Stdio::piped()).spawn().unwrap();

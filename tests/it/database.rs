@@ -56,9 +56,14 @@ impl TestDatabase {
     }
 
     pub async fn postgres() -> TestDatabase {
+        TestDatabase::postgres_with("").await
+    }
+
+    /// With options of `create database`.
+    pub async fn postgres_with(options: &str) -> TestDatabase {
         let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::SeqCst));
         let cluster = CLUSTER.get_or_init(Cluster::start);
-        cluster.create_database(&name).await;
+        cluster.create_database(&format!("{name} {options}")).await;
         TestDatabase::at(cluster.url(&name))
     }
 
@@ -170,6 +175,7 @@ impl Cluster {
         format!("postgres://tollgate@localhost/{database}?host={}", self.folder)
     }
 
+    /// By its name, and what else is said of it.
     pub async fn create_database(&self, name: &str) {
         let mut admin = PgConnection::connect(&self.url("postgres")).await.unwrap();
         sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut admin).await.unwrap();

@@ -54,6 +54,14 @@ fn an_interrupt_within_the_replay_ends_it_and_leaves_no_directory() {
 fn the_replay_is_shown_to_its_end_and_the_books_balance() {
     let temporary = tempfile::tempdir().unwrap();
     let data = tempfile::tempdir().unwrap();
+    // One before it was cut off in its replay, and left holds.
+    let mut before = demo(temporary.path(), "127.0.0.1:0");
+    before.arg("--data").arg(data.path()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut before = before.spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(before.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert!(Command::new("kill").args(["-INT", &before.id().to_string()]).status().unwrap().success());
+    before.wait().unwrap();
 
     let shown =
         demo(temporary.path(), "127.0.0.1:0").arg("--once").arg("--data").arg(data.path()).output().unwrap();

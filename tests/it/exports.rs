@@ -27,6 +27,17 @@ use crate::database::TestDatabase;
 use crate::process::tollgate;
 use crate::support::TestApp;
 
+/// Another letter or digit that may stand in its place.
+fn other(letter: char) -> char {
+    match letter {
+        '9' => '0',
+        'f' | 'z' => 'a',
+        'Z' => 'A',
+        letter if letter.is_ascii_alphanumeric() => char::from(letter as u8 + 1),
+        _ => 'x',
+    }
+}
+
 /// Every so many digits are tried, others in each line.
 const DIGITS_STEP: usize = 17;
 
@@ -113,13 +124,7 @@ async fn i6_no_character_of_an_exported_log_may_be_another() {
 
     let mut tried = 0;
     for (at, letter) in whole.trim_end().char_indices() {
-        let other = match letter {
-            '9' => '0',
-            'f' | 'z' => 'a',
-            'Z' => 'A',
-            letter if letter.is_ascii_alphanumeric() => char::from(letter as u8 + 1),
-            _ => 'x',
-        };
+        let other = other(letter);
         let changed = format!("{}{other}{}", &whole[..at], &whole[at + letter.len_utf8()..]);
         let found = verify_export(Cursor::new(&changed)).is_ok_and(|report| report.is_sound());
         assert!(!found, "{other} instead of {letter} at {at}: {}", &changed[at.saturating_sub(60)..at + 20]);
@@ -256,6 +261,35 @@ async fn i6_whatever_is_changed_in_an_exported_range_is_found() {
     }
     let older = of_version(&older.join("\n"), 1);
     assert!(check(&older).is_sound());
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i6_no_character_of_the_first_line_of_a_part_may_be_another() {
+    let app = traded().await;
+    let org = known_org(app.ledger(), "acme").unwrap();
+    let shard = app.ledger().shard_of(org);
+
+    for selection in [Selection::Org(org), Selection::Range { shard, from: 3, to: 5 }] {
+        let part = file(&app, selection).await;
+        let (header, rest) = part.split_once('\n').unwrap();
+        let older = header.replacen("tollgate-log-3", "tollgate-log-2", 1);
+        let with = |at: usize, letter: char| {
+            format!("{}{}{}", &header[..at], other(letter), &header[at + letter.len_utf8()..])
+        };
+        for changed in header.char_indices().map(|(at, letter)| with(at, letter)).chain([older]) {
+            let found = verify_export(Cursor::new(format!("{changed}\n{rest}")));
+            assert!(!found.is_ok_and(|report| report.is_sound()), "{changed} is not {header}");
+        }
+
+        // As it was written before, with what a part can't prove.
+        let mut header: Value = serde_json::from_str(header).unwrap();
+        header["heads"][0]["next_position"] = 9.into();
+        header["heads"][0]["last_hash"] = "0".repeat(64).into();
+        let older = check(&format!("{header}\n{rest}"));
+        let is_told = older.unchecked.iter().any(|what| what.contains("where the shards ended"));
+        assert!(older.is_sound() && is_told, "{older:?}");
+    }
     app.finish().await;
 }
 

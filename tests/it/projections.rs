@@ -60,6 +60,25 @@ async fn i7_readers_never_change_over_to_rows_that_hold_less() {
     assert!(left[0].live);
 }
 
+#[tokio::test]
+async fn i7_rows_that_were_dropped_do_not_go_live_under_a_number_that_was_given_again() {
+    let database = TestDatabase::new().await;
+    let views = database.open(&Clock::manual(Timestamp(0), 1)).await.projections;
+    let live = commands(&*views).await.remove(0);
+    let none = Changes::default();
+    let fresh = views.start_generation(0, View::Commands).await.unwrap();
+    assert!(views.apply(0, std::slice::from_ref(&fresh), 5, &[5; 32], &none).await.unwrap());
+    let ahead = Checkpoint { position: 5, hash: [5; 32], ..fresh.clone() };
+    views.drop_generation(0, View::Commands, fresh.generation).await.unwrap();
+    let again = views.start_generation(0, View::Commands).await.unwrap();
+
+    let refused = views.go_live(0, &ahead).await.unwrap_err();
+
+    assert!(refused.to_string().contains("another process has dropped what was rebuilt"), "{refused}");
+    assert_eq!(again.generation, fresh.generation);
+    assert_eq!(commands(&*views).await, [live, again]);
+}
+
 async fn commands(views: &dyn Projections) -> Vec<Checkpoint> {
     let checkpoints = views.checkpoints(0).await.unwrap().into_iter();
     checkpoints.filter(|checkpoint| checkpoint.view == View::Commands).collect()

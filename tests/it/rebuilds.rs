@@ -3,13 +3,16 @@
 
 use axum::body::Body;
 use axum::http::Request;
+use futures_util::future::join;
 use sqlx::{Connection, PgConnection};
 use tollgate::clock::Clock;
 use tollgate::domain::views::View;
+use tollgate::ledger::projector::Projector;
 use tollgate::simulator::chance::Chance;
 use tollgate::store::StoreError;
 use tower::ServiceExt;
 
+use crate::outages::hold;
 use crate::support::{OPERATOR, TestApp};
 use crate::traffic::Traffic;
 use crate::waiting::until;
@@ -91,6 +94,35 @@ async fn a_rebuild_goes_on_when_whoever_asked_for_it_goes_away() {
             matches!(&found[..], [only] if only.live && only.generation > 1)
         })
         .await;
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i7_rebuilds_and_a_check_at_once_leave_the_fold_and_say_who_was_in_the_way() {
+    let app = TestApp::start().await;
+    let acme = app.funded("acme", "10").await;
+    hold(&acme).await;
+    let (one, store) = (app.ledger().projector(), app.ledger().projector().store());
+    let other = Projector::open(app.ledger().log().clone(), store.clone()).await.unwrap();
+    let is_told = |error: &StoreError| error.to_string().contains("another process");
+
+    for _ in 0..20 {
+        let (first, second) = join(one.rebuild(View::Balances), other.rebuild(View::Balances)).await;
+        let (compared, third) = join(one.compare(), other.rebuild(View::Balances)).await;
+
+        let rebuilds = [first, second, third].into_iter().filter_map(Result::err);
+        rebuilds.for_each(|error| assert!(is_told(&error), "{error}"));
+        match compared {
+            Ok(differing) => assert!(differing.values().all(|rows| *rows == 0), "{differing:?}"),
+            Err(error) => assert!(is_told(&error), "{error}"),
+        }
+    }
+
+    one.rebuild(View::Balances).await.unwrap();
+    for shard in one.shards() {
+        let found = store.checkpoints(shard).await.unwrap();
+        assert_eq!(found.len(), View::ALL.len(), "one of each: {found:?}");
     }
     app.finish().await;
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 use tollgate::app::{self, AppError};
 use tollgate::clock::Clock;
@@ -72,6 +72,11 @@ const HOLDS: usize = 10_000;
 async fn i11_ten_thousand_holds_end_in_the_same_instant() {
     let app = TestApp::start().await;
     let gateway = app.funded("acme", "10000").await;
+    // As many as there may be, all of them raised: a walk over what is due for each of them at each end would take minutes.
+    let rule = |n: u32| json!({ "kind": "balance_below", "credits": (10_000 + n).to_string() });
+    let rules = json!({ "rules": (0..200).map(rule).collect::<Vec<_>>() });
+    let path = "/api/v1/orgs/acme/alert_rules";
+    app.operator().send(Method::PUT, path, None, Some(rules)).await.expect(StatusCode::OK);
     for batch in 0..HOLDS / 1_000 {
         let hold = |n| json!({ "op": "reserve", "org": "acme", "idempotency_key": format!("{batch}-{n}"), "credits": "1", "ttl_seconds": 60 });
         let operations: Vec<_> = (0..1_000).map(hold).collect();

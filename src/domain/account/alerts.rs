@@ -22,9 +22,10 @@ pub(super) fn to_raise<'a>(
     events: impl Iterator<Item = &'a Event>,
     at: Timestamp,
 ) -> Vec<Event> {
+    let unspent = unspent(account, at);
     let armed = looked_at(account, events).into_iter().filter(|subject| !account.raised.contains(subject));
     let crossed = armed.filter_map(|subject| {
-        let (threshold, value) = crossing(account, &subject, at)?;
+        let (threshold, value) = crossing(account, &subject, unspent)?;
         Some(Event::AlertRaised { subject, threshold, value })
     });
     crossed.take(ALERTS_MAX).collect()
@@ -114,9 +115,8 @@ pub(super) fn subjects(rule: &AlertRule, windows: &[Window]) -> Vec<AlertSubject
 pub(super) fn crossing(
     account: &Account,
     subject: &AlertSubject,
-    at: Timestamp,
+    unspent: Credits,
 ) -> Option<(Credits, Credits)> {
-    let unspent = unspent(account, at);
     match &subject.rule {
         AlertRule::BalanceBelow { credits } => (unspent <= *credits).then_some((*credits, unspent)),
         AlertRule::PercentOfLastPurchase { percent } => {
@@ -135,8 +135,8 @@ pub(super) fn crossing(
 }
 
 /// Unspent and unexpired credits, holds apart. Those whose time is over are expired though their event is still to come: what
-/// comes free only to expire is no recovery.
-fn unspent(account: &Account, at: Timestamp) -> Credits {
+/// comes free only to expire is no recovery. Reckoned once for all rules of an event: many lots may lapse together.
+pub(super) fn unspent(account: &Account, at: Timestamp) -> Credits {
     let t = &account.totals;
     let ended = t.consumed.saturating_add(t.expired).saturating_add(due::free_until(account, at));
     t.granted.saturating_sub(ended).saturating_sub(t.refunded)

@@ -1,5 +1,7 @@
 //! What time alone ends, and what comes free then.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::domain::account::burn::{burn_free, burn_hold};
@@ -20,10 +22,63 @@ pub(super) enum DueId {
     Hold(ReservationId),
 }
 
+/// When time alone ends something. Lots stand apart: there may be 50,000 holds beside them, and credits that lapse are asked
+/// for at every recovery. Saved as one list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<(Timestamp, DueId)>", into = "Vec<(Timestamp, DueId)>")]
+pub(super) struct DueTimes {
+    lots: BTreeSet<(Timestamp, LotId)>,
+    holds: BTreeSet<(Timestamp, ReservationId)>,
+}
+
 /// What time alone ends, as the account holds it.
 enum Due<'a> {
     Lot(&'a Lot),
     Hold(ReservationId, &'a Hold),
+}
+
+impl DueTimes {
+    /// Ends by itself at another time than before, or no more.
+    pub fn put_off(&mut self, id: DueId, before: Option<Timestamp>, at: Option<Timestamp>) {
+        if before == at {
+            return;
+        }
+        match id {
+            DueId::Lot(id) => put_off(&mut self.lots, id, before, at),
+            DueId::Hold(id) => put_off(&mut self.holds, id, before, at),
+        }
+    }
+
+    fn first(&self) -> Option<(Timestamp, DueId)> {
+        let lot = self.lots.first().map(|(at, id)| (*at, DueId::Lot(*id)));
+        let hold = self.holds.first().map(|(at, id)| (*at, DueId::Hold(*id)));
+        lot.into_iter().chain(hold).min()
+    }
+}
+
+fn put_off<T: Copy + Ord>(
+    due: &mut BTreeSet<(Timestamp, T)>,
+    id: T,
+    before: Option<Timestamp>,
+    at: Option<Timestamp>,
+) {
+    before.into_iter().for_each(|before| _ = due.remove(&(before, id)));
+    due.extend(at.map(|at| (at, id)));
+}
+
+impl From<Vec<(Timestamp, DueId)>> for DueTimes {
+    fn from(saved: Vec<(Timestamp, DueId)>) -> DueTimes {
+        let mut due = DueTimes::default();
+        saved.into_iter().for_each(|(at, id)| due.put_off(id, None, Some(at)));
+        due
+    }
+}
+
+impl From<DueTimes> for Vec<(Timestamp, DueId)> {
+    fn from(due: DueTimes) -> Vec<(Timestamp, DueId)> {
+        let lots = due.lots.into_iter().map(|(at, id)| (at, DueId::Lot(id)));
+        lots.chain(due.holds.into_iter().map(|(at, id)| (at, DueId::Hold(id)))).collect()
+    }
 }
 
 /// When something will happen by itself next.
@@ -46,12 +101,8 @@ pub(super) fn free_until(account: &Account, now: Timestamp) -> Credits {
     if account.status == OrgStatus::Closed {
         return account.live_lots().map(Lot::free).sum();
     }
-    let due = account.due.iter().take_while(|(at, _)| *at <= now);
-    let lots = due.filter_map(|(_, id)| match id {
-        DueId::Lot(id) => account.lots.get(id),
-        DueId::Hold(_) => None,
-    });
-    lots.map(Lot::free).sum()
+    let due = account.due.lots.iter().take_while(|(at, _)| *at <= now);
+    due.filter_map(|(_, id)| account.lots.get(id)).map(Lot::free).sum()
 }
 
 /// What free credits pay of charges that no lot has paid: debt and free credits never exist at the same time.
@@ -70,10 +121,10 @@ fn earliest_due(account: &Account) -> Option<(Timestamp, Due<'_>)> {
     }
     let (at, id) = account.due.first()?;
     let due = match id {
-        DueId::Lot(id) => Due::Lot(account.lots.get(id)?),
-        DueId::Hold(id) => Due::Hold(*id, account.holds.get(id)?),
+        DueId::Lot(id) => Due::Lot(account.lots.get(&id)?),
+        DueId::Hold(id) => Due::Hold(id, account.holds.get(&id)?),
     };
-    Some((*at, due))
+    Some((at, due))
 }
 
 pub(super) fn expire_lot(lot: &Lot) -> Event {

@@ -16,6 +16,8 @@ use crate::domain::time::Timestamp;
 
 /// Which raised alerts an event may have made recover.
 enum Rearm {
+    /// None: it left no more unspent, and no budget's window charged less.
+    Nothing,
     /// The rules on the balance, and on the windows that the event charged.
     Touched,
     /// All: budgets, rules or windows are no longer what they were.
@@ -24,6 +26,7 @@ enum Rearm {
 
 pub(super) fn evolve(account: &mut Account, event: &Event, at: Timestamp) {
     match apply(account, event, at) {
+        Rearm::Nothing => {}
         Rearm::Touched => rearm_touched(account, event, at),
         Rearm::All => rearm_all(account, at),
     }
@@ -43,14 +46,14 @@ fn apply(account: &mut Account, event: &Event, at: Timestamp) -> Rearm {
         Event::KeyRevoked { key } => revoke_key(account, key),
         Event::CreditsPurchased { terms, payment, repaid, .. } => {
             account.last_purchase = terms.credits;
-            open_lot(account, terms, Some(payment), *repaid, at);
+            return open_lot(account, terms, Some(payment), *repaid, at);
         }
-        Event::CreditsGranted { terms, repaid, .. } => open_lot(account, terms, None, *repaid, at),
-        Event::CreditsAdjusted { terms: Some(terms), repaid, .. } => {
-            open_lot(account, terms, None, *repaid, at);
+        Event::CreditsGranted { terms, repaid, .. }
+        | Event::CreditsAdjusted { terms: Some(terms), repaid, .. } => {
+            return open_lot(account, terms, None, *repaid, at);
         }
         Event::CreditsAdjusted { terms: None, credits, burned, .. } => charge(account, credits.abs(), burned),
-        Event::DebtRepaid { credits, burned } => repay_debt(account, *credits, burned),
+        Event::DebtRepaid { credits, burned } => return repay_debt(account, *credits, burned),
         Event::CreditsRefunded { lot, credits, reference, refund_minor, .. } => {
             refund(account, *lot, *credits, reference, *refund_minor);
         }
@@ -70,7 +73,7 @@ fn apply(account: &mut Account, event: &Event, at: Timestamp) -> Rearm {
         Event::ReservationExpired { reservation, charged, burned, .. } => {
             end_hold(account, *reservation, ReservationStatus::Expired, *charged, burned);
         }
-        Event::ReservationSettled { late: true, .. } => settle_late(account, event),
+        Event::ReservationSettled { late: true, .. } => return settle_late(account, event),
         Event::ReservationSettled { reservation, charged, burned, .. } => {
             end_hold(account, *reservation, ReservationStatus::Settled, *charged, burned);
         }
@@ -91,7 +94,7 @@ fn apply(account: &mut Account, event: &Event, at: Timestamp) -> Rearm {
         | Event::ClaimFulfilled { .. }
         | Event::ClaimFreed { .. } => {}
     }
-    Rearm::Touched
+    Rearm::Nothing
 }
 
 fn open_org(account: &mut Account, slug: &str, time_zone: &str, overdraft_limit: Credits, at: Timestamp) {
@@ -121,9 +124,11 @@ fn revoke_key(account: &mut Account, key: &KeyId) {
     }
 }
 
-fn repay_debt(account: &mut Account, credits: Credits, burned: &[LotBurn]) {
+/// What pays debt no longer lapses.
+fn repay_debt(account: &mut Account, credits: Credits, burned: &[LotBurn]) -> Rearm {
     account.totals.debt = account.totals.debt.saturating_sub(credits);
     burn(account, burned);
+    Rearm::Touched
 }
 
 fn refund(account: &mut Account, lot: LotId, credits: Credits, reference: &str, refund_minor: i64) {
@@ -199,11 +204,11 @@ fn rearm_touched(account: &mut Account, event: &Event, at: Timestamp) {
     if account.raised.is_empty() {
         return;
     }
-    let charged = alerts::charged_by(account, event);
+    let (charged, unspent) = (alerts::charged_by(account, event), alerts::unspent(account, at));
     let subjects = account.alert_rules.iter().flat_map(|rule| alerts::subjects(rule, &charged));
     let recovered: Vec<AlertSubject> = subjects
         .filter(|subject| {
-            account.raised.contains(subject) && alerts::crossing(account, subject, at).is_none()
+            account.raised.contains(subject) && alerts::crossing(account, subject, unspent).is_none()
         })
         .collect();
     for subject in recovered {
@@ -213,8 +218,9 @@ fn rearm_touched(account: &mut Account, event: &Event, at: Timestamp) {
 
 /// Arms again every rule that has recovered, after budgets, rules or windows changed.
 fn rearm_all(account: &mut Account, at: Timestamp) {
+    let unspent = alerts::unspent(account, at);
     let mut raised = std::mem::take(&mut account.raised);
-    raised.retain(|subject| alerts::crossing(account, subject, at).is_some());
+    raised.retain(|subject| alerts::crossing(account, subject, unspent).is_some());
     account.raised = raised;
 }
 
@@ -224,14 +230,15 @@ fn open_lot(
     payment: Option<&Payment>,
     repaid: Credits,
     at: Timestamp,
-) {
+) -> Rearm {
     let lot = Lot::opened(terms, payment, repaid, at);
     account.totals.debt = account.totals.debt.saturating_sub(repaid);
     account.totals.granted = account.totals.granted.saturating_add(terms.credits);
     let lapses_at = lot.lapses_at();
     let before = account.lots.insert(lot.id, lot).and_then(|before| before.lapses_at());
     list(account, terms.lot);
-    put_off(account, DueId::Lot(terms.lot), before, lapses_at);
+    account.due.put_off(DueId::Lot(terms.lot), before, lapses_at);
+    Rearm::Touched
 }
 
 /// A hold in a new window of a budget makes it forget those that are over.
@@ -247,7 +254,7 @@ fn open_hold(account: &mut Account, event: &Event, at: Timestamp) -> Rearm {
         pins,
     } = event
     else {
-        return Rearm::Touched;
+        return Rearm::Nothing;
     };
     account.totals.held = account.totals.held.saturating_add(*credits);
     pin(account, pins);
@@ -258,7 +265,7 @@ fn open_hold(account: &mut Account, event: &Event, at: Timestamp) -> Rearm {
         has_forgotten |= state.turn_to(window.starts_at);
         state.change(window, |counter| counter.held = counter.held.saturating_add(*credits));
     }
-    put_off(account, DueId::Hold(*reservation), None, Some(*expires_at));
+    account.due.put_off(DueId::Hold(*reservation), None, Some(*expires_at));
     let hold = Hold {
         credits: *credits,
         terms: HoldTerms { expires_at: *expires_at, expiry: *expiry, dispatcher: *dispatcher },
@@ -268,7 +275,7 @@ fn open_hold(account: &mut Account, event: &Event, at: Timestamp) -> Rearm {
         reserved_at: at,
     };
     account.holds.insert(*reservation, hold);
-    if has_forgotten { Rearm::All } else { Rearm::Touched }
+    if has_forgotten { Rearm::All } else { Rearm::Nothing }
 }
 
 fn grow_hold(
@@ -293,16 +300,17 @@ fn grow_hold(
 fn extend_hold(account: &mut Account, reservation: ReservationId, expires_at: Timestamp) {
     if let Some(hold) = account.holds.get_mut(&reservation) {
         let before = std::mem::replace(&mut hold.terms.expires_at, expires_at);
-        put_off(account, DueId::Hold(reservation), Some(before), Some(expires_at));
+        account.due.put_off(DueId::Hold(reservation), Some(before), Some(expires_at));
     }
 }
 
-fn settle_late(account: &mut Account, event: &Event) {
+/// May give back what the end charged.
+fn settle_late(account: &mut Account, event: &Event) -> Rearm {
     let Event::ReservationSettled {
         reservation, charged, charged_before, burned, purpose, reserved_at, ..
     } = event
     else {
-        return;
+        return Rearm::Nothing;
     };
     let delta = charged.saturating_sub(*charged_before);
     charge(account, delta, burned);
@@ -312,6 +320,7 @@ fn settle_late(account: &mut Account, event: &Event) {
     if let Some(ended) = account.ended.get_mut(reservation) {
         ended.settle(delta, burned);
     }
+    Rearm::Touched
 }
 
 fn end_hold(
@@ -322,7 +331,7 @@ fn end_hold(
     burned: &[LotBurn],
 ) {
     let Some(hold) = ids::take(&mut account.holds, &reservation) else { return };
-    put_off(account, DueId::Hold(reservation), Some(hold.terms.expires_at), None);
+    account.due.put_off(DueId::Hold(reservation), Some(hold.terms.expires_at), None);
     account.totals.held = account.totals.held.saturating_sub(hold.credits);
     for pinned in &hold.pins {
         with_lot(account, pinned.lot, |lot| lot.pinned = lot.pinned.saturating_sub(pinned.credits));
@@ -379,15 +388,6 @@ fn count(account: &mut Account, purpose: &Purpose, reserved_at: Timestamp, chang
     }
 }
 
-/// Ends by itself at another time than before, or no more.
-fn put_off(account: &mut Account, id: DueId, before: Option<Timestamp>, at: Option<Timestamp>) {
-    if before == at {
-        return;
-    }
-    before.into_iter().for_each(|before| _ = account.due.remove(&(before, id)));
-    account.due.extend(at.map(|at| (at, id)));
-}
-
 /// Changes a lot, and lists it in the burn order as long as it has credits left.
 fn with_lot(account: &mut Account, id: LotId, change: impl FnOnce(&mut Lot)) {
     let Some(lot) = account.lots.get_mut(&id) else { return };
@@ -399,7 +399,7 @@ fn with_lot(account: &mut Account, id: LotId, change: impl FnOnce(&mut Lot)) {
         (false, true) => list(account, id),
         (true, true) | (false, false) => {}
     }
-    put_off(account, DueId::Lot(id), lapsed_at, lapses_at);
+    account.due.put_off(DueId::Lot(id), lapsed_at, lapses_at);
 }
 
 fn list(account: &mut Account, id: LotId) {

@@ -19,14 +19,14 @@ pub mod refusal;
 #[cfg(test)]
 pub(in crate::domain) mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::account::budget::BudgetState;
 use crate::domain::account::command::OrgCommand;
-use crate::domain::account::due::DueId;
+use crate::domain::account::due::DueTimes;
 use crate::domain::account::limits::Limits;
 use crate::domain::account::lot::Lot;
 use crate::domain::account::refusal::Refusal;
@@ -55,7 +55,7 @@ pub struct Account {
     burn_order: Vec<LotId>,
     pub holds: IdMap<ReservationId, Hold>,
     /// Lots with free credits and open holds, by the time at which they end by themselves.
-    due: BTreeSet<(Timestamp, DueId)>,
+    due: DueTimes,
     /// Reservations that have ended, for late settles and repeats. The owner of the account may [`Account::forget`]
     /// one and [`Account::recall`] it before a command that names it.
     pub ended: IdMap<ReservationId, Ended>,
@@ -143,7 +143,7 @@ impl Account {
             lots: BTreeMap::new(),
             burn_order: Vec::new(),
             holds: IdMap::default(),
-            due: BTreeSet::new(),
+            due: DueTimes::default(),
             ended: IdMap::default(),
             totals: Totals::default(),
             budgets: Vec::new(),
@@ -176,7 +176,8 @@ impl Account {
     }
 
     /// The ends that time alone has brought about until `now` (I11), evolved and ready to be appended to a log in that
-    /// format: `most` of them, the first ones, and what they bring about. While [`Account::is_due`], the next call goes on
+    /// format: `most` of them, the first ones, and what they bring about, such as the end of a lapsed lot that they set free.
+    /// While [`Account::is_due`], the next call goes on
     /// as if all had been one.
     pub fn expire_due_within(&mut self, format: Format, now: Timestamp, most: usize) -> Vec<Step> {
         // The last call may have left off within this instant, before anything that came free in it repaid debt.
@@ -278,7 +279,8 @@ impl Account {
         let mut steps = Vec::new();
         loop {
             match due::next(self, now) {
-                Some((at, _)) if at <= reached && steps.len() >= most => return steps,
+                // What ended before came free in this call: written by the next one, it would be of another time.
+                Some((at, _)) if at == reached && steps.len() >= most => return steps,
                 Some((at, event)) if at <= reached => {
                     let is_dated = reached < now && format >= Format::DUE_AT;
                     let event = if is_dated { event.due(reached) } else { event };

@@ -102,6 +102,9 @@ fn text(entry: &Entry<'_>, key: &str) -> String {
 
 fn card(name: &str, mode: Mode, entry: &Entry<'_>, effective_from: Timestamp) -> Result<RateCard, String> {
     let listed_under = text(entry, "litellm_provider");
+    if listed_under.is_empty() {
+        return Err("it names no provider (litellm_provider)".to_owned());
+    }
     let mut prices = Prices::default();
     for (key, raw) in entry {
         prices.take(key, raw)?;
@@ -214,7 +217,7 @@ fn uplifts(entry: &Entry<'_>) -> Result<BTreeMap<Uplift, Rate>, String> {
         ("regional_endpoint_uplift_multiplier", Uplift::RegionalEndpoint),
     ] {
         if let Some(raw) = entry.get(key) {
-            uplifts.insert(uplift, factor(key, raw)?);
+            uplifts.insert(uplift, at_least_one(key, raw)?);
         }
     }
     let key = "provider_specific_entry";
@@ -224,9 +227,18 @@ fn uplifts(entry: &Entry<'_>) -> Result<BTreeMap<Uplift, Rate>, String> {
             "fast" => Uplift::Fast,
             other => return Err(format!("it carries a factor that is not known ({key}.{other})")),
         };
-        uplifts.insert(uplift, factor(key, raw)?);
+        uplifts.insert(uplift, at_least_one(key, raw)?);
     }
     Ok(uplifts)
+}
+
+/// One of 0.1 for ten percent more would charge a tenth: the API refuses it too.
+fn at_least_one(key: &str, raw: &RawValue) -> Result<Rate, String> {
+    let factor = factor(key, raw)?;
+    if factor.decimal() < Decimal::ONE {
+        return Err(format!("its {key} is below 1: it would make the model cheaper"));
+    }
+    Ok(factor)
 }
 
 /// The dearest search of all context sizes: which one was served is in no usage report.
@@ -374,7 +386,30 @@ mod tests {
     fn what_cannot_be_priced_in_full_is_refused_with_the_reason() {
         for (entry, why) in [
             (format!("{{{PLAIN}}}"), "no price for input"),
-            (r#"{"mode": "chat", "input_cost_per_token": 1e-6}"#.into(), "none for output"),
+            (
+                r#"{"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 1e-6}"#.into(),
+                "none for output",
+            ),
+            (
+                r#"{"mode": "chat", "input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6}"#.into(),
+                "names no provider",
+            ),
+            (
+                r#"{"litellm_provider": "", "mode": "embedding", "input_cost_per_token": 1e-6}"#.into(),
+                "names no provider",
+            ),
+            (
+                format!(
+                    "{{{PLAIN}, \"input_cost_per_token\": 1e-6, \"regional_processing_uplift_multiplier_us\": 0.1}}"
+                ),
+                "below 1",
+            ),
+            (
+                format!(
+                    "{{{PLAIN}, \"input_cost_per_token\": 1e-6, \"provider_specific_entry\": {{\"fast\": 0.5}}}}"
+                ),
+                "below 1",
+            ),
             (r#"{"mode": "image_generation"}"#.into(), "image_generation"),
             (format!("{{{PLAIN}, \"input_cost_per_token\": \"1e-6\"}}"), "is not a price"),
             (format!("{{{PLAIN}, \"input_cost_per_token\": -1e-6}}"), "is not a price"),
@@ -388,7 +423,9 @@ mod tests {
                 "tiered_pricing",
             ),
             (
-                r#"{"mode": "chat", "input_cost_per_token": 0, "output_cost_per_token": 0.0}"#.into(),
+                r#"{"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 0,
+                    "output_cost_per_token": 0.0}"#
+                    .into(),
                 "listed as free",
             ),
         ] {

@@ -74,18 +74,26 @@ impl Check {
         }
         let is_part = header.selection != Selection::Everything;
         match (&header.selection, &header.end) {
-            (Selection::Everything, None)
-            | (Selection::Org(_), Some(PartEnd::Org { .. }))
-            | (Selection::Range { .. }, Some(PartEnd::Range { .. })) => {}
+            (Selection::Everything, None) => {}
+            (Selection::Org(_), Some(PartEnd::Org { .. }))
+            | (Selection::Range { .. }, Some(PartEnd::Range { .. }))
+                if header.format == FORMAT => {}
             (_, None) if header.format != FORMAT => report.unchecked.push(
-                "whether these are the events that were exported: the first line of an older version does not commit to them",
+                "whether these are the events that were exported: the first line of an older version does not commit to them"
+                    .into(),
             ),
             (_, _) => report.add(-1, 0, "I6", "the first line does not say how its events end".into()),
+        }
+        if is_part && header.heads.iter().any(|head| head.next_position.is_some() || head.last_hash.is_some())
+        {
+            report
+                .unchecked
+                .push("where the shards ended, which the first line of a part can't prove".into());
         }
         if is_part {
             report
                 .unchecked
-                .push("whether each charge is usage at dated prices: they are not in a part of a log");
+                .push("whether each charge is usage at dated prices: they are not in a part of a log".into());
         }
         let shards = header.heads.len();
         Check {
@@ -148,11 +156,12 @@ impl Check {
 
     fn end_shard(&mut self, next: Option<HeadLine>) {
         let Some(head) = std::mem::replace(&mut self.shard, next) else { return };
-        let mut last_hash = Hash::default();
-        if hex::decode_to_slice(&head.last_hash, &mut last_hash).is_err() {
-            self.report.add(head.shard, head.next_position, "I6", "the head's hash can't be read".into());
+        let (next_position, last_hash) =
+            (head.next_position.unwrap_or_default(), head.last_hash.unwrap_or_default());
+        let mut head_of = Head { next_position, last_hash: Hash::default(), epoch: 0 };
+        if hex::decode_to_slice(&last_hash, &mut head_of.last_hash).is_err() {
+            self.report.add(head.shard, next_position, "I6", "the head's hash can't be read".into());
         }
-        let head_of = Head { next_position: head.next_position, last_hash, epoch: 0 };
         let walk = std::mem::replace(&mut self.walk, Walk::new(self.scope, 0));
         self.walk = walk.end_at(head.shard, &head_of, &mut self.report);
     }

@@ -26,6 +26,13 @@ pub(super) async fn new_enough(connection: &mut PgConnection) -> Result<(), Stor
     }
 }
 
+/// In another encoding what callers write could not be projected, long after it was acknowledged.
+pub(super) async fn holds_every_text(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let encoding: String =
+        sqlx::query_scalar("show server_encoding").fetch_one(connection).await.map_err(store_error)?;
+    if encoding == "UTF8" { Ok(()) } else { Err(StoreError::NotUtf8(encoding)) }
+}
+
 /// What it takes for an acknowledged event to be on the disk, whatever the server's defaults are or become.
 pub(super) async fn durably(
     connection: &mut PgConnection,

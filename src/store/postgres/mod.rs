@@ -38,7 +38,7 @@ use append::{Ended, append};
 use clock::{DatabaseClock, now};
 use dedicated::{Acquired, DedicatedConnection, IDLE_MAX};
 use error::{ANSWER_TIMEOUT, NO_ANSWER, answered, store_error, unless_unknown};
-use migrate::{durably, fix_shards, in_range, migrate, new_enough};
+use migrate::{durably, fix_shards, holds_every_text, in_range, migrate, new_enough};
 use partitions::Partitions;
 
 pub use views::PostgresViews;
@@ -87,11 +87,12 @@ impl PostgresStore {
     /// reached, unless the clock is moved by hand.
     ///
     /// # Errors
-    /// `NewerVersion`, `OldPostgres`, `ShardsOutOfRange`, `WrongShards`, or `Unavailable`.
+    /// `NewerVersion`, `OldPostgres`, `NotUtf8`, `ShardsOutOfRange`, `WrongShards`, or `Unavailable`.
     pub async fn open(url: &str, shards: Option<i32>, clock: &Clock) -> Result<PostgresStore, StoreError> {
         let options = options(url)?;
         let mut connection = PgConnection::connect_with(&options).await.map_err(store_error)?;
         new_enough(&mut connection).await?;
+        holds_every_text(&mut connection).await?;
         // Before anything is made.
         in_range(shards)?;
         migrate(&mut connection).await?;

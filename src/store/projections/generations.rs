@@ -46,14 +46,15 @@ pub trait Generations: Send + Sync {
     /// A further generation of a view, empty and not live.
     ///
     /// # Errors
-    /// Those of every method.
+    /// Those of every method; `Unavailable` where another process begins one at the same moment, too.
     async fn start_generation(&self, shard: i32, view: View) -> Result<Checkpoint, StoreError>;
 
     /// Makes a generation the one that readers use; the one that they used stands until it is dropped. False where that
     /// one has folded more: a reader must never find less than before.
     ///
     /// # Errors
-    /// Those of every method; `Unavailable` where another process has dropped `fresh`, too.
+    /// Those of every method; `Unavailable` where another process has dropped `fresh`, too, also where that has begun
+    /// another of its number.
     async fn go_live(&self, shard: i32, fresh: &Checkpoint) -> Result<bool, StoreError>;
 
     /// Drops a generation that readers do not use; one that they use stays.

@@ -84,14 +84,18 @@ macro_rules! generations {
                         "insert into projections (shard, view, generation, position, hash, live) \
                          select $1, $2, coalesce(max(generation), 0) + 1, 0, $3, false from projections \
                          where shard = $1 and view = $2 \
+                         on conflict (shard, view, generation) do nothing \
                          returning view, generation, position, hash, live",
                     )
                     .bind(shard)
                     .bind(view.name())
                     .bind(&shared_sql::NOTHING_FOLDED[..])
-                    .fetch_one(&mut *writer),
+                    .fetch_optional(&mut *writer),
                 )
                 .await?;
+                let row = row.ok_or_else(|| {
+                    StoreError::Unavailable("another process begins to rebuild this projection, too".into())
+                })?;
                 checkpoint(&row)?.ok_or_else(|| StoreError::Corrupt("a view's name was not kept".into()))
             }
 
@@ -112,13 +116,17 @@ macro_rules! generations {
                     answered(transaction.rollback()).await?;
                     return Ok(false);
                 }
-                let live = "update projections set live = true where shard = $1 and view = $2 and generation = $3";
+                // Its number may have been given again to one that another process has only begun.
                 let live = answered(
-                    sqlx::query(live)
-                        .bind(shard)
-                        .bind(fresh.view.name())
-                        .bind(fresh.generation)
-                        .execute(&mut *transaction),
+                    sqlx::query(
+                        "update projections set live = true \
+                         where shard = $1 and view = $2 and generation = $3 and position = $4 and not live",
+                    )
+                    .bind(shard)
+                    .bind(fresh.view.name())
+                    .bind(fresh.generation)
+                    .bind(fresh.position)
+                    .execute(&mut *transaction),
                 )
                 .await?;
                 if live.rows_affected() == 0 {

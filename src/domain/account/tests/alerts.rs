@@ -85,6 +85,25 @@ fn credits_that_come_back_only_to_expire_are_no_recovery() {
     assert_eq!(alerts_in(&spent), 1, "what stays is one");
 }
 
+#[test]
+fn what_a_late_settle_gives_back_is_a_recovery_and_the_end_of_a_hold_is_none() {
+    let below = AlertRule::BalanceBelow { credits: credits(4) };
+    let percent = AlertRule::BudgetPercent { percent: 60 };
+    let rules = OrgCommand::SetAlertRules { rules: vec![below, percent] };
+    let mut account = with([grant(1, credits(10)), cap(credits(10)), rules]);
+    account.does(START, Reserve { expiry: ExpiryPolicy::ChargeBound, ..hold(1, credits(6)) });
+    account.does(START, hold(2, credits(1)));
+
+    let charged = account.expire_due(after(60)).into_iter().map(|(event, _)| event).collect::<Vec<_>>();
+    account.does(after(61), hold(3, credits(1)));
+    let released = account.does(after(61), release(3));
+    account.does(after(61), settle(1, Credits::ZERO));
+    account.does(after(61), hold(4, credits(6)));
+    let again = account.does(after(61), settle(4, credits(6)));
+
+    assert_eq!((alerts_in(&charged), alerts_in(&released), alerts_in(&again)), (2, 0, 2));
+}
+
 /// A hold for one of many end users, each of whom a budget of 10 credits counts apart.
 fn of_user(n: u128, amount: Credits) -> Reserve {
     let purpose = Purpose { end_user: Some(format!("user {n}")), ..Purpose::default() };

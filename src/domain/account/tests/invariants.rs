@@ -218,24 +218,26 @@ fn credits_that_come_free_repay_debt_unless_they_are_past_their_time() {
 
 #[test]
 fn i11_what_ends_in_one_instant_may_be_written_in_portions() {
-    let commands = [
-        overdraft(credits(5)),
-        grant_until(1, credits(5), after(60)),
-        hold(1, credits(5)).into(),
-        hold(2, credits(5)).into(),
-        settle(2, credits(5)).into(),
-    ];
-    let (mut once, mut in_portions) = (with(commands.clone()), with(commands));
+    for lapses_at in [after(60), after(30)] {
+        let commands = [
+            overdraft(credits(5)),
+            grant_until(1, credits(5), lapses_at),
+            hold(1, credits(5)).into(),
+            hold(2, credits(5)).into(),
+            settle(2, credits(5)).into(),
+        ];
+        let (mut once, mut in_portions) = (with(commands.clone()), with(commands));
 
-    let at_once = once.expire_due(after(90));
-    let mut one_by_one = Vec::new();
-    while in_portions.is_due(after(90)) {
-        one_by_one.extend(in_portions.expire_due_within(Format::READ, after(90), 1));
+        let at_once = once.expire_due(after(90));
+        let mut one_by_one = Vec::new();
+        while in_portions.is_due(after(90)) {
+            one_by_one.extend(in_portions.expire_due_within(Format::READ, after(90), 1));
+        }
+
+        assert_eq!(at_once.len(), 2, "the lot lapses: it pays no debt");
+        assert_eq!(one_by_one, at_once);
+        assert_eq!(in_portions, once);
     }
-
-    assert_eq!(at_once.len(), 2, "the lot lapses: it pays no debt");
-    assert_eq!(one_by_one, at_once);
-    assert_eq!(in_portions, once);
 }
 
 #[test]
