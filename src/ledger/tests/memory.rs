@@ -6,7 +6,6 @@ use futures_util::FutureExt;
 
 use super::*;
 use crate::domain::reservation::ReservationStatus;
-use crate::ledger::writer::SET_ASIDE_PER_ORG_MAX;
 use crate::operations::authenticate::{AuthError, OperatorKey, authenticate, key_text};
 use crate::operations::show_reservation::{ReservationView, show_reservation};
 use crate::workers::ColdSearch;
@@ -160,7 +159,7 @@ async fn one_org_that_has_much_looked_up_leaves_room_to_the_others() {
     assert_eq!(other.expect("is read"), 1);
     let releases = futures_util::future::join_all(releases).await;
     let looked_up = releases.iter().filter(|it| !matches!(it, Ok(Err(LedgerError::Busy)))).count();
-    assert!(looked_up >= SET_ASIDE_PER_ORG_MAX, "{looked_up}");
+    assert!(looked_up >= PLACES_PER_ORG_MAX, "{looked_up}");
     ledger.submit(release()).await.expect("there is room again");
 }
 

@@ -53,7 +53,7 @@ impl Writer {
             }
             Some(Slot::Loading { waiting, .. }) => {
                 waiting.push(Job::Read(reading));
-                self.set_aside.add(org);
+                self.set_aside += 1;
             }
             None => Job::Read(reading).refuse(&LedgerError::Busy),
         }
@@ -83,7 +83,7 @@ impl Writer {
             Some(Slot::Loaded(loaded)) => loaded,
             Some(Slot::Loading { waiting, .. }) => {
                 waiting.push(Job::Command(command));
-                self.set_aside.add(org);
+                self.set_aside += 1;
                 return;
             }
             None => return Job::Command(command).refuse(&LedgerError::Busy),

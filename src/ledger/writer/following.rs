@@ -122,9 +122,9 @@ impl Writer {
         self.distrust_memory();
         self.accesses.forget_all();
         let shard = self.fetcher.shard;
-        for (org, slot) in self.state.accounts.drain() {
+        for (_, slot) in self.state.accounts.drain() {
             if let Slot::Loading { waiting, .. } = slot {
-                self.set_aside.remove(org, waiting.len());
+                self.set_aside -= waiting.len();
                 jobs.extend(waiting);
             }
         }

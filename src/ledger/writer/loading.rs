@@ -1,10 +1,8 @@
 //! What memory lacks is fetched in background tasks, while the jobs that need it wait.
 
-use std::collections::hash_map::Entry;
-
 use tokio::sync::mpsc;
 
-use crate::domain::ids::{IdMap, OrgId, ReservationId};
+use crate::domain::ids::{OrgId, ReservationId};
 use crate::ledger::fetch::Fetcher;
 use crate::ledger::job::{Command, Job};
 use crate::ledger::keys::Found;
@@ -14,39 +12,6 @@ use crate::ledger::tail::PositionedEvent;
 use crate::ledger::writer::Writer;
 use crate::ledger::{LedgerError, QUEUE_MAX};
 use crate::store::StoreError;
-
-/// How many jobs of one org may wait: two batches of the largest size. An org that makes up reservations, each of which has
-/// to be looked up, leaves room for the others.
-pub(in crate::ledger) const SET_ASIDE_PER_ORG_MAX: usize = QUEUE_MAX / 5;
-
-/// How many jobs wait for what is being fetched: as many as may wait in the queue.
-#[derive(Default)]
-pub(super) struct SetAside {
-    all: usize,
-    by_org: IdMap<OrgId, usize>,
-}
-
-impl SetAside {
-    fn has_room_for(&self, org: OrgId) -> bool {
-        let of_org = self.by_org.get(&org).copied().unwrap_or_default();
-        self.all < QUEUE_MAX && of_org < SET_ASIDE_PER_ORG_MAX
-    }
-
-    pub fn add(&mut self, org: OrgId) {
-        self.all += 1;
-        *self.by_org.entry(org).or_default() += 1;
-    }
-
-    pub fn remove(&mut self, org: OrgId, jobs: usize) {
-        self.all -= jobs;
-        if let Entry::Occupied(mut of_org) = self.by_org.entry(org) {
-            *of_org.get_mut() -= jobs;
-            if *of_org.get() == 0 {
-                of_org.remove();
-            }
-        }
-    }
-}
 
 /// The result of a background fetch.
 #[allow(clippy::large_enum_variant, reason = "short-lived, and few")]
@@ -92,11 +57,9 @@ fn unread() -> StoreError {
 
 impl Writer {
     /// The org's slot; one that is not in memory begins to load. None where it would have to be waited for, and too many
-    /// wait already, of all or of its own.
+    /// wait already. How many of them are one org's, their places bound.
     pub(super) fn slot(&mut self, org: OrgId) -> Option<&mut Slot> {
-        if !self.set_aside.has_room_for(org)
-            && !matches!(self.state.accounts.get(&org), Some(Slot::Loaded(_)))
-        {
+        if self.set_aside >= QUEUE_MAX && !matches!(self.state.accounts.get(&org), Some(Slot::Loaded(_))) {
             return None;
         }
         let (fetcher, fetched, end) = (&self.fetcher, &self.fetched, self.head.next_position);
@@ -116,10 +79,10 @@ impl Writer {
 
     /// Fetches what the command's key and reservation were, as of a position at least, then decides it.
     pub(super) fn look_up(&mut self, command: Box<Command>, reservation: Option<ReservationId>, as_of: i64) {
-        if !self.set_aside.has_room_for(command.org) {
+        if self.set_aside >= QUEUE_MAX {
             return Job::Command(command).refuse(&LedgerError::Busy);
         }
-        self.set_aside.add(command.org);
+        self.set_aside += 1;
         let what = Fetched::Command(command, Err(unread()));
         let pending = PendingFetch { to: self.fetched.clone(), what: Some(what) };
         tokio::spawn(pending.look_up(self.fetcher.clone(), reservation, as_of));
@@ -128,7 +91,7 @@ impl Writer {
     pub(super) fn arrive(&mut self, fetched: Fetched, jobs: &mut Vec<Job>) {
         match fetched {
             Fetched::Command(mut command, found) => {
-                self.set_aside.remove(command.org, 1);
+                self.set_aside -= 1;
                 match found {
                     Ok(found) => {
                         command.found = Some(found);
@@ -149,7 +112,7 @@ impl Writer {
                 let Some(Slot::Loading { waiting, arrived, .. }) = self.state.accounts.remove(&org) else {
                     return;
                 };
-                self.set_aside.remove(org, waiting.len());
+                self.set_aside -= waiting.len();
                 match loaded.and_then(|loaded| caught_up(loaded, &arrived)) {
                     Ok(mut loaded) => {
                         loaded.seen_version = loaded.chain.version;

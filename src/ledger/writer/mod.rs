@@ -28,9 +28,7 @@ use crate::ledger::key_filter::BoundKeys;
 use crate::ledger::snapshots::SnapshotWriter;
 use crate::ledger::state::ShardState;
 use crate::ledger::writer::commit::{CommitOutcome, LOCKED_BATCHES};
-#[cfg(test)]
-pub(super) use crate::ledger::writer::loading::SET_ASIDE_PER_ORG_MAX;
-use crate::ledger::writer::loading::{Fetched, SetAside};
+use crate::ledger::writer::loading::Fetched;
 pub(super) use crate::ledger::writer::progress::Progress;
 use crate::ledger::{LedgerError, MemoryLimits, QUEUE_MAX};
 use crate::store::Head;
@@ -52,7 +50,8 @@ pub(super) struct Writer {
     round: u64,
     /// Accounts that were read so far.
     readings: u64,
-    set_aside: SetAside,
+    /// Jobs that wait for what is being fetched: as many as may wait in the queue.
+    set_aside: usize,
     /// Commands that wait until what is due in their accounts is written, or had no room in the last batch: they go before any
     /// that come later.
     postponed: Vec<Job>,
@@ -101,7 +100,7 @@ impl Writer {
             bound_keys: BoundKeys::default(),
             round: 0,
             readings: 0,
-            set_aside: SetAside::default(),
+            set_aside: 0,
             postponed: vec![],
             sweeps_on: false,
             locked_batches: 0,
