@@ -1,14 +1,17 @@
 //! The write path: one writer task per shard owns the folded accounts, decides what waits, appends it in one
 //! transaction and answers after the commit (`docs/ARCHITECTURE.md`).
 //!
-//! Reads go through the same queue, so a read is current without a lock: it sees every acknowledged command and
-//! none that is not durable. Accounts are read from the log when they are wanted and leave memory when they are not.
-//! What is deliberately not here: SQL, prices, HTTP.
+//! Reads of an account go through the same queue, so a read is current without a lock: it sees every acknowledged command
+//! and none that is not durable. Only where another node wrote far ahead is an account read beside the writer. Keys and
+//! limits, which every request asks for, are kept in memory. Accounts are read from the log when they are wanted and leave
+//! memory when they are not. What is deliberately not here: SQL, HTTP but what nodes say to each other (`cluster`), and
+//! prices but where charges are checked (`verify`).
 
 mod access;
 mod batch;
 mod clocks;
 mod cluster;
+mod condition;
 mod decode;
 mod event_encoder;
 pub mod export;
@@ -20,6 +23,7 @@ mod keys;
 mod loaded;
 mod places;
 pub mod projector;
+mod reading;
 mod recent;
 mod snapshots;
 mod state;
@@ -37,17 +41,15 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
-use crate::domain::account::Account;
 use crate::domain::account::refusal::Refusal;
 use crate::domain::format::Format;
 use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::{KeyId, OrgId};
 use crate::domain::system::{System, SystemCommand};
-use crate::domain::time::Timestamp;
 use crate::ledger::access::Accesses;
 use crate::ledger::cluster::Cluster;
-use crate::ledger::fetch::{Fetcher, ReadersTurn};
-use crate::ledger::job::{Ask, Command, DueEnds, Job, Reading};
+use crate::ledger::fetch::Fetcher;
+use crate::ledger::job::{Ask, Command, Job};
 use crate::ledger::keys::Keyed;
 use crate::ledger::places::Places;
 use crate::ledger::projector::Projector;
@@ -64,10 +66,6 @@ pub use crate::ledger::submission::{By, LedgerError, Outcome, Submission};
 
 /// Commands that may wait; past it callers get `Busy`. At 50,000 commands/s this is a fifth of a second.
 const QUEUE_MAX: usize = 10_000;
-
-/// What a shard's owner wrote is folded here before a reader is answered, up to this many events, which takes some hundredths of
-/// a second. Beyond it one account is read by itself in less.
-const FOLDED_FOR_READERS_MAX: i64 = 2_048;
 
 /// How much one shard keeps in memory.
 #[derive(Clone, Copy, Debug)]
@@ -217,17 +215,6 @@ impl Ledger {
         Ok(())
     }
 
-    /// How many events lie in the log at which this node has not looked, at most, over all shards.
-    ///
-    /// # Errors
-    /// Where the log can't be read.
-    pub async fn behind(&self) -> Result<i64, LedgerError> {
-        let heads = self.shared.log.heads().await?;
-        let behind = heads.iter().zip(&self.shared.shards);
-        let behind = behind.map(|(head, handle)| head.next_position - handle.progress.seen_to());
-        Ok(behind.max().unwrap_or(0))
-    }
-
     /// Decides a command and answers once its events are durable.
     ///
     /// # Errors
@@ -273,139 +260,6 @@ impl Ledger {
         self.ask(OrgId::SYSTEM, Ask::System(command), by.into(), idempotency).await
     }
 
-    /// Reads an account as it stands after every acknowledged command, with due ends taken.
-    ///
-    /// # Errors
-    /// `UnknownOrg`, `Busy`, or `Unavailable`.
-    pub async fn read<T: Send + 'static>(
-        &self,
-        org: OrgId,
-        view: impl FnOnce(&Account) -> T + Send + 'static,
-    ) -> Result<T, LedgerError> {
-        self.look(org, DueEnds::Taken, view).await
-    }
-
-    /// Reads what time does not end, such as keys, projects and limits. Due ends are not taken, which would copy an account
-    /// that has many.
-    ///
-    /// # Errors
-    /// As [`Ledger::read`].
-    pub async fn read_without_expiry<T: Send + 'static>(
-        &self,
-        org: OrgId,
-        view: impl FnOnce(&Account) -> T + Send + 'static,
-    ) -> Result<T, LedgerError> {
-        self.look(org, DueEnds::Ignored, view).await
-    }
-
-    async fn look<T: Send + 'static>(
-        &self,
-        org: OrgId,
-        due_ends: DueEnds,
-        view: impl FnOnce(&Account) -> T + Send + 'static,
-    ) -> Result<T, LedgerError> {
-        is_account(org)?;
-        if self.handle(org)?.progress.unfolded() > FOLDED_FOR_READERS_MAX {
-            return self.look_beside(org, due_ends, view).await;
-        }
-        let (reply, answer) = oneshot::channel();
-        let view = move |account: Option<&Account>| {
-            // A reader that went away needs no answer.
-            let _ = reply.send(account.map(view));
-        };
-        let place = self.handle(org)?.places.take(org)?;
-        self.enqueue(org, Job::Read(Reading { org, due_ends, view: Box::new(view), _place: place }))?;
-        let unread = |_| LedgerError::Unavailable("the account can't be read now".into());
-        let seen = answer.await.map_err(unread)?;
-        seen.ok_or(LedgerError::Refused(Refusal::UnknownOrg))
-    }
-
-    /// An account as the log has it now, read beside the writer from its snapshot and its own events.
-    async fn look_beside<T>(
-        &self,
-        org: OrgId,
-        due_ends: DueEnds,
-        view: impl FnOnce(&Account) -> T,
-    ) -> Result<T, LedgerError> {
-        let ShardHandle { fetcher, progress, .. } = self.handle(org)?;
-        let _turn = fetcher.past_turn(org).await;
-        let end = fetcher.log.head(fetcher.shard).await?.next_position;
-        fetcher.projector.observe(fetcher.shard).await?;
-        let mut loaded = fetcher.account(org, end, Some(end - 1)).await?;
-        if loaded.chain.version == 0 {
-            return Err(LedgerError::Refused(Refusal::UnknownOrg));
-        }
-        Ok(match due_ends {
-            DueEnds::Taken => view(loaded.as_of(self.shared.clock.now().max(progress.last_recorded_at()))),
-            DueEnds::Ignored => view(&loaded.account),
-        })
-    }
-
-    /// An org's keys and limits, exact where no other process writes the log; else as this node last folded them, which
-    /// every look at the heads brings up to date.
-    ///
-    /// # Errors
-    /// As [`Ledger::read`].
-    pub async fn access(&self, org: OrgId) -> Result<Arc<Access>, LedgerError> {
-        let accesses = self.handle(org)?.accesses.clone();
-        if let Some(access) = accesses.get(org) {
-            return Ok(access);
-        }
-        let (as_of, now) = (accesses.changes(), self.shared.clock.now());
-        let access = self.read_without_expiry(org, move |account| Access::of(account, now)).await?;
-        Ok(accesses.keep(org, access, as_of))
-    }
-
-    /// The latest moment whose history is final: no event at or before it can still be written. Where other nodes write too,
-    /// it is reckoned by the database's clock, since this node's may be off, and without a commit that hangs after its last
-    /// statement, for which there is no limit.
-    pub fn past_until(&self) -> Timestamp {
-        let now = self.shared.clock.now();
-        match self.shared.log.is_shared() {
-            true => clocks::past_of(self.shared.log.database_time().unwrap_or(now)),
-            false => Timestamp(now.0 - 1),
-        }
-    }
-
-    /// By how many microseconds this node's clock lies ahead of the database's, where that is too far for it to write. None
-    /// where it is the database's that was set back: writes go on at the log's last time.
-    pub fn clock_off_by(&self) -> Option<i64> {
-        let database = self.shared.log.database_time()?;
-        let off_by = clocks::off_by(self.shared.clock.now(), database)?;
-        let mut last = self.shared.shards.iter().map(|handle| handle.progress.last_recorded_at());
-        (!last.any(|last| clocks::was_set_back(database, last))).then_some(off_by)
-    }
-
-    /// Why this node refuses writes for now, so that its memory does not grow for ever.
-    pub fn held_back(&self) -> Option<LedgerError> {
-        (0..).zip(&self.shared.shards).find_map(|(shard, handle)| {
-            let indexed = self.shared.projector.indexed(shard);
-            self.shared.limits.hold_back(handle.progress.next_position(), indexed)
-        })
-    }
-
-    /// An account as it was after its last event at a moment or before it, without what time had ended by then; none where
-    /// it had no event. The same for ever, for a moment up to [`Ledger::past_until`].
-    ///
-    /// # Errors
-    /// Where the log or the projections can't be read.
-    pub async fn read_at(&self, org: OrgId, at: Timestamp) -> Result<Option<Account>, LedgerError> {
-        let fetcher = &self.handle(org)?.fetcher;
-        let _turn = fetcher.past_turn(org).await;
-        // What is being written may have happened before.
-        self.follow(org).await?;
-        let position = fetcher.position_at(at).await?;
-        Ok(fetcher.account_at(org, position).await?)
-    }
-
-    /// A turn to look up what an org's projections say: few at once, however many reservations somebody makes up.
-    ///
-    /// # Errors
-    /// `Unavailable`.
-    pub(crate) async fn readers_turn(&self, org: OrgId) -> Result<ReadersTurn<'_>, LedgerError> {
-        Ok(self.handle(org)?.fetcher.readers_turn(org).await)
-    }
-
     /// Has every shard that this node owns write the ends that time has brought about to the accounts in memory.
     ///
     /// # Errors
@@ -414,22 +268,6 @@ impl Ledger {
         let owned = (0..).zip(&self.shared.shards).filter(|(shard, _)| self.owns(*shard));
         // A shard whose queue is full keeps no other from it.
         owned.map(|(_, handle)| send(&handle.queue, Job::Sweep)).fold(Ok(()), Result::and)
-    }
-
-    /// Why some shard can't be folded now, where that is so: nothing is written to it here.
-    pub fn trouble(&self) -> Option<Arc<String>> {
-        self.shared.shards.iter().find_map(|handle| handle.progress.trouble())
-    }
-
-    /// Why the last write failed, where that was not long ago.
-    pub fn unwritten(&self) -> Option<String> {
-        let now = self.shared.clock.now();
-        self.shared.shards.iter().find_map(|handle| handle.progress.unwritten(now))
-    }
-
-    /// Whether every shard's writer takes commands.
-    pub fn is_running(&self) -> bool {
-        self.shared.shards.iter().all(|handle| !handle.queue.is_closed())
     }
 
     /// Makes sure that [`Ledger::system`] holds whatever any node had acknowledged before this was called.

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use faulty::Faulty;
 
 use super::*;
+use crate::domain::account::Account;
 use crate::domain::account::command::{OrgCommand, Reserve, Settle};
 use crate::domain::attempt::{Attempt, AttemptOutcome};
 use crate::domain::claim::Claim;
