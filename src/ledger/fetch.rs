@@ -1,8 +1,8 @@
 //! Reads what the writer's memory lacks, in background tasks, so that the writer never waits: accounts, bound keys, and
 //! reservations that ended long ago.
 
-mod key_filter;
 mod lookups;
+mod saved_filter;
 
 use std::sync::Arc;
 

@@ -8,12 +8,10 @@
 //! prices but where charges are checked (`verify`).
 
 mod access;
-mod batch;
 mod clocks;
 mod cluster;
 mod condition;
 mod decode;
-mod event_encoder;
 pub mod export;
 mod fetch;
 mod forwarding;
@@ -26,7 +24,6 @@ pub mod projector;
 mod reading;
 mod recent;
 mod snapshots;
-mod state;
 mod submission;
 mod tail;
 #[cfg(test)]

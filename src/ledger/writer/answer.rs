@@ -7,12 +7,12 @@ use crate::domain::account::Account;
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::key_entry;
 use crate::ledger::access::Access;
-use crate::ledger::batch::{Batch, Decision};
 use crate::ledger::job::{DueEnds, ReadView, Reading, ReplySender, send};
 use crate::ledger::keys::BoundKey;
-use crate::ledger::state::Slot;
 use crate::ledger::tail::PositionedEvent;
 use crate::ledger::writer::Writer;
+use crate::ledger::writer::batch::{Batch, Decision};
+use crate::ledger::writer::state::Slot;
 use crate::ledger::{LedgerError, Outcome, decode};
 use crate::store::EventLog;
 

@@ -2,8 +2,8 @@
 
 use crate::clock::Timer;
 use crate::ledger::LedgerError;
-use crate::ledger::batch::Batch;
 use crate::ledger::job::Job;
+use crate::ledger::writer::batch::Batch;
 use crate::ledger::writer::{MemoryState, Writer};
 use crate::store::{Appended, EventLog, EventRow, Head, StoreError};
 

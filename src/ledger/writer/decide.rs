@@ -5,12 +5,12 @@ use crate::domain::ids::OrgId;
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::key_entry;
-use crate::ledger::batch::{Batch, Decision};
-use crate::ledger::event_encoder::EventEncoder;
 use crate::ledger::job::{Ask, Command, Job, Reading};
 use crate::ledger::keys::KEY_KEPT_SECONDS;
 use crate::ledger::loaded::LoadedAccount;
-use crate::ledger::state::Slot;
+use crate::ledger::writer::batch::{Batch, Decision};
+use crate::ledger::writer::event_encoder::EventEncoder;
+use crate::ledger::writer::state::Slot;
 use crate::ledger::writer::{BATCH_MAX, Writer};
 use crate::ledger::{By, LedgerError};
 

@@ -9,8 +9,8 @@ use crate::ledger::LedgerError;
 use crate::ledger::access::{Access, CHANGED_BY};
 use crate::ledger::job::Job;
 use crate::ledger::recent::RecentIndex;
-use crate::ledger::state::{ShardState, Slot};
 use crate::ledger::tail::PositionedEvent;
+use crate::ledger::writer::state::{ShardState, Slot};
 use crate::ledger::writer::{MemoryState, Writer};
 use crate::store::{Head, StoreError};
 

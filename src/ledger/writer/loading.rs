@@ -7,9 +7,9 @@ use crate::ledger::fetch::Fetcher;
 use crate::ledger::job::{Command, Job};
 use crate::ledger::keys::Found;
 use crate::ledger::loaded::LoadedAccount;
-use crate::ledger::state::Slot;
 use crate::ledger::tail::PositionedEvent;
 use crate::ledger::writer::Writer;
+use crate::ledger::writer::state::Slot;
 use crate::ledger::{LedgerError, QUEUE_MAX};
 use crate::store::StoreError;
 

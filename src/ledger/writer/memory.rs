@@ -2,10 +2,10 @@
 
 use crate::domain::ids::{IdSet, OrgId};
 use crate::domain::system::System;
-use crate::ledger::batch::Batch;
 use crate::ledger::job::Job;
 use crate::ledger::keys::KEY_KEPT_SECONDS;
-use crate::ledger::state::Slot;
+use crate::ledger::writer::batch::Batch;
+use crate::ledger::writer::state::Slot;
 use crate::ledger::writer::{Writer, refuse_writes};
 
 impl Writer {

@@ -5,12 +5,15 @@
 //! outcome is unknown, the log says under the head's lock what happened.
 
 mod answer;
+mod batch;
 mod commit;
 mod decide;
+mod event_encoder;
 mod following;
 mod loading;
 mod memory;
 mod progress;
+mod state;
 
 use std::sync::Arc;
 
@@ -21,15 +24,15 @@ use crate::clock::Clock;
 use crate::domain::ids::IdSet;
 use crate::domain::system::System;
 use crate::ledger::access::Accesses;
-use crate::ledger::batch::Batch;
 use crate::ledger::fetch::Fetcher;
 use crate::ledger::job::Job;
 use crate::ledger::key_filter::BoundKeys;
 use crate::ledger::snapshots::SnapshotWriter;
-use crate::ledger::state::ShardState;
+use crate::ledger::writer::batch::Batch;
 use crate::ledger::writer::commit::{CommitOutcome, LOCKED_BATCHES};
 use crate::ledger::writer::loading::Fetched;
 pub(super) use crate::ledger::writer::progress::Progress;
+use crate::ledger::writer::state::ShardState;
 use crate::ledger::{LedgerError, MemoryLimits, QUEUE_MAX};
 use crate::store::Head;
 

@@ -11,12 +11,12 @@ use crate::domain::lots::Balance;
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::KeyHash;
 use crate::ledger::LedgerError;
-use crate::ledger::event_encoder::{EventEncoder, Origin};
 use crate::ledger::job::{Command, Job, Reading};
 use crate::ledger::keys::{BoundKey, Keyed};
 use crate::ledger::loaded::{Chain, LoadedAccount};
 use crate::ledger::recent::{End, RecentIndex, ended_by};
 use crate::ledger::tail::PositionedEvent;
+use crate::ledger::writer::event_encoder::{EventEncoder, Origin};
 use crate::store::{EventRow, Head};
 
 /// Expiries written in one batch at most. Its commands wait for them, and an account whose holds all end together would exceed
