@@ -18,57 +18,30 @@ const TRIES_SECONDS: i64 = 600;
 /// The fallbacks that the route names for when its chain has failed.
 #[derive(Debug)]
 pub(super) struct Fallbacks {
-    pub(super) on_context_length: Option<To>,
-    pub(super) on_content_policy: Option<To>,
+    /// Each for one kind of failure. The others are outages, what no other model would take either, and a model that is not
+    /// there.
+    own: Vec<(FailureKind, To)>,
     degrade: Option<To>,
 }
 
 impl Fallbacks {
     pub(super) fn of(policy: &Policy) -> Fallbacks {
-        Fallbacks {
-            on_context_length: policy.on_context_length.clone(),
-            on_content_policy: policy.on_content_policy.clone(),
-            degrade: policy.degrade.clone(),
-        }
+        let own = [
+            (FailureKind::ContextLength, &policy.on_context_length),
+            (FailureKind::ContentPolicy, &policy.on_content_policy),
+        ];
+        let own = own.into_iter().filter_map(|(kind, to)| Some((kind, to.clone()?)));
+        Fallbacks { own: own.collect(), degrade: policy.degrade.clone() }
     }
 
     /// Whether the route names one for this very kind of failure.
-    pub(super) fn name(&self, kind: FailureKind) -> bool {
-        use FailureKind as Kind;
-        match kind {
-            Kind::ContextLength => self.on_context_length.is_some(),
-            Kind::ContentPolicy => self.on_content_policy.is_some(),
-            // Outages, what no other model would take either, and a model that is not there.
-            Kind::Unreachable
-            | Kind::RateLimited
-            | Kind::AboveLimit
-            | Kind::Overloaded
-            | Kind::QuotaExhausted
-            | Kind::Auth
-            | Kind::ServerError
-            | Kind::TooLarge
-            | Kind::InvalidRequest
-            | Kind::ModelNotFound => false,
-        }
+    pub(super) fn names(&self, kind: FailureKind) -> bool {
+        self.own.iter().any(|(own, _)| *own == kind)
     }
 
     /// The one for this failure, or for the chain's: once something of it was out.
     fn take(&mut self, failure: &UpstreamFailure, is_out: bool) -> Option<To> {
-        use FailureKind as Kind;
-        let own = match failure.kind {
-            Kind::ContextLength => self.on_context_length.take(),
-            Kind::ContentPolicy => self.on_content_policy.take(),
-            Kind::Unreachable
-            | Kind::RateLimited
-            | Kind::AboveLimit
-            | Kind::Overloaded
-            | Kind::QuotaExhausted
-            | Kind::Auth
-            | Kind::ServerError
-            | Kind::TooLarge
-            | Kind::InvalidRequest
-            | Kind::ModelNotFound => None,
-        };
+        let own = self.own.extract_if(.., |(kind, _)| *kind == failure.kind).next().map(|(_, to)| to);
         own.or_else(|| self.degrade.take_if(|_| is_out || !failure.is_the_callers()))
     }
 }

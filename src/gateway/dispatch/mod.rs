@@ -154,7 +154,7 @@ fn is_the_arms(failure: &Failure, assignment: &ArmAssignment) -> bool {
 
 /// Whether the provider's policy has left nothing of the answer, and the route names who answers then.
 fn is_refused(fallbacks: &Fallbacks, call: &SentCall, body: &AnswerBody) -> bool {
-    fallbacks.on_content_policy.is_some() && body.is_blocked(call.quote.target.upstream.family)
+    fallbacks.names(FailureKind::ContentPolicy) && body.is_blocked(call.quote.target.upstream.family)
 }
 
 /// Whether the call opened a stream that the caller will get, with its first part already here.
@@ -377,7 +377,7 @@ impl Dispatch {
         }
         if failure.is_outage() {
             self.outage = Some(failure.clone());
-        } else if self.outage.is_some() && !self.fallbacks.name(failure.kind) {
+        } else if self.outage.is_some() && !self.fallbacks.names(failure.kind) {
             // The one that is out may well serve what this one refuses.
             failure.retry = Retry::Elsewhere;
         }
