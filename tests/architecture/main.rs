@@ -10,7 +10,8 @@ mod pages;
 mod source;
 
 use crate::source::{
-    Kind, Token, all_sources, all_test_modules, file_stem, is_test, module_of, scan, without_test_items,
+    Kind, Token, all_sources, all_test_modules, file_stem, is_test, joined_texts, module_of, scan,
+    without_test_items,
 };
 
 /// A top-level module of `src/` and the other top-level modules that it may import.
@@ -212,7 +213,7 @@ fn sql_breaches(path: &str, tokens: &[Token]) -> Vec<String> {
     if path.starts_with("src/store") {
         return Vec::new();
     }
-    let texts = tokens.iter().filter(|token| token.kind == Kind::Text && is_sql(&token.text));
+    let texts = joined_texts(tokens).into_iter().filter(|text| is_sql(&text.text));
     texts
         .map(|text| {
             format!(
@@ -229,7 +230,7 @@ fn shard_breaches(path: &str, tokens: &[Token]) -> Vec<String> {
     if !path.starts_with("src/store") || path.starts_with("src/store/sqlite") {
         return Vec::new();
     }
-    let statements = tokens.iter().filter(|token| token.kind == Kind::Text && is_sql(&token.text));
+    let statements = joined_texts(tokens).into_iter().filter(|text| is_sql(&text.text));
     let unnamed = statements.filter(|text| !names_its_shard(&text.text));
     unnamed
         .map(|text| {
@@ -467,6 +468,11 @@ fn every_statement_of_the_store_names_its_shard() {
     ] {
         check("src/store/alike.rs", &format!("const Q: &str = \"{named}\";"), &[]);
     }
+    let joined = |condition: &str| {
+        format!("const Q: &str = concat!(\"select \", columns!(\"a\"), \" from lots where {condition}\");")
+    };
+    check("src/store/postgres/a.rs", &joined("name = $1"), &["names no shard"]);
+    check("src/store/postgres/a.rs", &joined("shard = $1"), &[]);
     check("src/store/sqlite/a.rs", "const Q: &str = \"select value from settings where name = 'x'\";", &[]);
 }
 

@@ -42,6 +42,36 @@ pub fn texts_of(tokens: &[Token]) -> Vec<String> {
     texts.map(|token| token.text.clone()).collect()
 }
 
+/// The texts with their lines; what one `concat!` joins is one text, with `()` for each macro in it.
+pub fn joined_texts(tokens: &[Token]) -> Vec<Token> {
+    let mut texts: Vec<Token> = Vec::new();
+    // Parentheses that are open, from that of a `concat!` on.
+    let mut depth = 0;
+    for (position, token) in tokens.iter().enumerate() {
+        if depth == 0 {
+            if token.is("(")
+                && matches!(&tokens[..position], [.., name, mark] if name.is("concat") && mark.is("!"))
+            {
+                depth = 1;
+                texts.push(Token { kind: Kind::Text, text: String::new(), line: token.line });
+            } else if token.kind == Kind::Text {
+                texts.push(token.clone());
+            }
+            continue;
+        }
+        let joined = texts.last_mut().unwrap();
+        if token.is("(") {
+            depth += 1;
+            joined.text.push_str(" () ");
+        } else if token.is(")") {
+            depth -= 1;
+        } else if token.kind == Kind::Text && depth == 1 {
+            joined.text.push_str(&token.text);
+        }
+    }
+    texts
+}
+
 pub fn all_test_modules(sources: &[(String, String)]) -> Vec<Vec<String>> {
     sources.iter().flat_map(|(path, source)| test_modules(path, &scan(source))).collect()
 }

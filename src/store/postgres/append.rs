@@ -4,6 +4,7 @@ use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
 use super::clock::{DatabaseClock, now};
+use crate::store::shared_sql::event_columns;
 use crate::store::{CLOCK_SKEW_MICROS_MAX, EventRow, Head, StoreError};
 
 const APPEND: &str = concat!(
@@ -15,9 +16,9 @@ const APPEND: &str = concat!(
     now!(),
     ") returning shard \
     ) \
-    insert into events \
-        (shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash) \
-    select $1, row.* from unnest($9, $10, $11, $12, $13, $14, $15, $16, $17) as row \
+    insert into events (",
+    event_columns!(),
+    ") select $1, row.* from unnest($9, $10, $11, $12, $13, $14, $15, $16, $17) as row \
     where exists (select from head)"
 );
 

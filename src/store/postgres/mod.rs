@@ -28,9 +28,10 @@ use crate::clock::Clock;
 use crate::domain::chain::Hash;
 use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
+use crate::store::shared_sql::{self, event_columns};
 use crate::store::{
     Appended, Change, EventLog, EventRow, Head, LockedHead, Profile, Profiles, STATEMENT_MICROS_MAX,
-    StoreError, shared_sql,
+    StoreError,
 };
 
 use append::{Ended, append};
@@ -206,23 +207,22 @@ impl EventLog for PostgresStore {
     }
 
     async fn read(&self, shard: i32, from_position: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
-        let rows = sqlx::query(
-            "select shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash \
-             from events where shard = $1 and position >= $2 order by position limit $3",
-        )
-        .bind(shard)
-        .bind(from_position)
-        .bind(limit);
+        let rows = concat!(
+            "select ",
+            event_columns!(),
+            " from events where shard = $1 and position >= $2 order by position limit $3"
+        );
+        let rows = sqlx::query(rows).bind(shard).bind(from_position).bind(limit);
         fetch(&self.pool, rows).await?.iter().map(event).collect()
     }
 
     async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
-        let rows = sqlx::query(
-            "select shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash \
-             from events where shard = $1 and position = any($2) order by position",
-        )
-        .bind(shard)
-        .bind(positions);
+        let rows = concat!(
+            "select ",
+            event_columns!(),
+            " from events where shard = $1 and position = any($2) order by position"
+        );
+        let rows = sqlx::query(rows).bind(shard).bind(positions);
         fetch(&self.pool, rows).await?.iter().map(event).collect()
     }
 
@@ -232,14 +232,12 @@ impl EventLog for PostgresStore {
         org: OrgId,
         positions: Range<i64>,
     ) -> Result<Vec<EventRow>, StoreError> {
-        let rows = sqlx::query(
-            "select shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash \
-             from events where shard = $1 and position >= $2 and position < $3 and org_id = $4 order by position",
-        )
-        .bind(shard)
-        .bind(positions.start)
-        .bind(positions.end)
-        .bind(org.0);
+        let rows = concat!(
+            "select ",
+            event_columns!(),
+            " from events where shard = $1 and position >= $2 and position < $3 and org_id = $4 order by position"
+        );
+        let rows = sqlx::query(rows).bind(shard).bind(positions.start).bind(positions.end).bind(org.0);
         fetch(&self.pool, rows).await?.iter().map(event).collect()
     }
 

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use sqlx::Row;
 
+use super::clock::now;
 use super::error::store_error;
 use super::{PostgresStore, of_shard, only};
 use crate::domain::format::Format;
@@ -18,14 +19,15 @@ const FORGOTTEN_MICROS: i64 = 60_000_000;
 impl Nodes for PostgresStore {
     async fn beat(&self, node: &Node) -> Result<(), StoreError> {
         let beat = || {
-            sqlx::query(
-                "with long_gone as (delete from nodes where shard = 0 and node_id <> $1 \
-                    and abs(seen_at - (extract(epoch from clock_timestamp()) * 1000000)::bigint) > $4) \
-                 insert into nodes (shard, node_id, address, format, seen_at) \
-                 values (0, $1, $2, $3, (extract(epoch from clock_timestamp()) * 1000000)::bigint) \
-                 on conflict (shard, node_id) do update \
+            sqlx::query(concat!(
+                "with long_gone as (delete from nodes where shard = 0 and node_id <> $1 and abs(seen_at - ",
+                now!(),
+                ") > $4) \
+                 insert into nodes (shard, node_id, address, format, seen_at) values (0, $1, $2, $3, ",
+                now!(),
+                ") on conflict (shard, node_id) do update \
                  set address = excluded.address, format = excluded.format, seen_at = excluded.seen_at",
-            )
+            ))
             .bind(node.id)
             .bind(&node.address)
             .bind(i64::from(node.format.0))
@@ -35,9 +37,11 @@ impl Nodes for PostgresStore {
     }
 
     async fn noted(&self) -> Result<Noted, StoreError> {
-        let rows = "select node_id, address, format, ago < $1 as is_alive from (select *, \
-             abs(seen_at - (extract(epoch from clock_timestamp()) * 1000000)::bigint) as ago \
-             from nodes where shard = 0) as noted where ago <= $2 order by node_id";
+        let rows = concat!(
+            "select node_id, address, format, ago < $1 as is_alive from (select *, abs(seen_at - ",
+            now!(),
+            ") as ago from nodes where shard = 0) as noted where ago <= $2 order by node_id"
+        );
         let rows = self.beats.fetch(|| sqlx::query(rows).bind(ALIVE_MICROS).bind(FORGOTTEN_MICROS)).await?;
         let mut noted = Noted { alive: Vec::new(), read_by_all: Format::READ };
         for row in rows {

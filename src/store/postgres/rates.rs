@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use sqlx::Row;
 
+use super::clock::now;
 use super::error::store_error;
 use super::{PostgresStore, fetch, fetch_one};
 use crate::domain::time::Timestamp;
@@ -11,11 +12,13 @@ use crate::store::{MovedRate, RateId, RateRow, Rates, StoreError};
 #[async_trait]
 impl Rates for PostgresStore {
     async fn rate(&self, shard: i32, id: &RateId, now: Timestamp) -> Result<RateRow, StoreError> {
-        let seen = sqlx::query(
-            "select coalesce($3, (extract(epoch from clock_timestamp()) * 1000000)::bigint) as now, \
+        let seen = sqlx::query(concat!(
+            "select coalesce($3, ",
+            now!(),
+            ") as now, \
                 (select full_at from shared_rates where shard = $1 and rate_id = $2) as full_at, \
                 (select moved_at from shared_rates where shard = $1 and rate_id = $2) as moved_at",
-        )
+        ))
         .bind(shard)
         .bind(&id[..])
         .bind(self.moved_by_hand(now));
@@ -53,10 +56,11 @@ impl Rates for PostgresStore {
     }
 
     async fn forget_full_rates(&self, shard: i32, now: Timestamp) -> Result<(), StoreError> {
-        let full = sqlx::query(
-            "delete from shared_rates where shard = $1 \
-                and full_at < coalesce($2, (extract(epoch from clock_timestamp()) * 1000000)::bigint)",
-        )
+        let full = sqlx::query(concat!(
+            "delete from shared_rates where shard = $1 and full_at < coalesce($2, ",
+            now!(),
+            ")"
+        ))
         .bind(shard)
         .bind(self.moved_by_hand(now));
         fetch(&self.pool, full).await.map(|_| ())

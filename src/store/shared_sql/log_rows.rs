@@ -1,5 +1,12 @@
 //! Rows of the log.
 
+/// The columns of an event, in the order in which an append gives their values.
+macro_rules! event_columns {
+    () => {
+        "shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash"
+    };
+}
+
 /// Reads events and heads from a driver's rows.
 macro_rules! log_rows {
     ($row:ty) => {
@@ -38,4 +45,4 @@ macro_rules! log_rows {
     };
 }
 
-pub(in crate::store) use log_rows;
+pub(in crate::store) use {event_columns, log_rows};

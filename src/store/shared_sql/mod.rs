@@ -14,7 +14,7 @@ use crate::domain::chain::Hash;
 
 pub(super) use event_index::event_index;
 pub(super) use generations::generations;
-pub(super) use log_rows::log_rows;
+pub(super) use log_rows::{event_columns, log_rows};
 pub(super) use profiles::profiles;
 pub(super) use reports::reports;
 pub(super) use snapshots::snapshots;

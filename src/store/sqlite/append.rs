@@ -10,12 +10,13 @@ use sqlx::sqlite::SqliteArguments;
 use sqlx::{Either, Executor, Sqlite, SqliteConnection};
 use tokio::sync::MutexGuard;
 
+use crate::store::shared_sql::event_columns;
 use crate::store::sqlite::error::store_error;
 use crate::store::{Appended, EventRow, Head, LockedHead, StoreError};
 
 /// Rows of one insert: full statements are prepared once, and 64 rows keep well under SQLite's variable limit.
 const ROWS_PER_INSERT: usize = 64;
-const EVENTS: &str = "events (shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash)";
+const EVENTS: &str = concat!("events (", event_columns!(), ")");
 const MOVE_HEAD: &str = "update log_heads set next_position = ?, last_hash = ? \
     where shard = ? and next_position = ? and last_hash = ? and epoch = ?";
 

@@ -16,11 +16,10 @@ use sqlx::{Row, Sqlite, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::domain::chain::Hash;
+use crate::store::shared_sql::{self, event_columns};
 use crate::store::sqlite::append::{Locked, append, roll_back, statement};
 use crate::store::sqlite::error::store_error;
-use crate::store::{
-    Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, StoreError, shared_sql,
-};
+use crate::store::{Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, StoreError};
 
 pub use views::SqliteViews;
 
@@ -71,20 +70,14 @@ impl SqliteStore {
 #[async_trait]
 impl EventLog for SqliteStore {
     async fn heads(&self) -> Result<Vec<Head>, StoreError> {
-        let rows = sqlx::query("select next_position, last_hash, epoch from log_heads order by shard")
-            .fetch_all(&self.readers)
-            .await
-            .map_err(store_error)?;
-        rows.iter().map(head).collect()
+        let rows = sqlx::query("select next_position, last_hash, epoch from log_heads order by shard");
+        self.read_rows(rows).await?.iter().map(head).collect()
     }
 
     async fn head(&self, shard: i32) -> Result<Head, StoreError> {
-        let row = sqlx::query("select next_position, last_hash, epoch from log_heads where shard = ?1")
-            .bind(shard)
-            .fetch_one(&self.readers)
-            .await
-            .map_err(store_error)?;
-        head(&row)
+        let row = sqlx::query("select next_position, last_hash, epoch from log_heads where shard = ?1");
+        let found = self.read_rows(row.bind(shard)).await?;
+        head(found.first().ok_or_else(|| store_error(sqlx::Error::RowNotFound))?)
     }
 
     async fn append(
@@ -103,30 +96,25 @@ impl EventLog for SqliteStore {
     }
 
     async fn read(&self, shard: i32, from_position: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {
-        let rows = sqlx::query(
-            "select shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash \
-             from events where shard = ?1 and position >= ?2 order by position limit ?3",
-        )
-        .bind(shard)
-        .bind(from_position)
-        .bind(limit)
-        .fetch_all(&self.readers)
-        .await
-        .map_err(store_error)?;
-        rows.iter().map(event).collect()
+        let rows = concat!(
+            "select ",
+            event_columns!(),
+            " from events where shard = ?1 and position >= ?2 order by position limit ?3"
+        );
+        let rows = sqlx::query(rows).bind(shard).bind(from_position).bind(limit);
+        self.read_rows(rows).await?.iter().map(event).collect()
     }
 
     async fn read_at(&self, shard: i32, positions: &[i64]) -> Result<Vec<EventRow>, StoreError> {
-        let rows = sqlx::query(
-            "select shard, position, org_id, org_version, event_id, kind, schema_version, recorded_at, payload, hash \
-             from events where shard = ?1 and position in (select value from json_each(?2)) order by position",
-        )
-        .bind(shard)
-        .bind(serde_json::to_string(positions).map_err(|error| StoreError::Unavailable(error.to_string()))?)
-        .fetch_all(&self.readers)
-        .await
-        .map_err(store_error)?;
-        rows.iter().map(event).collect()
+        let rows = concat!(
+            "select ",
+            event_columns!(),
+            " from events where shard = ?1 and position in (select value from json_each(?2)) order by position"
+        );
+        let positions =
+            serde_json::to_string(positions).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        let rows = sqlx::query(rows).bind(shard).bind(positions);
+        self.read_rows(rows).await?.iter().map(event).collect()
     }
 
     async fn lock(&self, shard: i32) -> Result<Box<dyn LockedHead + '_>, StoreError> {
