@@ -35,7 +35,7 @@ use crate::domain::views::index::{key_entry, key_hash};
 use crate::ledger::keys::KEY_KEPT_SECONDS;
 use crate::ledger::places::PLACES_PER_ORG_MAX;
 use crate::store::projections::{Generations, Snapshot, Snapshots};
-use crate::store::{Appended, EventRow, Head, LockedHead, SqliteStore, SqliteViews};
+use crate::store::{Append, Appended, EventRow, Head, LockedHead, SqliteStore, SqliteViews};
 use crate::waiting::{until, within};
 
 const ACME: OrgId = OrgId(Uuid::from_u128(0xACE));

@@ -64,6 +64,17 @@ pub struct Head {
     pub epoch: i64,
 }
 
+/// A compare-and-set on a shard's head, and the events that come with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Append<'a> {
+    pub shard: i32,
+    pub expected: &'a Head,
+    /// Of the same epoch.
+    pub new: &'a Head,
+    /// At the positions from `expected.next_position` to before `new.next_position`.
+    pub events: &'a [EventRow],
+}
+
 /// How a compare-and-set on the head ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Appended {
@@ -96,21 +107,14 @@ pub trait EventLog: Send + Sync {
     /// Those of every method; `Unavailable` where there is no such shard, too.
     async fn head(&self, shard: i32) -> Result<Head, StoreError>;
 
-    /// Moves the shard's head from `expected` to `new` and inserts the events, all or nothing, durably. The events have the
-    /// positions from `expected.next_position` to before `new.next_position`; the epoch stays what it is.
+    /// Moves the shard's head and inserts the events, all or nothing, durably.
     ///
     /// # Errors
     /// After `UnknownOutcome` the events may be in the log or may yet be written, until [`EventLog::lock`] was had: what
     /// stands in the log then is what became of them, and [`LockedHead::raise_epoch`] keeps out what has not arrived. After
     /// every other error nothing was written, nor will be: `Full` where the disk is, `ClockOff` where the events' time lies
     /// too far from that of the database, `ClockBehind` where that lies behind the log, too, whose own last time can be written.
-    async fn append(
-        &self,
-        shard: i32,
-        expected: &Head,
-        new: &Head,
-        events: &[EventRow],
-    ) -> Result<Appended, StoreError>;
+    async fn append(&self, asked: Append<'_>) -> Result<Appended, StoreError>;
 
     /// Committed events of a shard from a position on, in order, at most `limit`. The first one may stand behind
     /// `from_position`, and others behind gaps, where events were archived or lost: whoever needs all of them compares

@@ -17,7 +17,8 @@ mod sqlite;
 pub use database::{Database, VerifySource};
 pub use error::StoreError;
 pub use log::{
-    Appended, CLOCK_SKEW_MICROS_MAX, Change, EventLog, EventRow, Head, LockedHead, STATEMENT_MICROS_MAX,
+    Append, Appended, CLOCK_SKEW_MICROS_MAX, Change, EventLog, EventRow, Head, LockedHead,
+    STATEMENT_MICROS_MAX,
 };
 pub use nodes::{Node, Nodes, Noted};
 pub use postgres::{PostgresStore, PostgresViews};

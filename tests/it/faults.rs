@@ -26,7 +26,7 @@ use tollgate::ledger::projector::Projector;
 use tollgate::ledger::verify::verify;
 use tollgate::ledger::{By, Ledger, LedgerError, MemoryLimits, Outcome, Submission, decode};
 use tollgate::simulator::chance::Chance;
-use tollgate::store::{Appended, Database, EventLog, EventRow, Head, LockedHead, StoreError};
+use tollgate::store::{Append, Appended, Database, EventLog, EventRow, Head, LockedHead, StoreError};
 use uuid::Uuid;
 
 use crate::database::{TestDatabase, is_postgres};
@@ -224,14 +224,8 @@ impl EventLog for StruckLog {
         self.log.head(shard).await
     }
 
-    async fn append(
-        &self,
-        shard: i32,
-        expected: &Head,
-        new: &Head,
-        events: &[EventRow],
-    ) -> Result<Appended, StoreError> {
-        let write = self.log.append(shard, expected, new, events);
+    async fn append(&self, asked: Append<'_>) -> Result<Appended, StoreError> {
+        let write = self.log.append(asked);
         match self.blow.falls(&WRITES) {
             None => write.await,
             Some(point) => {

@@ -17,7 +17,7 @@ use tollgate::domain::time::Timestamp;
 use tollgate::ledger::{Ledger, MemoryLimits, Submission};
 use tollgate::operations::claim::finish_claims;
 use tollgate::operations::find_org::known_org;
-use tollgate::store::{Appended, EventRow, Head, Node, Nodes};
+use tollgate::store::{Append, Appended, EventRow, Head, Node, Nodes};
 use uuid::Uuid;
 
 use crate::database::{TestDatabase, is_postgres};
@@ -164,7 +164,8 @@ async fn write_later(ledger: &Ledger, org: OrgId, kind: &str, data: &str) {
     row.hash = chain::event_hash(&last.hash, &row.fields());
     let last_hash = chain::shard_hash(&head.last_hash, &row.hash);
     let new = Head { next_position: head.next_position + 1, last_hash, epoch: head.epoch };
-    assert_eq!(log.append(shard, &head, &new, &[row]).await.unwrap(), Appended::Written);
+    let append = Append { shard, expected: &head, new: &new, events: &[row] };
+    assert_eq!(log.append(append).await.unwrap(), Appended::Written);
 }
 
 async fn hold(actor: &Actor, org: &str) -> StatusCode {

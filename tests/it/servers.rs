@@ -15,7 +15,7 @@ use tollgate::domain::time::Timestamp;
 use tollgate::domain::views::spend::Group;
 use tollgate::ledger::export::{Selection, export};
 use tollgate::operations::find_org::known_org;
-use tollgate::store::{Appended, Database, EventLog, EventRow, Head, Node, StoreError};
+use tollgate::store::{Append, Appended, Database, EventLog, EventRow, Head, Node, StoreError};
 use uuid::Uuid;
 
 use crate::database::{Cluster, TestDatabase};
@@ -49,7 +49,8 @@ async fn write(log: &dyn EventLog, shard: i32, at: Timestamp, locks_first: bool)
     if locks_first {
         return log.lock(shard).await?.append(&new, &rows).await;
     }
-    assert_eq!(log.append(shard, &head, &new, &rows).await?, Appended::Written);
+    let append = Append { shard, expected: &head, new: &new, events: &rows };
+    assert_eq!(log.append(append).await?, Appended::Written);
     Ok(())
 }
 
@@ -377,7 +378,10 @@ async fn a_race_is_lost_and_no_outage_where_the_database_is_serializable_by_defa
     let locked = first.lock(0).await.unwrap();
     let lost = tokio::spawn({
         let (head, new, rows) = (head.clone(), new.clone(), rows.clone());
-        async move { second.append(0, &head, &new, &rows).await }
+        async move {
+            let append = Append { shard: 0, expected: &head, new: &new, events: &rows };
+            second.append(append).await
+        }
     });
     let waits = "select exists (select from pg_stat_activity where datname = current_database() \
         and wait_event_type = 'Lock')";

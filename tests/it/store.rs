@@ -7,7 +7,7 @@ use sqlx::{Connection, PgConnection};
 use tollgate::clock::Clock;
 use tollgate::domain::time::Timestamp;
 use tollgate::domain::views::View;
-use tollgate::store::{Appended, EventRow, Head, StoreError};
+use tollgate::store::{Append, Appended, EventLog, EventRow, Head, StoreError};
 use uuid::Uuid;
 
 use crate::database::TestDatabase;
@@ -31,17 +31,26 @@ fn head(next_position: i64) -> Head {
     Head { next_position, last_hash: [u8::from(next_position > 1); 32], epoch: 0 }
 }
 
+async fn append(
+    log: &dyn EventLog,
+    expected: &Head,
+    new: &Head,
+    events: &[EventRow],
+) -> Result<Appended, StoreError> {
+    log.append(Append { shard: 0, expected, new, events }).await
+}
+
 #[tokio::test]
 async fn i6_an_append_is_a_compare_and_set_of_the_head_all_or_nothing() {
     let database = TestDatabase::new().await;
     let log = database.open(&Clock::manual(Timestamp(0), 1)).await.log;
     let rows: Vec<EventRow> = (1..=3_000).map(row).collect();
 
-    let written = log.append(0, &head(1), &head(3_001), &rows).await.unwrap();
-    let lost = log.append(0, &head(1), &head(2), &rows[..1]).await.unwrap();
+    let written = append(&*log, &head(1), &head(3_001), &rows).await.unwrap();
+    let lost = append(&*log, &head(1), &head(2), &rows[..1]).await.unwrap();
     let other_epoch = Head { epoch: 1, ..head(3_001) };
-    let fenced = log.append(0, &other_epoch, &head(3_002), &[row(3_001)]).await.unwrap();
-    let doubled = log.append(0, &head(3_001), &head(3_002), &[row(5)]).await;
+    let fenced = append(&*log, &other_epoch, &head(3_002), &[row(3_001)]).await.unwrap();
+    let doubled = append(&*log, &head(3_001), &head(3_002), &[row(5)]).await;
 
     assert_eq!((written, lost, fenced), (Appended::Written, Appended::Conflict, Appended::Conflict));
     assert!(doubled.is_err(), "a position stands once");
@@ -63,7 +72,7 @@ async fn what_changed_is_told_of_some_kinds_the_system_and_the_last_event() {
     }
     rows[4].org_id = Uuid::nil();
     rows[5].recorded_at = 9;
-    log.append(0, &head(1), &head(9), &rows).await.unwrap();
+    append(&*log, &head(1), &head(9), &rows).await.unwrap();
     let changes = async |from, end, kind| {
         let found = log.changes(0, from..end, &["LimitsSet", kind]).await.unwrap();
         found.into_iter().map(|change| (change.org.0.as_u128(), change.at.0)).collect::<Vec<_>>()
@@ -88,7 +97,7 @@ async fn i5_who_holds_the_head_keeps_others_out() {
     again.unlock().await.unwrap();
 
     assert_eq!(seen, head(2));
-    assert_eq!(log.append(0, &head(2), &head(3), &[row(2)]).await.unwrap(), Appended::Written);
+    assert_eq!(append(&*log, &head(2), &head(3), &[row(2)]).await.unwrap(), Appended::Written);
 }
 
 #[tokio::test]
@@ -97,11 +106,11 @@ async fn i1_what_was_to_be_appended_under_an_epoch_before_is_never_written() {
     let log = database.open(&Clock::manual(Timestamp(0), 1)).await.log;
 
     log.lock(0).await.unwrap().raise_epoch().await.unwrap();
-    let late = log.append(0, &head(1), &head(2), &[row(1)]).await.unwrap();
+    let late = append(&*log, &head(1), &head(2), &[row(1)]).await.unwrap();
     let raised = Head { epoch: 1, ..head(1) };
     assert_eq!((late, log.head(0).await.unwrap()), (Appended::Conflict, raised.clone()));
     let new = Head { epoch: 1, ..head(2) };
-    assert_eq!(log.append(0, &raised, &new, &[row(1)]).await.unwrap(), Appended::Written);
+    assert_eq!(append(&*log, &raised, &new, &[row(1)]).await.unwrap(), Appended::Written);
 }
 
 #[tokio::test]

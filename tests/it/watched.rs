@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tollgate::store::{Appended, EventLog, EventRow, Head, LockedHead, StoreError};
+use tollgate::store::{Append, Appended, EventLog, EventRow, Head, LockedHead, StoreError};
 
 pub struct Watched {
     log: Arc<dyn EventLog>,
@@ -41,15 +41,9 @@ impl EventLog for Watched {
         self.log.head(shard).await
     }
 
-    async fn append(
-        &self,
-        shard: i32,
-        expected: &Head,
-        new: &Head,
-        events: &[EventRow],
-    ) -> Result<Appended, StoreError> {
+    async fn append(&self, asked: Append<'_>) -> Result<Appended, StoreError> {
         (self.before_write)();
-        self.log.append(shard, expected, new, events).await
+        self.log.append(asked).await
     }
 
     async fn read(&self, shard: i32, from: i64, limit: i64) -> Result<Vec<EventRow>, StoreError> {

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::*;
 use crate::gateway::failure::Failure;
 use crate::ledger::LedgerError;
-use crate::store::{Appended, EventLog, EventRow, Head, LockedHead, StoreError};
+use crate::store::{Append, Appended, EventLog, EventRow, Head, LockedHead, StoreError};
 use crate::waiting::until;
 
 /// A log that is there, gone, or gone with its next answer.
@@ -64,13 +64,7 @@ impl EventLog for Log {
         self.there()?.head(shard).await
     }
 
-    async fn append(
-        &self,
-        shard: i32,
-        expected: &Head,
-        new: &Head,
-        events: &[EventRow],
-    ) -> Result<Appended, StoreError> {
+    async fn append(&self, asked: Append<'_>) -> Result<Appended, StoreError> {
         if let Some((clock, seconds)) = self.takes.lock().expect("a clock").take() {
             clock.advance_seconds(seconds);
         }
@@ -78,7 +72,7 @@ impl EventLog for Log {
         if let Some(event) = waits {
             event.await;
         }
-        let appended = self.there()?.append(shard, expected, new, events).await;
+        let appended = self.there()?.append(asked).await;
         match self.mood.compare_exchange(GOES, GONE, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => Err(StoreError::UnknownOutcome("the line was cut".into())),
             Err(_) => appended,

@@ -122,7 +122,10 @@ impl Faulty {
     pub async fn deliver(&self) -> Result<Option<Appended>, StoreError> {
         let withheld = self.withheld.lock().expect("no test panicked").take();
         match withheld {
-            Some((expected, new, events)) => self.log.append(0, &expected, &new, &events).await.map(Some),
+            Some((expected, new, events)) => {
+                let asked = Append { shard: 0, expected: &expected, new: &new, events: &events };
+                self.log.append(asked).await.map(Some)
+            }
             None => Ok(None),
         }
     }
@@ -146,17 +149,11 @@ impl EventLog for Faulty {
         Ok(head)
     }
 
-    async fn append(
-        &self,
-        shard: i32,
-        expected: &Head,
-        new: &Head,
-        events: &[EventRow],
-    ) -> Result<Appended, StoreError> {
-        if events.iter().any(|event| event.recorded_at < self.since.0) {
+    async fn append(&self, asked: Append<'_>) -> Result<Appended, StoreError> {
+        if asked.events.iter().any(|event| event.recorded_at < self.since.0) {
             return Err(StoreError::ClockOff);
         }
-        if events.len() > self.events_in_time {
+        if asked.events.len() > self.events_in_time {
             return Err(StoreError::Unavailable("canceling statement due to statement timeout".into()));
         }
         if let Some(refusal) = self.refusals.lock().expect("no test panicked").pop() {
@@ -171,12 +168,12 @@ impl EventLog for Faulty {
             std::panic::resume_unwind(Box::new("its writer ends"));
         }
         if self.withholds.swap(false, Ordering::SeqCst) {
-            let withheld = (expected.clone(), new.clone(), events.to_vec());
+            let withheld = (asked.expected.clone(), asked.new.clone(), asked.events.to_vec());
             *self.withheld.lock().expect("no test panicked") = Some(withheld);
             return Err(StoreError::UnknownOutcome("nothing comes back".into()));
         }
         self.write_next(true).await?;
-        let appended = self.log.append(shard, expected, new, events).await?;
+        let appended = self.log.append(asked).await?;
         match self.lost_answer.swap(false, Ordering::SeqCst) {
             true => Err(StoreError::UnknownOutcome("the connection was cut".into())),
             false => Ok(appended),

@@ -61,7 +61,7 @@ impl EventLog for Forged {
         Ok(self.heads[usize::try_from(shard).expect("small")].clone())
     }
 
-    async fn append(&self, _: i32, _: &Head, _: &Head, _: &[EventRow]) -> Result<Appended, StoreError> {
+    async fn append(&self, _: Append<'_>) -> Result<Appended, StoreError> {
         unreachable!("what only reads writes nothing")
     }
 

@@ -5,7 +5,7 @@ use crate::ledger::LedgerError;
 use crate::ledger::job::Job;
 use crate::ledger::writer::batch::Batch;
 use crate::ledger::writer::{MemoryState, Writer};
-use crate::store::{Appended, EventLog, EventRow, Head, StoreError};
+use crate::store::{Append, Appended, EventLog, EventRow, Head, StoreError};
 
 /// Batches for which the head's lock is taken first once a race was lost, so that this writer can't starve. They are
 /// counted from the last that found events of another node: each race lost has accounts read again.
@@ -73,7 +73,8 @@ impl Writer {
             };
         }
         let timer = Timer::start();
-        let appended = log.append(shard, &self.head, &batch.head, &batch.rows).await;
+        let append = Append { shard, expected: &self.head, new: &batch.head, events: &batch.rows };
+        let appended = log.append(append).await;
         self.commit_outcome(batch, appended, &timer).await
     }
 

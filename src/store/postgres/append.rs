@@ -5,7 +5,7 @@ use sqlx::postgres::PgConnection;
 
 use super::clock::{DatabaseClock, now};
 use crate::store::shared_sql::event_columns;
-use crate::store::{CLOCK_SKEW_MICROS_MAX, EventRow, Head, StoreError};
+use crate::store::{Append, CLOCK_SKEW_MICROS_MAX, EventRow, StoreError};
 
 const APPEND: &str = concat!(
     "with head as ( \
@@ -29,24 +29,28 @@ pub(super) enum Ended {
     Not(StoreError),
 }
 
+/// What time events bear, and when they may, by the database's clock.
+enum Time {
+    Any,
+    Near(i64),
+    NearOrAhead(i64),
+}
+
 /// Moves the head and inserts the events, which bear the database's time or one that the log has reached already.
 pub(super) async fn append(
     connection: &mut PgConnection,
-    shard: i32,
-    expected: &Head,
-    new: &Head,
-    events: &[EventRow],
+    asked: Append<'_>,
     clock: &DatabaseClock,
 ) -> Result<Ended, sqlx::Error> {
-    let time = events.last().filter(|_| clock.is_checked).map(|event| event.recorded_at);
-    if append_at(connection, shard, expected, new, events, time, false).await? {
+    let time = asked.events.last().filter(|_| clock.is_checked).map(|event| event.recorded_at);
+    if append_at(connection, asked, time.map_or(Time::Any, Time::Near)).await? {
         return Ok(Ended::Written);
     }
     let Some(time) = time else { return Ok(Ended::Not(StoreError::ClockOff)) };
-    match reached_ahead(connection, shard, expected, clock).await? {
+    match reached_ahead(connection, asked, clock).await? {
         // Writing at the log's own last time does not move it further.
         Some(last) if last == time => {
-            let written = append_at(connection, shard, expected, new, events, Some(time), true).await?;
+            let written = append_at(connection, asked, Time::NearOrAhead(time)).await?;
             Ok(if written { Ended::Written } else { Ended::Not(StoreError::ClockOff) })
         }
         Some(_) => Ok(Ended::Not(StoreError::ClockBehind)),
@@ -58,30 +62,30 @@ pub(super) async fn append(
 /// server's.
 async fn reached_ahead(
     connection: &mut PgConnection,
-    shard: i32,
-    expected: &Head,
+    asked: Append<'_>,
     clock: &DatabaseClock,
 ) -> Result<Option<i64>, sqlx::Error> {
     let times =
         concat!("select recorded_at, ", now!(), " as now from events where shard = $1 and position = $2");
-    let times = sqlx::query(times).bind(shard).bind(expected.next_position - 1);
+    let times = sqlx::query(times).bind(asked.shard).bind(asked.expected.next_position - 1);
     let Some(times) = times.fetch_optional(connection).await? else { return Ok(None) };
     let (last, now): (i64, i64) = (times.try_get("recorded_at")?, times.try_get("now")?);
     clock.saw(now);
     Ok(Some(last).filter(|last| *last > now))
 }
 
-/// Appends if the head is still the expected one and `time`, where it is given, is close to the database's, or may be ahead
-/// of it.
+/// Appends if the head is still the expected one, and the events may bear their time.
 async fn append_at(
     connection: &mut PgConnection,
-    shard: i32,
-    expected: &Head,
-    new: &Head,
-    events: &[EventRow],
-    time: Option<i64>,
-    may_be_ahead: bool,
+    asked: Append<'_>,
+    time: Time,
 ) -> Result<bool, sqlx::Error> {
+    let Append { shard, expected, new, events } = asked;
+    let (time, may_be_ahead) = match time {
+        Time::Any => (None, false),
+        Time::Near(time) => (Some(time), false),
+        Time::NearOrAhead(time) => (Some(time), true),
+    };
     let written = sqlx::query(APPEND)
         .bind(shard)
         .bind(new.next_position)

@@ -30,7 +30,7 @@ use crate::domain::ids::OrgId;
 use crate::domain::time::Timestamp;
 use crate::store::shared_sql::{self, event_columns};
 use crate::store::{
-    Appended, Change, EventLog, EventRow, Head, LockedHead, Profile, Profiles, STATEMENT_MICROS_MAX,
+    Append, Appended, Change, EventLog, EventRow, Head, LockedHead, Profile, Profiles, STATEMENT_MICROS_MAX,
     StoreError,
 };
 
@@ -186,23 +186,18 @@ impl EventLog for PostgresStore {
         self.seen(&only(found)?)
     }
 
-    async fn append(
-        &self,
-        shard: i32,
-        expected: &Head,
-        new: &Head,
-        events: &[EventRow],
-    ) -> Result<Appended, StoreError> {
-        let mut acquired = of_shard(&self.writers, shard)?.acquire().await?;
-        let append = append(&mut acquired.connection, shard, expected, new, events, &self.clock);
-        let ended = match timeout(ANSWER_TIMEOUT, self.partitions.beside(new.next_position, append)).await {
+    async fn append(&self, asked: Append<'_>) -> Result<Appended, StoreError> {
+        let mut acquired = of_shard(&self.writers, asked.shard)?.acquire().await?;
+        let append = append(&mut acquired.connection, asked, &self.clock);
+        let append = self.partitions.beside(asked.new.next_position, append);
+        let ended = match timeout(ANSWER_TIMEOUT, append).await {
             Ok(ended) => ended.map_err(unless_unknown)?,
             Err(_) => return Err(StoreError::UnknownOutcome(NO_ANSWER.into())),
         };
         acquired.release();
         match ended {
             Ended::Written => Ok(Appended::Written),
-            Ended::Not(why) => self.lost(shard, expected, why).await,
+            Ended::Not(why) => self.lost(asked.shard, asked.expected, why).await,
         }
     }
 
@@ -298,7 +293,8 @@ impl LockedHead for Locked {
 
     async fn append(mut self: Box<Self>, new: &Head, events: &[EventRow]) -> Result<(), StoreError> {
         let Locked { acquired, shard, head, clock, partitions } = &mut *self;
-        let append = append(&mut acquired.connection, *shard, head, new, events, clock);
+        let asked = Append { shard: *shard, expected: head, new, events };
+        let append = append(&mut acquired.connection, asked, clock);
         match answered(partitions.beside(new.next_position, append)).await? {
             Ended::Written => self.commit().await,
             // Nobody else can move the head while it is locked.

@@ -12,7 +12,7 @@ use tokio::sync::MutexGuard;
 
 use crate::store::shared_sql::event_columns;
 use crate::store::sqlite::error::store_error;
-use crate::store::{Appended, EventRow, Head, LockedHead, StoreError};
+use crate::store::{Append, Appended, EventRow, Head, LockedHead, StoreError};
 
 /// Rows of one insert: full statements are prepared once, and 64 rows keep well under SQLite's variable limit.
 const ROWS_PER_INSERT: usize = 64;
@@ -26,16 +26,13 @@ type Texts = [OnceLock<String>; ROWS_PER_INSERT + 1];
 /// Moves the head and writes the events, or neither.
 pub(super) async fn append(
     connection: &mut SqliteConnection,
-    shard: i32,
-    expected: &Head,
-    new: &Head,
-    events: &[EventRow],
+    asked: Append<'_>,
 ) -> Result<Appended, StoreError> {
-    if events.len() <= ROWS_PER_INSERT {
-        return append_at_once(connection, shard, expected, new, events).await;
+    if asked.events.len() <= ROWS_PER_INSERT {
+        return append_at_once(connection, asked).await;
     }
     statement(connection, "begin immediate").await?;
-    match move_head(connection, shard, expected, new, events).await {
+    match move_head(connection, asked).await {
         Ok(true) => commit(connection).await,
         Ok(false) => roll_back(connection).await.map(|()| Appended::Conflict),
         Err(error) => {
@@ -46,18 +43,12 @@ pub(super) async fn append(
 }
 
 /// The compare-and-set and the events, inside the open transaction. False where the head was elsewhere.
-async fn move_head(
-    connection: &mut SqliteConnection,
-    shard: i32,
-    expected: &Head,
-    new: &Head,
-    events: &[EventRow],
-) -> Result<bool, sqlx::Error> {
-    let moved = bind_move(sqlx::query(MOVE_HEAD), shard, expected, new).execute(&mut *connection).await?;
+async fn move_head(connection: &mut SqliteConnection, asked: Append<'_>) -> Result<bool, sqlx::Error> {
+    let moved = bind_move(sqlx::query(MOVE_HEAD), asked).execute(&mut *connection).await?;
     if moved.rows_affected() == 0 {
         return Ok(false);
     }
-    for rows in events.chunks(ROWS_PER_INSERT) {
+    for rows in asked.events.chunks(ROWS_PER_INSERT) {
         static TEXTS: Texts = [const { OnceLock::new() }; ROWS_PER_INSERT + 1];
         let text: &'static str =
             TEXTS[rows.len()].get_or_init(|| format!("insert into {EVENTS} {}", values(rows.len())));
@@ -70,17 +61,14 @@ async fn move_head(
 /// what a small batch does there.
 async fn append_at_once(
     connection: &mut SqliteConnection,
-    shard: i32,
-    expected: &Head,
-    new: &Head,
-    events: &[EventRow],
+    asked: Append<'_>,
 ) -> Result<Appended, StoreError> {
     static TEXTS: Texts = [const { OnceLock::new() }; ROWS_PER_INSERT + 1];
-    let text: &'static str = match TEXTS.get(events.len()) {
-        Some(text) => text.get_or_init(|| transaction(events.len())),
+    let text: &'static str = match TEXTS.get(asked.events.len()) {
+        Some(text) => text.get_or_init(|| transaction(asked.events.len())),
         None => return Err(StoreError::Corrupt("a batch is longer than its statement".into())),
     };
-    let query = bind_rows(bind_move(sqlx::query(text), shard, expected, new), events);
+    let query = bind_rows(bind_move(sqlx::query(text), asked), asked.events);
     let mut done = Vec::with_capacity(STATEMENTS);
     let failed = {
         let mut results = connection.fetch_many(query);
@@ -160,9 +148,7 @@ fn values(rows: usize) -> String {
 /// The values of [`MOVE_HEAD`].
 fn bind_move<'q>(
     query: Query<'q, Sqlite, SqliteArguments>,
-    shard: i32,
-    expected: &Head,
-    new: &Head,
+    Append { shard, expected, new, .. }: Append<'_>,
 ) -> Query<'q, Sqlite, SqliteArguments> {
     query
         .bind(new.next_position)
@@ -220,7 +206,8 @@ impl LockedHead for Locked<'_> {
     }
 
     async fn append(mut self: Box<Self>, new: &Head, events: &[EventRow]) -> Result<(), StoreError> {
-        let written = match move_head(&mut self.writer, self.shard, &self.head, new, events).await {
+        let asked = Append { shard: self.shard, expected: &self.head, new, events };
+        let written = match move_head(&mut self.writer, asked).await {
             Ok(true) => commit(&mut self.writer).await.map(|_| ()),
             // Nobody else can move it while the lock is held.
             Ok(false) => Err(StoreError::Corrupt("the head moved".into())),

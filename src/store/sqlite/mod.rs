@@ -19,7 +19,7 @@ use crate::domain::chain::Hash;
 use crate::store::shared_sql::{self, event_columns};
 use crate::store::sqlite::append::{Locked, append, roll_back, statement};
 use crate::store::sqlite::error::store_error;
-use crate::store::{Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, StoreError};
+use crate::store::{Append, Appended, EventLog, EventRow, Head, LockedHead, Profile, Profiles, StoreError};
 
 pub use views::SqliteViews;
 
@@ -80,15 +80,9 @@ impl EventLog for SqliteStore {
         head(found.first().ok_or_else(|| store_error(sqlx::Error::RowNotFound))?)
     }
 
-    async fn append(
-        &self,
-        shard: i32,
-        expected: &Head,
-        new: &Head,
-        events: &[EventRow],
-    ) -> Result<Appended, StoreError> {
+    async fn append(&self, asked: Append<'_>) -> Result<Appended, StoreError> {
         let mut writer = self.writer().await?;
-        let appended = append(&mut writer, shard, expected, new, events).await;
+        let appended = append(&mut writer, asked).await;
         if appended.is_err() {
             self.is_left_open.store(true, Ordering::SeqCst);
         }

@@ -30,6 +30,12 @@ async fn open() -> (tempfile::TempDir, SqliteStore) {
     (folder, store)
 }
 
+/// Appends to an empty log.
+async fn append_to(store: &SqliteStore, new: i64, events: &[EventRow]) -> Result<Appended, StoreError> {
+    let (expected, new) = (&head_at(1), &head_at(new));
+    store.append(Append { shard: 0, expected, new, events }).await
+}
+
 /// Overwrites a page in the middle of a file.
 fn damage(path: &std::path::Path) {
     let mut bytes = std::fs::read(path).expect("reads");
@@ -43,8 +49,8 @@ async fn an_append_is_all_or_nothing_and_its_rows_read_back() {
     let (_folder, store) = open().await;
     let rows: Vec<EventRow> = (1..=150).map(row).collect();
 
-    let written = store.append(0, &head_at(1), &head_at(151), &rows).await.expect("appends");
-    let lost = store.append(0, &head_at(1), &head_at(2), &rows[..1]).await.expect("answers");
+    let written = append_to(&store, 151, &rows).await.expect("appends");
+    let lost = append_to(&store, 2, &rows[..1]).await.expect("answers");
 
     assert_eq!((written, lost), (Appended::Written, Appended::Conflict));
     assert_eq!(store.head(0).await.expect("a head"), head_at(151));
@@ -55,7 +61,7 @@ async fn an_append_is_all_or_nothing_and_its_rows_read_back() {
 #[tokio::test]
 async fn the_log_refuses_updates_deletes_and_replacements() {
     let (_folder, store) = open().await;
-    store.append(0, &head_at(1), &head_at(2), &[row(1)]).await.expect("appends");
+    append_to(&store, 2, &[row(1)]).await.expect("appends");
     let mut writer = store.writer.lock().await;
 
     let again =
@@ -77,7 +83,7 @@ async fn a_lock_that_was_dropped_keeps_nobody_from_writing() {
     let (_folder, store) = open().await;
 
     drop(store.lock(0).await.expect("locks"));
-    let appended = store.append(0, &head_at(1), &head_at(2), &[row(1)]).await;
+    let appended = append_to(&store, 2, &[row(1)]).await;
 
     assert_eq!(appended.expect("appends"), Appended::Written);
     drop(store.lock(0).await.expect("locks"));
@@ -108,7 +114,7 @@ async fn a_file_that_is_no_database_is_named_damaged() {
 async fn a_damaged_page_is_named_and_what_is_whole_can_still_be_read() {
     let (folder, store) = open().await;
     let rows: Vec<EventRow> = (1..=5_000).map(row).collect();
-    store.append(0, &head_at(1), &head_at(5_001), &rows).await.expect("appends");
+    append_to(&store, 5_001, &rows).await.expect("appends");
     let SqliteStore { writer, readers, _lock, .. } = store;
     readers.close().await;
     // The last connection copies the write-ahead log into the file.
@@ -166,9 +172,9 @@ async fn a_full_disk_loses_nothing_and_writing_resumes() {
     store.cap_pages(1).await.expect("caps");
     let rows: Vec<EventRow> = (1..=150).map(row).collect();
 
-    let full = store.append(0, &head_at(1), &head_at(151), &rows).await;
+    let full = append_to(&store, 151, &rows).await;
     store.cap_pages(u32::MAX / 2).await.expect("caps");
-    let resumed = store.append(0, &head_at(1), &head_at(151), &rows).await;
+    let resumed = append_to(&store, 151, &rows).await;
 
     assert!(matches!(full, Err(StoreError::Full)), "{full:?}");
     assert_eq!(resumed.expect("appends"), Appended::Written);
