@@ -9,6 +9,8 @@
 mod pages;
 mod source;
 
+use std::collections::BTreeSet;
+
 use crate::source::{
     Kind, Token, all_sources, all_test_modules, file_stem, is_test, joined_texts, module_of, scan,
     without_test_items,
@@ -19,13 +21,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("clock", &["domain"]),
     ("config", &["domain"]),
-    ("store", &["domain", "clock", "config"]),
-    ("ledger", &["domain", "clock", "config", "http_client", "store"]),
-    ("operations", &["domain", "clock", "config", "store", "ledger"]),
-    ("http", &["domain", "clock", "config", "ledger", "operations"]),
+    ("store", &["domain", "clock"]),
+    ("ledger", &["domain", "clock", "http_client", "store"]),
+    ("operations", &["domain", "clock", "store", "ledger"]),
+    ("http", &["domain", "clock", "ledger", "operations"]),
     ("gateway", &["domain", "clock", "config", "http_client", "ledger", "operations"]),
-    ("workers", &["domain", "clock", "config", "store", "ledger", "operations"]),
-    ("simulator", &["domain", "clock", "signals"]),
+    ("workers", &["domain", "clock", "store", "ledger", "operations"]),
+    ("simulator", &["domain", "signals"]),
     ("http_client", &[]),
     ("listener", &[]),
     ("log_limit", &["clock"]),
@@ -33,9 +35,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("app", EVERYTHING),
     ("demo", EVERYTHING),
-    ("commands", &["domain", "clock", "store", "ledger", "operations", "http", "http_client", "signals"]),
+    ("commands", &["domain", "clock", "store", "ledger", "http", "http_client", "signals"]),
     // A client of the API, in the API's own words.
-    ("load", &["domain", "clock", "http_client", "signals"]),
+    ("load", &["clock", "http_client", "signals"]),
     ("main", EVERYTHING),
     ("lib", EVERYTHING),
 ];
@@ -143,6 +145,23 @@ fn the_house_keeps_its_shape() {
     assert!(breaches.is_empty(), "{} breaches:\n{}", breaches.len(), breaches.join("\n"));
 }
 
+#[test]
+fn nobody_may_import_what_nobody_imports() {
+    let sources = all_sources();
+    let tests = all_test_modules(&sources);
+    let granted = LAYERS.iter().filter(|(_, allowed)| *allowed != EVERYTHING);
+    let mut unused: BTreeSet<(String, String)> = granted
+        .flat_map(|(layer, allowed)| allowed.iter().map(|import| ((*layer).to_owned(), (*import).to_owned())))
+        .collect();
+    for (path, source) in sources.iter().filter(|(path, _)| !is_test(&tests, path)) {
+        for import in imports(path, &without_test_items(scan(source))) {
+            unused.remove(&(layer_of(path), import.layer));
+        }
+    }
+
+    assert!(unused.is_empty(), "take {unused:?} out of LAYERS, and out of docs/ARCHITECTURE.md");
+}
+
 /// Everything that is wrong, one sentence each. A file is a test when its parent declares it so.
 fn breaches_of_all(sources: &[(String, String)]) -> Vec<String> {
     let tests = all_test_modules(sources);
@@ -181,7 +200,7 @@ fn import_breaches(path: &str, tokens: &[Token]) -> Vec<String> {
                     "what both need is an operation, or belongs to the domain"
                 }
                 ("simulator", _) => {
-                    "the simulator proves the gateway from outside; it uses clock and domain only"
+                    "the simulator proves the gateway from outside; it uses domain and signals only"
                 }
                 _ => "turn the call around, or move what it needs to a layer on its left",
             };

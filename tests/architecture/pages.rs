@@ -84,20 +84,36 @@ fn every_metric_and_every_header_has_its_row() {
     assert!(gone.is_empty(), "docs/OPERATING.md has rows of metrics that are no more: {gone:?}");
 }
 
+/// What a path in a page begins with: the layers that have modules are named without `src/`.
+const FOLDERS: [&str; 12] = [
+    "src/",
+    "tests/",
+    "docs/",
+    "schemas/",
+    ".ci/",
+    "domain/",
+    "store/",
+    "ledger/",
+    "operations/",
+    "http/",
+    "gateway/",
+    "workers/",
+];
+
 #[test]
 fn every_file_that_a_page_names_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut pages = vec![root.join("README.md")];
-    let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let docs =
+        ["docs", "docs/decisions"].into_iter().flat_map(|folder| fs::read_dir(root.join(folder)).unwrap());
+    let docs = docs.map(|entry| entry.unwrap().path());
     pages.extend(docs.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
     let mut missing = Vec::new();
     for page in &pages {
         let text = fs::read_to_string(page).unwrap();
         // What is between two backticks of a line, where it is a path.
         let quoted = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
-        let is_path = |text: &str| {
-            ["src/", "tests/", "docs/", "schemas/", ".ci/"].iter().any(|folder| text.starts_with(folder))
-        };
+        let is_path = |text: &str| FOLDERS.iter().any(|folder| text.starts_with(folder));
         let is_page = |text: &str| text.ends_with(".md") && !text.contains('/');
         let named =
             quoted.filter(|text| is_path(text) || is_page(text)).filter(|text| !text.contains(['…', '<']));
@@ -145,7 +161,7 @@ fn no_two_bullets_of_a_section_of_the_changelog_begin_alike() {
 
 /// A module is named without its ending, a decision by its number.
 fn is_missing(root: &Path, name: &str) -> bool {
-    let folders = [root.to_owned(), root.join("docs")];
+    let folders = [root.to_owned(), root.join("docs"), root.join("src")];
     let is_there = folders.iter().any(|folder| {
         let path = folder.join(name);
         path.exists() || path.with_extension("rs").exists()
