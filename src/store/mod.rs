@@ -1,4 +1,5 @@
-//! The only place that holds SQL: the log, and personal data outside it.
+//! The only place that holds SQL: the log, the projections' rows, personal data, which nodes are alive and their secret, and
+//! the rates that they share.
 //!
 //! The log stores envelopes; what an event means is the domain's. Every key and statement names `shard`.
 

@@ -122,7 +122,7 @@ const PURITIES: &[Purity] = &[
         under: "src/gateway/dialects",
         except: &[],
         words: &["async", "await", "tokio", "reqwest", "axum"],
-        instead: "a dialect is pure functions over values: the HTTP is shared, in src/gateway/edge.rs",
+        instead: "a dialect is pure functions over values: the HTTP is shared, in src/gateway/endpoints.rs and attempt.rs",
     },
     Purity {
         under: "src/",
