@@ -3,7 +3,6 @@
 //! Everything here is a pure function of its arguments; time and ids are among them.
 
 pub mod account;
-mod admission;
 pub mod alerting;
 pub mod attempt;
 pub mod chain;
