@@ -23,7 +23,7 @@ pub struct RateLimit {
 
 /// What a node asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ask {
+pub struct ShareAsked {
     /// Left of the share before it; below zero, what was spent beyond it.
     pub returned: i64,
     /// Less than this is of no use.
@@ -33,7 +33,7 @@ pub struct Ask {
 
 /// What it gets, and how the rate then stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct ShareGiven {
     pub taken: Taken,
     /// When everything may be taken again, if nobody takes anything until then.
     pub full_at: Timestamp,
@@ -51,17 +51,17 @@ pub enum Taken {
 impl RateLimit {
     /// Takes a share of a rate that stands so: no more than half of what is there, unless more is needed, so that what is
     /// left is not in one node's hands.
-    pub fn take(self, full_at: Timestamp, now: Timestamp, ask: Ask) -> Answer {
+    pub fn take(self, full_at: Timestamp, now: Timestamp, ask: ShareAsked) -> ShareGiven {
         // Returning to a full rate is no gain: it holds a minute's allowance.
         let full_at = self.correct(full_at.max(now), ask.returned).max(now);
         let there_at = full_at.0.saturating_add(self.micros_up(ask.needed)).saturating_sub(MINUTE_MICROS);
         if there_at > now.0 {
-            return Answer { taken: Taken::NotYet { micros: there_at.saturating_sub(now.0) }, full_at };
+            return ShareGiven { taken: Taken::NotYet { micros: there_at.saturating_sub(now.0) }, full_at };
         }
         let there = self.there(full_at, now);
         let share = ask.wanted.min(there / 2).max(ask.needed);
         let full_at = Timestamp(full_at.0.saturating_add(self.micros_up(share)));
-        Answer { taken: Taken::Share(share), full_at }
+        ShareGiven { taken: Taken::Share(share), full_at }
     }
 
     /// When everything may be taken again, once this many units were given back or, below zero, used beyond what was taken.
@@ -160,13 +160,13 @@ impl Share {
     }
 
     /// The question that gets a share of at least this many units. What was left is in it, and no longer here.
-    pub fn ask(&mut self, needed: i64, rate: RateLimit, now: Timestamp) -> Ask {
+    pub fn ask(&mut self, needed: i64, rate: RateLimit, now: Timestamp) -> ShareAsked {
         let wanted = self.next_size(now).min(rate.share_max()).max(needed);
-        Ask { returned: std::mem::take(&mut self.left), needed, wanted }
+        ShareAsked { returned: std::mem::take(&mut self.left), needed, wanted }
     }
 
     /// Takes what the rate has answered.
-    pub fn answered(&mut self, ask: Ask, taken: Taken, now: Timestamp) {
+    pub fn answered(&mut self, ask: ShareAsked, taken: Taken, now: Timestamp) {
         match taken {
             Taken::Share(units) => {
                 self.left = self.left.saturating_add(units);
@@ -182,7 +182,7 @@ impl Share {
     }
 
     /// Nobody knows whether the rate was asked. What was to be returned is lost, and what was owed still is.
-    pub fn unanswered(&mut self, ask: Ask) {
+    pub fn unanswered(&mut self, ask: ShareAsked) {
         self.left = self.left.saturating_add(ask.returned.min(0));
     }
 
@@ -192,14 +192,14 @@ impl Share {
     }
 
     /// The question that returns what can't be spent any more, or what is owed.
-    pub fn leftover(&mut self, now: Timestamp) -> Option<Ask> {
+    pub fn leftover(&mut self, now: Timestamp) -> Option<ShareAsked> {
         (self.left != 0 && !self.is_alive(now)).then(|| self.all())
     }
 
     /// The question that returns everything.
-    pub fn all(&mut self) -> Ask {
+    pub fn all(&mut self) -> ShareAsked {
         self.ends_at = Timestamp(0);
-        Ask { returned: std::mem::take(&mut self.left), needed: 0, wanted: 0 }
+        ShareAsked { returned: std::mem::take(&mut self.left), needed: 0, wanted: 0 }
     }
 
     /// Nothing is known that the rate does not say itself.
@@ -233,8 +233,8 @@ mod tests {
         RateLimit { per_minute: NonZeroU32::new(per_minute).expect("not zero") }
     }
 
-    fn ask(needed: i64, wanted: i64) -> Ask {
-        Ask { returned: 0, needed, wanted }
+    fn ask(needed: i64, wanted: i64) -> ShareAsked {
+        ShareAsked { returned: 0, needed, wanted }
     }
 
     const NOW: Timestamp = Timestamp(1_000_000_000_000);
@@ -249,7 +249,7 @@ mod tests {
         let later = rate.take(third.full_at, NOW.plus_seconds(1), ask(11, 100));
 
         assert_eq!([first.taken, second.taken], [Taken::Share(30), Taken::Share(20)]);
-        assert_eq!(third, Answer { taken: Taken::NotYet { micros: 1_000_000 }, full_at: second.full_at });
+        assert_eq!(third, ShareGiven { taken: Taken::NotYet { micros: 1_000_000 }, full_at: second.full_at });
         assert_eq!(later.taken, Taken::Share(11));
     }
 
@@ -270,9 +270,9 @@ mod tests {
         let rate = rate(60);
         let all = rate.take(Timestamp(0), NOW, ask(60, 60)).full_at;
 
-        let returned = rate.take(all, NOW, Ask { returned: 10, needed: 10, wanted: 10 });
-        let owed = rate.take(all, NOW, Ask { returned: -30, needed: 1, wanted: 1 });
-        let gained = rate.take(Timestamp(0), NOW, Ask { returned: 10, needed: 61, wanted: 61 });
+        let returned = rate.take(all, NOW, ShareAsked { returned: 10, needed: 10, wanted: 10 });
+        let owed = rate.take(all, NOW, ShareAsked { returned: -30, needed: 1, wanted: 1 });
+        let gained = rate.take(Timestamp(0), NOW, ShareAsked { returned: 10, needed: 61, wanted: 61 });
 
         assert_eq!((returned.taken, returned.full_at), (Taken::Share(10), all));
         assert_eq!((owed.taken, owed.full_at), (Taken::NotYet { micros: 31_000_000 }, all.plus_seconds(30)));
@@ -389,7 +389,7 @@ mod tests {
             let (mut let_through, mut given_back, mut given_to) = (0, 0, [0; 3]);
             let mut spans: Vec<(Standing, Standing)> = Vec::new();
             for step in steps {
-                let mut ask_rate = |ask: Ask| {
+                let mut ask_rate = |ask: ShareAsked| {
                     let answer = rate.take(full_at, now, ask);
                     full_at = answer.full_at;
                     answer.taken

@@ -17,7 +17,7 @@ use crate::gateway::failure::{Failure, FailureCode};
 use crate::gateway::route_context::route_context;
 use crate::gateway::target::Target;
 use crate::gateway::upstream::Upstream;
-use crate::gateway::warmth::{self, Conversation};
+use crate::gateway::warmth::{self, Thread};
 
 /// Days before a model is switched off from which on its answers say so.
 const NOTICE_DAYS: i64 = 60;
@@ -40,7 +40,7 @@ pub struct Plan {
     /// Another chain than the route's own serves.
     pub is_degraded: bool,
     /// Where the conversation's beginning is cached, if it matters.
-    pub warmth: Option<Conversation>,
+    pub warmth: Option<Thread>,
     routes: Arc<Routes>,
     context: RouteContext,
     /// Where the request's complexity had a say: the quality at which it was judged.
@@ -170,8 +170,8 @@ impl Plan {
     /// The first target can't take the request, for a reason that has this code.
     pub fn pass_over(&mut self, first: &Target, code: FailureCode) {
         self.passed_over = Some(format!("{}: {}", first.upstream.config.name, code.name()));
-        if let Some(conversation) = &mut self.warmth {
-            conversation.why = None;
+        if let Some(thread) = &mut self.warmth {
+            thread.why = None;
         }
     }
 

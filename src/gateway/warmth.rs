@@ -40,7 +40,7 @@ struct Known {
 
 /// A request's conversation, where the route leaves a choice between targets.
 #[derive(Clone, Debug)]
-pub struct Conversation {
+pub struct Thread {
     said: u64,
     known: Vec<Arc<Known>>,
     /// Why another target than the one whose turn it was goes first.
@@ -57,25 +57,25 @@ impl Default for Warmth {
 
 impl Warmth {
     /// A target has answered.
-    pub fn remember(&self, conversation: &Conversation, target: &Target, usage: &Usage, now: Timestamp) {
-        let before = conversation.of(target);
+    pub fn remember(&self, thread: &Thread, target: &Target, usage: &Usage, now: Timestamp) {
+        let before = thread.of(target);
         let rates = &target.card.rates;
         let by_itself = rates.cache_read.is_some() && rates.cache_write_5m.is_none();
         if let Some(warm) = Warm::left_by(usage, before, by_itself, now) {
             let (provider, model) = (target.upstream.config.name.clone(), target.model.clone());
-            self.0.insert(conversation.said, Arc::new(Known { provider, model, warm }));
+            self.0.insert(thread.said, Arc::new(Known { provider, model, warm }));
         }
     }
 
-    fn conversation(&self, request: &Request, now: Timestamp) -> Option<Conversation> {
+    fn thread(&self, request: &Request, now: Timestamp) -> Option<Thread> {
         let said = said(request);
         let known = said.iter().rev().filter_map(|said| self.0.get(said));
         let known = known.filter(|known| !known.warm.is_over(now)).collect();
-        Some(Conversation { said: *said.last()?, known, why: None })
+        Some(Thread { said: *said.last()?, known, why: None })
     }
 }
 
-impl Conversation {
+impl Thread {
     /// What the target has cached, by its latest answer.
     fn of(&self, target: &Target) -> Option<&Warm> {
         let is_it = |known: &&Arc<Known>| {
@@ -99,7 +99,7 @@ pub fn put_first(
     request: &Request,
     policy: &Policy,
     targets: &mut [Target],
-) -> Option<Conversation> {
+) -> Option<Thread> {
     let first = targets.first()?;
     let is_equal = |target: &Target| policy.are_equal(first.group, target.group);
     let has_choice = targets[1..].iter().any(is_equal);
@@ -107,22 +107,22 @@ pub fn put_first(
         return None;
     }
     let now = state.ledger.clock().now();
-    let mut conversation = state.warmth.conversation(request, now)?;
-    let Some(latest) = conversation.known.first() else { return Some(conversation) };
+    let mut thread = state.warmth.thread(request, now)?;
+    let Some(latest) = thread.known.first() else { return Some(thread) };
     let output_tokens = latest.warm.output_tokens;
     let tokens = request.input_tokens;
-    let first_bid = conversation.bid(0, first, request, output_tokens)?;
+    let first_bid = thread.bid(0, first, request, output_tokens)?;
     let others = targets.iter().enumerate().skip(1).filter(|(_, target)| is_equal(target));
     let others = others.filter(|(_, target)| state.target_healths.is_ready(target, now, tokens));
-    let bids = others.filter_map(|(place, target)| conversation.bid(place, target, request, output_tokens));
+    let bids = others.filter_map(|(place, target)| thread.bid(place, target, request, output_tokens));
     if let Some(chosen) = cheaper(first_bid.cost, bids) {
-        let cached = conversation.of(&targets[chosen.place]).map_or(0, |warm| warm.cached_tokens);
+        let cached = thread.of(&targets[chosen.place]).map_or(0, |warm| warm.cached_tokens);
         let saved = first_bid.cost.saturating_sub(chosen.cost);
         let turn = &first.upstream.config.name;
-        conversation.why = Some(format!("{cached} tokens cached; about {saved} credits less than at {turn}"));
+        thread.why = Some(format!("{cached} tokens cached; about {saved} credits less than at {turn}"));
         targets[..=chosen.place].rotate_right(1);
     }
-    Some(conversation)
+    Some(thread)
 }
 
 /// The hash of the conversation up to each of its last messages, oldest first.

@@ -32,14 +32,15 @@ pub(super) struct Tail(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    batches: VecDeque<Arc<Batch>>,
+    stretches: VecDeque<Arc<Stretch>>,
     events: usize,
 }
 
+/// Consecutive events that were pushed together.
 #[derive(Debug)]
-struct Batch {
+struct Stretch {
     events: Arc<[PositionedEvent]>,
-    /// Each event's org and place in the batch, sorted; made when an org is first asked for.
+    /// Each event's org and place in the stretch, sorted; made when an org is first asked for.
     by_org: OnceLock<Box<[(OrgId, usize)]>>,
 }
 
@@ -55,33 +56,33 @@ impl PositionedEvent {
 }
 
 impl Tail {
-    /// Keeps a batch that the log holds. What comes before a gap is dropped.
-    pub fn push(&self, batch: Vec<PositionedEvent>) {
-        let Some(first) = batch.first() else { return };
+    /// Keeps a stretch that the log holds. What comes before a gap is dropped.
+    pub fn push(&self, stretch: Vec<PositionedEvent>) {
+        let Some(first) = stretch.first() else { return };
         let mut kept = self.lock();
-        if kept.batches.back().is_some_and(|last| last.end() != first.position) {
+        if kept.stretches.back().is_some_and(|last| last.end() != first.position) {
             *kept = Kept::default();
         }
-        kept.events += batch.len();
-        kept.batches.push_back(Arc::new(Batch { events: batch.into(), by_org: OnceLock::new() }));
+        kept.events += stretch.len();
+        kept.stretches.push_back(Arc::new(Stretch { events: stretch.into(), by_org: OnceLock::new() }));
         while kept.events > EVENTS_MAX {
             kept.drop_first();
         }
     }
 
-    /// Everything from `position` on, in batches of which the first may begin earlier; none where what stands at
+    /// Everything from `position` on, in stretches of which the first may begin earlier; none where what stands at
     /// `position` is not kept.
     pub fn from(&self, position: i64) -> Vec<Arc<[PositionedEvent]>> {
-        self.reaching(position).iter().map(|batch| batch.events.clone()).collect()
+        self.reaching(position).iter().map(|stretch| stretch.events.clone()).collect()
     }
 
     /// An org's events within a range of positions, in order; none where not all of the range is kept.
     pub fn of(&self, org: OrgId, range: &Range<i64>) -> Option<Vec<PositionedEvent>> {
-        let batches = self.reaching(range.start);
-        if batches.last().is_none_or(|last| last.end() < range.end) {
+        let stretches = self.reaching(range.start);
+        if stretches.last().is_none_or(|last| last.end() < range.end) {
             return None;
         }
-        let found = batches.iter().flat_map(|batch| batch.of(org));
+        let found = stretches.iter().flat_map(|stretch| stretch.of(org));
         Some(found.filter(|positioned| range.contains(&positioned.position)).cloned().collect())
     }
 
@@ -93,16 +94,16 @@ impl Tail {
     /// Drops what the projections have folded.
     pub fn forget_to(&self, position: i64) {
         let mut kept = self.lock();
-        while kept.batches.front().is_some_and(|batch| batch.end() <= position + 1) {
+        while kept.stretches.front().is_some_and(|stretch| stretch.end() <= position + 1) {
             kept.drop_first();
         }
     }
 
-    /// Batches from `position` on; none where what stands there is not kept.
-    fn reaching(&self, position: i64) -> Vec<Arc<Batch>> {
+    /// Stretches from `position` on; none where what stands there is not kept.
+    fn reaching(&self, position: i64) -> Vec<Arc<Stretch>> {
         let kept = self.lock();
-        match kept.batches.front().is_some_and(|first| first.begin() <= position) {
-            true => kept.batches.iter().filter(|batch| batch.end() > position).cloned().collect(),
+        match kept.stretches.front().is_some_and(|first| first.begin() <= position) {
+            true => kept.stretches.iter().filter(|stretch| stretch.end() > position).cloned().collect(),
             false => vec![],
         }
     }
@@ -114,18 +115,18 @@ impl Tail {
 
 impl Kept {
     fn drop_first(&mut self) {
-        if let Some(batch) = self.batches.pop_front() {
-            self.events -= batch.events.len();
+        if let Some(stretch) = self.stretches.pop_front() {
+            self.events -= stretch.events.len();
         }
     }
 }
 
-impl Batch {
+impl Stretch {
     fn begin(&self) -> i64 {
         self.events.first().map_or(0, |first| first.position)
     }
 
-    /// The position after the batch.
+    /// The position after the stretch.
     fn end(&self) -> i64 {
         self.events.last().map_or(0, |last| last.position + 1)
     }
@@ -154,7 +155,7 @@ mod tests {
     use crate::domain::ids::{EventId, OrgId};
     use crate::domain::time::Timestamp;
 
-    fn batch(positions: std::ops::Range<i64>) -> Vec<PositionedEvent> {
+    fn stretch(positions: Range<i64>) -> Vec<PositionedEvent> {
         positions.map(positioned).collect()
     }
 
@@ -174,14 +175,17 @@ mod tests {
     }
 
     fn positions(tail: &Tail, from: i64) -> Vec<i64> {
-        tail.from(from).iter().flat_map(|batch| batch.iter().map(|positioned| positioned.position)).collect()
+        tail.from(from)
+            .iter()
+            .flat_map(|stretch| stretch.iter().map(|positioned| positioned.position))
+            .collect()
     }
 
     #[test]
-    fn what_is_asked_for_in_the_middle_of_a_batch_is_there() {
+    fn what_is_asked_for_in_the_middle_of_a_stretch_is_there() {
         let tail = Tail::default();
-        tail.push(batch(5..8));
-        tail.push(batch(8..10));
+        tail.push(stretch(5..8));
+        tail.push(stretch(8..10));
 
         assert_eq!(positions(&tail, 6), [5, 6, 7, 8, 9]);
         assert_eq!(positions(&tail, 8), [8, 9]);
@@ -192,8 +196,8 @@ mod tests {
     #[test]
     fn an_orgs_events_are_found_where_the_whole_range_is_kept() {
         let tail = Tail::default();
-        tail.push(batch(5..8));
-        tail.push(batch(8..12));
+        tail.push(stretch(5..8));
+        tail.push(stretch(8..12));
 
         assert_eq!(of(&tail, 1, 5..12), Some(vec![5, 7, 9, 11]));
         assert_eq!(of(&tail, 0, 7..10), Some(vec![8]));
@@ -207,8 +211,8 @@ mod tests {
     #[test]
     fn nothing_is_kept_across_what_others_wrote() {
         let tail = Tail::default();
-        tail.push(batch(1..4));
-        tail.push(batch(6..8));
+        tail.push(stretch(1..4));
+        tail.push(stretch(6..8));
 
         assert!(positions(&tail, 1).is_empty());
         assert_eq!(positions(&tail, 6), [6, 7]);
@@ -217,13 +221,13 @@ mod tests {
     #[test]
     fn it_forgets_what_was_folded_and_what_is_too_much() {
         let tail = Tail::default();
-        tail.push(batch(1..4));
-        tail.push(batch(4..6));
+        tail.push(stretch(1..4));
+        tail.push(stretch(4..6));
         tail.forget_to(4);
-        assert_eq!(positions(&tail, 5), [4, 5], "a batch goes as a whole");
+        assert_eq!(positions(&tail, 5), [4, 5], "a stretch goes as a whole");
 
         let many = i64::try_from(EVENTS_MAX).unwrap();
-        tail.push(batch(6..6 + many));
+        tail.push(stretch(6..6 + many));
         assert!(positions(&tail, 5).is_empty());
         assert_eq!(tail.from(6).len(), 1);
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::domain::ids::OrgId;
-use crate::domain::rate_limit::{Ask, RateLimit, Taken, full_at_by};
+use crate::domain::rate_limit::{RateLimit, ShareAsked, Taken, full_at_by};
 use crate::domain::time::Timestamp;
 use crate::ledger::{Ledger, LedgerError};
 use crate::store::{MovedRate, RateId, Rates, StoreError};
@@ -44,7 +44,7 @@ impl RateBook {
 
     /// # Errors
     /// `Busy` where other nodes were always faster, `Unavailable` where the database can't be reached.
-    pub async fn take_share(&self, shared: &SharedRate, ask: Ask) -> Result<Taken, LedgerError> {
+    pub async fn take_share(&self, shared: &SharedRate, ask: ShareAsked) -> Result<Taken, LedgerError> {
         let shard = self.ledger.shard_of(shared.org);
         for _ in 0..TRIES_MAX {
             let row = self.rates.rate(shard, &shared.id, self.clock().now()).await?;

@@ -318,9 +318,9 @@ impl Dispatch {
 
     /// Remembers what the target has now cached of the conversation.
     fn remember_warmth(&self, quote: &Quote, metered: &Metered) {
-        if let (Some(conversation), UsageSource::Final) = (&self.plan.warmth, metered.source) {
+        if let (Some(thread), UsageSource::Final) = (&self.plan.warmth, metered.source) {
             let now = self.state.ledger.clock().now();
-            self.state.warmth.remember(conversation, &quote.target, &metered.usage, now);
+            self.state.warmth.remember(thread, &quote.target, &metered.usage, now);
         }
     }
 

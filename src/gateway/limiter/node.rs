@@ -7,7 +7,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::rows::Rows;
 use super::{LimitKey, RateUnit};
 use crate::clock::Clock;
-use crate::domain::rate_limit::{Ask, RateLimit, Taken, seconds};
+use crate::domain::rate_limit::{RateLimit, ShareAsked, Taken, seconds};
 use crate::domain::time::Timestamp;
 
 /// How long a count is kept after the last question: requests that began then may still be corrected.
@@ -55,7 +55,7 @@ impl NodeRates {
         let Some(count) = counts.get_mut(key) else { return Ok(()) };
         count.asked_at = now;
         let full_at = count.of(unit).map_or(now, |level| level.at(rate, now));
-        let answer = rate.take(full_at, now, Ask { returned: 0, needed: units, wanted: units });
+        let answer = rate.take(full_at, now, ShareAsked { returned: 0, needed: units, wanted: units });
         *count.of(unit) = Some(Level { rate, full_at: answer.full_at });
         match answer.taken {
             Taken::Share(_) => Ok(()),

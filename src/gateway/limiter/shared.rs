@@ -14,7 +14,7 @@ use tokio::sync::Mutex as Turn;
 use super::rows::{Name, Rows};
 use super::{LimitKey, RateLimited, RateUnit};
 use crate::domain::ids::OrgId;
-use crate::domain::rate_limit::{Ask, RateLimit, Share, Spent, Taken};
+use crate::domain::rate_limit::{RateLimit, Share, ShareAsked, Spent, Taken};
 use crate::domain::time::Timestamp;
 use crate::ledger::LedgerError;
 use crate::operations::share_rate::{RateBook, SharedRate};
@@ -63,7 +63,7 @@ struct Part {
 /// A question under way: whoever asked may go away before its answer, and must not take a debt along.
 struct Asking<'a> {
     known: &'a Known,
-    ask: Option<Ask>,
+    ask: Option<ShareAsked>,
 }
 
 impl Drop for Asking<'_> {
@@ -128,7 +128,7 @@ impl SharedRates {
         self.all().retain(|known| Arc::strong_count(known) > 1 || !is_over(&known.part()));
     }
 
-    async fn settle(&self, what: impl Fn(&mut Share, Timestamp) -> Option<Ask>) {
+    async fn settle(&self, what: impl Fn(&mut Share, Timestamp) -> Option<ShareAsked>) {
         let all: Vec<Arc<Known>> = self.all().values().cloned().collect();
         for known in all {
             let _turn = known.turn.lock().await;
@@ -141,7 +141,7 @@ impl SharedRates {
         }
     }
 
-    async fn ask(&self, known: &Known, rate: RateLimit, ask: Ask) -> Result<(), LedgerError> {
+    async fn ask(&self, known: &Known, rate: RateLimit, ask: ShareAsked) -> Result<(), LedgerError> {
         let shared = SharedRate { org: known.org, id: known.id, rate };
         let mut asking = Asking { known, ask: Some(ask) };
         let answer = self.book.take_share(&shared, ask).await;
