@@ -14,7 +14,7 @@ use crate::domain::format::Format;
 use crate::domain::idempotency::CommandRef;
 use crate::ledger::cluster::wire::{Answer, Forwarded, LATE_TIMEOUT};
 use crate::ledger::cluster::{Cluster, ForwardReply, Peer};
-use crate::ledger::job::{Ask, Command, Decided, Forwarding, Handoff, Job};
+use crate::ledger::job::{AnyCommand, Decided, Forwarding, Handoff, Job, QueuedCommand};
 use crate::ledger::keys::Keyed;
 use crate::ledger::{Ledger, LedgerError, Outcome, Submission};
 use crate::store::{Node, Nodes};
@@ -128,17 +128,17 @@ impl Ledger {
         let Ok(forwarded) = serde_json::from_str(command.get()) else {
             return Waiting::Over(Answer::Dropped);
         };
-        let Forwarded { org, ask, by, command, epoch } = forwarded;
+        let Forwarded { org, command, by, idempotency, epoch } = forwarded;
         let (reply, answer) = oneshot::channel();
         let handoff = Arc::<Handoff>::default();
         let forwarding = Some(Forwarding { epoch, handoff: handoff.clone() });
-        let idempotency = Some(Keyed::of(org, command));
+        let (idempotency, found) = (Some(Keyed::of(org, idempotency)), None);
         let enqueue = || {
             let place = self.handle(org)?.places.take(org)?;
-            let ask = Ask::Org(ask);
-            let command =
-                Command { org, ask, by, idempotency, forwarding, reply, found: None, _place: place };
-            self.enqueue(org, Job::Command(Box::new(command)))
+            let command = AnyCommand::Org(command);
+            let queued =
+                QueuedCommand { org, command, by, idempotency, forwarding, reply, found, _place: place };
+            self.enqueue(org, Job::Command(Box::new(queued)))
         };
         match enqueue() {
             Err(LedgerError::Busy) => Waiting::Over(Answer::Busy),
@@ -160,13 +160,13 @@ impl Ledger {
         shard: i32,
         submission: Submission,
     ) -> Result<Outcome, LedgerError> {
-        let Submission { org, command: ask, by, idempotency } = submission;
+        let Submission { org, command, by, idempotency } = submission;
         let is_named_here = idempotency.is_none();
-        let command = idempotency.unwrap_or_else(|| CommandRef {
+        let idempotency = idempotency.unwrap_or_else(|| CommandRef {
             key: format!("node:{}", self.shared.clock.uuid()),
             fingerprint: String::new(),
         });
-        let mut forwarded = Forwarded { org, ask, by, command, epoch: cluster.epoch(shard) };
+        let mut forwarded = Forwarded { org, command, by, idempotency, epoch: cluster.epoch(shard) };
         for _ in 0..SENDINGS_MAX {
             let epoch = forwarded.epoch;
             let body = serde_json::to_vec(&forwarded)
@@ -187,8 +187,8 @@ impl Ledger {
                 None => break,
             }
         }
-        let Forwarded { ask, command, .. } = forwarded;
-        let outcome = self.ask(org, Ask::Org(ask), by, Some(command)).await?;
+        let Forwarded { command, idempotency, .. } = forwarded;
+        let outcome = self.decide(org, AnyCommand::Org(command), by, Some(idempotency)).await?;
         // The owner had written it before it fell silent: the caller has asked once.
         Ok(Outcome { replayed: outcome.replayed && !is_named_here, ..outcome })
     }

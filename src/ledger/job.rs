@@ -19,7 +19,7 @@ pub(super) type ReplySender = oneshot::Sender<Decided>;
 
 pub(super) enum Job {
     /// Boxed, since a job moves through several queues.
-    Command(Box<Command>),
+    Command(Box<QueuedCommand>),
     Read(Reading),
     /// Writes the ends that time has brought about to the accounts in memory.
     Sweep,
@@ -46,9 +46,9 @@ pub(super) struct Reading {
     pub _place: Place,
 }
 
-pub(super) struct Command {
+pub(super) struct QueuedCommand {
     pub org: OrgId,
-    pub ask: Ask,
+    pub command: AnyCommand,
     pub by: By,
     pub idempotency: Option<Keyed>,
     /// Where another node forwarded it.
@@ -75,7 +75,7 @@ const TAKEN: u8 = 1;
 const WITHDRAWN: u8 = 2;
 
 #[allow(clippy::large_enum_variant, reason = "nearly all are an org's; a box each would cost more")]
-pub(super) enum Ask {
+pub(super) enum AnyCommand {
     Org(OrgCommand),
     System(SystemCommand),
 }
@@ -102,7 +102,7 @@ impl Handoff {
     }
 }
 
-impl Command {
+impl QueuedCommand {
     /// From now on it is decided here and nowhere else. False where its sender has it back.
     pub fn take(&self) -> bool {
         self.forwarding.as_ref().is_none_or(|forwarding| forwarding.handoff.take())
@@ -117,15 +117,15 @@ impl Command {
 
     /// The reservation that the command is about, where it must be known already.
     pub fn names(&self) -> Option<ReservationId> {
-        match &self.ask {
-            Ask::Org(OrgCommand::Settle(settle)) => Some(settle.reservation),
-            Ask::Org(
+        match &self.command {
+            AnyCommand::Org(OrgCommand::Settle(settle)) => Some(settle.reservation),
+            AnyCommand::Org(
                 OrgCommand::Grow { reservation, .. }
                 | OrgCommand::Extend { reservation, .. }
                 | OrgCommand::Release { reservation, .. }
                 | OrgCommand::GiveFeedback { reservation, .. },
             ) => Some(*reservation),
-            Ask::Org(_) | Ask::System(_) => None,
+            AnyCommand::Org(_) | AnyCommand::System(_) => None,
         }
     }
 }

@@ -46,7 +46,7 @@ use crate::domain::system::{System, SystemCommand};
 use crate::ledger::access::Accesses;
 use crate::ledger::cluster::Cluster;
 use crate::ledger::fetch::Fetcher;
-use crate::ledger::job::{Ask, Command, Job};
+use crate::ledger::job::{AnyCommand, Job, QueuedCommand};
 use crate::ledger::keys::Keyed;
 use crate::ledger::places::Places;
 use crate::ledger::projector::Projector;
@@ -230,7 +230,7 @@ impl Ledger {
             }
             None => {
                 let Submission { org, command, by, idempotency } = submission;
-                self.ask(org, Ask::Org(command), by, idempotency).await
+                self.decide(org, AnyCommand::Org(command), by, idempotency).await
             }
         }
     }
@@ -254,7 +254,7 @@ impl Ledger {
         by: Option<KeyId>,
         idempotency: Option<CommandRef>,
     ) -> Result<Outcome, LedgerError> {
-        self.ask(OrgId::SYSTEM, Ask::System(command), by.into(), idempotency).await
+        self.decide(OrgId::SYSTEM, AnyCommand::System(command), by.into(), idempotency).await
     }
 
     /// Has every shard that this node owns write the ends that time has brought about to the accounts in memory.
@@ -331,19 +331,20 @@ impl Ledger {
         shard_of(org, self.shared.shards.len())
     }
 
-    async fn ask(
+    /// Has this node's own writer decide.
+    async fn decide(
         &self,
         org: OrgId,
-        ask: Ask,
+        command: AnyCommand,
         by: By,
         idempotency: Option<CommandRef>,
     ) -> Result<Outcome, LedgerError> {
         let (reply, answer) = oneshot::channel();
         let idempotency = idempotency.map(|command| Keyed::of(org, command));
         let place = self.handle(org)?.places.take(org)?;
-        let command =
-            Command { org, ask, by, idempotency, forwarding: None, reply, found: None, _place: place };
-        self.enqueue(org, Job::Command(Box::new(command)))?;
+        let (forwarding, found) = (None, None);
+        let queued = QueuedCommand { org, command, by, idempotency, forwarding, reply, found, _place: place };
+        self.enqueue(org, Job::Command(Box::new(queued)))?;
         answer.await.map_err(|_| ended())?
     }
 

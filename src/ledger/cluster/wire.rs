@@ -15,14 +15,16 @@ use crate::ledger::{By, LedgerError, Outcome};
 /// slow: long before its sender would take it for silent.
 pub const LATE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A command, as it was asked for at another node.
+/// A command, as it was asked for at another node. Nodes of two versions run side by side: the names in JSON stay.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Forwarded {
     pub org: OrgId,
-    pub ask: OrgCommand,
+    #[serde(rename = "ask")]
+    pub command: OrgCommand,
     pub by: By,
     /// Always there: should the answer be lost, whoever takes over finds by it what was done.
-    pub command: CommandRef,
+    #[serde(rename = "command")]
+    pub idempotency: CommandRef,
     /// The epoch of the shard's head as its sender knew it. Under a later one it is dropped: its sender has given it up.
     pub epoch: i64,
 }
@@ -68,5 +70,33 @@ impl Answer {
             Answer::Unknown(why) => Some(Err(LedgerError::Unknown(why))),
             Answer::Dropped | Answer::Late => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_forwarded_command_reads_as_in_every_version_before() {
+        let forwarded = Forwarded {
+            org: OrgId(Uuid::from_u128(1)),
+            command: OrgCommand::SuspendOrg { reason: "unpaid".into() },
+            by: By::Tollgate,
+            idempotency: CommandRef { key: "k".into(), fingerprint: "f".into() },
+            epoch: 3,
+        };
+
+        let expected = json!({
+            "org": forwarded.org.to_string(),
+            "ask": { "do": "SuspendOrg", "with": { "reason": "unpaid" } },
+            "by": "Tollgate",
+            "command": { "key": "k", "fingerprint": "f" },
+            "epoch": 3,
+        });
+        assert_eq!(serde_json::to_value(forwarded).expect("writes"), expected);
     }
 }

@@ -54,8 +54,9 @@ async fn who_writes_is_not_kept_from_it_by_another_node_that_always_writes_first
 }
 
 fn forwarded(n: u128) -> cluster::wire::Forwarded {
-    let command = CommandRef { key: n.to_string(), fingerprint: "a".into() };
-    cluster::wire::Forwarded { org: ACME, ask: reserve(n, 1), by: By::Tollgate, command, epoch: 0 }
+    let (command, by) = (reserve(n, 1), By::Tollgate);
+    let idempotency = CommandRef { key: n.to_string(), fingerprint: "a".into() };
+    cluster::wire::Forwarded { org: ACME, command, by, idempotency, epoch: 0 }
 }
 
 #[tokio::test]

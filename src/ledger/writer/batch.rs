@@ -11,7 +11,7 @@ use crate::domain::lots::Balance;
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::KeyHash;
 use crate::ledger::LedgerError;
-use crate::ledger::job::{Command, Job, Reading};
+use crate::ledger::job::{Job, QueuedCommand, Reading};
 use crate::ledger::keys::{BoundKey, Keyed};
 use crate::ledger::loaded::{Chain, LoadedAccount};
 use crate::ledger::recent::{End, RecentIndex, ended_by};
@@ -35,7 +35,7 @@ pub(super) struct Batch {
     pub rows: Vec<EventRow>,
     /// The same events, for the projections.
     pub positioned: Vec<PositionedEvent>,
-    pub decided: Vec<(Box<Command>, Decision)>,
+    pub decided: Vec<(Box<QueuedCommand>, Decision)>,
     /// Commands on accounts of which more is due than the batch takes, and those for which it has no room: they go first in
     /// the next one.
     pub postponed: Vec<Job>,
@@ -86,7 +86,7 @@ impl Batch {
     /// Writes what a command made, and binds its key to that; a command that made nothing binds none.
     pub fn record(
         &mut self,
-        command: &Command,
+        command: &QueuedCommand,
         steps: impl ExactSizeIterator<Item = (Event, Option<Balance>)>,
         chain: &mut Chain,
         recent: &mut RecentIndex,
@@ -142,7 +142,7 @@ impl Batch {
         Ok(!loaded.account.is_due(self.now))
     }
 
-    fn bind(&mut self, command: &Command, events: &[Arc<Recorded>], recent: &mut RecentIndex) {
+    fn bind(&mut self, command: &QueuedCommand, events: &[Arc<Recorded>], recent: &mut RecentIndex) {
         let Some(keyed) = command.idempotency.as_ref().filter(|_| !events.is_empty()) else { return };
         let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
         let position = self.head.next_position - i64::from(count);

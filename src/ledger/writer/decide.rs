@@ -5,7 +5,7 @@ use crate::domain::ids::OrgId;
 use crate::domain::system::SystemCommand;
 use crate::domain::time::Timestamp;
 use crate::domain::views::index::key_entry;
-use crate::ledger::job::{Ask, Command, Job, Reading};
+use crate::ledger::job::{AnyCommand, Job, QueuedCommand, Reading};
 use crate::ledger::keys::KEY_KEPT_SECONDS;
 use crate::ledger::loaded::LoadedAccount;
 use crate::ledger::writer::batch::{Batch, Decision};
@@ -60,81 +60,81 @@ impl Writer {
     }
 
     /// Decides a command, sets it aside until what it needs was fetched, or leaves it to the next batch.
-    fn admit(&mut self, command: Box<Command>, batch: &mut Batch) {
-        if command.forwarding.as_ref().is_some_and(|forwarding| forwarding.epoch < self.head.epoch) {
+    fn admit(&mut self, queued: Box<QueuedCommand>, batch: &mut Batch) {
+        if queued.forwarding.as_ref().is_some_and(|forwarding| forwarding.epoch < self.head.epoch) {
             // Its sender has given it up, or will: it must not be decided twice.
-            return command.give_back();
+            return queued.give_back();
         }
-        if let Ask::System(ask) = &command.ask {
+        if let AnyCommand::System(command) = &queued.command {
             if batch.is_full() {
-                return batch.postponed.push(Job::Command(command));
+                return batch.postponed.push(Job::Command(queued));
             }
-            let ask = ask.clone();
-            let answer = match self.key_lookup(&command, batch.now) {
-                KeyLookup::Unknown => return self.look_up(command, None, 0),
+            let command = command.clone();
+            let answer = match self.key_lookup(&queued, batch.now) {
+                KeyLookup::Unknown => return self.look_up(queued, None, 0),
                 KeyLookup::Bound(answer) => answer,
-                KeyLookup::New => self.decide_system(ask, &command, batch),
+                KeyLookup::New => self.decide_system(command, &queued, batch),
             };
-            batch.decided.push((command, answer));
+            batch.decided.push((queued, answer));
             return;
         }
-        let (round, org) = (self.round, command.org);
+        let (round, org) = (self.round, queued.org);
         let loaded = match self.slot(org) {
             Some(Slot::Loaded(loaded)) => loaded,
             Some(Slot::Loading { waiting, .. }) => {
-                waiting.push(Job::Command(command));
+                waiting.push(Job::Command(queued));
                 self.set_aside += 1;
                 return;
             }
-            None => return Job::Command(command).refuse(&LedgerError::Busy),
+            None => return Job::Command(queued).refuse(&LedgerError::Busy),
         };
         loaded.used = round;
         if batch.is_full() {
             // Not before: what waits for the account until now waits there, in its order.
-            return batch.postponed.push(Job::Command(command));
+            return batch.postponed.push(Job::Command(queued));
         }
-        if let Err(refusal) = may_ask(loaded, command.by, batch.now) {
-            batch.decided.push((command, Decision::No(refusal.into())));
+        if let Err(refusal) = may_ask(loaded, queued.by, batch.now) {
+            batch.decided.push((queued, Decision::No(refusal.into())));
             return;
         }
         let forgotten_to = loaded.forgotten_to;
-        let named = command
+        let named = queued
             .names()
             .filter(|id| !loaded.account.holds.contains_key(id) && !loaded.account.ended.contains_key(id));
         if let Some(reservation) = named {
             let enough = forgotten_to.max(self.state.recent.starts_at - 1);
-            match command.found.as_ref().filter(|found| found.checked_to >= enough) {
-                None => return self.look_up(command, Some(reservation), enough),
+            match queued.found.as_ref().filter(|found| found.checked_to >= enough) {
+                None => return self.look_up(queued, Some(reservation), enough),
                 Some(found) => {
                     // A lost race has this asked again.
                     let ended = found.ended.clone();
                     let last = self.head.next_position - 1;
                     self.state.recall(reservation, ended, last);
-                    batch.touched.insert(command.org);
+                    batch.touched.insert(queued.org);
                 }
             }
         }
-        let answer = match self.key_lookup(&command, batch.now) {
-            KeyLookup::Unknown => return self.look_up(command, named, forgotten_to),
+        let answer = match self.key_lookup(&queued, batch.now) {
+            KeyLookup::Unknown => return self.look_up(queued, named, forgotten_to),
             KeyLookup::Bound(answer) => answer,
-            KeyLookup::New => match self.expire(command.org, batch) {
-                Ok(false) => return batch.postponed.push(Job::Command(command)),
+            KeyLookup::New => match self.expire(queued.org, batch) {
+                Ok(false) => return batch.postponed.push(Job::Command(queued)),
                 // Its sender has it back.
-                Ok(true) if !command.take() => return,
-                Ok(true) => self.decide_org(&command, batch),
+                Ok(true) if !queued.take() => return,
+                Ok(true) => self.decide_org(&queued, batch),
                 Err(error) => Decision::No(error),
             },
         };
-        batch.decided.push((command, answer));
+        batch.decided.push((queued, answer));
     }
 
     /// Whether the command's key was bound before (I4).
-    fn key_lookup(&self, command: &Command, now: Timestamp) -> KeyLookup {
-        let Some(keyed) = &command.idempotency else { return KeyLookup::New };
+    fn key_lookup(&self, queued: &QueuedCommand, now: Timestamp) -> KeyLookup {
+        let Some(keyed) = &queued.idempotency else { return KeyLookup::New };
         let bound = match self.state.recent.bound(&keyed.hash) {
             Some(bound) => Some(bound),
             None if !self.bound_keys.filter.may_hold(key_entry(&keyed.hash)) => None,
-            None => match &command.found {
+            None => match &queued.found {
                 Some(found) if found.checked_to + 1 >= self.state.recent.starts_at => found.bound.as_ref(),
                 Some(_) | None => return KeyLookup::Unknown,
             },
@@ -156,9 +156,9 @@ impl Writer {
         batch.expire(format, loaded)
     }
 
-    fn decide_org(&mut self, command: &Command, batch: &mut Batch) -> Decision {
-        let Ask::Org(ask) = &command.ask else { return Decision::Made(vec![]) };
-        let org = command.org;
+    fn decide_org(&mut self, queued: &QueuedCommand, batch: &mut Batch) -> Decision {
+        let AnyCommand::Org(command) = &queued.command else { return Decision::Made(vec![]) };
+        let org = queued.org;
         let Some(Slot::Loaded(loaded)) = self.state.accounts.get_mut(&org) else {
             return Decision::No(Refusal::UnknownOrg.into());
         };
@@ -167,22 +167,27 @@ impl Writer {
             batch.touched.insert(org);
         }
         let format = self.system.load().format;
-        let steps = match loaded.account.handle_within(format, ask.clone(), batch.now) {
+        let steps = match loaded.account.handle_within(format, command.clone(), batch.now) {
             Ok(steps) => steps.into_iter().map(|(event, balance)| (event, Some(balance))),
             Err(refusal) => return Decision::No(refusal.into()),
         };
-        batch.record(command, steps, &mut loaded.chain, &mut self.state.recent)
+        batch.record(queued, steps, &mut loaded.chain, &mut self.state.recent)
     }
 
-    fn decide_system(&mut self, ask: SystemCommand, command: &Command, batch: &mut Batch) -> Decision {
-        let decided = match self.state.system.decide(ask, batch.now) {
+    fn decide_system(
+        &mut self,
+        command: SystemCommand,
+        queued: &QueuedCommand,
+        batch: &mut Batch,
+    ) -> Decision {
+        let decided = match self.state.system.decide(command, batch.now) {
             Ok(decided) => decided,
             Err(refusal) => return Decision::No(refusal.into()),
         };
         batch.system_chain.get_or_insert(self.state.system_chain);
         decided.iter().for_each(|event| self.state.system.evolve(event, batch.now));
         let steps = decided.into_iter().map(|event| (event, None));
-        batch.record(command, steps, &mut self.state.system_chain, &mut self.state.recent)
+        batch.record(queued, steps, &mut self.state.system_chain, &mut self.state.recent)
     }
 
     /// Writes due expiries of the accounts in memory, until the batch is full: callers don't wait for all of them.

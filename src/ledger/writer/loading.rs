@@ -4,7 +4,7 @@ use tokio::sync::mpsc;
 
 use crate::domain::ids::{OrgId, ReservationId};
 use crate::ledger::fetch::Fetcher;
-use crate::ledger::job::{Command, Job};
+use crate::ledger::job::{Job, QueuedCommand};
 use crate::ledger::keys::Found;
 use crate::ledger::loaded::LoadedAccount;
 use crate::ledger::tail::PositionedEvent;
@@ -17,7 +17,7 @@ use crate::store::StoreError;
 #[allow(clippy::large_enum_variant, reason = "short-lived, and few")]
 pub(in crate::ledger) enum Fetched {
     Account { org: OrgId, reading: u64, loaded: Result<LoadedAccount, StoreError> },
-    Command(Box<Command>, Result<Found, StoreError>),
+    Command(Box<QueuedCommand>, Result<Found, StoreError>),
 }
 
 /// A fetch whose result reaches the writer even where its task is cut off: the writer counts the jobs that wait.
@@ -78,7 +78,12 @@ impl Writer {
     }
 
     /// Fetches what the command's key and reservation were, as of a position at least, then decides it.
-    pub(super) fn look_up(&mut self, command: Box<Command>, reservation: Option<ReservationId>, as_of: i64) {
+    pub(super) fn look_up(
+        &mut self,
+        command: Box<QueuedCommand>,
+        reservation: Option<ReservationId>,
+        as_of: i64,
+    ) {
         if self.set_aside >= QUEUE_MAX {
             return Job::Command(command).refuse(&LedgerError::Busy);
         }
