@@ -281,9 +281,9 @@ pub async fn give_feedback(
     let command = OrgCommand::GiveFeedback { reservation, feedback };
     let given = async {
         of_its_project(&api, &actor, reservation).await?;
-        api.ledger.submit(actor.submission(org, command, idempotency)).await
+        api.run(&actor, org, command, idempotency).await
     };
-    given.await.map_err(|error| match Problem::from(error) {
+    given.await.map_err(|problem: Problem| match problem {
         unknown if unknown.status() == StatusCode::NOT_FOUND => Problem::not_found("request"),
         problem => problem,
     })?;

@@ -213,7 +213,7 @@ pub async fn grant(
     let lot = LotId(api.ledger.clock().uuid());
     let terms = LotTerms { lot, credits: body.credits, priority: body.priority.unwrap_or(0), expires_at };
     let command = OrgCommand::Grant { terms, kind: body.kind, note: body.note };
-    let outcome = api.ledger.submit(actor.submission(org, command, idempotency)).await?;
+    let outcome = api.run(&actor, org, command, idempotency).await?;
     let lot = granted(&outcome).ok_or(Refusal::UnknownLot)?;
     Ok((StatusCode::CREATED, Json(opened(&api, org, lot).await?)))
 }
@@ -242,7 +242,7 @@ pub async fn adjust(
     check_text("reason", &body.reason, NOTE_MAX)?;
     let lot = LotId(api.ledger.clock().uuid());
     let command = OrgCommand::Adjust { credits: body.credits, reason: body.reason, lot };
-    let outcome = api.ledger.submit(actor.submission(org, command, idempotency)).await?;
+    let outcome = api.run(&actor, org, command, idempotency).await?;
     Ok((StatusCode::CREATED, Json(BalanceAfter { balance: outcome.balance_after().unwrap_or_default() })))
 }
 

@@ -58,7 +58,7 @@ pub async fn create_project(
     check_name("name", &body.name)?;
     let project = ProjectId(api.ledger.clock().uuid());
     let command = OrgCommand::CreateProject { project, name: body.name };
-    let outcome = api.ledger.submit(actor.submission(org, command, idempotency)).await?;
+    let outcome = api.run(&actor, org, command, idempotency).await?;
     let made = outcome.find(|event| match event {
         Event::ProjectCreated { project, name } => Some(ProjectView { id: *project, name: name.clone() }),
         _ => None,
@@ -152,7 +152,7 @@ pub async fn create(
         secret_sha256: secret_sha256(&made.secret),
         expires_at,
     };
-    let outcome = api.ledger.submit(actor.submission(org, create, idempotency)).await?;
+    let outcome = api.run(&actor, org, create, idempotency).await?;
     answer(&api, made, &outcome).await
 }
 

@@ -64,13 +64,13 @@ pub struct ApiState {
 }
 
 impl ApiState {
-    /// Runs a command that may come without an idempotency key, since repeating it at once changes nothing more.
+    /// Runs a command in the actor's name. One that changes nothing more when it is repeated needs no idempotency key.
     async fn run(
         &self,
         actor: &Actor,
         org: OrgId,
         command: OrgCommand,
-        idempotency: Option<CommandRef>,
+        idempotency: impl Into<Option<CommandRef>>,
     ) -> Result<Outcome, Problem> {
         Ok(self.ledger.submit(actor.submission(org, command, idempotency)).await?)
     }

@@ -164,7 +164,7 @@ pub async fn release_by(
     idempotency: CommandRef,
 ) -> Result<EndView, Problem> {
     let release = OrgCommand::Release { reservation: id, by: actor.sender() };
-    let outcome = api.ledger.submit(actor.submission(id.org, release, idempotency)).await?;
+    let outcome = api.run(actor, id.org, release, idempotency).await?;
     ended(api, id, &outcome).await
 }
 
@@ -176,7 +176,7 @@ pub async fn extend_by(
     idempotency: CommandRef,
 ) -> Result<ExtendedView, Problem> {
     let command = OrgCommand::Extend { reservation: id, ttl_seconds: body.ttl_seconds, by: actor.sender() };
-    let outcome = api.ledger.submit(actor.submission(id.org, command, idempotency)).await?;
+    let outcome = api.run(actor, id.org, command, idempotency).await?;
     if let Some(view) = extended_view(&outcome) {
         return Ok(view);
     }
