@@ -7,6 +7,14 @@ use crate::domain::commerce::DECIMALS_DEFAULT;
 use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::OrgId;
 
+/// What the name of a slug's claim begins with.
+const SLUG: &str = "slug:";
+
+/// The name of a slug's claim.
+pub fn slug_name(slug: &str) -> String {
+    format!("{SLUG}{slug}")
+}
+
 /// A name that one command took for itself before it went on in its org, as names are unique over all orgs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Claim {
@@ -28,6 +36,10 @@ impl Claim {
             OrgCommand::Purchase { payment, .. } => payment.decimals,
             _ => DECIMALS_DEFAULT,
         }
+    }
+
+    pub fn is_of_slug(&self) -> bool {
+        self.name.starts_with(SLUG)
     }
 
     /// Whether both stand for one command with the same ids, under whatever key.

@@ -8,7 +8,7 @@ use imbl::{OrdMap, OrdSet};
 
 use crate::domain::account::Key;
 use crate::domain::account::refusal::Refusal;
-use crate::domain::claim::Claim;
+use crate::domain::claim::{Claim, slug_name};
 use crate::domain::commerce::Bundle;
 use crate::domain::credits::Credits;
 use crate::domain::event::Event;
@@ -19,9 +19,6 @@ use crate::domain::pricing::rate_card::RateCard;
 use crate::domain::role::Role;
 use crate::domain::routing::{Experiment, Trials};
 use crate::domain::time::Timestamp;
-
-/// What a claim of a slug begins with.
-const SLUG: &str = "slug:";
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct System {
@@ -97,7 +94,7 @@ pub enum SystemCommand {
 
 impl System {
     pub fn org_of_slug(&self, slug: &str) -> Option<OrgId> {
-        let name = format!("{SLUG}{slug}");
+        let name = slug_name(slug);
         self.claims.get(&name).filter(|_| !self.open.contains_key(&name)).map(|claim| claim.org)
     }
 
@@ -120,8 +117,7 @@ impl System {
 
     /// Every org that was ever opened.
     pub fn orgs(&self) -> impl Iterator<Item = OrgId> {
-        // Every name that begins with "slug:": ';' follows ':'.
-        let slugs = self.claims.range("slug:".to_owned().."slug;".to_owned());
+        let slugs = self.claims.range(slug_name("")..).take_while(|(_, claim)| claim.is_of_slug());
         slugs.filter(|(name, _)| !self.open.contains_key(*name)).map(|(_, claim)| claim.org)
     }
 
@@ -131,7 +127,7 @@ impl System {
     }
 
     fn note_org(&mut self, claim: &Claim) {
-        if claim.name.starts_with(SLUG) {
+        if claim.is_of_slug() {
             self.orgs.insert(claim.org);
         }
     }
@@ -247,7 +243,7 @@ impl System {
                 self.open.remove(name);
             }
             Event::ClaimFreed { name, .. } => {
-                if let Some(freed) = self.claims.remove(name).filter(|freed| freed.name.starts_with(SLUG)) {
+                if let Some(freed) = self.claims.remove(name).filter(Claim::is_of_slug) {
                     self.orgs.remove(&freed.org);
                 }
                 self.open.remove(name);

@@ -2,6 +2,7 @@
 
 use crate::domain::account::command::OrgCommand;
 use crate::domain::account::refusal::Refusal;
+use crate::domain::claim::slug_name;
 use crate::domain::credits::Credits;
 use crate::domain::idempotency::CommandRef;
 use crate::domain::ids::{KeyId, OrgId};
@@ -39,7 +40,7 @@ pub async fn open_org(
 ) -> Result<Opened, LedgerError> {
     let org = OrgId(ledger.clock().uuid());
     let OpenOrgRequest { slug, time_zone, overdraft_limit, profile } = request.clone();
-    let name = format!("slug:{slug}");
+    let name = slug_name(&slug);
     let open = OrgCommand::OpenOrg { slug, time_zone, overdraft_limit };
     // Written before the claim: a request that finds the slug taken compares its profile with this one.
     profiles.put(Subject::Org(org), &profile).await?;

@@ -3,7 +3,7 @@
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::*;
-use crate::domain::claim::Claim;
+use crate::domain::claim::{Claim, slug_name};
 use crate::gateway::target::Target;
 
 pub const ACME: OrgId = OrgId(Uuid::from_u128(0xACE));
@@ -57,7 +57,7 @@ pub async fn open_org(ledger: &Ledger, org: OrgId, slug: &str, credits: &str) ->
     };
     let open =
         OrgCommand::OpenOrg { slug: slug.into(), time_zone: "UTC".into(), overdraft_limit: Credits::ZERO };
-    let (name, then) = (format!("slug:{slug}"), Box::new(open.clone()));
+    let (name, then) = (slug_name(slug), Box::new(open.clone()));
     let claim = Claim { name, org, then, idempotency: None };
     ledger.submit_system(SystemCommand::FulfilClaim { claim }, None, None).await.expect("claims");
     for command in [open, OrgCommand::Grant { terms, kind: GrantKind::Goodwill, note: None }] {
