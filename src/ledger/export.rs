@@ -256,14 +256,11 @@ async fn hashes_before(
 async fn each(
     log: &dyn EventLog,
     shard: i32,
-    positions: Range<i64>,
+    mut positions: Range<i64>,
     mut each: impl FnMut(&EventRow) -> Result<(), ExportError>,
 ) -> Result<(), ExportError> {
-    let mut next = positions.start;
-    while next < positions.end {
-        let rows = log.read_gapless(shard, next..positions.end).await?;
-        rows.iter().try_for_each(&mut each)?;
-        next = rows.last().map_or(positions.end, |last| last.position + 1);
+    while !positions.is_empty() {
+        log.read_gapless(shard, &mut positions).await?.iter().try_for_each(&mut each)?;
     }
     Ok(())
 }

@@ -200,10 +200,9 @@ impl Fetcher {
         end: i64,
         mut each: impl FnMut(PositionedEvent) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let mut next = from;
-        while next < end {
-            let rows = self.log.read_gapless(self.shard, next..end).await?;
-            next = rows.last().map_or(end, |last| last.position + 1);
+        let mut left = from..end;
+        while !left.is_empty() {
+            let rows = self.log.read_gapless(self.shard, &mut left).await?;
             rows.iter().try_for_each(|row| each(PositionedEvent::read(row)?))?;
         }
         Ok(())

@@ -374,10 +374,9 @@ impl Projector {
         }
         // It is asked only for what the log was known to hold: whoever waits for that is told where it is not there.
         let end = wanted.end.min(self.log.head(shard).await?.next_position).max(wanted.start + 1);
-        let (mut read, mut next) = (vec![], wanted.start);
-        while next < end {
-            let rows = self.log.read_gapless(shard, next..end).await?;
-            next = rows.last().map_or(end, |last| last.position + 1);
+        let (mut read, mut left) = (vec![], wanted.start..end);
+        while !left.is_empty() {
+            let rows = self.log.read_gapless(shard, &mut left).await?;
             read.push(rows.iter().map(PositionedEvent::read).collect::<Result<_, _>>()?);
         }
         Ok(read)

@@ -182,15 +182,16 @@ pub trait EventLog: Send + Sync {
     }
 
     /// The first events of a range of positions where events are known to have been written, one at least and none left out,
-    /// as many as one statement brings in its time.
+    /// as many as one statement brings in its time. The range begins behind them then.
     ///
     /// # Errors
     /// Those of every method; `Missing` where they do not begin there, or one is not there.
-    async fn read_gapless(&self, shard: i32, range: Range<i64>) -> Result<Vec<EventRow>, StoreError> {
+    async fn read_gapless(&self, shard: i32, range: &mut Range<i64>) -> Result<Vec<EventRow>, StoreError> {
         let (from, to) = (range.start, (range.end - 1).max(range.start));
         let rows = self.read(shard, from, ROWS_PER_STATEMENT_MAX.min(to - from + 1)).await?;
         gapless(shard, from, &rows)?;
-        if rows.is_empty() { Err(StoreError::Missing { shard, from, to }) } else { Ok(rows) }
+        range.start = rows.last().ok_or(StoreError::Missing { shard, from, to })?.position + 1;
+        Ok(rows)
     }
 
     /// Takes the lock of the shard's head, once every transaction that has it has ended. Dropping it gives it up, and nothing
