@@ -203,7 +203,7 @@ async fn rows_that_a_rebuild_took_from_a_check_are_no_damage() {
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
     let mut beside = sqlx::SqliteConnection::connect_with(&options).await.expect("opens");
     let drops = "create trigger drops after insert on spend_hourly when new.generation > 1 begin \
-        delete from projections where view = 'spend' and generation = new.generation; \
+        delete from projections where view = 'spend_hourly' and generation = new.generation; \
         delete from spend_hourly where generation = new.generation; end";
     sqlx::query(drops).execute(&mut beside).await.expect("creates");
 
