@@ -7,7 +7,8 @@ use crate::domain::chain::Hash;
 use crate::ledger::export::{
     EventLine, FORMAT, FORMATS_BEFORE, Footer, HeadLine, Header, PartEnd, Selection,
 };
-use crate::ledger::verify::{Report, Scope, Walk};
+use crate::ledger::verify::Report;
+use crate::ledger::verify::walk::{Scope, Walk};
 use crate::store::{EventRow, Head};
 
 /// Why a file can't be checked at all.
