@@ -2,12 +2,12 @@
 //!
 //! Nothing here decides: a forwarded command waits in the same queue as one that a client of this node sent.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use futures_util::future::join_all;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep};
 
 use crate::domain::format::Format;
 use crate::domain::idempotency::CommandRef;
@@ -28,15 +28,22 @@ enum Waiting {
 }
 
 impl Waiting {
-    async fn answer(self) -> Answer {
-        match self {
-            Waiting::Over(answer) => answer,
-            Waiting::Queued { answer, handoff } => match timeout(LATE_TIMEOUT, answer).await {
-                Ok(Ok(decided)) => decided.into(),
-                // It was dropped, or takes too long.
-                Ok(Err(_)) | Err(_) if handoff.withdraw() => Answer::Dropped,
-                Ok(Err(_)) | Err(_) => Answer::Late,
-            },
+    /// Waits until it is late at most, which it is for all commands of a request at once.
+    async fn answer(self, late: Pin<&mut Sleep>) -> Answer {
+        let (answer, handoff) = match self {
+            Waiting::Over(answer) => return answer,
+            Waiting::Queued { answer, handoff } => (answer, handoff),
+        };
+        let decided = tokio::select! {
+            biased;
+            decided = answer => decided.ok(),
+            () = late => None,
+        };
+        match decided {
+            Some(decided) => decided.into(),
+            // It was dropped, or takes too long.
+            None if handoff.withdraw() => Answer::Dropped,
+            None => Answer::Late,
         }
     }
 }
@@ -118,7 +125,12 @@ impl Ledger {
         let commands = elements(request)?;
         let waiting: Vec<Waiting> =
             commands.into_iter().map(|command| self.enqueue_forwarded(command)).collect();
-        serde_json::to_vec(&join_all(waiting.into_iter().map(Waiting::answer)).await).ok()
+        let mut late = pin!(sleep(LATE_TIMEOUT));
+        let mut answers = Vec::with_capacity(waiting.len());
+        for waiting in waiting {
+            answers.push(waiting.answer(late.as_mut()).await);
+        }
+        serde_json::to_vec(&answers).ok()
     }
 
     /// Puts a forwarded command into its shard's queue.
