@@ -74,8 +74,10 @@ impl Ledger {
     ) -> Result<T, LedgerError> {
         let ShardHandle { fetcher, progress, .. } = self.handle(org)?;
         let _turn = fetcher.beside_turn(org).await;
+        // Before the head is asked for, beyond which a look of the writer's may come meanwhile.
+        let seen_to = progress.seen_to();
         let end = fetcher.log.head(fetcher.shard).await?.next_position;
-        if end < progress.seen_to() {
+        if end < seen_to {
             // The log went back: what this node knows of the projections is of the log that was.
             self.follow(org).await?;
         }

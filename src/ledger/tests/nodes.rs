@@ -386,3 +386,21 @@ async fn i1_a_node_notices_that_the_log_went_back_though_it_has_grown_beyond_wha
         assert!(other.projector().indexed(0) < end, "it is of another log ({looks})");
     }
 }
+
+#[tokio::test]
+async fn i1_who_reads_beside_the_writer_is_told_nothing_of_what_the_log_has_lost() {
+    let node = Node::funded(10_000).await;
+    let (other, log, _) = watching(&node).await;
+    hold_many(&node, 1_000..2_500).await;
+    watch(&other).await;
+    node.ledger.projector().catch_up_all().await.expect("projects");
+    other.projector().observe(0).await.expect("looks");
+    let end = node.store.head(0).await.expect("reads").next_position - 1;
+    let (_folder, restored) = first_of(&node, end - 100).await;
+    log.restored.set(restored).expect("once");
+
+    let held = other.read(ACME, |account| account.balance().held).await.expect("reads");
+
+    assert_eq!(held, Credits::from_whole(2_400));
+    assert!(other.projector().indexed(0) <= end - 100, "what was lost can't be indexed");
+}
